@@ -1,0 +1,92 @@
+# One line each over `python -m common.cli <verb> <project> <config> [key=value ...]`.
+# Anything of the form a.b=c on the command line is forwarded as a typed config override.
+
+PROJECT ?=
+CONFIG  ?= mini
+PYTHON  ?= python3
+VENV    := .venv
+PY      := $(VENV)/bin/python
+OWN     := PROJECT=% CONFIG=% PYTHON=% TASK=% RUN=% CKPT=% SEEDS=% JOBS=% ARMS=% SLUG=% KERNEL=% EVAL=% ARGS=%
+SETTINGS = $(filter-out $(OWN),$(MAKEOVERRIDES))
+CLI      = $(PY) -m common.cli
+LOCK    := $(if $(EVAL),requirements-eval.lock,requirements.lock)
+STAMP   := $(VENV)/.stamp-$(LOCK)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup list show check train eval compare run report export smoke test test-gpu \
+        lint type imports bench docs new-project lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(STAMP): $(LOCK)
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed: make PYTHON=python3.12 ..."; rm -rf $(VENV); exit 2; }
+	@$(PY) -m pip install --quiet --disable-pip-version-check uv
+	@echo "installing the locked environment into $(VENV) ..." >&2
+	@VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip sync --quiet --require-hashes $(LOCK)
+	@rm -f $(VENV)/.stamp-*; touch $@
+
+setup: $(STAMP) ## the locked environment in .venv (EVAL=1 adds the eval group)
+
+list: $(STAMP) ## projects and their configs
+	@$(CLI) list
+
+show: $(STAMP) ## resolved config: PROJECT= [CONFIG=] [a.b=c]
+	@$(CLI) show $(PROJECT) $(CONFIG) $(SETTINGS)
+
+check: $(STAMP) ## dry run: parameters, steps, memory, missing data: PROJECT= [CONFIG=paper]
+	@$(CLI) check $(PROJECT) $(if $(filter file default,$(origin CONFIG)),paper,$(CONFIG)) $(SETTINGS)
+
+train: $(STAMP) ## train and evaluate: PROJECT= [CONFIG=mini] [resume=latest] [a.b=c]
+	@$(CLI) train $(PROJECT) $(CONFIG) $(SETTINGS)
+
+eval: $(STAMP) ## evaluation protocol: PROJECT= [CONFIG=] [RUN=latest | CKPT=path]
+	@$(CLI) eval $(PROJECT) $(CONFIG) $(SETTINGS) $(if $(RUN),--run $(RUN)) $(if $(CKPT),--ckpt $(CKPT))
+
+compare: $(STAMP) ## method against baselines: PROJECT= [SEEDS=3] [JOBS=1] [ARMS=a,b|full]
+	@$(CLI) compare $(PROJECT) $(SETTINGS) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) $(if $(ARMS),--arms $(ARMS))
+
+run: $(STAMP) ## a project's own task: PROJECT= TASK= [a.b=c]
+	@$(CLI) run $(PROJECT) $(CONFIG) $(SETTINGS) $(if $(TASK),--task $(TASK))
+
+report: $(STAMP) ## static HTML report of runs and comparisons: [PROJECT=]
+	@$(CLI) report $(PROJECT)
+
+export: $(STAMP) ## trained model in its field's format: PROJECT= [RUN=latest | CKPT=path]
+	@$(CLI) export $(PROJECT) $(CONFIG) $(SETTINGS) $(if $(RUN),--run $(RUN)) $(if $(CKPT),--ckpt $(CKPT))
+
+smoke: $(STAMP) ## train, evaluate, export, reload the smoke config: [PROJECT=]
+	@$(CLI) smoke $(PROJECT)
+
+test: lint type imports ## lint, types, import rules and all tests
+	@$(PY) -m pytest tests
+
+test-gpu: $(STAMP) ## kernel tests on a CUDA device
+	@$(PY) -m pytest tests/gpu -rs
+
+lint: $(STAMP) ## ruff, formatting, spelling
+	@$(VENV)/bin/ruff check --quiet . && $(VENV)/bin/ruff format --quiet --check . && $(VENV)/bin/codespell
+
+type: $(STAMP) ## mypy
+	@$(VENV)/bin/mypy
+
+imports: $(STAMP) ## import directions
+	@$(VENV)/bin/lint-imports --no-cache > .import-report 2>&1 || { cat .import-report; exit 1; }; rm -f .import-report
+
+bench: $(STAMP) ## benchmarks: [KERNEL=losses] [ARGS=--quick]
+	@$(PY) benchmarks/bench_$(or $(KERNEL),losses).py $(ARGS)
+
+docs: $(STAMP) ## regenerate README table, equation index
+	@$(PY) scripts/make_tables.py
+
+new-project: $(STAMP) ## skeleton of a project: SLUG=
+	@$(PY) scripts/new_project.py $(SLUG)
+
+lock: ## recompile the lock files from pyproject.toml
+	@for g in "dev requirements.lock" "dev,eval requirements-eval.lock"; do set -- $$g; \
+	  $(VENV)/bin/uv pip compile pyproject.toml $$(echo $$1 | tr , '\n' | sed 's/^/--extra /') --generate-hashes \
+	  --no-annotate --no-header --universal --python-version 3.11 --quiet -o $$2 >/dev/null; done
+
+clean: ## remove caches and reports (runs stay)
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache reports build; find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

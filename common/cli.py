@@ -1,0 +1,126 @@
+"""Command line: ``python -m common.cli <verb> <project> <config> [key=value ...]``.
+
+Parses and prints; everything else is done by the engine. Errors that a user can mend end with
+exit code 2 and one message.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from common.config import UserError, config_names, load, to_yaml
+from common.registry import config_class, list_projects
+
+VERBS = {
+    "list": "projects, and what each is",
+    "show": "print a resolved config",
+    "check": "dry run: parameters, steps, negatives, memory, missing data",
+    "train": "train, evaluate, write the run folder",
+    "eval": "the evaluation protocol on a run, checkpoint or exported model",
+    "compare": "train every arm with every seed and write the verdict",
+    "run": "a project's own task",
+    "report": "static HTML report of runs and comparisons",
+    "export": "write the trained model in its field's format",
+    "smoke": "train, evaluate, export and reload the smoke config of one or all projects",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    try:
+        return _dispatch(_parser().parse_intermixed_args(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    verbs = "\n".join(f"  {name:8} {text}" for name, text in VERBS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m common.cli",
+        description="Train and compare contrastive-learning papers.\n\nverbs:\n" + verbs,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("verb", choices=VERBS, metavar="verb")
+    parser.add_argument("words", nargs="*", metavar="project config key=value")
+    parser.add_argument("--task", default="", help="run: name of the task")
+    parser.add_argument("--run", help="eval, export: run id, 'latest' or folder")
+    parser.add_argument("--ckpt", help="eval, export: checkpoint file or exported folder")
+    parser.add_argument("--seeds", type=int, default=3, help="compare: number of seeds")
+    parser.add_argument("--jobs", type=int, default=1, help="compare: runs at the same time")
+    parser.add_argument("--arms", default="", help="compare: comma-separated arms, or 'full'")
+    return parser
+
+
+def _dispatch(args: argparse.Namespace) -> int:
+    if args.verb == "list":
+        return _list()
+    words = [w for w in args.words if "=" not in w]
+    overrides = [w for w in args.words if "=" in w]
+    if args.verb in ("report", "smoke") and not words:
+        return _all_projects(args.verb)
+    if not words or not words[0]:
+        _list()
+        raise UserError(f"name a project: make {args.verb} PROJECT=<one of the above>")
+    if len(words) > 2:
+        raise UserError(f"cannot read '{words[2]}': overrides have the form section.key=value")
+    project = words[0]
+    config = words[1] if len(words) > 1 else _default_config(args.verb)
+    return _one_project(args, project, config, overrides)
+
+
+def _one_project(args: argparse.Namespace, project: str, config: str, overrides: list[str]) -> int:
+    schema = config_class(project)
+    if args.verb not in ("compare", "report", "smoke"):
+        cfg = load(schema, project, config, overrides)  # refuses typos before torch is imported
+        if args.verb == "show":
+            print(to_yaml(cfg), end="")
+            return 0
+    if args.verb == "run" and not args.task:
+        raise UserError(f"name a task: make run PROJECT={project} TASK=...")
+    return _with_torch(args, project, config, overrides)
+
+
+def _with_torch(args: argparse.Namespace, project: str, config: str, overrides: list[str]) -> int:
+    from common.engine import verbs
+
+    if args.verb == "train":
+        verbs.train(project, config, overrides)
+    elif args.verb == "eval":
+        verbs.evaluate(project, config, overrides, args.run, args.ckpt)
+    elif args.verb == "export":
+        verbs.export(project, config, overrides, args.run, args.ckpt)
+    elif args.verb == "check":
+        verbs.check(project, config, overrides)
+    elif args.verb == "run":
+        verbs.run_task(project, config, overrides, args.task)
+    elif args.verb == "smoke":
+        verbs.smoke([project])
+    elif args.verb == "report":
+        verbs.report([project])
+    elif args.verb == "compare":
+        arms = [a for a in args.arms.split(",") if a]
+        verbs.compare(project, overrides, args.seeds, args.jobs, arms)
+    return 0
+
+
+def _all_projects(verb: str) -> int:
+    from common.engine import verbs
+
+    projects = list(list_projects())
+    verbs.smoke(projects) if verb == "smoke" else verbs.report(projects)
+    return 0
+
+
+def _list() -> int:
+    for slug, text in list_projects().items():
+        print(f"{slug:16} {text}\n{'':16} configs: {', '.join(config_names(slug))}")
+    return 0
+
+
+def _default_config(verb: str) -> str:
+    return "paper" if verb == "check" else "mini"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,265 @@
+"""Typed experiment configs: dataclass schema + YAML with ``extends:`` + ``a.b=c`` overrides.
+
+`load` refuses unknown keys, wrong types and missing values with one message that gives the
+nearest valid name. Nothing here imports torch, so a typo costs milliseconds.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG_DIR = ROOT / "configs"
+
+
+class UserError(Exception):
+    """Something that the user can mend; the CLI prints it as one message and exits with 2."""
+
+
+@dataclass
+class DataConfig:
+    """Fields that every data section has."""
+
+    root: str | None = None  # folder of the data sets; None: $DATA_DIR, else ./data
+    batch_size: int = 32  # samples per device and step
+    num_workers: int = 0  # loader processes per device
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.num_workers < 0:
+            raise ValueError("data.batch_size must be >= 1 and data.num_workers >= 0")
+
+
+@dataclass
+class OptimConfig:
+    """Optimiser and its per-step schedule."""
+
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    lr: float = 1e-3  # peak learning rate
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)  # AdamW
+    eps: float = 1e-8  # AdamW
+    momentum: float = 0.9  # SGD and LARS
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = 0  # optimiser steps of linear warm-up
+    warmup_epochs: float = 0.0  # added to warmup_steps, in epochs
+    warmup_start_lr: float = 0.0  # learning rate of the first warm-up step
+    final_lr: float = 0.0  # learning rate at the end of the schedule
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or self.warmup_steps < 0 or self.warmup_epochs < 0:
+            raise ValueError("optim.lr must be > 0; optim.warmup_steps and warmup_epochs >= 0")
+
+
+@dataclass
+class TrainerConfig:
+    """What is handed to Lightning's Trainer, and what our engine adds."""
+
+    accelerator: str = "auto"  # auto | cpu | gpu
+    devices: Any = 1  # count, "auto" or list of device indices
+    num_nodes: int = 1
+    strategy: str = "auto"  # auto | ddp | fsdp
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = "32-true"
+    max_steps: int | None = None  # optimiser steps; exactly one of max_steps / max_epochs
+    max_epochs: float | None = None  # passes over the training set
+    accumulate_grad_batches: int = 1
+    allow_small_negatives: bool = False  # accumulation with an in-batch loss (adds no negatives)
+    gradient_clip_val: float | None = None  # maximum gradient norm
+    compile: bool = False  # torch.compile the encoders
+    ema_decay: float | None = None  # exponential moving average of the weights, used to evaluate
+    log_every_n_steps: int = 10
+    val_every_n_steps: int | None = None  # None: no validation during training
+    checkpoint_every_n_steps: int = 500
+    keep_checkpoints: int = 2  # latest ones kept besides the best
+    deterministic: bool = True
+    num_threads: int | None = None  # CPU threads per process; None: torch's default
+
+    def __post_init__(self) -> None:
+        if self.max_steps is not None and self.max_epochs is not None:
+            raise ValueError("trainer.max_steps and trainer.max_epochs are both set; null one")
+        for name in ("log_every_n_steps", "checkpoint_every_n_steps", "accumulate_grad_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"trainer.{name} must be >= 1")
+        counts = self.devices if isinstance(self.devices, list) else [self.devices]
+        whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in counts)
+        if self.devices not in ("auto", -1) and (not whole or self.devices == 0 or not counts):
+            raise ValueError(
+                f"trainer.devices={self.devices!r}: give a count (1, 2, ...), 'auto' or a list"
+            )
+
+
+@dataclass
+class TrackingConfig:
+    """Weights & Biases; metrics.csv is always written."""
+
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"  # auto: online with a key
+    wandb_project: str = "contrastive"
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ExperimentConfig:
+    """Root of every project's config; projects subclass it and its sections."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    seed: int = 0
+    runs_dir: str = "runs"
+    run_id: str | None = None  # None: made from date and time
+    resume: str | None = None  # latest | a run id | path of a run folder
+
+    def __post_init__(self) -> None:
+        if self.trainer.max_steps is None and self.trainer.max_epochs is None:
+            raise ValueError("set trainer.max_steps or trainer.max_epochs")
+
+
+Config = TypeVar("Config", bound=ExperimentConfig)
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return ' (did you mean ...?)' for the closest valid name, else the list of valid names."""
+    valid = sorted(valid)
+    match = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    if not match:  # a right leaf in the wrong section
+        leaf = name.rsplit(".", 1)[-1]
+        match = [v for v in valid if v.rsplit(".", 1)[-1] == leaf][:1]
+    if match:
+        return f"; did you mean '{match[0]}'?"
+    return f"; valid: {', '.join(valid)}" if valid else ""
+
+
+def config_names(project: str) -> list[str]:
+    """Names of the configs that a project has (without compare)."""
+    return sorted(p.stem for p in (CONFIG_DIR / project).glob("*.yaml") if p.stem != "compare")
+
+
+def config_path(project: str, config: str) -> Path:
+    """Path of ``configs/<project>/<config>.yaml``; UserError with the nearest name if missing."""
+    path = CONFIG_DIR / project / f"{config}.yaml"
+    if not path.is_file():
+        names = config_names(project)
+        raise UserError(f"project '{project}' has no config '{config}'{nearest(config, names)}")
+    return path
+
+
+def load(schema: type[Config], project: str, config: str, overrides: Sequence[str] = ()) -> Config:
+    """Build the typed config from schema, YAML chain and overrides.
+
+    Args:
+        schema: the project's dataclass, a subclass of `ExperimentConfig`.
+        project: slug, names the folder under ``configs/``.
+        config: name of a YAML file in it, without suffix.
+        overrides: ``a.b=value`` strings; values are parsed as YAML.
+
+    Returns:
+        An instance of `schema`; plain Python objects, no OmegaConf containers.
+
+    Raises:
+        UserError: unknown key or config, wrong type, missing value, or a rule between fields.
+    """
+    base = OmegaConf.structured(schema)
+    layers = [(_relative(p), node) for p, node in _chain(config_path(project, config))]
+    layers.append(("command line", _parse_overrides(overrides)))
+    for source, layer in layers:
+        base = _merge(base, layer, source)
+    missing = sorted(OmegaConf.missing_keys(base))
+    if missing:
+        raise UserError(f"{project}/{config}: no value for {', '.join(missing)}")
+    try:
+        return OmegaConf.to_object(base)  # type: ignore[return-value]
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise UserError(f"{project}/{config}: {_first_line(error)}") from error
+
+
+def to_dict(cfg: Any) -> dict[str, Any]:
+    """Plain nested dict of a config (lists, strings, numbers): safe for YAML and checkpoints."""
+    plain = OmegaConf.to_container(OmegaConf.create(asdict(cfg) if is_dataclass(cfg) else cfg))  # type: ignore[arg-type]
+    assert isinstance(plain, dict)
+    return {str(k): v for k, v in plain.items()}
+
+
+def to_yaml(cfg: Any) -> str:
+    """YAML text of a config, in the order of its fields."""
+    return yaml.safe_dump(to_dict(cfg), sort_keys=False, allow_unicode=True)
+
+
+def leaf_keys(node: Any, prefix: str = "") -> list[str]:
+    """Dotted names of all fields of a config node, sections included."""
+    keys: list[str] = []
+    if OmegaConf.is_dict(node):
+        for key in node:
+            name = f"{prefix}{key}"
+            keys += [name, *leaf_keys(node._get_node(key), f"{name}.")]
+    return keys
+
+
+def _chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, DictConfig]]:
+    """The file and its ancestors, oldest first."""
+    path = path.resolve()
+    if path in seen:
+        raise UserError("cycle of 'extends': " + " -> ".join(_relative(p) for p in (*seen, path)))
+    try:
+        node = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"{_relative(seen[-1])}: 'extends' names {_relative(path)}, which does not exist"
+        ) from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{_relative(path)} is not valid YAML: {error}") from error
+    if not isinstance(node, DictConfig):
+        raise UserError(f"{_relative(path)}: the top level must be a mapping")
+    parent = node.pop("extends", None)
+    if parent is None:
+        return [(path, node)]
+    return [*_chain(path.parent / f"{parent}.yaml", (*seen, path)), (path, node)]
+
+
+def _parse_overrides(overrides: Sequence[str]) -> DictConfig:
+    for text in overrides:
+        if "=" not in text or text.startswith("="):
+            raise UserError(f"override '{text}' is not of the form section.key=value")
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except Exception as error:  # a value that is not YAML
+        raise UserError(
+            f"cannot read the overrides {list(overrides)}: {_first_line(error)}"
+        ) from error
+
+
+def _merge(base: Any, layer: DictConfig, source: str) -> Any:
+    _refuse_unknown(base, layer, source, "", leaf_keys(base))
+    try:
+        return OmegaConf.merge(base, layer)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "value"
+        raise UserError(f"{source}: {key}: {_first_line(error)}") from error
+
+
+def _refuse_unknown(base: Any, layer: Any, source: str, prefix: str, valid: list[str]) -> None:
+    if not (OmegaConf.is_dict(base) and OmegaConf.is_dict(layer)):
+        return
+    typed = is_dataclass(OmegaConf.get_type(base))
+    for key in layer:
+        name = f"{prefix}{key}"
+        if typed and key not in base:
+            raise UserError(f"{source}: unknown key '{name}'{nearest(name, valid)}")
+        if key in base and not OmegaConf.is_missing(base, key):
+            _refuse_unknown(base[key], layer._get_node(key), source, f"{name}.", valid)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _relative(path: Path) -> str:
+    try:
+        return str(path.relative_to(ROOT))
+    except ValueError:
+        return str(path)

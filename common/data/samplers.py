@@ -1,0 +1,111 @@
+"""Seeded samplers: what is drawn is a function of (seed, epoch, rank), never of process state.
+
+A training set is read as one endless stream of batches over epochs, so that a position is one
+number and a run can be continued at any batch. Each drawn sample is a key ``(index, epoch)``;
+a data set derives all randomness of that access from `sample_rng`, so batches do not depend on
+the number of loader processes.
+"""
+
+from collections.abc import Iterator, Sized
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from common.config import UserError
+
+Key = tuple[int, int]  # (sample index, epoch)
+
+
+def sample_rng(seed: int, epoch: int, index: int, stream: int = 0) -> np.random.Generator:
+    """Random generator of one access to one sample.
+
+    Args:
+        seed: the experiment's seed, >= 0.
+        epoch: pass over the data, >= 0.
+        index: sample index, >= 0.
+        stream: separates independent uses within one access (image crop, choice of text, ...).
+    """
+    return np.random.Generator(
+        np.random.Philox(np.random.SeedSequence((seed, epoch, index, stream)))
+    )
+
+
+class SeededBatchSampler(Sampler[list[Key]]):
+    """Endless batches of keys ``(index, epoch)``; every epoch is a fresh seeded permutation.
+
+    With W ranks, global batch b holds the permutation's entries ``[b*B*W, (b+1)*B*W)`` and rank r
+    takes the r-th contiguous slice of B: the joint batch is the same for any W at equal B*W.
+    Incomplete batches are dropped.
+
+    Args:
+        length: number of samples.
+        batch_size: samples per rank and batch.
+        seed: the experiment's seed.
+        rank: index of this process, in [0, world_size).
+        world_size: number of processes.
+        shuffle: False keeps the order of the data.
+        num_batches: number of batches to yield in all; None for no end.
+
+    Raises:
+        UserError: the data set is smaller than one global batch.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+        num_batches: int | None = None,
+    ) -> None:
+        self.batches_per_epoch = length // (batch_size * world_size)
+        if self.batches_per_epoch == 0:
+            raise UserError(
+                f"{length} samples do not fill one batch of {batch_size} on {world_size} "
+                f"process(es): lower data.batch_size"
+            )
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.rank, self.world_size, self.shuffle = rank, world_size, shuffle
+        self.num_batches = num_batches
+        self.first = 0
+
+    def start_at(self, batch: int) -> None:
+        """Make the next iterator begin at this batch of the stream (resume)."""
+        self.first = batch
+
+    def permutation(self, epoch: int) -> np.ndarray:
+        """Order of the samples in one epoch, (length,) int64."""
+        if not self.shuffle:
+            return np.arange(self.length)
+        return sample_rng(self.seed, epoch, 0, stream=2**31).permutation(self.length)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        batch, order, order_epoch = self.first, None, -1
+        while self.num_batches is None or batch < self.num_batches:
+            epoch, within = divmod(batch, self.batches_per_epoch)
+            if order is None or epoch != order_epoch:
+                order, order_epoch = self.permutation(epoch), epoch
+            start = (within * self.world_size + self.rank) * self.batch_size
+            yield [(int(i), epoch) for i in order[start : start + self.batch_size]]
+            batch += 1
+
+    def __len__(self) -> int:
+        if self.num_batches is None:
+            raise TypeError("an endless sampler has no length")
+        return self.num_batches
+
+
+class UnpaddedDistributedSampler(Sampler[int]):
+    """Every rank's share of an evaluation set, in order, without duplicates or padding."""
+
+    def __init__(self, data: Sized, rank: int = 0, world_size: int = 1) -> None:
+        self.length, self.rank, self.world_size = len(data), rank, world_size
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.rank, self.length, self.world_size))
+
+    def __len__(self) -> int:
+        return len(range(self.rank, self.length, self.world_size))

@@ -1,0 +1,256 @@
+"""Callbacks of every fit: step seeds, logging, throughput, EMA, stop signals."""
+
+import contextlib
+import random
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor
+
+from common.engine.module import ContrastiveModule
+from common.engine.workspace import write_json
+
+
+def step_seed(seed: int, stage: int, step: int, rank: int) -> int:
+    """Seed of one optimiser step on one rank, in [0, 2^63)."""
+    words = np.random.SeedSequence((seed, stage, step, rank)).generate_state(2, np.uint32)
+    return (int(words[0]) << 31) ^ int(words[1])
+
+
+def seed_all(seed: int) -> None:
+    """Seed python, numpy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries draw from the global generator
+    torch.manual_seed(seed)
+
+
+class StepSeed(Callback):
+    """Seed all global generators before every batch as f(seed, stage, batch, rank).
+
+    Dropout and every other draw is then a function of the position alone: a run that is continued
+    anywhere draws the same numbers, and validation cannot shift them.
+    """
+
+    def __init__(self, seed: int, stage: int) -> None:
+        self.seed, self.stage = seed, stage
+
+    def on_train_batch_start(
+        self, trainer: Trainer, module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Seed for this batch."""
+        seed_all(step_seed(self.seed, self.stage, batch_idx, trainer.global_rank))
+
+
+class LogTerms(Callback):
+    """Send loss terms, learning rate, gradient norm and speed to the loggers every n steps.
+
+    Terms are averaged over ranks. Keys: train/<term>, train/lr, train/grad_norm,
+    sys/samples_per_second, sys/data_wait_share, sys/peak_memory_mib.
+    """
+
+    def __init__(self, every: int, samples_per_step: int) -> None:
+        self.every, self.samples_per_step = every, samples_per_step
+        self.grad_norm: Tensor | None = None
+        self.lr = 0.0
+        self.wait = 0.0
+        self.started = self.mark = self.window = time.perf_counter()
+        self.window_step = self.first_step = 0
+        self.total_wait = 0.0
+
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        """Start the clocks."""
+        self.started = self.mark = self.window = time.perf_counter()
+        self.window_step = self.first_step = trainer.global_step
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Time since the end of the last batch was spent on waiting for data."""
+        self.wait += time.perf_counter() - self.mark
+
+    def on_before_optimizer_step(self, trainer: Trainer, module: Any, optimizer: Any) -> None:
+        """Learning rate of the step, and the gradient norm of those that are logged."""
+        self.lr = optimizer.param_groups[0]["lr"]
+        if (trainer.global_step + 1) % self.every == 0 and trainer.precision != "16-mixed":
+            grads = [p.grad for p in module.parameters() if p.grad is not None]
+            self.grad_norm = torch.nn.utils.get_total_norm(grads)
+
+    def on_train_batch_end(self, trainer: Trainer, module: ContrastiveModule, *_: Any) -> None:  # type: ignore[override]
+        """Log when the number of optimiser steps is a multiple of `every`."""
+        step = trainer.global_step
+        if step % self.every == 0 and step > self.window_step:
+            self._log(trainer, module, step)
+        self.mark = time.perf_counter()
+
+    def summary(self, trainer: Trainer) -> dict[str, float]:
+        """Whole fit: samples/s, share of time waiting for data, peak memory in MiB."""
+        seconds = max(1e-9, time.perf_counter() - self.started)
+        steps = trainer.global_step - self.first_step
+        return {
+            "samples_per_second": steps * self.samples_per_step / seconds,
+            "data_wait_share": (self.total_wait + self.wait) / seconds,
+            "peak_memory_mib": peak_memory_mib(),
+        }
+
+    def _log(self, trainer: Trainer, module: ContrastiveModule, step: int) -> None:
+        now = time.perf_counter()
+        terms = module.logged_terms()
+        values = torch.stack([v.float().mean() for v in terms.values()])
+        if trainer.world_size > 1:
+            values = trainer.strategy.reduce(values, reduce_op="mean")  # type: ignore[assignment]
+        metrics = {f"train/{k}": float(v) for k, v in zip(terms, values.tolist(), strict=True)}
+        metrics["train/lr"] = self.lr
+        if self.grad_norm is not None:
+            metrics["train/grad_norm"] = float(self.grad_norm)
+        elapsed = max(1e-9, now - self.window)
+        steps = step - self.window_step
+        metrics["sys/samples_per_second"] = steps * self.samples_per_step / elapsed
+        metrics["sys/data_wait_share"] = self.wait / elapsed
+        metrics["sys/peak_memory_mib"] = peak_memory_mib()
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=step)
+        self.total_wait += self.wait
+        self.wait, self.window, self.window_step = 0.0, now, step
+
+
+def peak_memory_mib() -> float:
+    """Highest memory use so far: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+class SaveBadBatch(Callback):
+    """Where the finite-loss guard leaves the ids of the batch that broke."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rank = 0
+
+    def setup(self, trainer: Trainer, module: Any, stage: str) -> None:
+        """Remember the rank for the file name."""
+        self.rank = trainer.global_rank
+
+    def save_bad_batch(self, terms: list[str], ids: Any) -> Path:
+        """Write the names of the terms and the ids; returns the file."""
+        path = self.folder / f"bad_batch_rank{self.rank}.json"
+        write_json(path, {"terms": terms, "ids": ids})
+        return path
+
+
+class EMA(Callback):
+    """Exponential moving average of the weights, kept in fp32 and saved with the checkpoint.
+
+    ema <- decay * ema + (1 - decay) * weights after every optimiser step; buffers are copied.
+
+    Args:
+        decay: in [0, 1).
+    """
+
+    def __init__(self, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"trainer.ema_decay={decay}: must lie in [0, 1)")
+        self.decay = decay
+        self.average: dict[str, Tensor] = {}
+        self.last_step = -1
+
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        """Start from the current weights unless a checkpoint brought an average."""
+        if not self.average:
+            self.average = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        else:
+            self.average = {k: v.to(module.device) for k, v in self.average.items()}
+        self.last_step = trainer.global_step
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
+        """Update once per optimiser step."""
+        if trainer.global_step == self.last_step:
+            return
+        self.last_step = trainer.global_step
+        for name, value in module.state_dict().items():
+            average = self.average[name]
+            if average.is_floating_point():
+                average.lerp_(value.detach().to(average.dtype), 1 - self.decay)
+            else:
+                average.copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Saved in the checkpoint."""
+        return {"average": self.average}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restored from the checkpoint."""
+        self.average = state_dict["average"]
+
+    @contextlib.contextmanager
+    def applied(self, module: Any) -> Iterator[None]:
+        """Use the averaged weights inside the block."""
+        live = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        module.load_state_dict(self.average)
+        try:
+            yield
+        finally:
+            module.load_state_dict(live)
+
+    def on_validation_start(self, trainer: Trainer, module: Any) -> None:
+        """Validate the average."""
+        self._swap = self.applied(module)
+        self._swap.__enter__()
+
+    def on_validation_end(self, trainer: Trainer, module: Any) -> None:
+        """Back to the live weights."""
+        self._swap.__exit__(None, None, None)
+
+
+class StopSignal(Callback):
+    """SIGTERM and SIGINT: save at the next step boundary, then exit with 143 or 130.
+
+    All ranks agree on the step. A second SIGINT stops at once.
+    """
+
+    def __init__(self, checkpoint: Any) -> None:
+        self.checkpoint = checkpoint
+        self.received = 0
+        self.previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        """Replace Lightning's handlers, which stop without saving."""
+        self.trainer = trainer
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(ValueError):  # not in the main thread
+                self.previous[number] = signal.signal(number, self._handle)
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
+        """Save and leave when a signal has arrived on any rank."""
+        received = self.received
+        if trainer.world_size > 1:
+            flag = torch.tensor(received, device=module.device)
+            received = int(trainer.strategy.reduce(flag, reduce_op="max"))
+        if received and trainer.fit_loop.epoch_loop._should_accumulate() is False:
+            self.checkpoint.save(trainer, module)
+            for logger in trainer.loggers:
+                logger.finalize("aborted")
+            raise SystemExit(128 + received)
+
+    def teardown(self, trainer: Trainer, module: Any, stage: str) -> None:
+        """Give the handlers back."""
+        for number, handler in self.previous.items():
+            with contextlib.suppress(ValueError):
+                signal.signal(number, handler)
+        self.previous = {}
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+        launcher = self.trainer.strategy.launcher
+        if launcher is not None and number == signal.SIGTERM:
+            launcher.kill(number)

@@ -1,0 +1,182 @@
+"""Checkpoints: written whole or not at all, the newest valid one is found, loaded safely."""
+
+import os
+import re
+import zipfile
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from torch import nn
+
+from common.config import UserError
+from common.engine.workspace import read_json, write_json
+
+NAME = re.compile(r"step-(\d+)\.ckpt")
+
+
+class RunCheckpoint(Checkpoint):
+    """Save every n optimiser steps under ``step-<n>.ckpt``, keep the latest k and the best.
+
+    A file is written under a temporary name, synced and renamed, so it is complete or absent.
+
+    Args:
+        folder: where the files go.
+        every: optimiser steps between checkpoints.
+        keep: number of latest checkpoints to keep.
+        monitor: validation key that selects best.ckpt; None: no best.
+        mode: whether larger (max) or smaller (min) is better.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        keep: int = 2,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "max",
+    ) -> None:
+        self.folder, self.every, self.keep = folder, every, max(1, keep)
+        self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
+        self.best: float | None = None
+        self.last_saved = -1
+
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        """Do not save the step that was just loaded again."""
+        self.last_saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
+        """Save at multiples of `every`."""
+        step = trainer.global_step
+        if step % self.every == 0 and step != self.last_saved:
+            self.save(trainer, module)
+
+    def on_validation_end(self, trainer: Trainer, module: Any) -> None:
+        """Keep the best weights by the monitored value."""
+        if self.monitor is None or trainer.sanity_checking:
+            return
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is None:
+            known = ", ".join(sorted(trainer.callback_metrics))
+            raise UserError(f"monitor '{self.monitor}' was not logged; logged: {known}")
+        if self.best is None or self.sign * float(value) > self.sign * self.best:
+            self.best = float(value)
+            self._write(trainer, self.folder / "best.ckpt")
+
+    def on_train_end(self, trainer: Trainer, module: Any) -> None:
+        """Save the final state."""
+        if trainer.global_step != self.last_saved:
+            self.save(trainer, module)
+
+    def save(self, trainer: Trainer, module: Any) -> Path:
+        """Save now; all ranks must call it. Returns the file."""
+        path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
+        self.last_saved = trainer.global_step
+        self._write(trainer, path)
+        if trainer.is_global_zero:
+            for old in saved_checkpoints(self.folder)[: -self.keep]:
+                old.unlink(missing_ok=True)
+        return path
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best value."""
+        self.best = state_dict["best"]
+
+    def _write(self, trainer: Trainer, path: Path) -> None:
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        trainer.save_checkpoint(temporary, weights_only=False)
+        if trainer.is_global_zero:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+
+
+def saved_checkpoints(folder: Path) -> list[Path]:
+    """Complete step checkpoints of a folder, oldest first."""
+    found = [p for p in folder.glob("step-*.ckpt") if NAME.fullmatch(p.name)]
+    return [p for p in sorted(found) if zipfile.is_zipfile(p)]
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest complete checkpoint, or None."""
+    found = saved_checkpoints(folder)
+    return found[-1] if found else None
+
+
+def mark_finished(folder: Path, checkpoint: Path) -> None:
+    """Note that the stage of this folder is finished, and with which weights."""
+    write_json(folder / "finished.json", {"checkpoint": checkpoint.name})
+
+
+def finished(folder: Path) -> Path | None:
+    """Final checkpoint of a finished stage, or None while it is not finished."""
+    marker = folder / "finished.json"
+    return folder / read_json(marker)["checkpoint"] if marker.is_file() else None
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint with ``weights_only=True``.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds something other than plain tensors.
+    """
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise UserError(f"{path} holds no 'state_dict'; was it written by this repository?")
+    return content
+
+
+def ema_weights(content: dict[str, Any]) -> dict[str, Any] | None:
+    """The averaged weights in a checkpoint, if it has any."""
+    state = content.get("callbacks", {}).get("EMA")
+    return state["average"] if state else None
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load the weights (the average where there is one) of a checkpoint into a module.
+
+    Raises:
+        UserError: the checkpoint belongs to another model.
+    """
+    content = load(path)
+    check_fits(module, ema_weights(content) or content["state_dict"], path)
+    module.load_state_dict(ema_weights(content) or content["state_dict"])
+
+
+def check_fits(module: nn.Module, state: dict[str, Any], path: Path) -> None:
+    """UserError unless names and shapes of a state dict are exactly those of the module."""
+    own = module.state_dict()
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [
+        f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
+        for k in own.keys() & state.keys()
+        if hasattr(own[k], "shape") and state[k].shape != own[k].shape
+    ]
+    problems = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", sorted(shapes)),
+        )
+        if names
+    ]
+    if problems:
+        raise UserError(
+            f"{path} is a checkpoint of another model: {'; '.join(problems)}. "
+            "Use the config that it was trained with."
+        )

@@ -1,0 +1,85 @@
+"""What a project hands to the engine: stages, evaluation, export and extra tasks."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from common.data.module import ContrastiveData
+from common.engine.module import ContrastiveModule
+from common.engine.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One fit: a module, its data, and what differs from the config's trainer section.
+
+    Attributes:
+        name: unique within the experiment; names the checkpoint folder.
+        module: trained in place.
+        data: training and validation data.
+        trainer: overrides of `TrainerConfig` fields for this stage.
+        monitor: logged validation key that selects the best checkpoint; None keeps only the last.
+        monitor_mode: whether a larger or a smaller value is better.
+    """
+
+    name: str
+    module: ContrastiveModule
+    data: ContrastiveData
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    monitor: str | None = None
+    monitor_mode: Literal["min", "max"] = "max"
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A data set or weight file that a config needs, for `make check`."""
+
+    name: str
+    location: str
+    present: bool
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `make check` reports on; its callables run on the meta device.
+
+    Attributes:
+        module: builds the (last stage's) module.
+        num_samples: training samples per epoch.
+        forward: runs the encoders on a meta batch of that many samples and returns a tensor with
+            a graph, so that saved activations can be counted; None skips the activation estimate.
+        requirements: what must lie on disk.
+    """
+
+    module: Callable[[], ContrastiveModule]
+    num_samples: int
+    forward: Callable[[nn.Module, int], Tensor] | None = None
+    requirements: tuple[Requirement, ...] = ()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The contract between a project and the engine.
+
+    Attributes:
+        stages: generator function; after each ``yield`` the stage has been fitted (or, on resume,
+            its weights have been loaded), so the next stage can be built from it.
+        evaluate: the paper's metrics of the last stage's module, flat, in eval mode.
+        export: writes a folder which the field's library loads.
+        load_export: rebuilds an evaluable module from such a folder.
+        embed: embeddings of a small fixed input by name; compared after export and reload.
+        plan: what `make check` reports on.
+        tasks: name -> callable for `make run TASK=name`.
+    """
+
+    stages: Callable[[], Iterator[Stage]]
+    evaluate: Callable[[ContrastiveModule, Workspace], dict[str, float]]
+    export: Callable[[ContrastiveModule, Path], None]
+    load_export: Callable[[Path], ContrastiveModule]
+    embed: Callable[[ContrastiveModule], dict[str, Tensor]]
+    plan: Callable[[], Plan]
+    tasks: Mapping[str, Callable[[Workspace], None]] = field(default_factory=dict)

@@ -1,0 +1,189 @@
+"""Parameter groups, optimisers and per-step learning-rate schedules."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.config import OptimConfig
+
+NO_DECAY_NAMES = ("bias", "ln", "bn", "norm", "logit_scale", "log_scale")
+
+
+def lr_at(
+    step: int,
+    *,
+    lr: float,
+    total_steps: int,
+    warmup_steps: int = 0,
+    warmup_start_lr: float = 0.0,
+    final_lr: float = 0.0,
+    schedule: str = "cosine",
+) -> float:
+    """Learning rate of one optimiser step: linear warm-up, then the schedule.
+
+    Warm-up is linear from `warmup_start_lr` at step 0 to `lr` at step ``warmup_steps - 1``. With
+    n = total_steps - warmup_steps and i = step - warmup_steps the rest is
+    cosine: final_lr + (lr - final_lr) (1 + cos(pi i / n)) / 2; linear: lr + (final_lr - lr) i / n.
+
+    Source: SGDR without restarts (Loshchilov & Hutter 2017, Eq. 5, arXiv 1608.03983).
+
+    Args:
+        step: index of the optimiser step, from 0; steps past the end keep `final_lr`.
+        lr: peak learning rate, > 0.
+        total_steps: optimiser steps of the whole schedule, > 0.
+        warmup_steps: steps of the warm-up, >= 0.
+        warmup_start_lr: learning rate of step 0 when there is a warm-up.
+        final_lr: value at step `total_steps`.
+        schedule: cosine, linear or constant.
+
+    >>> [round(lr_at(s, lr=1.0, total_steps=4, final_lr=0.0), 3) for s in range(5)]
+    [1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+    if step < warmup_steps:
+        return warmup_start_lr + (lr - warmup_start_lr) * step / max(1, warmup_steps - 1)
+    if schedule == "constant":
+        return lr
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    if schedule == "linear":
+        return lr + (final_lr - lr) * progress
+    return final_lr + 0.5 * (lr - final_lr) * (1 + math.cos(math.pi * progress))
+
+
+def decay_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Two parameter groups: decayed, and not decayed.
+
+    Not decayed: tensors with fewer than two dimensions, and names that contain bias, ln, bn, norm
+    or a logit scale (the rule of SLIP, LaCLIP and open_clip). Frozen parameters are left out.
+    """
+    decay: list[nn.Parameter] = []
+    no_decay: list[nn.Parameter] = []
+    for name, parameter in named_parameters:
+        if parameter.requires_grad:
+            exempt = parameter.ndim < 2 or any(part in name for part in NO_DECAY_NAMES)
+            (no_decay if exempt else decay).append(parameter)
+    groups = [
+        {"params": decay, "weight_decay": weight_decay},
+        {"params": no_decay, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def scaled_lr(lr: float, global_batch_size: int, rule: str = "linear", base: int = 256) -> float:
+    """Learning rate for a batch size: linear (Goyal et al. 2017) or sqrt (You et al. 2020) rule.
+
+    >>> scaled_lr(0.1, 512), scaled_lr(0.1, 1024, "sqrt")
+    (0.2, 0.2)
+    """
+    ratio = global_batch_size / base
+    if rule not in ("linear", "sqrt"):
+        raise ValueError(f"rule '{rule}': use linear or sqrt")
+    return lr * (ratio if rule == "linear" else math.sqrt(ratio))
+
+
+def build_optimizer(
+    groups: list[dict[str, Any]], cfg: OptimConfig, *, fused: bool = True
+) -> torch.optim.Optimizer:
+    """The optimiser of the config over parameter groups.
+
+    A group's ``lr_scale`` entry multiplies the learning rate of that group.
+
+    Args:
+        groups: as from `decay_groups`; a group without ``weight_decay`` takes the config's.
+        cfg: optimiser settings.
+        fused: use torch's single-kernel AdamW; off where the gradient scaler has to clip.
+    """
+    for group in groups:
+        group["lr"] = cfg.lr * group.setdefault("lr_scale", 1.0)
+    if cfg.name == "adamw":
+        return torch.optim.AdamW(
+            groups,
+            lr=cfg.lr,
+            betas=(cfg.betas[0], cfg.betas[1]),
+            eps=cfg.eps,
+            weight_decay=cfg.weight_decay,
+            fused=fused,
+        )
+    if cfg.name == "sgd":
+        return torch.optim.SGD(
+            groups, lr=cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay
+        )
+    return LARS(groups, lr=cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay)
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, cfg: OptimConfig, *, total_steps: int, warmup_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Per-step schedule: every group follows `lr_at`, scaled by its own ``lr_scale``."""
+
+    def factor(step: int) -> float:
+        lr = lr_at(
+            step,
+            lr=cfg.lr,
+            total_steps=total_steps,
+            warmup_steps=warmup_steps,
+            warmup_start_lr=cfg.warmup_start_lr,
+            final_lr=cfg.final_lr,
+            schedule=cfg.schedule,
+        )
+        return lr / cfg.lr
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+class LARS(torch.optim.Optimizer):
+    """SGD with momentum and a layer-wise trust ratio eta |w| / (|g + wd w|).
+
+    Groups without weight decay are not adapted (biases and norms), as in SimCLR.
+
+    Source: You, Gitman & Ginsburg 2017, Alg. 1 (arXiv 1708.03888); exclusions of Chen et al. 2020.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 1e-3,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "weight_decay": weight_decay,
+                "trust_coefficient": trust_coefficient,
+            },
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        """One update; returns the closure's loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group)
+        return loss
+
+    def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        update = grad
+        if group["weight_decay"] > 0:
+            update = grad + group["weight_decay"] * parameter
+            weight_norm, update_norm = parameter.norm(), update.norm()
+            ratio = group["trust_coefficient"] * weight_norm / update_norm
+            usable = (weight_norm > 0) & (update_norm > 0)
+            update = update * torch.where(usable, ratio, torch.ones_like(ratio))
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        state["momentum_buffer"].mul_(group["momentum"]).add_(update)
+        parameter.add_(state["momentum_buffer"], alpha=-group["lr"])

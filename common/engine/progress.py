@@ -1,0 +1,119 @@
+"""Progress that can be read in a terminal (rich bar) and in a log file (a line now and then)."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any
+
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+LINE_SECONDS = 10.0  # time between lines where there is no terminal
+
+
+class Meter:
+    """One progress display: a bar in a terminal, else a line every `LINE_SECONDS`."""
+
+    def __init__(self, description: str, total: float | None) -> None:
+        self.description, self.total, self.count = description, total, 0
+        self.start = self.last = time.monotonic()
+        self.bar: Progress | None = None
+        if sys.stderr.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                       TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[info]}"))  # fmt: skip
+            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self.task = self.bar.add_task(description, total=total, info="")
+            self.bar.start()
+
+    def update(self, count: int, info: str = "") -> None:
+        """Show that `count` units are done."""
+        self.count = count
+        if self.bar is not None:
+            self.bar.update(self.task, completed=count, info=info)
+        elif time.monotonic() - self.last >= LINE_SECONDS:
+            self._line(info)
+
+    def due(self) -> bool:
+        """Whether a call of `update` would draw, so that costly texts are made only then."""
+        return self.bar is not None or time.monotonic() - self.last >= LINE_SECONDS
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self.bar is not None:
+            self.bar.stop()
+
+    def _line(self, info: str) -> None:
+        self.last = time.monotonic()
+        elapsed = self.last - self.start
+        left = ""
+        if self.total and self.count:
+            left = f", {elapsed / self.count * (self.total - self.count):.0f} s left"
+        total = f"/{self.total:.0f}" if self.total else ""
+        sys.stderr.write(
+            f"{self.description}: {self.count}{total} in {elapsed:.0f} s{left} {info}\n"
+        )
+        sys.stderr.flush()
+
+
+def track(items: Iterable[Any], description: str, total: int | None = None) -> Iterator[Any]:
+    """Yield the items while showing progress."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    meter = Meter(description, total)
+    try:
+        for count, item in enumerate(items, 1):
+            yield item
+            meter.update(count)
+    finally:
+        meter.close()
+
+
+class TrainingProgress(ProgressBar):
+    """Steps, loss, learning rate and speed of the running stage."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__()
+        self.stage = stage
+        self.meter: Meter | None = None
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Called by Lightning on ranks other than 0."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Called by Lightning on rank 0."""
+        self._enabled = True
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        """Open the display."""
+        if self._enabled and trainer.is_global_zero:
+            self.meter = Meter(f"train {self.stage}", trainer.max_steps)
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+        """Draw when due."""
+        if self.meter is not None and self.meter.due():
+            terms = {k: float(v) for k, v in module.logged_terms().items()}
+            info = " ".join(f"{k} {v:.4g}" for k, v in terms.items())
+            self.meter.update(trainer.global_step, info)
+
+    def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+        """Leave the terminal in order."""
+        self._close()
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        """Remove the display."""
+        self._close()
+
+    def _close(self) -> None:
+        if self.meter is not None:
+            self.meter.close()
+            self.meter = None

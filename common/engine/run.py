@@ -1,0 +1,329 @@
+"""Train, evaluate, export and run tasks: what the CLI verbs do."""
+
+import datetime
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.config import ExperimentConfig, UserError, load, nearest, to_dict
+from common.engine import checkpoint as ckpt
+from common.engine import workspace as ws
+from common.engine.callbacks import LogTerms, seed_all, step_seed
+from common.engine.experiment import Experiment, Stage
+from common.engine.module import ContrastiveModule
+from common.engine.tracking import drop_rows_after, wandb_logger
+from common.engine.trainer import (
+    build_trainer,
+    check_accumulation,
+    stage_config,
+    total_steps,
+    world_size,
+)
+from common.registry import config_class, load_project
+
+RUN_PATH = "CONTRASTIVE_RUN_PATH"  # the launching process tells its DDP children
+
+
+def prepare(
+    project: str, config: str, overrides: Sequence[str]
+) -> tuple[ExperimentConfig, Experiment]:
+    """Typed config and experiment of a project."""
+    cfg = load(config_class(project), project, config, overrides)
+    return cfg, load_project(project).build(cfg)
+
+
+def train(project: str, config: str, overrides: Sequence[str] = ()) -> Path:
+    """Fit all stages, evaluate, write metrics.json.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: anything in config, data or checkpoint that the user can mend.
+    """
+    begun = time.monotonic()
+    cfg, experiment = prepare(project, config, overrides)
+    seed_all(step_seed(cfg.seed, 0, 0, 0))
+    resumed = _find_resumed(cfg, project, config)
+    stages = experiment.stages()
+    first = next(stages)  # builds data and module: what is missing is said before a folder exists
+    workspace = _open_workspace(cfg, project, config, overrides, resumed, first)
+    loggers = [logger] if (logger := wandb_logger(cfg, workspace)) else []
+    module, fit = _fit_all(cfg, workspace, first, stages, loggers)
+    forget_run()
+    if not is_main_process():
+        return workspace.path
+    workspace.figure_sinks = loggers
+    metrics = evaluate_module(experiment, module, workspace)
+    for logger in loggers:
+        logger.log_metrics({f"test/{k}": v for k, v in metrics.items()})
+        logger.finalize("success")
+    if loggers:
+        import wandb
+
+        wandb.finish()
+    seconds = round(time.monotonic() - begun, 1)
+    ws.update_meta(workspace.path, **fit, wall_seconds=seconds, finished=_now())
+    return workspace.path
+
+
+def evaluate_module(
+    experiment: Experiment, module: ContrastiveModule, workspace: ws.Workspace
+) -> dict[str, float]:
+    """The paper's metrics of a trained module, written to metrics.json."""
+    module.eval()
+    with torch.inference_mode():
+        metrics = experiment.evaluate(module, workspace)
+    metrics = {k: float(v) for k, v in metrics.items()}
+    ws.write_json(workspace.folder(".") / "metrics.json", metrics)
+    return metrics
+
+
+def evaluate(
+    project: str, config: str, overrides: Sequence[str], run: str | None, path: str | None
+) -> tuple[Path, dict[str, float]]:
+    """The evaluation protocol on a run, a checkpoint file or an exported folder.
+
+    Args:
+        project: slug.
+        config: config name.
+        overrides: as for `train`.
+        run: run id, ``latest`` or folder; default when `path` is None.
+        path: a ``.ckpt`` file or a folder written by `export`.
+
+    Returns:
+        Folder with the written files, and the metrics.
+    """
+    cfg, experiment = prepare(project, config, overrides)
+    if path is not None:
+        module = load_module(experiment, Path(path))
+        out = ws.run_folder(cfg, project, config) / f"eval-{ws.new_run_id()}"
+    else:
+        out = ws.find_run(cfg, project, config, run or "latest")
+        module = module_of_run(experiment, out)
+    workspace = ws.Workspace(out, project, config)
+    return out, evaluate_module(experiment, module, workspace)
+
+
+def load_module(experiment: Experiment, path: Path) -> ContrastiveModule:
+    """The last stage's module with the weights of a checkpoint or an exported folder."""
+    if not path.exists():
+        raise UserError(f"no checkpoint or exported folder at {path}")
+    if path.is_dir():
+        return experiment.load_export(path)
+    module = experiment.plan().module()
+    ckpt.load_weights(module, path)
+    return module
+
+
+def module_of_run(experiment: Experiment, run: Path) -> ContrastiveModule:
+    """The trained module of a run: its last finished stage."""
+    done = sorted((run / "checkpoints").glob("*/finished.json"), key=lambda p: p.stat().st_mtime)
+    if not done:
+        raise UserError(f"{run} has no finished stage; continue it with resume={run.name}")
+    final = ckpt.finished(done[-1].parent)
+    assert final is not None
+    return load_module(experiment, final)
+
+
+def export(
+    project: str, config: str, overrides: Sequence[str], run: str | None, path: str | None
+) -> Path:
+    """Write the trained model in the format of its field; returns the folder."""
+    cfg, experiment = prepare(project, config, overrides)
+    if path is not None:
+        source, module = Path(path), load_module(experiment, Path(path))
+        out = source.parent / "export"
+    else:
+        folder = ws.find_run(cfg, project, config, run or "latest")
+        module, out = module_of_run(experiment, folder), folder / "export"
+    temporary = out.with_name(out.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    module.eval()
+    experiment.export(module, temporary)
+    shutil.rmtree(out, ignore_errors=True)
+    temporary.rename(out)
+    return out
+
+
+def run_task(project: str, config: str, overrides: Sequence[str], task: str) -> None:
+    """Run one of the project's own tasks.
+
+    Raises:
+        UserError: the project has no such task.
+    """
+    cfg, experiment = prepare(project, config, overrides)
+    if task not in experiment.tasks:
+        raise UserError(
+            f"project '{project}' has no task '{task}'{nearest(task, experiment.tasks)}"
+        )
+    folder = ws.run_folder(cfg, project, config) / f"task-{task}"
+    experiment.tasks[task](ws.Workspace(folder, project, config))
+
+
+def _find_resumed(cfg: ExperimentConfig, project: str, config: str) -> Path | None:
+    if os.environ.get(RUN_PATH):
+        return Path(os.environ[RUN_PATH])
+    if cfg.resume is None:
+        return None
+    run = ws.find_run(cfg, project, config, cfg.resume)
+    known = ws.read_json(run / "meta.json")
+    if (known["project"], known["config"]) != (project, config):
+        raise UserError(
+            f"{run} is a run of {known['project']}/{known['config']}, not of {project}/{config}"
+        )
+    return run
+
+
+def _open_workspace(
+    cfg: ExperimentConfig,
+    project: str,
+    config: str,
+    overrides: Sequence[str],
+    resumed: Path | None,
+    first: Stage,
+) -> ws.Workspace:
+    if resumed is not None:
+        workspace = ws.Workspace(resumed, project, config)
+    elif (shared := _externally_launched()) is not None:
+        workspace = _agree_on_workspace(cfg, project, config, overrides, first, shared)
+    else:
+        workspace = ws.create(cfg, project, config, overrides, _scale(cfg, first))
+    os.environ[RUN_PATH] = str(workspace.path)
+    return workspace
+
+
+def _scale(cfg: ExperimentConfig, stage: Stage) -> dict[str, Any]:
+    """World size, batch size, parameters and negatives, for meta.json."""
+    trainer_cfg = stage_config(cfg.trainer, stage)
+    check_accumulation(trainer_cfg, stage)
+    ranks = world_size(trainer_cfg)
+    steps, _ = total_steps(trainer_cfg, stage)
+    step_batch = stage.data.batch_size * ranks
+    return {
+        "world_size": ranks,
+        "global_batch_size": step_batch * trainer_cfg.accumulate_grad_batches,
+        "num_steps": steps,
+        "parameters": sum(p.numel() for p in stage.module.parameters()),
+        "negatives_per_query": stage.module.negatives_per_query(step_batch),
+        "resolved": to_dict(cfg),
+    }
+
+
+def _externally_launched() -> int | None:
+    """Rank, when torchrun or SLURM has started the processes; None otherwise."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
+        return int(os.environ["RANK"])
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
+        return int(os.environ["SLURM_PROCID"])
+    return None
+
+
+def _agree_on_workspace(
+    cfg: ExperimentConfig,
+    project: str,
+    config: str,
+    overrides: Sequence[str],
+    first: Stage,
+    rank: int,
+) -> ws.Workspace:
+    """Rank 0 makes the folder; the others take the id from the job or from rank 0."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if cfg.run_id is None and job is not None:
+        cfg.run_id = f"slurm-{job}"
+    if cfg.run_id is None:
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        box = [ws.new_run_id()]
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.distributed.broadcast_object_list(box, src=0)
+        cfg.run_id = box[0]
+    path = ws.run_folder(cfg, project, config) / cfg.run_id
+    restarted = (path / "meta.json").exists() and job is not None
+    if rank == 0 and not restarted:
+        return ws.create(cfg, project, config, overrides, _scale(cfg, first))
+    return ws.Workspace(path, project, config)
+
+
+def _fit_all(
+    cfg: ExperimentConfig,
+    workspace: ws.Workspace,
+    first: Stage,
+    rest: Iterator[Stage],
+    loggers: list[Any],
+) -> tuple[ContrastiveModule, dict[str, float]]:
+    summary: dict[str, float] = {}
+    stage: Stage | None = first
+    index = 0
+    names: set[str] = set()
+    while stage is not None:
+        if stage.name in names:
+            raise ValueError(f"two stages are called '{stage.name}'")
+        names.add(stage.name)
+        folder = workspace.path / "checkpoints" / stage.name
+        final = ckpt.finished(folder)
+        if final is not None:
+            ckpt.load_weights(stage.module, final)
+        else:
+            summary = _fit(cfg, workspace, stage, index, loggers)
+        module = stage.module
+        index += 1
+        seed_all(step_seed(cfg.seed, index, 0, 0))
+        stage = next(rest, None)
+    return module, summary
+
+
+def _fit(
+    cfg: ExperimentConfig,
+    workspace: ws.Workspace,
+    stage: Stage,
+    index: int,
+    loggers: list[Any],
+) -> dict[str, float]:
+    folder = workspace.path / "checkpoints" / stage.name
+    start = ckpt.latest(folder)
+    trainer = build_trainer(cfg, stage, index, workspace, loggers)
+    step = 0
+    if start is not None:
+        content = ckpt.load(start)
+        ckpt.check_fits(stage.module, content["state_dict"], start)
+        step = int(content["global_step"])
+        stage.data.start_at(step * trainer.accumulate_grad_batches)
+    if trainer.is_global_zero:
+        drop_rows_after(workspace.path / "metrics.csv", stage.name, step)
+    trainer.fit(stage.module, stage.data, ckpt_path=start, weights_only=True)
+    best, last = folder / "best.ckpt", ckpt.latest(folder)
+    final = best if best.exists() else last
+    assert final is not None
+    ckpt.load_weights(stage.module, final)
+    if trainer.is_global_zero:
+        ckpt.mark_finished(folder, final)
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    log = next(c for c in callbacks if isinstance(c, LogTerms))
+    return log.summary(trainer)
+
+
+def forget_run() -> None:
+    """Let the next `train` of this process open a folder of its own."""
+    os.environ.pop(RUN_PATH, None)
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that evaluates and prints."""
+    external = _externally_launched()
+    if external is not None:
+        return external == 0
+    return (
+        int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("NODE_RANK", "0")) == 0
+    )
+
+
+def _now() -> str:
+    return datetime.datetime.now().isoformat(timespec="seconds")

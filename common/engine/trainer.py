@@ -1,0 +1,180 @@
+"""TrainerConfig -> lightning.Trainer with our callbacks and loggers."""
+
+import logging
+import math
+import os
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+
+from common.config import ExperimentConfig, TrainerConfig, UserError
+from common.engine.callbacks import EMA, LogTerms, SaveBadBatch, StepSeed, StopSignal
+from common.engine.checkpoint import RunCheckpoint
+from common.engine.experiment import Stage
+from common.engine.progress import TrainingProgress
+from common.engine.tracking import MetricsCSV
+from common.engine.workspace import Workspace
+
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+warnings.filterwarnings("ignore", message=".*passed in a `val_dataloader` but have no.*")
+warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
+warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+
+
+def stage_config(base: TrainerConfig, stage: Stage) -> TrainerConfig:
+    """The trainer section with the stage's overrides.
+
+    Raises:
+        UserError: the stage overrides a field that does not exist, or breaks a rule.
+    """
+    values = {**asdict(base), **stage.trainer}
+    if "max_steps" in stage.trainer or "max_epochs" in stage.trainer:
+        values = {**asdict(base), "max_steps": None, "max_epochs": None, **stage.trainer}
+    try:
+        return TrainerConfig(**values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"stage '{stage.name}': {error}") from error
+
+
+def world_size(cfg: TrainerConfig) -> int:
+    """Number of processes that the config asks for."""
+    accelerator = (
+        "gpu" if cfg.accelerator == "auto" and torch.cuda.is_available() else cfg.accelerator
+    )
+    if isinstance(cfg.devices, list):
+        per_node = len(cfg.devices)
+    elif cfg.devices in ("auto", -1):
+        per_node = max(1, torch.cuda.device_count()) if accelerator == "gpu" else 1
+    else:
+        per_node = int(cfg.devices)
+    return per_node * cfg.num_nodes
+
+
+def total_steps(cfg: TrainerConfig, stage: Stage) -> tuple[int, float]:
+    """Optimiser steps of a stage, and optimiser steps per epoch (0 if a stream does not say).
+
+    Raises:
+        UserError: max_epochs with a stream of unknown length.
+    """
+    batches = stage.data.batches_per_epoch(world_size(cfg))
+    per_epoch = 0.0 if batches is None else batches / cfg.accumulate_grad_batches
+    if cfg.max_steps is not None:
+        return cfg.max_steps, per_epoch
+    if not per_epoch:
+        raise UserError(
+            f"stage '{stage.name}' streams data of unknown length: set trainer.max_steps, "
+            "or the number of samples in the data section"
+        )
+    assert cfg.max_epochs is not None
+    return max(1, math.floor(cfg.max_epochs * per_epoch)), per_epoch
+
+
+def check_accumulation(cfg: TrainerConfig, stage: Stage) -> None:
+    """Refuse gradient accumulation with an in-batch loss unless the config allows it."""
+    if (
+        cfg.accumulate_grad_batches > 1
+        and stage.module.in_batch_negatives
+        and not cfg.allow_small_negatives
+    ):
+        raise UserError(
+            f"trainer.accumulate_grad_batches={cfg.accumulate_grad_batches} adds no negatives: "
+            "each micro-batch is contrasted with itself only. Use the gradient cache for a truly "
+            "larger batch, or set trainer.allow_small_negatives=true to accept this."
+        )
+
+
+def build_trainer(
+    cfg: ExperimentConfig,
+    stage: Stage,
+    stage_index: int,
+    workspace: Workspace,
+    loggers: list[Any],
+) -> Trainer:
+    """The trainer of one stage.
+
+    Args:
+        cfg: the experiment's config.
+        stage: what is fitted.
+        stage_index: position of the stage, part of the seed.
+        workspace: the run folder.
+        loggers: loggers shared by all stages (W&B); metrics.csv is added here.
+    """
+    trainer_cfg = stage_config(cfg.trainer, stage)
+    check_accumulation(trainer_cfg, stage)
+    steps, per_epoch = total_steps(trainer_cfg, stage)
+    stage.module.warmup_epoch_steps = per_epoch
+    if trainer_cfg.num_threads:
+        torch.set_num_threads(trainer_cfg.num_threads)
+    if trainer_cfg.compile:
+        stage.module.compile_encoders()
+    folder = workspace.path / "checkpoints" / stage.name
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    validates = trainer_cfg.val_every_n_steps is not None and bool(stage.data.val_sets)
+    return Trainer(
+        accelerator=trainer_cfg.accelerator,
+        devices=trainer_cfg.devices,
+        num_nodes=trainer_cfg.num_nodes,
+        strategy=_strategy(trainer_cfg),
+        precision=trainer_cfg.precision,
+        max_steps=steps,
+        max_epochs=-1,
+        accumulate_grad_batches=trainer_cfg.accumulate_grad_batches,
+        gradient_clip_val=trainer_cfg.gradient_clip_val,
+        log_every_n_steps=trainer_cfg.log_every_n_steps,
+        val_check_interval=_validation_interval(trainer_cfg) if validates else None,
+        check_val_every_n_epoch=None if validates else 1,
+        limit_val_batches=1.0 if validates else 0,
+        num_sanity_val_steps=0,
+        deterministic="warn" if trainer_cfg.deterministic else False,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        logger=[MetricsCSV(workspace.path / "metrics.csv", stage.name), *loggers],
+        callbacks=_callbacks(cfg, trainer_cfg, stage, stage_index, folder),
+        default_root_dir=workspace.path,
+    )
+
+
+def _callbacks(
+    cfg: ExperimentConfig, trainer_cfg: TrainerConfig, stage: Stage, index: int, folder: Path
+) -> list[Any]:
+    samples = stage.data.batch_size * trainer_cfg.accumulate_grad_batches * world_size(trainer_cfg)
+    checkpoint = RunCheckpoint(
+        folder,
+        trainer_cfg.checkpoint_every_n_steps,
+        trainer_cfg.keep_checkpoints,
+        stage.monitor,
+        stage.monitor_mode,
+    )
+    ema = [] if trainer_cfg.ema_decay is None else [EMA(trainer_cfg.ema_decay)]
+    return [
+        StepSeed(cfg.seed, index),
+        *ema,
+        LogTerms(trainer_cfg.log_every_n_steps, samples),
+        SaveBadBatch(folder.parents[1]),
+        StopSignal(checkpoint),
+        TrainingProgress(stage.name),
+        checkpoint,
+    ]
+
+
+def _validation_interval(cfg: TrainerConfig) -> int:
+    assert cfg.val_every_n_steps is not None
+    return cfg.val_every_n_steps * cfg.accumulate_grad_batches
+
+
+def _strategy(cfg: TrainerConfig) -> Any:
+    if cfg.strategy == "fsdp":
+        return FSDPStrategy(state_dict_type="full")
+    if cfg.strategy == "ddp" or (cfg.strategy == "auto" and world_size(cfg) > 1):
+        return DDPStrategy(gradient_as_bucket_view=True, static_graph=False)
+    if cfg.strategy not in ("auto", "ddp", "fsdp"):
+        raise UserError(f"trainer.strategy '{cfg.strategy}': use auto, ddp or fsdp")
+    return "auto"

@@ -1,0 +1,124 @@
+"""What each CLI verb shows: thin printing around the engine."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from common.config import UserError, config_names
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def metrics_table(title: str, metrics: Mapping[str, float]) -> Table:
+    """Metrics with the chance level beside each that has one (``<name>_chance``)."""
+    table = Table(title=title, title_justify="left")
+    for column, justify in (("metric", "left"), ("value", "right"), ("chance", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for name, value in metrics.items():
+        if not name.endswith("_chance"):
+            chance = metrics.get(f"{name}_chance")
+            table.add_row(name, f"{value:.4f}", "" if chance is None else f"{chance:.4f}")
+    return table
+
+
+def train(project: str, config: str, overrides: Sequence[str]) -> None:
+    """Train and print the metrics and the run folder."""
+    from common.engine import run
+    from common.engine.workspace import read_json
+
+    path = run.train(project, config, overrides)
+    if run.is_main_process():
+        metrics = read_json(path / "metrics.json")
+        console.print(metrics_table(f"{project}/{config}", metrics))
+        console.print(f"run folder: {path}")
+
+
+def evaluate(
+    project: str, config: str, overrides: Sequence[str], which: str | None, path: str | None
+) -> None:
+    """Evaluate and print the metrics."""
+    from common.engine import run
+
+    out, metrics = run.evaluate(project, config, overrides, which, path)
+    console.print(metrics_table(f"{project}/{config}", metrics))
+    console.print(f"written: {out / 'metrics.json'}")
+
+
+def export(
+    project: str, config: str, overrides: Sequence[str], which: str | None, path: str | None
+) -> None:
+    """Export and print the folder."""
+    from common.engine import run
+
+    console.print(f"exported: {run.export(project, config, overrides, which, path)}")
+
+
+def run_task(project: str, config: str, overrides: Sequence[str], task: str) -> None:
+    """Run a project's task."""
+    from common.engine import run
+
+    run.run_task(project, config, overrides, task)
+
+
+def check(project: str, config: str, overrides: Sequence[str]) -> None:
+    """Print what a run would take."""
+    from common.engine.check import inspect
+
+    table = Table(title=f"{project}/{config}", title_justify="left", show_header=False)
+    for name, value in inspect(project, config, overrides).items():
+        table.add_row(name, value)
+    console.print(table)
+
+
+def compare(
+    project: str, overrides: Sequence[str], seeds: int, jobs: int, arms: Sequence[str]
+) -> None:
+    """Train the arms, print the comparison."""
+    from common.engine.compare import compare as run_arms
+    from common.engine.results import markdown
+
+    console.print(markdown(run_arms(project, overrides, seeds, jobs, arms)))
+
+
+def report(projects: Sequence[str]) -> None:
+    """Write the HTML report and print its path."""
+    from common.engine.report import write_report
+
+    console.print(f"report: {write_report(projects)}")
+
+
+def smoke(projects: Sequence[str]) -> None:
+    """Train, evaluate, export and reload the smoke config of each project.
+
+    Raises:
+        UserError: a project's exported model does not give the embeddings of the trained one.
+    """
+    for project in projects:
+        if "smoke" not in config_names(project):
+            raise UserError(f"project '{project}' has no smoke config")
+        with tempfile.TemporaryDirectory() as folder:
+            worst = smoke_one(project, Path(folder))
+        console.print(f"smoke {project}: ok, export differs by {worst:.1e}")
+
+
+def smoke_one(project: str, folder: Path, config: str = "smoke") -> float:
+    """One project's smoke; returns the largest difference between trained and reloaded model."""
+    import torch
+
+    from common.engine import run
+
+    overrides = [f"runs_dir={folder}", "tracking.wandb=disabled"]
+    path = run.train(project, config, overrides)
+    _, experiment = run.prepare(project, config, overrides)
+    exported = run.export(project, config, overrides, str(path), None)
+    with torch.inference_mode():
+        trained = experiment.embed(run.module_of_run(experiment, path).eval())
+        reloaded = experiment.embed(experiment.load_export(exported).eval())
+    worst = max(float((trained[k] - reloaded[k]).abs().max()) for k in trained)
+    if not worst <= 1e-5:
+        raise UserError(f"{project}: reloaded embeddings differ from the trained ones by {worst}")
+    run.evaluate(project, config, overrides, None, str(exported))
+    return worst

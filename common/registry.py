@@ -1,0 +1,41 @@
+"""Projects by convention: every folder under ``projects/`` with an ``__init__.py`` is one."""
+
+import ast
+import importlib
+from types import ModuleType
+from typing import Any
+
+from common.config import ROOT, ExperimentConfig, UserError, nearest
+
+PROJECT_DIR = ROOT / "projects"
+
+
+def list_projects() -> dict[str, str]:
+    """Map each project's slug to the first line of its docstring, without importing it."""
+    found = {}
+    for init in sorted(PROJECT_DIR.glob("*/__init__.py")):
+        if not init.parent.name.startswith("_"):
+            doc = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or ""
+            found[init.parent.name] = doc.split("\n", 1)[0]
+    return found
+
+
+def load_project(slug: str) -> ModuleType:
+    """Import ``projects.<slug>``; it has ``Config`` and ``build(cfg) -> Experiment``.
+
+    Raises:
+        UserError: no such project (names the nearest one).
+    """
+    names = [p.parent.name for p in PROJECT_DIR.glob("*/__init__.py")]
+    if slug not in names:
+        hint = nearest(slug, names) if slug else "; valid: " + ", ".join(sorted(names))
+        raise UserError(f"no project '{slug}'{hint}")
+    return importlib.import_module(f"projects.{slug}")
+
+
+def config_class(slug: str) -> type[ExperimentConfig]:
+    """The project's config schema."""
+    schema: Any = load_project(slug).Config
+    if not issubclass(schema, ExperimentConfig):
+        raise TypeError(f"projects.{slug}.Config must subclass ExperimentConfig")
+    return schema  # type: ignore[no-any-return]

@@ -1,0 +1,26 @@
+#!/usr/bin/env python3
+"""Refuse large files, private keys and files without a final newline (pre-commit hook)."""
+
+import sys
+from pathlib import Path
+
+LIMIT = 500_000
+
+
+def problems(path: Path) -> list[str]:
+    """What is wrong with one file."""
+    content = path.read_bytes()
+    found = []
+    if len(content) > LIMIT:
+        found.append(f"{path}: {len(content):,} bytes (limit {LIMIT:,})")
+    if b"-----BEGIN " + b"PRIVATE KEY" in content or b"RSA " + b"PRIVATE KEY" in content:
+        found.append(f"{path}: holds a private key")
+    if content and b"\0" not in content and not content.endswith(b"\n"):
+        found.append(f"{path}: no newline at the end")
+    return found
+
+
+if __name__ == "__main__":
+    errors = [line for name in sys.argv[1:] for line in problems(Path(name))]
+    print("\n".join(errors))
+    sys.exit(bool(errors))

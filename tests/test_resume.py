@@ -1,0 +1,121 @@
+"""Runs that are killed and continued equal runs that were not, bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.engine import checkpoint as ckpt
+
+COMMON = ["trainer.checkpoint_every_n_steps=2", "trainer.max_steps=8", "tracking.wandb=disabled"]
+
+
+def command(folder: Path, *overrides: str) -> list[str]:
+    words = ["train", "toy", "smoke", f"runs_dir={folder}", "run_id=r", *COMMON, *overrides]
+    return [sys.executable, "-m", "tests.toy", *words]
+
+
+def run(folder: Path, *overrides: str, code: int = 0) -> None:
+    done = subprocess.run(command(folder, *overrides), capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stderr
+
+
+def interrupt(folder: Path, stage: str, step: int, number: int, *overrides: str) -> int:
+    """Start a slow run, send a signal once a checkpoint of that step exists; the exit code."""
+    process = subprocess.Popen(command(folder, "sleep=0.15", *overrides), stderr=subprocess.PIPE)
+    target = folder / f"toy/smoke/r/checkpoints/{stage}/step-{step:08d}.ckpt"
+    deadline = time.monotonic() + 90
+    while not target.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.2)  # into the next step
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    return process.returncode
+
+
+def state(folder: Path) -> dict:
+    path = ckpt.latest(folder / "toy/smoke/r/checkpoints/stage1")
+    assert path is not None
+    return ckpt.load(path)
+
+
+def flat(value, prefix=""):
+    """All tensors and numbers of a nested state."""
+    if isinstance(value, dict):
+        return {k: v for key, sub in value.items() for k, v in flat(sub, f"{prefix}/{key}").items()}
+    if isinstance(value, list | tuple):
+        return flat(dict(enumerate(value)), prefix)
+    return {prefix: value}
+
+
+def assert_equal_states(left: dict, right: dict) -> None:
+    keys = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "global_step")
+    a, b = (flat({k: s[k] for k in keys}) for s in (left, right))
+    assert a.keys() == b.keys()
+    assert any("queue" in k for k in a)
+    assert any("EMA" in k for k in a)
+    for name, value in a.items():
+        same = torch.equal(value, b[name]) if isinstance(value, torch.Tensor) else value == b[name]
+        assert same, name
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    folder = tmp_path_factory.mktemp("whole")
+    run(folder)
+    return state(folder)
+
+
+@pytest.mark.parametrize(("stage", "step"), [("stage0", 4), ("stage1", 2)])
+def test_sigkill_then_resume_is_bit_identical(tmp_path, uninterrupted, stage, step):
+    """Weights, optimiser, schedule, EMA and queue; mid-epoch (4 batches each) and mid-stage."""
+    assert interrupt(tmp_path, stage, step, signal.SIGKILL) == -signal.SIGKILL
+    (tmp_path / f"toy/smoke/r/checkpoints/{stage}/step-00000099.tmp").write_bytes(b"half")
+    run(tmp_path, "resume=latest", "sleep=0")
+    assert_equal_states(state(tmp_path), uninterrupted)
+
+
+def test_sigterm_saves_and_exits_143_then_resume_is_bit_identical(tmp_path, uninterrupted):
+    code = interrupt(tmp_path, "stage0", 2, signal.SIGTERM, "trainer.checkpoint_every_n_steps=2")
+    assert code == 143
+    run(tmp_path, "resume=latest", "sleep=0")
+    assert_equal_states(state(tmp_path), uninterrupted)
+
+
+def test_another_seed_gives_another_state(tmp_path, uninterrupted):
+    """The comparison can fail."""
+    run(tmp_path, "seed=1")
+    with pytest.raises(AssertionError):
+        assert_equal_states(state(tmp_path), uninterrupted)
+
+
+def test_truncated_checkpoint_is_never_chosen(tmp_path):
+    whole = tmp_path / "step-00000002.ckpt"
+    torch.save({"state_dict": {}}, whole)
+    (tmp_path / "step-00000004.ckpt").write_bytes(whole.read_bytes()[:-40])
+    assert ckpt.latest(tmp_path) == whole
+
+
+def test_wandb_keeps_its_run_id_after_resume(tmp_path):
+    """One offline run per job: both processes write under the run folder with the same id."""
+    overrides = ["tracking.wandb=offline", "num_stages=1"]
+    env = {**os.environ, "WANDB_MODE": "offline"}
+    words = command(tmp_path, *overrides, "sleep=0.15")
+    process = subprocess.Popen(words, env=env, stderr=subprocess.PIPE)
+    target = tmp_path / "toy/smoke/r/checkpoints/stage0/step-00000002.ckpt"
+    while not target.exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    run(tmp_path, *overrides, "resume=latest")
+    folders = list((tmp_path / "toy/smoke/r/wandb").glob("offline-run-*"))
+    assert len(folders) == 2
+    assert {f.name.rsplit("-", 1)[1] for f in folders} == {"r"}
+    meta = json.loads((tmp_path / "toy/smoke/r/meta.json").read_text())
+    assert meta["finished"]

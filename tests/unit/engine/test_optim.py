@@ -1,0 +1,68 @@
+"""Schedules, parameter groups, optimisers."""
+
+import pytest
+import torch
+from torch import nn
+
+from common.config import OptimConfig
+from common.engine.optim import LARS, build_optimizer, build_schedule, decay_groups, lr_at
+
+
+def test_warm_up_reaches_the_peak_at_its_last_step_and_ends_at_the_final_value():
+    args = {
+        "lr": 1.0,
+        "total_steps": 20,
+        "warmup_steps": 5,
+        "warmup_start_lr": 0.2,
+        "final_lr": 0.1,
+    }
+    assert lr_at(0, **args) == pytest.approx(0.2)
+    assert lr_at(4, **args) == lr_at(5, **args) == pytest.approx(1.0)
+    assert lr_at(20, **args) == lr_at(99, **args) == pytest.approx(0.1)
+    assert lr_at(10, schedule="constant", **args) == 1.0
+    assert lr_at(12, **args) < 1.0 < 2.0
+    linear = [lr_at(s, schedule="linear", **args) for s in range(5, 21)]
+    steps = torch.tensor(linear).diff()
+    assert torch.allclose(steps, steps[0].expand_as(steps), atol=1e-6)
+
+
+def test_weight_decay_spares_vectors_norms_and_scales():
+    net = nn.ModuleDict({"fc": nn.Linear(3, 4), "ln_1": nn.LayerNorm(4), "emb": nn.Embedding(5, 4)})
+    net.register_parameter("logit_scale", nn.Parameter(torch.zeros(())))
+    decayed, spared = decay_groups(net.named_parameters(), 0.1)
+    assert {id(p) for p in decayed["params"]} == {id(net["fc"].weight), id(net["emb"].weight)}
+    assert len(spared["params"]) == 4
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+
+
+def test_schedule_scales_every_group():
+    weights = [nn.Parameter(torch.ones(2, 2)) for _ in range(2)]
+    cfg = OptimConfig(lr=0.5, schedule="linear")
+    groups = [{"params": [weights[0]]}, {"params": [weights[1]], "lr_scale": 10.0}]
+    optimizer = build_optimizer(groups, cfg)
+    schedule = build_schedule(optimizer, cfg, total_steps=4, warmup_steps=0)
+    seen = []
+    for _ in range(4):
+        seen.append([g["lr"] for g in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    assert seen == [[0.5, 5.0], [0.375, 3.75], [0.25, 2.5], [0.125, 1.25]]
+
+
+def test_lars_step_by_hand():
+    weight = nn.Parameter(torch.tensor([[3.0, 4.0]]))
+    weight.grad = torch.tensor([[0.0, 2.0]])
+    LARS([weight], lr=1.0, momentum=0.0, weight_decay=0.5, trust_coefficient=0.1).step()
+    update = torch.tensor([[1.5, 4.0]])
+    expected = torch.tensor([[3.0, 4.0]]) - 0.1 * 5.0 / update.norm() * update
+    assert torch.allclose(weight.detach(), expected)
+
+
+def test_lars_without_weight_decay_is_sgd():
+    left, right = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    a, b = LARS([left], lr=0.1), torch.optim.SGD([right], lr=0.1, momentum=0.9)
+    for step in range(3):
+        left.grad = right.grad = torch.full((3,), float(step))
+        a.step()
+        b.step()
+    assert torch.equal(left, right)

@@ -1,0 +1,115 @@
+"""Typed configs: inheritance, overrides, and messages that say what to do."""
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from common import config as config_module
+from common.config import ExperimentConfig, UserError, load, to_dict, to_yaml
+
+
+@dataclass
+class Model:
+    width: int = 8
+    kind: Literal["small", "large"] = "small"
+    names: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Config(ExperimentConfig):
+    model: Model = field(default_factory=Model)
+    path: str = "???"
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.setattr(config_module, "CONFIG_DIR", tmp_path)
+
+    def write(name: str, text: str) -> None:
+        path = tmp_path / "p" / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+    write("base", "path: x\ntrainer: {max_steps: 5}\nmodel: {width: 16, names: [a, b]}")
+    return write
+
+
+def test_child_overrides_parent_and_command_line_overrides_both(write):
+    write("child", "extends: base\nmodel: {names: [c]}\noptim: {lr: 1e-3}")
+    cfg = load(Config, "p", "child", ["optim.lr=3e-4", "trainer.devices=[0,1]"])
+    assert cfg.model == Model(width=16, names=["c"])
+    assert cfg.optim.lr == 3e-4
+    assert cfg.trainer.devices == [0, 1]
+    assert type(cfg.model.names) is list
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optim.lrr=1", ["optim.lrr", "did you mean 'optim.lr'"]),
+        ("width=3", ["unknown key 'width'", "model.width"]),
+        ("optim.lr=abc", ["optim.lr", "abc"]),
+        ("trainer.max_steps=1.5", ["trainer.max_steps"]),
+        ("model.kind=huge", ["model.kind", "huge"]),
+        ("trainer.devices=two", ["trainer.devices"]),
+        ("trainer.max_epochs=2", ["max_steps and trainer.max_epochs"]),
+        ("optim.lr=-1", ["optim.lr must be > 0"]),
+        ("model", ["'model' is not of the form"]),
+    ],
+)
+def test_wrong_override_is_refused_with_a_hint(write, override, words):
+    with pytest.raises(UserError) as error:
+        load(Config, "p", "base", [override])
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_all_missing_values_are_named(write):
+    write("none", "trainer: {max_steps: 5}")
+    with pytest.raises(UserError, match="no value for path"):
+        load(Config, "p", "none")
+
+
+def test_unknown_config_names_the_nearest(write):
+    with pytest.raises(UserError, match="did you mean 'base'"):
+        load(Config, "p", "bse")
+
+
+def test_cycle_and_missing_parent_are_errors(write):
+    write("a", "extends: b")
+    write("b", "extends: a")
+    with pytest.raises(UserError, match="cycle"):
+        load(Config, "p", "a")
+    write("orphan", "extends: nowhere")
+    with pytest.raises(UserError, match="nowhere.yaml, which does not exist"):
+        load(Config, "p", "orphan")
+
+
+def test_unknown_key_in_a_file_names_the_file(write):
+    write("typo", "extends: base\nmodel: {widht: 3}")
+    with pytest.raises(UserError, match=r"typo.yaml: unknown key 'model.widht'.*model.width"):
+        load(Config, "p", "typo")
+
+
+def test_resolved_config_round_trips(write):
+    cfg = load(Config, "p", "base", ["model.width=3"])
+    write("again", to_yaml(cfg))
+    assert to_dict(load(Config, "p", "again")) == to_dict(cfg)
+
+
+@pytest.mark.parametrize("words", [["train", "toy", "smoke", "optim.lrr=1"], ["show", "nothing"]])
+def test_typos_end_with_code_2_before_torch_is_imported(words):
+    program = "import sys; from common import cli; code = cli.main(sys.argv[1:]); assert 'torch' not in sys.modules; sys.exit(code)"
+    if words[1] == "toy":
+        program = "import sys; sys.argv[1:1] = []; import runpy; runpy.run_module('tests.toy', run_name='__main__')"
+    begun = time.process_time()
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert time.process_time() - begun < 5
+    assert not Path("runs/toy").exists()
