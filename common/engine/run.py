@@ -24,6 +24,7 @@ from common.engine.trainer import (
     total_steps,
     world_size,
 )
+from common.evaluation.report import write_report
 from common.registry import config_class, load_project
 
 RUN_PATH = "CONTRASTIVE_RUN_PATH"  # the launching process tells its DDP children
@@ -75,12 +76,13 @@ def train(project: str, config: str, overrides: Sequence[str] = ()) -> Path:
 def evaluate_module(
     experiment: Experiment, module: ContrastiveModule, workspace: ws.Workspace
 ) -> dict[str, float]:
-    """The paper's metrics of a trained module, written to metrics.json."""
+    """The paper's metrics of a trained module, written to metrics.json and metrics.md."""
     module.eval()
     with torch.inference_mode():
         metrics = experiment.evaluate(module, workspace)
     metrics = {k: float(v) for k, v in metrics.items()}
-    ws.write_json(workspace.folder(".") / "metrics.json", metrics)
+    title = f"{workspace.project}/{workspace.config} {workspace.run_id}"
+    write_report(metrics, workspace.folder("."), title=title)
     return metrics
 
 

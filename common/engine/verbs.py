@@ -68,6 +68,8 @@ def check(project: str, config: str, overrides: Sequence[str]) -> None:
     from common.engine.check import inspect
 
     table = Table(title=f"{project}/{config}", title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in inspect(project, config, overrides).items():
         table.add_row(name, value)
     console.print(table)

@@ -1,0 +1,215 @@
+"""Resolve a ``pretrained:`` string of a config to one kind of weights, in one place.
+
+| string                        | meaning                                                    |
+|-------------------------------|------------------------------------------------------------|
+| ``random``                    | no weights                                                 |
+| ``bundled:<name>``            | folder (or file) below ``data/models`` of this repository  |
+| ``open_clip:<arch>/<tag>``    | tag of open_clip; instead of a tag also a local file       |
+| ``torchvision:<name>``        | default weights of a torchvision model                     |
+| ``timm:<name>[.<tag>]``       | weights of a timm model                                    |
+| existing file or folder       | local weights                                              |
+| ``<name>`` or ``<org>/<name>``| Hugging Face id                                            |
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from common.config import ROOT, UserError
+
+Kind = Literal["random", "file", "folder", "open_clip", "torchvision", "timm", "huggingface"]
+
+BUNDLED = ROOT / "data" / "models"
+_HF_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+@dataclass(frozen=True)
+class PretrainedRef:
+    """Where weights come from.
+
+    Attributes:
+        kind: library or place that provides them.
+        spec: the string as the user wrote it.
+        name: architecture (open_clip, torchvision, timm) or Hugging Face id, else "".
+        tag: open_clip tag, else None.
+        path: local file or folder, else None.
+        present: True if no download is needed.
+    """
+
+    kind: Kind
+    spec: str
+    name: str = ""
+    tag: str | None = None
+    path: Path | None = None
+    present: bool = True
+
+
+def resolve_pretrained(spec: str, *, require: bool = True) -> PretrainedRef:
+    """Turn a ``pretrained:`` string into a reference; checks names, paths and the local caches.
+
+    Args:
+        spec: see the table of this module.
+        require: False reports weights which are absent by ``present=False`` instead of raising;
+            misspelt names raise in both cases.
+
+    Raises:
+        UserError: unknown name or tag, missing file or folder, or weights that would have to be
+            downloaded while Hugging Face's offline mode is on.
+    """
+    scheme, _, rest = spec.partition(":")
+    if spec == "random":
+        return PretrainedRef("random", spec)
+    if scheme == "bundled":
+        ref = _bundled(spec, rest)
+    elif scheme == "open_clip":
+        ref = _open_clip(spec, rest)
+    elif scheme == "torchvision":
+        ref = _torchvision(spec, rest)
+    elif scheme == "timm":
+        ref = _timm(spec, rest)
+    else:
+        ref = _local_or_hub(spec)
+    if require and not ref.present and (ref.path is not None or is_offline()):
+        raise UserError(_how_to_get(ref))
+    return ref
+
+
+def is_offline() -> bool:
+    """True if the environment forbids downloads (``HF_HUB_OFFLINE`` or ``TRANSFORMERS_OFFLINE``)."""
+    return any(os.environ.get(name, "0").lower() not in ("", "0", "false") for name in _OFFLINE)
+
+
+@contextmanager
+def loading(ref: PretrainedRef) -> Iterator[None]:
+    """Turn whatever a library raises while it fetches weights into one `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        if ref.present:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise UserError(f"pretrained={ref.spec!r} cannot be loaded: {reason}") from error
+        raise UserError(_how_to_get(ref)) from error
+
+
+def _how_to_get(ref: PretrainedRef) -> str:
+    if ref.path is not None:
+        return f"pretrained={ref.spec!r}: {ref.path} does not exist{_bundled_names(ref)}"
+    return (
+        f"pretrained={ref.spec!r} is not in the local cache and cannot be downloaded. Run once "
+        "with a network connection (and without HF_HUB_OFFLINE), give a local file or folder "
+        "instead, or set pretrained=random to train from scratch."
+    )
+
+
+def _bundled_names(ref: PretrainedRef) -> str:
+    if not ref.spec.startswith("bundled:"):
+        return ""
+    names = sorted(p.name for p in BUNDLED.iterdir()) if BUNDLED.is_dir() else []
+    return f"; bundled models: {', '.join(names) or 'none'}"
+
+
+def _bundled(spec: str, name: str) -> PretrainedRef:
+    if not name or ".." in Path(name).parts or Path(name).is_absolute():
+        raise UserError(f"pretrained={spec!r}: write bundled:<name of a folder in data/models>")
+    return _local(spec, BUNDLED / name)
+
+
+def _local(spec: str, path: Path) -> PretrainedRef:
+    kind: Kind = "folder" if path.is_dir() or not path.suffix else "file"
+    return PretrainedRef(kind, spec, path=path, present=path.exists())
+
+
+def _local_or_hub(spec: str) -> PretrainedRef:
+    path = Path(spec).expanduser()
+    if path.exists():
+        return _local(spec, path)
+    if _HF_ID.match(spec) and path.suffix not in (".pt", ".pth", ".bin", ".ckpt", ".safetensors"):
+        return PretrainedRef("huggingface", spec, name=spec, present=_in_hub_cache(spec))
+    if ":" in spec and not any(c in spec.partition(":")[0] for c in "/\\."):
+        raise UserError(
+            f"pretrained={spec!r}: unknown source; use random, bundled:, open_clip:, torchvision:, "
+            "timm:, a Hugging Face id, or a local file or folder"
+        )
+    return _local(spec, path)
+
+
+def _in_hub_cache(repo: str, filename: str = "config.json") -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(repo, filename), str)
+
+
+def _open_clip(spec: str, rest: str) -> PretrainedRef:
+    import open_clip
+
+    arch, _, tag = rest.partition("/")
+    check_choice(arch, open_clip.list_models(), f"pretrained={spec!r}: open_clip architecture")
+    if not tag:
+        raise UserError(f"pretrained={spec!r}: write open_clip:<architecture>/<tag or file>")
+    path = Path(tag).expanduser()
+    if path.suffix in (".pt", ".pth", ".bin", ".safetensors"):
+        return PretrainedRef("open_clip", spec, arch, path=path, present=path.is_file())
+    tags = open_clip.list_pretrained_tags_by_model(arch)
+    check_choice(tag, tags, f"pretrained={spec!r}: tag of {arch}")
+    cfg = open_clip.pretrained.get_pretrained_cfg(arch, tag)
+    return PretrainedRef("open_clip", spec, arch, tag=tag, present=_open_clip_cached(cfg))
+
+
+def _open_clip_cached(cfg: dict[str, Any]) -> bool:
+    repo = (cfg.get("hf_hub") or "").rstrip("/")
+    names = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    if repo and any(_in_hub_cache(repo, name) for name in names):
+        return True
+    url = cfg.get("url") or ""
+    return bool(url) and (Path("~/.cache/clip").expanduser() / Path(url).name).is_file()
+
+
+def _torchvision(spec: str, name: str) -> PretrainedRef:
+    import torch
+    import torchvision
+
+    names = torchvision.models.list_models(module=torchvision.models)
+    check_choice(name, names, f"pretrained={spec!r}: torchvision model")
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    return PretrainedRef("torchvision", spec, name, present=cached.is_file())
+
+
+def _timm(spec: str, name: str) -> PretrainedRef:
+    import timm
+
+    arch = name.partition(".")[0]
+    check_choice(arch, timm.list_models(), f"pretrained={spec!r}: timm model")
+    tagged = [known for known in timm.list_pretrained() if known.partition(".")[0] == arch]
+    if name != arch or not tagged:
+        check_choice(name, tagged, f"pretrained={spec!r}: timm weights")
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    repo = (cfg and cfg.hf_hub_id) or ""
+    present = bool(repo) and any(
+        _in_hub_cache(repo, file) for file in ("model.safetensors", "pytorch_model.bin")
+    )
+    return PretrainedRef("timm", spec, name, present=present)
+
+
+def check_choice(value: str, choices: Iterable[str], what: str) -> None:
+    """Refuse a name that is not among the choices, with the nearest ones.
+
+    Raises:
+        UserError: unknown name.
+    """
+    choices = list(choices)
+    if value in choices:
+        return
+    near = difflib.get_close_matches(value, choices, n=3, cutoff=0.5)
+    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    if not near and len(choices) <= 20:
+        hint = f"; valid: {', '.join(choices) or 'none'}"
+    raise UserError(f"{what} {value!r} is unknown{hint}")

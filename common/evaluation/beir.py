@@ -1,0 +1,94 @@
+"""Reader for retrieval sets in the BEIR layout."""
+
+import csv
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.config import UserError
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """A collection with judged queries; documents are ``title + " " + text``."""
+
+    corpus: dict[str, str]
+    queries: dict[str, str]
+    qrels: dict[str, dict[str, int]]
+
+
+def load_beir(folder: Path, split: str | None = None) -> RetrievalSet:
+    """Read ``corpus.jsonl``, ``queries.jsonl`` (each also ``.gz``) and the judgements.
+
+    Args:
+        folder: holds the files.
+        split: name of ``qrels/<split>.tsv``; ``None`` reads ``qrels.tsv``.
+
+    Returns:
+        The collection; only queries with a judgement are kept.
+
+    Raises:
+        UserError: a file is missing or broken, or a judgement names an unknown document or query.
+    """
+    corpus = {
+        str(row["_id"]): f"{row.get('title') or ''} {row.get('text') or ''}".strip()
+        for row in _rows(folder, "corpus.jsonl")
+    }
+    queries = {str(row["_id"]): str(row["text"]) for row in _rows(folder, "queries.jsonl")}
+    path = folder / ("qrels.tsv" if split is None else f"qrels/{split}.tsv")
+    qrels = _read_qrels(path)
+    for query, grades in qrels.items():
+        unknown = [d for d in grades if d not in corpus]
+        if query not in queries or unknown:
+            what = f"query {query!r}" if query not in queries else f"document {unknown[0]!r}"
+            raise UserError(f"{path} judges {what}, which the collection does not hold")
+    return RetrievalSet(corpus, {q: t for q, t in queries.items() if q in qrels}, qrels)
+
+
+def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing: tab-separated judgements, header 'query-id corpus-id score'"
+        )
+    qrels: dict[str, dict[str, int]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        header = next(reader, [])
+        if header != ["query-id", "corpus-id", "score"]:
+            raise UserError(
+                f"{path}: the header must be query-id, corpus-id, score (tabs), got {header}"
+            )
+        for number, row in enumerate(reader, start=2):
+            try:
+                query, document, score = row
+                qrels.setdefault(query, {})[document] = int(score)
+            except ValueError:
+                raise UserError(
+                    f"{path}, line {number}: expected three fields, the last an integer, got {row}"
+                ) from None
+    if not qrels:
+        raise UserError(f"{path} holds no judgement")
+    return qrels
+
+
+def _rows(folder: Path, name: str) -> Iterator[dict[str, Any]]:
+    plain, packed = folder / name, folder / f"{name}.gz"
+    path = plain if plain.is_file() else packed
+    if not path.is_file():
+        raise UserError(
+            f"{plain} (or {packed.name}) is missing: one JSON object a line with _id and text"
+        )
+    open_text = gzip.open if path is packed else open
+    with open_text(path, "rt", encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+                missing = {"_id", "text"} - row.keys()
+            except (json.JSONDecodeError, AttributeError):
+                raise UserError(f"{path}, line {number} is not a JSON object") from None
+            if missing:
+                raise UserError(f"{path}, line {number} lacks {', '.join(sorted(missing))}")
+            yield row

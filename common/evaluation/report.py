@@ -1,0 +1,91 @@
+"""Evaluation reports: ``metrics.json`` (flat name -> number) and a markdown table.
+
+A metric ``m`` may come with ``m_chance``, the value of a system that knows nothing.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import SupportsFloat
+
+CHANCE = "_chance"
+
+
+def markdown_table(metrics: Mapping[str, SupportsFloat]) -> str:
+    """Metrics as a markdown table, in the given order, chance values in a column beside.
+
+    Args:
+        metrics: flat name -> number (also 0-d tensors).
+
+    Returns:
+        The table with a final newline; NaN and infinity are shown as "undefined", a missing
+        chance value as an empty cell.
+
+    Raises:
+        ValueError: a name that would break the table.
+
+    >>> print(markdown_table({"top1": 0.5, "top1_chance": 0.1}), end="")
+    | metric | value | chance |
+    |---|---:|---:|
+    | top1 | 0.5 | 0.1 |
+    """
+    values = _numbers(metrics)
+    lines = ["| metric | value | chance |", "|---|---:|---:|"]
+    for name, value in values.items():
+        if name.endswith(CHANCE) and name.removesuffix(CHANCE) in values:
+            continue
+        chance = values.get(name + CHANCE)
+        shown = "" if chance is None else _format(chance)
+        lines.append(f"| {name} | {_format(value)} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_report(
+    metrics: Mapping[str, SupportsFloat], folder: Path, *, title: str = "Evaluation"
+) -> None:
+    """Write ``metrics.json`` and ``metrics.md`` into ``folder``, each in one step.
+
+    Args:
+        metrics: flat name -> number; NaN and infinity become ``null`` in the JSON file.
+        folder: created when missing.
+        title: heading of the markdown file.
+
+    Raises:
+        ValueError: no metrics, or a name that would break the table.
+    """
+    table = markdown_table(metrics)
+    finite = {k: v if math.isfinite(v) else None for k, v in _numbers(metrics).items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "metrics.json", json.dumps(finite, indent=2, allow_nan=False) + "\n")
+    _write(folder / "metrics.md", f"# {title}\n\n{table}")
+
+
+def read_metrics(folder: Path) -> dict[str, float]:
+    """Read ``metrics.json`` back; undefined values are NaN.
+
+    Args:
+        folder: where `write_report` wrote.
+    """
+    stored = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return {name: math.nan if value is None else float(value) for name, value in stored.items()}
+
+
+def _numbers(metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:
+    if not metrics:
+        raise ValueError("the report has no metrics")
+    for name in metrics:
+        if not name or "|" in name or "\n" in name:
+            raise ValueError(f"metric name {name!r} cannot stand in a table")
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _format(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "undefined"
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

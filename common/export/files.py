@@ -1,0 +1,51 @@
+"""Atomic writing: a reader sees the old file or the complete new one, never a part."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill a temporary file beside `path`, then rename it over `path`.
+
+    The folder is created if needed; after an error the old file is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write a JSON file atomically, indented, with a final newline."""
+    text = json.dumps(content, indent=2) + "\n"
+    return write_atomic(path, lambda file: file.write_text(text, "utf-8"))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Path:
+    """Write a safetensors file atomically; tensors that share memory are stored one by one."""
+    plain = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    return write_atomic(path, lambda file: save_file(plain, file, metadata={"format": "pt"}))
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

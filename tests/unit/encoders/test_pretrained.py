@@ -1,0 +1,94 @@
+"""One resolver for every `pretrained:` string; nothing here may touch the network."""
+
+import pytest
+import torch
+
+from common.config import UserError
+from common.encoders import pretrained, resolve_pretrained
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(pretrained, "_in_hub_cache", lambda *_: False)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def test_random_needs_nothing():
+    assert resolve_pretrained("random").kind == "random"
+
+
+def test_local_file_and_folder(tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(b"")
+    file = resolve_pretrained(str(tmp_path / "w.safetensors"))
+    folder = resolve_pretrained(str(tmp_path))
+    assert (file.kind, file.path) == ("file", tmp_path / "w.safetensors")
+    assert (folder.kind, folder.path) == ("folder", tmp_path)
+
+
+@pytest.mark.parametrize("spec", ["weights.pt", "./absent", "/no/such/folder", "a/b/c"])
+def test_missing_local_path(spec):
+    with pytest.raises(UserError, match="does not exist"):
+        resolve_pretrained(spec)
+    assert not resolve_pretrained(spec, require=False).present
+
+
+def test_bundled_lists_what_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "BUNDLED", tmp_path)
+    (tmp_path / "small-clip").mkdir()
+    assert resolve_pretrained("bundled:small-clip").path == tmp_path / "small-clip"
+    with pytest.raises(UserError, match="bundled models: small-clip"):
+        resolve_pretrained("bundled:smal-clip")
+    with pytest.raises(UserError, match="bundled:<name"):
+        resolve_pretrained("bundled:../secret")
+
+
+def test_open_clip_tag_and_file(tmp_path):
+    ref = resolve_pretrained("open_clip:ViT-B-16/laion400m_e32", require=False)
+    assert (ref.kind, ref.name, ref.tag) == ("open_clip", "ViT-B-16", "laion400m_e32")
+    (tmp_path / "w.pt").write_bytes(b"")
+    ref = resolve_pretrained(f"open_clip:ViT-B-16/{tmp_path}/w.pt")
+    assert (ref.name, ref.tag, ref.path) == ("ViT-B-16", None, tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        ("open_clip:ViT-B-61/openai", "did you mean .*ViT-B-16"),
+        ("open_clip:ViT-B-16/opena", "did you mean .*openai"),
+        ("open_clip:ViT-B-16", "<architecture>/<tag or file>"),
+        ("torchvision:resnet81", "did you mean .*resnet"),
+        ("timm:vit_smal_patch16_224", "did you mean .*vit_small_patch16_224"),
+        ("timm:resnet18.no_such_tag", r"did you mean resnet18\."),
+        ("torchhub:resnet18", "unknown source"),
+    ],
+)
+def test_misspelt_names_get_the_nearest_one(spec, hint):
+    for require in (True, False):
+        with pytest.raises(UserError, match=hint):
+            resolve_pretrained(spec, require=require)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["org/model", "open_clip:ViT-B-32/openai", "torchvision:resnet18", "timm:resnet18.a1_in1k"],
+)
+def test_offline_and_not_cached_says_what_to_do(spec, monkeypatch):
+    with pytest.raises(UserError, match=r"not in the local cache .* pretrained=random"):
+        resolve_pretrained(spec)
+    assert not resolve_pretrained(spec, require=False).present
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert not resolve_pretrained(spec).present  # may be downloaded later
+
+
+def test_cached_weights_are_present(monkeypatch):
+    monkeypatch.setattr(pretrained, "_in_hub_cache", lambda *_: True)
+    for spec in ("org/model", "open_clip:ViT-B-32/openai", "timm:resnet18.a1_in1k"):
+        assert resolve_pretrained(spec).present
+
+
+def test_library_errors_become_user_errors():
+    ref = resolve_pretrained("org/model", require=False)
+    with pytest.raises(UserError, match="not in the local cache"), pretrained.loading(ref):
+        raise OSError("connection failed")

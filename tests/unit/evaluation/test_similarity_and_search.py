@@ -1,0 +1,120 @@
+"""Exact search: ties, exclusions, chunk invariance, refusals."""
+
+import numpy as np
+import pytest
+import torch
+
+from common.config import UserError
+from common.evaluation.search import search, stable_topk
+from common.evaluation.similarity import as_matrix, exact_math, index_pairs
+
+
+def embeddings(rows: int, dim: int = 8, seed: int = 0, dtype=torch.float64) -> torch.Tensor:
+    return torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot"])
+@pytest.mark.parametrize("chunk_size", [1, 3, 7, 4096])
+def test_search_equals_full_sort_for_every_chunk_size(metric, chunk_size):
+    query, gallery = embeddings(5), embeddings(23, seed=1) * torch.arange(1, 24)[:, None]
+    a, b = query.numpy(), gallery.numpy()
+    if metric == "cosine":
+        a = a / np.linalg.norm(a, axis=1, keepdims=True)
+        b = b / np.linalg.norm(b, axis=1, keepdims=True)
+    expected = np.argsort(-(a @ b.T), axis=1, kind="stable")[:, :6]
+    result = search(query, gallery, 6, metric=metric, chunk_size=chunk_size, backend="torch")
+    assert np.array_equal(result.indices.numpy(), expected)
+    np.testing.assert_allclose(
+        result.scores.numpy(), np.take_along_axis(a @ b.T, expected, axis=1), rtol=1e-12
+    )
+
+
+def test_cosine_and_dot_differ_when_norms_do():
+    gallery = torch.tensor([[1.0, 0.0], [3.0, 4.0]])
+    query = torch.tensor([[1.0, 0.0]])
+    assert search(query, gallery, 1, metric="cosine").indices.item() == 0
+    assert search(query, gallery, 1, metric="dot").indices.item() == 1
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 5, 100])
+def test_ties_go_to_the_lower_index(chunk_size):
+    gallery = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    query = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    result = search(query, gallery, 3, chunk_size=chunk_size, backend="torch")
+    assert result.indices.tolist() == [[1, 2, 3], [0, 1, 2]]
+
+
+def test_stable_topk_orders_ties_and_survives_minus_infinity():
+    scores = torch.tensor([[2.0, 5.0, 2.0, 5.0, 2.0], [-torch.inf] * 5])
+    result = stable_topk(scores, 4)
+    assert result.indices.tolist() == [[1, 3, 0, 2], [0, 1, 2, 3]]
+    assert result.scores[0].tolist() == [5.0, 5.0, 2.0, 2.0]
+
+
+def test_excluded_items_are_never_returned():
+    gallery = embeddings(9)
+    plain = search(gallery, gallery, 1).indices[:, 0]
+    without = search(gallery, gallery, 8, exclude=range(9), chunk_size=4).indices
+    assert plain.tolist() == list(range(9))  # the negative twin: without it, all find themselves
+    for row, found in enumerate(without.tolist()):
+        assert sorted([*found, row]) == list(range(9))
+
+
+def test_half_precision_input_is_searched_in_float32():
+    gallery = embeddings(10).half()
+    result = search(gallery, gallery, 1)
+    assert result.scores.dtype == torch.float32
+    assert result.indices[:, 0].tolist() == list(range(10))
+
+
+def test_faiss_and_torch_agree_also_on_ties():
+    pytest.importorskip("faiss", reason="faiss is not installed (group 'eval')")
+    gallery = embeddings(40, dtype=torch.float32).round()
+    gallery = torch.cat([gallery, gallery])  # every item twice
+    ours = search(gallery[:7], gallery, 5, metric="dot", backend="torch")
+    theirs = search(gallery[:7], gallery, 5, metric="dot", backend="faiss")
+    assert torch.equal(ours.indices, theirs.indices)
+    torch.testing.assert_close(ours.scores, theirs.scores)
+
+
+def test_missing_faiss_is_a_user_error(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="faiss is not installed"):
+        search(torch.eye(2), torch.eye(2), 1, backend="faiss")
+    assert search(torch.eye(2), torch.eye(2), 1, backend="auto").indices.tolist() == [[0], [1]]
+
+
+def test_exact_math_disables_autocast_and_restores_precision():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert (torch.eye(2) @ torch.eye(2)).dtype == torch.bfloat16
+            with exact_math(torch.device("cpu")):
+                assert (torch.eye(2) @ torch.eye(2)).dtype == torch.float32
+                assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_refusals_say_what_is_wrong():
+    eye = torch.eye(3)
+    with pytest.raises(ValueError, match="1 of 3 rows hold NaN"):
+        search(eye.clone().index_fill_(0, torch.tensor([1]), float("nan")), eye, 1)
+    with pytest.raises(ValueError, match="must share dimension"):
+        search(eye, torch.eye(4), 1)
+    with pytest.raises(ValueError, match=r"k must lie in \[1, 2\]"):
+        search(eye, eye, 3, exclude=[0, 1, 2])
+    with pytest.raises(ValueError, match="metric must be"):
+        search(eye, eye, 1, metric="euclid")
+    with pytest.raises(ValueError, match="backend must be"):
+        search(eye, eye, 1, backend="annoy")
+    with pytest.raises(ValueError, match="at least one row"):
+        search(eye, eye, 1, chunk_size=0, backend="torch")
+    with pytest.raises(ValueError, match="floating-point"):
+        as_matrix(torch.ones(2, 2, dtype=torch.long), "x")
+    with pytest.raises(ValueError, match="gallery has 3 items"):
+        index_pairs([3], 1, 3, "relevance")
+    with pytest.raises(ValueError, match="2 entries for 1 queries"):
+        index_pairs([0, 1], 1, 3, "relevance")
