@@ -53,7 +53,8 @@ class LogTerms(Callback):
     """Send loss terms, learning rate, gradient norm and speed to the loggers every n steps.
 
     Terms are averaged over ranks. Keys: train/<term>, train/lr, train/grad_norm,
-    sys/samples_per_second, sys/data_wait_share, sys/peak_memory_mib.
+    sys/samples_per_second, sys/data_wait_share, sys/peak_memory_mib, sys/skipped_samples (corrupt
+    samples that this rank has passed over so far).
     """
 
     def __init__(self, every: int, samples_per_step: int) -> None:
@@ -64,6 +65,7 @@ class LogTerms(Callback):
         self.started = self.mark = self.window = time.perf_counter()
         self.window_step = self.first_step = 0
         self.total_wait = 0.0
+        self.skipped = 0
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         """Start the clocks."""
@@ -81,21 +83,26 @@ class LogTerms(Callback):
             grads = [p.grad for p in module.parameters() if p.grad is not None]
             self.grad_norm = torch.nn.utils.get_total_norm(grads)
 
-    def on_train_batch_end(self, trainer: Trainer, module: ContrastiveModule, *_: Any) -> None:  # type: ignore[override]
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, module: ContrastiveModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Log when the number of optimiser steps is a multiple of `every`."""
         step = trainer.global_step
+        if isinstance(batch, dict):
+            self.skipped += int(batch.get("skipped", 0))
         if step % self.every == 0 and step > self.window_step:
             self._log(trainer, module, step)
         self.mark = time.perf_counter()
 
     def summary(self, trainer: Trainer) -> dict[str, float]:
-        """Whole fit: samples/s, share of time waiting for data, peak memory in MiB."""
+        """Whole fit: samples/s, share of time waiting for data, peak memory, corrupt samples."""
         seconds = max(1e-9, time.perf_counter() - self.started)
         steps = trainer.global_step - self.first_step
         return {
             "samples_per_second": steps * self.samples_per_step / seconds,
             "data_wait_share": (self.total_wait + self.wait) / seconds,
             "peak_memory_mib": peak_memory_mib(),
+            "skipped_samples": self.skipped,
         }
 
     def _log(self, trainer: Trainer, module: ContrastiveModule, step: int) -> None:
@@ -113,6 +120,7 @@ class LogTerms(Callback):
         metrics["sys/samples_per_second"] = steps * self.samples_per_step / elapsed
         metrics["sys/data_wait_share"] = self.wait / elapsed
         metrics["sys/peak_memory_mib"] = peak_memory_mib()
+        metrics["sys/skipped_samples"] = self.skipped
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=step)
         self.total_wait += self.wait

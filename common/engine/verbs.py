@@ -33,6 +33,9 @@ def train(project: str, config: str, overrides: Sequence[str]) -> None:
     if run.is_main_process():
         metrics = read_json(path / "metrics.json")
         console.print(metrics_table(f"{project}/{config}", metrics))
+        skipped = read_json(path / "meta.json").get("skipped_samples", 0)
+        if skipped:
+            console.print(f"{skipped:.0f} corrupt samples were skipped")
         console.print(f"run folder: {path}")
 
 

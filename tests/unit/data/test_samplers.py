@@ -1,6 +1,6 @@
 """Samplers are functions of seed, epoch and rank."""
 
-from itertools import islice
+from itertools import chain, islice
 
 import pytest
 
@@ -14,7 +14,7 @@ def take(sampler, n):
 
 def test_every_epoch_visits_each_sample_once_in_another_order():
     batches = take(SeededBatchSampler(12, 4, seed=0), 6)
-    epochs = [sum(batches[:3], []), sum(batches[3:], [])]
+    epochs = [[*chain(*batches[:3])], [*chain(*batches[3:])]]
     for number, keys in enumerate(epochs):
         assert sorted(keys) == [(i, number) for i in range(12)]
     assert [i for i, _ in epochs[0]] != [i for i, _ in epochs[1]]
@@ -52,7 +52,7 @@ def test_too_small_data_set_says_so():
 
 def test_evaluation_shares_are_disjoint_and_complete():
     shares = [list(UnpaddedDistributedSampler(range(7), r, 3)) for r in range(3)]
-    assert sorted(sum(shares, [])) == list(range(7))
+    assert sorted(chain(*shares)) == list(range(7))
     assert [len(UnpaddedDistributedSampler(range(7), r, 3)) for r in range(3)] == [3, 2, 2]
 
 

@@ -1,0 +1,125 @@
+"""Word-level text augmentation: EDA and word dropout, seeded by the generator handed in."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.data.images import Rng
+
+_STOP_WORDS = """
+a about after all an and any are as at be been before but by can did do does for from had has
+have he her here him his how i if in into is it its me my no not of off on one only or our out
+over she so some such than that the their them then there these they this those to too under up
+was we were what when where which who why will with would you your
+"""
+STOP_WORDS = frozenset(_STOP_WORDS.split())
+
+
+@dataclass(frozen=True)
+class Eda:
+    """Easy data augmentation: one of four word operations per call, each equally likely.
+
+    An operation changes max(1, alpha * words) words (deletion: each word with probability alpha,
+    never all). A text of one word can only be changed by synonyms.
+
+    Source: Wei and Zou, EMNLP 2019, Section 2 (arXiv 1901.11196).
+
+    Attributes:
+        synonyms: lower-case word -> replacements (see `synonyms_from_synsets`).
+        alpha: share of the words that are changed, in (0, 1).
+    """
+
+    synonyms: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    alpha: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha must be in (0, 1), got {self.alpha}")
+
+    def __call__(self, text: str, rng: Rng) -> str:
+        """Altered text; white space between words becomes single spaces."""
+        words = text.split()
+        if not words:
+            return text
+        operations = (self._replace, self._insert, self._swap, self._delete)
+        changes = max(1, int(self.alpha * len(words)))
+        return " ".join(operations[int(rng.integers(4))](words, changes, rng))
+
+    def _candidates(self, words: Sequence[str]) -> list[int]:
+        return [i for i, w in enumerate(words) if w.lower() not in STOP_WORDS and self._of(w)]
+
+    def _of(self, word: str) -> Sequence[str]:
+        return self.synonyms.get(word.lower(), ())
+
+    def _replace(self, words: list[str], changes: int, rng: Rng) -> list[str]:
+        """Synonym replacement of content words; a replaced word is replaced everywhere."""
+        for position in rng.permutation(self._candidates(words))[:changes]:
+            word = words[int(position)]
+            if options := self._of(word):
+                new = options[int(rng.integers(len(options)))]
+                words = [new if w == word else w for w in words]
+        return words
+
+    def _insert(self, words: list[str], changes: int, rng: Rng) -> list[str]:
+        """Insertion of a synonym of some content word at a random place."""
+        for _ in range(changes):
+            if not (candidates := self._candidates(words)):
+                break
+            options = self._of(words[candidates[int(rng.integers(len(candidates)))]])
+            place = int(rng.integers(len(words) + 1))
+            words = [*words[:place], options[int(rng.integers(len(options)))], *words[place:]]
+        return words
+
+    def _swap(self, words: list[str], changes: int, rng: Rng) -> list[str]:
+        """Exchange of two words."""
+        words = list(words)
+        if len(words) >= 2:
+            for _ in range(changes):
+                i, j = (int(k) for k in rng.permutation(len(words))[:2])
+                words[i], words[j] = words[j], words[i]
+        return words
+
+    def _delete(self, words: list[str], changes: int, rng: Rng) -> list[str]:
+        return _dropped(words, self.alpha, rng)
+
+
+@dataclass(frozen=True)
+class WordDropout:
+    """Removes each word with a probability; at least one word is kept.
+
+    Attributes:
+        drop_prob: probability per word, in [0, 1).
+    """
+
+    drop_prob: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop_prob < 1:
+            raise ValueError(f"drop_prob must be in [0, 1), got {self.drop_prob}")
+
+    def __call__(self, text: str, rng: Rng) -> str:
+        """Altered text; white space between words becomes single spaces."""
+        words = text.split()
+        return " ".join(_dropped(words, self.drop_prob, rng)) if words else text
+
+
+def synonyms_from_synsets(synsets: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Synonyms of each word: the other lemmas of all its synsets, in the order of the synsets.
+
+    Args:
+        synsets: rows with ``lemmas`` (list of words or phrases), e.g. the bundled WordNet subset.
+
+    Returns:
+        Lower-case lemma -> lower-case synonyms without itself; words without synonyms are left out.
+    """
+    table: dict[str, dict[str, None]] = {}
+    for row in synsets:
+        lemmas = [lemma.lower() for lemma in row["lemmas"]]
+        for word in lemmas:
+            table.setdefault(word, {}).update(dict.fromkeys(w for w in lemmas if w != word))
+    return {word: list(others) for word, others in table.items() if others}
+
+
+def _dropped(words: list[str], drop_prob: float, rng: Rng) -> list[str]:
+    kept = [word for word in words if rng.random() >= drop_prob]
+    return kept or [words[int(rng.integers(len(words)))]]

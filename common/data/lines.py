@@ -1,0 +1,109 @@
+"""Line access to large text files without holding them in memory."""
+
+import hashlib
+import os
+import tempfile
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from common.config import UserError
+
+CACHE_FROM_BYTES = 1 << 24  # smaller files are indexed in memory at every start
+
+
+class LineFile:
+    """Lines of a UTF-8 text file by index.
+
+    The file and its table of line starts are memory-mapped; the table of a large file is built once
+    and kept beside it (in memory where that folder is read-only).
+
+    Args:
+        path: the file.
+
+    Raises:
+        UserError: the file does not exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise UserError(f"text file {self.path} does not exist")
+        self._bounds = cached_index(self.path, "lines", line_bounds)
+        self._bytes: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self._bounds)
+
+    def __getitem__(self, index: int) -> str:
+        """Line without its line break; undecodable bytes become U+FFFD."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"line {index} of {len(self)} in {self.path}")
+        return self.span(*self._bounds[index])
+
+    def span(self, start: int, end: int) -> str:
+        """Text between two byte offsets, without a trailing line break."""
+        if self._bytes is None:
+            self._bytes = np.memmap(self.path, np.uint8, "r")
+        return self._bytes[start:end].tobytes().decode("utf-8", errors="replace").rstrip("\r\n")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_bytes": None}  # loader processes map it themselves
+
+
+def line_bounds(file: BinaryIO) -> Iterator[tuple[int, int]]:
+    """Byte range of every line, line break included."""
+    start = 0
+    for line in file:
+        yield start, start + len(line)
+        start += len(line)
+
+
+def cached_index(
+    path: Path, name: str, build: Callable[[BinaryIO], Iterable[tuple[int, int]]]
+) -> np.ndarray:
+    """Table of byte ranges of a file; of a large file built once and memory-mapped from then on.
+
+    Args:
+        path: the file that is indexed.
+        name: kind of the index, part of the cache's file name.
+        build: yields (start, end) of each entry.
+
+    Returns:
+        (entries, 2) int64, read-only.
+    """
+    stat = path.stat()
+    if stat.st_size < CACHE_FROM_BYTES:
+        return _table(path, build)
+    mark = hashlib.blake2b(f"{stat.st_size}-{stat.st_mtime_ns}".encode(), digest_size=6).hexdigest()
+    cache = path.with_name(f".{path.name}.{name}-{mark}.npy")
+    if not cache.is_file():
+        table = _table(path, build)
+        try:
+            _replace(cache, table)
+        except OSError:  # read-only folder: this process keeps the table
+            return table
+    return np.asanyarray(np.load(cache, mmap_mode="r", allow_pickle=False))
+
+
+def _table(path: Path, build: Callable[[BinaryIO], Iterable[tuple[int, int]]]) -> np.ndarray:
+    flat = array("q")
+    with open(path, "rb") as file:
+        for bounds in build(file):
+            flat.extend(bounds)
+    return np.array(flat, dtype=np.int64).reshape(-1, 2)
+
+
+def _replace(target: Path, table: np.ndarray) -> None:
+    """Write under a temporary name and rename, so that several processes may build at once."""
+    handle, name = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.save(file, table)
+        os.replace(name, target)
+    except BaseException:
+        os.unlink(name)
+        raise

@@ -1,0 +1,136 @@
+"""Readers of tables: ``.jsonl`` / ``.jsonl.gz``, CSV / TSV and parquet, with column checks."""
+
+import csv
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.config import UserError, nearest
+
+Row = dict[str, Any]
+
+
+def read_jsonl(path: str | Path, columns: Sequence[str] = ()) -> list[Row]:
+    """Rows of a JSON-lines file, gzipped if the name ends in ``.gz``.
+
+    Args:
+        path: the file.
+        columns: names that every row must have.
+
+    Raises:
+        UserError: file missing or damaged, a line that is not a JSON object, a missing column.
+    """
+    rows: list[Row] = []
+    with _readable(path):
+        for number, line in enumerate(_lines(path), start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}, line {number}: not valid JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise UserError(
+                    f"{path}, line {number}: expected an object, got {type(row).__name__}"
+                )
+            _check_columns(path, columns, row, f", line {number}")
+            rows.append(row)
+    return rows
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Row]) -> None:
+    """Write rows as JSON lines; ``.gz`` is compressed, with equal bytes for equal rows."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    data = gzip.compress(text, mtime=0) if str(path).endswith(".gz") else text
+    Path(path).write_bytes(data)
+
+
+def read_csv(
+    path: str | Path,
+    columns: Sequence[str] = (),
+    *,
+    names: Sequence[str] | None = None,
+    delimiter: str | None = None,
+) -> list[Row]:
+    """Rows of a CSV or TSV file, all values strings.
+
+    Args:
+        path: the file; gzipped if the name ends in ``.gz``.
+        columns: names that must be in the header.
+        names: column names of a file without header.
+        delimiter: None: tab if the name holds ``.tsv``, else comma.
+
+    Raises:
+        UserError: file missing, a missing column, or a row of another length than the header.
+    """
+    delimiter = delimiter or ("\t" if ".tsv" in Path(path).name else ",")
+    with _readable(path):
+        reader = csv.reader(_lines(path), delimiter=delimiter)
+        header = list(names) if names is not None else next(reader, [])
+        _check_columns(path, columns, header)
+        rows = []
+        for values in reader:
+            if not values:
+                continue
+            if len(values) != len(header):
+                raise UserError(
+                    f"{path}, line {reader.line_num}: {len(values)} fields, expected "
+                    f"{len(header)} ({', '.join(header)})"
+                )
+            rows.append(dict(zip(header, values, strict=True)))
+    return rows
+
+
+def read_parquet(path: str | Path, columns: Sequence[str] = ()) -> list[Row]:
+    """Rows of a parquet file.
+
+    Args:
+        path: the file.
+        columns: columns to read; empty: all.
+
+    Raises:
+        UserError: file missing or damaged, or a missing column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with _readable(path):
+        try:
+            file = pq.ParquetFile(path)
+        except pa.ArrowInvalid as error:
+            raise UserError(f"{path} is not a readable parquet file: {error}") from error
+        _check_columns(path, columns, file.schema_arrow.names)
+        rows: list[Row] = file.read(columns=list(columns) or None).to_pylist()
+        return rows
+
+
+class _readable:
+    """Turns errors of the file system and of gzip into a UserError that names the file."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        if not Path(self.path).is_file():
+            raise UserError(f"table {self.path} does not exist")
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError | EOFError | UnicodeDecodeError):
+            raise UserError(f"cannot read {self.path}: {error}") from error
+
+
+def _lines(path: str | Path) -> Iterator[str]:
+    opener: Any = gzip.open if str(path).endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8", newline="") as file:
+        yield from file
+
+
+def _check_columns(
+    path: str | Path, columns: Sequence[str], present: Iterable[str], where: str = ""
+) -> None:
+    present = list(present)
+    for name in columns:
+        if name not in present:
+            raise UserError(f"{path}{where}: no column '{name}'{nearest(name, present)}")

@@ -1,0 +1,111 @@
+"""Derive the tracked files under data/ from a folder of larger source sets.
+
+    python scripts/prepare_data.py SOURCE [TARGET]
+
+data/README.md describes what SOURCE holds and where each set comes from. Equal sources give
+byte-identical files.
+"""
+
+import re
+import shutil
+import sys
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from common.data.packed import PackedImages, write_packed  # noqa: E402
+from common.data.tables import Row, read_jsonl, write_jsonl  # noqa: E402
+
+SKIN_TONES = re.compile("[\U0001f3fb-\U0001f3ff]")
+EMOJI_COLUMNS = ("emoji", "base", "en", "keywords_en")
+WORDNET_COLUMNS = ("id", "pos", "lemmas", "definition", "lexname", "pointers")
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+LICENCES = {
+    "noto-emoji.txt": "noto-emoji.txt",
+    "unicode-cldr.txt": "unicode-cldr.txt",
+    "openclipart.txt": "openclipart.txt",
+    "wordnet.txt": "wordnet.txt",
+    "llama2.c.txt": "llama2.c.txt",
+    "truthfulqa-apache-2.0.txt": "apache-2.0.txt",
+}
+
+
+def prepare_emoji(source: Path, target: Path) -> list[Row]:
+    """Drawings without skin-tone variants, with English names and keywords only."""
+    rows = read_jsonl(source / "captions.jsonl.gz", EMOJI_COLUMNS)
+    images = PackedImages(source / "images.npz")
+    kept = [i for i, row in enumerate(rows) if not SKIN_TONES.search(row["emoji"])]
+    target.mkdir(parents=True, exist_ok=True)
+    write_packed(target / "images.npz", [images.item(i).tobytes() for i in kept])
+    slim = [{name: rows[i][name] for name in EMOJI_COLUMNS} for i in kept]
+    write_jsonl(target / "captions.jsonl.gz", slim)
+    return slim
+
+
+def prepare_clipart(source: Path, target: Path) -> list[Row]:
+    """Everything, unchanged."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("images.npz", "meta.jsonl.gz"):
+        shutil.copyfile(source / name, target / name)
+    return read_jsonl(target / "meta.jsonl.gz", ("title",))
+
+
+def prepare_wordnet(source: Path, target: Path, vocabulary: set[str]) -> None:
+    """Synsets with a lemma among the words of the captions, and what is directly above the nouns."""
+    synsets = read_jsonl(source / "synsets.jsonl.gz", WORDNET_COLUMNS)
+    chosen = {s["id"] for s in synsets if vocabulary & {lemma.lower() for lemma in s["lemmas"]}}
+    above = {
+        other
+        for s in synsets
+        if s["id"] in chosen and s["pos"] == "n"
+        for kind, other in s["pointers"]
+        if kind in ("@", "@i")
+    }
+    chosen |= above
+    kept = [s for s in synsets if s["id"] in chosen]
+    target.mkdir(parents=True, exist_ok=True)
+    slim = [{name: s[name] for name in WORDNET_COLUMNS} for s in kept]
+    write_jsonl(target / "synsets.jsonl.gz", slim)
+
+
+def spans(texts: Iterable[str]) -> set[str]:
+    """Words and neighbouring pairs of words of the texts, also without a plural s."""
+    found: set[str] = set()
+    for text in texts:
+        words = re.findall(r"[a-z]+", text.lower())
+        found.update(words, (" ".join(pair) for pair in pairwise(words)))
+    return {span for span in found | {span.removesuffix("s") for span in found} if len(span) > 2}
+
+
+def main(source: Path, target: Path) -> None:
+    """Write all tracked sets."""
+    emoji = prepare_emoji(source / "emoji-captions", target / "emoji-captions")
+    clipart = prepare_clipart(source / "clipart", target / "clipart")
+    texts = [r["en"] for r in emoji] + [k for r in emoji for k in r["keywords_en"]]
+    vocabulary = spans(texts + [r["title"] for r in clipart])
+    prepare_wordnet(source / "wordnet", target / "wordnet", vocabulary)
+    model = target / "models" / "stories260k"
+    model.mkdir(parents=True, exist_ok=True)
+    for name in MODEL_FILES:
+        shutil.copyfile(source / "models" / "stories260k" / name, model / name)
+    licences = target / "licences"
+    licences.mkdir(parents=True, exist_ok=True)
+    for name, new in LICENCES.items():
+        shutil.copyfile(source / "licences" / name, licences / new)
+    for path in sorted(p for p in target.rglob("*") if p.is_file()):
+        print(f"{path.stat().st_size:>9}  {path.relative_to(target)}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) == 3 else ROOT / "data")

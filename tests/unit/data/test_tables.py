@@ -1,0 +1,66 @@
+import gzip
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from common.config import UserError
+from common.data.tables import read_csv, read_jsonl, read_parquet, write_jsonl
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.gz"])
+def test_jsonl_round_trip_is_deterministic(tmp_path, name):
+    rows = [{"text": "caf\u00e9", "n": 1}, {"text": "line\u2028sep", "n": 2}]
+    write_jsonl(tmp_path / name, rows)
+    first = (tmp_path / name).read_bytes()
+    write_jsonl(tmp_path / name, rows)
+    assert (tmp_path / name).read_bytes() == first
+    assert read_jsonl(tmp_path / name, ["text", "n"]) == rows
+
+
+def test_jsonl_errors_name_line_and_nearest_column(tmp_path):
+    path = tmp_path / "t.jsonl"
+    write_jsonl(path, [{"title": "a"}])
+    with pytest.raises(UserError, match=r"line 1: no column 'titel'; did you mean 'title'"):
+        read_jsonl(path, ["titel"])
+    path.write_text('{"a": 1}\n{broken\n')
+    with pytest.raises(UserError, match="line 2: not valid JSON"):
+        read_jsonl(path)
+    path.write_text("[1]\n")
+    with pytest.raises(UserError, match="expected an object, got list"):
+        read_jsonl(path)
+    with pytest.raises(UserError, match="does not exist"):
+        read_jsonl(tmp_path / "absent.jsonl")
+
+
+def test_truncated_gzip_is_a_user_error(tmp_path):
+    path = tmp_path / "t.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n' * 1000)[:-20])
+    with pytest.raises(UserError, match="cannot read"):
+        read_jsonl(path)
+
+
+def test_csv_header_names_and_bad_rows(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('a,b\n1,"x, y"\n\n2,z\n')
+    assert read_csv(path, ["b"]) == [{"a": "1", "b": "x, y"}, {"a": "2", "b": "z"}]
+    with pytest.raises(UserError, match="no column 'c'"):
+        read_csv(path, ["c"])
+    path.write_text("1,2\n3\n")
+    with pytest.raises(UserError, match="line 2: 1 fields, expected 2"):
+        read_csv(path, names=["a", "b"])
+    tsv = tmp_path / "t.tsv.gz"
+    tsv.write_bytes(gzip.compress(b"a\tb\n1\t2\n"))
+    assert read_csv(tsv) == [{"a": "1", "b": "2"}]
+
+
+def test_parquet_columns(tmp_path):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"text": ["a", "b"], "n": [1, 2]}), path)
+    assert read_parquet(path, ["n"]) == [{"n": 1}, {"n": 2}]
+    assert read_parquet(path)[0] == {"text": "a", "n": 1}
+    with pytest.raises(UserError, match="no column 'txt'"):
+        read_parquet(path, ["txt"])
+    path.write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="not a readable parquet"):
+        read_parquet(path)
