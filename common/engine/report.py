@@ -40,8 +40,8 @@ commit {{ (r.meta.commit or "unknown")[:10] }}{{ " + local changes" if r.meta.di
 {{ "%.0f"|format(r.meta.samples_per_second or 0) }} samples/s</p>
 {% if r.metrics %}<table><tr><th>metric</th><th>value</th><th>chance</th></tr>
 {% for name, value in r.metrics.items() if not name.endswith("_chance") %}<tr><td>{{ name }}</td>
-<td>{{ "%.4f"|format(value) }}</td><td>{% if name ~ "_chance" in r.metrics %}
-{{ "%.4f"|format(r.metrics[name ~ "_chance"]) }}{% endif %}</td></tr>{% endfor %}</table>{% endif %}
+<td>{{ value|number }}</td><td>{% if name ~ "_chance" in r.metrics %}
+{{ r.metrics[name ~ "_chance"]|number }}{% endif %}</td></tr>{% endfor %}</table>{% endif %}
 {% if r.curves %}<img src="{{ r.curves }}" alt="curves">{% endif %}
 {% for plot in r.plots %}<img src="{{ plot }}" alt="plot">{% endfor %}
 {% for g in r.galleries %}<h4>{{ g.name }}</h4><table class="gallery">{% for row in g.rows %}<tr>
@@ -75,7 +75,9 @@ def write_report(
         raise UserError(f"nothing to report: no runs of {', '.join(projects)} under {runs}")
     title = projects[0] if len(projects) == 1 else "Runs and comparisons"
     name = projects[0] if len(projects) == 1 else "index"
-    html = Environment(autoescape=True).from_string(TEMPLATE).render(title=title, projects=shown)
+    environment = Environment(autoescape=True)
+    environment.filters["number"] = lambda v: "undefined" if v is None else f"{v:.4f}"
+    html = environment.from_string(TEMPLATE).render(title=title, projects=shown)
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}.html"
     path.write_text(html, encoding="utf-8")

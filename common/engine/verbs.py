@@ -12,15 +12,21 @@ from common.config import UserError, config_names
 console = Console(highlight=False, soft_wrap=True)
 
 
-def metrics_table(title: str, metrics: Mapping[str, float]) -> Table:
+def metrics_table(title: str, metrics: Mapping[str, float | None]) -> Table:
     """Metrics with the chance level beside each that has one (``<name>_chance``)."""
+
+    def number(name: str) -> str:
+        if name not in metrics:
+            return ""
+        value = metrics[name]
+        return "undefined" if value is None else f"{value:.4f}"
+
     table = Table(title=title, title_justify="left")
     for column, justify in (("metric", "left"), ("value", "right"), ("chance", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    for name, value in metrics.items():
+    for name in metrics:
         if not name.endswith("_chance"):
-            chance = metrics.get(f"{name}_chance")
-            table.add_row(name, f"{value:.4f}", "" if chance is None else f"{chance:.4f}")
+            table.add_row(name, number(name), number(f"{name}_chance"))
     return table
 
 

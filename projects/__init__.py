@@ -1,0 +1,1 @@
+"""One folder per paper; each composes common and never imports another."""

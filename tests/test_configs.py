@@ -1,0 +1,60 @@
+"""Every config of every project loads against its schema."""
+
+import pytest
+
+from common.config import CONFIG_DIR, UserError, config_names, leaf_keys, load
+from common.registry import config_class, list_projects
+
+CASES = [(p, c) for p in list_projects() for c in config_names(p)]
+
+
+def test_something_was_found():
+    assert len(list_projects()) >= 1
+    assert len(CASES) >= 3
+
+
+@pytest.mark.parametrize(("project", "config"), CASES)
+def test_config_loads(project, config):
+    cfg = load(config_class(project), project, config)
+    assert cfg.trainer.max_steps is not None or cfg.trainer.max_epochs is not None
+
+
+@pytest.mark.parametrize("project", list_projects())
+def test_misspelt_key_is_refused_with_the_right_name(project):
+    with pytest.raises(UserError, match=r"unknown key 'optim.lrr'.*did you mean 'optim.lr'"):
+        load(config_class(project), project, "smoke", ["optim.lrr=1"])
+
+
+@pytest.mark.parametrize("project", list_projects())
+def test_project_has_the_named_configs(project):
+    names = set(config_names(project))
+    assert {"smoke", "mini"} <= names
+    assert any(name.startswith("paper") for name in names)
+    assert (CONFIG_DIR / project / "compare.yaml").is_file()
+
+
+@pytest.mark.parametrize("project", list_projects())
+def test_arms_of_the_comparison_are_valid_overrides(project):
+    from common.engine.compare import pairs, read_comparison
+
+    spec = read_comparison(project)
+    assert len(spec.arms) >= 2
+    assert spec.claims
+    for arm, overrides in spec.arms.items():
+        load(config_class(project), project, spec.base, [f"{k}={v}" for k, v in overrides.items()])
+        assert arm in spec.arms
+    assert all(pairs(claim) for claim in spec.claims)
+
+
+@pytest.mark.parametrize("project", list_projects())
+def test_paper_configs_say_where_their_values_come_from(project):
+    for path in CONFIG_DIR.joinpath(project).glob("paper*.yaml"):
+        assert "#" in path.read_text(encoding="utf-8"), path
+
+
+def test_keys_of_a_schema_are_unique_and_dotted():
+    from omegaconf import OmegaConf
+
+    keys = leaf_keys(OmegaConf.structured(config_class(next(iter(list_projects())))))
+    assert len(keys) == len(set(keys))
+    assert "optim.lr" in keys

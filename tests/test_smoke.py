@@ -1,0 +1,58 @@
+"""For each project: train, evaluate, export, reload, compare; and what the commands promise."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from common.registry import list_projects
+
+
+def cli(*words: str) -> subprocess.CompletedProcess[str]:
+    base = [sys.executable, "-m", "common.cli", *words]
+    return subprocess.run(base, capture_output=True, text=True, timeout=240)
+
+
+@pytest.mark.parametrize("project", list_projects())
+def test_smoke(project, tmp_path):
+    from common.engine.verbs import smoke_one
+
+    assert smoke_one(project, tmp_path) <= 1e-5
+    (run,) = [p.parent for p in tmp_path.glob(f"{project}/smoke/*/meta.json")]
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics
+    loss = [r for r in (run / "metrics.csv").read_text().splitlines() if ",train/loss," in r]
+    assert loss
+
+
+@pytest.mark.parametrize("project", list_projects())
+def test_smoke_with_two_processes_has_one_run_folder(project, tmp_path):
+    done = cli(
+        "train", project, "smoke", f"runs_dir={tmp_path}", "tracking.wandb=disabled",
+        "trainer.accelerator=cpu", "trainer.devices=2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob(f"{project}/smoke/*/meta.json"))) == 1
+
+
+def test_list_names_all_projects():
+    done = cli("list")
+    assert done.returncode == 0
+    assert all(project in done.stdout for project in list_projects())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "laclp"], "did you mean 'laclip'"),
+        (["train", "laclip", "smok"], "did you mean 'smoke'"),
+        (["train"], "name a project"),
+        (["run", "laclip", "smoke"], "name a task"),
+        (["train", "laclip", "smoke", "extra"], "override"),
+    ],
+)
+def test_wrong_words_end_with_code_2(words, message):
+    done = cli(*words)
+    assert done.returncode == 2
+    assert message in done.stderr
