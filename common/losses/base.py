@@ -1,0 +1,73 @@
+"""Options that all modules for pair losses share."""
+
+from typing import ClassVar, get_args
+
+from torch import Tensor, nn
+
+from common.distributed import default_group
+from common.kernels.dispatch import Backend
+from common.losses.functional.kernel import KernelOptions
+from common.losses.output import DistributedKind, embeddings
+
+
+class PairLoss(nn.Module):
+    """Holds gathering, normalisation and kernel options; subclasses hold the equation's options.
+
+    Args:
+        gather: contrast the rows of this rank with the keys of all ranks. Every rank must then call
+            the loss equally often. The loss is that of the own rows, so the mean over ranks (which
+            DDP and FSDP take of gradients) is the loss of the global batch, also if ranks have
+            unequal row counts.
+        normalize: L2-normalise the inputs; False compares dot products.
+        backend: "auto", "dense", "blocked" or "triton", see `common.kernels`.
+        memory_budget: bytes of N x M storage that may be kept to save recomputation; None for 0.
+
+    Raises:
+        ValueError: an unknown backend, or a negative budget.
+    """
+
+    distributed_kind: ClassVar[DistributedKind] = "gathers_negatives"
+
+    def __init__(
+        self,
+        *,
+        gather: bool = True,
+        normalize: bool = True,
+        backend: str = "auto",
+        memory_budget: int | None = None,
+    ) -> None:
+        super().__init__()
+        if backend not in get_args(Backend):
+            raise ValueError(f"backend must be one of {get_args(Backend)}, got {backend!r}")
+        if memory_budget is not None and memory_budget < 0:
+            raise ValueError(f"memory_budget is a number of bytes >= 0, got {memory_budget}")
+        self.gather = gather
+        self.normalize = normalize
+        self.backend = backend
+        self.memory_budget = memory_budget
+
+    @property
+    def kernel(self) -> KernelOptions:
+        """Options for the functions of `common.losses.functional`."""
+        return {
+            "group": default_group() if self.gather else None,
+            "backend": self.backend,
+            "memory_budget": self.memory_budget or 0,
+            "unit_norm": self.normalize,
+        }
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """The rows that are compared: at least float32, of unit length if so chosen."""
+        return embeddings(x, self.normalize)
+
+    def extra_repr(self) -> str:
+        """Options, for printing."""
+        hidden = {"training"}
+        public = {k: v for k, v in vars(self).items() if k[0] != "_" and k not in hidden}
+        return ", ".join(f"{name}={value!r}" for name, value in public.items())
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Refuse what is not in [0, 1)."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value}")

@@ -1,0 +1,280 @@
+"""InfoNCE and CLIP: one positive per row, negatives from the batch, a queue or a miner.
+
+# N rows (queries), M keys, K hard negatives per row, D dim
+
+All functions take what they compare as it is: normalise first where cosines are meant.
+"""
+
+import math
+from typing import Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.distributed import row_offset
+from common.kernels import (
+    Diagonal,
+    ExcludePositive,
+    ExcludeSelf,
+    Index,
+    Spec,
+    Valid,
+)
+from common.kernels.sharded_spec import map_side, slice_keys
+from common.losses.functional.kernel import (
+    KernelOptions,
+    count_rows,
+    joint_log_sum,
+    local,
+    mean_loss,
+    process_group,
+    sum_over_ranks,
+    sweep,
+)
+from common.losses.output import LossOutput, check_pair, full_precision
+
+
+@full_precision
+def clip(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor | float,
+    *,
+    mask: Spec | None = None,
+    label_smoothing: float = 0.0,
+    **kernel: Unpack[KernelOptions],
+) -> LossOutput:
+    """Symmetric InfoNCE: both directions from one product of the two matrices.
+
+        s_ij = scale * <image_i, text_j>
+        L = 1/2 * mean_i [log sum_j exp(s_ij) - s_ii] + 1/2 * mean_j [log sum_i exp(s_ij) - s_jj]
+
+    With label smoothing e the target of a row is 1 - e on its partner plus e / N on every column.
+
+    Source: Radford et al. 2021, figure 3, arXiv 2103.00020.
+
+    Args:
+        image: (N, D), L2-normalised if cosines are meant.
+        text: (N, D), row i belongs to image i.
+        scale: > 0, multiplies the similarities (1 / temperature).
+        mask: pairs that count in both denominators, for example `Exclude(ids, ids)`.
+        label_smoothing: in [0, 1).
+        **kernel: see `KernelOptions`.
+
+    Returns:
+        Mean over rows; per row the mean of its two directions; hits of image -> text.
+
+    Raises:
+        ValueError: shapes that do not pair up.
+
+    Distributed: gathers negatives if a `group` is given, else local.
+
+    >>> pair = torch.eye(2)
+    >>> clip(pair, pair, scale=torch.tensor(3.0).log()).loss.exp().round(decimals=4)  # (3 + 1) / 3
+    tensor(1.3333)
+    """
+    check_pair(image, text, names="image, text")
+    spec = Diagonal() if mask is None else Diagonal() & mask
+    stats = sweep(image, text, scale, spec, columns=True, top1=True, **kernel)
+    positive = stats.row_lin  # s_ii
+    per_sample = 0.5 * (stats.row_lse + stats.col_lse) - positive
+    if label_smoothing:
+        # Mean logit of a row or column is one product with the mean key.
+        num_rows = count_rows(image.shape[0], image, kernel)
+        mean_image = sum_over_ranks(image.sum(0), kernel) / num_rows
+        mean_text = sum_over_ranks(text.sum(0), kernel) / num_rows
+        uniform = 0.5 * scale * (image @ mean_text + text @ mean_image)
+        per_sample = per_sample + label_smoothing * (positive - uniform)
+    return LossOutput(mean_loss(per_sample, kernel), per_sample, stats.top1)
+
+
+@full_precision
+def info_nce(
+    query: Tensor,
+    key: Tensor,
+    scale: Tensor | float,
+    *,
+    hard_negatives: Tensor | None = None,
+    queue: Tensor | None = None,
+    mask: Spec | None = None,
+    in_batch: bool = True,
+    own_hard_only: bool = False,
+    query_negatives: bool = False,
+    hard_logit: float = 0.0,
+    margin: float = 0.0,
+    label_smoothing: float = 0.0,
+    decoupled: bool = False,
+    **kernel: Unpack[KernelOptions],
+) -> LossOutput:
+    """One positive per query against all kinds of negatives in one softmax.
+
+        s_ij = scale * <query_i, key_j>,   p_i = scale * (<query_i, key_i> - margin)
+        L = mean_i [log(exp(p_i) + sum_{negatives} exp(s_ij)) - p_i]
+
+    Source: van den Oord et al. 2018, equation 4, arXiv 1807.03748; margin: Yang et al. 2019,
+    equation 4, arXiv 1902.08564; hard negatives and their logit: Gao et al. 2021, equation 5,
+    arXiv 2104.08821; decoupled: Yeh et al. 2022, equation 6, arXiv 2110.06848.
+
+    Args:
+        query: (N, D).
+        key: (N, D), row i is the positive of query i.
+        scale: > 0, multiplies the similarities (1 / temperature).
+        hard_negatives: (N, D) or (N, K, D), mined for each row; negatives of every row.
+        queue: (M, D) further negatives, no gradient, never gathered.
+        mask: pairs that count (ids, guide, threshold) or are biased (hardness); its columns are
+            [keys (N); hard negatives (N * K, row-major); queue (M)]. Positives always count.
+        in_batch: whether the keys of other rows are negatives.
+        own_hard_only: a row sees only its own hard negatives (these are then not masked).
+        query_negatives: whether other queries are negatives too (not masked).
+        hard_logit: added to the logits of a row's own hard negatives (log alpha).
+        margin: >= 0, subtracted from the positive similarity (additive margin).
+        label_smoothing: in [0, 1), spread evenly over keys, hard negatives and queue.
+        decoupled: leave `exp(p_i)` out of the sum.
+        **kernel: see `KernelOptions`.
+
+    Returns:
+        Mean over rows; hits: no key, hard negative or queue entry that counts beats the positive.
+
+    Raises:
+        ValueError: shapes that do not pair up; no negatives at all; options that do not combine.
+
+    Distributed: gathers negatives if a `group` is given, else local; a queue is never gathered.
+
+    >>> query, key = torch.eye(2), torch.eye(2)
+    >>> info_nce(query, key, scale=torch.tensor(3.0).log()).loss.exp()  # (3 + 1) / 3
+    tensor(1.3333)
+    """
+    check_pair(query, key)
+    hard = None if hard_negatives is None else _per_row(query, hard_negatives)
+    pools = [] if hard is None or own_hard_only else [hard.flatten(0, 1)]
+    if not (in_batch or query_negatives or hard is not None or queue is not None):
+        raise ValueError("no negatives: in_batch is False and nothing else is given")
+    shifted = bool(decoupled or margin or hard_logit or own_hard_only or query_negatives)
+    _check_options(label_smoothing, shifted, hard_logit if pools else 0.0, mask)
+    score = scale * (query * key).sum(-1)
+    positive = score - scale * margin
+    sums, hits = _sweeps(query, key, pools, queue, scale, mask, in_batch, kernel)
+    if hard is not None and (own_hard_only or hard_logit):
+        own = scale * (query[:, None] * hard).sum(-1)  # (N, K)
+        if own_hard_only:
+            sums.append((own + hard_logit).logsumexp(-1))
+            hits = hits & (score >= own.amax(-1))
+        else:  # they are in the first sum with weight 1; alpha - 1 is missing
+            share = (own - sums[0][:, None]).exp().sum(-1).clamp(max=1)
+            sums[0] = sums[0] + (math.expm1(hard_logit) * share).log1p()
+    if query_negatives:
+        sums.append(sweep(query, query, scale, ExcludeSelf(), **kernel).row_lse)
+    gap = joint_log_sum(sums) - positive
+    per_sample = gap if decoupled else F.softplus(gap)
+    if label_smoothing:
+        keys = [key, *pools] if in_batch else pools
+        uniform = _mean_logit(query, keys, queue, scale, None if in_batch else score, kernel)
+        per_sample = per_sample + label_smoothing * (score - uniform)
+    return LossOutput(mean_loss(per_sample, kernel), per_sample, hits)
+
+
+def _check_options(
+    label_smoothing: float, shifted: bool, hard_logit: float, mask: Spec | None
+) -> None:
+    """Refuse options whose meaning together is undefined."""
+    if hard_logit and mask is not None:
+        raise ValueError("hard_logit does not combine with a mask over shared hard negatives")
+    if label_smoothing and (shifted or mask is not None):
+        raise ValueError(
+            "label_smoothing spreads over keys, hard negatives and queue alike: it does not combine "
+            "with mask, decoupled, margin, hard_logit, own_hard_only or query_negatives"
+        )
+
+
+def _sweeps(
+    query: Tensor,
+    key: Tensor,
+    pools: list[Tensor],
+    queue: Tensor | None,
+    scale: Tensor | float,
+    mask: Spec | None,
+    in_batch: bool,
+    kernel: KernelOptions,
+) -> tuple[list[Tensor], Tensor]:
+    """Log-sums (N,) over the negatives in columns, and whether the positive beats them all.
+
+    One process stacks keys, hard negatives and queue for a single sweep. On several ranks only the
+    first two are gathered, and the queue takes a sweep of its own.
+    """
+    sums: list[Tensor] = []
+    hits = torch.ones(query.shape[0], dtype=torch.bool, device=query.device)
+    if queue is not None:
+        check_pair(query, queue, same_rows=False, names="query, queue")
+    fixed = [] if queue is None else [queue.detach()]
+    num_own = sum(part.shape[0] for part in (key, *pools))
+    jobs = [([*pools, *fixed], mask, in_batch, kernel)]
+    if fixed and process_group(kernel)[0]:
+        first = None if mask is None else slice_keys(mask, 0, num_own)
+        second = None if mask is None else map_side(mask, "k", lambda x: _without(x, key, num_own))
+        jobs = [(pools, first, in_batch, kernel), (fixed, second, False, local(kernel))]
+    for others, part, with_keys, options in jobs:
+        if not (with_keys or others):
+            continue
+        columns = torch.cat([key, *others]) if others else key
+        spec = _positives(query.shape[0], columns, options) & ExcludePositive()
+        if not with_keys:
+            spec = spec & Valid(key=torch.arange(len(columns), device=key.device) >= len(key))
+        spec = spec if part is None else spec & part
+        stats = sweep(query, columns, scale, spec, top1=True, **options)
+        sums.append(stats.row_lse)
+        hits = hits & stats.top1
+    return sums, hits
+
+
+def _without(columns: Tensor, key: Tensor, num_own: int) -> Tensor:
+    """Column data of [keys; queue] from that of [keys; hard negatives; queue]."""
+    return torch.cat([columns[: key.shape[0]], columns[num_own:]])
+
+
+def _positives(num_rows: int, columns: Tensor, kernel: KernelOptions) -> Spec:
+    """Column i of the local stack is the positive of row i."""
+    sharded, group = process_group(kernel)
+    if not sharded or len(columns) == num_rows:
+        return Diagonal()
+    start = row_offset(len(columns), group)
+    return Index(torch.arange(num_rows, device=columns.device) + start)
+
+
+def _per_row(query: Tensor, hard_negatives: Tensor) -> Tensor:
+    """(N, K, D) from (N, D) or (N, K, D)."""
+    shaped = hard_negatives[:, None] if hard_negatives.ndim == 2 else hard_negatives
+    if shaped.ndim != 3 or (shaped.shape[0], shaped.shape[2]) != tuple(query.shape):
+        raise ValueError(
+            "hard_negatives must be (N, D) or (N, K, D) for a query of (N, D); got shapes "
+            f"{tuple(hard_negatives.shape)} and {tuple(query.shape)}"
+        )
+    return shaped
+
+
+def _mean_logit(
+    query: Tensor,
+    keys: list[Tensor],
+    queue: Tensor | None,
+    scale: Tensor | float,
+    lone: Tensor | None,
+    kernel: KernelOptions,
+) -> Tensor:
+    """(N,) mean logit over all candidates; a mean of products is one product with the mean.
+
+    Args:
+        query: (N, D).
+        keys: (M, D) each, sharded like the batch.
+        queue: (M, D), not sharded, or None.
+        scale: multiplies the similarities.
+        lone: (N,) logit of the positive if it is in no block.
+        kernel: options of the loss.
+    """
+    total, count = torch.zeros_like(query[0]), torch.zeros_like(query[0, 0])
+    for block in keys:
+        total = total + sum_over_ranks(block.sum(0), kernel)
+        count = count + count_rows(block.shape[0], query, kernel)
+    if queue is not None:
+        total, count = total + queue.detach().sum(0), count + queue.shape[0]
+    logits = scale * (query @ total)
+    return logits / count if lone is None else (logits + lone) / (count + 1)

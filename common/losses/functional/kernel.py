@@ -1,0 +1,116 @@
+"""Options of the pair kernels, and reductions that follow them over ranks."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypedDict, Unpack
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from common.distributed import all_gather_no_grad, all_reduce_sum, gradient_factor, rank_mean
+from common.kernels import Spec, pair_stats
+from common.kernels.sharding import Group, as_sharding
+from common.losses.output import mean_rows
+
+
+class KernelOptions(TypedDict, total=False):
+    """Keyword options that every loss on pairs hands to the kernel.
+
+    Attributes:
+        group: processes that share the batch (`common.distributed.default_group()`, or a
+            `Sharding` for ring mode); rows are contrasted with the keys of all of them and the
+            loss is that of the own rows, weighted for gradient averaging. None is one process.
+        backend: "auto" | "dense" | "blocked" | "triton".
+        memory_budget: bytes of N x M storage that may be used to save recomputation.
+        unit_norm: whether all embeddings are unit vectors (permits a fixed shift).
+    """
+
+    group: Group
+    backend: str
+    memory_budget: int
+    unit_norm: bool
+
+
+class Stats(NamedTuple):
+    """`common.kernels.PairStats` without None: statistics not asked for are empty."""
+
+    row_lse: Tensor
+    col_lse: Tensor
+    row_lin: Tensor
+    row_mom: Tensor
+    top1: Tensor
+
+
+def sweep(
+    query: Tensor,
+    key: Tensor,
+    scale: Tensor | float,
+    spec: Spec,
+    *,
+    columns: bool = False,
+    moment: bool = False,
+    top1: bool = False,
+    **kernel: Unpack[KernelOptions],
+) -> Stats:
+    """Statistics of all pairs; see `common.kernels.pair_stats`."""
+    options = {"columns": columns, "moment": moment, "top1": top1, **kernel}
+    stats = pair_stats(query, key, scale, spec, **options)  # type: ignore[arg-type]
+    empty = stats.row_lse.new_empty(0)
+    return Stats(*(empty if part is None else part for part in stats))
+
+
+def process_group(kernel: KernelOptions) -> tuple[bool, dist.ProcessGroup | None]:
+    """Whether rows are sharded, and over which group."""
+    sharding = as_sharding(kernel.get("group"))
+    return (False, None) if sharding is None else (True, sharding.group)
+
+
+def mean_loss(per_sample: Tensor, kernel: KernelOptions, valid: Tensor | None = None) -> Tensor:
+    """This rank's loss: the mean over ranks of what it returns is the mean over all rows.
+
+    Args:
+        per_sample: (n,) losses of the local rows.
+        kernel: the options of the loss; without a group it is the local mean.
+        valid: (n,) bool rows that count, or None for all; without any the loss is 0.
+    """
+    sharding = as_sharding(kernel.get("group"))
+    if sharding is None:
+        return mean_rows(per_sample, valid)
+    if valid is None:
+        return rank_mean(per_sample, sharding.group, sharding.grad_reduction)
+    count = all_reduce_sum(valid.sum().to(per_sample.dtype), sharding.group).clamp(min=1)
+    factor = gradient_factor(sharding.grad_reduction, sharding.group)
+    return torch.where(valid, per_sample, 0).sum() * (factor / count)
+
+
+def sum_over_ranks(x: Tensor, kernel: KernelOptions) -> Tensor:
+    """Sum of a statistic over the ranks of the batch, with gradient."""
+    sharded, group = process_group(kernel)
+    return all_reduce_sum(x, group) if sharded else x
+
+
+def rows_of_all_ranks(x: Tensor, kernel: KernelOptions) -> Tensor:
+    """Concatenation over ranks without gradient: labels, ids."""
+    sharded, group = process_group(kernel)
+    return all_gather_no_grad(x, group) if sharded else x
+
+
+def count_rows(num_local: int, like: Tensor, kernel: KernelOptions) -> Tensor:
+    """Rows on all ranks as a 0-dim tensor."""
+    count = torch.tensor(float(num_local), dtype=like.dtype, device=like.device)
+    return sum_over_ranks(count, kernel)
+
+
+def local(kernel: KernelOptions) -> KernelOptions:
+    """The same options for keys that are not sharded, such as a queue."""
+    return {**kernel, "group": None}
+
+
+def joint_log_sum(parts: Sequence[Tensor]) -> Tensor:
+    """Log sum exp of several (N,) log-sums; -inf entries (empty blocks) carry no gradient."""
+    total = parts[0]
+    for part in parts[1:]:
+        high, low = torch.maximum(total, part), torch.minimum(total, part)
+        gap = torch.where(low.isneginf(), torch.full_like(low, -torch.inf), low - high)
+        total = high + gap.exp().log1p()
+    return total

@@ -1,0 +1,52 @@
+"""Sigmoid loss on all pairs.
+
+# N images and texts, D dim
+"""
+
+from typing import Unpack
+
+from torch import Tensor
+
+from common.kernels import Diagonal, pair_softplus
+from common.losses.functional.kernel import KernelOptions, mean_loss
+from common.losses.output import LossOutput, check_pair, full_precision
+
+
+@full_precision
+def siglip(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor | float,
+    bias: Tensor | float = -10.0,
+    **kernel: Unpack[KernelOptions],
+) -> LossOutput:
+    """Every image-text pair is a binary decision of its own.
+
+        l_i = sum_j softplus(-y_ij * (scale * <image_i, text_j> + bias)),  y = 1 on pairs, else -1
+
+    Source: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", equation 1,
+    arXiv 2303.15343.
+
+    Args:
+        image: (N, D), L2-normalised.
+        text: (N, D), L2-normalised; row i belongs to image i.
+        scale: > 0, multiplies the similarities; the paper starts at 10.
+        bias: added to every logit; the paper starts at -10.
+        **kernel: see `KernelOptions`.
+
+    Returns:
+        Mean over images of the sum over texts; no hits (nothing is ranked).
+
+    Raises:
+        ValueError: shapes that do not fit.
+
+    Distributed: gathers negatives if a `group` is given, else local.
+
+    >>> import torch
+    >>> pair = torch.eye(1)
+    >>> siglip(pair, pair, scale=2.0, bias=-2.0).loss.round(decimals=4)  # log 2
+    tensor(0.6931)
+    """
+    check_pair(image, text, names="image, text")
+    per_sample = pair_softplus(image, text, scale, Diagonal(), bias=bias, **kernel)
+    return LossOutput(mean_loss(per_sample, kernel), per_sample, None)

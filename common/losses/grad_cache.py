@@ -1,0 +1,89 @@
+"""Gradient cache: any loss on the embeddings of a large batch, with the memory of a small one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils.checkpoint import checkpoint
+
+
+def cached_encode(encoder: Callable[[Any], Any], batch: Any, chunk_size: int) -> Any:
+    """Encode a batch chunk by chunk and keep the embeddings only.
+
+    The result takes part in autograd like the output of one large forward pass, but no
+    activation is stored. When the loss is back-propagated, every chunk is encoded a second time,
+    with the random state of its first pass, and its share of the gradient is formed at once:
+
+        dL/dtheta = sum_c (d z_c / d theta)^T dL/dz_c,   z = [z_1, ..., z_C]
+
+    so the price is one more forward pass and the peak is the activations of one chunk. The loss
+    sees all embeddings at once, hence all negatives. Towers are cached one call each.
+
+    Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited
+    Setup", section 3.2, arXiv 2101.06983.
+
+    Args:
+        encoder: maps a chunk to a tensor with one row per sample, or to a tuple or dict of such
+            tensors. It must be a function of the chunk, the parameters and torch's random state.
+        batch: a tensor (B, ...), or nested tuples, lists and dicts of them; all with the same B.
+            Leaves that are not tensors are handed to every chunk unchanged.
+        chunk_size: rows per chunk, >= 1; B need not be a multiple.
+
+    Returns:
+        What `encoder` returns for the whole batch, rows in their order.
+
+    Raises:
+        ValueError: `chunk_size` < 1, no tensor in `batch`, or leaves with different row counts.
+
+    Distributed: local. Parameters receive their gradient once per backward, after the last chunk,
+        so DDP reduces once and needs no `no_sync`; gathering is the business of the loss. Autocast
+        is remembered and entered again; a gradient scaler works as usual.
+
+    Deviation: the paper runs the encoder without a graph and calls `backward` once per chunk; here
+        each chunk is one re-computation checkpoint, which is the same arithmetic in one ordinary
+        backward pass. Batch statistics (BatchNorm) are those of a chunk and are updated twice.
+
+    >>> layer = torch.nn.Linear(4, 2)
+    >>> cached_encode(layer, torch.ones(5, 4), chunk_size=2).shape
+    torch.Size([5, 2])
+    """
+    outputs = [
+        checkpoint(encoder, chunk, use_reentrant=False, preserve_rng_state=True)
+        if torch.is_grad_enabled()
+        else encoder(chunk)
+        for chunk in split_rows(batch, chunk_size)
+    ]
+    return tree_map(lambda *rows: torch.cat(rows), *outputs)
+
+
+def split_rows(batch: Any, chunk_size: int) -> list[Any]:
+    """Cut all tensors of a nested batch into pieces of `chunk_size` rows.
+
+    Args:
+        batch: see `cached_encode`.
+        chunk_size: rows per chunk, >= 1.
+
+    Returns:
+        Batches of the same structure; the last one may be shorter.
+
+    Raises:
+        ValueError: as `cached_encode`.
+    """
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be >= 1, got {chunk_size}")
+    num_rows = {leaf.shape[0] for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)}
+    if len(num_rows) != 1:
+        raise ValueError(
+            "a batch to be cached needs tensors with one common number of rows, "
+            f"found {sorted(num_rows) or 'no tensor'}"
+        )
+    leaves, structure = tree_flatten(batch)
+    return [
+        tree_unflatten(
+            [x[start : start + chunk_size] if isinstance(x, Tensor) else x for x in leaves],
+            structure,
+        )
+        for start in range(0, num_rows.pop(), chunk_size)
+    ]

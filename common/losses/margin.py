@@ -1,0 +1,42 @@
+"""Triplet loss as a module."""
+
+from torch import Tensor, nn
+
+from common.losses.functional.margin import DISTANCES, Distance, triplet
+from common.losses.output import DistributedKind, LossOutput
+
+
+class TripletLoss(nn.Module):
+    """Hinge on distances to a positive and a negative; see `functional.triplet`.
+
+    Source: Schroff et al. 2015, equation 3, arXiv 1503.03832.
+
+    Args:
+        margin: >= 0, in units of the distance.
+        distance: "euclidean", "squared" or "cosine".
+
+    Raises:
+        ValueError: an option out of its range.
+
+    Distributed: local.
+
+    >>> import torch
+    >>> anchor, negative = torch.tensor([[0.0]]), torch.tensor([[1.0]])
+    >>> TripletLoss(margin=3.0)(anchor, anchor, negative).loss  # 0 - 1 + 3
+    tensor(2.)
+    """
+
+    distributed_kind: DistributedKind = "local"
+
+    def __init__(self, margin: float = 0.2, distance: Distance = "squared") -> None:
+        super().__init__()
+        if margin < 0:
+            raise ValueError(f"margin must be >= 0, got {margin}")
+        if distance not in DISTANCES:
+            raise ValueError(f"distance must be one of {DISTANCES}, got {distance!r}")
+        self.margin = margin
+        self.distance: Distance = distance
+
+    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> LossOutput:
+        """Loss of a batch of (B, D) embeddings."""
+        return triplet(anchor, positive, negative, self.margin, distance=self.distance)

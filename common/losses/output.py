@@ -1,0 +1,107 @@
+"""What a loss returns, and the checks and reductions that all losses share."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Literal, NamedTuple, ParamSpec, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DistributedKind = Literal["local", "gathers_negatives", "reduces_statistics"]
+"""How a loss behaves on several ranks; see the `Distributed:` section of each docstring."""
+
+
+class LossOutput(NamedTuple):
+    """A loss with its parts, all from one pass over the similarities.
+
+    Attributes:
+        loss: scalar with gradient; call `backward` on this one.
+        per_sample: (B,) loss of every local row, with gradient; rows that do not count hold 0.
+        hits: (B,) bool, whether the most similar candidate of the row is a positive; None where
+            the loss has no candidates to rank.
+    """
+
+    loss: Tensor
+    per_sample: Tensor
+    hits: Tensor | None
+
+
+def check_pair(query: Tensor, key: Tensor, *, same_rows: bool = True, names: str = "") -> None:
+    """Refuse two embedding matrices that do not belong together.
+
+    Args:
+        query: must be (N, D), N >= 1.
+        key: must be (M, D) of the same D; M = N if `same_rows`.
+        same_rows: whether row i of `query` and row i of `key` form a pair.
+        names: how to call the two in the message, for example "image, text".
+
+    Raises:
+        ValueError: any of this does not hold; the message prints both shapes.
+    """
+    label = names or "query, key"
+    shapes = f"{label} have shapes {tuple(query.shape)} and {tuple(key.shape)}"
+    if query.ndim != 2 or key.ndim != 2:
+        raise ValueError(f"expected two matrices (rows, dim); {shapes}")
+    if query.shape[1] != key.shape[1]:
+        raise ValueError(f"embedding dimensions differ; {shapes}")
+    if query.shape[0] == 0 or key.shape[0] == 0:
+        raise ValueError(f"no rows; {shapes}")
+    if same_rows and query.shape[0] != key.shape[0]:
+        raise ValueError(f"row i of one is the partner of row i of the other; {shapes}")
+
+
+def unit(x: Tensor) -> Tensor:
+    """L2-normalise rows in at least float32; a zero vector stays zero with a zero gradient.
+
+    Args:
+        x: (..., D), floating point.
+
+    Returns:
+        (..., D), float64 for float64 input, else float32.
+    """
+    return F.normalize(at_least_float32(x), dim=-1)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision to float32; other floating dtypes as they are.
+
+    Raises:
+        ValueError: integers.
+    """
+    if not x.is_floating_point():
+        raise ValueError(f"embeddings must be floating point, got {x.dtype}")
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def embeddings(x: Tensor, normalize: bool) -> Tensor:
+    """What the similarities are taken of: unit rows, or the rows as they are."""
+    return unit(x) if normalize else at_least_float32(x)
+
+
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a loss outside autocast: under it, logits would be rounded to half precision."""
+
+    @wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        tensors = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+        device = next(tensors, torch.empty(0)).device.type
+        with torch.autocast(device, enabled=False):
+            return function(*args, **kwargs)
+
+    return wrapper
+
+
+def mean_rows(per_sample: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Mean over the rows that count; 0 (with a zero gradient) if none does.
+
+    Args:
+        per_sample: (N,).
+        valid: (N,) bool, or None for all rows.
+    """
+    if valid is None:
+        return per_sample.mean()
+    return torch.where(valid, per_sample, 0).sum() / valid.sum().clamp(min=1)

@@ -1,0 +1,1 @@
+"""Equality of several gloo processes with one process."""

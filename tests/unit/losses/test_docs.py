@@ -1,0 +1,53 @@
+"""Doctests run, and every public loss says where its equation comes from and how it is distributed."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+import torch
+
+import common.losses
+from common import losses as L
+from common.losses import functional as LF
+from common.losses.base import PairLoss
+
+MODULES = [m.name for m in pkgutil.walk_packages(common.losses.__path__, "common.losses.")]
+CLASSES = [getattr(L, name) for name in L.__all__ if name.endswith("Loss")]
+FUNCTIONS = [
+    f
+    for name in LF.__all__
+    if inspect.isfunction(f := getattr(LF, name)) and name != "joint_log_sum"
+]
+FUNCTIONS.remove(LF.anchor_scores)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_doctests(module):
+    torch.manual_seed(0)
+    assert doctest.testmod(importlib.import_module(module)).failed == 0
+
+
+def test_something_was_found():
+    assert len(MODULES) > 15
+    assert len(CLASSES) >= 14
+    assert len(FUNCTIONS) > 20
+
+
+@pytest.mark.parametrize("thing", CLASSES + FUNCTIONS, ids=lambda x: x.__name__)
+def test_docstrings_are_complete_and_in_order(thing):
+    text = inspect.getdoc(thing)
+    parts = ["Source:", "Args:"] + ["Returns:"] * inspect.isfunction(thing)
+    parts += ["Distributed:", ">>>"]
+    positions = [text.find(part) for part in parts]
+    assert min(positions) > 0, dict(zip(parts, positions, strict=True))
+    assert positions == sorted(positions)
+
+
+@pytest.mark.parametrize("loss", CLASSES, ids=lambda x: x.__name__)
+def test_modules_declare_their_distributed_kind(loss):
+    assert loss.distributed_kind in ("local", "gathers_negatives", "reduces_statistics")
+    phrase = loss.distributed_kind.replace("_", " ")
+    assert f"Distributed: {phrase}" in inspect.getdoc(loss)
+    assert issubclass(loss, PairLoss) == (loss.distributed_kind == "gathers_negatives")

@@ -1,0 +1,102 @@
+"""Wrong shapes and options are refused with a message that says what was found and what is valid."""
+
+import pytest
+import torch
+
+from common import losses as L
+from common.losses import functional as LF
+
+X = torch.randn(4, 3)
+LABELS = torch.tensor([0, 0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "message"),
+    [
+        (X, torch.randn(5, 3), r"\(4, 3\) and \(5, 3\)"),
+        (X, torch.randn(4, 2), r"dimensions differ.*\(4, 3\) and \(4, 2\)"),
+        (X[0], X[0], r"two matrices.*\(3,\) and \(3,\)"),
+        (X[:0], X[:0], r"no rows.*\(0, 3\)"),
+        (X.long(), X.long(), "floating point, got torch.int64"),
+    ],
+)
+def test_shapes_are_printed(image, text, message):
+    for loss in (L.ClipLoss(), L.SigLipLoss(), L.InfoNCELoss(), L.NTXentLoss(), L.DCLLoss()):
+        with pytest.raises(ValueError, match=message):
+            loss(image, text, 5.0)
+
+
+@pytest.mark.parametrize("loss", [L.NTXentLoss(), L.DCLLoss(), L.DebiasedLoss()])
+def test_one_sample_has_no_negatives(loss):
+    with pytest.raises(ValueError, match="one sample has no negatives"):
+        loss(X[:1], X[:1], 5.0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "message"),
+    [
+        (L.ClipLoss, {"backend": "cuda"}, r"\('auto', 'dense', 'blocked', 'triton'\), got 'cuda'"),
+        (L.ClipLoss, {"memory_budget": -1}, "bytes >= 0, got -1"),
+        (L.ClipLoss, {"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
+        (L.InfoNCELoss, {"label_smoothing": 0.1, "decoupled": True}, "does not combine"),
+        (L.InfoNCELoss, {"margin": -0.1}, "hardness and margin must be >= 0"),
+        (L.InfoNCELoss, {"symmetric": True, "in_batch": False}, "needs in_batch=True"),
+        (L.DCLLoss, {"sigma": 0.0}, "sigma must be > 0"),
+        (L.DCLLoss, {"detach_weight": True}, "no effect without weighted=True"),
+        (L.DebiasedLoss, {"tau_plus": 1.0}, r"tau_plus must be in \[0, 1\)"),
+        (L.DebiasedLoss, {"beta": -1.0}, "beta must be >= 0"),
+        (L.SupConLoss, {"mode": "mean"}, "must be 'out' or 'in', got 'mean'"),
+        (L.OneToKLoss, {"num_texts": 0}, "num_texts must be >= 1, got 0"),
+        (L.CACRLoss, {"weighting": "both"}, "'without_w2', 'none'\\), got 'both'"),
+        (L.CACRLoss, {"tau_negative": 0.0}, "both tau must be > 0"),
+        (L.TripletLoss, {"distance": "l1"}, "'squared', 'cosine'\\), got 'l1'"),
+        (L.TripletLoss, {"margin": -1.0}, "margin must be >= 0"),
+    ],
+)
+def test_options_are_checked_when_the_loss_is_made(loss, options, message):
+    with pytest.raises(ValueError, match=message):
+        loss(**options)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: L.InfoNCELoss(in_batch=False)(X, X, 5.0), "no negatives"),
+        (
+            lambda: L.InfoNCELoss()(X, X, 5.0, hard_negatives=torch.randn(3, 3)),
+            r"\(N, K, D\).*\(3, 3\) and \(4, 3\)",
+        ),
+        (lambda: L.InfoNCELoss()(X, X, 5.0, queue=torch.randn(3, 2)), r"queue"),
+        (lambda: L.InfoNCELoss()(X, X, 5.0, queue=X, ids=LABELS), "id_mask"),
+        (
+            lambda: L.InfoNCELoss(label_smoothing=0.1)(X, X, 5.0, ids=LABELS),
+            "label_smoothing .* does not combine",
+        ),
+        (
+            lambda: L.InfoNCELoss(hard_logit=1.0)(
+                X, X, 5.0, hard_negatives=X, mask=L.id_mask(LABELS, LABELS)
+            ),
+            "hard_logit does not combine",
+        ),
+        (lambda: L.SupConLoss()(X, LABELS[:3], 5.0), r"one label per row.*\(3,\).*\(4, 3\)"),
+        (lambda: L.SupConLoss()(X, LABELS, 5.0, keys=X), "belong together"),
+        (lambda: L.OneToKLoss(2)(X, X, 5.0), r"num_texts=2 .*\(4, 3\) and \(4, 3\)"),
+        (
+            lambda: L.HydraLoss()(X, X[:, :2], LABELS, LABELS, 5.0),
+            r"query, gate have shapes \(4, 3\) and \(4, 2\)",
+        ),
+        (lambda: L.CACRLoss()(X), r"views >= 2.*\(4, 3\)"),
+        (lambda: L.guide_mask(X, [X], margin=0.1, threshold=0.5), "not both"),
+        (lambda: LF.weighted_info_nce(X, X, 5.0, torch.ones(3, 4)), r"weights have shape \(3, 4\)"),
+        (lambda: LF.uniformity(X[:1]), "needs pairs of rows"),
+        (lambda: LF.joint_entropy(X, X[:2]), r"same rows.*\(4, 3\) and \(2, 3\)"),
+        (lambda: LF.repulsion(X, X, weighted=False, mask=L.id_mask(LABELS)), "takes no mask"),
+        (lambda: LF.cacr_momentum(X[None], X, 1.0, cost="l2"), "'rbf' or 'euclidean', got 'l2'"),
+        (lambda: LF.margin_ranking(X[0], X[:, 0]), r"\(3,\) and \(4,\)"),
+        (lambda: LF.candidate_ranking(X, X[0]), r"\(4, 3\) and \(3,\)"),
+        (lambda: LF.prototype_softmax(X, X, LABELS[:2], 5.0), r"\(2,\) for \(4, 3\)"),
+    ],
+)
+def test_wrong_calls_say_what_is_wrong(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

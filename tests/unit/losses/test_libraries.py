@@ -1,0 +1,78 @@
+"""Equality with other libraries; a library that is not installed skips its test."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common import losses as L
+
+N, D = 9, 6
+
+
+def embeddings() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    pair = torch.randn(2, N, D, dtype=torch.float64, generator=generator)
+    return tuple(x.requires_grad_() for x in pair)
+
+
+def gradients(loss: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    return loss.detach(), *torch.autograd.grad(loss, inputs)
+
+
+def assert_same(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...], rel: float = 1e-10) -> None:
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=rel, atol=rel)
+
+
+@pytest.mark.parametrize("scale", [14.3, 100.0])
+def test_open_clip_clip(scale):
+    from open_clip.loss import ClipLoss
+
+    (x, y), s = embeddings(), torch.tensor(scale, dtype=torch.float64, requires_grad=True)
+    wanted = ClipLoss()(F.normalize(x, dim=1), F.normalize(y, dim=1), s)
+    assert_same(gradients(L.ClipLoss()(x, y, s).loss, x, y, s), gradients(wanted, x, y, s))
+
+
+def test_open_clip_siglip():
+    from open_clip.loss import SigLipLoss
+
+    (x, y) = embeddings()
+    s, b = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (10.0, -10.0))
+    wanted = SigLipLoss()(F.normalize(x, dim=1), F.normalize(y, dim=1), s, b)
+    found = L.SigLipLoss()(x, y, s, b).loss
+    assert_same(gradients(found, x, y, s, b), gradients(wanted, x, y, s, b))
+
+
+def test_sentence_transformers_multiple_negatives_ranking():
+    library = pytest.importorskip(
+        "sentence_transformers.losses", reason="sentence-transformers is not installed"
+    )
+    x, y = embeddings()
+    hard = torch.randn(N, D, dtype=torch.float64)
+    loss = library.MultipleNegativesRankingLoss(model=None, scale=20.0)
+    wanted = loss.compute_loss_from_embeddings([x, y, hard], None)
+    found = L.InfoNCELoss()(x, y, 20.0, hard_negatives=hard).loss
+    assert_same(gradients(found, x, y), gradients(wanted, x, y), rel=1e-6)
+
+
+def test_lightly_nt_xent_and_dcl():
+    library = pytest.importorskip("lightly.loss", reason="lightly is not installed")
+    x, y = embeddings()
+    wanted = library.NTXentLoss(temperature=0.1)(x, y)
+    assert_same(gradients(L.NTXentLoss()(x, y, 10.0).loss, x, y), gradients(wanted, x, y), 1e-6)
+    wanted = library.DCLLoss(temperature=0.1)(x, y)  # mean of the directions, ours is the sum
+    found = 0.5 * L.DCLLoss()(x, y, 10.0).loss
+    assert_same(gradients(found, x, y), gradients(wanted, x, y), 1e-6)
+
+
+def test_pytorch_metric_learning_sup_con():
+    library = pytest.importorskip(
+        "pytorch_metric_learning.losses", reason="pytorch-metric-learning is not installed"
+    )
+    x, y = embeddings()
+    labels = torch.arange(2 * N) % 4
+    z = torch.cat([x, y])
+    wanted = library.SupConLoss(temperature=0.1)(z, labels)
+    found = L.SupConLoss()(z, labels, 10.0).loss
+    assert_same(gradients(found, x, y), gradients(wanted, x, y), rel=1e-6)

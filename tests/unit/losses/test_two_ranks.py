@@ -1,0 +1,123 @@
+"""Masks, hard negatives and banks on two ranks against one process: loss and gradients."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common import distributed as cd
+from common import losses as L
+from common.kernels.sharding import Sharding
+from common.losses import functional as LF
+from tests.distributed.pool import Pool
+
+SIZES = (5, 3)
+N, K, D, M = sum(SIZES), 2, 4, 3
+
+Batch = dict[str, Tensor]
+
+
+def make_batch() -> Batch:
+    generator = torch.Generator().manual_seed(5)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    return {
+        "x": normal(N, D), "y": normal(N, D), "hard": normal(N, K, D), "queue": normal(M, D),
+        "guide_x": normal(N, 3), "guide_y": normal(N, 3), "guide_hard": normal(N, K, 3),
+        "guide_queue": normal(M, 3), "labels": torch.arange(N) % 3,
+        "ids": torch.tensor([0, 1, 2, 0, 3, 1, 4, 2]), "hard_ids": torch.arange(N * K).view(N, K) % 5,
+        "queue_ids": torch.tensor([0, 3, 9]),
+    }  # fmt: skip
+
+
+def guided(b: Batch) -> Tensor:
+    columns = [b["guide_y"], b["guide_hard"].flatten(0, 1), b["guide_queue"]]
+    unit = [F.normalize(x, dim=1) for x in (b["guide_x"], *columns)]
+    mask = L.guide_mask(unit[0], unit[1:], margin=0.2)
+    loss = L.InfoNCELoss(hardness=0.0)
+    return loss(b["x"], b["y"], 4.0, hard_negatives=b["hard"], queue=b["queue"], mask=mask).loss
+
+
+def masked(b: Batch) -> Tensor:
+    mask = L.id_mask(b["ids"], b["hard_ids"], b["queue_ids"])
+    loss = L.InfoNCELoss(hardness=1.5)
+    return loss(b["x"], b["y"], 4.0, hard_negatives=b["hard"], queue=b["queue"], mask=mask).loss
+
+
+def ring(b: Batch) -> Tensor:
+    group = Sharding(mode="ring") if cd.world_size() > 1 else None
+    x, y = (F.normalize(b[name], dim=1) for name in ("x", "y"))
+    hard = F.normalize(b["hard"], dim=-1)
+    return LF.info_nce(x, y, 4.0, hard_negatives=hard, queue=b["queue"], group=group).loss
+
+
+CASES: dict[str, Callable[[Batch], Tensor]] = {
+    "guided": guided,
+    "ids_and_hardness": masked,
+    "ring": ring,
+    "hard_logit": lambda b: (
+        L.InfoNCELoss(hard_logit=0.7)(b["x"], b["y"], 4.0, hard_negatives=b["hard"]).loss
+    ),
+    "own_hard": lambda b: (
+        L.InfoNCELoss(own_hard_only=True)(b["x"], b["y"], 4.0, hard_negatives=b["hard"]).loss
+    ),
+    "queue_only": lambda b: (
+        L.InfoNCELoss(in_batch=False)(b["x"], b["y"], 4.0, queue=b["queue"]).loss
+    ),
+    "queries": lambda b: (
+        L.InfoNCELoss(True, query_negatives=True)(b["x"], b["y"], 4.0, ids=b["ids"]).loss
+    ),
+    "views": lambda b: L.SupConLoss()(torch.stack([b["x"], b["y"]], 1), b["labels"], 4.0).loss,
+    "shared_labels": lambda b: (
+        L.SupConLoss()(b["x"], b["labels"], 4.0, keys=b["y"], key_labels=b["labels"]).loss
+    ),
+    "uniform_repulsion": lambda b: (
+        L.CACRLoss(weighting="none", tau_plus=0.1)(torch.stack([b["x"], b["y"]])).loss
+    ),
+    "two_way_teacher": lambda b: (
+        L.DistillationLoss(True, True)(b["x"], b["y"], b["guide_x"], b["guide_y"], 4.0, 3.0).loss
+    ),
+    "momentum": lambda b: (
+        LF.cacr_momentum(
+            F.normalize(torch.stack([b["x"], b["y"]]), dim=-1),
+            F.normalize(b["hard"][:, 0], dim=-1),
+            0.3,
+            cost="euclidean",
+            group=cd.default_group(),
+        ).loss
+    ),
+}
+
+
+def run(case: str, rank: int | None = None) -> list[Tensor]:
+    """Loss, then the gradients of x, y and hard: of one rank, or of the whole batch."""
+    batch = make_batch()
+    if rank is None and cd.world_size() > 1:
+        start = sum(SIZES[: cd.rank()])
+        rows = slice(start, start + SIZES[cd.rank()])
+        batch = {k: v if "queue" in k else v[rows] for k, v in batch.items()}
+    leaves = [batch[name].requires_grad_() for name in ("x", "y", "hard")]
+    loss = CASES[case](batch)
+    loss.backward()
+    return [loss.detach(), *(torch.zeros_like(x) if x.grad is None else x.grad for x in leaves)]
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pool]:
+    processes = Pool(2)
+    yield processes
+    processes.close()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_equal_one_process(pair, case):
+    first, second = pair.run(run, case=case)
+    wanted = run(case)
+    torch.testing.assert_close(0.5 * (first[0] + second[0]), wanted[0])
+    for one, other, whole in zip(first[1:], second[1:], wanted[1:], strict=True):
+        # a row's gradient is twice that of the mean loss, which averaging over two ranks undoes
+        torch.testing.assert_close(0.5 * torch.cat([one, other]), whole, rtol=1e-10, atol=1e-12)
