@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -101,11 +101,11 @@ class LineGenerator:
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, decoding: Decoding, device: str = "auto"
+        self, model: Any, tokenizer: Any, decoding: Decoding, device: str = "auto"
     ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model: Any = model.to(device).eval()
+        self.model = model.to(device).eval()
         self.tokenizer, self.decoding, self.device = tokenizer, decoding, device
         tokenizer.padding_side = "left"
         if tokenizer.pad_token_id is None:

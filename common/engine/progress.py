@@ -96,7 +96,7 @@ class TrainingProgress(ProgressBar):
     def on_train_start(self, trainer: Any, module: Any) -> None:
         """Open the display."""
         if self._enabled and trainer.is_global_zero:
-            self.meter = Meter(f"train {self.stage}", trainer.max_steps)
+            self.meter = Meter(self.stage, trainer.max_steps)
 
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
         """Draw when due."""

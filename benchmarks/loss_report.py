@@ -1,0 +1,135 @@
+"""CSV, figure and Markdown tables of `bench_losses.py`."""
+
+import csv
+import datetime
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import torch
+
+Row = dict[str, object]
+Setting = Mapping[str, object]
+
+BEGIN, END = "<!-- losses:begin -->", "<!-- losses:end -->"
+FIELDS = [
+    "date", "cpu", "cores", "torch", "dim", "threads", "rounds", "case", "name", "version", "n",
+    "cpu_s", "wall_s", "cpu_ratio", "wall_ratio", "extra_mib", "note",
+]  # fmt: skip
+# Blind-safe colours; ours are the saturated ones.
+_COLOURS = ["#0072B2", "#56B4E9", "#D55E00", "#999999", "#E69F00", "#009E73"]
+
+
+def machine() -> dict[str, object]:
+    """Date, processor, physical cores and version of torch."""
+    import psutil
+
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [x for x in info.read_text().splitlines() if x.startswith("model name")]
+        name = lines[0].split(":", 1)[1].strip() if lines else name
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cpu": name,
+        "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
+        "torch": torch.__version__,
+    }
+
+
+def write_csv(rows: Sequence[Row], setting: Setting, path: Path) -> None:
+    """One line per case, contender and size; overwritten by every run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, restval="", lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            full = {**machine(), **setting, **row}
+            writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in full.items()})
+
+
+def write_figure(rows: Sequence[Row], setting: Setting, path: Path) -> None:
+    """Time over the floor (above) and extra memory (below) against N, one column per case."""
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    figure, axes = plt.subplots(2, len(cases), figsize=(4 * len(cases), 7), squeeze=False)
+    for column, case in enumerate(cases):
+        names = list(dict.fromkeys(r["name"] for r in rows if r["case"] == case))
+        for colour, name in zip(_COLOURS, names, strict=False):
+            mine = [r for r in rows if (r["case"], r["name"]) == (case, name) and "cpu_s" in r]
+            sizes = [r["n"] for r in mine]
+            style = {"color": colour, "marker": "o", "label": name}
+            axes[0][column].plot(sizes, [r["cpu_ratio"] for r in mine], **style)
+            axes[1][column].plot(sizes, [_positive(r["extra_mib"]) for r in mine], **style)
+        axes[0][column].set(title=case, ylabel="CPU time / three products")
+        axes[0][column].set(xscale="log", yscale="log")
+        axes[1][column].set(xlabel="N", ylabel="peak extra MiB", xscale="log", yscale="log")
+        axes[0][column].legend(fontsize=7)
+        for axis in axes[:, column]:
+            axis.set_xticks(sorted({r["n"] for r in rows}), sorted({r["n"] for r in rows}))
+            axis.minorticks_off()
+            axis.grid(alpha=0.3)
+    figure.suptitle(caption(setting), fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def _positive(value: object) -> float:
+    """For a logarithmic axis: at least 0.1 MiB; NaN if not measured."""
+    return float("nan") if value is None else max(0.1, float(str(value)))
+
+
+def caption(setting: Setting) -> str:
+    """Where and how the numbers were measured."""
+    about = machine()
+    return (
+        f"{about['cpu']}, {about['cores']} cores, {setting['threads']} threads, torch "
+        f"{about['torch']}, fp32, D = {setting['dim']}, {setting['rounds']} rounds, {about['date']}"
+    )
+
+
+def table(rows: Sequence[Row], setting: Setting) -> str:
+    """Markdown: per contender and size, CPU and wall time over the floor and extra memory."""
+    sizes = sorted({int(str(row["n"])) for row in rows})
+    lines = [
+        f"Forward + backward; each cell: CPU time / wall time, as multiples of three N x N x D "
+        f"products in the same round (median), and peak extra memory. {caption(setting)}.",
+        "",
+        "| case | implementation | " + " | ".join(f"N = {n}" for n in sizes) + " |",
+        "|---|---|" + "---|" * len(sizes),
+    ]
+    for case, name in dict.fromkeys((row["case"], row["name"]) for row in rows):
+        mine = {r["n"]: r for r in rows if (r["case"], r["name"]) == (case, name)}
+        version = next(iter(mine.values()))["version"]
+        shown = name if str(name).startswith(("ours", "dense", "torch")) else f"{name} {version}"
+        if version is None:
+            shown = name
+        cells = [_cell(mine[n]) for n in sizes]
+        lines.append(f"| {case} | {shown} | " + " | ".join(cells) + " |")
+    lines.append("| all | on a GPU (Triton) | " + " | ".join("not run" for _ in sizes) + " |")
+    return "\n".join(lines)
+
+
+def _cell(row: Row) -> str:
+    if "cpu_ratio" not in row:
+        return str(row["note"])
+    memory = row["extra_mib"]
+    extra = "memory not measured" if memory is None else f"{memory:.0f} MiB"
+    return f"{row['cpu_ratio']:.2f} / {row['wall_ratio']:.2f}, {extra}"
+
+
+def write_tables(rows: Sequence[Row], setting: Setting, paths: Sequence[Path]) -> None:
+    """Replace what stands between the markers in each file.
+
+    Raises:
+        ValueError: if a file lacks the markers.
+    """
+    for path in paths:
+        text = path.read_text()
+        if BEGIN not in text or END not in text:
+            raise ValueError(f"{path} lacks the markers {BEGIN} and {END}")
+        head, tail = text.split(BEGIN)[0], text.split(END)[1]
+        path.write_text(f"{head}{BEGIN}\n{table(rows, setting)}\n{END}{tail}")

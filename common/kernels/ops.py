@@ -1,0 +1,240 @@
+"""Custom operators of the tiled back ends: opaque to autograd, torch.compile and autocast.
+
+A spec travels as a static description and a list of tensors (`specs.encode`). Every operator
+computes with autocast off, in the dtype of the statistics. Gradients are once differentiable; use
+the dense back end for second derivatives.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.kernels import fused_rows
+from common.kernels.dispatch import tiled_module
+from common.kernels.problem import Gradients, Problem, RawStats, Upstream, stat_dtype
+from common.kernels.specs import decode
+from common.kernels.tiling import kept_tiles
+
+_Output = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def rebuild(
+    q: Tensor, k: Tensor | None, scale: Tensor, row_scale: Tensor | None, side: list[Tensor],
+    spec: str, flags: list[int],
+) -> Problem:  # fmt: skip
+    """Rebuild the problem; `flags` as made by `flags_of`, k = None stands for k = q (half)."""
+    row_start, col_start, columns, moment, top1, unit_norm, keep, deterministic = flags
+    return Problem(
+        q, q if k is None else k, scale, decode(spec, side), row_scale, row_start, col_start,
+        bool(columns), bool(moment), bool(top1), bool(unit_norm), k is None, keep,
+        bool(deterministic),
+    )  # fmt: skip
+
+
+def flags_of(problem: Problem) -> list[int]:
+    """Static fields of a problem as ints for the operator schema."""
+    p = problem
+    flags = (p.columns, p.moment, p.top1, p.unit_norm, p.keep, p.deterministic)
+    return [p.row_start, p.col_start, *(int(f) for f in flags)]
+
+
+def autocast_off(q: Tensor) -> torch.autocast:
+    """Context without autocast on the device of q."""
+    return torch.autocast(q.device.type, enabled=False)
+
+
+# --- statistics with exponential sums -----------------------------------------------------------
+
+
+@torch.library.custom_op("contrastive::pair_stats", mutates_args=())
+def pair_stats_op(
+    q: Tensor, k: Tensor | None, scale: Tensor, row_scale: Tensor | None, side: list[Tensor],
+    spec: str, flags: list[int], backend: str,
+) -> _Output:  # fmt: skip
+    """The fields of `RawStats`."""
+    with autocast_off(q):
+        problem = rebuild(q, k, scale, row_scale, side, spec, flags)
+        stats = tiled_module(backend).forward(problem)
+    return fresh(*stats)  # type: ignore[no-any-return]
+
+
+@pair_stats_op.register_fake
+def _(
+    q: Tensor, k: Tensor | None, scale: Tensor, row_scale: Tensor | None, side: list[Tensor],
+    spec: str, flags: list[int], backend: str,
+) -> _Output:  # fmt: skip
+    problem = rebuild(q, k, scale, row_scale, side, spec, flags)
+    num_rows, dtype = problem.num_rows, problem.dtype
+    sizes = (
+        num_rows,
+        problem.num_cols if problem.columns and not problem.half else 0,
+        num_rows,
+        num_rows if problem.moment else 0,
+        num_rows if problem.top1 else 0,
+        num_rows if problem.top1 else 0,
+    )
+    kept = 0 if backend == "triton" else kept_tiles(problem)[1]
+    vectors = [q.new_empty(size, dtype=dtype) for size in sizes]
+    return (*vectors, q.new_empty((), dtype=dtype), q.new_empty(kept, dtype=dtype))  # type: ignore[return-value]
+
+
+@torch.library.custom_op("contrastive::pair_stats_backward", mutates_args=())
+def pair_stats_backward_op(
+    q: Tensor, k: Tensor | None, scale: Tensor, row_scale: Tensor | None, side: list[Tensor],
+    stats: list[Tensor], upstream: list[Tensor], spec: str, flags: list[int], backend: str,
+    need_q: bool, need_k: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """dq, dk in the dtypes of q and k; row_dot. An empty upstream vector stands for zero."""
+    with autocast_off(q):
+        problem = rebuild(q, k, scale, row_scale, side, spec, flags)
+        vectors = Upstream(*(g if g.numel() else None for g in upstream))
+        run = tiled_module(backend).backward
+        grads = run(problem, RawStats(*stats), vectors, need_q, need_k)
+    return in_input_dtype(grads, q, k)
+
+
+@pair_stats_backward_op.register_fake
+def _(
+    q: Tensor, k: Tensor | None, scale: Tensor, row_scale: Tensor | None, side: list[Tensor],
+    stats: list[Tensor], upstream: list[Tensor], spec: str, flags: list[int], backend: str,
+    need_q: bool, need_k: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return fake_gradients(q, k, need_q, need_k)
+
+
+def in_input_dtype(grads: Gradients, q: Tensor, k: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Dq and dk in the dtypes of their inputs, row_dot as it is."""
+    dk = grads.dk.to(q.dtype if k is None else k.dtype)
+    return fresh(grads.dq.to(q.dtype), dk, grads.row_dot)  # type: ignore[no-any-return]
+
+
+def fresh(*outputs: Tensor) -> Any:
+    """The outputs, each absent one with storage of its own: an operator must not alias."""
+    return tuple(x if x.numel() else x.new_empty(x.shape) for x in outputs)
+
+
+def fake_gradients(
+    q: Tensor, k: Tensor | None, need_q: bool, need_k: bool, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Shapes of dq, dk, row_dot; gradients in `dtype` or in those of the inputs."""
+    other = q if k is None else k
+    dk_shape = other.shape if k is not None and need_k else (0,)
+    dk = other.new_empty(dk_shape, dtype=dtype or other.dtype)
+    dq = q.new_empty(q.shape if need_q else (0,), dtype=dtype or q.dtype)
+    return dq, dk, q.new_empty(q.shape[0] if need_q else 0, dtype=stat_dtype(q))
+
+
+def _save_stats(ctx: Any, inputs: tuple[Any, ...], output: _Output) -> None:
+    q, k, scale, row_scale, side, ctx.spec, ctx.flags, ctx.backend = inputs
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*output[4:])
+    ctx.has_k, ctx.has_row_scale, ctx.num_side = k is not None, row_scale is not None, len(side)
+    optional = [t for t in (k, row_scale) if t is not None]
+    ctx.save_for_backward(q, scale, *optional, *side, *output)
+
+
+def _restore(ctx: Any) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None, list[Tensor]]:
+    q, scale, *rest = ctx.saved_tensors
+    k = rest.pop(0) if ctx.has_k else None
+    row_scale = rest.pop(0) if ctx.has_row_scale else None
+    return q, k, scale, row_scale, rest
+
+
+def _stats_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Any, ...]:
+    q, k, scale, row_scale, rest = _restore(ctx)
+    side, stats = rest[: ctx.num_side], rest[ctx.num_side :]
+    need_q, need_k, need_scale, need_row_scale = ctx.needs_input_grad[:4]
+    empty = stats[0].new_empty(0)
+    vectors = [empty if g is None else g for g in upstream[:4]]
+    dots = need_q or need_scale or need_row_scale
+    dq, dk, row_dot = torch.ops.contrastive.pair_stats_backward(
+        q, k, scale, row_scale, side, stats, vectors, ctx.spec, ctx.flags, ctx.backend, dots, need_k
+    )
+    d_scale, d_row_scale = scale_grads(row_dot, scale, row_scale, need_scale, need_row_scale)
+    return (
+        dq if need_q else None,
+        dk if need_k else None,
+        d_scale,
+        d_row_scale,
+        *_none_grads(ctx, 3),
+    )
+
+
+def scale_grads(
+    row_dot: Tensor, scale: Tensor, row_scale: Tensor | None, need: bool, need_row: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of scale and row_scale from row_dot."""
+    d_scale, d_row_scale = None, None
+    if need:
+        dots = row_dot if row_scale is None else row_dot * row_scale
+        d_scale = dots.sum().to(scale.dtype).reshape(scale.shape)
+    if need_row and row_scale is not None:
+        d_row_scale = (scale * row_dot).to(row_scale.dtype)
+    return d_scale, d_row_scale
+
+
+def _none_grads(ctx: Any, count: int) -> tuple[Any, ...]:
+    return ([None] * ctx.num_side, *([None] * count))
+
+
+pair_stats_op.register_autograd(_stats_backward, setup_context=_save_stats)
+
+
+# --- InfoNCE over rows, gradients formed in the forward -----------------------------------------
+
+
+@torch.library.custom_op("contrastive::info_nce_rows", mutates_args=())
+def info_nce_rows_op(
+    q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, side: list[Tensor],
+    spec: str, flags: list[int], need_q: bool, need_k: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Sum over valid rows of row_lse - row_lin; row_lse, row_lin, row_hit; dq, dk, row_dot."""
+    with autocast_off(q):
+        problem = rebuild(q, k, scale, row_scale, side, spec, flags)
+        stats, grads = fused_rows.info_nce_rows(problem, need_q, need_k)
+        valid = fused_rows.valid_rows(problem, stats.row_lse)
+        total = torch.where(valid, stats.row_lse - stats.row_lin, 0).sum()
+    vectors = total, stats.row_lse, stats.row_lin, stats.row_hit
+    return fresh(*vectors, grads.dq, grads.dk, grads.row_dot)  # type: ignore[no-any-return]
+
+
+@info_nce_rows_op.register_fake
+def _(
+    q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, side: list[Tensor],
+    spec: str, flags: list[int], need_q: bool, need_k: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    problem = rebuild(q, k, scale, row_scale, side, spec, flags)
+    rows, dtype = problem.num_rows, problem.dtype
+    total, lse, lin = (q.new_empty(shape, dtype=dtype) for shape in ((), (rows,), (rows,)))
+    hit = q.new_empty(rows if problem.top1 else 0, dtype=dtype)
+    return total, lse, lin, hit, *fake_gradients(q, k, need_q, need_k, dtype)
+
+
+def _save_fused(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    q, k, scale, row_scale, side, *_ = inputs
+    ctx.dtypes = q.dtype, k.dtype
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.has_row_scale, ctx.num_side = row_scale is not None, len(side)
+    ctx.save_for_backward(scale, *([] if row_scale is None else [row_scale]), *output[4:])
+
+
+def _fused_backward(ctx: Any, g: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if g is None:
+        return None, None, None, None, *_none_grads(ctx, 4)
+    scale, *rest = ctx.saved_tensors
+    row_scale = rest.pop(0) if ctx.has_row_scale else None
+    dq, dk, row_dot = rest
+    need_q, need_k, need_scale, need_row_scale = ctx.needs_input_grad[:4]
+    scales = scale_grads(row_dot * g, scale, row_scale, need_scale, need_row_scale)
+    dq_out, dk_out = (x * g if need else None for x, need in ((dq, need_q), (dk, need_k)))
+    return cast(dq_out, ctx.dtypes[0]), cast(dk_out, ctx.dtypes[1]), *scales, *_none_grads(ctx, 4)
+
+
+def cast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """X in a dtype; None stays None."""
+    return None if x is None else x.to(dtype)
+
+
+info_nce_rows_op.register_autograd(_fused_backward, setup_context=_save_fused)

@@ -1,0 +1,94 @@
+"""Softplus sums (SigLIP, positives of Hydra) over a batch that is split over ranks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._compile import _disable_dynamo
+
+from common.kernels.problem import Gradients, Problem
+from common.kernels.sharding import (
+    Backend,
+    Plan,
+    Sharding,
+    autocast_off,
+    make_plan,
+    ring_sum,
+    scale_grad,
+)
+
+
+@_disable_dynamo
+def sharded_softplus(
+    problem: Problem, bias: Tensor, offset: Tensor | None, backend: Backend, sharding: Sharding
+) -> Tensor:
+    """Softplus sums of the local rows against the keys of all ranks; differentiable.
+
+    Args:
+        problem: As `sharded_stats`.
+        bias: 0-dim, added to all logits.
+        offset: (n,) added per row outside the sign, or None.
+        backend: Runs one block.
+        sharding: Group and mode.
+
+    Returns:
+        (n,).
+    """
+    plan = make_plan(problem, sharding)
+    inputs = problem.q, problem.k, problem.scale, problem.row_scale, bias, offset
+    with autocast_off(problem.q):
+        sums: Tensor = _Softplus.apply(*inputs, plan, backend)  # type: ignore[no-untyped-call]
+    return sums
+
+
+class _Softplus(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
+        offset: Tensor | None, plan: Plan, backend: Backend,
+    ) -> Tensor:  # fmt: skip
+        ctx.plan, ctx.backend = plan, backend
+        keys = k if plan.ring else plan.fetch(k)
+        ctx.save_for_backward(q, keys, scale, row_scale, bias, offset)
+        whole = plan.bound(q, keys, scale, row_scale)
+        if not plan.ring:
+            return backend.softplus_forward(whole, bias, offset)
+        total = torch.zeros(whole.num_rows, dtype=whole.dtype, device=q.device)
+
+        def visit(owner: int, fixed: Sequence[Tensor], _: Sequence[Tensor]) -> Sequence[Tensor]:
+            total.add_(backend.softplus_forward(plan.block(whole, fixed[0], owner), bias, offset))
+            return []
+
+        plan.travel([whole.k], [], visit)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        plan: Plan = ctx.plan
+        q, keys, scale, row_scale, bias, offset = ctx.saved_tensors
+        whole = plan.bound(q, keys, scale, row_scale)
+        need_q, need_k, *need = ctx.needs_input_grad[:6]
+        need_dq = need_q or any(need)  # row sums come with dq
+        backend: Backend = ctx.backend
+
+        def block_gradients(block: Problem, _: Sequence[Tensor]) -> Gradients:
+            return backend.softplus_backward(block, bias, offset, upstream, need_dq, need_k)
+
+        with autocast_off(q):
+            if plan.ring:
+                grads = ring_sum(plan, whole, [], block_gradients, need_k)
+            else:
+                grads = block_gradients(whole, ())
+                grads = grads._replace(dk=plan.scatter(grads.dk) if need_k else grads.dk)
+        assert grads.row_sum is not None
+        return (
+            grads.dq.to(q.dtype) if need_q else None,
+            grads.dk.to(keys.dtype) if need_k else None,
+            scale_grad(grads.row_dot, whole) if need[0] else None,
+            (scale * grads.row_dot).to(row_scale.dtype) if need[1] else None,
+            grads.row_sum.sum().to(bias.dtype) if need[2] else None,
+            grads.d_offset.to(offset.dtype) if need[3] and grads.d_offset is not None else None,
+            None,
+            None,
+        )

@@ -1,0 +1,166 @@
+"""Custom operators of the softplus reducer; see `ops` for the conventions."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.kernels.blocked_softplus import softplus_fused
+from common.kernels.dispatch import tiled_module
+from common.kernels.ops import (
+    autocast_off,
+    cast,
+    fake_gradients,
+    fresh,
+    in_input_dtype,
+    rebuild,
+    scale_grads,
+)
+from common.kernels.problem import stat_dtype
+
+
+@torch.library.custom_op("contrastive::pair_softplus", mutates_args=())
+def pair_softplus_op(
+    q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
+    offset: Tensor | None, side: list[Tensor], spec: str, flags: list[int], backend: str,
+) -> Tensor:  # fmt: skip
+    """(N,) softplus sums."""
+    with autocast_off(q):
+        problem = rebuild(q, k, scale, row_scale, side, spec, flags)
+        out: Tensor = tiled_module(backend).softplus_forward(problem, bias, offset)
+    return out
+
+
+@pair_softplus_op.register_fake
+def _(
+    q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
+    offset: Tensor | None, side: list[Tensor], spec: str, flags: list[int], backend: str,
+) -> Tensor:  # fmt: skip
+    return q.new_empty(q.shape[0], dtype=stat_dtype(q))
+
+
+@torch.library.custom_op("contrastive::pair_softplus_backward", mutates_args=())
+def pair_softplus_backward_op(
+    q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
+    offset: Tensor | None, side: list[Tensor], upstream: Tensor, spec: str, flags: list[int],
+    backend: str, need_q: bool, need_k: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """dq, dk in the dtypes of the inputs; row_dot, row_sum, d_offset."""
+    with autocast_off(q):
+        problem = rebuild(q, k, scale, row_scale, side, spec, flags)
+        run = tiled_module(backend).softplus_backward
+        grads = run(problem, bias, offset, upstream, need_q, need_k)
+    zero = upstream.new_zeros(len(q), dtype=stat_dtype(q))
+    d_offset = zero if grads.d_offset is None else grads.d_offset
+    return *in_input_dtype(grads, q, k), grads.row_sum, d_offset
+
+
+@pair_softplus_backward_op.register_fake
+def _(
+    q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
+    offset: Tensor | None, side: list[Tensor], upstream: Tensor, spec: str, flags: list[int],
+    backend: str, need_q: bool, need_k: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    vectors = [q.new_empty(q.shape[0], dtype=stat_dtype(q)) for _ in range(2)]
+    return *fake_gradients(q, k, need_q, need_k), vectors[0], vectors[1]
+
+
+@torch.library.custom_op("contrastive::pair_softplus_sum", mutates_args=())
+def pair_softplus_sum_op(
+    q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
+    offset: Tensor | None, side: list[Tensor], spec: str, flags: list[int],
+    need_q: bool, need_k: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Sum over all rows and, in the same sweep, its gradients: dq, dk, row_dot, row_sum, d_offset."""
+    with autocast_off(q):
+        problem = rebuild(q, k, scale, row_scale, side, spec, flags)
+        values, grads = softplus_fused(problem, bias, offset, need_q, need_k)
+    assert grads.row_sum is not None
+    assert grads.d_offset is not None
+    parts = values.sum(), grads.dq, grads.dk, grads.row_dot, grads.row_sum, grads.d_offset
+    return fresh(*parts)  # type: ignore[no-any-return]
+
+
+@pair_softplus_sum_op.register_fake
+def _(
+    q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
+    offset: Tensor | None, side: list[Tensor], spec: str, flags: list[int],
+    need_q: bool, need_k: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    dtype = stat_dtype(q)
+    vectors = [q.new_empty(q.shape[0], dtype=dtype) for _ in range(2)]
+    total = q.new_empty((), dtype=dtype)
+    return total, *fake_gradients(q, k, need_q, need_k, dtype), vectors[0], vectors[1]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    q, k, scale, row_scale, bias, offset, side, ctx.spec, ctx.flags, ctx.backend = inputs
+    ctx.has_row_scale, ctx.has_offset, ctx.num_side = (
+        row_scale is not None,
+        offset is not None,
+        len(side),
+    )
+    optional = [t for t in (row_scale, offset) if t is not None]
+    ctx.save_for_backward(q, k, scale, bias, *optional, *side)
+
+
+def _backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+    q, k, scale, bias, *rest = ctx.saved_tensors
+    row_scale = rest.pop(0) if ctx.has_row_scale else None
+    offset = rest.pop(0) if ctx.has_offset else None
+    need_q, need_k, *need = ctx.needs_input_grad[:6]
+    dq, dk, *vectors = torch.ops.contrastive.pair_softplus_backward(
+        q, k, scale, row_scale, bias, offset, rest, upstream, ctx.spec, ctx.flags, ctx.backend,
+        need_q or need[0] or need[1], need_k,
+    )  # fmt: skip
+    small = _small_grads(vectors, scale, row_scale, bias, offset, need)
+    return (
+        dq if need_q else None,
+        dk if need_k else None,
+        *small,
+        [None] * len(rest),
+        None,
+        None,
+        None,
+    )
+
+
+def _small_grads(
+    vectors: list[Tensor], scale: Tensor, row_scale: Tensor | None, bias: Tensor,
+    offset: Tensor | None, need: list[bool],
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Gradients of scale, row_scale, bias, offset from row_dot, row_sum, d_offset."""
+    row_dot, row_sum, d_offset = vectors
+    scales = scale_grads(row_dot, scale, row_scale, need[0], need[1])
+    d_bias = row_sum.sum().to(bias.dtype).reshape(bias.shape) if need[2] else None
+    return *scales, d_bias, d_offset.to(offset.dtype) if need[3] and offset is not None else None
+
+
+pair_softplus_op.register_autograd(_backward, setup_context=_save)
+
+
+def _save_sum(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    q, k, scale, row_scale, bias, offset, side, *_ = inputs
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.dtypes, ctx.num_side = (q.dtype, k.dtype), len(side)
+    ctx.has_row_scale, ctx.has_offset = row_scale is not None, offset is not None
+    optional = [t for t in (row_scale, offset) if t is not None]
+    ctx.save_for_backward(scale, bias, *optional, *output[1:])
+
+
+def _sum_backward(ctx: Any, g: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    tail = ([None] * ctx.num_side, None, None, None, None)
+    if g is None:
+        return None, None, None, None, None, None, *tail
+    scale, bias, *rest = ctx.saved_tensors
+    row_scale = rest.pop(0) if ctx.has_row_scale else None
+    offset = rest.pop(0) if ctx.has_offset else None
+    dq, dk, *vectors = rest
+    need_q, need_k, *need = ctx.needs_input_grad[:6]
+    small = _small_grads([v * g for v in vectors], scale, row_scale, bias, offset, need)
+    dq_out, dk_out = (x * g if wanted else None for x, wanted in ((dq, need_q), (dk, need_k)))
+    return cast(dq_out, ctx.dtypes[0]), cast(dk_out, ctx.dtypes[1]), *small, *tail
+
+
+pair_softplus_sum_op.register_autograd(_sum_backward, setup_context=_save_sum)

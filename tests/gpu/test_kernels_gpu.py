@@ -1,0 +1,233 @@
+"""Triton kernels on a CUDA device, through the public functions; skipped where there is none.
+
+Reference: the dense back end in float64 on the same (rounded) inputs. Tolerances are relative
+(norm of the difference over the norm): the gradients of 16-bit inputs carry the rounding of G to
+bf16 (about 1.6e-3) and of the result to the input dtype.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.kernels import (
+    Diagonal,
+    Exclude,
+    ExcludePositive,
+    Index,
+    Labels,
+    LowRank,
+    Spec,
+    Threshold,
+    info_nce,
+    nt_xent_spec,
+    pair_softplus,
+    pair_stats,
+    triton_pair,
+)  # fmt: skip
+from common.kernels.problem import Problem, Upstream
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+CUDA = torch.device("cuda")
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 6e-3, torch.bfloat16: 8e-3}
+VALUE = {torch.float32: 1e-5, torch.float16: 1e-4, torch.bfloat16: 1e-4}
+SIZES = [(256, 256, 128), (1000, 777, 512), (129, 1031, 100), (1, 5, 16), (515, 515, 1024)]
+Loss = Callable[[Tensor, Tensor, Tensor, str], Tensor]
+
+
+def unit(rows: int, dim: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(rows, dim, generator=generator), dim=1).to(CUDA, dtype)
+
+
+def distance(got: Tensor, want: Tensor) -> float:
+    return float((got.double() - want).norm() / want.norm().clamp(min=1e-12))
+
+
+def assert_matches(loss: Loss, q: Tensor, k: Tensor, scale: float = 20.0) -> None:
+    mine = [q.clone().requires_grad_(), k.clone().requires_grad_()]
+    mine.append(torch.tensor(scale, device=CUDA, requires_grad=True))
+    exact = [x.detach().double().requires_grad_() for x in mine]
+    got, want = loss(*mine, "triton"), loss(*exact, "dense")
+    assert distance(got, want) <= VALUE[q.dtype]
+    grads = torch.autograd.grad(got.sum(), mine, allow_unused=True)
+    wants = torch.autograd.grad(want.sum(), exact, allow_unused=True)
+    for grad, reference in zip(grads, wants, strict=True):
+        assert (grad is None) == (reference is None)
+        if grad is not None and reference is not None:
+            assert distance(grad, reference) <= TOLERANCE[q.dtype]
+
+
+def one_sided(spec: Spec) -> Loss:
+    def loss(q: Tensor, k: Tensor, scale: Tensor, backend: str) -> Tensor:
+        return info_nce(q, k, scale, spec, symmetric=False, backend=backend)
+
+    return loss
+
+
+def clip(q: Tensor, k: Tensor, scale: Tensor, backend: str) -> Tensor:
+    return info_nce(q, k, scale, backend=backend)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize(("n", "m", "d"), SIZES)
+def test_odd_sizes_in_all_dtypes(n: int, m: int, d: int, dtype: torch.dtype) -> None:
+    q, k = unit(n, d, 0, dtype), unit(m, d, 1, dtype)
+    assert_matches(one_sided(Index(torch.arange(n, device=CUDA) % m)), q, k)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("n", [256, 1023])
+def test_both_directions(n: int, dtype: torch.dtype) -> None:
+    assert_matches(clip, unit(n, 256, 0, dtype), unit(n, 256, 1, dtype))
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+def test_symmetric_problems_use_half_of_the_tiles(dtype: torch.dtype) -> None:
+    def loss(q: Tensor, k: Tensor, scale: Tensor, backend: str) -> Tensor:
+        z = torch.cat([q, k])
+        return info_nce(z, z, scale, nt_xent_spec(len(q)), symmetric=False, backend=backend)
+
+    assert_matches(loss, unit(333, 128, 0, dtype), unit(333, 128, 1, dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["labels", "exclude", "dcl", "lowrank", "threshold"])
+def test_masks_and_weights(name: str, dtype: torch.dtype) -> None:
+    n = 300
+    ids = torch.randint(40, (n,), generator=torch.Generator().manual_seed(0)).to(CUDA)
+    u, v = unit(n, 48, 2), unit(n, 48, 3)
+    specs: dict[str, Spec] = {
+        "labels": Labels(ids, ids.flip(0)),
+        "exclude": Diagonal() & Exclude(ids, ids),
+        "dcl": Diagonal() & ExcludePositive(),
+        "lowrank": LowRank(u, v, factor=0.5, shift=0.5),
+        "threshold": Diagonal() & Threshold(u, v, torch.full((n,), 0.1, device=CUDA)),
+    }
+
+    def loss(q: Tensor, k: Tensor, scale: Tensor, backend: str) -> Tensor:
+        stats = pair_stats(q, k, scale, specs[name], columns=True, moment=True, backend=backend)
+        assert stats.col_lse is not None
+        assert stats.row_mom is not None
+        return stats.row_lse + 0.5 * stats.col_lse - stats.row_lin + 0.1 * stats.row_mom
+
+    assert_matches(loss, unit(n, 192, 0, dtype), unit(n, 192, 1, dtype))
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+def test_softplus(dtype: torch.dtype) -> None:
+    def loss(q: Tensor, k: Tensor, scale: Tensor, backend: str) -> Tensor:
+        return pair_softplus(q, k, scale, Diagonal(), bias=-5.0, backend=backend)
+
+    assert_matches(loss, unit(401, 256, 0, dtype), unit(401, 256, 1, dtype), scale=10.0)
+
+
+def test_non_contiguous_inputs() -> None:
+    wide = unit(300, 512, 0, torch.bfloat16)
+    q, k = wide[:, 64:320], wide.T.contiguous().T[:, :256]
+    assert not q.is_contiguous()
+    want = clip(q.contiguous(), k.contiguous(), torch.tensor(20.0, device=CUDA), "triton")
+    assert torch.equal(clip(q, k, torch.tensor(20.0, device=CUDA), "triton"), want)
+
+
+def test_row_offsets_beyond_two_to_the_31() -> None:
+    rows, stride, dim = 70_000, 32_768, 64
+    if torch.cuda.mem_get_info()[0] < 2 * rows * stride + 2**30:
+        pytest.skip("less than 6 GB of free device memory")
+    q = torch.zeros(rows, stride, dtype=torch.bfloat16, device=CUDA)[:, :dim]
+    q.copy_(unit(rows, dim, 0))
+    k = unit(128, dim, 1, torch.bfloat16)
+    spec = Index(torch.zeros(rows, dtype=torch.long, device=CUDA))
+    scale = torch.tensor(20.0, device=CUDA)
+    got = pair_stats(q, k, scale, spec, backend="triton").row_lse[-100:]
+    want = (20.0 * q[-100:].double() @ k.double().T).logsumexp(1)
+    assert distance(got, want) <= VALUE[torch.bfloat16]
+
+
+def test_gradient_workspace_beyond_two_to_the_31_elements() -> None:
+    n, dim = 47_000, 64
+    if torch.cuda.mem_get_info()[0] < 2 * n * n + 2**30:
+        pytest.skip("less than 6 GB of free device memory")
+    q, k = unit(n, dim, 0, torch.bfloat16), unit(n, dim, 1, torch.bfloat16)
+    problem = Problem(q, k, torch.tensor(20.0, device=CUDA), Diagonal())
+    stats = triton_pair.forward(problem)
+    up = Upstream(a=torch.full((n,), 1 / n, device=CUDA))
+    whole = triton_pair.backward(problem, stats, up, True, False, workspace=2 * n * n)
+    chunks = triton_pair.backward(problem, stats, up, True, False)
+    assert distance(whole.dq, chunks.dq.double()) <= 1e-5
+
+
+@pytest.mark.parametrize("dim", [512, 1024])
+def test_memory_stays_within_workspace_and_gradients(dim: int) -> None:
+    n = 16_384  # the dense logits alone would take 1 GiB
+    q, k = (unit(n, dim, s, torch.bfloat16).requires_grad_() for s in (0, 1))
+    scale = torch.tensor(50.0, device=CUDA, requires_grad=True)
+    clip(q[:256], k[:256], scale, "triton").backward()
+    q.grad = k.grad = None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    clip(q, k, scale, "triton").backward()
+    extra = torch.cuda.max_memory_allocated() - before
+    assert extra <= 256 * 2**20 + 3 * 2 * n * dim * 4 + 32 * 2**20
+
+
+def test_two_runs_are_bit_equal() -> None:
+    q, k = unit(1500, 384, 0, torch.bfloat16), unit(1500, 384, 1, torch.bfloat16)
+    runs = []
+    for _ in range(2):
+        leaves = [x.clone().requires_grad_() for x in (q, k)]
+        loss = clip(*leaves, torch.tensor(30.0, device=CUDA), "triton")
+        runs.append([loss.detach(), *torch.autograd.grad(loss, leaves)])
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_no_host_synchronisation() -> None:
+    q, k = (unit(512, 256, s, torch.bfloat16).requires_grad_() for s in (0, 1))
+    scale = torch.tensor(30.0, device=CUDA, requires_grad=True)
+    pair_stats(q, k, scale, Diagonal(), columns=True, backend="triton").row_lse.sum().backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        stats = pair_stats(q, k, scale, Diagonal(), columns=True, top1=True, backend="triton")
+        (stats.row_lse - stats.row_lin).mean().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_compiles_without_graph_break() -> None:
+    q, k = unit(512, 256, 0, torch.bfloat16), unit(512, 256, 1, torch.bfloat16)
+    scale = torch.tensor(30.0, device=CUDA)
+
+    def loss(q: Tensor, k: Tensor) -> Tensor:
+        stats = pair_stats(q, k, scale, Diagonal(), columns=True, backend="triton")
+        assert stats.col_lse is not None
+        return (0.5 * (stats.row_lse + stats.col_lse) - stats.row_lin).mean()
+
+    compiled = torch.compile(loss, fullgraph=True)
+    torch.testing.assert_close(compiled(q, k), loss(q, k))
+
+
+def test_confident_rows_keep_their_gradient() -> None:
+    q = unit(512, 256, 0, torch.bfloat16)
+    noise = unit(512, 256, 9)
+    k = F.normalize(0.9 * q.float() + 0.25 * noise, dim=1).to(torch.bfloat16)
+    assert_matches(clip, q, k, scale=18.0)
+
+
+def test_blocked_torch_on_the_gpu_agrees() -> None:
+    q, k = unit(700, 256, 0), unit(700, 256, 1)
+    scale = torch.tensor(20.0, device=CUDA)
+    mine, other = (clip(q, k, scale, backend) for backend in ("triton", "blocked"))
+    torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+def test_another_scale_is_noticed() -> None:
+    q, k = unit(256, 128, 0), unit(256, 128, 1)
+    losses = [clip(q, k, torch.tensor(s, device=CUDA), "triton") for s in (20.0, 20.5)]
+    assert distance(losses[0], losses[1].double()) > 10 * VALUE[torch.float32]

@@ -1,0 +1,263 @@
+"""Texts of a sample: draw, guard, files, switches (checklist items 1-4, 10, 16)."""
+
+import io
+import json
+import tarfile
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.config import UserError
+from common.data.captions import CaptionedImages, CaptionFiles, choose_texts
+from common.data.images import ImageFiles
+from common.data.samplers import sample_rng
+from common.data.text import ClipTokenizer
+from projects.laclip.config import LaclipData
+from projects.laclip.data import (
+    Sometimes,
+    build_data,
+    files_of,
+    num_samples,
+    pool_images,
+    requirements,
+    train_transform,
+)
+from tests.projects.laclip.conftest import SOURCES, config, csv_config, text_of
+
+TOKENIZER = ClipTokenizer(16)
+
+
+def dataset(cfg):
+    return build_data(cfg, TOKENIZER).train_set
+
+
+def test_item_1_draw_is_uniform_and_new_at_every_access(official):
+    """Item 1: each of the M + 1 texts has frequency 1 / (M + 1) over many accesses."""
+    data = dataset(csv_config(official))
+    drawn = Counter(data._texts(3, epoch)[0] for epoch in range(5000))
+    assert set(drawn) == {text_of(s, 3) for s in ("original", *SOURCES)}
+    assert all(abs(n / 5000 - 0.2) < 0.03 for n in drawn.values())
+    runs = sum(data._texts(3, e) == data._texts(3, e + 1) for e in range(1000))
+    assert abs(runs / 1000 - 0.2) < 0.06  # successive accesses are independent
+    pairs = Counter((data._texts(3, e)[0], data._texts(4, e)[0]) for e in range(2500))
+    assert len(pairs) == 25  # and so are samples of one epoch
+
+
+def test_item_1_draw_is_independent_of_the_image_augmentation(official):
+    """Item 1: with or without rewrites, the crop of an access is the same."""
+    keys = [(i, 7) for i in range(4)]
+    with_rewrites = dataset(csv_config(official))[keys]
+    without = dataset(csv_config(official, "data.num_rewrites=0"))[keys]
+    assert torch.equal(with_rewrites["images"], without["images"])
+    assert with_rewrites["texts"] != without["texts"]
+    assert not torch.equal(
+        with_rewrites["images"], dataset(csv_config(official))[[(i, 8) for i in range(4)]]["images"]
+    )
+
+
+def test_item_2_without_rewrites_the_batches_are_those_of_clip(official):
+    """Item 2: M = 0 gives, bit for bit, the batches of a plain one-caption data set."""
+    cfg = csv_config(official, "data.num_rewrites=0")
+    files = CaptionFiles(official / "toy/toy.csv")
+    clip = CaptionedImages(
+        ImageFiles(files.path, len(files), train_transform(cfg.data)), files, TOKENIZER,
+        seed=cfg.seed, text_policy="first",
+    )  # fmt: skip
+    for epoch in range(3):
+        keys = [(i, epoch) for i in (5, 2, 9)]
+        ours, plain = dataset(cfg)[keys], clip[keys]
+        assert ours["texts"] == plain["texts"] == [text_of("original", i) for i in (5, 2, 9)]
+        assert torch.equal(ours["images"], plain["images"])
+        assert torch.equal(ours["tokens"], plain["tokens"])
+
+
+def test_item_3_short_texts_are_replaced_by_the_original():
+    """Item 3: a drawn text with fewer than two words becomes the original caption."""
+    texts = ["the original caption", "word", "", "two words"]
+    drawn = {choose_texts(texts, "random", sample_rng(0, 0, i))[0] for i in range(100)}
+    assert drawn == {"the original caption", "two words"}
+    both = {tuple(choose_texts(texts, "multi", sample_rng(0, 0, i), 2)) for i in range(100)}
+    assert {second for _, second in both} == drawn
+    alone = choose_texts(["word"], "random", sample_rng(0, 0, 0))
+    assert alone == ["word"]  # nothing to fall back to
+
+
+def test_item_3_augmentation_does_not_leave_a_single_word():
+    """Item 3: EDA or dropout that leaves one word is not used."""
+    halve = Sometimes(lambda text, rng: text.split()[0], 1.0)
+    assert halve("red car", sample_rng(0, 0, 0)) == "red car"
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"), [("toy_bard.txt", 11), ("toy_bard.txt", 13), ("toy_human.txt", 0)]
+)
+def test_item_4_length_mismatch_is_an_error(official, name, lines):
+    """Item 4: rewrite files of different length, or not a divisor of the CSV, are refused."""
+    (official / "toy" / name).write_text("a b\n" * lines, encoding="utf-8")
+    with pytest.raises(UserError, match=r"toy_(bard|human)\.txt"):
+        dataset(csv_config(official))
+
+
+def test_item_4_all_files_too_long_is_an_error_and_divisors_are_taken_modulo(official):
+    """Item 4: 8 lines for 12 rows are refused, 6 lines are repeated."""
+    for lines, fine in ((8, False), (6, True)):
+        for source in SOURCES:
+            text = "".join(f"{source} line {i}\n" for i in range(lines))
+            (official / f"toy/toy_{source}.txt").write_text(text, encoding="utf-8")
+        if fine:
+            texts = dataset(csv_config(official)).captions.texts(8)
+            assert texts == [text_of("original", 8), *(f"{s} line 2" for s in SOURCES)]
+        else:
+            with pytest.raises(UserError, match="8 lines for 12 image rows"):
+                dataset(csv_config(official))
+
+
+@pytest.mark.parametrize("name", ["toy.csv", "toy_mscoco.txt"])
+def test_missing_files_are_named_with_layout_and_source(official, name):
+    (official / "toy" / name).unlink()
+    with pytest.raises(UserError, match=name.replace(".", r"\.")) as error:
+        dataset(csv_config(official))
+    assert "Expected layout" in str(error.value)
+    assert "https://" in str(error.value)
+
+
+def test_rows_with_other_suffixes_are_skipped(official):
+    cfg = csv_config(official)
+    assert num_samples(cfg) == len(dataset(cfg)) == 12
+    assert [r.present for r in requirements(cfg)] == [True] * 5
+
+
+def test_item_10_truncation_keeps_the_end_token():
+    """Item 10: an over-long text is cut and ends in end-of-text, the highest id."""
+    tokens = ClipTokenizer(77)("word " * 100)
+    assert tokens.shape == (1, 77)
+    assert int(tokens[0, -1]) == 49407 == int(tokens.max())
+    assert int(TOKENIZER("a cat").argmax()) == 3
+
+
+def test_item_12_and_16_sources_and_counts_are_switches(official):
+    """Items 12, 16: number and source of rewrites, alias coco."""
+    cfg = csv_config(official, "data.texts=[original,coco,human]")
+    assert cfg.data.rewrite_sources == ["mscoco", "human"]
+    assert [p.name for p in files_of(cfg.data)] == ["toy.csv", "toy_mscoco.txt", "toy_human.txt"]
+    for count in range(5):
+        data = dataset(csv_config(official, f"data.num_rewrites={count}"))
+        assert len(data.captions.texts(0)) == 1 + count
+    with pytest.raises(UserError, match="num_rewrites"):
+        csv_config(official, "data.num_rewrites=5")
+    with pytest.raises(UserError, match="begin with 'original'"):
+        csv_config(official, "data.texts=[chatgpt]")
+
+
+@pytest.mark.parametrize("kind", ["eda", "word_dropout"])
+def test_item_16_word_level_augmentation_instead_of_rewrites(official, kind):
+    """Item 16: EDA and word dropout alter the captions, at the configured share of accesses."""
+    options = ["data.num_rewrites=0", f"data.augmentation={kind}", "data.augment_strength=0.4"]
+    for prob in (0.0, 0.8):
+        data = dataset(csv_config(official, *options, f"data.augment_prob={prob}"))
+        texts = [data._texts(3, epoch)[0] for epoch in range(300)]
+        changed = sum(text != text_of("original", 3) for text in texts) / 300
+        assert changed == 0 if prob == 0 else 0.2 < changed <= 0.9
+        assert all(len(text.split()) >= 2 for text in texts)
+
+
+def test_item_16_back_translation_is_read_from_files(official):
+    """Item 16: back-translated captions take the place of the rewrites."""
+    for i in (1, 2):
+        text = "".join(f"back {i} row {row}\n" for row in range(12))
+        (official / f"toy/toy_back_translation_{i}.txt").write_text(text, encoding="utf-8")
+    cfg = csv_config(official, "data.augmentation=back_translation", "data.num_rewrites=2")
+    assert dataset(cfg).captions.texts(5)[1:] == ["back 1 row 5", "back 2 row 5"]
+
+
+def test_multi_text_batches_hold_original_and_one_rewrite(official):
+    batch = dataset(csv_config(official, "method.num_texts=2"))[[(i, 0) for i in range(6)]]
+    assert batch["tokens"].shape == (6, 2, 16)
+    for row, (first, second) in enumerate(batch["texts"]):
+        assert first == text_of("original", row)
+        assert second in {text_of(s, row) for s in SOURCES}
+    with pytest.raises(UserError, match="num_texts=6"):
+        csv_config(official, "method.num_texts=6")
+
+
+def write_shard(path, num_samples):
+    with tarfile.open(path, "w") as archive:
+        for i in range(num_samples):
+            buffer = io.BytesIO()
+            Image.fromarray(np.full((40, 40, 3), i * 9 % 256, np.uint8)).save(buffer, "JPEG")
+            rewrites = {s: text_of(s, i) for s in SOURCES}
+            files = {
+                "jpg": buffer.getvalue(),
+                "txt": text_of("original", i).encode(),
+                "json": json.dumps(rewrites).encode(),
+            }
+            for suffix, content in files.items():
+                info = tarfile.TarInfo(f"{i:05d}.{suffix}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+
+def test_shards_draw_among_caption_and_rewrites(tmp_path):
+    write_shard(tmp_path / "s-0.tar", 24)
+    cfg = config(
+        "data.source=webdataset", "data.shards=s-{0..0}.tar", f"data.root={tmp_path}",
+        "data.num_samples=24", "data.batch_size=8", "data.texts=[original,chatgpt,mscoco]",
+    )  # fmt: skip
+    stream = iter(dataset(cfg))
+    kinds = Counter()
+    for _ in range(30):
+        batch = next(stream)
+        assert batch["images"].shape == (8, 3, 32, 32)
+        for row, text in zip(batch["ids"].tolist(), batch["texts"], strict=True):
+            kinds[next(s for s in ("original", *SOURCES) if text == text_of(s, row))] += 1
+    assert set(kinds) == {"original", "chatgpt", "mscoco"}
+    assert all(abs(n / 240 - 1 / 3) < 0.12 for n in kinds.values())
+    assert requirements(cfg)[0].present
+
+
+def test_missing_shards_are_a_user_error(tmp_path):
+    cfg = config("data.source=webdataset", "data.shards=x-{0..1}.tar", f"data.root={tmp_path}")
+    with pytest.raises(UserError, match=r"x-0\.tar"):
+        dataset(cfg)
+    assert not requirements(cfg)[0].present
+
+
+def test_pool_is_complete_and_its_seed_draws_the_subset():
+    """The bundled drawings fit their texts; the seed changes which of them are trained on."""
+    cfg = config(name="mini")
+    files = CaptionFiles(files_folder() / "train.csv", [], root="")
+    names = [str(files.path(i)) for i in (0, 5, len(files) - 1, 0)]
+    images = pool_images(names, cfg.data)
+    assert images.shape == (4, 3, 36, 36)
+    assert torch.equal(images[0], images[3])
+    assert not torch.equal(images[0], images[1])
+    assert num_samples(cfg) == round(0.95 * len(files)) > 3000
+
+
+def test_pool_queries_share_no_word_with_the_name_and_splits_are_apart():
+    from common.data.drawings import words
+    from common.data.tables import read_jsonl
+
+    rows = read_jsonl(files_folder() / "test.jsonl.gz")
+    assert {row["split"] for row in rows} == {"dev", "test"}
+    for row in rows:
+        assert not set(words(row["query"])) & set(words(row["name"])), row
+    files = CaptionFiles(files_folder() / "train.csv", [], root="")
+    trained = {str(files.path(i)) for i in range(len(files))}
+    assert not trained & {row["image"] for row in rows}
+
+
+def files_folder():
+    from common.data.lookup import bundled
+    from projects.laclip.data import POOL
+
+    return bundled(POOL)
+
+
+def test_defaults_of_the_schema_are_the_paper_s():
+    data = LaclipData()
+    assert data.texts == ["original", *SOURCES]
+    assert data.crop_scale == (0.5, 1.0)

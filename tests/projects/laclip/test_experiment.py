@@ -1,0 +1,165 @@
+"""The experiment as the commands drive it: evaluation, export, check, validation, wrong input."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.config import UserError
+from common.engine import Workspace
+from common.engine.run import train
+from projects.laclip import build
+from projects.laclip.evaluate import UNSEEN_TEMPLATES, evaluate, pool_metrics
+from projects.laclip.module import LaCLIP
+from tests.projects.laclip.conftest import config, csv_config
+
+
+def test_synthetic_training_learns_and_reports_chance(tmp_path):
+    """A short run beats chance on templates that were never trained on."""
+    run = train(
+        "laclip", "smoke",
+        [f"runs_dir={tmp_path}", "trainer.max_steps=60", "optim.lr=2e-3", "data.augmentation=none"],
+    )  # fmt: skip
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["zeroshot_top1_chance"] == 1 / 8
+    assert metrics["zeroshot_top1"] > 0.5
+
+
+def test_unseen_templates_are_unseen():
+    """No evaluation template is a training frame, nor any of its opening words."""
+    from common.data.drawings import FRAMES
+    from common.data.synthetic import _FRAMES
+
+    seen = {frame for frames in FRAMES for frame in frames} | set(_FRAMES)
+    for template in UNSEEN_TEMPLATES:
+        assert template.rstrip(".") not in seen
+        assert not any(frame.startswith(template.split("{}")[0]) for frame in seen)
+
+
+def test_pool_metrics_of_an_untrained_model_are_near_chance():
+    """Metrics exist with their chance values, on the development split."""
+    from projects.laclip.data import pool_images, read_held_out
+
+    cfg = config("eval.split=dev", name="mini")
+    rows = read_held_out(cfg)
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        metrics = pool_metrics(
+            cfg, LaCLIP(cfg).eval(), rows, pool_images([r["image"] for r in rows], cfg.data)
+        )
+    chance = metrics["retrieval_recall_at_10_chance"]
+    assert 0.02 < chance < 0.1
+    assert metrics["retrieval_recall_at_10"] < 2 * chance
+    assert {"zeroshot_top1", "zeroshot_top1_chance", "name_recall_at_10"} <= metrics.keys()
+
+
+def test_export_reloads_in_open_clip_with_equal_embeddings(tmp_path):
+    import open_clip
+
+    cfg = config()
+    experiment = build(cfg)
+    torch.manual_seed(0)
+    module = LaCLIP(cfg).eval()
+    module.logit_scale.log_scale.data.fill_(3.25)
+    with torch.inference_mode():
+        experiment.export(module, tmp_path / "export")
+        again = experiment.load_export(tmp_path / "export").eval()
+        before, after = experiment.embed(module), experiment.embed(again)
+        assert all(torch.allclose(before[k], after[k], atol=1e-6) for k in before)
+        model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}/export")
+        tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}/export")(
+            ["a drawing of a cat", "two red arrows"]
+        )
+        assert torch.allclose(model.eval().encode_text(tokens), before["text"], atol=1e-5)
+    assert abs(float(model.logit_scale) - 3.25) < 1e-6
+    assert abs(float(again.logit_scale.log_scale) - 3.25) < 1e-6
+
+
+def test_export_of_the_paper_s_towers_keeps_their_embeddings(tmp_path):
+    """GELU image tower with QK norm and QuickGELU text tower, in small."""
+    text = "model.text={vocab_size: 49408, context_length: 16, width: 32, heads: 2, layers: 1}"
+    cfg = config(
+        "model.open_clip=null", "model.vision=qknorm_vit_s16", text, "model.embed_dim=16"
+    )  # fmt: skip
+    experiment = build(cfg)
+    module = LaCLIP(cfg).eval()
+    with torch.inference_mode():
+        before = experiment.embed(module)
+        experiment.export(module, tmp_path / "export")
+        after = experiment.embed(experiment.load_export(tmp_path / "export").eval())
+    assert all(torch.allclose(before[k], after[k], atol=1e-5) for k in before)
+
+
+@pytest.mark.parametrize("name", ["paper", "paper_laion400m_b32"])
+def test_check_builds_the_paper_s_model_and_names_what_is_missing(name, tmp_path):
+    from common.engine.check import inspect
+
+    rows = inspect("laclip", name, [f"data.root={tmp_path}"])
+    assert rows["negatives per query"] == ("8,191" if name == "paper" else "32,767")
+    assert any("MISSING" in value and "https://" in value for value in rows.values())
+
+
+def test_evaluation_sets_are_asked_for_before_training(official):
+    cfg = csv_config(official, "eval.datasets=[cifar10]")
+    with pytest.raises(UserError, match="image set 'cifar10' not found") as error:
+        next(build(cfg).stages())
+    assert "cifar-10-batches-py" in str(error.value)
+    with pytest.raises(UserError, match="did you mean 'cifar10'"):
+        next(build(csv_config(official, "eval.datasets=[cifar_10]")).stages())
+
+
+@pytest.fixture
+def resisc(tmp_path):
+    """Two classes of 44 images each in RESISC45's layout: dark and bright."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("airplane", "beach")):
+        folder = tmp_path / "NWPU-RESISC45" / name
+        folder.mkdir(parents=True)
+        for i in range(44):
+            pixels = rng.integers(0, 60, (32, 32, 3)) + 150 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}_{i:03d}.jpg")
+    return tmp_path
+
+
+def test_labelled_sets_run_through_all_protocols(resisc, tmp_path, monkeypatch):
+    """Zero-shot, few-shot and linear probe from a local folder; the mean over sets."""
+    from common.evaluation import image_sets
+
+    monkeypatch.setattr(image_sets, "WAYS", 2)
+    cfg = config(
+        "eval.datasets=[resisc45]", f"eval.root={resisc}", "data.source=csv", "data.captions=x.csv",
+        "eval.protocols=[zeroshot,few_shot,linear_probe]",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    metrics = evaluate(cfg, LaCLIP(cfg), Workspace(tmp_path / "run"))
+    assert metrics["resisc45_linear_probe_top1"] > 0.9
+    assert metrics["resisc45_few_shot_top1"] > 0.9
+    assert metrics["resisc45_zeroshot_top1_chance"] == 0.5
+    assert 0 <= metrics["resisc45_zeroshot_mean_per_class"] <= 1
+    cfg.eval.protocols = ["zero_shot"]
+    with pytest.raises(UserError, match="did you mean 'zeroshot'"):
+        evaluate(cfg, LaCLIP(cfg), Workspace(tmp_path / "run"))
+
+
+def test_validation_chooses_the_checkpoint_by_zero_shot_accuracy(resisc, tmp_path):
+    run = train(
+        "laclip", "smoke",
+        [f"runs_dir={tmp_path}", "eval.validate=resisc45", f"eval.root={resisc}",
+         "trainer.val_every_n_steps=3"],
+    )  # fmt: skip
+    assert "val/zeroshot_top1" in (run / "metrics.csv").read_text(encoding="utf-8")
+    assert (run / "checkpoints/train/best.ckpt").exists()
+
+
+def test_training_from_official_files_and_shards(official, tmp_path):
+    """The real readers through the engine: two steps each, no evaluation sets."""
+    run = train(
+        "laclip", "smoke",
+        [f"runs_dir={tmp_path}", f"data.root={official}", "data.source=csv",
+         "data.captions=toy/toy.csv", "data.batch_size=4", "trainer.max_steps=2",
+         "method.num_texts=2", "optim.warmup_steps=1"],
+    )  # fmt: skip
+    assert list(json.loads((run / "metrics.json").read_text("utf-8"))) == ["logit_scale"]
+    assert (run / "metrics.csv").read_text(encoding="utf-8").count("\n") >= 2

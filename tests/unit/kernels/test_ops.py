@@ -1,0 +1,80 @@
+"""Registration: opcheck, torch.compile without graph breaks, autocast."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.kernels import Diagonal, info_nce, nt_xent_spec, ops, pair_softplus, softplus_ops
+from common.kernels.arguments import flatten, make_problem, prepare
+from tests.unit.kernels.cases import spec_cases, unit
+
+
+def operator_inputs(name: str, **options: bool) -> tuple[Tensor, Tensor, Tensor, list[object]]:
+    q, k = unit(6).float().requires_grad_(), unit(6, seed=1).float().requires_grad_()
+    scale = torch.tensor(5.0, requires_grad=True)
+    problem = prepare(make_problem(q, k, scale, spec_cases(6, 6)[name], **options))
+    return q, k, scale, list(flatten(problem))
+
+
+@pytest.mark.parametrize("name", ["diagonal", "guided"])
+def test_opcheck_statistics(name: str) -> None:
+    q, k, scale, flat = operator_inputs(name, columns=True, moment=name == "guided", top1=True)
+    torch.library.opcheck(ops.pair_stats_op, (q, k, scale, None, *flat, "blocked"))
+
+
+def test_opcheck_row_scale_and_self_comparison() -> None:
+    q, k, scale, flat = operator_inputs("labels")
+    rho = torch.ones(6, requires_grad=True)
+    torch.library.opcheck(ops.pair_stats_op, (q, k, scale, rho, *flat, "blocked"))
+    torch.library.opcheck(ops.pair_stats_op, (q, None, scale, None, *flat, "blocked"))
+
+
+def test_opcheck_fused_rows() -> None:
+    q, k, scale, flat = operator_inputs("diagonal")
+    torch.library.opcheck(ops.info_nce_rows_op, (q, k, scale, None, *flat, True, True))
+
+
+def test_opcheck_softplus() -> None:
+    q, k, scale, flat = operator_inputs("diagonal")
+    bias, offset = torch.tensor(-1.0, requires_grad=True), torch.zeros(6, requires_grad=True)
+    inputs = (q, k, scale, None, bias, offset, *flat)
+    torch.library.opcheck(softplus_ops.pair_softplus_op, (*inputs, "blocked"))
+    torch.library.opcheck(softplus_ops.pair_softplus_sum_op, (*inputs, True, True))
+
+
+LOSSES = {
+    "symmetric": lambda q, k, t: info_nce(q, k, t, backend="blocked"),
+    "rows": lambda q, k, t: info_nce(q, k, t, symmetric=False, backend="blocked"),
+    "nt_xent": lambda q, k, t: info_nce(
+        *(2 * (torch.cat([q, k]),)), t, nt_xent_spec(len(q)), symmetric=False, backend="blocked"
+    ),
+    "siglip": lambda q, k, t: pair_softplus(
+        q, k, t, Diagonal(), bias=-3.0, reduction="mean", backend="blocked"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_compile_without_graph_breaks(name: str) -> None:
+    results = []
+    compiled = torch.compile(LOSSES[name], fullgraph=True, backend="aot_eager")
+    for function in (LOSSES[name], compiled):
+        q, k = unit(12).float().requires_grad_(), unit(12, seed=1).float().requires_grad_()
+        scale = torch.tensor(5.0, requires_grad=True)
+        loss = function(q, k, scale)
+        results.append([loss.detach(), *torch.autograd.grad(loss, [q, k, scale])])
+    for left, right in zip(*results, strict=True):
+        torch.testing.assert_close(left, right)
+
+
+@pytest.mark.parametrize("backend", ["dense", "blocked"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_autocast_does_not_lower_the_precision(symmetric: bool, backend: str) -> None:
+    q, k = unit(30).float().requires_grad_(), unit(30, seed=1).float()
+    want = info_nce(q, k, 50.0, symmetric=symmetric, backend=backend)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = info_nce(q, k, 50.0, symmetric=symmetric, backend=backend)
+        assert (q @ k.T).dtype == torch.bfloat16  # autocast is really on
+    assert got.dtype == torch.float32
+    assert torch.equal(got, want)
+    assert torch.equal(*(torch.autograd.grad(x, q)[0] for x in (got, want)))

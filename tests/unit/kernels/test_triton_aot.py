@@ -1,0 +1,191 @@
+"""The Triton kernels compile for sm_80 and sm_90 without a GPU, within the limits of the cards.
+
+D is a run-time argument: D = 256, 512, 768 and 1024 (all multiples of the depth of a tile) run the
+same machine code, so each kernel is compiled once per card, dtype and *bucket* of D (multiple of
+the depth or not) and not once per D.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+
+from common.kernels import triton_program  # noqa: E402
+from common.kernels.specs import (  # noqa: E402
+    Diagonal,
+    ExcludeSelf,
+    Index,
+    Labels,
+    LowRank,
+    Partner,
+    Spec,
+    Threshold,
+)  # fmt: skip
+from common.kernels.triton_launch import variant_of  # noqa: E402
+from common.kernels.triton_tune import TileConfig, tile_config  # noqa: E402
+from tests.unit.kernels.triton_aot import (  # noqa: E402
+    SHARED_LIMIT,
+    Resources,
+    compile_kernel,
+    find_tool,
+)  # fmt: skip
+
+pytestmark = pytest.mark.skipif(
+    find_tool("ptxas") is None or find_tool("cuobjdump") is None,
+    reason="Triton has no bundled ptxas and cuobjdump here",
+)
+
+STACK_LIMIT = 64
+SHARED_SHARE = 0.99
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+_ids = torch.zeros(4, dtype=torch.int64)
+_features = torch.zeros(4, 64)
+SPECS: dict[str, Spec] = {
+    "clip": Diagonal(),
+    "index": Index(_ids),
+    "nt_xent": Partner(2) & ExcludeSelf(),
+    "labels": Labels(_ids, _ids, exclude_self=True),
+    "features": Diagonal() & LowRank(_features, _features)
+    & Threshold(_features, _features, torch.zeros(4)),
+}  # fmt: skip
+
+
+class Variant(NamedTuple):
+    spec: str = "clip"
+    fixed: bool = True
+    columns: bool = True
+    moment: bool = False
+    top1: bool = False
+    half: bool = False
+    row_scale: bool = False
+    dim: int = 512
+
+
+VARIANTS = {
+    "clip": Variant(),
+    "clip_uneven": Variant(dim=100),
+    "index": Variant("index", columns=False),
+    "online": Variant(fixed=False),
+    "online_top1": Variant(fixed=False, top1=True),
+    "top1": Variant(top1=True),
+    "nt_xent": Variant("nt_xent", half=True, columns=False, top1=True),
+    "labels": Variant("labels", fixed=False, top1=True),
+    "moment": Variant("labels", moment=True, row_scale=True, fixed=False),
+    "features": Variant("features", fixed=False),
+}
+
+
+def _flags(variant: Variant, operand: str, family: str, capability: tuple[int, int]) -> Any:
+    program = triton_program.lower(SPECS[variant.spec])
+    name = variant_of(program, variant.top1, variant.half, variant.moment)
+    tile = tile_config(family, DTYPES[operand], variant.dim, capability, name)
+    flags = {
+        "PROG": program.code, "MASKED": name != "plain" or variant.dim % 64 > 0, "BIAS": program.biased,
+        "ROW_SCALE": variant.row_scale, "EVEN_D": variant.dim % tile.depth == 0,
+        "PRECISION": "ieee", "UPCAST": False,
+    }  # fmt: skip
+    sides = tuple("*" + {torch.int64: "i64", torch.int32: "i32"}.get(t.dtype, "fp32")
+                  for t in program.sides)  # fmt: skip
+    return program, tile, flags, sides
+
+
+def compile_lse(variant: Variant, operand: str, arch: int) -> Resources:
+    from common.kernels.triton_kernels import lse_kernel
+
+    program, tile, flags, sides = _flags(variant, operand, "lse", (arch // 10, 0))
+    columns = variant.columns or variant.half
+    flags |= {
+        "FIXED": variant.fixed, "COLUMNS": columns, "HALF": variant.half, "LIN": True,
+        "TWO_MASKS": columns and program.two_masks, "MOMENT": variant.moment, "TOP": variant.top1,
+    }  # fmt: skip
+    mirrored = variant.half and variant.top1
+    present = {
+        "shift": variant.fixed, "row_scale": variant.row_scale, "row_max": not variant.fixed,
+        "row_mom": variant.moment, "row_best": variant.top1, "row_hit": variant.top1,
+        "col_max": columns and not variant.fixed, "col_sum": columns, "col_lin": variant.half,
+        "col_best": mirrored, "col_hit": mirrored,
+    }  # fmt: skip
+    absent = tuple(name for name, there in present.items() if not there)
+    return compile_kernel(lse_kernel, flags, operand, arch, tile, absent, sides)
+
+
+def compile_grad(variant: Variant, operand: str, arch: int) -> Resources:
+    from common.kernels.triton_kernels import grad_kernel
+
+    program, tile, flags, sides = _flags(variant, operand, "grad", (arch // 10, 0))
+    columns = variant.columns or variant.half
+    flags |= {
+        "FIXED": variant.fixed, "ROWS": True, "COLUMNS": columns, "HALF": variant.half,
+        "LIN": True, "TWO_MASKS": columns and program.two_masks, "MOMENT": variant.moment,
+    }  # fmt: skip
+    present = {
+        "shift": variant.fixed, "row_scale": variant.row_scale, "row_lse": not variant.fixed,
+        "row_e": variant.moment, "col_lse": columns and not variant.fixed, "col_b": columns,
+        "col_c": variant.half,
+    }  # fmt: skip
+    absent = tuple(name for name, there in present.items() if not there)
+    grad_dtype = "fp32" if operand == "fp32" else "bf16"
+    return compile_kernel(grad_kernel, flags, operand, arch, tile, absent, sides, grad_dtype)
+
+
+def compile_softplus(family: str, operand: str, arch: int) -> Resources:
+    from common.kernels import triton_softplus
+
+    _, tile, flags, sides = _flags(Variant(), operand, family, (arch // 10, 0))
+    flags |= {"ROW_OFFSET": True}
+    if family == "softplus_grad":
+        flags |= {"VALUE": True}
+    kernel = getattr(triton_softplus, f"{family}_kernel")
+    grad_dtype = "fp32" if operand == "fp32" else "bf16"
+    return compile_kernel(kernel, flags, operand, arch, tile, ("row_scale",), sides, grad_dtype)
+
+
+def check(used: Resources, operand: str, arch: int) -> None:
+    assert used.stack <= STACK_LIMIT
+    assert used.shared <= SHARED_SHARE * SHARED_LIMIT[arch]
+    assert 0 < used.registers <= 255
+    if arch == 90 and operand != "fp32":
+        assert "wgmma.mma_async" in used.ptx
+
+
+@pytest.fixture(autouse=True)
+def _fresh_cache(tmp_path: Any) -> Iterator[None]:
+    """Compile for real: the user's cache is neither read nor written."""
+    with triton.knobs.cache.scope():
+        triton.knobs.cache.dir = str(tmp_path)
+        yield
+
+
+COMBINATIONS = [  # fp16 compiles to the code of bf16 but for the element type: fewer variants
+    (name, operand)
+    for name in VARIANTS
+    for operand in DTYPES
+    if operand != "fp16" or name in ("clip", "online", "labels")
+]
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize(("name", "operand"), COMBINATIONS)
+def test_lse_and_grad_fit_the_card(name: str, operand: str, arch: int) -> None:
+    check(compile_lse(VARIANTS[name], operand, arch), operand, arch)
+    check(compile_grad(VARIANTS[name], operand, arch), operand, arch)
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("operand", list(DTYPES))
+@pytest.mark.parametrize("family", ["softplus", "softplus_grad"])
+def test_softplus_fits_the_card(family: str, operand: str, arch: int) -> None:
+    check(compile_softplus(family, operand, arch), operand, arch)
+
+
+def test_a_tile_that_spills_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.unit.kernels import test_triton_aot as module
+
+    huge = TileConfig(256, 256, 64, 8, 2)
+    monkeypatch.setattr(module, "tile_config", lambda *_: huge)
+    with pytest.raises(AssertionError):
+        check(module.compile_lse(Variant(), "bf16", 80), "bf16", 80)

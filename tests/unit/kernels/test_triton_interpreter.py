@@ -1,0 +1,59 @@
+"""The Triton kernels in Triton's interpreter against the dense float64 reference.
+
+The interpreter must be chosen before Triton is imported, so the cases (``triton_cases``) run in one
+process per group; here each becomes a test. It is slow: shapes are about 70 x 101 x 100.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.unit.kernels import triton_cases
+
+pytest.importorskip("triton")
+
+ROOT = Path(__file__).parents[3]
+STATISTICS = 1e-5
+GRADIENTS = {"fp32": 5e-6, "bf16": 4e-3, "api": 5e-6}  # bf16: the interpreter truncates G
+CONFIDENT = 1e-2  # P_ii about 0.9995: rounding P_ii itself before subtracting 1 would give about 1
+
+NAMES = {group: list(cases) for group, cases in triton_cases.all_cases().items()}
+
+
+@cache
+def results(group: str) -> dict[str, dict[str, float]]:
+    env = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.unit.kernels.triton_cases", group]
+    run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    parsed: dict[str, dict[str, float]] = json.loads(run.stdout)
+    return parsed
+
+
+def tolerance(group: str, case: str, quantity: str) -> float:
+    if not quantity.startswith("d"):
+        return STATISTICS
+    return CONFIDENT if case.startswith("confident") else GRADIENTS[group]
+
+
+@pytest.mark.parametrize(
+    ("group", "case"), [(g, c) for g, cases in NAMES.items() for c in cases if c != "broken"]
+)
+def test_kernels_match_the_reference(group: str, case: str) -> None:
+    errors = results(group)[case]
+    assert errors
+    wrong = {n: e for n, e in errors.items() if not e <= tolerance(group, case, n)}
+    assert not wrong
+
+
+def test_a_different_mask_is_noticed() -> None:
+    assert results("fp32")["broken"]["row_lse"] > 100 * STATISTICS
+
+
+def test_most_spec_kinds_are_covered() -> None:
+    assert sum(len(cases) for cases in NAMES.values()) >= 45
