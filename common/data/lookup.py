@@ -15,9 +15,17 @@ def data_root(root: str | None = None) -> Path:
         root: ``cfg.data.root``; None: environment variable ``DATA_DIR``, else ``./data``.
 
     Returns:
-        The folder, with ``~`` expanded; it need not exist (see `require`).
+        The folder, with ``~`` expanded.
+
+    Raises:
+        UserError: a folder was named, in the config or the environment, and does not exist.
     """
-    return Path(root or os.environ.get("DATA_DIR") or "data").expanduser()
+    named = root or os.environ.get("DATA_DIR")
+    path = Path(named or "data").expanduser()
+    if named and not path.is_dir():
+        where = "data.root" if root else "the environment variable DATA_DIR"
+        raise UserError(f"the data folder {path}, named by {where}, does not exist")
+    return path
 
 
 def bundled(name: str, root: str | None = None) -> Path:

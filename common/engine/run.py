@@ -55,8 +55,10 @@ def train(project: str, config: str, overrides: Sequence[str] = ()) -> Path:
     first = next(stages)  # builds data and module: what is missing is said before a folder exists
     workspace = _open_workspace(cfg, project, config, overrides, resumed, first)
     loggers = [logger] if (logger := wandb_logger(cfg, workspace)) else []
-    module, fit = _fit_all(cfg, workspace, first, stages, loggers)
-    forget_run()
+    try:
+        module, fit = _fit_all(cfg, workspace, first, stages, loggers)
+    finally:
+        os.environ.pop(RUN_PATH, None)
     if not is_main_process():
         return workspace.path
     workspace.figure_sinks = loggers
@@ -310,11 +312,6 @@ def _fit(
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     log = next(c for c in callbacks if isinstance(c, LogTerms))
     return log.summary(trainer)
-
-
-def forget_run() -> None:
-    """Let the next `train` of this process open a folder of its own."""
-    os.environ.pop(RUN_PATH, None)
 
 
 def is_main_process() -> bool:

@@ -6,12 +6,23 @@ from common.config import UserError
 from common.data import lookup
 
 
-def test_data_root_prefers_config_then_environment(monkeypatch):
-    monkeypatch.setenv("DATA_DIR", "/somewhere")
-    assert lookup.data_root("mine") == Path("mine")
-    assert lookup.data_root(None) == Path("/somewhere")
+def test_data_root_prefers_config_then_environment(monkeypatch, tmp_path):
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    mine.mkdir()
+    other.mkdir()
+    monkeypatch.setenv("DATA_DIR", str(other))
+    assert lookup.data_root(str(mine)) == mine
+    assert lookup.data_root(None) == other
     monkeypatch.delenv("DATA_DIR")
     assert lookup.data_root(None) == Path("data")
+
+
+def test_a_named_root_that_does_not_exist_is_an_error(monkeypatch, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere, named by data.root, does not exist"):
+        lookup.data_root(str(tmp_path / "nowhere"))
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "lost"))
+    with pytest.raises(UserError, match="DATA_DIR"):
+        lookup.data_root(None)
 
 
 def test_require_names_layout_source_and_size(tmp_path):
