@@ -13,10 +13,13 @@ from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from common.data.packed import PackedImages, write_packed  # noqa: E402
+from common.data.splits import stable_fraction  # noqa: E402
 from common.data.tables import Row, read_jsonl, write_jsonl  # noqa: E402
 
 SKIN_TONES = re.compile("[\U0001f3fb-\U0001f3ff]")
@@ -77,6 +80,25 @@ def prepare_wordnet(source: Path, target: Path, vocabulary: set[str]) -> None:
     write_jsonl(target / "synsets.jsonl.gz", slim)
 
 
+def prepare_cifar10(source: Path, target: Path) -> None:
+    """The images of smallest hash of split and row: 1,000 a class for training, 200 for test."""
+    target.mkdir(parents=True, exist_ok=True)
+    for split, per_class in (("train", 1000), ("test", 200)):
+        images = PackedImages(source / f"{split}.npz")
+        labels = images.array("labels")
+        chosen: list[int] = []
+        for label in np.unique(labels):
+            members = np.flatnonzero(labels == label).tolist()
+            chosen += sorted(members, key=lambda i: stable_fraction(f"{split} {i}"))[:per_class]
+        chosen.sort()
+        write_packed(
+            target / f"{split}.npz",
+            [images.item(i).tobytes() for i in chosen],
+            labels=labels[chosen],
+            class_names=images.array("class_names"),
+        )
+
+
 def spans(texts: Iterable[str]) -> set[str]:
     """Words and neighbouring pairs of words of the texts, also without a plural s."""
     found: set[str] = set()
@@ -93,6 +115,7 @@ def main(source: Path, target: Path) -> None:
     texts = [r["en"] for r in emoji] + [k for r in emoji for k in r["keywords_en"]]
     vocabulary = spans(texts + [r["title"] for r in clipart])
     prepare_wordnet(source / "wordnet", target / "wordnet", vocabulary)
+    prepare_cifar10(source / "cifar10", target / "cifar10")
     model = target / "models" / "stories260k"
     model.mkdir(parents=True, exist_ok=True)
     for name in MODEL_FILES:

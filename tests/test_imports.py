@@ -12,7 +12,8 @@ HEAVY = ("torch", "lightning", "transformers", "numpy", "wandb", "matplotlib")
 
 
 @pytest.mark.parametrize(
-    "module", ["common", "common.cli", "common.registry", *[f"projects.{p}" for p in list_projects()]]
+    "module",
+    ["common", "common.cli", "common.registry", *[f"projects.{p}" for p in list_projects()]],
 )
 def test_import_is_light(module):
     program = f"import {module}, sys; print([m for m in {HEAVY} if m in sys.modules])"

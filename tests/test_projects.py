@@ -30,7 +30,9 @@ def test_contract_and_card(slug):
     module = importlib.import_module(f"projects.{slug}")
     assert callable(module.build)
     assert is_dataclass(module.Config)
-    assert {"data", "optim", "trainer", "tracking", "seed"} <= {f.name for f in fields(module.Config)}
+    assert {"data", "optim", "trainer", "tracking", "seed"} <= {
+        f.name for f in fields(module.Config)
+    }
     card = (ROOT / "projects" / slug / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"^## (.+)$", card, re.M) == HEADINGS
     assert "<!-- results:begin -->" in card

@@ -137,7 +137,7 @@ def _read(path: Path) -> Any:
             raise UserError(f"{path} is not a readable safetensors file: {error}") from error
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
         raise UserError(
             f"{path} cannot be read as plain tensors ({type(error).__name__}). If you trust its "

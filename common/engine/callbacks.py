@@ -131,6 +131,10 @@ def peak_memory_mib() -> float:
     """Highest memory use so far: of the GPU where there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would return the parent's peak if that was higher
+        lines = status.read_text(encoding="ascii", errors="ignore").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 

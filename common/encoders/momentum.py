@@ -1,0 +1,59 @@
+"""Momentum (key, target) encoder: a slowly following copy of the trained encoder."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class MomentumEncoder(nn.Module):
+    """Exponential moving average of an encoder's parameters; never receives a gradient.
+
+        theta_k <- m * theta_k + (1 - m) * theta_q
+
+    Buffers (batch-norm statistics) are the copy's own, from its own forward passes, as in MoCo.
+    Source: He et al. 2020 (MoCo), equation 2, arXiv 1911.05722.
+
+    Args:
+        encoder: copied as it is now; also the structure that `update` expects.
+        momentum: m in [0, 1]; 0 copies the encoder at every update.
+
+    Raises:
+        ValueError: `momentum` out of range.
+
+    >>> encoder = nn.Linear(1, 1, bias=False)
+    >>> average = MomentumEncoder(encoder, momentum=0.75)
+    >>> _ = encoder.weight.data.fill_(4.0), average.network.weight.data.fill_(0.0)
+    >>> average.update(encoder)
+    >>> float(average.network.weight)
+    1.0
+    """
+
+    def __init__(self, encoder: nn.Module, momentum: float = 0.999) -> None:
+        super().__init__()
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
+        self.network = copy.deepcopy(encoder).requires_grad_(False)
+        self.momentum = momentum
+
+    @torch.no_grad()
+    def forward(self, *inputs: Any) -> Tensor:
+        """Output of the averaged encoder, without gradient."""
+        output: Tensor = self.network(*inputs)
+        return output
+
+    @torch.no_grad()
+    def update(self, encoder: nn.Module) -> None:
+        """One step towards the encoder; call it after each optimiser step.
+
+        Raises:
+            ValueError: the encoder has other parameters than the one that was copied.
+        """
+        own, source = dict(self.network.named_parameters()), dict(encoder.named_parameters())
+        if own.keys() != source.keys():
+            raise ValueError(
+                f"the encoder's parameters differ: {sorted(own.keys() ^ source.keys())}"
+            )
+        for name, parameter in own.items():
+            parameter.lerp_(source[name].detach().to(parameter.dtype), 1 - self.momentum)

@@ -1,0 +1,94 @@
+"""First-in-first-out store of earlier embeddings: MoCo's queue and NNCLR's support set."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.distributed import all_gather_no_grad
+
+
+class FeatureQueue(nn.Module):
+    """The latest unit embeddings of all ranks, equal on every rank, saved with the checkpoint.
+
+    It starts with random directions, as in MoCo. Enqueue after the loss is formed (and, since rows
+    are overwritten in place, after its backward pass).
+    Source: He et al. 2020 (MoCo), section 3.2 and algorithm 1, arXiv 1911.05722.
+
+    Args:
+        size: number of rows K.
+        dim: embedding dimension D.
+
+    Attributes:
+        features: buffer (K, D), unit rows.
+        position: buffer, 0-dim int64, the row that is overwritten next (the oldest).
+
+    Raises:
+        ValueError: `size` or `dim` below 1.
+
+    Distributed: `enqueue` gathers without gradient, in rank order; every rank must call it.
+
+    >>> queue = FeatureQueue(3, 2)
+    >>> queue.enqueue(torch.tensor([[2.0, 0.0], [0.0, 3.0]]))
+    >>> queue.features[:2].tolist(), int(queue.position)
+    ([[1.0, 0.0], [0.0, 1.0]], 2)
+    """
+
+    features: Tensor
+    position: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        if size < 1 or dim < 1:
+            raise ValueError(f"a queue needs size >= 1 and dim >= 1, got {size} and {dim}")
+        self.register_buffer("features", F.normalize(torch.randn(size, dim), dim=1))
+        self.register_buffer("position", torch.zeros((), dtype=torch.long))
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @torch.no_grad()
+    def enqueue(self, features: Tensor) -> None:
+        """Overwrite the oldest rows with those of all ranks; of more than K the last K stay.
+
+        Args:
+            features: (B, D) of this rank, normalised here.
+
+        Raises:
+            ValueError: another dimension than the queue's.
+        """
+        if features.ndim != 2 or features.shape[1] != self.features.shape[1]:
+            raise ValueError(
+                f"expected (B, {self.features.shape[1]}) features, got {tuple(features.shape)}"
+            )
+        rows = F.normalize(all_gather_no_grad(features).to(self.features.dtype), dim=1)
+        size, count = len(self), len(rows)
+        rows = rows[-size:]
+        first = self.position + count - len(rows)
+        index = (first + torch.arange(len(rows), device=rows.device)) % size
+        self.features[index] = rows
+        self.position.copy_((self.position + count) % size)
+
+
+class SupportSet(FeatureQueue):
+    """Queue that answers with the nearest neighbour of an embedding.
+
+    Source: Dwibedi et al. 2021 (NNCLR), equation 2, arXiv 2104.14548.
+
+    >>> support = SupportSet(2, 2)
+    >>> support.enqueue(torch.eye(2))
+    >>> support.nearest(torch.tensor([[0.1, 0.9]])).tolist()
+    [[0.0, 1.0]]
+    """
+
+    @torch.no_grad()
+    def nearest(self, features: Tensor) -> Tensor:
+        """Row of largest cosine for each embedding; carries no gradient.
+
+        Args:
+            features: (B, D).
+
+        Returns:
+            (B, D) unit rows, a copy.
+        """
+        scores = F.normalize(features.to(self.features.dtype), dim=1) @ self.features.T
+        return self.features[scores.argmax(dim=1)]

@@ -1,0 +1,71 @@
+"""DCL: decoupled contrastive learning on SimCLR, MoCo and NNCLR (Yeh et al., ECCV 2022)."""
+
+from typing import TYPE_CHECKING
+
+from projects.dcl.config import Config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from common.engine import ContrastiveModule, Experiment, Plan, Stage, Workspace
+
+__all__ = ["Config", "build"]
+
+
+def build(cfg: Config) -> "Experiment":
+    """The experiment of a config; heavy imports happen here."""
+    import torch
+
+    from common.engine import Experiment, Plan, Stage
+    from common.export import load_safetensors, save_safetensors
+    from projects.dcl.data import build_data, num_samples, requirements
+    from projects.dcl.evaluate import evaluate
+    from projects.dcl.module import DCL, build_network, network_options
+    from projects.dcl.sensitivity import run_sensitivity
+
+    def stages() -> "Iterator[Stage]":
+        yield Stage("train", DCL(cfg), build_data(cfg))
+
+    def dcl(module: "nn.Module") -> DCL:
+        assert isinstance(module, DCL)
+        return module
+
+    def export(module: "ContrastiveModule", folder: "Path") -> None:
+        save_safetensors(dcl(module).network, folder, network_options(cfg))
+
+    def load_export(folder: "Path") -> "ContrastiveModule":
+        return DCL(cfg, load_safetensors(folder, build_network))
+
+    def probe_images() -> "Tensor":
+        size = cfg.data.image_size
+        return torch.linspace(-2, 2, 2 * 3 * size * size).sin().reshape(2, 3, size, size)
+
+    def embed(module: "ContrastiveModule") -> "dict[str, Tensor]":
+        network = dcl(module).network
+        features = network.encoder(probe_images().to(next(network.parameters()).device))
+        embeddings = network.projector(features)
+        return {"features": features.float().cpu(), "embeddings": embeddings.float().cpu()}
+
+    def forward(module: "nn.Module", batch_size: int) -> "Tensor":
+        size, views = cfg.data.image_size, 1 if cfg.method.host == "moco" else 2
+        output: Tensor = dcl(module).network(torch.zeros(views * batch_size, 3, size, size))
+        return output.sum()
+
+    def sensitivity(workspace: "Workspace") -> None:
+        run_sensitivity(cfg, workspace)
+
+    def plan() -> "Plan":
+        return Plan(lambda: DCL(cfg), num_samples(cfg), forward, requirements(cfg))
+
+    return Experiment(
+        stages,
+        lambda module, workspace: evaluate(cfg, dcl(module), workspace),
+        export,
+        load_export,
+        embed,
+        plan,
+        {"sensitivity": sensitivity},
+    )

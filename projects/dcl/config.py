@@ -1,0 +1,124 @@
+"""What can be set in a DCL experiment."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from common.config import DataConfig, ExperimentConfig
+
+Host = Literal["simclr", "moco", "nnclr"]
+Loss = Literal["infonce", "dcl", "dclw"]
+
+
+@dataclass
+class DclData(DataConfig):
+    """Images and their augmentation."""
+
+    # bundled: 10,000 CIFAR-10 images of the repository; the others in their official layouts
+    source: Literal[
+        "synthetic", "bundled", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet"
+    ] = "bundled"
+    limit: int | None = None  # training images, balanced, drawn by the seed (sets in memory)
+    image_size: int = 32  # input of the encoder in pixels
+    cache_size: int | None = None  # side of the cached images, at most twice image_size
+    crop_scale: tuple[float, float] = (0.08, 1.0)  # area range of the random resized crop
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)  # of torchvision
+    jitter_prob: float = 0.8
+    grey_prob: float = 0.2
+    blur_prob: float = 0.0
+    mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
+    std: tuple[float, float, float] = (0.2023, 0.1994, 0.2010)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cache_size is not None and self.cache_size > 2 * self.image_size:
+            raise ValueError("data.cache_size must be at most twice data.image_size")
+        if self.limit is not None and self.source.startswith("imagenet"):
+            raise ValueError("data.limit is for sets in memory, not for ImageNet")
+
+
+@dataclass
+class ModelConfig:
+    """Encoder and heads."""
+
+    backbone: str = "resnet18"  # convnet, or a ResNet of torchvision
+    widths: list[int] = field(default_factory=lambda: [32, 64, 128])  # convnet
+    cifar_stem: bool = True  # ResNets: 3x3 stride-1 first convolution, no max pooling
+    pretrained: str = "random"  # see common.encoders.resolve_pretrained
+    projector: list[int] = field(default_factory=lambda: [512])  # hidden widths
+    out_dim: int = 128  # dimension of the contrasted embeddings
+    head_norm: Literal["batch", "layer", "none"] = "batch"
+    projector_last_norm: bool = False  # also normalise the projector's output (NNCLR)
+    predictor: list[int] = field(default_factory=lambda: [512])  # hidden widths, NNCLR only
+    sync_batchnorm: bool = False  # statistics over all GPUs
+
+
+@dataclass
+class MethodConfig:
+    """The objective and its host."""
+
+    host: Host = "simclr"
+    loss: Loss = "dcl"
+    temperature: float = 0.1  # tau, divides the cosines
+    sigma: float = 0.5  # DCLW: concentration of the positive weights
+    detach_weight: bool = False  # DCLW: no gradient through the weights
+    # sum of the two directions (official scale of DCL) or their mean; equal for all losses
+    reduction: Literal["sum", "mean"] = "sum"
+    gather: bool = True  # negatives of all ranks
+    queue_size: int = 65536  # MoCo
+    momentum: float = 0.999  # MoCo: of the key encoder
+    support_size: int = 98304  # NNCLR
+    loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0 or self.sigma <= 0:
+            raise ValueError("method.temperature and method.sigma must be > 0")
+        if self.detach_weight and self.loss != "dclw":
+            raise ValueError("method.detach_weight needs method.loss=dclw")
+
+
+@dataclass
+class EvalConfig:
+    """Evaluation protocol."""
+
+    split: Literal["test", "dev"] = "test"  # dev: held-out training images, to tune on
+    ks: list[int] = field(default_factory=lambda: [20, 200])  # neighbourhood sizes
+    items_k: int = 20  # neighbours of the primary metric, one of ks
+    knn_temperature: float = 0.1  # of the weighted vote
+    linear_probe: bool = True
+    probe_l2: list[float] = field(default_factory=lambda: [10.0**e for e in range(-6, 3)])
+    npc_batch_sizes: list[int] = field(default_factory=lambda: [4, 8, 16, 64])
+    batch_size: int = 512  # images per forward pass
+
+    def __post_init__(self) -> None:
+        if self.items_k not in self.ks:
+            raise ValueError(f"eval.items_k={self.items_k} must be one of eval.ks={self.ks}")
+        if min(self.npc_batch_sizes, default=2) < 2:
+            raise ValueError("eval.npc_batch_sizes must be >= 2")
+
+
+@dataclass
+class SensitivityConfig:
+    """`make run TASK=sensitivity`: one setting at a time, every loss, equal images seen."""
+
+    losses: list[str] = field(default_factory=lambda: ["infonce", "dcl", "dclw"])
+    batch_sizes: list[int] = field(default_factory=lambda: [16, 32, 64, 128])
+    temperatures: list[float] = field(default_factory=lambda: [0.07, 0.1, 0.2, 0.5])
+    lr_factors: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0])
+    epoch_factors: list[float] = field(default_factory=lambda: [0.5, 1.0])
+    num_seeds: int = 1
+
+
+@dataclass
+class Config(ExperimentConfig):
+    """DCL experiment."""
+
+    data: DclData = field(default_factory=DclData)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    sensitivity: SensitivityConfig = field(default_factory=SensitivityConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eval.split == "dev" and self.data.source != "bundled":
+            raise ValueError("eval.split=dev is a part of data.source=bundled")

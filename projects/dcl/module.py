@@ -1,0 +1,190 @@
+"""Decoupled contrastive learning on a SimCLR, MoCo or NNCLR host."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.data.views import TwoViewBatch
+from common.distributed import all_gather_no_grad
+from common.encoders import ConvNet, ImageTower, MLPHead, torchvision_tower
+from common.encoders.heads import Norm
+from common.encoders.momentum import MomentumEncoder
+from common.encoders.queue import FeatureQueue, SupportSet
+from common.engine import ContrastiveModule
+from common.evaluation import SearchResult, knn_accuracy, search
+from projects.dcl.config import Config
+from projects.dcl.objective import ObjectiveOutput, OneWayObjective, TwoViewObjective
+
+
+class Network(nn.Module):
+    """Encoder and projector.
+
+    Attributes:
+        encoder: images (B, 3, H, W) -> features (B, F), what is kept after training.
+        projector: features -> embeddings (B, D), what is contrasted.
+    """
+
+    def __init__(self, encoder: ConvNet | ImageTower, projector: MLPHead) -> None:
+        super().__init__()
+        self.encoder, self.projector = encoder, projector
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images -> embeddings (B, D)."""
+        embeddings: Tensor = self.projector(self.encoder(images))
+        return embeddings
+
+
+def build_network(
+    backbone: str,
+    widths: Sequence[int],
+    cifar_stem: bool,
+    projector: Sequence[int],
+    out_dim: int,
+    head_norm: Norm,
+    projector_last_norm: bool,
+    pretrained: str = "random",
+) -> Network:
+    """Network of the config's values; also rebuilds an exported one."""
+    encoder: ConvNet | ImageTower
+    if backbone == "convnet":
+        encoder = ConvNet(widths)
+    else:
+        encoder = torchvision_tower(backbone, pretrained, cifar_stem=cifar_stem)
+    head = MLPHead(
+        encoder.num_features, projector, out_dim, norm=head_norm, last_norm=projector_last_norm
+    )
+    return Network(encoder, head)
+
+
+def network_options(cfg: Config) -> dict[str, Any]:
+    """Arguments of `build_network`, without the place of pretrained weights."""
+    model = cfg.model
+    return {
+        "backbone": model.backbone,
+        "widths": list(model.widths),
+        "cifar_stem": model.cifar_stem,
+        "projector": list(model.projector),
+        "out_dim": model.out_dim,
+        "head_norm": model.head_norm,
+        "projector_last_norm": model.projector_last_norm,
+    }
+
+
+class DCL(ContrastiveModule):
+    """Two views of every image under InfoNCE, DCL or DCLW.
+
+    - simclr: both views through one network, against all other vectors of the global batch.
+    - moco: view 1 as query, view 2 through the momentum encoder as key, against a queue.
+    - nnclr: the nearest neighbour of one view in a support set, against predictions of the other.
+
+    Source: Yeh et al. 2022, section 3, arXiv 2110.06848.
+
+    Args:
+        cfg: the experiment's config.
+        network: encoder and projector; None builds those of the config.
+
+    Distributed: gathers negatives; queue and support set hold the rows of all ranks.
+    """
+
+    def __init__(self, cfg: Config, network: Network | None = None) -> None:
+        super().__init__(cfg.optim)
+        method, model = cfg.method, cfg.model
+        options = network_options(cfg)
+        self.network = network or build_network(**options, pretrained=model.pretrained)
+        self.host, self.average = method.host, method.reduction == "mean"
+        self.diagnose_every = cfg.trainer.log_every_n_steps
+        self.knn_k, self.knn_temperature = cfg.eval.items_k, cfg.eval.knn_temperature
+        self.objective: TwoViewObjective | OneWayObjective
+        if self.host == "simclr":
+            self.objective = TwoViewObjective(method)
+        else:
+            self.objective = OneWayObjective(method, in_batch=self.host == "nnclr")
+        if self.host == "moco":
+            self.in_batch_negatives = False
+            self.momentum_encoder = MomentumEncoder(self.network, method.momentum)
+            self.queue = FeatureQueue(method.queue_size, model.out_dim)
+        if self.host == "nnclr":
+            self.predictor = MLPHead(
+                model.out_dim, model.predictor, model.out_dim, norm=model.head_norm
+            )
+            self.support = SupportSet(method.support_size, model.out_dim)
+        if model.sync_batchnorm:
+            nn.SyncBatchNorm.convert_sync_batchnorm(self)  # type: ignore[no-untyped-call]
+        self._new_rows: list[Tensor] = []  # enqueued after the optimiser step
+        self._seen: dict[int, list[tuple[Tensor, Tensor]]] = {}  # features of one validation
+
+    def losses(self, batch: TwoViewBatch) -> dict[str, Tensor]:
+        """Loss, in-batch top-1, and now and then mean and variation of the coupling q_B."""
+        out = getattr(self, f"_{self.host}")(batch["view_1"], batch["view_2"])
+        terms = {"loss": out.loss, "top1": out.hits.float().mean()}
+        if len(out.npc):
+            terms |= {"npc_mean": out.npc.mean(), "npc_variation": out.npc.std() / out.npc.mean()}
+        return terms
+
+    def _simclr(self, view_1: Tensor, view_2: Tensor) -> ObjectiveOutput:
+        z_1, z_2 = self.network(torch.cat([view_1, view_2])).chunk(2)
+        diagnose = (self.global_step + 1) % self.diagnose_every == 0
+        output: ObjectiveOutput = self.objective(z_1, z_2, diagnose)
+        return output
+
+    def _moco(self, view_1: Tensor, view_2: Tensor) -> ObjectiveOutput:
+        key = self.momentum_encoder(view_2)  # no gradient
+        self._new_rows.append(key)
+        output: ObjectiveOutput = self.objective(self.network(view_1), key, self.queue.features)
+        return output
+
+    def _nnclr(self, view_1: Tensor, view_2: Tensor) -> ObjectiveOutput:
+        z = self.network(torch.cat([view_1, view_2]))
+        z_1, z_2 = z.detach().chunk(2)
+        p_1, p_2 = self.predictor(z).chunk(2)
+        self._new_rows.append(z_1)
+        first = self.objective(self.support.nearest(z_1), p_2)
+        second = self.objective(self.support.nearest(z_2), p_1)
+        loss = (first.loss + second.loss) * (0.5 if self.average else 1.0)
+        return ObjectiveOutput(loss, torch.cat([first.npc, second.npc]), first.hits)
+
+    def after_optimizer_step(self) -> None:
+        """Move the momentum encoder, then enqueue what this step has seen."""
+        if self.host == "moco":
+            self.momentum_encoder.update(self.network)
+        if self._new_rows:
+            store = self.queue if self.host == "moco" else self.support
+            store.enqueue(torch.cat(self._new_rows))
+            self._new_rows = []
+
+    def negatives_per_query(self, global_batch_size: int) -> int:
+        """Other samples' views (SimCLR, NNCLR) or the queue (MoCo)."""
+        if self.host == "moco":
+            return len(self.queue)
+        return max(0, global_batch_size - 1) * (2 if self.host == "simclr" else 1)
+
+    # -- use -------------------------------------------------------------------------------------
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> pooled backbone features (B, F)."""
+        features: Tensor = self.network.encoder(images)
+        return features
+
+    def rank(self, query: Tensor, gallery: Tensor, k: int = 10) -> SearchResult:
+        """The k gallery images of largest feature cosine for each query image."""
+        with torch.no_grad():
+            return search(self.encode(query), self.encode(gallery), k, backend="torch")
+
+    # -- validation: kNN accuracy, the test images against the training images ---------------------
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Collect features; loader 0 holds the bank, loader 1 the queries."""
+        rows = self.encode(batch["images"]).float(), batch["labels"]
+        self._seen.setdefault(dataloader_idx, []).append(rows)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the accuracy over the features of all ranks."""
+        parts = []
+        for index in sorted(self._seen):
+            features, labels = zip(*self._seen[index], strict=True)
+            parts += [all_gather_no_grad(torch.cat(x)).cpu() for x in (features, labels)]
+        self._seen = {}
+        found = knn_accuracy(*parts, ks=[self.knn_k], temperature=self.knn_temperature)
+        self.log("val/knn_top1", found[f"knn{self.knn_k}_top1"])

@@ -1,0 +1,180 @@
+"""`make run PROJECT=dcl TASK=sensitivity`: how much each loss depends on its settings."""
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.config import UserError, to_dict
+from common.engine import Workspace
+from common.engine.optim import scaled_lr
+from common.engine.run import train
+from common.engine.workspace import read_json, write_json
+from projects.dcl.config import Config
+from projects.dcl.data import num_samples
+
+Train = Callable[[str, str, Sequence[str]], Path]
+
+
+def cells(cfg: Config) -> dict[str, dict[str, list[str]]]:
+    """Overrides by axis and setting, one setting changed at a time.
+
+    Every cell sees the same number of images, but for the axis of epochs. The learning rate follows
+    the batch size by the square-root rule.
+
+    Returns:
+        ``{"batch_size": {"16": [overrides], ...}, "temperature": ..., "lr": ..., "epochs": ...}``.
+    """
+    options, batch = cfg.sensitivity, cfg.data.batch_size
+    steps = base_steps(cfg)
+    found: dict[str, dict[str, list[str]]] = {}
+    found["batch_size"] = {
+        str(size): [
+            f"data.batch_size={size}",
+            f"optim.lr={scaled_lr(cfg.optim.lr, size, 'sqrt', batch)}",
+            *_steps(max(1, steps * batch // size)),
+        ]
+        for size in options.batch_sizes
+    }
+    found["temperature"] = {
+        str(tau): [f"method.temperature={tau}", *_steps(steps)] for tau in options.temperatures
+    }
+    found["lr"] = {
+        str(factor): [f"optim.lr={factor * cfg.optim.lr}", *_steps(steps)]
+        for factor in options.lr_factors
+    }
+    found["epochs"] = {
+        str(factor): _steps(max(1, round(factor * steps))) for factor in options.epoch_factors
+    }
+    return {axis: settings for axis, settings in found.items() if settings}
+
+
+def base_steps(cfg: Config) -> int:
+    """Optimiser steps of the config itself."""
+    if cfg.trainer.max_steps is not None:
+        return cfg.trainer.max_steps
+    assert cfg.trainer.max_epochs is not None
+    return max(1, int(cfg.trainer.max_epochs * (num_samples(cfg) // cfg.data.batch_size)))
+
+
+def as_overrides(cfg: Config) -> list[str]:
+    """Every value of a config as ``a.b=value``, without those that name a run."""
+
+    def walk(node: Mapping[str, Any], prefix: str) -> list[str]:
+        words = []
+        for key, value in node.items():
+            inner = isinstance(value, dict)
+            own = (
+                walk(value, f"{prefix}{key}.") if inner else [f"{prefix}{key}={json.dumps(value)}"]
+            )
+            words += own
+        return words
+
+    names = ("runs_dir", "run_id", "resume")
+    return walk({k: v for k, v in to_dict(cfg).items() if k not in names}, "")
+
+
+def run_sensitivity(cfg: Config, workspace: Workspace, train: Train = train) -> dict[str, Any]:
+    """Train every cell with every loss and write sensitivity.json, a table and a figure.
+
+    Args:
+        cfg: the base config.
+        workspace: of the task; the runs lie in its sub-folder ``runs`` and are reused.
+        train: trains a config with overrides and returns the run folder.
+
+    Returns:
+        ``{"metric": name, "values": {axis: {setting: {loss: [per seed]}}}, "spread": {axis:
+        {loss: {"mean", "std", "min", "max"}}}}``; the spread is over the settings of an axis.
+
+    Raises:
+        UserError: no loss, setting or seed to run.
+    """
+    options = cfg.sensitivity
+    plan = [
+        (axis, setting, loss, seed, overrides)
+        for axis, settings in cells(cfg).items()
+        for setting, overrides in settings.items()
+        for loss in options.losses
+        for seed in range(cfg.seed, cfg.seed + options.num_seeds)
+    ]
+    if not plan:
+        raise UserError("sensitivity has nothing to run: give losses, settings and num_seeds >= 1")
+    metric = f"knn{cfg.eval.items_k}_top1"
+    values: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for axis, setting, loss, seed, overrides in workspace.progress(plan, "runs", len(plan)):
+        name = f"{axis}-{setting}-{loss}-seed{seed}"
+        own = [*as_overrides(cfg), *overrides, f"method.loss={loss}", f"seed={seed}"]
+        score = _score(workspace, name, own, metric, train)
+        values.setdefault(axis, {}).setdefault(setting, {}).setdefault(loss, []).append(score)
+    spread = {axis: _spread(settings, options.losses) for axis, settings in values.items()}
+    result = {"metric": metric, "values": values, "spread": spread}
+    write_json(workspace.folder(".") / "sensitivity.json", result)
+    (workspace.path / "sensitivity.md").write_text(table(result) + "\n", encoding="utf-8")
+    workspace.figure("sensitivity", figure(result))
+    return result
+
+
+def _score(
+    workspace: Workspace, name: str, overrides: list[str], metric: str, train: Train
+) -> float:
+    folder = workspace.folder("runs")
+    found = sorted(folder.glob(f"*/*/{name}/metrics.json"))
+    if not found:
+        words = [*overrides, f"runs_dir={folder}", f"run_id={name}", "tracking.wandb=disabled"]
+        if list(folder.glob(f"*/*/{name}/meta.json")):
+            words.append(f"resume={name}")
+        found = [train(workspace.project, workspace.config, words) / "metrics.json"]
+    return float(read_json(found[0])[metric])
+
+
+def _spread(
+    settings: Mapping[str, Mapping[str, list[float]]], losses: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Mean and spread over settings (of the means over seeds) by loss."""
+    result = {}
+    for loss in losses:
+        means = [statistics.fmean(by_loss[loss]) for by_loss in settings.values()]
+        result[loss] = {
+            "mean": statistics.fmean(means),
+            "std": statistics.stdev(means) if len(means) > 1 else 0.0,
+            "min": min(means),
+            "max": max(means),
+        }
+    return result
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Markdown: a row for each setting, and one with mean and spread for each axis."""
+    losses = list(next(iter(result["spread"].values())))
+    lines = [f"| axis | setting | {' | '.join(losses)} |", "|---|---" + "|---" * len(losses) + "|"]
+    for axis, settings in result["values"].items():
+        for setting, by_loss in settings.items():
+            cells_ = [f"{statistics.fmean(by_loss[loss]):.4f}" for loss in losses]
+            lines.append(f"| {axis} | {setting} | {' | '.join(cells_)} |")
+        spread = result["spread"][axis]
+        cells_ = [f"{spread[loss]['mean']:.4f} +- {spread[loss]['std']:.4f}" for loss in losses]
+        lines.append(f"| {axis} | **mean +- spread** | {' | '.join(cells_)} |")
+    return "\n".join(lines)
+
+
+def figure(result: Mapping[str, Any]) -> Any:
+    """One panel for each axis, one line for each loss."""
+    from matplotlib.figure import Figure
+
+    axes_names = list(result["values"])
+    figure = Figure(figsize=(3 * len(axes_names), 2.8))
+    panels = figure.subplots(1, len(axes_names), squeeze=False, sharey=True)[0]
+    for panel, axis in zip(panels, axes_names, strict=True):
+        settings = result["values"][axis]
+        for loss in result["spread"][axis]:
+            heights = [statistics.fmean(by_loss[loss]) for by_loss in settings.values()]
+            panel.plot(list(settings), heights, marker="o", label=loss)
+        panel.set_xlabel(axis)
+    panels[0].set_ylabel(result["metric"])
+    panels[0].legend(fontsize=7)
+    return figure
+
+
+def _steps(steps: int) -> list[str]:
+    return ["trainer.max_epochs=null", f"trainer.max_steps={steps}"]

@@ -1,0 +1,148 @@
+"""What can be set in a Hydra experiment."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from common.config import DataConfig, ExperimentConfig
+
+
+@dataclass
+class HydraData(DataConfig):
+    """Labelled images, augmented, with a drawn partner class each."""
+
+    source: Literal["synthetic", "bundled", "cifar10", "cifar100", "imagenet", "folder"] = "bundled"
+    folder: str | None = None  # source=folder: {train,val}/<class>/* below data.root
+    num_classes: int = 10
+    image_size: int = 32  # input of the encoder in pixels
+    train_samples: int | None = None  # class-balanced subset drawn by the seed; None: all
+    test_samples: int | None = None  # class-balanced, always the same; None: all
+    views: Literal[1, 2] = 1  # two: queries from view 1, keys from view 2
+    repeats: int = 1  # repeated augmentation: copies of a sample in the batch stream
+    samples_per_class: int | None = None  # K of the PK sampler; None: plain shuffle
+    augmentation: Literal["crop", "simclr", "randaugment", "dino", "three_augment"] = "crop"
+    crop_scale: tuple[float, float] = (0.5, 1.0)  # area range of the random resized crop
+    erase_prob: float = 0.0  # random erasing with noise per pixel (randaugment)
+    normalize: Literal["cifar", "imagenet"] = "cifar"  # channel mean and deviation
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.source == "folder" and self.folder is None:
+            raise ValueError("data.source=folder needs data.folder")
+        if self.train_samples is not None and self.source in ("imagenet", "folder"):
+            raise ValueError("data.train_samples draws from sets in memory, not from folders")
+        if self.samples_per_class is not None:
+            if self.batch_size % self.samples_per_class or self.samples_per_class < 2:
+                raise ValueError(
+                    f"data.samples_per_class={self.samples_per_class} must be >= 2 and divide "
+                    f"data.batch_size={self.batch_size}"
+                )
+            if self.repeats > 1:
+                raise ValueError("set one of data.repeats and data.samples_per_class, not both")
+
+
+@dataclass
+class ModelConfig:
+    """Encoder and projector."""
+
+    backbone: str = "convnet"  # convnet, or a timm model such as resnet18, resnet50, vit_*
+    stem_type: str | None = None  # timm ResNets: deep, ...; None: the model's own
+    output_stride: int | None = None  # timm ResNets: 8, 16 or 32; None: the model's own
+    widths: list[int] = field(default_factory=lambda: [24, 48, 128])  # of convnet
+    pretrained: str = "random"  # see common.encoders.resolve_pretrained; timm models
+    init_from: str | None = None  # exported folder: its encoder is the starting point
+    projector_dim: int = 2048  # hidden width
+    out_dim: int = 256  # D, dimension in which pairs are compared
+
+
+@dataclass
+class GateConfig:
+    """The feature filter: from a pair of classes to a vector in [0, 1]^D."""
+
+    type: Literal["basic", "open", "gumbel", "stochastic"] = "basic"
+    in_dim: int = 512  # label embedding
+    mlp_dim: int = 1024  # hidden width
+    fuse: bool = True  # one gate of the mean embedding; False: product of two gates
+    penalty: float = 0.0  # weight of the mean binary entropy (basic, gumbel)
+    sigma: float = 0.5  # noise of the stochastic gate
+    open_penalty: float = 1e-6  # weight of the expected number of open stochastic gates
+    tau: float = 1.0  # temperature of the Gumbel gate
+
+
+@dataclass
+class PairsConfig:
+    """Which class each sample is to agree with."""
+
+    type: Literal["arbitrary", "identical", "distinct"] = "arbitrary"
+
+
+@dataclass
+class TemperatureConfig:
+    """Divides the similarities."""
+
+    init: float = 0.1
+    learnable: bool = False  # 1 / temperature is then kept in [1, 100]
+
+
+@dataclass
+class HeadConfig:
+    """Online linear classifier, for monitoring."""
+
+    weight: float = 1.0  # of its cross entropy; 0 builds none
+    sup_loss: bool = False  # let its gradient reach the encoder
+    label_smoothing: float = 0.0
+
+
+@dataclass
+class MethodConfig:
+    """The objective."""
+
+    objective: Literal["pairs", "supcon", "simclr", "cross_entropy"] = "pairs"
+    exclude_self: bool = True  # one view: a sample is no positive of itself; False: released code
+    renormalise_after_gate: bool = False  # cosine inside the subspace, as the paper has it
+    alpha: float | None = None  # start of a learnable weight that subtracts the open similarity
+    frozen_simclr: bool = False  # train SimCLR first, then only the gate on its frozen features
+
+    def __post_init__(self) -> None:
+        if self.frozen_simclr and self.objective != "pairs":
+            raise ValueError("method.frozen_simclr trains a gate: set method.objective=pairs")
+
+
+@dataclass
+class EvalConfig:
+    """Evaluation protocol."""
+
+    split: Literal["test", "dev"] = "test"  # of the bundled set; dev: unused training images
+    batch_size: int = 500  # images per forward pass
+    neighbours: list[int] = field(default_factory=lambda: [20])  # k of the kNN classifiers
+    precision_at: int = 20  # k of the subspace precision
+    max_pairs: int = 200  # class pairs of the subspace precision; more are subsampled
+    hierarchy: str | None = None  # text file: path root/.../class per line; None: CIFAR-10's
+    transfer: list[str] = field(default_factory=list)  # further labelled sets, by name
+    transfer_protocols: list[str] = field(default_factory=lambda: ["linear_probe", "few_shot"])
+    root: str | None = None  # folder of these sets; None: data.root
+
+
+@dataclass
+class Config(ExperimentConfig):
+    """Hydra experiment."""
+
+    data: HydraData = field(default_factory=HydraData)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+    pairs: PairsConfig = field(default_factory=PairsConfig)
+    temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
+    online_head: HeadConfig = field(default_factory=HeadConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    layer_decay: float = 1.0  # factor of the learning rate from one layer to the one below
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method.objective == "simclr" and self.data.views != 2:
+            raise ValueError("method.objective=simclr needs data.views=2")
+        if self.method.objective == "cross_entropy" and not (
+            self.online_head.weight and self.online_head.sup_loss
+        ):
+            raise ValueError("method.objective=cross_entropy needs online_head.sup_loss=true")
+        if self.layer_decay != 1.0 and self.model.backbone == "convnet":
+            raise ValueError("layer_decay needs a timm model, model.backbone is convnet")

@@ -1,0 +1,153 @@
+"""The objective on explicit logits: for similarities that are not bilinear in query and key.
+
+The default objective runs through `common.losses.HydraLoss`, which never stores the N x M logits;
+this form takes any logits, at that cost.
+
+# N queries, M keys, D dim
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.distributed import (
+    all_gather_no_grad,
+    all_gather_with_grad,
+    all_reduce_sum,
+    rank_mean,
+    row_offset,
+)
+
+
+class PairMasks(NamedTuple):
+    """Which keys count for which query, both (N, M) bool."""
+
+    positives: Tensor
+    negatives: Tensor
+
+
+def pair_masks(
+    labels: Tensor, partner_labels: Tensor, key_labels: Tensor, self_offset: int | None = None
+) -> PairMasks:
+    """Positives are of the partner class, negatives of neither class of the pair.
+
+    Args:
+        labels: (N,) int64.
+        partner_labels: (N,) int64.
+        key_labels: (M,) int64.
+        self_offset: key ``self_offset + i`` is query i and no positive of itself; None keeps it.
+    """
+    own = labels[:, None] == key_labels
+    positives = partner_labels[:, None] == key_labels
+    negatives = ~(own | positives)
+    if self_offset is not None:
+        row = torch.arange(len(labels), device=labels.device)
+        positives[row, row + self_offset] = False
+    return PairMasks(positives, negatives)
+
+
+def gated_logits(
+    query: Tensor,
+    key: Tensor,
+    gate: Tensor,
+    scale: Tensor | float,
+    *,
+    renormalise: bool = False,
+    alpha: Tensor | float | None = None,
+) -> Tensor:
+    """Similarities in the query's subspace, both sides gated with the query's gate.
+
+        l_ij = scale * sum_k q_ik g_ik^2 k_jk                                   (released code)
+        l_ij = scale * <g_i q_i, g_i k_j> / (||g_i q_i|| ||g_i k_j||)           (renormalise: paper)
+        l_ij <- l_ij - alpha * <q_i, k_j>                                       (alpha)
+
+    Source: Wu et al. 2024, arXiv 2410.18200, and its released code.
+
+    Args:
+        query: (N, D), L2-normalised.
+        key: (M, D), L2-normalised.
+        gate: (N, D) in [0, 1].
+        scale: > 0, 1 / temperature.
+        renormalise: cosine of the gated vectors; needs no (N, M, D) tensor, since
+            ||g_i k_j||^2 = sum_k g_ik^2 k_jk^2 is a matrix product.
+        alpha: weight of the open similarity that is subtracted; None for none.
+
+    Returns:
+        (N, M).
+
+    >>> q = torch.eye(2)
+    >>> gated_logits(q, q, torch.full((2, 2), 0.5), 4.0)[0]
+    tensor([1., 0.])
+    >>> gated_logits(q, q, torch.full((2, 2), 0.5), 4.0, renormalise=True)[0]
+    tensor([4., 0.])
+    """
+    squared = gate.square()
+    similarity = (query * squared) @ key.T
+    if renormalise:
+        query_norm = (query.square() * squared).sum(dim=1, keepdim=True)
+        key_norm = squared @ key.square().T
+        similarity = similarity * (query_norm * key_norm).clamp(min=1e-12).rsqrt()
+    logits = scale * similarity
+    return logits if alpha is None else logits - alpha * (query @ key.T)
+
+
+def per_positive_loss(logits: Tensor, masks: PairMasks) -> tuple[Tensor, Tensor]:
+    """Every positive alone against the negatives of its row.
+
+        l_i = sum_{j in P_i} log [1 + sum_{m in Neg_i} exp(l_im) / exp(l_ij)]
+
+    Args:
+        logits: (N, M).
+        masks: positives and negatives.
+
+    Returns:
+        l_i (N,), 0 for rows without positives or negatives, and the number of positives (N,).
+    """
+    some = masks.negatives.any(dim=1, keepdim=True)
+    # Rows without negatives get zeros, whose gradient is finite; they are dropped below.
+    hidden = logits.masked_fill(~masks.negatives, -torch.inf)
+    negatives = torch.where(some, hidden, torch.zeros_like(logits)).logsumexp(dim=1, keepdim=True)
+    terms = F.softplus(negatives - logits)
+    counted = masks.positives & some
+    return torch.where(counted, terms, 0).sum(dim=1), masks.positives.sum(dim=1)
+
+
+def dense_pair_loss(
+    query: Tensor,
+    key: Tensor,
+    gate: Tensor,
+    labels: Tensor,
+    partner_labels: Tensor,
+    scale: Tensor | float,
+    *,
+    exclude_self: bool = False,
+    renormalise: bool = False,
+    alpha: Tensor | float | None = None,
+) -> Tensor:
+    """Mean of `per_positive_loss` over all positive pairs of all ranks; 0 if there is none.
+
+    Args:
+        query: (N, D) raw.
+        key: (N, D) raw; the queries, or another view of the same samples.
+        gate: (N, D) of the pair (label, partner label).
+        labels: (N,) int64.
+        partner_labels: (N,) int64.
+        scale: > 0, 1 / temperature.
+        exclude_self: key i is query i and no positive of itself.
+        renormalise: see `gated_logits`, as is `alpha`.
+        alpha: see `gated_logits`.
+
+    Distributed: gathers keys with gradient, and labels; this rank's share of the global loss.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        keys = all_gather_with_grad(F.normalize(key.float() if key.dtype.itemsize < 4 else key))
+        queries = F.normalize(query.float() if query.dtype.itemsize < 4 else query)
+        offset = row_offset(len(queries)) if exclude_self else None
+        masks = pair_masks(labels, partner_labels, all_gather_no_grad(labels), offset)
+        gate = gate.to(queries.dtype)
+        logits = gated_logits(queries, keys, gate, scale, renormalise=renormalise, alpha=alpha)
+        per_row, counts = per_positive_loss(logits, masks)
+        total = all_reduce_sum(counts.sum().to(per_row.dtype)).clamp(min=1)
+        return rank_mean(per_row, num_rows=total)

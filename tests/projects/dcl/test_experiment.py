@@ -1,0 +1,246 @@
+"""The experiment as the commands drive it: data, evaluation, export, validation, sensitivity."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.config import UserError
+from common.data.labelled_files import imagenet100_synsets
+from common.engine import Workspace
+from common.engine.check import inspect
+from common.engine.run import train
+from projects.dcl import build
+from projects.dcl.data import build_data, image_part, num_samples
+from projects.dcl.evaluate import batch_npc, mechanism, two_views
+from projects.dcl.module import DCL
+from projects.dcl.sensitivity import cells, run_sensitivity, table
+from tests.projects.dcl.conftest import HOSTS, LOSSES, config, random_views
+
+OPEN = "paper_imagenet100"
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_training_writes_metrics_items_gallery_and_figures(tmp_path, host):
+    run = train("dcl", "smoke", [f"runs_dir={tmp_path}", f"method.host={host}"])
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["knn5_top1_chance"] == 1 / 8
+    assert {"untrained_knn5_top1", "linear_probe_top1", "npc_mean_batch4"} <= metrics.keys()
+    assert metrics["gradient_identity_error"] < 1e-8
+    items = json.loads((run / "items/knn5_top1.json").read_text(encoding="utf-8"))
+    assert sum(items) / len(items) == pytest.approx(metrics["knn5_top1"])
+    assert (run / "plots/map.png").exists()
+    assert (run / "plots/npc.png").exists()
+    assert (run / "gallery/nearest neighbours/gallery.json").exists()
+    assert "train/npc_mean" in (run / "metrics.csv").read_text(encoding="utf-8")
+
+
+def test_validation_gives_a_neighbour_curve(tmp_path):
+    run = train("dcl", "smoke", [f"runs_dir={tmp_path}", "trainer.val_every_n_steps=3"])
+    rows = (run / "metrics.csv").read_text(encoding="utf-8").splitlines()
+    assert sum("val/knn_top1" in row for row in rows) == 2
+    assert not (run / "checkpoints/train/best.ckpt").exists()  # nothing is chosen on test images
+
+
+def test_multiplier_grows_and_steadies_with_batch_size(tmp_path):
+    """The mechanism: mean of q_B rises, its variation falls, on the same pairs."""
+    cfg = config("eval.npc_batch_sizes=[4,8,16,64]")
+    z_1, z_2 = random_views(256, dim=16)
+    found = [batch_npc(cfg, z_1, z_2, size) for size in cfg.eval.npc_batch_sizes]
+    means = [float(npc.mean()) for npc in found]
+    variations = [float(npc.std() / npc.mean()) for npc in found]
+    assert means == sorted(means)
+    assert variations == sorted(variations, reverse=True)
+    assert [len(npc) for npc in found] == [512] * 4
+
+
+def test_mechanism_table_is_deterministic(tmp_path):
+    cfg, workspace = config(), Workspace(tmp_path)
+    torch.manual_seed(0)
+    module, test = DCL(cfg).eval(), image_part(cfg, "test").data
+    with torch.inference_mode():
+        first, again = (mechanism(cfg, module, test, workspace) for _ in range(2))
+        z_1, z_2 = two_views(cfg, module, test)
+    assert first == again
+    assert not torch.equal(z_1, z_2)
+
+
+def test_export_keeps_the_embeddings_and_the_readme_s_lines_work(tmp_path):
+    from common.export import load_safetensors
+    from projects.dcl.module import build_network
+
+    cfg = config()
+    experiment = build(cfg)
+    torch.manual_seed(0)
+    module = DCL(cfg).eval()
+    with torch.inference_mode():
+        experiment.export(module, tmp_path)
+        again = experiment.load_export(tmp_path).eval()
+        before, after = experiment.embed(module), experiment.embed(again)
+        encoder = load_safetensors(tmp_path, build_network).encoder
+        assert encoder(torch.zeros(1, 3, 16, 16)).shape == (1, 16)
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert (tmp_path / "config.json").exists()
+
+
+def test_rank_returns_the_image_itself_first():
+    torch.manual_seed(0)
+    module, images = DCL(config()).eval(), torch.randn(5, 3, 16, 16)
+    found = module.rank(images, images, k=2)
+    assert found.indices[:, 0].tolist() == list(range(5))
+    assert module.encode(images).shape == (5, 16)
+
+
+# -- data ----------------------------------------------------------------------------------------
+
+
+def test_seed_draws_the_training_images_and_dev_is_apart():
+    first = image_part(config(name="mini"), "train").data
+    again = image_part(config(name="mini"), "train").data
+    other = image_part(config("seed=1", name="mini"), "train").data
+    assert len(first.labels) == 8000
+    assert torch.equal(first.images, again.images)
+    assert not torch.equal(first.images, other.images)
+    assert first.labels.bincount().tolist() == [800] * 10
+    dev = image_part(config("eval.split=dev", name="mini"), "test").data
+    assert dev.labels.bincount().tolist() == [100] * 10
+    keys = {image.numpy().tobytes() for image in first.images}
+    assert not any(image.numpy().tobytes() in keys for image in dev.images)
+
+
+def test_batches_do_not_depend_on_the_order_of_access():
+    data = build_data(config(name="mini")).train_set
+    whole = data[[(3, 0), (9, 0), (4, 1)]]
+    alone = data[[(9, 0)]]
+    torch.testing.assert_close(whole["view_1"][1], alone["view_1"][0], rtol=1e-4, atol=1e-4)
+    assert not torch.equal(whole["view_1"], whole["view_2"])
+    assert whole["view_1"].shape == (3, 3, 16, 16)
+
+
+@pytest.fixture
+def imagenet(tmp_path):
+    """Two images of each ImageNet-100 class, tiny."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in [*imagenet100_synsets(), "n00000001"]:
+            folder = tmp_path / "imagenet" / split / name
+            folder.mkdir(parents=True)
+            pixels = rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "a.JPEG")
+    return tmp_path
+
+
+def test_imagenet_folders_train_and_evaluate(imagenet, tmp_path):
+    """The file path through the engine: class list, loader, kNN; other folders are left out."""
+    run = train(
+        "dcl", "smoke",
+        [f"runs_dir={tmp_path / 'runs'}", f"data.root={imagenet}", "data.source=imagenet100",
+         "data.blur_prob=0.5", "trainer.max_steps=2", "eval.linear_probe=false"],
+    )  # fmt: skip
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["knn5_top1_chance"] == 1 / 100
+    part = image_part(config(f"data.root={imagenet}", "data.source=imagenet100"), "train")
+    assert len(part.labels) == 100
+
+
+def test_missing_classes_are_named(imagenet):
+    folder = imagenet / "imagenet/train" / imagenet100_synsets()[3]
+    (folder / "a.JPEG").unlink()
+    folder.rmdir()
+    cfg = config(f"data.root={imagenet}", "data.source=imagenet100")
+    with pytest.raises(UserError, match=f"lacks 1 class folders \\({folder.name}"):
+        next(build(cfg).stages())
+
+
+@pytest.mark.parametrize("name", ["paper", "paper_moco", "paper_nnclr", "paper_cifar10", OPEN])
+def test_check_builds_the_paper_s_model_and_names_what_is_missing(name, tmp_path):
+    rows = inspect("dcl", name, [f"data.root={tmp_path}"])
+    negatives = {"paper": "510", "paper_moco": "65,536", "paper_nnclr": "511"}
+    if name in negatives:
+        assert rows["negatives per query"] == negatives[name]
+    assert any("MISSING" in value and "https://" in value for value in rows.values())
+
+
+def test_missing_data_is_said_before_training(tmp_path):
+    cfg = config(f"data.root={tmp_path}", name="paper_cifar10")
+    with pytest.raises(UserError, match="cifar-10-batches-py"):
+        next(build(cfg).stages())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("method.detach_weight=true", "detach_weight needs method.loss=dclw"),
+        ("method.temperature=0", "must be > 0"),
+        ("data.cache_size=40", "at most twice"),
+        ("eval.items_k=7", "must be one of eval.ks"),
+        ("eval.split=dev", "part of data.source=bundled"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(override, message):
+    with pytest.raises(UserError, match=message):
+        config(override)
+
+
+# -- sensitivity ---------------------------------------------------------------------------------
+
+
+def test_item_13_cells_have_equal_budgets():
+    """Item 13: images seen are equal but for the axis of epochs; lr follows the batch size."""
+    cfg = config(name="mini")
+    steps, size = cfg.trainer.max_steps, cfg.data.batch_size
+    grid = cells(cfg)
+    assert list(grid) == ["batch_size", "temperature", "lr", "epochs"]
+    for axis, settings in grid.items():
+        for setting, overrides in settings.items():
+            own = config(*overrides, name="mini")
+            seen = own.trainer.max_steps * own.data.batch_size
+            factor = float(setting) if axis == "epochs" else 1.0
+            assert seen == pytest.approx(factor * steps * size, rel=0.01), (axis, setting)
+    big = config(*grid["batch_size"]["64"], name="mini")
+    assert big.optim.lr == pytest.approx(2 * cfg.optim.lr)
+
+
+def test_item_13_runner_reports_mean_and_spread_per_loss(tmp_path):
+    """Item 13: every cell with every loss, results reused, table written."""
+    cfg = config("sensitivity.batch_sizes=[8,16]", "sensitivity.temperatures=[]",
+                 "sensitivity.lr_factors=[1.0]", "sensitivity.epoch_factors=[]")  # fmt: skip
+    calls = []
+
+    def fake(project, name, overrides):
+        values = dict(word.split("=", 1) for word in overrides)
+        assert values["data.crop_scale"] == "[0.4, 1.0]"  # what the task was started with
+        calls.append(values["run_id"])
+        value = LOSSES.index(values["method.loss"]) + float(values.get("data.batch_size", 16)) / 16
+        folder = tmp_path / "task/runs" / project / name / values["run_id"]
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps({"knn5_top1": value}), encoding="utf-8")
+        return folder
+
+    workspace = Workspace(tmp_path / "task", "dcl", "smoke")
+    result = run_sensitivity(cfg, workspace, fake)
+    assert len(calls) == 9
+    assert result["spread"]["batch_size"]["dcl"] == {
+        "mean": 1.75, "std": pytest.approx(0.5**1.5), "min": 1.5, "max": 2.0,
+    }  # fmt: skip
+    assert result["spread"]["lr"]["dclw"]["std"] == 0.0
+    assert "| batch_size | **mean +- spread** |" in table(result)
+    assert (workspace.path / "sensitivity.md").exists()
+    assert run_sensitivity(cfg, workspace, fake) == result
+    assert len(calls) == 9  # nothing is trained twice
+
+
+def test_item_13_runner_trains_for_real(tmp_path):
+    """Item 13: one cell through the engine."""
+    cfg = config("sensitivity.batch_sizes=[]", "sensitivity.temperatures=[0.5]",
+                 "sensitivity.lr_factors=[]", "sensitivity.epoch_factors=[]",
+                 "sensitivity.losses=[dcl]")  # fmt: skip
+    result = run_sensitivity(cfg, Workspace(tmp_path, "dcl", "smoke"))
+    assert 0 <= result["spread"]["temperature"]["dcl"]["mean"] <= 1
+
+
+def test_number_of_samples_is_that_of_the_data():
+    for name in ("smoke", "mini"):
+        assert num_samples(config(name=name)) == len(image_part(config(name=name), "train").labels)

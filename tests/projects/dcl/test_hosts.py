@@ -1,0 +1,163 @@
+"""The three hosts as modules: what is stored when, gradients, two processes, resume."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from common.engine import checkpoint as ckpt
+from common.engine.run import train
+from projects.dcl.module import DCL
+from tests.projects.dcl.conftest import HOSTS, LOSSES, batch, config
+from tests.projects.dcl.workers import three_steps
+
+
+def module_of(host, loss="dcl", *overrides):
+    torch.manual_seed(0)
+    return DCL(config(f"method.host={host}", f"method.loss={loss}", *overrides))
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_item_10_every_host_takes_every_loss(host, loss):
+    """Item 10: finite loss, and a gradient for every trained parameter."""
+    module = module_of(host, loss)
+    terms = module.losses(batch())
+    assert all(torch.isfinite(value) for value in terms.values())
+    terms["loss"].backward()
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            # a bias before a norm, and the last projector bias, may cancel; a weight may not
+            assert parameter.ndim < 2 or parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_item_9_coupling_is_logged(host, loss):
+    """Item 9: mean and variation of q_B; smoke logs every step."""
+    terms = module_of(host, loss).losses(batch())
+    assert 0 < float(terms["npc_mean"]) < 1
+    assert float(terms["npc_variation"]) > 0
+
+
+def test_item_9_coupling_is_computed_on_logged_steps_only():
+    module = module_of("simclr", "infonce", "trainer.log_every_n_steps=2")
+    assert "npc_mean" not in module.losses(batch())  # step 1 of 2
+
+
+def test_item_2_keys_enter_the_queue_after_the_loss():
+    """Item 2: the loss of a batch does not see its own keys; the next one does."""
+    module = module_of("moco")
+    before = module.queue.features.clone()
+    module.losses(batch())
+    assert torch.equal(module.queue.features, before)
+    with torch.no_grad():
+        keys = nn.functional.normalize(module.momentum_encoder(batch()["view_2"]), dim=1)
+    module.after_optimizer_step()
+    torch.testing.assert_close(module.queue.features[:6], keys, rtol=1e-4, atol=1e-5)
+    assert torch.equal(module.queue.features[6:], before[6:])
+    assert module.negatives_per_query(6) == 64
+
+
+def test_item_11_keys_and_neighbours_carry_no_gradient():
+    """Item 11: momentum encoder, queue and support set receive none."""
+    moco = module_of("moco")
+    moco.losses(batch())["loss"].backward()
+    assert all(p.grad is None for p in moco.momentum_encoder.parameters())
+    assert not moco.momentum_encoder(batch()["view_2"]).requires_grad
+    nnclr = module_of("nnclr")
+    z = nnclr.network(batch()["view_1"])
+    assert z.requires_grad
+    assert not nnclr.support.nearest(z).requires_grad
+    assert not nnclr._new_rows
+
+
+def test_item_11_negative_twin_without_the_predictor_nnclr_has_no_gradient():
+    """All gradient of NNCLR flows through the predictions, none through the neighbours."""
+    module = module_of("nnclr")
+    module.predictor.requires_grad_(False)
+    for parameter in module.predictor.parameters():
+        parameter.zero_()
+    module.losses(batch())["loss"].backward()
+    gradients = [p.grad for p in module.network.parameters() if p.grad is not None]
+    assert gradients
+    assert max(float(g.abs().max()) for g in gradients) == 0.0
+
+
+def test_nnclr_support_set_takes_the_first_view_s_projections():
+    module = module_of("nnclr")
+    module.losses(batch())
+    rows = torch.cat(module._new_rows)
+    module.after_optimizer_step()
+    torch.testing.assert_close(
+        module.support.features[:6], nn.functional.normalize(rows, dim=1), rtol=1e-5, atol=1e-6
+    )
+    assert module.negatives_per_query(6) == 5
+
+
+def test_momentum_encoder_follows_after_the_step():
+    module = module_of("moco", "dcl", "method.momentum=0.75")
+    weight = module.network.projector.layers[-1].weight
+    copy = module.momentum_encoder.network.projector.layers[-1].weight
+    start = weight.detach().clone()
+    with torch.no_grad():
+        weight.add_(1.0)
+    module.losses(batch())
+    module.after_optimizer_step()
+    torch.testing.assert_close(copy, start + 0.25)
+
+
+def test_negatives_per_query_of_simclr():
+    assert module_of("simclr").negatives_per_query(16) == 30
+    assert not module_of("moco").in_batch_negatives
+
+
+def test_sync_batchnorm_replaces_every_norm_and_keeps_the_keys():
+    plain, synced = module_of("moco"), module_of("moco", "dcl", "model.sync_batchnorm=true")
+    assert plain.state_dict().keys() == synced.state_dict().keys()
+    kinds = {type(m) for m in synced.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    assert kinds == {nn.SyncBatchNorm}
+
+
+# -- two processes equal one ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["moco", "nnclr"])
+def test_two_processes_equal_one(two_ranks, host):
+    """Weights, momentum encoder, queue and its position after three steps."""
+    wanted = three_steps(host, distributed=False)
+    found = two_ranks.run(three_steps, host=host, distributed=True)
+    assert any("features" in name for name in wanted)
+    for state in found:
+        assert state.keys() == wanted.keys()
+        for name, value in wanted.items():
+            torch.testing.assert_close(state[name], value, rtol=1e-10, atol=1e-12, msg=name)
+
+
+# -- exact resume --------------------------------------------------------------------------------
+
+
+def test_resume_with_momentum_encoder_and_queue_is_bit_identical(tmp_path):
+    """Six steps equal three steps, a new process's state from the checkpoint, three more."""
+    words = [f"runs_dir={tmp_path}", "run_id=r", "method.host=moco", "trainer.keep_checkpoints=5",
+             "eval.linear_probe=false"]  # fmt: skip
+    run = train("dcl", "smoke", words)
+    folder = run / "checkpoints/train"
+    last, middle = folder / "step-00000006.ckpt", folder / "step-00000003.ckpt"
+    whole, half = ckpt.load(last), ckpt.load(middle)
+    last.unlink()
+    (folder / "finished.json").unlink()
+    assert train("dcl", "smoke", [*words, "resume=r"]) == run
+    again = ckpt.load(last)
+    names = whole["state_dict"].keys()
+    assert {"queue.features", "queue.position"} <= names
+    assert any(name.startswith("momentum_encoder.") for name in names)
+    for name in names:
+        assert torch.equal(whole["state_dict"][name], again["state_dict"][name]), name
+    assert int(whole["state_dict"]["queue.position"]) == 6 * 16 % 64
+    assert not torch.equal(  # the twin: half-way it was another queue
+        whole["state_dict"]["queue.features"], half["state_dict"]["queue.features"]
+    )
+    assert json.loads((run / "meta.json").read_text(encoding="utf-8"))["finished"]

@@ -1,0 +1,142 @@
+"""Sets, subsets, augmentations and orders of the config."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.config import UserError
+from common.data.samplers import sample_rng
+from projects.hydra.data import (
+    build_data,
+    eval_transform,
+    labelled_set,
+    num_samples,
+    requirements,
+    train_transform,
+)
+from tests.projects.hydra.conftest import config
+
+
+def mini(*overrides):
+    return config(*overrides, name="mini")
+
+
+def ids_of(source):
+    """One hash per image of a set."""
+    images = source.open(eval_transform(mini().data)).images
+    return [hash(image.numpy().tobytes()) for image in images]
+
+
+def test_mini_trains_on_a_balanced_subset_that_the_seed_draws():
+    first, other = labelled_set(mini(), "train"), labelled_set(mini("seed=1"), "train")
+    assert len(first) == len(other) == 4000 == num_samples(mini().data)
+    assert set(Counter(first.labels.tolist()).values()) == {400}
+    shared = len(set(ids_of(first)) & set(ids_of(other)))
+    assert 1000 < shared < 3000
+    assert first.class_names[0] == "airplane"
+
+
+def test_test_and_development_images_are_never_trained_on():
+    trained = set(ids_of(labelled_set(mini("data.train_samples=9000"), "train")))
+    for split in ("test", "dev"):
+        held = labelled_set(mini(f"eval.split={split}"), "test")
+        assert len(held) == 1000
+        assert set(Counter(held.labels.tolist()).values()) == {100}
+        assert len(trained & set(ids_of(held))) <= 2  # near-duplicates of the set itself
+    with pytest.raises(UserError, match="multiple of 10"):
+        labelled_set(mini("data.train_samples=4001"), "train")
+
+
+@pytest.mark.parametrize("kind", ["crop", "simclr", "randaugment", "dino", "three_augment"])
+def test_augmentations_depend_on_the_generator_alone(kind):
+    cfg = mini(f"data.augmentation={kind}", "data.image_size=32", "data.erase_prob=0.5").data
+    images = torch.randint(0, 256, (3, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    pixels = images.byte()
+    for view in (0, 1):
+        transform = train_transform(cfg, view)
+
+        def draw(epoch, transform=transform):
+            return transform.batch(pixels, [sample_rng(0, epoch, i) for i in range(3)])
+
+        before = torch.get_rng_state()
+        first = draw(0)
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.rand(3)
+        np.random.random(3)  # noqa: NPY002
+        assert torch.equal(first, draw(0))
+        assert not torch.equal(first, draw(1))
+        assert first.shape == (3, 3, 32, 32)
+        assert first.dtype == torch.float32
+        one = transform.one(Image.new("RGB", (50, 40), "red"), sample_rng(0, 0, 0))
+        assert one.shape == (3, 32, 32)
+
+
+def test_only_the_second_dino_view_is_solarised():
+    """View 1 always blurs and never solarises; seen on a bright image over many draws."""
+    cfg = mini("data.augmentation=dino", "data.image_size=32").data
+    bright = torch.full((1, 3, 32, 32), 255).byte()
+    dark = []
+    for view in (0, 1):
+        transform = train_transform(cfg, view)
+        draws = [transform.batch(bright, [sample_rng(0, 0, i)]).mean() for i in range(60)]
+        dark.append(sum(float(d) < -1 for d in draws))
+    assert dark[0] == 0
+    assert dark[1] > 3
+
+
+def test_orders_of_the_config_reach_the_loader():
+    data = build_data(config("data.repeats=3"))
+    batch = next(iter(data.train_dataloader()))
+    assert max(Counter(batch["ids"].tolist()).values()) == 3
+    data = build_data(config("data.samples_per_class=8"))
+    batch = next(iter(data.train_dataloader()))
+    assert sorted(Counter(batch["labels"].tolist()).values()) == [8, 8, 8, 8]
+    views = next(iter(build_data(config("data.views=2")).train_dataloader()))
+    assert not torch.equal(views["view_1"], views["view_2"])
+
+
+def test_wrong_number_of_classes_is_refused_before_training():
+    with pytest.raises(UserError, match=r"num_classes=7, but bundled has 10"):
+        build_data(mini("data.num_classes=7"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes in a folder per part."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 6), ("val", 3)):
+        for label, name in enumerate(("day", "night")):
+            target = tmp_path / "own" / part / name
+            target.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 60, (40, 36, 3)) + 150 * (1 - label)
+                Image.fromarray(pixels.astype(np.uint8)).save(target / f"{i}.png")
+    return tmp_path
+
+
+def test_own_folders_are_read(folder):
+    cfg = config(
+        "data.source=folder", "data.folder=own", f"data.root={folder}", "data.num_classes=2",
+        "data.batch_size=8",
+    )  # fmt: skip
+    batch = next(iter(build_data(cfg).train_dataloader()))
+    assert batch["view_1"].shape == (8, 3, 16, 16)
+    assert labelled_set(cfg, "test").class_names == ["day", "night"]
+    assert len(labelled_set(cfg, "test")) == 6
+    assert num_samples(cfg.data) == 12
+    assert [need.present for need in requirements(cfg)] == [True]
+
+
+def test_missing_sets_are_user_errors(tmp_path):
+    for source, extra, message in (
+        ("folder", ["data.folder=own"], "data.folder not found"),
+        ("cifar10", [], "cifar-10-batches-py"),
+        ("imagenet", [], "image set 'imagenet' not found"),
+    ):
+        cfg = config(f"data.source={source}", f"data.root={tmp_path}", *extra)
+        with pytest.raises(UserError, match=message):
+            labelled_set(cfg, "train")
+        assert [need.present for need in requirements(cfg)] == [False]

@@ -1,0 +1,238 @@
+"""Evaluation, relations, stages and export as the commands drive them (items 7, 13-15)."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from common.config import UserError
+from common.engine.compare import read_comparison
+from common.engine.run import train
+from common.export import load_safetensors
+from projects.hydra import build
+from projects.hydra.module import Hydra
+from projects.hydra.networks import BasicGate, HydraNet, OpenGate
+from projects.hydra.relations import (
+    CIFAR10_PATHS,
+    class_pairs,
+    hierarchy_paths,
+    path_distances,
+    subspace_precision,
+)
+from tests.projects.hydra.conftest import FixedGate, config
+
+
+def metrics_of(run):
+    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+
+
+def train_smoke(folder, *overrides):
+    return train("hydra", "smoke", [f"runs_dir={folder}", *overrides])
+
+
+def test_item_14_training_reports_spectrum_and_class_relations(tmp_path):
+    """Items 14, 15: learns above chance; measures, matrices, figures and item values exist."""
+    run = train_smoke(tmp_path, "trainer.max_steps=40")
+    metrics = metrics_of(run)
+    assert metrics["linear_probe_top1_chance"] == 1 / 8
+    assert metrics["knn20_top1"] > 0.5
+    for name in ("participation_ratio", "effective_rank", "z_participation_ratio", "z_std"):
+        assert metrics[name] > 0
+    for name in ("spectrum", "embedding_map", "gate_overlap", "class_similarity"):
+        assert (run / "plots" / f"{name}.png").stat().st_size > 1000
+    for name in ("linear_probe_top1", "knn20_top1"):
+        items = json.loads((run / "items" / f"{name}.json").read_text(encoding="utf-8"))
+        assert set(items) <= {0.0, 1.0}
+        assert sum(items) / len(items) == pytest.approx(metrics[name], abs=0.01)
+    assert (run / "gallery/nearest training images/gallery.json").exists()
+    gallery = run / "gallery/other classes in the subspace of a pair/gallery.json"
+    rows = json.loads(gallery.read_text(encoding="utf-8"))
+    assert len(rows) == 8
+    assert all(row["results"][0]["item"]["text"].startswith("wanted: ") for row in rows)
+
+
+def test_item_15_relation_matrix_is_exported_and_correlated_with_a_given_hierarchy(tmp_path):
+    """Item 15: the file's classes and matrices; the hierarchy decides the distances."""
+    from common.data.synthetic import synthetic_pairs
+
+    names = synthetic_pairs(8, num_classes=8).class_names
+    lines = [f"root/{'left' if i < 4 else 'right'}/{name}" for i, name in enumerate(names)]
+    file = tmp_path / "hierarchy.txt"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    run = train_smoke(tmp_path, f"eval.hierarchy={file}")
+    content = json.loads((run / "relations/class_relations.json").read_text(encoding="utf-8"))
+    assert content["class_names"] == names
+    overlap, distance = (torch.tensor(content[k]) for k in ("gate_overlap", "hierarchy_distance"))
+    assert overlap.shape == distance.shape == (8, 8)
+    assert torch.allclose(overlap, overlap.T)
+    assert float(distance[0, 1]) == 2
+    assert float(distance[0, 7]) == 4
+    metrics = metrics_of(run)
+    assert -1 <= metrics["gate_overlap_vs_class_distance"] <= 1
+    file.write_text(lines[0], encoding="utf-8")
+    with pytest.raises(UserError, match="no line root"):
+        hierarchy_paths(names, str(file))
+
+
+def test_item_15_wordnet_distances_of_the_cifar_classes():
+    """Item 15: cat is nearer to dog than to truck, automobile nearest to truck."""
+    names = list(CIFAR10_PATHS)
+    distances = path_distances(hierarchy_paths(names, None))
+    at = {name: i for i, name in enumerate(names)}
+    assert distances[at["cat"], at["dog"]] < distances[at["cat"], at["frog"]]
+    assert distances[at["cat"], at["frog"]] < distances[at["cat"], at["truck"]]
+    row = distances[at["automobile"]].clone()
+    row[at["automobile"]] = 100
+    assert names[int(row.argmin())] == "truck"
+    assert hierarchy_paths(["a", "b"], None) is None
+
+
+def attribute_world(num_classes=6, per_class=30, dim=18):
+    """Classes with three of nine attributes each; gates that know which ones a pair shares."""
+    generator = torch.Generator().manual_seed(0)
+    attributes = (torch.rand(num_classes, dim, generator=generator) < 0.35).float()
+    labels = torch.arange(num_classes * per_class) % num_classes
+    z = attributes[labels] + 0.3 * torch.randn(len(labels), dim, generator=generator)
+    return F.normalize(z, dim=1), labels, attributes
+
+
+class SharedAttributes(FixedGate):
+    """Opens the attributes that both classes have."""
+
+    def forward(self, labels, partner_labels):
+        return self.given[labels] * self.given[partner_labels]
+
+
+def test_item_13_subspace_precision_tells_a_fitting_gate_from_its_controls():
+    """Item 13: the gate of shared attributes finds the partner; a shuffled or no gate does not."""
+    z, labels, attributes = attribute_world()
+    net = HydraNet(6, widths=(8,), projector_dim=8, out_dim=18)
+    net.gate = SharedAttributes(attributes)
+    found = subspace_precision(net, z, labels, k=10)
+    assert found["subspace_precision_chance"] == pytest.approx(1 / 5)
+    assert found["subspace_precision_no_gate"] == pytest.approx(1 / 5, abs=1e-6)
+    assert found["subspace_precision"] > found["subspace_precision_random_gate"] + 0.1
+    assert found["pair_precision_chance"] == pytest.approx(2 / 6)
+    net.gate = OpenGate(6, 18)
+    closed = subspace_precision(net, z, labels, k=10)
+    assert closed["subspace_precision"] == closed["subspace_precision_no_gate"]
+
+
+def test_item_13_a_gate_trained_alone_on_frozen_features_beats_its_controls():
+    """Item 13: only the gate is trained; the features stay what they are."""
+    from common.losses import HydraLoss
+
+    torch.manual_seed(0)
+    z, labels, _ = attribute_world()
+    net = HydraNet(6, widths=(8,), projector_dim=8, out_dim=18)
+    gate = BasicGate(6, 18, in_dim=16, mlp_dim=32)
+    net.gate = gate
+    optimizer = torch.optim.Adam(gate.parameters(), lr=1e-2)
+    for _ in range(150):
+        partners = labels[torch.randperm(len(labels))]
+        optimizer.zero_grad()
+        HydraLoss()(z, gate(labels, partners), labels, partners, 10.0).loss.backward()
+        optimizer.step()
+    gate.eval()
+    with torch.no_grad():
+        found = subspace_precision(net, z, labels, k=10)
+    assert found["subspace_precision"] > found["subspace_precision_random_gate"] + 0.1
+
+
+def test_item_13_frozen_simclr_trains_two_stages(tmp_path):
+    """Item 13: SimCLR first, then the gate; the second stage leaves the encoder alone."""
+    run = train_smoke(tmp_path, "method.frozen_simclr=true", "trainer.max_steps=4")
+    assert (run / "checkpoints/simclr/finished.json").exists()
+    stages = {}
+    for name in ("simclr", "gate"):
+        path = next((run / f"checkpoints/{name}").glob("*.ckpt"))
+        from common.engine.checkpoint import load
+
+        stages[name] = load(path)["state_dict"]
+    shared = [k for k in stages["gate"] if k.startswith(("net.encoder", "net.projector"))]
+    assert len(shared) > 5
+    assert all(torch.equal(stages["gate"][k], stages["simclr"][k]) for k in shared)
+    names = ("subspace_precision", "subspace_precision_random_gate", "subspace_precision_no_gate")
+    assert set(names) <= metrics_of(run).keys()
+
+
+def test_open_gate_has_no_overlap_matrix(tmp_path):
+    run = train_smoke(tmp_path, "gate.type=open", "trainer.max_steps=2", "optim.warmup_steps=0")
+    metrics = metrics_of(run)
+    assert not any("gate_overlap" in name for name in metrics)
+    assert not (run / "plots/gate_overlap.png").exists()
+
+
+def test_pairs_are_all_or_a_seeded_draw():
+    assert class_pairs(4, 10, 0) == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    drawn = class_pairs(100, 7, 0)
+    assert len(set(drawn)) == 7
+    assert drawn == class_pairs(100, 7, 0) != class_pairs(100, 7, 1)
+
+
+@pytest.mark.parametrize("gate", ["basic", "stochastic", "open"])
+def test_export_reloads_with_equal_outputs_and_similarity(tmp_path, gate):
+    cfg = config(f"gate.type={gate}")
+    experiment, module = build(cfg), Hydra(cfg).eval()
+    with torch.inference_mode():
+        before = experiment.embed(module)
+        experiment.export(module, tmp_path)
+        after = experiment.embed(experiment.load_export(tmp_path).eval())
+        net = load_safetensors(tmp_path, HydraNet)
+        images, labels = torch.randn(2, 3, 16, 16), torch.tensor([1, 4])
+        similarity = net.similarity(images, images.flip(0), labels, labels.flip(0))
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert torch.allclose(similarity[0], similarity[1], atol=1e-6)  # symmetric
+
+
+def test_transfer_protocol_runs_on_a_labelled_folder(tmp_path, monkeypatch):
+    import numpy as np
+    from PIL import Image
+
+    from common.evaluation import image_sets
+
+    monkeypatch.setattr(image_sets, "WAYS", 2)
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("airplane", "beach")):
+        folder = tmp_path / "NWPU-RESISC45" / name
+        folder.mkdir(parents=True)
+        for i in range(44):
+            pixels = rng.integers(0, 60, (20, 20, 3)) + 150 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}_{i:03d}.jpg")
+    run = train_smoke(
+        tmp_path, "eval.transfer=[resisc45]", f"eval.root={tmp_path}", "trainer.max_steps=2",
+        "optim.warmup_steps=0",
+    )  # fmt: skip
+    metrics = metrics_of(run)
+    assert metrics["resisc45_linear_probe_top1"] > 0.9
+    assert metrics["resisc45_few_shot_top1"] > 0.9
+
+
+def test_transfer_sets_are_asked_for_before_training(tmp_path):
+    cfg = config("eval.transfer=[pets]", f"eval.root={tmp_path}")
+    with pytest.raises(UserError, match="image set 'pets' not found"):
+        next(build(cfg).stages())
+
+
+@pytest.mark.parametrize("arm", read_comparison("hydra").arms)
+def test_every_arm_of_the_comparison_trains(arm, tmp_path):
+    """Two steps of the smoke config with the arm's overrides; the primary metric exists."""
+    own = [f"{key}={json.dumps(v)}" for key, v in read_comparison("hydra").arms[arm].items()]
+    run = train_smoke(tmp_path, *own, "trainer.max_steps=2", "optim.warmup_steps=0")
+    metrics = metrics_of(run)
+    assert {"linear_probe_top1", "knn20_top1", "participation_ratio", "z_std"} <= metrics.keys()
+
+
+def test_reduced_precision_trains(tmp_path):
+    run = train_smoke(tmp_path, "trainer.precision=bf16-mixed", "trainer.max_steps=20")
+    assert metrics_of(run)["linear_probe_top1"] > 0.3
+
+
+def test_check_builds_the_paper_configs_and_names_what_is_missing(tmp_path):
+    from common.engine.check import inspect
+
+    rows = inspect("hydra", "paper", [f"data.root={tmp_path}"])
+    assert rows["negatives per query"] == "207"
+    assert rows["steps"] == "9,750"
+    assert any("MISSING" in value and "https://" in value for value in rows.values())

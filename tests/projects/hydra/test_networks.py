@@ -1,0 +1,215 @@
+"""Gates, gradients, baselines and parameter groups (checklist items 1, 7, 12)."""
+
+import pytest
+import torch
+
+from common.config import UserError
+from projects.hydra.config import GateConfig
+from projects.hydra.module import Hydra
+from projects.hydra.networks import HydraNet, OpenGate, build_backbone, build_gate
+from tests.projects.hydra.conftest import batch_of, config, module_of
+
+A, B = torch.tensor([0, 3, 5, 2]), torch.tensor([1, 3, 0, 7])
+
+
+def gate_of(**options):
+    torch.manual_seed(0)
+    return build_gate(GateConfig(in_dim=16, mlp_dim=32, **options), 8, 12)
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+@pytest.mark.parametrize("mode", [True, False])
+def test_item_1_gate_is_symmetric_and_between_0_and_1(fuse, mode):
+    """Item 1: g(a, b) = g(b, a) in (0, 1), in both fusions, training and evaluation."""
+    gate = gate_of(fuse=fuse).train(mode)
+    first, second = gate(A, B), gate(B, A)
+    assert torch.allclose(first, second, atol=1e-6)
+    assert bool(((first > 0) & (first < 1)).all())
+    assert first.shape == (4, 12)
+
+
+def test_item_1_gate_depends_on_the_labels_alone():
+    """Item 1: other images, same gates; another pair, another gate."""
+    net = module_of().net.eval()
+    before = net.gate(A, B)
+    net(torch.randn(4, 3, 16, 16))
+    assert torch.equal(net.gate(A, B), before)
+    assert not torch.allclose(net.gate(A, A), before, atol=1e-3)
+
+
+def test_product_gate_is_the_product_of_the_classes_gates():
+    gate = gate_of(fuse=False).eval()
+    single = gate_of(fuse=True).eval()
+    single.load_state_dict(gate.state_dict())
+    assert torch.allclose(gate(A, B), single(A, A) * single(B, B), atol=1e-6)
+    assert not torch.allclose(single(A, B), gate(A, B), atol=1e-3)
+
+
+def test_item_12_all_gate_types_are_selectable():
+    """Item 12: each trains; open is all ones; noise is drawn in training mode only."""
+    for kind in ("open", "basic", "gumbel", "stochastic"):
+        module = module_of(f"gate.type={kind}")
+        terms = module.losses(batch_of())
+        terms["loss"].backward()
+        assert torch.isfinite(terms["loss"])
+        gate = module.net.gate
+        noisy = not torch.equal(gate(A, B), gate(A, B))
+        assert noisy == (kind in ("gumbel", "stochastic"))
+        gate.eval()
+        assert torch.equal(gate(A, B), gate(A, B))
+        assert bool(((gate(A, B) >= 0) & (gate(A, B) <= 1)).all())
+    assert torch.equal(gate_of(type="open")(A, B), torch.ones(4, 12))
+    with pytest.raises(UserError, match=r"gate\.type"):
+        config("gate.type=closed")
+
+
+def test_penalties_push_gates_to_the_ends():
+    gate = gate_of(penalty=0.5)
+    half, sure = torch.full((3, 4), 0.5), torch.tensor([[0.0, 1.0]])
+    assert float(gate.penalty(half)) == pytest.approx(0.5 * 0.6931, rel=1e-3)
+    assert float(gate.penalty(sure)) < 1e-4
+    saturated = torch.tensor([0.0, 1.0], requires_grad=True)
+    gate.penalty(saturated).backward()
+    assert torch.isfinite(saturated.grad).all()
+    assert float(gate_of().penalty(half)) == 0.0
+    stochastic = gate_of(type="stochastic", open_penalty=1.0)
+    with torch.no_grad():
+        stochastic.mlp[-1].weight.zero_()
+        for logit, expected in ((5.0, 12.0), (-5.0, 0.0), (-0.5, 6.0)):  # of 12 coordinates
+            stochastic.mlp[-1].bias.fill_(logit)
+            penalty = stochastic.penalty(stochastic(A, B))
+            assert float(penalty) == pytest.approx(expected, abs=1e-3)
+
+
+def grads(module, batch):
+    module.zero_grad()
+    module.losses(batch)["loss"].backward()
+    return {n: p.grad for n, p in module.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_item_7_gradient_reaches_every_part(views):
+    """Item 7: label embedding, MLP, projector, encoder, head."""
+    found = grads(module_of(f"data.views={views}"), batch_of(views=views))
+    assert [n for n, g in found.items() if g is None] == []
+    zero = [n for n, g in found.items() if not bool(g.any())]
+    assert zero == []
+    assert any("label_embedding" in n for n in found)
+    assert any("gate.mlp" in n for n in found)
+
+
+def test_item_7_online_head_does_not_reach_the_encoder():
+    """Item 7: without the pair loss the encoder gets nothing, unless sup_loss is set."""
+    batch = batch_of(classes=4)
+    batch["partner_labels"] = torch.full((24,), 7)  # no positives: the pair loss is 0
+    for sup_loss, reached in ((False, False), (True, True)):
+        found = grads(module_of(f"online_head.sup_loss={sup_loss}"), batch)
+        encoder = [g for n, g in found.items() if "encoder" in n and g is not None]
+        assert any(bool(g.any()) for g in encoder) == reached
+        assert bool(found["net.head.weight"].any())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "unused"),
+    [
+        (["method.objective=supcon"], ["gate"]),
+        (["method.objective=simclr", "data.views=2"], ["gate"]),
+        (["method.objective=cross_entropy", "online_head.sup_loss=true"], ["gate", "projector"]),
+        (["online_head.weight=0"], ["head"]),
+    ],
+)
+def test_baselines_build_and_train_only_what_they_use(overrides, unused):
+    module = module_of(*overrides)
+    views = 2 if "data.views=2" in overrides else 1
+    found = grads(module, batch_of(views=views))
+    assert [n for n, g in found.items() if g is None or not bool(g.any())] == []
+    assert not any(f"net.{part}." in n for part in unused for n in found)
+
+
+def test_simclr_baseline_ignores_labels_and_supcon_does_not():
+    batch = batch_of(views=2)
+    other = {**batch, "labels": batch["labels"].sort().values}
+    for objective, same in (("simclr", True), ("supcon", False)):
+        module = module_of(f"method.objective={objective}", "data.views=2").eval()
+        a, b = (module.losses(x)["objective"] for x in (batch, other))
+        assert torch.equal(a, b) == same
+
+
+def test_frozen_encoder_keeps_weights_and_statistics():
+    module = module_of("method.frozen_simclr=true")
+    before = {k: v.clone() for k, v in module.net.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.5)
+    module.losses(batch_of())["loss"].backward()
+    optimizer.step()
+    after = module.net.state_dict()
+    changed = {k.split(".")[0] for k in before if not torch.equal(before[k], after[k])}
+    assert changed == {"gate", "head"}
+
+
+def test_learnable_temperature_moves_and_stays_in_bounds():
+    module = module_of("temperature.learnable=true")
+    assert grads(module, batch_of())["logit_scale.log_scale"].abs() > 0
+    module.logit_scale.log_scale.data.fill_(9.0)
+    module.after_optimizer_step()
+    assert float(module.logit_scale()) == pytest.approx(100.0, rel=1e-5)
+
+
+def test_negatives_per_query_are_those_of_neither_class():
+    assert module_of().negatives_per_query(64) == 49  # 64 * (1 - 1/8)^2
+    assert module_of("pairs.type=identical").negatives_per_query(64) == 56
+    assert module_of("pairs.type=distinct").negatives_per_query(64) == 48
+    objective = ["method.objective=cross_entropy", "online_head.sup_loss=true"]
+    assert module_of(*objective).negatives_per_query(64) == 0
+
+
+def test_paper_networks_have_the_sheet_s_sizes():
+    with torch.device("meta"):
+        net = Hydra(config(name="paper")).net
+        features, projections = net(torch.zeros(2, 3, 32, 32))
+        big = Hydra(config(name="paper_imagenet")).net
+    assert features.shape == (2, 512)
+    assert projections.shape == (2, 256)
+    assert [type(m).__name__ for m in net.projector] == [
+        "Linear", "BatchNorm1d", "ReLU", "Linear", "LayerNorm",
+    ]  # fmt: skip
+    assert net.projector[3].bias is None
+    assert net.gate.label_embedding.weight.shape == (10, 512)
+    assert [m.out_features for m in net.gate.mlp if hasattr(m, "out_features")] == [1024, 256]
+    assert big.encoder.num_features == 2048
+
+
+def test_fine_tuning_starts_from_an_export_and_decays_layers(tmp_path):
+    from common.export import save_safetensors
+
+    net = HydraNet(8, "resnet18", image_size=16, projector_dim=16, out_dim=8)
+    save_safetensors(net, tmp_path, net.options)
+    module = module_of(
+        "model.backbone=resnet18", f"model.init_from={tmp_path}", "layer_decay=0.5",
+        "method.objective=cross_entropy", "online_head.sup_loss=true",
+    )  # fmt: skip
+    own, given = module.net.encoder.state_dict(), net.encoder.state_dict()
+    assert all(torch.equal(own[k], given[k]) for k in own)
+    groups = module.parameter_groups()
+    assert min(g.get("lr_scale", 1.0) for g in groups) < 0.1
+    grouped = [id(p) for g in groups for p in g["params"]]
+    wanted = [id(p) for p in module.parameters() if p.requires_grad]
+    assert sorted(grouped) == sorted(wanted)
+
+
+def test_wrong_settings_are_user_errors():
+    cases = {
+        "data.views=2": ["method.objective=simclr"],
+        "sup_loss=true": ["method.objective=cross_entropy"],
+        "needs a timm model": ["layer_decay=0.5"],
+        "must be >= 2 and divide": ["data.samples_per_class=5"],
+        "data.folder": ["data.source=folder"],
+        "trains a gate": ["method.frozen_simclr=true", "method.objective=supcon"],
+    }
+    for message, overrides in cases.items():
+        with pytest.raises(UserError, match=message):
+            config(*overrides)
+    with pytest.raises(UserError, match="resnet18"):
+        build_backbone("resnet-18", (8,), "random", 32, "deep", None)
+    with pytest.raises(UserError, match="need a ResNet from scratch"):
+        build_backbone("vit_tiny_patch16_224", (8,), "random", 224, None, 8)
+    assert isinstance(build_gate(GateConfig(type="open"), 4, 3), OpenGate)

@@ -1,0 +1,140 @@
+"""Momentum encoder, feature queue and support set."""
+
+import pytest
+import torch
+from torch import nn
+
+from common.encoders.momentum import MomentumEncoder
+from common.encoders.queue import FeatureQueue, SupportSet
+
+
+def encoder(seed: int = 0, width: int = 4) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.Linear(width, 2))
+
+
+def rows(*values: float) -> torch.Tensor:
+    """Unit rows of the plane by angle in degrees."""
+    angle = torch.tensor(values).deg2rad()
+    return torch.stack([angle.cos(), angle.sin()], dim=1)
+
+
+def test_update_is_the_moving_average_of_every_parameter():
+    model = encoder()
+    average = MomentumEncoder(model, momentum=0.9)
+    start = [p.detach().clone() for p in model.parameters()]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    average.update(model)
+    for own, old, new in zip(average.network.parameters(), start, model.parameters(), strict=True):
+        torch.testing.assert_close(own, 0.9 * old + 0.1 * new)
+
+
+@pytest.mark.parametrize(("momentum", "moves"), [(1.0, False), (0.0, True)])
+def test_extremes_stand_still_and_copy(momentum, moves):
+    model = encoder()
+    average = MomentumEncoder(model, momentum)
+    before = average.network[0].weight.clone()
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    average.update(model)
+    assert torch.equal(average.network[0].weight, model[0].weight if moves else before)
+
+
+def test_no_gradient_enters_the_copy():
+    model = encoder()
+    average = MomentumEncoder(model)
+    x = torch.randn(5, 3, requires_grad=True)
+    assert not average(x).requires_grad
+    (model(x).sum() + average(x).sum()).backward()
+    assert all(p.grad is None and not p.requires_grad for p in average.parameters())
+    assert model[0].weight.grad is not None
+
+
+def test_the_copy_keeps_its_own_batch_statistics():
+    """Buffers come from its own forward passes, not from the encoder."""
+    model = encoder()
+    average = MomentumEncoder(model, momentum=0.0)
+    model(torch.randn(8, 3) + 5)
+    average.update(model)
+    assert torch.equal(average.network[1].running_mean, torch.zeros(4))
+    average(torch.randn(8, 3))
+    assert not torch.equal(average.network[1].running_mean, torch.zeros(4))
+
+
+def test_another_encoder_and_another_momentum_are_refused():
+    average = MomentumEncoder(encoder())
+    with pytest.raises(ValueError, match="parameters differ"):
+        average.update(nn.Linear(3, 2))
+    with pytest.raises(ValueError, match=r"\[0, 1\], got 1.5"):
+        MomentumEncoder(encoder(), momentum=1.5)
+
+
+def test_queue_replaces_the_oldest_rows_first():
+    queue = FeatureQueue(4, 2)
+    queue.enqueue(rows(0, 10, 20))
+    queue.enqueue(rows(30, 40, 50))  # wraps around
+    wanted = rows(40, 50, 20, 30)
+    torch.testing.assert_close(queue.features, wanted)
+    assert int(queue.position) == 2
+    assert len(queue) == 4
+
+
+def test_a_batch_larger_than_the_queue_leaves_its_last_rows():
+    """As if the rows had come one by one."""
+    large, single = FeatureQueue(3, 2), FeatureQueue(3, 2)
+    batch = rows(0, 10, 20, 30, 40, 50, 60)
+    large.enqueue(batch)
+    for row in batch:
+        single.enqueue(row[None])
+    torch.testing.assert_close(large.features, single.features)
+    assert torch.equal(large.position, single.position)
+
+
+def test_rows_are_unit_detached_copies():
+    queue, features = FeatureQueue(4, 2), (3 * rows(0, 90)).requires_grad_()
+    queue.enqueue(features)
+    assert not queue.features.requires_grad
+    torch.testing.assert_close(queue.features.norm(dim=1), torch.ones(4))
+    with torch.no_grad():
+        features.zero_()
+    torch.testing.assert_close(queue.features[:2], rows(0, 90))
+
+
+def test_queue_travels_with_the_state_dict():
+    queue, other = FeatureQueue(4, 2), FeatureQueue(4, 2)
+    queue.enqueue(rows(0, 10, 20))
+    assert queue.state_dict().keys() == {"features", "position"}
+    other.load_state_dict(queue.state_dict())
+    for one in (queue, other):
+        one.enqueue(rows(30, 40))
+    assert torch.equal(queue.features, other.features)
+    assert torch.equal(queue.position, other.position)
+
+
+def test_start_is_random_directions_of_the_global_seed():
+    torch.manual_seed(3)
+    first = FeatureQueue(64, 8).features
+    torch.manual_seed(3)
+    assert torch.equal(first, FeatureQueue(64, 8).features)
+    assert abs(float(first.mean())) < 0.1
+    assert not torch.equal(first, FeatureQueue(64, 8).features)
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(ValueError, match="size >= 1"):
+        FeatureQueue(0, 2)
+    with pytest.raises(ValueError, match=r"expected \(B, 2\) features, got \(4, 3\)"):
+        FeatureQueue(4, 2).enqueue(torch.randn(4, 3))
+
+
+def test_nearest_is_the_row_of_largest_cosine():
+    support = SupportSet(3, 2)
+    support.enqueue(rows(0, 90, 180))
+    query = (5 * rows(10, 100, 170)).requires_grad_()
+    found = support.nearest(query)
+    torch.testing.assert_close(found, rows(0, 90, 180))
+    assert not found.requires_grad
+    found.zero_()
+    torch.testing.assert_close(support.features, rows(0, 90, 180))  # a copy
