@@ -245,12 +245,12 @@ def _merge(base: Any, layer: DictConfig, source: str) -> Any:
 def _refuse_unknown(base: Any, layer: Any, source: str, prefix: str, valid: list[str]) -> None:
     if not (OmegaConf.is_dict(base) and OmegaConf.is_dict(layer)):
         return
-    typed = is_dataclass(OmegaConf.get_type(base))
+    typed, known = is_dataclass(OmegaConf.get_type(base)), set(base.keys())
     for key in layer:
         name = f"{prefix}{key}"
-        if typed and key not in base:
+        if typed and key not in known:
             raise UserError(f"{source}: unknown key '{name}'{nearest(name, valid)}")
-        if key in base and not OmegaConf.is_missing(base, key):
+        if key in known and not OmegaConf.is_missing(base, key):
             _refuse_unknown(base[key], layer._get_node(key), source, f"{name}.", valid)
 
 

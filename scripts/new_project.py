@@ -74,11 +74,12 @@ class Method(ContrastiveModule):
     def __init__(self, cfg: Config) -> None:
         super().__init__(cfg.optim)
         self.encoder = ConvNet((16, 32))
-        self.loss = NTXentLoss(temperature=cfg.method.temperature)
+        self.loss, self.scale = NTXentLoss(), 1 / cfg.method.temperature
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
         """Loss of one batch of two views."""
-        out = self.loss(self.encoder(batch["view_1"]), self.encoder(batch["view_2"]))
+        view_1, view_2 = self.encoder(batch["view_1"]), self.encoder(batch["view_2"])
+        out = self.loss(view_1, view_2, self.scale)
         return {{"loss": out.loss}}
 
 

@@ -42,9 +42,10 @@ def test_require_names_layout_source_and_size(tmp_path):
 def test_bundled_prefers_the_users_copy_and_falls_back(tmp_path, monkeypatch):
     tracked = tmp_path / "tracked"
     (tracked / "clipart").mkdir(parents=True)
+    (tmp_path / "own").mkdir()
     monkeypatch.setattr(lookup, "BUNDLED", tracked)
     assert lookup.bundled("clipart", str(tmp_path / "own")) == tracked / "clipart"
-    (tmp_path / "own" / "clipart").mkdir(parents=True)
+    (tmp_path / "own" / "clipart").mkdir()
     assert lookup.bundled("clipart", str(tmp_path / "own")) == tmp_path / "own" / "clipart"
     with pytest.raises(UserError, match="bundled data 'nothing' not found"):
         lookup.bundled("nothing", str(tmp_path))
