@@ -231,7 +231,7 @@ def summarise(
             "values": values,
             "mean": float(np.mean(values)),
             "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
-            "metrics": {k: [m[k] for m in metrics] for k in metrics[0]},
+            "metrics": {k: [m.get(k) for m in metrics] for k in metrics[0]},
             "overrides": spec.arms[arm],
             "config_hash": members[0].config_hash,
             "num_steps": metas[0].get("num_steps"),

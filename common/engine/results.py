@@ -17,17 +17,19 @@ def markdown(result: Mapping[str, Any]) -> str:
     """The comparison as a markdown table with its verdicts and provenance."""
     names = [result["metric"], *result["also"]]
     arms = result["arms"]
-    first = next(iter(arms.values()))["metrics"]
-    names = [n for n in names if n in first]
+    known: dict[str, Sequence[float]] = {}  # some metrics exist for some arms only
+    for entry in arms.values():
+        known |= entry["metrics"]
+    names = [n for n in names if n in known]
     lines = [
         "| arm | " + " | ".join(names) + " | minutes a run |",
         "|---|" + "---|" * (len(names) + 1),
     ]
     for arm, entry in arms.items():
-        cells = [_mean_std(entry["metrics"][n]) for n in names]
+        cells = [_mean_std(entry["metrics"].get(n)) for n in names]
         minutes = np.mean([s or 0 for s in entry["wall_seconds"]]) / 60
         lines.append(f"| {arm} | " + " | ".join(cells) + f" | {minutes:.1f} |")
-    chance = [first.get(f"{n}_chance") for n in names]
+    chance = [known.get(f"{n}_chance") for n in names]
     if any(c is not None for c in chance):
         cells = ["" if c is None else f"{np.mean(c):.4f}" for c in chance]
         lines.append("| *chance* | " + " | ".join(cells) + " | |")
@@ -87,6 +89,9 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
-def _mean_std(values: Sequence[float]) -> str:
-    spread = f" +- {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4f}{spread}"
+def _mean_std(values: Sequence[float | None] | None) -> str:
+    if values is None or None in values:
+        return ""
+    numbers = np.asarray(values, dtype=float)
+    spread = f" +- {np.std(numbers, ddof=1):.4f}" if len(numbers) > 1 else ""
+    return f"{np.mean(numbers):.4f}{spread}"

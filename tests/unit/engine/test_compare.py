@@ -66,6 +66,14 @@ def test_items_are_resampled_with_the_seeds(tmp_path):
     assert claim["verdict"] == "not shown at this scale"  # the items disagree, the means do not
 
 
+def test_a_metric_of_one_arm_only_is_an_empty_cell_elsewhere(tmp_path):
+    result = judge(tmp_path, [0.5, 0.6], [0.4, 0.5], also=["extra"])
+    result["arms"]["a"]["metrics"]["extra"] = [0.25, 0.75]
+    rows = results.markdown(result).splitlines()
+    assert any(row.startswith("| a |") and "0.5000 +- 0.3536" in row for row in rows)
+    assert any(row.startswith("| b |") and row.endswith("|  | 1.0 |") for row in rows)
+
+
 def test_one_seed_without_items_is_refused(tmp_path):
     with pytest.raises(UserError, match="SEEDS=3"):
         judge(tmp_path, [0.5], [0.4])
