@@ -33,28 +33,28 @@ list: $(STAMP) ## projects and their configs
 	@$(CLI) list
 
 show: $(STAMP) ## resolved config: PROJECT= [CONFIG=] [a.b=c]
-	@$(CLI) show $(PROJECT) $(CONFIG) $(SETTINGS)
+	@$(CLI) show "$(PROJECT)" $(CONFIG) $(SETTINGS)
 
 check: $(STAMP) ## dry run: parameters, steps, memory, missing data: PROJECT= [CONFIG=paper]
-	@$(CLI) check $(PROJECT) $(if $(filter file default,$(origin CONFIG)),paper,$(CONFIG)) $(SETTINGS)
+	@$(CLI) check "$(PROJECT)" $(if $(filter file default,$(origin CONFIG)),paper,$(CONFIG)) $(SETTINGS)
 
 train: $(STAMP) ## train and evaluate: PROJECT= [CONFIG=mini] [resume=latest] [a.b=c]
-	@$(CLI) train $(PROJECT) $(CONFIG) $(SETTINGS)
+	@$(CLI) train "$(PROJECT)" $(CONFIG) $(SETTINGS)
 
 eval: $(STAMP) ## evaluation protocol: PROJECT= [CONFIG=] [RUN=latest | CKPT=path]
-	@$(CLI) eval $(PROJECT) $(CONFIG) $(SETTINGS) $(if $(RUN),--run $(RUN)) $(if $(CKPT),--ckpt $(CKPT))
+	@$(CLI) eval "$(PROJECT)" $(CONFIG) $(SETTINGS) $(if $(RUN),--run $(RUN)) $(if $(CKPT),--ckpt $(CKPT))
 
 compare: $(STAMP) ## method against baselines: PROJECT= [SEEDS=3] [JOBS=1] [ARMS=a,b|full]
-	@$(CLI) compare $(PROJECT) $(SETTINGS) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) $(if $(ARMS),--arms $(ARMS))
+	@$(CLI) compare "$(PROJECT)" $(SETTINGS) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) $(if $(ARMS),--arms $(ARMS))
 
 run: $(STAMP) ## a project's own task: PROJECT= TASK= [a.b=c]
-	@$(CLI) run $(PROJECT) $(CONFIG) $(SETTINGS) $(if $(TASK),--task $(TASK))
+	@$(CLI) run "$(PROJECT)" $(CONFIG) $(SETTINGS) $(if $(TASK),--task $(TASK))
 
 report: $(STAMP) ## static HTML report of runs and comparisons: [PROJECT=]
 	@$(CLI) report $(PROJECT)
 
 export: $(STAMP) ## trained model in its field's format: PROJECT= [RUN=latest | CKPT=path]
-	@$(CLI) export $(PROJECT) $(CONFIG) $(SETTINGS) $(if $(RUN),--run $(RUN)) $(if $(CKPT),--ckpt $(CKPT))
+	@$(CLI) export "$(PROJECT)" $(CONFIG) $(SETTINGS) $(if $(RUN),--run $(RUN)) $(if $(CKPT),--ckpt $(CKPT))
 
 smoke: $(STAMP) ## train, evaluate, export, reload the smoke config: [PROJECT=]
 	@$(CLI) smoke $(PROJECT)
