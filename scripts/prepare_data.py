@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from common.data.packed import PackedImages, write_packed  # noqa: E402
-from common.data.splits import stable_fraction  # noqa: E402
+from common.data.splits import book_split, stable_fraction  # noqa: E402
 from common.data.tables import Row, read_jsonl, write_jsonl  # noqa: E402
 
 SKIN_TONES = re.compile("[\U0001f3fb-\U0001f3ff]")
@@ -32,6 +32,28 @@ MODEL_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
+COPIED = (  # sets that are small enough to be taken whole
+    "stsb/en-train.jsonl.gz",
+    "stsb/en-dev.jsonl.gz",
+    "stsb/en-test.jsonl.gz",
+    "sts-years/sts12.jsonl.gz",
+    "sts-years/sts13.jsonl.gz",
+    "sts-years/sts14.jsonl.gz",
+    "nli/pairs-train.jsonl.gz",
+    "nli/pairs-test.jsonl.gz",
+    "nli/triplets-train.jsonl.gz",
+    "nli/triplets-test.jsonl.gz",
+    "books-en/chapters.jsonl.gz",
+    "esco-occupations/occupations.jsonl.gz",
+)
+EVALUATION_TEXTS = {  # what no language model of this repository may have been trained on
+    "stsb/en-dev.jsonl.gz": ("sentence1", "sentence2"),
+    "stsb/en-test.jsonl.gz": ("sentence1", "sentence2"),
+    "sts-years/sts12.jsonl.gz": ("sentence1", "sentence2"),
+    "sts-years/sts13.jsonl.gz": ("sentence1", "sentence2"),
+    "sts-years/sts14.jsonl.gz": ("sentence1", "sentence2"),
+    "nli/pairs-test.jsonl.gz": ("premise", "hypothesis"),
+}
 LICENCES = {
     "noto-emoji.txt": "noto-emoji.txt",
     "unicode-cldr.txt": "unicode-cldr.txt",
@@ -99,6 +121,44 @@ def prepare_cifar10(source: Path, target: Path) -> None:
         )
 
 
+def prepare_sentences(source: Path, target: Path) -> None:
+    """Without the sentences of evaluation sets and of the held-back chapters of the novels."""
+    rows = read_jsonl(source / "sentences-en" / "sentences.jsonl.gz", ("source", "text"))
+    banned = {
+        normal(row[column])
+        for name, columns in EVALUATION_TEXTS.items()
+        for row in read_jsonl(source / name, columns)
+        for column in columns
+    }
+    chapters = read_jsonl(source / "books-en" / "chapters.jsonl.gz", ("book", "paragraphs"))
+    splits = book_split([chapter["book"] for chapter in chapters])
+    held_back = normal(
+        " ".join(
+            paragraph
+            for chapter, split in zip(chapters, splits, strict=True)
+            if split == "test"
+            for paragraph in chapter["paragraphs"]
+        )
+    )
+    words = held_back.split()
+    starts = set(zip(words, words[1:], words[2:], strict=False))
+
+    def kept(row: Row) -> bool:
+        text = normal(row["text"])
+        head = tuple(text.split()[:3])
+        if row["source"] == "book" and (len(head) < 3 or head in starts):
+            return text not in banned and f" {text} " not in f" {held_back} "
+        return text not in banned
+
+    target.mkdir(parents=True, exist_ok=True)
+    write_jsonl(target / "sentences.jsonl.gz", [row for row in rows if kept(row)])
+
+
+def normal(text: str) -> str:
+    """Lower-case words without punctuation: what two copies of a sentence share."""
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
 def spans(texts: Iterable[str]) -> set[str]:
     """Words and neighbouring pairs of words of the texts, also without a plural s."""
     found: set[str] = set()
@@ -116,6 +176,10 @@ def main(source: Path, target: Path) -> None:
     vocabulary = spans(texts + [r["title"] for r in clipart])
     prepare_wordnet(source / "wordnet", target / "wordnet", vocabulary)
     prepare_cifar10(source / "cifar10", target / "cifar10")
+    prepare_sentences(source, target / "sentences-en")
+    for name in COPIED:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target / name)
     model = target / "models" / "stories260k"
     model.mkdir(parents=True, exist_ok=True)
     for name in MODEL_FILES:

@@ -90,10 +90,9 @@ class ContrastiveModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """Optimiser and per-step schedule over the trainer's total number of steps."""
         trainer = self.trainer
-        clips_with_scaler = trainer.precision == "16-mixed" and trainer.gradient_clip_val
-        optimizer = build_optimizer(
-            self.parameter_groups(), self.optim, fused=not clips_with_scaler
-        )
+        # Lightning's mixed precision refuses to clip for an optimiser that could unscale by itself
+        clips_mixed = trainer.precision.endswith("-mixed") and trainer.gradient_clip_val
+        optimizer = build_optimizer(self.parameter_groups(), self.optim, fused=not clips_mixed)
         warmup = self.optim.warmup_steps + round(self.optim.warmup_epochs * self.warmup_epoch_steps)
         schedule = build_schedule(
             optimizer, self.optim, total_steps=trainer.max_steps, warmup_steps=warmup
