@@ -1,6 +1,6 @@
 """Data sets, samplers, transforms and tokenizers; every batch is a function of seeds and keys."""
 
-from common.data.augment_text import Eda, WordDropout, synonyms_from_synsets
+from common.data.augment_text import Eda, SpanMask, WordDropout, synonyms_from_synsets
 from common.data.captions import (
     CaptionedImages,
     CaptionFiles,
@@ -41,6 +41,7 @@ __all__ = [
     "PackedAudio",
     "PackedImages",
     "SeededBatchSampler",
+    "SpanMask",
     "StreamingPairs",
     "TextTokenizer",
     "TrainTransform",

@@ -1,4 +1,4 @@
-"""Word-level text augmentation: EDA and word dropout, seeded by the generator handed in."""
+"""Text augmentation: EDA, word dropout, span masking; seeded by the generator handed in."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,6 +101,40 @@ class WordDropout:
         """Altered text; white space between words becomes single spaces."""
         words = text.split()
         return " ".join(_dropped(words, self.drop_prob, rng)) if words else text
+
+
+@dataclass(frozen=True)
+class SpanMask:
+    """Replaces one random span of characters by a mask string with a space on either side.
+
+    A start is drawn evenly from 0 .. len - span_chars - 1; what is replaced is the *first* place
+    where the drawn characters occur. Short texts stay as they are.
+
+    Source: Liu et al. 2021, "Mirror-BERT", section 2.1, arXiv 2104.08027; the first-occurrence rule
+    and the lower bound on the length are those of the official code.
+
+    Attributes:
+        span_chars: characters of the span, >= 0; 0 masks nothing.
+        min_chars: texts with fewer characters are not changed.
+        mask: what takes the place of the span.
+    """
+
+    span_chars: int = 5
+    min_chars: int = 30
+    mask: str = "[MASK]"
+
+    def __post_init__(self) -> None:
+        if self.span_chars < 0 or self.min_chars < 0:
+            raise ValueError(
+                f"span_chars and min_chars must be >= 0, got {self.span_chars}, {self.min_chars}"
+            )
+
+    def __call__(self, text: str, rng: Rng) -> str:
+        """Altered text."""
+        if not self.span_chars or len(text) <= self.span_chars or len(text) < self.min_chars:
+            return text
+        start = int(rng.integers(len(text) - self.span_chars))
+        return text.replace(text[start : start + self.span_chars], f" {self.mask} ", 1)
 
 
 def synonyms_from_synsets(synsets: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:

@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from common.data.augment_text import Eda, WordDropout, synonyms_from_synsets
+from common.data.augment_text import Eda, SpanMask, WordDropout, synonyms_from_synsets
 from common.data.lookup import BUNDLED
 from common.data.tables import read_jsonl
 
@@ -71,3 +71,35 @@ def test_synonyms_of_the_bundled_wordnet():
     assert "automobile" in table["car"]
     assert "car" not in table["car"]
     assert all(table.values())
+
+
+SENTENCE = "Three young women standing in a room together."
+
+
+def test_span_mask_replaces_exactly_the_drawn_characters():
+    for seed in range(50):
+        start = int(rng(seed).integers(len(SENTENCE) - 5))
+        first = SENTENCE.index(SENTENCE[start : start + 5])
+        wanted = f"{SENTENCE[:first]} [MASK] {SENTENCE[first + 5 :]}"
+        assert SpanMask(5)(SENTENCE, rng(seed)) == wanted
+    assert SpanMask(5, mask="<mask>")(SENTENCE, rng()) == SpanMask(5)(SENTENCE, rng()).replace(
+        "[MASK]", "<mask>"
+    )
+
+
+def test_span_mask_takes_the_first_occurrence():
+    """A repeating text: whatever is drawn, what is masked is the first place that reads alike."""
+    text = "abcd" * 10
+    found = {SpanMask(4)(text, rng(seed)) for seed in range(40)}
+    assert found == {f"{text[:i]} [MASK] {text[i + 4 :]}" for i in range(4)}
+
+
+def test_span_mask_leaves_short_texts_and_span_zero():
+    short, enough = "x" * 29, "x" * 30
+    assert SpanMask(5)(short, rng()) == short
+    assert "[MASK]" in SpanMask(5)(enough, rng())
+    assert SpanMask(0)(SENTENCE, rng()) == SENTENCE
+    assert SpanMask(46, min_chars=0)(SENTENCE, rng()) == SENTENCE  # as long as the text
+    assert "[MASK]" in SpanMask(2, min_chars=0)("word", rng())
+    with pytest.raises(ValueError, match="span_chars"):
+        SpanMask(-1)
