@@ -61,6 +61,9 @@ LICENCES = {
     "wordnet.txt": "wordnet.txt",
     "llama2.c.txt": "llama2.c.txt",
     "truthfulqa-apache-2.0.txt": "apache-2.0.txt",
+    "stsb-multi-mt.txt": "stsb-multi-mt.txt",
+    "clinc-oos-eval.txt": "cc-by-3.0.txt",
+    "wikides.txt": "wikides.txt",
 }
 
 

@@ -185,7 +185,11 @@ def build(cfg: Config) -> Any:
         inputs = module.tokenizer("the cat sat on the mat.", return_tensors="pt")
         return {"logits": module.model(**inputs).logits}
 
-    return Experiment(
-        stages, evaluate, export, load_export, embed,
-        lambda: Plan(lambda: MaskedLM(new_model(cfg.data.vocab_size), None), 1),
-    )  # fmt: skip
+    def plan() -> Plan:
+        tokenizer = train_tokenizer()
+        return Plan(
+            lambda: MaskedLM(new_model(len(tokenizer)), tokenizer),
+            len(texts("train")),
+        )
+
+    return Experiment(stages, evaluate, export, load_export, embed, plan)
