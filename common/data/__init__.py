@@ -1,6 +1,6 @@
 """Data sets, samplers, transforms and tokenizers; every batch is a function of seeds and keys."""
 
-from common.data.augment_text import Eda, SpanMask, WordDropout, synonyms_from_synsets
+from common.data.augment_text import Eda, Repetition, SpanMask, WordDropout, synonyms_from_synsets
 from common.data.captions import (
     CaptionedImages,
     CaptionFiles,
@@ -20,6 +20,15 @@ from common.data.streaming import StreamingPairs
 from common.data.synthetic import synthetic_captioned_images, synthetic_pairs, synthetic_views
 from common.data.tables import read_csv, read_jsonl, read_parquet, write_jsonl
 from common.data.text import BpeTokenizer, ClipTokenizer, TextTokenizer, clean_caption
+from common.data.text_sets import (
+    StsSet,
+    load_nli_pairs,
+    load_nli_triplets,
+    load_sentences,
+    load_sts,
+    load_text_rows,
+)
+from common.data.text_views import TextBatch, TextViews
 from common.data.views import TwoViews
 
 __all__ = [
@@ -40,10 +49,14 @@ __all__ = [
     "LineFile",
     "PackedAudio",
     "PackedImages",
+    "Repetition",
     "SeededBatchSampler",
     "SpanMask",
     "StreamingPairs",
+    "StsSet",
+    "TextBatch",
     "TextTokenizer",
+    "TextViews",
     "TrainTransform",
     "TwoViews",
     "UnpaddedDistributedSampler",
@@ -53,6 +66,11 @@ __all__ = [
     "clean_caption",
     "data_root",
     "load_image_set",
+    "load_nli_pairs",
+    "load_nli_triplets",
+    "load_sentences",
+    "load_sts",
+    "load_text_rows",
     "read_csv",
     "read_jsonl",
     "read_parquet",

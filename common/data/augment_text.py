@@ -1,8 +1,8 @@
-"""Text augmentation: EDA, word dropout, span masking; seeded by the generator handed in."""
+"""Text augmentation (EDA, word dropout, span masking, repetition), seeded by the given generator."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeVar, get_args
 
 from common.data.images import Rng
 
@@ -13,6 +13,9 @@ over she so some such than that the their them then there these they this those 
 was we were what when where which who why will with would you your
 """
 STOP_WORDS = frozenset(_STOP_WORDS.split())
+
+T = TypeVar("T")
+Operation = Literal["replace", "insert", "swap", "delete"]
 
 
 @dataclass(frozen=True)
@@ -27,23 +30,28 @@ class Eda:
     Attributes:
         synonyms: lower-case word -> replacements (see `synonyms_from_synsets`).
         alpha: share of the words that are changed, in (0, 1).
+        operations: the choice, some of "replace", "insert", "swap" and "delete".
     """
 
     synonyms: Mapping[str, Sequence[str]] = field(default_factory=dict)
     alpha: float = 0.1
+    operations: tuple[Operation, ...] = ("replace", "insert", "swap", "delete")
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha must be in (0, 1), got {self.alpha}")
+        if not self.operations or set(self.operations) - set(get_args(Operation)):
+            raise ValueError(f"operations must be among {get_args(Operation)}")
 
     def __call__(self, text: str, rng: Rng) -> str:
         """Altered text; white space between words becomes single spaces."""
         words = text.split()
         if not words:
             return text
-        operations = (self._replace, self._insert, self._swap, self._delete)
+        chosen = self.operations[int(rng.integers(len(self.operations)))]
         changes = max(1, int(self.alpha * len(words)))
-        return " ".join(operations[int(rng.integers(4))](words, changes, rng))
+        changed: list[str] = getattr(self, f"_{chosen}")(words, changes, rng)
+        return " ".join(changed)
 
     def _candidates(self, words: Sequence[str]) -> list[int]:
         return [i for i, w in enumerate(words) if w.lower() not in STOP_WORDS and self._of(w)]
@@ -110,7 +118,7 @@ class SpanMask:
     A start is drawn evenly from 0 .. len - span_chars - 1; what is replaced is the *first* place
     where the drawn characters occur. Short texts stay as they are.
 
-    Source: Liu et al. 2021, "Mirror-BERT", section 2.1, arXiv 2104.08027; the first-occurrence rule
+    Source: Liu et al. 2021, "Mirror-BERT", section 2, arXiv 2104.08027; the first-occurrence rule
     and the lower bound on the length are those of the official code.
 
     Attributes:
@@ -135,6 +143,64 @@ class SpanMask:
             return text
         start = int(rng.integers(len(text) - self.span_chars))
         return text.replace(text[start : start + self.span_chars], f" {self.mask} ", 1)
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """Doubles randomly chosen elements of a sequence in place, so that only its length changes.
+
+    With n elements the number of repetitions is drawn evenly from [0, bound), and as many places
+    without replacement:
+
+        sub-words:  bound = min(cap, floor(rate (n + 2)))          (2: the special tokens)
+        words:      bound = min(cap, n, max(2, floor(rate n)))     (the last word stays single)
+        paper rule: bound = max(2, floor(rate n)) + 1, at most n + 1; every element may be chosen
+
+    Source: Wu et al. 2022, "ESimCSE", section 3.1, arXiv 2109.04380 (paper rule), and its
+    official code (the first two).
+
+    Attributes:
+        rate: share of the elements, in (0, 1].
+        level: what an element is.
+        rule: "code" has the two bounds of the official code, "paper" that of the text.
+        cap: >= 1, bounds the repetitions under rule "code".
+
+    >>> import numpy as np
+    >>> Repetition(rate=1.0)("abc", np.random.default_rng(0))
+    ['a', 'a', 'b', 'b', 'c', 'c']
+    """
+
+    rate: float = 0.32
+    level: Literal["subword", "word"] = "subword"
+    rule: Literal["code", "paper"] = "code"
+    cap: int = 10
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1 or self.cap < 1:
+            raise ValueError(f"rate must be in (0, 1] and cap >= 1, got {self.rate}, {self.cap}")
+
+    def bound(self, count: int) -> int:
+        """Exclusive upper end of the number of repetitions among `count` elements."""
+        if self.rule == "paper":
+            bound = max(2, int(self.rate * count)) + 1
+        elif self.level == "word":
+            bound = min(self.cap, max(2, int(self.rate * count)))
+        else:
+            bound = min(self.cap, int(self.rate * (count + 2)))
+        return min(bound, self._places(count) + 1)
+
+    def __call__(self, elements: Sequence[T], rng: Rng) -> list[T]:
+        """The elements in order, some of them twice in a row."""
+        bound = self.bound(len(elements))
+        number = int(rng.integers(bound)) if bound > 0 else 0
+        places = self._places(len(elements))
+        chosen = set(rng.choice(places, size=number, replace=False).tolist()) if number else set()
+        return [x for i, x in enumerate(elements) for _ in range(1 + (i in chosen))]
+
+    def _places(self, count: int) -> int:
+        """Number of leading elements that may be doubled."""
+        spared = self.level == "word" and self.rule == "code"
+        return max(0, count - spared)
 
 
 def synonyms_from_synsets(synsets: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from numpy.typing import ArrayLike
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from common.config import UserError
 from common.data.samplers import SeededBatchSampler, UnpaddedDistributedSampler
 
 
@@ -29,6 +31,12 @@ class ContrastiveData(LightningDataModule):
             collate function, or by the set's own ``collate`` if it has one.
         shuffle: False keeps the order of the training set.
         eval_batch_size: samples per validation batch; None: `batch_size`.
+        lengths: (N,) length of every training sample, read only if `bucket_batches` is given.
+        bucket_batches: bucket the batches by length in windows of this many global batches, see
+            `SeededBatchSampler`; None: no bucketing.
+
+    Raises:
+        UserError: bucketing of a stream.
     """
 
     def __init__(
@@ -41,11 +49,16 @@ class ContrastiveData(LightningDataModule):
         val: Mapping[str, Dataset[Any]] | None = None,
         shuffle: bool = True,
         eval_batch_size: int | None = None,
+        lengths: ArrayLike | None = None,
+        bucket_batches: int | None = None,
     ) -> None:
         super().__init__()
         self.train_set, self.val_sets = train, dict(val or {})
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
         self.shuffle, self.eval_batch_size = shuffle, eval_batch_size or batch_size
+        self.lengths, self.bucket_batches = lengths, bucket_batches
+        if self.streaming and bucket_batches is not None:
+            raise UserError("data.bucket_batches works on indexable data only, not on a stream")
         self.first_batch = 0
 
     @property
@@ -101,6 +114,8 @@ class ContrastiveData(LightningDataModule):
             world_size=world_size,
             shuffle=self.shuffle,
             num_batches=total,
+            lengths=self.lengths,
+            bucket_batches=self.bucket_batches,
         )
 
     def _loader(self, data: Dataset[Any], **options: Any) -> DataLoader[Any]:

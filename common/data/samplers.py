@@ -9,6 +9,7 @@ the number of loader processes.
 from collections.abc import Iterator, Sized
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch.utils.data import Sampler
 
 from common.config import UserError
@@ -37,6 +38,10 @@ class SeededBatchSampler(Sampler[list[Key]]):
     takes the r-th contiguous slice of B: the joint batch is the same for any W at equal B*W.
     Incomplete batches are dropped.
 
+    With `bucket_batches` the order of an epoch is bucketed by length, before it is shared among the
+    ranks: each window of that many global batches is sorted by length and cut into batches, whose
+    order is drawn anew. A batch then holds samples of similar length and needs less padding.
+
     Args:
         length: number of samples.
         batch_size: samples per rank and batch.
@@ -45,9 +50,13 @@ class SeededBatchSampler(Sampler[list[Key]]):
         world_size: number of processes.
         shuffle: False keeps the order of the data.
         num_batches: number of batches to yield in all; None for no end.
+        lengths: (length,) what to sort by; needed for `bucket_batches`.
+        bucket_batches: global batches in a window, >= 1 (1 only sorts within the batch, and
+            changes nothing else); None: no bucketing.
 
     Raises:
-        UserError: the data set is smaller than one global batch.
+        UserError: the data set is smaller than one global batch, or bucketing is asked for without
+            shuffling or without lengths.
     """
 
     def __init__(
@@ -60,6 +69,8 @@ class SeededBatchSampler(Sampler[list[Key]]):
         world_size: int = 1,
         shuffle: bool = True,
         num_batches: int | None = None,
+        lengths: ArrayLike | None = None,
+        bucket_batches: int | None = None,
     ) -> None:
         self.batches_per_epoch = length // (batch_size * world_size)
         if self.batches_per_epoch == 0:
@@ -70,6 +81,12 @@ class SeededBatchSampler(Sampler[list[Key]]):
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world_size, self.shuffle = rank, world_size, shuffle
         self.num_batches = num_batches
+        self.lengths, self.bucket_batches = _checked_lengths(lengths, length), bucket_batches
+        if bucket_batches is not None:
+            if bucket_batches < 1:
+                raise UserError(f"data.bucket_batches must be at least 1, got {bucket_batches}")
+            if self.lengths is None or not shuffle:
+                raise UserError("data.bucket_batches needs samples with lengths, and shuffling")
         self.first = 0
 
     def start_at(self, batch: int) -> None:
@@ -80,7 +97,22 @@ class SeededBatchSampler(Sampler[list[Key]]):
         """Order of the samples in one epoch, (length,) int64."""
         if not self.shuffle:
             return np.arange(self.length)
-        return sample_rng(self.seed, epoch, 0, stream=2**31).permutation(self.length)
+        order = sample_rng(self.seed, epoch, 0, stream=2**31).permutation(self.length)
+        if self.lengths is None or self.bucket_batches is None:
+            return order
+        return self._bucketed(order, epoch, self.lengths, self.bucket_batches)
+
+    def _bucketed(
+        self, order: np.ndarray, epoch: int, lengths: np.ndarray, bucket_batches: int
+    ) -> np.ndarray:
+        rng = sample_rng(self.seed, epoch, 0, stream=2**31 + 3)
+        size = self.batch_size * self.world_size
+        used, parts = self.batches_per_epoch * size, []
+        for start in range(0, used, bucket_batches * size):
+            window = order[start : min(start + bucket_batches * size, used)]
+            window = window[np.argsort(lengths[window], kind="stable")]
+            parts.append(rng.permutation(window.reshape(-1, size)).reshape(-1))
+        return np.concatenate([*parts, order[used:]])
 
     def __iter__(self) -> Iterator[list[Key]]:
         batch, order, order_epoch = self.first, None, -1
@@ -96,6 +128,15 @@ class SeededBatchSampler(Sampler[list[Key]]):
         if self.num_batches is None:
             raise TypeError("an endless sampler has no length")
         return self.num_batches
+
+
+def _checked_lengths(lengths: ArrayLike | None, length: int) -> np.ndarray | None:
+    if lengths is None:
+        return None
+    values = np.asarray(lengths)
+    if values.shape != (length,):
+        raise ValueError(f"{length} samples need lengths of that shape, got {values.shape}")
+    return values
 
 
 class UnpaddedDistributedSampler(Sampler[int]):

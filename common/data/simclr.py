@@ -43,6 +43,7 @@ class SimCLRTransform:
         blur_prob: probability of a Gaussian blur with sigma in [0.1, 2] pixels.
         mean: per channel, subtracted from values in [0, 1].
         std: per channel, divides.
+        solarise_prob: probability of inverting the values of at least 128 / 255.
     """
 
     size: int
@@ -55,6 +56,7 @@ class SimCLRTransform:
     blur_prob: float = 0.0
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD
+    solarise_prob: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.jitter) < 0 or self.jitter[3] > 0.5:
@@ -102,6 +104,10 @@ class SimCLRTransform:
             sigma = torch.from_numpy(0.1 + 1.9 * draws[:, 8]).float()
             pixels = pixels.clone()
             pixels[coins[:, 2]] = gaussian_blur(pixels[coins[:, 2]], sigma[coins[:, 2]])
+        if self.solarise_prob > 0:
+            turned = torch.tensor([rng.random() < self.solarise_prob for rng in rngs])
+            bright = turned[:, None, None, None] & (pixels >= 128 / 255)
+            pixels = torch.where(bright, 1 - pixels, pixels)
         mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (self.mean, self.std))
         return (pixels - mean) / std
 

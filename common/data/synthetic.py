@@ -1,7 +1,8 @@
 """Class-structured data made from a seed, for smoke runs, tests and benchmarks: needs no files.
 
 Every class has a smooth colour pattern and a name; images are noisy copies of the pattern, captions
-are sentences around the name. Both sides carry the class, so a contrastive loss falls.
+are sentences around the name. Both sides carry the class, so a contrastive loss falls. Sentences
+are random words of a small vocabulary; similar ones share words.
 """
 
 from dataclasses import dataclass
@@ -109,3 +110,29 @@ def synthetic_views(*, seed: int, num_samples: int = 64, image_size: int = 32) -
     return TwoViews(
         CachedImages(pairs.images, TrainTransform(image_size, flip_prob=0.5)), seed=seed
     )
+
+
+def synthetic_sentences(num_sentences: int = 64, *, seed: int = 0) -> list[str]:
+    """Sentences of 3 to 12 made-up words; equal arguments give equal data."""
+    rng = sample_rng(seed, 0, 1)
+    lengths = rng.integers(3, 13, size=num_sentences)
+    return [" ".join(_words(rng, int(length))) for length in lengths]
+
+
+def synthetic_sentence_pairs(
+    num_pairs: int = 64, *, seed: int = 0
+) -> tuple[list[str], list[str], list[float]]:
+    """Pairs of six-word sentences and how many of the six words they share, 0 to 5."""
+    rng = sample_rng(seed, 0, 2)
+    first, second, scores = [], [], []
+    for shared in rng.integers(0, 6, size=num_pairs):
+        words = _words(rng, 12)
+        first.append(" ".join(words[:6]))
+        second.append(" ".join(rng.permutation([*words[:shared], *words[6 : 12 - shared]])))
+        scores.append(float(shared))
+    return first, second, scores
+
+
+def _words(rng: np.random.Generator, count: int) -> list[str]:
+    codes = rng.choice(len(_SYLLABLES) ** 2, size=count, replace=False)
+    return [_SYLLABLES[c // 10] + _SYLLABLES[c % 10] for c in codes]

@@ -53,6 +53,7 @@ def read_csv(
     *,
     names: Sequence[str] | None = None,
     delimiter: str | None = None,
+    fill: str | None = None,
 ) -> list[Row]:
     """Rows of a CSV or TSV file, all values strings.
 
@@ -61,19 +62,25 @@ def read_csv(
         columns: names that must be in the header.
         names: column names of a file without header.
         delimiter: None: tab if the name holds ``.tsv``, else comma.
+        fill: value of the cells that a too short row lacks; None: such a row is an error.
 
     Raises:
-        UserError: file missing, a missing column, or a row of another length than the header.
+        UserError: file missing, a missing column, two columns of one name, or a row of another
+            length than the header.
     """
     delimiter = delimiter or ("\t" if ".tsv" in Path(path).name else ",")
     with _readable(path):
         reader = csv.reader(_lines(path), delimiter=delimiter)
         header = list(names) if names is not None else next(reader, [])
         _check_columns(path, columns, header)
+        if len(set(header)) < len(header):
+            raise UserError(f"{path}: two columns have the same name ({', '.join(header)})")
         rows = []
         for values in reader:
             if not values:
                 continue
+            if fill is not None:
+                values += [fill] * (len(header) - len(values))
             if len(values) != len(header):
                 raise UserError(
                     f"{path}, line {reader.line_num}: {len(values)} fields, expected "

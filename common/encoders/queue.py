@@ -46,7 +46,6 @@ class FeatureQueue(nn.Module):
     def __len__(self) -> int:
         return len(self.features)
 
-    @torch.no_grad()
     def enqueue(self, features: Tensor) -> None:
         """Overwrite the oldest rows with those of all ranks; of more than K the last K stay.
 
@@ -56,6 +55,11 @@ class FeatureQueue(nn.Module):
         Raises:
             ValueError: another dimension than the queue's.
         """
+        self._write(features)
+
+    @torch.no_grad()
+    def _write(self, features: Tensor) -> int:
+        """The number of rows of all ranks."""
         if features.ndim != 2 or features.shape[1] != self.features.shape[1]:
             raise ValueError(
                 f"expected (B, {self.features.shape[1]}) features, got {tuple(features.shape)}"
@@ -67,6 +71,40 @@ class FeatureQueue(nn.Module):
         index = (first + torch.arange(len(rows), device=rows.device)) % size
         self.features[index] = rows
         self.position.copy_((self.position + count) % size)
+        return count
+
+
+class GrowingQueue(FeatureQueue):
+    """Queue that starts empty and grows to its size, so that no negative is a random direction.
+
+    Source: Wu et al. 2022, "ESimCSE", section 3.2, arXiv 2109.04380.
+
+    Attributes:
+        filled: buffer, 0-dim int64, the number of rows stored so far.
+
+    >>> queue = GrowingQueue(3, 2)
+    >>> queue.rows() is None
+    True
+    >>> queue.enqueue(torch.eye(2))
+    >>> queue.rows().tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+
+    filled: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__(size, dim)
+        self.features.zero_()
+        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+
+    def enqueue(self, features: Tensor) -> None:
+        """See `FeatureQueue.enqueue`."""
+        self.filled.add_(self._write(features)).clamp_(max=len(self))
+
+    def rows(self) -> Tensor | None:
+        """What is stored, (M, D) with M <= K, in no particular order; None while empty."""
+        stored = int(self.filled)
+        return self.features[:stored] if stored else None
 
 
 class SupportSet(FeatureQueue):

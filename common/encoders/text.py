@@ -1,21 +1,28 @@
 """Text towers: a transformer of Hugging Face's library with a pooler, (B, L) ids -> (B, D)."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
 
 from common.config import UserError
-from common.encoders.pooling import POOLINGS, Pooling, pool
+from common.encoders.pooling import LAYER_POOLINGS, POOLINGS, Pooling, pool
 from common.encoders.pretrained import PretrainedRef, is_offline, loading, resolve_pretrained
+
+Attention = Literal["auto", "eager", "sdpa"]
 
 _DROPOUTS = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
     "dropout",
+    "dropout_rate",
     "attention_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
     "resid_pdrop",
     "embd_pdrop",
     "attn_pdrop",
@@ -27,21 +34,36 @@ class TextTower(nn.Module):
 
     Args:
         model: encoder or decoder of transformers (from `AutoModel`); its own pooler is removed.
-        pooling: see `common.encoders.pooling.pool`; "cls" adds a new dense layer with tanh.
+        pooling: see `common.encoders.pooling.pool`; "cls" adds a new dense layer with tanh,
+            weights N(0, initializer_range) and no bias to begin with.
+        mlp_only_train: that head acts in training mode only (unsupervised SimCSE).
+        mask_token_id: id of the tokenizer's mask token, for pooling "mask".
 
     Raises:
-        ValueError: unknown pooling.
+        ValueError: unknown pooling, or an option that this pooling does not have or lacks.
     """
 
-    def __init__(self, model: PreTrainedModel, pooling: Pooling = "avg") -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pooling: Pooling = "avg",
+        *,
+        mlp_only_train: bool = False,
+        mask_token_id: int | None = None,
+    ) -> None:
         super().__init__()
         if pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {POOLINGS}, got {pooling!r}")
+        if mlp_only_train and pooling != "cls":
+            raise ValueError(f"mlp_only_train is for pooling 'cls'; {pooling!r} has no head")
+        if pooling == "mask" and mask_token_id is None:
+            raise ValueError("pooling 'mask' needs the mask_token_id of a tokenizer that has one")
         if getattr(model, "pooler", None) is not None:
             model.pooler = None  # type: ignore[assignment]
         self.model, self.pooling = model, pooling
+        self.mlp_only_train, self.mask_token_id = mlp_only_train, mask_token_id
         self.num_features = int(model.config.hidden_size)
-        self.cls_head: nn.Module | None = None
+        self.cls_head: nn.Sequential | None = None
         if pooling == "cls":
             dense = nn.Linear(self.num_features, self.num_features)
             nn.init.normal_(dense.weight, std=getattr(model.config, "initializer_range", 0.02))
@@ -76,15 +98,21 @@ class TextTower(nn.Module):
             if pad is None:
                 raise ValueError("this model has no padding id: pass attention_mask")
             attention_mask = input_ids.ne(pad).long()
+        layers = self.pooling in LAYER_POOLINGS
         output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            output_hidden_states=self.pooling in ("avg_first_last", "avg_top2"),
+            output_hidden_states=layers,
             **inputs,
         )
-        states = output.hidden_states or (output.last_hidden_state,)
-        features = pool(states, attention_mask, self.pooling)
-        return features if self.cls_head is None else self.cls_head(features)
+        states = output.hidden_states if layers else (output.last_hidden_state,)
+        mask_tokens = None
+        if self.mask_token_id is not None and self.pooling == "mask":
+            mask_tokens = input_ids.eq(self.mask_token_id)
+        features = pool(states, attention_mask, self.pooling, mask_tokens=mask_tokens)
+        if self.cls_head is not None and (self.training or not self.mlp_only_train):
+            features = self.cls_head(features)
+        return features
 
 
 def text_tower(
@@ -93,6 +121,9 @@ def text_tower(
     *,
     config: Mapping[str, Any] | None = None,
     dropout: float | None = None,
+    mlp_only_train: bool = False,
+    mask_token_id: int | None = None,
+    attention: Attention = "auto",
 ) -> TextTower:
     """Build a text tower from a ``pretrained:`` string.
 
@@ -102,11 +133,16 @@ def text_tower(
         config: with "random": the architecture, ``model_type`` and its fields, e.g.
             ``{"model_type": "bert", "hidden_size": 256, ...}``.
         dropout: overrides every dropout probability of the model; None keeps them.
+        mlp_only_train: see `TextTower`.
+        mask_token_id: see `TextTower`.
+        attention: see `load_transformer`.
 
     Raises:
         UserError: unknown or absent weights, weights of another architecture, wrong `config`.
+        ValueError: see `TextTower`.
     """
-    return TextTower(load_transformer(pretrained, config=config, dropout=dropout), pooling)
+    model = load_transformer(pretrained, config=config, dropout=dropout, attention=attention)
+    return TextTower(model, pooling, mlp_only_train=mlp_only_train, mask_token_id=mask_token_id)
 
 
 def load_transformer(
@@ -114,6 +150,7 @@ def load_transformer(
     *,
     config: Mapping[str, Any] | None = None,
     dropout: float | None = None,
+    attention: Attention = "auto",
     auto_class: Any = AutoModel,
 ) -> PreTrainedModel:
     """A transformers model in float32; refuses weights that do not fill it.
@@ -122,10 +159,12 @@ def load_transformer(
         pretrained: see `text_tower`.
         config: see `text_tower`.
         dropout: see `text_tower`.
+        attention: "sdpa" (PyTorch's fused attention), "eager" (plain matrix products: the faster
+            one in training on a CPU with short texts) or "auto", the library's choice. Dropout acts in all.
         auto_class: e.g. `transformers.AutoModelForCausalLM` for a model with its head.
 
     Raises:
-        UserError: see `text_tower`.
+        UserError: see `text_tower`, or attention that the architecture does not have.
     """
     ref = resolve_pretrained(pretrained)
     if (ref.kind == "random") != (config is not None):
@@ -133,16 +172,21 @@ def load_transformer(
     settings = _architecture(config) if config is not None else _stored_config(ref)
     if dropout is not None:
         _set_dropout(settings, dropout)
+    if attention not in get_args(Attention):
+        raise UserError(f"attention must be one of {get_args(Attention)}, got {attention!r}")
+    chosen = {} if attention == "auto" else {"attn_implementation": attention}
     if ref.kind == "random":
-        model: PreTrainedModel = auto_class.from_config(settings)
+        with loading(ref):
+            model: PreTrainedModel = auto_class.from_config(settings, **chosen)
         return model
-    with loading(ref):
+    with loading(ref), quiet():
         model, info = auto_class.from_pretrained(
             _source(ref),
             config=settings,
             dtype=torch.float32,
             output_loading_info=True,
             local_files_only=ref.path is not None or is_offline(),
+            **chosen,
         )
     lost = [k for k in info["missing_keys"] if not k.startswith(("pooler.", "lm_head."))]
     lost += [str(key) for key in info["mismatched_keys"]]
@@ -165,6 +209,20 @@ def load_tokenizer(pretrained: str) -> Any:
         return AutoTokenizer.from_pretrained(
             _source(ref), local_files_only=ref.path is not None or is_offline()
         )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and load reports of transformers, whose findings are checked here."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _source(ref: PretrainedRef) -> str:

@@ -25,7 +25,13 @@ from common.config import CONFIG_DIR, ROOT, UserError, load, nearest, to_yaml
 from common.engine import workspace as ws
 from common.engine.progress import track
 from common.engine.results import publish
-from common.evaluation.statistics import paired_bootstrap, verdict
+from common.evaluation.statistics import (
+    Interval,
+    paired_bootstrap,
+    paired_bootstrap_metric,
+    verdict,
+)
+from common.evaluation.sts import spearman
 from common.registry import config_class
 
 
@@ -156,7 +162,8 @@ class _Run:
     def metrics(self) -> dict[str, float]:
         return ws.read_json(self.path / "metrics.json")  # type: ignore[no-any-return]
 
-    def items(self, metric: str) -> list[float] | None:
+    def items(self, metric: str) -> Any:
+        """Values per item, predictions with gold values (`Workspace.rank_items`), or None."""
         path = self.path / "items" / f"{metric}.json"
         return ws.read_json(path) if path.exists() else None
 
@@ -268,10 +275,7 @@ def _judge(
     spec: Comparison, left: str, right: str, runs: Mapping[str, Sequence[_Run]]
 ) -> dict[str, Any]:
     sign = 1.0 if spec.direction == "max" else -1.0
-    rows, unit = _differences(spec.metric, runs[left], runs[right])
-    if rows.size < 2:
-        raise UserError("one seed without per-item values gives no interval: use SEEDS=3")
-    interval = paired_bootstrap(sign * rows)
+    interval, unit = _interval(spec.metric, runs[left], runs[right], sign)
     low, high = sorted((sign * interval.low, sign * interval.high))
     return {
         "claim": f"{left} > {right}" if sign > 0 else f"{left} < {right}",
@@ -282,13 +286,26 @@ def _judge(
     }
 
 
-def _differences(
-    metric: str, left: Sequence[_Run], right: Sequence[_Run]
-) -> tuple[np.ndarray, str]:
-    """(seeds, items) differences where both arms saved per-item values, else (seeds,)."""
-    items = [(a.items(metric), b.items(metric)) for a, b in zip(left, right, strict=True)]
-    lengths = {len(x) for pair in items for x in pair if x is not None}
-    if all(a is not None and b is not None for a, b in items) and len(lengths) == 1:
-        return np.array([np.subtract(a, b) for a, b in items]), "seeds x test items"  # type: ignore[arg-type]
-    values = [(a.metrics()[metric], b.metrics()[metric]) for a, b in zip(left, right, strict=True)]
-    return np.array([a - b for a, b in values]), "seeds"
+def _interval(
+    metric: str, left: Sequence[_Run], right: Sequence[_Run], sign: float
+) -> tuple[Interval, str]:
+    """Bootstrap over seeds and test items where both arms saved them, else over seeds."""
+    saved = [(a.items(metric), b.items(metric)) for a, b in zip(left, right, strict=True)]
+    items = [x for pair in saved for x in pair]
+    if all(isinstance(x, dict) for x in items) and all(
+        x["gold"] == items[0]["gold"] for x in items
+    ):
+        method, baseline = ([run["predicted"] for run in arm] for arm in zip(*saved, strict=True))
+        gold = sign * np.asarray(items[0]["gold"])
+        interval = paired_bootstrap_metric(spearman, method, baseline, gold)
+        return interval, "seeds x test items"
+    if all(isinstance(x, list) for x in items) and len({len(x) for x in items}) == 1:
+        rows, unit = np.array([np.subtract(a, b) for a, b in saved]), "seeds x test items"
+    else:
+        values = [
+            a.metrics()[metric] - b.metrics()[metric] for a, b in zip(left, right, strict=True)
+        ]
+        rows, unit = np.array(values), "seeds"
+    if rows.size < 2:
+        raise UserError("one seed without per-item values gives no interval: use SEEDS=3")
+    return paired_bootstrap(sign * rows), unit

@@ -23,6 +23,7 @@ class Stage:
         trainer: overrides of `TrainerConfig` fields for this stage.
         monitor: logged validation key that selects the best checkpoint; None keeps only the last.
         monitor_mode: whether a larger or a smaller value is better.
+        weights: checkpoint of an equal stage of another run, which is loaded instead of fitted.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Stage:
     trainer: Mapping[str, Any] = field(default_factory=dict)
     monitor: str | None = None
     monitor_mode: Literal["min", "max"] = "max"
+    weights: Path | None = None
 
 
 @dataclass(frozen=True)

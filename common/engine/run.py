@@ -272,7 +272,7 @@ def _fit_all(
             raise ValueError(f"two stages are called '{stage.name}'")
         names.add(stage.name)
         folder = workspace.path / "checkpoints" / stage.name
-        final = ckpt.finished(folder)
+        final = ckpt.finished(folder) or stage.weights
         if final is not None:
             ckpt.load_weights(stage.module, final)
         else:
@@ -303,6 +303,7 @@ def _fit(
     if trainer.is_global_zero:
         drop_rows_after(workspace.path / "metrics.csv", stage.name, step)
     trainer.fit(stage.module, stage.data, ckpt_path=start, weights_only=True)
+    trainer.strategy.barrier("the last checkpoint has its name")
     best, last = folder / "best.ckpt", ckpt.latest(folder)
     final = best if best.exists() else last
     assert final is not None

@@ -68,6 +68,11 @@ class Workspace:
         path = self.folder("items") / f"{metric}.json"
         write_json(path, [float(v) for v in values])
 
+    def rank_items(self, metric: str, predicted: Sequence[float], gold: Sequence[float]) -> None:
+        """As `items` for a Spearman correlation: what was predicted for each item, and its gold."""
+        values = {"predicted": [float(v) for v in predicted], "gold": [float(v) for v in gold]}
+        write_json(self.folder("items") / f"{metric}.json", values)
+
     def gallery(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Save queries with what was retrieved for them; the report shows them.
 

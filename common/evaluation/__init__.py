@@ -38,7 +38,16 @@ from common.evaluation.statistics import (
     paired_bootstrap_metric,
     verdict,
 )
-from common.evaluation.sts import pair_cosine, spearman, sts_metrics
+from common.evaluation.sts import pair_cosine, spearman, sts_metrics, sts_score
+from common.evaluation.sts_protocol import evaluate_sts
+from common.evaluation.text_index import Hit, TextIndex, embed_texts
+from common.evaluation.transfer import (
+    LabelledTexts,
+    TransferTask,
+    evaluate_transfer,
+    load_transfer,
+)
+from common.evaluation.word_similarity import evaluate_word_similarity, load_word_pairs
 from common.evaluation.zeroshot import (
     LACLIP_TEMPLATES,
     SIMPLE_TEMPLATES,
@@ -60,17 +69,25 @@ __all__ = [
     "BM25",
     "LACLIP_TEMPLATES",
     "SIMPLE_TEMPLATES",
+    "Hit",
     "Interval",
+    "LabelledTexts",
     "RetrievalSet",
     "SearchResult",
+    "TextIndex",
+    "TransferTask",
     "Verdict",
     "alignment",
     "average_precision",
     "class_embeddings",
     "cross_modal_recall",
     "effective_rank",
+    "embed_texts",
     "encode",
     "encode_texts",
+    "evaluate_sts",
+    "evaluate_transfer",
+    "evaluate_word_similarity",
     "evaluation_mode",
     "few_shot_class_mean",
     "fit_logistic_regression",
@@ -79,6 +96,8 @@ __all__ = [
     "knn_accuracy",
     "linear_probe",
     "load_beir",
+    "load_transfer",
+    "load_word_pairs",
     "markdown_table",
     "mean_cosine",
     "mean_per_class_accuracy",
@@ -97,6 +116,7 @@ __all__ = [
     "spearman",
     "stable_topk",
     "sts_metrics",
+    "sts_score",
     "to_run",
     "uniformity",
     "verdict",

@@ -1,18 +1,15 @@
 """Encode a collection once: evaluation mode, length sorting, progress, restartable cache."""
 
-import hashlib
-import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file, save
+from torch import Tensor
 
-from common.config import UserError
+from common.data.offline import claim, content_digest, write_atomically
+from common.encoders.modes import evaluation_mode as evaluation_mode
 from common.evaluation.similarity import blocks
 
 
@@ -26,31 +23,6 @@ class Progress(Protocol):
 def no_progress(iterable: Iterable[slice], description: str, total: int) -> Iterable[slice]:
     """Show nothing."""
     return iterable
-
-
-@contextmanager
-def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
-    """Dropout off, batch norm frozen, no gradients; the modes of all submodules come back after.
-
-    Args:
-        modules: what is evaluated.
-
-    >>> layer = nn.Dropout()
-    >>> with evaluation_mode(layer):
-    ...     layer.training
-    False
-    >>> layer.training
-    True
-    """
-    modes = [(part, part.training) for module in modules for part in module.modules()]
-    for module in modules:
-        module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def encode(
@@ -139,7 +111,8 @@ def encode_texts(
         return encode(encoder, texts, batch_size=batch_size, length=len, progress=progress)
     if not model_key or not texts:
         raise ValueError("a cache needs texts and a model_key that names the encoder's weights")
-    _claim(cache, texts, model_key, shard_size)
+    owner = {"texts": content_digest(texts), "model": model_key, "shard_size": shard_size}
+    claim(cache, owner, "embedding cache")
     shards = []
     for number, part in enumerate(blocks(len(texts), shard_size)):
         path = cache / f"shard-{number:05d}.safetensors"
@@ -152,31 +125,6 @@ def encode_texts(
                 progress=progress,
                 description=f"encode {part.stop}/{len(texts)}",
             )
-            temporary = path.with_suffix(".tmp")
-            save_file({"embeddings": rows}, temporary)
-            os.replace(temporary, path)
+            write_atomically(path, save({"embeddings": rows}))
         shards.append(load_file(path)["embeddings"])
     return torch.cat(shards)
-
-
-def _claim(cache: Path, texts: Sequence[str], model_key: str, shard_size: int) -> None:
-    """Write what the cache belongs to, or compare with what is written there."""
-    digest = hashlib.sha256()
-    for text in texts:
-        encoded = text.encode("utf-8", "surrogatepass")
-        digest.update(len(encoded).to_bytes(8, "little") + encoded)
-    owner = {"texts": digest.hexdigest(), "model": model_key, "shard_size": shard_size}
-    path = cache / "cache.json"
-    if path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        differs = [key for key, value in owner.items() if stored.get(key) != value]
-        if differs:
-            raise UserError(
-                f"the embedding cache {cache} was made for another {', '.join(differs)}; "
-                "delete the folder or name another one"
-            )
-        return
-    cache.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(owner, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

@@ -100,3 +100,16 @@ def class_gallery(
         ]
         rows.append({"query": query_picture(q), "results": results})
     return rows
+
+
+def score_figure(predicted: Sequence[float], gold: Sequence[float], title: str) -> Any:
+    """Predicted against gold similarity of sentence pairs, one dot per pair."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 3.5))
+    axes = figure.subplots()
+    axes.scatter(gold, predicted, s=4, alpha=0.4)
+    axes.set_xlabel("gold score")
+    axes.set_ylabel("cosine")
+    axes.set_title(title)
+    return figure

@@ -167,6 +167,46 @@ def linear_probe(
     }
 
 
+def linear_probe_correct(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    l2: float,
+    num_classes: int,
+    standardize: bool = True,
+    max_iterations: int = 500,
+) -> Tensor:
+    """Which test samples a probe of a given strength classifies rightly; no strength is chosen.
+
+    Args:
+        train_features: (N, D) frozen features.
+        train_labels: (N,) int in [0, num_classes).
+        test_features: (M, D).
+        test_labels: (M,) int in [0, num_classes).
+        l2: > 0, such as the ``linear_probe_l2`` of `linear_probe`.
+        num_classes: C >= 2.
+        standardize: see `linear_probe`.
+        max_iterations: L-BFGS iterations.
+
+    Returns:
+        (M,) bool on the CPU.
+
+    Raises:
+        ValueError: shapes, labels or options do not fit.
+
+    Distributed: local.
+    """
+    x, test_x = as_matrix(train_features, "train_features"), as_matrix(test_features, "test")
+    test_y = as_labels(test_labels, len(test_x), "test_labels", num_classes)
+    mean, std = _moments(x, standardize)
+    solution = fit_logistic_regression(
+        (x - mean) / std, train_labels, l2, num_classes, max_iterations=max_iterations
+    )
+    return _correct(solution, (test_x - mean) / std, test_y).cpu()
+
+
 def _choose_l2(
     fit_x: Tensor,
     fit_y: Tensor,

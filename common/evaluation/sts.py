@@ -86,15 +86,31 @@ def sts_metrics(
     >>> sts_metrics(x, y, [5, 3, 1])["spearman"]
     1.0
     """
-    cosine, scores = pair_cosine(x, y).numpy(), np.asarray(gold, dtype=np.float64)
-    metrics = {"spearman": spearman(cosine, scores), "spearman_chance": 0.0}
+    return sts_score(pair_cosine(x, y), gold, subsets)
+
+
+def sts_score(
+    cosine: ArrayLike, gold: ArrayLike, subsets: Sequence[str] | None = None
+) -> dict[str, float]:
+    """`sts_metrics` of similarities that are computed already.
+
+    Args:
+        cosine: (N,) similarity of every pair.
+        gold: (N,) gold scores.
+        subsets: (N,) subset name of every pair.
+
+    Raises:
+        ValueError: as `sts_metrics`.
+    """
+    values, scores = np.asarray(cosine, dtype=np.float64), np.asarray(gold, dtype=np.float64)
+    metrics = {"spearman": spearman(values, scores), "spearman_chance": 0.0}
     if subsets is None:
         return metrics
     if len(subsets) != len(scores):
         raise ValueError(f"{len(subsets)} subset names for {len(scores)} pairs")
     names = np.asarray(subsets)
     parts = {
-        f"spearman_{name}": spearman(cosine[names == name], scores[names == name])
+        f"spearman_{name}": spearman(values[names == name], scores[names == name])
         for name in sorted(set(subsets))
     }
     return metrics | {"spearman_mean": sum(parts.values()) / len(parts)} | parts

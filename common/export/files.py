@@ -45,6 +45,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Path:
     return write_atomic(path, lambda file: save_file(plain, file, metadata={"format": "pt"}))
 
 
+def write_files(folder: Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill an empty folder, then move its files into `folder`, each one atomically.
+
+    After an error in `write`, `folder` is untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".new.") as name:
+        write(Path(name))
+        for file in sorted(Path(name).iterdir()):
+            os.replace(file, folder / file.name)
+    return folder
+
+
 def _umask() -> int:
     current = os.umask(0)
     os.umask(current)

@@ -5,11 +5,12 @@ from typing import Literal
 from torch import Tensor
 
 from common.losses.base import PairLoss, check_fraction
-from common.losses.functional.cacr import WEIGHTINGS, CacrTerms, cacr
+from common.losses.functional.cacr import COSTS, WEIGHTINGS, CacrTerms, cacr
 from common.losses.functional.kernel import mean_loss
 from common.losses.output import LossOutput
 
 Weighting = Literal["full", "without_w1", "without_w2", "none"]
+RepulsionCost = Literal["euclidean", "rbf"]
 
 
 class CACRLoss(PairLoss):
@@ -24,7 +25,9 @@ class CACRLoss(PairLoss):
         beta: factor of the repulsion.
         weighting: "full", "without_w1", "without_w2" or "none".
         detach_weights: no gradient through the weights.
-        tau_plus: in [0, 1), class prior of the debiased repulsion.
+        tau_plus: in [0, 1), class prior of the debiased repulsion; Euclidean cost only.
+        cost: of the repulsion, "euclidean" or "rbf".
+        rbf_t: > 0, one over the squared bandwidth of the RBF cost.
         gather: see `PairLoss`; so are `normalize`, `backend` and `memory_budget`.
 
     Raises:
@@ -47,6 +50,8 @@ class CACRLoss(PairLoss):
         weighting: Weighting = "full",
         detach_weights: bool = False,
         tau_plus: float = 0.0,
+        cost: RepulsionCost = "euclidean",
+        rbf_t: float = 2.0,
         *,
         gather: bool = True,
         normalize: bool = True,
@@ -60,6 +65,10 @@ class CACRLoss(PairLoss):
             raise ValueError(f"both tau must be > 0, got {tau_positive} and {tau_negative}")
         if weighting not in WEIGHTINGS:
             raise ValueError(f"weighting must be one of {WEIGHTINGS}, got {weighting!r}")
+        if cost not in COSTS or rbf_t <= 0:
+            raise ValueError(f"cost must be one of {COSTS} and rbf_t > 0, got {cost!r}, {rbf_t}")
+        if cost == "rbf" and tau_plus:
+            raise ValueError("tau_plus > 0 needs cost='euclidean'")
         check_fraction("tau_plus", tau_plus)
         self.tau_positive = tau_positive
         self.tau_negative = tau_negative
@@ -68,6 +77,8 @@ class CACRLoss(PairLoss):
         self.weighting: Weighting = weighting
         self.detach_weights = detach_weights
         self.tau_plus = tau_plus
+        self.cost: RepulsionCost = cost
+        self.rbf_t = rbf_t
 
     def terms(self, views: Tensor) -> CacrTerms:
         """Both costs and the entropies of their weights, per sample, for logging and ablation.
@@ -84,6 +95,8 @@ class CACRLoss(PairLoss):
             weighting=self.weighting,
             detach_weights=self.detach_weights,
             tau_plus=self.tau_plus,
+            cost=self.cost,
+            rbf_t=self.rbf_t,
             **self.kernel,
         )
 

@@ -23,7 +23,10 @@ import torch
 import torch.distributed as dist
 
 TIMEOUT_SECONDS = 60.0
-PRELOAD = ["torch.distributed", "torch.nn.parallel", "torch._dynamo", "pytest", "common.losses"]
+PRELOAD = [
+    "torch.distributed", "torch.nn.parallel", "torch._dynamo", "pytest", "common.losses",
+    "common.engine.sentences",  # imports lightning and transformers once for all ranks
+]  # fmt: skip
 
 
 class Pool:

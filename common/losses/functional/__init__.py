@@ -6,8 +6,10 @@ from common.losses.functional.cacr import (
     attraction,
     cacr,
     cacr_momentum,
+    rbf_repulsion,
     repulsion,
 )
+from common.losses.functional.cacr_queue import cacr_queue
 from common.losses.functional.geometry import (
     alignment,
     gaussian_log_sum,
@@ -42,6 +44,7 @@ __all__ = [
     "attraction",
     "cacr",
     "cacr_momentum",
+    "cacr_queue",
     "candidate_ranking",
     "clip",
     "cwcl",
@@ -58,6 +61,7 @@ __all__ = [
     "one_to_k",
     "pairwise_squared_distance",
     "prototype_softmax",
+    "rbf_repulsion",
     "repulsion",
     "siglip",
     "sup_con",

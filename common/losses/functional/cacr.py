@@ -22,6 +22,7 @@ from common.losses.functional.kernel import (
 from common.losses.output import LossOutput, at_least_float32, check_pair, full_precision
 
 WEIGHTINGS = ("full", "without_w1", "without_w2", "none")
+COSTS = ("euclidean", "rbf")
 
 
 class WeightedCost(NamedTuple):
@@ -134,6 +135,68 @@ def repulsion(
     return WeightedCost(cost, (stats.row_lse - stats.row_mom).detach())
 
 
+@full_precision
+def rbf_repulsion(
+    query: Tensor,
+    key: Tensor,
+    tau: float = 1.0,
+    t: float = 2.0,
+    *,
+    weighted: bool = True,
+    detach_weights: bool = False,
+    **kernel: Unpack[KernelOptions],
+) -> WeightedCost:
+    """Weighted Gaussian similarity to the negatives; near ones weigh more.
+
+        d_ij = ||q_i - k_j||^2,   pi_j|i = softmax_{j != i}(-tau * d_ij)
+        c_i = sum_j pi_j|i * exp(-t * d_ij) = exp(lse_j(-(tau + t) d_ij) - lse_j(-tau d_ij))
+
+    Source: Zheng et al. 2023, RBF cost of the released code, arXiv 2105.03746.
+
+    Args:
+        query: (N, D), L2-normalised.
+        key: (M, D), L2-normalised, another view; row i is of the same sample and left out.
+        tau: > 0, multiplies the distances inside the weights (an inverse temperature).
+        t: > 0, one over the squared bandwidth of the cost.
+        weighted: False gives every other sample the same weight.
+        detach_weights: no gradient through the weights.
+        **kernel: see `KernelOptions`.
+
+    Returns:
+        Cost in (0, 1] and entropy of the weights, (N,) each; of the cost a loss takes the log of
+        the batch mean.
+
+    Raises:
+        ValueError: shapes that do not fit.
+
+    Distributed: gathers negatives if a `group` is given, else local.
+
+    >>> query, key = torch.eye(2), torch.eye(2)  # one negative each, at squared distance 2
+    >>> rbf_repulsion(query, key, t=0.5).cost.log()
+    tensor([-1., -1.])
+    """
+    check_pair(query, key)
+    left, right = gaussian_factors(query, key)  # <left_i, right_j> = -d_ij / 2
+    loose: KernelOptions = {**kernel, "unit_norm": False}
+    if not weighted:
+        log_count = (count_rows(key.shape[0], left, kernel) - 1).log()
+        log_mean = sweep(left, right, 2 * t, ExcludeSelf(), **loose).row_lse - log_count
+        return WeightedCost(log_mean.exp(), log_count.expand_as(log_mean))
+    stats = sweep(left, right, 2 * tau, ExcludeSelf(), moment=True, **loose)
+    joint = sweep(left, right, 2 * (tau + t), ExcludeSelf(), **loose).row_lse
+    log_cost = joint - stats.row_lse
+    if detach_weights:
+        # Of the slope -(tau + t) of the joint exponent, -t belongs to the cost.
+        log_cost = log_cost.detach() + t / (tau + t) * (joint - joint.detach())
+    return WeightedCost(log_cost.exp(), (stats.row_lse - stats.row_mom).detach())
+
+
+def _log_batch_mean(cost: Tensor, kernel: KernelOptions) -> Tensor:
+    """Log of the mean over the rows of all ranks, for every local row."""
+    total = sum_over_ranks(cost.sum(), kernel)
+    return (total / count_rows(cost.shape[0], cost, kernel)).log().expand_as(cost)
+
+
 def _uniform_repulsion(query: Tensor, key: Tensor, kernel: KernelOptions) -> WeightedCost:
     """Mean squared distance to all keys but the own one, from sums."""
     check_pair(query, key)
@@ -166,12 +229,15 @@ def cacr(
     weighting: Literal["full", "without_w1", "without_w2", "none"] = "full",
     detach_weights: bool = False,
     tau_plus: float = 0.0,
+    cost: Literal["euclidean", "rbf"] = "euclidean",
+    rbf_t: float = 2.0,
     **kernel: Unpack[KernelOptions],
 ) -> CacrTerms:
     """Attraction among the views of a sample plus repulsion from other samples.
 
         L_CA = alpha * attraction,   L_CR = mean_{x < y} [-beta * repulsion(z_x, z_y)]
         with tau_plus: L_CR = mean_{x < y} [-(tau_plus * c_pos + beta * repulsion) / (1 - tau_plus)]
+        rbf: L_CR = mean_{x < y} beta * log mean_i rbf_repulsion(z_x, z_y), the same for all rows
 
     Source: Zheng et al. 2023, equations 5 to 8, arXiv 2105.03746.
 
@@ -184,14 +250,16 @@ def cacr(
         weighting: which weights are conditional; "without_w1" makes the positive weights uniform,
             "without_w2" the negative ones, "none" both.
         detach_weights: no gradient through the weights (the momentum variants of the paper).
-        tau_plus: in [0, 1), class prior of the debiased repulsion.
+        tau_plus: in [0, 1), class prior of the debiased repulsion; Euclidean cost only.
+        cost: of the repulsion.
+        rbf_t: > 0, one over the squared bandwidth of the RBF cost.
         **kernel: see `KernelOptions`.
 
     Returns:
         The two terms per sample and the entropies of their weights.
 
     Raises:
-        ValueError: an unknown weighting, or fewer than two views.
+        ValueError: an unknown weighting or cost, or fewer than two views.
 
     Distributed: gathers negatives if a `group` is given, else local.
 
@@ -203,27 +271,34 @@ def cacr(
     _check_views(views)
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting must be one of {WEIGHTINGS}, got {weighting!r}")
+    if cost not in COSTS:
+        raise ValueError(f"cost must be one of {COSTS}, got {cost!r}")
+    if cost == "rbf" and tau_plus:
+        raise ValueError("the debiased repulsion (tau_plus > 0) has the Euclidean cost only")
     pull = attraction(
         views,
         tau_positive,
         weighted=weighting in ("full", "without_w2"),
         detach_weights=detach_weights,
     )
+    weighted = weighting in ("full", "without_w1")
     far, entropy = [], []
     for x, y in itertools.combinations(views, 2):  # each pair once, x as query
-        push = repulsion(
-            x,
-            y,
-            tau_negative,
-            weighted=weighting in ("full", "without_w1"),
-            detach_weights=detach_weights,
-            **kernel,
-        )
-        cost = beta * push.cost
-        if tau_plus:
-            positive = (at_least_float32(x) - y).square().sum(-1)
-            cost = (cost + tau_plus * positive) / (1 - tau_plus)
-        far.append(-cost)
+        if cost == "rbf":
+            push = rbf_repulsion(
+                x, y, tau_negative, rbf_t,
+                weighted=weighted, detach_weights=detach_weights, **kernel,
+            )  # fmt: skip
+            far.append(beta * _log_batch_mean(push.cost, kernel))
+        else:
+            push = repulsion(
+                x, y, tau_negative, weighted=weighted, detach_weights=detach_weights, **kernel
+            )
+            repelled = beta * push.cost
+            if tau_plus:
+                positive = (at_least_float32(x) - y).square().sum(-1)
+                repelled = (repelled + tau_plus * positive) / (1 - tau_plus)
+            far.append(-repelled)
         entropy.append(push.entropy)
     pushed = torch.stack(far).mean(0)
     return CacrTerms(alpha * pull.cost, pushed, pull.entropy, torch.stack(entropy).mean(0))

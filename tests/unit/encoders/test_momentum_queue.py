@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from common.encoders.momentum import MomentumEncoder
-from common.encoders.queue import FeatureQueue, SupportSet
+from common.encoders.queue import FeatureQueue, GrowingQueue, SupportSet
 
 
 def encoder(seed: int = 0, width: int = 4) -> nn.Module:
@@ -138,3 +138,18 @@ def test_nearest_is_the_row_of_largest_cosine():
     assert not found.requires_grad
     found.zero_()
     torch.testing.assert_close(support.features, rows(0, 90, 180))  # a copy
+
+
+def test_growing_queue_starts_empty_and_then_drops_the_oldest_rows():
+    queue = GrowingQueue(3, 2)
+    assert queue.rows() is None
+    queue.enqueue(rows(0, 10))
+    torch.testing.assert_close(queue.rows(), rows(0, 10))
+    queue.enqueue(rows(20, 30))
+    torch.testing.assert_close(queue.rows(), rows(30, 10, 20))
+    queue.enqueue(rows(40, 50, 60, 70))
+    assert len(queue.rows()) == 3
+    torch.testing.assert_close(queue.rows().sum(0), rows(50, 60, 70).sum(0))
+    copy = GrowingQueue(3, 2)
+    copy.load_state_dict(queue.state_dict())
+    assert torch.equal(copy.rows(), queue.rows())

@@ -23,26 +23,35 @@ def test_values_of_the_padded_row(mask, first, end):
         "cls": rows[-1][0],
         "cls_before_pooler": rows[-1][0],
         "avg": rows[-1].mean(0),
-        "avg_first_last": (rows[0] + rows[-1]).mean(0) / 2,
+        "avg_all": layers[-1][0].mean(0),
+        "avg_first_last": (rows[1] + rows[-1]).mean(0) / 2,
+        "avg_embedding_last": (rows[0] + rows[-1]).mean(0) / 2,
         "avg_top2": (rows[-2] + rows[-1]).mean(0) / 2,
+        "mask": rows[-1][1],
         "last_token": rows[-1][-1],
     }
     assert set(expected) == set(POOLINGS)
+    marked = torch.zeros(2, 4, dtype=torch.bool)
+    marked[:, first + 1] = True
     for name, value in expected.items():
-        torch.testing.assert_close(pool(layers, mask, name)[0], value)
+        found = pool(layers, mask, name, mask_tokens=marked)
+        torch.testing.assert_close(found[0], value)
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("pooling", sorted(set(POOLINGS) - {"avg_all"}))
 def test_padding_has_no_influence_and_tokens_have(pooling):
-    layers = states()
-    reference = pool(layers, RIGHT, pooling)
+    layers = states(4)
+    marked = torch.tensor([[False, True, False, False]] * 2)
+    reference = pool(layers, RIGHT, pooling, mask_tokens=marked)
     padded = [layer.clone() for layer in layers]
     for layer in padded:
         layer[0, 3] = 1e4
-    assert torch.equal(pool(padded, RIGHT, pooling), reference)
+    assert torch.equal(pool(padded, RIGHT, pooling, mask_tokens=marked), reference)
+    assert not torch.equal(pool(padded, RIGHT, "avg_all"), pool(layers, RIGHT, "avg_all"))
     for layer in padded:
         layer[0, :3] += 1.0
-    assert not torch.allclose(pool(padded, RIGHT, pooling)[0], reference[0])
+    moved = pool(padded, RIGHT, pooling, mask_tokens=marked)
+    assert not torch.allclose(moved[0], reference[0])
 
 
 def test_bfloat16_mean_is_summed_in_float32():
@@ -57,5 +66,13 @@ def test_errors():
         pool(states(), torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1]]), "avg")
     with pytest.raises(ValueError, match="pooling must be one of"):
         pool(states(), RIGHT, "max")
+    with pytest.raises(ValueError, match="states of all layers"):
+        pool(states(1), RIGHT, "avg_first_last")
+    with pytest.raises(ValueError, match="needs `mask_tokens`"):
+        pool(states(), RIGHT, "mask")
+    with pytest.raises(ValueError, match="exactly one mask token"):
+        pool(states(), RIGHT, "mask", mask_tokens=torch.zeros(2, 4, dtype=torch.bool))
+    with pytest.raises(ValueError, match="one mark per state"):
+        pool(states(), RIGHT, "mask", mask_tokens=torch.ones(2, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"mask \(B, L\)"):
         pool(states(), RIGHT[:, :3], "avg")

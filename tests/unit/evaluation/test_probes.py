@@ -9,7 +9,11 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from common.evaluation.few_shot import few_shot_class_mean
 from common.evaluation.knn import knn_accuracy
-from common.evaluation.linear_probe import fit_logistic_regression, linear_probe
+from common.evaluation.linear_probe import (
+    fit_logistic_regression,
+    linear_probe,
+    linear_probe_correct,
+)
 
 
 @pytest.fixture(scope="module")
@@ -242,3 +246,14 @@ def test_linear_probe_refusals():
         linear_probe(x, y, x, y, validation=(x, y), l2_grid=())
     with pytest.raises(ValueError, match="l2 > 0"):
         fit_logistic_regression(x, y, 0.0, 2)
+
+
+def test_correct_items_of_a_probe_average_to_its_accuracy(digits):
+    x, y = digits[0].double(), digits[1]
+    sets = (x[:400], y[:400], x[400:], y[400:])
+    found = linear_probe(*sets, l2_grid=[1e-2], num_classes=10)
+    right = linear_probe_correct(*sets, l2=found["linear_probe_l2"], num_classes=10)
+    assert right.shape == (200,)
+    assert right.double().mean() == pytest.approx(found["linear_probe_top1"], abs=0.01)
+    weak = linear_probe_correct(*sets, l2=1e3, num_classes=10)
+    assert weak.double().mean() < right.double().mean()

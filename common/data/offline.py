@@ -1,0 +1,199 @@
+"""Caches of offline stages: rows (neighbours, teacher scores, LLM outputs) joined by content hash.
+
+A row belongs to a text or a tuple of texts, not to a line number, so a corpus may be reordered, cut
+or extended without losing what was computed. What a row depends on besides its own texts (model,
+the other texts of the corpus, settings) is written into the cache and compared at every opening.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.config import UserError
+
+Row = dict[str, Any]
+Item = str | tuple[str, ...]
+
+CLAIM = "cache.json"  # what a cache folder belongs to
+_START = b'{"key": "'
+_KEY_BYTES = 16
+
+
+def content_key(item: Item) -> str:
+    """Hash of a text or of a tuple of texts, 32 hex digits; ``("ab", "c")`` is not ``("a", "bc")``.
+
+    >>> content_key("red") == content_key(("red",))
+    True
+    """
+    digest = hashlib.blake2b(digest_size=_KEY_BYTES)
+    _feed(digest, (item,) if isinstance(item, str) else item)
+    return digest.hexdigest()
+
+
+def content_digest(texts: Iterable[str]) -> str:
+    """SHA-256 of a sequence of texts, aware of order and borders."""
+    digest = hashlib.sha256()
+    _feed(digest, texts)
+    return digest.hexdigest()
+
+
+def claim(folder: Path, owner: Mapping[str, Any], what: str = "cache") -> None:
+    """Write what a cache folder belongs to, or compare with what is written there.
+
+    Args:
+        folder: created if it does not exist.
+        owner: plain values by name; what the content depends on.
+        what: how a message calls the folder.
+
+    Raises:
+        UserError: the folder was made for another owner.
+    """
+    owner = json.loads(json.dumps(dict(owner)))
+    path = folder / CLAIM
+    if path.is_file():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        differs = [k for k in {**owner, **stored} if stored.get(k) != owner.get(k)]
+        if differs:
+            raise UserError(
+                f"the {what} {folder} was made for another {', '.join(differs)}; "
+                "delete the folder or name another one"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(owner, indent=2) + "\n").encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, also when several processes write it at once."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+class OfflineCache:
+    """Rows of an offline stage on disk, one JSON object each, found by their texts.
+
+    Finished blocks are shards ``rows-*.jsonl`` that appear whole, so a stage that was stopped goes
+    on with the first block that is missing. Only keys and places are held in memory.
+
+    Args:
+        folder: one folder per stage; created if it does not exist.
+        settings: what the rows depend on besides their own texts, as plain values; None opens an
+            existing cache whatever it was made with.
+
+    Raises:
+        UserError: the folder was made with other settings, is no cache, or a shard is damaged.
+    """
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any] | None) -> None:
+        self.folder = Path(folder)
+        if settings is not None:
+            claim(self.folder, settings, "offline cache")
+        elif not (self.folder / CLAIM).is_file():
+            raise UserError(f"{folder} is no offline cache: it has no {CLAIM}")
+        self._places: dict[str, tuple[Path, int]] = {}
+        for path in sorted(self.folder.glob("rows-*.jsonl")):
+            self._index(path)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, item: Item) -> bool:
+        return content_key(item) in self._places
+
+    def missing(self, items: Sequence[Item]) -> list[int]:
+        """Positions of the items that have no row, the first one of equal items."""
+        found: dict[str, int] = {}
+        for position, item in enumerate(items):
+            key = content_key(item)
+            if key not in self._places:
+                found.setdefault(key, position)
+        return list(found.values())
+
+    def add(self, items: Sequence[Item], rows: Sequence[Row]) -> None:
+        """Store the rows of some items as one shard.
+
+        Raises:
+            ValueError: another number of rows than items, no items, or a row that is not JSON.
+        """
+        if not items or len(items) != len(rows):
+            raise ValueError(f"{len(items)} items need as many rows, got {len(rows)}")
+        keys = [content_key(item) for item in items]
+        lines = [
+            json.dumps({"key": key, "row": row}, ensure_ascii=False, allow_nan=False)
+            for key, row in zip(keys, rows, strict=True)
+        ]
+        path = self.folder / f"rows-{content_digest(keys)[:32]}.jsonl"
+        write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+        self._index(path)
+
+    def fill(
+        self,
+        items: Sequence[Item],
+        compute: Callable[[list[int]], Sequence[Row]],
+        *,
+        block_size: int = 1000,
+        progress: Callable[[range], Iterable[int]] = iter,
+    ) -> int:
+        """Compute what is missing, a block at a time; equal items are computed once.
+
+        Args:
+            items: texts, or tuples of texts.
+            compute: positions in `items` -> one row for each.
+            block_size: items per call and per shard.
+            progress: wraps the iterator over the first items of the blocks.
+
+        Returns:
+            Number of rows computed.
+        """
+        todo = self.missing(items)
+        for start in progress(range(0, len(todo), block_size)):
+            block = todo[start : start + block_size]
+            self.add([items[i] for i in block], compute(block))
+        return len(todo)
+
+    def rows(self, items: Sequence[Item]) -> Iterator[Row]:
+        """The rows of the items, in their order, read one by one.
+
+        Raises:
+            KeyError: an item has no row; see `fill`.
+        """
+        files: dict[Path, Any] = {}
+        try:
+            for item in items:
+                path, place = self._places[content_key(item)]
+                if path not in files:
+                    files[path] = path.open("rb")
+                files[path].seek(place)
+                row: Row = json.loads(files[path].readline())["row"]
+                yield row
+        finally:
+            for file in files.values():
+                file.close()
+
+    def _index(self, path: Path) -> None:
+        place = 0
+        with path.open("rb") as file:
+            for line in file:
+                if not (line.startswith(_START) and line.endswith(b"}\n")):
+                    raise UserError(f"{path} is damaged at byte {place}: delete the file")
+                key = line[len(_START) : len(_START) + 2 * _KEY_BYTES].decode()
+                self._places[key] = path, place
+                place += len(line)
+
+
+def _feed(digest: Any, texts: Iterable[str]) -> None:
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)

@@ -1,0 +1,211 @@
+"""A sentence encoder as a folder of the sentence-transformers library, and back.
+
+Neither direction needs that library. The files are those that all its versions since 2 read:
+
+| file | module |
+|---|---|
+| model files, ``sentence_bert_config.json`` | Transformer |
+| ``1_Pooling/config.json`` | Pooling: cls, mean or last token |
+| ``2_Dense/`` | Dense with tanh: the head of pooling "cls", unless it acts in training only |
+| ``<n>_Normalize/`` | Normalize, if the encoder normalises |
+"""
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from common.config import UserError
+from common.encoders.pooling import Pooling
+from common.encoders.sentence import SentenceEncoder
+from common.encoders.state_dict import load_state_dict_file
+from common.encoders.text import TextTower, load_tokenizer, text_tower
+from common.export.files import write_atomic, write_files, write_json, write_tensors
+from common.export.transformers import save_model
+
+_MODE_OF: dict[Pooling, str] = {
+    "cls": "cls",
+    "cls_before_pooler": "cls",
+    "avg": "mean",
+    "last_token": "lasttoken",
+}
+_FLAGS = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "max": "pooling_mode_max_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+_ORDERS = (
+    ("Transformer", "Pooling"),
+    ("Transformer", "Pooling", "Normalize"),
+    ("Transformer", "Pooling", "Dense"),
+    ("Transformer", "Pooling", "Dense", "Normalize"),
+)
+_TANH = "torch.nn.modules.activation.Tanh"
+
+
+def save_sentence_transformers(encoder: SentenceEncoder, folder: str | Path) -> Path:
+    """Write a folder that ``SentenceTransformer(folder)`` loads with the same embeddings.
+
+    A train-only head is left out: there and after `load_sentence_transformers` the pooling is the
+    plain [CLS] state.
+
+    Args:
+        encoder: its weights are written in their dtype.
+        folder: created if needed; other files in it stay.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: a pooling that sentence-transformers has no module for.
+    """
+    tower, folder = encoder.tower, Path(folder)
+    if tower.pooling not in _MODE_OF:
+        raise UserError(
+            f"sentence-transformers has no module for pooling {tower.pooling!r}; use the plain "
+            "transformers export (save_transformers), which keeps every pooling"
+        )
+    width = tower.num_features
+    parts = [("Transformer", ""), ("Pooling", "1_Pooling")]
+    write_files(folder, lambda new: save_model(encoder, new))
+    reads = {"max_seq_length": encoder.max_length, "do_lower_case": False}
+    write_json(folder / "sentence_bert_config.json", reads)
+    flags = {flag: mode == _MODE_OF[tower.pooling] for mode, flag in _FLAGS.items()}
+    pooled = {"word_embedding_dimension": width, **flags, "include_prompt": True}
+    write_json(folder / "1_Pooling" / "config.json", pooled)
+    if tower.cls_head is not None and not tower.mlp_only_train:
+        parts.append(("Dense", "2_Dense"))
+        dense = {"in_features": width, "out_features": width, "bias": True}
+        write_json(folder / "2_Dense" / "config.json", dense | {"activation_function": _TANH})
+        linear = {f"linear.{k}": v for k, v in tower.cls_head[0].state_dict().items()}
+        write_tensors(folder / "2_Dense" / "model.safetensors", linear)
+    if encoder.normalize:
+        parts.append(("Normalize", f"{len(parts)}_Normalize"))
+        (folder / parts[-1][1]).mkdir(exist_ok=True)
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(parts)
+    ]
+    names = ("sentence_transformers", "transformers", "torch")
+    about = {
+        "__version__": {"pytorch" if n == "torch" else n: _version(n) for n in names},
+        "prompts": {},
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    }
+    write_json(folder / "config_sentence_transformers.json", about)
+    text = json.dumps(modules, indent=2) + "\n"
+    write_atomic(folder / "modules.json", lambda file: file.write_text(text, "utf-8"))
+    return folder
+
+
+def load_sentence_transformers(folder: str | Path) -> SentenceEncoder:
+    """Build an encoder from a folder of sentence-transformers, in eval mode and float32.
+
+    Args:
+        folder: a text model written by `save_sentence_transformers` or by that library, made of
+            Transformer, Pooling (cls, mean, last token), for cls a square Dense with tanh, and
+            Normalize.
+
+    Raises:
+        UserError: another kind of folder, other modules, or settings that change the embeddings
+            and that an encoder of ours does not have.
+    """
+    folder = Path(folder)
+    parts = _parts(folder)
+    pooling = _pooling(folder / parts["Pooling"] / "config.json", head="Dense" in parts)
+    root = folder / parts["Transformer"]
+    max_length = _max_length(root)
+    about = _json(folder / "config_sentence_transformers.json", needed=False)
+    if about.get("default_prompt_name"):
+        raise UserError(f"{folder} puts a prompt before every text, which is not supported here")
+    tokenizer = load_tokenizer(str(root))
+    tower = text_tower(str(root), pooling, mask_token_id=tokenizer.mask_token_id)
+    if "Dense" in parts:
+        _load_head(folder / parts["Dense"], tower)
+    return SentenceEncoder(
+        tower, tokenizer, max_length=max_length, normalize="Normalize" in parts
+    ).eval()
+
+
+def _parts(folder: Path) -> dict[str, str]:
+    """Kind -> subfolder of the modules."""
+    path = folder / "modules.json"
+    try:
+        modules = json.loads(path.read_text("utf-8"))
+        listed = [(str(m["type"]), str(m["path"])) for m in modules]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is no folder of sentence-transformers: {error!r}") from error
+    kinds = tuple(kind.rpartition(".")[2] for kind, _ in listed)
+    if kinds not in _ORDERS or any(not k.startswith("sentence_transformers.") for k, _ in listed):
+        raise UserError(
+            f"{path} lists {', '.join(kind for kind, _ in listed)}; supported are Transformer, "
+            "Pooling, then optionally Dense, then optionally Normalize"
+        )
+    if any(Path(place).is_absolute() or ".." in Path(place).parts for _, place in listed):
+        raise UserError(f"{path} points outside of its folder")
+    return dict(zip(kinds, (place for _, place in listed), strict=True))
+
+
+def _pooling(path: Path, *, head: bool) -> Pooling:
+    config = _json(path)
+    named = config.get("pooling_mode")
+    modes = [named] if isinstance(named, str) else list(named or [])
+    modes = modes or [mode for mode, flag in _FLAGS.items() if config.get(flag)]
+    known: dict[str, Pooling] = {
+        "cls": "cls" if head else "cls_before_pooler",
+        "mean": "avg",
+        "lasttoken": "last_token",
+    }
+    if len(modes) != 1 or modes[0] not in known:
+        raise UserError(f"{path}: pooling {modes} is not supported; one of {sorted(known)} is")
+    if head and modes[0] != "cls":
+        raise UserError(f"{path}: a Dense module is supported after cls pooling, not {modes[0]}")
+    return known[modes[0]]
+
+
+def _max_length(root: Path) -> int | None:
+    config = _json(root / "sentence_bert_config.json", needed=False)
+    if config.get("do_lower_case"):
+        raise UserError(f"{root}: do_lower_case is not supported; set it in the tokenizer instead")
+    if config.get("transformer_task", "feature-extraction") != "feature-extraction":
+        raise UserError(f"{root} is a model for {config['transformer_task']}, not for embeddings")
+    if config.get("max_seq_length") is not None:
+        return int(config["max_seq_length"])
+    return None
+
+
+def _load_head(folder: Path, tower: TextTower) -> None:
+    config = _json(folder / "config.json")
+    width = tower.num_features
+    wanted = {"in_features": width, "out_features": width, "bias": True}
+    found = {"bias": True, **config}
+    if any(found.get(k) != v for k, v in wanted.items()) or config.get("use_residual"):
+        raise UserError(f"{folder}: the Dense module must map {width} to {width} with a bias")
+    if not str(config.get("activation_function", _TANH)).endswith(".Tanh"):
+        raise UserError(f"{folder}: activation {config['activation_function']} is not tanh")
+    path = folder / "model.safetensors"
+    path = path if path.is_file() else folder / "pytorch_model.bin"
+    assert tower.cls_head is not None
+    load_state_dict_file(path, tower.cls_head[0], prefix="linear.")
+
+
+def _json(path: Path, *, needed: bool = True) -> Mapping[str, Any]:
+    if not needed and not path.is_file():
+        return {}
+    try:
+        content: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    return content
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package.replace("_", "-"))
+    except PackageNotFoundError:
+        return "2.0.0"  # the oldest that reads the folder

@@ -1,0 +1,111 @@
+"""Contrastive attraction and repulsion against momentum keys and a queue.
+
+# V views, B samples, Q rows of the queue, D dim
+"""
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from common.kernels import All, ExcludeSelf, Spec
+from common.losses.functional.cacr import CacrTerms, _check_views
+from common.losses.functional.geometry import gaussian_factors
+from common.losses.functional.kernel import KernelOptions, Stats, local, sweep
+from common.losses.output import at_least_float32, full_precision
+
+
+@full_precision
+def cacr_queue(
+    queries: Tensor,
+    keys: Tensor,
+    queue: Tensor,
+    tau_positive: float = 1.0,
+    tau_negative: float = 2.0,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    in_batch: bool = True,
+    reuse_first_view: bool = False,
+    **kernel: Unpack[KernelOptions],
+) -> CacrTerms:
+    """Attraction to the keys of a sample's other views, repulsion from queue and batch.
+
+        L_CA = alpha * mean_x sum_{k != x} pi_k|x ||q_x - k_k||^2
+        L_CR = -beta * mean_x sum_j pi_j|x ||q_x - n_j||^2
+
+    The negatives n_j are the queue and, with `in_batch`, the queries of other samples in the same
+    view; pi_j|x is one softmax of -tau_negative * distance over both. Gradient flows through the
+    in-batch logits of these weights, not through those of the queue nor through pi_k|x.
+
+    Source: Zheng et al. 2023, released code of the large-scale experiments, arXiv 2105.03746.
+
+    Args:
+        queries: (V, B, D), L2-normalised online embeddings, V >= 2.
+        keys: (V, B, D), L2-normalised momentum embeddings; no gradient.
+        queue: (Q, D), L2-normalised keys of earlier batches; no gradient.
+        tau_positive: > 0, inverse temperature of the attraction weights.
+        tau_negative: > 0, inverse temperature of the repulsion weights.
+        alpha: factor of the attraction.
+        beta: factor of the repulsion.
+        in_batch: whether queries of other samples are negatives too.
+        reuse_first_view: the released code's mistake: every view takes the distances of the first
+            view to the queue.
+        **kernel: see `KernelOptions`.
+
+    Returns:
+        The two terms per sample and the entropies of their weights.
+
+    Raises:
+        ValueError: shapes that do not fit.
+
+    Distributed: gathers in-batch negatives if a `group` is given; a queue is never gathered.
+
+    Deviation: the released code takes in-batch negatives of the own device only.
+
+    >>> z = torch.eye(2)[:1].expand(2, 1, 2)  # views agree; one row in the queue, at distance 2
+    >>> cacr_queue(z, z, torch.eye(2)[1:], in_batch=False).repulsion
+    tensor([-2.])
+    """
+    _check_views(queries)
+    if keys.shape != queries.shape:
+        raise ValueError(
+            f"queries and keys have shapes {tuple(queries.shape)} and {tuple(keys.shape)}"
+        )
+    queries, keys = at_least_float32(queries), at_least_float32(keys).detach()
+    own = torch.eye(len(queries), dtype=torch.bool, device=queries.device)
+    distance = (queries[:, None] - keys[None]).square().sum(-1)  # (V, V, B)
+    logits = (tau_positive * distance.detach()).masked_fill(own[..., None], -torch.inf)
+    log_weight = logits.log_softmax(1)
+    pulled = (log_weight.exp() * distance).sum(1).mean(0)
+    positive_entropy = -(log_weight.exp() * log_weight.masked_fill(own[..., None], 0)).sum(1)
+
+    costs, entropies = [], []
+    first = _logits(queries[0], queue.detach(), tau_negative, All(), local(kernel))
+    for x, query in enumerate(queries):
+        stored = first
+        if x and not reuse_first_view:
+            stored = _logits(query, queue.detach(), tau_negative, All(), local(kernel))
+        # Value of the queue's cost, with the gradient at fixed weights (d lse / d logit = pi).
+        fixed = stored.row_lse.detach()
+        cost = -(stored.row_mom.detach() + stored.row_lse - fixed) / tau_negative
+        entropy = fixed - stored.row_mom.detach()
+        if in_batch:
+            batch = _logits(query, query, tau_negative, ExcludeSelf(), kernel)
+            both = torch.logaddexp(fixed, batch.row_lse)
+            share = (batch.row_lse - both).exp()
+            cost = (fixed - both).exp() * cost - share * batch.row_mom / tau_negative
+            entropy = both - (1 - share) * stored.row_mom - share * batch.row_mom
+        costs.append(cost)
+        entropies.append(entropy.detach())
+    pushed = torch.stack(costs).mean(0)
+    return CacrTerms(
+        alpha * pulled, -beta * pushed, positive_entropy.mean(0), torch.stack(entropies).mean(0)
+    )
+
+
+def _logits(query: Tensor, key: Tensor, tau: float, spec: Spec, kernel: KernelOptions) -> Stats:
+    """Log-sum and mean of -tau ||q_i - k_j||^2 over the keys that count."""
+    left, right = gaussian_factors(query, key)
+    loose: KernelOptions = {**kernel, "unit_norm": False}
+    return sweep(left, right, 2 * tau, spec, moment=True, **loose)
