@@ -1,0 +1,26 @@
+"""SimCSE: dropout and NLI pairs as positives for sentence embeddings (Gao et al., EMNLP 2021)."""
+
+from typing import TYPE_CHECKING
+
+from projects.simcse.config import Config
+
+if TYPE_CHECKING:
+    from common.engine import Experiment
+
+__all__ = ["Config", "build"]
+
+
+def build(cfg: Config) -> "Experiment":
+    """The experiment of a config; heavy imports happen here."""
+    from common.engine.sentences import sentence_experiment
+    from projects.simcse.data import num_views, train_set
+    from projects.simcse.evaluate import transfer
+    from projects.simcse.module import SimCSE
+
+    return sentence_experiment(
+        cfg,
+        lambda encoder: SimCSE(cfg, encoder),
+        lambda encoder: train_set(cfg, encoder.tokenizer),
+        evaluate_more=lambda module, workspace: transfer(cfg, module),
+        num_views=num_views(cfg.data),
+    )

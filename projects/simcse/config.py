@@ -1,0 +1,65 @@
+"""What can be set in a SimCSE experiment."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from common.config import ExperimentConfig
+from common.sentence_config import SearchConfig, SentenceData, StsEval, TextModel
+
+
+@dataclass
+class SimcseData(SentenceData):
+    """Texts and, for the ablation, what replaces dropout as noise."""
+
+    hard_negatives: bool = True  # of rows with three columns; False keeps the pair alone
+    # changes the second view of one-column rows; dropout stays unless model.dropout=0
+    augment: Literal["none", "crop", "delete", "synonym"] = "none"
+    augment_rate: float = 0.1  # share of the words
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.augment_rate < 1:
+            raise ValueError("data.augment_rate must be in (0, 1)")
+
+
+@dataclass
+class MethodConfig:
+    """The objective."""
+
+    temperature: float = 0.05  # tau, divides the cosines; fixed
+    hard_negative_logit: float = 0.0  # log alpha, added to the logit of a row's own hard negative
+    same_dropout_mask: bool = False  # ablation: both views through one dropout mask
+    mlm_weight: float = 0.0  # lambda of the masked language modelling term; 0: absent
+    mlm_probability: float = 0.15  # share of tokens that are masked
+    gather: bool = True  # negatives of all ranks
+    # local: only a rank's own rows have gradient, as released (the gradient is that of the global
+    # batch divided by the number of ranks); full: the gradient of the global batch
+    gather_grad: Literal["local", "full"] = "local"
+    loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0 or self.mlm_weight < 0:
+            raise ValueError("method.temperature must be > 0 and method.mlm_weight >= 0")
+
+
+@dataclass
+class EvalConfig(StsEval):
+    """STS, and transfer by logistic regression."""
+
+    transfer: list[str] = field(default_factory=list)  # MR, CR, SUBJ, MPQA, SST2, TREC, MRPC
+
+
+@dataclass
+class Config(ExperimentConfig):
+    """SimCSE experiment."""
+
+    data: SimcseData = field(default_factory=SimcseData)
+    model: TextModel = field(default_factory=TextModel)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method.same_dropout_mask and self.data.source == "nli":
+            raise ValueError("method.same_dropout_mask is for two views of one sentence")

@@ -1,0 +1,96 @@
+"""Training texts of SimCSE: one sentence twice, pairs, or pairs with a hard negative."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.data.augment_text import Eda, synonyms_from_synsets
+from common.data.lookup import bundled
+from common.data.masking import mask_tokens
+from common.data.samplers import Key, sample_rng
+from common.data.tables import read_jsonl
+from common.data.text_views import AugmentText, TextViews
+from common.engine.sentences import text_rows
+from projects.simcse.config import Config, SimcseData
+
+MLM_STREAM = 2**20
+
+
+def num_views(data: SimcseData) -> int:
+    """Rows that the encoder sees per sample."""
+    return 3 if data.source == "nli" and data.hard_negatives else 2
+
+
+def train_set(cfg: Config, tokenizer: Any) -> TextViews:
+    """Two or three views of every row; with masked copies if the objective has that term."""
+    data = cfg.data
+    rows = text_rows(data, cfg.seed)
+    if not data.hard_negatives:
+        rows = [row[:2] for row in rows]
+    kind = MaskedTextViews if cfg.method.mlm_weight else TextViews
+    views = kind(
+        rows, tokenizer, max_length=data.max_length, seed=cfg.seed,
+        views=max(2, len(rows[0])), augment_text=augmentation(data),
+    )  # fmt: skip
+    if isinstance(views, MaskedTextViews):
+        views.probability = cfg.method.mlm_probability
+    return views
+
+
+def augmentation(data: SimcseData) -> AugmentText | None:
+    """Discrete noise of the second view."""
+    if data.augment == "none":
+        return None
+    change: Callable[[str, np.random.Generator], str]
+    if data.augment == "crop":
+        change = partial(crop, rate=data.augment_rate)
+    elif data.augment == "delete":
+        change = Eda(alpha=data.augment_rate, operations=("delete",))
+    else:
+        synsets = read_jsonl(bundled("wordnet", data.root) / "synsets.jsonl.gz", ("lemmas", "pos"))
+        change = Eda(synonyms_from_synsets(synsets), data.augment_rate, ("replace",))
+    return lambda text, rng, view: change(text, rng) if view else text
+
+
+def crop(text: str, rng: np.random.Generator, rate: float) -> str:
+    """Leave out `rate` of the words at the two ends, at least one word stays.
+
+    >>> crop("a b c d", np.random.default_rng(0), 0.5) in ("a b", "b c", "c d")
+    True
+    """
+    words = text.split()
+    keep = max(1, round(len(words) * (1 - rate)))
+    start = int(rng.integers(len(words) - keep + 1)) if words else 0
+    return " ".join(words[start : start + keep])
+
+
+class MaskedTextViews(TextViews):
+    """`TextViews` whose batches also hold ``mlm_input_ids`` and ``mlm_labels``, (V * B, L)."""
+
+    probability = 0.15
+
+    def __getitem__(self, keys: Sequence[Key]) -> Any:
+        """Batch of the given keys."""
+        batch: dict[str, Tensor] = {**super().__getitem__(keys)}  # type: ignore[dict-item]
+        ids = batch["input_ids"].numpy()
+        special = (
+            np.isin(ids, self.tokenizer.all_special_ids) | (batch["attention_mask"] == 0).numpy()
+        )
+        masked, labels = ids.copy(), ids.copy()
+        for row in range(len(ids)):
+            index, epoch = keys[row % len(keys)]
+            masked[row], labels[row] = mask_tokens(
+                ids[row], special[row],
+                sample_rng(self.seed, epoch, index, MLM_STREAM + row // len(keys)),
+                mask_id=int(self.tokenizer.mask_token_id), vocab_size=len(self.tokenizer),
+                probability=self.probability,
+            )  # fmt: skip
+        return {
+            **batch,
+            "mlm_input_ids": torch.from_numpy(masked),
+            "mlm_labels": torch.from_numpy(labels),
+        }

@@ -1,0 +1,184 @@
+"""Views, head, masked language modelling, truncation and selection."""
+
+import pytest
+import torch
+
+from common.config import UserError
+from common.engine.run import train
+from common.engine.sentences import sentence_data, text_rows
+from projects.simcse import build
+from projects.simcse.data import crop, num_views, train_set
+from projects.simcse.module import SimCSE
+from tests.projects.simcse.conftest import TEXTS, config, encoder, module
+
+
+def batch(cfg, model, rows=8):
+    return train_set(cfg, model.encoder.tokenizer)[[(i, 0) for i in range(rows)]]
+
+
+def test_two_views_of_a_sentence_have_other_dropout_masks():
+    """Checklist 1: the views of one batch differ in training mode and are equal in eval mode."""
+    model = module()
+    data = batch(config(), model)
+    half = len(data["ids"])
+    assert torch.equal(data["input_ids"][:half], data["input_ids"][half:])
+    z_1, z_2 = model.train().embed(data)
+    assert not torch.allclose(z_1, z_2, atol=1e-3)
+    z_1, z_2 = model.eval().embed(data)
+    torch.testing.assert_close(z_1, z_2)
+
+
+def test_without_dropout_the_views_are_equal_and_the_loss_runs():
+    """Checklist 2: dropout 0."""
+    model = module("model.dropout=0.0").train()
+    data = batch(config(), model)
+    z_1, z_2 = model.embed(data)
+    torch.testing.assert_close(z_1, z_2, rtol=0, atol=1e-6)
+    loss = model.losses(data)["loss"]
+    loss.backward()
+    assert torch.isfinite(loss)
+
+
+def test_same_mask_gives_equal_views_with_dropout():
+    model = module("method.same_dropout_mask=true").train()
+    z_1, z_2 = model.embed(batch(config(), model))
+    assert torch.equal(z_1, z_2)
+
+
+@pytest.mark.parametrize("only_train", [True, False])
+def test_which_state_is_evaluated(only_train):
+    """Checklist 5: unsupervised models are evaluated without the head, supervised ones with it."""
+    cfg = config(f"model.mlp_only_train={only_train}")
+    model = SimCSE(cfg, encoder(cfg)).eval()
+    inputs = model.encoder.tokenize(TEXTS)
+    with torch.no_grad():
+        first = model.encoder.tower.model(**inputs).last_hidden_state[:, 0]
+        through_head = model.encoder.tower.cls_head(first)
+    found = model.encoder.encode(TEXTS)
+    torch.testing.assert_close(found, first if only_train else through_head, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(first, through_head, atol=1e-2)
+    model.train()
+    z = model.encoder(**inputs)  # the head acts in training in both cases
+    assert z.abs().max() <= 1
+    unsup, sup = config(name="paper"), config(name="paper_sup")
+    assert unsup.model.mlp_only_train
+    assert not sup.model.mlp_only_train
+
+
+def test_head_is_fresh_with_small_weights():
+    """Checklist 12: N(0, 0.02) and no bias."""
+    cfg = config("model.config={model_type: bert, hidden_size: 128, vocab_size: 400}")
+    dense = encoder(cfg).tower.cls_head[0]
+    assert float(dense.weight.std()) == pytest.approx(0.02, rel=0.05)
+    assert not dense.bias.any()
+
+
+def test_masked_lm_is_a_second_pass_scaled_by_lambda():
+    """Checklist 7: own masked forward, special tokens never masked, absent when disabled."""
+    model = module("method.mlm_weight=0.5", "model.dropout=0.0")
+    cfg = config("method.mlm_weight=0.5")
+    data = batch(cfg, model)
+    special = torch.isin(data["input_ids"], torch.tensor(model.encoder.tokenizer.all_special_ids))
+    chosen = data["mlm_labels"] != -100
+    assert chosen.any()
+    assert not (chosen & special).any()
+    assert torch.equal(data["mlm_labels"][chosen], data["input_ids"][chosen])
+    assert (data["mlm_input_ids"] != data["input_ids"])[chosen].any()
+    terms = model.losses(data)
+    plain = module("method.mlm_weight=0.0", "model.dropout=0.0")
+    plain.encoder.load_state_dict(model.encoder.state_dict())
+    alone = plain.losses({k: v for k, v in data.items() if not k.startswith("mlm")})
+    assert "mlm_loss" not in alone
+    torch.testing.assert_close(terms["loss"], alone["loss"] + 0.5 * terms["mlm_loss"])
+    assert "mlm_input_ids" not in batch(config("method.mlm_weight=0.0"), plain)
+
+
+def test_prediction_head_is_tied_to_the_word_embeddings():
+    model = module("method.mlm_weight=0.1")
+    words = model.encoder.tower.model.get_input_embeddings().weight
+    assert any(p is words for p in model.mlm_head.parameters())
+
+
+def test_masks_do_not_depend_on_the_batch():
+    cfg = config()
+    views = train_set(cfg, encoder(cfg).tokenizer)
+    whole, alone = views[[(3, 1), (5, 1)]], views[[(5, 1)]]
+    width = alone["mlm_labels"].shape[1]
+    assert torch.equal(whole["mlm_labels"][1, :width], alone["mlm_labels"][0])
+
+
+def test_truncation_is_for_training_only():
+    """Checklist 8: 32 tokens in training; evaluation reads the whole text."""
+    cfg = config("data.max_length=8")
+    model = SimCSE(cfg, encoder(cfg)).eval()
+    long = "one two three four five six seven eight nine ten"
+    assert train_set(cfg, model.encoder.tokenizer)[[(0, 0)]]["input_ids"].shape[1] <= 8
+    changed = long.replace("ten", "zzz")
+    assert not torch.allclose(model.encoder.encode([long]), model.encoder.encode([changed]))
+    assert config(name="paper").data.max_length == 32
+
+
+def test_selection_by_sts_dev_spearman(tmp_path):
+    """Checklist 10: STS-B dev Spearman selects; scores are the concatenated "all" correlation."""
+    cfg = config()
+    stage = next(build(cfg).stages())
+    assert stage.monitor == "val/sts_spearman"
+    assert cfg.eval.dev == "stsb-dev"
+    assert config(name="paper").eval.dev == "senteval:STSBenchmark-dev"
+    overrides = [f"runs_dir={tmp_path}", "run_id=r", "method.mlm_weight=0.0"]
+    run = train("simcse", "smoke", overrides)
+    assert (run / "checkpoints/train/best.ckpt").exists()
+    rows = (run / "metrics.csv").read_text().splitlines()
+    assert any("val/sts_spearman" in row for row in rows)
+
+
+def test_missing_cells_do_not_stop_the_collator(tmp_path):
+    """Checklist 13: an empty cell is read as one space."""
+    path = tmp_path / "train.csv"
+    path.write_text("sent0,sent1,hard_neg\na cat,,a dog\ntwo men,people,\n", encoding="utf-8")
+    cfg = config("data.source=file", f"data.file={path}", "data.limit=null", "data.batch_size=2")
+    assert text_rows(cfg.data, 0)[0] == ("a cat", " ", "a dog")
+    model = SimCSE(cfg, encoder(cfg))
+    data = batch(cfg, model, rows=2)
+    assert len(data["input_ids"]) == 6
+    assert torch.isfinite(model.losses(data)["loss"])
+
+
+def test_rows_by_source(tmp_path):
+    assert num_views(config(name="mini").data) == 3
+    mini = config("data.hard_negatives=false", "data.limit=50", name="mini")
+    assert num_views(mini.data) == 2
+    assert {len(row) for row in text_rows(mini.data, 0)} == {3}
+    cfg = config("data.hard_negatives=false", "data.source=nli", "data.limit=20")
+    assert train_set(cfg, encoder(cfg).tokenizer).views == 2
+    with pytest.raises(UserError, match="limit"):
+        text_rows(config("data.limit=1000000", name="mini").data, 0)
+
+
+@pytest.mark.parametrize("kind", ["crop", "delete", "synonym"])
+def test_discrete_augmentation_changes_the_second_view_only(kind):
+    cfg = config(f"data.augment={kind}", "data.augment_rate=0.3", "method.mlm_weight=0.0",
+                 "data.source=nli", "data.hard_negatives=false", "data.limit=30")  # fmt: skip
+    plain = config("data.source=nli", "data.hard_negatives=false", "data.limit=30")
+    tokenizer = encoder(cfg).tokenizer
+    keys = [(i, 0) for i in range(30)]
+    changed, whole = train_set(cfg, tokenizer)[keys], train_set(plain, tokenizer)[keys]
+    width = min(changed["input_ids"].shape[1], whole["input_ids"].shape[1])
+    ids = [x["input_ids"][:, :width] for x in (changed, whole)]
+    assert torch.equal(ids[0][:30], ids[1][:30])
+    assert not torch.equal(ids[0][30:], ids[1][30:])
+
+
+def test_crop_keeps_a_run_of_words():
+    import numpy as np
+
+    words = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]
+    kept = crop(" ".join(words), np.random.default_rng(0), 0.3).split()
+    assert len(kept) == 7
+    assert "".join(kept) in "".join(words)
+
+
+def test_bucketed_batches_are_those_of_the_sampler():
+    cfg = config("data.bucket_batches=4")
+    data = sentence_data(cfg, train_set(cfg, encoder(cfg).tokenizer))
+    assert data.batches_per_epoch() == 4
