@@ -1,0 +1,25 @@
+"""ESimCSE: repetition and a momentum queue for unsupervised sentence embeddings (Wu et al. 2022)."""
+
+from typing import TYPE_CHECKING
+
+from projects.esimcse.config import Config
+
+if TYPE_CHECKING:
+    from common.engine import Experiment
+
+__all__ = ["Config", "build"]
+
+
+def build(cfg: Config) -> "Experiment":
+    """The experiment of a config; heavy imports happen here."""
+    from common.engine.sentences import sentence_experiment
+    from projects.esimcse.data import training_views
+    from projects.esimcse.evaluate import evaluate_length
+    from projects.esimcse.module import ESimCSE
+
+    return sentence_experiment(
+        cfg,
+        lambda encoder: ESimCSE(cfg, encoder),
+        lambda encoder: training_views(cfg, encoder),
+        evaluate_more=lambda module, workspace: evaluate_length(cfg, module),
+    )

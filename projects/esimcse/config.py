@@ -1,0 +1,103 @@
+"""What can be set in an ESimCSE experiment."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from common.config import ExperimentConfig
+from common.sentence_config import SearchConfig, SentenceData, StsEval, TextModel
+
+
+@dataclass
+class EsimcseData(SentenceData):
+    """Training sentences."""
+
+    equal_parts: bool = False  # draw limit / len(parts) sentences from each part
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.source == "nli":
+            raise ValueError("data.source=nli holds triplets; ESimCSE trains on single sentences")
+        if self.equal_parts and (not self.parts or not self.limit or self.limit % len(self.parts)):
+            raise ValueError(
+                "data.equal_parts needs data.parts and a data.limit that divides among them"
+            )
+
+
+@dataclass
+class RepetitionConfig:
+    """How the second view is made from the first."""
+
+    level: Literal["subword", "word", "none"] = "subword"  # none: dropout is the only difference
+    rate: float = 0.32  # share of the elements that may be doubled
+    rule: Literal["code", "paper"] = "code"  # bounds of the number, see common.data.Repetition
+    cap: int = 10  # rule=code: fewer repetitions than this
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1 or self.cap < 1:
+            raise ValueError("repetition.rate must be in (0, 1] and repetition.cap >= 1")
+
+
+@dataclass
+class MomentumConfig:
+    """Encoder of the queue's keys."""
+
+    decay: float = 0.995  # lambda; 0: the online encoder without dropout, no second network
+    init: Literal["pretrained", "random"] = "pretrained"  # random: as released
+    order: Literal["before_step", "after_step"] = "before_step"  # of the optimiser
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay <= 1:
+            raise ValueError("momentum.decay must lie in [0, 1]")
+        if self.init == "random" and self.decay == 0:
+            raise ValueError("momentum.init=random needs a second network: momentum.decay > 0")
+
+
+@dataclass
+class QueueConfig:
+    """Earlier keys as further negatives."""
+
+    size: int = 160  # Q; 0: no queue and no momentum encoder
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise ValueError("queue.size must be >= 0")
+
+
+@dataclass
+class MethodConfig:
+    """The objective."""
+
+    temperature: float = 0.05  # tau, divides the cosines
+    gather: bool = True  # in-batch negatives of all ranks
+    loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError("method.temperature must be > 0")
+
+
+@dataclass
+class LengthConfig:
+    """Length-bias probe."""
+
+    threshold: int = 3  # pairs whose numbers of words differ by more are judged apart
+    sentences: int = 2000  # held-out sentences of the linear probe, halved into fit and test
+
+    def __post_init__(self) -> None:
+        if self.threshold < 0 or self.sentences < 4:
+            raise ValueError("length.threshold must be >= 0 and length.sentences >= 4")
+
+
+@dataclass
+class Config(ExperimentConfig):
+    """ESimCSE experiment; without repetition and queue it is unsupervised SimCSE."""
+
+    data: EsimcseData = field(default_factory=EsimcseData)
+    model: TextModel = field(default_factory=TextModel)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    repetition: RepetitionConfig = field(default_factory=RepetitionConfig)
+    momentum: MomentumConfig = field(default_factory=MomentumConfig)
+    queue: QueueConfig = field(default_factory=QueueConfig)
+    eval: StsEval = field(default_factory=StsEval)
+    length: LengthConfig = field(default_factory=LengthConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)

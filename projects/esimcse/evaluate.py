@@ -1,0 +1,57 @@
+"""The length-bias probe, of the trained encoder and of the same encoder before training."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from common.config import UserError
+from common.engine.sentences import SentenceModule, build_encoder, encoding, sts_set
+from common.evaluation.sts_protocol import encode_distinct
+from projects.esimcse.config import Config
+from projects.esimcse.data import held_out_sentences
+from projects.esimcse.length import length_r2, pair_bias, word_counts
+
+
+def evaluate_length(cfg: Config, module: SentenceModule) -> dict[str, float]:
+    """Length bias on the first STS set and on held-out sentences; ``untrained_*`` beside it.
+
+    Raises:
+        UserError: no STS set.
+    """
+    with encoding(cfg, module.encoder) as encode:
+        metrics = length_bias(cfg, encode)
+    if cfg.eval.untrained:
+        with torch.random.fork_rng():
+            torch.manual_seed(cfg.seed)
+            raw = build_encoder(cfg.model)
+        raw.to(next(module.parameters()).device)
+        with encoding(cfg, raw) as encode:
+            before = length_bias(cfg, encode)
+        metrics |= {f"untrained_{name}": value for name, value in before.items()}
+    return metrics
+
+
+def length_bias(cfg: Config, encode: Callable[[list[str]], Tensor]) -> dict[str, float]:
+    """`pair_bias` of the first STS set and ``length_probe_r2`` of a linear probe.
+
+    Args:
+        cfg: the experiment's config.
+        encode: N texts -> (N, D).
+
+    Raises:
+        UserError: no STS set.
+    """
+    if not cfg.eval.sets:
+        raise UserError("the length probe needs an STS set: name one in eval.sets")
+    sts = sts_set(cfg, cfg.eval.sets[0])
+    embeddings, row = encode_distinct(encode, [*sts.first, *sts.second])
+    first, second = (embeddings[[row[t] for t in side]] for side in (sts.first, sts.second))
+    counts = word_counts(sts.first), word_counts(sts.second)
+    found = pair_bias(first, second, sts.scores, counts, cfg.length.threshold)
+    texts = held_out_sentences(cfg)
+    features, lengths = encode(texts), word_counts(texts)
+    found["length_probe_r2"] = length_r2(
+        (features[::2], lengths[::2]), (features[1::2], lengths[1::2])
+    )
+    return found

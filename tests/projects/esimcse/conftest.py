@@ -1,0 +1,70 @@
+"""Configs, golden inputs and modules for the tests of ESimCSE."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.config import load
+from common.engine.sentences import build_encoder
+from projects.esimcse.config import Config
+from projects.esimcse.module import ESimCSE
+from tests.distributed.pool import Pool
+
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden/esimcse.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def two_ranks() -> Iterator[Pool]:
+    """Two gloo processes for all tests of the project."""
+    pool = Pool(2)
+    yield pool
+    pool.close()
+
+
+def config(*overrides: str, name: str = "smoke") -> Config:
+    """A config of the project with overrides."""
+    return load(Config, "esimcse", name, overrides)
+
+
+def module_of(*overrides: str) -> ESimCSE:
+    """A module in training mode, equal for equal overrides."""
+    torch.manual_seed(0)
+    cfg = config(*overrides)
+    return ESimCSE(cfg, build_encoder(cfg.model)).train()
+
+
+def wave(rows: int, views: int, dim: int) -> tuple[Tensor, ...]:
+    """Golden encoder outputs by view, float64 leaves that want gradients."""
+    b = torch.arange(rows, dtype=torch.float64)[:, None, None]
+    s = torch.arange(views, dtype=torch.float64)[None, :, None]
+    j = torch.arange(dim, dtype=torch.float64)[None, None, :]
+    h = torch.sin(1 + (b * views + s) * dim + j) * (1 + 0.1 * s) + 0.3 * torch.cos(b + 0.5 * j)
+    return tuple(h[:, v].clone().requires_grad_() for v in range(views))
+
+
+def queue_wave(size: int, dim: int) -> Tensor:
+    """Golden queue (Q, d)."""
+    q = torch.arange(size, dtype=torch.float64)[:, None]
+    return torch.cos(0.7 * q + 1.3 * torch.arange(dim, dtype=torch.float64))
+
+
+def batch(rows: int = 4, length: int = 9, seed: int = 0, extra: int = 2) -> dict[str, Tensor]:
+    """Two views of random token rows of different lengths; the second view is `extra` longer."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.randint(5, length + 1, (rows,), generator=generator)
+    width = length + extra
+    ids = torch.randint(10, 200, (2, rows, width), generator=generator)
+    ids[1, :, :length] = ids[0, :, :length]
+    ids[..., 0] = 2
+    sizes = torch.stack([sizes, sizes + extra])
+    mask = (torch.arange(width) < sizes[..., None]).long()
+    ids = torch.where(mask.bool(), ids, torch.zeros_like(ids))
+    return {
+        "input_ids": ids.reshape(2 * rows, width),
+        "attention_mask": mask.reshape(2 * rows, width),
+        "ids": torch.arange(rows),
+    }

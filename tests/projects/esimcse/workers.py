@@ -1,0 +1,48 @@
+"""What the two processes of the tests run; importable by name."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from common import distributed as cd
+from projects.esimcse.module import ESimCSE
+from tests.projects.esimcse.conftest import batch, module_of
+
+
+class Loss(nn.Module):
+    """What DDP wraps."""
+
+    def __init__(self, module: ESimCSE) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, part: dict[str, Tensor]) -> Tensor:
+        return self.module.losses(part)["loss"]
+
+
+def part_of(whole: dict[str, Tensor], own: slice) -> dict[str, Tensor]:
+    """Rows of one rank, of both views."""
+    found = {"ids": whole["ids"][own]}
+    for name in ("input_ids", "attention_mask"):
+        found[name] = torch.cat([view[own] for view in whole[name].chunk(2)])
+    return found
+
+
+def three_steps(decay: float, distributed: bool) -> dict[str, Tensor]:
+    """State and losses after three SGD steps of eight sentences; each of two ranks holds four."""
+    module = module_of("model.dropout=0.0", "queue.size=20", f"momentum.decay={decay}").double()
+    step = Loss(module)
+    wrapped = DistributedDataParallel(step) if distributed else step
+    trained = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.1, momentum=0.9)
+    own = slice(4 * cd.rank(), 4 * cd.rank() + 4) if distributed else slice(None)
+    losses = []
+    for number in range(3):
+        optimizer.zero_grad()
+        loss = wrapped(part_of(batch(8, seed=number), own))
+        loss.backward()
+        optimizer.step()
+        module.after_optimizer_step()
+        losses.append(cd.all_gather_no_grad(loss.detach()[None]).mean())
+    state = {k: v.detach().clone() for k, v in module.state_dict().items()}
+    return state | {"losses": torch.stack(losses)}
