@@ -1,0 +1,26 @@
+"""WhitenedCSE: shuffled group whitening and several positives (Zhuo et al., ACL 2023)."""
+
+from typing import TYPE_CHECKING
+
+from projects.whitenedcse.config import Config
+
+if TYPE_CHECKING:
+    from common.engine import Experiment
+
+__all__ = ["Config", "build"]
+
+
+def build(cfg: Config) -> "Experiment":
+    """The experiment of a config; heavy imports happen here."""
+    from common.engine.sentences import sentence_experiment
+    from projects.whitenedcse.data import train_set
+    from projects.whitenedcse.evaluate import mechanism
+    from projects.whitenedcse.module import WhitenedCSE
+
+    return sentence_experiment(
+        cfg,
+        lambda encoder: WhitenedCSE(cfg, encoder),
+        lambda encoder: train_set(cfg, encoder.tokenizer),
+        evaluate_more=lambda module, workspace: mechanism(cfg, module, workspace),
+        num_views=cfg.num_pos,
+    )

@@ -1,0 +1,89 @@
+"""What can be set in a WhitenedCSE experiment."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from common.config import ExperimentConfig
+from common.sentence_config import SearchConfig, SentenceData, StsEval, TextModel
+
+
+@dataclass
+class SgwConfig:
+    """Shuffled group whitening of the features, in training only."""
+
+    position: Literal["before_mlp", "after_mlp", "none"] = "before_mlp"  # none: no whitening
+    groups: int = 128  # G, divides the encoder's dimension; 1: all channels together, no shuffling
+    shuffle: bool = True  # a new permutation of the channels for every view and step
+    method: Literal["zca", "pca", "cholesky"] = "zca"
+    detach_whitening: bool = True  # no gradient through the whitening matrix, as released
+    ridge: float = 1e-5  # on degenerate groups, times the group's largest eigenvalue; 0: none
+    # view: a block is one view of all sentences (paper); official: the flat sentence-major rows are
+    # cut into num_pos consecutive blocks, so that the views of a sentence share a block (released)
+    block_layout: Literal["view", "official"] = "view"
+    sync: bool = False  # statistics and permutations over all ranks
+
+    def __post_init__(self) -> None:
+        if self.groups < 1 or self.ridge < 0:
+            raise ValueError("sgw.groups must be >= 1 and sgw.ridge >= 0")
+
+
+@dataclass
+class RepetitionConfig:
+    """Doubled elements in the positives, see common.data.Repetition; the anchor stays as it is."""
+
+    level: Literal["none", "subword", "word"] = "none"
+    rate: float = 0.32  # share of the elements that may be doubled
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1:
+            raise ValueError("repetition.rate must be in (0, 1]")
+
+
+@dataclass
+class MethodConfig:
+    """The objective."""
+
+    temperature: float = 0.05  # tau, divides the cosines
+    gather: bool = True  # in-batch negatives of all ranks
+    loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError("method.temperature must be > 0")
+
+
+@dataclass
+class EvalConfig(StsEval):
+    """STS, and the measures of the mechanism."""
+
+    whitening_sentences: int = 2000  # training sentences that the offline whitening is fitted on
+
+    def __post_init__(self) -> None:
+        if self.whitening_sentences < 2:
+            raise ValueError("eval.whitening_sentences must be >= 2")
+
+
+@dataclass
+class Config(ExperimentConfig):
+    """WhitenedCSE experiment; num_pos=2 and sgw.position=none is unsupervised SimCSE."""
+
+    data: SentenceData = field(default_factory=SentenceData)
+    model: TextModel = field(default_factory=lambda: TextModel(pooling="cls_before_pooler"))
+    num_pos: int = 3  # m, views of a sentence: one anchor and m - 1 positives
+    sgw: SgwConfig = field(default_factory=SgwConfig)
+    repetition: RepetitionConfig = field(default_factory=RepetitionConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_pos < 2:
+            raise ValueError("num_pos counts the anchor: it must be >= 2")
+        if self.model.pooling == "cls":
+            raise ValueError(
+                "model.pooling=cls has a dense layer of its own, and whitening comes before that "
+                "layer here: set model.pooling=cls_before_pooler"
+            )
+        if self.data.source == "nli":
+            raise ValueError("data.source=nli holds triplets; all views here are one sentence")

@@ -1,0 +1,61 @@
+"""Configs, golden inputs and modules for the tests of WhitenedCSE."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.config import load
+from common.engine.sentences import build_encoder
+from projects.whitenedcse.config import Config
+from projects.whitenedcse.data import train_set
+from projects.whitenedcse.module import WhitenedCSE
+from tests.distributed.pool import Pool
+
+FOLDER = Path(__file__).parents[2] / "golden"
+GOLDEN = json.loads((FOLDER / "whitenedcse.json").read_text(encoding="utf-8"))
+SIMCSE = json.loads((FOLDER / "simcse.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def two_ranks() -> Iterator[Pool]:
+    """Two gloo processes for all tests of the project."""
+    pool = Pool(2)
+    yield pool
+    pool.close()
+
+
+def config(*overrides: str, name: str = "smoke") -> Config:
+    """A config of the project with overrides."""
+    return load(Config, "whitenedcse", name, overrides)
+
+
+def module_of(*overrides: str) -> WhitenedCSE:
+    """A module in training mode, equal for equal overrides."""
+    torch.manual_seed(0)
+    cfg = config(*overrides)
+    return WhitenedCSE(cfg, build_encoder(cfg.model)).train()
+
+
+def batch(*overrides: str, rows: int = 8) -> dict[str, Tensor]:
+    """The first sentences of the training set, first epoch."""
+    cfg = config(*overrides)
+    views = train_set(cfg, build_encoder(cfg.model).tokenizer)
+    return dict(views[[(index, 0) for index in range(rows)]])  # type: ignore[arg-type]
+
+
+def golden_blocks(case: dict) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Blocks (3, n, D), permutations (3, D) and the weights of the scalar, as the file says."""
+    n, dim = case["rows_per_view_n"], case["D"]
+    i, j = torch.arange(3 * n).double()[:, None], torch.arange(dim).double()
+    x = torch.sin(1.7 * i + 0.9 * j * j + 0.2 * i * j) + 0.3 * torch.cos(0.5 * j) * torch.sin(
+        0.11 * i * i
+    )
+    steps, places = ((5, 1), (7, 2), (11, 3)), torch.arange(dim)
+    permutations = torch.stack([(a * places + c) % dim for a, c in steps])
+    weights = torch.cos(0.37 * torch.arange(3 * n * dim).double()).view(3, n, dim)
+    shuffled = case["shuffle"] and case["groups_G"] > 1
+    return x.float().view(3, n, dim), permutations if shuffled else None, weights.float()
