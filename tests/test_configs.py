@@ -1,5 +1,7 @@
 """Every config of every project loads against its schema."""
 
+import json
+
 import pytest
 
 from common.config import CONFIG_DIR, UserError, config_names, leaf_keys, load
@@ -41,7 +43,8 @@ def test_arms_of_the_comparison_are_valid_overrides(project):
     assert len(spec.arms) >= 2
     assert spec.claims
     for arm, overrides in spec.arms.items():
-        load(config_class(project), project, spec.base, [f"{k}={v}" for k, v in overrides.items()])
+        words = [f"{k}={json.dumps(v)}" for k, v in overrides.items()]  # as `make compare` does
+        load(config_class(project), project, spec.base, words)
         assert arm in spec.arms
     assert all(pairs(claim) for claim in spec.claims)
 

@@ -1,0 +1,73 @@
+"""CACR: contrastive attraction and contrastive repulsion (Zheng et al., TMLR 2023)."""
+
+from typing import TYPE_CHECKING
+
+from projects.cacr.config import Config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from common.engine import ContrastiveModule, Experiment, Plan, Stage
+
+__all__ = ["Config", "build"]
+
+
+def build(cfg: Config) -> "Experiment":
+    """The experiment of a config; heavy imports happen here."""
+    import torch
+
+    from common.engine import Experiment, Plan, Stage
+    from common.export import load_safetensors, save_safetensors
+    from projects.cacr.data import build_data, num_samples, requirements
+    from projects.cacr.evaluate import evaluate
+    from projects.cacr.module import CACR, network_options
+    from projects.cacr.networks import build_network
+
+    def stages() -> "Iterator[Stage]":
+        yield Stage("train", CACR(cfg), build_data(cfg))
+
+    def cacr(module: "nn.Module") -> CACR:
+        assert isinstance(module, CACR)
+        return module
+
+    def export(module: "ContrastiveModule", folder: "Path") -> None:
+        save_safetensors(cacr(module).network, folder, network_options(cfg))
+
+    def load_export(folder: "Path") -> "ContrastiveModule":
+        return CACR(cfg, load_safetensors(folder, build_network))
+
+    def probe_images() -> "Tensor":
+        size = cfg.data.image_size
+        return torch.linspace(-2, 2, 2 * 3 * size * size).sin().reshape(2, 3, size, size)
+
+    def embed(module: "ContrastiveModule") -> "dict[str, Tensor]":
+        network = cacr(module).network
+        features = network.encoder(probe_images().to(next(network.parameters()).device))
+        embeddings = network.projector(features)
+        return {"features": features.float().cpu(), "embeddings": embeddings.float().cpu()}
+
+    def forward(module: "nn.Module", batch_size: int) -> "Tensor":
+        data, network = cfg.data, cacr(module).network
+        output: Tensor = network(
+            torch.zeros(data.views * batch_size, 3, data.image_size, data.image_size)
+        )
+        if not data.local_views:
+            return output.sum()
+        shape = (data.local_views * batch_size, 3, data.local_size, data.local_size)
+        local: Tensor = network(torch.zeros(shape))
+        return output.sum() + local.sum()
+
+    def plan() -> "Plan":
+        return Plan(lambda: CACR(cfg), num_samples(cfg), forward, requirements(cfg))
+
+    return Experiment(
+        stages,
+        lambda module, workspace: evaluate(cfg, cacr(module), workspace),
+        export,
+        load_export,
+        embed,
+        plan,
+    )

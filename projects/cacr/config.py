@@ -1,0 +1,167 @@
+"""What can be set in a CACR experiment."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from common.config import DataConfig, ExperimentConfig, OptimConfig
+
+IN_MEMORY = ("synthetic", "bundled", "cifar10", "cifar100", "stl10")
+
+
+@dataclass
+class CacrData(DataConfig):
+    """Images and their augmentation."""
+
+    # bundled: 10,000 CIFAR-10 images of the repository; the others in their official layouts;
+    # folder: any pictures below data.folder, judged on ImageNet-1k
+    source: Literal[
+        "synthetic", "bundled", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "folder"
+    ] = "bundled"
+    folder: str | None = None  # of source=folder, below the data root
+    limit: int | None = None  # training images, balanced (sets in memory)
+    imbalance: Literal["none", "linear", "exponential"] = "none"  # class c keeps (c + 1) / C
+    subset_seed: int | None = None  # draws limited and imbalanced subsets; None: the seed
+    image_size: int = 32  # input of the encoder in pixels
+    cache_size: int | None = None  # side of the cached images, at most twice image_size
+    views: int = 5  # K + 1 views of every image
+    local_views: int = 0  # further small crops (method.host=momentum)
+    local_size: int = 96  # of these, in pixels
+    local_scale: tuple[float, float] = (0.05, 0.4)
+    crop_scale: tuple[float, float] = (0.2, 1.0)  # area range of the random resized crop
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.4)  # of torchvision
+    jitter_prob: float = 1.0
+    grey_prob: float = 0.2
+    blur_prob: list[float] = field(default_factory=lambda: [0.0])  # of the views in turn
+    solarise_prob: list[float] = field(default_factory=lambda: [0.0])  # of the views in turn
+    local_blur_prob: float = 0.5
+    mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
+    std: tuple[float, float, float] = (0.2023, 0.1994, 0.2010)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.views < 2:
+            raise ValueError("data.views must be >= 2")
+        if self.cache_size is not None and self.cache_size > 2 * self.image_size:
+            raise ValueError("data.cache_size must be at most twice data.image_size")
+        if self.limit is not None and self.imbalance != "none":
+            raise ValueError("data.limit draws a balanced subset; null it or data.imbalance")
+        chosen = self.limit is not None or self.imbalance != "none"
+        if chosen and self.source not in IN_MEMORY:
+            raise ValueError("data.limit and data.imbalance are for sets in memory")
+        if self.imbalance != "none" and self.source == "stl10":
+            raise ValueError("data.imbalance needs labels, which stl10's training images lack")
+        if (self.source == "folder") != (self.folder is not None):
+            raise ValueError("data.folder belongs to data.source=folder: give both or neither")
+
+
+@dataclass
+class ModelConfig:
+    """Encoder and heads."""
+
+    # convnet | small_alexnet | a ResNet of torchvision | timm/<name>
+    backbone: str = "small_alexnet"
+    widths: list[int] = field(default_factory=lambda: [24, 48, 64])  # convnet
+    cifar_stem: bool = False  # ResNets: 3x3 stride-1 first convolution, no max pooling
+    freeze_patch_embed: bool = False  # ViT: MoCo v3's stop-grad-conv1
+    projector: list[int] = field(default_factory=list)  # hidden widths
+    out_dim: int = 128  # dimension of the contrasted embeddings
+    head_norm: Literal["batch", "none"] = "batch"  # of projector and predictor
+    projector_last_norm: bool = False  # also normalise the projector's output (MoCo v3)
+    predictor: list[int] = field(default_factory=lambda: [4096])  # hidden widths, host=momentum
+    predictor_last_norm: bool = False
+    sync_batchnorm: bool = False  # statistics over all GPUs
+
+
+@dataclass
+class MethodConfig:
+    """The objective and its host."""
+
+    # batch: K + 1 views against each other; queue: MoCo v2 form; momentum: MoCo v3 form
+    host: Literal["batch", "queue", "momentum"] = "batch"
+    loss: Literal["cacr", "infonce"] = "cacr"  # infonce: the plain baseline on the same views
+    tau_pos: float = 1.0  # t+, multiplies the distances in the weights of positives
+    tau_neg: float = 0.9  # t-, multiplies the distances in the weights of negatives
+    alpha: float = 1.0  # factor of the attraction
+    beta: float = 1.0  # factor of the repulsion
+    # which weights are conditional: both, only the negatives', only the positives', none
+    weighting: Literal["full", "without_w1", "without_w2", "none"] = "full"
+    detach_weights: bool = False  # no gradient through the weights (host=batch)
+    cost: Literal["euclidean", "rbf"] = "euclidean"  # of the repulsion
+    rbf_t: float = 2.0  # host=batch: exponent of the RBF cost
+    tau_plus: float = 0.0  # class prior of the debiased repulsion, 0 for none
+    temperature: float = 1.0  # host=momentum: T
+    reduction: Literal["mean", "sum"] = "mean"  # host=momentum, Euclidean: sum as in the release
+    local_keys: bool = False  # host=momentum: local crops are keys too (full mode)
+    queue_size: int = 65536  # host=queue
+    in_batch_negatives: bool = True  # host=queue: queries of other images are negatives too
+    replicate_cached_queue_bug: bool = False  # host=queue: see the card
+    momentum: float = 0.999  # of the key encoder
+    momentum_schedule: Literal["constant", "cosine"] = "constant"  # cosine: rises to 1
+    gather: bool = True  # negatives of all ranks
+    loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
+
+    def __post_init__(self) -> None:
+        if min(self.tau_pos, self.tau_neg, self.temperature, self.rbf_t) <= 0:
+            raise ValueError("method: tau_pos, tau_neg, temperature and rbf_t must be > 0")
+        if not 0 <= self.tau_plus < 1:
+            raise ValueError("method.tau_plus must be in [0, 1)")
+        defaults = {"loss": "cacr", "weighting": "full", "detach_weights": False, "tau_plus": 0.0}
+        changed = [name for name, value in defaults.items() if getattr(self, name) != value]
+        if self.host != "batch" and changed:
+            raise ValueError(f"method.{' and method.'.join(changed)} need method.host=batch")
+        if self.tau_plus and (self.cost == "rbf" or self.weighting in ("without_w2", "none")):
+            raise ValueError("method.tau_plus needs the Euclidean cost and weighted negatives")
+        if self.host == "queue" and self.cost == "rbf":
+            raise ValueError("method.host=queue has the Euclidean cost only")
+        if self.reduction == "sum" and (self.host != "momentum" or self.cost == "rbf"):
+            raise ValueError("method.reduction=sum needs method.host=momentum, cost=euclidean")
+
+
+@dataclass
+class EvalConfig:
+    """Evaluation protocol."""
+
+    split: Literal["test", "dev"] = "test"  # dev: held-out training images, to tune on
+    ks: list[int] = field(default_factory=lambda: [10, 20, 100, 200])  # neighbourhood sizes
+    items_k: int = 20  # neighbours of galleries and validation curve, one of ks
+    knn_temperature: float = 0.07  # of the weighted vote
+    linear_probe: bool = True
+    probe_l2: list[float] = field(default_factory=lambda: [10.0**e for e in range(-6, 3)])
+    batch_size: int = 512  # images per forward pass
+
+    def __post_init__(self) -> None:
+        if self.items_k not in self.ks:
+            raise ValueError(f"eval.items_k={self.items_k} must be one of eval.ks={self.ks}")
+
+
+@dataclass
+class CacrOptim(OptimConfig):
+    """Optimiser with a schedule in steps besides the common ones."""
+
+    # fractions of training after which the learning rate is divided by ten (schedule=constant)
+    milestones: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.milestones and self.schedule != "constant":
+            raise ValueError("optim.milestones need optim.schedule=constant")
+
+
+@dataclass
+class Config(ExperimentConfig):
+    """CACR experiment."""
+
+    data: CacrData = field(default_factory=CacrData)
+    optim: CacrOptim = field(default_factory=CacrOptim)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eval.split == "dev" and self.data.source != "bundled":
+            raise ValueError("eval.split=dev is a part of data.source=bundled")
+        if self.data.local_views and self.method.host != "momentum":
+            raise ValueError("data.local_views needs method.host=momentum")
+        if self.method.local_keys and not self.data.local_views:
+            raise ValueError("method.local_keys needs data.local_views > 0")

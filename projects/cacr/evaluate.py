@@ -1,0 +1,215 @@
+"""CACR's evaluation: frozen features by class frequency, and the contrast within the groups."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common import evaluation as ev
+from common.data.labelled_images import LabelledPixels
+from common.data.samplers import sample_rng
+from common.engine import Workspace
+from common.engine.workspace import write_json
+from common.evaluation.figures import class_gallery, embedding_map
+from common.evaluation.frozen import frozen_metrics, knn_correct, source_features
+from common.evaluation.linear_probe import linear_probe_correct
+from common.losses.functional import pairwise_squared_distance
+from projects.cacr.config import Config
+from projects.cacr.data import ImagePart, class_names, eval_transform, image_part, view_transforms
+from projects.cacr.module import CACR
+from projects.cacr.objective import positive_distances, weight_diagnostics
+
+DIAGNOSED_IMAGES, DIAGNOSED_VIEWS = 512, 5  # test images and views of the mechanism table
+VIEW_STREAM = 25
+
+Labelled = tuple[Tensor, Tensor]  # features (N, F) and labels (N,)
+
+
+def evaluate(cfg: Config, module: CACR, workspace: Workspace) -> dict[str, float]:
+    """Probes of the frozen encoder, the untrained encoder beside them, and the mechanism."""
+    bank, test = image_part(cfg, "bank"), image_part(cfg, "test")
+    with evaluated(cfg, module):
+        bank_set, test_set = (features(cfg, module, part, workspace) for part in (bank, test))
+        metrics, correct = probes(cfg, bank_set, test_set)
+        if isinstance(test.data, LabelledPixels):
+            metrics |= untrained(cfg, module, bank, test, workspace)
+            metrics |= mechanism(cfg, module, test.data)
+    for name, values in correct.items():
+        workspace.items(name, values.double().tolist())
+    if isinstance(test.data, LabelledPixels):
+        names = class_names(test)
+        metrics |= by_frequency(correct, test_set[1], len(names))
+        report = per_class(correct, test_set[1], names)
+        write_json(workspace.folder(".") / "per_class.json", report)
+        workspace.figure("per class", per_class_figure(report))
+    rows = class_gallery(test_set, bank_set, test.picture, bank.picture)
+    workspace.gallery("nearest neighbours", rows)
+    title = f"test features, {cfg.method.loss} ({cfg.method.weighting}), {cfg.data.imbalance}"
+    workspace.figure("map", embedding_map(*test_set, class_names(test), title))
+    return metrics
+
+
+@contextmanager
+def evaluated(cfg: Config, module: CACR) -> Iterator[None]:
+    """Evaluation mode, on the GPU if the config may use one; everything is put back after."""
+    before = next(module.parameters()).device
+    use_gpu = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
+    module.to("cuda" if use_gpu else before)
+    try:
+        with ev.evaluation_mode(module):
+            yield
+    finally:
+        module.to(before)
+
+
+def features(cfg: Config, module: CACR, part: ImagePart, workspace: Workspace) -> Labelled:
+    """Features (K, F) before the projector and labels (K,) of the readable images."""
+    x, kept = source_features(
+        module.network.encoder,
+        part.source(eval_transform(cfg.data)),
+        batch_size=cfg.eval.batch_size,
+        num_workers=cfg.data.num_workers,
+        progress=workspace.progress,
+    )
+    return x, part.labels[kept]
+
+
+def probes(
+    cfg: Config, bank: Labelled, test: Labelled
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """kNN, linear probe and geometry; and for both probes which test images are right, (M,) bool."""
+    classes = int(max(bank[1].max(), test[1].max())) + 1
+    metrics = frozen_metrics(
+        bank,
+        test,
+        num_classes=classes,
+        ks=cfg.eval.ks,
+        temperature=cfg.eval.knn_temperature,
+        probe=cfg.eval.linear_probe,
+        l2_grid=cfg.eval.probe_l2,
+        seed=cfg.seed,
+    )
+    k = cfg.eval.items_k
+    correct = {f"knn{k}_top1": torch.tensor(knn_correct(*bank, *test, k=k)).bool()}
+    if cfg.eval.linear_probe:
+        right = linear_probe_correct(
+            *bank, *test, l2=metrics["linear_probe_l2"], num_classes=classes
+        )
+        correct["linear_probe_top1"] = right
+        # The refit sums the rows in another order; the table shows what the items hold.
+        metrics["linear_probe_top1"] = float(right.double().mean())
+    return metrics, correct
+
+
+def untrained(
+    cfg: Config, module: CACR, bank: ImagePart, test: ImagePart, workspace: Workspace
+) -> dict[str, float]:
+    """Accuracies of the same network before training."""
+    with torch.random.fork_rng():
+        torch.manual_seed(cfg.seed)
+        raw = CACR(cfg).to(next(module.parameters()).device).eval()
+    sets = [features(cfg, raw, part, workspace) for part in (bank, test)]
+    _, correct = probes(cfg, sets[0], sets[1])
+    return {f"untrained_{name}": float(values.double().mean()) for name, values in correct.items()}
+
+
+# -- classes by frequency ------------------------------------------------------------------------
+
+
+def by_frequency(correct: dict[str, Tensor], labels: Tensor, num_classes: int) -> dict[str, float]:
+    """Accuracy on the rare and on the frequent half of the classes.
+
+    Imbalanced subsets keep more of a class the larger its index is, so the first half is the tail;
+    a balanced run is read with the same halves.
+
+    Args:
+        correct: metric name (``..._top1``) -> (M,) bool.
+        labels: (M,) int64 in [0, num_classes).
+        num_classes: C.
+
+    Returns:
+        ``..._tail_top1`` and ``..._head_top1``.
+
+    >>> found = by_frequency({"knn_top1": torch.tensor([True, False])}, torch.tensor([0, 1]), 2)
+    >>> found["knn_tail_top1"], found["knn_head_top1"]
+    (1.0, 0.0)
+    """
+    tail = labels < num_classes // 2
+    found = {}
+    for name, values in correct.items():
+        stem = name.removesuffix("_top1")
+        for half, rows in (("tail", tail), ("head", ~tail)):
+            found[f"{stem}_{half}_top1"] = float(values[rows].double().mean())
+    return found
+
+
+def per_class(
+    correct: dict[str, Tensor], labels: Tensor, names: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Accuracy by metric and class name, rarest class of an imbalanced subset first."""
+    return {
+        metric: {
+            name: float(values[labels == c].double().mean())
+            for c, name in enumerate(names)
+            if bool((labels == c).any())
+        }
+        for metric, values in correct.items()
+    }
+
+
+def per_class_figure(report: dict[str, dict[str, float]]) -> Any:
+    """Bars: one group for each class."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3))
+    axes = figure.subplots()
+    width = 0.8 / len(report)
+    for number, (metric, accuracies) in enumerate(report.items()):
+        places = [c + number * width for c in range(len(accuracies))]
+        axes.bar(places, list(accuracies.values()), width, label=metric)
+    first = next(iter(report.values()))
+    if len(first) <= 20:
+        axes.set_xticks(range(len(first)), list(first), rotation=45, ha="right")
+    axes.set_ylabel("accuracy")
+    axes.legend(fontsize=7)
+    return figure
+
+
+# -- mechanism -----------------------------------------------------------------------------------
+
+
+def mechanism(cfg: Config, module: CACR, test: LabelledPixels) -> dict[str, float]:
+    """What the paper's weights see in the embeddings, equal for every loss and host.
+
+    Five augmented views of the same test images: entropy of the conditional weights and their rank
+    correlation with the distance, mean distance of the farthest positive and of the nearest
+    negative, alignment and uniformity.
+    """
+    z = views_of_test_images(cfg, module, test)
+    tau_pos, tau_neg = cfg.method.tau_pos, cfg.method.tau_neg
+    metrics = weight_diagnostics(z[0], z[1:], z[1], tau_pos, tau_neg)
+    unit = F.normalize(z, dim=-1)
+    far = positive_distances(unit[0], unit[1:])
+    near = pairwise_squared_distance(unit[0], unit[1])
+    near.fill_diagonal_(torch.inf)
+    metrics["positive_distance"] = float(far.mean())
+    metrics["farthest_positive_distance"] = float(far.amax(1).mean())
+    metrics["nearest_negative_distance"] = float(near.amin(1).mean())
+    metrics["alignment"] = ev.alignment(z[0], z[1])
+    metrics["projection_uniformity"] = ev.uniformity(z[0])
+    return metrics
+
+
+def views_of_test_images(cfg: Config, module: CACR, test: LabelledPixels) -> Tensor:
+    """Raw embeddings (5, N, D) float64 of augmented views of evenly spaced test images."""
+    step = max(1, len(test.labels) // DIAGNOSED_IMAGES)
+    images = test.images[::step][:DIAGNOSED_IMAGES]
+    rngs = [sample_rng(0, 0, i, VIEW_STREAM) for i in range(len(images))]
+    views = view_transforms(cfg.data, DIAGNOSED_VIEWS).batch(images, rngs).transpose(0, 1)
+    device = next(module.parameters()).device
+    parts = torch.split(views.flatten(0, 1), cfg.eval.batch_size)
+    embedded = torch.cat([module.network(part.to(device)).cpu() for part in parts])
+    return embedded.double().view(*views.shape[:2], -1)

@@ -1,0 +1,229 @@
+"""The experiment as the commands drive it: data, evaluation, export, checks."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.config import UserError
+from common.data.labelled_files import imagenet100_synsets
+from common.engine.check import inspect
+from common.engine.compare import read_comparison
+from common.engine.run import train
+from projects.cacr import build
+from projects.cacr.data import build_data, image_part, num_samples, view_transforms
+from projects.cacr.evaluate import by_frequency, mechanism, per_class, views_of_test_images
+from projects.cacr.module import CACR
+from tests.projects.cacr.conftest import HOSTS, config
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_training_writes_metrics_items_gallery_and_figures(tmp_path, host):
+    run = train("cacr", "smoke", [f"runs_dir={tmp_path}", f"method.host={host}"])
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["knn5_top1_chance"] == 1 / 8
+    for name in ("knn5_top1", "linear_probe_top1"):
+        items = json.loads((run / f"items/{name}.json").read_text(encoding="utf-8"))
+        assert sum(items) / len(items) == pytest.approx(metrics[name])
+        assert f"untrained_{name}" in metrics
+    assert (run / "plots/map.png").exists()
+    assert (run / "plots/per class.png").exists()
+    assert (run / "gallery/nearest neighbours/gallery.json").exists()
+    log = (run / "metrics.csv").read_text(encoding="utf-8")
+    assert "train/positive_entropy" in log
+    assert "train/negative_rank_correlation" in log
+
+
+def test_item_13_one_evaluation_reports_all_head_and_tail_for_both_losses(tmp_path):
+    """Checklist 13: CACR and InfoNCE on an imbalanced subset, with the same report."""
+    names = {"linear_probe_top1", "linear_probe_head_top1", "linear_probe_tail_top1",
+             "knn5_top1", "knn5_head_top1", "knn5_tail_top1"}  # fmt: skip
+    for loss in ("cacr", "infonce"):
+        run = train("cacr", "smoke", [f"runs_dir={tmp_path}", f"method.loss={loss}",
+                                      "data.imbalance=linear", f"run_id={loss}"])  # fmt: skip
+        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        assert names <= metrics.keys()
+        both = (metrics["linear_probe_head_top1"] + metrics["linear_probe_tail_top1"]) / 2
+        assert metrics["linear_probe_top1"] == pytest.approx(both)
+        report = json.loads((run / "per_class.json").read_text(encoding="utf-8"))
+        assert len(report["linear_probe_top1"]) == 8
+
+
+def test_item_13_halves_and_classes_are_told_apart():
+    """Checklist 13: tail are the classes of low index; classes without images are left out."""
+    correct = {"knn5_top1": torch.tensor([True, False, False, True])}
+    labels = torch.tensor([0, 1, 2, 2])
+    found = by_frequency(correct, labels, 4)
+    assert (found["knn5_tail_top1"], found["knn5_head_top1"]) == (0.5, 0.5)
+    assert by_frequency(correct, labels, 2)["knn5_tail_top1"] == 1.0
+    report = per_class(correct, labels, ["a", "b", "c", "d"])
+    assert report == {"knn5_top1": {"a": 1.0, "b": 0.0, "c": 0.5}}
+
+
+def test_item_13_balanced_and_imbalanced_arms_have_equal_size():
+    """Checklist 13: the arms of the comparison; bank and test do not depend on the subset."""
+    arms = read_comparison("cacr").arms
+    imbalanced = [f"{k}={json.dumps(v)}" for k, v in arms["full_imbalanced"].items()]
+    one, other = config(name="mini"), config(*imbalanced, name="mini")
+    balanced, skewed = image_part(one, "train"), image_part(other, "train")
+    assert len(balanced.labels) == len(skewed.labels) == 4950
+    assert num_samples(one) == num_samples(other) == 4950
+    assert balanced.labels.bincount().tolist() == [495] * 10
+    for part in ("bank", "test"):
+        assert torch.equal(image_part(one, part).data.images, image_part(other, part).data.images)
+
+
+def test_item_10_imbalanced_sizes_are_the_paper_s():
+    """Checklist 10: class c keeps (c + 1) / C of its images, drawn by the subset's seed."""
+    words = ("data.limit=null", "data.imbalance=linear")
+    part = image_part(config(*words, name="mini"), "train")
+    assert part.labels.bincount().tolist() == [90 * (c + 1) for c in range(10)]
+    fixed = [image_part(config(*words, "data.subset_seed=2021", f"seed={s}", name="mini"), "train")
+             for s in (0, 1)]  # fmt: skip
+    assert torch.equal(fixed[0].data.images, fixed[1].data.images)
+    assert not torch.equal(part.data.images, fixed[0].data.images)
+    assert num_samples(config(name="paper_cifar10_imbalanced")) == 27500
+
+
+def test_item_9_loader_gives_k_plus_one_independent_views():
+    """Checklist 9: five views, all different, and the same whatever batch they come in."""
+    data = build_data(config(name="mini")).train_set
+    whole, alone = data[[(3, 0), (9, 0), (4, 1)]], data[[(9, 0)]]
+    assert whole["views"].shape == (5, 3, 3, 16, 16)
+    torch.testing.assert_close(whole["views"][:, 1], alone["views"][:, 0], rtol=1e-4, atol=1e-4)
+    for x in range(5):
+        for y in range(x):
+            assert not torch.equal(whole["views"][x], whole["views"][y])
+
+
+def test_views_of_the_imagenet_recipe_differ_in_blur_and_solarisation():
+    first, second = view_transforms(config(name="paper_imagenet").data).transforms
+    assert (first.blur_prob, first.solarise_prob) == (1.0, 0.0)
+    assert (second.blur_prob, second.solarise_prob) == (0.1, 0.2)
+    cfg = config(name="paper_imagenet_local_crops").data
+    assert (cfg.local_views, cfg.local_size, tuple(cfg.local_scale)) == (8, 96, (0.05, 0.4))
+
+
+def test_mechanism_is_deterministic_and_equal_for_all_losses(tmp_path):
+    torch.manual_seed(0)
+    cfg, other = config(), config("method.loss=infonce")
+    module, test = CACR(cfg).eval(), image_part(cfg, "test").data
+    with torch.inference_mode():
+        first, again = mechanism(cfg, module, test), mechanism(other, module, test)
+        z = views_of_test_images(cfg, module, test)
+    assert first == again
+    assert z.shape == (5, 256, 16)
+    assert not torch.equal(z[0], z[1])
+    assert first["farthest_positive_distance"] > first["positive_distance"]
+    assert first["negative_rank_correlation"] < 0 < first["positive_rank_correlation"]
+
+
+def test_validation_gives_a_neighbour_curve(tmp_path):
+    run = train("cacr", "smoke", [f"runs_dir={tmp_path}", "trainer.val_every_n_steps=3"])
+    rows = (run / "metrics.csv").read_text(encoding="utf-8").splitlines()
+    assert sum("val/knn_top1" in row for row in rows) == 2
+    assert not (run / "checkpoints/train/best.ckpt").exists()  # nothing is chosen on test images
+
+
+def test_export_keeps_the_embeddings_and_the_readme_s_lines_work(tmp_path):
+    from common.export import load_safetensors
+    from projects.cacr.networks import build_network
+
+    experiment = build(config("model.backbone=small_alexnet"))
+    torch.manual_seed(0)
+    module = CACR(config("model.backbone=small_alexnet")).eval()
+    with torch.inference_mode():
+        experiment.export(module, tmp_path)
+        again = experiment.load_export(tmp_path).eval()
+        before, after = experiment.embed(module), experiment.embed(again)
+        encoder = load_safetensors(tmp_path, build_network).encoder
+        assert encoder(torch.zeros(1, 3, 16, 16)).shape == (1, 4096)
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_rank_returns_the_image_itself_first():
+    torch.manual_seed(0)
+    module, images = CACR(config()).eval(), torch.randn(5, 3, 16, 16)
+    found = module.rank(images, images, k=2)
+    assert found.indices[:, 0].tolist() == list(range(5))
+    assert module.encode(images).shape == (5, 16)
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def imagenet(tmp_path):
+    """One image of each ImageNet-100 class, and some pictures without labels."""
+    rng = np.random.default_rng(0)
+    folders = [f"imagenet/{s}/{n}" for s in ("train", "val") for n in imagenet100_synsets()]
+    for name in [*folders, *(f"web/google/q{i}" for i in range(40))]:
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        pixels = rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "a.jpg")
+    return tmp_path
+
+
+def test_pictures_without_labels_train_and_imagenet_judges(imagenet, tmp_path):
+    """The uncurated sets of the shift experiments, with local crops and two kinds of view."""
+    words = [f"data.root={imagenet}", "data.source=folder", "data.folder=web",
+             "method.host=momentum", "data.views=2", "data.local_views=2", "data.local_size=8",
+             "data.blur_prob=[1.0,0.1]", "data.solarise_prob=[0.0,0.9]"]  # fmt: skip
+    assert num_samples(config(*words)) == 40
+    run = train(
+        "cacr", "smoke",
+        [f"runs_dir={tmp_path / 'runs'}", *words, "trainer.max_steps=2",
+         "eval.linear_probe=false"],
+    )  # fmt: skip
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["knn5_top1_chance"] == 1 / 100
+    assert "knn5_tail_top1" not in metrics  # classes of ImageNet are not ordered by frequency
+
+
+def test_an_empty_or_missing_folder_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    words = (f"data.root={tmp_path}", "data.source=folder")
+    for folder, message in (("empty", "holds no pictures"), ("none", "image folder 'none'")):
+        with pytest.raises(UserError, match=message):
+            image_part(config(*words, f"data.folder={folder}"), "train")
+
+
+CHECKED = {"paper": "127", "paper_shift": "65,791", "paper_imagenet": "4,095",
+           "paper_imagenet_vitb16": "4,095", "paper_stl10": "127",
+           "paper_shift_webvision": "65,791"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_check_builds_the_paper_s_model_and_names_what_is_missing(name, tmp_path):
+    rows = inspect("cacr", name, [f"data.root={tmp_path}"])
+    assert rows["negatives per query"] == CHECKED[name]
+    assert any("MISSING" in value and "https://" in value for value in rows.values())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method.tau_pos=0"], "must be > 0"),
+        (["method.host=queue", "method.loss=infonce"], "method.loss need method.host=batch"),
+        (["method.host=momentum", "method.weighting=none"], "weighting need method.host=batch"),
+        (["method.cost=rbf", "method.tau_plus=0.1"], "tau_plus needs the Euclidean cost"),
+        (["method.host=queue", "method.cost=rbf"], "has the Euclidean cost only"),
+        (["method.reduction=sum"], "reduction=sum needs"),
+        (["data.local_views=2"], "local_views needs method.host=momentum"),
+        (["method.host=momentum", "method.local_keys=true"], "local_keys needs data.local_views"),
+        (["data.limit=80", "data.imbalance=linear"], "null it or data.imbalance"),
+        (["data.source=stl10", "data.imbalance=linear"], "which stl10's training images lack"),
+        (["data.source=imagenet", "data.limit=100"], "sets in memory"),
+        (["data.source=folder"], "give both or neither"),
+        (["data.views=1"], "data.views must be >= 2"),
+        (["optim.milestones=[0.5]"], "need optim.schedule=constant"),
+        (["eval.items_k=7"], "must be one of eval.ks"),
+        (["eval.split=dev"], "part of data.source=bundled"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(overrides, message):
+    with pytest.raises(UserError, match=message):
+        config(*overrides)

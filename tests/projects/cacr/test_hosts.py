@@ -1,0 +1,197 @@
+"""The three hosts as modules: what is stored when, gradients, schedules, two processes, resume."""
+
+import pytest
+import torch
+from torch import nn
+
+from common.config import UserError
+from common.engine import checkpoint as ckpt
+from common.engine.run import train
+from projects.cacr.module import CACR, embed_views, network_options
+from projects.cacr.networks import SmallAlexNet, build_network
+from tests.projects.cacr.conftest import HOSTS, WEIGHTINGS, batch, config
+from tests.projects.cacr.workers import three_steps
+
+ARMS = [("batch", ("method.loss=infonce",))]
+ARMS += [("batch", (f"method.weighting={w}",)) for w in WEIGHTINGS]
+ARMS += [("batch", ("method.cost=rbf",)), ("batch", ("method.detach_weights=true",))]
+ARMS += [("queue", ()), ("momentum", ("method.cost=rbf",)), ("momentum", ())]
+
+
+def module_of(host, *overrides):
+    torch.manual_seed(0)
+    return CACR(config(f"method.host={host}", *overrides))
+
+
+@pytest.mark.parametrize(("host", "overrides"), ARMS)
+def test_every_arm_gives_a_gradient_to_every_trained_weight(host, overrides):
+    module = module_of(host, *overrides)
+    terms = module.losses(batch())
+    assert all(torch.isfinite(value) for value in terms.values())
+    terms["loss"].backward()
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.ndim < 2 or parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_item_14_diagnostics_are_logged(host):
+    """Checklist 14: entropies and rank correlations on logged steps, for every host."""
+    names = {"positive_entropy", "negative_entropy", "positive_rank_correlation",
+             "negative_rank_correlation"}  # fmt: skip
+    assert names <= module_of(host).losses(batch()).keys()
+    sparse = module_of(host, "trainer.log_every_n_steps=2")
+    assert not names & sparse.losses(batch()).keys()  # step 1 of 2
+
+
+@pytest.mark.parametrize("host", ["queue", "momentum"])
+def test_item_7_momentum_encoder_and_weights_receive_no_gradient(host):
+    """Checklist 7: neither the copy nor, through pi, the keys."""
+    module = module_of(host)
+    module.losses(batch())["loss"].backward()
+    assert all(p.grad is None for p in module.momentum_encoder.parameters())
+    assert not embed_views(module.momentum_encoder, batch()["views"]).requires_grad
+
+
+def test_item_7_the_queue_holds_no_keys_of_the_batch_at_loss_time():
+    """Checklist 7: they enter after the step, those of the last view alone."""
+    module = module_of("queue")
+    before = module.queue.features.clone()
+    module.losses(batch())
+    assert torch.equal(module.queue.features, before)
+    with torch.no_grad():
+        keys = embed_views(module.momentum_encoder, batch()["views"])[-1]
+    module.after_optimizer_step()
+    wanted = nn.functional.normalize(keys, dim=1)
+    torch.testing.assert_close(module.queue.features[:6], wanted, rtol=1e-4, atol=1e-5)
+    assert torch.equal(module.queue.features[6:], before[6:])
+
+
+def test_momentum_encoder_follows_after_the_step():
+    module = module_of("momentum", "method.momentum=0.75")
+    weight = module.network.projector.layers[-1].weight
+    copy = module.momentum_encoder.network.projector.layers[-1].weight
+    start = weight.detach().clone()
+    with torch.no_grad():
+        weight.add_(1.0)
+    module.after_optimizer_step()
+    torch.testing.assert_close(copy, start + 0.25)
+
+
+def test_local_crops_are_queries_and_in_full_mode_keys():
+    data = "data.local_views=2"
+    light = module_of("momentum", data, "method.cost=rbf")
+    full = module_of("momentum", data, "method.cost=rbf", "method.local_keys=true")
+    with_local, without = batch(local_views=2), batch()
+    seen = []
+    light.objective.register_forward_pre_hook(lambda m, args: seen.append([len(a) for a in args]))
+    full.objective.register_forward_pre_hook(lambda m, args: seen.append([len(a) for a in args]))
+    values = [float(m.losses(b)["loss"]) for m, b in
+              ((light, with_local), (full, with_local), (light, without))]  # fmt: skip
+    assert seen == [[5, 3], [5, 5], [3, 3]]
+    assert len({round(v, 6) for v in values}) == 3
+
+
+def test_negatives_per_query():
+    assert module_of("batch").negatives_per_query(16) == 15
+    assert module_of("queue").negatives_per_query(16) == 64 + 15
+    assert module_of("queue", "method.in_batch_negatives=false").negatives_per_query(16) == 64
+    assert not module_of("queue", "method.in_batch_negatives=false").in_batch_negatives
+
+
+# -- networks ------------------------------------------------------------------------------------
+
+
+def test_small_alexnet_has_the_paper_s_shape_and_initialisation():
+    """Five convolutions without bias, fc6 and fc7 of 4,096, projector to 128, N(0, 0.02)."""
+    torch.manual_seed(0)
+    network = build_network(**network_options(config(name="paper")))
+    convs = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    assert [c.out_channels for c in convs] == [96, 192, 384, 384, 192]
+    assert all(c.bias is None and c.kernel_size == (3, 3) for c in convs)
+    linears = [(m.in_features, m.out_features) for m in network.modules()
+               if isinstance(m, nn.Linear)]  # fmt: skip
+    assert linears == [(192 * 9, 4096), (4096, 4096), (4096, 128)]
+    assert sum(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in network.modules()) == 7
+    last = network.projector.layers[-1]
+    assert last.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert (last.bias == 0).all()
+    images = torch.randn(2, 3, 32, 32)
+    assert network.encoder(images).shape == (2, 4096)
+    assert network(images).shape == (2, 128)
+
+
+def test_small_alexnet_at_64_px_and_below_15():
+    assert SmallAlexNet(64, width=8).layers[-6].in_features == 192 * 49
+    with pytest.raises(UserError, match="image_size >= 15"):
+        SmallAlexNet(14, width=8)
+
+
+def test_patch_embedding_is_frozen_on_request_and_crops_of_other_sizes_fit():
+    words = ("model.backbone=timm/vit_tiny_patch16_224", "data.image_size=32")
+    frozen = build_network(**network_options(config(*words, "model.freeze_patch_embed=true")))
+    free = build_network(**network_options(config(*words)))
+    embed = "encoder.backbone.patch_embed.proj.weight"
+    assert not dict(frozen.named_parameters())[embed].requires_grad
+    assert dict(free.named_parameters())[embed].requires_grad
+    assert (
+        free.encoder(torch.zeros(1, 3, 16, 16)).shape
+        == free.encoder(torch.zeros(1, 3, 32, 32)).shape
+    )
+    with pytest.raises(UserError, match="needs a ViT of timm"):
+        build_network(**network_options(config("model.freeze_patch_embed=true")))
+
+
+# -- schedule, two processes, resume ---------------------------------------------------------------
+
+
+def test_learning_rate_falls_at_the_milestones(tmp_path):
+    """A tenth at each fraction of training; logged step by step."""
+    run = train(
+        "cacr", "smoke",
+        [f"runs_dir={tmp_path}", "optim.schedule=constant", "optim.warmup_steps=0",
+         "optim.milestones=[0.5,0.84]", "trainer.keep_checkpoints=9",
+         "trainer.checkpoint_every_n_steps=1", "eval.linear_probe=false"],
+    )  # fmt: skip
+    folder = run / "checkpoints/train"
+    rates = [
+        ckpt.load(folder / f"step-{step:08d}.ckpt")["lr_schedulers"][0]["_last_lr"][0]
+        for step in range(1, 7)
+    ]  # of the following step
+    assert rates == pytest.approx([0.05, 0.05, 0.005, 0.005, 0.0005, 0.0005])
+
+
+@pytest.mark.parametrize(("host", "weighting"), [("batch", "full"), ("batch", "none"),
+                                                 ("queue", "full"), ("momentum", "full")])  # fmt: skip
+def test_two_processes_equal_one(two_ranks, host, weighting):
+    """Weights, momentum encoder, queue and its position after three steps."""
+    wanted = three_steps(host, distributed=False, weighting=weighting)
+    found = two_ranks.run(three_steps, host=host, distributed=True, weighting=weighting)
+    for state in found:
+        assert state.keys() == wanted.keys()
+        for name, value in wanted.items():
+            torch.testing.assert_close(state[name], value, rtol=1e-10, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("host", "extra"),
+    [("queue", ()), ("momentum", ("method.momentum_schedule=cosine", "data.local_views=2"))],
+)
+def test_resume_is_bit_identical(tmp_path, host, extra):
+    """Six steps equal three steps, a new process's state from the checkpoint, three more."""
+    words = [f"runs_dir={tmp_path}", "run_id=r", f"method.host={host}", *extra,
+             "trainer.keep_checkpoints=5", "eval.linear_probe=false"]  # fmt: skip
+    run = train("cacr", "smoke", words)
+    folder = run / "checkpoints/train"
+    last, middle = folder / "step-00000006.ckpt", folder / "step-00000003.ckpt"
+    whole, half = ckpt.load(last)["state_dict"], ckpt.load(middle)["state_dict"]
+    last.unlink()
+    (folder / "finished.json").unlink()
+    assert train("cacr", "smoke", [*words, "resume=r"]) == run
+    again = ckpt.load(last)["state_dict"]
+    assert any(name.startswith("momentum_encoder.") for name in whole)
+    for name, value in whole.items():
+        assert torch.equal(value, again[name]), name
+    changed = "queue.features" if host == "queue" else "predictor.layers.0.weight"
+    assert not torch.equal(whole[changed], half[changed])  # the twin: half-way it was another
