@@ -9,7 +9,8 @@ PY      := $(VENV)/bin/python
 OWN     := PROJECT=% CONFIG=% PYTHON=% TASK=% RUN=% CKPT=% SEEDS=% JOBS=% ARMS=% SLUG=% KERNEL=% EVAL=% ARGS=%
 SETTINGS = $(filter-out $(OWN),$(MAKEOVERRIDES))
 CLI      = $(PY) -m common.cli
-LOCK    := $(if $(EVAL),requirements-eval.lock,requirements.lock)
+# EVAL=1 adds the eval group; once added it stays until .venv is removed
+LOCK    := $(if $(EVAL)$(wildcard $(VENV)/.stamp-requirements-eval.lock),requirements-eval.lock,requirements.lock)
 STAMP   := $(VENV)/.stamp-$(LOCK)
 
 .DEFAULT_GOAL := help

@@ -153,7 +153,7 @@ def load_transformer(
     attention: Attention = "auto",
     auto_class: Any = AutoModel,
 ) -> PreTrainedModel:
-    """A transformers model in float32; refuses weights that do not fill it.
+    """A transformers model in float32 and training mode; refuses weights that do not fill it.
 
     Args:
         pretrained: see `text_tower`.
@@ -188,14 +188,14 @@ def load_transformer(
             local_files_only=ref.path is not None or is_offline(),
             **chosen,
         )
-    lost = [k for k in info["missing_keys"] if not k.startswith(("pooler.", "lm_head."))]
+    lost = [k for k in info["missing_keys"] if not k.startswith("pooler.")]
     lost += [str(key) for key in info["mismatched_keys"]]
     if lost:
         raise UserError(
             f"pretrained={pretrained!r} does not fill {type(model).__name__}: "
             f"{len(lost)} tensors such as {sorted(lost)[0]} would start at random"
         )
-    return model
+    return model.train()  # from_pretrained switches dropout off, and Lightning keeps modes
 
 
 def load_tokenizer(pretrained: str) -> Any:

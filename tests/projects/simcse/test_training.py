@@ -6,6 +6,7 @@ import torch
 from common.config import UserError
 from common.engine.run import train
 from common.engine.sentences import sentence_data, text_rows
+from common.export.transformers import save_transformers
 from projects.simcse import build
 from projects.simcse.data import crop, num_views, train_set
 from projects.simcse.module import SimCSE
@@ -37,6 +38,22 @@ def test_without_dropout_the_views_are_equal_and_the_loss_runs():
     loss = model.losses(data)["loss"]
     loss.backward()
     assert torch.isfinite(loss)
+
+
+def test_dropout_acts_in_the_fit_of_a_pretrained_encoder(tmp_path):
+    """Checklist 1, through the engine: transformers hands out models in evaluation mode, and the
+    trainer keeps modes."""
+    cfg = config()
+    save_transformers(encoder(cfg), tmp_path / "encoder")
+    overrides = [f"model.pretrained={tmp_path / 'encoder'}", "model.config=null"]
+    losses = []
+    for dropout in (0.0, 0.5):
+        more = [f"model.dropout={dropout}", "method.mlm_weight=0.0", "run_id=r"]
+        run = train("simcse", "smoke", [f"runs_dir={tmp_path}/{dropout}", *overrides, *more])
+        rows = [row.split(",") for row in (run / "metrics.csv").read_text().splitlines()]
+        losses.append([float(row[3]) for row in rows if row[2] == "train/positive_cosine"])
+    assert losses[0][0] == pytest.approx(1.0, abs=1e-5)
+    assert losses[1][0] < 0.99
 
 
 def test_same_mask_gives_equal_views_with_dropout():
