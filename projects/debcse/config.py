@@ -1,0 +1,141 @@
+"""What can be set in a DebCSE experiment."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from common.config import ExperimentConfig
+from common.sentence_config import Pooling, SearchConfig, SentenceData, StsEval, TextModel
+
+
+@dataclass
+class DebcseData(SentenceData):
+    """Unlabelled sentences: anchors and candidates alike."""
+
+    nli_sentences: int = 0  # sentences of the bundled NLI set, without labels, added to the source
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nli_sentences < 0:
+            raise ValueError("data.nli_sentences must be >= 0")
+
+
+@dataclass
+class MethodConfig:
+    """The objective."""
+
+    temperature: float = 0.05  # tau, divides the cosines
+    hard_weight: float = 1.0  # alpha, weight of a row's own hard negative in the denominator
+    twin_weight: float = 0.0  # of a second term with the dropout twin as positive
+    loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0 or self.hard_weight <= 0 or self.twin_weight < 0:
+            raise ValueError(
+                "method.temperature and method.hard_weight must be > 0, method.twin_weight >= 0"
+            )
+
+
+@dataclass
+class ScorerConfig:
+    """The frozen encoder g that measures semantic similarity."""
+
+    # see common.encoders.resolve_pretrained; None: trained with dropout twins as the first stage
+    model: str | None = None
+    pooling: Pooling = "avg"  # of scorer.model
+
+
+@dataclass
+class SurfaceConfig:
+    """Surface similarity s in [0, 1]."""
+
+    kind: Literal["word_levenshtein", "char_levenshtein", "jaccard"] = "word_levenshtein"
+
+
+@dataclass
+class PoolConfig:
+    """Candidates of every anchor."""
+
+    pos_k: int = 20  # corpus neighbours by cosine of the scorer
+    twin: bool = True  # the sentence itself is a candidate for its positive
+    repetition: bool = True  # a copy with repeated words is another
+    paraphrases: str | None = None  # folder of `make run TASK=paraphrase`: one more each
+    neg_lex: int = 25  # corpus sentences of the highest BM25 score
+    neg_rand: int = 25  # random ones
+    block_size: int = 2048  # anchors per block of the offline stage
+
+    def __post_init__(self) -> None:
+        if min(self.pos_k, self.neg_lex, self.neg_rand) < 0 or self.block_size < 1:
+            raise ValueError("pool sizes must be >= 0 and pool.block_size >= 1")
+
+
+@dataclass
+class IpwConfig:
+    """Sampling probabilities, and the switches of the ablations."""
+
+    # ipw: weighted draw; uniform: evenly from the same pool; self: dropout twin; augmented: both
+    # views with words dropped, no pool
+    positives: Literal["ipw", "uniform", "self", "augmented"] = "ipw"
+    negatives: Literal["ipw", "uniform", "none"] = "ipw"  # none: in-batch negatives only
+    surface: bool = True  # inverse propensity; False: semantic-only sampling
+    semantic: bool = True  # utility and thresholds; False: surface-only sampling
+    surface_temperature: float = 0.2  # lambda of the propensity; .inf is the same as surface=false
+    semantic_temperature: float = 0.1  # kappa of the utility
+    clip: float | None = 10.0  # inverse propensities are cut at this times the pool's size
+    theta_pos: float | None = None  # least cosine of a positive; None: by quantile
+    theta_neg: float | None = None  # largest cosine of a negative; None: by quantile
+    theta_pos_quantile: float = 0.95  # of the cosines of all semantic neighbours
+    theta_neg_quantile: float = 0.5  # of the cosines of all lexical neighbours
+    word_drop_prob: float = 0.1  # positives=augmented
+
+    def __post_init__(self) -> None:
+        if not (self.surface_temperature > 0 and 0 < self.semantic_temperature < math.inf):
+            raise ValueError("ipw.surface_temperature and ipw.semantic_temperature must be > 0")
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError("ipw.clip must be > 0, or null for no clipping")
+        quantiles = (self.theta_pos_quantile, self.theta_neg_quantile)
+        if not all(0 <= q <= 1 for q in quantiles):
+            raise ValueError("ipw.theta_pos_quantile and ipw.theta_neg_quantile are in [0, 1]")
+        if self.positives == "augmented" and self.negatives != "none":
+            raise ValueError("ipw.positives=augmented is a baseline: it needs ipw.negatives=none")
+
+    @property
+    def draws(self) -> bool:
+        """Whether anything is drawn from a pool."""
+        return self.positives in ("ipw", "uniform") or self.negatives != "none"
+
+
+@dataclass
+class ParaphraseConfig:
+    """`make run TASK=paraphrase`: one paraphrase per sentence by a local causal LM."""
+
+    model: str = "bundled:stories260k"
+    output: str | None = None  # folder, becomes pool.paraphrases
+    limit: int | None = None  # sentences, the first of the corpus
+    temperature: float = 0.8
+    top_p: float = 0.95
+    max_new_tokens: int = 40
+    prompt_budget: int = 160
+    batch_size: int = 16
+
+
+@dataclass
+class Config(ExperimentConfig):
+    """DebCSE experiment."""
+
+    data: DebcseData = field(default_factory=DebcseData)
+    model: TextModel = field(default_factory=TextModel)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    scorer: ScorerConfig = field(default_factory=ScorerConfig)
+    surface: SurfaceConfig = field(default_factory=SurfaceConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    ipw: IpwConfig = field(default_factory=IpwConfig)
+    paraphrase: ParaphraseConfig = field(default_factory=ParaphraseConfig)
+    eval: StsEval = field(default_factory=StsEval)
+    search: SearchConfig = field(default_factory=SearchConfig)
+
+    @property
+    def num_views(self) -> int:
+        """Texts that the encoder sees per anchor."""
+        twin = self.ipw.draws and self.method.twin_weight > 0
+        return 2 + (self.ipw.negatives != "none") + twin

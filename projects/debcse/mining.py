@@ -1,0 +1,243 @@
+"""The offline stage: candidates of every sentence with surface and semantic similarity."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.data.augment_text import STOP_WORDS, Repetition
+from common.data.lexical import SurfaceSimilarity
+from common.data.offline import OfflineCache, Row, content_digest
+from common.data.samplers import sample_rng
+from common.distributed import barrier, is_active, is_rank_zero
+from common.encoders.sentence import SentenceEncoder
+from common.engine.sentences import encoding
+from common.evaluation import BM25, encode_texts, search
+from common.evaluation.bm25 import tokenize
+from projects.debcse.config import Config
+from projects.debcse.sampling import Pools
+
+REPETITION_STREAM, RANDOM_STREAM, QUANTILE_STREAM = 44, 45, 46
+QUANTILE_ANCHORS = 10_000  # anchors whose candidates set the thresholds
+DIGITS = 6  # of stored similarities
+LEXICAL_CELLS = 1 << 22  # BM25 scores of one block of queries
+
+Progress = Callable[[range], Iterable[int]]
+
+
+@dataclass(frozen=True)
+class Mined:
+    """What the offline stage gives.
+
+    Attributes:
+        texts: N sentences of the corpus, then the generated variants.
+        pools: candidates of the sentences, ids index `texts`.
+        surface: surface similarity of pairs of texts.
+        folder: the cache.
+    """
+
+    texts: list[str]
+    pools: Pools
+    surface: SurfaceSimilarity
+    folder: Path
+
+
+def offline_folder(cfg: Config) -> Path:
+    """Where trained scorers and candidates are kept, for all runs of the project."""
+    return Path(cfg.runs_dir) / "debcse" / "offline"
+
+
+def with_variants(cfg: Config, corpus: Sequence[str]) -> list[str]:
+    """The corpus, then one variant of every sentence for each kind in use."""
+    texts, pool = list(corpus), cfg.pool
+    if pool.repetition:
+        repeat = Repetition(level="word")
+        texts += [
+            " ".join(repeat(text.split(), sample_rng(cfg.seed, 0, i, REPETITION_STREAM)))
+            for i, text in enumerate(corpus)
+        ]
+    if pool.paraphrases is not None:
+        cache = OfflineCache(pool.paraphrases, settings=None)
+        known = [text for text in corpus if text in cache]
+        found = dict(zip(known, (row["text"] for row in cache.rows(known)), strict=True))
+        texts += [found.get(text, text) for text in corpus]
+    return texts
+
+
+def scorer_digest(scorer: SentenceEncoder) -> str:
+    """Hash of the scorer's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(scorer.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def mine(
+    cfg: Config, corpus: Sequence[str], scorer: SentenceEncoder, progress: Progress = iter
+) -> Mined:
+    """Candidates of every sentence, read from the cache as far as it has them.
+
+    Args:
+        cfg: the experiment's config.
+        corpus: N distinct sentences.
+        scorer: the frozen encoder g; it is used in evaluation mode and left as it is.
+        progress: wraps the iterator over blocks of sentences.
+
+    Returns:
+        Texts and pools; on several ranks rank 0 computes and the others read.
+    """
+    if is_active() and not is_rank_zero():
+        barrier()
+    texts = with_variants(cfg, corpus)
+    surface = SurfaceSimilarity(texts, cfg.surface.kind)
+    pool = cfg.pool
+    settings = {
+        "corpus": content_digest(texts), "scorer": scorer_digest(scorer), "seed": cfg.seed,
+        "surface": cfg.surface.kind, "pos_k": pool.pos_k, "twin": pool.twin,
+        "neg_lex": pool.neg_lex, "neg_rand": pool.neg_rand,
+    }  # fmt: skip
+    key = content_digest([f"{name}={value}" for name, value in settings.items()])[:16]
+    cache = OfflineCache(offline_folder(cfg) / f"pools-{key}", settings)
+    if cache.missing(corpus):
+        compute = Candidates(cfg, len(corpus), texts, surface, scorer, cache.folder)
+        cache.fill(corpus, compute, block_size=pool.block_size, progress=progress)
+    mined = Mined(texts, read_pools(cfg, cache, corpus), surface, cache.folder)
+    if is_active() and is_rank_zero():
+        barrier()
+    return mined
+
+
+class Candidates:
+    """Computes the rows of a block of sentences.
+
+    Args:
+        cfg: the experiment's config.
+        num_anchors: N; the first N texts are the corpus.
+        texts: corpus and variants.
+        surface: their surface similarity.
+        scorer: the frozen encoder.
+        folder: where embeddings are kept.
+    """
+
+    def __init__(
+        self, cfg: Config, num_anchors: int, texts: Sequence[str], surface: SurfaceSimilarity,
+        scorer: SentenceEncoder, folder: Path,
+    ) -> None:  # fmt: skip
+        self.cfg, self.num_anchors, self.texts, self.surface = cfg, num_anchors, texts, surface
+        with encoding(cfg, scorer) as encode:
+            embeddings = encode_texts(
+                encode, texts, batch_size=cfg.eval.batch_size,
+                cache=folder / "embeddings", model_key=scorer_digest(scorer),
+            )  # fmt: skip
+        gpu = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
+        self.embeddings = F.normalize(embeddings, dim=1).to("cuda" if gpu else "cpu")
+        self.most = num_anchors - 1
+        self.bm25 = None
+        if min(cfg.pool.neg_lex, self.most):
+            corpus = texts[:num_anchors]
+            self.bm25 = BM25(corpus, tokenizer=lambda text: tokenize(text, STOP_WORDS))
+
+    def __call__(self, anchors: list[int]) -> list[Row]:
+        """One row per anchor: ``positives`` and ``negatives`` as [id, s, m], number ``lexical``."""
+        positives = [self._variants(i) for i in anchors]
+        if k := min(self.cfg.pool.pos_k, self.most):
+            corpus = self.embeddings[: self.num_anchors]
+            found = search(corpus[anchors], corpus, k, exclude=anchors, backend="torch").indices
+            positives = [
+                [*near, *more] for near, more in zip(found.tolist(), positives, strict=True)
+            ]
+        lexical = self._lexical(anchors)
+        negatives = [
+            list(dict.fromkeys([*near, *self._random(i)]))
+            for i, near in zip(anchors, lexical, strict=True)
+        ]
+        rows = zip(
+            self._scored(anchors, positives), self._scored(anchors, negatives), lexical, strict=True
+        )
+        return [{"positives": p, "negatives": n, "lexical": len(near)} for p, n, near in rows]
+
+    def _variants(self, anchor: int) -> list[int]:
+        """The sentence itself, and its generated variants that differ from it."""
+        made = range(anchor + self.num_anchors, len(self.texts), self.num_anchors)
+        new = [i for i in made if self.texts[i] != self.texts[anchor]]
+        return [anchor, *new] if self.cfg.pool.twin else new
+
+    def _lexical(self, anchors: list[int]) -> list[list[int]]:
+        if self.bm25 is None:
+            return [[] for _ in anchors]
+        queries, k = [self.texts[i] for i in anchors], min(self.cfg.pool.neg_lex, self.most)
+        chunk = max(1, LEXICAL_CELLS // self.num_anchors)
+        found: list[list[int]] = self.bm25.search(
+            queries, k, exclude=anchors, chunk_size=chunk
+        ).indices.tolist()
+        return found
+
+    def _random(self, anchor: int) -> list[int]:
+        rng = sample_rng(self.cfg.seed, 0, anchor, RANDOM_STREAM)
+        others = rng.choice(self.most, size=min(self.cfg.pool.neg_rand, self.most), replace=False)
+        return [int(i) + (int(i) >= anchor) for i in others]
+
+    def _scored(self, anchors: list[int], ids: list[list[int]]) -> list[list[list[float]]]:
+        """[id, s, m] of candidates."""
+        left = np.repeat(anchors, [len(row) for row in ids]).astype(np.int64)
+        right = np.array([i for row in ids for i in row], dtype=np.int64)
+        s = self.surface(left, right).round(DIGITS).tolist()
+        m = self._cosine(left, right).double().numpy().round(DIGITS).tolist()
+        scored = iter(zip(right.tolist(), s, m, strict=True))
+        return [[list(next(scored)) for _ in row] for row in ids]
+
+    def _cosine(self, left: np.ndarray, right: np.ndarray) -> Tensor:
+        parts = [
+            (self.embeddings[a] * self.embeddings[b]).sum(dim=1).clamp(-1, 1).cpu()
+            for a, b in zip(_chunks(left), _chunks(right), strict=True)
+        ]
+        return torch.cat(parts) if parts else torch.empty(0)
+
+
+def _chunks(ids: np.ndarray, size: int = 1 << 16) -> list[Tensor]:
+    return [torch.from_numpy(ids[i : i + size]) for i in range(0, len(ids), size)]
+
+
+def read_pools(cfg: Config, cache: OfflineCache, corpus: Sequence[str]) -> Pools:
+    """Pools of all sentences as arrays, with the thresholds of the config or by quantile."""
+    pool, variants = (
+        cfg.pool,
+        cfg.pool.twin + cfg.pool.repetition + (cfg.pool.paraphrases is not None),
+    )
+    sizes = pool.pos_k + variants, pool.neg_lex + pool.neg_rand
+    ids = [np.full((len(corpus), size), -1, dtype=np.int32) for size in sizes]
+    values = [np.zeros((2, len(corpus), size), dtype=np.float32) for size in sizes]
+    rng = sample_rng(cfg.seed, 0, 0, QUANTILE_STREAM)
+    sampled = set(rng.permutation(len(corpus))[:QUANTILE_ANCHORS].tolist())
+    cosines: tuple[list[float], list[float]] = [], []  # of semantic and of lexical neighbours
+    for anchor, row in enumerate(cache.rows(corpus)):
+        for side, name in enumerate(("positives", "negatives")):
+            if row[name]:
+                table = np.array(row[name], dtype=np.float64)
+                ids[side][anchor, : len(table)] = table[:, 0]
+                values[side][:, anchor, : len(table)] = table[:, 1:].T
+        if anchor in sampled:
+            near = [m for i, _, m in row["positives"] if i < len(corpus) and i != anchor]
+            lexical = row["negatives"][: row["lexical"] or None]
+            cosines[0].extend(near)
+            cosines[1].extend(m for _, _, m in lexical)
+    ipw = cfg.ipw
+    return Pools(
+        positive_ids=ids[0],
+        negative_ids=ids[1],
+        surface=(values[0][0], values[1][0]),
+        semantic=(values[0][1], values[1][1]),
+        theta_pos=_threshold(ipw.theta_pos, cosines[0], ipw.theta_pos_quantile, 1.0),
+        theta_neg=_threshold(ipw.theta_neg, cosines[1], ipw.theta_neg_quantile, -1.0),
+    )
+
+
+def _threshold(given: float | None, cosines: list[float], quantile: float, empty: float) -> float:
+    if given is not None:
+        return given
+    return float(np.quantile(cosines, quantile)) if cosines else empty

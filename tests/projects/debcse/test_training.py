@@ -1,0 +1,356 @@
+"""Loss, batches, two processes, resume, and training as the commands drive it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from common.config import UserError
+from common.data.module import ContrastiveData, identity
+from common.data.samplers import SeededBatchSampler
+from common.engine import Workspace
+from common.engine import checkpoint as ckpt
+from common.engine.check import inspect
+from common.engine.run import train
+from common.engine.sentences import build_encoder
+from projects.debcse import build
+from projects.debcse.config import MethodConfig
+from projects.debcse.data import corpus, nli_sentences, twin_views
+from projects.debcse.evaluate import frequency_cosine, partial_correlation
+from projects.debcse.module import DebCSE, Objective
+from projects.debcse.stages import scorer_path
+from projects.debcse.tasks import mine_pairs, report_pairs
+from tests.projects.debcse.conftest import config, tiny_scorer
+from tests.projects.debcse.workers import three_steps, triplet_views
+from tests.unit.losses.golden import assert_close, grad_norm, load, sentences
+
+CASES = [c for c in load("simcse")["cases"] if c["mlm_weight"] is None and not c["mlp"]]
+
+
+def weights(run, stage="train"):
+    """State of a finished stage."""
+    final = ckpt.finished(run / "checkpoints" / stage)
+    assert final is not None
+    return ckpt.load(final)["state_dict"]
+
+
+def same_weights(left, right):
+    names = [name for name in left if name.startswith("encoder.")]
+    assert names
+    return all(torch.equal(left[name], right[name]) for name in names)
+
+
+# -- loss ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_item_12_loss_is_simcse_s_on_the_triplets(case):
+    """Checklist 12: golden values of SimCSE's released loss, value and gradients, in float64."""
+    h = sentences(case["B"], case["S"], case["d"])
+    alpha = float(np.exp(case["hard_negative_logit_weight"]))
+    objective = Objective(MethodConfig(temperature=case["temperature"], hard_weight=alpha))
+    out = objective(*h.unbind(1))
+    out.loss.backward()
+    wanted = case["outputs"]
+    assert_close(out.loss, wanted["loss"])
+    gradient = h.grad
+    assert_close(gradient[:, 0].norm(), wanted["grad_norm_anchor"])
+    assert_close(gradient[:, 1].norm(), wanted["grad_norm_positive"])
+    if case["S"] == 3:
+        assert_close(gradient[:, 2].norm(), wanted["grad_norm_hard_negative"])
+    assert float(grad_norm(h)) > 0
+
+
+def test_loss_by_the_sheet_s_formula():
+    """Positive in the denominator, all negatives of the batch; a wrong denominator differs."""
+    z = torch.nn.functional.normalize(sentences(5, 3, 8).detach(), dim=2)
+    a, p, n = z.unbind(1)
+    e_p, e_n = (a @ p.T / 0.5).exp(), (a @ n.T / 0.5).exp()
+    wanted = -(e_p.diag() / (e_p + e_n).sum(1)).log().mean()
+    found = Objective(MethodConfig(temperature=0.5))(a, p, n).loss
+    assert_close(found, wanted)
+    without = -(e_p.diag() / (e_p.sum(1) - e_p.diag() + e_n.sum(1))).log().mean()
+    assert abs(float(found - without)) > 1e-3
+
+
+def test_twin_term_adds_half_a_loss():
+    a, p, n, t = sentences(5, 4, 8).detach().unbind(1)
+    plain, extra = Objective(MethodConfig()), Objective(MethodConfig(twin_weight=0.5))
+    wanted = plain(a, p, n).loss + 0.5 * plain(a, t, n).loss
+    assert_close(extra(a, p, n, t).loss, wanted)
+
+
+def test_gradient_reaches_every_parameter_through_all_views():
+    torch.manual_seed(0)
+    cfg = config("method.twin_weight=0.5")
+    module = DebCSE(cfg, build_encoder(cfg.model))
+    views = triplet_views("method.twin_weight=0.5")
+    batch = views[[(i, 0) for i in range(6)]]
+    assert len(batch["input_ids"]) == 4 * 6
+    terms = module.losses(batch)
+    terms["loss"].backward()
+    assert all(torch.isfinite(v).all() for v in terms.values())
+    untouched = {
+        n for n, p in module.named_parameters() if p.grad is None or not p.grad.abs().sum()
+    }
+    assert not {n for n in untouched if "token_type" not in n and "position" not in n}
+    assert module.negatives_per_query(8) == 15
+
+
+# -- batches -------------------------------------------------------------------------------------
+
+
+def test_batches_are_anchor_positive_negative():
+    views = triplet_views()
+    keys = [(3, 1), (17, 2), (8, 1)]
+    batch = views[keys]
+    anchors, epochs = np.array(keys).T
+    draws = views.sampler.draw(anchors, epochs)
+    places = [*anchors, *draws.ids[:, 0], *draws.ids[:, 1]]
+    for row, mask, place in zip(batch["input_ids"], batch["attention_mask"], places, strict=True):
+        single = views.tokenizer(views_text(place), max_length=16, truncation=True)["input_ids"]
+        assert row[mask.bool()].tolist() == single
+    assert batch["ids"].tolist() == anchors.tolist()
+    np.testing.assert_allclose(batch["surface"].numpy(), draws.surface, rtol=1e-6)
+
+
+def views_text(i):
+    return f"word{i} and {'so on ' * (i % 4)}"
+
+
+def test_item_9_batches_do_not_depend_on_workers_or_ranks():
+    """Checklist 9: two loader processes, and two ranks together, give the same rows."""
+    views = triplet_views()
+
+    def batches(workers, rank=0, world=1):
+        sampler = SeededBatchSampler(
+            len(views), 8 // world, 0, rank=rank, world_size=world, num_batches=12
+        )
+        return list(DataLoader(views, sampler=sampler, batch_size=None, num_workers=workers, collate_fn=identity))  # fmt: skip
+
+    plain, parallel = batches(0), batches(2)
+    for a, b in zip(plain, parallel, strict=True):
+        assert all(torch.equal(a[k], b[k]) or k in ("surface", "semantic") for k in a)
+    halves = [batches(0, rank, 2) for rank in range(2)]
+    for whole, *parts in zip(plain, *halves, strict=True):
+        assert whole["ids"].tolist() == [i for part in parts for i in part["ids"].tolist()]
+        drawn = torch.cat([part["surface"] for part in parts])
+        torch.testing.assert_close(drawn, whole["surface"], equal_nan=True)
+
+
+def test_two_processes_equal_one(two_ranks):
+    """Weights after three steps of drawn triplets with a twin term."""
+    wanted = three_steps(distributed=False)
+    for state in two_ranks.run(three_steps, distributed=True):
+        for name, value in wanted.items():
+            torch.testing.assert_close(
+                state[name], value, rtol=1e-9, atol=1e-11, equal_nan=True, msg=name
+            )
+
+
+def test_nli_sentences_come_without_labels(monkeypatch):
+    """Checklist 17: other labels, the same corpus."""
+    import projects.debcse.data as data
+
+    rows = [(f"premise {i}", f"hypothesis {i}", "entailment") for i in range(20)]
+    monkeypatch.setattr(data, "load_nli_pairs", lambda root, split: rows)
+    first = nli_sentences(None, 30, 0)
+    rows[:] = [(a, b, "contradiction") for a, b, _ in rows]
+    assert nli_sentences(None, 30, 0) == first
+    assert nli_sentences(None, 30, 1) != first
+    assert len(set(first)) == 30
+    with pytest.raises(UserError, match="there are 40"):
+        nli_sentences(None, 41, 0)
+
+
+def test_augmented_views_drop_words():
+    """Checklist 18: the word-level augmentation baseline."""
+    cfg = config("ipw.positives=augmented", "ipw.negatives=none", "ipw.word_drop_prob=0.5")
+    tokenizer = build_encoder(cfg.model).tokenizer
+    texts = [" ".join(f"w{i}{j}" for j in range(12)) for i in range(8)]
+    batch = twin_views(cfg, tokenizer, texts)[[(i, 0) for i in range(8)]]
+    plain = twin_views(config("ipw.positives=self", "ipw.negatives=none"), tokenizer, texts)
+    whole = plain[[(i, 0) for i in range(8)]]
+    lengths = batch["attention_mask"].sum(1), whole["attention_mask"].sum(1)
+    assert (lengths[0] <= lengths[1]).all()
+    assert lengths[0].sum() < 0.8 * lengths[1].sum()
+    assert batch["input_ids"][:8].tolist() != batch["input_ids"][8:].tolist()
+
+
+# -- training ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def full_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("full")
+    return train("debcse", "smoke", [f"runs_dir={folder}", "run_id=full"])
+
+
+def test_item_13_diagnostics_are_logged(full_run):
+    """Checklist 13, 10, 16: per step, in the metrics, as figure and examples."""
+    log = (full_run / "metrics.csv").read_text(encoding="utf-8")
+    for side in ("positive", "negative"):
+        for name in ("surface", "semantic", "fallback", "effective"):
+            assert f"train/{side}_{name}" in log
+    metrics = json.loads((full_run / "metrics.json").read_text(encoding="utf-8"))
+    names = {
+        "theta_pos", "theta_neg", "positive_fallback_rate", "negative_fallback_rate",
+        "positive_effective", "positive_length_difference", "frequency_cosine",
+        "untrained_frequency_cosine", "surface_low_spearman", "surface_high_spearman",
+        "surface_partial_correlation", "positive_surface_distance", "negative_semantic_distance",
+    }  # fmt: skip
+    assert names <= metrics.keys()
+    assert (full_run / "plots/pairs.png").exists()
+    rows = json.loads((full_run / "gallery/drawn pairs/gallery.json").read_text(encoding="utf-8"))
+    assert rows
+    assert "positive (surface" in rows[0]["results"][0]["item"]["text"]
+
+
+def test_item_7_scorer_is_no_part_of_the_trained_module(full_run):
+    """Checklist 7: its weights are those of its own stage; the trained ones differ."""
+    scorer, trained = weights(full_run, "scorer"), weights(full_run)
+    assert scorer.keys() == trained.keys()
+    assert not same_weights(scorer, trained)
+    (kept,) = (full_run.parents[1] / "offline").glob("scorer-*.ckpt")
+    assert same_weights(ckpt.load(kept)["state_dict"], scorer)
+
+
+def test_scorer_is_the_arm_without_sampling_and_is_reused(full_run, tmp_path):
+    """Equal seed and settings: bit-identical; a later run loads it and draws the same."""
+    plain = ["ipw.positives=self", "ipw.negatives=none"]
+    alone = train("debcse", "smoke", [f"runs_dir={tmp_path}", "run_id=alone", *plain])
+    assert same_weights(weights(alone), weights(full_run, "scorer"))
+    again = train("debcse", "smoke", [f"runs_dir={tmp_path}", "run_id=again"])
+    assert not (again / "checkpoints/scorer").exists()
+    assert same_weights(weights(again), weights(full_run))
+    metrics = json.loads((alone / "metrics.json").read_text(encoding="utf-8"))
+    assert "frequency_cosine" in metrics  # checklist 16: SimCSE has the diagnostics too
+    assert "positive_surface" not in metrics
+
+
+def test_scorer_belongs_to_seed_and_training_settings():
+    paths = [
+        scorer_path(config(*words))
+        for words in ([], ["seed=1"], ["optim.lr=0.5"], ["trainer.max_steps=9"], ["data.limit=32"])
+    ]
+    assert len(set(paths)) == 5
+    assert scorer_path(config("ipw.surface=false", "pool.pos_k=3")) == paths[0]
+
+
+def test_item_1_self_pools_without_negatives_are_unsupervised_simcse(tmp_path):
+    """Checklist 1: bit-identical training; with neighbours in the pool it is another one."""
+    scorer = tiny_scorer(tmp_path / "scorer")
+    words = [
+        f"runs_dir={tmp_path}",
+        f"scorer.model={scorer}",
+        "ipw.negatives=none",
+        "eval.untrained=false",
+    ]
+    only_self = ["pool.pos_k=0", "pool.repetition=false"]
+    twins = train("debcse", "smoke", [*words, "run_id=simcse", "ipw.positives=self"])
+    reduced = train("debcse", "smoke", [*words, "run_id=self", *only_self])
+    wider = train("debcse", "smoke", [*words, "run_id=wide"])
+    assert same_weights(weights(reduced), weights(twins))
+    assert not same_weights(weights(wider), weights(twins))
+
+
+def test_item_18_augmented_baseline_trains_and_paper_reports_seven_sets(tmp_path):
+    """Checklist 18: word-level augmentation in the same program; the paper's seven STS sets."""
+    words = [f"runs_dir={tmp_path}", "ipw.positives=augmented", "ipw.negatives=none"]
+    run = train("debcse", "smoke", [*words, "eval.untrained=false"])
+    assert (run / "metrics.json").exists()
+    assert len(config(name="paper").eval.sets) == 7
+
+
+def test_resume_is_bit_identical(full_run, tmp_path):
+    """Two of four steps, then the rest: equal weights, draws from the cache."""
+    words = [f"runs_dir={tmp_path}", "run_id=r", "trainer.keep_checkpoints=5"]
+    run = train("debcse", "smoke", words)
+    folder = run / "checkpoints/train"
+    middle = ckpt.load(folder / "step-00000002.ckpt")["state_dict"]
+    for name in ("step-00000004.ckpt", "finished.json", "best.ckpt"):
+        (folder / name).unlink()
+    assert train("debcse", "smoke", [*words, "resume=r"]) == run
+    last = ckpt.load(folder / "step-00000004.ckpt")["state_dict"]
+    whole = ckpt.load(full_run / "checkpoints/train/step-00000004.ckpt")["state_dict"]
+    assert same_weights(last, whole)
+    assert not same_weights(middle, whole)
+    torch.testing.assert_close(last["record.drawn"], whole["record.drawn"])
+
+
+def test_item_17_report_and_mining_tasks(full_run, tmp_path):
+    """Checklist 17: one command each; a missing scorer is said."""
+    cfg = config(f"runs_dir={full_run.parents[2]}")
+    workspace = Workspace(tmp_path / "pairs", "debcse", "smoke")
+    found = report_pairs(cfg, workspace)
+    assert list(found) == ["uniform", "surface_only", "semantic_only", "ipw"]
+    for row in found.values():
+        assert {"positive_surface_distance", "negative_length_ratio_distance"} <= row.keys()
+    assert found["ipw"]["positive_surface"] <= found["semantic_only"]["positive_surface"]
+    assert "| metric | uniform |" in (workspace.path / "pairs.md").read_text(encoding="utf-8")
+    assert (workspace.path / "plots/pairs ipw.png").exists()
+    path = mine_pairs(cfg, workspace)
+    rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == len(corpus(cfg))
+    assert rows[0].keys() == {"id", "anchor", "positive", "negative"}
+    with pytest.raises(UserError, match="no trained scorer"):
+        mine_pairs(config(f"runs_dir={tmp_path}"), workspace)
+    with pytest.raises(UserError, match="nothing to mine"):
+        mine_pairs(config("ipw.positives=self", "ipw.negatives=none"), workspace)
+
+
+def test_export_keeps_the_embeddings(full_run, tmp_path):
+    cfg = config()
+    experiment = build(cfg)
+    module = experiment.plan().module().eval()
+    module.load_state_dict(weights(full_run))
+    experiment.export(module, tmp_path)
+    again = experiment.load_export(tmp_path).eval()
+    before, after = experiment.embed(module), experiment.embed(again)
+    torch.testing.assert_close(before["embeddings"], after["embeddings"])
+
+
+@pytest.mark.parametrize(("name", "negatives"), [("paper", "127"), ("paper_simcse", "63")])
+def test_check_builds_the_paper_s_model_and_names_what_is_missing(name, negatives, tmp_path):
+    rows = inspect("debcse", name, [f"data.root={tmp_path}"])
+    assert rows["negatives per query"] == negatives
+    assert rows["samples"] == "1,000,000"
+    assert any("MISSING" in value for value in rows.values())
+
+
+def test_data_module_buckets_by_the_anchor_s_length():
+    views = triplet_views()
+    assert views.lengths.shape == (40,)
+    data = ContrastiveData(views, batch_size=8, seed=0, lengths=views.lengths, bucket_batches=5)
+    batch = data.train_set[[(0, 0), (1, 0)]]
+    assert batch["ids"].tolist() == [0, 1]
+
+
+# -- diagnostics ---------------------------------------------------------------------------------
+
+
+def test_partial_correlation_sees_what_the_third_variable_does_not_explain():
+    rng = np.random.default_rng(0)
+    gold, noise = rng.random(2000), rng.random((2, 2000))
+    explained = partial_correlation(gold + 0.5 * noise[0], gold + 0.5 * noise[1], gold)
+    shared = partial_correlation(
+        gold + 0.5 * noise[0], gold + 0.5 * noise[0] + 0.1 * noise[1], gold
+    )
+    assert abs(explained) < 0.06
+    assert shared > 0.8
+    assert partial_correlation(gold, noise[0], gold) == 0.0
+
+
+def test_item_16_frequency_cosine_sees_the_bias():
+    """Checklist 16: 1 without a bias, lower where rare words have a direction of their own."""
+    texts = [f"{'rare' if i < 30 else 'common'} t{i}" for i in range(90)]
+    counts = {"rare": 1, "common": 500}
+    rng = torch.Generator().manual_seed(0)
+    even = torch.ones(90, 4) + 0.01 * torch.randn(90, 4, generator=rng)
+    biased = even.clone()
+    biased[:30, 0] -= 2
+    assert frequency_cosine(even, texts, counts) > 0.99
+    assert frequency_cosine(biased, texts, counts) < 0.9
