@@ -1,0 +1,60 @@
+"""Mirror-BERT: raw strings mirrored into lexical and sentence encoders (Liu et al., EMNLP 2021)."""
+
+from typing import TYPE_CHECKING
+
+from projects.mirror_bert.config import Config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from common.encoders.sentence import SentenceEncoder
+    from common.engine import ContrastiveModule, Experiment, Stage, Workspace
+
+__all__ = ["Config", "build"]
+
+
+def build(cfg: Config) -> "Experiment":
+    """The experiment of a config; heavy imports happen here."""
+    from dataclasses import replace
+
+    from common.engine.sentences import build_encoder, sentence_experiment, train_stage
+    from common.export.transformers import load_transformers, save_transformers
+    from projects.mirror_bert.data import mirror_views, num_samples
+    from projects.mirror_bert.evaluate import evaluate_more
+    from projects.mirror_bert.module import MirrorBERT
+
+    def make_module(encoder: "SentenceEncoder") -> MirrorBERT:
+        return MirrorBERT(cfg, encoder)
+
+    def stages() -> "Iterator[Stage]":
+        encoder = build_encoder(cfg.model)
+        stage = train_stage(cfg, make_module(encoder), mirror_views(cfg, encoder.tokenizer))
+        yield replace(stage, monitor=None)  # the last weights count
+
+    experiment = sentence_experiment(
+        cfg,
+        make_module,
+        lambda encoder: mirror_views(cfg, encoder.tokenizer),
+        stages=stages,
+        num_samples=lambda: num_samples(cfg),
+    )
+
+    def mirror(module: "ContrastiveModule") -> MirrorBERT:
+        assert isinstance(module, MirrorBERT)
+        return module
+
+    def evaluate(module: "ContrastiveModule", workspace: "Workspace") -> dict[str, float]:
+        metrics = experiment.evaluate(module, workspace)
+        return evaluate_more(cfg, mirror(module), workspace, metrics)
+
+    def export(module: "ContrastiveModule", folder: "Path") -> None:
+        save_transformers(mirror(module).encoder, folder)
+
+    def load_export(folder: "Path") -> MirrorBERT:
+        return make_module(load_transformers(folder))
+
+    if cfg.model.pooling in ("avg", "cls_before_pooler", "last_token"):
+        return replace(experiment, evaluate=evaluate)
+    # poolings that sentence-transformers does not know
+    return replace(experiment, evaluate=evaluate, export=export, load_export=load_export)

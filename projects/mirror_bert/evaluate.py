@@ -1,0 +1,162 @@
+"""Lexical tasks, cosine distributions and learning curve beside the shared STS evaluation."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.data import data_root
+from common.encoders.sentence import SentenceEncoder
+from common.engine import Workspace
+from common.engine.sentences import build_encoder, encoding, sts_set
+from common.engine.tracking import read_metrics
+from common.engine.workspace import read_json
+from common.evaluation import pair_cosine
+from common.evaluation.gallery import retrieval_gallery
+from common.evaluation.sts_protocol import metric_prefix
+from common.evaluation.word_similarity import evaluate_word_similarity, load_word_pairs
+from projects.mirror_bert.config import Config
+from projects.mirror_bert.lexicon import Encode, TitleSearch, evaluate_titles, title_search
+from projects.mirror_bert.module import MirrorBERT
+
+LEVEL_SCORE = "level_score"
+_CURVES = {"val/sts_spearman": "STS dev Spearman", "val/esco_recall_at_1": "ESCO dev Recall@1"}
+
+
+def evaluate_more(
+    cfg: Config, module: MirrorBERT, workspace: Workspace, metrics: Mapping[str, float]
+) -> dict[str, float]:
+    """Metrics of the shared evaluation and what this project adds.
+
+    Added: ``esco_*`` (alternative -> preferred job title), ``<file>_spearman`` of word pairs, the
+    same of the untrained encoder, ``level_score`` (the test metric of the level that was trained,
+    by which arms of both levels are compared) and ``train_seconds``.
+    """
+    found = dict(metrics)
+    with encoding(cfg, module.encoder) as encode:
+        found |= lexical(cfg, encode, workspace)
+        after = random_pair_cosines(cfg, encode)
+    if cfg.eval.untrained:
+        with encoding(cfg, untrained_encoder(cfg, module)) as encode:
+            before = random_pair_cosines(cfg, encode)
+            found |= {f"untrained_{k}": v for k, v in lexical(cfg, encode).items()}
+        workspace.figure("cosines", cosine_figure(before, after))
+    found = {k: v for k, v in found.items() if not (k[:10] == "untrained_" and k[-7:] == "_chance")}
+    own = f"{metric_prefix(cfg.eval.sets[0])}_spearman"
+    own = "esco_recall_at_1" if cfg.eval.level == "lexical" else own
+    found[LEVEL_SCORE] = found[own]
+    save_level_items(workspace, own)
+    if module.train_seconds:
+        found["train_seconds"] = module.train_seconds
+    if (curve := curve_figure(workspace.path / "metrics.csv")) is not None:
+        workspace.figure("steps", curve)
+    return found
+
+
+def untrained_encoder(cfg: Config, module: MirrorBERT) -> SentenceEncoder:
+    """The encoder as it was before training, on the device of the module."""
+    with torch.random.fork_rng():
+        torch.manual_seed(cfg.seed)
+        raw = build_encoder(cfg.model)
+    return raw.to(next(module.parameters()).device)
+
+
+def lexical(cfg: Config, encode: Encode, workspace: Workspace | None = None) -> dict[str, float]:
+    """Title retrieval and word similarity; with a workspace also items and gallery.
+
+    Raises:
+        UserError: a file of word pairs is missing.
+    """
+    metrics: dict[str, float] = {}
+    if cfg.eval.titles != "none":
+        task = title_search(cfg.data.root, cfg.eval.titles, cfg.eval.num_titles)
+        metrics, hits = evaluate_titles(encode, task)
+        if workspace is not None:
+            workspace.items("esco_recall_at_1", hits)
+            workspace.gallery("job titles", title_gallery(encode, task))
+    if cfg.eval.word_pairs:
+        sets = {Path(name).stem: word_set(cfg, name) for name in cfg.eval.word_pairs}
+        metrics |= evaluate_word_similarity(encode, sets)[0]
+    return metrics
+
+
+def word_set(cfg: Config, name: str) -> Any:
+    """Word pairs of a file below the data root (or of an absolute path)."""
+    path = data_root(cfg.data.root) / Path(name).expanduser()
+    first, second, score = cfg.eval.word_columns
+    delimiter = "," if path.suffix == ".csv" else "\t"
+    return load_word_pairs(
+        path, first=first, second=second, score=score, subset=None, delimiter=delimiter
+    )
+
+
+def title_gallery(encode: Encode, task: TitleSearch) -> list[dict[str, Any]]:
+    """Best preferred titles of a few alternative ones."""
+    picked = range(0, len(task.queries), max(1, len(task.queries) // 8))
+    queries = [task.queries[i] for i in picked]
+    scores = F.normalize(encode(queries), dim=1) @ F.normalize(encode(task.gallery), dim=1).T
+    right = [task.relevant[i][0] for i in picked]
+    return retrieval_gallery(scores, queries, task.gallery, right)
+
+
+def random_pair_cosines(cfg: Config, encode: Encode) -> Tensor:
+    """Cosines of unrelated texts, (N,): every first sentence of the STS set with another's second.
+
+    The partner is the one half the set away.
+    """
+    pairs = sts_set(cfg, cfg.eval.sets[0])
+    second = encode(pairs.second)
+    return pair_cosine(encode(pairs.first), second.roll(len(second) // 2, dims=0))
+
+
+def save_level_items(workspace: Workspace, metric: str) -> None:
+    """Keep the items of the level's metric under the name by which arms are compared."""
+    items = read_json(workspace.folder("items") / f"{metric}.json")
+    if isinstance(items, dict):
+        workspace.rank_items(LEVEL_SCORE, items["predicted"], items["gold"])
+    else:
+        workspace.items(LEVEL_SCORE, items)
+
+
+def cosine_figure(before: Tensor, after: Tensor) -> Any:
+    """Distribution of the cosines of unrelated texts before and after training."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 3))
+    axes = figure.subplots()
+    for name, values in (("before", before), ("after", after)):
+        label = f"{name}: mean {float(values.mean()):.2f}"
+        axes.hist(values.tolist(), bins=40, range=(-0.5, 1.0), alpha=0.6, label=label)
+    axes.set_xlabel("cosine of unrelated texts")
+    axes.set_ylabel("pairs")
+    axes.legend()
+    return figure
+
+
+def curve_figure(path: Path) -> Any:
+    """Development scores against the number of steps; None if the run did not validate.
+
+    A validation is logged with the index of the last step, which counts from 0.
+    """
+    from matplotlib.figure import Figure
+
+    curves = read_metrics(path) if path.is_file() else {}
+    curves = {
+        label: points
+        for key, label in _CURVES.items()
+        for name, points in curves.items()
+        if name.endswith(f"/{key}")
+    }
+    if not curves:
+        return None
+    figure = Figure(figsize=(4.5, 3))
+    axes = figure.subplots()
+    for label, points in curves.items():
+        steps, values = zip(*sorted(points), strict=True)
+        axes.plot([step + 1 for step in steps], values, marker="o", label=label)
+    axes.set_xlabel("optimiser steps")
+    axes.legend()
+    return figure

@@ -1,0 +1,59 @@
+"""Configs, encoders, golden inputs and batches for the tests of Mirror-BERT."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.config import load
+from common.engine.sentences import build_encoder
+from projects.mirror_bert.config import Config
+from projects.mirror_bert.data import mirror_views
+from projects.mirror_bert.module import MirrorBERT
+from tests.distributed.pool import Pool
+
+GOLDEN = json.loads(
+    (Path(__file__).parents[2] / "golden/mirror_bert.json").read_text(encoding="utf-8")
+)
+NO_NOISE = ("model.dropout=0.0", "model.drop_head=0.0")
+PADDED = ("model.pooling=avg_all", "model.max_length=32")
+
+
+@pytest.fixture(scope="session")
+def two_ranks() -> Iterator[Pool]:
+    """Two gloo processes for all tests of the project."""
+    pool = Pool(2)
+    yield pool
+    pool.close()
+
+
+def config(*overrides: str, name: str = "smoke") -> Config:
+    """A config of the project with overrides."""
+    return load(Config, "mirror_bert", name, overrides)
+
+
+def module_of(cfg: Config) -> MirrorBERT:
+    """Module with seeded weights."""
+    torch.manual_seed(0)
+    return MirrorBERT(cfg, build_encoder(cfg.model))
+
+
+def batch(cfg: Config, module: MirrorBERT, rows: int = 8) -> dict[str, Tensor]:
+    """The first strings of the training set, first epoch."""
+    views = mirror_views(cfg, module.encoder.tokenizer)
+    return dict(views[[(index, 0) for index in range(rows)]])
+
+
+def golden_views(case: dict) -> tuple[Tensor, Tensor]:
+    """The two views of a golden case (float64 leaves that want gradients)."""
+    size, dim = case["B"], case["d"]
+    b = torch.arange(size, dtype=torch.float64)[:, None]
+    j = torch.arange(dim, dtype=torch.float64)
+    views = []
+    for s in range(2):
+        wave = torch.sin(1 + (b * 2 + s) * dim + j) * (1 + 0.1 * s) + 0.3 * torch.cos(b + 0.5 * j)
+        views.append(wave.requires_grad_())
+    return views[0], views[1]

@@ -1,0 +1,206 @@
+"""The experiment as the commands drive it: steps, evaluation, export, resume, configs, arms."""
+
+import json
+
+import pytest
+import torch
+
+from common.config import ROOT, UserError, load
+from common.data import read_jsonl, write_jsonl
+from common.engine import checkpoint as ckpt
+from common.engine.check import count_steps, inspect
+from common.engine.compare import read_comparison
+from common.engine.run import train
+from common.engine.sentences import build_encoder
+from common.engine.tracking import read_metrics
+from common.export.transformers import load_transformers
+from projects.mirror_bert import build
+from projects.mirror_bert.config import Config
+from projects.mirror_bert.module import MirrorBERT
+from tests.projects.mirror_bert.conftest import PADDED, config, module_of
+
+ENCODER = ROOT / "data/models/text-encoder"
+PAPER = ("paper", "paper_drophead", "paper_roberta", "paper_roberta_drophead", "paper_word")
+
+
+def metrics_of(run):
+    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def lexical_run(tmp_path_factory):
+    """Job titles and words through the whole engine, with validation; a part of the bundled sets."""
+    folder = tmp_path_factory.mktemp("lexical")
+    for name, count in (("esco-occupations/occupations", 150), ("wordnet/synsets", 400)):
+        rows = read_jsonl(ROOT / f"data/{name}.jsonl.gz")[:count]
+        (folder / name).parent.mkdir()
+        write_jsonl(folder / f"{name}.jsonl.gz", rows)
+    pairs = folder / "pairs.csv"
+    rows = ["word1,word2,score", "cup,mug,9", "cup,moon,1", "car,cart,5", "sun,son,2"]
+    pairs.write_text("\n".join(rows), encoding="utf-8")
+    words = ["data.source=lexicon", "data.limit=400", "eval.level=lexical", "eval.titles=test",
+             "eval.num_titles=50", "method.temperature=0.2", "trainer.val_every_n_steps=3",
+             f"eval.word_pairs=[{pairs}]", "eval.word_columns=[word1,word2,score]"]  # fmt: skip
+    words += ["eval.sets=[stsb-dev]", f"data.root={folder}"]
+    return train("mirror_bert", "smoke", [f"runs_dir={folder}", *words])
+
+
+def test_checklist_14_one_trainer_for_words_and_lexical_scores_from_any_pair_file(lexical_run):
+    """Checklist 14: the word level is a data source; similarity is Spearman on a file of pairs."""
+    metrics = metrics_of(lexical_run)
+    assert -1 <= metrics["pairs_spearman"] <= 1
+    assert {"untrained_pairs_spearman", "stsb_dev_spearman"} <= metrics.keys()
+    assert metrics["level_score"] == metrics["esco_recall_at_1"]
+    items = json.loads((lexical_run / "items/level_score.json").read_text(encoding="utf-8"))
+    assert len(items) == 50
+    assert sum(items) / 50 == pytest.approx(metrics["esco_recall_at_1"])
+    assert (lexical_run / "gallery/job titles/gallery.json").exists()
+
+
+def test_checklist_15_time_is_logged_and_quality_plotted_against_steps(lexical_run):
+    """Checklist 15: seconds of the fit; development scores at the validated steps."""
+    assert metrics_of(lexical_run)["train_seconds"] > 0
+    curves = read_metrics(lexical_run / "metrics.csv")
+    for name in ("val/sts_spearman", "val/esco_recall_at_1"):
+        (points,) = (p for key, p in curves.items() if key.endswith(name))
+        assert [step for step, _ in points] == [2, 5]  # counted from 0
+    assert (lexical_run / "plots/steps.png").exists()
+    assert not (lexical_run / "checkpoints/train/best.ckpt").exists()  # the last weights count
+
+
+def test_checklist_16_anisotropy_before_and_after(lexical_run):
+    """Checklist 16: mean cosine of both encoders, and the two distributions as a figure."""
+    metrics = metrics_of(lexical_run)
+    assert {"mean_cosine", "untrained_mean_cosine"} <= metrics.keys()
+    assert metrics["mean_cosine"] != metrics["untrained_mean_cosine"]
+    assert (lexical_run / "plots/cosines.png").exists()
+
+
+def test_checklist_16_one_compare_file_has_every_analysis():
+    """Checklist 16: each perturbation alone, both, random weights; at both levels."""
+    spec = read_comparison("mirror_bert")
+    cfg = {arm: load(Config, "mirror_bert", spec.base, [f"{k}={v}" for k, v in o.items()])
+           for arm, o in spec.arms.items()}  # fmt: skip
+    noise = {arm: (c.model.dropout > 0, c.augment.span_chars > 0) for arm, c in cfg.items()}
+    for level in ("", "_words"):
+        assert noise[f"dropout{level}"] == (True, False)
+        assert noise[f"span_mask{level}"] == (False, True)
+        assert noise[f"both{level}"] == noise[f"random_both{level}"] == (True, True)
+        assert cfg[f"random_both{level}"].model.random_init
+        assert cfg[f"raw{level}"].optim.lr < 1e-20
+    trained = {(c.trainer.max_steps, c.data.limit, c.data.batch_size, c.optim.lr)
+               for arm, c in cfg.items() if not arm.startswith("raw")}  # fmt: skip
+    assert len(trained) == 1
+    assert {"mean_cosine", "untrained_mean_cosine"} <= set(spec.also)
+
+
+def test_the_raw_arm_moves_no_weight(tmp_path):
+    encoder = module_of(config()).encoder
+    encoder.tower.model.save_pretrained(tmp_path / "encoder")
+    encoder.tokenizer.save_pretrained(tmp_path / "encoder")
+    words = [
+        f"runs_dir={tmp_path}",
+        f"model.pretrained={tmp_path / 'encoder'}",
+        "model.config=null",
+    ]
+    raw = [*words, "optim.lr=1.0e-30", "trainer.max_steps=1"]
+    metrics = metrics_of(train("mirror_bert", "smoke", raw))
+    for name in ("stsb_test_spearman", "mean_cosine"):
+        assert metrics[name] == pytest.approx(metrics[f"untrained_{name}"], abs=1e-9)
+    trained = metrics_of(train("mirror_bert", "smoke", words))
+    assert abs(trained["mean_cosine"] - trained["untrained_mean_cosine"]) > 1e-3
+
+
+def test_checklist_9_fifty_steps_an_epoch_at_a_constant_rate(tmp_path):
+    """Checklist 9: 10,000 strings in batches of 200, incomplete batches dropped, constant rate."""
+    lines = [f"string {i}" for i in range(10_000)]
+    (tmp_path / "mirror_bert").mkdir()
+    for name in ("sts_train_10k.txt", "en_top10k_words.txt"):
+        (tmp_path / "mirror_bert" / name).write_text("\n".join(lines), encoding="utf-8")
+    for name, steps in (("paper", 50), ("paper_word", 100)):
+        cfg = config(f"data.root={tmp_path}", name=name)
+        assert count_steps(cfg, len(lines), cfg.data.batch_size) == steps
+        assert count_steps(cfg, len(lines) + 199, cfg.data.batch_size) == steps
+        assert (cfg.optim.schedule, cfg.optim.warmup_steps) == ("constant", 0)
+    run = train("mirror_bert", "smoke", [f"runs_dir={tmp_path}", "optim.lr=2.0e-5"])
+    curves = read_metrics(run / "metrics.csv")
+    (rates,) = (points for key, points in curves.items() if key.endswith("train/lr"))
+    assert [rate for _, rate in rates] == [2e-5] * 6
+
+
+def test_weight_decay_reaches_all_parameters():
+    """No exclusions, as in the official code."""
+    module = module_of(config())
+    (group,) = module.parameter_groups()
+    assert group["weight_decay"] == 0.01
+    assert len(group["params"]) == len(list(module.parameters()))
+
+
+@pytest.mark.parametrize("overrides", [(), PADDED])
+def test_export_keeps_the_embeddings(overrides, tmp_path):
+    """sentence-transformers' format, or that of transformers where padding counts."""
+    cfg = config(*overrides)
+    experiment, module = build(cfg), module_of(cfg).eval()
+    with torch.inference_mode():
+        experiment.export(module, tmp_path)
+        before = experiment.embed(module)["embeddings"]
+        again = experiment.load_export(tmp_path).eval()
+        after = experiment.embed(again)["embeddings"]
+    assert isinstance(again, MirrorBERT)
+    torch.testing.assert_close(before, after)
+    if overrides:
+        assert load_transformers(tmp_path).max_length == 32
+    else:
+        assert (tmp_path / "modules.json").exists()
+
+
+def test_resume_is_bit_identical(tmp_path):
+    """Six steps equal three, and three more from the checkpoint, with dropout and DropHead on."""
+    words = [f"runs_dir={tmp_path}", "run_id=r", "trainer.keep_checkpoints=5"]
+    run = train("mirror_bert", "smoke", words)
+    folder = run / "checkpoints/train"
+    last, middle = folder / "step-00000006.ckpt", folder / "step-00000003.ckpt"
+    whole, half = ckpt.load(last)["state_dict"], ckpt.load(middle)["state_dict"]
+    last.unlink()
+    (folder / "finished.json").unlink()
+    assert train("mirror_bert", "smoke", [*words, "resume=r"]) == run
+    again = ckpt.load(last)["state_dict"]
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert not all(torch.equal(whole[name], half[name]) for name in whole)  # the twin
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_check_names_what_a_paper_config_lacks(name, tmp_path):
+    rows = inspect("mirror_bert", name, [f"data.root={tmp_path}"])
+    assert rows["negatives per query"] == "398"
+    assert any("MISSING" in value for value in rows.values())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.pooling=cls", "adds no parameters"),
+        ("model.drop_head=1", r"drop_head must be in \[0, 1\)"),
+        ("method.temperature=0", "temperature must be > 0"),
+        ("data.pairwise=true", "need data.source=file"),
+        ("eval.level=lexical", "needs eval.titles"),
+        ("eval.word_columns=[a]", "names three columns"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(override, message):
+    with pytest.raises(UserError, match=message):
+        config(override)
+
+
+@pytest.mark.skipif(not ENCODER.exists(), reason="needs the bundled text encoder")
+def test_checklist_13_a_short_fit_improves_the_raw_backbone_on_sts_b_dev(tmp_path):
+    """Checklist 13: a fifth of an epoch of the mini config, against the encoder before it."""
+    words = ["trainer.max_steps=20", "data.batch_size=64", "data.limit=1280", "data.max_length=24",
+             "trainer.val_every_n_steps=null", "eval.sets=[stsb-dev]", "eval.titles=none",
+             "data.bucket_batches=20", f"runs_dir={tmp_path}"]  # fmt: skip
+    metrics = metrics_of(train("mirror_bert", "mini", words))
+    assert metrics["stsb_dev_spearman"] > metrics["untrained_stsb_dev_spearman"] + 0.01
+
+
+def test_encoder_of_the_config_has_the_configured_limit():
+    assert build_encoder(config("model.max_length=40").model).max_length == 40
