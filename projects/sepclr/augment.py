@@ -1,0 +1,118 @@
+"""The paper's augmentations: SimCLR's, and rotation, vertical flips, noise, rescaling."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
+
+from common.data.images import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, ImageTransform, Rng
+from common.data.simclr import SimCLRTransform
+from projects.sepclr.config import SepclrData
+
+ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # images are only divided by 255
+
+
+@dataclass(frozen=True)
+class Distorted:
+    """Another transform, then rotation, vertical flip and noise with coins for each image.
+
+    Attributes:
+        inner: gives images in [0, 1].
+        rotation: largest angle in degrees; corners become black.
+        vertical_flip_prob: of turning an image upside down.
+        noise: standard deviation of Gaussian noise.
+    """
+
+    inner: ImageTransform
+    rotation: float = 0.0
+    vertical_flip_prob: float = 0.0
+    noise: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """Height and width of the result."""
+        return self.inner.size
+
+    def batch(self, images: Tensor, rngs: Sequence[Rng] | None = None) -> Tensor:
+        """One view of each image; see `ImageTransform`."""
+        pixels = self.inner.batch(images, rngs)
+        assert rngs is not None
+        return self._distort(pixels, rngs)
+
+    def one(self, image: Image.Image, rng: Rng | None = None) -> Tensor:
+        """One view of a PIL image."""
+        pixels = self.inner.one(image, rng)
+        assert rng is not None
+        return self._distort(pixels[None], [rng])[0]
+
+    def _distort(self, pixels: Tensor, rngs: Sequence[Rng]) -> Tensor:
+        draws = np.stack([rng.random(2) for rng in rngs])
+        if self.rotation > 0:
+            angles = torch.from_numpy(2 * draws[:, 0] - 1) * math.radians(self.rotation)
+            pixels = rotated(pixels, angles.to(pixels.dtype))
+        upside_down = torch.from_numpy(draws[:, 1] < self.vertical_flip_prob)
+        if upside_down.any():
+            pixels = torch.where(upside_down[:, None, None, None], pixels.flip(2), pixels)
+        if self.noise > 0:
+            shape = tuple(pixels.shape[1:])
+            grain = np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in rngs])
+            pixels = pixels + self.noise * torch.from_numpy(grain)
+        return pixels
+
+
+def rotated(pixels: Tensor, angles: Tensor) -> Tensor:
+    """Rotate each image (B, 3, S, S) about its centre by an angle (B,) in radians."""
+    cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
+    maps = torch.stack([cos, -sin, zero, sin, cos, zero], 1).view(-1, 2, 3)
+    grid = affine_grid(maps, list(pixels.shape), align_corners=False)
+    return grid_sample(pixels, grid, align_corners=False)
+
+
+@dataclass(frozen=True)
+class Rescaled:
+    """Another transform, then ImageNet's moments, then each image to [0, 1]."""
+
+    inner: ImageTransform
+
+    @property
+    def size(self) -> int:
+        """Height and width of the result."""
+        return self.inner.size
+
+    def batch(self, images: Tensor, rngs: Sequence[Rng] | None = None) -> Tensor:
+        """See `ImageTransform`."""
+        return rescaled(self.inner.batch(images, rngs))
+
+    def one(self, image: Image.Image, rng: Rng | None = None) -> Tensor:
+        """See `ImageTransform`."""
+        return rescaled(self.inner.one(image, rng)[None])[0]
+
+
+def rescaled(pixels: Tensor) -> Tensor:
+    """Standardise the channels by ImageNet's moments, then each image (B, 3, S, S) to [0, 1]."""
+    mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
+    pixels = (pixels - mean) / std
+    low, high = pixels.amin((1, 2, 3), keepdim=True), pixels.amax((1, 2, 3), keepdim=True)
+    return (pixels - low) / (high - low).clamp(min=1e-6)
+
+
+def train_transform(cfg: SepclrData) -> ImageTransform:
+    """The augmentation of the config."""
+    crop = SimCLRTransform(
+        cfg.image_size, scale=(cfg.crop_scale[0], cfg.crop_scale[1]), flip_prob=cfg.flip_prob,
+        jitter=(cfg.jitter[0], cfg.jitter[1], cfg.jitter[2], cfg.jitter[3]),
+        jitter_prob=cfg.jitter_prob, grey_prob=cfg.grey_prob, mean=ZERO, std=ONE,
+    )  # fmt: skip
+    distorted = Distorted(crop, cfg.rotation, cfg.vertical_flip_prob, cfg.noise)
+    return Rescaled(distorted) if cfg.rescale == "minmax" else distorted
+
+
+def eval_transform(cfg: SepclrData) -> ImageTransform:
+    """Un-augmented images."""
+    plain = EvalTransform(cfg.plain_size, mean=ZERO, std=ONE)
+    return Rescaled(plain) if cfg.rescale == "minmax" else plain

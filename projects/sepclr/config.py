@@ -1,0 +1,130 @@
+"""What can be set in a SepCLR experiment."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from common.config import DataConfig, ExperimentConfig
+
+
+@dataclass
+class SepclrData(DataConfig):
+    """A background and a target set, and the augmentation of their samples."""
+
+    # digits: bundled CIFAR-10 images, scikit-learn's digits added to half of them; volumes: two
+    # folders of 3-D images; the others in their official layouts
+    source: Literal[
+        "synthetic", "digits", "cifar_mnist", "celeba", "chexpert", "odir", "dsprites", "volumes"
+    ] = "digits"
+    train_samples: int = 2400  # of synthetic, digits and dsprites; half are targets
+    test_samples: int = 600
+    folder: str = "volumes"  # of source=volumes, below data.root
+    image_size: int = 16  # side of the training crops in pixels (voxels)
+    eval_size: int | None = None  # side of un-augmented images; None: image_size
+    crop_scale: tuple[float, float] = (0.4, 1.0)  # area of the crop; of volumes its edge
+    flip_prob: float = 0.0
+    vertical_flip_prob: float = 0.0
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)  # of torchvision
+    jitter_prob: float = 0.8
+    grey_prob: float = 0.2
+    rotation: float = 0.0  # largest angle in degrees
+    noise: float = 0.0  # standard deviation of Gaussian noise
+    rescale: Literal["none", "minmax"] = "none"  # minmax: ImageNet moments, then each to [0, 1]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError("data.crop_scale must be an increasing pair in (0, 1]")
+        if self.train_samples % 2 or self.test_samples % 2:
+            raise ValueError("data.train_samples and data.test_samples must be even")
+
+    @property
+    def plain_size(self) -> int:
+        """Side of un-augmented images."""
+        return self.eval_size or self.image_size
+
+
+@dataclass
+class ModelConfig:
+    """Two encoders of one shape, each with its own projector."""
+
+    # convnet (strides), pooled_convnet (max pooling), convnet3d, sprites, or a torchvision ResNet
+    backbone: str = "pooled_convnet"
+    widths: list[int] = field(default_factory=lambda: [24, 48, 96])  # of the conv nets
+    cifar_stem: bool = False  # ResNets: 3x3 stride-1 first convolution, no max pooling
+    pretrained: str = "random"  # see common.encoders.resolve_pretrained
+    rep_dim: int | None = 16  # linear layer on the features; None: the features themselves
+    hidden_dim: int = 64  # of the projectors
+    common_dim: int = 16  # of the projected common code
+    salient_dim: int = 16  # of the projected salient code
+    head_norm: Literal["batch", "none"] = "batch"
+    decoder_widths: list[int] = field(default_factory=lambda: [48, 24, 24])  # objective=vae
+    sync_batchnorm: bool = False  # statistics over all GPUs
+
+
+Leakage = Literal["kjem", "none", "mmd", "correlation", "vclub"]
+
+
+@dataclass
+class MethodConfig:
+    """The objective."""
+
+    # supervised: each salient dimension follows one attribute; simclr: one encoder; vae: cVAE
+    objective: Literal["sepclr", "supervised", "simclr", "vae"] = "sepclr"
+    tau: float = 0.5  # squared bandwidth of all kernels; temperature of simclr
+    common_uniformity: float = 2.0  # weight inside the common term
+    salient_weight: float = 10.0  # beta_t
+    background_weight: float = 10.0  # beta_r, pulls salient codes of the background to 0
+    leakage_weight: float = 10.0  # lambda
+    leakage: Leakage = "kjem"  # what is minimised to make common and salient codes independent
+    attributes: list[str] = field(default_factory=list)  # supervised: factor of each dimension
+    discrete: list[str] = field(default_factory=list)  # those of them that are classes
+    attribute_tau: float = 0.025  # bandwidth on continuous attributes
+    kl_weight: float = 1.0  # vae
+    gather: bool = True  # terms over the samples of all ranks
+
+    def __post_init__(self) -> None:
+        weights = (self.salient_weight, self.background_weight, self.leakage_weight, self.kl_weight)
+        if self.tau <= 0 or self.attribute_tau <= 0 or min(weights) < 0:
+            raise ValueError("method: tau and attribute_tau must be > 0, weights >= 0")
+        if (self.objective == "supervised") != bool(self.attributes):
+            raise ValueError("method.attributes belongs to method.objective=supervised: set both")
+        if not set(self.discrete) <= set(self.attributes):
+            raise ValueError("method.discrete must be a part of method.attributes")
+
+
+@dataclass
+class EvalConfig:
+    """Probes of the frozen codes."""
+
+    split: Literal["test", "dev"] = "test"  # of source=digits; dev: held-out training images
+    batch_size: int = 500  # samples per forward pass
+    balanced: bool = False  # balanced accuracy
+    standardize: bool = True  # probes on features of unit deviation; scikit-learn's default is off
+    domain_from_heads: bool = False  # X-versus-Y probe on projected codes
+    untrained: bool = True  # the same probes on the encoders before training
+
+
+@dataclass
+class Config(ExperimentConfig):
+    """SepCLR experiment."""
+
+    data: SepclrData = field(default_factory=SepclrData)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        volumes = self.data.source == "volumes"
+        if volumes != (self.model.backbone == "convnet3d"):
+            raise ValueError("data.source=volumes needs model.backbone=convnet3d, and only that")
+        if volumes and self.method.objective == "vae":
+            raise ValueError("method.objective=vae decodes images, not volumes")
+        if self.eval.split == "dev" and self.data.source != "digits":
+            raise ValueError("eval.split=dev is a part of data.source=digits")
+        attributes = self.method.attributes
+        if attributes and self.model.salient_dim != len(attributes):
+            raise ValueError(
+                f"model.salient_dim={self.model.salient_dim}, but method.attributes names "
+                f"{len(attributes)}: one dimension for each"
+            )
