@@ -195,7 +195,8 @@ def load_transformer(
             f"pretrained={pretrained!r} does not fill {type(model).__name__}: "
             f"{len(lost)} tensors such as {sorted(lost)[0]} would start at random"
         )
-    return model.train()  # from_pretrained switches dropout off, and Lightning keeps modes
+    model.train()  # from_pretrained switches dropout off, and Lightning keeps modes
+    return model
 
 
 def load_tokenizer(pretrained: str) -> Any:

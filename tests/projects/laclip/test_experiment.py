@@ -9,6 +9,7 @@ from PIL import Image
 
 from common.config import UserError
 from common.engine import Workspace
+from common.engine import checkpoint as ckpt
 from common.engine.run import train
 from projects.laclip import build
 from projects.laclip.evaluate import UNSEEN_TEMPLATES, evaluate, pool_metrics
@@ -163,3 +164,16 @@ def test_training_from_official_files_and_shards(official, tmp_path):
     )  # fmt: skip
     assert list(json.loads((run / "metrics.json").read_text("utf-8"))) == ["logit_scale"]
     assert (run / "metrics.csv").read_text(encoding="utf-8").count("\n") >= 2
+
+
+def test_training_does_not_depend_on_the_loss_backend(tmp_path):
+    """The fused loss trains the weights that the dense reference trains."""
+    weights = []
+    for backend in ("dense", "blocked"):
+        overrides = [f"runs_dir={tmp_path}/{backend}", "run_id=r", f"method.loss_backend={backend}"]
+        run = train("laclip", "smoke", overrides)
+        weights.append(ckpt.load(ckpt.latest(run / "checkpoints/train"))["state_dict"])
+    for name, dense in weights[0].items():
+        torch.testing.assert_close(weights[1][name], dense, rtol=1e-4, atol=1e-6, msg=name)
+    untrained = LaCLIP(config()).state_dict()
+    assert any(not torch.equal(untrained[k], v) for k, v in weights[0].items())
