@@ -43,6 +43,7 @@ class Comparison:
     metric: str = "???"  # primary metric, a key of metrics.json
     direction: Literal["max", "min"] = "max"  # which direction is better
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> dotted overrides
+    shared: dict[str, Any] = field(default_factory=dict)  # overrides of every arm
     claims: list[str] = field(default_factory=list)  # "method > baseline", chains allowed
     default_arms: list[str] = field(default_factory=list)  # empty: all
     also: list[str] = field(default_factory=list)  # further metrics shown in the table
@@ -64,6 +65,7 @@ def read_comparison(project: str) -> Comparison:
         spec: Comparison = OmegaConf.to_object(node)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise UserError(f"configs/{project}/compare.yaml: {error}") from error
+    spec.arms = {arm: {**spec.shared, **own} for arm, own in spec.arms.items()}
     for claim in spec.claims:
         for left, right in pairs(claim):
             for arm in (left, right):
@@ -257,6 +259,7 @@ def summarise(
         "base": spec.base,
         "metric": spec.metric,
         "also": spec.also,
+        "shared": spec.shared,
         "direction": spec.direction,
         "seeds": sorted({run.seed for run in plan}),
         "overrides": list(overrides),
