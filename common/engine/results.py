@@ -45,12 +45,12 @@ def markdown(result: Mapping[str, Any]) -> str:
         lines += ["", result["note"].strip()]
     hardware = result["hardware"]
     alike = [f"{key}={value}" for key, value in result.get("shared", {}).items()]
-    alike += result.get("overrides", [])
+    settings = "".join(f", {item}" for item in [*alike, *result.get("overrides", [])])
     lines += [
         "",
-        f"Mean and standard deviation over seeds {result['seeds']}; config `{result['base']}`, "
-        f"{first_steps(arms)} steps each; {hardware['gpu'] or hardware['cpu']} "
-        f"({hardware['cores']} cores){f', {" ".join(alike)}' if alike else ''}; commit {(result['commit'] or 'unknown')[:10]}"
+        f"Mean and standard deviation over seeds {result['seeds']}; config `{result['base']}`"
+        f"{settings}, {first_steps(arms)} steps each; {hardware['gpu'] or hardware['cpu']} "
+        f"({hardware['cores']} cores); commit {(result['commit'] or 'unknown')[:10]}"
         f"{' with local changes' if result['dirty'] else ''}; {result['date']}.",
     ]
     return "\n".join(lines)
