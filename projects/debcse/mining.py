@@ -77,6 +77,13 @@ def scorer_digest(scorer: SentenceEncoder) -> str:
     return digest.hexdigest()
 
 
+def scorer_pooling(cfg: Config) -> str:
+    """How the scorer pools, which its weights do not say."""
+    if cfg.scorer.model is not None:
+        return cfg.scorer.pooling
+    return "cls_before_pooler" if cfg.model.mlp_only_train else cfg.model.pooling
+
+
 def mine(
     cfg: Config, corpus: Sequence[str], scorer: SentenceEncoder, progress: Progress = iter
 ) -> Mined:
@@ -97,7 +104,8 @@ def mine(
     surface = SurfaceSimilarity(texts, cfg.surface.kind)
     pool = cfg.pool
     settings = {
-        "corpus": content_digest(texts), "scorer": scorer_digest(scorer), "seed": cfg.seed,
+        "corpus": content_digest(texts), "anchors": len(corpus), "seed": cfg.seed,
+        "scorer": scorer_digest(scorer), "scorer_pooling": scorer_pooling(cfg),
         "surface": cfg.surface.kind, "pos_k": pool.pos_k, "twin": pool.twin,
         "neg_lex": pool.neg_lex, "neg_rand": pool.neg_rand,
     }  # fmt: skip

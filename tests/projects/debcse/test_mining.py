@@ -118,7 +118,8 @@ def test_another_scorer_or_corpus_has_a_cache_of_its_own(tmp_path):
     other.weight.data.fill_(2.0)
     _, second = mined_with(tmp_path, scorer=other)
     _, third = mined_with(tmp_path, texts=TEXTS[1:])
-    assert len({first.folder, second.folder, third.folder}) == 3
+    _, fourth = mined_with(tmp_path, "model.pooling=avg", "model.mlp_only_train=false")
+    assert len({x.folder for x in (first, second, third, fourth)}) == 4
     assert json.loads((first.folder / "cache.json").read_text())["pos_k"] == 8
 
 
