@@ -9,8 +9,7 @@ from PIL import Image
 
 from common.config import UserError
 from common.engine import Workspace
-from common.engine import checkpoint as ckpt
-from common.engine.run import train
+from common.engine.run import module_of_run, train
 from projects.laclip import build
 from projects.laclip.evaluate import UNSEEN_TEMPLATES, evaluate, pool_metrics
 from projects.laclip.module import LaCLIP
@@ -167,13 +166,18 @@ def test_training_from_official_files_and_shards(official, tmp_path):
 
 
 def test_training_does_not_depend_on_the_loss_backend(tmp_path):
-    """The fused loss trains the weights that the dense reference trains."""
-    weights = []
+    """The fused loss gives the losses and the embeddings of the dense reference, step by step.
+
+    Weights are not compared: the bias of the key norm has no gradient but rounding, which Adam
+    turns into steps of full size.
+    """
+    losses, embeddings = [], []
     for backend in ("dense", "blocked"):
         overrides = [f"runs_dir={tmp_path}/{backend}", "run_id=r", f"method.loss_backend={backend}"]
         run = train("laclip", "smoke", overrides)
-        weights.append(ckpt.load(ckpt.latest(run / "checkpoints/train"))["state_dict"])
-    for name, dense in weights[0].items():
-        torch.testing.assert_close(weights[1][name], dense, rtol=1e-4, atol=1e-6, msg=name)
-    untrained = LaCLIP(config()).state_dict()
-    assert any(not torch.equal(untrained[k], v) for k, v in weights[0].items())
+        rows = [row.split(",") for row in (run / "metrics.csv").read_text().splitlines()]
+        losses.append([float(row[3]) for row in rows if row[2] == "train/loss"])
+        embeddings.append(build(config()).embed(module_of_run(build(config()), run))["text"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert len(set(losses[0])) > 1
+    torch.testing.assert_close(embeddings[1], embeddings[0], rtol=1e-3, atol=1e-4)
