@@ -79,7 +79,7 @@ def test_checklist_16_anisotropy_before_and_after(lexical_run):
 def test_checklist_16_one_compare_file_has_every_analysis():
     """Checklist 16: each perturbation alone, both, random weights; at both levels."""
     spec = read_comparison("mirror_bert")
-    cfg = {arm: load(Config, "mirror_bert", spec.base, [f"{k}={v}" for k, v in o.items()])
+    cfg = {arm: load(Config, "mirror_bert", spec.base, [f"{k}={json.dumps(v)}" for k, v in o.items()])
            for arm, o in spec.arms.items()}  # fmt: skip
     noise = {arm: (c.model.dropout > 0, c.augment.span_chars > 0) for arm, c in cfg.items()}
     for level in ("", "_words"):
