@@ -67,6 +67,24 @@ class MLPHead(nn.Module):
         return output
 
 
+class ProjectedEncoder(nn.Module):
+    """An encoder and the projector that is contrasted in its place (Chen et al. 2020).
+
+    Attributes:
+        encoder: images (B, 3, H, W) -> features (B, F), what is kept after training.
+        projector: features -> embeddings (B, D), what is contrasted.
+    """
+
+    def __init__(self, encoder: nn.Module, projector: MLPHead) -> None:
+        super().__init__()
+        self.encoder, self.projector = encoder, projector
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images -> embeddings (B, D)."""
+        embeddings: Tensor = self.projector(self.encoder(images))
+        return embeddings
+
+
 def _norm(norm: Norm, width: int, *, affine: bool = True) -> list[nn.Module]:
     if norm == "none":
         return []

@@ -30,3 +30,21 @@ def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+@contextmanager
+def evaluated(module: nn.Module, accelerator: str) -> Iterator[None]:
+    """`evaluation_mode`, on the GPU if there is one; mode and device are put back after.
+
+    Args:
+        module: what is evaluated, all of it on one device.
+        accelerator: ``cfg.trainer.accelerator``; "cpu" leaves the module where it is.
+    """
+    before = next(module.parameters()).device
+    if torch.cuda.is_available() and accelerator != "cpu":
+        module.to("cuda")
+    try:
+        with evaluation_mode(module):
+            yield
+    finally:
+        module.to(before)

@@ -4,10 +4,11 @@ All of them are deterministic, run under exact float arithmetic without gradient
 A metric ``m`` that has a chance value comes with ``m_chance``.
 """
 
+from common.encoders.modes import evaluated, evaluation_mode
 from common.evaluation import zeroshot
 from common.evaluation.beir import RetrievalSet, load_beir
 from common.evaluation.bm25 import BM25
-from common.evaluation.encoding import encode, encode_texts, evaluation_mode
+from common.evaluation.encoding import encode, encode_texts
 from common.evaluation.few_shot import few_shot_class_mean
 from common.evaluation.geometry import (
     alignment,
@@ -88,6 +89,7 @@ __all__ = [
     "evaluate_sts",
     "evaluate_transfer",
     "evaluate_word_similarity",
+    "evaluated",
     "evaluation_mode",
     "few_shot_class_mean",
     "fit_logistic_regression",

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from common.data.images import ImageSource
 from common.evaluation.encoding import encode, evaluation_mode
 from common.evaluation.geometry import effective_rank, participation_ratio, uniformity
-from common.evaluation.knn import _first_argmax, knn_accuracy
+from common.evaluation.knn import first_argmax, knn_accuracy
 from common.evaluation.linear_probe import L2_GRID, linear_probe
 from common.evaluation.search import search
 from common.evaluation.similarity import as_labels
@@ -48,7 +48,7 @@ def frozen_features(
         return encode(run, range(len(images)), batch_size=batch_size)
 
 
-class _Batches(Dataset[tuple[Tensor, list[int]]]):
+class SourceBatches(Dataset[tuple[Tensor, list[int]]]):
     """Consecutive batches of a source, for loader processes."""
 
     def __init__(self, source: ImageSource, batch_size: int) -> None:
@@ -87,7 +87,7 @@ def source_features(
     Distributed: local.
     """
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
-    batches = _Batches(source, batch_size)
+    batches = SourceBatches(source, batch_size)
     loader = DataLoader(batches, batch_size=None, num_workers=num_workers)
     features, kept = [], []
     with evaluation_mode(encoder):
@@ -125,7 +125,7 @@ def knn_correct(
     neighbours = labels.to(found.device)[found]
     classes = int(max(labels.max(), test_labels.max())) + 1
     votes = torch.nn.functional.one_hot(neighbours, classes).sum(dim=1)
-    correct = _first_argmax(votes) == test_labels.to(found.device)
+    correct = first_argmax(votes) == test_labels.to(found.device)
     return [float(value) for value in correct.tolist()]
 
 

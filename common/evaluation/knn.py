@@ -72,13 +72,13 @@ def knn_accuracy(
                 (len(neighbours), num_classes), dtype=torch.float64, device=neighbours.device
             )
             votes.scatter_add_(1, neighbours[:, :k], weight[:, :k])
-            correct = _first_argmax(votes) == test_labels
+            correct = first_argmax(votes) == test_labels
             metrics[f"knn{k}{name}_top1"] = float(correct.double().mean())
             metrics[f"knn{k}{name}_top1_chance"] = 1 / num_classes
     return metrics
 
 
-def _first_argmax(votes: Tensor) -> Tensor:
+def first_argmax(votes: Tensor) -> Tensor:
     """Lowest column that holds the maximum; ``argmax`` does not promise which one it gives."""
     best = votes == votes.max(dim=1, keepdim=True).values
     return (best.cumsum(dim=1) == 0).sum(dim=1)

@@ -1,68 +1,38 @@
 """Images of CACR: training views, imbalanced subsets, and the sets that features are judged on."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2 import functional as F
 
 from common.config import UserError
 from common.data.image_folders import IMAGE_SETS
-from common.data.images import CachedImages, EvalTransform, ImageFiles, ImageSource, ImageTransform
+from common.data.image_part import (
+    NUM_IMAGES,
+    SYNTHETIC_CLASSES,
+    EvalImages,
+    ImagePart,
+    Part,
+    benchmark_pixels,
+)
+from common.data.images import EvalTransform
 from common.data.imbalance import imbalanced_rows, kept_images
 from common.data.labelled_files import EXTENSIONS, LabelledFiles, imagenet_files
 from common.data.labelled_images import (
     LabelledPixels,
     balanced_subset,
-    hold_out,
-    load_cifar10,
-    load_pixels,
     resized,
 )
 from common.data.lookup import BUNDLED, data_root, require
 from common.data.module import ContrastiveData
 from common.data.multi_view import MultiViews, ViewStack
 from common.data.simclr import SimCLRTransform
-from common.data.synthetic import synthetic_pairs
 from common.engine import Requirement
 from projects.cacr.config import IN_MEMORY, CacrData, Config
 
-Part = Literal["train", "bank", "test"]  # bank: labelled images that probes are fitted on
-DEV_PER_CLASS = 100
-SYNTHETIC_SAMPLES, SYNTHETIC_CLASSES = 256, 8
-SIZES = {"cifar10": 50000, "cifar100": 50000, "stl10": 105000, "imagenet": 1281167,
-         "imagenet100": 126689, "bundled": 9000, "synthetic": SYNTHETIC_SAMPLES}  # fmt: skip
 FOLDER_SIZES = {"webvision": 2439574, "imagenet22k": 14197122}  # for plans without the files
 CLASSES = {"cifar10": 10, "cifar100": 100, "bundled": 10, "synthetic": SYNTHETIC_CLASSES}
-
-
-@dataclass(frozen=True)
-class ImagePart:
-    """One part of a set, in memory or as files."""
-
-    data: LabelledPixels | LabelledFiles
-
-    @property
-    def labels(self) -> Tensor:
-        """(N,) int64."""
-        return self.data.labels
-
-    def source(self, transform: ImageTransform) -> ImageSource:
-        """Transformed images by index."""
-        if isinstance(self.data, LabelledPixels):
-            return CachedImages(self.data.images, transform)
-        return ImageFiles(self.data.path, len(self.data.paths), transform)
-
-    def picture(self, index: int) -> Any:
-        """PIL image for a gallery."""
-        if isinstance(self.data, LabelledPixels):
-            return F.to_pil_image(self.data.images[index])
-        from PIL import Image
-
-        return F.resize(Image.open(self.data.path(index)).convert("RGB"), [96])
 
 
 # -- transforms ----------------------------------------------------------------------------------
@@ -130,29 +100,13 @@ def image_part(cfg: Config, part: Part) -> ImagePart:
             return ImagePart(pictures_below(data))
         split = "val" if part == "test" else "train"
         return ImagePart(imagenet_files(data.root, split, subset=data.source == "imagenet100"))
-    pixels = _pixels(cfg, part)
+    pixels = benchmark_pixels(
+        data.source, data.root, part, dev=cfg.eval.split == "dev", image_size=data.image_size
+    )
     if part == "train":
         pixels = _subset(pixels, data, cfg.seed if data.subset_seed is None else data.subset_seed)
     size = data.cache_size or data.image_size
     return ImagePart(pixels._replace(images=resized(pixels.images, size)))
-
-
-def _pixels(cfg: Config, part: Part) -> LabelledPixels:
-    source, root = cfg.data.source, cfg.data.root
-    if source == "synthetic":
-        pairs = synthetic_pairs(
-            2 * SYNTHETIC_SAMPLES, num_classes=SYNTHETIC_CLASSES, image_size=cfg.data.image_size
-        )
-        rows = torch.arange(SYNTHETIC_SAMPLES) + (SYNTHETIC_SAMPLES if part == "test" else 0)
-        return LabelledPixels(pairs.images, pairs.labels, pairs.class_names).rows(rows)
-    if source == "bundled":
-        fit, dev = hold_out(load_cifar10(root, "train"), DEV_PER_CLASS)
-        if part != "test":
-            return fit
-        return dev if cfg.eval.split == "dev" else load_cifar10(root, "test")
-    if source == "stl10" and part == "train":
-        return load_pixels(source, root, "unlabelled")
-    return load_pixels(source, root, "test" if part == "test" else "train")
 
 
 def _subset(pixels: LabelledPixels, cfg: CacrData, seed: int) -> LabelledPixels:
@@ -183,25 +137,6 @@ def pictures_below(cfg: CacrData) -> LabelledFiles:
     return LabelledFiles(folder, paths, torch.full((len(paths),), -1), [])
 
 
-class EvalImages(Dataset[dict[str, Any]]):
-    """Images with labels one by one, for validation while training.
-
-    Args:
-        part: what is read.
-        transform: evaluation transform.
-    """
-
-    def __init__(self, part: ImagePart, transform: ImageTransform) -> None:
-        self.labels, self.source = part.labels, part.source(transform)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        images, _ = self.source.load([index])
-        return {"images": images[0], "labels": self.labels[index]}
-
-
 def build_data(cfg: Config) -> ContrastiveData:
     """K + 1 views of the training images; bank and test for validation if the config asks."""
     train, data = image_part(cfg, "train"), cfg.data
@@ -230,9 +165,9 @@ def num_samples(cfg: Config) -> int:
         there = (data_root(data.root) / data.folder).exists()
         return known if known and not there else len(pictures_below(data).paths)
     if data.limit is not None or data.imbalance == "none":
-        return data.limit or SIZES[data.source]
+        return data.limit or NUM_IMAGES[data.source]
     classes = CLASSES[data.source]
-    each = SIZES[data.source] // classes
+    each = NUM_IMAGES[data.source] // classes
     return sum(kept_images(each, c, classes, data.imbalance) for c in range(classes))
 
 
@@ -252,14 +187,3 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
         needs[0] = Requirement("data: imagenet", str(folder), folder.exists(), spec.source)
         needs.append(Requirement(f"data: {cfg.data.folder}", str(own), own.exists()))
     return tuple(needs)
-
-
-def class_names(part: ImagePart) -> list[str]:
-    """Names in the order of the labels.
-
-    Raises:
-        UserError: the set has none.
-    """
-    if not part.data.class_names:
-        raise UserError("the set has no class names")
-    return part.data.class_names

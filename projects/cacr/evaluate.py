@@ -1,7 +1,6 @@
 """CACR's evaluation: frozen features by class frequency, and the contrast within the groups."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common import evaluation as ev
+from common.data.image_part import ImagePart
 from common.data.labelled_images import LabelledPixels
 from common.data.samplers import sample_rng
 from common.engine import Workspace
@@ -18,7 +18,7 @@ from common.evaluation.frozen import frozen_metrics, knn_correct, source_feature
 from common.evaluation.linear_probe import linear_probe_correct
 from common.losses.functional import pairwise_squared_distance
 from projects.cacr.config import Config
-from projects.cacr.data import ImagePart, class_names, eval_transform, image_part, view_transforms
+from projects.cacr.data import eval_transform, image_part, view_transforms
 from projects.cacr.module import CACR
 from projects.cacr.objective import positive_distances, weight_diagnostics
 
@@ -31,7 +31,7 @@ Labelled = tuple[Tensor, Tensor]  # features (N, F) and labels (N,)
 def evaluate(cfg: Config, module: CACR, workspace: Workspace) -> dict[str, float]:
     """Probes of the frozen encoder, the untrained encoder beside them, and the mechanism."""
     bank, test = image_part(cfg, "bank"), image_part(cfg, "test")
-    with evaluated(cfg, module):
+    with ev.evaluated(module, cfg.trainer.accelerator):
         bank_set, test_set = (features(cfg, module, part, workspace) for part in (bank, test))
         metrics, correct = probes(cfg, bank_set, test_set)
         if isinstance(test.data, LabelledPixels):
@@ -40,7 +40,7 @@ def evaluate(cfg: Config, module: CACR, workspace: Workspace) -> dict[str, float
     for name, values in correct.items():
         workspace.items(name, values.double().tolist())
     if isinstance(test.data, LabelledPixels):
-        names = class_names(test)
+        names = test.class_names
         metrics |= by_frequency(correct, test_set[1], len(names))
         report = per_class(correct, test_set[1], names)
         write_json(workspace.folder(".") / "per_class.json", report)
@@ -48,21 +48,8 @@ def evaluate(cfg: Config, module: CACR, workspace: Workspace) -> dict[str, float
     rows = class_gallery(test_set, bank_set, test.picture, bank.picture)
     workspace.gallery("nearest neighbours", rows)
     title = f"test features, {cfg.method.loss} ({cfg.method.weighting}), {cfg.data.imbalance}"
-    workspace.figure("map", embedding_map(*test_set, class_names(test), title))
+    workspace.figure("map", embedding_map(*test_set, test.class_names, title))
     return metrics
-
-
-@contextmanager
-def evaluated(cfg: Config, module: CACR) -> Iterator[None]:
-    """Evaluation mode, on the GPU if the config may use one; everything is put back after."""
-    before = next(module.parameters()).device
-    use_gpu = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
-    module.to("cuda" if use_gpu else before)
-    try:
-        with ev.evaluation_mode(module):
-            yield
-    finally:
-        module.to(before)
 
 
 def features(cfg: Config, module: CACR, part: ImagePart, workspace: Workspace) -> Labelled:

@@ -6,15 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from common.data.multi_view import MultiViewBatch
-from common.distributed import all_gather_no_grad
 from common.encoders import MLPHead
+from common.encoders.heads import ProjectedEncoder
 from common.encoders.momentum import MomentumEncoder
 from common.encoders.queue import FeatureQueue
-from common.engine import ContrastiveModule
+from common.engine.knn_validation import KnnValidatedModule
 from common.engine.optim import build_optimizer
-from common.evaluation import SearchResult, knn_accuracy, search
 from projects.cacr.config import Config
-from projects.cacr.networks import Network, build_network
+from projects.cacr.networks import build_network
 from projects.cacr.objective import (
     DIAGNOSED_QUERIES,
     MomentumObjective,
@@ -41,7 +40,7 @@ def network_options(cfg: Config) -> dict[str, Any]:
     }
 
 
-class CACR(ContrastiveModule):
+class CACR(KnnValidatedModule):
     """K + 1 views of every image under attraction and repulsion, or under InfoNCE.
 
     - batch: all views through one network, against each other.
@@ -57,14 +56,13 @@ class CACR(ContrastiveModule):
     Distributed: gathers negatives; the queue holds the rows of all ranks.
     """
 
-    def __init__(self, cfg: Config, network: Network | None = None) -> None:
-        super().__init__(cfg.optim)
+    def __init__(self, cfg: Config, network: ProjectedEncoder | None = None) -> None:
+        super().__init__(cfg.optim, k=cfg.eval.items_k, temperature=cfg.eval.knn_temperature)
         method, model = cfg.method, cfg.model
         self.network = network or build_network(**network_options(cfg))
         self.host, self.milestones = method.host, cfg.optim.milestones
         self.tau_pos, self.tau_neg = method.tau_pos, method.tau_neg
         self.diagnose_every = cfg.trainer.log_every_n_steps
-        self.knn_k, self.knn_temperature = cfg.eval.items_k, cfg.eval.knn_temperature
         self.objective: MultiViewObjective | QueueObjective | MomentumObjective
         if self.host == "batch":
             self.objective = MultiViewObjective(method)
@@ -88,7 +86,6 @@ class CACR(ContrastiveModule):
         if model.sync_batchnorm:
             nn.SyncBatchNorm.convert_sync_batchnorm(self)  # type: ignore[no-untyped-call]
         self._new_rows: list[Tensor] = []  # enqueued after the optimiser step
-        self._seen: dict[int, list[tuple[Tensor, Tensor]]] = {}  # features of one validation
 
     def losses(self, batch: MultiViewBatch) -> dict[str, Tensor]:
         """Loss and its terms; on logged steps also entropy and rank correlation of the weights."""
@@ -165,35 +162,6 @@ class CACR(ContrastiveModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
-
-    # -- use -------------------------------------------------------------------------------------
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) -> features (B, F) before the projector."""
-        features: Tensor = self.network.encoder(images)
-        return features
-
-    def rank(self, query: Tensor, gallery: Tensor, k: int = 10) -> SearchResult:
-        """The k gallery images of largest feature cosine for each query image."""
-        with torch.no_grad():
-            return search(self.encode(query), self.encode(gallery), k, backend="torch")
-
-    # -- validation: kNN accuracy, the test images against the training images ---------------------
-
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Collect features; loader 0 holds the bank, loader 1 the queries."""
-        rows = self.encode(batch["images"]).float(), batch["labels"]
-        self._seen.setdefault(dataloader_idx, []).append(rows)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the accuracy over the features of all ranks."""
-        parts = []
-        for index in sorted(self._seen):
-            features, labels = zip(*self._seen[index], strict=True)
-            parts += [all_gather_no_grad(torch.cat(x)).cpu() for x in (features, labels)]
-        self._seen = {}
-        found = knn_accuracy(*parts, ks=[self.knn_k], temperature=self.knn_temperature)
-        self.log("val/knn_top1", found[f"knn{self.knn_k}_top1"])
 
 
 def embed_views(network: nn.Module, views: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from common.config import UserError
 from common.encoders import ConvNet, ImageTower, MLPHead, torchvision_tower
-from common.encoders.heads import Norm
+from common.encoders.heads import Norm, ProjectedEncoder
 from common.encoders.pretrained import check_choice
 
 CONV_WIDTHS = (96, 192, 384, 384, 192)
@@ -57,24 +57,6 @@ class SmallAlexNet(nn.Module):
 Encoder = ConvNet | SmallAlexNet | ImageTower
 
 
-class Network(nn.Module):
-    """Encoder and projector.
-
-    Attributes:
-        encoder: images (B, 3, H, W) -> features (B, F), what is kept after training.
-        projector: features -> embeddings (B, D), what is contrasted.
-    """
-
-    def __init__(self, encoder: Encoder, projector: MLPHead) -> None:
-        super().__init__()
-        self.encoder, self.projector = encoder, projector
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images -> embeddings (B, D)."""
-        embeddings: Tensor = self.projector(self.encoder(images))
-        return embeddings
-
-
 def build_network(
     backbone: str,
     widths: Sequence[int],
@@ -85,7 +67,7 @@ def build_network(
     out_dim: int,
     head_norm: Norm,
     projector_last_norm: bool,
-) -> Network:
+) -> ProjectedEncoder:
     """Network of the config's values; also rebuilds an exported one.
 
     Raises:
@@ -101,7 +83,7 @@ def build_network(
         encoder.num_features, projector, out_dim,
         norm=head_norm, last_norm=projector_last_norm, last_affine=False,
     )  # fmt: skip
-    network = Network(encoder, head)
+    network = ProjectedEncoder(encoder, head)
     if backbone == "small_alexnet":
         initialise(network)
     return network

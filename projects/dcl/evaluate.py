@@ -1,13 +1,12 @@
 """DCL's evaluation: frozen features, and the mechanism (coupling multiplier) behind the loss."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from common import evaluation as ev
+from common.data.image_part import ImagePart
 from common.data.labelled_images import LabelledPixels
 from common.data.samplers import sample_rng
 from common.engine import Workspace
@@ -15,7 +14,7 @@ from common.evaluation.figures import class_gallery, embedding_map
 from common.evaluation.frozen import frozen_metrics, knn_correct, source_features
 from common.losses import InfoNCELoss
 from projects.dcl.config import Config
-from projects.dcl.data import ImagePart, class_names, eval_transform, image_part, train_transform
+from projects.dcl.data import eval_transform, image_part, train_transform
 from projects.dcl.module import DCL
 from projects.dcl.objective import TwoViewObjective, npc_multiplier
 
@@ -27,7 +26,7 @@ VIEW_STREAM = 23
 def evaluate(cfg: Config, module: DCL, workspace: Workspace) -> dict[str, float]:
     """Probes of the frozen encoder, the untrained encoder beside them, and the mechanism."""
     bank, test = image_part(cfg, "bank"), image_part(cfg, "test")
-    with evaluated(cfg, module):
+    with ev.evaluated(module, cfg.trainer.accelerator):
         bank_x, bank_y = features(cfg, module, bank, workspace)
         test_x, test_y = features(cfg, module, test, workspace)
         metrics = probes(cfg, (bank_x, bank_y), (test_x, test_y), cfg.eval.linear_probe)
@@ -39,21 +38,8 @@ def evaluate(cfg: Config, module: DCL, workspace: Workspace) -> dict[str, float]
     rows = class_gallery((test_x, test_y), (bank_x, bank_y), test.picture, bank.picture)
     workspace.gallery("nearest neighbours", rows)
     title = f"test features, {cfg.method.loss} on {cfg.method.host}"
-    workspace.figure("map", embedding_map(test_x, test_y, class_names(test), title))
+    workspace.figure("map", embedding_map(test_x, test_y, test.class_names, title))
     return metrics
-
-
-@contextmanager
-def evaluated(cfg: Config, module: DCL) -> Iterator[None]:
-    """Evaluation mode, on the GPU if the config may use one; everything is put back after."""
-    before = next(module.parameters()).device
-    use_gpu = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
-    module.to("cuda" if use_gpu else before)
-    try:
-        with ev.evaluation_mode(module):
-            yield
-    finally:
-        module.to(before)
 
 
 def features(

@@ -7,33 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from common.data.views import TwoViewBatch
-from common.distributed import all_gather_no_grad
 from common.encoders import ConvNet, ImageTower, MLPHead, torchvision_tower
-from common.encoders.heads import Norm
+from common.encoders.heads import Norm, ProjectedEncoder
 from common.encoders.momentum import MomentumEncoder
 from common.encoders.queue import FeatureQueue, SupportSet
-from common.engine import ContrastiveModule
-from common.evaluation import SearchResult, knn_accuracy, search
+from common.engine.knn_validation import KnnValidatedModule
 from projects.dcl.config import Config
 from projects.dcl.objective import ObjectiveOutput, OneWayObjective, TwoViewObjective
-
-
-class Network(nn.Module):
-    """Encoder and projector.
-
-    Attributes:
-        encoder: images (B, 3, H, W) -> features (B, F), what is kept after training.
-        projector: features -> embeddings (B, D), what is contrasted.
-    """
-
-    def __init__(self, encoder: ConvNet | ImageTower, projector: MLPHead) -> None:
-        super().__init__()
-        self.encoder, self.projector = encoder, projector
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images -> embeddings (B, D)."""
-        embeddings: Tensor = self.projector(self.encoder(images))
-        return embeddings
 
 
 def build_network(
@@ -45,7 +25,7 @@ def build_network(
     head_norm: Norm,
     projector_last_norm: bool,
     pretrained: str = "random",
-) -> Network:
+) -> ProjectedEncoder:
     """Network of the config's values; also rebuilds an exported one."""
     encoder: ConvNet | ImageTower
     if backbone == "convnet":
@@ -55,7 +35,7 @@ def build_network(
     head = MLPHead(
         encoder.num_features, projector, out_dim, norm=head_norm, last_norm=projector_last_norm
     )
-    return Network(encoder, head)
+    return ProjectedEncoder(encoder, head)
 
 
 def network_options(cfg: Config) -> dict[str, Any]:
@@ -72,7 +52,7 @@ def network_options(cfg: Config) -> dict[str, Any]:
     }
 
 
-class DCL(ContrastiveModule):
+class DCL(KnnValidatedModule):
     """Two views of every image under InfoNCE, DCL or DCLW.
 
     - simclr: both views through one network, against all other vectors of the global batch.
@@ -88,14 +68,13 @@ class DCL(ContrastiveModule):
     Distributed: gathers negatives; queue and support set hold the rows of all ranks.
     """
 
-    def __init__(self, cfg: Config, network: Network | None = None) -> None:
-        super().__init__(cfg.optim)
+    def __init__(self, cfg: Config, network: ProjectedEncoder | None = None) -> None:
+        super().__init__(cfg.optim, k=cfg.eval.items_k, temperature=cfg.eval.knn_temperature)
         method, model = cfg.method, cfg.model
         options = network_options(cfg)
         self.network = network or build_network(**options, pretrained=model.pretrained)
         self.host, self.average = method.host, method.reduction == "mean"
         self.diagnose_every = cfg.trainer.log_every_n_steps
-        self.knn_k, self.knn_temperature = cfg.eval.items_k, cfg.eval.knn_temperature
         self.objective: TwoViewObjective | OneWayObjective
         if self.host == "simclr":
             self.objective = TwoViewObjective(method)
@@ -113,7 +92,6 @@ class DCL(ContrastiveModule):
         if model.sync_batchnorm:
             nn.SyncBatchNorm.convert_sync_batchnorm(self)  # type: ignore[no-untyped-call]
         self._new_rows: list[Tensor] = []  # enqueued after the optimiser step
-        self._seen: dict[int, list[tuple[Tensor, Tensor]]] = {}  # features of one validation
 
     def losses(self, batch: TwoViewBatch) -> dict[str, Tensor]:
         """Loss, in-batch top-1, and now and then mean and variation of the coupling q_B."""
@@ -159,32 +137,3 @@ class DCL(ContrastiveModule):
         if self.host == "moco":
             return len(self.queue)
         return max(0, global_batch_size - 1) * (2 if self.host == "simclr" else 1)
-
-    # -- use -------------------------------------------------------------------------------------
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) -> pooled backbone features (B, F)."""
-        features: Tensor = self.network.encoder(images)
-        return features
-
-    def rank(self, query: Tensor, gallery: Tensor, k: int = 10) -> SearchResult:
-        """The k gallery images of largest feature cosine for each query image."""
-        with torch.no_grad():
-            return search(self.encode(query), self.encode(gallery), k, backend="torch")
-
-    # -- validation: kNN accuracy, the test images against the training images ---------------------
-
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Collect features; loader 0 holds the bank, loader 1 the queries."""
-        rows = self.encode(batch["images"]).float(), batch["labels"]
-        self._seen.setdefault(dataloader_idx, []).append(rows)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the accuracy over the features of all ranks."""
-        parts = []
-        for index in sorted(self._seen):
-            features, labels = zip(*self._seen[index], strict=True)
-            parts += [all_gather_no_grad(torch.cat(x)).cpu() for x in (features, labels)]
-        self._seen = {}
-        found = knn_accuracy(*parts, ks=[self.knn_k], temperature=self.knn_temperature)
-        self.log("val/knn_top1", found[f"knn{self.knn_k}_top1"])

@@ -5,15 +5,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from common import evaluation as ev
-from common.data.images import ImageSource
 from common.data.lookup import data_root
 from common.engine import Workspace
 from common.engine.workspace import write_json
 from common.evaluation.figures import class_gallery, embedding_map
-from common.evaluation.frozen import knn_correct
+from common.evaluation.frozen import SourceBatches, knn_correct
 from common.evaluation.image_sets import ImageSetProtocol
 from projects.hydra.config import Config
 from projects.hydra.data import LabelledSet, eval_transform, labelled_set
@@ -37,16 +36,10 @@ def evaluate(cfg: Config, module: Hydra, workspace: Workspace) -> dict[str, floa
     """Probes, spectrum, subspace precision and class relations of the frozen networks."""
     train, test = labelled_set(cfg, "train"), labelled_set(cfg, "test")
     net = module.net
-    before = next(net.parameters()).device
-    use_gpu = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
-    net.to("cuda" if use_gpu else before)
-    try:
-        with ev.evaluation_mode(net):
-            metrics = evaluate_net(cfg, net, train, test, workspace)
-            if cfg.eval.transfer:
-                metrics |= transfer(cfg, net, workspace)
-    finally:
-        net.to(before)
+    with ev.evaluated(net, cfg.trainer.accelerator):
+        metrics = evaluate_net(cfg, net, train, test, workspace)
+        if cfg.eval.transfer:
+            metrics |= transfer(cfg, net, workspace)
     return metrics
 
 
@@ -92,25 +85,9 @@ class Embedded(NamedTuple):
     rows: Tensor  # (N,) int64, items of the set
 
 
-class _Batches(Dataset[tuple[Tensor, list[int]]]):
-    """Batches of an image source in order, each with the rows that could be read."""
-
-    def __init__(self, source: ImageSource, batch_size: int) -> None:
-        self.source, self.batch_size = source, batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.source) // self.batch_size)
-
-    def __getitem__(self, batch: int) -> tuple[Tensor, list[int]]:
-        first = batch * self.batch_size
-        rows = list(range(first, min(first + self.batch_size, len(self.source))))
-        images, kept = self.source.load(rows)
-        return images, [rows[i] for i in kept]
-
-
 def embed_set(cfg: Config, net: HydraNet, data: LabelledSet) -> Embedded:
     """Features and projections of all images of a set."""
-    batches = _Batches(data.open(eval_transform(cfg.data)), cfg.eval.batch_size)
+    batches = SourceBatches(data.open(eval_transform(cfg.data)), cfg.eval.batch_size)
     loader = DataLoader(batches, batch_size=None, num_workers=cfg.data.num_workers)
     device = next(net.parameters()).device
     features, projections, rows = [], [], []

@@ -1,8 +1,7 @@
 """LaCLIP's evaluation: held-out drawings of the pool, synthetic pairs, and labelled image sets."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,7 +38,7 @@ LOSS_BATCH = 128
 def evaluate(cfg: Config, module: LaCLIP, workspace: Workspace) -> dict[str, float]:
     """All metrics that the config asks for."""
     metrics = {"logit_scale": float(module.logit_scale())}
-    with evaluated(cfg, module):
+    with ev.evaluated(module, cfg.trainer.accelerator):
         if cfg.data.source == "pool":
             metrics |= evaluate_pool(cfg, module, workspace)
         elif cfg.data.source == "synthetic":
@@ -70,19 +69,6 @@ def protocol(cfg: Config, module: LaCLIP, workspace: Workspace) -> ImageSetProto
         seed=cfg.seed,
         progress=workspace.progress,
     )
-
-
-@contextmanager
-def evaluated(cfg: Config, module: LaCLIP) -> Iterator[None]:
-    """Evaluation mode, on the GPU if the config may use one; everything is put back after."""
-    before = module.logit_scale.log_scale.device
-    use_gpu = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
-    module.to("cuda" if use_gpu else before)
-    try:
-        with ev.evaluation_mode(module):
-            yield
-    finally:
-        module.to(before)
 
 
 def encode_images(cfg: Config, module: LaCLIP, images: Tensor) -> Tensor:

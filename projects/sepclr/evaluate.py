@@ -1,18 +1,17 @@
 """SepCLR's evaluation: probes of both spaces, salient norms, entropies, neighbours, figures."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
 
 from common import evaluation as ev
 from common.data.set_pairs import SetPair
 from common.engine import Workspace
 from common.evaluation.figures import class_gallery, embedding_map
+from common.evaluation.frozen import SourceBatches
 from projects.sepclr.config import Config
 from projects.sepclr.data import set_pair, transforms
 from projects.sepclr.module import SepCLR
@@ -34,7 +33,7 @@ NUM_DECODED = 8
 def evaluate(cfg: Config, module: SepCLR, workspace: Workspace) -> dict[str, float]:
     """Probes of the frozen codes, the untrained encoders beside them, and the mechanism."""
     pairs = set_pair(cfg, "train"), set_pair(cfg, "test")
-    with evaluated(cfg, module):
+    with ev.evaluated(module, cfg.trainer.accelerator):
         train, test = (features(cfg, module, pair, workspace) for pair in pairs)
         found = probes(cfg, train, test)
         metrics = {name: probe.value for name, probe in found.items()}
@@ -56,39 +55,10 @@ def evaluate(cfg: Config, module: SepCLR, workspace: Workspace) -> dict[str, flo
     return metrics
 
 
-@contextmanager
-def evaluated(cfg: Config, module: SepCLR) -> Iterator[None]:
-    """Evaluation mode, on the GPU if the config may use one; everything is put back after."""
-    before = next(module.parameters()).device
-    use_gpu = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
-    module.to("cuda" if use_gpu else before)
-    try:
-        with ev.evaluation_mode(module):
-            yield
-    finally:
-        module.to(before)
-
-
-class _Batches(Dataset[tuple[Tensor, list[int]]]):
-    """Consecutive un-augmented batches, for loader processes."""
-
-    def __init__(self, source: Any, batch_size: int) -> None:
-        self.source, self.batch_size = source, batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.source) // self.batch_size)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, list[int]]:
-        start = index * self.batch_size
-        rows = list(range(start, min(start + self.batch_size, len(self.source))))
-        images, kept = self.source.load(rows)
-        return images, [rows[position] for position in kept]
-
-
 def features(cfg: Config, module: SepCLR, pair: SetPair, workspace: Workspace) -> Part:
     """The readable samples and their codes; the module must be in evaluation mode."""
     _, plain = transforms(cfg)
-    batches = _Batches(pair.samples.source(plain), cfg.eval.batch_size)
+    batches = SourceBatches(pair.samples.source(plain), cfg.eval.batch_size)
     loader = DataLoader(batches, batch_size=None, num_workers=cfg.data.num_workers)
     device = next(module.parameters()).device
     parts, kept = [], []

@@ -7,7 +7,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from common import distributed as cd
 from common.encoders import MLPHead
-from projects.cacr.module import CACR, Network
+from common.encoders.heads import ProjectedEncoder
+from projects.cacr.module import CACR
 from projects.cacr.objective import MomentumObjective, MultiViewObjective, QueueObjective
 from tests.projects.cacr.conftest import batch, config, method, random_views, wave
 
@@ -40,10 +41,10 @@ class Loss(nn.Module):
         return self.module.losses(batch)["loss"]
 
 
-def linear_network() -> Network:
+def linear_network() -> ProjectedEncoder:
     """Without batch norm, whose statistics are those of the local batch."""
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 12))
-    return Network(encoder, MLPHead(12, [10], 8, norm="none"))  # type: ignore[arg-type]
+    return ProjectedEncoder(encoder, MLPHead(12, [10], 8, norm="none"))  # type: ignore[arg-type]
 
 
 def three_steps(host: str, distributed: bool, weighting: str = "full") -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from common.config import UserError
 from common.data.set_pairs import PixelStore, SetPair
+from common.encoders.modes import evaluated
 from common.engine import Workspace
 from common.engine.check import inspect
 from common.engine.compare import read_comparison
@@ -17,7 +18,7 @@ from common.evaluation import evaluation_mode
 from projects.sepclr import build
 from projects.sepclr.augment import eval_transform, rescaled, rotated, train_transform
 from projects.sepclr.data import build_data, num_samples, set_pair
-from projects.sepclr.evaluate import evaluated, features
+from projects.sepclr.evaluate import features
 from projects.sepclr.module import SepCLR
 from projects.sepclr.networks import Codes
 from projects.sepclr.probes import (
@@ -77,7 +78,7 @@ def test_item_7_negative_twin_before_training_the_norms_are_alike(tmp_path):
     """Item 7: the untrained network gives both sets nearly the same norm."""
     cfg = config()
     module, pair = module_of().eval(), set_pair(cfg, "test")
-    with evaluated(cfg, module):
+    with evaluated(module, cfg.trainer.accelerator):
         _, codes = features(cfg, module, pair, Workspace(tmp_path))
     norms = codes.salient_head.norm(dim=1)
     assert float(norms[pair.target].mean()) < 1.2 * float(norms[~pair.target].mean())
@@ -88,7 +89,7 @@ def test_item_8_probes_see_plain_images_before_the_projector_in_eval_mode(tmp_pa
     cfg = config()
     module, pair = module_of(), set_pair(cfg, "test")
     plain = pair.samples.pixels.float() / 255
-    with evaluated(cfg, module):
+    with evaluated(module, cfg.trainer.accelerator):
         assert not module.training
         _, codes = features(cfg, module, pair, Workspace(tmp_path))
     assert module.training

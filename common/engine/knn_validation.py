@@ -1,0 +1,60 @@
+"""Image encoders that are validated by their nearest neighbours while they train."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.config import OptimConfig
+from common.distributed import all_gather_no_grad
+from common.encoders.heads import ProjectedEncoder
+from common.engine.module import ContrastiveModule
+from common.evaluation import SearchResult, knn_accuracy, search
+
+
+class KnnValidatedModule(ContrastiveModule):
+    """Adds encoding, ranking and a kNN validation to a module with an encoder and a projector.
+
+    Validation needs two sets (`common.data.image_part.EvalImages`): labelled bank, then queries;
+    ``val/knn_top1`` is logged.
+
+    Attributes:
+        network: set by the subclass.
+
+    Args:
+        optim: optimiser section of the config.
+        k: neighbours of the vote.
+        temperature: of the vote's weights.
+    """
+
+    network: ProjectedEncoder
+
+    def __init__(self, optim: OptimConfig, *, k: int, temperature: float) -> None:
+        super().__init__(optim)
+        self.knn_k, self.knn_temperature = k, temperature
+        self._seen: dict[int, list[tuple[Tensor, Tensor]]] = {}  # features of one validation
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> features (B, F) before the projector."""
+        features: Tensor = self.network.encoder(images)
+        return features
+
+    def rank(self, query: Tensor, gallery: Tensor, k: int = 10) -> SearchResult:
+        """The k gallery images of largest feature cosine for each query image."""
+        with torch.no_grad():
+            return search(self.encode(query), self.encode(gallery), k, backend="torch")
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Collect features; loader 0 holds the bank, loader 1 the queries."""
+        rows = self.encode(batch["images"]).float(), batch["labels"]
+        self._seen.setdefault(dataloader_idx, []).append(rows)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the accuracy over the features of all ranks."""
+        parts = []
+        for index in sorted(self._seen):
+            features, labels = zip(*self._seen[index], strict=True)
+            parts += [all_gather_no_grad(torch.cat(x)).cpu() for x in (features, labels)]
+        self._seen = {}
+        found = knn_accuracy(*parts, ks=[self.knn_k], temperature=self.knn_temperature)
+        self.log("val/knn_top1", found[f"knn{self.knn_k}_top1"])
