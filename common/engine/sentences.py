@@ -26,6 +26,7 @@ from common.data.text_sets import (
 )
 from common.data.text_views import TextViews
 from common.distributed import all_gather_no_grad
+from common.encoders.modes import evaluated
 from common.encoders.pretrained import resolve_pretrained
 from common.encoders.sentence import SentenceEncoder, sentence_encoder
 from common.engine import workspace as ws
@@ -289,20 +290,31 @@ def evaluate_sentences(
 
 
 class encoding:
-    """Context in which an encoder's `encode` runs in evaluation mode, on the GPU if allowed."""
+    """Context in which an encoder's `encode` runs, on the GPU if allowed.
+
+    Several measures ask for the same sentences; each distinct one is encoded once per context.
+    """
 
     def __init__(self, cfg: SentenceExperimentConfig, encoder: SentenceEncoder) -> None:
         self.encoder, self.batch_size = encoder, cfg.eval.batch_size
-        self.before = next(encoder.parameters()).device
-        self.gpu = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
+        self.context = evaluated(encoder, cfg.trainer.accelerator)
+        self.rows: dict[str, Tensor] = {}
 
     def __enter__(self) -> Callable[[list[str]], Tensor]:
-        if self.gpu:
-            self.encoder.to("cuda")
-        return lambda texts: self.encoder.encode(texts, batch_size=self.batch_size)
+        self.context.__enter__()
+        return self.encode
 
-    def __exit__(self, *error: object) -> None:
-        self.encoder.to(self.before)
+    def __exit__(self, *error: Any) -> None:
+        self.rows = {}
+        self.context.__exit__(*error)
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """N texts -> (N, D) on the CPU."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.rows]
+        if new:
+            found = self.encoder.encode(new, batch_size=self.batch_size)
+            self.rows |= dict(zip(new, found, strict=True))
+        return torch.stack([self.rows[text] for text in texts])
 
 
 def sentence_geometry(encode: Callable[[list[str]], Tensor], sts: StsSet) -> dict[str, float]:
