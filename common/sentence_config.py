@@ -46,6 +46,19 @@ class TextModel:
 
 
 @dataclass
+class SentenceLoss:
+    """Options that every in-batch objective on sentences has."""
+
+    temperature: float = 0.05  # tau, divides the cosines
+    gather: bool = True  # in-batch negatives of all ranks
+    loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError("method.temperature must be > 0")
+
+
+@dataclass
 class StsEval:
     """Semantic textual similarity, "all" setting: one Spearman over all pairs of a set."""
 

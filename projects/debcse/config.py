@@ -5,7 +5,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.config import ExperimentConfig
-from common.sentence_config import Pooling, SearchConfig, SentenceData, StsEval, TextModel
+from common.sentence_config import (
+    Pooling,
+    SearchConfig,
+    SentenceData,
+    SentenceLoss,
+    StsEval,
+    TextModel,
+)
 
 
 @dataclass
@@ -21,19 +28,16 @@ class DebcseData(SentenceData):
 
 
 @dataclass
-class MethodConfig:
+class MethodConfig(SentenceLoss):
     """The objective."""
 
-    temperature: float = 0.05  # tau, divides the cosines
     hard_weight: float = 1.0  # alpha, weight of a row's own hard negative in the denominator
     twin_weight: float = 0.0  # of a second term with the dropout twin as positive
-    loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0 or self.hard_weight <= 0 or self.twin_weight < 0:
-            raise ValueError(
-                "method.temperature and method.hard_weight must be > 0, method.twin_weight >= 0"
-            )
+        super().__post_init__()
+        if self.hard_weight <= 0 or self.twin_weight < 0:
+            raise ValueError("method.hard_weight must be > 0 and method.twin_weight >= 0")
 
 
 @dataclass

@@ -29,7 +29,9 @@ class Objective(nn.Module):
         super().__init__()
         self.scale, self.twin_weight = 1 / method.temperature, method.twin_weight
         self.loss = InfoNCELoss(
-            hard_logit=math.log(method.hard_weight), backend=method.loss_backend
+            hard_logit=math.log(method.hard_weight),
+            gather=method.gather,
+            backend=method.loss_backend,
         )
 
     def forward(

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.config import ExperimentConfig
-from common.sentence_config import SearchConfig, SentenceData, StsEval, TextModel
+from common.sentence_config import SearchConfig, SentenceData, SentenceLoss, StsEval, TextModel
 
 
 @dataclass
@@ -64,19 +64,6 @@ class QueueConfig:
 
 
 @dataclass
-class MethodConfig:
-    """The objective."""
-
-    temperature: float = 0.05  # tau, divides the cosines
-    gather: bool = True  # in-batch negatives of all ranks
-    loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError("method.temperature must be > 0")
-
-
-@dataclass
 class LengthConfig:
     """Length-bias probe."""
 
@@ -94,7 +81,7 @@ class Config(ExperimentConfig):
 
     data: EsimcseData = field(default_factory=EsimcseData)
     model: TextModel = field(default_factory=TextModel)
-    method: MethodConfig = field(default_factory=MethodConfig)
+    method: SentenceLoss = field(default_factory=SentenceLoss)
     repetition: RepetitionConfig = field(default_factory=RepetitionConfig)
     momentum: MomentumConfig = field(default_factory=MomentumConfig)
     queue: QueueConfig = field(default_factory=QueueConfig)

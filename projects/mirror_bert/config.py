@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.config import ExperimentConfig
-from common.sentence_config import SearchConfig, SentenceData, StsEval, TextModel
+from common.sentence_config import SearchConfig, SentenceData, SentenceLoss, StsEval, TextModel
 
 
 @dataclass
@@ -55,16 +55,10 @@ class MirrorModel(TextModel):
 
 
 @dataclass
-class MethodConfig:
+class MethodConfig(SentenceLoss):
     """The objective."""
 
     temperature: float = 0.04  # tau, divides the cosines; 0.2 at word level
-    gather: bool = True  # negatives of all ranks
-    loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError("method.temperature must be > 0")
 
 
 @dataclass

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.config import ExperimentConfig
-from common.sentence_config import SearchConfig, SentenceData, StsEval, TextModel
+from common.sentence_config import SearchConfig, SentenceData, SentenceLoss, StsEval, TextModel
 
 
 @dataclass
@@ -23,23 +23,21 @@ class SimcseData(SentenceData):
 
 
 @dataclass
-class MethodConfig:
+class MethodConfig(SentenceLoss):
     """The objective."""
 
-    temperature: float = 0.05  # tau, divides the cosines; fixed
     hard_negative_logit: float = 0.0  # log alpha, added to the logit of a row's own hard negative
     same_dropout_mask: bool = False  # ablation: both views through one dropout mask
     mlm_weight: float = 0.0  # lambda of the masked language modelling term; 0: absent
     mlm_probability: float = 0.15  # share of tokens that are masked
-    gather: bool = True  # negatives of all ranks
     # local: only a rank's own rows have gradient, as released (the gradient is that of the global
     # batch divided by the number of ranks); full: the gradient of the global batch
     gather_grad: Literal["local", "full"] = "local"
-    loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0 or self.mlm_weight < 0:
-            raise ValueError("method.temperature must be > 0 and method.mlm_weight >= 0")
+        super().__post_init__()
+        if self.mlm_weight < 0:
+            raise ValueError("method.mlm_weight must be >= 0")
 
 
 @dataclass

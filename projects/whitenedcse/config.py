@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.config import ExperimentConfig
-from common.sentence_config import SearchConfig, SentenceData, StsEval, TextModel
+from common.sentence_config import SearchConfig, SentenceData, SentenceLoss, StsEval, TextModel
 
 
 @dataclass
@@ -40,19 +40,6 @@ class RepetitionConfig:
 
 
 @dataclass
-class MethodConfig:
-    """The objective."""
-
-    temperature: float = 0.05  # tau, divides the cosines
-    gather: bool = True  # in-batch negatives of all ranks
-    loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError("method.temperature must be > 0")
-
-
-@dataclass
 class EvalConfig(StsEval):
     """STS, and the measures of the mechanism."""
 
@@ -72,7 +59,7 @@ class Config(ExperimentConfig):
     num_pos: int = 3  # m, views of a sentence: one anchor and m - 1 positives
     sgw: SgwConfig = field(default_factory=SgwConfig)
     repetition: RepetitionConfig = field(default_factory=RepetitionConfig)
-    method: MethodConfig = field(default_factory=MethodConfig)
+    method: SentenceLoss = field(default_factory=SentenceLoss)
     eval: EvalConfig = field(default_factory=EvalConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from common.config import UserError
 from common.encoders.whitening import Whitening
 from common.losses import InfoNCELoss
-from projects.whitenedcse.config import MethodConfig, SgwConfig
+from common.sentence_config import SentenceLoss
+from projects.whitenedcse.config import SgwConfig
 
 
 class WhitenedHead(nn.Module):
@@ -85,7 +86,7 @@ class Objective(nn.Module):
         method: temperature and gathering.
     """
 
-    def __init__(self, method: MethodConfig) -> None:
+    def __init__(self, method: SentenceLoss) -> None:
         super().__init__()
         self.scale = 1 / method.temperature
         self.loss = InfoNCELoss(gather=method.gather, backend=method.loss_backend)

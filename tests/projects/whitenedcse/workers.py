@@ -5,13 +5,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common import distributed as cd
-from projects.whitenedcse.config import MethodConfig, SgwConfig
+from common.sentence_config import SentenceLoss
+from projects.whitenedcse.config import SgwConfig
 from projects.whitenedcse.objective import Objective, WhitenedHead
 
 
-def method(temperature: float = 0.05, **options: object) -> MethodConfig:
+def method(temperature: float = 0.05, **options: object) -> SentenceLoss:
     """A method section."""
-    return MethodConfig(temperature=temperature, **options)  # type: ignore[arg-type]
+    return SentenceLoss(temperature=temperature, **options)  # type: ignore[arg-type]
 
 
 def sgw(groups: int = 2, **options: object) -> SgwConfig:
