@@ -49,27 +49,18 @@ def build(cfg: Config) -> Any:
     from torch.nn import functional as F
     from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, BertTokenizerFast
 
-    from common.data.lookup import bundled
     from common.data.masking import IGNORED, mask_tokens
     from common.data.module import ContrastiveData
-    from common.data.splits import book_split, sentence_split
-    from common.data.tables import read_jsonl
     from common.data.token_bins import TokenBins
     from common.engine import ContrastiveModule, Experiment, Plan, Stage
+    from scripts.pretrain import corpus
 
-    def texts(split: str) -> list[str]:
-        """Sentences, and paragraphs of the chapters that are not held back."""
-        path = bundled("sentences-en/sentences.jsonl.gz", cfg.data.root)
-        found = [r["text"] for r in read_jsonl(path, ("text",))[: cfg.data.limit]]
-        return [text for text in found if sentence_split(text) == split]
+    def texts(split: Any) -> list[str]:
+        return corpus.sentences(cfg.data.root, split, limit=cfg.data.limit)
 
     def chapters() -> list[str]:
-        rows = read_jsonl(bundled("books-en/chapters.jsonl.gz", cfg.data.root), ("paragraphs",))
-        splits = book_split([r["book"] for r in rows])
-        kept = [
-            " ".join(r["paragraphs"]) for r, s in zip(rows, splits, strict=True) if s == "train"
-        ]
-        return kept if cfg.data.limit is None else kept[:2]
+        limit = None if cfg.data.limit is None else 2
+        return corpus.chapters(cfg.data.root, "train", limit=limit)
 
     def train_tokenizer() -> BertTokenizerFast:
         from tokenizers import BertWordPieceTokenizer
