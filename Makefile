@@ -61,7 +61,7 @@ smoke: $(STAMP) ## train, evaluate, export, reload the smoke config: [PROJECT=]
 	@$(CLI) smoke $(PROJECT)
 
 test: lint type imports ## lint, types, import rules and all tests
-	@$(PY) -m pytest tests
+	@$(PY) -m pytest tests -n logical --maxprocesses 4 --dist loadfile
 
 test-gpu: $(STAMP) ## kernel tests on a CUDA device
 	@$(PY) -m pytest tests/gpu -rs

@@ -1,8 +1,21 @@
-"""Shared set-up: quiet, offline, one thread per process."""
+"""Shared set-up: quiet, offline, one thread per process; the pool of gloo processes."""
 
 import os
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def pool():
+    """`pool(world_size)` is the session's pool of that many processes."""
+    from tests.distributed.pool import Pool
+
+    pools: dict[int, Pool] = {}
+    yield lambda world_size: pools.setdefault(world_size, Pool(world_size))
+    for started in pools.values():
+        started.close()

@@ -21,9 +21,10 @@ def command(folder: Path, *overrides: str) -> list[str]:
     return [sys.executable, "-m", "tests.toy", *words]
 
 
-def run(folder: Path, *overrides: str, code: int = 0) -> None:
-    done = subprocess.run(command(folder, *overrides), capture_output=True, text=True, timeout=120)
-    assert done.returncode == code, done.stderr
+def run(folder: Path, *overrides: str, env: dict | None = None) -> None:
+    words = command(folder, *overrides)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=250, env=env)
+    assert done.returncode == 0, done.stderr
 
 
 def interrupt(folder: Path, stage: str, step: int, number: int, *overrides: str) -> int:
@@ -103,9 +104,13 @@ def test_truncated_checkpoint_is_never_chosen(tmp_path):
 
 
 def test_wandb_keeps_its_run_id_after_resume(tmp_path):
-    """One offline run per job: both processes write under the run folder with the same id."""
+    """One offline run per job: both processes write under the run folder with the same id.
+
+    The service of the surrounding process, named in the environment, is not theirs.
+    """
     overrides = ["tracking.wandb=offline", "num_stages=1"]
-    env = {**os.environ, "WANDB_MODE": "offline"}
+    foreign = {"WANDB_SERVICE": f"3-1-unix-{tmp_path}/nobody-listens"}
+    env = {**os.environ, "WANDB_MODE": "offline", **foreign}
     words = command(tmp_path, *overrides, "sleep=0.15")
     process = subprocess.Popen(words, env=env, stderr=subprocess.PIPE)
     target = tmp_path / "toy/smoke/r/checkpoints/stage0/step-00000002.ckpt"
@@ -113,7 +118,7 @@ def test_wandb_keeps_its_run_id_after_resume(tmp_path):
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
-    run(tmp_path, *overrides, "resume=latest")
+    run(tmp_path, *overrides, "resume=latest", env=env)
     folders = list((tmp_path / "toy/smoke/r/wandb").glob("offline-run-*"))
     assert len(folders) == 2
     assert {f.name.rsplit("-", 1)[1] for f in folders} == {"r"}

@@ -1,11 +1,15 @@
 """For each project: train, evaluate, export, reload, compare; and what the commands promise."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from common.distributed import rank
+from common.engine.run import train
 from common.registry import list_projects
 
 
@@ -26,14 +30,36 @@ def test_smoke(project, tmp_path):
     assert loss
 
 
+def train_as_rank(project: str, folder: Path) -> str:
+    """Runs on every rank of the pool, as torchrun would start it; returns the run folder."""
+    place = {"RANK": rank(), "LOCAL_RANK": rank(), "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    external = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "localhost", "MASTER_PORT": 1}
+    os.environ.update({name: str(value) for name, value in {**place, **external}.items()})
+    two = ["trainer.accelerator=cpu", "trainer.devices=2", "tracking.wandb=disabled"]
+    try:
+        return str(train(project, "smoke", [f"runs_dir={folder}", *two]))
+    finally:
+        for name in (*place, *external):
+            os.environ.pop(name)
+
+
 @pytest.mark.parametrize("project", list_projects())
-def test_smoke_with_two_processes_has_one_run_folder(project, tmp_path):
+def test_smoke_with_two_processes_has_one_run_folder(project, tmp_path, pool):
+    first, second = pool(2).run(train_as_rank, project=project, folder=tmp_path)
+    assert first == second
+    (meta,) = tmp_path.glob(f"{project}/smoke/*/meta.json")
+    assert json.loads(meta.read_text())["world_size"] == 2
+    assert (meta.parent / "metrics.json").exists()
+
+
+def test_two_processes_from_the_command_line(tmp_path):
+    """The launcher's own second process joins the run folder of the first."""
     done = cli(
-        "train", project, "smoke", f"runs_dir={tmp_path}", "tracking.wandb=disabled",
+        "train", "dcl", "smoke", f"runs_dir={tmp_path}", "tracking.wandb=disabled",
         "trainer.accelerator=cpu", "trainer.devices=2",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob(f"{project}/smoke/*/meta.json"))) == 1
+    assert len(list(tmp_path.glob("dcl/smoke/*/meta.json"))) == 1
 
 
 def test_list_names_all_projects():

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from common.config import ExperimentConfig, to_dict
 from common.engine.workspace import Workspace
 
 COLUMNS = ("stage", "step", "name", "value")
-RELEASE_SECONDS = 30  # for which a run that is continued may still be held by W&B
 
 
 class MetricsCSV(Logger):
@@ -97,9 +95,11 @@ def wandb_logger(cfg: ExperimentConfig, workspace: Workspace) -> Logger | None:
     if mode == "disabled":
         return None
     os.environ.setdefault("WANDB_SILENT", "true")
+    # A service inherited from a parent process still holds the run of a job that was killed.
+    os.environ.pop("WANDB_SERVICE", None)
     from lightning.pytorch.loggers import WandbLogger
 
-    logger = WandbLogger(
+    return WandbLogger(
         project=cfg.tracking.wandb_project,
         name=f"{workspace.project}-{workspace.config}-{workspace.run_id}",
         id=workspace.run_id,
@@ -109,12 +109,3 @@ def wandb_logger(cfg: ExperimentConfig, workspace: Workspace) -> Logger | None:
         config=to_dict(cfg),
         tags=[workspace.project, workspace.config, *cfg.tracking.tags],
     )
-    for left in reversed(range(RELEASE_SECONDS)):
-        try:
-            _ = logger.experiment
-            break
-        except Exception as error:  # W&B's service still closes the run that was just killed
-            if "is in use" not in str(error) or not left:
-                raise
-            time.sleep(1)
-    return logger
