@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.kernels import fused_rows
 from common.kernels.dispatch import tiled_module
+from common.kernels.fused_rows import valid_rows
 from common.kernels.problem import Gradients, Problem, RawStats, Upstream, stat_dtype
 from common.kernels.specs import decode
 from common.kernels.tiling import kept_tiles
@@ -74,9 +74,11 @@ def _(
         num_rows if problem.top1 else 0,
         num_rows if problem.top1 else 0,
     )
-    kept = 0 if backend == "triton" else kept_tiles(problem)[1]
+    shift, kept, kept_dtype = (), kept_tiles(problem)[1], dtype
+    if backend == "triton":
+        shift, kept, kept_dtype = tiled_module(backend).kept_shapes(problem)
     vectors = [q.new_empty(size, dtype=dtype) for size in sizes]
-    return (*vectors, q.new_empty((), dtype=dtype), q.new_empty(kept, dtype=dtype))  # type: ignore[return-value]
+    return (*vectors, q.new_empty(shift, dtype=dtype), q.new_empty(kept, dtype=kept_dtype))  # type: ignore[return-value]
 
 
 @torch.library.custom_op("contrastive::pair_stats_backward", mutates_args=())
@@ -187,13 +189,13 @@ pair_stats_op.register_autograd(_stats_backward, setup_context=_save_stats)
 @torch.library.custom_op("contrastive::info_nce_rows", mutates_args=())
 def info_nce_rows_op(
     q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, side: list[Tensor],
-    spec: str, flags: list[int], need_q: bool, need_k: bool,
+    spec: str, flags: list[int], backend: str, need_q: bool, need_k: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Sum over valid rows of row_lse - row_lin; row_lse, row_lin, row_hit; dq, dk, row_dot."""
     with autocast_off(q):
         problem = rebuild(q, k, scale, row_scale, side, spec, flags)
-        stats, grads = fused_rows.info_nce_rows(problem, need_q, need_k)
-        valid = fused_rows.valid_rows(problem, stats.row_lse)
+        stats, grads = tiled_module(backend).info_nce_rows(problem, need_q, need_k)
+        valid = valid_rows(problem, stats.row_lse)
         total = torch.where(valid, stats.row_lse - stats.row_lin, 0).sum()
     vectors = total, stats.row_lse, stats.row_lin, stats.row_hit
     return fresh(*vectors, grads.dq, grads.dk, grads.row_dot)  # type: ignore[no-any-return]
@@ -202,7 +204,7 @@ def info_nce_rows_op(
 @info_nce_rows_op.register_fake
 def _(
     q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, side: list[Tensor],
-    spec: str, flags: list[int], need_q: bool, need_k: bool,
+    spec: str, flags: list[int], backend: str, need_q: bool, need_k: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     problem = rebuild(q, k, scale, row_scale, side, spec, flags)
     rows, dtype = problem.num_rows, problem.dtype
@@ -222,14 +224,14 @@ def _save_fused(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -
 
 def _fused_backward(ctx: Any, g: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if g is None:
-        return None, None, None, None, *_none_grads(ctx, 4)
+        return None, None, None, None, *_none_grads(ctx, 5)
     scale, *rest = ctx.saved_tensors
     row_scale = rest.pop(0) if ctx.has_row_scale else None
     dq, dk, row_dot = rest
     need_q, need_k, need_scale, need_row_scale = ctx.needs_input_grad[:4]
     scales = scale_grads(row_dot * g, scale, row_scale, need_scale, need_row_scale)
     dq_out, dk_out = (x * g if need else None for x, need in ((dq, need_q), (dk, need_k)))
-    return cast(dq_out, ctx.dtypes[0]), cast(dk_out, ctx.dtypes[1]), *scales, *_none_grads(ctx, 4)
+    return cast(dq_out, ctx.dtypes[0]), cast(dk_out, ctx.dtypes[1]), *scales, *_none_grads(ctx, 5)
 
 
 def cast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:

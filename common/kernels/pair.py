@@ -83,8 +83,9 @@ def pair_stats(
         group: process group (or `sharding.Sharding`) over which rows and keys are split.
         backend: "auto", "dense", "blocked" or "triton".
         memory_budget: bytes of exponentials that may be kept for the backward (4 N M saves a whole
-            GEMM; CPU only). None = 0.
-        deterministic: two runs are bit-equal.
+            GEMM; on CUDA 2 N M for 16-bit inputs with one positive per row). None = 0.
+        deterministic: two runs are bit-equal. That holds on all back ends; False only permits
+            atomic additions for the closed-form weights (labels, indices) on CUDA. No effect on CPU.
 
     Returns:
         PairStats of the local rows and columns.
@@ -222,17 +223,18 @@ def _at_least_one(count: Tensor | int) -> Tensor | int:
 def _fused_info_nce(
     q: Tensor, k: Tensor, scale: Tensor | float, spec: Spec, reduction: str, options: dict[str, Any]
 ) -> Tensor | None:
-    """The 3-unit path, or None where another back end or a tiled weight rules it out."""
+    """The 3-unit path, or None where the back end or a weight without closed form rules it out."""
     backend = options.get("backend", "auto")
     options = {n: v for n, v in options.items() if n not in ("group", "backend")}
     problem = prepare(make_problem(q, k, scale, spec, **options))
     half = q is k and is_symmetric(problem)
     tiled = split(problem.spec)[1] is not None
-    if half or tiled or dispatch.choose(problem, backend) != "blocked":
+    chosen = dispatch.choose(problem, backend)
+    if half or tiled or chosen == "dense" or not dispatch.tiled_module(chosen).fuses_rows(problem):
         return None
     need_q, need_k = _needs_grad(q, problem.scale, problem.row_scale), _needs_grad(k)
     outputs: tuple[Tensor, ...] = ops.info_nce_rows_op(
-        q, k, problem.scale, problem.row_scale, *flatten(problem), need_q, need_k
+        q, k, problem.scale, problem.row_scale, *flatten(problem), chosen, need_q, need_k
     )
     if reduction == "sum":
         return outputs[0]
@@ -310,11 +312,13 @@ def pair_softplus(
         with ops.autocast_off(q):
             return _reduce(reference.softplus(problem, bias, row_offset), len(q), reduction)
     tensors = q, k, problem.scale, problem.row_scale, bias, row_offset
-    if chosen == "triton" or reduction == "none":
+    if reduction == "none":
         per_row = softplus_ops.pair_softplus_op(*tensors, *flatten(problem), chosen)
         return _reduce(per_row, len(q), reduction)
     needs = _needs_grad(q, problem.scale, problem.row_scale, bias, row_offset), _needs_grad(k)
-    total: Tensor = softplus_ops.pair_softplus_sum_op(*tensors, *flatten(problem), *needs)[0]
+    total: Tensor = softplus_ops.pair_softplus_sum_op(*tensors, *flatten(problem), chosen, *needs)[
+        0
+    ]
     return total if reduction == "sum" else total / len(q)
 
 

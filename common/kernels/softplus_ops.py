@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.kernels.blocked_softplus import softplus_fused
 from common.kernels.dispatch import tiled_module
 from common.kernels.ops import (
     autocast_off,
@@ -69,12 +68,12 @@ def _(
 def pair_softplus_sum_op(
     q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
     offset: Tensor | None, side: list[Tensor], spec: str, flags: list[int],
-    need_q: bool, need_k: bool,
+    backend: str, need_q: bool, need_k: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Sum over all rows and, in the same sweep, its gradients: dq, dk, row_dot, row_sum, d_offset."""
     with autocast_off(q):
         problem = rebuild(q, k, scale, row_scale, side, spec, flags)
-        values, grads = softplus_fused(problem, bias, offset, need_q, need_k)
+        values, grads = tiled_module(backend).softplus_fused(problem, bias, offset, need_q, need_k)
     assert grads.row_sum is not None
     assert grads.d_offset is not None
     parts = values.sum(), grads.dq, grads.dk, grads.row_dot, grads.row_sum, grads.d_offset
@@ -85,7 +84,7 @@ def pair_softplus_sum_op(
 def _(
     q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
     offset: Tensor | None, side: list[Tensor], spec: str, flags: list[int],
-    need_q: bool, need_k: bool,
+    backend: str, need_q: bool, need_k: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     dtype = stat_dtype(q)
     vectors = [q.new_empty(q.shape[0], dtype=dtype) for _ in range(2)]
@@ -150,7 +149,7 @@ def _save_sum(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 
 def _sum_backward(ctx: Any, g: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    tail = ([None] * ctx.num_side, None, None, None, None)
+    tail = ([None] * ctx.num_side, None, None, None, None, None)
     if g is None:
         return None, None, None, None, None, None, *tail
     scale, bias, *rest = ctx.saved_tensors

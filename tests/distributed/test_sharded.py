@@ -10,7 +10,7 @@ from torch import Tensor
 from common import distributed as cd
 from common.kernels import blocked, info_nce, pair_softplus, pair_stats, reference
 from common.kernels import specs as S
-from common.kernels.problem import Problem
+from common.kernels.problem import Problem, merge_rows
 from common.kernels.sharded import sharded_stats
 from common.kernels.sharding import Sharding
 
@@ -159,6 +159,35 @@ def softplus_loss(
         unit_norm=False,
     )  # fmt: skip
     return (d["w1"] * sums.square()).sum(), [q, k, row_scale, offset, scale, bias]
+
+
+def overlap_worker(overlap: bool, symmetric: bool, frozen: bool) -> list[Tensor]:
+    data = Rows(cd.world_size())
+    d = data.local(cd.rank())
+    q, k = d["q"].clone().requires_grad_(), d["k"].clone().requires_grad_(not frozen)
+    group = Sharding(overlap=overlap)
+    loss = info_nce(q, k, 7.0, symmetric=symmetric, group=group)
+    loss = loss + pair_softplus(q, k, 7.0, S.Diagonal(), reduction="mean", group=group)
+    return [loss.detach(), *torch.autograd.grad(loss, [q] if frozen else [q, k])]
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize(("symmetric", "frozen"), [(True, False), (False, False), (True, True)])
+def test_overlapping_changes_no_result(pool, world_size, symmetric, frozen):
+    """Checked against the whole matrix above (overlap is the default); here against one sweep."""
+    options = {"symmetric": symmetric, "frozen": frozen}
+    whole = pool(world_size).run(overlap_worker, overlap=False, **options)
+    cut = pool(world_size).run(overlap_worker, overlap=True, **options)
+    for left, right in zip(whole, cut, strict=True):
+        for a, b in zip(left, right, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_a_tie_between_blocks_counts_as_a_hit():
+    z, q = torch.eye(2).double(), torch.ones(1, 2).double() / 2**0.5
+    p = Problem(q, z, torch.tensor(1.0).double(), S.Index(torch.tensor([1])), top1=True)
+    halves = [blocked.forward(replace(p, k=z[c : c + 1], col_start=c)) for c in (0, 1)]
+    assert merge_rows(*halves).row_hit.item() == blocked.forward(p).row_hit.item() == 1.0
 
 
 @pytest.mark.parametrize("mode", ["gather", "ring"])

@@ -14,7 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.kernels import reference, triton_launch, triton_pair, triton_program
+from common.kernels import (
+    reference,
+    triton_backend,
+    triton_launch,
+    triton_pair,
+    triton_program,
+    triton_rows,
+)  # fmt: skip
+from common.kernels.fused_rows import valid_rows
 from common.kernels.problem import Problem, Upstream, merge_rows
 from common.kernels.specs import (
     All,
@@ -138,12 +146,12 @@ def compare_softplus(p: Problem, offset: Tensor | None, upstream: Tensor | None)
     bias64 = bias.double().requires_grad_()
     offset64 = None if offset is None else offset.double().requires_grad_()
     want = reference.softplus(ref, bias64, offset64)
-    got = triton_pair.softplus_forward(p, bias, offset)
+    got = triton_backend.softplus_forward(p, bias, offset)
     if upstream is None:
-        value, grads = triton_pair.softplus_fused(p, bias, offset, True, True)
+        value, grads = triton_backend.softplus_fused(p, bias, offset, True, True)
     else:
         value = got
-        grads = triton_pair.softplus_backward(p, bias, offset, upstream, True, True)
+        grads = triton_backend.softplus_backward(p, bias, offset, upstream, True, True)
     up = torch.ones(len(want)) if upstream is None else upstream
     inputs = [leaves["q"], leaves["k"], leaves["scale"], bias64]
     inputs += [] if offset64 is None else [offset64]
@@ -171,10 +179,7 @@ def features(seed: int = 5) -> tuple[Tensor, Tensor]:
 
 def confident(dtype: torch.dtype) -> Errors:
     """Rows with P_ii about 0.9995: the gradient is the small difference P_ii - 1."""
-    q = unit(64, 128).to(dtype)
-    noise = unit(64, 128, seed=9)
-    k = F.normalize(0.9 * q.double() + 0.25 * noise, dim=1).to(dtype)
-    return compare(Problem(q, k, torch.tensor(16.0), Diagonal(), columns=True))
+    return compare(_confident_problem(dtype))
 
 
 def identical(scale: float) -> Errors:
@@ -244,6 +249,111 @@ def compare_api(run: Callable[[list[Tensor], str], Tensor]) -> Errors:
     return errors
 
 
+def kept(share: float, spec: Spec, dtype: Any = torch.float32, chunk: int = 2**28,
+         confident: bool = False, **options: Any) -> Errors:  # fmt: skip
+    """Kept exponentials: errors against float64, and that as many rows are kept as may be."""
+    p = _confident_problem(dtype) if confident else problem(spec, dtype=dtype, **options)
+    size = triton_launch.kept_dtype(p).itemsize
+    p = replace(p, keep=int(share * p.num_rows * p.num_cols * size))
+    stats = triton_pair.forward(p)
+    shift, count, kept_dtype = triton_pair.kept_shapes(p)
+    rows = p.num_rows if share >= 1 else int(share * p.num_rows) // 32 * 32
+    right = (stats.shift.shape, stats.kept.numel(), stats.kept.dtype) == (shift, count, kept_dtype)
+    return compare(p, workspace=chunk) | {"kept": float(not right or count != rows * p.num_cols)}
+
+
+def _confident_problem(dtype: torch.dtype) -> Problem:
+    q = unit(64, 128).to(dtype)
+    k = F.normalize(0.9 * q.double() + 0.25 * unit(64, 128, seed=9), dim=1).to(dtype)
+    return Problem(q, k, torch.tensor(16.0), Diagonal(), columns=True)
+
+
+def compare_rows(p: Problem, workspace: int = 2**28) -> Errors:
+    """The fused one-sided loss: values and gradients of its sum against float64."""
+    assert triton_backend.fuses_rows(p)
+    ref, leaves = double(p)
+    want = reference.forward(ref)
+    valid = valid_rows(ref, want.row_lse)
+    total = torch.where(valid, want.row_lse - want.row_lin, 0.0).sum()
+    names = ["q", "k", "scale"]
+    wants = torch.autograd.grad(total, [leaves[n] for n in names])
+    got, grads = triton_rows.info_nce_rows(p, True, True, workspace)
+    errors = {n: error(getattr(got, n), getattr(want, n)) for n in ("row_lse", "row_lin")}
+    if p.top1:
+        errors["hit"] = error(got.row_hit, want.row_hit)
+    errors["dq"], errors["dk"] = distance(grads.dq, wants[0]), distance(grads.dk, wants[1])
+    errors["dscale"] = float((grads.row_dot.sum() - wants[2]).abs() / grads.row_dot.abs().sum())
+    return errors
+
+
+def rows_without_gradients() -> Errors:
+    """Evaluation: no exponentials are stored, the statistics are the same."""
+    p = problem(Diagonal(), top1=True)
+    want, full = triton_rows.info_nce_rows(p, True, True)
+    got, grads = triton_rows.info_nce_rows(p, False, False)
+    _, only_k = triton_rows.info_nce_rows(p, False, True)
+    empty = grads.dq.numel() + grads.dk.numel() + grads.row_dot.numel() + only_k.dq.numel()
+    return {"row_lse": error(got.row_lse, want.row_lse), "hit": error(got.row_hit, want.row_hit),
+            "empty": float(empty), "dk": error(only_k.dk, full.dk)}  # fmt: skip
+
+
+def rows_refused() -> Errors:
+    """What the fused path may not take: running maxima, 16-bit tiles with several positives."""
+    labels_ = Labels(integers(7, N), integers(7, M))
+    refused = [
+        problem(Diagonal(), unit_norm=False), problem(Diagonal(), row_scale=torch.ones(N)),
+        problem(labels_, dtype=torch.bfloat16), problem(Block(1), m=N, dtype=torch.bfloat16),
+        problem(Diagonal() & Bias(torch.zeros(N))),
+    ]  # fmt: skip
+    taken = [problem(labels_), problem(Diagonal(), dtype=torch.bfloat16)]
+    wrong = [p for p in refused if triton_backend.fuses_rows(p)]
+    wrong += [p for p in taken if not triton_backend.fuses_rows(p)]
+    return {"wrong": float(len(wrong))}
+
+
+def tuner() -> Errors:
+    """The search runs every family with every candidate, keeps the best, and changes no result."""
+    from common.kernels.triton_search import FAMILIES, tune
+    from common.kernels.triton_tune import TileConfig, tile_config
+
+    small, large = TileConfig(16, 32, 16, 1, 1), TileConfig(32, 64, 16, 1, 1)
+    ran: list[Any] = []
+
+    def timer(run: Callable[[], Any]) -> float:  # the third candidate wins
+        ran.append(run())
+        return 1.0 if len(ran) % 3 == 0 else 2.0
+
+    found = tune(40, 16, torch.float32, timer, variants=("plain",), device="cpu",
+                 tiles=lambda *_: [small, large])  # fmt: skip
+    wrong = len(found) != len(FAMILIES) or any(tile != large for tile, *_ in found.values())
+    fields = [x if isinstance(x, Tensor) else torch.cat([t.flatten() for t in x if t is not None and t.numel() > 1])
+              for x in ran]  # fmt: skip
+    worst = max(error(fields[i + j], fields[i]) for i in range(0, len(ran), 3) for j in (1, 2))
+    left = tile_config("lse", torch.float32, 64, (0, 0), "plain") != TileConfig(32, 32, 32, 1, 1)
+    return {"wrong": float(wrong or left or len(ran) != 3 * len(FAMILIES)), "changed": worst}
+
+
+def fake_shapes() -> Errors:
+    """The operators' fake implementations give the shapes and dtypes of the real ones."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from common.kernels import ops
+    from common.kernels.arguments import flatten
+
+    wrong = 0
+    for dtype, keep in ((torch.float32, 2**30), (torch.bfloat16, 2**30), (torch.bfloat16, 0)):
+        p = problem(Diagonal(), dtype=dtype, columns=True, top1=True, keep=keep)
+        side, code, flags = flatten(p)
+        real = ops.pair_stats_op(p.q, p.k, p.scale, None, side, code, flags, "triton")
+        with FakeTensorMode() as mode:
+            q, k, scale = (mode.from_tensor(x) for x in (p.q, p.k, p.scale))
+            fake = ops.pair_stats_op(q, k, scale, None, side, code, flags, "triton")
+        wrong += sum(
+            (a.shape, a.dtype) != (b.shape, b.dtype) for a, b in zip(real, fake, strict=True)
+        )
+    return {"wrong": float(wrong)}
+
+
 def _api_cases() -> dict[str, Callable[[], Errors]]:
     from common.kernels import info_nce, nt_xent_spec, pair_softplus
 
@@ -257,6 +367,7 @@ def _api_cases() -> dict[str, Callable[[], Errors]]:
         "api_rows": lambda: compare_api(
             lambda x, b: info_nce(*x, symmetric=False, reduction="sum", backend=b, top1=True)
         ),
+        "api_kept": lambda: compare_api(lambda x, b: info_nce(*x, backend=b, memory_budget=2**20)),
         "api_siglip": lambda: compare_api(
             lambda x, b: pair_softplus(*x, Diagonal(), bias=-5.0, reduction="mean", backend=b)
         ),
@@ -317,6 +428,14 @@ def all_cases() -> dict[str, dict[str, Callable[[], Errors]]]:
         "bias": lambda: compare(
             problem(Diagonal() & Bias(u[:, 0], v[:, 0], u, v, 0.3, 1.5), columns=True, top1=True)
         ),
+        "lowrank_affine_scaled": lambda: compare(
+            problem(
+                LowRank(u, v, factor=0.5, shift=0.5) & Diagonal(), row_scale=0.5 + torch.rand(N)
+            )
+        ),
+        "lowrank_affine_self": lambda: compare(
+            problem(LowRank(u, u, factor=0.3) & ExcludeSelf(), same=True, half=True, m=N)
+        ),
         "smoothing": lambda: compare(problem(Diagonal(0.9) & Uniform(0.1 / M), columns=True)),
         "no_weights": lambda: compare(problem(All(), columns=True)),
         "row_scale": lambda: compare(
@@ -336,6 +455,23 @@ def all_cases() -> dict[str, dict[str, Callable[[], Errors]]]:
             )
         ),
         "d_48": lambda: compare(problem(Diagonal(), d=48, columns=True)),
+        "kept": lambda: kept(1.0, Diagonal(), columns=True, top1=True),
+        "kept_half": lambda: kept(0.6, Diagonal() & Exclude(ids, keys), columns=True),
+        "kept_labels": lambda: kept(1.0, Labels(ids, keys), columns=True, chunk=4 * M * 32),
+        "kept_rows": lambda: kept(1.0, Index(integers(M + 1, N) - 1)),
+        "rows": lambda: compare_rows(problem(Diagonal(), top1=True)),
+        "rows_chunks": lambda: compare_rows(problem(Diagonal() & valid), 4 * M * 32),
+        "rows_index": lambda: compare_rows(
+            problem(Index(integers(M + 1, N) - 1, 0.7) & ExcludePositive(), top1=True)
+        ),
+        "rows_labels": lambda: compare_rows(problem(Labels(ids, keys) & Uniform(0.01))),
+        "rows_lowrank": lambda: compare_rows(problem(LowRank(u, v, factor=0.5, shift=0.5))),
+        "rows_empty": lambda: compare_rows(problem(Diagonal() & empty_rows)),
+        "rows_offsets": lambda: compare_rows(problem(Diagonal(), row_start=40, col_start=7)),
+        "rows_without_gradients": rows_without_gradients,
+        "rows_refused": rows_refused,
+        "fake_shapes": fake_shapes,
+        "tuner": tuner,
         "repeats": repeats,
         "too_large_a_scale": too_large_a_scale,
         "shards": shards,
@@ -353,7 +489,7 @@ def all_cases() -> dict[str, dict[str, Callable[[], Errors]]]:
         "clip_bf16": lambda: compare(problem(Diagonal(), dtype=half, columns=True, top1=True)),
         "clip_fp16": lambda: compare(problem(Diagonal(), dtype=torch.float16, columns=True)),
         "clip_fp16_g": lambda: compare(
-            problem(Diagonal(), dtype=torch.float16, columns=True), grad_dtype=torch.float16
+            problem(Diagonal(), dtype=torch.float16, columns=True), g_dtype=torch.float16
         ),
         "online_bf16": lambda: compare(
             problem(Diagonal(), dtype=half, columns=True, unit_norm=False, moment=True)
@@ -366,6 +502,15 @@ def all_cases() -> dict[str, dict[str, Callable[[], Errors]]]:
         "d_768_bf16": lambda: compare(problem(Diagonal(), n=40, m=50, dtype=half, d=768)),
         "d_1024_bf16": lambda: compare(problem(Diagonal(), n=40, m=50, dtype=half, d=1024)),
         "confident_bf16": lambda: confident(half),
+        "kept_bf16": lambda: kept(1.0, Diagonal(), half, columns=True),
+        "kept_labels_bf16": lambda: kept(1.0, Labels(ids, keys), half, columns=True),
+        "confident_kept_bf16": lambda: kept(1.0, Diagonal(), half, confident=True),
+        "rows_bf16": lambda: compare_rows(problem(Diagonal(), dtype=half)),
+        "rows_fp16": lambda: compare_rows(problem(Index(integers(M, N)), dtype=torch.float16)),
+        "rows_partner_bf16": lambda: compare_rows(problem(Partner(35) & valid, dtype=half)),
+        "confident_rows_bf16": lambda: compare_rows(
+            replace(_confident_problem(half), columns=False)
+        ),
         "siglip_bf16": lambda: compare_softplus(
             problem(Diagonal(), m=N, dtype=half), None, torch.rand(N)
         ),
@@ -376,6 +521,7 @@ def all_cases() -> dict[str, dict[str, Callable[[], Errors]]]:
 def main() -> None:
     """Run a group (or single cases) and print the errors."""
     torch.manual_seed(0)
+    triton_launch._KEEP_ROWS = 32
     triton_launch.FIXED_SIZE = 1  # the small problems here must reach the fixed shift as well
     groups = all_cases()
     group = groups[sys.argv[1]]
