@@ -118,7 +118,8 @@ def num_positives(spec: Spec, tile: Tile) -> Tensor | None:
         elif isinstance(atom, Diagonal | Index | Partner | Block):
             count = torch.zeros(tile.shape[0], dtype=torch.long, device=tile.device)
             for rows, _, weight in _pairs(atom, tile, torch.long, counting=True):
-                hits = torch.as_tensor(weight, dtype=torch.long, device=tile.device)
+                one = count.new_ones(())  # not from a Python number: that would synchronise on CUDA
+                hits = weight.long() if isinstance(weight, Tensor) else one
                 _add(count, rows, hits.expand(_length(rows)))  # integers: exact
         else:
             continue
@@ -184,7 +185,8 @@ def _add(
         if weight is None:
             out[at] += value
         else:
-            out[at].addcmul_(value, torch.as_tensor(weight, dtype=out.dtype, device=out.device))
+            factor = weight if isinstance(weight, Tensor) else out.new_full((), weight)
+            out[at].addcmul_(value, factor.to(out.dtype))
         return
     value = value if weight is None else value * weight
     _scatter_add(out, at, value.to(out.dtype), atomic)

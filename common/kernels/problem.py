@@ -7,7 +7,7 @@ A back end is a module with these functions (`blocked` is the model; `triton_bac
     softplus_forward(problem, bias, offset) -> Tensor (N,)
     softplus_backward(problem, bias, offset, upstream, need_q, need_k) -> Gradients
     softplus_fused(problem, bias, offset, need_q, need_k) -> (values, Gradients of their sum)
-    info_nce_rows(problem, need_q, need_k) -> (RawStats, Gradients of the summed row loss)
+    info_nce_rows(problem, need_q, need_k, join) -> (RawStats, Gradients of the summed row loss)
     fuses_rows(problem) -> bool                 whether info_nce_rows can run this problem
     unsupported(problem) -> str | None          why it cannot run this problem
 

@@ -120,7 +120,7 @@ class Plan:
         reason = unsupported(problem)
         if reason is not None:
             raise ValueError(f"the Triton back end cannot run this: {reason}")
-        closed = [atom for atom in split(problem.spec)[0] if isinstance(atom, LowRank)]
+        closed: list[Spec] = [atom for atom in split(problem.spec)[0] if isinstance(atom, LowRank)]
         program = lower(And(tuple(a for a in problem.spec.atoms() if a not in closed)))
         simple = problem.row_scale is None and not problem.moment
         half = problem.half and program.halvable and simple

@@ -208,8 +208,8 @@ def backward(
             rows_CD = q_ND[r0:r1] if rho is None else (q_ND[r0:r1] * rho[:, None]).to(dtype)
             accumulate(dk_MD[c0:], g_CM, rows_CD)
     if plan.closed and vectors["c"] is not None:
-        rho = 1.0 if plan.row_scale is None else plan.row_scale
-        linear_backward(plan.closed, problem, vectors["c"], dq_ND, dk_MD, rho)
+        factor = 1.0 if plan.row_scale is None else plan.row_scale
+        linear_backward(plan.closed, problem, vectors["c"], dq_ND, dk_MD, factor)
     dq, dk, row_dot = plan.scaled(dq_ND, dk_MD, unit)
     if problem.half and need_q:
         dq += dk

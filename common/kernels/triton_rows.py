@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from common.kernels.fused_rows import valid_rows
-from common.kernels.linear import linear_backward, num_positives, split
+from common.kernels.fused_rows import row_weights, valid_rows
+from common.kernels.linear import linear_backward, linear_forward, num_positives, split
 from common.kernels.problem import Gradients, Problem, RawStats
 from common.kernels.spec_base import Spec
 from common.kernels.specs import Diagonal, Index, Partner
@@ -38,14 +38,19 @@ def fuses_rows(problem: Problem) -> bool:
 
 
 def info_nce_rows(
-    problem: Problem, need_q: bool, need_k: bool, workspace: int = WORKSPACE_BYTES
+    problem: Problem,
+    need_q: bool,
+    need_k: bool,
+    join: bool = False,
+    workspace: int = WORKSPACE_BYTES,
 ) -> tuple[RawStats, Gradients]:
-    """Row statistics and the gradients of sum over valid rows of row_lse_i - row_lin_i.
+    """Row statistics and the gradients of the sum of `row_values` over valid rows.
 
     Args:
         problem: a problem for which `fuses_rows` holds; all weights have closed forms.
         need_q: whether dq (also for the scales) is wanted.
         need_k: whether dk is wanted.
+        join: see `row_values`.
         workspace: bytes for the exponentials of a row chunk.
     """
     plan, dtype = Plan.make(problem), kept_dtype(problem)
@@ -55,6 +60,7 @@ def info_nce_rows(
     count = num_positives(problem.spec, problem.whole())
     counted = torch.ones_like(plan.q[:, 0], dtype=torch.float32)
     counted = counted if count is None else (count > 0).to(torch.float32)
+    extra = linear_forward(plan.closed, problem) * plan.scale  # affine weights are not in tiles
     parts: list[dict[str, Tensor]] = []
     chunks = plan.chunks(plan.tile("rows"), float(problem.num_cols * dtype.itemsize), workspace)
     buffer = plan.workspace(chunks, dtype) if need_q or need_k else None
@@ -64,7 +70,7 @@ def info_nce_rows(
         parts.append(rows)
         if e_CM is None:
             continue
-        inverse_C1 = _inverse(rows["sum"], counted[r0:r1])[:, None]
+        inverse_C1 = _inverse(plan, rows, extra[r0:r1], counted[r0:r1], join)[:, None]
         if dq_ND is not None:
             product(e_CM, k_MD, dq_ND[r0:r1])
             dq_ND[r0:r1] *= inverse_C1
@@ -74,7 +80,8 @@ def info_nce_rows(
     row = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
     stats = finish_rows(plan, row)
     valid_N = valid_rows(problem, stats.row_lse).to(torch.float32) + _nan(stats.row_lse)
-    share = torch.cat(pos) * _inverse(row["sum"], counted) if pos else None
+    valid_N = valid_N * row_weights(stats.row_lse, stats.row_lin, join)
+    share = torch.cat(pos) * _inverse(plan, row, extra, counted, join) if pos else None
     _linear(problem, valid_N, share, dq_ND, dk_MD)
     dq, dk, row_dot = plan.scaled(dq_ND, dk_MD, torch.ones_like(plan.scale))
     return stats, Gradients(dq, dk, row_dot)
@@ -94,9 +101,14 @@ def _linear(
     linear_backward(atoms, problem, -valid_N, dq, dk, 1.0)
 
 
-def _inverse(total: Tensor, counted: Tensor) -> Tensor:
-    """1 / Z of the rows that contribute, else 0."""
-    return torch.where(total > 0, counted / total, 0.0)
+def _inverse(
+    plan: Plan, row: dict[str, Tensor], extra: Tensor, counted: Tensor, join: bool
+) -> Tensor:
+    """Weight / Z of the rows that contribute, else 0."""
+    total = row["sum"]
+    row_lin = row["lin"] + extra if "lin" in row else extra
+    weight = counted * row_weights(total.log() + plan.shift, row_lin, join)
+    return torch.where(total > 0, weight / total, 0.0)
 
 
 def _nan(row_lse: Tensor) -> Tensor:

@@ -29,9 +29,12 @@ def test_opcheck_row_scale_and_self_comparison() -> None:
     torch.library.opcheck(ops.pair_stats_op, (q, None, scale, None, *flat, "blocked"))
 
 
-def test_opcheck_fused_rows() -> None:
+@pytest.mark.parametrize("join", [False, True])
+def test_opcheck_fused_rows(join: bool) -> None:
     q, k, scale, flat = operator_inputs("diagonal")
-    torch.library.opcheck(ops.info_nce_rows_op, (q, k, scale, None, *flat, "blocked", True, True))
+    torch.library.opcheck(
+        ops.info_nce_rows_op, (q, k, scale, None, *flat, "blocked", join, True, True)
+    )
 
 
 def test_opcheck_softplus() -> None:

@@ -22,7 +22,7 @@ from common.kernels import (
     triton_program,
     triton_rows,
 )  # fmt: skip
-from common.kernels.fused_rows import valid_rows
+from common.kernels.fused_rows import row_values, valid_rows
 from common.kernels.problem import Problem, Upstream, merge_rows
 from common.kernels.specs import (
     All,
@@ -268,16 +268,16 @@ def _confident_problem(dtype: torch.dtype) -> Problem:
     return Problem(q, k, torch.tensor(16.0), Diagonal(), columns=True)
 
 
-def compare_rows(p: Problem, workspace: int = 2**28) -> Errors:
+def compare_rows(p: Problem, workspace: int = 2**28, join: bool = False) -> Errors:
     """The fused one-sided loss: values and gradients of its sum against float64."""
     assert triton_backend.fuses_rows(p)
     ref, leaves = double(p)
     want = reference.forward(ref)
     valid = valid_rows(ref, want.row_lse)
-    total = torch.where(valid, want.row_lse - want.row_lin, 0.0).sum()
+    total = torch.where(valid, row_values(want.row_lse, want.row_lin, join), 0.0).sum()
     names = ["q", "k", "scale"]
     wants = torch.autograd.grad(total, [leaves[n] for n in names])
-    got, grads = triton_rows.info_nce_rows(p, True, True, workspace)
+    got, grads = triton_rows.info_nce_rows(p, True, True, join, workspace)
     errors = {n: error(getattr(got, n), getattr(want, n)) for n in ("row_lse", "row_lin")}
     if p.top1:
         errors["hit"] = error(got.row_hit, want.row_hit)
@@ -356,6 +356,7 @@ def fake_shapes() -> Errors:
 
 def _api_cases() -> dict[str, Callable[[], Errors]]:
     from common.kernels import info_nce, nt_xent_spec, pair_softplus
+    from common.losses import functional as losses
 
     def nt_xent(x: list[Tensor], backend: str) -> Tensor:
         z = torch.cat([x[0][:35], x[1][:35]])
@@ -366,6 +367,15 @@ def _api_cases() -> dict[str, Callable[[], Errors]]:
         "api_nt_xent": lambda: compare_api(nt_xent),
         "api_rows": lambda: compare_api(
             lambda x, b: info_nce(*x, symmetric=False, reduction="sum", backend=b, top1=True)
+        ),
+        "api_join": lambda: compare_api(
+            lambda x, b: losses.info_nce(*x, queue=x[1][:9].flip(1), backend=b).loss
+        ),
+        "api_join_rows": lambda: compare_api(
+            lambda x, b: losses.info_nce(*x, backend=b).per_sample.square().sum()
+        ),
+        "api_siglip_rows": lambda: compare_api(
+            lambda x, b: losses.siglip(*x, backend=b).per_sample.square().sum()
         ),
         "api_kept": lambda: compare_api(lambda x, b: info_nce(*x, backend=b, memory_budget=2**20)),
         "api_siglip": lambda: compare_api(
@@ -464,6 +474,10 @@ def all_cases() -> dict[str, dict[str, Callable[[], Errors]]]:
         "rows_index": lambda: compare_rows(
             problem(Index(integers(M + 1, N) - 1, 0.7) & ExcludePositive(), top1=True)
         ),
+        "rows_join": lambda: compare_rows(
+            problem(Diagonal() & ExcludePositive() & valid, top1=True), join=True
+        ),
+        "rows_join_all": lambda: compare_rows(problem(LowRank(u, v, factor=0.1)), join=True),
         "rows_labels": lambda: compare_rows(problem(Labels(ids, keys) & Uniform(0.01))),
         "rows_lowrank": lambda: compare_rows(problem(LowRank(u, v, factor=0.5, shift=0.5))),
         "rows_empty": lambda: compare_rows(problem(Diagonal() & empty_rows)),
@@ -506,6 +520,9 @@ def all_cases() -> dict[str, dict[str, Callable[[], Errors]]]:
         "kept_labels_bf16": lambda: kept(1.0, Labels(ids, keys), half, columns=True),
         "confident_kept_bf16": lambda: kept(1.0, Diagonal(), half, confident=True),
         "rows_bf16": lambda: compare_rows(problem(Diagonal(), dtype=half)),
+        "rows_join_bf16": lambda: compare_rows(
+            problem(Diagonal() & ExcludePositive(), dtype=half), join=True
+        ),
         "rows_fp16": lambda: compare_rows(problem(Index(integers(M, N)), dtype=torch.float16)),
         "rows_partner_bf16": lambda: compare_rows(problem(Partner(35) & valid, dtype=half)),
         "confident_rows_bf16": lambda: compare_rows(
