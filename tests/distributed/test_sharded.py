@@ -277,17 +277,18 @@ def test_partner_of_local_stacks_equals_the_global_stack(pool, mode):
         torch.testing.assert_close(grad / 4, torch.cat([first[rank], second[rank]]))
 
 
-def traffic_worker(mode: str, frozen: bool) -> list[str]:
+def traffic_worker(mode: str, frozen: bool, overlap: bool = True) -> list[str]:
     """Names of the collectives that the backward calls."""
     data = Rows(cd.world_size())
     d = data.local(cd.rank())
     q, k = d["q"].clone().requires_grad_(), d["k"].clone().requires_grad_(not frozen)
-    loss = info_nce(q, k, data.scale, symmetric=False, group=Sharding(mode=mode))
+    loss = info_nce(q, k, data.scale, symmetric=False, group=Sharding(mode=mode, overlap=overlap))
     calls: list[str] = []
     originals = {}
     for name in (
         "all_gather_into_tensor",
         "reduce_scatter_tensor",
+        "reduce",
         "all_reduce",
         "batch_isend_irecv",
     ):
@@ -308,7 +309,11 @@ def traffic_worker(mode: str, frozen: bool) -> list[str]:
 
 def test_frozen_keys_cause_no_gradient_traffic(pool):
     assert pool(2).run(traffic_worker, mode="gather", frozen=True) == [[], []]
-    assert pool(2).run(traffic_worker, mode="gather", frozen=False)[0] == ["reduce_scatter_tensor"]
+    assert pool(2).run(traffic_worker, mode="gather", frozen=False)[0] == 2 * [
+        "reduce"
+    ]  # one a rank
+    whole = pool(2).run(traffic_worker, mode="gather", frozen=False, overlap=False)
+    assert whole[0] == ["reduce_scatter_tensor"]
     keys_and_dk = pool(4).run(traffic_worker, mode="ring", frozen=False)[0]
     only_keys = pool(4).run(traffic_worker, mode="ring", frozen=True)[0]
     assert (len(keys_and_dk), len(only_keys)) == (2 * (3 + 4), 2 * 3)
