@@ -197,7 +197,7 @@ def info_nce(
     if not symmetric and reduction != "none":
         fused = info_nce_rows(q, k, scale, spec, **options)
         if fused is not None:
-            return fused.total if reduction == "sum" else fused.total / fused.count.clamp(min=1)
+            return fused.total if reduction == "sum" else fused.total / fused.num_valid.clamp(min=1)
     stats = pair_stats(q, k, scale, spec, columns=symmetric, **options)
     starts = {name: options.get(name, 0) for name in ("row_start", "col_start")}
     valid = valid_rows(make_problem(q, k, scale, spec, **starts), stats.row_lse)
@@ -286,8 +286,7 @@ def pair_softplus(
     if reduction != "none":
         return _reduce(softplus_sum(problem, bias, row_offset, chosen)[0][None], len(q), reduction)
     tensors = q, k, problem.scale, problem.row_scale, bias, row_offset
-    per_row: Tensor = softplus_ops.pair_softplus_op(*tensors, *flatten(problem), chosen)
-    return per_row
+    return softplus_ops.pair_softplus_op(*tensors, *flatten(problem), chosen)  # type: ignore[no-any-return]
 
 
 def _check_reduction(reduction: str) -> None:

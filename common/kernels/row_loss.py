@@ -21,11 +21,11 @@ from common.kernels.symmetry import is_symmetric
 
 
 class RowLoss(NamedTuple):
-    """total: sum over rows, 0-dim. per_row: (N,). count: rows that contribute, 0-dim. top1: (N,)."""
+    """total: sum over rows, 0-dim. per_row: (N,). num_valid: rows that contribute, 0-dim. top1: (N,)."""
 
     total: Tensor
     per_row: Tensor
-    count: Tensor
+    num_valid: Tensor
     top1: Tensor | None
 
 

@@ -51,6 +51,6 @@ def siglip(
     check_pair(image, text, names="image, text")
     fused = softplus_rows(image, text, scale, Diagonal(), bias=bias, **kernel)
     if fused is not None:
-        return LossOutput(fused.total / fused.count, fused.per_row, None)
+        return LossOutput(fused.total / fused.num_valid, fused.per_row, None)
     per_sample = pair_softplus(image, text, scale, Diagonal(), bias=bias, **kernel)
     return LossOutput(mean_loss(per_sample, kernel), per_sample, None)
