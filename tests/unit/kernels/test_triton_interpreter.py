@@ -1,7 +1,7 @@
 """The Triton kernels in Triton's interpreter against the dense float64 reference.
 
 The interpreter must be chosen before Triton is imported, so the cases (``triton_cases``) run in one
-process per group; here each becomes a test. It is slow: shapes are about 70 x 101 x 100.
+process per group; here each becomes a test. It is slow: shapes are about 70 x 101 x 40.
 """
 
 import json

@@ -175,6 +175,7 @@ def all_cases() -> dict[str, dict[str, Callable[[], Errors]]]:
             )
         ),
         "d_48": lambda: compare(problem(Diagonal(), d=48, columns=True)),
+        "d_100": lambda: compare(problem(Diagonal(), d=100, columns=True)),
         "kept": lambda: kept(1.0, Diagonal(), columns=True, top1=True),
         "kept_half": lambda: kept(0.6, Diagonal() & Exclude(ids, keys), columns=True),
         "kept_labels": lambda: kept(1.0, Labels(ids, keys), columns=True, chunk=4 * M * 32),

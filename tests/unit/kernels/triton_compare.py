@@ -27,7 +27,7 @@ from common.kernels.specs import (
     encode,
 )  # fmt: skip
 
-N, M, D = 70, 101, 100
+N, M, D = 70, 101, 40  # no multiples of the 32 x 32 x 32 tiles
 Errors = dict[str, float]
 
 
