@@ -32,10 +32,13 @@ from tests.unit.kernels.triton_aot import (  # noqa: E402
     find_tool,
 )  # fmt: skip
 
-pytestmark = pytest.mark.skipif(
-    find_tool("ptxas") is None or find_tool("cuobjdump") is None,
-    reason="Triton has no bundled ptxas and cuobjdump here",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        find_tool("ptxas") is None or find_tool("cuobjdump") is None,
+        reason="Triton has no bundled ptxas and cuobjdump here",
+    ),
+    pytest.mark.timeout(900),  # a compiler at work, maybe on a loaded machine
+]
 
 STACK_LIMIT = 64
 SHARED_SHARE = 0.99
@@ -205,7 +208,8 @@ def test_every_kernel_fits_the_card(dim: int, operand: str, arch: int, family: s
 
 OTHERS = [name for name in VARIANTS if name != "clip"]
 COMBINATIONS = [(name, "bf16", arch) for name in OTHERS for arch in (80, 90)]
-COMBINATIONS += [(name, "fp32", 80) for name in OTHERS]  # one tile for both cards, 80 is smaller
+# one fp32 tile serves both cards, and 80 is the smaller one; the heaviest variants
+COMBINATIONS += [(name, "fp32", 80) for name in ("nt_xent", "labels", "moment", "features")]
 
 
 @pytest.mark.parametrize(("name", "operand", "arch"), COMBINATIONS)

@@ -16,6 +16,7 @@ import pytest
 from tests.unit.kernels import triton_cases
 
 pytest.importorskip("triton")
+pytestmark = pytest.mark.timeout(900)  # the first test waits for a group
 
 ROOT = Path(__file__).parents[3]
 STATISTICS = 1e-5
