@@ -4,6 +4,7 @@
     python benchmarks/bench_losses.py --quick          # tiny sizes: does everything run?
     python benchmarks/bench_losses.py                  # N = 256 ... 16384, D = 512
     python benchmarks/bench_losses.py --with-peers     # installs missing peers into .bench-venv
+    python benchmarks/bench_losses.py --merge --sizes 16384 --cases symmetric --names ours open_clip
 
 Method. Forward and backward of one loss; the reference is three N x N x D products (what a
 dense loss with one similarity matrix needs at least), measured in the same process. Every round
@@ -11,7 +12,8 @@ runs the reference and then each contender once, in rotating order; reported is 
 rounds of the ratio within a round, once for CPU time of the process (robust on a shared machine)
 and once for wall time. Peak extra memory is the high-water mark of a second run in a process of its
 own, minus what was resident before. Before measuring, all contenders of a case must agree on the
-value of the loss.
+value of the loss. Waiting threads sleep (OMP_WAIT_POLICY=passive), so that CPU time is work and not
+spinning. With --merge the measured rows replace those of an earlier run on the same machine.
 
 Writes benchmarks/results/losses.csv and losses.png and the tables between the markers in README.md
 and docs/kernels.md; with --quick only csv and png, to build/bench.
@@ -33,9 +35,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 PEER_ENV = ROOT / ".bench-venv"
 PEERS = ("lightly", "lightly-utils", "sentence-transformers", "pytorch-metric-learning")
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
 import torch  # noqa: E402
 from loss_contenders import Loss, contenders  # noqa: E402
-from loss_report import Row, write_csv, write_figure, write_tables  # noqa: E402
+from loss_report import Row, merged, write_csv, write_figure, write_tables  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 
@@ -48,6 +51,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--with-peers", action="store_true", help="install peers in .bench-venv")
+    parser.add_argument("--cases", nargs="+", help="only these cases")
+    parser.add_argument("--names", nargs="+", help="only contenders whose names start so")
+    parser.add_argument("--merge", action="store_true", help="keep other rows of the results")
     parser.add_argument("--memory-of", nargs=3, metavar=("CASE", "NAME", "N"), help="internal")
     args = parser.parse_args(argv)
     if args.quick:
@@ -129,7 +135,8 @@ def measure_case(case: str, num: int, args: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     steps: dict[str, Step] = {}
     values: dict[str, float] = {}
-    for entry in (c for c in contenders() if c.case == case):
+    wanted = tuple(args.names or [""])
+    for entry in (c for c in contenders() if c.case == case and c.name.startswith(wanted)):
         rows.append({"case": case, "name": entry.name, "n": num, "version": entry.version})
         if entry.version is None or num > entry.largest:
             rows[-1]["note"] = "not installed" if entry.version is None else "not run at this size"
@@ -207,14 +214,17 @@ def main() -> None:
     rows: list[Row] = []
     for num in args.sizes:
         for case in dict.fromkeys(c.case for c in contenders()):
+            if args.cases and case not in args.cases:
+                continue
             sys.stderr.write(f"N={num} {case}\n")
             rows += measure_case(case, num, args)
     setting = {"dim": args.dim, "threads": args.threads, "rounds": args.rounds}
     out = ROOT / "build" / "bench" if args.quick else ROOT / "benchmarks" / "results"
-    write_csv(rows, setting, out / "losses.csv")
-    write_figure(rows, setting, out / "losses.png")
+    rows = merged(rows, setting, out / "losses.csv") if args.merge else merged(rows, setting)
+    write_csv(rows, out / "losses.csv")
+    write_figure(rows, out / "losses.png")
     if not args.quick:
-        write_tables(rows, setting, [ROOT / "README.md", ROOT / "docs" / "kernels.md"])
+        write_tables(rows, [ROOT / "README.md", ROOT / "docs" / "kernels.md"])
 
 
 if __name__ == "__main__":

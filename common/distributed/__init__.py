@@ -25,6 +25,7 @@ from common.distributed.differentiable import (
     global_mean,
     rank_mean,
 )
+from common.distributed.pending import Pending, start_gather, start_reduce
 from common.distributed.process import (
     GradReduction,
     barrier,
@@ -40,6 +41,7 @@ from common.distributed.ring import RingHop, ring_exchange, ring_start
 
 __all__ = [
     "GradReduction",
+    "Pending",
     "RingHop",
     "all_gather_no_grad",
     "all_gather_with_grad",
@@ -60,5 +62,7 @@ __all__ = [
     "ring_exchange",
     "ring_start",
     "row_offset",
+    "start_gather",
+    "start_reduce",
     "world_size",
 ]

@@ -59,7 +59,8 @@ def _gather_equal(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     return out
 
 
-def _pad_rows(x: Tensor, num_rows: int) -> Tensor:
+def pad_rows(x: Tensor, num_rows: int) -> Tensor:
+    """Zeros appended up to `num_rows` rows."""
     if x.shape[0] == num_rows:
         return x
     return torch.cat([x, x.new_zeros(num_rows - x.shape[0], *x.shape[1:])])
@@ -68,7 +69,7 @@ def _pad_rows(x: Tensor, num_rows: int) -> Tensor:
 def gather_rows(x: Tensor, sizes: Sequence[int], group: dist.ProcessGroup | None) -> Tensor:
     """Concatenate shards of unequal row counts: pad to the largest, gather, cut."""
     largest = max(sizes)
-    out = _gather_equal(_pad_rows(x, largest), group)
+    out = _gather_equal(pad_rows(x, largest), group)
     if min(sizes) == largest:
         return out
     return torch.cat([out[r * largest :][:size] for r, size in enumerate(sizes)])
@@ -95,7 +96,7 @@ def sum_and_scatter(x: Tensor, sizes: Sequence[int], group: dist.ProcessGroup | 
     """`reduce_scatter_rows` on more than one rank: unequal parts are padded to the largest."""
     largest, own = max(sizes), sizes[rank(group)]
     parts = torch.split(x, list(sizes))
-    padded = torch.cat([_pad_rows(part, largest) for part in parts])
+    padded = torch.cat([pad_rows(part, largest) for part in parts])
     out = x.new_empty(largest, *x.shape[1:])
     dist.reduce_scatter_tensor(out, padded, group=group)
     return out[:own]

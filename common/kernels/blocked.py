@@ -15,20 +15,29 @@ tile, see `linear`. It runs on any device; on CUDA it is the fallback and the cr
 import torch
 from torch import Tensor
 
-from common.kernels.blocked_softplus import softplus_backward, softplus_forward
+from common.kernels.blocked_softplus import softplus_backward, softplus_forward, softplus_fused
 from common.kernels.former import GradientFormer
+from common.kernels.fused_rows import info_nce_rows
 from common.kernels.linear import linear_backward, linear_forward, split
 from common.kernels.problem import Gradients, Problem, RawStats, Upstream
 from common.kernels.spec_base import Spec
 from common.kernels.sums import FixedSums, OnlineSums, fixed_shift
 from common.kernels.tiling import Sweep, TopOne, kept_tiles, masks
 
-__all__ = ["backward", "forward", "softplus_backward", "softplus_forward", "unsupported"]
+__all__ = [
+    "backward", "forward", "fuses_rows", "info_nce_rows", "softplus_backward", "softplus_forward",
+    "softplus_fused", "unsupported",
+]  # fmt: skip
 
 
 def unsupported(problem: Problem) -> str | None:
     """Why this back end cannot run the problem: it always can."""
     return None
+
+
+def fuses_rows(problem: Problem) -> bool:
+    """Whether `info_nce_rows` can run the problem: it always can."""
+    return True
 
 
 def forward(problem: Problem) -> RawStats:

@@ -46,18 +46,18 @@ def choose(problem: Problem, backend: str, tiled: bool = False) -> str:
 def tiled_module(backend: str) -> ModuleType:
     """The module of a tiled back end, see `problem` for its functions."""
     if backend == "triton":
-        from common.kernels import triton_pair  # imports triton: only on demand
+        from common.kernels import triton_backend  # imports triton: only on demand
 
-        return triton_pair
+        return triton_backend
     return blocked
 
 
 def _triton_reason(problem: Problem) -> str | None:
     try:
-        from common.kernels import triton_pair
+        from common.kernels import triton_backend
     except ImportError as error:
         return f"Triton cannot be imported ({error})"
-    reason: str | None = triton_pair.unsupported(problem)
+    reason: str | None = triton_backend.unsupported(problem)
     return reason
 
 

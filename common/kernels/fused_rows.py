@@ -7,6 +7,7 @@ and the upstream gradient is known up to one scalar.
 # Shape suffixes: N queries, M keys, D dim, R rows of a strip, C columns of a tile.
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from common.kernels.linear import linear_backward, linear_forward, num_positives, split
@@ -23,8 +24,23 @@ def valid_rows(problem: Problem, row_lse: Tensor) -> Tensor:
     return alive if count is None else alive & (count > 0)
 
 
-def info_nce_rows(problem: Problem, need_q: bool, need_k: bool) -> tuple[RawStats, Gradients]:
-    """Row statistics and the gradients of sum over valid rows of row_lse_i - row_lin_i.
+def row_values(row_lse: Tensor, row_lin: Tensor, join: bool) -> Tensor:
+    """Losses of the rows: row_lse - row_lin, or with `join` log(exp(row_lse) + exp(row_lin)) - row_lin.
+
+    `join` belongs to denominators without the positive; it keeps confident rows exact in fp32.
+    """
+    return F.softplus(row_lse - row_lin) if join else row_lse - row_lin
+
+
+def row_weights(row_lse: Tensor, row_lin: Tensor, join: bool) -> Tensor:
+    """Derivative of `row_values` for row_lse, which is minus that for row_lin."""
+    return torch.sigmoid(row_lse - row_lin) if join else torch.ones_like(row_lse)
+
+
+def info_nce_rows(
+    problem: Problem, need_q: bool, need_k: bool, join: bool = False
+) -> tuple[RawStats, Gradients]:
+    """Row statistics and the gradients of the sum of `row_values` over valid rows.
 
     Rows without any pair or positive contribute nothing. All weights must have closed forms.
     """
@@ -37,13 +53,16 @@ def info_nce_rows(problem: Problem, need_q: bool, need_k: bool) -> tuple[RawStat
     count = num_positives(problem.spec, problem.whole())
     has_positive = torch.ones_like(row_lse) if count is None else (count > 0).to(row_lse)
     top, shift = TopOne(problem), fixed_shift(problem)
+    linear = linear_forward(closed, problem)
+    row_lin = linear * sweep.factor[:, 0]
     strip_rows = sweep.row_blocks[0][1]
     storage = sweep.q_ND.new_empty(strip_rows * problem.num_cols)
     for r0, r1 in sweep.row_blocks:
         q_RD = sweep.scaled_rows(r0, r1)
         strip_tiles, sums_R, base_R = _strip(sweep, (r0, r1), q_RD, storage, shift, top)
         row_lse[r0:r1] = torch.where(sums_R > 0, sums_R.log() + base_R, -torch.inf)
-        inverse_R1 = torch.where(sums_R > 0, has_positive[r0:r1] / sums_R, 0)[:, None]
+        weight_R = row_weights(row_lse[r0:r1], row_lin[r0:r1], join) * has_positive[r0:r1]
+        inverse_R1 = torch.where(sums_R > 0, weight_R / sums_R, 0)[:, None]
         weighted_RD = q_RD * inverse_R1
         for tile, e_RC in strip_tiles:
             cols = slice(tile.c0, tile.c1)
@@ -53,17 +72,14 @@ def info_nce_rows(problem: Problem, need_q: bool, need_k: bool) -> tuple[RawStat
                 dk_MD[cols].addmm_(e_RC.T, weighted_RD)
         if dq_ND is not None:
             dq_ND[r0:r1] *= inverse_R1
-    linear = linear_forward(closed, problem)
-    minus_N = -valid_rows(problem, row_lse).to(row_lse)
+    minus_N = -row_weights(row_lse, row_lin, join) * valid_rows(problem, row_lse)
     row_dot = row_lse.new_empty(0)
     if dq_ND is not None:
         row_dot = torch.linalg.vecdot(dq_ND, sweep.q_ND) + minus_N * linear
     linear_backward(closed, problem, minus_N, dq_ND, dk_MD, sweep.factor[:, 0])
     empty = row_lse.new_empty(0)
     dq_out = empty if dq_ND is None else dq_ND.mul_(sweep.factor)
-    stats = RawStats(
-        row_lse, empty, linear * sweep.factor[:, 0], empty, top.best, top.hit, empty, empty
-    )
+    stats = RawStats(row_lse, empty, row_lin, empty, top.best, top.hit, empty, empty)
     return stats, Gradients(dq_out, empty if dk_MD is None else dk_MD, row_dot)
 
 

@@ -41,7 +41,7 @@ def linear_forward(atoms: list[Spec], problem: Problem) -> Tensor:
     out_N = torch.zeros(problem.num_rows, dtype=problem.dtype, device=q_ND.device)
     for atom in atoms:
         if isinstance(atom, Labels):
-            sums_CD, class_N, _ = _class_sums(atom, k_MD, out_N.dtype)
+            sums_CD, class_N, _ = _class_sums(atom, k_MD, out_N.dtype, not problem.deterministic)
             raw_N = _row_dot(q_ND, sums_CD, class_N)
             if atom.exclude_self:
                 own, same = _overlap(problem.whole())
@@ -57,7 +57,7 @@ def linear_forward(atoms: list[Spec], problem: Problem) -> Tensor:
         else:
             for rows, cols, weight in _pairs(atom, problem.whole(), out_N.dtype):
                 dots = (q_ND[rows].to(out_N) * k_MD[cols].to(out_N)).sum(1) * weight
-                _add(out_N, rows, dots)
+                _add(out_N, rows, dots, atomic=not problem.deterministic)
     return out_N
 
 
@@ -100,10 +100,13 @@ def linear_backward(
                     dk_MD.addmm_(v_MR, side_RD, alpha=atom.factor)
         else:
             for rows, cols, weight in _pairs(atom, problem.whole(), g_N.dtype):
+                atomic = not problem.deterministic
                 if dq_ND is not None:
-                    _add(dq_ND, rows, k_MD[cols].to(g_N), g_N[rows, None] * _column(weight))
+                    weight_P1 = g_N[rows, None] * _column(weight)
+                    _add(dq_ND, rows, k_MD[cols].to(g_N), weight_P1, atomic)
                 if dk_MD is not None:
-                    _add(dk_MD, cols, q_ND[rows].to(g_N), f_N[rows, None] * _column(weight))
+                    weight_P1 = f_N[rows, None] * _column(weight)
+                    _add(dk_MD, cols, q_ND[rows].to(g_N), weight_P1, atomic)
 
 
 def num_positives(spec: Spec, tile: Tile) -> Tensor | None:
@@ -115,8 +118,9 @@ def num_positives(spec: Spec, tile: Tile) -> Tensor | None:
         elif isinstance(atom, Diagonal | Index | Partner | Block):
             count = torch.zeros(tile.shape[0], dtype=torch.long, device=tile.device)
             for rows, _, weight in _pairs(atom, tile, torch.long, counting=True):
-                hits = torch.as_tensor(weight, dtype=torch.long, device=tile.device)
-                _add(count, rows, hits.expand(_length(rows)))
+                one = count.new_ones(())  # not from a Python number: that would synchronise on CUDA
+                hits = weight.long() if isinstance(weight, Tensor) else one
+                _add(count, rows, hits.expand(_length(rows)))  # integers: exact
         else:
             continue
         total = count if total is None else total + count
@@ -173,22 +177,24 @@ def _overlap(tile: Tile) -> tuple[slice, slice]:
 
 
 def _add(
-    out: Tensor, at: slice | Tensor, value: Tensor, weight: Tensor | float | None = None
-) -> None:
+    out: Tensor, at: slice | Tensor, value: Tensor, weight: Tensor | float | None = None,
+    atomic: bool = False,
+) -> None:  # fmt: skip
     """out[at] += value * weight; repeated indices accumulate."""
     if isinstance(at, slice):
         if weight is None:
             out[at] += value
         else:
-            out[at].addcmul_(value, torch.as_tensor(weight, dtype=out.dtype, device=out.device))
+            factor = weight if isinstance(weight, Tensor) else out.new_full((), weight)
+            out[at].addcmul_(value, factor.to(out.dtype))
         return
     value = value if weight is None else value * weight
-    _scatter_add(out, at, value.to(out.dtype))
+    _scatter_add(out, at, value.to(out.dtype), atomic)
 
 
-def _scatter_add(out: Tensor, index: Tensor, value: Tensor) -> None:
-    """out[index] += value, repeated indices accumulate, bit-reproducibly."""
-    if out.is_cuda:  # index_add_ uses atomics there, index_put_ sorts
+def _scatter_add(out: Tensor, index: Tensor, value: Tensor, atomic: bool) -> None:
+    """out[index] += value, repeated indices accumulate, bit-reproducibly unless `atomic`."""
+    if out.is_cuda and not atomic:  # index_add_ uses atomics there, index_put_ sorts
         out.index_put_((index,), value, accumulate=True)
     else:
         out.index_add_(0, index, value)
@@ -212,7 +218,7 @@ def _self_pairs(atom: Labels, problem: Problem) -> Tensor:
 
 
 def _class_sums(
-    atom: Labels, x_MD: Tensor, dtype: torch.dtype, weight: Tensor | None = None
+    atom: Labels, x_MD: Tensor, dtype: torch.dtype, atomic: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sum of the keys of each class; class of every query (number of classes = none) and key."""
     order = atom.key.sort()
@@ -224,7 +230,7 @@ def _class_sums(
     none = len(order.values)
     class_N = torch.where(order.values[at] == atom.query, class_sorted[at], none)
     sums_CD = torch.zeros(none + 1, x_MD.shape[1], dtype=dtype, device=x_MD.device)
-    _scatter_add(sums_CD, class_M, x_MD.to(dtype))
+    _scatter_add(sums_CD, class_M, x_MD.to(dtype), atomic)
     return sums_CD, class_N, class_M
 
 
@@ -247,7 +253,8 @@ def _labels_backward(
     weight_N = _label_weight(atom, problem)
     rows, cols = _overlap(problem.whole())
     q_ND, k_MD = problem.q, problem.k
-    sums_CD, class_N, class_M = _class_sums(atom, k_MD, g_N.dtype)
+    atomic = not problem.deterministic
+    sums_CD, class_N, class_M = _class_sums(atom, k_MD, g_N.dtype, atomic)
     if dq_ND is not None:
         gw_N = g_N * weight_N
         for start in range(0, len(q_ND), _CHUNK):
@@ -261,7 +268,7 @@ def _labels_backward(
         sums_CD.zero_()
         for start in range(0, len(q_ND), _CHUNK):
             part = slice(start, start + _CHUNK)
-            _scatter_add(sums_CD, class_N[part], q_ND[part].to(g_N) * fw_N[part, None])
+            _scatter_add(sums_CD, class_N[part], q_ND[part].to(g_N) * fw_N[part, None], atomic)
         for start in range(0, len(k_MD), _CHUNK):
             part = slice(start, start + _CHUNK)
             dk_MD[part] += sums_CD[class_M[part]]

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.kernels import fused_rows
 from common.kernels.dispatch import tiled_module
+from common.kernels.fused_rows import row_values, valid_rows
 from common.kernels.problem import Gradients, Problem, RawStats, Upstream, stat_dtype
 from common.kernels.specs import decode
 from common.kernels.tiling import kept_tiles
@@ -74,9 +74,11 @@ def _(
         num_rows if problem.top1 else 0,
         num_rows if problem.top1 else 0,
     )
-    kept = 0 if backend == "triton" else kept_tiles(problem)[1]
+    shift, kept, kept_dtype = (), kept_tiles(problem)[1], dtype
+    if backend == "triton":
+        shift, kept, kept_dtype = tiled_module(backend).kept_shapes(problem)
     vectors = [q.new_empty(size, dtype=dtype) for size in sizes]
-    return (*vectors, q.new_empty((), dtype=dtype), q.new_empty(kept, dtype=dtype))  # type: ignore[return-value]
+    return (*vectors, q.new_empty(shift, dtype=dtype), q.new_empty(kept, dtype=kept_dtype))  # type: ignore[return-value]
 
 
 @torch.library.custom_op("contrastive::pair_stats_backward", mutates_args=())
@@ -187,14 +189,18 @@ pair_stats_op.register_autograd(_stats_backward, setup_context=_save_stats)
 @torch.library.custom_op("contrastive::info_nce_rows", mutates_args=())
 def info_nce_rows_op(
     q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, side: list[Tensor],
-    spec: str, flags: list[int], need_q: bool, need_k: bool,
+    spec: str, flags: list[int], backend: str, join: bool, need_q: bool, need_k: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Sum over valid rows of row_lse - row_lin; row_lse, row_lin, row_hit; dq, dk, row_dot."""
+    """Sum of `row_values` over valid rows; row_lse, row_lin, row_hit; dq, dk, row_dot of the sum.
+
+    The gradient of the sum is ready; row_lse and row_lin may be differentiated as well, which then
+    costs a sweep of the backward.
+    """
     with autocast_off(q):
         problem = rebuild(q, k, scale, row_scale, side, spec, flags)
-        stats, grads = fused_rows.info_nce_rows(problem, need_q, need_k)
-        valid = fused_rows.valid_rows(problem, stats.row_lse)
-        total = torch.where(valid, stats.row_lse - stats.row_lin, 0).sum()
+        stats, grads = tiled_module(backend).info_nce_rows(problem, need_q, need_k, join)
+        valid = valid_rows(problem, stats.row_lse)
+        total = torch.where(valid, row_values(stats.row_lse, stats.row_lin, join), 0).sum()
     vectors = total, stats.row_lse, stats.row_lin, stats.row_hit
     return fresh(*vectors, grads.dq, grads.dk, grads.row_dot)  # type: ignore[no-any-return]
 
@@ -202,7 +208,7 @@ def info_nce_rows_op(
 @info_nce_rows_op.register_fake
 def _(
     q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, side: list[Tensor],
-    spec: str, flags: list[int], need_q: bool, need_k: bool,
+    spec: str, flags: list[int], backend: str, join: bool, need_q: bool, need_k: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     problem = rebuild(q, k, scale, row_scale, side, spec, flags)
     rows, dtype = problem.num_rows, problem.dtype
@@ -212,24 +218,37 @@ def _(
 
 
 def _save_fused(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    q, k, scale, row_scale, side, *_ = inputs
-    ctx.dtypes = q.dtype, k.dtype
+    q, k, scale, row_scale, side, ctx.spec, ctx.flags, ctx.backend, *_ = inputs
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.has_row_scale, ctx.num_side = row_scale is not None, len(side)
-    ctx.save_for_backward(scale, *([] if row_scale is None else [row_scale]), *output[4:])
+    ctx.mark_non_differentiable(*output[3:])
+    ctx.has_k, ctx.has_row_scale, ctx.num_side = True, row_scale is not None, len(side)
+    optional = [t for t in (k, row_scale) if t is not None]
+    ctx.save_for_backward(q, scale, *optional, *side, *output[1:3], *output[4:])
 
 
-def _fused_backward(ctx: Any, g: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    if g is None:
-        return None, None, None, None, *_none_grads(ctx, 4)
-    scale, *rest = ctx.saved_tensors
-    row_scale = rest.pop(0) if ctx.has_row_scale else None
-    dq, dk, row_dot = rest
+def _fused_backward(
+    ctx: Any, g: Tensor | None, g_lse: Tensor | None, g_lin: Tensor | None, *_: Any
+) -> tuple[Any, ...]:
+    q, k, scale, row_scale, rest = _restore(ctx)
+    side, (row_lse, row_lin, dq, dk, row_dot) = rest[: ctx.num_side], rest[ctx.num_side :]
     need_q, need_k, need_scale, need_row_scale = ctx.needs_input_grad[:4]
-    scales = scale_grads(row_dot * g, scale, row_scale, need_scale, need_row_scale)
-    dq_out, dk_out = (x * g if need else None for x, need in ((dq, need_q), (dk, need_k)))
-    return cast(dq_out, ctx.dtypes[0]), cast(dk_out, ctx.dtypes[1]), *scales, *_none_grads(ctx, 4)
+    parts = [] if g is None else [(dq * g, dk * g, row_dot * g)]
+    if g_lse is not None or g_lin is not None:
+        empty = row_lse.new_empty(0)
+        stats = [row_lse, empty, row_lin, *3 * [empty], row_lse.new_full((), torch.nan), empty]
+        vectors = [empty if x is None else x for x in (g_lse, None, g_lin, None)]
+        dots = need_q or need_scale or need_row_scale
+        parts.append(torch.ops.contrastive.pair_stats_backward(
+            q, k, scale, row_scale, side, stats, vectors, ctx.spec, ctx.flags, ctx.backend, dots,
+            need_k,
+        ))  # fmt: skip
+    if not parts:
+        return None, None, None, None, *_none_grads(ctx, 6)
+    dq, dk, row_dot = parts[0] if len(parts) == 1 else (a + b for a, b in zip(*parts, strict=True))
+    scales = scale_grads(row_dot, scale, row_scale, need_scale, need_row_scale)
+    dq_out, dk_out = (x if need else None for x, need in ((dq, need_q), (dk, need_k)))
+    assert k is not None
+    return cast(dq_out, q.dtype), cast(dk_out, k.dtype), *scales, *_none_grads(ctx, 6)
 
 
 def cast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:

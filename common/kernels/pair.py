@@ -10,8 +10,8 @@ from common.kernels import dispatch, ops, reference, sharded, softplus_ops
 from common.kernels.arguments import flatten, make_problem, prepare
 from common.kernels.fallback import blocked_autograd
 from common.kernels.fused_rows import valid_rows
-from common.kernels.linear import split
 from common.kernels.problem import Problem
+from common.kernels.row_loss import as_bias, info_nce_rows, softplus_sum
 from common.kernels.sharding import Group, as_sharding
 from common.kernels.specs import Diagonal, Spec
 from common.kernels.symmetry import is_symmetric
@@ -83,8 +83,9 @@ def pair_stats(
         group: process group (or `sharding.Sharding`) over which rows and keys are split.
         backend: "auto", "dense", "blocked" or "triton".
         memory_budget: bytes of exponentials that may be kept for the backward (4 N M saves a whole
-            GEMM; CPU only). None = 0.
-        deterministic: two runs are bit-equal.
+            GEMM; on CUDA 2 N M for 16-bit inputs with one positive per row). None = 0.
+        deterministic: two runs are bit-equal. That holds on all back ends; False only permits
+            atomic additions for the closed-form weights (labels, indices) on CUDA. No effect on CPU.
 
     Returns:
         PairStats of the local rows and columns.
@@ -194,9 +195,9 @@ def info_nce(
         module = _tiled(problem, backend)
         return sharded.sharded_info_nce(problem, module, shard, symmetric, reduction)
     if not symmetric and reduction != "none":
-        fused = _fused_info_nce(q, k, scale, spec, reduction, options)
+        fused = info_nce_rows(q, k, scale, spec, **options)
         if fused is not None:
-            return fused
+            return fused.total if reduction == "sum" else fused.total / fused.num_valid.clamp(min=1)
     stats = pair_stats(q, k, scale, spec, columns=symmetric, **options)
     starts = {name: options.get(name, 0) for name in ("row_start", "col_start")}
     valid = valid_rows(make_problem(q, k, scale, spec, **starts), stats.row_lse)
@@ -217,31 +218,6 @@ def _reduce(per_row: Tensor, count: Tensor | int, reduction: str) -> Tensor:
 
 def _at_least_one(count: Tensor | int) -> Tensor | int:
     return count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
-
-
-def _fused_info_nce(
-    q: Tensor, k: Tensor, scale: Tensor | float, spec: Spec, reduction: str, options: dict[str, Any]
-) -> Tensor | None:
-    """The 3-unit path, or None where another back end or a tiled weight rules it out."""
-    backend = options.get("backend", "auto")
-    options = {n: v for n, v in options.items() if n not in ("group", "backend")}
-    problem = prepare(make_problem(q, k, scale, spec, **options))
-    half = q is k and is_symmetric(problem)
-    tiled = split(problem.spec)[1] is not None
-    if half or tiled or dispatch.choose(problem, backend) != "blocked":
-        return None
-    need_q, need_k = _needs_grad(q, problem.scale, problem.row_scale), _needs_grad(k)
-    outputs: tuple[Tensor, ...] = ops.info_nce_rows_op(
-        q, k, problem.scale, problem.row_scale, *flatten(problem), need_q, need_k
-    )
-    if reduction == "sum":
-        return outputs[0]
-    return outputs[0] / valid_rows(problem, outputs[1]).sum().clamp(min=1)
-
-
-def _needs_grad(*tensors: Tensor | None) -> bool:
-    wanted = any(t is not None and t.requires_grad for t in tensors)
-    return wanted and torch.is_grad_enabled()
 
 
 def pair_softplus(
@@ -293,9 +269,7 @@ def pair_softplus(
     """
     _check_reduction(reduction)
     problem = make_problem(q, k, scale, spec, **options)
-    if not isinstance(bias, Tensor):
-        bias = q.new_full((), bias, dtype=problem.dtype)
-    bias = bias.reshape(())
+    bias = as_bias(bias, problem)
     if row_offset is not None and row_offset.shape != (len(q),):
         raise ValueError(f"row_offset must be ({len(q)},), got {tuple(row_offset.shape)}")
     shard = as_sharding(group)
@@ -309,13 +283,10 @@ def pair_softplus(
     if chosen == "dense":
         with ops.autocast_off(q):
             return _reduce(reference.softplus(problem, bias, row_offset), len(q), reduction)
+    if reduction != "none":
+        return _reduce(softplus_sum(problem, bias, row_offset, chosen)[0][None], len(q), reduction)
     tensors = q, k, problem.scale, problem.row_scale, bias, row_offset
-    if chosen == "triton" or reduction == "none":
-        per_row = softplus_ops.pair_softplus_op(*tensors, *flatten(problem), chosen)
-        return _reduce(per_row, len(q), reduction)
-    needs = _needs_grad(q, problem.scale, problem.row_scale, bias, row_offset), _needs_grad(k)
-    total: Tensor = softplus_ops.pair_softplus_sum_op(*tensors, *flatten(problem), *needs)[0]
-    return total if reduction == "sum" else total / len(q)
+    return softplus_ops.pair_softplus_op(*tensors, *flatten(problem), chosen)  # type: ignore[no-any-return]
 
 
 def _check_reduction(reduction: str) -> None:

@@ -1,11 +1,14 @@
 """What a back end computes: one sweep of local queries against one block of keys.
 
-A back end is a module with four functions (`blocked` is the model; `triton_pair` the GPU one):
+A back end is a module with these functions (`blocked` is the model; `triton_backend` the GPU one):
 
     forward(problem) -> RawStats
     backward(problem, stats, upstream, need_q, need_k) -> Gradients
     softplus_forward(problem, bias, offset) -> Tensor (N,)
-    softplus_backward(problem, bias, offset, upstream) -> Gradients
+    softplus_backward(problem, bias, offset, upstream, need_q, need_k) -> Gradients
+    softplus_fused(problem, bias, offset, need_q, need_k) -> (values, Gradients of their sum)
+    info_nce_rows(problem, need_q, need_k, join) -> (RawStats, Gradients of the summed row loss)
+    fuses_rows(problem) -> bool                 whether info_nce_rows can run this problem
     unsupported(problem) -> str | None          why it cannot run this problem
 
 Statistics of two key blocks of the same rows are merged by `merge_rows`, those of two row blocks
@@ -37,7 +40,8 @@ class Problem:
         half: k is q and all masks are symmetric: only tiles on and above the diagonal are visited.
             ``col_lse`` then equals ``row_lse`` and is not returned.
         keep: bytes of exponentials to keep from the forward for the backward (0: recompute).
-        deterministic: forbid results that differ between runs.
+        deterministic: no atomic additions in the closed forms on CUDA; everything else is
+            bit-reproducible anyway.
     """
 
     q: Tensor
@@ -90,7 +94,8 @@ class RawStats(NamedTuple):
 
     row_lse (N,), col_lse (M,), row_lin (N,), row_mom (N,); row_best (N,): largest logit among the
     counted pairs and the positives, row_hit (N,): 1.0 where a positive attains it. ``shift`` and
-    ``kept`` belong to the back end that made them (fixed shift; exponentials for the backward).
+    ``kept`` belong to the back end that made them (fixed shift or, on Triton, the exponentials of
+    the positives; exponentials for the backward).
     """
 
     row_lse: Tensor
@@ -142,13 +147,14 @@ def merge_rows(left: RawStats, right: RawStats) -> RawStats:
         total = torch.where(row_lse.isneginf(), 0.0, row_lse)
         row_mom = left.row_mom * (left.row_lse - total).exp()
         row_mom = row_mom + right.row_mom * (right.row_lse - total).exp()
-    better = right.row_best > left.row_best
+    better, tie = right.row_best > left.row_best, right.row_best == left.row_best
+    row_hit = torch.where(better, right.row_hit, left.row_hit)
     return left._replace(
         row_lse=row_lse,
         col_lse=torch.cat([left.col_lse, right.col_lse]),
         row_lin=left.row_lin + right.row_lin,
         row_mom=row_mom,
         row_best=torch.maximum(left.row_best, right.row_best),
-        row_hit=torch.where(better, right.row_hit, left.row_hit),
+        row_hit=torch.where(tie, torch.maximum(left.row_hit, right.row_hit), row_hit),
         kept=left.kept.new_empty(0),
     )

@@ -7,8 +7,10 @@ mean, which DDP averages back. `d scale` is the local share; its mean over ranks
 
 | mode   | forward                                   | backward                       | memory |
 |--------|-------------------------------------------|--------------------------------|--------|
-| gather | keys gathered, column log-sums reduced    | dk reduce-scattered            | O(N D) |
+| gather | keys gathered, column log-sums reduced    | dk reduced to its owners       | O(N D) |
 | ring   | keys travel with their column log-sums    | keys travel with col_lse, dk   | O(n D) |
+
+Both modes compute while tensors travel (gather: see `sharded_gather`).
 
 Keys that need no gradient (a frozen tower) cause no traffic in the backward of the gather mode and
 none for dk in the ring. Whether q and k need gradients must agree between ranks. O(N) side data of
@@ -22,9 +24,10 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from common.distributed import all_reduce_sum, global_mean, log_sum_exp_over_ranks
+from common.distributed import all_reduce_sum, global_mean
 from common.kernels.linear import num_positives
-from common.kernels.problem import Gradients, Problem, RawStats, Upstream, merge_rows
+from common.kernels.problem import Gradients, Problem, RawStats, Upstream
+from common.kernels.sharded_gather import gathered_stats, gathered_sum, merge
 from common.kernels.sharded_softplus import sharded_softplus
 from common.kernels.sharding import (
     Backend,
@@ -130,9 +133,11 @@ class _Stats(torch.autograd.Function):
         backend: Backend,
     ) -> tuple[Tensor, ...]:
         ctx.plan, ctx.backend = plan, backend
-        keys = k if plan.ring else plan.fetch(k)
-        whole = plan.bound(q, keys, scale, row_scale)
-        stats = (_ring_stats if plan.ring else _gathered_stats)(plan, whole, backend)
+        own = plan.bound(q, k, scale, row_scale)
+        if plan.ring:
+            stats, keys = _ring_stats(plan, own, backend), k
+        else:
+            stats, keys = gathered_stats(plan, own, backend)
         ctx.save_for_backward(q, keys, scale, row_scale, *stats)
         ctx.mark_non_differentiable(stats.row_best, stats.row_hit)
         own_columns = stats.col_lse if plan.ring else plan.own(stats.col_lse)
@@ -150,9 +155,12 @@ class _Stats(torch.autograd.Function):
         need_q, need_k, need_scale, need_row_scale = ctx.needs_input_grad[:4]
         need_dots = need_scale or need_row_scale  # come with dq
         upstream = Upstream(a, b if whole.columns else None, c, e if whole.moment else None)
-        run = _ring_gradients if plan.ring else _gathered_gradients
+        if upstream.b is not None and not plan.ring:
+            upstream = upstream._replace(b=_column_upstream(plan, upstream.b))
         with autocast_off(q):
-            grads = run(plan, whole, stats, upstream, ctx.backend, need_q or need_dots, need_k)
+            grads = _gradients(
+                plan, whole, stats, upstream, ctx.backend, need_q or need_dots, need_k
+            )
         return (
             grads.dq.to(q.dtype) if need_q else None,
             grads.dk.to(keys.dtype) if need_k else None,
@@ -163,13 +171,6 @@ class _Stats(torch.autograd.Function):
         )
 
 
-def _gathered_stats(plan: Plan, whole: Problem, backend: Backend) -> RawStats:
-    stats = backend.forward(whole)
-    if not whole.columns:
-        return stats
-    return stats._replace(col_lse=log_sum_exp_over_ranks(stats.col_lse, plan.group))
-
-
 def _ring_stats(plan: Plan, whole: Problem, backend: Backend) -> RawStats:
     parts: list[RawStats] = []
 
@@ -177,27 +178,12 @@ def _ring_stats(plan: Plan, whole: Problem, backend: Backend) -> RawStats:
         stats = backend.forward(plan.block(whole, fixed[0], owner))
         columns = [torch.logaddexp(x, stats.col_lse) for x in running]
         stats = stats._replace(col_lse=stats.col_lse[:0])
-        parts[:] = [_merge(parts[0], stats) if parts else stats]
+        parts[:] = [merge(parts[0], stats) if parts else stats]
         return columns
 
     empty = whole.k.new_full((whole.num_cols,), -torch.inf, dtype=whole.dtype)
     columns = plan.travel([whole.k], [empty] if whole.columns else [], visit)
     return parts[0]._replace(col_lse=columns[0]) if columns else parts[0]
-
-
-def _merge(left: RawStats, right: RawStats) -> RawStats:
-    """`merge_rows`; if the fixed shift failed (NaN) on one block, no block uses it."""
-    return merge_rows(left, right)._replace(shift=left.shift + 0 * right.shift)
-
-
-def _gathered_gradients(
-    plan: Plan, whole: Problem, stats: RawStats, upstream: Upstream, backend: Backend,
-    need_q: bool, need_k: bool,
-) -> Gradients:  # fmt: skip
-    if upstream.b is not None:
-        upstream = upstream._replace(b=_column_upstream(plan, upstream.b))
-    grads = backend.backward(whole, stats, upstream, need_q, need_k)
-    return grads._replace(dk=plan.scatter(grads.dk) if need_k else grads.dk)
 
 
 def _column_upstream(plan: Plan, b: Tensor) -> Tensor:
@@ -207,7 +193,7 @@ def _column_upstream(plan: Plan, b: Tensor) -> Tensor:
     return all_reduce_sum(b, plan.group)
 
 
-def _ring_gradients(
+def _gradients(
     plan: Plan, whole: Problem, stats: RawStats, upstream: Upstream, backend: Backend,
     need_q: bool, need_k: bool,
 ) -> Gradients:  # fmt: skip
@@ -219,4 +205,5 @@ def _ring_gradients(
             final, above = stats._replace(col_lse=extra[0]), upstream._replace(b=extra[1])
         return backend.backward(block, final, above, need_q, need_k)
 
-    return ring_sum(plan, whole, columns, block_gradients, need_k)
+    collect = ring_sum if plan.ring else gathered_sum
+    return collect(plan, whole, columns, block_gradients, need_k)

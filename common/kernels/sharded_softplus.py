@@ -8,6 +8,7 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from common.kernels.problem import Gradients, Problem
+from common.kernels.sharded_gather import gathered_softplus, gathered_sum
 from common.kernels.sharding import (
     Backend,
     Plan,
@@ -49,11 +50,15 @@ class _Softplus(torch.autograd.Function):
         offset: Tensor | None, plan: Plan, backend: Backend,
     ) -> Tensor:  # fmt: skip
         ctx.plan, ctx.backend = plan, backend
-        keys = k if plan.ring else plan.fetch(k)
-        ctx.save_for_backward(q, keys, scale, row_scale, bias, offset)
-        whole = plan.bound(q, keys, scale, row_scale)
+        whole = plan.bound(q, k, scale, row_scale)
+        total, keys = None, k
         if not plan.ring:
-            return backend.softplus_forward(whole, bias, offset)
+            total, keys = gathered_softplus(
+                plan, whole, lambda block: backend.softplus_forward(block, bias, offset)
+            )
+        ctx.save_for_backward(q, keys, scale, row_scale, bias, offset)
+        if total is not None:
+            return total
         total = torch.zeros(whole.num_rows, dtype=whole.dtype, device=q.device)
 
         def visit(owner: int, fixed: Sequence[Tensor], _: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -76,11 +81,8 @@ class _Softplus(torch.autograd.Function):
             return backend.softplus_backward(block, bias, offset, upstream, need_dq, need_k)
 
         with autocast_off(q):
-            if plan.ring:
-                grads = ring_sum(plan, whole, [], block_gradients, need_k)
-            else:
-                grads = block_gradients(whole, ())
-                grads = grads._replace(dk=plan.scatter(grads.dk) if need_k else grads.dk)
+            collect = ring_sum if plan.ring else gathered_sum
+            grads = collect(plan, whole, [], block_gradients, need_k)
         assert grads.row_sum is not None
         return (
             grads.dq.to(q.dtype) if need_q else None,

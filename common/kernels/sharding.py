@@ -50,12 +50,15 @@ class Sharding:
         keys: "sharded", or "replicated": every rank holds the same keys (class prototypes, a queue
             kept in step). Their gradient is then the local share, as for any DDP parameter.
         grad_reduction: What `info_nce` expects to happen to parameter gradients afterwards.
+        overlap: Gather mode: compute while keys and their gradients travel. Not with a
+            `memory_budget`, whose kept exponentials belong to one sweep over all keys.
     """
 
     group: dist.ProcessGroup | None = None
     mode: Literal["gather", "ring"] = "gather"
     keys: Literal["sharded", "replicated"] = "sharded"
     grad_reduction: GradReduction = "mean"
+    overlap: bool = True
 
     def __post_init__(self) -> None:
         if self.mode not in ("gather", "ring"):
@@ -98,6 +101,11 @@ class Plan:
         """Whether keys travel."""
         return self.sharding.mode == "ring" and not self.shards.replicated
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether the sweep is cut so that communication hides behind it."""
+        return self.sharding.overlap and not self.shards.replicated and self.problem.keep <= 0
+
     def fetch(self, x: Tensor) -> Tensor:
         """Key-side tensor of all ranks."""
         if self.shards.replicated:
@@ -128,8 +136,13 @@ class Plan:
 
     def block(self, whole: Problem, k: Tensor, owner: int) -> Problem:
         """The problem of the local rows against the keys `k` of one rank."""
-        start, stop = self.shards.columns(owner)
-        return replace(whole, k=k, spec=slice_keys(whole.spec, start, stop), col_start=start)
+        return self.part(whole, k, *self.shards.columns(owner))
+
+    @staticmethod
+    def part(whole: Problem, k: Tensor, start: int, stop: int) -> Problem:
+        """The problem of the local rows against global columns `start:stop`, whose keys are `k`."""
+        spec = slice_keys(whole.spec, start, stop)
+        return replace(whole, k=k, spec=spec, col_start=start, keep=-1)
 
     def travel(
         self,

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.kernels.blocked_softplus import softplus_fused
 from common.kernels.dispatch import tiled_module
 from common.kernels.ops import (
     autocast_off,
@@ -69,15 +68,19 @@ def _(
 def pair_softplus_sum_op(
     q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
     offset: Tensor | None, side: list[Tensor], spec: str, flags: list[int],
-    need_q: bool, need_k: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Sum over all rows and, in the same sweep, its gradients: dq, dk, row_dot, row_sum, d_offset."""
+    backend: str, need_q: bool, need_k: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Sum over all rows, the rows, and in the same sweep the gradients of the sum.
+
+    dq, dk, row_dot, row_sum, d_offset. The rows may be differentiated as well, which then costs a
+    sweep of the backward.
+    """
     with autocast_off(q):
         problem = rebuild(q, k, scale, row_scale, side, spec, flags)
-        values, grads = softplus_fused(problem, bias, offset, need_q, need_k)
+        values, grads = tiled_module(backend).softplus_fused(problem, bias, offset, need_q, need_k)
     assert grads.row_sum is not None
     assert grads.d_offset is not None
-    parts = values.sum(), grads.dq, grads.dk, grads.row_dot, grads.row_sum, grads.d_offset
+    parts = values.sum(), values, grads.dq, grads.dk, grads.row_dot, grads.row_sum, grads.d_offset
     return fresh(*parts)  # type: ignore[no-any-return]
 
 
@@ -85,23 +88,28 @@ def pair_softplus_sum_op(
 def _(
     q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
     offset: Tensor | None, side: list[Tensor], spec: str, flags: list[int],
-    need_q: bool, need_k: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    backend: str, need_q: bool, need_k: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     dtype = stat_dtype(q)
-    vectors = [q.new_empty(q.shape[0], dtype=dtype) for _ in range(2)]
+    values, *vectors = (q.new_empty(q.shape[0], dtype=dtype) for _ in range(3))
     total = q.new_empty((), dtype=dtype)
-    return total, *fake_gradients(q, k, need_q, need_k, dtype), vectors[0], vectors[1]
+    return total, values, *fake_gradients(q, k, need_q, need_k, dtype), vectors[0], vectors[1]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    q, k, scale, row_scale, bias, offset, side, ctx.spec, ctx.flags, ctx.backend = inputs
+    ctx.save_for_backward(*_kept(ctx, inputs))
+
+
+def _kept(ctx: Any, inputs: tuple[Any, ...]) -> list[Tensor]:
+    """Tensors that the backward needs; what else it needs is put into the context."""
+    q, k, scale, row_scale, bias, offset, side, ctx.spec, ctx.flags, ctx.backend, *_ = inputs
     ctx.has_row_scale, ctx.has_offset, ctx.num_side = (
         row_scale is not None,
         offset is not None,
         len(side),
     )
     optional = [t for t in (row_scale, offset) if t is not None]
-    ctx.save_for_backward(q, k, scale, bias, *optional, *side)
+    return [q, k, scale, bias, *optional, *side]
 
 
 def _backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
@@ -140,27 +148,31 @@ pair_softplus_op.register_autograd(_backward, setup_context=_save)
 
 
 def _save_sum(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    q, k, scale, row_scale, bias, offset, side, *_ = inputs
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.dtypes, ctx.num_side = (q.dtype, k.dtype), len(side)
-    ctx.has_row_scale, ctx.has_offset = row_scale is not None, offset is not None
-    optional = [t for t in (row_scale, offset) if t is not None]
-    ctx.save_for_backward(scale, bias, *optional, *output[1:])
+    ctx.mark_non_differentiable(*output[2:])
+    ctx.save_for_backward(*_kept(ctx, inputs), *output[2:])
 
 
-def _sum_backward(ctx: Any, g: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    tail = ([None] * ctx.num_side, None, None, None, None)
-    if g is None:
-        return None, None, None, None, None, None, *tail
-    scale, bias, *rest = ctx.saved_tensors
+def _sum_backward(ctx: Any, g: Tensor | None, g_rows: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    q, k, scale, bias, *rest = ctx.saved_tensors
+    *rest, dq, dk, row_dot, row_sum, d_offset = rest
     row_scale = rest.pop(0) if ctx.has_row_scale else None
     offset = rest.pop(0) if ctx.has_offset else None
-    dq, dk, *vectors = rest
     need_q, need_k, *need = ctx.needs_input_grad[:6]
-    small = _small_grads([v * g for v in vectors], scale, row_scale, bias, offset, need)
-    dq_out, dk_out = (x * g if wanted else None for x, wanted in ((dq, need_q), (dk, need_k)))
-    return cast(dq_out, ctx.dtypes[0]), cast(dk_out, ctx.dtypes[1]), *small, *tail
+    ready = dq, dk, row_dot, row_sum, d_offset
+    parts = [] if g is None else [tuple(x * g for x in ready)]
+    if g_rows is not None:
+        parts.append(torch.ops.contrastive.pair_softplus_backward(
+            q, k, scale, row_scale, bias, offset, rest, g_rows, ctx.spec, ctx.flags, ctx.backend,
+            need_q or need[0] or need[1], need_k,
+        ))  # fmt: skip
+    tail = ([None] * ctx.num_side, None, None, None, None, None)
+    if not parts:
+        return None, None, None, None, None, None, *tail
+    dq, dk, *vectors = parts[0] if len(parts) == 1 else (a + b for a, b in zip(*parts, strict=True))
+    small = _small_grads(vectors, scale, row_scale, bias, offset, need)
+    dq_out, dk_out = (x if wanted else None for x, wanted in ((dq, need_q), (dk, need_k)))
+    return cast(dq_out, q.dtype), cast(dk_out, k.dtype), *small, *tail
 
 
 pair_softplus_sum_op.register_autograd(_sum_backward, setup_context=_save_sum)

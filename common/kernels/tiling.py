@@ -25,6 +25,8 @@ def geometry(problem: Problem, strips: bool = False) -> tuple[int, int]:
     num_rows, num_cols = problem.num_rows, problem.num_cols
     if num_rows * num_cols <= SINGLE and not problem.half:
         return num_rows, num_cols
+    if 4 * num_rows * num_cols <= problem.keep and not (strips or problem.half):
+        return min(2 * ROWS, num_rows), min(2 * COLS, num_cols)  # all kept: fewer, larger products
     rows = max(MIN_ROWS, min(ROWS, STRIP // num_cols)) if strips else ROWS
     return min(rows, num_rows), min(ROWS if problem.half else COLS, num_cols)
 

@@ -9,6 +9,9 @@ Exponentials are base 2 with log2(e) folded into the scale. Flags (compile-time 
     MASKED     the spec has a mask, or N or M are not multiples of the tile
     HALF       symmetric problem: only pairs with column id > row id; the mirrored pairs are covered
                by column partials of every statistic, and by c_i + c_j in the gradient
+    KEEP       (FIXED only) also store the masked exponentials
+    POS        (KEEP only) every row has at most one positive: store 0 there and its exponential
+               apart, in fp32, because a 16-bit P_ii near 1 would spoil P_ii - 1
     LIN, MOMENT, TOP, BIAS, ROW_SCALE, ROW_OFFSET      which extra outputs / inputs exist
 
 See ``triton_tiles`` for the naming of tile coordinates and ``triton_pair`` for the driver.
@@ -62,11 +65,12 @@ def _log2_sums(x_RC, axis: tl.constexpr):
 @triton.jit(do_not_specialize=["row_start", "col_start"])
 def lse_kernel(
     q, k, scale, shift, row_scale, sides,
-    row_max, row_sum, row_lin, row_mom, row_best, row_hit,
+    row_max, row_sum, row_lin, row_mom, row_best, row_hit, row_pos, kept,
     col_max, col_sum, col_lin, col_best, col_hit,
     N, M, D, sq, sk, row_start, col_start, split_cols,
     PROG: tl.constexpr, FIXED: tl.constexpr, COLUMNS: tl.constexpr, TWO_MASKS: tl.constexpr,
-    MASKED: tl.constexpr, HALF: tl.constexpr, LIN: tl.constexpr, MOMENT: tl.constexpr,
+    MASKED: tl.constexpr, HALF: tl.constexpr, KEEP: tl.constexpr, POS: tl.constexpr,
+    LIN: tl.constexpr, MOMENT: tl.constexpr,
     TOP: tl.constexpr, BIAS: tl.constexpr, ROW_SCALE: tl.constexpr, EVEN_D: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
@@ -77,7 +81,8 @@ def lse_kernel(
     the column; maxima in log2 units and sums relative to them (FIXED: sums relative to ``shift``),
     ``row_mom`` = sum of exp * s, ``row_lin`` = sum of omega * s, ``row_best`` largest logit among
     the pairs of the row mask and the positives, ``row_hit`` largest among the positives. The
-    ``col_*`` of the last three exist with HALF only.
+    ``col_*`` of the last three exist with HALF only. ``kept`` (N, M): exponentials; ``row_pos``
+    those of the positives.
     """
     block = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1).to(tl.int64)
@@ -93,6 +98,7 @@ def lse_kernel(
     mom_R = tl.zeros([BM], dtype=tl.float32)
     best_R = tl.full([BM], float("-inf"), dtype=tl.float32)
     hit_R = tl.full([BM], float("-inf"), dtype=tl.float32)
+    pos_R = tl.zeros([BM], dtype=tl.float32)
     first = tl.program_id(1) * split_cols
     last = tl.minimum(first + split_cols, M)
     if HALF:  # tiles left of the diagonal are mirror images
@@ -138,6 +144,13 @@ def lse_kernel(
                 mom_R += tl.sum(e_RC * acc_RC, 1)
             if COLUMNS:
                 tl.store(col_sum + at_C, tl.sum(f_RC, 0), mask=cols < M)
+            if KEEP:
+                if POS:
+                    pos_R += tl.sum(tl.where(hit_RC, e_RC, 0.0), 1)
+                    e_RC = tl.where(hit_RC, 0.0, e_RC)
+                at_RC = kept + rows.to(tl.int64)[:, None] * M + cols[None, :]
+                in_RC = _inside(HALF, rows, cols, N, M, diag)
+                tl.store(at_RC, e_RC.to(kept.dtype.element_ty), mask=in_RC)
         else:
             y_RC = x_RC
             if MASKED:
@@ -163,6 +176,8 @@ def lse_kernel(
         tl.store(row_lin + at, lin_R * factor_R, mask=rows < N)
     if MOMENT:
         tl.store(row_mom + at, mom_R * factor_R, mask=rows < N)
+    if POS:
+        tl.store(row_pos + at, pos_R, mask=rows < N)
     if TOP:
         tl.store(row_best + at, best_R, mask=rows < N)
         tl.store(row_hit + at, hit_R, mask=rows < N)

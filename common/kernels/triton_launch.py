@@ -12,22 +12,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.kernels.linear import split
 from common.kernels.problem import Problem
-from common.kernels.triton_program import Program, lower
+from common.kernels.spec_base import And, Spec
+from common.kernels.specs import LowRank
+from common.kernels.triton_program import Program, is_bounded, lower, many_positives
 from common.kernels.triton_tune import TileConfig, tile_config
 
 WORKSPACE_BYTES = 256 * 2**20
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 FIXED_SIZE = 512  # fewer rows or columns: running maxima, a small set may hold no large logit
+_KEEP_ROWS = 128  # kept rows come in multiples of this
 _WAVES = 4  # programs per multiprocessor that a forward launch should have at least
 
 
 @lru_cache(maxsize=1)
-def modules() -> tuple[ModuleType, ModuleType]:
+def modules() -> tuple[ModuleType, ModuleType, ModuleType]:
     """The kernel modules, imported at the first use."""
-    from common.kernels import triton_kernels, triton_softplus
+    from common.kernels import triton_kept, triton_kernels, triton_softplus
 
-    return triton_kernels, triton_softplus
+    return triton_kernels, triton_softplus, triton_kept
 
 
 @lru_cache(maxsize=1)
@@ -60,12 +64,41 @@ def unsupported(problem: Problem) -> str | None:
     return None
 
 
+def fixed_shift(problem: Problem) -> bool:
+    """Whether the exponentials of a problem take one shift instead of running maxima."""
+    large = min(problem.num_rows, problem.num_cols) >= FIXED_SIZE
+    return problem.unit_norm and large and problem.row_scale is None and is_bounded(problem.spec)
+
+
+def grad_dtype(problem: Problem) -> torch.dtype:
+    """Dtype of the gradient of the logits: fp32 for fp32 inputs, else bf16 (its range is needed)."""
+    return torch.float32 if problem.q.dtype == torch.float32 else torch.bfloat16
+
+
+def kept_dtype(problem: Problem) -> torch.dtype:
+    """Dtype of kept exponentials: 16 bit only where the positives can be stored apart in fp32."""
+    return torch.float32 if many_positives(problem.spec) else grad_dtype(problem)
+
+
+def kept_rows(problem: Problem) -> int:
+    """Rows whose exponentials fit into ``problem.keep`` bytes and can be used by the backward.
+
+    None with running maxima (nothing common to keep), moments (the logits are wanted as well) or
+    half tiles.
+    """
+    if problem.keep <= 0 or problem.half or problem.moment or not fixed_shift(problem):
+        return 0
+    rows = problem.keep // (problem.num_cols * kept_dtype(problem).itemsize)
+    return problem.num_rows if rows >= problem.num_rows else rows // _KEEP_ROWS * _KEEP_ROWS
+
+
 @dataclass(frozen=True)
 class Plan:
     """A problem made ready for launches.
 
     Attributes:
         q: (N, D), k: (M, D), last dimension contiguous. program: the lowered spec.
+        closed: affine low-rank weights, evaluated in closed form and not in the program.
         half: only pairs above the diagonal are visited. fixed: shift instead of running maxima.
     """
 
@@ -73,6 +106,7 @@ class Plan:
     q: Tensor
     k: Tensor
     program: Program
+    closed: list[Spec]
     half: bool
     fixed: bool
 
@@ -86,13 +120,12 @@ class Plan:
         reason = unsupported(problem)
         if reason is not None:
             raise ValueError(f"the Triton back end cannot run this: {reason}")
-        program = lower(problem.spec)
+        closed: list[Spec] = [atom for atom in split(problem.spec)[0] if isinstance(atom, LowRank)]
+        program = lower(And(tuple(a for a in problem.spec.atoms() if a not in closed)))
         simple = problem.row_scale is None and not problem.moment
         half = problem.half and program.halvable and simple
-        large = min(problem.num_rows, problem.num_cols) >= FIXED_SIZE
-        fixed = problem.unit_norm and large and problem.row_scale is None and program.bounded
         q, k = _rows(problem.q), _rows(problem.k)
-        return cls(problem, q, k, program, half, fixed)
+        return cls(problem, q, k, program, closed, half, fixed_shift(problem))
 
     @property
     def capability(self) -> tuple[int, int]:
@@ -124,15 +157,23 @@ class Plan:
         dim = self.q.shape[1]
         return tile_config(family, self.q.dtype, dim, self.capability, variant)
 
-    def chunks(self, tile: TileConfig, bytes_per_row: float, limit: int) -> list[tuple[int, int]]:
-        """Row chunks whose workspace stays within ``limit`` bytes (at least one tile high)."""
+    def chunks(
+        self, tile: TileConfig, bytes_per_row: float, limit: int, cut: int = 0
+    ) -> list[tuple[int, int]]:
+        """Row chunks whose workspace stays within ``limit`` bytes (at least one tile high).
+
+        No chunk lies on both sides of row ``cut``.
+        """
         rows = max(1, int(limit / max(bytes_per_row, 1e-9)) // tile.rows) * tile.rows
         total = self.problem.num_rows
-        return [(start, min(start + rows, total)) for start in range(0, total, rows)]
+        ranges = [r for r in ((0, cut), (cut, total)) if r[0] < r[1]]
+        return [
+            (s, min(s + rows, stop)) for start, stop in ranges for s in range(start, stop, rows)
+        ]
 
     def workspace(self, chunks: list[tuple[int, int]], dtype: torch.dtype) -> Tensor:
         """One flat buffer that serves every row chunk in turn."""
-        rows = chunks[0][1] - chunks[0][0]
+        rows = max(stop - start for start, stop in chunks)
         size = rows * self.problem.num_cols
         return torch.empty(size, dtype=dtype, device=self.q.device)
 

@@ -11,7 +11,7 @@ _LN2 = 0.6931471805599453
 def merge_splits(partials: dict[str, Tensor]) -> dict[str, Tensor]:
     """Reduce partials (P, L) to (L,): sums relative to the largest maximum (log2 units).
 
-    Keys: "sum" (and "mom") relative to "max" where that exists, "lin", "best", "hit", "max".
+    Keys: "sum" (and "mom") relative to "max" where that exists, "lin", "pos", "best", "hit", "max".
     """
     merged: dict[str, Tensor] = {}
     fade = None
@@ -22,7 +22,7 @@ def merge_splits(partials: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, value in partials.items():
         if name in ("sum", "mom"):
             merged[name] = (value if fade is None else value * fade).sum(0)
-        elif name == "lin":
+        elif name in ("lin", "pos"):
             merged[name] = value.sum(0)
         elif name in ("best", "hit"):
             merged[name] = value.amax(0)

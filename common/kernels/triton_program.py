@@ -16,6 +16,8 @@ from common.kernels.spec_base import SIDES, All, And, Or, Spec
 
 _MASKS = ("exclude_self", "exclude_positive", "only_positive", "exclude", "valid", "threshold")
 _FEATURES = ("lowrank", "threshold")
+_SINGLE = ("diagonal", "index", "partner")
+_MARKS = (*_SINGLE, "block", "labels")
 
 
 class Program(NamedTuple):
@@ -28,8 +30,6 @@ class Program(NamedTuple):
         masked: a mask atom is present. two_masks: the column mask differs from the row mask.
         weighted: omega is not 0 everywhere. biased: beta is not 0 everywhere.
         features: a tile computes further inner products (low-rank weights, thresholds).
-        bounded: a large logit is among the counted pairs of a row in any realistic batch, so that a
-            fixed shift does not underflow (no biases, thresholds or positives-only masks).
         halvable: mask and omega are symmetric and the diagonal is left out (NT-Xent).
     """
 
@@ -41,7 +41,6 @@ class Program(NamedTuple):
     weighted: bool
     biased: bool
     features: bool
-    bounded: bool
     halvable: bool
 
     def rows(self, start: int, stop: int) -> tuple[Tensor, ...]:
@@ -157,9 +156,27 @@ def lower(spec: Spec) -> Program:
         ),
         biased="bias" in kinds,
         features=bias_features or spec.has(*_FEATURES),
-        bounded=not spec.has("bias", "threshold", "only_positive"),
         halvable=_halvable(atoms),
     )
+
+
+def is_bounded(spec: Spec) -> bool:
+    """Whether a large logit is among the counted pairs of a row in any realistic batch.
+
+    A fixed shift then does not underflow (no biases, thresholds or positives-only masks).
+    """
+    return not spec.has("bias", "threshold", "only_positive")
+
+
+def one_positive(spec: Spec) -> bool:
+    """Whether exactly one atom marks positives, at most one per row (Diagonal, Index, Partner)."""
+    marks = [a.kind for a in spec.atoms() if a.kind in _MARKS]
+    return len(marks) == 1 and marks[0] in _SINGLE
+
+
+def many_positives(spec: Spec) -> bool:
+    """Whether a row may have several positives."""
+    return spec.has(*_MARKS) and not one_positive(spec)
 
 
 def _halvable(atoms: tuple[Spec, ...]) -> bool:

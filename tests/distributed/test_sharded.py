@@ -10,7 +10,7 @@ from torch import Tensor
 from common import distributed as cd
 from common.kernels import blocked, info_nce, pair_softplus, pair_stats, reference
 from common.kernels import specs as S
-from common.kernels.problem import Problem
+from common.kernels.problem import Problem, merge_rows
 from common.kernels.sharded import sharded_stats
 from common.kernels.sharding import Sharding
 
@@ -161,6 +161,35 @@ def softplus_loss(
     return (d["w1"] * sums.square()).sum(), [q, k, row_scale, offset, scale, bias]
 
 
+def overlap_worker(overlap: bool, symmetric: bool, frozen: bool) -> list[Tensor]:
+    data = Rows(cd.world_size())
+    d = data.local(cd.rank())
+    q, k = d["q"].clone().requires_grad_(), d["k"].clone().requires_grad_(not frozen)
+    group = Sharding(overlap=overlap)
+    loss = info_nce(q, k, 7.0, symmetric=symmetric, group=group)
+    loss = loss + pair_softplus(q, k, 7.0, S.Diagonal(), reduction="mean", group=group)
+    return [loss.detach(), *torch.autograd.grad(loss, [q] if frozen else [q, k])]
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize(("symmetric", "frozen"), [(True, False), (False, False), (True, True)])
+def test_overlapping_changes_no_result(pool, world_size, symmetric, frozen):
+    """Checked against the whole matrix above (overlap is the default); here against one sweep."""
+    options = {"symmetric": symmetric, "frozen": frozen}
+    whole = pool(world_size).run(overlap_worker, overlap=False, **options)
+    cut = pool(world_size).run(overlap_worker, overlap=True, **options)
+    for left, right in zip(whole, cut, strict=True):
+        for a, b in zip(left, right, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_a_tie_between_blocks_counts_as_a_hit():
+    z, q = torch.eye(2).double(), torch.ones(1, 2).double() / 2**0.5
+    p = Problem(q, z, torch.tensor(1.0).double(), S.Index(torch.tensor([1])), top1=True)
+    halves = [blocked.forward(replace(p, k=z[c : c + 1], col_start=c)) for c in (0, 1)]
+    assert merge_rows(*halves).row_hit.item() == blocked.forward(p).row_hit.item() == 1.0
+
+
 @pytest.mark.parametrize("mode", ["gather", "ring"])
 @pytest.mark.parametrize("world_size", [2, 4])
 @pytest.mark.parametrize("name", ["diagonal", "labels", "ids", "valid_bias"])
@@ -248,17 +277,18 @@ def test_partner_of_local_stacks_equals_the_global_stack(pool, mode):
         torch.testing.assert_close(grad / 4, torch.cat([first[rank], second[rank]]))
 
 
-def traffic_worker(mode: str, frozen: bool) -> list[str]:
+def traffic_worker(mode: str, frozen: bool, overlap: bool = True) -> list[str]:
     """Names of the collectives that the backward calls."""
     data = Rows(cd.world_size())
     d = data.local(cd.rank())
     q, k = d["q"].clone().requires_grad_(), d["k"].clone().requires_grad_(not frozen)
-    loss = info_nce(q, k, data.scale, symmetric=False, group=Sharding(mode=mode))
+    loss = info_nce(q, k, data.scale, symmetric=False, group=Sharding(mode=mode, overlap=overlap))
     calls: list[str] = []
     originals = {}
     for name in (
         "all_gather_into_tensor",
         "reduce_scatter_tensor",
+        "reduce",
         "all_reduce",
         "batch_isend_irecv",
     ):
@@ -279,7 +309,11 @@ def traffic_worker(mode: str, frozen: bool) -> list[str]:
 
 def test_frozen_keys_cause_no_gradient_traffic(pool):
     assert pool(2).run(traffic_worker, mode="gather", frozen=True) == [[], []]
-    assert pool(2).run(traffic_worker, mode="gather", frozen=False)[0] == ["reduce_scatter_tensor"]
+    assert pool(2).run(traffic_worker, mode="gather", frozen=False)[0] == 2 * [
+        "reduce"
+    ]  # one a rank
+    whole = pool(2).run(traffic_worker, mode="gather", frozen=False, overlap=False)
+    assert whole[0] == ["reduce_scatter_tensor"]
     keys_and_dk = pool(4).run(traffic_worker, mode="ring", frozen=False)[0]
     only_keys = pool(4).run(traffic_worker, mode="ring", frozen=True)[0]
     assert (len(keys_and_dk), len(only_keys)) == (2 * (3 + 4), 2 * 3)

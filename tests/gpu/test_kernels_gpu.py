@@ -1,10 +1,13 @@
 """Triton kernels on a CUDA device, through the public functions; skipped where there is none.
 
+With TRITON_INTERPRET=1 most of them run on the CPU in Triton's interpreter (slowly).
+
 Reference: the dense back end in float64 on the same (rounded) inputs. Tolerances are relative
 (norm of the difference over the norm): the gradients of 16-bit inputs carry the rounding of G to
 bf16 (about 1.6e-3) and of the result to the input dtype.
 """
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -21,20 +24,29 @@ from common.kernels import (
     LowRank,
     Spec,
     Threshold,
+    Uniform,
     info_nce,
     nt_xent_spec,
     pair_softplus,
     pair_stats,
+    triton_backend,
     triton_pair,
 )  # fmt: skip
 from common.kernels.problem import Problem, Upstream
+from common.kernels.triton_search import tune
+from common.kernels.triton_tune import override
+from common.losses import functional
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.skipif(
+        not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1",
+        reason="no CUDA device",
+    ),
 ]
+needs_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
-CUDA = torch.device("cuda")
+CUDA = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 6e-3, torch.bfloat16: 8e-3}
 VALUE = {torch.float32: 1e-5, torch.float16: 1e-4, torch.bfloat16: 1e-4}
 SIZES = [(256, 256, 128), (1000, 777, 512), (129, 1031, 100), (1, 5, 16), (515, 515, 1024)]
@@ -121,6 +133,39 @@ def test_masks_and_weights(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("spec", [Diagonal(), Diagonal(0.9) & ExcludePositive(), Uniform(0.01)])
+def test_one_sided_with_gradients_in_the_forward(spec: Spec, dtype: torch.dtype) -> None:
+    q, k = unit(530, 96, 0, dtype), unit(641, 96, 1, dtype)
+    problem = Problem(q, k, torch.tensor(20.0, device=CUDA), spec)
+    assert triton_backend.fuses_rows(problem)  # 512 rows or more: a fixed shift
+    assert_matches(one_sided(spec), q, k)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_kept_exponentials(share: float, dtype: torch.dtype) -> None:
+    n = 640
+
+    def loss(q: Tensor, k: Tensor, scale: Tensor, backend: str) -> Tensor:
+        budget = int(share * n * n * (4 if dtype == torch.float32 else 2))
+        return info_nce(q, k, scale, backend=backend, memory_budget=budget)
+
+    assert_matches(loss, unit(n, 96, 0, dtype), unit(n, 96, 1, dtype))
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("loss", ["info_nce", "siglip"])
+def test_losses_and_their_samples(loss: str, dtype: torch.dtype) -> None:
+    """Loss modules compare at least in float32, so the dtype is that of the encoder only."""
+
+    def total(q: Tensor, k: Tensor, scale: Tensor, backend: str) -> Tensor:
+        out = getattr(functional, loss)(q, k, scale, backend=backend)
+        return out.loss + 0.1 * out.per_sample[3]
+
+    assert_matches(total, unit(520, 96, 0, dtype), unit(520, 96, 1, dtype), scale=10.0)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
 def test_softplus(dtype: torch.dtype) -> None:
     def loss(q: Tensor, k: Tensor, scale: Tensor, backend: str) -> Tensor:
         return pair_softplus(q, k, scale, Diagonal(), bias=-5.0, backend=backend)
@@ -136,6 +181,7 @@ def test_non_contiguous_inputs() -> None:
     assert torch.equal(clip(q, k, torch.tensor(20.0, device=CUDA), "triton"), want)
 
 
+@needs_card
 def test_row_offsets_beyond_two_to_the_31() -> None:
     rows, stride, dim = 70_000, 32_768, 64
     if torch.cuda.mem_get_info()[0] < 2 * rows * stride + 2**30:
@@ -150,6 +196,7 @@ def test_row_offsets_beyond_two_to_the_31() -> None:
     assert distance(got, want) <= VALUE[torch.bfloat16]
 
 
+@needs_card
 def test_gradient_workspace_beyond_two_to_the_31_elements() -> None:
     n, dim = 47_000, 64
     if torch.cuda.mem_get_info()[0] < 2 * n * n + 2**30:
@@ -163,6 +210,7 @@ def test_gradient_workspace_beyond_two_to_the_31_elements() -> None:
     assert distance(whole.dq, chunks.dq.double()) <= 1e-5
 
 
+@needs_card
 @pytest.mark.parametrize("dim", [512, 1024])
 def test_memory_stays_within_workspace_and_gradients(dim: int) -> None:
     n = 16_384  # the dense logits alone would take 1 GiB
@@ -188,6 +236,26 @@ def test_two_runs_are_bit_equal() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
+@needs_card
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_losses_do_not_synchronise_with_the_host(symmetric: bool) -> None:
+    q, k = (unit(640, 256, s, torch.bfloat16).requires_grad_() for s in (0, 1))
+    scale = torch.tensor(30.0, device=CUDA, requires_grad=True)
+
+    def step() -> None:
+        loss = info_nce(q, k, scale, symmetric=symmetric, backend="triton", memory_budget=2**20)
+        loss = loss + pair_softplus(q, k, scale, Diagonal(), reduction="mean", backend="triton")
+        loss.backward()
+
+    step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_card
 def test_no_host_synchronisation() -> None:
     q, k = (unit(512, 256, s, torch.bfloat16).requires_grad_() for s in (0, 1))
     scale = torch.tensor(30.0, device=CUDA, requires_grad=True)
@@ -200,6 +268,35 @@ def test_no_host_synchronisation() -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
+@needs_card
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_losses_compile_without_graph_break(symmetric: bool) -> None:
+    q, k = unit(640, 256, 0, torch.bfloat16), unit(640, 256, 1, torch.bfloat16)
+    scale = torch.tensor(30.0, device=CUDA)
+
+    def loss(q: Tensor, k: Tensor) -> Tensor:
+        return info_nce(q, k, scale, symmetric=symmetric, backend="triton", memory_budget=2**20)
+
+    torch.testing.assert_close(torch.compile(loss, fullgraph=True)(q, k), loss(q, k))
+
+
+@needs_card
+def test_the_tuner_finds_tiles_that_change_no_result() -> None:
+    q, k = unit(1024, 128, 0, torch.bfloat16), unit(1024, 128, 1, torch.bfloat16)
+    want = clip(q, k, torch.tensor(20.0, device=CUDA), "triton")
+    found = tune(1024, 128, torch.bfloat16, families=("lse",), variants=("plain",))
+    assert found
+    for key, (tile, ms, _) in found.items():
+        assert ms > 0
+        override(key, tile)
+        try:
+            got = clip(q, k, torch.tensor(20.0, device=CUDA), "triton")
+        finally:
+            override(key, None)
+        assert distance(got, want.double()) <= VALUE[torch.bfloat16]
+
+
+@needs_card
 def test_compiles_without_graph_break() -> None:
     q, k = unit(512, 256, 0, torch.bfloat16), unit(512, 256, 1, torch.bfloat16)
     scale = torch.tensor(30.0, device=CUDA)

@@ -21,6 +21,7 @@ from common.kernels import (
     Spec,
     Valid,
 )
+from common.kernels.row_loss import info_nce_rows
 from common.kernels.sharded_spec import map_side, slice_keys
 from common.losses.functional.kernel import (
     KernelOptions,
@@ -152,6 +153,10 @@ def info_nce(
         raise ValueError("no negatives: in_batch is False and nothing else is given")
     shifted = bool(decoupled or margin or hard_logit or own_hard_only or query_negatives)
     _check_options(label_smoothing, shifted, hard_logit if pools else 0.0, mask)
+    if in_batch and not (shifted or label_smoothing):
+        fused = _fused(query, key, pools, queue, scale, mask, kernel)
+        if fused is not None:
+            return fused
     score = scale * (query * key).sum(-1)
     positive = score - scale * margin
     sums, hits = _sweeps(query, key, pools, queue, scale, mask, in_batch, kernel)
@@ -185,6 +190,28 @@ def _check_options(
             "label_smoothing spreads over keys, hard negatives and queue alike: it does not combine "
             "with mask, decoupled, margin, hard_logit, own_hard_only or query_negatives"
         )
+
+
+def _fused(
+    query: Tensor,
+    key: Tensor,
+    pools: list[Tensor],
+    queue: Tensor | None,
+    scale: Tensor | float,
+    mask: Spec | None,
+    kernel: KernelOptions,
+) -> LossOutput | None:
+    """The plain loss on one process, its gradient formed in the forward; None if not fused."""
+    if queue is not None:
+        check_pair(query, queue, same_rows=False, names="query, queue")
+    columns = [key, *pools] if queue is None else [key, *pools, queue.detach()]
+    keys = torch.cat(columns) if len(columns) > 1 else key
+    spec = Diagonal() & ExcludePositive()
+    spec = spec if mask is None else spec & mask
+    rows = info_nce_rows(query, keys, scale, spec, join=True, top1=True, **kernel)
+    if rows is None or rows.top1 is None:
+        return None
+    return LossOutput(rows.total / len(query), rows.per_row, rows.top1)
 
 
 def _sweeps(

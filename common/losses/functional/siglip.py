@@ -8,6 +8,7 @@ from typing import Unpack
 from torch import Tensor
 
 from common.kernels import Diagonal, pair_softplus
+from common.kernels.row_loss import softplus_rows
 from common.losses.functional.kernel import KernelOptions, mean_loss
 from common.losses.output import LossOutput, check_pair, full_precision
 
@@ -48,5 +49,8 @@ def siglip(
     tensor(0.6931)
     """
     check_pair(image, text, names="image, text")
+    fused = softplus_rows(image, text, scale, Diagonal(), bias=bias, **kernel)
+    if fused is not None:
+        return LossOutput(fused.total / fused.num_valid, fused.per_row, None)
     per_sample = pair_softplus(image, text, scale, Diagonal(), bias=bias, **kernel)
     return LossOutput(mean_loss(per_sample, kernel), per_sample, None)

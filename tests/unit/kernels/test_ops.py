@@ -29,9 +29,12 @@ def test_opcheck_row_scale_and_self_comparison() -> None:
     torch.library.opcheck(ops.pair_stats_op, (q, None, scale, None, *flat, "blocked"))
 
 
-def test_opcheck_fused_rows() -> None:
+@pytest.mark.parametrize("join", [False, True])
+def test_opcheck_fused_rows(join: bool) -> None:
     q, k, scale, flat = operator_inputs("diagonal")
-    torch.library.opcheck(ops.info_nce_rows_op, (q, k, scale, None, *flat, True, True))
+    torch.library.opcheck(
+        ops.info_nce_rows_op, (q, k, scale, None, *flat, "blocked", join, True, True)
+    )
 
 
 def test_opcheck_softplus() -> None:
@@ -39,7 +42,7 @@ def test_opcheck_softplus() -> None:
     bias, offset = torch.tensor(-1.0, requires_grad=True), torch.zeros(6, requires_grad=True)
     inputs = (q, k, scale, None, bias, offset, *flat)
     torch.library.opcheck(softplus_ops.pair_softplus_op, (*inputs, "blocked"))
-    torch.library.opcheck(softplus_ops.pair_softplus_sum_op, (*inputs, True, True))
+    torch.library.opcheck(softplus_ops.pair_softplus_sum_op, (*inputs, "blocked", True, True))
 
 
 LOSSES = {

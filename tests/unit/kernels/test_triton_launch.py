@@ -5,6 +5,7 @@ problem needs is compiled for sm_90 exactly as it would be on the card, but not 
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.runtime import driver  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 
-from common.kernels import triton_launch, triton_pair  # noqa: E402
+from common.kernels import triton_backend, triton_launch, triton_pair  # noqa: E402
 from common.kernels.problem import Problem, Upstream  # noqa: E402
 from common.kernels.specs import (  # noqa: E402
     Bias,
@@ -114,10 +115,33 @@ def test_softplus_compiles(launches: Launches) -> None:
     q = torch.zeros(640, 256, dtype=torch.bfloat16)
     problem = Problem(q, q.clone(), torch.tensor(10.0), Diagonal())
     bias = torch.tensor(-10.0)
-    triton_pair.softplus_forward(problem, bias, None)
-    triton_pair.softplus_backward(problem, bias, torch.zeros(640), torch.ones(640), True, True)
-    triton_pair.softplus_fused(problem, bias, None, True, True)
+    triton_backend.softplus_forward(problem, bias, None)
+    triton_backend.softplus_backward(problem, bias, torch.zeros(640), torch.ones(640), True, True)
+    triton_backend.softplus_fused(problem, bias, None, True, True)
     assert [name for name, _ in launches] == ["softplus_kernel"] + 2 * ["softplus_grad_kernel"]
+
+
+def test_kept_exponentials_replace_the_second_product(launches: Launches) -> None:
+    q = torch.zeros(640, 256, dtype=torch.bfloat16)
+    problem = Problem(q, q.clone(), torch.tensor(10.0), Diagonal(), columns=True)
+    rows = torch.zeros(640)
+    up = Upstream(rows, rows, rows, None)
+    for keep, kernels in ((0, ["lse", "grad"]), (2 * 640 * 640, ["lse", "kept_grad"]),
+                          (640 * 640, ["lse", "lse", "kept_grad", "grad"])):  # fmt: skip
+        launches.clear()
+        kept = replace(problem, keep=keep)
+        stats = triton_pair.forward(kept)._replace(row_lse=rows, col_lse=rows)
+        triton_pair.backward(kept, stats, up, True, True)
+        assert [name for name, _ in launches] == [f"{kernel}_kernel" for kernel in kernels]
+    assert stats.kept.numel() == 256 * 640  # a multiple of 128 rows
+    assert stats.kept.dtype == torch.bfloat16
+
+
+def test_one_sided_info_nce_launches_one_kernel(launches: Launches) -> None:
+    q = torch.zeros(640, 256, dtype=torch.bfloat16)
+    problem = Problem(q, q.clone(), torch.tensor(10.0), Diagonal(), top1=True)
+    triton_backend.info_nce_rows(problem, True, True)
+    assert [name for name, _ in launches] == ["lse_kernel"]
 
 
 def test_one_compilation_serves_all_sizes_and_dimensions(launches: Launches) -> None:

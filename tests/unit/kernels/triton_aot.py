@@ -58,7 +58,7 @@ def compile_kernel(
         elif name in ("row_start", "col_start"):
             signature[name] = "i32"
         else:
-            types = {"q": operand, "k": operand, "g": grad_dtype}
+            types = {"q": operand, "k": operand, "g": grad_dtype, "kept": grad_dtype}
             signature[name] = "*" + types.get(name, "fp32")
             attrs[(index,)] = divisible
     source = ASTSource(kernel, signature=signature, constexprs=constants, attrs=attrs)

@@ -1,0 +1,131 @@
+"""One-sided losses whose gradient is formed in the forward (3 GEMM units), with their rows.
+
+The sum over rows carries a ready gradient; the losses of the single rows may be differentiated as
+well, at the price of another sweep. So a module can return both and training on the mean stays
+cheap. What cannot be fused (dense back end, shards, tiled weights) gives None.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from common.kernels import dispatch, ops, softplus_ops
+from common.kernels.arguments import flatten, make_problem, prepare
+from common.kernels.fused_rows import row_values, valid_rows
+from common.kernels.linear import split
+from common.kernels.problem import Problem
+from common.kernels.sharding import Group, as_sharding
+from common.kernels.specs import Spec
+from common.kernels.symmetry import is_symmetric
+
+
+class RowLoss(NamedTuple):
+    """total: sum over rows, 0-dim. per_row: (N,). num_valid: rows that contribute, 0-dim. top1: (N,)."""
+
+    total: Tensor
+    per_row: Tensor
+    num_valid: Tensor
+    top1: Tensor | None
+
+
+def info_nce_rows(
+    q: Tensor,
+    k: Tensor,
+    scale: Tensor | float,
+    spec: Spec,
+    *,
+    join: bool = False,
+    group: Group = None,
+    backend: str = "auto",
+    **options: Any,
+) -> RowLoss | None:
+    """One-sided InfoNCE, row_lse - row_lin of each query.
+
+    Args:
+        q: (N, D) queries.
+        k: (M, D) keys.
+        scale: multiplier (inverse temperature).
+        spec: positives and masks.
+        join: the denominators leave the positive out (`ExcludePositive`); it is added in the loss,
+            which keeps the gradient of confident rows exact.
+        group: sharded problems are not fused.
+        backend: as `pair_stats`.
+        **options: row_scale, row_start, col_start, top1, unit_norm, deterministic.
+
+    Returns:
+        The losses, 0 for rows without positive or counted pair; None if this cannot be fused.
+
+    Raises:
+        ValueError: as `pair_stats`.
+    """
+    if as_sharding(group) is not None:
+        return None
+    problem = prepare(make_problem(q, k, scale, spec, **options))
+    chosen = dispatch.choose(problem, backend)
+    half = q is k and is_symmetric(problem)
+    if half or chosen == "dense" or split(problem.spec)[1] is not None:
+        return None
+    if not dispatch.tiled_module(chosen).fuses_rows(problem):
+        return None
+    needs = _needs_grad(q, problem.scale, problem.row_scale), _needs_grad(k)
+    total, row_lse, row_lin, hit, *_ = ops.info_nce_rows_op(
+        q, k, problem.scale, problem.row_scale, *flatten(problem), chosen, join, *needs
+    )
+    valid = valid_rows(problem, row_lse)
+    per_row = torch.where(valid, row_values(row_lse, row_lin, join), 0)
+    return RowLoss(total, per_row, valid.sum(), hit > 0 if problem.top1 else None)
+
+
+def softplus_rows(
+    q: Tensor,
+    k: Tensor,
+    scale: Tensor | float,
+    spec: Spec,
+    *,
+    bias: Tensor | float = 0.0,
+    group: Group = None,
+    backend: str = "auto",
+    **options: Any,
+) -> RowLoss | None:
+    """Sums of softplus over the pairs of each query; arguments as `pair_softplus`.
+
+    Returns:
+        The sums; None if this cannot be fused.
+
+    Raises:
+        ValueError: as `pair_softplus`.
+    """
+    if as_sharding(group) is not None:
+        return None
+    problem = prepare(make_problem(q, k, scale, spec, **options))
+    chosen = dispatch.choose(problem, backend)
+    if chosen == "dense":
+        return None
+    total, per_row = softplus_sum(problem, as_bias(bias, problem), None, chosen)
+    return RowLoss(total, per_row, total.new_full((), len(q)), None)
+
+
+def softplus_sum(
+    problem: Problem, bias: Tensor, offset: Tensor | None, backend: str
+) -> tuple[Tensor, Tensor]:
+    """Sum over rows with its gradient ready, and the rows."""
+    q, k = problem.q, problem.k
+    needs = _needs_grad(q, problem.scale, problem.row_scale, bias, offset), _needs_grad(k)
+    tensors = q, k, problem.scale, problem.row_scale, bias, offset
+    total, per_row, *_ = softplus_ops.pair_softplus_sum_op(
+        *tensors, *flatten(problem), backend, *needs
+    )
+    return total, per_row
+
+
+def as_bias(bias: Tensor | float, problem: Problem) -> Tensor:
+    """The bias as a 0-dim tensor on the device of the queries."""
+    if not isinstance(bias, Tensor):
+        bias = problem.q.new_full((), bias, dtype=problem.dtype)
+    return bias.reshape(())
+
+
+def _needs_grad(*tensors: Tensor | None) -> bool:
+    wanted = any(t is not None and t.requires_grad for t in tensors)
+    return wanted and torch.is_grad_enabled()

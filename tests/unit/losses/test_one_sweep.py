@@ -1,0 +1,83 @@
+"""Loss, losses of the samples and hits come from one pass over the similarities."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.kernels import blocked
+from common.losses import functional as L
+from common.losses import id_mask
+
+N, M, D = 9, 4, 6
+IDS = torch.arange(N) // 2
+FUSED = {
+    "info_nce": lambda x, y, b: L.info_nce(x, y, 5.0, backend=b),
+    "info_nce_queue": lambda x, y, b: L.info_nce(
+        x, y, 5.0, queue=y[:M].detach().flip(1), mask=id_mask(IDS, IDS[:M] - 1), backend=b
+    ),
+    "siglip": lambda x, y, b: L.siglip(x, y, 5.0, -2.0, backend=b),
+}
+ONE_FORWARD = FUSED | {
+    "clip": lambda x, y, b: L.clip(x, y, 5.0, backend=b),
+    "nt_xent": lambda x, y, b: L.nt_xent(x, y, 5.0, backend=b),
+    "dcl": lambda x, y, b: L.dcl(x, y, 5.0, backend=b),
+    "debiased": lambda x, y, b: L.debiased(x, y, 5.0, tau_plus=0.1, backend=b),
+    "target_anchored": lambda x, y, b: L.target_anchored(x, y, 5.0, backend=b),
+    "sup_con": lambda x, y, b: L.sup_con(x, y, IDS, IDS, 5.0, backend=b),
+    "cwcl": lambda x, y, b: L.cwcl(x, y, x.detach(), y.detach(), 5.0, backend=b),
+}
+
+
+def pair() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    views = torch.randn(2, N, D, dtype=torch.float64, generator=generator)
+    return tuple(F.normalize(x, dim=1).requires_grad_() for x in views)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_the_mean_and_the_rows_have_the_gradients_of_the_dense_loss(name):
+    weight = torch.linspace(0, 2, N, dtype=torch.float64)
+    found = []
+    for backend in ("blocked", "dense"):
+        x, y = pair()
+        out = FUSED[name](x, y, backend)
+        for value in (out.loss, (weight * out.per_sample).sum(), 3 * out.loss - out.per_sample[2]):
+            found += [value.detach(), *torch.autograd.grad(value, (x, y), retain_graph=True)]
+    half = len(found) // 2
+    for one, other in zip(found[:half], found[half:], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_training_on_the_mean_needs_no_second_sweep(name, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise AssertionError("a second sweep")
+
+    monkeypatch.setattr(blocked, "backward", refuse)
+    monkeypatch.setattr(blocked, "softplus_backward", refuse)
+    x, y = pair()
+    out = FUSED[name](x, y, "blocked")
+    torch.autograd.grad(out.loss, (x, y), retain_graph=True)
+    with pytest.raises(AssertionError, match="a second sweep"):  # the twin: single rows do
+        torch.autograd.grad(out.per_sample[0], x)
+
+
+@pytest.mark.parametrize("name", ONE_FORWARD)
+def test_samples_and_hits_need_no_second_product(name, monkeypatch):
+    counts = {"forward": 0, "info_nce_rows": 0, "softplus_fused": 0}
+    for function in counts:
+        original = getattr(blocked, function)
+
+        def counted(
+            *args: object, function=function, original=original, **kwargs: object
+        ) -> object:
+            counts[function] += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(blocked, function, counted)
+    x, y = pair()
+    out = ONE_FORWARD[name](x, y, "blocked")
+    assert sum(counts.values()) == 1
+    assert out.per_sample.requires_grad
+    assert (out.hits is None) == (name in ("siglip", "cwcl"))
