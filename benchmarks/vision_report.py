@@ -32,7 +32,8 @@ def interleaved(contenders: dict[str, Callable[[], Seconds]], rounds: int) -> li
     for number in range(rounds + 1):
         start = number % len(names)
         order = names[start:] + names[:start]
-        done.append({name: contenders[name]() for name in order})
+        found = {name: contenders[name]() for name in order}
+        done.append({name: found[name] for name in names})
     return done[1:]
 
 

@@ -47,7 +47,7 @@ def vision_table() -> str:
             rows.append(f"| {what} | all | not run | not run | not run |")
             continue
         with path.open(newline="", encoding="utf-8") as file:
-            found = list(csv.DictReader(file))
+            found = sorted(csv.DictReader(file), key=lambda r: (r["case"], r["name"] != "ours"))
         for row in found:
             ratio = "" if row["name"] == "ours" else f"{row['ratio']} ({row['cpu_ratio']})"
             speeds = f"{row['images_per_second']} | {row['cpu_images_per_second']}"

@@ -235,6 +235,24 @@ def test_reduced_precision_trains(tmp_path):
     assert metrics_of(run)["linear_probe_top1"] > 0.3
 
 
+@pytest.mark.usefixtures("unrendered_figures")
+def test_resume_is_bit_identical(tmp_path):
+    """Eight steps equal four, the checkpoint, four more; with gate noise and a learned scale."""
+    from common.engine.checkpoint import load
+
+    words = ["gate.type=stochastic", "temperature.learnable=true", "run_id=r",
+             "trainer.keep_checkpoints=5"]  # fmt: skip
+    folder = train_smoke(tmp_path, *words) / "checkpoints/train"
+    last, middle = folder / "step-00000008.ckpt", folder / "step-00000004.ckpt"
+    whole, half = load(last)["state_dict"], load(middle)["state_dict"]
+    last.unlink()
+    (folder / "finished.json").unlink()
+    train_smoke(tmp_path, *words, "resume=r")
+    again = load(last)["state_dict"]
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert any(not torch.equal(whole[name], half[name]) for name in whole)  # the twin
+
+
 def test_check_builds_the_paper_configs_and_names_what_is_missing(tmp_path):
     from common.engine.check import inspect
 

