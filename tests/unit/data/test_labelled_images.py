@@ -181,8 +181,9 @@ def test_official_tiny_imagenet_layout_is_read(tmp_path):
     (folder / "val/val_annotations.txt").write_text("val_0.JPEG\tn99\n", encoding="utf-8")
     with pytest.raises(UserError, match="incomplete.*Expected layout"):
         tiny_imagenet_files(str(tmp_path), "val")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="tiny-imagenet-200"):
-        tiny_imagenet_files(str(tmp_path / "elsewhere"), "train")
+        tiny_imagenet_files(str(tmp_path / "empty"), "train")
 
 
 def test_missing_and_unknown_sets_are_named(tmp_path):
