@@ -41,6 +41,9 @@ class OptimConfig:
 
     name: Literal["adamw", "sgd", "lars"] = "adamw"
     lr: float = 1e-3  # peak learning rate
+    # what `lr` is multiplied by: none, B / lr_batch or its root, for a global batch of B samples
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    lr_batch: int = 256
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)  # AdamW
     eps: float = 1e-8  # AdamW
@@ -54,6 +57,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.warmup_steps < 0 or self.warmup_epochs < 0:
             raise ValueError("optim.lr must be > 0; optim.warmup_steps and warmup_epochs >= 0")
+        if self.lr_batch < 1:
+            raise ValueError("optim.lr_batch must be >= 1")
 
 
 @dataclass

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Regenerate what is generated: the README's project table and docs/equations.md.
+"""Regenerate what is generated: the README's project and vision speed tables, docs/equations.md.
 
 ``--check`` changes nothing and fails when something is out of date.
 """
 
+import csv
 import json
 import re
 import sys
@@ -15,6 +16,8 @@ sys.path.insert(0, str(ROOT))
 from common.registry import list_projects  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- projects:begin -->\n).*?(<!-- projects:end -->)", re.S)
+VISION = re.compile(r"(<!-- vision:begin -->\n).*?(<!-- vision:end -->)", re.S)
+BENCHMARKS = (("augment", "two augmented views"), ("vision_training", "training"))
 MARK = re.compile(r"(?:#\s*((?:Eq|Alg|Sec)\.\s*[^\n]+))|(?:Source:\s*([^\n]+))")
 
 
@@ -29,6 +32,33 @@ def project_table() -> str:
             found = "; ".join(f"{c['claim']}: {c['verdict']}" for c in claims)
         rows.append(f"| [{slug}](projects/{slug}/README.md) | {text} | {found} |")
     return "\n".join(rows) + "\n"
+
+
+def vision_table() -> str:
+    """Images per second of our image pipeline and of its peers, from benchmarks/results."""
+    rows = [
+        "| case | implementation | images / s | images / CPU s | ours / it, by time (CPU time) |",
+        "|---|---|---|---|---|",
+    ]
+    notes = []
+    for stem, what in BENCHMARKS:
+        path = ROOT / "benchmarks" / "results" / f"{stem}.csv"
+        if not path.exists():
+            rows.append(f"| {what} | all | not run | not run | not run |")
+            continue
+        with path.open(newline="", encoding="utf-8") as file:
+            found = sorted(csv.DictReader(file), key=lambda r: (r["case"], r["name"] != "ours"))
+        for row in found:
+            ratio = "" if row["name"] == "ours" else f"{row['ratio']} ({row['cpu_ratio']})"
+            speeds = f"{row['images_per_second']} | {row['cpu_images_per_second']}"
+            rows.append(f"| {what}: {row['case']} | {row['name']} | {speeds} | {ratio} |")
+        one = found[0]
+        notes.append(
+            f"{what}: {one['machine']} (load {one['load']}), {one['threads']} thread, torch "
+            f"{one['torch']}, torchvision {one['torchvision']}, lightly {one['lightly']}, median of "
+            f"{one['rounds']} interleaved rounds, {one['date']}"
+        )
+    return "\n".join(rows) + "\n" + ("\n" + "; ".join(notes) + ".\n" if notes else "")
 
 
 def equation_index() -> str:
@@ -57,7 +87,10 @@ def main(check: bool) -> int:
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     wanted = {
-        readme: BLOCK.sub(lambda m: m[1] + project_table() + m[2], text),
+        readme: VISION.sub(
+            lambda m: m[1] + vision_table() + m[2],
+            BLOCK.sub(lambda m: m[1] + project_table() + m[2], text),
+        ),
         ROOT / "docs" / "equations.md": equation_index(),
     }
     stale = []

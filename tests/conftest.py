@@ -1,6 +1,8 @@
 """Shared set-up: quiet, offline, one thread per process; the pool of gloo processes."""
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,3 +21,19 @@ def pool():
     yield lambda world_size: pools.setdefault(world_size, Pool(world_size))
     for started in pools.values():
         started.close()
+
+
+@pytest.fixture
+def unrendered_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of runs are made but not rendered, which takes most of a tiny run's time.
+
+    For tests that look at something else; an empty file stands in for the picture.
+    """
+    from common.engine.workspace import Workspace
+
+    def figure(self: Workspace, name: str, figure: Any) -> Path:
+        path = self.folder("plots") / f"{name}.png"
+        path.write_bytes(b"")
+        return path
+
+    monkeypatch.setattr(Workspace, "figure", figure)

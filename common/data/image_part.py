@@ -18,7 +18,7 @@ Part = Literal["train", "bank", "test"]  # bank: labelled images that probes are
 DEV_PER_CLASS = 100  # bundled training images that are the development split
 SYNTHETIC_SAMPLES, SYNTHETIC_CLASSES = 256, 8
 NUM_IMAGES = {"cifar10": 50000, "cifar100": 50000, "stl10": 105000, "imagenet": 1281167,
-              "imagenet100": 126689, "bundled": 9000, "synthetic": SYNTHETIC_SAMPLES}  # fmt: skip
+              "imagenet100": 126689, "tiny_imagenet": 100000, "bundled": 9000, "synthetic": SYNTHETIC_SAMPLES}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ _ORDERS = np.array(
     [(a, b, c, d) for a in range(4) for b in range(4) for c in range(4) for d in range(4)
      if len({a, b, c, d}) == 4]
 )  # fmt: skip
+_CHUNK_PIXELS = 150_000  # pixels that run through all operations at once, to stay in the cache
 _GREY = torch.tensor([0.2989, 0.587, 0.114]).view(1, 3, 1, 1)
 
 
@@ -81,9 +82,13 @@ class SimCLRTransform:
         Raises:
             ValueError: as `TrainTransform.batch`.
         """
-        crops = self._crop.batch(images, rngs)
-        assert rngs is not None
-        return self._colour(crops, rngs)
+        if rngs is None or len(rngs) != len(images):
+            raise ValueError(f"need one generator for each of the {len(images)} images")
+        step = max(4, _CHUNK_PIXELS // self.size**2)
+        if len(images) <= step:
+            return self._colour(self._crop.batch(images, rngs), rngs)
+        starts = range(0, len(images), step)
+        return torch.cat([self.batch(images[i : i + step], rngs[i : i + step]) for i in starts])
 
     def one(self, image: Image.Image, rng: Rng | None = None) -> Tensor:
         """One view of a PIL image of any size (antialiased); (3, size, size) float32."""
@@ -164,20 +169,22 @@ def shift_hue(pixels: Tensor, turns: Tensor) -> Tensor:
         pixels: (B, 3, S, S) float32 in [0, 1].
         turns: (B,) shift, 1 is the whole colour wheel.
     """
-    value, low = pixels.amax(1), pixels.amin(1)
-    chroma = value - low
     red, green, blue = pixels.unbind(1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
     safe = torch.where(chroma > 0, chroma, 1.0)
     hue = torch.where(
         value == red,
-        (green - blue) / safe,
-        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+        (green - blue).div_(safe),
+        torch.where(
+            value == green, (blue - red).div_(safe).add_(2), (red - green).div_(safe).add_(4)
+        ),
     )
-    hue = hue + 6 * turns[:, None, None]  # in sixths of a turn
-    offset = torch.tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1)
-    k = (offset + hue[:, None]) % 6
+    hue += 6 * turns[:, None, None]  # in sixths of a turn
+    k = torch.tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1) + hue[:, None]
+    k.sub_((k / 6).floor_(), alpha=6)  # modulo 6; torch.remainder is several times slower
     share = torch.minimum(k, 4 - k).clamp_(0, 1)
-    return (value[:, None] - chroma[:, None] * share).clamp_(0, 1)
+    return share.mul_(chroma[:, None]).neg_().add_(value[:, None]).clamp_(0, 1)
 
 
 def gaussian_blur(pixels: Tensor, sigma: Tensor) -> Tensor:

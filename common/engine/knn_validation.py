@@ -9,6 +9,9 @@ from common.config import OptimConfig
 from common.distributed import all_gather_no_grad
 from common.encoders.heads import ProjectedEncoder
 from common.engine.module import ContrastiveModule
+from common.engine.online_probe import OnlineProbe
+from common.engine.tracking import read_metrics
+from common.engine.workspace import Workspace
 from common.evaluation import SearchResult, knn_accuracy, search
 
 
@@ -33,6 +36,20 @@ class KnnValidatedModule(ContrastiveModule):
         super().__init__(optim)
         self.knn_k, self.knn_temperature = k, temperature
         self._seen: dict[int, list[tuple[Tensor, Tensor]]] = {}  # features of one validation
+        self._online: OnlineProbe | None = None
+
+    def probe_online(self, labels: Tensor, num_classes: int) -> None:
+        """Also train a linear classifier on the detached features of every batch.
+
+        Args:
+            labels: (N,) int64, of the training images.
+            num_classes: C.
+        """
+        self._online = OnlineProbe(labels, num_classes)
+
+    def configure_callbacks(self) -> list[Any]:
+        """The online probe, if there is one."""
+        return [] if self._online is None else [self._online]
 
     def encode(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> features (B, F) before the projector."""
@@ -58,3 +75,26 @@ class KnnValidatedModule(ContrastiveModule):
         self._seen = {}
         found = knn_accuracy(*parts, ks=[self.knn_k], temperature=self.knn_temperature)
         self.log("val/knn_top1", found[f"knn{self.knn_k}_top1"])
+
+
+def validation_curve(workspace: Workspace) -> None:
+    """Draw the accuracies of the validations of a run; nothing if there was none.
+
+    Args:
+        workspace: of the run, whose ``metrics.csv`` is read.
+    """
+    path = workspace.path / "metrics.csv"
+    curves = {k: v for k, v in read_metrics(path).items() if "val/" in k} if path.exists() else {}
+    if not curves:
+        return
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 3))
+    axes = figure.subplots()
+    for name, points in sorted(curves.items()):
+        label = name.rpartition("val/")[2].replace("_", " ")
+        axes.plot([s for s, _ in points], [v for _, v in points], marker="o", label=label)
+    axes.set_xlabel("step")
+    axes.set_ylabel("accuracy while training")
+    axes.legend(fontsize=8)
+    workspace.figure("validation", figure)

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from common.config import OptimConfig, UserError
-from common.engine.optim import build_optimizer, build_schedule, decay_groups
+from common.engine.optim import build_optimizer, build_schedule, decay_groups, scaled_optim
 
 
 class NonFiniteLossError(UserError):
@@ -35,6 +35,7 @@ class ContrastiveModule(LightningModule):
         super().__init__()
         self.optim = optim
         self.warmup_epoch_steps: float = 0.0
+        self.global_batch_size = 0  # samples of an optimiser step, set by the engine
         self._pending: dict[str, Tensor] = {}
         self._pending_ids: Any = None
 
@@ -92,10 +93,11 @@ class ContrastiveModule(LightningModule):
         trainer = self.trainer
         # Lightning's mixed precision refuses to clip for an optimiser that could unscale by itself
         clips_mixed = trainer.precision.endswith("-mixed") and trainer.gradient_clip_val
-        optimizer = build_optimizer(self.parameter_groups(), self.optim, fused=not clips_mixed)
-        warmup = self.optim.warmup_steps + round(self.optim.warmup_epochs * self.warmup_epoch_steps)
+        optim = scaled_optim(self.optim, self.global_batch_size)
+        optimizer = build_optimizer(self.parameter_groups(), optim, fused=not clips_mixed)
+        warmup = optim.warmup_steps + round(optim.warmup_epochs * self.warmup_epoch_steps)
         schedule = build_schedule(
-            optimizer, self.optim, total_steps=trainer.max_steps, warmup_steps=warmup
+            optimizer, optim, total_steps=trainer.max_steps, warmup_steps=warmup
         )
         return {
             "optimizer": optimizer,

@@ -1,5 +1,6 @@
 """Parameter groups, optimisers and per-step learning-rate schedules."""
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -83,6 +84,21 @@ def scaled_lr(lr: float, global_batch_size: int, rule: str = "linear", base: int
     if rule not in ("linear", "sqrt"):
         raise ValueError(f"rule '{rule}': use linear or sqrt")
     return lr * (ratio if rule == "linear" else math.sqrt(ratio))
+
+
+def scaled_optim(cfg: OptimConfig, global_batch_size: int) -> OptimConfig:
+    """The section with ``lr`` multiplied as ``lr_scaling`` says; other rates stay as they are.
+
+    Args:
+        cfg: optimiser settings.
+        global_batch_size: samples of an optimiser step over all devices, > 0 if `lr` is scaled.
+    """
+    if cfg.lr_scaling == "none":
+        return cfg
+    if global_batch_size < 1:
+        raise ValueError(f"optim.lr_scaling={cfg.lr_scaling} needs the global batch size")
+    lr = scaled_lr(cfg.lr, global_batch_size, cfg.lr_scaling, cfg.lr_batch)
+    return dataclasses.replace(cfg, lr=lr)
 
 
 def build_optimizer(

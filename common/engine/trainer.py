@@ -76,6 +76,11 @@ def total_steps(cfg: TrainerConfig, stage: Stage) -> tuple[int, float]:
     return max(1, math.floor(cfg.max_epochs * per_epoch)), per_epoch
 
 
+def global_batch_size(cfg: TrainerConfig, stage: Stage) -> int:
+    """Samples of an optimiser step over all devices."""
+    return stage.data.batch_size * cfg.accumulate_grad_batches * world_size(cfg)
+
+
 def check_accumulation(cfg: TrainerConfig, stage: Stage) -> None:
     """Refuse gradient accumulation with an in-batch loss unless the config allows it."""
     if (
@@ -110,6 +115,7 @@ def build_trainer(
     check_accumulation(trainer_cfg, stage)
     steps, per_epoch = total_steps(trainer_cfg, stage)
     stage.module.warmup_epoch_steps = per_epoch
+    stage.module.global_batch_size = global_batch_size(trainer_cfg, stage)
     if trainer_cfg.num_threads:
         torch.set_num_threads(trainer_cfg.num_threads)
     if trainer_cfg.compile:
@@ -145,7 +151,7 @@ def build_trainer(
 def _callbacks(
     cfg: ExperimentConfig, trainer_cfg: TrainerConfig, stage: Stage, index: int, folder: Path
 ) -> list[Any]:
-    samples = stage.data.batch_size * trainer_cfg.accumulate_grad_batches * world_size(trainer_cfg)
+    samples = global_batch_size(trainer_cfg, stage)
     checkpoint = RunCheckpoint(
         folder,
         trainer_cfg.checkpoint_every_n_steps,

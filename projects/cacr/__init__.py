@@ -21,13 +21,17 @@ def build(cfg: Config) -> "Experiment":
 
     from common.engine import Experiment, Plan, Stage
     from common.export import load_safetensors, save_safetensors
-    from projects.cacr.data import build_data, num_samples, requirements
+    from projects.cacr.data import build_data, image_part, num_samples, requirements
     from projects.cacr.evaluate import evaluate
     from projects.cacr.module import CACR, network_options
     from projects.cacr.networks import build_network
 
     def stages() -> "Iterator[Stage]":
-        yield Stage("train", CACR(cfg), build_data(cfg))
+        module = CACR(cfg)
+        if cfg.eval.online_probe:
+            train = image_part(cfg, "train")
+            module.probe_online(train.labels, len(train.class_names))
+        yield Stage("train", module, build_data(cfg))
 
     def cacr(module: "nn.Module") -> CACR:
         assert isinstance(module, CACR)

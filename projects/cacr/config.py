@@ -15,7 +15,15 @@ class CacrData(DataConfig):
     # bundled: 10,000 CIFAR-10 images of the repository; the others in their official layouts;
     # folder: any pictures below data.folder, judged on ImageNet-1k
     source: Literal[
-        "synthetic", "bundled", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "folder"
+        "synthetic",
+        "bundled",
+        "cifar10",
+        "cifar100",
+        "stl10",
+        "tiny_imagenet",
+        "imagenet100",
+        "imagenet",
+        "folder",
     ] = "bundled"
     folder: str | None = None  # of source=folder, below the data root
     limit: int | None = None  # training images, balanced (sets in memory)
@@ -126,6 +134,7 @@ class EvalConfig:
     items_k: int = 20  # neighbours of galleries and validation curve, one of ks
     knn_temperature: float = 0.07  # of the weighted vote
     linear_probe: bool = True
+    online_probe: bool = False  # train a linear classifier on detached features, to watch
     probe_l2: list[float] = field(default_factory=lambda: [10.0**e for e in range(-6, 3)])
     batch_size: int = 512  # images per forward pass
 

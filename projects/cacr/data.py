@@ -7,7 +7,6 @@ import torch
 from torch.utils.data import Dataset
 
 from common.config import UserError
-from common.data.image_folders import IMAGE_SETS
 from common.data.image_part import (
     NUM_IMAGES,
     SYNTHETIC_CLASSES,
@@ -18,7 +17,7 @@ from common.data.image_part import (
 )
 from common.data.images import EvalTransform
 from common.data.imbalance import imbalanced_rows, kept_images
-from common.data.labelled_files import EXTENSIONS, LabelledFiles, imagenet_files
+from common.data.labelled_files import EXTENSIONS, LabelledFiles, image_files, source_of
 from common.data.labelled_images import (
     LabelledPixels,
     balanced_subset,
@@ -99,7 +98,8 @@ def image_part(cfg: Config, part: Part) -> ImagePart:
         if data.source == "folder" and part == "train":
             return ImagePart(pictures_below(data))
         split = "val" if part == "test" else "train"
-        return ImagePart(imagenet_files(data.root, split, subset=data.source == "imagenet100"))
+        name = "imagenet" if data.source == "folder" else data.source
+        return ImagePart(image_files(name, data.root, split))
     pixels = benchmark_pixels(
         data.source, data.root, part, dev=cfg.eval.split == "dev", image_size=data.image_size
     )
@@ -179,11 +179,11 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
     if source == "bundled":
         path = BUNDLED / "cifar10"
         return (Requirement("data: cifar10 (bundled)", "data/cifar10", path.exists()),)
-    spec = IMAGE_SETS[source if source in IN_MEMORY else "imagenet"]
-    folder: Path = data_root(cfg.data.root) / spec.folder
-    needs = [Requirement(f"data: {source}", str(folder), folder.exists(), spec.source)]
+    name, origin = source_of("imagenet" if source == "folder" else source)
+    folder: Path = data_root(cfg.data.root) / name
+    needs = [Requirement(f"data: {source}", str(folder), folder.exists(), origin)]
     if cfg.data.folder is not None:
         own = data_root(cfg.data.root) / cfg.data.folder
-        needs[0] = Requirement("data: imagenet", str(folder), folder.exists(), spec.source)
+        needs[0] = Requirement("data: imagenet", str(folder), folder.exists(), origin)
         needs.append(Requirement(f"data: {cfg.data.folder}", str(own), own.exists()))
     return tuple(needs)

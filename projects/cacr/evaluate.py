@@ -12,6 +12,7 @@ from common.data.image_part import ImagePart
 from common.data.labelled_images import LabelledPixels
 from common.data.samplers import sample_rng
 from common.engine import Workspace
+from common.engine.knn_validation import validation_curve
 from common.engine.workspace import write_json
 from common.evaluation.figures import class_gallery, embedding_map
 from common.evaluation.frozen import frozen_metrics, knn_correct, source_features
@@ -45,6 +46,7 @@ def evaluate(cfg: Config, module: CACR, workspace: Workspace) -> dict[str, float
         report = per_class(correct, test_set[1], names)
         write_json(workspace.folder(".") / "per_class.json", report)
         workspace.figure("per class", per_class_figure(report))
+    validation_curve(workspace)
     rows = class_gallery(test_set, bank_set, test.picture, bank.picture)
     workspace.gallery("nearest neighbours", rows)
     title = f"test features, {cfg.method.loss} ({cfg.method.weighting}), {cfg.data.imbalance}"

@@ -11,7 +11,7 @@ from common.encoders.heads import ProjectedEncoder
 from common.encoders.momentum import MomentumEncoder
 from common.encoders.queue import FeatureQueue
 from common.engine.knn_validation import KnnValidatedModule
-from common.engine.optim import build_optimizer
+from common.engine.optim import build_optimizer, scaled_optim
 from projects.cacr.config import Config
 from projects.cacr.networks import build_network
 from projects.cacr.objective import (
@@ -152,7 +152,9 @@ class CACR(KnnValidatedModule):
             return configured
         total = self.trainer.max_steps
         edges = [round(fraction * total) for fraction in self.milestones]
-        optimizer = build_optimizer(self.parameter_groups(), self.optim)
+        optimizer = build_optimizer(
+            self.parameter_groups(), scaled_optim(self.optim, self.global_batch_size)
+        )
 
         def factor(step: int) -> float:
             return float(0.1 ** sum(step >= edge for edge in edges))

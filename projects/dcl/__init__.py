@@ -21,13 +21,17 @@ def build(cfg: Config) -> "Experiment":
 
     from common.engine import Experiment, Plan, Stage
     from common.export import load_safetensors, save_safetensors
-    from projects.dcl.data import build_data, num_samples, requirements
+    from projects.dcl.data import build_data, image_part, num_samples, requirements
     from projects.dcl.evaluate import evaluate
     from projects.dcl.module import DCL, build_network, network_options
     from projects.dcl.sensitivity import run_sensitivity
 
     def stages() -> "Iterator[Stage]":
-        yield Stage("train", DCL(cfg), build_data(cfg))
+        module = DCL(cfg)
+        if cfg.eval.online_probe:
+            train = image_part(cfg, "train")
+            module.probe_online(train.labels, len(train.class_names))
+        yield Stage("train", module, build_data(cfg))
 
     def dcl(module: "nn.Module") -> DCL:
         assert isinstance(module, DCL)

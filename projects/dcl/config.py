@@ -15,7 +15,14 @@ class DclData(DataConfig):
 
     # bundled: 10,000 CIFAR-10 images of the repository; the others in their official layouts
     source: Literal[
-        "synthetic", "bundled", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet"
+        "synthetic",
+        "bundled",
+        "cifar10",
+        "cifar100",
+        "stl10",
+        "tiny_imagenet",
+        "imagenet100",
+        "imagenet",
     ] = "bundled"
     limit: int | None = None  # training images, balanced, drawn by the seed (sets in memory)
     image_size: int = 32  # input of the encoder in pixels
@@ -32,7 +39,7 @@ class DclData(DataConfig):
         super().__post_init__()
         if self.cache_size is not None and self.cache_size > 2 * self.image_size:
             raise ValueError("data.cache_size must be at most twice data.image_size")
-        if self.limit is not None and self.source.startswith("imagenet"):
+        if self.limit is not None and "imagenet" in self.source:
             raise ValueError("data.limit is for sets in memory, not for ImageNet")
 
 
@@ -85,6 +92,7 @@ class EvalConfig:
     items_k: int = 20  # neighbours of the primary metric, one of ks
     knn_temperature: float = 0.1  # of the weighted vote
     linear_probe: bool = True
+    online_probe: bool = False  # train a linear classifier on detached features, to watch
     probe_l2: list[float] = field(default_factory=lambda: [10.0**e for e in range(-6, 3)])
     npc_batch_sizes: list[int] = field(default_factory=lambda: [4, 8, 16, 64])
     batch_size: int = 512  # images per forward pass

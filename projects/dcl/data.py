@@ -1,11 +1,9 @@
 """Images of DCL: training views, and the labelled sets that features are judged on."""
 
-from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
-from common.data.image_folders import IMAGE_SETS
 from common.data.image_part import (
     NUM_IMAGES,
     EvalImages,
@@ -14,12 +12,8 @@ from common.data.image_part import (
     benchmark_pixels,
 )
 from common.data.images import EvalTransform
-from common.data.labelled_files import imagenet_files
-from common.data.labelled_images import (
-    IN_MEMORY,
-    balanced_subset,
-    resized,
-)
+from common.data.labelled_files import FILE_SETS, image_files, source_of
+from common.data.labelled_images import balanced_subset, resized
 from common.data.lookup import BUNDLED, data_root
 from common.data.module import ContrastiveData
 from common.data.simclr import SimCLRTransform
@@ -50,9 +44,8 @@ def image_part(cfg: Config, part: Part) -> ImagePart:
         UserError: files are missing; the message names layout and source.
     """
     data = cfg.data
-    if data.source in ("imagenet", "imagenet100"):
-        split = "val" if part == "test" else "train"
-        return ImagePart(imagenet_files(data.root, split, subset=data.source == "imagenet100"))
+    if data.source in FILE_SETS:
+        return ImagePart(image_files(data.source, data.root, "val" if part == "test" else "train"))
     pixels = benchmark_pixels(
         data.source, data.root, part, dev=cfg.eval.split == "dev", image_size=data.image_size
     )
@@ -93,9 +86,9 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
     if source == "bundled":
         path = BUNDLED / "cifar10"
         return (Requirement("data: cifar10 (bundled)", "data/cifar10", path.exists()),)
-    spec = IMAGE_SETS[source if source in IN_MEMORY else "imagenet"]
-    folder: Path = data_root(cfg.data.root) / spec.folder
-    return (Requirement(f"data: {source}", str(folder), folder.exists(), spec.source),)
+    name, origin = source_of(source)
+    folder = data_root(cfg.data.root) / name
+    return (Requirement(f"data: {source}", str(folder), folder.exists(), origin),)
 
 
 def _channels(values: tuple[float, float, float]) -> tuple[float, float, float]:

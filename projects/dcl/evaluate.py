@@ -10,6 +10,7 @@ from common.data.image_part import ImagePart
 from common.data.labelled_images import LabelledPixels
 from common.data.samplers import sample_rng
 from common.engine import Workspace
+from common.engine.knn_validation import validation_curve
 from common.evaluation.figures import class_gallery, embedding_map
 from common.evaluation.frozen import frozen_metrics, knn_correct, source_features
 from common.losses import InfoNCELoss
@@ -37,6 +38,7 @@ def evaluate(cfg: Config, module: DCL, workspace: Workspace) -> dict[str, float]
     workspace.items(f"knn{cfg.eval.items_k}_top1", correct)
     rows = class_gallery((test_x, test_y), (bank_x, bank_y), test.picture, bank.picture)
     workspace.gallery("nearest neighbours", rows)
+    validation_curve(workspace)
     title = f"test features, {cfg.method.loss} on {cfg.method.host}"
     workspace.figure("map", embedding_map(test_x, test_y, test.class_names, title))
     return metrics

@@ -36,6 +36,7 @@ def test_training_writes_metrics_items_gallery_and_figures(tmp_path, host):
     assert "train/negative_rank_correlation" in log
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_item_13_one_evaluation_reports_all_head_and_tail_for_both_losses(tmp_path):
     """Checklist 13: CACR and InfoNCE on an imbalanced subset, with the same report."""
     names = {"linear_probe_top1", "linear_probe_head_top1", "linear_probe_tail_top1",
@@ -167,6 +168,7 @@ def imagenet(tmp_path):
     return tmp_path
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_pictures_without_labels_train_and_imagenet_judges(imagenet, tmp_path):
     """The uncurated sets of the shift experiments, with local crops and two kinds of view."""
     words = [f"data.root={imagenet}", "data.source=folder", "data.folder=web",

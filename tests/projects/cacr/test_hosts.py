@@ -23,6 +23,7 @@ def module_of(host, *overrides):
     return CACR(config(f"method.host={host}", *overrides))
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 @pytest.mark.parametrize(("host", "overrides"), ARMS)
 def test_every_arm_gives_a_gradient_to_every_trained_weight(host, overrides):
     module = module_of(host, *overrides)
@@ -146,6 +147,7 @@ def test_patch_embedding_is_frozen_on_request_and_crops_of_other_sizes_fit():
 # -- schedule, two processes, resume ---------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_learning_rate_falls_at_the_milestones(tmp_path):
     """A tenth at each fraction of training; logged step by step."""
     run = train(

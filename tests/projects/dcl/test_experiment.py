@@ -12,6 +12,7 @@ from common.data.labelled_files import imagenet100_synsets
 from common.engine import Workspace
 from common.engine.check import inspect
 from common.engine.run import train
+from common.engine.tracking import read_metrics
 from projects.dcl import build
 from projects.dcl.data import build_data, image_part, num_samples
 from projects.dcl.evaluate import batch_npc, mechanism, two_views
@@ -37,10 +38,20 @@ def test_training_writes_metrics_items_gallery_and_figures(tmp_path, host):
     assert "train/npc_mean" in (run / "metrics.csv").read_text(encoding="utf-8")
 
 
-def test_validation_gives_a_neighbour_curve(tmp_path):
-    run = train("dcl", "smoke", [f"runs_dir={tmp_path}", "trainer.val_every_n_steps=3"])
-    rows = (run / "metrics.csv").read_text(encoding="utf-8").splitlines()
-    assert sum("val/knn_top1" in row for row in rows) == 2
+def test_validation_gives_curves_of_neighbours_and_of_the_online_probe(tmp_path):
+    """Also: the probe's terms are logged, and the learning rate follows the batch size."""
+    run = train("dcl", "smoke", [
+        f"runs_dir={tmp_path}", "trainer.val_every_n_steps=3", "eval.online_probe=true",
+        "optim.lr_scaling=linear", "optim.lr_batch=8", "eval.linear_probe=false",
+    ])  # fmt: skip
+    curves = read_metrics(run / "metrics.csv")
+    for name in ("knn_top1", "online_top1"):
+        points = next(v for k, v in curves.items() if k.endswith(f"val/{name}"))
+        assert len(points) == 2
+        assert all(0 <= value <= 1 for _, value in points)
+    assert len(curves["train/train/online_loss"]) == 6
+    assert max(v for _, v in curves["train/train/lr"]) == pytest.approx(2 * config().optim.lr)
+    assert (run / "plots/validation.png").exists()
     assert not (run / "checkpoints/train/best.ckpt").exists()  # nothing is chosen on test images
 
 
@@ -132,6 +143,7 @@ def imagenet(tmp_path):
     return tmp_path
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_imagenet_folders_train_and_evaluate(imagenet, tmp_path):
     """The file path through the engine: class list, loader, kNN; other folders are left out."""
     run = train(
@@ -232,6 +244,7 @@ def test_item_13_runner_reports_mean_and_spread_per_loss(tmp_path):
     assert len(calls) == 9  # nothing is trained twice
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_item_13_runner_trains_for_real(tmp_path):
     """Item 13: one cell through the engine."""
     cfg = config("sensitivity.batch_sizes=[]", "sensitivity.temperatures=[0.5]",

@@ -139,10 +139,11 @@ def test_two_processes_equal_one(two_ranks, host):
 # -- exact resume --------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_resume_with_momentum_encoder_and_queue_is_bit_identical(tmp_path):
     """Six steps equal three steps, a new process's state from the checkpoint, three more."""
     words = [f"runs_dir={tmp_path}", "run_id=r", "method.host=moco", "trainer.keep_checkpoints=5",
-             "eval.linear_probe=false"]  # fmt: skip
+             "eval.linear_probe=false", "eval.online_probe=true"]  # fmt: skip
     run = train("dcl", "smoke", words)
     folder = run / "checkpoints/train"
     last, middle = folder / "step-00000006.ckpt", folder / "step-00000003.ckpt"
@@ -156,6 +157,9 @@ def test_resume_with_momentum_encoder_and_queue_is_bit_identical(tmp_path):
     assert any(name.startswith("momentum_encoder.") for name in names)
     for name in names:
         assert torch.equal(whole["state_dict"][name], again["state_dict"][name]), name
+    first, second = (found["callbacks"]["OnlineProbe"] for found in (whole, again))
+    assert torch.equal(first["weight"], second["weight"])
+    assert first["weight"].abs().max() > 0
     assert int(whole["state_dict"]["queue.position"]) == 6 * 16 % 64
     assert not torch.equal(  # the twin: half-way it was another queue
         whole["state_dict"]["queue.features"], half["state_dict"]["queue.features"]

@@ -1,10 +1,14 @@
-"""What each process of the two-rank test runs."""
+"""What each process of the two-rank tests runs."""
 
 import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from common.distributed import rank
 from common.losses import HydraLoss
+from projects.hydra.module import Hydra
 from projects.hydra.objective import dense_pair_loss
+from tests.projects.hydra.conftest import batch_of, module_of
 
 
 def rows(total, dim):
@@ -28,3 +32,34 @@ def pair_run(form, local, dim, world_size):
         loss = dense_pair_loss(x, x, gate, labels, partners, 5.0, **options)
     loss.backward()
     return loss.item(), x.grad, gate.grad
+
+
+class Loss(nn.Module):
+    """What DDP wraps."""
+
+    def __init__(self, module: Hydra) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch: dict) -> Tensor:
+        return self.module.losses(batch)["loss"]
+
+
+def three_steps(overrides: list[str], distributed: bool) -> dict[str, Tensor]:
+    """State after three SGD steps of sixteen images; two ranks hold eight each.
+
+    In evaluation mode, since batch norm would see the local batch only.
+    """
+    module = module_of(*overrides).double().eval()
+    step = Loss(module)
+    wrapped = DistributedDataParallel(step) if distributed else step
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9)
+    own = slice(8 * rank(), 8 * rank() + 8) if distributed else slice(None)
+    for number in range(3):
+        whole = batch_of(16, classes=4, seed=number, views=module.cfg.data.views)
+        part = {k: v[own].double() if v.is_floating_point() else v[own] for k, v in whole.items()}
+        optimizer.zero_grad()
+        wrapped(part).backward()
+        optimizer.step()
+        module.after_optimizer_step()
+    return {k: v.detach().clone() for k, v in module.state_dict().items()}

@@ -25,7 +25,7 @@ from tests.projects.hydra.conftest import (
     golden_inputs,
     module_of,
 )
-from tests.projects.hydra.pair_worker import pair_run
+from tests.projects.hydra.pair_worker import pair_run, three_steps
 
 
 def assert_golden(x, gate, loss, wanted):
@@ -148,6 +148,19 @@ def two_ranks():
     pool = Pool(2)
     yield pool
     pool.close()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [[], ["data.views=2", "temperature.learnable=true"], ["method.renormalise_after_gate=true"]],
+)
+def test_item_8_two_processes_train_as_one(two_ranks, overrides):
+    """Item 8: weights of encoder, filter and head after three steps of the joint batch."""
+    wanted = three_steps(overrides, distributed=False)
+    for state in two_ranks.run(three_steps, overrides=overrides, distributed=True):
+        assert state.keys() == wanted.keys()
+        for name, value in wanted.items():
+            torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-11, msg=name)
 
 
 @pytest.mark.parametrize("form", ["fused", "dense", "renormalised"])

@@ -202,6 +202,7 @@ def test_dimension_correlations_find_the_own_dimension():
     assert float(matrix[0, 1]) < 0.4
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 @pytest.mark.parametrize("arm", read_comparison("sepclr").arms)
 def test_item_13_every_arm_of_the_comparison_trains(arm, tmp_path):
     """Item 13: from the same config group; the probes of both spaces exist."""
@@ -221,6 +222,7 @@ def test_supervised_run_reports_dimensions(tmp_path):
         build_data(config(*SUPERVISED, "method.attributes=[cornr]", "method.discrete=[]"))
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_volumes_train(tmp_path):
     rng = np.random.default_rng(0)
     lines = ["participant_id\tage\tsex"]

@@ -240,6 +240,7 @@ def test_two_processes_without_gathering_do_not(two_ranks):
 # -- exact resume --------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_resume_is_bit_identical(tmp_path):
     """Six steps equal three steps, the checkpoint, three more; with vCLUB's network."""
     words = [f"runs_dir={tmp_path}", "run_id=r", "method.leakage=vclub",

@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.labelled_files import imagenet100_synsets, imagenet_files
+from common.data.labelled_files import (
+    image_files,
+    imagenet100_synsets,
+    imagenet_files,
+    source_of,
+    tiny_imagenet_files,
+)
 from common.data.labelled_images import (
     LabelledPixels,
     balanced_subset,
@@ -94,6 +100,90 @@ def test_official_cifar100_layout_is_read(tmp_path):
     assert data.images.shape == (4, 3, 16, 16)
     assert data.labels.tolist() == [0, 1, 1, 0]
     assert data.class_names == ["apple", "aquarium fish"]
+
+
+def test_official_cifar10_layout_is_read(tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    for number, name in enumerate(names):
+        content = {"data": rng.integers(0, 255, (2, 3072), dtype=np.uint8),
+                   "labels": [number % 2, 1]}  # fmt: skip
+        (folder / name).write_bytes(pickle.dumps(content))
+    meta = {"label_names": ["airplane", "automobile"]}
+    (folder / "batches.meta").write_bytes(pickle.dumps(meta))
+    monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *args: True)
+    train = load_pixels("cifar10", str(tmp_path), "train")
+    test = load_pixels("cifar10", str(tmp_path), "test", size=16)
+    assert train.images.shape == (10, 3, 32, 32)
+    assert train.labels.tolist() == [0, 1, 1, 1, 0, 1, 1, 1, 0, 1]
+    assert test.images.shape == (2, 3, 16, 16)
+    assert test.class_names == ["airplane", "automobile"]
+
+
+def test_official_stl10_layout_is_read(tmp_path, monkeypatch):
+    """Binary files hold columns; unlabelled images come after the training images, without class."""
+    from torchvision import datasets
+
+    folder = tmp_path / "stl10_binary"
+    folder.mkdir()
+    pixels = np.zeros((2, 3, 96, 96), dtype=np.uint8)
+    pixels[0, 0, 1, 5] = 200  # channel, column, row in the file
+    for name in ("train", "test", "unlabeled"):
+        pixels.tofile(folder / f"{name}_X.bin")
+    for name in ("train", "test"):
+        np.array([1, 10], dtype=np.uint8).tofile(folder / f"{name}_y.bin")
+    classes = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
+    (folder / "class_names.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
+    monkeypatch.setattr(datasets.STL10, "_check_integrity", lambda self: True)
+    train = load_pixels("stl10", str(tmp_path), "train")
+    assert train.images.shape == (2, 3, 96, 96)
+    assert int(train.images[0, 0, 5, 1]) == 200
+    assert train.labels.tolist() == [0, 9]
+    assert train.class_names[9] == "truck"
+    whole = load_pixels("stl10", str(tmp_path), "unlabelled", size=48)
+    assert whole.images.shape == (4, 3, 48, 48)
+    assert whole.labels.tolist() == [0, 9, -1, -1]
+
+
+def test_official_tiny_imagenet_layout_is_read(tmp_path):
+    folder = tmp_path / "tiny-imagenet-200"
+    for wnid in ("n02", "n01"):
+        place = folder / "train" / wnid / "images"
+        place.mkdir(parents=True)
+        for i in range(2):
+            (place / f"{wnid}_{i}.JPEG").write_bytes(b"")
+        (place.parent / f"{wnid}_boxes.txt").write_text("", encoding="utf-8")
+    (folder / "wnids.txt").write_text("n02\nn01\n", encoding="utf-8")
+    words = "n01\tgoldfish, Carassius auratus\nn02\tsalamander\nn03\tother\n"
+    (folder / "words.txt").write_text(words, encoding="utf-8")
+    (folder / "val/images").mkdir(parents=True)
+    annotations = "val_0.JPEG\tn02\t0\t0\t9\t9\nval_1.JPEG\tn01\t0\t0\t9\t9\n"
+    (folder / "val/val_annotations.txt").write_text(annotations, encoding="utf-8")
+    train = image_files("tiny_imagenet", str(tmp_path), "train")
+    assert train.class_names == ["goldfish", "salamander"]
+    assert train.labels.tolist() == [0, 0, 1, 1]
+    assert train.path(3) == folder / "train/n02/images/n02_1.JPEG"
+    assert train.path(3).exists()
+    val = tiny_imagenet_files(str(tmp_path), "val")
+    assert dict(zip(val.paths, val.labels.tolist(), strict=True)) == {
+        "val/images/val_0.JPEG": 1, "val/images/val_1.JPEG": 0,
+    }  # fmt: skip
+    assert source_of("tiny_imagenet")[0] == "tiny-imagenet-200"
+    with pytest.raises(UserError, match="no split 'test'"):
+        tiny_imagenet_files(str(tmp_path), "test")
+    with pytest.raises(UserError, match="did you mean 'tiny_imagenet'"):
+        image_files("tiny-imagenet", str(tmp_path), "val")
+    (folder / "val/val_annotations.txt").write_text("val_0.JPEG\tn99\n", encoding="utf-8")
+    with pytest.raises(UserError, match="incomplete.*Expected layout"):
+        tiny_imagenet_files(str(tmp_path), "val")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="tiny-imagenet-200"):
+        tiny_imagenet_files(str(tmp_path / "empty"), "train")
 
 
 def test_missing_and_unknown_sets_are_named(tmp_path):

@@ -66,6 +66,34 @@ def test_a_view_depends_on_its_own_generator_alone():
     assert not torch.equal(whole, transform.batch(images, rngs(8, epoch=1)))
 
 
+def test_large_batches_run_in_parts_of_any_size(monkeypatch):
+    transform, images = SimCLRTransform(16, blur_prob=0.5), (pictures(11) * 255).byte()
+    whole = transform.batch(images, rngs(11))
+    monkeypatch.setattr(simclr, "_CHUNK_PIXELS", 5 * 16**2)
+    torch.testing.assert_close(transform.batch(images, rngs(11)), whole, atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="one generator for each of the 11 images"):
+        transform.batch(images, rngs(10))
+
+
+def test_hue_equals_the_modulo_formula():
+    """The fast modulo against torch.remainder, also for shifts beyond a turn."""
+    images = pictures(9)
+    turns = torch.tensor([-1.0, -0.5, -1 / 6, 0.0, 1e-7, 1 / 6, 1 / 3, 0.5, 1.0])
+    value, low = images.amax(1), images.amin(1)
+    safe = torch.where(value > low, value - low, 1.0)
+    red, green, blue = images.unbind(1)
+    hue = torch.where(
+        value == red,
+        (green - blue) / safe,
+        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    k = (
+        torch.tensor([5.0, 3.0, 1.0]).view(3, 1, 1) + (hue + 6 * turns[:, None, None])[:, None]
+    ) % 6
+    wanted = value[:, None] - (value - low)[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
+    torch.testing.assert_close(shift_hue(images, turns), wanted, atol=1e-6, rtol=0)
+
+
 def test_without_any_augmentation_the_image_stays():
     off = SimCLRTransform(
         16, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip_prob=0.0, jitter_prob=0.0, grey_prob=0.0,

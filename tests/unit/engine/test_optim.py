@@ -5,7 +5,14 @@ import torch
 from torch import nn
 
 from common.config import OptimConfig
-from common.engine.optim import LARS, build_optimizer, build_schedule, decay_groups, lr_at
+from common.engine.optim import (
+    LARS,
+    build_optimizer,
+    build_schedule,
+    decay_groups,
+    lr_at,
+    scaled_optim,
+)
 
 
 def test_warm_up_reaches_the_peak_at_its_last_step_and_ends_at_the_final_value():
@@ -24,6 +31,21 @@ def test_warm_up_reaches_the_peak_at_its_last_step_and_ends_at_the_final_value()
     linear = [lr_at(s, schedule="linear", **args) for s in range(5, 21)]
     steps = torch.tensor(linear).diff()
     assert torch.allclose(steps, steps[0].expand_as(steps), atol=1e-6)
+
+
+def test_learning_rate_follows_the_global_batch_size():
+    def lr(rule, size):
+        return scaled_optim(OptimConfig(lr=0.075, lr_scaling=rule, lr_batch=64), size).lr
+
+    assert [lr(rule, 256) for rule in ("none", "linear", "sqrt")] == pytest.approx(
+        [0.075, 0.3, 0.15]
+    )
+    assert lr("linear", 32) == pytest.approx(0.0375)
+    assert lr("none", 0) == 0.075
+    with pytest.raises(ValueError, match="needs the global batch size"):
+        lr("sqrt", 0)
+    with pytest.raises(ValueError, match="lr_batch must be >= 1"):
+        OptimConfig(lr_batch=0)
 
 
 def test_weight_decay_spares_vectors_norms_and_scales():
