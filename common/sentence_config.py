@@ -10,6 +10,8 @@ Pooling = Literal[
     "avg_top2", "mask", "last_token",
 ]  # fmt: skip
 
+TRANSFER_NAMES = ("MR", "CR", "SUBJ", "MPQA", "SST2", "TREC", "MRPC")
+
 
 @dataclass
 class SentenceData(DataConfig):
@@ -42,7 +44,16 @@ class TextModel:
     attention: Literal["auto", "eager", "sdpa"] = "auto"  # eager is faster for short texts on a CPU
     dropout: float | None = None  # every dropout probability of the transformer; None: its own
     max_length: int | None = None  # tokens of a text outside training; None: the model's limit
+    # passes over a training batch, by length, each without its common padding; 1: one pass
+    length_groups: int = 1
     random_init: bool = False  # architecture and tokenizer of `pretrained`, weights drawn anew
+
+    def __post_init__(self) -> None:
+        if self.length_groups < 1 or (self.length_groups > 1 and self.pooling == "avg_all"):
+            raise ValueError(
+                "model.length_groups must be >= 1, and 1 with model.pooling=avg_all, which averages "
+                "over padding"
+            )
 
 
 @dataclass
@@ -66,6 +77,13 @@ class StsEval:
     dev: str = "stsb-dev"  # selects the checkpoint when trainer.val_every_n_steps is set
     batch_size: int = 128
     untrained: bool = True  # also score the encoder as it was before training
+    # logistic regression on frozen embeddings, of MR, CR, SUBJ, MPQA, SST2, TREC, MRPC
+    transfer: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.transfer if name not in TRANSFER_NAMES]
+        if unknown:
+            raise ValueError(f"eval.transfer: no {unknown[0]}; known: {', '.join(TRANSFER_NAMES)}")
 
 
 @dataclass

@@ -18,6 +18,8 @@ Rng = np.random.Generator
 Ids = Sequence[int] | np.ndarray
 AugmentTokens = Callable[[list[int], Rng, int], list[int]]  # (ids, rng, view) -> ids
 AugmentText = Callable[[str, Rng, int], str]  # (text, rng, view) -> text
+# (ids of B texts, one rng each, view) -> ids
+AugmentBatch = Callable[[Sequence[list[int]], Sequence[Rng], int], Sequence[list[int]]]
 
 MISSING = " "  # stands for a text that is None
 _FIRST_STREAM = 16  # view v draws from streams 16 + 2v (text) and 17 + 2v (tokens)
@@ -48,6 +50,7 @@ class TextViews(Dataset[TextBatch]):
         views: V; None: the number of columns.
         augment: changes the ids of a view, without special tokens and before they are cut.
         augment_text: changes the text of a view; texts are then tokenised at every access.
+        augment_batch: as `augment`, for all texts of a batch at once (predictions of a model).
 
     Raises:
         UserError: no rows, rows of unequal length, `views` that does not fit the columns, a
@@ -64,6 +67,7 @@ class TextViews(Dataset[TextBatch]):
         views: int | None = None,
         augment: AugmentTokens | None = None,
         augment_text: AugmentText | None = None,
+        augment_batch: AugmentBatch | None = None,
     ) -> None:
         columns = {len(row) for row in rows}
         if len(columns) != 1 or 0 in columns:
@@ -80,7 +84,7 @@ class TextViews(Dataset[TextBatch]):
             raise UserError("this tokenizer has no padding token: set tokenizer.pad_token first")
         self.pad_id = int(tokenizer.pad_token_id)
         self.tokenizer, self.seed, self.max_length = tokenizer, seed, max_length
-        self.augment, self.augment_text = augment, augment_text
+        self.augment, self.augment_text, self.augment_batch = augment, augment_text, augment_batch
         texts = [MISSING if text is None else text for row in rows for text in row]
         self._texts = texts if augment_text is not None else None
         self._ids, self._offsets = _tokenise(tokenizer, texts)
@@ -120,12 +124,13 @@ class TextViews(Dataset[TextBatch]):
             rows = plain_ids(self.tokenizer, texts)
         else:
             rows = [self._ids[self._offsets[i] : self._offsets[i + 1]] for i in places]
-        if self.augment is None:
+        if self.augment is None and self.augment_batch is None:
             return rows
-        return [
-            self.augment([int(i) for i in row], self._rng(key, 2 * view + 1), view)
-            for row, key in zip(rows, keys, strict=True)
-        ]
+        rngs = [self._rng(key, 2 * view + 1) for key in keys]
+        plain = [[int(i) for i in row] for row in rows]
+        if self.augment is not None:
+            plain = [self.augment(row, rng, view) for row, rng in zip(plain, rngs, strict=True)]
+        return plain if self.augment_batch is None else self.augment_batch(plain, rngs, view)
 
     def _rng(self, key: Key, stream: int) -> Rng:
         index, epoch = key

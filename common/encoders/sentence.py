@@ -29,9 +29,13 @@ class SentenceEncoder(nn.Module):
         max_length: tokens of a text, special ones included; None is the limit of the model, and
             no limit for a model without one. With pooling "avg_all" every text is padded to it.
         normalize: `encode` gives unit vectors.
+        length_groups: passes over a training batch, each of texts of similar length and padded to
+            its own longest one. Embeddings and gradients are those of one pass, but for the order
+            in which dropout is drawn; what it saves is the arithmetic on padding.
 
     Raises:
         UserError: no padding token, or `max_length` above the limit of the model.
+        ValueError: `length_groups` below 1, or above 1 with pooling "avg_all", which sees padding.
     """
 
     def __init__(
@@ -41,8 +45,13 @@ class SentenceEncoder(nn.Module):
         *,
         max_length: int | None = None,
         normalize: bool = False,
+        length_groups: int = 1,
     ) -> None:
         super().__init__()
+        if length_groups < 1 or (length_groups > 1 and tower.pooling == "avg_all"):
+            raise ValueError(
+                f"length_groups must be >= 1, and 1 with pooling avg_all, got {length_groups}"
+            )
         if tokenizer.pad_token_id is None:
             raise UserError(
                 "the tokenizer has no padding token; set tokenizer.pad_token, e.g. to its "
@@ -53,7 +62,7 @@ class SentenceEncoder(nn.Module):
             raise UserError(f"max_length={max_length}, but this model reads at most {limit} tokens")
         self.tower, self.tokenizer, self.normalize = tower, tokenizer, normalize
         self.max_length = limit if max_length is None else max_length
-        self.num_features = tower.num_features
+        self.num_features, self.length_groups = tower.num_features, length_groups
 
     @property
     def device(self) -> torch.device:
@@ -62,6 +71,8 @@ class SentenceEncoder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Ids and mask (B, L) -> features (B, D) of the tower, never normalised."""
+        if self.training and self.length_groups > 1 and attention_mask is not None:
+            return self._in_groups(input_ids, attention_mask)
         features: Tensor = self.tower(input_ids, attention_mask)
         return features
 
@@ -143,6 +154,17 @@ class SentenceEncoder(nn.Module):
         left, right = (x if isinstance(x, Tensor) else self.encode(x) for x in (a, b))
         return F.normalize(left, dim=1) @ F.normalize(right, dim=1).T
 
+    def _in_groups(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Features of the rows in order of length, in passes without their common padding."""
+        places = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
+        lengths = (attention_mask.ne(0) * places).amax(1)  # up to the last real token
+        order = lengths.argsort(stable=True)
+        parts = []
+        for rows in order.tensor_split(min(self.length_groups, len(order))):
+            width = int(lengths[rows].max())
+            parts.append(self.tower(input_ids[rows, :width], attention_mask[rows, :width]))
+        return torch.cat(parts)[order.argsort()]
+
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
             raise ValueError("there are no texts")
@@ -179,6 +201,7 @@ def sentence_encoder(
     attention: Attention = "auto",
     max_length: int | None = None,
     normalize: bool = False,
+    length_groups: int = 1,
 ) -> SentenceEncoder:
     """Build tower and tokenizer from a ``pretrained:`` string.
 
@@ -191,10 +214,11 @@ def sentence_encoder(
         attention: see `load_transformer`.
         max_length: see `SentenceEncoder`.
         normalize: see `SentenceEncoder`.
+        length_groups: see `SentenceEncoder`.
 
     Raises:
         UserError: see `text_tower`, `tiny_tokenizer` and `SentenceEncoder`.
-        ValueError: see `TextTower`.
+        ValueError: see `TextTower` and `SentenceEncoder`.
     """
     if pretrained == "random":
         tokenizer = tiny_tokenizer(int((config or {}).get("vocab_size", 256)))
@@ -209,7 +233,13 @@ def sentence_encoder(
         mask_token_id=tokenizer.mask_token_id,
         attention=attention,
     )
-    return SentenceEncoder(tower, tokenizer, max_length=max_length, normalize=normalize)
+    return SentenceEncoder(
+        tower,
+        tokenizer,
+        max_length=max_length,
+        normalize=normalize,
+        length_groups=length_groups,
+    )
 
 
 def _length_limit(tower: TextTower, tokenizer: Any) -> int | None:

@@ -13,10 +13,10 @@ from common.data.text_sets import joined, senteval_folder, senteval_lines
 from common.evaluation.linear_probe import fit_logistic_regression
 from common.evaluation.similarity import as_matrix
 from common.evaluation.sts_protocol import Encode, encode_distinct
+from common.sentence_config import TRANSFER_NAMES
 
 C_GRID: tuple[float, ...] = tuple(2.0**e for e in range(-2, 4))  # SentEval with scikit-learn
 SPLIT_SEED = 1111  # SentEval's
-TRANSFER_NAMES = ("MR", "CR", "SUBJ", "MPQA", "SST2", "TREC", "MRPC")
 _POLARITY = {  # task -> files of class 1 and class 0
     "MR": ("rt-polarity.pos", "rt-polarity.neg"),
     "CR": ("custrev.pos", "custrev.neg"),

@@ -43,6 +43,7 @@ class MirrorModel(TextModel):
     drop_head: float = 0.0  # probability of dropping a head in training; the paper: or dropout
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.pooling == "cls" or self.mlp_only_train:
             raise ValueError(
                 "Mirror-BERT adds no parameters: take model.pooling=cls_before_pooler, the last "
@@ -73,6 +74,7 @@ class MirrorEval(StsEval):
     word_columns: list[str] = field(default_factory=lambda: ["word1", "word2", "SimLex999"])
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.word_columns) != 3:
             raise ValueError("eval.word_columns names three columns: text, text, score")
         if self.level == "lexical" and self.titles == "none":

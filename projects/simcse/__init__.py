@@ -14,13 +14,11 @@ def build(cfg: Config) -> "Experiment":
     """The experiment of a config; heavy imports happen here."""
     from common.engine.sentences import sentence_experiment
     from projects.simcse.data import num_views, train_set
-    from projects.simcse.evaluate import transfer
     from projects.simcse.module import SimCSE
 
     return sentence_experiment(
         cfg,
         lambda encoder: SimCSE(cfg, encoder),
         lambda encoder: train_set(cfg, encoder.tokenizer),
-        evaluate_more=lambda module, workspace: transfer(cfg, module),
         num_views=num_views(cfg.data),
     )

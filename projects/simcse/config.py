@@ -13,8 +13,9 @@ class SimcseData(SentenceData):
 
     hard_negatives: bool = True  # of rows with three columns; False keeps the pair alone
     # changes the second view of one-column rows; dropout stays unless model.dropout=0
-    augment: Literal["none", "crop", "delete", "synonym"] = "none"
-    augment_rate: float = 0.1  # share of the words
+    # mlm: the predictions of the masked language model that the encoder starts from
+    augment: Literal["none", "crop", "delete", "synonym", "mlm"] = "none"
+    augment_rate: float = 0.1  # share of the words (mlm: of the tokens; the paper has 0.15 there)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,20 +42,13 @@ class MethodConfig(SentenceLoss):
 
 
 @dataclass
-class EvalConfig(StsEval):
-    """STS, and transfer by logistic regression."""
-
-    transfer: list[str] = field(default_factory=list)  # MR, CR, SUBJ, MPQA, SST2, TREC, MRPC
-
-
-@dataclass
 class Config(ExperimentConfig):
     """SimCSE experiment."""
 
     data: SimcseData = field(default_factory=SimcseData)
     model: TextModel = field(default_factory=TextModel)
     method: MethodConfig = field(default_factory=MethodConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
+    eval: StsEval = field(default_factory=StsEval)
     search: SearchConfig = field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:

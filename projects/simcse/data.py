@@ -11,9 +11,10 @@ from torch import Tensor
 from common.data.augment_text import Eda, synonyms_from_synsets
 from common.data.lookup import bundled
 from common.data.masking import mask_tokens
+from common.data.mlm_substitution import MlmSubstitution
 from common.data.samplers import Key, sample_rng
 from common.data.tables import read_jsonl
-from common.data.text_views import AugmentText, TextViews
+from common.data.text_views import AugmentBatch, AugmentText, TextViews
 from common.engine.sentences import text_rows
 from projects.simcse.config import Config, SimcseData
 
@@ -35,6 +36,7 @@ def train_set(cfg: Config, tokenizer: Any) -> TextViews:
     views = kind(
         rows, tokenizer, max_length=data.max_length, seed=cfg.seed,
         views=max(2, len(rows[0])), augment_text=augmentation(data),
+        augment_batch=substitution(cfg, tokenizer),
     )  # fmt: skip
     if isinstance(views, MaskedTextViews):
         views.probability = cfg.method.mlm_probability
@@ -43,7 +45,7 @@ def train_set(cfg: Config, tokenizer: Any) -> TextViews:
 
 def augmentation(data: SimcseData) -> AugmentText | None:
     """Discrete noise of the second view."""
-    if data.augment == "none":
+    if data.augment in ("none", "mlm"):
         return None
     change: Callable[[str, np.random.Generator], str]
     if data.augment == "crop":
@@ -54,6 +56,21 @@ def augmentation(data: SimcseData) -> AugmentText | None:
         synsets = read_jsonl(bundled("wordnet", data.root) / "synsets.jsonl.gz", ("lemmas", "pos"))
         change = Eda(synonyms_from_synsets(synsets), data.augment_rate, ("replace",))
     return lambda text, rng, view: change(text, rng) if view else text
+
+
+def substitution(cfg: Config, tokenizer: Any) -> AugmentBatch | None:
+    """Replacement of tokens of the second view by a masked language model."""
+    if cfg.data.augment != "mlm":
+        return None
+    from transformers import AutoModelForMaskedLM
+
+    from common.encoders.text import load_transformer
+
+    model = load_transformer(
+        cfg.model.pretrained, config=cfg.model.config, auto_class=AutoModelForMaskedLM
+    )
+    replace = MlmSubstitution(model, tokenizer, cfg.data.augment_rate, cfg.data.max_length)
+    return lambda rows, rngs, view: replace(rows, rngs) if view else rows
 
 
 def crop(text: str, rng: np.random.Generator, rate: float) -> str:

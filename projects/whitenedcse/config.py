@@ -46,6 +46,7 @@ class EvalConfig(StsEval):
     whitening_sentences: int = 2000  # training sentences that the offline whitening is fitted on
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.whitening_sentences < 2:
             raise ValueError("eval.whitening_sentences must be >= 2")
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from common.config import UserError
+from common.engine.compare import read_comparison
 from common.engine.run import train
 from common.engine.sentences import sentence_data, text_rows
 from common.export.transformers import save_transformers
@@ -172,7 +173,7 @@ def test_rows_by_source(tmp_path):
         text_rows(config("data.limit=1000000", name="mini").data, 0)
 
 
-@pytest.mark.parametrize("kind", ["crop", "delete", "synonym"])
+@pytest.mark.parametrize("kind", ["crop", "delete", "synonym", "mlm"])
 def test_discrete_augmentation_changes_the_second_view_only(kind):
     cfg = config(f"data.augment={kind}", "data.augment_rate=0.3", "method.mlm_weight=0.0",
                  "data.source=nli", "data.hard_negatives=false", "data.limit=30")  # fmt: skip
@@ -184,6 +185,41 @@ def test_discrete_augmentation_changes_the_second_view_only(kind):
     ids = [x["input_ids"][:, :width] for x in (changed, whole)]
     assert torch.equal(ids[0][:30], ids[1][:30])
     assert not torch.equal(ids[0][30:], ids[1][30:])
+
+
+def test_masked_lm_augmentation_is_a_frozen_copy_beside_the_encoder():
+    """It replaces tokens one for one, trains no weight and is not part of the module."""
+    cfg = config("data.augment=mlm", "data.augment_rate=0.15", "method.mlm_weight=0.0")
+    model = SimCSE(cfg, encoder(cfg))
+    data = batch(cfg, model)
+    first, second = data["input_ids"].chunk(2)
+    assert torch.equal(*data["attention_mask"].chunk(2))
+    share = (first != second).sum(1) / data["attention_mask"][:8].sum(1)
+    assert ((share > 0) & (share < 0.4)).all()
+    plain = config("method.mlm_weight=0.0")
+    assert model.state_dict().keys() == SimCSE(plain, encoder(plain)).state_dict().keys()
+    model.losses(data)["loss"].backward()
+
+
+def test_arms_cover_the_paper_s_ablations():
+    """Sheet, evaluation: dropout rates, discrete augmentations, heads, masked-LM term, pooling."""
+    arms = {
+        name: config(*[f"{k}={'null' if v is None else v}" for k, v in words.items()], name="mini")
+        for name, words in read_comparison("simcse").arms.items()
+    }
+    assert {arm.data.augment for arm in arms.values()} == {
+        "none",
+        "crop",
+        "delete",
+        "synonym",
+        "mlm",
+    }
+    assert {0.0, 0.1, 0.2} <= {arm.model.dropout for arm in arms.values()}
+    heads = {(arm.model.pooling, arm.model.mlp_only_train) for arm in arms.values()}
+    assert heads >= {("cls", True), ("cls", False), ("cls_before_pooler", False), ("avg", False)}
+    assert any(arm.method.mlm_weight for arm in arms.values())
+    trained = [arm for name, arm in arms.items() if name != "raw"]
+    assert len({(a.trainer.max_steps, a.optim.lr, a.data.batch_size) for a in trained}) == 1
 
 
 def test_crop_keeps_a_run_of_words():

@@ -172,3 +172,46 @@ def test_tiny_tokenizer_writes_and_reads_ascii():
     assert 1000 < len(tiny_tokenizer(8192)) < 8192
     with pytest.raises(UserError, match="vocab_size >="):
         tiny_tokenizer(50)
+
+
+@pytest.mark.parametrize("groups", [2, 4, 50])
+@pytest.mark.parametrize("pooling", ["avg", "cls", "last_token", "avg_first_last"])
+def test_groups_by_length_give_the_embeddings_and_gradients_of_one_pass(pooling, groups):
+    """In the order of the batch, with less arithmetic on padding; without dropout, in float64."""
+    found = []
+    for count in (1, groups):
+        torch.manual_seed(0)
+        encoder = sentence_encoder(
+            "random", pooling, config=CONFIG, dropout=0.0, length_groups=count
+        ).double()
+        cells = []
+        encoder.tower.model.register_forward_pre_hook(
+            lambda module, args, kwargs, cells=cells: cells.append(kwargs["input_ids"].numel()),
+            with_kwargs=True,
+        )
+        z = encoder.train()(**encoder.tokenize(TEXTS))
+        (z * torch.arange(1.0, 7.0)[:, None]).sin().sum().backward()
+        grads = {k: p.grad for k, p in encoder.named_parameters() if p.grad is not None}
+        found.append((z, grads, cells))
+    (z, grads, cells), (z_groups, grads_groups, cells_groups) = found
+    torch.testing.assert_close(z_groups, z)
+    assert not torch.allclose(z_groups.flip(0), z, atol=1e-3)  # the order is observable
+    assert grads_groups.keys() == grads.keys()
+    for name, value in grads.items():
+        torch.testing.assert_close(grads_groups[name], value, msg=name)
+    assert len(cells_groups) == min(groups, 6)
+    assert sum(cells_groups) < sum(cells)
+
+
+def test_groups_act_in_training_alone_and_not_where_padding_counts():
+    encoder = sentence_encoder("random", "avg", config=CONFIG, length_groups=3).eval()
+    passes = []
+    encoder.tower.register_forward_pre_hook(lambda *_: passes.append(1))
+    encoder(**encoder.tokenize(TEXTS))
+    assert len(passes) == 1
+    encoder.train()(**encoder.tokenize(TEXTS))
+    assert len(passes) == 4
+    for bad in ({"length_groups": 0}, {"length_groups": 2, "pooling": "avg_all"}):
+        options = {"pooling": "avg", "config": CONFIG, **bad}
+        with pytest.raises(ValueError, match="length_groups must be >= 1"):
+            sentence_encoder("random", **options)

@@ -1,8 +1,18 @@
+"""The parts that every sentence experiment shares."""
+
+import pytest
 import torch
 
-from common.config import TrainerConfig
+from common.config import TrainerConfig, UserError, load
 from common.encoders.sentence import sentence_encoder
-from common.engine.sentences import encoding
+from common.engine.sentences import (
+    SentenceModule,
+    build_encoder,
+    encoding,
+    evaluate_sentences,
+    text_requirements,
+)
+from common.engine.workspace import Workspace
 from projects.simcse.config import Config
 
 ARCHITECTURE = {"model_type": "bert", "vocab_size": 400, "hidden_size": 16, "intermediate_size": 32,
@@ -29,3 +39,31 @@ def test_each_sentence_is_encoded_once_in_a_context(monkeypatch):
         encode(["a dog"])
     assert seen[2:] == ["a dog"]
     assert encoder.training
+
+
+def test_transfer_tasks_stand_beside_sts(tmp_path):
+    """Logistic regression on SentEval's files, for the tasks that the config names."""
+    folder = tmp_path / "SentEval/data/downstream/SST/binary"
+    folder.mkdir(parents=True)
+    for part in ("train", "dev", "test"):
+        lines = [f"good nice fine {i}\t1\nbad sad dull {i}\t0" for i in range(12)]
+        (folder / f"sentiment-{part}").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    words = [f"data.root={tmp_path}", "eval.transfer=[SST2]", "eval.untrained=false"]
+    cfg = load(Config, "simcse", "smoke", words)
+    module = SentenceModule(cfg.optim, sentence_encoder("random", "avg", config=ARCHITECTURE))
+    metrics = evaluate_sentences(cfg, module, Workspace(tmp_path / "run"))
+    assert metrics["sst2_accuracy"] == metrics["transfer_average_accuracy"] > 0.9
+    assert metrics["sst2_accuracy_chance"] == 0.5
+    assert "stsb_test_spearman" in metrics
+    names = [need.name for need in text_requirements(cfg)]
+    assert "data: SentEval" in names
+    with pytest.raises(UserError, match="no SST; known: MR"):
+        load(Config, "simcse", "smoke", ["eval.transfer=[SST]"])
+
+
+def test_length_groups_of_the_config_reach_the_encoder():
+    cfg = load(Config, "simcse", "smoke", ["model.length_groups=4"])
+    assert build_encoder(cfg.model).length_groups == 4
+    for bad in (["model.length_groups=0"], ["model.length_groups=2", "model.pooling=avg_all"]):
+        with pytest.raises(UserError, match="length_groups must be >= 1"):
+            load(Config, "simcse", "smoke", [*bad, "model.mlp_only_train=false"])
