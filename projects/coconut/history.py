@@ -12,9 +12,9 @@ class History(nn.Module):
     """Results of T evaluations on N test utterances.
 
     Attributes:
-        correct: (T, N) int16, 1 where the generated intent was right, -1 where not evaluated.
-        edits_full: (T, N) int16 word edits of the whole output.
-        edits_transcript: (T, N) int16 word edits of the transcript.
+        correct: (T, N) int32, 1 where the generated intent was right, -1 where not evaluated.
+        edits_full: (T, N) int32 word edits of the whole output.
+        edits_transcript: (T, N) int32 word edits of the transcript.
         features: (N, D) float32 pooled audio features after the last finished task.
         cosine: (T,) mean cosine of those features of old classes before and after a task.
     """
@@ -28,7 +28,7 @@ class History(nn.Module):
     def __init__(self, num_tasks: int, num_items: int, dim: int) -> None:
         super().__init__()
         for name in ("correct", "edits_full", "edits_transcript"):
-            empty = torch.full((num_tasks, num_items), UNKNOWN, dtype=torch.int16)
+            empty = torch.full((num_tasks, num_items), UNKNOWN, dtype=torch.int32)
             self.register_buffer(name, empty)
         self.register_buffer("features", torch.zeros(num_items, dim))
         self.register_buffer("cosine", torch.full((num_tasks,), torch.nan))
@@ -48,7 +48,7 @@ class History(nn.Module):
             (self.edits_full, full),
             (self.edits_transcript, said),
         ):
-            buffer[task, rows.to(buffer.device)] = values.to(buffer.device, torch.int16)
+            buffer[task, rows.to(buffer.device)] = values.to(buffer.device, torch.int32)
 
     def record_features(self, task: int, rows: Tensor, features: Tensor, old: Tensor) -> None:
         """Keep the features of some items, and how far those of old classes have moved.
