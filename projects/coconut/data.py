@@ -74,14 +74,23 @@ def _load(
     source: str, root: str | None, part: Part, synthetic: bool, max_samples: int | None,
     max_characters: int | None, per_class: int, seed: int,
 ) -> SpokenSet:  # fmt: skip
-    limits = {"max_samples": max_samples, "max_characters": max_characters}
     if source == "digits":
         return load_spoken_digits(part, root)
     if source == "fsc":
-        return load_fluent_commands(data_root(root) / FOLDERS["fsc"], part, **limits)
+        return load_fluent_commands(
+            data_root(root) / FOLDERS["fsc"],
+            part,
+            max_samples=max_samples,
+            max_characters=max_characters,
+        )
     if source == "slurp":
-        folder = data_root(root) / FOLDERS["slurp"]
-        return load_slurp(folder, part, synthetic=synthetic, **limits)
+        return load_slurp(
+            data_root(root) / FOLDERS["slurp"],
+            part,
+            synthetic=synthetic,
+            max_samples=max_samples,
+            max_characters=max_characters,
+        )
     number = ("train", "dev", "test", "unseen").index(part)
     size = per_class if part == "train" else SYNTHETIC_TEST
     return synthetic_commands(size, seed=seed, part=number)

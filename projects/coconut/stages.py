@@ -1,9 +1,11 @@
 """One stage a task: train, evaluate all classes seen, fill the memory, freeze the teacher."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from common.config import UserError
 from common.data.incremental import ClassIncremental, select_memory
@@ -80,7 +82,7 @@ class Task:
 
     def data(self, task: int, module: Coconut) -> TaskData:
         """Training stream of the task's utterances and the memory; validation if asked for."""
-        cfg, val = self.cfg, {}
+        cfg, val = self.cfg, dict[str, Dataset[Any]]()
         if self.validates:
             held_out = self._samples("dev")
             tasks = self.scenario.tasks(held_out.spoken.labels)
