@@ -18,7 +18,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.data.packed import PackedImages, write_packed  # noqa: E402
+from common.data.packed import PackedAudio, PackedImages, write_packed  # noqa: E402
 from common.data.splits import book_split, stable_fraction  # noqa: E402
 from common.data.tables import Row, read_jsonl, write_jsonl  # noqa: E402
 
@@ -157,6 +157,21 @@ def prepare_sentences(source: Path, target: Path) -> None:
     write_jsonl(target / "sentences.jsonl.gz", [row for row in rows if kept(row)])
 
 
+def prepare_spoken_digits(source: Path, target: Path) -> None:
+    """The takes 0 to 29 of every speaker and digit."""
+    audio = PackedAudio(source / "audio.npz")
+    kept = np.flatnonzero(audio.array("take") < 30).tolist()
+    clips = [audio.item(i) for i in kept]
+    target.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        target / "audio.npz",
+        data=np.concatenate(clips),
+        offsets=np.concatenate([[0], np.cumsum([len(clip) for clip in clips])]).astype(np.int64),
+        sample_rate=audio.array("sample_rate"),
+        **{name: audio.array(name)[kept] for name in ("labels", "speakers", "take")},
+    )
+
+
 def normal(text: str) -> str:
     """Lower-case words without punctuation: what two copies of a sentence share."""
     return " ".join(re.findall(r"\w+", text.lower()))
@@ -180,6 +195,7 @@ def main(source: Path, target: Path) -> None:
     prepare_wordnet(source / "wordnet", target / "wordnet", vocabulary)
     prepare_cifar10(source / "cifar10", target / "cifar10")
     prepare_sentences(source, target / "sentences-en")
+    prepare_spoken_digits(source / "spoken-digits", target / "spoken-digits")
     for name in COPIED:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, target / name)

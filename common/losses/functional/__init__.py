@@ -24,6 +24,7 @@ from common.losses.functional.multi_positive import disparate, one_to_k, sup_con
 from common.losses.functional.prototypes import prototype_softmax
 from common.losses.functional.siglip import siglip
 from common.losses.functional.soft import cwcl, distillation, symmetric_kl, weighted_info_nce
+from common.losses.functional.teacher_student import teacher_sup_con
 from common.losses.functional.two_view import (
     AnchorScores,
     anchor_scores,
@@ -67,6 +68,7 @@ __all__ = [
     "sup_con",
     "symmetric_kl",
     "target_anchored",
+    "teacher_sup_con",
     "triplet",
     "uniformity",
     "von_mises_fisher_weight",

@@ -1,0 +1,118 @@
+"""Recorded speech: reading waveforms, their lengths without reading them, and padded batches."""
+
+import importlib.util
+import struct
+import wave
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from common.config import UserError
+
+
+def load_waveform(path: str | Path, sample_rate: int) -> Tensor:
+    """Samples of a WAV or FLAC file as one channel.
+
+    WAV is read by scipy; FLAC by soundfile or torchcodec, whichever is installed.
+
+    Args:
+        path: the file; channels are averaged.
+        sample_rate: in Hz; other rates are resampled (torchaudio's windowed sinc).
+
+    Returns:
+        (T,) float32, integer formats scaled to [-1, 1).
+
+    Raises:
+        UserError: FLAC without a library that decodes it.
+        OSError: the file is missing or damaged.
+    """
+    path = Path(path)
+    samples, rate = _read_wav(path) if path.suffix.lower() == ".wav" else _read_flac(path)
+    waveform = torch.from_numpy(samples)
+    if waveform.ndim == 2:
+        waveform = waveform.mean(1)
+    if rate != sample_rate:
+        from torchaudio.functional import resample
+
+        waveform = resample(waveform, rate, sample_rate)
+    return waveform
+
+
+def num_frames(path: str | Path) -> tuple[int, int]:
+    """Number of samples per channel and rate in Hz, from the header of a WAV or FLAC file.
+
+    Raises:
+        OSError: not such a file.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".wav":
+        try:
+            with wave.open(str(path), "rb") as file:
+                return file.getnframes(), file.getframerate()
+        except (wave.Error, EOFError):  # no integer samples, or damaged
+            samples, rate = _read_wav(path)
+            return len(samples), rate
+    with path.open("rb") as file:
+        head = file.read(26)
+    if len(head) < 26 or head[:4] != b"fLaC":
+        raise OSError(f"{path} is no FLAC file")
+    bits = int.from_bytes(head[18:26], "big")  # 20 rate, 3 channels, 5 depth, 36 samples
+    return bits & (2**36 - 1), bits >> 44
+
+
+def pad_waveforms(waveforms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Zero-padded batch.
+
+    Args:
+        waveforms: B tensors (T_i,).
+
+    Returns:
+        (B, max T_i) float32 and lengths (B,) int64.
+    """
+    lengths = torch.tensor([len(w) for w in waveforms])
+    return pad_sequence(list(waveforms), batch_first=True), lengths
+
+
+def _read_wav(path: Path) -> tuple[np.ndarray, int]:
+    from scipy.io import wavfile
+
+    try:
+        rate, samples = wavfile.read(path)
+    except (ValueError, EOFError, struct.error) as error:
+        raise OSError(f"{path} is not a readable WAV file: {error}") from error
+    if samples.size == 0:
+        raise OSError(f"{path} holds no samples")
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128) / 128, rate
+    if np.issubdtype(samples.dtype, np.integer):
+        return samples.astype(np.float32) / (np.iinfo(samples.dtype).max + 1), rate
+    return samples.astype(np.float32), rate
+
+
+def _read_flac(path: Path) -> tuple[np.ndarray, int]:
+    if not path.is_file():
+        raise OSError(f"{path} does not exist")
+    if importlib.util.find_spec("soundfile") is not None:
+        import soundfile
+
+        try:
+            samples, rate = soundfile.read(path, dtype="float32")
+        except soundfile.LibsndfileError as error:
+            raise OSError(f"{path} is not a readable audio file: {error}") from error
+        return samples, int(rate)
+    if importlib.util.find_spec("torchcodec") is not None:
+        import torchaudio
+
+        try:
+            tensor, rate = torchaudio.load(path)
+        except RuntimeError as error:
+            raise OSError(f"{path} is not a readable audio file: {error}") from error
+        return tensor.mean(0).numpy(), int(rate)
+    raise UserError(
+        f"{path}: reading {path.suffix} needs a decoder: `pip install soundfile` (or torchcodec) "
+        "into the environment, or convert the files to .wav beside the originals"
+    )

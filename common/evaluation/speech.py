@@ -1,0 +1,63 @@
+"""Word and character error rates."""
+
+from collections.abc import Sequence
+
+
+def edit_distance(hypothesis: Sequence[str], reference: Sequence[str]) -> int:
+    """Fewest insertions, deletions and substitutions (torchaudio's implementation).
+
+    >>> edit_distance("a c".split(), "a b c".split())
+    1
+    """
+    from torchaudio.functional import edit_distance as distance
+
+    return int(distance(list(hypothesis), list(reference)))
+
+
+def word_edits(hypothesis: str, reference: str) -> tuple[int, int]:
+    """Edits on words, and number of words of the reference.
+
+    >>> word_edits("turn the light of", "turn the lights off")
+    (2, 4)
+    """
+    words = reference.split()
+    return edit_distance(hypothesis.split(), words), len(words)
+
+
+def word_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """Word errors of a corpus over its reference words; may exceed 1.
+
+    Args:
+        hypotheses: what was recognised.
+        references: what was said.
+
+    Raises:
+        ValueError: unequal numbers, or references without a word.
+
+    >>> word_error_rate(["a b", "c"], ["a", "c d"])
+    0.6666666666666666
+    """
+    return _rate([word_edits(h, r) for h, r in _paired(hypotheses, references)])
+
+
+def character_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """As `word_error_rate` for characters, spaces included.
+
+    >>> character_error_rate(["on"], ["one "])
+    0.5
+    """
+    pairs = _paired(hypotheses, references)
+    return _rate([(edit_distance(list(h), list(r)), len(r)) for h, r in pairs])
+
+
+def _paired(hypotheses: Sequence[str], references: Sequence[str]) -> list[tuple[str, str]]:
+    if len(hypotheses) != len(references):
+        raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
+    return list(zip(hypotheses, references, strict=True))
+
+
+def _rate(edits: Sequence[tuple[int, int]]) -> float:
+    total = sum(length for _, length in edits)
+    if total == 0:
+        raise ValueError("the references are empty; there is no error rate")
+    return sum(distance for distance, _ in edits) / total

@@ -1,0 +1,115 @@
+"""Supervised contrast of a student with a frozen teacher: separate banks and row sets.
+
+# N rows, D dim
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from common.losses.output import LossOutput, check_pair, full_precision, mean_rows
+
+Denominator = Literal["with_positive", "literal", "literal_self"]
+
+
+@full_precision
+def teacher_sup_con(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    anchors: Tensor,
+    scale: Tensor | float,
+    *,
+    negatives: Tensor | None = None,
+    positive_bank: Literal["teacher", "student"] = "teacher",
+    negative_bank: Literal["teacher", "student"] = "student",
+    denominator: Denominator = "with_positive",
+) -> LossOutput:
+    """Supervised contrastive loss whose positives and negatives come from different encoders.
+
+    Anchors h_i are student vectors of some rows R; positives p of the same label are rows of R in
+    the positive bank, negatives a are rows of A in the negative bank.
+
+        P(i) = {p in R: y_p = y_i}       (without i itself if the positives are the student's)
+        l_i = -1/|P(i)| * sum_{p in P(i)} log [exp(s_ip) / D_ip]
+        literal:        D_ip = sum_{a in A, a != i} exp(s_ia)
+        literal_self:   D_ip = sum_{a in A or a = i} exp(s_ia)
+        with_positive:  literal, and the positive of the numerator (each vector counted once)
+
+    Teacher positives with student negatives is NSPT, teacher and teacher is NTPT, student and
+    student is SupCon on the rows R.
+
+    Source: Cappellazzo et al. 2024, equation 5, arXiv 2310.02699 (NSPT); Khosla et al. 2020,
+    equation 2, arXiv 2004.11362 (SupCon).
+
+    Args:
+        student: (N, D), L2-normalised, with gradient.
+        teacher: (N, D), L2-normalised; detached here. Rows that no set uses may hold anything finite.
+        labels: (N,) int64.
+        anchors: (N,) bool, the set R.
+        scale: > 0, multiplies the similarities (1 / temperature).
+        negatives: (N,) bool, the set A; None: all rows.
+        positive_bank: whose vectors the positives are.
+        negative_bank: whose vectors the negatives are.
+        denominator: see above; "literal" may be negative.
+
+    Returns:
+        Mean over anchors that have a positive and a denominator (0 if there are none; other rows
+        hold 0). No hits.
+
+    Raises:
+        ValueError: an unknown option, or shapes that do not fit.
+
+    Distributed: local; hand in the gathered rows of all ranks, then every rank computes the whole.
+
+    >>> h = torch.eye(2)  # one rehearsal row, one current row, temperature 1
+    >>> rows = torch.tensor([True, False])
+    >>> teacher_sup_con(h, h, torch.tensor([0, 1]), rows, 1.0).loss.round(decimals=4)
+    tensor(0.3133)
+    """
+    _check(student, teacher, labels, anchors, positive_bank, negative_bank, denominator)
+    banks = {"teacher": teacher.detach(), "student": student}
+    own = torch.eye(len(student), dtype=torch.bool, device=student.device)
+    positive = (labels[:, None] == labels) & anchors[:, None] & anchors[None, :]
+    if positive_bank == "student":
+        positive = positive & ~own
+    pool = torch.ones_like(own) if negatives is None else negatives[None, :] & ~own | own
+    pool = pool if denominator == "literal_self" else pool & ~own
+    if denominator == "with_positive" and positive_bank == negative_bank:
+        pool = pool | positive  # same vectors: a union, nothing twice
+    s_positive = scale * student @ banks[positive_bank].T
+    s_negative = scale * student @ banks[negative_bank].T
+    lowest = torch.finfo(s_negative.dtype).min
+    log_sum = s_negative.masked_fill(~pool, lowest).logsumexp(1, keepdim=True)  # Eq. 5, denominator
+    valid = positive.any(1)
+    if denominator == "with_positive" and positive_bank != negative_bank:
+        log_sum = torch.logaddexp(log_sum, s_positive)
+    else:
+        valid = valid & pool.any(1)
+    terms = torch.where(positive & valid[:, None], log_sum - s_positive, 0)
+    per_sample = terms.sum(1) / positive.sum(1).clamp(min=1)
+    return LossOutput(mean_rows(per_sample, valid), per_sample, None)
+
+
+def _check(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    anchors: Tensor,
+    positive_bank: str,
+    negative_bank: str,
+    denominator: str,
+) -> None:
+    check_pair(student, teacher, names="student, teacher")
+    if labels.shape != student.shape[:1] or anchors.shape != student.shape[:1]:
+        raise ValueError(
+            f"one label and one anchor flag per row: got {tuple(labels.shape)} and "
+            f"{tuple(anchors.shape)} for embeddings {tuple(student.shape)}"
+        )
+    if denominator not in get_args(Denominator):
+        raise ValueError(f"denominator must be one of {get_args(Denominator)}, got {denominator!r}")
+    if {positive_bank, negative_bank} - {"teacher", "student"}:
+        raise ValueError(
+            f"banks are 'teacher' or 'student', got {positive_bank!r} and {negative_bank!r}"
+        )

@@ -1,0 +1,92 @@
+"""What was right after which task: kept in the module, so that checkpoints carry it."""
+
+import torch
+from torch import Tensor, nn
+
+from common.evaluation.continual import TaskResults
+
+UNKNOWN = -1
+
+
+class History(nn.Module):
+    """Results of T evaluations on N test utterances.
+
+    Attributes:
+        correct: (T, N) int32, 1 where the generated intent was right, -1 where not evaluated.
+        edits_full: (T, N) int32 word edits of the whole output.
+        edits_transcript: (T, N) int32 word edits of the transcript.
+        features: (N, D) float32 pooled audio features after the last finished task.
+        cosine: (T,) mean cosine of those features of old classes before and after a task.
+    """
+
+    correct: Tensor
+    edits_full: Tensor
+    edits_transcript: Tensor
+    features: Tensor
+    cosine: Tensor
+
+    def __init__(self, num_tasks: int, num_items: int, dim: int) -> None:
+        super().__init__()
+        for name in ("correct", "edits_full", "edits_transcript"):
+            empty = torch.full((num_tasks, num_items), UNKNOWN, dtype=torch.int32)
+            self.register_buffer(name, empty)
+        self.register_buffer("features", torch.zeros(num_items, dim))
+        self.register_buffer("cosine", torch.full((num_tasks,), torch.nan))
+
+    def record(self, task: int, rows: Tensor, correct: Tensor, full: Tensor, said: Tensor) -> None:
+        """Note the results of one task for some items.
+
+        Args:
+            task: index of the finished task.
+            rows: (K,) test items.
+            correct: (K,) whether the intent was right.
+            full: (K,) word edits of the whole output.
+            said: (K,) word edits of the transcript.
+        """
+        for buffer, values in (
+            (self.correct, correct),
+            (self.edits_full, full),
+            (self.edits_transcript, said),
+        ):
+            buffer[task, rows.to(buffer.device)] = values.to(buffer.device, torch.int32)
+
+    def record_features(self, task: int, rows: Tensor, features: Tensor, old: Tensor) -> None:
+        """Keep the features of some items, and how far those of old classes have moved.
+
+        Args:
+            task: index of the finished task.
+            rows: (K,) test items.
+            features: (K, D).
+            old: (K,) bool, items of classes of earlier tasks.
+        """
+        rows, features = rows.to(self.features.device), features.to(self.features.device)
+        if bool(old.any()):
+            before, after = self.features[rows][old], features[old]
+            cosine = torch.nn.functional.cosine_similarity(before, after, dim=1)
+            self.cosine[task] = cosine.mean()
+        self.features[rows] = features
+
+    def copy_from(self, other: "History") -> None:
+        """Take over what another module knows."""
+        self.load_state_dict(other.state_dict())
+
+    def complete(self) -> bool:
+        """Whether every task has been evaluated."""
+        return bool((self.correct != UNKNOWN).any(1).all())
+
+    def results(self, tasks: Tensor) -> TaskResults:
+        """Accuracies as `TaskResults`; tasks (N,) of the items."""
+        scores = self.correct.float().cpu()
+        return TaskResults(scores.masked_fill(scores == UNKNOWN, torch.nan), tasks)
+
+    def word_error_rates(self, edits: Tensor, words: Tensor) -> list[float]:
+        """Corpus word error rate after each task over the items evaluated then.
+
+        Args:
+            edits: (T, N), one of the buffers.
+            words: (N,) words of the references.
+        """
+        known = edits.cpu() != UNKNOWN
+        total = (edits.cpu().double() * known).sum(1)
+        rates: list[float] = (total / (words * known).sum(1)).tolist()
+        return rates

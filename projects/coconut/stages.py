@@ -1,0 +1,258 @@
+"""One stage a task: train, evaluate all classes seen, fill the memory, freeze the teacher."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from common.config import UserError
+from common.data.incremental import ClassIncremental, select_memory
+from common.data.transcripts import EOS, PAD, SpokenTarget, TranscriptTokenizer, full_text
+from common.encoders.modes import evaluated
+from common.engine import Stage
+from common.evaluation.speech import word_edits
+from projects.coconut.config import Config
+from projects.coconut.data import (
+    EvalSpeech,
+    Samples,
+    TaskData,
+    TaskSpeech,
+    build_scenario,
+    build_tokenizer,
+    load_part,
+    quota,
+)
+from projects.coconut.module import Coconut
+
+
+class Task:
+    """What belongs to a config and is shared by all tasks of a run.
+
+    Args:
+        cfg: the experiment's config.
+    """
+
+    def __init__(self, cfg: Config) -> None:
+        self.cfg = cfg
+        self.tokenizer: TranscriptTokenizer = build_tokenizer(cfg)
+        self.scenario: ClassIncremental = build_scenario(cfg)
+        self.train = self._samples("train")
+        self.test = self._samples("dev" if cfg.eval.split == "dev" else "test")
+        self.test_tasks = self.scenario.tasks(self.test.spoken.labels)
+        self.validates = cfg.trainer.val_every_n_steps is not None
+        self.longest = max(len(t) for t in self.train.tokens) - 1
+        if cfg.eval.max_length < self.longest:
+            raise UserError(
+                f"eval.max_length={cfg.eval.max_length} is shorter than the longest target of the "
+                f"training part, {self.longest} tokens"
+            )
+
+    def _samples(self, part: str) -> Samples:
+        spoken = load_part(self.cfg, part)  # type: ignore[arg-type]
+        return Samples(spoken, self.tokenizer, self.cfg.data, self.cfg.method.text)
+
+    @property
+    def evaluated_tasks(self) -> Tensor:
+        """(N,) task after which a test utterance is first evaluated; all in one offline."""
+        offline = self.cfg.method.setting == "offline"
+        return torch.zeros_like(self.test_tasks) if offline else self.test_tasks
+
+    def train_rows(self, task: int) -> Tensor:
+        """Training utterances of a task."""
+        if self.cfg.method.setting == "offline":
+            return torch.arange(len(self.train.spoken))
+        return self.scenario.rows(self.train.spoken.labels, task)
+
+    def module(
+        self, task: int, previous: Coconut | None = None, memory: Tensor | None = None
+    ) -> Coconut:
+        """Module of a task that continues another one's network, history and memory."""
+        network = None if previous is None else previous.network
+        module = Coconut(
+            self.cfg, len(self.tokenizer), task, network,
+            num_test=len(self.test.spoken), tokenizer=self.tokenizer,
+        )  # fmt: skip
+        if previous is not None:
+            module.history.copy_from(previous.history)
+        if memory is not None and len(module.memory):
+            module.memory.copy_(memory)
+        return module
+
+    def data(self, task: int, module: Coconut) -> TaskData:
+        """Training stream of the task's utterances and the memory; validation if asked for."""
+        cfg, val = self.cfg, dict[str, Dataset[Any]]()
+        if self.validates:
+            held_out = self._samples("dev")
+            tasks = self.scenario.tasks(held_out.spoken.labels)
+            last = cfg.data.num_tasks if cfg.method.setting == "offline" else task
+            rows = (tasks <= last).nonzero().flatten().tolist()
+            share = max(1, round(cfg.eval.val_share * len(rows)))
+            val["dev"] = EvalSpeech(held_out, rows[:: max(1, len(rows) // share)])
+        return TaskData(
+            TaskSpeech(self.train, self.train_rows(task), module.memory),
+            lambda: module.memory,
+            batch_size=cfg.data.batch_size,
+            seed=cfg.seed,
+            num_workers=cfg.data.num_workers,
+            val=val,
+            eval_batch_size=cfg.eval.batch_size,
+        )
+
+
+def stages(cfg: Config) -> Iterator[Stage]:
+    """Every task in turn; the generator continues from the trained (or reloaded) module.
+
+    What is made between tasks, the memory, the teacher and its hypotheses, is a function of the
+    trained weights and is part of the next module, so that its checkpoints hold it too.
+    """
+    shared = Task(cfg)
+    module = shared.module(0)
+    for task in range(cfg.num_tasks):
+        best = cfg.method.select == "best"
+        epochs = cfg.method.epochs if cfg.method.setting == "incremental" else []
+        yield Stage(
+            f"task{task + 1}",
+            module,
+            shared.data(task, module),
+            trainer={"max_epochs": epochs[task]} if epochs else {},
+            monitor="val/selection" if best else None,
+        )
+        if task + 1 == cfg.num_tasks:
+            return
+        with evaluated(module, cfg.trainer.accelerator):
+            evaluate_task(shared, module, task)
+            memory = grown_memory(shared, module, task)
+        module = shared.module(task + 1, module, memory)
+        if len(module.hypotheses):
+            with evaluated(module, cfg.trainer.accelerator):
+                module.hypotheses.copy_(teacher_hypotheses(shared, module))
+
+
+# -- after a task --------------------------------------------------------------------------------
+
+
+def evaluate_task(shared: Task, module: Coconut, task: int) -> list[SpokenTarget]:
+    """Decode the test utterances of all classes seen and note the results in the history.
+
+    Args:
+        shared: data and tokenizer.
+        module: in eval mode.
+        task: index of the finished task.
+
+    Returns:
+        What was generated, in the order of the rows ``evaluated_tasks <= task``.
+    """
+    rows = (shared.evaluated_tasks <= task).nonzero().flatten()
+    found, features = decode(shared, module, shared.test, rows.tolist())
+    correct, full, said = scores(shared, shared.test, rows.tolist(), found)
+    module.history.record(task, rows, correct, full, said)
+    old = shared.evaluated_tasks[rows] < task
+    module.history.record_features(task, rows, features, old)
+    return found
+
+
+def decode(
+    shared: Task, module: Coconut, samples: Samples, rows: Sequence[int]
+) -> tuple[list[SpokenTarget], Tensor]:
+    """Generated targets and pooled audio features (K, D) of some rows."""
+    cfg, data = shared.cfg, EvalSpeech(samples, rows)
+    device = next(module.network.parameters()).device
+    found: list[SpokenTarget] = []
+    features = []
+    for start in range(0, len(data), cfg.eval.batch_size):
+        batch = data.collate(list(rows[start : start + cfg.eval.batch_size]))
+        waveforms, lengths = batch["waveforms"].to(device), batch["lengths"].to(device)
+        features.append(module.encode(waveforms, lengths).float().cpu())
+        tokens = module.transcribe(waveforms, lengths, cfg.eval.beam_size)
+        found += [shared.tokenizer.decode_target(ids) for ids in tokens.tolist()]
+    return found, torch.cat(features)
+
+
+def scores(
+    shared: Task, samples: Samples, rows: Sequence[int], found: Sequence[SpokenTarget]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Right intents (K,) bool, word edits of whole outputs and of transcripts (K,) each."""
+    slots = shared.cfg.data.slots
+    gold = [samples.spoken.targets[row] for row in rows]
+    pairs = list(zip(found, gold, strict=True))
+    return (
+        torch.tensor([f.intent == g.intent for f, g in pairs]),
+        torch.tensor(
+            [word_edits(full_text(f, slots=slots), full_text(g, slots=slots))[0] for f, g in pairs]
+        ),
+        torch.tensor([word_edits(f.transcript, g.transcript)[0] for f, g in pairs]),
+    )
+
+
+def grown_memory(shared: Task, module: Coconut, task: int) -> Tensor | None:
+    """The memory of the finished tasks: what it held, and the quota of the new classes.
+
+    Args:
+        shared: data and tokenizer.
+        module: trained on the task, in eval mode.
+        task: index of the finished task.
+
+    Returns:
+        (slots,) rows of the training set, class by class; None without rehearsal.
+    """
+    cfg = shared.cfg
+    places = quota(cfg)
+    if places == 0:
+        return None
+    rows = shared.train_rows(task)  # the task's own utterances, not the memory
+    features = None
+    if cfg.method.selection != "random":
+        features = pooled_features(shared, module, rows.tolist())
+    chosen = select_memory(
+        features,
+        shared.train.spoken.labels[rows],
+        shared.scenario.classes[task],
+        places,
+        cfg.method.selection,
+        cfg.seed,
+    )
+    new = torch.where(chosen >= 0, rows[chosen.clamp(min=0)], -1)
+    return torch.cat([module.memory.cpu(), new])
+
+
+def pooled_features(shared: Task, module: Coconut, rows: Sequence[int]) -> Tensor:
+    """Pooled audio features (K, D) of training utterances."""
+    data = EvalSpeech(shared.train, rows)
+    device = next(module.network.parameters()).device
+    size, parts = shared.cfg.eval.batch_size, []
+    for start in range(0, len(rows), size):
+        batch = data.collate(list(rows[start : start + size]))
+        parts.append(module.encode(batch["waveforms"].to(device), batch["lengths"].to(device)))
+    return torch.cat(parts).float().cpu()
+
+
+def teacher_hypotheses(shared: Task, module: Coconut) -> Tensor:
+    """S-KD: best beam of the teacher for every place of the memory, once per task.
+
+    Source: Cappellazzo et al. 2023, arXiv 2305.13899; Kim & Rush 2016, arXiv 1606.07947.
+
+    Returns:
+        (slots, eval.max_length + 1) token sequences, padded; an unfinished one gets its end token.
+    """
+    cfg, teacher = shared.cfg, module.teacher
+    assert teacher is not None
+    out = torch.full_like(module.hypotheses, PAD)
+    held = [(slot, row) for slot, row in enumerate(module.memory.tolist()) if row >= 0]
+    data = EvalSpeech(shared.train, [])
+    device = out.device
+    for start in range(0, len(held), cfg.eval.batch_size):
+        part = held[start : start + cfg.eval.batch_size]
+        batch = data.collate([row for _, row in part])
+        network = teacher.network
+        states, mask = network.encode(batch["waveforms"].to(device), batch["lengths"].to(device))
+        tokens = network.generate(
+            states, mask, beam_size=cfg.method.kd_beam, max_length=cfg.eval.max_length,
+            power=cfg.eval.length_power,
+        )  # fmt: skip
+        for (slot, _), ids in zip(part, tokens, strict=True):
+            out[slot, : len(ids)] = ids
+            if not bool((ids == EOS).any()):
+                out[slot, len(ids) - 1] = EOS
+    return out
