@@ -10,6 +10,7 @@ from common.config import UserError
 from common.data.audio import pad_waveforms
 from common.data.transcripts import EOS, PAD, SOS, SPECIAL, SpokenTarget, TranscriptTokenizer
 from common.encoders import MLPHead, evaluation_mode, mean_pool
+from common.encoders.attention_decoder import AttentionDecoder, beam_search
 from common.encoders.audio import (
     ConvTransformerEncoder,
     SpecAugment,
@@ -17,7 +18,6 @@ from common.encoders.audio import (
     frame_mask,
     wav2vec2_encoder,
 )
-from common.encoders.decoder import AttentionDecoder, beam_search
 from common.export import load_safetensors
 from common.losses.output import unit
 from projects.coconut.config import Config

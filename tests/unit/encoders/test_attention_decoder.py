@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from common.encoders.decoder import AttentionDecoder, beam_search, length_penalty
+from common.encoders.attention_decoder import AttentionDecoder, beam_search, length_penalty
 
 SOS, EOS, PAD = 2, 3, 0
 
