@@ -39,7 +39,7 @@ class DataConfig:
 class OptimConfig:
     """Optimiser and its per-step schedule."""
 
-    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    name: Literal["adamw", "sgd", "lars", "adafactor"] = "adamw"
     lr: float = 1e-3  # peak learning rate
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)  # AdamW
