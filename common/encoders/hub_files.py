@@ -42,9 +42,9 @@ def read_pretrained_state(ref: PretrainedRef) -> dict[str, Tensor]:
 def _find(ref: PretrainedRef, name: str) -> Path | None:
     """A file of the folder or repository; None if it does not have it."""
     if ref.path is not None:
-        path = ref.path / name
-        return path if path.is_file() and path.parent == ref.path else None
-    from transformers.utils import cached_file
+        path = ref.path / Path(name).name  # an index cannot point outside of the folder
+        return path if path.is_file() and Path(name).name == name else None
+    from transformers.utils.hub import cached_file
 
     with loading(ref):
         found = cached_file(

@@ -18,7 +18,7 @@ def build(cfg: Config) -> "Experiment":
     """The experiment of a config; heavy imports happen here."""
     from common.engine import Experiment
     from projects.rankgen import tasks
-    from projects.rankgen.continuations import write_generations, write_windows
+    from projects.rankgen.continuations import write_bundled, write_generations, write_windows
     from projects.rankgen.data import PROBES
     from projects.rankgen.evaluate import evaluate
     from projects.rankgen.export import load_encoder, save_encoder
@@ -45,6 +45,9 @@ def build(cfg: Config) -> "Experiment":
     def generate(workspace: "Workspace") -> None:
         write_generations(cfg, workspace)
 
+    def bundle(workspace: "Workspace") -> None:
+        write_bundled(cfg, workspace)
+
     def preference(workspace: "Workspace") -> None:
         tasks.preference(cfg, workspace)
 
@@ -55,6 +58,12 @@ def build(cfg: Config) -> "Experiment":
         lambda folder: RankGen(cfg, load_encoder(folder)),
         embed,
         lambda: plan(cfg),
-        {"windows": windows, "generate": generate, "decode": decode, "preference": preference},
+        {
+            "windows": windows,
+            "generate": generate,
+            "bundle": bundle,
+            "decode": decode,
+            "preference": preference,
+        },
     )
     return experiment

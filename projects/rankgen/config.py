@@ -6,6 +6,10 @@ from typing import Any, Literal
 from common.config import DataConfig, ExperimentConfig
 
 
+Part = Literal["train", "dev", "test"]
+Half = Literal["ranker", "generator", "all"]
+
+
 @dataclass
 class RankgenData(DataConfig):
     """Triples of prefix, gold continuation and generated continuation."""
@@ -64,8 +68,8 @@ class WindowConfig:
     """Prefixes and continuations of plain books, for `TASK=windows` and `TASK=generate`."""
 
     books: str | None = None  # folder of .txt files below data.root; None: bundled novels
-    part: Literal["train", "dev", "test"] = "train"  # of the bundled novels
-    half: Literal["ranker", "generator", "all"] = "ranker"  # which chapters; all: no split
+    part: Part = "train"  # of the bundled novels
+    half: Half = "ranker"  # which chapters; all: no split
     prefix_words: int = 256
     min_words: int = 10  # of a continuation
     max_words: int = 128
@@ -104,7 +108,8 @@ class GeneratorConfig:
 class DecodeConfig:
     """`make run TASK=decode`: continue texts with and without the ranker."""
 
-    run: str = "latest"  # run of this config, or a folder written by `make export`
+    # run of this config, a folder written by `make export`, or pretrained: model.pretrained as it is
+    run: str = "latest"
     file: str | None = None  # prefixes, one per line; None: of held-back chapters
     num_prefixes: int = 8
     # decoding strategies, and nucleus samples that are ranked: rerank, perplexity, overlap, beam

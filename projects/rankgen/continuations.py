@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,18 @@ from common.data.tables import write_jsonl
 from common.decoding import STRATEGIES, LanguageModel, Policy
 from common.engine import Workspace
 from common.evaluation import generation as measures
-from projects.rankgen.config import Config
-from projects.rankgen.data import Triple, TripleList
+from projects.rankgen.config import Config, Half, Part
+from projects.rankgen.data import FILE, Triple, TripleList
 from projects.rankgen.decode import Beam, Ranker, beam_search, rank, stream, tidy
 
 GENERATION_STREAM = 67
 BLOCK = 512  # windows per block of the offline cache
+# part -> half and number of windows of the bundled set
+BUNDLED_PARTS: dict[Part, tuple[Half, int]] = {
+    "train": ("ranker", 2304),
+    "dev": ("all", 192),
+    "test": ("all", 448),
+}
 RANKED = ("perplexity", "overlap", "rerank")  # choices among the same samples
 METHODS = (*STRATEGIES, *RANKED, "beam")
 MAUVE_TEXTS = 20  # fewer give no figure
@@ -106,6 +112,28 @@ def write_generations(cfg: Config, workspace: Workspace) -> Path:
     cut at its last sentence end, and is dropped with its window if fewer than
     `window.min_words` words are left.
     """
+    path = _output(cfg, workspace, "triples.jsonl")
+    rows = generated_rows(cfg, workspace)
+    write_jsonl(path, rows)
+    workspace.note(f"{len(rows)} windows have a continuation: {path}")
+    return path
+
+
+def write_bundled(cfg: Config, workspace: Workspace) -> Path:
+    """Make the bundled triples again (``TASK=bundle``): parts and counts of `BUNDLED_PARTS`."""
+    rows: list[dict[str, Any]] = []
+    for part, (half, limit) in BUNDLED_PARTS.items():
+        window = replace(cfg.window, books=None, part=part, half=half, limit=limit)
+        own = generated_rows(replace(cfg, window=window), workspace)
+        rows += [{"part": part, **row} for row in own]
+    path = _output(cfg, workspace, FILE)
+    write_jsonl(path, rows)
+    workspace.note(f"{len(rows)} triples by {cfg.generator.model}: {path}")
+    return path
+
+
+def generated_rows(cfg: Config, workspace: Workspace) -> list[dict[str, Any]]:
+    """``doc_id``, ``prefix``, ``gold`` and ``generated`` of the windows whose continuation is long enough."""
     windows, lm = book_windows(cfg), language_model(cfg)
     settings = {
         "model": cfg.generator.model, "policy": repr(policy_of(cfg)), "seed": cfg.seed,
@@ -115,8 +143,7 @@ def write_generations(cfg: Config, workspace: Workspace) -> Path:
     items = [(w.prefix, w.continuation) for w in windows]
 
     def compute(places: list[int]) -> list[dict[str, Any]]:
-        rows = [windows[i] for i in places]
-        return [{"generated": text} for text in generate(cfg, lm, rows)]
+        return [{"generated": text} for text in generate(cfg, lm, [windows[i] for i in places])]
 
     cache.fill(
         items,
@@ -124,16 +151,16 @@ def write_generations(cfg: Config, workspace: Workspace) -> Path:
         block_size=BLOCK,
         progress=lambda starts: workspace.progress(starts, "generate", len(starts)),
     )
-    texts = [row["generated"] for row in cache.rows(items)]
-    path = _output(cfg, workspace, "triples.jsonl")
-    kept = [
-        {"doc_id": w.book, "prefix": w.prefix, "gold": w.continuation, "generated": text}
-        for w, text in zip(windows, texts, strict=True)
-        if text is not None
+    return [
+        {
+            "doc_id": w.book,
+            "prefix": w.prefix,
+            "gold": w.continuation,
+            "generated": row["generated"],
+        }
+        for w, row in zip(windows, cache.rows(items), strict=True)
+        if row["generated"] is not None
     ]
-    write_jsonl(path, kept)
-    workspace.note(f"{len(kept)} of {len(windows)} windows have a continuation: {path}")
-    return path
 
 
 def generate(cfg: Config, lm: LanguageModel, windows: Sequence[Window]) -> list[str | None]:

@@ -169,7 +169,8 @@ def build_encoder(
         UserError: absent or unfitting weights, or no tokenizer.
     """
     ref = resolve_pretrained(pretrained)
-    state = None
+    state: dict[str, Tensor] | None = None
+    model: Any
     stored = stored_config(ref)
     if stored is not None and RELEASED in (stored.architectures or []):
         state = read_pretrained_state(ref)

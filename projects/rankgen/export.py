@@ -13,6 +13,7 @@ from projects.rankgen.encoder import (
     MARKERS,
     RELEASED,
     PrefixSuffixEncoder,
+    build_encoder,
     encoder_class,
     released_state,
     stored_config,
@@ -52,7 +53,7 @@ def save_encoder(encoder: PrefixSuffixEncoder, folder: Path) -> None:
     write_atomic(folder / "modules.json", lambda file: file.write_text(text, "utf-8"))
     about = {"prompts": dict(MARKERS), "default_prompt_name": None, "similarity_fn_name": "dot"}
     write_json(folder / "config_sentence_transformers.json", about)
-    write_json(folder / SETTINGS, dict(encoder.lengths))
+    write_json(folder / SETTINGS, {str(kind): n for kind, n in encoder.lengths.items()})
     if encoder.tower.model.config.model_type == "t5":
         save_released(encoder, folder / "released")
 
@@ -74,9 +75,15 @@ def save_released(encoder: PrefixSuffixEncoder, folder: Path) -> None:
 def load_encoder(folder: Path) -> PrefixSuffixEncoder:
     """Build the encoder that `save_encoder` wrote, in eval mode and float32.
 
+    A folder in the layout of the released checkpoints is read as well, with their lengths.
+
     Raises:
         UserError: not such a folder, or other weights.
     """
+    if not (folder / SETTINGS).is_file() and (folder / "config.json").is_file():
+        stored = stored_config(resolve_pretrained(str(folder)))
+        if RELEASED in (stored.architectures or []):
+            return build_encoder(str(folder)).eval()
     try:
         lengths = json.loads((folder / SETTINGS).read_text("utf-8"))
         sizes = int(lengths["prefix"]), int(lengths["suffix"])

@@ -59,8 +59,12 @@ def planned_encoder(cfg: Config) -> PrefixSuffixEncoder:
             f"pretrained={model.pretrained!r} is not on this machine and its size is not known; "
             f"known: T5 v1.1 and RankGen in {', '.join(ARCHITECTURES)}"
         )
-    lengths = {"prefix_length": model.prefix_length, "suffix_length": model.suffix_length}
-    return build_encoder("random", config=ARCHITECTURES[sizes[0]], **lengths)
+    return build_encoder(
+        "random",
+        config=ARCHITECTURES[sizes[0]],
+        prefix_length=model.prefix_length,
+        suffix_length=model.suffix_length,
+    )
 
 
 def stages(cfg: Config) -> Iterator[Stage]:

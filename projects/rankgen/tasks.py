@@ -21,6 +21,7 @@ from projects.rankgen.continuations import (
 )
 from projects.rankgen.data import Triple, eval_triples
 from projects.rankgen.module import RankGen
+from projects.rankgen.stages import make_encoder
 
 
 def decode(cfg: Config, experiment: Experiment, workspace: Workspace) -> dict[str, float]:
@@ -83,6 +84,8 @@ def trained(cfg: Config, experiment: Experiment, workspace: Workspace) -> RankGe
     Raises:
         UserError: no such run or folder.
     """
+    if cfg.decode.run == "pretrained":
+        return RankGen(cfg, make_encoder(cfg))
     place = Path(cfg.decode.run)
     if place.is_dir() and not (place / "meta.json").exists():
         module = load_module(experiment, place)
