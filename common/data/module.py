@@ -34,9 +34,11 @@ class ContrastiveData(LightningDataModule):
         lengths: (N,) length of every training sample, read only if `bucket_batches` is given.
         bucket_batches: bucket the batches by length in windows of this many global batches, see
             `SeededBatchSampler`; None: no bucketing.
+        groups: (N,) group (document) of every training sample, for batches of one group each, see
+            `SeededBatchSampler`; None: batches of all samples.
 
     Raises:
-        UserError: bucketing of a stream.
+        UserError: bucketing or grouping of a stream.
     """
 
     def __init__(
@@ -51,14 +53,17 @@ class ContrastiveData(LightningDataModule):
         eval_batch_size: int | None = None,
         lengths: ArrayLike | None = None,
         bucket_batches: int | None = None,
+        groups: ArrayLike | None = None,
     ) -> None:
         super().__init__()
         self.train_set, self.val_sets = train, dict(val or {})
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
         self.shuffle, self.eval_batch_size = shuffle, eval_batch_size or batch_size
-        self.lengths, self.bucket_batches = lengths, bucket_batches
+        self.lengths, self.bucket_batches, self.groups = lengths, bucket_batches, groups
         if self.streaming and bucket_batches is not None:
             raise UserError("data.bucket_batches works on indexable data only, not on a stream")
+        if self.streaming and groups is not None:
+            raise UserError("batches by group work on indexable data only, not on a stream")
         self.first_batch = 0
 
     @property
@@ -116,6 +121,7 @@ class ContrastiveData(LightningDataModule):
             num_batches=total,
             lengths=self.lengths,
             bucket_batches=self.bucket_batches,
+            groups=self.groups,
         )
 
     def _loader(self, data: Dataset[Any], **options: Any) -> DataLoader[Any]:

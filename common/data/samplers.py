@@ -42,6 +42,11 @@ class SeededBatchSampler(Sampler[list[Key]]):
     ranks: each window of that many global batches is sorted by length and cut into batches, whose
     order is drawn anew. A batch then holds samples of similar length and needs less padding.
 
+    With `groups` a global batch holds samples of one group (document) as long as that group has
+    enough unused samples: the samples of each group are shuffled and cut into batches, which come
+    in random order; what is left of the groups follows, one group after the other, so that a batch
+    goes on with the next group only where the current one is used up.
+
     Args:
         length: number of samples.
         batch_size: samples per rank and batch.
@@ -53,10 +58,11 @@ class SeededBatchSampler(Sampler[list[Key]]):
         lengths: (length,) what to sort by; needed for `bucket_batches`.
         bucket_batches: global batches in a window, >= 1 (1 only sorts within the batch, and
             changes nothing else); None: no bucketing.
+        groups: (length,) group of every sample; None: batches are drawn from all samples.
 
     Raises:
-        UserError: the data set is smaller than one global batch, or bucketing is asked for without
-            shuffling or without lengths.
+        UserError: the data set is smaller than one global batch, bucketing is asked for without
+            shuffling or without lengths, or groups without shuffling or together with bucketing.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class SeededBatchSampler(Sampler[list[Key]]):
         num_batches: int | None = None,
         lengths: ArrayLike | None = None,
         bucket_batches: int | None = None,
+        groups: ArrayLike | None = None,
     ) -> None:
         self.batches_per_epoch = length // (batch_size * world_size)
         if self.batches_per_epoch == 0:
@@ -87,6 +94,9 @@ class SeededBatchSampler(Sampler[list[Key]]):
                 raise UserError(f"data.bucket_batches must be at least 1, got {bucket_batches}")
             if self.lengths is None or not shuffle:
                 raise UserError("data.bucket_batches needs samples with lengths, and shuffling")
+        self.groups = _checked_lengths(groups, length)
+        if self.groups is not None and (bucket_batches is not None or not shuffle):
+            raise UserError("batches by group need shuffling, and do not combine with bucketing")
         self.first = 0
 
     def start_at(self, batch: int) -> None:
@@ -98,6 +108,8 @@ class SeededBatchSampler(Sampler[list[Key]]):
         if not self.shuffle:
             return np.arange(self.length)
         order = sample_rng(self.seed, epoch, 0, stream=2**31).permutation(self.length)
+        if self.groups is not None:
+            return self._grouped(order, epoch, self.groups)
         if self.lengths is None or self.bucket_batches is None:
             return order
         return self._bucketed(order, epoch, self.lengths, self.bucket_batches)
@@ -113,6 +125,14 @@ class SeededBatchSampler(Sampler[list[Key]]):
             window = window[np.argsort(lengths[window], kind="stable")]
             parts.append(rng.permutation(window.reshape(-1, size)).reshape(-1))
         return np.concatenate([*parts, order[used:]])
+
+    def _grouped(self, order: np.ndarray, epoch: int, groups: np.ndarray) -> np.ndarray:
+        rng = sample_rng(self.seed, epoch, 0, stream=2**31 + 4)
+        size = self.batch_size * self.world_size
+        members = [order[groups[order] == g] for g in rng.permutation(np.unique(groups))]
+        whole = [own[: len(own) // size * size].reshape(-1, size) for own in members]
+        rest = [own[len(own) // size * size :] for own in members]
+        return np.concatenate([rng.permutation(np.concatenate(whole)).reshape(-1), *rest])
 
     def __iter__(self) -> Iterator[list[Key]]:
         batch, order, order_epoch = self.first, None, -1

@@ -66,7 +66,8 @@ def memory_rows(
 ) -> dict[str, str]:
     """Memory per device: weights, gradients, optimiser, activations; DDP and FSDP."""
     weight_bytes = 2 if cfg.trainer.precision == "bf16-true" else 4
-    states = {"adamw": 2, "sgd": 1, "lars": 1}[cfg.optim.name]
+    # Adafactor keeps a row and a column of each matrix only
+    states = {"adamw": 2, "sgd": 1, "lars": 1, "adafactor": 0}[cfg.optim.name]
     fixed = parameters * weight_bytes + trainable * weight_bytes * (1 + states)
     rows = {"weights + gradients + optimiser": f"{fixed / GIB:.2f} GiB a device with DDP"}
     if ranks > 1:

@@ -9,6 +9,7 @@ import datetime
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -44,7 +45,9 @@ class Comparison:
     direction: Literal["max", "min"] = "max"  # which direction is better
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> dotted overrides
     shared: dict[str, Any] = field(default_factory=dict)  # overrides of every arm
-    claims: list[str] = field(default_factory=list)  # "method > baseline", chains allowed
+    # "method > baseline", chains allowed; with "(metric)" or "(metric, margin 0.01)" at the end judged
+    # by another metric or with another margin than the comparison's
+    claims: list[str] = field(default_factory=list)
     default_arms: list[str] = field(default_factory=list)  # empty: all
     also: list[str] = field(default_factory=list)  # further metrics shown in the table
     margin: float = 0.0  # the difference must exceed minus this much
@@ -74,13 +77,28 @@ def read_comparison(project: str) -> Comparison:
     return spec
 
 
+_OWN = re.compile(r"\((\w+)(?:, margin ([0-9.]+))?\)\s*$")
+
+
+def own_metric(claim: str) -> tuple[str | None, float | None]:
+    """Metric and margin that a claim names for itself.
+
+    >>> own_metric("a > b (recall, margin 0.01)"), own_metric("a > b")
+    (('recall', 0.01), (None, None))
+    """
+    found = _OWN.search(claim)
+    if found is None:
+        return None, None
+    return found[1], None if found[2] is None else float(found[2])
+
+
 def pairs(claim: str) -> list[tuple[str, str]]:
     """Neighbouring arms of a claim.
 
-    >>> pairs("a > b > c")
-    [('a', 'b'), ('b', 'c')]
+    >>> pairs("a > b > c"), pairs("a > b (recall)")
+    ([('a', 'b'), ('b', 'c')], [('a', 'b')])
     """
-    arms = [arm.strip() for arm in claim.split(">")]
+    arms = [arm.strip() for arm in _OWN.sub("", claim).split(">")]
     if len(arms) < 2 or not all(arms):
         raise UserError(f"claim '{claim}' is not of the form 'arm > arm'")
     return list(pairwise(arms))
@@ -248,7 +266,7 @@ def summarise(
             "wall_seconds": [m.get("wall_seconds") for m in metas],
         }
     claims = [
-        _judge(spec, left, right, runs)
+        _judge(spec, left, right, runs, *own_metric(claim))
         for claim in spec.claims
         for left, right in pairs(claim)
         if left in runs and right in runs
@@ -275,17 +293,29 @@ def summarise(
 
 
 def _judge(
-    spec: Comparison, left: str, right: str, runs: Mapping[str, Sequence[_Run]]
+    spec: Comparison,
+    left: str,
+    right: str,
+    runs: Mapping[str, Sequence[_Run]],
+    metric: str | None = None,
+    margin: float | None = None,
 ) -> dict[str, Any]:
     sign = 1.0 if spec.direction == "max" else -1.0
-    interval, unit = _interval(spec.metric, runs[left], runs[right], sign)
+    interval, unit = _interval(metric or spec.metric, runs[left], runs[right], sign)
     low, high = sorted((sign * interval.low, sign * interval.high))
+    claim = f"{left} > {right}" if sign > 0 else f"{left} < {right}"
+    own = {} if metric is None else {"metric": metric}
+    if metric is not None:
+        claim += f" in {metric}"
+    if margin is not None:
+        claim, own = f"{claim} - {margin:g}", {**own, "margin": margin}
     return {
-        "claim": f"{left} > {right}" if sign > 0 else f"{left} < {right}",
+        "claim": claim,
         "difference": sign * interval.mean,
         "interval": [low, high],
         "resampled": unit,
-        "verdict": verdict(interval, margin=spec.margin),
+        "verdict": verdict(interval, margin=spec.margin if margin is None else margin),
+        **own,
     }
 
 
@@ -293,6 +323,9 @@ def _interval(
     metric: str, left: Sequence[_Run], right: Sequence[_Run], sign: float
 ) -> tuple[Interval, str]:
     """Bootstrap over seeds and test items where both arms saved them, else over seeds."""
+    for run in (*left, *right):
+        if metric not in run.metrics():
+            raise UserError(f"{run.run_id}: no metric '{metric}'{nearest(metric, run.metrics())}")
     saved = [(a.items(metric), b.items(metric)) for a, b in zip(left, right, strict=True)]
     items = [x for pair in saved for x in pair]
     if all(isinstance(x, dict) for x in items) and all(

@@ -124,6 +124,8 @@ def build_optimizer(
             weight_decay=cfg.weight_decay,
             fused=fused,
         )
+    if cfg.name == "adafactor":  # Shazeer & Stern 2018, arXiv 1804.04235; steps scaled by RMS(w)
+        return torch.optim.Adafactor(groups, lr=cfg.lr, weight_decay=cfg.weight_decay)
     if cfg.name == "sgd":
         return torch.optim.SGD(
             groups, lr=cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay

@@ -38,7 +38,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         low, high = claim["interval"]
         lines.append(
             f"- **{claim['claim']}: {claim['verdict']}** - paired difference of "
-            f"{result['metric']} {claim['difference']:+.4f}, 95 % interval "
+            f"{claim.get('metric', result['metric'])} {claim['difference']:+.4f}, 95 % interval "
             f"[{low:+.4f}, {high:+.4f}] (bootstrap over {claim['resampled']})."
         )
     if result["note"]:

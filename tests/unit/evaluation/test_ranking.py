@@ -1,5 +1,6 @@
-"""qrels metrics against hand cases, scikit-learn, torchmetrics and (if installed) trec_eval."""
+"""qrels metrics against hand cases, scikit-learn, torchmetrics and trec_eval."""
 
+import json
 import math
 
 import numpy as np
@@ -13,6 +14,10 @@ from torchmetrics.functional.retrieval import (
     retrieval_reciprocal_rank,
 )
 
+from common.config import ROOT
+from common.data.lookup import data_root
+from common.evaluation.beir import load_beir
+from common.evaluation.bm25 import BM25
 from common.evaluation.ranking import (
     average_precision,
     ndcg,
@@ -149,3 +154,46 @@ def test_refusals():
         ranking_metrics({"1": {"a": 1}}, {"1": {"a": float("nan")}})
     with pytest.raises(ValueError, match="cut-offs"):
         ranking_metrics({"1": {"a": 1}}, {"1": {"a": 1.0}}, ks=())
+
+
+TREC = json.loads((ROOT / "tests/golden/trec_eval.json").read_text())
+NAMES = {
+    "map": "map", "recip_rank": "mrr", "map_cut_10": "map_at_10", "recall_10": "recall_at_10",
+    "recall_50": "recall_at_50", **{f"ndcg_cut_{k}": f"ndcg_at_{k}" for k in (1, 3, 10)},
+}  # fmt: skip
+
+
+def test_equals_trec_eval_on_the_judgements_of_cisi():
+    """Recorded values of trec_eval on a real set of judgements, ties included, to 1e-9."""
+    qrels = {q: {str(d): 1 for d in found} for q, found in TREC["qrels"].items()}
+    run = {
+        q: {str(d): s for d, s in zip(hits["documents"], hits["scores"], strict=True)}
+        for q, hits in TREC["run"].items()
+    }
+    rows = per_query_metrics(qrels, run, ks=(1, 3, 10, 50))
+    assert rows.keys() == TREC["outputs"].keys()
+    for query, row in rows.items():
+        for theirs, ours in NAMES.items():
+            assert abs(row[ours] - TREC["outputs"][query][theirs]) < 1e-9, (query, ours)
+    order = {q: {d: -i for i, d in enumerate(hits)} for q, hits in run.items()}  # ties by position
+    other = per_query_metrics(qrels, order, ks=(10,))
+    assert any(other[q]["map"] != rows[q]["map"] for q in rows)  # the rule for ties matters
+
+
+def test_equals_trec_eval_on_all_of_cisi():
+    """The whole set with our BM25, where trec_eval and the set are at hand."""
+    pytrec_eval = pytest.importorskip("pytrec_eval", reason="pytrec_eval is not installed")
+    folder = data_root() / "retrieval-cisi"
+    if not folder.is_dir():
+        pytest.skip("no retrieval-cisi (BEIR layout) below DATA_DIR")
+    data = load_beir(folder)
+    found = BM25(list(data.corpus.values())).search(list(data.queries.values()), 200)
+    run = to_run(found, list(data.queries), list(data.corpus))
+    measures = {"ndcg_cut.10,100", "recall.10,100", "map", "map_cut.10,100", "recip_rank"}
+    reference = pytrec_eval.RelevanceEvaluator(data.qrels, measures).evaluate(run)
+    for query, row in per_query_metrics(data.qrels, run, ks=(10, 100)).items():
+        for theirs, value in reference[query].items():
+            name = (
+                "mrr" if theirs == "recip_rank" else theirs.replace("_cut", "").replace("_", "_at_")
+            )
+            assert abs(row[name] - value) < 1e-9, (query, name)

@@ -1,0 +1,225 @@
+"""A causal language model with its tokenizer: continuations, likelihoods, features."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from common.config import UserError
+from common.decoding.contrastive import contrastive_search
+from common.decoding.policies import Policy, processors
+from common.encoders import load_tokenizer, load_transformer
+
+Progress = Callable[[Iterable[int], str, int], Iterable[int]]
+
+
+class Continuation(NamedTuple):
+    """What a language model wrote after a prompt."""
+
+    text: str  # with the leading space that joins it to the prompt, if any
+    ended: bool  # by the end-of-text token
+    num_tokens: int
+
+
+class LanguageModel:
+    """Any decoder of transformers, for decoding and scoring; never trained.
+
+    Args:
+        model: causal LM, put into evaluation mode and moved to `device`.
+        tokenizer: its tokenizer.
+        device: "auto" is a GPU if there is one.
+        amateur: for contrastive decoding; None: the model itself (with less context).
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, device: str = "auto", amateur: Any = None
+    ) -> None:
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model, self.tokenizer, self.device = model.to(device).eval(), tokenizer, device
+        self.amateur = self.model if amateur is None else amateur.to(device).eval()
+        self.eos = tokenizer.eos_token_id
+        pad = tokenizer.pad_token_id
+        self.pad = int(pad if pad is not None else self.eos if self.eos is not None else 0)
+        self.context = int(getattr(model.config, "max_position_embeddings", 0) or 10**9)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained: str, device: str = "auto", amateur: str | None = None
+    ) -> "LanguageModel":
+        """Load from a folder, ``bundled:<name>`` or hub id.
+
+        Raises:
+            UserError: absent or unfitting weights, or an amateur with another vocabulary.
+        """
+        model = load_transformer(pretrained, auto_class=AutoModelForCausalLM)
+        tokenizer = load_tokenizer(pretrained)
+        small = None
+        if amateur is not None:
+            small = load_transformer(amateur, auto_class=AutoModelForCausalLM)
+            if load_tokenizer(amateur).get_vocab() != tokenizer.get_vocab():
+                raise UserError(
+                    f"the amateur {amateur!r} has another vocabulary than {pretrained!r}"
+                )
+        return cls(model, tokenizer, device, small)
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text, without special ones."""
+        return len(self._ids(text))
+
+    @torch.no_grad()
+    def continuations(
+        self,
+        prompts: Sequence[str],
+        policy: Policy,
+        rngs: Sequence[np.random.Generator],
+        max_new_tokens: int | Sequence[int],
+        *,
+        batch_size: int = 64,
+        progress: Progress = lambda items, description, total: items,
+    ) -> list[Continuation]:
+        """Continue prompts; a prompt that does not fit is cut on its left.
+
+        Args:
+            prompts: N texts, not empty.
+            policy: how tokens are chosen.
+            rngs: one random stream per prompt.
+            max_new_tokens: most tokens, one number or one per prompt.
+            batch_size: prompts per pass.
+            progress: wraps the loop over the batches.
+
+        Raises:
+            UserError: no room for a prompt beside the new tokens.
+        """
+        limits = (
+            [max_new_tokens] * len(prompts)
+            if isinstance(max_new_tokens, int)
+            else list(max_new_tokens)
+        )
+        starts = range(0, len(prompts), batch_size)
+        found: list[Continuation] = []
+        for start in progress(starts, policy.strategy, len(starts)):
+            part = slice(start, start + batch_size)
+            rows = [
+                self._cut(self._ids(text, special=True), limit)
+                for text, limit in zip(prompts[part], limits[part], strict=True)
+            ]
+            new = self._generate(rows, policy, rngs[part], max(limits[part]))
+            found += [
+                self._finish(row, ids[:limit])
+                for row, ids, limit in zip(rows, new, limits[part], strict=True)
+            ]
+        return found
+
+    @torch.no_grad()
+    def log_likelihood(
+        self, prefixes: Sequence[str], continuations: Sequence[str], batch_size: int = 64
+    ) -> Tensor:
+        """Mean log-probability per token of continuations given their prefixes, (N,) float32.
+
+        Texts are joined by a space; a prefix that does not fit is cut on its left.
+        """
+        rows, starts = [], []
+        for prefix, text in zip(prefixes, continuations, strict=True):
+            before, whole = self._ids(prefix, special=True), self._ids(f"{prefix} {text}", True)
+            after = whole[len(before) :][: self.context - 1]
+            before = before[-(self.context - len(after)) :]
+            rows.append(before + after)
+            starts.append(len(before))
+        scores = []
+        for first in range(0, len(rows), batch_size):
+            part = slice(first, first + batch_size)
+            ids, mask = self._batch(rows[part], left=False)
+            logits = self.model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
+            gold = torch.log_softmax(logits, -1).gather(2, ids[:, 1:, None])[..., 0]
+            place = torch.arange(1, ids.shape[1], device=ids.device)
+            begin = torch.tensor(starts[part], device=ids.device)
+            own = (place >= begin[:, None]) & mask[:, 1:].bool()
+            scores.append(((gold * own).sum(1) / own.sum(1).clamp(min=1)).cpu())
+        return torch.cat(scores)
+
+    @torch.no_grad()
+    def features(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+        """Last layer's state at the last token, (N, D) float32 on the CPU (MAUVE's features)."""
+        parts = []
+        for first in range(0, len(texts), batch_size):
+            rows = [self._ids(t, True)[: self.context] for t in texts[first : first + batch_size]]
+            ids, mask = self._batch(rows, left=False)
+            out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+            last = mask.sum(1) - 1
+            parts.append(out.hidden_states[-1][torch.arange(len(rows)), last].float().cpu())
+        return torch.cat(parts)
+
+    def _ids(self, text: str, special: bool = False) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        if special and ids and ids[-1] == self.eos and len(ids) > 1:
+            ids = ids[:-1]  # nothing follows an end of text
+        return ids or [self.pad]
+
+    def _cut(self, ids: list[int], max_new_tokens: int) -> list[int]:
+        room = self.context - max_new_tokens
+        if room < 1:
+            raise UserError(
+                f"{max_new_tokens} new tokens leave no room for a prompt in this model's context "
+                f"of {self.context} tokens"
+            )
+        return ids[-room:]
+
+    def _batch(self, rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
+        width = max(len(row) for row in rows)
+        ids = torch.full((len(rows), width), self.pad, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            place = slice(width - len(row), width) if left else slice(0, len(row))
+            ids[i, place], mask[i, place] = torch.tensor(row), 1
+        return ids.to(self.device), mask.to(self.device)
+
+    def _generate(
+        self,
+        rows: Sequence[list[int]],
+        policy: Policy,
+        rngs: Sequence[np.random.Generator],
+        max_new_tokens: int,
+    ) -> list[list[int]]:
+        """New token ids of each row, up to and with the end of text."""
+        if policy.strategy == "contrastive_search":
+            return [
+                contrastive_search(
+                    self.model,
+                    self._batch([row], left=True)[0],
+                    max_new_tokens=max_new_tokens,
+                    candidates=policy.candidates,
+                    penalty=policy.penalty,
+                    eos_token_id=self.eos,
+                ).tolist()
+                for row in rows
+            ]
+        ids, mask = self._batch(rows, left=True)
+        config: Any = GenerationConfig.from_dict(
+            {
+                "do_sample": False,  # the draw is in `SeededSampling`
+                "max_new_tokens": max_new_tokens,
+                "pad_token_id": self.pad,
+                "eos_token_id": self.eos,
+            }
+        )
+        out = self.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=processors(policy, rngs, self.amateur),
+        )
+        return [self._until_end(row) for row in out[:, ids.shape[1] :].tolist()]
+
+    def _until_end(self, ids: list[int]) -> list[int]:
+        return ids[: ids.index(self.eos) + 1] if self.eos in ids else ids
+
+    def _finish(self, prompt: list[int], new: list[int]) -> Continuation:
+        """The text that the new tokens add to the decoded prompt, spaces included."""
+        ended = bool(new) and new[-1] == self.eos
+        before = self.tokenizer.decode(prompt, skip_special_tokens=True)
+        whole = self.tokenizer.decode(prompt + new, skip_special_tokens=True)
+        return Continuation(whole[len(before) :], ended, len(new))

@@ -1,0 +1,204 @@
+"""Suffix identification, in-book retrieval, and the language model as a ranker."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.config import UserError
+from common.data.lookup import data_root
+from common.data.samplers import sample_rng
+from common.decoding import LanguageModel
+from common.engine import Workspace
+from common.evaluation import BM25, evaluated
+from common.evaluation.gallery import retrieval_gallery
+from common.evaluation.identification import beaten, identification_metrics, load_identification
+from common.evaluation.retrieval import cross_modal_recall, relevant_ranks
+from projects.rankgen.config import Config
+from projects.rankgen.data import TripleList, eval_triples
+from projects.rankgen.encoder import PrefixSuffixEncoder
+from projects.rankgen.module import RankGen
+
+NEGATIVE_STREAM = 66
+KS = (1, 5, 10)
+GALLERY_QUERIES = 6
+
+
+def evaluate(cfg: Config, module: RankGen, workspace: Workspace) -> dict[str, float]:
+    """Metrics of the trained encoder, of the untrained one beside them, and of the generator.
+
+    Accuracies of each prefix are saved for `make compare`.
+    """
+    triples = eval_triples(cfg)
+    with evaluated(module.encoder, cfg.trainer.accelerator):
+        metrics, items = rank_metrics(cfg, module.encoder, triples, workspace)
+        for path in cfg.eval.sets:
+            metrics |= further_set(cfg, module.encoder, path)
+    for name, values in items.items():
+        workspace.items(name, values.tolist())
+    if cfg.eval.untrained:
+        from projects.rankgen.stages import fresh_encoder
+
+        raw = fresh_encoder(cfg).to(module.encoder.device)
+        with evaluated(raw, cfg.trainer.accelerator):
+            before, _ = rank_metrics(cfg, raw, triples)
+        metrics |= {f"untrained_{k}": v for k, v in before.items() if not k.endswith("_chance")}
+    if cfg.eval.lm_prefixes or cfg.eval.decode_prefixes:
+        from projects.rankgen.continuations import decode_metrics, language_model
+
+        lm = language_model(cfg)
+        if cfg.eval.lm_prefixes:
+            metrics |= lm_metrics(cfg, lm, triples)
+        if cfg.eval.decode_prefixes:
+            with evaluated(module.encoder, cfg.trainer.accelerator):
+                metrics |= decode_metrics(cfg, module.encoder, lm, triples, workspace)
+    return metrics
+
+
+def rank_metrics(
+    cfg: Config,
+    encoder: PrefixSuffixEncoder,
+    triples: TripleList,
+    workspace: Workspace | None = None,
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Identification and retrieval of one encoder; per-prefix values by metric."""
+    size = cfg.eval.batch_size
+    prefix = encoder.encode([t.prefix for t in triples.rows], "prefix", size)
+    gold = encoder.encode([t.gold for t in triples.rows], "suffix", size)
+    own = (prefix * gold).sum(1)
+    random = negatives(triples, cfg.eval.num_negatives)
+    hard = hard_negatives(triples, cfg.eval.num_negatives)
+    against = {
+        "inbook": torch.einsum("nd,nkd->nk", prefix, gold[random]),
+        "inbook_hard": torch.einsum("nd,nkd->nk", prefix, gold[hard]),
+    }
+    texts = [t.generated for t in triples.rows]
+    if None not in texts:
+        written = encoder.encode([t or "." for t in texts], "suffix", size)
+        against["generated"] = (prefix * written).sum(1, keepdim=True)
+    metrics: dict[str, float] = {}
+    items: dict[str, Tensor] = {}
+    for name, other in against.items():
+        found = identification_metrics(own, other)
+        metrics |= {f"{name}_accuracy": found["pairwise"], f"{name}_accuracy_chance": 0.5}
+        if other.shape[1] > 1:
+            metrics |= {
+                f"{name}_all_accuracy": found["all"],
+                f"{name}_all_accuracy_chance": found["all_chance"],
+            }
+        items[f"{name}_accuracy"] = beaten(own, other).mean(1)
+    recall, hits = book_retrieval(triples, prefix, gold)
+    if workspace is not None:
+        workspace.figure("scores", score_figure(own, against))
+        workspace.gallery("suffixes of the same book", gallery(triples, prefix, gold))
+    return metrics | recall, items | {"retrieval_recall_at_1": hits}
+
+
+def negatives(triples: TripleList, count: int) -> np.ndarray:
+    """(N, count) golds of other prefixes of the same book, equal for every run.
+
+    Raises:
+        UserError: a book with too few prefixes.
+    """
+    chosen = np.empty((len(triples), count), dtype=np.int64)
+    for i, document in enumerate(triples.documents):
+        pool = np.flatnonzero(triples.documents == document)
+        pool = pool[pool != i]
+        _check_pool(len(pool), count)
+        chosen[i] = sample_rng(0, 0, i, NEGATIVE_STREAM).choice(pool, count, replace=False)
+    return chosen
+
+
+def hard_negatives(triples: TripleList, count: int) -> np.ndarray:
+    """(N, count) golds of the same book that share most words with the prefix, by BM25."""
+    chosen = np.empty((len(triples), count), dtype=np.int64)
+    for document in np.unique(triples.documents):
+        pool = np.flatnonzero(triples.documents == document)
+        _check_pool(len(pool) - 1, count)
+        index = BM25([triples[int(i)].gold for i in pool])
+        queries = [triples[int(i)].prefix for i in pool]
+        found = index.search(queries, count, exclude=torch.arange(len(pool)))
+        chosen[pool] = pool[found.indices.numpy()]
+    return chosen
+
+
+def book_retrieval(
+    triples: TripleList, prefix: Tensor, gold: Tensor
+) -> tuple[dict[str, float], Tensor]:
+    """Gold among the golds of all prefixes of its book, mean over prefixes; hits at rank 1 (N,)."""
+    totals: dict[str, float] = {}
+    hits = torch.zeros(len(triples))
+    for document in np.unique(triples.documents):
+        own = torch.from_numpy(np.flatnonzero(triples.documents == document))
+        right = torch.arange(len(own))
+        found = cross_modal_recall(prefix[own], gold[own], right, KS, metric="dot")
+        for name, value in found.items():
+            totals[name] = totals.get(name, 0.0) + value * len(own) / len(triples)
+        hits[own] = relevant_ranks(prefix[own], gold[own], right, metric="dot").eq(1).float()
+    names = [f"recall_at_{k}{end}" for k in KS for end in ("", "_chance")]
+    return {f"retrieval_{name}": totals[name] for name in [*names, "mrr"]}, hits
+
+
+def lm_metrics(cfg: Config, lm: LanguageModel, triples: TripleList) -> dict[str, float]:
+    """The language model's mean log-probability per token as the score, on evenly spaced prefixes."""
+    count = min(cfg.eval.lm_prefixes, len(triples))
+    chosen = [i * len(triples) // count for i in range(count)]
+    wrong = negatives(triples, cfg.eval.num_negatives)[chosen, 0]
+    prefixes = [triples[i].prefix for i in chosen]
+    own = lm.log_likelihood(prefixes, [triples[i].gold for i in chosen])
+    other = lm.log_likelihood(prefixes, [triples[int(i)].gold for i in wrong])
+    metrics = {"lm_inbook_accuracy": float((own > other).double().mean())}
+    written = [triples[i].generated for i in chosen]
+    if None not in written:
+        other = lm.log_likelihood(prefixes, [text or "." for text in written])
+        metrics["lm_generated_accuracy"] = float((own > other).double().mean())
+    return metrics | {f"{name}_chance": 0.5 for name in metrics}
+
+
+def further_set(cfg: Config, encoder: PrefixSuffixEncoder, name: str) -> dict[str, float]:
+    """Accuracy on an identification file below the data root."""
+    path = data_root(cfg.data.root) / name
+    questions = load_identification(path)
+    size, width = cfg.eval.batch_size, len(questions[0].negatives)
+    prefix = encoder.encode([q.prefix for q in questions], "prefix", size)
+    gold = encoder.encode([q.gold for q in questions], "suffix", size)
+    others = encoder.encode([n for q in questions for n in q.negatives], "suffix", size)
+    other = torch.einsum("nd,nkd->nk", prefix, others.view(len(questions), width, -1))
+    found = identification_metrics((prefix * gold).sum(1), other)
+    stem = path.name.split(".")[0]
+    return {f"{stem}_{k}": v for k, v in found.items()}
+
+
+def gallery(triples: TripleList, prefix: Tensor, gold: Tensor) -> list[dict[str, Any]]:
+    """Suffixes of the same book that score best, for a prefix of some books."""
+    rows = []
+    for document in np.unique(triples.documents)[:GALLERY_QUERIES]:
+        own = np.flatnonzero(triples.documents == document)
+        texts = [triples[int(i)].gold for i in own]
+        value = prefix[own[:1]] @ gold[own].T
+        query = [triples[int(own[0])].prefix]
+        rows += retrieval_gallery(value, query, texts, [0], num_queries=1)
+    return rows
+
+
+def score_figure(gold: Tensor, against: dict[str, Tensor]) -> Any:
+    """Histograms of the score of the gold minus that of each kind of negative."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3))
+    axes = figure.subplots()
+    for name, other in against.items():
+        gap = (gold[:, None] - other).flatten().float().numpy()
+        axes.hist(gap, bins=60, density=True, histtype="step", label=name)
+    axes.axvline(0, color="0.6", linewidth=1)
+    axes.set_xlabel("score of the gold continuation minus that of the negative")
+    axes.legend()
+    return figure
+
+
+def _check_pool(available: int, wanted: int) -> None:
+    if available < wanted:
+        raise UserError(
+            f"eval.num_negatives={wanted}, but a book has {available} other prefixes: lower it"
+        )

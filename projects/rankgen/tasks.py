@@ -1,0 +1,125 @@
+"""`make run TASK=...`: decode and score what raters said."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.config import UserError
+from common.engine import Experiment, Workspace
+from common.engine import workspace as ws
+from common.engine.run import load_module, module_of_run
+from common.evaluation import evaluated, markdown_table
+from common.evaluation.preference import preference_metrics, read_answers, write_form
+from projects.rankgen.config import Config
+from projects.rankgen.continuations import (
+    decode_all,
+    language_model,
+    read_prefixes,
+    side_by_side,
+    text_metrics,
+)
+from projects.rankgen.data import Triple, eval_triples
+from projects.rankgen.module import RankGen
+from projects.rankgen.stages import make_encoder
+
+
+def decode(cfg: Config, experiment: Experiment, workspace: Workspace) -> dict[str, float]:
+    """Continue prefixes by every method, side by side (``TASK=decode``).
+
+    Writes ``continuations.md`` and ``continuations.jsonl``, a gallery for the report, the metrics, and
+    a blind A/B form (``ab_form.csv``) of the two methods of `decode.ab_pair`.
+
+    Raises:
+        UserError: no trained run, unknown method, or absent weights of the language model.
+    """
+    section = cfg.decode
+    module, lm = trained(cfg, experiment, workspace), language_model(cfg)
+    rows = read_prefixes(Path(section.file)) if section.file else _held_back(cfg)
+    prefixes = [row.prefix for row in rows]
+    with torch.inference_mode(), evaluated(module.encoder, cfg.trainer.accelerator):
+        found = decode_all(cfg, module.encoder, lm, prefixes, section.methods, workspace)
+        if all(row.gold for row in rows):
+            found["human"] = [row.gold for row in rows]
+        shown = side_by_side(module.encoder, prefixes, found)
+        metrics = text_metrics(prefixes, found, lm)
+    folder = workspace.folder(".")
+    ws.write_json(folder / "metrics.json", metrics)
+    ws.write_json(folder / "meta.json", _meta(cfg, workspace))
+    workspace.gallery("continuations", shown)
+    (folder / "continuations.md").write_text(_markdown(shown, metrics), encoding="utf-8")
+    texts = [
+        {"prefix": prefix, **{name: texts[i] for name, texts in found.items()}}
+        for i, prefix in enumerate(prefixes)
+    ]
+    ws.write_json(folder / "continuations.json", texts)
+    if set(section.ab_pair) <= found.keys():
+        pair = {name: found[name] for name in section.ab_pair}
+        write_form(folder / "ab_form.csv", prefixes, pair, cfg.seed)
+    print(_markdown(shown, metrics))  # noqa: T201
+    print(f"written: {folder}")  # noqa: T201
+    return metrics
+
+
+def preference(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Majority votes and agreement of raters (``TASK=preference``).
+
+    Raises:
+        UserError: no file of answers, or one that cannot be read.
+    """
+    if cfg.preference.answers is None:
+        raise UserError(
+            "set preference.answers: a CSV with InstanceNum, Order, Choice, Explanation"
+        )
+    answers = read_answers(Path(cfg.preference.answers))
+    metrics = preference_metrics(answers, cfg.preference.system)
+    ws.write_json(workspace.folder(".") / "preference.json", metrics)
+    print(markdown_table(metrics))  # noqa: T201
+    return metrics
+
+
+def trained(cfg: Config, experiment: Experiment, workspace: Workspace) -> RankGen:
+    """Module of `decode.run`.
+
+    Raises:
+        UserError: no such run or folder.
+    """
+    if cfg.decode.run == "pretrained":
+        return RankGen(cfg, make_encoder(cfg))
+    place = Path(cfg.decode.run)
+    if place.is_dir() and not (place / "meta.json").exists():
+        module = load_module(experiment, place)
+    else:
+        run = ws.find_run(cfg, workspace.project, workspace.config, cfg.decode.run)
+        module = module_of_run(experiment, run)
+    assert isinstance(module, RankGen)
+    return module
+
+
+def _held_back(cfg: Config) -> list[Triple]:
+    triples = eval_triples(cfg)
+    count = min(cfg.decode.num_prefixes, len(triples))
+    return [triples[i * len(triples) // count] for i in range(count)]
+
+
+def _markdown(shown: list[dict[str, Any]], metrics: dict[str, float]) -> str:
+    parts = []
+    for row in shown:
+        lines = [f"> {row['query']}", ""]
+        lines += [
+            f"- ({r['score']:.2f}) **{r['item'].replace(': ', ':** ', 1)}" for r in row["results"]
+        ]
+        parts.append("\n".join(lines))
+    methods = [name.removesuffix("_rep") for name in metrics if name.endswith("_rep")]
+    columns = ["rep", "overlap", "words", "mauve"]
+    table = ["| method | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+    for method in methods:
+        cells = [metrics.get(f"{method}_{c}") for c in columns]
+        table.append(
+            f"| {method} | " + " | ".join("" if c is None else f"{c:.3f}" for c in cells) + " |"
+        )
+    return "\n\n".join([*parts, "\n".join(table)]) + "\n"
+
+
+def _meta(cfg: Config, workspace: Workspace) -> dict[str, Any]:
+    return ws.provenance(cfg, workspace.project, workspace.config, [])

@@ -1,0 +1,97 @@
+"""Re-ranking and beam search over a tiny language model."""
+
+from itertools import pairwise
+
+import torch
+
+from common.decoding import Continuation, Policy
+from projects.rankgen.decode import beam_search, overgenerate, scores, tidy
+from tests.projects.rankgen.conftest import encoder, language_model
+
+PREFIX = "the state of the world and the people of this time"
+
+
+class Recorder:
+    """A ranker that remembers what it was asked for."""
+
+    def __init__(self):
+        self.model, self.calls = encoder(), []
+
+    def encode(self, texts, kind):
+        self.calls.append((kind, [texts] if isinstance(texts, str) else list(texts)))
+        return self.model.encode(texts, kind)
+
+
+def test_one_beam_of_full_length_is_re_ranking():
+    """Checklist 10: B=1, N=n, L=max under the same random stream; another stream differs."""
+    ranker, lm = encoder(), language_model()
+    options = {"num_samples": 6, "max_tokens": 24, "seed": 3, "index": 2}
+    whole = overgenerate(ranker, lm, PREFIX, Policy(), **options)
+    (beam,) = beam_search(ranker, lm, PREFIX, Policy(), num_beams=1, segment_tokens=24, **options)
+    assert len({b.text for b in whole}) > 1
+    assert (beam.text, beam.score) == (whole[0].text, whole[0].score)
+    assert whole[0].score == max(b.score for b in whole)
+    (other,) = beam_search(
+        ranker, lm, PREFIX, Policy(), num_beams=1, segment_tokens=24, **options | {"seed": 4}
+    )
+    assert other.text != beam.text
+
+
+def test_beams_are_scored_by_their_whole_text():
+    """Checklist 11: every text that is scored in a later round begins with a kept beam."""
+    ranker, lm, rounds = Recorder(), language_model(), []
+    beams = beam_search(
+        ranker, lm, PREFIX, Policy(), num_beams=2, num_samples=3, segment_tokens=6, max_tokens=18,
+        watch=lambda texts: rounds.append(list(texts)),
+    )  # fmt: skip
+    assert [len(texts) for texts in rounds] == [6, 6, 6]
+    asked = [texts for kind, texts in ranker.calls if kind == "suffix"]
+    assert [kind for kind, _ in ranker.calls].count("prefix") == 1
+    for (before, after), seen in zip(pairwise(rounds), asked[1:], strict=True):
+        assert all(any(t.startswith(b) and t != b for b in before) for t in after)
+        assert seen == [" ".join(t.split()) for t in after]
+    vector = ranker.model.encode(PREFIX, "prefix")[0]
+    wanted = scores(ranker.model, vector, rounds[-1]).sort(descending=True).values[:2]
+    torch.testing.assert_close(torch.tensor([b.score for b in beams]), wanted)
+    assert all(b.ended for b in beams)
+
+
+def test_ended_beams_compete_unchanged():
+    """An ended beam is in the next pool as it is and is not continued."""
+    ranker, rounds = encoder(), []
+
+    class Script:
+        """Ends the first sample of every round."""
+
+        def continuations(self, prompts, policy, rngs, budget):
+            texts = [f" {'xyz'[j]}{len(rounds)}" for j in range(len(prompts))]
+            return [Continuation(text, j == 0, 1) for j, text in enumerate(texts)]
+
+        def count_tokens(self, text):
+            return 1
+
+    beam_search(
+        ranker, Script(), PREFIX, Policy(), num_beams=3, num_samples=3, segment_tokens=5,
+        max_tokens=20, watch=lambda texts: rounds.append(list(texts)),
+    )  # fmt: skip
+    assert len(rounds[0]) == 9
+    for before, after in pairwise(rounds):
+        kept = [text for text in after if text in before]
+        assert all(text.split()[-1].startswith("x") for text in kept)
+        assert len(after) == len(kept) + 3 * (3 - len(kept))
+    assert any(text in rounds[0] for text in rounds[1])
+
+
+def test_budget_is_reset_for_every_prefix():
+    ranker, lm = encoder(), language_model()
+    options = {"num_beams": 1, "num_samples": 2, "segment_tokens": 8, "max_tokens": 16}
+    lengths = [
+        lm.count_tokens(beam_search(ranker, lm, PREFIX, Policy(), index=i, **options)[0].text)
+        for i in range(3)
+    ]
+    assert min(lengths) > 8
+
+
+def test_tidy():
+    assert tidy("  It was\nlate. And the") == "It was late."
+    assert tidy("no end") == "no end"

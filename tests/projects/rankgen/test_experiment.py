@@ -1,0 +1,413 @@
+"""Data, tasks, evaluation and training as the commands drive them."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from common.config import UserError
+from common.data.tables import read_jsonl, write_jsonl
+from common.engine import Workspace
+from common.engine import checkpoint as ckpt
+from common.engine.check import inspect
+from common.engine.run import train
+from projects.rankgen import build, tasks
+from projects.rankgen.continuations import (
+    METHODS,
+    book_windows,
+    decode_all,
+    generated_rows,
+    text_metrics,
+    write_generations,
+    write_windows,
+)
+from projects.rankgen.data import (
+    Triple,
+    TripleBatches,
+    TripleFile,
+    TripleList,
+    build_data,
+    eval_triples,
+    train_triples,
+)
+from projects.rankgen.evaluate import book_retrieval, hard_negatives, negatives, rank_metrics
+from projects.rankgen.stages import make_encoder
+from tests.projects.rankgen.conftest import config, encoder, language_model, save_language_model
+
+SMALL = ["window.prefix_words=30", "window.min_words=4", "window.max_words=12", "window.limit=6",
+         "generator.tokens_per_word=6", "generator.device=cpu"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def full_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("full")
+    return train("rankgen", "smoke", [f"runs_dir={folder}", "run_id=full"])
+
+
+@pytest.fixture
+def books(tmp_path):
+    """Two books of made-up sentences in PG19's layout, and a small language model."""
+    rng = np.random.default_rng(0)
+    words = "the of and state time world people house man made work".split()
+    for name in ("one", "two", "three", "four"):
+        sentences = [" ".join(rng.choice(words, 6)).capitalize() + "." for _ in range(40)]
+        (tmp_path / "books").mkdir(exist_ok=True)
+        (tmp_path / f"books/{name}.txt").write_text(" ".join(sentences))
+    save_language_model(tmp_path / "lm")
+    return [f"data.root={tmp_path}", "window.books=books", f"generator.model={tmp_path}/lm", *SMALL]
+
+
+# -- data ----------------------------------------------------------------------------------------
+
+
+def test_batches_hold_the_marked_texts_of_their_triples():
+    rows = [Triple(f"d{i % 2}", f"the man {i}", f"he said {i}", f"no {i}") for i in range(4)]
+    model = encoder()
+    batch = TripleBatches(TripleList(rows), model, True)[[(2, 0), (1, 5)]]
+    assert batch["ids"].tolist() == [2, 1]
+    for name, kind, column in (
+        ("prefix", "prefix", 1),
+        ("gold", "suffix", 2),
+        ("generated", "suffix", 3),
+    ):
+        texts = [rows[i][column] for i in (2, 1)]
+        for ids, mask, wanted in zip(batch[name]["input_ids"], batch[name]["attention_mask"],
+                                     model.token_ids(texts, kind), strict=True):  # fmt: skip
+            assert ids[mask.bool()].tolist() == wanted
+    assert "generated" not in TripleBatches(TripleList(rows), model, False)[[(0, 0)]]
+
+
+def test_missing_generations_are_named():
+    rows = [Triple("d", "p", "g", None)]
+    with pytest.raises(UserError, match=r"triple 0 has no generated continuation.*inbook"):
+        TripleBatches(TripleList(rows), encoder(), True)[[(0, 0)]]
+
+
+def test_document_batches_are_the_default_and_mixed_ones_a_switch():
+    """Checklist 5 through the data module."""
+
+    def documents(*overrides):
+        data = build_data(config("data.batch_size=8", *overrides), encoder())
+        sampler = data._sampler(0, 1, 12)
+        return [{int(data.train_set.triples.documents[i]) for i, _ in batch} for batch in sampler]
+
+    assert all(len(found) == 1 for found in documents())
+    assert any(len(found) > 1 for found in documents("data.batches=mixed"))
+
+
+def test_triple_file(tmp_path):
+    path = tmp_path / "triples.jsonl"
+    rows = [
+        {"doc_id": f"d{i // 3}", "prefix": f"p{i}", "gold": "g", "generated": "x"} for i in range(9)
+    ]
+    write_jsonl(path, rows)
+    found = TripleFile(path)
+    assert (len(found), found[4].prefix) == (9, "p4")
+    assert found.documents.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    cfg = config(f"data.root={tmp_path}", "data.source=file", "data.file=triples.jsonl")
+    assert len(train_triples(cfg)) == 9
+    limited = [replace(cfg, data=replace(cfg.data, limit=4), seed=s) for s in (0, 1)]
+    assert [r.prefix for r in train_triples(limited[0])] != [
+        r.prefix for r in train_triples(limited[1])
+    ]
+    with pytest.raises(UserError, match="there are 9 triples"):
+        train_triples(replace(cfg, data=replace(cfg.data, limit=10)))
+    with pytest.raises(UserError, match=r"set data\.eval_file"):
+        eval_triples(cfg)
+    with pytest.raises(UserError, match="TASK=generate"):
+        TripleFile(tmp_path / "none.jsonl")
+    path.write_text('{"doc_id": "a"}\n')
+    with pytest.raises(UserError, match="line 1: no triple"):
+        TripleFile(path)
+
+
+def test_bundled_parts():
+    """Checklist 8, 9: held-back chapters for scoring; lengths of the mini's windows."""
+    cfg = config(name="mini")
+    parts = [train_triples(replace(cfg, data=replace(cfg.data, limit=None))), eval_triples(cfg)]
+    parts.append(eval_triples(replace(cfg, eval=replace(cfg.eval, part="dev"))))
+    texts = [{row.gold for row in part.rows} for part in parts]
+    assert min(map(len, texts)) > 300
+    assert not texts[0] & texts[1]
+    assert not texts[0] & texts[2]
+    for part in parts:
+        for row in part.rows:
+            assert len(row.prefix.split()) <= 40
+            assert 10 <= len(row.gold.split()) <= 24
+            assert len(row.generated.split()) >= 10
+    windows = {
+        w.continuation: w.prefix
+        for w in book_windows(replace(cfg, window=replace(cfg.window, limit=None)))
+    }
+    assert all(windows[row.gold] == row.prefix for row in parts[0].rows)  # the ranker's half only
+    generator = replace(cfg.window, limit=None, half="generator")
+    other = {w.continuation for w in book_windows(replace(cfg, window=generator))}
+    assert not texts[0] & other
+
+
+# -- the generation stage ------------------------------------------------------------------------
+
+
+def test_generation_continues_real_prefixes_and_resumes(tmp_path, books, monkeypatch):
+    cfg = config(*books)
+    path = write_generations(cfg, Workspace(tmp_path / "task"))
+    rows = read_jsonl(path, ("doc_id", "prefix", "gold", "generated"))
+    windows = {(w.prefix, w.continuation) for w in book_windows(cfg)}
+    assert rows
+    assert {(r["prefix"], r["gold"]) for r in rows} <= windows
+    assert all(len(r["generated"].split()) >= 4 and r["generated"] != r["gold"] for r in rows)
+    assert {r["doc_id"] for r in rows} <= {"four", "one", "three", "two"}
+    import projects.rankgen.continuations as stage
+
+    monkeypatch.setattr(stage, "generate", lambda *a: pytest.fail("generated again"))
+    assert generated_rows(cfg, Workspace(tmp_path / "task")) == rows
+    longer = config(*books, "generator.top_p=0.5")
+    with pytest.raises(UserError, match="made for another policy"):
+        generated_rows(longer, Workspace(tmp_path / "task"))
+
+
+def test_a_window_s_continuation_does_not_depend_on_the_selection(books):
+    import projects.rankgen.continuations as stage
+
+    cfg = config(*books)
+    windows, lm = book_windows(cfg), language_model()
+    whole = stage.generate(cfg, lm, windows)
+    assert [stage.generate(cfg, lm, [w])[0] for w in windows] == whole
+
+
+def test_halves_are_written_for_the_generator(tmp_path, books):
+    """Checklist 9: documents of both files are disjoint."""
+    found = []
+    for half in ("generator", "ranker"):
+        cfg = config(*books, f"window.half={half}", f"window.output={tmp_path}/{half}.jsonl")
+        rows = read_jsonl(
+            write_windows(cfg, Workspace(tmp_path / "task")), ("doc_id", "prefix", "gold")
+        )
+        found.append({row["doc_id"] for row in rows})
+    assert not found[0] & found[1]
+    assert found[0] | found[1] == {"four", "one", "three", "two"}
+
+
+def test_missing_books_and_models(tmp_path):
+    with pytest.raises(UserError, match=r"one \.txt file per document"):
+        book_windows(config(f"data.root={tmp_path}", "window.books=none"))
+    with pytest.raises(UserError, match="no window of these lengths"):
+        book_windows(config("window.prefix_words=100000"))
+    cfg = config("generator.model=bundled:nothing", "window.limit=1")
+    with pytest.raises(UserError, match="does not exist"):
+        write_generations(cfg, Workspace(tmp_path))
+
+
+# -- evaluation ----------------------------------------------------------------------------------
+
+
+class Oracle:
+    """Vectors by which the gold of a prefix scores 1, other golds and generations 0."""
+
+    def __init__(self, triples, right=True):
+        self.index = {t.gold: i for i, t in enumerate(triples.rows)}
+        self.index |= {
+            t.prefix: i if right else (i + 1) % len(triples) for i, t in enumerate(triples.rows)
+        }
+        self.size = len(triples)
+
+    def encode(self, texts, kind, batch_size=64):
+        rows = torch.zeros(len(texts), self.size)
+        for row, text in zip(rows, texts, strict=True):
+            if text in self.index:
+                row[self.index[text]] = 1
+        return rows
+
+
+def test_metrics_of_an_oracle_and_of_a_wrong_ranker(tmp_path):
+    cfg, triples = (
+        config(),
+        TripleList([Triple(f"d{i % 3}", f"p {i}", f"gold {i}", f"gen {i}") for i in range(24)]),
+    )
+    metrics, items = rank_metrics(cfg, Oracle(triples), triples, Workspace(tmp_path))
+    for name in ("inbook_accuracy", "inbook_hard_accuracy", "generated_accuracy",
+                 "inbook_all_accuracy", "retrieval_recall_at_1"):  # fmt: skip
+        assert metrics[name] == 1.0
+    assert metrics["inbook_accuracy_chance"] == 0.5
+    assert metrics["retrieval_recall_at_1_chance"] == pytest.approx(1 / 8)
+    assert metrics["inbook_all_accuracy_chance"] == pytest.approx(1 / 5)
+    assert {len(v) for v in items.values()} == {24}
+    assert (tmp_path / "plots/scores.png").is_file()
+    assert json.loads((tmp_path / "gallery/suffixes of the same book/gallery.json").read_text())
+    wrong, _ = rank_metrics(cfg, Oracle(triples, right=False), triples)
+    assert wrong["retrieval_recall_at_1"] == wrong["generated_accuracy"] == 0.0
+
+
+def test_negatives_are_of_the_same_book_and_never_the_gold():
+    triples = TripleList([Triple(f"d{i % 3}", f"red {i}", f"red gold {i}", "x") for i in range(30)])
+    for chosen in (negatives(triples, 5), hard_negatives(triples, 5)):
+        assert chosen.shape == (30, 5)
+        assert (triples.documents[chosen] == triples.documents[:, None]).all()
+        assert all(i not in row and len(set(row)) == 5 for i, row in enumerate(chosen))
+    assert (negatives(triples, 5) == negatives(triples, 5)).all()
+    with pytest.raises(UserError, match="a book has 9 other prefixes"):
+        negatives(triples, 10)
+
+
+def test_hard_negatives_share_words_with_the_prefix():
+    texts = ["blue sea", "red fox", "green hill", "red rose"]
+    triples = TripleList([Triple("d", f"about {t}", t, "x") for t in texts])
+    assert hard_negatives(triples, 1)[1].tolist() == [3]
+
+
+def test_retrieval_ranks_within_each_book():
+    triples = TripleList([Triple("ab"[i % 2], "p", "g", "x") for i in range(6)])
+    eye = torch.eye(6)
+    metrics, hits = book_retrieval(triples, eye, eye)
+    assert metrics["retrieval_mrr"] == 1.0
+    assert hits.tolist() == [1.0] * 6
+    shifted, hits = book_retrieval(triples, eye, eye.roll(2, 0))
+    assert hits.sum() == 0
+    assert shifted["retrieval_recall_at_5"] == 1.0  # three golds a book
+
+
+def test_further_sets_and_language_model(tmp_path):
+    rows = [
+        {"prefix": "the state", "suffix": f"gold {i}", "negatives": ["no", "yes"]} for i in range(3)
+    ]
+    write_jsonl(tmp_path / "chapterbreak.jsonl", rows)
+    save_language_model(tmp_path / "lm")
+    cfg = config(f"data.root={tmp_path}", "eval.sets=[chapterbreak.jsonl]", "eval.lm_prefixes=8",
+                 "eval.decode_prefixes=2", f"generator.model={tmp_path}/lm", "generator.device=cpu",
+                 "decode.num_samples=3", "decode.max_tokens=8")  # fmt: skip
+    experiment = build(cfg)
+    module = next(experiment.stages()).module
+    metrics = experiment.evaluate(module, Workspace(tmp_path / "run"))
+    assert {"chapterbreak_pairwise", "chapterbreak_all", "lm_inbook_accuracy", "lm_generated_accuracy",
+            "nucleus_rep", "rerank_overlap", "human_words", "untrained_inbook_accuracy"} <= metrics.keys()  # fmt: skip
+    assert (tmp_path / "run/gallery/continuations/gallery.json").is_file()
+    assert len(json.loads((tmp_path / "run/items/generated_accuracy.json").read_text())) == 48
+
+
+# -- decoding ------------------------------------------------------------------------------------
+
+
+def test_one_harness_for_all_methods(tmp_path):
+    """Checklist 14: every strategy, ranked samples and the beam search on the same prefixes."""
+    cfg = config(
+        "decode.num_samples=4",
+        "decode.beam_samples=2",
+        "decode.segment_tokens=4",
+        "decode.max_tokens=8",
+    )
+    prefixes = ["the state of the world", "a man in his house"]
+    lm, ranker = language_model(), encoder()
+    found = decode_all(cfg, ranker, lm, prefixes, METHODS, Workspace(tmp_path))
+    assert list(found) == list(METHODS)
+    assert all(len(texts) == 2 for texts in found.values())
+    metrics = text_metrics(prefixes, found)
+    assert {f"{m}_rep" for m in METHODS} <= metrics.keys()
+    assert not any(name.endswith("mauve") for name in metrics)
+    alone = decode_all(cfg, ranker, lm, prefixes, ["nucleus"], Workspace(tmp_path))
+    assert alone["nucleus"] == found["nucleus"]  # the first of the ranked samples
+    with pytest.raises(UserError, match="'magic' is none of"):
+        decode_all(cfg, ranker, lm, prefixes, ["magic"], Workspace(tmp_path))
+
+
+def test_decode_task_writes_samples_and_a_form(tmp_path, full_run):
+    """The decode command with and without the ranker, on prefixes of a file."""
+    save_language_model(tmp_path / "lm")
+    (tmp_path / "prefixes.txt").write_text("the state of the world\n\na man in his house\n")
+    cfg = config(f"generator.model={tmp_path}/lm", "generator.device=cpu", "decode.num_samples=3",
+                 "decode.max_tokens=10", f"decode.file={tmp_path}/prefixes.txt", "decode.beam_samples=2",
+                 f"decode.run={full_run}", "decode.methods=[nucleus,rerank,beam]")  # fmt: skip
+    experiment, workspace = build(cfg), Workspace(tmp_path / "task", "rankgen", "smoke")
+    tasks.decode(cfg, experiment, workspace)
+    text = (tmp_path / "task/continuations.md").read_text()
+    assert text.count("**rerank:**") == 2
+    assert "| beam |" in text
+    assert (tmp_path / "task/ab_form.csv").read_text().startswith("Prefix,First,Second,Order")
+    answers = tmp_path / "answers.csv"
+    answers.write_text('InstanceNum,Order,Choice,Explanation\n0,"nucleus,rerank",2,it fits\n')
+    scored = config(f"preference.answers={answers}")
+    assert tasks.preference(scored, workspace)["majority_share"] == 1.0
+    with pytest.raises(UserError, match=r"set preference\.answers"):
+        tasks.preference(cfg, workspace)
+
+
+def test_decoding_with_weights_as_they_are():
+    cfg = config("decode.run=pretrained")
+    module = tasks.trained(cfg, build(cfg), Workspace(None))
+    assert module.encoder.projection.weight.shape == (32, 32)
+
+
+# -- training ------------------------------------------------------------------------------------
+
+
+def test_run_folder(full_run):
+    metrics = json.loads((full_run / "metrics.json").read_text())
+    assert {"inbook_accuracy", "generated_accuracy", "retrieval_recall_at_1"} <= metrics.keys()
+    assert (full_run / "plots/scores.png").is_file()
+    meta = json.loads((full_run / "meta.json").read_text())
+    assert meta["negatives_per_query"] == 15
+    assert len(json.loads((full_run / "items/inbook_accuracy.json").read_text())) == 48
+
+
+def weights(run):
+    final = ckpt.finished(run / "checkpoints/train")
+    assert final is not None
+    return ckpt.load(final)["state_dict"]
+
+
+@pytest.mark.slow
+def test_kill_and_resume_equals_an_uninterrupted_run(tmp_path):
+    """SIGKILL after a checkpoint, then resume: weights bit for bit."""
+    common = [f"runs_dir={tmp_path}", "trainer.max_steps=40", "tracking.wandb=disabled"]
+    words = [sys.executable, "-m", "common.cli", "train", "rankgen", "smoke", *common, "run_id=k"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE)
+    target = tmp_path / "rankgen/smoke/k/checkpoints/train/step-00000004.ckpt"
+    while not target.exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    resumed = train("rankgen", "smoke", [*common, "resume=k"])
+    whole = train("rankgen", "smoke", [*common, "run_id=w"])
+    a, b = weights(resumed), weights(whole)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_training_learns_the_synthetic_documents(tmp_path):
+    """In-book accuracy rises well above that of the untrained encoder."""
+    overrides = [
+        "trainer.max_steps=60",
+        "optim.lr=3e-3",
+        "model.dropout=0",
+        f"runs_dir={tmp_path}",
+        "run_id=r",
+    ]
+    run = train("rankgen", "smoke", overrides)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["inbook_accuracy"] > metrics["untrained_inbook_accuracy"] + 0.15
+    assert metrics["inbook_accuracy"] > 0.7
+
+
+@pytest.mark.parametrize("name", ["smoke", "paper", "paper_xl"])
+def test_check_reports_size_and_memory(name):
+    """Checklist 16: parameters, negatives and memory of the presets."""
+    rows = inspect("rankgen", name, [])
+    assert "parameters" in rows
+    assert "memory estimate" in rows
+    if name == "paper":
+        assert rows["negatives per query"] == "8,191"
+        assert "MISSING" in rows["data: rankgen/train.jsonl"]
+        assert rows["parameters"].startswith("110.")
+
+
+def test_encoder_of_the_config_has_its_lengths():
+    assert make_encoder(config()).lengths == {"prefix": 48, "suffix": 32}
+    with pytest.raises(UserError, match="must be >= 4"):
+        config("model.prefix_length=2")
+    with pytest.raises(UserError, match="belong together"):
+        config("data.file=x.jsonl")

@@ -1,0 +1,39 @@
+"""What the two processes of the tests run; importable by name."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from common import distributed as cd
+from projects.rankgen.data import TripleBatches, train_triples
+from projects.rankgen.module import RankGen
+from tests.projects.rankgen.conftest import config, encoder
+
+
+class Loss(nn.Module):
+    """What DDP wraps."""
+
+    def __init__(self, module: RankGen) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch: dict) -> Tensor:
+        return self.module.losses(batch)["loss"]
+
+
+def three_steps(overrides: list[str], distributed: bool) -> dict[str, Tensor]:
+    """Weights after three SGD steps of eight triples (two ranks hold four each), and gradients."""
+    cfg = config(*overrides)
+    module = RankGen(cfg, encoder(dropout_rate=0.0)).double()
+    batches = TripleBatches(train_triples(cfg), module.encoder, cfg.method.negatives != "inbook")
+    step = Loss(module)
+    wrapped = DistributedDataParallel(step) if distributed else step
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
+    for number in range(3):
+        rows = list(range(8 * number, 8 * number + 8))
+        own = rows[4 * cd.rank() : 4 * cd.rank() + 4] if distributed else rows
+        optimizer.zero_grad()
+        wrapped(batches[[(i, 0) for i in own]]).backward()
+        optimizer.step()
+    state = {k: v.detach().clone() for k, v in module.state_dict().items()}
+    return state | {f"grad {k}": p.grad.clone() for k, p in module.named_parameters()}

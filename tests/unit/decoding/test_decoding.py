@@ -1,0 +1,188 @@
+"""Decoding policies, seeded streams, contrastive methods and likelihoods on a tiny model."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from common.config import UserError
+from common.data.samplers import sample_rng
+from common.decoding import (
+    STRATEGIES,
+    ContrastiveDecoding,
+    LanguageModel,
+    Policy,
+    SeededSampling,
+    contrastive_search,
+    processors,
+)
+from common.encoders import tiny_tokenizer
+
+SIZES = {"gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 48},
+         "llama": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+                   "num_key_value_heads": 1, "intermediate_size": 64,
+                   "max_position_embeddings": 48}}  # fmt: skip
+PROMPTS = ["the state of the world", "a man and his time in the house of the state"]
+
+
+def tiny_lm(kind="gpt2", eos=None, seed=0):
+    """A random model with the built-in tokenizer."""
+    torch.manual_seed(seed)
+    tokenizer = tiny_tokenizer(300)
+    tokenizer.eos_token = eos
+    config = AutoConfig.for_model(kind, vocab_size=300, bos_token_id=2, eos_token_id=None, initializer_range=0.5, **SIZES[kind])  # fmt: skip
+    return LanguageModel(AutoModelForCausalLM.from_config(config), tokenizer, "cpu")
+
+
+def streams(count, seed=0):
+    return [sample_rng(seed, 0, i) for i in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_continues_and_rows_do_not_depend_on_neighbours(kind, strategy):
+    """RankGen checklist 14: one harness for all strategies; padding and batching change nothing."""
+    lm, policy = tiny_lm(kind), Policy(strategy)
+    both = lm.continuations(PROMPTS, policy, streams(2), 6)
+    alone = [
+        lm.continuations([p], policy, [rng], 6)[0]
+        for p, rng in zip(PROMPTS, streams(2), strict=True)
+    ]
+    assert [c.num_tokens for c in both] == [6, 6]
+    if strategy != "contrastive_decoding" or kind == "llama":
+        assert both == alone
+    again = lm.continuations(PROMPTS, policy, streams(2, seed=1), 6)
+    assert (both != again) == policy.samples
+
+
+def test_sampling_frequencies_are_the_model_s_probabilities():
+    scores = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
+    rngs = [np.random.default_rng(0)] * 4000
+
+    def frequencies(policy):
+        found = scores.expand(4000, 4)
+        for step in processors(policy, rngs):
+            found = step(torch.zeros(4000, 1, dtype=torch.long), found)
+        return torch.bincount(found.argmax(1), minlength=4) / 4000
+
+    torch.testing.assert_close(frequencies(Policy("ancestral")), scores.exp()[0], atol=0.03, rtol=0)
+    nucleus = frequencies(Policy("nucleus", top_p=0.75))
+    torch.testing.assert_close(nucleus, torch.tensor([0.625, 0.375, 0, 0]), atol=0.03, rtol=0)
+    assert frequencies(Policy("top_k", top_k=1))[0] == 1
+    hot = frequencies(Policy("ancestral", temperature=10.0))
+    assert hot[3] > 0.15
+
+
+def test_a_stream_is_used_once_per_token():
+    draw = SeededSampling([np.random.default_rng(0)])
+    tokens = [int(draw(torch.zeros(1, 1), torch.zeros(1, 100)).argmax()) for _ in range(3)]
+    wanted = [int(u * 100) for u in np.random.default_rng(0).random(3)]
+    assert tokens == wanted
+
+
+def test_contrastive_search_equals_the_equation_step_by_step():
+    """Against a loop without cache; alpha = 0 and one candidate are greedy search."""
+    lm = tiny_lm()
+    ids = torch.tensor([lm._ids(PROMPTS[0], special=True)])
+    found = contrastive_search(lm.model, ids, max_new_tokens=5, candidates=4, penalty=0.6)
+    seen = ids
+    for _ in range(5):
+        out = lm.model(seen, output_hidden_states=True)
+        probability = torch.softmax(out.logits[0, -1], -1)
+        best, choice = -9.0, -1
+        for token in probability.topk(4).indices:
+            longer = torch.cat([seen, token.view(1, 1)], 1)
+            states = lm.model(longer, output_hidden_states=True).hidden_states[-1][0]
+            near = torch.cosine_similarity(states[-1:], states[:-1]).max()
+            value = float(0.4 * probability[token] - 0.6 * near)
+            if value > best:
+                best, choice = value, int(token)
+        seen = torch.cat([seen, torch.tensor([[choice]])], 1)
+    assert found.tolist() == seen[0, ids.shape[1] :].tolist()
+    greedy = lm.continuations(PROMPTS[:1], Policy("greedy"), streams(1), 5)[0].text
+    for options in ({"candidates": 1}, {"penalty": 0.0}):
+        policy = Policy("contrastive_search", **options)
+        assert lm.continuations(PROMPTS[:1], policy, streams(1), 5)[0].text == greedy
+    with pytest.raises(ValueError, match="one row at a time"):
+        contrastive_search(lm.model, ids.repeat(2, 1), max_new_tokens=1)
+
+
+def test_contrastive_decoding_by_hand():
+    class Amateur:
+        def __call__(self, input_ids):
+            logits = torch.tensor([0.7, 0.1, 0.2]).log().expand(*input_ids.shape, 3)
+            return type("Out", (), {"logits": logits})
+
+    expert = torch.tensor([[0.6, 0.35, 0.05]]).log()
+    found = ContrastiveDecoding(Amateur(), 0.5)(torch.zeros(1, 2, dtype=torch.long), expert)
+    assert found[0, 0].exp() == pytest.approx(6 / 7)
+    assert found[0, 1].exp() == pytest.approx(3.5)
+    assert found[0, 2] == -torch.inf  # less than half as likely as the best
+    assert int(found.argmax()) == 1
+    with pytest.raises(UserError, match="needs an amateur"):
+        processors(Policy("contrastive_decoding"), [])
+
+
+def test_budgets_per_row_and_long_prompts():
+    lm = tiny_lm()
+    found = lm.continuations(PROMPTS, Policy("greedy"), streams(2), [2, 5])
+    assert [c.num_tokens for c in found] == [2, 5]
+    long = " ".join(["state"] * 100)
+    (cut,) = lm.continuations([long], Policy("greedy"), streams(1), 8)
+    (short,) = lm.continuations([" ".join(["state"] * 39)], Policy("greedy"), streams(1), 8)
+    assert cut.num_tokens == 8
+    assert len(lm._cut(lm._ids(long), 8)) == 40
+    assert isinstance(short.text, str)
+    with pytest.raises(UserError, match="no room for a prompt"):
+        lm.continuations([long], Policy("greedy"), streams(1), 48)
+
+
+def test_end_of_text_ends_a_row():
+    lm = tiny_lm(eos="[SEP]")
+    found = lm.continuations(
+        [PROMPTS[0]] * 60, Policy("ancestral", temperature=9.0), streams(60), 30
+    )
+    ended = [c for c in found if c.ended]
+    assert ended
+    assert all(c.ended == (c.num_tokens < 30) for c in found if c.num_tokens < 30)
+    assert all("[SEP]" not in c.text for c in found)
+
+
+def test_log_likelihood_is_the_mean_over_the_continuation_s_tokens():
+    """By single passes without padding; the wrong prefix gives another value."""
+    lm = tiny_lm()
+    lm.tokenizer.backend_tokenizer.post_processor = None  # no [CLS] and [SEP], as causal models
+    texts = ["is well made.", "he"]
+    found = lm.log_likelihood(PROMPTS, texts)
+    for prompt, text, value in zip(PROMPTS, texts, found, strict=True):
+        before, whole = lm._ids(prompt, True), lm._ids(f"{prompt} {text}", True)
+        assert whole[: len(before)] == before
+        logits = torch.log_softmax(lm.model(torch.tensor([whole])).logits[0], -1)
+        each = [logits[i - 1, whole[i]] for i in range(len(before), len(whole))]
+        assert float(value) == pytest.approx(float(torch.stack(each).mean()), abs=1e-5)
+    assert not torch.allclose(lm.log_likelihood(PROMPTS[::-1], texts), found)
+
+
+def test_features_are_the_last_token_s_state():
+    lm = tiny_lm()
+    found = lm.features(PROMPTS)
+    ids = torch.tensor([lm._ids(PROMPTS[0], True)])
+    state = lm.model(ids, output_hidden_states=True).hidden_states[-1][0, -1]
+    torch.testing.assert_close(found[0], state.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_bundled_model_loads():
+    lm = LanguageModel.from_pretrained("bundled:stories260k", "cpu")
+    (found,) = lm.continuations(["Once upon a time, there was a"], Policy("greedy"), streams(1), 8)
+    assert found.text.startswith(" ")
+    assert lm.count_tokens("a little girl") > 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"strategy": "beams"}, {"temperature": 0.0}, {"top_p": 1.5}, {"top_k": 0}, {"typical_p": 1.0},
+     {"penalty": 2.0}, {"plausibility": 0.0}],
+)  # fmt: skip
+def test_wrong_options_are_refused(options):
+    with pytest.raises(UserError):
+        Policy(**options)
