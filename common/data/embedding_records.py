@@ -115,23 +115,27 @@ def class_records(
         raise UserError(f"a labelled set needs at least two classes, got {sorted(members)}")
     names = {c: (label_texts or {}).get(c, c.replace("_", " ")) for c in members}
     by_name = positives == "label" or (binary_as_label and len(members) == 2)
-    classes = sorted(members)
+    others = {c: [o for o in sorted(members) if o != c] for c in members}
+    rng = sample_rng(seed, 0, 0, _CLASS_STREAM)
     found = []
     for i, (text, label) in enumerate(zip(texts, labels, strict=True)):
-        rng = sample_rng(seed, 0, i, _CLASS_STREAM)
-        others = [c for c in classes if c != label]
+        wrong, own = others[label], members[label]
         if by_name:
-            chosen = rng.permutation(len(others))[:num_negatives]
-            negatives = tuple(names[others[j]] for j in chosen)
+            chosen = rng.permutation(len(wrong))[:num_negatives]
+            negatives = tuple(names[wrong[j]] for j in chosen)
             found.append(EmbeddingRecord(text, (names[label],), negatives, label))
             continue
-        own = [j for j in members[label] if j != i and texts[j] != text]
-        if own:
-            wrong = rng.integers(len(others), size=num_negatives)
-            picked = (members[others[c]] for c in wrong)
-            negatives = tuple(texts[pool[int(rng.integers(len(pool)))]] for pool in picked)
-            positive = texts[own[int(rng.integers(len(own)))]]
-            found.append(EmbeddingRecord(text, (positive,), negatives, label))
+        draws = rng.random(2 * num_negatives)
+        pools = [members[wrong[int(u * len(wrong))]] for u in draws[:num_negatives]]
+        negatives = tuple(
+            texts[pool[int(u * len(pool))]]
+            for pool, u in zip(pools, draws[num_negatives:], strict=True)
+        )
+        start = int(rng.integers(len(own)))  # the first other text from a random place on
+        places = (own[(start + step) % len(own)] for step in range(len(own)))
+        right = next((texts[j] for j in places if j != i and texts[j] != text), None)
+        if right is not None:
+            found.append(EmbeddingRecord(text, (right,), negatives, label))
     return found
 
 

@@ -25,6 +25,7 @@ class SetConfig:
     ) = None  # fmt: skip
     instruction: str | None = None
     symmetric: bool | None = None  # documents get the instruction too
+    mine: bool | None = None  # negatives are mined; None: in sets whose files have none
 
     def __post_init__(self) -> None:
         if self.samples < 1 or (self.limit or 1) < 1:

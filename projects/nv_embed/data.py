@@ -35,8 +35,8 @@ SYNTHETIC_SETS = ("retrieval", "sts", "classification")
 _SYNTHETIC_SIZE, _SYNTHETIC_CLASSES = 96, 4
 
 
-def training_tasks(cfg: Config, *, retrieval_only: bool = False) -> list[EmbeddingTask]:
-    """The config's sets, with mined negatives if it says so.
+def training_tasks(cfg: Config, *, mine: bool = True) -> list[EmbeddingTask]:
+    """The config's sets, with mined negatives if it says so and `mine` does not forbid it.
 
     Raises:
         UserError: unknown set, missing file, or a set without an example.
@@ -45,13 +45,29 @@ def training_tasks(cfg: Config, *, retrieval_only: bool = False) -> list[Embeddi
         tasks = synthetic_tasks(cfg)
     else:
         tasks = [read_set(cfg, name, options) for name, options in cfg.data.sets.items()]
-    if retrieval_only:
-        tasks = [task for task in tasks if task.kind == "retrieval"]
-    if not tasks:
-        raise UserError("data.sets holds no retrieval set for the stage with in-batch negatives")
-    if cfg.data.mining.teacher == "bm25":
-        return [mined(cfg, task) if task.kind in ("retrieval", "sts") else task for task in tasks]
+    if mine and cfg.data.mining.teacher == "bm25":
+        tasks = [mined(cfg, task) if wants_negatives(cfg, task) else task for task in tasks]
     return tasks
+
+
+def wants_negatives(cfg: Config, task: EmbeddingTask) -> bool:
+    """Whether negatives are mined for a set."""
+    asked = cfg.data.sets[task.name].mine if task.name in cfg.data.sets else None
+    if task.kind not in ("retrieval", "sts"):
+        return False
+    return not any(record.negatives for record in task.records) if asked is None else asked
+
+
+def of_stage(tasks: list[EmbeddingTask], *, retrieval_only: bool) -> list[EmbeddingTask]:
+    """The sets of a stage.
+
+    Raises:
+        UserError: there is none.
+    """
+    chosen = [task for task in tasks if task.kind == "retrieval" or not retrieval_only]
+    if not chosen:
+        raise UserError("data.sets holds no retrieval set for the stage with in-batch negatives")
+    return chosen
 
 
 def described(name: str, options: SetConfig) -> KnownSet:

@@ -1,6 +1,7 @@
 """Retrieval with in-batch negatives, then all sets without: the stages of an experiment."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from common.encoders.pretrained import resolve_pretrained
 from common.encoders.tiny_tokenizer import tiny_tokenizer
 from common.engine.experiment import Plan, Requirement, Stage
 from projects.nv_embed.config import Config, ModelConfig
-from projects.nv_embed.data import BUNDLED_FOLDERS, stage_data, training_tasks
+from projects.nv_embed.data import BUNDLED_FOLDERS, of_stage, stage_data, training_tasks
 from projects.nv_embed.module import NvEmbed
 
 # what `make check` builds for weights that are not on this machine
@@ -47,20 +48,16 @@ def stage_plans(cfg: Config) -> list[StagePlan]:
 
 def stages(cfg: Config) -> Iterator[Stage]:
     """Each stage goes on with the weights of the one before, with a new optimiser and schedule."""
-    tasks = {only: training_tasks(cfg, retrieval_only=only) for only in needed_sets(cfg)}
+    tasks = training_tasks(cfg)
     encoder = build_encoder(cfg.model)
     module: NvEmbed | None = None
     for stage in stage_plans(cfg):
         before, module = module, NvEmbed(cfg, encoder, in_batch=stage.in_batch)
         if before is not None:
             module.continue_counts(before)
-        data = stage_data(cfg, encoder, tasks[stage.retrieval_only])
+        chosen = of_stage(tasks, retrieval_only=stage.retrieval_only)
+        data = stage_data(cfg, encoder, chosen)
         yield Stage(stage.name, module, data, {"max_steps": stage.steps})
-
-
-def needed_sets(cfg: Config) -> set[bool]:
-    """Whether retrieval sets alone, all sets, or both selections are used."""
-    return {stage.retrieval_only for stage in stage_plans(cfg)}
 
 
 def build_encoder(model: ModelConfig, pretrained: str | None = None, **options: Any) -> InstructedEncoder:  # fmt: skip
@@ -116,7 +113,9 @@ def plan(cfg: Config) -> Plan:
     stage = stage_plans(cfg)[0]
 
     def module() -> NvEmbed:
-        return NvEmbed(cfg, planned_encoder(cfg.model), in_batch=stage.in_batch)
+        # without recomputation, whose saving the estimate shows beside
+        encoder = planned_encoder(replace(cfg.model, grad_checkpointing=False))
+        return NvEmbed(cfg, encoder, in_batch=stage.in_batch)
 
     def forward(network: nn.Module, batch_size: int) -> Tensor:
         assert isinstance(network, NvEmbed)
@@ -127,18 +126,12 @@ def plan(cfg: Config) -> Plan:
         return network.encoder.pooler(states, ids, ids).sum()
 
     needed = requirements(cfg)
-    here = all(r.present for r in needed if r.name.startswith("data"))
     rows = 0
-    if here:
-        rows = len(stage_data_size(cfg, stage.retrieval_only))
+    if all(r.present for r in needed if r.name.startswith("data")):
+        sets = cfg.data.sets
+        tasks = of_stage(training_tasks(cfg, mine=False), retrieval_only=stage.retrieval_only)
+        rows = sum(sets[t.name].samples if t.name in sets else len(t.records) for t in tasks)
     return Plan(module, rows, forward, needed)
-
-
-def stage_data_size(cfg: Config, retrieval_only: bool) -> range:
-    """Places of an epoch of a stage."""
-    tasks = training_tasks(cfg, retrieval_only=retrieval_only)
-    sets = cfg.data.sets
-    return range(sum(sets[t.name].samples if t.name in sets else len(t.records) for t in tasks))
 
 
 def requirements(cfg: Config) -> tuple[Requirement, ...]:

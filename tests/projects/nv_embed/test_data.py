@@ -20,7 +20,7 @@ from common.data.mixture import TaskMixture
 from common.evaluation.mining import select_negatives
 from common.evaluation.search import SearchResult
 from projects.nv_embed.config import SetConfig
-from projects.nv_embed.data import described, mined, stage_data, training_tasks
+from projects.nv_embed.data import described, mined, of_stage, read_set, stage_data, training_tasks
 from tests.projects.nv_embed.conftest import config, encoder
 from tests.projects.nv_embed.workers import batches
 from tests.unit.losses.golden import load
@@ -44,7 +44,7 @@ def test_golden_selection_of_negatives(case):
 def test_mined_set_never_has_positives_as_negatives():
     """Checklist 7: nor other positives of the query, its class, or the query itself."""
     rows = [("red fox runs", "a fox", "fox"), ("red fox sleeps", "the red fox", "fox"),
-            ("blue whale", "a whale", "whale"), ("grey whale", "the grey whale swims", "whale")]  # fmt: skip
+            ("blue fox whale", "a whale", "whale"), ("red whale", "the grey whale swims", "whale")]  # fmt: skip
     records = [EmbeddingRecord(q, (p,), (), label) for q, p, label in rows]
     task = EmbeddingTask("t", "retrieval", "find", records)
     options = ("data.mining.num_negatives=3", "data.mining.ratio=null")
@@ -208,8 +208,9 @@ def test_sets_of_a_config(tmp_path):
         ("{msmarco: {path: nowhere}}", "does not exist. Expected layout 'beir'"),
         ("{stsb: {}}", "no retrieval set"),
     ]:
+        cfg = config(*base, f"data.sets={sets}")
         with pytest.raises(UserError, match=message):
-            training_tasks(config(*base, f"data.sets={sets}"), retrieval_only="stsb" in sets)
+            of_stage(training_tasks(cfg), retrieval_only=True)
 
 
 def test_bundled_sets():
@@ -227,7 +228,7 @@ def test_bundled_sets():
     assert all(r.negatives for name in ("nli", "snips", "banking77") for r in tasks[name].records)
     assert sum(bool(r.negatives) for r in tasks["wikides"].records) > 20
     assert tasks["snips"].symmetric
-    labels = config("data.sets={snips: {limit: 30}}", "data.class_positives=label", name="mini")
-    (named,) = training_tasks(labels)
+    labels = config("data.class_positives=label", name="mini")
+    named = read_set(labels, "snips", SetConfig(limit=30))
     assert not named.symmetric
     assert named.records[0].positives[0] == named.records[0].label.replace("_", " ")

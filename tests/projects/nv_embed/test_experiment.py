@@ -192,7 +192,7 @@ def test_check_of_the_paper_config_says_what_each_strategy_takes():
 
     alone, eight = gib("memory, one device, or DDP"), gib("memory, FSDP on 8 devices")
     assert alone[1] < alone[0]
-    assert eight[1] < alone[1] / 2
+    assert eight[1] < alone[1] - 10  # most of 14.6 GiB of weights are elsewhere
     assert "MISSING" in table["weights: mistralai/Mistral-7B-v0.1"]
     assert "MISSING" in table["data: msmarco"]
 
