@@ -79,9 +79,13 @@ def test_two_processes_equal_one(two_ranks, in_batch):
     for state in two_ranks.run(three_steps, in_batch=in_batch, distributed=True):
         assert state.keys() == wanted.keys()
         for name, value in wanted.items():
-            torch.testing.assert_close(state[name], value, rtol=1e-8, atol=1e-10, msg=name)
-    start = encoder("model.lora_dropout=0").double().pooler.layer.latents
-    assert not torch.allclose(wanted["encoder.pooler.layer.latents"], start)
+            # the norms of the language model run in float32, and the ranks pad to other lengths
+            torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-6)
+    name = "encoder.pooler.layer.latents"
+    start = encoder("model.lora_dropout=0").double().get_parameter(name.removeprefix("encoder."))
+    other = three_steps(not in_batch, distributed=False)[name]
+    assert not torch.allclose(wanted[name], start, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(wanted[name], other, rtol=1e-5, atol=1e-5)
 
 
 def test_gradient_reaches_every_trained_parameter():
