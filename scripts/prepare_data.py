@@ -54,6 +54,9 @@ EVALUATION_TEXTS = {  # what no language model of this repository may have been 
     "sts-years/sts14.jsonl.gz": ("sentence1", "sentence2"),
     "nli/pairs-test.jsonl.gz": ("premise", "hypothesis"),
 }
+WIKIDES = {"train": 3000, "test": 1000}  # rows of the topic split
+WIKIDES_WORDS = 60  # of a paragraph
+INTENTS = ("banking77-train", "banking77-test", "snips-train", "snips-valid", "snips-test")
 LICENCES = {
     "noto-emoji.txt": "noto-emoji.txt",
     "unicode-cldr.txt": "unicode-cldr.txt",
@@ -172,6 +175,28 @@ def prepare_spoken_digits(source: Path, target: Path) -> None:
     )
 
 
+def prepare_wikides(source: Path, target: Path) -> None:
+    """Rows of smallest hash of the paragraph, in their order; paragraphs cut to their first words."""
+    target.mkdir(parents=True, exist_ok=True)
+    for split, count in WIKIDES.items():
+        path = source / f"topic-split-{split}.jsonl.gz"
+        rows = read_jsonl(path, ("source", "candidate", "target"))
+        order = sorted(range(len(rows)), key=lambda i: stable_fraction(rows[i]["source"]))
+        kept = [rows[i] for i in sorted(order[:count])]
+        for row in kept:
+            row["source"] = " ".join(row["source"].split()[:WIKIDES_WORDS])
+        write_jsonl(target / f"{split}.jsonl.gz", kept)
+
+
+def prepare_intents(source: Path, target: Path) -> None:
+    """Utterances and intents only."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in INTENTS:
+        rows = read_jsonl(source / f"{name}.jsonl.gz", ("text", "intent"))
+        slim = [{"text": row["text"], "intent": row["intent"]} for row in rows]
+        write_jsonl(target / f"{name}.jsonl.gz", slim)
+
+
 def normal(text: str) -> str:
     """Lower-case words without punctuation: what two copies of a sentence share."""
     return " ".join(re.findall(r"\w+", text.lower()))
@@ -196,6 +221,8 @@ def main(source: Path, target: Path) -> None:
     prepare_cifar10(source / "cifar10", target / "cifar10")
     prepare_sentences(source, target / "sentences-en")
     prepare_spoken_digits(source / "spoken-digits", target / "spoken-digits")
+    prepare_wikides(source / "wikides", target / "wikides")
+    prepare_intents(source / "intents", target / "intents")
     for name in COPIED:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, target / name)

@@ -152,8 +152,9 @@ def load_transformer(
     dropout: float | None = None,
     attention: Attention = "auto",
     auto_class: Any = AutoModel,
+    dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
-    """A transformers model in float32 and training mode; refuses weights that do not fill it.
+    """A transformers model in training mode; refuses weights that do not fill it.
 
     Args:
         pretrained: see `text_tower`.
@@ -162,6 +163,7 @@ def load_transformer(
         attention: "sdpa" (PyTorch's fused attention), "eager" (plain matrix products: the faster
             one in training on a CPU with short texts) or "auto", the library's choice. Dropout acts in all.
         auto_class: e.g. `transformers.AutoModelForCausalLM` for a model with its head.
+        dtype: of the weights.
 
     Raises:
         UserError: see `text_tower`, or attention that the architecture does not have.
@@ -177,13 +179,13 @@ def load_transformer(
     chosen = {} if attention == "auto" else {"attn_implementation": attention}
     if ref.kind == "random":
         with loading(ref):
-            model: PreTrainedModel = auto_class.from_config(settings, **chosen)
+            model: PreTrainedModel = auto_class.from_config(settings, **chosen).to(dtype)
         return model
     with loading(ref), quiet():
         model, info = auto_class.from_pretrained(
             _source(ref),
             config=settings,
-            dtype=torch.float32,
+            dtype=dtype,
             output_loading_info=True,
             local_files_only=ref.path is not None or is_offline(),
             **chosen,

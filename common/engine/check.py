@@ -1,12 +1,14 @@
 """`make check`: what a config would take, without data, weights or an accelerator."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from common.config import ExperimentConfig, UserError
 from common.engine.experiment import Plan
+from common.engine.module import ContrastiveModule
 from common.engine.run import prepare
 from common.engine.trainer import world_size
 
@@ -40,7 +42,7 @@ def inspect(project: str, config: str, overrides: Sequence[str]) -> dict[str, st
         "steps": f"{count_steps(cfg, plan.num_samples, global_batch):,}",
         "negatives per query": f"{module.negatives_per_query(step_batch):,}",
     }
-    rows |= memory_rows(plan, module, cfg.data.batch_size, parameters, trainable, ranks, cfg)
+    rows |= memory_rows(plan, module, cfg.data.batch_size, ranks, cfg)
     for need in plan.requirements:
         state = "present" if need.present else "MISSING"
         rows[need.name] = f"{state}: {need.location}{'' if need.present else '; ' + need.hint}"
@@ -57,48 +59,108 @@ def count_steps(cfg: ExperimentConfig, num_samples: int, global_batch: int) -> i
 
 def memory_rows(
     plan: Plan,
-    module: nn.Module,
+    module: ContrastiveModule,
     batch_size: int,
-    parameters: int,
-    trainable: int,
     ranks: int,
     cfg: ExperimentConfig,
 ) -> dict[str, str]:
-    """Memory per device: weights, gradients, optimiser, activations; DDP and FSDP."""
-    weight_bytes = 2 if cfg.trainer.precision == "bf16-true" else 4
-    # Adafactor keeps a row and a column of each matrix only
-    states = {"adamw": 2, "sgd": 1, "lars": 1, "adafactor": 0}[cfg.optim.name]
-    fixed = parameters * weight_bytes + trainable * weight_bytes * (1 + states)
+    """Memory per device by strategy: weights, gradients, optimiser; activations; their sum.
+
+    DDP keeps everything on each device. FSDP keeps a share of it and, for a moment, the weights of
+    the block that is at work (of the whole module, if it names no blocks).
+    """
+    fixed, block = fixed_bytes(module, cfg)
+    saved = None if plan.forward is None else saved_activations(plan, module, batch_size)
     rows = {"weights + gradients + optimiser": f"{fixed / GIB:.2f} GiB a device with DDP"}
     if ranks > 1:
         rows["... sharded (FSDP)"] = f"{fixed / ranks / GIB:.2f} GiB a device"
-    if plan.forward is not None:
-        saved = saved_activations(plan, module, batch_size)
-        half = cfg.trainer.precision in ("bf16-mixed", "16-mixed", "bf16-true")
-        saved //= 2 if half else 1
-        rows["activations (upper estimate)"] = f"{saved / GIB:.2f} GiB a device"
-        rows["memory estimate"] = f"{(fixed + saved) / GIB:.2f} GiB a device"
+    if saved is None:
+        return rows
+    half = 2 if cfg.trainer.precision in ("bf16-mixed", "16-mixed", "bf16-true") else 1
+    used = saved.total // half
+    rows["activations (upper estimate)"] = f"{used / GIB:.2f} GiB a device"
+    rows["memory estimate"] = f"{(fixed + used) / GIB:.2f} GiB a device"
+    if not saved.largest_block:
+        return rows
+    least = saved.recomputed // half
+    rows["... with gradient checkpointing"] = f"{least / GIB:.2f} GiB of activations a device"
+    for count in (1, *sorted({2, 4, 8, ranks} - {1})):
+        name = "one device, or DDP" if count == 1 else f"FSDP on {count} devices"
+        share = fixed if count == 1 else fixed / count + block
+        rows[f"memory, {name}"] = (
+            f"{(share + used) / GIB:.2f} GiB a device; "
+            f"{(share + least) / GIB:.2f} GiB with gradient checkpointing"
+        )
     return rows
 
 
-def saved_activations(plan: Plan, module: nn.Module, batch_size: int) -> int:
-    """Bytes that autograd keeps for the backward pass, counted on the meta device in fp32."""
+def fixed_bytes(module: ContrastiveModule, cfg: ExperimentConfig) -> tuple[int, int]:
+    """Bytes of weights, gradients and optimiser states; and of the weights of the largest block."""
+    forced = 2 if cfg.trainer.precision == "bf16-true" else None
+    # Adafactor keeps a row and a column of each matrix only
+    states = {"adamw": 2, "sgd": 1, "lars": 1, "adafactor": 0}[cfg.optim.name]
+
+    def weights(part: nn.Module) -> int:
+        return sum(p.numel() * (forced or p.element_size()) for p in part.parameters())
+
+    trained = sum(
+        p.numel() * (forced or p.element_size()) for p in module.parameters() if p.requires_grad
+    )
+    units = tuple(module.fsdp_units())
+    blocks = [weights(m) for m in module.modules() if units and isinstance(m, units)]
+    whole = weights(module)
+    return whole + trained * (1 + states), max(blocks, default=whole)
+
+
+class Saved(NamedTuple):
+    """Bytes that autograd keeps for the backward pass."""
+
+    total: int
+    largest_block: int  # saved within the block that saves most; 0 without blocks
+    recomputed: int  # kept when blocks are recomputed: their inputs, one block, all outside
+
+
+def saved_activations(plan: Plan, module: ContrastiveModule, batch_size: int) -> Saved:
+    """Bytes that autograd keeps for the backward pass, counted on the meta device in fp32.
+
+    Raises:
+        UserError: an operation without a meta implementation.
+    """
     seen: dict[int, torch.Tensor] = {}
     own = {id(p) for p in module.parameters()}
-    total = 0
+    inside: dict[int, int] = {}  # block -> bytes; -1: outside of all blocks
+    inputs: dict[int, int] = {}
+    stack = [-1]
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal total
         base = tensor._base if tensor._base is not None else tensor
         if id(base) not in seen and id(base) not in own:
             seen[id(base)] = base  # keeps it alive, so that ids stay unique
-            total += base.numel() * base.element_size()
+            inside[stack[-1]] = inside.get(stack[-1], 0) + base.numel() * base.element_size()
         return tensor
 
+    def enter(block: nn.Module, args: tuple[Any, ...]) -> None:
+        stack.append(id(block))
+        inputs[id(block)] = sum(
+            a.numel() * a.element_size() for a in args if isinstance(a, torch.Tensor)
+        )
+
+    def leave(block: nn.Module, args: Any, output: Any) -> None:
+        stack.pop()
+
+    units = tuple(module.fsdp_units())
+    blocks = [m for m in module.modules() if units and isinstance(m, units)]
+    handles = [b.register_forward_pre_hook(enter) for b in blocks]
+    handles += [b.register_forward_hook(leave) for b in blocks]
     assert plan.forward is not None
     try:
         with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             plan.forward(module, batch_size)
     except NotImplementedError as error:
         raise UserError(f"cannot estimate activations: {error}") from error
-    return total
+    finally:
+        for handle in handles:
+            handle.remove()
+    largest = max((v for k, v in inside.items() if k != -1), default=0)
+    outside = inside.get(-1, 0)
+    return Saved(sum(inside.values()), largest, outside + sum(inputs.values()) + largest)

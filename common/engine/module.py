@@ -54,6 +54,10 @@ class ContrastiveModule(LightningModule):
         """Optimiser groups; by default weight decay spares biases, norms and logit scales."""
         return decay_groups(self.named_parameters(), self.optim.weight_decay)
 
+    def fsdp_units(self) -> set[type[nn.Module]]:
+        """Classes of the repeated blocks that FSDP shards one by one; empty: the module as one."""
+        return set()
+
     def compile_encoders(self) -> None:
         """Compile every direct child network in place (keys of the state dict do not change)."""
         for child in self.children():

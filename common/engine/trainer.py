@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+from torch import nn
 
 from common.config import ExperimentConfig, TrainerConfig, UserError
 from common.engine.callbacks import EMA, LogTerms, SaveBadBatch, StepSeed, StopSignal
@@ -128,7 +129,7 @@ def build_trainer(
         accelerator=trainer_cfg.accelerator,
         devices=trainer_cfg.devices,
         num_nodes=trainer_cfg.num_nodes,
-        strategy=_strategy(trainer_cfg),
+        strategy=_strategy(trainer_cfg, stage.module.fsdp_units()),
         precision=trainer_cfg.precision,
         max_steps=steps,
         max_epochs=-1,
@@ -176,9 +177,9 @@ def _validation_interval(cfg: TrainerConfig) -> int:
     return cfg.val_every_n_steps * cfg.accumulate_grad_batches
 
 
-def _strategy(cfg: TrainerConfig) -> Any:
+def _strategy(cfg: TrainerConfig, units: set[type[nn.Module]]) -> Any:
     if cfg.strategy == "fsdp":
-        return FSDPStrategy(state_dict_type="full")
+        return FSDPStrategy(state_dict_type="full", auto_wrap_policy=units or None)
     if cfg.strategy == "ddp" or (cfg.strategy == "auto" and world_size(cfg) > 1):
         return DDPStrategy(gradient_as_bucket_view=True, static_graph=False)
     if cfg.strategy not in ("auto", "ddp", "fsdp"):

@@ -117,6 +117,27 @@ class BM25:
             torch.cat([p.scores for p in parts]), torch.cat([p.indices for p in parts])
         )
 
+    def pair_scores(self, queries: Sequence[str], documents: Indices) -> Tensor:
+        """The lowest score among some documents of every query, (Q,) float64.
+
+        Args:
+            queries: Q texts.
+            documents: document indices per query, one or a list each; every query needs one.
+
+        Raises:
+            ValueError: a query without a document, or an index out of range.
+        """
+        pairs = index_pairs(documents, len(queries), self._impacts.shape[1], "documents")
+        if len(set(pairs[:, 0].tolist())) != len(queries):
+            raise ValueError("every query needs a document")
+        worst = torch.full((len(queries),), torch.inf, dtype=torch.float64)
+        for rows in blocks(len(queries), 256):
+            inside = (pairs[:, 0] >= rows.start) & (pairs[:, 0] < rows.stop)
+            own = pairs[inside] - torch.tensor([rows.start, 0])
+            score = self._scores(queries[rows])[own[:, 0], own[:, 1]]
+            worst[rows] = worst[rows].scatter_reduce(0, own[:, 0], score, "amin")
+        return worst
+
     def _scores(self, queries: Sequence[str]) -> Tensor:
         words = [Counter(self._tokenizer(text)) for text in queries]
         known = [Counter({w: n for w, n in c.items() if w in self._vocabulary}) for c in words]

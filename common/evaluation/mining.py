@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from common.evaluation.search import search
+from common.evaluation.search import SearchResult, search
 from common.evaluation.similarity import Indices, Metric, as_pair, index_pairs
 
 
@@ -57,11 +57,42 @@ def mine_hard_negatives(
             f"{num_negatives} negatives after skipping {skip} do not fit into {depth} candidates"
         )
     found = search(query, gallery, depth, metric=metric, exclude=positives, chunk_size=chunk_size)
-    keep = torch.ones_like(found.indices, dtype=torch.bool)
-    keep[:, :skip] = False
+    limit = None
     if max_positive_ratio is not None:
         limit = _lowest_positive(query, gallery, pairs, metric)
-        limit = torch.where(limit > 0, limit * max_positive_ratio, limit)
+    return select_negatives(found, num_negatives, limit, ratio=max_positive_ratio or 1.0, skip=skip)
+
+
+def select_negatives(
+    found: SearchResult,
+    num_negatives: int,
+    positive_score: Tensor | None = None,
+    *,
+    ratio: float = 0.95,
+    skip: int = 0,
+) -> Tensor:
+    """The best candidates of a search that may be negatives.
+
+    A candidate whose score is above ``ratio`` times the positive's (above the positive itself, if
+    that is not greater than 0) is taken for a false negative and left out.
+
+    Source: Moreira et al. 2024, "NV-Retriever", section 3 (TopK-PercPos), arXiv 2407.15831.
+
+    Args:
+        found: candidates without the positives, best first, (Q, C) each; index -1 or score -inf
+            marks no candidate.
+        num_negatives: K <= C.
+        positive_score: (Q,) score of each query's (worst) positive; None: no filter.
+        ratio: in (0, 1].
+        skip: nearest candidates to leave out first.
+
+    Returns:
+        (Q, K) int64 indices on the CPU, filled up with -1.
+    """
+    keep = found.scores.gt(-torch.inf) & found.indices.ge(0)
+    keep[:, :skip] = False
+    if positive_score is not None:
+        limit = torch.where(positive_score > 0, positive_score * ratio, positive_score)
         keep &= found.scores <= limit[:, None]
     # Kept candidates first, each group in its order.
     order = (~keep).int().argsort(dim=1, stable=True)[:, :num_negatives]

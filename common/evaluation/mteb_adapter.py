@@ -26,7 +26,8 @@ class MtebEncoder:
         encoder: a `SentenceEncoder`, or a function list of B texts -> (B, D) in evaluation mode.
         name: of the model, in the results.
         prompts: text that is put before every input, by MTEB's rules for the key: task name or
-            task type, each with or without ``-query`` / ``-document``, or only these two words.
+            task type, each with or without ``-query`` / ``-document``, or only these two words. An
+            encoder with a method ``encode_prompted(texts, prompt, batch_size)`` gets it apart.
 
     Attributes:
         used_prompts: what every encoded input got, ``"<task>/<query, document or text>" -> prompt``.
@@ -64,7 +65,10 @@ class MtebEncoder:
         prompt = "" if key is None else self.prompts[key]
         role = "text" if prompt_type is None else str(prompt_type.value)
         self.used_prompts[f"{task_metadata.name}/{role}"] = prompt
-        texts = [prompt + text for batch in inputs for text in batch["text"]]
+        texts = [text for batch in inputs for text in batch["text"]]
+        if hasattr(self.encoder, "encode_prompted"):
+            return self.encoder.encode_prompted(texts, prompt, batch_size).numpy()
+        texts = [prompt + text for text in texts]
         return embed_texts(self.encoder, texts, batch_size).numpy()
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:

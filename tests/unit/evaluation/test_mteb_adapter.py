@@ -107,3 +107,20 @@ def test_adapter_is_an_encoder_of_mteb(encoder):
 def test_unknown_task(encoder, tmp_path):
     with pytest.raises(UserError, match="unknown MTEB task"):
         evaluate_mteb(encoder, ["NoSuchTask"], tmp_path / "m.json", name="tiny")
+
+
+def test_an_encoder_that_takes_prompts_apart_gets_texts_without_them(encoder, tmp_path):
+    seen = []
+
+    class Instructed:
+        def encode_prompted(self, texts, prompt, batch_size):
+            seen.append((sorted(texts), prompt))
+            return encoder.encode(texts)
+
+    found = evaluate_mteb(
+        Instructed(), [local_sts()], tmp_path / "m.json", name="i", prompts={"STS": "same meaning"}
+    )
+    assert {prompt for _, prompt in seen} == {"same meaning"}
+    assert all(not text.startswith("same meaning") for texts, _ in seen for text in texts)
+    ours = spearman(pair_cosine(encoder.encode(FIRST), encoder.encode(SECOND)), GOLD)
+    assert found["mteb_LocalSTS"] == pytest.approx(ours, abs=1e-6)

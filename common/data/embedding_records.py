@@ -1,0 +1,239 @@
+"""Training examples of embedding tasks: one query, its positives and its hard negatives.
+
+Source: Lee et al. 2024, "NV-Embed", section 4, arXiv 2405.17428 (how labelled and graded data
+become such examples).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from common.config import UserError
+from common.data.samplers import sample_rng
+from common.data.tables import read_jsonl, write_jsonl
+
+TaskKind = Literal["retrieval", "sts", "classification", "clustering"]
+ClassPositives = Literal["example", "label"]
+
+STS_POSITIVE = 4.0  # least score, of 5, of a pair that counts as a positive
+_CLASS_STREAM = 2**31 + 21
+
+
+@dataclass(frozen=True)
+class EmbeddingRecord:
+    """One example.
+
+    Attributes:
+        query: text that is searched with.
+        positives: at least one text that it should find.
+        negatives: texts that it should not find; may be empty.
+        label: class of the query in a labelled set, else None.
+    """
+
+    query: str
+    positives: tuple[str, ...]
+    negatives: tuple[str, ...] = ()
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.positives:
+            raise ValueError(f"a record needs a positive: {self.query[:60]!r}")
+
+
+@dataclass(frozen=True)
+class EmbeddingTask:
+    """A training set with its instruction.
+
+    Attributes:
+        name: unique among the sets of a mixture.
+        kind: what it was made of.
+        instruction: put before queries; before documents too if `symmetric`.
+        records: the examples.
+        symmetric: query and document are texts of the same sort.
+    """
+
+    name: str
+    kind: TaskKind
+    instruction: str
+    records: Sequence[EmbeddingRecord] = field(repr=False)
+    symmetric: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.records:
+            raise UserError(f"the training set '{self.name}' holds no example")
+
+    @property
+    def document_instruction(self) -> str:
+        """What is put before positives and negatives."""
+        return self.instruction if self.symmetric else ""
+
+    def documents(self) -> list[str]:
+        """Distinct positives and negatives, in order of appearance."""
+        texts = (text for r in self.records for text in (*r.positives, *r.negatives))
+        return list(dict.fromkeys(texts))
+
+
+def class_records(
+    texts: Sequence[str],
+    labels: Sequence[str],
+    num_negatives: int,
+    *,
+    positives: ClassPositives = "example",
+    label_texts: Mapping[str, str] | None = None,
+    binary_as_label: bool = True,
+    seed: int = 0,
+) -> list[EmbeddingRecord]:
+    """Examples of a labelled set.
+
+    "example": the positive is a random other text of the class, the negatives are random texts of
+    other classes. "label": they are the names of the classes. A class with a single text gives no
+    example in the first case.
+
+    Source: Lee et al. 2024, section 4.2 (non-retrieval data).
+
+    Args:
+        texts: N texts.
+        labels: N classes, at least two different ones.
+        num_negatives: negatives of each example; by name at most the other classes.
+        positives: see above.
+        label_texts: words for each class; None: its name with spaces for underscores.
+        binary_as_label: sets of two classes always use the names of the classes.
+        seed: of the draw.
+
+    Raises:
+        UserError: fewer than two classes, or lists of unequal length.
+    """
+    if len(texts) != len(labels):
+        raise UserError(f"{len(texts)} texts have {len(labels)} labels")
+    members: dict[str, list[int]] = {}
+    for i, label in enumerate(labels):
+        members.setdefault(label, []).append(i)
+    if len(members) < 2:
+        raise UserError(f"a labelled set needs at least two classes, got {sorted(members)}")
+    names = {c: (label_texts or {}).get(c, c.replace("_", " ")) for c in members}
+    by_name = positives == "label" or (binary_as_label and len(members) == 2)
+    others = {c: [o for o in sorted(members) if o != c] for c in members}
+    rng = sample_rng(seed, 0, 0, _CLASS_STREAM)
+    found = []
+    for i, (text, label) in enumerate(zip(texts, labels, strict=True)):
+        wrong, own = others[label], members[label]
+        if by_name:
+            chosen = rng.permutation(len(wrong))[:num_negatives]
+            negatives = tuple(names[wrong[j]] for j in chosen)
+            found.append(EmbeddingRecord(text, (names[label],), negatives, label))
+            continue
+        draws = rng.random(2 * num_negatives)
+        pools = [members[wrong[int(u * len(wrong))]] for u in draws[:num_negatives]]
+        negatives = tuple(
+            texts[pool[int(u * len(pool))]]
+            for pool, u in zip(pools, draws[num_negatives:], strict=True)
+        )
+        start = int(rng.integers(len(own)))  # the first other text from a random place on
+        places = (own[(start + step) % len(own)] for step in range(len(own)))
+        right = next((texts[j] for j in places if j != i and texts[j] != text), None)
+        if right is not None:
+            found.append(EmbeddingRecord(text, (right,), negatives, label))
+    return found
+
+
+def sts_records(
+    first: Sequence[str],
+    second: Sequence[str],
+    scores: Sequence[float],
+    *,
+    threshold: float = STS_POSITIVE,
+) -> list[EmbeddingRecord]:
+    """Both directions of every pair of at least `threshold`; other pairs are dropped.
+
+    Source: Lee et al. 2024, section 4.2.
+    """
+    kept = [
+        (a, b) for a, b, s in zip(first, second, scores, strict=True) if s >= threshold and a != b
+    ]
+    return [EmbeddingRecord(q, (d,)) for a, b in kept for q, d in ((a, b), (b, a))]
+
+
+def nli_records(rows: Sequence[tuple[str, str, str]]) -> list[EmbeddingRecord]:
+    """Premise -> entailed sentences, with what contradicts or stays open as negatives.
+
+    Args:
+        rows: (premise, hypothesis, label); labels entailment, neutral, contradiction.
+    """
+    grouped: dict[str, tuple[list[str], list[str]]] = {}
+    for premise, hypothesis, label in rows:
+        sides = grouped.setdefault(premise, ([], []))
+        if label in ("entailment", "neutral", "contradiction"):
+            sides[label != "entailment"].append(hypothesis)
+    return [
+        EmbeddingRecord(premise, tuple(right), tuple(wrong))
+        for premise, (right, wrong) in grouped.items()
+        if right
+    ]
+
+
+def with_negatives(
+    records: Sequence[EmbeddingRecord], negatives: Sequence[Sequence[str]]
+) -> list[EmbeddingRecord]:
+    """Records with mined negatives after their own; a text occurs once, and no positive does."""
+    merged = []
+    for record, mined in zip(records, negatives, strict=True):
+        texts = dict.fromkeys((*record.negatives, *mined))
+        taken = {record.query, *record.positives}
+        merged.append(replace(record, negatives=tuple(t for t in texts if t not in taken)))
+    return merged
+
+
+# -- on disk -------------------------------------------------------------------------------------
+
+
+def write_task(path: str | Path, task: EmbeddingTask) -> None:
+    """Write a task as unified records: task, instruction, query, pos, neg, symmetric, label."""
+    rows: list[dict[str, Any]] = [
+        {
+            "task": task.name,
+            "kind": task.kind,
+            "instruction": task.instruction,
+            "query": r.query,
+            "pos": list(r.positives),
+            "neg": list(r.negatives),
+            "symmetric": task.symmetric,
+            "label": r.label,
+        }
+        for r in task.records
+    ]
+    write_jsonl(path, rows)
+
+
+def read_task(path: str | Path) -> EmbeddingTask:
+    """Read what `write_task` wrote; ``kind`` and ``label`` may be absent.
+
+    Raises:
+        UserError: missing file, columns or positives, or rows of several tasks.
+    """
+    rows = read_jsonl(path, ("task", "instruction", "query", "pos", "neg", "symmetric"))
+    heads = {(r["task"], r["instruction"], bool(r["symmetric"])) for r in rows}
+    if len(heads) != 1:
+        raise UserError(f"{path} must hold the records of one task, it holds {len(heads)}")
+    name, instruction, symmetric = heads.pop()
+    try:
+        records = [
+            EmbeddingRecord(r["query"], tuple(r["pos"]), tuple(r["neg"]), r.get("label"))
+            for r in rows
+        ]
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    kind: TaskKind = rows[0].get("kind", "retrieval")
+    return EmbeddingTask(name, kind, instruction, records, symmetric)
+
+
+def limited(
+    records: Sequence[EmbeddingRecord], limit: int | None, seed: int
+) -> list[EmbeddingRecord]:
+    """At most `limit` records, drawn by the seed, in their order."""
+    if limit is None or limit >= len(records):
+        return list(records)
+    order = sample_rng(seed, 0, 0, _CLASS_STREAM + 1).permutation(len(records))[:limit]
+    return [records[i] for i in np.sort(order)]

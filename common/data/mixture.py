@@ -1,0 +1,89 @@
+"""Several training sets in one stream: blended batches, or batches of one set each.
+
+Source: Lee et al. 2024, "NV-Embed", section 4.2, arXiv 2405.17428 (well-blended batches).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from common.config import UserError
+from common.data.samplers import sample_rng
+
+_ORDER_STREAM, _ROW_STREAM = 2**31 + 31, 2**31 + 32
+
+
+class TaskMixture:
+    """Which example of which set stands at which place of an epoch.
+
+    An epoch holds a fixed number of examples of every set, so proportions are exact. A set is gone
+    through in fresh permutations, each to its end before the next, whatever its share of an epoch.
+    All is a function of (seed, epoch): any number of ranks and loader processes reads the same.
+
+    Args:
+        sizes: examples of each set.
+        samples: examples of each set in an epoch; may be smaller or larger than the set.
+        seed: the experiment's seed.
+        global_batch_size: rows of a batch over all ranks.
+        homogeneous: every batch holds examples of one set; what does not fill a batch is left for
+            another epoch.
+
+    Raises:
+        UserError: an empty set, or a share that does not fill one batch.
+
+    >>> [len(TaskMixture([3, 9], [4, 4], 0, 4).order(e)) for e in range(2)]
+    [8, 8]
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        samples: Sequence[int],
+        seed: int,
+        global_batch_size: int,
+        *,
+        homogeneous: bool = False,
+    ) -> None:
+        if len(sizes) != len(samples) or not sizes or min(sizes) < 1 or min(samples) < 1:
+            raise UserError(f"a mixture needs examples of every set: {sizes}, shares {samples}")
+        if homogeneous:
+            samples = [count // global_batch_size * global_batch_size for count in samples]
+            if min(samples) < 1:
+                raise UserError(
+                    f"homogeneous batches of {global_batch_size} need as many examples of every "
+                    f"set in an epoch; the shares allow {list(samples)}"
+                )
+        self.sizes, self.samples, self.seed = list(sizes), list(samples), seed
+        self.global_batch_size, self.homogeneous = global_batch_size, homogeneous
+        self._cache: tuple[int, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return sum(self.samples)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """(N, 2) int64: set and row within it, of every place of the epoch."""
+        if self._cache is None or self._cache[0] != epoch:
+            self._cache = epoch, self._order(epoch)
+        return self._cache[1]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        parts = [
+            np.stack([np.full(count, t), self._rows(t, epoch)], axis=1)
+            for t, count in enumerate(self.samples)
+        ]
+        rng = sample_rng(self.seed, epoch, 0, _ORDER_STREAM)
+        rows = np.concatenate(parts).astype(np.int64)
+        if not self.homogeneous:
+            return rng.permutation(rows)
+        batches = rows.reshape(-1, self.global_batch_size, 2)
+        return rng.permutation(batches).reshape(-1, 2)
+
+    def _rows(self, task: int, epoch: int) -> np.ndarray:
+        size, count = self.sizes[task], self.samples[task]
+        first = epoch * count
+        rounds = range(first // size, (first + count - 1) // size + 1)
+        drawn = np.concatenate(
+            [sample_rng(self.seed, r, task, _ROW_STREAM).permutation(size) for r in rounds]
+        )
+        start = first - rounds[0] * size
+        return drawn[start : start + count]

@@ -1,0 +1,58 @@
+"""NV-Embed: bidirectional LLMs with latent attention as text embedders (Lee et al., ICLR 2025)."""
+
+from typing import TYPE_CHECKING
+
+from projects.nv_embed.config import Config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from common.engine import Experiment, Workspace
+    from common.engine.module import ContrastiveModule
+
+__all__ = ["Config", "build"]
+
+PROBES = ["A small cat sleeps.", "Two men are repairing the roof of an old house."]
+
+
+def build(cfg: Config) -> "Experiment":
+    """The experiment of a config; heavy imports happen here."""
+    from common.engine import Experiment
+    from common.export.instructed import load_instructed, save_instructed
+    from projects.nv_embed.evaluate import evaluate
+    from projects.nv_embed.module import NvEmbed
+    from projects.nv_embed.stages import plan, stages
+    from projects.nv_embed.tasks import mine, mteb
+
+    def own(module: "ContrastiveModule") -> NvEmbed:
+        assert isinstance(module, NvEmbed)
+        return module
+
+    def export(module: "ContrastiveModule", folder: "Path") -> None:
+        save_instructed(own(module).encoder, folder)
+
+    def embed(module: "ContrastiveModule") -> "dict[str, Tensor]":
+        encoder = own(module).encoder
+        return {
+            "documents": encoder.encode(PROBES),
+            "queries": encoder.encode(PROBES, instruction="Find a title"),
+        }
+
+    def mine_task(workspace: "Workspace") -> None:
+        mine(cfg, workspace, experiment)
+
+    def mteb_task(workspace: "Workspace") -> None:
+        mteb(cfg, workspace, experiment)
+
+    experiment = Experiment(
+        stages=lambda: stages(cfg),
+        evaluate=lambda module, workspace: evaluate(cfg, own(module), workspace),
+        export=export,
+        load_export=lambda folder: NvEmbed(cfg, load_instructed(folder)),
+        embed=embed,
+        plan=lambda: plan(cfg),
+        tasks={"mine": mine_task, "mteb": mteb_task},
+    )
+    return experiment

@@ -1,0 +1,160 @@
+"""What can be set in an NV-Embed experiment."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from common.config import DataConfig, ExperimentConfig
+
+BUNDLED_EVAL = ("wikides", "wikides_rerank", "snips", "banking77", "banking77_clusters", "nli_pairs",
+                "stsb")  # fmt: skip
+SYNTHETIC_EVAL = ("retrieval", "reranking", "classification", "clustering", "pair_classification",
+                  "sts", "summarisation")  # fmt: skip
+
+
+@dataclass
+class SetConfig:
+    """One training set; what is left out comes from common.data.instruction_registry by its name."""
+
+    samples: int = 1000  # examples in an epoch: the proportion of the set in a blended batch
+    path: str | None = None  # file or folder below data.root; None: bundled or synthetic
+    limit: int | None = None  # examples that are kept, drawn by the seed
+    kind: Literal["retrieval", "sts", "classification", "clustering"] | None = None
+    layout: (
+        Literal["records", "beir", "pairs", "dpr", "tevatron", "squad", "nli", "sts", "labelled",
+                "clusters"] | None
+    ) = None  # fmt: skip
+    instruction: str | None = None
+    symmetric: bool | None = None  # documents get the instruction too
+    mine: bool | None = None  # negatives are mined; None: in sets whose files have none
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or (self.limit or 1) < 1:
+            raise ValueError("data.sets.*.samples and data.sets.*.limit must be >= 1")
+
+
+@dataclass
+class MiningConfig:
+    """Hard negatives of retrieval and STS sets, found in the sets' own documents."""
+
+    # none: only negatives of the files; bm25: when a run begins, and by the task `mine`;
+    # encoder: by the task only, with an exported encoder
+    teacher: Literal["none", "bm25", "encoder"] = "none"
+    encoder: str | None = None  # folder written by `make export`
+    ratio: float | None = (
+        0.95  # of the positive's score, above which nothing is a negative; None: off
+    )
+    num_negatives: int = 7  # kept for each query
+    candidates: int = 100  # nearest documents that are looked at
+    output: str | None = (
+        None  # task: folder of the files <set>.jsonl; None: below the task's folder
+    )
+
+    def __post_init__(self) -> None:
+        if self.ratio is not None and not 0 < self.ratio <= 1:
+            raise ValueError("data.mining.ratio must be in (0, 1], or null for no filter")
+        if (self.teacher == "encoder") != (self.encoder is not None):
+            raise ValueError("data.mining.teacher=encoder and data.mining.encoder belong together")
+
+
+@dataclass
+class InstructionData(DataConfig):
+    """Training sets and batches."""
+
+    source: Literal["synthetic", "sets"] = "sets"
+    sets: dict[str, SetConfig] = field(default_factory=dict)
+    num_negatives: int = 7  # hard negatives of a query
+    batches: Literal["blended", "homogeneous"] = "blended"
+    class_positives: Literal["example", "label"] = "example"  # of labelled sets with > 2 classes
+    max_length: int = 512  # tokens in training, instruction and special tokens included
+    mining: MiningConfig = field(default_factory=MiningConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_negatives < 1 or self.max_length < 8:
+            raise ValueError("data.num_negatives must be >= 1 and data.max_length >= 8")
+
+
+@dataclass
+class ModelConfig:
+    """The encoder."""
+
+    pretrained: str = "bundled:causal-lm"  # see common.encoders.resolve_pretrained
+    config: dict[str, Any] | None = None  # with pretrained=random: model_type and its fields
+    attention: Literal["auto", "eager", "sdpa"] = "auto"
+    causal: bool = False  # keep the causal mask (ablation)
+    pooling: Literal["last", "mean", "latent", "self_attention"] = "latent"
+    num_latents: int = 512
+    heads: int = 8  # of the pooling layer
+    dim_head: int | None = None  # of the pooling layer; None: width of the model, as released
+    lora_rank: int | None = 16  # None trains all weights
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.1
+    lora_targets: str = "all-linear"  # or names of layers, separated by commas
+    weights: Literal["float32", "bfloat16"] = "float32"  # of the frozen model
+    grad_checkpointing: bool = False
+    max_length: int = 512  # tokens outside training
+    # which tokens are the instruction: exact; released: the official code's count, one less;
+    # pooled: the instruction is pooled too
+    instruction_span: Literal["exact", "released", "pooled"] = "exact"
+
+    def __post_init__(self) -> None:
+        if self.lora_rank is None and self.weights == "bfloat16":
+            raise ValueError("model.weights=bfloat16 is for a frozen model: it needs lora_rank")
+
+
+@dataclass
+class MethodConfig:
+    """Objective and order of the stages."""
+
+    temperature: float = 0.02  # tau, divides the cosines
+    # two_stage: retrieval with in-batch negatives, then everything without; reversed: the same
+    # stages the other way round; single and single_in_batch: one stage on everything
+    schedule: Literal["two_stage", "reversed", "single", "single_in_batch"] = "two_stage"
+    stage_1_steps: int = 20000  # the second stage has the rest of trainer.max_steps
+    stage_2_lr: float = 1.5e-5  # peak learning rate of the stage without in-batch negatives
+    shared_hard_negatives: bool = True  # in-batch: other queries' hard negatives count too
+    gather: bool = True  # in-batch negatives of all ranks
+    loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0 or self.stage_2_lr <= 0:
+            raise ValueError("method.temperature and method.stage_2_lr must be > 0")
+
+
+@dataclass
+class EvalConfig:
+    """Tasks on bundled (or synthetic) data, and those of MTEB for `make run TASK=mteb`."""
+
+    tasks: list[str] = field(default_factory=lambda: list(BUNDLED_EVAL))
+    primary: list[str] = field(default_factory=lambda: ["wikides", "snips", "banking77", "stsb"])
+    max_items: int | None = None  # texts, pairs or queries of a task
+    batch_size: int = 64
+    planted: bool = True  # measure the miner against planted positives
+    mteb_tasks: list[str] = field(default_factory=list)  # empty: the 56 English ones
+    run: str = "latest"  # of the task mteb: run of this config, or a folder by `make export`
+
+
+@dataclass
+class Config(ExperimentConfig):
+    """NV-Embed experiment."""
+
+    data: InstructionData = field(default_factory=InstructionData)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data.source == "sets" and not self.data.sets:
+            raise ValueError("data.sets names no training set")
+        known = SYNTHETIC_EVAL if self.data.source == "synthetic" else BUNDLED_EVAL
+        for name in (*self.eval.tasks, *self.eval.primary):
+            if name not in known:
+                raise ValueError(f"eval.tasks: no task '{name}'; known: {', '.join(known)}")
+        if not set(self.eval.primary) <= set(self.eval.tasks):
+            raise ValueError("eval.primary must be among eval.tasks")
+        if self.trainer.max_steps is None:
+            raise ValueError("set trainer.max_steps: the steps of both stages together")
+        staged = self.method.schedule in ("two_stage", "reversed")
+        if staged and not 0 < self.method.stage_1_steps < self.trainer.max_steps:
+            raise ValueError("method.stage_1_steps must be in (0, trainer.max_steps)")

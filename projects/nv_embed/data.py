@@ -1,0 +1,212 @@
+"""The training sets of a config, and the batches of a stage."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from common.config import UserError
+from common.data.embedding_readers import read_labels, read_records
+from common.data.embedding_records import (
+    EmbeddingRecord,
+    EmbeddingTask,
+    class_records,
+    limited,
+    nli_records,
+    read_task,
+    sts_records,
+    with_negatives,
+)
+from common.data.instruction_batches import InstructionBatches
+from common.data.instruction_registry import TRAINING_SETS, KnownSet, known_set
+from common.data.lookup import bundled, data_root
+from common.data.mixture import TaskMixture
+from common.data.module import ContrastiveData
+from common.data.synthetic import synthetic_sentences
+from common.data.tables import read_jsonl
+from common.data.text_sets import load_nli_pairs, load_sts
+from common.encoders.instructed import InstructedEncoder
+from common.engine.trainer import world_size
+from common.evaluation.text_mining import mine_text_negatives
+from projects.nv_embed.config import Config, SetConfig
+
+BUNDLED_SETS = ("wikides", "nli", "snips", "banking77", "stsb")
+BUNDLED_FOLDERS = {"wikides": "wikides", "nli": "nli", "snips": "intents", "banking77": "intents",
+                   "stsb": "stsb"}  # fmt: skip
+SYNTHETIC_SETS = ("retrieval", "sts", "classification")
+_SYNTHETIC_SIZE, _SYNTHETIC_CLASSES = 96, 4
+
+
+def training_tasks(cfg: Config, *, mine: bool = True) -> list[EmbeddingTask]:
+    """The config's sets, with mined negatives if it says so and `mine` does not forbid it.
+
+    Raises:
+        UserError: unknown set, missing file, or a set without an example.
+    """
+    if cfg.data.source == "synthetic":
+        tasks = synthetic_tasks(cfg)
+    else:
+        tasks = [read_set(cfg, name, options) for name, options in cfg.data.sets.items()]
+    if mine and cfg.data.mining.teacher == "bm25":
+        tasks = [mined(cfg, task) if wants_negatives(cfg, task) else task for task in tasks]
+    return tasks
+
+
+def wants_negatives(cfg: Config, task: EmbeddingTask) -> bool:
+    """Whether negatives are mined for a set."""
+    asked = cfg.data.sets[task.name].mine if task.name in cfg.data.sets else None
+    if task.kind not in ("retrieval", "sts"):
+        return False
+    return not any(record.negatives for record in task.records) if asked is None else asked
+
+
+def of_stage(tasks: list[EmbeddingTask], *, retrieval_only: bool) -> list[EmbeddingTask]:
+    """The sets of a stage.
+
+    Raises:
+        UserError: there is none.
+    """
+    chosen = [task for task in tasks if task.kind == "retrieval" or not retrieval_only]
+    if not chosen:
+        raise UserError("data.sets holds no retrieval set for the stage with in-batch negatives")
+    return chosen
+
+
+def described(name: str, options: SetConfig) -> KnownSet:
+    """Kind, layout and instruction of a set: the registry's, unless the config says otherwise."""
+    own = (options.kind, options.layout, options.instruction)
+    unknown = name not in TRAINING_SETS and None not in own
+    known = KnownSet(*own) if unknown else known_set(name)  # type: ignore[arg-type]
+    return KnownSet(
+        options.kind or known.kind,
+        options.layout or known.layout,
+        known.instruction if options.instruction is None else options.instruction,
+        known.symmetric if options.symmetric is None else options.symmetric,
+    )
+
+
+def read_set(cfg: Config, name: str, options: SetConfig) -> EmbeddingTask:
+    """One training set."""
+    known = described(name, options)
+    if options.path is not None:
+        path = Path(options.path).expanduser()
+        path = path if path.exists() else data_root(cfg.data.root) / path
+        if not path.exists():
+            raise UserError(
+                f"training set '{name}': {path} does not exist. Expected layout "
+                f"'{known.layout}' (see common/data/embedding_readers.py); set data.root or "
+                f"data.sets.{name}.path"
+            )
+        if known.layout == "records":
+            task = read_task(path)
+            records: Sequence[EmbeddingRecord] = task.records
+        elif known.layout in ("labelled", "clusters"):
+            records = _by_class(cfg, *read_labels(path, known.layout))  # type: ignore[arg-type]
+        else:
+            records = read_records(path, known.layout)
+    elif name in BUNDLED_SETS:
+        records = bundled_records(cfg, name)
+    else:
+        raise UserError(
+            f"training set '{name}' is not bundled: give its file in data.sets.{name}.path"
+        )
+    records = limited(records, options.limit, cfg.seed)
+    symmetric = known.symmetric
+    if known.kind in ("classification", "clustering") and cfg.data.class_positives == "label":
+        symmetric = bool(options.symmetric)  # names of classes are no texts of the set
+    return EmbeddingTask(name, known.kind, known.instruction, records, symmetric)
+
+
+def bundled_records(cfg: Config, name: str) -> list[EmbeddingRecord]:
+    """Training part of a set that ships with the repository."""
+    root = cfg.data.root
+    if name == "wikides":
+        rows = read_jsonl(bundled("wikides", root) / "train.jsonl.gz", ("source", "target"))
+        return [EmbeddingRecord(r["source"], (r["target"],), (), r["target"].lower()) for r in rows]
+    if name == "nli":
+        return nli_records(load_nli_pairs(root))
+    if name == "stsb":
+        sts = load_sts(root, "stsb-train")
+        return sts_records(sts.first, sts.second, sts.scores)
+    rows = read_jsonl(bundled("intents", root) / f"{name}-train.jsonl.gz", ("text", "intent"))
+    return _by_class(cfg, [r["text"] for r in rows], [r["intent"] for r in rows])
+
+
+def _by_class(cfg: Config, texts: Sequence[str], labels: Sequence[str]) -> list[EmbeddingRecord]:
+    return class_records(
+        texts, labels, cfg.data.num_negatives, positives=cfg.data.class_positives, seed=cfg.seed
+    )
+
+
+def mined(cfg: Config, task: EmbeddingTask) -> EmbeddingTask:
+    """The set with BM25 negatives from its own documents after those that it has."""
+    options, documents = cfg.data.mining, task.documents()
+    place = {text: i for i, text in enumerate(documents)}
+    right = right_places(task, place)
+    found = mine_text_negatives(
+        [r.query for r in task.records], documents, right, options.num_negatives,
+        ratio=options.ratio, candidates=options.candidates,
+    )  # fmt: skip
+    records = with_negatives(task.records, found.texts(documents))
+    return EmbeddingTask(task.name, task.kind, task.instruction, records, task.symmetric)
+
+
+def right_places(task: EmbeddingTask, place: dict[str, int]) -> list[list[int]]:
+    """Documents that are no negatives of a record: positives of its query or its class."""
+    by_query: dict[str, set[int]] = {}
+    by_class: dict[str, set[int]] = {}
+    for record in task.records:
+        own = {place[text] for text in record.positives}
+        by_query.setdefault(record.query, set()).update(own)
+        if record.label is not None:
+            by_class.setdefault(record.label, set()).update(own)
+    return [
+        sorted(
+            by_query[r.query]
+            | by_class.get(r.label or "", set())
+            | ({place[r.query]} if r.query in place else set())
+        )
+        for r in task.records
+    ]
+
+
+def synthetic_tasks(cfg: Config) -> list[EmbeddingTask]:
+    """One small made-up set of each kind: sentences that share words belong together."""
+    count = _SYNTHETIC_SIZE
+    base = synthetic_sentences(2 * count, seed=cfg.seed)
+    pairs = [
+        EmbeddingRecord(f"{a} {b}", (a,)) for a, b in zip(base[:count], base[count:], strict=True)
+    ]
+    labels = [f"class {i % _SYNTHETIC_CLASSES}" for i in range(count)]
+    texts = [f"{labels[i][-1]} {text}" for i, text in enumerate(base[:count])]
+    graded = sts_records(base[:count], [f"{text} so" for text in base[:count]], [5.0] * count)
+    contents: Iterable[tuple[str, list[EmbeddingRecord]]] = (
+        ("retrieval", pairs), ("sts", graded), ("classification", _by_class(cfg, texts, labels)),
+    )  # fmt: skip
+    return [
+        EmbeddingTask(name, name, f"Find the {name}", records, name != "retrieval")  # type: ignore[arg-type]
+        for name, records in contents
+    ]
+
+
+def stage_data(cfg: Config, encoder: InstructedEncoder, tasks: list[EmbeddingTask]) -> ContrastiveData:  # fmt: skip
+    """Batches of a stage over some sets."""
+    data = cfg.data
+    samples = [
+        data.sets[task.name].samples if task.name in data.sets else len(task.records)
+        for task in tasks
+    ]
+    mixture = TaskMixture(
+        [len(task.records) for task in tasks], samples, cfg.seed,
+        data.batch_size * world_size(cfg.trainer), homogeneous=data.batches == "homogeneous",
+    )  # fmt: skip
+    train = InstructionBatches(
+        tasks, mixture,
+        lambda texts, instruction: encoder.token_rows(texts, instruction, data.max_length),
+        encoder.pad, num_negatives=data.num_negatives, seed=cfg.seed,
+    )  # fmt: skip
+    return ContrastiveData(
+        train,
+        batch_size=data.batch_size,
+        seed=cfg.seed,
+        num_workers=data.num_workers,
+        shuffle=False,
+    )

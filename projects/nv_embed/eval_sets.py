@@ -1,0 +1,205 @@
+"""Test sets of the local protocol, one builder for each task name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from common.data.instruction_registry import known_set
+from common.data.lookup import bundled
+from common.data.samplers import sample_rng
+from common.data.synthetic import synthetic_sentence_pairs, synthetic_sentences
+from common.data.tables import Row, read_jsonl
+from common.data.text_sets import load_nli_pairs, load_sts
+from common.evaluation.text_mining import mine_text_negatives
+from projects.nv_embed.config import Config
+
+RERANK_CANDIDATES = 10  # of a query, the right one included
+_PROBE_PER_CLASS = {"snips": 100, "banking77": 10}
+_TEST_PER_CLASS = {"snips": 200, "banking77": 10}
+_STREAM = 2**31 + 51
+_Item = TypeVar("_Item")
+_CLASSES, _SYNTHETIC = 4, 48
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Queries, documents, and the places of the documents that are right for each query."""
+
+    instruction: str
+    queries: list[str]
+    documents: list[str]
+    relevant: list[set[int]]
+
+
+@dataclass(frozen=True)
+class Reranking:
+    """Queries with their own candidates, right ones flagged."""
+
+    instruction: str
+    queries: list[str]
+    candidates: list[list[str]]
+    relevant: list[list[bool]]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Labelled texts; the training part is empty for clustering."""
+
+    instruction: str
+    train: list[str]
+    train_labels: list[int]
+    test: list[str]
+    test_labels: list[int]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of texts with a gold score (STS) or a flag (pair classification)."""
+
+    instruction: str
+    first: list[str]
+    second: list[str]
+    gold: list[float]
+
+
+@dataclass(frozen=True)
+class Summaries:
+    """Per document: human summaries, machine summaries, human scores of the latter."""
+
+    instruction: str
+    human: list[list[str]]
+    machine: list[list[str]]
+    scores: list[list[float]]
+
+
+EvalSet = Retrieval | Reranking | Classes | Pairs | Summaries
+
+
+def build_set(cfg: Config, name: str) -> EvalSet:
+    """The test set of a task of ``eval.tasks``; equal for all seeds."""
+    if cfg.data.source == "synthetic":
+        return _synthetic(name)
+    limit, root = cfg.eval.max_items, cfg.data.root
+    if name in ("wikides", "wikides_rerank"):
+        retrieval = wikides(root, limit)
+        return retrieval if name == "wikides" else _hard_candidates(retrieval)
+    if name in ("snips", "banking77", "banking77_clusters"):
+        base = name.removesuffix("_clusters")
+        return _intents(root, base, limit, probe=base == name)
+    if name == "nli_pairs":
+        rows = [row for row in load_nli_pairs(root, "test") if row[2] != "neutral"]
+        rows = _some(rows, limit)
+        first, second, labels = (list(column) for column in zip(*rows, strict=True))
+        same = [float(label == "entailment") for label in labels]
+        return Pairs(known_set("stsb").instruction, first, second, same)
+    sts = load_sts(root, "stsb-test")
+    chosen = _some(range(len(sts)), limit)
+    return Pairs(
+        known_set("stsb").instruction, [sts.first[i] for i in chosen],
+        [sts.second[i] for i in chosen], [sts.scores[i] for i in chosen],
+    )  # fmt: skip
+
+
+def wikides(root: str | None, limit: int | None) -> Retrieval:
+    """Paragraphs as queries, all distinct descriptions of the test part as documents."""
+    rows = wikides_rows(root)
+    documents = list(dict.fromkeys(row["target"].lower() for row in rows))
+    place = {text: i for i, text in enumerate(documents)}
+    kept = _some(rows, limit)
+    return Retrieval(
+        known_set("wikides").instruction, [row["source"] for row in kept], documents,
+        [{place[row["target"].lower()]} for row in kept],
+    )  # fmt: skip
+
+
+def wikides_rows(root: str | None) -> list[Row]:
+    """Test rows: paragraph, right description, descriptions written by a model."""
+    return read_jsonl(bundled("wikides", root) / "test.jsonl.gz", ("source", "candidate", "target"))
+
+
+def planted_task(root: str | None, limit: int | None) -> tuple[Retrieval, list[set[int]]]:
+    """Test queries, a collection with the right and the model-written descriptions, and the latter.
+
+    The model-written descriptions of a query's own paragraph mean about the same as its positive but
+    are not named as positives: a miner should leave them out.
+    """
+    rows = _some(wikides_rows(root), limit)
+    documents: dict[str, int] = {}
+    relevant, planted = [], []
+    for row in rows:
+        right = documents.setdefault(row["target"].lower(), len(documents))
+        own = {documents.setdefault(text.lower(), len(documents)) for text in row["candidate"]}
+        relevant.append({right})
+        planted.append(own - {right})
+    queries = [row["source"] for row in rows]
+    return Retrieval(known_set("wikides").instruction, queries, list(documents), relevant), planted
+
+
+def _hard_candidates(retrieval: Retrieval) -> Reranking:
+    """Each query with its right document and the nearest others by BM25."""
+    right = [sorted(own) for own in retrieval.relevant]
+    found = mine_text_negatives(
+        retrieval.queries, retrieval.documents, right, RERANK_CANDIDATES - 1, ratio=None
+    ).texts(retrieval.documents)
+    candidates = [
+        [retrieval.documents[own[0]], *wrong] for own, wrong in zip(right, found, strict=True)
+    ]
+    flags = [[True] + [False] * (len(texts) - 1) for texts in candidates]
+    return Reranking(retrieval.instruction, retrieval.queries, candidates, flags)
+
+
+def _intents(root: str | None, name: str, limit: int | None, *, probe: bool) -> Classes:
+    folder = bundled("intents", root)
+    train = read_jsonl(folder / f"{name}-train.jsonl.gz", ("text", "intent")) if probe else []
+    test = read_jsonl(folder / f"{name}-test.jsonl.gz", ("text", "intent"))
+    classes = {c: i for i, c in enumerate(sorted({row["intent"] for row in test}))}
+    train = _per_class(train, _PROBE_PER_CLASS[name])
+    test = _some(_per_class(test, _TEST_PER_CLASS[name]), limit)
+    return Classes(
+        known_set(name).instruction,
+        [row["text"] for row in train], [classes[row["intent"]] for row in train],
+        [row["text"] for row in test], [classes[row["intent"]] for row in test],
+    )  # fmt: skip
+
+
+def _per_class(rows: Sequence[Row], count: int) -> list[Row]:
+    """A fixed draw of so many rows of every class."""
+    kept: list[Row] = []
+    for label in sorted({row["intent"] for row in rows}):
+        kept += _some([row for row in rows if row["intent"] == label], count)
+    return kept
+
+
+def _some(rows: Sequence[_Item], limit: int | None) -> list[_Item]:
+    """A fixed draw of at most `limit` rows, in their order."""
+    if limit is None or limit >= len(rows):
+        return list(rows)
+    order = sample_rng(0, 0, len(rows), _STREAM).permutation(len(rows))[:limit]
+    return [rows[int(i)] for i in np.sort(order)]
+
+
+def _synthetic(name: str) -> EvalSet:
+    texts = synthetic_sentences(2 * _SYNTHETIC, seed=7)
+    half, instruction = texts[:_SYNTHETIC], f"Find the {name}"
+    queries = [f"{a} {b}" for a, b in zip(half, texts[_SYNTHETIC:], strict=True)]
+    labels = [i % _CLASSES for i in range(_SYNTHETIC)]
+    marked = [f"{label} {text}" for label, text in zip(labels, half, strict=True)]
+    first, second, scores = synthetic_sentence_pairs(_SYNTHETIC, seed=7)
+    retrieval = Retrieval(instruction, queries, half, [{i} for i in range(_SYNTHETIC)])
+    if name == "retrieval":
+        return retrieval
+    if name == "reranking":
+        return _hard_candidates(retrieval)
+    if name in ("classification", "clustering"):
+        cut = _SYNTHETIC // 2 if name == "classification" else 0
+        return Classes(instruction, marked[:cut], labels[:cut], marked[cut:], labels[cut:])
+    if name == "summarisation":
+        human = [[text] for text in first[: _SYNTHETIC // 4]]
+        groups = [range(i, len(second), _SYNTHETIC // 4) for i in range(_SYNTHETIC // 4)]
+        machine = [[second[j] for j in group] for group in groups]
+        grades = [[float(r) for r in range(len(group))] for group in groups]
+        return Summaries(instruction, human, machine, grades)
+    gold = [float(s >= 3) for s in scores] if name == "pair_classification" else scores
+    return Pairs(instruction, first, second, gold)

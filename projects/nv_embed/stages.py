@@ -1,0 +1,154 @@
+"""Retrieval with in-batch negatives, then all sets without: the stages of an experiment."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from common.config import UserError
+from common.data.lookup import BUNDLED, data_root
+from common.encoders.instructed import InstructedEncoder, instructed_encoder
+from common.encoders.pretrained import resolve_pretrained
+from common.encoders.tiny_tokenizer import tiny_tokenizer
+from common.engine.experiment import Plan, Requirement, Stage
+from projects.nv_embed.config import Config, ModelConfig
+from projects.nv_embed.data import BUNDLED_FOLDERS, of_stage, stage_data, training_tasks
+from projects.nv_embed.module import NvEmbed
+
+# what `make check` builds for weights that are not on this machine
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "mistralai/Mistral-7B-v0.1": {"model_type": "mistral"},  # the defaults of that class
+    "meta-llama/Llama-2-7b-hf": {"model_type": "llama"},
+}
+
+
+class StagePlan(NamedTuple):
+    """One stage: its sets and its objective."""
+
+    name: str
+    retrieval_only: bool
+    in_batch: bool
+    steps: int
+
+
+def stage_plans(cfg: Config) -> list[StagePlan]:
+    """The stages of the config's schedule; the steps are trainer.max_steps in all."""
+    total, first = cfg.trainer.max_steps or 0, cfg.method.stage_1_steps
+    retrieval = StagePlan("retrieval", True, True, first)
+    blended = StagePlan("blended", False, False, total - first)
+    return {
+        "two_stage": [retrieval, blended],
+        "reversed": [blended, retrieval],
+        "single": [StagePlan("single", False, False, total)],
+        "single_in_batch": [StagePlan("single", False, True, total)],
+    }[cfg.method.schedule]
+
+
+def stages(cfg: Config) -> Iterator[Stage]:
+    """Each stage goes on with the weights of the one before, with a new optimiser and schedule."""
+    tasks = training_tasks(cfg)
+    encoder = build_encoder(cfg.model)
+    module: NvEmbed | None = None
+    for stage in stage_plans(cfg):
+        before, module = module, NvEmbed(cfg, encoder, in_batch=stage.in_batch)
+        if before is not None:
+            module.continue_counts(before)
+        chosen = of_stage(tasks, retrieval_only=stage.retrieval_only)
+        data = stage_data(cfg, encoder, chosen)
+        yield Stage(stage.name, module, data, {"max_steps": stage.steps})
+
+
+def build_encoder(model: ModelConfig, pretrained: str | None = None, **options: Any) -> InstructedEncoder:  # fmt: skip
+    """The encoder of the config, before training.
+
+    Args:
+        model: the config's section.
+        pretrained: instead of the config's.
+        options: instead of the config's, see `instructed_encoder`.
+    """
+    targets = model.lora_targets
+    chosen: dict[str, Any] = {
+        "config": model.config,
+        "pooling": model.pooling,
+        "num_latents": model.num_latents,
+        "heads": model.heads,
+        "dim_head": model.dim_head,
+        "causal": model.causal,
+        "lora_rank": model.lora_rank,
+        "lora_alpha": model.lora_alpha,
+        "lora_dropout": model.lora_dropout,
+        "lora_targets": targets if targets == "all-linear" else targets.split(","),
+        "max_length": model.max_length,
+        "span": model.instruction_span,
+        "attention": model.attention,
+        "dtype": getattr(torch, model.weights),
+    }
+    encoder = instructed_encoder(pretrained or model.pretrained, **{**chosen, **options})
+    if model.grad_checkpointing:
+        encoder.set_grad_checkpointing()
+    return encoder
+
+
+def planned_encoder(model: ModelConfig) -> InstructedEncoder:
+    """As `build_encoder`, but random weights of the same shape where the weights are not here.
+
+    Raises:
+        UserError: absent weights of unknown size.
+    """
+    if model.pretrained == "random" or resolve_pretrained(model.pretrained, require=False).present:
+        return build_encoder(model)
+    if model.pretrained not in ARCHITECTURES:
+        raise UserError(
+            f"pretrained={model.pretrained!r} is not on this machine and its size is not known; "
+            f"known: {', '.join(ARCHITECTURES)}"
+        )
+    config = ARCHITECTURES[model.pretrained]
+    return build_encoder(model, "random", config=config, tokenizer=tiny_tokenizer())
+
+
+def plan(cfg: Config) -> Plan:
+    """What `make check` reports on: the first stage's batch through the whole model."""
+    stage = stage_plans(cfg)[0]
+
+    def module() -> NvEmbed:
+        # without recomputation, whose saving the estimate shows beside
+        encoder = planned_encoder(replace(cfg.model, grad_checkpointing=False))
+        return NvEmbed(cfg, encoder, in_batch=stage.in_batch)
+
+    def forward(network: nn.Module, batch_size: int) -> Tensor:
+        assert isinstance(network, NvEmbed)
+        rows = batch_size * (2 + cfg.data.num_negatives)
+        ids = torch.ones(rows, cfg.data.max_length, dtype=torch.long)
+        # without a mask: transformers looks at its values, and meta tensors have none
+        states = network.encoder.model(input_ids=ids).last_hidden_state
+        return network.encoder.pooler(states, ids, ids).sum()
+
+    needed = requirements(cfg)
+    rows = 0
+    if all(r.present for r in needed if r.name.startswith("data")):
+        sets = cfg.data.sets
+        tasks = of_stage(training_tasks(cfg, mine=False), retrieval_only=stage.retrieval_only)
+        rows = sum(sets[t.name].samples if t.name in sets else len(t.records) for t in tasks)
+    return Plan(module, rows, forward, needed)
+
+
+def requirements(cfg: Config) -> tuple[Requirement, ...]:
+    """Weights and training files that the config needs."""
+    found = []
+    if cfg.model.pretrained != "random":
+        ref = resolve_pretrained(cfg.model.pretrained, require=False)
+        hint = "download it once with network access, or give a local folder"
+        place = str(ref.path or ref.name)
+        found.append(Requirement(f"weights: {ref.spec}", place, ref.present, hint))
+    for name, options in cfg.data.sets.items() if cfg.data.source == "sets" else ():
+        if options.path is None:
+            folder = BUNDLED_FOLDERS.get(name, name)
+            here = (BUNDLED / folder).exists()
+            found.append(Requirement(f"data: {name} (bundled)", f"data/{folder}", here))
+        else:
+            path = data_root(cfg.data.root) / options.path
+            hint = "see the card, Data"
+            found.append(Requirement(f"data: {name}", str(path), path.exists(), hint))
+    return tuple(found)

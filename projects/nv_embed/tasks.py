@@ -1,0 +1,102 @@
+"""`make run TASK=mine` and `TASK=mteb`."""
+
+from pathlib import Path
+from typing import Any
+
+from common.config import UserError
+from common.data.embedding_records import EmbeddingTask, with_negatives, write_task
+from common.data.instruction_registry import MTEB_TASKS, mteb_prompts
+from common.encoders.instructed import InstructedEncoder
+from common.encoders.modes import evaluated
+from common.engine import Experiment, Workspace
+from common.engine import workspace as ws
+from common.engine.workspace import write_json
+from common.evaluation.embedding_tasks import type_averages
+from common.evaluation.text_mining import mine_text_negatives
+from common.export.instructed import load_instructed
+from projects.nv_embed.config import Config
+from projects.nv_embed.data import read_set, right_places, synthetic_tasks
+
+
+def mine(cfg: Config, workspace: Workspace, experiment: Experiment) -> Path:
+    """Write every retrieval and STS set with mined hard negatives as unified records.
+
+    ``data.sets.<name>.path=<folder>/<name>.jsonl data.sets.<name>.layout=records`` trains on them.
+
+    Raises:
+        UserError: no teacher is named.
+    """
+    options = cfg.data.mining
+    if options.teacher == "none":
+        raise UserError("name a teacher: data.mining.teacher=bm25, or encoder with its folder")
+    encoder = None if options.encoder is None else load_instructed(options.encoder)
+    if cfg.data.source == "synthetic":
+        tasks = synthetic_tasks(cfg)
+    else:
+        tasks = [read_set(cfg, name, own) for name, own in cfg.data.sets.items()]
+    folder = workspace.folder(".") if options.output is None else Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    for task in tasks:
+        if task.kind in ("retrieval", "sts"):
+            write_task(folder / f"{task.name}.jsonl", _mined(cfg, workspace, task, encoder))
+    return folder
+
+
+def _mined(
+    cfg: Config, workspace: Workspace, task: EmbeddingTask, encoder: InstructedEncoder | None
+) -> EmbeddingTask:
+    options, documents = cfg.data.mining, task.documents()
+    place = {text: i for i, text in enumerate(documents)}
+    encode: dict[str, Any] = {}
+    if encoder is not None:
+        size, told = cfg.eval.batch_size, task.document_instruction
+        encode = {
+            "query_encoder": lambda texts: encoder.encode(
+                texts, size, instruction=task.instruction
+            ),
+            "document_encoder": lambda texts: encoder.encode(texts, size, instruction=told),
+        }
+    found = mine_text_negatives(
+        [r.query for r in task.records], documents, right_places(task, place),
+        options.num_negatives, ratio=options.ratio, candidates=options.candidates, **encode,
+    )  # fmt: skip
+    texts = found.texts(documents)
+    workspace.note(
+        f"{task.name}: {len(texts)} queries, {sum(map(len, texts)) / len(texts):.2f} negatives each, "
+        f"{found.removed:.1%} of the nearest candidates dropped as too close to the positive"
+    )
+    records = with_negatives(task.records, texts)
+    return EmbeddingTask(task.name, task.kind, task.instruction, records, task.symmetric)
+
+
+def mteb(cfg: Config, workspace: Workspace, experiment: Experiment) -> dict[str, float]:
+    """MTEB's own tasks by its library, with the registry's instructions; averages by type.
+
+    Raises:
+        UserError: no trained run, mteb is not installed, or data that cannot be had.
+    """
+    from common.engine.run import load_module, module_of_run
+    from common.evaluation.mteb_adapter import evaluate_mteb
+
+    place = Path(cfg.eval.run)
+    if place.is_dir() and not (place / "meta.json").exists():
+        module = load_module(experiment, place)
+    else:
+        run = ws.find_run(cfg, workspace.project, workspace.config, cfg.eval.run)
+        module = module_of_run(experiment, run)
+    encoder = module.encoder
+    assert isinstance(encoder, InstructedEncoder)
+    names = cfg.eval.mteb_tasks or [name for tasks in MTEB_TASKS.values() for name in tasks]
+    with evaluated(encoder, cfg.trainer.accelerator):
+        scores = evaluate_mteb(
+            encoder, names, workspace.folder(".") / "mteb.json", name="nv_embed",
+            prompts=mteb_prompts(), batch_size=cfg.eval.batch_size,
+        )  # fmt: skip
+    kind_of = {name: kind for kind, tasks in MTEB_TASKS.items() for name in tasks}
+    by_type: dict[str, dict[str, float]] = {}
+    for key, value in scores.items():
+        name = key.removeprefix("mteb_")
+        by_type.setdefault(kind_of.get(name, "other").lower(), {})[name] = value
+    found = scores | {f"mteb_{k}": v for k, v in type_averages(by_type).items()}
+    write_json(workspace.folder(".") / "scores.json", found)
+    return found

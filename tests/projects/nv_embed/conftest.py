@@ -1,0 +1,39 @@
+"""Configs, small encoders and records for the tests of NV-Embed."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from common.config import load
+from common.encoders.instructed import InstructedEncoder
+from projects.nv_embed.config import Config
+from projects.nv_embed.module import NvEmbed
+from projects.nv_embed.stages import build_encoder
+from tests.distributed.pool import Pool
+
+TEXTS = ["the cat sleeps", "two men are here", "a long walk in the old town", "no"]
+
+
+@pytest.fixture(scope="session")
+def two_ranks() -> Iterator[Pool]:
+    """Two gloo processes for all tests of the project."""
+    pool = Pool(2)
+    yield pool
+    pool.close()
+
+
+def config(*overrides: str, name: str = "smoke") -> Config:
+    """A config of the project with overrides."""
+    return load(Config, "nv_embed", name, overrides)
+
+
+def encoder(*overrides: str, seed: int = 0) -> InstructedEncoder:
+    """The smoke config's encoder from a seed."""
+    torch.manual_seed(seed)
+    return build_encoder(config(*overrides).model)
+
+
+def module(*overrides: str, in_batch: bool = False, seed: int = 0) -> NvEmbed:
+    """The module of a stage of the smoke config."""
+    return NvEmbed(config(*overrides), encoder(*overrides, seed=seed), in_batch=in_batch)

@@ -1,0 +1,247 @@
+"""Stages, evaluation, resume, export, check and tasks, as the commands drive them."""
+
+import json
+
+import pytest
+import torch
+
+from common.config import UserError
+from common.data.embedding_records import read_task
+from common.engine import Workspace
+from common.engine import checkpoint as ckpt
+from common.engine.check import inspect
+from common.engine.run import evaluate, export, prepare, train
+from common.export.instructed import load_instructed
+from projects.nv_embed import build
+from projects.nv_embed.module import NvEmbed
+from projects.nv_embed.stages import build_encoder, stage_plans, stages
+from projects.nv_embed.tasks import mine, mteb
+from tests.projects.nv_embed.conftest import config
+
+FEW = ["eval.tasks=[retrieval,classification,sts]", "tracking.wandb=disabled"]
+
+
+def final(run, stage):
+    path = ckpt.finished(run / "checkpoints" / stage)
+    assert path is not None
+    return ckpt.load(path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return train("nv_embed", "smoke", [f"runs_dir={folder}", "run_id=r", "tracking.wandb=disabled"])
+
+
+def test_schedules_have_equal_total_steps():
+    """Checklist 17: two stages, reversed, single with and without in-batch negatives."""
+    found = {}
+    for schedule in ("two_stage", "reversed", "single", "single_in_batch"):
+        plans = stage_plans(config(f"method.schedule={schedule}", "method.stage_1_steps=1"))
+        assert sum(plan.steps for plan in plans) == 4
+        found[schedule] = [(plan.retrieval_only, plan.in_batch) for plan in plans]
+    assert found == {
+        "two_stage": [(True, True), (False, False)],
+        "reversed": [(False, False), (True, True)],
+        "single": [(False, False)],
+        "single_in_batch": [(False, True)],
+    }
+    with pytest.raises(UserError, match="stage_1_steps"):
+        config("method.stage_1_steps=4")
+
+
+def test_second_stage_goes_on_with_the_weights_and_a_new_optimiser():
+    """Checklist 11: one encoder, two modules, each with its own learning rate and steps."""
+    cfg = config("optim.lr=0.5", "method.stage_2_lr=0.25")
+    first, second = stages(cfg)
+    assert first.module is not second.module
+    assert first.module.encoder is second.module.encoder
+    assert (first.module.optim.lr, second.module.optim.lr) == (0.5, 0.25)
+    assert first.trainer == {"max_steps": 2}
+    assert {t.kind for t in first.data.train_set.tasks} == {"retrieval"}
+    assert len(second.data.train_set.tasks) == 3
+
+
+def test_second_stage_starts_fresh_in_the_fit(trained):
+    """Checklist 11: step count, optimiser and schedule begin anew; weights moved in both."""
+    one, two = final(trained, "retrieval"), final(trained, "blended")
+    assert one["global_step"] == two["global_step"] == 2
+    steps = {float(s["step"]) for s in two["optimizer_states"][0]["state"].values()}
+    assert steps == {2.0}
+    assert two["lr_schedulers"][0]["last_epoch"] == 2
+    name = "encoder.pooler.layer.latents"
+    assert not torch.equal(one["state_dict"][name], two["state_dict"][name])
+
+
+def test_base_weights_are_bit_identical_after_training(trained):
+    """Checklist 10, through the engine; adapters and pooler did move."""
+    one, two = (final(trained, s)["state_dict"] for s in ("retrieval", "blended"))
+    base = [
+        n
+        for n in two
+        if ("base_layer" in n or "embed_tokens" in n or "norm" in n) and ".model." in n
+    ]
+    assert len(base) > 10
+    torch.manual_seed(0)
+    assert all(torch.equal(one[n], two[n]) for n in base)
+    adapters = [n for n in two if "lora_B" in n]
+    assert all(bool(two[n].abs().sum() > 0) for n in adapters)
+
+
+def test_evaluation_covers_the_seven_types(trained):
+    """Checklist 16: one main score per task, averages by type, retrieval apart."""
+    metrics = json.loads((trained / "metrics.json").read_text())
+    for name in ("retrieval_ndcg_at_10", "reranking_map", "classification_accuracy",
+                 "clustering_v_measure", "pair_classification_average_precision", "sts_spearman",
+                 "summarisation_spearman"):  # fmt: skip
+        assert -1 <= metrics[name] <= 1, name
+    assert metrics["retrieval_average"] == metrics["retrieval_ndcg_at_10"]
+    assert metrics["classification_accuracy_chance"] == 0.25
+    kinds = [v for k, v in metrics.items() if k.endswith("_average") and k != "primary_average"]
+    assert len(kinds) == 7
+    assert metrics["average"] == pytest.approx(sum(kinds) / 7)
+    three = [
+        metrics[k] for k in ("retrieval_ndcg_at_10", "classification_accuracy", "sts_spearman")
+    ]
+    assert metrics["primary_average"] == pytest.approx(sum(three) / 3)
+    items = json.loads((trained / "items/primary_average.json").read_text())
+    assert sum(items) / len(items) == pytest.approx(metrics["primary_average"])
+    assert list((trained / "gallery").iterdir())
+    assert 0 <= metrics["own_class_negatives"] <= 1
+
+
+@pytest.mark.parametrize("stage", ["retrieval", "blended"])
+def test_a_killed_run_continues_bit_for_bit(trained, tmp_path, monkeypatch, stage):
+    """Weights, optimiser, schedule and counts, mid-stage."""
+    whole = final(trained, "blended")
+    plain = NvEmbed.losses
+
+    def failing(self, batch):
+        if self.in_batch_negatives == (stage == "retrieval") and self.trainer.global_step == 1:
+            raise RuntimeError("killed")
+        return plain(self, batch)
+
+    words = [f"runs_dir={tmp_path}", "run_id=r", *FEW]
+    monkeypatch.setattr(NvEmbed, "losses", failing)
+    with pytest.raises(RuntimeError, match="killed"):
+        train("nv_embed", "smoke", words)
+    monkeypatch.setattr(NvEmbed, "losses", plain)
+    again = final(train("nv_embed", "smoke", [*words[:1], *FEW, "resume=latest"]), "blended")
+    assert again["state_dict"].keys() == whole["state_dict"].keys()
+    assert all(torch.equal(v, again["state_dict"][k]) for k, v in whole["state_dict"].items())
+    left, right = (s["optimizer_states"][0]["state"] for s in (whole, again))
+    assert all(torch.equal(left[i]["exp_avg"], right[i]["exp_avg"]) for i in left)
+
+
+def test_export_reloads_with_equal_embeddings(trained, tmp_path):
+    """Merged folder: our loader, and plain transformers with the mask still bidirectional."""
+    from transformers import AutoModel
+
+    folder = export("nv_embed", "smoke", [f"runs_dir={trained.parents[2]}"], str(trained), None)
+    _, experiment = prepare("nv_embed", "smoke", [])
+    module = experiment.plan().module()
+    ckpt.load_weights(module, ckpt.finished(trained / "checkpoints/blended"))
+    wanted, found = (
+        experiment.embed(module.eval()),
+        experiment.embed(experiment.load_export(folder)),
+    )
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name], rtol=1e-4, atol=1e-5)
+    assert AutoModel.from_pretrained(folder).config.is_causal is False
+    assert not list(folder.rglob("*.py"))
+    _, metrics = evaluate("nv_embed", "smoke", [f"runs_dir={tmp_path}", *FEW], None, str(folder))
+    stored = json.loads((trained / "metrics.json").read_text())
+    assert metrics["sts_spearman"] == pytest.approx(stored["sts_spearman"], abs=1e-3)
+    with pytest.raises(UserError, match="not an exported"):
+        load_instructed(tmp_path)
+
+
+def test_sentence_transformers_gives_equal_embeddings(trained):
+    """The class is this repository's; no code lies in the folder."""
+    library = pytest.importorskip("sentence_transformers", reason="needs the 'eval' group")
+    from common.export.instructed import open_in_sentence_transformers, save_instructed
+
+    _, experiment = prepare("nv_embed", "smoke", [])
+    module = experiment.plan().module()
+    ckpt.load_weights(module, ckpt.finished(trained / "checkpoints/blended"))
+    folder = save_instructed(module.encoder, trained / "st", {"titles": "find a title"})
+    texts = ["the cat sleeps", "two men", "a long walk in the old town"]
+    wanted = module.encoder.encode(texts, instruction="find a title")
+    plain = module.encoder.encode(texts)
+    opened = open_in_sentence_transformers(folder)
+    trusted = library.SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
+    for model in (opened, trusted):
+        found = torch.from_numpy(model.encode(texts, prompt_name="titles"))
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            torch.from_numpy(model.encode(texts)), plain, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_check_of_the_paper_config_says_what_each_strategy_takes():
+    """Parameters as in the release; memory by strategy; what is missing."""
+    table = inspect("nv_embed", "paper", [])
+    assert table["parameters"].startswith("7,8")  # 7.11 B + 0.74 B pooler + adapters
+    trained = float(table["parameters"].split("(")[1].split(" ")[0].replace(",", ""))
+    assert 740 < trained < 800
+    assert table["negatives per query"] == f"{128 * 8 - 1:,}"
+    assert table["steps"] == "38,000"
+
+    def gib(name):
+        return [float(part.split(" GiB")[0].split()[-1]) for part in table[name].split(";")]
+
+    alone, eight = gib("memory, one device, or DDP"), gib("memory, FSDP on 8 devices")
+    assert alone[1] < alone[0]
+    assert eight[1] < alone[1] - 10  # most of 14.6 GiB of weights are elsewhere
+    assert "MISSING" in table["weights: mistralai/Mistral-7B-v0.1"]
+    assert "MISSING" in table["data: msmarco"]
+
+
+def test_fsdp_wraps_the_blocks():
+    from common.engine.trainer import _strategy
+
+    cfg = config("trainer.strategy=fsdp", "trainer.devices=2", "trainer.precision=bf16-true")
+    module = NvEmbed(cfg, build_encoder(cfg.model))
+    units = module.fsdp_units()
+    assert [unit.__name__ for unit in units] == ["LlamaDecoderLayer"]
+    strategy = _strategy(cfg.trainer, units)
+    assert strategy.kwargs["auto_wrap_policy"] is not None
+    assert strategy.kwargs["use_orig_params"]
+
+
+def test_mining_task_writes_records_that_train(trained, tmp_path):
+    """Checklist 7, with BM25 and with an exported encoder as the teacher."""
+    folder = export("nv_embed", "smoke", [f"runs_dir={trained.parents[2]}"], str(trained), None)
+    for teacher in ("bm25", f"encoder data.mining.encoder={folder}"):
+        cfg = config(
+            *f"data.mining.teacher={teacher}".split(), f"data.mining.output={tmp_path / 'm'}"
+        )
+        out = mine(cfg, Workspace(tmp_path / "task"), build(cfg))
+        task = read_task(out / "retrieval.jsonl")
+        assert sum(len(r.negatives) for r in task.records) > len(task.records) / 2
+        assert not any(set(r.negatives) & {r.query, *r.positives} for r in task.records)
+        assert (out / "sts.jsonl").is_file()
+        assert not (out / "classification.jsonl").exists()
+    assert "negatives each" in (tmp_path / "task/notes.txt").read_text()
+    with pytest.raises(UserError, match="name a teacher"):
+        mine(config("data.mining.teacher=none"), Workspace(tmp_path), build(cfg))
+
+
+def test_mteb_task(trained, tmp_path, monkeypatch):
+    """Checklist 16: instructions reach the encoder apart from the text; averages by type."""
+    import common.evaluation.mteb_adapter as adapter
+
+    seen = {}
+
+    def fake(encoder, names, path, *, name, prompts, batch_size):
+        seen.update(names=names, prompts=prompts, rows=encoder.encode_prompted(["a"], "find").shape)
+        return {f"mteb_{task}": 0.5 for task in names}
+
+    monkeypatch.setattr(adapter, "evaluate_mteb", fake)
+    cfg = config(f"runs_dir={trained.parents[2]}")
+    scores = mteb(cfg, Workspace(tmp_path, "nv_embed", "smoke"), build(cfg))
+    assert len(seen["names"]) == 56
+    assert scores["mteb_average"] == scores["mteb_retrieval_average"] == 0.5
+    assert "MSMARCO-query" in seen["prompts"]
+    assert "STS12" in seen["prompts"]
+    assert seen["rows"] == (1, 32)

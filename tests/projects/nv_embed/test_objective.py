@@ -1,0 +1,120 @@
+"""The two objectives, gradients, two processes."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from projects.nv_embed.config import MethodConfig
+from projects.nv_embed.data import stage_data, training_tasks
+from projects.nv_embed.module import NvEmbed, Objective, own_class_negatives
+from tests.projects.nv_embed.conftest import config, encoder, module
+from tests.projects.nv_embed.workers import three_steps
+from tests.unit.losses.golden import assert_close, fill, grad_norm, load
+
+GOLDEN = load("nv_embed")["outputs"]["losses"]
+
+
+def vectors(rows=3, hard=2, dim=5):
+    q, p, n = fill((rows, dim), 0.2), fill((rows, dim), 1.2), fill((rows, hard, dim), 2.2)
+    return [F.normalize(x.detach(), dim=-1) for x in (q, p, n)]
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda c: f"tau{c['temperature']}")
+@pytest.mark.parametrize(("in_batch", "name"), [(True, "stage1_inbatch_plus_all_hard_negatives"),
+                                                (False, "stage2_own_hard_negatives_only")])  # fmt: skip
+def test_golden_losses(case, in_batch, name):
+    """Checklist 5: values and query gradients of both stages, float64, unit vectors."""
+    q, p, n = vectors()
+    q.requires_grad_()
+    out = Objective(MethodConfig(temperature=case["temperature"]), in_batch=in_batch)(q, p, n)
+    assert_close(out.loss, case[name])
+    # the recorded gradient is that of unit queries, ours also goes through the normalisation
+    raw = Objective(MethodConfig(temperature=case["temperature"]), in_batch=in_batch)
+    raw.loss.normalize = False
+    raw(q, p, n).loss.backward()
+    assert_close(grad_norm(q), case[f"{name[:6]}_grad_norm_q"])
+
+
+def test_terms_of_the_denominator():
+    """Checklist 5: B (1 + n) terms in stage 1, 1 + n in stage 2, by equal similarities."""
+    z = torch.ones(4, 6)
+    hard = torch.ones(4, 3, 6)
+    method = MethodConfig()
+    assert_close(Objective(method, in_batch=True)(z, z, hard).loss.exp(), 16.0, rel=1e-5)
+    assert_close(Objective(method, in_batch=False)(z, z, hard).loss.exp(), 4.0, rel=1e-5)
+    own = Objective(MethodConfig(shared_hard_negatives=False), in_batch=True)
+    assert_close(own(z, z, hard).loss.exp(), 7.0, rel=1e-5)  # B positives and its own n
+    stage_1, stage_2 = module(in_batch=True), module()
+    assert stage_1.negatives_per_query(8) == 8 * 3 - 1
+    assert stage_2.negatives_per_query(8) == 2
+    assert (stage_1.in_batch_negatives, stage_2.in_batch_negatives) == (True, False)
+
+
+@pytest.mark.parametrize("in_batch", [True, False])
+def test_loss_of_a_sample_and_its_batch_mates(in_batch):
+    """Checklist 6: stage 2 gives a sample the same loss in any batch; stage 1 does not."""
+    model = module("model.lora_dropout=0", in_batch=in_batch).train()
+    cfg = config("model.lora_dropout=0")
+    data = stage_data(cfg, model.encoder, training_tasks(cfg)).train_set
+    first, second = data[[(0, 0), (1, 0), (2, 0)]], data[[(0, 0), (5, 0), (9, 0)]]
+    a, b = (float(model.objective(*model.embed(x)).per_sample[0].detach()) for x in (first, second))
+    assert (abs(a - b) < 1e-4 * abs(a)) == (not in_batch)
+
+
+def test_query_side_only():
+    """No document -> query term: a second positive text equal to a query changes nothing there."""
+    q, p, n = vectors()
+    method = MethodConfig(temperature=0.1)
+    logits = torch.cat([q @ p.T, (q[:, None] @ n.flatten(0, 1).T)[:, 0]], dim=1) / 0.1
+    wanted = F.cross_entropy(logits, torch.arange(3))
+    assert_close(Objective(method, in_batch=True)(q, p, n).loss, wanted)
+    back = F.cross_entropy((p @ q.T) / 0.1, torch.arange(3))
+    assert abs(float(wanted - back)) > 1e-3
+
+
+@pytest.mark.parametrize("in_batch", [True, False])
+def test_two_processes_equal_one(two_ranks, in_batch):
+    """Checklist 5: in-batch negatives cross ranks; weights after three steps on mixed batches."""
+    wanted = three_steps(in_batch, distributed=False)
+    for state in two_ranks.run(three_steps, in_batch=in_batch, distributed=True):
+        assert state.keys() == wanted.keys()
+        for name, value in wanted.items():
+            # the norms of the language model run in float32, and the ranks pad to other lengths
+            torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-6)
+    name = "encoder.pooler.layer.latents"
+    start = encoder("model.lora_dropout=0").double().get_parameter(name.removeprefix("encoder."))
+    other = three_steps(not in_batch, distributed=False)[name]
+    assert not torch.allclose(wanted[name], start, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(wanted[name], other, rtol=1e-5, atol=1e-5)
+
+
+def test_gradient_reaches_every_trained_parameter():
+    model = module("model.lora_dropout=0", in_batch=True).train()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # zero at the start, which hides lora_A
+            torch.nn.init.normal_(parameter, std=0.1)
+    cfg = config()
+    batch = stage_data(cfg, model.encoder, training_tasks(cfg)).train_set[
+        [(i, 0) for i in range(6)]
+    ]
+    terms = model.losses(batch)
+    terms["loss"].backward()
+    assert all(torch.isfinite(v).all() for v in terms.values())
+    silent = [n for n, p in model.named_parameters() if p.requires_grad and not p.grad.abs().sum()]
+    assert not silent
+    assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
+
+
+def test_share_of_own_class_among_in_batch_negatives():
+    task, label = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([3, 3, 4, -1, -1])
+    same, total = own_class_negatives(task, label)
+    assert (int(same), total) == (2, 20)
+    model = module(in_batch=True).train()
+    cfg = config()
+    data = stage_data(cfg, model.encoder, training_tasks(cfg)).train_set
+    model.losses(data[[(i, 0) for i in range(8)]])
+    assert int(model.negatives_seen) == 56
+    later = NvEmbed(cfg, model.encoder)
+    later.continue_counts(model)
+    assert int(later.negatives_seen) == 56
+    assert "own_class_negatives" not in later.losses(data[[(0, 0), (1, 0)]])

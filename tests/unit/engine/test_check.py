@@ -1,0 +1,86 @@
+"""Memory estimate of `make check`: fixed part and activations, blocks recomputed or not."""
+
+import torch
+from torch import nn
+
+from common.config import ExperimentConfig, OptimConfig, TrainerConfig
+from common.engine.check import GIB, fixed_bytes, memory_rows, saved_activations
+from common.engine.experiment import Plan
+from common.engine.module import ContrastiveModule
+
+
+class Block(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.a, self.b = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+
+    def forward(self, x):
+        return x + self.b(self.a(x).relu())
+
+
+class Net(ContrastiveModule):
+    def __init__(self, dim=64, depth=3, units=True):
+        super().__init__(OptimConfig())
+        self.blocks = nn.Sequential(*(Block(dim) for _ in range(depth)))
+        self.units = units
+
+    def fsdp_units(self):
+        return {Block} if self.units else set()
+
+
+def plan(depth=3, units=True):
+    def forward(module, rows):
+        return module.blocks(torch.ones(rows, 64)).sum()
+
+    return Plan(lambda: Net(depth=depth, units=units), 0, forward)
+
+
+def meta(**options):
+    with torch.device("meta"):
+        return Net(**options)
+
+
+def config(**trainer):
+    return ExperimentConfig(trainer=TrainerConfig(max_steps=1, **trainer))
+
+
+def test_fixed_part_counts_what_is_trained():
+    module = meta()
+    weights = 4 * sum(p.numel() for p in module.parameters())
+    fixed, block = fixed_bytes(module, config())
+    assert fixed == 4 * weights  # weights, gradients, two moments
+    assert block == weights // 3
+    module.requires_grad_(False)
+    assert fixed_bytes(module, config())[0] == weights
+    assert fixed_bytes(module, config(precision="bf16-true"))[0] == weights // 2
+    assert fixed_bytes(meta(units=False), config())[1] == weights
+
+
+def test_recomputed_blocks_keep_their_inputs_and_one_inside():
+    saved = saved_activations(plan(), meta(), 10)
+    x, hidden = 10 * 64 * 4, 10 * 256 * 4
+    assert saved.largest_block >= hidden
+    assert saved.total >= 3 * hidden
+    assert saved.recomputed < saved.total
+    assert saved.recomputed >= 3 * x + saved.largest_block
+    deep = saved_activations(plan(9), meta(depth=9), 10)
+    assert deep.recomputed - saved.recomputed == 6 * x
+
+
+def test_rows_name_every_strategy():
+    rows = memory_rows(plan(), meta(), 1000, 16, config())
+    names = [name for name in rows if name.startswith("memory, ")]
+    assert names == [
+        "memory, one device, or DDP",
+        *(f"memory, FSDP on {n} devices" for n in (2, 4, 8, 16)),
+    ]
+    assert "gradient checkpointing" in rows["memory, one device, or DDP"]
+    assert not [
+        n
+        for n in memory_rows(plan(units=False), meta(units=False), 10, 1, config())
+        if "FSDP on" in n
+    ]
+    assert (
+        f"{saved_activations(plan(), meta(), 1000).total / GIB:.2f} GiB"
+        in rows["activations (upper estimate)"]
+    )
