@@ -37,14 +37,15 @@ def build(cfg: Config) -> "Experiment":
 
     def stages() -> "Iterator[Stage]":
         network = TrendNetwork(**network_options(cfg))
-        if cfg.finetune.encoder_weights is not None:
-            load_backbone(cfg.finetune.encoder_weights, network)
-        else:
+        given = cfg.finetune.encoder_weights
+        if given is not None and given != "random":
+            load_backbone(given, network)
+        if given is None:
             sets = open_sets(cfg, "train")
             for number, horizon in enumerate(cfg.method.horizons):
                 lengths = cfg.method.epochs if cfg.method.steps is None else cfg.method.steps
                 unit = "max_epochs" if cfg.method.steps is None else "max_steps"
-                module = Trend(cfg, network)
+                module = Trend(cfg, network, horizon)
                 data = build_data(cfg, sets, horizon)
                 yield Stage(f"pretrain_{horizon}", module, data, {unit: lengths[number]})
         if cfg.finetunes:

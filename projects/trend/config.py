@@ -142,7 +142,8 @@ class FinetuneConfig:
     flip_x_prob: float = 0.0
     flip_y_prob: float = 0.0
     lr_scale: float = 1.0  # of optim.lr
-    encoder_weights: str | None = None  # an exported backbone folder in place of pre-training
+    # in place of pre-training: the folder of an exported backbone, or random (scratch)
+    encoder_weights: str | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.batch_size < 1 or self.frames < 0:
@@ -163,7 +164,7 @@ class EvalConfig:
     batch_size: int = 8  # sequences per forward pass
     untrained: bool = True  # the same errors of the network before training
     segmentation_frames: int = 0  # frames of the linear probe of points; 0: none
-    figures: bool = True
+    figures: bool = True  # rendered scans, boxes, maps
 
 
 @dataclass
@@ -182,6 +183,8 @@ class Config(ExperimentConfig):
             raise ValueError("model.widths and model.strides: one stride for each layer")
         if self.model.encoder == "voxel_res_8x" and len(self.model.widths) != 4:
             raise ValueError("model.encoder=voxel_res_8x has four widths")
+        if self.finetune.encoder_weights is not None and not self.finetunes:
+            raise ValueError("finetune.encoder_weights needs finetune.steps or finetune.epochs")
         if self.method.actions == "shuffled" and self.data.batch_size < 2:
             raise ValueError("method.actions=shuffled needs data.batch_size >= 2")
 

@@ -25,18 +25,21 @@ class Trend(ContrastiveModule):
     Args:
         cfg: the experiment's config.
         network: None builds that of the config.
+        horizon: future frames of this stage; None: those of the last one.
 
     Distributed: local; the loss is a mean over rays, gradients are averaged over ranks.
     """
 
     in_batch_negatives = False
 
-    def __init__(self, cfg: Config, network: TrendNetwork | None = None) -> None:
+    def __init__(
+        self, cfg: Config, network: TrendNetwork | None = None, horizon: int | None = None
+    ) -> None:
         super().__init__(cfg.optim)
         self.method = cfg.method
         self.network = network or TrendNetwork(**network_options(cfg))
-        if cfg.method.horizons[-1] == 0:
-            self.network.recurrent.requires_grad_(False)
+        last = cfg.method.horizons[-1] if horizon is None else horizon
+        self.network.recurrent.requires_grad_(last > 0)
 
     def losses(self, batch: ForecastBatch) -> dict[str, Tensor]:
         """Sum over both frames, and each of their terms."""
