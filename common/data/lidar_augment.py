@@ -58,7 +58,8 @@ class PlanarSimilarity:
         """(L, 3) actions dx, dy, dyaw."""
         shift = actions[:, :2] @ self.matrix[:2, :2].T
         sign = -1.0 if self.mirrored else 1.0
-        return np.c_[shift, sign * actions[:, 2]]
+        changed: Floats = np.c_[shift, sign * actions[:, 2]]
+        return changed
 
     def boxes(self, boxes: Floats) -> Floats:
         """(K, 9) boxes x, y, z, l, w, h, yaw, vx, vy."""

@@ -80,7 +80,7 @@ def semantic_classes(raw: NDArray[np.integer]) -> NDArray[np.int64]:
     """SemanticKITTI's 19 training classes of raw labels; -1 is ignored."""
     table = np.full(65536, -1, dtype=np.int64)
     table[list(_SEMANTIC)] = list(_SEMANTIC.values())
-    return table[raw]
+    return np.asarray(table[raw])
 
 
 def kitti_raw(root: Path, drives: Sequence[str] | None = None) -> ScanFiles:

@@ -108,7 +108,7 @@ class NuScenes:
         limit = MAX_GAP * (2 if row["prev"] and row["next"] else 1)
         if not 0 < gap <= limit:
             return np.zeros(3)
-        return np.subtract(last["translation"], first["translation"]) / gap
+        return np.asarray(np.subtract(last["translation"], first["translation"]) / gap)
 
 
 def nuscenes(root: Path, version: str = "v1.0-trainval", scenes: Path | None = None) -> NuScenes:

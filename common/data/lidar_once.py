@@ -86,7 +86,7 @@ def _waymo_points(path: Path) -> Floats:
         raise ValueError(f"{path.name}: shape {points.shape} instead of (N, 6)")
     points = points[points[:, 5] == -1][:, :5].astype(np.float32)
     points[:, 3] = np.tanh(points[:, 3])
-    return points
+    return np.asarray(points)
 
 
 def once(root: Path, split: str) -> JsonSequences:

@@ -23,8 +23,8 @@ def above_ground(points: Floats, sensor_height: float, threshold: float) -> NDAr
 
 def inside(points: Floats, low: Floats, high: Floats) -> NDArray[np.bool_]:
     """Points of an axis-parallel box, upper bounds excluded."""
-    mask: NDArray[np.bool_] = ((points[:, :3] >= low) & (points[:, :3] < high)).all(axis=1)
-    return mask
+    within = (points[:, :3] >= low) & (points[:, :3] < high)
+    return np.asarray(within.all(axis=1))
 
 
 def choose(

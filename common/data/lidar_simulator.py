@@ -6,6 +6,7 @@ moves, and where to, can thus partly be told from a single scan, as on a real st
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,7 +170,7 @@ def _side(rng: np.random.Generator, count: int, right: float, left: float) -> Fl
     return np.where(rng.uniform(size=count) < 0.5, -right, left)
 
 
-def _buildings(rng: np.random.Generator, count: int) -> tuple[Floats, ...]:
+def _buildings(rng: np.random.Generator, count: int) -> tuple[Any, ...]:
     size = rng.uniform([2, 2, 1], [9, 7, 7], (count, 3))
     edge = _side(rng, count, 11.5, 15.0)
     y = edge + np.sign(edge) * (size[:, 1] / 2 + rng.exponential(3, count))
@@ -177,7 +178,7 @@ def _buildings(rng: np.random.Generator, count: int) -> tuple[Floats, ...]:
     return start, size, np.full(count, 1), np.zeros(count), np.zeros(count)
 
 
-def _poles(rng: np.random.Generator, count: int) -> tuple[Floats, ...]:
+def _poles(rng: np.random.Generator, count: int) -> tuple[Any, ...]:
     radius = rng.uniform(0.12, 0.4, count)
     y = _side(rng, count, 10.5, 14.0)
     start = np.c_[rng.uniform(-45, 45, count), y, np.zeros(count)]
@@ -185,7 +186,7 @@ def _poles(rng: np.random.Generator, count: int) -> tuple[Floats, ...]:
     return start, size, np.full(count, 2), np.zeros(count), np.zeros(count)
 
 
-def _actors(rng: np.random.Generator, count: int) -> tuple[Floats, ...]:
+def _actors(rng: np.random.Generator, count: int) -> tuple[Any, ...]:
     """Cars, cyclists and pedestrians in lanes of eight metre slots, at most one in a slot."""
     kind = rng.choice(3, count, p=[0.5, 0.2, 0.3])
     slots = rng.permutation(4 * 9)[:count]

@@ -36,7 +36,8 @@ def inverse(pose: ArrayLike) -> Array:
 
 def relative(first: ArrayLike, second: ArrayLike) -> Array:
     """Pose of the second sensor position in the frame of the first: first^-1 second."""
-    return inverse(first) @ np.asarray(second, dtype=np.float64)
+    moved: Array = inverse(first) @ np.asarray(second, dtype=np.float64)
+    return moved
 
 
 def planar_pose(x: float, y: float, yaw: float, z: float = 0.0) -> Array:
@@ -103,4 +104,5 @@ def euler_rotation(roll: float, pitch: float, yaw: float) -> Array:
     cx, sx, cy, sy = np.cos(roll), np.sin(roll), np.cos(pitch), np.sin(pitch)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    return planar_pose(0, 0, yaw)[:3, :3] @ about_y @ about_x
+    rotation: Array = planar_pose(0, 0, yaw)[:3, :3] @ about_y @ about_x
+    return rotation

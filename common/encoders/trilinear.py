@@ -37,8 +37,8 @@ def trilinear(volume: Tensor, positions: Tensor) -> Tensor:
     (x0, y0, z0), (x1, y1, z1) = low.unbind(-1), high.unbind(-1)
     fx, fy, fz = part.unbind(-1)
     first = torch.arange(batch, device=volume.device)[:, None] * (depth * height * width)
-    row = lambda z, y: first + (z * height + y) * width  # noqa: E731
-    rows = row(z0, y0), row(z0, y1), row(z1, y0), row(z1, y1)
+    sides = (z0, y0), (z0, y1), (z1, y0), (z1, y1)
+    rows = [first + (z * height + y) * width for z, y in sides]
     gx, gy, gz = 1 - fx, 1 - fy, 1 - fz
     outer = gz * gy, gz * fy, fz * gy, fz * fy
     index = torch.stack([r + x for r in rows for x in (x0, x1)], dim=-1)

@@ -203,7 +203,7 @@ def build_voxel_encoder(
     strides: Sequence[Sequence[int]],
     norm: Norm = "group",
     backend: Backend = "auto",
-) -> nn.Module:
+) -> DenseVoxelEncoder | VoxelResBackBone8x:
     """An encoder from plain values, as they are stored beside exported weights.
 
     Args:

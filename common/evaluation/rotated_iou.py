@@ -61,8 +61,7 @@ def _inside(points: Floats, polygon: Floats) -> NDArray[np.bool_]:
     """Whether points (P, 4, 2) lie in counter-clockwise polygons (P, 4, 2), borders included."""
     edge = np.roll(polygon, -1, axis=1) - polygon
     side = _cross(edge[:, None], points[:, :, None] - polygon[:, None])
-    inside: NDArray[np.bool_] = (side >= -1e-9).all(axis=2)
-    return inside
+    return np.asarray((side >= -1e-9).all(axis=2))
 
 
 def box_iou(first: Floats, second: Floats) -> Floats:

@@ -56,8 +56,8 @@ def range_image(directions: Floats, ranges: Floats, rows: int = 32, columns: int
     good = (row >= 0) & (row < rows)
     image = np.full(rows * columns, np.inf)
     np.minimum.at(image, row[good] * columns + column[good], ranges[good])
-    image = image.reshape(rows, columns)
-    return np.where(np.isfinite(image), image, np.nan)
+    filled = np.where(np.isfinite(image), image, np.nan)
+    return filled.reshape(rows, columns)
 
 
 def segmentation_scores(

@@ -33,6 +33,10 @@ class TemporalLidarField(nn.Module):
 
     Source: Chen et al. 2025, "TREND", section 3.3, arXiv 2412.03054.
 
+    Attributes:
+        centre: (3,) of the box in metres.
+        half_size: (3,) half its edges.
+
     Args:
         grid: box of the volume.
         channels: d-hat.
@@ -44,6 +48,9 @@ class TemporalLidarField(nn.Module):
         activation: softplus (beta 100) or relu in MLP_geo.
         sharpness_init: v of z = exp(10 v).
     """
+
+    centre: Tensor
+    half_size: Tensor
 
     def __init__(
         self,

@@ -46,14 +46,15 @@ class Detector(nn.Module):
 
     Args:
         cfg: the experiment's config.
-        encoder: None: random weights.
     """
 
-    def __init__(self, cfg: Config, encoder: nn.Module | None = None) -> None:
+    code_weights: Tensor
+
+    def __init__(self, cfg: Config) -> None:
         super().__init__()
         tune = cfg.finetune
         self.max_boxes, self.threshold = tune.max_boxes, tune.score_threshold
-        self.encoder: Any = encoder or build_voxel_encoder(**encoder_options(cfg))
+        self.encoder = build_voxel_encoder(**encoder_options(cfg))
         depth, rows, columns = self.encoder.volume_shape
         self.neck = BevNeck(self.encoder.channels, depth)
         self.backbone = BevBackbone(self.neck.out_channels, tune.bev_width, tune.bev_layers)
@@ -74,23 +75,21 @@ class Detector(nn.Module):
     def losses(self, batch: DetectionBatch) -> dict[str, Tensor]:
         """Terms of one batch with their sum."""
         out = self(batch["points"], batch["owner"], len(batch["boxes"]))
-        labelled = batch["boxes"], batch["labels"], self.head.grid, self.code_weights
+        boxes, labels, grid = batch["boxes"], batch["labels"], self.head.grid
         if isinstance(self.head, CenterHead):
-            terms = center_losses(*out, *labelled)  # type: ignore[arg-type]
+            terms = center_losses(out[0], out[1], boxes, labels, grid, self.code_weights)
         else:
-            terms = query_losses(out, *labelled)  # type: ignore[arg-type]
+            terms = query_losses(out, boxes, labels, grid, self.code_weights)
         others = sum(v for k, v in terms.items() if k != "box")
         return {"loss": others + BOX_WEIGHT * terms["box"], **terms}
 
     def detect(self, points: Tensor, owner: Tensor, batch_size: int) -> list[Detections]:
         """Boxes of each frame."""
         out = self(points, owner, batch_size)
-        limits = {"max_boxes": self.max_boxes, "threshold": self.threshold}
-        found: list[Detections]
-        if isinstance(self.head, CenterHead):
-            found = self.head.decode(*out, **limits)  # type: ignore[arg-type]
-        else:
-            found = self.head.decode(out, **limits)
+        parts = out if isinstance(self.head, CenterHead) else (out,)
+        found: list[Detections] = self.head.decode(
+            *parts, max_boxes=self.max_boxes, threshold=self.threshold
+        )
         return found
 
 
@@ -128,15 +127,15 @@ class Finetune(ContrastiveModule):
 
     def losses(self, batch: DetectionBatch) -> dict[str, Tensor]:
         """Sum over the detectors, whose parameters are disjoint."""
-        logged = {}
+        logged: dict[str, Tensor] = {}
         for name, detector in self.detectors.items():
-            terms = detector.losses(batch)  # type: ignore[operator]
+            terms: dict[str, Tensor] = detector.losses(batch)  # type: ignore[operator]
             logged |= {f"{name}_{term}": value for term, value in terms.items()}
         total = torch.stack([logged[f"{name}_loss"] for name in self.detectors]).sum()
         return {"loss": total, **logged}
 
 
-def transfer_encoder(network: nn.Module, detector: nn.Module) -> list[str]:
+def transfer_encoder(network: TrendNetwork, detector: Detector) -> list[str]:
     """Copy the encoder, and nothing else, into a detector.
 
     Returns:
@@ -145,7 +144,7 @@ def transfer_encoder(network: nn.Module, detector: nn.Module) -> list[str]:
     Raises:
         UserError: the encoders differ; the message lists the keys.
     """
-    source, target = network.encoder.state_dict(), detector.encoder.state_dict()  # type: ignore[union-attr,operator]
+    source, target = network.encoder.state_dict(), detector.encoder.state_dict()
     missing, unexpected = (
         sorted(target.keys() - source.keys()),
         sorted(source.keys() - target.keys()),
@@ -156,7 +155,7 @@ def transfer_encoder(network: nn.Module, detector: nn.Module) -> list[str]:
             f"the pre-trained encoder does not fit the detector's: missing {missing}, unexpected "
             f"{unexpected}, of another shape {sorted(shapes)}. Use equal model and data sections."
         )
-    detector.encoder.load_state_dict(source)  # type: ignore[union-attr,operator]
+    detector.encoder.load_state_dict(source)
     return sorted(source)
 
 

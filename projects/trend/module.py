@@ -48,7 +48,7 @@ class Trend(ContrastiveModule):
         unit = self.network.field.scale if method.range_unit == "scaled" else 1.0
         weights = method.range_weight, method.intensity_weight, method.surface_weight
         total: Tensor | None = None
-        logged = {}
+        logged: dict[str, Tensor] = {}
         for frame, (name, scan) in enumerate(zip(("current", "future"), scans, strict=False)):
             terms = frame_terms(scan, batch["ranges"][:, frame], batch["intensity"][:, frame], unit)
             loss = weighted(terms, weights)

@@ -1,6 +1,7 @@
 """The pre-training network: encoder, recurrent embedding, field, and rays through it."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -94,7 +95,7 @@ class TrendNetwork(nn.Module):
         intensity_at: str = "observed",
     ) -> None:
         super().__init__()
-        self.encoder: Any = build_voxel_encoder(**encoder)
+        self.encoder = build_voxel_encoder(**encoder)
         self.recurrent = RecurrentEmbedding(
             self.encoder.channels, time_dim=time_dim, hidden_dim=action_hidden,
             action_dim=action_dim, norm=norm, residual=residual,
@@ -143,7 +144,7 @@ class TrendNetwork(nn.Module):
             jitter: stratified instead of evenly spaced samples.
             chunk: rays rendered at once; in the backward pass each chunk is computed again.
         """
-        with torch.autocast(volume.device.type, enabled=False):
+        with _full_precision(volume.device.type):
             volume = volume.to(self.field.of_position.weight.dtype)
             projected = self.field.project(volume)
             distances = self.distances(rays, projected, jitter=jitter)
@@ -205,6 +206,11 @@ class TrendNetwork(nn.Module):
         rays = Rays(origin[None], directions[None], origin.new_tensor([time]))
         scan = self.render(volume, rays)
         return scan.ranges[0], scan.intensity[0]
+
+
+def _full_precision(device: str) -> AbstractContextManager[Any]:
+    """No autocast inside; the meta device knows none."""
+    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
 
 
 def encoder_options(cfg: Config) -> dict[str, Any]:

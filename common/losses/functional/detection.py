@@ -181,5 +181,5 @@ def match_queries(
     distance = torch.cdist(place, grid.columns(boxes[:, :2]))
     cost = -p + 0.25 * distance
     rows, columns = linear_sum_assignment(cost.cpu().numpy())
-    as_index = lambda x: torch.as_tensor(x, device=boxes.device)  # noqa: E731
-    return as_index(rows), as_index(columns)
+    device = boxes.device
+    return torch.as_tensor(rows, device=device), torch.as_tensor(columns, device=device)

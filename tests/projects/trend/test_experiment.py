@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.lidar import FrameLists, LidarFrame
+from common.data.lidar import FrameLists, LidarFrame, Window
 from common.data.poses import compose_actions, planar_pose
 from common.encoders.bev import BevGrid, CenterHead, decode_boxes, encode_boxes
 from common.engine import checkpoint as ckpt
@@ -69,7 +69,7 @@ def test_item_1_everything_is_in_the_first_frame(augmented):
     data, landmark = drive()
     own = ["data.rotation=40", "data.scale=[0.9,1.1]", "data.flip_y_prob=0.5"] if augmented else []
     cfg = config("data.mask_rate=0", "data.rays=4", *own)
-    items = [type("W", (), dict(source=0, sequence=0, first=0, stride=1))]
+    items = [Window(0, 0, 0, 1)]
     samples = ForecastSamples([data], items, cfg.data, 2, 0.5, 0)
     ahead = set()
     for epoch in range(8):
@@ -115,13 +115,14 @@ def test_batches_do_not_depend_on_the_order_of_access():
 def test_corrupt_frames_are_passed_over_and_many_of_them_stop_the_run():
     data, _ = drive()
     broken = FrameLists([[LidarFrame(np.zeros((0, 4), np.float32), np.eye(4), 0.5 * i) for i in range(3)]])  # fmt: skip
-    item = lambda s: type("W", (), dict(source=s, sequence=0, first=0, stride=1))  # noqa: E731
     cfg = config("data.mask_rate=0")
-    samples = ForecastSamples([broken, data], [item(0), item(1)], cfg.data, 2, 0.5, 0)
+    samples = ForecastSamples(
+        [broken, data], [Window(0, 0, 0, 1), Window(1, 0, 0, 1)], cfg.data, 2, 0.5, 0
+    )
     batch = samples[[(0, 0)]]
     assert batch["skipped"] == 1
     assert batch["ids"].tolist() == [1]
-    alone = ForecastSamples([broken], [item(0)], cfg.data, 2, 0.5, 0)
+    alone = ForecastSamples([broken], [Window(0, 0, 0, 1)], cfg.data, 2, 0.5, 0)
     with pytest.raises(UserError, match="cannot be read"):
         alone[[(0, 0)]]
 
