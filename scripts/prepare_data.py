@@ -197,6 +197,26 @@ def prepare_intents(source: Path, target: Path) -> None:
         write_jsonl(target / f"{name}.jsonl.gz", slim)
 
 
+def prepare_lidar(source: Path, target: Path) -> None:
+    """The drive's scans within 26 m, every second return of them; poses as they are."""
+    with np.load(source / "drive0005.npz", allow_pickle=False) as drive:
+        xyz, intensity, offsets = drive["xyz_cm"], drive["intensity"], drive["offsets"]
+        poses = drive["poses_est"]
+    near = (np.abs(xyz[:, :2].astype(np.int32)) < 2600).all(axis=1)
+    scan = np.repeat(np.arange(len(poses)), np.diff(offsets))
+    rows = np.flatnonzero(near)[::2]
+    counts = np.bincount(scan[rows], minlength=len(poses))
+    target.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        target / "drive0005.npz",
+        xyz_cm=xyz[rows],
+        intensity=intensity[rows],
+        offsets=np.concatenate([[0], counts.cumsum()]),
+        poses_est=poses,
+        interval=np.float64(0.1),
+    )
+
+
 def normal(text: str) -> str:
     """Lower-case words without punctuation: what two copies of a sentence share."""
     return " ".join(re.findall(r"\w+", text.lower()))
@@ -223,6 +243,7 @@ def main(source: Path, target: Path) -> None:
     prepare_spoken_digits(source / "spoken-digits", target / "spoken-digits")
     prepare_wikides(source / "wikides", target / "wikides")
     prepare_intents(source / "intents", target / "intents")
+    prepare_lidar(source / "lidar-kitti", target / "lidar-kitti")
     for name in COPIED:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, target / name)

@@ -54,7 +54,7 @@ def full_run(tmp_path_factory):
 def books(tmp_path):
     """Two books of made-up sentences in PG19's layout, and a small language model."""
     rng = np.random.default_rng(0)
-    words = "the of and state time world people house man made work".split()
+    words = ["the", "of", "and", "state", "time", "world", "people", "house", "man", "made", "work"]
     for name in ("one", "two", "three", "four"):
         sentences = [" ".join(rng.choice(words, 6)).capitalize() + "." for _ in range(40)]
         (tmp_path / "books").mkdir(exist_ok=True)

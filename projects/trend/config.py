@@ -1,0 +1,194 @@
+"""What can be set in a TREND experiment."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from common.config import DataConfig, ExperimentConfig
+
+Source = Literal[
+    "simulated", "kitti_clip", "npz", "kitti", "semantic_kitti", "nuscenes", "once", "waymo"
+]
+
+
+@dataclass
+class TrendData(DataConfig):
+    """Sequences of scans, the grid they are put into, and what is drawn from them."""
+
+    # simulated: own ray caster; kitti_clip: the bundled drive; the others in their official layouts
+    sources: list[Source] = field(default_factory=lambda: ["simulated"])
+    folder: str | None = None  # below data.root; None: the usual name of the source
+    train_sequences: int = 200  # simulated
+    test_sequences: int = 40  # simulated
+    beams: int = 16  # simulated
+    columns: int = 180  # simulated
+    stride: int = 1  # frames between two used ones; bundled drive: 5 (0.5 s)
+    low: tuple[float, float, float] = (-25.6, -25.6, -2.4)  # grid in the sensor's frame, metres
+    high: tuple[float, float, float] = (25.6, 25.6, 4.0)
+    voxel: tuple[float, float, float] = (0.8, 0.8, 0.8)
+    num_features: int = 1  # columns of a point beyond xyz
+    sensor_height: float = 1.8  # metres above the ground
+    ground_threshold: float = 0.3  # z_thd: lower returns are no rays; negative: all are
+    sampling: Literal["uniform", "spread"] = "uniform"
+    rays: int = 512  # N_render per rendered frame
+    mask_rate: float = 0.5  # share of the occupied blocks that the encoder does not see
+    mask_block: int = 8  # voxels
+    rotation: float = 0.0  # augmentation, degrees both ways
+    scale: tuple[float, float] = (1.0, 1.0)
+    flip_x_prob: float = 0.0
+    flip_y_prob: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sources:
+            raise ValueError("data.sources names no set")
+        if not 0 <= self.mask_rate < 1 or self.mask_block < 1:
+            raise ValueError("data.mask_rate must be in [0, 1) and data.mask_block >= 1")
+        if min(self.rays, self.stride) < 1 or self.num_features < 1:
+            raise ValueError("data.rays, data.stride and data.num_features must be >= 1")
+        if not all(
+            h > low and v > 0 for low, h, v in zip(self.low, self.high, self.voxel, strict=True)
+        ):
+            raise ValueError("data.low must be below data.high, and data.voxel > 0")
+
+
+@dataclass
+class ModelConfig:
+    """Encoder, recurrent embedding and temporal LiDAR neural field."""
+
+    encoder: Literal["dense", "voxel_res_8x"] = "dense"
+    widths: list[int] = field(default_factory=lambda: [16, 32, 32])  # last: d-hat
+    strides: list[list[int]] = field(
+        default_factory=lambda: [[1, 1, 1], [2, 2, 2], [2, 2, 2]]
+    )  # of dense, along z, y, x
+    norm: Literal["batch", "group"] = "group"  # of dense layers and of the recurrent embedding
+    backend: Literal["auto", "torch", "spconv"] = "auto"  # of voxel_res_8x
+    time_dim: int = 32  # d_sin, of translations and of times
+    action_dim: int = 16  # d_act
+    action_hidden: int = 32
+    recurrent_residual: bool = False
+    geometry_dim: int = 16  # d_geo
+    hidden_dim: int = 64  # of the field's MLPs
+    direction_dim: int = 16
+    activation: Literal["softplus", "relu"] = "softplus"  # of MLP_geo
+    sharpness_init: float = 0.3  # v of z = exp(10 v)
+
+    def __post_init__(self) -> None:
+        if self.time_dim % 4:
+            raise ValueError("model.time_dim must be a multiple of 4 (two sinusoidal scalars)")
+
+
+@dataclass
+class MethodConfig:
+    """Objective, curriculum and rendering."""
+
+    # horizons: future frames of each stage; epochs: their lengths (N_curri). A horizon of 0 is
+    # reconstruction of the current frame (T = 0)
+    horizons: list[int] = field(default_factory=lambda: [1, 4])
+    epochs: list[float] = field(default_factory=lambda: [12, 36])
+    steps: list[int] | None = None  # optimiser steps of the stages in place of epochs
+    time_encoding: bool = True  # False: a field without f_t ("recurrent only")
+    actions: Literal["true", "zero", "shuffled"] = "true"
+    decay: float = 0.5  # p(m) ~ decay^m
+    samples: int = 48  # N_ray
+    importance_samples: int = 0  # added where a first pass puts the weights
+    jitter: bool = True  # stratified samples in training
+    alpha_mode: Literal["consecutive", "midpoint"] = "consecutive"
+    nearest: float = 1.0  # metres to the first sample
+    intensity_at: Literal["observed", "rendered"] = "observed"
+    range_weight: float = 1.0
+    intensity_weight: float = 1.0
+    surface_weight: float = 1.0
+    range_unit: Literal["metres", "scaled"] = "metres"
+    ray_chunk: int | None = None  # rays rendered at once, recomputed in the backward pass
+    sharpness_lr_scale: float = 0.1  # learning rate of z
+
+    def __post_init__(self) -> None:
+        if not self.horizons or min(self.horizons) < 0:
+            raise ValueError("method.horizons needs at least one stage of >= 0 future frames")
+        if sorted(set(self.horizons)) != self.horizons:
+            raise ValueError("method.horizons must grow from stage to stage (curriculum)")
+        lengths = self.epochs if self.steps is None else self.steps
+        if len(lengths) != len(self.horizons) or min(lengths) <= 0:
+            raise ValueError("method: one length > 0 (epochs or steps) for each horizon")
+        if not 0 < self.decay < 1:
+            raise ValueError("method.decay must be in (0, 1): p(m) has to fall")
+        if self.samples < 2 or self.nearest <= 0:
+            raise ValueError("method.samples must be >= 2 and method.nearest > 0")
+        if min(self.range_weight, self.intensity_weight, self.surface_weight) < 0:
+            raise ValueError("method: weights must be >= 0")
+
+
+@dataclass
+class FinetuneConfig:
+    """Detection fine-tuning after pre-training; the encoder is all that is transferred."""
+
+    steps: int = 0  # optimiser steps; 0: none
+    epochs: float | None = None  # in place of steps
+    source: Source | None = None  # None: the first of data.sources that has boxes
+    folder: str | None = None
+    frames: int = 30  # labelled frames, evenly spaced; 0: all
+    detector: Literal["center", "transfusion"] = "center"
+    scratch: bool = True  # train the same detector from random weights beside it
+    batch_size: int = 4
+    classes: list[str] = field(default_factory=lambda: ["car", "cyclist", "pedestrian"])
+    bev_width: int = 32
+    bev_layers: int = 2
+    head_width: int = 32
+    proposals: int = 40  # transfusion: queries
+    score_threshold: float = 0.1
+    max_boxes: int = 60
+    rotation: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    flip_x_prob: float = 0.0
+    flip_y_prob: float = 0.0
+    lr_scale: float = 1.0  # of optim.lr
+    # in place of pre-training: the folder of an exported backbone, or random (scratch)
+    encoder_weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.batch_size < 1 or self.frames < 0:
+            raise ValueError("finetune: steps and frames >= 0, batch_size >= 1")
+        if len(set(self.classes)) != len(self.classes) or not self.classes:
+            raise ValueError("finetune.classes: at least one, and no name twice")
+
+
+@dataclass
+class EvalConfig:
+    """Forecast errors and probes."""
+
+    split: Literal["test", "dev"] = "test"
+    horizon: int = 3  # future frames
+    rays: int = 400  # of a frame: all moving points first, then others
+    clip_rays: int = 400
+    clip_step: int = 2  # frames between the starts on the bundled drive
+    batch_size: int = 8  # sequences per forward pass
+    untrained: bool = True  # the same errors of the network before training
+    segmentation_frames: int = 0  # frames of the linear probe of points; 0: none
+    figures: bool = True  # rendered scans, boxes, maps
+
+
+@dataclass
+class Config(ExperimentConfig):
+    """TREND experiment."""
+
+    data: TrendData = field(default_factory=TrendData)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.model.strides) != len(self.model.widths) and self.model.encoder == "dense":
+            raise ValueError("model.widths and model.strides: one stride for each layer")
+        if self.model.encoder == "voxel_res_8x" and len(self.model.widths) != 4:
+            raise ValueError("model.encoder=voxel_res_8x has four widths")
+        if self.finetune.encoder_weights is not None and not self.finetunes:
+            raise ValueError("finetune.encoder_weights needs finetune.steps or finetune.epochs")
+        if self.method.actions == "shuffled" and self.data.batch_size < 2:
+            raise ValueError("method.actions=shuffled needs data.batch_size >= 2")
+
+    @property
+    def finetunes(self) -> bool:
+        """Whether a detector is trained."""
+        return self.finetune.steps > 0 or self.finetune.epochs is not None

@@ -1,0 +1,96 @@
+"""Pre-training by forecasting."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.engine import ContrastiveModule
+from common.engine.optim import decay_groups
+from projects.trend.config import Config
+from projects.trend.data import ForecastBatch
+from projects.trend.networks import Rays, Scan, TrendNetwork, network_options, stack_rays
+from projects.trend.objective import frame_terms, weighted
+
+
+class Trend(ContrastiveModule):
+    """Renders the current and one future scan from the masked current scan and the ego actions.
+
+    L = L_{t0} + L_{tm}; nothing is contrasted and no label is read. With a horizon of 0 the current
+    scan alone is reconstructed.
+
+    Source: Chen et al. 2025, "TREND: unsupervised 3D representation learning via temporal
+    forecasting for LiDAR perception", section 3, arXiv 2412.03054.
+
+    Args:
+        cfg: the experiment's config.
+        network: None builds that of the config.
+        horizon: future frames of this stage; None: those of the last one.
+
+    Distributed: local; the loss is a mean over rays, gradients are averaged over ranks.
+    """
+
+    in_batch_negatives = False
+
+    def __init__(
+        self, cfg: Config, network: TrendNetwork | None = None, horizon: int | None = None
+    ) -> None:
+        super().__init__(cfg.optim)
+        self.method = cfg.method
+        self.network = network or TrendNetwork(**network_options(cfg))
+        last = cfg.method.horizons[-1] if horizon is None else horizon
+        self.network.recurrent.requires_grad_(last > 0)
+
+    def losses(self, batch: ForecastBatch) -> dict[str, Tensor]:
+        """Sum over both frames, and each of their terms."""
+        scans = self.render(batch)
+        method = self.method
+        unit = self.network.field.scale if method.range_unit == "scaled" else 1.0
+        weights = method.range_weight, method.intensity_weight, method.surface_weight
+        total: Tensor | None = None
+        logged: dict[str, Tensor] = {}
+        for frame, (name, scan) in enumerate(zip(("current", "future"), scans, strict=False)):
+            terms = frame_terms(scan, batch["ranges"][:, frame], batch["intensity"][:, frame], unit)
+            loss = weighted(terms, weights)
+            total = loss if total is None else total + loss
+            logged |= {f"{name}_{term}": value for term, value in terms._asdict().items()}
+            logged[f"{name}_opacity"] = scan.opacity.detach().mean()
+        assert total is not None
+        return {"loss": total, **logged, "sharpness": self.network.field.sharpness.detach()}
+
+    def render(self, batch: ForecastBatch) -> list[Scan]:
+        """Rendered scans of the frames of a batch, the current one first."""
+        network, frames = self.network, batch["ranges"].shape[1]
+        count = len(batch["actions"])
+        volume = network.encode(batch["points"], batch["owner"], count)
+        volumes, rays = [volume], [_rays(batch, 0)]
+        if frames > 1:
+            actions = conditioned(batch["actions"], self.method.actions)
+            volumes.append(network.recurrent(volume, actions, batch["steps"][:, 1]))
+            rays.append(_rays(batch, 1))
+        scan = network.render(
+            torch.cat(volumes), stack_rays(rays),
+            jitter=self.training and self.method.jitter, chunk=self.method.ray_chunk,
+        )  # fmt: skip
+        return [Scan(*(x[i * count : (i + 1) * count] for x in scan)) for i in range(frames)]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The sharpness z learns more slowly and without decay."""
+        slow = self.network.field.log_sharpness
+        named = [(n, p) for n, p in self.named_parameters() if p is not slow]
+        own = {"params": [slow], "weight_decay": 0.0, "lr_scale": self.method.sharpness_lr_scale}
+        return [*decay_groups(named, self.optim.weight_decay), own]
+
+
+def conditioned(actions: Tensor, kind: str) -> Tensor:
+    """Actions (B, L, 3) as an arm sees them: true, zero, or those of the next sample."""
+    if kind == "zero":
+        return torch.zeros_like(actions)
+    return actions.roll(1, dims=0) if kind == "shuffled" else actions
+
+
+def _rays(batch: ForecastBatch, frame: int) -> Rays:
+    return Rays(
+        batch["origins"][:, frame], batch["directions"][:, frame], batch["times"][:, frame],
+        batch["ranges"][:, frame],
+    )  # fmt: skip

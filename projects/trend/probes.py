@@ -1,0 +1,127 @@
+"""What the encoder is worth downstream: detection metrics and a linear segmentation probe."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.config import UserError
+from common.data.lidar import LidarFrame, LidarSet
+from common.data.lidar_augment import PlanarSimilarity
+from common.data.lidar_kitti import SEMANTIC_CLASSES
+from common.data.lidar_rays import inside
+from common.data.lidar_simulator import CLASSES
+from common.data.samplers import sample_rng
+from common.encoders.trilinear import trilinear
+from common.evaluation import fit_logistic_regression
+from common.evaluation.detection import FrameBoxes, nuscenes_metrics
+from common.evaluation.rotated_iou import once_metrics
+from common.evaluation.scans import segmentation_scores
+from projects.trend.config import Config
+from projects.trend.finetune import (
+    Detector,
+    collate_frames,
+    detection_sample,
+    labelled_frames,
+    labelled_source,
+)
+from projects.trend.sources import open_source
+
+POINTS_PER_FRAME = 400  # of the segmentation probe
+L2 = 1e-4
+SEMANTIC = {"simulated": CLASSES, "semantic_kitti": SEMANTIC_CLASSES}
+
+
+def test_frames(cfg: Config) -> list[dict[str, Any]]:
+    """Labelled frames of the evaluation part without augmentation."""
+    data = open_source(cfg, labelled_source(cfg), cfg.eval.split, cfg.finetune.folder)
+    still = PlanarSimilarity()
+    return [
+        detection_sample(data.frame(sequence, index), still, cfg)
+        for sequence, index in labelled_frames(data, 0)
+    ]
+
+
+def detect(
+    detector: Detector, frames: Sequence[dict[str, Any]], batch_size: int
+) -> list[FrameBoxes]:
+    """Predicted boxes of all frames."""
+    device = next(detector.parameters()).device
+    found = []
+    for start in range(0, len(frames), batch_size):
+        part = frames[start : start + batch_size]
+        batch = collate_frames(part, range(len(part)))
+        boxes = detector.detect(batch["points"].to(device), batch["owner"].to(device), len(part))
+        found += [
+            FrameBoxes(
+                b.boxes.cpu().double().numpy(),
+                b.labels.cpu().numpy(),
+                b.scores.cpu().double().numpy(),
+            )
+            for b in boxes
+        ]
+    return found
+
+
+def detection_metrics(
+    cfg: Config, detector: Detector, frames: Sequence[dict[str, Any]]
+) -> tuple[dict[str, float], list[FrameBoxes]]:
+    """NuScenes metrics; on ONCE and Waymo the average precisions over rotated overlaps as well."""
+    found = detect(detector, frames, cfg.eval.batch_size)
+    wanted = [FrameBoxes(f["boxes"], f["labels"], np.ones(len(f["labels"]))) for f in frames]
+    metrics = nuscenes_metrics(found, wanted, cfg.finetune.classes)
+    if labelled_source(cfg) in ("once", "waymo"):
+        own = once_metrics(found, wanted, cfg.finetune.classes)
+        metrics |= {f"once_{name}": value for name, value in own.items()}
+    return metrics, found
+
+
+def point_features(encoder: Any, points: Tensor) -> Tensor:
+    """Volume features at points (N, 3 + d) of one scan: (N, C)."""
+    volume = encoder(points, torch.zeros(len(points), dtype=torch.long, device=points.device), 1)
+    grid = encoder.grid
+    low, high = points.new_tensor(grid.low), points.new_tensor(grid.high)
+    place = (points[:, :3] - low) / (high - low) * 2 - 1
+    return trilinear(volume, place[None])[0]
+
+
+def segmentation_probe(cfg: Config, encoder: Any) -> dict[str, float]:
+    """Mean IoU and accuracy of a linear classifier of points on frozen volume features.
+
+    Raises:
+        UserError: no set of the config has labelled points.
+    """
+    names = [n for n in cfg.data.sources if n in SEMANTIC]
+    if not names:
+        raise UserError(
+            f"eval.segmentation_frames needs one of {', '.join(SEMANTIC)} among data.sources"
+        )
+    parts = []
+    for part in ("labelled", cfg.eval.split):
+        data: LidarSet = open_source(cfg, names[0], part)
+        frames = labelled_frames(data, cfg.eval.segmentation_frames)
+        parts.append(_points_of([data.frame(*f) for f in frames], cfg, encoder))
+    (x, y), (test_x, test_y) = parts
+    mean, spread = x.mean(0), x.std(0) + 1e-5
+    count = len(SEMANTIC[names[0]])
+    weight, bias = fit_logistic_regression((x - mean) / spread, y, L2, count, max_iterations=60)
+    predicted = ((test_x - mean) / spread @ weight.T + bias).argmax(1)
+    return segmentation_scores(predicted.numpy(), test_y.numpy(), count)
+
+
+def _points_of(frames: Sequence[LidarFrame], cfg: Config, encoder: Any) -> tuple[Tensor, Tensor]:
+    """Features and labels of some labelled points of each frame."""
+    low, high = np.array(cfg.data.low), np.array(cfg.data.high)
+    device = next(encoder.parameters()).device
+    features, labels = [], []
+    for number, frame in enumerate(frames):
+        assert frame.labels is not None
+        kept = inside(frame.points, low, high)
+        points, wanted = frame.points[kept, : 3 + cfg.data.num_features], frame.labels[kept]
+        rows = sample_rng(0, 0, number).permutation(np.flatnonzero(wanted >= 0))[:POINTS_PER_FRAME]
+        found = point_features(encoder, torch.from_numpy(points).float().to(device))
+        features.append(found[torch.from_numpy(rows).to(device)].float().cpu())
+        labels.append(torch.from_numpy(wanted[rows]))
+    return torch.cat(features), torch.cat(labels)

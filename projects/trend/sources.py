@@ -1,0 +1,141 @@
+"""The sets that a config can name, opened in their official layouts."""
+
+from pathlib import Path
+from typing import Literal
+
+from common.config import UserError
+from common.data.lidar import LidarSet, read_npz_sequences
+from common.data.lidar_kitti import (
+    RAW_SOURCE,
+    SEMANTIC_SOURCE,
+    kitti_raw,
+    packed_clip,
+    semantic_kitti,
+)
+from common.data.lidar_nuscenes import SOURCE as NUSCENES_SOURCE
+from common.data.lidar_nuscenes import nuscenes
+from common.data.lidar_once import ONCE_SOURCE, WAYMO_SOURCE, once, waymo
+from common.data.lidar_simulator import Simulator
+from common.data.lookup import bundled, data_root, require
+from common.engine import Requirement
+from projects.trend.config import Config, Source
+
+Part = Literal["train", "test", "dev", "labelled"]
+CLIP = "lidar-kitti/drive0005.npz"
+# scans of the bundled drive: 110 for training, a gap of 14, 30 for test; dev lies in training
+CLIP_PARTS: dict[str, tuple[int, int]] = {
+    "train": (0, 110), "labelled": (0, 110), "test": (124, 154), "dev": (80, 110),
+}  # fmt: skip
+CLIP_TRAIN_BESIDE_DEV = (0, 80)
+STRIDE: dict[str, int] = {"kitti_clip": 5, "kitti": 5, "semantic_kitti": 5, "waymo": 5}  # 10 Hz
+FOLDERS: dict[str, str] = {
+    "kitti": "KITTI_raw", "semantic_kitti": "SemanticKITTI/dataset", "nuscenes": "nuscenes",
+    "once": "once", "waymo": "waymo", "npz": "lidar_sequences",
+}  # fmt: skip
+ORIGINS: dict[str, str] = {
+    "kitti": RAW_SOURCE, "semantic_kitti": SEMANTIC_SOURCE, "nuscenes": NUSCENES_SOURCE,
+    "once": ONCE_SOURCE, "waymo": WAYMO_SOURCE, "npz": "your own sequences",
+}  # fmt: skip
+SAMPLES: dict[str, int] = {  # frames of the official training parts
+    "once": 100_000, "nuscenes": 34_149, "waymo": 158_081, "semantic_kitti": 19_130, "kitti": 40_000,
+}  # fmt: skip
+SEMANTIC_TRAIN = tuple(f"{i:02d}" for i in (0, 1, 2, 3, 4, 5, 6, 7, 9, 10))
+TEST_SEED, DEV_SEED, TRAIN_SEED, LABEL_SEED = 1, 2, 1_000, 500_000
+
+
+def simulator(cfg: Config) -> Simulator:
+    """The ray caster of a config; sequences reach as far as training and evaluation look."""
+    frames = 1 + max(cfg.eval.horizon, *cfg.method.horizons)
+    return Simulator(num_frames=frames, elevations=cfg.data.beams, azimuths=cfg.data.columns)
+
+
+def open_source(cfg: Config, name: Source, part: Part, folder: str | None = None) -> LidarSet:
+    """One set.
+
+    Raises:
+        UserError: files are missing; the message names layout and source.
+    """
+    if name == "simulated":
+        return _simulated(cfg, part)
+    if name == "kitti_clip":
+        start, stop = CLIP_PARTS[part]
+        if part == "train" and cfg.eval.split == "dev":
+            start, stop = CLIP_TRAIN_BESIDE_DEV
+        return packed_clip(bundled(CLIP, cfg.data.root), start, stop)
+    root = set_folder(cfg, name, folder)
+    train = part in ("train", "labelled")
+    if name == "npz":
+        where = root / ("train" if train else part)
+        require(where, what="LiDAR sequences", layout="{train,test,dev}/*.npz with points_k, pose_k, "
+                "time_k, boxes_k", source=ORIGINS[name], size="-")  # fmt: skip
+        return read_npz_sequences(sorted(where.glob("*.npz")))
+    if name == "kitti":
+        return kitti_raw(root)
+    if name == "semantic_kitti":
+        return semantic_kitti(root, SEMANTIC_TRAIN if train else ("08",))
+    if name == "nuscenes":
+        return nuscenes(root, scenes=None if part == "train" else root / "splits" / _split(part))
+    if name == "once":
+        return once(root, {"train": "raw_small", "labelled": "train"}.get(part, "val"))
+    return waymo(root, "train" if train else "val")
+
+
+def _split(part: Part) -> str:
+    return "train.txt" if part == "labelled" else "val.txt"
+
+
+def _simulated(cfg: Config, part: Part) -> LidarSet:
+    make, data = simulator(cfg), cfg.data
+    if part == "labelled":
+        return make.sequences(max(1, cfg.finetune.frames), LABEL_SEED + cfg.seed)
+    if part == "train":
+        return make.sequences(data.train_sequences, TRAIN_SEED + cfg.seed)
+    return make.sequences(data.test_sequences, TEST_SEED if part == "test" else DEV_SEED)
+
+
+def set_folder(cfg: Config, name: Source, folder: str | None = None) -> Path:
+    """Where a set lies."""
+    return data_root(cfg.data.root) / (folder or cfg.data.folder or FOLDERS[name])
+
+
+def strides(cfg: Config) -> list[int]:
+    """Frames between two used ones of each set, so that they are about half a second apart."""
+    return [cfg.data.stride * STRIDE.get(name, 1) for name in cfg.data.sources]
+
+
+def num_samples(cfg: Config) -> int:
+    """Training windows per epoch, also of sets that are not on disk."""
+    longest = max(cfg.method.horizons)
+    count = 0
+    for name in cfg.data.sources:
+        if name == "simulated":
+            count += cfg.data.train_sequences * max(1, 1 + cfg.eval.horizon - longest)
+        elif name == "kitti_clip":
+            count += 110 - longest * STRIDE[name] * cfg.data.stride
+        else:
+            count += SAMPLES.get(name, 0)
+    return count
+
+
+def requirements(cfg: Config) -> tuple[Requirement, ...]:
+    """What the config needs on disk."""
+    names = [*cfg.data.sources]
+    if cfg.finetunes and cfg.finetune.source is not None:
+        names.append(cfg.finetune.source)
+    found = []
+    for name in dict.fromkeys(names):
+        if name == "simulated":
+            continue
+        if name == "kitti_clip":
+            try:
+                path, present = bundled(CLIP, cfg.data.root), True
+            except UserError:
+                path, present = Path("data") / CLIP, False
+            found.append(
+                Requirement("data: bundled KITTI drive", str(path), present, "git checkout")
+            )
+            continue
+        own = cfg.finetune.folder if name == cfg.finetune.source else None
+        path = set_folder(cfg, name, own)
+        found.append(Requirement(f"data: {name}", str(path), path.exists(), ORIGINS[name]))
+    return tuple(found)

@@ -1,0 +1,38 @@
+"""What the two processes of the tests run; importable by name."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from common import distributed as cd
+from projects.trend.module import Trend
+from tests.projects.trend.conftest import as_double, config, samples_of
+
+
+class Loss(nn.Module):
+    """What DDP wraps."""
+
+    def __init__(self, module: Trend) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch: dict) -> Tensor:
+        return self.module.losses(batch)["loss"]
+
+
+def three_steps(overrides: list[str], distributed: bool) -> dict[str, Tensor]:
+    """State after three SGD steps of four drives; the ranks hold two each."""
+    torch.manual_seed(0)
+    cfg = config("method.jitter=false", *overrides)
+    module = Trend(cfg).double()
+    step = Loss(module)
+    wrapped = DistributedDataParallel(step) if distributed else step
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
+    samples = samples_of("method.jitter=false", *overrides)
+    rows = range(2 * cd.rank(), 2 * cd.rank() + 2) if distributed else range(4)
+    for epoch in range(3):
+        batch = as_double(samples[[(i, epoch) for i in rows]])
+        optimizer.zero_grad()
+        wrapped(batch).backward()
+        optimizer.step()
+    return {k: v.detach().clone() for k, v in module.state_dict().items()}
