@@ -104,7 +104,8 @@ def run_sensitivity(cfg: Config, workspace: Workspace, train: Train = train) -> 
     values: dict[str, dict[str, dict[str, list[float]]]] = {}
     for axis, setting, loss, seed, overrides in workspace.progress(plan, "runs", len(plan)):
         name = f"{axis}-{setting}-{loss}-seed{seed}"
-        own = [*as_overrides(cfg), *overrides, f"method.loss={loss}", f"seed={seed}"]
+        own = [*as_overrides(cfg), "trainer.val_every_n_steps=null", *overrides]
+        own += [f"method.loss={loss}", f"seed={seed}"]
         score = _score(workspace, name, own, metric, train)
         values.setdefault(axis, {}).setdefault(setting, {}).setdefault(loss, []).append(score)
     spread = {axis: _spread(settings, options.losses) for axis, settings in values.items()}
