@@ -6,7 +6,7 @@ A set gives waveforms, what they mean and say, and a class for the split into ta
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from common.data.corrupt import CorruptCounter
 from common.data.lookup import bundled, require
 from common.data.packed import PackedAudio
 from common.data.samplers import sample_rng
-from common.data.tables import read_csv, read_jsonl
+from common.data.tables import Row, read_csv, read_jsonl
 from common.data.transcripts import SpokenTarget, normalize_transcript
 
 Part = Literal["train", "dev", "test", "unseen"]
@@ -301,7 +301,7 @@ def _fsc_intent(row: dict[str, str]) -> str:
     return normalize_transcript(f"{row['action']} {row['object']} {row['location']}")
 
 
-def _slurp_slots(row: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+def _slurp_slots(row: Row) -> tuple[tuple[str, str], ...]:
     tokens = [token["surface"] for token in row.get("tokens", [])]
     return tuple(
         (entity["type"], normalize_transcript(" ".join(tokens[i] for i in entity["span"])))

@@ -22,7 +22,13 @@ def build(cfg: Config) -> "Experiment":
 
     from common.engine import Experiment, Plan
     from common.export import load_safetensors, save_safetensors
-    from projects.coconut.data import SAMPLE_RATES, build_tokenizer, num_samples, requirements
+    from projects.coconut.data import (
+        SAMPLE_RATES,
+        build_tokenizer,
+        data_present,
+        num_samples,
+        requirements,
+    )
     from projects.coconut.evaluate import evaluate
     from projects.coconut.module import Coconut
     from projects.coconut.networks import (
@@ -69,7 +75,7 @@ def build(cfg: Config) -> "Experiment":
 
     def bare_module() -> Coconut:
         bare = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, pretrained="random"))
-        ready = all(need.present for need in requirements(cfg))
+        ready = data_present(cfg)
         size = len(build_tokenizer(cfg)) if ready else cfg.data.vocab_size
         num_test = len(Task(cfg).test.spoken) if ready else 0
         return Coconut(bare, size, cfg.num_tasks - 1, num_test=num_test)

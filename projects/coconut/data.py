@@ -28,6 +28,7 @@ from common.data.spoken import (
     synthetic_commands,
 )
 from common.data.transcripts import PAD, TranscriptTokenizer
+from common.encoders.pretrained import resolve_pretrained
 from common.engine import Requirement
 from projects.coconut.config import CoconutData, Config
 
@@ -284,15 +285,28 @@ def num_samples(cfg: Config) -> int:
     return NUM_TRAIN[cfg.data.source]
 
 
+def data_present(cfg: Config) -> bool:
+    """Whether the utterances are on disk."""
+    return all(need.present for need in requirements(cfg) if need.name.startswith("data"))
+
+
 def requirements(cfg: Config) -> tuple[Requirement, ...]:
     """What the config needs on disk."""
-    source = cfg.data.source
-    if source == "synthetic":
-        return ()
+    source, found = cfg.data.source, []
+    if cfg.model.encoder == "wav2vec2" and cfg.model.pretrained != "random":
+        ref = resolve_pretrained(cfg.model.pretrained, require=False)
+        hint = "downloaded at the first run with a network connection"
+        found.append(
+            Requirement(f"weights: {ref.spec}", str(ref.path or ref.name), ref.present, hint)
+        )
     if source == "digits":
         place = BUNDLED / "spoken-digits"
-        return (Requirement("data: spoken digits (bundled)", "data/spoken-digits", place.exists()),)
-    hint = FSC_HINT if source == "fsc" else SLURP_HINT
-    folder: Path = data_root(cfg.data.root) / FOLDERS[source]
-    text = f"{hint['source']} ({hint['size']}), layout {hint['layout']}"
-    return (Requirement(f"data: {source}", str(folder), folder.exists(), text),)
+        found.append(
+            Requirement("data: spoken digits (bundled)", "data/spoken-digits", place.exists())
+        )
+    elif source in FOLDERS:
+        hints = FSC_HINT if source == "fsc" else SLURP_HINT
+        folder: Path = data_root(cfg.data.root) / FOLDERS[source]
+        text = f"{hints['source']} ({hints['size']}), layout {hints['layout']}"
+        found.append(Requirement(f"data: {source}", str(folder), folder.exists(), text))
+    return tuple(found)

@@ -1,7 +1,6 @@
 """Tasks, memory, teacher, resume, two processes: what a run does between and inside tasks."""
 
 import multiprocessing as mp
-import os
 import signal
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 from common.config import UserError
 from common.data.incremental import closest_to_mean, herding, select_memory
 from common.engine import checkpoint as ckpt
-from common.engine.run import train
 from projects.coconut.data import (
     NUM_CLASSES,
     Samples,
@@ -24,9 +22,7 @@ from projects.coconut.data import (
 from projects.coconut.module import Coconut
 from projects.coconut.stages import Task, grown_memory, stages, teacher_hypotheses
 from tests.projects.coconut.conftest import ER, GOLDEN, batch, config, module_of
-from tests.projects.coconut.workers import two_steps
-
-FAST = ("trainer.val_every_n_steps=null", "trainer.log_every_n_steps=3")
+from tests.projects.coconut.workers import FAST, killed, run, two_steps
 
 
 def wave(rows, dim):
@@ -254,32 +250,6 @@ def test_two_processes_negative_twin(two_ranks):
                if v.is_floating_point())  # fmt: skip
 
 
-def run(folder, *overrides):
-    return train("coconut", "smoke", [f"runs_dir={folder}", "run_id=r", *FAST, *overrides])
-
-
-def killed(folder, place, overrides):
-    """In a child process: run, and die by SIGKILL at a place."""
-    from projects.coconut import stages as project
-
-    def die(*_):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    if place == "between":
-        project.grown_memory = die
-    else:
-        save = ckpt.RunCheckpoint.save
-
-        def save_and_die(self, trainer, module):
-            path = save(self, trainer, module)
-            if self.folder.name == "task2" and trainer.global_step == 2:
-                die()
-            return path
-
-        ckpt.RunCheckpoint.save = save_and_die
-    run(folder, *overrides)
-
-
 def final_state(folder):
     path = ckpt.latest(folder / "coconut/smoke/r/checkpoints/task3")
     content = ckpt.load(path)
@@ -316,7 +286,8 @@ def whole(tmp_path_factory):
 def test_item_14_kill_and_resume_equal_the_uninterrupted_run(tmp_path, whole, place):
     """Item 14: kill -9 after task 1, and inside task 2; weights, optimiser, memory, teacher, results."""
     overrides = ["method.distillation=sequence"]
-    process = mp.get_context("fork").Process(target=killed, args=(tmp_path, place, overrides))
+    start = "spawn" if torch.cuda.is_available() else "fork"  # a fork costs no imports
+    process = mp.get_context(start).Process(target=killed, args=(tmp_path, place, overrides))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL

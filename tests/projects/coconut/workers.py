@@ -1,12 +1,47 @@
-"""What the two processes of the tests run; importable by name."""
+"""What other processes of the tests run; importable by name."""
+
+import os
+import signal
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common import distributed as cd
+from common.engine import checkpoint as ckpt
+from common.engine.run import train
+from projects.coconut import stages as project
 from projects.coconut.module import Coconut
 from tests.projects.coconut.conftest import batch, module_of
+
+FAST = ("trainer.val_every_n_steps=null", "trainer.log_every_n_steps=3")
+
+
+def run(folder: Path, *overrides: str) -> Path:
+    """A whole smoke run without validation."""
+    return train("coconut", "smoke", [f"runs_dir={folder}", "run_id=r", *FAST, *overrides])
+
+
+def killed(folder: Path, place: str, overrides: list[str]) -> None:
+    """Run, and die by SIGKILL: between task 1 and 2, or inside task 2 after its second step."""
+
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    save = ckpt.RunCheckpoint.save
+
+    def save_and_die(self, trainer, module):
+        path = save(self, trainer, module)
+        if self.folder.name == "task2" and trainer.global_step == 2:
+            die()
+        return path
+
+    if place == "between":
+        project.grown_memory = die
+    else:
+        ckpt.RunCheckpoint.save = save_and_die
+    run(folder, *overrides)
 
 
 class Loss(nn.Module):
