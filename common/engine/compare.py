@@ -304,7 +304,7 @@ def _judge(
     interval, unit = _interval(metric or spec.metric, runs[left], runs[right], sign)
     low, high = sorted((sign * interval.low, sign * interval.high))
     claim = f"{left} > {right}" if sign > 0 else f"{left} < {right}"
-    own = {} if metric is None else {"metric": metric}
+    own: dict[str, Any] = {} if metric is None else {"metric": metric}
     if metric is not None:
         claim += f" in {metric}"
     if margin is not None:
