@@ -181,9 +181,7 @@ class LanguageModel:
         rngs: Sequence[np.random.Generator],
         limits: Sequence[int],
     ) -> list[list[int]]:
-        """New ids of each row within its own limit; a row that the longest limit would push out of
-        the context is generated alone.
-        """
+        """New ids of each row within its limit; rows that the longest one does not fit go alone."""
         most = max(limits)
         together = [i for i, row in enumerate(rows) if len(row) + most <= self.context]
         groups = [together] if together else []

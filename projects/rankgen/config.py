@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 from common.config import DataConfig, ExperimentConfig
 
-
 Part = Literal["train", "dev", "test"]
 Half = Literal["ranker", "generator", "all"]
 

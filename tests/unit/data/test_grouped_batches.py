@@ -21,7 +21,7 @@ def batches(count, seed=0, batch_size=4, **options):
 def test_a_batch_mixes_groups_only_when_the_current_one_is_used_up():
     """RankGen checklist 5, checked against a count of what is left of every group."""
     epoch = batches(13)  # 52 samples
-    left = {g: int((GROUPS == g).sum()) for g in range(4)}
+    left = {g: int((g == GROUPS).sum()) for g in range(4)}
     mixed = 0
     for batch in epoch:
         current = GROUPS[batch[0]]
