@@ -107,11 +107,8 @@ class LanguageModel:
                 self._cut(self._ids(text, special=True), limit)
                 for text, limit in zip(prompts[part], limits[part], strict=True)
             ]
-            new = self._generate(rows, policy, rngs[part], max(limits[part]))
-            found += [
-                self._finish(row, ids[:limit])
-                for row, ids, limit in zip(rows, new, limits[part], strict=True)
-            ]
+            new = self._generate_batch(rows, policy, rngs[part], limits[part])
+            found += [self._finish(row, ids) for row, ids in zip(rows, new, strict=True)]
         return found
 
     @torch.no_grad()
@@ -176,6 +173,26 @@ class LanguageModel:
             place = slice(width - len(row), width) if left else slice(0, len(row))
             ids[i, place], mask[i, place] = torch.tensor(row), 1
         return ids.to(self.device), mask.to(self.device)
+
+    def _generate_batch(
+        self,
+        rows: Sequence[list[int]],
+        policy: Policy,
+        rngs: Sequence[np.random.Generator],
+        limits: Sequence[int],
+    ) -> list[list[int]]:
+        """New ids of each row within its limit; rows that the longest one does not fit go alone."""
+        most = max(limits)
+        together = [i for i, row in enumerate(rows) if len(row) + most <= self.context]
+        groups = [together] if together else []
+        groups += [[i] for i in range(len(rows)) if i not in together]
+        found: list[list[int]] = [[] for _ in rows]
+        for group in groups:
+            budget = max(limits[i] for i in group)
+            new = self._generate([rows[i] for i in group], policy, [rngs[i] for i in group], budget)
+            for i, ids in zip(group, new, strict=True):
+                found[i] = ids[: limits[i]]
+        return found
 
     def _generate(
         self,

@@ -36,6 +36,7 @@ class ModelConfig:
     pretrained: str = "bundled:text-encoder"
     config: dict[str, Any] | None = None  # with pretrained=random: model_type and its fields
     tokenizer: str | None = None  # where the weights come without one; None: of T5 v1.1
+    pooling: Literal["first", "mean"] = "first"  # mean: where the first state is not trained
     prefix_length: int = 512  # tokens, marker included
     suffix_length: int = 128
     dropout: float | None = None  # every dropout probability; None: the model's own

@@ -27,7 +27,8 @@ Progress = Callable[[Iterable[slice], str, int], Iterable[slice]]
 
 MARKERS: dict[Kind, str] = {"prefix": "pre ", "suffix": "suffi "}
 RELEASED = "T5EncoderWithProjection"  # class name in the config.json of the released checkpoints
-FIRST: Pooling = "cls_before_pooler"  # the state at the first position, without a head
+# states -> one vector: the paper's first position, or the mean over the tokens
+POOLERS: dict[str, Pooling] = {"first": "cls_before_pooler", "mean": "avg"}
 BACKBONE = "t5_encoder."  # where their transformer is in the state dict
 
 
@@ -42,7 +43,8 @@ class PrefixSuffixEncoder(nn.Module):
     released code.
 
     Args:
-        tower: transformer with pooling "cls_before_pooler" (the first position).
+        tower: transformer with pooling "cls_before_pooler" (the first position, as in the paper) or
+            "avg" (for transformers whose first state is not trained).
         tokenizer: of the transformers library, with a padding token.
         prefix_length: tokens of a prefix, special ones and marker included.
         suffix_length: tokens of a suffix.
@@ -148,6 +150,7 @@ def build_encoder(
     suffix_length: int = 128,
     tokenizer: str | None = None,
     projection_std: float | None = None,
+    pooling: Literal["first", "mean"] = "first",
 ) -> PrefixSuffixEncoder:
     """Encoder of a ``pretrained:`` string.
 
@@ -164,6 +167,7 @@ def build_encoder(
         suffix_length: see `PrefixSuffixEncoder`.
         tokenizer: place of the tokenizer where the weights come without one (the release).
         projection_std: of a new projection; None: 1/sqrt(d).
+        pooling: "first" is the paper's.
 
     Raises:
         UserError: absent or unfitting weights, or no tokenizer.
@@ -187,7 +191,9 @@ def build_encoder(
         words = tiny_tokenizer(int((config or {}).get("vocab_size", 256)))
     else:
         words = load_words(ref, tokenizer)
-    encoder = PrefixSuffixEncoder(TextTower(model, FIRST), words, prefix_length, suffix_length)
+    encoder = PrefixSuffixEncoder(
+        TextTower(model, POOLERS[pooling]), words, prefix_length, suffix_length
+    )
     if projection_std is not None:
         nn.init.normal_(encoder.projection.weight, std=projection_std)
     if state is not None:

@@ -30,7 +30,7 @@ def evaluate(cfg: Config, module: RankGen, workspace: Workspace) -> dict[str, fl
 
     Accuracies of each prefix are saved for `make compare`.
     """
-    triples = eval_triples(cfg)
+    triples = large_books(eval_triples(cfg), cfg.eval.num_negatives)
     with evaluated(module.encoder, cfg.trainer.accelerator):
         metrics, items = rank_metrics(cfg, module.encoder, triples, workspace)
         for path in cfg.eval.sets:
@@ -93,6 +93,18 @@ def rank_metrics(
         workspace.figure("scores", score_figure(own, against))
         workspace.gallery("suffixes of the same book", gallery(triples, prefix, gold))
     return metrics | recall, items | {"retrieval_recall_at_1": hits}
+
+
+def large_books(triples: TripleList, count: int) -> TripleList:
+    """Triples of the books that have more than `count` of them.
+
+    Raises:
+        UserError: there is no such book.
+    """
+    sizes = np.bincount(triples.documents)[triples.documents]
+    if not (sizes > count).any():
+        _check_pool(int(sizes.max()) - 1, count)
+    return TripleList([triples[i] for i in np.flatnonzero(sizes > count).tolist()])
 
 
 def negatives(triples: TripleList, count: int) -> np.ndarray:

@@ -9,8 +9,8 @@ from common.encoders.state_dict import load_state_dict_file
 from common.encoders.text import TextTower, load_tokenizer, load_transformer, quiet
 from common.export.files import write_atomic, write_files, write_json, write_tensors
 from projects.rankgen.encoder import (
-    FIRST,
     MARKERS,
+    POOLERS,
     RELEASED,
     PrefixSuffixEncoder,
     build_encoder,
@@ -21,7 +21,7 @@ from projects.rankgen.encoder import (
 
 SETTINGS = "prefix_suffix_encoder.json"
 _KINDS = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"))
-_FLAGS = ("mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+_FLAGS = ("max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
 
 
 def save_encoder(encoder: PrefixSuffixEncoder, folder: Path) -> None:
@@ -35,7 +35,9 @@ def save_encoder(encoder: PrefixSuffixEncoder, folder: Path) -> None:
     write_files(folder, lambda new: _write_model(encoder, new))
     width = encoder.tower.num_features
     pooling = {f"pooling_mode_{flag}": False for flag in _FLAGS}
-    pooled = {"word_embedding_dimension": width, "pooling_mode_cls_token": True, **pooling}
+    first = encoder.tower.pooling == POOLERS["first"]
+    pooling |= {"pooling_mode_cls_token": first, "pooling_mode_mean_tokens": not first}
+    pooled = {"word_embedding_dimension": width, **pooling}
     write_json(folder / "1_Pooling" / "config.json", pooled | {"include_prompt": True})
     write_json(folder / "2_Dense" / "config.json", {
         "in_features": width, "out_features": width, "bias": False,
@@ -53,8 +55,9 @@ def save_encoder(encoder: PrefixSuffixEncoder, folder: Path) -> None:
     write_atomic(folder / "modules.json", lambda file: file.write_text(text, "utf-8"))
     about = {"prompts": dict(MARKERS), "default_prompt_name": None, "similarity_fn_name": "dot"}
     write_json(folder / "config_sentence_transformers.json", about)
-    write_json(folder / SETTINGS, {str(kind): n for kind, n in encoder.lengths.items()})
-    if encoder.tower.model.config.model_type == "t5":
+    sizes = {str(kind): n for kind, n in encoder.lengths.items()}
+    write_json(folder / SETTINGS, {**sizes, "pooling": "first" if first else "mean"})
+    if first and encoder.tower.model.config.model_type == "t5":
         save_released(encoder, folder / "released")
 
 
@@ -87,12 +90,13 @@ def load_encoder(folder: Path) -> PrefixSuffixEncoder:
     try:
         lengths = json.loads((folder / SETTINGS).read_text("utf-8"))
         sizes = int(lengths["prefix"]), int(lengths["suffix"])
+        pooling = POOLERS[lengths["pooling"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is no exported prefix and suffix encoder: {error!r}") from error
     place = str(folder)
     stored = stored_config(resolve_pretrained(place))
     model = load_transformer(place, auto_class=encoder_class(stored.model_type))
-    encoder = PrefixSuffixEncoder(TextTower(model, FIRST), load_tokenizer(place), *sizes)
+    encoder = PrefixSuffixEncoder(TextTower(model, pooling), load_tokenizer(place), *sizes)
     path = folder / "2_Dense" / "model.safetensors"
     load_state_dict_file(path, encoder.projection, prefix="linear.")
     return encoder.eval()

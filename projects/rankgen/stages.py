@@ -38,6 +38,7 @@ def make_encoder(cfg: Config) -> PrefixSuffixEncoder:
         suffix_length=model.suffix_length,
         tokenizer=model.tokenizer,
         projection_std=model.projection_std,
+        pooling=model.pooling,
     )
 
 

@@ -56,30 +56,43 @@ def test_beams_are_scored_by_their_whole_text():
     assert all(b.ended for b in beams)
 
 
+class Script:
+    """A language model whose first sample of every call ends; texts name call and sample."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def continuations(self, prompts, policy, rngs, budget):
+        self.calls += 1
+        texts = [f" {'xyz'[j]}{self.calls}" for j in range(len(prompts))]
+        return [Continuation(text, j == 0, 1) for j, text in enumerate(texts)]
+
+    def count_tokens(self, text):
+        return 1
+
+
+class Taste:
+    """Likes the very first sample best, then texts that end in y."""
+
+    def encode(self, texts, kind):
+        texts = [texts] if isinstance(texts, str) else texts
+        if kind == "prefix":
+            return torch.ones(1, 1)
+        return torch.tensor([[2.0 if t == "x1" else float(t.split()[-1][0] == "y")] for t in texts])
+
+
 def test_ended_beams_compete_unchanged():
-    """An ended beam is in the next pool as it is and is not continued."""
-    ranker, rounds = encoder(), []
-
-    class Script:
-        """Ends the first sample of every round."""
-
-        def continuations(self, prompts, policy, rngs, budget):
-            texts = [f" {'xyz'[j]}{len(rounds)}" for j in range(len(prompts))]
-            return [Continuation(text, j == 0, 1) for j, text in enumerate(texts)]
-
-        def count_tokens(self, text):
-            return 1
-
-    beam_search(
-        ranker, Script(), PREFIX, Policy(), num_beams=3, num_samples=3, segment_tokens=5,
+    """An ended beam is in the next pool as it is, is not continued, and can win."""
+    rounds = []
+    beams = beam_search(
+        Taste(), Script(), PREFIX, Policy(), num_beams=3, num_samples=3, segment_tokens=5,
         max_tokens=20, watch=lambda texts: rounds.append(list(texts)),
     )  # fmt: skip
-    assert len(rounds[0]) == 9
-    for before, after in pairwise(rounds):
-        kept = [text for text in after if text in before]
-        assert all(text.split()[-1].startswith("x") for text in kept)
-        assert len(after) == len(kept) + 3 * (3 - len(kept))
-    assert any(text in rounds[0] for text in rounds[1])
+    assert [len(texts) for texts in rounds] == [9, 7, 7, 7]
+    assert all(texts[0] == " x1" for texts in rounds[1:])
+    assert not any(t.startswith(" x1 ") for texts in rounds for t in texts)
+    assert (beams[0].text, beams[0].score) == (" x1", 2.0)
+    assert all(beam.text.count("y") == 4 for beam in beams[1:])
 
 
 def test_budget_is_reset_for_every_prefix():

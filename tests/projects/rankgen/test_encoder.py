@@ -145,11 +145,14 @@ def test_saved_in_the_released_layout(released, tmp_path):
     assert torch.equal(load_encoder(tmp_path).projection.weight, model.projection.weight)
 
 
-def test_export_reloads(tmp_path):
-    model = encoder()
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_export_reloads(tmp_path, pooling):
+    torch.manual_seed(0)
+    model = build_encoder("random", config=T5, prefix_length=48, suffix_length=32, pooling=pooling)
     save_encoder(model, tmp_path)
     found = load_encoder(tmp_path)
     assert found.lengths == model.lengths
+    assert (tmp_path / "released").is_dir() == (pooling == "first")
     for kind in MARKERS:
         assert torch.equal(found.encode(TEXTS, kind), model.encode(TEXTS, kind))
     (tmp_path / "prefix_suffix_encoder.json").write_text("{}")

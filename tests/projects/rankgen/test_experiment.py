@@ -36,7 +36,13 @@ from projects.rankgen.data import (
     eval_triples,
     train_triples,
 )
-from projects.rankgen.evaluate import book_retrieval, hard_negatives, negatives, rank_metrics
+from projects.rankgen.evaluate import (
+    book_retrieval,
+    hard_negatives,
+    large_books,
+    negatives,
+    rank_metrics,
+)
 from projects.rankgen.stages import make_encoder
 from tests.projects.rankgen.conftest import config, encoder, language_model, save_language_model
 
@@ -133,7 +139,7 @@ def test_bundled_parts():
     parts = [train_triples(replace(cfg, data=replace(cfg.data, limit=None))), eval_triples(cfg)]
     parts.append(eval_triples(replace(cfg, eval=replace(cfg.eval, part="dev"))))
     texts = [{row.gold for row in part.rows} for part in parts]
-    assert min(map(len, texts)) > 300
+    assert min(map(len, texts)) > 100
     assert not texts[0] & texts[1]
     assert not texts[0] & texts[2]
     for part in parts:
@@ -253,6 +259,17 @@ def test_negatives_are_of_the_same_book_and_never_the_gold():
     assert (negatives(triples, 5) == negatives(triples, 5)).all()
     with pytest.raises(UserError, match="a book has 9 other prefixes"):
         negatives(triples, 10)
+
+
+def test_books_with_too_few_prefixes_are_left_out():
+    rows = [Triple("a", f"p {i}", f"g {i}", "x") for i in range(6)] + [
+        Triple("b", "p", "g", "x")
+    ] * 3
+    triples = TripleList(rows)
+    assert len(large_books(triples, 4)) == 6
+    assert len(large_books(triples, 2)) == 9
+    with pytest.raises(UserError, match="a book has 5 other prefixes"):
+        large_books(triples, 6)
 
 
 def test_hard_negatives_share_words_with_the_prefix():

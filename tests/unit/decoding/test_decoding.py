@@ -133,6 +133,8 @@ def test_budgets_per_row_and_long_prompts():
     assert cut.num_tokens == 8
     assert len(lm._cut(lm._ids(long), 8)) == 40
     assert isinstance(short.text, str)
+    mixed = lm.continuations([long, PROMPTS[0]], Policy("greedy"), streams(2), [2, 20])
+    assert [c.num_tokens for c in mixed] == [2, 20]  # 46 + 20 tokens would not fit
     with pytest.raises(UserError, match="no room for a prompt"):
         lm.continuations([long], Policy("greedy"), streams(1), 48)
 

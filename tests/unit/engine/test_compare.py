@@ -19,7 +19,7 @@ META = {
 class FakeRun:
     """A finished run with given values."""
 
-    config_hash = "c0ffee00"
+    config_hash = run_id = "c0ffee00"
 
     def __init__(self, folder, arm, seed, value, items=None):
         self.arm, self.seed, self.path, self._items = arm, seed, folder / f"{arm}-{seed}", items
@@ -144,3 +144,32 @@ def test_report_shows_curves_metrics_and_galleries(tmp_path, monkeypatch):
     assert "0.5000" in page
     with pytest.raises(UserError, match="nothing to report"):
         write_report(["absent"], tmp_path / "out", tmp_path / "runs")
+
+
+def test_a_claim_may_name_its_own_metric_and_margin():
+    from common.engine.compare import own_metric, pairs
+
+    claim = "both > single (recall_at_1, margin 0.02)"
+    assert pairs(claim) == [("both", "single")]
+    assert own_metric(claim) == ("recall_at_1", 0.02)
+    assert own_metric("both > single > none (recall_at_1)") == ("recall_at_1", None)
+    assert own_metric("both > single") == (None, None)
+
+
+def test_such_a_claim_is_judged_by_that_metric(tmp_path):
+    def verdicts(claim, folder):
+        spec = Comparison(metric="score", arms={"a": {}, "b": {}}, claims=[claim])
+        plan = [FakeRun(folder, arm, s, v) for arm, v in (("a", 0.1), ("b", 0.4)) for s in range(3)]
+        return summarise("demo", spec, ["a", "b"], plan)
+
+    result = verdicts("a > b (other, margin 0.01)", tmp_path / "1")  # 1.0 in both arms
+    (claim,) = result["claims"]
+    assert (claim["verdict"], claim["metric"]) == ("supported", "other")
+    assert claim["claim"] == "a > b in other - 0.01"
+    assert "paired difference of other +0.0000" in results.markdown(result)
+    (strict,) = verdicts("a > b (other)", tmp_path / "2")["claims"]
+    assert strict["verdict"] == "not shown at this scale"
+    (plain,) = verdicts("a > b", tmp_path / "3")["claims"]
+    assert plain["verdict"] == "contradicted"
+    with pytest.raises(UserError, match="no metric 'othr'; did you mean 'other'"):
+        verdicts("a > b (othr)", tmp_path / "4")

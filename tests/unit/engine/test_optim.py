@@ -88,3 +88,17 @@ def test_lars_without_weight_decay_is_sgd():
         a.step()
         b.step()
     assert torch.equal(left, right)
+
+
+def test_adafactor_steps_are_scaled_by_the_parameter_and_keep_little_state():
+    """A step of lr times the RMS of the weight, whatever the size of the gradient."""
+    moved = []
+    for size in (1.0, 10.0):
+        weight = nn.Parameter(torch.full((8, 4), size))
+        optimizer = build_optimizer([{"params": [weight]}], OptimConfig(name="adafactor", lr=0.01))
+        weight.grad = torch.full((8, 4), 3.0)
+        optimizer.step()
+        moved.append(float(size - weight.detach().mean()))
+        state = sum(x.numel() for x in optimizer.state[weight].values() if x.ndim)
+        assert state == 8 + 4
+    assert moved == pytest.approx([0.01, 0.1], rel=1e-3)
