@@ -99,7 +99,7 @@ def read_set(cfg: Config, name: str, options: SetConfig) -> EmbeddingTask:
             task = read_task(path)
             records: Sequence[EmbeddingRecord] = task.records
         elif known.layout in ("labelled", "clusters"):
-            records = _by_class(cfg, *read_labels(path, known.layout))  # type: ignore[arg-type]
+            records = _by_class(cfg, *read_labels(path, known.layout))
         else:
             records = read_records(path, known.layout)
     elif name in BUNDLED_SETS:
