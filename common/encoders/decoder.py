@@ -152,8 +152,7 @@ def merge_lora(model: nn.Module) -> None:
 
 def _peft() -> Any:
     try:
-        with torch.random.fork_rng(devices=[]):  # the import must not move the random state
-            import peft
+        import peft
     except ImportError as error:
         raise UserError("LoRA needs the peft package: run `make setup`") from error
     return peft
