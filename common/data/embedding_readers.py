@@ -26,8 +26,6 @@ from common.config import UserError
 from common.data.embedding_records import EmbeddingRecord, nli_records, sts_records
 from common.data.tables import read_csv, read_jsonl, read_parquet
 
-RecordLayout = Literal["beir", "pairs", "dpr", "tevatron", "squad", "nli", "sts"]
-LabelLayout = Literal["labelled", "clusters"]
 Layout = Literal[
     "records", "beir", "pairs", "dpr", "tevatron", "squad", "nli", "sts", "labelled", "clusters"
 ]
@@ -35,7 +33,7 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 _PAIR_NAMES = (("sentence1", "sentence2", "score"), ("text1", "text2", "score"))
 
 
-def read_records(path: str | Path, layout: RecordLayout) -> list[EmbeddingRecord]:
+def read_records(path: str | Path, layout: Layout) -> list[EmbeddingRecord]:
     """Examples of a retrieval, NLI or STS set.
 
     Args:
@@ -60,12 +58,18 @@ def read_records(path: str | Path, layout: RecordLayout) -> list[EmbeddingRecord
     return found
 
 
-def read_labels(path: str | Path, layout: LabelLayout) -> tuple[list[str], list[str]]:
+def read_labels(path: str | Path, layout: Layout) -> tuple[list[str], list[str]]:
     """Texts and their classes.
 
+    Args:
+        path: table.
+        layout: "labelled" or "clusters".
+
     Raises:
-        UserError: missing file, or one of another layout.
+        UserError: another layout, a missing file, or one of another layout.
     """
+    if layout not in ("labelled", "clusters"):
+        raise UserError(f"layout '{layout}' holds no classes; 'labelled' and 'clusters' do")
     rows = read_table(path)
     try:
         if layout == "clusters":

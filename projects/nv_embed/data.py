@@ -98,7 +98,7 @@ def read_set(cfg: Config, name: str, options: SetConfig) -> EmbeddingTask:
         if known.layout == "records":
             task = read_task(path)
             records: Sequence[EmbeddingRecord] = task.records
-        elif known.layout == "labelled" or known.layout == "clusters":
+        elif known.layout in ("labelled", "clusters"):
             records = _by_class(cfg, *read_labels(path, known.layout))
         else:
             records = read_records(path, known.layout)

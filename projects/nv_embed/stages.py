@@ -123,8 +123,8 @@ def plan(cfg: Config) -> Plan:
         ids = torch.ones(rows, cfg.data.max_length, dtype=torch.long)
         # without a mask: transformers looks at its values, and meta tensors have none
         states = network.encoder.model(input_ids=ids).last_hidden_state
-        pooled: Tensor = network.encoder.pooler(states, ids, ids)
-        return pooled.sum()
+        total: Tensor = network.encoder.pooler(states, ids, ids).sum()
+        return total
 
     needed = requirements(cfg)
     rows = 0

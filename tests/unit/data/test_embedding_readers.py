@@ -88,6 +88,8 @@ def test_a_missing_file_and_one_of_another_layout_are_named(tmp_path, layout):
 def test_unknown_kinds(tmp_path):
     with pytest.raises(UserError, match="holds no records"):
         read_records(tmp_path, "labelled")
+    with pytest.raises(UserError, match="holds no classes"):
+        read_labels(tmp_path, "beir")
     with pytest.raises(UserError, match="expected a .jsonl"):
         read_table(tmp_path / "x.xml")
 
