@@ -161,6 +161,7 @@ class EvalConfig:
     rays: int = 400  # of a frame: all moving points first, then others
     clip_rays: int = 400
     clip_step: int = 2  # frames between the starts on the bundled drive
+    max_windows: int = 200  # of a set, evenly spaced; 0: all
     batch_size: int = 8  # sequences per forward pass
     untrained: bool = True  # the same errors of the network before training
     segmentation_frames: int = 0  # frames of the linear probe of points; 0: none
