@@ -134,6 +134,7 @@ class FinetuneConfig:
     bev_width: int = 32
     bev_layers: int = 2
     head_width: int = 32
+    norm_momentum: float = 0.01  # of the batch norms behind the encoder; more for short runs
     proposals: int = 40  # transfusion: queries
     score_threshold: float = 0.1
     max_boxes: int = 60
