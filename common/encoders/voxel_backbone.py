@@ -73,9 +73,9 @@ class DenseVoxelEncoder(nn.Module):
 class SparseBasicBlock(nn.Module):
     """Residual block of two submanifold convolutions, as in OpenPCDet."""
 
-    def __init__(self, channels: int, conv: "ConvFactory") -> None:
+    def __init__(self, channels: int, conv: "ConvFactory", level: int) -> None:
         super().__init__()
-        key = f"res{channels}"
+        key = f"res{level}"
         self.conv1 = conv.submanifold(channels, channels, bias=True, key=key)
         self.bn1 = nn.BatchNorm1d(channels, eps=1e-3, momentum=0.01)
         self.conv2 = conv.submanifold(channels, channels, bias=True, key=key)
@@ -158,15 +158,17 @@ class VoxelResBackBone8x(nn.Module):
         conv = ConvFactory(self.backend)
         first = conv.submanifold(3 + num_features, widths[0], bias=False, key="subm1")
         self.conv_input = _Block(first, widths[0])
-        self.conv1 = nn.Sequential(*(SparseBasicBlock(widths[0], conv) for _ in range(2)))
+        self.conv1 = nn.Sequential(*(SparseBasicBlock(widths[0], conv, 1) for _ in range(2)))
         paddings: tuple[Triple, ...] = ((1, 1, 1), (1, 1, 1), (0, 1, 1))
         levels = [
             nn.Sequential(
                 _Block(conv.strided(inside, outside, padding), outside),
-                SparseBasicBlock(outside, conv),
-                SparseBasicBlock(outside, conv),
+                SparseBasicBlock(outside, conv, level),
+                SparseBasicBlock(outside, conv, level),
             )
-            for inside, outside, padding in zip(widths[:-1], widths[1:], paddings, strict=True)
+            for level, (inside, outside, padding) in enumerate(
+                zip(widths[:-1], widths[1:], paddings, strict=True), 2
+            )
         ]
         self.conv2, self.conv3, self.conv4 = levels
         shape = [grid.shape[0] + 1, *grid.shape[1:]]

@@ -134,6 +134,7 @@ class FinetuneConfig:
     bev_width: int = 32
     bev_layers: int = 2
     head_width: int = 32
+    norm_momentum: float = 0.01  # of the batch norms behind the encoder; more for short runs
     proposals: int = 40  # transfusion: queries
     score_threshold: float = 0.1
     max_boxes: int = 60
@@ -161,6 +162,7 @@ class EvalConfig:
     rays: int = 400  # of a frame: all moving points first, then others
     clip_rays: int = 400
     clip_step: int = 2  # frames between the starts on the bundled drive
+    max_windows: int = 200  # of a set, evenly spaced; 0: all
     batch_size: int = 8  # sequences per forward pass
     untrained: bool = True  # the same errors of the network before training
     segmentation_frames: int = 0  # frames of the linear probe of points; 0: none

@@ -166,11 +166,8 @@ def _point_map(network: TrendNetwork, held: Held) -> tuple[torch.Tensor, torch.T
     device = next(network.parameters()).device
     xyz, moving = moving_points(held)
     points = torch.from_numpy(held.points).float().to(device)
-    queries = points.new_zeros(len(xyz), points.shape[1])
-    queries[:, :3] = torch.from_numpy(xyz).float()
-    volume_points = torch.cat([points, queries[:0]])
-    features = point_features(network.encoder, volume_points)
-    nearest = torch.cdist(queries[:, :3], points[:, :3]).argmin(1)
+    features = point_features(network.encoder, points)
+    nearest = torch.cdist(torch.from_numpy(xyz).to(points), points[:, :3]).argmin(1)
     return features[nearest].float().cpu(), torch.from_numpy(moving)
 
 

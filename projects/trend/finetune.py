@@ -65,6 +65,9 @@ class Detector(nn.Module):
             if tune.detector == "center"
             else TransFusionHead(*size, grid, tune.proposals)
         )
+        for layer in (*self.neck.modules(), *self.backbone.modules(), *self.head.modules()):
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.momentum = tune.norm_momentum
         weights = torch.tensor(CODE_WEIGHTS, dtype=torch.float32)
         self.register_buffer("code_weights", weights, persistent=False)
 

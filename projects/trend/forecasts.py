@@ -12,7 +12,6 @@ from torch import Tensor
 from common.data.lidar import LidarSet, Window, windows
 from common.data.lidar_augment import PlanarSimilarity
 from common.data.lidar_rays import inside
-from common.data.poses import transform
 from common.data.samplers import sample_rng
 from common.evaluation.scans import chamfer, copied_ranges
 from projects.trend.config import Config
@@ -75,6 +74,9 @@ def held_out(cfg: Config, source: Any, rays: int, step: int = 1) -> list[Held]:
     items = windows(0, data, cfg.eval.horizon, stride, step)
     if source == "simulated":
         items = [w for w in items if w.first == 0]
+    most = cfg.eval.max_windows
+    if most and len(items) > most:
+        items = [items[i * len(items) // most] for i in range(most)]
     return [_held(cfg, data, item, rays, number) for number, item in enumerate(items)]
 
 
@@ -238,5 +240,5 @@ def chamfer_of(held: Sequence[Held], errors: Sequence[Sequence[Floats]], step: i
 def moving_points(held: Held) -> tuple[Floats, NDArray[np.bool_]]:
     """Returns (R, 3) of the current frame and whether they move."""
     target = held.targets[0]
-    points = target.rays["ranges"][:, None] * target.rays["directions"] + target.rays["origin"]
-    return transform(np.eye(4), points), target.moving
+    rays = target.rays
+    return rays["ranges"][:, None] * rays["directions"] + rays["origin"], target.moving

@@ -32,7 +32,7 @@ def test_item_3_action_embedding_has_34_values():
     wanted = [f(v * rates) for v in (1.5, -0.5) for f in (torch.sin, torch.cos)]
     torch.testing.assert_close(code[0, :32], torch.cat(wanted))
     torch.testing.assert_close(code[0, 32:], torch.stack([action[0, 2].sin(), action[0, 2].cos()]))
-    full_turn = embed_action(action + torch.tensor([0, 0, 2 * torch.pi]).double(), 32)
+    full_turn = embed_action(action + torch.tensor([0, 0, 2 * torch.pi], dtype=torch.float64), 32)
     torch.testing.assert_close(full_turn, code)
     recurrent = module_of().network.recurrent
     assert recurrent.action[0].in_features == 34
