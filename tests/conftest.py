@@ -23,6 +23,12 @@ def pool():
         started.close()
 
 
+@pytest.fixture(scope="session")
+def two_ranks(pool):
+    """The pool of two processes."""
+    return pool(2)
+
+
 @pytest.fixture
 def unrendered_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures of runs are made but not rendered, which takes most of a tiny run's time.

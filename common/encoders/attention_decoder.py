@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from common.encoders.sinusoid import sinusoidal_positions
+from common.encoders.sinusoidal import sinusoidal_positions
 
 
 class AttentionDecoder(nn.Module):

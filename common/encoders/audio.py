@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.encoders.pretrained import loading, resolve_pretrained
-from common.encoders.sinusoid import sinusoidal_positions
+from common.encoders.sinusoidal import sinusoidal_positions
 
 _FLOOR = 1e-6  # of the mel power before the logarithm
 

@@ -1,4 +1,6 @@
-"""Sinusoidal encodings of scalars."""
+"""Sinusoidal encodings of scalars and of positions."""
+
+import math
 
 import torch
 from torch import Tensor
@@ -28,3 +30,22 @@ def sinusoidal(values: Tensor, dim: int, base: float = 10_000.0) -> Tensor:
     steps = torch.arange(dim // 2, device=values.device, dtype=values.dtype)
     angles = values[..., None] * base ** (-2 * steps / dim)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def sinusoidal_positions(length: int, dim: int, like: Tensor) -> Tensor:
+    """Position codes sin(p / 10000^(2i/D)), cos(...) in turns.
+
+    Source: Vaswani et al. 2017, section 3.5, arXiv 1706.03762.
+
+    Args:
+        length: L.
+        dim: D, even.
+        like: gives dtype and device.
+
+    Returns:
+        (L, D).
+    """
+    position = torch.arange(length, device=like.device, dtype=torch.float32)[:, None]
+    step = torch.arange(0, dim, 2, device=like.device, dtype=torch.float32)
+    angle = position * torch.exp(-math.log(10000.0) / dim * step)
+    return torch.stack([angle.sin(), angle.cos()], 2).flatten(1).to(like.dtype)

@@ -1,29 +1,18 @@
 """Configs and golden inputs for the tests of CACR."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import load
 from projects.cacr.config import Config, MethodConfig
-from tests.distributed.pool import Pool
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/cacr.json").read_text(encoding="utf-8"))
 HOSTS = ("batch", "queue", "momentum")
 WEIGHTINGS = ("full", "without_w1", "without_w2", "none")
-
-
-@pytest.fixture(scope="session")
-def two_ranks() -> Iterator[Pool]:
-    """Two gloo processes for all tests of the project."""
-    pool = Pool(2)
-    yield pool
-    pool.close()
 
 
 def config(*overrides: str, name: str = "smoke") -> Config:

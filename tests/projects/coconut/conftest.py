@@ -1,10 +1,8 @@
 """Configs, batches and golden values for the tests of COCONUT."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -12,19 +10,10 @@ from common.config import load
 from common.data.transcripts import EOS, SEP, SOS
 from projects.coconut.config import Config
 from projects.coconut.module import Coconut
-from tests.distributed.pool import Pool
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/coconut.json").read_text(encoding="utf-8"))
 ER = ("method.mm_weight=0", "method.nspt_weight=0")
 VOCAB = 12
-
-
-@pytest.fixture(scope="session")
-def two_ranks() -> Iterator[Pool]:
-    """Two gloo processes for all tests of the project."""
-    pool = Pool(2)
-    yield pool
-    pool.close()
 
 
 def config(*overrides: str, name: str = "smoke") -> Config:

@@ -1,28 +1,17 @@
 """Configs and golden inputs for the tests of DCL."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import load
 from projects.dcl.config import Config, MethodConfig
-from tests.distributed.pool import Pool
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/dcl.json").read_text(encoding="utf-8"))
 HOSTS, LOSSES = ("simclr", "moco", "nnclr"), ("infonce", "dcl", "dclw")
-
-
-@pytest.fixture(scope="session")
-def two_ranks() -> Iterator[Pool]:
-    """Two gloo processes for all tests of the project."""
-    pool = Pool(2)
-    yield pool
-    pool.close()
 
 
 def config(*overrides: str, name: str = "smoke") -> Config:

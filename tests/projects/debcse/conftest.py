@@ -1,28 +1,17 @@
 """Configs, a corpus with known meanings and its scorer for the tests of DebCSE."""
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor, nn
 
 from common.config import load
 from projects.debcse.config import Config
 from projects.debcse.sampling import Pools
-from tests.distributed.pool import Pool
 
 SLOTS, VALUES, SYNONYMS = 4, 4, 3
-
-
-@pytest.fixture(scope="session")
-def two_ranks() -> Iterator[Pool]:
-    """Two gloo processes for all tests of the project."""
-    pool = Pool(2)
-    yield pool
-    pool.close()
 
 
 def config(*overrides: str, name: str = "smoke") -> Config:

@@ -1,10 +1,8 @@
 """Configs, golden inputs and modules for the tests of ESimCSE."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -12,17 +10,8 @@ from common.config import load
 from common.engine.sentences import build_encoder
 from projects.esimcse.config import Config
 from projects.esimcse.module import ESimCSE
-from tests.distributed.pool import Pool
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/esimcse.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="session")
-def two_ranks() -> Iterator[Pool]:
-    """Two gloo processes for all tests of the project."""
-    pool = Pool(2)
-    yield pool
-    pool.close()
 
 
 def config(*overrides: str, name: str = "smoke") -> Config:

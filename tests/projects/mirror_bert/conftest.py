@@ -1,10 +1,8 @@
 """Configs, encoders, golden inputs and batches for the tests of Mirror-BERT."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -13,21 +11,12 @@ from common.engine.sentences import build_encoder
 from projects.mirror_bert.config import Config
 from projects.mirror_bert.data import mirror_views
 from projects.mirror_bert.module import MirrorBERT
-from tests.distributed.pool import Pool
 
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden/mirror_bert.json").read_text(encoding="utf-8")
 )
 NO_NOISE = ("model.dropout=0.0", "model.drop_head=0.0")
 PADDED = ("model.pooling=avg_all", "model.max_length=32")
-
-
-@pytest.fixture(scope="session")
-def two_ranks() -> Iterator[Pool]:
-    """Two gloo processes for all tests of the project."""
-    pool = Pool(2)
-    yield pool
-    pool.close()
 
 
 def config(*overrides: str, name: str = "smoke") -> Config:

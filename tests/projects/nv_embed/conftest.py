@@ -1,8 +1,5 @@
 """Configs, small encoders and records for the tests of NV-Embed."""
 
-from collections.abc import Iterator
-
-import pytest
 import torch
 
 from common.config import load
@@ -10,17 +7,8 @@ from common.encoders.instructed import InstructedEncoder
 from projects.nv_embed.config import Config
 from projects.nv_embed.module import NvEmbed
 from projects.nv_embed.stages import build_encoder
-from tests.distributed.pool import Pool
 
 TEXTS = ["the cat sleeps", "two men are here", "a long walk in the old town", "no"]
-
-
-@pytest.fixture(scope="session")
-def two_ranks() -> Iterator[Pool]:
-    """Two gloo processes for all tests of the project."""
-    pool = Pool(2)
-    yield pool
-    pool.close()
 
 
 def config(*overrides: str, name: str = "smoke") -> Config:

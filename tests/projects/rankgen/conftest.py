@@ -1,8 +1,5 @@
 """Configs, tiny models and batches for the tests of RankGen."""
 
-from collections.abc import Iterator
-
-import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -11,20 +8,11 @@ from common.decoding import LanguageModel
 from common.encoders import tiny_tokenizer
 from projects.rankgen.config import Config
 from projects.rankgen.encoder import PrefixSuffixEncoder, build_encoder
-from tests.distributed.pool import Pool
 
 T5 = {
     "model_type": "t5", "vocab_size": 400, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2,
     "num_heads": 2, "feed_forward_proj": "gated-gelu",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def two_ranks() -> Iterator[Pool]:
-    """Two gloo processes for all tests of the project."""
-    pool = Pool(2)
-    yield pool
-    pool.close()
 
 
 def config(*overrides: str, name: str = "smoke") -> Config:

@@ -1,30 +1,19 @@
 """Configs, golden inputs and batches for the tests of SepCLR."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor
 
 from common.config import load
 from projects.sepclr.config import Config
 from projects.sepclr.module import SepCLR
-from tests.distributed.pool import Pool
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/sepclr.json").read_text(encoding="utf-8"))
 LEAKAGES = ("kjem", "none", "mmd", "correlation", "vclub")
 SUPERVISED = ("method.objective=supervised", "method.attributes=[corner]",
               "method.discrete=[corner]", "model.salient_dim=1")  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def two_ranks() -> Iterator[Pool]:
-    """Two gloo processes for all tests of the project."""
-    pool = Pool(2)
-    yield pool
-    pool.close()
 
 
 def config(*overrides: str, name: str = "smoke") -> Config:

@@ -1,10 +1,8 @@
 """Configs, golden inputs and small encoders for the tests of SimCSE."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -13,18 +11,9 @@ from common.encoders.sentence import SentenceEncoder
 from common.engine.sentences import build_encoder
 from projects.simcse.config import Config
 from projects.simcse.module import SimCSE
-from tests.distributed.pool import Pool
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/simcse.json").read_text(encoding="utf-8"))
 TEXTS = ["a man plays the guitar", "the cat sleeps", "two dogs run over a field", "it rains"]
-
-
-@pytest.fixture(scope="session")
-def two_ranks() -> Iterator[Pool]:
-    """Two gloo processes for all tests of the project."""
-    pool = Pool(2)
-    yield pool
-    pool.close()
 
 
 def config(*overrides: str, name: str = "smoke") -> Config:

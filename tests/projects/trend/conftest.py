@@ -1,23 +1,11 @@
 """Configs, modules and batches for the tests of TREND."""
 
-from collections.abc import Iterator
-
-import pytest
 import torch
 
 from common.config import load
 from projects.trend.config import Config
 from projects.trend.data import build_data, open_sets
 from projects.trend.module import Trend
-from tests.distributed.pool import Pool
-
-
-@pytest.fixture(scope="session")
-def two_ranks() -> Iterator[Pool]:
-    """Two gloo processes for all tests of the project."""
-    pool = Pool(2)
-    yield pool
-    pool.close()
 
 
 def config(*overrides: str, name: str = "smoke") -> Config:

@@ -1,10 +1,8 @@
 """Configs, golden inputs and modules for the tests of WhitenedCSE."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -13,19 +11,10 @@ from common.engine.sentences import build_encoder
 from projects.whitenedcse.config import Config
 from projects.whitenedcse.data import train_set
 from projects.whitenedcse.module import WhitenedCSE
-from tests.distributed.pool import Pool
 
 FOLDER = Path(__file__).parents[2] / "golden"
 GOLDEN = json.loads((FOLDER / "whitenedcse.json").read_text(encoding="utf-8"))
 SIMCSE = json.loads((FOLDER / "simcse.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="session")
-def two_ranks() -> Iterator[Pool]:
-    """Two gloo processes for all tests of the project."""
-    pool = Pool(2)
-    yield pool
-    pool.close()
 
 
 def config(*overrides: str, name: str = "smoke") -> Config:

@@ -12,7 +12,7 @@ from common.encoders.audio import (
     frame_mask,
     wav2vec2_encoder,
 )
-from common.encoders.sinusoid import sinusoidal_positions
+from common.encoders.sinusoidal import sinusoidal_positions
 from common.encoders.snapshot import FrozenTeacher
 
 
