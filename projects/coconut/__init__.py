@@ -22,11 +22,16 @@ def build(cfg: Config) -> "Experiment":
 
     from common.engine import Experiment, Plan
     from common.export import load_safetensors, save_safetensors
-    from projects.coconut.data import build_tokenizer, data_present, num_samples, requirements
+    from projects.coconut.data import (
+        SAMPLE_RATES,
+        build_tokenizer,
+        data_present,
+        num_samples,
+        requirements,
+    )
     from projects.coconut.evaluate import evaluate
     from projects.coconut.module import Coconut
     from projects.coconut.networks import (
-        SAMPLE_RATES,
         TOKENIZER,
         Recognizer,
         build_network,
