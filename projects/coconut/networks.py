@@ -127,10 +127,10 @@ def build_network(
     pretrained: str = "random",
 ) -> SpeechToIntent:
     """Network of the config's values; also rebuilds an exported one."""
-    audio: nn.Module
+    audio: Wav2Vec2Encoder | ConvTransformerEncoder
     if encoder == "wav2vec2":
         audio = wav2vec2_encoder(pretrained, wav2vec2)
-        dim = int(audio.dim)
+        dim = audio.dim
     else:
         masks = SpecAugment(freq_width=freq_width, time_width=time_width) if augment else None
         audio = ConvTransformerEncoder(
