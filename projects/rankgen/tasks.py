@@ -27,14 +27,16 @@ from projects.rankgen.stages import make_encoder
 def decode(cfg: Config, experiment: Experiment, workspace: Workspace) -> dict[str, float]:
     """Continue prefixes by every method, side by side (``TASK=decode``).
 
-    Writes ``continuations.md`` and ``continuations.jsonl``, a gallery for the report, the metrics, and
-    a blind A/B form (``ab_form.csv``) of the two methods of `decode.ab_pair`.
+    Writes ``continuations.md`` and ``continuations.json``, the metrics, a blind A/B form
+    (``ab_form.csv``) of the two methods of `decode.ab_pair`, and a gallery, which `make report` shows
+    with the run that was decoded.
 
     Raises:
         UserError: no trained run, unknown method, or absent weights of the language model.
     """
     section = cfg.decode
-    module, lm = trained(cfg, experiment, workspace), language_model(cfg)
+    run = run_of(cfg, workspace)
+    module, lm = trained(cfg, experiment, run), language_model(cfg)
     rows = read_prefixes(Path(section.file)) if section.file else _held_back(cfg)
     prefixes = [row.prefix for row in rows]
     with torch.inference_mode(), evaluated(module.encoder, cfg.trainer.accelerator):
@@ -45,8 +47,7 @@ def decode(cfg: Config, experiment: Experiment, workspace: Workspace) -> dict[st
         metrics = text_metrics(prefixes, found, lm)
     folder = workspace.folder(".")
     ws.write_json(folder / "metrics.json", metrics)
-    ws.write_json(folder / "meta.json", _meta(cfg, workspace))
-    workspace.gallery("continuations", shown)
+    (workspace if run is None else Workspace(run)).gallery("decoded continuations", shown)
     (folder / "continuations.md").write_text(_markdown(shown, metrics), encoding="utf-8")
     texts = [
         {"prefix": prefix, **{name: texts[i] for name, texts in found.items()}}
@@ -78,20 +79,27 @@ def preference(cfg: Config, workspace: Workspace) -> dict[str, float]:
     return metrics
 
 
-def trained(cfg: Config, experiment: Experiment, workspace: Workspace) -> RankGen:
-    """Module of `decode.run`.
+def run_of(cfg: Config, workspace: Workspace) -> Path | None:
+    """Folder of the run that `decode.run` names; None for an exported folder and for "pretrained".
 
     Raises:
-        UserError: no such run or folder.
+        UserError: no such run.
     """
+    place = Path(cfg.decode.run)
+    if cfg.decode.run == "pretrained" or (place.is_dir() and not (place / "meta.json").exists()):
+        return None
+    return ws.find_run(cfg, workspace.project, workspace.config, cfg.decode.run)
+
+
+def trained(cfg: Config, experiment: Experiment, run: Path | None) -> RankGen:
+    """Module of a run, of an exported folder, or with `model.pretrained` as it is."""
     if cfg.decode.run == "pretrained":
         return RankGen(cfg, make_encoder(cfg))
-    place = Path(cfg.decode.run)
-    if place.is_dir() and not (place / "meta.json").exists():
-        module = load_module(experiment, place)
-    else:
-        run = ws.find_run(cfg, workspace.project, workspace.config, cfg.decode.run)
-        module = module_of_run(experiment, run)
+    module = (
+        load_module(experiment, Path(cfg.decode.run))
+        if run is None
+        else module_of_run(experiment, run)
+    )
     assert isinstance(module, RankGen)
     return module
 
@@ -119,7 +127,3 @@ def _markdown(shown: list[dict[str, Any]], metrics: dict[str, float]) -> str:
             f"| {method} | " + " | ".join("" if c is None else f"{c:.3f}" for c in cells) + " |"
         )
     return "\n\n".join([*parts, "\n".join(table)]) + "\n"
-
-
-def _meta(cfg: Config, workspace: Workspace) -> dict[str, Any]:
-    return ws.provenance(cfg, workspace.project, workspace.config, [])

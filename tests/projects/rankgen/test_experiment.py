@@ -344,6 +344,8 @@ def test_decode_task_writes_samples_and_a_form(tmp_path, full_run):
     text = (tmp_path / "task/continuations.md").read_text()
     assert text.count("**rerank:**") == 2
     assert "| beam |" in text
+    assert (full_run / "gallery/decoded continuations/gallery.json").is_file()
+    assert not (tmp_path / "task/meta.json").exists()  # it would count as a run
     assert (tmp_path / "task/ab_form.csv").read_text().startswith("Prefix,First,Second,Order")
     answers = tmp_path / "answers.csv"
     answers.write_text('InstanceNum,Order,Choice,Explanation\n0,"nucleus,rerank",2,it fits\n')
@@ -355,7 +357,7 @@ def test_decode_task_writes_samples_and_a_form(tmp_path, full_run):
 
 def test_decoding_with_weights_as_they_are():
     cfg = config("decode.run=pretrained")
-    module = tasks.trained(cfg, build(cfg), Workspace(None))
+    module = tasks.trained(cfg, build(cfg), None)
     assert module.encoder.projection.weight.shape == (32, 32)
 
 
