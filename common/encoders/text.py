@@ -177,7 +177,7 @@ def load_transformer(
     if attention not in get_args(Attention):
         raise UserError(f"attention must be one of {get_args(Attention)}, got {attention!r}")
     chosen = {} if attention == "auto" else {"attn_implementation": attention}
-    if ref.kind == "random":
+    if ref.kind == "random" or torch.get_default_device().type == "meta":  # shapes alone
         with loading(ref):
             model: PreTrainedModel = auto_class.from_config(settings, **chosen).to(dtype)
         return model

@@ -197,6 +197,13 @@ def test_check_of_the_paper_config_says_what_each_strategy_takes():
     assert "MISSING" in table["data: msmarco"]
 
 
+def test_check_of_weights_that_are_here_builds_their_shapes(trained):
+    folder = export("nv_embed", "smoke", [f"runs_dir={trained.parents[2]}"], str(trained), None)
+    words = [f"model.pretrained={folder}", "model.config=null"]
+    table = inspect("nv_embed", "smoke", words)
+    assert table["parameters"] == inspect("nv_embed", "smoke", [])["parameters"]
+
+
 def test_fsdp_wraps_the_blocks():
     from common.engine.trainer import _strategy
 
