@@ -88,7 +88,7 @@ def build(cfg: Config) -> "Experiment":
 
     def forward(module: "nn.Module", batch_size: int) -> "Tensor":
         """Recurrent embedding, field and rendering; the sparse encoder depends on the points."""
-        network = trained(module).network
+        network = trained(module).network.requires_grad_(True)  # frozen in fine-tuning
         shape = (batch_size, network.encoder.channels, *network.encoder.volume_shape)
         volume = torch.zeros(shape).requires_grad_()
         after = network.recurrent.step(volume, torch.zeros(batch_size, 3))
