@@ -6,20 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.kernels.problem import Gradients, Problem
+from common.kernels.problem import Gradients, Problem, SoftplusSums
 from common.kernels.specs import Tile
-from common.kernels.tiling import Sweep, view
+from common.kernels.tiling import Sweep, TopOne, view
 
 
-def softplus_forward(problem: Problem, bias: Tensor, offset: Tensor | None) -> Tensor:
+def softplus_forward(problem: Problem, bias: Tensor, offset: Tensor | None) -> SoftplusSums:
     """(N,) sum_{j in A(i)} softplus(y_ij (s_ij + bias + beta_ij) + o_i), y = -1 on positives."""
-    sweep = Sweep(problem)
+    sweep, top = Sweep(problem), TopOne(problem)
     out_N = sweep.q_ND.new_zeros(problem.num_rows)
     buffer = sweep.buffer()
     for tile, q_RD in sweep.tiles():
-        x_RC, mask_RC, _ = _signed_logits(sweep, tile, q_RD, buffer, bias, offset)
+        x_RC, mask_RC, _ = _signed_logits(sweep, tile, q_RD, buffer, bias, offset, top)
         out_N[tile.r0 : tile.r1] += _masked_sum(F.softplus(x_RC, threshold=50.0), mask_RC)
-    return out_N
+    return SoftplusSums(out_N, top.best, top.positive)
 
 
 def softplus_backward(
@@ -36,7 +36,7 @@ def softplus_backward(
 
 def softplus_fused(
     problem: Problem, bias: Tensor, offset: Tensor | None, need_q: bool, need_k: bool
-) -> tuple[Tensor, Gradients]:
+) -> tuple[SoftplusSums, Gradients]:
     """Values and the gradients of their sum in one sweep."""
     return _softplus_gradients(problem, bias, offset, None, need_q, need_k)
 
@@ -48,9 +48,9 @@ def _softplus_gradients(
     upstream: Tensor | None,
     need_q: bool,
     need_k: bool,
-) -> tuple[Tensor, Gradients]:
+) -> tuple[SoftplusSums, Gradients]:
     """G_ij = y_ij sigma(y_ij (s_ij + bias + beta_ij) + o_i) upstream_i inside A (None: 1)."""
-    sweep = Sweep(problem)
+    sweep, top = Sweep(problem), TopOne(problem)
     zeros, num_rows = sweep.q_ND.new_zeros, problem.num_rows
     value_N, sum_N, offset_N = zeros(num_rows), zeros(num_rows), zeros(num_rows)
     dq_ND = torch.zeros_like(sweep.q_ND) if need_q else None
@@ -58,7 +58,8 @@ def _softplus_gradients(
     buffer, other = sweep.buffer(), sweep.buffer()
     for tile, q_RD in sweep.tiles():
         rows, cols = slice(tile.r0, tile.r1), slice(tile.c0, tile.c1)
-        x_RC, mask_RC, hit_RC = _signed_logits(sweep, tile, q_RD, buffer, bias, offset)
+        seen = top if upstream is None else None
+        x_RC, mask_RC, hit_RC = _signed_logits(sweep, tile, q_RD, buffer, bias, offset, seen)
         if upstream is None:  # fused forward: the values are wanted as well
             value_N[rows] += _masked_sum(F.softplus(x_RC, threshold=50.0), mask_RC)
         g_RC = torch.sigmoid(x_RC, out=view(other, tile))
@@ -79,15 +80,19 @@ def _softplus_gradients(
     row_dot = empty if dq_ND is None else torch.linalg.vecdot(dq_ND, sweep.q_ND)
     dq = empty if dq_ND is None else dq_ND.mul_(sweep.factor)
     dk = empty if dk_MD is None else dk_MD
-    return value_N, Gradients(dq, dk, row_dot, sum_N, offset_N)
+    sums = SoftplusSums(value_N, top.best, top.positive)
+    return sums, Gradients(dq, dk, row_dot, sum_N, offset_N)
 
 
 def _signed_logits(
-    sweep: Sweep, tile: Tile, q_RD: Tensor, buffer: Tensor, bias: Tensor, offset: Tensor | None
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    sweep: Sweep, tile: Tile, q_RD: Tensor, buffer: Tensor, bias: Tensor, offset: Tensor | None,
+    top: TopOne | None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
     """Signed logits y (s + bias + beta) + o of a tile, its mask and its positives."""
     spec = sweep.problem.spec
-    x_RC = sweep.logits(tile, q_RD, buffer)
+    x_RC, mask_RC = sweep.logits(tile, q_RD, buffer), spec.mask(tile, "rows")
+    if top is not None and sweep.problem.top1:
+        top.add(tile, x_RC, mask_RC)
     x_RC += bias.to(x_RC.dtype)
     beta_RC = spec.beta(tile)
     if beta_RC is not None:
@@ -97,7 +102,7 @@ def _signed_logits(
         torch.where(hit_RC, -x_RC, x_RC, out=x_RC)
     if offset is not None:
         x_RC += offset[tile.r0 : tile.r1, None].to(x_RC.dtype)
-    return x_RC, spec.mask(tile, "rows"), hit_RC
+    return x_RC, mask_RC, hit_RC
 
 
 def _masked_sum(x_RC: Tensor, mask_RC: Tensor | None) -> Tensor:

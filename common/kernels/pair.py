@@ -6,12 +6,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from common.kernels import dispatch, ops, reference, sharded, softplus_ops
+from common.kernels import dispatch, ops, reference, sharded
 from common.kernels.arguments import flatten, make_problem, prepare
 from common.kernels.fallback import blocked_autograd
 from common.kernels.fused_rows import valid_rows
 from common.kernels.problem import Problem
-from common.kernels.row_loss import as_bias, info_nce_rows, softplus_sum
+from common.kernels.row_loss import info_nce_rows, softplus_rows
 from common.kernels.sharding import Group, as_sharding
 from common.kernels.specs import Diagonal, Spec
 from common.kernels.symmetry import is_symmetric
@@ -268,25 +268,15 @@ def pair_softplus(
     tensor([4.])
     """
     _check_reduction(reduction)
-    problem = make_problem(q, k, scale, spec, **options)
-    bias = as_bias(bias, problem)
-    if row_offset is not None and row_offset.shape != (len(q),):
-        raise ValueError(f"row_offset must be ({len(q)},), got {tuple(row_offset.shape)}")
+    rows = softplus_rows(
+        q, k, scale, spec, bias=bias, row_offset=row_offset, fuse=reduction != "none",
+        group=group, backend=backend, **options,
+    )  # fmt: skip
     shard = as_sharding(group)
     if shard is not None:
-        per_row = sharded.sharded_softplus(
-            problem, bias, row_offset, _tiled(problem, backend), shard
-        )
-        return sharded.reduce_rows(per_row, torch.tensor(len(q), device=q.device), shard, reduction)
-    problem = prepare(problem)
-    chosen = dispatch.choose(problem, backend)
-    if chosen == "dense":
-        with ops.autocast_off(q):
-            return _reduce(reference.softplus(problem, bias, row_offset), len(q), reduction)
-    if reduction != "none":
-        return _reduce(softplus_sum(problem, bias, row_offset, chosen)[0][None], len(q), reduction)
-    tensors = q, k, problem.scale, problem.row_scale, bias, row_offset
-    return softplus_ops.pair_softplus_op(*tensors, *flatten(problem), chosen)  # type: ignore[no-any-return]
+        return sharded.reduce_rows(rows.per_row, rows.num_rows, shard, reduction)
+    values = rows.per_row if rows.total is None else rows.total[None]
+    return _reduce(values, len(q), reduction)
 
 
 def _check_reduction(reduction: str) -> None:

@@ -108,6 +108,29 @@ class RawStats(NamedTuple):
     kept: Tensor
 
 
+class SoftplusSums(NamedTuple):
+    """Result of the softplus reducer, in float32 (float64 for float64 inputs).
+
+    value (N,): the sums. best (N,): largest logit (without bias) among the counted pairs and the
+    positives, positive (N,): largest logit of a positive; both empty unless ``top1`` is wanted.
+    """
+
+    value: Tensor
+    best: Tensor
+    positive: Tensor
+
+    @property
+    def hit(self) -> Tensor:
+        """(N,) bool: whether a positive attains the largest logit."""
+        return (self.positive >= self.best) & ~self.positive.isneginf()
+
+    def join(self, other: "SoftplusSums") -> "SoftplusSums":
+        """Of the union of two disjoint key blocks."""
+        best = torch.maximum(self.best, other.best)
+        positive = torch.maximum(self.positive, other.positive)
+        return SoftplusSums(self.value + other.value, best, positive)
+
+
 class Upstream(NamedTuple):
     """Gradients of the loss for the statistics; None = zero. Letters as in docs/kernels.md."""
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.kernels.problem import Problem, RawStats
+from common.kernels.problem import Problem, RawStats, SoftplusSums
 
 
 def forward(problem: Problem) -> RawStats:
@@ -35,17 +35,19 @@ def forward(problem: Problem) -> RawStats:
         safe = torch.where(row_lse.isneginf(), 0, row_lse)
         row_mom = ((row_x - safe[:, None]).exp() * s_NM).sum(1)
     if problem.top1:
-        best, hit = _top1(problem, s_NM.detach())
+        best, own = _top1(problem, s_NM.detach())
+        hit = ((own >= best) & ~own.isneginf()).to(s_NM.dtype)
     return RawStats(row_lse, col_lse, row_lin, row_mom, best, hit, empty, empty)
 
 
-def softplus(problem: Problem, bias: Tensor, offset: Tensor | None) -> Tensor:
-    """Row sums (N,) of the softplus reducer.
+def softplus(problem: Problem, bias: Tensor, offset: Tensor | None) -> SoftplusSums:
+    """Row sums (N,) of the softplus reducer, differentiable in all inputs.
 
     Sum over A(i) of log(1 + exp(y_ij (s_ij + bias + beta_ij) + o_i)), y = -1 on positives, else 1.
     """
     spec, tile = problem.spec, problem.whole()
-    x_NM = logits(problem) + bias.to(problem.dtype)
+    s_NM = logits(problem)
+    x_NM = s_NM + bias.to(problem.dtype)
     beta, positive, mask = spec.beta(tile), spec.positive(tile), spec.mask(tile, "rows")
     if beta is not None:
         x_NM = x_NM + beta.to(x_NM.dtype)
@@ -54,7 +56,8 @@ def softplus(problem: Problem, bias: Tensor, offset: Tensor | None) -> Tensor:
     if offset is not None:
         x_NM = x_NM + offset.to(x_NM.dtype)[:, None]
     out_NM = F.softplus(x_NM, threshold=50.0)
-    return (out_NM if mask is None else out_NM * mask).sum(1)
+    top = _top1(problem, s_NM.detach()) if problem.top1 else 2 * (s_NM.new_empty(0),)
+    return SoftplusSums((out_NM if mask is None else out_NM * mask).sum(1), *top)
 
 
 def logits(problem: Problem) -> Tensor:
@@ -77,12 +80,12 @@ def _lse(x_NM: Tensor, dim: int) -> Tensor:
 
 
 def _top1(problem: Problem, s_NM: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest logit among counted pairs and positives, and among positives (-inf: none)."""
     spec, tile = problem.spec, problem.whole()
     mask, positive = spec.mask(tile, "rows"), spec.positive(tile)
     if mask is not None and positive is not None:
         mask = mask | positive
     best = _masked(s_NM, mask).amax(1)
     if positive is None:
-        return best, torch.zeros_like(best)
-    own = _masked(s_NM, positive).amax(1)
-    return best, ((own >= best) & ~own.isneginf()).to(s_NM.dtype)
+        return best, torch.full_like(best, -torch.inf)
+    return best, _masked(s_NM, positive).amax(1)

@@ -2,7 +2,8 @@
 
 The sum over rows carries a ready gradient; the losses of the single rows may be differentiated as
 well, at the price of another sweep. So a module can return both and training on the mean stays
-cheap. What cannot be fused (dense back end, shards, tiled weights) gives None.
+cheap. What cannot be fused (dense back end, shards, tiled weights) gives None, or for softplus
+sums, whose rows are the same either way, the rows alone.
 """
 
 from typing import Any, NamedTuple
@@ -10,11 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from common.kernels import dispatch, ops, softplus_ops
+from common.kernels import dispatch, ops, reference, softplus_ops
 from common.kernels.arguments import flatten, make_problem, prepare
 from common.kernels.fused_rows import row_values, valid_rows
 from common.kernels.linear import split
-from common.kernels.problem import Problem
+from common.kernels.problem import Problem, SoftplusSums
+from common.kernels.sharded_softplus import sharded_softplus
 from common.kernels.sharding import Group, as_sharding
 from common.kernels.specs import Spec
 from common.kernels.symmetry import is_symmetric
@@ -26,6 +28,15 @@ class RowLoss(NamedTuple):
     total: Tensor
     per_row: Tensor
     num_valid: Tensor
+    top1: Tensor | None
+
+
+class SoftplusRows(NamedTuple):
+    """total: sum over rows, 0-dim, None if not fused. per_row: (N,). num_rows: N, 0-dim. top1: (N,)."""
+
+    total: Tensor | None
+    per_row: Tensor
+    num_rows: Tensor
     top1: Tensor | None
 
 
@@ -84,39 +95,55 @@ def softplus_rows(
     spec: Spec,
     *,
     bias: Tensor | float = 0.0,
+    row_offset: Tensor | None = None,
+    fuse: bool = True,
     group: Group = None,
     backend: str = "auto",
     **options: Any,
-) -> RowLoss | None:
-    """Sums of softplus over the pairs of each query; arguments as `pair_softplus`.
+) -> SoftplusRows:
+    """Sums of softplus over the pairs of each query; arguments as `pair_softplus`, `top1`, `fuse`.
+
+    `fuse` forms the gradient of the sum over rows in the forward, where that is possible.
 
     Returns:
-        The sums; None if this cannot be fused.
+        The sums; without `total` where no gradient is formed in the forward.
 
     Raises:
         ValueError: as `pair_softplus`.
     """
-    if as_sharding(group) is not None:
-        return None
-    problem = prepare(make_problem(q, k, scale, spec, **options))
-    chosen = dispatch.choose(problem, backend)
-    if chosen == "dense":
-        return None
-    total, per_row = softplus_sum(problem, as_bias(bias, problem), None, chosen)
-    return RowLoss(total, per_row, total.new_full((), len(q)), None)
+    problem = make_problem(q, k, scale, spec, **options)
+    bias = as_bias(bias, problem)
+    if row_offset is not None and row_offset.shape != (len(q),):
+        raise ValueError(f"row_offset must be ({len(q)},), got {tuple(row_offset.shape)}")
+    shard = as_sharding(group)
+    total = None
+    if shard is not None:
+        module = dispatch.tiled_module(dispatch.choose(problem, backend, tiled=True))
+        sums = sharded_softplus(problem, bias, row_offset, module, shard)
+    else:
+        problem = prepare(problem)
+        chosen = dispatch.choose(problem, backend)
+        if chosen == "dense":
+            with ops.autocast_off(q):
+                sums = reference.softplus(problem, bias, row_offset)
+        else:
+            total, sums = _softplus(problem, bias, row_offset, chosen, fuse)
+    count = torch.tensor(len(q), device=q.device)
+    return SoftplusRows(total, sums.value, count, sums.hit if problem.top1 else None)
 
 
-def softplus_sum(
-    problem: Problem, bias: Tensor, offset: Tensor | None, backend: str
-) -> tuple[Tensor, Tensor]:
-    """Sum over rows with its gradient ready, and the rows."""
+def _softplus(
+    problem: Problem, bias: Tensor, offset: Tensor | None, backend: str, fuse: bool
+) -> tuple[Tensor | None, SoftplusSums]:
+    """Sum over rows with its gradient ready (None unless fused), and the rows."""
     q, k = problem.q, problem.k
-    needs = _needs_grad(q, problem.scale, problem.row_scale, bias, offset), _needs_grad(k)
     tensors = q, k, problem.scale, problem.row_scale, bias, offset
-    total, per_row, *_ = softplus_ops.pair_softplus_sum_op(
-        *tensors, *flatten(problem), backend, *needs
-    )
-    return total, per_row
+    if not fuse:
+        sums = softplus_ops.pair_softplus_op(*tensors, *flatten(problem), backend)
+        return None, SoftplusSums(*sums)
+    needs = _needs_grad(q, problem.scale, problem.row_scale, bias, offset), _needs_grad(k)
+    total, *rows = softplus_ops.pair_softplus_sum_op(*tensors, *flatten(problem), backend, *needs)
+    return total, SoftplusSums(*rows[:3])
 
 
 def as_bias(bias: Tensor | float, problem: Problem) -> Tensor:

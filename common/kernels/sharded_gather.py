@@ -11,7 +11,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from common.distributed import Pending, log_sum_exp_over_ranks, start_gather, start_reduce
-from common.kernels.problem import Gradients, Problem, RawStats, merge_rows
+from common.kernels.problem import Gradients, Problem, RawStats, SoftplusSums, merge_rows
 from common.kernels.sharding import Backend, Plan, add_gradients
 
 _PIECES = 8  # at most so many pieces of dk, whatever the number of ranks
@@ -53,8 +53,8 @@ def merge(left: RawStats, right: RawStats) -> RawStats:
 
 
 def gathered_softplus(
-    plan: Plan, own: Problem, sums: Callable[[Problem], Tensor]
-) -> tuple[Tensor, Tensor]:
+    plan: Plan, own: Problem, sums: Callable[[Problem], SoftplusSums]
+) -> tuple[SoftplusSums, Tensor]:
     """Softplus sums of the local rows against the keys of all ranks, and those keys."""
     if not plan.overlaps:
         keys = plan.fetch(own.k)
@@ -65,7 +65,7 @@ def gathered_softplus(
     keys = pending.wait()
     for first, last in ((0, start), (stop, len(keys))):
         if first < last:
-            total = total + sums(plan.part(own, keys[first:last], first, last))
+            total = total.join(sums(plan.part(own, keys[first:last], first, last)))
     return total, keys
 
 

@@ -1,13 +1,14 @@
 """Softplus sums (SigLIP, positives of Hydra) over a batch that is split over ranks."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from common.kernels.problem import Gradients, Problem
+from common.kernels.problem import Gradients, Problem, SoftplusSums
 from common.kernels.sharded_gather import gathered_softplus, gathered_sum
 from common.kernels.sharding import (
     Backend,
@@ -23,7 +24,7 @@ from common.kernels.sharding import (
 @_disable_dynamo
 def sharded_softplus(
     problem: Problem, bias: Tensor, offset: Tensor | None, backend: Backend, sharding: Sharding
-) -> Tensor:
+) -> SoftplusSums:
     """Softplus sums of the local rows against the keys of all ranks; differentiable.
 
     Args:
@@ -34,13 +35,13 @@ def sharded_softplus(
         sharding: Group and mode.
 
     Returns:
-        (n,).
+        The sums (n,), and the largest logits if the problem wants them.
     """
     plan = make_plan(problem, sharding)
     inputs = problem.q, problem.k, problem.scale, problem.row_scale, bias, offset
     with autocast_off(problem.q):
-        sums: Tensor = _Softplus.apply(*inputs, plan, backend)  # type: ignore[no-untyped-call]
-    return sums
+        parts = _Softplus.apply(*inputs, plan, backend)  # type: ignore[no-untyped-call]
+    return SoftplusSums(*parts)
 
 
 class _Softplus(torch.autograd.Function):
@@ -48,28 +49,31 @@ class _Softplus(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
         offset: Tensor | None, plan: Plan, backend: Backend,
-    ) -> Tensor:  # fmt: skip
+    ) -> SoftplusSums:  # fmt: skip
         ctx.plan, ctx.backend = plan, backend
         whole = plan.bound(q, k, scale, row_scale)
-        total, keys = None, k
-        if not plan.ring:
+        found: list[SoftplusSums] = []
+        keys = k
+        if plan.ring:
+
+            def visit(owner: int, fixed: Sequence[Tensor], _: Sequence[Tensor]) -> Sequence[Tensor]:
+                block = plan.block(whole, fixed[0], owner)
+                found.append(backend.softplus_forward(block, bias, offset))
+                return []
+
+            plan.travel([whole.k], [], visit)
+        else:
             total, keys = gathered_softplus(
                 plan, whole, lambda block: backend.softplus_forward(block, bias, offset)
             )
+            found.append(total)
         ctx.save_for_backward(q, keys, scale, row_scale, bias, offset)
-        if total is not None:
-            return total
-        total = torch.zeros(whole.num_rows, dtype=whole.dtype, device=q.device)
-
-        def visit(owner: int, fixed: Sequence[Tensor], _: Sequence[Tensor]) -> Sequence[Tensor]:
-            total.add_(backend.softplus_forward(plan.block(whole, fixed[0], owner), bias, offset))
-            return []
-
-        plan.travel([whole.k], [], visit)
-        return total
+        sums = reduce(SoftplusSums.join, found)
+        ctx.mark_non_differentiable(sums.best, sums.positive)
+        return sums
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         plan: Plan = ctx.plan
         q, keys, scale, row_scale, bias, offset = ctx.saved_tensors
         whole = plan.bound(q, keys, scale, row_scale)

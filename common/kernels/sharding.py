@@ -17,7 +17,7 @@ from common.distributed import (
     ring_start,
     world_size,
 )
-from common.kernels.problem import Gradients, Problem, RawStats, Upstream
+from common.kernels.problem import Gradients, Problem, RawStats, SoftplusSums, Upstream
 from common.kernels.sharded_spec import Shards, globalise, slice_keys
 from common.kernels.specs import Tile
 
@@ -31,7 +31,9 @@ class Backend(Protocol):
         self, problem: Problem, stats: RawStats, upstream: Upstream, need_q: bool, need_k: bool
     ) -> Gradients: ...
 
-    def softplus_forward(self, problem: Problem, bias: Tensor, offset: Tensor | None) -> Tensor: ...  # noqa: D102
+    def softplus_forward(  # noqa: D102
+        self, problem: Problem, bias: Tensor, offset: Tensor | None
+    ) -> SoftplusSums: ...
 
     def softplus_backward(  # noqa: D102
         self, problem: Problem, bias: Tensor, offset: Tensor | None, upstream: Tensor,

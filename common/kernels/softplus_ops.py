@@ -15,27 +15,34 @@ from common.kernels.ops import (
     rebuild,
     scale_grads,
 )
-from common.kernels.problem import stat_dtype
+from common.kernels.problem import Problem, stat_dtype
 
 
 @torch.library.custom_op("contrastive::pair_softplus", mutates_args=())
 def pair_softplus_op(
     q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
     offset: Tensor | None, side: list[Tensor], spec: str, flags: list[int], backend: str,
-) -> Tensor:  # fmt: skip
-    """(N,) softplus sums."""
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The parts of `problem.SoftplusSums`."""
     with autocast_off(q):
         problem = rebuild(q, k, scale, row_scale, side, spec, flags)
-        out: Tensor = tiled_module(backend).softplus_forward(problem, bias, offset)
-    return out
+        sums = tiled_module(backend).softplus_forward(problem, bias, offset)
+    return fresh(*sums)  # type: ignore[no-any-return]
 
 
 @pair_softplus_op.register_fake
 def _(
     q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
     offset: Tensor | None, side: list[Tensor], spec: str, flags: list[int], backend: str,
-) -> Tensor:  # fmt: skip
-    return q.new_empty(q.shape[0], dtype=stat_dtype(q))
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return _fake_sums(rebuild(q, k, scale, row_scale, side, spec, flags))
+
+
+def _fake_sums(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    rows = problem.num_rows
+    sizes = rows, *2 * (rows if problem.top1 else 0,)
+    value, best, positive = (problem.q.new_empty(n, dtype=problem.dtype) for n in sizes)
+    return value, best, positive
 
 
 @torch.library.custom_op("contrastive::pair_softplus_backward", mutates_args=())
@@ -69,19 +76,21 @@ def pair_softplus_sum_op(
     q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
     offset: Tensor | None, side: list[Tensor], spec: str, flags: list[int],
     backend: str, need_q: bool, need_k: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Sum over all rows, the rows, and in the same sweep the gradients of the sum.
+) -> tuple[
+    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
+]:  # fmt: skip
+    """Sum over all rows, the parts of `SoftplusSums`, and in the same sweep the sum's gradients.
 
     dq, dk, row_dot, row_sum, d_offset. The rows may be differentiated as well, which then costs a
     sweep of the backward.
     """
     with autocast_off(q):
         problem = rebuild(q, k, scale, row_scale, side, spec, flags)
-        values, grads = tiled_module(backend).softplus_fused(problem, bias, offset, need_q, need_k)
+        sums, grads = tiled_module(backend).softplus_fused(problem, bias, offset, need_q, need_k)
     assert grads.row_sum is not None
     assert grads.d_offset is not None
-    parts = values.sum(), values, grads.dq, grads.dk, grads.row_dot, grads.row_sum, grads.d_offset
-    return fresh(*parts)  # type: ignore[no-any-return]
+    ready = grads.dq, grads.dk, grads.row_dot, grads.row_sum, grads.d_offset
+    return fresh(sums.value.sum(), *sums, *ready)  # type: ignore[no-any-return]
 
 
 @pair_softplus_sum_op.register_fake
@@ -89,14 +98,17 @@ def _(
     q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
     offset: Tensor | None, side: list[Tensor], spec: str, flags: list[int],
     backend: str, need_q: bool, need_k: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[
+    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
+]:  # fmt: skip
     dtype = stat_dtype(q)
-    values, *vectors = (q.new_empty(q.shape[0], dtype=dtype) for _ in range(3))
-    total = q.new_empty((), dtype=dtype)
-    return total, values, *fake_gradients(q, k, need_q, need_k, dtype), vectors[0], vectors[1]
+    sums = _fake_sums(rebuild(q, k, scale, row_scale, side, spec, flags))
+    total, row_sum, d_offset = (q.new_empty(n, dtype=dtype) for n in ((), len(q), len(q)))
+    return total, *sums, *fake_gradients(q, k, need_q, need_k, dtype), row_sum, d_offset
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(*_kept(ctx, inputs))
 
 
@@ -112,7 +124,7 @@ def _kept(ctx: Any, inputs: tuple[Any, ...]) -> list[Tensor]:
     return [q, k, scale, bias, *optional, *side]
 
 
-def _backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+def _backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
     q, k, scale, bias, *rest = ctx.saved_tensors
     row_scale = rest.pop(0) if ctx.has_row_scale else None
     offset = rest.pop(0) if ctx.has_offset else None
@@ -150,7 +162,7 @@ pair_softplus_op.register_autograd(_backward, setup_context=_save)
 def _save_sum(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*output[2:])
-    ctx.save_for_backward(*_kept(ctx, inputs), *output[2:])
+    ctx.save_for_backward(*_kept(ctx, inputs), *output[4:])
 
 
 def _sum_backward(ctx: Any, g: Tensor | None, g_rows: Tensor | None, *_: Any) -> tuple[Any, ...]:

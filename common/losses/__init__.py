@@ -4,12 +4,13 @@ The equations are pure functions in `common.losses.functional`; the sums over pa
 `common.kernels`. `cached_encode` gives any of them a gradient cache.
 """
 
+from common.losses.align_uniform import AlignUniformLoss
 from common.losses.cacr import CACRLoss
 from common.losses.functional.masks import guide_mask, hardness_bias, id_mask
 from common.losses.grad_cache import cached_encode
 from common.losses.image_text import ClipLoss, SigLipLoss
 from common.losses.info_nce import InfoNCELoss
-from common.losses.margin import TripletLoss
+from common.losses.margin import MarginRankingLoss, TripletLoss
 from common.losses.multi_positive import HydraLoss, OneToKLoss, SupConLoss
 from common.losses.output import DistributedKind, LossOutput
 from common.losses.soft import CWCLLoss, DistillationLoss
@@ -17,6 +18,7 @@ from common.losses.temperature import LogitScale
 from common.losses.two_view import DCLLoss, DebiasedLoss, NTXentLoss, TargetAnchoredLoss
 
 __all__ = [
+    "AlignUniformLoss",
     "CACRLoss",
     "CWCLLoss",
     "ClipLoss",
@@ -28,6 +30,7 @@ __all__ = [
     "InfoNCELoss",
     "LogitScale",
     "LossOutput",
+    "MarginRankingLoss",
     "NTXentLoss",
     "OneToKLoss",
     "SigLipLoss",

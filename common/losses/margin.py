@@ -1,8 +1,8 @@
-"""Triplet loss as a module."""
+"""Hinge losses as modules: triplets, pairs of scores."""
 
 from torch import Tensor, nn
 
-from common.losses.functional.margin import DISTANCES, Distance, triplet
+from common.losses.functional.margin import DISTANCES, Distance, margin_ranking, triplet
 from common.losses.output import DistributedKind, LossOutput
 
 
@@ -40,3 +40,34 @@ class TripletLoss(nn.Module):
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> LossOutput:
         """Loss of a batch of (B, D) embeddings."""
         return triplet(anchor, positive, negative, self.margin, distance=self.distance)
+
+
+class MarginRankingLoss(nn.Module):
+    """Hinge on the difference of two scores; see `functional.margin_ranking`.
+
+    Source: Herbrich et al. 1999, "Support vector learning for ordinal regression".
+
+    Args:
+        margin: >= 0, in units of the score.
+
+    Raises:
+        ValueError: a negative margin.
+
+    Distributed: local.
+
+    >>> import torch
+    >>> MarginRankingLoss()(torch.tensor([0.5]), torch.tensor([0.0])).loss
+    tensor(0.5000)
+    """
+
+    distributed_kind: DistributedKind = "local"
+
+    def __init__(self, margin: float = 1.0) -> None:
+        super().__init__()
+        if margin < 0:
+            raise ValueError(f"margin must be >= 0, got {margin}")
+        self.margin = margin
+
+    def forward(self, positive: Tensor, negative: Tensor) -> LossOutput:
+        """Loss of (B,) scores that should be higher and (B,) that should be lower."""
+        return margin_ranking(positive, negative, self.margin)

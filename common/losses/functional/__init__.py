@@ -11,6 +11,7 @@ from common.losses.functional.cacr import (
 )
 from common.losses.functional.cacr_queue import cacr_queue
 from common.losses.functional.geometry import (
+    align_uniform,
     alignment,
     gaussian_log_sum,
     joint_entropy,
@@ -40,6 +41,7 @@ __all__ = [
     "CacrTerms",
     "KernelOptions",
     "WeightedCost",
+    "align_uniform",
     "alignment",
     "anchor_scores",
     "attraction",

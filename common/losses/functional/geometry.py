@@ -11,13 +11,22 @@ an N x M matrix.
 """
 
 import math
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
+from common.distributed import log_sum_exp_over_ranks
 from common.kernels import All, ExcludeSelf, Spec
-from common.losses.functional.kernel import sweep
-from common.losses.output import at_least_float32, check_pair, full_precision
+from common.losses.functional.kernel import (
+    KernelOptions,
+    count_rows,
+    mean_loss,
+    process_group,
+    sum_over_ranks,
+    sweep,
+)
+from common.losses.output import LossOutput, at_least_float32, check_pair, full_precision
 
 
 @full_precision
@@ -61,7 +70,11 @@ def gaussian_factors(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 @full_precision
 def gaussian_log_sum(
-    x: Tensor, y: Tensor, scale: Tensor | float, spec: Spec | None = None
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor | float,
+    spec: Spec | None = None,
+    **kernel: Unpack[KernelOptions],
 ) -> Tensor:
     """Log-sum over columns of a Gaussian kernel.
 
@@ -74,6 +87,7 @@ def gaussian_log_sum(
         y: (M, D).
         scale: > 0, one over the squared bandwidth.
         spec: which pairs count; None for all.
+        **kernel: see `KernelOptions`; unit rows are not made use of.
 
     Returns:
         (N,); -inf for a row without any pair.
@@ -81,14 +95,15 @@ def gaussian_log_sum(
     Raises:
         ValueError: not two matrices of one dimension; both shapes are printed.
 
-    Distributed: local.
+    Distributed: gathers negatives if a `group` is given, else local.
 
     >>> gaussian_log_sum(torch.zeros(1, 2), torch.zeros(4, 2), 1.0).exp().round(decimals=3)
     tensor([4.])
     """
     check_pair(x, y, same_rows=False, names="x, y")
     left, right = gaussian_factors(x, y)
-    return sweep(left, right, scale, spec or All(), unit_norm=False).row_lse
+    options: KernelOptions = {**kernel, "unit_norm": False}
+    return sweep(left, right, scale, spec or All(), **options).row_lse
 
 
 @full_precision
@@ -120,7 +135,7 @@ def alignment(x: Tensor, y: Tensor, tau: float = 0.5) -> Tensor:
 
 
 @full_precision
-def uniformity(x: Tensor, tau: float = 0.5) -> Tensor:
+def uniformity(x: Tensor, tau: float = 0.5, **kernel: Unpack[KernelOptions]) -> Tensor:
     """Log of the mean Gaussian potential over pairs of different rows.
 
         U = log mean_{i<j} exp(-||x_i - x_j||^2 / (2 tau))
@@ -131,6 +146,7 @@ def uniformity(x: Tensor, tau: float = 0.5) -> Tensor:
     Args:
         x: (B, D), B >= 2; unit rows in the paper, any length here.
         tau: > 0, squared bandwidth.
+        **kernel: see `KernelOptions`.
 
     Returns:
         Scalar <= 0.
@@ -138,16 +154,82 @@ def uniformity(x: Tensor, tau: float = 0.5) -> Tensor:
     Raises:
         ValueError: fewer than two rows.
 
-    Distributed: local.
+    Distributed: gathers negatives if a `group` is given, else local.
 
     >>> float(uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), tau=1.0))
     -2.0
     """
+    return log_mean_potential(_row_potentials(x, tau, kernel), x, kernel)
+
+
+def _row_potentials(x: Tensor, tau: float, kernel: KernelOptions) -> Tensor:
+    """(B,) log of the sum of potentials of each local row and the other rows of the batch."""
     check_pair(x, x, names="x, x")
-    if x.shape[0] < 2:
+    if x.shape[0] < 2 and not process_group(kernel)[0]:
         raise ValueError(f"uniformity needs pairs of rows, got one row: shape {tuple(x.shape)}")
-    rows = gaussian_log_sum(x, x, 1 / tau, ExcludeSelf())
-    return rows.logsumexp(0) - math.log(x.shape[0] * (x.shape[0] - 1))
+    return gaussian_log_sum(x, x, 1 / tau, ExcludeSelf(), **kernel)
+
+
+def log_mean_potential(rows: Tensor, x: Tensor, kernel: KernelOptions) -> Tensor:
+    """Log of the mean over all pairs of rows, from the log-sums of the local rows."""
+    sharded, group = process_group(kernel)
+    total = rows.logsumexp(0)
+    if sharded:
+        shift = log_sum_exp_over_ranks(total.detach(), group)
+        total = shift + sum_over_ranks((total - shift).exp(), kernel).log()
+    count = count_rows(x.shape[0], rows, kernel)
+    return total - (count * (count - 1)).log()
+
+
+@full_precision
+def align_uniform(
+    x: Tensor,
+    y: Tensor,
+    align_weight: float = 1.0,
+    uniform_weight: float = 1.0,
+    tau: float = 0.25,
+    **kernel: Unpack[KernelOptions],
+) -> LossOutput:
+    """Weighted sum of alignment and uniformity of two views.
+
+        L = w_a * mean_i ||x_i - y_i||^2 + w_u * (U(x) + U(y)) / 2,   U as in `uniformity`
+
+    Source: Wang and Isola 2020, "Understanding Contrastive Representation Learning through
+    Alignment and Uniformity on the Hypersphere", section 5, arXiv 2005.10242.
+
+    Args:
+        x: (B, D), L2-normalised.
+        y: (B, D), L2-normalised; row i is the other view of x_i.
+        align_weight: w_a, >= 0.
+        uniform_weight: w_u, >= 0.
+        tau: > 0, squared bandwidth of the potential; 0.25 is the paper's t = 2.
+        **kernel: see `KernelOptions`.
+
+    Returns:
+        The loss. Per sample with the mean over the row's own pairs inside the logarithm, so their
+        mean is at most the loss (Jensen); no hits (views are not compared across samples).
+
+    Raises:
+        ValueError: shapes differ, or fewer than two rows.
+
+    Distributed: gathers negatives if a `group` is given, else local.
+
+    >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])  # aligned; potential exp(-2 * 4)
+    >>> align_uniform(x, x).loss
+    tensor(-8.)
+    """
+    check_pair(x, y, names="x, y")
+    x, y = at_least_float32(x), at_least_float32(y)
+    distance = (x - y).square().sum(-1)
+    rows = [_row_potentials(z, tau, kernel) for z in (x, y)]
+    uniform = 0.5 * sum(log_mean_potential(r, z, kernel) for r, z in zip(rows, (x, y), strict=True))
+    others = (count_rows(x.shape[0], distance, kernel) - 1).log()
+    own = 0.5 * (rows[0] + rows[1]) - others
+    return LossOutput(
+        align_weight * mean_loss(distance, kernel) + uniform_weight * uniform,
+        align_weight * distance + uniform_weight * own,
+        None,
+    )
 
 
 @full_precision

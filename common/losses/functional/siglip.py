@@ -7,7 +7,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from common.kernels import Diagonal, pair_softplus
+from common.kernels import Diagonal
 from common.kernels.row_loss import softplus_rows
 from common.losses.functional.kernel import KernelOptions, mean_loss
 from common.losses.output import LossOutput, check_pair, full_precision
@@ -36,7 +36,7 @@ def siglip(
         **kernel: see `KernelOptions`.
 
     Returns:
-        Mean over images of the sum over texts; no hits (nothing is ranked).
+        Mean over images of the sum over texts; hits: the own text is the most similar one.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -49,8 +49,7 @@ def siglip(
     tensor(0.6931)
     """
     check_pair(image, text, names="image, text")
-    fused = softplus_rows(image, text, scale, Diagonal(), bias=bias, **kernel)
-    if fused is not None:
-        return LossOutput(fused.total / fused.num_valid, fused.per_row, None)
-    per_sample = pair_softplus(image, text, scale, Diagonal(), bias=bias, **kernel)
-    return LossOutput(mean_loss(per_sample, kernel), per_sample, None)
+    rows = softplus_rows(image, text, scale, Diagonal(), bias=bias, top1=True, **kernel)
+    if rows.total is None:
+        return LossOutput(mean_loss(rows.per_row, kernel), rows.per_row, rows.top1)
+    return LossOutput(rows.total / rows.num_rows, rows.per_row, rows.top1)

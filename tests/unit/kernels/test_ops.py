@@ -37,8 +37,9 @@ def test_opcheck_fused_rows(join: bool) -> None:
     )
 
 
-def test_opcheck_softplus() -> None:
-    q, k, scale, flat = operator_inputs("diagonal")
+@pytest.mark.parametrize("top1", [False, True])
+def test_opcheck_softplus(top1: bool) -> None:
+    q, k, scale, flat = operator_inputs("diagonal", top1=top1)
     bias, offset = torch.tensor(-1.0, requires_grad=True), torch.zeros(6, requires_grad=True)
     inputs = (q, k, scale, None, bias, offset, *flat)
     torch.library.opcheck(softplus_ops.pair_softplus_op, (*inputs, "blocked"))

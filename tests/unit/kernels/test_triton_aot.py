@@ -150,7 +150,7 @@ def compile_softplus(family: str, operand: str, arch: int, dim: int = 512) -> Re
     from common.kernels import triton_softplus
 
     _, tile, flags, sides = _flags(Variant(dim=dim), operand, family, (arch // 10, 0))
-    flags |= {"ROW_OFFSET": True}
+    flags |= {"ROW_OFFSET": True, "TOP": True}
     if family == "softplus_grad":
         flags |= {"VALUE": True}
     kernel = getattr(triton_softplus, f"{family}_kernel")

@@ -202,6 +202,12 @@ def all_cases() -> dict[str, dict[str, Callable[[], Errors]]]:
         "shards": shards,
         "broken": broken,
         "siglip": lambda: compare_softplus(problem(Diagonal(), m=N), None, None),
+        "siglip_top": lambda: compare_softplus(
+            problem(Diagonal(), m=N, top1=True, scale=-5.0), None, None
+        ),
+        "labels_top": lambda: compare_softplus(
+            problem(Labels(ids, keys) & valid, top1=True), torch.rand(N), None
+        ),
         "siglip_up": lambda: compare_softplus(problem(Diagonal(), scale=80.0), None, torch.rand(N)),
         "row_off": lambda: compare_softplus(
             problem(Diagonal(), m=N), torch.where(torch.arange(N) == 3, -torch.inf, 0.5), None

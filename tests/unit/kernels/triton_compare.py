@@ -127,12 +127,12 @@ def compare_softplus(p: Problem, offset: Tensor | None, upstream: Tensor | None)
     bias = torch.tensor(-3.0)
     bias64 = bias.double().requires_grad_()
     offset64 = None if offset is None else offset.double().requires_grad_()
-    want = reference.softplus(ref, bias64, offset64)
-    got = triton_backend.softplus_forward(p, bias, offset)
+    truth = reference.softplus(ref, bias64, offset64)
+    want, got = truth.value, triton_backend.softplus_forward(p, bias, offset)
+    sums = got
     if upstream is None:
-        value, grads = triton_backend.softplus_fused(p, bias, offset, True, True)
+        sums, grads = triton_backend.softplus_fused(p, bias, offset, True, True)
     else:
-        value = got
         grads = triton_backend.softplus_backward(p, bias, offset, upstream, True, True)
     up = torch.ones(len(want)) if upstream is None else upstream
     inputs = [leaves["q"], leaves["k"], leaves["scale"], bias64]
@@ -140,14 +140,19 @@ def compare_softplus(p: Problem, offset: Tensor | None, upstream: Tensor | None)
     dq, dk, dscale, dbias, *doffset = torch.autograd.grad(want @ up.double(), inputs)
     assert grads.row_sum is not None
     assert grads.d_offset is not None
-    errors = {"row_sp": error(got, want), "dq": distance(grads.dq, dq)}
+    errors = {"row_sp": error(got.value, want), "dq": distance(grads.dq, dq)}
     errors["dk"] = distance(grads.dk, dk)
     top = grads.row_dot.abs().sum()
     errors["dscale"] = float((grads.row_dot.sum() - dscale).abs() / top)
     errors["dbias"] = float((grads.row_sum.sum() - dbias).abs() / grads.row_sum.abs().sum())
     if doffset:
         errors["doffset"] = distance(grads.d_offset, doffset[0])
-    errors["fused"] = error(value, want)
+    errors["fused"] = error(sums.value, want)
+    if p.top1:
+        for name, found in (("", got), ("fused_", sums)):
+            errors[name + "best"] = error(found.best, truth.best)
+            errors[name + "positive"] = error(found.positive, truth.positive)
+            errors[name + "hit"] = float((found.hit != truth.hit).sum())
     return errors
 
 

@@ -309,6 +309,30 @@ def test_distances_and_uniformity_by_hand():
     torch.testing.assert_close(LF.gaussian_log_sum(x, y, 0.6), wanted)
 
 
+def test_align_uniform_is_the_weighted_sum_and_its_rows_are_below_it():
+    x, y = (normal(N, D, seed=s).requires_grad_() for s in (1, 2))
+    out = L.AlignUniformLoss(0.7, 1.3)(x, y)
+    u, v = F.normalize(x, dim=1), F.normalize(y, dim=1)
+    align = (u - v).square().sum(1).mean()
+    uniform = sum((-2 * torch.pdist(z).square()).exp().mean().log() / 2 for z in (u, v))
+    wanted = 0.7 * align + 1.3 * uniform
+    torch.testing.assert_close(out.loss, wanted)
+    torch.testing.assert_close(
+        torch.autograd.grad(out.loss, [x, y]), torch.autograd.grad(wanted, [x, y])
+    )
+    assert out.per_sample.mean() < out.loss  # mean of logs against log of the mean
+    rows = L.AlignUniformLoss(0.7, 0.0)(x, y)
+    torch.testing.assert_close(rows.per_sample.mean(), rows.loss)
+
+
+def test_margin_ranking_equals_torch():
+    high, low = normal(N, 1, seed=1)[:, 0], normal(N, 1, seed=2)[:, 0]
+    out = L.MarginRankingLoss(0.3)(high, low)
+    wanted = F.margin_ranking_loss(high, low, torch.ones(N), margin=0.3)
+    torch.testing.assert_close(out.loss, wanted)
+    assert torch.equal(out.hits, high > low)
+
+
 def test_triplet_equals_torch():
     a, p, n = (normal(N, D, seed=s) for s in (1, 2, 3))
     wanted = F.triplet_margin_loss(a, p, n, margin=0.5, eps=0)

@@ -147,6 +147,36 @@ def test_without_gradients_nothing_is_recorded():
         assert not L.cached_encode(model["x"], x, 3).requires_grad
 
 
+def test_a_gradient_scaler_sees_the_gradients_of_the_large_pass():
+    found = {}
+    for cached in (True, False):
+        model, (x, y) = towers(), batch()
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        encode = (lambda tower, z: L.cached_encode(tower, z, 3)) if cached else (lambda t, z: t(z))
+        loss = L.ClipLoss()(encode(model["x"], x), encode(model["y"], y), model["scale"]()).loss
+        scaler.scale(loss).backward()
+        scaled = {name: p.grad.clone() for name, p in model.named_parameters()}
+        scaler.step(optimizer)
+        scaler.update()
+        found[cached] = scaled, {name: p.detach() for name, p in model.named_parameters()}
+    for one, other in zip(found[True], found[False], strict=True):
+        assert_same(one, other)
+
+
+def test_a_gradient_scaler_skips_the_step_when_a_cached_gradient_overflows():
+    for init_scale, moves in ((2.0**10, True), (2.0**127, False)):
+        model, (x, y) = towers().float(), (z.float() for z in batch())
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        scaler = torch.amp.GradScaler("cpu", init_scale=init_scale)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        rows = L.cached_encode(model["x"], x, 3), L.cached_encode(model["y"], y, 3)
+        scaler.scale(1e3 * L.ClipLoss()(*rows, model["scale"]()).loss).backward()
+        scaler.step(optimizer)
+        changed = any(not torch.equal(p, before[name]) for name, p in model.named_parameters())
+        assert changed == moves
+
+
 def test_autocast_is_entered_again_in_the_second_pass():
     model, (x, _) = towers().float(), batch()
     x, seen = x.float(), []

@@ -80,4 +80,14 @@ def test_samples_and_hits_need_no_second_product(name, monkeypatch):
     out = ONE_FORWARD[name](x, y, "blocked")
     assert sum(counts.values()) == 1
     assert out.per_sample.requires_grad
-    assert (out.hits is None) == (name in ("siglip", "cwcl"))
+    assert (out.hits is None) == (name == "cwcl")
+
+
+@pytest.mark.parametrize("backend", ["dense", "blocked"])
+@pytest.mark.parametrize("scale", [5.0, -5.0])
+def test_hits_of_the_sigmoid_loss_are_those_of_the_logits(backend, scale):
+    x, y = pair()
+    y = F.normalize(y + (torch.arange(N)[:, None] % 2) * x.detach(), dim=1)
+    wanted = (scale * x @ y.T).argmax(1) == torch.arange(N)
+    assert 0 < wanted.sum() < N
+    assert torch.equal(L.siglip(x, y, scale, -2.0, backend=backend).hits, wanted)

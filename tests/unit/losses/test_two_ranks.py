@@ -78,6 +78,7 @@ CASES: dict[str, Callable[[Batch], Tensor]] = {
     "uniform_repulsion": lambda b: (
         L.CACRLoss(weighting="none", tau_plus=0.1)(torch.stack([b["x"], b["y"]])).loss
     ),
+    "align_uniform": lambda b: L.AlignUniformLoss(2.0, 0.5)(b["x"], b["y"]).loss,
     "two_way_teacher": lambda b: (
         L.DistillationLoss(True, True)(b["x"], b["y"], b["guide_x"], b["guide_y"], 4.0, 3.0).loss
     ),
@@ -93,17 +94,31 @@ CASES: dict[str, Callable[[Batch], Tensor]] = {
 }
 
 
-def run(case: str, rank: int | None = None) -> list[Tensor]:
+def run(case: str) -> list[Tensor]:
     """Loss, then the gradients of x, y and hard: of one rank, or of the whole batch."""
-    batch = make_batch()
-    if rank is None and cd.world_size() > 1:
-        start = sum(SIZES[: cd.rank()])
-        rows = slice(start, start + SIZES[cd.rank()])
-        batch = {k: v if "queue" in k else v[rows] for k, v in batch.items()}
+    batch = own_rows(make_batch())
     leaves = [batch[name].requires_grad_() for name in ("x", "y", "hard")]
     loss = CASES[case](batch)
     loss.backward()
     return [loss.detach(), *(torch.zeros_like(x) if x.grad is None else x.grad for x in leaves)]
+
+
+def own_rows(batch: Batch) -> Batch:
+    """The part of this rank; queues are shared."""
+    if cd.world_size() == 1:
+        return batch
+    start = sum(SIZES[: cd.rank()])
+    rows = slice(start, start + SIZES[cd.rank()])
+    return {k: v if "queue" in k else v[rows] for k, v in batch.items()}
+
+
+def siglip_hits(mode: str) -> Tensor:
+    batch = make_batch()
+    batch["y"] = batch["x"] + batch["y"]  # some of the pairs are nearest neighbours
+    b = own_rows(batch)
+    group = Sharding(mode=mode) if cd.world_size() > 1 else None
+    x, y = (F.normalize(b[name], dim=1) for name in ("x", "y"))
+    return LF.siglip(x, y, 4.0, -2.0, group=group).hits
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +136,10 @@ def test_two_ranks_equal_one_process(pair, case):
     for one, other, whole in zip(first[1:], second[1:], wanted[1:], strict=True):
         # a row's gradient is twice that of the mean loss, which averaging over two ranks undoes
         torch.testing.assert_close(0.5 * torch.cat([one, other]), whole, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["gather", "ring"])
+def test_hits_of_the_sigmoid_loss_are_those_of_the_whole_batch(pair, mode):
+    wanted = siglip_hits(mode)
+    assert 0 < wanted.sum() < N
+    assert torch.equal(torch.cat(list(pair.run(siglip_hits, mode=mode))), wanted)
