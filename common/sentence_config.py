@@ -29,6 +29,8 @@ class SentenceData(DataConfig):
         super().__post_init__()
         if (self.source == "file") != (self.file is not None):
             raise ValueError("data.file and data.source=file belong together")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError("data.limit must be >= 1, or null for all rows")
         if self.max_length < 4 or (self.bucket_batches or 1) < 1:
             raise ValueError("data.max_length must be >= 4 and data.bucket_batches >= 1")
 
@@ -67,6 +69,20 @@ class SentenceLoss:
     def __post_init__(self) -> None:
         if self.temperature <= 0:
             raise ValueError("method.temperature must be > 0")
+
+
+@dataclass
+class RepetitionConfig:
+    """Doubled elements in every view but the first, see common.data.Repetition."""
+
+    level: Literal["subword", "word", "none"] = "subword"  # none: nothing is repeated
+    rate: float = 0.32  # share of the elements that may be doubled
+    rule: Literal["code", "paper"] = "code"  # bounds of the number of repetitions
+    cap: int = 10  # rule=code: fewer repetitions than this
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1 or self.cap < 1:
+            raise ValueError("repetition.rate must be in (0, 1] and repetition.cap >= 1")
 
 
 @dataclass

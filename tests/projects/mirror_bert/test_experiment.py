@@ -169,6 +169,31 @@ def test_resume_is_bit_identical(tmp_path):
     assert not all(torch.equal(whole[name], half[name]) for name in whole)  # the twin
 
 
+RECIPE = {  # pooling, temperature, dropout, DropHead, span, length in training and after, epochs
+    "paper": ("avg_all", 0.04, 0.1, 0.0, 5, 50, 64, 1),
+    "paper_drophead": ("avg_all", 0.04, 0.0, 0.2, 5, 50, 64, 1),
+    "paper_roberta": ("cls_before_pooler", 0.04, 0.1, 0.0, 5, 50, 64, 1),
+    "paper_roberta_drophead": ("cls_before_pooler", 0.04, 0.0, 0.05, 5, 50, 64, 1),
+    "paper_word": ("cls_before_pooler", 0.2, 0.1, 0.0, 0, 25, 25, 2),
+}
+
+
+@pytest.mark.parametrize("name", RECIPE)
+def test_paper_configs_hold_the_published_recipe(name):
+    """Sheet, training recipe, all five columns."""
+    cfg = config(name=name)
+    pooling, temperature, dropout, drop_head, span, length, after, epochs = RECIPE[name]
+    assert (cfg.model.pooling, cfg.method.temperature) == (pooling, temperature)
+    assert (cfg.model.dropout, cfg.model.drop_head) == (dropout, drop_head)
+    assert (cfg.augment.span_chars, cfg.augment.min_chars) == (span, 30)
+    assert (cfg.data.max_length, cfg.model.max_length) == (length, after)
+    assert (cfg.trainer.max_epochs, cfg.data.batch_size, cfg.seed) == (epochs, 200, 42)
+    assert (cfg.optim.lr, cfg.optim.weight_decay) == (2e-5, 0.01)
+    assert cfg.trainer.gradient_clip_val is None
+    assert cfg.trainer.val_every_n_steps is None  # no selection
+    assert ("roberta" in cfg.model.pretrained) == ("roberta" in name)
+
+
 @pytest.mark.parametrize("name", PAPER)
 def test_check_names_what_a_paper_config_lacks(name, tmp_path):
     rows = inspect("mirror_bert", name, [f"data.root={tmp_path}"])
@@ -185,6 +210,7 @@ def test_check_names_what_a_paper_config_lacks(name, tmp_path):
         ("data.pairwise=true", "need data.source=file"),
         ("eval.level=lexical", "needs eval.titles"),
         ("eval.word_columns=[a]", "names three columns"),
+        ("augment.span_chars=-1", "augment.span_chars and augment.min_chars must be >= 0"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(override, message):
