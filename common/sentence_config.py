@@ -46,11 +46,21 @@ class TextModel:
     attention: Literal["auto", "eager", "sdpa"] = "auto"  # eager is faster for short texts on a CPU
     dropout: float | None = None  # every dropout probability of the transformer; None: its own
     max_length: int | None = None  # tokens of a text outside training; None: the model's limit
+    # every text is written into it: {text} and, for pooling=mask, [MASK], each once
+    template: str | None = None
     # passes over a training batch, by length, each without its common padding; 1: one pass
     length_groups: int = 1
     random_init: bool = False  # architecture and tokenizer of `pretrained`, weights drawn anew
 
     def __post_init__(self) -> None:
+        template = self.template or ""
+        if self.pooling == "mask" and template.count("[MASK]") != 1:
+            raise ValueError(
+                "model.pooling=mask needs a model.template with one [MASK], such as "
+                "'This sentence : \"{text}\" means [MASK] .'"
+            )
+        if self.template is not None and template.count("{text}") != 1:
+            raise ValueError("model.template needs {text}, once")
         if self.length_groups < 1 or (self.length_groups > 1 and self.pooling == "avg_all"):
             raise ValueError(
                 "model.length_groups must be >= 1, and 1 with model.pooling=avg_all, which averages "

@@ -8,7 +8,8 @@ import numpy as np
 
 from common.config import UserError
 from common.data.augment_text import Repetition
-from common.data.text_views import TextViews, special_tokens
+from common.data.text_views import TextViews
+from common.encoders.template import special_tokens
 from common.sentence_config import RepetitionConfig
 
 if TYPE_CHECKING:

@@ -47,6 +47,11 @@ _ORDERS = (
 _TANH = "torch.nn.modules.activation.Tanh"
 
 
+def has_modules(encoder: SentenceEncoder) -> bool:
+    """Whether sentence-transformers has modules for all that an encoder does."""
+    return encoder.tower.pooling in _MODE_OF and encoder.template is None
+
+
 def save_sentence_transformers(encoder: SentenceEncoder, folder: str | Path) -> Path:
     """Write a folder that ``SentenceTransformer(folder)`` loads with the same embeddings.
 
@@ -61,13 +66,13 @@ def save_sentence_transformers(encoder: SentenceEncoder, folder: str | Path) -> 
         The folder.
 
     Raises:
-        UserError: a pooling that sentence-transformers has no module for.
+        UserError: a pooling or a template, which sentence-transformers has no module for.
     """
     tower, folder = encoder.tower, Path(folder)
-    if tower.pooling not in _MODE_OF:
+    if not has_modules(encoder):
         raise UserError(
-            f"sentence-transformers has no module for pooling {tower.pooling!r}; use the plain "
-            "transformers export (save_transformers), which keeps every pooling"
+            f"sentence-transformers has no module for pooling {tower.pooling!r} or a template; use "
+            "the plain transformers export (save_transformers), which keeps both"
         )
     width = tower.num_features
     parts = [("Transformer", ""), ("Pooling", "1_Pooling")]

@@ -75,6 +75,7 @@ def build_encoder(model: TextModel) -> SentenceEncoder:
         attention=model.attention,
         max_length=model.max_length,
         length_groups=model.length_groups,
+        template=model.template,
     )
     if model.random_init:
         network = encoder.tower.model

@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader
 from common.config import UserError
 from common.data.module import ContrastiveData, identity
 from common.data.samplers import SeededBatchSampler
+from common.encoders.template import plain_ids
+from common.encoders.text import load_tokenizer
 from common.engine import Workspace
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
@@ -264,6 +266,24 @@ def test_item_18_augmented_baseline_trains_and_paper_reports_seven_sets(tmp_path
     run = train("debcse", "smoke", [*words, "eval.untrained=false"])
     assert (run / "metrics.json").exists()
     assert len(config(name="paper").eval.sets) == 7
+
+
+def test_states_at_the_mask_of_a_prompt_train_and_are_evaluated(tmp_path):
+    """The option against the bias of token frequency; without a template it is refused."""
+    template = 'of "{text}" the [MASK] .'
+    words = ["model.pooling=mask", "model.mlp_only_train=false"]
+    run = train(
+        "debcse", "smoke",
+        [f"runs_dir={tmp_path}", *words, f"model.template='{template}'", "eval.untrained=false"],
+    )  # fmt: skip
+    assert "stsb_test_spearman" in json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    with pytest.raises(UserError, match=r"needs a model\.template with one \[MASK\]"):
+        config(*words)
+    paper = config(name="paper_mask")
+    assert paper.model.template.count("[MASK]") == 1
+    sides = paper.model.template.split("{text}")
+    around = plain_ids(load_tokenizer("bundled:text-encoder"), sides)
+    assert paper.data.max_length - sum(len(ids) for ids in around) == 32
 
 
 def test_resume_is_bit_identical(full_run, tmp_path):
