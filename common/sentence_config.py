@@ -121,3 +121,7 @@ class SearchConfig:
     run: str = "latest"  # run of this config, or a folder written by `make export`
     k: int = 5
     threshold: float = -1.0  # least cosine
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError("search.k must be >= 1")

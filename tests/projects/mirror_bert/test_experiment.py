@@ -10,9 +10,10 @@ from common.data import read_jsonl, write_jsonl
 from common.engine import checkpoint as ckpt
 from common.engine.check import count_steps, inspect
 from common.engine.compare import read_comparison
-from common.engine.run import train
+from common.engine.run import export, run_task, train
 from common.engine.sentences import build_encoder
 from common.engine.tracking import read_metrics
+from common.export import load_sentence_encoder
 from common.export.transformers import load_transformers
 from projects.mirror_bert import build
 from projects.mirror_bert.config import Config
@@ -152,6 +153,25 @@ def test_export_keeps_the_embeddings(overrides, tmp_path):
         assert load_transformers(tmp_path).max_length == 32
     else:
         assert (tmp_path / "modules.json").exists()
+
+
+def test_a_run_is_exported_and_searched_with_its_own_settings(tmp_path, capsys):
+    """A pooling given on the command line of `train` need not be given again: no weight tells it."""
+    words = [f"runs_dir={tmp_path}", "trainer.max_steps=1", "eval.untrained=false"]
+    run = train("mirror_bert", "smoke", [*words, "run_id=a", "model.pooling=cls_before_pooler"])
+    folder = export("mirror_bert", "smoke", words[:1], None, None)
+    assert folder == run / "export"
+    assert load_sentence_encoder(folder).tower.pooling == "cls_before_pooler"
+    changed = export("mirror_bert", "smoke", [*words[:1], "model.pooling=avg"], "a", None)
+    assert load_sentence_encoder(changed).tower.pooling == "avg"
+    (tmp_path / "texts.txt").write_text("it rains\nhe is old\n", encoding="utf-8")
+    ask = [f"search.file={tmp_path}/texts.txt", f"search.queries={tmp_path}/texts.txt"]
+    run_task("mirror_bert", "smoke", [*words[:1], *ask], "search")
+    assert "2 texts indexed" in capsys.readouterr().out
+    with pytest.raises(UserError, match="is a run of mirror_bert, not of simcse"):
+        export("simcse", "smoke", words[:1], str(run), None)
+    with pytest.raises(UserError, match="make train PROJECT=mirror_bert CONFIG=smoke"):
+        export("mirror_bert", "smoke", [f"runs_dir={tmp_path}/none"], None, None)
 
 
 def test_resume_is_bit_identical(tmp_path):
