@@ -29,6 +29,8 @@ class SentenceData(DataConfig):
         super().__post_init__()
         if (self.source == "file") != (self.file is not None):
             raise ValueError("data.file and data.source=file belong together")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError("data.limit must be >= 1, or null for all rows")
         if self.max_length < 4 or (self.bucket_batches or 1) < 1:
             raise ValueError("data.max_length must be >= 4 and data.bucket_batches >= 1")
 
@@ -44,11 +46,21 @@ class TextModel:
     attention: Literal["auto", "eager", "sdpa"] = "auto"  # eager is faster for short texts on a CPU
     dropout: float | None = None  # every dropout probability of the transformer; None: its own
     max_length: int | None = None  # tokens of a text outside training; None: the model's limit
+    # every text is written into it: {text} and, for pooling=mask, [MASK], each once
+    template: str | None = None
     # passes over a training batch, by length, each without its common padding; 1: one pass
     length_groups: int = 1
     random_init: bool = False  # architecture and tokenizer of `pretrained`, weights drawn anew
 
     def __post_init__(self) -> None:
+        template = self.template or ""
+        if self.pooling == "mask" and template.count("[MASK]") != 1:
+            raise ValueError(
+                "model.pooling=mask needs a model.template with one [MASK], such as "
+                "'This sentence : \"{text}\" means [MASK] .'"
+            )
+        if self.template is not None and template.count("{text}") != 1:
+            raise ValueError("model.template needs {text}, once")
         if self.length_groups < 1 or (self.length_groups > 1 and self.pooling == "avg_all"):
             raise ValueError(
                 "model.length_groups must be >= 1, and 1 with model.pooling=avg_all, which averages "
@@ -67,6 +79,20 @@ class SentenceLoss:
     def __post_init__(self) -> None:
         if self.temperature <= 0:
             raise ValueError("method.temperature must be > 0")
+
+
+@dataclass
+class RepetitionConfig:
+    """Doubled elements in every view but the first, see common.data.Repetition."""
+
+    level: Literal["subword", "word", "none"] = "subword"  # none: nothing is repeated
+    rate: float = 0.32  # share of the elements that may be doubled
+    rule: Literal["code", "paper"] = "code"  # bounds of the number of repetitions
+    cap: int = 10  # rule=code: fewer repetitions than this
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1 or self.cap < 1:
+            raise ValueError("repetition.rate must be in (0, 1] and repetition.cap >= 1")
 
 
 @dataclass
@@ -95,3 +121,7 @@ class SearchConfig:
     run: str = "latest"  # run of this config, or a folder written by `make export`
     k: int = 5
     threshold: float = -1.0  # least cosine
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError("search.k must be >= 1")

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.data.text_views import special_tokens
 from common.encoders.modes import evaluation_mode
+from common.encoders.template import special_tokens
 
 
 class MlmSubstitution:

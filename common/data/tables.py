@@ -90,6 +90,16 @@ def read_csv(
     return rows
 
 
+def csv_header(path: str | Path, *, delimiter: str) -> list[str]:
+    """Names in the first line of a CSV or TSV file, gzipped if the name ends in ``.gz``.
+
+    Raises:
+        UserError: file missing or damaged.
+    """
+    with _readable(path):
+        return next(csv.reader(_lines(path), delimiter=delimiter), [])
+
+
 def read_parquet(path: str | Path, columns: Sequence[str] = ()) -> list[Row]:
     """Rows of a parquet file.
 

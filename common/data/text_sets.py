@@ -15,7 +15,7 @@ from common.config import UserError, nearest
 from common.data.lookup import bundled, data_root, require
 from common.data.samplers import sample_rng
 from common.data.splits import Split, sentence_split
-from common.data.tables import read_csv, read_jsonl
+from common.data.tables import csv_header, read_csv, read_jsonl
 
 MISSING = " "  # what an empty cell of a training file becomes
 STSB_PARTS = ("train", "dev", "test")
@@ -134,16 +134,14 @@ def load_text_rows(path: str | Path) -> list[tuple[str, ...]]:
         UserError: file missing, empty or of another kind, or of more than three columns.
     """
     path = Path(path).expanduser()
-    kind = Path(path.name.removesuffix(".gz")).suffix
     rows: list[tuple[str, ...]]
     if path.suffix == ".txt":
         if not path.is_file():
             raise UserError(f"text file {path} does not exist")
         with path.open(encoding="utf-8") as file:
             rows = [(line.rstrip("\n") or MISSING,) for line in file]
-    elif kind in (".csv", ".tsv"):
-        delimiter = "\t" if "tsv" in path.name else ","
-        cells = read_csv(path, delimiter=delimiter, fill=MISSING)
+    elif _is_table(path):
+        cells = read_csv(path, delimiter=_delimiter(path), fill=MISSING)
         rows = [tuple(value or MISSING for value in row.values()) for row in cells]
     else:
         raise UserError(f"{path}: expected a .txt, .csv or .tsv file of sentences")
@@ -155,6 +153,24 @@ def load_text_rows(path: str | Path) -> list[tuple[str, ...]]:
             "sentence, positive and hard negative"
         )
     return rows
+
+
+def count_text_columns(path: str | Path) -> int:
+    """Columns of a file that `load_text_rows` reads, from its first line.
+
+    Raises:
+        UserError: file missing.
+    """
+    path = Path(path).expanduser()
+    return len(csv_header(path, delimiter=_delimiter(path))) if _is_table(path) else 1
+
+
+def _is_table(path: Path) -> bool:
+    return Path(path.name.removesuffix(".gz")).suffix in (".csv", ".tsv")
+
+
+def _delimiter(path: Path) -> str:
+    return "\t" if "tsv" in path.name else ","
 
 
 def load_nli_triplets(root: str | None, split: Split = "train") -> list[tuple[str, str, str]]:

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from common.config import UserError
 from common.data.samplers import Key, sample_rng
+from common.encoders.template import plain_ids, special_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -147,31 +148,6 @@ class TextViews(Dataset[TextBatch]):
             line[before + size : size + around] = self.suffix
         mask = np.arange(ids.shape[1]) < np.asarray(sizes)[:, None] + around
         return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
-
-
-def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[int]]:
-    """Ids that a tokenizer puts before and after a single text.
-
-    Raises:
-        UserError: it changes the text's own ids when it adds them.
-    """
-    probe = "a"
-    plain = plain_ids(tokenizer, [probe])[0]
-    whole = list(tokenizer(probe, truncation=False)["input_ids"])
-    for start in range(len(whole) - len(plain) + 1):
-        if plain and whole[start : start + len(plain)] == plain:
-            return whole[:start], whole[start + len(plain) :]
-    raise UserError(f"this tokenizer's special tokens cannot be told from its text: {whole}")
-
-
-def plain_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts, neither cut nor padded, without special tokens."""
-    encoded = tokenizer(
-        list(texts), add_special_tokens=False, truncation=False, padding=False,
-        return_attention_mask=False, return_token_type_ids=False, verbose=False,
-    )  # fmt: skip
-    rows: list[list[int]] = encoded["input_ids"]
-    return rows
 
 
 def _tokenise(

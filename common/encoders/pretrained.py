@@ -14,7 +14,7 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,26 @@ def resolve_pretrained(spec: str, *, require: bool = True) -> PretrainedRef:
     if require and not ref.present and (ref.path is not None or is_offline()):
         raise UserError(_how_to_get(ref))
     return ref
+
+
+def stand_in(pretrained: str, sizes: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """Architecture that a dry run builds for weights that are not here; None if they are.
+
+    Args:
+        pretrained: see the table of this module.
+        sizes: architectures by Hugging Face id.
+
+    Raises:
+        UserError: absent weights of unknown size.
+    """
+    if pretrained == "random" or resolve_pretrained(pretrained, require=False).present:
+        return None
+    if pretrained not in sizes:
+        raise UserError(
+            f"pretrained={pretrained!r} is not on this machine and its size is not known; "
+            f"known: {', '.join(sizes)}"
+        )
+    return sizes[pretrained]
 
 
 def is_offline() -> bool:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from common.config import UserError
 from common.encoders.modes import evaluation_mode
 from common.encoders.pooling import Pooling
+from common.encoders.template import add_template, check_template
 from common.encoders.text import Attention, TextTower, load_tokenizer, text_tower
 from common.encoders.tiny_tokenizer import tiny_tokenizer
 
@@ -32,9 +33,12 @@ class SentenceEncoder(nn.Module):
         length_groups: passes over a training batch, each of texts of similar length and padded to
             its own longest one. Embeddings and gradients are those of one pass, but for the order
             in which dropout is drawn; what it saves is the arithmetic on padding.
+        template: what every text is written into, see `add_template`; its tokens count towards
+            `max_length`. Pooling "mask" takes the state at its mask token.
 
     Raises:
-        UserError: no padding token, or `max_length` above the limit of the model.
+        UserError: no padding token, `max_length` above the limit of the model, or a tokenizer that
+            cannot have a template.
         ValueError: `length_groups` below 1, or above 1 with pooling "avg_all", which sees padding.
     """
 
@@ -46,6 +50,7 @@ class SentenceEncoder(nn.Module):
         max_length: int | None = None,
         normalize: bool = False,
         length_groups: int = 1,
+        template: str | None = None,
     ) -> None:
         super().__init__()
         if length_groups < 1 or (length_groups > 1 and tower.pooling == "avg_all"):
@@ -57,12 +62,16 @@ class SentenceEncoder(nn.Module):
                 "the tokenizer has no padding token; set tokenizer.pad_token, e.g. to its "
                 "end-of-text token"
             )
+        if template is not None:
+            check_template(template, mask=tower.pooling == "mask")
+            add_template(tokenizer, template)
         limit = _length_limit(tower, tokenizer)
         if max_length is not None and limit is not None and max_length > limit:
             raise UserError(f"max_length={max_length}, but this model reads at most {limit} tokens")
         self.tower, self.tokenizer, self.normalize = tower, tokenizer, normalize
         self.max_length = limit if max_length is None else max_length
         self.num_features, self.length_groups = tower.num_features, length_groups
+        self.template = template
 
     @property
     def device(self) -> torch.device:
@@ -202,6 +211,7 @@ def sentence_encoder(
     max_length: int | None = None,
     normalize: bool = False,
     length_groups: int = 1,
+    template: str | None = None,
 ) -> SentenceEncoder:
     """Build tower and tokenizer from a ``pretrained:`` string.
 
@@ -215,6 +225,7 @@ def sentence_encoder(
         max_length: see `SentenceEncoder`.
         normalize: see `SentenceEncoder`.
         length_groups: see `SentenceEncoder`.
+        template: see `SentenceEncoder`.
 
     Raises:
         UserError: see `text_tower`, `tiny_tokenizer` and `SentenceEncoder`.
@@ -239,6 +250,7 @@ def sentence_encoder(
         max_length=max_length,
         normalize=normalize,
         length_groups=length_groups,
+        template=template,
     )
 
 

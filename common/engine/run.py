@@ -38,6 +38,30 @@ def prepare(
     return cfg, load_project(project).build(cfg)
 
 
+def prepare_run(
+    project: str, config: str, overrides: Sequence[str], which: str
+) -> tuple[Experiment, Path]:
+    """A finished run's experiment, with the settings that it was trained with, and its folder.
+
+    Args:
+        project: slug.
+        config: whose runs ``latest`` and run ids are looked for among.
+        overrides: come on top of the run's own.
+        which: run id, ``latest`` or folder.
+
+    Raises:
+        UserError: no such run, or one of another project.
+    """
+    run = ws.find_run(
+        load(config_class(project), project, config, overrides), project, config, which
+    )
+    known = ws.read_json(run / "meta.json")
+    if known["project"] != project:
+        raise UserError(f"{run} is a run of {known['project']}, not of {project}")
+    own = [w for w in known["overrides"] if w.split("=")[0] not in ("resume", "run_id", "runs_dir")]
+    return prepare(project, known["config"], [*own, *overrides])[1], run
+
+
 def train(project: str, config: str, overrides: Sequence[str] = ()) -> Path:
     """Fit all stages, evaluate, write metrics.json.
 
@@ -103,12 +127,12 @@ def evaluate(
     Returns:
         Folder with the written files, and the metrics.
     """
-    cfg, experiment = prepare(project, config, overrides)
     if path is not None:
+        cfg, experiment = prepare(project, config, overrides)
         module = load_module(experiment, Path(path))
         out = ws.run_folder(cfg, project, config) / f"eval-{ws.new_run_id()}"
     else:
-        out = ws.find_run(cfg, project, config, run or "latest")
+        experiment, out = prepare_run(project, config, overrides, run or "latest")
         module = module_of_run(experiment, out)
     workspace = ws.Workspace(out, project, config)
     return out, evaluate_module(experiment, module, workspace)
@@ -139,12 +163,12 @@ def export(
     project: str, config: str, overrides: Sequence[str], run: str | None, path: str | None
 ) -> Path:
     """Write the trained model in the format of its field; returns the folder."""
-    cfg, experiment = prepare(project, config, overrides)
     if path is not None:
+        _, experiment = prepare(project, config, overrides)
         source, module = Path(path), load_module(experiment, Path(path))
         out = source.parent / "export"
     else:
-        folder = ws.find_run(cfg, project, config, run or "latest")
+        experiment, folder = prepare_run(project, config, overrides, run or "latest")
         module, out = module_of_run(experiment, folder), folder / "export"
     temporary = out.with_name(out.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -119,7 +119,10 @@ def find_run(cfg: ExperimentConfig, project: str, config: str, which: str) -> Pa
     runs = sorted(p.parent.name for p in base.glob("*/meta.json"))
     if which == "latest":
         if not runs:
-            raise UserError(f"no run of {project}/{config} under {base} to resume")
+            raise UserError(
+                f"no run of {project}/{config} under {base} yet: "
+                f"make train PROJECT={project} CONFIG={config}"
+            )
         return base / max(runs, key=lambda r: (base / r / "meta.json").stat().st_mtime)
     for path in (base / which, Path(which)):
         if (path / "meta.json").is_file():

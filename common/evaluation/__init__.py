@@ -39,7 +39,13 @@ from common.evaluation.statistics import (
     paired_bootstrap_metric,
     verdict,
 )
-from common.evaluation.sts import pair_cosine, spearman, sts_metrics, sts_score
+from common.evaluation.sts import (
+    pair_cosine,
+    partial_spearman,
+    spearman,
+    sts_metrics,
+    sts_score,
+)
 from common.evaluation.sts_protocol import evaluate_sts
 from common.evaluation.text_index import Hit, TextIndex, embed_texts
 from common.evaluation.transfer import (
@@ -108,6 +114,7 @@ __all__ = [
     "pair_cosine",
     "paired_bootstrap",
     "paired_bootstrap_metric",
+    "partial_spearman",
     "participation_ratio",
     "per_query_metrics",
     "ranking_metrics",

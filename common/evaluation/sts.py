@@ -40,6 +40,33 @@ def spearman(predicted: ArrayLike, gold: ArrayLike) -> float:
     return float(x @ y) / scale if scale > 0 else 0.0
 
 
+def partial_spearman(x: ArrayLike, y: ArrayLike, given: ArrayLike) -> float:
+    """Partial rank correlation: Spearman of x and y with the ranks of a third variable held fixed.
+
+        (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2)(1 - r_yz^2))
+
+    Source: Kendall 1942, "Partial rank correlation", Biometrika 32, with Spearman's r.
+
+    Args:
+        x: (N,).
+        y: (N,).
+        given: (N,) z.
+
+    Returns:
+        In [-1, 1]; 0.0 where z explains one side completely.
+
+    Raises:
+        ValueError: as `spearman`.
+
+    >>> z = [1, 2, 3, 4, 5, 6]
+    >>> round(partial_spearman([2, 1, 4, 3, 6, 5], [2, 1, 4, 3, 6, 5], z), 6)
+    1.0
+    """
+    xy, xz, yz = spearman(x, y), spearman(x, given), spearman(y, given)
+    free = (1 - xz**2) * (1 - yz**2)
+    return float(np.clip((xy - xz * yz) / np.sqrt(free), -1, 1)) if free > 1e-12 else 0.0
+
+
 def pair_cosine(x: Tensor, y: Tensor) -> Tensor:
     """Cosine of corresponding rows.
 

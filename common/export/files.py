@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> Path:
     """Write a JSON file atomically, indented, with a final newline."""
     text = json.dumps(content, indent=2) + "\n"
     return write_atomic(path, lambda file: file.write_text(text, "utf-8"))
@@ -56,6 +56,23 @@ def write_files(folder: Path, write: Callable[[Path], object]) -> Path:
         for file in sorted(Path(name).iterdir()):
             os.replace(file, folder / file.name)
     return folder
+
+
+def write_index(folder: Path, parts: Sequence[tuple[str, str]], **about: Any) -> None:
+    """The files by which sentence-transformers finds the modules of a folder; modules.json last.
+
+    Args:
+        folder: holds the modules' own files.
+        parts: class and sub-folder of each module, in order.
+        about: entries of ``config_sentence_transformers.json`` beside the defaults.
+    """
+    plain = {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    write_json(folder / "config_sentence_transformers.json", plain | about)
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": kind}
+        for i, (kind, path) in enumerate(parts)
+    ]
+    write_json(folder / "modules.json", modules)
 
 
 def _umask() -> int:

@@ -21,7 +21,7 @@ from common.encoders.pooling import Pooling
 from common.encoders.sentence import SentenceEncoder
 from common.encoders.state_dict import load_state_dict_file
 from common.encoders.text import TextTower, load_tokenizer, text_tower
-from common.export.files import write_atomic, write_files, write_json, write_tensors
+from common.export.files import write_files, write_index, write_json, write_tensors
 from common.export.transformers import save_model
 
 _MODE_OF: dict[Pooling, str] = {
@@ -47,6 +47,11 @@ _ORDERS = (
 _TANH = "torch.nn.modules.activation.Tanh"
 
 
+def has_modules(encoder: SentenceEncoder) -> bool:
+    """Whether sentence-transformers has modules for all that an encoder does."""
+    return encoder.tower.pooling in _MODE_OF and encoder.template is None
+
+
 def save_sentence_transformers(encoder: SentenceEncoder, folder: str | Path) -> Path:
     """Write a folder that ``SentenceTransformer(folder)`` loads with the same embeddings.
 
@@ -61,13 +66,13 @@ def save_sentence_transformers(encoder: SentenceEncoder, folder: str | Path) -> 
         The folder.
 
     Raises:
-        UserError: a pooling that sentence-transformers has no module for.
+        UserError: a pooling or a template, which sentence-transformers has no module for.
     """
     tower, folder = encoder.tower, Path(folder)
-    if tower.pooling not in _MODE_OF:
+    if not has_modules(encoder):
         raise UserError(
-            f"sentence-transformers has no module for pooling {tower.pooling!r}; use the plain "
-            "transformers export (save_transformers), which keeps every pooling"
+            f"sentence-transformers has no module for pooling {tower.pooling!r} or a template; use "
+            "the plain transformers export (save_transformers), which keeps both"
         )
     width = tower.num_features
     parts = [("Transformer", ""), ("Pooling", "1_Pooling")]
@@ -86,20 +91,10 @@ def save_sentence_transformers(encoder: SentenceEncoder, folder: str | Path) -> 
     if encoder.normalize:
         parts.append(("Normalize", f"{len(parts)}_Normalize"))
         (folder / parts[-1][1]).mkdir(exist_ok=True)
-    modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (kind, path) in enumerate(parts)
-    ]
     names = ("sentence_transformers", "transformers", "torch")
-    about = {
-        "__version__": {"pytorch" if n == "torch" else n: _version(n) for n in names},
-        "prompts": {},
-        "default_prompt_name": None,
-        "similarity_fn_name": "cosine",
-    }
-    write_json(folder / "config_sentence_transformers.json", about)
-    text = json.dumps(modules, indent=2) + "\n"
-    write_atomic(folder / "modules.json", lambda file: file.write_text(text, "utf-8"))
+    versions = {"pytorch" if n == "torch" else n: _version(n) for n in names}
+    library = "sentence_transformers.models."
+    write_index(folder, [(library + kind, path) for kind, path in parts], __version__=versions)
     return folder
 
 

@@ -53,6 +53,7 @@ def save_transformers(encoder: SentenceEncoder, folder: str | Path) -> Path:
         "mlp_only_train": only_train,
         "max_length": encoder.max_length,
         "normalize": encoder.normalize,
+        "template": encoder.template,
     }
     write_json(folder / SETTINGS, settings)
     return folder
@@ -69,6 +70,7 @@ def load_transformers(folder: str | Path) -> SentenceEncoder:
         settings = json.loads((folder / SETTINGS).read_text("utf-8"))
         pooling, only_train = settings["pooling"], bool(settings["mlp_only_train"])
         max_length, normalize = settings["max_length"], bool(settings["normalize"])
+        template = settings.get("template")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is not an exported sentence encoder: {error!r}") from error
     tokenizer = load_tokenizer(str(folder))
@@ -83,7 +85,9 @@ def load_transformers(folder: str | Path) -> SentenceEncoder:
         raise UserError(f"{folder / SETTINGS}: {error}") from error
     if tower.cls_head is not None:
         load_state_dict_file(folder / "model.safetensors", tower.cls_head[0], prefix=_POOLER)
-    return SentenceEncoder(tower, tokenizer, max_length=max_length, normalize=normalize).eval()
+    return SentenceEncoder(
+        tower, tokenizer, max_length=max_length, normalize=normalize, template=template
+    ).eval()
 
 
 def save_model(encoder: SentenceEncoder, folder: Path, head: nn.Module | None = None) -> None:

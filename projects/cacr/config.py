@@ -3,34 +3,22 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from common.config import DataConfig, ExperimentConfig, OptimConfig
+from common.config import ExperimentConfig, OptimConfig
+from common.image_config import FrozenEval, ImageSetData, ImageSource
 
 IN_MEMORY = ("synthetic", "bundled", "cifar10", "cifar100", "stl10")
 
 
 @dataclass
-class CacrData(DataConfig):
+class CacrData(ImageSetData):
     """Images and their augmentation."""
 
-    # bundled: 10,000 CIFAR-10 images of the repository; the others in their official layouts;
     # folder: any pictures below data.folder, judged on ImageNet-1k
-    source: Literal[
-        "synthetic",
-        "bundled",
-        "cifar10",
-        "cifar100",
-        "stl10",
-        "tiny_imagenet",
-        "imagenet100",
-        "imagenet",
-        "folder",
-    ] = "bundled"
+    source: Literal[ImageSource, "folder"] = "bundled"
     folder: str | None = None  # of source=folder, below the data root
     limit: int | None = None  # training images, balanced (sets in memory)
     imbalance: Literal["none", "linear", "exponential"] = "none"  # class c keeps (c + 1) / C
     subset_seed: int | None = None  # draws limited and imbalanced subsets; None: the seed
-    image_size: int = 32  # input of the encoder in pixels
-    cache_size: int | None = None  # side of the cached images, at most twice image_size
     views: int = 5  # K + 1 views of every image
     local_views: int = 0  # further small crops (method.host=momentum)
     local_size: int = 96  # of these, in pixels
@@ -38,19 +26,14 @@ class CacrData(DataConfig):
     crop_scale: tuple[float, float] = (0.2, 1.0)  # area range of the random resized crop
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.4)  # of torchvision
     jitter_prob: float = 1.0
-    grey_prob: float = 0.2
     blur_prob: list[float] = field(default_factory=lambda: [0.0])  # of the views in turn
     solarise_prob: list[float] = field(default_factory=lambda: [0.0])  # of the views in turn
     local_blur_prob: float = 0.5
-    mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
-    std: tuple[float, float, float] = (0.2023, 0.1994, 0.2010)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.views < 2:
             raise ValueError("data.views must be >= 2")
-        if self.cache_size is not None and self.cache_size > 2 * self.image_size:
-            raise ValueError("data.cache_size must be at most twice data.image_size")
         if self.limit is not None and self.imbalance != "none":
             raise ValueError("data.limit draws a balanced subset; null it or data.imbalance")
         chosen = self.limit is not None or self.imbalance != "none"
@@ -126,21 +109,10 @@ class MethodConfig:
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(FrozenEval):
     """Evaluation protocol."""
 
-    split: Literal["test", "dev"] = "test"  # dev: held-out training images, to tune on
     ks: list[int] = field(default_factory=lambda: [10, 20, 100, 200])  # neighbourhood sizes
-    items_k: int = 20  # neighbours of galleries and validation curve, one of ks
-    knn_temperature: float = 0.07  # of the weighted vote
-    linear_probe: bool = True
-    online_probe: bool = False  # train a linear classifier on detached features, to watch
-    probe_l2: list[float] = field(default_factory=lambda: [10.0**e for e in range(-6, 3)])
-    batch_size: int = 512  # images per forward pass
-
-    def __post_init__(self) -> None:
-        if self.items_k not in self.ks:
-            raise ValueError(f"eval.items_k={self.items_k} must be one of eval.ks={self.ks}")
 
 
 @dataclass
@@ -168,8 +140,7 @@ class Config(ExperimentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.eval.split == "dev" and self.data.source != "bundled":
-            raise ValueError("eval.split=dev is a part of data.source=bundled")
+        self.eval.check_split(self.data.source)
         if self.data.local_views and self.method.host != "momentum":
             raise ValueError("data.local_views needs method.host=momentum")
         if self.method.local_keys and not self.data.local_views:

@@ -3,42 +3,23 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from common.config import DataConfig, ExperimentConfig
+from common.config import ExperimentConfig
+from common.image_config import FrozenEval, ImageSetData, ImageSource
 
 Host = Literal["simclr", "moco", "nnclr"]
 Loss = Literal["infonce", "dcl", "dclw"]
 
 
 @dataclass
-class DclData(DataConfig):
+class DclData(ImageSetData):
     """Images and their augmentation."""
 
-    # bundled: 10,000 CIFAR-10 images of the repository; the others in their official layouts
-    source: Literal[
-        "synthetic",
-        "bundled",
-        "cifar10",
-        "cifar100",
-        "stl10",
-        "tiny_imagenet",
-        "imagenet100",
-        "imagenet",
-    ] = "bundled"
+    source: ImageSource = "bundled"
     limit: int | None = None  # training images, balanced, drawn by the seed (sets in memory)
-    image_size: int = 32  # input of the encoder in pixels
-    cache_size: int | None = None  # side of the cached images, at most twice image_size
-    crop_scale: tuple[float, float] = (0.08, 1.0)  # area range of the random resized crop
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)  # of torchvision
-    jitter_prob: float = 0.8
-    grey_prob: float = 0.2
     blur_prob: float = 0.0
-    mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
-    std: tuple[float, float, float] = (0.2023, 0.1994, 0.2010)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.cache_size is not None and self.cache_size > 2 * self.image_size:
-            raise ValueError("data.cache_size must be at most twice data.image_size")
         if self.limit is not None and "imagenet" in self.source:
             raise ValueError("data.limit is for sets in memory, not for ImageNet")
 
@@ -84,22 +65,14 @@ class MethodConfig:
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(FrozenEval):
     """Evaluation protocol."""
 
-    split: Literal["test", "dev"] = "test"  # dev: held-out training images, to tune on
-    ks: list[int] = field(default_factory=lambda: [20, 200])  # neighbourhood sizes
-    items_k: int = 20  # neighbours of the primary metric, one of ks
     knn_temperature: float = 0.1  # of the weighted vote
-    linear_probe: bool = True
-    online_probe: bool = False  # train a linear classifier on detached features, to watch
-    probe_l2: list[float] = field(default_factory=lambda: [10.0**e for e in range(-6, 3)])
     npc_batch_sizes: list[int] = field(default_factory=lambda: [4, 8, 16, 64])
-    batch_size: int = 512  # images per forward pass
 
     def __post_init__(self) -> None:
-        if self.items_k not in self.ks:
-            raise ValueError(f"eval.items_k={self.items_k} must be one of eval.ks={self.ks}")
+        super().__post_init__()
         if min(self.npc_batch_sizes, default=2) < 2:
             raise ValueError("eval.npc_batch_sizes must be >= 2")
 
@@ -128,5 +101,4 @@ class Config(ExperimentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.eval.split == "dev" and self.data.source != "bundled":
-            raise ValueError("eval.split=dev is a part of data.source=bundled")
+        self.eval.check_split(self.data.source)

@@ -12,13 +12,12 @@ from torch import Tensor
 from common.data.lexical import surface_similarity, words
 from common.data.text_sets import StsSet
 from common.engine import Workspace
-from common.engine.sentences import SentenceModule, encoding, sts_set
-from common.evaluation import pair_cosine, spearman
+from common.engine.sentences import SentenceModule, before_and_after, sts_set
+from common.evaluation import pair_cosine, partial_spearman, spearman
 from projects.debcse.config import Config
 from projects.debcse.data import corpus
 from projects.debcse.mining import with_variants
 from projects.debcse.record import FEATURES, SIDES, SUMMARY, PairRecord, distances
-from projects.debcse.stages import fresh_encoder
 
 Encode = Callable[[list[str]], Tensor]
 LONG_DIFFERENCE = 3  # words
@@ -28,13 +27,9 @@ def evaluate(cfg: Config, module: SentenceModule, workspace: Workspace) -> dict[
     """Diagnostics on the first STS set, before and after training, and the record of the pairs."""
     texts = corpus(cfg)
     sts, counts = sts_set(cfg, cfg.eval.sets[0]), Counter(w for text in texts for w in words(text))
-    with encoding(cfg, module.encoder) as encode:
-        metrics = bias_diagnostics(cfg, encode, sts, counts)
-    if cfg.eval.untrained:
-        raw = fresh_encoder(cfg).to(next(module.parameters()).device)
-        with encoding(cfg, raw) as encode:
-            before = bias_diagnostics(cfg, encode, sts, counts)
-        metrics |= {f"untrained_{name}": value for name, value in before.items()}
+    metrics = before_and_after(
+        cfg, module, lambda encode: bias_diagnostics(cfg, encode, sts, counts)
+    )
     record = module.record
     assert isinstance(record, PairRecord)
     if record.filled:
@@ -94,20 +89,10 @@ def bias_diagnostics(
         for name, rows in groups.items()
         if len(rows) > 1
     }
-    metrics["surface_partial_correlation"] = partial_correlation(cosine, surface, gold)
+    metrics["surface_partial_correlation"] = partial_spearman(cosine, surface, gold)
     everything = torch.cat([first, second])
     metrics["frequency_cosine"] = frequency_cosine(everything, sts.first + sts.second, counts)
     return metrics
-
-
-def partial_correlation(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
-    """Rank correlation of x and y with a third variable held fixed; 0 where it is undefined.
-
-    Equation: ``(r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2))`` with Spearman's r.
-    """
-    xy, xz, yz = spearman(x, y), spearman(x, given), spearman(y, given)
-    scale = (1 - xz**2) * (1 - yz**2)
-    return (xy - xz * yz) / math.sqrt(scale) if scale > 1e-12 else 0.0
 
 
 def frequency_cosine(embeddings: Tensor, texts: Sequence[str], counts: Mapping[str, int]) -> float:

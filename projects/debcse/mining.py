@@ -106,6 +106,7 @@ def mine(
     settings = {
         "corpus": content_digest(texts), "anchors": len(corpus), "seed": cfg.seed,
         "scorer": scorer_digest(scorer), "scorer_pooling": scorer_pooling(cfg),
+        "scorer_template": cfg.model.template if cfg.scorer.model is None else None,
         "surface": cfg.surface.kind, "pos_k": pool.pos_k, "twin": pool.twin,
         "neg_lex": pool.neg_lex, "neg_rand": pool.neg_rand,
     }  # fmt: skip

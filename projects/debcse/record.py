@@ -28,7 +28,8 @@ EXAMPLES = 8  # anchors shown with their pairs
 SUMMARY = (
     "theta_pos", "theta_neg", "positive_fallback_rate", "negative_fallback_rate",
     "positive_effective", "negative_effective", "positive_length_difference",
-    "positive_self_share", "positive_entailment_share", "positive_contradiction_share",
+    "positive_self_share", "positive_entailment_share", "positive_entailment_share_most",
+    "positive_contradiction_share",
     "negative_same_meaning_share", "random_negative_same_meaning_share",
 )  # fmt: skip
 STREAM = 47
@@ -127,7 +128,8 @@ def label_shares(
     """How often drawn pairs are known to entail or to contradict each other.
 
     Positives: share of the drawn neighbours (twins left out) with each label, among anchors that
-    have a labelled partner. Negatives: share of same-meaning (entailment) pairs among anchors that
+    have a labelled partner; ``positive_entailment_share_most`` is what a perfect draw would reach,
+    the share of those anchors that have an entailment partner. Negatives: share of same-meaning (entailment) pairs among anchors that
     have such a partner, for the draw and for a random other sentence.
 
     Args:
@@ -151,11 +153,12 @@ def label_shares(
         own = partners.get(anchor)
         if own is None:
             continue
+        same = sum(label == "entailment" for label in own.values())
         if 0 <= positive < len(corpus) and positive != anchor:
             for label in ("entailment", "contradiction"):
                 hit = own.get(positive) == label
                 found.setdefault(f"positive_{label}_share", []).append(hit)
-        same = sum(label == "entailment" for label in own.values())
+            found.setdefault("positive_entailment_share_most", []).append(same > 0)
         if same and negative >= 0:
             hit = own.get(negative) == "entailment"
             found.setdefault("negative_same_meaning_share", []).append(hit)

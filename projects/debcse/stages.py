@@ -15,7 +15,7 @@ from common.engine import Stage
 from common.engine import checkpoint as ckpt
 from common.engine.compare import code_hash
 from common.engine.module import freeze
-from common.engine.sentences import build_encoder, encoding, train_stage
+from common.engine.sentences import encoding, train_stage, untrained_encoder
 from projects.debcse.config import Config
 from projects.debcse.data import SampledViews, corpus, twin_views
 from projects.debcse.mining import Mined, mine, offline_folder
@@ -32,7 +32,7 @@ def stages(cfg: Config) -> Iterator[Stage]:
     """
     texts = corpus(cfg)
     if not cfg.ipw.draws:
-        module = DebCSE(cfg, fresh_encoder(cfg))
+        module = DebCSE(cfg, untrained_encoder(cfg))
         yield train_stage(cfg, module, twin_views(cfg, module.encoder.tokenizer, texts))
         if cfg.ipw.positives == "self":
             save_scorer(cfg, module)
@@ -49,7 +49,7 @@ def stages(cfg: Config) -> Iterator[Stage]:
     else:
         scorer = given_scorer(cfg)
     mined = mine(cfg, texts, scorer)
-    trained = DebCSE(cfg, fresh_encoder(cfg))
+    trained = DebCSE(cfg, untrained_encoder(cfg))
     fill_record(cfg, trained, mined, scorer)
     yield train_stage(cfg, trained, sampled_views(cfg, mined, trained.encoder))
 
@@ -74,20 +74,13 @@ def fill_record(cfg: Config, module: DebCSE, mined: Mined, scorer: SentenceEncod
     module.record.fill(mined, sampler, supervised, nli_labels(cfg))
 
 
-def fresh_encoder(cfg: Config) -> SentenceEncoder:
-    """The encoder before training, the same one in every stage."""
-    with torch.random.fork_rng():
-        torch.manual_seed(cfg.seed)
-        return build_encoder(cfg.model)
-
-
 # -- the scorer ----------------------------------------------------------------------------------
 
 
 def scorer_module(cfg: Config) -> DebCSE:
     """The module of the scorer stage: as in the arm without sampling."""
     twins = replace(cfg.ipw, positives="self", negatives="none")
-    return DebCSE(replace(cfg, ipw=twins), fresh_encoder(cfg))
+    return DebCSE(replace(cfg, ipw=twins), untrained_encoder(cfg))
 
 
 def given_scorer(cfg: Config) -> SentenceEncoder:

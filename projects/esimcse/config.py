@@ -4,7 +4,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.config import ExperimentConfig
-from common.sentence_config import SearchConfig, SentenceData, SentenceLoss, StsEval, TextModel
+from common.sentence_config import (
+    RepetitionConfig,
+    SearchConfig,
+    SentenceData,
+    SentenceLoss,
+    StsEval,
+    TextModel,
+)
 
 
 @dataclass
@@ -21,20 +28,6 @@ class EsimcseData(SentenceData):
             raise ValueError(
                 "data.equal_parts needs data.parts and a data.limit that divides among them"
             )
-
-
-@dataclass
-class RepetitionConfig:
-    """How the second view is made from the first."""
-
-    level: Literal["subword", "word", "none"] = "subword"  # none: dropout is the only difference
-    rate: float = 0.32  # share of the elements that may be doubled
-    rule: Literal["code", "paper"] = "code"  # bounds of the number, see common.data.Repetition
-    cap: int = 10  # rule=code: fewer repetitions than this
-
-    def __post_init__(self) -> None:
-        if not 0 < self.rate <= 1 or self.cap < 1:
-            raise ValueError("repetition.rate must be in (0, 1] and repetition.cap >= 1")
 
 
 @dataclass

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from common.config import UserError
-from common.engine.sentences import SentenceModule, build_encoder, encoding, sts_set
+from common.engine.sentences import SentenceModule, before_and_after, sts_set
 from common.evaluation.sts_protocol import encode_distinct
 from projects.esimcse.config import Config
 from projects.esimcse.data import held_out_sentences
@@ -19,17 +18,7 @@ def evaluate_length(cfg: Config, module: SentenceModule) -> dict[str, float]:
     Raises:
         UserError: no STS set.
     """
-    with encoding(cfg, module.encoder) as encode:
-        metrics = length_bias(cfg, encode)
-    if cfg.eval.untrained:
-        with torch.random.fork_rng():
-            torch.manual_seed(cfg.seed)
-            raw = build_encoder(cfg.model)
-        raw.to(next(module.parameters()).device)
-        with encoding(cfg, raw) as encode:
-            before = length_bias(cfg, encode)
-        metrics |= {f"untrained_{name}": value for name, value in before.items()}
-    return metrics
+    return before_and_after(cfg, module, lambda encode: length_bias(cfg, encode))
 
 
 def length_bias(cfg: Config, encode: Callable[[list[str]], Tensor]) -> dict[str, float]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from common.evaluation.sts import pair_cosine, spearman
+from common.evaluation.sts import pair_cosine, partial_spearman, spearman
 
 RIDGE = 1e-3  # penalty of the probe per sample, on standardised features
 
@@ -18,28 +18,6 @@ RIDGE = 1e-3  # penalty of the probe per sample, on standardised features
 def word_counts(texts: Sequence[str]) -> np.ndarray:
     """Words between white space, (N,) float64."""
     return np.array([len(text.split()) for text in texts], dtype=np.float64)
-
-
-def partial_spearman(x: ArrayLike, y: ArrayLike, given: ArrayLike) -> float:
-    """Rank correlation of x and y with the ranks of a third variable held fixed.
-
-        (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2)(1 - r_yz^2))
-
-    Args:
-        x: (N,).
-        y: (N,).
-        given: (N,) z.
-
-    Returns:
-        In [-1, 1]; 0.0 where z explains one side completely.
-
-    >>> z = [1, 2, 3, 4, 5, 6]
-    >>> round(partial_spearman([2, 1, 4, 3, 6, 5], [2, 1, 4, 3, 6, 5], z), 6)
-    1.0
-    """
-    xy, xz, yz = spearman(x, y), spearman(x, given), spearman(y, given)
-    free = (1 - xz**2) * (1 - yz**2)
-    return float(np.clip((xy - xz * yz) / np.sqrt(free), -1, 1)) if free > 1e-12 else 0.0
 
 
 def pair_bias(

@@ -6,7 +6,6 @@ from projects.mirror_bert.config import Config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from common.encoders.sentence import SentenceEncoder
     from common.engine import ContrastiveModule, Experiment, Stage, Workspace
@@ -19,7 +18,6 @@ def build(cfg: Config) -> "Experiment":
     from dataclasses import replace
 
     from common.engine.sentences import build_encoder, sentence_experiment, train_stage
-    from common.export.transformers import load_transformers, save_transformers
     from projects.mirror_bert.data import mirror_views, num_samples
     from projects.mirror_bert.evaluate import evaluate_more
     from projects.mirror_bert.module import MirrorBERT
@@ -40,21 +38,9 @@ def build(cfg: Config) -> "Experiment":
         num_samples=lambda: num_samples(cfg),
     )
 
-    def mirror(module: "ContrastiveModule") -> MirrorBERT:
-        assert isinstance(module, MirrorBERT)
-        return module
-
     def evaluate(module: "ContrastiveModule", workspace: "Workspace") -> dict[str, float]:
+        assert isinstance(module, MirrorBERT)
         metrics = experiment.evaluate(module, workspace)
-        return evaluate_more(cfg, mirror(module), workspace, metrics)
+        return evaluate_more(cfg, module, workspace, metrics)
 
-    def export(module: "ContrastiveModule", folder: "Path") -> None:
-        save_transformers(mirror(module).encoder, folder)
-
-    def load_export(folder: "Path") -> MirrorBERT:
-        return make_module(load_transformers(folder))
-
-    if cfg.model.pooling in ("avg", "cls_before_pooler", "last_token"):
-        return replace(experiment, evaluate=evaluate)
-    # poolings that sentence-transformers does not know
-    return replace(experiment, evaluate=evaluate, export=export, load_export=load_export)
+    return replace(experiment, evaluate=evaluate)

@@ -31,6 +31,10 @@ class AugmentConfig:
     min_chars: int = 30  # shorter strings are not masked
     mask: Literal["literal", "tokenizer"] = "literal"  # "[MASK]", or the tokenizer's own mask token
 
+    def __post_init__(self) -> None:
+        if self.span_chars < 0 or self.min_chars < 0:
+            raise ValueError("augment.span_chars and augment.min_chars must be >= 0")
+
 
 @dataclass
 class MirrorModel(TextModel):

@@ -1,16 +1,16 @@
 """Raw strings to mirror: sentences, a lexicon, or the lines of a file; views and batches."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from common.config import UserError
-from common.data import SpanMask, bundled, data_root, read_jsonl, sample_rng
+from common.data import SpanMask, bundled, read_jsonl, sample_rng
 from common.data.synthetic import synthetic_sentences
 from common.data.text_sets import load_sentences, load_sts
 from common.data.text_views import TextViews
+from common.engine.sentences import text_path
 from projects.mirror_bert.config import Config, MirrorData
 from projects.mirror_bert.lexicon import training_titles
 
@@ -106,7 +106,7 @@ def span_mask(cfg: Config, tokenizer: "PreTrainedTokenizerBase") -> SpanMask:
 
 
 def _file_rows(cfg: Config) -> list[tuple[str, ...]]:
-    path = data_root(cfg.data.root) / Path(str(cfg.data.file)).expanduser()
+    path = text_path(cfg.data)
     if not path.is_file():
         raise UserError(f"data.file: {path} does not exist; give a text file of one string a line")
     lines = [line.rstrip("\r") for line in path.read_text(encoding="utf-8").split("\n")]

@@ -4,14 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from common.data import data_root
-from common.encoders.sentence import SentenceEncoder
 from common.engine import Workspace
-from common.engine.sentences import build_encoder, encoding, sts_set
+from common.engine.sentences import encoding, sts_set, untrained_encoder
 from common.engine.tracking import read_metrics
 from common.engine.workspace import read_json
 from common.evaluation import pair_cosine
@@ -40,7 +38,7 @@ def evaluate_more(
         found |= lexical(cfg, encode, workspace)
         after = random_pair_cosines(cfg, encode)
     if cfg.eval.untrained:
-        with encoding(cfg, untrained_encoder(cfg, module)) as encode:
+        with encoding(cfg, untrained_encoder(cfg, module.device)) as encode:
             before = random_pair_cosines(cfg, encode)
             found |= {f"untrained_{k}": v for k, v in lexical(cfg, encode).items()}
         workspace.figure("cosines", cosine_figure(before, after))
@@ -54,14 +52,6 @@ def evaluate_more(
     if (curve := curve_figure(workspace.path / "metrics.csv")) is not None:
         workspace.figure("steps", curve)
     return found
-
-
-def untrained_encoder(cfg: Config, module: MirrorBERT) -> SentenceEncoder:
-    """The encoder as it was before training, on the device of the module."""
-    with torch.random.fork_rng():
-        torch.manual_seed(cfg.seed)
-        raw = build_encoder(cfg.model)
-    return raw.to(next(module.parameters()).device)
 
 
 def lexical(cfg: Config, encode: Encode, workspace: Workspace | None = None) -> dict[str, float]:

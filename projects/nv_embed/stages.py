@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from common.config import UserError
 from common.data.lookup import BUNDLED, data_root
 from common.encoders.instructed import InstructedEncoder, instructed_encoder
-from common.encoders.pretrained import resolve_pretrained
+from common.encoders.pretrained import resolve_pretrained, stand_in
 from common.encoders.tiny_tokenizer import tiny_tokenizer
 from common.engine.experiment import Plan, Requirement, Stage
 from projects.nv_embed.config import Config, ModelConfig
@@ -97,14 +96,9 @@ def planned_encoder(model: ModelConfig) -> InstructedEncoder:
     Raises:
         UserError: absent weights of unknown size.
     """
-    if model.pretrained == "random" or resolve_pretrained(model.pretrained, require=False).present:
+    config = stand_in(model.pretrained, ARCHITECTURES)
+    if config is None:
         return build_encoder(model)
-    if model.pretrained not in ARCHITECTURES:
-        raise UserError(
-            f"pretrained={model.pretrained!r} is not on this machine and its size is not known; "
-            f"known: {', '.join(ARCHITECTURES)}"
-        )
-    config = ARCHITECTURES[model.pretrained]
     return build_encoder(model, "random", config=config, tokenizer=tiny_tokenizer())
 
 

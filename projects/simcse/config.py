@@ -12,7 +12,7 @@ class SimcseData(SentenceData):
     """Texts and, for the ablation, what replaces dropout as noise."""
 
     hard_negatives: bool = True  # of rows with three columns; False keeps the pair alone
-    # changes the second view of one-column rows; dropout stays unless model.dropout=0
+    # changes every view but the first; dropout stays unless model.dropout=0
     # mlm: the predictions of the masked language model that the encoder starts from
     augment: Literal["none", "crop", "delete", "synonym", "mlm"] = "none"
     augment_rate: float = 0.1  # share of the words (mlm: of the tokens; the paper has 0.15 there)
@@ -37,8 +37,8 @@ class MethodConfig(SentenceLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mlm_weight < 0:
-            raise ValueError("method.mlm_weight must be >= 0")
+        if self.mlm_weight < 0 or not 0 < self.mlm_probability < 1:
+            raise ValueError("method.mlm_weight must be >= 0, method.mlm_probability in (0, 1)")
 
 
 @dataclass
@@ -53,5 +53,9 @@ class Config(ExperimentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.method.same_dropout_mask and self.data.source == "nli":
-            raise ValueError("method.same_dropout_mask is for two views of one sentence")
+        alike = self.data.source != "nli" and self.data.augment == "none"
+        if self.method.same_dropout_mask and not alike:
+            raise ValueError(
+                "method.same_dropout_mask is for two views of one sentence: no data.source=nli and "
+                "no data.augment"
+            )

@@ -8,22 +8,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.config import UserError
 from common.data.augment_text import Eda, synonyms_from_synsets
 from common.data.lookup import bundled
 from common.data.masking import mask_tokens
 from common.data.mlm_substitution import MlmSubstitution
 from common.data.samplers import Key, sample_rng
 from common.data.tables import read_jsonl
+from common.data.text_sets import count_text_columns
 from common.data.text_views import AugmentBatch, AugmentText, TextViews
-from common.engine.sentences import text_rows
+from common.engine.sentences import text_path, text_rows
 from projects.simcse.config import Config, SimcseData
 
 MLM_STREAM = 2**20
 
 
 def num_views(data: SimcseData) -> int:
-    """Rows that the encoder sees per sample."""
-    return 3 if data.source == "nli" and data.hard_negatives else 2
+    """Rows that the encoder sees per sample; a table that is not here counts as triplets."""
+    columns = 3 if data.source == "nli" else 1
+    if data.source == "file":
+        path = text_path(data)
+        columns = count_text_columns(path) if path.is_file() else 1 if path.suffix == ".txt" else 3
+    return max(2, columns if data.hard_negatives else min(columns, 2))
 
 
 def train_set(cfg: Config, tokenizer: Any) -> TextViews:
@@ -32,6 +38,10 @@ def train_set(cfg: Config, tokenizer: Any) -> TextViews:
     rows = text_rows(data, cfg.seed)
     if not data.hard_negatives:
         rows = [row[:2] for row in rows]
+    if len(rows[0]) > 1 and cfg.method.same_dropout_mask:
+        raise UserError("method.same_dropout_mask is for two views of one sentence, not for pairs")
+    if len(rows[0]) < 3 and cfg.method.hard_negative_logit:
+        raise UserError("method.hard_negative_logit needs rows with a hard negative")
     kind = MaskedTextViews if cfg.method.mlm_weight else TextViews
     views = kind(
         rows, tokenizer, max_length=data.max_length, seed=cfg.seed,

@@ -13,6 +13,7 @@ from common.encoders.sentence import SentenceEncoder
 from common.engine.sentences import SentenceModule
 from common.losses import InfoNCELoss, LossOutput
 from projects.simcse.config import Config, MethodConfig
+from projects.simcse.data import num_views
 
 
 class Objective(nn.Module):
@@ -75,6 +76,7 @@ class SimCSE(SentenceModule):
         super().__init__(cfg.optim, encoder)
         self.method = cfg.method
         self.objective = Objective(cfg.method)
+        self.num_hard = int(num_views(cfg.data) == 3)  # hard negatives of each row
         self.mlm_head: nn.Module | None = None
         if cfg.method.mlm_weight:
             model = encoder.tower.model
@@ -112,4 +114,4 @@ class SimCSE(SentenceModule):
 
     def negatives_per_query(self, global_batch_size: int) -> int:
         """The other rows' positives; with hard negatives those of all rows too."""
-        return max(0, global_batch_size - 1)
+        return max(0, global_batch_size - 1) + self.num_hard * global_batch_size

@@ -20,7 +20,7 @@ def build(cfg: Config) -> "Experiment":
     return sentence_experiment(
         cfg,
         lambda encoder: WhitenedCSE(cfg, encoder),
-        lambda encoder: train_set(cfg, encoder.tokenizer),
+        lambda encoder: train_set(cfg, encoder),
         evaluate_more=lambda module, workspace: mechanism(cfg, module, workspace),
         num_views=cfg.num_pos,
     )

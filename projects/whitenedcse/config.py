@@ -4,7 +4,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.config import ExperimentConfig
-from common.sentence_config import SearchConfig, SentenceData, SentenceLoss, StsEval, TextModel
+from common.sentence_config import (
+    RepetitionConfig,
+    SearchConfig,
+    SentenceData,
+    SentenceLoss,
+    StsEval,
+    TextModel,
+)
 
 
 @dataclass
@@ -28,18 +35,6 @@ class SgwConfig:
 
 
 @dataclass
-class RepetitionConfig:
-    """Doubled elements in the positives, see common.data.Repetition; the anchor stays as it is."""
-
-    level: Literal["none", "subword", "word"] = "none"
-    rate: float = 0.32  # share of the elements that may be doubled
-
-    def __post_init__(self) -> None:
-        if not 0 < self.rate <= 1:
-            raise ValueError("repetition.rate must be in (0, 1]")
-
-
-@dataclass
 class EvalConfig(StsEval):
     """STS, and the measures of the mechanism."""
 
@@ -59,7 +54,7 @@ class Config(ExperimentConfig):
     model: TextModel = field(default_factory=lambda: TextModel(pooling="cls_before_pooler"))
     num_pos: int = 3  # m, views of a sentence: one anchor and m - 1 positives
     sgw: SgwConfig = field(default_factory=SgwConfig)
-    repetition: RepetitionConfig = field(default_factory=RepetitionConfig)
+    repetition: RepetitionConfig = field(default_factory=lambda: RepetitionConfig(level="none"))
     method: SentenceLoss = field(default_factory=SentenceLoss)
     eval: EvalConfig = field(default_factory=EvalConfig)
     search: SearchConfig = field(default_factory=SearchConfig)

@@ -10,11 +10,11 @@ from common.data.text_sets import StsSet
 from common.engine import Workspace
 from common.engine.sentences import (
     SentenceModule,
-    build_encoder,
     encoding,
     sentence_geometry,
     sts_set,
     text_rows,
+    untrained_encoder,
 )
 from common.evaluation.sts import pair_cosine, spearman
 from common.evaluation.sts_protocol import encode_distinct, metric_prefix
@@ -49,10 +49,7 @@ def mechanism(cfg: Config, module: SentenceModule, workspace: Workspace) -> dict
         metrics[f"head_{score}"] = projected.spearman()
         metrics |= batch_whitening(cfg, embedded.everything)
     if cfg.eval.untrained:
-        with torch.random.fork_rng():
-            torch.manual_seed(cfg.seed)
-            raw = build_encoder(cfg.model).to(module.device)
-        with encoding(cfg, raw) as encode:
+        with encoding(cfg, untrained_encoder(cfg, module.device)) as encode:
             before = _Embedded(encode, sts)
             found = before.rank() | before.whitened(encode(fit_on), score)
         metrics |= {f"untrained_{name}": value for name, value in found.items()}

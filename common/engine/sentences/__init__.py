@@ -7,10 +7,17 @@ from common.engine.sentences.data import (
     StsPairs,
     sentence_data,
     sts_set,
+    text_path,
     text_requirements,
     text_rows,
 )
-from common.engine.sentences.evaluation import encoding, evaluate_sentences, sentence_geometry
+from common.engine.sentences.evaluation import (
+    before_and_after,
+    encoding,
+    evaluate_sentences,
+    sentence_geometry,
+    untrained_encoder,
+)
 from common.engine.sentences.experiment import sentence_experiment, train_stage
 from common.engine.sentences.module import SentenceModule, build_encoder, planned_encoder
 from common.engine.sentences.protocol import SentenceExperimentConfig
@@ -20,6 +27,7 @@ __all__ = [
     "SentenceExperimentConfig",
     "SentenceModule",
     "StsPairs",
+    "before_and_after",
     "build_encoder",
     "encoding",
     "evaluate_sentences",
@@ -29,7 +37,9 @@ __all__ = [
     "sentence_experiment",
     "sentence_geometry",
     "sts_set",
+    "text_path",
     "text_requirements",
     "text_rows",
     "train_stage",
+    "untrained_encoder",
 ]

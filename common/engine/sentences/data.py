@@ -48,24 +48,27 @@ class StsPairs(Dataset[tuple[str, str, float]]):
         return list(first), list(second), torch.tensor(scores, dtype=torch.float32)
 
 
+def text_path(data: SentenceData) -> Path:
+    """The file of data.source=file: as named, or below the data root."""
+    path = Path(str(data.file)).expanduser()
+    return path if path.is_file() else data_root(data.root) / path
+
+
 def text_rows(data: SentenceData, seed: int) -> list[tuple[str, ...]]:
     """Training rows of one to three columns.
 
     Raises:
         UserError: files that are missing or of the wrong shape, or fewer rows than `limit`.
     """
-    rows: Sequence[tuple[str, ...]]
     if data.source == "synthetic":
         return [(text,) for text in synthetic_sentences(data.limit or SYNTHETIC, seed=seed)]
     if data.source == "sentences":
         parts = data.parts or None
         found = load_sentences(data.root, sources=parts, limit=data.limit, seed=seed)
         return [(text,) for text in found]
-    if data.source == "nli":
-        rows = load_nli_triplets(data.root)
-    else:
-        path = Path(str(data.file))
-        rows = load_text_rows(path if path.is_file() else data_root(data.root) / path)
+    rows: Sequence[tuple[str, ...]] = (
+        load_nli_triplets(data.root) if data.source == "nli" else load_text_rows(text_path(data))
+    )
     if data.limit is None:
         return list(rows)
     if data.limit > len(rows):
@@ -113,7 +116,7 @@ def text_requirements(cfg: SentenceExperimentConfig) -> tuple[Requirement, ...]:
             Requirement(f"data: {folder} (bundled)", f"data/{folder}", (BUNDLED / folder).exists())
         )
     elif cfg.data.source == "file":
-        path = data_root(cfg.data.root) / str(cfg.data.file)
+        path = text_path(cfg.data)
         found.append(
             Requirement("data: training texts", str(path), path.exists(), "see the card, Data")
         )

@@ -40,11 +40,7 @@ def evaluate_sentences(
             tasks = {name: load_transfer(cfg.data.root, name) for name in cfg.eval.transfer}
             metrics |= evaluate_transfer(encode, tasks)
     if cfg.eval.untrained:
-        with torch.random.fork_rng():
-            torch.manual_seed(cfg.seed)
-            raw = build_encoder(cfg.model)
-        raw.to(next(module.parameters()).device)
-        with encoding(cfg, raw) as encode:
+        with encoding(cfg, untrained_encoder(cfg, module.device)) as encode:
             before, _ = evaluate_sts(encode, sets)
             before |= sentence_geometry(encode, primary)
         metrics |= {f"untrained_{name}": value for name, value in before.items()}
@@ -82,6 +78,36 @@ class encoding:
             found = self.encoder.encode(new, batch_size=self.batch_size)
             self.rows |= dict(zip(new, found, strict=True))
         return torch.stack([self.rows[text] for text in texts])
+
+
+def untrained_encoder(
+    cfg: SentenceExperimentConfig, device: torch.device | str = "cpu"
+) -> SentenceEncoder:
+    """The encoder of a config as its training begins with it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(cfg.seed)
+        return build_encoder(cfg.model).to(device)
+
+
+def before_and_after(
+    cfg: SentenceExperimentConfig,
+    module: SentenceModule,
+    measure: Callable[[Callable[[list[str]], Tensor]], dict[str, float]],
+) -> dict[str, float]:
+    """What `measure` finds of the trained encoder; ``untrained_*`` beside it if the config asks.
+
+    Args:
+        cfg: the project's config.
+        module: holds the trained encoder.
+        measure: given an encoder's `encode`, N texts -> (N, D).
+    """
+    with encoding(cfg, module.encoder) as encode:
+        metrics = measure(encode)
+    if cfg.eval.untrained:
+        with encoding(cfg, untrained_encoder(cfg, module.device)) as encode:
+            before = measure(encode)
+        metrics |= {f"untrained_{name}": value for name, value in before.items()}
+    return metrics
 
 
 def sentence_geometry(encode: Callable[[list[str]], Tensor], sts: StsSet) -> dict[str, float]:

@@ -17,10 +17,7 @@ from common.engine.sentences.module import SentenceModule, build_encoder, planne
 from common.engine.sentences.protocol import SentenceExperimentConfig
 from common.engine.sentences.search import search_texts
 from common.engine.workspace import Workspace
-from common.export.sentence_transformers import (
-    load_sentence_transformers,
-    save_sentence_transformers,
-)
+from common.export.sentence_encoders import load_sentence_encoder, save_sentence_encoder
 
 PROBES = ["A small cat sleeps.", "Two men are repairing the roof of an old house."]
 
@@ -59,7 +56,7 @@ def sentence_experiment(
         return metrics | (evaluate_more(module, workspace) if evaluate_more else {})
 
     def export(module: ContrastiveModule, folder: Path) -> None:
-        save_sentence_transformers(_sentence(module).encoder, folder)
+        save_sentence_encoder(_sentence(module).encoder, folder)
 
     def embed(module: ContrastiveModule) -> dict[str, Tensor]:
         return {"embeddings": _sentence(module).encoder.encode(PROBES)}
@@ -83,7 +80,7 @@ def sentence_experiment(
         stages or one_stage,
         evaluate,
         export,
-        lambda folder: make_module(load_sentence_transformers(folder)),
+        lambda folder: make_module(load_sentence_encoder(folder)),
         embed,
         plan,
         {"search": search, **(tasks or {})},

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.config import OptimConfig, UserError
+from common.config import OptimConfig
 from common.distributed import all_gather_no_grad
-from common.encoders.pretrained import resolve_pretrained
+from common.encoders.pretrained import stand_in
 from common.encoders.sentence import SentenceEncoder, sentence_encoder
 from common.engine.module import ContrastiveModule
 from common.evaluation.sts import pair_cosine, spearman
@@ -75,6 +75,7 @@ def build_encoder(model: TextModel) -> SentenceEncoder:
         attention=model.attention,
         max_length=model.max_length,
         length_groups=model.length_groups,
+        template=model.template,
     )
     if model.random_init:
         network = encoder.tower.model
@@ -85,16 +86,9 @@ def build_encoder(model: TextModel) -> SentenceEncoder:
 
 def planned_encoder(model: TextModel) -> SentenceEncoder:
     """As `build_encoder`, but random weights of the same shape where the weights are not here."""
-    if model.pretrained == "random" or resolve_pretrained(model.pretrained, require=False).present:
+    config = stand_in(model.pretrained, ARCHITECTURES)
+    if config is None:
         return build_encoder(model)
-    if model.pretrained not in ARCHITECTURES:
-        raise UserError(
-            f"pretrained={model.pretrained!r} is not on this machine and its size is not known; "
-            f"known: {', '.join(ARCHITECTURES)}"
-        )
     return sentence_encoder(
-        "random",
-        model.pooling,
-        config=ARCHITECTURES[model.pretrained],
-        mlp_only_train=model.mlp_only_train,
+        "random", model.pooling, config=config, mlp_only_train=model.mlp_only_train
     )

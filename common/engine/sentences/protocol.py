@@ -10,6 +10,7 @@ class SentenceExperimentConfig(Protocol):
     """The sections that this module reads; a project's config has them among its own."""
 
     seed: int
+    runs_dir: str
     trainer: TrainerConfig
 
     @property

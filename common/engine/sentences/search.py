@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.config import UserError
-from common.engine import workspace as ws
 from common.engine.experiment import Experiment
 from common.engine.sentences.data import sts_set
 from common.engine.sentences.module import SentenceModule
@@ -20,24 +19,27 @@ def search_texts(
     Raises:
         UserError: no trained run, or a file that is missing or empty.
     """
-    from common.engine.run import load_module, module_of_run
+    from common.engine.run import load_module, module_of_run, prepare_run
     from common.evaluation.text_index import TextIndex
 
     options, place = cfg.search, Path(cfg.search.run)
     if place.is_dir() and not (place / "meta.json").exists():
         module = load_module(experiment, place)
     else:
-        run = ws.find_run(cfg, workspace.project, workspace.config, options.run)  # type: ignore[arg-type]
-        module = module_of_run(experiment, run)
+        own = [f"runs_dir={cfg.runs_dir}"]
+        trained, run = prepare_run(workspace.project, workspace.config, own, options.run)
+        module = module_of_run(trained, run)
     texts = _lines(options.file) if options.file else sts_set(cfg, cfg.eval.sets[0]).first
     assert isinstance(module, SentenceModule)
-    index = TextIndex(module.encoder, texts)
+    index = TextIndex(module.encoder, texts, progress=workspace.progress)
     print(f"{len(texts)} texts indexed")  # noqa: T201
     for query in _lines(options.queries) if options.queries else _asked():
         print(f"\n{query}")  # noqa: T201
         (hits,) = index.search([query], options.k, options.threshold)
         for hit in hits:
             print(f"  {hit.score:6.3f}  {hit.text}")  # noqa: T201
+        if not hits:
+            print(f"  no text has a cosine of {options.threshold} or more")  # noqa: T201
 
 
 def _asked() -> Iterator[str]:

@@ -139,6 +139,33 @@ def test_item_7_scorer_is_left_as_it_was(tmp_path):
     assert scorer_digest(scorer) != before
 
 
+@pytest.mark.parametrize("kind", ["word_levenshtein", "char_levenshtein", "jaccard"])
+def test_item_11_surface_similarity_of_the_corpus(tmp_path, kind):
+    """Checklist 11: symmetric, 1 for equal texts, 0 for word lists with nothing in common."""
+    texts = [*TEXTS[:30], "aa bb cc", "dd ee ff", "aa bb"]
+    _, found = mined_with(tmp_path, f"surface.kind={kind}", texts=texts)
+    left, right = (i.ravel() for i in np.indices((33, 33)))
+    s, back = found.surface(left, right), found.surface(right, left)
+    np.testing.assert_array_equal(s, back)
+    table = s.reshape(33, 33)
+    assert (np.diag(table) == 1).all()
+    assert 0 <= table.min() < table.max() == 1
+    assert 0 < table[30, 32] < 1
+    if kind != "char_levenshtein":  # whose words share the spaces between them
+        assert table[30, 31] == 0
+
+
+def test_item_14_surface_similarity_is_bounded_by_the_ratio_of_lengths(mined):
+    """Checklist 14: s <= min / max of the lengths in words; the bound is reached and can fail."""
+    _, found = mined
+    ids, s, sizes = found.pools.negative_ids, found.pools.surface[1], found.surface.word_counts
+    rows, columns = np.nonzero(ids >= 0)
+    a, b = sizes[rows], sizes[ids[rows, columns]]
+    ratio = np.minimum(a, b) / np.maximum(a, b)
+    assert (s[rows, columns] <= ratio + 1e-6).all()
+    assert not (found.surface(ids[rows, columns], ids[rows, columns]) <= ratio).all()
+
+
 def test_item_14_length_bias(mined):
     """Checklist 14: IPW positives differ more in length than semantic-only ones, twins by 0."""
     _, found = mined
@@ -179,6 +206,24 @@ def test_drawn_positives_have_the_meaning_and_other_words(mined):
     assert draws.surface[:, 0].mean() < semantic.surface[:, 0].mean()
     known = ~np.isnan(draws.semantic[:, 1])
     assert draws.surface[known, 1].mean() > np.nanmean(semantic.surface[:, 1])
+
+
+def test_label_shares_of_a_draw_by_hand():
+    """Checklist 15: twins are left out, and the most that a draw could reach stands beside it."""
+    texts = ["a", "b", "c", "d", "e"]
+    labels = {
+        frozenset("ab"): "entailment", frozenset("ac"): "contradiction",
+        frozenset("cd"): "contradiction",
+    }  # fmt: skip
+    ids = np.array([[1, 2], [0, 0], [3, 4], [3, 0], [0, 1]])  # d draws itself, e has no label
+    found = label_shares(texts, np.arange(5), ids, labels)
+    assert found == {
+        "positive_entailment_share": pytest.approx(2 / 3),
+        "positive_contradiction_share": pytest.approx(1 / 3),
+        "positive_entailment_share_most": pytest.approx(2 / 3),  # c has none
+        "negative_same_meaning_share": pytest.approx(1 / 2),
+        "random_negative_same_meaning_share": pytest.approx(1 / 4),
+    }
 
 
 # -- variants ------------------------------------------------------------------------------------

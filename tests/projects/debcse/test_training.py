@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader
 from common.config import UserError
 from common.data.module import ContrastiveData, identity
 from common.data.samplers import SeededBatchSampler
+from common.encoders.template import plain_ids
+from common.encoders.text import load_tokenizer
 from common.engine import Workspace
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
@@ -19,15 +21,15 @@ from common.engine.sentences import build_encoder
 from projects.debcse import build
 from projects.debcse.config import MethodConfig
 from projects.debcse.data import corpus, nli_sentences, twin_views
-from projects.debcse.evaluate import frequency_cosine, partial_correlation
+from projects.debcse.evaluate import frequency_cosine
 from projects.debcse.module import DebCSE, Objective
 from projects.debcse.stages import scorer_path
 from projects.debcse.tasks import mine_pairs, report_pairs
 from tests.projects.debcse.conftest import config, tiny_scorer
 from tests.projects.debcse.workers import three_steps, triplet_views
-from tests.unit.losses.golden import assert_close, grad_norm, load, sentences
+from tests.unit.losses.golden import assert_close, grad_norm, load, sentence_head, sentences
 
-CASES = [c for c in load("simcse")["cases"] if c["mlm_weight"] is None and not c["mlp"]]
+CASES = load("simcse")["cases"]
 
 
 def weights(run, stage="train"):
@@ -52,7 +54,8 @@ def test_item_12_loss_is_simcse_s_on_the_triplets(case):
     h = sentences(case["B"], case["S"], case["d"])
     alpha = float(np.exp(case["hard_negative_logit_weight"]))
     objective = Objective(MethodConfig(temperature=case["temperature"], hard_weight=alpha))
-    out = objective(*h.unbind(1))
+    z = sentence_head(case["d"])(h) if case["mlp"] else h
+    out = objective(*z.unbind(1))
     out.loss.backward()
     wanted = case["outputs"]
     assert_close(out.loss, wanted["loss"])
@@ -265,6 +268,24 @@ def test_item_18_augmented_baseline_trains_and_paper_reports_seven_sets(tmp_path
     assert len(config(name="paper").eval.sets) == 7
 
 
+def test_states_at_the_mask_of_a_prompt_train_and_are_evaluated(tmp_path):
+    """The option against the bias of token frequency; without a template it is refused."""
+    template = 'of "{text}" the [MASK] .'
+    words = ["model.pooling=mask", "model.mlp_only_train=false"]
+    run = train(
+        "debcse", "smoke",
+        [f"runs_dir={tmp_path}", *words, f"model.template='{template}'", "eval.untrained=false"],
+    )  # fmt: skip
+    assert "stsb_test_spearman" in json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    with pytest.raises(UserError, match=r"needs a model\.template with one \[MASK\]"):
+        config(*words)
+    paper = config(name="paper_mask")
+    assert paper.model.template.count("[MASK]") == 1
+    sides = paper.model.template.split("{text}")
+    around = plain_ids(load_tokenizer("bundled:text-encoder"), sides)
+    assert paper.data.max_length - sum(len(ids) for ids in around) == 32
+
+
 def test_resume_is_bit_identical(full_run, tmp_path):
     """Two of four steps, then the rest: equal weights, draws from the cache."""
     words = [f"runs_dir={tmp_path}", "run_id=r", "trainer.keep_checkpoints=5"]
@@ -330,18 +351,6 @@ def test_data_module_buckets_by_the_anchor_s_length():
 
 
 # -- diagnostics ---------------------------------------------------------------------------------
-
-
-def test_partial_correlation_sees_what_the_third_variable_does_not_explain():
-    rng = np.random.default_rng(0)
-    gold, noise = rng.random(2000), rng.random((2, 2000))
-    explained = partial_correlation(gold + 0.5 * noise[0], gold + 0.5 * noise[1], gold)
-    shared = partial_correlation(
-        gold + 0.5 * noise[0], gold + 0.5 * noise[0] + 0.1 * noise[1], gold
-    )
-    assert abs(explained) < 0.06
-    assert shared > 0.8
-    assert partial_correlation(gold, noise[0], gold) == 0.0
 
 
 def test_item_16_frequency_cosine_sees_the_bias():

@@ -1,7 +1,7 @@
 """What the two processes of the tests run; importable by name."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from common import distributed as cd
@@ -10,19 +10,9 @@ from common.engine.sentences import build_encoder
 from projects.debcse.data import SampledViews
 from projects.debcse.module import DebCSE
 from projects.debcse.sampling import PairSampler
+from tests.distributed.wrapped import ModuleLoss
 from tests.projects.debcse.conftest import config
 from tests.projects.debcse.test_sampling import example_pools
-
-
-class Loss(nn.Module):
-    """What DDP wraps."""
-
-    def __init__(self, module: DebCSE) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, batch: dict) -> Tensor:
-        return self.module.losses(batch)["loss"]
 
 
 def triplet_views(*overrides: str) -> SampledViews:
@@ -42,7 +32,7 @@ def three_steps(distributed: bool) -> dict[str, Tensor]:
     torch.manual_seed(0)
     module = DebCSE(cfg, build_encoder(cfg.model)).double()
     views = triplet_views("method.twin_weight=0.5")
-    step = Loss(module)
+    step = ModuleLoss(module)
     wrapped = DistributedDataParallel(step) if distributed else step
     optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
     for number in range(3):

@@ -10,6 +10,7 @@ from common.config import load
 from common.engine.sentences import build_encoder
 from projects.esimcse.config import Config
 from projects.esimcse.module import ESimCSE
+from tests.unit.losses.golden import sentences
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/esimcse.json").read_text(encoding="utf-8"))
 
@@ -28,11 +29,8 @@ def module_of(*overrides: str) -> ESimCSE:
 
 def wave(rows: int, views: int, dim: int) -> tuple[Tensor, ...]:
     """Golden encoder outputs by view, float64 leaves that want gradients."""
-    b = torch.arange(rows, dtype=torch.float64)[:, None, None]
-    s = torch.arange(views, dtype=torch.float64)[None, :, None]
-    j = torch.arange(dim, dtype=torch.float64)[None, None, :]
-    h = torch.sin(1 + (b * views + s) * dim + j) * (1 + 0.1 * s) + 0.3 * torch.cos(b + 0.5 * j)
-    return tuple(h[:, v].clone().requires_grad_() for v in range(views))
+    h = sentences(rows, views, dim).detach()
+    return tuple(view.clone().requires_grad_() for view in h.unbind(1))
 
 
 def queue_wave(size: int, dim: int) -> Tensor:

@@ -8,16 +8,16 @@ import torch
 
 from common.config import UserError, load
 from common.data import Repetition
+from common.data.repeated_views import RepeatedSubwords
 from common.data.text_views import TextViews
 from common.engine.check import inspect
 from common.engine.compare import read_comparison
 from common.engine.run import train
-from common.evaluation.sts import spearman
+from common.evaluation.sts import partial_spearman, spearman
 from projects.esimcse import build
 from projects.esimcse.config import Config
-from projects.esimcse.data import SubwordViews
 from projects.esimcse.evaluate import length_bias
-from projects.esimcse.length import length_r2, pair_bias, partial_spearman, word_counts
+from projects.esimcse.length import length_r2, pair_bias, word_counts
 from tests.projects.esimcse.conftest import config, module_of
 
 BIAS = {"spearman_similar_length", "length_partial_correlation", "length_probe_r2"}
@@ -102,7 +102,7 @@ def mean_loss(repetition, steps=70):
     """Loss at the end of training on sentences of one word that differ in length alone."""
     module = module_of("queue.size=0", "model.pooling=avg", "model.mlp_only_train=false")
     rows = [(" ".join(["of"] * n),) for n in range(4, 14)]
-    augment = SubwordViews(Repetition(0.5), 30) if repetition else None
+    augment = RepeatedSubwords(Repetition(0.5), 30) if repetition else None
     data = TextViews(rows, module.encoder.tokenizer, max_length=40, views=2, augment=augment)
     optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
     losses = []

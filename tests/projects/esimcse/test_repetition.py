@@ -8,15 +8,10 @@ import torch
 
 from common.config import UserError
 from common.data import Repetition
+from common.data.repeated_views import RepeatedSubwords, RepeatedWords
 from common.encoders.tiny_tokenizer import tiny_tokenizer
 from common.engine.sentences import build_encoder
-from projects.esimcse.data import (
-    SubwordViews,
-    WordViews,
-    held_out_sentences,
-    training_rows,
-    training_views,
-)
+from projects.esimcse.data import held_out_sentences, training_rows, training_views
 from tests.projects.esimcse.conftest import GOLDEN, config
 
 
@@ -61,7 +56,7 @@ def views_of(*overrides):
 def test_item_12_repeated_ids_equal_the_golden_ones(case):
     """Checklist 12: the official sub-word repetition, id by id, with its draws."""
     draws = PythonDraws(case["python_random_seed"])
-    augment = SubwordViews(Repetition(case["dup_rate"]), case["max_seq_length"] - 2)
+    augment = RepeatedSubwords(Repetition(case["dup_rate"]), case["max_seq_length"] - 2)
     for count, length, wanted in zip(
         case["content_token_counts"], case["anchor_lengths"], case["repeated_view_ids"], strict=True
     ):
@@ -73,7 +68,7 @@ def test_item_12_repeated_ids_equal_the_golden_ones(case):
 def test_item_12_twin_another_seed_gives_other_ids():
     """The comparison with the golden ids can fail."""
     first, second = GOLDEN["repetition_cases"]
-    augment = SubwordViews(Repetition(first["dup_rate"]), 30)
+    augment = RepeatedSubwords(Repetition(first["dup_rate"]), 30)
     draws = PythonDraws(second["python_random_seed"])
     found = [
         [101, *augment([1000 + k for k in range(n)], draws, 1), 102]
@@ -133,7 +128,7 @@ def test_paper_rule_reaches_its_upper_end(count, most):
 
 
 def test_words_are_doubled_but_never_the_last_one():
-    augment, rng = WordViews(Repetition(0.5, "word")), np.random.default_rng(0)
+    augment, rng = RepeatedWords(Repetition(0.5, "word")), np.random.default_rng(0)
     words = [f"w{i}" for i in range(8)]
     text = " ".join(words)
     assert augment(text, rng, 0) == text

@@ -1,45 +1,36 @@
 """What the two processes of the tests run; importable by name."""
 
+from unittest import mock
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from common import distributed as cd
-from projects.esimcse.module import ESimCSE
+from common.encoders import queue
+from tests.distributed.wrapped import ModuleLoss, share_of
 from tests.projects.esimcse.conftest import batch, module_of
 
 
-class Loss(nn.Module):
-    """What DDP wraps."""
+def three_steps(decay: float, distributed: bool, own_queue: bool = False) -> dict[str, Tensor]:
+    """State and losses after three SGD steps of eight sentences; each of two ranks holds four.
 
-    def __init__(self, module: ESimCSE) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, part: dict[str, Tensor]) -> Tensor:
-        return self.module.losses(part)["loss"]
-
-
-def part_of(whole: dict[str, Tensor], own: slice) -> dict[str, Tensor]:
-    """Rows of one rank, of both views."""
-    found = {"ids": whole["ids"][own]}
-    for name in ("input_ids", "attention_mask"):
-        found[name] = torch.cat([view[own] for view in whole[name].chunk(2)])
-    return found
-
-
-def three_steps(decay: float, distributed: bool) -> dict[str, Tensor]:
-    """State and losses after three SGD steps of eight sentences; each of two ranks holds four."""
+    With `own_queue` a rank queues its own keys only.
+    """
+    if own_queue:
+        with mock.patch.object(queue, "all_gather_no_grad", lambda x: x):
+            return three_steps(decay, distributed)
     module = module_of("model.dropout=0.0", "queue.size=20", f"momentum.decay={decay}").double()
-    step = Loss(module)
-    wrapped = DistributedDataParallel(step) if distributed else step
+    step = ModuleLoss(module)
+    # without DDP's copies of the first rank's buffers: the queues agree by themselves, or not
+    wrapped = DistributedDataParallel(step, broadcast_buffers=False) if distributed else step
     trained = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.1, momentum=0.9)
     own = slice(4 * cd.rank(), 4 * cd.rank() + 4) if distributed else slice(None)
     losses = []
     for number in range(3):
         optimizer.zero_grad()
-        loss = wrapped(part_of(batch(8, seed=number), own))
+        loss = wrapped(share_of(batch(8, seed=number), own, 2))
         loss.backward()
         optimizer.step()
         module.after_optimizer_step()

@@ -11,6 +11,7 @@ from common.engine.sentences import build_encoder
 from projects.mirror_bert.config import Config
 from projects.mirror_bert.data import mirror_views
 from projects.mirror_bert.module import MirrorBERT
+from tests.unit.losses.golden import sentences
 
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden/mirror_bert.json").read_text(encoding="utf-8")
@@ -38,11 +39,5 @@ def batch(cfg: Config, module: MirrorBERT, rows: int = 8) -> dict[str, Tensor]:
 
 def golden_views(case: dict) -> tuple[Tensor, Tensor]:
     """The two views of a golden case (float64 leaves that want gradients)."""
-    size, dim = case["B"], case["d"]
-    b = torch.arange(size, dtype=torch.float64)[:, None]
-    j = torch.arange(dim, dtype=torch.float64)
-    views = []
-    for s in range(2):
-        wave = torch.sin(1 + (b * 2 + s) * dim + j) * (1 + 0.1 * s) + 0.3 * torch.cos(b + 0.5 * j)
-        views.append(wave.requires_grad_())
-    return views[0], views[1]
+    first, second = sentences(case["B"], 2, case["d"]).detach().unbind(1)
+    return first.clone().requires_grad_(), second.clone().requires_grad_()

@@ -10,9 +10,10 @@ from common.data import read_jsonl, write_jsonl
 from common.engine import checkpoint as ckpt
 from common.engine.check import count_steps, inspect
 from common.engine.compare import read_comparison
-from common.engine.run import train
+from common.engine.run import export, run_task, train
 from common.engine.sentences import build_encoder
 from common.engine.tracking import read_metrics
+from common.export import load_sentence_encoder
 from common.export.transformers import load_transformers
 from projects.mirror_bert import build
 from projects.mirror_bert.config import Config
@@ -154,6 +155,25 @@ def test_export_keeps_the_embeddings(overrides, tmp_path):
         assert (tmp_path / "modules.json").exists()
 
 
+def test_a_run_is_exported_and_searched_with_its_own_settings(tmp_path, capsys):
+    """A pooling given on the command line of `train` need not be given again: no weight tells it."""
+    words = [f"runs_dir={tmp_path}", "trainer.max_steps=1", "eval.untrained=false"]
+    run = train("mirror_bert", "smoke", [*words, "run_id=a", "model.pooling=cls_before_pooler"])
+    folder = export("mirror_bert", "smoke", words[:1], None, None)
+    assert folder == run / "export"
+    assert load_sentence_encoder(folder).tower.pooling == "cls_before_pooler"
+    changed = export("mirror_bert", "smoke", [*words[:1], "model.pooling=avg"], "a", None)
+    assert load_sentence_encoder(changed).tower.pooling == "avg"
+    (tmp_path / "texts.txt").write_text("it rains\nhe is old\n", encoding="utf-8")
+    ask = [f"search.file={tmp_path}/texts.txt", f"search.queries={tmp_path}/texts.txt"]
+    run_task("mirror_bert", "smoke", [*words[:1], *ask], "search")
+    assert "2 texts indexed" in capsys.readouterr().out
+    with pytest.raises(UserError, match="is a run of mirror_bert, not of simcse"):
+        export("simcse", "smoke", words[:1], str(run), None)
+    with pytest.raises(UserError, match="make train PROJECT=mirror_bert CONFIG=smoke"):
+        export("mirror_bert", "smoke", [f"runs_dir={tmp_path}/none"], None, None)
+
+
 def test_resume_is_bit_identical(tmp_path):
     """Six steps equal three, and three more from the checkpoint, with dropout and DropHead on."""
     words = [f"runs_dir={tmp_path}", "run_id=r", "trainer.keep_checkpoints=5"]
@@ -167,6 +187,31 @@ def test_resume_is_bit_identical(tmp_path):
     again = ckpt.load(last)["state_dict"]
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     assert not all(torch.equal(whole[name], half[name]) for name in whole)  # the twin
+
+
+RECIPE = {  # pooling, temperature, dropout, DropHead, span, length in training and after, epochs
+    "paper": ("avg_all", 0.04, 0.1, 0.0, 5, 50, 64, 1),
+    "paper_drophead": ("avg_all", 0.04, 0.0, 0.2, 5, 50, 64, 1),
+    "paper_roberta": ("cls_before_pooler", 0.04, 0.1, 0.0, 5, 50, 64, 1),
+    "paper_roberta_drophead": ("cls_before_pooler", 0.04, 0.0, 0.05, 5, 50, 64, 1),
+    "paper_word": ("cls_before_pooler", 0.2, 0.1, 0.0, 0, 25, 25, 2),
+}
+
+
+@pytest.mark.parametrize("name", RECIPE)
+def test_paper_configs_hold_the_published_recipe(name):
+    """Sheet, training recipe, all five columns."""
+    cfg = config(name=name)
+    pooling, temperature, dropout, drop_head, span, length, after, epochs = RECIPE[name]
+    assert (cfg.model.pooling, cfg.method.temperature) == (pooling, temperature)
+    assert (cfg.model.dropout, cfg.model.drop_head) == (dropout, drop_head)
+    assert (cfg.augment.span_chars, cfg.augment.min_chars) == (span, 30)
+    assert (cfg.data.max_length, cfg.model.max_length) == (length, after)
+    assert (cfg.trainer.max_epochs, cfg.data.batch_size, cfg.seed) == (epochs, 200, 42)
+    assert (cfg.optim.lr, cfg.optim.weight_decay) == (2e-5, 0.01)
+    assert cfg.trainer.gradient_clip_val is None
+    assert cfg.trainer.val_every_n_steps is None  # no selection
+    assert ("roberta" in cfg.model.pretrained) == ("roberta" in name)
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -185,6 +230,7 @@ def test_check_names_what_a_paper_config_lacks(name, tmp_path):
         ("data.pairwise=true", "need data.source=file"),
         ("eval.level=lexical", "needs eval.titles"),
         ("eval.word_columns=[a]", "names three columns"),
+        ("augment.span_chars=-1", "augment.span_chars and augment.min_chars must be >= 0"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(override, message):

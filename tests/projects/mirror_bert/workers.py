@@ -1,11 +1,11 @@
 """What the two processes of the tests run; importable by name."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from common import distributed as cd
-from projects.mirror_bert.module import MirrorBERT
+from tests.distributed.wrapped import ModuleLoss, share_of
 from tests.projects.mirror_bert.conftest import NO_NOISE, batch, config, golden_views, module_of
 
 ROWS = 8
@@ -20,35 +20,17 @@ def loss_of_half(case: dict, gather: bool) -> float:
     return float(module_of(cfg).contrast(view_1, view_2).loss)
 
 
-class Loss(nn.Module):
-    """What DDP wraps."""
-
-    def __init__(self, module: MirrorBERT) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, batch: dict) -> Tensor:
-        return self.module.losses(batch)["loss"]
-
-
 def three_steps(distributed: bool, gather: bool = True) -> dict[str, Tensor]:
     """State after three SGD steps of eight strings; each of two ranks holds four."""
     cfg = config(*NO_NOISE, f"method.gather={gather}")
     module = module_of(cfg).double().train()
-    step = Loss(module)
+    step = ModuleLoss(module)
     wrapped = DistributedDataParallel(step) if distributed else step
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
-    whole = batch(cfg, module, ROWS)
+    whole, half = batch(cfg, module, ROWS), ROWS // 2
+    own = slice(half * cd.rank(), half * cd.rank() + half) if distributed else slice(None)
     for _ in range(3):
         optimizer.zero_grad()
-        wrapped(_share(whole) if distributed else whole).backward()
+        wrapped(share_of(whole, own, 2)).backward()
         optimizer.step()
     return {k: v.detach().clone() for k, v in module.state_dict().items()}
-
-
-def _share(whole: dict[str, Tensor]) -> dict[str, Tensor]:
-    """This rank's strings: their rows of both views."""
-    half = ROWS // 2
-    rows = torch.arange(half) + half * cd.rank()
-    both = torch.cat([rows, rows + ROWS])
-    return {"input_ids": whole["input_ids"][both], "attention_mask": whole["attention_mask"][both]}

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from common.config import load
 from common.encoders.sentence import SentenceEncoder
@@ -31,20 +30,3 @@ def module(*overrides: str, seed: int = 0) -> SimCSE:
     """The module of the smoke config with overrides."""
     cfg = config(*overrides)
     return SimCSE(cfg, encoder(cfg, seed))
-
-
-def golden_vectors(case: dict) -> Tensor:
-    """The encoder outputs h (B, S, d) of a golden case, float64."""
-    b, s, d = (torch.arange(case[k], dtype=torch.float64) for k in ("B", "S", "d"))
-    b, s, j = b[:, None, None], s[None, :, None], d[None, None, :]
-    phase = (b * case["S"] + s) * case["d"] + j
-    return torch.sin(1 + phase) * (1 + 0.1 * s) + 0.3 * torch.cos(b + 0.5 * j)
-
-
-def golden_head(dim: int) -> nn.Module:
-    """The head tanh(W x + b) of the golden cases with an MLP."""
-    index = torch.arange(dim, dtype=torch.float64)
-    dense = nn.Linear(dim, dim).double()
-    dense.weight.data = 0.2 * torch.cos(index[:, None] * dim + index)
-    dense.bias.data = 0.05 * torch.sin(index)
-    return nn.Sequential(dense, nn.Tanh())

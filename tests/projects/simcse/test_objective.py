@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from projects.simcse.config import MethodConfig
 from projects.simcse.module import Objective, masked_lm_loss
-from tests.projects.simcse.conftest import GOLDEN, golden_head, golden_vectors
+from tests.projects.simcse.conftest import GOLDEN
+from tests.unit.losses.golden import sentence_head, sentences
 
 
 def dense_logits(z_1, z_2, z_3=None, temperature=0.05, hard_logit=0.0):
@@ -28,8 +29,8 @@ def vectors(rows=5, dim=8, count=3, seed=0):
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["case"])
 def test_golden_loss_and_gradients(case):
     """Checklist 11: losses and gradients of the official implementation, float64."""
-    h = golden_vectors(case).requires_grad_()
-    z = golden_head(case["d"])(h) if case["mlp"] else h
+    h = sentences(case["B"], case["S"], case["d"])
+    z = sentence_head(case["d"])(h) if case["mlp"] else h
     method = MethodConfig(
         temperature=case["temperature"], hard_negative_logit=case["hard_negative_logit_weight"]
     )

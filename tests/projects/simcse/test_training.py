@@ -4,9 +4,12 @@ import pytest
 import torch
 
 from common.config import UserError
+from common.data.text_sets import StsSet
+from common.engine.check import inspect
 from common.engine.compare import read_comparison
 from common.engine.run import train
 from common.engine.sentences import sentence_data, text_rows
+from common.evaluation.sts_protocol import evaluate_sts
 from common.export.transformers import save_transformers
 from projects.simcse import build
 from projects.simcse.data import crop, num_views, train_set
@@ -150,6 +153,21 @@ def test_selection_by_sts_dev_spearman(tmp_path):
     assert any("val/sts_spearman" in row for row in rows)
 
 
+def test_sts_scores_concatenate_the_subsets():
+    """Checklist 10: one correlation over all pairs; the mean over subsets has another name."""
+    lengths = {"a": 0.9, "bb": 0.8, "ccc": 0.7, "d": 0.3, "ee": 0.2, "fff": 0.1}
+
+    def encode(texts):
+        cosine = torch.tensor([lengths.get(text, 1.0) for text in texts])
+        return torch.stack([cosine, (1 - cosine**2).sqrt()], 1)
+
+    gold = [2.0, 1.0, 0.0, 5.0, 4.0, 3.0]  # each subset in order, the second at lower cosines
+    sts = StsSet("sts12", ["x"] * 6, list(lengths), gold, ["one"] * 3 + ["two"] * 3)
+    metrics, _ = evaluate_sts(encode, {"sts12": sts})
+    assert metrics["sts12_spearman_mean"] == pytest.approx(1.0)
+    assert metrics["sts12_spearman"] == metrics["sts_average_spearman"] < 0
+
+
 def test_missing_cells_do_not_stop_the_collator(tmp_path):
     """Checklist 13: an empty cell is read as one space."""
     path = tmp_path / "train.csv"
@@ -160,6 +178,44 @@ def test_missing_cells_do_not_stop_the_collator(tmp_path):
     data = batch(cfg, model, rows=2)
     assert len(data["input_ids"]) == 6
     assert torch.isfinite(model.losses(data)["loss"])
+
+
+def test_same_mask_and_own_hard_negative_need_the_rows_that_they_are_about(tmp_path):
+    """An option that could have no effect, or another one than it says, is refused."""
+    for words in (["data.source=nli"], ["data.augment=delete"]):
+        with pytest.raises(UserError, match="two views of one sentence"):
+            config("method.same_dropout_mask=true", "data.limit=8", *words)
+    path = tmp_path / "pairs.tsv"
+    path.write_text("a\tb\na cat\ta dog\ntwo men\tpeople\n", encoding="utf-8")
+    words = ["data.source=file", f"data.file={path}", "data.limit=null"]
+    for option, message in (
+        ("method.same_dropout_mask=true", "not for pairs"),
+        ("method.hard_negative_logit=0.5", "rows with a hard negative"),
+    ):
+        cfg = config(option, *words)
+        with pytest.raises(UserError, match=message):
+            train_set(cfg, encoder(cfg).tokenizer)
+    with pytest.raises(UserError, match=r"data\.limit must be >= 1"):
+        config("data.limit=-3")
+    with pytest.raises(UserError, match="mlm_probability"):
+        config("method.mlm_probability=1.5")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "views"),
+    [("a.txt", "a\nb\n", 2), ("a.csv", "x,y\na,b\n", 2), ("a.csv", "x,y,z\na,b,c\n", 3),
+     ("a.tsv", "x\ty\tz\na\tb\tc\n", 3), ("a.txt", None, 2), ("a.csv", None, 3)],
+)  # fmt: skip
+def test_views_and_negatives_of_a_file_are_counted_from_its_columns(tmp_path, name, text, views):
+    """Also before it is there, for `make check`: a table then counts as triplets."""
+    if text is not None:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    words = ["data.source=file", f"data.file={name}", f"data.root={tmp_path}", "data.limit=null"]
+    cfg = config(*words)
+    assert num_views(cfg.data) == views
+    model = SimCSE(cfg, encoder(cfg))
+    assert model.negatives_per_query(8) == (7 if views == 2 else 15)
+    assert num_views(config(*words, "data.hard_negatives=false").data) == 2
 
 
 def test_rows_by_source(tmp_path):
@@ -220,6 +276,41 @@ def test_arms_cover_the_paper_s_ablations():
     assert any(arm.method.mlm_weight for arm in arms.values())
     trained = [arm for name, arm in arms.items() if name != "raw"]
     assert len({(a.trainer.max_steps, a.optim.lr, a.data.batch_size) for a in trained}) == 1
+
+
+PAPER = {  # batch on a GPU, learning rate, epochs, GPUs, negatives of a query
+    "paper": ("bert-base-uncased", 64, 3e-5, 1, 1, "63"),
+    "paper_unsup_bert_large": ("bert-large-uncased", 64, 1e-5, 1, 1, "63"),
+    "paper_unsup_roberta_base": ("roberta-base", 512, 1e-5, 1, 1, "511"),
+    "paper_unsup_roberta_large": ("roberta-large", 512, 3e-5, 1, 1, "511"),
+    "paper_sup": ("bert-base-uncased", 128, 5e-5, 3, 4, "1,023"),
+    "paper_sup_bert_large": ("bert-large-uncased", 128, 1e-5, 3, 4, "1,023"),
+    "paper_sup_roberta_base": ("roberta-base", 128, 5e-5, 3, 4, "1,023"),
+    "paper_sup_roberta_large": ("roberta-large", 128, 1e-5, 3, 4, "1,023"),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_paper_configs_hold_the_published_recipe(name):
+    """Sheet, training recipe, all eight columns."""
+    cfg = config(name=name)
+    backbone, batch_size, lr, epochs, devices, _ = PAPER[name]
+    assert (cfg.model.pretrained, cfg.model.pooling) == (backbone, "cls")
+    assert (cfg.data.batch_size, cfg.optim.lr) == (batch_size, lr)
+    assert (cfg.trainer.max_epochs, cfg.trainer.devices) == (epochs, devices)
+    assert (cfg.method.temperature, cfg.data.max_length) == (0.05, 32)
+    assert cfg.model.mlp_only_train == ("_sup" not in name)
+    assert (cfg.optim.weight_decay, cfg.optim.schedule, cfg.optim.warmup_steps) == (0, "linear", 0)
+    assert (cfg.trainer.gradient_clip_val, cfg.trainer.val_every_n_steps, cfg.seed) == (1, 125, 42)
+    assert len(cfg.eval.sets) == len(cfg.eval.transfer) == 7
+    assert cfg.method.gather_grad == "local"
+
+
+@pytest.mark.parametrize("name", ["paper", "paper_sup"])
+def test_check_counts_negatives_and_names_what_is_missing(name, tmp_path):
+    rows = inspect("simcse", name, [f"data.root={tmp_path}"])
+    assert rows["negatives per query"] == PAPER[name][-1]
+    assert any("MISSING" in value for value in rows.values())
 
 
 def test_crop_keeps_a_run_of_words():

@@ -1,31 +1,12 @@
 """What the two processes of the tests run; importable by name."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from common import distributed as cd
-from projects.simcse.module import SimCSE
+from tests.distributed.wrapped import ModuleLoss, share_of
 from tests.projects.simcse.conftest import module
-
-
-class Loss(nn.Module):
-    """What DDP wraps."""
-
-    def __init__(self, model: SimCSE) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: dict) -> Tensor:
-        return self.model.losses(batch)["loss"]
-
-
-def rows(batch: dict, own: slice, count: int) -> dict:
-    """A rank's part of a view-major batch."""
-    views = {
-        k: torch.cat([part[own] for part in v.chunk(count)]) for k, v in batch.items() if k != "ids"
-    }
-    return {**views, "ids": batch["ids"][own]}
 
 
 def gradient(gather_grad: str, distributed: bool) -> tuple[float, Tensor]:
@@ -37,9 +18,9 @@ def gradient(gather_grad: str, distributed: bool) -> tuple[float, Tensor]:
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(5, 100, (16, 7), generator=generator)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "ids": torch.arange(8)}
-    step = Loss(model)
+    step = ModuleLoss(model)
     if distributed:
-        batch = rows(batch, slice(4 * cd.rank(), 4 * cd.rank() + 4), 2)
+        batch = share_of(batch, slice(4 * cd.rank(), 4 * cd.rank() + 4), 2)
         step = DistributedDataParallel(step, find_unused_parameters=True)
     loss = step(batch)
     loss.backward()

@@ -32,7 +32,7 @@ def module_of(*overrides: str) -> WhitenedCSE:
 def batch(*overrides: str, rows: int = 8) -> dict[str, Tensor]:
     """The first sentences of the training set, first epoch."""
     cfg = config(*overrides)
-    views = train_set(cfg, build_encoder(cfg.model).tokenizer)
+    views = train_set(cfg, build_encoder(cfg.model))
     return dict(views[[(index, 0) for index in range(rows)]])  # type: ignore[arg-type]
 
 

@@ -181,18 +181,25 @@ def test_repeated_subwords_come_on_top_of_the_maximum_length():
     assert int(length["word"].max()) == 8
 
 
+def test_repetition_that_the_encoder_cannot_read_is_refused():
+    """Not an index error in the middle of training."""
+    cfg = config("repetition.level=subword", "data.max_length=64")
+    with pytest.raises(UserError, match="to 73 tokens, the encoder reads 64"):
+        train_set(cfg, build_encoder(cfg.model))
+
+
 def test_files_of_pairs_are_refused(tmp_path):
     (tmp_path / "pairs.csv").write_text("a,b\nx y,z\n", encoding="utf-8")
     cfg = config("data.source=file", "data.file=pairs.csv", f"data.root={tmp_path}", "data.limit=1")
     with pytest.raises(UserError, match="2 columns; give one sentence a line"):
-        train_set(cfg, build_encoder(cfg.model).tokenizer)
+        train_set(cfg, build_encoder(cfg.model))
 
 
 def test_one_column_files_give_as_many_copies_as_asked(tmp_path):
     """The released script makes two of them, whatever the number of positives."""
     (tmp_path / "a.txt").write_text("one two\nthree\n", encoding="utf-8")
     cfg = config("data.source=file", "data.file=a.txt", f"data.root={tmp_path}", "data.limit=2")
-    views = train_set(cfg, build_encoder(cfg.model).tokenizer)
+    views = train_set(cfg, build_encoder(cfg.model))
     assert views[[(0, 0), (1, 0)]]["input_ids"].shape[0] == 6
 
 

@@ -17,6 +17,7 @@ from tests.projects.whitenedcse.conftest import (
     module_of,
 )
 from tests.projects.whitenedcse.workers import features, method, sgw, three_steps
+from tests.unit.losses.golden import sentence_head, sentences
 
 CASES = GOLDEN["cases"]
 NO_SGW = "sgw.position=none"
@@ -77,20 +78,12 @@ def test_item_12_the_comparison_can_fail(change):
 @pytest.mark.parametrize("case", [c for c in SIMCSE["cases"] if c["S"] == 2])
 def test_item_9_without_whitening_and_m_2_it_is_simcse(case):
     """Checklist 9: loss and gradients of the official SimCSE, also through the dense layer."""
-    size, dim, out = case["B"], case["d"], case["outputs"]
-    b, j = torch.arange(size).double()[:, None], torch.arange(dim).double()
-    h = torch.stack([
-        torch.sin(1 + (b * 2 + s) * dim + j) * (1 + 0.1 * s) + 0.3 * torch.cos(b + 0.5 * j)
-        for s in range(2)
-    ]).requires_grad_()  # fmt: skip
+    dim, out = case["d"], case["outputs"]
+    h = sentences(case["B"], 2, dim).detach().transpose(0, 1).clone().requires_grad_()
     z = h
     if case["mlp"]:
         head = WhitenedHead(dim, sgw(1, position="none")).double()
-        with torch.no_grad():
-            head.dense.weight.copy_(
-                0.2 * torch.cos(torch.arange(dim * dim).double()).view(dim, dim)
-            )
-            head.dense.bias.copy_(0.05 * torch.sin(j))
+        head.dense.load_state_dict(sentence_head(dim)[0].state_dict())
         z = head(h)
     loss, _ = Objective(method(case["temperature"]))(z)
     loss.backward()

@@ -5,7 +5,8 @@ import torch
 
 from common.config import UserError
 from common.data.module import ContrastiveData
-from common.data.text_views import TextViews, special_tokens
+from common.data.text_views import TextViews
+from common.encoders.template import special_tokens
 from common.encoders.tiny_tokenizer import tiny_tokenizer
 
 TEXTS = ["a cat", "dogs and cats and a very long sentence about both of them", "x", "to be or not"]

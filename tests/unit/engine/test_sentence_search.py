@@ -32,7 +32,7 @@ def search(folder, *words):
     """Run the task."""
     words = [f"search.run={folder / 'export'}", *MODEL, *words]
     cfg = load(Config, "simcse", "smoke", words)
-    build(cfg).tasks["search"](Workspace(folder / "run"))
+    build(cfg).tasks["search"](Workspace(folder / "run", "simcse", "smoke"))
 
 
 def test_batch_queries_find_the_nearest_lines(exported, capsys):
@@ -58,13 +58,17 @@ def test_interactive_queries_end_with_an_empty_line_and_hits_respect_the_thresho
     search(exported, f"search.file={exported}/texts.txt", "search.threshold=0.9999")
     assert capsys.readouterr().out.splitlines()[-1].split(maxsplit=1) == ["1.000", TEXTS[1]]
     assert next(asked, None) is None
+    asked = iter(["it rains", ""])
+    search(exported, f"search.file={exported}/texts.txt", "search.threshold=0.9999")
+    assert "no text has a cosine of 0.9999 or more" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [(["search.file=nowhere.txt"], "text file nowhere.txt does not exist"),
      (["search.file={folder}/empty.txt"], "empty.txt holds no text"),
-     (["search.run=unknown", "runs_dir={folder}"], "unknown")],
+     (["search.k=0"], r"search\.k must be >= 1"),
+     (["search.run=unknown", "runs_dir={folder}"], "no run 'unknown' of simcse/smoke")],
 )  # fmt: skip
 def test_what_cannot_be_searched_is_said(exported, words, message):
     with pytest.raises(UserError, match=message):

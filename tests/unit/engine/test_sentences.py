@@ -13,7 +13,9 @@ from common.engine.sentences import (
     text_requirements,
 )
 from common.engine.workspace import Workspace
+from projects.simcse import build
 from projects.simcse.config import Config
+from projects.simcse.module import SimCSE
 
 ARCHITECTURE = {"model_type": "bert", "vocab_size": 400, "hidden_size": 16, "intermediate_size": 32,
                 "num_hidden_layers": 1, "num_attention_heads": 2}  # fmt: skip
@@ -67,3 +69,17 @@ def test_length_groups_of_the_config_reach_the_encoder():
     for bad in (["model.length_groups=0"], ["model.length_groups=2", "model.pooling=avg_all"]):
         with pytest.raises(UserError, match="length_groups must be >= 1"):
             load(Config, "simcse", "smoke", [*bad, "model.mlp_only_train=false"])
+
+
+@pytest.mark.parametrize("pooling", ["avg_first_last", "cls", "avg"])
+def test_every_pooling_can_be_exported(pooling, tmp_path):
+    """`make export`: a folder of sentence-transformers, or of transformers where that has none."""
+    words = [f"model.pooling={pooling}", "method.mlm_weight=0.0", "model.mlp_only_train=false"]
+    cfg = load(Config, "simcse", "smoke", words)
+    experiment, module = build(cfg), SimCSE(cfg, build_encoder(cfg.model)).eval()
+    with torch.no_grad():
+        experiment.export(module, tmp_path)
+        again = experiment.load_export(tmp_path).eval()
+        before, after = experiment.embed(module), experiment.embed(again)
+    torch.testing.assert_close(before["embeddings"], after["embeddings"])
+    assert (tmp_path / "modules.json").exists() == (pooling != "avg_first_last")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 FOLDER = Path(__file__).resolve().parents[2] / "golden"
 
@@ -40,6 +40,15 @@ def sentences(batch: int, views: int, dim: int) -> Tensor:
     j = torch.arange(dim, dtype=torch.float64)[None, None, :]
     h = torch.sin(1 + (b * views + s) * dim + j) * (1 + 0.1 * s) + 0.3 * torch.cos(b + 0.5 * j)
     return h.requires_grad_()
+
+
+def sentence_head(dim: int) -> nn.Sequential:
+    """The head tanh(W x + b) of the sentence-embedding files, float64."""
+    index = torch.arange(dim, dtype=torch.float64)
+    dense = nn.Linear(dim, dim).double()
+    dense.weight.data = 0.2 * torch.cos(index[:, None] * dim + index)
+    dense.bias.data = 0.05 * torch.sin(index)
+    return nn.Sequential(dense, nn.Tanh())
 
 
 def assert_close(

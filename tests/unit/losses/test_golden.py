@@ -14,6 +14,7 @@ from tests.unit.losses.golden import (
     flat,
     grad_norm,
     load,
+    sentence_head,
     sentences,
     wave,
 )
@@ -67,13 +68,8 @@ def test_clip_with_label_smoothing_on_local_pairs(case):
 
 @pytest.mark.parametrize("case", load("simcse")["cases"])
 def test_info_nce_with_hard_negatives(case):
-    d = case["d"]
-    h = sentences(case["B"], case["S"], d)
-    z = h
-    if case["mlp"]:
-        i = torch.arange(d, dtype=torch.float64)
-        weight = 0.2 * torch.cos(i[:, None] * d + i)
-        z = torch.tanh(h @ weight.T + 0.05 * torch.sin(i))
+    h = sentences(case["B"], case["S"], case["d"])
+    z = sentence_head(case["d"])(h) if case["mlp"] else h
     hard = z[:, 2] if case["S"] == 3 else None
     loss = L.InfoNCELoss(hard_logit=case["hard_negative_logit_weight"])
     out = loss(z[:, 0], z[:, 1], 1 / case["temperature"], hard_negatives=hard)

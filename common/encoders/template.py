@@ -1,0 +1,94 @@
+"""What a tokenizer writes around a text: its special tokens, and a prompt template."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from common.config import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TEXT, MASK = "{text}", "[MASK]"  # in a template: the text, and the tokenizer's mask token
+
+
+def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[int]]:
+    """Ids that a tokenizer puts before and after a single text; a template's are among them.
+
+    Raises:
+        UserError: it changes the text's own ids when it adds them.
+    """
+    probes = ["a", "b"]  # two, since a template may hold one of them
+    plain = plain_ids(tokenizer, probes)
+    whole = [list(tokenizer(probe, truncation=False)["input_ids"]) for probe in probes]
+    for start in range(len(whole[0]) - len(plain[0]) + 1):
+        ends = [start + len(ids) for ids in plain]
+        inside = [row[start:end] for row, end in zip(whole, ends, strict=True)]
+        if plain[0] and inside == plain:
+            return whole[0][:start], whole[0][ends[0] :]
+    raise UserError(f"this tokenizer's special tokens cannot be told from its text: {whole[0]}")
+
+
+def plain_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts, neither cut nor padded, without special tokens."""
+    encoded = tokenizer(
+        list(texts), add_special_tokens=False, truncation=False, padding=False,
+        return_attention_mask=False, return_token_type_ids=False, verbose=False,
+    )  # fmt: skip
+    rows: list[list[int]] = encoded["input_ids"]
+    return rows
+
+
+def check_template(template: str, *, mask: bool) -> None:
+    """Refuse a template that cannot hold a text, or whose state at the mask is not defined.
+
+    Args:
+        template: holds "{text}" once and, for pooling "mask", "[MASK]" once.
+        mask: whether the state at the mask token is pooled.
+
+    Raises:
+        ValueError: see above.
+    """
+    if template.count(TEXT) != 1 or (mask and template.count(MASK) != 1):
+        wanted = f"{TEXT!r} and {MASK!r}" if mask else repr(TEXT)
+        raise ValueError(f"the template needs {wanted} once, got {template!r}")
+
+
+def add_template(tokenizer: Any, template: str) -> None:
+    """Make a tokenizer write every text into a template; cutting then shortens the text alone.
+
+    The ids of a text stay what they are by itself. A tokenizer that has the template already, as
+    one that was saved with it, is left as it is.
+
+    Source: Jiang et al. 2022, "PromptBERT", section 4, arXiv 2201.04337 (one template).
+
+    Args:
+        tokenizer: of the transformers library, with a backend of tokenizers; it is changed.
+        template: e.g. ``'This sentence : "{text}" means [MASK] .'``.
+
+    Raises:
+        UserError: a slow tokenizer, or "[MASK]" for a tokenizer without mask token.
+        ValueError: see `check_template`.
+    """
+    from tokenizers import processors
+
+    check_template(template, mask=False)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or (MASK in template and tokenizer.mask_token is None):
+        raise UserError(
+            "a template needs a fast tokenizer, and a mask token where it has [MASK]: leave "
+            "model.template out"
+        )
+    written = template.replace(MASK, str(tokenizer.mask_token))
+    before, after = plain_ids(tokenizer, written.split(TEXT))
+    start, end = special_tokens(tokenizer)
+    if start[len(start) - len(before) :] == before and end[: len(after)] == after:
+        return
+    around = {"before": start + before, "after": after + end}
+    backend.post_processor = processors.TemplateProcessing(
+        single=[name for name in ("before", "$A", "after") if around.get(name, True)],
+        special_tokens=[
+            {"id": name, "ids": ids, "tokens": tokenizer.convert_ids_to_tokens(ids)}
+            for name, ids in around.items()
+            if ids
+        ],
+    )
