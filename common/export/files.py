@@ -66,7 +66,11 @@ def write_index(folder: Path, parts: Sequence[tuple[str, str]], **about: Any) ->
         parts: class and sub-folder of each module, in order.
         about: entries of ``config_sentence_transformers.json`` beside the defaults.
     """
-    plain = {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    plain: dict[str, Any] = {
+        "prompts": {},
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    }
     write_json(folder / "config_sentence_transformers.json", plain | about)
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": kind}
