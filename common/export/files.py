@@ -54,6 +54,8 @@ def write_files(folder: Path, write: Callable[[Path], object]) -> Path:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new.") as name:
         write(Path(name))
         for file in sorted(Path(name).iterdir()):
+            if file.is_file():  # some libraries write weights that only their owner may read
+                file.chmod(0o666 & ~_umask())
             os.replace(file, folder / file.name)
     return folder
 
