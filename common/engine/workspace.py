@@ -43,12 +43,12 @@ class Workspace:
         return path
 
     def progress(
-        self, items: Iterable[Any], description: str, total: int | None = None
+        self, iterable: Iterable[Any], description: str, total: int | None = None
     ) -> Iterable[Any]:
         """Iterate with a progress bar (a line every few seconds where there is no terminal)."""
         from common.engine.progress import track
 
-        return track(items, description, total)
+        return track(iterable, description, total)
 
     def note(self, text: str) -> None:
         """Append a line to notes.txt of the run."""

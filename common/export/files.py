@@ -54,6 +54,8 @@ def write_files(folder: Path, write: Callable[[Path], object]) -> Path:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new.") as name:
         write(Path(name))
         for file in sorted(Path(name).iterdir()):
+            if file.is_file():  # some libraries write weights that only their owner may read
+                file.chmod(0o666 & ~_umask())
             os.replace(file, folder / file.name)
     return folder
 
@@ -66,7 +68,11 @@ def write_index(folder: Path, parts: Sequence[tuple[str, str]], **about: Any) ->
         parts: class and sub-folder of each module, in order.
         about: entries of ``config_sentence_transformers.json`` beside the defaults.
     """
-    plain = {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    plain: dict[str, Any] = {
+        "prompts": {},
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    }
     write_json(folder / "config_sentence_transformers.json", plain | about)
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": kind}

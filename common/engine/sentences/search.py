@@ -47,6 +47,7 @@ def _asked() -> Iterator[str]:
         try:
             query = input("\nquery (empty line to end): ").strip()
         except EOFError:
+            print()  # noqa: T201
             return
         if not query:
             return

@@ -98,6 +98,13 @@ def test_a_changed_head_changes_the_loaded_embeddings(tmp_path):
     assert not torch.allclose(load_sentence_transformers(tmp_path).encode(TEXTS), expected)
 
 
+def test_weights_may_be_read_by_whoever_may_read_the_other_files(tmp_path):
+    save_sentence_transformers(build("avg"), tmp_path)
+    modes = {file.stat().st_mode for file in tmp_path.iterdir() if file.is_file()}
+    assert (tmp_path / "model.safetensors").is_file()
+    assert len(modes) == 1
+
+
 @pytest.mark.parametrize(
     "pooling", ["avg_all", "avg_first_last", "avg_embedding_last", "avg_top2", "mask"]
 )
