@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> Path:
     """Write a JSON file atomically, indented, with a final newline."""
     text = json.dumps(content, indent=2) + "\n"
     return write_atomic(path, lambda file: file.write_text(text, "utf-8"))

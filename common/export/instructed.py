@@ -23,7 +23,8 @@ from common.encoders.instructed import InstructedEncoder, instruction_prefix
 from common.encoders.latent_attention import LatentAttention, SelfAttention, TokenPooler
 from common.encoders.state_dict import load_state_dict_file
 from common.encoders.text import load_tokenizer, load_transformer, quiet
-from common.export.files import write_atomic, write_files, write_json, write_tensors
+from common.export.files import write_files, write_json, write_tensors
+from common.export.sentence_transformers import write_modules
 
 SETTINGS = "instructed_encoder.json"
 MODULE = "common.export.sentence_modules.InstructedModule"
@@ -54,20 +55,8 @@ def save_instructed(
     if weights := merged.pooler.state_dict():
         write_tensors(folder / _POOLER, weights)
     write_json(folder / SETTINGS, _settings(merged))
-    parts = [(MODULE, ""), ("sentence_transformers.models.Normalize", "1_Normalize")]
-    (folder / "1_Normalize").mkdir(exist_ok=True)
-    modules = [
-        {"idx": i, "name": str(i), "path": path, "type": kind}
-        for i, (kind, path) in enumerate(parts)
-    ]
-    about = {
-        "prompts": {name: instruction_prefix(text) for name, text in (prompts or {}).items()},
-        "default_prompt_name": None,
-        "similarity_fn_name": "cosine",
-    }
-    write_json(folder / "config_sentence_transformers.json", about)
-    text = json.dumps(modules, indent=2) + "\n"
-    write_atomic(folder / "modules.json", lambda file: file.write_text(text, "utf-8"))
+    told = {name: instruction_prefix(text) for name, text in (prompts or {}).items()}
+    write_modules(folder, [(MODULE, ""), ("Normalize", "1_Normalize")], prompts=told)
     return folder
 
 
