@@ -255,8 +255,7 @@ class _Writer:
         items = [(prompt, str(i)) for i, prompt in enumerate(prompts)]
 
         def compute(places: list[int]) -> list[dict[str, Any]]:
-            draws = [sample_rng(self.seed, 0, i, _EXAMPLE_STREAM) for i in places]
-            return [{"fields": f} for f in self._objects([prompts[i] for i in places], keys, draws)]
+            return [{"fields": f} for f in self._objects(prompts, keys, places)]
 
         self._fill(items, compute, f"examples {form}")
         found = []
@@ -269,20 +268,23 @@ class _Writer:
         return found
 
     def _objects(
-        self, prompts: Sequence[str], keys: Sequence[str], rngs: Sequence[np.random.Generator]
+        self, prompts: Sequence[str], keys: Sequence[str], places: Sequence[int]
     ) -> list[dict[str, str]]:
-        """Fields of every answer; where some are missing, the model is asked to go on with them."""
-        found: list[dict[str, str]] = [{} for _ in prompts]
-        for _ in keys:
-            places = [i for i, fields in enumerate(found) if len(fields) < len(keys)]
-            if not places:
+        """Fields of the answers to some prompts; the model is asked to go on with missing ones.
+
+        Each round has streams of its own: how far one is used up depends on the rest of the batch.
+        """
+        found: dict[int, dict[str, str]] = {i: {} for i in places}
+        for attempt in range(len(keys)):
+            missing = [i for i in places if len(found[i]) < len(keys)]
+            if not missing:
                 break
-            begun = [opened(found[i], keys) for i in places]
-            asked = [prompts[i] + text for i, text in zip(places, begun, strict=True)]
-            new = self._continue(asked, [rngs[i] for i in places])
-            for i, head, tail in zip(places, begun, new, strict=True):
+            begun = [opened(found[i], keys) for i in missing]
+            rngs = [sample_rng(self.seed, attempt, i, _EXAMPLE_STREAM) for i in missing]
+            asked = [prompts[i] + text for i, text in zip(missing, begun, strict=True)]
+            for i, head, tail in zip(missing, begun, self._continue(asked, rngs), strict=True):
                 found[i] = object_fields(head + tail, keys)
-        return found
+        return list(found.values())
 
     def _continue(self, prompts: Sequence[str], rngs: Sequence[np.random.Generator]) -> list[str]:
         new = self.lm.continuations(
