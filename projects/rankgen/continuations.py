@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from common.config import UserError
 from common.data.books import Chapter, Window, chapter_windows, halves, load_books, read_book_folder
@@ -33,6 +34,7 @@ BUNDLED_PARTS: dict[Part, tuple[Half, int]] = {
 }
 RANKED = ("perplexity", "overlap", "rerank")  # choices among the same samples
 METHODS = (*STRATEGIES, *RANKED, "beam")
+NOTHING = "(nothing: the language model ended the text at once)"
 MAUVE_TEXTS = 20  # fewer give no figure
 
 
@@ -227,7 +229,7 @@ def _decode_one(
         texts[policy.strategy] = plain[0]
         best: dict[str, Callable[[], str]] = {
             "rerank": lambda: rank(ranker, ranker.encode(prefix, "prefix")[0], samples)[0].text,
-            "perplexity": lambda: plain[int(lm.log_likelihood(prompts, [_filled(t) for t in plain]).argmax())],
+            "perplexity": lambda: plain[_most_likely(lm, prompts, plain)],
             "overlap": lambda: max(plain, key=lambda t: measures.word_overlap(t, prefix)[0]),
         }  # fmt: skip
         texts |= {name: choose() for name, choose in best.items() if name in methods}
@@ -239,6 +241,13 @@ def _decode_one(
     if "beam" in methods:
         texts["beam"] = search(cfg, ranker, lm, prefix, index)[0].text
     return {name: texts[name] for name in methods}
+
+
+def _most_likely(lm: LanguageModel, prompts: Sequence[str], texts: Sequence[str]) -> int:
+    """Place of the likeliest text per token; an empty one is never chosen before another."""
+    value = lm.log_likelihood(prompts, [_filled(text) for text in texts])
+    empty = torch.tensor([not text.strip() for text in texts])
+    return int(value.masked_fill(empty, -torch.inf).argmax())
 
 
 def search(cfg: Config, ranker: Ranker, lm: LanguageModel, prefix: str, index: int) -> list[Beam]:
@@ -317,7 +326,7 @@ def side_by_side(
         vector = ranker.encode(prefix, "prefix")[0]
         value = ranker.encode([_filled(t) for t in texts.values()], "suffix") @ vector
         results = [
-            {"name": name, "item": text, "score": float(score)}
+            {"name": name, "item": text or NOTHING, "score": float(score)}
             | ({"correct": True} if name == "human" else {})
             for (name, text), score in zip(texts.items(), value, strict=True)
         ]
