@@ -148,17 +148,15 @@ def _gallery(path: Path) -> dict[str, Any]:
             return item
         return {"image": _data_uri((path.parent / item["image"]).read_bytes())}
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "query": embed(row["query"]),
             "results": [{**r, "item": embed(r["item"])} for r in row["results"]],
         }
         for row in read_json(path)
     ]
-    text = all(
-        "text" in x for row in rows for x in (row["query"], *(r["item"] for r in row["results"]))
-    )
-    return {"name": path.parent.name, "rows": rows, "text": text}
+    shown = [x for row in rows for x in (row["query"], *(r["item"] for r in row["results"]))]
+    return {"name": path.parent.name, "rows": rows, "text": all("text" in x for x in shown)}
 
 
 def _mark(result: dict[str, Any]) -> str:

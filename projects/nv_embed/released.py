@@ -180,7 +180,11 @@ def load_released(
         UserError: see `released_encoder`.
     """
     stored = released_config(read_pretrained_json(resolve_pretrained(folder)), folder)
-    sizes = {"num_latents": stored.num_latents, "heads": stored.heads, "dim_head": stored.dim_head}
+    sizes: dict[str, Any] = {
+        "num_latents": stored.num_latents,
+        "heads": stored.heads,
+        "dim_head": stored.dim_head,
+    }
     encoder = released_encoder(folder, lora_rank=None, max_length=max_length, span=span, **sizes)
     return encoder.eval()
 
