@@ -31,12 +31,14 @@ class EmbeddingRecord:
         positives: at least one text that it should find.
         negatives: texts that it should not find; may be empty.
         label: class of the query in a labelled set, else None.
+        instruction: of this example, in a set of many tasks; None: the set's.
     """
 
     query: str
     positives: tuple[str, ...]
     negatives: tuple[str, ...] = ()
     label: str | None = None
+    instruction: str | None = None
 
     def __post_init__(self) -> None:
         if not self.positives:
@@ -70,6 +72,10 @@ class EmbeddingTask:
         """What is put before positives and negatives."""
         return self.instruction if self.symmetric else ""
 
+    def instruction_of(self, record: EmbeddingRecord) -> str:
+        """What is put before a record's query: its own instruction, or the set's."""
+        return self.instruction if record.instruction is None else record.instruction
+
     def documents(self) -> list[str]:
         """Distinct positives and negatives, in order of appearance."""
         texts = (text for r in self.records for text in (*r.positives, *r.negatives))
@@ -89,7 +95,7 @@ def class_records(
     """Examples of a labelled set.
 
     "example": the positive is a random other text of the class, the negatives are random texts of
-    other classes. "label": they are the names of the classes. A class with a single text gives no
+    other classes (fewer, where a text of two classes would be its own negative). "label": they are the names of the classes. A class with a single text gives no
     example in the first case.
 
     Source: Lee et al. 2024, section 4.2 (non-retrieval data).
@@ -135,7 +141,8 @@ def class_records(
         places = (own[(start + step) % len(own)] for step in range(len(own)))
         right = next((texts[j] for j in places if j != i and texts[j] != text), None)
         if right is not None:
-            found.append(EmbeddingRecord(text, (right,), negatives, label))
+            wrong_texts = tuple(t for t in negatives if t not in (text, right))  # of two classes
+            found.append(EmbeddingRecord(text, (right,), wrong_texts, label))
     return found
 
 
@@ -195,7 +202,7 @@ def write_task(path: str | Path, task: EmbeddingTask) -> None:
         {
             "task": task.name,
             "kind": task.kind,
-            "instruction": task.instruction,
+            "instruction": task.instruction_of(r),
             "query": r.query,
             "pos": list(r.positives),
             "neg": list(r.negatives),
@@ -210,23 +217,34 @@ def write_task(path: str | Path, task: EmbeddingTask) -> None:
 def read_task(path: str | Path) -> EmbeddingTask:
     """Read what `write_task` wrote; ``kind`` and ``label`` may be absent.
 
+    Rows of different instructions (a set of many made-up tasks) keep them as the records' own.
+
     Raises:
-        UserError: missing file, columns or positives, or rows of several tasks.
+        UserError: missing file, columns or positives, or rows of several sets.
     """
     rows = read_jsonl(path, ("task", "instruction", "query", "pos", "neg", "symmetric"))
-    heads = {(r["task"], r["instruction"], bool(r["symmetric"])) for r in rows}
+    heads = {(r["task"], bool(r["symmetric"])) for r in rows}
     if len(heads) != 1:
         raise UserError(f"{path} must hold the records of one task, it holds {len(heads)}")
-    name, instruction, symmetric = heads.pop()
+    name, symmetric = heads.pop()
+    told = {r["instruction"] for r in rows}
+    if symmetric and len(told) > 1:
+        raise UserError(f"{path}: a symmetric task has one instruction, it holds {len(told)}")
     try:
         records = [
-            EmbeddingRecord(r["query"], tuple(r["pos"]), tuple(r["neg"]), r.get("label"))
+            EmbeddingRecord(
+                r["query"],
+                tuple(r["pos"]),
+                tuple(r["neg"]),
+                r.get("label"),
+                r["instruction"] if len(told) > 1 else None,
+            )
             for r in rows
         ]
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     kind: TaskKind = rows[0].get("kind", "retrieval")
-    return EmbeddingTask(name, kind, instruction, records, symmetric)
+    return EmbeddingTask(name, kind, "" if len(told) > 1 else told.pop(), records, symmetric)
 
 
 def limited(

@@ -81,7 +81,7 @@ class InstructionBatches(Dataset[InstructionBatch]):
         chosen = [self.example(place, epoch) for place, epoch in keys]
         tasks = [self.tasks[t] for t, *_ in chosen]
         queries = [
-            self.token_rows([record.query], task.instruction)[0]
+            self.token_rows([record.query], task.instruction_of(record))[0]
             for task, (_, record, _, _) in zip(tasks, chosen, strict=True)
         ]
         positives, negatives = [], []

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -37,6 +38,24 @@ def read_pretrained_state(ref: PretrainedRef) -> dict[str, Tensor]:
                 raise UserError(f"pretrained={ref.spec!r}: {missing[0]} is missing")
             return {k: v for p in paths if p is not None for k, v in read_state_dict(p).items()}
     raise UserError(f"pretrained={ref.spec!r} has neither {' nor '.join(_WEIGHTS)}")
+
+
+def read_pretrained_json(ref: PretrainedRef, name: str = "config.json") -> dict[str, Any]:
+    """A JSON file of a folder or hub id as it is, without any class of transformers.
+
+    Returns:
+        Its content; empty if there is no such file, or if `ref` is of another kind.
+
+    Raises:
+        UserError: a file that is not JSON, or a repository that cannot be reached.
+    """
+    if ref.kind not in ("folder", "huggingface") or (path := _find(ref, name)) is None:
+        return {}
+    try:
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"pretrained={ref.spec!r}: {name} is not JSON: {error}") from error
+    return content
 
 
 def _find(ref: PretrainedRef, name: str) -> Path | None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 
 from common.engine.module import ContrastiveModule
@@ -82,6 +83,9 @@ class LogTerms(Callback):
         if (trainer.global_step + 1) % self.every == 0 and trainer.precision != "16-mixed":
             grads = [p.grad for p in module.parameters() if p.grad is not None]
             self.grad_norm = torch.nn.utils.get_total_norm(grads)
+            if isinstance(trainer.strategy, FSDPStrategy):  # of this rank's shards
+                squares = trainer.strategy.reduce(self.grad_norm.square(), reduce_op="sum")
+                self.grad_norm = squares.sqrt()
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, module: ContrastiveModule, outputs: Any, batch: Any, batch_idx: int

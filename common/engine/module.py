@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
 from common.config import OptimConfig, UserError
@@ -87,6 +88,20 @@ class ContrastiveModule(LightningModule):
         """The optimiser step, then the module's own hook."""
         super().optimizer_step(*args, **kwargs)
         self.after_optimizer_step()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the global norm; sharded gradients by FSDP itself, which Lightning leaves out."""
+        strategy = self.trainer.strategy
+        if gradient_clip_val and isinstance(strategy, FSDPStrategy):
+            root: Any = strategy.model
+            root.clip_grad_norm_(gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def logged_terms(self) -> dict[str, Tensor]:
         """Detached terms of the last training batch, for the logging callback."""

@@ -23,6 +23,7 @@ body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;paddin
 table{border-collapse:collapse;margin:.6em 0}td,th{border:1px solid #ccc;padding:.25em .6em;text-align:left}
 th{background:#f3f3f3}h2{border-bottom:2px solid #ddd;margin-top:2em}img{max-width:100%}
 .gallery td{vertical-align:top;text-align:center;min-width:84px;max-width:150px;font-size:13px}
+.texts{width:100%}.texts td{vertical-align:top}.texts td:last-child{width:85%}
 .gallery img{width:72px;image-rendering:pixelated}.hit{background:#e3f6e3}.miss{background:#fdeeee}
 pre{white-space:pre-wrap;background:#f7f7f7;padding:.8em}.small{color:#666;font-size:13px}
 </style><h1>{{ title }}</h1>
@@ -44,11 +45,15 @@ commit {{ (r.meta.commit or "unknown")[:10] }}{{ " + local changes" if r.meta.di
 {{ r.metrics[name ~ "_chance"]|number }}{% endif %}</td></tr>{% endfor %}</table>{% endif %}
 {% if r.curves %}<img src="{{ r.curves }}" alt="curves">{% endif %}
 {% for plot in r.plots %}<img src="{{ plot }}" alt="plot">{% endfor %}
-{% for g in r.galleries %}<h4>{{ g.name }}</h4><table class="gallery">{% for row in g.rows %}<tr>
+{% for g in r.galleries %}<h4>{{ g.name }}</h4>{% if g.text %}{% for row in g.rows %}
+<table class="texts"><tr><th colspan="3">{{ row.query.text }}</th></tr>{% for x in row.results %}
+<tr class="{{ mark(x) }}"><td>{{ x.name or "" }}</td><td>{{ "%.2f"|format(x.score) }}</td>
+<td>{{ x.item.text }}</td></tr>{% endfor %}</table>{% endfor %}{% else %}
+<table class="gallery">{% for row in g.rows %}<tr>
 <th>{% if row.query.image %}<img src="{{ row.query.image }}" alt="query">{% else %}{{ row.query.text }}
-{% endif %}</th>{% for x in row.results %}<td class="{{ 'hit' if x.correct else 'miss' }}">
+{% endif %}</th>{% for x in row.results %}<td class="{{ mark(x) }}">
 {% if x.item.image %}<img src="{{ x.item.image }}" alt="result">{% else %}{{ x.item.text }}{% endif %}
-<br>{{ "%.2f"|format(x.score) }}</td>{% endfor %}</tr>{% endfor %}</table>{% endfor %}
+<br>{{ "%.2f"|format(x.score) }}</td>{% endfor %}</tr>{% endfor %}</table>{% endif %}{% endfor %}
 {% endfor %}{% endfor %}"""
 
 
@@ -76,6 +81,7 @@ def write_report(
     title = projects[0] if len(projects) == 1 else "Runs and comparisons"
     name = projects[0] if len(projects) == 1 else "index"
     environment = Environment(autoescape=True)
+    environment.globals["mark"] = _mark
     environment.filters["number"] = lambda v: "undefined" if v is None else f"{v:.4f}"
     html = environment.from_string(TEMPLATE).render(title=title, projects=shown)
     out.mkdir(parents=True, exist_ok=True)
@@ -142,14 +148,20 @@ def _gallery(path: Path) -> dict[str, Any]:
             return item
         return {"image": _data_uri((path.parent / item["image"]).read_bytes())}
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "query": embed(row["query"]),
             "results": [{**r, "item": embed(r["item"])} for r in row["results"]],
         }
         for row in read_json(path)
     ]
-    return {"name": path.parent.name, "rows": rows}
+    shown = [x for row in rows for x in (row["query"], *(r["item"] for r in row["results"]))]
+    return {"name": path.parent.name, "rows": rows, "text": all("text" in x for x in shown)}
+
+
+def _mark(result: dict[str, Any]) -> str:
+    """Style of a gallery's item; none where nothing is right or wrong."""
+    return "" if "correct" not in result else "hit" if result["correct"] else "miss"
 
 
 def _curves(path: Path) -> str | None:

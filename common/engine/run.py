@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 
 from common.config import ExperimentConfig, UserError, load, nearest, to_dict
 from common.engine import checkpoint as ckpt
@@ -16,6 +17,7 @@ from common.engine import workspace as ws
 from common.engine.callbacks import LogTerms, seed_all, step_seed
 from common.engine.experiment import Experiment, Stage
 from common.engine.module import ContrastiveModule
+from common.engine.sharding import Unsharded
 from common.engine.tracking import drop_rows_after, wandb_logger
 from common.engine.trainer import (
     build_trainer,
@@ -326,11 +328,14 @@ def _fit(
         stage.data.start_at(step * trainer.accumulate_grad_batches)
     if trainer.is_global_zero:
         drop_rows_after(workspace.path / "metrics.csv", stage.name, step)
+    whole = Unsharded(stage.module) if isinstance(trainer.strategy, FSDPStrategy) else None
     trainer.fit(stage.module, stage.data, ckpt_path=start, weights_only=True)
     trainer.strategy.barrier("the last checkpoint has its name")
     best, last = folder / "best.ckpt", ckpt.latest(folder)
     final = best if best.exists() else last
     assert final is not None
+    if whole is not None:
+        whole.restore()
     ckpt.load_weights(stage.module, final)
     if trainer.is_global_zero:
         ckpt.mark_finished(folder, final)

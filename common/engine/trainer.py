@@ -179,6 +179,8 @@ def _validation_interval(cfg: TrainerConfig) -> int:
 
 def _strategy(cfg: TrainerConfig, units: set[type[nn.Module]]) -> Any:
     if cfg.strategy == "fsdp":
+        if cfg.ema_decay is not None:
+            raise UserError("trainer.ema_decay needs whole weights: use trainer.strategy=ddp")
         return FSDPStrategy(state_dict_type="full", auto_wrap_policy=units or None)
     if cfg.strategy == "ddp" or (cfg.strategy == "auto" and world_size(cfg) > 1):
         return DDPStrategy(gradient_as_bucket_view=True, static_graph=False)

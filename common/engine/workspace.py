@@ -79,7 +79,8 @@ class Workspace:
         Args:
             name: title.
             rows: ``{"query": image or text, "results": [{"item": image or text, "score": float,
-                "correct": bool}, ...]}``; images are PIL images.
+                "correct": bool, "name": str}, ...]}``; images are PIL images. `correct` is left
+                out where nothing is right or wrong, `name` where an item has none.
         """
         folder = self.folder(f"gallery/{name}")
         plain = []

@@ -60,27 +60,6 @@ def write_files(folder: Path, write: Callable[[Path], object]) -> Path:
     return folder
 
 
-def write_index(folder: Path, parts: Sequence[tuple[str, str]], **about: Any) -> None:
-    """The files by which sentence-transformers finds the modules of a folder; modules.json last.
-
-    Args:
-        folder: holds the modules' own files.
-        parts: class and sub-folder of each module, in order.
-        about: entries of ``config_sentence_transformers.json`` beside the defaults.
-    """
-    plain: dict[str, Any] = {
-        "prompts": {},
-        "default_prompt_name": None,
-        "similarity_fn_name": "cosine",
-    }
-    write_json(folder / "config_sentence_transformers.json", plain | about)
-    modules = [
-        {"idx": i, "name": str(i), "path": path, "type": kind}
-        for i, (kind, path) in enumerate(parts)
-    ]
-    write_json(folder / "modules.json", modules)
-
-
 def _umask() -> int:
     current = os.umask(0)
     os.umask(current)

@@ -23,7 +23,8 @@ from common.encoders.instructed import InstructedEncoder, instruction_prefix
 from common.encoders.latent_attention import LatentAttention, SelfAttention, TokenPooler
 from common.encoders.state_dict import load_state_dict_file
 from common.encoders.text import load_tokenizer, load_transformer, quiet
-from common.export.files import write_files, write_index, write_json, write_tensors
+from common.export.files import write_files, write_json, write_tensors
+from common.export.sentence_transformers import write_modules
 
 SETTINGS = "instructed_encoder.json"
 MODULE = "common.export.sentence_modules.InstructedModule"
@@ -54,10 +55,8 @@ def save_instructed(
     if weights := merged.pooler.state_dict():
         write_tensors(folder / _POOLER, weights)
     write_json(folder / SETTINGS, _settings(merged))
-    parts = [(MODULE, ""), ("sentence_transformers.models.Normalize", "1_Normalize")]
-    (folder / "1_Normalize").mkdir(exist_ok=True)
-    prefixes = {name: instruction_prefix(text) for name, text in (prompts or {}).items()}
-    write_index(folder, parts, prompts=prefixes)
+    told = {name: instruction_prefix(text) for name, text in (prompts or {}).items()}
+    write_modules(folder, [(MODULE, ""), ("Normalize", "1_Normalize")], prompts=told)
     return folder
 
 

@@ -11,19 +11,20 @@ Neither direction needs that library. The files are those that all its versions 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from common.config import UserError
 from common.encoders.pooling import Pooling
 from common.encoders.sentence import SentenceEncoder
 from common.encoders.state_dict import load_state_dict_file
 from common.encoders.text import TextTower, load_tokenizer, text_tower
-from common.export.files import write_files, write_index, write_json, write_tensors
+from common.export.files import write_files, write_json, write_tensors
 from common.export.transformers import save_model
 
+_MODELS = "sentence_transformers.models"
 _MODE_OF: dict[Pooling, str] = {
     "cls": "cls",
     "cls_before_pooler": "cls",
@@ -90,12 +91,42 @@ def save_sentence_transformers(encoder: SentenceEncoder, folder: str | Path) -> 
         write_tensors(folder / "2_Dense" / "model.safetensors", linear)
     if encoder.normalize:
         parts.append(("Normalize", f"{len(parts)}_Normalize"))
-        (folder / parts[-1][1]).mkdir(exist_ok=True)
-    names = ("sentence_transformers", "transformers", "torch")
-    versions = {"pytorch" if n == "torch" else n: _version(n) for n in names}
-    library = "sentence_transformers.models."
-    write_index(folder, [(library + kind, path) for kind, path in parts], __version__=versions)
+    write_modules(folder, parts)
     return folder
+
+
+def write_modules(
+    folder: Path,
+    parts: Sequence[tuple[str, str]],
+    *,
+    prompts: Mapping[str, str] | None = None,
+    similarity: Literal["cosine", "dot"] = "cosine",
+) -> None:
+    """Write ``modules.json`` and ``config_sentence_transformers.json``, what the library opens first.
+
+    Args:
+        folder: holds the modules.
+        parts: in their order (class, subfolder); a class without a dot is one of the library's
+            ``sentence_transformers.models``. Subfolders are created.
+        prompts: name -> text that ``encode(texts, prompt_name=name)`` puts before every text.
+        similarity: of ``SentenceTransformer.similarity``.
+    """
+    types = [kind if "." in kind else f"{_MODELS}.{kind}" for kind, _ in parts]
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": kind}
+        for i, (kind, (_, path)) in enumerate(zip(types, parts, strict=True))
+    ]
+    for _, path in parts:
+        (folder / path).mkdir(parents=True, exist_ok=True)
+    names = ("sentence_transformers", "transformers", "torch")
+    about = {
+        "__version__": {"pytorch" if n == "torch" else n: _version(n) for n in names},
+        "prompts": dict(prompts or {}),
+        "default_prompt_name": None,
+        "similarity_fn_name": similarity,
+    }
+    write_json(folder / "config_sentence_transformers.json", about)
+    write_json(folder / "modules.json", modules)
 
 
 def load_sentence_transformers(folder: str | Path) -> SentenceEncoder:

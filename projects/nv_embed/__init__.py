@@ -20,10 +20,11 @@ PROBES = ["A small cat sleeps.", "Two men are repairing the roof of an old house
 def build(cfg: Config) -> "Experiment":
     """The experiment of a config; heavy imports happen here."""
     from common.engine import Experiment
-    from common.export.instructed import load_instructed, save_instructed
+    from common.export.instructed import save_instructed
     from projects.nv_embed.evaluate import evaluate
     from projects.nv_embed.module import NvEmbed
-    from projects.nv_embed.stages import plan, stages
+    from projects.nv_embed.stages import load_encoder, plan, stages
+    from projects.nv_embed.synthesis import synthesize
     from projects.nv_embed.tasks import mine, mteb
 
     def own(module: "ContrastiveModule") -> NvEmbed:
@@ -46,13 +47,16 @@ def build(cfg: Config) -> "Experiment":
     def mteb_task(workspace: "Workspace") -> None:
         mteb(cfg, workspace, experiment)
 
+    def synthesis_task(workspace: "Workspace") -> None:
+        synthesize(cfg, workspace)
+
     experiment = Experiment(
         stages=lambda: stages(cfg),
         evaluate=lambda module, workspace: evaluate(cfg, own(module), workspace),
         export=export,
-        load_export=lambda folder: NvEmbed(cfg, load_instructed(folder)),
+        load_export=lambda folder: NvEmbed(cfg, load_encoder(folder, cfg.model)),
         embed=embed,
         plan=lambda: plan(cfg),
-        tasks={"mine": mine_task, "mteb": mteb_task},
+        tasks={"mine": mine_task, "mteb": mteb_task, "synthesize": synthesis_task},
     )
     return experiment

@@ -10,6 +10,8 @@ BUNDLED_EVAL = ("wikides", "wikides_rerank", "snips", "banking77", "banking77_cl
 SYNTHETIC_EVAL = ("retrieval", "reranking", "classification", "clustering", "pair_classification",
                   "sts", "summarisation")  # fmt: skip
 
+SYNTHESIS_FORMATS = ("short-long", "long-short", "short-short")
+
 
 @dataclass
 class SetConfig:
@@ -39,7 +41,7 @@ class MiningConfig:
     # none: only negatives of the files; bm25: when a run begins, and by the task `mine`;
     # encoder: by the task only, with an exported encoder
     teacher: Literal["none", "bm25", "encoder"] = "none"
-    encoder: str | None = None  # folder written by `make export`
+    encoder: str | None = None  # folder written by `make export`, or a released checkpoint
     ratio: float | None = (
         0.95  # of the positive's score, above which nothing is a negative; None: off
     )
@@ -78,7 +80,8 @@ class InstructionData(DataConfig):
 class ModelConfig:
     """The encoder."""
 
-    pretrained: str = "bundled:causal-lm"  # see common.encoders.resolve_pretrained
+    # see common.encoders.resolve_pretrained; a released checkpoint brings its pooler
+    pretrained: str = "bundled:causal-lm"
     config: dict[str, Any] | None = None  # with pretrained=random: model_type and its fields
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     causal: bool = False  # keep the causal mask (ablation)
@@ -131,7 +134,36 @@ class EvalConfig:
     batch_size: int = 64
     planted: bool = True  # measure the miner against planted positives
     mteb_tasks: list[str] = field(default_factory=list)  # empty: the 56 English ones
-    run: str = "latest"  # of the task mteb: run of this config, or a folder by `make export`
+    # of the task mteb: run of this config, a folder written by `make export` or in the released
+    # layout, or pretrained: model.pretrained as it is
+    run: str = "latest"
+
+
+@dataclass
+class SynthesisConfig:
+    """`make run TASK=synthesize`: a local language model thinks of tasks, then writes examples."""
+
+    model: str = "bundled:causal-lm"  # any causal LM: folder, bundled:<name> or hub id
+    formats: list[str] = field(default_factory=lambda: list(SYNTHESIS_FORMATS))
+    requests: int = 1000  # prompts for tasks, per format
+    tasks_per_request: int = 20
+    examples: int = 40000  # prompts for an example, per format
+    max_new_tokens: int = 1024  # of an answer
+    temperature: float = 1.0
+    top_p: float = 0.95
+    batch_size: int = 16
+    device: str = "auto"
+    output: str | None = None  # folder; None: the task's
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.formats if name not in SYNTHESIS_FORMATS]
+        if unknown or not self.formats:
+            raise ValueError(
+                f"synthesis.formats: {unknown} are none of {', '.join(SYNTHESIS_FORMATS)}"
+            )
+        counts = (self.requests, self.tasks_per_request, self.examples, self.batch_size)
+        if min(*counts, self.max_new_tokens) < 1:
+            raise ValueError("all counts of the synthesis section must be >= 1")
 
 
 @dataclass
@@ -142,6 +174,7 @@ class Config(ExperimentConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()

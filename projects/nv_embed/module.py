@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.distributed import all_gather_no_grad
 from common.encoders.decoder import block_classes
 from common.encoders.instructed import InstructedEncoder
 from common.engine.module import ContrastiveModule
@@ -75,6 +76,7 @@ class NvEmbed(ContrastiveModule):
         self.in_batch_negatives = in_batch
         self.num_hard = cfg.data.num_negatives
         self.shared_hard = cfg.method.shared_hard_negatives
+        self.gather = cfg.method.gather
         self.register_buffer("negatives_seen", torch.zeros((), dtype=torch.int64))
         self.register_buffer("own_class_seen", torch.zeros((), dtype=torch.int64))
 
@@ -105,7 +107,10 @@ class NvEmbed(ContrastiveModule):
         out = self.objective(*self.embed(batch))
         terms = {"loss": out.loss, "accuracy": out.hits.float().mean()}
         if self.in_batch_negatives:
-            same, total = own_class_negatives(batch["task"], batch["label"])
+            kinds = torch.stack([batch["task"], batch["label"]], dim=1)
+            if self.gather:
+                kinds = all_gather_no_grad(kinds)
+            same, total = own_class_negatives(*kinds.unbind(1))
             if self.training:
                 self.own_class_seen += same
                 self.negatives_seen += total

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,14 +13,18 @@ from common.encoders.instructed import InstructedEncoder, instructed_encoder
 from common.encoders.pretrained import resolve_pretrained, stand_in
 from common.encoders.tiny_tokenizer import tiny_tokenizer
 from common.engine.experiment import Plan, Requirement, Stage
+from common.export.instructed import load_instructed
 from projects.nv_embed.config import Config, ModelConfig
 from projects.nv_embed.data import BUNDLED_FOLDERS, of_stage, stage_data, training_tasks
 from projects.nv_embed.module import NvEmbed
+from projects.nv_embed.released import is_released, load_released, released_encoder
 
 # what `make check` builds for weights that are not on this machine
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mistralai/Mistral-7B-v0.1": {"model_type": "mistral"},  # the defaults of that class
     "meta-llama/Llama-2-7b-hf": {"model_type": "llama"},
+    "nvidia/NV-Embed-v1": {"model_type": "mistral"},
+    "nvidia/NV-Embed-v2": {"model_type": "mistral"},
 }
 
 
@@ -66,6 +71,9 @@ def build_encoder(model: ModelConfig, pretrained: str | None = None, **options: 
         model: the config's section.
         pretrained: instead of the config's.
         options: instead of the config's, see `instructed_encoder`.
+
+    Raises:
+        UserError: see `instructed_encoder` and `released_encoder`.
     """
     targets = model.lora_targets
     chosen: dict[str, Any] = {
@@ -84,10 +92,23 @@ def build_encoder(model: ModelConfig, pretrained: str | None = None, **options: 
         "attention": model.attention,
         "dtype": getattr(torch, model.weights),
     }
-    encoder = instructed_encoder(pretrained or model.pretrained, **{**chosen, **options})
+    place = pretrained or model.pretrained
+    build = released_encoder if is_released(place) else instructed_encoder
+    encoder = build(place, **{**chosen, **options})
     if model.grad_checkpointing:
         encoder.set_grad_checkpointing()
     return encoder
+
+
+def load_encoder(folder: str | Path, model: ModelConfig) -> InstructedEncoder:
+    """An exported encoder, or a released checkpoint, which takes length and span from the config.
+
+    Raises:
+        UserError: neither of them.
+    """
+    if is_released(str(folder)):
+        return load_released(str(folder), max_length=model.max_length, span=model.instruction_span)
+    return load_instructed(folder)
 
 
 def planned_encoder(model: ModelConfig) -> InstructedEncoder:

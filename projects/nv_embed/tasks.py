@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from common.config import UserError
 from common.data.embedding_records import EmbeddingTask, with_negatives, write_task
 from common.data.instruction_registry import MTEB_TASKS, mteb_prompts
@@ -13,9 +16,10 @@ from common.engine import workspace as ws
 from common.engine.workspace import write_json
 from common.evaluation.embedding_tasks import type_averages
 from common.evaluation.text_mining import mine_text_negatives
-from common.export.instructed import load_instructed
 from projects.nv_embed.config import Config
 from projects.nv_embed.data import read_set, right_places, synthetic_tasks
+from projects.nv_embed.module import NvEmbed
+from projects.nv_embed.stages import build_encoder, load_encoder
 
 
 def mine(cfg: Config, workspace: Workspace, experiment: Experiment) -> Path:
@@ -29,7 +33,7 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment) -> Path:
     options = cfg.data.mining
     if options.teacher == "none":
         raise UserError("name a teacher: data.mining.teacher=bm25, or encoder with its folder")
-    encoder = None if options.encoder is None else load_instructed(options.encoder)
+    encoder = None if options.encoder is None else load_encoder(options.encoder, cfg.model)
     if cfg.data.source == "synthetic":
         tasks = synthetic_tasks(cfg)
     else:
@@ -51,9 +55,7 @@ def _mined(
     if encoder is not None:
         size, told = cfg.eval.batch_size, task.document_instruction
         encode = {
-            "query_encoder": lambda texts: encoder.encode(
-                texts, size, instruction=task.instruction
-            ),
+            "query_encoder": lambda _: encode_queries(encoder, task, size),
             "document_encoder": lambda texts: encoder.encode(texts, size, instruction=told),
         }
     found = mine_text_negatives(
@@ -69,6 +71,18 @@ def _mined(
     return EmbeddingTask(task.name, task.kind, task.instruction, records, task.symmetric)
 
 
+def encode_queries(encoder: InstructedEncoder, task: EmbeddingTask, batch_size: int) -> Tensor:
+    """Queries of a set under their instructions, (N, D)."""
+    places: dict[str, list[int]] = {}
+    for i, record in enumerate(task.records):
+        places.setdefault(task.instruction_of(record), []).append(i)
+    found = torch.empty(len(task.records), encoder.num_features)
+    for told, own in places.items():
+        texts = [task.records[i].query for i in own]
+        found[own] = encoder.encode(texts, batch_size, instruction=told).to(found.dtype)
+    return found
+
+
 def mteb(cfg: Config, workspace: Workspace, experiment: Experiment) -> dict[str, float]:
     """MTEB's own tasks by its library, with the registry's instructions; averages by type.
 
@@ -79,7 +93,9 @@ def mteb(cfg: Config, workspace: Workspace, experiment: Experiment) -> dict[str,
     from common.evaluation.mteb_adapter import evaluate_mteb
 
     place = Path(cfg.eval.run)
-    if place.is_dir() and not (place / "meta.json").exists():
+    if cfg.eval.run == "pretrained":
+        module: Any = NvEmbed(cfg, build_encoder(cfg.model))
+    elif place.is_dir() and not (place / "meta.json").exists():
         module = load_module(experiment, place)
     else:
         run = ws.find_run(cfg, workspace.project, workspace.config, cfg.eval.run)

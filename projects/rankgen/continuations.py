@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from common.config import UserError
 from common.data.books import Chapter, Window, chapter_windows, halves, load_books, read_book_folder
@@ -33,6 +34,7 @@ BUNDLED_PARTS: dict[Part, tuple[Half, int]] = {
 }
 RANKED = ("perplexity", "overlap", "rerank")  # choices among the same samples
 METHODS = (*STRATEGIES, *RANKED, "beam")
+NOTHING = "(nothing: the language model ended the text at once)"
 MAUVE_TEXTS = 20  # fewer give no figure
 
 
@@ -227,7 +229,7 @@ def _decode_one(
         texts[policy.strategy] = plain[0]
         best: dict[str, Callable[[], str]] = {
             "rerank": lambda: rank(ranker, ranker.encode(prefix, "prefix")[0], samples)[0].text,
-            "perplexity": lambda: plain[int(lm.log_likelihood(prompts, [_filled(t) for t in plain]).argmax())],
+            "perplexity": lambda: plain[_most_likely(lm, prompts, plain)],
             "overlap": lambda: max(plain, key=lambda t: measures.word_overlap(t, prefix)[0]),
         }  # fmt: skip
         texts |= {name: choose() for name, choose in best.items() if name in methods}
@@ -239,6 +241,13 @@ def _decode_one(
     if "beam" in methods:
         texts["beam"] = search(cfg, ranker, lm, prefix, index)[0].text
     return {name: texts[name] for name in methods}
+
+
+def _most_likely(lm: LanguageModel, prompts: Sequence[str], texts: Sequence[str]) -> int:
+    """Place of the likeliest text per token; an empty one is never chosen before another."""
+    value = lm.log_likelihood(prompts, [_filled(text) for text in texts])
+    empty = torch.tensor([not text.strip() for text in texts])
+    return int(value.masked_fill(empty, -torch.inf).argmax())
 
 
 def search(cfg: Config, ranker: Ranker, lm: LanguageModel, prefix: str, index: int) -> list[Beam]:
@@ -258,14 +267,8 @@ def search(cfg: Config, ranker: Ranker, lm: LanguageModel, prefix: str, index: i
     )
 
 
-def text_metrics(
-    prefixes: Sequence[str], found: dict[str, list[str]], lm: LanguageModel | None = None
-) -> dict[str, float]:
-    """Repetition, overlap with the prefix and words of each method; MAUVE where it can be computed.
-
-    MAUVE needs a method "human", the generator's features and the library, and at least
-    `MAUVE_TEXTS` texts.
-    """
+def text_metrics(prefixes: Sequence[str], found: dict[str, list[str]]) -> dict[str, float]:
+    """Repetition, overlap with the prefix and words of each method."""
     metrics: dict[str, float] = {}
     for name, texts in found.items():
         pairs = list(zip(prefixes, texts, strict=True))
@@ -274,18 +277,29 @@ def text_metrics(
             f"{name}_overlap": float(np.mean([measures.word_overlap(t, p)[0] for p, t in pairs])),
             f"{name}_words": float(np.mean([len(t.split()) for t in texts])),
         }
-    if lm is None or "human" not in found or len(prefixes) < MAUVE_TEXTS:
-        return metrics
+    return metrics
+
+
+def mauve_metrics(
+    prefixes: Sequence[str], found: dict[str, list[str]], lm: LanguageModel
+) -> dict[str, float]:
+    """MAUVE of each method against "human", on the generator's features of prefix and continuation.
+
+    Raises:
+        UserError: no human continuations, fewer than `MAUVE_TEXTS` prefixes, or no library.
+    """
+    if "human" not in found:
+        raise UserError(
+            "MAUVE needs human continuations: decode held-back chapters (decode.file=null)"
+        )
+    if len(prefixes) < MAUVE_TEXTS:
+        raise UserError(f"MAUVE needs decode.num_prefixes >= {MAUVE_TEXTS}, here {len(prefixes)}")
     features = {
         name: lm.features([f"{p} {t}" for p, t in zip(prefixes, texts, strict=True)]).numpy()
         for name, texts in found.items()
     }
-    try:
-        human = features.pop("human")
-        metrics |= {f"{name}_mauve": measures.mauve(human, x) for name, x in features.items()}
-    except UserError:
-        return metrics
-    return metrics
+    human = features.pop("human")
+    return {f"{name}_mauve": measures.mauve(human, x) for name, x in features.items()}
 
 
 def decode_metrics(
@@ -312,11 +326,35 @@ def side_by_side(
         vector = ranker.encode(prefix, "prefix")[0]
         value = ranker.encode([_filled(t) for t in texts.values()], "suffix") @ vector
         results = [
-            {"item": f"{name}: {text}", "score": float(score), "correct": name == "human"}
+            {"name": name, "item": text or NOTHING, "score": float(score)}
+            | ({"correct": True} if name == "human" else {})
             for (name, text), score in zip(texts.items(), value, strict=True)
         ]
         rows.append({"query": prefix, "results": results})
     return rows
+
+
+def method_figure(metrics: dict[str, float]) -> Any:
+    """Bars of repetition, overlap and, where it was computed, MAUVE; a line marks human texts."""
+    from matplotlib.figure import Figure
+
+    titles = {
+        "rep": "repetition (20 words)",
+        "overlap": "overlap with the prefix",
+        "mauve": "MAUVE",
+    }
+    shown = [end for end in titles if any(name.endswith(f"_{end}") for name in metrics)]
+    figure = Figure(figsize=(3.6 * len(shown), 3.6), layout="constrained")
+    for axes, end in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        values = {k.removesuffix(f"_{end}"): v for k, v in metrics.items() if k.endswith(f"_{end}")}
+        human = values.pop("human", None)
+        axes.barh(list(values)[::-1], list(values.values())[::-1])
+        if human is not None:
+            axes.axvline(human, color="0.3", linestyle="--", label="human")
+            axes.legend(fontsize=8)
+        axes.set_title(titles[end], fontsize=9)
+        axes.tick_params(labelsize=8)
+    return figure
 
 
 def read_prefixes(path: Path) -> list[Triple]:

@@ -36,8 +36,13 @@ def stream(seed: int, prefix: int, place: int, sample: int) -> np.random.Generat
 
 
 def scores(ranker: Ranker, prefix: Tensor, texts: Sequence[str]) -> Tensor:
-    """Dot products of a prefix vector (D,) with the vectors of N texts, (N,)."""
-    return ranker.encode([" ".join(t.split()) or "." for t in texts], "suffix") @ prefix
+    """Dot products of a prefix vector (D,) with the vectors of N texts, (N,); -inf for empty ones.
+
+    Deviation: the released code scores an empty continuation too, which can then be the best one.
+    """
+    plain = [" ".join(text.split()) for text in texts]
+    value = ranker.encode([text or "." for text in plain], "suffix") @ prefix
+    return value.masked_fill(torch.tensor([not text for text in plain]), -torch.inf)
 
 
 def overgenerate(

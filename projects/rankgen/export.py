@@ -7,7 +7,8 @@ from common.config import UserError
 from common.encoders import resolve_pretrained
 from common.encoders.state_dict import load_state_dict_file
 from common.encoders.text import TextTower, load_tokenizer, load_transformer, quiet
-from common.export.files import write_atomic, write_files, write_json, write_tensors
+from common.export.files import write_files, write_json, write_tensors
+from common.export.sentence_transformers import write_modules
 from projects.rankgen.encoder import (
     MARKERS,
     POOLERS,
@@ -47,14 +48,8 @@ def save_encoder(encoder: PrefixSuffixEncoder, folder: Path) -> None:
     write_tensors(folder / "2_Dense" / "model.safetensors", weight)
     reads = {"max_seq_length": encoder.lengths["prefix"], "do_lower_case": False}
     write_json(folder / "sentence_bert_config.json", reads)
-    modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (kind, path) in enumerate(_KINDS)
-    ]
-    text = json.dumps(modules, indent=2) + "\n"
-    write_atomic(folder / "modules.json", lambda file: file.write_text(text, "utf-8"))
-    about = {"prompts": dict(MARKERS), "default_prompt_name": None, "similarity_fn_name": "dot"}
-    write_json(folder / "config_sentence_transformers.json", about)
+    prompts = {str(kind): marker for kind, marker in MARKERS.items()}
+    write_modules(folder, _KINDS, prompts=prompts, similarity="dot")
     sizes = {str(kind): n for kind, n in encoder.lengths.items()}
     write_json(folder / SETTINGS, {**sizes, "pooling": "first" if first else "mean"})
     if first and encoder.tower.model.config.model_type == "t5":

@@ -15,6 +15,8 @@ from projects.rankgen.config import Config
 from projects.rankgen.continuations import (
     decode_all,
     language_model,
+    mauve_metrics,
+    method_figure,
     read_prefixes,
     side_by_side,
     text_metrics,
@@ -28,8 +30,8 @@ def decode(cfg: Config, experiment: Experiment, workspace: Workspace) -> dict[st
     """Continue prefixes by every method, side by side (``TASK=decode``).
 
     Writes ``continuations.md`` and ``continuations.json``, the metrics, a blind A/B form
-    (``ab_form.csv``) of the two methods of `decode.ab_pair`, and a gallery, which `make report` shows
-    with the run that was decoded.
+    (``ab_form.csv``) of the two methods of `decode.ab_pair`, and a gallery and a figure, which
+    `make report` shows with the run that was decoded.
 
     Raises:
         UserError: no trained run, unknown method, or absent weights of the language model.
@@ -44,10 +46,17 @@ def decode(cfg: Config, experiment: Experiment, workspace: Workspace) -> dict[st
         if all(row.gold for row in rows):
             found["human"] = [row.gold for row in rows]
         shown = side_by_side(module.encoder, prefixes, found)
-        metrics = text_metrics(prefixes, found, lm)
+        metrics = text_metrics(prefixes, found)
+        try:
+            metrics |= mauve_metrics(prefixes, found, lm)
+        except UserError as reason:
+            workspace.note(f"without MAUVE: {reason}")
+            print(f"without MAUVE: {reason}")  # noqa: T201
     folder = workspace.folder(".")
     ws.write_json(folder / "metrics.json", metrics)
-    (workspace if run is None else Workspace(run)).gallery("decoded continuations", shown)
+    place = workspace if run is None else Workspace(run)
+    place.gallery("decoded continuations", shown)
+    place.figure("decoding", method_figure(metrics))
     (folder / "continuations.md").write_text(_markdown(shown, metrics), encoding="utf-8")
     texts = [
         {"prefix": prefix, **{name: texts[i] for name, texts in found.items()}}
@@ -114,9 +123,7 @@ def _markdown(shown: list[dict[str, Any]], metrics: dict[str, float]) -> str:
     parts = []
     for row in shown:
         lines = [f"> {row['query']}", ""]
-        lines += [
-            f"- ({r['score']:.2f}) **{r['item'].replace(': ', ':** ', 1)}" for r in row["results"]
-        ]
+        lines += [f"- ({r['score']:.2f}) **{r['name']}:** {r['item']}" for r in row["results"]]
         parts.append("\n".join(lines))
     methods = [name.removesuffix("_rep") for name in metrics if name.endswith("_rep")]
     columns = ["rep", "overlap", "words", "mauve"]

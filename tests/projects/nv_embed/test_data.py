@@ -74,6 +74,14 @@ def test_class_examples():
     assert found != class_records(texts, labels, 4, seed=2)
 
 
+def test_a_text_of_two_classes_is_not_its_own_negative():
+    """Checklist 8: label noise; neither the query nor the positive is among the negatives."""
+    texts, labels = ["both", "a", "both", "b", "c"], ["x", "x", "y", "y", "z"]
+    for seed in range(20):
+        for record in class_records(texts, labels, 6, seed=seed):
+            assert not set(record.negatives) & {record.query, *record.positives}
+
+
 def test_class_names_as_documents():
     """Checklist 8: two classes use the names of the classes; more do on request."""
     binary = class_records(
@@ -132,6 +140,24 @@ def test_mixture_is_blended_and_follows_the_config():
     assert max(Counter(small).values()) - min(Counter(small).values()) <= 1
     assert not np.array_equal(order, mixture.order(1))
     assert np.array_equal(order, TaskMixture([10, 50, 7], [20, 40, 4], 0, 8).order(0))
+
+
+def test_proportions_are_those_of_the_config(tmp_path):
+    """Checklist 12: `data.sets.<name>.samples` is the set's share of an epoch."""
+    row = {"instruction": "x", "pos": ["p"], "neg": ["n", "m"], "symmetric": False}
+    sets = []
+    for name, samples in (("one", 3), ("two", 9)):
+        rows = [{**row, "task": name, "query": f"{name} {i}"} for i in range(5)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        sets.append(
+            f"{name}: {{path: {tmp_path}/{name}.jsonl, kind: retrieval, layout: records, "
+            f"instruction: find, samples: {samples}}}"
+        )
+    cfg = config("data.source=sets", "eval.tasks=[]", "eval.primary=[]",
+                 "data.mining.teacher=none", f"data.sets={{{', '.join(sets)}}}")  # fmt: skip
+    data = stage_data(cfg, encoder(), training_tasks(cfg)).train_set
+    for epoch in range(2):
+        assert Counter(data.mixture.order(epoch)[:, 0].tolist()) == {0: 3, 1: 9}
 
 
 def test_homogeneous_batches_hold_one_set():

@@ -9,6 +9,7 @@ from common.config import UserError
 from common.data.embedding_records import read_task
 from common.engine import Workspace
 from common.engine import checkpoint as ckpt
+from common.engine.callbacks import seed_all, step_seed
 from common.engine.check import inspect
 from common.engine.run import evaluate, export, prepare, train
 from common.export.instructed import load_instructed
@@ -73,19 +74,33 @@ def test_second_stage_starts_fresh_in_the_fit(trained):
     assert not torch.equal(one["state_dict"][name], two["state_dict"][name])
 
 
+def base_weights(state):
+    """Those of the language model without adapters."""
+    found = {n: v for n, v in state.items() if n.startswith("encoder.model.") and "lora_" not in n}
+    assert len(found) > 10
+    return {n.replace(".base_layer", ""): v for n, v in found.items()}
+
+
 def test_base_weights_are_bit_identical_after_training(trained):
-    """Checklist 10, through the engine; adapters and pooler did move."""
+    """Checklist 10, through the engine, from the start to the end; adapters and pooler did move."""
+    seed_all(step_seed(0, 0, 0, 0))
+    start = next(stages(config())).module.state_dict()
     one, two = (final(trained, s)["state_dict"] for s in ("retrieval", "blended"))
-    base = [
-        n
-        for n in two
-        if ("base_layer" in n or "embed_tokens" in n or "norm" in n) and ".model." in n
-    ]
-    assert len(base) > 10
-    torch.manual_seed(0)
-    assert all(torch.equal(one[n], two[n]) for n in base)
+    for name, value in base_weights(start).items():
+        assert torch.equal(base_weights(one)[name], value), name
+        assert torch.equal(base_weights(two)[name], value), name
     adapters = [n for n in two if "lora_B" in n]
     assert all(bool(two[n].abs().sum() > 0) for n in adapters)
+    name = "encoder.pooler.layer.latents"
+    assert not torch.equal(start[name], one[name])
+
+
+def test_without_adapters_the_base_weights_are_trained(tmp_path):
+    """The negative twin of checklist 10."""
+    words = [f"runs_dir={tmp_path}", "run_id=r", "model.lora_rank=null", *FEW]
+    run = train("nv_embed", "smoke", words)
+    one, two = (base_weights(final(run, s)["state_dict"]) for s in ("retrieval", "blended"))
+    assert not any(torch.equal(one[n], two[n]) for n in one if n.endswith("q_proj.weight"))
 
 
 def test_evaluation_covers_the_seven_types(trained):

@@ -88,8 +88,12 @@ def test_two_processes_equal_one(two_ranks, in_batch):
     assert not torch.allclose(wanted[name], other, rtol=1e-5, atol=1e-5)
 
 
-def test_gradient_reaches_every_trained_parameter():
-    model = module("model.lora_dropout=0", in_batch=True).train()
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("pooling", ["last", "mean", "latent", "self_attention"])
+def test_gradient_reaches_every_trained_parameter(pooling, causal):
+    """Checklist 15: every pooling and mask trains with one module."""
+    words = ("model.lora_dropout=0", f"model.pooling={pooling}", f"model.causal={causal}")
+    model = module(*words, in_batch=True).train()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # zero at the start, which hides lora_A
             torch.nn.init.normal_(parameter, std=0.1)

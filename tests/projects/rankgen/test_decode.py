@@ -1,12 +1,15 @@
 """Re-ranking and beam search over a tiny language model."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 
 from common.decoding import Continuation, Policy
-from projects.rankgen.decode import beam_search, overgenerate, scores, tidy
-from tests.projects.rankgen.conftest import encoder, language_model
+from common.engine import Workspace
+from projects.rankgen.continuations import decode_all
+from projects.rankgen.decode import beam_search, overgenerate, rank, scores, tidy
+from tests.projects.rankgen.conftest import config, encoder, language_model
 
 PREFIX = "the state of the world and the people of this time"
 
@@ -93,6 +96,41 @@ def test_ended_beams_compete_unchanged():
     assert not any(t.startswith(" x1 ") for texts in rounds for t in texts)
     assert (beams[0].text, beams[0].score) == (" x1", 2.0)
     assert all(beam.text.count("y") == 4 for beam in beams[1:])
+
+
+class Silent(Script):
+    """Ends the text at once, except in the last sample of a call."""
+
+    def continuations(self, prompts, policy, rngs, budget):
+        last = len(prompts) - 1
+        return [Continuation(" word." if j == last else " ", True, 1) for j in range(last + 1)]
+
+    def log_likelihood(self, prompts, texts):
+        return torch.tensor([0.0 if text == "." else -1.0 for text in texts])
+
+
+class LikesNothing:
+    """Scores the stand-in for an empty text best."""
+
+    def encode(self, texts, kind):
+        texts = [texts] if isinstance(texts, str) else texts
+        return torch.tensor([[1.0 if text == "." or kind == "prefix" else -1.0] for text in texts])
+
+
+def test_an_empty_continuation_never_wins_over_another():
+    """Re-ranking, beam search and likelihood; where all are empty one of them is the result."""
+    options = {"num_samples": 4, "max_tokens": 8}
+    found = overgenerate(LikesNothing(), Silent(), PREFIX, Policy(), **options)
+    assert found[0].text == " word."
+    assert LikesNothing().encode(".", "suffix") > LikesNothing().encode("word.", "suffix")
+    beams = beam_search(LikesNothing(), Silent(), PREFIX, Policy(), segment_tokens=4, **options)
+    assert beams[0].text == " word."
+    cfg = config("decode.num_samples=4")
+    texts = decode_all(cfg, LikesNothing(), Silent(), [PREFIX], ["perplexity", "rerank"], Workspace(Path()))  # fmt: skip
+    assert texts == {"perplexity": ["word."], "rerank": ["word."]}
+    none = overgenerate(LikesNothing(), Silent(), PREFIX, Policy(), num_samples=1, max_tokens=8)
+    assert none[0].text == " word."
+    assert rank(LikesNothing(), torch.ones(1), [Continuation("", True, 1)])[0].text == ""
 
 
 def test_budget_is_reset_for_every_prefix():

@@ -200,6 +200,18 @@ def test_halves_are_written_for_the_generator(tmp_path, books):
     assert found[0] | found[1] == {"four", "one", "three", "two"}
 
 
+def test_windows_of_the_paper():
+    """Checklist 8: 256 words before, 10 to 128 after, at every sentence boundary."""
+    window = config(name="paper").window
+    assert (window.prefix_words, window.min_words, window.max_words) == (256, 10, 128)
+    assert window.overlap
+    found = book_windows(replace(config(), window=replace(window, limit=40)))
+    lengths = [len(w.prefix.split()) for w in found]
+    assert max(lengths) <= 256
+    assert sum(lengths) / len(lengths) > 230
+    assert all(10 <= len(w.continuation.split()) <= 128 for w in found)
+
+
 def test_missing_books_and_models(tmp_path):
     with pytest.raises(UserError, match=r"one \.txt file per document"):
         book_windows(config(f"data.root={tmp_path}", "window.books=none"))
@@ -344,7 +356,8 @@ def test_decode_task_writes_samples_and_a_form(tmp_path, full_run):
     text = (tmp_path / "task/continuations.md").read_text()
     assert text.count("**rerank:**") == 2
     assert "| beam |" in text
-    assert (full_run / "gallery/decoded continuations/gallery.json").is_file()
+    shown = json.loads((full_run / "gallery/decoded continuations/gallery.json").read_text())
+    assert [r["name"] for r in shown[0]["results"]] == ["nucleus", "rerank", "beam"]
     assert not (tmp_path / "task/meta.json").exists()  # it would count as a run
     assert (tmp_path / "task/ab_form.csv").read_text().startswith("Prefix,First,Second,Order")
     answers = tmp_path / "answers.csv"
@@ -353,6 +366,41 @@ def test_decode_task_writes_samples_and_a_form(tmp_path, full_run):
     assert tasks.preference(scored, workspace)["majority_share"] == 1.0
     with pytest.raises(UserError, match=r"set preference\.answers"):
         tasks.preference(cfg, workspace)
+
+
+def test_mauve_and_the_report_of_a_decoded_run(tmp_path, full_run, monkeypatch):
+    """Held-back prefixes with their golds: MAUVE where the library is, a figure, readable samples."""
+    import projects.rankgen.continuations as stage
+    from common.engine.report import write_report
+
+    save_language_model(tmp_path / "lm")
+    words = [f"generator.model={tmp_path}/lm", "generator.device=cpu", "decode.num_samples=2",
+             "decode.max_tokens=8", f"decode.run={full_run}", "decode.methods=[nucleus,rerank]"]  # fmt: skip
+    seen = []
+
+    def mauve(human, machine):
+        seen.append((human.shape, machine.shape))
+        return 0.25 * len(seen)
+
+    monkeypatch.setattr(stage.measures, "mauve", mauve)
+    cfg = config(*words, "decode.num_prefixes=20")
+    metrics = tasks.decode(cfg, build(cfg), Workspace(tmp_path / "task", "rankgen", "smoke"))
+    assert (metrics["nucleus_mauve"], metrics["rerank_mauve"]) == (0.25, 0.5)
+    assert seen == [((20, 32), (20, 32))] * 2
+    assert "| rerank |" in (tmp_path / "task/continuations.md").read_text()
+    assert (full_run / "plots/decoding.png").is_file()
+    html = write_report(["rankgen"], tmp_path / "html", full_run.parents[2]).read_text()
+    block = html[html.index("decoded continuations") :]
+    assert block.index("<td>nucleus</td>") < block.index("<td>rerank</td>")
+    assert '<tr class="hit"><td>human</td>' in block
+    assert 'class="miss"' not in block[: block.index("</table>")]
+
+    few = config(*words, "decode.num_prefixes=2")
+    metrics = tasks.decode(few, build(few), Workspace(tmp_path / "few", "rankgen", "smoke"))
+    assert not any(name.endswith("mauve") for name in metrics)
+    assert "decode.num_prefixes >= 20, here 2" in (tmp_path / "few/notes.txt").read_text()
+    with pytest.raises(UserError, match="human continuations"):
+        stage.mauve_metrics(["a"] * 20, {"nucleus": ["b"] * 20}, language_model())
 
 
 def test_decoding_with_weights_as_they_are():

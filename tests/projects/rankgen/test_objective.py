@@ -86,14 +86,12 @@ def test_gradient_reaches_every_weight_through_all_three_texts():
     ]
     assert untouched == []
     for name in ("prefix", "gold", "generated"):
-        kept = {k: v.detach() for k, v in module.named_parameters()}
         found = module._vectors
         module._vectors = lambda x, n=name, f=found: f(x) if x is batch[n] else f(x).detach()
         module.zero_grad()
         module.losses(batch)["loss"].backward()
         assert module.encoder.projection.weight.grad.abs().sum() > 0, name
         module._vectors = found
-        assert kept
 
 
 def test_gradient_cache_changes_nothing():
@@ -115,7 +113,7 @@ def test_gradient_cache_changes_nothing():
     assert float(module.losses(other)["loss"]) != pytest.approx(float(results[0][0]))
 
 
-@pytest.mark.parametrize("negatives", ["both", "generative"])
+@pytest.mark.parametrize("negatives", ["both", "generative", "inbook"])
 def test_two_processes_equal_one(two_ranks, negatives):
     """Checklist 7: loss with 2 x B/2 equals 1 x B; weights and gradients after three steps."""
     overrides = [f"method.negatives={negatives}"]

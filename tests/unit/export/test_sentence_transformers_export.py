@@ -15,6 +15,7 @@ from common.export import (
     save_sentence_transformers,
     save_transformers,
 )
+from common.export.sentence_transformers import write_modules
 
 CONFIG = {
     "model_type": "bert",
@@ -86,6 +87,23 @@ def test_files_of_the_sentence_transformers_folder(tmp_path):
     assert json.loads((tmp_path / "sentence_bert_config.json").read_text())["max_seq_length"] == 48
     assert (tmp_path / "model.safetensors").is_file()
     assert not list(tmp_path.glob("*.bin"))
+
+
+def test_module_list_of_other_classes(tmp_path):
+    """One writer for every encoder: own classes keep their names, subfolders and prompts are there."""
+    parts = [("here.Module", ""), ("Normalize", "1_Normalize")]
+    write_modules(tmp_path, parts, prompts={"titles": "Find: "}, similarity="dot")
+    modules = json.loads((tmp_path / "modules.json").read_text())
+    assert modules == [
+        {"idx": 0, "name": "0", "path": "", "type": "here.Module"},
+        {"idx": 1, "name": "1", "path": "1_Normalize",
+         "type": "sentence_transformers.models.Normalize"},
+    ]  # fmt: skip
+    about = json.loads((tmp_path / "config_sentence_transformers.json").read_text())
+    assert about["prompts"] == {"titles": "Find: "}
+    assert about["similarity_fn_name"] == "dot"
+    assert set(about["__version__"]) == {"sentence_transformers", "transformers", "pytorch"}
+    assert (tmp_path / "1_Normalize").is_dir()
 
 
 def test_a_changed_head_changes_the_loaded_embeddings(tmp_path):

@@ -1,0 +1,69 @@
+"""FSDP through the engine, on two CPU processes."""
+
+import json
+
+import pytest
+import torch
+
+from common.config import UserError
+from common.engine import checkpoint as ckpt
+from common.engine import trainer as engine
+from common.engine.run import train
+from tests.projects.nv_embed.conftest import config
+from tests.projects.nv_embed.workers import SHARDED, train_sharded
+
+
+def weights(run, stage):
+    path = ckpt.finished(run / "checkpoints" / stage)
+    assert path is not None
+    return ckpt.load(path)["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    return train("nv_embed", "smoke", [f"runs_dir={folder}", "run_id=one", *SHARDED])
+
+
+def test_two_sharded_processes_equal_one(one_process, tmp_path, pool):
+    """Both stages, 2 x B/2: weights, gradient norm, weight decay; then evaluation of whole weights."""
+    found = pool(2).run(train_sharded, folder=str(tmp_path), words=["data.batch_size=4"])
+    (first, wrapped), (second, _) = found
+    assert first == second
+    assert wrapped == 3  # two blocks and the rest
+    (run,) = (p.parent for p in tmp_path.glob("nv_embed/smoke/*/meta.json"))
+    for stage in ("retrieval", "blended"):
+        wanted, sharded = weights(one_process, stage), weights(run, stage)
+        assert list(sharded) == list(wanted)
+        for name, value in wanted.items():
+            torch.testing.assert_close(sharded[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    moved = weights(one_process, "retrieval"), weights(one_process, "blended")
+    name = "encoder.pooler.layer.latents"
+    assert not torch.allclose(moved[0][name], moved[1][name], rtol=1e-4, atol=1e-5)
+    curves = [(path / "metrics.csv").read_text() for path in (one_process, run)]
+    norms = [[float(r.split(",")[-1]) for r in c.splitlines() if ",train/grad_norm," in r] for c in curves]  # fmt: skip
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3)
+    scores = [json.loads((path / "metrics.json").read_text()) for path in (one_process, run)]
+    key = "retrieval_ndcg_at_10"
+    assert scores[1][key] == pytest.approx(scores[0][key], abs=1e-3)
+
+
+def test_a_sharded_run_goes_on_where_it_was_stopped(tmp_path, pool):
+    """From its own checkpoint in the second stage, optimiser state included."""
+    words = ["data.batch_size=4", "optim.name=adamw", "optim.lr=1e-3"]
+    pool(2).run(train_sharded, folder=str(tmp_path), words=[*words, "run_id=r"])
+    run = tmp_path / "nv_embed/smoke/r"
+    whole = weights(run, "blended")
+    (run / "checkpoints/blended/finished.json").unlink()
+    last = sorted((run / "checkpoints/blended").glob("step-*.ckpt"))
+    last[-1].unlink()
+    pool(2).run(train_sharded, folder=str(tmp_path), words=[*words, "resume=r"])
+    again = weights(run, "blended")
+    for name, value in whole.items():
+        torch.testing.assert_close(again[name], value, rtol=1e-6, atol=1e-7, msg=name)
+
+
+def test_averaged_weights_are_refused():
+    cfg = config("trainer.strategy=fsdp", "trainer.ema_decay=0.9")
+    with pytest.raises(UserError, match=r"trainer\.ema_decay needs whole weights"):
+        engine._strategy(cfg.trainer, set())
