@@ -28,7 +28,7 @@ from projects.trend.finetune import (
 )
 from projects.trend.forecasts import copy_errors, errors_of, held_out, summary
 from projects.trend.networks import build_network
-from projects.trend.sources import requirements
+from projects.trend.sources import num_samples, requirements
 from tests.interrupted import assert_killed, final_state, same
 from tests.projects.trend.conftest import batch_of, config, module_of, samples_of
 from tests.projects.trend.workers import killed, run
@@ -357,7 +357,22 @@ def test_shuffled_actions_reach_the_evaluation():
 
 
 def test_arms_differ_in_one_thing():
-    arms = read_comparison("trend").arms
+    """Arms of all horizons see the same training scans, as often of each set."""
+    comparison = read_comparison("trend")
+    arms, mini = comparison.arms, config(name="mini")
     assert arms["trend"] == {}
-    assert arms["reconstruction"]["method.steps"] == [sum(config(name="mini").method.steps)]
-    assert arms["reconstruction"]["data.rays"] == 2 * config(name="mini").data.rays
+    assert arms["reconstruction"]["method.steps"] == [sum(mini.method.steps)]
+    assert arms["reconstruction"]["data.rays"] == 2 * mini.data.rays
+    items = {}
+    for name in ("trend", "reconstruction", "horizon_2"):
+        words = [f"{k}={json.dumps(v)}" for k, v in arms[name].items()]
+        cfg = config("data.train_sequences=5", *words, name="mini")
+        items[name] = build_data(
+            cfg, open_sets(cfg, "train"), cfg.method.horizons[-1]
+        ).train_set.items
+        assert len(items[name]) == num_samples(cfg) == 5 + 95
+    assert items["trend"] == items["reconstruction"] == items["horizon_2"]
+    free = config("data.frames_ahead=null", "method.horizons=[0]", "method.steps=[6]", name="mini")
+    assert num_samples(free) == 4 * 160 + 110  # left free, reconstruction would see more of one set
+    with pytest.raises(UserError, match="frames_ahead must reach"):
+        config("data.frames_ahead=1")
