@@ -44,18 +44,19 @@ def plane_network(case: dict, *overrides: str) -> TrendNetwork:
 def rendered(network: TrendNetwork, case: dict, chunk: int | None = None) -> dict[str, float]:
     """What the golden file lists and a scan shows, and its gradients in metres."""
     outputs: list[Tensor] = []
+    sdf_at = network.field.sdf_at
 
-    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        output.retain_grad()
-        outputs.append(output)
+    def keep(projected: Tensor, points: Tensor) -> Tensor:
+        outputs.append(sdf_at(projected, points))
+        outputs[-1].retain_grad()
+        return outputs[-1]
 
-    handle = network.field.sdf.register_forward_hook(keep)
+    network.field.sdf_at = keep
     volume = torch.zeros(1, network.encoder.channels, *network.encoder.volume_shape).double()
     ray = torch.tensor([[[1.0, 0.0, 0.0]]], dtype=torch.float64)
     rays = Rays(torch.zeros(1, 3).double(), ray, torch.zeros(1).double(),
                 torch.full((1, 1), case["plane_distance"]).double())  # fmt: skip
     scan = network.render(volume, rays, chunk=chunk)
-    handle.remove()
     scan.ranges.sum().backward()
     scale, v = network.field.scale, network.field.log_sharpness
     assert float(scan.surface.abs()) < 1e-12  # item 12: the observed point lies on the plane

@@ -57,6 +57,33 @@ def test_item_3_recurrence_shares_weights_and_reads_its_actions():
     assert not torch.allclose(changed[2], out[2])
 
 
+@pytest.mark.parametrize("size", [(2, 4, 4), (1, 3, 7), (5, 2, 3)])
+def test_item_3_split_convolution_equals_the_one_of_the_concatenation(size):
+    """Item 3: f_3D of [volume, broadcast code], with its gradients; the code matters at borders."""
+    recurrent = module_of().network.recurrent.double()
+    torch.manual_seed(0)
+    volume = torch.randn(2, 16, *size, dtype=torch.float64, requires_grad=True)
+    action = torch.randn(2, 3, dtype=torch.float64)
+
+    def joined() -> torch.Tensor:
+        code = recurrent.action(embed_action(action, 32))
+        code = code[:, :, None, None, None].expand(-1, -1, *size)
+        return recurrent.volume(torch.cat([volume, code], dim=1))
+
+    inputs = [volume, *recurrent.parameters()]
+    found, wanted = recurrent.step(volume, action), joined()
+    torch.testing.assert_close(found, wanted)
+    for a, b in zip(
+        torch.autograd.grad(found.square().sum(), inputs),
+        torch.autograd.grad(wanted.square().sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+    plain = torch.nn.functional.conv3d(volume, recurrent.volume[0].weight[:, :16], padding=1)
+    code = recurrent.volume[0](torch.cat([volume, volume.new_ones(2, 16, *size)], 1)) - plain
+    assert code[..., 0].sub(code[..., -1]).abs().max() > 1e-3 or size[-1] == 1
+
+
 def test_item_4_field_reads_place_time_and_feature():
     """Item 4: the split first layer equals one layer on [p, SE(t), f_p]; each part matters."""
     field = module_of().network.field.double()
@@ -64,7 +91,7 @@ def test_item_4_field_reads_place_time_and_feature():
     volume = torch.randn(2, 16, 2, 4, 4, dtype=torch.float64)
     points = 20 * torch.rand(2, 9, 3, dtype=torch.float64) - 10
     time = torch.tensor([0.0, 1.5], dtype=torch.float64)
-    values = field.geometry_at(field.project(volume), points, time)
+    values = field.geometry_at(field.project(volume, time), points)
     feature = trilinear(volume, field.place(points))
     code = sinusoidal(time, 32)[:, None].expand(-1, 9, -1)
     joined = torch.cat([points / field.scale, code, feature], dim=-1)
@@ -73,10 +100,11 @@ def test_item_4_field_reads_place_time_and_feature():
     geometry = field.geometry(joined @ weight.T + field.of_position.bias)
     torch.testing.assert_close(values.geometry, geometry)
     torch.testing.assert_close(values.sdf, field.sdf(geometry)[..., 0])
+    torch.testing.assert_close(field.sdf_at(field.project(volume, time), points), values.sdf)
     for other in (
-        field.geometry_at(field.project(volume), points + 1, time),
-        field.geometry_at(field.project(volume), points, time + 1),
-        field.geometry_at(field.project(volume.flip(1)), points, time),
+        field.geometry_at(field.project(volume, time), points + 1),
+        field.geometry_at(field.project(volume, time + 1), points),
+        field.geometry_at(field.project(volume.flip(1), time), points),
     ):
         assert not torch.allclose(other.sdf, values.sdf)
     still = module_of("method.time_encoding=false").network.field
@@ -92,7 +120,7 @@ def test_item_5_intensity_at_the_observed_point():
     scan = network.render(volume, rays)
     assert scan.intensity.shape == rays.ranges.shape
     points = rays.origins[:, None] + rays.ranges[..., None] * rays.directions
-    values = network.field.geometry_at(network.field.project(volume), points, rays.time)
+    values = network.field.geometry_at(network.field.project(volume, rays.time), points)
     wanted = network.field.intensity_at(volume, points, rays.directions, values.geometry)
     torch.testing.assert_close(scan.intensity, wanted)
     torch.testing.assert_close(scan.surface, values.sdf)  # item 12: SDF of the observed points
