@@ -17,14 +17,14 @@ class _WeightedSum(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, index: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
         """Table (V, C), index and weight (N, K) -> (N, C)."""
         ctx.save_for_backward(table, index, weight)
         return embedding_bag(index, table, per_sample_weights=weight, mode="sum")
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
         """Gradients of table and weight."""
         table, index, weight = ctx.saved_tensors
         grad, of_table, of_weight = grad.contiguous(), None, None

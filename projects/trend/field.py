@@ -127,6 +127,7 @@ class TemporalLidarField(nn.Module):
     def sdf_at(self, projected: Tensor, points: Tensor) -> Tensor:
         """Signed distance (B, P) at points (B, P, 3), as `geometry_at` gives it."""
         last = self.geometry[-1]
+        assert isinstance(last, nn.Linear)
         weight = self.sdf.weight @ last.weight
         bias = self.sdf.weight @ last.bias + self.sdf.bias
         return linear(self._hidden(projected, points), weight, bias)[..., 0]

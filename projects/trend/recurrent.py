@@ -118,6 +118,9 @@ class RecurrentEmbedding(nn.Module):
         """One frame on: volume (B, C, D, H, W), action (B, 3)."""
         code = self.action(embed_action(action, self.time_dim).to(volume.dtype))
         first, norm, act, second = self.volume
+        assert isinstance(first, nn.Conv3d)
+        assert isinstance(second, nn.Conv3d)
+        assert second.bias is not None
         kernel, channels = first.weight, volume.shape[1]
         after = flat_conv3d(volume, kernel[:, :channels])
         after = after + constant_conv3d(code, kernel[:, channels:], volume.shape[2:])
