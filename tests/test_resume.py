@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from common.engine import checkpoint as ckpt
+from tests.interrupted import flat
 
 COMMON = ["trainer.checkpoint_every_n_steps=2", "trainer.max_steps=8", "tracking.wandb=disabled"]
 
@@ -44,15 +45,6 @@ def state(folder: Path) -> dict:
     path = ckpt.latest(folder / "toy/smoke/r/checkpoints/stage1")
     assert path is not None
     return ckpt.load(path)
-
-
-def flat(value, prefix=""):
-    """All tensors and numbers of a nested state."""
-    if isinstance(value, dict):
-        return {k: v for key, sub in value.items() for k, v in flat(sub, f"{prefix}/{key}").items()}
-    if isinstance(value, list | tuple):
-        return flat(dict(enumerate(value)), prefix)
-    return {prefix: value}
 
 
 def assert_equal_states(left: dict, right: dict) -> None:

@@ -1,10 +1,10 @@
 """ONCE sequences, and Waymo sequences as OpenPCDet converts them (with JSON infos)."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +89,49 @@ def _waymo_points(path: Path) -> Floats:
     return np.asarray(points)
 
 
+class _Sequence(NamedTuple):
+    """One column of `JsonSequences`: files, poses (F, 4, 4), times (F,) and annotations."""
+
+    files: list[Path]
+    poses: Floats
+    times: Floats
+    annotations: list[Mapping[str, Any] | None]
+
+
+def _listed(
+    kind: Literal["once", "waymo"],
+    root: Path,
+    split: str,
+    read: Callable[[str], _Sequence],
+    **described: str,
+) -> JsonSequences:
+    """All sequences that ``ImageSets/<split>.txt`` names.
+
+    Args:
+        kind: layout of the point files.
+        root: of the data set.
+        split: name of the list.
+        read: one sequence by its name in the list.
+        described: what, layout, source and size of the set, for the error.
+
+    Raises:
+        UserError: the list is missing or names no sequence, or a sequence is damaged.
+    """
+    path = require(root / "ImageSets" / f"{split}.txt", **described)
+    found = []
+    for name in path.read_text(encoding="utf-8").split():
+        try:
+            found.append(read(name))
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{described['what']}: the file of sequence {name} below {root} is damaged or of "
+                f"another layout ({type(error).__name__}: {error})"
+            ) from error
+    if not found:
+        raise UserError(f"{path} names no sequence; write one name a line")
+    return JsonSequences(kind, *zip(*found, strict=True))
+
+
 def once(root: Path, split: str) -> JsonSequences:
     """Sequences of a split (train, val, test, raw_small, raw_medium, raw_large).
 
@@ -99,20 +142,22 @@ def once(root: Path, split: str) -> JsonSequences:
     Raises:
         UserError: a file is missing or damaged.
     """
-    lists = require(
-        root / "ImageSets" / f"{split}.txt", what="ONCE",
+
+    def read(name: str) -> _Sequence:
+        folder = root / "data" / name
+        rows = _json(folder / f"{name}.json")["frames"]
+        return _Sequence(
+            [folder / "lidar_roof" / f"{row['frame_id']}.bin" for row in rows],
+            np.array([_once_pose(row["pose"]) for row in rows]),
+            np.array([int(row["frame_id"]) / 1000 for row in rows]),  # milliseconds
+            [_once_boxes(row.get("annos")) for row in rows],
+        )
+
+    return _listed(
+        "once", root, split, read, what="ONCE",
         layout="ImageSets/train.txt, data/000076/{000076.json,lidar_roof/*.bin}",
         source=ONCE_SOURCE, size="about 2 TB, raw_small 200 GB",
     )  # fmt: skip
-    files, poses, times, annotations = [], [], [], []
-    for name in lists.read_text(encoding="utf-8").split():
-        folder = root / "data" / name
-        rows = _json(folder / f"{name}.json")["frames"]
-        files.append([folder / "lidar_roof" / f"{row['frame_id']}.bin" for row in rows])
-        poses.append(np.array([_once_pose(row["pose"]) for row in rows]))
-        times.append(np.array([int(row["frame_id"]) / 1000 for row in rows]))  # milliseconds
-        annotations.append([_once_boxes(row.get("annos")) for row in rows])
-    return JsonSequences("once", files, poses, times, annotations)
 
 
 def _once_pose(values: Sequence[float]) -> Floats:
@@ -142,20 +187,22 @@ def waymo(root: Path, split: str) -> JsonSequences:
     Raises:
         UserError: a file is missing or damaged.
     """
-    lists = require(
-        root / "ImageSets" / f"{split}.txt", what="Waymo",
+
+    def read(name: str) -> _Sequence:
+        folder = root / "waymo_processed_data_v0_5_0" / name.removesuffix(".tfrecord")
+        rows = _json(folder / "frames.json")
+        return _Sequence(
+            [folder / f"{i:04d}.npy" for i in range(len(rows))],
+            np.array([row["pose"] for row in rows], dtype=np.float64),
+            np.array([row["timestamp"] / 1e6 for row in rows]),
+            [row if row.get("names") else None for row in rows],
+        )
+
+    return _listed(
+        "waymo", root, split, read, what="Waymo",
         layout="ImageSets/train.txt, waymo_processed_data_v0_5_0/<segment>/{0000.npy,frames.json}",
         source=WAYMO_SOURCE, size="about 1 TB",
     )  # fmt: skip
-    files, poses, times, annotations = [], [], [], []
-    for line in lists.read_text(encoding="utf-8").split():
-        folder = root / "waymo_processed_data_v0_5_0" / line.removesuffix(".tfrecord")
-        rows = _json(folder / "frames.json")
-        files.append([folder / f"{i:04d}.npy" for i in range(len(rows))])
-        poses.append(np.array([row["pose"] for row in rows], dtype=np.float64))
-        times.append(np.array([row["timestamp"] / 1e6 for row in rows]))
-        annotations.append([row if row.get("names") else None for row in rows])
-    return JsonSequences("waymo", files, poses, times, annotations)
 
 
 def _json(path: Path) -> Any:

@@ -97,22 +97,31 @@ def scan_figure(rows: Sequence[tuple[str, Floats, Floats, Floats]], limit: float
 
     figure = Figure(figsize=(13, 2.9 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), 3, squeeze=False, width_ratios=[1, 1.9, 1.9])
-    for line, (title, origin, directions, ranges) in zip(axes, rows, strict=True):
-        for values, colour, name in zip(
-            ranges, ("0.65", "tab:red"), ("true", "rendered"), strict=True
+    images = [[range_image(row[2], values) for values in row[3]] for row in rows]
+    used = np.flatnonzero(np.isfinite(np.array(images)).any(axis=(0, 1, 3)))
+    shown = slice(used[0], used[-1] + 1) if len(used) else slice(None)  # rows that hold a return
+    for line, row, pair in zip(axes, rows, images, strict=True):
+        title, origin, directions, ranges = row
+        for values, colour, size, name in zip(
+            ranges, ("0.6", "tab:red"), (9, 2), ("true", "rendered"), strict=True
         ):
             xy = origin[:2] + values[:, None] * directions[:, :2]
-            line[0].scatter(xy[:, 0], xy[:, 1], s=1, c=colour, label=name, linewidths=0)
+            line[0].scatter(xy[:, 0], xy[:, 1], s=size, c=colour, label=name, linewidths=0)
+        line[0].plot(*origin[:2], "k^", markersize=4, label="sensor")
         line[0].set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", title=title)
-        line[0].legend(fontsize=7, markerscale=5, loc="upper right")
-        for axis, values, name in zip(
-            line[1:], ranges, ("true ranges", "rendered ranges"), strict=True
+        line[0].set(ylabel="metres, from above")
+        for axis, image, name in zip(
+            line[1:], pair, ("true ranges", "rendered ranges"), strict=True
         ):
-            shown = axis.imshow(
-                range_image(directions, values), aspect="auto", vmin=0, vmax=limit, cmap="viridis"
-            )
+            colours = axis.imshow(
+                image[shown], aspect="auto", vmin=0, vmax=limit, cmap="viridis",
+                interpolation="nearest",
+            )  # fmt: skip
             axis.set(title=f"{name} (m)", xticks=[], yticks=[])
-        figure.colorbar(shown, ax=line[2])
+        figure.colorbar(colours, ax=line[2])
+    axes[0, 0].legend(fontsize=7, loc="upper right")
+    for axis in axes[-1, 1:]:
+        axis.set(xlabel="left - ahead - right, elevation upwards")
     return figure
 
 

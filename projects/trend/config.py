@@ -22,6 +22,9 @@ class TrendData(DataConfig):
     beams: int = 16  # simulated
     columns: int = 180  # simulated
     stride: int = 1  # frames between two used ones; bundled drive: 5 (0.5 s)
+    # frames that must follow a training scan; None: the longest horizon. Arms of other horizons
+    # train on the same scans, in the same proportions of the sets, when it is given
+    frames_ahead: int | None = None
     low: tuple[float, float, float] = (-25.6, -25.6, -2.4)  # grid in the sensor's frame, metres
     high: tuple[float, float, float] = (25.6, 25.6, 4.0)
     voxel: tuple[float, float, float] = (0.8, 0.8, 0.8)
@@ -187,8 +190,16 @@ class Config(ExperimentConfig):
             raise ValueError("model.encoder=voxel_res_8x has four widths")
         if self.finetune.encoder_weights is not None and not self.finetunes:
             raise ValueError("finetune.encoder_weights needs finetune.steps or finetune.epochs")
+        if self.frames_ahead < max(self.method.horizons):
+            raise ValueError("data.frames_ahead must reach as far as method.horizons")
         if self.method.actions == "shuffled" and self.data.batch_size < 2:
             raise ValueError("method.actions=shuffled needs data.batch_size >= 2")
+
+    @property
+    def frames_ahead(self) -> int:
+        """Frames after the current one that every training window has."""
+        given = self.data.frames_ahead
+        return max(self.method.horizons) if given is None else given
 
     @property
     def finetunes(self) -> bool:

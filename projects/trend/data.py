@@ -222,14 +222,13 @@ def open_sets(cfg: Config, part: Part) -> list[LidarSet]:
 def build_data(cfg: Config, sets: Sequence[LidarSet], horizon: int) -> ContrastiveData:
     """Training windows of one stage of the curriculum.
 
-    Every stage has the windows that the longest horizon allows, so that stages differ in nothing
-    but the horizon.
+    Every stage has the windows that the longest horizon (or `data.frames_ahead`) allows, so that
+    stages differ in nothing but the horizon.
     """
-    longest = max(cfg.method.horizons)
     items = [
         window
         for number, (data, stride) in enumerate(zip(sets, strides(cfg), strict=True))
-        for window in windows(number, data, longest, stride)
+        for window in windows(number, data, cfg.frames_ahead, stride)
     ]
     samples = ForecastSamples(sets, items, cfg.data, horizon, cfg.method.decay, cfg.seed)
     return ContrastiveData(

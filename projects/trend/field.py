@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from common.encoders.sinusoidal import sinusoidal
 from common.encoders.trilinear import trilinear
@@ -27,9 +28,10 @@ class TemporalLidarField(nn.Module):
 
     f_geo = MLP_geo([p, SE(t), f_p]); s = MLP_SDF(f_geo); I = f_int([f_dir(d), f_geo, f_p]).
 
-    The first layer of MLP_geo is applied to p, SE(t) and f_p apart, and to f_p on the volume before
-    it is interpolated: both are linear, so the result is the same, and the volume has far fewer
-    cells than rays have samples.
+    The first layer of MLP_geo is applied to p, SE(t) and f_p apart, and to f_p and SE(t) on the
+    volume before it is interpolated: all are linear and the weights of an interpolation sum to 1, so
+    the result is the same, and the volume has far fewer cells than rays have samples. Where the
+    signed distance alone is wanted, the last layer of MLP_geo and MLP_SDF, both linear, are one.
 
     Source: Chen et al. 2025, "TREND", section 3.3, arXiv 2412.03054.
 
@@ -70,7 +72,10 @@ class TemporalLidarField(nn.Module):
         low, high = torch.tensor(grid.low), torch.tensor(grid.high)
         self.register_buffer("centre", (low + high) / 2, persistent=False)
         self.register_buffer("half_size", (high - low) / 2, persistent=False)
-        act = (lambda: nn.Softplus(beta=100)) if activation == "softplus" else nn.ReLU
+
+        def act() -> nn.Module:
+            return nn.Softplus(beta=100) if activation == "softplus" else nn.ReLU(inplace=True)
+
         self.of_position = nn.Linear(3, hidden_dim)
         self.of_time = nn.Linear(time_dim, hidden_dim, bias=False) if time_encoding else None
         self.of_feature = nn.Linear(channels, hidden_dim, bias=False)
@@ -92,27 +97,49 @@ class TemporalLidarField(nn.Module):
         """Z = exp(10 v), clipped to [1e-6, 1e6], per scaled unit."""
         return (10 * self.log_sharpness).exp().clamp(1e-6, 1e6)
 
-    def project(self, volume: Tensor) -> Tensor:
-        """The part of MLP_geo's first layer that reads f_p, (B, hidden, D, H, W)."""
+    def project(self, volume: Tensor, time: Tensor) -> Tensor:
+        """The part of MLP_geo's first layer that reads f_p and f_t, (B, hidden, D, H, W).
+
+        Args:
+            volume: (B, C, D, H, W) in the frame of t_0.
+            time: (B,) seconds after t_0.
+        """
         moved: Tensor = self.of_feature(volume.movedim(1, -1))
-        return moved.movedim(-1, 1)
+        constant = self.of_position.bias.expand(len(time), -1)
+        if self.of_time is not None:
+            constant = constant + self.of_time(sinusoidal(time, self.time_dim).to(moved))
+        return (moved + constant[:, None, None, None]).movedim(-1, 1)
 
     def place(self, points: Tensor) -> Tensor:
         """Metres to the [-1, 1]^3 of the volume."""
         return (points - self.centre) / self.half_size
 
-    def geometry_at(self, projected: Tensor, points: Tensor, time: Tensor) -> FieldValues:
-        """Signed distance at points.
+    def _hidden(self, projected: Tensor, points: Tensor) -> Tensor:
+        """Input of the last layer of MLP_geo (B, P, hidden)."""
+        feature = trilinear(projected, self.place(points))
+        place = points / self.scale
+        first = torch.addmm(
+            feature.flatten(0, 1), place.flatten(0, 1), self.of_position.weight.T
+        ).view_as(feature)
+        hidden: Tensor = self.geometry[:-1](first)
+        return hidden
+
+    def sdf_at(self, projected: Tensor, points: Tensor) -> Tensor:
+        """Signed distance (B, P) at points (B, P, 3), as `geometry_at` gives it."""
+        last = self.geometry[-1]
+        assert isinstance(last, nn.Linear)
+        weight = self.sdf.weight @ last.weight
+        bias = self.sdf.weight @ last.bias + self.sdf.bias
+        return linear(self._hidden(projected, points), weight, bias)[..., 0]
+
+    def geometry_at(self, projected: Tensor, points: Tensor) -> FieldValues:
+        """Signed distance and f_geo at points.
 
         Args:
-            projected: `project(volume)`.
+            projected: `project(volume, time)`.
             points: (B, P, 3) metres in the frame of t_0.
-            time: (B,) seconds after t_0.
         """
-        hidden = trilinear(projected, self.place(points)) + self.of_position(points / self.scale)
-        if self.of_time is not None:
-            hidden = hidden + self.of_time(sinusoidal(time, self.time_dim).to(hidden))[:, None]
-        geometry = self.geometry(hidden)
+        geometry = self.geometry[-1](self._hidden(projected, points))
         return FieldValues(self.sdf(geometry)[..., 0], geometry)
 
     def intensity_at(

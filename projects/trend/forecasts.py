@@ -122,7 +122,7 @@ def errors_of(
     size = cfg.eval.batch_size
     for start in range(0, len(held), size):
         part = held[start : start + size]
-        rows = [_rendered(cfg, network, part, k, actions) for k in range(cfg.eval.horizon + 1)]
+        rows = _rendered(cfg, network, part, actions)
         for i, one in enumerate(part):
             own = [row[i] for row in rows]
             pairs = list(zip(own, one.targets, strict=True))
@@ -133,37 +133,37 @@ def errors_of(
 
 
 def _rendered(
-    cfg: Config, network: TrendNetwork, part: Sequence[Held], step: int, actions: str | None
-) -> list[tuple[Floats, Floats, Floats]]:
-    """Ranges, intensities and opacities of one frame ahead of several windows."""
+    cfg: Config, network: TrendNetwork, part: Sequence[Held], actions: str | None
+) -> list[list[tuple[Floats, Floats, Floats]]]:
+    """Ranges, intensities and opacities of every frame of several windows, frame by frame."""
     device = next(network.parameters()).device
     forecasts = cfg.method.horizons[-1] > 0
-    counts = [len(one.targets[step].rays["ranges"]) for one in part]
-    targets = [one.targets[step] for one in part]
     points = torch.from_numpy(np.concatenate([one.points for one in part])).to(device)
     owner = torch.repeat_interleave(
         torch.arange(len(part)), torch.tensor([len(one.points) for one in part])
     ).to(device)
     volume = network.encode(points, owner, len(part))
-    if forecasts:
-        given = _tensor([one.actions for one in part], device)
-        given = conditioned(given, actions or cfg.method.actions)
-        volume = network.recurrent(volume, given, torch.full((len(part),), step, device=device))
-    rays = Rays(
-        _tensor([t.rays["origin"] for t in targets], device),
-        _padded([t.rays["directions"] for t in targets], device),
-        _tensor([t.time if forecasts else 0.0 for t in targets], device),
-        _padded([t.rays["ranges"] for t in targets], device),
-    )
-    scan = network.render(volume, rays)
-    return [
-        (
-            scan.ranges[i, :n].cpu().double().numpy(),
-            scan.intensity[i, :n].cpu().double().numpy(),
-            scan.opacity[i, :n].cpu().double().numpy(),
+    given = _tensor([one.actions for one in part], device)
+    given = conditioned(given, actions or cfg.method.actions)
+    one_step = torch.ones(len(part), dtype=torch.long, device=device)
+    found = []
+    for step in range(cfg.eval.horizon + 1):
+        if step and forecasts:
+            volume = network.recurrent(volume, given[:, step - 1 : step], one_step)
+        targets = [one.targets[step] for one in part]
+        rays = Rays(
+            _tensor([t.rays["origin"] for t in targets], device),
+            _padded([t.rays["directions"] for t in targets], device),
+            _tensor([t.time if forecasts else 0.0 for t in targets], device),
+            _padded([t.rays["ranges"] for t in targets], device),
         )
-        for i, n in enumerate(counts)
-    ]
+        scan = network.render(volume, rays)
+        values = [x.cpu().double().numpy() for x in (scan.ranges, scan.intensity, scan.opacity)]
+        counts = [len(t.rays["ranges"]) for t in targets]
+        found.append(
+            [(values[0][i, :n], values[1][i, :n], values[2][i, :n]) for i, n in enumerate(counts)]
+        )
+    return found
 
 
 def _tensor(values: Any, device: torch.device) -> Tensor:

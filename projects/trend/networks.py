@@ -130,8 +130,7 @@ class TrendNetwork(nn.Module):
 
     def _sdf(self, projected: Tensor, rays: Rays, distances: Tensor) -> Tensor:
         points = rays.origins[:, None, None] + distances[..., None] * rays.directions[:, :, None]
-        values = self.field.geometry_at(projected, points.flatten(1, 2), rays.time)
-        return values.sdf.view(distances.shape)
+        return self.field.sdf_at(projected, points.flatten(1, 2)).view(distances.shape)
 
     def render(
         self, volume: Tensor, rays: Rays, *, jitter: bool = False, chunk: int | None = None
@@ -146,7 +145,7 @@ class TrendNetwork(nn.Module):
         """
         with _full_precision(volume.device.type):
             volume = volume.to(self.field.of_position.weight.dtype)
-            projected = self.field.project(volume)
+            projected = self.field.project(volume, rays.time)
             distances = self.distances(rays, projected, jitter=jitter)
             count = rays.directions.shape[1]
             if chunk is None or chunk >= count:
@@ -173,14 +172,14 @@ class TrendNetwork(nn.Module):
         place = rays.ranges if observed else ranges
         assert place is not None
         points = rays.origins[:, None] + place[..., None] * rays.directions
-        values = self.field.geometry_at(projected, points, rays.time)
+        values = self.field.geometry_at(projected, points)
         intensity = self.field.intensity_at(volume, points, rays.directions, values.geometry)
         surface = values.sdf
         if not observed:
             surface = torch.zeros_like(ranges)
             if rays.ranges is not None:
                 points = rays.origins[:, None] + rays.ranges[..., None] * rays.directions
-                surface = self.field.geometry_at(projected, points, rays.time).sdf
+                surface = self.field.sdf_at(projected, points)
         return Scan(ranges, intensity, rendering.opacity, surface)
 
     @torch.no_grad()

@@ -43,10 +43,16 @@ SEMANTIC_TRAIN = tuple(f"{i:02d}" for i in (0, 1, 2, 3, 4, 5, 6, 7, 9, 10))
 TEST_SEED, DEV_SEED, TRAIN_SEED, LABEL_SEED = 1, 2, 1_000, 500_000
 
 
+def simulated_frames(cfg: Config) -> int:
+    """Frames of a simulated drive."""
+    return 1 + max(cfg.eval.horizon, cfg.frames_ahead)
+
+
 def simulator(cfg: Config) -> Simulator:
     """The ray caster of a config; sequences reach as far as training and evaluation look."""
-    frames = 1 + max(cfg.eval.horizon, *cfg.method.horizons)
-    return Simulator(num_frames=frames, elevations=cfg.data.beams, azimuths=cfg.data.columns)
+    return Simulator(
+        num_frames=simulated_frames(cfg), elevations=cfg.data.beams, azimuths=cfg.data.columns
+    )
 
 
 def open_source(cfg: Config, name: Source, part: Part, folder: str | None = None) -> LidarSet:
@@ -105,13 +111,14 @@ def strides(cfg: Config) -> list[int]:
 
 def num_samples(cfg: Config) -> int:
     """Training windows per epoch, also of sets that are not on disk."""
-    longest = max(cfg.method.horizons)
+    ahead = cfg.frames_ahead
     count = 0
     for name in cfg.data.sources:
         if name == "simulated":
-            count += cfg.data.train_sequences * max(1, 1 + cfg.eval.horizon - longest)
+            starts = simulated_frames(cfg) - ahead * cfg.data.stride
+            count += cfg.data.train_sequences * max(0, starts)
         elif name == "kitti_clip":
-            count += 110 - longest * STRIDE[name] * cfg.data.stride
+            count += 110 - ahead * STRIDE[name] * cfg.data.stride
         else:
             count += SAMPLES.get(name, 0)
     return count

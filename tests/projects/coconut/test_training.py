@@ -1,14 +1,10 @@
 """Tasks, memory, teacher, resume, two processes: what a run does between and inside tasks."""
 
-import multiprocessing as mp
-import signal
-
 import pytest
 import torch
 
 from common.config import UserError
 from common.data.incremental import closest_to_mean, herding, select_memory
-from common.engine import checkpoint as ckpt
 from projects.coconut.data import (
     NUM_CLASSES,
     Samples,
@@ -21,6 +17,7 @@ from projects.coconut.data import (
 )
 from projects.coconut.module import Coconut
 from projects.coconut.stages import Task, grown_memory, stages, teacher_hypotheses
+from tests.interrupted import assert_killed, final_state, same
 from tests.projects.coconut.conftest import ER, GOLDEN, batch, config, module_of
 from tests.projects.coconut.workers import FAST, killed, run, two_steps
 
@@ -253,53 +250,25 @@ def test_two_processes_negative_twin(two_ranks):
     assert any(not torch.allclose(state[n], one[n], rtol=1e-7, atol=1e-9) for n in weights)
 
 
-def final_state(folder):
-    path = ckpt.latest(folder / "coconut/smoke/r/checkpoints/task3")
-    content = ckpt.load(path)
-    return {k: content[k] for k in ("state_dict", "optimizer_states", "global_step")}
-
-
-def flat(value, prefix=""):
-    if isinstance(value, dict):
-        return {k: v for key, sub in value.items() for k, v in flat(sub, f"{prefix}/{key}").items()}
-    if isinstance(value, list | tuple):
-        return flat(dict(enumerate(value)), prefix)
-    return {prefix: value}
-
-
-def same(left, right):
-    a, b = flat(left), flat(right)
-    assert a.keys() == b.keys()
-    return all(
-        torch.equal(v.nan_to_num(7), b[k].nan_to_num(7))
-        if isinstance(v, torch.Tensor)
-        else v == b[k]
-        for k, v in a.items()
-    )
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     run(folder, "method.distillation=sequence")
-    return final_state(folder), (folder / "coconut/smoke/r/metrics.json").read_text()
+    run_folder = folder / "coconut/smoke/r"
+    return final_state(run_folder, "task3"), (run_folder / "metrics.json").read_text()
 
 
 @pytest.mark.parametrize("place", ["between", "inside"])
 def test_item_14_kill_and_resume_equal_the_uninterrupted_run(tmp_path, whole, place):
     """Item 14: kill -9 after task 1, and inside task 2; weights, optimiser, memory, teacher, results."""
     overrides = ["method.distillation=sequence"]
-    start = "spawn" if torch.cuda.is_available() else "fork"  # a fork costs no imports
-    process = mp.get_context(start).Process(target=killed, args=(tmp_path, place, overrides))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    assert_killed(killed, tmp_path, place, overrides)
     folder = tmp_path / "coconut/smoke/r"
     assert (folder / "checkpoints/task1/finished.json").exists()
     assert (folder / "checkpoints/task2").exists() == (place == "inside")
     assert not (folder / "metrics.json").exists()
     run(tmp_path, *overrides, "resume=latest")
-    state = final_state(tmp_path)
+    state = final_state(folder, "task3")
     assert same(state, whole[0])
     assert (folder / "metrics.json").read_text() == whole[1]
     names = state["state_dict"]
@@ -313,7 +282,7 @@ def test_item_14_kill_and_resume_equal_the_uninterrupted_run(tmp_path, whole, pl
 def test_item_14_negative_twin_another_seed_differs(tmp_path, whole):
     """Item 14: the comparison can fail."""
     run(tmp_path, "method.distillation=sequence", "seed=1")
-    assert not same(final_state(tmp_path), whole[0])
+    assert not same(final_state(tmp_path / "coconut/smoke/r", "task3"), whole[0])
 
 
 def test_item_14_a_checkpoint_s_memory_is_what_the_stream_reads():

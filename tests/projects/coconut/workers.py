@@ -1,7 +1,5 @@
 """What other processes of the tests run; importable by name."""
 
-import os
-import signal
 from pathlib import Path
 
 import torch
@@ -9,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common import distributed as cd
-from common.engine import checkpoint as ckpt
 from common.engine.run import train
 from projects.coconut import stages as project
 from projects.coconut.module import Coconut
+from tests.interrupted import die, die_after_checkpoint
 from tests.projects.coconut.conftest import batch, module_of
 
 FAST = ("trainer.val_every_n_steps=null", "trainer.log_every_n_steps=3")
@@ -26,21 +24,10 @@ def run(folder: Path, *overrides: str) -> Path:
 def killed(folder: Path, place: str, overrides: list[str]) -> None:
     """Run, and die by SIGKILL: between task 1 and 2, or inside task 2 after its second step."""
 
-    def die(*_: object) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    save = ckpt.RunCheckpoint.save
-
-    def save_and_die(self, trainer, module):
-        path = save(self, trainer, module)
-        if self.folder.name == "task2" and trainer.global_step == 2:
-            die()
-        return path
-
     if place == "between":
         project.grown_memory = die
     else:
-        ckpt.RunCheckpoint.save = save_and_die
+        die_after_checkpoint("task2", 2)
     run(folder, *overrides)
 
 

@@ -10,7 +10,6 @@ from common.config import UserError
 from common.data.lidar import FrameLists, LidarFrame, Window
 from common.data.poses import compose_actions, planar_pose
 from common.encoders.bev import BevGrid, CenterHead, decode_boxes, encode_boxes
-from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.compare import read_comparison
 from common.engine.run import train
@@ -29,8 +28,10 @@ from projects.trend.finetune import (
 )
 from projects.trend.forecasts import copy_errors, errors_of, held_out, summary
 from projects.trend.networks import build_network
-from projects.trend.sources import requirements
+from projects.trend.sources import num_samples, requirements
+from tests.interrupted import assert_killed, final_state, same
 from tests.projects.trend.conftest import batch_of, config, module_of, samples_of
+from tests.projects.trend.workers import killed, run
 
 PAPERS = (
     "paper", "paper_nuscenes", "paper_waymo", "paper_semantic_kitti", "paper_scratch",
@@ -248,10 +249,13 @@ def test_item_15_ablations_and_papers(name):
     assert (cfg.data.rays, cfg.method.samples, cfg.model.widths[-1]) == (12288, 48, 128)
     wanted = {
         "paper_field_only": ([0], True), "paper_recurrent_only": ([1, 4], False),
-        "paper_horizon_3": ([1, 3], True), "paper_horizon_5": ([1, 5], True),
-    }.get(name)  # fmt: skip
-    if wanted is not None:
-        assert (cfg.method.horizons, cfg.method.time_encoding) == wanted
+        "paper_horizon_2": ([1, 2], True), "paper_horizon_3": ([1, 3], True),
+        "paper_horizon_5": ([1, 5], True), "paper_no_curriculum": ([4], True),
+    }.get(name, ([1, 4], True))  # fmt: skip
+    assert (cfg.method.horizons, cfg.method.time_encoding) == wanted
+    assert sum(cfg.method.epochs) == 48  # as long as the method itself
+    assert (cfg.data.sampling == "spread") == (name == "paper_spread_rays")
+    assert (cfg.data.ground_threshold < 0) == (name == "paper_all_returns")
     heads = {"paper": "center", "paper_waymo": "center", "paper_nuscenes": "transfusion"}
     assert cfg.finetune.detector == heads.get(name, cfg.finetune.detector)
 
@@ -290,25 +294,30 @@ def test_run_reports_forecasts_detection_and_pictures(tmp_path):
     )
 
 
-def test_resume_is_bit_identical(tmp_path):
-    """Inside the second stage of the curriculum: four of its steps are taken again."""
-    words = ["run_id=r", "trainer.keep_checkpoints=9", "trainer.checkpoint_every_n_steps=1",
-             "eval.segmentation_frames=0", "eval.untrained=false"]  # fmt: skip
-    run = train_smoke(tmp_path, *words)
-    state = {}
-    for stage in ("pretrain_2", "finetune"):
-        state[stage] = ckpt.load(run / f"checkpoints/{stage}/step-00000003.ckpt")["state_dict"]
-        (run / f"checkpoints/{stage}/finished.json").unlink()
-    for path in [run / f"checkpoints/pretrain_2/step-0000000{i}.ckpt" for i in (2, 3)]:
-        path.unlink()
-    for path in (run / "checkpoints/finetune").glob("*.ckpt"):
-        path.unlink()
-    middle = ckpt.load(run / "checkpoints/pretrain_2/step-00000001.ckpt")["state_dict"]
-    assert train_smoke(tmp_path, *words, "resume=r") == run
-    for stage, whole in state.items():
-        again = ckpt.load(run / f"checkpoints/{stage}/step-00000003.ckpt")["state_dict"]
-        assert all(torch.equal(whole[k], again[k]) for k in whole), stage
-    assert any(not torch.equal(middle[k], v) for k, v in state["pretrain_2"].items())
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Final state and metrics of a run that was left alone."""
+    folder = run(tmp_path_factory.mktemp("whole"))
+    return final_state(folder, "finetune"), metrics_of(folder)
+
+
+@pytest.mark.parametrize("stage", ["pretrain_1", "pretrain_2", "finetune"])
+def test_kill_and_resume_equal_the_uninterrupted_run(tmp_path, whole, stage):
+    """Item 9: kill -9 after the second of a stage's three steps; weights, optimiser, metrics."""
+    assert_killed(killed, tmp_path, stage, 2)
+    folder = tmp_path / "trend/smoke/r"
+    assert not (folder / f"checkpoints/{stage}/finished.json").exists()
+    assert not (folder / "metrics.json").exists()
+    assert run(tmp_path, "resume=latest") == folder
+    assert same(final_state(folder, "finetune"), whole[0])
+    assert metrics_of(folder) == whole[1]
+
+
+def test_resume_negative_twin_another_seed_differs(tmp_path, whole):
+    """Item 9: the comparison can fail."""
+    folder = run(tmp_path, "seed=1")
+    assert not same(final_state(folder, "finetune"), whole[0])
+    assert metrics_of(folder) != whole[1]
 
 
 def test_export_and_the_readme_s_lines(tmp_path):
@@ -348,7 +357,22 @@ def test_shuffled_actions_reach_the_evaluation():
 
 
 def test_arms_differ_in_one_thing():
-    arms = read_comparison("trend").arms
+    """Arms of all horizons see the same training scans, as often of each set."""
+    comparison = read_comparison("trend")
+    arms, mini = comparison.arms, config(name="mini")
     assert arms["trend"] == {}
-    assert arms["reconstruction"]["method.steps"] == [sum(config(name="mini").method.steps)]
-    assert arms["reconstruction"]["data.rays"] == 2 * config(name="mini").data.rays
+    assert arms["reconstruction"]["method.steps"] == [sum(mini.method.steps)]
+    assert arms["reconstruction"]["data.rays"] == 2 * mini.data.rays
+    items = {}
+    for name in ("trend", "reconstruction", "horizon_2"):
+        words = [f"{k}={json.dumps(v)}" for k, v in arms[name].items()]
+        cfg = config("data.train_sequences=5", *words, name="mini")
+        items[name] = build_data(
+            cfg, open_sets(cfg, "train"), cfg.method.horizons[-1]
+        ).train_set.items
+        assert len(items[name]) == num_samples(cfg) == 5 + 95
+    assert items["trend"] == items["reconstruction"] == items["horizon_2"]
+    free = config("data.frames_ahead=null", "method.horizons=[0]", "method.steps=[6]", name="mini")
+    assert num_samples(free) == 4 * 160 + 110  # left free, reconstruction would see more of one set
+    with pytest.raises(UserError, match="frames_ahead must reach"):
+        config("data.frames_ahead=1")

@@ -404,3 +404,12 @@ def test_once_and_waymo_layouts(tmp_path):
     assert frame.time == 2.0
     with pytest.raises(UserError, match="once-for-auto-driving"):
         once(tmp_path, "raw_small")
+    with pytest.raises(UserError, match="waymo"):
+        waymo(tmp_path, "raw_small")
+    (folder / "000076.json").write_text(json.dumps({"frames": [{"frame_id": "1"}]}))
+    with pytest.raises(UserError, match="sequence 000076 .* damaged"):
+        once(tmp_path, "train")
+    (tmp_path / "ImageSets/empty.txt").write_text("\n")
+    for reader in (once, waymo):
+        with pytest.raises(UserError, match="names no sequence"):
+            reader(tmp_path, "empty")
