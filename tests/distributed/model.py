@@ -131,5 +131,8 @@ CASES: dict[str, Callable[[Towers, Batch, bool], Tensor]] = {
             m.x(b["x"]), m.y(b["y"]), b["teacher"], b["teacher"], m.scale(), 3.0
         ).loss
     ),
+    "align_uniform": lambda m, b, g: (
+        L.AlignUniformLoss(2.0, 0.5, gather=g)(m.x(b["x"]), m.x(b["y"])).loss
+    ),
     "cacr": lambda m, b, g: L.CACRLoss(gather=g)(torch.stack([m.x(b["x"]), m.x(b["y"])])).loss,
 }
