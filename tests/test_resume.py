@@ -22,10 +22,11 @@ def command(folder: Path, *overrides: str) -> list[str]:
     return [sys.executable, "-m", "tests.toy", *words]
 
 
-def run(folder: Path, *overrides: str, env: dict | None = None) -> None:
+def run(folder: Path, *overrides: str, env: dict | None = None) -> str:
     words = command(folder, *overrides)
     done = subprocess.run(words, capture_output=True, text=True, timeout=250, env=env)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def interrupt(folder: Path, stage: str, step: int, number: int, *overrides: str) -> int:
@@ -70,7 +71,7 @@ def test_sigkill_then_resume_is_bit_identical(tmp_path, uninterrupted, stage, st
     """Weights, optimiser, schedule, EMA and queue; mid-epoch (4 batches each) and mid-stage."""
     assert interrupt(tmp_path, stage, step, signal.SIGKILL) == -signal.SIGKILL
     (tmp_path / f"toy/smoke/r/checkpoints/{stage}/step-00000099.tmp").write_bytes(b"half")
-    run(tmp_path, "resume=latest", "sleep=0")
+    assert f"{stage}: goes on after step" in run(tmp_path, "resume=latest", "sleep=0")
     assert_equal_states(state(tmp_path), uninterrupted)
 
 

@@ -161,6 +161,32 @@ def module_of_run(experiment: Experiment, run: Path) -> ContrastiveModule:
     return load_module(experiment, final)
 
 
+def trained_module(
+    experiment: Experiment, workspace: ws.Workspace, which: str, runs_dir: str
+) -> tuple[ContrastiveModule, Path | None]:
+    """The module that a task works with, and the folder of its run.
+
+    Args:
+        experiment: reads an exported folder.
+        workspace: of the task; tells project and config.
+        which: an exported folder; or ``latest``, a run id or the folder of a run, whose module has
+            the settings that it was trained with.
+        runs_dir: where runs are looked for.
+
+    Returns:
+        Module; run, None for an exported folder.
+
+    Raises:
+        UserError: nothing of that name, or nothing trained.
+    """
+    place = Path(which)
+    if place.is_dir() and not (place / "meta.json").exists():
+        return load_module(experiment, place), None
+    own = [f"runs_dir={runs_dir}"]
+    trained, run = prepare_run(workspace.project, workspace.config, own, which)
+    return module_of_run(trained, run), run
+
+
 def export(
     project: str, config: str, overrides: Sequence[str], run: str | None, path: str | None
 ) -> Path:
@@ -326,6 +352,8 @@ def _fit(
         ckpt.check_fits(stage.module, content["state_dict"], start)
         step = int(content["global_step"])
         stage.data.start_at(step * trainer.accumulate_grad_batches)
+        if trainer.is_global_zero:
+            print(f"{stage.name}: goes on after step {step}")  # noqa: T201
     if trainer.is_global_zero:
         drop_rows_after(workspace.path / "metrics.csv", stage.name, step)
     whole = Unsharded(stage.module) if isinstance(trainer.strategy, FSDPStrategy) else None

@@ -99,7 +99,7 @@ def wandb_logger(cfg: ExperimentConfig, workspace: Workspace) -> Logger | None:
     os.environ.pop("WANDB_SERVICE", None)
     from lightning.pytorch.loggers import WandbLogger
 
-    return WandbLogger(
+    logger = WandbLogger(
         project=cfg.tracking.wandb_project,
         name=f"{workspace.project}-{workspace.config}-{workspace.run_id}",
         id=workspace.run_id,
@@ -109,3 +109,5 @@ def wandb_logger(cfg: ExperimentConfig, workspace: Workspace) -> Logger | None:
         config=to_dict(cfg),
         tags=[workspace.project, workspace.config, *cfg.tracking.tags],
     )
+    logger._wandb_init.pop("anonymous", None)  # W&B warns of the option, whatever its value
+    return logger

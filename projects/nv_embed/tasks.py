@@ -12,7 +12,6 @@ from common.data.instruction_registry import MTEB_TASKS, mteb_prompts
 from common.encoders.instructed import InstructedEncoder
 from common.encoders.modes import evaluated
 from common.engine import Experiment, Workspace
-from common.engine import workspace as ws
 from common.engine.workspace import write_json
 from common.evaluation.embedding_tasks import type_averages
 from common.evaluation.text_mining import mine_text_negatives
@@ -89,17 +88,13 @@ def mteb(cfg: Config, workspace: Workspace, experiment: Experiment) -> dict[str,
     Raises:
         UserError: no trained run, mteb is not installed, or data that cannot be had.
     """
-    from common.engine.run import load_module, module_of_run
+    from common.engine.run import trained_module
     from common.evaluation.mteb_adapter import evaluate_mteb
 
-    place = Path(cfg.eval.run)
     if cfg.eval.run == "pretrained":
         module: Any = NvEmbed(cfg, build_encoder(cfg.model))
-    elif place.is_dir() and not (place / "meta.json").exists():
-        module = load_module(experiment, place)
     else:
-        run = ws.find_run(cfg, workspace.project, workspace.config, cfg.eval.run)
-        module = module_of_run(experiment, run)
+        module, _ = trained_module(experiment, workspace, cfg.eval.run, cfg.runs_dir)
     encoder = module.encoder
     assert isinstance(encoder, InstructedEncoder)
     names = cfg.eval.mteb_tasks or [name for tasks in MTEB_TASKS.values() for name in tasks]

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.config import UserError
-from common.encoders import resolve_pretrained
+from common.encoders.pretrained import stand_in
 from common.engine import Plan, Stage
 from projects.rankgen.config import Config
 from projects.rankgen.data import build_data, num_samples, requirements
@@ -18,12 +17,17 @@ T5: dict[str, Any] = {
     "model_type": "t5", "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
     "vocab_size": 32128, "dropout_rate": 0.1,
 }  # fmt: skip
-# what `make check` builds for weights that are not on this machine
-ARCHITECTURES: dict[str, dict[str, Any]] = {
+SIZES: dict[str, dict[str, Any]] = {
     "base": {**T5, "d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_heads": 12},
     "large": {**T5, "d_model": 1024, "d_kv": 64, "d_ff": 2816, "num_layers": 24, "num_heads": 16},
     "xl": {**T5, "d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24, "num_heads": 32},
 }
+# what `make check` builds for weights that are not on this machine
+ARCHITECTURES = {
+    name: config
+    for size, config in SIZES.items()
+    for name in (f"google/t5-v1_1-{size}", f"kalpeshk2011/rankgen-t5-{size}-all")
+} | {"kalpeshk2011/rankgen-t5-xl-pg19": SIZES["xl"]}
 
 
 def make_encoder(cfg: Config) -> PrefixSuffixEncoder:
@@ -51,18 +55,12 @@ def fresh_encoder(cfg: Config) -> PrefixSuffixEncoder:
 
 def planned_encoder(cfg: Config) -> PrefixSuffixEncoder:
     """As `make_encoder`, but random weights of the same shape where the weights are not here."""
-    model = cfg.model
-    if model.pretrained == "random" or resolve_pretrained(model.pretrained, require=False).present:
+    model, config = cfg.model, stand_in(cfg.model.pretrained, ARCHITECTURES)
+    if config is None:
         return make_encoder(cfg)
-    sizes = [s for s in ARCHITECTURES if f"-{s}" in model.pretrained]
-    if not sizes:
-        raise UserError(
-            f"pretrained={model.pretrained!r} is not on this machine and its size is not known; "
-            f"known: T5 v1.1 and RankGen in {', '.join(ARCHITECTURES)}"
-        )
     return build_encoder(
         "random",
-        config=ARCHITECTURES[sizes[0]],
+        config=config,
         prefix_length=model.prefix_length,
         suffix_length=model.suffix_length,
     )

@@ -8,7 +8,7 @@ import torch
 from common.config import UserError
 from common.engine import Experiment, Workspace
 from common.engine import workspace as ws
-from common.engine.run import load_module, module_of_run
+from common.engine.run import trained_module
 from common.evaluation import evaluated, markdown_table
 from common.evaluation.preference import preference_metrics, read_answers, write_form
 from projects.rankgen.config import Config
@@ -37,8 +37,8 @@ def decode(cfg: Config, experiment: Experiment, workspace: Workspace) -> dict[st
         UserError: no trained run, unknown method, or absent weights of the language model.
     """
     section = cfg.decode
-    run = run_of(cfg, workspace)
-    module, lm = trained(cfg, experiment, run), language_model(cfg)
+    module, run = trained(cfg, experiment, workspace)
+    lm = language_model(cfg)
     rows = read_prefixes(Path(section.file)) if section.file else _held_back(cfg)
     prefixes = [row.prefix for row in rows]
     with torch.inference_mode(), evaluated(module.encoder, cfg.trainer.accelerator):
@@ -88,29 +88,19 @@ def preference(cfg: Config, workspace: Workspace) -> dict[str, float]:
     return metrics
 
 
-def run_of(cfg: Config, workspace: Workspace) -> Path | None:
-    """Folder of the run that `decode.run` names; None for an exported folder and for "pretrained".
+def trained(
+    cfg: Config, experiment: Experiment, workspace: Workspace
+) -> tuple[RankGen, Path | None]:
+    """Module of a run, of an exported folder, or with `model.pretrained` as it is; and the run.
 
     Raises:
         UserError: no such run.
     """
-    place = Path(cfg.decode.run)
-    if cfg.decode.run == "pretrained" or (place.is_dir() and not (place / "meta.json").exists()):
-        return None
-    return ws.find_run(cfg, workspace.project, workspace.config, cfg.decode.run)
-
-
-def trained(cfg: Config, experiment: Experiment, run: Path | None) -> RankGen:
-    """Module of a run, of an exported folder, or with `model.pretrained` as it is."""
     if cfg.decode.run == "pretrained":
-        return RankGen(cfg, make_encoder(cfg))
-    module = (
-        load_module(experiment, Path(cfg.decode.run))
-        if run is None
-        else module_of_run(experiment, run)
-    )
+        return RankGen(cfg, make_encoder(cfg)), None
+    module, run = trained_module(experiment, workspace, cfg.decode.run, cfg.runs_dir)
     assert isinstance(module, RankGen)
-    return module
+    return module, run
 
 
 def _held_back(cfg: Config) -> list[Triple]:

@@ -19,16 +19,11 @@ def search_texts(
     Raises:
         UserError: no trained run, or a file that is missing or empty.
     """
-    from common.engine.run import load_module, module_of_run, prepare_run
+    from common.engine.run import trained_module
     from common.evaluation.text_index import TextIndex
 
-    options, place = cfg.search, Path(cfg.search.run)
-    if place.is_dir() and not (place / "meta.json").exists():
-        module = load_module(experiment, place)
-    else:
-        own = [f"runs_dir={cfg.runs_dir}"]
-        trained, run = prepare_run(workspace.project, workspace.config, own, options.run)
-        module = module_of_run(trained, run)
+    options = cfg.search
+    module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
     texts = _lines(options.file) if options.file else sts_set(cfg, cfg.eval.sets[0]).first
     assert isinstance(module, SentenceModule)
     index = TextIndex(module.encoder, texts, progress=workspace.progress)

@@ -267,3 +267,27 @@ def test_mteb_task(trained, tmp_path, monkeypatch):
     assert "MSMARCO-query" in seen["prompts"]
     assert "STS12" in seen["prompts"]
     assert seen["rows"] == (1, 32)
+
+
+def test_a_task_takes_the_settings_that_the_run_was_trained_with(trained, tmp_path):
+    """An override that no weight shows, here the length of a text."""
+    import json
+    import shutil
+
+    from common.engine.run import trained_module
+
+    run = tmp_path / "nv_embed/smoke/other"
+    shutil.copytree(trained, run)
+    meta = json.loads((run / "meta.json").read_text())
+    (run / "meta.json").write_text(
+        json.dumps({**meta, "overrides": [*meta["overrides"], "model.max_length=7"]})
+    )
+    cfg = config(f"runs_dir={tmp_path}")
+    workspace = Workspace(tmp_path / "task", "nv_embed", "smoke")
+    module, found = trained_module(build(cfg), workspace, "other", cfg.runs_dir)
+    assert (module.encoder.max_length, found) == (7, run)
+    module, found = trained_module(build(cfg), workspace, str(trained), cfg.runs_dir)
+    assert module.encoder.max_length != 7
+    build(cfg).export(module, tmp_path / "export")
+    exported = str(tmp_path / "export")
+    assert trained_module(build(cfg), workspace, exported, cfg.runs_dir)[1] is None

@@ -403,9 +403,10 @@ def test_mauve_and_the_report_of_a_decoded_run(tmp_path, full_run, monkeypatch):
         stage.mauve_metrics(["a"] * 20, {"nucleus": ["b"] * 20}, language_model())
 
 
-def test_decoding_with_weights_as_they_are():
+def test_decoding_with_weights_as_they_are(tmp_path):
     cfg = config("decode.run=pretrained")
-    module = tasks.trained(cfg, build(cfg), None)
+    module, run = tasks.trained(cfg, build(cfg), Workspace(tmp_path, "rankgen", "smoke"))
+    assert run is None
     assert module.encoder.projection.weight.shape == (32, 32)
 
 
