@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from common.config import UserError
 from common.encoders.decoder import ALL_LINEAR, add_lora, append_eos, merge_lora, set_causal
 from common.encoders.latent_attention import TokenPooler, TokenPooling
+from common.encoders.length_groups import in_length_groups
 from common.encoders.modes import evaluation_mode
 from common.encoders.text import Attention, load_tokenizer, load_transformer
 from common.encoders.tiny_tokenizer import tiny_tokenizer
@@ -45,6 +46,10 @@ class InstructedEncoder(nn.Module):
         span: which tokens count as instruction and are not pooled (they are attended to in all
             cases): "exact", BOS and every token that ends within the prefix; "released", as many
             leading tokens as the prefix has without BOS (so one less); "pooled", none.
+
+    Attributes:
+        length_groups: passes over a training batch, each of texts of similar length and padded to
+            its own longest; 1 (the default) is one pass.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class InstructedEncoder(nn.Module):
         self.model, self.pooler, self.tokenizer = model, pooler, tokenizer
         self.max_length, self.span = max_length, span
         self.num_features = int(model.config.hidden_size)
+        self.length_groups = 1
 
     @property
     def device(self) -> torch.device:
@@ -87,6 +93,12 @@ class InstructedEncoder(nn.Module):
         Returns:
             (B, D), not normalised.
         """
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "pool_mask": pool_mask}
+        if self.training and self.length_groups > 1:
+            return in_length_groups(self._embed, self.length_groups, **inputs)
+        return self._embed(**inputs)
+
+    def _embed(self, input_ids: Tensor, attention_mask: Tensor, pool_mask: Tensor) -> Tensor:
         output = self.model(input_ids=input_ids, attention_mask=attention_mask)
         pooled: Tensor = self.pooler(output.last_hidden_state, attention_mask, pool_mask)
         return pooled

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.config import UserError
+from common.encoders.length_groups import in_length_groups
 from common.encoders.modes import evaluation_mode
 from common.encoders.pooling import Pooling
 from common.encoders.template import add_template, check_template
@@ -81,7 +82,9 @@ class SentenceEncoder(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Ids and mask (B, L) -> features (B, D) of the tower, never normalised."""
         if self.training and self.length_groups > 1 and attention_mask is not None:
-            return self._in_groups(input_ids, attention_mask)
+            return in_length_groups(
+                self.tower, self.length_groups, input_ids=input_ids, attention_mask=attention_mask
+            )
         features: Tensor = self.tower(input_ids, attention_mask)
         return features
 
@@ -162,17 +165,6 @@ class SentenceEncoder(nn.Module):
         """
         left, right = (x if isinstance(x, Tensor) else self.encode(x) for x in (a, b))
         return F.normalize(left, dim=1) @ F.normalize(right, dim=1).T
-
-    def _in_groups(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Features of the rows in order of length, in passes without their common padding."""
-        places = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
-        lengths = (attention_mask.ne(0) * places).amax(1)  # up to the last real token
-        order = lengths.argsort(stable=True)
-        parts = []
-        for rows in order.tensor_split(min(self.length_groups, len(order))):
-            width = int(lengths[rows].max())
-            parts.append(self.tower(input_ids[rows, :width], attention_mask[rows, :width]))
-        return torch.cat(parts)[order.argsort()]
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:

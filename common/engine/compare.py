@@ -286,6 +286,7 @@ def summarise(
         "note": spec.note,
         "commit": meta["commit"],
         "dirty": meta["dirty"],
+        "precision": meta.get("precision"),
         "hardware": meta["hardware"],
         "versions": meta["versions"],
         "date": datetime.date.today().isoformat(),

@@ -46,10 +46,11 @@ def markdown(result: Mapping[str, Any]) -> str:
     hardware = result["hardware"]
     alike = [f"{key}={value}" for key, value in result.get("shared", {}).items()]
     settings = "".join(f", {item}" for item in [*alike, *result.get("overrides", [])])
+    precision = f", {result['precision']}" if result.get("precision") else ""
     lines += [
         "",
         f"Mean and standard deviation over seeds {result['seeds']}; config `{result['base']}`"
-        f"{settings}, {first_steps(arms)} steps each; {hardware['gpu'] or hardware['cpu']} "
+        f"{settings}, {first_steps(arms)} steps each{precision}; {hardware['gpu'] or hardware['cpu']} "
         f"({hardware['cores']} cores); commit {(result['commit'] or 'unknown')[:10]}"
         f"{' with local changes' if result['dirty'] else ''}; {result['date']}.",
     ]

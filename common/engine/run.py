@@ -22,6 +22,7 @@ from common.engine.tracking import drop_rows_after, wandb_logger
 from common.engine.trainer import (
     build_trainer,
     check_accumulation,
+    run_precision,
     stage_config,
     total_steps,
     world_size,
@@ -266,6 +267,7 @@ def _scale(cfg: ExperimentConfig, stage: Stage) -> dict[str, Any]:
         "world_size": ranks,
         "global_batch_size": step_batch * trainer_cfg.accumulate_grad_batches,
         "num_steps": steps,
+        "precision": run_precision(trainer_cfg),
         "parameters": sum(p.numel() for p in stage.module.parameters()),
         "negatives_per_query": stage.module.negatives_per_query(step_batch),
         "resolved": to_dict(cfg),
@@ -355,6 +357,9 @@ def _fit(
         if trainer.is_global_zero:
             print(f"{stage.name}: goes on after step {step}")  # noqa: T201
     if trainer.is_global_zero:
+        asked, precision = cfg.trainer.precision, run_precision(cfg.trainer)
+        if precision != asked:
+            print(f"{stage.name}: this processor only emulates {asked}; runs in {precision}")  # noqa: T201
         drop_rows_after(workspace.path / "metrics.csv", stage.name, step)
     whole = Unsharded(stage.module) if isinstance(trainer.strategy, FSDPStrategy) else None
     trainer.fit(stage.module, stage.data, ckpt_path=start, weights_only=True)

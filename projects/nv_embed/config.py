@@ -95,6 +95,8 @@ class ModelConfig:
     lora_targets: str = "all-linear"  # or names of layers, separated by commas
     weights: Literal["float32", "bfloat16"] = "float32"  # of the frozen model
     grad_checkpointing: bool = False
+    # passes over a training batch, each of texts of similar length: less padding is computed
+    length_groups: int = 1
     max_length: int = 512  # tokens outside training
     # which tokens are the instruction: exact; released: the official code's count, one less;
     # pooled: the instruction is pooled too
@@ -103,6 +105,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.lora_rank is None and self.weights == "bfloat16":
             raise ValueError("model.weights=bfloat16 is for a frozen model: it needs lora_rank")
+        if self.length_groups < 1:
+            raise ValueError("model.length_groups must be >= 1")
 
 
 @dataclass

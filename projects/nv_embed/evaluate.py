@@ -1,6 +1,7 @@
 """The local protocol: the seven task types of MTEB, averages, and the miner against planted positives."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -150,24 +151,28 @@ def show(encode: Encode, data: EvalSet, name: str, workspace: Workspace) -> None
 
 
 def planted_metrics(cfg: Config, encode: Encode) -> dict[str, float]:
-    """How often the encoder as a teacher mines descriptions that are right, with the filter and without.
+    """How often a teacher mines descriptions that are right, with the filter and without.
 
-    ``mined_planted`` and ``mined_planted_unfiltered``: share of planted positives among the mined
-    negatives of queries that have one; ``mined_removed``: share of nearest candidates dropped.
+    ``mined_planted`` and ``mined_planted_unfiltered``: share of planted positives among the negatives
+    that the encoder mines for queries that have one; ``mined_removed``: share of nearest candidates
+    dropped by the filter. ``bm25_*``: the same of BM25, the teacher of the mini config.
     """
     task, planted = planted_task(cfg.data.root, cfg.eval.max_items)
     among = [q for q, own in enumerate(planted) if own]
     right = [sorted(own) for own in task.relevant]
+    encoders: dict[str, Any] = {
+        "query_encoder": lambda texts: encode(texts, task.instruction),
+        "document_encoder": lambda texts: encode(texts, ""),
+    }
     found: dict[str, float] = {}
-    for suffix, ratio in (("", cfg.data.mining.ratio or 0.95), ("_unfiltered", None)):
-        mined = mine_text_negatives(
-            task.queries, task.documents, right, PLANTED_NEGATIVES, ratio=ratio,
-            query_encoder=lambda texts: encode(texts, task.instruction),
-            document_encoder=lambda texts: encode(texts, ""),
-        )  # fmt: skip
-        found[f"mined_planted{suffix}"] = planted_share(mined, planted, among=among)
-        if ratio is not None:
-            found["mined_removed"] = mined.removed
+    for teacher, functions in (("mined", encoders), ("bm25", {})):
+        for suffix, ratio in (("", cfg.data.mining.ratio or 0.95), ("_unfiltered", None)):
+            mined = mine_text_negatives(
+                task.queries, task.documents, right, PLANTED_NEGATIVES, ratio=ratio, **functions
+            )
+            found[f"{teacher}_planted{suffix}"] = planted_share(mined, planted, among=among)
+            if ratio is not None:
+                found[f"{teacher}_removed"] = mined.removed
     return found
 
 

@@ -95,6 +95,7 @@ def build_encoder(model: ModelConfig, pretrained: str | None = None, **options: 
     place = pretrained or model.pretrained
     build = released_encoder if is_released(place) else instructed_encoder
     encoder = build(place, **{**chosen, **options})
+    encoder.length_groups = model.length_groups
     if model.grad_checkpointing:
         encoder.set_grad_checkpointing()
     return encoder
