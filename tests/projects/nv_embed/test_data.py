@@ -258,3 +258,26 @@ def test_bundled_sets():
     named = read_set(labels, "snips", SetConfig(limit=30))
     assert not named.symmetric
     assert named.records[0].positives[0] == named.records[0].label.replace("_", " ")
+
+
+def test_the_mini_has_as_many_own_class_negatives_as_the_paper_s_batches():
+    """The harm that stage 2 avoids: in-batch positives of the query's own class, for each query.
+
+    Expected number with classes of equal size; the counts of classes of the paper's sets are theirs.
+    """
+    classes = {"amazon_reviews": 5, "amazon_counterfactual": 2, "amazon_polarity": 2,
+               "banking77": 77, "emotion": 6, "imdb": 2, "mtop_domain": 11, "mtop_intent": 113,
+               "toxic_conversations": 2, "tweet_sentiment": 3, "massive_scenario": 18,
+               "massive_intent": 60, "arxiv": 180, "biorxiv": 26, "medrxiv": 51,
+               "twentynewsgroups": 20, "reddit": 50, "stackexchange_titles": 121}  # fmt: skip
+
+    def expected(cfg, classes):
+        counts = {name: options.samples for name, options in cfg.data.sets.items()}
+        assert classes.keys() <= counts.keys()
+        total, batch = sum(counts.values()), cfg.data.batch_size * int(cfg.trainer.devices)
+        return (batch - 1) * sum((counts[k] / total) ** 2 / n for k, n in classes.items())
+
+    paper = expected(config(name="paper"), classes)
+    mini = expected(config(name="mini"), {"snips": 7, "banking77": 77})
+    assert paper == pytest.approx(0.44, abs=0.005)
+    assert mini == pytest.approx(paper, rel=0.1)

@@ -123,6 +123,37 @@ def test_padding_changes_nothing(pooling, causal):
         torch.testing.assert_close(model(**inputs), model(**wider), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("pooling", ["last", "mean", "latent", "self_attention"])
+def test_groups_by_length_give_the_embeddings_and_gradients_of_one_pass(pooling, causal):
+    """In the order of the batch, with less arithmetic on padding, in training only; in float64."""
+    words = (f"model.pooling={pooling}", f"model.causal={causal}", "model.lora_dropout=0")
+    found = []
+    for groups in (1, 3):
+        model = encoder(*words, f"model.length_groups={groups}").double().train()
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:  # zero at the start
+                parameter.data = torch.full_like(parameter, 0.05)
+        cells = []
+        model.model.register_forward_pre_hook(
+            lambda module, args, kwargs, cells=cells: cells.append(kwargs["input_ids"].numel()),
+            with_kwargs=True,
+        )
+        z = model(**model.tokenize(TEXTS, "find"))
+        (z * torch.arange(1.0, 5.0)[:, None]).sin().sum().backward()
+        grads = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
+        found.append((z, grads, cells))
+        model.eval()(**model.tokenize(TEXTS, "find"))
+        assert len(cells) == groups + 1
+    (z, grads, cells), (z_groups, grads_groups, cells_groups) = found
+    torch.testing.assert_close(z_groups, z)
+    assert not torch.allclose(z_groups.flip(0), z, atol=1e-3)  # the order is observable
+    assert grads_groups.keys() == grads.keys()
+    for name, value in grads.items():
+        torch.testing.assert_close(grads_groups[name], value, msg=name)
+    assert sum(cells_groups[:-1]) < cells[0]
+
+
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda c: f"R{c['num_latents']}-D{c['dim']}")
 def test_golden_latent_attention(case):
     """Checklist 4: released module, float64: states, pooled vector, gradients, parameter names."""
