@@ -403,6 +403,41 @@ def test_mauve_and_the_report_of_a_decoded_run(tmp_path, full_run, monkeypatch):
         stage.mauve_metrics(["a"] * 20, {"nucleus": ["b"] * 20}, language_model())
 
 
+def test_sampling_strategies_are_averaged_over_repeats(tmp_path, full_run, monkeypatch):
+    """The paper's protocol: five runs of each baseline that samples, one of the others."""
+    import projects.rankgen.continuations as stage
+
+    save_language_model(tmp_path / "lm")
+    words = [f"generator.model={tmp_path}/lm", "generator.device=cpu", "decode.num_samples=2",
+             "decode.max_tokens=8", f"decode.run={full_run}", "decode.num_prefixes=20",
+             "decode.methods=[greedy,nucleus,rerank]"]  # fmt: skip
+    seen, runs = [], []
+
+    def mauve(human, machine):
+        seen.append(machine)
+        return 0.1 * len(seen)
+
+    def text_metrics(prefixes, found, plain=stage.text_metrics):
+        runs.append(plain(prefixes, found))
+        return dict(runs[-1])
+
+    monkeypatch.setattr(stage.measures, "mauve", mauve)
+    monkeypatch.setattr(stage, "text_metrics", text_metrics)
+    cfg = config(*words, "decode.repeats=3")
+    metrics = tasks.decode(cfg, build(cfg), Workspace(tmp_path / "task", "rankgen", "smoke"))
+    assert [sorted({k.rsplit("_", 1)[0] for k in run}) for run in runs] == [
+        ["greedy", "human", "nucleus", "rerank"], ["nucleus"], ["nucleus"]]  # fmt: skip
+    words_of = [run["nucleus_words"] for run in runs]
+    assert len(set(words_of)) > 1  # other samples
+    assert metrics["nucleus_words"] == pytest.approx(np.mean(words_of))
+    assert metrics["nucleus_words_std"] == pytest.approx(np.std(words_of, ddof=1))
+    assert metrics["nucleus_mauve"] == pytest.approx((0.2 + 0.4 + 0.5) / 3)
+    assert metrics["rerank_mauve"] == pytest.approx(0.3)
+    assert not any(k.endswith("_std") and not k.startswith("nucleus") for k in metrics)
+    assert " +- " in (tmp_path / "task/continuations.md").read_text()
+    assert f"{metrics['greedy_rep']:.3f} |" in (tmp_path / "task/continuations.md").read_text()
+
+
 def test_decoding_with_weights_as_they_are(tmp_path):
     cfg = config("decode.run=pretrained")
     module, run = tasks.trained(cfg, build(cfg), Workspace(tmp_path, "rankgen", "smoke"))
