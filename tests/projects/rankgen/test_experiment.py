@@ -41,6 +41,7 @@ from projects.rankgen.evaluate import (
     hard_negatives,
     large_books,
     negatives,
+    own_book_mass,
     rank_metrics,
 )
 from projects.rankgen.stages import make_encoder
@@ -299,6 +300,17 @@ def test_retrieval_ranks_within_each_book():
     shifted, hits = book_retrieval(triples, eye, eye.roll(2, 0))
     assert hits.sum() == 0
     assert shifted["retrieval_recall_at_5"] == 1.0  # three golds a book
+
+
+def test_share_of_the_softmax_on_the_own_book():
+    """Without preference the share of their number; all of it for a ranker that knows the books."""
+    triples = TripleList([Triple("aaab"[i % 4], "p", "g", "x") for i in range(8)])
+    blind = own_book_mass(triples, torch.zeros(8, 2), torch.zeros(8, 2))
+    share = (6 * 5 + 2 * 1) / 8 / 7
+    assert blind == pytest.approx({"own_book_mass": share, "own_book_mass_chance": share})
+    book = 30 * torch.nn.functional.one_hot(torch.from_numpy(triples.documents)).float()
+    assert own_book_mass(triples, book, book)["own_book_mass"] == pytest.approx(1.0)
+    assert own_book_mass(triples, book, book.flip(1))["own_book_mass"] == pytest.approx(0.0)
 
 
 def test_further_sets_and_language_model(tmp_path):
