@@ -25,6 +25,7 @@ class Answer:
     instance: str
     chosen: str  # name of the preferred system
     explanation: str
+    rejected: str = ""  # name of the other one
 
 
 def write_form(
@@ -89,8 +90,9 @@ def read_answers(path: Path) -> list[Answer]:
         order = [name.strip() for name in row[names[1]].split(",")]
         if choice is None or len(order) != 2:
             raise UserError(f"{path}, row {number}: no choice between two texts in {text[:60]!r}")
-        chosen = order[0 if choice[1].lower() in ("1", "first") else 1]
-        found.append(Answer(row[names[0]], chosen, row.get("Explanation") or text))
+        first = choice[1].lower() in ("1", "first")
+        chosen, rejected = order if first else order[::-1]
+        found.append(Answer(row[names[0]], chosen, row.get("Explanation") or text, rejected))
     return found
 
 
@@ -116,8 +118,8 @@ def preference_metrics(answers: Sequence[Answer], system: str) -> dict[str, floa
     Raises:
         UserError: no answer, or none that names the system.
     """
-    if not any(answer.chosen == system for answer in answers):
-        raise UserError(f"no answer prefers '{system}'; named are {{{_names(answers)}}}")
+    if not any(system in (answer.chosen, answer.rejected) for answer in answers):
+        raise UserError(f"no answer is about '{system}'; named are {{{_names(answers)}}}")
     votes: dict[str, list[bool]] = defaultdict(list)
     for answer in answers:
         votes[answer.instance].append(answer.chosen == system)
@@ -156,4 +158,4 @@ def fleiss_kappa(counts: Sequence[Sequence[int]]) -> float:
 
 
 def _names(answers: Sequence[Answer]) -> str:
-    return ", ".join(sorted({answer.chosen for answer in answers}))
+    return ", ".join(sorted({name for a in answers for name in (a.chosen, a.rejected) if name}))

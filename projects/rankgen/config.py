@@ -119,6 +119,7 @@ class DecodeConfig:
             "contrastive_decoding", "perplexity", "overlap", "rerank", "beam",
         ]
     )  # fmt: skip
+    repeats: int = 1  # runs of the sampling strategies, over which their metrics are averaged
     num_samples: int = 20  # of the ranked methods
     num_beams: int = 2
     beam_samples: int = 10  # segments per beam and round
@@ -128,7 +129,7 @@ class DecodeConfig:
 
     def __post_init__(self) -> None:
         counts = (self.num_samples, self.num_beams, self.beam_samples, self.segment_tokens)
-        if min(*counts, self.max_tokens, self.num_prefixes) < 1:
+        if min(*counts, self.max_tokens, self.num_prefixes, self.repeats) < 1:
             raise ValueError("all counts of the decode section must be >= 1")
 
 

@@ -25,6 +25,7 @@ from projects.rankgen.data import FILE, Triple, TripleList
 from projects.rankgen.decode import Beam, Ranker, beam_search, rank, stream, tidy
 
 GENERATION_STREAM = 67
+REPEAT_SEED = 1_000_003  # between the seeds of two repeats, so that neighbouring seeds share none
 BLOCK = 512  # windows per block of the offline cache
 # part -> half and number of windows of the bundled set
 BUNDLED_PARTS: dict[Part, tuple[Half, int]] = {
@@ -34,6 +35,7 @@ BUNDLED_PARTS: dict[Part, tuple[Half, int]] = {
 }
 RANKED = ("perplexity", "overlap", "rerank")  # choices among the same samples
 METHODS = (*STRATEGIES, *RANKED, "beam")
+SAMPLED = ("ancestral", "nucleus", "top_k", "typical")  # what `decode.repeats` repeats
 NOTHING = "(nothing: the language model ended the text at once)"
 MAUVE_TEXTS = 20  # fewer give no figure
 
@@ -277,6 +279,41 @@ def text_metrics(prefixes: Sequence[str], found: dict[str, list[str]]) -> dict[s
             f"{name}_overlap": float(np.mean([measures.word_overlap(t, p)[0] for p, t in pairs])),
             f"{name}_words": float(np.mean([len(t.split()) for t in texts])),
         }
+    return metrics
+
+
+def repeated_metrics(
+    cfg: Config, lm: LanguageModel, ranker: Ranker, prefixes: Sequence[str],
+    found: dict[str, list[str]], workspace: Workspace,
+) -> dict[str, float]:  # fmt: skip
+    """`text_metrics`, and MAUVE where it can be had; sampling strategies averaged over `decode.repeats`.
+
+    Source: Krishna et al. 2022, arXiv 2205.09726 (five runs of each baseline that samples).
+    ``<method>_<metric>_std`` is the standard deviation over the runs.
+
+    ``found`` holds the first run's continuations, and those of "human" where there are any.
+    """
+    sampled = [name for name in found if name in SAMPLED]
+    human = {name: texts for name, texts in found.items() if name == "human"}
+    metrics = text_metrics(prefixes, found)
+    with_mauve = True
+    try:
+        metrics |= mauve_metrics(prefixes, found, lm)
+    except UserError as reason:
+        with_mauve = False
+        workspace.note(f"without MAUVE: {reason}")
+        print(f"without MAUVE: {reason}")  # noqa: T201
+    runs = [dict(metrics)]
+    for repeat in range(1, cfg.decode.repeats if sampled else 1):
+        own = replace(cfg, seed=cfg.seed + REPEAT_SEED * repeat)
+        again = decode_all(own, ranker, lm, prefixes, sampled, workspace)
+        runs.append(text_metrics(prefixes, again))
+        if with_mauve:
+            runs[-1] |= mauve_metrics(prefixes, again | human, lm)
+    for name in runs[-1] if len(runs) > 1 else ():
+        values = [run[name] for run in runs]
+        metrics[name] = float(np.mean(values))
+        metrics[f"{name}_std"] = float(np.std(values, ddof=1))
     return metrics
 
 

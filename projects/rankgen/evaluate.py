@@ -92,6 +92,7 @@ def rank_metrics(
     if workspace is not None:
         workspace.figure("scores", score_figure(own, against))
         workspace.gallery("suffixes of the same book", gallery(triples, prefix, gold))
+    metrics |= own_book_mass(triples, prefix, gold)
     return metrics | recall, items | {"retrieval_recall_at_1": hits}
 
 
@@ -150,6 +151,21 @@ def book_retrieval(
         hits[own] = relevant_ranks(prefix[own], gold[own], right, metric="dot").eq(1).float()
     names = [f"recall_at_{k}{end}" for k in KS for end in ("", "_chance")]
     return {f"retrieval_{name}": totals[name] for name in [*names, "mrr"]}, hits
+
+
+def own_book_mass(triples: TripleList, prefix: Tensor, gold: Tensor) -> dict[str, float]:
+    """Share of the softmax over the golds of other prefixes that lies on those of the own book.
+
+    In a batch that mixes the books, in-book negatives have this share of what the negatives are
+    pushed with, however few they are; the chance value is their number's share.
+    """
+    documents = torch.from_numpy(triples.documents)
+    own = documents[:, None] == documents
+    own.fill_diagonal_(False)
+    logits = (prefix @ gold.T).fill_diagonal_(-torch.inf)
+    mass = (logits.softmax(1) * own).sum(1)
+    share = own.sum(1) / (len(triples) - 1)
+    return {"own_book_mass": float(mass.mean()), "own_book_mass_chance": float(share.mean())}
 
 
 def lm_metrics(cfg: Config, lm: LanguageModel, triples: TripleList) -> dict[str, float]:

@@ -15,11 +15,10 @@ from projects.rankgen.config import Config
 from projects.rankgen.continuations import (
     decode_all,
     language_model,
-    mauve_metrics,
     method_figure,
     read_prefixes,
+    repeated_metrics,
     side_by_side,
-    text_metrics,
 )
 from projects.rankgen.data import Triple, eval_triples
 from projects.rankgen.module import RankGen
@@ -46,12 +45,7 @@ def decode(cfg: Config, experiment: Experiment, workspace: Workspace) -> dict[st
         if all(row.gold for row in rows):
             found["human"] = [row.gold for row in rows]
         shown = side_by_side(module.encoder, prefixes, found)
-        metrics = text_metrics(prefixes, found)
-        try:
-            metrics |= mauve_metrics(prefixes, found, lm)
-        except UserError as reason:
-            workspace.note(f"without MAUVE: {reason}")
-            print(f"without MAUVE: {reason}")  # noqa: T201
+        metrics = repeated_metrics(cfg, lm, module.encoder, prefixes, found, workspace)
     folder = workspace.folder(".")
     ws.write_json(folder / "metrics.json", metrics)
     place = workspace if run is None else Workspace(run)
@@ -119,8 +113,13 @@ def _markdown(shown: list[dict[str, Any]], metrics: dict[str, float]) -> str:
     columns = ["rep", "overlap", "words", "mauve"]
     table = ["| method | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
     for method in methods:
-        cells = [metrics.get(f"{method}_{c}") for c in columns]
-        table.append(
-            f"| {method} | " + " | ".join("" if c is None else f"{c:.3f}" for c in cells) + " |"
-        )
+        cells = [_cell(metrics, f"{method}_{c}") for c in columns]
+        table.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n\n".join([*parts, "\n".join(table)]) + "\n"
+
+
+def _cell(metrics: dict[str, float], name: str) -> str:
+    if name not in metrics:
+        return ""
+    spread = metrics.get(f"{name}_std")
+    return f"{metrics[name]:.3f}" + ("" if spread is None else f" +- {spread:.3f}")

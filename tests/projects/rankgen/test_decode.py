@@ -1,15 +1,21 @@
 """Re-ranking and beam search over a tiny language model."""
 
+import csv
+import json
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 import torch
 
 from common.decoding import Continuation, Policy
 from common.engine import Workspace
+from common.evaluation.preference import write_form
+from projects.rankgen import tasks
 from projects.rankgen.continuations import decode_all
 from projects.rankgen.decode import beam_search, overgenerate, rank, scores, tidy
 from tests.projects.rankgen.conftest import config, encoder, language_model
+from tests.unit.losses.golden import load
 
 PREFIX = "the state of the world and the people of this time"
 
@@ -146,3 +152,38 @@ def test_budget_is_reset_for_every_prefix():
 def test_tidy():
     assert tidy("  It was\nlate. And the") == "It was late."
     assert tidy("no end") == "no end"
+
+
+def test_truncation_reproduces_the_released_strings():
+    """Checklist 12: cut at the last of . ? ! ;, unchanged where there is none."""
+    golden = load("rankgen")
+    texts = golden["inputs"]["truncate"]
+    assert [tidy(text) for text in texts] == golden["outputs"]["truncate"]
+    assert tidy("no end of  a\nsentence") == "no end of a sentence"
+
+
+def test_three_raters_by_majority(tmp_path):
+    """Checklist 15: form out, choices and explanations in, majority vote and agreement."""
+    pair = {"nucleus": ["one.", "two.", "three."], "rerank": ["a.", "b.", "c."]}
+    assert write_form(tmp_path / "form.csv", ["p", "q", "r"], pair, seed=0) == 3
+    with (tmp_path / "form.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    votes = [("rerank",) * 3, ("rerank", "rerank", "nucleus"), ("nucleus",) * 3]
+    with (tmp_path / "answers.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["InstanceNum", "Order", "Choice", "Explanation"])
+        for row, chosen in zip(rows, votes, strict=True):
+            for name in chosen:
+                choice = row["Order"].split(",").index(name) + 1
+                writer.writerow([row["InstanceNum"], row["Order"], choice, f"{name} fits"])
+    workspace = Workspace(tmp_path / "task", "rankgen", "smoke")
+    found = tasks.preference(config(f"preference.answers={tmp_path}/answers.csv"), workspace)
+    assert found["majority_share"] == pytest.approx(2 / 3)
+    kept = json.loads((tmp_path / "task/preference.json").read_text())
+    assert kept == pytest.approx(found)
+    other = config(f"preference.answers={tmp_path}/answers.csv", "preference.system=nucleus")
+    assert tasks.preference(other, workspace)["majority_share"] == pytest.approx(1 / 3)
+    rows = (tmp_path / "answers.csv").read_text().splitlines()
+    lost = [row for row in rows if not row.endswith("nucleus fits")]
+    (tmp_path / "answers.csv").write_text("\n".join(lost))
+    assert tasks.preference(other, workspace)["majority_share"] == 0.0  # a result, not an error

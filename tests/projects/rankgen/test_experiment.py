@@ -41,6 +41,7 @@ from projects.rankgen.evaluate import (
     hard_negatives,
     large_books,
     negatives,
+    own_book_mass,
     rank_metrics,
 )
 from projects.rankgen.stages import make_encoder
@@ -301,6 +302,17 @@ def test_retrieval_ranks_within_each_book():
     assert shifted["retrieval_recall_at_5"] == 1.0  # three golds a book
 
 
+def test_share_of_the_softmax_on_the_own_book():
+    """Without preference the share of their number; all of it for a ranker that knows the books."""
+    triples = TripleList([Triple("aaab"[i % 4], "p", "g", "x") for i in range(8)])
+    blind = own_book_mass(triples, torch.zeros(8, 2), torch.zeros(8, 2))
+    share = (6 * 5 + 2 * 1) / 8 / 7
+    assert blind == pytest.approx({"own_book_mass": share, "own_book_mass_chance": share})
+    book = 30 * torch.nn.functional.one_hot(torch.from_numpy(triples.documents)).float()
+    assert own_book_mass(triples, book, book)["own_book_mass"] == pytest.approx(1.0)
+    assert own_book_mass(triples, book, book.flip(1))["own_book_mass"] == pytest.approx(0.0)
+
+
 def test_further_sets_and_language_model(tmp_path):
     rows = [
         {"prefix": "the state", "suffix": f"gold {i}", "negatives": ["no", "yes"]} for i in range(3)
@@ -401,6 +413,41 @@ def test_mauve_and_the_report_of_a_decoded_run(tmp_path, full_run, monkeypatch):
     assert "decode.num_prefixes >= 20, here 2" in (tmp_path / "few/notes.txt").read_text()
     with pytest.raises(UserError, match="human continuations"):
         stage.mauve_metrics(["a"] * 20, {"nucleus": ["b"] * 20}, language_model())
+
+
+def test_sampling_strategies_are_averaged_over_repeats(tmp_path, full_run, monkeypatch):
+    """The paper's protocol: five runs of each baseline that samples, one of the others."""
+    import projects.rankgen.continuations as stage
+
+    save_language_model(tmp_path / "lm")
+    words = [f"generator.model={tmp_path}/lm", "generator.device=cpu", "decode.num_samples=2",
+             "decode.max_tokens=8", f"decode.run={full_run}", "decode.num_prefixes=20",
+             "decode.methods=[greedy,nucleus,rerank]"]  # fmt: skip
+    seen, runs = [], []
+
+    def mauve(human, machine):
+        seen.append(machine)
+        return 0.1 * len(seen)
+
+    def text_metrics(prefixes, found, plain=stage.text_metrics):
+        runs.append(plain(prefixes, found))
+        return dict(runs[-1])
+
+    monkeypatch.setattr(stage.measures, "mauve", mauve)
+    monkeypatch.setattr(stage, "text_metrics", text_metrics)
+    cfg = config(*words, "decode.repeats=3")
+    metrics = tasks.decode(cfg, build(cfg), Workspace(tmp_path / "task", "rankgen", "smoke"))
+    assert [sorted({k.rsplit("_", 1)[0] for k in run}) for run in runs] == [
+        ["greedy", "human", "nucleus", "rerank"], ["nucleus"], ["nucleus"]]  # fmt: skip
+    words_of = [run["nucleus_words"] for run in runs]
+    assert len(set(words_of)) > 1  # other samples
+    assert metrics["nucleus_words"] == pytest.approx(np.mean(words_of))
+    assert metrics["nucleus_words_std"] == pytest.approx(np.std(words_of, ddof=1))
+    assert metrics["nucleus_mauve"] == pytest.approx((0.2 + 0.4 + 0.5) / 3)
+    assert metrics["rerank_mauve"] == pytest.approx(0.3)
+    assert not any(k.endswith("_std") and not k.startswith("nucleus") for k in metrics)
+    assert " +- " in (tmp_path / "task/continuations.md").read_text()
+    assert f"{metrics['greedy_rep']:.3f} |" in (tmp_path / "task/continuations.md").read_text()
 
 
 def test_decoding_with_weights_as_they_are(tmp_path):

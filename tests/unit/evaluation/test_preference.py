@@ -95,5 +95,5 @@ def test_mistakes_are_named(tmp_path):
     with pytest.raises(UserError, match="needs the columns InstanceNum"):
         read_answers(path)
     path.write_text('InstanceNum,Order,Choice\n0,"a,b",1\n')
-    with pytest.raises(UserError, match="no answer prefers 'c'"):
+    with pytest.raises(UserError, match="no answer is about 'c'"):
         preference_metrics(read_answers(path), "c")
