@@ -13,7 +13,6 @@ from common.config import UserError
 from common.data.books import Chapter, Window, chapter_windows, halves, load_books, read_book_folder
 from common.data.lookup import data_root
 from common.data.offline import OfflineCache
-from common.data.rewriting import read_lines
 from common.data.samplers import sample_rng
 from common.data.splits import stable_fraction
 from common.data.tables import write_jsonl
@@ -21,7 +20,7 @@ from common.decoding import STRATEGIES, LanguageModel, Policy
 from common.engine import Workspace
 from common.evaluation import generation as measures
 from projects.rankgen.config import Config, Half, Part
-from projects.rankgen.data import FILE, Triple, TripleList
+from projects.rankgen.data import FILE, TripleList
 from projects.rankgen.decode import Beam, Ranker, beam_search, rank, stream, tidy
 
 GENERATION_STREAM = 67
@@ -369,42 +368,6 @@ def side_by_side(
         ]
         rows.append({"query": prefix, "results": results})
     return rows
-
-
-def method_figure(metrics: dict[str, float]) -> Any:
-    """Bars of repetition, overlap and, where it was computed, MAUVE; a line marks human texts."""
-    from matplotlib.figure import Figure
-
-    titles = {
-        "rep": "repetition (20 words)",
-        "overlap": "overlap with the prefix",
-        "mauve": "MAUVE",
-    }
-    shown = [end for end in titles if any(name.endswith(f"_{end}") for name in metrics)]
-    figure = Figure(figsize=(3.6 * len(shown), 3.6), layout="constrained")
-    for axes, end in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        values = {k.removesuffix(f"_{end}"): v for k, v in metrics.items() if k.endswith(f"_{end}")}
-        human = values.pop("human", None)
-        axes.barh(list(values)[::-1], list(values.values())[::-1])
-        if human is not None:
-            axes.axvline(human, color="0.3", linestyle="--", label="human")
-            axes.legend(fontsize=8)
-        axes.set_title(titles[end], fontsize=9)
-        axes.tick_params(labelsize=8)
-    return figure
-
-
-def read_prefixes(path: Path) -> list[Triple]:
-    """Prefixes of a text file, one per line.
-
-    Raises:
-        UserError: missing or empty file.
-    """
-    lines = [line.strip() for line in read_lines(path)]
-    found = [Triple("file", line, "", None) for line in lines if line]
-    if not found:
-        raise UserError(f"{path} holds no prefix: one text per line")
-    return found
 
 
 def _filled(text: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from common.config import UserError
+from common.data.rewriting import read_lines
 from common.engine import Experiment, Workspace
 from common.engine import workspace as ws
 from common.engine.run import trained_module
@@ -15,8 +16,6 @@ from projects.rankgen.config import Config
 from projects.rankgen.continuations import (
     decode_all,
     language_model,
-    method_figure,
-    read_prefixes,
     repeated_metrics,
     side_by_side,
 )
@@ -95,6 +94,42 @@ def trained(
     module, run = trained_module(experiment, workspace, cfg.decode.run, cfg.runs_dir)
     assert isinstance(module, RankGen)
     return module, run
+
+
+def read_prefixes(path: Path) -> list[Triple]:
+    """Prefixes of a text file, one per line.
+
+    Raises:
+        UserError: missing or empty file.
+    """
+    lines = [line.strip() for line in read_lines(path)]
+    found = [Triple("file", line, "", None) for line in lines if line]
+    if not found:
+        raise UserError(f"{path} holds no prefix: one text per line")
+    return found
+
+
+def method_figure(metrics: dict[str, float]) -> Any:
+    """Bars of repetition, overlap and, where it was computed, MAUVE; a line marks human texts."""
+    from matplotlib.figure import Figure
+
+    titles = {
+        "rep": "repetition (20 words)",
+        "overlap": "overlap with the prefix",
+        "mauve": "MAUVE",
+    }
+    shown = [end for end in titles if any(name.endswith(f"_{end}") for name in metrics)]
+    figure = Figure(figsize=(3.6 * len(shown), 3.6), layout="constrained")
+    for axes, end in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        values = {k.removesuffix(f"_{end}"): v for k, v in metrics.items() if k.endswith(f"_{end}")}
+        human = values.pop("human", None)
+        axes.barh(list(values)[::-1], list(values.values())[::-1])
+        if human is not None:
+            axes.axvline(human, color="0.3", linestyle="--", label="human")
+            axes.legend(fontsize=8)
+        axes.set_title(titles[end], fontsize=9)
+        axes.tick_params(labelsize=8)
+    return figure
 
 
 def _held_back(cfg: Config) -> list[Triple]:
