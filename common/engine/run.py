@@ -357,9 +357,9 @@ def _fit(
         if trainer.is_global_zero:
             print(f"{stage.name}: goes on after step {step}")  # noqa: T201
     if trainer.is_global_zero:
-        asked, precision = cfg.trainer.precision, run_precision(cfg.trainer)
-        if precision != asked:
-            print(f"{stage.name}: this processor only emulates {asked}; runs in {precision}")  # noqa: T201
+        asked = stage_config(cfg.trainer, stage)
+        if (used := run_precision(asked)) != asked.precision:
+            print(f"{stage.name}: this processor only emulates {asked.precision}; runs in {used}")  # noqa: T201
         drop_rows_after(workspace.path / "metrics.csv", stage.name, step)
     whole = Unsharded(stage.module) if isinstance(trainer.strategy, FSDPStrategy) else None
     trainer.fit(stage.module, stage.data, ckpt_path=start, weights_only=True)
