@@ -5,6 +5,7 @@ exit code 2 and one message.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -27,6 +28,8 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
+    # threads that spin while they wait fight with whatever else runs; read when torch is loaded
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         return _dispatch(_parser().parse_intermixed_args(argv))
     except UserError as error:

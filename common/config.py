@@ -48,7 +48,9 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.999)  # AdamW
     eps: float = 1e-8  # AdamW
     momentum: float = 0.9  # SGD and LARS
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    # trapezoid: constant, then linear to final_lr over the last `decay_steps`
+    schedule: Literal["cosine", "linear", "constant", "trapezoid"] = "cosine"
+    decay_steps: int = 0
     warmup_steps: int = 0  # optimiser steps of linear warm-up
     warmup_epochs: float = 0.0  # added to warmup_steps, in epochs
     warmup_start_lr: float = 0.0  # learning rate of the first warm-up step
@@ -57,6 +59,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.warmup_steps < 0 or self.warmup_epochs < 0:
             raise ValueError("optim.lr must be > 0; optim.warmup_steps and warmup_epochs >= 0")
+        if (self.decay_steps > 0) != (self.schedule == "trapezoid"):
+            raise ValueError("optim.decay_steps > 0 and optim.schedule=trapezoid need each other")
         if self.lr_batch < 1:
             raise ValueError("optim.lr_batch must be >= 1")
 

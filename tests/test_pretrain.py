@@ -8,11 +8,12 @@ import torch
 
 import common.config
 from common import registry
-from common.config import ROOT
+from common.config import ROOT, UserError
 from common.data.splits import book_split, sentence_split
 from common.data.tables import read_jsonl
 from common.engine import run
-from scripts.pretrain import corpus
+from scripts.pretrain import corpus, vocabulary
+from scripts.pretrain.vocabulary import pieces, train_wordpiece
 
 
 def test_held_out_text_is_not_read():
@@ -49,3 +50,51 @@ def test_training_runs_and_the_export_reloads(kind, tmp_path, monkeypatch):
     for name, value in before.items():
         assert torch.allclose(value, after[name], atol=5e-3), name
         assert not torch.allclose(value, torch.zeros_like(value), atol=5e-3)
+
+
+def test_a_vocabulary_is_the_same_in_every_training():
+    """The library's own trainer differs from one training to the next, also in one process."""
+    texts = corpus.sentences(None, "train", limit=3000)
+    first, second = (train_wordpiece(texts, 1000, 64) for _ in range(2))
+    assert pieces(first) == pieces(second)
+    assert len(first) == 1000
+    assert first.tokenize("The cats sat.")[0] == "the"
+    marked = first("a ##a [MASK]")["input_ids"]
+    assert marked[-2] == first.mask_token_id  # special
+    assert first.convert_tokens_to_ids("##a") not in marked  # letters are ordinary pieces
+
+
+def test_inference_sentences_hold_no_evaluation_text():
+    train = corpus.inference_sentences(None, "train")
+    rows = read_jsonl(ROOT / "data/stsb/en-test.jsonl.gz", ("sentence1", "sentence2"))
+    held = {corpus._words(row[c]) for row in rows for c in ("sentence1", "sentence2")}
+    assert len(train) > 30_000
+    assert not {corpus._words(t) for t in train} & held
+
+
+def test_weights_of_another_vocabulary_are_refused(tmp_path, monkeypatch):
+    """Pieces exchanged, sizes equal: nothing but the stored vocabulary can tell."""
+    module = importlib.import_module("scripts.pretrain.masked_lm")
+    monkeypatch.setattr(common.config, "CONFIG_DIR", ROOT / "scripts/pretrain/configs")
+    for place in (registry, run):
+        monkeypatch.setattr(place, "load_project", lambda slug: module)
+    words = [f"runs_dir={tmp_path}", "data.limit=400", "data.vocab_size=300"]
+    folder = run.train("masked_lm", "smoke", words)
+    assert (folder / "tokenizer" / "tokenizer.json").exists()
+    _, experiment = run.prepare("masked_lm", "smoke", words)
+    run.module_of_run(experiment, folder)
+    trained = vocabulary.train_wordpiece
+
+    def shifted(texts, size, max_length):
+        vocab = trained(texts, size, max_length).get_vocab()
+        last = max(vocab.values())
+        moved = {p: i if i < 50 else 50 + (i - 49) % (last - 49) for p, i in vocab.items()}
+        return vocabulary.wordpiece(moved, max_length)
+
+    monkeypatch.setattr(vocabulary, "train_wordpiece", shifted)
+    _, experiment = run.prepare("masked_lm", "smoke", words)
+    with pytest.raises(UserError, match="another vocabulary"):
+        run.module_of_run(experiment, folder)
+    (folder / "checkpoints/train/finished.json").unlink()
+    with pytest.raises(UserError, match="another vocabulary"):
+        run.train("masked_lm", "smoke", [*words, "resume=latest"])

@@ -23,14 +23,18 @@ def lr_at(
     warmup_start_lr: float = 0.0,
     final_lr: float = 0.0,
     schedule: str = "cosine",
+    decay_steps: int = 0,
 ) -> float:
     """Learning rate of one optimiser step: linear warm-up, then the schedule.
 
     Warm-up is linear from `warmup_start_lr` at step 0 to `lr` at step ``warmup_steps - 1``. With
     n = total_steps - warmup_steps and i = step - warmup_steps the rest is
     cosine: final_lr + (lr - final_lr) (1 + cos(pi i / n)) / 2; linear: lr + (final_lr - lr) i / n.
+    A trapezoid is constant and falls linearly over the last `decay_steps`: up to there a run does
+    not depend on its length, so a longer one continues it.
 
-    Source: SGDR without restarts (Loshchilov & Hutter 2017, Eq. 5, arXiv 1608.03983).
+    Source: SGDR without restarts (Loshchilov & Hutter 2017, Eq. 5, arXiv 1608.03983); trapezoid:
+    Zhai et al. 2022, section 3.5 ("cooldown"), arXiv 2106.04560.
 
     Args:
         step: index of the optimiser step, from 0; steps past the end keep `final_lr`.
@@ -39,7 +43,8 @@ def lr_at(
         warmup_steps: steps of the warm-up, >= 0.
         warmup_start_lr: learning rate of step 0 when there is a warm-up.
         final_lr: value at step `total_steps`.
-        schedule: cosine, linear or constant.
+        schedule: cosine, linear, constant or trapezoid.
+        decay_steps: length of the trapezoid's decay.
 
     >>> [round(lr_at(s, lr=1.0, total_steps=4, final_lr=0.0), 3) for s in range(5)]
     [1.0, 0.854, 0.5, 0.146, 0.0]
@@ -48,6 +53,8 @@ def lr_at(
         return warmup_start_lr + (lr - warmup_start_lr) * step / max(1, warmup_steps - 1)
     if schedule == "constant":
         return lr
+    if schedule == "trapezoid":
+        return final_lr + (lr - final_lr) * min(1.0, max(0, total_steps - step) / decay_steps)
     progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
     if schedule == "linear":
         return lr + (final_lr - lr) * progress
@@ -149,6 +156,7 @@ def build_schedule(
             warmup_start_lr=cfg.warmup_start_lr,
             final_lr=cfg.final_lr,
             schedule=cfg.schedule,
+            decay_steps=cfg.decay_steps,
         )
         return lr / cfg.lr
 

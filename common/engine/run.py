@@ -17,6 +17,7 @@ from common.engine import workspace as ws
 from common.engine.callbacks import LogTerms, seed_all, step_seed
 from common.engine.experiment import Experiment, Stage
 from common.engine.module import ContrastiveModule
+from common.engine.processor import SWITCH, choose_cpu_gemm
 from common.engine.sharding import Unsharded
 from common.engine.tracking import drop_rows_after, wandb_logger
 from common.engine.trainer import (
@@ -37,6 +38,7 @@ def prepare(
     project: str, config: str, overrides: Sequence[str]
 ) -> tuple[ExperimentConfig, Experiment]:
     """Typed config and experiment of a project."""
+    choose_cpu_gemm()
     cfg = load(config_class(project), project, config, overrides)
     return cfg, load_project(project).build(cfg)
 
@@ -247,6 +249,7 @@ def _open_workspace(
     first: Stage,
 ) -> ws.Workspace:
     if resumed is not None:
+        _check_same_products(resumed)
         workspace = ws.Workspace(resumed, project, config)
     elif (shared := _externally_launched()) is not None:
         workspace = _agree_on_workspace(cfg, project, config, overrides, first, shared)
@@ -254,6 +257,16 @@ def _open_workspace(
         workspace = ws.create(cfg, project, config, overrides, _scale(cfg, first))
     os.environ[RUN_PATH] = str(workspace.path)
     return workspace
+
+
+def _check_same_products(run: Path) -> None:
+    """A resumed run keeps the library of its CPU products, else it would not be the same run."""
+    before, now = ws.read_json(run / "meta.json").get("cpu_gemm", "vendor"), choose_cpu_gemm()
+    if before != now:
+        raise UserError(
+            f"{run.name} computed its CPU products with '{before}', this process would use '{now}': "
+            f"set {SWITCH}={before} to continue it"
+        )
 
 
 def _scale(cfg: ExperimentConfig, stage: Stage) -> dict[str, Any]:
@@ -268,6 +281,7 @@ def _scale(cfg: ExperimentConfig, stage: Stage) -> dict[str, Any]:
         "global_batch_size": step_batch * trainer_cfg.accumulate_grad_batches,
         "num_steps": steps,
         "precision": run_precision(trainer_cfg),
+        "cpu_gemm": choose_cpu_gemm(),
         "parameters": sum(p.numel() for p in stage.module.parameters()),
         "negatives_per_query": stage.module.negatives_per_query(step_batch),
         "resolved": to_dict(cfg),

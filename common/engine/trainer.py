@@ -71,9 +71,12 @@ def run_precision(cfg: TrainerConfig) -> str:
 
 
 def computes_bfloat16() -> bool:
-    """Whether matrix products in bfloat16 are fast on this processor (AVX-512, AMX, or Arm's bf16)."""
+    """Whether this processor multiplies in bfloat16 (AVX-512 BF16, AMX, or Arm's bf16).
+
+    AVX-512 alone does not: products are then emulated and slower than those in float32.
+    """
     found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bw") or found.get("amx_bf16") or found.get("bf16"))
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
 
 
 def total_steps(cfg: TrainerConfig, stage: Stage) -> tuple[int, float]:

@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerFast as Tokenizer
 from common.config import DataConfig, ExperimentConfig
 from common.data.module import ContrastiveData
 from common.data.samplers import Key
-from common.engine import ContrastiveModule, Experiment, Plan, Stage
+from common.engine import Experiment, Plan, Stage
 from scripts.pretrain.corpus import chapters, sentences
+from scripts.pretrain.vocabulary import ModuleWithVocabulary
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 
@@ -75,7 +76,7 @@ class Windows(Dataset[dict[str, Tensor]]):
         return {"input_ids": ids, "ids": torch.from_numpy(index)}
 
 
-class CausalLM(ContrastiveModule):
+class CausalLM(ModuleWithVocabulary):
     """Decoder trained on the next token."""
 
     in_batch_negatives = False

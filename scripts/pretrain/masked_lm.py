@@ -9,8 +9,6 @@ import numpy as np
 
 from common.config import DataConfig, ExperimentConfig
 
-SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-
 
 @dataclass
 class TextData(DataConfig):
@@ -21,6 +19,7 @@ class TextData(DataConfig):
     max_length: int = 128  # tokens of a sequence, special ones included
     vocab_size: int = 8192
     mask_probability: float = 0.2
+    whole_words: bool = True  # mask all pieces of a word or none
 
 
 @dataclass
@@ -52,28 +51,22 @@ def build(cfg: Config) -> Any:
     from common.data.masking import IGNORED, mask_tokens
     from common.data.module import ContrastiveData
     from common.data.token_bins import TokenBins
-    from common.engine import ContrastiveModule, Experiment, Plan, Stage
-    from scripts.pretrain import corpus
+    from common.engine import Experiment, Plan, Stage
+    from scripts.pretrain import corpus, vocabulary
+    from scripts.pretrain.vocabulary import ModuleWithVocabulary, pieces
 
     def texts(split: Any) -> list[str]:
-        return corpus.sentences(cfg.data.root, split, limit=cfg.data.limit)
+        found = corpus.sentences(cfg.data.root, split, limit=cfg.data.limit)
+        return found + corpus.inference_sentences(cfg.data.root, split, limit=cfg.data.limit)
 
     def chapters() -> list[str]:
         limit = None if cfg.data.limit is None else 2
         return corpus.chapters(cfg.data.root, "train", limit=limit)
 
     def train_tokenizer() -> BertTokenizerFast:
-        from tokenizers import BertWordPieceTokenizer
-
-        pieces = BertWordPieceTokenizer(lowercase=True)
-        pieces.train_from_iterator(
-            [*texts("train"), *chapters()], vocab_size=cfg.data.vocab_size,
-            special_tokens=SPECIALS, show_progress=False,
-        )  # fmt: skip
-        return BertTokenizerFast(
-            tokenizer_object=pieces._tokenizer, do_lower_case=True,
-            model_max_length=cfg.data.max_length,
-        )  # fmt: skip
+        return vocabulary.train_wordpiece(
+            [*texts("train"), *chapters()], cfg.data.vocab_size, cfg.data.max_length
+        )
 
     def sequences(tokenizer: BertTokenizerFast, split: str) -> list[list[int]]:
         limit = cfg.data.max_length
@@ -87,6 +80,7 @@ def build(cfg: Config) -> Any:
 
     def bins(tokenizer: BertTokenizerFast, split: str, seed: int) -> TokenBins:
         specials = np.array([tokenizer.cls_token_id, tokenizer.sep_token_id])
+        continues = np.array([piece.startswith("##") for piece in pieces(tokenizer)])
 
         def prepare(
             ids: np.ndarray, padding: np.ndarray, rng: np.random.Generator
@@ -94,6 +88,7 @@ def build(cfg: Config) -> Any:
             masked, labels = mask_tokens(
                 ids, padding | np.isin(ids, specials), rng, mask_id=tokenizer.mask_token_id,
                 vocab_size=len(tokenizer), probability=cfg.data.mask_probability,
+                continues=continues[ids] if cfg.data.whole_words else None,
             )  # fmt: skip
             return {
                 "input_ids": torch.from_numpy(masked),
@@ -119,7 +114,7 @@ def build(cfg: Config) -> Any:
         # eager attention is the faster one on a CPU at these lengths
         return AutoModelForMaskedLM.from_config(settings, attn_implementation="eager")
 
-    class MaskedLM(ContrastiveModule):
+    class MaskedLM(ModuleWithVocabulary):
         """Encoder with its prediction head; only masked positions are predicted."""
 
         in_batch_negatives = False

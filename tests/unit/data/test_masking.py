@@ -36,6 +36,21 @@ def test_equal_generators_give_equal_masks():
     assert not np.array_equal(masked(seed=1)[0], masked(seed=2)[0])
 
 
+def test_whole_words_are_chosen_together():
+    continues = np.random.default_rng(1).random(IDS.shape) < 0.4
+    continues[:, 0] = False
+    none = np.zeros(IDS.shape, dtype=bool)
+    rng = np.random.default_rng(0)
+    _, labels = mask_tokens(
+        IDS, none, rng, mask_id=4, vocab_size=1000, probability=0.2, continues=continues
+    )
+    chosen = labels != IGNORED
+    assert np.array_equal(chosen[:, 1:][continues[:, 1:]], chosen[:, :-1][continues[:, 1:]])
+    assert chosen.mean() == pytest.approx(0.2, abs=0.01)
+    alone = masked(0.2)[1] != IGNORED
+    assert not np.array_equal(alone[:, 1:][continues[:, 1:]], alone[:, :-1][continues[:, 1:]])
+
+
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="probability"):
         masked(1.5)

@@ -33,6 +33,17 @@ def test_warm_up_reaches_the_peak_at_its_last_step_and_ends_at_the_final_value()
     assert torch.allclose(steps, steps[0].expand_as(steps), atol=1e-6)
 
 
+def test_a_trapezoid_does_not_depend_on_the_length_before_it_decays():
+    args = {"lr": 1.0, "warmup_steps": 2, "schedule": "trapezoid", "decay_steps": 4}
+    short = [lr_at(s, total_steps=10, **args) for s in range(12)]
+    assert short[:7] == [lr_at(s, total_steps=50, **args) for s in range(7)]
+    assert short[6:] == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    with pytest.raises(ValueError, match="need each other"):
+        OptimConfig(schedule="trapezoid")
+    with pytest.raises(ValueError, match="need each other"):
+        OptimConfig(decay_steps=5)
+
+
 def test_learning_rate_follows_the_global_batch_size():
     def lr(rule, size):
         return scaled_optim(OptimConfig(lr=0.075, lr_scaling=rule, lr_batch=64), size).lr

@@ -25,7 +25,7 @@ def test_emulated_bfloat16_runs_in_float32(monkeypatch):
 
 @pytest.mark.parametrize(
     ("found", "fast"),
-    [({"avx2": True, "avx512_bw": False}, False), ({"avx512_bw": True}, True),
+    [({"avx512_bw": True, "avx512_bf16": False}, False), ({"avx512_bf16": True}, True),
      ({"amx_bf16": True}, True), ({"bf16": True, "neon": True}, True), ({"neon": True}, False)],
 )  # fmt: skip
 def test_processors_with_bfloat16(monkeypatch, found, fast):
