@@ -79,7 +79,8 @@ def _is_intel() -> bool:
 @functools.cache
 def _stays_float32() -> bool:
     """Whether products through oneDNN agree with float64 to float32's precision."""
-    if not torch.backends.mkldnn.is_available() or torch.cuda.is_available():
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not available or torch.cuda.is_available():
         return False
     _allow_onednn(True)
     try:
