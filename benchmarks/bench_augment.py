@@ -21,16 +21,16 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-from torchvision import transforms as v1  # noqa: E402
-from torchvision.transforms import v2  # noqa: E402
-from vision_report import OURS, RESULTS, Seconds, interleaved, summary, timed, write  # noqa: E402
+import torch
+from torch import Tensor
+from torchvision import transforms as v1
+from torchvision.transforms import v2
+from vision_report import OURS, RESULTS, Seconds, interleaved, summary, timed, write
 
-from common.data.images import CachedImages  # noqa: E402
-from common.data.labelled_images import load_cifar10, resized  # noqa: E402
-from common.data.simclr import SimCLRTransform  # noqa: E402
-from common.data.views import TwoViews  # noqa: E402
+from common.data.image.labelled import load_cifar10, resized
+from common.data.image.simclr import SimCLRTransform
+from common.data.image.sources import CachedImages
+from common.data.image.views import TwoViews
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 JITTER, JITTER_PROB, GREY_PROB, SCALE = (0.4, 0.4, 0.4, 0.1), 0.8, 0.2, (0.08, 1.0)

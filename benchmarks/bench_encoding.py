@@ -23,16 +23,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import sentence_transformers  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from tokenizers import BertWordPieceTokenizer  # noqa: E402
+import sentence_transformers
+import torch
+import transformers
+from tokenizers import BertWordPieceTokenizer
 
-from common.data.lookup import bundled  # noqa: E402
-from common.data.tables import read_jsonl  # noqa: E402
-from common.encoders import SentenceEncoder, text_tower  # noqa: E402
-from common.engine.workspace import cpu_name  # noqa: E402
-from common.export import load_sentence_transformers, save_sentence_transformers  # noqa: E402
+from common.data.lookup import bundled
+from common.data.tables import read_jsonl
+from common.encoders.text.sentence import SentenceEncoder
+from common.encoders.text.tower import text_tower
+from common.engine.workspace import cpu_name
+from common.export.sentence_transformers import (
+    load_sentence_transformers,
+    save_sentence_transformers,
+)
 
 OUT = ROOT / "benchmarks" / "results" / "encoding.csv"
 BATCH = 64

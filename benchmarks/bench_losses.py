@@ -36,10 +36,10 @@ PEER_ENV = ROOT / ".bench-venv"
 PEERS = ("lightly", "lightly-utils", "sentence-transformers", "pytorch-metric-learning")
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
-import torch  # noqa: E402
-from loss_contenders import Loss, contenders  # noqa: E402
-from loss_report import Row, merged, write_csv, write_figure, write_tables  # noqa: E402
-from torch import Tensor  # noqa: E402
+import torch
+from loss_contenders import Loss, contenders
+from loss_report import Row, merged, write_csv, write_figure, write_tables
+from torch import Tensor
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

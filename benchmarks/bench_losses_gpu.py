@@ -24,7 +24,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.kernels import info_nce  # noqa: E402
+from common.kernels.pair import info_nce
 
 OUT = ROOT / "benchmarks" / "results" / "losses_gpu.csv"
 DEVICE = "cuda"

@@ -34,14 +34,18 @@ from torch.utils.data import Dataset
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.config import load  # noqa: E402
-from common.data.lookup import BUNDLED  # noqa: E402
-from common.data.text_views import TextViews  # noqa: E402
-from common.engine.experiment import Stage  # noqa: E402
-from common.engine.sentences import build_encoder, sentence_data, text_rows  # noqa: E402
-from common.engine.trainer import build_trainer  # noqa: E402
-from common.engine.workspace import Workspace, cpu_name  # noqa: E402
-from common.export.sentence_transformers import save_sentence_transformers  # noqa: E402
+from common.config import load
+from common.data.lookup import BUNDLED
+from common.data.text.views import TextViews
+from common.engine.experiment import Stage
+from common.engine.trainer import build_trainer
+from common.engine.workspace import Workspace, cpu_name
+from common.export.sentence_transformers import save_sentence_transformers
+from common.families.sentences.data import (
+    sentence_data,
+    text_rows,
+)
+from common.families.sentences.module import build_encoder
 
 RESULTS = ROOT / "benchmarks" / "results"
 MODEL = "bundled:text-encoder"

@@ -4,7 +4,7 @@
     make bench KERNEL=tiles                      # or: python benchmarks/bench_tiles.py [--num 16384]
     CONTRASTIVE_TILES=build/tiles_sm90.json make train PROJECT=...
 
-Without the variable the fixed table of common/kernels/triton_tune.py is used. Results do not change
+Without the variable the fixed table of common/kernels/gpu/tile_table.py is used. Results do not change
 but for the order of summation. **The tuner has never run on a GPU**; its search is tested in
 Triton's interpreter.
 """
@@ -19,8 +19,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.kernels.triton_search import FAMILIES, VARIANTS, tune  # noqa: E402
-from common.kernels.triton_tune import save_tiles  # noqa: E402
+from benchmarks.tile_search import FAMILIES, VARIANTS, tune
+from common.kernels.gpu.tile_table import save_tiles
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 

@@ -26,15 +26,15 @@ from torch.utils.data import Dataset
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import open_clip  # noqa: E402
-from open_clip_train.train import train_one_epoch  # noqa: E402
+import open_clip
+from open_clip_train.train import train_one_epoch
 
-from common.config import load  # noqa: E402
-from common.data.module import ContrastiveData  # noqa: E402
-from common.engine.experiment import Stage  # noqa: E402
-from common.engine.optim import decay_groups  # noqa: E402
-from common.engine.trainer import build_trainer  # noqa: E402
-from common.engine.workspace import Workspace, cpu_name  # noqa: E402
+from common.config import load
+from common.data.module import ContrastiveData
+from common.engine.experiment import Stage
+from common.engine.optim import decay_groups
+from common.engine.trainer import build_trainer
+from common.engine.workspace import Workspace, cpu_name
 
 OUT = ROOT / "benchmarks" / "results" / "training.csv"
 MODEL = {

@@ -22,15 +22,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-import torch  # noqa: E402
-from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.utils.data import DataLoader, Dataset  # noqa: E402
-from torchvision.transforms.v2 import functional as F  # noqa: E402
-from vision_report import OURS, RESULTS, Seconds, interleaved, summary, write  # noqa: E402
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as F
+from vision_report import OURS, RESULTS, Seconds, interleaved, summary, write
 
-from common.config import load  # noqa: E402
-from common.data.labelled_images import load_cifar10  # noqa: E402
+from common.config import load
+from common.data.image.labelled import load_cifar10
 
 WIDTH, TEMPERATURE, LR = 2048, 0.5, 0.06
 SETTINGS = (

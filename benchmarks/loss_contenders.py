@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.kernels import Diagonal, info_nce, nt_xent_spec, pair_softplus, pair_stats
+from common.kernels.pair import info_nce, pair_softplus, pair_stats
+from common.kernels.specs.weights import Diagonal, nt_xent_spec
 
 SCALE = 14.3  # 1 / 0.07
 BIAS = -10.0

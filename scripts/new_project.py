@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from projects.{slug}.config import Config
 
 if TYPE_CHECKING:
-    from common.engine import Experiment
+    from common.engine.experiment import Experiment
 
 __all__ = ["Config", "build"]
 
@@ -57,11 +57,16 @@ import torch
 from torch import Tensor
 
 from common.data.module import ContrastiveData
-from common.data.synthetic import synthetic_views
-from common.encoders import ConvNet
-from common.engine import ContrastiveModule, Experiment, Plan, Stage, Workspace
-from common.export import load_safetensors, save_safetensors
-from common.losses import NTXentLoss
+from common.data.image.synthetic import synthetic_views
+from common.encoders.image.towers import ConvNet
+from common.engine.module import ContrastiveModule
+from common.engine.experiment import Experiment
+from common.engine.experiment import Plan
+from common.engine.experiment import Stage
+from common.engine.workspace import Workspace
+from common.export.safetensors import load_safetensors
+from common.export.safetensors import save_safetensors
+from common.losses.two_view import NTXentLoss
 from projects.{slug}.config import Config
 
 

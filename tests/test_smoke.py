@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common.distributed import rank
+from common.distributed.process import rank
 from common.engine.run import train
 from common.registry import list_projects
 

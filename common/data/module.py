@@ -23,7 +23,7 @@ class ContrastiveData(LightningDataModule):
     Args:
         train: a map-style set whose ``__getitem__`` takes a list of keys ``(index, epoch)`` and
             returns one batch, or an `IterableDataset` that yields the batches of this rank and has
-            ``set_epoch(e)`` and ``start_at(batch)`` (see `common.data.streaming`).
+            ``set_epoch(e)`` and ``start_at(batch)`` (see `common.data.image_text.streaming`).
         batch_size: samples per rank and batch.
         seed: the experiment's seed.
         num_workers: loader processes per rank.

@@ -15,6 +15,7 @@ from torch.utils.data import Sampler
 from common.config import UserError
 
 Key = tuple[int, int]  # (sample index, epoch)
+Rng = np.random.Generator
 
 
 def sample_rng(seed: int, epoch: int, index: int, stream: int = 0) -> np.random.Generator:

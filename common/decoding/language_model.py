@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from common.config import UserError
 from common.decoding.contrastive import contrastive_search
 from common.decoding.policies import Policy, processors
-from common.encoders import load_tokenizer, load_transformer
+from common.encoders.text.tower import load_tokenizer, load_transformer
 
 Progress = Callable[[Iterable[int], str, int], Iterable[int]]
 

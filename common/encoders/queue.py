@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.distributed import all_gather_no_grad
+from common.distributed.collectives import all_gather_no_grad
 
 
 class FeatureQueue(nn.Module):

@@ -32,7 +32,7 @@ from common.evaluation.statistics import (
     paired_bootstrap_metric,
     verdict,
 )
-from common.evaluation.sts import spearman
+from common.evaluation.text.sts import spearman
 from common.registry import config_class
 
 

@@ -28,7 +28,7 @@ from common.engine.trainer import (
     total_steps,
     world_size,
 )
-from common.evaluation.report import write_report
+from common.evaluation.tables import write_report
 from common.registry import config_class, load_project
 
 RUN_PATH = "CONTRASTIVE_RUN_PATH"  # the launching process tells its DDP children

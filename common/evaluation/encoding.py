@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.data.offline import claim, content_digest, write_atomically
 from common.encoders.modes import evaluation_mode as evaluation_mode
-from common.evaluation.similarity import blocks
+from common.evaluation.matrices import blocks
 
 
 class Progress(Protocol):

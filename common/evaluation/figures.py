@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.evaluation.similarity import as_labels, as_matrix
+from common.evaluation.matrices import as_labels, as_matrix
 
 
 def principal_components(x: Tensor, num_components: int = 2) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from common.config import UserError
-from common.evaluation.similarity import (
+from common.evaluation.matrices import (
     Indices,
     Metric,
     as_pair,

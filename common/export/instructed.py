@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from common.config import UserError
-from common.encoders.decoder import set_causal
-from common.encoders.instructed import InstructedEncoder, instruction_prefix
-from common.encoders.latent_attention import LatentAttention, SelfAttention, TokenPooler
 from common.encoders.state_dict import load_state_dict_file
-from common.encoders.text import load_tokenizer, load_transformer, quiet
+from common.encoders.text.causal import set_causal
+from common.encoders.text.instructed import InstructedEncoder, instruction_prefix
+from common.encoders.text.latent_attention import LatentAttention, SelfAttention, TokenPooler
+from common.encoders.text.tower import load_tokenizer, load_transformer, quiet
 from common.export.files import write_files, write_json, write_tensors
 from common.export.sentence_transformers import write_modules
 

@@ -20,9 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from common.config import UserError
-from common.encoders import ClipTextTransformer, DualEncoder, OpenClipDualEncoder, QKNormViT
-from common.encoders.open_clip_dual import CONFIG_FILE, TRUNK_DIR, WEIGHTS_FILE
-from common.encoders.vit import LN_EPS
+from common.encoders.image.vit import LN_EPS, QKNormViT
+from common.encoders.image_text.clip_text import ClipTextTransformer
+from common.encoders.image_text.dual import DualEncoder
+from common.encoders.image_text.open_clip_dual import (
+    CONFIG_FILE,
+    TRUNK_DIR,
+    WEIGHTS_FILE,
+    OpenClipDualEncoder,
+)
 from common.export.files import write_atomic, write_json, write_tensors
 
 _TIMM_NAMES = {  # timm's block -> open_clip's block

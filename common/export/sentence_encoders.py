@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common.encoders.sentence import SentenceEncoder
+from common.encoders.text.sentence import SentenceEncoder
 from common.export.sentence_transformers import (
     has_modules,
     load_sentence_transformers,

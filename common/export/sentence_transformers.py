@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.config import UserError
-from common.encoders.pooling import Pooling
-from common.encoders.sentence import SentenceEncoder
 from common.encoders.state_dict import load_state_dict_file
-from common.encoders.text import TextTower, load_tokenizer, text_tower
+from common.encoders.text.pooling import Pooling
+from common.encoders.text.sentence import SentenceEncoder
+from common.encoders.text.tower import TextTower, load_tokenizer, text_tower
 from common.export.files import write_files, write_json, write_tensors
 from common.export.transformers import save_model
 

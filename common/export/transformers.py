@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from common.config import UserError
-from common.encoders.sentence import SentenceEncoder
 from common.encoders.state_dict import load_state_dict_file
-from common.encoders.text import load_tokenizer, quiet, text_tower
+from common.encoders.text.sentence import SentenceEncoder
+from common.encoders.text.tower import load_tokenizer, quiet, text_tower
 from common.export.files import write_files, write_json
 
 SETTINGS = "sentence_encoder.json"

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from common.kernels import ops
-from common.kernels.problem import Problem, stat_dtype
-from common.kernels.specs import Spec, encode
+from common.kernels.core.problem import Problem, stat_dtype
+from common.kernels.specs.weights import Spec, encode
 
 
 def make_problem(

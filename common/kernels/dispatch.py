@@ -10,8 +10,8 @@ from typing import Literal, get_args
 
 import torch
 
-from common.kernels import blocked
-from common.kernels.problem import Problem
+from common.kernels.blocked import sweep as blocked
+from common.kernels.core.problem import Problem
 
 Backend = Literal["auto", "dense", "blocked", "triton"]
 
@@ -46,7 +46,7 @@ def choose(problem: Problem, backend: str, tiled: bool = False) -> str:
 def tiled_module(backend: str) -> ModuleType:
     """The module of a tiled back end, see `problem` for its functions."""
     if backend == "triton":
-        from common.kernels import triton_backend  # imports triton: only on demand
+        from common.kernels.gpu import backend as triton_backend  # imports triton: only on demand
 
         return triton_backend
     return blocked
@@ -54,7 +54,7 @@ def tiled_module(backend: str) -> ModuleType:
 
 def _triton_reason(problem: Problem) -> str | None:
     try:
-        from common.kernels import triton_backend
+        from common.kernels.gpu import backend as triton_backend
     except ImportError as error:
         return f"Triton cannot be imported ({error})"
     reason: str | None = triton_backend.unsupported(problem)

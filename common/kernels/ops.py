@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.kernels.blocked.rows import row_values, valid_rows
+from common.kernels.blocked.tiling import kept_tiles
+from common.kernels.core.problem import Gradients, Problem, RawStats, Upstream, stat_dtype
 from common.kernels.dispatch import tiled_module
-from common.kernels.fused_rows import row_values, valid_rows
-from common.kernels.problem import Gradients, Problem, RawStats, Upstream, stat_dtype
-from common.kernels.specs import decode
-from common.kernels.tiling import kept_tiles
+from common.kernels.specs.weights import decode
 
 _Output = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 

@@ -6,15 +6,17 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from common.kernels import dispatch, ops, reference, sharded
+from common.kernels import dispatch, ops
 from common.kernels.arguments import flatten, make_problem, prepare
+from common.kernels.blocked.rows import valid_rows
+from common.kernels.core import reference
+from common.kernels.core.problem import Problem
+from common.kernels.core.symmetry import is_symmetric
 from common.kernels.fallback import blocked_autograd
-from common.kernels.fused_rows import valid_rows
-from common.kernels.problem import Problem
 from common.kernels.row_loss import info_nce_rows, softplus_rows
-from common.kernels.sharding import Group, as_sharding
-from common.kernels.specs import Diagonal, Spec
-from common.kernels.symmetry import is_symmetric
+from common.kernels.sharded import statistics as sharded
+from common.kernels.sharded.plan import Group, as_sharding
+from common.kernels.specs.weights import Diagonal, Spec
 
 __all__ = ["PairStats", "blocked_autograd", "info_nce", "pair_softplus", "pair_stats"]
 

@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from common.kernels import dispatch, ops, reference, softplus_ops
+from common.kernels import dispatch, ops, softplus_ops
 from common.kernels.arguments import flatten, make_problem, prepare
-from common.kernels.fused_rows import row_values, valid_rows
-from common.kernels.linear import split
-from common.kernels.problem import Problem, SoftplusSums
-from common.kernels.sharded_softplus import sharded_softplus
-from common.kernels.sharding import Group, as_sharding
-from common.kernels.specs import Spec
-from common.kernels.symmetry import is_symmetric
+from common.kernels.blocked.rows import row_values, valid_rows
+from common.kernels.core import reference
+from common.kernels.core.linear import split
+from common.kernels.core.problem import Problem, SoftplusSums
+from common.kernels.core.symmetry import is_symmetric
+from common.kernels.sharded.plan import Group, as_sharding
+from common.kernels.sharded.softplus import sharded_softplus
+from common.kernels.specs.weights import Spec
 
 
 class RowLoss(NamedTuple):

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.kernels.core.problem import Problem, stat_dtype
 from common.kernels.dispatch import tiled_module
 from common.kernels.ops import (
     autocast_off,
@@ -15,7 +16,6 @@ from common.kernels.ops import (
     rebuild,
     scale_grads,
 )
-from common.kernels.problem import Problem, stat_dtype
 
 
 @torch.library.custom_op("contrastive::pair_softplus", mutates_args=())

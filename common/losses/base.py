@@ -4,7 +4,7 @@ from typing import ClassVar, get_args
 
 from torch import Tensor, nn
 
-from common.distributed import default_group
+from common.distributed.process import default_group
 from common.kernels.dispatch import Backend
 from common.losses.functional.kernel import KernelOptions
 from common.losses.output import DistributedKind, embeddings

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from common.kernels import Spec
+from common.kernels.specs.weights import Spec
 from common.losses.base import PairLoss, check_fraction
 from common.losses.functional.info_nce import clip, info_nce
 from common.losses.functional.masks import hardness_bias, id_mask

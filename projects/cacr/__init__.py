@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from common.engine import ContrastiveModule, Experiment, Plan, Stage
+    from common.engine.experiment import Experiment, Plan, Stage
+    from common.engine.module import ContrastiveModule
 
 __all__ = ["Config", "build"]
 
@@ -19,8 +20,8 @@ def build(cfg: Config) -> "Experiment":
     """The experiment of a config; heavy imports happen here."""
     import torch
 
-    from common.engine import Experiment, Plan, Stage
-    from common.export import load_safetensors, save_safetensors
+    from common.engine.experiment import Experiment, Plan, Stage
+    from common.export.safetensors import load_safetensors, save_safetensors
     from projects.cacr.data import build_data, image_part, num_samples, requirements
     from projects.cacr.evaluate import evaluate
     from projects.cacr.module import CACR, network_options

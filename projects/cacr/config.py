@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.config import ExperimentConfig, OptimConfig
-from common.image_config import FrozenEval, ImageSetData, ImageSource
+from common.families.images.config import FrozenEval, ImageSetData, ImageSource
 
 IN_MEMORY = ("synthetic", "bundled", "cifar10", "cifar100", "stl10")
 

@@ -7,7 +7,15 @@ import torch
 from torch.utils.data import Dataset
 
 from common.config import UserError
-from common.data.image_part import (
+from common.data.image.files import EXTENSIONS, LabelledFiles, image_files, source_of
+from common.data.image.imbalance import imbalanced_rows, kept_images
+from common.data.image.labelled import (
+    LabelledPixels,
+    balanced_subset,
+    resized,
+)
+from common.data.image.multi_view import MultiViews, ViewStack
+from common.data.image.parts import (
     NUM_IMAGES,
     SYNTHETIC_CLASSES,
     EvalImages,
@@ -15,19 +23,11 @@ from common.data.image_part import (
     Part,
     benchmark_pixels,
 )
-from common.data.images import EvalTransform
-from common.data.imbalance import imbalanced_rows, kept_images
-from common.data.labelled_files import EXTENSIONS, LabelledFiles, image_files, source_of
-from common.data.labelled_images import (
-    LabelledPixels,
-    balanced_subset,
-    resized,
-)
+from common.data.image.simclr import SimCLRTransform
+from common.data.image.sources import EvalTransform
 from common.data.lookup import BUNDLED, data_root, require
 from common.data.module import ContrastiveData
-from common.data.multi_view import MultiViews, ViewStack
-from common.data.simclr import SimCLRTransform
-from common.engine import Requirement
+from common.engine.experiment import Requirement
 from projects.cacr.config import IN_MEMORY, CacrData, Config
 
 FOLDER_SIZES = {"webvision": 2439574, "imagenet22k": 14197122}  # for plans without the files

@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common import evaluation as ev
-from common.data.image_part import ImagePart
-from common.data.labelled_images import LabelledPixels
+from common.data.image.labelled import LabelledPixels
+from common.data.image.parts import ImagePart
 from common.data.samplers import sample_rng
-from common.engine import Workspace
-from common.engine.knn_validation import validation_curve
-from common.engine.workspace import write_json
+from common.encoders.modes import evaluated
+from common.engine.workspace import Workspace, write_json
+from common.evaluation.features import geometry
+from common.evaluation.features.frozen import frozen_metrics, knn_correct, source_features
+from common.evaluation.features.linear_probe import linear_probe_correct
 from common.evaluation.figures import class_gallery, embedding_map
-from common.evaluation.frozen import frozen_metrics, knn_correct, source_features
-from common.evaluation.linear_probe import linear_probe_correct
-from common.losses.functional import pairwise_squared_distance
+from common.families.images.validation import validation_curve
+from common.losses.functional.geometry import pairwise_squared_distance
 from projects.cacr.config import Config
 from projects.cacr.data import eval_transform, image_part, view_transforms
 from projects.cacr.module import CACR
@@ -32,7 +32,7 @@ Labelled = tuple[Tensor, Tensor]  # features (N, F) and labels (N,)
 def evaluate(cfg: Config, module: CACR, workspace: Workspace) -> dict[str, float]:
     """Probes of the frozen encoder, the untrained encoder beside them, and the mechanism."""
     bank, test = image_part(cfg, "bank"), image_part(cfg, "test")
-    with ev.evaluated(module, cfg.trainer.accelerator):
+    with evaluated(module, cfg.trainer.accelerator):
         bank_set, test_set = (features(cfg, module, part, workspace) for part in (bank, test))
         metrics, correct = probes(cfg, bank_set, test_set)
         if isinstance(test.data, LabelledPixels):
@@ -187,8 +187,8 @@ def mechanism(cfg: Config, module: CACR, test: LabelledPixels) -> dict[str, floa
     metrics["positive_distance"] = float(far.mean())
     metrics["farthest_positive_distance"] = float(far.amax(1).mean())
     metrics["nearest_negative_distance"] = float(near.amin(1).mean())
-    metrics["alignment"] = ev.alignment(z[0], z[1])
-    metrics["projection_uniformity"] = ev.uniformity(z[0])
+    metrics["alignment"] = geometry.alignment(z[0], z[1])
+    metrics["projection_uniformity"] = geometry.uniformity(z[0])
     return metrics
 
 

@@ -5,13 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.data.multi_view import MultiViewBatch
-from common.encoders import MLPHead
-from common.encoders.heads import ProjectedEncoder
+from common.data.image.multi_view import MultiViewBatch
+from common.encoders.heads import MLPHead, ProjectedEncoder
 from common.encoders.momentum import MomentumEncoder
 from common.encoders.queue import FeatureQueue
-from common.engine.knn_validation import KnnValidatedModule
 from common.engine.optim import build_optimizer, scaled_optim
+from common.families.images.validation import KnnValidatedModule
 from projects.cacr.config import Config
 from projects.cacr.networks import build_network
 from projects.cacr.objective import (

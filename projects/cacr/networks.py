@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from common.config import UserError
-from common.encoders import ConvNet, ImageTower, MLPHead, torchvision_tower
-from common.encoders.heads import Norm, ProjectedEncoder
+from common.encoders.heads import MLPHead, Norm, ProjectedEncoder
+from common.encoders.image.towers import ConvNet, ImageTower, torchvision_tower
 from common.encoders.pretrained import check_choice
 
 CONV_WIDTHS = (96, 192, 384, 384, 192)

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.evaluation import spearman
-from common.losses import CACRLoss
+from common.evaluation.text.sts import spearman
 from common.losses.base import PairLoss
-from common.losses.functional import cacr_momentum, cacr_queue, clip, pairwise_squared_distance
+from common.losses.cacr import CACRLoss
+from common.losses.functional.cacr import cacr_momentum
+from common.losses.functional.cacr_queue import cacr_queue
+from common.losses.functional.geometry import pairwise_squared_distance
+from common.losses.functional.info_nce import clip
 from common.losses.functional.kernel import mean_loss
 from projects.cacr.config import MethodConfig
 

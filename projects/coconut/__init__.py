@@ -9,7 +9,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from common.engine import ContrastiveModule, Experiment, Plan, Workspace
+    from common.engine.experiment import Experiment, Plan
+    from common.engine.module import ContrastiveModule
+    from common.engine.workspace import Workspace
 
 __all__ = ["Config", "build"]
 
@@ -20,8 +22,8 @@ def build(cfg: Config) -> "Experiment":
 
     import torch
 
-    from common.engine import Experiment, Plan
-    from common.export import load_safetensors, save_safetensors
+    from common.engine.experiment import Experiment, Plan
+    from common.export.safetensors import load_safetensors, save_safetensors
     from projects.coconut.data import (
         SAMPLE_RATES,
         build_tokenizer,

@@ -11,13 +11,12 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from common.config import UserError
-from common.data.audio import pad_waveforms
 from common.data.corrupt import CorruptCounter
 from common.data.incremental import ClassIncremental, class_order, quota_per_class
 from common.data.lookup import BUNDLED, data_root
 from common.data.module import ContrastiveData
 from common.data.samplers import Key
-from common.data.spoken import (
+from common.data.speech.spoken import (
     FSC_HINT,
     SLURP_HINT,
     Part,
@@ -27,9 +26,10 @@ from common.data.spoken import (
     load_spoken_digits,
     synthetic_commands,
 )
-from common.data.transcripts import PAD, TranscriptTokenizer
+from common.data.speech.transcripts import PAD, TranscriptTokenizer
+from common.data.speech.waveforms import pad_waveforms
 from common.encoders.pretrained import resolve_pretrained
-from common.engine import Requirement
+from common.engine.experiment import Requirement
 from projects.coconut.config import CoconutData, Config
 
 FOLDERS = {"fsc": "fluent_speech_commands_dataset", "slurp": "slurp"}

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from common.evaluation.continual import TaskResults
+from common.evaluation.speech.continual import TaskResults
 
 UNKNOWN = -1
 

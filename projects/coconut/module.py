@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor
 
-from common.data.transcripts import PAD, TranscriptTokenizer, full_text
-from common.distributed import all_gather_no_grad, all_gather_with_grad, all_reduce_sum
-from common.encoders import mean_pool
+from common.data.speech.transcripts import PAD, TranscriptTokenizer, full_text
+from common.distributed.collectives import all_gather_no_grad
+from common.distributed.differentiable import all_gather_with_grad, all_reduce_sum
 from common.encoders.snapshot import FrozenTeacher
+from common.encoders.text.pooling import mean_pool
 from common.engine.module import ContrastiveModule
-from common.evaluation.speech import word_edits
+from common.evaluation.speech.error_rates import word_edits
 from common.losses.functional.knowledge import mixed, rehearsal_weight, softened_divergence
 from projects.coconut.config import Config
 from projects.coconut.data import SpeechBatch, build_scenario, memory_slots

@@ -7,18 +7,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from common.config import UserError
-from common.data.audio import pad_waveforms
-from common.data.transcripts import EOS, PAD, SOS, SPECIAL, SpokenTarget, TranscriptTokenizer
-from common.encoders import MLPHead, evaluation_mode, mean_pool
-from common.encoders.attention_decoder import AttentionDecoder, beam_search
-from common.encoders.audio import (
+from common.data.speech.transcripts import EOS, PAD, SOS, SPECIAL, SpokenTarget, TranscriptTokenizer
+from common.data.speech.waveforms import pad_waveforms
+from common.encoders.heads import MLPHead
+from common.encoders.modes import evaluation_mode
+from common.encoders.speech.attention_decoder import AttentionDecoder, beam_search
+from common.encoders.speech.speech_towers import (
     ConvTransformerEncoder,
     SpecAugment,
     Wav2Vec2Encoder,
     frame_mask,
     wav2vec2_encoder,
 )
-from common.export import load_safetensors
+from common.encoders.text.pooling import mean_pool
+from common.export.safetensors import load_safetensors
 from common.losses.output import unit
 from projects.coconut.config import Config
 from projects.coconut.data import SAMPLE_RATES

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.data.transcripts import PAD
-from common.distributed import all_reduce_sum, world_size
+from common.data.speech.transcripts import PAD
+from common.distributed.differentiable import all_reduce_sum
+from common.distributed.process import world_size
 from common.losses.functional.info_nce import clip
 from common.losses.functional.teacher_student import teacher_sup_con
 from projects.coconut.config import MethodConfig

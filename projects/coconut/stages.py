@@ -9,10 +9,10 @@ from torch.utils.data import Dataset
 
 from common.config import UserError
 from common.data.incremental import ClassIncremental, select_memory
-from common.data.transcripts import EOS, PAD, SpokenTarget, TranscriptTokenizer, full_text
+from common.data.speech.transcripts import EOS, PAD, SpokenTarget, TranscriptTokenizer, full_text
 from common.encoders.modes import evaluated
-from common.engine import Stage
-from common.evaluation.speech import word_edits
+from common.engine.experiment import Stage
+from common.evaluation.speech.error_rates import word_edits
 from projects.coconut.config import Config
 from projects.coconut.data import (
     EvalSpeech,

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from common.engine import ContrastiveModule, Experiment, Plan, Stage, Workspace
+    from common.engine.experiment import Experiment, Plan, Stage
+    from common.engine.module import ContrastiveModule
+    from common.engine.workspace import Workspace
 
 __all__ = ["Config", "build"]
 
@@ -19,8 +21,8 @@ def build(cfg: Config) -> "Experiment":
     """The experiment of a config; heavy imports happen here."""
     import torch
 
-    from common.engine import Experiment, Plan, Stage
-    from common.export import load_safetensors, save_safetensors
+    from common.engine.experiment import Experiment, Plan, Stage
+    from common.export.safetensors import load_safetensors, save_safetensors
     from projects.dcl.data import build_data, image_part, num_samples, requirements
     from projects.dcl.evaluate import evaluate
     from projects.dcl.module import DCL, build_network, network_options

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.config import ExperimentConfig
-from common.image_config import FrozenEval, ImageSetData, ImageSource
+from common.families.images.config import FrozenEval, ImageSetData, ImageSource
 
 Host = Literal["simclr", "moco", "nnclr"]
 Loss = Literal["infonce", "dcl", "dclw"]

@@ -4,21 +4,21 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from common.data.image_part import (
+from common.data.image.files import FILE_SETS, image_files, source_of
+from common.data.image.labelled import balanced_subset, resized
+from common.data.image.parts import (
     NUM_IMAGES,
     EvalImages,
     ImagePart,
     Part,
     benchmark_pixels,
 )
-from common.data.images import EvalTransform
-from common.data.labelled_files import FILE_SETS, image_files, source_of
-from common.data.labelled_images import balanced_subset, resized
+from common.data.image.simclr import SimCLRTransform
+from common.data.image.sources import EvalTransform
+from common.data.image.views import TwoViews
 from common.data.lookup import BUNDLED, data_root
 from common.data.module import ContrastiveData
-from common.data.simclr import SimCLRTransform
-from common.data.views import TwoViews
-from common.engine import Requirement
+from common.engine.experiment import Requirement
 from projects.dcl.config import Config, DclData
 
 

@@ -5,15 +5,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common import evaluation as ev
-from common.data.image_part import ImagePart
-from common.data.labelled_images import LabelledPixels
+from common.data.image.labelled import LabelledPixels
+from common.data.image.parts import ImagePart
 from common.data.samplers import sample_rng
-from common.engine import Workspace
-from common.engine.knn_validation import validation_curve
+from common.encoders.modes import evaluated
+from common.engine.workspace import Workspace
+from common.evaluation.features import geometry
+from common.evaluation.features.frozen import frozen_metrics, knn_correct, source_features
+from common.evaluation.features.geometry import uniformity
 from common.evaluation.figures import class_gallery, embedding_map
-from common.evaluation.frozen import frozen_metrics, knn_correct, source_features
-from common.losses import InfoNCELoss
+from common.families.images.validation import validation_curve
+from common.losses.info_nce import InfoNCELoss
 from projects.dcl.config import Config
 from projects.dcl.data import eval_transform, image_part, train_transform
 from projects.dcl.module import DCL
@@ -27,7 +29,7 @@ VIEW_STREAM = 23
 def evaluate(cfg: Config, module: DCL, workspace: Workspace) -> dict[str, float]:
     """Probes of the frozen encoder, the untrained encoder beside them, and the mechanism."""
     bank, test = image_part(cfg, "bank"), image_part(cfg, "test")
-    with ev.evaluated(module, cfg.trainer.accelerator):
+    with evaluated(module, cfg.trainer.accelerator):
         bank_x, bank_y = features(cfg, module, bank, workspace)
         test_x, test_y = features(cfg, module, test, workspace)
         metrics = probes(cfg, (bank_x, bank_y), (test_x, test_y), cfg.eval.linear_probe)
@@ -108,8 +110,8 @@ def mechanism(
     metrics["gradient_identity_error"] = gradient_identity_error(
         z_1[few], z_2[few], cfg.method.temperature
     )
-    metrics["alignment"] = ev.alignment(z_1, z_2)
-    metrics["projection_uniformity"] = ev.uniformity(z_1)
+    metrics["alignment"] = geometry.alignment(z_1, z_2)
+    metrics["projection_uniformity"] = uniformity(z_1)
     workspace.figure("npc", npc_figure(metrics, cfg.eval.npc_batch_sizes))
     return metrics
 

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.data.views import TwoViewBatch
-from common.encoders import ConvNet, ImageTower, MLPHead, torchvision_tower
-from common.encoders.heads import Norm, ProjectedEncoder
+from common.data.image.views import TwoViewBatch
+from common.encoders.heads import MLPHead, Norm, ProjectedEncoder
+from common.encoders.image.towers import ConvNet, ImageTower, torchvision_tower
 from common.encoders.momentum import MomentumEncoder
 from common.encoders.queue import FeatureQueue, SupportSet
-from common.engine.knn_validation import KnnValidatedModule
+from common.families.images.validation import KnnValidatedModule
 from projects.dcl.config import Config
 from projects.dcl.objective import ObjectiveOutput, OneWayObjective, TwoViewObjective
 

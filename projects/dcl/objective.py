@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from common.losses import DCLLoss, InfoNCELoss, NTXentLoss
 from common.losses.functional.kernel import mean_loss
 from common.losses.functional.two_view import anchor_scores, von_mises_fisher_weight
+from common.losses.info_nce import InfoNCELoss
+from common.losses.two_view import DCLLoss, NTXentLoss
 from projects.dcl.config import MethodConfig
 
 

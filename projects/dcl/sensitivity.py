@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from common.config import UserError, to_dict
-from common.engine import Workspace
 from common.engine.optim import scaled_lr
 from common.engine.run import train
-from common.engine.workspace import read_json, write_json
+from common.engine.workspace import Workspace, read_json, write_json
 from projects.dcl.config import Config
 from projects.dcl.data import num_samples
 

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING
 from projects.debcse.config import Config
 
 if TYPE_CHECKING:
-    from common.engine import Experiment, Workspace
+    from common.engine.experiment import Experiment
+    from common.engine.workspace import Workspace
 
 __all__ = ["Config", "build"]
 
 
 def build(cfg: Config) -> "Experiment":
     """The experiment of a config; heavy imports happen here."""
-    from common.engine.sentences import sentence_experiment
+    from common.families.sentences.experiment import sentence_experiment
     from projects.debcse.data import corpus_size, twin_views
     from projects.debcse.evaluate import evaluate
     from projects.debcse.module import DebCSE

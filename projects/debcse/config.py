@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.config import ExperimentConfig
-from common.sentence_config import (
+from common.families.sentences.config import (
     Pooling,
     SearchConfig,
     SentenceData,

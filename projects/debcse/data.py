@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from common.config import UserError
-from common.data.augment_text import WordDropout
 from common.data.samplers import Key, sample_rng
-from common.data.text_sets import load_nli_pairs
-from common.data.text_views import TextViews
-from common.engine.sentences import text_rows
+from common.data.text.augment import WordDropout
+from common.data.text.sets import load_nli_pairs
+from common.data.text.views import TextViews
+from common.families.sentences.data import text_rows
 from projects.debcse.config import Config
 from projects.debcse.sampling import Draws, PairSampler
 

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.lexical import surface_similarity, words
-from common.data.text_sets import StsSet
-from common.engine import Workspace
-from common.engine.sentences import SentenceModule, before_and_after, sts_set
-from common.evaluation import pair_cosine, partial_spearman, spearman
+from common.data.text.lexical import surface_similarity, words
+from common.data.text.sets import StsSet
+from common.engine.workspace import Workspace
+from common.evaluation.text.sts import pair_cosine, partial_spearman, spearman
+from common.families.sentences.data import sts_set
+from common.families.sentences.evaluation import before_and_after
+from common.families.sentences.module import SentenceModule
 from projects.debcse.config import Config
 from projects.debcse.data import corpus
 from projects.debcse.mining import with_variants

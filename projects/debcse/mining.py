@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.data.augment_text import STOP_WORDS, Repetition
-from common.data.lexical import SurfaceSimilarity
 from common.data.offline import OfflineCache, Row, content_digest
 from common.data.samplers import sample_rng
-from common.distributed import barrier, is_active, is_rank_zero
-from common.encoders.sentence import SentenceEncoder
-from common.engine.sentences import encoding
-from common.evaluation import BM25, encode_texts, search
-from common.evaluation.bm25 import tokenize
+from common.data.text.augment import STOP_WORDS, Repetition
+from common.data.text.lexical import SurfaceSimilarity
+from common.distributed.process import barrier, is_active, is_rank_zero
+from common.encoders.text.sentence import SentenceEncoder
+from common.evaluation.encoding import encode_texts
+from common.evaluation.retrieval.bm25 import BM25, tokenize
+from common.evaluation.search import search
+from common.families.sentences.evaluation import encoding
 from projects.debcse.config import Config
 from projects.debcse.sampling import Pools
 

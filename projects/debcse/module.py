@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.encoders.sentence import SentenceEncoder
-from common.engine.sentences import SentenceModule
-from common.losses import InfoNCELoss, LossOutput
+from common.encoders.text.sentence import SentenceEncoder
+from common.families.sentences.module import SentenceModule
+from common.losses.info_nce import InfoNCELoss
+from common.losses.output import LossOutput
 from projects.debcse.config import Config, MethodConfig
 from projects.debcse.record import PairRecord
 

@@ -6,7 +6,7 @@ from common.config import UserError
 from projects.debcse.config import Config
 
 if TYPE_CHECKING:
-    from common.engine import Workspace
+    from common.engine.workspace import Workspace
 
 INSTRUCTION = "Rewrite the sentence with other words and another structure; keep its meaning."
 SHOWN = (
@@ -52,9 +52,9 @@ def paraphrase(cfg: Config, workspace: "Workspace | None" = None) -> int:
     if options.output is None:
         raise UserError("set paraphrase.output to a folder; then pool.paraphrases names it")
     from common.data.offline import OfflineCache, Row, content_key
-    from common.data.rewriting import Decoding, LineGenerator, one_line
     from common.data.samplers import sample_rng
-    from common.encoders import resolve_pretrained
+    from common.data.text.rewriting import Decoding, LineGenerator, one_line
+    from common.encoders.pretrained import resolve_pretrained
     from projects.debcse.data import corpus
 
     texts = corpus(cfg)[: options.limit]

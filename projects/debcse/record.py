@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.data.lexical import surface_similarity, words
 from common.data.samplers import sample_rng
-from common.data.synthetic import synthetic_sentence_pairs
-from common.data.text_sets import load_nli_pairs
-from common.evaluation import pair_cosine
+from common.data.text.lexical import surface_similarity, words
+from common.data.text.sets import load_nli_pairs
+from common.data.text.synthetic import synthetic_sentence_pairs
+from common.evaluation.text.sts import pair_cosine
 from projects.debcse.config import Config
 from projects.debcse.data import length_difference
 from projects.debcse.mining import Mined

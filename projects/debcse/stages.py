@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 
 from common.config import UserError, to_dict
-from common.encoders.sentence import SentenceEncoder, sentence_encoder
-from common.engine import Stage
+from common.encoders.text.sentence import SentenceEncoder, sentence_encoder
 from common.engine import checkpoint as ckpt
 from common.engine.compare import code_hash
+from common.engine.experiment import Stage
 from common.engine.module import freeze
-from common.engine.sentences import encoding, train_stage, untrained_encoder
+from common.families.sentences.evaluation import encoding, untrained_encoder
+from common.families.sentences.experiment import train_stage
 from projects.debcse.config import Config
 from projects.debcse.data import SampledViews, corpus, twin_views
 from projects.debcse.mining import Mined, mine, offline_folder

@@ -8,10 +8,9 @@ import numpy as np
 
 from common.config import UserError
 from common.data.tables import write_jsonl
-from common.encoders.sentence import SentenceEncoder
-from common.engine import Workspace
-from common.engine.sentences import encoding
-from common.engine.workspace import write_json
+from common.encoders.text.sentence import SentenceEncoder
+from common.engine.workspace import Workspace, write_json
+from common.families.sentences.evaluation import encoding
 from projects.debcse.config import Config, IpwConfig
 from projects.debcse.data import corpus
 from projects.debcse.evaluate import examples, pair_figure, pair_metrics

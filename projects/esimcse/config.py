@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.config import ExperimentConfig
-from common.sentence_config import (
-    RepetitionConfig,
+from common.data.text.options import RepetitionConfig
+from common.families.sentences.config import (
     SearchConfig,
     SentenceData,
     SentenceLoss,

@@ -3,12 +3,12 @@
 from typing import Literal
 
 from common.config import UserError
-from common.data.repeated_views import repeated_views, repetition
-from common.data.synthetic import synthetic_sentences
-from common.data.text_sets import load_sentences
-from common.data.text_views import TextViews
-from common.encoders.sentence import SentenceEncoder
-from common.engine.sentences import text_rows
+from common.data.text.repeated_views import repeated_views, repetition
+from common.data.text.sets import load_sentences
+from common.data.text.synthetic import synthetic_sentences
+from common.data.text.views import TextViews
+from common.encoders.text.sentence import SentenceEncoder
+from common.families.sentences.data import text_rows
 from projects.esimcse.config import Config
 
 HELD_OUT_SEED = 1  # the probe's sentences are the same for all seeds of an experiment
@@ -31,7 +31,7 @@ def training_rows(cfg: Config) -> list[tuple[str, ...]]:
 
 
 def training_views(cfg: Config, encoder: SentenceEncoder) -> TextViews:
-    """Batches of both views, see `common.data.repeated_views`.
+    """Batches of both views, see `common.data.text.repeated_views`.
 
     Raises:
         UserError: see `training_rows`; or the second view would not fit the encoder.

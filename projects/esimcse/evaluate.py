@@ -5,8 +5,10 @@ from collections.abc import Callable
 from torch import Tensor
 
 from common.config import UserError
-from common.engine.sentences import SentenceModule, before_and_after, sts_set
-from common.evaluation.sts_protocol import encode_distinct
+from common.evaluation.text.sts_protocol import encode_distinct
+from common.families.sentences.data import sts_set
+from common.families.sentences.evaluation import before_and_after
+from common.families.sentences.module import SentenceModule
 from projects.esimcse.config import Config
 from projects.esimcse.data import held_out_sentences
 from projects.esimcse.length import length_r2, pair_bias, word_counts

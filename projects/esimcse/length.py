@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from common.evaluation.sts import pair_cosine, partial_spearman, spearman
+from common.evaluation.text.sts import pair_cosine, partial_spearman, spearman
 
 RIDGE = 1e-3  # penalty of the probe per sample, on standardised features
 

@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.encoders import TextTower, load_transformer
 from common.encoders.modes import evaluation_mode
 from common.encoders.momentum import MomentumEncoder
 from common.encoders.queue import GrowingQueue
-from common.encoders.sentence import SentenceEncoder
-from common.engine.sentences import SentenceModule
-from common.losses import InfoNCELoss
+from common.encoders.text.sentence import SentenceEncoder
+from common.encoders.text.tower import TextTower, load_transformer
+from common.families.sentences.module import SentenceModule
+from common.losses.info_nce import InfoNCELoss
 from common.losses.output import LossOutput
 from projects.esimcse.config import Config
 

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from common.engine import ContrastiveModule, Experiment, Plan, Stage
+    from common.engine.experiment import Experiment, Plan, Stage
+    from common.engine.module import ContrastiveModule
 
 __all__ = ["Config", "build"]
 
@@ -22,9 +23,9 @@ def build(cfg: Config) -> "Experiment":
     import torch
 
     from common.data.lookup import data_root
-    from common.engine import Experiment, Plan, Stage
-    from common.evaluation.image_sets import require_image_sets
-    from common.export import load_safetensors, save_safetensors
+    from common.engine.experiment import Experiment, Plan, Stage
+    from common.evaluation.image_text.image_sets import require_image_sets
+    from common.export.safetensors import load_safetensors, save_safetensors
     from projects.hydra.data import build_data, num_samples, requirements
     from projects.hydra.evaluate import evaluate
     from projects.hydra.module import Hydra

@@ -10,22 +10,22 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from common.config import UserError
-from common.data import images as im
-from common.data.class_pairs import ClassPairs
-from common.data.image_folders import IMAGE_SETS, load_image_set
-from common.data.labelled_images import (
+from common.data.image import pipelines as augment
+from common.data.image import sources as im
+from common.data.image.benchmarks import IMAGE_SETS, load_image_set
+from common.data.image.class_pairs import ClassPairs
+from common.data.image.labelled import (
     LabelledPixels,
     balanced_subset,
     hold_out,
     load_cifar10,
     load_pixels,
 )
+from common.data.image.simclr import SimCLRTransform
+from common.data.image.synthetic import synthetic_pairs
 from common.data.lookup import data_root, require
 from common.data.module import ContrastiveData
-from common.data.simclr import SimCLRTransform
-from common.data.synthetic import synthetic_pairs
-from common.engine import Requirement
-from projects.hydra import augment
+from common.engine.experiment import Requirement
 from projects.hydra.config import Config, HydraData
 
 Part = Literal["train", "test"]

@@ -7,13 +7,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from common import evaluation as ev
 from common.data.lookup import data_root
-from common.engine import Workspace
-from common.engine.workspace import write_json
+from common.encoders.modes import evaluated
+from common.engine.workspace import Workspace, write_json
+from common.evaluation.features import geometry
+from common.evaluation.features.frozen import SourceBatches, knn_correct
+from common.evaluation.features.knn import knn_accuracy
+from common.evaluation.features.linear_probe import fit_logistic_regression, linear_probe
 from common.evaluation.figures import class_gallery, embedding_map
-from common.evaluation.frozen import SourceBatches, knn_correct
-from common.evaluation.image_sets import ImageSetProtocol
+from common.evaluation.image_text.image_sets import ImageSetProtocol
+from common.evaluation.text.sts import spearman
 from projects.hydra.config import Config
 from projects.hydra.data import LabelledSet, eval_transform, labelled_set
 from projects.hydra.module import Hydra, build_net
@@ -36,7 +39,7 @@ def evaluate(cfg: Config, module: Hydra, workspace: Workspace) -> dict[str, floa
     """Probes, spectrum, subspace precision and class relations of the frozen networks."""
     train, test = labelled_set(cfg, "train"), labelled_set(cfg, "test")
     net = module.net
-    with ev.evaluated(net, cfg.trainer.accelerator):
+    with evaluated(net, cfg.trainer.accelerator):
         metrics = evaluate_net(cfg, net, train, test, workspace)
         if cfg.eval.transfer:
             metrics |= transfer(cfg, net, workspace)
@@ -104,15 +107,15 @@ def probes(cfg: Config, fit: Embedded, held: Embedded) -> dict[str, float]:
     """Linear probe and kNN of frozen features."""
     classes = cfg.data.num_classes
     sets = (fit.features, fit.labels, held.features, held.labels)
-    metrics = ev.linear_probe(*sets, num_classes=classes, l2_grid=PROBE_L2, seed=cfg.seed)
-    found = ev.knn_accuracy(*sets, ks=cfg.eval.neighbours, num_classes=classes)
+    metrics = linear_probe(*sets, num_classes=classes, l2_grid=PROBE_L2, seed=cfg.seed)
+    found = knn_accuracy(*sets, ks=cfg.eval.neighbours, num_classes=classes)
     return metrics | {k: v for k, v in found.items() if "weighted" not in k}
 
 
 def probe_items(fit: Embedded, held: Embedded, l2: float) -> list[float]:
     """Whether the linear probe of this strength is right on each test image."""
     mean, std = fit.features.mean(dim=0), fit.features.std(dim=0, correction=0).clamp(min=1e-6)
-    weight, bias = ev.fit_logistic_regression(
+    weight, bias = fit_logistic_regression(
         (fit.features - mean) / std, fit.labels, l2, int(fit.labels.max()) + 1
     )
     predicted = F.linear((held.features - mean) / std, weight, bias).argmax(dim=1)
@@ -132,9 +135,9 @@ def untrained(cfg: Config, train: LabelledSet, test: LabelledSet) -> dict[str, f
 def collapse(held: Embedded) -> dict[str, float]:
     """Spectrum measures of features and projections; `z_std` is that of raw projections."""
     return {
-        "participation_ratio": ev.participation_ratio(held.features),
-        "effective_rank": ev.effective_rank(held.features),
-        "z_participation_ratio": ev.participation_ratio(held.projections),
+        "participation_ratio": geometry.participation_ratio(held.features),
+        "effective_rank": geometry.effective_rank(held.features),
+        "z_participation_ratio": geometry.participation_ratio(held.projections),
         "z_std": float(held.projections.std(dim=0).mean()),
     }
 
@@ -163,7 +166,7 @@ def relations(
     for name, matrix in matrices.items():
         draw_matrix(workspace, name, matrix, class_names)
         if distances is not None:
-            value = ev.spearman(upper_triangle(matrix), upper_triangle(distances))
+            value = spearman(upper_triangle(matrix), upper_triangle(distances))
             metrics[f"{name}_vs_class_distance"] = value
     return metrics
 

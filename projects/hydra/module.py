@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.data.class_pairs import ClassPairBatch
-from common.engine import ContrastiveModule
+from common.data.image.class_pairs import ClassPairBatch
+from common.engine.module import ContrastiveModule
 from common.engine.optim import decay_groups
-from common.export import load_safetensors
-from common.losses import HydraLoss, LogitScale, NTXentLoss, SupConLoss
+from common.export.safetensors import load_safetensors
+from common.losses.multi_positive import HydraLoss, SupConLoss
+from common.losses.temperature import LogitScale
+from common.losses.two_view import NTXentLoss
 from projects.hydra.config import Config, ModelConfig
 from projects.hydra.networks import HydraNet, bernoulli_entropy
 from projects.hydra.objective import dense_pair_loss

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.encoders import ConvNet, ImageTower, load_state, timm_tower
+from common.encoders.image.towers import ConvNet, ImageTower, timm_tower
 from common.encoders.pretrained import check_choice
+from common.encoders.state_dict import load_state
 from projects.hydra.config import GateConfig
 
 Encoder = ConvNet | ImageTower

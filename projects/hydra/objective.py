@@ -12,13 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.distributed import (
-    all_gather_no_grad,
-    all_gather_with_grad,
-    all_reduce_sum,
-    rank_mean,
-    row_offset,
-)
+from common.distributed.collectives import all_gather_no_grad, row_offset
+from common.distributed.differentiable import all_gather_with_grad, all_reduce_sum, rank_mean
 
 
 class PairMasks(NamedTuple):

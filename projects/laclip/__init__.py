@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from common.engine import ContrastiveModule, Experiment, Plan, Stage, Workspace
+    from common.engine.experiment import Experiment, Plan, Stage
+    from common.engine.module import ContrastiveModule
+    from common.engine.workspace import Workspace
 
 __all__ = ["Config", "build"]
 
@@ -19,11 +21,11 @@ def build(cfg: Config) -> "Experiment":
     """The experiment of a config; heavy imports happen here."""
     import torch
 
-    from common.data.drawings import write_pool_texts
+    from common.data.image_text.drawings import write_pool_texts
     from common.data.lookup import data_root
-    from common.engine import Experiment, Plan, Stage
-    from common.evaluation.image_sets import require_image_sets
-    from common.export import load_open_clip, save_open_clip
+    from common.engine.experiment import Experiment, Plan, Stage
+    from common.evaluation.image_text.image_sets import require_image_sets
+    from common.export.open_clip import load_open_clip, save_open_clip
     from projects.laclip.data import POOL, build_data, normalization, num_samples, requirements
     from projects.laclip.evaluate import evaluate
     from projects.laclip.module import LaCLIP, build_tokenizer

@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 from common.config import UserError
-from common.data import images as im
-from common.data.augment_text import Eda, WordDropout, synonyms_from_synsets
-from common.data.captions import CaptionedImages, CaptionFiles, CaptionLists, TextSource
-from common.data.image_folders import IMAGE_SETS, load_image_set
+from common.data.image import sources as im
+from common.data.image.benchmarks import IMAGE_SETS, load_image_set
+from common.data.image.synthetic import SyntheticPairs, synthetic_pairs
+from common.data.image_text.captions import CaptionedImages, CaptionFiles, CaptionLists, TextSource
+from common.data.image_text.streaming import StreamingPairs
 from common.data.lookup import bundled, data_root, require
 from common.data.module import ContrastiveData
 from common.data.packed import PackedImages
-from common.data.samplers import sample_rng
-from common.data.streaming import StreamingPairs
-from common.data.synthetic import SyntheticPairs, synthetic_pairs
+from common.data.samplers import Rng, sample_rng
 from common.data.tables import read_jsonl
-from common.data.text import ClipTokenizer
-from common.engine import Requirement
+from common.data.text.augment import Eda, WordDropout, synonyms_from_synsets
+from common.data.text.tokenizers import ClipTokenizer
+from common.engine.experiment import Requirement
 from projects.laclip.config import ORIGINAL, Config, LaclipData
 
 POOL = "drawings"  # folder of the pool's texts below data/
@@ -38,10 +38,10 @@ SOURCES = {  # where the captions of a missing CSV are to be had
 class Sometimes:
     """Alters a text with a probability; a result of fewer than two words is not used."""
 
-    augment: Callable[[str, im.Rng], str]
+    augment: Callable[[str, Rng], str]
     prob: float
 
-    def __call__(self, text: str, rng: im.Rng) -> str:
+    def __call__(self, text: str, rng: Rng) -> str:
         """The altered or the given text."""
         if rng.random() >= self.prob:
             return text

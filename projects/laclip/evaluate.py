@@ -8,12 +8,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common import evaluation as ev
 from common.data.lookup import bundled, data_root
-from common.engine import Workspace
+from common.encoders import modes
+from common.engine.workspace import Workspace
+from common.evaluation import encoding
 from common.evaluation.gallery import retrieval_gallery
-from common.evaluation.image_sets import ImageSetProtocol
-from common.losses import ClipLoss
+from common.evaluation.image_text.image_sets import ImageSetProtocol
+from common.evaluation.image_text.zeroshot import (
+    LACLIP_TEMPLATES,
+    OPENAI_TEMPLATES,
+    class_embeddings,
+    zeroshot_accuracy,
+)
+from common.evaluation.retrieval.cross_modal import image_text_retrieval, relevant_ranks
+from common.losses.image_text import ClipLoss
 from projects.laclip.config import Config
 from projects.laclip.data import (
     POOL,
@@ -38,7 +46,7 @@ LOSS_BATCH = 128
 def evaluate(cfg: Config, module: LaCLIP, workspace: Workspace) -> dict[str, float]:
     """All metrics that the config asks for."""
     metrics = {"logit_scale": float(module.logit_scale())}
-    with ev.evaluated(module, cfg.trainer.accelerator):
+    with modes.evaluated(module, cfg.trainer.accelerator):
         if cfg.data.source == "pool":
             metrics |= evaluate_pool(cfg, module, workspace)
         elif cfg.data.source == "synthetic":
@@ -56,7 +64,7 @@ def protocol(cfg: Config, module: LaCLIP, workspace: Workspace) -> ImageSetProto
         images = images.to(device)
         return module.encoder.encode_image(images), module.encoder.image_features(images)
 
-    own = ev.OPENAI_TEMPLATES if cfg.eval.templates == "openai" else ev.LACLIP_TEMPLATES
+    own = OPENAI_TEMPLATES if cfg.eval.templates == "openai" else LACLIP_TEMPLATES
     return ImageSetProtocol(
         embed,
         module.encode_texts,
@@ -80,12 +88,12 @@ def encode_images(cfg: Config, module: LaCLIP, images: Tensor) -> Tensor:
         return module.encoder.encode_image(batch).float()
 
     order = list(range(len(images)))
-    return F.normalize(ev.encode(encode, order, batch_size=cfg.eval.batch_size), dim=1)
+    return F.normalize(encoding.encode(encode, order, batch_size=cfg.eval.batch_size), dim=1)
 
 
 def encode_texts(cfg: Config, module: LaCLIP, texts: Sequence[str]) -> Tensor:
     """Unit embeddings (N, D) of texts, on the CPU."""
-    rows = ev.encode_texts(module.encode_texts, list(texts), batch_size=cfg.eval.batch_size)
+    rows = encoding.encode_texts(module.encode_texts, list(texts), batch_size=cfg.eval.batch_size)
     return F.normalize(rows, dim=1)
 
 
@@ -126,12 +134,12 @@ def pool_metrics(
     chosen = [i for i, r in enumerate(rows) if times[r["query"]] == 1 and ", " in r["query"]]
     own, queries = torch.arange(len(chosen)), [rows[i]["query"] for i in chosen]
     texts = encode_texts(cfg, module, queries)
-    found = ev.image_text_retrieval(images[chosen], texts, own)
+    found = image_text_retrieval(images[chosen], texts, own)
     metrics = {key: value for key, value in found.items() if "recall_at" in key}
     for name in ("recall_at_1", "recall_at_1_chance", "recall_at_10", "recall_at_10_chance"):
         metrics[f"retrieval_{name}"] = _both_ways(found, name)
     names = encode_texts(cfg, module, [rows[i]["name"] for i in chosen])
-    by_name = ev.image_text_retrieval(images[chosen], names, own)
+    by_name = image_text_retrieval(images[chosen], names, own)
     metrics["name_recall_at_10"] = _both_ways(by_name, "recall_at_10")
     metrics["name_recall_at_10_chance"] = metrics["retrieval_recall_at_10_chance"]
     metrics |= zeroshot_nouns(cfg, module, images, [row["noun"] for row in rows])
@@ -146,9 +154,7 @@ def show_retrieval(
 ) -> None:
     """Save each item's value of the primary metric, and galleries in both directions."""
     own, scores = torch.arange(len(images)), images @ texts.T
-    ranks = torch.stack(
-        [ev.relevant_ranks(images, texts, own), ev.relevant_ranks(texts, images, own)]
-    )
+    ranks = torch.stack([relevant_ranks(images, texts, own), relevant_ranks(texts, images, own)])
     workspace.items("retrieval_recall_at_10", (ranks <= 10).double().mean(0).tolist())
     right = own.tolist()
     workspace.gallery("keywords to drawings", retrieval_gallery(scores.T, queries, pictures, right))
@@ -164,8 +170,8 @@ def zeroshot_nouns(
     classes = [c for c in path.read_text(encoding="utf-8").split("\n") if c and times[c] >= 2]
     kept = [i for i, noun in enumerate(nouns) if noun in classes]
     labels = torch.tensor([classes.index(nouns[i]) for i in kept])
-    weights = ev.class_embeddings(module.encode_texts, classes, UNSEEN_TEMPLATES).cpu()
-    found = ev.zeroshot_accuracy(images[kept], labels, weights)
+    weights = class_embeddings(module.encode_texts, classes, UNSEEN_TEMPLATES).cpu()
+    found = zeroshot_accuracy(images[kept], labels, weights)
     majority = max(Counter(labels.tolist()).values()) / len(labels)
     return {f"zeroshot_{k}": v for k, v in found.items()} | {"zeroshot_majority_class": majority}
 
@@ -182,8 +188,8 @@ def evaluate_synthetic(cfg: Config, module: LaCLIP) -> dict[str, float]:
     """Zero-shot accuracy on the synthetic images, in templates that were never trained on."""
     pairs = synthetic_set(cfg)
     images = encode_images(cfg, module, pairs.images)
-    weights = ev.class_embeddings(module.encode_texts, pairs.class_names, UNSEEN_TEMPLATES).cpu()
-    found = ev.zeroshot_accuracy(images, pairs.labels, weights, ks=(1,))
+    weights = class_embeddings(module.encode_texts, pairs.class_names, UNSEEN_TEMPLATES).cpu()
+    found = zeroshot_accuracy(images, pairs.labels, weights, ks=(1,))
     return {f"zeroshot_{name}": value for name, value in found.items()}
 
 

@@ -5,12 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.data.captions import ImageTextBatch
-from common.data.text import ClipTokenizer
-from common.encoders import DualEncoder, OpenClipDualEncoder, build_dual_encoder
-from common.engine import ContrastiveModule
-from common.evaluation import LACLIP_TEMPLATES, class_embeddings
-from common.losses import ClipLoss, LogitScale
+from common.data.image_text.captions import ImageTextBatch
+from common.data.text.tokenizers import ClipTokenizer
+from common.encoders.image_text.dual import DualEncoder, build_dual_encoder
+from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
+from common.engine.module import ContrastiveModule
+from common.evaluation.image_text.zeroshot import LACLIP_TEMPLATES, class_embeddings
+from common.losses.image_text import ClipLoss
+from common.losses.temperature import LogitScale
 from projects.laclip.config import Config, ModelConfig
 
 Encoder = DualEncoder | OpenClipDualEncoder

@@ -12,7 +12,7 @@ from common.config import UserError
 from projects.laclip.config import ALIASES, RewriteConfig
 
 if TYPE_CHECKING:
-    from common.engine import Workspace
+    from common.engine.workspace import Workspace
 
 INSTRUCTION = "Write every image caption again in different words."
 NUM_DEMONSTRATIONS = 3
@@ -93,9 +93,9 @@ def rewrite_file(cfg: RewriteConfig, workspace: "Workspace | None" = None) -> in
     """
     if cfg.input is None or cfg.output is None:
         raise UserError("set rewrite.input (a caption per line, or the CSV) and rewrite.output")
-    from common.data.captions import CaptionFiles
-    from common.data.rewriting import Decoding, LineGenerator, read_lines, transform_lines
-    from common.encoders import resolve_pretrained
+    from common.data.image_text.captions import CaptionFiles
+    from common.data.text.rewriting import Decoding, LineGenerator, read_lines, transform_lines
+    from common.encoders.pretrained import resolve_pretrained
 
     if cfg.input.endswith(".csv"):
         files = CaptionFiles(cfg.input)

@@ -7,8 +7,10 @@ from projects.mirror_bert.config import Config
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from common.encoders.sentence import SentenceEncoder
-    from common.engine import ContrastiveModule, Experiment, Stage, Workspace
+    from common.encoders.text.sentence import SentenceEncoder
+    from common.engine.experiment import Experiment, Stage
+    from common.engine.module import ContrastiveModule
+    from common.engine.workspace import Workspace
 
 __all__ = ["Config", "build"]
 
@@ -17,7 +19,8 @@ def build(cfg: Config) -> "Experiment":
     """The experiment of a config; heavy imports happen here."""
     from dataclasses import replace
 
-    from common.engine.sentences import build_encoder, sentence_experiment, train_stage
+    from common.families.sentences.experiment import sentence_experiment, train_stage
+    from common.families.sentences.module import build_encoder
     from projects.mirror_bert.data import mirror_views, num_samples
     from projects.mirror_bert.evaluate import evaluate_more
     from projects.mirror_bert.module import MirrorBERT

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from common.config import UserError
-from common.data import SpanMask, bundled, read_jsonl, sample_rng
-from common.data.synthetic import synthetic_sentences
-from common.data.text_sets import load_sentences, load_sts
-from common.data.text_views import TextViews
-from common.engine.sentences import text_path
+from common.data.lookup import bundled
+from common.data.samplers import sample_rng
+from common.data.tables import read_jsonl
+from common.data.text.augment import SpanMask
+from common.data.text.sets import load_sentences, load_sts
+from common.data.text.synthetic import synthetic_sentences
+from common.data.text.views import TextViews
+from common.families.sentences.data import text_path
 from projects.mirror_bert.config import Config, MirrorData
 from projects.mirror_bert.lexicon import training_titles
 

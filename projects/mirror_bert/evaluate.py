@@ -7,15 +7,15 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.data import data_root
-from common.engine import Workspace
-from common.engine.sentences import encoding, sts_set, untrained_encoder
+from common.data.lookup import data_root
 from common.engine.tracking import read_metrics
-from common.engine.workspace import read_json
-from common.evaluation import pair_cosine
+from common.engine.workspace import Workspace, read_json
 from common.evaluation.gallery import retrieval_gallery
-from common.evaluation.sts_protocol import metric_prefix
-from common.evaluation.word_similarity import evaluate_word_similarity, load_word_pairs
+from common.evaluation.text.sts import pair_cosine
+from common.evaluation.text.sts_protocol import metric_prefix
+from common.evaluation.text.word_similarity import evaluate_word_similarity, load_word_pairs
+from common.families.sentences.data import sts_set
+from common.families.sentences.evaluation import encoding, untrained_encoder
 from projects.mirror_bert.config import Config
 from projects.mirror_bert.lexicon import Encode, TitleSearch, evaluate_titles, title_search
 from projects.mirror_bert.module import MirrorBERT

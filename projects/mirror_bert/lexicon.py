@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from common.data import bundled, read_jsonl, sample_rng
+from common.data.lookup import bundled
+from common.data.samplers import sample_rng
 from common.data.splits import stable_fraction
-from common.evaluation import cross_modal_recall
-from common.evaluation.retrieval import relevant_ranks
+from common.data.tables import read_jsonl
+from common.evaluation.retrieval.cross_modal import cross_modal_recall, relevant_ranks
 
 Part = Literal["train", "dev", "test"]
 Encode = Callable[[list[str]], Tensor]

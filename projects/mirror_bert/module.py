@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.encoders.drophead import add_drop_head
-from common.encoders.sentence import SentenceEncoder
-from common.engine.sentences import SentenceModule
-from common.losses import NTXentLoss
+from common.encoders.text.drophead import add_drop_head
+from common.encoders.text.sentence import SentenceEncoder
+from common.families.sentences.module import SentenceModule
 from common.losses.output import LossOutput
+from common.losses.two_view import NTXentLoss
 from projects.mirror_bert.config import Config
 from projects.mirror_bert.lexicon import evaluate_titles, title_search
 
@@ -53,7 +53,7 @@ class MirrorBERT(SentenceModule):
         return output
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Loss and in-batch top-1 of one batch of `common.data.text_views`."""
+        """Loss and in-batch top-1 of one batch of `common.data.text.views`."""
         output = self.contrast(*self.views(self.padded(batch), 2))
         assert output.hits is not None
         return {"loss": output.loss, "top1": output.hits.float().mean()}

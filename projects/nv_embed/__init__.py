@@ -9,8 +9,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from common.engine import Experiment, Workspace
+    from common.engine.experiment import Experiment
     from common.engine.module import ContrastiveModule
+    from common.engine.workspace import Workspace
 
 __all__ = ["Config", "build"]
 
@@ -19,7 +20,7 @@ PROBES = ["A small cat sleeps.", "Two men are repairing the roof of an old house
 
 def build(cfg: Config) -> "Experiment":
     """The experiment of a config; heavy imports happen here."""
-    from common.engine import Experiment
+    from common.engine.experiment import Experiment
     from common.export.instructed import save_instructed
     from projects.nv_embed.evaluate import evaluate
     from projects.nv_embed.module import NvEmbed

@@ -15,7 +15,7 @@ SYNTHESIS_FORMATS = ("short-long", "long-short", "short-short")
 
 @dataclass
 class SetConfig:
-    """One training set; what is left out comes from common.data.instruction_registry by its name."""
+    """One training set; what is left out comes from common.data.retrieval.registry by its name."""
 
     samples: int = 1000  # examples in an epoch: the proportion of the set in a blended batch
     path: str | None = None  # file or folder below data.root; None: bundled or synthetic

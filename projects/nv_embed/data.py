@@ -4,8 +4,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from common.config import UserError
-from common.data.embedding_readers import read_labels, read_records
-from common.data.embedding_records import (
+from common.data.lookup import bundled, data_root
+from common.data.mixture import TaskMixture
+from common.data.module import ContrastiveData
+from common.data.retrieval.batches import InstructionBatches
+from common.data.retrieval.readers import read_labels, read_records
+from common.data.retrieval.records import (
     EmbeddingRecord,
     EmbeddingTask,
     class_records,
@@ -15,17 +19,13 @@ from common.data.embedding_records import (
     sts_records,
     with_negatives,
 )
-from common.data.instruction_batches import InstructionBatches
-from common.data.instruction_registry import TRAINING_SETS, KnownSet, known_set
-from common.data.lookup import bundled, data_root
-from common.data.mixture import TaskMixture
-from common.data.module import ContrastiveData
-from common.data.synthetic import synthetic_sentences
+from common.data.retrieval.registry import TRAINING_SETS, KnownSet, known_set
 from common.data.tables import read_jsonl
-from common.data.text_sets import load_nli_pairs, load_sts
-from common.encoders.instructed import InstructedEncoder
+from common.data.text.sets import load_nli_pairs, load_sts
+from common.data.text.synthetic import synthetic_sentences
+from common.encoders.text.instructed import InstructedEncoder
 from common.engine.trainer import world_size
-from common.evaluation.text_mining import mine_text_negatives
+from common.evaluation.retrieval.text_mining import mine_text_negatives
 from projects.nv_embed.config import Config, SetConfig
 
 BUNDLED_SETS = ("wikides", "nli", "snips", "banking77", "stsb")
@@ -92,7 +92,7 @@ def read_set(cfg: Config, name: str, options: SetConfig) -> EmbeddingTask:
         if not path.exists():
             raise UserError(
                 f"training set '{name}': {path} does not exist. Expected layout "
-                f"'{known.layout}' (see common/data/embedding_readers.py); set data.root or "
+                f"'{known.layout}' (see common/data/retrieval/readers.py); set data.root or "
                 f"data.sets.{name}.path"
             )
         if known.layout == "records":

@@ -6,13 +6,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from common.data.instruction_registry import known_set
 from common.data.lookup import bundled
+from common.data.retrieval.registry import known_set
 from common.data.samplers import sample_rng
-from common.data.synthetic import synthetic_sentence_pairs, synthetic_sentences
 from common.data.tables import Row, read_jsonl
-from common.data.text_sets import load_nli_pairs, load_sts
-from common.evaluation.text_mining import mine_text_negatives
+from common.data.text.sets import load_nli_pairs, load_sts
+from common.data.text.synthetic import synthetic_sentence_pairs, synthetic_sentences
+from common.evaluation.retrieval.text_mining import mine_text_negatives
 from projects.nv_embed.config import Config
 
 RERANK_CANDIDATES = 10  # of a query, the right one included

@@ -7,10 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common import evaluation as ev
-from common.encoders.instructed import InstructedEncoder
+from common.encoders.modes import evaluated
+from common.encoders.text.instructed import InstructedEncoder
 from common.engine.workspace import Workspace
-from common.evaluation.embedding_tasks import (
+from common.evaluation.figures import embedding_map, score_figure
+from common.evaluation.gallery import retrieval_gallery
+from common.evaluation.retrieval.text_mining import mine_text_negatives, planted_share
+from common.evaluation.text.embedding_tasks import (
     average_items,
     classification_correct,
     clustering_v_measure,
@@ -21,10 +24,7 @@ from common.evaluation.embedding_tasks import (
     summarisation_spearman,
     type_averages,
 )
-from common.evaluation.figures import embedding_map, score_figure
-from common.evaluation.gallery import retrieval_gallery
-from common.evaluation.sts import pair_cosine, spearman
-from common.evaluation.text_mining import mine_text_negatives, planted_share
+from common.evaluation.text.sts import pair_cosine, spearman
 from projects.nv_embed.config import Config
 from projects.nv_embed.eval_sets import (
     Classes,
@@ -70,7 +70,7 @@ def evaluate(cfg: Config, module: NvEmbed, workspace: Workspace) -> dict[str, fl
     metrics: dict[str, float] = {}
     by_type: dict[str, dict[str, float]] = {}
     items: dict[str, list[float]] = {}
-    with ev.evaluated(module.encoder, cfg.trainer.accelerator):
+    with evaluated(module.encoder, cfg.trainer.accelerator):
         encode = Encoded(module.encoder, cfg.eval.batch_size)
         for name in cfg.eval.tasks:
             data = build_set(cfg, name)

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.distributed import all_gather_no_grad
-from common.encoders.decoder import block_classes
-from common.encoders.instructed import InstructedEncoder
+from common.distributed.collectives import all_gather_no_grad
+from common.encoders.text.causal import block_classes
+from common.encoders.text.instructed import InstructedEncoder
 from common.engine.module import ContrastiveModule
-from common.losses import InfoNCELoss, LossOutput
+from common.losses.info_nce import InfoNCELoss
+from common.losses.output import LossOutput
 from projects.nv_embed.config import Config, MethodConfig
 
 

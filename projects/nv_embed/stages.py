@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from common.data.lookup import BUNDLED, data_root
-from common.encoders.instructed import InstructedEncoder, instructed_encoder
 from common.encoders.pretrained import resolve_pretrained, stand_in
-from common.encoders.tiny_tokenizer import tiny_tokenizer
+from common.encoders.text.instructed import InstructedEncoder, instructed_encoder
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.engine.experiment import Plan, Requirement, Stage
 from common.export.instructed import load_instructed
 from projects.nv_embed.config import Config, ModelConfig

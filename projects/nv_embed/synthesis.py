@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 
 from common.config import UserError
-from common.data.embedding_records import EmbeddingRecord, EmbeddingTask, write_task
 from common.data.offline import OfflineCache
+from common.data.retrieval.records import EmbeddingRecord, EmbeddingTask, write_task
 from common.data.samplers import sample_rng
 from common.data.tables import write_jsonl
-from common.decoding import LanguageModel, Policy
-from common.engine import Workspace
-from common.evaluation.generation import truncate
+from common.decoding.language_model import LanguageModel
+from common.decoding.policies import Policy
+from common.engine.workspace import Workspace
+from common.evaluation.generation.measures import truncate
 from projects.nv_embed.config import Config
 
-NAME = "synthetic_pairs"  # the set of `common.data.instruction_registry`
+NAME = "synthetic_pairs"  # the set of `common.data.retrieval.registry`
 BLOCK = 512  # answers per block of the offline cache
 TASK_WORDS = range(3, 41)  # of a usable task description
 _TASK_STREAM, _EXAMPLE_STREAM, _CONSTRAINT_STREAM = 71, 72, 73

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from common.config import UserError
-from common.data.embedding_records import EmbeddingTask, with_negatives, write_task
-from common.data.instruction_registry import MTEB_TASKS, mteb_prompts
-from common.encoders.instructed import InstructedEncoder
+from common.data.retrieval.records import EmbeddingTask, with_negatives, write_task
+from common.data.retrieval.registry import MTEB_TASKS, mteb_prompts
 from common.encoders.modes import evaluated
-from common.engine import Experiment, Workspace
-from common.engine.workspace import write_json
-from common.evaluation.embedding_tasks import type_averages
-from common.evaluation.text_mining import mine_text_negatives
+from common.encoders.text.instructed import InstructedEncoder
+from common.engine.experiment import Experiment
+from common.engine.workspace import Workspace, write_json
+from common.evaluation.retrieval.text_mining import mine_text_negatives
+from common.evaluation.text.embedding_tasks import type_averages
 from projects.nv_embed.config import Config
 from projects.nv_embed.data import read_set, right_places, synthetic_tasks
 from projects.nv_embed.module import NvEmbed
@@ -89,7 +89,7 @@ def mteb(cfg: Config, workspace: Workspace, experiment: Experiment) -> dict[str,
         UserError: no trained run, mteb is not installed, or data that cannot be had.
     """
     from common.engine.run import trained_module
-    from common.evaluation.mteb_adapter import evaluate_mteb
+    from common.evaluation.text.mteb import evaluate_mteb
 
     if cfg.eval.run == "pretrained":
         module: Any = NvEmbed(cfg, build_encoder(cfg.model))

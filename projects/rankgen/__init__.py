@@ -9,14 +9,16 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from common.engine import ContrastiveModule, Experiment, Workspace
+    from common.engine.experiment import Experiment
+    from common.engine.module import ContrastiveModule
+    from common.engine.workspace import Workspace
 
 __all__ = ["Config", "build"]
 
 
 def build(cfg: Config) -> "Experiment":
     """The experiment of a config; heavy imports happen here."""
-    from common.engine import Experiment
+    from common.engine.experiment import Experiment
     from projects.rankgen import tasks
     from projects.rankgen.continuations import write_bundled, write_generations, write_windows
     from projects.rankgen.data import PROBES

@@ -10,15 +10,23 @@ import numpy as np
 import torch
 
 from common.config import UserError
-from common.data.books import Chapter, Window, chapter_windows, halves, load_books, read_book_folder
 from common.data.lookup import data_root
 from common.data.offline import OfflineCache
 from common.data.samplers import sample_rng
 from common.data.splits import stable_fraction
 from common.data.tables import write_jsonl
-from common.decoding import STRATEGIES, LanguageModel, Policy
-from common.engine import Workspace
-from common.evaluation import generation as measures
+from common.data.text.books import (
+    Chapter,
+    Window,
+    chapter_windows,
+    halves,
+    load_books,
+    read_book_folder,
+)
+from common.decoding.language_model import LanguageModel
+from common.decoding.policies import STRATEGIES, Policy
+from common.engine.workspace import Workspace
+from common.evaluation.generation import measures
 from projects.rankgen.config import Config, Half, Part
 from projects.rankgen.data import FILE, TripleList
 from projects.rankgen.decode import Beam, Ranker, beam_search, rank, stream, tidy

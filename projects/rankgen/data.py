@@ -16,8 +16,8 @@ from common.data.lookup import BUNDLED, bundled, data_root
 from common.data.module import ContrastiveData
 from common.data.samplers import Key, sample_rng
 from common.data.tables import read_jsonl
-from common.encoders import resolve_pretrained
-from common.engine import Requirement
+from common.encoders.pretrained import resolve_pretrained
+from common.engine.experiment import Requirement
 from projects.rankgen.config import Config
 from projects.rankgen.encoder import PrefixSuffixEncoder
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from common.data.samplers import sample_rng
-from common.decoding import Continuation, LanguageModel, Policy
-from common.evaluation.generation import truncate
+from common.decoding.language_model import Continuation, LanguageModel
+from common.decoding.policies import Policy
+from common.evaluation.generation.measures import truncate
 from projects.rankgen.encoder import Kind
 
 STREAM = 63

@@ -16,11 +16,13 @@ from transformers import (
 )
 
 from common.config import UserError
-from common.encoders import evaluation_mode, load_state, resolve_pretrained, tiny_tokenizer
 from common.encoders.hub_files import read_pretrained_state
-from common.encoders.pooling import Pooling
-from common.encoders.pretrained import PretrainedRef, is_offline, loading
-from common.encoders.text import TextTower, load_transformer
+from common.encoders.modes import evaluation_mode
+from common.encoders.pretrained import PretrainedRef, is_offline, loading, resolve_pretrained
+from common.encoders.state_dict import load_state
+from common.encoders.text.pooling import Pooling
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from common.encoders.text.tower import TextTower, load_transformer
 
 Kind = Literal["prefix", "suffix"]
 Progress = Callable[[Iterable[slice], str, int], Iterable[slice]]

@@ -9,12 +9,17 @@ from torch import Tensor
 from common.config import UserError
 from common.data.lookup import data_root
 from common.data.samplers import sample_rng
-from common.decoding import LanguageModel
-from common.engine import Workspace
-from common.evaluation import BM25, evaluated
+from common.decoding.language_model import LanguageModel
+from common.encoders.modes import evaluated
+from common.engine.workspace import Workspace
 from common.evaluation.gallery import retrieval_gallery
-from common.evaluation.identification import beaten, identification_metrics, load_identification
-from common.evaluation.retrieval import cross_modal_recall, relevant_ranks
+from common.evaluation.retrieval.bm25 import BM25
+from common.evaluation.retrieval.cross_modal import cross_modal_recall, relevant_ranks
+from common.evaluation.retrieval.identification import (
+    beaten,
+    identification_metrics,
+    load_identification,
+)
 from projects.rankgen.config import Config
 from projects.rankgen.data import TripleList, eval_triples
 from projects.rankgen.encoder import PrefixSuffixEncoder

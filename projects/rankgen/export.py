@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from common.config import UserError
-from common.encoders import resolve_pretrained
+from common.encoders.pretrained import resolve_pretrained
 from common.encoders.state_dict import load_state_dict_file
-from common.encoders.text import TextTower, load_tokenizer, load_transformer, quiet
+from common.encoders.text.tower import TextTower, load_tokenizer, load_transformer, quiet
 from common.export.files import write_files, write_json, write_tensors
 from common.export.sentence_transformers import write_modules
 from projects.rankgen.encoder import (

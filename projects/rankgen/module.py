@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from common.engine import ContrastiveModule
-from common.losses import InfoNCELoss
+from common.engine.module import ContrastiveModule
 from common.losses.grad_cache import cached_encode
+from common.losses.info_nce import InfoNCELoss
 from common.losses.output import LossOutput
 from projects.rankgen.config import Config, MethodConfig
 from projects.rankgen.data import TripleBatch

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common.encoders.pretrained import stand_in
-from common.engine import Plan, Stage
+from common.engine.experiment import Plan, Stage
 from projects.rankgen.config import Config
 from projects.rankgen.data import build_data, num_samples, requirements
 from projects.rankgen.encoder import PrefixSuffixEncoder, build_encoder

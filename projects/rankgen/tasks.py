@@ -6,12 +6,14 @@ from typing import Any
 import torch
 
 from common.config import UserError
-from common.data.rewriting import read_lines
-from common.engine import Experiment, Workspace
+from common.data.text.rewriting import read_lines
+from common.encoders.modes import evaluated
 from common.engine import workspace as ws
+from common.engine.experiment import Experiment
 from common.engine.run import trained_module
-from common.evaluation import evaluated, markdown_table
-from common.evaluation.preference import preference_metrics, read_answers, write_form
+from common.engine.workspace import Workspace
+from common.evaluation.generation.preference import preference_metrics, read_answers, write_form
+from common.evaluation.tables import markdown_table
 from projects.rankgen.config import Config
 from projects.rankgen.continuations import (
     decode_all,

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from common.engine import ContrastiveModule, Experiment, Plan, Stage
+    from common.engine.experiment import Experiment, Plan, Stage
+    from common.engine.module import ContrastiveModule
 
 __all__ = ["Config", "build"]
 
@@ -21,8 +22,8 @@ def build(cfg: Config) -> "Experiment":
 
     import torch
 
-    from common.engine import Experiment, Plan, Stage
-    from common.export import load_safetensors, save_safetensors
+    from common.engine.experiment import Experiment, Plan, Stage
+    from common.export.safetensors import load_safetensors, save_safetensors
     from projects.sepclr.data import build_data, num_samples, probe_input, requirements
     from projects.sepclr.evaluate import evaluate
     from projects.sepclr.module import SepCLR, network_options

@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from common.data.images import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, ImageTransform, Rng
-from common.data.simclr import SimCLRTransform
+from common.data.image.simclr import SimCLRTransform
+from common.data.image.sources import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, ImageTransform
+from common.data.samplers import Rng
 from projects.sepclr.config import SepclrData
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # images are only divided by 255

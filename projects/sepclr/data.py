@@ -6,20 +6,20 @@ from typing import Any, Literal
 import torch
 
 from common.config import UserError, nearest
-from common.data.added_patterns import (
+from common.data.lookup import BUNDLED, data_root
+from common.data.module import ContrastiveData
+from common.data.paired_sets.added_patterns import (
     SPRITE_FILE,
     cifar_digits,
     cifar_mnist,
     sprites_on_digits,
     synthetic_set_pair,
 )
-from common.data.attribute_files import celeba_accessories, chexpert_subtypes, odir_subtypes
-from common.data.lookup import BUNDLED, data_root
-from common.data.module import ContrastiveData
-from common.data.set_pairs import SetPair, SetPairViews, split_pair
-from common.data.volumes import VolumeTransform, volume_folders
-from common.encoders import resolve_pretrained
-from common.engine import Requirement
+from common.data.paired_sets.attributes import celeba_accessories, chexpert_subtypes, odir_subtypes
+from common.data.paired_sets.pairs import SetPair, SetPairViews, split_pair
+from common.data.paired_sets.volumes import VolumeTransform, volume_folders
+from common.encoders.pretrained import resolve_pretrained
+from common.engine.experiment import Requirement
 from projects.sepclr.augment import eval_transform, train_transform
 from projects.sepclr.config import Config
 

@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
 
-from common import evaluation as ev
-from common.data.set_pairs import SetPair
-from common.engine import Workspace
+from common.data.paired_sets.pairs import SetPair
+from common.encoders.modes import evaluated
+from common.engine.workspace import Workspace
+from common.evaluation.features.frozen import SourceBatches
 from common.evaluation.figures import class_gallery, embedding_map
-from common.evaluation.frozen import SourceBatches
 from projects.sepclr.config import Config
 from projects.sepclr.data import set_pair, transforms
 from projects.sepclr.module import SepCLR
@@ -33,7 +33,7 @@ NUM_DECODED = 8
 def evaluate(cfg: Config, module: SepCLR, workspace: Workspace) -> dict[str, float]:
     """Probes of the frozen codes, the untrained encoders beside them, and the mechanism."""
     pairs = set_pair(cfg, "train"), set_pair(cfg, "test")
-    with ev.evaluated(module, cfg.trainer.accelerator):
+    with evaluated(module, cfg.trainer.accelerator):
         train, test = (features(cfg, module, pair, workspace) for pair in pairs)
         found = probes(cfg, train, test)
         metrics = {name: probe.value for name, probe in found.items()}

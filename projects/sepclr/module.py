@@ -5,14 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.data.set_pairs import SetPairBatch
-from common.distributed import all_gather_with_grad, default_group
-from common.engine import ContrastiveModule
-from common.evaluation import SearchResult, search
-from common.losses import NTXentLoss
+from common.data.paired_sets.pairs import SetPairBatch
+from common.distributed.differentiable import all_gather_with_grad
+from common.distributed.process import default_group
+from common.engine.module import ContrastiveModule
+from common.evaluation.search import SearchResult, search
 from common.losses.club import ClubEstimator
 from common.losses.functional.geometry import alignment, uniformity
 from common.losses.output import unit
+from common.losses.two_view import NTXentLoss
 from projects.sepclr.config import Config
 from projects.sepclr.networks import Codes, ContrastiveVAE, Kind, Network, build_network
 from projects.sepclr.objective import (

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from common.config import UserError
-from common.encoders import ConvNet, MLPHead, torchvision_tower
+from common.encoders.heads import MLPHead
+from common.encoders.image.towers import ConvNet, torchvision_tower
 
 Kind = Literal["pair", "single", "vae"]
 _MAX_LOG_VARIANCE = 8.0

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.data.set_pairs import SetPair
-from common.evaluation import fit_logistic_regression, mean_per_class_accuracy
+from common.data.paired_sets.pairs import SetPair
+from common.evaluation.features.accuracy import mean_per_class_accuracy
+from common.evaluation.features.linear_probe import fit_logistic_regression
 from common.losses.functional.geometry import joint_entropy
 from common.losses.output import unit
 from projects.sepclr.networks import Codes

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 from projects.simcse.config import Config
 
 if TYPE_CHECKING:
-    from common.engine import Experiment
+    from common.engine.experiment import Experiment
 
 __all__ = ["Config", "build"]
 
 
 def build(cfg: Config) -> "Experiment":
     """The experiment of a config; heavy imports happen here."""
-    from common.engine.sentences import sentence_experiment
+    from common.families.sentences.experiment import sentence_experiment
     from projects.simcse.data import num_views, train_set
     from projects.simcse.module import SimCSE
 

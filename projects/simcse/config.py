@@ -4,7 +4,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.config import ExperimentConfig
-from common.sentence_config import SearchConfig, SentenceData, SentenceLoss, StsEval, TextModel
+from common.families.sentences.config import (
+    SearchConfig,
+    SentenceData,
+    SentenceLoss,
+    StsEval,
+    TextModel,
+)
 
 
 @dataclass

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from common.config import UserError
-from common.data.augment_text import Eda, synonyms_from_synsets
 from common.data.lookup import bundled
-from common.data.masking import mask_tokens
-from common.data.mlm_substitution import MlmSubstitution
 from common.data.samplers import Key, sample_rng
 from common.data.tables import read_jsonl
-from common.data.text_sets import count_text_columns
-from common.data.text_views import AugmentBatch, AugmentText, TextViews
-from common.engine.sentences import text_path, text_rows
+from common.data.text.augment import Eda, synonyms_from_synsets
+from common.data.text.masking import mask_tokens
+from common.data.text.mlm_substitution import MlmSubstitution
+from common.data.text.sets import count_text_columns
+from common.data.text.views import AugmentBatch, AugmentText, TextViews
+from common.families.sentences.data import text_path, text_rows
 from projects.simcse.config import Config, SimcseData
 
 MLM_STREAM = 2**20
@@ -74,7 +74,7 @@ def substitution(cfg: Config, tokenizer: Any) -> AugmentBatch | None:
         return None
     from transformers import AutoModelForMaskedLM
 
-    from common.encoders.text import load_transformer
+    from common.encoders.text.tower import load_transformer
 
     model = load_transformer(
         cfg.model.pretrained, config=cfg.model.config, auto_class=AutoModelForMaskedLM

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.data.masking import IGNORED
-from common.distributed import world_size
-from common.encoders.mlm_head import masked_lm_head
-from common.encoders.sentence import SentenceEncoder
-from common.engine.sentences import SentenceModule
-from common.losses import InfoNCELoss, LossOutput
+from common.data.text.masking import IGNORED
+from common.distributed.process import world_size
+from common.encoders.text.mlm_head import masked_lm_head
+from common.encoders.text.sentence import SentenceEncoder
+from common.families.sentences.module import SentenceModule
+from common.losses.info_nce import InfoNCELoss
+from common.losses.output import LossOutput
 from projects.simcse.config import Config, MethodConfig
 from projects.simcse.data import num_views
 

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from common.engine import ContrastiveModule, Experiment, Plan, Stage
+    from common.engine.experiment import Experiment, Plan, Stage
+    from common.engine.module import ContrastiveModule
 
 __all__ = ["Config", "build"]
 
@@ -20,8 +21,8 @@ def build(cfg: Config) -> "Experiment":
     import torch
 
     from common.encoders.state_dict import load_state_dict_file
-    from common.engine import Experiment, Plan, Stage
-    from common.export import save_safetensors
+    from common.engine.experiment import Experiment, Plan, Stage
+    from common.export.safetensors import save_safetensors
     from projects.trend.data import build_data, open_sets
     from projects.trend.evaluate import evaluate
     from projects.trend.export import export_backbone, load_backbone

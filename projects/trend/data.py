@@ -12,11 +12,11 @@ from torch.utils.data import Dataset
 
 from common.config import UserError
 from common.data.corrupt import CorruptCounter
-from common.data.lidar import LidarFrame, LidarSet, Window, windows
-from common.data.lidar_augment import PlanarSimilarity, draw_similarity
-from common.data.lidar_rays import above_ground, block_mask, choose, inside
+from common.data.lidar.augment import PlanarSimilarity, draw_similarity
+from common.data.lidar.poses import planar_action, relative, transform
+from common.data.lidar.rays import above_ground, block_mask, choose, inside
+from common.data.lidar.sequences import LidarFrame, LidarSet, Window, windows
 from common.data.module import ContrastiveData
-from common.data.poses import planar_action, relative, transform
 from common.data.samplers import Key, sample_rng
 from projects.trend.config import Config, TrendData
 from projects.trend.objective import horizon_probabilities

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from common import evaluation as ev
-from common.engine import Workspace
+from common.encoders.modes import evaluated
+from common.engine.workspace import Workspace
 from common.evaluation.figures import embedding_map
-from common.evaluation.scans import detection_figure, scan_figure
+from common.evaluation.lidar.scans import detection_figure, scan_figure
 from projects.trend.config import Config
 from projects.trend.finetune import Finetune
 from projects.trend.forecasts import (
@@ -39,7 +39,7 @@ NUM_SHOWN = 2  # sequences in the figures
 def evaluate(cfg: Config, module: Trend | Finetune, workspace: Workspace) -> dict[str, float]:
     """Forecast errors of every set, then detection and segmentation from few labels."""
     metrics: dict[str, float] = {}
-    with ev.evaluated(module, cfg.trainer.accelerator):
+    with evaluated(module, cfg.trainer.accelerator):
         network = module.network
         plain = untrained(cfg, network) if cfg.eval.untrained else None
         for source in dict.fromkeys(cfg.data.sources):

@@ -7,9 +7,9 @@ from typing import Any
 from torch import nn
 
 from common.config import UserError
+from common.encoders.lidar.voxel_backbone import build_voxel_encoder
 from common.encoders.state_dict import load_state_dict_file
-from common.encoders.voxel_backbone import build_voxel_encoder
-from common.export import load_safetensors, save_safetensors
+from common.export.safetensors import load_safetensors, save_safetensors
 
 
 def export_backbone(encoder: nn.Module, options: Mapping[str, Any], folder: Path) -> None:

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from common.config import UserError
-from common.data.lidar import LidarFrame, LidarSet
-from common.data.lidar_augment import PlanarSimilarity, draw_similarity
-from common.data.lidar_rays import inside
+from common.data.lidar.augment import PlanarSimilarity, draw_similarity
+from common.data.lidar.rays import inside
+from common.data.lidar.sequences import LidarFrame, LidarSet
 from common.data.module import ContrastiveData
 from common.data.samplers import Key, sample_rng
-from common.encoders.bev import BevBackbone, BevNeck, CenterHead, Detections, bev_grid
-from common.encoders.transfusion_head import TransFusionHead
-from common.encoders.voxel_backbone import build_voxel_encoder
-from common.engine import ContrastiveModule
+from common.encoders.lidar.bev import BevBackbone, BevNeck, CenterHead, Detections, bev_grid
+from common.encoders.lidar.transfusion_head import TransFusionHead
+from common.encoders.lidar.voxel_backbone import build_voxel_encoder
+from common.engine.module import ContrastiveModule
 from common.losses.functional.detection import center_losses, query_losses
 from projects.trend.config import Config, Source
 from projects.trend.networks import TrendNetwork, encoder_options, network_options

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.data.lidar import LidarSet, Window, windows
-from common.data.lidar_augment import PlanarSimilarity
-from common.data.lidar_rays import inside
+from common.data.lidar.augment import PlanarSimilarity
+from common.data.lidar.rays import inside
+from common.data.lidar.sequences import LidarSet, Window, windows
 from common.data.samplers import sample_rng
-from common.evaluation.scans import chamfer, copied_ranges
+from common.evaluation.lidar.scans import chamfer, copied_ranges
 from projects.trend.config import Config
 from projects.trend.data import (
     as_rays,

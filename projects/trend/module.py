@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.engine import ContrastiveModule
+from common.engine.module import ContrastiveModule
 from common.engine.optim import decay_groups
 from projects.trend.config import Config
 from projects.trend.data import ForecastBatch

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from common.config import UserError
-from common.data.lidar import LidarFrame, LidarSet
-from common.data.lidar_augment import PlanarSimilarity
-from common.data.lidar_kitti import SEMANTIC_CLASSES
-from common.data.lidar_rays import inside
-from common.data.lidar_simulator import CLASSES
+from common.data.lidar.augment import PlanarSimilarity
+from common.data.lidar.kitti import SEMANTIC_CLASSES
+from common.data.lidar.rays import inside
+from common.data.lidar.sequences import LidarFrame, LidarSet
+from common.data.lidar.simulator import CLASSES
 from common.data.samplers import sample_rng
-from common.encoders.trilinear import trilinear
-from common.evaluation import fit_logistic_regression
-from common.evaluation.detection import FrameBoxes, nuscenes_metrics
-from common.evaluation.rotated_iou import once_metrics
-from common.evaluation.scans import segmentation_scores
+from common.encoders.lidar.trilinear import trilinear
+from common.evaluation.features.linear_probe import fit_logistic_regression
+from common.evaluation.lidar.detection import FrameBoxes, nuscenes_metrics
+from common.evaluation.lidar.rotated_iou import once_metrics
+from common.evaluation.lidar.scans import segmentation_scores
 from projects.trend.config import Config
 from projects.trend.finetune import (
     Detector,

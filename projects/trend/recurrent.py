@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv3d, pad
 
+from common.encoders.lidar.voxel_backbone import Norm, norm_3d
 from common.encoders.sinusoidal import sinusoidal
-from common.encoders.voxel_backbone import Norm, norm_3d
 
 
 def embed_action(actions: Tensor, dim: int = 32) -> Tensor:

@@ -4,20 +4,20 @@ from pathlib import Path
 from typing import Literal
 
 from common.config import UserError
-from common.data.lidar import LidarSet, read_npz_sequences
-from common.data.lidar_kitti import (
+from common.data.lidar.kitti import (
     RAW_SOURCE,
     SEMANTIC_SOURCE,
     kitti_raw,
     packed_clip,
     semantic_kitti,
 )
-from common.data.lidar_nuscenes import SOURCE as NUSCENES_SOURCE
-from common.data.lidar_nuscenes import nuscenes
-from common.data.lidar_once import ONCE_SOURCE, WAYMO_SOURCE, once, waymo
-from common.data.lidar_simulator import Simulator
+from common.data.lidar.nuscenes import SOURCE as NUSCENES_SOURCE
+from common.data.lidar.nuscenes import nuscenes
+from common.data.lidar.once import ONCE_SOURCE, WAYMO_SOURCE, once, waymo
+from common.data.lidar.sequences import LidarSet, read_npz_sequences
+from common.data.lidar.simulator import Simulator
 from common.data.lookup import bundled, data_root, require
-from common.engine import Requirement
+from common.engine.experiment import Requirement
 from projects.trend.config import Config, Source
 
 Part = Literal["train", "test", "dev", "labelled"]

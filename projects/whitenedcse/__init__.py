@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 from projects.whitenedcse.config import Config
 
 if TYPE_CHECKING:
-    from common.engine import Experiment
+    from common.engine.experiment import Experiment
 
 __all__ = ["Config", "build"]
 
 
 def build(cfg: Config) -> "Experiment":
     """The experiment of a config; heavy imports happen here."""
-    from common.engine.sentences import sentence_experiment
+    from common.families.sentences.experiment import sentence_experiment
     from projects.whitenedcse.data import train_set
     from projects.whitenedcse.evaluate import mechanism
     from projects.whitenedcse.module import WhitenedCSE

@@ -1,10 +1,10 @@
 """Training sentences of WhitenedCSE: every sentence m times."""
 
 from common.config import UserError
-from common.data.repeated_views import repeated_views, repetition
-from common.data.text_views import TextViews
-from common.encoders.sentence import SentenceEncoder
-from common.engine.sentences import text_rows
+from common.data.text.repeated_views import repeated_views, repetition
+from common.data.text.views import TextViews
+from common.encoders.text.sentence import SentenceEncoder
+from common.families.sentences.data import text_rows
 from projects.whitenedcse.config import Config
 
 

@@ -5,20 +5,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from common import evaluation as ev
-from common.data.text_sets import StsSet
-from common.engine import Workspace
-from common.engine.sentences import (
-    SentenceModule,
-    encoding,
-    sentence_geometry,
-    sts_set,
-    text_rows,
-    untrained_encoder,
-)
-from common.evaluation.sts import pair_cosine, spearman
-from common.evaluation.sts_protocol import encode_distinct, metric_prefix
-from common.evaluation.whitening import fit_whitening
+from common.data.text.sets import StsSet
+from common.encoders.modes import evaluation_mode
+from common.engine.workspace import Workspace
+from common.evaluation.features import geometry
+from common.evaluation.features.geometry import mean_cosine, uniformity
+from common.evaluation.features.postprocessing import fit_whitening
+from common.evaluation.text.sts import pair_cosine, spearman
+from common.evaluation.text.sts_protocol import encode_distinct, metric_prefix
+from common.families.sentences.data import sts_set, text_rows
+from common.families.sentences.evaluation import encoding, sentence_geometry, untrained_encoder
+from common.families.sentences.module import SentenceModule
 from projects.whitenedcse.config import Config
 from projects.whitenedcse.module import WhitenedCSE
 from projects.whitenedcse.objective import build_whitening
@@ -43,7 +40,7 @@ def mechanism(cfg: Config, module: SentenceModule, workspace: Workspace) -> dict
     with encoding(cfg, module.encoder) as encode:
         embedded = _Embedded(encode, sts)
         metrics = embedded.rank() | embedded.whitened(encode(fit_on), score)
-        with ev.evaluation_mode(module.head):
+        with evaluation_mode(module.head):
             device = module.head.dense.weight.device
             projected = embedded.mapped(lambda x: module.head(x.to(device)[None])[0])
         metrics[f"head_{score}"] = projected.spearman()
@@ -79,8 +76,8 @@ class _Embedded:
     def rank(self) -> dict[str, float]:
         """Effective numbers of dimensions."""
         return {
-            "effective_rank": ev.effective_rank(self.everything),
-            "participation_ratio": ev.participation_ratio(self.everything),
+            "effective_rank": geometry.effective_rank(self.everything),
+            "participation_ratio": geometry.participation_ratio(self.everything),
         }
 
     def whitened(self, fit_on: Tensor, score: str) -> dict[str, float]:
@@ -113,8 +110,8 @@ def batch_whitening(cfg: Config, x: Tensor) -> dict[str, float]:
         torch.manual_seed(cfg.seed)
         first, second = (layer(torch.stack(batches)) for _ in range(2))
     found = {
-        "sgw_uniformity": [ev.uniformity(y) for y in first],
-        "sgw_mean_cosine": [ev.mean_cosine(y) for y in first],
+        "sgw_uniformity": [uniformity(y) for y in first],
+        "sgw_mean_cosine": [mean_cosine(y) for y in first],
         "sgw_view_cosine": [
             float(pair_cosine(a, b).mean()) for a, b in zip(first, second, strict=True)
         ],

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.encoders.sentence import SentenceEncoder
-from common.engine.sentences import SentenceModule
+from common.encoders.text.sentence import SentenceEncoder
+from common.families.sentences.module import SentenceModule
 from projects.whitenedcse.config import Config
 from projects.whitenedcse.objective import Objective, WhitenedHead
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from common.config import UserError
-from common.encoders.whitening import Whitening
-from common.losses import InfoNCELoss
-from common.sentence_config import SentenceLoss
+from common.encoders.batch_whitening import Whitening
+from common.families.sentences.config import SentenceLoss
+from common.losses.info_nce import InfoNCELoss
 from projects.whitenedcse.config import SgwConfig
 
 

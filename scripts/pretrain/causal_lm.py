@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast as Tokenizer
 from common.config import DataConfig, ExperimentConfig
 from common.data.module import ContrastiveData
 from common.data.samplers import Key
-from common.engine import Experiment, Plan, Stage
+from common.engine.experiment import Experiment, Plan, Stage
 from scripts.pretrain.corpus import chapters, sentences
 from scripts.pretrain.vocabulary import ModuleWithVocabulary
 

@@ -48,10 +48,10 @@ def build(cfg: Config) -> Any:
     from torch.nn import functional as F
     from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, BertTokenizerFast
 
-    from common.data.masking import IGNORED, mask_tokens
     from common.data.module import ContrastiveData
-    from common.data.token_bins import TokenBins
-    from common.engine import Experiment, Plan, Stage
+    from common.data.text.masking import IGNORED, mask_tokens
+    from common.data.text.token_bins import TokenBins
+    from common.engine.experiment import Experiment, Plan, Stage
     from scripts.pretrain import corpus, vocabulary
     from scripts.pretrain.vocabulary import ModuleWithVocabulary, pieces
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
 from common.config import UserError
-from common.engine import ContrastiveModule
+from common.engine.module import ContrastiveModule
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 

@@ -6,9 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common import losses as L
-from common.kernels.sharding import Sharding
-from common.losses import functional
+from common.kernels.sharded.plan import Sharding
+from common.losses import functional, image_text
+from common.losses.align_uniform import AlignUniformLoss
+from common.losses.cacr import CACRLoss
+from common.losses.image_text import SigLipLoss
+from common.losses.info_nce import InfoNCELoss
+from common.losses.multi_positive import HydraLoss, OneToKLoss, SupConLoss
+from common.losses.soft import CWCLLoss, DistillationLoss
+from common.losses.temperature import LogitScale
+from common.losses.two_view import DCLLoss, DebiasedLoss, NTXentLoss, TargetAnchoredLoss
 
 Batch = dict[str, Tensor]
 IN, HIDDEN, OUT, CLASSES, QUEUE = 7, 9, 6, 4, 5
@@ -22,7 +29,7 @@ class Towers(nn.Module):
         torch.manual_seed(0)
         self.x = nn.Sequential(nn.Linear(IN, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, OUT))
         self.y = nn.Sequential(nn.Linear(IN, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, OUT))
-        self.scale = L.LogitScale(init=5.0)
+        self.scale = LogitScale(init=5.0)
         self.bias = nn.Parameter(torch.tensor(-2.0))
         self.double()
 
@@ -68,71 +75,71 @@ def ring_clip(m: Towers, b: Batch, gather: bool) -> Tensor:
 
 # One line per loss: (model, batch, gather) -> loss of the own rows.
 CASES: dict[str, Callable[[Towers, Batch, bool], Tensor]] = {
-    "clip": lambda m, b, g: L.ClipLoss(g)(m.x(b["x"]), m.y(b["y"]), m.scale()).loss,
+    "clip": lambda m, b, g: image_text.ClipLoss(g)(m.x(b["x"]), m.y(b["y"]), m.scale()).loss,
     "clip_blocked": lambda m, b, g: (
-        L.ClipLoss(g, backend="blocked")(m.x(b["x"]), m.y(b["y"]), m.scale()).loss
+        image_text.ClipLoss(g, backend="blocked")(m.x(b["x"]), m.y(b["y"]), m.scale()).loss
     ),
     "clip_ring": ring_clip,
     "clip_smooth": lambda m, b, g: (
-        L.ClipLoss(g, label_smoothing=0.1)(m.x(b["x"]), m.y(b["y"]), m.scale()).loss
+        image_text.ClipLoss(g, label_smoothing=0.1)(m.x(b["x"]), m.y(b["y"]), m.scale()).loss
     ),
     "clip_ids": lambda m, b, g: (
-        L.ClipLoss(g)(m.x(b["x"]), m.y(b["y"]), m.scale(), ids=b["ids"]).loss
+        image_text.ClipLoss(g)(m.x(b["x"]), m.y(b["y"]), m.scale(), ids=b["ids"]).loss
     ),
     "siglip": lambda m, b, g: (
-        L.SigLipLoss(gather=g)(m.x(b["x"]), m.y(b["y"]), m.scale(), m.bias).loss
+        SigLipLoss(gather=g)(m.x(b["x"]), m.y(b["y"]), m.scale(), m.bias).loss
     ),
-    "info_nce": lambda m, b, g: L.InfoNCELoss(gather=g)(m.x(b["x"]), m.y(b["y"]), m.scale()).loss,
+    "info_nce": lambda m, b, g: InfoNCELoss(gather=g)(m.x(b["x"]), m.y(b["y"]), m.scale()).loss,
     "info_nce_symmetric": lambda m, b, g: (
-        L.InfoNCELoss(True, gather=g, margin=0.1)(m.x(b["x"]), m.y(b["y"]), m.scale()).loss
+        InfoNCELoss(True, gather=g, margin=0.1)(m.x(b["x"]), m.y(b["y"]), m.scale()).loss
     ),
     "info_nce_hard": lambda m, b, g: (
-        L.InfoNCELoss(gather=g)(
+        InfoNCELoss(gather=g)(
             m.x(b["x"]), m.y(b["y"]), m.scale(), hard_negatives=m.y(b["hard"])
         ).loss
     ),
     "info_nce_queue": lambda m, b, g: (
-        L.InfoNCELoss(gather=g)(m.x(b["x"]), m.y(b["y"]), m.scale(), queue=queue()).loss
+        InfoNCELoss(gather=g)(m.x(b["x"]), m.y(b["y"]), m.scale(), queue=queue()).loss
     ),
     "info_nce_smooth": lambda m, b, g: (
-        L.InfoNCELoss(gather=g, label_smoothing=0.1)(
+        InfoNCELoss(gather=g, label_smoothing=0.1)(
             m.x(b["x"]), m.y(b["y"]), m.scale(), queue=queue(), hard_negatives=m.y(b["hard"])
         ).loss
     ),
     "info_nce_hardness": lambda m, b, g: (
-        L.InfoNCELoss(gather=g, hardness=2.0)(m.x(b["x"]), m.y(b["y"]), m.scale()).loss
+        InfoNCELoss(gather=g, hardness=2.0)(m.x(b["x"]), m.y(b["y"]), m.scale()).loss
     ),
-    "nt_xent": lambda m, b, g: L.NTXentLoss(gather=g)(m.x(b["x"]), m.x(b["y"]), m.scale()).loss,
-    "dcl": lambda m, b, g: L.DCLLoss(gather=g)(m.x(b["x"]), m.x(b["y"]), m.scale()).loss,
+    "nt_xent": lambda m, b, g: NTXentLoss(gather=g)(m.x(b["x"]), m.x(b["y"]), m.scale()).loss,
+    "dcl": lambda m, b, g: DCLLoss(gather=g)(m.x(b["x"]), m.x(b["y"]), m.scale()).loss,
     "dclw": lambda m, b, g: (
-        L.DCLLoss(gather=g, weighted=True, detach_weight=False)(
+        DCLLoss(gather=g, weighted=True, detach_weight=False)(
             m.x(b["x"]), m.x(b["y"]), m.scale()
         ).loss
     ),
     "debiased": lambda m, b, g: (
-        L.DebiasedLoss(gather=g, beta=0.5)(m.x(b["x"]), m.x(b["y"]), m.scale()).loss
+        DebiasedLoss(gather=g, beta=0.5)(m.x(b["x"]), m.x(b["y"]), m.scale()).loss
     ),
     "target_anchored": lambda m, b, g: (
-        L.TargetAnchoredLoss(gather=g)(m.x(b["x"]), m.y(b["y"]), m.scale()).loss
+        TargetAnchoredLoss(gather=g)(m.x(b["x"]), m.y(b["y"]), m.scale()).loss
     ),
-    "sup_con": lambda m, b, g: L.SupConLoss(gather=g)(m.x(b["x"]), b["labels"], m.scale()).loss,
+    "sup_con": lambda m, b, g: SupConLoss(gather=g)(m.x(b["x"]), b["labels"], m.scale()).loss,
     "sup_con_in": lambda m, b, g: (
-        L.SupConLoss(gather=g, mode="in")(m.x(b["x"]), b["labels"], m.scale()).loss
+        SupConLoss(gather=g, mode="in")(m.x(b["x"]), b["labels"], m.scale()).loss
     ),
     "one_to_k": lambda m, b, g: (
-        L.OneToKLoss(2, gather=g)(m.x(b["x"]), m.y(b["hard"]), m.scale()).loss
+        OneToKLoss(2, gather=g)(m.x(b["x"]), m.y(b["hard"]), m.scale()).loss
     ),
     "hydra": lambda m, b, g: (
-        L.HydraLoss(gather=g)(m.x(b["x"]), b["gate"], b["labels"], b["partner"], m.scale()).loss
+        HydraLoss(gather=g)(m.x(b["x"]), b["gate"], b["labels"], b["partner"], m.scale()).loss
     ),
-    "cwcl": lambda m, b, g: L.CWCLLoss(gather=g)(m.x(b["x"]), m.y(b["y"]), m.scale()).loss,
+    "cwcl": lambda m, b, g: CWCLLoss(gather=g)(m.x(b["x"]), m.y(b["y"]), m.scale()).loss,
     "distillation": lambda m, b, g: (
-        L.DistillationLoss(gather=g)(
+        DistillationLoss(gather=g)(
             m.x(b["x"]), m.y(b["y"]), b["teacher"], b["teacher"], m.scale(), 3.0
         ).loss
     ),
     "align_uniform": lambda m, b, g: (
-        L.AlignUniformLoss(2.0, 0.5, gather=g)(m.x(b["x"]), m.x(b["y"])).loss
+        AlignUniformLoss(2.0, 0.5, gather=g)(m.x(b["x"]), m.x(b["y"])).loss
     ),
-    "cacr": lambda m, b, g: L.CACRLoss(gather=g)(torch.stack([m.x(b["x"]), m.x(b["y"])])).loss,
+    "cacr": lambda m, b, g: CACRLoss(gather=g)(torch.stack([m.x(b["x"]), m.x(b["y"])])).loss,
 }

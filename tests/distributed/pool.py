@@ -25,7 +25,7 @@ import torch.distributed as dist
 TIMEOUT_SECONDS = 240.0  # spent only where ranks hang; a loaded machine compiles slowly
 PRELOAD = [
     "torch.distributed", "torch.nn.parallel", "torch._dynamo", "pytest", "common.losses",
-    "common.engine.sentences",  # imports lightning and transformers once for all ranks
+    "common.families.sentences",  # imports lightning and transformers once for all ranks
 ]  # fmt: skip
 
 

@@ -4,7 +4,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from common import distributed as cd
+from common.distributed import process
+from common.distributed.collectives import (
+    all_gather_no_grad,
+    gather_sizes,
+    reduce_scatter_rows,
+    row_offset,
+)
+from common.distributed.differentiable import (
+    all_gather_with_grad,
+    all_reduce_mean,
+    all_reduce_sum,
+    rank_mean,
+)
+from common.distributed.process import (
+    barrier,
+    default_group,
+    gather_objects,
+    gradient_factor,
+    is_rank_zero,
+)
+from common.distributed.ring import ring_exchange, ring_start
 
 SIZES = {"equal": (3, 3, 3, 3), "unequal": (3, 1, 4, 2), "empty": (2, 0, 1, 3)}
 
@@ -18,12 +38,12 @@ def full(world_size: int, shard: str, width: int = 5) -> list[Tensor]:
 
 def gather_worker(shard: str) -> tuple[Tensor, Tensor, Tensor]:
     """Gradient of sum_r <w_r, gathered>, w_r = (r + 1) * arange."""
-    parts = full(cd.world_size(), shard)
-    x = parts[cd.rank()].clone().requires_grad_()
-    gathered = cd.all_gather_with_grad(x)
+    parts = full(process.world_size(), shard)
+    x = parts[process.rank()].clone().requires_grad_()
+    gathered = all_gather_with_grad(x)
     weight = torch.arange(gathered.numel(), dtype=torch.float64).view_as(gathered)
-    ((cd.rank() + 1) * weight * gathered.square()).sum().backward()
-    return gathered.detach(), x.grad, cd.all_gather_no_grad(x)
+    ((process.rank() + 1) * weight * gathered.square()).sum().backward()
+    return gathered.detach(), x.grad, all_gather_no_grad(x)
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
@@ -44,9 +64,9 @@ def test_gather_concatenates_and_its_backward_sums_over_ranks(pool, world_size, 
 
 def wrong_rows_worker() -> str:
     with pytest.raises(ValueError, match="dimension 0 only") as error:
-        cd.all_gather_with_grad(torch.zeros(2, 3 + cd.rank()))
+        all_gather_with_grad(torch.zeros(2, 3 + process.rank()))
     with pytest.raises(ValueError, match="scalar"):
-        cd.all_gather_no_grad(torch.tensor(1.0))
+        all_gather_no_grad(torch.tensor(1.0))
     return str(error.value)
 
 
@@ -57,8 +77,8 @@ def test_rows_of_different_width_are_refused_on_every_rank(pool):
 
 
 def dtype_worker(dtype: torch.dtype) -> Tensor:
-    x = (torch.arange(6).view(2, 3) + 6 * cd.rank()).T.to(dtype)  # not contiguous
-    return cd.all_gather_no_grad(x)
+    x = (torch.arange(6).view(2, 3) + 6 * process.rank()).T.to(dtype)  # not contiguous
+    return all_gather_no_grad(x)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float16, torch.bfloat16])
@@ -71,8 +91,8 @@ def test_gather_keeps_dtype_and_accepts_strides(pool, dtype):
 
 def second_order_worker(kind: str) -> Tensor:
     """Gradient of sum_r |d L_r / d x|^2 for the cubic L_r = sum y^3, y gathered or reduced."""
-    x = torch.full((2,), 1.0 + cd.rank(), dtype=torch.float64, requires_grad=True)
-    y = cd.all_gather_with_grad(x) if kind == "gather" else cd.all_reduce_sum(x)
+    x = torch.full((2,), 1.0 + process.rank(), dtype=torch.float64, requires_grad=True)
+    y = all_gather_with_grad(x) if kind == "gather" else all_reduce_sum(x)
     (grad,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
     grad.square().sum().backward()
     return x.grad
@@ -88,9 +108,9 @@ def test_second_order_gradients(pool, kind):
 
 
 def reduce_worker(mean: bool) -> tuple[Tensor, Tensor, Tensor]:
-    x = torch.tensor([1.0, 2.0]) * (cd.rank() + 1)
+    x = torch.tensor([1.0, 2.0]) * (process.rank() + 1)
     x.requires_grad_()
-    reduced = (cd.all_reduce_mean if mean else cd.all_reduce_sum)(x)
+    reduced = (all_reduce_mean if mean else all_reduce_sum)(x)
     (reduced * torch.tensor([1.0, 10.0])).sum().backward()
     return x.detach(), reduced.detach(), x.grad
 
@@ -104,17 +124,17 @@ def test_all_reduce_is_out_of_place_and_sums_gradients(pool, mean, factor):
 
 
 def bookkeeping_worker() -> dict[str, object]:
-    here = cd.rank()
+    here = process.rank()
     values = torch.arange(here + 1, dtype=torch.float64)
-    cd.barrier()
+    barrier()
     return {
-        "sizes": cd.gather_sizes(here + 1),
-        "offset": cd.row_offset(here + 1),
-        "objects": cd.gather_objects({"rank": here}),
-        "zero": cd.is_rank_zero(),
-        "mean": cd.rank_mean(values).item(),
-        "sum": cd.rank_mean(values, grad_reduction="sum").item(),
-        "group": cd.default_group() is not None,
+        "sizes": gather_sizes(here + 1),
+        "offset": row_offset(here + 1),
+        "objects": gather_objects({"rank": here}),
+        "zero": is_rank_zero(),
+        "mean": rank_mean(values).item(),
+        "sum": rank_mean(values, grad_reduction="sum").item(),
+        "group": default_group() is not None,
     }
 
 
@@ -131,36 +151,39 @@ def test_sizes_offsets_objects_and_rank_means(pool):
 
 def test_without_a_process_group_everything_is_the_identity():
     x = torch.randn(3, 2, requires_grad=True)
-    assert (cd.rank(), cd.world_size(), cd.is_rank_zero()) == (0, 1, True)
-    assert cd.default_group() is None
-    assert cd.all_gather_with_grad(x) is x
-    assert cd.all_reduce_sum(x) is x
-    assert torch.equal(cd.all_reduce_mean(x), x)
-    assert cd.all_gather_no_grad(x).requires_grad is False
-    assert cd.reduce_scatter_rows(x, [3]) is x
-    assert (cd.gather_sizes(3), cd.row_offset(3), cd.gather_objects("a")) == ([3], 0, ["a"])
-    assert cd.rank_mean(x[:, 0]).item() == pytest.approx(x[:, 0].mean().item())
-    assert cd.ring_exchange([x], rows_in=3)[0] is x
-    cd.barrier()
+    assert (process.rank(), process.world_size(), is_rank_zero()) == (0, 1, True)
+    assert default_group() is None
+    assert all_gather_with_grad(x) is x
+    assert all_reduce_sum(x) is x
+    assert torch.equal(all_reduce_mean(x), x)
+    assert all_gather_no_grad(x).requires_grad is False
+    assert reduce_scatter_rows(x, [3]) is x
+    assert (gather_sizes(3), row_offset(3), gather_objects("a")) == ([3], 0, ["a"])
+    assert rank_mean(x[:, 0]).item() == pytest.approx(x[:, 0].mean().item())
+    assert ring_exchange([x], rows_in=3)[0] is x
+    barrier()
 
 
 def test_unknown_grad_reduction_is_refused():
     with pytest.raises(ValueError, match="'mean' or 'sum'"):
-        cd.gradient_factor("avg")  # type: ignore[arg-type]
+        gradient_factor("avg")  # type: ignore[arg-type]
 
 
 def ring_worker(shard: str) -> list[list[float]]:
     """First column of the block seen at every hop; a second tensor travels along."""
-    parts = full(cd.world_size(), shard)
-    block, tag = parts[cd.rank()], torch.full((len(parts[cd.rank()]),), float(cd.rank()))
+    parts = full(process.world_size(), shard)
+    block, tag = (
+        parts[process.rank()],
+        torch.full((len(parts[process.rank()]),), float(process.rank())),
+    )
     seen = []
-    for hop in range(cd.world_size()):
-        owner = (cd.rank() - hop) % cd.world_size()
+    for hop in range(process.world_size()):
+        owner = (process.rank() - hop) % process.world_size()
         assert (tag == owner).all()
         seen.append(block[:, 0].tolist())
-        previous = (owner - 1) % cd.world_size()
-        block, tag = cd.ring_exchange([block, tag], rows_in=len(parts[previous]))
-    assert torch.equal(block, parts[cd.rank()])  # home again
+        previous = (owner - 1) % process.world_size()
+        block, tag = ring_exchange([block, tag], rows_in=len(parts[previous]))
+    assert torch.equal(block, parts[process.rank()])  # home again
     return seen
 
 
@@ -174,9 +197,9 @@ def test_ring_brings_every_block_to_every_rank(pool, world_size, shard):
 
 def large_ring_worker() -> bool:
     """Blocking sends of 16 MiB would fill every buffer and hang."""
-    x = torch.full((4 * 2**20,), float(cd.rank()))
-    hop = cd.ring_start([x], rows_in=len(x))
-    return bool((hop.wait()[0] == (cd.rank() - 1) % cd.world_size()).all())
+    x = torch.full((4 * 2**20,), float(process.rank()))
+    hop = ring_start([x], rows_in=len(x))
+    return bool((hop.wait()[0] == (process.rank() - 1) % process.world_size()).all())
 
 
 def test_large_ring_messages_do_not_dead_lock(pool):
@@ -185,10 +208,10 @@ def test_large_ring_messages_do_not_dead_lock(pool):
 
 def sub_group_worker() -> list[float]:
     pairs = [torch.distributed.new_group(ranks) for ranks in ([0, 2], [1, 3])]
-    group = pairs[cd.rank() % 2]
-    x = torch.tensor([float(cd.rank())])
-    (arrived,) = cd.ring_exchange([x], rows_in=1, group=group)
-    return [*cd.all_gather_no_grad(x, group).tolist(), *arrived.tolist()]
+    group = pairs[process.rank() % 2]
+    x = torch.tensor([float(process.rank())])
+    (arrived,) = ring_exchange([x], rows_in=1, group=group)
+    return [*all_gather_no_grad(x, group).tolist(), *arrived.tolist()]
 
 
 def test_sub_groups(pool):
@@ -196,11 +219,11 @@ def test_sub_groups(pool):
 
 
 def compiled_worker() -> tuple[Tensor, Tensor]:
-    x = torch.full((2, 2), 1.0 + cd.rank(), requires_grad=True)
+    x = torch.full((2, 2), 1.0 + process.rank(), requires_grad=True)
 
     def loss(x: Tensor) -> Tensor:
-        gathered = cd.all_gather_with_grad(x * 2)
-        return cd.all_reduce_mean((x @ gathered.T).square().sum())
+        gathered = all_gather_with_grad(x * 2)
+        return all_reduce_mean((x @ gathered.T).square().sum())
 
     eager = torch.autograd.grad(loss(x), x)[0]
     compiled = torch.autograd.grad(torch.compile(loss, backend="aot_eager")(x), x)[0]
@@ -213,12 +236,12 @@ def test_inside_torch_compile(pool):
 
 
 def failing_worker() -> None:
-    if cd.rank() == 1:
+    if process.rank() == 1:
         raise RuntimeError("rank one says no")
-    cd.barrier()
+    barrier()
 
 
 def test_the_pool_reports_the_rank_that_raised_and_recovers(pool):
     with pytest.raises(AssertionError, match="rank 1 raised"):
         pool(2).run(failing_worker)
-    assert pool(2).run(cd.rank) == [0, 1]
+    assert pool(2).run(process.rank) == [0, 1]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from common import distributed as cd
-from common.losses import ClipLoss
+from common.distributed import process
+from common.losses.image_text import ClipLoss
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "laclip.json"
 RECORDS = json.loads(GOLDEN.read_text())["outputs"]["clip_loss"]["world_size_2"]
@@ -18,7 +18,7 @@ PAIRS = list(zip(RECORDS[::2], RECORDS[1::2], strict=True))
 def clip_worker(rows: int, dim: int, scale: float, backend: str) -> dict[str, Any]:
     """Loss of the own rows and the gradients before any averaging, as the file records them."""
     grid = torch.arange(2 * rows * dim, dtype=torch.float64).view(2 * rows, dim)
-    own = slice(cd.rank() * rows, (cd.rank() + 1) * rows)
+    own = slice(process.rank() * rows, (process.rank() + 1) * rows)
     image, text = (torch.sin(start + grid)[own].clone().requires_grad_() for start in (1, 2))
     multiplier = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
     out = ClipLoss(backend=backend)(image, text, multiplier)

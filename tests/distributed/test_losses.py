@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from common import distributed as cd
+from common.distributed import process
 from tests.distributed.model import CASES, Towers, local_rows, make_batch
 
 SHARDS = {"even": (4, 4), "uneven": (5, 3), "four": (3, 2, 4, 3)}
@@ -46,7 +46,7 @@ def ddp_worker(
     model = Towers()
     model.y.requires_grad_(not frozen)
     ddp = DistributedDataParallel(model, find_unused_parameters=True)
-    batch = local_rows(make_batch(SHARDS[shard]), SHARDS[shard], cd.rank())
+    batch = local_rows(make_batch(SHARDS[shard]), SHARDS[shard], process.rank())
     loss = ddp(case, batch, gather)
     loss.backward()
     return loss.item(), gradients(model)

@@ -2,7 +2,8 @@
 
 import torch
 
-from common import distributed as cd
+from common.distributed import process
+from common.distributed.process import world_size
 from common.encoders.queue import GrowingQueue
 
 
@@ -11,7 +12,7 @@ def filled(steps: int) -> dict[str, torch.Tensor]:
     queue = GrowingQueue(5, 2, ["ids", "groups"])
     for step in range(steps):
         ids = torch.arange(4) + 4 * step
-        ids = ids[2 * cd.rank() :][:2] if cd.world_size() > 1 else ids
+        ids = ids[2 * process.rank() :][:2] if world_size() > 1 else ids
         features = torch.stack([ids.float() + 1, torch.ones(len(ids))], dim=1)
         queue.enqueue(features, ids=ids, groups=10 * ids)
     return {name: value.clone() for name, value in queue.state_dict().items()}

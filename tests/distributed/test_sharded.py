@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from common import distributed as cd
-from common.kernels import blocked, info_nce, pair_softplus, pair_stats, reference
-from common.kernels import specs as S
-from common.kernels.problem import Problem, merge_rows
-from common.kernels.sharded import sharded_stats
-from common.kernels.sharding import Sharding
+from common.distributed import process
+from common.kernels.blocked import sweep as blocked
+from common.kernels.core import reference
+from common.kernels.core.problem import Problem, merge_rows
+from common.kernels.pair import info_nce, pair_softplus, pair_stats
+from common.kernels.sharded.plan import Sharding
+from common.kernels.sharded.statistics import sharded_stats
+from common.kernels.specs import weights as S
 
 DIM = 6
 SIZES = {2: (5, 3), 4: (2, 5, 3, 4)}
@@ -101,8 +103,8 @@ def gradients(loss: Tensor, p: Problem) -> list[Tensor]:
 
 
 def stats_worker(name: str, mode: str) -> dict[str, object]:
-    data = Rows(cd.world_size(), 2 if name == "block" else 1)
-    d = data.local(cd.rank())
+    data = Rows(process.world_size(), 2 if name == "block" else 1)
+    d = data.local(process.rank())
     p = problem(d, MAKERS[name](d), data.scale)
     stats = sharded_stats(p, blocked, Sharding(mode=mode))
     loss = objective(stats, d)
@@ -142,8 +144,8 @@ def test_sharded_statistics_equal_the_whole_matrix(pool, name, world_size, mode)
 
 
 def softplus_worker(name: str, mode: str) -> dict[str, object]:
-    data = Rows(cd.world_size())
-    d = data.local(cd.rank())
+    data = Rows(process.world_size())
+    d = data.local(process.rank())
     loss, leaves = softplus_loss(d, MAKERS[name](d), data.scale, Sharding(mode=mode))
     return {"loss": loss.item(), "grads": torch.autograd.grad(loss, leaves)}
 
@@ -162,8 +164,8 @@ def softplus_loss(
 
 
 def overlap_worker(overlap: bool, symmetric: bool, frozen: bool) -> list[Tensor]:
-    data = Rows(cd.world_size())
-    d = data.local(cd.rank())
+    data = Rows(process.world_size())
+    d = data.local(process.rank())
     q, k = d["q"].clone().requires_grad_(), d["k"].clone().requires_grad_(not frozen)
     group = Sharding(overlap=overlap)
     loss = info_nce(q, k, 7.0, symmetric=symmetric, group=group)
@@ -228,8 +230,8 @@ def info_nce_loss(
 
 
 def info_nce_worker(name: str, reduction: str, sharding: Sharding) -> dict[str, object]:
-    data = Rows(cd.world_size())
-    loss, leaves = info_nce_loss(data.local(cd.rank()), name, data.scale, reduction, sharding)
+    data = Rows(process.world_size())
+    loss, leaves = info_nce_loss(data.local(process.rank()), name, data.scale, reduction, sharding)
     return {"loss": loss.detach(), "grads": torch.autograd.grad(loss, leaves)}
 
 
@@ -256,8 +258,8 @@ def test_info_nce_is_the_global_mean_with_gradients_for_ddp(
 
 
 def partner_worker(mode: str) -> tuple[Tensor, Tensor]:
-    data = Rows(cd.world_size())
-    d = data.local(cd.rank())
+    data = Rows(process.world_size())
+    d = data.local(process.rank())
     z = torch.cat([d["q"], d["k"]]).requires_grad_()
     spec = S.nt_xent_spec(len(d["q"]))
     loss = info_nce(z, z, data.scale, spec, symmetric=False, group=Sharding(mode=mode))
@@ -279,8 +281,8 @@ def test_partner_of_local_stacks_equals_the_global_stack(pool, mode):
 
 def traffic_worker(mode: str, frozen: bool, overlap: bool = True) -> list[str]:
     """Names of the collectives that the backward calls."""
-    data = Rows(cd.world_size())
-    d = data.local(cd.rank())
+    data = Rows(process.world_size())
+    d = data.local(process.rank())
     q, k = d["q"].clone().requires_grad_(), d["k"].clone().requires_grad_(not frozen)
     loss = info_nce(q, k, data.scale, symmetric=False, group=Sharding(mode=mode, overlap=overlap))
     calls: list[str] = []
@@ -321,14 +323,14 @@ def test_frozen_keys_cause_no_gradient_traffic(pool):
 
 def replicated_worker() -> dict[str, object]:
     """Class prototypes that every rank holds; labels index them."""
-    data = Rows(cd.world_size())
-    d = data.local(cd.rank())
+    data = Rows(process.world_size())
+    d = data.local(process.rank())
     q, prototypes = d["q"].clone().requires_grad_(), data.key["k"][:5].clone().requires_grad_()
     stats = pair_stats(
         q, prototypes, data.scale, S.Index(d["id_q"]), columns=True,
         group=Sharding(keys="replicated"),
     )  # fmt: skip
-    loss = (stats.row_lse - stats.row_lin).sum() + stats.col_lse.sum() / cd.world_size()
+    loss = (stats.row_lse - stats.row_lin).sum() + stats.col_lse.sum() / process.world_size()
     return {"loss": loss.item(), "grads": torch.autograd.grad(loss, (q, prototypes))}
 
 
@@ -348,7 +350,7 @@ def test_replicated_keys(pool):
 
 def misaligned_worker() -> str:
     """Positives and one hard negative per query in one key tensor."""
-    d = Rows(cd.world_size()).local(cd.rank())
+    d = Rows(process.world_size()).local(process.rank())
     with pytest.raises(ValueError, match="one role per key tensor") as error:
         info_nce(d["q"], torch.cat([d["k"], d["q"]]), 7.0, symmetric=False, group=Sharding())
     with pytest.raises(ValueError, match="give half ="):
@@ -368,13 +370,13 @@ def test_unknown_options_are_refused():
 
 
 def half_precision_worker(mode: str) -> Tensor:
-    d = Rows(cd.world_size()).local(cd.rank())
+    d = Rows(process.world_size()).local(process.rank())
     q, k = d["q"].bfloat16().requires_grad_(), d["k"].bfloat16().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         loss = info_nce(q, k, 7.0, group=Sharding(mode=mode))
         loss.backward()
     assert loss.dtype == torch.float32
-    return k.grad.float() / cd.world_size()
+    return k.grad.float() / process.world_size()
 
 
 @pytest.mark.parametrize("mode", ["gather", "ring"])
@@ -389,8 +391,8 @@ def test_half_precision_keys_sum_their_gradient_in_float32(pool, mode):
 def bit_equal_worker(mode: str) -> bool:
     runs = []
     for _ in range(2):
-        data = Rows(cd.world_size())
-        d = data.local(cd.rank())
+        data = Rows(process.world_size())
+        d = data.local(process.rank())
         p = problem(d, MAKERS["diagonal"](d), data.scale)
         stats = sharded_stats(p, blocked, Sharding(mode=mode))
         runs.append([stats.row_lse.detach(), *gradients(objective(stats, d), p)])
@@ -403,7 +405,7 @@ def test_two_runs_are_bit_equal(pool, mode):
 
 
 def compiled_worker() -> tuple[Tensor, Tensor]:
-    d = Rows(cd.world_size()).local(cd.rank())
+    d = Rows(process.world_size()).local(process.rank())
     q = d["q"].clone().requires_grad_()
 
     def loss(q: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from common.engine import ContrastiveModule
+from common.engine.module import ContrastiveModule
 
 
 class ModuleLoss(nn.Module):

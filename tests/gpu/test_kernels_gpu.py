@@ -9,13 +9,20 @@ bf16 (about 1.6e-3) and of the result to the input dtype.
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.kernels import (
+from benchmarks.tile_search import tune
+from common.kernels.core.problem import Problem, Upstream
+from common.kernels.gpu import backend as triton_backend
+from common.kernels.gpu import run_pairs as triton_pair
+from common.kernels.gpu.tile_table import override
+from common.kernels.pair import info_nce, pair_softplus, pair_stats
+from common.kernels.specs.weights import (
     Diagonal,
     Exclude,
     ExcludePositive,
@@ -25,17 +32,10 @@ from common.kernels import (
     Spec,
     Threshold,
     Uniform,
-    info_nce,
     nt_xent_spec,
-    pair_softplus,
-    pair_stats,
-    triton_backend,
-    triton_pair,
-)  # fmt: skip
-from common.kernels.problem import Problem, Upstream
-from common.kernels.triton_search import tune
-from common.kernels.triton_tune import override
-from common.losses import functional
+)
+from common.losses.functional.info_nce import info_nce as info_nce_loss
+from common.losses.functional.siglip import siglip
 
 pytestmark = [
     pytest.mark.gpu,
@@ -154,12 +154,12 @@ def test_kept_exponentials(share: float, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
-@pytest.mark.parametrize("loss", ["info_nce", "siglip"])
-def test_losses_and_their_samples(loss: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("loss", [info_nce_loss, siglip])
+def test_losses_and_their_samples(loss: Callable[..., Any], dtype: torch.dtype) -> None:
     """Loss modules compare at least in float32, so the dtype is that of the encoder only."""
 
     def total(q: Tensor, k: Tensor, scale: Tensor, backend: str) -> Tensor:
-        out = getattr(functional, loss)(q, k, scale, backend=backend)
+        out = loss(q, k, scale, backend=backend)
         return out.loss + 0.1 * out.per_sample[3]
 
     assert_matches(total, unit(520, 96, 0, dtype), unit(520, 96, 1, dtype), scale=10.0)

@@ -11,8 +11,10 @@ from torch.utils.data import Dataset
 
 from common.data.module import ContrastiveData
 from common.data.samplers import sample_rng
-from common.distributed import all_gather_with_grad, rank
-from common.engine import ContrastiveModule, Experiment, Plan, Stage
+from common.distributed.differentiable import all_gather_with_grad
+from common.distributed.process import rank
+from common.engine.experiment import Experiment, Plan, Stage
+from common.engine.module import ContrastiveModule
 
 
 class Views(Dataset):

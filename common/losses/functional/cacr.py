@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Unpack
 import torch
 from torch import Tensor
 
-from common.kernels import Diagonal, ExcludePositive, ExcludeSelf, Spec
+from common.kernels.specs.weights import Diagonal, ExcludePositive, ExcludeSelf, Spec
 from common.losses.functional.geometry import gaussian_factors
 from common.losses.functional.info_nce import info_nce
 from common.losses.functional.kernel import (

@@ -8,7 +8,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from common.kernels import All, ExcludeSelf, Spec
+from common.kernels.specs.weights import All, ExcludeSelf, Spec
 from common.losses.functional.cacr import CacrTerms, _check_views
 from common.losses.functional.geometry import gaussian_factors
 from common.losses.functional.kernel import KernelOptions, Stats, local, sweep

@@ -5,8 +5,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.encoders.bev import BevGrid, encode_boxes
-from common.encoders.transfusion_head import QueryOutput
+from common.encoders.lidar.bev import BevGrid, encode_boxes
+from common.encoders.lidar.transfusion_head import QueryOutput
 
 
 def gaussian_radius(length: Tensor, width: Tensor, overlap: float = 0.1) -> Tensor:

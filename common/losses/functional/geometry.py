@@ -16,8 +16,8 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from common.distributed import log_sum_exp_over_ranks
-from common.kernels import All, ExcludeSelf, Spec
+from common.distributed.collectives import log_sum_exp_over_ranks
+from common.kernels.specs.weights import All, ExcludeSelf, Spec
 from common.losses.functional.kernel import (
     KernelOptions,
     count_rows,

@@ -12,17 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.distributed import row_offset
-from common.kernels import (
-    Diagonal,
-    ExcludePositive,
-    ExcludeSelf,
-    Index,
-    Spec,
-    Valid,
-)
+from common.distributed.collectives import row_offset
 from common.kernels.row_loss import info_nce_rows
-from common.kernels.sharded_spec import map_side, slice_keys
+from common.kernels.sharded.specs import map_side, slice_keys
+from common.kernels.specs.weights import Diagonal, ExcludePositive, ExcludeSelf, Index, Spec, Valid
 from common.losses.functional.kernel import (
     KernelOptions,
     count_rows,

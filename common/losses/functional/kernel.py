@@ -7,9 +7,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from common.distributed import all_gather_no_grad, all_reduce_sum, gradient_factor, rank_mean
-from common.kernels import Spec, pair_stats
-from common.kernels.sharding import Group, as_sharding
+from common.distributed.collectives import all_gather_no_grad
+from common.distributed.differentiable import all_reduce_sum, rank_mean
+from common.distributed.process import gradient_factor
+from common.kernels.pair import pair_stats
+from common.kernels.sharded.plan import Group, as_sharding
+from common.kernels.specs.weights import Spec
 from common.losses.output import mean_rows
 
 

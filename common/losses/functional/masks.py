@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from common.kernels import Bias, Exclude, Threshold
+from common.kernels.specs.weights import Bias, Exclude, Threshold
 
 
 def id_mask(ids: Tensor, *column_ids: Tensor) -> Exclude:

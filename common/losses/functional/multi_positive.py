@@ -9,14 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.kernels import (
-    Block,
-    Exclude,
-    ExcludePositive,
-    Labels,
-    OnlyPositive,
-    pair_softplus,
-)
+from common.kernels.pair import pair_softplus
+from common.kernels.specs.weights import Block, Exclude, ExcludePositive, Labels, OnlyPositive
 from common.losses.functional.kernel import (
     KernelOptions,
     count_rows,

@@ -8,7 +8,7 @@ from typing import Unpack
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.kernels import ExcludePositive, Index, Spec
+from common.kernels.specs.weights import ExcludePositive, Index, Spec
 from common.losses.functional.kernel import KernelOptions, local, mean_loss, sweep
 from common.losses.output import LossOutput, check_pair, full_precision
 

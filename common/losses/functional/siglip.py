@@ -7,8 +7,8 @@ from typing import Unpack
 
 from torch import Tensor
 
-from common.kernels import Diagonal
 from common.kernels.row_loss import softplus_rows
+from common.kernels.specs.weights import Diagonal
 from common.losses.functional.kernel import KernelOptions, mean_loss
 from common.losses.output import LossOutput, check_pair, full_precision
 

@@ -8,7 +8,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from common.kernels import All, ExcludeSelf, LowRank, Spec
+from common.kernels.specs.weights import All, ExcludeSelf, LowRank, Spec
 from common.losses.functional.kernel import (
     KernelOptions,
     count_rows,

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.distributed import all_gather_with_grad
-from common.kernels import ExcludePositive, nt_xent_spec
+from common.distributed.differentiable import all_gather_with_grad
+from common.kernels.specs.weights import ExcludePositive, nt_xent_spec
 from common.losses.functional.kernel import (
     KernelOptions,
     count_rows,

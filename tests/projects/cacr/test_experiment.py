@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from common.config import UserError
-from common.data.labelled_files import imagenet100_synsets
+from common.data.image.files import imagenet100_synsets
 from common.engine.check import inspect
 from common.engine.compare import read_comparison
 from common.engine.run import train
@@ -129,7 +129,7 @@ def test_validation_gives_a_neighbour_curve(tmp_path):
 
 
 def test_export_keeps_the_embeddings_and_the_readme_s_lines_work(tmp_path):
-    from common.export import load_safetensors
+    from common.export.safetensors import load_safetensors
     from projects.cacr.networks import build_network
 
     experiment = build(config("model.backbone=small_alexnet"))

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.losses.functional import attraction, info_nce, repulsion
+from common.losses.functional.cacr import attraction, repulsion
+from common.losses.functional.info_nce import info_nce
 from projects.cacr.objective import (
     MomentumObjective,
     MultiViewObjective,
@@ -354,7 +355,7 @@ def test_item_14_negative_twin_shuffled_weights_do_not_follow_the_distance():
     """Checklist 14: the correlation is that of weight and distance, not of any two lists."""
     z = random_views(5, 64)
     shuffled = weight_diagnostics(z[0], z[1:], z[1], 1.0, 2.0)["positive_rank_correlation"]
-    from common.evaluation import spearman
+    from common.evaluation.text.sts import spearman
 
     pi = attraction_weights(z[0], z[1:], 1.0).flatten()
     order = torch.randperm(len(pi), generator=torch.Generator().manual_seed(0))

@@ -5,9 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from common import distributed as cd
-from common.encoders import MLPHead
-from common.encoders.heads import ProjectedEncoder
+from common.distributed import process
+from common.encoders.heads import MLPHead, ProjectedEncoder
 from projects.cacr.module import CACR
 from projects.cacr.objective import MomentumObjective, MultiViewObjective, QueueObjective
 from tests.projects.cacr.conftest import batch, config, method, random_views, wave
@@ -25,7 +24,7 @@ def objective_value(host: str, z: Tensor, keys: Tensor, **options: object) -> Te
 
 def one_rank_loss(host: str, **options: object) -> float:
     """Loss of this rank's half of six samples, for the mean over ranks."""
-    own = slice(3 * cd.rank(), 3 * cd.rank() + 3)
+    own = slice(3 * process.rank(), 3 * process.rank() + 3)
     z, keys = random_views(3, 6), random_views(3, 6, seed=1)
     return float(objective_value(host, z[:, own], keys[:, own], **options))
 
@@ -57,7 +56,7 @@ def three_steps(host: str, distributed: bool, weighting: str = "full") -> dict[s
     wrapped = DistributedDataParallel(step) if distributed else step
     trained = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.1, momentum=0.9)
-    own = slice(4 * cd.rank(), 4 * cd.rank() + 4) if distributed else slice(None)
+    own = slice(4 * process.rank(), 4 * process.rank() + 4) if distributed else slice(None)
     for number in range(3):
         views = batch(8, 4, seed=number, dtype=torch.float64)["views"]
         optimizer.zero_grad()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.transcripts import SpokenTarget, TranscriptTokenizer
+from common.data.speech.transcripts import SpokenTarget, TranscriptTokenizer
 from common.engine.check import inspect
 from common.engine.compare import read_comparison
 from common.engine.run import train

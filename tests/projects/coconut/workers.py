@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common import distributed as cd
+from common.distributed.process import rank
 from common.engine.run import train
 from projects.coconut import stages as project
 from projects.coconut.module import Coconut
@@ -50,7 +50,7 @@ def two_steps(overrides: list[str], distributed: bool, task: int = 1) -> dict[st
     step = Loss(module)
     wrapped = DistributedDataParallel(step) if distributed else step
     optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
-    own = slice(4 * cd.rank(), 4 * cd.rank() + 4) if distributed else slice(None)
+    own = slice(4 * rank(), 4 * rank() + 4) if distributed else slice(None)
     for number in range(2):
         whole = batch(8, 3, seed=number)
         whole["waveforms"] = whole["waveforms"].double()

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from common.config import UserError
-from common.data.labelled_files import imagenet100_synsets
-from common.engine import Workspace
+from common.data.image.files import imagenet100_synsets
 from common.engine.check import inspect
 from common.engine.run import train
 from common.engine.tracking import read_metrics
+from common.engine.workspace import Workspace
 from projects.dcl import build
 from projects.dcl.data import build_data, image_part, num_samples
 from projects.dcl.evaluate import batch_npc, mechanism, two_views
@@ -79,7 +79,7 @@ def test_mechanism_table_is_deterministic(tmp_path):
 
 
 def test_export_keeps_the_embeddings_and_the_readme_s_lines_work(tmp_path):
-    from common.export import load_safetensors
+    from common.export.safetensors import load_safetensors
     from projects.dcl.module import build_network
 
     cfg = config()

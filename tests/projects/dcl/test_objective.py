@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.losses import DCLLoss, NTXentLoss
 from common.losses.functional.two_view import anchor_scores, dcl, von_mises_fisher_weight
+from common.losses.two_view import DCLLoss, NTXentLoss
 from projects.dcl.evaluate import gradient_identity_error
 from projects.dcl.objective import OneWayObjective, TwoViewObjective, npc_multiplier
 from tests.projects.dcl.conftest import GOLDEN, method, random_views, views, wave

@@ -4,9 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common import distributed as cd
-from common.encoders import MLPHead
-from common.encoders.heads import ProjectedEncoder
+from common.distributed import process
+from common.encoders.heads import MLPHead, ProjectedEncoder
 from projects.dcl.module import DCL
 from projects.dcl.objective import OneWayObjective, TwoViewObjective
 from tests.projects.dcl.conftest import batch, config, method, random_views
@@ -15,7 +14,7 @@ from tests.projects.dcl.conftest import batch, config, method, random_views
 def one_rank_loss(loss: str, host: str) -> float:
     """Loss of this rank's half of six pairs, for the mean over ranks."""
     z_1, z_2 = random_views(6)
-    own = slice(3 * cd.rank(), 3 * cd.rank() + 3)
+    own = slice(3 * process.rank(), 3 * process.rank() + 3)
     if host == "simclr":
         return float(TwoViewObjective(method(loss))(z_1[own], z_2[own]).loss)
     return float(OneWayObjective(method(loss), in_batch=True)(z_1[own], z_2[own]).loss)
@@ -48,7 +47,7 @@ def three_steps(host: str, distributed: bool) -> dict[str, Tensor]:
     wrapped = DistributedDataParallel(step) if distributed else step
     trained = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.1, momentum=0.9)
-    own = slice(4 * cd.rank(), 4 * cd.rank() + 4) if distributed else slice(None)
+    own = slice(4 * process.rank(), 4 * process.rank() + 4) if distributed else slice(None)
     for number in range(3):
         whole = batch(8, 4, seed=number, dtype=torch.float64)
         optimizer.zero_grad()

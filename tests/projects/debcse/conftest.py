@@ -91,8 +91,8 @@ def pools(
 
 def tiny_scorer(folder: Path) -> str:
     """A saved random encoder that a config can name as scorer."""
-    from common.engine.sentences import build_encoder
     from common.export.sentence_transformers import save_sentence_transformers
+    from common.families.sentences.module import build_encoder
 
     cfg = config("model.pooling=avg", "model.mlp_only_train=false")
     torch.manual_seed(3)

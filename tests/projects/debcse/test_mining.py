@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.lexical import surface_similarity
 from common.data.offline import OfflineCache
+from common.data.text.lexical import surface_similarity
 from common.engine.module import freeze
 from projects.debcse.config import IpwConfig
 from projects.debcse.data import length_difference
@@ -125,7 +125,7 @@ def test_another_scorer_or_corpus_has_a_cache_of_its_own(tmp_path):
 
 def test_item_7_scorer_is_left_as_it_was(tmp_path):
     """Checklist 7: frozen, evaluation mode, bit-identical weights after mining."""
-    from common.engine.sentences import build_encoder
+    from common.families.sentences.module import build_encoder
 
     cfg = config(f"runs_dir={tmp_path}")
     scorer = freeze(build_encoder(cfg.model))

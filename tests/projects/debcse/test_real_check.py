@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from common.data.lexical import SurfaceSimilarity
-from common.encoders.sentence import SentenceEncoder
-from common.encoders.text import text_tower
-from common.evaluation.sts import pair_cosine, spearman
+from common.data.text.lexical import SurfaceSimilarity
+from common.encoders.text.sentence import SentenceEncoder
+from common.encoders.text.tower import text_tower
+from common.evaluation.text.sts import pair_cosine, spearman
 from projects.debcse.data import SampledViews
 from projects.debcse.module import DebCSE
 from projects.debcse.sampling import PairSampler, Pools

@@ -11,13 +11,13 @@ from torch.utils.data import DataLoader
 from common.config import UserError
 from common.data.module import ContrastiveData, identity
 from common.data.samplers import SeededBatchSampler
-from common.encoders.template import plain_ids
-from common.encoders.text import load_tokenizer
-from common.engine import Workspace
+from common.encoders.text.template import plain_ids
+from common.encoders.text.tower import load_tokenizer
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.run import train
-from common.engine.sentences import build_encoder
+from common.engine.workspace import Workspace
+from common.families.sentences.module import build_encoder
 from projects.debcse import build
 from projects.debcse.config import MethodConfig
 from projects.debcse.data import corpus, nli_sentences, twin_views

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from common import distributed as cd
-from common.data.lexical import SurfaceSimilarity
-from common.engine.sentences import build_encoder
+from common.data.text.lexical import SurfaceSimilarity
+from common.distributed.process import rank
+from common.families.sentences.module import build_encoder
 from projects.debcse.data import SampledViews
 from projects.debcse.module import DebCSE
 from projects.debcse.sampling import PairSampler
@@ -37,7 +37,7 @@ def three_steps(distributed: bool) -> dict[str, Tensor]:
     optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
     for number in range(3):
         anchors = list(range(8 * number, 8 * number + 8))
-        own = anchors[4 * cd.rank() : 4 * cd.rank() + 4] if distributed else anchors
+        own = anchors[4 * rank() : 4 * rank() + 4] if distributed else anchors
         optimizer.zero_grad()
         wrapped(views[[(i, number) for i in own]]).backward()
         optimizer.step()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from common.config import load
-from common.engine.sentences import build_encoder
+from common.families.sentences.module import build_encoder
 from projects.esimcse.config import Config
 from projects.esimcse.module import ESimCSE
 from tests.unit.losses.golden import sentences

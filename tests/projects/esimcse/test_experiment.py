@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from common.config import UserError, load
-from common.data import Repetition
-from common.data.repeated_views import RepeatedSubwords
-from common.data.text_views import TextViews
+from common.data.text.augment import Repetition
+from common.data.text.repeated_views import RepeatedSubwords
+from common.data.text.views import TextViews
 from common.engine.check import inspect
 from common.engine.compare import read_comparison
 from common.engine.run import train
-from common.evaluation.sts import partial_spearman, spearman
+from common.evaluation.text.sts import partial_spearman, spearman
 from projects.esimcse import build
 from projects.esimcse.config import Config
 from projects.esimcse.evaluate import length_bias

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data import Repetition
-from common.data.repeated_views import RepeatedSubwords, RepeatedWords
-from common.encoders.tiny_tokenizer import tiny_tokenizer
-from common.engine.sentences import build_encoder
+from common.data.text.augment import Repetition
+from common.data.text.repeated_views import RepeatedSubwords, RepeatedWords
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from common.families.sentences.module import build_encoder
 from projects.esimcse.data import held_out_sentences, training_rows, training_views
 from tests.projects.esimcse.conftest import GOLDEN, config
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from common import distributed as cd
+from common.distributed import collectives, process
 from common.encoders import queue
 from tests.distributed.wrapped import ModuleLoss, share_of
 from tests.projects.esimcse.conftest import batch, module_of
@@ -26,7 +26,7 @@ def three_steps(decay: float, distributed: bool, own_queue: bool = False) -> dic
     wrapped = DistributedDataParallel(step, broadcast_buffers=False) if distributed else step
     trained = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.1, momentum=0.9)
-    own = slice(4 * cd.rank(), 4 * cd.rank() + 4) if distributed else slice(None)
+    own = slice(4 * process.rank(), 4 * process.rank() + 4) if distributed else slice(None)
     losses = []
     for number in range(3):
         optimizer.zero_grad()
@@ -34,6 +34,6 @@ def three_steps(decay: float, distributed: bool, own_queue: bool = False) -> dic
         loss.backward()
         optimizer.step()
         module.after_optimizer_step()
-        losses.append(cd.all_gather_no_grad(loss.detach()[None]).mean())
+        losses.append(collectives.all_gather_no_grad(loss.detach()[None]).mean())
     state = {k: v.detach().clone() for k, v in module.state_dict().items()}
     return state | {"losses": torch.stack(losses)}

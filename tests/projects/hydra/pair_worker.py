@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.distributed import rank
-from common.losses import HydraLoss
+from common.distributed.process import rank
+from common.losses.multi_positive import HydraLoss
 from projects.hydra.module import Hydra
 from projects.hydra.objective import dense_pair_loss
 from tests.projects.hydra.conftest import batch_of, module_of

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from common.config import UserError
 from common.engine.compare import read_comparison
 from common.engine.run import train
-from common.export import load_safetensors
+from common.export.safetensors import load_safetensors
 from projects.hydra import build
 from projects.hydra.module import Hydra
 from projects.hydra.networks import BasicGate, HydraNet, OpenGate
@@ -55,7 +55,7 @@ def test_item_14_training_reports_spectrum_and_class_relations(tmp_path):
 @pytest.mark.usefixtures("unrendered_figures")
 def test_item_15_relation_matrix_is_exported_and_correlated_with_a_given_hierarchy(tmp_path):
     """Item 15: the file's classes and matrices; the hierarchy decides the distances."""
-    from common.data.synthetic import synthetic_pairs
+    from common.data.image.synthetic import synthetic_pairs
 
     names = synthetic_pairs(8, num_classes=8).class_names
     lines = [f"root/{'left' if i < 4 else 'right'}/{name}" for i, name in enumerate(names)]
@@ -122,7 +122,7 @@ def test_item_13_subspace_precision_tells_a_fitting_gate_from_its_controls():
 
 def test_item_13_a_gate_trained_alone_on_frozen_features_beats_its_controls():
     """Item 13: only the gate is trained; the features stay what they are."""
-    from common.losses import HydraLoss
+    from common.losses.multi_positive import HydraLoss
 
     torch.manual_seed(0)
     z, labels, _ = attribute_world()
@@ -194,7 +194,7 @@ def test_transfer_protocol_runs_on_a_labelled_folder(tmp_path, monkeypatch):
     import numpy as np
     from PIL import Image
 
-    from common.evaluation import image_sets
+    from common.evaluation.image_text import image_sets
 
     monkeypatch.setattr(image_sets, "WAYS", 2)
     rng = np.random.default_rng(0)

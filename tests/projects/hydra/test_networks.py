@@ -179,7 +179,7 @@ def test_paper_networks_have_the_sheet_s_sizes():
 
 
 def test_fine_tuning_starts_from_an_export_and_decays_layers(tmp_path):
-    from common.export import save_safetensors
+    from common.export.safetensors import save_safetensors
 
     net = HydraNet(8, "resnet18", image_size=16, projector_dim=16, out_dim=8)
     save_safetensors(net, tmp_path, net.options)

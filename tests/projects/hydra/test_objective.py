@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.data.class_pairs import partner_labels
+from common.data.image.class_pairs import partner_labels
 from common.data.samplers import sample_rng
-from common.losses import HydraLoss
+from common.losses.multi_positive import HydraLoss
 from projects.hydra.data import build_data
 from projects.hydra.networks import bernoulli_entropy
 from projects.hydra.objective import (
@@ -126,7 +126,7 @@ def test_item_5_identical_pairs_with_an_open_gate_are_supcon_with_separate_denom
             if j != i and labels[j] == labels[i]:
                 terms.append((logits[i, j].exp() + negatives).log() - logits[i, j])
     assert torch.allclose(found, torch.stack(terms).mean(), rtol=1e-5)
-    from common.losses import SupConLoss
+    from common.losses.multi_positive import SupConLoss
 
     assert not torch.allclose(found, SupConLoss()(z, labels, 5.0).loss, rtol=1e-3)
 

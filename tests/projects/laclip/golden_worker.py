@@ -2,8 +2,8 @@
 
 import torch
 
-from common.distributed import rank
-from common.losses import ClipLoss
+from common.distributed.process import rank
+from common.losses.image_text import ClipLoss
 
 
 def golden_matrices(place, world_size, local, dim):

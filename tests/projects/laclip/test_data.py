@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from common.config import UserError
-from common.data.captions import CaptionedImages, CaptionFiles, choose_texts
-from common.data.images import ImageFiles
+from common.data.image.sources import ImageFiles
+from common.data.image_text.captions import CaptionedImages, CaptionFiles, choose_texts
 from common.data.samplers import sample_rng
-from common.data.text import ClipTokenizer
+from common.data.text.tokenizers import ClipTokenizer
 from projects.laclip.config import LaclipData
 from projects.laclip.data import (
     Sometimes,
@@ -238,7 +238,7 @@ def test_pool_is_complete_and_its_seed_draws_the_subset():
 
 
 def test_pool_queries_share_no_word_with_the_name_and_splits_are_apart():
-    from common.data.drawings import words
+    from common.data.image_text.drawings import words
     from common.data.tables import read_jsonl
 
     rows = read_jsonl(files_folder() / "test.jsonl.gz")

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from common.config import UserError
-from common.engine import Workspace
 from common.engine.run import module_of_run, train
+from common.engine.workspace import Workspace
 from projects.laclip import build
 from projects.laclip.evaluate import UNSEEN_TEMPLATES, evaluate, pool_metrics
 from projects.laclip.module import LaCLIP
@@ -29,10 +29,10 @@ def test_synthetic_training_learns_and_reports_chance(tmp_path):
 
 def test_unseen_templates_are_unseen():
     """No evaluation template is a training frame, nor any of its opening words."""
-    from common.data.drawings import FRAMES
-    from common.data.synthetic import _FRAMES
+    from common.data.image.synthetic import FRAMES as SYNTHETIC
+    from common.data.image_text.drawings import FRAMES
 
-    seen = {frame for frames in FRAMES for frame in frames} | set(_FRAMES)
+    seen = {frame for frames in FRAMES for frame in frames} | set(SYNTHETIC)
     for template in UNSEEN_TEMPLATES:
         assert template.rstrip(".") not in seen
         assert not any(frame.startswith(template.split("{}")[0]) for frame in seen)
@@ -125,7 +125,7 @@ def resisc(tmp_path):
 
 def test_labelled_sets_run_through_all_protocols(resisc, tmp_path, monkeypatch):
     """Zero-shot, few-shot and linear probe from a local folder; the mean over sets."""
-    from common.evaluation import image_sets
+    from common.evaluation.image_text import image_sets
 
     monkeypatch.setattr(image_sets, "WAYS", 2)
     cfg = config(

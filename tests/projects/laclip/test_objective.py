@@ -10,10 +10,11 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.config import OptimConfig, UserError
-from common.data.text import ClipTokenizer
+from common.data.text.tokenizers import ClipTokenizer
 from common.engine.optim import lr_at
-from common.evaluation import LACLIP_TEMPLATES, class_embeddings
-from common.losses import ClipLoss, LogitScale
+from common.evaluation.image_text.zeroshot import LACLIP_TEMPLATES, class_embeddings
+from common.losses.image_text import ClipLoss
+from common.losses.temperature import LogitScale
 from projects.laclip.module import LaCLIP
 from tests.distributed.pool import Pool
 from tests.projects.laclip.conftest import config
@@ -201,7 +202,7 @@ def test_item_9_image_blocks_normalise_queries_and_keys_per_head():
 
 def test_item_9_scaling_queries_changes_nothing():
     """Item 9: LayerNorm makes attention blind to the scale of q and k; without it, it is not."""
-    from common.encoders import QKNormViT
+    from common.encoders.image.vit import QKNormViT
 
     images = torch.randn(2, 3, 32, 32)
     for qk_norm, blind in ((True, True), (False, False)):

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from common.config import UserError
-from common.data.rewriting import read_lines, transform_lines
 from common.data.samplers import sample_rng
+from common.data.text.rewriting import read_lines, transform_lines
 from projects.laclip.config import RewriteConfig
 from projects.laclip.rewrite import (
     ARROW,
@@ -185,7 +185,7 @@ def test_rewrite_task_end_to_end_and_restarted(captions, tmp_path):
 
 def test_captions_of_a_csv_are_rewritten_row_by_row(official, tmp_path):
     """Item 13: a CSV gives one rewrite per image row, so that the file fits the loader."""
-    from common.data.captions import CaptionFiles
+    from common.data.image_text.captions import CaptionFiles
 
     cfg = RewriteConfig(
         input=str(official / "toy/toy.csv"), output=str(official / "toy/toy_new.txt"),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from common.config import load
-from common.engine.sentences import build_encoder
+from common.families.sentences.module import build_encoder
 from projects.mirror_bert.config import Config
 from projects.mirror_bert.data import mirror_views
 from projects.mirror_bert.module import MirrorBERT

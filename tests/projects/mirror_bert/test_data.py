@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data import SpanMask
-from common.data.text_sets import load_sts
-from common.encoders import tiny_tokenizer
+from common.data.text.augment import SpanMask
+from common.data.text.sets import load_sts
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from projects.mirror_bert.data import (
     MirrorViews,
     mirror_views,

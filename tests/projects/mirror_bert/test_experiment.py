@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from common.config import ROOT, UserError, load
-from common.data import read_jsonl, write_jsonl
+from common.data.tables import read_jsonl, write_jsonl
 from common.engine import checkpoint as ckpt
 from common.engine.check import count_steps, inspect
 from common.engine.compare import read_comparison
 from common.engine.run import export, run_task, train
-from common.engine.sentences import build_encoder
 from common.engine.tracking import read_metrics
-from common.export import load_sentence_encoder
+from common.export.sentence_encoders import load_sentence_encoder
 from common.export.transformers import load_transformers
+from common.families.sentences.module import build_encoder
 from projects.mirror_bert import build
 from projects.mirror_bert.config import Config
 from projects.mirror_bert.module import MirrorBERT

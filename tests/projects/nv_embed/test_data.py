@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.embedding_records import (
+from common.data.mixture import TaskMixture
+from common.data.retrieval.records import (
     EmbeddingRecord,
     EmbeddingTask,
     class_records,
     read_task,
     sts_records,
 )
-from common.data.instruction_registry import known_set
-from common.data.mixture import TaskMixture
-from common.evaluation.mining import select_negatives
+from common.data.retrieval.registry import known_set
+from common.evaluation.retrieval.mining import select_negatives
 from common.evaluation.search import SearchResult
 from projects.nv_embed.config import SetConfig
 from projects.nv_embed.data import described, mined, of_stage, read_set, stage_data, training_tasks

@@ -6,10 +6,10 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 
 from common.config import UserError
-from common.encoders.decoder import append_eos, looks_ahead, set_causal
-from common.encoders.instructed import instruction_prefix
-from common.encoders.latent_attention import LatentAttention, SelfAttention, TokenPooler
-from common.encoders.tiny_tokenizer import tiny_tokenizer
+from common.encoders.text.causal import append_eos, looks_ahead, set_causal
+from common.encoders.text.instructed import instruction_prefix
+from common.encoders.text.latent_attention import LatentAttention, SelfAttention, TokenPooler
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from tests.projects.nv_embed.conftest import TEXTS, config, encoder
 from tests.unit.losses.golden import assert_close, fill, grad_norm, load
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.embedding_records import read_task
-from common.engine import Workspace
+from common.data.retrieval.records import read_task
 from common.engine import checkpoint as ckpt
 from common.engine.callbacks import seed_all, step_seed
 from common.engine.check import inspect
 from common.engine.run import evaluate, export, prepare, train
+from common.engine.workspace import Workspace
 from common.export.instructed import load_instructed
 from projects.nv_embed import build
 from projects.nv_embed.module import NvEmbed
@@ -251,7 +251,7 @@ def test_mining_task_writes_records_that_train(trained, tmp_path):
 
 def test_mteb_task(trained, tmp_path, monkeypatch):
     """Checklist 16: instructions reach the encoder apart from the text; averages by type."""
-    import common.evaluation.mteb_adapter as adapter
+    import common.evaluation.text.mteb as adapter
 
     seen = {}
 

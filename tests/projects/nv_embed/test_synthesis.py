@@ -8,10 +8,10 @@ import pytest
 
 import projects.nv_embed.synthesis as stage
 from common.config import UserError
-from common.data.embedding_records import EmbeddingRecord, EmbeddingTask, read_task, write_task
+from common.data.retrieval.records import EmbeddingRecord, EmbeddingTask, read_task, write_task
 from common.data.tables import read_jsonl
-from common.decoding import Continuation, LanguageModel
-from common.engine import Workspace
+from common.decoding.language_model import Continuation, LanguageModel
+from common.engine.workspace import Workspace
 from projects.nv_embed import build
 from projects.nv_embed.data import stage_data, training_tasks
 from projects.nv_embed.synthesis import (

@@ -15,9 +15,9 @@ from torch.distributed.fsdp import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
-from common import distributed as cd
 from common.data.module import ContrastiveData
 from common.data.samplers import SeededBatchSampler
+from common.distributed import process
 from common.engine import trainer as engine
 from common.engine.run import train
 from projects.nv_embed.data import stage_data, training_tasks
@@ -58,7 +58,7 @@ def three_steps(in_batch: bool, distributed: bool) -> dict[str, Tensor]:
     step = Loss(module)
     wrapped = DistributedDataParallel(step) if distributed else step
     optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.05)
-    place = (cd.rank(), 2) if distributed else (0, 1)
+    place = (process.rank(), 2) if distributed else (0, 1)
     for batch in batches(data, *place, 8, 3):
         optimizer.zero_grad()
         wrapped(batch).backward()
@@ -87,7 +87,12 @@ def full_state(module, world_size: int, rank0_only: bool = True):
 
 def train_sharded(folder: str, words: list[str]) -> tuple[str, int]:
     """Runs on every rank of the pool, as torchrun would start it: run folder, sharded modules seen."""
-    place = {"RANK": cd.rank(), "LOCAL_RANK": cd.rank(), "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    place = {
+        "RANK": process.rank(),
+        "LOCAL_RANK": process.rank(),
+        "WORLD_SIZE": 2,
+        "LOCAL_WORLD_SIZE": 2,
+    }
     external = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "localhost", "MASTER_PORT": 1}
     os.environ.update({name: str(value) for name, value in {**place, **external}.items()})
     two = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=fsdp"]

@@ -4,8 +4,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from common.config import load
-from common.decoding import LanguageModel
-from common.encoders import tiny_tokenizer
+from common.decoding.language_model import LanguageModel
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from projects.rankgen.config import Config
 from projects.rankgen.encoder import PrefixSuffixEncoder, build_encoder
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.decoding import Continuation, Policy
-from common.engine import Workspace
-from common.evaluation.preference import write_form
+from common.decoding.language_model import Continuation
+from common.decoding.policies import Policy
+from common.engine.workspace import Workspace
+from common.evaluation.generation.preference import write_form
 from projects.rankgen import tasks
 from projects.rankgen.continuations import decode_all
 from projects.rankgen.decode import beam_search, overgenerate, rank, scores, tidy

@@ -13,10 +13,10 @@ import torch
 
 from common.config import UserError
 from common.data.tables import read_jsonl, write_jsonl
-from common.engine import Workspace
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.run import train
+from common.engine.workspace import Workspace
 from projects.rankgen import build, tasks
 from projects.rankgen.continuations import (
     METHODS,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common import distributed as cd
+from common.distributed.process import rank
 from projects.rankgen.data import TripleBatches, train_triples
 from projects.rankgen.module import RankGen
 from tests.projects.rankgen.conftest import config, encoder
@@ -31,7 +31,7 @@ def three_steps(overrides: list[str], distributed: bool) -> dict[str, Tensor]:
     optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
     for number in range(3):
         rows = list(range(8 * number, 8 * number + 8))
-        own = rows[4 * cd.rank() : 4 * cd.rank() + 4] if distributed else rows
+        own = rows[4 * rank() : 4 * rank() + 4] if distributed else rows
         optimizer.zero_grad()
         wrapped(batches[[(i, 0) for i in own]]).backward()
         optimizer.step()

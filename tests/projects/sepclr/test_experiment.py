@@ -8,13 +8,12 @@ import torch
 from PIL import Image
 
 from common.config import UserError
-from common.data.set_pairs import PixelStore, SetPair
-from common.encoders.modes import evaluated
-from common.engine import Workspace
+from common.data.paired_sets.pairs import PixelStore, SetPair
+from common.encoders.modes import evaluated, evaluation_mode
 from common.engine.check import inspect
 from common.engine.compare import read_comparison
 from common.engine.run import train
-from common.evaluation import evaluation_mode
+from common.engine.workspace import Workspace
 from projects.sepclr import build
 from projects.sepclr.augment import eval_transform, rescaled, rotated, train_transform
 from projects.sepclr.data import build_data, num_samples, set_pair
@@ -320,7 +319,7 @@ def test_rotation_turns_and_rescaling_spans_the_unit_interval():
 
 @pytest.mark.parametrize("objective", ["sepclr", "simclr", "vae"])
 def test_export_keeps_the_codes_and_the_readme_s_lines_work(tmp_path, objective):
-    from common.export import load_safetensors
+    from common.export.safetensors import load_safetensors
     from projects.sepclr.networks import build_network
 
     cfg = config(f"method.objective={objective}")

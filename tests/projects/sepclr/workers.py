@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common import distributed as cd
+from common.distributed import process
 from projects.sepclr.module import SepCLR
 from projects.sepclr.networks import Branch, Separator, SingleEncoder
 from tests.projects.sepclr.conftest import batch, config
@@ -42,7 +42,7 @@ def three_steps(overrides: list[str], distributed: bool) -> dict[str, Tensor]:
     step = Loss(module)
     wrapped = DistributedDataParallel(step) if distributed else step
     optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
-    own = slice(8 * cd.rank(), 8 * cd.rank() + 8) if distributed else slice(None)
+    own = slice(8 * process.rank(), 8 * process.rank() + 8) if distributed else slice(None)
     for number in range(3):
         whole = batch(16, 4, seed=number, dtype=torch.float64, num_factors=1)
         whole["target"] = torch.arange(16) < 5 + number  # almost all of rank 0, none of rank 1

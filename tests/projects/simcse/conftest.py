@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from common.config import load
-from common.encoders.sentence import SentenceEncoder
-from common.engine.sentences import build_encoder
+from common.encoders.text.sentence import SentenceEncoder
+from common.families.sentences.module import build_encoder
 from projects.simcse.config import Config
 from projects.simcse.module import SimCSE
 

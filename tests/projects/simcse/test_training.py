@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.text_sets import StsSet
+from common.data.text.sets import StsSet
 from common.engine.check import inspect
 from common.engine.compare import read_comparison
 from common.engine.run import train
-from common.engine.sentences import sentence_data, text_rows
-from common.evaluation.sts_protocol import evaluate_sts
+from common.evaluation.text.sts_protocol import evaluate_sts
 from common.export.transformers import save_transformers
+from common.families.sentences.data import sentence_data, text_rows
 from projects.simcse import build
 from projects.simcse.data import crop, num_views, train_set
 from projects.simcse.module import SimCSE

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from common import distributed as cd
+from common.distributed.process import rank
 from tests.distributed.wrapped import ModuleLoss, share_of
 from tests.projects.simcse.conftest import module
 
@@ -20,7 +20,7 @@ def gradient(gather_grad: str, distributed: bool) -> tuple[float, Tensor]:
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "ids": torch.arange(8)}
     step = ModuleLoss(model)
     if distributed:
-        batch = share_of(batch, slice(4 * cd.rank(), 4 * cd.rank() + 4), 2)
+        batch = share_of(batch, slice(4 * rank(), 4 * rank() + 4), 2)
         step = DistributedDataParallel(step, find_unused_parameters=True)
     loss = step(batch)
     loss.backward()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.encoders.bev import Detections
-from common.encoders.trilinear import trilinear
+from common.encoders.lidar.bev import Detections
+from common.encoders.lidar.trilinear import trilinear
 from projects.trend import probes
 from projects.trend.data import open_sets
 from tests.projects.trend.conftest import batch_of, config, module_of, samples_of

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.lidar import FrameLists, LidarFrame, Window
-from common.data.poses import compose_actions, planar_pose
-from common.encoders.bev import BevGrid, CenterHead, decode_boxes, encode_boxes
+from common.data.lidar.poses import compose_actions, planar_pose
+from common.data.lidar.sequences import FrameLists, LidarFrame, Window
+from common.encoders.lidar.bev import BevGrid, CenterHead, decode_boxes, encode_boxes
 from common.engine.check import inspect
 from common.engine.compare import read_comparison
 from common.engine.run import train
-from common.export import load_safetensors
+from common.export.safetensors import load_safetensors
 from common.losses.functional.detection import gaussian_focal, heat_target
 from projects.trend import build
 from projects.trend.data import ForecastSamples, build_data, open_sets

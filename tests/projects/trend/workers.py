@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common import distributed as cd
+from common.distributed.process import rank
 from common.engine.run import train
 from projects.trend.module import Trend
 from tests.interrupted import die_after_checkpoint
@@ -46,7 +46,7 @@ def three_steps(overrides: list[str], distributed: bool) -> dict[str, Tensor]:
     wrapped = DistributedDataParallel(step) if distributed else step
     optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
     samples = samples_of("method.jitter=false", *overrides)
-    rows = range(2 * cd.rank(), 2 * cd.rank() + 2) if distributed else range(4)
+    rows = range(2 * rank(), 2 * rank() + 2) if distributed else range(4)
     for epoch in range(3):
         batch = as_double(samples[[(i, epoch) for i in rows]])
         optimizer.zero_grad()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from common.config import load
-from common.engine.sentences import build_encoder
+from common.families.sentences.module import build_encoder
 from projects.whitenedcse.config import Config
 from projects.whitenedcse.data import train_set
 from projects.whitenedcse.module import WhitenedCSE

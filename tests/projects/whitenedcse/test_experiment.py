@@ -6,15 +6,17 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.text_sets import StsSet
-from common.encoders.whitening import Whitening
-from common.engine import Workspace
+from common.data.text.sets import StsSet
+from common.encoders.batch_whitening import Whitening
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.compare import read_comparison
 from common.engine.run import train
-from common.engine.sentences import build_encoder, encoding, text_rows
-from common.evaluation import uniformity
+from common.engine.workspace import Workspace
+from common.evaluation.features.geometry import uniformity
+from common.families.sentences.data import text_rows
+from common.families.sentences.evaluation import encoding
+from common.families.sentences.module import build_encoder
 from projects.whitenedcse import build
 from projects.whitenedcse.data import train_set
 from projects.whitenedcse.evaluate import _Embedded, batch_whitening, mechanism

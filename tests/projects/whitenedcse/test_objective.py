@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.evaluation import mean_cosine, uniformity
+from common.evaluation.features.geometry import mean_cosine, uniformity
 from projects.whitenedcse.objective import Objective, WhitenedHead, build_whitening
 from tests.projects.whitenedcse.conftest import (
     GOLDEN,

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common import distributed as cd
-from common.sentence_config import SentenceLoss
+from common.distributed import process
+from common.families.sentences.config import SentenceLoss
 from projects.whitenedcse.config import SgwConfig
 from projects.whitenedcse.objective import Objective, WhitenedHead
 
@@ -52,11 +52,11 @@ def three_steps(
     model = Loss(position, sync, detach).double()
     wrapped = DistributedDataParallel(model) if distributed else model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    own = slice(16 * cd.rank(), 16 * cd.rank() + 16) if distributed else slice(None)
+    own = slice(16 * process.rank(), 16 * process.rank() + 16) if distributed else slice(None)
     losses = []
     for step in range(3):
         # the permutations of rank 0 are those of the single process
-        torch.manual_seed(10 * step + (cd.rank() if distributed else 0))
+        torch.manual_seed(10 * step + (process.rank() if distributed else 0))
         optimizer.zero_grad()
         loss = wrapped(features(seed=step)[:, own])
         loss.backward()

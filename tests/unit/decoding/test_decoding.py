@@ -7,16 +7,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from common.config import UserError
 from common.data.samplers import sample_rng
-from common.decoding import (
-    STRATEGIES,
-    ContrastiveDecoding,
-    LanguageModel,
-    Policy,
-    SeededSampling,
-    contrastive_search,
-    processors,
-)
-from common.encoders import tiny_tokenizer
+from common.decoding.contrastive import ContrastiveDecoding, contrastive_search
+from common.decoding.language_model import LanguageModel
+from common.decoding.policies import STRATEGIES, Policy, SeededSampling, processors
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 
 SIZES = {"gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 48},
          "llama": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,

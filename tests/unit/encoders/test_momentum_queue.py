@@ -6,8 +6,8 @@ from torch import nn
 
 from common.encoders.momentum import MomentumEncoder
 from common.encoders.queue import FeatureQueue, GrowingQueue, QueueSet, SupportSet
-from common.losses import InfoNCELoss
 from common.losses.functional.masks import id_mask
+from common.losses.info_nce import InfoNCELoss
 
 
 def encoder(seed: int = 0, width: int = 4) -> nn.Module:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.encoders import pretrained, resolve_pretrained
+from common.encoders import pretrained
+from common.encoders.pretrained import resolve_pretrained
 
 
 @pytest.fixture(autouse=True)

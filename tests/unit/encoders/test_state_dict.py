@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from common.config import UserError
-from common.encoders import load_state_dict_file, read_state_dict
+from common.encoders.state_dict import load_state_dict_file, read_state_dict
 
 
 def model() -> nn.Sequential:

@@ -9,15 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.encoders import (
-    ClipTextTransformer,
-    ConvNet,
-    MLPHead,
-    QKNormViT,
-    linear_projection,
-    timm_tower,
-    torchvision_tower,
-)
+from common.encoders.heads import MLPHead, linear_projection
+from common.encoders.image.towers import ConvNet, timm_tower, torchvision_tower
+from common.encoders.image.vit import QKNormViT
+from common.encoders.image_text.clip_text import ClipTextTransformer
 
 
 def tiny_vit(**options) -> QKNormViT:

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.evaluation import mean_cosine, participation_ratio
-from common.evaluation.whitening import fit_ica, fit_whitening
+from common.evaluation.features.geometry import mean_cosine, participation_ratio
+from common.evaluation.features.postprocessing import fit_ica, fit_whitening
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/defsent_plus.json").read_text("utf-8"))
 

@@ -7,9 +7,9 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from common.evaluation.few_shot import few_shot_class_mean
-from common.evaluation.knn import knn_accuracy
-from common.evaluation.linear_probe import (
+from common.evaluation.features.few_shot import few_shot_class_mean
+from common.evaluation.features.knn import knn_accuracy
+from common.evaluation.features.linear_probe import (
     fit_logistic_regression,
     linear_probe,
     linear_probe_correct,

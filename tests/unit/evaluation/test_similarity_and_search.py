@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from common.config import UserError
+from common.evaluation.matrices import as_matrix, exact_math, index_pairs
 from common.evaluation.search import search, stable_topk
-from common.evaluation.similarity import as_matrix, exact_math, index_pairs
 
 
 def embeddings(rows: int, dim: int = 8, seed: int = 0, dtype=torch.float64) -> torch.Tensor:

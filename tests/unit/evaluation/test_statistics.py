@@ -10,7 +10,7 @@ from common.evaluation.statistics import (
     paired_bootstrap_metric,
     verdict,
 )
-from common.evaluation.sts import spearman
+from common.evaluation.text.sts import spearman
 
 
 def test_three_seeds_give_the_range():

@@ -8,16 +8,13 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.text import BpeTokenizer, ClipTokenizer
-from common.encoders import (
-    ClipTextTransformer,
-    ConvNet,
-    DualEncoder,
-    OpenClipDualEncoder,
-    QKNormViT,
-    build_dual_encoder,
-)
-from common.export import load_open_clip, save_open_clip
+from common.data.text.tokenizers import BpeTokenizer, ClipTokenizer
+from common.encoders.image.towers import ConvNet
+from common.encoders.image.vit import QKNormViT
+from common.encoders.image_text.clip_text import ClipTextTransformer
+from common.encoders.image_text.dual import DualEncoder, build_dual_encoder
+from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
+from common.export.open_clip import load_open_clip, save_open_clip
 
 TEXTS = ["A red   BUS", "two &amp; more cats", "d\u00e9j\u00e0 vu", "bus " * 20]
 SCALE = {"log_scale": 3.25, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}

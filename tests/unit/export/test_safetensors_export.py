@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from common.config import UserError
-from common.encoders import ConvNet, QKNormViT
-from common.export import load_safetensors, save_safetensors
+from common.encoders.image.towers import ConvNet
+from common.encoders.image.vit import QKNormViT
 from common.export.files import write_atomic
+from common.export.safetensors import load_safetensors, save_safetensors
 
 SIZES = {"image_size": 16, "patch_size": 8, "width": 24, "depth": 1, "heads": 3}
 

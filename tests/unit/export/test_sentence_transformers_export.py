@@ -8,14 +8,15 @@ import torch
 from transformers import AutoModel, DistilBertConfig, DistilBertModel
 
 from common.config import UserError
-from common.encoders import SentenceEncoder, TextTower, sentence_encoder, tiny_tokenizer
-from common.export import (
+from common.encoders.text.sentence import SentenceEncoder, sentence_encoder
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from common.encoders.text.tower import TextTower
+from common.export.sentence_transformers import (
     load_sentence_transformers,
-    load_transformers,
     save_sentence_transformers,
-    save_transformers,
+    write_modules,
 )
-from common.export.sentence_transformers import write_modules
+from common.export.transformers import load_transformers, save_transformers
 
 CONFIG = {
     "model_type": "bert",

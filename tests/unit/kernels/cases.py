@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.kernels import (
+from common.kernels.blocked import tiling
+from common.kernels.specs.weights import (
     All,
     Bias,
     Block,
@@ -22,7 +23,6 @@ from common.kernels import (
     Uniform,
     Valid,
     nt_xent_spec,
-    tiling,
 )
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.kernels import pair_softplus, pair_stats
+from common.kernels.pair import pair_softplus, pair_stats
 from tests.unit.kernels.cases import spec_cases, unit
 
 N, M = 4, 5

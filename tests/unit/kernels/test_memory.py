@@ -15,7 +15,9 @@ DIM = 128
 
 PROBE = """
 import json, sys, torch
-from common.kernels import info_nce, nt_xent_spec, pair_stats
+from common.kernels.pair import info_nce
+from common.kernels.specs.weights import nt_xent_spec
+from common.kernels.pair import pair_stats
 mode, n, dim, budget = sys.argv[1], *map(int, sys.argv[2:])
 def peak():  # not ru_maxrss: that one is inherited from the parent process
     lines = open("/proc/self/status").read().splitlines()

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.kernels import Diagonal, info_nce, nt_xent_spec, ops, pair_softplus, softplus_ops
+from common.kernels import ops, softplus_ops
 from common.kernels.arguments import flatten, make_problem, prepare
+from common.kernels.pair import info_nce, pair_softplus
+from common.kernels.specs.weights import Diagonal, nt_xent_spec
 from tests.unit.kernels.cases import spec_cases, unit
 
 

@@ -6,16 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.kernels import (
-    Diagonal,
-    Index,
-    Labels,
-    OnlyPositive,
-    blocked_autograd,
-    dispatch,
-    info_nce,
-    pair_stats,
-)
+from common.kernels import dispatch
+from common.kernels.pair import blocked_autograd, info_nce, pair_stats
+from common.kernels.specs.weights import Diagonal, Index, Labels, OnlyPositive
 from tests.unit.kernels.cases import labels, small_tiles, unit
 
 __all__ = ["small_tiles"]

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.kernels import Diagonal, info_nce, pair_stats
+from common.kernels.pair import info_nce, pair_stats
+from common.kernels.specs.weights import Diagonal
 from tests.unit.kernels.cases import small_tiles, unit
 
 __all__ = ["small_tiles"]
@@ -98,7 +99,7 @@ def test_confident_rows_keep_their_gradient(symmetric: bool, small_tiles: None) 
 
 
 def test_two_runs_are_bit_equal_and_tiles_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    from common.kernels import tiling
+    from common.kernels.blocked import tiling
 
     q, k = unit(100, 32, dtype=torch.float32), unit(100, 32, seed=1, dtype=torch.float32)
     monkeypatch.setattr(tiling, "SINGLE", 0)

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.kernels import Diagonal, OnlyPositive, pair_softplus
+from common.kernels.pair import pair_softplus
+from common.kernels.specs.weights import Diagonal, OnlyPositive
 from tests.unit.kernels.cases import small_tiles, spec_cases, unit
 
 __all__ = ["small_tiles"]

@@ -12,8 +12,10 @@ import torch
 
 triton = pytest.importorskip("triton")
 
-from common.kernels import triton_program  # noqa: E402
-from common.kernels.specs import (  # noqa: E402
+from common.kernels.gpu import lowering as triton_program  # noqa: E402
+from common.kernels.gpu.launch import variant_of  # noqa: E402
+from common.kernels.gpu.tile_table import TileConfig, tile_config  # noqa: E402
+from common.kernels.specs.weights import (  # noqa: E402
     Diagonal,
     ExcludeSelf,
     Index,
@@ -23,8 +25,6 @@ from common.kernels.specs import (  # noqa: E402
     Spec,
     Threshold,
 )  # fmt: skip
-from common.kernels.triton_launch import variant_of  # noqa: E402
-from common.kernels.triton_tune import TileConfig, tile_config  # noqa: E402
 from tests.unit.kernels.triton_aot import (  # noqa: E402
     SHARED_LIMIT,
     Resources,
@@ -96,7 +96,7 @@ def _flags(variant: Variant, operand: str, family: str, capability: tuple[int, i
 
 
 def compile_lse(variant: Variant, operand: str, arch: int, keep: bool = False) -> Resources:
-    from common.kernels.triton_kernels import lse_kernel
+    from common.kernels.gpu.kernel_pairs import lse_kernel
 
     family = "rows" if keep else "lse"
     program, tile, flags, sides = _flags(variant, operand, family, (arch // 10, 0))
@@ -119,7 +119,7 @@ def compile_lse(variant: Variant, operand: str, arch: int, keep: bool = False) -
 
 
 def compile_grad(variant: Variant, operand: str, arch: int) -> Resources:
-    from common.kernels.triton_kernels import grad_kernel
+    from common.kernels.gpu.kernel_pairs import grad_kernel
 
     program, tile, flags, sides = _flags(variant, operand, "grad", (arch // 10, 0))
     columns = variant.columns or variant.half
@@ -138,7 +138,7 @@ def compile_grad(variant: Variant, operand: str, arch: int) -> Resources:
 
 
 def compile_kept(variant: Variant, operand: str, arch: int) -> Resources:
-    from common.kernels.triton_kept import kept_grad_kernel
+    from common.kernels.gpu.kernel_kept import kept_grad_kernel
 
     program, tile, flags, sides = _flags(variant, operand, "kept", (arch // 10, 0))
     flags = {"PROG": program.code, "ROWS": True, "COLUMNS": True, "POS": True, "LIN": True}
@@ -147,7 +147,7 @@ def compile_kept(variant: Variant, operand: str, arch: int) -> Resources:
 
 
 def compile_softplus(family: str, operand: str, arch: int, dim: int = 512) -> Resources:
-    from common.kernels import triton_softplus
+    from common.kernels.gpu import kernel_softplus as triton_softplus
 
     _, tile, flags, sides = _flags(Variant(dim=dim), operand, family, (arch // 10, 0))
     flags |= {"ROW_OFFSET": True, "TOP": True}

@@ -11,7 +11,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from common.kernels.triton_tune import TileConfig
+from common.kernels.gpu.tile_table import TileConfig
 
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 

@@ -12,11 +12,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from common.kernels import (
-    triton_launch,
-    triton_program,
-)  # fmt: skip
-from common.kernels.specs import (
+from common.kernels.gpu import launch as triton_launch
+from common.kernels.gpu import lowering as triton_program  # fmt: skip
+from common.kernels.specs.weights import (
     All,
     Bias,
     Block,
@@ -65,8 +63,10 @@ from tests.unit.kernels.triton_compare import (
 
 
 def _api_cases() -> dict[str, Callable[[], Errors]]:
-    from common.kernels import info_nce, nt_xent_spec, pair_softplus
-    from common.losses import functional as losses
+    from common.kernels.pair import info_nce, pair_softplus
+    from common.kernels.specs.weights import nt_xent_spec
+    from common.losses.functional.info_nce import info_nce as info_nce_loss
+    from common.losses.functional.siglip import siglip
 
     def nt_xent(x: list[Tensor], backend: str) -> Tensor:
         z = torch.cat([x[0][:35], x[1][:35]])
@@ -79,13 +79,13 @@ def _api_cases() -> dict[str, Callable[[], Errors]]:
             lambda x, b: info_nce(*x, symmetric=False, reduction="sum", backend=b, top1=True)
         ),
         "api_join": lambda: compare_api(
-            lambda x, b: losses.info_nce(*x, queue=x[1][:9].flip(1), backend=b).loss
+            lambda x, b: info_nce_loss(*x, queue=x[1][:9].flip(1), backend=b).loss
         ),
         "api_join_rows": lambda: compare_api(
-            lambda x, b: losses.info_nce(*x, backend=b).per_sample.square().sum()
+            lambda x, b: info_nce_loss(*x, backend=b).per_sample.square().sum()
         ),
         "api_siglip_rows": lambda: compare_api(
-            lambda x, b: losses.siglip(*x, backend=b).per_sample.square().sum()
+            lambda x, b: siglip(*x, backend=b).per_sample.square().sum()
         ),
         "api_kept": lambda: compare_api(lambda x, b: info_nce(*x, backend=b, memory_budget=2**20)),
         "api_siglip": lambda: compare_api(

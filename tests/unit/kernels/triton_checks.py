@@ -7,14 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.kernels import (
-    triton_backend,
-    triton_launch,
-    triton_pair,
-    triton_rows,
-)  # fmt: skip
-from common.kernels.problem import Problem, Upstream, merge_rows
-from common.kernels.specs import (
+from common.kernels.core.problem import Problem, Upstream, merge_rows
+from common.kernels.gpu import backend as triton_backend
+from common.kernels.gpu import launch as triton_launch
+from common.kernels.gpu import run_pairs as triton_pair
+from common.kernels.gpu import run_rows as triton_rows  # fmt: skip
+from common.kernels.specs.weights import (
     Bias,
     Block,
     Diagonal,
@@ -131,8 +129,8 @@ def rows_refused() -> Errors:
 
 def tuner() -> Errors:
     """The search runs every family with every candidate, keeps the best, and changes no result."""
-    from common.kernels.triton_search import FAMILIES, tune
-    from common.kernels.triton_tune import TileConfig, tile_config
+    from benchmarks.tile_search import FAMILIES, tune
+    from common.kernels.gpu.tile_table import TileConfig, tile_config
 
     small, large = TileConfig(16, 32, 16, 1, 1), TileConfig(32, 64, 16, 1, 1)
     ran: list[Any] = []

@@ -11,15 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.kernels import (
-    reference,
-    triton_backend,
-    triton_pair,
-    triton_rows,
-)  # fmt: skip
-from common.kernels.fused_rows import row_values, valid_rows
-from common.kernels.problem import Problem, Upstream
-from common.kernels.specs import (
+from common.kernels.blocked.rows import row_values, valid_rows
+from common.kernels.core import reference
+from common.kernels.core.problem import Problem, Upstream
+from common.kernels.gpu import backend as triton_backend
+from common.kernels.gpu import run_pairs as triton_pair
+from common.kernels.gpu import run_rows as triton_rows  # fmt: skip
+from common.kernels.specs.weights import (
     Diagonal,
     Labels,
     Spec,

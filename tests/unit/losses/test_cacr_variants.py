@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common import losses as L
-from common.losses import functional as LF
+from common.losses.cacr import CACRLoss
+from common.losses.functional.cacr import cacr, rbf_repulsion
+from common.losses.functional.cacr_queue import cacr_queue
 
 TAU, T = 0.9, 2.0
 
@@ -32,7 +33,7 @@ def test_rbf_repulsion_is_its_sum(weighted, detach):
     """Values and gradients, weights fixed or not."""
     left, right = (views(2).requires_grad_() for _ in range(2))
     options = {"weighted": weighted, "detach_weights": detach}
-    found = LF.rbf_repulsion(left[0], left[1], TAU, T, **options).cost
+    found = rbf_repulsion(left[0], left[1], TAU, T, **options).cost
     wanted = slow_rbf(right[0], right[1], weighted, detach)
     torch.testing.assert_close(found, wanted)
     found.log().sum().backward()
@@ -44,7 +45,7 @@ def test_fixed_rbf_weights_change_the_gradient():
     gradients = []
     for detach in (True, False):
         z = views(2).requires_grad_()
-        LF.rbf_repulsion(z[0], z[1], TAU, T, detach_weights=detach).cost.sum().backward()
+        rbf_repulsion(z[0], z[1], TAU, T, detach_weights=detach).cost.sum().backward()
         gradients.append(z.grad)
     assert not torch.allclose(gradients[0], gradients[1], rtol=1e-3)
 
@@ -55,7 +56,7 @@ def test_rbf_loss_is_the_log_of_the_batch_mean_over_pairs(weighting):
     weighted = weighting == "full"
     pairs = [(0, 1), (0, 2), (1, 2)]
     terms = [slow_rbf(z[x], z[y], weighted, False).mean().log() for x, y in pairs]
-    loss = L.CACRLoss(tau_negative=TAU, beta=0.5, weighting=weighting, cost="rbf", rbf_t=T)
+    loss = CACRLoss(tau_negative=TAU, beta=0.5, weighting=weighting, cost="rbf", rbf_t=T)
     found = loss.terms(z).repulsion
     torch.testing.assert_close(found, (0.5 * torch.stack(terms).mean()).expand(6))
     assert found.mean() < 0
@@ -64,13 +65,13 @@ def test_rbf_loss_is_the_log_of_the_batch_mean_over_pairs(weighting):
 def test_weighted_rbf_cost_is_larger_than_the_uniform_one():
     """Near negatives weigh more, and their kernel value is the larger."""
     z = views(2)
-    weighted = LF.rbf_repulsion(z[0], z[1], TAU, T).cost
-    assert (weighted > LF.rbf_repulsion(z[0], z[1], TAU, T, weighted=False).cost).all()
+    weighted = rbf_repulsion(z[0], z[1], TAU, T).cost
+    assert (weighted > rbf_repulsion(z[0], z[1], TAU, T, weighted=False).cost).all()
 
 
 def test_queue_entropies_are_those_of_one_softmax_over_queue_and_batch():
     q, k, queue = views(2), views(2, seed=1), views(1, rows=9, seed=2)[0]
-    terms = LF.cacr_queue(q, k, queue, 1.0, 2.0)
+    terms = cacr_queue(q, k, queue, 1.0, 2.0)
     entropies = []
     for x in range(2):
         near = (2 - 2 * q[x] @ q[x].T)[~torch.eye(6, dtype=torch.bool)].view(6, 5)
@@ -83,7 +84,7 @@ def test_queue_entropies_are_those_of_one_softmax_over_queue_and_batch():
 def test_queue_and_keys_receive_no_gradient():
     q, k, queue = views(3), views(3, seed=1), views(1, rows=9, seed=2)[0]
     leaves = [x.requires_grad_() for x in (q, k, queue)]
-    terms = LF.cacr_queue(*leaves)
+    terms = cacr_queue(*leaves)
     (terms.attraction + terms.repulsion).sum().backward()
     assert q.grad is not None
     assert k.grad is None
@@ -93,12 +94,12 @@ def test_queue_and_keys_receive_no_gradient():
 def test_what_does_not_fit_is_refused():
     z = views(2)
     with pytest.raises(ValueError, match="queries and keys have shapes"):
-        LF.cacr_queue(z, z[:, :3], z[0])
+        cacr_queue(z, z[:, :3], z[0])
     with pytest.raises(ValueError, match="cost must be one of"):
-        LF.cacr(z, cost="l2")
+        cacr(z, cost="l2")
     with pytest.raises(ValueError, match="Euclidean cost only"):
-        LF.cacr(z, cost="rbf", tau_plus=0.1)
+        cacr(z, cost="rbf", tau_plus=0.1)
     with pytest.raises(ValueError, match="rbf_t > 0"):
-        L.CACRLoss(cost="rbf", rbf_t=0.0)
+        CACRLoss(cost="rbf", rbf_t=0.0)
     with pytest.raises(ValueError, match="needs cost='euclidean'"):
-        L.CACRLoss(cost="rbf", tau_plus=0.1)
+        CACRLoss(cost="rbf", tau_plus=0.1)

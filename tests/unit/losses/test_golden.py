@@ -5,9 +5,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common import losses as L
-from common.kernels import Valid
-from common.losses import functional as LF
+from common.kernels.specs.weights import Valid
+from common.losses.cacr import CACRLoss
+from common.losses.functional.cacr import cacr_momentum
+from common.losses.functional.geometry import alignment, joint_entropy, uniformity
+from common.losses.functional.margin import candidate_ranking, margin_ranking
+from common.losses.functional.multi_positive import sup_con
+from common.losses.functional.prototypes import prototype_softmax
+from common.losses.functional.soft import cwcl, symmetric_kl, weighted_info_nce
+from common.losses.functional.two_view import von_mises_fisher_weight
+from common.losses.image_text import ClipLoss
+from common.losses.info_nce import InfoNCELoss
+from common.losses.multi_positive import HydraLoss, OneToKLoss
+from common.losses.output import LossOutput
+from common.losses.soft import CWCLLoss
+from common.losses.two_view import DCLLoss, NTXentLoss, TargetAnchoredLoss
 from tests.unit.losses.golden import (
     assert_close,
     fill,
@@ -32,7 +44,7 @@ def scalar(value: float) -> Tensor:
 def test_clip(case):
     image, text = (wave(case["local_N"], case["d"], phase) for phase in (1, 2))
     scale = scalar(case["logit_scale"])
-    out = L.ClipLoss()(image, text, scale)
+    out = ClipLoss()(image, text, scale)
     out.loss.backward()
     assert_close(out.loss, case["loss"])
     assert_close(out.hits.double().mean() * 100, case["clip_acc"])
@@ -51,8 +63,8 @@ def test_clip_with_label_smoothing_on_local_pairs(case):
     image, text = wave(n, d, 1), wave(n, d, 2)
     images, texts = [wave(n, d, p) for p in (3, 4)], [wave(n, d, p) for p in (5, 6)]
     scale, local_scale = scalar(1 / 0.07), scalar(10.0)
-    clean = L.ClipLoss()(image, text, scale).loss
-    smooth = L.ClipLoss(label_smoothing=smoothing)
+    clean = ClipLoss()(image, text, scale).loss
+    smooth = ClipLoss(label_smoothing=smoothing)
     local = torch.stack([smooth(a, b, local_scale).loss for a in images for b in texts]).mean()
     total = (clean + 2 * local) / 3 * (2 if case["loss_avg_or_sum"] == "sum" else 1)
     total.backward()
@@ -71,13 +83,13 @@ def test_info_nce_with_hard_negatives(case):
     h = sentences(case["B"], case["S"], case["d"])
     z = sentence_head(case["d"])(h) if case["mlp"] else h
     hard = z[:, 2] if case["S"] == 3 else None
-    loss = L.InfoNCELoss(hard_logit=case["hard_negative_logit_weight"])
+    loss = InfoNCELoss(hard_logit=case["hard_negative_logit_weight"])
     out = loss(z[:, 0], z[:, 1], 1 / case["temperature"], hard_negatives=hard)
     out.loss.backward()
     check_sentences(h, out, case["outputs"])
 
 
-def check_sentences(h: Tensor, out: L.LossOutput, wanted: dict) -> None:
+def check_sentences(h: Tensor, out: LossOutput, wanted: dict) -> None:
     assert_close(out.loss, wanted["loss"])
     assert_close(h.grad[:, 0].norm(), wanted["grad_norm_anchor"])
     assert_close(h.grad[:, 1].norm(), wanted["grad_norm_positive"])
@@ -92,7 +104,7 @@ def test_info_nce_with_queue(case):
     h = sentences(case["B"], 2, case["d"])
     q, j = torch.arange(case["queue_size"]).double()[:, None], torch.arange(case["d"]).double()
     queue = torch.cos(0.7 * q + 1.3 * j).requires_grad_() if case["queue_size"] else None
-    out = L.InfoNCELoss()(h[:, 0], h[:, 1], 1 / case["temperature"], queue=queue)
+    out = InfoNCELoss()(h[:, 0], h[:, 1], 1 / case["temperature"], queue=queue)
     out.loss.backward()
     check_sentences(h, out, case["outputs"])
     assert queue is None or queue.grad is None
@@ -101,7 +113,7 @@ def test_info_nce_with_queue(case):
 @pytest.mark.parametrize("case", load("mirror_bert")["loss_cases"])
 def test_nt_xent(case):
     h, wanted = sentences(case["B"], 2, case["d"]), case["outputs"]
-    out = L.NTXentLoss()(h[:, 0], h[:, 1], 1 / case["temperature"])
+    out = NTXentLoss()(h[:, 0], h[:, 1], 1 / case["temperature"])
     out.loss.backward()
     assert_close(out.loss, wanted["loss"])
     for view, row in ((0, 0), (1, 1)):
@@ -113,7 +125,7 @@ def test_nt_xent(case):
 def test_nt_xent_of_dot_products(case):
     shape = (case["B"], case["D"])
     h1, h2 = flat(shape, "sin", 1, 0.29), flat(shape, "cos", 0.2, 0.31)
-    out = L.NTXentLoss(normalize=False)(h1, h2, 1.0)
+    out = NTXentLoss(normalize=False)(h1, h2, 1.0)
     assert_close(out.loss, case["L_con_h1_h2"])
 
 
@@ -124,14 +136,14 @@ def test_dcl(case, name):
     x1, x2 = wave(n, d, 1.0), wave(n, d, 1.3)
     z1, z2 = unit(x1), unit(x2)
     z1.retain_grad()
-    loss = L.DCLLoss(weighted=name == "DCLW", sigma=case["sigma"])
+    loss = DCLLoss(weighted=name == "DCLW", sigma=case["sigma"])
     out = loss(z1, z2, 1 / case["temperature"])
     out.loss.backward()
     assert_close(out.loss, wanted["sum"])
     assert_close(grad_norm(x1), wanted["grad_norm_x1"])
     assert_close(x2.grad, wanted["grad_x2_first4"])
     if name == "DCLW":
-        weight = LF.von_mises_fisher_weight((z1 * z2).sum(-1), case["sigma"])
+        weight = von_mises_fisher_weight((z1 * z2).sum(-1), case["sigma"])
         assert_close(weight, wanted["weights_12_first4"])
         assert_close(weight.mean(), wanted["weights_mean"])
 
@@ -140,11 +152,11 @@ def test_dcl(case, name):
 def test_dcl_formulas(case):
     n, d, scale, wanted = case["N"], case["d"], 1 / case["temperature"], case["outputs"]
     x1, x2, queue = wave(n, d, 1.0), wave(n, d, 1.3), wave(3 * n, d, 0.5)
-    assert_close(L.DCLLoss()(x1, x2, scale).loss, wanted["formula_exact_mask_DCL_sum"])
-    nt_xent = L.NTXentLoss()(x1, x2, scale).loss
+    assert_close(DCLLoss()(x1, x2, scale).loss, wanted["formula_exact_mask_DCL_sum"])
+    nt_xent = NTXentLoss()(x1, x2, scale).loss
     assert_close(nt_xent, wanted["formula_simclr_ntxent_mean_over_2N"])
     for decoupled, key in ((True, "formula_moco_dcl_mean"), (False, "formula_moco_infonce_mean")):
-        loss = L.InfoNCELoss(in_batch=False, decoupled=decoupled)
+        loss = InfoNCELoss(in_batch=False, decoupled=decoupled)
         assert_close(loss(x1, x2, scale, queue=queue).loss, wanted[key])
 
 
@@ -154,7 +166,7 @@ def test_target_anchored(case):
     if case["variant"] == "refined batch":
         target, reference = wave(n, d, 1.0), wave(n, d, 2.0)
         composed, special = wave(n, d, 1.2), wave(n, d, 2.2)
-        loss = L.TargetAnchoredLoss()
+        loss = TargetAnchoredLoss()
         out = loss(torch.cat([target, reference]), torch.cat([composed, special]), scale)
         out.loss.backward()
         assert_close(out.loss, wanted["loss"])
@@ -165,13 +177,13 @@ def test_target_anchored(case):
         assert reference.grad is None
         return
     target, composed = wave(n, d, 1.0), wave(n, d, 1.4)
-    out = L.NTXentLoss()(target, composed, scale)
+    out = NTXentLoss()(target, composed, scale)
     out.loss.backward()
     assert_close(out.loss, wanted["loss"])
     assert_close(grad_norm(target), wanted["grad_norm_target"])
     assert_close(composed.grad, wanted["grad_composed_first4"])
     composed.grad = None
-    L.TargetAnchoredLoss()(target.detach(), composed, scale).loss.backward()
+    TargetAnchoredLoss()(target.detach(), composed, scale).loss.backward()
     assert_close(composed.grad, wanted["grad_composed_first4"])
 
 
@@ -179,16 +191,16 @@ def test_target_anchored(case):
 def test_cwcl(case):
     frozen, trained = wave(case["N"], case["d"], 1), wave(case["N"], case["d"], 2)
     features, scale = wave(case["N"], case["d_w"], 3), case["logit_scale"]
-    out = L.CWCLLoss()(frozen, trained, scale, features)
+    out = CWCLLoss()(frozen, trained, scale, features)
     out.loss.backward()
     assert_close(out.loss, case["total"])
     assert_close(grad_norm(frozen), case["grad_norm_anchor_unnormalised"])
     assert_close(grad_norm(trained), case["grad_norm_other_unnormalised"])
     assert features.grad is None
     guide = unit(features)
-    one_way = LF.cwcl(unit(frozen), unit(trained), guide, guide, scale).loss
+    one_way = cwcl(unit(frozen), unit(trained), guide, guide, scale).loss
     assert_close(one_way, case["weighted_direction"])
-    own = L.CWCLLoss()(frozen, trained, scale).loss
+    own = CWCLLoss()(frozen, trained, scale).loss
     assert_close(own, case["weights_from_anchor_embeddings_total"])
 
 
@@ -197,7 +209,7 @@ def test_cwcl_third_party(case):
     n, d = case["N"], case["d"]
     frozen = unit(wave(n, d, 1)).detach().requires_grad_()
     trained = unit(wave(n, d, 2)).detach().requires_grad_()
-    loss = L.CWCLLoss(normalize=False)
+    loss = CWCLLoss(normalize=False)
     out = loss(frozen, trained, case["logit_scale"], wave(n, case["d_w"], 3))
     out.loss.backward()
     # that code adds 1e-8 to norms and sums
@@ -226,11 +238,11 @@ def test_one_to_k(case):
     assert_close(temperature.grad, case["grad_temp"])
 
 
-def one_to_k_loss(case: dict) -> L.OneToKLoss:
+def one_to_k_loss(case: dict) -> OneToKLoss:
     """The official sum of the two directions is divided by K, by a number, or not at all."""
     k, divide = case["K"], case["need_divm"]
     divisor = {0: k}.get(divide, divide if divide > 0 else 1)
-    return L.OneToKLoss(k, image_weight=k / divisor, text_weight=1 / divisor)
+    return OneToKLoss(k, image_weight=k / divisor, text_weight=1 / divisor)
 
 
 @pytest.mark.parametrize("case", [c for c in ONE_TO_K if "idx" in c])
@@ -238,8 +250,8 @@ def test_targets_shared_by_equal_ids(case):
     b, scale = case["b"], 1 / case["temp"]
     x, y = wave(b, case["d"], 1), wave(b, case["d"], 2)
     ids = torch.tensor(case["idx"] or list(range(b)))
-    forth = LF.sup_con(unit(x), unit(y), ids, ids, scale).loss
-    back = LF.sup_con(unit(y), unit(x), ids, ids, scale).loss
+    forth = sup_con(unit(x), unit(y), ids, ids, scale).loss
+    back = sup_con(unit(y), unit(x), ids, ids, scale).loss
     loss = 0.5 * (forth + back)
     loss.backward()
     assert_close(loss, case["loss"])
@@ -257,7 +269,7 @@ def test_hydra(case):
     gate = torch.sigmoid(1.5 * (table[y1] + table[y2]))
     gate = torch.ones_like(gate) if case["kind"] == "open" else gate
     gate.requires_grad_()
-    loss = L.HydraLoss(exclude_self=False)
+    loss = HydraLoss(exclude_self=False)
     out = loss(x, gate, y1, y2, 1 / case["temperature"])
     out.loss.backward()
     assert_close(out.loss, wanted["loss"])
@@ -274,7 +286,7 @@ MULTI_VIEW = [c for c in load("cacr")["cases"] if "views_total_K_plus_1" in c]
 def test_cacr(case):
     num_views, n, d = case["views_total_K_plus_1"], case["N"], case["d"]
     views = [unit(wave(n, d, 1 + 0.3 * v)).detach().requires_grad_() for v in range(num_views)]
-    loss = L.CACRLoss(
+    loss = CACRLoss(
         case["tau_pos"],
         case["tau_neg"],
         case["alpha"],
@@ -300,7 +312,7 @@ def test_cacr_momentum(case):
     queries = [wave(n, d, 1 + 0.3 * v) for v in range(case["n_query_views"])]
     key = wave(n, d, 2.5)
     views = torch.stack([unit(q) for q in queries])
-    out = LF.cacr_momentum(views, unit(key), case["T"])
+    out = cacr_momentum(views, unit(key), case["T"])
     out.loss.backward()
     assert_close(out.loss, wanted["loss"])
     assert_close(grad_norm(queries[0]), wanted["grad_norm_q0"])
@@ -318,13 +330,13 @@ def test_common_and_salient_terms(case):
     masked = [torch.where(target[:, None], x, 0.0) for x in s]
     zero = torch.zeros_like(s[0][~target])
     terms = {
-        "common_align": LF.alignment(codes[0], codes[1], tau),
-        "common_uniform": torch.stack([LF.uniformity(x, tau) for x in codes]).mean(),
-        "salient_align": LF.alignment(s[0][target], s[1][target], tau),
-        "salient_uniform": torch.stack([LF.uniformity(x, tau) for x in masked]).mean(),
-        "salient_reg": torch.stack([LF.alignment(zero, x[~target], tau) for x in s]).mean(),
+        "common_align": alignment(codes[0], codes[1], tau),
+        "common_uniform": torch.stack([uniformity(x, tau) for x in codes]).mean(),
+        "salient_align": alignment(s[0][target], s[1][target], tau),
+        "salient_uniform": torch.stack([uniformity(x, tau) for x in masked]).mean(),
+        "salient_reg": torch.stack([alignment(zero, x[~target], tau) for x in s]).mean(),
         "k_jem": torch.stack(
-            [LF.joint_entropy(a, b, tau) for a, b in zip(codes, masked, strict=True)]
+            [joint_entropy(a, b, tau) for a, b in zip(codes, masked, strict=True)]
         ).mean(),
     }
     wanted = case["outputs"]
@@ -354,7 +366,7 @@ def test_soft_sup_con(case):
     }
     z = unit(f).transpose(0, 1).flatten(0, 1)
     weights = masks[case["mask"]].repeat(2, 2)
-    out = LF.weighted_info_nce(z, z, 1 / case["T"], weights, exclude_self=True)
+    out = weighted_info_nce(z, z, 1 / case["T"], weights, exclude_self=True)
     loss = out.loss * case["T"] / 0.07  # the official code multiplies by T over a base of 0.07
     loss.backward()
     assert_close(loss, case["loss"], rel=2e-6)
@@ -365,7 +377,7 @@ def test_soft_sup_con(case):
 @pytest.mark.parametrize("case", load("space2")["outputs"]["rdrop_cases"])
 def test_symmetric_kl(case):
     shape = (case["B"], case["C"])
-    found = LF.symmetric_kl(flat(shape, "sin", 0, 1.0), flat(shape, "cos", 0, 0.7))
+    found = symmetric_kl(flat(shape, "sin", 0, 1.0), flat(shape, "cos", 0, 0.7))
     assert_close(found, case["symmetric_kl"])
 
 
@@ -375,9 +387,7 @@ def test_prototypes_with_margin(case):
     f, w = wave(b, d, 1), flat((c, d), "sin", 0.3, 0.7)
     chosen = torch.tensor(case["class_set"])
     labels = torch.searchsorted(chosen, (3 * torch.arange(b) + 1) % c)
-    out = LF.prototype_softmax(
-        unit(f), unit(w)[chosen], labels, case["scale"], margin=case["margin"]
-    )
+    out = prototype_softmax(unit(f), unit(w)[chosen], labels, case["scale"], margin=case["margin"])
     out.loss.backward()
     assert_close(out.loss, wanted["loss"])
     assert_close(grad_norm(f), wanted["grad_norm_features"])
@@ -390,7 +400,7 @@ def test_passages_of_all_questions(case):
     b, d, hard = case["B"], case["d"], case["hard_negatives_per_question"]
     q, contexts = fill((b, d), 0.2), fill((b * (1 + hard), d), 1.2)
     groups = contexts.view(b, 1 + hard, d)
-    out = L.InfoNCELoss(normalize=False)(q, groups[:, 0], 1.0, hard_negatives=groups[:, 1:])
+    out = InfoNCELoss(normalize=False)(q, groups[:, 0], 1.0, hard_negatives=groups[:, 1:])
     out.loss.backward()
     assert_close(out.loss, case["loss"])
     assert_close(grad_norm(q), case["grad_norm_q"])
@@ -405,7 +415,7 @@ def test_bank_of_one_language(case, symmetric):
     language = torch.tensor(case["bank_language_ids"])
     keep = (language == 0) | (language == -1)
     mask = Valid(key=torch.cat([torch.ones(3, dtype=torch.bool), keep]))
-    loss = L.InfoNCELoss(in_batch=symmetric, query_negatives=symmetric)
+    loss = InfoNCELoss(in_batch=symmetric, query_negatives=symmetric)
     outputs = [loss(x, y, 1 / case["tau"], queue=bank, mask=mask)]
     if symmetric:
         outputs.append(loss(y, x, 1 / case["tau"], queue=bank, mask=mask))
@@ -428,7 +438,7 @@ def test_golds_and_negatives(case):
         return unit(mean) if case["norm"] else mean
 
     query, keys = encode(case["n_queries"], 1), encode(case["n_keys"], 5)
-    loss = L.InfoNCELoss(normalize=False, label_smoothing=case["label_smoothing"])
+    loss = InfoNCELoss(normalize=False, label_smoothing=case["label_smoothing"])
     golds, negatives = keys[: len(query)], keys[len(query) :]
     out = loss(query, golds, 1 / case["temperature"], hard_negatives=negatives)
     out.loss.backward()
@@ -443,7 +453,7 @@ def test_two_stages_of_hard_negatives(case):
     for own, name in ((False, "stage1_inbatch_plus_all_hard"), (True, "stage2_own_hard")):
         q, p, n = fill((3, 5), 0.2), fill((3, 5), 1.2), fill((3, 2, 5), 2.2)
         z = unit(q).detach().requires_grad_()
-        loss = L.InfoNCELoss(in_batch=not own, own_hard_only=own, normalize=False)
+        loss = InfoNCELoss(in_batch=not own, own_hard_only=own, normalize=False)
         out = loss(z, unit(p), scale, hard_negatives=unit(n))
         out.loss.backward()
         assert_close(out.loss, next(v for k, v in case.items() if k.startswith(name)))
@@ -454,7 +464,7 @@ def test_two_stages_of_hard_negatives(case):
 def test_groups_of_passages(case):
     q, p = fill((2, 6), 0.2), fill((6, 6), 1.2)
     groups = unit(p).view(2, 3, 6)
-    loss = L.InfoNCELoss()
+    loss = InfoNCELoss()
     out = loss(q, groups[:, 0], 1 / case["dense_temperature"], hard_negatives=groups[:, 1:])
     assert_close(out.loss, case["loss_dense"])
 
@@ -468,7 +478,7 @@ def test_generated_negatives(case):
         flat(shape, "sin", 2, 0.53),
     )
     hard = g if case["with_generative"] else None
-    out = L.InfoNCELoss(normalize=False)(p, c, 1.0, hard_negatives=hard)
+    out = InfoNCELoss(normalize=False)(p, c, 1.0, hard_negatives=hard)
     out.per_sample.sum().backward()
     assert_close(out.loss, case["loss_mean"])
     assert_close(grad_norm(p), case["grad_norm_P"])
@@ -485,7 +495,7 @@ MNR = [c for c in load("moe_embeddings")["outputs"]["losses"] if c["loss_name"].
 def test_multiple_negatives_ranking(case):
     shape = (case["B"], case["d"])
     a, b = fill(shape, 0.2, case["scale"]), fill(shape, 1.7, case["scale"])
-    loss = L.InfoNCELoss(normalize="normalised" in case["loss_name"])
+    loss = InfoNCELoss(normalize="normalised" in case["loss_name"])
     out = loss(a, b, 1.0)
     out.loss.backward()
     assert_close(out.loss, case["loss"])
@@ -500,7 +510,7 @@ def test_clip_after_projections(case):
     vision, text = flat((n, dv), "sin", 1, 1.0), flat((n, dt), "sin", 2, 1.0)
     project_v, project_t = (0.1 * flat((latent, d), "sin", 1, 1.0) for d in (dv, dt))
     raw = scalar(case["temperature_param"])
-    out = L.ClipLoss()(vision @ project_v.T, text @ project_t.T, raw.exp())
+    out = ClipLoss()(vision @ project_v.T, text @ project_t.T, raw.exp())
     out.loss.backward()
     assert_close(out.loss, case["loss"])
     assert_close(grad_norm(vision), case["grad_norm_vision"])
@@ -514,7 +524,7 @@ def test_one_direction(case):
     k = torch.arange(shape[0] * shape[1]).double().view(shape)
     z1 = torch.sin(1 + 0.33 * k).requires_grad_()
     z2 = torch.sin(1.2 + 0.33 * k + 0.1 * torch.cos(k)).requires_grad_()
-    out = L.InfoNCELoss()(z1, z2, 1 / case["T"])
+    out = InfoNCELoss()(z1, z2, 1 / case["T"])
     out.loss.backward()
     assert_close(out.loss, case["loss"])
     assert_close(grad_norm(z1), case["grad_norm_z1"])
@@ -526,7 +536,7 @@ def test_one_direction(case):
 def test_candidate_ranking(case, name):
     candidates = flat((case["B"], case["n"]), "sin", 0.4, 0.9)
     target = flat((case["B"],), "cos", 0.3, 0.8)
-    out = LF.candidate_ranking(
+    out = candidate_ranking(
         candidates,
         target,
         case["can_margin"],
@@ -545,7 +555,7 @@ def test_margin_ranking_of_pairs(case, softmax):
     scores = fill((8,), 0.4, case["scale"])
     pairs = scores.view(4, 2)
     pairs = pairs.softmax(-1) if softmax else pairs
-    out = LF.margin_ranking(pairs[:, 0], pairs[:, 1])
+    out = margin_ranking(pairs[:, 0], pairs[:, 1])
     out.loss.backward()
     assert_close(out.loss, case["loss_softmax_hinge_code" if softmax else "loss_raw_hinge_paper"])
     assert_close(scores.grad, case["grad_code" if softmax else "grad_raw"])

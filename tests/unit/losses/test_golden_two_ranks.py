@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from common import distributed as cd
-from common import losses as L
+from common.distributed import process
+from common.losses.image_text import ClipLoss
+from common.losses.multi_positive import OneToKLoss
 from tests.distributed.pool import Pool
 from tests.unit.losses.golden import assert_close, grad_norm, load, wave
 
@@ -23,11 +24,11 @@ def pair() -> Iterator[Pool]:
 
 
 def run_clip(rows: int, dim: int, scale: float) -> dict[str, Any]:
-    local = slice(cd.rank() * rows, (cd.rank() + 1) * rows)
+    local = slice(process.rank() * rows, (process.rank() + 1) * rows)
     image = wave(2 * rows, dim, 1).detach()[local].requires_grad_()
     text = wave(2 * rows, dim, 2).detach()[local].requires_grad_()
     multiplier = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
-    out = L.ClipLoss()(image, text, multiplier)
+    out = ClipLoss()(image, text, multiplier)
     out.loss.backward()
     return {
         "loss": out.loss.detach(),
@@ -54,12 +55,12 @@ def test_clip_loss_of_the_own_rows(pair, case):
 
 def run_one_to_k(case: dict[str, Any]) -> dict[str, Any]:
     b, k, d = case["b"], case["K"], case["d"]
-    image = wave(2 * b, d, 1).detach().view(2, b, d)[cd.rank()].requires_grad_()
-    text = wave(2 * b * k, d, 2).detach().view(2, b * k, d)[cd.rank()].requires_grad_()
+    image = wave(2 * b, d, 1).detach().view(2, b, d)[process.rank()].requires_grad_()
+    text = wave(2 * b * k, d, 2).detach().view(2, b * k, d)[process.rank()].requires_grad_()
     temperature = torch.tensor(case["temp"], dtype=torch.float64, requires_grad=True)
     divide = case["need_divm"]
     divisor = {0: k}.get(divide, divide if divide > 0 else 1)
-    loss = L.OneToKLoss(k, image_weight=k / divisor, text_weight=1 / divisor)
+    loss = OneToKLoss(k, image_weight=k / divisor, text_weight=1 / divisor)
     out = loss(image, text, 1 / temperature)
     out.loss.backward()
     return {

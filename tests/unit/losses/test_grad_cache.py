@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common import losses as L
-from common.losses.grad_cache import split_rows
+from common.losses import grad_cache
+from common.losses.grad_cache import cached_encode, split_rows
+from common.losses.image_text import ClipLoss, SigLipLoss
+from common.losses.temperature import LogitScale
+from common.losses.two_view import NTXentLoss
 from tests.distributed.pool import Pool
 
 Parameters = dict[str, Tensor]
@@ -26,9 +29,7 @@ class Tower(nn.Module):
 
 def towers(dropout: float = 0.0) -> nn.ModuleDict:
     torch.manual_seed(0)
-    return nn.ModuleDict(
-        {"x": Tower(dropout), "y": Tower(dropout), "scale": L.LogitScale()}
-    ).double()
+    return nn.ModuleDict({"x": Tower(dropout), "y": Tower(dropout), "scale": LogitScale()}).double()
 
 
 def batch(rows: int = 10) -> tuple[Tensor, Tensor]:
@@ -54,14 +55,12 @@ def assert_same(found: Parameters, wanted: Parameters) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 10, 99])
-@pytest.mark.parametrize("loss", [L.ClipLoss(), L.NTXentLoss(), L.SigLipLoss()])
+@pytest.mark.parametrize("loss", [ClipLoss(), NTXentLoss(), SigLipLoss()])
 def test_equals_one_large_pass(loss, chunk):
     model, (x, y) = towers(), batch()
     scale = model["scale"]
     wanted = loss(model["x"](x), model["y"](y), scale())
-    found = loss(
-        L.cached_encode(model["x"], x, chunk), L.cached_encode(model["y"], y, chunk), scale()
-    )
+    found = loss(cached_encode(model["x"], x, chunk), cached_encode(model["y"], y, chunk), scale())
     torch.testing.assert_close(found.loss, wanted.loss)
     assert_same(gradients(model, found.loss), gradients(model, wanted.loss))
 
@@ -69,14 +68,12 @@ def test_equals_one_large_pass(loss, chunk):
 @pytest.mark.parametrize("chunk", [3, 5])
 def test_dropout_masks_are_those_of_the_first_pass(chunk):
     model, (x, y) = towers(dropout=0.5), batch()
-    loss, scale = L.ClipLoss(), model["scale"]
+    loss, scale = ClipLoss(), model["scale"]
     torch.manual_seed(7)
     plain = loss(plain_chunks(model["x"], x, chunk), plain_chunks(model["y"], y, chunk), scale())
     wanted = gradients(model, plain.loss)
     torch.manual_seed(7)
-    cached = loss(
-        L.cached_encode(model["x"], x, chunk), L.cached_encode(model["y"], y, chunk), scale()
-    )
+    cached = loss(cached_encode(model["x"], x, chunk), cached_encode(model["y"], y, chunk), scale())
     after_forward = torch.get_rng_state()
     assert_same(gradients(model, cached.loss), wanted)
     assert torch.equal(torch.get_rng_state(), after_forward)  # backward drew nothing
@@ -84,19 +81,19 @@ def test_dropout_masks_are_those_of_the_first_pass(chunk):
 
 def test_without_restoring_the_random_state_the_gradient_is_another(monkeypatch):
     """Negative twin of the test above."""
-    checkpoint = L.grad_cache.checkpoint
+    checkpoint = grad_cache.checkpoint
 
     def careless(*args: Any, **kwargs: Any) -> Any:
         return checkpoint(*args, **(kwargs | {"preserve_rng_state": False}))
 
     model, (x, y) = towers(dropout=0.5), batch()
-    loss, scale = L.ClipLoss(), model["scale"]
+    loss, scale = ClipLoss(), model["scale"]
     torch.manual_seed(7)
     plain = loss(plain_chunks(model["x"], x, 3), plain_chunks(model["y"], y, 3), scale())
     wanted = gradients(model, plain.loss)
-    monkeypatch.setattr(L.grad_cache, "checkpoint", careless)
+    monkeypatch.setattr(grad_cache, "checkpoint", careless)
     torch.manual_seed(7)
-    found = loss(L.cached_encode(model["x"], x, 3), L.cached_encode(model["y"], y, 3), scale())
+    found = loss(cached_encode(model["x"], x, 3), cached_encode(model["y"], y, 3), scale())
     torch.testing.assert_close(found.loss, plain.loss)
     with pytest.raises(AssertionError):
         assert_same(gradients(model, found.loss), wanted)
@@ -120,10 +117,10 @@ def test_only_one_chunk_is_alive_during_backward():
             return grad
 
     model, (x, _) = towers(), batch()
-    z = L.cached_encode(lambda part: model["x"](Count.apply(part.requires_grad_())), x, 2)
+    z = cached_encode(lambda part: model["x"](Count.apply(part.requires_grad_())), x, 2)
     alive[0] = 0
     peaks.clear()
-    L.NTXentLoss()(z, z.flip(0), 5.0).loss.backward()
+    NTXentLoss()(z, z.flip(0), 5.0).loss.backward()
     assert len(peaks) == 5
     assert max(peaks) == 1
 
@@ -136,7 +133,7 @@ def test_nested_batches_and_outputs():
         assert part["flag"] is True
         return {"z": 2 * part["ids"] + part["mask"][0], "ids": part["ids"]}
 
-    out = L.cached_encode(encode, tokens, 4)
+    out = cached_encode(encode, tokens, 4)
     assert torch.equal(out["z"], 2 * x + y)
     assert torch.equal(out["ids"], x)
 
@@ -144,7 +141,7 @@ def test_nested_batches_and_outputs():
 def test_without_gradients_nothing_is_recorded():
     model, (x, _) = towers(), batch()
     with torch.no_grad():
-        assert not L.cached_encode(model["x"], x, 3).requires_grad
+        assert not cached_encode(model["x"], x, 3).requires_grad
 
 
 def test_a_gradient_scaler_sees_the_gradients_of_the_large_pass():
@@ -153,8 +150,8 @@ def test_a_gradient_scaler_sees_the_gradients_of_the_large_pass():
         model, (x, y) = towers(), batch()
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        encode = (lambda tower, z: L.cached_encode(tower, z, 3)) if cached else (lambda t, z: t(z))
-        loss = L.ClipLoss()(encode(model["x"], x), encode(model["y"], y), model["scale"]()).loss
+        encode = (lambda tower, z: cached_encode(tower, z, 3)) if cached else (lambda t, z: t(z))
+        loss = ClipLoss()(encode(model["x"], x), encode(model["y"], y), model["scale"]()).loss
         scaler.scale(loss).backward()
         scaled = {name: p.grad.clone() for name, p in model.named_parameters()}
         scaler.step(optimizer)
@@ -170,8 +167,8 @@ def test_a_gradient_scaler_skips_the_step_when_a_cached_gradient_overflows():
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
         scaler = torch.amp.GradScaler("cpu", init_scale=init_scale)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        rows = L.cached_encode(model["x"], x, 3), L.cached_encode(model["y"], y, 3)
-        scaler.scale(1e3 * L.ClipLoss()(*rows, model["scale"]()).loss).backward()
+        rows = cached_encode(model["x"], x, 3), cached_encode(model["y"], y, 3)
+        scaler.scale(1e3 * ClipLoss()(*rows, model["scale"]()).loss).backward()
         scaler.step(optimizer)
         changed = any(not torch.equal(p, before[name]) for name, p in model.named_parameters())
         assert changed == moves
@@ -186,8 +183,8 @@ def test_autocast_is_entered_again_in_the_second_pass():
         return model["x"](part)
 
     with torch.autocast("cpu", torch.bfloat16):
-        z = L.cached_encode(encode, x, 5)
-        loss = L.NTXentLoss()(z, z.flip(0), 5.0).loss
+        z = cached_encode(encode, x, 5)
+        loss = NTXentLoss()(z, z.flip(0), 5.0).loss
     loss.backward()
     assert loss.dtype == torch.float32
     assert seen == [True] * 4  # two chunks, twice
@@ -209,7 +206,7 @@ def test_errors(argument, chunk, message):
 def run_ddp(cached: bool) -> Parameters:
     from torch.nn.parallel import DistributedDataParallel
 
-    from common.distributed import rank
+    from common.distributed.process import rank
 
     class Model(nn.Module):
         """Loss inside the wrapped module, as in a training step."""
@@ -219,11 +216,9 @@ def run_ddp(cached: bool) -> Parameters:
             self.parts = towers()
 
         def forward(self, x: Tensor, y: Tensor) -> Tensor:
-            encode = (
-                (lambda m, part: L.cached_encode(m, part, 2)) if cached else (lambda m, p: m(p))
-            )
+            encode = (lambda m, part: cached_encode(m, part, 2)) if cached else (lambda m, p: m(p))
             z = [encode(self.parts[name], part) for name, part in (("x", x), ("y", y))]
-            return L.ClipLoss()(*z, self.parts["scale"]()).loss
+            return ClipLoss()(*z, self.parts["scale"]()).loss
 
     model = DistributedDataParallel(Model())
     x, y = batch()
@@ -233,7 +228,7 @@ def run_ddp(cached: bool) -> Parameters:
 
 def test_ddp_reduces_the_cached_gradient_once():
     model, (x, y) = towers(), batch()
-    loss = L.ClipLoss()(model["x"](x), model["y"](y), model["scale"]()).loss
+    loss = ClipLoss()(model["x"](x), model["y"](y), model["scale"]()).loss
     wanted = gradients(model, loss)
     pool = Pool(2)
     try:

@@ -5,7 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common import losses as L
+from common.losses import image_text
+from common.losses.info_nce import InfoNCELoss
+from common.losses.multi_positive import SupConLoss
+from common.losses.two_view import DCLLoss, NTXentLoss
 
 N, D = 9, 6
 
@@ -31,7 +34,7 @@ def test_open_clip_clip(scale):
 
     (x, y), s = embeddings(), torch.tensor(scale, dtype=torch.float64, requires_grad=True)
     wanted = ClipLoss()(F.normalize(x, dim=1), F.normalize(y, dim=1), s)
-    assert_same(gradients(L.ClipLoss()(x, y, s).loss, x, y, s), gradients(wanted, x, y, s))
+    assert_same(gradients(image_text.ClipLoss()(x, y, s).loss, x, y, s), gradients(wanted, x, y, s))
 
 
 def test_open_clip_siglip():
@@ -40,7 +43,7 @@ def test_open_clip_siglip():
     (x, y) = embeddings()
     s, b = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (10.0, -10.0))
     wanted = SigLipLoss()(F.normalize(x, dim=1), F.normalize(y, dim=1), s, b)
-    found = L.SigLipLoss()(x, y, s, b).loss
+    found = image_text.SigLipLoss()(x, y, s, b).loss
     assert_same(gradients(found, x, y, s, b), gradients(wanted, x, y, s, b))
 
 
@@ -52,7 +55,7 @@ def test_sentence_transformers_multiple_negatives_ranking():
     hard = torch.randn(N, D, dtype=torch.float64)
     loss = library.MultipleNegativesRankingLoss(model=None, scale=20.0)
     wanted = loss.compute_loss_from_embeddings([x, y, hard], None)
-    found = L.InfoNCELoss()(x, y, 20.0, hard_negatives=hard).loss
+    found = InfoNCELoss()(x, y, 20.0, hard_negatives=hard).loss
     assert_same(gradients(found, x, y), gradients(wanted, x, y), rel=1e-6)
 
 
@@ -60,9 +63,9 @@ def test_lightly_nt_xent_and_dcl():
     library = pytest.importorskip("lightly.loss", reason="lightly is not installed")
     x, y = embeddings()
     wanted = library.NTXentLoss(temperature=0.1)(x, y)
-    assert_same(gradients(L.NTXentLoss()(x, y, 10.0).loss, x, y), gradients(wanted, x, y), 1e-6)
+    assert_same(gradients(NTXentLoss()(x, y, 10.0).loss, x, y), gradients(wanted, x, y), 1e-6)
     wanted = library.DCLLoss(temperature=0.1)(x, y)  # mean of the directions, ours is the sum
-    found = 0.5 * L.DCLLoss()(x, y, 10.0).loss
+    found = 0.5 * DCLLoss()(x, y, 10.0).loss
     assert_same(gradients(found, x, y), gradients(wanted, x, y), 1e-6)
 
 
@@ -74,5 +77,5 @@ def test_pytorch_metric_learning_sup_con():
     labels = torch.arange(2 * N) % 4
     z = torch.cat([x, y])
     wanted = library.SupConLoss(temperature=0.1)(z, labels)
-    found = L.SupConLoss()(z, labels, 10.0).loss
+    found = SupConLoss()(z, labels, 10.0).loss
     assert_same(gradients(found, x, y), gradients(wanted, x, y), rel=1e-6)

@@ -5,27 +5,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.kernels import blocked
-from common.losses import functional as L
-from common.losses import id_mask
+from common.kernels.blocked import sweep as blocked
+from common.losses.functional.info_nce import clip, info_nce
+from common.losses.functional.masks import id_mask
+from common.losses.functional.multi_positive import sup_con
+from common.losses.functional.siglip import siglip
+from common.losses.functional.soft import cwcl
+from common.losses.functional.two_view import dcl, debiased, nt_xent, target_anchored
 
 N, M, D = 9, 4, 6
 IDS = torch.arange(N) // 2
 FUSED = {
-    "info_nce": lambda x, y, b: L.info_nce(x, y, 5.0, backend=b),
-    "info_nce_queue": lambda x, y, b: L.info_nce(
+    "info_nce": lambda x, y, b: info_nce(x, y, 5.0, backend=b),
+    "info_nce_queue": lambda x, y, b: info_nce(
         x, y, 5.0, queue=y[:M].detach().flip(1), mask=id_mask(IDS, IDS[:M] - 1), backend=b
     ),
-    "siglip": lambda x, y, b: L.siglip(x, y, 5.0, -2.0, backend=b),
+    "siglip": lambda x, y, b: siglip(x, y, 5.0, -2.0, backend=b),
 }
 ONE_FORWARD = FUSED | {
-    "clip": lambda x, y, b: L.clip(x, y, 5.0, backend=b),
-    "nt_xent": lambda x, y, b: L.nt_xent(x, y, 5.0, backend=b),
-    "dcl": lambda x, y, b: L.dcl(x, y, 5.0, backend=b),
-    "debiased": lambda x, y, b: L.debiased(x, y, 5.0, tau_plus=0.1, backend=b),
-    "target_anchored": lambda x, y, b: L.target_anchored(x, y, 5.0, backend=b),
-    "sup_con": lambda x, y, b: L.sup_con(x, y, IDS, IDS, 5.0, backend=b),
-    "cwcl": lambda x, y, b: L.cwcl(x, y, x.detach(), y.detach(), 5.0, backend=b),
+    "clip": lambda x, y, b: clip(x, y, 5.0, backend=b),
+    "nt_xent": lambda x, y, b: nt_xent(x, y, 5.0, backend=b),
+    "dcl": lambda x, y, b: dcl(x, y, 5.0, backend=b),
+    "debiased": lambda x, y, b: debiased(x, y, 5.0, tau_plus=0.1, backend=b),
+    "target_anchored": lambda x, y, b: target_anchored(x, y, 5.0, backend=b),
+    "sup_con": lambda x, y, b: sup_con(x, y, IDS, IDS, 5.0, backend=b),
+    "cwcl": lambda x, y, b: cwcl(x, y, x.detach(), y.detach(), 5.0, backend=b),
 }
 
 
@@ -90,4 +94,4 @@ def test_hits_of_the_sigmoid_loss_are_those_of_the_logits(backend, scale):
     y = F.normalize(y + (torch.arange(N)[:, None] % 2) * x.detach(), dim=1)
     wanted = (scale * x @ y.T).argmax(1) == torch.arange(N)
     assert 0 < wanted.sum() < N
-    assert torch.equal(L.siglip(x, y, scale, -2.0, backend=backend).hits, wanted)
+    assert torch.equal(siglip(x, y, scale, -2.0, backend=backend).hits, wanted)

@@ -7,41 +7,52 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common import losses as L
-from common.losses import functional as LF
+from common.losses.cacr import CACRLoss
+from common.losses.functional.cacr import cacr, cacr_momentum
+from common.losses.functional.info_nce import info_nce
+from common.losses.functional.kernel import joint_log_sum
+from common.losses.functional.prototypes import prototype_softmax
+from common.losses.functional.soft import cwcl, symmetric_kl
+from common.losses.functional.two_view import von_mises_fisher_weight
+from common.losses.image_text import ClipLoss, SigLipLoss
+from common.losses.info_nce import InfoNCELoss
+from common.losses.multi_positive import HydraLoss, OneToKLoss, SupConLoss
+from common.losses.output import LossOutput
+from common.losses.soft import CWCLLoss, DistillationLoss
+from common.losses.two_view import DCLLoss, DebiasedLoss, NTXentLoss, TargetAnchoredLoss
 
 N, D = 6, 5
 LABELS = torch.tensor([0, 1, 0, 1, 2, 2])
 TEACHER = torch.linspace(-1, 1, N * 3).view(N, 3).sin()
 
-Pair = Callable[[Tensor, Tensor, Tensor | float], L.LossOutput]
+Pair = Callable[[Tensor, Tensor, Tensor | float], LossOutput]
 
 LOSSES: dict[str, Pair] = {
-    "clip": L.ClipLoss(),
-    "clip_smooth": L.ClipLoss(label_smoothing=0.1),
-    "siglip": L.SigLipLoss(),
-    "info_nce": L.InfoNCELoss(),
-    "info_nce_symmetric": L.InfoNCELoss(symmetric=True, hardness=1.0),
-    "info_nce_hard": lambda x, y, s: L.InfoNCELoss()(x, y, s, hard_negatives=x - y),
-    "info_nce_logit": lambda x, y, s: L.InfoNCELoss(hard_logit=-0.7)(
+    "clip": ClipLoss(),
+    "clip_smooth": ClipLoss(label_smoothing=0.1),
+    "siglip": SigLipLoss(),
+    "info_nce": InfoNCELoss(),
+    "info_nce_symmetric": InfoNCELoss(symmetric=True, hardness=1.0),
+    "info_nce_hard": lambda x, y, s: InfoNCELoss()(x, y, s, hard_negatives=x - y),
+    "info_nce_logit": lambda x, y, s: InfoNCELoss(hard_logit=-0.7)(
         x, y, s, hard_negatives=torch.stack([x - y, y - 2 * x], 1)
     ),
-    "nt_xent": L.NTXentLoss(),
-    "dcl": L.DCLLoss(),
-    "dclw": L.DCLLoss(weighted=True),
-    "debiased": L.DebiasedLoss(0.05, beta=0.5),
-    "sup_con": lambda x, y, s: L.SupConLoss()(torch.stack([x, y], 1), LABELS[: len(x)], s),
-    "sup_con_in": lambda x, y, s: L.SupConLoss("in")(torch.stack([x, y], 1), LABELS[: len(x)], s),
-    "cwcl": L.CWCLLoss(),
-    "hydra": lambda x, y, s: L.HydraLoss()(
+    "nt_xent": NTXentLoss(),
+    "dcl": DCLLoss(),
+    "dclw": DCLLoss(weighted=True),
+    "debiased": DebiasedLoss(0.05, beta=0.5),
+    "sup_con": lambda x, y, s: SupConLoss()(torch.stack([x, y], 1), LABELS[: len(x)], s),
+    "sup_con_in": lambda x, y, s: SupConLoss("in")(torch.stack([x, y], 1), LABELS[: len(x)], s),
+    "cwcl": CWCLLoss(),
+    "hydra": lambda x, y, s: HydraLoss()(
         x, torch.full_like(x, 0.5), LABELS[: len(x)], LABELS.flip(0)[: len(x)], s, keys=y
     ),
-    "one_to_k": lambda x, y, s: L.OneToKLoss(2)(x, torch.stack([y, x + y], 1), s),
-    "distillation": lambda x, y, s: L.DistillationLoss(symmetric=True)(
+    "one_to_k": lambda x, y, s: OneToKLoss(2)(x, torch.stack([y, x + y], 1), s),
+    "distillation": lambda x, y, s: DistillationLoss(symmetric=True)(
         x, y, TEACHER[: len(x)], TEACHER.flip(0)[: len(x)], s, 3.0
     ),
-    "cacr": lambda x, y, s: L.CACRLoss()(torch.stack([x, y])),
-    "prototypes": lambda x, y, s: LF.prototype_softmax(
+    "cacr": lambda x, y, s: CACRLoss()(torch.stack([x, y])),
+    "prototypes": lambda x, y, s: prototype_softmax(
         F.normalize(x, dim=1), F.normalize(y, dim=1), LABELS[: len(x)] % len(y), s, margin=0.1
     ),
 }
@@ -111,7 +122,7 @@ def test_swapping_the_sides_does_not_matter(name):
 def test_lengths_matter_only_without_normalisation(name):
     x, y = normal(N, D, seed=1), normal(N, D, seed=2)
     torch.testing.assert_close(LOSSES[name](3 * x, 0.1 * y, 4.0).loss, LOSSES[name](x, y, 4.0).loss)
-    raw = L.ClipLoss(normalize=False)
+    raw = ClipLoss(normalize=False)
     assert not torch.isclose(raw(3 * x, y, 1.0).loss, raw(x, y, 1.0).loss)
 
 
@@ -170,16 +181,16 @@ def test_one_pair(name):
 def test_per_sample_gradients_can_be_weighted():
     x, y = normal(N, D, seed=1).requires_grad_(), normal(N, D, seed=2)
     weight = torch.tensor([1.0, 0, 0, 2, 0, 0], dtype=torch.float64)
-    found = torch.autograd.grad((weight * L.InfoNCELoss()(x, y, 4.0).per_sample).sum(), x)[0]
+    found = torch.autograd.grad((weight * InfoNCELoss()(x, y, 4.0).per_sample).sum(), x)[0]
     assert (found.abs().sum(1) > 0).tolist() == (weight > 0).tolist()
 
 
 def test_rows_without_a_positive_do_not_count():
     z, labels = normal(4, D, seed=1).requires_grad_(), torch.tensor([0, 0, 1, 2])
-    out = L.SupConLoss()(z, labels, 4.0)
+    out = SupConLoss()(z, labels, 4.0)
     assert out.per_sample[2:].tolist() == [0, 0]
     torch.testing.assert_close(out.loss, out.per_sample[:2].mean())
-    lonely = L.SupConLoss("in")(z, torch.arange(4), 4.0)
+    lonely = SupConLoss("in")(z, torch.arange(4), 4.0)
     assert lonely.loss.item() == 0
     assert torch.autograd.grad(lonely.loss, z)[0].abs().max() == 0
 
@@ -187,15 +198,15 @@ def test_rows_without_a_positive_do_not_count():
 def test_sup_con_with_unique_labels_per_pair_is_nt_xent():
     x, y = normal(N, D, seed=1), normal(N, D, seed=2)
     views = torch.stack([x, y], 1)
-    wanted = L.NTXentLoss()(x, y, 4.0).loss
+    wanted = NTXentLoss()(x, y, 4.0).loss
     for mode in ("out", "in"):
-        torch.testing.assert_close(L.SupConLoss(mode)(views, torch.arange(N), 4.0).loss, wanted)
+        torch.testing.assert_close(SupConLoss(mode)(views, torch.arange(N), 4.0).loss, wanted)
 
 
 def test_sup_con_with_a_bank():
     z, bank = normal(3, D, seed=1), normal(5, D, seed=2)
     y, labels = torch.tensor([0, 1, 2]), torch.tensor([0, 1, 1, 0, 2])
-    out = L.SupConLoss()(z, y, 4.0, keys=bank, key_labels=labels)
+    out = SupConLoss()(z, y, 4.0, keys=bank, key_labels=labels)
     s = (4 * F.normalize(z, dim=1) @ F.normalize(bank, dim=1).T).log_softmax(1)
     same = (y[:, None] == labels).double()
     torch.testing.assert_close(out.loss, -((same * s).sum(1) / same.sum(1)).mean())
@@ -204,28 +215,28 @@ def test_sup_con_with_a_bank():
 def test_info_nce_gradient_is_the_decoupled_one_times_the_coupling_factor():
     x, y = normal(N, D, seed=1).requires_grad_(), normal(N, D, seed=2)
     for row in range(N):
-        coupled = torch.autograd.grad(L.InfoNCELoss()(x, y, 5.0).per_sample[row], x)[0]
-        apart = L.InfoNCELoss(decoupled=True)(x, y, 5.0).per_sample[row]
-        probability = torch.exp(-L.InfoNCELoss()(x, y, 5.0).per_sample[row])
+        coupled = torch.autograd.grad(InfoNCELoss()(x, y, 5.0).per_sample[row], x)[0]
+        apart = InfoNCELoss(decoupled=True)(x, y, 5.0).per_sample[row]
+        probability = torch.exp(-InfoNCELoss()(x, y, 5.0).per_sample[row])
         factor = 1 - probability.detach()
         torch.testing.assert_close(coupled, factor * torch.autograd.grad(apart, x)[0])
 
 
 def test_decoupled_loss_may_be_negative():
     x = normal(N, D, seed=1)
-    assert L.DCLLoss()(x, x, 20.0).loss < 0
+    assert DCLLoss()(x, x, 20.0).loss < 0
 
 
 def test_vmf_weights():
     cosine = torch.tensor([0.9, 0.1, 0.5, -0.3], dtype=torch.float64)
-    weight = LF.von_mises_fisher_weight(cosine, 0.5)
+    weight = von_mises_fisher_weight(cosine, 0.5)
     torch.testing.assert_close(weight.mean(), torch.tensor(1.0, dtype=torch.float64))
     assert torch.equal(weight.argsort(descending=True), cosine.argsort())
 
 
 def test_detached_dclw_weight_changes_the_gradient_only():
     x, y = normal(N, D, seed=1).requires_grad_(), normal(N, D, seed=2)
-    free, fixed = (L.DCLLoss(True, detach_weight=d)(x, y, 4.0).loss for d in (False, True))
+    free, fixed = (DCLLoss(True, detach_weight=d)(x, y, 4.0).loss for d in (False, True))
     torch.testing.assert_close(free, fixed)
     free, fixed = (torch.autograd.grad(loss, x)[0] for loss in (free, fixed))
     assert not torch.allclose(free, fixed)
@@ -233,22 +244,22 @@ def test_detached_dclw_weight_changes_the_gradient_only():
 
 def test_target_anchored_gives_no_gradient_to_targets():
     x, y = (normal(N, D, seed=s).requires_grad_() for s in (1, 2))
-    L.TargetAnchoredLoss()(x, y, 4.0).loss.backward()
+    TargetAnchoredLoss()(x, y, 4.0).loss.backward()
     assert x.grad is None
     assert y.grad.abs().max() > 0
 
 
 def test_debiasing_lowers_the_loss_and_hardness_raises_it():
     x, y = normal(N, D, seed=1), normal(N, D, seed=2)
-    plain = L.DebiasedLoss(0.0)(x, y, 2.0).loss
-    torch.testing.assert_close(plain, L.NTXentLoss()(x, y, 2.0).loss)
-    assert L.DebiasedLoss(0.1)(x, y, 2.0).loss < plain
-    assert L.DebiasedLoss(0.0, beta=1.0)(x, y, 2.0).loss > plain
+    plain = DebiasedLoss(0.0)(x, y, 2.0).loss
+    torch.testing.assert_close(plain, NTXentLoss()(x, y, 2.0).loss)
+    assert DebiasedLoss(0.1)(x, y, 2.0).loss < plain
+    assert DebiasedLoss(0.0, beta=1.0)(x, y, 2.0).loss > plain
 
 
 def test_teacher_that_equals_the_student_has_no_gradient():
     x, y = (normal(N, D, seed=s).requires_grad_() for s in (1, 2))
-    out = L.DistillationLoss(relative=True)(x, y, x, y, 4.0, 4.0)
+    out = DistillationLoss(relative=True)(x, y, x, y, 4.0, 4.0)
     out.loss.backward()
     assert out.loss.abs() < 1e-12
     assert x.grad.abs().max() < 1e-12
@@ -260,43 +271,43 @@ def test_cwcl_with_orthogonal_features_prefers_its_own_partner_only():
     log_p = (4 * x @ y.T).log_softmax(1)
     wanted = -(0.5 * log_p.sum(1) + 0.5 * log_p.diagonal()) / (0.5 * N + 0.5)
     guide = torch.eye(N, dtype=torch.float64)
-    torch.testing.assert_close(LF.cwcl(x, y, guide, guide, 4.0).per_sample, wanted)
+    torch.testing.assert_close(cwcl(x, y, guide, guide, 4.0).per_sample, wanted)
 
 
 def test_cacr_weights():
     views = F.normalize(normal(3, N, D, seed=1), dim=-1)
-    terms = LF.cacr(views, 2.0, 2.0)
-    uniform = LF.cacr(views, 2.0, 2.0, weighting="none")
+    terms = cacr(views, 2.0, 2.0)
+    uniform = cacr(views, 2.0, 2.0, weighting="none")
     assert (terms.attraction > uniform.attraction).all()  # far positives weigh more
     assert (terms.repulsion > uniform.repulsion).all()  # near negatives weigh more
     assert (terms.positive_entropy < uniform.positive_entropy).all()
     assert (terms.negative_entropy < uniform.negative_entropy).all()
     torch.testing.assert_close(uniform.negative_entropy, torch.full((N,), N - 1.0).log().double())
-    scaled = LF.cacr(views, 2.0, 2.0, alpha=3.0, beta=0.5)
+    scaled = cacr(views, 2.0, 2.0, alpha=3.0, beta=0.5)
     torch.testing.assert_close(scaled.attraction, 3 * terms.attraction)
     torch.testing.assert_close(scaled.repulsion, 0.5 * terms.repulsion)
-    pair = LF.cacr(views[:2])
+    pair = cacr(views[:2])
     torch.testing.assert_close(pair.attraction, (views[0] - views[1]).square().sum(-1))
 
 
 def test_rbf_momentum_with_one_view_is_info_nce_times_two_temperatures():
     q, k = (F.normalize(normal(N, D, seed=s), dim=1) for s in (1, 2))
-    found = LF.cacr_momentum(q[None], k, 0.2).loss
-    torch.testing.assert_close(found, 0.4 * LF.info_nce(q, k, 5.0).loss)
+    found = cacr_momentum(q[None], k, 0.2).loss
+    torch.testing.assert_close(found, 0.4 * info_nce(q, k, 5.0).loss)
 
 
 def test_symmetric_kl_is_invariant_to_shifts_of_the_logits():
     x, y = normal(N, D, seed=1), normal(N, D, seed=2)
-    torch.testing.assert_close(LF.symmetric_kl(x + 5, y - 3), LF.symmetric_kl(y, x))
+    torch.testing.assert_close(symmetric_kl(x + 5, y - 3), symmetric_kl(y, x))
     p, q = x.softmax(1), y.softmax(1)
     both = (p * (p / q).log()).sum(1) + (q * (q / p).log()).sum(1)
-    torch.testing.assert_close(LF.symmetric_kl(x, y), 0.5 * both.mean())
+    torch.testing.assert_close(symmetric_kl(x, y), 0.5 * both.mean())
 
 
 def test_joint_log_sum_of_empty_blocks():
     a = torch.tensor([1.0, -torch.inf, -torch.inf, 2.0], requires_grad=True)
     b = torch.tensor([3.0, 0.5, -torch.inf, 2.0], requires_grad=True)
-    total = LF.joint_log_sum([a, b])
+    total = joint_log_sum([a, b])
     torch.testing.assert_close(total.detach(), torch.logaddexp(a, b).detach())
     total[[0, 1, 3]].sum().backward()
     torch.testing.assert_close(a.grad[3], torch.tensor(0.5))

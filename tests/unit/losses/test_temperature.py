@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from common.losses import ClipLoss, LogitScale
+from common.losses.image_text import ClipLoss
+from common.losses.temperature import LogitScale
 
 
 def test_starts_at_the_multiplier_and_is_the_log_inside():

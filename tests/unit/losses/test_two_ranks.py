@@ -7,10 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common import distributed as cd
-from common import losses as L
-from common.kernels.sharding import Sharding
-from common.losses import functional as LF
+from common.distributed import process
+from common.distributed.process import default_group, world_size
+from common.kernels.sharded.plan import Sharding
+from common.losses.align_uniform import AlignUniformLoss
+from common.losses.cacr import CACRLoss
+from common.losses.functional.cacr import cacr_momentum
+from common.losses.functional.info_nce import info_nce
+from common.losses.functional.masks import guide_mask, id_mask
+from common.losses.functional.siglip import siglip
+from common.losses.info_nce import InfoNCELoss
+from common.losses.multi_positive import SupConLoss
+from common.losses.soft import DistillationLoss
 from tests.distributed.pool import Pool
 
 SIZES = (5, 3)
@@ -37,22 +45,22 @@ def make_batch() -> Batch:
 def guided(b: Batch) -> Tensor:
     columns = [b["guide_y"], b["guide_hard"].flatten(0, 1), b["guide_queue"]]
     unit = [F.normalize(x, dim=1) for x in (b["guide_x"], *columns)]
-    mask = L.guide_mask(unit[0], unit[1:], margin=0.2)
-    loss = L.InfoNCELoss(hardness=0.0)
+    mask = guide_mask(unit[0], unit[1:], margin=0.2)
+    loss = InfoNCELoss(hardness=0.0)
     return loss(b["x"], b["y"], 4.0, hard_negatives=b["hard"], queue=b["queue"], mask=mask).loss
 
 
 def masked(b: Batch) -> Tensor:
-    mask = L.id_mask(b["ids"], b["hard_ids"], b["queue_ids"])
-    loss = L.InfoNCELoss(hardness=1.5)
+    mask = id_mask(b["ids"], b["hard_ids"], b["queue_ids"])
+    loss = InfoNCELoss(hardness=1.5)
     return loss(b["x"], b["y"], 4.0, hard_negatives=b["hard"], queue=b["queue"], mask=mask).loss
 
 
 def ring(b: Batch) -> Tensor:
-    group = Sharding(mode="ring") if cd.world_size() > 1 else None
+    group = Sharding(mode="ring") if world_size() > 1 else None
     x, y = (F.normalize(b[name], dim=1) for name in ("x", "y"))
     hard = F.normalize(b["hard"], dim=-1)
-    return LF.info_nce(x, y, 4.0, hard_negatives=hard, queue=b["queue"], group=group).loss
+    return info_nce(x, y, 4.0, hard_negatives=hard, queue=b["queue"], group=group).loss
 
 
 CASES: dict[str, Callable[[Batch], Tensor]] = {
@@ -60,35 +68,33 @@ CASES: dict[str, Callable[[Batch], Tensor]] = {
     "ids_and_hardness": masked,
     "ring": ring,
     "hard_logit": lambda b: (
-        L.InfoNCELoss(hard_logit=0.7)(b["x"], b["y"], 4.0, hard_negatives=b["hard"]).loss
+        InfoNCELoss(hard_logit=0.7)(b["x"], b["y"], 4.0, hard_negatives=b["hard"]).loss
     ),
     "own_hard": lambda b: (
-        L.InfoNCELoss(own_hard_only=True)(b["x"], b["y"], 4.0, hard_negatives=b["hard"]).loss
+        InfoNCELoss(own_hard_only=True)(b["x"], b["y"], 4.0, hard_negatives=b["hard"]).loss
     ),
-    "queue_only": lambda b: (
-        L.InfoNCELoss(in_batch=False)(b["x"], b["y"], 4.0, queue=b["queue"]).loss
-    ),
+    "queue_only": lambda b: InfoNCELoss(in_batch=False)(b["x"], b["y"], 4.0, queue=b["queue"]).loss,
     "queries": lambda b: (
-        L.InfoNCELoss(True, query_negatives=True)(b["x"], b["y"], 4.0, ids=b["ids"]).loss
+        InfoNCELoss(True, query_negatives=True)(b["x"], b["y"], 4.0, ids=b["ids"]).loss
     ),
-    "views": lambda b: L.SupConLoss()(torch.stack([b["x"], b["y"]], 1), b["labels"], 4.0).loss,
+    "views": lambda b: SupConLoss()(torch.stack([b["x"], b["y"]], 1), b["labels"], 4.0).loss,
     "shared_labels": lambda b: (
-        L.SupConLoss()(b["x"], b["labels"], 4.0, keys=b["y"], key_labels=b["labels"]).loss
+        SupConLoss()(b["x"], b["labels"], 4.0, keys=b["y"], key_labels=b["labels"]).loss
     ),
     "uniform_repulsion": lambda b: (
-        L.CACRLoss(weighting="none", tau_plus=0.1)(torch.stack([b["x"], b["y"]])).loss
+        CACRLoss(weighting="none", tau_plus=0.1)(torch.stack([b["x"], b["y"]])).loss
     ),
-    "align_uniform": lambda b: L.AlignUniformLoss(2.0, 0.5)(b["x"], b["y"]).loss,
+    "align_uniform": lambda b: AlignUniformLoss(2.0, 0.5)(b["x"], b["y"]).loss,
     "two_way_teacher": lambda b: (
-        L.DistillationLoss(True, True)(b["x"], b["y"], b["guide_x"], b["guide_y"], 4.0, 3.0).loss
+        DistillationLoss(True, True)(b["x"], b["y"], b["guide_x"], b["guide_y"], 4.0, 3.0).loss
     ),
     "momentum": lambda b: (
-        LF.cacr_momentum(
+        cacr_momentum(
             F.normalize(torch.stack([b["x"], b["y"]]), dim=-1),
             F.normalize(b["hard"][:, 0], dim=-1),
             0.3,
             cost="euclidean",
-            group=cd.default_group(),
+            group=default_group(),
         ).loss
     ),
 }
@@ -105,10 +111,10 @@ def run(case: str) -> list[Tensor]:
 
 def own_rows(batch: Batch) -> Batch:
     """The part of this rank; queues are shared."""
-    if cd.world_size() == 1:
+    if world_size() == 1:
         return batch
-    start = sum(SIZES[: cd.rank()])
-    rows = slice(start, start + SIZES[cd.rank()])
+    start = sum(SIZES[: process.rank()])
+    rows = slice(start, start + SIZES[process.rank()])
     return {k: v if "queue" in k else v[rows] for k, v in batch.items()}
 
 
@@ -116,9 +122,9 @@ def siglip_hits(mode: str) -> Tensor:
     batch = make_batch()
     batch["y"] = batch["x"] + batch["y"]  # some of the pairs are nearest neighbours
     b = own_rows(batch)
-    group = Sharding(mode=mode) if cd.world_size() > 1 else None
+    group = Sharding(mode=mode) if world_size() > 1 else None
     x, y = (F.normalize(b[name], dim=1) for name in ("x", "y"))
-    return LF.siglip(x, y, 4.0, -2.0, group=group).hits
+    return siglip(x, y, 4.0, -2.0, group=group).hits
 
 
 @pytest.fixture(scope="module")

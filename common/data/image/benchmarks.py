@@ -1,0 +1,302 @@
+"""Labelled image sets of the zero-shot, few-shot and linear-probe protocols, from local folders.
+
+The official layouts are those that torchvision reads; nothing is downloaded. Class names are made
+readable; templates follow the style of Radford et al. 2021 (arXiv 2103.00020).
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from common.config import UserError, nearest
+from common.data.corrupt import CorruptCounter
+from common.data.image.class_names import COUNTRIES, TRAFFIC_SIGNS, readable
+from common.data.image.sources import ImageTransform
+from common.data.lookup import require
+
+Part = Literal["train", "test"]
+
+
+class LabelledBatch(TypedDict):
+    """Evaluation batch of labelled images."""
+
+    images: Tensor  # (B, 3, H, W) float32
+    labels: Tensor  # (B,) int64
+    ids: Tensor  # (B,) int64 sample indices
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """How one set is read and judged.
+
+    Attributes:
+        folder: what must exist below the data root.
+        layout: expected content of `folder`.
+        source: official place to get it.
+        size: of the download.
+        read: opens a part below the data root with torchvision.
+        templates: prompt templates with ``{}`` for the class name.
+        train_per_class: images per class of the training part where the set has no official parts.
+        mean_per_class: whether the protocol's metric is the mean accuracy over classes.
+        names: class names in the order of the labels; None: those of the folders.
+    """
+
+    folder: str
+    layout: str
+    source: str
+    size: str
+    read: Callable[[Path, Part], Any]
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+    train_per_class: int | None = None
+    mean_per_class: bool = False
+    names: Callable[[Any], list[str]] | None = None
+
+
+class LabelledImages(Dataset[dict[str, Any] | None]):
+    """Evaluation set of labelled images; an unreadable one is counted and left out of its batch.
+
+    Args:
+        data: torchvision set whose items are (PIL image, label).
+        indices: items that are used.
+        class_names: one per label.
+        transform: evaluation transform.
+        spec: where it came from, with templates and metric.
+        max_corrupt: largest tolerated fraction of unreadable images, in [0, 1].
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        indices: Sequence[int],
+        class_names: list[str],
+        transform: ImageTransform,
+        spec: ImageSet,
+        max_corrupt: float = 0.01,
+    ) -> None:
+        self.data, self.indices, self.transform, self.spec = data, list(indices), transform, spec
+        self.class_names, self.templates = class_names, list(spec.templates)
+        self.counter = CorruptCounter(spec.folder, max_fraction=max_corrupt)
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels of all samples without opening an image, (N,) int64."""
+        labels = labels_of(self.data)
+        return torch.tensor([labels[i] for i in self.indices])
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | None:
+        """One sample, or None if its image cannot be read."""
+        try:
+            image, label = self.data[self.indices[index]]
+            sample = {"images": self.transform.one(image), "labels": int(label), "ids": index}
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            self.counter.bad(f"item {self.indices[index]}", error)
+            return None
+        self.counter.good()
+        return sample
+
+    def collate(self, samples: list[dict[str, Any] | None]) -> LabelledBatch:
+        """Batch of the readable samples."""
+        readable_ones = [sample for sample in samples if sample is not None]
+        if not readable_ones:
+            raise UserError(
+                f"{self.spec.folder}: no image of a batch of {len(samples)} can be read"
+            )
+        batch: LabelledBatch = default_collate(readable_ones)
+        return batch
+
+
+def load_image_set(
+    name: str, root: Path, transform: ImageTransform, part: Part = "test"
+) -> LabelledImages:
+    """Open a set of the protocol by name.
+
+    Args:
+        name: key of `IMAGE_SETS`.
+        root: data root (see `common.data.lookup.data_root`).
+        transform: evaluation transform.
+        part: ``train`` (for few-shot and linear probes) or ``test``.
+
+    Raises:
+        UserError: unknown name, or the files are missing or incomplete.
+    """
+    if name not in IMAGE_SETS:
+        raise UserError(f"unknown image set '{name}'{nearest(name, IMAGE_SETS)}")
+    spec = IMAGE_SETS[name]
+    folder = require(
+        root / spec.folder, what=f"image set '{name}'", layout=spec.layout, source=spec.source,
+        size=spec.size,
+    )  # fmt: skip
+    try:
+        data = spec.read(root, part)
+    except (RuntimeError, OSError) as error:  # torchvision's answers to an incomplete folder
+        raise UserError(
+            f"image set '{name}' in {folder} is incomplete ({error}). Expected layout: "
+            f"{spec.layout}. Get it from {spec.source} ({spec.size})"
+        ) from error
+    names = spec.names(data) if spec.names else [readable(c) for c in _classes(data)]
+    labels = labels_of(data)
+    indices = range(len(labels))
+    if spec.train_per_class is not None:
+        indices = _part_of(labels, part, spec.train_per_class)  # type: ignore[assignment]
+    return LabelledImages(data, indices, names, transform, spec)
+
+
+def labels_of(data: Any) -> list[int]:
+    """Labels of a torchvision set, under whichever name it keeps them."""
+    for name in ("targets", "_labels", "labels", "y"):
+        if hasattr(data, name):
+            return [int(label) for label in getattr(data, name)]
+    if hasattr(data, "_samples"):
+        return [int(label) for _, label in data._samples]
+    raise TypeError(f"{type(data).__name__} does not tell its labels")
+
+
+def _classes(data: Any) -> list[str]:
+    return list(data.classes if hasattr(data, "classes") else data.categories)
+
+
+def _part_of(labels: Sequence[int], part: Part, train_per_class: int) -> list[int]:
+    """Fixed parts: per class the `train_per_class` items of smallest hash train (at most half)."""
+    by_class = defaultdict[int, list[int]](list)
+    for index, label in enumerate(labels):
+        by_class[label].append(index)
+    chosen: list[int] = []
+    for members in by_class.values():
+        order = sorted(members, key=lambda i: hashlib.blake2b(str(i).encode()).digest())
+        cut = min(train_per_class, len(order) // 2)
+        chosen += order[:cut] if part == "train" else order[cut:]
+    return sorted(chosen)
+
+
+def _torchvision(name: str, **parts: str) -> Callable[[Path, Part], Any]:
+    """Reader of a torchvision set; `parts` maps our part to its ``split``."""
+
+    def read(root: Path, part: Part) -> Any:
+        from torchvision import datasets
+
+        options: dict[str, Any] = {"split": parts[part]} if parts else {}
+        if name in ("CIFAR10", "CIFAR100"):
+            options = {"train": part == "train"}
+        return getattr(datasets, name)(root, **options)
+
+    return read
+
+
+def _folder(train: str, test: str) -> Callable[[Path, Part], Any]:
+    """Reader of one folder per class."""
+
+    def read(root: Path, part: Part) -> Any:
+        from torchvision.datasets import ImageFolder
+
+        return ImageFolder(str(root / (train if part == "train" else test)))
+
+    return read
+
+
+def _imagenet_names(data: Any) -> list[str]:
+    """Curated names; the folders sort like the names (synset ids)."""
+    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+
+    if len(data.classes) != len(IMAGENET_CLASSNAMES):
+        raise UserError(
+            f"imagenet needs 1,000 class folders (n01440764, ...), got {len(data.classes)}"
+        )
+    return list(IMAGENET_CLASSNAMES)
+
+
+_TV = "one folder per class"
+IMAGE_SETS: dict[str, ImageSet] = {
+    "food101": ImageSet(
+        "food-101", "food-101/{images,meta}", "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101",
+        "5 GB", _torchvision("Food101", train="train", test="test"),
+        ("a photo of {}, a type of food.",),
+    ),
+    "cifar10": ImageSet(
+        "cifar-10-batches-py", "cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}",
+        "https://www.cs.toronto.edu/~kriz/cifar.html", "170 MB", _torchvision("CIFAR10"),
+    ),
+    "cifar100": ImageSet(
+        "cifar-100-python", "cifar-100-python/{train,test,meta}",
+        "https://www.cs.toronto.edu/~kriz/cifar.html", "170 MB", _torchvision("CIFAR100"),
+    ),
+    "sun397": ImageSet(
+        "SUN397", "SUN397/ClassName.txt and SUN397/a/abbey/*.jpg",
+        "https://vision.princeton.edu/projects/2010/SUN", "37 GB", _torchvision("SUN397"),
+        train_per_class=50,
+    ),
+    "cars": ImageSet(
+        "stanford_cars", "stanford_cars/{cars_train,cars_test,devkit,cars_test_annos_withlabels.mat}",
+        "https://ai.stanford.edu/~jkrause/cars/car_dataset.html", "1.9 GB",
+        _torchvision("StanfordCars", train="train", test="test"),
+    ),
+    "aircraft": ImageSet(
+        "fgvc-aircraft-2013b", "fgvc-aircraft-2013b/data/{images,*.txt}",
+        "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft", "2.8 GB",
+        _torchvision("FGVCAircraft", train="trainval", test="test"),
+        ("a photo of a {}, a type of aircraft.",), mean_per_class=True,
+    ),
+    "dtd": ImageSet(
+        "dtd", "dtd/dtd/{images,labels,imdb}", "https://www.robots.ox.ac.uk/~vgg/data/dtd", "600 MB",
+        _torchvision("DTD", train="train", test="test"), ("a photo of a {} texture.",),
+    ),
+    "pets": ImageSet(
+        "oxford-iiit-pet", "oxford-iiit-pet/{images,annotations}",
+        "https://www.robots.ox.ac.uk/~vgg/data/pets", "800 MB",
+        _torchvision("OxfordIIITPet", train="trainval", test="test"),
+        ("a photo of a {}, a type of pet.",), mean_per_class=True,
+    ),
+    "caltech101": ImageSet(
+        "caltech101", "caltech101/101_ObjectCategories/<class>/*.jpg",
+        "https://data.caltech.edu/records/mzrjq-6wc02", "130 MB", _torchvision("Caltech101"),
+        train_per_class=30, mean_per_class=True,
+    ),
+    "flowers": ImageSet(
+        "flowers-102", "flowers-102/{jpg,imagelabels.mat,setid.mat}",
+        "https://www.robots.ox.ac.uk/~vgg/data/flowers/102", "350 MB",
+        _torchvision("Flowers102", train="train", test="test"),
+        ("a photo of a {}, a type of flower.",), mean_per_class=True,
+    ),
+    "stl10": ImageSet(
+        "stl10_binary", "stl10_binary/{train,test}_{X,y}.bin, class_names.txt",
+        "https://cs.stanford.edu/~acoates/stl10", "2.6 GB",
+        _torchvision("STL10", train="train", test="test"),
+    ),
+    "eurosat": ImageSet(
+        "eurosat", "eurosat/2750/<class>/*.jpg", "https://github.com/phelber/EuroSAT", "90 MB",
+        _torchvision("EuroSAT"), ("a centered satellite photo of {}.",), train_per_class=1000,
+    ),
+    "resisc45": ImageSet(
+        "NWPU-RESISC45", f"NWPU-RESISC45/<class>/*.jpg, {_TV}",
+        "https://gcheng-nwpu.github.io/#Datasets", "400 MB",
+        _folder("NWPU-RESISC45", "NWPU-RESISC45"),
+        ("satellite imagery of {}.", "aerial imagery of {}."), train_per_class=70,
+    ),
+    "gtsrb": ImageSet(
+        "gtsrb", "gtsrb/{GTSRB/Training,GTSRB/Final_Test,GT-final_test.csv}",
+        "https://benchmark.ini.rub.de/gtsrb_news.html", "650 MB",
+        _torchvision("GTSRB", train="train", test="test"),
+        ('a photo of a "{}" traffic sign.',), names=lambda data: list(TRAFFIC_SIGNS),
+    ),
+    "country211": ImageSet(
+        "country211", "country211/{train,valid,test}/<two-letter country code>/*.jpg",
+        "https://github.com/openai/CLIP/blob/main/data/country211.md", "11 GB",
+        _torchvision("Country211", train="train", test="test"), ("a photo i took in {}.",),
+        names=lambda data: [COUNTRIES.get(code, code) for code in data.classes],
+    ),
+    "imagenet": ImageSet(
+        "imagenet/val", f"imagenet/{{train,val}}/n01440764/*.JPEG, {_TV} (synset id)",
+        "https://www.image-net.org/download.php", "150 GB", _folder("imagenet/train", "imagenet/val"),
+        names=_imagenet_names,
+    ),
+}  # fmt: skip

@@ -1,0 +1,260 @@
+"""Image sources and per-sample seeded transforms, batched where the images fit into memory.
+
+All randomness of one access comes from the generator handed in for that sample, so a crop depends
+on (seed, epoch, index) and neither on the batch it is drawn in nor on the loader process.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import grid_sample
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from common.config import UserError
+from common.data.corrupt import CorruptCounter
+from common.data.samplers import Rng
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+Channels = tuple[float, float, float]
+
+
+class ImageTransform(Protocol):
+    """From images to the float tensor that an image tower takes."""
+
+    @property
+    def size(self) -> int:
+        """Height and width of the result in pixels."""
+        ...
+
+    def batch(self, images: Tensor, rngs: Sequence[Rng] | None = None) -> Tensor:
+        """(B, 3, H, W) uint8 -> (B, 3, size, size) float32."""
+        ...
+
+    def one(self, image: Image.Image, rng: Rng | None = None) -> Tensor:
+        """PIL image -> (3, size, size) float32."""
+        ...
+
+
+def crop_box(
+    rng: Rng, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """Box of a random resized crop: area uniform in `scale`, aspect log-uniform in `ratio`.
+
+    Ten tries, then the largest centred box of the nearest admissible aspect (the torchvision rule).
+
+    Args:
+        rng: generator of this access.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        scale: range of the area as a fraction of the image, in (0, 1].
+        ratio: range of width / height.
+
+    Returns:
+        top, left, height, width in pixels.
+    """
+    log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(*log_ratio))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(rng.integers(0, height - h + 1))
+            return top, int(rng.integers(0, width - w + 1)), h, w
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """Random resized crop (bilinear), optional horizontal flip, normalisation.
+
+    Attributes:
+        size: height and width of the result in pixels.
+        scale: area range of the crop as a fraction of the image.
+        ratio: range of width / height of the crop.
+        flip_prob: probability of a horizontal flip.
+        mean: per channel, subtracted from values in [0, 1].
+        std: per channel, divides.
+    """
+
+    size: int
+    scale: tuple[float, float] = (0.5, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_prob: float = 0.0
+    mean: Channels = IMAGENET_MEAN
+    std: Channels = IMAGENET_STD
+
+    def batch(self, images: Tensor, rngs: Sequence[Rng] | None = None) -> Tensor:
+        """Crop a whole batch with one resampling, each image with its own box.
+
+        Args:
+            images: (B, 3, H, W) uint8; H, W at most twice `size`, since sampling is not antialiased.
+            rngs: one generator per image.
+
+        Returns:
+            (B, 3, size, size) float32, normalised.
+
+        Raises:
+            ValueError: images larger than twice `size`, or not one generator per image.
+        """
+        height, width = images.shape[-2:]
+        if max(height, width) > 2 * self.size:
+            raise ValueError(
+                f"images of {height}x{width} would alias at size {self.size}: decode them at "
+                f"{2 * self.size} or less"
+            )
+        if rngs is None or len(rngs) != len(images):
+            raise ValueError(f"need one generator for each of the {len(images)} images")
+        boxes = [self._draw(rng, height, width) for rng in rngs]
+        top, left, h, w, flip = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 5).T
+        center = (2 * torch.arange(self.size) + 1) / self.size - 1  # output pixels in [-1, 1]
+        mirror = 1 - 2 * flip
+        x = torch.outer(w / width * mirror, center) + ((2 * left + w) / width - 1)[:, None]
+        y = torch.outer(h / height, center) + ((2 * top + h) / height - 1)[:, None]
+        shape = (len(images), self.size, self.size)
+        grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=-1)
+        crops = grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+        return _normalize(crops, self.mean, self.std)
+
+    def one(self, image: Image.Image, rng: Rng | None = None) -> Tensor:
+        """Crop one PIL image of any size (antialiased); (3, size, size) float32, normalised."""
+        if rng is None:
+            raise ValueError("a training transform needs a generator")
+        top, left, h, w, flip = self._draw(rng, image.height, image.width)
+        crop = F.resized_crop(
+            image.convert("RGB"), top, left, h, w, [self.size, self.size],
+            InterpolationMode.BILINEAR, antialias=True,
+        )  # fmt: skip
+        return _to_float(F.horizontal_flip(crop) if flip else crop, self.mean, self.std)
+
+    def _draw(self, rng: Rng, height: int, width: int) -> tuple[int, int, int, int, bool]:
+        box = crop_box(rng, height, width, self.scale, self.ratio)
+        return *box, self.flip_prob > 0 and rng.random() < self.flip_prob
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """Shorter side to `size`, centre crop, normalisation; no randomness."""
+
+    size: int
+    mean: Channels = IMAGENET_MEAN
+    std: Channels = IMAGENET_STD
+    interpolation: InterpolationMode = InterpolationMode.BILINEAR
+
+    def batch(self, images: Tensor, rngs: Sequence[Rng] | None = None) -> Tensor:
+        """(B, 3, H, W) uint8 -> (B, 3, size, size) float32, normalised; `rngs` are not used."""
+        if images.shape[-2:] != (self.size, self.size):
+            images = F.center_crop(
+                F.resize(images, [self.size], self.interpolation, antialias=True), [self.size] * 2
+            )
+        return _normalize(images.float(), self.mean, self.std)
+
+    def one(self, image: Image.Image, rng: Rng | None = None) -> Tensor:
+        """PIL image -> (3, size, size) float32, normalised; `rng` is not used."""
+        image = F.resize(image.convert("RGB"), [self.size], self.interpolation, antialias=True)
+        return _to_float(F.center_crop(image, [self.size, self.size]), self.mean, self.std)
+
+
+class ImageSource(Protocol):
+    """Images by index; what cannot be read is left out."""
+
+    def __len__(self) -> int: ...
+
+    def load(
+        self, indices: Sequence[int], rngs: Sequence[Rng] | None = None
+    ) -> tuple[Tensor, list[int]]:
+        """Transformed images (K, 3, size, size) and the K <= B positions that could be read."""
+        ...
+
+
+class CachedImages:
+    """Images held in memory as uint8; a batch is one gather and one resampling.
+
+    Args:
+        images: (N, 3, H, W) uint8, e.g. from `PackedImages.decode`.
+        transform: applied to whole batches.
+    """
+
+    def __init__(self, images: Tensor, transform: ImageTransform) -> None:
+        if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
+            raise ValueError(f"need (N, 3, H, W) uint8, got {tuple(images.shape)} {images.dtype}")
+        self.images, self.transform = images, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def load(
+        self, indices: Sequence[int], rngs: Sequence[Rng] | None = None
+    ) -> tuple[Tensor, list[int]]:
+        """See `ImageSource`; nothing is ever left out."""
+        images = self.images[torch.as_tensor(indices, dtype=torch.long)]
+        return self.transform.batch(images, rngs), list(range(len(indices)))
+
+
+class ImageFiles:
+    """Images read from files at every access.
+
+    Args:
+        path_of: maps an index to the file.
+        length: number of images.
+        transform: applied to each image.
+        max_corrupt: largest tolerated fraction of unreadable files, in [0, 1].
+    """
+
+    def __init__(
+        self,
+        path_of: Callable[[int], str | Path],
+        length: int,
+        transform: ImageTransform,
+        *,
+        max_corrupt: float = 0.05,
+    ) -> None:
+        self.path_of, self.length, self.transform = path_of, length, transform
+        self.counter = CorruptCounter("image files", max_fraction=max_corrupt)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def load(
+        self, indices: Sequence[int], rngs: Sequence[Rng] | None = None
+    ) -> tuple[Tensor, list[int]]:
+        """See `ImageSource`.
+
+        Raises:
+            UserError: none of the files can be read, or too many so far (see `CorruptCounter`).
+        """
+        images, kept = [], []
+        for position, index in enumerate(indices):
+            path = self.path_of(index)
+            try:
+                with Image.open(path) as image:
+                    images.append(self.transform.one(image, rngs[position] if rngs else None))
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                self.counter.bad(str(path), error)
+                continue
+            self.counter.good()
+            kept.append(position)
+        if not images:
+            raise UserError(f"no image of a batch of {len(indices)} can be read; last: {path}")
+        return torch.stack(images), kept
+
+
+def _to_float(image: Image.Image, mean: Channels, std: Channels) -> Tensor:
+    return _normalize(F.pil_to_tensor(image).float(), mean, std)
+
+
+def _normalize(pixels: Tensor, mean: Channels, std: Channels) -> Tensor:
+    """From [0, 255] in place: divided by 255, then standardised per channel."""
+    normalized: Tensor = F.normalize(pixels.div_(255), list(mean), list(std), inplace=True)
+    return normalized

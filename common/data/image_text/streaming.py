@@ -1,0 +1,262 @@
+"""Image-text pairs streamed from webdataset shards: seeded, resumable, tolerant of bad samples.
+
+The stream is an endless sequence of batches per rank, so a position is one number. With W loader
+processes, batch b belongs to lane b mod W; each lane has its own shards and its own order. A loader
+takes its processes in turn, hence a stream that starts at batch b gives process w lane (b + w) mod W
+and the order of batches is the same as without the interruption. A batch is `batch_size` samples of
+a shard stream; the corrupt ones among them are left out, so that skipping ahead decodes nothing.
+"""
+
+import io
+import random
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import torch
+from PIL import Image
+from torch.utils.data import IterableDataset, get_worker_info
+
+from common.config import UserError
+from common.data.corrupt import CorruptCounter
+from common.data.image.sources import ImageTransform
+from common.data.image_text.captions import (
+    IMAGE_STREAM,
+    TEXT_STREAM,
+    ImageTextBatch,
+    TextAugment,
+    TextPolicy,
+    check_policy,
+    choose_texts,
+    tokenize,
+)
+from common.data.image_text.shards import Sample, expand_shards, sample_id, sample_texts
+from common.data.samplers import Rng, sample_rng
+from common.data.text.tokenizers import TextTokenizer
+from common.distributed.process import rank, world_size
+
+IMAGE_KEYS = ("jpg", "jpeg", "png", "webp")
+_COUNTERS = 256  # shared slots, one for each loader process
+_SHARD_STREAM, _LANE_STREAM = 2, 3  # random streams besides those of an access
+_READ_ERRORS = (OSError, SyntaxError, ValueError, KeyError, TypeError, Image.DecompressionBombError)
+
+
+class StreamingPairs(IterableDataset[ImageTextBatch]):
+    """Endless batches of image-text pairs from tar shards.
+
+    Args:
+        shards: shard pattern (``{0000..0099}`` braces allowed) or a list of shards; local paths or
+            URLs that webdataset opens.
+        transform: training transform of one image.
+        tokenizer: texts -> ids.
+        batch_size: samples per rank and batch, corrupt ones included.
+        seed: the experiment's seed.
+        num_samples: size of the whole set; with it, shards are redistributed every epoch of
+            num_samples // (batch_size * ranks) batches. None: one epoch without end.
+        text_keys: where the texts of a sample are, the original first: ``txt`` is a file of the
+            sample, ``json.rewrites`` a field (text or list of texts) of its JSON file.
+        text_policy: see `common.data.image_text.captions.choose_texts`.
+        num_texts: texts per image under policy ``multi``.
+        augment_text: applied to every chosen text.
+        resampled: draw shards with replacement, so that any number of shards serves any number of
+            ranks and processes. None: only with more than one rank.
+        shuffle_buffer: undecoded samples among which the next one is drawn; 0 keeps shard order.
+        num_workers: loader processes per rank, to refuse too few shards before these start.
+        max_corrupt: largest tolerated fraction of corrupt samples, in [0, 1].
+
+    Raises:
+        UserError: no shards, a missing local shard, or `num_texts` without policy ``multi``.
+    """
+
+    def __init__(
+        self,
+        shards: str | Sequence[str],
+        transform: ImageTransform,
+        tokenizer: TextTokenizer,
+        *,
+        batch_size: int,
+        seed: int,
+        num_samples: int | None = None,
+        text_keys: Sequence[str] = ("txt",),
+        text_policy: TextPolicy = "random",
+        num_texts: int = 1,
+        augment_text: TextAugment | None = None,
+        resampled: bool | None = None,
+        shuffle_buffer: int = 1000,
+        num_workers: int = 0,
+        max_corrupt: float = 0.05,
+    ) -> None:
+        self.shards = expand_shards(shards)
+        if text_policy != "multi":
+            check_policy(text_policy, num_texts, 1)
+        self.transform, self.tokenizer, self.batch_size = transform, tokenizer, batch_size
+        self.seed, self.num_samples, self.text_keys = seed, num_samples, list(text_keys)
+        self.text_policy, self.num_texts, self.augment_text = text_policy, num_texts, augment_text
+        self.resampled, self.shuffle_buffer = resampled, shuffle_buffer
+        self.num_workers, self.max_corrupt = num_workers, max_corrupt
+        self._skipped = torch.zeros(_COUNTERS, dtype=torch.long)
+        self._skipped.share_memory_()  # type: ignore[no-untyped-call]
+        self.first, self.rank, self.world_size = 0, rank(), world_size()
+
+    @property
+    def skipped(self) -> int:
+        """Corrupt samples left out so far, over all loader processes of this rank."""
+        return int(self._skipped.sum())
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """Batches per rank and epoch; None if `num_samples` is not known."""
+        if self.num_samples is None:
+            return None
+        return self.num_samples // (self.batch_size * self.world_size)
+
+    def start_at(self, batch: int) -> None:
+        """Make the next iterator begin at this batch of the stream (resume).
+
+        Called in the training process, where the ranks are known.
+
+        Raises:
+            UserError: fewer shards than ranks x loader processes, or too few samples for a batch.
+        """
+        self.first, self.rank, self.world_size = batch, rank(), world_size()
+        self._check(max(1, self.num_workers))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next iterator begin at the first batch of an epoch."""
+        if self.batches_per_epoch is None:
+            raise UserError("a stream without num_samples has no epochs")
+        self.start_at(epoch * self.batches_per_epoch)
+
+    def __iter__(self) -> Iterator[ImageTextBatch]:
+        worker = get_worker_info()
+        process, lanes = (worker.id, worker.num_workers) if worker else (0, 1)
+        self._check(lanes)
+        counter = CorruptCounter(f"shards {self.shards[0]} ...", max_fraction=self.max_corrupt)
+        reader = _LaneReader(self, (self.first + process) % lanes, lanes, counter)
+        total = self.batches_per_epoch
+        batch = self.first + process
+        while True:
+            epoch, within = (0, batch) if total is None else divmod(batch, total)
+            reader.seek(epoch, within // lanes)  # batches that this lane had in the epoch before
+            skipped = counter.skipped
+            result = self._batch(reader.read(), epoch, within, counter)
+            result["skipped"] = counter.skipped - skipped
+            self._skipped[process % _COUNTERS] += result["skipped"]
+            yield result
+            batch += lanes
+
+    def _check(self, lanes: int) -> None:
+        if not self.uses_resampling and len(self.shards) < self.world_size * lanes:
+            raise UserError(
+                f"{len(self.shards)} shards cannot be shared by {self.world_size} rank(s) x "
+                f"{lanes} loader process(es): lower data.num_workers, write more shards, or draw "
+                "them with replacement (resampled)"
+            )
+        if self.batches_per_epoch == 0:
+            raise UserError(
+                f"{self.num_samples} samples do not fill one batch of {self.batch_size} on "
+                f"{self.world_size} process(es): lower data.batch_size"
+            )
+
+    @property
+    def uses_resampling(self) -> bool:
+        """Whether shards are drawn with replacement."""
+        return self.world_size > 1 if self.resampled is None else self.resampled
+
+    def _batch(
+        self, samples: list[Sample], epoch: int, within: int, counter: CorruptCounter
+    ) -> ImageTextBatch:
+        images, chosen, keys = [], [], []
+        for i, sample in enumerate(samples):
+            position = (within * self.world_size + self.rank) * self.batch_size + i
+            try:
+                image, texts = self._decode(sample, epoch, position)
+            except _READ_ERRORS as error:
+                counter.bad(f"{sample.get('__url__')}:{sample.get('__key__')}", error)
+                continue
+            counter.good()
+            images.append(image)
+            chosen.append(texts)
+            keys.append(sample["__key__"])
+        if not images:
+            raise UserError(f"all {len(samples)} samples of a batch are corrupt; see the log")
+        tokens, texts = tokenize(chosen, self.tokenizer, self.text_policy)
+        return {
+            "images": torch.stack(images),
+            "tokens": tokens,
+            "texts": texts,
+            "ids": torch.tensor([sample_id(key) for key in keys]),
+            "skipped": 0,
+            "keys": keys,
+        }
+
+    def _decode(self, sample: Sample, epoch: int, position: int) -> tuple[torch.Tensor, list[str]]:
+        rngs = [sample_rng(self.seed, epoch, position, s) for s in (IMAGE_STREAM, TEXT_STREAM)]
+        texts = sample_texts(sample, self.text_keys)
+        check_policy(self.text_policy, self.num_texts, len(texts))
+        chosen = choose_texts(texts, self.text_policy, rngs[1], self.num_texts)
+        if self.augment_text is not None:
+            chosen = [self.augment_text(text, rngs[1]) for text in chosen]
+        name = next((key for key in IMAGE_KEYS if key in sample), None)
+        if name is None:
+            raise KeyError(f"no image ({', '.join(IMAGE_KEYS)})")
+        with Image.open(io.BytesIO(sample[name])) as image:
+            return self.transform.one(image, rngs[0]), chosen
+
+
+class _LaneReader:
+    """Undecoded samples of one lane; remembers where it is, skips ahead when asked to."""
+
+    def __init__(
+        self, data: StreamingPairs, lane: int, lanes: int, counter: CorruptCounter
+    ) -> None:
+        self.data, self.lane, self.lanes, self.counter = data, lane, lanes, counter
+        self.epoch, self.position = -1, 0
+        self.samples: Iterator[Sample] = iter(())
+
+    def seek(self, epoch: int, position: int) -> None:
+        """Go forward to batch number `position` of this lane in an epoch."""
+        if epoch != self.epoch:
+            self.epoch, self.position, self.samples = epoch, 0, self._stream(epoch)
+        for _ in islice(self.samples, (position - self.position) * self.data.batch_size):
+            pass
+        self.position = position
+
+    def read(self) -> list[Sample]:
+        """Samples of the next batch."""
+        self.position += 1
+        return list(islice(self.samples, self.data.batch_size))
+
+    def _stream(self, epoch: int) -> Iterator[Sample]:
+        """Endless samples: passes over the lane's shards, each shuffled for itself."""
+        from webdataset.filters import _shuffle
+        from webdataset.tariterators import tarfile_samples
+
+        place, size = self.data.rank * self.lanes + self.lane, self.data.shuffle_buffer
+        draw = sample_rng(self.data.seed, epoch, place, _LANE_STREAM)
+        for shards in self._passes(epoch, place, draw):
+            samples = tarfile_samples(({"url": url} for url in shards), handler=self._broken)
+            if size > 1:
+                order = random.Random(int(draw.integers(2**63)))
+                samples = _shuffle(samples, bufsize=size, initial=size, rng=order)
+            first = next(iter(samples), None)
+            if first is None:
+                raise UserError(
+                    f"no samples in {len(shards)} shards ({shards[0]} ...): are they empty?"
+                )
+            yield first
+            yield from samples
+
+    def _passes(self, epoch: int, place: int, draw: Rng) -> Iterator[list[str]]:
+        """Shards of each pass; a lane that has read its shards before the epoch ends starts again."""
+        shards, places = self.data.shards, self.data.world_size * self.lanes
+        while self.data.uses_resampling:
+            yield [shards[int(i)] for i in draw.integers(len(shards), size=max(len(shards), 100))]
+        order = sample_rng(self.data.seed, epoch, 0, _SHARD_STREAM).permutation(len(shards))
+        mine = [shards[int(i)] for i in order[place::places]]
+        while True:
+            yield mine
+            mine = [mine[int(i)] for i in draw.permutation(len(mine))]
+
+    def _broken(self, error: Exception) -> bool:
+        self.counter.bad("shard", error)
+        return True

@@ -1,0 +1,210 @@
+"""Readers of public training sets for text embeddings, in the layouts that they are offered in.
+
+| layout | files | content |
+|---|---|---|
+| records | ``.jsonl`` | unified records, see `common.data.retrieval.records.write_task` |
+| beir | folder | ``corpus.jsonl``, ``queries.jsonl``, ``qrels/train.tsv`` |
+| pairs | ``.jsonl`` | ``[a, b]``, ``[a, b, negative]``, ``{"query", "pos", "neg"}`` or ``{"set": [...]}`` |
+| dpr | ``.json`` | list of ``question``, ``positive_ctxs``, ``hard_negative_ctxs`` |
+| tevatron | ``.jsonl`` | ``query``, ``positive_passages``, ``negative_passages`` |
+| squad | ``.json`` | SQuAD 1.1 |
+| nli | ``.jsonl`` / ``.tsv`` | SNLI and MultiNLI: ``sentence1``, ``sentence2``, ``gold_label`` |
+| sts | table | two texts and a score from 0 to 5 |
+| labelled | table | ``text`` and ``label_text`` or ``label`` |
+| clusters | ``.jsonl`` / parquet | rows of parallel lists ``sentences``, ``labels`` |
+
+A table is ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet``; text formats may be gzipped.
+"""
+
+import gzip
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from common.config import UserError
+from common.data.retrieval.records import EmbeddingRecord, nli_records, sts_records
+from common.data.tables import read_csv, read_jsonl, read_parquet
+
+Layout = Literal[
+    "records", "beir", "pairs", "dpr", "tevatron", "squad", "nli", "sts", "labelled", "clusters"
+]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+_PAIR_NAMES = (("sentence1", "sentence2", "score"), ("text1", "text2", "score"))
+
+
+def read_records(path: str | Path, layout: Layout) -> list[EmbeddingRecord]:
+    """Examples of a retrieval, NLI or STS set.
+
+    Args:
+        path: file or folder of the layout.
+        layout: see the table of this module.
+
+    Raises:
+        UserError: unknown layout, or files that are missing or of another layout.
+    """
+    readers: Mapping[str, Callable[[Path], list[EmbeddingRecord]]] = {
+        "beir": _beir, "pairs": _pairs, "dpr": _dpr, "tevatron": _tevatron,
+        "squad": _squad, "nli": _nli, "sts": _sts,
+    }  # fmt: skip
+    if layout not in readers:
+        raise UserError(f"layout '{layout}' holds no records; one of {', '.join(readers)} does")
+    try:
+        found = readers[layout](Path(path).expanduser())
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"{path} is not of the layout '{layout}': {error!r}") from error
+    if not found:
+        raise UserError(f"{path} holds no example of the layout '{layout}'")
+    return found
+
+
+def read_labels(path: str | Path, layout: Layout) -> tuple[list[str], list[str]]:
+    """Texts and their classes.
+
+    Args:
+        path: table.
+        layout: "labelled" or "clusters".
+
+    Raises:
+        UserError: another layout, a missing file, or one of another layout.
+    """
+    if layout not in ("labelled", "clusters"):
+        raise UserError(f"layout '{layout}' holds no classes; 'labelled' and 'clusters' do")
+    rows = read_table(path)
+    try:
+        if layout == "clusters":
+            pairs = [
+                (str(text), str(label))
+                for row in rows
+                for text, label in zip(row["sentences"], row["labels"], strict=True)
+            ]
+        else:
+            pairs = [
+                (str(row["text"]), str(row.get("label_text", row.get("label")))) for row in rows
+            ]
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is not of the layout '{layout}': {error!r}") from error
+    if not pairs:
+        raise UserError(f"{path} holds no text")
+    return [text for text, _ in pairs], [label for _, label in pairs]
+
+
+def read_table(path: str | Path) -> list[dict[str, Any]]:
+    """Rows of a ``.jsonl``, ``.csv``, ``.tsv`` (both may be gzipped) or ``.parquet`` file.
+
+    Raises:
+        UserError: another kind of file, or one that cannot be read.
+    """
+    kind = Path(str(path).removesuffix(".gz")).suffix
+    if kind == ".jsonl":
+        return read_jsonl(path)
+    if kind in (".csv", ".tsv"):
+        return read_csv(path)
+    if kind == ".parquet":
+        return read_parquet(path)
+    raise UserError(f"{path}: expected a .jsonl, .csv, .tsv or .parquet file")
+
+
+def _beir(folder: Path) -> list[EmbeddingRecord]:
+    corpus = {str(row["_id"]): _passage(row) for row in read_jsonl(_either(folder, "corpus.jsonl"))}
+    queries = {str(r["_id"]): r["text"] for r in read_jsonl(_either(folder, "queries.jsonl"))}
+    path = folder / "qrels" / "train.tsv"
+    path = path if path.is_file() else folder / "qrels.tsv"
+    right: dict[str, list[str]] = {}
+    for row in read_csv(path, ("query-id", "corpus-id", "score"), delimiter="\t"):
+        if int(row["score"]) > 0:
+            right.setdefault(row["query-id"], []).append(corpus[row["corpus-id"]])
+    return [EmbeddingRecord(queries[q], tuple(texts)) for q, texts in right.items()]
+
+
+def _pairs(path: Path) -> list[EmbeddingRecord]:
+    found: list[EmbeddingRecord] = []
+    for row in _json_lines(path):
+        if isinstance(row, Mapping) and "set" in row:
+            texts = list(row["set"])
+            found += [EmbeddingRecord(texts[0], (other,)) for other in texts[1:]]
+        elif isinstance(row, Mapping):
+            right, wrong = _texts(row["pos"]), _texts(row.get("neg", ()))
+            found.append(EmbeddingRecord(row["query"], right, wrong))
+        else:
+            found.append(EmbeddingRecord(row[0], (row[1],), tuple(row[2:])))
+    return found
+
+
+def _dpr(path: Path) -> list[EmbeddingRecord]:
+    return [
+        EmbeddingRecord(
+            row["question"],
+            tuple(_passage(p) for p in row["positive_ctxs"]),
+            tuple(_passage(p) for p in row.get("hard_negative_ctxs", ())),
+        )
+        for row in _json(path)
+        if row["positive_ctxs"]
+    ]
+
+
+def _tevatron(path: Path) -> list[EmbeddingRecord]:
+    return [
+        EmbeddingRecord(
+            row["query"],
+            tuple(_passage(p) for p in row["positive_passages"]),
+            tuple(_passage(p) for p in row.get("negative_passages", ())),
+        )
+        for row in read_jsonl(path, ("query", "positive_passages"))
+        if row["positive_passages"]
+    ]
+
+
+def _squad(path: Path) -> list[EmbeddingRecord]:
+    return [
+        EmbeddingRecord(question["question"].strip(), (paragraph["context"],))
+        for article in _json(path)["data"]
+        for paragraph in article["paragraphs"]
+        for question in paragraph["qas"]
+    ]
+
+
+def _nli(path: Path) -> list[EmbeddingRecord]:
+    rows = read_table(path)
+    return nli_records([(r["sentence1"], r["sentence2"], r["gold_label"]) for r in rows])
+
+
+def _sts(path: Path) -> list[EmbeddingRecord]:
+    rows = read_table(path)
+    names = next((names for names in _PAIR_NAMES if rows and set(names) <= rows[0].keys()), None)
+    if names is None:
+        raise UserError(f"{path}: needs the columns {' or '.join(map(str, _PAIR_NAMES))}")
+    a, b, score = names
+    return sts_records([r[a] for r in rows], [r[b] for r in rows], [float(r[score]) for r in rows])
+
+
+def _passage(row: Mapping[str, Any]) -> str:
+    """Title and text, as BEIR and DPR give them to an encoder."""
+    return f"{row.get('title') or ''} {row['text']}".strip()
+
+
+def _texts(value: str | Iterable[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _either(folder: Path, name: str) -> Path:
+    packed = folder / f"{name}.gz"
+    return packed if packed.is_file() else folder / name
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"training file {path} does not exist")
+    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")  # fmt: skip
+
+
+def _json(path: Path) -> Any:
+    with _open(path) as file:
+        return json.load(file)
+
+
+def _json_lines(path: Path) -> Iterator[Any]:
+    with _open(path) as file:
+        for line in file:
+            if line.strip():
+                yield json.loads(line)

@@ -1,0 +1,262 @@
+"""Text towers: a transformer of Hugging Face's library with a pooler, (B, L) ids -> (B, D)."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
+
+from common.config import UserError
+from common.encoders.pretrained import PretrainedRef, is_offline, loading, resolve_pretrained
+from common.encoders.text.pooling import LAYER_POOLINGS, POOLINGS, Pooling, pool
+
+Attention = Literal["auto", "eager", "sdpa"]
+
+_DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "dropout_rate",
+    "attention_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+)
+
+
+class TextTower(nn.Module):
+    """A transformer without task head, and a pooler.
+
+    Args:
+        model: encoder or decoder of transformers (from `AutoModel`); its own pooler is removed.
+        pooling: see `common.encoders.text.pooling.pool`; "cls" adds a new dense layer with tanh,
+            weights N(0, initializer_range) and no bias to begin with.
+        mlp_only_train: that head acts in training mode only (unsupervised SimCSE).
+        mask_token_id: id of the tokenizer's mask token, for pooling "mask".
+
+    Raises:
+        ValueError: unknown pooling, or an option that this pooling does not have or lacks.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pooling: Pooling = "avg",
+        *,
+        mlp_only_train: bool = False,
+        mask_token_id: int | None = None,
+    ) -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {POOLINGS}, got {pooling!r}")
+        if mlp_only_train and pooling != "cls":
+            raise ValueError(f"mlp_only_train is for pooling 'cls'; {pooling!r} has no head")
+        if pooling == "mask" and mask_token_id is None:
+            raise ValueError("pooling 'mask' needs the mask_token_id of a tokenizer that has one")
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None  # type: ignore[assignment]
+        self.model, self.pooling = model, pooling
+        self.mlp_only_train, self.mask_token_id = mlp_only_train, mask_token_id
+        self.num_features = int(model.config.hidden_size)
+        self.cls_head: nn.Sequential | None = None
+        if pooling == "cls":
+            dense = nn.Linear(self.num_features, self.num_features)
+            nn.init.normal_(dense.weight, std=getattr(model.config, "initializer_range", 0.02))
+            nn.init.zeros_(dense.bias)
+            self.cls_head = nn.Sequential(dense, nn.Tanh())
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the blocks in the backward pass to save memory."""
+        if enable:
+            self.model.gradient_checkpointing_enable()  # type: ignore[no-untyped-call]
+        else:
+            self.model.gradient_checkpointing_disable()  # type: ignore[no-untyped-call]
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Tensor
+    ) -> Tensor:
+        """Pooled features.
+
+        Args:
+            input_ids: (B, L) int64.
+            attention_mask: (B, L), 1 at real tokens; None derives it from the padding id.
+            inputs: further inputs of the model, e.g. ``token_type_ids``.
+
+        Returns:
+            (B, D), not normalised.
+
+        Raises:
+            ValueError: no mask for a model without padding id.
+        """
+        if attention_mask is None:
+            pad = self.model.config.pad_token_id
+            if pad is None:
+                raise ValueError("this model has no padding id: pass attention_mask")
+            attention_mask = input_ids.ne(pad).long()
+        layers = self.pooling in LAYER_POOLINGS
+        output = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            output_hidden_states=layers,
+            **inputs,
+        )
+        states = output.hidden_states if layers else (output.last_hidden_state,)
+        mask_tokens = None
+        if self.mask_token_id is not None and self.pooling == "mask":
+            mask_tokens = input_ids.eq(self.mask_token_id)
+        features = pool(states, attention_mask, self.pooling, mask_tokens=mask_tokens)
+        if self.cls_head is not None and (self.training or not self.mlp_only_train):
+            features = self.cls_head(features)
+        return features
+
+
+def text_tower(
+    pretrained: str,
+    pooling: Pooling = "avg",
+    *,
+    config: Mapping[str, Any] | None = None,
+    dropout: float | None = None,
+    mlp_only_train: bool = False,
+    mask_token_id: int | None = None,
+    attention: Attention = "auto",
+) -> TextTower:
+    """Build a text tower from a ``pretrained:`` string.
+
+    Args:
+        pretrained: Hugging Face id, folder, ``bundled:<name>`` or ``random``.
+        pooling: see `common.encoders.text.pooling.pool`.
+        config: with "random": the architecture, ``model_type`` and its fields, e.g.
+            ``{"model_type": "bert", "hidden_size": 256, ...}``.
+        dropout: overrides every dropout probability of the model; None keeps them.
+        mlp_only_train: see `TextTower`.
+        mask_token_id: see `TextTower`.
+        attention: see `load_transformer`.
+
+    Raises:
+        UserError: unknown or absent weights, weights of another architecture, wrong `config`.
+        ValueError: see `TextTower`.
+    """
+    model = load_transformer(pretrained, config=config, dropout=dropout, attention=attention)
+    return TextTower(model, pooling, mlp_only_train=mlp_only_train, mask_token_id=mask_token_id)
+
+
+def load_transformer(
+    pretrained: str,
+    *,
+    config: Mapping[str, Any] | None = None,
+    dropout: float | None = None,
+    attention: Attention = "auto",
+    auto_class: Any = AutoModel,
+    dtype: torch.dtype = torch.float32,
+) -> PreTrainedModel:
+    """A transformers model in training mode; refuses weights that do not fill it.
+
+    Args:
+        pretrained: see `text_tower`.
+        config: see `text_tower`.
+        dropout: see `text_tower`.
+        attention: "sdpa" (PyTorch's fused attention), "eager" (plain matrix products: the faster
+            one in training on a CPU with short texts) or "auto", the library's choice. Dropout acts in all.
+        auto_class: e.g. `transformers.AutoModelForCausalLM` for a model with its head.
+        dtype: of the weights.
+
+    Raises:
+        UserError: see `text_tower`, or attention that the architecture does not have.
+    """
+    ref = resolve_pretrained(pretrained)
+    if (ref.kind == "random") != (config is not None):
+        raise UserError("a text tower needs either pretrained weights, or random and a `config`")
+    settings = _architecture(config) if config is not None else _stored_config(ref)
+    if dropout is not None:
+        _set_dropout(settings, dropout)
+    if attention not in get_args(Attention):
+        raise UserError(f"attention must be one of {get_args(Attention)}, got {attention!r}")
+    chosen = {} if attention == "auto" else {"attn_implementation": attention}
+    if ref.kind == "random" or torch.get_default_device().type == "meta":  # shapes alone
+        with loading(ref):
+            model: PreTrainedModel = auto_class.from_config(settings, **chosen).to(dtype)
+        return model
+    with loading(ref), quiet():
+        model, info = auto_class.from_pretrained(
+            _source(ref),
+            config=settings,
+            dtype=dtype,
+            output_loading_info=True,
+            local_files_only=ref.path is not None or is_offline(),
+            **chosen,
+        )
+    lost = [k for k in info["missing_keys"] if not k.startswith("pooler.")]
+    lost += [str(key) for key in info["mismatched_keys"]]
+    if lost:
+        raise UserError(
+            f"pretrained={pretrained!r} does not fill {type(model).__name__}: "
+            f"{len(lost)} tensors such as {sorted(lost)[0]} would start at random"
+        )
+    model.train()  # from_pretrained switches dropout off, and Lightning keeps modes
+    return model
+
+
+def load_tokenizer(pretrained: str) -> Any:
+    """The tokenizer beside the weights of a Hugging Face id, a folder or ``bundled:<name>``.
+
+    Raises:
+        UserError: unknown place or no tokenizer there.
+    """
+    ref = resolve_pretrained(pretrained)
+    with loading(ref):
+        return AutoTokenizer.from_pretrained(
+            _source(ref), local_files_only=ref.path is not None or is_offline()
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and load reports of transformers, whose findings are checked here."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _source(ref: PretrainedRef) -> str:
+    if ref.kind not in ("huggingface", "folder"):
+        raise UserError(
+            f"a text tower cannot take pretrained={ref.spec!r}; give a Hugging Face id, a folder "
+            "or bundled:<name>"
+        )
+    return str(ref.path) if ref.path is not None else ref.name
+
+
+def _stored_config(ref: PretrainedRef) -> Any:
+    source = _source(ref)
+    with loading(ref):
+        return AutoConfig.from_pretrained(
+            source, local_files_only=ref.path is not None or is_offline()
+        )
+
+
+def _architecture(config: Mapping[str, Any]) -> Any:
+    fields = dict(config)
+    kind = fields.pop("model_type", None)
+    try:
+        return AutoConfig.for_model(kind, **fields)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"config of a text tower, model_type={kind!r}: {error}") from error
+
+
+def _set_dropout(config: Any, dropout: float) -> None:
+    names = [name for name in _DROPOUTS if hasattr(config, name)]
+    if not names:
+        raise UserError(f"{config.model_type} models have no dropout to set; leave it out")
+    for name in names:
+        setattr(config, name, dropout)

@@ -1,0 +1,170 @@
+"""Frozen features of in-memory images, computed once, and the probes on them."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from common.data.image.sources import ImageSource
+from common.evaluation.encoding import encode, evaluation_mode
+from common.evaluation.features.geometry import effective_rank, participation_ratio, uniformity
+from common.evaluation.features.knn import first_argmax, knn_accuracy
+from common.evaluation.features.linear_probe import L2_GRID, linear_probe
+from common.evaluation.matrices import as_labels
+from common.evaluation.search import search
+
+
+def frozen_features(
+    encoder: nn.Module,
+    images: Tensor,
+    normalise: Callable[[Tensor], Tensor],
+    batch_size: int = 512,
+) -> Tensor:
+    """Features of images from the encoder in evaluation mode, which is left as it was.
+
+    Args:
+        encoder: images (B, 3, H, W) float32 -> (B, F).
+        images: (N, 3, S, S) uint8.
+        normalise: uint8 batch -> float batch, such as ``EvalTransform(size).batch``.
+        batch_size: images per forward pass.
+
+    Returns:
+        (N, F) float32 on the CPU.
+
+    Raises:
+        ValueError: no images.
+
+    Distributed: local.
+    """
+    device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+
+    def run(rows: list[int]) -> Tensor:
+        features: Tensor = encoder(normalise(images[torch.tensor(rows)]).to(device))
+        return features.float()
+
+    with evaluation_mode(encoder):
+        return encode(run, range(len(images)), batch_size=batch_size)
+
+
+class SourceBatches(Dataset[tuple[Tensor, list[int]]]):
+    """Consecutive batches of a source, for loader processes."""
+
+    def __init__(self, source: ImageSource, batch_size: int) -> None:
+        self.source, self.batch_size = source, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.source) // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, list[int]]:
+        start = index * self.batch_size
+        rows = list(range(start, min(start + self.batch_size, len(self.source))))
+        images, kept = self.source.load(rows)
+        return images, [rows[position] for position in kept]
+
+
+def source_features(
+    encoder: nn.Module,
+    source: ImageSource,
+    *,
+    batch_size: int = 512,
+    num_workers: int = 0,
+    progress: Callable[[Iterable[Any], str, int], Iterable[Any]] = lambda items, *_: items,
+) -> tuple[Tensor, Tensor]:
+    """Features of an image source, also one that reads files; the encoder is left as it was.
+
+    Args:
+        encoder: images (B, 3, H, W) float32 -> (B, F).
+        source: images by index with an evaluation transform; unreadable ones are left out.
+        batch_size: images per forward pass.
+        num_workers: loader processes.
+        progress: wraps the loop over batches.
+
+    Returns:
+        Features (K, F) float32 on the CPU, and the K <= N indices that they belong to.
+
+    Distributed: local.
+    """
+    device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+    batches = SourceBatches(source, batch_size)
+    loader = DataLoader(batches, batch_size=None, num_workers=num_workers)
+    features, kept = [], []
+    with evaluation_mode(encoder):
+        for images, rows in progress(loader, "features", len(batches)):
+            features.append(encoder(images.to(device)).float().cpu())
+            kept += rows
+    return torch.cat(features), torch.tensor(kept)
+
+
+def knn_correct(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    k: int,
+) -> list[float]:
+    """Whether each test item wins the plain vote of its k nearest neighbours (1.0 or 0.0).
+
+    Its mean is ``knn<k>_top1`` of `knn_accuracy`; `make compare` pairs these values between arms.
+
+    Args:
+        train_features: (N, D), N >= k.
+        train_labels: (N,) int in [0, C).
+        test_features: (M, D).
+        test_labels: (M,) int in [0, C).
+        k: number of neighbours by cosine.
+
+    >>> x, y = torch.eye(2), torch.tensor([0, 1])
+    >>> knn_correct(x, y, x, torch.tensor([0, 0]), k=1)
+    [1.0, 0.0]
+    """
+    labels = as_labels(train_labels, len(train_features), "train_labels")
+    found = search(test_features, train_features, k, backend="torch").indices
+    neighbours = labels.to(found.device)[found]
+    classes = int(max(labels.max(), test_labels.max())) + 1
+    votes = torch.nn.functional.one_hot(neighbours, classes).sum(dim=1)
+    correct = first_argmax(votes) == test_labels.to(found.device)
+    return [float(value) for value in correct.tolist()]
+
+
+def frozen_metrics(
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    *,
+    num_classes: int,
+    ks: Sequence[int] = (20, 200),
+    temperature: float = 0.1,
+    probe: bool = True,
+    l2_grid: Sequence[float] = L2_GRID,
+    seed: int = 0,
+) -> dict[str, float]:
+    """k-nearest-neighbour accuracy, linear probe and geometry of frozen features.
+
+    Args:
+        train: features (N, F) and labels (N,).
+        test: features (M, F) and labels (M,).
+        num_classes: C.
+        ks: neighbourhood sizes; those above N are left out.
+        temperature: of the weighted vote.
+        probe: whether to fit the linear probe, the slowest part.
+        l2_grid: strengths that the probe chooses from.
+        seed: of the probe's validation split.
+
+    Returns:
+        The metrics of `knn_accuracy` and `linear_probe`, and ``uniformity``, ``effective_rank``
+        and ``participation_ratio`` of the test features.
+
+    Distributed: local.
+    """
+    usable = [k for k in ks if k <= len(train[0])]
+    metrics = knn_accuracy(
+        *train, *test, ks=usable, temperature=temperature, num_classes=num_classes
+    )
+    if probe:
+        metrics |= linear_probe(*train, *test, num_classes=num_classes, l2_grid=l2_grid, seed=seed)
+    metrics["uniformity"] = uniformity(test[0])
+    metrics["effective_rank"] = effective_rank(test[0])
+    metrics["participation_ratio"] = participation_ratio(test[0])
+    return metrics

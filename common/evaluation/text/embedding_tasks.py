@@ -1,0 +1,194 @@
+"""The task types of MTEB on embeddings that are at hand; one main score each, in [0, 1].
+
+| type | main score |
+|---|---|
+| retrieval | nDCG@10 |
+| reranking | mean average precision |
+| classification | accuracy of a logistic regression |
+| clustering | V-measure of k-means |
+| pair classification | average precision of the cosine |
+| STS | Spearman of the cosine |
+| summarisation | mean over documents of the Spearman between cosine and human score |
+
+Source: Muennighoff et al. 2023, "MTEB", section 3.2, arXiv 2210.07316.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.stats import rankdata
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.evaluation.features.linear_probe import fit_logistic_regression
+from common.evaluation.matrices import as_labels, as_matrix
+from common.evaluation.retrieval.ranking import average_precision, ndcg
+from common.evaluation.search import stable_topk
+from common.evaluation.text.sts import spearman
+from common.evaluation.text.transfer import C_GRID, stratified_folds
+
+
+def retrieval_scores(
+    query: Tensor, document: Tensor, relevant: Sequence[set[int]], k: int = 10
+) -> list[float]:
+    """nDCG@k of every query, all relevant documents of grade 1.
+
+    Args:
+        query: (Q, D).
+        document: (G, D).
+        relevant: places of each query's documents, at least one each.
+        k: cut-off.
+
+    >>> import torch
+    >>> retrieval_scores(torch.eye(2), torch.eye(2), [{0}, {0}])
+    [1.0, 0.6309297535714575]
+    """
+    found = stable_topk(_cosine(query, document), min(k, len(document))).indices.tolist()
+    return [
+        ndcg(np.array([float(i in own) for i in row]), np.ones(len(own)), k)
+        for row, own in zip(found, relevant, strict=True)
+    ]
+
+
+def reranking_scores(
+    query: Tensor, candidates: Sequence[Tensor], relevant: Sequence[Sequence[bool]]
+) -> list[float]:
+    """Average precision of every query over its own candidates.
+
+    Args:
+        query: (Q, D).
+        candidates: for each query (C, D).
+        relevant: for each query C flags, at least one true.
+    """
+    scores = []
+    for row, texts, flags in zip(query, candidates, relevant, strict=True):
+        order = stable_topk(_cosine(row[None], texts), len(texts)).indices[0]
+        hits = np.asarray(flags, dtype=bool)[order.numpy()]
+        scores.append(average_precision(hits, int(hits.sum())))
+    return scores
+
+
+def classification_correct(
+    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, *, seed: int = 0
+) -> Tensor:
+    """Which test texts a logistic regression on the embeddings classifies rightly, (N,) bool.
+
+    The strength of the penalty is chosen by three folds of the training part.
+
+    Args:
+        train: (M, D).
+        train_labels: (M,) int64 in [0, C), at least three of every class.
+        test: (N, D).
+        test_labels: (N,) int64.
+        seed: of the folds.
+    """
+    x, test = as_matrix(train, "train"), as_matrix(test, "test")
+    classes = int(max(train_labels.max(), test_labels.max())) + 1
+    y = as_labels(train_labels, len(x), "train_labels", classes)
+    folds = stratified_folds(y.cpu(), 3, seed)
+    held = folds == 0
+    hits = []
+    for c in C_GRID:
+        fit = fit_logistic_regression(x[~held], y[~held], 1 / (c * int((~held).sum())), classes, tolerance=1e-4)  # fmt: skip
+        hits.append(int((F.linear(x[held], *fit).argmax(1) == y[held]).sum()))
+    best = C_GRID[int(np.argmax(hits))]
+    fit = fit_logistic_regression(x, y, 1 / (best * len(x)), classes, tolerance=1e-4)
+    return (F.linear(test, *fit).argmax(1) == test_labels.to(test.device)).cpu()
+
+
+def clustering_v_measure(x: Tensor, labels: Sequence[int], *, seed: int = 0) -> float:
+    """V-measure of mini-batch k-means with as many clusters as classes.
+
+    Args:
+        x: (N, D).
+        labels: N classes.
+        seed: of k-means.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.metrics import v_measure_score
+
+    clusters = MiniBatchKMeans(len(set(labels)), batch_size=512, n_init=1, random_state=seed)
+    found = clusters.fit_predict(F.normalize(x.float(), dim=1).numpy())
+    return float(v_measure_score(list(labels), found))
+
+
+def pair_average_precision(first: Tensor, second: Tensor, same: Sequence[bool]) -> float:
+    """Average precision of the cosine for pairs that are (not) equivalent.
+
+    Args:
+        first: (N, D).
+        second: (N, D).
+        same: N flags.
+    """
+    from sklearn.metrics import average_precision_score
+
+    cosine = F.cosine_similarity(first.double(), second.double())
+    return float(average_precision_score(np.asarray(same, dtype=int), cosine.numpy()))
+
+
+def summarisation_spearman(
+    human: Sequence[Tensor], machine: Sequence[Tensor], scores: Sequence[Sequence[float]]
+) -> float:
+    """Agreement of a model with human scores of summaries, mean over documents.
+
+    A machine summary's score is its largest cosine with a human summary of the document. Documents
+    with one constant side are left out, as MTEB does.
+
+    Args:
+        human: per document (H, D).
+        machine: per document (S, D).
+        scores: per document S human scores.
+
+    Raises:
+        ValueError: no document is left.
+    """
+    found = []
+    for own, texts, gold in zip(human, machine, scores, strict=True):
+        best = _cosine(texts, own).max(dim=1).values.numpy()
+        if len(set(gold)) > 1 and len(set(best.tolist())) > 1:
+            found.append(spearman(best, gold))
+    if not found:
+        raise ValueError("every document has constant scores")
+    return float(np.mean(found))
+
+
+def spearman_items(predicted: Sequence[float], gold: Sequence[float]) -> list[float]:
+    """Contribution of every pair to Spearman's correlation: their mean is the correlation.
+
+    The product of the two standardised ranks.
+
+    >>> round(sum(spearman_items([0.1, 0.4, 0.2], [1, 3, 2])) / 3, 6)
+    1.0
+    """
+    sides = [rankdata(side) for side in (predicted, gold)]
+    a, b = ((rank - rank.mean()) / rank.std() for rank in sides)
+    return [float(v) for v in a * b]
+
+
+def type_averages(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Averages as MTEB reports them.
+
+    Args:
+        scores: type -> task -> main score.
+
+    Returns:
+        ``<type>_average`` for each type, and ``average`` over all tasks.
+    """
+    found = {f"{kind}_average": float(np.mean(list(own.values()))) for kind, own in scores.items()}
+    return found | {"average": float(np.mean([v for own in scores.values() for v in own.values()]))}
+
+
+def average_items(items: Mapping[str, Sequence[float]]) -> list[float]:
+    """Values per item whose mean is the mean over tasks of each task's mean.
+
+    >>> average_items({"a": [1.0, 0.0], "b": [1.0]})
+    [0.75, 0.0, 1.5]
+    """
+    total = sum(len(values) for values in items.values())
+    return [
+        value * total / (len(items) * len(values)) for values in items.values() for value in values
+    ]
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    return F.normalize(a.double(), dim=1) @ F.normalize(b.double(), dim=1).T

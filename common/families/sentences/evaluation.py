@@ -1,0 +1,139 @@
+"""STS scores, geometry and gallery of a sentence encoder, before and after training."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.data.text.sets import StsSet
+from common.encoders.modes import evaluated
+from common.encoders.text.sentence import SentenceEncoder
+from common.engine.workspace import Workspace
+from common.evaluation.features import geometry
+from common.evaluation.figures import score_figure
+from common.evaluation.gallery import retrieval_gallery
+from common.evaluation.text.sts_protocol import evaluate_sts, metric_prefix
+from common.evaluation.text.transfer import evaluate_transfer, load_transfer
+from common.families.sentences.data import sts_set
+from common.families.sentences.module import SentenceModule, build_encoder
+from common.families.sentences.protocol import SentenceExperimentConfig
+
+PARAPHRASE = 0.8  # share of the gold scale from which a pair counts as positive (4 of 5)
+GALLERY_QUERIES = 6
+
+
+def evaluate_sentences(
+    cfg: SentenceExperimentConfig, module: SentenceModule, workspace: Workspace
+) -> dict[str, float]:
+    """STS scores of the encoder, the untrained encoder beside them, geometry and transfer tasks.
+
+    Cosines and gold scores of the first set are saved for `make compare`.
+    """
+    sets = {name: sts_set(cfg, name) for name in cfg.eval.sets}
+    primary = sets[cfg.eval.sets[0]]
+    with encoding(cfg, module.encoder) as encode:
+        metrics, cosines = evaluate_sts(encode, sets)
+        metrics |= sentence_geometry(encode, primary)
+        rows = sentence_gallery(encode, primary)
+        if cfg.eval.transfer:
+            tasks = {name: load_transfer(cfg.data.root, name) for name in cfg.eval.transfer}
+            metrics |= evaluate_transfer(encode, tasks)
+    if cfg.eval.untrained:
+        with encoding(cfg, untrained_encoder(cfg, module.device)) as encode:
+            before, _ = evaluate_sts(encode, sets)
+            before |= sentence_geometry(encode, primary)
+        metrics |= {f"untrained_{name}": value for name, value in before.items()}
+    key, cosine = f"{metric_prefix(primary.name)}_spearman", cosines[primary.name]
+    workspace.rank_items(key, cosine, primary.scores)
+    workspace.gallery("nearest sentences", rows)
+    title = f"{primary.name}: Spearman {metrics[key]:.3f}"
+    workspace.figure("sts", score_figure(cosine, primary.scores, title))
+    return metrics
+
+
+class encoding:
+    """Context in which an encoder's `encode` runs, on the GPU if allowed.
+
+    Several measures ask for the same sentences; each distinct one is encoded once per context.
+    """
+
+    def __init__(self, cfg: SentenceExperimentConfig, encoder: SentenceEncoder) -> None:
+        self.encoder, self.batch_size = encoder, cfg.eval.batch_size
+        self.context = evaluated(encoder, cfg.trainer.accelerator)
+        self.rows: dict[str, Tensor] = {}
+
+    def __enter__(self) -> Callable[[list[str]], Tensor]:
+        self.context.__enter__()
+        return self.encode
+
+    def __exit__(self, *error: Any) -> None:
+        self.rows = {}
+        self.context.__exit__(*error)
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """N texts -> (N, D) on the CPU."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.rows]
+        if new:
+            found = self.encoder.encode(new, batch_size=self.batch_size)
+            self.rows |= dict(zip(new, found, strict=True))
+        return torch.stack([self.rows[text] for text in texts])
+
+
+def untrained_encoder(
+    cfg: SentenceExperimentConfig, device: torch.device | str = "cpu"
+) -> SentenceEncoder:
+    """The encoder of a config as its training begins with it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(cfg.seed)
+        return build_encoder(cfg.model).to(device)
+
+
+def before_and_after(
+    cfg: SentenceExperimentConfig,
+    module: SentenceModule,
+    measure: Callable[[Callable[[list[str]], Tensor]], dict[str, float]],
+) -> dict[str, float]:
+    """What `measure` finds of the trained encoder; ``untrained_*`` beside it if the config asks.
+
+    Args:
+        cfg: the project's config.
+        module: holds the trained encoder.
+        measure: given an encoder's `encode`, N texts -> (N, D).
+    """
+    with encoding(cfg, module.encoder) as encode:
+        metrics = measure(encode)
+    if cfg.eval.untrained:
+        with encoding(cfg, untrained_encoder(cfg, module.device)) as encode:
+            before = measure(encode)
+        metrics |= {f"untrained_{name}": value for name, value in before.items()}
+    return metrics
+
+
+def sentence_geometry(encode: Callable[[list[str]], Tensor], sts: StsSet) -> dict[str, float]:
+    """Alignment of pairs with at least 4/5 of the top score; uniformity and mean cosine of all.
+
+    Source: Wang & Isola 2020, arXiv 2005.10242; Gao et al. 2021, section 6, arXiv 2104.08821.
+    """
+    first, second = encode(sts.first), encode(sts.second)
+    gold = torch.tensor(sts.scores)
+    close = gold >= PARAPHRASE * gold.max()
+    everything = torch.cat([first, second])
+    return {
+        "alignment": geometry.alignment(first[close], second[close]),
+        "uniformity": geometry.uniformity(everything),
+        "mean_cosine": geometry.mean_cosine(everything),
+    }
+
+
+def sentence_gallery(encode: Callable[[list[str]], Tensor], sts: StsSet) -> list[dict[str, Any]]:
+    """Nearest second sentences of the best-scored pairs."""
+    order = sorted(range(len(sts)), key=lambda i: -sts.scores[i])[: 4 * GALLERY_QUERIES]
+    texts = list(dict.fromkeys(sts.second))
+    queries = [sts.first[i] for i in order]
+    scores = (
+        nn.functional.normalize(encode(queries), dim=1)
+        @ nn.functional.normalize(encode(texts), dim=1).T
+    )
+    right = [texts.index(sts.second[i]) for i in order]
+    return retrieval_gallery(scores, queries, texts, right, num_queries=GALLERY_QUERIES)

@@ -1,0 +1,266 @@
+"""What every launch of the Triton kernels shares: operands, tiles, grids, compile-time flags."""
+
+# Shape suffixes: N queries, M keys, D dim, S column splits, B row blocks.
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.kernels.core.linear import split
+from common.kernels.core.problem import Problem
+from common.kernels.gpu.lowering import Program, is_bounded, lower, many_positives
+from common.kernels.gpu.tile_table import TileConfig, tile_config
+from common.kernels.specs.base import And, Spec
+from common.kernels.specs.weights import LowRank
+
+WORKSPACE_BYTES = 256 * 2**20
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+FIXED_SIZE = 512  # fewer rows or columns: running maxima, a small set may hold no large logit
+_KEEP_ROWS = 128  # kept rows come in multiples of this
+_WAVES = 4  # programs per multiprocessor that a forward launch should have at least
+
+
+@lru_cache(maxsize=1)
+def modules() -> tuple[ModuleType, ModuleType, ModuleType]:
+    """The kernel modules, imported at the first use."""
+    from common.kernels.gpu import kernel_kept as triton_kept
+    from common.kernels.gpu import kernel_pairs as triton_kernels
+    from common.kernels.gpu import kernel_softplus as triton_softplus
+
+    return triton_kernels, triton_softplus, triton_kept
+
+
+@lru_cache(maxsize=1)
+def interpreted() -> bool:
+    """Whether Triton runs in its interpreter (TRITON_INTERPRET=1), i.e. on CPU tensors."""
+    import triton
+
+    return bool(triton.knobs.runtime.interpret)
+
+
+def unsupported(problem: Problem) -> str | None:
+    """Why the Triton kernels cannot run a problem; None if they can."""
+    try:
+        modules()
+    except ImportError as error:
+        return f"Triton cannot be imported ({error})"
+    device, dtype = problem.q.device, problem.q.dtype
+    if device.type != "cuda" and not interpreted():
+        return f"the kernels need a CUDA device, the inputs are on {device.type}"
+    if device.type == "cuda" and torch.version.cuda is None:
+        return "the tile table knows NVIDIA cards only"
+    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 8:
+        return "the card is older than compute capability 8.0"
+    if dtype not in _DTYPES:
+        return f"dtype {dtype} (float32, float16 and bfloat16 are supported)"
+    if problem.k.dtype != dtype:
+        return f"queries are {dtype} but keys are {problem.k.dtype}"
+    if 0 in problem.q.shape or 0 in problem.k.shape:
+        return "there are no queries or no keys"
+    return None
+
+
+def fixed_shift(problem: Problem) -> bool:
+    """Whether the exponentials of a problem take one shift instead of running maxima."""
+    large = min(problem.num_rows, problem.num_cols) >= FIXED_SIZE
+    return problem.unit_norm and large and problem.row_scale is None and is_bounded(problem.spec)
+
+
+def grad_dtype(problem: Problem) -> torch.dtype:
+    """Dtype of the gradient of the logits: fp32 for fp32 inputs, else bf16 (its range is needed)."""
+    return torch.float32 if problem.q.dtype == torch.float32 else torch.bfloat16
+
+
+def kept_dtype(problem: Problem) -> torch.dtype:
+    """Dtype of kept exponentials: 16 bit only where the positives can be stored apart in fp32."""
+    return torch.float32 if many_positives(problem.spec) else grad_dtype(problem)
+
+
+def kept_rows(problem: Problem) -> int:
+    """Rows whose exponentials fit into ``problem.keep`` bytes and can be used by the backward.
+
+    None with running maxima (nothing common to keep), moments (the logits are wanted as well) or
+    half tiles.
+    """
+    if problem.keep <= 0 or problem.half or problem.moment or not fixed_shift(problem):
+        return 0
+    rows = problem.keep // (problem.num_cols * kept_dtype(problem).itemsize)
+    return problem.num_rows if rows >= problem.num_rows else rows // _KEEP_ROWS * _KEEP_ROWS
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A problem made ready for launches.
+
+    Attributes:
+        q: (N, D), k: (M, D), last dimension contiguous. program: the lowered spec.
+        closed: affine low-rank weights, evaluated in closed form and not in the program.
+        half: only pairs above the diagonal are visited. fixed: shift instead of running maxima.
+    """
+
+    problem: Problem
+    q: Tensor
+    k: Tensor
+    program: Program
+    closed: list[Spec]
+    half: bool
+    fixed: bool
+
+    @classmethod
+    def make(cls, problem: Problem) -> "Plan":
+        """Check a problem, lower its spec and choose the variant.
+
+        Raises:
+            ValueError: if `unsupported` gives a reason.
+        """
+        reason = unsupported(problem)
+        if reason is not None:
+            raise ValueError(f"the Triton back end cannot run this: {reason}")
+        closed: list[Spec] = [atom for atom in split(problem.spec)[0] if isinstance(atom, LowRank)]
+        program = lower(And(tuple(a for a in problem.spec.atoms() if a not in closed)))
+        simple = problem.row_scale is None and not problem.moment
+        half = problem.half and program.halvable and simple
+        q, k = _rows(problem.q), _rows(problem.k)
+        return cls(problem, q, k, program, closed, half, fixed_shift(problem))
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """Compute capability; (0, 0) for the interpreter."""
+        return (0, 0) if interpreted() else torch.cuda.get_device_capability(self.q.device)
+
+    @cached_property
+    def shift(self) -> Tensor:
+        """Fixed shift max(0, |scale| + ln(max(N, M)) - 80), on the device (no host sync)."""
+        largest = self.problem.scale.detach().to(torch.float32).abs()
+        count = max(self.problem.num_rows, self.problem.num_cols)
+        return (largest + (math.log(count) - 80.0)).clamp(min=0.0)
+
+    @cached_property
+    def scale(self) -> Tensor:
+        """The multiplier, 0-dim fp32 on the device."""
+        return self.problem.scale.detach().to(torch.float32)
+
+    @cached_property
+    def row_scale(self) -> Tensor | None:
+        """(N,) fp32 per-query multipliers, or None."""
+        rho = self.problem.row_scale
+        return None if rho is None else rho.detach().to(torch.float32).contiguous()
+
+    def tile(self, family: str) -> TileConfig:
+        """Tile of a kernel family for this problem."""
+        problem = self.problem
+        variant = variant_of(self.program, problem.top1, self.half, problem.moment)
+        dim = self.q.shape[1]
+        return tile_config(family, self.q.dtype, dim, self.capability, variant)
+
+    def chunks(
+        self, tile: TileConfig, bytes_per_row: float, limit: int, cut: int = 0
+    ) -> list[tuple[int, int]]:
+        """Row chunks whose workspace stays within ``limit`` bytes (at least one tile high).
+
+        No chunk lies on both sides of row ``cut``.
+        """
+        rows = max(1, int(limit / max(bytes_per_row, 1e-9)) // tile.rows) * tile.rows
+        total = self.problem.num_rows
+        ranges = [r for r in ((0, cut), (cut, total)) if r[0] < r[1]]
+        return [
+            (s, min(s + rows, stop)) for start, stop in ranges for s in range(start, stop, rows)
+        ]
+
+    def workspace(self, chunks: list[tuple[int, int]], dtype: torch.dtype) -> Tensor:
+        """One flat buffer that serves every row chunk in turn."""
+        rows = max(stop - start for start, stop in chunks)
+        size = rows * self.problem.num_cols
+        return torch.empty(size, dtype=dtype, device=self.q.device)
+
+    def splits(self, tile: TileConfig, num_rows: int) -> tuple[int, int]:
+        """Number of column splits and columns per split, so that a launch fills the card."""
+        blocks, tiles = _ceil(num_rows, tile.rows), _ceil(self.problem.num_cols, tile.cols)
+        wanted = 1 if interpreted() else _WAVES * _multiprocessors(self.q.device)
+        per_split = _ceil(tiles, max(1, min(tiles, _ceil(wanted, blocks))))
+        return _ceil(tiles, per_split), per_split * tile.cols
+
+    def scaled(
+        self, dq: Tensor | None, dk: Tensor | None, unit: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Finish the accumulators G k and G^T (rho q), both relative to ``unit``.
+
+        Returns:
+            dq, dk and row_dot = sum_j G_ij <q_i, k_j> (taken before scaling); empty where absent.
+        """
+        row_dot, rho = self.scale.new_empty(0), self.row_scale
+        if dq is not None:
+            row_dot = torch.linalg.vecdot(dq, self.q.float()) * unit
+            dq *= unit * self.scale if rho is None else (unit * self.scale * rho)[:, None]
+        if dk is not None:
+            dk *= unit * self.scale
+        dq, dk = (self.scale.new_empty(0) if x is None else x for x in (dq, dk))
+        return dq, dk, row_dot
+
+    def flags(self, tile: TileConfig, num_rows: int, num_cols: int) -> dict[str, Any]:
+        """Compile-time arguments that all kernels have in common."""
+        even = num_rows % tile.rows == 0 and num_cols % tile.cols == 0
+        return {
+            "PROG": self.program.code,
+            "MASKED": self.program.masked or self.half or not even,
+            "BIAS": self.program.biased,
+            "ROW_SCALE": self.row_scale is not None,
+            "EVEN_D": self.q.shape[1] % tile.depth == 0,
+            "PRECISION": _precision(self.q.dtype),
+            "UPCAST": interpreted(),
+            "BM": tile.rows,
+            "BN": tile.cols,
+            "BD": tile.depth,
+            "num_warps": tile.warps,
+            "num_stages": tile.stages,
+        }
+
+
+def variant_of(program: Program, top1: bool, half: bool, moment: bool) -> str:
+    """Row of the tile table: how much a tile holds besides its scores."""
+    if program.features:
+        return "features"
+    if moment or (program.masked and program.sides):
+        return "masked"
+    return "light" if top1 or half or program.masked or program.sides else "plain"
+
+
+def matrix(buffer: Tensor, rows: int, cols: int) -> Tensor:
+    """(rows, cols) contiguous view of the start of a flat buffer."""
+    return buffer[: rows * cols].view(rows, cols)
+
+
+def part(x: Tensor | None, start: int, stop: int | None) -> Tensor | None:
+    """x[start:stop], or None."""
+    return None if x is None else x[start:stop]
+
+
+def on_device(x: Tensor) -> AbstractContextManager[None]:
+    """Make the device of x current: Triton launches there (nothing to do for CPU tensors)."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def _rows(x: Tensor) -> Tensor:
+    x = x.detach()
+    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
+
+
+def _precision(dtype: torch.dtype) -> str:
+    """Full fp32 products unless the user allowed TF32; ignored for 16-bit operands."""
+    allowed = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if allowed else "ieee"
+
+
+@lru_cache
+def _multiprocessors(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)

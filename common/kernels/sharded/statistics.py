@@ -1,0 +1,209 @@
+"""Pair statistics over a batch that is split over ranks: keys gathered, or travelling in a ring.
+
+Every rank calls with its own rows and keys and gets the statistics of *its* rows and *its* columns
+against the whole batch. The backward returns the gradient of `sum_r L_r`, as every collective of
+`common.distributed`; with `L_r = rank_mean(...)` that is world size times the gradient of the global
+mean, which DDP averages back. `d scale` is the local share; its mean over ranks is exact.
+
+| mode   | forward                                   | backward                       | memory |
+|--------|-------------------------------------------|--------------------------------|--------|
+| gather | keys gathered, column log-sums reduced    | dk reduced to its owners       | O(N D) |
+| ring   | keys travel with their column log-sums    | keys travel with col_lse, dk   | O(n D) |
+
+Both modes compute while tensors travel (gather: see `sharded_gather`).
+
+Keys that need no gradient (a frozen tower) cause no traffic in the backward of the gather mode and
+none for dk in the ring. Whether q and k need gradients must agree between ranks. O(N) side data of
+the spec (labels, ids, weights of the keys) is gathered in both modes.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch._compile import _disable_dynamo
+
+from common.distributed.differentiable import all_reduce_sum, global_mean
+from common.kernels.core.linear import num_positives
+from common.kernels.core.problem import Gradients, Problem, RawStats, Upstream
+from common.kernels.sharded.gather import gathered_stats, gathered_sum, merge
+from common.kernels.sharded.plan import (
+    Backend,
+    Plan,
+    Sharding,
+    autocast_off,
+    make_plan,
+    ring_sum,
+    scale_grad,
+)
+from common.kernels.sharded.softplus import sharded_softplus
+
+__all__ = ["reduce_rows", "sharded_info_nce", "sharded_softplus", "sharded_stats"]
+
+
+@_disable_dynamo
+def sharded_stats(problem: Problem, backend: Backend, sharding: Sharding) -> RawStats:
+    """Statistics of the local rows and columns against the batch of all ranks; differentiable.
+
+    Args:
+        problem: Local rows, local keys and the spec between them, neither prepared nor global.
+        backend: Runs one block.
+        sharding: Group and mode.
+
+    Returns:
+        row_* of the local rows, col_lse of the local (or the replicated) keys.
+
+    Raises:
+        ValueError: See `sharded_spec.globalise`.
+    """
+    return _stats(problem, make_plan(problem, sharding), backend)
+
+
+@_disable_dynamo
+def sharded_info_nce(
+    problem: Problem,
+    backend: Backend,
+    sharding: Sharding,
+    symmetric: bool,
+    reduction: Literal["mean", "sum", "none"],
+) -> Tensor:
+    """InfoNCE of the batch of all ranks; equal on all ranks unless reduction is "none".
+
+    Rows without positives or without any counted pair do not contribute.
+
+    Args:
+        problem: Local rows, local keys and the spec between them; `columns` if symmetric.
+        backend: Runs one block.
+        sharding: Group, mode, and what happens to parameter gradients afterwards.
+        symmetric: Average of both directions; as many keys as queries on every rank.
+        reduction: "mean" over the contributing rows of all ranks, their "sum", or "none" for the
+            local (n,), 0 where a row does not contribute.
+    """
+    plan = make_plan(problem, sharding)
+    stats = _stats(problem, plan, backend)
+    per_row, valid = stats.row_lse - stats.row_lin, ~stats.row_lse.isneginf()
+    if symmetric:
+        per_row = 0.5 * (stats.row_lse + stats.col_lse) - stats.row_lin
+        valid &= ~stats.col_lse.isneginf()
+    count = num_positives(plan.problem.spec, plan.whole_tile())
+    if count is not None:
+        valid &= count > 0
+    return reduce_rows(torch.where(valid, per_row, 0), valid.sum(), sharding, reduction)
+
+
+def reduce_rows(
+    per_row: Tensor, count: Tensor, sharding: Sharding, reduction: Literal["mean", "sum", "none"]
+) -> Tensor:
+    """Mean or sum over the rows of all ranks, equal on all ranks; see `global_mean`.
+
+    Args:
+        per_row: (n,), 0 where a row does not count.
+        count: 0-dim, how many local rows count.
+        sharding: Group and what happens to parameter gradients afterwards.
+        reduction: "none" returns `per_row`.
+    """
+    if reduction == "none":
+        return per_row
+    total = all_reduce_sum(count, sharding.group).clamp(min=1)
+    divisor = total if reduction == "mean" else torch.ones_like(total)
+    return global_mean(per_row, sharding.group, sharding.grad_reduction, divisor)
+
+
+# --- statistics ---------------------------------------------------------------------------------
+
+
+def _stats(problem: Problem, plan: Plan, backend: Backend) -> RawStats:
+    inputs = problem.q, problem.k, problem.scale, problem.row_scale
+    with autocast_off(problem.q):
+        outputs: tuple[Tensor, ...] = _Stats.apply(*inputs, plan, backend)  # type: ignore[no-untyped-call]
+    none = problem.q.new_empty(0)
+    return RawStats(*(*outputs, none, none))
+
+
+class _Stats(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        scale: Tensor,
+        row_scale: Tensor | None,
+        plan: Plan,
+        backend: Backend,
+    ) -> tuple[Tensor, ...]:
+        ctx.plan, ctx.backend = plan, backend
+        own = plan.bound(q, k, scale, row_scale)
+        if plan.ring:
+            stats, keys = _ring_stats(plan, own, backend), k
+        else:
+            stats, keys = gathered_stats(plan, own, backend)
+        ctx.save_for_backward(q, keys, scale, row_scale, *stats)
+        ctx.mark_non_differentiable(stats.row_best, stats.row_hit)
+        own_columns = stats.col_lse if plan.ring else plan.own(stats.col_lse)
+        return (
+            stats.row_lse, own_columns, stats.row_lin, stats.row_mom, stats.row_best, stats.row_hit
+        )  # fmt: skip
+
+    @staticmethod
+    def backward(
+        ctx: Any, a: Tensor, b: Tensor, c: Tensor, e: Tensor, *_: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        plan: Plan = ctx.plan
+        q, keys, scale, row_scale, *saved = ctx.saved_tensors
+        stats, whole = RawStats(*saved), plan.bound(q, keys, scale, row_scale)
+        need_q, need_k, need_scale, need_row_scale = ctx.needs_input_grad[:4]
+        need_dots = need_scale or need_row_scale  # come with dq
+        upstream = Upstream(a, b if whole.columns else None, c, e if whole.moment else None)
+        if upstream.b is not None and not plan.ring:
+            upstream = upstream._replace(b=_column_upstream(plan, upstream.b))
+        with autocast_off(q):
+            grads = _gradients(
+                plan, whole, stats, upstream, ctx.backend, need_q or need_dots, need_k
+            )
+        return (
+            grads.dq.to(q.dtype) if need_q else None,
+            grads.dk.to(keys.dtype) if need_k else None,
+            scale_grad(grads.row_dot, whole) if need_scale else None,
+            (scale * grads.row_dot).to(row_scale.dtype) if need_row_scale else None,
+            None,
+            None,
+        )
+
+
+def _ring_stats(plan: Plan, whole: Problem, backend: Backend) -> RawStats:
+    parts: list[RawStats] = []
+
+    def visit(owner: int, fixed: Sequence[Tensor], running: Sequence[Tensor]) -> Sequence[Tensor]:
+        stats = backend.forward(plan.block(whole, fixed[0], owner))
+        columns = [torch.logaddexp(x, stats.col_lse) for x in running]
+        stats = stats._replace(col_lse=stats.col_lse[:0])
+        parts[:] = [merge(parts[0], stats) if parts else stats]
+        return columns
+
+    empty = whole.k.new_full((whole.num_cols,), -torch.inf, dtype=whole.dtype)
+    columns = plan.travel([whole.k], [empty] if whole.columns else [], visit)
+    return parts[0]._replace(col_lse=columns[0]) if columns else parts[0]
+
+
+def _column_upstream(plan: Plan, b: Tensor) -> Tensor:
+    """Gradient for all columns: each belongs to its owner, or is shared by all ranks."""
+    if not plan.shards.replicated:
+        return plan.fetch(b)
+    return all_reduce_sum(b, plan.group)
+
+
+def _gradients(
+    plan: Plan, whole: Problem, stats: RawStats, upstream: Upstream, backend: Backend,
+    need_q: bool, need_k: bool,
+) -> Gradients:  # fmt: skip
+    columns = [] if upstream.b is None else [stats.col_lse, upstream.b]
+
+    def block_gradients(block: Problem, extra: Sequence[Tensor]) -> Gradients:
+        final, above = stats, upstream
+        if extra:
+            final, above = stats._replace(col_lse=extra[0]), upstream._replace(b=extra[1])
+        return backend.backward(block, final, above, need_q, need_k)
+
+    collect = ring_sum if plan.ring else gathered_sum
+    return collect(plan, whole, columns, block_gradients, need_k)

@@ -1,0 +1,52 @@
+"""Search over texts: order, threshold, limits."""
+
+import pytest
+import torch
+
+from common.encoders.text.sentence import sentence_encoder
+from common.evaluation.retrieval.text_index import TextIndex
+
+CONFIG = {
+    "model_type": "bert",
+    "vocab_size": 256,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+TEXTS = ["a dog runs", "two cats sleep", "the sun is far away", "a dog ran", "no"]
+
+
+@pytest.mark.parametrize("backend", ["torch", "auto"])
+def test_hits_are_the_sorted_cosines(backend):
+    torch.manual_seed(0)
+    encoder = sentence_encoder("random", "avg", config=CONFIG)
+    index = TextIndex(encoder, TEXTS, batch_size=2, backend=backend)
+    queries = ["a dog runs", "the sun"]
+    cosine = encoder.similarity(queries, TEXTS)
+    found = index.search(queries, k=3)
+    for row, hits in zip(cosine, found, strict=True):
+        best = row.argsort(descending=True)[:3].tolist()
+        assert [hit.position for hit in hits] == best
+        assert [hit.text for hit in hits] == [TEXTS[i] for i in best]
+        assert [hit.score for hit in hits] == pytest.approx(row[best].tolist(), abs=1e-5)
+    assert found[0][0].text == "a dog runs"
+    assert found[0][0].score == pytest.approx(1.0, abs=1e-5)
+
+
+def test_threshold_and_limits():
+    def encode(texts: list[str]) -> torch.Tensor:
+        return torch.tensor([[1.0, float(len(text))] for text in texts])
+
+    index = TextIndex(encode, ["a", "bb", "cccc"])
+    assert len(index) == 3
+    everything = index.search("bb", k=10)[0]
+    assert everything[0].text == "bb"
+    assert len(everything) == 3
+    cut = everything[1].score
+    assert index.search("bb", k=10, threshold=cut)[0] == everything[:2]
+    assert index.search("bb", threshold=1.1) == [[]]
+    with pytest.raises(ValueError, match="k must lie"):
+        index.search("bb", k=0)
+    with pytest.raises(ValueError, match="nothing to encode"):
+        TextIndex(encode, [])

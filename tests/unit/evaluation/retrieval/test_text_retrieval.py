@@ -1,0 +1,226 @@
+"""BM25, the BEIR reader, cached encoding and hard-negative mining."""
+
+import gzip
+import json
+import math
+
+import pytest
+import torch
+
+from common.config import UserError
+from common.evaluation.encoding import encode, encode_texts, evaluation_mode
+from common.evaluation.retrieval.beir import load_beir
+from common.evaluation.retrieval.bm25 import BM25, tokenize
+from common.evaluation.retrieval.mining import mine_hard_negatives
+
+DOCUMENTS = [
+    "the quick brown fox jumps over the lazy dog",
+    "a fox is a fox",
+    "dogs and cats live together in the house",
+    "nothing in common here",
+]
+
+
+def test_bm25_by_hand():
+    index = BM25(["fox fox dog", "dog"], k1=1.2, b=0.75)
+    idf = math.log(1 + (2 - 1 + 0.5) / (1 + 0.5))
+    expected = idf * 2 / (2 + 1.2 * (1 - 0.75 + 0.75 * 3 / 2))
+    result = index.search(["fox"], 2)
+    assert result.scores[0].tolist() == pytest.approx([expected, 0.0])
+    twice = index.search(["fox fox unknown"], 1).scores.item()
+    assert twice == pytest.approx(2 * expected)
+
+
+def test_bm25_equals_bm25s():
+    bm25s = pytest.importorskip("bm25s", reason="bm25s is not installed (group 'eval')")
+    retriever = bm25s.BM25(method="lucene", k1=0.9, b=0.4)
+    retriever.index([tokenize(d) for d in DOCUMENTS], show_progress=False)
+    for query in ("fox in the house", "lazy dogs", "fox"):
+        ours = BM25(DOCUMENTS).search([query], 4)
+        scores = retriever.get_scores(tokenize(query))
+        for index, score in zip(ours.indices[0].tolist(), ours.scores[0].tolist(), strict=True):
+            assert score == pytest.approx(scores[index], abs=1e-5)
+
+
+def test_bm25_chunks_ties_and_exclusions():
+    index = BM25(DOCUMENTS)
+    queries = ["fox", "dog house", "absent"]
+    whole, parts = index.search(queries, 4), index.search(queries, 4, chunk_size=1)
+    assert torch.equal(whole.indices, parts.indices)
+    assert whole.indices[2].tolist() == [0, 1, 2, 3]  # no common word: all tie at 0
+    assert whole.indices[0, 0] == 1
+    assert index.search(["fox"], 1, exclude=[1]).indices.tolist() == [[0]]
+
+
+def test_tokenizer_drops_single_characters_and_stop_words():
+    assert tokenize("A Fox, the fox's x1!") == ["fox", "the", "fox", "x1"]
+    assert tokenize("The fox", {"the"}) == ["fox"]
+
+
+def test_bm25_refusals():
+    with pytest.raises(ValueError, match="at least one word"):
+        BM25(["", "."])
+    with pytest.raises(ValueError, match="k1 >= 0"):
+        BM25(DOCUMENTS, b=2.0)
+    with pytest.raises(ValueError, match=r"k in \[1, 4\]"):
+        BM25(DOCUMENTS).search(["fox"], 5)
+
+
+def write_beir(folder, packed=True, qrels="1\ta\t2\n1\tb\t0\n"):
+    rows = [{"_id": "a", "title": "T", "text": "one"}, {"_id": "b", "text": "two"}]
+    queries = [{"_id": "1", "text": "first"}, {"_id": "2", "text": "unjudged"}]
+    opener, suffix = (gzip.open, ".gz") if packed else (open, "")
+    for name, lines in (("corpus", rows), ("queries", queries)):
+        with opener(folder / f"{name}.jsonl{suffix}", "wt") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+    (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + qrels)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_beir_layout(tmp_path, packed):
+    write_beir(tmp_path, packed)
+    data = load_beir(tmp_path)
+    assert data.corpus == {"a": "T one", "b": "two"}
+    assert data.queries == {"1": "first"}
+    assert data.qrels == {"1": {"a": 2, "b": 0}}
+
+
+def test_beir_split_lies_in_the_qrels_folder(tmp_path):
+    write_beir(tmp_path)
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\n2\tb\t1\n")
+    assert load_beir(tmp_path, "dev").queries == {"2": "unjudged"}
+    with pytest.raises(UserError, match=r"test\.tsv is missing"):
+        load_beir(tmp_path, "test")
+
+
+def test_beir_mistakes_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"corpus\.jsonl .* is missing"):
+        load_beir(tmp_path)
+    write_beir(tmp_path, qrels="1\tz\t1\n")
+    with pytest.raises(UserError, match="judges document 'z'"):
+        load_beir(tmp_path)
+    write_beir(tmp_path, qrels="1\ta\tx\n")
+    with pytest.raises(UserError, match="line 2: expected three fields"):
+        load_beir(tmp_path)
+    write_beir(tmp_path, qrels="")
+    with pytest.raises(UserError, match="no judgement"):
+        load_beir(tmp_path)
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "a"}\n')
+    with pytest.raises(UserError, match="line 1 lacks text"):
+        load_beir(tmp_path)
+    (tmp_path / "corpus.jsonl").write_text("[1]\n")
+    with pytest.raises(UserError, match="not a JSON object"):
+        load_beir(tmp_path)
+
+
+class Recorder:
+    """Encoder that remembers its batches; the embedding tells which text it was."""
+
+    def __init__(self, fail_after: int | None = None) -> None:
+        self.batches: list[list[str]] = []
+        self.fail_after = fail_after
+
+    def __call__(self, texts: list[str]) -> torch.Tensor:
+        if self.fail_after is not None and len(self.batches) >= self.fail_after:
+            raise RuntimeError("power cut")
+        self.batches.append(texts)
+        return torch.tensor([[float(len(t)), float(ord(t[0]))] for t in texts])
+
+
+TEXTS = ["bb", "a", "eeeee", "ccc", "dddd", "f"]
+
+
+def test_encoding_sorts_by_length_and_restores_the_order():
+    encoder = Recorder()
+    embeddings = encode_texts(encoder, TEXTS, batch_size=2)
+    assert encoder.batches == [["eeeee", "dddd"], ["ccc", "bb"], ["a", "f"]]
+    assert embeddings.tolist() == [[float(len(t)), float(ord(t[0]))] for t in TEXTS]
+
+
+def test_encoding_shows_progress_per_batch():
+    seen = []
+
+    def progress(iterable, description, total):
+        seen.append((description, total))
+        return iterable
+
+    encode(Recorder(), TEXTS, batch_size=4, progress=progress, description="titles")
+    assert seen == [("titles", 2)]
+
+
+def test_broken_run_resumes_after_the_last_shard(tmp_path):
+    options = {"batch_size": 2, "cache": tmp_path / "c", "model_key": "m", "shard_size": 2}
+    with pytest.raises(RuntimeError, match="power cut"):
+        encode_texts(Recorder(fail_after=2), TEXTS, **options)
+    second = Recorder()
+    resumed = encode_texts(second, TEXTS, **options)
+    assert second.batches == [["dddd", "f"]]
+    assert torch.equal(resumed, encode_texts(Recorder(), TEXTS))
+    third = Recorder()
+    assert torch.equal(encode_texts(third, TEXTS, **options), resumed)
+    assert third.batches == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"model_key": "n"}, "model"), ({"texts": TEXTS[::-1]}, "texts"), ({"shard_size": 3}, "shard_size")],
+)  # fmt: skip
+def test_cache_of_something_else_is_refused(tmp_path, change, named):
+    options = {"texts": TEXTS, "cache": tmp_path, "model_key": "m", "shard_size": 2}
+    encode_texts(Recorder(), **options)
+    with pytest.raises(UserError, match=f"for another {named}"):
+        encode_texts(Recorder(), **(options | change))
+
+
+def test_texts_with_shifted_borders_are_other_texts(tmp_path):
+    encode_texts(Recorder(), ["ab", "c"], cache=tmp_path, model_key="m")
+    with pytest.raises(UserError, match="for another texts"):
+        encode_texts(Recorder(), ["a", "bc"], cache=tmp_path, model_key="m")
+
+
+def test_encoding_refusals(tmp_path):
+    with pytest.raises(ValueError, match="nothing to encode"):
+        encode(Recorder(), [])
+    with pytest.raises(ValueError, match="model_key"):
+        encode_texts(Recorder(), TEXTS, cache=tmp_path)
+    with pytest.raises(ValueError, match="for 2 items"):
+        encode(lambda batch: torch.ones(1, 3), [1, 2])
+
+
+def test_evaluation_mode_restores_mixed_modes_and_gradients():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout())
+    model[0].eval()  # a frozen part
+    with evaluation_mode(model):
+        assert not any(part.training for part in model.modules())
+        assert not model(torch.ones(1, 2)).requires_grad
+    assert [part.training for part in model.modules()] == [True, False, True]
+    with pytest.raises(RuntimeError, match="inside"), evaluation_mode(model):
+        raise RuntimeError("inside")
+    assert model.training
+
+
+GALLERY = torch.tensor([[1.0, 0.0], [0.99, 0.14], [0.8, 0.6], [0.0, 1.0], [-1.0, 0.0]])
+
+
+def test_mining_returns_the_nearest_non_positives():
+    query = GALLERY[:1]
+    assert mine_hard_negatives(query, GALLERY, [0], 2).tolist() == [[1, 2]]
+    assert mine_hard_negatives(query, GALLERY, [[0, 1]], 2).tolist() == [[2, 3]]
+    assert mine_hard_negatives(query, GALLERY, [0], 2, skip=1).tolist() == [[2, 3]]
+
+
+def test_mining_drops_candidates_that_are_too_close_to_the_positive():
+    query = torch.tensor([[1.0, 0.0]])
+    found = mine_hard_negatives(query, GALLERY, [0], 4, max_positive_ratio=0.95)
+    assert found.tolist() == [[2, 3, 4, -1]]  # item 1 scores 0.99 > 0.95
+    strict = mine_hard_negatives(query, GALLERY, [2], 2, max_positive_ratio=0.95)
+    assert strict.tolist() == [[3, 4]]  # items 0 and 1 score above the positive
+    assert mine_hard_negatives(query, GALLERY, [2], 2).tolist() == [[0, 1]]  # twin: no filter
+
+
+def test_mining_refusals():
+    with pytest.raises(ValueError, match="do not fit into 4 candidates"):
+        mine_hard_negatives(GALLERY[:1], GALLERY, [0], 4, skip=1)
+    with pytest.raises(ValueError, match="a positive for every query"):
+        mine_hard_negatives(GALLERY[:2], GALLERY, [[0], []], 1, max_positive_ratio=0.9)

@@ -1,0 +1,81 @@
+"""Main scores of the task types against scikit-learn, scipy and hand-computed values."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from common.evaluation.text.embedding_tasks import (
+    average_items,
+    classification_correct,
+    clustering_v_measure,
+    pair_average_precision,
+    reranking_scores,
+    retrieval_scores,
+    spearman_items,
+    summarisation_spearman,
+    type_averages,
+)
+
+
+def blobs(count=60, classes=3, dim=8, noise=0.3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % classes
+    centres = torch.eye(classes, dim)
+    return centres[labels] + noise * torch.randn(count, dim, generator=generator), labels
+
+
+def test_retrieval_and_reranking():
+    query, document = torch.eye(3), torch.tensor([[1.0, 0, 0], [0.9, 1, 0], [0, 0.1, 1]])
+    assert retrieval_scores(query, document, [{0}, {1}, {2}]) == [1.0, 1.0, 1.0]
+    second = retrieval_scores(query, document, [{1}, {1}, {2}])[0]
+    assert second == pytest.approx(1 / np.log2(3))
+    scores = reranking_scores(query[:1], [document], [[False, True, False]])
+    assert scores == [0.5]
+    assert reranking_scores(query[:1], [document], [[True, True, False]]) == [1.0]
+
+
+def test_classification_and_clustering():
+    x, y = blobs()
+    test_x, test_y = blobs(seed=1)
+    assert classification_correct(x, y, test_x, test_y).double().mean() > 0.9
+    assert classification_correct(x, y, test_x, (test_y + 1) % 3).double().mean() < 0.1
+    close, _ = blobs(noise=0.02)
+    assert clustering_v_measure(close, y.tolist()) == pytest.approx(1.0)
+    assert clustering_v_measure(torch.randn(60, 8), y.tolist()) < 0.5
+
+
+def test_pairs_equal_scikit_learn():
+    from sklearn.metrics import average_precision_score
+
+    first, second = torch.randn(2, 20, 5, generator=torch.Generator().manual_seed(0))
+    same = [i % 3 == 0 for i in range(20)]
+    cosine = torch.nn.functional.cosine_similarity(first, second)
+    wanted = average_precision_score(same, cosine.numpy())
+    assert pair_average_precision(first, second, same) == pytest.approx(wanted)
+
+
+def test_summarisation():
+    human = [torch.eye(3)[:1], torch.eye(3)[1:2]]
+    machine = [torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 0]])] * 2
+    assert summarisation_spearman(human, machine, [[3, 2, 1], [3, 2, 1]]) == pytest.approx(0.0)
+    assert summarisation_spearman(human, machine, [[3, 2, 1], [1, 1, 1]]) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="constant"):
+        summarisation_spearman(human, machine, [[1, 1, 1], [1, 1, 1]])
+
+
+def test_items_of_spearman_and_of_the_average():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 6, 50), rng.random(50)
+    items = spearman_items(b.tolist(), a.tolist())
+    assert np.mean(items) == pytest.approx(spearmanr(a, b).statistic)
+    merged = average_items({"x": items, "y": [1.0, 0.0, 1.0]})
+    assert len(merged) == 53
+    assert np.mean(merged) == pytest.approx((np.mean(items) + 2 / 3) / 2)
+
+
+def test_averages_by_type():
+    found = type_averages({"sts": {"a": 0.2, "b": 0.4}, "retrieval": {"c": 0.9}})
+    assert found["sts_average"] == pytest.approx(0.3)
+    assert found["retrieval_average"] == pytest.approx(0.9)
+    assert found["average"] == pytest.approx(0.5)  # over tasks, not over types

@@ -1,0 +1,81 @@
+"""The parts that every sentence experiment shares."""
+
+import pytest
+import torch
+
+from common.config import TrainerConfig, UserError, load
+from common.encoders.text.sentence import sentence_encoder
+from common.engine.workspace import Workspace
+from common.families.sentences.data import text_requirements
+from common.families.sentences.evaluation import encoding, evaluate_sentences
+from common.families.sentences.module import SentenceModule, build_encoder
+from projects.simcse import build
+from projects.simcse.config import Config
+from projects.simcse.module import SimCSE
+
+ARCHITECTURE = {"model_type": "bert", "vocab_size": 400, "hidden_size": 16, "intermediate_size": 32,
+                "num_hidden_layers": 1, "num_attention_heads": 2}  # fmt: skip
+
+
+def test_each_sentence_is_encoded_once_in_a_context(monkeypatch):
+    encoder = sentence_encoder("random", "avg", config=ARCHITECTURE)
+    want = encoder.encode(["a dog", "it rains", "a dog"])
+    seen = []
+    plain = encoder.encode
+
+    def counted(texts, **options):
+        seen.extend(texts)
+        return plain(texts, **options)
+
+    monkeypatch.setattr(encoder, "encode", counted)
+    cfg = Config(trainer=TrainerConfig(max_steps=1, accelerator="cpu"))
+    with encoding(cfg, encoder) as encode:
+        torch.testing.assert_close(encode(["a dog", "it rains", "a dog"]), want)
+        torch.testing.assert_close(encode(["it rains"]), want[1:2])
+    assert seen == ["a dog", "it rains"]
+    with encoding(cfg, encoder) as encode:  # weights may have changed in between
+        encode(["a dog"])
+    assert seen[2:] == ["a dog"]
+    assert encoder.training
+
+
+def test_transfer_tasks_stand_beside_sts(tmp_path):
+    """Logistic regression on SentEval's files, for the tasks that the config names."""
+    folder = tmp_path / "SentEval/data/downstream/SST/binary"
+    folder.mkdir(parents=True)
+    for part in ("train", "dev", "test"):
+        lines = [f"good nice fine {i}\t1\nbad sad dull {i}\t0" for i in range(12)]
+        (folder / f"sentiment-{part}").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    words = [f"data.root={tmp_path}", "eval.transfer=[SST2]", "eval.untrained=false"]
+    cfg = load(Config, "simcse", "smoke", words)
+    module = SentenceModule(cfg.optim, sentence_encoder("random", "avg", config=ARCHITECTURE))
+    metrics = evaluate_sentences(cfg, module, Workspace(tmp_path / "run"))
+    assert metrics["sst2_accuracy"] == metrics["transfer_average_accuracy"] > 0.9
+    assert metrics["sst2_accuracy_chance"] == 0.5
+    assert "stsb_test_spearman" in metrics
+    names = [need.name for need in text_requirements(cfg)]
+    assert "data: SentEval" in names
+    with pytest.raises(UserError, match="no SST; known: MR"):
+        load(Config, "simcse", "smoke", ["eval.transfer=[SST]"])
+
+
+def test_length_groups_of_the_config_reach_the_encoder():
+    cfg = load(Config, "simcse", "smoke", ["model.length_groups=4"])
+    assert build_encoder(cfg.model).length_groups == 4
+    for bad in (["model.length_groups=0"], ["model.length_groups=2", "model.pooling=avg_all"]):
+        with pytest.raises(UserError, match="length_groups must be >= 1"):
+            load(Config, "simcse", "smoke", [*bad, "model.mlp_only_train=false"])
+
+
+@pytest.mark.parametrize("pooling", ["avg_first_last", "cls", "avg"])
+def test_every_pooling_can_be_exported(pooling, tmp_path):
+    """`make export`: a folder of sentence-transformers, or of transformers where that has none."""
+    words = [f"model.pooling={pooling}", "method.mlm_weight=0.0", "model.mlp_only_train=false"]
+    cfg = load(Config, "simcse", "smoke", words)
+    experiment, module = build(cfg), SimCSE(cfg, build_encoder(cfg.model)).eval()
+    with torch.no_grad():
+        experiment.export(module, tmp_path)
+        again = experiment.load_export(tmp_path).eval()
+        before, after = experiment.embed(module), experiment.embed(again)
+    torch.testing.assert_close(before["embeddings"], after["embeddings"])
+    assert (tmp_path / "modules.json").exists() == (pooling != "avg_first_last")

@@ -1,0 +1,175 @@
+"""The driver up to the launch, without a GPU: real arguments, real specialisation, real compilation.
+
+Triton is given a stand-in for the CUDA driver and only warms its kernels up: every kernel that a
+problem needs is compiled for sm_90 exactly as it would be on the card, but not run.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+triton = pytest.importorskip("triton")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.runtime import driver  # noqa: E402
+from triton.runtime.jit import JITFunction  # noqa: E402
+
+from common.kernels.core.problem import Problem, Upstream  # noqa: E402
+from common.kernels.gpu import backend as triton_backend  # noqa: E402
+from common.kernels.gpu import launch as triton_launch  # noqa: E402
+from common.kernels.gpu import run_pairs as triton_pair  # noqa: E402
+from common.kernels.specs.weights import (  # noqa: E402
+    Bias,
+    Diagonal,
+    ExcludeSelf,
+    Labels,
+    Partner,
+    Spec,
+    Threshold,
+)  # fmt: skip
+from tests.unit.kernels.triton_aot import find_tool  # noqa: E402
+
+pytestmark = [
+    pytest.mark.skipif(find_tool("ptxas") is None, reason="Triton has no ptxas here"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu runs the kernels for real"),
+]
+
+Launches = list[tuple[str, str]]  # kernel name, hash of the compiled code
+
+
+class _NoDevice:
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Launches]:
+    seen: Launches = []
+    original: Callable[..., Any] = JITFunction.run
+
+    def warm_up(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        kernel = original(self, *args, grid=grid, warmup=True, **options)
+        seen.append((self.__name__, kernel.hash))
+        return kernel
+
+    monkeypatch.setattr(JITFunction, "run", warm_up)
+    monkeypatch.setattr(triton_launch, "unsupported", lambda problem: None)
+    monkeypatch.setattr(triton_launch, "_multiprocessors", lambda device: 132)
+    monkeypatch.setattr(triton_launch.Plan, "capability", (9, 0))
+    monkeypatch.setattr(driver, "_active", _NoDevice())
+    with triton.knobs.cache.scope():
+        triton.knobs.cache.dir = str(tmp_path)
+        yield seen
+
+
+def sweep(spec: Spec, n: int, m: int, d: int, dtype: torch.dtype, **options: Any) -> None:
+    q = torch.zeros(n, d, dtype=dtype)
+    k = q if options.get("half") else torch.zeros(m, d, dtype=dtype)
+    problem = Problem(q, k, torch.tensor(20.0), spec.prepare(), **options)
+    rows, cols = torch.zeros(n), torch.zeros(m)
+    stats = triton_pair.forward(problem)._replace(row_lse=rows, col_lse=cols, row_mom=rows)
+    b = cols if options.get("columns") else None
+    up = Upstream(rows, b, rows, rows if options.get("moment") else None)
+    triton_pair.backward(problem, stats, up, True, True)
+
+
+def ids(size: int) -> Tensor:
+    return torch.zeros(size, dtype=torch.int64)
+
+
+U = torch.zeros(640, 48)
+PROBLEMS: dict[str, Callable[[], None]] = {
+    "clip": lambda: sweep(Diagonal(), 640, 640, 512, torch.bfloat16, columns=True),
+    "uneven": lambda: sweep(Diagonal(), 700, 577, 100, torch.float32, columns=True),
+    "one": lambda: sweep(Diagonal(), 1, 1, 16, torch.float16, columns=True, top1=True),
+    "nt_xent": lambda: sweep(
+        Partner(320) & ExcludeSelf(), 640, 640, 512, torch.bfloat16, half=True, top1=True
+    ),
+    "labels": lambda: sweep(
+        Labels(ids(640), ids(640), exclude_self=True), 640, 640, 512, torch.bfloat16,
+        columns=True, top1=True, moment=True, row_scale=torch.ones(640),
+    ),
+    "features": lambda: sweep(
+        Diagonal() & Threshold(U, U, U[:, 0]) & Bias(U[:, 0], u=U, v=U), 640, 640, 512,
+        torch.bfloat16, columns=True,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(PROBLEMS))
+def test_a_problem_compiles_two_kernels(name: str, launches: Launches) -> None:
+    PROBLEMS[name]()
+    assert [kernel for kernel, _ in launches] == ["lse_kernel", "grad_kernel"]
+
+
+def test_softplus_compiles(launches: Launches) -> None:
+    q = torch.zeros(640, 256, dtype=torch.bfloat16)
+    problem = Problem(q, q.clone(), torch.tensor(10.0), Diagonal())
+    bias = torch.tensor(-10.0)
+    triton_backend.softplus_forward(problem, bias, None)
+    triton_backend.softplus_backward(problem, bias, torch.zeros(640), torch.ones(640), True, True)
+    triton_backend.softplus_fused(problem, bias, None, True, True)
+    assert [name for name, _ in launches] == ["softplus_kernel"] + 2 * ["softplus_grad_kernel"]
+
+
+def test_kept_exponentials_replace_the_second_product(launches: Launches) -> None:
+    q = torch.zeros(640, 256, dtype=torch.bfloat16)
+    problem = Problem(q, q.clone(), torch.tensor(10.0), Diagonal(), columns=True)
+    rows = torch.zeros(640)
+    up = Upstream(rows, rows, rows, None)
+    for keep, kernels in ((0, ["lse", "grad"]), (2 * 640 * 640, ["lse", "kept_grad"]),
+                          (640 * 640, ["lse", "lse", "kept_grad", "grad"])):  # fmt: skip
+        launches.clear()
+        kept = replace(problem, keep=keep)
+        stats = triton_pair.forward(kept)._replace(row_lse=rows, col_lse=rows)
+        triton_pair.backward(kept, stats, up, True, True)
+        assert [name for name, _ in launches] == [f"{kernel}_kernel" for kernel in kernels]
+    assert stats.kept.numel() == 256 * 640  # a multiple of 128 rows
+    assert stats.kept.dtype == torch.bfloat16
+
+
+def test_one_sided_info_nce_launches_one_kernel(launches: Launches) -> None:
+    q = torch.zeros(640, 256, dtype=torch.bfloat16)
+    problem = Problem(q, q.clone(), torch.tensor(10.0), Diagonal(), top1=True)
+    triton_backend.info_nce_rows(problem, True, True)
+    assert [name for name, _ in launches] == ["lse_kernel"]
+
+
+def test_one_compilation_serves_all_sizes_and_dimensions(launches: Launches) -> None:
+    for n, dim in ((1024, 256), (1024, 512), (2048, 768), (4096, 1024)):
+        sweep(Diagonal(), n, n, dim, torch.bfloat16, columns=True)
+    assert len({code for name, code in launches if name == "lse_kernel"}) == 1
+    assert len({code for name, code in launches if name == "grad_kernel"}) == 1
+
+
+def test_another_mask_is_another_kernel(launches: Launches) -> None:
+    sweep(Diagonal(), 640, 640, 64, torch.bfloat16)
+    sweep(Diagonal() & ExcludeSelf(), 640, 640, 64, torch.bfloat16)
+    assert len({code for name, code in launches if name == "lse_kernel"}) == 2
+
+
+def test_the_workspace_bounds_the_row_chunks(launches: Launches) -> None:
+    q = torch.zeros(640, 64, dtype=torch.bfloat16)
+    problem = Problem(q, q.clone(), torch.tensor(20.0), Diagonal(), columns=True)
+    triton_pair.forward(problem, workspace=8 * 640)  # one row block of partials at a time
+    assert len(launches) == 640 // 128
+
+
+def test_inputs_that_cannot_run_are_refused_with_a_reason() -> None:
+    q = torch.zeros(8, 4)
+    reason = triton_launch.unsupported(Problem(q, q, torch.tensor(1.0), Diagonal()))
+    assert reason is not None
+    assert "need a CUDA device" in reason
+    with pytest.raises(ValueError, match="cannot run this"):
+        triton_pair.forward(Problem(q.double(), q.double(), torch.tensor(1.0), Diagonal()))
