@@ -1,5 +1,6 @@
 """Importing common or a project's config costs nothing; import directions hold."""
 
+import ast
 import subprocess
 import sys
 
@@ -19,6 +20,62 @@ def test_import_is_light(module):
     program = f"import {module}, sys; print([m for m in {HEAVY} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+STACKS = ("torch", "lightning", "transformers", "open_clip")
+# what a module may load of the four; everything not named here may load all
+MAY_LOAD = {
+    "common.data.samplers": (),
+    "common.data.splits": (),
+    "common.data.tables": (),
+    "common.data.text.lexical": (),
+    "common.data.text.masking": (),
+    "common.data.text.options": (),
+    "common.data.lidar.poses": (),
+    "common.encoders.pretrained": (),
+    "common.evaluation.statistics": (),
+    "common.evaluation.tables": (),
+    "common.evaluation.retrieval.beir": (),
+    "common.families.sentences.config": (),
+    "common.families.images.config": (),
+    "common.engine.workspace": (),
+    "common.engine.verbs": (),
+    "common.data.text.augment": (),
+    "common.data.text.token_bins": ("torch",),
+    "common.evaluation.text.sts": ("torch",),
+    "common.evaluation.features.geometry": ("torch",),
+    "common.encoders.text.pooling": ("torch",),
+    "common.kernels.pair": ("torch",),
+    "common.losses.info_nce": ("torch",),
+}
+
+
+def test_light_modules_stay_light():
+    """Each in a process of its own would take minutes, so the heavier ones come later."""
+    order = sorted(MAY_LOAD, key=lambda name: len(MAY_LOAD[name]))
+    program = f"""
+import importlib, sys
+for name in {order}:
+    importlib.import_module(name)
+    print(name, *[s for s in {STACKS} if s in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    loaded = {line.split()[0]: set(line.split()[1:]) for line in done.stdout.splitlines()}
+    assert loaded.keys() == MAY_LOAD.keys(), done.stderr
+    for name, found in loaded.items():
+        assert found <= set(MAY_LOAD[name]), f"{name} loads {found - set(MAY_LOAD[name])}"
+
+
+def test_faces_hold_a_docstring_only():
+    for path in (ROOT / "common").glob("*/**/__init__.py"):
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        assert [type(node) for node in body] == [ast.Expr], path
+
+
+def test_no_folder_of_common_is_crowded():
+    for folder in {path.parent for path in (ROOT / "common").rglob("*.py")}:
+        files = [p for p in folder.glob("*.py") if p.name != "__init__.py"]
+        assert len(files) <= 18, f"{folder} holds {len(files)} modules: give some a room"
 
 
 def test_common_names_no_project():

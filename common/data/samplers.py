@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sized
 
 import numpy as np
 from numpy.typing import ArrayLike
-from torch.utils.data import Sampler
 
 from common.config import UserError
 
@@ -32,7 +31,7 @@ def sample_rng(seed: int, epoch: int, index: int, stream: int = 0) -> np.random.
     )
 
 
-class SeededBatchSampler(Sampler[list[Key]]):
+class SeededBatchSampler:
     """Endless batches of keys ``(index, epoch)``; every epoch is a fresh seeded permutation.
 
     With W ranks, global batch b holds the permutation's entries ``[b*B*W, (b+1)*B*W)`` and rank r
@@ -160,7 +159,7 @@ def _checked_lengths(lengths: ArrayLike | None, length: int) -> np.ndarray | Non
     return values
 
 
-class UnpaddedDistributedSampler(Sampler[int]):
+class UnpaddedDistributedSampler:
     """Every rank's share of an evaluation set, in order, without duplicates or padding."""
 
     def __init__(self, data: Sized, rank: int = 0, world_size: int = 1) -> None:

@@ -1,10 +1,13 @@
 """Training and evaluation mode of modules."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @contextmanager
@@ -48,3 +51,21 @@ def evaluated(module: nn.Module, accelerator: str) -> Iterator[None]:
             yield
     finally:
         module.to(before)
+
+
+def untrained(build: Callable[[], M], seed: int, like: nn.Module | None = None) -> M:
+    """A network as its training begins with it, in evaluation mode: what a method adds to.
+
+    Args:
+        build: makes the network from the global random state.
+        seed: the experiment's seed, which training builds its network with.
+        like: module whose device the network is moved to; None: it stays where it is.
+
+    The global random state is left as it was.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = build()
+    if like is not None:
+        network = network.to(next(like.parameters()).device)
+    return network.eval()
