@@ -15,7 +15,7 @@ STAMP   := $(VENV)/.stamp-$(LOCK)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup list show check train eval compare run report export smoke test test-gpu \
-        lint type imports bench docs new-project lock clean
+        lint type imports bench docs changelog new-project lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -78,8 +78,11 @@ imports: $(STAMP) ## import directions
 bench: $(STAMP) ## benchmarks: [KERNEL=losses] [ARGS=--quick]
 	@$(PY) benchmarks/bench_$(or $(KERNEL),losses).py $(ARGS)
 
-docs: $(STAMP) ## regenerate README table, equation index
-	@$(PY) scripts/make_tables.py
+docs: $(STAMP) ## regenerate tables and indexes, after a merge: [ARGS=--check] names stale ones
+	@$(PY) scripts/make_tables.py $(ARGS)
+
+changelog: $(STAMP) ## move docs/changelog.d into CHANGELOG.md, after a merge
+	@$(PY) scripts/collect_changelog.py
 
 new-project: $(STAMP) ## skeleton of a project: SLUG=
 	@$(PY) scripts/new_project.py $(SLUG)

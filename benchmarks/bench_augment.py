@@ -9,7 +9,7 @@ generator for every access. Peers run image by image and stack the batch: torchv
 transforms on PIL images and v2 on uint8 tensors, and lightly's SimCLR transform. Reported are medians
 over the rounds, of wall time and of CPU time (which other work on the machine disturbs less).
 
-Writes benchmarks/results/augment.csv and augment.png; `make docs` renders the README's table.
+Writes benchmarks/results/augment.csv and augment.png; `make docs` renders the table of docs/performance.md.
 """
 
 import argparse

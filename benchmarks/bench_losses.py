@@ -15,8 +15,8 @@ own, minus what was resident before. Before measuring, all contenders of a case 
 value of the loss. Waiting threads sleep (OMP_WAIT_POLICY=passive), so that CPU time is work and not
 spinning. With --merge the measured rows replace those of an earlier run on the same machine.
 
-Writes benchmarks/results/losses.csv and losses.png and the tables between the markers in README.md
-and docs/kernels.md; with --quick only csv and png, to build/bench.
+Writes benchmarks/results/losses.csv and losses.png and the tables between the markers in
+docs/performance.md and docs/kernels.md; with --quick only csv and png, to build/bench.
 """
 
 import argparse
@@ -224,7 +224,7 @@ def main() -> None:
     write_csv(rows, out / "losses.csv")
     write_figure(rows, out / "losses.png")
     if not args.quick:
-        write_tables(rows, [ROOT / "README.md", ROOT / "docs" / "kernels.md"])
+        write_tables(rows, [ROOT / "docs" / "performance.md", ROOT / "docs" / "kernels.md"])
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ MAY_LOAD = {
     "common.evaluation.retrieval.beir": (),
     "common.families.sentences.config": (),
     "common.families.images.config": (),
+    "common.engine.evidence": (),
     "common.engine.workspace": (),
     "common.engine.verbs": (),
     "common.data.text.augment": (),

@@ -1,1 +1,4 @@
-"""Data sets, samplers, transforms and tokenizers; every batch is a function of seeds and keys."""
+"""Data sets, samplers, transforms and tokenizers; every batch is a function of seeds and keys.
+
+Never here: training objectives, metrics, networks.
+"""

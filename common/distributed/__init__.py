@@ -9,4 +9,6 @@ unequal row counts weight their rows with `rank_mean`.
 
 Without an initialised process group everything is the identity with `rank() == 0` and
 `world_size() == 1`. In this module `group=None` means the default group.
+
+Never here: losses, Lightning.
 """

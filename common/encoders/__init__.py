@@ -1,1 +1,4 @@
-"""Encoders: thin adapters from open_clip, timm, torchvision and transformers to (B, D)."""
+"""Encoders: thin adapters from open_clip, timm, torchvision and transformers to (B, D).
+
+Never here: losses, data reading, downloads.
+"""

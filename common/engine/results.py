@@ -21,7 +21,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     for entry in arms.values():
         known |= entry["metrics"]
     names = [n for n in names if n in known]
-    lines = [
+    lines = [f"**{result['void']}**", ""] if result.get("void") else []
+    lines += [
         "| arm | " + " | ".join(names) + " | minutes a run |",
         "|---|" + "---|" * (len(names) + 1),
     ]

@@ -2,4 +2,6 @@
 
 All of them are deterministic, run under exact float arithmetic without gradients and in blocks.
 A metric ``m`` that has a chance value comes with ``m_chance``.
+
+Never here: training steps, reading checkpoints.
 """

@@ -6,11 +6,12 @@ from projects.cacr.config import Config
 
 if TYPE_CHECKING:
     from common.engine.experiment import Experiment
+    from projects.cacr.module import CACR
 
 __all__ = ["Config", "build"]
 
 
-def build(cfg: Config) -> "Experiment":
+def build(cfg: Config) -> "Experiment[CACR]":
     """The experiment of a config; heavy imports happen here."""
     from common.families.images.experiment import image_experiment
     from common.families.images.networks import build_network, network_options

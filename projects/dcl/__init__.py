@@ -7,11 +7,12 @@ from projects.dcl.config import Config
 if TYPE_CHECKING:
     from common.engine.experiment import Experiment
     from common.engine.workspace import Workspace
+    from projects.dcl.module import DCL
 
 __all__ = ["Config", "build"]
 
 
-def build(cfg: Config) -> "Experiment":
+def build(cfg: Config) -> "Experiment[DCL]":
     """The experiment of a config; heavy imports happen here."""
     from common.families.images.experiment import image_experiment
     from common.families.images.networks import build_network, network_options

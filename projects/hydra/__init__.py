@@ -8,11 +8,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from common.engine.experiment import Experiment, Stage
+    from projects.hydra.module import Hydra
 
 __all__ = ["Config", "build"]
 
 
-def build(cfg: Config) -> "Experiment":
+def build(cfg: Config) -> "Experiment[Hydra]":
     """The experiment of a config; heavy imports happen here."""
     import dataclasses
 

@@ -6,11 +6,12 @@ from projects.sepclr.config import Config
 
 if TYPE_CHECKING:
     from common.engine.experiment import Experiment
+    from projects.sepclr.module import SepCLR
 
 __all__ = ["Config", "build"]
 
 
-def build(cfg: Config) -> "Experiment":
+def build(cfg: Config) -> "Experiment[SepCLR]":
     """The experiment of a config; heavy imports happen here."""
     from common.families.images.experiment import image_experiment
     from projects.sepclr.data import build_data, image_shape, num_samples, requirements

@@ -1,1 +1,4 @@
-"""Image."""
+"""Image sources, seeded transforms, two and more views, class pairs, imbalanced subsets.
+
+Never here: captions, evaluation protocols.
+"""

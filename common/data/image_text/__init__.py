@@ -1,1 +1,4 @@
-"""Image text."""
+"""Images with texts: several captions an image, bundled drawings, webdataset shards and streams.
+
+Never here: anything of one side alone (`data/image`, `data/text`).
+"""

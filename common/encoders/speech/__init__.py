@@ -1,1 +1,4 @@
-"""Speech."""
+"""Speech towers and an attention decoder with beam search.
+
+Never here: reading audio (`data/speech`).
+"""

@@ -1,1 +1,4 @@
-"""Text."""
+"""Transformer towers, pooling, prompts, drophead, latent attention, masked-LM head.
+
+Never here: text augmentation (`data/text`).
+"""

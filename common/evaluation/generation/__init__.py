@@ -1,1 +1,4 @@
-"""Generation."""
+"""Generated text: repetition, overlap, MAUVE, votes of raters.
+
+Never here: decoding itself (`decoding`).
+"""

@@ -1,1 +1,4 @@
-"""Image text."""
+"""Zero-shot classification and the image sets that it is measured on.
+
+Never here: cross-modal recall (`evaluation/retrieval`).
+"""

@@ -1,1 +1,4 @@
-"""Lidar."""
+"""Detection with rotated boxes, forecasts of scans.
+
+Never here: detection heads (`encoders/lidar`).
+"""

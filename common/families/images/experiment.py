@@ -43,7 +43,7 @@ def image_experiment(
     online_probe: Callable[[C], ImagePart] | None = None,
     stages: Callable[[], Iterator[Stage]] | None = None,
     tasks: Mapping[str, Callable[[Workspace], None]] | None = None,
-) -> Experiment:
+) -> Experiment[M]:
     """Experiment of a module whose `network` is trained, judged and exported.
 
     Args:
@@ -72,32 +72,32 @@ def image_experiment(
             module.probe_online(part.labels, len(part.class_names))
         yield Stage("train", module, build_data(cfg))
 
-    def export(module: ContrastiveModule, folder: Path) -> None:
+    def export(module: M, folder: Path) -> None:
         save_safetensors(network_of(module), folder, network_options(cfg))
 
-    def load_export(folder: Path) -> ContrastiveModule:
+    def load_export(folder: Path) -> M:
         return make_module(cfg, load_safetensors(folder, build_network))
 
-    def embed(module: ContrastiveModule) -> dict[str, Tensor]:
+    def embed(module: M) -> dict[str, Tensor]:
         network, shape = network_of(module), (2, *passes[0][1])
         images = torch.linspace(-2, 2, torch.Size(shape).numel()).sin().reshape(shape)
         found = outputs(network, images.to(next(network.parameters()).device))
         return {name: tensor.float().cpu() for name, tensor in found.items()}
 
-    def forward(module: nn.Module, batch_size: int) -> Tensor:
+    def forward(module: M, batch_size: int) -> Tensor:
         sums: list[Tensor] = []
         for views, shape in passes:
             found = network_of(module)(torch.zeros(views * batch_size, *shape))
             sums += [x.sum() for x in ((found,) if isinstance(found, Tensor) else found)]
         return torch.stack(sums).sum()
 
-    def plan() -> Plan:
+    def plan() -> Plan[M]:
         bare = without_weights(cfg)
         return Plan(lambda: make_module(bare), num_samples(cfg), forward, requirements(cfg))
 
     return Experiment(
         stages or one_stage,
-        lambda module, workspace: evaluate(cfg, module, workspace),  # type: ignore[arg-type]
+        lambda module, workspace: evaluate(cfg, module, workspace),
         export,
         load_export,
         embed,

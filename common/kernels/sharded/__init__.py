@@ -1,1 +1,4 @@
-"""Sharded."""
+"""One problem over several ranks: plans, gather or ring, merged statistics.
+
+Never here: collectives themselves (`distributed`).
+"""

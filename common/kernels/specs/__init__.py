@@ -1,1 +1,4 @@
-"""Specs."""
+"""Which pairs count and with what weight: masks, weights, their algebra.
+
+Never here: temperatures, reductions.
+"""

@@ -1,0 +1,92 @@
+"""What README and docs/evidence.md say about the published comparisons."""
+
+import json
+
+from common.engine import results
+from common.engine.evidence import evidence_page, project_table, read_results, verdict_counts
+
+CLAIMS = [
+    {"claim": "a > b", "verdict": "supported", "difference": 0.125, "interval": [0.05, 0.2]},
+    {
+        "claim": "a > c",
+        "verdict": "not shown at this scale",
+        "metric": "other",
+        "paper": "2.1 points",
+    },
+]
+RESULT = {
+    "claims": CLAIMS,
+    "metric": "recall",
+    "direction": "min",
+    "base": "mini",
+    "seeds": [3, 4],
+    "date": "2026-01-02",
+    "commit": "0123456789abcdef",
+    "dirty": True,
+}
+
+
+def row(page: str, start: str) -> str:
+    (found,) = [line for line in page.splitlines() if line.startswith(start)]
+    return found
+
+
+def test_counts_are_in_the_order_of_the_verdicts_and_keep_unknown_ones():
+    verdicts = ["contradicted", "supported", "odd", "not testable here", "supported"]
+    claims = [{"verdict": verdict} for verdict in verdicts]
+    shown = verdict_counts({"claims": claims})
+    assert shown == "2 supported, 1 contradicted, 1 not testable, 1 odd"
+    assert verdict_counts({"claims": []}) == "no claims"
+
+
+def test_the_readme_counts_links_and_says_what_has_not_been_run():
+    table = project_table({"one": "One.", "two": "Two."}, {"one": RESULT})
+    counts = "[1 supported, 1 not shown](docs/evidence.md#one)"
+    assert row(table, "| [one]") == f"| [one](projects/one/README.md) | One. | {counts} |"
+    assert row(table, "| [two]").endswith("| not run |")
+    assert "**" not in table
+
+
+def test_the_page_has_a_row_for_each_claim():
+    page = evidence_page(["one", "two"], {"one": RESULT})
+    assert "config `mini`; lower is better; commit 0123456789 with local changes." in page
+    assert row(page, "| a > b") == (
+        "| a > b | supported | recall | +0.1250 | +0.0500 to +0.2000 | 3, 4 | 2026-01-02 |  |"
+    )
+    assert row(page, "| a > c") == (
+        "| a > c | not shown at this scale | other |  |  | 3, 4 | 2026-01-02 | 2.1 points |"
+    )
+    assert "## two\n\n[Card](../projects/two/README.md)\n\nnot run\n" in page
+
+
+def test_a_result_of_claims_alone_is_enough():
+    claims = [{"claim": "a > b", "verdict": "supported"}]
+    page = evidence_page(["one"], {"one": {"claims": claims}})
+    assert row(page, "| a > b") == "| a > b | supported |  |  |  |  |  |"
+
+
+def test_void_results_say_so_everywhere():
+    void = {**RESULT, "void": "Void: another vocabulary."}
+    projects = {"one": "One.", "two": "Two.", "three": "Three."}
+    published = {"one": void, "two": RESULT, "three": void}
+    table = project_table(projects, published)
+    assert "[void until re-run (was: 1 supported, 1 not shown)]" in row(table, "| [one]")
+    assert "void" not in row(table, "| [two]")
+    assert table.endswith("|\n\n**one, three**: Void: another vocabulary.\n")
+    page = evidence_page(["one"], published)
+    assert "**Void: another vocabulary.**" in page
+    assert "| void (was: supported) |" in row(page, "| a > b")
+
+
+def test_the_table_of_a_card_begins_with_the_reason():
+    arms = {"a": {"metrics": {"recall": [0.5]}, "wall_seconds": [1], "num_steps": 1}}
+    hardware = {"gpu": None, "cpu": "some", "cores": 1}
+    result = RESULT | {"arms": arms, "also": [], "claims": [], "note": "", "hardware": hardware}
+    assert results.markdown(result).startswith("| arm |")
+    assert results.markdown(result | {"void": "Void."}).startswith("**Void.**\n\n| arm |")
+
+
+def test_results_are_read_by_project(tmp_path):
+    (tmp_path / "one.json").write_text(json.dumps(RESULT))
+    (tmp_path / "one.png").write_bytes(b"")
+    assert read_results(tmp_path) == {"one": RESULT}
