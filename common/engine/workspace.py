@@ -50,6 +50,18 @@ class Workspace:
 
         return track(iterable, description, total)
 
+    def meter(self, description: str, total: int) -> Any:
+        """A progress display that is told how many of the units are done."""
+        from common.engine.progress import Meter
+
+        return Meter(description, total)
+
+    def say(self, text: str) -> None:
+        """A note that is also shown on the terminal."""
+        self.note(text)
+        sys.stdout.write(text.rstrip() + "\n")
+        sys.stdout.flush()
+
     def note(self, text: str) -> None:
         """Append a line to notes.txt of the run."""
         with (self.folder(".") / "notes.txt").open("a", encoding="utf-8") as file:

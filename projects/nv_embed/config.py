@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from common.config import DataConfig, ExperimentConfig
+from common.data.row_map.options import RowMapConfig
+from common.decoding.options import ServerConfig
 
 BUNDLED_EVAL = ("wikides", "wikides_rerank", "snips", "banking77", "banking77_clusters", "nli_pairs",
                 "stsb")  # fmt: skip
@@ -145,7 +147,7 @@ class EvalConfig:
 
 @dataclass
 class SynthesisConfig:
-    """`make run TASK=synthesize`: a local language model thinks of tasks, then writes examples."""
+    """`make run TASK=synthesize`: a language model thinks of tasks, then writes examples."""
 
     model: str = "bundled:causal-lm"  # any causal LM: folder, bundled:<name> or hub id
     formats: list[str] = field(default_factory=lambda: list(SYNTHESIS_FORMATS))
@@ -179,6 +181,8 @@ class Config(ExperimentConfig):
     method: MethodConfig = field(default_factory=MethodConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    generator: ServerConfig = field(default_factory=ServerConfig)  # in place of synthesis.model
+    task: RowMapConfig = field(default_factory=RowMapConfig)  # of synthesize and mine
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -20,10 +20,10 @@ def build(cfg: Config) -> "Experiment[RankGen]":
     """The experiment of a config; heavy imports happen here."""
     from common.engine.experiment import Experiment
     from projects.rankgen import tasks
-    from projects.rankgen.continuations import write_bundled, write_generations, write_windows
     from projects.rankgen.data import PROBES
     from projects.rankgen.evaluate import evaluate
     from projects.rankgen.export import load_encoder, save_encoder
+    from projects.rankgen.generate import write_bundled, write_generations, write_windows
     from projects.rankgen.module import RankGen
     from projects.rankgen.stages import plan, stages
 

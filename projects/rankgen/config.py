@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from common.config import DataConfig, ExperimentConfig
+from common.data.row_map.options import RowMapConfig
+from common.decoding.options import ServerConfig, Strategy
 
 Part = Literal["train", "dev", "test"]
 Half = Literal["ranker", "generator", "all"]
@@ -82,15 +84,12 @@ class WindowConfig:
             raise ValueError("window needs prefix_words >= 1 and 1 <= min_words <= max_words")
 
 
-Strategy = Literal[
-    "greedy", "ancestral", "nucleus", "top_k", "typical", "contrastive_search",
-    "contrastive_decoding",
-]  # fmt: skip
-
-
 @dataclass
-class GeneratorConfig:
-    """The language model that writes negatives and is decoded from."""
+class GeneratorConfig(ServerConfig):
+    """The language model that writes negatives and is decoded from.
+
+    An endpoint writes negatives only; ranking and likelihoods need a local model.
+    """
 
     model: str = "bundled:causal-lm"  # any causal LM: folder, bundled:<name> or hub id
     amateur: str | None = None  # of contrastive decoding; None: the model with one token of context
@@ -166,3 +165,4 @@ class Config(ExperimentConfig):
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+    task: RowMapConfig = field(default_factory=RowMapConfig)  # of generate, bundle and decode
