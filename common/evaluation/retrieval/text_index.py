@@ -36,7 +36,7 @@ class TextIndex:
         encoder: a `SentenceEncoder`, or a function list of B texts -> (B, D) in evaluation mode.
         texts: N texts.
         batch_size: texts per pass of the encoder.
-        backend: see `common.evaluation.search.search`; "auto" takes faiss when it is installed.
+        backend: see `common.evaluation.search.search`; "auto" takes faiss where it applies.
         progress: wraps the loop over the batches of `texts`.
 
     Raises:
