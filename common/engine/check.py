@@ -58,7 +58,7 @@ def count_steps(cfg: ExperimentConfig, num_samples: int, global_batch: int) -> i
 
 
 def memory_rows(
-    plan: Plan,
+    plan: Plan[Any],
     module: ContrastiveModule,
     batch_size: int,
     ranks: int,
@@ -120,7 +120,7 @@ class Saved(NamedTuple):
     recomputed: int  # kept when blocks are recomputed: their inputs, one block, all outside
 
 
-def saved_activations(plan: Plan, module: ContrastiveModule, batch_size: int) -> Saved:
+def saved_activations(plan: Plan[Any], module: ContrastiveModule, batch_size: int) -> Saved:
     """Bytes that autograd keeps for the backward pass, counted on the meta device in fp32.
 
     Raises:

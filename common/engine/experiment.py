@@ -1,15 +1,21 @@
-"""What a project hands to the engine: stages, evaluation, export and extra tasks."""
+"""What a project hands to the engine: stages, evaluation, export and extra tasks.
+
+`Plan` and `Experiment` are generic in the project's module, so that its functions take and return
+that class without a check of their own: ``Experiment[DCL]``.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.data.module import ContrastiveData
 from common.engine.module import ContrastiveModule
 from common.engine.workspace import Workspace
+
+M = TypeVar("M", bound=ContrastiveModule)
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,8 @@ class Stage:
 
     Attributes:
         name: unique within the experiment; names the checkpoint folder.
-        module: trained in place.
+        module: trained in place. Stages of one experiment may differ in its class; the last one's
+            is what the experiment evaluates and exports.
         data: training and validation data.
         trainer: overrides of `TrainerConfig` fields for this stage.
         monitor: logged validation key that selects the best checkpoint; None keeps only the last.
@@ -46,7 +53,7 @@ class Requirement:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Generic[M]):
     """What `make check` reports on; its callables run on the meta device.
 
     Attributes:
@@ -57,14 +64,14 @@ class Plan:
         requirements: what must lie on disk.
     """
 
-    module: Callable[[], ContrastiveModule]
+    module: Callable[[], M]
     num_samples: int
-    forward: Callable[[nn.Module, int], Tensor] | None = None
+    forward: Callable[[M, int], Tensor] | None = None
     requirements: tuple[Requirement, ...] = ()
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(Generic[M]):
     """The contract between a project and the engine.
 
     Attributes:
@@ -79,9 +86,9 @@ class Experiment:
     """
 
     stages: Callable[[], Iterator[Stage]]
-    evaluate: Callable[[ContrastiveModule, Workspace], dict[str, float]]
-    export: Callable[[ContrastiveModule, Path], None]
-    load_export: Callable[[Path], ContrastiveModule]
-    embed: Callable[[ContrastiveModule], dict[str, Tensor]]
-    plan: Callable[[], Plan]
+    evaluate: Callable[[M, Workspace], dict[str, float]]
+    export: Callable[[M, Path], None]
+    load_export: Callable[[Path], M]
+    embed: Callable[[M], dict[str, Tensor]]
+    plan: Callable[[], Plan[M]]
     tasks: Mapping[str, Callable[[Workspace], None]] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from common.config import ExperimentConfig, UserError, load, nearest, to_dict
 from common.engine import checkpoint as ckpt
 from common.engine import workspace as ws
 from common.engine.callbacks import LogTerms, seed_all, step_seed
-from common.engine.experiment import Experiment, Stage
+from common.engine.experiment import Experiment, M, Stage
 from common.engine.module import ContrastiveModule
 from common.engine.processor import SWITCH, choose_cpu_gemm
 from common.engine.sharding import Unsharded
@@ -36,7 +36,7 @@ RUN_PATH = "CONTRASTIVE_RUN_PATH"  # the launching process tells its DDP childre
 
 def prepare(
     project: str, config: str, overrides: Sequence[str]
-) -> tuple[ExperimentConfig, Experiment]:
+) -> tuple[ExperimentConfig, Experiment[Any]]:
     """Typed config and experiment of a project."""
     choose_cpu_gemm()
     cfg = load(config_class(project), project, config, overrides)
@@ -45,7 +45,7 @@ def prepare(
 
 def prepare_run(
     project: str, config: str, overrides: Sequence[str], which: str
-) -> tuple[Experiment, Path]:
+) -> tuple[Experiment[Any], Path]:
     """A finished run's experiment, with the settings that it was trained with, and its folder.
 
     Args:
@@ -105,7 +105,7 @@ def train(project: str, config: str, overrides: Sequence[str] = ()) -> Path:
 
 
 def evaluate_module(
-    experiment: Experiment, module: ContrastiveModule, workspace: ws.Workspace
+    experiment: Experiment[M], module: M, workspace: ws.Workspace
 ) -> dict[str, float]:
     """The paper's metrics of a trained module, written to metrics.json and metrics.md."""
     module.eval()
@@ -143,7 +143,7 @@ def evaluate(
     return out, evaluate_module(experiment, module, workspace)
 
 
-def load_module(experiment: Experiment, path: Path) -> ContrastiveModule:
+def load_module(experiment: Experiment[M], path: Path) -> M:
     """The last stage's module with the weights of a checkpoint or an exported folder."""
     if not path.exists():
         raise UserError(f"no checkpoint or exported folder at {path}")
@@ -154,7 +154,7 @@ def load_module(experiment: Experiment, path: Path) -> ContrastiveModule:
     return module
 
 
-def module_of_run(experiment: Experiment, run: Path) -> ContrastiveModule:
+def module_of_run(experiment: Experiment[M], run: Path) -> M:
     """The trained module of a run: its last finished stage."""
     done = sorted((run / "checkpoints").glob("*/finished.json"), key=lambda p: p.stat().st_mtime)
     if not done:
@@ -165,8 +165,8 @@ def module_of_run(experiment: Experiment, run: Path) -> ContrastiveModule:
 
 
 def trained_module(
-    experiment: Experiment, workspace: ws.Workspace, which: str, runs_dir: str
-) -> tuple[ContrastiveModule, Path | None]:
+    experiment: Experiment[M], workspace: ws.Workspace, which: str, runs_dir: str
+) -> tuple[M, Path | None]:
     """The module that a task works with, and the folder of its run.
 
     Args:

@@ -8,15 +8,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from common.engine.experiment import Experiment, Plan, Stage
-    from common.engine.module import ContrastiveModule
+    from projects.cacr.module import CACR
 
 __all__ = ["Config", "build"]
 
 
-def build(cfg: Config) -> "Experiment":
+def build(cfg: Config) -> "Experiment[CACR]":
     """The experiment of a config; heavy imports happen here."""
     import torch
 
@@ -34,28 +34,24 @@ def build(cfg: Config) -> "Experiment":
             module.probe_online(train.labels, len(train.class_names))
         yield Stage("train", module, build_data(cfg))
 
-    def cacr(module: "nn.Module") -> CACR:
-        assert isinstance(module, CACR)
-        return module
+    def export(module: CACR, folder: "Path") -> None:
+        save_safetensors(module.network, folder, network_options(cfg))
 
-    def export(module: "ContrastiveModule", folder: "Path") -> None:
-        save_safetensors(cacr(module).network, folder, network_options(cfg))
-
-    def load_export(folder: "Path") -> "ContrastiveModule":
+    def load_export(folder: "Path") -> CACR:
         return CACR(cfg, load_safetensors(folder, build_network))
 
     def probe_images() -> "Tensor":
         size = cfg.data.image_size
         return torch.linspace(-2, 2, 2 * 3 * size * size).sin().reshape(2, 3, size, size)
 
-    def embed(module: "ContrastiveModule") -> "dict[str, Tensor]":
-        network = cacr(module).network
+    def embed(module: CACR) -> "dict[str, Tensor]":
+        network = module.network
         features = network.encoder(probe_images().to(next(network.parameters()).device))
         embeddings = network.projector(features)
         return {"features": features.float().cpu(), "embeddings": embeddings.float().cpu()}
 
-    def forward(module: "nn.Module", batch_size: int) -> "Tensor":
-        data, network = cfg.data, cacr(module).network
+    def forward(module: CACR, batch_size: int) -> "Tensor":
+        data, network = cfg.data, module.network
         output: Tensor = network(
             torch.zeros(data.views * batch_size, 3, data.image_size, data.image_size)
         )
@@ -65,12 +61,12 @@ def build(cfg: Config) -> "Experiment":
         local: Tensor = network(torch.zeros(shape))
         return output.sum() + local.sum()
 
-    def plan() -> "Plan":
+    def plan() -> "Plan[CACR]":
         return Plan(lambda: CACR(cfg), num_samples(cfg), forward, requirements(cfg))
 
     return Experiment(
         stages,
-        lambda module, workspace: evaluate(cfg, cacr(module), workspace),
+        lambda module, workspace: evaluate(cfg, module, workspace),
         export,
         load_export,
         embed,

@@ -7,16 +7,16 @@ from projects.coconut.config import Config
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from common.engine.experiment import Experiment, Plan
-    from common.engine.module import ContrastiveModule
     from common.engine.workspace import Workspace
+    from projects.coconut.module import Coconut
 
 __all__ = ["Config", "build"]
 
 
-def build(cfg: Config) -> "Experiment":
+def build(cfg: Config) -> "Experiment[Coconut]":
     """The experiment of a config; heavy imports happen here."""
     import dataclasses
 
@@ -41,17 +41,13 @@ def build(cfg: Config) -> "Experiment":
     )
     from projects.coconut.stages import Task, stages
 
-    def coconut(module: "nn.Module") -> Coconut:
-        assert isinstance(module, Coconut)
-        return module
-
-    def export(module: "ContrastiveModule", folder: "Path") -> None:
+    def export(module: Coconut, folder: "Path") -> None:
         tokenizer = build_tokenizer(cfg)
-        network = coconut(module).network
+        network = module.network
         save_safetensors(network, folder, exported_options(cfg, len(tokenizer), network))
         (folder / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
 
-    def load_export(folder: "Path") -> "ContrastiveModule":
+    def load_export(folder: "Path") -> Coconut:
         known = Recognizer.load(folder).tokenizer
         network = load_safetensors(folder, build_network)
         shared = Task(cfg)
@@ -60,8 +56,8 @@ def build(cfg: Config) -> "Experiment":
         )
         return module.eval()
 
-    def embed(module: "ContrastiveModule") -> "dict[str, Tensor]":
-        network = coconut(module).network
+    def embed(module: Coconut) -> "dict[str, Tensor]":
+        network = module.network
         device = next(network.parameters()).device
         time = torch.arange(SAMPLE_RATES[cfg.data.source], device=device) / 40
         waveforms = torch.stack([time.sin(), (2 * time).sin()])
@@ -69,7 +65,7 @@ def build(cfg: Config) -> "Experiment":
         tokens = torch.tensor([[2, 6, 4, 7, 3], [2, 7, 4, 6, 3]], device=device)
         states, mask = network.encode(waveforms, lengths)
         found = {
-            "features": coconut(module).encode(waveforms, lengths),
+            "features": module.encode(waveforms, lengths),
             "logits": network.logits(tokens, states, mask),
             "text": network.pooled_text(tokens),
         }
@@ -82,17 +78,17 @@ def build(cfg: Config) -> "Experiment":
         num_test = len(Task(cfg).test.spoken) if ready else 0
         return Coconut(bare, size, cfg.num_tasks - 1, num_test=num_test)
 
-    def forward(module: "nn.Module", batch_size: int) -> "Tensor":
-        network, seconds = coconut(module).network, 3
+    def forward(module: Coconut, batch_size: int) -> "Tensor":
+        network, seconds = module.network, 3
         waveforms = torch.zeros(batch_size, seconds * SAMPLE_RATES[cfg.data.source])
         lengths = torch.full((batch_size,), waveforms.shape[1])
         states, mask = network.encode(waveforms, lengths)
         return network.logits(torch.ones(batch_size, 16).long(), states, mask)
 
-    def plan() -> "Plan":
+    def plan() -> "Plan[Coconut]":
         return Plan(bare_module, num_samples(cfg), forward, requirements(cfg))
 
-    def run_evaluation(module: "ContrastiveModule", workspace: "Workspace") -> dict[str, float]:
-        return evaluate(cfg, coconut(module), workspace)
+    def run_evaluation(module: Coconut, workspace: "Workspace") -> dict[str, float]:
+        return evaluate(cfg, module, workspace)
 
     return Experiment(lambda: stages(cfg), run_evaluation, export, load_export, embed, plan)

@@ -8,16 +8,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from common.engine.experiment import Experiment, Plan, Stage
-    from common.engine.module import ContrastiveModule
     from common.engine.workspace import Workspace
+    from projects.dcl.module import DCL
 
 __all__ = ["Config", "build"]
 
 
-def build(cfg: Config) -> "Experiment":
+def build(cfg: Config) -> "Experiment[DCL]":
     """The experiment of a config; heavy imports happen here."""
     import torch
 
@@ -35,40 +35,36 @@ def build(cfg: Config) -> "Experiment":
             module.probe_online(train.labels, len(train.class_names))
         yield Stage("train", module, build_data(cfg))
 
-    def dcl(module: "nn.Module") -> DCL:
-        assert isinstance(module, DCL)
-        return module
+    def export(module: DCL, folder: "Path") -> None:
+        save_safetensors(module.network, folder, network_options(cfg))
 
-    def export(module: "ContrastiveModule", folder: "Path") -> None:
-        save_safetensors(dcl(module).network, folder, network_options(cfg))
-
-    def load_export(folder: "Path") -> "ContrastiveModule":
+    def load_export(folder: "Path") -> DCL:
         return DCL(cfg, load_safetensors(folder, build_network))
 
     def probe_images() -> "Tensor":
         size = cfg.data.image_size
         return torch.linspace(-2, 2, 2 * 3 * size * size).sin().reshape(2, 3, size, size)
 
-    def embed(module: "ContrastiveModule") -> "dict[str, Tensor]":
-        network = dcl(module).network
+    def embed(module: DCL) -> "dict[str, Tensor]":
+        network = module.network
         features = network.encoder(probe_images().to(next(network.parameters()).device))
         embeddings = network.projector(features)
         return {"features": features.float().cpu(), "embeddings": embeddings.float().cpu()}
 
-    def forward(module: "nn.Module", batch_size: int) -> "Tensor":
+    def forward(module: DCL, batch_size: int) -> "Tensor":
         size, views = cfg.data.image_size, 1 if cfg.method.host == "moco" else 2
-        output: Tensor = dcl(module).network(torch.zeros(views * batch_size, 3, size, size))
+        output: Tensor = module.network(torch.zeros(views * batch_size, 3, size, size))
         return output.sum()
 
     def sensitivity(workspace: "Workspace") -> None:
         run_sensitivity(cfg, workspace)
 
-    def plan() -> "Plan":
+    def plan() -> "Plan[DCL]":
         return Plan(lambda: DCL(cfg), num_samples(cfg), forward, requirements(cfg))
 
     return Experiment(
         stages,
-        lambda module, workspace: evaluate(cfg, dcl(module), workspace),
+        lambda module, workspace: evaluate(cfg, module, workspace),
         export,
         load_export,
         embed,

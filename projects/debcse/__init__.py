@@ -7,11 +7,12 @@ from projects.debcse.config import Config
 if TYPE_CHECKING:
     from common.engine.experiment import Experiment
     from common.engine.workspace import Workspace
+    from projects.debcse.module import DebCSE
 
 __all__ = ["Config", "build"]
 
 
-def build(cfg: Config) -> "Experiment":
+def build(cfg: Config) -> "Experiment[DebCSE]":
     """The experiment of a config; heavy imports happen here."""
     from common.families.sentences.experiment import sentence_experiment
     from projects.debcse.data import corpus_size, twin_views

@@ -6,11 +6,12 @@ from projects.esimcse.config import Config
 
 if TYPE_CHECKING:
     from common.engine.experiment import Experiment
+    from projects.esimcse.module import ESimCSE
 
 __all__ = ["Config", "build"]
 
 
-def build(cfg: Config) -> "Experiment":
+def build(cfg: Config) -> "Experiment[ESimCSE]":
     """The experiment of a config; heavy imports happen here."""
     from common.families.sentences.experiment import sentence_experiment
     from projects.esimcse.data import training_views

@@ -8,15 +8,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from common.engine.experiment import Experiment, Plan, Stage
-    from common.engine.module import ContrastiveModule
+    from projects.hydra.module import Hydra
 
 __all__ = ["Config", "build"]
 
 
-def build(cfg: Config) -> "Experiment":
+def build(cfg: Config) -> "Experiment[Hydra]":
     """The experiment of a config; heavy imports happen here."""
     import dataclasses
 
@@ -48,19 +48,15 @@ def build(cfg: Config) -> "Experiment":
         module.net.take_encoder(simclr.net)
         yield Stage("gate", module, build_data(cfg))
 
-    def hydra(module: "nn.Module") -> Hydra:
-        assert isinstance(module, Hydra)
-        return module
-
-    def export(module: "ContrastiveModule", folder: "Path") -> None:
-        net = hydra(module).net
+    def export(module: Hydra, folder: "Path") -> None:
+        net = module.net
         save_safetensors(net, folder, net.options)
 
-    def load_export(folder: "Path") -> "ContrastiveModule":
+    def load_export(folder: "Path") -> Hydra:
         return Hydra(cfg, load_safetensors(folder, HydraNet))
 
-    def embed(module: "ContrastiveModule") -> "dict[str, Tensor]":
-        net, size = hydra(module).net, cfg.data.image_size
+    def embed(module: Hydra) -> "dict[str, Tensor]":
+        net, size = module.net, cfg.data.image_size
         images = torch.linspace(-2, 2, 2 * 3 * size * size).sin().reshape(2, 3, size, size)
         features, projections = net(images.to(next(net.parameters()).device))
         one = torch.tensor([0, 1], device=features.device)
@@ -71,19 +67,17 @@ def build(cfg: Config) -> "Experiment":
             "gates": gates.float().cpu(),
         }
 
-    def forward(module: "nn.Module", batch_size: int) -> "Tensor":
+    def forward(module: Hydra, batch_size: int) -> "Tensor":
         size = cfg.data.image_size
-        views = [
-            hydra(module).net(torch.zeros(batch_size, 3, size, size)) for _ in range(cfg.data.views)
-        ]
+        views = [module.net(torch.zeros(batch_size, 3, size, size)) for _ in range(cfg.data.views)]
         return torch.stack([projections.sum() for _, projections in views]).sum()
 
-    def plan() -> "Plan":
+    def plan() -> "Plan[Hydra]":
         return Plan(lambda: Hydra(cfg), num_samples(cfg.data), forward, tuple(requirements(cfg)))
 
     return Experiment(
         stages,
-        lambda module, workspace: evaluate(cfg, hydra(module), workspace),
+        lambda module, workspace: evaluate(cfg, module, workspace),
         export,
         load_export,
         embed,

@@ -8,16 +8,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from common.engine.experiment import Experiment, Plan, Stage
-    from common.engine.module import ContrastiveModule
     from common.engine.workspace import Workspace
+    from projects.laclip.module import LaCLIP
 
 __all__ = ["Config", "build"]
 
 
-def build(cfg: Config) -> "Experiment":
+def build(cfg: Config) -> "Experiment[LaCLIP]":
     """The experiment of a config; heavy imports happen here."""
     import torch
 
@@ -37,12 +37,7 @@ def build(cfg: Config) -> "Experiment":
         monitor = "val/zeroshot_top1" if cfg.eval.validate else None
         yield Stage("train", LaCLIP(cfg), data, monitor=monitor)
 
-    def laclip(module: "nn.Module") -> LaCLIP:
-        assert isinstance(module, LaCLIP)
-        return module
-
-    def export(module: "ContrastiveModule", folder: "Path") -> None:
-        module = laclip(module)
+    def export(module: LaCLIP, folder: "Path") -> None:
         mean, std = normalization(cfg.data)
         log_scale = module.logit_scale.log_scale
         save_open_clip(
@@ -50,14 +45,13 @@ def build(cfg: Config) -> "Experiment":
             interpolation="bilinear",
         )  # fmt: skip
 
-    def load_export(folder: "Path") -> "ContrastiveModule":
+    def load_export(folder: "Path") -> LaCLIP:
         encoder = load_open_clip(folder)
         module = LaCLIP(cfg, encoder)
         module.logit_scale.log_scale.data.fill_(encoder.log_scale)
         return module
 
-    def embed(module: "ContrastiveModule") -> "dict[str, Tensor]":
-        module = laclip(module)
+    def embed(module: LaCLIP) -> "dict[str, Tensor]":
         size = cfg.data.image_size
         images = torch.linspace(-2, 2, 2 * 3 * size * size).sin().reshape(2, 3, size, size)
         device = module.logit_scale.log_scale.device
@@ -65,8 +59,7 @@ def build(cfg: Config) -> "Experiment":
         text = module.encode_texts(["a drawing of a cat", "two red arrows"])
         return {"image": image.float().cpu(), "text": text.cpu()}
 
-    def forward(module: "nn.Module", batch_size: int) -> "Tensor":
-        module = laclip(module)
+    def forward(module: LaCLIP, batch_size: int) -> "Tensor":
         size, length = cfg.data.image_size, build_tokenizer(cfg.model).context_length
         images = torch.zeros(batch_size, 3, size, size)
         tokens = torch.zeros(batch_size * cfg.method.num_texts, length, dtype=torch.long)
@@ -80,13 +73,13 @@ def build(cfg: Config) -> "Experiment":
     def pool_texts(workspace: "Workspace") -> None:
         write_pool_texts(data_root(cfg.data.root) / POOL, cfg.data.root)
 
-    def plan() -> "Plan":
+    def plan() -> "Plan[LaCLIP]":
         return Plan(lambda: LaCLIP(cfg), num_samples(cfg), forward, requirements(cfg))
 
     tasks = {"rewrite": rewrite, "pool_texts": pool_texts}
     return Experiment(
         stages,
-        lambda module, workspace: evaluate(cfg, laclip(module), workspace),
+        lambda module, workspace: evaluate(cfg, module, workspace),
         export,
         load_export,
         embed,

@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
     from common.encoders.text.sentence import SentenceEncoder
     from common.engine.experiment import Experiment, Stage
-    from common.engine.module import ContrastiveModule
     from common.engine.workspace import Workspace
+    from projects.mirror_bert.module import MirrorBERT
 
 __all__ = ["Config", "build"]
 
 
-def build(cfg: Config) -> "Experiment":
+def build(cfg: Config) -> "Experiment[MirrorBERT]":
     """The experiment of a config; heavy imports happen here."""
     from dataclasses import replace
 
@@ -41,8 +41,7 @@ def build(cfg: Config) -> "Experiment":
         num_samples=lambda: num_samples(cfg),
     )
 
-    def evaluate(module: "ContrastiveModule", workspace: "Workspace") -> dict[str, float]:
-        assert isinstance(module, MirrorBERT)
+    def evaluate(module: MirrorBERT, workspace: "Workspace") -> dict[str, float]:
         metrics = experiment.evaluate(module, workspace)
         return evaluate_more(cfg, module, workspace, metrics)
 

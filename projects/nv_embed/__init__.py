@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from common.engine.experiment import Experiment
-    from common.engine.module import ContrastiveModule
     from common.engine.workspace import Workspace
+    from projects.nv_embed.module import NvEmbed
 
 __all__ = ["Config", "build"]
 
 PROBES = ["A small cat sleeps.", "Two men are repairing the roof of an old house."]
 
 
-def build(cfg: Config) -> "Experiment":
+def build(cfg: Config) -> "Experiment[NvEmbed]":
     """The experiment of a config; heavy imports happen here."""
     from common.engine.experiment import Experiment
     from common.export.instructed import save_instructed
@@ -28,15 +28,11 @@ def build(cfg: Config) -> "Experiment":
     from projects.nv_embed.synthesis import synthesize
     from projects.nv_embed.tasks import mine, mteb
 
-    def own(module: "ContrastiveModule") -> NvEmbed:
-        assert isinstance(module, NvEmbed)
-        return module
+    def export(module: NvEmbed, folder: "Path") -> None:
+        save_instructed(module.encoder, folder)
 
-    def export(module: "ContrastiveModule", folder: "Path") -> None:
-        save_instructed(own(module).encoder, folder)
-
-    def embed(module: "ContrastiveModule") -> "dict[str, Tensor]":
-        encoder = own(module).encoder
+    def embed(module: NvEmbed) -> "dict[str, Tensor]":
+        encoder = module.encoder
         return {
             "documents": encoder.encode(PROBES),
             "queries": encoder.encode(PROBES, instruction="Find a title"),
@@ -53,7 +49,7 @@ def build(cfg: Config) -> "Experiment":
 
     experiment = Experiment(
         stages=lambda: stages(cfg),
-        evaluate=lambda module, workspace: evaluate(cfg, own(module), workspace),
+        evaluate=lambda module, workspace: evaluate(cfg, module, workspace),
         export=export,
         load_export=lambda folder: NvEmbed(cfg, load_encoder(folder, cfg.model)),
         embed=embed,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.data.lookup import BUNDLED, data_root
 from common.encoders.pretrained import resolve_pretrained, stand_in
@@ -124,7 +124,7 @@ def planned_encoder(model: ModelConfig) -> InstructedEncoder:
     return build_encoder(model, "random", config=config, tokenizer=tiny_tokenizer())
 
 
-def plan(cfg: Config) -> Plan:
+def plan(cfg: Config) -> Plan[NvEmbed]:
     """What `make check` reports on: the first stage's batch through the whole model."""
     stage = stage_plans(cfg)[0]
 
@@ -133,13 +133,12 @@ def plan(cfg: Config) -> Plan:
         encoder = planned_encoder(replace(cfg.model, grad_checkpointing=False))
         return NvEmbed(cfg, encoder, in_batch=stage.in_batch)
 
-    def forward(network: nn.Module, batch_size: int) -> Tensor:
-        assert isinstance(network, NvEmbed)
+    def forward(module: NvEmbed, batch_size: int) -> Tensor:
         rows = batch_size * (2 + cfg.data.num_negatives)
         ids = torch.ones(rows, cfg.data.max_length, dtype=torch.long)
         # without a mask: transformers looks at its values, and meta tensors have none
-        states = network.encoder.model(input_ids=ids).last_hidden_state
-        total: Tensor = network.encoder.pooler(states, ids, ids).sum()
+        states = module.encoder.model(input_ids=ids).last_hidden_state
+        total: Tensor = module.encoder.pooler(states, ids, ids).sum()
         return total
 
     needed = requirements(cfg)

@@ -21,7 +21,7 @@ from projects.nv_embed.module import NvEmbed
 from projects.nv_embed.stages import build_encoder, load_encoder
 
 
-def mine(cfg: Config, workspace: Workspace, experiment: Experiment) -> Path:
+def mine(cfg: Config, workspace: Workspace, experiment: Experiment[NvEmbed]) -> Path:
     """Write every retrieval and STS set with mined hard negatives as unified records.
 
     ``data.sets.<name>.path=<folder>/<name>.jsonl data.sets.<name>.layout=records`` trains on them.
@@ -82,7 +82,7 @@ def encode_queries(encoder: InstructedEncoder, task: EmbeddingTask, batch_size: 
     return found
 
 
-def mteb(cfg: Config, workspace: Workspace, experiment: Experiment) -> dict[str, float]:
+def mteb(cfg: Config, workspace: Workspace, experiment: Experiment[NvEmbed]) -> dict[str, float]:
     """MTEB's own tasks by its library, with the registry's instructions; averages by type.
 
     Raises:
@@ -92,7 +92,7 @@ def mteb(cfg: Config, workspace: Workspace, experiment: Experiment) -> dict[str,
     from common.evaluation.text.mteb import evaluate_mteb
 
     if cfg.eval.run == "pretrained":
-        module: Any = NvEmbed(cfg, build_encoder(cfg.model))
+        module = NvEmbed(cfg, build_encoder(cfg.model))
     else:
         module, _ = trained_module(experiment, workspace, cfg.eval.run, cfg.runs_dir)
     encoder = module.encoder

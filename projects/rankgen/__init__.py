@@ -7,16 +7,16 @@ from projects.rankgen.config import Config
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from common.engine.experiment import Experiment
-    from common.engine.module import ContrastiveModule
     from common.engine.workspace import Workspace
+    from projects.rankgen.module import RankGen
 
 __all__ = ["Config", "build"]
 
 
-def build(cfg: Config) -> "Experiment":
+def build(cfg: Config) -> "Experiment[RankGen]":
     """The experiment of a config; heavy imports happen here."""
     from common.engine.experiment import Experiment
     from projects.rankgen import tasks
@@ -27,15 +27,11 @@ def build(cfg: Config) -> "Experiment":
     from projects.rankgen.module import RankGen
     from projects.rankgen.stages import plan, stages
 
-    def rankgen(module: "nn.Module") -> RankGen:
-        assert isinstance(module, RankGen)
-        return module
+    def export(module: RankGen, folder: "Path") -> None:
+        save_encoder(module.encoder, folder)
 
-    def export(module: "ContrastiveModule", folder: "Path") -> None:
-        save_encoder(rankgen(module).encoder, folder)
-
-    def embed(module: "ContrastiveModule") -> "dict[str, Tensor]":
-        encode = rankgen(module).encoder.encode
+    def embed(module: RankGen) -> "dict[str, Tensor]":
+        encode = module.encoder.encode
         return {"prefix": encode(PROBES, "prefix"), "suffix": encode(PROBES, "suffix")}
 
     def decode(workspace: "Workspace") -> None:
@@ -55,7 +51,7 @@ def build(cfg: Config) -> "Experiment":
 
     experiment = Experiment(
         lambda: stages(cfg),
-        lambda module, workspace: evaluate(cfg, rankgen(module), workspace),
+        lambda module, workspace: evaluate(cfg, module, workspace),
         export,
         lambda folder: RankGen(cfg, load_encoder(folder)),
         embed,

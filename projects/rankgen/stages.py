@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.encoders.pretrained import stand_in
 from common.engine.experiment import Plan, Stage
@@ -72,11 +72,10 @@ def stages(cfg: Config) -> Iterator[Stage]:
     yield Stage("train", RankGen(cfg, encoder), build_data(cfg, encoder))
 
 
-def plan(cfg: Config) -> Plan:
+def plan(cfg: Config) -> Plan[RankGen]:
     """What `make check` reports on."""
 
-    def forward(module: nn.Module, batch_size: int) -> Tensor:
-        assert isinstance(module, RankGen)
+    def forward(module: RankGen, batch_size: int) -> Tensor:
         model, lengths = module.encoder.tower.model, module.encoder.lengths
         size = min(batch_size, cfg.method.chunk_size or batch_size)
         sides = [lengths["prefix"]]

@@ -26,7 +26,7 @@ from projects.rankgen.module import RankGen
 from projects.rankgen.stages import make_encoder
 
 
-def decode(cfg: Config, experiment: Experiment, workspace: Workspace) -> dict[str, float]:
+def decode(cfg: Config, experiment: Experiment[RankGen], workspace: Workspace) -> dict[str, float]:
     """Continue prefixes by every method, side by side (``TASK=decode``).
 
     Writes ``continuations.md`` and ``continuations.json``, the metrics, a blind A/B form
@@ -84,7 +84,7 @@ def preference(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def trained(
-    cfg: Config, experiment: Experiment, workspace: Workspace
+    cfg: Config, experiment: Experiment[RankGen], workspace: Workspace
 ) -> tuple[RankGen, Path | None]:
     """Module of a run, of an exported folder, or with `model.pretrained` as it is; and the run.
 
@@ -93,9 +93,7 @@ def trained(
     """
     if cfg.decode.run == "pretrained":
         return RankGen(cfg, make_encoder(cfg)), None
-    module, run = trained_module(experiment, workspace, cfg.decode.run, cfg.runs_dir)
-    assert isinstance(module, RankGen)
-    return module, run
+    return trained_module(experiment, workspace, cfg.decode.run, cfg.runs_dir)
 
 
 def read_prefixes(path: Path) -> list[Triple]:

@@ -8,15 +8,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from common.engine.experiment import Experiment, Plan, Stage
-    from common.engine.module import ContrastiveModule
+    from projects.sepclr.module import SepCLR
 
 __all__ = ["Config", "build"]
 
 
-def build(cfg: Config) -> "Experiment":
+def build(cfg: Config) -> "Experiment[SepCLR]":
     """The experiment of a config; heavy imports happen here."""
     import dataclasses
 
@@ -32,33 +32,29 @@ def build(cfg: Config) -> "Experiment":
     def stages() -> "Iterator[Stage]":
         yield Stage("train", SepCLR(cfg), build_data(cfg))
 
-    def sepclr(module: "nn.Module") -> SepCLR:
-        assert isinstance(module, SepCLR)
-        return module
+    def export(module: SepCLR, folder: "Path") -> None:
+        save_safetensors(module.network, folder, network_options(cfg))
 
-    def export(module: "ContrastiveModule", folder: "Path") -> None:
-        save_safetensors(sepclr(module).network, folder, network_options(cfg))
-
-    def load_export(folder: "Path") -> "ContrastiveModule":
+    def load_export(folder: "Path") -> SepCLR:
         return SepCLR(cfg, load_safetensors(folder, build_network))
 
-    def embed(module: "ContrastiveModule") -> "dict[str, Tensor]":
+    def embed(module: SepCLR) -> "dict[str, Tensor]":
         device = next(module.parameters()).device
-        common, salient = sepclr(module).encode(probe_input(cfg, 2).to(device))
+        common, salient = module.encode(probe_input(cfg, 2).to(device))
         return {"common": common.float().cpu(), "salient": salient.float().cpu()}
 
-    def forward(module: "nn.Module", batch_size: int) -> "Tensor":
+    def forward(module: SepCLR, batch_size: int) -> "Tensor":
         images = torch.zeros(batch_size, *probe_input(cfg, 1).shape[1:])
-        views = [sepclr(module).network(images) for _ in range(2)]
+        views = [module.network(images) for _ in range(2)]
         return torch.stack([sum(x.sum() for x in codes) for codes in views]).sum()
 
-    def plan() -> "Plan":
+    def plan() -> "Plan[SepCLR]":
         bare = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, pretrained="random"))
         return Plan(lambda: SepCLR(bare), num_samples(cfg), forward, requirements(cfg))
 
     return Experiment(
         stages,
-        lambda module, workspace: evaluate(cfg, sepclr(module), workspace),
+        lambda module, workspace: evaluate(cfg, module, workspace),
         export,
         load_export,
         embed,

@@ -6,11 +6,12 @@ from projects.simcse.config import Config
 
 if TYPE_CHECKING:
     from common.engine.experiment import Experiment
+    from projects.simcse.module import SimCSE
 
 __all__ = ["Config", "build"]
 
 
-def build(cfg: Config) -> "Experiment":
+def build(cfg: Config) -> "Experiment[SimCSE]":
     """The experiment of a config; heavy imports happen here."""
     from common.families.sentences.experiment import sentence_experiment
     from projects.simcse.data import num_views, train_set

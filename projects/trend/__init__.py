@@ -8,15 +8,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from common.engine.experiment import Experiment, Plan, Stage
-    from common.engine.module import ContrastiveModule
+    from projects.trend.finetune import Finetune
+    from projects.trend.module import Trend
 
 __all__ = ["Config", "build"]
 
 
-def build(cfg: Config) -> "Experiment":
+def build(cfg: Config) -> "Experiment[Trend | Finetune]":
     """The experiment of a config; heavy imports happen here."""
     import torch
 
@@ -54,26 +55,21 @@ def build(cfg: Config) -> "Experiment":
             length = {"max_epochs": tune.epochs} if tune.epochs else {"max_steps": tune.steps}
             yield Stage("finetune", Finetune(cfg, network), build_finetune_data(cfg), length)
 
-    def trained(module: "nn.Module") -> Trend | Finetune:
-        assert isinstance(module, Trend | Finetune)
-        return module
-
     def last() -> Trend | Finetune:
         return Finetune(cfg) if cfg.finetunes else Trend(cfg)
 
-    def export(module: "ContrastiveModule", folder: "Path") -> None:
-        own = trained(module)
-        export_backbone(own.network.encoder, encoder_options(cfg), folder / "backbone")
-        save_safetensors(own.network, folder / "network", network_options(cfg))
-        save_safetensors(own, folder / "all")
+    def export(module: Trend | Finetune, folder: "Path") -> None:
+        export_backbone(module.network.encoder, encoder_options(cfg), folder / "backbone")
+        save_safetensors(module.network, folder / "network", network_options(cfg))
+        save_safetensors(module, folder / "all")
 
-    def load_export(folder: "Path") -> "ContrastiveModule":
+    def load_export(folder: "Path") -> Trend | Finetune:
         module = last()
         load_state_dict_file(folder / "all" / "model.safetensors", module)
         return module
 
-    def embed(module: "ContrastiveModule") -> "dict[str, Tensor]":
-        network = trained(module).network
+    def embed(module: Trend | Finetune) -> "dict[str, Tensor]":
+        network = module.network
         device = next(network.parameters()).device
         grid = network.encoder.grid
         steps = torch.linspace(-9, 9, 200 * (3 + cfg.data.num_features), device=device)
@@ -87,9 +83,9 @@ def build(cfg: Config) -> "Experiment":
         found = {"volume": volume, "ranges": ranges, "intensity": intensity}
         return {name: value.float().cpu() for name, value in found.items()}
 
-    def forward(module: "nn.Module", batch_size: int) -> "Tensor":
+    def forward(module: Trend | Finetune, batch_size: int) -> "Tensor":
         """Recurrent embedding, field and rendering; the sparse encoder depends on the points."""
-        network = trained(module).network.requires_grad_(True)  # frozen in fine-tuning
+        network = module.network.requires_grad_(True)  # frozen in fine-tuning
         shape = (batch_size, network.encoder.channels, *network.encoder.volume_shape)
         volume = torch.zeros(shape).requires_grad_()
         after = network.recurrent.step(volume, torch.zeros(batch_size, 3))
@@ -99,12 +95,12 @@ def build(cfg: Config) -> "Experiment":
         scan = network.render(torch.cat([volume, after]), rays)
         return torch.stack([scan.ranges.sum(), scan.intensity.sum(), scan.surface.sum()]).sum()
 
-    def plan() -> "Plan":
+    def plan() -> "Plan[Trend | Finetune]":
         return Plan(last, num_samples(cfg), forward, requirements(cfg))
 
     return Experiment(
         stages,
-        lambda module, workspace: evaluate(cfg, trained(module), workspace),
+        lambda module, workspace: evaluate(cfg, module, workspace),
         export,
         load_export,
         embed,

@@ -6,11 +6,12 @@ from projects.whitenedcse.config import Config
 
 if TYPE_CHECKING:
     from common.engine.experiment import Experiment
+    from projects.whitenedcse.module import WhitenedCSE
 
 __all__ = ["Config", "build"]
 
 
-def build(cfg: Config) -> "Experiment":
+def build(cfg: Config) -> "Experiment[WhitenedCSE]":
     """The experiment of a config; heavy imports happen here."""
     from common.families.sentences.experiment import sentence_experiment
     from projects.whitenedcse.data import train_set

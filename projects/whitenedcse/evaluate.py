@@ -15,7 +15,6 @@ from common.evaluation.text.sts import pair_cosine, spearman
 from common.evaluation.text.sts_protocol import encode_distinct, metric_prefix
 from common.families.sentences.data import sts_set, text_rows
 from common.families.sentences.evaluation import encoding, sentence_geometry, untrained_encoder
-from common.families.sentences.module import SentenceModule
 from projects.whitenedcse.config import Config
 from projects.whitenedcse.module import WhitenedCSE
 from projects.whitenedcse.objective import build_whitening
@@ -24,7 +23,7 @@ Encode = Callable[[list[str]], Tensor]
 RIDGE = 1e-5  # of the offline whitening, where the sentences span too few directions
 
 
-def mechanism(cfg: Config, module: SentenceModule, workspace: Workspace) -> dict[str, float]:
+def mechanism(cfg: Config, module: WhitenedCSE, workspace: Workspace) -> dict[str, float]:
     """Measures on the first STS set, without prefix for the trained encoder.
 
     - ``effective_rank``, ``participation_ratio``: of the covariance of the embeddings.
@@ -33,7 +32,6 @@ def mechanism(cfg: Config, module: SentenceModule, workspace: Workspace) -> dict
     - ``sgw_*``: what batch whitening does to the embeddings, see `batch_whitening`.
     - ``untrained_*``: rank and whitened score of the encoder before training.
     """
-    assert isinstance(module, WhitenedCSE)
     sts = sts_set(cfg, cfg.eval.sets[0])
     score = f"{metric_prefix(sts.name)}_spearman"
     fit_on = [row[0] for row in text_rows(cfg.data, cfg.seed)[: cfg.eval.whitening_sentences]]

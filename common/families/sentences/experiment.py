@@ -5,17 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.data.text.views import TextViews
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.experiment import Experiment, Plan, Stage
-from common.engine.module import ContrastiveModule
 from common.engine.workspace import Workspace
 from common.export.sentence_encoders import load_sentence_encoder, save_sentence_encoder
 from common.families.sentences.data import sentence_data, text_requirements, text_rows
 from common.families.sentences.evaluation import evaluate_sentences
-from common.families.sentences.module import SentenceModule, build_encoder, planned_encoder
+from common.families.sentences.module import S, SentenceModule, build_encoder, planned_encoder
 from common.families.sentences.protocol import SentenceExperimentConfig
 from common.families.sentences.search import search_texts
 
@@ -24,15 +23,15 @@ PROBES = ["A small cat sleeps.", "Two men are repairing the roof of an old house
 
 def sentence_experiment(
     cfg: SentenceExperimentConfig,
-    make_module: Callable[[SentenceEncoder], SentenceModule],
+    make_module: Callable[[SentenceEncoder], S],
     make_train: Callable[[SentenceEncoder], TextViews],
     *,
-    evaluate_more: Callable[[SentenceModule, Workspace], dict[str, float]] | None = None,
+    evaluate_more: Callable[[S, Workspace], dict[str, float]] | None = None,
     stages: Callable[[], Iterator[Stage]] | None = None,
     tasks: Mapping[str, Callable[[Workspace], None]] | None = None,
     num_samples: Callable[[], int] | None = None,
     num_views: int = 2,
-) -> Experiment:
+) -> Experiment[S]:
     """Experiment of a sentence encoder.
 
     Args:
@@ -50,24 +49,23 @@ def sentence_experiment(
         encoder = build_encoder(cfg.model)
         yield train_stage(cfg, make_module(encoder), make_train(encoder))
 
-    def evaluate(module: ContrastiveModule, workspace: Workspace) -> dict[str, float]:
-        module = _sentence(module)
+    def evaluate(module: S, workspace: Workspace) -> dict[str, float]:
         metrics = evaluate_sentences(cfg, module, workspace)
         return metrics | (evaluate_more(module, workspace) if evaluate_more else {})
 
-    def export(module: ContrastiveModule, folder: Path) -> None:
-        save_sentence_encoder(_sentence(module).encoder, folder)
+    def export(module: S, folder: Path) -> None:
+        save_sentence_encoder(module.encoder, folder)
 
-    def embed(module: ContrastiveModule) -> dict[str, Tensor]:
-        return {"embeddings": _sentence(module).encoder.encode(PROBES)}
+    def embed(module: S) -> dict[str, Tensor]:
+        return {"embeddings": module.encoder.encode(PROBES)}
 
-    def forward(module: nn.Module, batch_size: int) -> Tensor:
+    def forward(module: S, batch_size: int) -> Tensor:
         ids = torch.ones(num_views * batch_size, cfg.data.max_length, dtype=torch.long)
         # without a mask: transformers looks at its values, and meta tensors have none
-        output: Tensor = _sentence(module).encoder.tower.model(input_ids=ids).last_hidden_state
+        output: Tensor = module.encoder.tower.model(input_ids=ids).last_hidden_state
         return output.sum()
 
-    def plan() -> Plan:
+    def plan() -> Plan[S]:
         needed = text_requirements(cfg)
         here = all(r.present for r in needed if r.name.startswith("data"))
         rows = num_samples() if num_samples else (len(text_rows(cfg.data, cfg.seed)) if here else 0)
@@ -98,8 +96,3 @@ def train_stage(
     """Stage whose best checkpoint on the STS development set is kept, if the config validates."""
     monitor = None if cfg.trainer.val_every_n_steps is None else "val/sts_spearman"
     return Stage(name, module, sentence_data(cfg, train), trainer or {}, monitor)
-
-
-def _sentence(module: nn.Module) -> SentenceModule:
-    assert isinstance(module, SentenceModule)
-    return module

@@ -1,7 +1,7 @@
 """The encoder of a config, and the Lightning module that a project gives its loss to."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -62,6 +62,9 @@ class SentenceModule(ContrastiveModule):
         )
         self._seen = []
         self.log("val/sts_spearman", spearman(cosine, gold))
+
+
+S = TypeVar("S", bound=SentenceModule)  # a project's own
 
 
 def build_encoder(model: TextModel) -> SentenceEncoder:

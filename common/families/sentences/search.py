@@ -7,12 +7,12 @@ from common.config import UserError
 from common.engine.experiment import Experiment
 from common.engine.workspace import Workspace
 from common.families.sentences.data import sts_set
-from common.families.sentences.module import SentenceModule
+from common.families.sentences.module import S
 from common.families.sentences.protocol import SentenceExperimentConfig
 
 
 def search_texts(
-    cfg: SentenceExperimentConfig, workspace: Workspace, experiment: Experiment
+    cfg: SentenceExperimentConfig, workspace: Workspace, experiment: Experiment[S]
 ) -> None:
     """Index a text file with a trained encoder and print the nearest sentences of queries.
 
@@ -25,7 +25,6 @@ def search_texts(
     options = cfg.search
     module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
     texts = _lines(options.file) if options.file else sts_set(cfg, cfg.eval.sets[0]).first
-    assert isinstance(module, SentenceModule)
     index = TextIndex(module.encoder, texts, progress=workspace.progress)
     print(f"{len(texts)} texts indexed")  # noqa: T201
     for query in _lines(options.queries) if options.queries else _asked():
