@@ -17,7 +17,7 @@ from common.distributed.process import barrier, is_active, is_rank_zero
 from common.encoders.state_dict import weights_digest
 from common.encoders.text.sentence import SentenceEncoder
 from common.evaluation.encoding import encode_texts
-from common.evaluation.retrieval.bm25 import BM25, tokenize
+from common.evaluation.retrieval.bm25 import BM25
 from common.evaluation.search import search
 from common.families.sentences.evaluation import encoding
 from projects.debcse.config import Config
@@ -141,8 +141,7 @@ class Candidates:
         self.most = num_anchors - 1
         self.bm25 = None
         if min(cfg.pool.neg_lex, self.most):
-            corpus = texts[:num_anchors]
-            self.bm25 = BM25(corpus, tokenizer=lambda text: tokenize(text, STOP_WORDS))
+            self.bm25 = BM25(texts[:num_anchors], stop_words=STOP_WORDS)
 
     def __call__(self, anchors: list[int]) -> list[Row]:
         """One row per anchor: ``positives`` and ``negatives`` as [id, s, m], number ``lexical``."""

@@ -21,8 +21,8 @@ from common.engine.workspace import Workspace, write_json
 from common.evaluation.encoding import encode_texts
 from common.evaluation.retrieval.text_mining import TextMiner, candidate_depth
 from common.evaluation.text.embedding_tasks import type_averages
+from common.families.retrieval.training_sets import read_set, right_places, synthetic_tasks
 from projects.nv_embed.config import Config
-from projects.nv_embed.data import read_set, right_places, synthetic_tasks
 from projects.nv_embed.module import NvEmbed
 from projects.nv_embed.stages import build_encoder, load_encoder
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from common.config import DataConfig, ExperimentConfig
 from common.data.row_map.options import RowMapConfig
 from common.decoding.options import ServerConfig, Strategy
+from common.families.retrieval.config import RetrievalEval, SearchConfig
 
 Part = Literal["train", "dev", "test"]
 Half = Literal["ranker", "generator", "all"]
@@ -133,13 +134,12 @@ class DecodeConfig:
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(RetrievalEval):
     """Suffix identification, in-book retrieval and decoding."""
 
     part: Literal["dev", "test"] = "test"  # of the bundled set
     num_negatives: int = 10  # suffixes of the same book per prefix
     batch_size: int = 128
-    untrained: bool = True  # also score the encoder as it was before training
     lm_prefixes: int = 0  # prefixes on which the language model's likelihood is the ranker; 0: off
     decode_prefixes: int = 0  # prefixes that are continued with and without the ranker; 0: off
     sets: list[str] = field(default_factory=list)  # further identification files below data.root
@@ -164,5 +164,6 @@ class Config(ExperimentConfig):
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
     task: RowMapConfig = field(default_factory=RowMapConfig)  # of generate, bundle and decode
