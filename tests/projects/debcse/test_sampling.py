@@ -263,7 +263,9 @@ def test_settings_that_do_not_fit_are_refused(override, message):
 def test_twin_weight_is_refused_where_nothing_is_drawn():
     """The term exists for drawn pairs; it would be ignored without a word."""
     nothing = ("ipw.positives=self", "ipw.negatives=none")
-    with pytest.raises(UserError, match=r"method.twin_weight.*ipw.positives=self.*nothing is drawn"):
+    with pytest.raises(
+        UserError, match=r"method.twin_weight.*ipw.positives=self.*nothing is drawn"
+    ):
         config("method.twin_weight=0.5", *nothing)
     with pytest.raises(UserError, match="nothing is drawn"):
         config("method.twin_weight=0.5", "ipw.positives=augmented", "ipw.negatives=none")

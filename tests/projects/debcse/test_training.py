@@ -389,3 +389,12 @@ def test_item_16_frequency_cosine_sees_the_bias():
     biased[:30, 0] -= 2
     assert frequency_cosine(even, texts, counts) > 0.99
     assert frequency_cosine(biased, texts, counts) < 0.9
+
+
+def test_item_16_frequency_of_a_text_is_its_mean_log_count():
+    """One very frequent word beside a rare one weighs less than two fairly frequent ones."""
+    counts = {"rare": 1, "fair": 100, "common": 1000}
+    texts = ["rare rare", "rare common", "fair fair"]
+    first, other = torch.eye(2)
+    assert frequency_cosine(torch.stack([first, other, first]), texts, counts) > 0.99
+    assert frequency_cosine(torch.stack([first, first, other]), texts, counts) < 0.01

@@ -63,7 +63,9 @@ def alone(case, anchor=0, **options):
     return float(Objective(method)(*z.unbind(1)).loss.expm1().log())
 
 
-@pytest.mark.parametrize("case", [c for c in GOLDEN["cases"] if c["S"] == 3], ids=lambda c: c["case"])
+@pytest.mark.parametrize(
+    "case", [c for c in GOLDEN["cases"] if c["S"] == 3], ids=lambda c: c["case"]
+)
 def test_golden_logit_of_the_own_hard_negative(case):
     """Checklist 11: the recorded logits hold the weight; without it the comparison fails."""
     row, weight = case["outputs"]["logits_row0_first6"], case["hard_negative_logit_weight"]
