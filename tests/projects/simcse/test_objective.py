@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from projects.simcse.config import MethodConfig
-from projects.simcse.module import Objective, masked_lm_loss
+from projects.simcse.module import Objective
 from tests.projects.simcse.conftest import GOLDEN
 from tests.unit.losses.golden import sentence_head, sentences
 
@@ -110,13 +109,3 @@ def test_temperature_is_fixed():
     assert not list(Objective(MethodConfig()).parameters())
     with pytest.raises(ValueError, match="temperature"):
         MethodConfig(temperature=0.0)
-
-
-def test_masked_lm_loss_is_the_mean_over_labelled_positions():
-    head = nn.Linear(6, 11).double()
-    states = torch.randn(2, 4, 6, dtype=torch.float64)
-    labels = torch.full((2, 4), -100)
-    labels[0, 1], labels[1, 2] = 3, 7
-    want = F.cross_entropy(head(torch.stack([states[0, 1], states[1, 2]])), torch.tensor([3, 7]))
-    torch.testing.assert_close(masked_lm_loss(head, states, labels), want)
-    assert masked_lm_loss(head, states, torch.full((2, 4), -100)) == 0
