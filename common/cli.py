@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # Ctrl-C where nothing is at stake
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ nearest valid name. Nothing here imports torch, so a typo costs milliseconds.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -127,6 +128,11 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         if self.trainer.max_steps is None and self.trainer.max_epochs is None:
             raise ValueError("set trainer.max_steps or trainer.max_epochs")
+        name = self.run_id
+        if name is not None and (name == "latest" or not re.fullmatch(r"\w[\w.,+=@-]*", name)):
+            raise ValueError(
+                f"run_id '{name}': use letters, digits and . , + = @ _ -, but not the word 'latest'"
+            )
 
 
 Config = TypeVar("Config", bound=ExperimentConfig)

@@ -43,6 +43,7 @@ MAY_LOAD = {
     "common.engine.verbs": (),
     "common.data.text.augment": (),
     "common.data.text.token_bins": ("torch",),
+    "common.evaluation.retrieval.bm25": ("torch",),
     "common.evaluation.text.sts": ("torch",),
     "common.evaluation.features.geometry": ("torch",),
     "common.encoders.text.pooling": ("torch",),

@@ -31,7 +31,8 @@ def run(folder: Path, *overrides: str, env: dict | None = None) -> str:
 
 def interrupt(folder: Path, stage: str, step: int, number: int, *overrides: str) -> int:
     """Start a slow run, send a signal once a checkpoint of that step exists; the exit code."""
-    process = subprocess.Popen(command(folder, "sleep=0.15", *overrides), stderr=subprocess.PIPE)
+    words, env = command(folder, *overrides), {**os.environ, "TOY_SLEEP": "0.15"}
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, env=env)
     target = folder / f"toy/smoke/r/checkpoints/{stage}/step-{step:08d}.ckpt"
     deadline = time.monotonic() + 90
     while not target.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -71,14 +72,14 @@ def test_sigkill_then_resume_is_bit_identical(tmp_path, uninterrupted, stage, st
     """Weights, optimiser, schedule, EMA and queue; mid-epoch (4 batches each) and mid-stage."""
     assert interrupt(tmp_path, stage, step, signal.SIGKILL) == -signal.SIGKILL
     (tmp_path / f"toy/smoke/r/checkpoints/{stage}/step-00000099.tmp").write_bytes(b"half")
-    assert f"{stage}: goes on after step" in run(tmp_path, "resume=latest", "sleep=0")
+    assert f"{stage}: goes on after step" in run(tmp_path, "resume=latest")
     assert_equal_states(state(tmp_path), uninterrupted)
 
 
 def test_sigterm_saves_and_exits_143_then_resume_is_bit_identical(tmp_path, uninterrupted):
     code = interrupt(tmp_path, "stage0", 2, signal.SIGTERM, "trainer.checkpoint_every_n_steps=2")
     assert code == 143
-    run(tmp_path, "resume=latest", "sleep=0")
+    run(tmp_path, "resume=latest")
     assert_equal_states(state(tmp_path), uninterrupted)
 
 
@@ -104,8 +105,8 @@ def test_wandb_keeps_its_run_id_after_resume(tmp_path):
     overrides = ["tracking.wandb=offline", "num_stages=1"]
     foreign = {"WANDB_SERVICE": f"3-1-unix-{tmp_path}/nobody-listens"}
     env = {**os.environ, "WANDB_MODE": "offline", **foreign}
-    words = command(tmp_path, *overrides, "sleep=0.15")
-    process = subprocess.Popen(words, env=env, stderr=subprocess.PIPE)
+    slow = {**env, "TOY_SLEEP": "0.15"}
+    process = subprocess.Popen(command(tmp_path, *overrides), env=slow, stderr=subprocess.PIPE)
     target = tmp_path / "toy/smoke/r/checkpoints/stage0/step-00000002.ckpt"
     while not target.exists() and process.poll() is None:
         time.sleep(0.02)

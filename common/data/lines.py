@@ -1,4 +1,4 @@
-"""Line access to large text files without holding them in memory."""
+"""Lines of text files: by index without holding them in memory, or all at once."""
 
 import hashlib
 import os
@@ -52,6 +52,24 @@ class LineFile:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_bytes": None}  # loader processes map it themselves
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a UTF-8 text file in memory, split at line feeds only.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no text file {path}: expected one text a line")
+    with path.open(encoding="utf-8", newline="") as file:
+        text = file.read()
+    return text[:-1].split("\n") if text.endswith("\n") else (text.split("\n") if text else [])
+
+
+def one_line(text: str) -> str:
+    """Collapse every run of white space, line breaks included, to one space."""
+    return " ".join(text.split())
 
 
 def line_bounds(file: BinaryIO) -> Iterator[tuple[int, int]]:

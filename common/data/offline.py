@@ -41,19 +41,20 @@ def content_digest(texts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def claim(folder: Path, owner: Mapping[str, Any], what: str = "cache") -> None:
-    """Write what a cache folder belongs to, or compare with what is written there.
+def claim(folder: Path, owner: Mapping[str, Any], what: str = "cache", name: str = CLAIM) -> None:
+    """Write what a folder belongs to, or compare with what is written there.
 
     Args:
         folder: created if it does not exist.
         owner: plain values by name; what the content depends on.
         what: how a message calls the folder.
+        name: of the file.
 
     Raises:
         UserError: the folder was made for another owner.
     """
     owner = json.loads(json.dumps(dict(owner)))
-    path = folder / CLAIM
+    path = folder / name
     if path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
         differs = [k for k in {**owner, **stored} if stored.get(k) != owner.get(k)]

@@ -10,7 +10,9 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from common.config import UserError
 from common.decoding.contrastive import contrastive_search
-from common.decoding.policies import Policy, processors
+from common.decoding.options import Policy
+from common.decoding.policies import processors
+from common.decoding.stopping import stopping, until_end
 from common.encoders.text.tower import load_tokenizer, load_transformer
 
 Progress = Callable[[Iterable[int], str, int], Iterable[int]]
@@ -45,6 +47,7 @@ class LanguageModel:
         pad = tokenizer.pad_token_id
         self.pad = int(pad if pad is not None else self.eos if self.eos is not None else 0)
         self.context = int(getattr(model.config, "max_position_embeddings", 0) or 10**9)
+        self._stopping: dict[str | None, Any] = {None: None}  # by character, made once
 
     @classmethod
     def from_pretrained(
@@ -79,6 +82,7 @@ class LanguageModel:
         max_new_tokens: int | Sequence[int],
         *,
         batch_size: int = 64,
+        stop: str | None = None,
         progress: Progress = lambda items, description, total: items,
     ) -> list[Continuation]:
         """Continue prompts; a prompt that does not fit is cut on its left.
@@ -89,6 +93,7 @@ class LanguageModel:
             rngs: one random stream per prompt.
             max_new_tokens: most tokens, one number or one per prompt.
             batch_size: prompts per pass.
+            stop: a character that ends a continuation and is left out, such as a line break.
             progress: wraps the loop over the batches.
 
         Raises:
@@ -107,8 +112,8 @@ class LanguageModel:
                 self._cut(self._ids(text, special=True), limit)
                 for text, limit in zip(prompts[part], limits[part], strict=True)
             ]
-            new = self._generate_batch(rows, policy, rngs[part], limits[part])
-            found += [self._finish(row, ids) for row, ids in zip(rows, new, strict=True)]
+            new = self._generate_batch(rows, policy, rngs[part], limits[part], stop)
+            found += [self._finish(row, ids, stop) for row, ids in zip(rows, new, strict=True)]
         return found
 
     @torch.no_grad()
@@ -180,6 +185,7 @@ class LanguageModel:
         policy: Policy,
         rngs: Sequence[np.random.Generator],
         limits: Sequence[int],
+        stop: str | None,
     ) -> list[list[int]]:
         """New ids of each row within its limit; rows that the longest one does not fit go alone."""
         most = max(limits)
@@ -189,7 +195,8 @@ class LanguageModel:
         found: list[list[int]] = [[] for _ in rows]
         for group in groups:
             budget = max(limits[i] for i in group)
-            new = self._generate([rows[i] for i in group], policy, [rngs[i] for i in group], budget)
+            streams = [rngs[i] for i in group]
+            new = self._generate([rows[i] for i in group], policy, streams, budget, stop)
             for i, ids in zip(group, new, strict=True):
                 found[i] = ids[: limits[i]]
         return found
@@ -200,6 +207,7 @@ class LanguageModel:
         policy: Policy,
         rngs: Sequence[np.random.Generator],
         max_new_tokens: int,
+        stop: str | None,
     ) -> list[list[int]]:
         """New token ids of each row, up to and with the end of text."""
         if policy.strategy == "contrastive_search":
@@ -228,15 +236,20 @@ class LanguageModel:
             attention_mask=mask,
             generation_config=config,
             logits_processor=processors(policy, rngs, self.amateur),
+            stopping_criteria=self._stop_criteria(stop),
         )
-        return [self._until_end(row) for row in out[:, ids.shape[1] :].tolist()]
+        new = out[:, ids.shape[1] :].tolist()
+        return [until_end(row, self.eos, self._stop_criteria(stop)) for row in new]
 
-    def _until_end(self, ids: list[int]) -> list[int]:
-        return ids[: ids.index(self.eos) + 1] if self.eos in ids else ids
+    def _stop_criteria(self, stop: str | None) -> Any:
+        if stop not in self._stopping:
+            self._stopping[stop] = stopping(self.model, self.tokenizer, stop)
+        return self._stopping[stop]
 
-    def _finish(self, prompt: list[int], new: list[int]) -> Continuation:
+    def _finish(self, prompt: list[int], new: list[int], stop: str | None) -> Continuation:
         """The text that the new tokens add to the decoded prompt, spaces included."""
         ended = bool(new) and new[-1] == self.eos
         before = self.tokenizer.decode(prompt, skip_special_tokens=True)
         whole = self.tokenizer.decode(prompt + new, skip_special_tokens=True)
-        return Continuation(whole[len(before) :], ended, len(new))
+        text = whole[len(before) :]
+        return Continuation(text if stop is None else text.partition(stop)[0], ended, len(new))

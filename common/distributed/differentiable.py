@@ -150,6 +150,19 @@ def rank_mean(
     return per_row.sum() * gradient_factor(grad_reduction, group) / num_rows
 
 
+def rank_mean_of_sums(
+    total: Tensor, count: Tensor, group: dist.ProcessGroup | None = None
+) -> Tensor:
+    """As `rank_mean` of items that were summed before; 0 if no rank has an item.
+
+    Args:
+        total: sum over the local items, with gradient.
+        count: number of local items.
+        group: Processes that share the batch.
+    """
+    return total * (world_size(group) / all_reduce_sum(count.detach(), group).clamp(min=1))
+
+
 def global_mean(
     per_row: Tensor,
     group: dist.ProcessGroup | None = None,

@@ -1,6 +1,7 @@
 """The one place where encoder weights enter the program: safe reading and strict loading."""
 
 import argparse
+import hashlib
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -148,3 +149,13 @@ def _read(path: Path) -> Any:
 def _shorten(names: list[str]) -> str:
     rest = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 of a module's weights and buffers with their names: what a stored result was made by."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        # by bytes, because NumPy has no bfloat16
+        content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(name.encode() + content.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,9 +1,8 @@
-"""Callbacks of every fit: step seeds, logging, throughput, EMA, stop signals."""
+"""Callbacks of every fit: step seeds, logging, throughput, EMA."""
 
 import contextlib
 import random
 import resource
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -224,49 +223,3 @@ class EMA(Callback):
     def on_validation_end(self, trainer: Trainer, module: Any) -> None:
         """Back to the live weights."""
         self._swap.__exit__(None, None, None)
-
-
-class StopSignal(Callback):
-    """SIGTERM and SIGINT: save at the next step boundary, then exit with 143 or 130.
-
-    All ranks agree on the step. A second SIGINT stops at once.
-    """
-
-    def __init__(self, checkpoint: Any) -> None:
-        self.checkpoint = checkpoint
-        self.received = 0
-        self.previous: dict[int, Any] = {}
-
-    def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        """Replace Lightning's handlers, which stop without saving."""
-        self.trainer = trainer
-        for number in (signal.SIGTERM, signal.SIGINT):
-            with contextlib.suppress(ValueError):  # not in the main thread
-                self.previous[number] = signal.signal(number, self._handle)
-
-    def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
-        """Save and leave when a signal has arrived on any rank."""
-        received = self.received
-        if trainer.world_size > 1:
-            flag = torch.tensor(received, device=module.device)
-            received = int(trainer.strategy.reduce(flag, reduce_op="max"))
-        if received and trainer.fit_loop.epoch_loop._should_accumulate() is False:
-            self.checkpoint.save(trainer, module)
-            for logger in trainer.loggers:
-                logger.finalize("aborted")
-            raise SystemExit(128 + received)
-
-    def teardown(self, trainer: Trainer, module: Any, stage: str) -> None:
-        """Give the handlers back."""
-        for number, handler in self.previous.items():
-            with contextlib.suppress(ValueError):
-                signal.signal(number, handler)
-        self.previous = {}
-
-    def _handle(self, number: int, frame: Any) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = number
-        launcher = self.trainer.strategy.launcher
-        if launcher is not None and number == signal.SIGTERM:
-            launcher.kill(number)

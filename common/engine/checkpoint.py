@@ -1,26 +1,31 @@
-"""Checkpoints: written whole or not at all, the newest valid one is found, loaded safely."""
+"""Checkpoints: written whole or not at all, the newest intact one is found, loaded safely."""
 
-import os
+import pickle
 import re
-import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
 from common.config import UserError
+from common.engine.lifecycle import signed
 from common.engine.workspace import read_json, write_json
 
 NAME = re.compile(r"step-(\d+)\.ckpt")
 
 
+class Damaged(UserError):
+    """A checkpoint whose content is not what was written."""
+
+
 class RunCheckpoint(Checkpoint):
     """Save every n optimiser steps under ``step-<n>.ckpt``, keep the latest k and the best.
 
-    A file is written under a temporary name, synced and renamed, so it is complete or absent.
+    A file is complete or absent and has a checksum (`SignedFiles`).
 
     Args:
         folder: where the files go.
@@ -78,6 +83,8 @@ class RunCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             for old in saved_checkpoints(self.folder)[: -self.keep]:
                 old.unlink(missing_ok=True)
+            for rest in self.folder.glob("*.tmp"):  # of a process that was killed while writing
+                rest.unlink(missing_ok=True)
         return path
 
     def state_dict(self) -> dict[str, Any]:
@@ -91,24 +98,45 @@ class RunCheckpoint(Checkpoint):
     def _write(self, trainer: Trainer, path: Path) -> None:
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        trainer.save_checkpoint(temporary, weights_only=False)
-        if trainer.is_global_zero:
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
+        trainer.save_checkpoint(path, weights_only=False)
+
+
+class SignedFiles(CheckpointIO):
+    """How the trainer writes and reads checkpoint files: straight to their folder, with a checksum."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write; UserError when the disk is full."""
+        signed.write(checkpoint, Path(path))
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read a file that `newest_intact` has verified."""
+        return torch.load(path, map_location=map_location, weights_only=True)  # type: ignore[no-any-return]
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Delete."""
+        Path(path).unlink(missing_ok=True)
 
 
 def saved_checkpoints(folder: Path) -> list[Path]:
-    """Complete step checkpoints of a folder, oldest first."""
-    found = [p for p in folder.glob("step-*.ckpt") if NAME.fullmatch(p.name)]
-    return [p for p in sorted(found) if zipfile.is_zipfile(p)]
+    """Step checkpoints of a folder, oldest first, intact or not."""
+    return sorted(p for p in folder.glob("step-*.ckpt") if NAME.fullmatch(p.name))
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest complete checkpoint, or None."""
-    found = saved_checkpoints(folder)
-    return found[-1] if found else None
+    """The newest intact step checkpoint, or None."""
+    return newest_intact(folder)[0]
+
+
+def newest_intact(folder: Path) -> tuple[Path | None, dict[Path, str]]:
+    """The newest intact step checkpoint, and all damaged ones with what is wrong with them."""
+    wrong = {path: signed.damage(path) for path in saved_checkpoints(folder)}
+    intact = [path for path, reason in wrong.items() if reason is None]
+    damaged = {path: reason for path, reason in wrong.items() if reason is not None}
+    return intact[-1] if intact else None, damaged
 
 
 def mark_finished(folder: Path, checkpoint: Path) -> None:
@@ -123,15 +151,21 @@ def finished(folder: Path) -> Path | None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint with ``weights_only=True``.
+    """Read a checkpoint with ``weights_only=True``, after its checksum was verified.
 
     Raises:
-        UserError: the file is missing, damaged, or holds something other than plain tensors.
+        UserError: the file is missing or holds something other than plain tensors; `Damaged` when
+            it is not what was written.
     """
-    if not path.is_file():
-        raise UserError(f"no checkpoint at {path}")
+    if (reason := signed.damage(path)) is not None:
+        raise Damaged(f"{path} cannot be read as a checkpoint: it {reason}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's text advises to load it all the same
+        raise UserError(
+            f"{path} cannot be read as a checkpoint: it holds more than tensors and plain values, "
+            "and code from a checkpoint is never run"
+        ) from error
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error

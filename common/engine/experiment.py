@@ -11,7 +11,9 @@ from typing import Any, Generic, Literal, TypeVar
 
 from torch import Tensor
 
+from common.data.lookup import BUNDLED
 from common.data.module import ContrastiveData
+from common.encoders.pretrained import resolve_pretrained
 from common.engine.module import ContrastiveModule
 from common.engine.workspace import Workspace
 
@@ -50,6 +52,21 @@ class Requirement:
     location: str
     present: bool
     hint: str = ""
+
+
+def weights_requirement(pretrained: str) -> tuple[Requirement, ...]:
+    """The weights of a ``pretrained:`` string; nothing for "random"."""
+    if pretrained == "random":
+        return ()
+    ref = resolve_pretrained(pretrained, require=False)
+    hint = "download it once with network access, or give a local folder"
+    return (Requirement(f"weights: {ref.spec}", str(ref.path or ref.name), ref.present, hint),)
+
+
+def bundled_requirement(folder: str, name: str | None = None) -> Requirement:
+    """A set that ships with the repository, below ``data/``; `name` is that of a part of it."""
+    here = (BUNDLED / folder).exists()
+    return Requirement(f"data: {name or folder} (bundled)", f"data/{folder}", here)
 
 
 @dataclass(frozen=True)

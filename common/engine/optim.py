@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -83,6 +83,25 @@ def decay_groups(
     return [group for group in groups if group["params"]]
 
 
+def layer_decay_groups(
+    encoder: nn.Module, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """Groups of a timm model whose learning rate falls from each layer to the one below.
+
+    Source: Clark et al. 2020 (ELECTRA, fine-tuning), arXiv 2003.10555; layers as timm counts them.
+
+    Args:
+        encoder: a timm model.
+        weight_decay: of all parameters that timm does not exempt.
+        layer_decay: factor from one layer to the one below, in (0, 1].
+    """
+    from timm.optim._param_groups import param_groups_layer_decay
+
+    found = param_groups_layer_decay(encoder, weight_decay=weight_decay, layer_decay=layer_decay)
+    kept = ("params", "weight_decay", "lr_scale")
+    return [{name: group[name] for name in kept} for group in found]
+
+
 def scaled_lr(lr: float, global_batch_size: int, rule: str = "linear", base: int = 256) -> float:
     """Learning rate for a batch size: linear (Goyal et al. 2017) or sqrt (You et al. 2020) rule.
 
@@ -159,6 +178,26 @@ def build_schedule(
             decay_steps=cfg.decay_steps,
         )
         return lr / cfg.lr
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def milestone_schedule(
+    optimizer: torch.optim.Optimizer, milestones: Sequence[float], total_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Per-step schedule that divides the learning rate by ten at each milestone.
+
+    Source: He et al. 2016, section 3.4 (step decay), arXiv 1512.03385.
+
+    Args:
+        optimizer: its groups hold their first learning rates.
+        milestones: fractions of training, in [0, 1].
+        total_steps: optimiser steps of the whole training.
+    """
+    edges = [round(fraction * total_steps) for fraction in milestones]
+
+    def factor(step: int) -> float:
+        return float(0.1 ** sum(step >= edge for edge in edges))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 

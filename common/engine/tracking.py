@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +111,20 @@ def wandb_logger(cfg: ExperimentConfig, workspace: Workspace) -> Logger | None:
     )
     logger._wandb_init.pop("anonymous", None)  # W&B warns of the option, whatever its value
     return logger
+
+
+def open_loggers(cfg: ExperimentConfig, workspace: Workspace) -> list[Logger]:
+    """The loggers of a whole run: W&B, where it is wanted."""
+    logger = wandb_logger(cfg, workspace)
+    return [] if logger is None else [logger]
+
+
+def close_loggers(loggers: Sequence[Logger], metrics: Mapping[str, float]) -> None:
+    """Log the final metrics and finish the run."""
+    for logger in loggers:
+        logger.log_metrics({f"test/{k}": v for k, v in metrics.items()})
+        logger.finalize("success")
+    if loggers:
+        import wandb
+
+        wandb.finish()

@@ -4,19 +4,21 @@ import logging
 import math
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from torch import nn
 
 from common.config import ExperimentConfig, TrainerConfig, UserError
-from common.engine.callbacks import EMA, LogTerms, SaveBadBatch, StepSeed, StopSignal
-from common.engine.checkpoint import RunCheckpoint
+from common.engine.callbacks import EMA, LogTerms, SaveBadBatch, StepSeed
+from common.engine.checkpoint import RunCheckpoint, SignedFiles
 from common.engine.experiment import Stage
+from common.engine.processor import choose_cpu_gemm
 from common.engine.progress import TrainingProgress
 from common.engine.tracking import MetricsCSV
 from common.engine.workspace import Workspace
@@ -117,12 +119,31 @@ def check_accumulation(cfg: TrainerConfig, stage: Stage) -> None:
         )
 
 
+def scale(cfg: ExperimentConfig, stage: Stage) -> dict[str, Any]:
+    """World size, batch size, parameters and negatives of a run by its first stage, for meta.json."""
+    trainer_cfg = stage_config(cfg.trainer, stage)
+    check_accumulation(trainer_cfg, stage)
+    ranks = world_size(trainer_cfg)
+    steps, _ = total_steps(trainer_cfg, stage)
+    step_batch = stage.data.batch_size * ranks
+    return {
+        "world_size": ranks,
+        "global_batch_size": step_batch * trainer_cfg.accumulate_grad_batches,
+        "num_steps": steps,
+        "precision": run_precision(trainer_cfg),
+        "cpu_gemm": choose_cpu_gemm(),
+        "parameters": sum(p.numel() for p in stage.module.parameters()),
+        "negatives_per_query": stage.module.negatives_per_query(step_batch),
+    }
+
+
 def build_trainer(
     cfg: ExperimentConfig,
     stage: Stage,
     stage_index: int,
     workspace: Workspace,
     loggers: list[Any],
+    callbacks: Sequence[Callback] = (),
 ) -> Trainer:
     """The trainer of one stage.
 
@@ -132,6 +153,7 @@ def build_trainer(
         stage_index: position of the stage, part of the seed.
         workspace: the run folder.
         loggers: loggers shared by all stages (W&B); metrics.csv is added here.
+        callbacks: called after those that follow the weights, before the checkpoint is written.
     """
     trainer_cfg = stage_config(cfg.trainer, stage)
     check_accumulation(trainer_cfg, stage)
@@ -165,13 +187,19 @@ def build_trainer(
         use_distributed_sampler=False,
         enable_model_summary=False,
         logger=[MetricsCSV(workspace.path / "metrics.csv", stage.name), *loggers],
-        callbacks=_callbacks(cfg, trainer_cfg, stage, stage_index, folder),
+        callbacks=_callbacks(cfg, trainer_cfg, stage, stage_index, folder, callbacks),
+        plugins=[SignedFiles()],
         default_root_dir=workspace.path,
     )
 
 
 def _callbacks(
-    cfg: ExperimentConfig, trainer_cfg: TrainerConfig, stage: Stage, index: int, folder: Path
+    cfg: ExperimentConfig,
+    trainer_cfg: TrainerConfig,
+    stage: Stage,
+    index: int,
+    folder: Path,
+    further: Sequence[Callback],
 ) -> list[Any]:
     samples = global_batch_size(trainer_cfg, stage)
     checkpoint = RunCheckpoint(
@@ -187,7 +215,7 @@ def _callbacks(
         *ema,
         LogTerms(trainer_cfg.log_every_n_steps, samples),
         SaveBadBatch(folder.parents[1]),
-        StopSignal(checkpoint),
+        *further,
         TrainingProgress(stage.name),
         checkpoint,
     ]

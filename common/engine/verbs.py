@@ -33,10 +33,11 @@ def metrics_table(title: str, metrics: Mapping[str, float | None]) -> Table:
 def train(project: str, config: str, overrides: Sequence[str]) -> None:
     """Train and print the metrics and the run folder."""
     from common.engine import run
+    from common.engine.lifecycle.launch import is_main_process
     from common.engine.workspace import read_json
 
     path = run.train(project, config, overrides)
-    if run.is_main_process():
+    if is_main_process():
         metrics = read_json(path / "metrics.json")
         console.print(metrics_table(f"{project}/{config}", metrics))
         skipped = read_json(path / "meta.json").get("skipped_samples", 0)

@@ -1,40 +1,42 @@
-"""The run folder: layout, provenance, figures, galleries and per-item scores."""
+"""What an evaluation or a task leaves behind: figures, galleries, notes and per-item scores."""
 
 import datetime
 import json
-import os
 import platform
 import secrets
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from common.config import ROOT, ExperimentConfig, UserError, nearest, to_yaml
-
-PACKAGES = ("torch", "torchvision", "torchaudio", "triton", "lightning", "transformers",
-            "open_clip_torch", "timm", "numpy", "wandb", "omegaconf")  # fmt: skip
+from common.config import ExperimentConfig, UserError
 
 
 class Workspace:
-    """One run's folder, ``runs/<project>/<config>/<run-id>/``.
+    """A folder to write in: of a run, of one evaluation of it, or of a task.
 
     Args:
         path: the folder; created when something is first written.
         project: slug.
         config: config name.
+        trained: folder of the run that is evaluated; None: the same.
     """
 
-    def __init__(self, path: Path, project: str = "", config: str = "") -> None:
-        self.path, self.project, self.config = path, project, config
+    def __init__(
+        self, path: Path, project: str = "", config: str = "", trained: Path | None = None
+    ) -> None:
+        self.path, self.project, self.config, self.trained = path, project, config, trained or path
         self.figure_sinks: list[Any] = []  # loggers with log_image(key, images)
 
     @property
     def run_id(self) -> str:
         """Name of the folder."""
         return self.path.name
+
+    @property
+    def curves(self) -> Path:
+        """metrics.csv of the run, absent where only weights are known."""
+        return self.trained / "metrics.csv"
 
     def folder(self, name: str) -> Path:
         """A sub-folder, created."""
@@ -49,6 +51,18 @@ class Workspace:
         from common.engine.progress import track
 
         return track(iterable, description, total)
+
+    def meter(self, description: str, total: int) -> Any:
+        """A progress display that is told how many of the units are done."""
+        from common.engine.progress import Meter
+
+        return Meter(description, total)
+
+    def say(self, text: str) -> None:
+        """A note that is also shown on the terminal."""
+        self.note(text)
+        sys.stdout.write(text.rstrip() + "\n")
+        sys.stdout.flush()
 
     def note(self, text: str) -> None:
         """Append a line to notes.txt of the run."""
@@ -110,65 +124,6 @@ def run_folder(cfg: ExperimentConfig, project: str, config: str) -> Path:
     return Path(cfg.runs_dir) / project / config
 
 
-def find_run(cfg: ExperimentConfig, project: str, config: str, which: str) -> Path:
-    """Folder of an existing run: ``latest``, a run id, or a path.
-
-    Raises:
-        UserError: none exists under that name.
-    """
-    base = run_folder(cfg, project, config)
-    runs = sorted(p.parent.name for p in base.glob("*/meta.json"))
-    if which == "latest":
-        if not runs:
-            raise UserError(
-                f"no run of {project}/{config} under {base} yet: "
-                f"make train PROJECT={project} CONFIG={config}"
-            )
-        return base / max(runs, key=lambda r: (base / r / "meta.json").stat().st_mtime)
-    for path in (base / which, Path(which)):
-        if (path / "meta.json").is_file():
-            return path
-    raise UserError(f"no run '{which}' of {project}/{config} under {base}{nearest(which, runs)}")
-
-
-def create(cfg: ExperimentConfig, project: str, config: str, overrides: Sequence[str],
-           extra: Mapping[str, Any]) -> Workspace:  # fmt: skip
-    """Make the folder of a new run with config.yaml and meta.json.
-
-    Raises:
-        UserError: a run with this id exists.
-    """
-    path = run_folder(cfg, project, config) / (cfg.run_id or new_run_id())
-    if (path / "meta.json").exists():
-        raise UserError(f"{path} exists; choose another run_id, or resume={path.name}")
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "config.yaml").write_text(to_yaml(cfg), encoding="utf-8")
-    write_json(path / "meta.json", {**provenance(cfg, project, config, overrides), **extra})
-    return Workspace(path, project, config)
-
-
-def provenance(
-    cfg: ExperimentConfig, project: str, config: str, overrides: Sequence[str]
-) -> dict[str, Any]:
-    """Commit, versions, hardware and seed of this process."""
-    import torch
-
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "project": project,
-        "config": config,
-        "overrides": list(overrides),
-        "seed": cfg.seed,
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
-        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "gpu": gpu},
-        "command": " ".join(["python -m common.cli", *sys.argv[1:]]),
-        "started": datetime.datetime.now().isoformat(timespec="seconds"),
-    }
-
-
 def cpu_name() -> str:
     """Model name of the processor."""
     try:
@@ -178,12 +133,6 @@ def cpu_name() -> str:
         )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def update_meta(path: Path, **values: Any) -> None:
-    """Merge values into a run's meta.json."""
-    meta = read_json(path / "meta.json")
-    write_json(path / "meta.json", {**meta, **values})
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -199,18 +148,3 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
-
-
-def _git(*args: str) -> str | None:
-    try:
-        out = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return out.stdout.strip() if out.returncode == 0 else None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

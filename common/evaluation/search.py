@@ -3,14 +3,12 @@
 Legend: Q queries, G gallery items, D dimension, K results.
 """
 
-import importlib.util
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.config import UserError
 from common.evaluation.matrices import (
     Indices,
     Metric,
@@ -78,7 +76,7 @@ def search(
             (the query itself, a reference image).
         chunk_size: queries and gallery items per block; memory is ``chunk_size ** 2`` scores.
         backend: ``"faiss"`` uses a flat index (CPU, float32, no ``exclude``); ``"auto"`` takes it
-            when it is installed and applies, ``"torch"`` never. Results agree up to rounding.
+            where it applies, ``"torch"`` never. Results agree up to rounding.
 
     Returns:
         Scores and indices, sorted by descending score, then ascending index.
@@ -86,7 +84,6 @@ def search(
     Raises:
         ValueError: shapes do not fit, ``k`` is larger than what is left of the gallery, or faiss
             was asked for where it does not apply.
-        UserError: faiss was asked for and is not installed.
 
     Distributed: local.
 
@@ -136,12 +133,9 @@ def _use_faiss(backend: Backend, gallery: Tensor, has_exclusions: bool) -> bool:
     if backend not in ("auto", "torch", "faiss"):
         raise ValueError(f"backend must be 'auto', 'torch' or 'faiss', got {backend!r}")
     applies = gallery.device.type == "cpu" and gallery.dtype == torch.float32 and not has_exclusions
-    installed = importlib.util.find_spec("faiss") is not None
-    if backend == "faiss" and not installed:
-        raise UserError("faiss is not installed; install the 'eval' group or use backend='torch'")
     if backend == "faiss" and not applies:
         raise ValueError("the faiss backend needs float32 on the CPU and no 'exclude'")
-    return backend != "torch" and applies and installed
+    return backend != "torch" and applies
 
 
 def _search_faiss(query: Tensor, gallery: Tensor, k: int, chunk_size: int) -> SearchResult:

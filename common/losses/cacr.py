@@ -1,11 +1,14 @@
-"""Contrastive attraction and repulsion as a module."""
+"""Contrastive attraction and repulsion as modules: multi-view, with a queue, with momentum keys."""
 
+from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from common.losses.base import PairLoss, check_fraction
-from common.losses.functional.cacr import COSTS, WEIGHTINGS, CacrTerms, cacr
+from common.losses.functional.cacr import COSTS, WEIGHTINGS, CacrTerms, cacr, cacr_momentum
+from common.losses.functional.cacr_queue import cacr_queue
 from common.losses.functional.kernel import mean_loss
 from common.losses.output import LossOutput
 
@@ -35,7 +38,6 @@ class CACRLoss(PairLoss):
 
     Distributed: gathers negatives (local if `gather=False`).
 
-    >>> import torch
     >>> views = torch.eye(2).expand(2, 2, 2)  # attraction 0, repulsion -2
     >>> CACRLoss()(views).loss
     tensor(-2.)
@@ -105,3 +107,124 @@ class CACRLoss(PairLoss):
         terms = self.terms(views)
         per_sample = terms.attraction + terms.repulsion
         return LossOutput(mean_loss(per_sample, self.kernel), per_sample, None)
+
+
+class CACRQueueLoss(PairLoss):
+    """Queries of all views against momentum keys and a queue; see `functional.cacr_queue`.
+
+    Source: Zheng et al. 2023, section 5.3 and released code, arXiv 2105.03746.
+
+    Args:
+        tau_positive: > 0, multiplies distances in the attraction weights.
+        tau_negative: > 0, multiplies distances in the repulsion weights.
+        alpha: factor of the attraction.
+        beta: factor of the repulsion.
+        in_batch: whether queries of other samples are negatives too.
+        reuse_first_view: the released code's mistake, see `functional.cacr_queue`.
+        gather: see `PairLoss`; so are `normalize`, `backend` and `memory_budget`.
+
+    Distributed: gathers negatives of the batch (local if `gather=False`); a queue is never gathered.
+
+    >>> z = torch.eye(2)[:1].expand(2, 1, 2)  # views agree; one row in the queue, at distance 2
+    >>> CACRQueueLoss(in_batch=False)(z, z, torch.eye(2)[1:]).loss
+    tensor(-2.)
+    """
+
+    def __init__(
+        self,
+        tau_positive: float = 1.0,
+        tau_negative: float = 2.0,
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        in_batch: bool = True,
+        reuse_first_view: bool = False,
+        *,
+        gather: bool = True,
+        normalize: bool = True,
+        backend: str = "auto",
+        memory_budget: int | None = None,
+    ) -> None:
+        super().__init__(
+            gather=gather, normalize=normalize, backend=backend, memory_budget=memory_budget
+        )
+        self.tau_positive, self.tau_negative = tau_positive, tau_negative
+        self.alpha, self.beta = alpha, beta
+        self.in_batch, self.reuse_first_view = in_batch, reuse_first_view
+
+    def terms(self, queries: Tensor, keys: Tensor, queue: Tensor) -> CacrTerms:
+        """Both costs and the entropies of their weights, per sample; arguments as `forward`."""
+        return cacr_queue(
+            self.prepare(queries), self.prepare(keys), queue, self.tau_positive, self.tau_negative,
+            alpha=self.alpha, beta=self.beta, in_batch=self.in_batch,
+            reuse_first_view=self.reuse_first_view, **self.kernel,
+        )  # fmt: skip
+
+    def forward(self, queries: Tensor, keys: Tensor, queue: Tensor) -> LossOutput:
+        """Loss of a batch; may be negative, no hits.
+
+        Args:
+            queries: (V, B, D) raw online embeddings.
+            keys: (V, B, D) raw momentum embeddings of the same views.
+            queue: (Q, D) unit keys of earlier batches.
+        """
+        terms = self.terms(queries, keys, queue)
+        per_sample = terms.attraction + terms.repulsion
+        return LossOutput(mean_loss(per_sample, self.kernel), per_sample, None)
+
+
+class CACRMomentumLoss(PairLoss):
+    """Every momentum key against the predictions from all other views; see `cacr_momentum`.
+
+    With two views and the RBF cost each key has one query, its weight is 1, and the loss is half of
+    MoCo v3's. The weights matter with local crops or more views.
+
+    Source: Zheng et al. 2023, section 5.4 and released code, arXiv 2105.03746.
+
+    Args:
+        temperature: T > 0.
+        cost: of the repulsion, "rbf" or "euclidean".
+        reduction: over the samples of this rank; "sum" as in the released Euclidean form.
+        gather: see `PairLoss`; so are `normalize`, `backend` and `memory_budget`.
+
+    Distributed: gathers negatives (local if `gather=False`).
+
+    >>> z = torch.eye(2)  # one query for each key: 2T times InfoNCE
+    >>> CACRMomentumLoss(1.0)([z, z], [z, z]).loss.round(decimals=4)
+    tensor(0.6265)
+    """
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        cost: RepulsionCost = "rbf",
+        reduction: Literal["mean", "sum"] = "mean",
+        *,
+        gather: bool = True,
+        normalize: bool = True,
+        backend: str = "auto",
+        memory_budget: int | None = None,
+    ) -> None:
+        super().__init__(
+            gather=gather, normalize=normalize, backend=backend, memory_budget=memory_budget
+        )
+        self.temperature, self.cost, self.reduction = temperature, cost, reduction
+
+    def forward(self, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> LossOutput:
+        """Mean over keys of their loss; hits are those of the last key.
+
+        Args:
+            queries: predictions of every view, (B, D) raw each.
+            keys: momentum embeddings of the first views, in the order of `queries`.
+        """
+        q, outputs = self.prepare(torch.stack(list(queries))), []
+        for index, key in enumerate(keys):
+            others = torch.cat([q[:index], q[index + 1 :]])
+            outputs.append(
+                cacr_momentum(
+                    others, self.prepare(key), self.temperature, cost=self.cost, **self.kernel
+                )
+            )
+        loss = torch.stack([out.loss for out in outputs]).mean()
+        loss = loss * len(keys[0]) if self.reduction == "sum" else loss
+        per_sample = torch.stack([out.per_sample for out in outputs]).mean(0)
+        return LossOutput(loss, per_sample, outputs[-1].hits)

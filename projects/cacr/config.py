@@ -4,27 +4,31 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.config import ExperimentConfig, OptimConfig
-from common.families.images.config import FrozenEval, ImageSetData, ImageSource
-
-IN_MEMORY = ("synthetic", "bundled", "cifar10", "cifar100", "stl10")
+from common.families.images.config import (
+    IN_MEMORY,
+    ColourChanges,
+    ImageSetData,
+    ImageSource,
+    ProjectedModel,
+    WatchedEval,
+)
 
 
 @dataclass
-class CacrData(ImageSetData):
+class CacrData(ColourChanges, ImageSetData):
     """Images and their augmentation."""
 
     # folder: any pictures below data.folder, judged on ImageNet-1k
     source: Literal[ImageSource, "folder"] = "bundled"
     folder: str | None = None  # of source=folder, below the data root
-    limit: int | None = None  # training images, balanced (sets in memory)
     imbalance: Literal["none", "linear", "exponential"] = "none"  # class c keeps (c + 1) / C
     subset_seed: int | None = None  # draws limited and imbalanced subsets; None: the seed
     views: int = 5  # K + 1 views of every image
     local_views: int = 0  # further small crops (method.host=momentum)
     local_size: int = 96  # of these, in pixels
     local_scale: tuple[float, float] = (0.05, 0.4)
-    crop_scale: tuple[float, float] = (0.2, 1.0)  # area range of the random resized crop
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.4)  # of torchvision
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.4)
     jitter_prob: float = 1.0
     blur_prob: list[float] = field(default_factory=lambda: [0.0])  # of the views in turn
     solarise_prob: list[float] = field(default_factory=lambda: [0.0])  # of the views in turn
@@ -34,11 +38,10 @@ class CacrData(ImageSetData):
         super().__post_init__()
         if self.views < 2:
             raise ValueError("data.views must be >= 2")
-        if self.limit is not None and self.imbalance != "none":
+        if self.imbalance != "none" and self.limit is not None:
             raise ValueError("data.limit draws a balanced subset; null it or data.imbalance")
-        chosen = self.limit is not None or self.imbalance != "none"
-        if chosen and self.source not in IN_MEMORY:
-            raise ValueError("data.limit and data.imbalance are for sets in memory")
+        if self.imbalance != "none" and self.source not in IN_MEMORY:
+            raise ValueError(f"data.imbalance is for sets in memory, not for {self.source}")
         if self.imbalance != "none" and self.source == "stl10":
             raise ValueError("data.imbalance needs labels, which stl10's training images lack")
         if (self.source == "folder") != (self.folder is not None):
@@ -46,21 +49,15 @@ class CacrData(ImageSetData):
 
 
 @dataclass
-class ModelConfig:
-    """Encoder and heads."""
+class ModelConfig(ProjectedModel):
+    """Encoder and heads; the predictor is that of method.host=momentum."""
 
-    # convnet | small_alexnet | a ResNet of torchvision | timm/<name>
     backbone: str = "small_alexnet"
-    widths: list[int] = field(default_factory=lambda: [24, 48, 64])  # convnet
-    cifar_stem: bool = False  # ResNets: 3x3 stride-1 first convolution, no max pooling
-    freeze_patch_embed: bool = False  # ViT: MoCo v3's stop-grad-conv1
-    projector: list[int] = field(default_factory=list)  # hidden widths
-    out_dim: int = 128  # dimension of the contrasted embeddings
-    head_norm: Literal["batch", "none"] = "batch"  # of projector and predictor
-    projector_last_norm: bool = False  # also normalise the projector's output (MoCo v3)
-    predictor: list[int] = field(default_factory=lambda: [4096])  # hidden widths, host=momentum
+    widths: list[int] = field(default_factory=lambda: [24, 48, 64])
+    projector: list[int] = field(default_factory=list)
+    projector_last_affine: bool = False  # MoCo v3's norms end without scale and shift
+    predictor: list[int] = field(default_factory=lambda: [4096])
     predictor_last_norm: bool = False
-    sync_batchnorm: bool = False  # statistics over all GPUs
 
 
 @dataclass
@@ -70,8 +67,9 @@ class MethodConfig:
     # batch: K + 1 views against each other; queue: MoCo v2 form; momentum: MoCo v3 form
     host: Literal["batch", "queue", "momentum"] = "batch"
     loss: Literal["cacr", "infonce"] = "cacr"  # infonce: the plain baseline on the same views
-    tau_pos: float = 1.0  # t+, multiplies the distances in the weights of positives
-    tau_neg: float = 0.9  # t-, multiplies the distances in the weights of negatives
+    # t+ and t-: multiply squared distances, so they are inverses of a `temperature`
+    tau_pos: float = 1.0  # in the weights of positives
+    tau_neg: float = 0.9  # in the weights of negatives
     alpha: float = 1.0  # factor of the attraction
     beta: float = 1.0  # factor of the repulsion
     # which weights are conditional: both, only the negatives', only the positives', none
@@ -80,7 +78,7 @@ class MethodConfig:
     cost: Literal["euclidean", "rbf"] = "euclidean"  # of the repulsion
     rbf_t: float = 2.0  # host=batch: exponent of the RBF cost
     tau_plus: float = 0.0  # class prior of the debiased repulsion, 0 for none
-    temperature: float = 1.0  # host=momentum: T
+    temperature: float = 1.0  # host=momentum: T, divides the distances
     reduction: Literal["mean", "sum"] = "mean"  # host=momentum, Euclidean: sum as in the release
     local_keys: bool = False  # host=momentum: local crops are keys too (full mode)
     queue_size: int = 65536  # host=queue
@@ -109,10 +107,10 @@ class MethodConfig:
 
 
 @dataclass
-class EvalConfig(FrozenEval):
+class EvalConfig(WatchedEval):
     """Evaluation protocol."""
 
-    ks: list[int] = field(default_factory=lambda: [10, 20, 100, 200])  # neighbourhood sizes
+    ks: list[int] = field(default_factory=lambda: [10, 20, 100, 200])
 
 
 @dataclass

@@ -8,101 +8,63 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.data.image.labelled import LabelledPixels
-from common.data.image.parts import ImagePart
 from common.data.samplers import sample_rng
-from common.encoders.modes import evaluated
+from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace, write_json
 from common.evaluation.features import geometry
-from common.evaluation.features.frozen import frozen_metrics, knn_correct, source_features
-from common.evaluation.features.linear_probe import linear_probe_correct
-from common.evaluation.figures import class_gallery, embedding_map
-from common.families.images.validation import validation_curve
+from common.families.images.evaluation import (
+    FrozenParts,
+    frozen_parts,
+    knn_items,
+    linear_items,
+    probes,
+    show_features,
+)
 from common.losses.functional.geometry import pairwise_squared_distance
 from projects.cacr.config import Config
-from projects.cacr.data import eval_transform, image_part, view_transforms
+from projects.cacr.data import image_part, view_transforms
+from projects.cacr.diagnostics import positive_distances, weight_diagnostics
 from projects.cacr.module import CACR
-from projects.cacr.objective import positive_distances, weight_diagnostics
 
 DIAGNOSED_IMAGES, DIAGNOSED_VIEWS = 512, 5  # test images and views of the mechanism table
 VIEW_STREAM = 25
-
-Labelled = tuple[Tensor, Tensor]  # features (N, F) and labels (N,)
 
 
 def evaluate(cfg: Config, module: CACR, workspace: Workspace) -> dict[str, float]:
     """Probes of the frozen encoder, the untrained encoder beside them, and the mechanism."""
     bank, test = image_part(cfg, "bank"), image_part(cfg, "test")
     with evaluated(module, cfg.trainer.accelerator):
-        bank_set, test_set = (features(cfg, module, part, workspace) for part in (bank, test))
-        metrics, correct = probes(cfg, bank_set, test_set)
+        parts = frozen_parts(cfg, module.network.encoder, bank, test, workspace)
+        metrics, correct = judged(cfg, parts)
         if isinstance(test.data, LabelledPixels):
-            metrics |= untrained(cfg, module, bank, test, workspace)
+            raw = untrained(lambda: CACR(cfg), cfg.seed, like=module).network.encoder
+            _, before = judged(cfg, frozen_parts(cfg, raw, bank, test, workspace))
+            metrics |= {f"untrained_{name}": _mean(values) for name, values in before.items()}
             metrics |= mechanism(cfg, module, test.data)
     for name, values in correct.items():
         workspace.items(name, values.double().tolist())
     if isinstance(test.data, LabelledPixels):
         names = test.class_names
-        metrics |= by_frequency(correct, test_set[1], len(names))
-        report = per_class(correct, test_set[1], names)
+        metrics |= by_frequency(correct, parts.test.labels, len(names))
+        report = per_class(correct, parts.test.labels, names)
         write_json(workspace.folder(".") / "per_class.json", report)
         workspace.figure("per class", per_class_figure(report))
-    validation_curve(workspace)
-    rows = class_gallery(test_set, bank_set, test.picture, bank.picture)
-    workspace.gallery("nearest neighbours", rows)
     title = f"test features, {cfg.method.loss} ({cfg.method.weighting}), {cfg.data.imbalance}"
-    workspace.figure("map", embedding_map(*test_set, test.class_names, title))
+    show_features(workspace, parts, bank, test, title)
     return metrics
 
 
-def features(cfg: Config, module: CACR, part: ImagePart, workspace: Workspace) -> Labelled:
-    """Features (K, F) before the projector and labels (K,) of the readable images."""
-    x, kept = source_features(
-        module.network.encoder,
-        part.source(eval_transform(cfg.data)),
-        batch_size=cfg.eval.batch_size,
-        num_workers=cfg.data.num_workers,
-        progress=workspace.progress,
-    )
-    return x, part.labels[kept]
-
-
-def probes(
-    cfg: Config, bank: Labelled, test: Labelled
-) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """kNN, linear probe and geometry; and for both probes which test images are right, (M,) bool."""
-    classes = int(max(bank[1].max(), test[1].max())) + 1
-    metrics = frozen_metrics(
-        bank,
-        test,
-        num_classes=classes,
-        ks=cfg.eval.ks,
-        temperature=cfg.eval.knn_temperature,
-        probe=cfg.eval.linear_probe,
-        l2_grid=cfg.eval.probe_l2,
-        seed=cfg.seed,
-    )
-    k = cfg.eval.items_k
-    correct = {f"knn{k}_top1": torch.tensor(knn_correct(*bank, *test, k=k)).bool()}
-    if cfg.eval.linear_probe:
-        right = linear_probe_correct(
-            *bank, *test, l2=metrics["linear_probe_l2"], num_classes=classes
-        )
-        correct["linear_probe_top1"] = right
-        # The refit sums the rows in another order; the table shows what the items hold.
-        metrics["linear_probe_top1"] = float(right.double().mean())
+def judged(cfg: Config, parts: FrozenParts) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """All probes; and for the vote and the linear probe which test images are right, (M,) bool."""
+    metrics = probes(cfg, parts)
+    correct = knn_items(cfg, parts) | linear_items(parts, metrics)
+    # The refit sums the rows in another order; the table shows what the items hold.
+    metrics |= {name: _mean(right) for name, right in correct.items() if "linear" in name}
     return metrics, correct
 
 
-def untrained(
-    cfg: Config, module: CACR, bank: ImagePart, test: ImagePart, workspace: Workspace
-) -> dict[str, float]:
-    """Accuracies of the same network before training."""
-    with torch.random.fork_rng():
-        torch.manual_seed(cfg.seed)
-        raw = CACR(cfg).to(next(module.parameters()).device).eval()
-    sets = [features(cfg, raw, part, workspace) for part in (bank, test)]
-    _, correct = probes(cfg, sets[0], sets[1])
-    return {f"untrained_{name}": float(values.double().mean()) for name, values in correct.items()}
+def _mean(correct: Tensor) -> float:
+    return float(correct.double().mean())
 
 
 # -- classes by frequency ------------------------------------------------------------------------

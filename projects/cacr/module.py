@@ -1,42 +1,21 @@
 """Contrastive attraction and contrastive repulsion as a training module."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from common.data.image.multi_view import MultiViewBatch
 from common.encoders.heads import MLPHead, ProjectedEncoder
-from common.encoders.momentum import MomentumEncoder
+from common.encoders.momentum import MomentumEncoder, cosine_momentum
 from common.encoders.queue import FeatureQueue
-from common.engine.optim import build_optimizer, scaled_optim
+from common.engine.optim import milestone_schedule
+from common.families.images.networks import embed_views, projected_encoder
 from common.families.images.validation import KnnValidatedModule
+from common.losses.cacr import CACRLoss, CACRQueueLoss
 from projects.cacr.config import Config
-from projects.cacr.networks import build_network
-from projects.cacr.objective import (
-    DIAGNOSED_QUERIES,
-    MomentumObjective,
-    MultiViewObjective,
-    QueueObjective,
-    momentum_at,
-    weight_diagnostics,
-)
-
-
-def network_options(cfg: Config) -> dict[str, Any]:
-    """Arguments of `build_network`."""
-    model = cfg.model
-    return {
-        "backbone": model.backbone,
-        "widths": list(model.widths),
-        "image_size": cfg.data.image_size,
-        "cifar_stem": model.cifar_stem,
-        "freeze_patch_embed": model.freeze_patch_embed,
-        "projector": list(model.projector),
-        "out_dim": model.out_dim,
-        "head_norm": model.head_norm,
-        "projector_last_norm": model.projector_last_norm,
-    }
+from projects.cacr.diagnostics import batch_diagnostics
+from projects.cacr.objective import build_objective, logged_terms, multi_view_terms
 
 
 class CACR(KnnValidatedModule):
@@ -58,24 +37,17 @@ class CACR(KnnValidatedModule):
     def __init__(self, cfg: Config, network: ProjectedEncoder | None = None) -> None:
         super().__init__(cfg.optim, k=cfg.eval.items_k, temperature=cfg.eval.knn_temperature)
         method, model = cfg.method, cfg.model
-        self.network = network or build_network(**network_options(cfg))
-        self.host, self.milestones = method.host, cfg.optim.milestones
+        self.method, self.milestones = method, cfg.optim.milestones
+        self.network = network or projected_encoder(cfg)
+        self.objective = build_objective(method)
         self.tau_pos, self.tau_neg = method.tau_pos, method.tau_neg
         self.diagnose_every = cfg.trainer.log_every_n_steps
-        self.objective: MultiViewObjective | QueueObjective | MomentumObjective
-        if self.host == "batch":
-            self.objective = MultiViewObjective(method)
-        else:
-            self.start_momentum = method.momentum
-            self.rising_momentum = method.momentum_schedule == "cosine"
+        if method.host != "batch":
             self.momentum_encoder = MomentumEncoder(self.network, method.momentum)
-        if self.host == "queue":
-            self.objective = QueueObjective(method)
+        if method.host == "queue":
             self.in_batch_negatives = method.in_batch_negatives
             self.queue = FeatureQueue(method.queue_size, model.out_dim)
-        if self.host == "momentum":
-            self.objective = MomentumObjective(method)
-            self.local_keys = method.local_keys
+        if method.host == "momentum":
             # p_v and pi- of the loss as weights of squared distances: 1 - cosine is half of one.
             self.tau_pos, self.tau_neg = 1 / method.temperature, 1 / (2 * method.temperature)
             self.predictor = MLPHead(
@@ -88,19 +60,20 @@ class CACR(KnnValidatedModule):
 
     def losses(self, batch: MultiViewBatch) -> dict[str, Tensor]:
         """Loss and its terms; on logged steps also entropy and rank correlation of the weights."""
-        terms: dict[str, Tensor] = getattr(self, f"_{self.host}")(batch)
+        terms: dict[str, Tensor] = getattr(self, f"_{self.method.host}")(batch)
         return terms
 
     def _batch(self, batch: MultiViewBatch) -> dict[str, Tensor]:
         z = embed_views(self.network, batch["views"])
-        terms: dict[str, Tensor] = self.objective(z)
+        terms = multi_view_terms(cast(CACRLoss, self.objective), z, self.method)
         return terms | self._diagnose(z[0], z[1:], z[1])
 
     def _queue(self, batch: MultiViewBatch) -> dict[str, Tensor]:
         queries = embed_views(self.network, batch["views"])
         keys = embed_views(self.momentum_encoder, batch["views"])  # no gradient
         self._new_rows.append(keys[-1])  # only the last view's, as in the release
-        terms: dict[str, Tensor] = self.objective(queries, keys, self.queue.features)
+        loss = cast(CACRQueueLoss, self.objective)
+        terms = logged_terms(loss.terms(queries, keys, self.queue.features), loss.kernel)
         return terms | self._diagnose(queries[0], keys[1:], keys[1])
 
     def _momentum(self, batch: MultiViewBatch) -> dict[str, Tensor]:
@@ -108,9 +81,9 @@ class CACR(KnnValidatedModule):
         keys = [*embed_views(self.momentum_encoder, batch["views"])]  # no gradient
         if "local_views" in batch:
             queries += [*self._predict(batch["local_views"])]
-            if self.local_keys:
+            if self.method.local_keys:
                 keys += [*embed_views(self.momentum_encoder, batch["local_views"])]
-        terms: dict[str, Tensor] = self.objective(queries, keys)
+        terms = {"loss": self.objective(queries, keys).loss}
         return terms | self._diagnose(keys[0], torch.stack(queries[1:]), queries[1])
 
     def _predict(self, views: Tensor) -> Tensor:
@@ -119,21 +92,17 @@ class CACR(KnnValidatedModule):
         return predicted.view(*views.shape[:2], -1)
 
     def _diagnose(self, query: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """`weight_diagnostics` of a few queries of this rank, on logged steps."""
+        """What the weights say, on logged steps."""
         if (self.global_step + 1) % self.diagnose_every:
             return {}
-        few = slice(0, DIAGNOSED_QUERIES)
-        found = weight_diagnostics(
-            query[few], positives[:, few], negatives, self.tau_pos, self.tau_neg
-        )
-        return {name: query.new_tensor(value) for name, value in found.items()}
+        return batch_diagnostics(query, positives, negatives, self.tau_pos, self.tau_neg)
 
     def after_optimizer_step(self) -> None:
         """Move the momentum encoder, then enqueue what this step has seen."""
-        if self.host != "batch":
-            if self.rising_momentum:
+        if self.method.host != "batch":
+            if self.method.momentum_schedule == "cosine":
                 done = self.global_step / self.trainer.max_steps if self._trainer else 0.0
-                self.momentum_encoder.momentum = momentum_at(done, self.start_momentum)
+                self.momentum_encoder.momentum = cosine_momentum(done, self.method.momentum)
             self.momentum_encoder.update(self.network)
         if self._new_rows:
             self.queue.enqueue(torch.cat(self._new_rows))
@@ -141,31 +110,14 @@ class CACR(KnnValidatedModule):
 
     def negatives_per_query(self, global_batch_size: int) -> int:
         """Other samples in one other view; with a queue its rows and other samples' queries."""
-        stored = len(self.queue) if self.host == "queue" else 0
+        stored = len(self.queue) if self.method.host == "queue" else 0
         return stored + (max(0, global_batch_size - 1) if self.in_batch_negatives else 0)
 
     def configure_optimizers(self) -> Any:
         """The common optimiser and schedule; with milestones a division by ten at each."""
-        configured = super().configure_optimizers()
-        if not self.milestones:
-            return configured
-        total = self.trainer.max_steps
-        edges = [round(fraction * total) for fraction in self.milestones]
-        optimizer = build_optimizer(
-            self.parameter_groups(), scaled_optim(self.optim, self.global_batch_size)
-        )
-
-        def factor(step: int) -> float:
-            return float(0.1 ** sum(step >= edge for edge in edges))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
-
-
-def embed_views(network: nn.Module, views: Tensor) -> Tensor:
-    """Views (V, B, 3, S, S) -> embeddings (V, B, D), all views in one pass."""
-    embeddings: Tensor = network(views.flatten(0, 1))
-    return embeddings.view(*views.shape[:2], -1)
+        found = super().configure_optimizers()
+        if self.milestones:
+            found["lr_scheduler"]["scheduler"] = milestone_schedule(
+                found["optimizer"], self.milestones, self.trainer.max_steps
+            )
+        return found

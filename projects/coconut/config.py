@@ -1,75 +1,35 @@
 """What can be set in a COCONUT experiment."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from common.config import DataConfig, ExperimentConfig
-
-Design = Literal["nspt", "ntpt", "nsps"]
+from common.config import ExperimentConfig
+from common.data.incremental_options import IncrementalClasses, Rehearsal
+from common.data.speech.options import SpokenData
+from common.encoders.speech.options import SpeechModel
+from common.evaluation.speech.options import SpeechEval
 
 
 @dataclass
-class CoconutData(DataConfig):
+class CoconutData(SpokenData, IncrementalClasses):
     """Utterances and how their classes arrive."""
 
-    # digits: the bundled spoken digits; fsc, slurp: official layouts; synthetic: tone words
-    source: Literal["synthetic", "digits", "fsc", "slurp"] = "digits"
-    num_tasks: int = 5  # T
-    order: list[int] | None = None  # classes in order of arrival; None: see order_by_seed
-    order_by_seed: bool = False  # draw the order by the seed; else the numbering of the classes
-    tokens: Literal["word", "bpe"] = "word"
-    vocab_size: int = 1000  # most ids; also used where the data are not on disk
-    slots: bool = False  # entities between intent and transcript (SLURP)
-    synthetic_recordings: bool = True  # SLURP: train on the synthetic recordings too
-    max_samples: int | None = None  # longer recordings (at 16 kHz) are dropped
-    max_characters: int | None = None  # longer transcripts are dropped
-    train_per_class: int = 16  # synthetic source
-
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_tasks < 1:
-            raise ValueError("data.num_tasks must be >= 1")
-        if self.slots and self.source != "slurp":
-            raise ValueError("data.slots=true needs data.source=slurp")
+        SpokenData.__post_init__(self)
+        IncrementalClasses.__post_init__(self)
 
 
 @dataclass
-class ModelConfig:
-    """Encoder, decoder and projections."""
-
-    encoder: Literal["conv", "wav2vec2"] = "conv"
-    pretrained: str = "random"  # wav2vec2: see common.encoders.resolve_pretrained
-    wav2vec2: dict[str, Any] = field(default_factory=dict)  # architecture with pretrained=random
-    num_mels: int = 40  # conv
-    dim: int = 96  # conv; a wav2vec 2.0 model brings its own
-    num_convs: int = 2
-    num_layers: int = 2
-    num_heads: int = 4
-    augment: bool = True  # conv: SpecAugment in training
-    freq_width: int = 8  # of a frequency mask, in bands
-    time_width: int = 20  # of a time mask, in frames
-    decoder_layers: int = 2
-    decoder_heads: int = 4
-    decoder_hidden: int | None = None  # None: four times the dimension
-    dropout: float = 0.1  # conv encoder and decoder
-    head_hidden: int = 512  # of both projections
-    embed_dim: int = 128  # of the contrasted embeddings
-
-
-@dataclass
-class MethodConfig:
+class MethodConfig(Rehearsal):
     """Rehearsal, contrastive terms and distillation."""
 
-    setting: Literal["incremental", "offline"] = "incremental"  # offline: all classes at once
-    memory_size: int = 20  # M; every class has floor(M / classes) places; 0: fine-tuning
-    selection: Literal["random", "closest", "herding"] = "herding"
     mm_weight: float = 0.1  # lambda_MM; 0 switches it off
     mm_rows: Literal["current", "all"] = "current"  # S
     mm_first_only: bool = False  # in the first task only
     nspt_weight: float = 1.0  # lambda_NSPT; 0 switches it off
     nspt_ratio: bool = True  # times past / all classes seen so far
     nspt_modalities: list[str] = field(default_factory=lambda: ["audio", "text"])
-    design: Design = "nspt"  # whose vectors are negatives and positives
+    design: Literal["nspt", "ntpt", "nsps"] = "nspt"  # whose vectors are negatives and positives
     anchors: Literal["rehearsal", "all"] = "rehearsal"
     negatives: Literal["all", "current"] = "all"  # rows in the denominator
     denominator: Literal["with_positive", "literal", "literal_self"] = "with_positive"
@@ -86,18 +46,13 @@ class MethodConfig:
     select_from_epoch: int = 5  # best: not before, in tasks >= 2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.temperature <= 0 or self.kd_temperature <= 0:
             raise ValueError("method.temperature and method.kd_temperature must be > 0")
-        if min(self.memory_size, self.mm_weight, self.nspt_weight) < 0:
-            raise ValueError("method.memory_size, mm_weight and nspt_weight must be >= 0")
-        unknown = set(self.nspt_modalities) - {"audio", "text"}
-        if unknown or not self.nspt_modalities:
+        if min(self.mm_weight, self.nspt_weight) < 0:
+            raise ValueError("method.mm_weight and method.nspt_weight must be >= 0")
+        if not self.nspt_modalities or set(self.nspt_modalities) - {"audio", "text"}:
             raise ValueError("method.nspt_modalities: audio, text or both")
-
-    @property
-    def rehearses(self) -> bool:
-        """Whether old samples are kept."""
-        return self.setting == "incremental" and self.memory_size > 0
 
     @property
     def uses_nspt(self) -> bool:
@@ -117,32 +72,13 @@ class MethodConfig:
 
 
 @dataclass
-class EvalConfig:
-    """Decoding and evaluation."""
-
-    split: Literal["test", "dev"] = "test"  # dev: to tune on
-    beam_size: int = 5
-    val_beam_size: int = 5
-    val_share: float = 0.1  # of the validation utterances of the seen classes
-    length_power: float = 0.6  # scores are divided by ((5 + length) / 6)^power
-    max_length: int = 40  # generated tokens
-    batch_size: int = 64
-
-    def __post_init__(self) -> None:
-        if min(self.beam_size, self.val_beam_size, self.max_length, self.batch_size) < 1:
-            raise ValueError("eval.beam_size, val_beam_size, max_length, batch_size must be >= 1")
-        if not 0 < self.val_share <= 1:
-            raise ValueError("eval.val_share must lie in (0, 1]")
-
-
-@dataclass
 class Config(ExperimentConfig):
     """COCONUT experiment."""
 
     data: CoconutData = field(default_factory=CoconutData)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: SpeechModel = field(default_factory=SpeechModel)
     method: MethodConfig = field(default_factory=MethodConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
+    eval: SpeechEval = field(default_factory=SpeechEval)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,6 @@
-"""Parts of a data set, tokenizer, tasks, and the training stream of one task with its memory."""
+"""Tokenizer, tasks, and the training stream of one task with its memory."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -16,27 +15,14 @@ from common.data.incremental import ClassIncremental, class_order, quota_per_cla
 from common.data.lookup import BUNDLED, data_root
 from common.data.module import ContrastiveData
 from common.data.samplers import Key
-from common.data.speech.spoken import (
-    FSC_HINT,
-    SLURP_HINT,
-    Part,
-    SpokenSet,
-    load_fluent_commands,
-    load_slurp,
-    load_spoken_digits,
-    synthetic_commands,
-)
-from common.data.speech.transcripts import PAD, TranscriptTokenizer
+from common.data.speech.sources import FOLDERS, NUM_CLASSES, spoken_part
+from common.data.speech.spoken import FSC_HINT, SLURP_HINT, SpokenSet
+from common.data.speech.transcripts import TranscriptTokenizer
 from common.data.speech.waveforms import pad_waveforms
 from common.encoders.pretrained import resolve_pretrained
+from common.encoders.speech.special_tokens import PAD
 from common.engine.experiment import Requirement
 from projects.coconut.config import CoconutData, Config
-
-FOLDERS = {"fsc": "fluent_speech_commands_dataset", "slurp": "slurp"}
-NUM_CLASSES = {"synthetic": 12, "digits": 10, "fsc": 31, "slurp": 18}
-NUM_TRAIN = {"digits": 600, "fsc": 23132, "slurp": 119880}  # SLURP with synthetic recordings
-SAMPLE_RATES = {"synthetic": 8000, "digits": 8000, "fsc": 16000, "slurp": 16000}
-SYNTHETIC_TEST = 4  # utterances of each class
 
 
 class SpeechBatch(TypedDict):
@@ -53,54 +39,13 @@ class SpeechBatch(TypedDict):
     skipped: int  # unreadable samples that were left out
 
 
-# -- parts ---------------------------------------------------------------------------------------
-
-
-def load_part(cfg: Config, part: Part) -> SpokenSet:
-    """Utterances of a part; read once per process.
-
-    Raises:
-        UserError: files are missing; the message names layout and source.
-    """
-    d = cfg.data
-    seed = cfg.seed if d.source == "synthetic" else 0
-    return _load(
-        d.source, d.root, part, d.synthetic_recordings, d.max_samples, d.max_characters,
-        d.train_per_class, seed,
-    )  # fmt: skip
-
-
-@lru_cache(maxsize=8)
-def _load(
-    source: str, root: str | None, part: Part, synthetic: bool, max_samples: int | None,
-    max_characters: int | None, per_class: int, seed: int,
-) -> SpokenSet:  # fmt: skip
-    if source == "digits":
-        return load_spoken_digits(part, root)
-    if source == "fsc":
-        return load_fluent_commands(
-            data_root(root) / FOLDERS["fsc"],
-            part,
-            max_samples=max_samples,
-            max_characters=max_characters,
-        )
-    if source == "slurp":
-        return load_slurp(
-            data_root(root) / FOLDERS["slurp"],
-            part,
-            synthetic=synthetic,
-            max_samples=max_samples,
-            max_characters=max_characters,
-        )
-    number = ("train", "dev", "test", "unseen").index(part)
-    size = per_class if part == "train" else SYNTHETIC_TEST
-    return synthetic_commands(size, seed=seed, part=number)
+# -- tasks ---------------------------------------------------------------------------------------
 
 
 def build_tokenizer(cfg: Config) -> TranscriptTokenizer:
     """Vocabulary of the intents, slot types and transcripts of the whole training part."""
     texts: list[str] = []
-    for target in load_part(cfg, "train").targets:
+    for target in spoken_part(cfg.data, "train", cfg.seed).targets:
         texts += [target.intent, target.transcript]
         texts += [kind for kind, _ in target.slots] if cfg.data.slots else []
     return TranscriptTokenizer.train(texts, cfg.data.tokens, cfg.data.vocab_size)
@@ -276,13 +221,6 @@ def _padded(rows: list[Tensor]) -> Tensor:
 
 
 # -- for `make check` ----------------------------------------------------------------------------
-
-
-def num_samples(cfg: Config) -> int:
-    """Training utterances of all tasks, also of a set that is not on disk."""
-    if cfg.data.source == "synthetic":
-        return NUM_CLASSES["synthetic"] * cfg.data.train_per_class
-    return NUM_TRAIN[cfg.data.source]
 
 
 def data_present(cfg: Config) -> bool:

@@ -126,7 +126,7 @@ def unseen_speaker(shared: Task, module: Coconut, workspace: Workspace) -> dict[
     cfg = shared.cfg
     if cfg.data.source not in ("digits", "synthetic"):
         return {}
-    samples: Samples = shared._samples("unseen")
+    samples: Samples = shared.samples("unseen")
     rows = list(range(len(samples.spoken)))
     found, _ = decode(shared, module, samples, rows)
     correct, _, _ = scores(shared, samples, rows, found)

@@ -1,6 +1,7 @@
 """One stage a task: train, evaluate all classes seen, fill the memory, freeze the teacher."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,8 +10,11 @@ from torch.utils.data import Dataset
 
 from common.config import UserError
 from common.data.incremental import ClassIncremental, select_memory
-from common.data.speech.transcripts import EOS, PAD, SpokenTarget, TranscriptTokenizer, full_text
+from common.data.speech.sources import spoken_part
+from common.data.speech.spoken import SpokenPart
+from common.data.speech.transcripts import SpokenTarget, TranscriptTokenizer, full_text
 from common.encoders.modes import evaluated
+from common.encoders.speech.special_tokens import EOS, PAD
 from common.engine.experiment import Stage
 from common.evaluation.speech.error_rates import word_edits
 from projects.coconut.config import Config
@@ -21,10 +25,10 @@ from projects.coconut.data import (
     TaskSpeech,
     build_scenario,
     build_tokenizer,
-    load_part,
     quota,
 )
 from projects.coconut.module import Coconut
+from projects.coconut.network import build_network
 
 
 class Task:
@@ -38,8 +42,8 @@ class Task:
         self.cfg = cfg
         self.tokenizer: TranscriptTokenizer = build_tokenizer(cfg)
         self.scenario: ClassIncremental = build_scenario(cfg)
-        self.train = self._samples("train")
-        self.test = self._samples("dev" if cfg.eval.split == "dev" else "test")
+        self.train = self.samples("train")
+        self.test = self.samples("dev" if cfg.eval.split == "dev" else "test")
         self.test_tasks = self.scenario.tasks(self.test.spoken.labels)
         self.validates = cfg.trainer.val_every_n_steps is not None
         self.longest = max(len(t) for t in self.train.tokens) - 1
@@ -49,8 +53,9 @@ class Task:
                 f"training part, {self.longest} tokens"
             )
 
-    def _samples(self, part: str) -> Samples:
-        spoken = load_part(self.cfg, part)  # type: ignore[arg-type]
+    def samples(self, part: SpokenPart) -> Samples:
+        """Utterances of a part as rows of tensors."""
+        spoken = spoken_part(self.cfg.data, part, self.cfg.seed)
         return Samples(spoken, self.tokenizer, self.cfg.data, self.cfg.method.text)
 
     @property
@@ -69,11 +74,11 @@ class Task:
         self, task: int, previous: Coconut | None = None, memory: Tensor | None = None
     ) -> Coconut:
         """Module of a task that continues another one's network, history and memory."""
-        network = None if previous is None else previous.network
-        module = Coconut(
-            self.cfg, len(self.tokenizer), task, network,
-            num_test=len(self.test.spoken), tokenizer=self.tokenizer,
-        )  # fmt: skip
+        network = (
+            build_network(self.cfg, len(self.tokenizer)) if previous is None else previous.network
+        )
+        num_test = len(self.test.spoken)
+        module = Coconut(self.cfg, network, task, num_test=num_test, tokenizer=self.tokenizer)
         if previous is not None:
             module.history.copy_from(previous.history)
         if memory is not None and len(module.memory):
@@ -84,7 +89,7 @@ class Task:
         """Training stream of the task's utterances and the memory; validation if asked for."""
         cfg, val = self.cfg, dict[str, Dataset[Any]]()
         if self.validates:
-            held_out = self._samples("dev")
+            held_out = self.samples("dev")
             tasks = self.scenario.tasks(held_out.spoken.labels)
             last = cfg.data.num_tasks if cfg.method.setting == "offline" else task
             rows = (tasks <= last).nonzero().flatten().tolist()
@@ -164,8 +169,8 @@ def decode(
     for start in range(0, len(data), cfg.eval.batch_size):
         batch = data.collate(list(rows[start : start + cfg.eval.batch_size]))
         waveforms, lengths = batch["waveforms"].to(device), batch["lengths"].to(device)
-        features.append(module.encode(waveforms, lengths).float().cpu())
-        tokens = module.transcribe(waveforms, lengths, cfg.eval.beam_size)
+        features.append(module.network.features(waveforms, lengths).float().cpu())
+        tokens = module.network.transcribe(waveforms, lengths, cfg.eval)
         found += [shared.tokenizer.decode_target(ids) for ids in tokens.tolist()]
     return found, torch.cat(features)
 
@@ -224,7 +229,8 @@ def pooled_features(shared: Task, module: Coconut, rows: Sequence[int]) -> Tenso
     size, parts = shared.cfg.eval.batch_size, []
     for start in range(0, len(rows), size):
         batch = data.collate(list(rows[start : start + size]))
-        parts.append(module.encode(batch["waveforms"].to(device), batch["lengths"].to(device)))
+        waveforms, lengths = batch["waveforms"].to(device), batch["lengths"].to(device)
+        parts.append(module.network.features(waveforms, lengths))
     return torch.cat(parts).float().cpu()
 
 
@@ -241,16 +247,13 @@ def teacher_hypotheses(shared: Task, module: Coconut) -> Tensor:
     out = torch.full_like(module.hypotheses, PAD)
     held = [(slot, row) for slot, row in enumerate(module.memory.tolist()) if row >= 0]
     data = EvalSpeech(shared.train, [])
-    device = out.device
+    device, search = out.device, replace(cfg.eval, beam_size=cfg.method.kd_beam)
     for start in range(0, len(held), cfg.eval.batch_size):
         part = held[start : start + cfg.eval.batch_size]
         batch = data.collate([row for _, row in part])
-        network = teacher.network
-        states, mask = network.encode(batch["waveforms"].to(device), batch["lengths"].to(device))
-        tokens = network.generate(
-            states, mask, beam_size=cfg.method.kd_beam, max_length=cfg.eval.max_length,
-            power=cfg.eval.length_power,
-        )  # fmt: skip
+        tokens = teacher.network.transcribe(
+            batch["waveforms"].to(device), batch["lengths"].to(device), search
+        )
         for (slot, _), ids in zip(part, tokens, strict=True):
             out[slot, : len(ids)] = ids
             if not bool((ids == EOS).any()):

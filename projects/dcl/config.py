@@ -4,40 +4,31 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.config import ExperimentConfig
-from common.families.images.config import FrozenEval, ImageSetData, ImageSource
+from common.families.images.config import (
+    ColourChanges,
+    ImageSetData,
+    ImageSource,
+    ProjectedModel,
+    WatchedEval,
+)
 
 Host = Literal["simclr", "moco", "nnclr"]
 Loss = Literal["infonce", "dcl", "dclw"]
 
 
 @dataclass
-class DclData(ImageSetData):
-    """Images and their augmentation."""
+class DclData(ColourChanges, ImageSetData):
+    """Images and SimCLR's augmentation of their views."""
 
     source: ImageSource = "bundled"
-    limit: int | None = None  # training images, balanced, drawn by the seed (sets in memory)
     blur_prob: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.limit is not None and "imagenet" in self.source:
-            raise ValueError("data.limit is for sets in memory, not for ImageNet")
 
 
 @dataclass
-class ModelConfig:
-    """Encoder and heads."""
+class ModelConfig(ProjectedModel):
+    """Encoder and heads; the predictor is NNCLR's."""
 
-    backbone: str = "resnet18"  # convnet, or a ResNet of torchvision
-    widths: list[int] = field(default_factory=lambda: [32, 64, 128])  # convnet
-    cifar_stem: bool = True  # ResNets: 3x3 stride-1 first convolution, no max pooling
-    pretrained: str = "random"  # see common.encoders.resolve_pretrained
-    projector: list[int] = field(default_factory=lambda: [512])  # hidden widths
-    out_dim: int = 128  # dimension of the contrasted embeddings
-    head_norm: Literal["batch", "layer", "none"] = "batch"
-    projector_last_norm: bool = False  # also normalise the projector's output (NNCLR)
-    predictor: list[int] = field(default_factory=lambda: [512])  # hidden widths, NNCLR only
-    sync_batchnorm: bool = False  # statistics over all GPUs
+    cifar_stem: bool = True
 
 
 @dataclass
@@ -65,7 +56,7 @@ class MethodConfig:
 
 
 @dataclass
-class EvalConfig(FrozenEval):
+class EvalConfig(WatchedEval):
     """Evaluation protocol."""
 
     knn_temperature: float = 0.1  # of the weighted vote

@@ -6,20 +6,18 @@ import torch
 from torch import Tensor
 
 from common.data.image.labelled import LabelledPixels
-from common.data.image.parts import ImagePart
 from common.data.samplers import sample_rng
-from common.encoders.modes import evaluated
+from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
 from common.evaluation.features import geometry
-from common.evaluation.features.frozen import frozen_metrics, knn_correct, source_features
 from common.evaluation.features.geometry import uniformity
-from common.evaluation.figures import class_gallery, embedding_map
-from common.families.images.validation import validation_curve
+from common.families.images.evaluation import frozen_parts, knn_items, probes, show_features
+from common.losses.functional.two_view import npc_multiplier
 from common.losses.info_nce import InfoNCELoss
 from projects.dcl.config import Config
-from projects.dcl.data import eval_transform, image_part, train_transform
+from projects.dcl.data import image_part, train_transform
 from projects.dcl.module import DCL
-from projects.dcl.objective import TwoViewObjective, npc_multiplier
+from projects.dcl.objective import TwoViewObjective
 
 NPC_IMAGES = 1024  # test images of the mechanism table
 IDENTITY_IMAGES = 16  # of the gradient identity
@@ -30,62 +28,19 @@ def evaluate(cfg: Config, module: DCL, workspace: Workspace) -> dict[str, float]
     """Probes of the frozen encoder, the untrained encoder beside them, and the mechanism."""
     bank, test = image_part(cfg, "bank"), image_part(cfg, "test")
     with evaluated(module, cfg.trainer.accelerator):
-        bank_x, bank_y = features(cfg, module, bank, workspace)
-        test_x, test_y = features(cfg, module, test, workspace)
-        metrics = probes(cfg, (bank_x, bank_y), (test_x, test_y), cfg.eval.linear_probe)
+        parts = frozen_parts(cfg, module.network.encoder, bank, test, workspace)
+        metrics = probes(cfg, parts)
         if isinstance(test.data, LabelledPixels):
-            metrics |= untrained(cfg, module, bank, test, workspace)
+            raw = untrained(lambda: DCL(cfg), cfg.seed, like=module).network.encoder
+            before = probes(cfg, frozen_parts(cfg, raw, bank, test, workspace), linear=False)
+            primary = f"knn{cfg.eval.items_k}_top1"
+            metrics[f"untrained_{primary}"] = before[primary]
             metrics |= mechanism(cfg, module, test.data, workspace)
-    correct = knn_correct(bank_x, bank_y, test_x, test_y, k=cfg.eval.items_k)
-    workspace.items(f"knn{cfg.eval.items_k}_top1", correct)
-    rows = class_gallery((test_x, test_y), (bank_x, bank_y), test.picture, bank.picture)
-    workspace.gallery("nearest neighbours", rows)
-    validation_curve(workspace)
+    for name, correct in knn_items(cfg, parts).items():
+        workspace.items(name, correct.double().tolist())
     title = f"test features, {cfg.method.loss} on {cfg.method.host}"
-    workspace.figure("map", embedding_map(test_x, test_y, test.class_names, title))
+    show_features(workspace, parts, bank, test, title)
     return metrics
-
-
-def features(
-    cfg: Config, module: DCL, part: ImagePart, workspace: Workspace
-) -> tuple[Tensor, Tensor]:
-    """Pooled backbone features (K, F) and labels (K,) of the readable images."""
-    x, kept = source_features(
-        module.network.encoder,
-        part.source(eval_transform(cfg.data)),
-        batch_size=cfg.eval.batch_size,
-        num_workers=cfg.data.num_workers,
-        progress=workspace.progress,
-    )
-    return x, part.labels[kept]
-
-
-def probes(
-    cfg: Config, bank: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], linear: bool
-) -> dict[str, float]:
-    """kNN, linear probe and geometry."""
-    return frozen_metrics(
-        bank,
-        test,
-        num_classes=int(max(bank[1].max(), test[1].max())) + 1,
-        ks=cfg.eval.ks,
-        temperature=cfg.eval.knn_temperature,
-        probe=linear,
-        l2_grid=cfg.eval.probe_l2,
-        seed=cfg.seed,
-    )
-
-
-def untrained(
-    cfg: Config, module: DCL, bank: ImagePart, test: ImagePart, workspace: Workspace
-) -> dict[str, float]:
-    """Primary metric of the same network before training."""
-    with torch.random.fork_rng():
-        torch.manual_seed(cfg.seed)
-        raw = DCL(cfg).to(next(module.parameters()).device).eval()
-    sets = [features(cfg, raw, part, workspace) for part in (bank, test)]
-    found = probes(cfg, sets[0], sets[1], linear=False)
-    return {f"untrained_{k}": v for k, v in found.items() if k == f"knn{cfg.eval.items_k}_top1"}
 
 
 # -- mechanism -----------------------------------------------------------------------------------

@@ -1,55 +1,16 @@
 """Decoupled contrastive learning on a SimCLR, MoCo or NNCLR host."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from common.data.image.views import TwoViewBatch
-from common.encoders.heads import MLPHead, Norm, ProjectedEncoder
-from common.encoders.image.towers import ConvNet, ImageTower, torchvision_tower
+from common.encoders.heads import MLPHead, ProjectedEncoder
 from common.encoders.momentum import MomentumEncoder
 from common.encoders.queue import FeatureQueue, SupportSet
+from common.families.images.networks import projected_encoder
 from common.families.images.validation import KnnValidatedModule
 from projects.dcl.config import Config
 from projects.dcl.objective import ObjectiveOutput, OneWayObjective, TwoViewObjective
-
-
-def build_network(
-    backbone: str,
-    widths: Sequence[int],
-    cifar_stem: bool,
-    projector: Sequence[int],
-    out_dim: int,
-    head_norm: Norm,
-    projector_last_norm: bool,
-    pretrained: str = "random",
-) -> ProjectedEncoder:
-    """Network of the config's values; also rebuilds an exported one."""
-    encoder: ConvNet | ImageTower
-    if backbone == "convnet":
-        encoder = ConvNet(widths)
-    else:
-        encoder = torchvision_tower(backbone, pretrained, cifar_stem=cifar_stem)
-    head = MLPHead(
-        encoder.num_features, projector, out_dim, norm=head_norm, last_norm=projector_last_norm
-    )
-    return ProjectedEncoder(encoder, head)
-
-
-def network_options(cfg: Config) -> dict[str, Any]:
-    """Arguments of `build_network`, without the place of pretrained weights."""
-    model = cfg.model
-    return {
-        "backbone": model.backbone,
-        "widths": list(model.widths),
-        "cifar_stem": model.cifar_stem,
-        "projector": list(model.projector),
-        "out_dim": model.out_dim,
-        "head_norm": model.head_norm,
-        "projector_last_norm": model.projector_last_norm,
-    }
 
 
 class DCL(KnnValidatedModule):
@@ -71,8 +32,7 @@ class DCL(KnnValidatedModule):
     def __init__(self, cfg: Config, network: ProjectedEncoder | None = None) -> None:
         super().__init__(cfg.optim, k=cfg.eval.items_k, temperature=cfg.eval.knn_temperature)
         method, model = cfg.method, cfg.model
-        options = network_options(cfg)
-        self.network = network or build_network(**options, pretrained=model.pretrained)
+        self.network = network or projected_encoder(cfg)
         self.host, self.average = method.host, method.reduction == "mean"
         self.diagnose_every = cfg.trainer.log_every_n_steps
         self.objective: TwoViewObjective | OneWayObjective

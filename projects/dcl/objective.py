@@ -9,7 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from common.losses.functional.kernel import mean_loss
-from common.losses.functional.two_view import anchor_scores, von_mises_fisher_weight
+from common.losses.functional.two_view import (
+    anchor_scores,
+    npc_multiplier,
+    von_mises_fisher_weight,
+)
 from common.losses.info_nce import InfoNCELoss
 from common.losses.two_view import DCLLoss, NTXentLoss
 from projects.dcl.config import MethodConfig
@@ -21,26 +25,6 @@ class ObjectiveOutput(NamedTuple):
     loss: Tensor  # scalar with gradient
     npc: Tensor  # (anchors,) multiplier q_B, detached; empty where it was not asked for
     hits: Tensor  # (B,) bool, the positive is the most similar candidate
-
-
-def npc_multiplier(log_negatives: Tensor, positive: Tensor) -> Tensor:
-    """Negative-positive coupling: the factor that InfoNCE's gradient has and DCL's has not.
-
-        q_B = 1 - exp(p) / (exp(p) + U) = sigmoid(log U - p)
-
-    Source: Yeh et al. 2022, equation 3, arXiv 2110.06848.
-
-    Args:
-        log_negatives: (B,) log U, log-sum of the scaled similarities to the negatives.
-        positive: (B,) scaled similarity p to the positive.
-
-    Returns:
-        (B,) in (0, 1).
-
-    >>> npc_multiplier(torch.tensor([2.0]), torch.tensor([2.0]))
-    tensor([0.5000])
-    """
-    return torch.sigmoid(log_negatives - positive)
 
 
 class TwoViewObjective(nn.Module):

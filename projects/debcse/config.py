@@ -138,8 +138,16 @@ class Config(ExperimentConfig):
     eval: StsEval = field(default_factory=StsEval)
     search: SearchConfig = field(default_factory=SearchConfig)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method.twin_weight and not self.ipw.draws:
+            raise ValueError(
+                "method.twin_weight adds the dropout twin to drawn pairs; with "
+                f"ipw.positives={self.ipw.positives} and ipw.negatives=none nothing is drawn: set "
+                "method.twin_weight=0, or draw positives or negatives"
+            )
+
     @property
     def num_views(self) -> int:
         """Texts that the encoder sees per anchor."""
-        twin = self.ipw.draws and self.method.twin_weight > 0
-        return 2 + (self.ipw.negatives != "none") + twin
+        return 2 + (self.ipw.negatives != "none") + (self.method.twin_weight > 0)

@@ -1,6 +1,5 @@
 """The offline stage: candidates of every sentence with surface and semantic similarity."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from common.data.samplers import sample_rng
 from common.data.text.augment import STOP_WORDS, Repetition
 from common.data.text.lexical import SurfaceSimilarity
 from common.distributed.process import barrier, is_active, is_rank_zero
+from common.encoders.state_dict import weights_digest
 from common.encoders.text.sentence import SentenceEncoder
 from common.evaluation.encoding import encode_texts
-from common.evaluation.retrieval.bm25 import BM25, tokenize
+from common.evaluation.retrieval.bm25 import BM25
 from common.evaluation.search import search
 from common.families.sentences.evaluation import encoding
 from projects.debcse.config import Config
@@ -70,14 +70,6 @@ def with_variants(cfg: Config, corpus: Sequence[str]) -> list[str]:
     return texts
 
 
-def scorer_digest(scorer: SentenceEncoder) -> str:
-    """Hash of the scorer's weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(scorer.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def scorer_pooling(cfg: Config) -> str:
     """How the scorer pools, which its weights do not say."""
     if cfg.scorer.model is not None:
@@ -106,7 +98,7 @@ def mine(
     pool = cfg.pool
     settings = {
         "corpus": content_digest(texts), "anchors": len(corpus), "seed": cfg.seed,
-        "scorer": scorer_digest(scorer), "scorer_pooling": scorer_pooling(cfg),
+        "scorer": weights_digest(scorer), "scorer_pooling": scorer_pooling(cfg),
         "scorer_template": cfg.model.template if cfg.scorer.model is None else None,
         "surface": cfg.surface.kind, "pos_k": pool.pos_k, "twin": pool.twin,
         "neg_lex": pool.neg_lex, "neg_rand": pool.neg_rand,
@@ -142,15 +134,14 @@ class Candidates:
         with encoding(cfg, scorer) as encode:
             embeddings = encode_texts(
                 encode, texts, batch_size=cfg.eval.batch_size,
-                cache=folder / "embeddings", model_key=scorer_digest(scorer),
+                cache=folder / "embeddings", model_key=weights_digest(scorer),
             )  # fmt: skip
         gpu = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
         self.embeddings = F.normalize(embeddings, dim=1).to("cuda" if gpu else "cpu")
         self.most = num_anchors - 1
         self.bm25 = None
         if min(cfg.pool.neg_lex, self.most):
-            corpus = texts[:num_anchors]
-            self.bm25 = BM25(corpus, tokenizer=lambda text: tokenize(text, STOP_WORDS))
+            self.bm25 = BM25(texts[:num_anchors], stop_words=STOP_WORDS)
 
     def __call__(self, anchors: list[int]) -> list[Row]:
         """One row per anchor: ``positives`` and ``negatives`` as [id, s, m], number ``lexical``."""

@@ -51,17 +51,15 @@ def paraphrase(cfg: Config, workspace: "Workspace | None" = None) -> int:
     options = cfg.paraphrase
     if options.output is None:
         raise UserError("set paraphrase.output to a folder; then pool.paraphrases names it")
+    from common.data.lines import one_line
     from common.data.offline import OfflineCache, Row, content_key
     from common.data.samplers import sample_rng
-    from common.data.text.rewriting import Decoding, LineGenerator, one_line
-    from common.encoders.pretrained import resolve_pretrained
+    from common.decoding.generators import Prompt, text_generator
+    from common.decoding.options import Policy, ServerConfig
     from projects.debcse.data import corpus
 
     texts = corpus(cfg)[: options.limit]
-    decoding = Decoding(
-        options.temperature, options.top_p, options.max_new_tokens, options.prompt_budget,
-        cut_suffix=f" {ARROW}",
-    )  # fmt: skip
+    policy = Policy("nucleus", temperature=options.temperature, top_p=options.top_p)
     settings = {
         "model": options.model, "temperature": options.temperature, "top_p": options.top_p,
         "max_new_tokens": options.max_new_tokens, "prompt_budget": options.prompt_budget,
@@ -70,13 +68,16 @@ def paraphrase(cfg: Config, workspace: "Workspace | None" = None) -> int:
     cache = OfflineCache(options.output, settings)
     if not cache.missing(texts):
         return 0
-    ref = resolve_pretrained(options.model)
-    generate = LineGenerator.from_pretrained(str(ref.path or ref.name), decoding)
+    generate = text_generator(
+        options.model, policy, ServerConfig(), batch_size=options.batch_size, stop="\n",
+        prompt_budget=options.prompt_budget, cut_suffix=f" {ARROW}",
+    )  # fmt: skip
 
     def compute(positions: list[int]) -> list[Row]:
         chosen = [texts[i] for i in positions]
         rngs = [sample_rng(cfg.seed, 0, int(content_key(t)[:12], 16), STREAM) for t in chosen]
-        completions = generate([build_prompt(text) for text in chosen], rngs)
+        prompts = [Prompt(build_prompt(text)) for text in chosen]
+        completions = generate(prompts, rngs, options.max_new_tokens)
         return [
             {"text": one_line(parse_paraphrase(completion, text))}
             for completion, text in zip(completions, chosen, strict=True)

@@ -81,7 +81,8 @@ def fill_record(cfg: Config, module: DebCSE, mined: Mined, scorer: SentenceEncod
 def scorer_module(cfg: Config) -> DebCSE:
     """The module of the scorer stage: as in the arm without sampling."""
     twins = replace(cfg.ipw, positives="self", negatives="none")
-    return DebCSE(replace(cfg, ipw=twins), untrained_encoder(cfg))
+    method = replace(cfg.method, twin_weight=0.0)  # of drawn pairs; here the twin is the positive
+    return DebCSE(replace(cfg, ipw=twins, method=method), untrained_encoder(cfg))
 
 
 def given_scorer(cfg: Config) -> SentenceEncoder:

@@ -3,33 +3,30 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from common.config import DataConfig, ExperimentConfig
+from common.config import ExperimentConfig
+from common.families.images.config import CIFAR10_STD_OF_PIXELS, FrozenEval, ImageSetData
 
 
 @dataclass
-class HydraData(DataConfig):
+class HydraData(ImageSetData):
     """Labelled images, augmented, with a drawn partner class each."""
 
     source: Literal["synthetic", "bundled", "cifar10", "cifar100", "imagenet", "folder"] = "bundled"
     folder: str | None = None  # source=folder: {train,val}/<class>/* below data.root
     num_classes: int = 10
-    image_size: int = 32  # input of the encoder in pixels
-    train_samples: int | None = None  # class-balanced subset drawn by the seed; None: all
-    test_samples: int | None = None  # class-balanced, always the same; None: all
+    test_limit: int | None = None  # test images, class-balanced, always the same; None: all
     views: Literal[1, 2] = 1  # two: queries from view 1, keys from view 2
     repeats: int = 1  # repeated augmentation: copies of a sample in the batch stream
     samples_per_class: int | None = None  # K of the PK sampler; None: plain shuffle
     augmentation: Literal["crop", "simclr", "randaugment", "dino", "three_augment"] = "crop"
-    crop_scale: tuple[float, float] = (0.5, 1.0)  # area range of the random resized crop
+    crop_scale: tuple[float, float] = (0.5, 1.0)
     erase_prob: float = 0.0  # random erasing with noise per pixel (randaugment)
-    normalize: Literal["cifar", "imagenet"] = "cifar"  # channel mean and deviation
+    std: tuple[float, float, float] = CIFAR10_STD_OF_PIXELS
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.source == "folder" and self.folder is None:
-            raise ValueError("data.source=folder needs data.folder")
-        if self.train_samples is not None and self.source in ("imagenet", "folder"):
-            raise ValueError("data.train_samples draws from sets in memory, not from folders")
+        if (self.source == "folder") != (self.folder is not None):
+            raise ValueError("data.folder belongs to data.source=folder: give both or neither")
         if self.samples_per_class is not None:
             if self.batch_size % self.samples_per_class or self.samples_per_class < 2:
                 raise ValueError(
@@ -65,7 +62,7 @@ class GateConfig:
     penalty: float = 0.0  # weight of the mean binary entropy (basic, gumbel)
     sigma: float = 0.5  # noise of the stochastic gate
     open_penalty: float = 1e-6  # weight of the expected number of open stochastic gates
-    tau: float = 1.0  # temperature of the Gumbel gate
+    temperature: float = 1.0  # of the Gumbel gate
 
 
 @dataclass
@@ -73,14 +70,6 @@ class PairsConfig:
     """Which class each sample is to agree with."""
 
     type: Literal["arbitrary", "identical", "distinct"] = "arbitrary"
-
-
-@dataclass
-class TemperatureConfig:
-    """Divides the similarities."""
-
-    init: float = 0.1
-    learnable: bool = False  # 1 / temperature is then kept in [1, 100]
 
 
 @dataclass
@@ -97,6 +86,8 @@ class MethodConfig:
     """The objective."""
 
     objective: Literal["pairs", "supcon", "simclr", "cross_entropy"] = "pairs"
+    temperature: float = 0.1  # divides the similarities
+    learn_temperature: bool = False  # 1 / temperature is then kept in [1, 100]
     exclude_self: bool = True  # one view: a sample is no positive of itself; False: released code
     renormalise_after_gate: bool = False  # cosine inside the subspace, as the paper has it
     alpha: float | None = None  # start of a learnable weight that subtracts the open similarity
@@ -108,12 +99,12 @@ class MethodConfig:
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(FrozenEval):
     """Evaluation protocol."""
 
-    split: Literal["test", "dev"] = "test"  # of the bundled set; dev: unused training images
-    batch_size: int = 500  # images per forward pass
-    neighbours: list[int] = field(default_factory=lambda: [20])  # k of the kNN classifiers
+    ks: list[int] = field(default_factory=lambda: [20])
+    probe_l2: list[float] = field(default_factory=lambda: [10.0**e for e in range(-4, 1)])
+    batch_size: int = 500
     precision_at: int = 20  # k of the subspace precision
     max_pairs: int = 200  # class pairs of the subspace precision; more are subsampled
     hierarchy: str | None = None  # text file: path root/.../class per line; None: CIFAR-10's
@@ -130,7 +121,6 @@ class Config(ExperimentConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
-    temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
     online_head: HeadConfig = field(default_factory=HeadConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -138,6 +128,7 @@ class Config(ExperimentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.eval.check_split(self.data.source)
         if self.method.objective == "simclr" and self.data.views != 2:
             raise ValueError("method.objective=simclr needs data.views=2")
         if self.method.objective == "cross_entropy" and not (

@@ -1,78 +1,32 @@
 """Labelled images of a config, as training batches with class pairs and as evaluation sets."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor
-from torchvision.transforms.v2.functional import to_pil_image
 
 from common.config import UserError
 from common.data.image import pipelines as augment
-from common.data.image import sources as im
-from common.data.image.benchmarks import IMAGE_SETS, load_image_set
+from common.data.image.benchmarks import load_image_set
 from common.data.image.class_pairs import ClassPairs
-from common.data.image.labelled import (
-    LabelledPixels,
-    balanced_subset,
-    hold_out,
-    load_cifar10,
-    load_pixels,
-)
+from common.data.image.files import LabelledFiles
+from common.data.image.labelled import LabelledPixels, balanced_subset
+from common.data.image.parts import ImagePart
 from common.data.image.simclr import SimCLRTransform
-from common.data.image.synthetic import synthetic_pairs
+from common.data.image.sources import ImageTransform, TrainTransform
 from common.data.lookup import data_root, require
 from common.data.module import ContrastiveData
 from common.engine.experiment import Requirement
+from common.families.images import data as images
 from projects.hydra.config import Config, HydraData
 
 Part = Literal["train", "test"]
 
-CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-SAMPLES = {"cifar10": 50_000, "cifar100": 50_000, "imagenet": 1_281_167, "bundled": 9_000}
-SYNTHETIC_SAMPLES = 256
-DEV_PER_CLASS = 100  # bundled training images that are kept for tuning
 
-
-@dataclass(frozen=True)
-class LabelledSet:
-    """Labelled images that can be opened with any transform.
-
-    Attributes:
-        open: makes an image source of a transform.
-        labels: (N,) int64.
-        class_names: one per class.
-        picture: the i-th image, for showing.
-    """
-
-    open: Callable[[im.ImageTransform], im.ImageSource]
-    labels: Tensor
-    class_names: list[str]
-    picture: Callable[[int], Any]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def normalization(cfg: HydraData) -> tuple[im.Channels, im.Channels]:
-    """Channel means and standard deviations."""
-    if cfg.normalize == "cifar":
-        return CIFAR_MEAN, CIFAR_STD
-    return im.IMAGENET_MEAN, im.IMAGENET_STD
-
-
-def eval_transform(cfg: HydraData) -> im.EvalTransform:
-    """Resize and centre crop."""
-    mean, std = normalization(cfg)
-    return im.EvalTransform(cfg.image_size, mean=mean, std=std)
-
-
-def train_transform(cfg: HydraData, view: int) -> im.ImageTransform:
+def train_transform(cfg: HydraData, view: int) -> ImageTransform:
     """The configured augmentation of a view (0 or 1)."""
-    mean, std = normalization(cfg)
-    size, scale = cfg.image_size, cfg.crop_scale
+    mean, std = images.moments(cfg)
+    size, scale = cfg.image_size, (cfg.crop_scale[0], cfg.crop_scale[1])
     if cfg.augmentation == "randaugment":
         return augment.rand_augment(size, scale, cfg.erase_prob, mean, std)
     if cfg.augmentation == "dino":
@@ -83,7 +37,7 @@ def train_transform(cfg: HydraData, view: int) -> im.ImageTransform:
         return SimCLRTransform(
             size, scale, jitter=(0.4, 0.4, 0.4, 0.1), mean=mean, std=std
         )  # the strength that SimCLR uses for CIFAR-10 (appendix B.9)
-    return im.TrainTransform(size, scale=scale, flip_prob=0.5, mean=mean, std=std)
+    return TrainTransform(size, scale=scale, flip_prob=0.5, mean=mean, std=std)
 
 
 def build_data(cfg: Config) -> ContrastiveData:
@@ -92,14 +46,14 @@ def build_data(cfg: Config) -> ContrastiveData:
     Raises:
         UserError: data are missing, or have another number of classes than the config.
     """
-    data, train = cfg.data, labelled_set(cfg, "train")
+    data, train = cfg.data, image_part(cfg, "train")
     if len(train.class_names) != data.num_classes:
         raise UserError(
             f"data.num_classes={data.num_classes}, but {data.source} has {len(train.class_names)}"
         )
     per_class = data.samples_per_class
     pairs = ClassPairs(
-        [train.open(train_transform(data, view)) for view in range(data.views)],
+        [train.source(train_transform(data, view)) for view in range(data.views)],
         train.labels,
         data.num_classes,
         seed=cfg.seed,
@@ -113,112 +67,67 @@ def build_data(cfg: Config) -> ContrastiveData:
     )  # fmt: skip
 
 
-def labelled_set(cfg: Config, part: Part) -> LabelledSet:
-    """The training or evaluation images of the config."""
-    if cfg.data.source in ("imagenet", "folder"):
-        return image_folder(cfg, part)
-    pixels = pixels_of(cfg, part)
-    return LabelledSet(
-        lambda transform: im.CachedImages(pixels.images, transform),
-        pixels.labels,
-        pixels.class_names,
-        lambda i: to_pil_image(pixels.images[i]),
-    )
+def image_part(cfg: Config, part: Part) -> ImagePart:
+    """Training images, which probes are fitted on too, or the images that are classified.
 
-
-def pixels_of(cfg: Config, part: Part) -> LabelledPixels:
-    """Images of a set that is held in memory; the seed draws the training subset.
-
-    The development split replaces the bundled test images by held-out training images.
+    Raises:
+        UserError: files are missing; the message names layout and source.
     """
-    data = cfg.data
-    if data.source == "synthetic":
-        pairs = synthetic_pairs(
-            2 * SYNTHETIC_SAMPLES, num_classes=data.num_classes, image_size=data.image_size,
-            num_rewrites=0, seed=cfg.seed,
-        )  # fmt: skip
-        whole = LabelledPixels(pairs.images, pairs.labels, pairs.class_names)
-        first = torch.arange(SYNTHETIC_SAMPLES)
-        return whole.rows(first if part == "train" else first + SYNTHETIC_SAMPLES)
-    dev = None
-    if data.source == "bundled":
-        whole = load_cifar10(data.root, part, size=data.image_size)
-        if part == "train" or cfg.eval.split == "dev":
-            train = load_cifar10(data.root, "train", size=data.image_size)
-            whole, dev = hold_out(train, DEV_PER_CLASS)
-    else:
-        whole = load_pixels(data.source, data.root, part)
-    if part == "train":
-        wanted = data.train_samples
-        return whole if wanted is None else balanced_subset(whole, wanted, cfg.seed)
-    whole = whole if dev is None else dev
-    return whole if data.test_samples is None else balanced_subset(whole, data.test_samples)
+    if cfg.data.source in ("imagenet", "folder"):
+        return ImagePart(class_folders(cfg, part))
+
+    def fewer(pixels: LabelledPixels) -> LabelledPixels:  # always the same ones
+        count = cfg.data.test_limit
+        return pixels if count is None else balanced_subset(pixels, count)
+
+    choose = images.limited(cfg) if part == "train" else fewer
+    return images.image_part(cfg, part, choose, num_classes=cfg.data.num_classes)
 
 
-def image_folder(cfg: Config, part: Part) -> LabelledSet:
-    """ImageNet, or another set of one folder per class below {train,val}/."""
-    from PIL import Image
-
-    data = cfg.data
-    if data.source == "imagenet":
-        loaded = load_image_set("imagenet", data_root(data.root), eval_transform(data), part)
-        files, names = loaded.data.samples, loaded.class_names
-    else:
-        files, names = _own_folder(data, part)
-    paths = [path for path, _ in files]
-    return LabelledSet(
-        lambda transform: im.ImageFiles(lambda i: paths[i], len(paths), transform),
-        torch.tensor([label for _, label in files]),
-        list(names),
-        lambda i: Image.open(paths[i]).convert("RGB"),
-    )
-
-
-def _own_folder(cfg: HydraData, part: Part) -> tuple[list[tuple[str, int]], list[str]]:
+def class_folders(cfg: Config, part: Part) -> LabelledFiles:
+    """ImageNet with its class names in words, or another set of one folder per class."""
     from torchvision.datasets import ImageFolder
 
-    path = _folder(cfg) / ("train" if part == "train" else "val")
-    require(
-        path, what="data.folder", layout="{train,val}/<class>/<image>",
-        source="the place that offers your images", size="any size",
-    )  # fmt: skip
-    try:
-        opened = ImageFolder(str(path))
-    except FileNotFoundError as error:
-        raise UserError(f"data.folder: {error}") from error
-    return opened.samples, opened.classes
+    data, root = cfg.data, data_root(cfg.data.root)
+    if data.source == "imagenet":
+        loaded = load_image_set("imagenet", root, images.eval_transform(data), part)
+        files, names = loaded.data.samples, loaded.class_names
+    else:
+        path = _folder(data) / ("train" if part == "train" else "val")
+        require(
+            path, what="data.folder", layout="{train,val}/<class>/<image>",
+            source="the place that offers your images", size="any size",
+        )  # fmt: skip
+        try:
+            opened = ImageFolder(str(path))
+        except FileNotFoundError as error:
+            raise UserError(f"data.folder: {error}") from error
+        files, names = opened.samples, opened.classes
+    paths, labels = [path for path, _ in files], [label for _, label in files]
+    return LabelledFiles(root, paths, torch.tensor(labels), list(names))
 
 
-def num_samples(cfg: HydraData) -> int:
+def num_samples(cfg: Config) -> int:
     """Training images of a pass, without opening the data."""
-    if cfg.source == "synthetic":
-        return SYNTHETIC_SAMPLES
-    if cfg.source == "folder":
-        found = sum(1 for p in _folder(cfg).glob("train/*/*") if p.is_file())
-        return min(found, cfg.train_samples or found)
-    return min(SAMPLES[cfg.source], cfg.train_samples or SAMPLES[cfg.source])
+    if cfg.data.source == "folder":
+        return sum(1 for p in _folder(cfg.data).glob("train/*/*") if p.is_file())
+    return images.num_images(cfg.data)
 
 
-def requirements(cfg: Config) -> list[Requirement]:
+def requirements(cfg: Config) -> tuple[Requirement, ...]:
     """Image sets of training and transfer, and an encoder to start from."""
-    root, data = data_root(cfg.data.root), cfg.data
-    needs = []
+    data, model = cfg.data, cfg.model
+    needs = [*images.weight_requirements(model.pretrained)]
     if data.source == "folder":
-        needs.append(_need("image folder", _folder(data), "{train,val}/<class>/*"))
-    elif data.source in IMAGE_SETS:
-        needs.append(_image_set(data.source, root))
-    transfer_root = data_root(cfg.eval.root or data.root)
-    needs += [_image_set(name, transfer_root) for name in cfg.eval.transfer]
-    if cfg.model.init_from is not None:
+        needs.append(_need("data: folder", _folder(data), "{train,val}/<class>/*"))
+    else:
+        needs += images.image_requirements(data.source, data.root)
+    for name in cfg.eval.transfer:
+        needs += images.image_requirements(name, cfg.eval.root or data.root)
+    if model.init_from is not None:
         hint = "export of a trained run (make export PROJECT=hydra)"
-        needs.append(_need("encoder", Path(cfg.model.init_from), hint))
-    return needs
-
-
-def _image_set(name: str, root: Path) -> Requirement:
-    spec = IMAGE_SETS[name]
-    hint = f"expected layout {spec.layout}; from {spec.source} ({spec.size})"
-    return _need(f"image set {name}", root / spec.folder, hint)
+        needs.append(_need("encoder", Path(model.init_from), hint))
+    return tuple(needs)
 
 
 def _need(name: str, path: Path, hint: str) -> Requirement:

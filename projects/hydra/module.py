@@ -1,6 +1,5 @@
 """Hydra's training objective: arbitrary class pairs in gated subspaces, with its baselines."""
 
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -9,36 +8,14 @@ from torch.nn import functional as F
 
 from common.data.image.class_pairs import ClassPairBatch
 from common.engine.module import ContrastiveModule
-from common.engine.optim import decay_groups
-from common.export.safetensors import load_safetensors
+from common.engine.optim import decay_groups, layer_decay_groups
+from common.losses.functional.gated_pairs import dense_pair_loss
 from common.losses.multi_positive import HydraLoss, SupConLoss
 from common.losses.temperature import LogitScale
 from common.losses.two_view import NTXentLoss
-from projects.hydra.config import Config, ModelConfig
-from projects.hydra.networks import HydraNet, bernoulli_entropy
-from projects.hydra.objective import dense_pair_loss
-
-
-def build_net(cfg: Config) -> HydraNet:
-    """The networks of a config; parts that its objective does not use are left out."""
-    model: ModelConfig = cfg.model
-    pairs = cfg.method.objective == "pairs"
-    net = HydraNet(
-        cfg.data.num_classes,
-        backbone=model.backbone,
-        widths=model.widths,
-        pretrained=model.pretrained,
-        image_size=cfg.data.image_size,
-        stem_type=model.stem_type,
-        output_stride=model.output_stride,
-        projector_dim=0 if cfg.method.objective == "cross_entropy" else model.projector_dim,
-        out_dim=model.out_dim,
-        gate=asdict(cfg.gate) if pairs else {"type": "open"},
-        head=cfg.online_head.weight > 0,
-    )
-    if model.init_from is not None:
-        net.take_encoder(load_safetensors(model.init_from, HydraNet), ("encoder",))
-    return net
+from projects.hydra.config import Config
+from projects.hydra.gates import bernoulli_entropy
+from projects.hydra.networks import HydraNet, build_net
 
 
 class Hydra(ContrastiveModule):
@@ -53,48 +30,47 @@ class Hydra(ContrastiveModule):
 
     Args:
         cfg: the experiment's config.
-        net: networks; None builds those of the config.
+        network: None builds that of the config.
 
     Distributed: gathers negatives.
     """
 
-    def __init__(self, cfg: Config, net: HydraNet | None = None) -> None:
+    def __init__(self, cfg: Config, network: HydraNet | None = None) -> None:
         super().__init__(cfg.optim)
         self.cfg = cfg
-        self.net = net or build_net(cfg)
-        temperature = cfg.temperature
-        self.logit_scale = LogitScale(1 / temperature.init, learnable=temperature.learnable)
-        alpha = cfg.method.alpha
+        self.network = network or build_net(cfg)
+        method, alpha = cfg.method, cfg.method.alpha
+        self.logit_scale = LogitScale(1 / method.temperature, learnable=method.learn_temperature)
         self.alpha = None if alpha is None else nn.Parameter(torch.tensor(alpha))
-        self.pair_loss = HydraLoss(cfg.method.exclude_self)
+        self.pair_loss = HydraLoss(method.exclude_self)
         self.sup_con, self.nt_xent = SupConLoss(), NTXentLoss()
-        self.frozen = cfg.method.frozen_simclr
+        self.frozen = method.frozen_simclr
         if self.frozen:
-            self.net.encoder.requires_grad_(False)
-            self.net.projector.requires_grad_(False)
+            self.network.encoder.requires_grad_(False)
+            self.network.projector.requires_grad_(False)
             self.train()  # modules start in training mode without a call of this method
 
     def train(self, mode: bool = True) -> "Hydra":
         """Training mode, in which a frozen encoder stays in evaluation mode."""
         super().train(mode)
         if self.frozen:
-            self.net.encoder.eval()
-            self.net.projector.eval()
+            self.network.encoder.eval()
+            self.network.projector.eval()
         return self
 
     def losses(self, batch: ClassPairBatch) -> dict[str, Tensor]:
         """The objective plus the online classifier's cross entropy."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features, query = self.net(batch["view_1"])
-            key = self.net(batch["view_2"])[1] if "view_2" in batch else None
+            features, query = self.network(batch["view_1"])
+            key = self.network(batch["view_2"])[1] if "view_2" in batch else None
         terms = self.objective(query, key, batch)
         loss = terms.pop("objective")
         terms["objective"] = loss.detach()
         terms["z_std"] = query.detach().float().std(dim=0).mean()
-        if self.net.head is not None:
+        if self.network.head is not None:
             head = self.cfg.online_head
             read = features if head.sup_loss else features.detach()
-            predicted = self.net.head(read)
+            predicted = self.network.head(read)
             cross_entropy = F.cross_entropy(
                 predicted, batch["labels"], label_smoothing=head.label_smoothing
             )
@@ -131,7 +107,7 @@ class Hydra(ContrastiveModule):
     ) -> dict[str, Tensor]:
         """Gates of the batch's class pairs and the pair loss in their subspaces."""
         labels, partners = batch["labels"], batch["partner_labels"]
-        gate, method = self.net.gate(labels, partners), self.cfg.method
+        gate, method = self.network.gate(labels, partners), self.cfg.method
         gate = gate.to(torch.promote_types(gate.dtype, torch.float32))  # autocast halves it
         if method.renormalise_after_gate or self.alpha is not None:
             loss = dense_pair_loss(
@@ -144,7 +120,7 @@ class Hydra(ContrastiveModule):
         positives = (partners[:, None] == labels).sum(dim=1)
         gate_ = gate.detach().float()
         return {
-            "objective": loss + self.net.gate.penalty(gate),
+            "objective": loss + self.network.gate.penalty(gate),
             "gate_activation": gate_.sum(dim=1).mean(),
             "gate_entropy": bernoulli_entropy(gate_).mean(),
             "positives_per_query": positives.float().mean(),
@@ -169,13 +145,9 @@ class Hydra(ContrastiveModule):
         """Optimiser groups; with `layer_decay` the encoder learns slower towards its input."""
         if self.cfg.layer_decay == 1.0:
             return super().parameter_groups()
-        from timm.optim._param_groups import param_groups_layer_decay
-
-        encoder = getattr(self.net.encoder, "backbone", self.net.encoder)
-        layers = param_groups_layer_decay(
-            encoder, weight_decay=self.optim.weight_decay, layer_decay=self.cfg.layer_decay
-        )
-        kept = ("params", "weight_decay", "lr_scale")
-        groups: list[dict[str, Any]] = [{k: g[k] for k in kept} for g in layers]
-        rest = [(n, p) for n, p in self.named_parameters() if not n.startswith("net.encoder.")]
-        return groups + decay_groups(rest, self.optim.weight_decay)
+        encoder = getattr(self.network.encoder, "backbone", self.network.encoder)
+        decay = self.optim.weight_decay
+        layers = layer_decay_groups(encoder, decay, self.cfg.layer_decay)
+        named = self.named_parameters()
+        rest = [(n, p) for n, p in named if not n.startswith("network.encoder.")]
+        return layers + decay_groups(rest, decay)

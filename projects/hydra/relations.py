@@ -11,8 +11,9 @@ from torch import Tensor
 
 from common.config import UserError
 from common.data.samplers import sample_rng
-from projects.hydra.networks import HydraNet, OpenGate
-from projects.hydra.objective import gated_logits
+from common.losses.functional.gated_pairs import gated_logits
+from projects.hydra.gates import OpenGate
+from projects.hydra.networks import HydraNet
 
 # Hypernym paths of WordNet 3.0 below "whole"; sense: the depicted object or animal.
 _MAMMAL = "organism/animal/chordate/vertebrate/mammal/placental"

@@ -67,8 +67,8 @@ def build(cfg: Config) -> "Experiment[LaCLIP]":
         return image.sum() + text.sum()
 
     def rewrite(workspace: "Workspace") -> None:
-        written = rewrite_file(cfg.rewrite, workspace)
-        workspace.note(f"{written} lines written to {cfg.rewrite.output}")
+        found = rewrite_file(cfg.rewrite, workspace, task=cfg.task, server=cfg.generator)
+        workspace.say(f"{cfg.rewrite.output}: {found.summary}")
 
     def pool_texts(workspace: "Workspace") -> None:
         write_pool_texts(data_root(cfg.data.root) / POOL, cfg.data.root)

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from common.config import DataConfig, ExperimentConfig
+from common.data.row_map.options import RowMapConfig
+from common.decoding.options import ServerConfig
 
 ORIGINAL = "original"
 ALIASES = {"coco": "mscoco"}  # spelling of the official script
@@ -96,10 +98,10 @@ class EvalConfig:
 
 @dataclass
 class RewriteConfig:
-    """`make run TASK=rewrite`: a local causal LM writes one rewrite per line."""
+    """`make run TASK=rewrite`: a language model writes one rewrite per line."""
 
     input: str | None = None  # text file, one caption a line, or the CSV of the pairs
-    output: str | None = None  # written line by line; continued if it exists
+    output: str | None = None  # finished chunks are kept in <output>.parts
     model: str = "bundled:stories260k"  # bundled:<name>, local folder or Hugging Face id
     source_type: Literal["chatgpt", "bard", "mscoco", "coco", "human"] = "chatgpt"
     batch_size: int = 100  # prompts per forward pass
@@ -120,6 +122,8 @@ class Config(ExperimentConfig):
     method: MethodConfig = field(default_factory=MethodConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     rewrite: RewriteConfig = field(default_factory=RewriteConfig)
+    generator: ServerConfig = field(default_factory=ServerConfig)  # in place of rewrite.model
+    task: RowMapConfig = field(default_factory=RowMapConfig)  # of rewrite
 
     def __post_init__(self) -> None:
         if self.data.source == "csv" and self.data.captions is None:

@@ -1,7 +1,7 @@
 """The rewrite stage: in-context prompts for a base LM, and the parser of its answers."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,14 +9,19 @@ import numpy as np
 import yaml
 
 from common.config import UserError
+from common.data.row_map.options import RowMapConfig
+from common.decoding.options import Policy, ServerConfig
 from projects.laclip.config import ALIASES, RewriteConfig
 
 if TYPE_CHECKING:
+    from common.data.row_map.mapper import MappedRows, RowFunction, RowSeed
     from common.engine.workspace import Workspace
 
 INSTRUCTION = "Write every image caption again in different words."
 NUM_DEMONSTRATIONS = 3
 ARROW = "=>"
+PROMPT_STREAM, TOKEN_STREAM = 11, 12  # independent random streams of one line
+CHUNK_BATCHES = 10  # batches in a file of finished rewrites
 Pair = tuple[str, str]
 
 
@@ -78,51 +83,101 @@ def parse_rewrite(completion: str, caption: str) -> str:
     return text if len(text.split()) >= 2 else caption
 
 
-def rewrite_file(cfg: RewriteConfig, workspace: "Workspace | None" = None) -> int:
-    """Rewrite every caption of a text file or CSV with a local causal LM; restartable.
+def build_rewriter(cfg: RewriteConfig, server: ServerConfig) -> "RowFunction":
+    """Captions of a chunk -> their rewrites."""
+    from common.data.lines import one_line
+    from common.decoding.generators import Prompt, text_generator
+
+    source_type = ALIASES.get(cfg.source_type, cfg.source_type)
+    generate = text_generator(
+        cfg.model,
+        policy_of(cfg),
+        server,
+        batch_size=cfg.batch_size,
+        device=cfg.device,
+        stop="\n",
+        prompt_budget=cfg.prompt_budget,
+        cut_suffix=f" {ARROW}",
+    )
+
+    def rewrite(captions: "Sequence[str]", seeds: "Sequence[RowSeed]") -> list[str]:
+        prompts = [
+            Prompt(build_prompt(caption, source_type, seed.rng(PROMPT_STREAM)))
+            for caption, seed in zip(captions, seeds, strict=True)
+        ]
+        rngs = [seed.rng(TOKEN_STREAM) for seed in seeds]
+        found = generate(prompts, rngs, cfg.max_new_tokens)
+        return [
+            one_line(parse_rewrite(text, caption))
+            for text, caption in zip(found, captions, strict=True)
+        ]
+
+    return rewrite
+
+
+def policy_of(cfg: RewriteConfig) -> Policy:
+    """Nucleus sampling of the config."""
+    return Policy("nucleus", temperature=cfg.temperature, top_p=cfg.top_p)
+
+
+def rewrite_file(
+    cfg: RewriteConfig,
+    workspace: "Workspace | None" = None,
+    *,
+    task: RowMapConfig | None = None,
+    server: ServerConfig | None = None,
+) -> "MappedRows":
+    """Rewrite every caption of a text file or CSV with a language model (``TASK=rewrite``).
+
+    Finished chunks are kept in ``<output>.parts``; the output is written when all are there.
 
     Args:
         cfg: the rewrite section of the config.
         workspace: shows the progress.
+        task: share, engine and size of the chunks.
+        server: endpoint that writes in place of a local model.
 
     Returns:
-        Number of lines written by this call.
+        The rewrites, in the order of the captions.
 
     Raises:
-        UserError: input, output or model missing, or an output made with other settings.
+        UserError: input, output or model missing, or an output that this task did not make or
+            made with other settings.
     """
     if cfg.input is None or cfg.output is None:
         raise UserError("set rewrite.input (a caption per line, or the CSV) and rewrite.output")
-    from common.data.image_text.captions import CaptionFiles
-    from common.data.text.rewriting import Decoding, LineGenerator, read_lines, transform_lines
-    from common.encoders.pretrained import resolve_pretrained
+    from common.data.lines import one_line, read_lines
+    from common.data.row_map.mapper import RowMap, map_rows
+    from common.data.row_map.parts import MANIFEST, write_joined
+    from common.decoding.generators import generator_settings
 
     if cfg.input.endswith(".csv"):
+        from common.data.image_text.captions import CaptionFiles
+
         files = CaptionFiles(cfg.input)
         captions = [files.texts(i)[0] for i in range(len(files))]
     else:
         captions = read_lines(Path(cfg.input))
-    ref = resolve_pretrained(cfg.model)
-    decoding = Decoding(
-        cfg.temperature, cfg.top_p, cfg.max_new_tokens, cfg.prompt_budget, cut_suffix=f" {ARROW}"
+    output, server = Path(cfg.output), server or ServerConfig()
+    folder = output.with_name(output.name + ".parts")
+    if output.exists() and not (folder / MANIFEST).is_file():
+        raise UserError(f"{output} exists, but not {folder}: delete it or choose another output")
+    settings = {
+        **generator_settings(cfg.model, policy_of(cfg), server),
+        "source_type": ALIASES.get(cfg.source_type, cfg.source_type),
+        "max_new_tokens": cfg.max_new_tokens,
+        "prompt_budget": cfg.prompt_budget,
+        "batch_size": cfg.batch_size,
+    }
+    step = RowMap(
+        "rewrite",
+        partial(build_rewriter, cfg, server),
+        settings,
+        cfg.seed,
+        chunk_size=CHUNK_BATCHES * cfg.batch_size,
     )
-    generate = LineGenerator.from_pretrained(str(ref.path or ref.name), decoding, cfg.device)
-    source_type = ALIASES.get(cfg.source_type, cfg.source_type)
-    return transform_lines(
-        captions,
-        Path(cfg.output),
-        make_prompt=lambda text, rng: build_prompt(text, source_type, rng),
-        generate=generate,
-        parse=parse_rewrite,
-        batch_size=cfg.batch_size,
-        seed=cfg.seed,
-        settings={
-            "model": cfg.model,
-            "source_type": source_type,
-            "temperature": cfg.temperature,
-            "top_p": cfg.top_p,
-            "max_new_tokens": cfg.max_new_tokens,
-            "prompt_budget": cfg.prompt_budget,
-        },
-        progress=lambda s: workspace.progress(s, "rewrite", len(s)) if workspace else s,
-    )
+    display = workspace.meter if workspace else None
+    found = map_rows(step, [one_line(text) for text in captions], folder, task, display)
+    if found.complete:
+        write_joined(output, found.rows())
+    return found

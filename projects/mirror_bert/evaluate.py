@@ -49,7 +49,7 @@ def evaluate_more(
     save_level_items(workspace, own)
     if module.train_seconds:
         found["train_seconds"] = module.train_seconds
-    if (curve := curve_figure(workspace.path / "metrics.csv")) is not None:
+    if (curve := curve_figure(workspace.curves)) is not None:
         workspace.figure("steps", curve)
     return found
 

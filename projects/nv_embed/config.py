@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from common.config import DataConfig, ExperimentConfig
+from common.config import ExperimentConfig
+from common.data.row_map.options import RowMapConfig
+from common.decoding.options import ServerConfig
+from common.families.retrieval.config import RetrievalData, RetrievalEval, SearchConfig
 
 BUNDLED_EVAL = ("wikides", "wikides_rerank", "snips", "banking77", "banking77_clusters", "nli_pairs",
                 "stsb")  # fmt: skip
@@ -11,69 +14,6 @@ SYNTHETIC_EVAL = ("retrieval", "reranking", "classification", "clustering", "pai
                   "sts", "summarisation")  # fmt: skip
 
 SYNTHESIS_FORMATS = ("short-long", "long-short", "short-short")
-
-
-@dataclass
-class SetConfig:
-    """One training set; what is left out comes from common.data.retrieval.registry by its name."""
-
-    samples: int = 1000  # examples in an epoch: the proportion of the set in a blended batch
-    path: str | None = None  # file or folder below data.root; None: bundled or synthetic
-    limit: int | None = None  # examples that are kept, drawn by the seed
-    kind: Literal["retrieval", "sts", "classification", "clustering"] | None = None
-    layout: (
-        Literal["records", "beir", "pairs", "dpr", "tevatron", "squad", "nli", "sts", "labelled",
-                "clusters"] | None
-    ) = None  # fmt: skip
-    instruction: str | None = None
-    symmetric: bool | None = None  # documents get the instruction too
-    mine: bool | None = None  # negatives are mined; None: in sets whose files have none
-
-    def __post_init__(self) -> None:
-        if self.samples < 1 or (self.limit or 1) < 1:
-            raise ValueError("data.sets.*.samples and data.sets.*.limit must be >= 1")
-
-
-@dataclass
-class MiningConfig:
-    """Hard negatives of retrieval and STS sets, found in the sets' own documents."""
-
-    # none: only negatives of the files; bm25: when a run begins, and by the task `mine`;
-    # encoder: by the task only, with an exported encoder
-    teacher: Literal["none", "bm25", "encoder"] = "none"
-    encoder: str | None = None  # folder written by `make export`, or a released checkpoint
-    ratio: float | None = (
-        0.95  # of the positive's score, above which nothing is a negative; None: off
-    )
-    num_negatives: int = 7  # kept for each query
-    candidates: int = 100  # nearest documents that are looked at
-    output: str | None = (
-        None  # task: folder of the files <set>.jsonl; None: below the task's folder
-    )
-
-    def __post_init__(self) -> None:
-        if self.ratio is not None and not 0 < self.ratio <= 1:
-            raise ValueError("data.mining.ratio must be in (0, 1], or null for no filter")
-        if (self.teacher == "encoder") != (self.encoder is not None):
-            raise ValueError("data.mining.teacher=encoder and data.mining.encoder belong together")
-
-
-@dataclass
-class InstructionData(DataConfig):
-    """Training sets and batches."""
-
-    source: Literal["synthetic", "sets"] = "sets"
-    sets: dict[str, SetConfig] = field(default_factory=dict)
-    num_negatives: int = 7  # hard negatives of a query
-    batches: Literal["blended", "homogeneous"] = "blended"
-    class_positives: Literal["example", "label"] = "example"  # of labelled sets with > 2 classes
-    max_length: int = 512  # tokens in training, instruction and special tokens included
-    mining: MiningConfig = field(default_factory=MiningConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_negatives < 1 or self.max_length < 8:
-            raise ValueError("data.num_negatives must be >= 1 and data.max_length >= 8")
 
 
 @dataclass
@@ -129,13 +69,15 @@ class MethodConfig:
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(RetrievalEval):
     """Tasks on bundled (or synthetic) data, and those of MTEB for `make run TASK=mteb`."""
 
     tasks: list[str] = field(default_factory=lambda: list(BUNDLED_EVAL))
     primary: list[str] = field(default_factory=lambda: ["wikides", "snips", "banking77", "stsb"])
     max_items: int | None = None  # texts, pairs or queries of a task
-    batch_size: int = 64
+    untrained: bool = False  # a second model in memory
+    # of queries in the sets of eval.beir and in the task search
+    instruction: str = "Find passages that answer the question"
     planted: bool = True  # measure the miner against planted positives
     mteb_tasks: list[str] = field(default_factory=list)  # empty: the 56 English ones
     # of the task mteb: run of this config, a folder written by `make export` or in the released
@@ -145,7 +87,7 @@ class EvalConfig:
 
 @dataclass
 class SynthesisConfig:
-    """`make run TASK=synthesize`: a local language model thinks of tasks, then writes examples."""
+    """`make run TASK=synthesize`: a language model thinks of tasks, then writes examples."""
 
     model: str = "bundled:causal-lm"  # any causal LM: folder, bundled:<name> or hub id
     formats: list[str] = field(default_factory=lambda: list(SYNTHESIS_FORMATS))
@@ -174,11 +116,14 @@ class SynthesisConfig:
 class Config(ExperimentConfig):
     """NV-Embed experiment."""
 
-    data: InstructionData = field(default_factory=InstructionData)
+    data: RetrievalData = field(default_factory=RetrievalData)
     model: ModelConfig = field(default_factory=ModelConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    generator: ServerConfig = field(default_factory=ServerConfig)  # in place of synthesis.model
+    task: RowMapConfig = field(default_factory=RowMapConfig)  # of synthesize and mine
 
     def __post_init__(self) -> None:
         super().__post_init__()

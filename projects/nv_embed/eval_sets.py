@@ -1,7 +1,6 @@
 """Test sets of the local protocol, one builder for each task name."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -13,6 +12,14 @@ from common.data.tables import Row, read_jsonl
 from common.data.text.sets import load_nli_pairs, load_sts
 from common.data.text.synthetic import synthetic_sentence_pairs, synthetic_sentences
 from common.evaluation.retrieval.text_mining import mine_text_negatives
+from common.evaluation.text.embedding_sets import (
+    Classes,
+    EvalSet,
+    Pairs,
+    Reranking,
+    Retrieval,
+    Summaries,
+)
 from projects.nv_embed.config import Config
 
 RERANK_CANDIDATES = 10  # of a query, the right one included
@@ -21,60 +28,6 @@ _TEST_PER_CLASS = {"snips": 200, "banking77": 10}
 _STREAM = 2**31 + 51
 _Item = TypeVar("_Item")
 _CLASSES, _SYNTHETIC = 4, 48
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """Queries, documents, and the places of the documents that are right for each query."""
-
-    instruction: str
-    queries: list[str]
-    documents: list[str]
-    relevant: list[set[int]]
-
-
-@dataclass(frozen=True)
-class Reranking:
-    """Queries with their own candidates, right ones flagged."""
-
-    instruction: str
-    queries: list[str]
-    candidates: list[list[str]]
-    relevant: list[list[bool]]
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Labelled texts; the training part is empty for clustering."""
-
-    instruction: str
-    train: list[str]
-    train_labels: list[int]
-    test: list[str]
-    test_labels: list[int]
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Pairs of texts with a gold score (STS) or a flag (pair classification)."""
-
-    instruction: str
-    first: list[str]
-    second: list[str]
-    gold: list[float]
-
-
-@dataclass(frozen=True)
-class Summaries:
-    """Per document: human summaries, machine summaries, human scores of the latter."""
-
-    instruction: str
-    human: list[list[str]]
-    machine: list[list[str]]
-    scores: list[list[float]]
-
-
-EvalSet = Retrieval | Reranking | Classes | Pairs | Summaries
 
 
 def build_set(cfg: Config, name: str) -> EvalSet:

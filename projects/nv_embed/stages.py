@@ -1,6 +1,6 @@
 """Retrieval with in-batch negatives, then all sets without: the stages of an experiment."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,14 +8,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from common.data.lookup import BUNDLED, data_root
-from common.encoders.pretrained import resolve_pretrained, stand_in
+from common.config import UserError
+from common.data.retrieval.records import EmbeddingTask
+from common.encoders.pretrained import stand_in
 from common.encoders.text.instructed import InstructedEncoder, instructed_encoder
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
-from common.engine.experiment import Plan, Requirement, Stage
-from common.export.instructed import load_instructed
+from common.engine.experiment import Plan, Stage, weights_requirement
+from common.export.instructed import load_instructed, save_instructed
+from common.families.retrieval.encoder import EncoderRecipe
+from common.families.retrieval.experiment import text_plan
+from common.families.retrieval.training_sets import (
+    num_samples,
+    set_requirements,
+    stage_data,
+    training_tasks,
+)
 from projects.nv_embed.config import Config, ModelConfig
-from projects.nv_embed.data import BUNDLED_FOLDERS, of_stage, stage_data, training_tasks
 from projects.nv_embed.module import NvEmbed
 from projects.nv_embed.released import is_released, load_released, released_encoder
 
@@ -62,6 +70,18 @@ def stages(cfg: Config) -> Iterator[Stage]:
         chosen = of_stage(tasks, retrieval_only=stage.retrieval_only)
         data = stage_data(cfg, encoder, chosen)
         yield Stage(stage.name, module, data, {"max_steps": stage.steps})
+
+
+def of_stage(tasks: list[EmbeddingTask], *, retrieval_only: bool) -> list[EmbeddingTask]:
+    """The sets of a stage.
+
+    Raises:
+        UserError: there is none.
+    """
+    chosen = [task for task in tasks if task.kind == "retrieval" or not retrieval_only]
+    if not chosen:
+        raise UserError("data.sets holds no retrieval set for the stage with in-batch negatives")
+    return chosen
 
 
 def build_encoder(model: ModelConfig, pretrained: str | None = None, **options: Any) -> InstructedEncoder:  # fmt: skip
@@ -124,47 +144,49 @@ def planned_encoder(model: ModelConfig) -> InstructedEncoder:
     return build_encoder(model, "random", config=config, tokenizer=tiny_tokenizer())
 
 
+def recipe_of(cfg: Config) -> EncoderRecipe[InstructedEncoder]:
+    """How the encoder is made, stored and asked; queries outside training have no instruction."""
+
+    def planned() -> InstructedEncoder:
+        # without recomputation, whose saving the estimate of `make check` shows beside
+        return planned_encoder(replace(cfg.model, grad_checkpointing=False))
+
+    def queries(encoder: InstructedEncoder, texts: Sequence[str]) -> Tensor:
+        return encoder.encode(texts, cfg.eval.batch_size, instruction=cfg.eval.instruction)
+
+    def documents(encoder: InstructedEncoder, texts: Sequence[str]) -> Tensor:
+        return encoder.encode(texts, cfg.eval.batch_size)
+
+    return EncoderRecipe(
+        build=lambda: build_encoder(cfg.model),
+        planned=planned,
+        save=save_instructed,
+        load=lambda folder: load_encoder(folder, cfg.model),
+        queries=queries,
+        documents=documents,
+    )
+
+
 def plan(cfg: Config) -> Plan[NvEmbed]:
     """What `make check` reports on: the first stage's batch through the whole model."""
     stage = stage_plans(cfg)[0]
 
-    def module() -> NvEmbed:
-        # without recomputation, whose saving the estimate shows beside
-        encoder = planned_encoder(replace(cfg.model, grad_checkpointing=False))
-        return NvEmbed(cfg, encoder, in_batch=stage.in_batch)
+    def run(encoder: InstructedEncoder, ids: Tensor) -> Tensor:
+        states = encoder.model(input_ids=ids).last_hidden_state
+        pooled: Tensor = encoder.pooler(states, ids, ids)
+        return pooled
 
-    def forward(module: NvEmbed, batch_size: int) -> Tensor:
-        rows = batch_size * (2 + cfg.data.num_negatives)
-        ids = torch.ones(rows, cfg.data.max_length, dtype=torch.long)
-        # without a mask: transformers looks at its values, and meta tensors have none
-        states = module.encoder.model(input_ids=ids).last_hidden_state
-        total: Tensor = module.encoder.pooler(states, ids, ids).sum()
-        return total
-
-    needed = requirements(cfg)
-    rows = 0
+    needed = (*weights_requirement(cfg.model.pretrained), *set_requirements(cfg))
+    samples = 0
     if all(r.present for r in needed if r.name.startswith("data")):
-        sets = cfg.data.sets
         tasks = of_stage(training_tasks(cfg, mine=False), retrieval_only=stage.retrieval_only)
-        rows = sum(sets[t.name].samples if t.name in sets else len(t.records) for t in tasks)
-    return Plan(module, rows, forward, needed)
-
-
-def requirements(cfg: Config) -> tuple[Requirement, ...]:
-    """Weights and training files that the config needs."""
-    found = []
-    if cfg.model.pretrained != "random":
-        ref = resolve_pretrained(cfg.model.pretrained, require=False)
-        hint = "download it once with network access, or give a local folder"
-        place = str(ref.path or ref.name)
-        found.append(Requirement(f"weights: {ref.spec}", place, ref.present, hint))
-    for name, options in cfg.data.sets.items() if cfg.data.source == "sets" else ():
-        if options.path is None:
-            folder = BUNDLED_FOLDERS.get(name, name)
-            here = (BUNDLED / folder).exists()
-            found.append(Requirement(f"data: {name} (bundled)", f"data/{folder}", here))
-        else:
-            path = data_root(cfg.data.root) / options.path
-            hint = "see the card, Data"
-            found.append(Requirement(f"data: {name}", str(path), path.exists(), hint))
-    return tuple(found)
+        samples = sum(num_samples(cfg, tasks))
+    return text_plan(
+        cfg,
+        recipe_of(cfg),
+        lambda encoder: NvEmbed(cfg, encoder, in_batch=stage.in_batch),
+        passes=lambda size: [(size * (2 + cfg.data.num_negatives), cfg.data.max_length)],
+        run=run,
+        num_samples=samples,
+        requirements=needed,
+    )

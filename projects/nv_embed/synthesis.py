@@ -9,24 +9,24 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.config import UserError
-from common.data.offline import OfflineCache
 from common.data.retrieval.records import EmbeddingRecord, EmbeddingTask, write_task
-from common.data.samplers import sample_rng
+from common.data.row_map.mapper import Once, RowFunction, RowMap, RowSeed, map_rows
 from common.data.tables import write_jsonl
-from common.decoding.language_model import LanguageModel
-from common.decoding.policies import Policy
+from common.decoding.generators import Prompt, TextGenerator, generator_settings, text_generator
+from common.decoding.options import Policy
 from common.engine.workspace import Workspace
 from common.evaluation.generation.measures import truncate
 from projects.nv_embed.config import Config
 
 NAME = "synthetic_pairs"  # the set of `common.data.retrieval.registry`
-BLOCK = 512  # answers per block of the offline cache
+CHUNK = 512  # answers in a file
 TASK_WORDS = range(3, 41)  # of a usable task description
 _TASK_STREAM, _EXAMPLE_STREAM, _CONSTRAINT_STREAM = 71, 72, 73
 _STRING = r'"((?:[^"\\]|\\.)*)("?)'  # content, and the closing quote if it is there
@@ -111,15 +111,6 @@ def example_prompt(form: Format, task: str, rng: np.random.Generator) -> str:
     )
 
 
-def framed(tokenizer: Any, prompt: str) -> str:
-    """A prompt as a turn of the model's chat template; without one, before a line "Answer:"."""
-    if getattr(tokenizer, "chat_template", None) is None:
-        return f"{prompt}\n\nAnswer:\n"
-    turn = [{"role": "user", "content": prompt}]
-    text: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    return text.removeprefix(tokenizer.bos_token or "")  # which tokenising adds again
-
-
 def list_items(text: str) -> list[str]:
     """Strings of a JSON list that may be cut off or followed by other text.
 
@@ -177,32 +168,113 @@ def _plain(content: str) -> str:
 def synthesize(cfg: Config, workspace: Workspace) -> Path:
     """Write ``tasks.jsonl`` and ``synthetic_pairs.jsonl`` (``TASK=synthesize``).
 
-    Both can be stopped and continued; answers are stored by the hash of their prompt. Each example
-    has its task as its own instruction. What is malformed, incomplete or there already is dropped and
-    counted in notes.txt.
+    Both steps can be stopped, continued and shared out. Each example has its task as its own
+    instruction. What is malformed, incomplete or there already is dropped and counted in notes.txt.
 
     Returns:
-        File of unified records, for ``data.sets.synthetic_pairs.path``.
+        File of unified records, for ``data.sets.synthetic_pairs.path``; there once all shares are.
 
     Raises:
         UserError: absent weights, or a language model that wrote nothing usable.
     """
     section = cfg.synthesis
-    lm = LanguageModel.from_pretrained(section.model, section.device)
-    writer = _Writer(cfg, lm, workspace)
     folder = workspace.folder(".") if section.output is None else Path(section.output)
     folder.mkdir(parents=True, exist_ok=True)
-    tasks = {form: writer.tasks(form) for form in section.formats}
-    rows = [{"format": form, "task": task} for form, own in tasks.items() for task in own]
-    write_jsonl(folder / "tasks.jsonl", rows)
-    records = [record for form, own in tasks.items() for record in writer.examples(form, own)]
-    kept = distinct_records(records)
-    workspace.note(f"{len(records) - len(kept)} examples had a query that was there already")
-    _need(kept, section.model, "example")
     path = folder / f"{NAME}.jsonl"
+    model = Once(partial(_generator, cfg))
+    tasks = {form: write_tasks(cfg, form, model, workspace) for form in section.formats}
+    if None in tasks.values():
+        return path
+    rows = [{"format": form, "task": task} for form, own in tasks.items() for task in own or ()]
+    write_jsonl(folder / "tasks.jsonl", rows)
+    found = [write_examples(cfg, form, own or (), model, workspace) for form, own in tasks.items()]
+    if None in found:
+        return path
+    records = [record for own in found for record in own or ()]
+    kept = distinct_records(records)
+    workspace.say(f"{len(records) - len(kept)} examples had a query that was there already")
+    _need(kept, section.model, "example")
     write_task(path, EmbeddingTask(NAME, "retrieval", "", kept))
-    workspace.note(f"{len(kept)} examples of {len(rows)} tasks by {section.model}: {path}")
+    workspace.say(f"{len(kept)} examples of {len(rows)} tasks by {section.model}: {path}")
     return path
+
+
+def write_tasks(
+    cfg: Config, form: str, model: Once[TextGenerator], workspace: Workspace
+) -> list[str] | None:
+    """Distinct usable task descriptions of a format; None if other shares have to finish first."""
+    section = cfg.synthesis
+    prompt = task_prompt(FORMATS[form], section.tasks_per_request)
+    build = partial(task_writer, model, section.max_new_tokens)
+    answers = _mapped(cfg, f"tasks {form}", build, [prompt] * section.requests, workspace)
+    if answers is None:
+        return None
+    said = [task for answer in answers for task in answer]
+    usable = [task for task in said if len(task.split()) in TASK_WORDS]
+    found = list(dict.fromkeys(usable))
+    workspace.say(f"{form}: {len(found)} tasks of {len(said)} that were written")
+    _need(found, section.model, f"task of the format {form}")
+    return found
+
+
+def task_writer(model: Once[TextGenerator], max_new_tokens: int) -> RowFunction:
+    """Requests of a chunk -> the tasks that each answer lists."""
+    generate = model()
+
+    def write(requests: Sequence[Any], seeds: Sequence[RowSeed]) -> list[list[str]]:
+        prompts = [Prompt(request, '["', turn=True) for request in requests]
+        rngs = [seed.rng(_TASK_STREAM) for seed in seeds]
+        return [list_items(answer) for answer in generate(prompts, rngs, max_new_tokens)]
+
+    return write
+
+
+def write_examples(
+    cfg: Config, form: str, tasks: Sequence[str], model: Once[TextGenerator], workspace: Workspace
+) -> list[EmbeddingRecord] | None:
+    """Usable examples of a format; the tasks take turns. None if shares have to finish first."""
+    section, keys = cfg.synthesis, FORMATS[form].keys
+    chosen = [tasks[i % len(tasks)] for i in range(section.examples)]
+    build = partial(example_writer, model, form, section.max_new_tokens)
+    answers = _mapped(cfg, f"examples {form}", build, chosen, workspace)
+    if answers is None:
+        return None
+    found = []
+    for task, fields in zip(chosen, answers, strict=True):
+        texts = [fields.get(key, "") for key in keys]
+        if all(texts) and len({text.casefold() for text in texts}) == len(keys):
+            query, right, wrong = texts
+            found.append(EmbeddingRecord(query, (right,), (wrong,), instruction=task))
+    workspace.say(f"{form}: {len(found)} usable examples of {len(chosen)}")
+    return found
+
+
+def example_writer(model: Once[TextGenerator], form: str, max_new_tokens: int) -> RowFunction:
+    """Tasks of a chunk -> the fields of an example of each.
+
+    The model is asked to go on with missing fields. Each round has streams of its own: how far one
+    is used up depends on the rest of the batch.
+    """
+    generate, keys = model(), FORMATS[form].keys
+
+    def write(tasks: Sequence[Any], seeds: Sequence[RowSeed]) -> list[dict[str, str]]:
+        asked = [
+            example_prompt(FORMATS[form], task, seed.rng(_CONSTRAINT_STREAM))
+            for task, seed in zip(tasks, seeds, strict=True)
+        ]
+        found: list[dict[str, str]] = [{} for _ in tasks]
+        for attempt in range(len(keys)):
+            missing = [i for i, fields in enumerate(found) if len(fields) < len(keys)]
+            if not missing:
+                break
+            prompts = [Prompt(asked[i], opened(found[i], keys), turn=True) for i in missing]
+            rngs = [seeds[i].rng(_EXAMPLE_STREAM, attempt) for i in missing]
+            answers = generate(prompts, rngs, max_new_tokens)
+            for i, answer in zip(missing, answers, strict=True):
+                found[i] = object_fields(answer, keys)
+        return found
+
+    return write
 
 
 def distinct_records(records: Sequence[EmbeddingRecord]) -> list[EmbeddingRecord]:
@@ -213,97 +285,36 @@ def distinct_records(records: Sequence[EmbeddingRecord]) -> list[EmbeddingRecord
     return list(found.values())
 
 
-class _Writer:
-    """Asks the language model and keeps its answers."""
+def _generator(cfg: Config) -> TextGenerator:
+    section = cfg.synthesis
+    return text_generator(
+        section.model,
+        _policy(cfg),
+        cfg.generator,
+        batch_size=section.batch_size,
+        device=section.device,
+    )
 
-    def __init__(self, cfg: Config, lm: LanguageModel, workspace: Workspace) -> None:
-        self.section, self.seed, self.lm, self.workspace = cfg.synthesis, cfg.seed, lm, workspace
-        options = self.section
-        self.policy = Policy("nucleus", temperature=options.temperature, top_p=options.top_p)
-        self.cache = OfflineCache(workspace.folder("cache"), {
-            "model": options.model, "policy": repr(self.policy), "seed": cfg.seed,
-            "max_new_tokens": options.max_new_tokens,
-        })  # fmt: skip
 
-    def tasks(self, form: str) -> list[str]:
-        """Distinct usable task descriptions of a format."""
-        count, number = self.section.tasks_per_request, self.section.requests
-        prompt = framed(self.lm.tokenizer, task_prompt(FORMATS[form], count))
-        items = [(prompt, str(i)) for i in range(number)]
+def _policy(cfg: Config) -> Policy:
+    return Policy("nucleus", temperature=cfg.synthesis.temperature, top_p=cfg.synthesis.top_p)
 
-        def compute(places: list[int]) -> list[dict[str, Any]]:
-            rngs = [sample_rng(self.seed, 0, i, _TASK_STREAM) for i in places]
-            found = self._continue([f'{prompt}["'] * len(places), rngs)
-            return [{"tasks": list_items('["' + text)} for text in found]
 
-        self._fill(items, compute, f"tasks {form}")
-        said = [task for row in self.cache.rows(items) for task in row["tasks"]]
-        usable = [task for task in said if len(task.split()) in TASK_WORDS]
-        found = list(dict.fromkeys(usable))
-        self.workspace.note(f"{form}: {len(found)} tasks of {len(said)} that were written")
-        _need(found, self.section.model, f"task of the format {form}")
-        return found
-
-    def examples(self, form: str, tasks: Sequence[str]) -> list[EmbeddingRecord]:
-        """Usable examples of a format; the tasks take turns."""
-        keys, tokenizer = FORMATS[form].keys, self.lm.tokenizer
-        chosen = [tasks[i % len(tasks)] for i in range(self.section.examples)]
-        rngs = [sample_rng(self.seed, 0, i, _CONSTRAINT_STREAM) for i in range(len(chosen))]
-        prompts = [
-            framed(tokenizer, example_prompt(FORMATS[form], task, rng))
-            for task, rng in zip(chosen, rngs, strict=True)
-        ]
-        items = [(prompt, str(i)) for i, prompt in enumerate(prompts)]
-
-        def compute(places: list[int]) -> list[dict[str, Any]]:
-            return [{"fields": f} for f in self._objects(prompts, keys, places)]
-
-        self._fill(items, compute, f"examples {form}")
-        found = []
-        for task, row in zip(chosen, self.cache.rows(items), strict=True):
-            texts = [row["fields"].get(key, "") for key in keys]
-            if all(texts) and len({text.casefold() for text in texts}) == len(keys):
-                query, right, wrong = texts
-                found.append(EmbeddingRecord(query, (right,), (wrong,), instruction=task))
-        self.workspace.note(f"{form}: {len(found)} usable examples of {len(chosen)}")
-        return found
-
-    def _objects(
-        self, prompts: Sequence[str], keys: Sequence[str], places: Sequence[int]
-    ) -> list[dict[str, str]]:
-        """Fields of the answers to some prompts; the model is asked to go on with missing ones.
-
-        Each round has streams of its own: how far one is used up depends on the rest of the batch.
-        """
-        found: dict[int, dict[str, str]] = {i: {} for i in places}
-        for attempt in range(len(keys)):
-            missing = [i for i in places if len(found[i]) < len(keys)]
-            if not missing:
-                break
-            begun = [opened(found[i], keys) for i in missing]
-            rngs = [sample_rng(self.seed, attempt, i, _EXAMPLE_STREAM) for i in missing]
-            asked = [prompts[i] + text for i, text in zip(missing, begun, strict=True)]
-            for i, head, tail in zip(missing, begun, self._continue(asked, rngs), strict=True):
-                found[i] = object_fields(head + tail, keys)
-        return list(found.values())
-
-    def _continue(self, prompts: Sequence[str], rngs: Sequence[np.random.Generator]) -> list[str]:
-        new = self.lm.continuations(
-            prompts, self.policy, rngs, self.section.max_new_tokens,
-            batch_size=self.section.batch_size,
-        )  # fmt: skip
-        return [continuation.text for continuation in new]
-
-    def _fill(
-        self,
-        items: Sequence[tuple[str, str]],
-        compute: Callable[[list[int]], list[dict[str, Any]]],
-        what: str,
-    ) -> None:
-        self.cache.fill(
-            items, compute, block_size=BLOCK,
-            progress=lambda starts: self.workspace.progress(starts, what, len(starts)),
-        )  # fmt: skip
+def _mapped(
+    cfg: Config, name: str, build: Callable[[], RowFunction], rows: Sequence[str],
+    workspace: Workspace,
+) -> list[Any] | None:  # fmt: skip
+    section = cfg.synthesis
+    settings = {
+        **generator_settings(section.model, _policy(cfg), cfg.generator),
+        "max_new_tokens": section.max_new_tokens,
+        "batch_size": section.batch_size,
+    }
+    step = RowMap(name, build, settings, cfg.seed, CHUNK)
+    place = workspace.folder(name.replace(" ", "-"))
+    found = map_rows(step, rows, place, cfg.task, workspace.meter)
+    workspace.say(f"{name}: {found.summary}")
+    return list(found.rows()) if found.complete else None
 
 
 def _need(found: Sequence[Any], model: str, what: str) -> None:

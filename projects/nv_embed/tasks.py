@@ -1,5 +1,7 @@
 """`make run TASK=mine` and `TASK=mteb`."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,18 +9,24 @@ import torch
 from torch import Tensor
 
 from common.config import UserError
+from common.data.offline import content_digest
 from common.data.retrieval.records import EmbeddingTask, with_negatives, write_task
 from common.data.retrieval.registry import MTEB_TASKS, mteb_prompts
+from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
 from common.encoders.modes import evaluated
+from common.encoders.state_dict import weights_digest
 from common.encoders.text.instructed import InstructedEncoder
 from common.engine.experiment import Experiment
 from common.engine.workspace import Workspace, write_json
-from common.evaluation.retrieval.text_mining import mine_text_negatives
+from common.evaluation.encoding import encode_texts
+from common.evaluation.retrieval.text_mining import TextMiner, candidate_depth
 from common.evaluation.text.embedding_tasks import type_averages
+from common.families.retrieval.training_sets import read_set, right_places, synthetic_tasks
 from projects.nv_embed.config import Config
-from projects.nv_embed.data import read_set, right_places, synthetic_tasks
 from projects.nv_embed.module import NvEmbed
 from projects.nv_embed.stages import build_encoder, load_encoder
+
+CHUNK = 2048  # queries in a file of finished negatives
 
 
 def mine(cfg: Config, workspace: Workspace, experiment: Experiment[NvEmbed]) -> Path:
@@ -41,43 +49,105 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment[NvEmbed]) -> 
     folder.mkdir(parents=True, exist_ok=True)
     for task in tasks:
         if task.kind in ("retrieval", "sts"):
-            write_task(folder / f"{task.name}.jsonl", _mined(cfg, workspace, task, encoder))
+            found = _mined(cfg, workspace, task, encoder)
+            if found is not None:
+                write_task(folder / f"{task.name}.jsonl", found)
     return folder
 
 
 def _mined(
     cfg: Config, workspace: Workspace, task: EmbeddingTask, encoder: InstructedEncoder | None
-) -> EmbeddingTask:
+) -> EmbeddingTask | None:
+    """The set with its negatives; None if other shares have to finish first."""
     options, documents = cfg.data.mining, task.documents()
     place = {text: i for i, text in enumerate(documents)}
-    encode: dict[str, Any] = {}
-    if encoder is not None:
-        size, told = cfg.eval.batch_size, task.document_instruction
-        encode = {
-            "query_encoder": lambda _: encode_queries(encoder, task, size),
-            "document_encoder": lambda texts: encoder.encode(texts, size, instruction=told),
-        }
-    found = mine_text_negatives(
-        [r.query for r in task.records], documents, right_places(task, place),
-        options.num_negatives, ratio=options.ratio, candidates=options.candidates, **encode,
-    )  # fmt: skip
-    texts = found.texts(documents)
-    workspace.note(
+    right = right_places(task, place)
+    settings = {
+        "documents": content_digest(documents), "teacher": options.teacher, "ratio": options.ratio,
+        "num_negatives": options.num_negatives, "candidates": options.candidates,
+        "instruction": task.document_instruction,
+        "weights": encoder and weights_digest(encoder),
+    }  # fmt: skip
+    key = content_digest([repr(settings)])[:12]  # teachers may be tried one after the other
+    depth = candidate_depth(options.candidates, len(documents), right)
+    place_of = workspace.folder(f"mined/{task.name}-{key}")
+    build = partial(build_miner, cfg, documents, depth, encoder, task, place_of / "documents")
+    step = RowMap(f"mine {task.name}", build, settings, cfg.seed, CHUNK)
+    rows = [
+        {"query": record.query, "instruction": task.instruction_of(record), "right": own}
+        for record, own in zip(task.records, right, strict=True)
+    ]
+    found = map_rows(step, rows, place_of, cfg.task, workspace.meter)
+    workspace.say(f"{step.name}: {found.summary}")
+    if not found.complete:
+        return None
+    mined = list(found.rows())
+    texts = [[documents[i] for i in row["negatives"]] for row in mined]
+    dropped, nearest = (sum(row[name] for row in mined) for name in ("dropped", "nearest"))
+    workspace.say(
         f"{task.name}: {len(texts)} queries, {sum(map(len, texts)) / len(texts):.2f} negatives each, "
-        f"{found.removed:.1%} of the nearest candidates dropped as too close to the positive"
+        f"{dropped / max(nearest, 1):.1%} of the nearest candidates dropped as too close to the positive"
     )
     records = with_negatives(task.records, texts)
     return EmbeddingTask(task.name, task.kind, task.instruction, records, task.symmetric)
 
 
-def encode_queries(encoder: InstructedEncoder, task: EmbeddingTask, batch_size: int) -> Tensor:
-    """Queries of a set under their instructions, (N, D)."""
+def build_miner(
+    cfg: Config,
+    documents: list[str],
+    depth: int,
+    encoder: InstructedEncoder | None,
+    task: EmbeddingTask,
+    cache: Path,
+) -> RowFunction:
+    """Queries of a chunk -> places of their negatives, and what the filter took out.
+
+    Args:
+        cfg: the experiment's config.
+        documents: the collection.
+        depth: nearest documents that are looked at.
+        encoder: the teacher; None: BM25.
+        task: the set.
+        cache: folder of the documents' embeddings.
+    """
+    options, size, told = cfg.data.mining, cfg.eval.batch_size, task.document_instruction
+    encode: dict[str, Any] = {}
+    if encoder is not None:
+        encode["query_encoder"] = lambda texts: encode_texts(
+            lambda part: encoder.encode(part, size, instruction=told),
+            texts,
+            batch_size=size,
+            cache=cache,
+            model_key=weights_digest(encoder),
+        )
+    miner = TextMiner(documents, depth, ratio=options.ratio, **encode)
+
+    def mine_rows(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[dict[str, Any]]:
+        queries = [row["query"] for row in rows]
+        under = None
+        if encoder is not None:
+            instructions = [row["instruction"] for row in rows]
+            under = lambda texts: encode_queries(encoder, texts, instructions, size)  # noqa: E731
+        found = miner.mine(queries, [row["right"] for row in rows], options.num_negatives, under)
+        counts = zip(found.dropped.tolist(), found.nearest.tolist(), strict=True)
+        return [
+            {"negatives": [i for i in own if i >= 0], "dropped": dropped, "nearest": nearest}
+            for own, (dropped, nearest) in zip(found.indices.tolist(), counts, strict=True)
+        ]
+
+    return mine_rows
+
+
+def encode_queries(
+    encoder: InstructedEncoder, queries: Sequence[str], instructions: Sequence[str], batch_size: int
+) -> Tensor:
+    """Queries under their instructions, (N, D)."""
     places: dict[str, list[int]] = {}
-    for i, record in enumerate(task.records):
-        places.setdefault(task.instruction_of(record), []).append(i)
-    found = torch.empty(len(task.records), encoder.num_features)
+    for i, told in enumerate(instructions):
+        places.setdefault(told, []).append(i)
+    found = torch.empty(len(queries), encoder.num_features)
     for told, own in places.items():
-        texts = [task.records[i].query for i in own]
+        texts = [queries[i] for i in own]
         found[own] = encoder.encode(texts, batch_size, instruction=told).to(found.dtype)
     return found
 

@@ -5,12 +5,7 @@ from typing import TYPE_CHECKING
 from projects.rankgen.config import Config
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor
-
     from common.engine.experiment import Experiment
-    from common.engine.workspace import Workspace
     from projects.rankgen.module import RankGen
 
 __all__ = ["Config", "build"]
@@ -18,50 +13,29 @@ __all__ = ["Config", "build"]
 
 def build(cfg: Config) -> "Experiment[RankGen]":
     """The experiment of a config; heavy imports happen here."""
-    from common.engine.experiment import Experiment
-    from projects.rankgen import tasks
-    from projects.rankgen.continuations import write_bundled, write_generations, write_windows
-    from projects.rankgen.data import PROBES
+    from common.families.retrieval.experiment import one_stage, retrieval_experiment
+    from projects.rankgen import generate, tasks
+    from projects.rankgen.data import build_data, eval_triples
     from projects.rankgen.evaluate import evaluate
-    from projects.rankgen.export import load_encoder, save_encoder
     from projects.rankgen.module import RankGen
-    from projects.rankgen.stages import plan, stages
+    from projects.rankgen.stages import plan, recipe_of
 
-    def export(module: RankGen, folder: "Path") -> None:
-        save_encoder(module.encoder, folder)
-
-    def embed(module: RankGen) -> "dict[str, Tensor]":
-        encode = module.encoder.encode
-        return {"prefix": encode(PROBES, "prefix"), "suffix": encode(PROBES, "suffix")}
-
-    def decode(workspace: "Workspace") -> None:
-        tasks.decode(cfg, experiment, workspace)
-
-    def windows(workspace: "Workspace") -> None:
-        write_windows(cfg, workspace)
-
-    def generate(workspace: "Workspace") -> None:
-        write_generations(cfg, workspace)
-
-    def bundle(workspace: "Workspace") -> None:
-        write_bundled(cfg, workspace)
-
-    def preference(workspace: "Workspace") -> None:
-        tasks.preference(cfg, workspace)
-
-    experiment = Experiment(
-        lambda: stages(cfg),
-        lambda module, workspace: evaluate(cfg, module, workspace),
-        export,
-        lambda folder: RankGen(cfg, load_encoder(folder)),
-        embed,
-        lambda: plan(cfg),
-        {
-            "windows": windows,
-            "generate": generate,
-            "bundle": bundle,
-            "decode": decode,
-            "preference": preference,
+    recipe = recipe_of(cfg)
+    return retrieval_experiment(
+        cfg,
+        recipe,
+        lambda encoder: RankGen(cfg, encoder),
+        stages=lambda: one_stage(
+            recipe, lambda encoder: RankGen(cfg, encoder), lambda encoder: build_data(cfg, encoder)
+        ),
+        evaluate=lambda module, workspace: evaluate(cfg, module, workspace),
+        plan=lambda: plan(cfg),
+        texts=lambda: [triple.gold for triple in eval_triples(cfg).rows],
+        tasks={
+            "windows": lambda workspace, own: generate.write_windows(cfg, workspace),
+            "generate": lambda workspace, own: generate.write_generations(cfg, workspace),
+            "bundle": lambda workspace, own: generate.write_bundled(cfg, workspace),
+            "decode": lambda workspace, own: tasks.decode(cfg, own, workspace),
+            "preference": lambda workspace, own: tasks.preference(cfg, workspace),
         },
     )
-    return experiment

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from common.config import DataConfig, ExperimentConfig
+from common.data.row_map.options import RowMapConfig
+from common.decoding.options import ServerConfig, Strategy
+from common.families.retrieval.config import RetrievalEval, SearchConfig
 
 Part = Literal["train", "dev", "test"]
 Half = Literal["ranker", "generator", "all"]
@@ -82,15 +85,12 @@ class WindowConfig:
             raise ValueError("window needs prefix_words >= 1 and 1 <= min_words <= max_words")
 
 
-Strategy = Literal[
-    "greedy", "ancestral", "nucleus", "top_k", "typical", "contrastive_search",
-    "contrastive_decoding",
-]  # fmt: skip
-
-
 @dataclass
-class GeneratorConfig:
-    """The language model that writes negatives and is decoded from."""
+class GeneratorConfig(ServerConfig):
+    """The language model that writes negatives and is decoded from.
+
+    An endpoint writes negatives only; ranking and likelihoods need a local model.
+    """
 
     model: str = "bundled:causal-lm"  # any causal LM: folder, bundled:<name> or hub id
     amateur: str | None = None  # of contrastive decoding; None: the model with one token of context
@@ -134,13 +134,12 @@ class DecodeConfig:
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(RetrievalEval):
     """Suffix identification, in-book retrieval and decoding."""
 
     part: Literal["dev", "test"] = "test"  # of the bundled set
     num_negatives: int = 10  # suffixes of the same book per prefix
     batch_size: int = 128
-    untrained: bool = True  # also score the encoder as it was before training
     lm_prefixes: int = 0  # prefixes on which the language model's likelihood is the ranker; 0: off
     decode_prefixes: int = 0  # prefixes that are continued with and without the ranker; 0: off
     sets: list[str] = field(default_factory=list)  # further identification files below data.root
@@ -165,4 +164,6 @@ class Config(ExperimentConfig):
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+    task: RowMapConfig = field(default_factory=RowMapConfig)  # of generate, bundle and decode

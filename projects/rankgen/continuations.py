@@ -1,202 +1,48 @@
-"""The generation stage, decoding side by side, and the tasks around them."""
+"""Decoding side by side, with and without the ranker."""
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from common.config import UserError
-from common.data.lookup import data_root
-from common.data.offline import OfflineCache
-from common.data.samplers import sample_rng
-from common.data.splits import stable_fraction
-from common.data.tables import write_jsonl
-from common.data.text.books import (
-    Chapter,
-    Window,
-    chapter_windows,
-    halves,
-    load_books,
-    read_book_folder,
-)
+from common.config import UserError, to_dict
+from common.data.offline import content_digest
+from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
 from common.decoding.language_model import LanguageModel
-from common.decoding.policies import STRATEGIES, Policy
+from common.decoding.options import STRATEGIES
 from common.engine.workspace import Workspace
 from common.evaluation.generation import measures
-from projects.rankgen.config import Config, Half, Part
-from projects.rankgen.data import FILE, TripleList
+from projects.rankgen.config import Config
+from projects.rankgen.data import TripleList
 from projects.rankgen.decode import Beam, Ranker, beam_search, rank, stream, tidy
+from projects.rankgen.generate import policy_of
 
-GENERATION_STREAM = 67
 REPEAT_SEED = 1_000_003  # between the seeds of two repeats, so that neighbouring seeds share none
-BLOCK = 512  # windows per block of the offline cache
-# part -> half and number of windows of the bundled set
-BUNDLED_PARTS: dict[Part, tuple[Half, int]] = {
-    "train": ("ranker", 2304),
-    "dev": ("all", 192),
-    "test": ("all", 448),
-}
+CHUNK = 16  # prefixes in a file of finished continuations
 RANKED = ("perplexity", "overlap", "rerank")  # choices among the same samples
 METHODS = (*STRATEGIES, *RANKED, "beam")
 SAMPLED = ("ancestral", "nucleus", "top_k", "typical")  # what `decode.repeats` repeats
 NOTHING = "(nothing: the language model ended the text at once)"
 MAUVE_TEXTS = 20  # fewer give no figure
+# options of `decode` that continuations depend on
+DECODING = ("num_samples", "num_beams", "beam_samples", "segment_tokens", "max_tokens")
 
 
 def language_model(cfg: Config) -> LanguageModel:
     """The generator of the config.
 
     Raises:
-        UserError: absent or unfitting weights.
+        UserError: absent or unfitting weights, or an endpoint, which gives no probabilities.
     """
     section = cfg.generator
-    return LanguageModel.from_pretrained(section.model, section.device, section.amateur)
-
-
-def policy_of(cfg: Config, strategy: str | None = None) -> Policy:
-    """Decoding policy of the generator section, or another strategy with its options."""
-    names = {f.name for f in fields(Policy)} & vars(cfg.generator).keys()
-    chosen = {name: getattr(cfg.generator, name) for name in names}
-    if cfg.generator.amateur is not None:
-        chosen["amateur_context"] = None  # a smaller model sees what the expert sees
-    return Policy(**chosen | ({"strategy": strategy} if strategy else {}))
-
-
-# -- windows and generations ---------------------------------------------------------------------
-
-
-def book_windows(cfg: Config) -> list[Window]:
-    """Windows of the config's books and half, evenly thinned to `window.limit`.
-
-    Raises:
-        UserError: missing books, or no windows.
-    """
-    section = cfg.window
-    chapters: list[Chapter] = (
-        load_books(cfg.data.root, section.part)
-        if section.books is None
-        else list(read_book_folder(data_root(cfg.data.root) / section.books))
-    )
-    if section.half != "all":
-        chapters = halves(chapters)[section.half == "ranker"]
-    found = [
-        window
-        for chapter in chapters
-        for window in chapter_windows(
-            chapter,
-            prefix_words=section.prefix_words,
-            min_words=section.min_words,
-            max_words=section.max_words,
-            overlap=section.overlap,
-            seed=cfg.seed,
+    if section.endpoint is not None:
+        raise UserError(
+            "only TASK=generate and TASK=bundle take generator.endpoint; decoding beside a ranker and "
+            "likelihoods need a local generator.model"
         )
-    ]
-    if not found:
-        raise UserError("the books have no window of these lengths; lower window.prefix_words")
-    count = min(section.limit or len(found), len(found))
-    return [found[i * len(found) // count] for i in range(count)]
-
-
-def write_windows(cfg: Config, workspace: Workspace) -> Path:
-    """Write prefix and continuation of every window (``TASK=windows``).
-
-    ``window.half=generator`` gives the pairs to tune a language model on; they share no chapter
-    with those of ``window.half=ranker``.
-    """
-    path = _output(cfg, workspace, "windows.jsonl")
-    rows = [
-        {"doc_id": w.book, "prefix": w.prefix, "gold": w.continuation} for w in book_windows(cfg)
-    ]
-    write_jsonl(path, rows)
-    workspace.note(f"{len(rows)} windows: {path}")
-    return path
-
-
-def write_generations(cfg: Config, workspace: Workspace) -> Path:
-    """Let the language model continue every prefix (``TASK=generate``); can be stopped and continued.
-
-    A continuation has a token budget of `generator.tokens_per_word` times the words of the gold, is
-    cut at its last sentence end, and is dropped with its window if fewer than
-    `window.min_words` words are left.
-    """
-    path = _output(cfg, workspace, "triples.jsonl")
-    rows = generated_rows(cfg, workspace)
-    write_jsonl(path, rows)
-    workspace.note(f"{len(rows)} windows have a continuation: {path}")
-    return path
-
-
-def write_bundled(cfg: Config, workspace: Workspace) -> Path:
-    """Make the bundled triples again (``TASK=bundle``): parts and counts of `BUNDLED_PARTS`."""
-    rows: list[dict[str, Any]] = []
-    for part, (half, limit) in BUNDLED_PARTS.items():
-        window = replace(cfg.window, books=None, part=part, half=half, limit=limit)
-        own = generated_rows(replace(cfg, window=window), workspace)
-        rows += [{"part": part, **row} for row in own]
-    path = _output(cfg, workspace, FILE)
-    write_jsonl(path, rows)
-    workspace.note(f"{len(rows)} triples by {cfg.generator.model}: {path}")
-    return path
-
-
-def generated_rows(cfg: Config, workspace: Workspace) -> list[dict[str, Any]]:
-    """``doc_id``, ``prefix``, ``gold`` and ``generated`` of the windows whose continuation is long enough."""
-    windows, lm = book_windows(cfg), language_model(cfg)
-    settings = {
-        "model": cfg.generator.model, "policy": repr(policy_of(cfg)), "seed": cfg.seed,
-        "tokens_per_word": cfg.generator.tokens_per_word, "min_words": cfg.window.min_words,
-    }  # fmt: skip
-    cache = OfflineCache(workspace.folder("cache"), settings)
-    items = [(w.prefix, w.continuation) for w in windows]
-
-    def compute(places: list[int]) -> list[dict[str, Any]]:
-        return [{"generated": text} for text in generate(cfg, lm, [windows[i] for i in places])]
-
-    cache.fill(
-        items,
-        compute,
-        block_size=BLOCK,
-        progress=lambda starts: workspace.progress(starts, "generate", len(starts)),
-    )
-    return [
-        {
-            "doc_id": w.book,
-            "prefix": w.prefix,
-            "gold": w.continuation,
-            "generated": row["generated"],
-        }
-        for w, row in zip(windows, cache.rows(items), strict=True)
-        if row["generated"] is not None
-    ]
-
-
-def generate(cfg: Config, lm: LanguageModel, windows: Sequence[Window]) -> list[str | None]:
-    """One continuation per window, None where too little is left of it."""
-    order = sorted(range(len(windows)), key=lambda i: len(windows[i].continuation))
-    words = [len(windows[i].continuation.split()) for i in order]
-    budgets = [math.ceil(cfg.generator.tokens_per_word * n) for n in words]
-    # the stream belongs to the text, so that a window's continuation is the same in any selection
-    keys = [int(stable_fraction(windows[i].prefix) * 2**31) for i in order]
-    rngs = [sample_rng(cfg.seed, 0, key, GENERATION_STREAM) for key in keys]
-    found = lm.continuations(
-        [windows[i].prefix for i in order],
-        policy_of(cfg),
-        rngs,
-        budgets,
-        batch_size=cfg.generator.batch_size,
-    )
-    texts: list[str | None] = [None] * len(windows)
-    for i, continuation in zip(order, found, strict=True):
-        text = tidy(continuation.text)
-        texts[i] = text if len(text.split()) >= cfg.window.min_words else None
-    return texts
-
-
-# -- decoding ------------------------------------------------------------------------------------
+    return LanguageModel.from_pretrained(section.model, section.device, section.amateur)
 
 
 def decode_all(
@@ -215,14 +61,67 @@ def decode_all(
     Raises:
         UserError: unknown method.
     """
+    decode = build_decoder(cfg, ranker, lm, methods)
+    found: dict[str, list[str]] = {method: [] for method in methods}
+    for index, prefix in enumerate(workspace.progress(prefixes, "decode", len(prefixes))):
+        for method, text in decode([prefix], [RowSeed(cfg.seed, index)])[0].items():
+            found[method].append(text)
+    return found
+
+
+def decode_kept(
+    cfg: Config,
+    ranker: Ranker,
+    lm: LanguageModel,
+    prefixes: Sequence[str],
+    methods: Sequence[str],
+    workspace: Workspace,
+    ranker_name: str,
+) -> dict[str, list[str]] | None:
+    """As `decode_all`, as a stage that can be stopped, continued and shared out.
+
+    Finished chunks lie in a folder whose name stands for ranker and settings.
+
+    Returns:
+        Continuations of every method; None if other shares have to finish first.
+
+    Raises:
+        UserError: see `decode_all` and `map_rows`.
+    """
+    settings = {
+        "ranker": ranker_name, "methods": list(methods), "generator": to_dict(cfg.generator),
+        "decode": {k: v for k, v in to_dict(cfg.decode).items() if k in DECODING},
+    }  # fmt: skip
+    build = partial(build_decoder, cfg, ranker, lm, methods)
+    step = RowMap("decode", build, settings, cfg.seed, CHUNK)
+    place = workspace.folder(f"decoded/{content_digest([repr(settings), str(cfg.seed)])[:12]}")
+    found = map_rows(step, list(prefixes), place, cfg.task, workspace.meter)
+    if not found.complete:
+        workspace.say(f"decode: {found.summary}")
+        return None
+    rows = list(found.rows())
+    return {method: [row[method] for row in rows] for method in methods}
+
+
+def build_decoder(
+    cfg: Config, ranker: Ranker, lm: LanguageModel, methods: Sequence[str]
+) -> RowFunction:
+    """Prefixes -> method -> continuation, tidied; a prefix's streams belong to its index.
+
+    Raises:
+        UserError: unknown method.
+    """
     for method in methods:
         if method not in METHODS:
             raise UserError(f"decode.methods: '{method}' is none of {', '.join(METHODS)}")
-    found: dict[str, list[str]] = {method: [] for method in methods}
-    for index, prefix in enumerate(workspace.progress(prefixes, "decode", len(prefixes))):
-        for method, text in _decode_one(cfg, ranker, lm, prefix, index, methods).items():
-            found[method].append(tidy(text))
-    return found
+
+    def decode(prefixes: Sequence[Any], seeds: Sequence[RowSeed]) -> list[dict[str, str]]:
+        return [
+            {m: tidy(t) for m, t in _decode_one(cfg, ranker, lm, prefix, seed.key, methods).items()}
+            for prefix, seed in zip(prefixes, seeds, strict=True)
+        ]
+
+    return decode
 
 
 def _decode_one(
@@ -290,30 +189,33 @@ def text_metrics(prefixes: Sequence[str], found: dict[str, list[str]]) -> dict[s
 
 
 def repeated_metrics(
-    cfg: Config, lm: LanguageModel, ranker: Ranker, prefixes: Sequence[str],
-    found: dict[str, list[str]], workspace: Workspace,
-) -> dict[str, float]:  # fmt: skip
-    """`text_metrics`, and MAUVE where it can be had; sampling strategies averaged over `decode.repeats`.
+    prefixes: Sequence[str],
+    found: Sequence[dict[str, list[str]]],
+    lm: LanguageModel,
+    workspace: Workspace,
+) -> dict[str, float]:
+    """`text_metrics`, and MAUVE where it can be had; what was repeated is averaged.
 
     Source: Krishna et al. 2022, arXiv 2205.09726 (five runs of each baseline that samples).
     ``<method>_<metric>_std`` is the standard deviation over the runs.
 
-    ``found`` holds the first run's continuations, and those of "human" where there are any.
+    Args:
+        prefixes: that were continued.
+        found: the first run's continuations of every method, and those of "human" where there are
+            any; then those of the repeats, of methods that sample.
+        lm: gives the features of MAUVE.
+        workspace: keeps the reason why there is no MAUVE.
     """
-    sampled = [name for name in found if name in SAMPLED]
-    human = {name: texts for name, texts in found.items() if name == "human"}
-    metrics = text_metrics(prefixes, found)
+    human = {name: texts for name, texts in found[0].items() if name == "human"}
+    metrics = text_metrics(prefixes, found[0])
     with_mauve = True
     try:
-        metrics |= mauve_metrics(prefixes, found, lm)
+        metrics |= mauve_metrics(prefixes, found[0], lm)
     except UserError as reason:
         with_mauve = False
-        workspace.note(f"without MAUVE: {reason}")
-        print(f"without MAUVE: {reason}")  # noqa: T201
+        workspace.say(f"without MAUVE: {reason}")
     runs = [dict(metrics)]
-    for repeat in range(1, cfg.decode.repeats if sampled else 1):
-        own = replace(cfg, seed=cfg.seed + REPEAT_SEED * repeat)
-        again = decode_all(own, ranker, lm, prefixes, sampled, workspace)
+    for again in found[1:]:
         runs.append(text_metrics(prefixes, again))
         if with_mauve:
             runs[-1] |= mauve_metrics(prefixes, again | human, lm)
@@ -380,9 +282,3 @@ def side_by_side(
 
 def _filled(text: str) -> str:
     return text if text.strip() else "."
-
-
-def _output(cfg: Config, workspace: Workspace, name: str) -> Path:
-    path = workspace.folder(".") / name if cfg.window.output is None else Path(cfg.window.output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path

@@ -12,12 +12,11 @@ from torch.utils.data import Dataset
 
 from common.config import UserError
 from common.data.lines import LineFile
-from common.data.lookup import BUNDLED, bundled, data_root
+from common.data.lookup import bundled, data_root
 from common.data.module import ContrastiveData
 from common.data.samplers import Key, sample_rng
 from common.data.tables import read_jsonl
-from common.encoders.pretrained import resolve_pretrained
-from common.engine.experiment import Requirement
+from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
 from projects.rankgen.config import Config
 from projects.rankgen.encoder import PrefixSuffixEncoder
 
@@ -27,7 +26,6 @@ COLUMNS = ("doc_id", "prefix", "gold", "generated")
 PAPER_TRIPLES = 4096 * 100_000 // 10  # what `make check` counts with where no file is there
 LIMIT_STREAM, SYNTHETIC_STREAM = 64, 65
 SYNTHETIC_DOCUMENTS, SYNTHETIC_WINDOWS = 4, 24
-PROBES = ["It was a dark night.", "The ship left the harbour early in the morning."]
 
 
 class Triple(NamedTuple):
@@ -225,15 +223,9 @@ def num_samples(cfg: Config) -> int:
 
 def requirements(cfg: Config) -> tuple[Requirement, ...]:
     """Weights and data that the config needs."""
-    found = []
-    if cfg.model.pretrained != "random":
-        ref = resolve_pretrained(cfg.model.pretrained, require=False)
-        hint = "download it once with network access, or give a local folder"
-        place = str(ref.path or ref.name)
-        found.append(Requirement(f"weights: {ref.spec}", place, ref.present, hint))
+    found = list(weights_requirement(cfg.model.pretrained))
     if cfg.data.source == "bundled":
-        place = f"data/{FOLDER}"
-        found.append(Requirement(f"data: {FOLDER} (bundled)", place, (BUNDLED / FOLDER).exists()))
+        found.append(bundled_requirement(FOLDER))
     if cfg.data.source == "file":
         hint = "PG19 (11 GB) through TASK=generate; see the card, Data"
         for name in (cfg.data.file, cfg.data.eval_file):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.data.samplers import sample_rng
 from common.decoding.language_model import Continuation, LanguageModel
-from common.decoding.policies import Policy
+from common.decoding.options import Policy
 from common.evaluation.generation.measures import truncate
 from projects.rankgen.encoder import Kind
 

@@ -1,6 +1,7 @@
 """Suffix identification, in-book retrieval, and the language model as a ranker."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,10 +21,13 @@ from common.evaluation.retrieval.identification import (
     identification_metrics,
     load_identification,
 )
+from common.evaluation.retrieval.runs import tfidf_encoder
+from common.families.retrieval.evaluation import before_and_after
 from projects.rankgen.config import Config
 from projects.rankgen.data import TripleList, eval_triples
-from projects.rankgen.encoder import PrefixSuffixEncoder
+from projects.rankgen.encoder import Kind, PrefixSuffixEncoder
 from projects.rankgen.module import RankGen
+from projects.rankgen.stages import recipe_of
 
 NEGATIVE_STREAM = 66
 KS = (1, 5, 10)
@@ -31,24 +35,28 @@ GALLERY_QUERIES = 6
 
 
 def evaluate(cfg: Config, module: RankGen, workspace: Workspace) -> dict[str, float]:
-    """Metrics of the trained encoder, of the untrained one beside them, and of the generator.
+    """Metrics of the trained encoder; of the untrained one, TF-IDF and the generator beside them.
 
     Accuracies of each prefix are saved for `make compare`.
     """
     triples = large_books(eval_triples(cfg), cfg.eval.num_negatives)
-    with evaluated(module.encoder, cfg.trainer.accelerator):
-        metrics, items = rank_metrics(cfg, module.encoder, triples, workspace)
-        for path in cfg.eval.sets:
-            metrics |= further_set(cfg, module.encoder, path)
-    for name, values in items.items():
-        workspace.items(name, values.tolist())
-    if cfg.eval.untrained:
-        from projects.rankgen.stages import fresh_encoder
 
-        raw = fresh_encoder(cfg).to(module.encoder.device)
-        with evaluated(raw, cfg.trainer.accelerator):
-            before, _ = rank_metrics(cfg, raw, triples)
-        metrics |= {f"untrained_{k}": v for k, v in before.items() if not k.endswith("_chance")}
+    def measure(encoder: PrefixSuffixEncoder, own: Workspace | None) -> dict[str, float]:
+        found, items = rank_metrics(cfg, encoder, triples, own)
+        if own is None:
+            return found
+        for name, values in items.items():
+            own.items(name, values.tolist())
+        for path in cfg.eval.sets:
+            found |= further_set(cfg, encoder, path)
+        return found
+
+    metrics = before_and_after(cfg, recipe_of(cfg), module.encoder, measure, workspace)
+    if cfg.eval.lexical:
+        found, items = rank_metrics(cfg, TfIdf(triples), triples)
+        metrics |= {f"tfidf_{k}": v for k, v in found.items() if not k.endswith("_chance")}
+        for name, values in items.items():
+            workspace.items(f"tfidf_{name}", values.tolist())
     if cfg.eval.lm_prefixes or cfg.eval.decode_prefixes:
         from projects.rankgen.continuations import decode_metrics, language_model
 
@@ -61,9 +69,28 @@ def evaluate(cfg: Config, module: RankGen, workspace: Workspace) -> dict[str, fl
     return metrics
 
 
+class Encodes(Protocol):
+    """A `PrefixSuffixEncoder`, or what stands in its place."""
+
+    def encode(self, texts: Sequence[str], kind: Kind, batch_size: int = ...) -> Tensor:
+        """N texts -> (N, D)."""
+
+
+class TfIdf:
+    """TF-IDF vectors of the triples' words as both sides: the trivial baseline."""
+
+    def __init__(self, triples: TripleList) -> None:
+        texts = [text for t in triples.rows for text in (t.prefix, t.gold, t.generated) if text]
+        self._encode = tfidf_encoder(texts)
+
+    def encode(self, texts: Sequence[str], kind: Kind, batch_size: int = 64) -> Tensor:
+        """N texts -> (N, words)."""
+        return self._encode(list(texts))
+
+
 def rank_metrics(
     cfg: Config,
-    encoder: PrefixSuffixEncoder,
+    encoder: Encodes,
     triples: TripleList,
     workspace: Workspace | None = None,
 ) -> tuple[dict[str, float], dict[str, Tensor]]:

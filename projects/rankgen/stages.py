@@ -1,16 +1,15 @@
 """Encoders of a config, and what `make check` builds."""
 
-from collections.abc import Iterator
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from common.encoders.pretrained import stand_in
-from common.engine.experiment import Plan, Stage
+from common.engine.experiment import Plan
+from common.families.retrieval.encoder import EncoderRecipe
+from common.families.retrieval.experiment import text_plan
 from projects.rankgen.config import Config
-from projects.rankgen.data import build_data, num_samples, requirements
+from projects.rankgen.data import num_samples, requirements
 from projects.rankgen.encoder import PrefixSuffixEncoder, build_encoder
+from projects.rankgen.export import load_encoder, save_encoder
 from projects.rankgen.module import RankGen
 
 T5: dict[str, Any] = {
@@ -46,13 +45,6 @@ def make_encoder(cfg: Config) -> PrefixSuffixEncoder:
     )
 
 
-def fresh_encoder(cfg: Config) -> PrefixSuffixEncoder:
-    """The encoder as it was before training, without touching the random state."""
-    with torch.random.fork_rng():
-        torch.manual_seed(cfg.seed)
-        return make_encoder(cfg)
-
-
 def planned_encoder(cfg: Config) -> PrefixSuffixEncoder:
     """As `make_encoder`, but random weights of the same shape where the weights are not here."""
     model, config = cfg.model, stand_in(cfg.model.pretrained, ARCHITECTURES)
@@ -66,26 +58,37 @@ def planned_encoder(cfg: Config) -> PrefixSuffixEncoder:
     )
 
 
-def stages(cfg: Config) -> Iterator[Stage]:
-    """One stage."""
-    encoder = make_encoder(cfg)
-    yield Stage("train", RankGen(cfg, encoder), build_data(cfg, encoder))
+def recipe_of(cfg: Config) -> EncoderRecipe[PrefixSuffixEncoder]:
+    """How the encoder is made, stored and asked: prefixes are queries, suffixes documents."""
+    size = cfg.eval.batch_size
+    return EncoderRecipe(
+        build=lambda: make_encoder(cfg),
+        planned=lambda: planned_encoder(cfg),
+        save=save_encoder,
+        load=load_encoder,
+        queries=lambda encoder, texts: encoder.encode(texts, "prefix", size),
+        documents=lambda encoder, texts: encoder.encode(texts, "suffix", size),
+        metric="dot",
+    )
 
 
 def plan(cfg: Config) -> Plan[RankGen]:
     """What `make check` reports on."""
 
-    def forward(module: RankGen, batch_size: int) -> Tensor:
-        model, lengths = module.encoder.tower.model, module.encoder.lengths
-        size = min(batch_size, cfg.method.chunk_size or batch_size)
-        sides = [lengths["prefix"]]
-        if cfg.method.chunk_size is None:  # else one chunk is alive at a time
-            sides += [lengths["suffix"]] * (1 if cfg.method.negatives == "inbook" else 2)
-        ids = [torch.ones(size, length, dtype=torch.long) for length in sides]
-        # without a mask: transformers looks at its values, and meta tensors have none
-        outputs: list[Tensor] = [model(input_ids=x).last_hidden_state.sum() for x in ids]
-        return torch.stack(outputs).sum()
+    def passes(batch_size: int) -> list[tuple[int, int]]:
+        model, method = cfg.model, cfg.method
+        if method.chunk_size is not None:  # one chunk is alive at a time
+            return [(min(batch_size, method.chunk_size), model.prefix_length)]
+        sides = 1 if method.negatives == "inbook" else 2
+        suffixes = [(batch_size, model.suffix_length)] * sides
+        return [(batch_size, model.prefix_length), *suffixes]
 
-    return Plan(
-        lambda: RankGen(cfg, planned_encoder(cfg)), num_samples(cfg), forward, requirements(cfg)
+    return text_plan(
+        cfg,
+        recipe_of(cfg),
+        lambda encoder: RankGen(cfg, encoder),
+        passes=passes,
+        run=lambda encoder, ids: encoder.tower.model(input_ids=ids).last_hidden_state,
+        num_samples=num_samples(cfg),
+        requirements=requirements(cfg),
     )

@@ -1,13 +1,15 @@
 """`make run TASK=...`: decode and score what raters said."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from common.config import UserError
-from common.data.text.rewriting import read_lines
+from common.data.lines import read_lines
 from common.encoders.modes import evaluated
+from common.encoders.state_dict import weights_digest
 from common.engine import workspace as ws
 from common.engine.experiment import Experiment
 from common.engine.run import trained_module
@@ -16,7 +18,9 @@ from common.evaluation.generation.preference import preference_metrics, read_ans
 from common.evaluation.tables import markdown_table
 from projects.rankgen.config import Config
 from projects.rankgen.continuations import (
-    decode_all,
+    REPEAT_SEED,
+    SAMPLED,
+    decode_kept,
     language_model,
     repeated_metrics,
     side_by_side,
@@ -41,12 +45,27 @@ def decode(cfg: Config, experiment: Experiment[RankGen], workspace: Workspace) -
     lm = language_model(cfg)
     rows = read_prefixes(Path(section.file)) if section.file else _held_back(cfg)
     prefixes = [row.prefix for row in rows]
+    name = f"{run or section.run} {weights_digest(module.encoder)}"
+    sampled = [method for method in section.methods if method in SAMPLED]
+    repeats = section.repeats if sampled else 1
+    plans = [
+        (cfg.seed + REPEAT_SEED * i, sampled if i else section.methods) for i in range(repeats)
+    ]
     with torch.inference_mode(), evaluated(module.encoder, cfg.trainer.accelerator):
-        found = decode_all(cfg, module.encoder, lm, prefixes, section.methods, workspace)
+        kept = [
+            decode_kept(
+                replace(cfg, seed=seed), module.encoder, lm, prefixes, methods, workspace, name
+            )
+            for seed, methods in plans
+        ]
+        runs = [run for run in kept if run is not None]
+        if len(runs) < len(kept):
+            return {}
+        found = runs[0]
         if all(row.gold for row in rows):
             found["human"] = [row.gold for row in rows]
         shown = side_by_side(module.encoder, prefixes, found)
-        metrics = repeated_metrics(cfg, lm, module.encoder, prefixes, found, workspace)
+        metrics = repeated_metrics(prefixes, runs, lm, workspace)
     folder = workspace.folder(".")
     ws.write_json(folder / "metrics.json", metrics)
     place = workspace if run is None else Workspace(run)

@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from common.data.image.simclr import SimCLRTransform
 from common.data.image.sources import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, ImageTransform
 from common.data.samplers import Rng
+from common.families.images.data import simclr_transform
 from projects.sepclr.config import SepclrData
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # images are only divided by 255
@@ -104,11 +104,7 @@ def rescaled(pixels: Tensor) -> Tensor:
 
 def train_transform(cfg: SepclrData) -> ImageTransform:
     """The augmentation of the config."""
-    crop = SimCLRTransform(
-        cfg.image_size, scale=(cfg.crop_scale[0], cfg.crop_scale[1]), flip_prob=cfg.flip_prob,
-        jitter=(cfg.jitter[0], cfg.jitter[1], cfg.jitter[2], cfg.jitter[3]),
-        jitter_prob=cfg.jitter_prob, grey_prob=cfg.grey_prob, mean=ZERO, std=ONE,
-    )  # fmt: skip
+    crop = simclr_transform(cfg, flip_prob=cfg.flip_prob, mean=ZERO, std=ONE)
     distorted = Distorted(crop, cfg.rotation, cfg.vertical_flip_prob, cfg.noise)
     return Rescaled(distorted) if cfg.rescale == "minmax" else distorted
 

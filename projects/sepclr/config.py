@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.config import DataConfig, ExperimentConfig
+from common.families.images.config import ColourChanges
 
 
 @dataclass
-class SepclrData(DataConfig):
+class SepclrData(ColourChanges, DataConfig):
     """A background and a target set, and the augmentation of their samples."""
 
     # digits: bundled CIFAR-10 images, scikit-learn's digits added to half of them; volumes: two
@@ -15,17 +16,14 @@ class SepclrData(DataConfig):
     source: Literal[
         "synthetic", "digits", "cifar_mnist", "celeba", "chexpert", "odir", "dsprites", "volumes"
     ] = "digits"
-    train_samples: int = 2400  # of synthetic, digits and dsprites; half are targets
-    test_samples: int = 600
+    limit: int = 2400  # training samples of synthetic, digits and dsprites; half are targets
+    test_limit: int = 600
     folder: str = "volumes"  # of source=volumes, below data.root
     image_size: int = 16  # side of the training crops in pixels (voxels)
     eval_size: int | None = None  # side of un-augmented images; None: image_size
     crop_scale: tuple[float, float] = (0.4, 1.0)  # area of the crop; of volumes its edge
     flip_prob: float = 0.0
     vertical_flip_prob: float = 0.0
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)  # of torchvision
-    jitter_prob: float = 0.8
-    grey_prob: float = 0.2
     rotation: float = 0.0  # largest angle in degrees
     noise: float = 0.0  # standard deviation of Gaussian noise
     rescale: Literal["none", "minmax"] = "none"  # minmax: ImageNet moments, then each to [0, 1]
@@ -34,8 +32,8 @@ class SepclrData(DataConfig):
         super().__post_init__()
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError("data.crop_scale must be an increasing pair in (0, 1]")
-        if self.train_samples % 2 or self.test_samples % 2:
-            raise ValueError("data.train_samples and data.test_samples must be even")
+        if self.limit % 2 or self.test_limit % 2:
+            raise ValueError("data.limit and data.test_limit must be even")
 
     @property
     def plain_size(self) -> int:
@@ -70,7 +68,8 @@ class MethodConfig:
 
     # supervised: each salient dimension follows one attribute; simclr: one encoder; vae: cVAE
     objective: Literal["sepclr", "supervised", "simclr", "vae"] = "sepclr"
-    tau: float = 0.5  # squared bandwidth of all kernels; temperature of simclr
+    bandwidth: float = 0.5  # tau, squared, of the kernels on codes
+    temperature: float = 0.5  # divides the cosines (objective=simclr)
     common_uniformity: float = 2.0  # weight inside the common term
     salient_weight: float = 10.0  # beta_t
     background_weight: float = 10.0  # beta_r, pulls salient codes of the background to 0
@@ -78,14 +77,15 @@ class MethodConfig:
     leakage: Leakage = "kjem"  # what is minimised to make common and salient codes independent
     attributes: list[str] = field(default_factory=list)  # supervised: factor of each dimension
     discrete: list[str] = field(default_factory=list)  # those of them that are classes
-    attribute_tau: float = 0.025  # bandwidth on continuous attributes
+    attribute_bandwidth: float = 0.025  # squared, on continuous attributes
     kl_weight: float = 1.0  # vae
     gather: bool = True  # terms over the samples of all ranks
 
     def __post_init__(self) -> None:
         weights = (self.salient_weight, self.background_weight, self.leakage_weight, self.kl_weight)
-        if self.tau <= 0 or self.attribute_tau <= 0 or min(weights) < 0:
-            raise ValueError("method: tau and attribute_tau must be > 0, weights >= 0")
+        widths = (self.bandwidth, self.attribute_bandwidth, self.temperature)
+        if min(widths) <= 0 or min(weights) < 0:
+            raise ValueError("method: bandwidths and temperature must be > 0, weights >= 0")
         if (self.objective == "supervised") != bool(self.attributes):
             raise ValueError("method.attributes belongs to method.objective=supervised: set both")
         if not set(self.discrete) <= set(self.attributes):

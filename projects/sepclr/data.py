@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from common.config import UserError, nearest
 from common.data.lookup import BUNDLED, data_root
 from common.data.module import ContrastiveData
@@ -18,8 +16,8 @@ from common.data.paired_sets.added_patterns import (
 from common.data.paired_sets.attributes import celeba_accessories, chexpert_subtypes, odir_subtypes
 from common.data.paired_sets.pairs import SetPair, SetPairViews, split_pair
 from common.data.paired_sets.volumes import VolumeTransform, volume_folders
-from common.encoders.pretrained import resolve_pretrained
 from common.engine.experiment import Requirement
+from common.families.images.data import weight_requirements
 from projects.sepclr.augment import eval_transform, train_transform
 from projects.sepclr.config import Config
 
@@ -50,9 +48,9 @@ def set_pair(cfg: Config, part: Part) -> SetPair:
         UserError: files are missing; the message names layout and source.
     """
     data = cfg.data
-    count = data.train_samples if part == "train" else data.test_samples
+    count = data.limit if part == "train" else data.test_limit
     if data.source == "synthetic":
-        first = 0 if part == "train" else data.train_samples
+        first = 0 if part == "train" else data.limit
         return synthetic_set_pair(count, image_size=data.plain_size, first=first)
     if data.source == "digits":
         name = "train" if part == "train" else cfg.eval.split
@@ -125,19 +123,14 @@ def num_samples(cfg: Config) -> int:
     if source == "volumes":
         found = len(list(_volumes(cfg).glob("*/*")))
         return found - round(0.2 * found)
-    return SIZES.get(source, cfg.data.train_samples)
+    return SIZES.get(source, cfg.data.limit)
 
 
 def requirements(cfg: Config) -> tuple[Requirement, ...]:
     """What the config needs on disk."""
-    source = cfg.data.source
-    weights = resolve_pretrained(cfg.model.pretrained, require=False)
-    hint = "is downloaded by the first run with a network connection"
-    needs = [Requirement("weights", weights.spec, weights.present, hint)]
-    if weights.kind == "random":
-        needs = []
+    source, needs = cfg.data.source, weight_requirements(cfg.model.pretrained)
     if source == "synthetic":
-        return tuple(needs)
+        return needs
     folder = BUNDLED if source == "digits" else data_root(cfg.data.root)
     paths = [folder / FOLDERS.get(source, cfg.data.folder)]
     if source == "cifar_mnist":
@@ -145,14 +138,11 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
     if source == "dsprites":
         paths.append(folder / "MNIST/raw")
     hint = SOURCES.get(source, "")
-    return tuple(
-        Requirement(f"data: {path.name}", str(path), path.exists(), hint) for path in paths
-    )
+    data = [Requirement(f"data: {path.name}", str(path), path.exists(), hint) for path in paths]
+    return (*needs, *data)
 
 
-def probe_input(cfg: Config, num: int) -> torch.Tensor:
-    """A fixed batch of the right shape in [0, 1]."""
+def image_shape(cfg: Config) -> tuple[int, ...]:
+    """Channels and sides of an un-augmented sample."""
     size = cfg.data.plain_size
-    shape = (num, 1, size, size, size) if cfg.data.source == "volumes" else (num, 3, size, size)
-    total = torch.Size(shape).numel()
-    return torch.linspace(-9, 9, total).sin().abs().reshape(shape)
+    return (1, size, size, size) if cfg.data.source == "volumes" else (3, size, size)

@@ -4,18 +4,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
 
 from common.data.paired_sets.pairs import SetPair
-from common.encoders.modes import evaluated
+from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
-from common.evaluation.features.frozen import SourceBatches
+from common.evaluation.features.frozen import source_outputs
 from common.evaluation.figures import class_gallery, embedding_map
 from projects.sepclr.config import Config
 from projects.sepclr.data import set_pair, transforms
 from projects.sepclr.module import SepCLR
-from projects.sepclr.networks import Codes, ContrastiveVAE, SingleEncoder
+from projects.sepclr.networks import Codes, ContrastiveVAE, Network, SingleEncoder
 from projects.sepclr.probes import (
     ProbeResult,
     auc,
@@ -34,7 +33,7 @@ def evaluate(cfg: Config, module: SepCLR, workspace: Workspace) -> dict[str, flo
     """Probes of the frozen codes, the untrained encoders beside them, and the mechanism."""
     pairs = set_pair(cfg, "train"), set_pair(cfg, "test")
     with evaluated(module, cfg.trainer.accelerator):
-        train, test = (features(cfg, module, pair, workspace) for pair in pairs)
+        train, test = (features(cfg, module.network, pair, workspace) for pair in pairs)
         found = probes(cfg, train, test)
         metrics = {name: probe.value for name, probe in found.items()}
         metrics |= {f"{name}_chance": probe.chance for name, probe in found.items()}
@@ -44,7 +43,9 @@ def evaluate(cfg: Config, module: SepCLR, workspace: Workspace) -> dict[str, flo
                 gap = metrics[f"{factor}_from_salient"] - metrics[f"{factor}_from_common"]
                 metrics[f"{factor}_separation"] = gap
         if cfg.eval.untrained:
-            metrics |= untrained(cfg, module, pairs, workspace)
+            raw = untrained(lambda: SepCLR(cfg), cfg.seed, like=module).network
+            before = probes(cfg, *(features(cfg, raw, pair, workspace) for pair in pairs))
+            metrics |= {f"untrained_{name}": probe.value for name, probe in before.items()}
         if isinstance(module.network, ContrastiveVAE):
             workspace.figure("decoded", decoded_figure(cfg, module.network, pairs[1]))
     if not isinstance(module.network, SingleEncoder):
@@ -55,18 +56,15 @@ def evaluate(cfg: Config, module: SepCLR, workspace: Workspace) -> dict[str, flo
     return metrics
 
 
-def features(cfg: Config, module: SepCLR, pair: SetPair, workspace: Workspace) -> Part:
-    """The readable samples and their codes; the module must be in evaluation mode."""
+def features(cfg: Config, network: Network, pair: SetPair, workspace: Workspace) -> Part:
+    """The readable samples and their codes; the network must be in evaluation mode."""
     _, plain = transforms(cfg)
-    batches = SourceBatches(pair.samples.source(plain), cfg.eval.batch_size)
-    loader = DataLoader(batches, batch_size=None, num_workers=cfg.data.num_workers)
-    device = next(module.parameters()).device
-    parts, kept = [], []
-    for images, rows in workspace.progress(loader, "codes", len(batches)):
-        parts.append([x.float().cpu() for x in module.network(images.to(device))])
-        kept += rows
-    codes = Codes(*(torch.cat(column) for column in zip(*parts, strict=True)))
-    return (pair if len(kept) == len(pair) else pair.rows(torch.tensor(kept))), codes
+    device = next(network.parameters()).device
+    found, kept = source_outputs(
+        network, pair.samples.source(plain), device, batch_size=cfg.eval.batch_size,
+        num_workers=cfg.data.num_workers, progress=workspace.progress, name="codes",
+    )  # fmt: skip
+    return (pair if len(kept) == len(pair) else pair.rows(kept)), Codes(*found)
 
 
 def probes(cfg: Config, train: Part, test: Part) -> dict[str, ProbeResult]:
@@ -77,17 +75,6 @@ def probes(cfg: Config, train: Part, test: Part) -> dict[str, ProbeResult]:
     )  # fmt: skip
 
 
-def untrained(
-    cfg: Config, module: SepCLR, pairs: tuple[SetPair, SetPair], workspace: Workspace
-) -> dict[str, float]:
-    """The same probes before training."""
-    with torch.random.fork_rng():
-        torch.manual_seed(cfg.seed)
-        raw = SepCLR(cfg).to(next(module.parameters()).device).eval()
-    train, test = (features(cfg, raw, pair, workspace) for pair in pairs)
-    return {f"untrained_{name}": p.value for name, p in probes(cfg, train, test).items()}
-
-
 def mechanism(cfg: Config, test: Part, workspace: Workspace) -> dict[str, float]:
     """Salient norms of both sets, entropies of the codes, attributes against dimensions."""
     pair, codes = test
@@ -96,7 +83,7 @@ def mechanism(cfg: Config, test: Part, workspace: Workspace) -> dict[str, float]
         "salient_norm_target": float(norms[pair.target].mean()),
         "salient_norm_background": float(norms[~pair.target].mean()),
         "salient_norm_auc": auc(norms, pair.target),
-        **code_entropies(codes, pair.target, cfg.method.tau),
+        **code_entropies(codes, pair.target, cfg.method.bandwidth),
     }
     workspace.figure("salient_norm", norm_figure(norms, pair.target))
     if cfg.method.attributes:

@@ -1,7 +1,5 @@
 """Common and salient codes of a background and a target set, and the baselines."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -12,43 +10,20 @@ from common.engine.module import ContrastiveModule
 from common.evaluation.search import SearchResult, search
 from common.losses.club import ClubEstimator
 from common.losses.functional.geometry import alignment, uniformity
+from common.losses.functional.independence import gaussian_kl
+from common.losses.functional.sepclr import attribute_loss, dependence, masked, sepclr_terms
 from common.losses.output import unit
 from common.losses.two_view import NTXentLoss
 from projects.sepclr.config import Config
-from projects.sepclr.networks import Codes, ContrastiveVAE, Kind, Network, build_network
-from projects.sepclr.objective import (
-    attribute_loss,
-    dependence,
-    gaussian_kl,
-    masked,
-    sepclr_terms,
+from projects.sepclr.networks import (
+    Codes,
+    ContrastiveVAE,
+    Network,
+    build_network,
+    network_options,
 )
 
-KINDS: dict[str, Kind] = {
-    "sepclr": "pair",
-    "supervised": "pair",
-    "simclr": "single",
-    "vae": "vae",
-}
 CLUB_HIDDEN = 64
-
-
-def network_options(cfg: Config) -> dict[str, Any]:
-    """Arguments of `build_network`, without the place of pretrained weights."""
-    model = cfg.model
-    return {
-        "kind": KINDS[cfg.method.objective],
-        "backbone_name": model.backbone,
-        "widths": list(model.widths),
-        "cifar_stem": model.cifar_stem,
-        "rep_dim": model.rep_dim,
-        "hidden_dim": model.hidden_dim,
-        "common_dim": model.common_dim,
-        "salient_dim": model.salient_dim,
-        "head_norm": model.head_norm,
-        "decoder_widths": list(model.decoder_widths),
-        "image_size": cfg.data.image_size,
-    }
 
 
 class SepCLR(ContrastiveModule):
@@ -73,9 +48,8 @@ class SepCLR(ContrastiveModule):
     def __init__(self, cfg: Config, network: Network | None = None) -> None:
         super().__init__(cfg.optim)
         self.method = cfg.method
-        self.network = network or build_network(
-            **network_options(cfg), pretrained=cfg.model.pretrained
-        )
+        pretrained = cfg.model.pretrained
+        self.network = network or build_network(**network_options(cfg), pretrained=pretrained)
         self.in_batch_negatives = cfg.method.objective != "vae"
         self.discrete = [name in cfg.method.discrete for name in cfg.method.attributes]
         self.nt_xent = NTXentLoss(gather=cfg.method.gather)
@@ -95,7 +69,7 @@ class SepCLR(ContrastiveModule):
             return self._vae(self.network, batch)
         codes = [self.network(batch[view]) for view in ("view_1", "view_2")]
         if self.method.objective == "simclr":
-            scale = 1 / self.method.tau
+            scale = 1 / self.method.temperature
             out = self.nt_xent(codes[0].common_head, codes[1].common_head, scale)
             return {"loss": out.loss, "top1": out.hits.float().mean()}
         common = [self._gathered(x.common_head) for x in codes]
@@ -112,7 +86,7 @@ class SepCLR(ContrastiveModule):
         self, common: list[Tensor], salient: list[Tensor], target: Tensor
     ) -> dict[str, Tensor]:
         method = self.method
-        terms = sepclr_terms(common, salient, target, method.tau)
+        terms = sepclr_terms(common, salient, target, method.bandwidth)
         loss = (
             terms.common_align
             + method.common_uniformity * terms.common_uniform
@@ -128,11 +102,11 @@ class SepCLR(ContrastiveModule):
         method = self.method
         c = [unit(x) for x in common]
         terms = {
-            "common_align": alignment(c[0], c[1], method.tau),
-            "common_uniform": (uniformity(c[0], method.tau) + uniformity(c[1], method.tau)) / 2,
+            "common_align": alignment(c[0], c[1], method.bandwidth),
+            "common_uniform": (uniformity(c[0], method.bandwidth) + uniformity(c[1], method.bandwidth)) / 2,
             "attributes": attribute_loss(
                 salient, target, factors, self.discrete,
-                attribute_tau=method.attribute_tau, tau=method.tau,
+                attribute_tau=method.attribute_bandwidth, tau=method.bandwidth,
             ),
         }  # fmt: skip
         loss = (
@@ -160,7 +134,7 @@ class SepCLR(ContrastiveModule):
             penalty, nll = (torch.stack(x).mean() for x in zip(*found, strict=True))
             loss, terms = loss + nll, {**terms, "club_nll": nll}
         else:
-            penalty = dependence(method.leakage, common, salient, target, method.tau)
+            penalty = dependence(method.leakage, common, salient, target, method.bandwidth)
         return {"loss": loss + method.leakage_weight * penalty, **terms, method.leakage: penalty}
 
     def _vae(self, network: ContrastiveVAE, batch: SetPairBatch) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
 """Encoders of common and salient codes, the single encoder, and the contrastive VAE."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -9,9 +8,13 @@ from torch import Tensor, nn
 
 from common.config import UserError
 from common.encoders.heads import MLPHead
-from common.encoders.image.towers import ConvNet, torchvision_tower
+from common.encoders.image.by_name import ImageEncoder, image_encoder
+from projects.sepclr.config import Config
 
 Kind = Literal["pair", "single", "vae"]
+KINDS: dict[str, Kind] = {
+    "sepclr": "pair", "supervised": "pair", "simclr": "single", "vae": "vae",
+}  # fmt: skip
 _MAX_LOG_VARIANCE = 8.0
 
 
@@ -29,85 +32,6 @@ class Codes(NamedTuple):
     common_head: Tensor
     salient_rep: Tensor
     salient_head: Tensor
-
-
-class SpriteNet(nn.Module):
-    """Five 4x4 convolutions of stride 2 on the first channel of 64-px images -> (B, 128)."""
-
-    num_features = 128
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        widths = (1, 512, 256, 128, 64, 32)
-        for fan_in, width in pairwise(widths):
-            layers += [nn.Conv2d(fan_in, width, 4, stride=2, padding=1), nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers, nn.Flatten())
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, 64, 64) with equal channels -> (B, 128)."""
-        features: Tensor = self.layers(images[:, :1])
-        return features
-
-
-class PooledConvNet(nn.Module):
-    """3x3 convolutions with batch norm, ReLU and 2x2 max pooling, then global average pooling.
-
-    Args:
-        widths: output channels of each stage.
-    """
-
-    def __init__(self, widths: Sequence[int]) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for fan_in, width in zip((3, *widths[:-1]), widths, strict=True):
-            layers += [nn.Conv2d(fan_in, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)]
-            layers += [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
-        self.stages = nn.Sequential(*layers)
-        self.num_features = widths[-1]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, widths[-1])."""
-        features: Tensor = self.stages(images).mean((2, 3))
-        return features
-
-
-class ConvNet3d(nn.Module):
-    """Strided 3x3x3 convolutions with batch norm and ReLU, then global average pooling.
-
-    Args:
-        widths: output channels of each stage.
-    """
-
-    def __init__(self, widths: Sequence[int]) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for fan_in, width in zip((1, *widths[:-1]), widths, strict=True):
-            layers += [nn.Conv3d(fan_in, width, 3, stride=2, padding=1, bias=False)]
-            layers += [nn.BatchNorm3d(width), nn.ReLU(inplace=True)]
-        self.stages = nn.Sequential(*layers)
-        self.num_features = widths[-1]
-
-    def forward(self, volumes: Tensor) -> Tensor:
-        """(B, 1, S, S, S) -> (B, widths[-1])."""
-        features: Tensor = self.stages(volumes).mean((2, 3, 4))
-        return features
-
-
-def backbone(name: str, widths: Sequence[int], cifar_stem: bool, pretrained: str) -> Any:
-    """Network of a name, with `num_features`.
-
-    Raises:
-        UserError: unknown name, or weights that do not fit.
-    """
-    if name not in ("convnet", "pooled_convnet", "convnet3d", "sprites"):
-        return torchvision_tower(name, pretrained, cifar_stem=cifar_stem)
-    if pretrained != "random":
-        raise UserError(f"model.backbone={name} has no pretrained weights: use a ResNet")
-    if name == "sprites":
-        return SpriteNet()
-    networks = {"convnet": ConvNet, "pooled_convnet": PooledConvNet, "convnet3d": ConvNet3d}
-    return networks[name](widths)
 
 
 class Branch(nn.Module):
@@ -253,8 +177,11 @@ def build_network(
 ) -> Network:
     """Network of the config's values; also rebuilds an exported one."""
 
-    def encoder() -> Any:
-        return backbone(backbone_name, widths, cifar_stem, pretrained)
+    def encoder() -> ImageEncoder:
+        return image_encoder(
+            backbone_name, widths=widths, image_size=image_size, cifar_stem=cifar_stem,
+            pretrained=pretrained,
+        )  # fmt: skip
 
     if kind == "single":
         rep = 2 * rep_dim if rep_dim else None
@@ -269,3 +196,27 @@ def build_network(
         Branch(encoder(), rep_dim, hidden_dim, common_dim, head_norm),
         Branch(encoder(), rep_dim, hidden_dim, salient_dim, head_norm),
     )
+
+
+def network_options(cfg: Config) -> dict[str, Any]:
+    """Arguments of `build_network`, without the place of pretrained weights."""
+    model = cfg.model
+    return {
+        "kind": KINDS[cfg.method.objective],
+        "backbone_name": model.backbone,
+        "widths": list(model.widths),
+        "cifar_stem": model.cifar_stem,
+        "rep_dim": model.rep_dim,
+        "hidden_dim": model.hidden_dim,
+        "common_dim": model.common_dim,
+        "salient_dim": model.salient_dim,
+        "head_norm": model.head_norm,
+        "decoder_widths": list(model.decoder_widths),
+        "image_size": cfg.data.image_size,
+    }
+
+
+def representations(network: Network, images: Tensor) -> dict[str, Tensor]:
+    """Both codes before the projectors."""
+    codes: Codes = network(images)
+    return {"common": codes.common_rep, "salient": codes.salient_rep}

@@ -10,9 +10,9 @@ from common.data.paired_sets.pairs import SetPair
 from common.evaluation.features.accuracy import mean_per_class_accuracy
 from common.evaluation.features.linear_probe import fit_logistic_regression
 from common.losses.functional.geometry import joint_entropy
+from common.losses.functional.sepclr import masked
 from common.losses.output import unit
 from projects.sepclr.networks import Codes
-from projects.sepclr.objective import masked
 
 SPACES = ("common", "salient")
 _ENTROPY_ROWS = 2048

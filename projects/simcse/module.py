@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.data.text.masking import IGNORED
 from common.distributed.process import world_size
 from common.encoders.text.mlm_head import masked_lm_head
 from common.encoders.text.sentence import SentenceEncoder
 from common.families.sentences.module import SentenceModule
+from common.losses.functional.tokens import masked_lm_loss
 from common.losses.info_nce import InfoNCELoss
 from common.losses.output import LossOutput
 from projects.simcse.config import Config, MethodConfig
@@ -45,22 +44,6 @@ class Objective(nn.Module):
             own = out.loss / world_size()
             out = out._replace(loss=own + (out.loss - own).detach())
         return out
-
-
-def masked_lm_loss(head: nn.Module, states: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy over the labelled positions; 0 if there are none.
-
-    Args:
-        head: states (M, D) -> logits (M, V).
-        states: (N, L, D) of the masked texts.
-        labels: (N, L) int64, -100 where nothing is predicted.
-    """
-    chosen = labels != IGNORED
-    logits: Tensor = head(states[chosen])
-    if not len(logits):
-        return states.sum() * 0
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    return F.cross_entropy(logits.to(wide), labels[chosen])
 
 
 class SimCSE(SentenceModule):

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from common.config import DataConfig, ExperimentConfig
+from common.config import ExperimentConfig
+from common.data.lidar.options import LidarData, PlanarAugment
+from common.encoders.lidar.options import DetectorOptions
 
 Source = Literal[
     "simulated", "kitti_clip", "npz", "kitti", "semantic_kitti", "nuscenes", "once", "waymo"
@@ -11,8 +13,8 @@ Source = Literal[
 
 
 @dataclass
-class TrendData(DataConfig):
-    """Sequences of scans, the grid they are put into, and what is drawn from them."""
+class TrendData(LidarData):
+    """Sequences of scans."""
 
     # simulated: own ray caster; kitti_clip: the bundled drive; the others in their official layouts
     sources: list[Source] = field(default_factory=lambda: ["simulated"])
@@ -25,33 +27,13 @@ class TrendData(DataConfig):
     # frames that must follow a training scan; None: the longest horizon. Arms of other horizons
     # train on the same scans, in the same proportions of the sets, when it is given
     frames_ahead: int | None = None
-    low: tuple[float, float, float] = (-25.6, -25.6, -2.4)  # grid in the sensor's frame, metres
-    high: tuple[float, float, float] = (25.6, 25.6, 4.0)
-    voxel: tuple[float, float, float] = (0.8, 0.8, 0.8)
-    num_features: int = 1  # columns of a point beyond xyz
-    sensor_height: float = 1.8  # metres above the ground
-    ground_threshold: float = 0.3  # z_thd: lower returns are no rays; negative: all are
-    sampling: Literal["uniform", "spread"] = "uniform"
-    rays: int = 512  # N_render per rendered frame
-    mask_rate: float = 0.5  # share of the occupied blocks that the encoder does not see
-    mask_block: int = 8  # voxels
-    rotation: float = 0.0  # augmentation, degrees both ways
-    scale: tuple[float, float] = (1.0, 1.0)
-    flip_x_prob: float = 0.0
-    flip_y_prob: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.sources:
             raise ValueError("data.sources names no set")
-        if not 0 <= self.mask_rate < 1 or self.mask_block < 1:
-            raise ValueError("data.mask_rate must be in [0, 1) and data.mask_block >= 1")
-        if min(self.rays, self.stride) < 1 or self.num_features < 1:
-            raise ValueError("data.rays, data.stride and data.num_features must be >= 1")
-        if not all(
-            h > low and v > 0 for low, h, v in zip(self.low, self.high, self.voxel, strict=True)
-        ):
-            raise ValueError("data.low must be below data.high, and data.voxel > 0")
+        if self.stride < 1:
+            raise ValueError("data.stride must be >= 1")
 
 
 @dataclass
@@ -122,7 +104,7 @@ class MethodConfig:
 
 
 @dataclass
-class FinetuneConfig:
+class FinetuneConfig(DetectorOptions, PlanarAugment):
     """Detection fine-tuning after pre-training; the encoder is all that is transferred."""
 
     steps: int = 0  # optimiser steps; 0: none
@@ -130,30 +112,16 @@ class FinetuneConfig:
     source: Source | None = None  # None: the first of data.sources that has boxes
     folder: str | None = None
     frames: int = 30  # labelled frames, evenly spaced; 0: all
-    detector: Literal["center", "transfusion"] = "center"
     scratch: bool = True  # train the same detector from random weights beside it
-    batch_size: int = 4
-    classes: list[str] = field(default_factory=lambda: ["car", "cyclist", "pedestrian"])
-    bev_width: int = 32
-    bev_layers: int = 2
-    head_width: int = 32
-    norm_momentum: float = 0.01  # of the batch norms behind the encoder; more for short runs
-    proposals: int = 40  # transfusion: queries
-    score_threshold: float = 0.1
-    max_boxes: int = 60
-    rotation: float = 0.0
-    scale: tuple[float, float] = (1.0, 1.0)
-    flip_x_prob: float = 0.0
-    flip_y_prob: float = 0.0
+    batch_size: int = 4  # per device
     lr_scale: float = 1.0  # of optim.lr
     # in place of pre-training: the folder of an exported backbone, or random (scratch)
     encoder_weights: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps < 0 or self.batch_size < 1 or self.frames < 0:
             raise ValueError("finetune: steps and frames >= 0, batch_size >= 1")
-        if len(set(self.classes)) != len(self.classes) or not self.classes:
-            raise ValueError("finetune.classes: at least one, and no name twice")
 
 
 @dataclass

@@ -20,7 +20,7 @@ from common.data.module import ContrastiveData
 from common.data.samplers import Key, sample_rng
 from projects.trend.config import Config, TrendData
 from projects.trend.objective import horizon_probabilities
-from projects.trend.sources import Part, open_source, strides
+from projects.trend.sources import LidarPart, open_source, strides
 
 Floats = NDArray[np.floating]
 MAX_TRIES = 8  # further windows that are tried in place of a corrupt one
@@ -96,10 +96,7 @@ class ForecastSamples(Dataset[ForecastBatch]):
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """One window: the masked current scan and rays of the current and a future frame."""
         data, item = self.data, self.items[index]
-        change = draw_similarity(
-            rng, rotation=data.rotation, scale=data.scale,
-            flip_x_prob=data.flip_x_prob, flip_y_prob=data.flip_y_prob,
-        )  # fmt: skip
+        change = draw_similarity(rng, data)
         steps = [0]
         if self.horizon:
             steps.append(1 + int(rng.choice(self.horizon, p=self.probabilities)))
@@ -210,7 +207,7 @@ def _float(values: Any) -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
 
-def open_sets(cfg: Config, part: Part) -> list[LidarSet]:
+def open_sets(cfg: Config, part: LidarPart) -> list[LidarSet]:
     """All sets of the config.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.encoders.modes import evaluated
+from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
 from common.evaluation.figures import embedding_map
 from common.evaluation.lidar.scans import detection_figure, scan_figure
@@ -41,7 +41,9 @@ def evaluate(cfg: Config, module: Trend | Finetune, workspace: Workspace) -> dic
     metrics: dict[str, float] = {}
     with evaluated(module, cfg.trainer.accelerator):
         network = module.network
-        plain = untrained(cfg, network) if cfg.eval.untrained else None
+        plain = None
+        if cfg.eval.untrained:
+            plain = untrained(lambda: TrendNetwork(**network_options(cfg)), cfg.seed, network)
         for source in dict.fromkeys(cfg.data.sources):
             clip = source == "kitti_clip"
             held = held_out(
@@ -61,14 +63,6 @@ def evaluate(cfg: Config, module: Trend | Finetune, workspace: Workspace) -> dic
                 scores = segmentation_probe(cfg, encoder)
                 metrics |= {f"{name}_{k}": v for k, v in scores.items()}
     return metrics
-
-
-def untrained(cfg: Config, network: TrendNetwork) -> TrendNetwork:
-    """The network before training, on the same device, in evaluation mode."""
-    with torch.random.fork_rng():
-        torch.manual_seed(cfg.seed)
-        raw = TrendNetwork(**network_options(cfg))
-    return raw.to(next(network.parameters()).device).eval()
 
 
 def forecast_metrics(

@@ -9,7 +9,7 @@ from common.engine.module import ContrastiveModule
 from common.engine.optim import decay_groups
 from projects.trend.config import Config
 from projects.trend.data import ForecastBatch
-from projects.trend.networks import Rays, Scan, TrendNetwork, network_options, stack_rays
+from projects.trend.networks import Rays, Scan, TrendNetwork, network_options
 from projects.trend.objective import frame_terms, weighted
 
 
@@ -52,7 +52,7 @@ class Trend(ContrastiveModule):
         for frame, (name, scan) in enumerate(zip(("current", "future"), scans, strict=False)):
             terms = frame_terms(scan, batch["ranges"][:, frame], batch["intensity"][:, frame], unit)
             loss = weighted(terms, weights)
-            total = loss if total is None else total + loss
+            total = loss if total is None else total + loss  # L = L_t0 + L_tm
             logged |= {f"{name}_{term}": value for term, value in terms._asdict().items()}
             logged[f"{name}_opacity"] = scan.opacity.detach().mean()
         assert total is not None
@@ -60,16 +60,18 @@ class Trend(ContrastiveModule):
 
     def render(self, batch: ForecastBatch) -> list[Scan]:
         """Rendered scans of the frames of a batch, the current one first."""
-        network, frames = self.network, batch["ranges"].shape[1]
-        count = len(batch["actions"])
-        volume = network.encode(batch["points"], batch["owner"], count)
-        volumes, rays = [volume], [_rays(batch, 0)]
+        network, (count, frames) = self.network, batch["times"].shape
+        volumes = [network.encode(batch["points"], batch["owner"], count)]
         if frames > 1:
             actions = conditioned(batch["actions"], self.method.actions)
-            volumes.append(network.recurrent(volume, actions, batch["steps"][:, 1]))
-            rays.append(_rays(batch, 1))
+            volumes.append(network.recurrent(volumes[0], actions, batch["steps"][:, 1]))
+        # both frames in one pass, the current one of all samples first; each has its own origin
+        origins, directions, times, ranges = (
+            batch[name].transpose(0, 1).flatten(0, 1)
+            for name in ("origins", "directions", "times", "ranges")
+        )
         scan = network.render(
-            torch.cat(volumes), stack_rays(rays),
+            torch.cat(volumes), Rays(origins, directions, times, ranges),
             jitter=self.training and self.method.jitter, chunk=self.method.ray_chunk,
         )  # fmt: skip
         return [Scan(*(x[i * count : (i + 1) * count] for x in scan)) for i in range(frames)]
@@ -87,10 +89,3 @@ def conditioned(actions: Tensor, kind: str) -> Tensor:
     if kind == "zero":
         return torch.zeros_like(actions)
     return actions.roll(1, dims=0) if kind == "shuffled" else actions
-
-
-def _rays(batch: ForecastBatch, frame: int) -> Rays:
-    return Rays(
-        batch["origins"][:, frame], batch["directions"][:, frame], batch["times"][:, frame],
-        batch["ranges"][:, frame],
-    )  # fmt: skip

@@ -1,6 +1,5 @@
 """The pre-training network: encoder, recurrent embedding, field, and rays through it."""
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -255,11 +254,3 @@ def network_options(cfg: Config) -> dict[str, Any]:
 def build_network(**options: Any) -> TrendNetwork:
     """`TrendNetwork` from stored options."""
     return TrendNetwork(**options)
-
-
-def stack_rays(rays: Sequence[Rays]) -> Rays:
-    """Rays of several frames behind each other along the batch."""
-    origins, directions, time, ranges = zip(*rays, strict=True)
-    known = [r for r in ranges if r is not None]
-    joined = torch.cat(known) if len(known) == len(rays) else None
-    return Rays(torch.cat(origins), torch.cat(directions), torch.cat(time), joined)

@@ -9,24 +9,20 @@ from torch import Tensor
 
 from common.config import UserError
 from common.data.lidar.augment import PlanarSimilarity
+from common.data.lidar.detection import BoxesInGrid, collate_frames, labelled_frames
 from common.data.lidar.kitti import SEMANTIC_CLASSES
 from common.data.lidar.rays import inside
 from common.data.lidar.sequences import LidarFrame, LidarSet
 from common.data.lidar.simulator import CLASSES
 from common.data.samplers import sample_rng
+from common.encoders.lidar.detector import Detector
 from common.encoders.lidar.trilinear import trilinear
 from common.evaluation.features.linear_probe import fit_logistic_regression
 from common.evaluation.lidar.detection import FrameBoxes, nuscenes_metrics
 from common.evaluation.lidar.rotated_iou import once_metrics
 from common.evaluation.lidar.scans import segmentation_scores
 from projects.trend.config import Config
-from projects.trend.finetune import (
-    Detector,
-    collate_frames,
-    detection_sample,
-    labelled_frames,
-    labelled_source,
-)
+from projects.trend.finetune import labelled_source
 from projects.trend.sources import open_source
 
 POINTS_PER_FRAME = 400  # of the segmentation probe
@@ -37,10 +33,9 @@ SEMANTIC = {"simulated": CLASSES, "semantic_kitti": SEMANTIC_CLASSES}
 def test_frames(cfg: Config) -> list[dict[str, Any]]:
     """Labelled frames of the evaluation part without augmentation."""
     data = open_source(cfg, labelled_source(cfg), cfg.eval.split, cfg.finetune.folder)
-    still = PlanarSimilarity()
+    select, still = BoxesInGrid(cfg.data, cfg.finetune.classes), PlanarSimilarity()
     return [
-        detection_sample(data.frame(sequence, index), still, cfg)
-        for sequence, index in labelled_frames(data, 0)
+        select(data.frame(sequence, index), still) for sequence, index in labelled_frames(data, 0)
     ]
 
 

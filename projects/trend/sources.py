@@ -20,7 +20,7 @@ from common.data.lookup import bundled, data_root, require
 from common.engine.experiment import Requirement
 from projects.trend.config import Config, Source
 
-Part = Literal["train", "test", "dev", "labelled"]
+LidarPart = Literal["train", "test", "dev", "labelled"]
 CLIP = "lidar-kitti/drive0005.npz"
 # scans of the bundled drive: 110 for training, a gap of 14, 30 for test; dev lies in training
 CLIP_PARTS: dict[str, tuple[int, int]] = {
@@ -55,7 +55,7 @@ def simulator(cfg: Config) -> Simulator:
     )
 
 
-def open_source(cfg: Config, name: Source, part: Part, folder: str | None = None) -> LidarSet:
+def open_source(cfg: Config, name: Source, part: LidarPart, folder: str | None = None) -> LidarSet:
     """One set.
 
     Raises:
@@ -86,11 +86,11 @@ def open_source(cfg: Config, name: Source, part: Part, folder: str | None = None
     return waymo(root, "train" if train else "val")
 
 
-def _split(part: Part) -> str:
+def _split(part: LidarPart) -> str:
     return "train.txt" if part == "labelled" else "val.txt"
 
 
-def _simulated(cfg: Config, part: Part) -> LidarSet:
+def _simulated(cfg: Config, part: LidarPart) -> LidarSet:
     make, data = simulator(cfg), cfg.data
     if part == "labelled":
         return make.sequences(max(1, cfg.finetune.frames), LABEL_SEED + cfg.seed)

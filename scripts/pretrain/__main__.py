@@ -2,6 +2,7 @@
 
     python -m scripts.pretrain train masked_lm text_encoder [a.b=c ...]
     python -m scripts.pretrain export masked_lm text_encoder
+    python -m scripts.pretrain figures data/models/text-encoder
 
 Runs lie under ``runs/masked_lm``; resume, tracking and overrides work as in every project.
 """
@@ -18,4 +19,8 @@ common.registry.load_project = lambda slug: importlib.import_module(f"scripts.pr
 
 from common import cli  # noqa: E402
 
+if sys.argv[1:2] == ["figures"]:
+    from scripts.pretrain.figures import main
+
+    sys.exit(main(Path(sys.argv[2])))
 sys.exit(cli.main())

@@ -29,7 +29,6 @@ class Config(ExperimentConfig):
     data: ToyData = field(default_factory=ToyData)
     model: ModelConfig = field(default_factory=ModelConfig)
     num_stages: int = 2
-    sleep: float = 0.0  # seconds per step, to have time for a kill
 
 
 def build(cfg: Config):

@@ -1,5 +1,6 @@
 """The toy's module, data and experiment."""
 
+import os
 import time
 from pathlib import Path
 
@@ -57,7 +58,7 @@ class Toy(ContrastiveModule):
         self._keys = None
 
     def losses(self, batch):
-        time.sleep(self.cfg.sleep)
+        time.sleep(float(os.environ.get("TOY_SLEEP", "0")))  # to have time for a kill
         query = F.normalize(self.net(batch["view_1"]), dim=1)
         key = all_gather_with_grad(F.normalize(self.net(batch["view_2"]), dim=1))
         self._keys = key.detach()
@@ -86,6 +87,7 @@ def build_experiment(cfg):
             )
             yield Stage(f"stage{index}", module, data)
             previous = module
+            time.sleep(float(os.environ.get("TOY_SLEEP_BETWEEN", "0")))
 
     def embed(module):
         return {"x": F.normalize(module.net(torch.eye(8)), dim=1)}

@@ -26,8 +26,8 @@ class ViewStack:
     As a transform of an image source it adds a dimension: (B, V, 3, size, size).
 
     Attributes:
-        transforms: V transforms of the same size. Views draw one after the other from the image's
-            generator, so they are independent.
+        transforms: V transforms of the same size. Each view draws from a child of the image's
+            generator, so views are independent of each other and of the batch they are made in.
     """
 
     transforms: tuple[ImageTransform, ...]
@@ -43,16 +43,30 @@ class ViewStack:
 
     def batch(self, images: Tensor, rngs: Sequence[Rng] | None = None) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, V, 3, size, size) float32; equal transforms run at once."""
-        parts = []
+        children = self._children(rngs or ())
+        parts: list[Tensor] = []
         for transform, group in itertools.groupby(self.transforms):
-            count = len(list(group))
-            views = transform.batch(images.repeat(count, 1, 1, 1), list(rngs or ()) * count)
+            count, first = len(list(group)), sum(len(part) for part in parts)
+            own = [row[view] for view in range(first, first + count) for row in children]
+            views = transform.batch(images.repeat(count, 1, 1, 1), own)
             parts.append(views.view(count, len(images), *views.shape[1:]))
         return torch.cat(parts).transpose(0, 1)
 
     def one(self, image: Image.Image, rng: Rng | None = None) -> Tensor:
         """PIL image -> (V, 3, size, size) float32."""
-        return torch.stack([transform.one(image, rng) for transform in self.transforms])
+        if rng is None:
+            raise ValueError("a training transform needs a generator")
+        (own,) = self._children([rng])
+        pairs = zip(self.transforms, own, strict=True)
+        return torch.stack([transform.one(image, child) for transform, child in pairs])
+
+    def _children(self, rngs: Sequence[Rng]) -> list[list[Rng]]:
+        """A generator for each view of each image.
+
+        One generator for all views of an image would be drawn from in an order that depends on how
+        a transform cuts its batch into parts, and so on the other images.
+        """
+        return [rng.spawn(len(self.transforms)) for rng in rngs]
 
 
 class MultiViewBatch(TypedDict):

@@ -78,7 +78,13 @@ class EvalImages(Dataset[dict[str, Any]]):
 
 
 def benchmark_pixels(
-    source: str, root: str | None, part: Part, *, dev: bool = False, image_size: int = 32
+    source: str,
+    root: str | None,
+    part: Part,
+    *,
+    dev: bool = False,
+    image_size: int = 32,
+    num_classes: int = SYNTHETIC_CLASSES,
 ) -> LabelledPixels:
     """A part of a set that fits into memory.
 
@@ -89,13 +95,14 @@ def benchmark_pixels(
         part: which one; train and bank are the same images but for ``stl10``.
         dev: the test part of ``bundled`` is its development split.
         image_size: of ``synthetic``.
+        num_classes: of ``synthetic``.
 
     Raises:
         UserError: files are missing; the message names layout and source.
     """
     if source == "synthetic":
         pairs = synthetic_pairs(
-            2 * SYNTHETIC_SAMPLES, num_classes=SYNTHETIC_CLASSES, image_size=image_size
+            2 * SYNTHETIC_SAMPLES, num_classes=num_classes, image_size=image_size
         )
         rows = torch.arange(SYNTHETIC_SAMPLES) + (SYNTHETIC_SAMPLES if part == "test" else 0)
         return LabelledPixels(pairs.images, pairs.labels, pairs.class_names).rows(rows)

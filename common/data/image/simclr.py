@@ -75,16 +75,19 @@ class SimCLRTransform:
 
         Args:
             images: (B, 3, H, W) uint8; H, W at most twice `size`.
-            rngs: one generator per image.
+            rngs: one generator per image, each another object: parts of a large batch run one after
+                the other, so the draws of images that share one would depend on their places.
 
         Returns:
             (B, 3, size, size) float32, normalised.
 
         Raises:
-            ValueError: as `TrainTransform.batch`.
+            ValueError: as `TrainTransform.batch`, or images that share a generator.
         """
         if rngs is None or len(rngs) != len(images):
             raise ValueError(f"need one generator for each of the {len(images)} images")
+        if len({id(rng) for rng in rngs}) < len(rngs):
+            raise ValueError("images of a batch share a generator: give each one of its own")
         step = max(4, _CHUNK_PIXELS // self.size**2)
         if len(images) <= step:
             return self._colour(self._crop.batch(images, rngs), rngs)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from common.data.lidar.options import PlanarAugment
+
 Floats = NDArray[np.floating]
 
 
@@ -73,26 +75,16 @@ class PlanarSimilarity:
         return out
 
 
-def draw_similarity(
-    rng: np.random.Generator,
-    *,
-    rotation: float = 0.0,
-    scale: tuple[float, float] = (1.0, 1.0),
-    flip_x_prob: float = 0.0,
-    flip_y_prob: float = 0.0,
-) -> PlanarSimilarity:
+def draw_similarity(rng: np.random.Generator, options: PlanarAugment) -> PlanarSimilarity:
     """Random augmentation.
 
     Args:
         rng: generator of this access.
-        rotation: largest angle in degrees, both ways.
-        scale: bounds of the factor.
-        flip_x_prob: probability of mirroring x (forwards and backwards).
-        flip_y_prob: probability of mirroring y (left and right).
+        options: bounds of angle and factor, probabilities of mirroring.
     """
     return PlanarSimilarity(
-        float(np.deg2rad(rng.uniform(-rotation, rotation))),
-        float(rng.uniform(*scale)),
-        bool(rng.uniform() < flip_x_prob),
-        bool(rng.uniform() < flip_y_prob),
+        float(np.deg2rad(rng.uniform(-options.rotation, options.rotation))),
+        float(rng.uniform(*options.scale)),
+        bool(rng.uniform() < options.flip_x_prob),
+        bool(rng.uniform() < options.flip_y_prob),
     )

@@ -21,7 +21,7 @@ from common.data.speech.transcripts import SpokenTarget, normalize_transcript
 from common.data.speech.waveforms import load_waveform, num_frames
 from common.data.tables import Row, read_csv, read_jsonl
 
-Part = Literal["train", "dev", "test", "unseen"]
+SpokenPart = Literal["train", "dev", "test", "unseen"]
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 UNSEEN_SPEAKER = "theo"  # of the spoken digits
@@ -121,7 +121,7 @@ class WaveformFiles:
         return load_waveform(self.paths[index], self.sample_rate)
 
 
-def load_spoken_digits(part: Part, root: str | None = None) -> SpokenSet:
+def load_spoken_digits(part: SpokenPart, root: str | None = None) -> SpokenSet:
     """Free Spoken Digit Dataset as bundled: "digit seven" is the intent, "seven" the transcript.
 
     Test: takes 0 to 4 of three speakers; dev: takes 5 to 9; train: their later takes; unseen: all
@@ -152,7 +152,11 @@ def load_spoken_digits(part: Part, root: str | None = None) -> SpokenSet:
 
 
 def load_fluent_commands(
-    folder: Path, part: Part, *, max_samples: int | None = None, max_characters: int | None = None
+    folder: Path,
+    part: SpokenPart,
+    *,
+    max_samples: int | None = None,
+    max_characters: int | None = None,
 ) -> SpokenSet:
     """Fluent Speech Commands; the class is the intent (action, object, location).
 
@@ -199,7 +203,7 @@ def load_fluent_commands(
 
 def load_slurp(
     folder: Path,
-    part: Part,
+    part: SpokenPart,
     *,
     synthetic: bool = True,
     max_samples: int | None = None,
@@ -315,7 +319,7 @@ def _wav_or_flac(path: Path) -> Path:
     return wav if wav.is_file() else path
 
 
-def _no_unseen(part: Part, name: str) -> None:
+def _no_unseen(part: SpokenPart, name: str) -> None:
     if part == "unseen":
         raise UserError(f"{name} has no part of unseen speakers")
 

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from common.config import UserError
+from common.encoders.speech.special_tokens import EOS, FILL, PAD, SEP, SOS, SPECIAL, UNK
 
-PAD, UNK, SOS, EOS, SEP, FILL = range(6)
-SPECIAL = ("_PAD", "_UNK", "_SOS", "_EOS", "_SEP", "_FILL")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 

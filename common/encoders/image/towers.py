@@ -98,7 +98,11 @@ def torchvision_tower(
 
 
 def timm_tower(
-    name: str, pretrained: str = "random", *, image_size: int | None = None
+    name: str,
+    pretrained: str = "random",
+    *,
+    image_size: int | None = None,
+    any_size: bool = False,
 ) -> ImageTower:
     """A timm model without its classifier, pooled as timm pools it.
 
@@ -106,6 +110,7 @@ def timm_tower(
         name: e.g. "vit_small_patch16_224" or "resnet50".
         pretrained: "random", ``timm:<name>[.<tag>]`` or a local file.
         image_size: for models with a position table, others take any size; None is timm's own.
+        any_size: ViTs also take other sizes, such as local crops, by interpolated positions.
 
     Raises:
         UserError: unknown name or absent weights.
@@ -122,6 +127,8 @@ def timm_tower(
     options: dict[str, Any] = {}
     if image_size is not None and cfg is not None and cfg.fixed_input_size:
         options["img_size"] = image_size
+    if any_size and "vit" in name:
+        options["dynamic_img_size"] = True
     source = ref.name if ref.kind == "timm" else name
     with loading(ref):
         model: Any = timm.create_model(

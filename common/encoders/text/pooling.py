@@ -13,6 +13,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from common.encoders.pooling import check_mask, mean_pool
+
 Pooling = Literal[
     "cls",
     "cls_before_pooler",
@@ -28,35 +30,15 @@ POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 LAYER_POOLINGS: tuple[Pooling, ...] = ("avg_first_last", "avg_embedding_last", "avg_top2")
 
 
-def mean_pool(states: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the real tokens.
-
-    Args:
-        states: (B, L, D).
-        mask: (B, L), non-zero at real tokens; every row has one.
-
-    Returns:
-        (B, D) in the dtype of `states`; sums run in float32 at least.
-
-    >>> mean_pool(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[1, 1, 0]]))
-    tensor([[2.]])
-    """
-    _check(states, mask)
-    wide = torch.promote_types(states.dtype, torch.float32)
-    weights = mask.ne(0).to(wide).unsqueeze(-1)
-    pooled = (states.to(wide) * weights).sum(1) / weights.sum(1)
-    return pooled.to(states.dtype)
-
-
 def first_token(states: Tensor, mask: Tensor) -> Tensor:
     """State of the first real token, (B, L, D) -> (B, D): [CLS], wherever the padding is."""
-    _check(states, mask)
+    check_mask(states, mask)
     return _take(states, mask.ne(0).int().argmax(1))
 
 
 def last_token(states: Tensor, mask: Tensor) -> Tensor:
     """State of the last real token, (B, L, D) -> (B, D), wherever the padding is."""
-    _check(states, mask)
+    check_mask(states, mask)
     from_end = mask.ne(0).int().flip(1).argmax(1)
     return _take(states, mask.shape[1] - 1 - from_end)
 
@@ -138,13 +120,3 @@ def pool(
 
 def _take(states: Tensor, position: Tensor) -> Tensor:
     return states[torch.arange(len(states), device=states.device), position]
-
-
-def _check(states: Tensor, mask: Tensor) -> None:
-    if states.ndim != 3 or mask.shape != states.shape[:2]:
-        raise ValueError(
-            f"need states (B, L, D) and mask (B, L), got {tuple(states.shape)} and "
-            f"{tuple(mask.shape)}"
-        )
-    if mask.device.type == "cpu" and not bool(mask.ne(0).any(1).all()):
-        raise ValueError("a row of the mask has no real token; there is nothing to pool")

@@ -201,6 +201,15 @@ def load_transformer(
     return model
 
 
+def load_config(pretrained: str) -> Any:
+    """The configuration beside the weights of a Hugging Face id, a folder or ``bundled:<name>``.
+
+    Raises:
+        UserError: unknown place or no configuration there.
+    """
+    return _stored_config(resolve_pretrained(pretrained))
+
+
 def load_tokenizer(pretrained: str) -> Any:
     """The tokenizer beside the weights of a Hugging Face id, a folder or ``bundled:<name>``.
 

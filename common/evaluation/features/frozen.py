@@ -64,6 +64,43 @@ class SourceBatches(Dataset[tuple[Tensor, list[int]]]):
         return images, [rows[position] for position in kept]
 
 
+def source_outputs(
+    network: Callable[[Tensor], Sequence[Tensor]],
+    source: ImageSource,
+    device: torch.device,
+    *,
+    batch_size: int = 512,
+    num_workers: int = 0,
+    progress: Callable[[Iterable[Any], str, int], Iterable[Any]] = lambda items, *_: items,
+    name: str = "features",
+) -> tuple[list[Tensor], Tensor]:
+    """All outputs of a network for an image source, also one that reads files.
+
+    Args:
+        network: images (B, 3, H, W) float32 -> tensors (B, ...); already in evaluation mode.
+        source: images by index with an evaluation transform; unreadable ones are left out.
+        device: of the network.
+        batch_size: images per forward pass.
+        num_workers: loader processes.
+        progress: wraps the loop over batches.
+        name: what the progress bar says.
+
+    Returns:
+        One float32 tensor (K, ...) on the CPU for each output, and the K <= N indices that they
+        belong to.
+
+    Distributed: local.
+    """
+    batches = SourceBatches(source, batch_size)
+    loader = DataLoader(batches, batch_size=None, num_workers=num_workers)
+    parts: list[list[Tensor]] = []
+    kept: list[int] = []
+    for images, rows in progress(loader, name, len(batches)):
+        parts.append([output.float().cpu() for output in network(images.to(device))])
+        kept += rows
+    return [torch.cat(column) for column in zip(*parts, strict=True)], torch.tensor(kept)
+
+
 def source_features(
     encoder: nn.Module,
     source: ImageSource,
@@ -72,11 +109,11 @@ def source_features(
     num_workers: int = 0,
     progress: Callable[[Iterable[Any], str, int], Iterable[Any]] = lambda items, *_: items,
 ) -> tuple[Tensor, Tensor]:
-    """Features of an image source, also one that reads files; the encoder is left as it was.
+    """Features of an image source; the encoder is left as it was.
 
     Args:
         encoder: images (B, 3, H, W) float32 -> (B, F).
-        source: images by index with an evaluation transform; unreadable ones are left out.
+        source: see `source_outputs`; so are the following.
         batch_size: images per forward pass.
         num_workers: loader processes.
         progress: wraps the loop over batches.
@@ -87,14 +124,12 @@ def source_features(
     Distributed: local.
     """
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
-    batches = SourceBatches(source, batch_size)
-    loader = DataLoader(batches, batch_size=None, num_workers=num_workers)
-    features, kept = [], []
     with evaluation_mode(encoder):
-        for images, rows in progress(loader, "features", len(batches)):
-            features.append(encoder(images.to(device)).float().cpu())
-            kept += rows
-    return torch.cat(features), torch.tensor(kept)
+        (features,), kept = source_outputs(
+            lambda images: [encoder(images)], source, device,
+            batch_size=batch_size, num_workers=num_workers, progress=progress,
+        )  # fmt: skip
+    return features, kept
 
 
 def knn_correct(

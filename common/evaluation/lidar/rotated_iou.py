@@ -8,7 +8,10 @@ from numpy.typing import NDArray
 from common.evaluation.lidar.detection import FrameBoxes
 
 Floats = NDArray[np.floating]
-ONCE_THRESHOLDS = {"Car": 0.7, "Bus": 0.7, "Truck": 0.7, "Pedestrian": 0.3, "Cyclist": 0.5}
+ONCE_THRESHOLDS = {
+    "Vehicle": 0.7, "Car": 0.7, "Bus": 0.7, "Truck": 0.7, "Pedestrian": 0.3, "Cyclist": 0.5,
+}  # fmt: skip
+ONCE_SUPERCLASSES = {"Car": "Vehicle", "Bus": "Vehicle", "Truck": "Vehicle"}
 NUM_RECALLS = 50
 
 
@@ -93,21 +96,28 @@ def once_metrics(
     truths: Sequence[FrameBoxes],
     classes: Sequence[str],
     thresholds: Mapping[str, float] = ONCE_THRESHOLDS,
+    superclasses: Mapping[str, str] = ONCE_SUPERCLASSES,
 ) -> dict[str, float]:
-    """Average precision of each class over 50 recalls, and their mean.
+    """Average precision of each class over 50 recalls, and the mean over the superclasses.
 
     A prediction is right if its overlap with a free true box reaches the class's threshold and the
-    headings differ by less than 90 degrees. ``ap_<class>``, its values for 0-30, 30-50 and beyond
-    50 m, and ``map``.
+    headings differ by less than 90 degrees. The benchmark merges car, bus and truck into vehicle, in
+    which one may be taken for another, and averages vehicle, pedestrian and cyclist.
 
     Source: Mao et al. 2021, "One million scenes for autonomous driving: ONCE dataset", section 5.1,
-    arXiv 2106.11037.
+    arXiv 2106.11037; superclasses as in the official evaluation's default.
 
     Args:
         predictions: boxes of F frames.
         truths: true boxes of the same frames.
         classes: names; those without a threshold take 0.5.
         thresholds: least overlap by class.
+        superclasses: class -> what it is merged into; classes that are not named stay alone. Empty:
+            the mean is one over `classes`.
+
+    Returns:
+        ``map``, the mean over the merged classes; ``ap_<class>`` of merged and of single classes;
+        and all of them for 0-30, 30-50 and beyond 50 m.
     """
     metrics = {}
     bands = {
@@ -116,13 +126,17 @@ def once_metrics(
         "_30_50": (30.0, 50.0),
         "_50_up": (50.0, np.inf),
     }
+    merged: dict[str, list[int]] = {}
+    for label, name in enumerate(classes):
+        merged.setdefault(superclasses.get(name, name), []).append(label)
+    single = {name: [label] for label, name in enumerate(classes)}
     for suffix, band in bands.items():
-        for label, name in enumerate(classes):
+        for name, labels in {**single, **merged}.items():
             hit, count = match_by_overlap(
-                predictions, truths, label, thresholds.get(name, 0.5), band
+                predictions, truths, labels, thresholds.get(name, 0.5), band
             )
             metrics[f"ap_{name}{suffix}"] = recall_average(hit, count)
-        values = [metrics[f"ap_{name}{suffix}"] for name in classes]
+        values = [metrics[f"ap_{name}{suffix}"] for name in merged]
         metrics[f"map{suffix}"] = float(np.mean(values))
     return metrics
 
@@ -130,15 +144,15 @@ def once_metrics(
 def match_by_overlap(
     predictions: Sequence[FrameBoxes],
     truths: Sequence[FrameBoxes],
-    label: int,
+    labels: Sequence[int],
     threshold: float,
     band: tuple[float, float],
 ) -> tuple[NDArray[np.bool_], int]:
-    """Hits by falling score, and the number of true boxes, within a band of distances."""
+    """Hits of some classes by falling score, and the true boxes, within a band of distances."""
     scores, hits, count = [], [], 0
     for p, t in zip(predictions, truths, strict=True):
-        mine = np.flatnonzero((p.labels == label) & _within(p.boxes, band))
-        true = np.flatnonzero((t.labels == label) & _within(t.boxes, band))
+        mine = np.flatnonzero(np.isin(p.labels, labels) & _within(p.boxes, band))
+        true = np.flatnonzero(np.isin(t.labels, labels) & _within(t.boxes, band))
         count += len(true)
         mine = mine[np.argsort(-p.scores[mine], kind="stable")]
         iou = box_iou(p.boxes[mine], t.boxes[true])

@@ -10,6 +10,8 @@ from typing import Any
 
 from common.config import UserError
 
+CORPUS = "corpus.jsonl"
+
 
 @dataclass(frozen=True)
 class RetrievalSet:
@@ -33,10 +35,7 @@ def load_beir(folder: Path, split: str | None = None) -> RetrievalSet:
     Raises:
         UserError: a file is missing or broken, or a judgement names an unknown document or query.
     """
-    corpus = {
-        str(row["_id"]): f"{row.get('title') or ''} {row.get('text') or ''}".strip()
-        for row in _rows(folder, "corpus.jsonl")
-    }
+    corpus = load_corpus(folder)
     queries = {str(row["_id"]): str(row["text"]) for row in _rows(folder, "queries.jsonl")}
     path = folder / ("qrels.tsv" if split is None else f"qrels/{split}.tsv")
     qrels = _read_qrels(path)
@@ -46,6 +45,23 @@ def load_beir(folder: Path, split: str | None = None) -> RetrievalSet:
             what = f"query {query!r}" if query not in queries else f"document {unknown[0]!r}"
             raise UserError(f"{path} judges {what}, which the collection does not hold")
     return RetrievalSet(corpus, {q: t for q, t in queries.items() if q in qrels}, qrels)
+
+
+def load_corpus(folder: Path) -> dict[str, str]:
+    """Id -> ``title + " " + text`` of ``corpus.jsonl`` (or ``.gz``).
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    return {
+        str(row["_id"]): f"{row.get('title') or ''} {row.get('text') or ''}".strip()
+        for row in _rows(folder, CORPUS)
+    }
+
+
+def has_corpus(folder: Path) -> bool:
+    """Whether a folder holds documents in the BEIR layout."""
+    return any((folder / name).is_file() for name in (CORPUS, f"{CORPUS}.gz"))
 
 
 def _read_qrels(path: Path) -> dict[str, dict[str, int]]:

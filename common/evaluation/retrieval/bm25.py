@@ -1,35 +1,24 @@
-"""BM25 baseline (Lucene's variant) on sparse matrices."""
+"""BM25 baseline (Lucene's variant) by bm25s, with what its `retrieve` lacks.
 
-import re
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+That takes no excluded documents, and which of the documents with equal scores it returns depends on
+the sorting; here equal scores go to the lower index, so that mined negatives can be made again.
+"""
 
+from collections.abc import Collection, Sequence
+
+import bm25s
 import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor
 
 from common.evaluation.matrices import Indices, blocks, fill_pairs, index_pairs
 from common.evaluation.search import SearchResult, stable_topk
 
-_WORD = re.compile(r"(?u)\b\w\w+\b")
-
-
-def tokenize(text: str, stop_words: Collection[str] = ()) -> list[str]:
-    """Lower-case words of at least two characters.
-
-    Args:
-        text: any text.
-        stop_words: words to leave out, lower case.
-
-    >>> tokenize("The BM25 score, a baseline", {"the"})
-    ['bm25', 'score', 'baseline']
-    """
-    return [word for word in _WORD.findall(text.lower()) if word not in stop_words]
+_DIGITS = 10  # equal scores are sums in different orders, which differ in their last bits
 
 
 class BM25:
-    """Index of a collection; scores equal those of ``bm25s`` with ``method="lucene"``.
+    """Index of a collection; words are lower-cased and have at least two characters.
 
     Equation: ``score(q, d) = sum_{w in q} idf_w tf / (tf + k1 (1 - b + b |d| / mean |d|))``,
     ``idf_w = ln(1 + (N - df_w + 0.5) / (df_w + 0.5))``; a word that is repeated in the query
@@ -40,7 +29,7 @@ class BM25:
         documents: N texts.
         k1: >= 0, saturation of the term frequency.
         b: in [0, 1], strength of the length normalisation.
-        tokenizer: text -> words.
+        stop_words: words that are left out, lower case.
 
     Raises:
         ValueError: no documents, no words in any of them, or ``k1``, ``b`` out of range.
@@ -55,23 +44,21 @@ class BM25:
         *,
         k1: float = 0.9,
         b: float = 0.4,
-        tokenizer: Callable[[str], list[str]] = tokenize,
+        stop_words: Collection[str] = (),
     ) -> None:
         if k1 < 0 or not 0 <= b <= 1:
             raise ValueError(f"BM25 needs k1 >= 0 and 0 <= b <= 1, got {k1} and {b}")
-        self._tokenizer = tokenizer
-        counts = [Counter(tokenizer(text)) for text in documents]
-        self._vocabulary = {w: i for i, w in enumerate(sorted(set().union(*counts)))}
-        if not self._vocabulary:
+        self._stop_words = sorted(stop_words)
+        words = self._words(documents)
+        # by first occurrence: of lists of words bm25s makes a set, whose order changes by process
+        vocabulary = {w: i for i, w in enumerate(dict.fromkeys(w for row in words for w in row))}
+        if not vocabulary:
             raise ValueError("BM25 needs documents that hold at least one word")
-        tf = self._matrix(counts)
-        lengths = np.asarray(tf.sum(axis=1)).ravel()
-        df = np.bincount(tf.indices, minlength=len(self._vocabulary))
-        idf = np.log1p((len(counts) - df + 0.5) / (df + 0.5))
-        norm = k1 * (1 - b + b * lengths / lengths.mean())
-        row = np.repeat(np.arange(len(counts)), np.diff(tf.indptr))
-        tf.data = idf[tf.indices] * tf.data / (tf.data + norm[row])
-        self._impacts = tf.T.tocsr()  # (words, documents)
+        ids = [[vocabulary[w] for w in row] for row in words]
+        self._vocabulary, self._num_documents = vocabulary, len(ids)
+        # float64: in float32 documents tie whose scores differ
+        self._index = bm25s.BM25(k1=k1, b=b, method="lucene", dtype="float64")
+        self._index.index((ids, vocabulary), create_empty_token=False, show_progress=False)
 
     def search(
         self,
@@ -97,21 +84,15 @@ class BM25:
         Raises:
             ValueError: no queries or ``k`` out of range.
         """
-        num_documents = self._impacts.shape[1]
-        if not queries or not 1 <= k <= num_documents:
-            raise ValueError(
-                f"need queries and k in [1, {num_documents}], got {len(queries)} and {k}"
-            )
-        excluded = index_pairs(
-            [[]] * len(queries) if exclude is None else exclude,
-            len(queries),
-            num_documents,
-            "exclude",
-        )
+        size = self._num_documents
+        if not queries or not 1 <= k <= size:
+            raise ValueError(f"need queries and k in [1, {size}], got {len(queries)} and {k}")
+        without = [[]] * len(queries) if exclude is None else exclude
+        excluded = index_pairs(without, len(queries), size, "exclude")
         parts = []
         for rows in blocks(len(queries), chunk_size):
-            scores = self._scores(queries[rows])
-            fill_pairs(scores, excluded, rows, slice(0, num_documents))
+            scores = self.scores(queries[rows])
+            fill_pairs(scores, excluded, rows, slice(0, size))
             parts.append(stable_topk(scores, k))
         return SearchResult(
             torch.cat([p.scores for p in parts]), torch.cat([p.indices for p in parts])
@@ -127,28 +108,22 @@ class BM25:
         Raises:
             ValueError: a query without a document, or an index out of range.
         """
-        pairs = index_pairs(documents, len(queries), self._impacts.shape[1], "documents")
-        if len(set(pairs[:, 0].tolist())) != len(queries):
+        pairs = index_pairs(documents, len(queries), self._num_documents, "documents")
+        counts = torch.bincount(pairs[:, 0], minlength=len(queries)).tolist()
+        if not all(counts):
             raise ValueError("every query needs a document")
-        worst = torch.full((len(queries),), torch.inf, dtype=torch.float64)
-        for rows in blocks(len(queries), 256):
-            inside = (pairs[:, 0] >= rows.start) & (pairs[:, 0] < rows.stop)
-            own = pairs[inside] - torch.tensor([rows.start, 0])
-            score = self._scores(queries[rows])[own[:, 0], own[:, 1]]
-            worst[rows] = worst[rows].scatter_reduce(0, own[:, 0], score, "amin")
-        return worst
+        rows = zip(queries, torch.split(pairs[:, 1], counts), strict=True)
+        return torch.stack([self.scores([query])[0, own].min() for query, own in rows])
 
-    def _scores(self, queries: Sequence[str]) -> Tensor:
-        words = [Counter(self._tokenizer(text)) for text in queries]
-        known = [Counter({w: n for w, n in c.items() if w in self._vocabulary}) for c in words]
-        return torch.from_numpy((self._matrix(known) @ self._impacts).toarray())
+    def scores(self, queries: Sequence[str]) -> Tensor:
+        """Scores of all documents, (Q, N) float64."""
+        known = self._vocabulary
+        rows = [[known[w] for w in words if w in known] for words in self._words(queries)]
+        found = np.stack([self._index.get_scores_from_ids(row) for row in rows])
+        return torch.from_numpy(found.round(_DIGITS))
 
-    def _matrix(self, counts: Sequence[Counter[str]]) -> "sparse.csr_matrix":
-        """Word counts as a (texts, words) matrix with sorted columns."""
-        rows = [(self._vocabulary[w], n) for c in counts for w, n in c.items()]
-        column, value = np.array(rows, dtype=np.int64).reshape(-1, 2).T
-        offsets = np.cumsum([0, *map(len, counts)])
-        shape = (len(counts), len(self._vocabulary))
-        matrix = sparse.csr_matrix((value.astype(np.float64), column, offsets), shape=shape)
-        matrix.sort_indices()
-        return matrix
+    def _words(self, texts: Sequence[str]) -> list[list[str]]:
+        found: list[list[str]] = bm25s.tokenize(
+            list(texts), stopwords=self._stop_words, return_ids=False, show_progress=False
+        )
+        return found

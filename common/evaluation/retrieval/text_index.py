@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.evaluation.encoding import Progress, encode_texts, no_progress
+from common.evaluation.matrices import Metric
 from common.evaluation.search import Backend, search
 
 
@@ -25,18 +26,20 @@ class Hit(NamedTuple):
     """A text that was found."""
 
     text: str
-    score: float  # cosine
+    score: float  # cosine, or dot product
     position: int  # in the collection
 
 
 class TextIndex:
-    """A collection of texts with its embeddings; exact search by cosine.
+    """A collection of texts with its embeddings; exact search.
 
     Args:
         encoder: a `SentenceEncoder`, or a function list of B texts -> (B, D) in evaluation mode.
         texts: N texts.
+        query_encoder: of the queries (another instruction, the other tower); None: the same.
+        metric: "cosine", or "dot" for encoders whose vectors have a length that counts.
         batch_size: texts per pass of the encoder.
-        backend: see `common.evaluation.search.search`; "auto" takes faiss when it is installed.
+        backend: see `common.evaluation.search.search`; "auto" takes faiss where it applies.
         progress: wraps the loop over the batches of `texts`.
 
     Raises:
@@ -52,13 +55,16 @@ class TextIndex:
         encoder: TextEncoder,
         texts: Sequence[str],
         *,
+        query_encoder: TextEncoder | None = None,
+        metric: Metric = "cosine",
         batch_size: int = 64,
         backend: Backend = "auto",
         progress: Progress = no_progress,
     ) -> None:
-        self.encoder, self.texts = encoder, list(texts)
+        self.texts, self.metric = list(texts), metric
+        self.query_encoder = encoder if query_encoder is None else query_encoder
         self.batch_size, self.backend = batch_size, backend
-        self.embeddings = self._embed(self.texts, progress)
+        self.embeddings = self._embed(encoder, self.texts, progress)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -71,7 +77,7 @@ class TextIndex:
         Args:
             queries: Q texts; a single string counts as one.
             k: most hits per query; all texts if there are fewer.
-            threshold: leaves out hits with a lower cosine.
+            threshold: leaves out hits with a lower score.
 
         Returns:
             Q lists of hits.
@@ -80,7 +86,7 @@ class TextIndex:
             ValueError: no queries or ``k < 1``.
         """
         queries = [queries] if isinstance(queries, str) else queries
-        rows = self._embed(queries, no_progress)
+        rows = self._embed(self.query_encoder, queries, no_progress)
         k = min(k, len(self))
         found = search(rows, self.embeddings, k, metric="dot", backend=self.backend)
         return [
@@ -92,8 +98,9 @@ class TextIndex:
             for scores, indices in zip(found.scores.tolist(), found.indices.tolist(), strict=True)
         ]
 
-    def _embed(self, texts: Sequence[str], progress: Progress) -> Tensor:
-        return F.normalize(embed_texts(self.encoder, texts, self.batch_size, progress), dim=1)
+    def _embed(self, encoder: TextEncoder, texts: Sequence[str], progress: Progress) -> Tensor:
+        rows = embed_texts(encoder, texts, self.batch_size, progress)
+        return F.normalize(rows, dim=1) if self.metric == "cosine" else rows
 
 
 def embed_texts(

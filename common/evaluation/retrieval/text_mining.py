@@ -17,15 +17,100 @@ class MinedNegatives:
 
     Attributes:
         indices: (Q, K) int64 places in the collection, filled up with -1.
-        removed: share of the K nearest candidates that the filter took out.
+        dropped: (Q,) how many of a query's K nearest candidates the filter took out.
+        nearest: (Q,) how many there were.
     """
 
     indices: Tensor
-    removed: float
+    dropped: Tensor
+    nearest: Tensor
+
+    @property
+    def removed(self) -> float:
+        """Share of the nearest candidates that the filter took out."""
+        return float(self.dropped.sum().double() / self.nearest.sum().clamp(min=1))
 
     def texts(self, collection: Sequence[str]) -> list[list[str]]:
         """The negatives of every query."""
         return [[collection[i] for i in row if i >= 0] for row in self.indices.tolist()]
+
+
+class TextMiner:
+    """A teacher with its collection, which is indexed once.
+
+    Source: Moreira et al. 2024, "NV-Retriever", section 3, arXiv 2407.15831; Lee et al. 2024,
+    "NV-Embed", section 4.1, arXiv 2405.17428 (ratio 0.95).
+
+    Args:
+        collection: G distinct texts.
+        depth: nearest non-positives of a query that are looked at; at most G minus the largest
+            number of positives that any query has.
+        query_encoder: teacher for the queries; None takes BM25.
+        document_encoder: teacher for the collection; None: the same as for the queries.
+        ratio: candidates that score above this share of the query's worst positive are dropped;
+            None: naive top-k.
+    """
+
+    def __init__(
+        self,
+        collection: Sequence[str],
+        depth: int,
+        *,
+        query_encoder: EncodeTexts | None = None,
+        document_encoder: EncodeTexts | None = None,
+        ratio: float | None = 0.95,
+    ) -> None:
+        self.depth, self.ratio, self.query_encoder = depth, ratio, query_encoder
+        if query_encoder is None:
+            self.index = BM25(collection)
+        else:
+            self.gallery = (document_encoder or query_encoder)(list(collection))
+
+    def mine(
+        self,
+        queries: Sequence[str],
+        positives: Sequence[Sequence[int]],
+        num_negatives: int,
+        query_encoder: EncodeTexts | None = None,
+    ) -> MinedNegatives:
+        """Negatives of some queries; a query's do not depend on the others.
+
+        Args:
+            queries: Q texts.
+            positives: places in the collection of every query's positives, at least one each.
+            num_negatives: K.
+            query_encoder: for these queries in place of the teacher's, e.g. under their instructions.
+
+        Raises:
+            ValueError: lists of unequal length, a query without positive, too small a collection.
+        """
+        encode = query_encoder or self.query_encoder
+        if encode is None:
+            found = self.index.search(queries, self.depth, exclude=positives)
+            filtered = self.ratio is not None
+            limit = self.index.pair_scores(queries, positives) if filtered else None
+            chosen = select_negatives(found, num_negatives, limit, ratio=self.ratio or 1.0)
+            naive = select_negatives(found, num_negatives)
+        else:
+            query = encode(list(queries))
+            chosen, naive = (
+                mine_hard_negatives(
+                    query,
+                    self.gallery,
+                    positives,
+                    num_negatives,
+                    candidates=self.depth,
+                    max_positive_ratio=ratio,
+                )
+                for ratio in (self.ratio, None)
+            )
+        kept = (naive[:, :, None] == chosen[:, None, :]).any(2) | naive.lt(0)
+        return MinedNegatives(chosen, (~kept).sum(1), naive.ge(0).sum(1))
+
+
+def candidate_depth(candidates: int, num_documents: int, positives: Sequence[Sequence[int]]) -> int:
+    """`candidates`, or what the query with the most positives leaves of a small collection."""
+    return min(candidates, num_documents - max((len(own) for own in positives), default=0))
 
 
 def mine_text_negatives(
@@ -39,47 +124,32 @@ def mine_text_negatives(
     ratio: float | None = 0.95,
     candidates: int = 100,
 ) -> MinedNegatives:
-    """The best-scored texts that are not positives and not too close to them.
-
-    Source: Moreira et al. 2024, "NV-Retriever", section 3, arXiv 2407.15831; Lee et al. 2024,
-    "NV-Embed", section 4.1, arXiv 2405.17428 (ratio 0.95).
+    """The best-scored texts that are not positives and not too close to them, for all queries at once.
 
     Args:
-        queries: Q texts.
-        collection: G distinct texts.
-        positives: places in the collection of every query's positives, at least one each.
-        num_negatives: K.
-        query_encoder: teacher for the queries; None takes BM25.
-        document_encoder: teacher for the collection; None: the same as for the queries.
-        ratio: candidates that score above this share of the query's worst positive are dropped;
-            None: naive top-k.
+        queries: see `TextMiner.mine`.
+        collection: see `TextMiner`.
+        positives: see `TextMiner.mine`.
+        num_negatives: see `TextMiner.mine`.
+        query_encoder: see `TextMiner`.
+        document_encoder: see `TextMiner`.
+        ratio: see `TextMiner`.
         candidates: nearest non-positives that are looked at.
 
     Returns:
         The negatives; fewer than K where too few candidates are left.
 
     Raises:
-        ValueError: lists of unequal length, a query without positive, too small a collection.
+        ValueError: see `TextMiner.mine`.
     """
-    most = max((len(own) for own in positives), default=0)
-    depth = min(candidates, len(collection) - most)
-    if query_encoder is None:
-        index = BM25(collection)
-        found = index.search(queries, depth, exclude=positives)
-        limit = None if ratio is None else index.pair_scores(queries, positives)
-        chosen = select_negatives(found, num_negatives, limit, ratio=ratio or 1.0)
-        naive = select_negatives(found, num_negatives)
-    else:
-        query = query_encoder(list(queries))
-        gallery = (document_encoder or query_encoder)(list(collection))
-        chosen, naive = (
-            mine_hard_negatives(
-                query, gallery, positives, num_negatives, candidates=depth, max_positive_ratio=r
-            )
-            for r in (ratio, None)
-        )
-    kept = (naive[:, :, None] == chosen[:, None, :]).any(2) | naive.lt(0)
-    return MinedNegatives(chosen, float((~kept).double().sum() / naive.ge(0).sum().clamp(min=1)))
+    miner = TextMiner(
+        collection,
+        candidate_depth(candidates, len(collection), positives),
+        query_encoder=query_encoder,
+        document_encoder=document_encoder,
+        ratio=ratio,
+    )
+    return miner.mine(queries, positives, num_negatives)
 
 
 def planted_share(
@@ -92,7 +162,8 @@ def planted_share(
         planted: for each query the places of texts that are right but were not given as positives.
         among: queries that count; None: all.
 
-    >>> planted_share(MinedNegatives(torch.tensor([[0, 1], [2, -1]]), 0.0), [{1}, set()])
+    >>> zero = torch.zeros(2)
+    >>> planted_share(MinedNegatives(torch.tensor([[0, 1], [2, -1]]), zero, zero), [{1}, set()])
     0.3333333333333333
     """
     rows = range(len(planted)) if among is None else among

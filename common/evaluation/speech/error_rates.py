@@ -2,6 +2,11 @@
 
 from collections.abc import Sequence
 
+import torch
+
+from common.data.speech.transcripts import SpokenTarget, full_text
+from common.distributed.differentiable import all_reduce_sum
+
 
 def edit_distance(hypothesis: Sequence[str], reference: Sequence[str]) -> int:
     """Fewest insertions, deletions and substitutions (torchaudio's implementation).
@@ -48,6 +53,34 @@ def character_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -
     """
     pairs = _paired(hypotheses, references)
     return _rate([(edit_distance(list(h), list(r)), len(r)) for h, r in pairs])
+
+
+class IntentErrors:
+    """Right intents and word edits of utterances, counted batch by batch.
+
+    Args:
+        slots: whether the outputs hold slots.
+    """
+
+    def __init__(self, *, slots: bool = False) -> None:
+        self.slots = slots
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was counted."""
+        self.counts = [0, 0, 0, 0]  # utterances, right intents, word edits, reference words
+
+    def add(self, found: SpokenTarget, wanted: SpokenTarget) -> None:
+        """Count one utterance."""
+        edits, words = word_edits(*(full_text(t, slots=self.slots) for t in (found, wanted)))
+        new = (1, int(found.intent == wanted.intent), edits, words)
+        self.counts = [a + b for a, b in zip(self.counts, new, strict=True)]
+
+    def over_ranks(self, device: torch.device | str = "cpu") -> tuple[float, float]:
+        """Intent accuracy and word error rate of the utterances of all ranks."""
+        counts = torch.tensor(self.counts, dtype=torch.float64, device=device)
+        count, right, edits, words = all_reduce_sum(counts).tolist()
+        return right / max(1.0, count), edits / max(1.0, words)
 
 
 def _paired(hypotheses: Sequence[str], references: Sequence[str]) -> list[tuple[str, str]]:

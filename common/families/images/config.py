@@ -1,4 +1,4 @@
-"""Config sections that experiments on image sets share; nothing here imports torch."""
+"""Config sections that experiments on images share; nothing here imports torch."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,25 +10,62 @@ ImageSource = Literal[
     "synthetic", "bundled", "cifar10", "cifar100", "stl10", "tiny_imagenet", "imagenet100",
     "imagenet",
 ]  # fmt: skip
+IN_MEMORY = ("synthetic", "bundled", "cifar10", "cifar100", "stl10")
+
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+# Two deviations of CIFAR-10 are in use, and each paper keeps that of its code: the mean of the
+# images' own deviations (CACR's release, the reference of DCL) and that of all pixels (SimLAP's
+# release). The second is a fifth larger, so the images that an encoder sees have less contrast.
+CIFAR10_STD_OF_IMAGES = (0.2023, 0.1994, 0.2010)
+CIFAR10_STD_OF_PIXELS = (0.2470, 0.2435, 0.2616)
 
 
 @dataclass
 class ImageSetData(DataConfig):
-    """Images and the SimCLR augmentation of their views."""
+    """A labelled image set as an encoder sees it; projects name the sources that they take."""
 
+    source: str = "bundled"
     image_size: int = 32  # input of the encoder in pixels
     cache_size: int | None = None  # side of the cached images, at most twice image_size
+    limit: int | None = None  # training images, class-balanced, drawn by the seed (sets in memory)
     crop_scale: tuple[float, float] = (0.08, 1.0)  # area range of the random resized crop
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)  # of torchvision
-    jitter_prob: float = 0.8
-    grey_prob: float = 0.2
-    mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
-    std: tuple[float, float, float] = (0.2023, 0.1994, 0.2010)
+    mean: tuple[float, float, float] = CIFAR10_MEAN
+    std: tuple[float, float, float] = CIFAR10_STD_OF_IMAGES
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.cache_size is not None and self.cache_size > 2 * self.image_size:
             raise ValueError("data.cache_size must be at most twice data.image_size")
+        if self.limit is not None and self.source not in IN_MEMORY:
+            raise ValueError(f"data.limit is for sets in memory, not for {self.source}")
+
+
+@dataclass
+class ColourChanges:
+    """Colour part of SimCLR's augmentation, for data sections."""
+
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)  # of torchvision
+    jitter_prob: float = 0.8
+    grey_prob: float = 0.2
+
+
+@dataclass
+class ProjectedModel:
+    """An encoder and the heads whose outputs are contrasted in its place."""
+
+    # convnet | small_alexnet | a ResNet of torchvision | timm/<name>
+    backbone: str = "resnet18"
+    widths: list[int] = field(default_factory=lambda: [32, 64, 128])  # convnet
+    cifar_stem: bool = False  # ResNets: 3x3 stride-1 first convolution, no max pooling
+    freeze_patch_embed: bool = False  # ViT: MoCo v3's stop-grad-conv1
+    pretrained: str = "random"  # see common.encoders.pretrained.resolve_pretrained
+    projector: list[int] = field(default_factory=lambda: [512])  # hidden widths
+    out_dim: int = 128  # dimension of the contrasted embeddings
+    head_norm: Literal["batch", "layer", "none"] = "batch"  # of projector and predictor
+    projector_last_norm: bool = False  # also normalise the projector's output
+    projector_last_affine: bool = True  # scale and shift of that norm
+    predictor: list[int] = field(default_factory=lambda: [512])  # hidden widths, for hosts with one
+    sync_batchnorm: bool = False  # statistics over all GPUs
 
 
 @dataclass
@@ -40,7 +77,6 @@ class FrozenEval:
     items_k: int = 20  # neighbours of the primary metric and of galleries, one of ks
     knn_temperature: float = 0.07  # of the weighted vote
     linear_probe: bool = True
-    online_probe: bool = False  # train a linear classifier on detached features, to watch
     probe_l2: list[float] = field(default_factory=lambda: [10.0**e for e in range(-6, 3)])
     batch_size: int = 512  # images per forward pass
 
@@ -56,3 +92,10 @@ class FrozenEval:
         """
         if self.split == "dev" and source != "bundled":
             raise ValueError("eval.split=dev is a part of data.source=bundled")
+
+
+@dataclass
+class WatchedEval(FrozenEval):
+    """Also a linear classifier beside a training without labels (`KnnValidatedModule`)."""
+
+    online_probe: bool = False  # train it on the detached features of every batch

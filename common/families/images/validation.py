@@ -84,7 +84,7 @@ def validation_curve(workspace: Workspace) -> None:
     Args:
         workspace: of the run, whose ``metrics.csv`` is read.
     """
-    path = workspace.path / "metrics.csv"
+    path = workspace.curves
     curves = {k: v for k, v in read_metrics(path).items() if "val/" in k} if path.exists() else {}
     if not curves:
         return

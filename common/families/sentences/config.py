@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from common.config import DataConfig
 from common.data.text.options import TRANSFER_NAMES
+from common.evaluation.retrieval.options import SearchConfig as SearchConfig
 
 Pooling = Literal[
     "cls", "cls_before_pooler", "avg", "avg_all", "avg_first_last", "avg_embedding_last",
@@ -95,18 +96,3 @@ class StsEval:
         unknown = [name for name in self.transfer if name not in TRANSFER_NAMES]
         if unknown:
             raise ValueError(f"eval.transfer: no {unknown[0]}; known: {', '.join(TRANSFER_NAMES)}")
-
-
-@dataclass
-class SearchConfig:
-    """`make run TASK=search`: nearest sentences of a text file."""
-
-    file: str | None = None  # one text per line; None: the first sentences of the STS sets
-    queries: str | None = None  # one query per line; None: ask for them
-    run: str = "latest"  # run of this config, or a folder written by `make export`
-    k: int = 5
-    threshold: float = -1.0  # least cosine
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError("search.k must be >= 1")

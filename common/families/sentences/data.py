@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.config import UserError
-from common.data.lookup import BUNDLED, data_root
+from common.data.lookup import data_root
 from common.data.module import ContrastiveData
 from common.data.samplers import sample_rng
 from common.data.text.sets import (
@@ -21,8 +21,7 @@ from common.data.text.sets import (
 )
 from common.data.text.synthetic import synthetic_sentence_pairs, synthetic_sentences
 from common.data.text.views import TextViews
-from common.encoders.pretrained import resolve_pretrained
-from common.engine.experiment import Requirement
+from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
 from common.families.sentences.config import SentenceData
 from common.families.sentences.protocol import SentenceExperimentConfig
 
@@ -103,18 +102,10 @@ def sentence_data(cfg: SentenceExperimentConfig, train: TextViews) -> Contrastiv
 
 def text_requirements(cfg: SentenceExperimentConfig) -> tuple[Requirement, ...]:
     """Weights and data that the config needs."""
-    found = []
-    if cfg.model.pretrained != "random":
-        ref = resolve_pretrained(cfg.model.pretrained, require=False)
-        hint = "download it once with network access, or give a local folder"
-        found.append(
-            Requirement(f"weights: {ref.spec}", str(ref.path or ref.name), ref.present, hint)
-        )
+    found = list(weights_requirement(cfg.model.pretrained))
     if cfg.data.source in ("sentences", "nli"):
         folder = "sentences-en" if cfg.data.source == "sentences" else "nli"
-        found.append(
-            Requirement(f"data: {folder} (bundled)", f"data/{folder}", (BUNDLED / folder).exists())
-        )
+        found.append(bundled_requirement(folder))
     elif cfg.data.source == "file":
         path = text_path(cfg.data)
         found.append(

@@ -16,7 +16,7 @@ from common.families.sentences.data import sentence_data, text_requirements, tex
 from common.families.sentences.evaluation import evaluate_sentences
 from common.families.sentences.module import S, SentenceModule, build_encoder, planned_encoder
 from common.families.sentences.protocol import SentenceExperimentConfig
-from common.families.sentences.search import search_texts
+from common.families.sentences.search import search_sentences
 
 PROBES = ["A small cat sleeps.", "Two men are repairing the roof of an old house."]
 
@@ -72,7 +72,7 @@ def sentence_experiment(
         return Plan(lambda: make_module(planned_encoder(cfg.model)), rows, forward, needed)
 
     def search(workspace: Workspace) -> None:
-        search_texts(cfg, workspace, experiment)
+        search_sentences(cfg, workspace, experiment)
 
     experiment = Experiment(
         stages or one_stage,

@@ -1,9 +1,5 @@
-"""`make run TASK=search`: nearest sentences of a text file."""
+"""`make run TASK=search`: nearest sentences of a text file or folder."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-from common.config import UserError
 from common.engine.experiment import Experiment
 from common.engine.workspace import Workspace
 from common.families.sentences.data import sts_set
@@ -11,48 +7,20 @@ from common.families.sentences.module import S
 from common.families.sentences.protocol import SentenceExperimentConfig
 
 
-def search_texts(
+def search_sentences(
     cfg: SentenceExperimentConfig, workspace: Workspace, experiment: Experiment[S]
 ) -> None:
-    """Index a text file with a trained encoder and print the nearest sentences of queries.
+    """Index texts with a trained encoder and print the nearest ones of queries.
 
     Raises:
         UserError: no trained run, or a file that is missing or empty.
     """
     from common.engine.run import trained_module
     from common.evaluation.retrieval.text_index import TextIndex
+    from common.evaluation.retrieval.text_search import read_texts, search_texts
 
     options = cfg.search
     module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
-    texts = _lines(options.file) if options.file else sts_set(cfg, cfg.eval.sets[0]).first
+    texts = read_texts(options.file) if options.file else sts_set(cfg, cfg.eval.sets[0]).first
     index = TextIndex(module.encoder, texts, progress=workspace.progress)
-    print(f"{len(texts)} texts indexed")  # noqa: T201
-    for query in _lines(options.queries) if options.queries else _asked():
-        print(f"\n{query}")  # noqa: T201
-        (hits,) = index.search([query], options.k, options.threshold)
-        for hit in hits:
-            print(f"  {hit.score:6.3f}  {hit.text}")  # noqa: T201
-        if not hits:
-            print(f"  no text has a cosine of {options.threshold} or more")  # noqa: T201
-
-
-def _asked() -> Iterator[str]:
-    while True:
-        try:
-            query = input("\nquery (empty line to end): ").strip()
-        except EOFError:
-            print()  # noqa: T201
-            return
-        if not query:
-            return
-        yield query
-
-
-def _lines(path: str) -> list[str]:
-    if not Path(path).is_file():
-        raise UserError(f"text file {path} does not exist")
-    lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    found = [line for line in lines if line]
-    if not found:
-        raise UserError(f"{path} holds no text")
-    return found
+    search_texts(index, options)

@@ -5,7 +5,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.encoders.lidar.bev import BevGrid, encode_boxes
+from common.encoders.lidar.bev import BevGrid, CenterHead, encode_boxes
+from common.encoders.lidar.detector import Detector
 from common.encoders.lidar.transfusion_head import QueryOutput
 
 
@@ -96,6 +97,37 @@ def sigmoid_focal(
     miss = torch.where(target > 0, 1 - p, p)
     weight = torch.where(target > 0, alpha, 1 - alpha)
     return weight * miss**gamma * entropy
+
+
+def detector_losses(
+    detector: Detector,
+    points: Tensor,
+    owner: Tensor,
+    boxes: list[Tensor],
+    labels: list[Tensor],
+    box_weight: float,
+) -> dict[str, Tensor]:
+    """Terms of a detector's head, and ``loss``: their sum with the box term weighted.
+
+    Args:
+        detector: of any head.
+        points: (N, 3 + d) of B frames.
+        owner: (N,) frame of each point.
+        boxes: B times (K, 9), centres inside the map.
+        labels: B times (K,).
+        box_weight: of the box term.
+    """
+    out, grid, weights = (
+        detector(points, owner, len(boxes)),
+        detector.head.grid,
+        detector.code_weights,
+    )
+    if isinstance(detector.head, CenterHead):
+        terms = center_losses(out[0], out[1], boxes, labels, grid, weights)
+    else:
+        terms = query_losses(out, boxes, labels, grid, weights)
+    others = sum(v for k, v in terms.items() if k != "box")
+    return {"loss": others + box_weight * terms["box"], **terms}
 
 
 def center_losses(

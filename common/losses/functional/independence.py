@@ -1,4 +1,4 @@
-"""Penalties on the dependence of two codes of the same samples: HSIC, correlation, vCLUB.
+"""Penalties on the dependence of two codes (HSIC, correlation, vCLUB), and Gaussian codes.
 
 # B batch, D dim of the first code, E dim of the second
 """
@@ -144,3 +144,26 @@ def club_bound(mean: Tensor, log_variance: Tensor, y: Tensor) -> Tensor:
     # mean_j (y_j - mu_i)^2 without the matrix of pairs
     others = y.square().mean(0) - 2 * mean * y.mean(0) + mean.square()
     return 0.5 * ((others - own) * (-log_variance).exp()).sum(1).mean()
+
+
+def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL divergence of diagonal Gaussians from the standard normal distribution (a VAE's rate).
+
+        KL_i = 1/2 sum_d (mu_id^2 + sigma_id^2 - 1 - log sigma_id^2)
+
+    Source: Kingma and Welling 2014, appendix B, arXiv 1312.6114.
+
+    Args:
+        mean: (B, D).
+        log_variance: (B, D).
+
+    Returns:
+        (B,).
+
+    Distributed: local.
+
+    >>> import torch
+    >>> gaussian_kl(torch.tensor([[0.0], [2.0]]), torch.zeros(2, 1))
+    tensor([0., 2.])
+    """
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)

@@ -1,8 +1,9 @@
-"""Losses with several positives per row: SupCon, 1-to-K, disparate pairs (Hydra).
+"""Losses with several positives per row: SupCon, multi-view InfoNCE, 1-to-K, disparate pairs (Hydra).
 
 # N rows, M columns, K positives per row, D dim
 """
 
+import itertools
 from typing import Literal, Unpack
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from common.kernels.pair import pair_softplus
 from common.kernels.specs.weights import Block, Exclude, ExcludePositive, Labels, OnlyPositive
+from common.losses.functional.info_nce import clip
 from common.losses.functional.kernel import (
     KernelOptions,
     count_rows,
@@ -235,3 +237,32 @@ def disparate(
     total = sum_over_ranks(count.sum(), kernel).clamp(min=1)
     per_sample = per_row * (count_rows(query.shape[0], per_row, kernel) / total)
     return LossOutput(mean_loss(per_sample, kernel), per_sample, None)
+
+
+def multi_view_info_nce(
+    views: Tensor, scale: Tensor | float, **kernel: Unpack[KernelOptions]
+) -> LossOutput:
+    """Symmetric InfoNCE of every pair of views ("full graph").
+
+        L = mean_{x < y} clip(z_x, z_y)
+
+    Source: Tian et al. 2020, "Contrastive multiview coding" (more than two views), arXiv 1906.05849;
+    a mean in place of the sum.
+
+    Args:
+        views: (V, B, D), L2-normalised, V >= 2; row i of all views is of the same sample.
+        scale: > 0, multiplies the similarities (1 / temperature).
+        **kernel: see `KernelOptions`.
+
+    Returns:
+        Mean over pairs and rows; per row the mean over pairs; no hits.
+
+    Distributed: gathers negatives if a `group` is given, else local.
+
+    >>> views = torch.eye(2).expand(3, 2, 2)  # three views that agree
+    >>> multi_view_info_nce(views, torch.tensor(3.0).log()).loss.exp().round(decimals=4)
+    tensor(1.3333)
+    """
+    pairs = [clip(x, y, scale, **kernel) for x, y in itertools.combinations(views, 2)]
+    per_sample = torch.stack([out.per_sample for out in pairs]).mean(0)
+    return LossOutput(torch.stack([out.loss for out in pairs]).mean(), per_sample, None)

@@ -270,3 +270,25 @@ def target_anchored(
     tensor(1.5000)
     """
     return nt_xent(target.detach(), query, scale, **kernel)
+
+
+def npc_multiplier(log_negatives: Tensor, positive: Tensor) -> Tensor:
+    """Negative-positive coupling: the factor that InfoNCE's gradient has and DCL's has not.
+
+        q_B = 1 - exp(p) / (exp(p) + U) = sigmoid(log U - p)
+
+    Source: Yeh et al. 2022, equation 3, arXiv 2110.06848.
+
+    Args:
+        log_negatives: (B,) log U, log-sum of the scaled similarities to the negatives.
+        positive: (B,) scaled similarity p to the positive.
+
+    Returns:
+        (B,) in (0, 1).
+
+    Distributed: local.
+
+    >>> npc_multiplier(torch.tensor([2.0]), torch.tensor([2.0]))
+    tensor([0.5000])
+    """
+    return torch.sigmoid(log_negatives - positive)  # Eq. 3

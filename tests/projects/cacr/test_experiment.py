@@ -130,7 +130,7 @@ def test_validation_gives_a_neighbour_curve(tmp_path):
 
 def test_export_keeps_the_embeddings_and_the_readme_s_lines_work(tmp_path):
     from common.export.safetensors import load_safetensors
-    from projects.cacr.networks import build_network
+    from common.families.images.networks import build_network
 
     experiment = build(config("model.backbone=small_alexnet"))
     torch.manual_seed(0)

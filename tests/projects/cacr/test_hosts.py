@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from common.config import UserError
+from common.encoders.image.conv_nets import SmallAlexNet
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
-from projects.cacr.module import CACR, embed_views, network_options
-from projects.cacr.networks import SmallAlexNet, build_network
+from common.families.images.networks import build_network, embed_views, network_options
+from projects.cacr.module import CACR
 from tests.projects.cacr.conftest import HOSTS, WEIGHTINGS, batch, config
 from tests.projects.cacr.workers import three_steps
 

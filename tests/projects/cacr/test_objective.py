@@ -6,18 +6,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from common.encoders.momentum import cosine_momentum
 from common.losses.functional.cacr import attraction, repulsion
 from common.losses.functional.info_nce import info_nce
-from projects.cacr.objective import (
-    MomentumObjective,
-    MultiViewObjective,
-    QueueObjective,
+from projects.cacr.diagnostics import (
     attraction_weights,
-    momentum_at,
     positive_distances,
     repulsion_weights,
     weight_diagnostics,
 )
+from projects.cacr.objective import build_objective, multi_view_terms
 from tests.projects.cacr.conftest import (
     GOLDEN,
     WEIGHTINGS,
@@ -27,7 +25,13 @@ from tests.projects.cacr.conftest import (
     random_views,
     wave,
 )
-from tests.projects.cacr.workers import objective_value, one_rank_loss
+from tests.projects.cacr.workers import (
+    multi_view,
+    objective_value,
+    one_rank_loss,
+    with_momentum,
+    with_queue,
+)
 
 MULTI_VIEW = [c for c in GOLDEN["cases"] if "views_total_K_plus_1" in c]
 IMAGENET = [c for c in GOLDEN["cases"] if "n_query_views" in c]
@@ -47,9 +51,10 @@ def close(found, wanted):
 def test_item_5_losses_and_gradients_equal_the_golden_values(case):
     """Checklist 5 and 11: 2 and 5 views, every ablation and the debiased variant, to 1e-10."""
     views, golden = golden_views(case), case["outputs"]
-    objective = MultiViewObjective(golden_method(case))
-    objective.loss.normalize = False
-    terms = objective(torch.stack(views))
+    cfg = golden_method(case)
+    objective = build_objective(cfg)
+    objective.normalize = False
+    terms = multi_view_terms(objective, torch.stack(views), cfg)
     terms["loss"].backward()
     close(terms["attraction"], golden["loss_attraction"])
     close(terms["repulsion"], golden["loss_repulsion"])
@@ -75,8 +80,8 @@ def test_item_5_imagenet_form_equals_the_golden_values(case):
     rows, dim, golden = case["N"], case["d"], case["outputs"]
     queries = [wave(rows, dim, 1 + 0.3 * v).requires_grad_() for v in range(case["n_query_views"])]
     key = wave(rows, dim, 2.5)
-    objective = MomentumObjective(method(host="momentum", cost="rbf", temperature=case["T"]))
-    loss = objective([key, *queries], [key])["loss"]  # the key's own view is left out
+    # the key's own view is left out
+    loss = with_momentum([key, *queries], [key], cost="rbf", temperature=case["T"])
     loss.backward()
     close(loss, golden["loss"])
     close(queries[0].grad.norm(), golden["grad_norm_q0"])
@@ -86,7 +91,9 @@ def test_item_5_imagenet_form_equals_the_golden_values(case):
 def test_golden_comparison_can_fail():
     """Negative twin: another inverse temperature misses the values."""
     case = dict(MULTI_VIEW[1], tau_neg=1.3)
-    found = MultiViewObjective(golden_method(case))(torch.stack(golden_views(case)))["loss"]
+    cfg = golden_method(case)
+    views = torch.stack(golden_views(case))
+    found = multi_view_terms(build_objective(cfg), views, cfg)["loss"]
     assert abs(float(found) - case["outputs"]["total"]) > 0.01
 
 
@@ -127,8 +134,7 @@ def test_item_2_far_positives_and_near_negatives_weigh_more():
 def test_item_2_large_tau_sees_the_farthest_positive_and_the_nearest_negative_only():
     """Checklist 2: the limits of the weights."""
     z = random_views(4, 5)
-    objective = MultiViewObjective(method(tau_pos=1e5, tau_neg=1e5))
-    terms = objective(z)
+    terms = multi_view(z, tau_pos=1e5, tau_neg=1e5)
     own = torch.eye(4, dtype=torch.bool)[..., None]
     distance = (z[:, None] - z[None]).square().sum(-1).masked_fill(own, 0)
     close(terms["attraction"], distance.amax(1).mean())
@@ -142,7 +148,7 @@ def test_item_2_large_tau_sees_the_farthest_positive_and_the_nearest_negative_on
 def test_item_3_none_is_the_linear_contrast_of_uniform_averages():
     """Checklist 3: with unit vectors 2 - 2 E[z z+] and -(2 - 2 E[z z-])."""
     z = random_views(3, 6)
-    found = MultiViewObjective(method(weighting="none"))(z)
+    found = multi_view(z, weighting="none")
     similar = torch.einsum("xid,yjd->xyij", z, z)
     pairs = [(x, y) for x in range(3) for y in range(x + 1, 3)]
     positive = torch.stack([similar[x, y].diagonal().mean() for x, y in pairs]).mean()
@@ -155,7 +161,7 @@ def test_item_3_none_is_the_linear_contrast_of_uniform_averages():
 def test_item_3_each_ablation_changes_one_term():
     """Checklist 3: without_w1 the attraction, without_w2 the repulsion, none both."""
     z = random_views(4, 6)
-    found = {w: MultiViewObjective(method(weighting=w))(z) for w in WEIGHTINGS}
+    found = {w: multi_view(z, weighting=w) for w in WEIGHTINGS}
     for name, attracted, repelled in (
         ("full", "full", "full"),
         ("without_w1", "none", "full"),
@@ -172,21 +178,33 @@ def test_item_4_one_positive_is_plain_alignment():
     z = random_views(2, 6)
     assert (attraction_weights(z[0], z[1:], 7.0) == 1).all()
     wanted = (z[0] - z[1]).square().sum(1).mean()
-    close(MultiViewObjective(method(tau_pos=7.0))(z)["attraction"], wanted)
+    close(multi_view(z, tau_pos=7.0)["attraction"], wanted)
     more = random_views(3, 6)
-    found = MultiViewObjective(method(tau_pos=7.0))(more)["attraction"]
+    found = multi_view(more, tau_pos=7.0)["attraction"]
     assert abs(float(found) - float((more[0] - more[1]).square().sum(1).mean())) > 1e-3
 
 
 def test_item_6_alpha_and_beta_scale_the_terms_and_nothing_else():
     """Checklist 6: the terms are linear in them, so the weights stay."""
     z = random_views(4, 6)
-    plain = MultiViewObjective(method())(z)
-    scaled = MultiViewObjective(method(alpha=3.0, beta=0.25))(z)
+    plain = multi_view(z)
+    scaled = multi_view(z, alpha=3.0, beta=0.25)
     close(scaled["attraction"], 3 * plain["attraction"])
     close(scaled["repulsion"], 0.25 * plain["repulsion"])
     close(scaled["loss"], scaled["attraction"] + scaled["repulsion"])
-    assert "alpha" not in attraction_weights.__code__.co_varnames
+    # Were they inside the softmax of the weights, the entropies would move with them.
+    entropies = [
+        (terms.positive_entropy, terms.negative_entropy)
+        for terms in (
+            build_objective(method(**options)).terms(z)
+            for options in ({}, {"alpha": 3.0, "beta": 0.25})
+        )
+    ]
+    assert torch.equal(entropies[0][0], entropies[1][0])
+    assert torch.equal(entropies[0][1], entropies[1][1])
+    sharper = build_objective(method(tau_pos=3.0, tau_neg=2.7)).terms(z)  # the twin: inside it
+    assert (sharper.positive_entropy < entropies[0][0]).all()
+    assert (sharper.negative_entropy < entropies[0][1]).all()
 
 
 @pytest.mark.parametrize("temperature", [0.2, 1.0])
@@ -199,10 +217,10 @@ def test_item_8_two_views_with_rbf_are_half_of_moco_v3(temperature):
         2 * temperature * F.cross_entropy(a @ b.T * scale, labels)
         for a, b in ((q[0], k[1]), (q[1], k[0]))
     )
-    objective = MomentumObjective(method(host="momentum", cost="rbf", temperature=temperature))
-    close(objective([*q], [*k])["loss"], 0.5 * moco_v3)
+    options = {"cost": "rbf", "temperature": temperature}
+    close(with_momentum([*q], [*k], **options), 0.5 * moco_v3)
     local = random_views(2, 6, seed=2)
-    assert abs(float(objective([*q, *local], [*k])["loss"] - 0.5 * moco_v3)) > 1e-3
+    assert abs(float(with_momentum([*q, *local], [*k], **options) - 0.5 * moco_v3)) > 1e-3
 
 
 def test_item_8_local_queries_are_weighted_by_their_distance():
@@ -212,8 +230,7 @@ def test_item_8_local_queries_are_weighted_by_their_distance():
     wanted = sum(
         (weight[v] * 2 * 0.5 * info_nce(q[v + 1], k[0], 2.0).per_sample).mean() for v in range(3)
     )
-    objective = MomentumObjective(method(host="momentum", cost="rbf", temperature=0.5))
-    found = objective([*q], [*k])["loss"]
+    found = with_momentum([*q], [*k], cost="rbf", temperature=0.5)
     close(found, wanted)
     (left,), (right,) = torch.autograd.grad(found, q), torch.autograd.grad(wanted, q)
     gradient_at_sphere = right - (right * q).sum(-1, keepdim=True) * q  # prepare() normalises
@@ -228,16 +245,16 @@ def test_euclidean_imagenet_form_and_its_sum():
         cost = 1 - a @ b.T
         logits = (-cost / 0.5).masked_fill(torch.eye(6, dtype=torch.bool), -torch.inf)
         total += (cost.diagonal() - (logits.softmax(1) * cost).sum(1)).sum() / 2
-    options = {"host": "momentum", "cost": "euclidean", "temperature": 0.5}
-    close(MomentumObjective(method(**options, reduction="sum"))([*q], [*k])["loss"], total)
-    close(MomentumObjective(method(**options))([*q], [*k])["loss"], total / 6)
+    options = {"cost": "euclidean", "temperature": 0.5}
+    close(with_momentum([*q], [*k], **options, reduction="sum"), total)
+    close(with_momentum([*q], [*k], **options), total / 6)
 
 
 def test_item_11_debiased_repulsion_is_its_formula():
     """Checklist 11: (-tau+ c_pos - beta c_neg) / (1 - tau+), and 0 is the plain form."""
     z = random_views(2, 6)
-    plain = MultiViewObjective(method(beta=0.5))(z)["repulsion"]
-    found = MultiViewObjective(method(beta=0.5, tau_plus=0.1))(z)["repulsion"]
+    plain = multi_view(z, beta=0.5)["repulsion"]
+    found = multi_view(z, beta=0.5, tau_plus=0.1)["repulsion"]
     close(found, (plain - 0.1 * (z[0] - z[1]).square().sum(1).mean()) / 0.9)
 
 
@@ -254,7 +271,7 @@ def test_detached_weights_change_the_gradient_and_not_the_value():
     found = []
     for detach in (False, True):
         leaf = z.clone().requires_grad_()
-        loss = MultiViewObjective(method(detach_weights=detach))(leaf)["loss"]
+        loss = multi_view(leaf, detach_weights=detach)["loss"]
         loss.backward()
         found.append((float(loss), leaf.grad))
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-12)
@@ -270,14 +287,14 @@ def test_infonce_arm_is_the_mean_over_pairs_of_symmetric_info_nce():
     labels = torch.arange(6)
     pairs = [(x, y) for x in range(3) for y in range(3) if x != y]
     wanted = torch.stack([F.cross_entropy(z[x] @ z[y].T / tau, labels) for x, y in pairs]).mean()
-    found = MultiViewObjective(method(loss="infonce", tau_neg=2.0))(z)["loss"]
+    found = multi_view(z, loss="infonce", tau_neg=2.0)["loss"]
     close(found, 2 * tau * wanted)
 
 
 def test_infonce_without_its_positive_repels_like_detached_cacr():
     """The gradient of the repulsion is that of 2 tau * log-sum over negatives (sheet: relation)."""
     z = random_views(2, 6).requires_grad_()
-    loss = MultiViewObjective(method(alpha=0.0, tau_neg=2.0, detach_weights=True))(z)["loss"]
+    loss = multi_view(z, alpha=0.0, tau_neg=2.0, detach_weights=True)["loss"]
     (found,) = torch.autograd.grad(loss, z)
     logits = (z[0] @ z[1].T / 0.25).masked_fill(torch.eye(6, dtype=torch.bool), -torch.inf)
     (wanted,) = torch.autograd.grad(2 * 0.25 * logits.logsumexp(1).mean(), z)
@@ -311,10 +328,10 @@ def test_queue_form_is_its_formula(in_batch, cached):
     """Values and gradients of the MoCo v2 form; queue weights fixed, in-batch weights not."""
     z, k = random_views(3, 5), random_views(3, 5, seed=1)
     queue = F.normalize(wave(9, 8, 0.5), dim=1)
-    cfg = method(host="queue", tau_neg=2.0, alpha=0.5, beta=2.0, in_batch_negatives=in_batch,
-                 replicate_cached_queue_bug=cached)  # fmt: skip
+    options = {"tau_neg": 2.0, "alpha": 0.5, "beta": 2.0, "in_batch_negatives": in_batch,
+               "replicate_cached_queue_bug": cached}  # fmt: skip
     left, right = z.clone().requires_grad_(), z.clone().requires_grad_()
-    found = QueueObjective(cfg)(left, k, queue)
+    found = with_queue(left, k, queue, **options)
     pulled, pushed = slow_queue(F.normalize(right, dim=-1), k, queue, 1.0, 2.0, in_batch, cached)
     close(found["attraction"], 0.5 * pulled.detach())
     close(found["repulsion"], 2 * pushed.detach())
@@ -327,9 +344,9 @@ def test_cached_queue_product_is_another_loss():
     """Bug 2 of the released code, off by default."""
     z, k = random_views(3, 5), random_views(3, 5, seed=1)
     queue = F.normalize(wave(9, 8, 0.5), dim=1)
-    plain = QueueObjective(method(host="queue"))(z, k, queue)["loss"]
-    cached = QueueObjective(method(host="queue", replicate_cached_queue_bug=True))(z, k, queue)
-    assert abs(float(plain - cached["loss"])) > 1e-4
+    plain = with_queue(z, k, queue)["loss"]
+    cached = with_queue(z, k, queue, replicate_cached_queue_bug=True)["loss"]
+    assert abs(float(plain - cached)) > 1e-4
 
 
 # -- diagnostics ---------------------------------------------------------------------------------
@@ -364,7 +381,7 @@ def test_item_14_negative_twin_shuffled_weights_do_not_follow_the_distance():
 
 
 def test_momentum_rises_to_one():
-    values = [momentum_at(p, 0.996) for p in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    values = [cosine_momentum(p, 0.996) for p in (0.0, 0.25, 0.5, 0.75, 1.0)]
     assert values == sorted(values)
     assert values[2] == pytest.approx(0.998)
 

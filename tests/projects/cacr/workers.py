@@ -1,5 +1,7 @@
 """What the two processes of the tests run; importable by name."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -8,18 +10,35 @@ from torch.nn.parallel import DistributedDataParallel
 from common.distributed import process
 from common.encoders.heads import MLPHead, ProjectedEncoder
 from projects.cacr.module import CACR
-from projects.cacr.objective import MomentumObjective, MultiViewObjective, QueueObjective
+from projects.cacr.objective import build_objective, logged_terms, multi_view_terms
 from tests.projects.cacr.conftest import batch, config, method, random_views, wave
+
+
+def multi_view(z: Tensor, **options: object) -> dict[str, Tensor]:
+    """Loss and terms of embeddings (V, B, D) on host=batch."""
+    cfg = method(**options)
+    return multi_view_terms(build_objective(cfg), z, cfg)  # type: ignore[arg-type]
+
+
+def with_queue(z: Tensor, keys: Tensor, queue: Tensor, **options: object) -> dict[str, Tensor]:
+    """Loss and terms on host=queue."""
+    loss = build_objective(method(host="queue", **options))
+    return logged_terms(loss.terms(z, keys, queue), loss.kernel)  # type: ignore[union-attr]
+
+
+def with_momentum(queries: Sequence[Tensor], keys: Sequence[Tensor], **options: object) -> Tensor:
+    """Loss on host=momentum."""
+    return build_objective(method(host="momentum", **options))(queries, keys).loss
 
 
 def objective_value(host: str, z: Tensor, keys: Tensor, **options: object) -> Tensor:
     """Loss of embeddings under a host."""
     if host == "batch":
-        return MultiViewObjective(method(**options))(z)["loss"]
+        return multi_view(z, **options)["loss"]
     if host == "queue":
         queue = F.normalize(wave(12, z.shape[-1], 0.5), dim=1)
-        return QueueObjective(method(host="queue", **options))(z, keys, queue)["loss"]
-    return MomentumObjective(method(host="momentum", **options))([*z], [*keys[:2]])["loss"]
+        return with_queue(z, keys, queue, **options)["loss"]
+    return with_momentum([*z], [*keys[:2]], **options)
 
 
 def one_rank_loss(host: str, **options: object) -> float:

@@ -10,6 +10,7 @@ from common.config import load
 from common.data.speech.transcripts import EOS, SEP, SOS
 from projects.coconut.config import Config
 from projects.coconut.module import Coconut
+from projects.coconut.network import build_network
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/coconut.json").read_text(encoding="utf-8"))
 ER = ("method.mm_weight=0", "method.nspt_weight=0")
@@ -25,7 +26,7 @@ def module_of(*overrides: str, task: int = 1) -> Coconut:
     """A module of the smoke config without dropout and masks, with seeded weights."""
     torch.manual_seed(0)
     cfg = config("model.dropout=0", "model.augment=false", *overrides)
-    return Coconut(cfg, VOCAB, task).train()
+    return Coconut(cfg, build_network(cfg, VOCAB), task).train()
 
 
 def batch(rows: int = 6, num_memory: int = 3, seed: int = 0, samples: int = 1600) -> dict:

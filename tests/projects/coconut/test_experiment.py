@@ -7,12 +7,15 @@ import torch
 
 from common.config import UserError
 from common.data.speech.transcripts import SpokenTarget, TranscriptTokenizer
+from common.encoders.speech.options import BeamSearch
+from common.encoders.speech.speech_to_text import build_speech_to_text, exported_options
 from common.engine.check import inspect
 from common.engine.compare import read_comparison
 from common.engine.run import train
+from common.export.recognizer import Recognizer
 from projects.coconut import build
 from projects.coconut.history import History
-from projects.coconut.networks import Recognizer, build_network, exported_options
+from projects.coconut.network import network_options
 from projects.coconut.stages import Task
 from tests.projects.coconut.conftest import batch, config, module_of
 
@@ -70,8 +73,8 @@ def test_item_10_wav2vec_feature_extractor_is_frozen_the_rest_trains(tmp_path):
         assert parameter.requires_grad is not frozen, name
         assert (parameter.grad is None) is frozen, name
     assert not module.network.encoder.model.feature_extractor.training
-    options = exported_options(config(*words), 12, module.network)
-    again = build_network(**json.loads(json.dumps(options)))
+    options = exported_options(network_options(config(*words), 12), module.network)
+    again = build_speech_to_text(**json.loads(json.dumps(options)))
     again.load_state_dict(module.network.state_dict())
     data = batch(2, 0)
     with torch.no_grad():
@@ -87,7 +90,8 @@ def test_item_15_the_intent_is_generated_text_and_nothing_grows_with_the_tasks()
     assert len(set(sizes)) == 1
     module, data = module_of(), batch(2, 0)
     with torch.no_grad():
-        tokens = module.eval().transcribe(data["waveforms"], data["lengths"], 2)
+        network, search = module.eval().network, BeamSearch(2, max_length=8)
+        tokens = network.transcribe(data["waveforms"], data["lengths"], search)
     assert tokens[:, 0].tolist() == [2, 2]
     assert tokens.shape[1] <= 9
 
@@ -156,7 +160,7 @@ def test_export_gives_equal_outputs_and_the_card_s_lines_work(tmp_path):
         torch.testing.assert_close(after[name], value, rtol=1e-5, atol=1e-6)
     recognize = Recognizer.load(tmp_path)
     spoken = shared.test.spoken
-    found = recognize([spoken.waveforms[i] for i in range(3)], max_length=8)
+    found = recognize([spoken.waveforms[i] for i in range(3)], BeamSearch(max_length=8))
     assert len(found) == 3
     assert isinstance(found[0], SpokenTarget)
     (tmp_path / "tokenizer.json").unlink()

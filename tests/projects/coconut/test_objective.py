@@ -13,14 +13,13 @@ from common.losses.functional.knowledge import (
     softened_divergence,
 )
 from common.losses.functional.teacher_student import teacher_sup_con
+from common.losses.functional.tokens import token_sums
 from projects.coconut.config import MethodConfig
 from projects.coconut.objective import (
-    Embeddings,
     mm_loss,
     nspt_loss,
     nspt_weight,
     teacher_rows,
-    token_sums,
 )
 from tests.projects.coconut.conftest import ER, GOLDEN, batch, config, module_of, unit_rows
 
@@ -30,7 +29,7 @@ DENOMINATORS = ("with_positive", "literal", "literal_self")
 
 
 def loss(method: MethodConfig, student, teacher, labels=LABELS, memory=MEMORY):
-    return nspt_loss(method, Embeddings(student, teacher), labels, memory)
+    return nspt_loss(method, student, teacher, labels, memory)
 
 
 def slow_nspt(h, teacher, labels, memory, tau, denominator, design="nspt", anchors="rehearsal"):
@@ -351,7 +350,7 @@ def test_item_18_student_equal_to_its_teacher_has_no_audio_or_token_distillation
 def test_cross_entropy_ignores_padding_unless_told_to_count_it():
     logits = torch.zeros(1, 3, 5)
     tokens = torch.tensor([[2, 4, 3, 0]])
-    sums, counts = token_sums(logits, tokens)
+    sums, counts = token_sums(logits, tokens, pad_id=0)
     assert counts.tolist() == [2]
     assert float(sums) == pytest.approx(2 * math.log(5))
-    assert token_sums(logits, tokens, count_pad=True)[1].tolist() == [3]
+    assert token_sums(logits, tokens, pad_id=0, count_pad=True)[1].tolist() == [3]

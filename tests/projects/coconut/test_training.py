@@ -5,13 +5,13 @@ import torch
 
 from common.config import UserError
 from common.data.incremental import closest_to_mean, herding, select_memory
+from common.data.speech.sources import NUM_CLASSES, spoken_part
+from common.encoders.speech.options import BeamSearch
 from projects.coconut.data import (
-    NUM_CLASSES,
     Samples,
     TaskSpeech,
     build_scenario,
     build_tokenizer,
-    load_part,
     memory_slots,
     quota,
 )
@@ -168,9 +168,7 @@ def test_item_18_hypotheses_are_the_teacher_s_and_are_cached():
         found = teacher_hypotheses(shared, module)
         one = shared.train.batch([6], [0], TaskSpeech(shared.train, memory, memory).counter)
         states, mask = module.teacher.network.encode(one["waveforms"], one["lengths"])
-        alone = module.teacher.network.generate(states, mask, beam_size=2, max_length=8, power=0.6)[
-            0
-        ]
+        alone = module.teacher.network.generate(states, mask, BeamSearch(2, 0.6, 8))[0]
     assert found.shape == (8, 9)
     assert not found[3].any()
     assert found[6, : len(alone)][alone != 0].tolist()[:3] == alone[alone != 0].tolist()[:3]
@@ -310,6 +308,6 @@ def test_tokenizer_and_samples_are_functions_of_the_training_part():
     cfg = config()
     first, second = build_tokenizer(cfg), build_tokenizer(cfg)
     assert first.to_json() == second.to_json()
-    samples = Samples(load_part(cfg, "test"), first, cfg.data, "target")
+    samples = Samples(spoken_part(cfg.data, "test", cfg.seed), first, cfg.data, "target")
     assert samples.text is samples.tokens
     assert isinstance(Task(cfg).module(0), Coconut)

@@ -80,7 +80,7 @@ def test_mechanism_table_is_deterministic(tmp_path):
 
 def test_export_keeps_the_embeddings_and_the_readme_s_lines_work(tmp_path):
     from common.export.safetensors import load_safetensors
-    from projects.dcl.module import build_network
+    from common.families.images.networks import build_network
 
     cfg = config()
     experiment = build(cfg)

@@ -6,10 +6,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.losses.functional.two_view import anchor_scores, dcl, von_mises_fisher_weight
+from common.losses.functional.two_view import (
+    anchor_scores,
+    dcl,
+    npc_multiplier,
+    von_mises_fisher_weight,
+)
 from common.losses.two_view import DCLLoss, NTXentLoss
 from projects.dcl.evaluate import gradient_identity_error
-from projects.dcl.objective import OneWayObjective, TwoViewObjective, npc_multiplier
+from projects.dcl.objective import OneWayObjective, TwoViewObjective
 from tests.projects.dcl.conftest import GOLDEN, method, random_views, views, wave
 from tests.projects.dcl.workers import one_rank_loss
 

@@ -9,10 +9,11 @@ import torch
 from common.config import UserError
 from common.data.offline import OfflineCache
 from common.data.text.lexical import surface_similarity
+from common.encoders.state_dict import weights_digest
 from common.engine.module import freeze
 from projects.debcse.config import IpwConfig
 from projects.debcse.data import length_difference
-from projects.debcse.mining import mine, scorer_digest, with_variants
+from projects.debcse.mining import mine, with_variants
 from projects.debcse.paraphrase import build_prompt, paraphrase, parse_paraphrase
 from projects.debcse.record import SUMMARY, PairRecord, label_shares
 from projects.debcse.sampling import PairSampler
@@ -129,14 +130,14 @@ def test_item_7_scorer_is_left_as_it_was(tmp_path):
 
     cfg = config(f"runs_dir={tmp_path}")
     scorer = freeze(build_encoder(cfg.model))
-    before = scorer_digest(scorer)
+    before = weights_digest(scorer)
     texts = [f"sentence {i} of {i % 5} words" for i in range(40)]
     mine(cfg, texts, scorer)
-    assert scorer_digest(scorer) == before
+    assert weights_digest(scorer) == before
     assert not scorer.training
     assert not any(p.requires_grad or p.grad is not None for p in scorer.parameters())
     next(scorer.parameters()).data.add_(1)  # the twin: the digest sees a change
-    assert scorer_digest(scorer) != before
+    assert weights_digest(scorer) != before
 
 
 @pytest.mark.parametrize("kind", ["word_levenshtein", "char_levenshtein", "jaccard"])

@@ -252,11 +252,26 @@ def test_item_19_switches_are_config_keys():
         ("pool.pos_k=-1", "pool sizes"),
         ("method.temperature=0", "must be > 0"),
         ("data.nli_sentences=-1", "must be >= 0"),
+        ("method.hard_weight=0", "hard_weight must be > 0"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(override, message):
     with pytest.raises(UserError, match=message):
         config(override)
+
+
+def test_twin_weight_is_refused_where_nothing_is_drawn():
+    """The term exists for drawn pairs; it would be ignored without a word."""
+    nothing = ("ipw.positives=self", "ipw.negatives=none")
+    with pytest.raises(
+        UserError, match=r"method.twin_weight.*ipw.positives=self.*nothing is drawn"
+    ):
+        config("method.twin_weight=0.5", *nothing)
+    with pytest.raises(UserError, match="nothing is drawn"):
+        config("method.twin_weight=0.5", "ipw.positives=augmented", "ipw.negatives=none")
+    assert config(*nothing).num_views == 2
+    for drawn in ("ipw.positives=self", "ipw.negatives=none"):  # the other side is still drawn
+        assert config("method.twin_weight=0.5", drawn).num_views > config(drawn).num_views
 
 
 def test_pools_know_their_size():

@@ -23,7 +23,7 @@ from projects.debcse.config import MethodConfig
 from projects.debcse.data import corpus, nli_sentences, twin_views
 from projects.debcse.evaluate import frequency_cosine
 from projects.debcse.module import DebCSE, Objective
-from projects.debcse.stages import scorer_path
+from projects.debcse.stages import scorer_module, scorer_path
 from projects.debcse.tasks import mine_pairs, report_pairs
 from tests.projects.debcse.conftest import config, tiny_scorer
 from tests.projects.debcse.workers import three_steps, triplet_views
@@ -79,6 +79,23 @@ def test_loss_by_the_sheet_s_formula():
     assert abs(float(found - without)) > 1e-3
 
 
+@pytest.mark.parametrize("alpha", [0.25, 3.0])
+def test_hard_weight_multiplies_the_own_hard_negative_s_term(alpha):
+    """The weight is a factor of exp(s / tau), so its logarithm is added to the logit."""
+    a, p, n = torch.nn.functional.normalize(sentences(5, 3, 8).detach(), dim=2).unbind(1)
+    e_p, e_n = (a @ p.T / 0.5).exp(), (a @ n.T / 0.5).exp()
+    own = torch.eye(5, dtype=torch.float64)
+
+    def loss(negatives):
+        return -(e_p.diag() / (e_p.sum(1) + negatives.sum(1))).log().mean()
+
+    found = Objective(MethodConfig(temperature=0.5, hard_weight=alpha))(a, p, n).loss
+    assert_close(found, loss(e_n * (1 + (alpha - 1) * own)))
+    # twins: the weight left out, added as it is, and given to all hard negatives
+    for other in (e_n, e_n * (1 + (np.exp(alpha) - 1) * own), e_n * alpha):
+        assert abs(float(found - loss(other))) > 1e-3
+
+
 def test_twin_term_adds_half_a_loss():
     a, p, n, t = sentences(5, 4, 8).detach().unbind(1)
     plain, extra = Objective(MethodConfig()), Objective(MethodConfig(twin_weight=0.5))
@@ -101,6 +118,15 @@ def test_gradient_reaches_every_parameter_through_all_views():
     }
     assert not {n for n in untouched if "token_type" not in n and "position" not in n}
     assert module.negatives_per_query(8) == 15
+
+
+def test_scorer_of_a_run_with_the_twin_term_is_trained_on_twins_alone():
+    """The scorer has no drawn pairs, hence no such term, and equals that of a run without it."""
+    states = [
+        scorer_module(config(*words)).state_dict() for words in ((), ("method.twin_weight=0.5",))
+    ]
+    assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+    assert scorer_module(config("method.twin_weight=0.5")).objective.twin_weight == 0
 
 
 # -- batches -------------------------------------------------------------------------------------
@@ -363,3 +389,12 @@ def test_item_16_frequency_cosine_sees_the_bias():
     biased[:30, 0] -= 2
     assert frequency_cosine(even, texts, counts) > 0.99
     assert frequency_cosine(biased, texts, counts) < 0.9
+
+
+def test_item_16_frequency_of_a_text_is_its_mean_log_count():
+    """One very frequent word beside a rare one weighs less than two fairly frequent ones."""
+    counts = {"rare": 1, "fair": 100, "common": 1000}
+    texts = ["rare rare", "rare common", "fair fair"]
+    first, other = torch.eye(2)
+    assert frequency_cosine(torch.stack([first, other, first]), texts, counts) > 0.99
+    assert frequency_cosine(torch.stack([first, first, other]), texts, counts) < 0.01

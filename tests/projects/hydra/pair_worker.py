@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.distributed.process import rank
+from common.losses.functional.gated_pairs import dense_pair_loss
 from common.losses.multi_positive import HydraLoss
 from projects.hydra.module import Hydra
-from projects.hydra.objective import dense_pair_loss
 from tests.projects.hydra.conftest import batch_of, module_of
 
 

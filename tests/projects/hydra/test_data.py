@@ -9,10 +9,10 @@ from PIL import Image
 
 from common.config import UserError
 from common.data.samplers import sample_rng
+from common.families.images.data import eval_transform
 from projects.hydra.data import (
     build_data,
-    eval_transform,
-    labelled_set,
+    image_part,
     num_samples,
     requirements,
     train_transform,
@@ -26,13 +26,13 @@ def mini(*overrides):
 
 def ids_of(source):
     """One hash per image of a set."""
-    images = source.open(eval_transform(mini().data)).images
+    images = source.source(eval_transform(mini().data)).images
     return [hash(image.numpy().tobytes()) for image in images]
 
 
 def test_mini_trains_on_a_balanced_subset_that_the_seed_draws():
-    first, other = labelled_set(mini(), "train"), labelled_set(mini("seed=1"), "train")
-    assert len(first) == len(other) == 4000 == num_samples(mini().data)
+    first, other = image_part(mini(), "train"), image_part(mini("seed=1"), "train")
+    assert len(first.labels) == len(other.labels) == 4000 == num_samples(mini())
     assert set(Counter(first.labels.tolist()).values()) == {400}
     shared = len(set(ids_of(first)) & set(ids_of(other)))
     assert 1000 < shared < 3000
@@ -40,14 +40,14 @@ def test_mini_trains_on_a_balanced_subset_that_the_seed_draws():
 
 
 def test_test_and_development_images_are_never_trained_on():
-    trained = set(ids_of(labelled_set(mini("data.train_samples=9000"), "train")))
+    trained = set(ids_of(image_part(mini("data.limit=9000"), "train")))
     for split in ("test", "dev"):
-        held = labelled_set(mini(f"eval.split={split}"), "test")
-        assert len(held) == 1000
+        held = image_part(mini(f"eval.split={split}"), "test")
+        assert len(held.labels) == 1000
         assert set(Counter(held.labels.tolist()).values()) == {100}
         assert len(trained & set(ids_of(held))) <= 2  # near-duplicates of the set itself
     with pytest.raises(UserError, match="multiple of 10"):
-        labelled_set(mini("data.train_samples=4001"), "train")
+        image_part(mini("data.limit=4001"), "train")
 
 
 @pytest.mark.parametrize("kind", ["crop", "simclr", "randaugment", "dino", "three_augment"])
@@ -124,9 +124,9 @@ def test_own_folders_are_read(folder):
     )  # fmt: skip
     batch = next(iter(build_data(cfg).train_dataloader()))
     assert batch["view_1"].shape == (8, 3, 16, 16)
-    assert labelled_set(cfg, "test").class_names == ["day", "night"]
-    assert len(labelled_set(cfg, "test")) == 6
-    assert num_samples(cfg.data) == 12
+    assert image_part(cfg, "test").class_names == ["day", "night"]
+    assert len(image_part(cfg, "test").labels) == 6
+    assert num_samples(cfg) == 12
     assert [need.present for need in requirements(cfg)] == [True]
 
 
@@ -138,5 +138,5 @@ def test_missing_sets_are_user_errors(tmp_path):
     ):
         cfg = config(f"data.source={source}", f"data.root={tmp_path}", *extra)
         with pytest.raises(UserError, match=message):
-            labelled_set(cfg, "train")
+            image_part(cfg, "train")
         assert [need.present for need in requirements(cfg)] == [False]

@@ -11,8 +11,9 @@ from common.engine.compare import read_comparison
 from common.engine.run import train
 from common.export.safetensors import load_safetensors
 from projects.hydra import build
+from projects.hydra.gates import BasicGate, OpenGate
 from projects.hydra.module import Hydra
-from projects.hydra.networks import BasicGate, HydraNet, OpenGate
+from projects.hydra.networks import HydraNet
 from projects.hydra.relations import (
     CIFAR10_PATHS,
     class_pairs,
@@ -39,13 +40,13 @@ def test_item_14_training_reports_spectrum_and_class_relations(tmp_path):
     assert metrics["knn20_top1"] > 0.5
     for name in ("participation_ratio", "effective_rank", "z_participation_ratio", "z_std"):
         assert metrics[name] > 0
-    for name in ("spectrum", "embedding_map", "gate_overlap", "class_similarity"):
+    for name in ("spectrum", "map", "gate_overlap", "class_similarity"):
         assert (run / "plots" / f"{name}.png").stat().st_size > 1000
     for name in ("linear_probe_top1", "knn20_top1"):
         items = json.loads((run / "items" / f"{name}.json").read_text(encoding="utf-8"))
         assert set(items) <= {0.0, 1.0}
         assert sum(items) / len(items) == pytest.approx(metrics[name], abs=0.01)
-    assert (run / "gallery/nearest training images/gallery.json").exists()
+    assert (run / "gallery/nearest neighbours/gallery.json").exists()
     gallery = run / "gallery/other classes in the subspace of a pair/gallery.json"
     rows = json.loads(gallery.read_text(encoding="utf-8"))
     assert len(rows) == 8
@@ -152,7 +153,7 @@ def test_item_13_frozen_simclr_trains_two_stages(tmp_path):
         from common.engine.checkpoint import load
 
         stages[name] = load(path)["state_dict"]
-    shared = [k for k in stages["gate"] if k.startswith(("net.encoder", "net.projector"))]
+    shared = [k for k in stages["gate"] if k.startswith(("network.encoder", "network.projector"))]
     assert len(shared) > 5
     assert all(torch.equal(stages["gate"][k], stages["simclr"][k]) for k in shared)
     names = ("subspace_precision", "subspace_precision_random_gate", "subspace_precision_no_gate")
@@ -240,7 +241,7 @@ def test_resume_is_bit_identical(tmp_path):
     """Eight steps equal four, the checkpoint, four more; with gate noise and a learned scale."""
     from common.engine.checkpoint import load
 
-    words = ["gate.type=stochastic", "temperature.learnable=true", "run_id=r",
+    words = ["gate.type=stochastic", "method.learn_temperature=true", "run_id=r",
              "trainer.keep_checkpoints=5"]  # fmt: skip
     folder = train_smoke(tmp_path, *words) / "checkpoints/train"
     last, middle = folder / "step-00000008.ckpt", folder / "step-00000004.ckpt"

@@ -5,8 +5,9 @@ import torch
 
 from common.config import UserError
 from projects.hydra.config import GateConfig
+from projects.hydra.gates import OpenGate, build_gate
 from projects.hydra.module import Hydra
-from projects.hydra.networks import HydraNet, OpenGate, build_backbone, build_gate
+from projects.hydra.networks import HydraNet, build_backbone, network_options
 from tests.projects.hydra.conftest import batch_of, config, module_of
 
 A, B = torch.tensor([0, 3, 5, 2]), torch.tensor([1, 3, 0, 7])
@@ -30,7 +31,7 @@ def test_item_1_gate_is_symmetric_and_between_0_and_1(fuse, mode):
 
 def test_item_1_gate_depends_on_the_labels_alone():
     """Item 1: other images, same gates; another pair, another gate."""
-    net = module_of().net.eval()
+    net = module_of().network.eval()
     before = net.gate(A, B)
     net(torch.randn(4, 3, 16, 16))
     assert torch.equal(net.gate(A, B), before)
@@ -52,7 +53,7 @@ def test_item_12_all_gate_types_are_selectable():
         terms = module.losses(batch_of())
         terms["loss"].backward()
         assert torch.isfinite(terms["loss"])
-        gate = module.net.gate
+        gate = module.network.gate
         noisy = not torch.equal(gate(A, B), gate(A, B))
         assert noisy == (kind in ("gumbel", "stochastic"))
         gate.eval()
@@ -106,7 +107,7 @@ def test_item_7_online_head_does_not_reach_the_encoder():
         found = grads(module_of(f"online_head.sup_loss={sup_loss}"), batch)
         encoder = [g for n, g in found.items() if "encoder" in n and g is not None]
         assert any(bool(g.any()) for g in encoder) == reached
-        assert bool(found["net.head.weight"].any())
+        assert bool(found["network.head.weight"].any())
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_baselines_build_and_train_only_what_they_use(overrides, unused):
     views = 2 if "data.views=2" in overrides else 1
     found = grads(module, batch_of(views=views))
     assert [n for n, g in found.items() if g is None or not bool(g.any())] == []
-    assert not any(f"net.{part}." in n for part in unused for n in found)
+    assert not any(f"network.{part}." in n for part in unused for n in found)
 
 
 def test_simclr_baseline_ignores_labels_and_supcon_does_not():
@@ -137,17 +138,17 @@ def test_simclr_baseline_ignores_labels_and_supcon_does_not():
 
 def test_frozen_encoder_keeps_weights_and_statistics():
     module = module_of("method.frozen_simclr=true")
-    before = {k: v.clone() for k, v in module.net.state_dict().items()}
+    before = {k: v.clone() for k, v in module.network.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.5)
     module.losses(batch_of())["loss"].backward()
     optimizer.step()
-    after = module.net.state_dict()
+    after = module.network.state_dict()
     changed = {k.split(".")[0] for k in before if not torch.equal(before[k], after[k])}
     assert changed == {"gate", "head"}
 
 
 def test_learnable_temperature_moves_and_stays_in_bounds():
-    module = module_of("temperature.learnable=true")
+    module = module_of("method.learn_temperature=true")
     assert grads(module, batch_of())["logit_scale.log_scale"].abs() > 0
     module.logit_scale.log_scale.data.fill_(9.0)
     module.after_optimizer_step()
@@ -164,9 +165,9 @@ def test_negatives_per_query_are_those_of_neither_class():
 
 def test_paper_networks_have_the_sheet_s_sizes():
     with torch.device("meta"):
-        net = Hydra(config(name="paper")).net
+        net = Hydra(config(name="paper")).network
         features, projections = net(torch.zeros(2, 3, 32, 32))
-        big = Hydra(config(name="paper_imagenet")).net
+        big = Hydra(config(name="paper_imagenet")).network
     assert features.shape == (2, 512)
     assert projections.shape == (2, 256)
     assert [type(m).__name__ for m in net.projector] == [
@@ -181,13 +182,15 @@ def test_paper_networks_have_the_sheet_s_sizes():
 def test_fine_tuning_starts_from_an_export_and_decays_layers(tmp_path):
     from common.export.safetensors import save_safetensors
 
-    net = HydraNet(8, "resnet18", image_size=16, projector_dim=16, out_dim=8)
-    save_safetensors(net, tmp_path, net.options)
+    words = ["model.backbone=resnet18", "model.projector_dim=16", "model.out_dim=8"]
+    options = network_options(config(*words))
+    net = HydraNet(**options)
+    save_safetensors(net, tmp_path, options)
     module = module_of(
         "model.backbone=resnet18", f"model.init_from={tmp_path}", "layer_decay=0.5",
         "method.objective=cross_entropy", "online_head.sup_loss=true",
     )  # fmt: skip
-    own, given = module.net.encoder.state_dict(), net.encoder.state_dict()
+    own, given = module.network.encoder.state_dict(), net.encoder.state_dict()
     assert all(torch.equal(own[k], given[k]) for k in own)
     groups = module.parameter_groups()
     assert min(g.get("lr_scale", 1.0) for g in groups) < 0.1

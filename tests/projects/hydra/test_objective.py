@@ -6,16 +6,15 @@ import torch.nn.functional as F
 
 from common.data.image.class_pairs import partner_labels
 from common.data.samplers import sample_rng
-from common.losses.multi_positive import HydraLoss
-from projects.hydra.data import build_data
-from projects.hydra.networks import bernoulli_entropy
-from projects.hydra.objective import (
-    PairMasks,
+from common.losses.functional.gated_pairs import (
     dense_pair_loss,
     gated_logits,
     pair_masks,
     per_positive_loss,
 )
+from common.losses.multi_positive import HydraLoss
+from projects.hydra.data import build_data
+from projects.hydra.gates import bernoulli_entropy
 from tests.distributed.pool import Pool
 from tests.projects.hydra.conftest import (
     GOLDEN,
@@ -47,7 +46,7 @@ def test_item_2_module_reproduces_the_golden_values(case):
     """Item 2: the project's own objective gives the official loss, gradients and activation."""
     x, labels, partners, gate = golden_inputs(case)
     module = module_of("method.exclude_self=false")
-    module.net.gate = FixedGate(gate)
+    module.network.gate = FixedGate(gate)
     scale = torch.tensor(1 / case["temperature"], dtype=torch.float64)
     terms = module.gated_pairs(x, None, {"labels": labels, "partner_labels": partners}, scale)
     assert_golden(x, gate, terms["objective"], case["outputs"])
@@ -152,7 +151,7 @@ def two_ranks():
 
 @pytest.mark.parametrize(
     "overrides",
-    [[], ["data.views=2", "temperature.learnable=true"], ["method.renormalise_after_gate=true"]],
+    [[], ["data.views=2", "method.learn_temperature=true"], ["method.renormalise_after_gate=true"]],
 )
 def test_item_8_two_processes_train_as_one(two_ranks, overrides):
     """Item 8: weights of encoder, filter and head after three steps of the joint batch."""
@@ -221,7 +220,7 @@ def test_item_11_activation_and_entropy_of_the_gates_are_logged():
     module = module_of()
     batch = batch_of()
     terms = module.losses(batch)
-    gate = module.net.gate(batch["labels"], batch["partner_labels"])
+    gate = module.network.gate(batch["labels"], batch["partner_labels"])
     assert torch.allclose(terms["gate_activation"], gate.sum(1).mean(), rtol=1e-4)
     entropy = torch.distributions.Bernoulli(gate).entropy().mean()
     assert torch.allclose(terms["gate_entropy"], entropy, rtol=1e-4)
@@ -259,13 +258,9 @@ def test_excluding_the_sample_itself_is_a_switch():
 def test_two_views_contrast_view_1_with_view_2():
     module = module_of("data.views=2").eval()
     batch = batch_of(views=2)
-    query, key = module.net(batch["view_1"])[1], module.net(batch["view_2"])[1]
+    query, key = module.network(batch["view_1"])[1], module.network(batch["view_2"])[1]
     labels, partners = batch["labels"], batch["partner_labels"]
-    gate = module.net.gate(labels, partners)
+    gate = module.network.gate(labels, partners)
     wanted = dense_pair_loss(query, key, gate, labels, partners, module.logit_scale())
     found = module.losses(batch)["objective"]
     assert torch.allclose(found, wanted, rtol=1e-4)
-
-
-def test_masks_are_named():
-    assert PairMasks._fields == ("positives", "negatives")

@@ -1,12 +1,19 @@
 """The rewrite stage: prompts, parser, restart, and a real (tiny) language model."""
 
+import multiprocessing as mp
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 
 import pytest
 
-from common.config import UserError
+from common.config import ROOT, UserError
+from common.data.row_map.options import RowMapConfig
 from common.data.samplers import sample_rng
-from common.data.text.rewriting import read_lines, transform_lines
+from common.decoding.options import ServerConfig
 from projects.laclip.config import RewriteConfig
 from projects.laclip.rewrite import (
     ARROW,
@@ -17,6 +24,7 @@ from projects.laclip.rewrite import (
     parse_rewrite,
     rewrite_file,
 )
+from tests.completion_server import CompletionServer
 
 TYPES = ("chatgpt", "bard", "mscoco", "human")
 
@@ -96,23 +104,9 @@ def test_item_12_sources_and_alias():
         demonstrations("llama", rng())
 
 
-def echo(prompts, rngs):
-    """A stand-in generator: number drawn by the line's own generator, then the caption."""
-    captions = [p.rsplit("\n", 1)[-1].removesuffix(f" {ARROW}") for p in prompts]
-    return [f" {int(r.integers(1000))} {c}\nrest" for c, r in zip(captions, rngs, strict=True)]
-
-
-def run(source, target, generate=echo, batch_size=4, seed=1, **settings):
-    return transform_lines(
-        read_lines(source),
-        target,
-        make_prompt=lambda text, r: build_prompt(text, "human", r),
-        generate=generate,
-        parse=parse_rewrite,
-        batch_size=batch_size,
-        seed=seed,
-        settings=settings,
-    )
+def run_cfg(source, target, **options):
+    options = {"max_new_tokens": 8, "batch_size": 2, "device": "cpu", **options}
+    return RewriteConfig(input=str(source), output=str(target), **options)
 
 
 @pytest.fixture
@@ -120,28 +114,6 @@ def captions(tmp_path):
     path = tmp_path / "captions.txt"
     path.write_text("".join(f"caption number {i}\n" for i in range(11)), encoding="utf-8")
     return path
-
-
-@pytest.mark.parametrize("kept_bytes", [0, 1, 60, 137])
-def test_item_13_restart_continues_after_the_last_complete_line(captions, tmp_path, kept_bytes):
-    """Item 13: stopped anywhere, half a line included, the final file is the uninterrupted one."""
-    assert run(captions, tmp_path / "full.txt") == 11
-    full = (tmp_path / "full.txt").read_bytes()
-    lines = full.decode().splitlines()
-    assert [line.split(" ", 1)[1] for line in lines] == [f"caption number {i}" for i in range(11)]
-    calls = []
-
-    def counted(prompts, rngs):
-        calls.append(len(prompts))
-        return echo(prompts, rngs)
-
-    run(captions, tmp_path / "part.txt")
-    (tmp_path / "part.txt").write_bytes(full[:kept_bytes])
-    done = full[:kept_bytes].count(b"\n")
-    assert run(captions, tmp_path / "part.txt", counted) == 11 - done
-    assert (tmp_path / "part.txt").read_bytes() == full
-    assert sum(calls) == 11 - done + done % 4
-    assert run(captions, tmp_path / "part.txt", counted) == 0
 
 
 def test_missing_input_is_named(tmp_path):
@@ -154,42 +126,124 @@ def test_missing_input_is_named(tmp_path):
 
 
 def test_model_that_is_not_there_is_a_user_error(captions, tmp_path):
-    cfg = RewriteConfig(
-        input=str(captions), output=str(tmp_path / "out.txt"), model=str(tmp_path / "nothing")
-    )
-    with pytest.raises(UserError):
-        rewrite_file(cfg)
-    (tmp_path / "nothing").mkdir()
-    with pytest.raises(UserError, match="cannot load a causal LM"):
-        rewrite_file(cfg)
+    (tmp_path / "empty").mkdir()
+    for place in ("nothing", "empty"):
+        with pytest.raises(UserError, match=place):
+            rewrite_file(run_cfg(captions, tmp_path / f"{place}.txt", model=str(tmp_path / place)))
 
 
-def test_rewrite_task_end_to_end_and_restarted(captions, tmp_path):
-    """Item 13 with a real LM: a stopped file continues to the same bytes; one line per input line."""
+def test_an_output_of_somebody_else_is_not_overwritten(captions, tmp_path):
+    (tmp_path / "out.txt").write_text("precious")
+    with pytest.raises(UserError, match="delete it or choose another output"):
+        rewrite_file(run_cfg(captions, tmp_path / "out.txt"))
+    assert (tmp_path / "out.txt").read_text() == "precious"
 
-    def cfg(name):
-        return RewriteConfig(
-            input=str(captions), output=str(tmp_path / name), max_new_tokens=8, batch_size=4,
-            device="cpu",
-        )  # fmt: skip
 
-    assert rewrite_file(cfg("full.txt")) == 11
-    full = (tmp_path / "full.txt").read_bytes()
+def test_item_13_one_line_per_caption_and_other_settings_refused(captions, tmp_path):
+    """Item 13 with a real LM: one line per input line, no prompt in it, nothing done twice."""
+    cfg = run_cfg(captions, tmp_path / "out.txt")
+    assert rewrite_file(cfg).computed == 11
+    full = (tmp_path / "out.txt").read_bytes()
     assert full.count(b"\n") == 11
     assert INSTRUCTION not in full.decode()
-    rewrite_file(cfg("part.txt"))
-    (tmp_path / "part.txt").write_bytes(full[: full.index(b"\n") + 5])
-    assert rewrite_file(cfg("part.txt")) == 10
-    assert (tmp_path / "part.txt").read_bytes() == full
+    assert rewrite_file(cfg).computed == 0
+    for change in ({"seed": 2}, {"temperature": 0.5}, {"source_type": "human"}):
+        with pytest.raises(UserError, match="was made for another"):
+            rewrite_file(run_cfg(captions, tmp_path / "out.txt", **change))
+    assert (tmp_path / "out.txt").read_bytes() == full
+
+
+def command(source, target):
+    """What `make run PROJECT=laclip CONFIG=smoke TASK=rewrite` runs."""
+    return [
+        sys.executable, "-m", "common.cli", "run", "laclip", "smoke", "--task", "rewrite",
+        f"rewrite.input={source}", f"rewrite.output={target}", "rewrite.max_new_tokens=8",
+        "rewrite.batch_size=2", "rewrite.device=cpu", "task.chunk_size=2",
+    ]  # fmt: skip
+
+
+def kill_after(parts, pid, alive, folder):
+    """Kill -9 a process once so many parts are there."""
+    while alive() and len(list(folder.glob("part-*.jsonl"))) < parts:
+        time.sleep(0.001)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_item_13_killed_in_the_middle_it_ends_with_the_same_bytes(tmp_path):
+    """`make run PROJECT=laclip TASK=rewrite` as a process, kill -9, and the same command again."""
+    source = tmp_path / "captions.txt"
+    source.write_text("".join(f"caption number {i}\n" for i in range(61)), encoding="utf-8")
+    target, parts = tmp_path / "out.txt", tmp_path / "out.txt.parts"
+    process = subprocess.Popen(command(source, target), cwd=ROOT, stdout=subprocess.DEVNULL)
+    kill_after(3, process.pid, lambda: process.poll() is None, parts)
+    assert process.wait() == -signal.SIGKILL
+    done = sorted(path.name for path in parts.glob("part-*.jsonl"))
+    assert 3 <= len(done) < 31
+    assert not target.exists()
+    again = rewrite_file(run_cfg(source, target), task=RowMapConfig(chunk_size=2))
+    assert 0 < again.computed <= 61 - 2 * len(done)
+    rewrite_file(run_cfg(source, tmp_path / "whole.txt"), task=RowMapConfig(chunk_size=2))
+    assert target.read_bytes() == (tmp_path / "whole.txt").read_bytes()
+
+
+def test_item_13_the_same_through_an_endpoint(tmp_path):
+    """Killed while a server writes; the restart finds it at another address."""
+    source = tmp_path / "captions.txt"
+    source.write_text("".join(f"caption number {i}\n" for i in range(31)), encoding="utf-8")
+    target, parts = tmp_path / "out.txt", tmp_path / "out.txt.parts"
+
+    def answer(prompt, body):
+        return f" {prompt.splitlines()[-1].removesuffix(' =>')} said {body['seed']}\nand more"
+
+    def served(path, url):
+        server = ServerConfig(url, served_model="big", requests=2, retry_seconds=0.01)
+        return rewrite_file(run_cfg(source, path), task=RowMapConfig(chunk_size=2), server=server)
+
+    with CompletionServer(answer, seconds=0.05) as server:
+        process = mp.get_context("fork").Process(target=served, args=(target, server.url))
+        process.start()
+        kill_after(3, process.pid, process.is_alive, parts)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert not target.exists()
+    with CompletionServer(answer, lambda n: (500, "once") if n == 0 else None) as server:
+        again = served(target, server.url)
+        assert 0 < again.computed < 31
+        served(tmp_path / "whole.txt", server.url)
+    assert target.read_bytes() == (tmp_path / "whole.txt").read_bytes()
+    lines = target.read_text().splitlines()
+    assert len({line.rpartition(" ")[2] for line in lines}) == 31  # a seed of its own for each
+    assert [line.rpartition(" said ")[0] for line in lines[:2]] == [
+        "caption number 0",
+        "caption number 1",
+    ]
+    with pytest.raises(UserError, match="was made for another model, generator"):
+        rewrite_file(run_cfg(source, target), task=RowMapConfig(chunk_size=2))
+
+
+def test_shares_joined_are_one_process(captions, tmp_path):
+    whole = rewrite_file(run_cfg(captions, tmp_path / "whole.txt"), task=RowMapConfig(chunk_size=4))
+    assert whole.complete
+    for share in ("1/2", "0/2"):
+        assert not (tmp_path / "out.txt").exists()
+        cfg = run_cfg(captions, tmp_path / "out.txt")
+        found = rewrite_file(cfg, task=RowMapConfig(share, chunk_size=4))
+        assert found.complete == (share == "0/2")
+    assert (tmp_path / "out.txt").read_bytes() == (tmp_path / "whole.txt").read_bytes()
+
+
+def test_ray_workers_are_one_process(captions, tmp_path):
+    pytest.importorskip("ray", reason="ray is in the optional group `scale`")
+    rewrite_file(run_cfg(captions, tmp_path / "one.txt"), task=RowMapConfig(chunk_size=4))
+    two = RowMapConfig(chunk_size=4, engine="ray", workers=2)
+    assert rewrite_file(run_cfg(captions, tmp_path / "two.txt"), task=two).computed == 11
+    assert (tmp_path / "two.txt").read_bytes() == (tmp_path / "one.txt").read_bytes()
 
 
 def test_captions_of_a_csv_are_rewritten_row_by_row(official, tmp_path):
     """Item 13: a CSV gives one rewrite per image row, so that the file fits the loader."""
     from common.data.image_text.captions import CaptionFiles
 
-    cfg = RewriteConfig(
-        input=str(official / "toy/toy.csv"), output=str(official / "toy/toy_new.txt"),
-        max_new_tokens=4, device="cpu",
-    )  # fmt: skip
-    assert rewrite_file(cfg) == 12
+    cfg = run_cfg(official / "toy/toy.csv", official / "toy/toy_new.txt", max_new_tokens=4)
+    assert rewrite_file(cfg).computed == 12
     assert len(CaptionFiles(official / "toy/toy.csv", [official / "toy/toy_new.txt"])) == 12

@@ -19,8 +19,15 @@ from common.data.retrieval.records import (
 from common.data.retrieval.registry import known_set
 from common.evaluation.retrieval.mining import select_negatives
 from common.evaluation.search import SearchResult
-from projects.nv_embed.config import SetConfig
-from projects.nv_embed.data import described, mined, of_stage, read_set, stage_data, training_tasks
+from common.families.retrieval.config import TrainingSet
+from common.families.retrieval.training_sets import (
+    described,
+    mined,
+    read_set,
+    stage_data,
+    training_tasks,
+)
+from projects.nv_embed.stages import of_stage
 from tests.projects.nv_embed.conftest import config, encoder
 from tests.projects.nv_embed.workers import batches
 from tests.unit.losses.golden import load
@@ -226,8 +233,8 @@ def test_sets_of_a_config(tmp_path):
     (task,) = training_tasks(config(*base, f"data.sets={{own: {own}}}"))
     assert (task.name, task.instruction, len(task.records)) == ("own", "find", 2)
     assert read_task(path).records[0].positives == ("p",)
-    assert described("msmarco", SetConfig()) == known_set("msmarco")
-    assert described("msmarco", SetConfig(instruction="y", symmetric=True)).symmetric
+    assert described("msmarco", TrainingSet()) == known_set("msmarco")
+    assert described("msmarco", TrainingSet(instruction="y", symmetric=True)).symmetric
     for sets, message in [
         ("{msmarko: {}}", "did you mean 'msmarco'"),
         ("{msmarco: {}}", "is not bundled"),
@@ -255,7 +262,7 @@ def test_bundled_sets():
     assert sum(bool(r.negatives) for r in tasks["wikides"].records) > 20
     assert tasks["snips"].symmetric
     labels = config("data.class_positives=label", name="mini")
-    named = read_set(labels, "snips", SetConfig(limit=30))
+    named = read_set(labels, "snips", TrainingSet(limit=30))
     assert not named.symmetric
     assert named.records[0].positives[0] == named.records[0].label.replace("_", " ")
 

@@ -20,7 +20,7 @@ from common.data.samplers import SeededBatchSampler
 from common.distributed import process
 from common.engine import trainer as engine
 from common.engine.run import train
-from projects.nv_embed.data import stage_data, training_tasks
+from common.families.retrieval.training_sets import stage_data, training_tasks
 from projects.nv_embed.module import NvEmbed
 from tests.projects.nv_embed.conftest import config, encoder
 

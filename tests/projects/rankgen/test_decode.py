@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from common.decoding.language_model import Continuation
-from common.decoding.policies import Policy
+from common.decoding.options import Policy
 from common.engine.workspace import Workspace
 from common.evaluation.generation.preference import write_form
 from projects.rankgen import tasks

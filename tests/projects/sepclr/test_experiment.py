@@ -78,7 +78,7 @@ def test_item_7_negative_twin_before_training_the_norms_are_alike(tmp_path):
     cfg = config()
     module, pair = module_of().eval(), set_pair(cfg, "test")
     with evaluated(module, cfg.trainer.accelerator):
-        _, codes = features(cfg, module, pair, Workspace(tmp_path))
+        _, codes = features(cfg, module.network, pair, Workspace(tmp_path))
     norms = codes.salient_head.norm(dim=1)
     assert float(norms[pair.target].mean()) < 1.2 * float(norms[~pair.target].mean())
 
@@ -90,7 +90,7 @@ def test_item_8_probes_see_plain_images_before_the_projector_in_eval_mode(tmp_pa
     plain = pair.samples.pixels.float() / 255
     with evaluated(module, cfg.trainer.accelerator):
         assert not module.training
-        _, codes = features(cfg, module, pair, Workspace(tmp_path))
+        _, codes = features(cfg, module.network, pair, Workspace(tmp_path))
     assert module.training
     with evaluation_mode(module):
         common, salient = module.encode(plain)

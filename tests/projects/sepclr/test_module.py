@@ -202,10 +202,11 @@ def test_settings_that_do_not_fit_are_refused():
         "method.attributes=[corner]": "belongs to method.objective=supervised",
         "method.objective=supervised": "belongs to method.objective=supervised",
         "method.discrete=[a]": "must be a part of method.attributes",
-        "method.tau=0": "must be > 0",
+        "method.bandwidth=0": "must be > 0",
+        "method.temperature=0": "must be > 0",
         "method.leakage_weight=-1": "weights >= 0",
         "data.crop_scale=[0.5,0.2]": "increasing pair",
-        "data.train_samples=3": "must be even",
+        "data.limit=3": "must be even",
         "data.source=volumes": "needs model.backbone=convnet3d",
         "eval.split=dev": "part of data.source=digits",
     }.items():

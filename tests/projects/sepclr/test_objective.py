@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from projects.sepclr.objective import (
+from common.losses.functional.independence import gaussian_kl
+from common.losses.functional.sepclr import (
     attribute_loss,
     dependence,
-    gaussian_kl,
     k_jem,
     masked,
     sepclr_terms,

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from projects.simcse.config import MethodConfig
-from projects.simcse.module import Objective, masked_lm_loss
+from projects.simcse.module import Objective
 from tests.projects.simcse.conftest import GOLDEN
 from tests.unit.losses.golden import sentence_head, sentences
 
@@ -52,6 +51,29 @@ def test_golden_loss_and_gradients(case):
     assert logits[0, :6].tolist() == pytest.approx(want["logits_row0_first6"], rel=1e-6)
 
 
+def alone(case, anchor=0, **options):
+    """The project's logit of an anchor's own hard negative minus that of its positive.
+
+    One anchor is a batch of its own, so its loss is log(1 + exp(difference)). In the batches of the
+    recorded losses that term is too small to be seen.
+    """
+    method = MethodConfig(temperature=case["temperature"], **options)
+    z = sentences(case["B"], case["S"], case["d"]).detach()[anchor : anchor + 1]
+    return float(Objective(method)(*z.unbind(1)).loss.expm1().log())
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in GOLDEN["cases"] if c["S"] == 3], ids=lambda c: c["case"]
+)
+def test_golden_logit_of_the_own_hard_negative(case):
+    """Checklist 11: the recorded logits hold the weight; without it the comparison fails."""
+    row, weight = case["outputs"]["logits_row0_first6"], case["hard_negative_logit_weight"]
+    wanted = row[case["B"]] - row[0]
+    assert alone(case, hard_negative_logit=weight) == pytest.approx(wanted, rel=1e-6)
+    for other in {0.0, -weight, weight + 0.1} - {weight}:
+        assert alone(case, hard_negative_logit=other) != pytest.approx(wanted, rel=1e-3)
+
+
 @pytest.mark.parametrize("hard", [False, True])
 def test_rows_are_classified_among_all_columns(hard):
     """Checklist 3: (N, N) or (N, 2N) logits, labels arange(N), the positive in the denominator."""
@@ -87,13 +109,3 @@ def test_temperature_is_fixed():
     assert not list(Objective(MethodConfig()).parameters())
     with pytest.raises(ValueError, match="temperature"):
         MethodConfig(temperature=0.0)
-
-
-def test_masked_lm_loss_is_the_mean_over_labelled_positions():
-    head = nn.Linear(6, 11).double()
-    states = torch.randn(2, 4, 6, dtype=torch.float64)
-    labels = torch.full((2, 4), -100)
-    labels[0, 1], labels[1, 2] = 3, 7
-    want = F.cross_entropy(head(torch.stack([states[0, 1], states[1, 2]])), torch.tensor([3, 7]))
-    torch.testing.assert_close(masked_lm_loss(head, states, labels), want)
-    assert masked_lm_loss(head, states, torch.full((2, 4), -100)) == 0

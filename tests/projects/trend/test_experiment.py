@@ -10,6 +10,7 @@ from common.config import UserError
 from common.data.lidar.poses import compose_actions, planar_pose
 from common.data.lidar.sequences import FrameLists, LidarFrame, Window
 from common.encoders.lidar.bev import BevGrid, CenterHead, decode_boxes, encode_boxes
+from common.encoders.lidar.detector import Detector
 from common.engine.check import inspect
 from common.engine.compare import read_comparison
 from common.engine.run import train
@@ -20,14 +21,13 @@ from projects.trend.data import ForecastSamples, build_data, open_sets
 from projects.trend.evaluate import horizon_figure
 from projects.trend.export import open_backbone
 from projects.trend.finetune import (
-    Detector,
     Finetune,
     build_finetune_data,
     labelled_source,
     transfer_encoder,
 )
 from projects.trend.forecasts import copy_errors, errors_of, held_out, summary
-from projects.trend.networks import build_network
+from projects.trend.networks import build_network, encoder_options
 from projects.trend.sources import num_samples, requirements
 from tests.interrupted import assert_killed, final_state, same
 from tests.projects.trend.conftest import batch_of, config, module_of, samples_of
@@ -157,6 +157,11 @@ def test_the_bundled_drive_is_split_with_a_gap():
 # -- fine-tuning ---------------------------------------------------------------------------------
 
 
+def detector_of(*overrides):
+    cfg = config(*overrides)
+    return Detector(encoder_options(cfg), cfg.finetune)
+
+
 def test_item_14_only_the_encoder_is_transferred():
     """Item 14: equal neck, backbone and head; another encoder is refused with its keys."""
     module = Finetune(config(), module_of().network)
@@ -169,10 +174,10 @@ def test_item_14_only_the_encoder_is_transferred():
     pointers = [{p.data_ptr() for p in d.parameters()} for d in module.detectors.values()]
     assert not pointers[0] & pointers[1]
     assert not any(p.requires_grad for p in module.network.parameters())
-    other = Detector(config("model.widths=[8,24]"))
+    other = detector_of("model.widths=[8,24]")
     with pytest.raises(UserError, match=r"of another shape .*layers\.3\.weight"):
         transfer_encoder(module.network, other)
-    deeper = Detector(config("model.widths=[8,16,16]", "model.strides=[[1,1,1],[2,1,1],[1,1,1]]"))
+    deeper = detector_of("model.widths=[8,16,16]", "model.strides=[[1,1,1],[2,1,1],[1,1,1]]")
     with pytest.raises(UserError, match=r"missing .*layers\.6\.weight"):
         transfer_encoder(module.network, deeper)
 
@@ -203,6 +208,33 @@ def test_item_16_both_detectors_learn(kind):
     assert all((b.scores.diff() <= 0).all() for b in found)
     empty = {**batch, "boxes": [b[:0] for b in batch["boxes"]], "labels": [k[:0] for k in batch["labels"]]}  # fmt: skip
     assert torch.isfinite(module.losses(empty)["loss"])
+
+
+@pytest.mark.parametrize("kind", ["center", "transfusion"])
+def test_the_box_term_has_the_weight_of_the_config(kind):
+    """OpenPCDet: 1.0 on ONCE, 0.25 on nuScenes, 2.0 on Waymo."""
+    terms = {}
+    for weight in (0.25, 1.0):
+        words = [
+            f"finetune.detector={kind}",
+            f"finetune.box_weight={weight}",
+            "finetune.scratch=false",
+        ]
+        cfg = config(*words)
+        torch.manual_seed(0)
+        module = Finetune(cfg).eval()  # equal features for both weights
+        with torch.no_grad():
+            terms[weight] = module.losses(build_finetune_data(cfg).train_set[[(0, 0), (1, 0)]])
+        box = terms[weight]["pretrained_box"]
+        others = sum(v for k, v in terms[weight].items() if k[-4:] in ("heat", "sses"))
+        torch.testing.assert_close(terms[weight]["loss"], others + weight * box)
+        assert box > 0
+    gained = terms[1.0]["loss"] - terms[0.25]["loss"]
+    torch.testing.assert_close(gained, 0.75 * terms[1.0]["pretrained_box"])
+    weights = {"paper": 1.0, "paper_scratch": 1.0, "paper_nuscenes": 0.25, "paper_waymo": 2.0}
+    assert {name: config(name=name).finetune.box_weight for name in weights} == weights
+    with pytest.raises(UserError, match="box_weight must be >= 0"):
+        config("finetune.box_weight=-1")
 
 
 def test_box_codes_heat_maps_and_decoding_agree():
@@ -256,6 +288,8 @@ def test_item_15_ablations_and_papers(name):
     assert sum(cfg.method.epochs) == 48  # as long as the method itself
     assert (cfg.data.sampling == "spread") == (name == "paper_spread_rays")
     assert (cfg.data.ground_threshold < 0) == (name == "paper_all_returns")
+    scans = cfg.finetune.batch_size * cfg.trainer.devices * cfg.trainer.accumulate_grad_batches
+    assert scans == 16  # of a fine-tuning step: 4 GPUs of 4
     heads = {"paper": "center", "paper_waymo": "center", "paper_nuscenes": "transfusion"}
     assert cfg.finetune.detector == heads.get(name, cfg.finetune.detector)
 

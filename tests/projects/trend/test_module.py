@@ -258,6 +258,23 @@ def test_item_2_future_points_do_not_enter_the_encoder():
     assert not torch.allclose(first[1].ranges, third[1].ranges)  # the action changes the output
 
 
+def test_each_frame_is_seen_from_its_own_origin_at_its_own_time():
+    """Items 1, 4: `render` is the network's rendering with the rays of that frame."""
+    module, batch = module_of("method.jitter=false"), batch_of("method.jitter=false")
+    network = module.eval().network
+    found = module.render(batch)
+    volume = network.encode(batch["points"], batch["owner"], 2)
+    future = network.recurrent(volume, batch["actions"], batch["steps"][:, 1])
+    for frame, own in enumerate((volume, future)):
+        wanted = network.render(own, rays_of(batch, frame))
+        for a, b in zip(found[frame], wanted, strict=True):
+            torch.testing.assert_close(a, b)
+    rays, now = rays_of(batch, 1), rays_of(batch, 0)
+    assert not torch.equal(rays.origins, now.origins)
+    for other in (rays._replace(origins=now.origins), rays._replace(time=now.time)):  # twins
+        assert not torch.allclose(network.render(future, other).ranges, found[1].ranges)
+
+
 def test_chunked_rendering_equals_unchunked_with_gradients():
     torch.manual_seed(0)
     batch = as_double(batch_of("data.rays=20"))

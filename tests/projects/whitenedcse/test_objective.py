@@ -55,7 +55,7 @@ def test_item_12_whitening_matches_the_official_values(case):
     assert found.keys() == case["outputs"].keys()
     for name, value in found.items():
         wanted = torch.tensor(case["outputs"][name])
-        torch.testing.assert_close(value.detach(), wanted, rtol=2e-5, atol=2e-5, msg=name)
+        torch.testing.assert_close(value.detach(), wanted, rtol=5e-6, atol=5e-6, msg=name)
 
 
 @pytest.mark.parametrize("change", ["permutation", "method", "gradient"])
@@ -131,6 +131,7 @@ def test_item_3_shuffling_varies_the_output_and_without_it_nothing_does():
 def test_item_4_every_view_has_its_own_permutation():
     """Checklist 4: equal views come out different, unless shuffling is off."""
     same = features(views=1).expand(3, -1, -1)
+    torch.manual_seed(0)  # two of the 105 groupings are equal now and then
     views = WhitenedHead(8, sgw(4)).double().whiten(same)
     for left, right in ((0, 1), (0, 2), (1, 2)):
         assert not torch.allclose(views[left], views[right])

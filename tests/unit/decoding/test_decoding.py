@@ -9,7 +9,8 @@ from common.config import UserError
 from common.data.samplers import sample_rng
 from common.decoding.contrastive import ContrastiveDecoding, contrastive_search
 from common.decoding.language_model import LanguageModel
-from common.decoding.policies import STRATEGIES, Policy, SeededSampling, processors
+from common.decoding.options import STRATEGIES, Policy
+from common.decoding.policies import SeededSampling, processors
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 
 SIZES = {"gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 48},

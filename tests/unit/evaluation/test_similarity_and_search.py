@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from common.config import UserError
 from common.evaluation.matrices import as_matrix, exact_math, index_pairs
 from common.evaluation.search import search, stable_topk
 
@@ -68,7 +67,6 @@ def test_half_precision_input_is_searched_in_float32():
 
 
 def test_faiss_and_torch_agree_also_on_ties():
-    pytest.importorskip("faiss", reason="faiss is not installed (group 'eval')")
     gallery = embeddings(40, dtype=torch.float32).round()
     gallery = torch.cat([gallery, gallery])  # every item twice
     ours = search(gallery[:7], gallery, 5, metric="dot", backend="torch")
@@ -77,11 +75,13 @@ def test_faiss_and_torch_agree_also_on_ties():
     torch.testing.assert_close(ours.scores, theirs.scores)
 
 
-def test_missing_faiss_is_a_user_error(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="faiss is not installed"):
-        search(torch.eye(2), torch.eye(2), 1, backend="faiss")
-    assert search(torch.eye(2), torch.eye(2), 1, backend="auto").indices.tolist() == [[0], [1]]
+def test_faiss_where_it_does_not_apply():
+    gallery = embeddings(9)  # float64
+    with pytest.raises(ValueError, match="float32 on the CPU"):
+        search(gallery, gallery, 1, backend="faiss")
+    with pytest.raises(ValueError, match="no 'exclude'"):
+        search(gallery.float(), gallery.float(), 1, exclude=range(9), backend="faiss")
+    assert search(gallery, gallery, 1, backend="auto").indices[:, 0].tolist() == list(range(9))
 
 
 def test_exact_math_disables_autocast_and_restores_precision():

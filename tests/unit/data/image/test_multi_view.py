@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2.functional import to_pil_image
 
+from common.data.image import simclr
 from common.data.image.multi_view import MultiViews, ViewStack
 from common.data.image.simclr import SimCLRTransform
 from common.data.image.sources import CachedImages, ImageFiles, TrainTransform
@@ -40,6 +42,44 @@ def test_batch_equals_alone_and_epochs_differ():
     torch.testing.assert_close(whole["views"][:, 1:], alone["views"], atol=1e-5, rtol=0)
     assert not torch.equal(alone["views"], data[[(5, 1)]]["views"])
     assert len(data) == 8
+
+
+@pytest.fixture(scope="module")
+def four_views():
+    """A data set, the keys of its 128 images, and their views, each image read alone."""
+    blurred = SimCLRTransform(16, blur_prob=0.5)
+    stack = ViewStack((SimCLRTransform(16), SimCLRTransform(16), blurred, SimCLRTransform(16)))
+    data = MultiViews(CachedImages(images(128), stack), seed=0)
+    keys = [(index, 3) for index in range(128)]
+    return data, keys, torch.cat([data[[key]]["views"] for key in keys], dim=1)
+
+
+@pytest.mark.parametrize("chunk", [4, 100, None])
+@pytest.mark.parametrize("batch_size", [11, 61, 128])
+def test_a_view_does_not_depend_on_its_place_in_the_batch(
+    four_views, batch_size, chunk, monkeypatch
+):
+    """For every cut of the images into batches, and of batches into parts: the same views."""
+    data, keys, alone = four_views
+    if chunk is not None:
+        monkeypatch.setattr(simclr, "_CHUNK_PIXELS", chunk * 16**2)
+    order = torch.randperm(128, generator=torch.Generator().manual_seed(1)).tolist()
+    for start in range(0, 128, batch_size):
+        rows = order[start : start + batch_size]
+        found = data[[keys[row] for row in rows]]["views"]
+        torch.testing.assert_close(found, alone[:, rows], atol=1e-4, rtol=0)
+
+
+def test_batches_and_files_draw_the_same_coins():
+    """An image in memory and the same image read by itself are flipped and greyed alike."""
+    coins = {**OFF, "flip_prob": 0.5, "grey_prob": 0.5, **PLAIN}
+    stack = ViewStack((SimCLRTransform(16, **coins),) * 3)
+    pixels = images(20)
+    whole = stack.batch(pixels, [sample_rng(0, 0, i) for i in range(20)])
+    for i, image in enumerate(pixels):
+        one = stack.one(to_pil_image(image), sample_rng(0, 0, i))
+        torch.testing.assert_close(one, whole[i], atol=1e-4, rtol=0)
+    assert not torch.equal(whole[:, 0], whole[:, 1])
 
 
 def test_each_view_has_its_own_transform():

@@ -73,6 +73,8 @@ def test_large_batches_run_in_parts_of_any_size(monkeypatch):
     torch.testing.assert_close(transform.batch(images, rngs(11)), whole, atol=1e-6, rtol=0)
     with pytest.raises(ValueError, match="one generator for each of the 11 images"):
         transform.batch(images, rngs(10))
+    with pytest.raises(ValueError, match="share a generator"):
+        transform.batch(images[:2], rngs(1) * 2)
 
 
 def test_hue_equals_the_modulo_formula():

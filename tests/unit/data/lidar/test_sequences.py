@@ -11,6 +11,7 @@ from common.data.lidar.augment import PlanarSimilarity, draw_similarity
 from common.data.lidar.kitti import kitti_raw, packed_clip, semantic_classes, semantic_kitti
 from common.data.lidar.nuscenes import nuscenes
 from common.data.lidar.once import once, waymo
+from common.data.lidar.options import PlanarAugment
 from common.data.lidar.poses import (
     compose_actions,
     inverse,
@@ -211,9 +212,7 @@ def test_item_11_mask_hides_whole_blocks_at_the_rate():
 @pytest.mark.parametrize("seed", range(4))
 def test_item_13_augmentation_is_consistent(seed):
     """Item 13: moved points, poses and actions describe one and the same moved drive."""
-    change = draw_similarity(
-        rng(seed), rotation=45, scale=(0.95, 1.05), flip_x_prob=0.5, flip_y_prob=0.5
-    )
+    change = draw_similarity(rng(seed), PlanarAugment(45, (0.95, 1.05), 0.5, 0.5))
     poses = [planar_pose(2.0 * i, 0.3 * i * i, 0.1 * i) for i in range(4)]
     local = rng(seed).normal(size=(6, 3))
     for pose in poses[1:]:

@@ -125,6 +125,43 @@ def test_once_average_precision():
     assert recall_average(np.array([True, False]), 1) == 1
 
 
+def test_once_takes_car_bus_and_truck_for_one_class():
+    """A bus that is called a car is a vehicle that was found; the mean is over three classes."""
+    names = ["Car", "Bus", "Truck", "Pedestrian", "Cyclist"]
+    rows = [(0, 0, 0, 0), (10, 0, 0, 0), (20, 0, 0, 0), (0, 10, 0, 0), (0, 20, 0, 0)]
+    true = [frame(rows, labels=range(5))]
+    called = [frame(rows, labels=[0, 0, 2, 3, 4])]
+    found = once_metrics(called, true, names)
+    assert found["map"] == pytest.approx(1.0)
+    values = {name: found[f"ap_{name}"] for name in ("Vehicle", *names)}
+    wanted = {"Vehicle": 1, "Car": 1, "Bus": 0, "Truck": 1, "Pedestrian": 1, "Cyclist": 1}
+    assert values == pytest.approx(wanted)  # single classes stay apart
+    apart = once_metrics(called, true, names, superclasses={})
+    assert apart["map"] == pytest.approx(0.8)
+    assert "ap_Vehicle" not in apart
+    missed = once_metrics([frame(rows[:4], labels=[0, 1, 2, 3])], true, names)
+    assert missed["map"] == pytest.approx(2 / 3)
+    assert once_metrics(true, true, ["Vehicle", "Pedestrian"])["map"] == pytest.approx(1)  # Waymo's
+
+
+def test_boxes_beyond_the_range_of_their_class_do_not_count():
+    """Pedestrians are judged within 40 m, cars within 50, cones within 30; both sides alike."""
+    rows = [(10, 0, 0, 0), (0, 45, 0, 0)]
+    true = [frame(rows, labels=[0, 0], attributes=["standing", "moving"])]
+    near = [frame(rows[:1], attributes=["standing"])]
+    found = nuscenes_metrics(near, true, ["pedestrian"])
+    assert (found["map"], found["nds"]) == pytest.approx((1.0, 1.0))
+    assert nuscenes_metrics(near, true, ["car"])["map"] < 0.5
+    assert nuscenes_metrics(near, true, ["pedestrian"], ranges={})["map"] < 0.5
+    false = [frame(rows, [0.5, 0.9], labels=[0, 0])]  # the far one would come first
+    assert nuscenes_metrics(false, [frame(rows[:1])], ["pedestrian"])["map"] == pytest.approx(1.0)
+    assert nuscenes_metrics(false, [frame(rows[:1])], ["car"])["map"] < 0.6
+    for name, limit in (("car", 50), ("bicycle", 40), ("barrier", 30), ("traffic_cone", 30)):
+        at, before = (frame([(x, 0, 0, 0)]) for x in (limit, limit - 0.1))
+        assert nuscenes_metrics([at], [at], [name])["map"] == 0  # nothing is left to be found
+        assert nuscenes_metrics([before], [before], [name])["map"] == pytest.approx(1.0)
+
+
 def test_scan_scores():
     points = np.array([[5.0, 0, 0], [0, 7.0, 0]])
     rays = np.array([[1.0, 0.01, 0], [0.0, 1, 0]])

@@ -1,17 +1,19 @@
-"""The sequence-to-sequence model, and its use on waveforms."""
+"""A sequence-to-sequence speech model whose audio and text can be contrasted.
 
-from collections.abc import Sequence
-from pathlib import Path
+# B batch, T samples, S states, L tokens, D dim, V vocabulary
+"""
+
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from common.config import UserError
-from common.data.speech.transcripts import EOS, PAD, SOS, SPECIAL, SpokenTarget, TranscriptTokenizer
-from common.data.speech.waveforms import pad_waveforms
 from common.encoders.heads import MLPHead
-from common.encoders.modes import evaluation_mode
+from common.encoders.pooling import mean_pool
 from common.encoders.speech.attention_decoder import AttentionDecoder, beam_search
+from common.encoders.speech.options import BeamSearch, SpeechModel
+from common.encoders.speech.special_tokens import EOS, PAD, SOS, SPECIAL
 from common.encoders.speech.speech_towers import (
     ConvTransformerEncoder,
     SpecAugment,
@@ -19,22 +21,15 @@ from common.encoders.speech.speech_towers import (
     frame_mask,
     wav2vec2_encoder,
 )
-from common.encoders.text.pooling import mean_pool
-from common.export.safetensors import load_safetensors
-from common.losses.output import unit
-from projects.coconut.config import Config
-from projects.coconut.data import SAMPLE_RATES
-
-TOKENIZER = "tokenizer.json"
 
 
-class SpeechToIntent(nn.Module):
-    """Audio encoder, decoder that writes intent and transcript, and two projections.
+class SpeechToText(nn.Module):
+    """Audio encoder, attention decoder, and projections of audio and text into one space.
 
-    There is no classifier: nothing grows with the tasks. The text encoder of the contrastive terms
-    is the decoder's embedding table.
+    The text encoder of contrastive terms is the decoder's embedding table.
 
-    Source: Cappellazzo et al. 2024, section 3, arXiv 2310.02699.
+    Source: Cappellazzo et al. 2024, section 3, arXiv 2310.02699; Dong et al. 2018
+    (Speech-Transformer) without the projections.
 
     Args:
         encoder: (waveforms, lengths) -> states (B, S, D), lengths (B,); has ``dim``.
@@ -51,7 +46,7 @@ class SpeechToIntent(nn.Module):
         embed_dim: int | None = 128,
     ) -> None:
         super().__init__()
-        self.encoder, self.decoder = encoder, decoder
+        self.encoder, self.decoder, self.embed_dim = encoder, decoder, embed_dim or 0
         self.audio_head = self.text_head = None
         if embed_dim is not None:  # last, so that the rest starts equal with and without them
             self.audio_head, self.text_head = (
@@ -77,16 +72,18 @@ class SpeechToIntent(nn.Module):
     def embed_audio(self, states: Tensor, mask: Tensor) -> Tensor:
         """h^a (B, embed_dim), unit length: mean over real frames, projected."""
         assert self.audio_head is not None
-        return unit(self.audio_head(mean_pool(states, mask)))
+        return _unit(self.audio_head(mean_pool(states, mask)))
 
     def embed_text(self, tokens: Tensor) -> Tensor:
         """h^t (B, embed_dim), unit length: mean embedding, projected."""
         assert self.text_head is not None
-        return unit(self.text_head(self.pooled_text(tokens)))
+        return _unit(self.text_head(self.pooled_text(tokens)))
 
-    def generate(
-        self, states: Tensor, mask: Tensor, *, beam_size: int, max_length: int, power: float
-    ) -> Tensor:
+    def features(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
+        """Zero-padded waveforms (B, T), lengths (B,) -> (B, D), mean over real frames."""
+        return mean_pool(*self.encode(waveforms, lengths))
+
+    def generate(self, states: Tensor, mask: Tensor, search: BeamSearch) -> Tensor:
         """Token sequences (B, L) by beam search, start token included."""
 
         def log_probs(tokens: Tensor, rows: Tensor) -> Tensor:
@@ -94,20 +91,17 @@ class SpeechToIntent(nn.Module):
             return logits[:, -1].float().log_softmax(1)
 
         tokens, _ = beam_search(
-            log_probs,
-            len(states),
-            sos=SOS,
-            eos=EOS,
-            pad=PAD,
-            beam_size=beam_size,
-            max_length=max_length,
-            power=power,
-            device=states.device,
-        )
+            log_probs, len(states), sos=SOS, eos=EOS, pad=PAD, beam_size=search.beam_size,
+            max_length=search.max_length, power=search.length_power, device=states.device,
+        )  # fmt: skip
         return tokens
 
+    def transcribe(self, waveforms: Tensor, lengths: Tensor, search: BeamSearch) -> Tensor:
+        """`generate` from zero-padded waveforms (B, T) and lengths (B,)."""
+        return self.generate(*self.encode(waveforms, lengths), search)
 
-def build_network(
+
+def build_speech_to_text(
     vocab_size: int,
     sample_rate: int,
     encoder: str,
@@ -127,8 +121,8 @@ def build_network(
     head_hidden: int,
     embed_dim: int | None,
     pretrained: str = "random",
-) -> SpeechToIntent:
-    """Network of the config's values; also rebuilds an exported one."""
+) -> SpeechToText:
+    """Network from plain values, as they are stored beside exported weights."""
     audio: Wav2Vec2Encoder | ConvTransformerEncoder
     if encoder == "wav2vec2":
         audio = wav2vec2_encoder(pretrained, wav2vec2)
@@ -142,12 +136,20 @@ def build_network(
     decoder = AttentionDecoder(
         vocab_size, dim, decoder_layers, decoder_heads, hidden_dim=decoder_hidden, dropout=dropout
     )
-    return SpeechToIntent(audio, decoder, head_hidden, embed_dim)
+    return SpeechToText(audio, decoder, head_hidden, embed_dim)
 
 
-def network_options(cfg: Config, vocab_size: int) -> dict[str, Any]:
-    """Arguments of `build_network`, without the place of pretrained weights."""
-    model = cfg.model
+def speech_to_text_options(
+    model: SpeechModel, vocab_size: int, sample_rate: int, *, projections: bool
+) -> dict[str, Any]:
+    """Arguments of `build_speech_to_text`, without the place of pretrained weights.
+
+    Args:
+        model: options.
+        vocab_size: of the decoder.
+        sample_rate: in Hz.
+        projections: whether audio and text are projected.
+    """
     names = (
         "encoder", "num_mels", "dim", "num_convs", "num_layers", "num_heads", "augment",
         "freq_width", "time_width", "decoder_layers", "decoder_heads", "decoder_hidden", "dropout",
@@ -155,66 +157,20 @@ def network_options(cfg: Config, vocab_size: int) -> dict[str, Any]:
     )  # fmt: skip
     return {
         "vocab_size": vocab_size,
-        "sample_rate": SAMPLE_RATES[cfg.data.source],
+        "sample_rate": sample_rate,
         "wav2vec2": dict(model.wav2vec2),
         **{name: getattr(model, name) for name in names},
-        "embed_dim": model.embed_dim if cfg.method.contrasts else None,
+        "embed_dim": model.embed_dim if projections else None,
     }
 
 
-class Recognizer:
-    """An exported model with its tokenizer: waveforms in, intents and transcripts out.
-
-    Args:
-        network: in eval mode.
-        tokenizer: of its vocabulary.
-    """
-
-    def __init__(self, network: SpeechToIntent, tokenizer: TranscriptTokenizer) -> None:
-        self.network, self.tokenizer = network, tokenizer
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "Recognizer":
-        """From a folder that `make export` wrote.
-
-        Raises:
-            UserError: it is not such a folder.
-        """
-        path = Path(folder) / TOKENIZER
-        if not path.is_file():
-            raise UserError(f"{folder} has no {TOKENIZER}; is it an exported model?")
-        tokenizer = TranscriptTokenizer(path.read_text(encoding="utf-8"))
-        return cls(load_safetensors(folder, build_network), tokenizer)
-
-    def __call__(
-        self,
-        waveforms: Sequence[Tensor],
-        *,
-        beam_size: int = 5,
-        max_length: int = 40,
-        power: float = 0.6,
-    ) -> list[SpokenTarget]:
-        """Intent, slots and transcript of every waveform.
-
-        Args:
-            waveforms: (T_i,) float32 each, at the sample rate of the model's config.
-            beam_size: beams; 1 is greedy.
-            max_length: generated tokens at most.
-            power: of the length penalty.
-        """
-        device = next(self.network.parameters()).device
-        padded, lengths = pad_waveforms(waveforms)
-        with evaluation_mode(self.network):
-            states, mask = self.network.encode(padded.to(device), lengths.to(device))
-            tokens = self.network.generate(
-                states, mask, beam_size=beam_size, max_length=max_length, power=power
-            )
-        return [self.tokenizer.decode_target(row) for row in tokens.tolist()]
-
-
-def exported_options(cfg: Config, vocab_size: int, network: SpeechToIntent) -> dict[str, Any]:
-    """`network_options` with the architecture that pretrained weights have brought."""
-    options = network_options(cfg, vocab_size)
+def exported_options(options: dict[str, Any], network: SpeechToText) -> dict[str, Any]:
+    """`options` with the architecture that pretrained weights have brought."""
     if isinstance(network.encoder, Wav2Vec2Encoder):
-        options["wav2vec2"] = network.encoder.model.config.to_diff_dict()
+        return {**options, "wav2vec2": network.encoder.model.config.to_diff_dict()}
     return options
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Unit rows, in float32 at least."""
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)

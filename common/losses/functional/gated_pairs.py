@@ -1,7 +1,7 @@
-"""The objective on explicit logits: for similarities that are not bilinear in query and key.
+"""Agreement of class pairs in gated subspaces on explicit logits (Hydra, SimLAP).
 
-The default objective runs through `common.losses.HydraLoss`, which never stores the N x M logits;
-this form takes any logits, at that cost.
+`common.losses.multi_positive.HydraLoss` never stores the N x M logits, which its similarity allows:
+it is bilinear in query and key. This form takes any logits, at that cost.
 
 # N queries, M keys, D dim
 """
@@ -123,6 +123,8 @@ def dense_pair_loss(
 ) -> Tensor:
     """Mean of `per_positive_loss` over all positive pairs of all ranks; 0 if there is none.
 
+    Source: Wu et al. 2024, arXiv 2410.18200, and its released code.
+
     Args:
         query: (N, D) raw.
         key: (N, D) raw; the queries, or another view of the same samples.
@@ -134,7 +136,14 @@ def dense_pair_loss(
         renormalise: see `gated_logits`, as is `alpha`.
         alpha: see `gated_logits`.
 
-    Distributed: gathers keys with gradient, and labels; this rank's share of the global loss.
+    Returns:
+        Scalar, this rank's share of the loss of the global batch.
+
+    Distributed: gathers negatives: keys with gradient, and labels.
+
+    >>> z, y, gate = torch.eye(2), torch.tensor([0, 1]), torch.ones(2, 2)
+    >>> dense_pair_loss(z, z, gate, y, y, torch.tensor(3.0).log()).exp()
+    tensor(1.3333)
     """
     with torch.autocast(query.device.type, enabled=False):
         keys = all_gather_with_grad(F.normalize(key.float() if key.dtype.itemsize < 4 else key))

@@ -1,4 +1,4 @@
-"""SepCLR's terms on projected codes, the supervised variant, and the VAE's bound.
+"""Common and salient codes of two sets (SepCLR): its terms, k-JEM, the supervised salient term.
 
 # B batch, C common dim, S salient dim, A attributes
 """
@@ -56,16 +56,26 @@ def sepclr_terms(
         common: raw common heads (B, C) of view 1 and 2; normalised here.
         salient: salient heads (B, S) of view 1 and 2; not normalised.
         target: (B,) bool.
-        tau: > 0.
+        tau: > 0, squared bandwidth.
+
+    Returns:
+        The five terms, scalars.
+
+    Distributed: local; give it the codes of all ranks.
+
+    >>> codes, target = [torch.eye(2)] * 2, torch.tensor([True, False])  # views agree
+    >>> terms = sepclr_terms(codes, codes, target)
+    >>> float(terms.common_align), float(terms.salient_reg)
+    (0.0, 1.0)
     """
     c = [unit(x) for x in common]
     s = [masked(x, target) for x in salient]
     s_target = [x[target] for x in salient]
     s_background = [x[~target] for x in salient]
     return SepclrTerms(
-        common_align=alignment(c[0], c[1], tau),
+        common_align=alignment(c[0], c[1], tau),  # Eq. 4
         common_uniform=_mean(uniformity(x, tau) for x in c),
-        salient_align=_align(s_target[0], s_target[1], tau),
+        salient_align=_align(s_target[0], s_target[1], tau),  # Eq. 6
         salient_uniform=_mean(uniformity(x, tau) for x in s),
         salient_reg=_mean(_align(x, torch.zeros_like(x), tau) for x in s_background),
     )
@@ -76,7 +86,22 @@ def k_jem(
 ) -> Tensor:
     """Minus the kernel joint entropy of common and masked salient codes, mean over the views.
 
-    Source: Louiset et al. 2024, section 3.4, arXiv 2402.11928. Arguments as `sepclr_terms`.
+    Source: Louiset et al. 2024, section 3.4, arXiv 2402.11928.
+
+    Args:
+        common: as `sepclr_terms`.
+        salient: as `sepclr_terms`.
+        target: (B,) bool.
+        tau: > 0, squared bandwidth.
+
+    Returns:
+        Scalar; 0 where all samples have the same codes.
+
+    Distributed: local; give it the codes of all ranks.
+
+    >>> same = [torch.ones(3, 2)]
+    >>> float(k_jem(same, same, torch.ones(3, dtype=torch.bool), 0.5))
+    0.0
     """
     pairs = zip(common, salient, strict=True)
     return _mean(joint_entropy(unit(c), masked(s, target), tau) for c, s in pairs)
@@ -85,15 +110,32 @@ def k_jem(
 def dependence(
     kind: str, common: Sequence[Tensor], salient: Sequence[Tensor], target: Tensor, tau: float
 ) -> Tensor:
-    """The penalty that makes common and salient codes independent, mean over the views.
+    """Penalty on the dependence of common and masked salient codes, mean over the views.
+
+    Source: Louiset et al. 2024, section 3.4 and its alternatives, arXiv 2402.11928; see `k_jem`,
+    `hsic` and `squared_correlation`.
 
     Args:
         kind: kjem, mmd (joint distribution against the product of the marginals) or correlation.
         common: as `sepclr_terms`.
         salient: as `sepclr_terms`.
         target: (B,) bool.
-        tau: > 0.
+        tau: > 0, squared bandwidth.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: another kind.
+
+    Distributed: local; give it the codes of all ranks.
+
+    >>> same = [torch.ones(3, 2)]  # constant codes tell nothing about each other
+    >>> float(dependence("mmd", same, same, torch.ones(3, dtype=torch.bool), 0.5))
+    0.0
     """
+    if kind not in ("kjem", "mmd", "correlation"):
+        raise ValueError(f"kind must be kjem, mmd or correlation, got {kind!r}")
     if kind == "kjem":
         return k_jem(common, salient, target, tau)
     codes = [(unit(c), masked(s, target)) for c, s in zip(common, salient, strict=True)]
@@ -127,8 +169,18 @@ def attribute_loss(
         attribute_tau: > 0, of continuous attributes and of their background term.
         tau: > 0, of uniformity and of the background term of classes.
 
+    Returns:
+        Scalar.
+
     Raises:
         ValueError: not one dimension for each attribute.
+
+    Distributed: local; give it the codes of all ranks.
+
+    >>> s = torch.tensor([[1.0], [1.0], [0.0]])  # two targets that agree, a background code at 0
+    >>> target, y = torch.tensor([True, True, False]), torch.zeros(3, 1)
+    >>> attribute_loss(s, target, y, [True]).round(decimals=4)  # U = log((1 + 2/e) / 3)
+    tensor(-0.5472)
     """
     if salient.shape != attributes.shape or len(discrete) != salient.shape[1]:
         raise ValueError(
@@ -153,14 +205,6 @@ def _weighted_pairs(s: Tensor, weight: Tensor) -> Tensor:
         return s.sum() * 0
     i, j = torch.triu_indices(len(s), len(s), 1, device=s.device)
     return (weight[i, j] * (s[i, 0] - s[j, 0]).square()).mean()
-
-
-def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL divergence from the standard normal distribution of each row, (B,).
-
-    Source: Kingma and Welling 2014, appendix B, arXiv 1312.6114.
-    """
-    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
 
 
 def _align(x: Tensor, y: Tensor, tau: float) -> Tensor:

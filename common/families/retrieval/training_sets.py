@@ -1,4 +1,4 @@
-"""The training sets of a config, and the batches of a stage."""
+"""Training sets of a config, read by their layout or bundled, with mined negatives; their batches."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,9 +24,11 @@ from common.data.tables import read_jsonl
 from common.data.text.sets import load_nli_pairs, load_sts
 from common.data.text.synthetic import synthetic_sentences
 from common.encoders.text.instructed import InstructedEncoder
+from common.engine.experiment import Requirement, bundled_requirement
 from common.engine.trainer import world_size
 from common.evaluation.retrieval.text_mining import mine_text_negatives
-from projects.nv_embed.config import Config, SetConfig
+from common.families.retrieval.config import TrainingSet
+from common.families.retrieval.protocol import TrainingSetsConfig
 
 BUNDLED_SETS = ("wikides", "nli", "snips", "banking77", "stsb")
 BUNDLED_FOLDERS = {"wikides": "wikides", "nli": "nli", "snips": "intents", "banking77": "intents",
@@ -35,7 +37,7 @@ SYNTHETIC_SETS = ("retrieval", "sts", "classification")
 _SYNTHETIC_SIZE, _SYNTHETIC_CLASSES = 96, 4
 
 
-def training_tasks(cfg: Config, *, mine: bool = True) -> list[EmbeddingTask]:
+def training_tasks(cfg: TrainingSetsConfig, *, mine: bool = True) -> list[EmbeddingTask]:
     """The config's sets, with mined negatives if it says so and `mine` does not forbid it.
 
     Raises:
@@ -50,7 +52,7 @@ def training_tasks(cfg: Config, *, mine: bool = True) -> list[EmbeddingTask]:
     return tasks
 
 
-def wants_negatives(cfg: Config, task: EmbeddingTask) -> bool:
+def wants_negatives(cfg: TrainingSetsConfig, task: EmbeddingTask) -> bool:
     """Whether negatives are mined for a set."""
     asked = cfg.data.sets[task.name].mine if task.name in cfg.data.sets else None
     if task.kind not in ("retrieval", "sts"):
@@ -58,19 +60,7 @@ def wants_negatives(cfg: Config, task: EmbeddingTask) -> bool:
     return not any(record.negatives for record in task.records) if asked is None else asked
 
 
-def of_stage(tasks: list[EmbeddingTask], *, retrieval_only: bool) -> list[EmbeddingTask]:
-    """The sets of a stage.
-
-    Raises:
-        UserError: there is none.
-    """
-    chosen = [task for task in tasks if task.kind == "retrieval" or not retrieval_only]
-    if not chosen:
-        raise UserError("data.sets holds no retrieval set for the stage with in-batch negatives")
-    return chosen
-
-
-def described(name: str, options: SetConfig) -> KnownSet:
+def described(name: str, options: TrainingSet) -> KnownSet:
     """Kind, layout and instruction of a set: the registry's, unless the config says otherwise."""
     own = (options.kind, options.layout, options.instruction)
     unknown = name not in TRAINING_SETS and None not in own
@@ -83,7 +73,7 @@ def described(name: str, options: SetConfig) -> KnownSet:
     )
 
 
-def read_set(cfg: Config, name: str, options: SetConfig) -> EmbeddingTask:
+def read_set(cfg: TrainingSetsConfig, name: str, options: TrainingSet) -> EmbeddingTask:
     """One training set."""
     known = described(name, options)
     if options.path is not None:
@@ -115,7 +105,7 @@ def read_set(cfg: Config, name: str, options: SetConfig) -> EmbeddingTask:
     return EmbeddingTask(name, known.kind, known.instruction, records, symmetric)
 
 
-def bundled_records(cfg: Config, name: str) -> list[EmbeddingRecord]:
+def bundled_records(cfg: TrainingSetsConfig, name: str) -> list[EmbeddingRecord]:
     """Training part of a set that ships with the repository."""
     root = cfg.data.root
     if name == "wikides":
@@ -130,13 +120,15 @@ def bundled_records(cfg: Config, name: str) -> list[EmbeddingRecord]:
     return _by_class(cfg, [r["text"] for r in rows], [r["intent"] for r in rows])
 
 
-def _by_class(cfg: Config, texts: Sequence[str], labels: Sequence[str]) -> list[EmbeddingRecord]:
+def _by_class(
+    cfg: TrainingSetsConfig, texts: Sequence[str], labels: Sequence[str]
+) -> list[EmbeddingRecord]:
     return class_records(
         texts, labels, cfg.data.num_negatives, positives=cfg.data.class_positives, seed=cfg.seed
     )
 
 
-def mined(cfg: Config, task: EmbeddingTask) -> EmbeddingTask:
+def mined(cfg: TrainingSetsConfig, task: EmbeddingTask) -> EmbeddingTask:
     """The set with BM25 negatives from its own documents after those that it has."""
     options, documents = cfg.data.mining, task.documents()
     place = {text: i for i, text in enumerate(documents)}
@@ -168,7 +160,7 @@ def right_places(task: EmbeddingTask, place: dict[str, int]) -> list[list[int]]:
     ]
 
 
-def synthetic_tasks(cfg: Config) -> list[EmbeddingTask]:
+def synthetic_tasks(cfg: TrainingSetsConfig) -> list[EmbeddingTask]:
     """One small made-up set of each kind: sentences that share words belong together."""
     count = _SYNTHETIC_SIZE
     base = synthetic_sentences(2 * count, seed=cfg.seed)
@@ -187,15 +179,19 @@ def synthetic_tasks(cfg: Config) -> list[EmbeddingTask]:
     ]
 
 
-def stage_data(cfg: Config, encoder: InstructedEncoder, tasks: list[EmbeddingTask]) -> ContrastiveData:  # fmt: skip
+def num_samples(cfg: TrainingSetsConfig, tasks: Sequence[EmbeddingTask]) -> list[int]:
+    """Examples of each set in an epoch."""
+    sets = cfg.data.sets
+    return [sets[t.name].samples if t.name in sets else len(t.records) for t in tasks]
+
+
+def stage_data(
+    cfg: TrainingSetsConfig, encoder: InstructedEncoder, tasks: list[EmbeddingTask]
+) -> ContrastiveData:
     """Batches of a stage over some sets."""
     data = cfg.data
-    samples = [
-        data.sets[task.name].samples if task.name in data.sets else len(task.records)
-        for task in tasks
-    ]
     mixture = TaskMixture(
-        [len(task.records) for task in tasks], samples, cfg.seed,
+        [len(task.records) for task in tasks], num_samples(cfg, tasks), cfg.seed,
         data.batch_size * world_size(cfg.trainer), homogeneous=data.batches == "homogeneous",
     )  # fmt: skip
     train = InstructionBatches(
@@ -210,3 +206,17 @@ def stage_data(cfg: Config, encoder: InstructedEncoder, tasks: list[EmbeddingTas
         num_workers=data.num_workers,
         shuffle=False,
     )
+
+
+def set_requirements(cfg: TrainingSetsConfig) -> list[Requirement]:
+    """Training files that the config needs."""
+    found = []
+    for name, options in cfg.data.sets.items() if cfg.data.source == "sets" else ():
+        if options.path is None:
+            found.append(bundled_requirement(BUNDLED_FOLDERS.get(name, name), name))
+        else:
+            path = data_root(cfg.data.root) / options.path
+            found.append(
+                Requirement(f"data: {name}", str(path), path.exists(), "see the card, Data")
+            )
+    return found

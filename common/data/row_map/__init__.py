@@ -1,0 +1,1 @@
+"""Rows in, rows out: long offline stages that can be killed, continued and shared among machines."""

@@ -1,0 +1,169 @@
+"""Text generators behind one call: a local model of transformers, or a server's.
+
+    generate(prompts, rngs, max_new_tokens) -> answers
+
+A row's answer depends on its prompt and its own random stream, not on its neighbours. A local model
+computes the draw itself; a server is sent a seed from the stream, and may or may not keep to it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from common.config import UserError
+from common.data.samplers import Rng
+from common.decoding.options import Policy, ServerConfig
+
+
+class Prompt(NamedTuple):
+    """What one row asks for."""
+
+    text: str
+    # start of the answer, which a model that continues text is made to go on with; it is part of
+    # what is returned. A chat server gives its whole answer instead
+    begun: str = ""
+    turn: bool = (
+        False  # something to answer rather than a text to continue: the chat template is used
+    )
+
+
+class TextGenerator(Protocol):
+    """Answers to prompts."""
+
+    def __call__(
+        self, prompts: Sequence[Prompt], rngs: Sequence[Rng], max_new_tokens: int | Sequence[int]
+    ) -> list[str]:
+        """Answers in the order of the prompts."""
+
+
+class LocalGenerator:
+    """A model in this process.
+
+    Args:
+        model: `LanguageModel` or `SequenceToSequence`.
+        policy: how tokens are chosen.
+        batch_size: prompts per pass.
+        stop: a character that ends an answer.
+        prompt_budget: tokens; a longer prompt is cut to 10 fewer. None: what the model's context
+            leaves.
+        cut_suffix: appended to a prompt that was cut.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        policy: Policy,
+        batch_size: int,
+        *,
+        stop: str | None = None,
+        prompt_budget: int | None = None,
+        cut_suffix: str = "",
+    ) -> None:
+        self.model, self.policy, self.batch_size = model, policy, batch_size
+        self.stop, self.prompt_budget, self.cut_suffix = stop, prompt_budget, cut_suffix
+
+    def __call__(
+        self, prompts: Sequence[Prompt], rngs: Sequence[Rng], max_new_tokens: int | Sequence[int]
+    ) -> list[str]:
+        """See `TextGenerator`.
+
+        Raises:
+            UserError: prompt budget and new tokens do not fit the model's context.
+        """
+        if self.prompt_budget is not None:
+            most = max_new_tokens if isinstance(max_new_tokens, int) else max(max_new_tokens)
+            if self.prompt_budget + most > self.model.context:
+                raise UserError(
+                    f"prompt_budget {self.prompt_budget} + max_new_tokens {most} exceed the model's "
+                    f"context of {self.model.context} tokens"
+                )
+        texts = [self.fit(framed(self.model.tokenizer, prompt)) for prompt in prompts]
+        options = {"batch_size": self.batch_size, "stop": self.stop}
+        found = self.model.continuations(texts, self.policy, rngs, max_new_tokens, **options)
+        return [p.begun + answer.text for p, answer in zip(prompts, found, strict=True)]
+
+    def fit(self, text: str) -> str:
+        """A prompt within the budget."""
+        if self.prompt_budget is None:
+            return text
+        tokenizer = self.model.tokenizer
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) + 1 <= self.prompt_budget:  # one place for a start token
+            return text
+        cut: str = tokenizer.decode(ids[: self.prompt_budget - 10], skip_special_tokens=True)
+        return cut + self.cut_suffix
+
+
+def framed(tokenizer: Any, prompt: Prompt) -> str:
+    """The text that a model continues.
+
+    A turn is put into the tokenizer's chat template; without one, before a line "Answer:".
+    """
+    if not prompt.turn:
+        return prompt.text + prompt.begun
+    if getattr(tokenizer, "chat_template", None) is None:
+        return plain_turn(prompt)
+    turn = [{"role": "user", "content": prompt.text}]
+    text: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    return text.removeprefix(tokenizer.bos_token or "") + prompt.begun  # tokenising adds it again
+
+
+def plain_turn(prompt: Prompt) -> str:
+    """A turn for a model without chat template."""
+    return f"{prompt.text}\n\nAnswer:\n{prompt.begun}"
+
+
+def text_generator(
+    model: str,
+    policy: Policy,
+    server: ServerConfig,
+    *,
+    batch_size: int = 64,
+    device: str = "auto",
+    amateur: str | None = None,
+    stop: str | None = None,
+    prompt_budget: int | None = None,
+    cut_suffix: str = "",
+) -> TextGenerator:
+    """The server's generator if there is an endpoint, else a local one.
+
+    Args:
+        model: folder, ``bundled:<name>`` or hub id of a causal or encoder-decoder model.
+        policy: how tokens are chosen.
+        server: where to ask instead.
+        batch_size: prompts per pass of a local model.
+        device: of a local model.
+        amateur: of contrastive decoding.
+        stop: a character that ends an answer.
+        prompt_budget: see `LocalGenerator`; a server has its own limit.
+        cut_suffix: see `LocalGenerator`.
+
+    Raises:
+        UserError: absent weights, or a policy that the server cannot be asked for.
+    """
+    if server.endpoint is not None:
+        from common.decoding.endpoint import EndpointGenerator
+
+        return EndpointGenerator(server, server.served_model or model, policy, stop)
+    from common.decoding.language_model import LanguageModel
+    from common.decoding.sequence_to_sequence import SequenceToSequence
+    from common.encoders.text.tower import load_config
+
+    lm: Any
+    if load_config(model).is_encoder_decoder:
+        lm = SequenceToSequence.from_pretrained(model, device)
+    else:
+        lm = LanguageModel.from_pretrained(model, device, amateur)
+    return LocalGenerator(
+        lm, policy, batch_size, stop=stop, prompt_budget=prompt_budget, cut_suffix=cut_suffix
+    )
+
+
+def generator_settings(model: str, policy: Policy, server: ServerConfig) -> dict[str, Any]:
+    """What answers depend on, for the manifest of a stage.
+
+    The address of a server is not part of it: a job may continue on another machine.
+    """
+    if server.endpoint is None:
+        return {"model": model, "policy": repr(policy)}
+    name = server.served_model or model
+    return {"model": name, "policy": repr(policy), "generator": f"endpoint, {server.api}"}

@@ -1,0 +1,78 @@
+"""How text is decoded, and who decodes it: plain options, without torch."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from common.config import UserError
+
+Strategy = Literal[
+    "greedy", "ancestral", "nucleus", "top_k", "typical", "contrastive_search",
+    "contrastive_decoding",
+]  # fmt: skip
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+SAMPLING: tuple[Strategy, ...] = ("ancestral", "nucleus", "top_k", "typical")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A decoding strategy with its options; an option that the strategy lacks has no effect.
+
+    Sources: nucleus: Holtzman et al. 2020, arXiv 1904.09751; top-k: Fan et al. 2018, arXiv
+    1805.04833; typical: Meister et al. 2023, arXiv 2202.00666; contrastive search: Su et al. 2022,
+    arXiv 2202.06417; contrastive decoding: Li et al. 2023, arXiv 2210.15097.
+    """
+
+    strategy: Strategy = "nucleus"
+    temperature: float = 1.0  # of the sampling strategies, > 0
+    top_p: float = 0.9  # nucleus, in (0, 1]
+    top_k: int = 40  # top_k
+    typical_p: float = 0.9  # typical, in (0, 1)
+    candidates: int = 5  # contrastive_search
+    penalty: float = 0.6  # contrastive_search, alpha in [0, 1]
+    plausibility: float = 0.1  # contrastive_decoding, alpha in (0, 1]
+    amateur_temperature: float = 0.5  # contrastive_decoding, > 0
+    amateur_context: int | None = 1  # tokens that the amateur sees; None: all
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise UserError(f"strategy must be one of {STRATEGIES}, got {self.strategy!r}")
+        if min(self.temperature, self.amateur_temperature) <= 0 or not 0 < self.top_p <= 1:
+            raise UserError("decoding needs temperatures > 0 and top_p in (0, 1]")
+        if min(self.top_k, self.candidates) < 1 or not 0 < self.typical_p < 1:
+            raise UserError("decoding needs top_k, candidates >= 1 and typical_p in (0, 1)")
+        if not 0 <= self.penalty <= 1 or not 0 < self.plausibility <= 1:
+            raise UserError("decoding needs penalty in [0, 1] and plausibility in (0, 1]")
+
+    @property
+    def samples(self) -> bool:
+        """Whether the result depends on a random stream."""
+        return self.strategy in SAMPLING
+
+
+@dataclass
+class ServerConfig:
+    """A server of the OpenAI interface (vLLM, SGLang, llama.cpp, ...) that writes in place of a local model."""
+
+    endpoint: str | None = (
+        None  # base address such as http://localhost:8000/v1; None: a local model
+    )
+    # completions continues a text, as a local model does; chat answers it, under the model's template
+    api: Literal["completions", "chat"] = "completions"
+    served_model: str | None = None  # name of the model at the server; None: that of the local one
+    api_key_variable: str | None = None  # environment variable whose value is sent as the key
+    requests: int = 16  # in flight at a time
+    timeout: float = 120.0  # seconds without an answer
+    retries: int = 5  # further attempts after a timeout, a refused connection, 429 or 5xx
+    retry_seconds: float = 1.0  # before the first of them; doubled each time
+
+    def __post_init__(self) -> None:
+        if self.endpoint is not None and not self.endpoint.startswith(("http://", "https://")):
+            raise ValueError(
+                f"generator.endpoint={self.endpoint}: give an address such as "
+                "http://localhost:8000/v1"
+            )
+        if self.requests < 1 or self.retries < 0 or self.timeout <= 0 or self.retry_seconds < 0:
+            raise ValueError(
+                "generator.requests must be >= 1, generator.timeout > 0, generator.retries and "
+                "generator.retry_seconds >= 0"
+            )

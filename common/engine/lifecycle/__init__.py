@@ -1,0 +1,1 @@
+"""What a run is and how it lives: folder, settings, state, lock, signals, stages."""

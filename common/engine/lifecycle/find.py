@@ -1,0 +1,87 @@
+"""Runs by name: ``latest``, a run id, or a folder."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from common.config import ExperimentConfig, UserError, nearest
+from common.engine.lifecycle.run import Run
+from common.engine.workspace import run_folder
+
+MOST = 8  # runs that a message names
+
+
+def find_finished(cfg: ExperimentConfig, project: str, config: str, which: str) -> Run:
+    """A trained run; ``latest`` is the one that finished last.
+
+    Raises:
+        UserError: none of that name.
+    """
+
+    def finished(run: Run) -> str | None:
+        time: str | None = run.meta.get("finished")
+        return time
+
+    hint = f"make train PROJECT={project} CONFIG={config}"
+    return _find(cfg, project, config, which, finished, "no finished run", hint)
+
+
+def find_unfinished(cfg: ExperimentConfig, project: str, config: str, which: str) -> Run:
+    """A run to go on with; ``latest`` is the last one that was started and is not finished.
+
+    A run that made no step counts as not started; it can be named by its id.
+
+    Raises:
+        UserError: none of that name.
+    """
+
+    def started(run: Run) -> str | None:
+        meta = run.meta
+        if run.state == "finished" or not run.begun:
+            return None
+        time: str = meta["resumed"][-1]["time"] if meta.get("resumed") else meta["started"]
+        return time
+
+    hint = "name one of them by resume=<run id>"
+    return _find(cfg, project, config, which, started, "nothing to resume", hint)
+
+
+def _find(
+    cfg: ExperimentConfig,
+    project: str,
+    config: str,
+    which: str,
+    when: Callable[[Run], str | None],
+    missing: str,
+    hint: str,
+) -> Run:
+    """The run of that name, or for ``latest`` that of the largest `when` among those that have one."""
+    base = run_folder(cfg, project, config)
+    runs = [Run(p.parent, project, config) for p in sorted(base.glob("*/meta.json"))]
+    if which != "latest":
+        for path in (base / which, Path(which)):
+            if (path / "meta.json").is_file():
+                return Run(path, project, config)
+        names = [run.path.name for run in runs]
+        raise UserError(
+            f"no run '{which}' of {project}/{config} under {base}{nearest(which, names)}"
+        )
+    if not runs:
+        raise UserError(
+            f"no run of {project}/{config} under {base} yet: "
+            f"make train PROJECT={project} CONFIG={config}"
+        )
+    times = {run: time for run in runs if (time := when(run)) is not None}
+    if not times:
+        raise UserError(
+            f"{missing} of {project}/{config} under {base}, which holds {_listed(runs)}: {hint}"
+        )
+    return max(times, key=lambda run: times[run])
+
+
+def _listed(runs: Sequence[Run]) -> str:
+    newest = sorted(runs, key=lambda run: run.meta["started"])[-MOST:]
+    words = [
+        f"{run.path.name} ({run.state}{'' if run.begun else ' before its first step'})"
+        for run in newest
+    ]
+    return ", ".join([*words, "..."] if len(runs) > MOST else words)

@@ -1,0 +1,236 @@
+"""A run: its folder, settings, provenance, state and lock."""
+
+import datetime
+import errno
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from common.config import ROOT, ExperimentConfig, UserError, to_yaml
+from common.engine.lifecycle import lock
+from common.engine.lifecycle.settings import own_overrides, resolved
+from common.engine.workspace import Workspace, cpu_name, read_json, write_json
+
+PACKAGES = ("torch", "torchvision", "torchaudio", "triton", "lightning", "transformers",
+            "open_clip_torch", "timm", "numpy", "wandb", "omegaconf")  # fmt: skip
+State = Literal["created", "running", "finished", "failed", "stopped"]
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Run:
+    """One run, ``runs/<project>/<config>/<run-id>/``.
+
+    `meta.json` holds what is known of it. A context manager: inside the block the run is locked,
+    and how the block ends becomes its state.
+
+    Args:
+        path: the folder.
+        project: slug.
+        config: config name.
+        owner: whether this process writes; the other processes of a run on several devices only
+            read.
+    """
+
+    def __init__(self, path: Path, project: str, config: str, owner: bool = False) -> None:
+        self.path, self.project, self.config, self.owner = path, project, config, owner
+        self._is_open = False
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What meta.json says."""
+        return read_json(self.path / "meta.json")  # type: ignore[no-any-return]
+
+    def record(self, **values: Any) -> None:
+        """Merge values into meta.json."""
+        if self.owner:
+            write_json(self.path / "meta.json", {**self.meta, **values})
+
+    @property
+    def state(self) -> State:
+        """Where the run is: created (no step yet), running, finished, failed, or stopped.
+
+        A run whose process was killed is stopped, whatever it last wrote.
+        """
+        meta = self.meta
+        state: State = meta.get("state") or ("finished" if "finished" in meta else "stopped")
+        alive = state in ("created", "running") and lock.held(self.path)
+        return state if alive or state in ("finished", "failed") else "stopped"
+
+    @property
+    def begun(self) -> bool:
+        """Whether it has made a step."""
+        return "begun" in self.meta or any(self.path.glob("checkpoints/*/*"))
+
+    def settings(self) -> dict[str, Any]:
+        """All values of its config."""
+        found = self.meta.get("resolved")
+        if found is None:  # a run of an older version
+            found = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        return found  # type: ignore[no-any-return]
+
+    def workspace(self, name: str = ".", sinks: Iterable[Any] = ()) -> Workspace:
+        """Where an evaluation writes: the run's folder, or a folder in it.
+
+        Args:
+            name: of the folder.
+            sinks: loggers that get figures too.
+        """
+        place = Workspace(self.path / name, self.project, self.config, trained=self.path)
+        place.figure_sinks = list(sinks)
+        return place
+
+    def create(
+        self, cfg: ExperimentConfig, overrides: Sequence[str], scale: Mapping[str, Any]
+    ) -> None:
+        """Write config.yaml and meta.json of a new run, which this process has locked.
+
+        Args:
+            cfg: all settings.
+            overrides: those of the command line.
+            scale: world size and what follows from it.
+
+        Raises:
+            UserError: a run with this id exists.
+        """
+        if not self.owner:
+            return
+        if (self.path / "meta.json").exists():
+            raise UserError(
+                f"{self.path} exists; choose another run_id, or resume={self.path.name}"
+            )
+        self._write_config(cfg)
+        origin = provenance(cfg, self.project, self.config, overrides)
+        known = {**origin, **scale, "resolved": resolved(cfg), "state": "created"}
+        write_json(self.path / "meta.json", known)
+        self._is_open = True
+
+    def go_on(
+        self,
+        cfg: ExperimentConfig,
+        overrides: Sequence[str],
+        changes: Mapping[str, Sequence[Any]],
+        scale: Mapping[str, Any],
+    ) -> None:
+        """Note that the run, which this process has locked, is continued.
+
+        Args:
+            cfg: with the changed values.
+            overrides: of this command.
+            changes: ``{key: [before, now]}``.
+            scale: as in `create`; the changes may alter it.
+        """
+        if not self.owner:
+            return
+        meta = self.meta
+        entry = {"time": now(), **code_state(), "changes": dict(changes)}
+        known = {k: v for k, v in meta.items() if k not in ("fitted", "finished", "error")}
+        known |= {**scale, "resolved": resolved(cfg), "resumed": [*meta.get("resumed", []), entry]}
+        if changes:
+            known["overrides"] = [*own_overrides(meta), *own_overrides({"overrides": overrides})]
+            self._write_config(cfg)
+        known["state"] = "running" if self.begun else "created"
+        write_json(self.path / "meta.json", known)
+        self._is_open = True
+
+    def begin(self) -> None:
+        """Note a step: from the first one on the run is worth continuing."""
+        if self.owner and "begun" not in (meta := self.meta):
+            write_json(self.path / "meta.json", {**meta, "state": "running", "begun": now()})
+
+    def finish(self, **values: Any) -> None:
+        """Note that all is done."""
+        self.record(**values, state="finished", finished=now())
+
+    def __enter__(self) -> "Run":
+        if self.owner:
+            make_folder(self.path)
+            lock.acquire(self.path)
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        try:
+            if error is not None and self._is_open:
+                self._record_end(error)
+        finally:
+            if self.owner:
+                lock.release(self.path)
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise UserError(
+                f"no space left in {self.path}: free some, then go on with resume={self.path.name}"
+            ) from error
+
+    def _record_end(self, error: BaseException) -> None:
+        stopped = isinstance(error, SystemExit | KeyboardInterrupt)
+        said = str(error).strip().splitlines()
+        what = {} if stopped else {"error": said[0] if said else type(error).__name__}
+        try:
+            self.record(state="stopped" if stopped else "failed", **what)
+        except OSError as full:  # the reason of the end must not be hidden by a second one
+            sys.stderr.write(f"{self.path}: the state could not be written ({full.strerror})\n")
+
+    def _write_config(self, cfg: ExperimentConfig) -> None:
+        temporary = self.path / "config.yaml.tmp"
+        temporary.write_text(to_yaml(cfg), encoding="utf-8")
+        temporary.replace(self.path / "config.yaml")
+
+
+def make_folder(path: Path) -> None:
+    """Make a run's folder; UserError where that is not possible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the run folder {path}: {error.strerror}") from error
+
+
+def provenance(
+    cfg: ExperimentConfig, project: str, config: str, overrides: Sequence[str]
+) -> dict[str, Any]:
+    """Commit, versions, hardware and seed of this process."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "project": project,
+        "config": config,
+        "overrides": list(overrides),
+        "seed": cfg.seed,
+        **code_state(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "gpu": gpu},
+        "command": " ".join(["python -m common.cli", *sys.argv[1:]]),
+        "started": now(),
+    }
+
+
+def code_state() -> dict[str, Any]:
+    """Commit of the code, and whether it has local changes."""
+    dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
+    return {"commit": _git("rev-parse", "HEAD"), "dirty": dirty}
+
+
+def now() -> str:
+    """Local time; fine enough to order runs by."""
+    return datetime.datetime.now().isoformat(timespec="milliseconds")
+
+
+def _git(*args: str) -> str | None:
+    try:
+        out = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return out.stdout.strip() if out.returncode == 0 else None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

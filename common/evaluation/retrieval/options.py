@@ -1,0 +1,20 @@
+"""Config sections around retrieval; nothing here imports torch."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class SearchConfig:
+    """`make run TASK=search`: nearest texts of a collection."""
+
+    # one text per line; or a folder: in the BEIR layout, else the paragraphs of its .txt and .md
+    # files; None: texts of the evaluation
+    file: str | None = None
+    queries: str | None = None  # one query per line; None: ask for them
+    run: str = "latest"  # run of this config, or a folder written by `make export`
+    k: int = 5
+    threshold: float | None = None  # least score; None: all of the k
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError("search.k must be >= 1")

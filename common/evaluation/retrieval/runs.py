@@ -1,0 +1,151 @@
+"""Rankings of a judged set: by embeddings, BM25, TF-IDF; their metrics, over all and by query."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.evaluation.matrices import Metric, blocks
+from common.evaluation.retrieval.beir import RetrievalSet
+from common.evaluation.retrieval.bm25 import BM25
+from common.evaluation.retrieval.ranking import Run, per_query_metrics, to_run
+from common.evaluation.search import SearchResult, search, stable_topk
+
+EncodeTexts = Callable[[list[str]], Tensor]  # N texts -> (N, D)
+Lexical = Literal["bm25", "tfidf"]
+LEXICAL: tuple[Lexical, ...] = ("bm25", "tfidf")
+DEPTH = 100  # documents of a ranking
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """Metrics of one ranking.
+
+    Attributes:
+        per_query: metric -> the values of the judged queries, in the order of the judgements, for
+            paired comparisons.
+    """
+
+    per_query: dict[str, list[float]]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Means over the queries."""
+        return {name: float(np.mean(values)) for name, values in self.per_query.items()}
+
+
+def run_scores(data: RetrievalSet, run: Run, ks: Sequence[int] = (10, 100)) -> RunScores:
+    """Metrics of a ranking, see `per_query_metrics`.
+
+    Args:
+        data: collection, queries, judgements.
+        run: query id -> document id -> score.
+        ks: cut-offs.
+    """
+    rows = per_query_metrics(data.qrels, run, ks)
+    names = next(iter(rows.values()))
+    return RunScores({name: [row[name] for row in rows.values()] for name in names})
+
+
+def dense_run(
+    data: RetrievalSet,
+    query_encoder: EncodeTexts,
+    document_encoder: EncodeTexts,
+    *,
+    metric: Metric = "cosine",
+    depth: int = DEPTH,
+) -> Run:
+    """The nearest documents of every query by exact search.
+
+    A document with the id of the query is left out, as BEIR does.
+
+    Args:
+        data: collection, queries, judgements.
+        query_encoder: texts -> (N, D), in evaluation mode.
+        document_encoder: the same for documents.
+        metric: "cosine" or "dot".
+        depth: documents per query.
+    """
+    documents = document_encoder(list(data.corpus.values()))
+    queries = query_encoder(list(data.queries.values()))
+    k = min(depth + 1, len(documents))  # one more: the query itself may be among them
+    return _named(data, search(queries, documents, k, metric=metric), depth)
+
+
+def lexical_run(data: RetrievalSet, method: Lexical, *, depth: int = DEPTH, **options: Any) -> Run:
+    """The trivial baseline: documents that share words with the query.
+
+    Args:
+        data: collection, queries, judgements.
+        method: "bm25" (see `BM25`), or "tfidf": cosine of tf-idf vectors (see `tfidf_vectors`).
+        depth: documents per query; those without a common word are left out.
+        options: of `BM25`, or of scikit-learn's vectoriser (``analyzer="char_wb"``).
+    """
+    documents, queries = list(data.corpus.values()), list(data.queries.values())
+    k = min(depth + 1, len(documents))
+    if method == "bm25":
+        found = BM25(documents, **options).search(queries, k)
+    else:
+        table, vectors = tfidf_vectors(documents, **options)
+        asked = vectors(queries)
+        parts = [
+            stable_topk(torch.from_numpy((asked[rows] @ table.T).toarray()), k)
+            for rows in blocks(len(queries), 256)
+        ]
+        found = SearchResult(*(torch.cat(list(side)) for side in zip(*parts, strict=True)))
+    shared = found.indices.masked_fill(found.scores <= 0, -1)
+    return _named(data, SearchResult(found.scores, shared), depth)
+
+
+def tfidf_vectors(texts: Sequence[str], **options: Any) -> tuple[Any, Callable[[list[str]], Any]]:
+    """Unit tf-idf rows of texts as a sparse matrix, and the same for further texts.
+
+    Args:
+        texts: N texts, whose document frequencies count.
+        options: of scikit-learn's ``TfidfVectorizer``; its words by default.
+
+    Raises:
+        ValueError: no word in any text.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(**options)
+    return vectorizer.fit_transform(texts), vectorizer.transform
+
+
+def tfidf_encoder(texts: Sequence[str], **options: Any) -> EncodeTexts:
+    """TF-IDF in the place of an encoder, so that any measure of embeddings has it as a baseline.
+
+    Args:
+        texts: those whose document frequencies count; the width is the number of their words.
+        options: see `tfidf_vectors`.
+
+    >>> encode = tfidf_encoder(["red fox", "red car"])
+    >>> (encode(["fox"]) @ encode(["red fox", "red car"]).T).gt(0).tolist()
+    [[True, False]]
+    """
+    _, vectors = tfidf_vectors(texts, **options)
+    return lambda rows: torch.from_numpy(vectors(list(rows)).toarray()).float()
+
+
+def trivial_baselines(
+    data: RetrievalSet, ks: Sequence[int] = (10, 100), methods: Sequence[Lexical] = LEXICAL
+) -> Mapping[str, RunScores]:
+    """Scores of the lexical methods, which a trained encoder is to be compared with.
+
+    Args:
+        data: collection, queries, judgements.
+        ks: cut-offs.
+        methods: which of them.
+    """
+    depth = max(DEPTH, *ks)
+    return {name: run_scores(data, lexical_run(data, name, depth=depth), ks) for name in methods}
+
+
+def _named(data: RetrievalSet, found: SearchResult, depth: int) -> dict[str, dict[str, float]]:
+    """At most `depth` hits by id, without the query's own."""
+    run = to_run(found, list(data.queries), list(data.corpus), drop_identical=True)
+    return {query: dict(list(hits.items())[:depth]) for query, hits in run.items()}

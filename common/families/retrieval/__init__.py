@@ -1,0 +1,1 @@
+"""Text encoders for retrieval: experiment, training sets, evaluation with trivial baselines, search."""

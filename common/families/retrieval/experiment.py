@@ -1,0 +1,129 @@
+"""Encoder, stages, evaluation, export and tasks of a retrieval project put together."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.data.module import ContrastiveData
+from common.engine.experiment import Experiment, Plan, Requirement, Stage
+from common.engine.workspace import Workspace
+from common.families.retrieval.encoder import E, EncoderRecipe, R, encoder_of
+from common.families.retrieval.evaluation import beir_folder, evaluate_beir
+from common.families.retrieval.protocol import RetrievalExperimentConfig
+from common.families.retrieval.search import search_collection
+
+PROBES = ["A small cat sleeps.", "Two men are repairing the roof of an old house."]
+
+Task = Callable[[Workspace, Experiment[R]], object]
+
+
+def retrieval_experiment(
+    cfg: RetrievalExperimentConfig,
+    recipe: EncoderRecipe[E],
+    make_module: Callable[[E], R],
+    stages: Callable[[], Iterator[Stage]],
+    evaluate: Callable[[R, Workspace], dict[str, float]],
+    plan: Callable[[], Plan[R]],
+    texts: Callable[[], Sequence[str]],
+    tasks: Mapping[str, Task[R]],
+) -> Experiment[R]:
+    """Experiment of a text encoder for retrieval.
+
+    Args:
+        cfg: the project's config.
+        recipe: its encoder.
+        make_module: module around an encoder, for evaluation.
+        stages: see `Experiment`; `one_stage` for the plain case.
+        evaluate: the paper's metrics; those of the sets of ``eval.beir`` come beside them.
+        plan: what `make check` reports on, see `text_plan`.
+        texts: what the task "search" looks in when the config names no file.
+        tasks: beside "search"; each is given the run's workspace and the experiment.
+    """
+
+    def everything(module: R, workspace: Workspace) -> dict[str, float]:
+        found = evaluate(module, workspace)
+        return found | evaluate_beir(cfg, recipe, encoder_of(module, recipe), workspace)
+
+    def export(module: R, folder: Path) -> None:
+        recipe.save(encoder_of(module, recipe), folder)
+
+    def embed(module: R) -> dict[str, Tensor]:
+        encoder = encoder_of(module, recipe)
+        return {
+            "queries": recipe.queries(encoder, PROBES),
+            "documents": recipe.documents(encoder, PROBES),
+        }
+
+    def search(workspace: Workspace, experiment: Experiment[R]) -> None:
+        search_collection(cfg, recipe, workspace, experiment, texts)
+
+    def bound(task: Task[R]) -> Callable[[Workspace], None]:
+        def run(workspace: Workspace) -> None:
+            task(workspace, experiment)
+
+        return run
+
+    experiment = Experiment(
+        stages,
+        everything,
+        export,
+        lambda folder: make_module(recipe.load(folder)),
+        embed,
+        plan,
+        {name: bound(task) for name, task in {"search": search, **tasks}.items()},
+    )
+    return experiment
+
+
+def one_stage(
+    recipe: EncoderRecipe[E],
+    make_module: Callable[[E], R],
+    make_data: Callable[[E], ContrastiveData],
+) -> Iterator[Stage]:
+    """The single stage "train".
+
+    Args:
+        recipe: builds the encoder.
+        make_module: module around it.
+        make_data: training data, given the encoder (for its tokenizer).
+    """
+    encoder = recipe.build()
+    yield Stage("train", make_module(encoder), make_data(encoder))
+
+
+def text_plan(
+    cfg: RetrievalExperimentConfig,
+    recipe: EncoderRecipe[E],
+    make_module: Callable[[E], R],
+    *,
+    passes: Callable[[int], Sequence[tuple[int, int]]],
+    run: Callable[[E, Tensor], Tensor],
+    num_samples: int,
+    requirements: Sequence[Requirement],
+) -> Plan[R]:
+    """What `make check` reports on.
+
+    Args:
+        cfg: the project's config.
+        recipe: its encoder.
+        make_module: module around it.
+        passes: batch size -> (rows, tokens) of each pass of the encoder whose activations are
+            alive together.
+        run: encoder, ids (rows, tokens) -> what the backward pass starts from. Without a mask:
+            transformers looks at its values, and meta tensors have none.
+        num_samples: of an epoch.
+        requirements: of weights and training data; the sets of ``eval.beir`` are added.
+    """
+
+    def forward(module: R, batch_size: int) -> Tensor:
+        ids = [torch.ones(size, dtype=torch.long) for size in passes(batch_size)]
+        return torch.stack([run(encoder_of(module, recipe), x).sum() for x in ids]).sum()
+
+    sets = [
+        Requirement(f"data: {name} (evaluation)", str(path), path.is_dir(), "a folder in the BEIR layout")
+        for name, path in ((name, beir_folder(cfg, name)) for name in cfg.eval.beir)
+    ]  # fmt: skip
+    module = lambda: make_module(recipe.planned())  # noqa: E731
+    return Plan(module, num_samples, forward, (*requirements, *sets))

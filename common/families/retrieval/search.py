@@ -1,0 +1,48 @@
+"""`make run TASK=search`: nearest texts of a file or folder for queries."""
+
+from collections.abc import Callable, Sequence
+
+from common.encoders.modes import evaluated
+from common.engine.experiment import Experiment
+from common.engine.workspace import Workspace
+from common.evaluation.retrieval.text_index import TextIndex
+from common.evaluation.retrieval.text_search import read_texts, search_texts
+from common.families.retrieval.encoder import E, EncoderRecipe, R, encoder_of
+from common.families.retrieval.protocol import RetrievalExperimentConfig
+
+
+def search_collection(
+    cfg: RetrievalExperimentConfig,
+    recipe: EncoderRecipe[E],
+    workspace: Workspace,
+    experiment: Experiment[R],
+    texts: Callable[[], Sequence[str]],
+) -> None:
+    """Index a collection with a trained encoder and print the nearest texts of queries.
+
+    Args:
+        cfg: the project's config.
+        recipe: its encoder.
+        workspace: of the task.
+        experiment: of the project.
+        texts: the collection when ``search.file`` is null.
+
+    Raises:
+        UserError: no trained run, or a file that is missing or empty.
+    """
+    from common.engine.run import trained_module
+
+    options = cfg.search
+    module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
+    encoder = encoder_of(module, recipe)
+    collection = read_texts(options.file) if options.file else texts()
+    with evaluated(encoder, cfg.trainer.accelerator):
+        index = TextIndex(
+            lambda rows: recipe.documents(encoder, rows),
+            collection,
+            query_encoder=lambda rows: recipe.queries(encoder, rows),
+            metric=recipe.metric,
+            batch_size=cfg.eval.batch_size,
+            progress=workspace.progress,
+        )
+        search_texts(index, options)

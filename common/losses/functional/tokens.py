@@ -1,0 +1,80 @@
+"""Cross-entropy over tokens: masked language modelling, and sequences under teacher forcing.
+
+# N or B texts, L tokens, D dim, V vocabulary
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IGNORED = -100  # label of a position where nothing is predicted, as in transformers
+
+
+def masked_lm_loss(head: nn.Module, states: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of a masked language model over the labelled positions.
+
+        L = -1/|M| sum_{i in M} log softmax(head(h_i))_{y_i}
+
+    The head runs on the labelled positions alone, a seventh of the tokens at BERT's rate.
+
+    Source: Devlin et al. 2019, "BERT", section 3.1 (task 1), arXiv 1810.04805.
+
+    Args:
+        head: states (M, D) -> logits (M, V).
+        states: (N, L, D) of the masked texts.
+        labels: (N, L) int64, -100 where nothing is predicted.
+
+    Returns:
+        Scalar, in float32 at least; 0 with a zero gradient if nothing is labelled.
+
+    Distributed: local.
+
+    >>> states, labels = torch.zeros(1, 2, 3), torch.tensor([[-100, 1]])
+    >>> f"{float(masked_lm_loss(nn.Linear(3, 4, bias=False), states, labels).detach()):.4f}"  # log 4
+    '1.3863'
+    """
+    chosen = labels != IGNORED
+    logits: Tensor = head(states[chosen])
+    if not len(logits):
+        return states.sum() * 0
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return F.cross_entropy(logits.to(wide), labels[chosen])
+
+
+def token_sums(
+    logits: Tensor,
+    tokens: Tensor,
+    *,
+    pad_id: int,
+    label_smoothing: float = 0.0,
+    count_pad: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of a decoder, summed over the tokens of each row, and how many count.
+
+    Source: Szegedy et al. 2016, section 7 (label smoothing), arXiv 1512.00567.
+
+    Args:
+        logits: (B, L - 1, V) of the next token under teacher forcing.
+        tokens: (B, L) with the start token.
+        pad_id: padding token.
+        label_smoothing: in [0, 1).
+        count_pad: padding counts as a token to predict.
+
+    Returns:
+        (B,) sums and (B,) counts.
+
+    Distributed: local; `rank_mean_of_sums` makes the mean over all ranks of them.
+
+    >>> sums, counts = token_sums(torch.zeros(1, 2, 4), torch.tensor([[2, 3, 0]]), pad_id=0)
+    >>> f"{float(sums):.4f}", counts.tolist()  # log 4, of one token
+    ('1.3863', [1.0])
+    """
+    target = tokens[:, 1:]
+    ce = F.cross_entropy(
+        logits.float().transpose(1, 2),
+        target,
+        reduction="none",
+        label_smoothing=label_smoothing,
+    )
+    counts = torch.ones_like(ce) if count_pad else target.ne(pad_id).to(ce.dtype)
+    return (ce * counts).sum(1), counts.sum(1)

@@ -1,0 +1,105 @@
+"""What CACR's weights say about a batch: their entropy, and how they follow the distance.
+
+# V views, K positives, N samples, D dim
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.evaluation.text.sts import spearman
+from common.losses.functional.geometry import pairwise_squared_distance
+
+DIAGNOSED_QUERIES = 64  # rows of a batch whose weights are looked at
+
+
+def attraction_weights(query: Tensor, positives: Tensor, tau: float) -> Tensor:
+    """Share of each positive in the attraction: far ones weigh more.
+
+        pi_k|x = exp(tau * ||q - p_k||^2) / sum_k' exp(tau * ||q - p_k'||^2)
+
+    Source: Zheng et al. 2023, equation 5, arXiv 2105.03746.
+
+    Args:
+        query: (N, D), L2-normalised.
+        positives: (K, N, D), L2-normalised: other views of the same samples.
+        tau: > 0, t+.
+
+    Returns:
+        (N, K), rows sum to 1.
+
+    >>> views = torch.tensor([[[1.0, 0.0]], [[-1.0, 0.0]]])
+    >>> attraction_weights(views[0], views, math.log(3) / 4)
+    tensor([[0.2500, 0.7500]])
+    """
+    return (tau * positive_distances(query, positives)).softmax(1)  # Eq. 5
+
+
+def repulsion_weights(query: Tensor, negatives: Tensor, tau: float) -> Tensor:
+    """Share of each negative in the repulsion: near ones weigh more, the own sample has none.
+
+        pi_j|i = exp(-tau * ||q_i - n_j||^2) / sum_{j' != i} exp(-tau * ||q_i - n_j'||^2)
+
+    Source: Zheng et al. 2023, equation 6, arXiv 2105.03746.
+
+    Args:
+        query: (N, D), L2-normalised.
+        negatives: (M, D), L2-normalised, M >= N; row i belongs to the sample of query i.
+        tau: > 0, t-.
+
+    Returns:
+        (N, M), rows sum to 1, zero where j = i.
+    """
+    logits = -tau * pairwise_squared_distance(query, negatives)
+    own = torch.eye(*logits.shape, dtype=torch.bool, device=logits.device)
+    return logits.masked_fill(own, -torch.inf).softmax(1)  # Eq. 6
+
+
+def positive_distances(query: Tensor, positives: Tensor) -> Tensor:
+    """Squared distances of a query (N, D) and its positives (K, N, D), (N, K)."""
+    return (query - positives).square().sum(-1).T
+
+
+@torch.no_grad()
+def weight_diagnostics(
+    query: Tensor, positives: Tensor, negatives: Tensor, tau_pos: float, tau_neg: float
+) -> dict[str, float]:
+    """Contrast within the positives and within the negatives of some queries.
+
+    The weights are CACR's, whatever the loss in use weighs by, so that all losses compare.
+
+    Args:
+        query: (N, D) raw embeddings.
+        positives: (K, N, D) raw, other views.
+        negatives: (M, D) raw, M >= N; row i belongs to the sample of query i.
+        tau_pos: t+.
+        tau_neg: t-.
+
+    Returns:
+        Mean entropy of the weights in nats (``positive_entropy``, at most log K;
+        ``negative_entropy``, at most log(M - 1)), and over all pairs the rank correlation of
+        weight and distance (``positive_rank_correlation`` is 0 if K = 1).
+    """
+    query, positives, negatives = (
+        F.normalize(x.float(), dim=-1) for x in (query, positives, negatives)
+    )
+    pi = attraction_weights(query, positives, tau_pos)
+    pushed = repulsion_weights(query, negatives, tau_neg)
+    others = ~torch.eye(*pushed.shape, dtype=torch.bool, device=pushed.device)
+    near = pairwise_squared_distance(query, negatives)[others]
+    far = positive_distances(query, positives)
+    return {
+        "positive_entropy": float(torch.special.entr(pi).sum(1).mean()),
+        "negative_entropy": float(torch.special.entr(pushed).sum(1).mean()),
+        "positive_rank_correlation": spearman(pi.flatten().cpu(), far.flatten().cpu()),
+        "negative_rank_correlation": spearman(pushed[others].cpu(), near.cpu()),
+    }
+
+
+def batch_diagnostics(
+    query: Tensor, positives: Tensor, negatives: Tensor, tau_pos: float, tau_neg: float
+) -> dict[str, Tensor]:
+    """`weight_diagnostics` of the first queries of this rank, to be logged."""
+    few = slice(0, DIAGNOSED_QUERIES)
+    found = weight_diagnostics(query[few], positives[:, few], negatives, tau_pos, tau_neg)
+    return {name: query.new_tensor(value) for name, value in found.items()}

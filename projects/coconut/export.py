@@ -1,0 +1,65 @@
+"""The network with its tokenizer as a folder, read again for evaluation; the plan of `make check`."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.data.speech.sources import SAMPLE_RATES, num_train
+from common.engine.experiment import Plan
+from common.export.recognizer import Recognizer, save_recognizer
+from projects.coconut.config import Config
+from projects.coconut.data import build_tokenizer, data_present, requirements
+from projects.coconut.module import Coconut
+from projects.coconut.network import build_network, network_options
+from projects.coconut.stages import Task
+
+
+def export(cfg: Config, module: Coconut, folder: Path) -> None:
+    """Write a folder for `common.export.recognizer.Recognizer`."""
+    tokenizer = build_tokenizer(cfg)
+    save_recognizer(module.network, tokenizer, network_options(cfg, len(tokenizer)), folder)
+
+
+def load_export(cfg: Config, folder: Path) -> Coconut:
+    """A module around an exported network; it has no history."""
+    known, num_test = Recognizer.load(folder), len(Task(cfg).test.spoken)
+    module = Coconut(cfg, known.network, 0, num_test=num_test, tokenizer=known.tokenizer)
+    return module.eval()
+
+
+def embed(cfg: Config, module: Coconut) -> dict[str, Tensor]:
+    """Outputs for made-up sounds and tokens, compared after export and reload."""
+    network = module.network
+    device = next(network.parameters()).device
+    time = torch.arange(SAMPLE_RATES[cfg.data.source], device=device) / 40
+    waveforms = torch.stack([time.sin(), (2 * time).sin()])
+    lengths = torch.tensor([len(time), len(time) // 2], device=device)
+    tokens = torch.tensor([[2, 6, 4, 7, 3], [2, 7, 4, 6, 3]], device=device)
+    states, mask = network.encode(waveforms, lengths)
+    found = {
+        "features": network.features(waveforms, lengths),
+        "logits": network.logits(tokens, states, mask),
+        "text": network.pooled_text(tokens),
+    }
+    return {name: x.float().cpu() for name, x in found.items()}
+
+
+def plan(cfg: Config) -> Plan[Coconut]:
+    """What `make check` reports on, also without data and weights on disk."""
+
+    def bare_module() -> Coconut:
+        ready = data_present(cfg)
+        size = len(build_tokenizer(cfg)) if ready else cfg.data.vocab_size
+        num_test = len(Task(cfg).test.spoken) if ready else 0
+        network = build_network(cfg, size, pretrained="random")
+        return Coconut(cfg, network, cfg.num_tasks - 1, num_test=num_test)
+
+    def forward(module: Coconut, batch_size: int) -> Tensor:
+        network, seconds = module.network, 3
+        waveforms = torch.zeros(batch_size, seconds * SAMPLE_RATES[cfg.data.source])
+        lengths = torch.full((batch_size,), waveforms.shape[1])
+        states, mask = network.encode(waveforms, lengths)
+        return network.logits(torch.ones(batch_size, 16).long(), states, mask)
+
+    return Plan(bare_module, num_train(cfg.data), forward, requirements(cfg))

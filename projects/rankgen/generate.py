@@ -1,0 +1,195 @@
+"""The generation stage: windows of books, and a continuation of each by a language model."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from common.config import UserError
+from common.data.lookup import data_root
+from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
+from common.data.splits import stable_fraction
+from common.data.tables import write_jsonl
+from common.data.text.books import (
+    Chapter,
+    Window,
+    chapter_windows,
+    halves,
+    load_books,
+    read_book_folder,
+)
+from common.decoding.generators import Prompt, generator_settings, text_generator
+from common.decoding.options import Policy
+from common.engine.workspace import Workspace
+from projects.rankgen.config import Config, Half, Part
+from projects.rankgen.data import FILE
+from projects.rankgen.decode import tidy
+
+GENERATION_STREAM = 67
+CHUNK = 512  # windows in a file of finished continuations
+# part -> half and number of windows of the bundled set
+BUNDLED_PARTS: dict[Part, tuple[Half, int]] = {
+    "train": ("ranker", 2304),
+    "dev": ("all", 192),
+    "test": ("all", 448),
+}
+
+
+def policy_of(cfg: Config, strategy: str | None = None) -> Policy:
+    """Decoding policy of the generator section, or another strategy with its options."""
+    names = {f.name for f in fields(Policy)} & vars(cfg.generator).keys()
+    chosen = {name: getattr(cfg.generator, name) for name in names}
+    if cfg.generator.amateur is not None:
+        chosen["amateur_context"] = None  # a smaller model sees what the expert sees
+    return Policy(**chosen | ({"strategy": strategy} if strategy else {}))
+
+
+def book_windows(cfg: Config) -> list[Window]:
+    """Windows of the config's books and half, evenly thinned to `window.limit`.
+
+    Raises:
+        UserError: missing books, or no windows.
+    """
+    section = cfg.window
+    chapters: list[Chapter] = (
+        load_books(cfg.data.root, section.part)
+        if section.books is None
+        else list(read_book_folder(data_root(cfg.data.root) / section.books))
+    )
+    if section.half != "all":
+        chapters = halves(chapters)[section.half == "ranker"]
+    found = [
+        window
+        for chapter in chapters
+        for window in chapter_windows(
+            chapter,
+            prefix_words=section.prefix_words,
+            min_words=section.min_words,
+            max_words=section.max_words,
+            overlap=section.overlap,
+            seed=cfg.seed,
+        )
+    ]
+    if not found:
+        raise UserError("the books have no window of these lengths; lower window.prefix_words")
+    count = min(section.limit or len(found), len(found))
+    return [found[i * len(found) // count] for i in range(count)]
+
+
+def write_windows(cfg: Config, workspace: Workspace) -> Path:
+    """Write prefix and continuation of every window (``TASK=windows``).
+
+    ``window.half=generator`` gives the pairs to tune a language model on; they share no chapter
+    with those of ``window.half=ranker``.
+    """
+    path = _output(cfg, workspace, "windows.jsonl")
+    rows = [
+        {"doc_id": w.book, "prefix": w.prefix, "gold": w.continuation} for w in book_windows(cfg)
+    ]
+    write_jsonl(path, rows)
+    workspace.note(f"{len(rows)} windows: {path}")
+    return path
+
+
+def write_generations(cfg: Config, workspace: Workspace) -> Path:
+    """Let the language model continue every prefix (``TASK=generate``); can be stopped and continued.
+
+    A continuation has a token budget of `generator.tokens_per_word` times the words of the gold, is
+    cut at its last sentence end, and is dropped with its window if fewer than
+    `window.min_words` words are left.
+    """
+    path = _output(cfg, workspace, "triples.jsonl")
+    rows = generated_rows(cfg, workspace)
+    if rows is not None:
+        write_jsonl(path, rows)
+        workspace.say(f"{len(rows)} windows have a continuation: {path}")
+    return path
+
+
+def write_bundled(cfg: Config, workspace: Workspace) -> Path:
+    """Make the bundled triples again (``TASK=bundle``): parts and counts of `BUNDLED_PARTS`."""
+    found: dict[Part, list[dict[str, Any]] | None] = {}
+    for part, (half, limit) in BUNDLED_PARTS.items():
+        window = replace(cfg.window, books=None, part=part, half=half, limit=limit)
+        found[part] = generated_rows(replace(cfg, window=window), workspace, f"generated-{part}")
+    path = _output(cfg, workspace, FILE)
+    if None not in found.values():
+        rows = [{"part": part, **row} for part, own in found.items() for row in own or ()]
+        write_jsonl(path, rows)
+        workspace.say(f"{len(rows)} triples by {cfg.generator.model}: {path}")
+    return path
+
+
+def generated_rows(
+    cfg: Config, workspace: Workspace, name: str = "generated"
+) -> list[dict[str, Any]] | None:
+    """``doc_id``, ``prefix``, ``gold`` and ``generated`` of the windows whose continuation is long enough.
+
+    None if other shares have to finish first.
+
+    Args:
+        cfg: the experiment's config.
+        workspace: of the task.
+        name: of the folder of finished chunks.
+    """
+    windows, section = book_windows(cfg), cfg.generator
+    step = RowMap(
+        name,
+        partial(build_continuer, cfg),
+        {
+            **generator_settings(section.model, policy_of(cfg), section),
+            "amateur": section.amateur,
+            "tokens_per_word": section.tokens_per_word,
+            "min_words": cfg.window.min_words,
+            "batch_size": section.batch_size,
+        },
+        cfg.seed,
+        CHUNK,
+        # the seed belongs to the text, so that a window's continuation is the same in any selection
+        key=lambda _, window: int(stable_fraction(window["prefix"]) * 2**31),
+    )
+    rows = [{"doc_id": w.book, "prefix": w.prefix, "gold": w.continuation} for w in windows]
+    found = map_rows(step, rows, workspace.folder(name), cfg.task, workspace.meter)
+    workspace.say(f"{name}: {found.summary}")
+    if not found.complete:
+        return None
+    texts = zip(rows, found.rows(), strict=True)
+    return [{**row, "generated": text} for row, text in texts if text is not None]
+
+
+def build_continuer(cfg: Config) -> RowFunction:
+    """Windows of a chunk -> a continuation each, None where too little is left of it."""
+    section, policy = cfg.generator, policy_of(cfg)
+    generate = text_generator(
+        section.model,
+        policy,
+        section,
+        batch_size=section.batch_size,
+        device=section.device,
+        amateur=section.amateur,
+    )
+
+    def proceed(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[str | None]:
+        # windows of similar length share a batch, which is as long as its longest
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]["gold"]))
+        words = [len(rows[i]["gold"].split()) for i in order]
+        found = generate(
+            [Prompt(rows[i]["prefix"]) for i in order],
+            [seeds[i].rng(GENERATION_STREAM) for i in order],
+            [math.ceil(section.tokens_per_word * n) for n in words],
+        )
+        texts: list[str | None] = [None] * len(rows)
+        for i, continuation in zip(order, found, strict=True):
+            text = tidy(continuation)
+            texts[i] = text if len(text.split()) >= cfg.window.min_words else None
+        return texts
+
+    return proceed
+
+
+def _output(cfg: Config, workspace: Workspace, name: str) -> Path:
+    path = workspace.folder(".") / name if cfg.window.output is None else Path(cfg.window.output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

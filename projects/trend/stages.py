@@ -1,0 +1,53 @@
+"""The curriculum of pre-training, then fine-tuning; what `make check` builds of them."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from common.engine.experiment import Plan, Stage
+from projects.trend.config import Config
+from projects.trend.data import build_data, open_sets
+from projects.trend.export import load_backbone
+from projects.trend.finetune import Finetune, build_finetune_data, last_module
+from projects.trend.module import Trend
+from projects.trend.networks import Rays, TrendNetwork, network_options
+from projects.trend.sources import num_samples, requirements
+
+
+def stages(cfg: Config) -> Iterator[Stage]:
+    """One stage a horizon, all on one network; then the detector, if the config trains one."""
+    network = TrendNetwork(**network_options(cfg))
+    given = cfg.finetune.encoder_weights
+    if given is not None and given != "random":
+        load_backbone(given, network)
+    if given is None:
+        sets = open_sets(cfg, "train")
+        for number, horizon in enumerate(cfg.method.horizons):
+            lengths = cfg.method.epochs if cfg.method.steps is None else cfg.method.steps
+            unit = "max_epochs" if cfg.method.steps is None else "max_steps"
+            module = Trend(cfg, network, horizon)
+            data = build_data(cfg, sets, horizon)
+            yield Stage(f"pretrain_{horizon}", module, data, {unit: lengths[number]})
+    if cfg.finetunes:
+        tune = cfg.finetune
+        length = {"max_epochs": tune.epochs} if tune.epochs else {"max_steps": tune.steps}
+        yield Stage("finetune", Finetune(cfg, network), build_finetune_data(cfg), length)
+
+
+def plan(cfg: Config) -> Plan[Trend | Finetune]:
+    """What `make check` reports on."""
+
+    def forward(module: Trend | Finetune, batch_size: int) -> Tensor:
+        """Recurrent embedding, field and rendering; the sparse encoder depends on the points."""
+        network = module.network.requires_grad_(True)  # frozen in fine-tuning
+        shape = (batch_size, network.encoder.channels, *network.encoder.volume_shape)
+        volume = torch.zeros(shape).requires_grad_()
+        after = network.recurrent.step(volume, torch.zeros(batch_size, 3))
+        directions = torch.ones(2 * batch_size, cfg.data.rays, 3)
+        frames = 2 * batch_size
+        rays = Rays(torch.zeros(frames, 3), directions, torch.zeros(frames), directions[..., 0])
+        scan = network.render(torch.cat([volume, after]), rays)
+        return torch.stack([scan.ranges.sum(), scan.intensity.sum(), scan.surface.sum()]).sum()
+
+    return Plan(lambda: last_module(cfg), num_samples(cfg), forward, requirements(cfg))

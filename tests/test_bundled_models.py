@@ -1,0 +1,43 @@
+"""Every model under data/models, loaded from its folder as a user would, has the figures of its card."""
+
+import json
+import shutil
+
+import pytest
+
+from common.data.lookup import BUNDLED
+from scripts.pretrain.figures import causal_loss, figures, masked_loss, stated
+
+MODELS = sorted(p.name for p in (BUNDLED / "models").iterdir() if p.is_dir())
+TOLERANCE = {"loss": 0.1, "accuracy": 0.02, "stsb_spearman": 0.01}
+
+
+def test_something_was_found():
+    assert len(MODELS) >= 3
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_has_the_figures_of_its_card(name):
+    folder = BUNDLED / "models" / name
+    card, found = stated(folder), figures(folder)
+    assert found.keys() == card.keys()
+    for figure, value in found.items():
+        assert value == pytest.approx(card[figure], abs=TOLERANCE[figure]), figure
+
+
+@pytest.mark.parametrize("name", ["causal-lm", "text-encoder"])
+def test_weights_of_another_vocabulary_are_noticed(name, tmp_path):
+    """The mutant: ten more letters in the vocabulary, every later piece one place further."""
+    folder = tmp_path / name
+    shutil.copytree(BUNDLED / "models" / name, folder)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    vocab = content["model"]["vocab"]
+    last = len(vocab) - 1
+    content["model"]["vocab"] = {
+        piece: number if number < 500 else 500 + (number - 490) % (last - 499)
+        for piece, number in vocab.items()
+    }
+    path.write_text(json.dumps(content), encoding="utf-8")
+    loss = masked_loss if name == "text-encoder" else causal_loss
+    assert loss(folder, 40)["loss"] > stated(folder)["loss"] + 1

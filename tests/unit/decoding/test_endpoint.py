@@ -1,0 +1,176 @@
+"""Text from a server: both interfaces, order, seeds, retries, timeouts and clear errors."""
+
+import json
+import socket
+
+import pytest
+
+from common.config import UserError
+from common.data.samplers import sample_rng
+from common.decoding.endpoint import EndpointGenerator
+from common.decoding.generators import Prompt, generator_settings, text_generator
+from common.decoding.options import Policy, ServerConfig
+from tests.completion_server import CompletionServer
+
+POLICY = Policy("nucleus", temperature=0.7, top_p=0.8)
+PROMPTS = [Prompt(f"few shots\nrow {i}") for i in range(9)]
+
+
+def streams(count=9, seed=0):
+    return [sample_rng(seed, 0, i) for i in range(count)]
+
+
+def config(server, **options):
+    return ServerConfig(server.url, **{"retry_seconds": 0.01, "retries": 2, **options})
+
+
+def ask(server, prompts=PROMPTS, policy=POLICY, stop=None, **options):
+    generate = EndpointGenerator(config(server, **options), "small", policy, stop)
+    return generate(prompts, streams(len(prompts)), 12)
+
+
+def test_completions_in_order_with_each_row_s_seed():
+    seeds = [int(rng.integers(2**31)) for rng in streams()]
+    with CompletionServer(seconds=0.02) as server:
+        found = ask(server, stop="\n", requests=3)
+    assert found == [f" row {i} said {seed}" for i, seed in enumerate(seeds)]
+    assert server.most_flying == 3
+    request = next(r for r in server.requests if r["body"]["seed"] == seeds[4])
+    assert request["path"] == "/v1/completions"
+    assert request["body"] == {
+        "model": "small", "prompt": "few shots\nrow 4", "temperature": 0.7, "top_p": 0.8,
+        "max_tokens": 12, "seed": seeds[4], "stop": ["\n"],
+    }  # fmt: skip
+    assert "Authorization" not in request["headers"]
+
+
+def test_what_is_begun_is_continued_by_completions_and_answered_by_chat():
+    prompt = Prompt("List two towns.", '["', turn=True)
+    with CompletionServer(lambda prompt, _: f'{prompt[-2:]}Rome"]') as server:
+        assert ask(server, [prompt]) == ['["["Rome"]']
+        assert server.requests[0]["body"]["prompt"] == 'List two towns.\n\nAnswer:\n["'
+        assert ask(server, [prompt], api="chat") == ['s.Rome"]']
+    chat = server.requests[1]
+    assert chat["path"] == "/v1/chat/completions"
+    assert chat["body"]["messages"] == [{"role": "user", "content": "List two towns."}]
+    assert "prompt" not in chat["body"]
+
+
+def test_limits_per_row_and_other_policies():
+    with CompletionServer() as server:
+        generate = EndpointGenerator(config(server), "m", Policy("top_k", top_k=7))
+        generate(PROMPTS[:2], streams(2), [3, 9])
+        ask(server, PROMPTS[:1], Policy("greedy"))
+    bodies = [request["body"] for request in server.requests]
+    assert {body["prompt"][-1]: body["max_tokens"] for body in bodies[:2]} == {"0": 3, "1": 9}
+    assert (bodies[0]["top_k"], "top_p" in bodies[0]) == (7, False)
+    assert (bodies[2]["temperature"], "top_p" in bodies[2]) == (0.0, False)
+    with pytest.raises(UserError, match="cannot decode by typical"):
+        EndpointGenerator(ServerConfig("http://x"), "m", Policy("typical"))
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_passing_failure_is_tried_again(status, capsys):
+    with CompletionServer(trouble=lambda n: (status, "busy") if n < 2 else None) as server:
+        found = ask(server, PROMPTS[:1])
+    assert found[0].startswith(" row 0")
+    assert len(server.requests) == 3
+    assert f"answered {status}: busy; trying again" in capsys.readouterr().err
+
+
+def test_a_lasting_failure_says_that_the_work_is_kept():
+    with CompletionServer(trouble=lambda n: (500, '{"error": {"message": "no memory"}}')) as server:
+        with pytest.raises(
+            UserError, match=r"answered 500: no memory, in 3 attempts.*stays: start"
+        ):
+            ask(server, PROMPTS[:1])
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [(400, "context is 8"), (401, "api_key_variable"), (404, "usually ends in /v1")],
+)
+def test_a_refused_request_is_not_repeated(status, hint):
+    with CompletionServer(trouble=lambda n: (status, '{"message": "context is 8"}')) as server:
+        with pytest.raises(UserError, match=f"answered {status}: .*{hint}"):
+            ask(server, PROMPTS[:1])
+        assert len(server.requests) == 1
+
+
+def test_no_answer_in_time():
+    with CompletionServer(seconds=0.6) as server:
+        with pytest.raises(
+            UserError, match=r"no answer within generator\.timeout=0\.1 s, in 2 att"
+        ):
+            ask(server, PROMPTS[:1], timeout=0.1, retries=1)
+        assert len(server.requests) == 2
+
+
+def test_a_refused_connection_and_an_unknown_host():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    for address, words in ((url, "refused the connection"), ("http://no.invalid", "no known host")):
+        server = ServerConfig(address, retries=1, retry_seconds=0.01)
+        with pytest.raises(UserError, match=rf"{words}.*, in 2 attempts"):
+            EndpointGenerator(server, "m", POLICY)(PROMPTS[:1], streams(1), 4)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("<html>", "did not answer JSON"), ('{"choices": []}', r"without choices\[0\]\.text"),
+     ('{"choices": [{"message": {}}]}', r"without choices\[0\]\.text"), ("[]", "without choices")],
+)  # fmt: skip
+def test_something_else_than_an_answer(content, message):
+    with (
+        CompletionServer(trouble=lambda n: (200, content)) as server,
+        pytest.raises(UserError, match=message),
+    ):
+        ask(server, PROMPTS[:1])
+
+
+def test_after_an_error_nothing_further_is_asked():
+    with CompletionServer(trouble=lambda n: (400, "no"), seconds=0.05) as server:
+        with pytest.raises(UserError):
+            ask(server, PROMPTS * 5, requests=2)
+        assert len(server.requests) <= 6
+
+
+def test_the_key_comes_from_the_named_variable(monkeypatch):
+    with CompletionServer() as server:
+        monkeypatch.delenv("MY_KEY", raising=False)
+        with pytest.raises(UserError, match="MY_KEY: this environment variable is not set"):
+            ask(server, api_key_variable="MY_KEY")
+        monkeypatch.setenv("MY_KEY", "secret")
+        ask(server, PROMPTS[:1], api_key_variable="MY_KEY")
+    assert server.requests[0]["headers"]["Authorization"] == "Bearer secret"
+    named = ServerConfig(server.url, api_key_variable="MY_KEY")
+    assert "secret" not in json.dumps(generator_settings("m", POLICY, named)) + repr(named)
+
+
+def test_the_factory_takes_the_server_and_loads_nothing():
+    with CompletionServer() as server:
+        generate = text_generator("bundled:nothing", POLICY, config(server, served_model="big"))
+        generate(PROMPTS[:1], streams(1), 2)
+    assert server.requests[0]["body"]["model"] == "big"
+
+
+def test_settings_name_model_and_kind_but_not_the_address():
+    local = generator_settings("m", POLICY, ServerConfig())
+    here, there = (
+        generator_settings("m", POLICY, ServerConfig(f"http://{h}:1")) for h in ("a", "b")
+    )
+    assert here == there
+    assert here != local
+    chat = ServerConfig("http://a:1", api="chat", served_model="n")
+    assert generator_settings("m", POLICY, chat)["model"] == "n"
+    assert generator_settings("m", POLICY, chat)["generator"] == "endpoint, chat"
+
+
+@pytest.mark.parametrize(
+    "options", [{"endpoint": "localhost:8000"}, {"requests": 0}, {"timeout": 0}, {"retries": -1}]
+)
+def test_wrong_options_are_refused(options):
+    with pytest.raises(ValueError, match="generator"):
+        ServerConfig(**options)

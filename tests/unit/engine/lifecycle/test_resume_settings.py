@@ -1,0 +1,153 @@
+"""A run that goes on is the run that was started: which one is meant, and with which settings."""
+
+import json
+import os
+
+import pytest
+
+import tests.toy
+from common.config import UserError, load
+from common.engine import checkpoint as ckpt
+from common.engine import run as verbs
+from common.engine.lifecycle.find import find_finished
+from common.engine.lifecycle.run import Run
+from tests.interrupted import final_state, same
+
+OWN = ("model.dropout=0.3", "optim.lr=0.02", "trainer.checkpoint_every_n_steps=2")
+
+
+def meta(folder):
+    return json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+
+
+def break_off(toy, broken_at, *overrides, stage="stage1", step=3):
+    broken_at(stage, step)
+    with pytest.raises(RuntimeError, match="power cut"):
+        toy(*overrides)
+    broken_at(None)
+
+
+def test_a_run_goes_on_with_its_own_overrides(toy, broken_at, tmp_path):
+    whole = toy(*OWN, "run_id=whole")
+    break_off(toy, broken_at, *OWN, "run_id=half")
+    half = toy("resume=latest")
+    assert half.name == "half"
+    assert same(final_state(half, "stage1"), final_state(whole, "stage1"))
+    assert meta(half)["state"] == "finished"
+    assert "error" not in meta(half)
+    assert meta(half)["resumed"][0]["changes"] == {}
+    plain = toy("run_id=plain")  # the comparison can fail
+    assert not same(final_state(plain, "stage1"), final_state(whole, "stage1"))
+
+
+def test_other_settings_are_refused_by_name(toy, broken_at, tmp_path):
+    break_off(toy, broken_at, *OWN, "run_id=r")
+    before = meta(tmp_path / "runs/toy/smoke/r")
+    words = ["optim.lr=0.5", "seed=7", "model.dropout=0.3", "trainer.max_steps=9"]
+    with pytest.raises(UserError) as error:
+        toy("resume=r", *words)
+    said = str(error.value)
+    assert "optim.lr (0.02 there, 0.5 now), seed (0 there, 7 now)" in said
+    assert "dropout" not in said  # the run has this value already
+    assert "trainer.max_steps (" not in said  # may change
+    assert meta(tmp_path / "runs/toy/smoke/r") == before
+    with pytest.raises(UserError, match="run_id=other and resume=r name two runs"):
+        toy("resume=r", "run_id=other")
+
+
+def test_an_edited_config_file_is_refused_too(toy, broken_at, tmp_path):
+    break_off(toy, broken_at, "run_id=r")
+    file = tmp_path / "configs/toy/smoke.yaml"
+    file.write_text(file.read_text().replace("weight_decay: 0.01", "weight_decay: 0.2"))
+    with pytest.raises(UserError, match=r"optim.weight_decay \(0.01 there, 0.2 in the config file"):
+        toy("resume=r")
+
+
+def test_what_may_change_is_recorded(toy, broken_at, tmp_path):
+    break_off(toy, broken_at, *OWN, "run_id=r", stage="stage0", step=4)
+    folder = toy("resume=r", "trainer.max_steps=8", "tracking.tags=[longer]")
+    known = meta(folder)
+    changes = known["resumed"][0]["changes"]
+    assert changes == {"trainer.max_steps": [6, 8], "tracking.tags": [[], ["longer"]]}
+    assert known["num_steps"] == known["resolved"]["trainer"]["max_steps"] == 8
+    assert "max_steps: 8" in (folder / "config.yaml").read_text()
+    assert final_state(folder, "stage1")["global_step"] == 8
+    assert "optim.lr=0.02" in known["overrides"]
+    with pytest.raises(UserError, match=r"r has finished stage0, stage1, so trainer.max_steps"):
+        toy("resume=r", "trainer.max_steps=10")
+    toy("resume=r", "trainer.max_steps=8")  # its own value by now
+
+
+def test_latest_is_the_last_started_unfinished_run(toy, broken_at, tmp_path):
+    """Neither one that failed before its first step, nor one that finished, nor the last touched."""
+    with pytest.raises(UserError, match="no run of toy/smoke"):
+        toy("resume=latest")
+    toy("run_id=done")
+    broken_at("stage0", 0)
+    with pytest.raises(RuntimeError):
+        toy("run_id=failed")
+    broken_at(None)
+    with pytest.raises(UserError) as error:
+        toy("resume=latest")
+    wanted = "nothing to resume of toy/smoke"
+    assert str(error.value).startswith(wanted)
+    assert "done (finished), failed (failed before its first step)" in str(error.value)
+    break_off(toy, broken_at, "run_id=older")
+    break_off(toy, broken_at, "run_id=newer")
+    os.utime(tmp_path / "runs/toy/smoke/older/meta.json")
+    toy("run_id=after")
+    assert toy("resume=latest").name == "newer"
+    assert toy("resume=latest").name == "older"
+    assert toy("resume=failed").name == "failed"  # by its name it may start again
+
+
+def test_latest_of_an_evaluation_is_the_run_that_finished_last(toy, broken_at, tmp_path):
+    break_off(toy, broken_at, "run_id=a")
+    cfg = load(tests.toy.Config, "toy", "smoke", [f"runs_dir={tmp_path / 'runs'}"])
+    with pytest.raises(UserError, match=r"no finished run .* a \(failed\)"):
+        find_finished(cfg, "toy", "smoke", "latest")
+    toy("run_id=b")
+    toy("resume=a")
+    break_off(toy, broken_at, "run_id=c")
+    assert find_finished(cfg, "toy", "smoke", "latest").path.name == "a"
+    words = ("toy", "smoke", [f"runs_dir={tmp_path / 'runs'}"])
+    assert verbs.export(*words, None, None).parent.name == "a"
+    with pytest.raises(UserError, match="c is not trained to its end; continue it with resume=c"):
+        verbs.evaluate(*words, "c", None)
+
+
+def test_an_evaluation_leaves_the_metrics_of_the_run(toy, tmp_path):
+    folder = toy("run_id=r")
+    (folder / "metrics.json").write_text('{"spread": 7}')
+    words = ("toy", "smoke", [f"runs_dir={tmp_path / 'runs'}"])
+    first, metrics = verbs.evaluate(*words, "r", None)
+    second, _ = verbs.evaluate(*words, "r", None)
+    assert first.parent == second.parent == folder
+    assert first != second
+    assert first.name.startswith("eval-")
+    assert json.loads((first / "metrics.json").read_text()) == metrics
+    assert (folder / "metrics.json").read_text() == '{"spread": 7}'
+    assert Run(folder, "toy", "smoke").workspace(first.name).curves == folder / "metrics.csv"
+
+
+@pytest.mark.parametrize("name", ["latest", "../evil", "a/b", "..", ".hidden", ""])
+def test_a_run_id_is_a_name(toy, tmp_path, name):
+    with pytest.raises(UserError, match="run_id"):
+        toy(f"run_id={json.dumps(name)}")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_of_an_older_version_is_known(toy, tmp_path):
+    """meta.json without state and settings, checkpoints without checksum."""
+    folder = toy("run_id=r")
+    known = meta(folder)
+    assert Run(folder, "toy", "smoke").state == "finished"
+    for key in ("state", "begun", "fitted", "resolved", "finished"):
+        known.pop(key)
+    (folder / "meta.json").write_text(json.dumps(known))
+    assert Run(folder, "toy", "smoke").state == "stopped"
+    assert Run(folder, "toy", "smoke").begun
+    with pytest.raises(UserError, match="seed"):
+        toy("resume=latest", "seed=3")
+    assert toy("resume=latest") == folder
+    assert ckpt.finished(folder / "checkpoints/stage1") is not None
