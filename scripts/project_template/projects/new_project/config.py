@@ -33,7 +33,7 @@ class MethodConfig:
     """The objective."""
 
     temperature: float = 0.1  # tau, divides the cosines
-    pull_weight: float = 0.1  # lambda, of the squared distance between the views
+    pull_weight: float = 1.0  # lambda, of the squared distance between the views
 
     def __post_init__(self) -> None:
         if self.temperature <= 0 or self.pull_weight < 0:
