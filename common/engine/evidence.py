@@ -1,0 +1,181 @@
+"""`make evidence`: every claim of every project, its verdict, and whether it is that of today's code."""
+
+import datetime
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from common.config import ROOT
+from common.engine.comparison.dependencies import code_hash
+from common.engine.comparison.runs import Run
+from common.engine.comparison.schema import Comparison
+from common.engine.comparison.spec import claims_of, default_arms, read_comparisons
+from common.engine.results import comparisons, interval_text, verdict_word
+from common.engine.workspace import read_json, write_text
+from common.registry import list_projects
+
+WORDS = ("supported", "not shown", "contradicted", "not testable here")
+README = re.compile(r"(<!-- evidence:begin -->\n).*?(<!-- evidence:end -->)", re.S)
+FRESH, NOT_RUN = "fresh", "not run"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One claim.
+
+    Attributes:
+        project: slug.
+        claim: text.
+        verdict: one of `WORDS`, or "not run".
+        here: difference and interval.
+        paper: what the paper reports, from compare.yaml.
+        below: baselines that beat the method.
+        date: of the result, ISO; empty if there is none.
+        state: "fresh", "not run", or "stale" with the reason.
+        minutes: that all runs of the comparison took, one after the other; None if not known.
+    """
+
+    project: str
+    claim: str
+    verdict: str
+    here: str
+    paper: str
+    below: str
+    date: str
+    state: str
+    minutes: float | None
+
+
+def evidence_rows(projects: Sequence[str] | None = None) -> list[Row]:
+    """The claims of the projects, published or not.
+
+    Args:
+        projects: slugs; None for all.
+    """
+    found = []
+    for project in projects if projects is not None else list_projects():
+        path = ROOT / "results" / f"{project}.json"
+        result = read_json(path) if path.exists() else None
+        published = {r.get("name", ""): r for r in comparisons(result)} if result else {}
+        for spec in read_comparisons(project):
+            found += _rows(project, spec, published.get(spec.name))
+    return found
+
+
+def _rows(project: str, spec: Comparison, result: Mapping[str, Any] | None) -> list[Row]:
+    state = freshness(project, spec, result)
+    claims = {claim.text: claim.paper for claim in claims_of(spec) if not claim.appendix}
+    if result is None:
+        return [
+            Row(project, text, NOT_RUN, "", paper, "", "", state, None)
+            for text, paper in claims.items()
+        ]
+    minutes = run_minutes(result)
+    return [
+        Row(
+            project,
+            claim["claim"],
+            verdict_word(claim),
+            f"{claim['difference']:+.4f}, {interval_text(claim)}",
+            claims.get(claim["claim"]) or claim.get("paper", ""),
+            ", ".join(sorted({low["baseline"] for low in claim.get("below", [])})),
+            result["date"],
+            state,
+            minutes,
+        )
+        for claim in result["claims"]
+    ]
+
+
+def freshness(project: str, spec: Comparison, result: Mapping[str, Any] | None) -> str:
+    """Whether a result is what today's code, config and compare.yaml would give."""
+    if result is None:
+        return NOT_RUN
+    if "code" not in result:
+        return "stale: from before results recorded their code"
+    if result["code"] != code_hash(project):
+        return "stale: code or data changed"
+    arms = {arm: spec.arms[arm] for arm in default_arms(spec)}
+    if (
+        {arm: entry["overrides"] for arm, entry in result["arms"].items()} != arms
+        or result["seeds"] != sorted(spec.seeds)
+        or list(result["baselines"]) != spec.baselines
+        or [c["claim"] for c in result["claims"]]
+        != [claim.text for claim in claims_of(spec) if not claim.appendix]
+    ):
+        return "stale: compare.yaml changed"
+    for arm, entry in result["arms"].items():
+        if Run(project, spec, arm, min(spec.seeds)).config_hash != entry["config_hash"]:
+            return "stale: config changed"
+    return FRESH
+
+
+def run_minutes(result: Mapping[str, Any]) -> float:
+    """Wall time of a result's runs."""
+    entries = [*result["arms"].values(), *result.get("baselines", {}).values()]
+    return sum(s or 0.0 for entry in entries for s in entry["wall_seconds"]) / 60
+
+
+def stale_projects(rows: Sequence[Row]) -> list[str]:
+    """Projects with a result that isn't fresh, the shortest first."""
+    waiting = {row.project: row.minutes or 0.0 for row in rows if row.state != FRESH}
+    return sorted(waiting, key=lambda project: waiting[project])
+
+
+def counts(rows: Sequence[Row]) -> str:
+    """How many claims have which verdict, as one sentence."""
+    number = Counter(row.verdict for row in rows)
+    words = [f"{number[word]} {word}" for word in WORDS]
+    words += [f"{number[NOT_RUN]} {NOT_RUN}"] if number[NOT_RUN] else []
+    below = sum(bool(row.below) for row in rows)
+    words += [f"{below} with a method below its best baseline without training"] if below else []
+    projects = len({row.project for row in rows})
+    return f"{len(rows)} claims of {projects} projects: {', '.join(words)}."
+
+
+def render(rows: Sequence[Row]) -> str:
+    """docs/evidence.md."""
+    lines = [
+        "# Evidence",
+        "",
+        "Written by `make evidence` from `results/` and `configs/*/compare.yaml`; the cards have the "
+        "tables. A result is stale when the code or the data that its runs depend on, their config "
+        "or the comparison has changed since; `make compare-all` works through those.",
+        "",
+        counts(rows),
+        "",
+        "| project | claim | verdict | here | paper | run | state | minutes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        verdict = row.verdict + (f" (below {row.below})" if row.below else "")
+        minutes = "" if row.minutes is None else f"{row.minutes:.0f}"
+        project = f"[{row.project}](../projects/{row.project}/README.md)"
+        cells = [project, row.claim, verdict, row.here, row.paper or "not stated", row.date,
+                 row.state, minutes]  # fmt: skip
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def age(row: Row, today: datetime.date | None = None) -> str:
+    """Days since the result."""
+    if not row.date:
+        return ""
+    days = ((today or datetime.date.today()) - datetime.date.fromisoformat(row.date)).days
+    return f"{days} d"
+
+
+def write_evidence(rows: Sequence[Row]) -> list[str]:
+    """Write docs/evidence.md and the counts in README; returns what was written."""
+    (ROOT / "docs").mkdir(exist_ok=True)
+    write_text(ROOT / "docs" / "evidence.md", render(rows))
+    written = ["docs/evidence.md"]
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    if README.search(text):
+        block = f"{counts(rows)} [All claims](docs/evidence.md).\n"
+        write_text(readme, README.sub(lambda m: m[1] + block + m[2], text))
+        written.append("README.md")
+    return written
