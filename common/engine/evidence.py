@@ -94,7 +94,7 @@ def freshness(project: str, spec: Comparison, result: Mapping[str, Any] | None) 
     if result is None:
         return NOT_RUN
     if "code" not in result:
-        return "stale: from before results recorded their code"
+        return "stale: its code is not recorded"
     if result["code"] != code_hash(project):
         return "stale: code or data changed"
     arms = {arm: spec.arms[arm] for arm in default_arms(spec)}

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from common.data.image.parts import Part
 from common.encoders.modes import untrained as as_training_begins
 from common.engine.workspace import Workspace
 from common.evaluation.features.frozen import knn_correct, source_features
@@ -24,8 +25,8 @@ def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 def chance(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The bank's most frequent class for every test image."""
-    labels = [image_part(cfg, part).labels.tolist() for part in ("bank", "test")]  # type: ignore[arg-type]
-    correct = majority_class(*labels)
+    bank, test = image_part(cfg, "bank"), image_part(cfg, "test")
+    correct = majority_class(bank.labels.tolist(), test.labels.tolist())
     names = [f"knn{k}_top1" for k in cfg.eval.ks] + ["linear_probe_top1"] * cfg.eval.linear_probe
     for name in names:
         workspace.items(name, correct)
@@ -33,8 +34,8 @@ def chance(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def _probe(cfg: Config, encoder: nn.Module, workspace: Workspace) -> dict[str, float]:
-    def features(part: str) -> tuple[Tensor, Tensor]:
-        images = image_part(cfg, part)  # type: ignore[arg-type]
+    def features(part: Part) -> tuple[Tensor, Tensor]:
+        images = image_part(cfg, part)
         x, kept = source_features(
             encoder,
             images.source(eval_transform(cfg.data)),

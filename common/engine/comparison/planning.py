@@ -45,6 +45,7 @@ class Plan:
         name: of the comparison, empty for the main one.
         num_runs: arms x seeds and baselines.
         num_missing: those that have not run.
+        num_guessed: missing ones of arms that have never run, counted with the mean of the others.
         minutes: estimate for the missing ones; None if no run at hand says how long one takes.
         resolutions: per part of a claim.
     """
@@ -52,14 +53,18 @@ class Plan:
     name: str
     num_runs: int
     num_missing: int
+    num_guessed: int
     minutes: float | None
     resolutions: tuple[Resolution, ...]
 
     def lines(self) -> list[str]:
         """The plan as text."""
         minutes = "unknown" if self.minutes is None else f"about {self.minutes:.0f}"
+        minutes += (
+            f" minutes ({self.num_guessed} of unknown length)" if self.num_guessed else " minutes"
+        )
         title = f"{self.name}: " if self.name else ""
-        found = [f"{title}{self.num_runs} runs, {self.num_missing} missing; {minutes} minutes"]
+        found = [f"{title}{self.num_runs} runs, {self.num_missing} missing; {minutes}"]
         for one in self.resolutions:
             shown = "unknown" if one.difference is None else f"{one.difference:.4f}"
             found.append(f"  {one.claim}: resolves {shown} ({one.source})")
@@ -86,10 +91,9 @@ def make_plan(
     missing = [run for run in plan if not run.done]
     seconds = [_seconds(run.arm, at_hand, before) for run in missing]
     known = [s for s in seconds if s is not None]
-    total = None
-    if len(known) == len(seconds) or known:
-        mean = float(np.mean(known)) if known else 0.0
-        total = sum(mean if s is None else s for s in seconds) / 60 / max(1, jobs)
+    total: float | None = 0.0 if not missing else None
+    if known:
+        total = float(np.mean(known)) * len(seconds) / 60 / max(1, jobs)
     num_seeds = len({run.seed for run in plan if not run.is_baseline})
     resolutions = [
         resolution
@@ -97,7 +101,8 @@ def make_plan(
         if all(arm in at_hand for arm in claim.arms)
         for resolution in _resolutions(claim, at_hand, before, num_seeds)
     ]
-    return Plan(spec.name, len(plan), len(missing), total if missing else 0.0, tuple(resolutions))
+    guessed = len(seconds) - len(known)
+    return Plan(spec.name, len(plan), len(missing), guessed, total, tuple(resolutions))
 
 
 def _at_hand(plan: Sequence[Run], name: str) -> list[Run]:
