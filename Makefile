@@ -6,7 +6,7 @@ CONFIG  ?= mini
 PYTHON  ?= python3
 VENV    := .venv
 PY      := $(VENV)/bin/python
-OWN     := PROJECT=% CONFIG=% PYTHON=% TASK=% RUN=% CKPT=% SEEDS=% JOBS=% ARMS=% SLUG=% KERNEL=% EVAL=% ARGS=%
+OWN     := PROJECT=% CONFIG=% PYTHON=% TASK=% RUN=% CKPT=% SEEDS=% JOBS=% ARMS=% PLAN=% BASELINE=% SLUG=% KERNEL=% EVAL=% ARGS=%
 SETTINGS = $(filter-out $(OWN),$(MAKEOVERRIDES))
 CLI      = $(PY) -m common.cli
 # EVAL=1 adds the eval group; once added it stays until .venv is removed
@@ -14,8 +14,8 @@ LOCK    := $(if $(EVAL)$(wildcard $(VENV)/.stamp-requirements-eval.lock),require
 STAMP   := $(VENV)/.stamp-$(LOCK)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup list show check train eval compare run report export smoke test test-gpu \
-        lint type imports bench docs changelog new-project lock clean
+.PHONY: help setup list show check train eval compare compare-all evidence run report export smoke \
+        test test-gpu lint type imports bench docs changelog new-project lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,11 +42,17 @@ check: $(STAMP) ## dry run: parameters, steps, memory, missing data: PROJECT= [C
 train: $(STAMP) ## train and evaluate: PROJECT= [CONFIG=mini] [resume=latest] [a.b=c]
 	@$(CLI) train "$(PROJECT)" $(CONFIG) $(SETTINGS)
 
-eval: $(STAMP) ## evaluation protocol: PROJECT= [CONFIG=] [RUN=latest | CKPT=path]
-	@$(CLI) eval "$(PROJECT)" $(CONFIG) $(SETTINGS) $(if $(RUN),--run $(RUN)) $(if $(CKPT),--ckpt $(CKPT))
+eval: $(STAMP) ## evaluation protocol: PROJECT= [CONFIG=] [RUN=latest | CKPT=path | BASELINE=name]
+	@$(CLI) eval "$(PROJECT)" $(CONFIG) $(SETTINGS) $(if $(RUN),--run $(RUN)) $(if $(CKPT),--ckpt $(CKPT)) $(if $(BASELINE),--baseline $(BASELINE))
 
-compare: $(STAMP) ## method against baselines: PROJECT= [SEEDS=3] [JOBS=1] [ARMS=a,b|full]
-	@$(CLI) compare "$(PROJECT)" $(SETTINGS) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) $(if $(ARMS),--arms $(ARMS))
+compare: $(STAMP) ## method against baselines: PROJECT= [PLAN=1] [SEEDS=2|10,11] [JOBS=1] [ARMS=a,b|full]
+	@$(CLI) compare "$(PROJECT)" $(SETTINGS) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) $(if $(ARMS),--arms $(ARMS)) $(if $(PLAN),--plan)
+
+compare-all: $(STAMP) ## every comparison whose result is stale, at lowest priority, resumable: [JOBS=1]
+	@$(CLI) compare-all $(if $(JOBS),--jobs $(JOBS))
+
+evidence: $(STAMP) ## all claims: verdict, age, fresh or stale; writes docs/evidence.md
+	@$(CLI) evidence
 
 run: $(STAMP) ## a project's own task: PROJECT= TASK= [a.b=c]
 	@$(CLI) run "$(PROJECT)" $(CONFIG) $(SETTINGS) $(if $(TASK),--task $(TASK))

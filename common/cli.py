@@ -19,6 +19,8 @@ VERBS = {
     "train": "train, evaluate, write the run folder",
     "eval": "the evaluation protocol on a run, checkpoint or exported model",
     "compare": "train every arm with every seed and write the verdict",
+    "compare-all": "compare every project whose published result is stale",
+    "evidence": "list all claims and verdicts, write docs/evidence.md",
     "run": "a project's own task",
     "report": "static HTML report of runs and comparisons",
     "export": "write the trained model in its field's format",
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    verbs = "\n".join(f"  {name:8} {text}" for name, text in VERBS.items())
+    verbs = "\n".join(f"  {name:12}{text}" for name, text in VERBS.items())
     parser = argparse.ArgumentParser(
         prog="python -m common.cli",
         description="Train and compare contrastive-learning papers.\n\nverbs:\n" + verbs,
@@ -51,8 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--task", default="", help="run: name of the task")
     parser.add_argument("--run", help="eval, export: run id, 'latest' or folder")
     parser.add_argument("--ckpt", help="eval, export: checkpoint file or exported folder")
-    parser.add_argument("--seeds", type=int, default=3, help="compare: number of seeds")
+    parser.add_argument("--baseline", help="eval: a baseline of the project that needs no training")
+    parser.add_argument(
+        "--seeds", help="compare: how many of compare.yaml's seeds, or a list: 10,11"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="compare: runs at the same time")
+    parser.add_argument("--plan", action="store_true", help="compare: estimate, run nothing")
     parser.add_argument("--arms", default="", help="compare: comma-separated arms, or 'full'")
     return parser
 
@@ -62,6 +68,12 @@ def _dispatch(args: argparse.Namespace) -> int:
         return _list()
     words = [w for w in args.words if "=" not in w]
     overrides = [w for w in args.words if "=" in w]
+    if args.verb in ("compare-all", "evidence"):
+        if args.words:
+            raise UserError(
+                f"{args.verb} takes no project and no overrides: {' '.join(args.words)}"
+            )
+        return _whole_repository(args)
     if args.verb in ("report", "smoke") and not words:
         return _all_projects(args.verb)
     if not words or not words[0]:
@@ -81,6 +93,8 @@ def _one_project(args: argparse.Namespace, project: str, config: str, overrides:
         if args.verb == "show":
             print(to_yaml(cfg), end="")
             return 0
+    if args.verb == "compare":
+        _check_comparison(project, args.seeds, [a for a in args.arms.split(",") if a])
     if args.verb == "run" and not args.task:
         raise UserError(f"name a task: make run PROJECT={project} TASK=...")
     return _with_torch(args, project, config, overrides)
@@ -91,6 +105,8 @@ def _with_torch(args: argparse.Namespace, project: str, config: str, overrides: 
 
     if args.verb == "train":
         verbs.train(project, config, overrides)
+    elif args.verb == "eval" and args.baseline:
+        verbs.evaluate_baseline(project, config, overrides, args.baseline)
     elif args.verb == "eval":
         verbs.evaluate(project, config, overrides, args.run, args.ckpt)
     elif args.verb == "export":
@@ -105,7 +121,25 @@ def _with_torch(args: argparse.Namespace, project: str, config: str, overrides: 
         verbs.report([project])
     elif args.verb == "compare":
         arms = [a for a in args.arms.split(",") if a]
-        verbs.compare(project, overrides, args.seeds, args.jobs, arms)
+        show = verbs.plan if args.plan else verbs.compare
+        show(project, overrides, args.seeds, args.jobs, arms)
+    return 0
+
+
+def _check_comparison(project: str, seeds: str | None, arms: list[str]) -> None:
+    """Refuse unknown arms, claims and seeds before torch is imported."""
+    from common.engine.comparison.spec import choose_arms, choose_seeds, read_comparisons
+
+    specs = read_comparisons(project)
+    choose_arms(specs, arms)
+    for spec in specs:
+        choose_seeds(spec, seeds)
+
+
+def _whole_repository(args: argparse.Namespace) -> int:
+    from common.engine import verbs
+
+    verbs.evidence() if args.verb == "evidence" else verbs.compare_all(args.jobs)
     return 0
 
 

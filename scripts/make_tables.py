@@ -16,7 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.engine.evidence import evidence_page, project_table, read_results  # noqa: E402
+from common.engine.comparison.evidence import current_page, evidence_rows  # noqa: E402
+from common.engine.evidence import counts, project_table, read_results  # noqa: E402
 from common.registry import list_projects  # noqa: E402
 from scripts.equation_index import equation_index  # noqa: E402
 from scripts.rooms_table import rooms_table  # noqa: E402
@@ -66,9 +67,15 @@ def vision_table() -> str:
 def parts() -> Mapping[str, Callable[[str], str]]:
     """File -> function from its present text to the text that it should have."""
     projects, results = list_projects(), read_results(ROOT / "results")
+    rows = evidence_rows()
+
+    def readme(text: str) -> str:
+        text = between(text, "projects", project_table(projects, results))
+        return between(text, "evidence", counts(rows) + "\n")
+
     return {
-        "README.md": lambda text: between(text, "projects", project_table(projects, results)),
-        "docs/evidence.md": lambda _: evidence_page(list(projects), results),
+        "README.md": readme,
+        "docs/evidence.md": lambda _: current_page(rows),
         "docs/equations.md": lambda _: equation_index(ROOT),
         "docs/architecture.md": lambda text: between(text, "rooms", rooms_table(ROOT)),
         "docs/performance.md": lambda text: between(text, "vision", vision_table()),

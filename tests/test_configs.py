@@ -37,16 +37,17 @@ def test_project_has_the_named_configs(project):
 
 @pytest.mark.parametrize("project", list_projects())
 def test_arms_of_the_comparison_are_valid_overrides(project):
-    from common.engine.compare import pairs, read_comparison
+    from common.engine.comparison.spec import claims_of, default_arms, read_comparisons
 
-    spec = read_comparison(project)
-    assert len(spec.arms) >= 2
-    assert spec.claims
-    for arm, overrides in spec.arms.items():
-        words = [f"{k}={json.dumps(v)}" for k, v in overrides.items()]  # as `make compare` does
-        load(config_class(project), project, spec.base, words)
-        assert arm in spec.arms
-    assert all(pairs(claim) for claim in spec.claims)
+    for spec in read_comparisons(project):
+        assert len(spec.arms) >= 2
+        claims = claims_of(spec)
+        assert [claim for claim in claims if not claim.appendix]
+        for overrides in spec.arms.values():
+            words = [f"{k}={json.dumps(v)}" for k, v in overrides.items()]  # as `make compare` does
+            load(config_class(project), project, spec.base, words)
+        usual = {*default_arms(spec), *spec.baselines}
+        assert all(set(claim.arms) <= usual for claim in claims if not claim.appendix)
 
 
 @pytest.mark.parametrize("project", list_projects())

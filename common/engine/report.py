@@ -11,7 +11,7 @@ from jinja2 import Environment
 from matplotlib.figure import Figure
 
 from common.config import ROOT, UserError
-from common.engine.results import markdown
+from common.engine.results import comparisons, markdown, verdict_line
 from common.engine.tracking import read_metrics
 from common.engine.workspace import read_json
 
@@ -29,9 +29,7 @@ pre{white-space:pre-wrap;background:#f7f7f7;padding:.8em}.small{color:#666;font-
 </style><h1>{{ title }}</h1>
 {% for p in projects %}<h2 id="{{ p.slug }}">{{ p.slug }}</h2>
 {% if p.comparison %}<h3>Comparison</h3>{{ p.comparison.table }}
-<ul>{% for c in p.comparison.claims %}<li><b>{{ c.claim }}: {{ c.verdict }}</b> - difference
-{{ "%+.4f"|format(c.difference) }}, 95 % interval [{{ "%+.4f"|format(c.interval[0]) }},
-{{ "%+.4f"|format(c.interval[1]) }}]</li>{% endfor %}</ul>
+<ul>{% for c in p.comparison.claims %}<li>{{ c }}</li>{% endfor %}</ul>
 {% if p.comparison.image %}<img src="{{ p.comparison.image }}" alt="comparison">{% endif %}{% endif %}
 {% for r in p.runs %}<h3>{{ r.name }}</h3>
 <p class="small">seed {{ r.meta.seed }}, {{ r.meta.num_steps }} steps, batch
@@ -112,7 +110,11 @@ def _comparison(slug: str) -> dict[str, Any] | None:
     plot = path.with_suffix(".png")
     return {
         "table": _html_table(rows),
-        "claims": result["claims"],
+        "claims": [
+            verdict_line(claim, own["metric"]).replace("**", "")
+            for own in comparisons(result)
+            for claim in own["claims"]
+        ],
         "image": _data_uri(plot.read_bytes()) if plot.exists() else None,
     }
 

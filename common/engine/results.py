@@ -11,51 +11,125 @@ from common.config import ROOT, UserError
 from common.engine.workspace import write_json
 
 CARD = re.compile(r"(<!-- results:begin -->\n).*?(<!-- results:end -->)", re.S)
+OLD_WORDS = {"not shown at this scale": "not shown"}  # of results published before
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The comparison as a markdown table with its verdicts and provenance."""
-    names = [result["metric"], *result["also"]]
-    arms = result["arms"]
-    known: dict[str, Sequence[float]] = {}  # some metrics exist for some arms only
-    for entry in arms.values():
-        known |= entry["metrics"]
-    names = [n for n in names if n in known]
-    lines = [f"**{result['void']}**", ""] if result.get("void") else []
-    lines += [
-        "| arm | " + " | ".join(names) + " | minutes a run |",
-        "|---|" + "---|" * (len(names) + 1),
-    ]
-    for arm, entry in arms.items():
-        cells = [_mean_std(entry["metrics"].get(n)) for n in names]
-        minutes = np.mean([s or 0 for s in entry["wall_seconds"]]) / 60
-        lines.append(f"| {arm} | " + " | ".join(cells) + f" | {minutes:.1f} |")
-    chance = [known.get(f"{n}_chance") for n in names]
-    if any(c is not None for c in chance):
-        cells = ["" if c is None else f"{np.mean(c):.4f}" for c in chance]
-        lines.append("| *chance* | " + " | ".join(cells) + " | |")
-    lines.append("")
-    for claim in result["claims"]:
-        low, high = claim["interval"]
-        lines.append(
-            f"- **{claim['claim']}: {claim['verdict']}** - paired difference of "
-            f"{claim.get('metric', result['metric'])} {claim['difference']:+.4f}, 95 % interval "
-            f"[{low:+.4f}, {high:+.4f}] (bootstrap over {claim['resampled']})."
+    """Table, verdicts and provenance of a result, and of the further comparisons with it."""
+    parts = [f"**{result['void']}**"] if result.get("void") else []
+    parts.append(_one(result))
+    parts += [f"**{own['name']}**\n\n{_one(own)}" for own in result.get("more", [])]
+    return "\n\n".join(parts)
+
+
+def comparisons(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The main comparison of a result file and the further ones."""
+    return [result, *result.get("more", [])]
+
+
+def verdict_word(claim: Mapping[str, Any]) -> str:
+    """A published claim's verdict in today's words."""
+    word = str(claim["verdict"])
+    return OLD_WORDS.get(word, word)
+
+
+def verdict_line(claim: Mapping[str, Any], metric: str) -> str:
+    """One claim: verdict, difference and interval, the paper's numbers, what speaks against it."""
+    word = verdict_word(claim)
+    for low in claim.get("below", []):
+        word += (
+            f", {low['arm']} below {low['baseline']} "
+            f"({low['value']:.4f} against {low['baseline_value']:.4f})"
         )
+    text = (
+        f"**{claim['claim']}: {word}** - paired difference of {claim.get('metric', metric)} "
+        f"{claim['difference']:+.4f}, {interval_text(claim)} (bootstrap over {claim['resampled']})"
+    )
+    text += f"; paper: {claim['paper']}" if claim.get("paper") else ""
+    if "measured" in claim:
+        ((name, values),) = claim["measured"].items()
+        shown = ", ".join(f"{arm} {value:.4g}" for arm, value in values.items())
+        text += (
+            f"; {claim['reason']}: {name} {shown} (by the interval: {claim['interval_verdict']})"
+        )
+    for part in claim.get("parts", []):
+        text += f"\n  - {part['claim']}: {part['verdict']}, {part['difference']:+.4f}, {interval_text(part)}"
+    return text
+
+
+def interval_text(claim: Mapping[str, Any]) -> str:
+    """The interval of a difference, if it has one."""
+    if claim["interval"] is None:
+        return "no interval"
+    low, high = claim["interval"]
+    return f"95 % interval [{low:+.4f}, {high:+.4f}]"
+
+
+def _one(result: Mapping[str, Any]) -> str:
+    arms = result["arms"]
+    baselines = result.get("baselines", {})
+    appendix = result.get("appendix", {"arms": {}, "claims": []})
+    names = [result["metric"], *result["also"]]
+    lines: list[str] = []
+    if arms:
+        lines += _table(names, arms, baselines)
+        lines += ["", *_claims(result["claims"], result["metric"])]
+    if appendix["arms"]:
+        lines += ["", "Appendix (further arms):", "", *_table(names, appendix["arms"], {})]
+        lines += ["", *_claims(appendix["claims"], result["metric"])]
     if result["note"]:
         lines += ["", result["note"].strip()]
     hardware = result["hardware"]
     alike = [f"{key}={value}" for key, value in result.get("shared", {}).items()]
     settings = "".join(f", {item}" for item in [*alike, *result.get("overrides", [])])
     precision = f", {result['precision']}" if result.get("precision") else ""
+    design = f", design {result['design_commit'][:10]}" if result.get("design_commit") else ""
     lines += [
         "",
         f"Mean and standard deviation over seeds {result['seeds']}; config `{result['base']}`"
-        f"{settings}, {first_steps(arms)} steps each{precision}; {hardware['gpu'] or hardware['cpu']} "
-        f"({hardware['cores']} cores); commit {(result['commit'] or 'unknown')[:10]}"
-        f"{' with local changes' if result['dirty'] else ''}; {result['date']}.",
+        f"{settings}, {first_steps({**arms, **appendix['arms']})} steps each{precision}; "
+        f"{hardware['gpu'] or hardware['cpu']} ({hardware['cores']} cores); "
+        f"commit {(result['commit'] or 'unknown')[:10]}"
+        f"{' with local changes' if result['dirty'] else ''}{design}; {result['date']}.",
     ]
     return "\n".join(lines)
+
+
+def _table(
+    names: Sequence[str], arms: Mapping[str, Any], baselines: Mapping[str, Any]
+) -> list[str]:
+    known: dict[str, Sequence[float]] = {}  # some metrics exist for some arms only
+    for entry in arms.values():
+        known |= entry["metrics"]
+    names = [n for n in names if n in known]
+    lines = [
+        "| arm | " + " | ".join(names) + " | minutes a run |",
+        "|---|" + "---|" * (len(names) + 1),
+    ]
+    for arm, entry in {**arms, **baselines}.items():
+        cells = [_mean_std(entry["metrics"].get(n)) for n in names]
+        minutes = np.mean([s or 0 for s in entry["wall_seconds"]]) / 60
+        shown = f"*{arm}*" if arm in baselines else arm
+        lines.append(f"| {shown} | " + " | ".join(cells) + f" | {minutes:.1f} |")
+    chance = [known.get(f"{n}_chance") for n in names]
+    if any(c is not None for c in chance):
+        cells = ["" if c is None else f"{np.mean(c):.4f}" for c in chance]
+        lines.append("| *chance* | " + " | ".join(cells) + " | |")
+    return lines
+
+
+def _claims(claims: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
+    """Our numbers beside the paper's, where one of the claims has both; then the verdicts."""
+    lines = []
+    if any(claim.get("paper") for claim in claims):
+        lines += ["| claim | here | paper | verdict |", "|---|---|---|---|"]
+        for claim in claims:
+            left, right = claim["here"]
+            here = f"{left:.4f} against {right:.4f}"
+            paper = claim.get("paper") or "not stated"
+            lines.append(f"| {claim['claim']} | {here} | {paper} | {verdict_word(claim)} |")
+        lines.append("")
+    return [*lines, *(f"- {verdict_line(claim, metric)}." for claim in claims)]
 
 
 def first_steps(arms: Mapping[str, Any]) -> str:
@@ -79,17 +153,28 @@ def publish(project: str, result: Mapping[str, Any]) -> None:
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
-    """Dots for the seeds and a bar for the mean of each arm."""
+    """Dots for the seeds and a bar for the mean of each arm; dashed lines for the baselines."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 0.5 * len(result["arms"]) + 1.2))
-    axes = figure.subplots()
-    for row, entry in enumerate(result["arms"].values()):
-        axes.barh(row, entry["mean"], color="0.85", zorder=1)
-        axes.scatter(entry["values"], [row] * len(entry["values"]), s=18, zorder=2)
-    axes.set_yticks(range(len(result["arms"])), list(result["arms"]))
-    axes.invert_yaxis()
-    axes.set_xlabel(result["metric"])
+    shown = comparisons(result)
+    heights = [0.5 * len(own["arms"]) + 1.2 for own in shown]
+    figure = Figure(figsize=(6, sum(heights)), layout="constrained" if len(shown) > 1 else None)
+    panels = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, own in zip(panels, shown, strict=True):
+        for row, entry in enumerate(own["arms"].values()):
+            axes.barh(row, entry["mean"], color="0.85", zorder=1)
+            axes.scatter(entry["values"], [row] * len(entry["values"]), s=18, zorder=2)
+        for name, entry in own.get("baselines", {}).items():
+            if own["metric"] in entry["metrics"]:
+                axes.axvline(np.mean(entry["metrics"][own["metric"]]), color="0.4", linestyle="--")
+                place = (np.mean(entry["metrics"][own["metric"]]), 1.0)
+                axes.annotate(
+                    name, place, xycoords=("data", "axes fraction"), rotation=90, fontsize=7,
+                    ha="right", va="top",
+                )  # fmt: skip
+        axes.set_yticks(range(len(own["arms"])), list(own["arms"]))
+        axes.invert_yaxis()
+        axes.set_xlabel(own["metric"])
     figure.savefig(path, dpi=110, bbox_inches="tight")
 
 

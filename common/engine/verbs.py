@@ -46,6 +46,15 @@ def train(project: str, config: str, overrides: Sequence[str]) -> None:
         console.print(f"run folder: {path}")
 
 
+def evaluate_baseline(project: str, config: str, overrides: Sequence[str], name: str) -> None:
+    """Run a baseline that needs no training and print its metrics."""
+    from common.engine.comparison.baselines import evaluate_baseline as run_baseline
+
+    out, metrics = run_baseline(project, config, overrides, name)
+    console.print(metrics_table(f"{project}/{config} {name}", metrics))
+    console.print(f"written: {out / 'metrics.json'}")
+
+
 def evaluate(
     project: str, config: str, overrides: Sequence[str], which: str | None, path: str | None
 ) -> None:
@@ -86,13 +95,58 @@ def check(project: str, config: str, overrides: Sequence[str]) -> None:
 
 
 def compare(
-    project: str, overrides: Sequence[str], seeds: int, jobs: int, arms: Sequence[str]
+    project: str, overrides: Sequence[str], seeds: str | None, jobs: int, arms: Sequence[str]
 ) -> None:
     """Train the arms, print the comparison."""
     from common.engine.compare import compare as run_arms
     from common.engine.results import markdown
 
     console.print(markdown(run_arms(project, overrides, seeds, jobs, arms)))
+
+
+def plan(
+    project: str, overrides: Sequence[str], seeds: str | None, jobs: int, arms: Sequence[str]
+) -> None:
+    """Print runs, minutes and resolution of a comparison; nothing is run."""
+    from common.engine.compare import planned_runs
+    from common.engine.comparison.planning import make_plan
+
+    for spec, chosen, runs in planned_runs(project, overrides, seeds, arms):
+        for line in make_plan(project, spec, chosen, runs, jobs).lines():
+            console.print(line, markup=False)
+
+
+def compare_all(jobs: int) -> None:
+    """Compare every project whose published result is stale.
+
+    Raises:
+        UserError: some of them failed; the others are published.
+    """
+    from common.engine.compare import compare_all as work
+    from common.engine.comparison.evidence import evidence_rows, stale_projects
+
+    waiting = stale_projects(evidence_rows())
+    console.print(f"{len(waiting)} stale: {', '.join(waiting)}")
+    failed = work(jobs, waiting)
+    if failed:
+        raise UserError("\n".join(["these comparisons failed:", *failed]))
+
+
+def evidence() -> None:
+    """Print verdict, age and state of every claim; write docs/evidence.md and README's counts."""
+    from common.engine.comparison.evidence import age, evidence_rows, write_evidence
+    from common.engine.evidence import counts
+
+    rows = evidence_rows()
+    table = Table(title="evidence", title_justify="left")
+    for column in ("project", "claim", "verdict", "paper", "age", "state", "minutes"):
+        table.add_column(column)
+    for row in rows:
+        minutes = "" if row.minutes is None else f"{row.minutes:.0f}"
+        verdict = row.verdict + (f" (below {row.below})" if row.below else "")
+        table.add_row(row.project, row.claim, verdict, row.paper, age(row), row.state, minutes)
+    console.print(table, counts(rows), markup=False)
+    console.print(f"written: {', '.join(write_evidence(rows))}")
 
 
 def report(projects: Sequence[str]) -> None:

@@ -87,6 +87,10 @@ class Workspace:
         values = {"predicted": [float(v) for v in predicted], "gold": [float(v) for v in gold]}
         write_json(self.folder("items") / f"{metric}.json", values)
 
+    def mean_items(self, metric: str, of: Sequence[str]) -> None:
+        """As `items` for the mean of other metrics: each has its items, drawn within its own set."""
+        write_json(self.folder("items") / f"{metric}.json", {"mean_of": list(of)})
+
     def gallery(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Save queries with what was retrieved for them; the report shows them.
 
@@ -137,8 +141,13 @@ def cpu_name() -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON through a temporary file, so that readers never see half of it."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file through a temporary one."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Verdict = Literal["supported", "not shown at this scale", "contradicted"]
+Verdict = Literal["supported", "not shown", "contradicted"]
 
 
 @dataclass(frozen=True)
@@ -120,30 +120,36 @@ def paired_bootstrap_metric(
     return _interval(difference(np.arange(num_seeds), np.arange(num_items)), samples, confidence)
 
 
-def verdict(differences: ArrayLike | Interval, margin: float = 0.0) -> Verdict:
-    """Judge the claim "the method is better than the baseline by more than ``-margin``".
+def verdict(
+    differences: ArrayLike | Interval, margin: float = 0.0, at_least: float = 0.0
+) -> Verdict:
+    """Judge the claim "the method is better than the baseline by more than ``at_least - margin``".
 
     Args:
         differences: an `Interval`, or what `paired_bootstrap` takes (95%, its defaults); positive
             means that the claim's direction holds.
         margin: 0 for "better"; m > 0 for "not worse by more than m".
+        at_least: m > 0 for "better by at least m".
 
     Returns:
-        "supported": the interval lies above ``-margin``; "contradicted": it lies below;
-        otherwise "not shown at this scale". With seeds only read the note in `paired_bootstrap`.
+        "supported": the interval lies above the threshold; "contradicted": it lies below;
+        otherwise "not shown". With seeds only read the note in `paired_bootstrap`.
 
     Raises:
-        ValueError: negative margin, or as `paired_bootstrap`.
+        ValueError: a negative margin, or as `paired_bootstrap`.
 
     >>> verdict([0.1, 0.2, 0.3]), verdict([-0.1, 0.2, 0.3]), verdict([-0.1, 0.2, 0.3], margin=0.2)
-    ('supported', 'not shown at this scale', 'supported')
+    ('supported', 'not shown', 'supported')
+    >>> verdict([0.1, 0.2, 0.3], at_least=0.15), verdict([0.1, 0.2, 0.3], at_least=0.5)
+    ('not shown', 'contradicted')
     """
-    if margin < 0:
-        raise ValueError(f"margin must be >= 0, got {margin}")
+    if margin < 0 or at_least < 0:
+        raise ValueError(f"margin and at_least must be >= 0, got {margin} and {at_least}")
     interval = differences if isinstance(differences, Interval) else paired_bootstrap(differences)
-    if interval.low > -margin:
+    threshold = at_least - margin
+    if interval.low > threshold:
         return "supported"
-    return "contradicted" if interval.high < -margin else "not shown at this scale"
+    return "contradicted" if interval.high < threshold else "not shown"
 
 
 def _check(values: NDArray[np.float64], confidence: float, num_samples: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from common.config import UserError, to_dict
 from common.encoders.text.sentence import SentenceEncoder, sentence_encoder
 from common.engine import checkpoint as ckpt
-from common.engine.compare import code_hash
+from common.engine.comparison.dependencies import code_hash
 from common.engine.experiment import Stage
 from common.engine.module import freeze
 from common.families.sentences.evaluation import encoding, untrained_encoder

@@ -37,24 +37,46 @@ def evaluate_sts(
     Raises:
         ValueError: no sets, two names of one prefix, or embeddings that do not fit.
     """
+    _check_names(sets)
+    texts = [text for data in sets.values() for text in (*data.first, *data.second)]
+    embeddings, row = encode_distinct(encode, texts)
+    cosines: dict[str, list[float]] = {}
+    for name, data in sets.items():
+        first, second = ([row[text] for text in side] for side in (data.first, data.second))
+        cosines[name] = pair_cosine(embeddings[first], embeddings[second]).tolist()
+    return score_sts(sets, cosines), cosines
+
+
+def score_sts(
+    sets: Mapping[str, StsSet], similarities: Mapping[str, Sequence[float]]
+) -> dict[str, float]:
+    """The metrics of `evaluate_sts`, of similarities that are computed already.
+
+    Args:
+        sets: by name.
+        similarities: of every pair of each set.
+
+    Raises:
+        ValueError: no sets, or two names of one prefix.
+    """
+    prefixes = _check_names(sets)
+    metrics: dict[str, float] = {}
+    for name, data in sets.items():
+        score = sts_score(similarities[name], data.scores, data.subsets)
+        metrics[f"{prefixes[name]}_spearman"] = score["spearman"]
+        if len(set(data.subsets)) > 1:
+            metrics[f"{prefixes[name]}_spearman_mean"] = score["spearman_mean"]
+    scores = [metrics[f"{prefix}_spearman"] for prefix in prefixes.values()]
+    return metrics | {"sts_average_spearman": sum(scores) / len(scores)}
+
+
+def _check_names(sets: Mapping[str, StsSet]) -> dict[str, str]:
+    """Prefix of each set's metrics."""
     prefixes = {name: metric_prefix(name) for name in sets}
     twice = [prefix for prefix, count in Counter(prefixes.values()).items() if count > 1]
     if not sets or twice:
         raise ValueError(f"STS needs sets of distinct names, got {', '.join(sets) or 'none'}")
-    texts = [text for data in sets.values() for text in (*data.first, *data.second)]
-    embeddings, row = encode_distinct(encode, texts)
-    metrics: dict[str, float] = {}
-    cosines: dict[str, list[float]] = {}
-    for name, data in sets.items():
-        first, second = ([row[text] for text in side] for side in (data.first, data.second))
-        cosine = pair_cosine(embeddings[first], embeddings[second])
-        score = sts_score(cosine, data.scores, data.subsets)
-        metrics[f"{prefixes[name]}_spearman"] = score["spearman"]
-        if len(set(data.subsets)) > 1:
-            metrics[f"{prefixes[name]}_spearman_mean"] = score["spearman_mean"]
-        cosines[name] = cosine.tolist()
-    scores = [metrics[f"{prefix}_spearman"] for prefix in prefixes.values()]
-    return metrics | {"sts_average_spearman": sum(scores) / len(scores)}, cosines
+    return prefixes
 
 
 def metric_prefix(name: str) -> str:

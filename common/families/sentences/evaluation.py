@@ -1,6 +1,6 @@
 """STS scores, geometry and gallery of a sentence encoder, before and after training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ def evaluate_sentences(
 ) -> dict[str, float]:
     """STS scores of the encoder, the untrained encoder beside them, geometry and transfer tasks.
 
-    Cosines and gold scores of the first set are saved for `make compare`.
+    Cosines and gold scores of every set are saved for `make compare`.
     """
     sets = {name: sts_set(cfg, name) for name in cfg.eval.sets}
     primary = sets[cfg.eval.sets[0]]
@@ -45,11 +45,27 @@ def evaluate_sentences(
             before |= sentence_geometry(encode, primary)
         metrics |= {f"untrained_{name}": value for name, value in before.items()}
     key, cosine = f"{metric_prefix(primary.name)}_spearman", cosines[primary.name]
-    workspace.rank_items(key, cosine, primary.scores)
+    save_sts_items(workspace, sets, cosines)
     workspace.gallery("nearest sentences", rows)
     title = f"{primary.name}: Spearman {metrics[key]:.3f}"
     workspace.figure("sts", score_figure(cosine, primary.scores, title))
     return metrics
+
+
+def save_sts_items(
+    workspace: Workspace, sets: Mapping[str, StsSet], similarities: Mapping[str, Sequence[float]]
+) -> None:
+    """Items of ``<set>_spearman`` of every set, and of their average.
+
+    Args:
+        workspace: of the run.
+        sets: by name.
+        similarities: of the pairs of each set.
+    """
+    names = {name: f"{metric_prefix(name)}_spearman" for name in sets}
+    for name, data in sets.items():
+        workspace.rank_items(names[name], similarities[name], data.scores)
+    workspace.mean_items("sts_average_spearman", list(names.values()))
 
 
 class encoding:

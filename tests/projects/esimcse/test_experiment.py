@@ -11,7 +11,7 @@ from common.data.text.augment import Repetition
 from common.data.text.repeated_views import RepeatedSubwords
 from common.data.text.views import TextViews
 from common.engine.check import inspect
-from common.engine.compare import read_comparison
+from common.engine.comparison.spec import claims_of, read_comparison
 from common.engine.run import train
 from common.evaluation.text.sts import partial_spearman, spearman
 from projects.esimcse import build
@@ -151,7 +151,7 @@ def test_item_15_arms_differ_in_the_two_parts_alone():
             "length",
         ):
             assert getattr(cfg, section) == getattr(whole, section), section
-    assert spec.claims == ["both > simcse"]
+    assert [claim.text for claim in claims_of(spec)] == ["both > simcse"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,14 @@
 import json
 
 from common.engine import results
-from common.engine.evidence import evidence_page, project_table, read_results, verdict_counts
+from common.engine.evidence import (
+    Row,
+    counts,
+    evidence_page,
+    project_table,
+    read_results,
+    verdict_counts,
+)
 
 CLAIMS = [
     {"claim": "a > b", "verdict": "supported", "difference": 0.125, "interval": [0.05, 0.2]},
@@ -47,22 +54,24 @@ def test_the_readme_counts_links_and_says_what_has_not_been_run():
     assert "**" not in table
 
 
+def claim(text, verdict, **more):
+    base = {"here": "+0.1250", "paper": "", "below": "", "date": "2026-01-02", "state": "fresh"}
+    return Row(project="one", claim=text, verdict=verdict, minutes=12.4, **base | more)
+
+
 def test_the_page_has_a_row_for_each_claim():
-    page = evidence_page(["one", "two"], {"one": RESULT})
+    rows = [
+        claim("a > b", "supported", below="overlap"),
+        claim("a > c", "not run", here="", paper="2.1 points", date="", state="not run"),
+    ]
+    page = evidence_page(["one", "two"], {"one": RESULT}, rows)
     assert "config `mini`; lower is better; commit 0123456789 with local changes." in page
     assert row(page, "| a > b") == (
-        "| a > b | supported | recall | +0.1250 | +0.0500 to +0.2000 | 3, 4 | 2026-01-02 |  |"
+        "| a > b | supported (below overlap) | +0.1250 | not stated | 2026-01-02 | fresh | 12 |"
     )
-    assert row(page, "| a > c") == (
-        "| a > c | not shown at this scale | other |  |  | 3, 4 | 2026-01-02 | 2.1 points |"
-    )
-    assert "## two\n\n[Card](../projects/two/README.md)\n\nnot run\n" in page
-
-
-def test_a_result_of_claims_alone_is_enough():
-    claims = [{"claim": "a > b", "verdict": "supported"}]
-    page = evidence_page(["one"], {"one": {"claims": claims}})
-    assert row(page, "| a > b") == "| a > b | supported |  |  |  |  |  |"
+    assert row(page, "| a > c") == "| a > c | not run |  | 2.1 points |  | not run | 12 |"
+    assert "## two\n\n[Card](../projects/two/README.md).\n\nnot run\n" in page
+    assert counts(rows) in page
 
 
 def test_void_results_say_so_everywhere():
@@ -73,7 +82,7 @@ def test_void_results_say_so_everywhere():
     assert "[void until re-run (was: 1 supported, 1 not shown)]" in row(table, "| [one]")
     assert "void" not in row(table, "| [two]")
     assert table.endswith("|\n\n**one, three**: Void: another vocabulary.\n")
-    page = evidence_page(["one"], published)
+    page = evidence_page(["one"], published, [claim("a > b", "supported")])
     assert "**Void: another vocabulary.**" in page
     assert "| void (was: supported) |" in row(page, "| a > b")
 

@@ -1,0 +1,1 @@
+"""Comparisons: the language of claims, runs of arms and baselines, verdicts, planning."""

@@ -1,0 +1,120 @@
+"""Every claim of every project, its verdict, and whether that is of today's code: `make evidence`."""
+
+import datetime
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from common.config import ROOT
+from common.engine.comparison.dependencies import code_hash
+from common.engine.comparison.runs import Run
+from common.engine.comparison.schema import Comparison
+from common.engine.comparison.spec import claims_of, default_arms, read_comparisons
+from common.engine.evidence import FRESH, NOT_RUN, Row, counts, evidence_page, read_results
+from common.engine.results import comparisons, interval_text, verdict_word
+from common.engine.workspace import read_json, write_text
+from common.registry import list_projects
+
+README = re.compile(r"(<!-- evidence:begin -->\n).*?(<!-- evidence:end -->)", re.S)
+
+
+def evidence_rows(projects: Sequence[str] | None = None) -> list[Row]:
+    """The claims of the projects, published or not.
+
+    Args:
+        projects: slugs; None for all.
+    """
+    found = []
+    for project in projects if projects is not None else list_projects():
+        path = ROOT / "results" / f"{project}.json"
+        result = read_json(path) if path.exists() else None
+        published = {r.get("name", ""): r for r in comparisons(result)} if result else {}
+        for spec in read_comparisons(project):
+            found += _rows(project, spec, published.get(spec.name))
+    return found
+
+
+def _rows(project: str, spec: Comparison, result: Mapping[str, Any] | None) -> list[Row]:
+    state = freshness(project, spec, result)
+    claims = {claim.text: claim.paper for claim in claims_of(spec) if not claim.appendix}
+    if result is None:
+        return [
+            Row(project, text, NOT_RUN, "", paper, "", "", state, None)
+            for text, paper in claims.items()
+        ]
+    minutes = run_minutes(result)
+    return [
+        Row(
+            project,
+            claim["claim"],
+            verdict_word(claim),
+            f"{claim['difference']:+.4f}, {interval_text(claim)}",
+            claims.get(claim["claim"]) or claim.get("paper", ""),
+            ", ".join(sorted({low["baseline"] for low in claim.get("below", [])})),
+            result["date"],
+            state,
+            minutes,
+            bool(result.get("void")),
+        )
+        for claim in result["claims"]
+    ]
+
+
+def freshness(project: str, spec: Comparison, result: Mapping[str, Any] | None) -> str:
+    """Whether a result is what today's code, config and compare.yaml would give."""
+    if result is None:
+        return NOT_RUN
+    if "code" not in result:
+        return "stale: its code is not recorded"
+    if result["code"] != code_hash(project):
+        return "stale: code or data changed"
+    arms = {arm: spec.arms[arm] for arm in default_arms(spec)}
+    if (
+        {arm: entry["overrides"] for arm, entry in result["arms"].items()} != arms
+        or result["seeds"] != sorted(spec.seeds)
+        or list(result["baselines"]) != spec.baselines
+        or [c["claim"] for c in result["claims"]]
+        != [claim.text for claim in claims_of(spec) if not claim.appendix]
+    ):
+        return "stale: compare.yaml changed"
+    for arm, entry in result["arms"].items():
+        if Run(project, spec, arm, min(spec.seeds)).config_hash != entry["config_hash"]:
+            return "stale: config changed"
+    return FRESH
+
+
+def run_minutes(result: Mapping[str, Any]) -> float:
+    """Wall time of a result's runs."""
+    entries = [*result["arms"].values(), *result.get("baselines", {}).values()]
+    return sum(s or 0.0 for entry in entries for s in entry["wall_seconds"]) / 60
+
+
+def stale_projects(rows: Sequence[Row]) -> list[str]:
+    """Projects with a result that isn't fresh, the shortest first."""
+    waiting = {row.project: row.minutes or 0.0 for row in rows if row.state != FRESH}
+    return sorted(waiting, key=lambda project: waiting[project])
+
+
+def age(row: Row, today: datetime.date | None = None) -> str:
+    """Days since the result."""
+    if not row.date:
+        return ""
+    days = ((today or datetime.date.today()) - datetime.date.fromisoformat(row.date)).days
+    return f"{days} d"
+
+
+def current_page(rows: Sequence[Row]) -> str:
+    """docs/evidence.md of today's results, designs and code."""
+    return evidence_page(list(list_projects()), read_results(ROOT / "results"), rows)
+
+
+def write_evidence(rows: Sequence[Row]) -> list[str]:
+    """Write docs/evidence.md and the counts in README; returns what was written."""
+    (ROOT / "docs").mkdir(exist_ok=True)
+    write_text(ROOT / "docs" / "evidence.md", current_page(rows))
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    if not README.search(text):
+        return ["docs/evidence.md"]
+    write_text(readme, README.sub(lambda m: f"{m[1]}{counts(rows)}\n{m[2]}", text))
+    return ["docs/evidence.md", "README.md"]

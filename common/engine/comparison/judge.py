@@ -1,0 +1,257 @@
+"""Values, means, paired differences and verdicts of finished runs."""
+
+import datetime
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from common.config import CONFIG_DIR, ROOT, UserError, config_path, nearest
+from common.engine.comparison.dependencies import code_hash
+from common.engine.comparison.expressions import evaluate, favoured
+from common.engine.comparison.runs import Run, scores
+from common.engine.comparison.schema import Comparison
+from common.engine.comparison.spec import Claim, claims_of, default_arms
+from common.evaluation.resampling import Floats, Scores, resample
+from common.evaluation.statistics import Interval, verdict
+
+CONFIDENCE = 0.95
+NOT_TESTABLE = "not testable here"
+
+
+def summarise(
+    project: str,
+    spec: Comparison,
+    arms: Sequence[str],
+    plan: Sequence[Run],
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The result of a comparison: a table of its arms, its claims, where they come from.
+
+    Args:
+        project: slug.
+        spec: the comparison.
+        arms: that have run; claims on others are left out.
+        plan: finished runs of the arms and baselines.
+        overrides: from the command line.
+
+    Raises:
+        UserError: a metric that the runs don't have.
+    """
+    names = [*arms, *spec.baselines]
+    runs = {
+        name: sorted((r for r in plan if r.arm == name), key=lambda r: r.seed) for name in names
+    }
+    table = {arm: _entry(project, spec, runs[arm]) for arm in arms}
+    judged = [
+        (claim, judge(claim, spec, runs))
+        for claim in claims_of(spec)
+        if all(arm in runs for arm in claim.arms)
+    ]
+    usual = set(default_arms(spec))
+    meta = plan[0].meta()
+    result = {
+        "project": project,
+        "name": spec.name,
+        "base": spec.base,
+        "metric": spec.metric,
+        "also": spec.also,
+        "shared": spec.shared,
+        "direction": spec.direction,
+        "seeds": sorted({run.seed for run in plan if not run.is_baseline}),
+        "overrides": list(overrides),
+        "arms": {arm: entry for arm, entry in table.items() if arm in usual},
+        "baselines": {name: _entry(project, spec, runs[name]) for name in spec.baselines},
+        "claims": [found for claim, found in judged if not claim.appendix],
+        "note": spec.note,
+        "code": code_hash(project),
+        **design_commit(project, spec.base),
+        **{key: meta[key] for key in ("commit", "dirty", "hardware", "versions")},
+        "precision": meta.get("precision"),
+        "date": datetime.date.today().isoformat(),
+    }
+    further = {arm: entry for arm, entry in table.items() if arm not in usual}
+    if further:
+        result["appendix"] = {
+            "arms": further,
+            "claims": [found for claim, found in judged if claim.appendix],
+            **{key: result[key] for key in ("seeds", "code", "commit", "dirty", "date")},
+        }
+    return result
+
+
+def judge(claim: Claim, spec: Comparison, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+    """A claim's differences, intervals and verdict.
+
+    Args:
+        claim: its arms have run.
+        spec: the comparison.
+        runs: per arm one run for each seed, in the same order; per baseline one.
+    """
+    sets, unit = comparable(claim, runs)
+    point, samples = resample(sets) if unit else ({}, {})
+    if not unit:
+        point = {arm: float(s[0].values.mean()) for arm, s in sets.items()}
+    parts = [_part(claim, i, point, samples if unit else None) for i in range(len(claim.parts))]
+    verdicts = [part["verdict"] for part in parts]
+    weakest = min(parts, key=lambda part: part.pop("slack"))
+    word = "contradicted" if "contradicted" in verdicts else "not shown"
+    found: dict[str, Any] = {
+        "claim": claim.text,
+        "difference": weakest["difference"],
+        "interval": weakest["interval"],
+        "here": weakest["here"],
+        "resampled": unit or "nothing: one seed and no items, which gives no interval",
+        "verdict": "supported" if set(verdicts) == {"supported"} else word,
+        **claim.extras,
+        "paper": claim.paper,
+        "below": below_baselines(claim, spec, runs),
+    }
+    if len(parts) > 1:
+        found["parts"] = parts
+    shown = _not_testable(claim, runs)
+    if shown is not None:
+        found |= {"interval_verdict": found["verdict"], "verdict": NOT_TESTABLE, **shown}
+    return found
+
+
+def comparable(
+    claim: Claim, runs: Mapping[str, Sequence[Run]]
+) -> tuple[dict[str, list[Scores]], str]:
+    """Scores of a claim's arms, with items where all of them saved the same, and what is drawn."""
+    for run in (run for arm in claim.arms for run in runs[arm]):
+        run.value(claim.metric)
+    saved = {arm: scores(runs[arm], claim.metric) for arm in claim.arms}
+    found = {arm: sets for arm, sets in saved.items() if sets}
+    if len(found) == len(saved) and len({_items(sets) for sets in found.values()}) == 1:
+        several = max(s.num_seeds for sets in found.values() for s in sets) > 1
+        return found, "seeds x test items" if several else "test items, one seed"
+    values = {
+        arm: [Scores(np.array([[run.value(claim.metric)] for run in runs[arm]]))]
+        for arm in claim.arms
+    }
+    if max(s[0].num_seeds for s in values.values()) < 2:
+        return values, ""
+    missing = [arm for arm in saved if arm not in found]
+    why = f"{', '.join(missing)} saved no items" if missing else "the arms' items differ"
+    return values, f"seeds only: {why}"
+
+
+def _items(sets: Sequence[Scores]) -> tuple[Any, ...]:
+    """What two arms must have in common to be paired by item."""
+    return tuple((s.num_items, None if s.gold is None else s.gold.tobytes()) for s in sets)
+
+
+def _part(
+    claim: Claim, index: int, point: Mapping[str, float], samples: Mapping[str, Floats] | None
+) -> dict[str, Any]:
+    part, sign = claim.parts[index], claim.signs[index]
+    left, right = (float(evaluate(node, point)) for node in (part.left, part.right))
+    found: dict[str, Any] = {
+        "claim": f"{part.text[0]} {'>' if sign > 0 else '<'} {part.text[1]}",
+        "difference": left - right,
+        "interval": None,
+        "here": [left, right],
+        "verdict": "not shown",
+        "slack": sign * (left - right) - claim.threshold,
+    }
+    if samples is not None:
+        drawn = evaluate(part.left, samples) - evaluate(part.right, samples)
+        low, high = difference_interval(sign * drawn)
+        interval = Interval(sign * (left - right), low, high, CONFIDENCE)
+        found["interval"] = sorted((sign * low, sign * high))
+        found["verdict"] = verdict(interval, max(-claim.threshold, 0.0), max(claim.threshold, 0.0))
+        found["slack"] = low - claim.threshold
+    return found
+
+
+def difference_interval(samples: Floats) -> tuple[float, float]:
+    """Percentile interval of bootstrap samples."""
+    low, high = np.quantile(samples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def below_baselines(
+    claim: Claim, spec: Comparison, runs: Mapping[str, Sequence[Run]]
+) -> list[dict[str, Any]]:
+    """The claim's methods that the best baseline without training beats."""
+    sign = 1.0 if claim.maximise else -1.0
+    known = {name: runs[name][0].metrics() for name in spec.baselines if runs.get(name)}
+    values = {name: m[claim.metric] for name, m in known.items() if claim.metric in m}
+    if not values:
+        return []
+    best = max(values, key=lambda name: sign * values[name])
+    methods = [a for p in claim.parts for a in favoured(p.left) if a not in spec.baselines]
+    found = []
+    for arm in dict.fromkeys(methods):
+        mean = float(np.mean([run.value(claim.metric) for run in runs[arm]]))
+        if sign * mean < sign * values[best]:
+            found.append(
+                {"arm": arm, "value": mean, "baseline": best, "baseline_value": values[best]}
+            )
+    return found
+
+
+def _not_testable(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any] | None:
+    note = claim.not_testable
+    if note is None:
+        return None
+    measured = {}
+    for arm in claim.arms:
+        values = [run.metrics().get(note.metric) for run in runs[arm]]
+        if None not in values:
+            measured[arm] = float(np.mean([v for v in values if v is not None]))
+    if not measured:
+        known = runs[claim.arms[0]][0].metrics()
+        raise UserError(
+            f"claim '{claim.text}': not_testable: no metric '{note.metric}'"
+            f"{nearest(note.metric, known)}"
+        )
+    mean = float(np.mean(list(measured.values())))
+    if (note.below is not None and mean >= note.below) or (
+        note.above is not None and mean <= note.above
+    ):
+        return None
+    return {"reason": note.reason, "measured": {note.metric: measured}}
+
+
+def _entry(project: str, spec: Comparison, members: Sequence[Run]) -> dict[str, Any]:
+    metrics = [run.metrics() for run in members]
+    metas = [run.meta() for run in members]
+    one = members[0]
+    entry = {
+        "metrics": {k: [m.get(k) for m in metrics] for k in metrics[0]},
+        "config_hash": one.config_hash,
+        "wall_seconds": [m.get("wall_seconds") for m in metas],
+    }
+    if one.is_baseline:
+        return entry
+    if spec.metric not in metrics[0]:
+        raise UserError(f"{project}: no metric '{spec.metric}'{nearest(spec.metric, metrics[0])}")
+    values = [m[spec.metric] for m in metrics]
+    return {
+        "values": values,
+        "mean": float(np.mean(values)),
+        "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+        **entry,
+        "overrides": spec.arms[one.arm],
+        "num_steps": metas[0].get("num_steps"),
+        "parameters": metas[0].get("parameters"),
+    }
+
+
+def design_commit(project: str, base: str) -> dict[str, Any]:
+    """Last commit of compare.yaml and the base config, and whether they differ from it."""
+    files = [str(CONFIG_DIR / project / "compare.yaml"), str(config_path(project, base))]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", *words, "--", *files], cwd=ROOT, capture_output=True, text=True
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    return {
+        "design_commit": git("log", "-1", "--format=%H") or None,
+        "design_dirty": bool(git("status", "--porcelain")),
+    }

@@ -1,0 +1,208 @@
+"""One arm with one seed, or one baseline: where it runs, how it is started, what it left."""
+
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from common.config import ROOT, UserError, load, nearest, to_yaml
+from common.engine import workspace as ws
+from common.engine.comparison.dependencies import code_hash, forget
+from common.engine.comparison.schema import Comparison
+from common.evaluation.resampling import Scores
+from common.registry import config_class
+
+COMMAND = (sys.executable, "-m", "common.cli")
+BASELINES = "baselines"  # module of a project whose functions `baselines:` names
+GRACE = 10.0  # seconds between asking a process to end and killing it
+
+
+class Run:
+    """An arm with a seed, or a baseline, of a comparison.
+
+    Args:
+        project: slug.
+        spec: the comparison.
+        name: of an arm or baseline.
+        seed: the run's.
+        overrides: of every run, from the command line.
+
+    Raises:
+        UserError: the config with the arm's overrides doesn't load.
+    """
+
+    def __init__(
+        self, project: str, spec: Comparison, name: str, seed: int, overrides: Sequence[str] = ()
+    ) -> None:
+        self.project, self.base, self.arm, self.seed = project, spec.base, name, seed
+        self.spec, self.common_overrides = spec, tuple(overrides)
+        self.is_baseline = name in spec.baselines
+        own = spec.shared if self.is_baseline else spec.arms[name]
+        words = [f"{key}={json.dumps(value)}" for key, value in own.items()]
+        self.overrides = [*overrides, *words, f"seed={seed}"]
+        cfg = load(config_class(project), project, spec.base, self.overrides)
+        self.config_hash = hashlib.sha256(to_yaml(cfg).encode()).hexdigest()[:8]
+        self.folder = ws.run_folder(cfg, project, spec.base)
+        self.quiet = cfg.tracking.wandb == "auto"
+        self.code = self._code()
+        self.run_id = f"{self.stem}-{self.code}"
+        self.path = self.folder / self.run_id
+
+    def _code(self) -> str:
+        return code_hash(self.project, *([BASELINES] if self.is_baseline else []))
+
+    @property
+    def stem(self) -> str:
+        """Run id without the hash of the code."""
+        what = f"baseline-{self.arm}" if self.is_baseline else self.arm
+        return f"compare-{what}-seed{self.seed}-{self.config_hash}"
+
+    @property
+    def done(self) -> bool:
+        """Whether it has its metrics."""
+        return (self.path / "metrics.json").exists()
+
+    def with_seed(self, seed: int) -> "Run":
+        """The same arm with another seed."""
+        return Run(self.project, self.spec, self.arm, seed, self.common_overrides)
+
+    def command(self) -> list[str]:
+        """Words of its process."""
+        verb = "eval" if self.is_baseline else "train"
+        words = [*COMMAND, verb, self.project, self.base, *self.overrides, f"run_id={self.run_id}"]
+        words += ["tracking.wandb=disabled"] if self.quiet else []
+        if self.is_baseline:
+            return [*words, "--baseline", self.arm]
+        if (self.path / "meta.json").exists():
+            words.append(f"resume={self.run_id}")
+        return words
+
+    def start(self, threads: int, lowest_priority: bool = False) -> "Started | None":
+        """Start its process with that many threads; None while another process works on it.
+
+        Raises:
+            UserError: the code is no longer that which its folder is named by.
+        """
+        forget()
+        if self._code() != self.code:
+            raise UserError("the code has changed since the comparison began; start it again")
+        self.path.mkdir(parents=True, exist_ok=True)
+        log = (self.path / "log.txt").open("ab")
+        try:  # the process inherits the lock with its output, so it outlives whoever started it
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            log.close()
+            return None
+        env = {"OMP_WAIT_POLICY": "passive", **os.environ, "OMP_NUM_THREADS": str(threads)}
+        process = subprocess.Popen(
+            self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            env=env, cwd=ROOT, start_new_session=True,
+        )  # fmt: skip
+        if lowest_priority:
+            os.setpriority(os.PRIO_PROCESS, process.pid, 19)
+        return Started(self, process, log)
+
+    def metrics(self) -> dict[str, float]:
+        """Its metrics.json."""
+        return ws.read_json(self.path / "metrics.json")  # type: ignore[no-any-return]
+
+    def value(self, metric: str) -> float:
+        """One of its metrics.
+
+        Raises:
+            UserError: it has no such metric.
+        """
+        metrics = self.metrics()
+        if metric not in metrics:
+            raise UserError(f"{self.run_id}: no metric '{metric}'{nearest(metric, metrics)}")
+        return metrics[metric]
+
+    def meta(self) -> dict[str, Any]:
+        """Its meta.json."""
+        return ws.read_json(self.path / "meta.json")  # type: ignore[no-any-return]
+
+    def items(self, metric: str) -> list[Any] | None:
+        """Items per test set: values, or predictions with gold values; None if it saved none."""
+        path = self.path / "items" / f"{metric}.json"
+        if not path.exists():
+            return None
+        found = ws.read_json(path)
+        if not isinstance(found, dict) or "mean_of" not in found:
+            return [found]
+        sets: list[Any] = []
+        for name in found["mean_of"]:
+            own = self.items(name)
+            if own is None:
+                return None
+            sets += own
+        return sets
+
+
+class Started:
+    """A run whose process has been started."""
+
+    def __init__(self, run: Run, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
+        self.run, self.process, self.log = run, process, log
+
+    def finished(self) -> bool:
+        """Whether it has ended well.
+
+        Raises:
+            UserError: it has failed; the message has the last line of its log.
+        """
+        code = self.process.poll()
+        if code is None:
+            return False
+        self.log.close()
+        if code or not self.run.done:
+            path = self.run.path / "log.txt"
+            raise UserError(f"{self.run.run_id} failed: {last_line(path)}; see {path}")
+        return True
+
+    def ask_to_end(self) -> None:
+        """Ask it and the processes that it started to end."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+
+    def end(self) -> None:
+        """Wait until it has ended, and kill what doesn't."""
+        try:
+            self.process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self.log.close()
+
+
+def last_line(path: Path) -> str:
+    """Last line of a log that isn't empty."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
+
+
+def scores(runs: Sequence[Run], metric: str) -> list[Scores] | None:
+    """Scores of an arm's runs on each test set; None where a run saved no items."""
+    saved = [run.items(metric) for run in runs]
+    if any(own is None for own in saved):
+        return None
+    found = []
+    for sets in zip(*(own or [] for own in saved), strict=True):
+        if all(isinstance(x, dict) for x in sets):
+            if any(x["gold"] != sets[0]["gold"] for x in sets):
+                return None
+            values = [x["predicted"] for x in sets]
+            gold = np.asarray(sets[0]["gold"], dtype=np.float64)
+        else:
+            values, gold = list(sets), None
+        if len({len(row) for row in values}) != 1:
+            return None
+        found.append(Scores(np.asarray(values, dtype=np.float64), gold))
+    return found

@@ -1,0 +1,83 @@
+"""Schema of ``configs/<slug>/compare.yaml``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from common.config import UserError, nearest
+
+Direction = Literal["max", "min"]
+
+
+@dataclass
+class NotTestable:
+    """Why a claim can't be tested here, and the measurement that shows it."""
+
+    reason: str = "???"
+    metric: str = "???"  # a metric of the result, printed with the reason
+    below: float | None = None  # only if its mean over the claim's arms is below this
+    above: float | None = None
+
+
+@dataclass
+class ClaimEntry:
+    """Schema of one claim; the short form is its text alone."""
+
+    claim: str = "???"  # see common.engine.comparison.claims for the language
+    paper: str = ""  # table and values there, or "ours" for an expectation of this repository
+    metric: str | None = None  # None: the comparison's
+    direction: Direction | None = None
+    margin: float | None = None  # may be worse by less than this
+    at_least: float = 0.0  # must be better by more than this
+    not_testable: NotTestable | None = None
+
+    def __post_init__(self) -> None:
+        if (self.margin or 0.0) < 0 or self.at_least < 0:
+            raise ValueError("margin and at_least must be >= 0")
+        if self.margin and self.at_least:
+            raise ValueError(
+                "margin (may be worse) and at_least (must be better) exclude each other"
+            )
+
+
+@dataclass
+class Comparison:
+    """Schema of compare.yaml; what `more` holds inherits the upper half of it."""
+
+    base: str = "mini"  # config that all arms start from
+    metric: str = "???"  # primary metric, a key of metrics.json
+    direction: Direction = "max"  # which direction is better
+    margin: float = 0.0  # of claims that name none: may be worse by less than this
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # of the verdict, not the pilots'
+    shared: dict[str, Any] = field(default_factory=dict)  # overrides of every arm
+
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> dotted overrides
+    default_arms: list[str] = field(default_factory=list)  # empty: all; ARMS=full runs the others
+    baselines: list[str] = field(default_factory=list)  # functions of projects/<slug>/baselines.py
+    claims: list[Any] = field(default_factory=list)  # ClaimEntry each; all arms are default arms
+    appendix: list[Any] = field(default_factory=list)  # claims on other arms, judged by ARMS=full
+    also: list[str] = field(default_factory=list)  # further metrics shown in the table
+    note: str = ""  # printed under the table
+    more: dict[str, Any] = field(default_factory=dict)  # name -> further comparison
+    name: str = ""  # of a further comparison
+
+
+def from_mapping(where: str, schema: type[Any], content: Any) -> Any:
+    """A dataclass from a mapping; unknown keys and missing values are named."""
+    known = [f.name for f in fields(schema)]
+    if not isinstance(content, Mapping | DictConfig):
+        raise UserError(f"{where}: expected a mapping with {', '.join(known)}")
+    for key in content:
+        if str(key) not in known:
+            raise UserError(f"{where}: unknown key '{key}'{nearest(str(key), known)}")
+    try:
+        node = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(dict(content)))
+        missing = sorted(OmegaConf.missing_keys(node))
+        if missing:
+            raise UserError(f"{where}: no value for {', '.join(missing)}")
+        return OmegaConf.to_object(node)
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise UserError(f"{where}: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,113 @@
+"""Baselines of sentence experiments that need no training: overlap, TF-IDF, the raw encoder.
+
+A project names them in its ``baselines.py``; each scores the STS sets of its config.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from common.data.text.sets import StsSet
+from common.encoders.modes import untrained as as_training_begins
+from common.encoders.text.sentence import SentenceEncoder
+from common.engine.workspace import Workspace
+from common.evaluation.features.postprocessing import EmbeddingTransform, fit_whitening
+from common.evaluation.text.pair_baselines import tfidf_cosine, word_overlap
+from common.evaluation.text.sts_protocol import evaluate_sts, score_sts
+from common.families.sentences.data import sts_set, text_rows
+from common.families.sentences.evaluation import (
+    encoding,
+    save_sts_items,
+    sentence_geometry,
+    untrained_encoder,
+)
+from common.families.sentences.module import build_encoder
+from common.families.sentences.protocol import SentenceExperimentConfig
+
+FIT_TEXTS = 5_000  # training texts, at most, that centre and whitening are fitted on
+RIDGE = 1e-6  # whitening of an encoder whose embeddings don't span its dimensions
+
+Config = SentenceExperimentConfig
+Encode = Callable[[list[str]], Tensor]
+
+
+def jaccard(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Overlap of the word sets."""
+    return _similarities(cfg, workspace, word_overlap)
+
+
+def tfidf(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Cosine of TF-IDF vectors; document frequencies from the set itself."""
+    return _similarities(cfg, workspace, tfidf_cosine)
+
+
+def raw(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The encoder that training starts from."""
+    return _encoder(cfg, workspace, untrained_encoder(cfg))
+
+
+def centred(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The encoder that training starts from, minus its mean over training texts."""
+
+    def fit(embeddings: Tensor) -> EmbeddingTransform:
+        mean = embeddings.double().mean(dim=0)
+        return EmbeddingTransform(mean, torch.eye(len(mean), dtype=torch.float64))
+
+    return _encoder(cfg, workspace, untrained_encoder(cfg), fit)
+
+
+def whitened(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The encoder that training starts from, whitened on training texts.
+
+    Source: Su et al. 2021, "Whitening Sentence Representations", arXiv 2103.15316.
+    """
+
+    def fit(embeddings: Tensor) -> EmbeddingTransform:
+        return fit_whitening(embeddings, ridge=RIDGE)
+
+    return _encoder(cfg, workspace, untrained_encoder(cfg), fit)
+
+
+def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The encoder's architecture with random weights."""
+    model = replace(cfg.model, random_init=True)
+    return _encoder(cfg, workspace, as_training_begins(lambda: build_encoder(model), cfg.seed))
+
+
+def _similarities(
+    cfg: Config,
+    workspace: Workspace,
+    similarity: Callable[[Sequence[str], Sequence[str]], list[float]],
+) -> dict[str, float]:
+    sets = {name: sts_set(cfg, name) for name in cfg.eval.sets}
+    found = {name: similarity(data.first, data.second) for name, data in sets.items()}
+    save_sts_items(workspace, sets, found)
+    return score_sts(sets, found)
+
+
+def _encoder(
+    cfg: Config,
+    workspace: Workspace,
+    encoder: SentenceEncoder,
+    fit: Callable[[Tensor], EmbeddingTransform] | None = None,
+) -> dict[str, float]:
+    sets = {name: sts_set(cfg, name) for name in cfg.eval.sets}
+    with encoding(cfg, encoder) as plain:
+        encode: Encode = plain
+        if fit is not None:
+            texts = list(
+                dict.fromkeys(text for row in text_rows(cfg.data, cfg.seed) for text in row)
+            )
+            transform = fit(plain(texts[:FIT_TEXTS]))
+            encode = lambda rows: transform(plain(rows))  # noqa: E731
+        return _score(sets, encode, sets[cfg.eval.sets[0]], workspace)
+
+
+def _score(
+    sets: dict[str, StsSet], encode: Encode, primary: StsSet, workspace: Workspace
+) -> dict[str, float]:
+    metrics, cosines = evaluate_sts(encode, sets)
+    save_sts_items(workspace, sets, cosines)
+    return metrics | sentence_geometry(encode, primary)
