@@ -37,6 +37,8 @@ MAY_LOAD = {
     "common.evaluation.tables": (),
     "common.evaluation.retrieval.beir": (),
     "common.families.sentences.config": (),
+    "common.families.retrieval.config": (),
+    "common.evaluation.retrieval.options": (),
     "common.families.images.config": (),
     "common.engine.evidence": (),
     "common.engine.workspace": (),

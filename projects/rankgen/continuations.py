@@ -80,7 +80,7 @@ def decode_kept(
 ) -> dict[str, list[str]] | None:
     """As `decode_all`, as a stage that can be stopped, continued and shared out.
 
-    Finished chunks lie in a folder whose name stands for ranker and settings.
+    Finished chunks lie in a folder whose name stands for ranker, settings and prefixes.
 
     Returns:
         Continuations of every method; None if other shares have to finish first.
@@ -94,7 +94,8 @@ def decode_kept(
     }  # fmt: skip
     build = partial(build_decoder, cfg, ranker, lm, methods)
     step = RowMap("decode", build, settings, cfg.seed, CHUNK)
-    place = workspace.folder(f"decoded/{content_digest([repr(settings), str(cfg.seed)])[:12]}")
+    key = content_digest([repr(settings), str(cfg.seed), *prefixes])[:12]
+    place = workspace.folder(f"decoded/{key}")
     found = map_rows(step, list(prefixes), place, cfg.task, workspace.meter)
     if not found.complete:
         workspace.say(f"decode: {found.summary}")

@@ -1,12 +1,14 @@
 """Stages, evaluation, resume, export, check and tasks, as the commands drive them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from common.config import UserError
 from common.data.retrieval.records import read_task
+from common.data.row_map.options import RowMapConfig
 from common.engine import checkpoint as ckpt
 from common.engine.callbacks import seed_all, step_seed
 from common.engine.check import inspect
@@ -238,7 +240,12 @@ def test_mining_task_writes_records_that_train(trained, tmp_path):
         cfg = config(
             *f"data.mining.teacher={teacher}".split(), f"data.mining.output={tmp_path / 'm'}"
         )
+        small = replace(cfg, task=RowMapConfig(chunk_size=5))
+        mine(small, Workspace(tmp_path / "chunks"), build(small))
+        in_chunks = (tmp_path / "m/retrieval.jsonl").read_bytes()
         out = mine(cfg, Workspace(tmp_path / "task"), build(cfg))
+        if teacher == "bm25":  # an encoder's batches round differently
+            assert (out / "retrieval.jsonl").read_bytes() == in_chunks
         task = read_task(out / "retrieval.jsonl")
         assert sum(len(r.negatives) for r in task.records) > len(task.records) / 2
         assert not any(set(r.negatives) & {r.query, *r.positives} for r in task.records)

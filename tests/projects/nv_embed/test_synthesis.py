@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import projects.nv_embed.synthesis as stage
 from common.config import UserError
 from common.data.retrieval.records import EmbeddingRecord, EmbeddingTask, read_task, write_task
 from common.data.tables import read_jsonl
@@ -18,12 +17,12 @@ from projects.nv_embed.synthesis import (
     FORMATS,
     distinct_records,
     example_prompt,
-    framed,
     list_items,
     object_fields,
     synthesize,
     task_prompt,
 )
+from tests.completion_server import CompletionServer
 from tests.projects.nv_embed.conftest import config, encoder
 
 SMALL = ["synthesis.requests=2", "synthesis.examples=4", "synthesis.formats=[short-long]"]
@@ -32,12 +31,12 @@ SMALL = ["synthesis.requests=2", "synthesis.examples=4", "synthesis.formats=[sho
 class Script:
     """A language model that knows three answers to each kind of prompt, and one that breaks off."""
 
-    tokenizer = SimpleNamespace(chat_template=None, bos_token=None)
+    tokenizer, context = SimpleNamespace(chat_template=None, bos_token=None), 10**6
 
     def __init__(self):
         self.prompts = []
 
-    def continuations(self, prompts, policy, rngs, budget, *, batch_size):
+    def continuations(self, prompts, policy, rngs, budget, *, batch_size, stop):
         found = []
         for prompt in prompts:
             self.prompts.append(prompt)
@@ -75,16 +74,6 @@ def test_prompts_name_format_task_and_drawn_constraints():
     label = example_prompt(FORMATS["long-short"], "x", np.random.default_rng(0))
     assert "input_text, label, misleading_label" in label
     assert "{" not in label
-
-
-def test_chat_models_get_their_template():
-    plain = SimpleNamespace(chat_template=None)
-    assert framed(plain, "do it") == "do it\n\nAnswer:\n"
-    chat = SimpleNamespace(
-        chat_template="x", bos_token="<s>",
-        apply_chat_template=lambda turns, **_: f"<s>[INST] {turns[0]['content']} [/INST]",
-    )  # fmt: skip
-    assert framed(chat, "do it") == "[INST] do it [/INST]"
 
 
 @pytest.mark.parametrize(
@@ -164,19 +153,58 @@ def test_the_bundled_language_model_writes_records_and_resumes(tmp_path, monkeyp
             raise KeyboardInterrupt
         return plain(self, *args, **options)
 
-    monkeypatch.setattr(stage, "BLOCK", 1)
+    small = config("task.chunk_size=1")
     monkeypatch.setattr(LanguageModel, "continuations", stopped)
     with pytest.raises(KeyboardInterrupt):
-        synthesize(cfg, Workspace(tmp_path / "part"))
+        synthesize(small, Workspace(tmp_path / "part"))
     assert not (tmp_path / "part/synthetic_pairs.jsonl").exists()
     monkeypatch.setattr(LanguageModel, "continuations", plain)
-    synthesize(cfg, Workspace(tmp_path / "part"))
+    synthesize(small, Workspace(tmp_path / "part"))
     assert (tmp_path / "part/synthetic_pairs.jsonl").read_text() == whole
 
     monkeypatch.setattr(LanguageModel, "continuations", lambda *_, **__: pytest.fail("asked again"))
-    synthesize(cfg, Workspace(tmp_path / "part"))
+    synthesize(small, Workspace(tmp_path / "part"))
     with pytest.raises(UserError, match="made for another seed"):
-        synthesize(config("seed=1"), Workspace(tmp_path / "part"))
+        synthesize(config("seed=1"), Workspace(tmp_path / "whole"))
+
+
+def test_two_shares_take_two_passes_and_write_the_same_file(script, tmp_path):
+    """The second step needs all shares of the first; the share that finishes last writes the file."""
+    words = [*SMALL, "task.chunk_size=1"]
+    script.answer = lambda prompt, number: (
+        'Find the town of a river.", "Find a book of an author."]'
+        if prompt.endswith('["')
+        else f'{prompt[-40:-30]} q", "positive_document": "yes", "hard_negative_document": "no"}}'
+    )
+    whole = synthesize(config(*words), Workspace(tmp_path / "whole")).read_text()
+    shared = Workspace(tmp_path / "shared")
+    for _ in range(2):
+        for share in ("0/2", "1/2"):
+            path = synthesize(config(*words, f"task.shard={share}"), shared)
+    assert path.read_text() == whole
+    assert "are left to other shares" in (tmp_path / "shared/notes.txt").read_text()
+
+
+@pytest.mark.parametrize("api", ["completions", "chat"])
+def test_a_server_writes_the_examples(tmp_path, api):
+    """Completions go on with what is begun, a chat server answers as a whole."""
+
+    def answer(prompt, body):
+        chat = "messages" in body
+        if "JSON list" in prompt:
+            return ('["' if chat else "") + 'Find the town of a river.", "Find a poem of a poet."]'
+        seed = body["seed"]
+        head = '{"query": "' if chat else ""
+        return f'{head}q{seed}", "positive_document": "p{seed}", "hard_negative_document": "no"}}'
+
+    with CompletionServer(answer) as server:
+        cfg = config(*SMALL, f"generator.endpoint={server.url}", f"generator.api={api}")
+        found = read_task(synthesize(cfg, Workspace(tmp_path)))
+    assert len(found.records) == 4
+    assert all(r.positives[0][1:] == r.query[1:] for r in found.records)
+    assert {r["path"] for r in server.requests} == {
+        "/v1/chat/completions" if api == "chat" else "/v1/completions"
+    }
 
 
 def test_examples_train_under_their_own_instruction(tmp_path):

@@ -12,21 +12,14 @@ import pytest
 import torch
 
 from common.config import UserError
+from common.data.row_map.options import RowMapConfig
 from common.data.tables import read_jsonl, write_jsonl
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.run import train
 from common.engine.workspace import Workspace
-from projects.rankgen import build, tasks
-from projects.rankgen.continuations import (
-    METHODS,
-    book_windows,
-    decode_all,
-    generated_rows,
-    text_metrics,
-    write_generations,
-    write_windows,
-)
+from projects.rankgen import build, continuations, tasks
+from projects.rankgen.continuations import METHODS, decode_all, text_metrics
 from projects.rankgen.data import (
     Triple,
     TripleBatches,
@@ -44,7 +37,14 @@ from projects.rankgen.evaluate import (
     own_book_mass,
     rank_metrics,
 )
+from projects.rankgen.generate import (
+    book_windows,
+    generated_rows,
+    write_generations,
+    write_windows,
+)
 from projects.rankgen.stages import make_encoder
+from tests.completion_server import CompletionServer
 from tests.projects.rankgen.conftest import config, encoder, language_model, save_language_model
 
 SMALL = ["window.prefix_words=30", "window.min_words=4", "window.max_words=12", "window.limit=6",
@@ -170,22 +170,38 @@ def test_generation_continues_real_prefixes_and_resumes(tmp_path, books, monkeyp
     assert {(r["prefix"], r["gold"]) for r in rows} <= windows
     assert all(len(r["generated"].split()) >= 4 and r["generated"] != r["gold"] for r in rows)
     assert {r["doc_id"] for r in rows} <= {"four", "one", "three", "two"}
-    import projects.rankgen.continuations as stage
+    import projects.rankgen.generate as stage
 
-    monkeypatch.setattr(stage, "generate", lambda *a: pytest.fail("generated again"))
+    monkeypatch.setattr(stage, "build_continuer", lambda *a: pytest.fail("generated again"))
     assert generated_rows(cfg, Workspace(tmp_path / "task")) == rows
     longer = config(*books, "generator.top_p=0.5")
     with pytest.raises(UserError, match="made for another policy"):
         generated_rows(longer, Workspace(tmp_path / "task"))
 
 
-def test_a_window_s_continuation_does_not_depend_on_the_selection(books):
-    import projects.rankgen.continuations as stage
+def test_a_window_s_continuation_does_not_depend_on_the_selection(tmp_path, books):
+    """Nor on chunks and shares."""
+    every = generated_rows(config(*books), Workspace(tmp_path / "whole"))
+    shared = Workspace(tmp_path / "shared")
+    chunks = [*books, "task.chunk_size=2"]
+    assert generated_rows(config(*chunks, "task.shard=1/2"), shared) is None
+    assert generated_rows(config(*chunks, "task.shard=0/2"), shared) == every
+    half = generated_rows(config(*books, "window.limit=3"), Workspace(tmp_path / "half"))
+    assert half
+    assert all(row in every for row in half)
 
-    cfg = config(*books)
-    windows, lm = book_windows(cfg), language_model()
-    whole = stage.generate(cfg, lm, windows)
-    assert [stage.generate(cfg, lm, [w])[0] for w in windows] == whole
+
+def test_a_server_writes_negatives_but_cannot_be_ranked(tmp_path, books):
+    """Each with the budget of its gold; likelihoods and decoding ask for a local model."""
+    with CompletionServer(lambda prompt, body: f" {body['seed']} goes on and on. And") as server:
+        cfg = config(*books, f"generator.endpoint={server.url}", "generator.served_model=big")
+        rows = generated_rows(cfg, Workspace(tmp_path / "task"))
+    assert all(row["generated"].endswith("goes on and on.") for row in rows)
+    assert len({row["generated"] for row in rows}) == len(rows) == 6
+    budget = {r["body"]["prompt"]: r["body"]["max_tokens"] for r in server.requests}
+    assert all(budget[row["prefix"]] == 6 * len(row["gold"].split()) for row in rows)
+    with pytest.raises(UserError, match="need a local generator"):
+        continuations.language_model(cfg)
 
 
 def test_halves_are_written_for_the_generator(tmp_path, books):
@@ -356,7 +372,7 @@ def test_one_harness_for_all_methods(tmp_path):
         decode_all(cfg, ranker, lm, prefixes, ["magic"], Workspace(tmp_path))
 
 
-def test_decode_task_writes_samples_and_a_form(tmp_path, full_run):
+def test_decode_task_writes_samples_and_a_form(tmp_path, full_run, monkeypatch):
     """The decode command with and without the ranker, on prefixes of a file."""
     save_language_model(tmp_path / "lm")
     (tmp_path / "prefixes.txt").write_text("the state of the world\n\na man in his house\n")
@@ -372,6 +388,15 @@ def test_decode_task_writes_samples_and_a_form(tmp_path, full_run):
     assert [r["name"] for r in shown[0]["results"]] == ["nucleus", "rerank", "beam"]
     assert not (tmp_path / "task/meta.json").exists()  # it would count as a run
     assert (tmp_path / "task/ab_form.csv").read_text().startswith("Prefix,First,Second,Order")
+    with monkeypatch.context() as patch:  # started again, it decodes nothing twice
+        patch.setattr(continuations, "_decode_one", lambda *a: pytest.fail("decoded again"))
+        tasks.decode(cfg, experiment, workspace)
+    assert (tmp_path / "task/continuations.md").read_text() == text
+    other = Workspace(tmp_path / "shares", "rankgen", "smoke")
+    for share, done in (("1/2", False), ("0/2", True)):
+        split = replace(cfg, task=RowMapConfig(share, chunk_size=1))
+        assert bool(tasks.decode(split, build(split), other)) == done
+    assert (tmp_path / "shares/continuations.md").read_text() == text
     answers = tmp_path / "answers.csv"
     answers.write_text('InstanceNum,Order,Choice,Explanation\n0,"nucleus,rerank",2,it fits\n')
     scored = config(f"preference.answers={answers}")

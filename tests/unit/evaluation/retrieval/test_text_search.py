@@ -1,0 +1,57 @@
+"""Collections from files and folders; two encoders in an index; what is printed."""
+
+import json
+
+import pytest
+import torch
+
+from common.config import UserError
+from common.evaluation.retrieval.options import SearchConfig
+from common.evaluation.retrieval.text_index import TextIndex
+from common.evaluation.retrieval.text_search import read_texts, search_texts
+
+
+def test_a_file_holds_a_text_a_line_and_a_folder_paragraphs(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a.txt").write_text("first line\nsecond line\n\n\n  another \n")
+    (tmp_path / "b/c.md").write_text("\n# head\n\nbody")
+    (tmp_path / "b/d.py").write_text("code")
+    assert read_texts(tmp_path / "a.txt") == ["first line", "second line", "another"]
+    assert read_texts(tmp_path) == ["first line second line", "another", "# head", "body"]
+
+
+def test_a_folder_in_the_beir_layout_gives_its_documents(tmp_path):
+    rows = [{"_id": "1", "title": "T", "text": "one"}, {"_id": "2", "text": "two"}]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "README.md").write_text("not a document")
+    assert read_texts(str(tmp_path)) == ["T one", "two"]
+
+
+def test_nothing_to_read_is_said(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        read_texts(tmp_path / "none.txt")
+    with pytest.raises(UserError, match="holds no text"):
+        read_texts(tmp_path)
+
+
+def rows(texts):
+    return torch.tensor([[float(len(text)), 1.0] for text in texts])
+
+
+def test_queries_have_an_encoder_of_their_own():
+    def turned(texts):
+        return rows(texts).flip(1)
+
+    index = TextIndex(rows, ["a", "bbbb"], query_encoder=turned, metric="dot")
+    assert [hit.text for hit in index.search("cc", k=2)[0]] == ["bbbb", "a"]
+    assert index.search("cc", k=1)[0][0].score == 4.0 + 2.0
+    assert TextIndex(rows, ["a", "bbbb"]).search("a", k=1)[0][0].text == "a"
+
+
+def test_what_is_printed(tmp_path, capsys):
+    (tmp_path / "q.txt").write_text("cc\n")
+    index = TextIndex(rows, ["a", "bbbb"], metric="dot")
+    search_texts(index, SearchConfig(queries=str(tmp_path / "q.txt"), k=1))
+    assert capsys.readouterr().out.split() == ["2", "texts", "indexed", "cc", "9.000", "bbbb"]
+    search_texts(index, SearchConfig(queries=str(tmp_path / "q.txt"), threshold=99.0))
+    assert "no text has a score of 99.0 or more" in capsys.readouterr().out

@@ -1,0 +1,219 @@
+"""Experiment, rows beside the method, sets in the BEIR layout and search, with a small encoder."""
+
+import json
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import nn
+
+from common.config import DataConfig, OptimConfig, TrainerConfig, UserError
+from common.engine.experiment import Plan, Requirement
+from common.engine.module import ContrastiveModule
+from common.engine.workspace import Workspace
+from common.families.retrieval.config import RetrievalEval, SearchConfig
+from common.families.retrieval.encoder import EncoderRecipe
+from common.families.retrieval.evaluation import before_and_after, evaluate_beir
+from common.families.retrieval.experiment import one_stage, retrieval_experiment, text_plan
+
+CORPUS = {"a": "red fox", "b": "blue car", "c": "green tree"}
+QUERIES = {"1": "fox", "2": "car", "3": "tree"}
+WORDS = ["red", "fox", "blue", "car", "green", "tree"]
+
+
+class Bag(nn.Module):
+    """Counts of words times a matrix; queries are scaled, which only a dot product notices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(len(WORDS), 3))
+        self.modes: list[bool] = []
+
+    def encode(self, texts, scale=1.0):
+        self.modes.append(self.training)
+        rows = torch.tensor([[float(w in text.split()) for w in WORDS] for text in texts])
+        return scale * rows @ self.weight
+
+
+class Module(ContrastiveModule):
+    def __init__(self, encoder: Bag) -> None:
+        super().__init__(OptimConfig())
+        self.encoder = encoder
+
+
+@dataclass
+class Config:
+    """What the family reads."""
+
+    seed: int = 3
+    runs_dir: str = "runs"
+    trainer: TrainerConfig = field(default_factory=lambda: TrainerConfig(accelerator="cpu"))
+    data: DataConfig = field(default_factory=DataConfig)
+    eval: RetrievalEval = field(default_factory=RetrievalEval)
+    search: SearchConfig = field(default_factory=SearchConfig)
+
+
+def recipe(**changes):
+    return EncoderRecipe(
+        **{
+            "build": Bag,
+            "planned": Bag,
+            "save": lambda encoder, folder: torch.save(encoder.state_dict(), folder / "bag.pt"),
+            "load": lambda folder: read(folder),
+            "queries": lambda encoder, texts: encoder.encode(texts, 2.0),
+            "documents": lambda encoder, texts: encoder.encode(texts),
+            "metric": "dot",
+            **changes,
+        }
+    )
+
+
+def read(folder):
+    encoder = Bag()
+    encoder.load_state_dict(torch.load(folder / "bag.pt", weights_only=True))
+    return encoder.eval()
+
+
+@pytest.fixture
+def beir(tmp_path):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    for name, rows in (("corpus", CORPUS), ("queries", QUERIES)):
+        lines = [json.dumps({"_id": i, "text": text}) + "\n" for i, text in rows.items()]
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    judged = "".join(f"{q}\t{d}\t1\n" for q, d in zip("123", "abc", strict=True))
+    (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+    return folder
+
+
+def perfect() -> Bag:
+    encoder = Bag()
+    encoder.weight.data = torch.eye(3).repeat_interleave(2, dim=0)
+    return encoder
+
+
+def opposite() -> Bag:
+    """The colour of a document points away from its noun, which is what queries ask for."""
+    encoder = perfect()
+    encoder.weight.data[::2] *= -2
+    return encoder
+
+
+def experiment_of(cfg, evaluate=lambda module, workspace: {"own": 1.0}, tasks=None):
+    return retrieval_experiment(
+        cfg, recipe(), Module,
+        stages=lambda: one_stage(recipe(), Module, lambda encoder: ("data of", encoder)),
+        evaluate=evaluate,
+        plan=lambda: text_plan(
+            cfg, recipe(), Module, passes=lambda size: [(size, 3), (2 * size, 2)],
+            run=lambda encoder, ids: encoder.weight.sum() * ids, num_samples=7,
+            requirements=[Requirement("data: x", "x", True)],
+        ),
+        texts=lambda: list(CORPUS.values()),
+        tasks=tasks or {},
+    )  # fmt: skip
+
+
+def test_stage_export_and_embeddings(tmp_path):
+    experiment = experiment_of(Config())
+    (stage,) = experiment.stages()
+    assert stage.name == "train"
+    assert stage.data == ("data of", stage.module.encoder)
+    experiment.export(stage.module, tmp_path)
+    again = experiment.load_export(tmp_path)
+    assert torch.equal(again.encoder.weight, stage.module.encoder.weight)
+    found = experiment.embed(again)
+    assert found.keys() == {"queries", "documents"}
+    torch.testing.assert_close(found["queries"], 2 * found["documents"])
+
+
+def test_tasks_are_given_the_experiment(tmp_path):
+    seen = []
+    experiment = experiment_of(Config(), tasks={"mine": lambda *given: seen.append(given)})
+    workspace = Workspace(tmp_path)
+    assert list(experiment.tasks) == ["search", "mine"]
+    experiment.tasks["mine"](workspace)
+    assert seen == [(workspace, experiment)]
+
+
+def test_the_untrained_encoder_stands_beside_the_trained_one(tmp_path):
+    """It is what the seed builds; it draws nothing from the global stream; modes come back."""
+    cfg, encoder, seen = Config(), perfect().train(), []
+
+    def measure(some, own):
+        seen.append((some, own is None, some.training))
+        return {"sum": float(some.weight.sum()), "sum_chance": 0.0}
+
+    workspace = Workspace(tmp_path)
+    state = torch.random.get_rng_state()
+    found = before_and_after(cfg, recipe(), encoder, measure, workspace)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert found.keys() == {"sum", "sum_chance", "untrained_sum"}
+    torch.manual_seed(cfg.seed)
+    assert found["untrained_sum"] == pytest.approx(float(Bag().weight.sum()))
+    assert seen[0] == (encoder, False, False)
+    assert seen[1][1:] == (True, False)
+    assert encoder.training
+    cfg.eval.untrained = False
+    assert before_and_after(cfg, recipe(), encoder, measure, workspace).keys() == {"sum", "sum_chance"}  # fmt: skip
+
+
+def test_beir_sets_beside_lexical_rows(tmp_path, beir):
+    cfg = Config(eval=RetrievalEval(beir=[str(beir)]))
+    found = evaluate_beir(cfg, recipe(build=opposite), perfect(), Workspace(tmp_path / "run"))
+    assert found["small_ndcg_at_10"] == found["bm25_small_ndcg_at_10"] == 1.0
+    assert found["tfidf_small_mrr"] == 1.0
+    assert found["untrained_small_ndcg_at_10"] == 0.5  # the right one is the last of three
+    for row in ("", "untrained_", "bm25_", "tfidf_"):
+        items = json.loads((tmp_path / f"run/items/{row}small_ndcg_at_10.json").read_text())
+        assert len(items) == 3
+        assert sum(items) / 3 == pytest.approx(found[f"{row}small_ndcg_at_10"])
+    gallery = json.loads(
+        (tmp_path / "run/gallery/nearest documents small/gallery.json").read_text()
+    )
+    assert gallery[0]["results"][0] == {"item": {"text": "red fox"}, "score": 4.0, "correct": True}
+    assert [r["correct"] for r in gallery[0]["results"]] == [True, False, False]
+    plain = Config(eval=RetrievalEval(beir=[str(beir)], untrained=False, lexical=False))
+    names = evaluate_beir(plain, recipe(), perfect(), Workspace(tmp_path / "run")).keys()
+    assert all(name.startswith("small_") for name in names)
+
+
+def test_evaluation_of_an_experiment_adds_the_sets(tmp_path, beir):
+    cfg = Config(data=DataConfig(root=str(beir.parent)), eval=RetrievalEval(beir=["small"]))
+    (beir / "qrels").mkdir()
+    (beir / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\n1\tc\t1\n")
+    found = experiment_of(cfg).evaluate(Module(perfect()), Workspace(tmp_path / "run"))
+    assert found["own"] == 1.0
+    assert found["small_recall_at_10"] == 1.0  # three documents
+    assert found["small_ndcg_at_10"] < 1  # the test part judges otherwise
+    cfg.eval.beir = ["nowhere"]
+    with pytest.raises(UserError, match=r"eval\.beir takes folders"):
+        experiment_of(cfg).evaluate(Module(perfect()), Workspace(tmp_path / "run"))
+
+
+def test_plan_counts_the_passes_and_names_the_sets(beir):
+    cfg = Config(eval=RetrievalEval(beir=[str(beir), "nowhere"]))
+    plan = experiment_of(cfg).plan()
+    assert isinstance(plan, Plan)
+    assert [(r.name, r.present) for r in plan.requirements] == [
+        ("data: x", True), (f"data: {beir} (evaluation)", True), ("data: nowhere (evaluation)", False),
+    ]  # fmt: skip
+    module = plan.module()
+    total = plan.forward(module, 5)
+    assert float(total) == pytest.approx(float(module.encoder.weight.sum()) * (5 * 3 + 10 * 2), rel=1e-5)  # fmt: skip
+    total.backward()
+    assert module.encoder.weight.grad is not None
+
+
+def test_search_asks_both_sides(tmp_path, capsys):
+    experiment = experiment_of(Config())
+    experiment.export(Module(perfect()), tmp_path)
+    (tmp_path / "q.txt").write_text("car\n")
+    (tmp_path / "texts.txt").write_text("fox tree\nred fox\n")
+    options = SearchConfig(queries=str(tmp_path / "q.txt"), run=str(tmp_path), k=1)
+    workspace = Workspace(tmp_path / "task", "p", "c")
+    experiment_of(Config(search=options)).tasks["search"](workspace)
+    assert capsys.readouterr().out.split() == ["3", "texts", "indexed", "car", "4.000", "blue", "car"]  # fmt: skip
+    options.file, options.queries = str(tmp_path / "texts.txt"), str(tmp_path / "texts.txt")
+    experiment_of(Config(search=options)).tasks["search"](workspace)
+    assert "8.000  red fox" in capsys.readouterr().out
