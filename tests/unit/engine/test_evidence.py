@@ -1,0 +1,99 @@
+"""Evidence over all projects: counts, freshness, what is written."""
+
+import dataclasses
+import datetime
+import json
+
+import pytest
+
+from common.engine import evidence
+from common.engine.comparison.schema import Comparison
+from common.engine.evidence import Row, age, counts, freshness, render, stale_projects
+from tests.unit.engine.comparison_runs import result_of
+
+VALUES = {"a": [0.5, 0.6, 0.7], "b": [0.4, 0.5, 0.6]}
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A spec and its fresh result."""
+    spec = Comparison(metric="score", arms={"a": {}, "b": {}}, claims=["a > b"])
+    result = result_of(tmp_path / "runs", VALUES, ["a > b"])
+
+    class Config:
+        config_hash = "c0ffee00"
+
+    monkeypatch.setattr(evidence, "Run", lambda *_: Config)
+    return spec, json.loads(json.dumps(result))
+
+
+def test_a_result_of_todays_code_is_fresh(published):
+    assert freshness("dcl", *published) == "fresh"
+
+
+def test_what_makes_it_stale(published):
+    spec, result = published
+    assert freshness("dcl", spec, None) == "not run"
+    assert freshness("dcl", spec, {**result, "code": "0"}) == "stale: code or data changed"
+    assert freshness("dcl", spec, {k: v for k, v in result.items() if k != "code"}) == (
+        "stale: its code is not recorded"
+    )
+    for change in (
+        {"arms": {"a": {}, "b": {"x": 1}}},
+        {"seeds": [0, 1, 2, 3]},
+        {"claims": ["b > a"]},
+        {"claims": [{"claim": "a > b", "at_least": 0.1}]},
+        {"baselines": ["chance"]},
+    ):
+        changed = dataclasses.replace(spec, **change)
+        assert freshness("dcl", changed, result) == "stale: compare.yaml changed", change
+    result["arms"]["a"]["config_hash"] = "0"
+    assert freshness("dcl", spec, result) == "stale: config changed"
+
+
+def row(project, verdict="supported", state="fresh", minutes=1.0, **more):
+    base = {"claim": "a > b", "here": "+0.1", "paper": "ours", "below": "", "date": "2020-01-01"}
+    return Row(project=project, verdict=verdict, state=state, minutes=minutes, **base | more)
+
+
+def test_counts_and_table():
+    rows = [
+        row("x"),
+        row("x", "contradicted", below="overlap"),
+        row("y", "not run", "not run", None),
+    ]
+    assert counts(rows) == (
+        "3 claims of 2 projects: 1 supported, 0 not shown, 1 contradicted, 0 not testable here, "
+        "1 not run, 1 with a method below its best baseline without training."
+    )
+    text = render(rows)
+    assert "| a > b | contradicted (below overlap) | +0.1 | ours | 2020-01-01 | fresh | 1 |" in text
+    assert counts(rows) in text
+    assert age(rows[0], datetime.date(2020, 1, 11)) == "10 d"
+
+
+def test_the_queue_holds_what_is_stale_the_shortest_first():
+    rows = [row("long", state="stale: x", minutes=9.0), row("fresh"), row("new", "not run", "not run", None),
+            row("short", state="stale: x")]  # fmt: skip
+    assert stale_projects(rows) == ["new", "short", "long"]
+
+
+def test_evidence_is_written_into_docs_and_readme(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "ROOT", tmp_path)
+    readme = tmp_path / "README.md"
+    readme.write_text("a\n<!-- evidence:begin -->\nold\n<!-- evidence:end -->\nb\n")
+    assert evidence.write_evidence([row("x")]) == ["docs/evidence.md", "README.md"]
+    text = readme.read_text()
+    assert "old" not in text
+    assert "1 claims of 1 projects: 1 supported" in text
+    assert text.endswith("<!-- evidence:end -->\nb\n")
+    readme.write_text("no block")
+    assert evidence.write_evidence([row("x")]) == ["docs/evidence.md"]
+
+
+def test_every_published_claim_of_every_project_is_listed():
+    rows = evidence.evidence_rows()
+    assert {r.verdict for r in rows} <= {*evidence.WORDS, "not run"}
+    results = [json.loads(p.read_text()) for p in (evidence.ROOT / "results").glob("*.json")]
+    expected = sum(len(own["claims"]) for r in results for own in (r, *r.get("more", [])))
+    assert sum(r.verdict != "not run" for r in rows) == expected > 0

@@ -1,0 +1,148 @@
+"""Processes of a comparison: threads, priority, failures, resumption, and their end."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from common.config import ROOT, UserError
+from common.engine.comparison import runs as runs_module
+from common.engine.comparison import schedule
+from common.engine.comparison.runs import Run, last_line
+from common.engine.comparison.schedule import run_all
+
+NO_PROGRESS = SimpleNamespace(track=lambda items, *_: items)
+FINISH = "open('metrics.json', 'w').write('{}')"
+
+
+class Script(Run):
+    """A run whose process is a line of Python in the run's folder."""
+
+    def __init__(self, folder, name, program=FINISH, code="c0de"):
+        self.path, self.run_id, self.program, self.code = folder / name, name, program, code
+
+    def _code(self):
+        return "c0de"
+
+    def command(self):
+        self.path.mkdir(exist_ok=True)
+        program = f"import os, sys, time; os.chdir({str(self.path)!r}); {self.program}"
+        return [sys.executable, "-c", program]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Without the progress display, which loads Lightning."""
+    monkeypatch.setitem(sys.modules, "common.engine.progress", NO_PROGRESS)
+    monkeypatch.setattr(schedule, "POLL", 0.02)
+    monkeypatch.setattr(runs_module, "GRACE", 0.5)
+
+
+def test_processes_share_the_cores_and_do_not_spin(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    write = (
+        "import json; names = ('OMP_NUM_THREADS', 'OMP_WAIT_POLICY');"
+        "json.dump([os.environ[n] for n in names] + [os.nice(0)], open('metrics.json', 'w'))"
+    )
+    for folder, jobs, lowest, expected in (("1", 3, False, "2"), ("2", 16, True, "1")):
+        (tmp_path / folder).mkdir()
+        run_all([Script(tmp_path / folder, "a", write)], jobs, lowest_priority=lowest)
+        threads, policy, nice = json.loads((tmp_path / folder / "a/metrics.json").read_text())
+        assert (threads, policy) == (expected, "passive")
+        assert nice == 19 or not lowest
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # the user's word counts
+    run_all([Script(tmp_path, "b", write)], 1)
+    assert json.loads((tmp_path / "b/metrics.json").read_text())[1] == "active"
+
+
+def test_so_many_run_at_the_same_time_and_finished_ones_not_again(tmp_path):
+    at_once = (
+        "open('../on-' + str(os.getpid()), 'w'); time.sleep(0.3);"
+        "open('metrics.json', 'w').write(str(sum(n[:3] == 'on-' for n in os.listdir('..'))));"
+        "os.remove('../on-' + str(os.getpid()))"
+    )
+    runs = [Script(tmp_path, f"r{i}", at_once) for i in range(4)]
+    run_all(runs, 2)
+    counts = [int((run.path / "metrics.json").read_text()) for run in runs]
+    assert max(counts) == 2
+    runs[0].program = runs[1].program = "sys.exit(1)"
+    run_all(runs, 2)
+
+
+def test_a_failed_run_names_the_last_line_of_its_log_and_ends_the_others(tmp_path):
+    other = Script(tmp_path, "other", "open('pid', 'w').write(str(os.getpid())); time.sleep(60)")
+    bad = Script(tmp_path, "bad", "time.sleep(0.5); print('error: no data\\n'); sys.exit(2)")
+    with pytest.raises(UserError, match=r"bad failed: error: no data; see .*log.txt"):
+        run_all([other, bad], 2)
+    pid = int((other.path / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    with pytest.raises(UserError, match="failed"):  # well, but without metrics
+        run_all([Script(tmp_path, "empty", "pass")], 1)
+
+
+def test_the_last_line_of_a_log(tmp_path):
+    (tmp_path / "log").write_text("one\ntwo \n\n")
+    assert last_line(tmp_path / "log") == "two"
+    (tmp_path / "log").write_text("")
+    assert last_line(tmp_path / "log") == "it wrote nothing"
+
+
+def test_a_run_that_another_process_works_on_is_waited_for(tmp_path):
+    run = Script(tmp_path, "a", "sys.exit('started twice')")
+    run.path.mkdir()
+    with (run.path / "log.txt").open("ab") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        assert run.start(1) is None
+        (run.path / "metrics.json").write_text("{}")
+        run_all([run], 1)
+    assert "started twice" not in (run.path / "log.txt").read_text()
+
+
+def test_code_that_has_changed_since_is_not_run_under_the_old_name(tmp_path):
+    with pytest.raises(UserError, match="the code has changed"):
+        run_all([Script(tmp_path, "a", code="01d")], 1)
+
+
+QUEUE = """
+import sys
+from pathlib import Path
+from common.engine.comparison.schedule import run_all
+from tests.unit.engine.test_schedule import NO_PROGRESS, Script
+sys.modules["common.engine.progress"] = NO_PROGRESS
+folder, slow = Path(sys.argv[1]), sys.argv[2]
+write = "open('pid', 'w').write(str(os.getpid())); open('metrics.json', 'w').write('{}')"
+stuck = f"import signal; signal.signal(15, signal.SIG_IGN); {write.split(';')[0]}; time.sleep(60)"
+run_all([Script(folder, "a", write), Script(folder, "b", stuck if slow == "1" else write)], 1)
+"""
+
+
+def test_a_queue_that_is_told_to_end_ends_its_runs_and_goes_on_later(tmp_path):
+    """Also one that does not listen; what was finished is not run again."""
+
+    def queue(slow):
+        words = [sys.executable, "-c", QUEUE, str(tmp_path), slow]
+        return subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL)
+
+    first = queue("1")
+    deadline = time.monotonic() + 60
+    while not ((pid := tmp_path / "b/pid").exists() and pid.read_text()):
+        assert time.monotonic() < deadline
+        assert first.poll() is None
+        time.sleep(0.05)
+    done = (tmp_path / "a/pid").read_text()
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(30) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+    assert not (tmp_path / "b/metrics.json").exists()
+    assert queue("0").wait(60) == 0
+    assert (tmp_path / "b/metrics.json").exists()
+    assert (tmp_path / "a/pid").read_text() == done
