@@ -10,7 +10,16 @@ from common.engine import compare, results
 from common.engine.comparison.judge import design_commit
 from common.engine.comparison.schema import Comparison
 from common.engine.report import write_report
+from common.evaluation import resampling
 from tests.unit.engine.comparison_runs import META, claim_of, result_of
+
+
+@pytest.fixture(autouse=True)
+def few_samples(monkeypatch):
+    """Enough for the verdicts here, at a thirtieth of the time."""
+    monkeypatch.setattr(resampling, "MEAN_SAMPLES", 300)
+    monkeypatch.setattr(resampling, "RANK_SAMPLES", 100)
+
 
 LOW, MIDDLE, HIGH = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6], [0.5, 0.6, 0.7]
 
