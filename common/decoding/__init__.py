@@ -1,4 +1,4 @@
-"""Decoding from any local causal language model: policies, contrastive methods, seeded streams.
+"""Text from language models, local or behind a server: policies, contrastive methods, seeded streams.
 
 Never here: training, contrastive losses.
 """

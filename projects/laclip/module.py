@@ -1,52 +1,15 @@
 """LaCLIP's objective: CLIP's symmetric contrastive loss on drawn texts, and the multi-text variant."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from common.data.image_text.captions import ImageTextBatch
-from common.data.text.tokenizers import ClipTokenizer
-from common.encoders.image_text.dual import DualEncoder, build_dual_encoder
-from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
-from common.engine.module import ContrastiveModule
-from common.evaluation.image_text.zeroshot import LACLIP_TEMPLATES, class_embeddings
+from common.families.image_text.module import Encoder, ImageTextModule
 from common.losses.image_text import ClipLoss
-from common.losses.temperature import LogitScale
-from projects.laclip.config import Config, ModelConfig
-
-Encoder = DualEncoder | OpenClipDualEncoder
+from projects.laclip.config import Config
 
 
-def build_tokenizer(cfg: ModelConfig) -> ClipTokenizer:
-    """CLIP's byte-pair encoding at the context length of the config's text tower."""
-    if isinstance(cfg.open_clip, str):
-        from open_clip import get_model_config
-
-        config = get_model_config(cfg.open_clip) or {}  # an unknown name is refused by the encoder
-        return ClipTokenizer(config.get("text_cfg", {}).get("context_length", 77))
-    sizes = cfg.text if cfg.open_clip is None else cfg.open_clip["text_cfg"]
-    return ClipTokenizer(sizes.get("context_length", 77))
-
-
-def build_encoder(cfg: ModelConfig, image_size: int) -> Encoder:
-    """The two towers of the config."""
-    encoder = build_dual_encoder(
-        open_clip=cfg.open_clip,
-        vision=cfg.vision,
-        image_size=image_size,
-        text=cfg.text,
-        embed_dim=cfg.embed_dim,
-        official_init=cfg.official_init,
-        pretrained=cfg.pretrained,
-        tokenizer=build_tokenizer(cfg),
-    )
-    if cfg.activation_checkpointing:
-        encoder.set_grad_checkpointing()
-    return encoder
-
-
-class LaCLIP(ContrastiveModule):
+class LaCLIP(ImageTextModule):
     """Image and text tower under the symmetric InfoNCE loss with a learnable logit scale.
 
     With N pairs over all ranks, unit embeddings v_i, t_i and multiplier s:
@@ -65,11 +28,8 @@ class LaCLIP(ContrastiveModule):
     """
 
     def __init__(self, cfg: Config, encoder: Encoder | None = None) -> None:
-        super().__init__(cfg.optim)
-        self.encoder = encoder or build_encoder(cfg.model, cfg.data.image_size)
-        self.logit_scale = LogitScale(cfg.model.logit_scale_init, cfg.model.max_logit_scale)
+        super().__init__(cfg, encoder)
         self.loss = ClipLoss(backend=cfg.method.loss_backend)
-        self._classes: Tensor | None = None  # class embeddings during one validation
 
     def losses(self, batch: ImageTextBatch) -> dict[str, Tensor]:
         """Loss, logit scale and in-batch top-1; tokens are (B, L), multi-text (B, T, L)."""
@@ -82,28 +42,3 @@ class LaCLIP(ContrastiveModule):
         loss = torch.stack([term.loss for term in terms]).mean()
         top1 = terms[0].hits.float().mean()
         return {"loss": loss, "logit_scale": scale.detach(), "batch_top1": top1}
-
-    def after_optimizer_step(self) -> None:
-        """Keep the raw logit scale in [0, ln max_logit_scale]."""
-        self.logit_scale.clamp_()
-
-    # -- validation: zero-shot accuracy on a labelled set, for the choice of the checkpoint --------
-
-    def on_validation_epoch_start(self) -> None:
-        """Embed the class names of the validation set."""
-        trainer: Any = self.trainer
-        names = trainer.datamodule.val_sets["zeroshot"].class_names
-        self._classes = class_embeddings(self.encode_texts, names, LACLIP_TEMPLATES)
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Share of images whose nearest class embedding is their own."""
-        assert self._classes is not None
-        scores = self.encoder.encode_image(batch["images"]).float() @ self._classes.T
-        correct = (scores.argmax(dim=1) == batch["labels"]).float()
-        self.log("val/zeroshot_top1", correct.mean(), batch_size=len(correct), sync_dist=True)
-
-    def encode_texts(self, texts: list[str]) -> Tensor:
-        """Embeddings (B, D) of sentences, on the module's device."""
-        assert self.encoder.tokenizer is not None
-        tokens = self.encoder.tokenizer(texts)
-        return self.encoder.encode_text(tokens.to(self.logit_scale.log_scale.device)).float()

@@ -1,4 +1,4 @@
-"""Text sets, k-view batches by length, masking, augmentation, tokenizers, rewriting, books.
+"""Text sets, k-view batches by length, masking, augmentation, tokenizers, books.
 
 Never here: pooling, heads (`encoders/text`).
 """

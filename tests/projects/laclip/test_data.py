@@ -15,16 +15,15 @@ from common.data.image.sources import ImageFiles
 from common.data.image_text.captions import CaptionedImages, CaptionFiles, choose_texts
 from common.data.samplers import sample_rng
 from common.data.text.tokenizers import ClipTokenizer
-from projects.laclip.config import LaclipData
-from projects.laclip.data import (
-    Sometimes,
-    build_data,
+from common.families.image_text.data import (
     files_of,
     num_samples,
-    pool_images,
     requirements,
     train_transform,
 )
+from common.families.image_text.drawings import POOL, pool_images
+from projects.laclip.config import LaclipData
+from projects.laclip.data import Sometimes, build_data
 from tests.projects.laclip.conftest import SOURCES, config, csv_config, text_of
 
 TOKENIZER = ClipTokenizer(16)
@@ -126,7 +125,7 @@ def test_missing_files_are_named_with_layout_and_source(official, name):
 
 def test_rows_with_other_suffixes_are_skipped(official):
     cfg = csv_config(official)
-    assert num_samples(cfg) == len(dataset(cfg)) == 12
+    assert num_samples(cfg.data) == len(dataset(cfg)) == 12
     assert [r.present for r in requirements(cfg)] == [True] * 5
 
 
@@ -141,7 +140,7 @@ def test_item_10_truncation_keeps_the_end_token():
 def test_item_12_and_16_sources_and_counts_are_switches(official):
     """Items 12, 16: number and source of rewrites, alias coco."""
     cfg = csv_config(official, "data.texts=[original,coco,human]")
-    assert cfg.data.rewrite_sources == ["mscoco", "human"]
+    assert cfg.data.text_sources == ["mscoco", "human"]
     assert [p.name for p in files_of(cfg.data)] == ["toy.csv", "toy_mscoco.txt", "toy_human.txt"]
     for count in range(5):
         data = dataset(csv_config(official, f"data.num_rewrites={count}"))
@@ -234,7 +233,7 @@ def test_pool_is_complete_and_its_seed_draws_the_subset():
     assert images.shape == (4, 3, 36, 36)
     assert torch.equal(images[0], images[3])
     assert not torch.equal(images[0], images[1])
-    assert num_samples(cfg) == round(0.95 * len(files)) > 3000
+    assert num_samples(cfg.data) == round(0.95 * len(files)) > 3000
 
 
 def test_pool_queries_share_no_word_with_the_name_and_splits_are_apart():
@@ -252,7 +251,6 @@ def test_pool_queries_share_no_word_with_the_name_and_splits_are_apart():
 
 def files_folder():
     from common.data.lookup import bundled
-    from projects.laclip.data import POOL
 
     return bundled(POOL)
 

@@ -10,8 +10,8 @@ from PIL import Image
 from common.config import UserError
 from common.engine.run import module_of_run, train
 from common.engine.workspace import Workspace
+from common.families.image_text.evaluation import UNSEEN_TEMPLATES, pool_metrics
 from projects.laclip import build
-from projects.laclip.evaluate import UNSEEN_TEMPLATES, evaluate, pool_metrics
 from projects.laclip.module import LaCLIP
 from tests.projects.laclip.conftest import config, csv_config
 
@@ -40,7 +40,7 @@ def test_unseen_templates_are_unseen():
 
 def test_pool_metrics_of_an_untrained_model_are_near_chance():
     """Metrics exist with their chance values, on the development split."""
-    from projects.laclip.data import pool_images, read_held_out
+    from common.families.image_text.drawings import pool_images, read_held_out
 
     cfg = config("eval.split=dev", name="mini")
     rows = read_held_out(cfg)
@@ -133,14 +133,14 @@ def test_labelled_sets_run_through_all_protocols(resisc, tmp_path, monkeypatch):
         "eval.protocols=[zeroshot,few_shot,linear_probe]",
     )  # fmt: skip
     torch.manual_seed(0)
-    metrics = evaluate(cfg, LaCLIP(cfg), Workspace(tmp_path / "run"))
+    metrics = build(cfg).evaluate(LaCLIP(cfg), Workspace(tmp_path / "run"))
     assert metrics["resisc45_linear_probe_top1"] > 0.9
     assert metrics["resisc45_few_shot_top1"] > 0.9
     assert metrics["resisc45_zeroshot_top1_chance"] == 0.5
     assert 0 <= metrics["resisc45_zeroshot_mean_per_class"] <= 1
     cfg.eval.protocols = ["zero_shot"]
     with pytest.raises(UserError, match="did you mean 'zeroshot'"):
-        evaluate(cfg, LaCLIP(cfg), Workspace(tmp_path / "run"))
+        build(cfg).evaluate(LaCLIP(cfg), Workspace(tmp_path / "run"))
 
 
 def test_validation_chooses_the_checkpoint_by_zero_shot_accuracy(resisc, tmp_path):

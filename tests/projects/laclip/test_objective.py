@@ -260,8 +260,8 @@ def test_item_15_a_step_costs_what_a_step_of_clip_costs(num_texts):
     With multi-text the text tower sees twice as many texts, which the count shows.
     """
     from common.data.samplers import Key
+    from common.families.image_text.module import build_tokenizer
     from projects.laclip.data import build_data
-    from projects.laclip.module import build_tokenizer
 
     def cost(rewrites, texts):
         cfg = config(f"data.num_rewrites={rewrites}", f"method.num_texts={texts}")

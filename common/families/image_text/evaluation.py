@@ -1,14 +1,14 @@
-"""LaCLIP's evaluation: held-out drawings of the pool, synthetic pairs, and labelled image sets."""
+"""Evaluation of two towers: held-out drawings of the pool, synthetic pairs, labelled image sets."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.data.lookup import bundled, data_root
+from common.data.lookup import data_root
 from common.encoders import modes
 from common.engine.workspace import Workspace
 from common.evaluation import encoding
@@ -21,18 +21,17 @@ from common.evaluation.image_text.zeroshot import (
     zeroshot_accuracy,
 )
 from common.evaluation.retrieval.cross_modal import image_text_retrieval, relevant_ranks
-from common.losses.image_text import ClipLoss
-from projects.laclip.config import Config
-from projects.laclip.data import (
-    POOL,
-    eval_transform,
+from common.families.image_text.data import eval_transform, synthetic_set
+from common.families.image_text.drawings import (
+    class_nouns,
     pool_images,
     pool_picture,
     read_held_out,
     read_train_names,
-    synthetic_set,
 )
-from projects.laclip.module import LaCLIP
+from common.families.image_text.module import ImageTextModule
+from common.families.image_text.protocol import ImageTextConfig
+from common.losses.image_text import ClipLoss
 
 # sentences that no training text of the pool or of the synthetic set is made from
 UNSEEN_TEMPLATES = (
@@ -43,12 +42,24 @@ UNSEEN_TEMPLATES = (
 LOSS_BATCH = 128
 
 
-def evaluate(cfg: Config, module: LaCLIP, workspace: Workspace) -> dict[str, float]:
-    """All metrics that the config asks for."""
+def evaluate_image_text(
+    cfg: ImageTextConfig,
+    module: ImageTextModule,
+    workspace: Workspace,
+    build: Callable[[], ImageTextModule],
+) -> dict[str, float]:
+    """All metrics that the config asks for.
+
+    Args:
+        cfg: the experiment's config.
+        module: trained.
+        workspace: gets galleries and item values.
+        build: makes the module as its training begins with it, for the metrics ``untrained_*``.
+    """
     metrics = {"logit_scale": float(module.logit_scale())}
     with modes.evaluated(module, cfg.trainer.accelerator):
         if cfg.data.source == "pool":
-            metrics |= evaluate_pool(cfg, module, workspace)
+            metrics |= evaluate_pool(cfg, module, workspace, build)
         elif cfg.data.source == "synthetic":
             metrics |= evaluate_synthetic(cfg, module)
         if cfg.eval.datasets:
@@ -56,7 +67,9 @@ def evaluate(cfg: Config, module: LaCLIP, workspace: Workspace) -> dict[str, flo
     return metrics
 
 
-def protocol(cfg: Config, module: LaCLIP, workspace: Workspace) -> ImageSetProtocol:
+def protocol(
+    cfg: ImageTextConfig, module: ImageTextModule, workspace: Workspace
+) -> ImageSetProtocol:
     """ImageNet and the fifteen downstream sets with this model."""
     device = module.logit_scale.log_scale.device
 
@@ -79,7 +92,7 @@ def protocol(cfg: Config, module: LaCLIP, workspace: Workspace) -> ImageSetProto
     )
 
 
-def encode_images(cfg: Config, module: LaCLIP, images: Tensor) -> Tensor:
+def encode_images(cfg: ImageTextConfig, module: ImageTextModule, images: Tensor) -> Tensor:
     """Unit embeddings (N, D) of uint8 images (N, 3, H, W), on the CPU."""
     transform, device = eval_transform(cfg.data), module.logit_scale.log_scale.device
 
@@ -91,13 +104,18 @@ def encode_images(cfg: Config, module: LaCLIP, images: Tensor) -> Tensor:
     return F.normalize(encoding.encode(encode, order, batch_size=cfg.eval.batch_size), dim=1)
 
 
-def encode_texts(cfg: Config, module: LaCLIP, texts: Sequence[str]) -> Tensor:
+def encode_texts(cfg: ImageTextConfig, module: ImageTextModule, texts: Sequence[str]) -> Tensor:
     """Unit embeddings (N, D) of texts, on the CPU."""
     rows = encoding.encode_texts(module.encode_texts, list(texts), batch_size=cfg.eval.batch_size)
     return F.normalize(rows, dim=1)
 
 
-def evaluate_pool(cfg: Config, module: LaCLIP, workspace: Workspace) -> dict[str, float]:
+def evaluate_pool(
+    cfg: ImageTextConfig,
+    module: ImageTextModule,
+    workspace: Workspace,
+    build: Callable[[], ImageTextModule],
+) -> dict[str, float]:
     """Retrieval by keywords and zero-shot nouns on drawings that were not trained on.
 
     Retrieval uses the drawings whose keyword query is theirs alone and has two keywords or more;
@@ -107,13 +125,10 @@ def evaluate_pool(cfg: Config, module: LaCLIP, workspace: Workspace) -> dict[str
     """
     rows = read_held_out(cfg)
     pixels = pool_images([row["image"] for row in rows], cfg.data)
-    with torch.random.fork_rng():
-        torch.manual_seed(cfg.seed)
-        untrained = LaCLIP(cfg).to(module.logit_scale.log_scale.device).eval()
-    raw = pool_metrics(cfg, untrained, rows, pixels)
+    raw = pool_metrics(cfg, modes.untrained(build, cfg.seed, module), rows, pixels)
     metrics = pool_metrics(cfg, module, rows, pixels, workspace)
     metrics |= {f"untrained_{k}": raw[k] for k in ("retrieval_recall_at_10", "zeroshot_top1")}
-    train_images, train_names = read_train_names(cfg, len(rows))
+    train_images, train_names = read_train_names(cfg.data, len(rows))
     held_out = (pixels, [row["name"] for row in rows])
     for part, (images, names) in {"train": (train_images, train_names), "test": held_out}.items():
         embedded = encode_images(cfg, module, images), encode_texts(cfg, module, names)
@@ -122,8 +137,8 @@ def evaluate_pool(cfg: Config, module: LaCLIP, workspace: Workspace) -> dict[str
 
 
 def pool_metrics(
-    cfg: Config,
-    module: LaCLIP,
+    cfg: ImageTextConfig,
+    module: ImageTextModule,
     rows: list[dict[str, Any]],
     pixels: Tensor,
     workspace: Workspace | None = None,
@@ -162,12 +177,11 @@ def show_retrieval(
 
 
 def zeroshot_nouns(
-    cfg: Config, module: LaCLIP, images: Tensor, nouns: Sequence[str]
+    cfg: ImageTextConfig, module: ImageTextModule, images: Tensor, nouns: Sequence[str]
 ) -> dict[str, float]:
-    """Zero-shot accuracy over the nouns of ``classes.txt`` that occur at least twice."""
-    path = bundled(f"{POOL}/classes.txt", cfg.data.root)
+    """Zero-shot accuracy over the nouns of the pool that occur at least twice."""
     times = Counter(nouns)
-    classes = [c for c in path.read_text(encoding="utf-8").split("\n") if c and times[c] >= 2]
+    classes = [noun for noun in class_nouns(cfg.data) if times[noun] >= 2]
     kept = [i for i, noun in enumerate(nouns) if noun in classes]
     labels = torch.tensor([classes.index(nouns[i]) for i in kept])
     weights = class_embeddings(module.encode_texts, classes, UNSEEN_TEMPLATES).cpu()
@@ -176,7 +190,7 @@ def zeroshot_nouns(
     return {f"zeroshot_{k}": v for k, v in found.items()} | {"zeroshot_majority_class": majority}
 
 
-def pair_loss(module: LaCLIP, images: Tensor, texts: Tensor) -> float:
+def pair_loss(module: ImageTextModule, images: Tensor, texts: Tensor) -> float:
     """Mean contrastive loss of matching rows in fixed batches."""
     loss, scale = ClipLoss(gather=False), module.logit_scale().detach().cpu()
     batches = zip(torch.split(images, LOSS_BATCH), torch.split(texts, LOSS_BATCH), strict=True)
@@ -184,9 +198,9 @@ def pair_loss(module: LaCLIP, images: Tensor, texts: Tensor) -> float:
     return sum(values) / max(1, len(values))
 
 
-def evaluate_synthetic(cfg: Config, module: LaCLIP) -> dict[str, float]:
+def evaluate_synthetic(cfg: ImageTextConfig, module: ImageTextModule) -> dict[str, float]:
     """Zero-shot accuracy on the synthetic images, in templates that were never trained on."""
-    pairs = synthetic_set(cfg)
+    pairs = synthetic_set(cfg.data)
     images = encode_images(cfg, module, pairs.images)
     weights = class_embeddings(module.encode_texts, pairs.class_names, UNSEEN_TEMPLATES).cpu()
     found = zeroshot_accuracy(images, pairs.labels, weights, ks=(1,))
