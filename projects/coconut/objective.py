@@ -6,8 +6,8 @@
 import torch
 from torch import Tensor
 
+from common.losses.functional.distillation import teacher_sup_con
 from common.losses.functional.info_nce import clip
-from common.losses.functional.teacher_student import teacher_sup_con
 from projects.coconut.config import MethodConfig
 
 BANKS = {  # design -> (bank of the positives, bank of the negatives)

@@ -66,7 +66,9 @@ def evaluate(cfg: Config, module: NvEmbed, workspace: Workspace) -> dict[str, fl
     metrics = before_and_after(cfg, recipe_of(cfg), module.encoder, measure, workspace)
     if cfg.eval.lexical:
         found, items = score_sets(tfidf_of, sets, cfg.eval.primary)
-        metrics |= {f"tfidf_{k}": v for k, v in found.items() if not k.endswith("_chance")}
+        averages = [k for k in found if k.endswith("average") and k != "primary_average"]
+        kept = {k: v for k, v in found.items() if k not in averages and not k.endswith("_chance")}
+        metrics |= {f"tfidf_{k}": v for k, v in kept.items()}
         _keep(items, workspace, "tfidf_")
     if int(module.negatives_seen):
         metrics["own_class_negatives"] = float(module.own_class_seen / module.negatives_seen)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.losses.functional.knowledge import (
+from common.losses.functional.distillation import (
     mixed,
     old_class_weight,
     rehearsal_weight,
     softened_divergence,
+    teacher_sup_con,
 )
-from common.losses.functional.teacher_student import teacher_sup_con
 from common.losses.functional.tokens import token_sums
 from projects.coconut.config import MethodConfig
 from projects.coconut.objective import (

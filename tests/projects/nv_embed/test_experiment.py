@@ -9,6 +9,7 @@ import torch
 from common.config import UserError
 from common.data.retrieval.records import read_task
 from common.data.row_map.options import RowMapConfig
+from common.encoders.modes import untrained
 from common.engine import checkpoint as ckpt
 from common.engine.callbacks import seed_all, step_seed
 from common.engine.check import inspect
@@ -17,7 +18,7 @@ from common.engine.workspace import Workspace
 from common.export.instructed import load_instructed
 from projects.nv_embed import build
 from projects.nv_embed.module import NvEmbed
-from projects.nv_embed.stages import build_encoder, stage_plans, stages
+from projects.nv_embed.stages import build_encoder, recipe_of, stage_plans, stages
 from projects.nv_embed.tasks import mine, mteb
 from tests.projects.nv_embed.conftest import config
 
@@ -114,7 +115,7 @@ def test_evaluation_covers_the_seven_types(trained):
         assert -1 <= metrics[name] <= 1, name
     assert metrics["retrieval_average"] == metrics["retrieval_ndcg_at_10"]
     assert metrics["classification_accuracy_chance"] == 0.25
-    kinds = [v for k, v in metrics.items() if k.endswith("_average") and k != "primary_average"]
+    kinds = [v for k, v in metrics.items() if k.endswith("_average") and "primary" not in k]
     assert len(kinds) == 7
     assert metrics["average"] == pytest.approx(sum(kinds) / 7)
     three = [
@@ -124,7 +125,38 @@ def test_evaluation_covers_the_seven_types(trained):
     items = json.loads((trained / "items/primary_average.json").read_text())
     assert sum(items) / len(items) == pytest.approx(metrics["primary_average"])
     assert list((trained / "gallery").iterdir())
+    # the trivial baseline beside every task: of made-up sets, those that share words are easy
+    assert metrics["tfidf_retrieval_ndcg_at_10"] == metrics["tfidf_reranking_map"] == 1.0
+    assert metrics["tfidf_primary_average"] < 1
+    items = json.loads((trained / "items/tfidf_primary_average.json").read_text())
+    assert sum(items) / len(items) == pytest.approx(metrics["tfidf_primary_average"])
     assert 0 <= metrics["own_class_negatives"] <= 1
+
+
+def test_queries_outside_training_are_instructed_and_documents_are_not():
+    cfg = config("eval.instruction=Find a name")
+    recipe = recipe_of(cfg)
+    encoder, texts = recipe.build().eval(), ["the cat sleeps", "two men"]
+    told = encoder.encode(texts, instruction="Find a name")
+    plain = encoder.encode(texts)
+    assert not torch.allclose(told, plain, atol=1e-3)
+    torch.testing.assert_close(recipe.queries(encoder, texts), told)
+    torch.testing.assert_close(recipe.documents(encoder, texts), plain)
+
+
+def test_the_encoder_before_training_beside(tmp_path):
+    cfg = config("eval.untrained=true", "eval.lexical=false", *FEW)
+    experiment = build(cfg)
+    module = next(experiment.stages()).module
+    with torch.no_grad():
+        for parameter in module.encoder.parameters():
+            parameter.mul_(0.5)
+    metrics = experiment.evaluate(module, Workspace(tmp_path))
+    raw = build(config(*FEW)).evaluate(NvEmbed(cfg, untrained(recipe_of(cfg).build, cfg.seed)), Workspace(tmp_path))  # fmt: skip
+    for name in ("retrieval_ndcg_at_10", "sts_spearman", "primary_average"):
+        assert metrics[f"untrained_{name}"] == pytest.approx(raw[name])
+    assert metrics["sts_spearman"] != pytest.approx(raw["sts_spearman"])
+    assert not any(name.startswith("tfidf_") for name in metrics)
 
 
 @pytest.mark.parametrize("stage", ["retrieval", "blended"])

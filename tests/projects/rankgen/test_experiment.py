@@ -482,12 +482,33 @@ def test_decoding_with_weights_as_they_are(tmp_path):
     assert module.encoder.projection.weight.shape == (32, 32)
 
 
+def test_search_finds_the_suffix_that_scores_best(full_run, tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text("ak al am.\nbk bl bm.\n")
+    (tmp_path / "queries.txt").write_text("ak the al.\n")
+    words = [f"search.file={tmp_path}/texts.txt", f"search.queries={tmp_path}/queries.txt",
+             "search.k=2", "search.run=full", f"runs_dir={full_run.parents[2]}"]  # fmt: skip
+    experiment = build(config(*words))
+    experiment.tasks["search"](Workspace(tmp_path / "task", "rankgen", "smoke"))
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert (lines[0], lines[2]) == ("2 texts indexed", "ak the al.")
+    module = tasks.trained(
+        config("decode.run=full", *words), experiment, Workspace(tmp_path, "rankgen", "smoke")
+    )[0]
+    prefix = module.encoder.encode("ak the al.", "prefix")[0]
+    value = module.encoder.encode(["ak al am.", "bk bl bm."], "suffix") @ prefix
+    shown = [float(line.split()[0]) for line in lines[3:]]
+    assert shown == pytest.approx(sorted(value.tolist(), reverse=True), abs=1e-3)
+
+
 # -- training ------------------------------------------------------------------------------------
 
 
 def test_run_folder(full_run):
     metrics = json.loads((full_run / "metrics.json").read_text())
     assert {"inbook_accuracy", "generated_accuracy", "retrieval_recall_at_1"} <= metrics.keys()
+    # words tell the document, but not a continuation from the same words in another order
+    assert metrics["tfidf_inbook_accuracy"] > 0.8
+    assert metrics["tfidf_generated_accuracy"] == 0.0
     assert (full_run / "plots/scores.png").is_file()
     meta = json.loads((full_run / "meta.json").read_text())
     assert meta["negatives_per_query"] == 15
