@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from common.data.speech.transcripts import PAD
 from common.distributed.differentiable import all_reduce_sum, rank_mean_of_sums
 from common.encoders.pooling import mean_pool
+from common.encoders.speech.special_tokens import PAD
 from common.losses.functional.knowledge import rehearsal_weight, softened_divergence
 from projects.coconut.data import SpeechBatch
 

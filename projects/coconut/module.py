@@ -5,10 +5,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from common.data.speech.transcripts import PAD, TranscriptTokenizer
+from common.data.speech.transcripts import TranscriptTokenizer
 from common.distributed.collectives import all_gather_no_grad
 from common.distributed.differentiable import all_gather_with_grad, rank_mean_of_sums
 from common.encoders.snapshot import FrozenTeacher
+from common.encoders.speech.special_tokens import PAD
 from common.encoders.speech.speech_to_text import SpeechToText
 from common.engine.module import ContrastiveModule
 from common.evaluation.speech.error_rates import IntentErrors

@@ -12,8 +12,9 @@ from common.config import UserError
 from common.data.incremental import ClassIncremental, select_memory
 from common.data.speech.sources import spoken_part
 from common.data.speech.spoken import SpokenPart
-from common.data.speech.transcripts import EOS, PAD, SpokenTarget, TranscriptTokenizer, full_text
+from common.data.speech.transcripts import SpokenTarget, TranscriptTokenizer, full_text
 from common.encoders.modes import evaluated
+from common.encoders.speech.special_tokens import EOS, PAD
 from common.engine.experiment import Stage
 from common.evaluation.speech.error_rates import word_edits
 from projects.coconut.config import Config
@@ -73,8 +74,10 @@ class Task:
         self, task: int, previous: Coconut | None = None, memory: Tensor | None = None
     ) -> Coconut:
         """Module of a task that continues another one's network, history and memory."""
-        new = previous is None
-        network = build_network(self.cfg, len(self.tokenizer)) if new else previous.network
+        if previous is None:
+            network = build_network(self.cfg, len(self.tokenizer))
+        else:
+            network = previous.network
         num_test = len(self.test.spoken)
         module = Coconut(self.cfg, network, task, num_test=num_test, tokenizer=self.tokenizer)
         if previous is not None:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.encoders.text.pooling import last_token, mean_pool
+from common.encoders.pooling import mean_pool
+from common.encoders.text.pooling import last_token
 
 TokenPooling = Literal["last", "mean", "latent", "self_attention"]
 TOKEN_POOLINGS: tuple[TokenPooling, ...] = get_args(TokenPooling)

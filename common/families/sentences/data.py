@@ -84,6 +84,17 @@ def sts_set(cfg: SentenceExperimentConfig, name: str) -> StsSet:
     return load_sts(cfg.data.root, name)
 
 
+def first_sts_set(cfg: SentenceExperimentConfig) -> StsSet:
+    """The set that mechanisms are measured on, and whose texts a search falls back to.
+
+    Raises:
+        UserError: the config names none.
+    """
+    if not cfg.eval.sets:
+        raise UserError("this needs an STS set: name one in eval.sets, such as [stsb-test]")
+    return sts_set(cfg, cfg.eval.sets[0])
+
+
 def sentence_data(cfg: SentenceExperimentConfig, train: TextViews) -> ContrastiveData:
     """Data module of a training set, with the STS development set if the config validates."""
     val: dict[str, Dataset[Any]] = {}
@@ -101,15 +112,18 @@ def sentence_data(cfg: SentenceExperimentConfig, train: TextViews) -> Contrastiv
     )
 
 
+def weights_requirement(pretrained: str) -> Requirement:
+    """Weights of an encoder, see `common.encoders.resolve_pretrained`."""
+    ref = resolve_pretrained(pretrained, require=False)
+    hint = "download it once with network access, or give a local folder"
+    return Requirement(f"weights: {ref.spec}", str(ref.path or ref.name), ref.present, hint)
+
+
 def text_requirements(cfg: SentenceExperimentConfig) -> tuple[Requirement, ...]:
-    """Weights and data that the config needs."""
+    """Weights and data that the config's shared sections need."""
     found = []
     if cfg.model.pretrained != "random":
-        ref = resolve_pretrained(cfg.model.pretrained, require=False)
-        hint = "download it once with network access, or give a local folder"
-        found.append(
-            Requirement(f"weights: {ref.spec}", str(ref.path or ref.name), ref.present, hint)
-        )
+        found.append(weights_requirement(cfg.model.pretrained))
     if cfg.data.source in ("sentences", "nli"):
         folder = "sentences-en" if cfg.data.source == "sentences" else "nli"
         found.append(

@@ -1,15 +1,15 @@
 """Data, module, evaluation, export and tasks put together."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from common.data.text.views import TextViews
 from common.encoders.text.sentence import SentenceEncoder
-from common.engine.experiment import Experiment, Plan, Stage
+from common.engine.experiment import Experiment, Plan, Requirement, Stage
 from common.engine.module import ContrastiveModule
 from common.engine.workspace import Workspace
 from common.export.sentence_encoders import load_sentence_encoder, save_sentence_encoder
@@ -19,29 +19,37 @@ from common.families.sentences.module import SentenceModule, build_encoder, plan
 from common.families.sentences.protocol import SentenceExperimentConfig
 from common.families.sentences.search import search_texts
 
+M = TypeVar("M", bound=SentenceModule)
 PROBES = ["A small cat sleeps.", "Two men are repairing the roof of an old house."]
 
 
 def sentence_experiment(
     cfg: SentenceExperimentConfig,
-    make_module: Callable[[SentenceEncoder], SentenceModule],
+    make_module: Callable[[SentenceEncoder], M],
     make_train: Callable[[SentenceEncoder], TextViews],
     *,
-    evaluate_more: Callable[[SentenceModule, Workspace], dict[str, float]] | None = None,
+    evaluate: Callable[[M, Workspace], dict[str, float]] | None = None,
     stages: Callable[[], Iterator[Stage]] | None = None,
     tasks: Mapping[str, Callable[[Workspace], None]] | None = None,
+    requirements: Callable[[], Iterable[Requirement]] = tuple,
     num_samples: Callable[[], int] | None = None,
     num_views: int = 2,
 ) -> Experiment:
     """Experiment of a sentence encoder.
 
+    What a project does otherwise it hands over as a function made of the family's pieces
+    (`evaluate_sentences`, `before_and_after`, `train_stage`, `first_encoder`, ...); an experiment
+    that also exports something else is ``dataclasses.replace(sentence_experiment(...), export=...)``.
+
     Args:
         cfg: the project's config.
         make_module: module around an encoder.
         make_train: training set, given the encoder (for its tokenizer).
-        evaluate_more: metrics beside STS.
-        stages: replaces the single stage "train".
+        evaluate: all metrics of a trained module; None: `evaluate_sentences`.
+        stages: replaces the single stage "train"; the last stage's module is one of `make_module`,
+            earlier ones may be of any kind.
         tasks: beside "search".
+        requirements: weights and data beside those of the shared config sections.
         num_samples: training rows for `make check`; None counts the rows that are on disk.
         num_views: rows that the encoder sees per sample, for the memory estimate.
     """
@@ -50,10 +58,11 @@ def sentence_experiment(
         encoder = build_encoder(cfg.model)
         yield train_stage(cfg, make_module(encoder), make_train(encoder))
 
-    def evaluate(module: ContrastiveModule, workspace: Workspace) -> dict[str, float]:
-        module = _sentence(module)
-        metrics = evaluate_sentences(cfg, module, workspace)
-        return metrics | (evaluate_more(module, workspace) if evaluate_more else {})
+    def metrics(module: ContrastiveModule, workspace: Workspace) -> dict[str, float]:
+        own = _sentence(module)
+        if evaluate is None:
+            return evaluate_sentences(cfg, own, workspace)
+        return evaluate(cast(M, own), workspace)
 
     def export(module: ContrastiveModule, folder: Path) -> None:
         save_sentence_encoder(_sentence(module).encoder, folder)
@@ -68,7 +77,7 @@ def sentence_experiment(
         return output.sum()
 
     def plan() -> Plan:
-        needed = text_requirements(cfg)
+        needed = (*text_requirements(cfg), *requirements())
         here = all(r.present for r in needed if r.name.startswith("data"))
         rows = num_samples() if num_samples else (len(text_rows(cfg.data, cfg.seed)) if here else 0)
         return Plan(lambda: make_module(planned_encoder(cfg.model)), rows, forward, needed)
@@ -78,7 +87,7 @@ def sentence_experiment(
 
     experiment = Experiment(
         stages or one_stage,
-        evaluate,
+        metrics,
         export,
         lambda folder: make_module(load_sentence_encoder(folder)),
         embed,

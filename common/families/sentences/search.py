@@ -6,7 +6,7 @@ from pathlib import Path
 from common.config import UserError
 from common.engine.experiment import Experiment
 from common.engine.workspace import Workspace
-from common.families.sentences.data import sts_set
+from common.families.sentences.data import first_sts_set
 from common.families.sentences.module import SentenceModule
 from common.families.sentences.protocol import SentenceExperimentConfig
 
@@ -17,14 +17,14 @@ def search_texts(
     """Index a text file with a trained encoder and print the nearest sentences of queries.
 
     Raises:
-        UserError: no trained run, or a file that is missing or empty.
+        UserError: no trained run, a file that is missing or empty, or no file and no STS set.
     """
     from common.engine.run import trained_module
     from common.evaluation.retrieval.text_index import TextIndex
 
     options = cfg.search
     module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
-    texts = _lines(options.file) if options.file else sts_set(cfg, cfg.eval.sets[0]).first
+    texts = _lines(options.file) if options.file else first_sts_set(cfg).first
     assert isinstance(module, SentenceModule)
     index = TextIndex(module.encoder, texts, progress=workspace.progress)
     print(f"{len(texts)} texts indexed")  # noqa: T201
