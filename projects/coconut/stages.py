@@ -74,9 +74,10 @@ class Task:
         self, task: int, previous: Coconut | None = None, memory: Tensor | None = None
     ) -> Coconut:
         """Module of a task that continues another one's network, history and memory."""
-        network = (
-            build_network(self.cfg, len(self.tokenizer)) if previous is None else previous.network
-        )
+        if previous is None:
+            network = build_network(self.cfg, len(self.tokenizer))
+        else:
+            network = previous.network
         num_test = len(self.test.spoken)
         module = Coconut(self.cfg, network, task, num_test=num_test, tokenizer=self.tokenizer)
         if previous is not None:

@@ -15,7 +15,7 @@ __all__ = ["Config", "build"]
 def build(cfg: Config) -> "Experiment[DebCSE]":
     """The experiment of a config; heavy imports happen here."""
     from common.families.sentences.experiment import sentence_experiment
-    from projects.debcse.data import corpus_size, twin_views
+    from projects.debcse.data import corpus_size, pair_requirements, twin_views
     from projects.debcse.evaluate import evaluate
     from projects.debcse.module import DebCSE
     from projects.debcse.paraphrase import paraphrase
@@ -35,9 +35,10 @@ def build(cfg: Config) -> "Experiment[DebCSE]":
         cfg,
         lambda encoder: DebCSE(cfg, encoder),
         lambda encoder: twin_views(cfg, encoder.tokenizer),
-        evaluate_more=lambda module, workspace: evaluate(cfg, module, workspace),
+        evaluate=lambda module, workspace: evaluate(cfg, module, workspace),
         stages=lambda: stages(cfg),
         tasks={"mine": mine, "pairs": pairs, "paraphrase": paraphrases},
+        requirements=lambda: pair_requirements(cfg),
         num_samples=lambda: corpus_size(cfg),
         num_views=cfg.num_views,
     )

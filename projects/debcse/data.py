@@ -1,6 +1,7 @@
 """The unlabelled corpus, dropout twins, and batches of drawn triplets."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
@@ -12,6 +13,7 @@ from common.data.samplers import Key, sample_rng
 from common.data.text.augment import WordDropout
 from common.data.text.sets import load_nli_pairs
 from common.data.text.views import TextViews
+from common.engine.experiment import Requirement, weights_requirement
 from common.families.sentences.data import text_rows
 from projects.debcse.config import Config
 from projects.debcse.sampling import Draws, PairSampler
@@ -67,6 +69,15 @@ def corpus_size(cfg: Config) -> int:
     if cfg.data.source == "file":
         return (cfg.data.limit or PAPER_SENTENCES) + cfg.data.nli_sentences
     return len(corpus(cfg))
+
+
+def pair_requirements(cfg: Config) -> Iterator[Requirement]:
+    """Weights of a named scorer and the paraphrases, where pairs are drawn."""
+    if cfg.ipw.draws and cfg.scorer.model is not None:
+        yield from weights_requirement(cfg.scorer.model)
+    if cfg.ipw.draws and cfg.pool.paraphrases is not None:
+        path, hint = Path(cfg.pool.paraphrases), "written by `make run TASK=paraphrase`"
+        yield Requirement("data: paraphrases", str(path), path.is_dir(), hint)
 
 
 def twin_views(cfg: Config, tokenizer: Any, texts: Sequence[str] | None = None) -> TextViews:

@@ -13,27 +13,26 @@ from common.data.text.lexical import surface_similarity, words
 from common.data.text.sets import StsSet
 from common.engine.workspace import Workspace
 from common.evaluation.text.sts import pair_cosine, partial_spearman, spearman
-from common.families.sentences.data import sts_set
-from common.families.sentences.evaluation import before_and_after
-from common.families.sentences.module import SentenceModule
+from common.families.sentences.data import first_sts_set
+from common.families.sentences.evaluation import before_and_after, evaluate_sentences
 from projects.debcse.config import Config
 from projects.debcse.data import corpus
 from projects.debcse.mining import with_variants
+from projects.debcse.module import DebCSE
 from projects.debcse.record import FEATURES, SIDES, SUMMARY, PairRecord, distances
 
 Encode = Callable[[list[str]], Tensor]
 LONG_DIFFERENCE = 3  # words
 
 
-def evaluate(cfg: Config, module: SentenceModule, workspace: Workspace) -> dict[str, float]:
-    """Diagnostics on the first STS set, before and after training, and the record of the pairs."""
-    texts = corpus(cfg)
-    sts, counts = sts_set(cfg, cfg.eval.sets[0]), Counter(w for text in texts for w in words(text))
-    metrics = before_and_after(
+def evaluate(cfg: Config, module: DebCSE, workspace: Workspace) -> dict[str, float]:
+    """STS, diagnostics on the first set before and after training, and the record of the pairs."""
+    metrics, texts = evaluate_sentences(cfg, module, workspace), corpus(cfg)
+    sts, counts = first_sts_set(cfg), Counter(w for text in texts for w in words(text))
+    metrics |= before_and_after(
         cfg, module, lambda encode: bias_diagnostics(cfg, encode, sts, counts)
     )
     record = module.record
-    assert isinstance(record, PairRecord)
     if record.filled:
         metrics |= pair_metrics(record)
         workspace.figure("pairs", pair_figure(record))

@@ -43,6 +43,7 @@ class Objective(nn.Module):
         twin: Tensor | None = None,
     ) -> LossOutput:
         """Loss of raw embeddings, (B, D) each; `twin` adds the second term."""
+        # Eq. 5 of Gao et al.; the weight of the own hard negative is its logarithm on the logit
         out: LossOutput = self.loss(anchor, positive, self.scale, hard_negatives=negative)
         if twin is not None:
             second = self.loss(anchor, twin, self.scale, hard_negatives=negative)

@@ -15,8 +15,9 @@ from common.engine import checkpoint as ckpt
 from common.engine.comparison.dependencies import code_hash
 from common.engine.experiment import Stage
 from common.engine.module import freeze
-from common.families.sentences.evaluation import encoding, untrained_encoder
+from common.families.sentences.evaluation import encoding
 from common.families.sentences.experiment import train_stage
+from common.families.sentences.module import first_encoder
 from projects.debcse.config import Config
 from projects.debcse.data import SampledViews, corpus, twin_views
 from projects.debcse.mining import Mined, mine, offline_folder
@@ -33,7 +34,7 @@ def stages(cfg: Config) -> Iterator[Stage]:
     """
     texts = corpus(cfg)
     if not cfg.ipw.draws:
-        module = DebCSE(cfg, untrained_encoder(cfg))
+        module = DebCSE(cfg, first_encoder(cfg))
         yield train_stage(cfg, module, twin_views(cfg, module.encoder.tokenizer, texts))
         if cfg.ipw.positives == "self":
             save_scorer(cfg, module)
@@ -50,7 +51,7 @@ def stages(cfg: Config) -> Iterator[Stage]:
     else:
         scorer = given_scorer(cfg)
     mined = mine(cfg, texts, scorer)
-    trained = DebCSE(cfg, untrained_encoder(cfg))
+    trained = DebCSE(cfg, first_encoder(cfg))
     fill_record(cfg, trained, mined, scorer)
     yield train_stage(cfg, trained, sampled_views(cfg, mined, trained.encoder))
 
@@ -82,7 +83,7 @@ def scorer_module(cfg: Config) -> DebCSE:
     """The module of the scorer stage: as in the arm without sampling."""
     twins = replace(cfg.ipw, positives="self", negatives="none")
     method = replace(cfg.method, twin_weight=0.0)  # of drawn pairs; here the twin is the positive
-    return DebCSE(replace(cfg, ipw=twins, method=method), untrained_encoder(cfg))
+    return DebCSE(replace(cfg, ipw=twins, method=method), first_encoder(cfg))
 
 
 def given_scorer(cfg: Config) -> SentenceEncoder:

@@ -15,12 +15,12 @@ def build(cfg: Config) -> "Experiment[ESimCSE]":
     """The experiment of a config; heavy imports happen here."""
     from common.families.sentences.experiment import sentence_experiment
     from projects.esimcse.data import training_views
-    from projects.esimcse.evaluate import evaluate_length
+    from projects.esimcse.evaluate import evaluate
     from projects.esimcse.module import ESimCSE
 
     return sentence_experiment(
         cfg,
         lambda encoder: ESimCSE(cfg, encoder),
         lambda encoder: training_views(cfg, encoder),
-        evaluate_more=lambda module, workspace: evaluate_length(cfg, module),
+        evaluate=lambda module, workspace: evaluate(cfg, module, workspace),
     )

@@ -4,23 +4,24 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from common.config import UserError
+from common.engine.workspace import Workspace
 from common.evaluation.text.sts_protocol import encode_distinct
-from common.families.sentences.data import sts_set
-from common.families.sentences.evaluation import before_and_after
+from common.families.sentences.data import first_sts_set
+from common.families.sentences.evaluation import before_and_after, evaluate_sentences
 from common.families.sentences.module import SentenceModule
 from projects.esimcse.config import Config
 from projects.esimcse.data import held_out_sentences
 from projects.esimcse.length import length_r2, pair_bias, word_counts
 
 
-def evaluate_length(cfg: Config, module: SentenceModule) -> dict[str, float]:
-    """Length bias on the first STS set and on held-out sentences; ``untrained_*`` beside it.
+def evaluate(cfg: Config, module: SentenceModule, workspace: Workspace) -> dict[str, float]:
+    """STS, then length bias on the first STS set and on held-out sentences; ``untrained_*`` beside.
 
     Raises:
         UserError: no STS set.
     """
-    return before_and_after(cfg, module, lambda encode: length_bias(cfg, encode))
+    metrics = evaluate_sentences(cfg, module, workspace)
+    return metrics | before_and_after(cfg, module, lambda encode: length_bias(cfg, encode))
 
 
 def length_bias(cfg: Config, encode: Callable[[list[str]], Tensor]) -> dict[str, float]:
@@ -33,9 +34,7 @@ def length_bias(cfg: Config, encode: Callable[[list[str]], Tensor]) -> dict[str,
     Raises:
         UserError: no STS set.
     """
-    if not cfg.eval.sets:
-        raise UserError("the length probe needs an STS set: name one in eval.sets")
-    sts = sts_set(cfg, cfg.eval.sets[0])
+    sts = first_sts_set(cfg)
     embeddings, row = encode_distinct(encode, [*sts.first, *sts.second])
     first, second = (embeddings[[row[t] for t in side]] for side in (sts.first, sts.second))
     counts = word_counts(sts.first), word_counts(sts.second)

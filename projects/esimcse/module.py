@@ -26,7 +26,7 @@ class ESimCSE(SentenceModule):
     dropout and gradient) and the online head of the encoder, if it has one. Keys of a batch enter
     the queue after the optimiser step, so that no batch meets its own.
 
-    Source: Wu et al. 2022, section 3, arXiv 2109.04380.
+    Source: Wu et al. 2022, section 3 and equation 4, arXiv 2109.04380.
 
     Args:
         cfg: the experiment's config.
@@ -83,7 +83,7 @@ class ESimCSE(SentenceModule):
             positive: (B, D), row i belongs to anchor i.
         """
         earlier = None if self.queue is None else self.queue.rows()
-        output: LossOutput = self.contrast(anchor, positive, self.scale, queue=earlier)
+        output: LossOutput = self.contrast(anchor, positive, self.scale, queue=earlier)  # Eq. 4
         return output
 
     def keys(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Lexical tasks, cosine distributions and learning curve beside the shared STS evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +8,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.data.lookup import data_root
+from common.engine.experiment import Requirement
 from common.engine.tracking import read_metrics
 from common.engine.workspace import Workspace, read_json
 from common.evaluation.gallery import retrieval_gallery
 from common.evaluation.text.sts import pair_cosine
 from common.evaluation.text.sts_protocol import metric_prefix
 from common.evaluation.text.word_similarity import evaluate_word_similarity, load_word_pairs
-from common.families.sentences.data import sts_set
-from common.families.sentences.evaluation import encoding, untrained_encoder
+from common.families.sentences.data import first_sts_set
+from common.families.sentences.evaluation import encoding, evaluate_sentences, untrained_encoder
 from projects.mirror_bert.config import Config
 from projects.mirror_bert.lexicon import Encode, TitleSearch, evaluate_titles, title_search
 from projects.mirror_bert.module import MirrorBERT
@@ -24,21 +25,19 @@ LEVEL_SCORE = "level_score"
 _CURVES = {"val/sts_spearman": "STS dev Spearman", "val/esco_recall_at_1": "ESCO dev Recall@1"}
 
 
-def evaluate_more(
-    cfg: Config, module: MirrorBERT, workspace: Workspace, metrics: Mapping[str, float]
-) -> dict[str, float]:
+def evaluate(cfg: Config, module: MirrorBERT, workspace: Workspace) -> dict[str, float]:
     """Metrics of the shared evaluation and what this project adds.
 
     Added: ``esco_*`` (alternative -> preferred job title), ``<file>_spearman`` of word pairs, the
     same of the untrained encoder, ``level_score`` (the test metric of the level that was trained,
     by which arms of both levels are compared) and ``train_seconds``.
     """
-    found = dict(metrics)
+    found = evaluate_sentences(cfg, module, workspace)
     with encoding(cfg, module.encoder) as encode:
         found |= lexical(cfg, encode, workspace)
         after = random_pair_cosines(cfg, encode)
     if cfg.eval.untrained:
-        with encoding(cfg, untrained_encoder(cfg, module.device)) as encode:
+        with encoding(cfg, untrained_encoder(cfg, module)) as encode:
             before = random_pair_cosines(cfg, encode)
             found |= {f"untrained_{k}": v for k, v in lexical(cfg, encode).items()}
         workspace.figure("cosines", cosine_figure(before, after))
@@ -75,12 +74,24 @@ def lexical(cfg: Config, encode: Encode, workspace: Workspace | None = None) -> 
 
 def word_set(cfg: Config, name: str) -> Any:
     """Word pairs of a file below the data root (or of an absolute path)."""
-    path = data_root(cfg.data.root) / Path(name).expanduser()
+    path = word_pair_file(cfg, name)
     first, second, score = cfg.eval.word_columns
     delimiter = "," if path.suffix == ".csv" else "\t"
     return load_word_pairs(
         path, first=first, second=second, score=score, subset=None, delimiter=delimiter
     )
+
+
+def word_pair_file(cfg: Config, name: str) -> Path:
+    """Where a file of word pairs lies."""
+    return data_root(cfg.data.root) / Path(name).expanduser()
+
+
+def word_pair_requirements(cfg: Config) -> Iterator[Requirement]:
+    """Files of word pairs."""
+    for name in cfg.eval.word_pairs:
+        path = word_pair_file(cfg, name)
+        yield Requirement(f"data: {path.name}", str(path), path.is_file(), "see the card, Data")
 
 
 def title_gallery(encode: Encode, task: TitleSearch) -> list[dict[str, Any]]:
@@ -97,7 +108,7 @@ def random_pair_cosines(cfg: Config, encode: Encode) -> Tensor:
 
     The partner is the one half the set away.
     """
-    pairs = sts_set(cfg, cfg.eval.sets[0])
+    pairs = first_sts_set(cfg)
     second = encode(pairs.second)
     return pair_cosine(encode(pairs.first), second.roll(len(second) // 2, dims=0))
 

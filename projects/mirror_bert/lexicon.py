@@ -14,7 +14,7 @@ from common.data.splits import stable_fraction
 from common.data.tables import read_jsonl
 from common.evaluation.retrieval.cross_modal import cross_modal_recall, relevant_ranks
 
-Part = Literal["train", "dev", "test"]
+TitlePart = Literal["train", "dev", "test"]
 Encode = Callable[[list[str]], Tensor]
 _QUERY_STREAM = 43
 
@@ -34,7 +34,7 @@ class TitleSearch:
     relevant: list[list[int]]
 
 
-def occupation_part(uri: str) -> Part:
+def occupation_part(uri: str) -> TitlePart:
     """Occupations by hash of their address: 70 % train, 10 % development, 20 % test."""
     place = stable_fraction(uri)
     return "train" if place < 0.7 else "dev" if place < 0.8 else "test"
@@ -55,7 +55,7 @@ def training_titles(root: str | None) -> list[str]:
     return [title for title in titles if title not in held_out]
 
 
-def title_search(root: str | None, part: Part, limit: int | None = None) -> TitleSearch:
+def title_search(root: str | None, part: TitlePart, limit: int | None = None) -> TitleSearch:
     """The retrieval task of a part; with `limit` a fixed draw of that many queries.
 
     Raises:
@@ -85,7 +85,7 @@ def evaluate_titles(encode: Encode, task: TitleSearch) -> tuple[dict[str, float]
     return {f"esco_{key}": found[key] for key in keys}, hits
 
 
-def _search(rows: list[dict[str, Any]], part: Part) -> TitleSearch:
+def _search(rows: list[dict[str, Any]], part: TitlePart) -> TitleSearch:
     gallery = [row["title"] for row in rows]
     preferred = {title.casefold() for title in gallery}
     owners: dict[str, list[int]] = {}

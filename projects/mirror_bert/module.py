@@ -49,7 +49,7 @@ class MirrorBERT(SentenceModule):
 
     def contrast(self, view_1: Tensor, view_2: Tensor) -> LossOutput:
         """NT-Xent of embeddings, each (B, D): 2N - 2 negatives for each of the 2B anchors."""
-        output: LossOutput = self.loss(view_1, view_2, 1 / self.temperature)
+        output: LossOutput = self.loss(view_1, view_2, 1 / self.temperature)  # Eq. 1
         return output
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -37,6 +37,7 @@ class Objective(nn.Module):
 
     def forward(self, z_1: Tensor, z_2: Tensor, z_3: Tensor | None = None) -> LossOutput:
         """Loss of raw embeddings (B, D): anchors, positives and hard negatives."""
+        # Eq. 4; with hard negatives Eq. 5
         out: LossOutput = self.loss(z_1, z_2, self.scale, hard_negatives=z_3)
         if self.local and world_size() > 1:
             # the released code differentiates the global loss by a rank's own rows only; DDP's mean

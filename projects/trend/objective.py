@@ -35,7 +35,7 @@ def frame_terms(scan: Scan, ranges: Tensor, intensity: Tensor, unit: float = 1.0
         intensity: (B, R) observed.
         unit: metres of one unit of the range term.
     """
-    return FrameTerms(
+    return FrameTerms(  # L_tn, section 3.4
         (scan.ranges - ranges).abs().mean() / unit,
         (scan.intensity - intensity).abs().mean(),
         scan.surface.abs().mean(),

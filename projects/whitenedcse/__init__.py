@@ -15,13 +15,13 @@ def build(cfg: Config) -> "Experiment[WhitenedCSE]":
     """The experiment of a config; heavy imports happen here."""
     from common.families.sentences.experiment import sentence_experiment
     from projects.whitenedcse.data import train_set
-    from projects.whitenedcse.evaluate import mechanism
+    from projects.whitenedcse.evaluate import evaluate
     from projects.whitenedcse.module import WhitenedCSE
 
     return sentence_experiment(
         cfg,
         lambda encoder: WhitenedCSE(cfg, encoder),
         lambda encoder: train_set(cfg, encoder),
-        evaluate_more=lambda module, workspace: mechanism(cfg, module, workspace),
+        evaluate=lambda module, workspace: evaluate(cfg, module, workspace),
         num_views=cfg.num_pos,
     )

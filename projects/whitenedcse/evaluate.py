@@ -13,8 +13,13 @@ from common.evaluation.features.geometry import mean_cosine, uniformity
 from common.evaluation.features.postprocessing import fit_whitening
 from common.evaluation.text.sts import pair_cosine, spearman
 from common.evaluation.text.sts_protocol import encode_distinct, metric_prefix
-from common.families.sentences.data import sts_set, text_rows
-from common.families.sentences.evaluation import encoding, sentence_geometry, untrained_encoder
+from common.families.sentences.data import first_sts_set, text_rows
+from common.families.sentences.evaluation import (
+    encoding,
+    evaluate_sentences,
+    sentence_geometry,
+    untrained_encoder,
+)
 from projects.whitenedcse.config import Config
 from projects.whitenedcse.module import WhitenedCSE
 from projects.whitenedcse.objective import build_whitening
@@ -23,7 +28,12 @@ Encode = Callable[[list[str]], Tensor]
 RIDGE = 1e-5  # of the offline whitening, where the sentences span too few directions
 
 
-def mechanism(cfg: Config, module: WhitenedCSE, workspace: Workspace) -> dict[str, float]:
+def evaluate(cfg: Config, module: WhitenedCSE, workspace: Workspace) -> dict[str, float]:
+    """The shared STS evaluation and the measures of the mechanism."""
+    return evaluate_sentences(cfg, module, workspace) | mechanism(cfg, module)
+
+
+def mechanism(cfg: Config, module: WhitenedCSE) -> dict[str, float]:
     """Measures on the first STS set, without prefix for the trained encoder.
 
     - ``effective_rank``, ``participation_ratio``: of the covariance of the embeddings.
@@ -32,7 +42,7 @@ def mechanism(cfg: Config, module: WhitenedCSE, workspace: Workspace) -> dict[st
     - ``sgw_*``: what batch whitening does to the embeddings, see `batch_whitening`.
     - ``untrained_*``: rank and whitened score of the encoder before training.
     """
-    sts = sts_set(cfg, cfg.eval.sets[0])
+    sts = first_sts_set(cfg)
     score = f"{metric_prefix(sts.name)}_spearman"
     fit_on = [row[0] for row in text_rows(cfg.data, cfg.seed)[: cfg.eval.whitening_sentences]]
     with encoding(cfg, module.encoder) as encode:
@@ -44,7 +54,7 @@ def mechanism(cfg: Config, module: WhitenedCSE, workspace: Workspace) -> dict[st
         metrics[f"head_{score}"] = projected.spearman()
         metrics |= batch_whitening(cfg, embedded.everything)
     if cfg.eval.untrained:
-        with encoding(cfg, untrained_encoder(cfg, module.device)) as encode:
+        with encoding(cfg, untrained_encoder(cfg, module)) as encode:
             before = _Embedded(encode, sts)
             found = before.rank() | before.whitened(encode(fit_on), score)
         metrics |= {f"untrained_{name}": value for name, value in found.items()}

@@ -97,6 +97,7 @@ class Objective(nn.Module):
         Args:
             z: (m, B, D) raw embeddings, m >= 2; z[0] holds the anchors.
         """
+        # section 3.3: a sum, so that the gradient grows with m; one column of views at a time
         outs = [self.loss(z[0], positive, self.scale) for positive in z[1:]]
         hits = torch.stack([out.hits.float().mean() for out in outs])
         return torch.stack([out.loss for out in outs]).sum(), hits.mean()

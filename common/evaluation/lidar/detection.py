@@ -61,7 +61,7 @@ def nuscenes_metrics(
     not found has errors of 1, and the attribute error is 1 where nobody predicts attributes.
 
     Source: Caesar et al. 2020, "nuScenes: a multimodal dataset for autonomous driving", section
-    3.1 (Eqs. 2 and 3), arXiv 1903.11027, and its development kit's constants.
+    3.1 (Eqs. 1 to 3), arXiv 1903.11027, and its development kit's constants.
 
     Args:
         predictions: boxes of F frames.
@@ -97,7 +97,7 @@ def nuscenes_metrics(
     metrics = {f"map_{d}m": float(np.mean([ap[c, d] for c in classes])) for d in DISTANCES}
     metrics |= {f"ap_{c}": float(np.mean([ap[c, d] for d in DISTANCES])) for c in classes}
     metrics["map"] = float(np.mean(list(ap.values())))  # Eq. 1
-    means = {k: float(np.mean(v)) if v else 1.0 for k, v in errors.items()}
+    means = {k: float(np.mean(v)) if v else 1.0 for k, v in errors.items()}  # Eq. 2
     short = {"trans": "mate", "scale": "mase", "orient": "maoe", "vel": "mave", "attr": "maae"}
     metrics |= {short[k]: v for k, v in means.items()}
     metrics["nds"] = nds(metrics["map"], means)

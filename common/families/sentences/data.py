@@ -83,6 +83,17 @@ def sts_set(cfg: SentenceExperimentConfig, name: str) -> StsSet:
     return load_sts(cfg.data.root, name)
 
 
+def first_sts_set(cfg: SentenceExperimentConfig) -> StsSet:
+    """The set that mechanisms are measured on, and whose texts a search falls back to.
+
+    Raises:
+        UserError: the config names none.
+    """
+    if not cfg.eval.sets:
+        raise UserError("this needs an STS set: name one in eval.sets, such as [stsb-test]")
+    return sts_set(cfg, cfg.eval.sets[0])
+
+
 def sentence_data(cfg: SentenceExperimentConfig, train: TextViews) -> ContrastiveData:
     """Data module of a training set, with the STS development set if the config validates."""
     val: dict[str, Dataset[Any]] = {}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common.data.text.sets import StsSet
-from common.encoders.modes import evaluated
+from common.encoders.modes import evaluated, untrained
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.workspace import Workspace
 from common.evaluation.features import geometry
@@ -15,7 +15,7 @@ from common.evaluation.figures import score_figure
 from common.evaluation.gallery import retrieval_gallery
 from common.evaluation.text.sts_protocol import evaluate_sts, metric_prefix
 from common.evaluation.text.transfer import evaluate_transfer, load_transfer
-from common.families.sentences.data import sts_set
+from common.families.sentences.data import first_sts_set, sts_set
 from common.families.sentences.module import SentenceModule, build_encoder
 from common.families.sentences.protocol import SentenceExperimentConfig
 
@@ -29,9 +29,12 @@ def evaluate_sentences(
     """STS scores of the encoder, the untrained encoder beside them, geometry and transfer tasks.
 
     Cosines and gold scores of every set are saved for `make compare`.
+
+    Raises:
+        UserError: the config names no STS set.
     """
+    primary = first_sts_set(cfg)
     sets = {name: sts_set(cfg, name) for name in cfg.eval.sets}
-    primary = sets[cfg.eval.sets[0]]
     with encoding(cfg, module.encoder) as encode:
         metrics, cosines = evaluate_sts(encode, sets)
         metrics |= sentence_geometry(encode, primary)
@@ -40,7 +43,7 @@ def evaluate_sentences(
             tasks = {name: load_transfer(cfg.data.root, name) for name in cfg.eval.transfer}
             metrics |= evaluate_transfer(encode, tasks)
     if cfg.eval.untrained:
-        with encoding(cfg, untrained_encoder(cfg, module.device)) as encode:
+        with encoding(cfg, untrained_encoder(cfg, module)) as encode:
             before, _ = evaluate_sts(encode, sets)
             before |= sentence_geometry(encode, primary)
         metrics |= {f"untrained_{name}": value for name, value in before.items()}
@@ -97,12 +100,10 @@ class encoding:
 
 
 def untrained_encoder(
-    cfg: SentenceExperimentConfig, device: torch.device | str = "cpu"
+    cfg: SentenceExperimentConfig, like: nn.Module | None = None
 ) -> SentenceEncoder:
-    """The encoder of a config as its training begins with it."""
-    with torch.random.fork_rng():
-        torch.manual_seed(cfg.seed)
-        return build_encoder(cfg.model).to(device)
+    """The encoder of a config before training, on the device of `like`, in evaluation mode."""
+    return untrained(lambda: build_encoder(cfg.model), cfg.seed, like)
 
 
 def before_and_after(
@@ -120,7 +121,7 @@ def before_and_after(
     with encoding(cfg, module.encoder) as encode:
         metrics = measure(encode)
     if cfg.eval.untrained:
-        with encoding(cfg, untrained_encoder(cfg, module.device)) as encode:
+        with encoding(cfg, untrained_encoder(cfg, module)) as encode:
             before = measure(encode)
         metrics |= {f"untrained_{name}": value for name, value in before.items()}
     return metrics

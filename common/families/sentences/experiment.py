@@ -1,6 +1,6 @@
 """Data, module, evaluation, export and tasks put together."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.data.text.views import TextViews
 from common.encoders.text.sentence import SentenceEncoder
-from common.engine.experiment import Experiment, Plan, Stage
+from common.engine.experiment import Experiment, Plan, Requirement, Stage
 from common.engine.workspace import Workspace
 from common.export.sentence_encoders import load_sentence_encoder, save_sentence_encoder
 from common.families.sentences.data import sentence_data, text_requirements, text_rows
@@ -26,21 +26,28 @@ def sentence_experiment(
     make_module: Callable[[SentenceEncoder], S],
     make_train: Callable[[SentenceEncoder], TextViews],
     *,
-    evaluate_more: Callable[[S, Workspace], dict[str, float]] | None = None,
+    evaluate: Callable[[S, Workspace], dict[str, float]] | None = None,
     stages: Callable[[], Iterator[Stage]] | None = None,
     tasks: Mapping[str, Callable[[Workspace], None]] | None = None,
+    requirements: Callable[[], Iterable[Requirement]] = tuple,
     num_samples: Callable[[], int] | None = None,
     num_views: int = 2,
 ) -> Experiment[S]:
     """Experiment of a sentence encoder.
 
+    What a project does otherwise it hands over as a function made of the family's pieces
+    (`evaluate_sentences`, `before_and_after`, `train_stage`, `first_encoder`, ...); an experiment
+    that also exports something else is ``dataclasses.replace(sentence_experiment(...), export=...)``.
+
     Args:
         cfg: the project's config.
         make_module: module around an encoder.
         make_train: training set, given the encoder (for its tokenizer).
-        evaluate_more: metrics beside STS.
-        stages: replaces the single stage "train".
+        evaluate: all metrics of a trained module; None: `evaluate_sentences`.
+        stages: replaces the single stage "train"; the last stage's module is one of `make_module`,
+            earlier ones may be of any kind.
         tasks: beside "search".
+        requirements: weights and data beside those of the shared config sections.
         num_samples: training rows for `make check`; None counts the rows that are on disk.
         num_views: rows that the encoder sees per sample, for the memory estimate.
     """
@@ -49,9 +56,11 @@ def sentence_experiment(
         encoder = build_encoder(cfg.model)
         yield train_stage(cfg, make_module(encoder), make_train(encoder))
 
-    def evaluate(module: S, workspace: Workspace) -> dict[str, float]:
-        metrics = evaluate_sentences(cfg, module, workspace)
-        return metrics | (evaluate_more(module, workspace) if evaluate_more else {})
+    def metrics(module: S, workspace: Workspace) -> dict[str, float]:
+        return (evaluate or shared_evaluation)(module, workspace)
+
+    def shared_evaluation(module: S, workspace: Workspace) -> dict[str, float]:
+        return evaluate_sentences(cfg, module, workspace)
 
     def export(module: S, folder: Path) -> None:
         save_sentence_encoder(module.encoder, folder)
@@ -66,7 +75,7 @@ def sentence_experiment(
         return output.sum()
 
     def plan() -> Plan[S]:
-        needed = text_requirements(cfg)
+        needed = (*text_requirements(cfg), *requirements())
         here = all(r.present for r in needed if r.name.startswith("data"))
         rows = num_samples() if num_samples else (len(text_rows(cfg.data, cfg.seed)) if here else 0)
         return Plan(lambda: make_module(planned_encoder(cfg.model)), rows, forward, needed)
@@ -76,7 +85,7 @@ def sentence_experiment(
 
     experiment = Experiment(
         stages or one_stage,
-        evaluate,
+        metrics,
         export,
         lambda folder: make_module(load_sentence_encoder(folder)),
         embed,

@@ -8,11 +8,13 @@ from torch import Tensor
 
 from common.config import OptimConfig
 from common.distributed.collectives import all_gather_no_grad
+from common.encoders.modes import untrained
 from common.encoders.pretrained import stand_in
 from common.encoders.text.sentence import SentenceEncoder, sentence_encoder
 from common.engine.module import ContrastiveModule
 from common.evaluation.text.sts import pair_cosine, spearman
 from common.families.sentences.config import TextModel
+from common.families.sentences.protocol import SentenceExperimentConfig
 
 # what `make check` builds for weights that are not on this machine
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -85,6 +87,14 @@ def build_encoder(model: TextModel) -> SentenceEncoder:
         encoder.tower.model = type(network)(network.config)
         encoder.tower.model.pooler = None  # type: ignore[assignment]
     return encoder
+
+
+def first_encoder(cfg: SentenceExperimentConfig) -> SentenceEncoder:
+    """The encoder that training begins with, in training mode, whatever was drawn before.
+
+    For methods that start again from the same weights in a later stage or round.
+    """
+    return untrained(lambda: build_encoder(cfg.model), cfg.seed).train()
 
 
 def planned_encoder(model: TextModel) -> SentenceEncoder:

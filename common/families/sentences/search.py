@@ -2,7 +2,7 @@
 
 from common.engine.experiment import Experiment
 from common.engine.workspace import Workspace
-from common.families.sentences.data import sts_set
+from common.families.sentences.data import first_sts_set
 from common.families.sentences.module import S
 from common.families.sentences.protocol import SentenceExperimentConfig
 
@@ -13,7 +13,7 @@ def search_sentences(
     """Index texts with a trained encoder and print the nearest ones of queries.
 
     Raises:
-        UserError: no trained run, or a file that is missing or empty.
+        UserError: no trained run, a file that is missing or empty, or no file and no STS set.
     """
     from common.engine.run import trained_module
     from common.evaluation.retrieval.text_index import TextIndex
@@ -21,6 +21,6 @@ def search_sentences(
 
     options = cfg.search
     module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
-    texts = read_texts(options.file) if options.file else sts_set(cfg, cfg.eval.sets[0]).first
+    texts = read_texts(options.file) if options.file else first_sts_set(cfg).first
     index = TextIndex(module.encoder, texts, progress=workspace.progress)
     search_texts(index, options)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from common.config import load
-from common.data.speech.transcripts import EOS, SEP, SOS
+from common.encoders.speech.special_tokens import EOS, SEP, SOS
 from projects.coconut.config import Config
 from projects.coconut.module import Coconut
 from projects.coconut.network import build_network

@@ -12,7 +12,6 @@ from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.compare import read_comparison
 from common.engine.run import train
-from common.engine.workspace import Workspace
 from common.evaluation.features.geometry import uniformity
 from common.families.sentences.data import text_rows
 from common.families.sentences.evaluation import encoding
@@ -135,10 +134,10 @@ def test_batch_whitening_measures_the_diversity_of_shuffled_views():
     assert full["sgw_uniformity"] < uniformity(x)
 
 
-def test_mechanism_leaves_the_module_as_it_was(tmp_path):
+def test_mechanism_leaves_the_module_as_it_was():
     cfg, module = config("eval.untrained=false"), module_of()
     state = torch.get_rng_state()
-    found = mechanism(cfg, module, Workspace(tmp_path))
+    found = mechanism(cfg, module)
     assert module.training
     assert module.head.training
     assert torch.equal(torch.get_rng_state(), state)

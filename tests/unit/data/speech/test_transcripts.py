@@ -4,14 +4,12 @@ import pytest
 
 from common.config import UserError
 from common.data.speech.transcripts import (
-    EOS,
-    SEP,
-    SOS,
     SpokenTarget,
     TranscriptTokenizer,
     full_text,
     normalize_transcript,
 )
+from common.encoders.speech.special_tokens import EOS, SEP, SOS
 
 TARGETS = [
     SpokenTarget("calendar_set", (("date", "next monday"),), "set a meeting on next monday"),
