@@ -3,10 +3,11 @@
 
 PROJECT ?=
 CONFIG  ?= mini
+TIMES   ?= reports/test-times.md
 PYTHON  ?= python3
 VENV    := .venv
 PY      := $(VENV)/bin/python
-OWN     := PROJECT=% CONFIG=% PYTHON=% TASK=% RUN=% CKPT=% SEEDS=% JOBS=% ARMS=% PLAN=% BASELINE=% SLUG=% KERNEL=% EVAL=% ARGS=%
+OWN     := PROJECT=% CONFIG=% PYTHON=% TASK=% RUN=% CKPT=% SEEDS=% JOBS=% ARMS=% PLAN=% BASELINE=% SLUG=% KERNEL=% EVAL=% ARGS=% TIMES=%
 SETTINGS = $(filter-out $(OWN),$(MAKEOVERRIDES))
 CLI      = $(PY) -m common.cli
 # EVAL=1 adds the eval group; once added it stays until .venv is removed
@@ -15,7 +16,7 @@ STAMP   := $(VENV)/.stamp-$(LOCK)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup list show check train eval compare compare-all evidence run report export smoke \
-        test test-gpu lint type imports bench docs changelog new-project lock clean
+        test test-gpu lint type imports bench mutants docs changelog new-project lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -66,8 +67,8 @@ export: $(STAMP) ## trained model in its field's format: PROJECT= [RUN=latest | 
 smoke: $(STAMP) ## train, evaluate, export, reload the smoke config: [PROJECT=]
 	@$(CLI) smoke $(PROJECT)
 
-test: lint type imports ## lint, types, import rules and all tests
-	@$(PY) -m pytest tests -n logical --maxprocesses 4 --dist loadfile
+test: lint type imports ## lint, types, import rules and all tests; CPU seconds: [TIMES=file]
+	@$(PY) -m pytest tests -n logical --maxprocesses 4 --cpu-seconds $(TIMES)
 
 test-gpu: $(STAMP) ## kernel tests on a CUDA device
 	@$(PY) -m pytest tests/gpu -rs
@@ -80,6 +81,9 @@ type: $(STAMP) ## mypy
 
 imports: $(STAMP) ## import directions
 	@$(VENV)/bin/lint-imports --no-cache > .import-report 2>&1 || { cat .import-report; exit 1; }; rm -f .import-report
+
+mutants: $(STAMP) ## changes of a project's objective that no test notices: PROJECT= [ARGS="--limit 40 --minutes 30"]
+	@$(PY) scripts/mutants.py "$(PROJECT)" $(ARGS)
 
 bench: $(STAMP) ## benchmarks: [KERNEL=losses] [ARGS=--quick]
 	@$(PY) benchmarks/bench_$(or $(KERNEL),losses).py $(ARGS)

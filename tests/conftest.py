@@ -6,15 +6,30 @@ from typing import Any
 
 import pytest
 
+from tests import schedule
+from tests.cpu_seconds import CpuSeconds
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cpu-seconds", metavar="FILE", help="table of CPU seconds, also to a file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(CpuSeconds(config))
+    config.pluginmanager.register(schedule)
+
+
 @pytest.fixture(scope="session")
 def pool():
-    """`pool(world_size)` is the session's pool of that many processes."""
+    """`pool(world_size)` is the session's pool of that many processes.
+
+    All tests that use it run in one xdist worker (`tests/schedule.py`), so a run starts one.
+    """
     from tests.distributed.pool import Pool
 
     pools: dict[int, Pool] = {}

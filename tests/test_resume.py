@@ -1,10 +1,7 @@
 """Runs that are killed and continued equal runs that were not, bit for bit."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,34 +10,32 @@ import torch
 
 from common.engine import checkpoint as ckpt
 from tests.interrupted import flat
+from tests.toy.command import Command
 
 COMMON = ["trainer.checkpoint_every_n_steps=2", "trainer.max_steps=8", "tracking.wandb=disabled"]
 
 
-def command(folder: Path, *overrides: str) -> list[str]:
+def command(folder: Path, *overrides: str, env: dict | None = None) -> Command:
     words = ["train", "toy", "smoke", f"runs_dir={folder}", "run_id=r", *COMMON, *overrides]
-    return [sys.executable, "-m", "tests.toy", *words]
+    return Command(folder / "printed", *words, env=env)
 
 
 def run(folder: Path, *overrides: str, env: dict | None = None) -> str:
-    words = command(folder, *overrides)
-    done = subprocess.run(words, capture_output=True, text=True, timeout=250, env=env)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    done = command(folder, *overrides, env=env)
+    assert done.ends() == 0, done.errors
+    return done.printed
 
 
 def interrupt(folder: Path, stage: str, step: int, number: int, *overrides: str) -> int:
     """Start a slow run, send a signal once a checkpoint of that step exists; the exit code."""
-    words, env = command(folder, *overrides), {**os.environ, "TOY_SLEEP": "0.15"}
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, env=env)
+    slow = command(folder, *overrides, env={"TOY_SLEEP": "0.15"})
     target = folder / f"toy/smoke/r/checkpoints/{stage}/step-{step:08d}.ckpt"
     deadline = time.monotonic() + 90
-    while not target.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not target.exists() and slow.process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.2)  # into the next step
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    return process.returncode
+    slow.send(number)
+    return slow.ends()
 
 
 def state(folder: Path) -> dict:
@@ -104,14 +99,13 @@ def test_wandb_keeps_its_run_id_after_resume(tmp_path):
     """
     overrides = ["tracking.wandb=offline", "num_stages=1"]
     foreign = {"WANDB_SERVICE": f"3-1-unix-{tmp_path}/nobody-listens"}
-    env = {**os.environ, "WANDB_MODE": "offline", **foreign}
-    slow = {**env, "TOY_SLEEP": "0.15"}
-    process = subprocess.Popen(command(tmp_path, *overrides), env=slow, stderr=subprocess.PIPE)
+    env = {"WANDB_MODE": "offline", **foreign}
+    slow = command(tmp_path, *overrides, env={**env, "TOY_SLEEP": "0.15"})
     target = tmp_path / "toy/smoke/r/checkpoints/stage0/step-00000002.ckpt"
-    while not target.exists() and process.poll() is None:
+    while not target.exists() and slow.process.is_alive():
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    slow.send(signal.SIGTERM)
+    slow.ends()
     run(tmp_path, *overrides, "resume=latest", env=env)
     folders = list((tmp_path / "toy/smoke/r/wandb").glob("offline-run-*"))
     assert len(folders) == 2

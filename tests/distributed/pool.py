@@ -5,13 +5,14 @@ its rank by `common.distributed.rank()`. Arguments and results are pickled:
 
     first, second = pool(2).run(my_worker, batch_size=4)    # results in rank order
 
-Importing torch costs seconds, so the processes are forked from one server that has imported it, and
-stay. When a rank raises, the others may hang in a collective: all are ended, the error is raised
+Imports cost seconds, so the processes are forked from one server that has them (`tests/preload.py`),
+and stay. When a rank raises, the others may hang in a collective: all are ended, the error is raised
 with its traceback, and the next `run` starts fresh ones.
 """
 
 import multiprocessing as mp
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
@@ -22,11 +23,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from tests import preload
+from tests.distributed import seconds
+
 TIMEOUT_SECONDS = 240.0  # spent only where ranks hang; a loaded machine compiles slowly
-PRELOAD = [
-    "torch.distributed", "torch.nn.parallel", "torch._dynamo", "pytest", "common.losses",
-    "common.families.sentences",  # imports lightning and transformers once for all ranks
-]  # fmt: skip
 
 
 class Pool:
@@ -36,6 +36,7 @@ class Pool:
         self.world_size = world_size
         self._processes: list[Any] = []
         self._pipes: list[Connection] = []
+        self._spent = [0.0] * world_size  # CPU seconds of each rank so far
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def run(self, function: Callable[..., Any], **kwargs: Any) -> list[Any]:
@@ -57,9 +58,11 @@ class Pool:
             for pipe in ready:
                 rank = self._pipes.index(pipe)
                 try:
-                    succeeded, results[rank] = pipe.recv()
+                    succeeded, results[rank], spent = pipe.recv()
                 except EOFError:
                     self._fail(f"rank {rank} died")
+                seconds.ranks += spent - self._spent[rank]
+                self._spent[rank] = spent
                 if not succeeded:
                     self._fail(f"rank {rank} raised\n{results[rank]}")
         return [results[rank] for rank in range(self.world_size)]
@@ -81,8 +84,9 @@ class Pool:
 
     def _start(self) -> None:
         context = mp.get_context("forkserver")
-        context.set_forkserver_preload(PRELOAD)
+        context.set_forkserver_preload(["pytest", *preload.MODULES])
         self._folder = tempfile.TemporaryDirectory()
+        self._spent = [0.0] * self.world_size
         store = Path(self._folder.name) / "store"
         for rank in range(self.world_size):
             here, there = context.Pipe()
@@ -111,6 +115,6 @@ def _serve(rank: int, world_size: int, store: Path, pipe: Connection) -> None:
             return
         try:
             torch.manual_seed(0)
-            pipe.send((True, function(**kwargs)))
+            pipe.send((True, function(**kwargs), time.process_time()))
         except BaseException:
-            pipe.send((False, traceback.format_exc()))
+            pipe.send((False, traceback.format_exc(), time.process_time()))

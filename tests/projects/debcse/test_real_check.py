@@ -1,5 +1,8 @@
 """The sheet's small real check: training with a scorer that is right up to noise."""
 
+from functools import cache
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -109,10 +112,34 @@ def encoder(seed: int) -> SentenceEncoder:
     return SentenceEncoder(tower, tokenizer)
 
 
-def trained_score(arm: str, seed: int, steps: int = 80, rows: int = 32, count: int = 960) -> float:
-    """Spearman on graded pairs after training with the pairs that the arm draws."""
+class Task(NamedTuple):
+    """What all arms train and are measured on."""
+
+    texts: list[str]
+    counts: np.ndarray
+    found: Pools
+    first: list[str]  # graded pairs: gold is the number of equal slots
+    second: list[str]
+    gold: list[int]
+
+
+@cache
+def task(seed: int, count: int) -> Task:
+    """Candidates of `count` anchors, and 600 graded pairs."""
     rng = np.random.default_rng(seed)
     texts, counts, found = candidates(count, rng)
+    first, second, gold = [], [], []
+    for _ in range(600):
+        slots, other = rng.integers(VALUES, size=SLOTS), int(rng.integers(SLOTS + 1))
+        first.append(sentence(slots, rng))
+        second.append(sentence(changed(slots, other, rng), rng))
+        gold.append(SLOTS - other)
+    return Task(texts, counts, found, first, second, gold)
+
+
+def trained_score(arm: str, seed: int, steps: int = 80, rows: int = 32, count: int = 960) -> float:
+    """Spearman on graded pairs after training with the pairs that the arm draws."""
+    texts, counts, found, first, second, gold = task(seed, count)
     cfg = config("model.pooling=avg", "model.mlp_only_train=false", *ARMS[arm])
     module = DebCSE(cfg, encoder(seed)).train()
     views = SampledViews(texts, counts, PairSampler(found, cfg.ipw, seed), module.encoder.tokenizer,
@@ -124,12 +151,6 @@ def trained_score(arm: str, seed: int, steps: int = 80, rows: int = 32, count: i
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    first, second, gold = [], [], []
-    for _ in range(600):
-        slots, other = rng.integers(VALUES, size=SLOTS), int(rng.integers(SLOTS + 1))
-        first.append(sentence(slots, rng))
-        second.append(sentence(changed(slots, other, rng), rng))
-        gold.append(SLOTS - other)
     cosine = pair_cosine(module.encoder.encode(first), module.encoder.encode(second))
     return spearman(cosine.numpy(), gold)
 

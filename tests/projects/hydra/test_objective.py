@@ -15,7 +15,6 @@ from common.losses.functional.gated_pairs import (
 from common.losses.multi_positive import HydraLoss
 from projects.hydra.data import build_data
 from projects.hydra.gates import bernoulli_entropy
-from tests.distributed.pool import Pool
 from tests.projects.hydra.conftest import (
     GOLDEN,
     FixedGate,
@@ -140,13 +139,6 @@ def test_item_6_arbitrary_partners_are_a_permutation_in_every_training_batch():
     labels = torch.tensor([0, 0, 0, 1])
     distinct = partner_labels(labels, "distinct", 8, sample_rng(0, 0, 0))
     assert not torch.equal(distinct.sort().values, labels)
-
-
-@pytest.fixture(scope="module")
-def two_ranks():
-    pool = Pool(2)
-    yield pool
-    pool.close()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from common.evaluation.image_text.zeroshot import LACLIP_TEMPLATES, class_embedd
 from common.losses.image_text import ClipLoss
 from common.losses.temperature import LogitScale
 from projects.laclip.module import LaCLIP
-from tests.distributed.pool import Pool
 from tests.projects.laclip.conftest import config
 from tests.projects.laclip.golden_worker import golden_matrices, golden_run
 
@@ -42,13 +41,6 @@ def test_item_5_loss_and_gradients_equal_the_golden_values_on_one_rank(case):
     found = golden_run([case])[0]
     assert_golden(found, case)
     assert close(found["grad_logit_scale"], case["grad_logit_scale"])
-
-
-@pytest.fixture(scope="module")
-def two_ranks():
-    pool = Pool(2)
-    yield pool
-    pool.close()
 
 
 def test_item_5_gathered_loss_equals_the_golden_values_on_two_ranks(two_ranks):

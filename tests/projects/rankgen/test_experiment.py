@@ -1,10 +1,6 @@
 """Data, tasks, evaluation and training as the commands drive them."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -45,6 +41,7 @@ from projects.rankgen.generate import (
 )
 from projects.rankgen.stages import make_encoder
 from tests.completion_server import CompletionServer
+from tests.interrupted import assert_killed, die_after_checkpoint
 from tests.projects.rankgen.conftest import config, encoder, language_model, save_language_model
 
 SMALL = ["window.prefix_words=30", "window.min_words=4", "window.max_words=12", "window.limit=6",
@@ -521,17 +518,17 @@ def weights(run):
     return ckpt.load(final)["state_dict"]
 
 
-@pytest.mark.slow
+def killed(words):
+    """Train, and die by SIGKILL after a checkpoint."""
+    die_after_checkpoint("train", 4)
+    train("rankgen", "smoke", words)
+
+
 def test_kill_and_resume_equals_an_uninterrupted_run(tmp_path):
     """SIGKILL after a checkpoint, then resume: weights bit for bit."""
-    common = [f"runs_dir={tmp_path}", "trainer.max_steps=40", "tracking.wandb=disabled"]
-    words = [sys.executable, "-m", "common.cli", "train", "rankgen", "smoke", *common, "run_id=k"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE)
-    target = tmp_path / "rankgen/smoke/k/checkpoints/train/step-00000004.ckpt"
-    while not target.exists() and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    common = [f"runs_dir={tmp_path}", "trainer.max_steps=8", "tracking.wandb=disabled"]
+    assert_killed(killed, [*common, "run_id=k"])
+    assert not (tmp_path / "rankgen/smoke/k/checkpoints/train/finished.json").exists()
     resumed = train("rankgen", "smoke", [*common, "resume=k"])
     whole = train("rankgen", "smoke", [*common, "run_id=w"])
     a, b = weights(resumed), weights(whole)

@@ -7,7 +7,6 @@ from torch import Tensor
 from common.config import UserError
 from common.distributed import process
 from common.encoders.batch_whitening import Whitening, whitening_matrix
-from tests.distributed.pool import Pool
 
 METHODS = ("zca", "pca", "cholesky")
 
@@ -200,17 +199,13 @@ def synchronised(sync: bool) -> tuple[Tensor, Tensor]:
     return y.detach(), x.grad
 
 
-def test_synchronised_statistics_equal_those_of_the_whole_batch():
+def test_synchronised_statistics_equal_those_of_the_whole_batch(two_ranks):
     x = correlated().requires_grad_()
     torch.manual_seed(0)
     y = Whitening(8, 2, shuffle=True, detach=False)(x)
     y.sin().sum().backward()
-    pool = Pool(2)
-    try:
-        (y_0, g_0), (y_1, g_1) = pool.run(synchronised, sync=True)
-        torch.testing.assert_close(torch.cat([y_0, y_1], 1), y.detach())
-        torch.testing.assert_close(torch.cat([g_0, g_1], 1), x.grad)
-        apart = torch.cat([y for y, _ in pool.run(synchronised, sync=False)], 1)
-        assert not torch.allclose(apart, y)
-    finally:
-        pool.close()
+    (y_0, g_0), (y_1, g_1) = two_ranks.run(synchronised, sync=True)
+    torch.testing.assert_close(torch.cat([y_0, y_1], 1), y.detach())
+    torch.testing.assert_close(torch.cat([g_0, g_1], 1), x.grad)
+    apart = torch.cat([y for y, _ in two_ranks.run(synchronised, sync=False)], 1)
+    assert not torch.allclose(apart, y)

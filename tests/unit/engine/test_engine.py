@@ -8,17 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import tests.toy
-from common import config, registry
 from common.config import UserError
 from common.engine import checkpoint as ckpt
 from common.engine import run
 from common.engine.callbacks import EMA, step_seed
-
-
-def toy(folder: Path, *words: str, verb: str = "train") -> subprocess.CompletedProcess[str]:
-    base = [sys.executable, "-m", "tests.toy", verb, "toy", "smoke", f"runs_dir={folder}"]
-    return subprocess.run([*base, *words], capture_output=True, text=True, timeout=180)
+from tests.toy.command import Command, use_toy
 
 
 def final_state(run: Path, stage: str = "stage0") -> dict:
@@ -27,13 +21,22 @@ def final_state(run: Path, stage: str = "stage0") -> dict:
     return ckpt.load(path)
 
 
-def test_run_folder_and_two_processes_equal_one(tmp_path):
-    """CPU DDP with two processes has the joint batch's loss and, after training, its weights."""
-    common = ["num_stages=1", "model.dropout=0", "trainer.accelerator=cpu", "data.num_samples=64"]
-    one = toy(tmp_path, *common, "run_id=one", "data.batch_size=16")
-    assert one.returncode == 0, one.stderr
-    two = toy(tmp_path, *common, "run_id=two", "data.batch_size=8", "trainer.devices=2")
+def test_run_folder_and_two_processes_equal_one(tmp_path, monkeypatch):
+    """CPU DDP with two processes has the joint batch's loss and, after training, its weights.
+
+    The two are started from the command line: the launcher's own second process joins the run
+    folder of the first.
+    """
+    common = [
+        f"runs_dir={tmp_path}", "num_stages=1", "model.dropout=0", "trainer.accelerator=cpu",
+        "data.num_samples=64",
+    ]  # fmt: skip
+    words = [*common, "run_id=two", "data.batch_size=8", "trainer.devices=2"]
+    command = [sys.executable, "-m", "tests.toy", "train", "toy", "smoke", *words]
+    two = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert two.returncode == 0, two.stderr
+    use_toy(monkeypatch)
+    run.train("toy", "smoke", [*common, "run_id=one", "data.batch_size=16"])
     folders = sorted(p.name for p in (tmp_path / "toy/smoke").iterdir())
     assert folders == ["one", "two"]  # a single folder for both processes
     first, second = (final_state(tmp_path / "toy/smoke" / n)["state_dict"] for n in folders)
@@ -51,9 +54,10 @@ def test_run_folder_and_two_processes_equal_one(tmp_path):
 
 
 def test_non_finite_loss_stops_before_the_step_and_names_the_batch(tmp_path):
-    done = toy(tmp_path, "data.poison=3", "run_id=bad", "trainer.ema_decay=null")
-    assert done.returncode == 2
-    assert "loss is not finite" in done.stderr
+    words = [f"runs_dir={tmp_path}", "data.poison=3", "run_id=bad", "trainer.ema_decay=null"]
+    done = Command(tmp_path / "printed", "train", "toy", "smoke", *words)
+    assert done.ends() == 2
+    assert "loss is not finite" in done.errors
     bad = json.loads((tmp_path / "toy/smoke/bad/bad_batch_rank0.json").read_text())
     assert bad["terms"] == ["loss"]
     assert 3 in bad["ids"]
@@ -68,9 +72,7 @@ def test_non_finite_loss_stops_before_the_step_and_names_the_batch(tmp_path):
     ],
 )
 def test_user_errors_leave_no_folder(tmp_path, monkeypatch, words, message):
-    for module in (registry, run):
-        monkeypatch.setattr(module, "load_project", lambda slug: tests.toy)
-    monkeypatch.setattr(config, "CONFIG_DIR", Path(tests.toy.__file__).parent / "configs")
+    use_toy(monkeypatch)
     with pytest.raises(UserError, match=message):
         run.train("toy", "smoke", [f"runs_dir={tmp_path}", *words])
     assert not (tmp_path / "toy").exists()

@@ -1,7 +1,7 @@
 """Cases for the Triton kernels, run by Triton's interpreter in a process of its own.
 
-``python -m tests.unit.kernels.triton_cases GROUP`` with TRITON_INTERPRET=1 prints one JSON object:
-case name -> {quantity: relative error against the float64 dense reference}.
+``python -m tests.unit.kernels.triton_cases [CASE ...]`` with TRITON_INTERPRET=1 prints one JSON
+object: group -> case name -> {quantity: relative error against the float64 dense reference}.
 """
 
 import json
@@ -253,15 +253,16 @@ def all_cases() -> dict[str, dict[str, Callable[[], Errors]]]:
 
 
 def main() -> None:
-    """Run a group (or single cases) and print the errors."""
+    """Run all cases (or those named) and print the errors."""
     torch.manual_seed(0)
     triton_launch._KEEP_ROWS = 32
     triton_launch.FIXED_SIZE = 1  # the small problems here must reach the fixed shift as well
-    groups = all_cases()
-    group = groups[sys.argv[1]]
-    chosen = sys.argv[2:] or list(group)
     assert triton_program.lower(All()).code == "and"
-    json.dump({name: group[name]() for name in chosen}, sys.stdout)
+    found = {
+        group: {n: run() for n, run in cases.items() if not sys.argv[1:] or n in sys.argv}
+        for group, cases in all_cases().items()
+    }
+    json.dump(found, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Loss cases recorded on two ranks, on two gloo processes."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,18 +8,10 @@ import torch
 from common.distributed import process
 from common.losses.image_text import ClipLoss
 from common.losses.multi_positive import OneToKLoss
-from tests.distributed.pool import Pool
 from tests.unit.losses.golden import assert_close, grad_norm, load, wave
 
 CLIP = load("laclip")["outputs"]["clip_loss"]["world_size_2"]
 ONE_TO_K = [c for c in load("one_to_k")["outputs"]["world_size_2"] if "need_divm" in c]
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Pool]:
-    processes = Pool(2)
-    yield processes
-    processes.close()
 
 
 def run_clip(rows: int, dim: int, scale: float) -> dict[str, Any]:
@@ -40,9 +31,9 @@ def run_clip(rows: int, dim: int, scale: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", CLIP)
-def test_clip_loss_of_the_own_rows(pair, case):
+def test_clip_loss_of_the_own_rows(two_ranks, case):
     """The official loss, too, is that of a rank's rows, gathered with gradient."""
-    found = pair.run(run_clip, rows=case["local_N"], dim=case["d"], scale=case["logit_scale"])
+    found = two_ranks.run(run_clip, rows=case["local_N"], dim=case["d"], scale=case["logit_scale"])
     for name, value in found[case["rank"]].items():
         if name != "grad_logit_scale":
             assert_close(value, case[name])
@@ -73,13 +64,13 @@ def run_one_to_k(case: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", ONE_TO_K)
-def test_one_to_k(pair, case):
+def test_one_to_k(two_ranks, case):
     """The official code repeats the global loss on both ranks and keeps the own gradient slice.
 
     Ours is the loss of the own rows: its mean over ranks is the same loss, and a row's gradient is
     twice as large, which averaging over two ranks undoes.
     """
-    found = pair.run(run_one_to_k, case=case)
+    found = two_ranks.run(run_one_to_k, case=case)
     for name in ("loss", "grad_temp"):
         assert_close(torch.stack([f[name] for f in found]).mean(), case[name])
     for name in ("grad_norm_image", "grad_norm_text", "grad_image_first4"):

@@ -11,7 +11,6 @@ from common.losses.grad_cache import cached_encode, split_rows
 from common.losses.image_text import ClipLoss, SigLipLoss
 from common.losses.temperature import LogitScale
 from common.losses.two_view import NTXentLoss
-from tests.distributed.pool import Pool
 
 Parameters = dict[str, Tensor]
 
@@ -226,13 +225,9 @@ def run_ddp(cached: bool) -> Parameters:
     return {k.split("parts.")[1]: g for k, g in gradients(model, model(x[rows], y[rows])).items()}
 
 
-def test_ddp_reduces_the_cached_gradient_once():
+def test_ddp_reduces_the_cached_gradient_once(two_ranks):
     model, (x, y) = towers(), batch()
     loss = ClipLoss()(model["x"](x), model["y"](y), model["scale"]()).loss
     wanted = gradients(model, loss)
-    pool = Pool(2)
-    try:
-        for found in pool.run(run_ddp, cached=True):
-            assert_same(found, wanted)
-    finally:
-        pool.close()
+    for found in two_ranks.run(run_ddp, cached=True):
+        assert_same(found, wanted)

@@ -1,6 +1,6 @@
 """Masks, hard negatives and banks on two ranks against one process: loss and gradients."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -19,7 +19,6 @@ from common.losses.functional.siglip import siglip
 from common.losses.info_nce import InfoNCELoss
 from common.losses.multi_positive import SupConLoss
 from common.losses.soft import DistillationLoss
-from tests.distributed.pool import Pool
 
 SIZES = (5, 3)
 N, K, D, M = sum(SIZES), 2, 4, 3
@@ -127,16 +126,9 @@ def siglip_hits(mode: str) -> Tensor:
     return siglip(x, y, 4.0, -2.0, group=group).hits
 
 
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Pool]:
-    processes = Pool(2)
-    yield processes
-    processes.close()
-
-
 @pytest.mark.parametrize("case", CASES)
-def test_two_ranks_equal_one_process(pair, case):
-    first, second = pair.run(run, case=case)
+def test_two_ranks_equal_one_process(two_ranks, case):
+    first, second = two_ranks.run(run, case=case)
     wanted = run(case)
     torch.testing.assert_close(0.5 * (first[0] + second[0]), wanted[0])
     for one, other, whole in zip(first[1:], second[1:], wanted[1:], strict=True):
@@ -145,7 +137,7 @@ def test_two_ranks_equal_one_process(pair, case):
 
 
 @pytest.mark.parametrize("mode", ["gather", "ring"])
-def test_hits_of_the_sigmoid_loss_are_those_of_the_whole_batch(pair, mode):
+def test_hits_of_the_sigmoid_loss_are_those_of_the_whole_batch(two_ranks, mode):
     wanted = siglip_hits(mode)
     assert 0 < wanted.sum() < N
-    assert torch.equal(torch.cat(list(pair.run(siglip_hits, mode=mode))), wanted)
+    assert torch.equal(torch.cat(list(two_ranks.run(siglip_hits, mode=mode))), wanted)

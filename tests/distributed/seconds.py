@@ -1,0 +1,3 @@
+"""CPU seconds of the ranks of all pools: no process of a test session waits for them."""
+
+ranks = 0.0

@@ -1,0 +1,50 @@
+"""Which tests one xdist worker gets together: all users of the pool of processes, else a file.
+
+Starting a pool costs a quarter of a minute of CPU time, so a run starts one. xdist's own groups
+(`--dist loadgroup`) cannot say so: they are written into node ids, which pytest 9.2 and later
+ignores without a word. Here the controller reads who uses the pool from the source of a test file.
+"""
+
+import ast
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+POOL = "pool"
+POOL_FIXTURES = frozenset({"pool", "two_ranks"})
+
+
+@cache
+def users_of_the_pool(path: Path) -> frozenset[str]:
+    """Names of the functions in a file that take the pool, themselves or by a fixture there."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    arguments = {
+        node.name: {argument.arg for argument in node.args.args}
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+    }
+    users = POOL_FIXTURES
+    while more := {name for name, taken in arguments.items() if taken & users} - users:
+        users = users | more
+    return users
+
+
+def group_of(test: str, root: Path) -> str:
+    """The group of a test, by its node id."""
+    path, _, name = test.partition("::")
+    function = name.partition("[")[0].rpartition("::")[2]
+    return POOL if function in users_of_the_pool(root / path) else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Workers get whole groups, the one with the most tests first."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid, config.rootpath)
+
+    return Groups(config, log)

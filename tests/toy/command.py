@@ -1,0 +1,73 @@
+"""Commands on the toy project in forks of the test's process, which cost no imports."""
+
+import multiprocessing as mp
+import os
+import random
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tests.toy
+from common import cli, config, registry
+from common.engine import run
+
+
+def use_toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine of this process knows the toy project."""
+    for module in (registry, run):
+        monkeypatch.setattr(module, "load_project", lambda slug: tests.toy)
+    monkeypatch.setattr(config, "CONFIG_DIR", Path(tests.toy.__file__).parent / "configs")
+
+
+class Command:
+    """``python -m common.cli <words>`` that knows the toy project, running."""
+
+    def __init__(self, folder: Path, *words: str, env: Mapping[str, str] | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._out, self._errors = folder / "stdout.txt", folder / "stderr.txt"
+        target = (words, self._out, self._errors, dict(env or {}))
+        start = "spawn" if torch.cuda.is_available() else "fork"
+        self.process = mp.get_context(start).Process(target=_main, args=target)
+        self.process.start()
+
+    def send(self, number: int) -> None:
+        """Send a signal."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def ends(self, timeout: float = 180) -> int:
+        """Wait for the end; the exit code (minus the number of the signal that ended it)."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError(f"no end within {timeout:.0f} s: {self.errors}")
+        return self.process.exitcode
+
+    @property
+    def printed(self) -> str:
+        """Its standard output so far."""
+        return self._out.read_text(encoding="utf-8")
+
+    @property
+    def errors(self) -> str:
+        """Its standard error so far."""
+        return self._errors.read_text(encoding="utf-8")
+
+
+def _main(words: tuple[str, ...], out: Path, errors: Path, env: dict[str, str]) -> None:
+    os.environ.update(env)
+    for number, name, path in ((1, "stdout", out), (2, "stderr", errors)):
+        stream = path.open("w", encoding="utf-8", buffering=1)
+        os.dup2(stream.fileno(), number)
+        setattr(sys, name, stream)
+    # a fork inherits what a new process would not: states of generators that a run has to seed
+    random.seed()
+    np.random.seed()  # noqa: NPY002
+    torch.seed()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_toy(monkeypatch)
+        sys.exit(cli.main(words))
