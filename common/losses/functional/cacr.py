@@ -72,11 +72,11 @@ def attraction(
     distance = (z[:, :, None] - z[:, None]).square().sum(-1)  # (B, V, V)
     logits = tau * distance if weighted else torch.zeros_like(distance)
     own = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
-    log_weight = logits.masked_fill(own, -torch.inf).log_softmax(-1)
+    log_weight = logits.masked_fill(own, -torch.inf).log_softmax(-1)  # Eq. 5
     weight = log_weight.exp()
     entropy = -(weight * log_weight.masked_fill(own, 0)).sum(-1).mean(-1).detach()
     weight = weight.detach() if detach_weights else weight
-    return WeightedCost((weight * distance).sum(-1).mean(-1), entropy)
+    return WeightedCost((weight * distance).sum(-1).mean(-1), entropy)  # Eq. 7
 
 
 @full_precision
@@ -126,8 +126,8 @@ def repulsion(
     left, right = gaussian_factors(query, key)  # <left_i, right_j> = -d_ij / 2
     spec = ExcludeSelf() if mask is None else mask
     loose: KernelOptions = {**kernel, "unit_norm": False}
-    stats = sweep(left, right, 2 * tau, spec, moment=True, **loose)
-    cost = -stats.row_mom / tau
+    stats = sweep(left, right, 2 * tau, spec, moment=True, **loose)  # Eq. 6: weights of its sums
+    cost = -stats.row_mom / tau  # Eq. 8
     if detach_weights:
         # d lse / d s = pi: the value of `cost` with the gradient at fixed weights.
         through = -stats.row_lse / tau
