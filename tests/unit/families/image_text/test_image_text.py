@@ -67,7 +67,9 @@ def test_stage_holds_every_language_and_the_project_s_loss():
     loss = stage.module.losses(batch)["loss"]
     loss.backward()
     lost = {n for n, p in stage.module.named_parameters() if p.grad is None}
-    assert lost <= {"encoder.model.logit_scale"}  # open_clip's own, in place of which ours is trained
+    assert lost <= {
+        "encoder.model.logit_scale"
+    }  # open_clip's own, in place of which ours is trained
     assert stage.monitor is None
 
 
