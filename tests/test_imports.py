@@ -26,6 +26,9 @@ STACKS = ("torch", "lightning", "transformers", "open_clip")
 # what a module may load of the four; everything not named here may load all
 MAY_LOAD = {
     "common.data.samplers": (),
+    "common.data.row_map.mapper": (),
+    "common.decoding.endpoint": (),
+    "common.families.image_text.config": (),
     "common.data.splits": (),
     "common.data.tables": (),
     "common.data.text.lexical": (),
