@@ -97,4 +97,4 @@ def test_weights_of_another_vocabulary_are_refused(tmp_path, monkeypatch):
         run.module_of_run(experiment, folder)
     (folder / "checkpoints/train/finished.json").unlink()
     with pytest.raises(UserError, match="another vocabulary"):
-        run.train("masked_lm", "smoke", [*words, "resume=latest"])
+        run.train("masked_lm", "smoke", [*words, f"resume={folder.name}"])

@@ -5,6 +5,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -76,6 +77,33 @@ def test_sigterm_saves_and_exits_143_then_resume_is_bit_identical(tmp_path, unin
     assert code == 143
     run(tmp_path, "resume=latest")
     assert_equal_states(state(tmp_path), uninterrupted)
+
+
+def test_a_run_on_two_devices_refuses_a_second_writer_and_ends_as_a_whole(tmp_path):
+    """Between its stages, where neither Lightning nor the training loop looks after signals."""
+    env = {**os.environ, "TOY_SLEEP_BETWEEN": "600"}
+    words = command(tmp_path, "trainer.devices=2")
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL, env=env)
+    folder = tmp_path / "toy/smoke/r"
+    deadline = time.monotonic() + 200
+    while not (folder / "checkpoints/stage0/finished.json").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    rows = (folder / "metrics.csv").read_text()
+    second = subprocess.run(command(tmp_path, "resume=r"), capture_output=True, text=True)
+    assert second.returncode == 2
+    (said,) = second.stderr.strip().splitlines()
+    assert said.startswith(f"error: {folder} is being written by process {process.pid} on ")
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    psutil.wait_procs(children, timeout=10)
+    assert not any(child.is_running() for child in children)
+    assert (folder / "metrics.csv").read_text() == rows
+    assert json.loads((folder / "meta.json").read_text())["state"] == "stopped"
+    assert not (folder / "lock.json").exists()
 
 
 def test_another_seed_gives_another_state(tmp_path, uninterrupted):

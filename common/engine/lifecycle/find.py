@@ -16,13 +16,11 @@ def find_finished(cfg: ExperimentConfig, project: str, config: str, which: str) 
     Raises:
         UserError: none of that name.
     """
-
-    def finished(run: Run) -> str | None:
-        time: str | None = run.meta.get("finished")
-        return time
-
+    base = run_folder(cfg, project, config)
+    if which != "latest":
+        return _named(base, project, config, which)
     hint = f"make train PROJECT={project} CONFIG={config}"
-    return _find(cfg, project, config, which, finished, "no finished run", hint)
+    return _latest(base, project, config, _end, "no finished run", hint)
 
 
 def find_unfinished(cfg: ExperimentConfig, project: str, config: str, which: str) -> Run:
@@ -33,38 +31,46 @@ def find_unfinished(cfg: ExperimentConfig, project: str, config: str, which: str
     Raises:
         UserError: none of that name.
     """
-
-    def started(run: Run) -> str | None:
-        meta = run.meta
-        if run.state == "finished" or not run.begun:
-            return None
-        time: str = meta["resumed"][-1]["time"] if meta.get("resumed") else meta["started"]
-        return time
-
+    base = run_folder(cfg, project, config)
+    if which != "latest":
+        return _named(base, project, config, which)
     hint = "name one of them by resume=<run id>"
-    return _find(cfg, project, config, which, started, "nothing to resume", hint)
+    return _latest(base, project, config, _last_start, "nothing to resume", hint)
 
 
-def _find(
-    cfg: ExperimentConfig,
+def _end(run: Run) -> str | None:
+    """When a run finished; None while it has not."""
+    time: str | None = run.meta.get("finished")
+    return time
+
+
+def _last_start(run: Run) -> str | None:
+    """When a run was started or continued last; None for one that has nothing to go on with."""
+    if run.state == "finished" or not run.begun:
+        return None
+    meta = run.meta
+    time: str = meta["resumed"][-1]["time"] if meta.get("resumed") else meta["started"]
+    return time
+
+
+def _named(base: Path, project: str, config: str, which: str) -> Run:
+    for path in (base / which, Path(which)):
+        if (path / "meta.json").is_file():
+            return Run(path, project, config)
+    names = [run.path.name for run in _runs(base, project, config)]
+    raise UserError(f"no run '{which}' of {project}/{config} under {base}{nearest(which, names)}")
+
+
+def _latest(
+    base: Path,
     project: str,
     config: str,
-    which: str,
     when: Callable[[Run], str | None],
     missing: str,
     hint: str,
 ) -> Run:
-    """The run of that name, or for ``latest`` that of the largest `when` among those that have one."""
-    base = run_folder(cfg, project, config)
-    runs = [Run(p.parent, project, config) for p in sorted(base.glob("*/meta.json"))]
-    if which != "latest":
-        for path in (base / which, Path(which)):
-            if (path / "meta.json").is_file():
-                return Run(path, project, config)
-        names = [run.path.name for run in runs]
-        raise UserError(
-            f"no run '{which}' of {project}/{config} under {base}{nearest(which, names)}"
-        )
+    """The run of the largest `when` among those that have one."""
+    runs = _runs(base, project, config)
     if not runs:
         raise UserError(
             f"no run of {project}/{config} under {base} yet: "
@@ -76,6 +82,10 @@ def _find(
             f"{missing} of {project}/{config} under {base}, which holds {_listed(runs)}: {hint}"
         )
     return max(times, key=lambda run: times[run])
+
+
+def _runs(base: Path, project: str, config: str) -> list[Run]:
+    return [Run(path.parent, project, config) for path in sorted(base.glob("*/meta.json"))]
 
 
 def _listed(runs: Sequence[Run]) -> str:

@@ -150,8 +150,11 @@ class Run:
 
     def __enter__(self) -> "Run":
         if self.owner:
-            make_folder(self.path)
-            lock.acquire(self.path)
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock.acquire(self.path)
+            except OSError as error:
+                raise UserError(f"cannot write in {self.path}: {error.strerror}") from error
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
@@ -179,14 +182,6 @@ class Run:
         temporary = self.path / "config.yaml.tmp"
         temporary.write_text(to_yaml(cfg), encoding="utf-8")
         temporary.replace(self.path / "config.yaml")
-
-
-def make_folder(path: Path) -> None:
-    """Make a run's folder; UserError where that is not possible."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the run folder {path}: {error.strerror}") from error
 
 
 def provenance(

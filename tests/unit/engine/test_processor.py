@@ -78,4 +78,4 @@ def test_a_run_keeps_its_library(tmp_path, monkeypatch):
     assert json.loads((run / "meta.json").read_text())["cpu_gemm"] == "vendor"
     here(monkeypatch, "auto")
     with pytest.raises(UserError, match=f"set {SWITCH}=vendor to continue it"):
-        train("simcse", "smoke", [*words, "resume=latest"])
+        train("simcse", "smoke", [*words, f"resume={run.name}"])
