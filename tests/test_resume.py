@@ -1,7 +1,10 @@
 """Runs that are killed and continued equal runs that were not, bit for bit."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,9 +19,12 @@ from tests.toy.command import Command
 COMMON = ["trainer.checkpoint_every_n_steps=2", "trainer.max_steps=8", "tracking.wandb=disabled"]
 
 
+def words_of(folder: Path, *overrides: str) -> list[str]:
+    return ["train", "toy", "smoke", f"runs_dir={folder}", "run_id=r", *COMMON, *overrides]
+
+
 def command(folder: Path, *overrides: str, env: dict | None = None) -> Command:
-    words = ["train", "toy", "smoke", f"runs_dir={folder}", "run_id=r", *COMMON, *overrides]
-    return Command(folder / "printed", *words, env=env)
+    return Command(folder / "printed", *words_of(folder, *overrides), env=env)
 
 
 def run(folder: Path, *overrides: str, env: dict | None = None) -> str:
@@ -82,7 +88,8 @@ def test_sigterm_saves_and_exits_143_then_resume_is_bit_identical(tmp_path, unin
 def test_a_run_on_two_devices_refuses_a_second_writer_and_ends_as_a_whole(tmp_path):
     """Between its stages, where neither Lightning nor the training loop looks after signals."""
     env = {**os.environ, "TOY_SLEEP_BETWEEN": "600"}
-    words = command(tmp_path, "trainer.devices=2")
+    # a process of its own: Lightning starts the second one by its command line
+    words = [sys.executable, "-m", "tests.toy", *words_of(tmp_path, "trainer.devices=2")]
     process = subprocess.Popen(words, stderr=subprocess.DEVNULL, env=env)
     folder = tmp_path / "toy/smoke/r"
     deadline = time.monotonic() + 200
@@ -91,9 +98,9 @@ def test_a_run_on_two_devices_refuses_a_second_writer_and_ends_as_a_whole(tmp_pa
         assert time.monotonic() < deadline
         time.sleep(0.05)
     rows = (folder / "metrics.csv").read_text()
-    second = subprocess.run(command(tmp_path, "resume=r"), capture_output=True, text=True)
-    assert second.returncode == 2
-    (said,) = second.stderr.strip().splitlines()
+    second = command(tmp_path, "resume=r")
+    assert second.ends() == 2
+    (said,) = second.errors.strip().splitlines()
     assert said.startswith(f"error: {folder} is being written by process {process.pid} on ")
     children = psutil.Process(process.pid).children(recursive=True)
     assert children
