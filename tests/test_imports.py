@@ -51,6 +51,8 @@ MAY_LOAD = {
     "common.families.images.config": (),
     "common.engine.evidence": (),
     "common.engine.workspace": (),
+    "common.engine.compare": (),
+    "common.engine.comparison.planning": (),
     "common.engine.verbs": (),
     "common.data.text.augment": (),
     "common.data.text.token_bins": ("torch",),
