@@ -125,7 +125,7 @@ def test_scorer_of_a_run_with_the_twin_term_is_trained_on_twins_alone():
     states = [
         scorer_module(config(*words)).state_dict() for words in ((), ("method.twin_weight=0.5",))
     ]
-    assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+    assert same_weights(*states)
     assert scorer_module(config("method.twin_weight=0.5")).objective.twin_weight == 0
 
 
