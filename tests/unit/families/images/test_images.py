@@ -189,8 +189,9 @@ def test_unreadable_images_shift_neither_labels_nor_pictures(tmp_path):
         shown.extend(row["query"].getpixel((0, 0))[0] for row in rows)
 
     workspace = SimpleNamespace(
-        path=tmp_path, gallery=gallery, figure=lambda *_: None, progress=lambda items, *_: items
-    )
+        path=tmp_path, curves=tmp_path / "metrics.csv", gallery=gallery, figure=lambda *_: None,
+        progress=lambda items, *_: items,
+    )  # fmt: skip
     cfg = config()
     module = Module(cfg).eval()
     parts = frozen_parts(cfg, module.network.encoder, part, part, workspace)
