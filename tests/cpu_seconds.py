@@ -24,6 +24,16 @@ from tests import preload
 
 PROJECT_BUDGET = 20.0  # tests/projects/<slug>
 SMOKE_BUDGET = 12.0  # its smoke test
+# debt: projects above the budget, with a ceiling that may only shrink; none may be added
+CEILINGS = {
+    "tests/projects/debcse": 35.0,
+    "tests/projects/hydra": 30.0,
+    "tests/projects/laclip": 50.0,
+    "tests/projects/mirror_bert": 42.0,
+    "tests/projects/nv_embed": 56.0,
+    "tests/projects/rankgen": 36.0,
+    "tests/projects/trend": 32.0,
+}
 SAMPLE_EVERY = 15.0
 REFERENCE_SECONDS = 0.06  # of `reference_work` on the machine whose figures docs/ records
 START = "start and collection"
@@ -92,7 +102,8 @@ def overdrawn(seconds: Mapping[str, float], slow: float = 1.0) -> list[str]:
             spent[project][test] = value
     lines = []
     for project, tests in sorted(spent.items()):
-        budget = slow * (SMOKE_BUDGET if project.startswith("smoke") else PROJECT_BUDGET)
+        smoke = project.startswith("smoke")
+        budget = slow * (SMOKE_BUDGET if smoke else CEILINGS.get(project, PROJECT_BUDGET))
         if sum(tests.values()) > budget:
             slowest = sorted(tests.items(), key=lambda item: -item[1])[:3]
             lines.append(

@@ -25,9 +25,12 @@ def test_a_model_has_the_figures_of_its_card(name):
         assert value == pytest.approx(card[figure], abs=TOLERANCE[figure]), figure
 
 
-@pytest.mark.parametrize("name", ["causal-lm", "text-encoder"])
+@pytest.mark.parametrize("name", ["causal-lm"])
 def test_weights_of_another_vocabulary_are_noticed(name, tmp_path):
-    """The mutant: ten more letters in the vocabulary, every later piece one place further."""
+    """The mutant: ten more letters in the vocabulary, every later piece ten places further.
+
+    The text encoder as shipped *is* such a mutant, and its card says so.
+    """
     folder = tmp_path / name
     shutil.copytree(BUNDLED / "models" / name, folder)
     path = folder / "tokenizer.json"

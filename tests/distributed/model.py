@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.kernels.sharded.plan import Sharding
-from common.losses import functional, image_text
+from common.losses import image_text
 from common.losses.align_uniform import AlignUniformLoss
 from common.losses.cacr import CACRLoss
+from common.losses.functional.info_nce import clip
 from common.losses.image_text import SigLipLoss
 from common.losses.info_nce import InfoNCELoss
 from common.losses.multi_positive import HydraLoss, OneToKLoss, SupConLoss
@@ -70,7 +71,7 @@ def ring_clip(m: Towers, b: Batch, gather: bool) -> Tensor:
     """ClipLoss with keys that travel."""
     group = Sharding(mode="ring") if gather else None
     x, y = (F.normalize(tower, dim=1) for tower in (m.x(b["x"]), m.y(b["y"])))
-    return functional.clip(x, y, m.scale(), group=group).loss
+    return clip(x, y, m.scale(), group=group).loss
 
 
 # One line per loss: (model, batch, gather) -> loss of the own rows.

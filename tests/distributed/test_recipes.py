@@ -326,4 +326,6 @@ def test_every_loss_module_is_covered():
     modules = set(re.findall(r"^class (\w+Loss)\b", text, re.M))
     assert len(modules) > 12
     source = {name for case in CASES.values() for name in case.__code__.co_names}
-    assert modules - source == {"TripletLoss", "MarginRankingLoss"}  # local
+    local = {"TripletLoss", "MarginRankingLoss"}
+    elsewhere = {"CACRQueueLoss", "CACRMomentumLoss"}  # tests/projects/cacr, with their hosts
+    assert modules - source == local | elsewhere
