@@ -1,5 +1,6 @@
 """Typed configs: inheritance, overrides, and messages that say what to do."""
 
+import os
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from typing import Literal
 
 import pytest
 
+from common import cli
 from common import config as config_module
 from common.config import ExperimentConfig, UserError, load, to_dict, to_yaml
 
@@ -113,3 +115,16 @@ def test_typos_end_with_code_2_before_torch_is_imported(words):
     assert len(done.stderr.strip().splitlines()) == 1
     assert time.process_time() - begun < 5
     assert not Path("runs/toy").exists()
+
+
+@pytest.mark.parametrize(("load", "policy"), [(0.0, None), (64.0, "passive")])
+def test_threads_yield_on_a_busy_machine_only(monkeypatch, load, policy):
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert cli.main(["list"]) == 0
+    assert os.environ.get("OMP_WAIT_POLICY") == policy
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert cli.main(["list"]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == "active"
