@@ -6,6 +6,7 @@ that class without a check of their own: ``Experiment[DCL]``.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -18,6 +19,7 @@ from common.engine.module import ContrastiveModule
 from common.engine.workspace import Workspace
 
 M = TypeVar("M", bound=ContrastiveModule)
+C = TypeVar("C")  # a project's config
 
 
 @dataclass(frozen=True)
@@ -108,4 +110,26 @@ class Experiment(Generic[M]):
     load_export: Callable[[Path], M]
     embed: Callable[[M], dict[str, Tensor]]
     plan: Callable[[], Plan[M]]
-    tasks: Mapping[str, Callable[[Workspace], None]] = field(default_factory=dict)
+    tasks: Mapping[str, Callable[[Workspace], object]] = field(default_factory=dict)
+
+
+def experiment_of(
+    cfg: C,
+    stages: Callable[[C], Iterator[Stage]],
+    evaluate: Callable[[C, M, Workspace], dict[str, float]],
+    export: Callable[[C, M, Path], None],
+    load_export: Callable[[C, Path], M],
+    embed: Callable[[C, M], dict[str, Tensor]],
+    plan: Callable[[C], Plan[M]],
+    tasks: Mapping[str, Callable[[C, Workspace], object]] | None = None,
+) -> Experiment[M]:
+    """`Experiment` of functions whose first argument is the config."""
+    return Experiment(
+        partial(stages, cfg),
+        partial(evaluate, cfg),
+        partial(export, cfg),
+        partial(load_export, cfg),
+        partial(embed, cfg),
+        partial(plan, cfg),
+        {name: partial(task, cfg) for name, task in (tasks or {}).items()},
+    )

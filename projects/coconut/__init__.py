@@ -13,16 +13,9 @@ __all__ = ["Config", "build"]
 
 def build(cfg: Config) -> "Experiment[Coconut]":
     """The experiment of a config; heavy imports happen here."""
-    from common.engine.experiment import Experiment
+    from common.engine.experiment import experiment_of
     from projects.coconut.evaluate import evaluate
     from projects.coconut.export import embed, export, load_export, plan
     from projects.coconut.stages import stages
 
-    return Experiment(
-        lambda: stages(cfg),
-        lambda module, workspace: evaluate(cfg, module, workspace),
-        lambda module, folder: export(cfg, module, folder),
-        lambda folder: load_export(cfg, folder),
-        lambda module: embed(cfg, module),
-        lambda: plan(cfg),
-    )
+    return experiment_of(cfg, stages, evaluate, export, load_export, embed, plan)

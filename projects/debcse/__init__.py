@@ -22,23 +22,17 @@ def build(cfg: Config) -> "Experiment[DebCSE]":
     from projects.debcse.stages import stages
     from projects.debcse.tasks import mine_pairs, report_pairs
 
-    def mine(workspace: "Workspace") -> None:
-        mine_pairs(cfg, workspace)
-
-    def pairs(workspace: "Workspace") -> None:
-        report_pairs(cfg, workspace)
-
-    def paraphrases(workspace: "Workspace") -> None:
+    def paraphrases(cfg: Config, workspace: "Workspace") -> None:
         workspace.note(f"{paraphrase(cfg, workspace)} sentences paraphrased")
 
     return sentence_experiment(
         cfg,
-        lambda encoder: DebCSE(cfg, encoder),
-        lambda encoder: twin_views(cfg, encoder.tokenizer),
-        evaluate=lambda module, workspace: evaluate(cfg, module, workspace),
-        stages=lambda: stages(cfg),
-        tasks={"mine": mine, "pairs": pairs, "paraphrase": paraphrases},
-        requirements=lambda: pair_requirements(cfg),
-        num_samples=lambda: corpus_size(cfg),
+        DebCSE,
+        lambda cfg, encoder: twin_views(cfg, encoder.tokenizer),
+        evaluate=evaluate,
+        stages=stages,
+        tasks={"mine": mine_pairs, "pairs": report_pairs, "paraphrase": paraphrases},
+        requirements=pair_requirements,
+        num_samples=corpus_size,
         num_views=cfg.num_views,
     )

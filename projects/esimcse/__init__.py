@@ -18,9 +18,4 @@ def build(cfg: Config) -> "Experiment[ESimCSE]":
     from projects.esimcse.evaluate import evaluate
     from projects.esimcse.module import ESimCSE
 
-    return sentence_experiment(
-        cfg,
-        lambda encoder: ESimCSE(cfg, encoder),
-        lambda encoder: training_views(cfg, encoder),
-        evaluate=lambda module, workspace: evaluate(cfg, module, workspace),
-    )
+    return sentence_experiment(cfg, ESimCSE, training_views, evaluate=evaluate)

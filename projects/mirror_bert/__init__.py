@@ -23,7 +23,7 @@ def build(cfg: Config) -> "Experiment[MirrorBERT]":
     from projects.mirror_bert.evaluate import evaluate, word_pair_requirements
     from projects.mirror_bert.module import MirrorBERT
 
-    def stages() -> "Iterator[Stage]":
+    def stages(cfg: Config) -> "Iterator[Stage]":
         encoder = build_encoder(cfg.model)
         module = MirrorBERT(cfg, encoder)
         stage = train_stage(cfg, module, mirror_views(cfg, encoder.tokenizer))
@@ -31,10 +31,10 @@ def build(cfg: Config) -> "Experiment[MirrorBERT]":
 
     return sentence_experiment(
         cfg,
-        lambda encoder: MirrorBERT(cfg, encoder),
-        lambda encoder: mirror_views(cfg, encoder.tokenizer),
-        evaluate=lambda module, workspace: evaluate(cfg, module, workspace),
+        MirrorBERT,
+        lambda cfg, encoder: mirror_views(cfg, encoder.tokenizer),
+        evaluate=evaluate,
         stages=stages,
-        requirements=lambda: word_pair_requirements(cfg),
-        num_samples=lambda: num_samples(cfg),
+        requirements=word_pair_requirements,
+        num_samples=num_samples,
     )

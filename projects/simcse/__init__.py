@@ -19,7 +19,7 @@ def build(cfg: Config) -> "Experiment[SimCSE]":
 
     return sentence_experiment(
         cfg,
-        lambda encoder: SimCSE(cfg, encoder),
-        lambda encoder: train_set(cfg, encoder.tokenizer),
+        SimCSE,
+        lambda cfg, encoder: train_set(cfg, encoder.tokenizer),
         num_views=num_views(cfg.data),
     )

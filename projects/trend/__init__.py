@@ -14,16 +14,9 @@ __all__ = ["Config", "build"]
 
 def build(cfg: Config) -> "Experiment[Trend | Finetune]":
     """The experiment of a config; heavy imports happen here."""
-    from common.engine.experiment import Experiment
+    from common.engine.experiment import experiment_of
     from projects.trend.evaluate import evaluate
     from projects.trend.export import embed, export, load_export
     from projects.trend.stages import plan, stages
 
-    return Experiment(
-        lambda: stages(cfg),
-        lambda module, workspace: evaluate(cfg, module, workspace),
-        lambda module, folder: export(cfg, module, folder),
-        lambda folder: load_export(cfg, folder),
-        lambda module: embed(cfg, module),
-        lambda: plan(cfg),
-    )
+    return experiment_of(cfg, stages, evaluate, export, load_export, embed, plan)

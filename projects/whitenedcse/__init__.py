@@ -19,9 +19,5 @@ def build(cfg: Config) -> "Experiment[WhitenedCSE]":
     from projects.whitenedcse.module import WhitenedCSE
 
     return sentence_experiment(
-        cfg,
-        lambda encoder: WhitenedCSE(cfg, encoder),
-        lambda encoder: train_set(cfg, encoder),
-        evaluate=lambda module, workspace: evaluate(cfg, module, workspace),
-        num_views=cfg.num_pos,
+        cfg, WhitenedCSE, train_set, evaluate=evaluate, num_views=cfg.num_pos
     )

@@ -1,8 +1,9 @@
 """Data, module, evaluation, export and tasks put together."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,26 +19,28 @@ from common.families.sentences.module import S, SentenceModule, build_encoder, p
 from common.families.sentences.protocol import SentenceExperimentConfig
 from common.families.sentences.search import search_sentences
 
+C = TypeVar("C", bound=SentenceExperimentConfig)
 PROBES = ["A small cat sleeps.", "Two men are repairing the roof of an old house."]
 
 
 def sentence_experiment(
-    cfg: SentenceExperimentConfig,
-    make_module: Callable[[SentenceEncoder], S],
-    make_train: Callable[[SentenceEncoder], TextViews],
+    cfg: C,
+    make_module: Callable[[C, SentenceEncoder], S],
+    make_train: Callable[[C, SentenceEncoder], TextViews],
     *,
-    evaluate: Callable[[S, Workspace], dict[str, float]] | None = None,
-    stages: Callable[[], Iterator[Stage]] | None = None,
-    tasks: Mapping[str, Callable[[Workspace], None]] | None = None,
-    requirements: Callable[[], Iterable[Requirement]] = tuple,
-    num_samples: Callable[[], int] | None = None,
+    evaluate: Callable[[C, S, Workspace], dict[str, float]] | None = None,
+    stages: Callable[[C], Iterator[Stage]] | None = None,
+    tasks: Mapping[str, Callable[[C, Workspace], object]] | None = None,
+    requirements: Callable[[C], Iterable[Requirement]] | None = None,
+    num_samples: Callable[[C], int] | None = None,
     num_views: int = 2,
 ) -> Experiment[S]:
     """Experiment of a sentence encoder.
 
-    What a project does otherwise it hands over as a function made of the family's pieces
-    (`evaluate_sentences`, `before_and_after`, `train_stage`, `first_encoder`, ...); an experiment
-    that also exports something else is ``dataclasses.replace(sentence_experiment(...), export=...)``.
+    What a project does otherwise it hands over as a function of its config, made of the family's
+    pieces (`evaluate_sentences`, `before_and_after`, `train_stage`, `first_encoder`, ...); an
+    experiment that also exports something else is
+    ``dataclasses.replace(sentence_experiment(...), export=...)``.
 
     Args:
         cfg: the project's config.
@@ -54,13 +57,10 @@ def sentence_experiment(
 
     def one_stage() -> Iterator[Stage]:
         encoder = build_encoder(cfg.model)
-        yield train_stage(cfg, make_module(encoder), make_train(encoder))
+        yield train_stage(cfg, make_module(cfg, encoder), make_train(cfg, encoder))
 
     def metrics(module: S, workspace: Workspace) -> dict[str, float]:
-        return (evaluate or shared_evaluation)(module, workspace)
-
-    def shared_evaluation(module: S, workspace: Workspace) -> dict[str, float]:
-        return evaluate_sentences(cfg, module, workspace)
+        return (evaluate or evaluate_sentences)(cfg, module, workspace)
 
     def export(module: S, folder: Path) -> None:
         save_sentence_encoder(module.encoder, folder)
@@ -75,22 +75,23 @@ def sentence_experiment(
         return output.sum()
 
     def plan() -> Plan[S]:
-        needed = (*text_requirements(cfg), *requirements())
+        needed = (*text_requirements(cfg), *(requirements(cfg) if requirements else ()))
         here = all(r.present for r in needed if r.name.startswith("data"))
-        rows = num_samples() if num_samples else (len(text_rows(cfg.data, cfg.seed)) if here else 0)
-        return Plan(lambda: make_module(planned_encoder(cfg.model)), rows, forward, needed)
+        rows = len(text_rows(cfg.data, cfg.seed)) if here and num_samples is None else 0
+        rows = num_samples(cfg) if num_samples else rows
+        return Plan(lambda: make_module(cfg, planned_encoder(cfg.model)), rows, forward, needed)
 
     def search(workspace: Workspace) -> None:
         search_sentences(cfg, workspace, experiment)
 
     experiment = Experiment(
-        stages or one_stage,
+        partial(stages, cfg) if stages else one_stage,
         metrics,
         export,
-        lambda folder: make_module(load_sentence_encoder(folder)),
+        lambda folder: make_module(cfg, load_sentence_encoder(folder)),
         embed,
         plan,
-        {"search": search, **(tasks or {})},
+        {"search": search, **{name: partial(task, cfg) for name, task in (tasks or {}).items()}},
     )
     return experiment
 

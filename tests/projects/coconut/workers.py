@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from common.distributed.process import rank
 from common.engine.run import train
 from projects.coconut import stages as project
-from projects.coconut.module import Coconut
+from tests.distributed.wrapped import sgd_steps
 from tests.interrupted import die, die_after_checkpoint
 from tests.projects.coconut.conftest import batch, module_of
 
@@ -31,31 +30,16 @@ def killed(folder: Path, place: str, overrides: list[str]) -> None:
     run(folder, *overrides)
 
 
-class Loss(nn.Module):
-    """What DDP wraps."""
-
-    def __init__(self, module: Coconut) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, batch: dict) -> Tensor:
-        return self.module.losses(batch)["loss"]
-
-
 def two_steps(overrides: list[str], distributed: bool, task: int = 1) -> dict[str, Tensor]:
     """State after two SGD steps of eight utterances; the ranks hold four, memory on one of them."""
     module = module_of(*overrides, task=task).double()
     if len(module.hypotheses):
         module.hypotheses.copy_(torch.tensor([2, 6, 4, 7, 3, 0, 0, 0, 0]))
-    step = Loss(module)
-    wrapped = DistributedDataParallel(step) if distributed else step
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
     own = slice(4 * rank(), 4 * rank() + 4) if distributed else slice(None)
+    parts = []
     for number in range(2):
         whole = batch(8, 3, seed=number)
         whole["waveforms"] = whole["waveforms"].double()
         whole["tokens"][0, 3:] = torch.tensor([3, 0])  # rows of unequal length
-        optimizer.zero_grad()
-        wrapped({k: v[own] for k, v in whole.items() if k != "skipped"}).backward()
-        optimizer.step()
-    return {k: v.detach().clone() for k, v in module.state_dict().items()}
+        parts.append({k: v[own] for k, v in whole.items() if k != "skipped"})
+    return sgd_steps(module, parts, distributed, lr=0.05)

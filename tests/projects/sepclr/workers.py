@@ -2,23 +2,12 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from common.distributed import process
 from projects.sepclr.module import SepCLR
 from projects.sepclr.networks import Branch, Separator, SingleEncoder
+from tests.distributed.wrapped import sgd_steps
 from tests.projects.sepclr.conftest import batch, config
-
-
-class Loss(nn.Module):
-    """What DDP wraps."""
-
-    def __init__(self, module: SepCLR) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, batch: dict) -> Tensor:
-        return self.module.losses(batch)["loss"]
 
 
 def linear_branch(out_dim: int = 8) -> Branch:
@@ -39,14 +28,10 @@ def three_steps(overrides: list[str], distributed: bool) -> dict[str, Tensor]:
         else Separator(linear_branch(), linear_branch(cfg.model.salient_dim))
     )
     module = SepCLR(cfg, network).double()
-    step = Loss(module)
-    wrapped = DistributedDataParallel(step) if distributed else step
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
     own = slice(8 * process.rank(), 8 * process.rank() + 8) if distributed else slice(None)
+    parts = []
     for number in range(3):
         whole = batch(16, 4, seed=number, dtype=torch.float64, num_factors=1)
         whole["target"] = torch.arange(16) < 5 + number  # almost all of rank 0, none of rank 1
-        optimizer.zero_grad()
-        wrapped({k: v[own] for k, v in whole.items() if k != "skipped"}).backward()
-        optimizer.step()
-    return {k: v.detach().clone() for k, v in module.state_dict().items()}
+        parts.append({k: v[own] for k, v in whole.items() if k != "skipped"})
+    return sgd_steps(module, parts, distributed, lr=0.01)

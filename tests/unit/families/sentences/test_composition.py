@@ -94,12 +94,12 @@ def experiment(cfg, evaluate=None):
     need = Requirement("data: dictionary", "dictionary.csv", present=False, hint="write one")
     return sentence_experiment(
         cfg,
-        lambda encoder: Reverse(cfg, encoder),
-        lambda encoder: definitions(cfg, encoder),
+        Reverse,
+        definitions,
         evaluate=evaluate,
-        stages=lambda: rounds(cfg),
-        requirements=lambda: [need],
-        num_samples=lambda: 3,
+        stages=rounds,
+        requirements=lambda cfg: [need],
+        num_samples=lambda cfg: 3,
         num_views=1,
     )
 
@@ -138,7 +138,7 @@ def test_first_and_untrained_encoder_leave_the_random_state_alone_and_agree():
 def test_metrics_are_those_that_the_method_names(tmp_path):
     """Its own alone, without an STS set; or the shared ones and its own."""
     cfg, workspace = Config(), Workspace(tmp_path, "dictionary", "smoke")
-    alone = experiment(cfg, evaluate=lambda module, _: own_metrics(cfg, module))
+    alone = experiment(cfg, evaluate=lambda cfg, module, _: own_metrics(cfg, module))
     module = Reverse(cfg, first_encoder(cfg)).eval()
     found = alone.evaluate(module, workspace)
     assert found.keys() == {"entry_spread", "untrained_entry_spread"}
@@ -147,8 +147,8 @@ def test_metrics_are_those_that_the_method_names(tmp_path):
         experiment(cfg).evaluate(module, workspace)  # the shared evaluation needs one
     both = Config(eval=StsEval(sets=["stsb-dev"], untrained=False))
 
-    def evaluate(module, workspace):
-        return evaluate_sentences(both, module, workspace) | own_metrics(both, module)
+    def evaluate(cfg, module, workspace):
+        return evaluate_sentences(cfg, module, workspace) | own_metrics(cfg, module)
 
     found = experiment(both, evaluate).evaluate(module, workspace)
     assert {"stsb_dev_spearman", "uniformity", "entry_spread"} <= found.keys()
