@@ -11,7 +11,7 @@ from typing import Any
 from common.config import ROOT, UserError
 from common.engine import workspace as ws
 from common.engine.comparison.judge import summarise
-from common.engine.comparison.runs import Run
+from common.engine.comparison.runs import PlannedRun
 from common.engine.comparison.schedule import run_all
 from common.engine.comparison.schema import Comparison
 from common.engine.comparison.spec import (
@@ -30,7 +30,7 @@ def planned_runs(
     overrides: Sequence[str] = (),
     seeds: str | None = None,
     arms: Sequence[str] = (),
-) -> list[tuple[Comparison, list[str], list[Run]]]:
+) -> list[tuple[Comparison, list[str], list[PlannedRun]]]:
     """What a comparison takes: for each of the project's comparisons its arms and runs.
 
     Args:
@@ -48,8 +48,12 @@ def planned_runs(
         if not chosen:
             continue
         numbers = choose_seeds(spec, seeds)
-        plan = [Run(project, spec, arm, seed, overrides) for seed in numbers for arm in chosen]
-        plan += [Run(project, spec, name, spec.seeds[0], overrides) for name in spec.baselines]
+        plan = [
+            PlannedRun(project, spec, arm, seed, overrides) for seed in numbers for arm in chosen
+        ]
+        plan += [
+            PlannedRun(project, spec, name, spec.seeds[0], overrides) for name in spec.baselines
+        ]
         found.append((spec, chosen, plan))
     return found
 

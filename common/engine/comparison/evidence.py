@@ -7,7 +7,7 @@ from typing import Any
 
 from common.config import ROOT
 from common.engine.comparison.dependencies import code_hash
-from common.engine.comparison.runs import Run
+from common.engine.comparison.runs import PlannedRun
 from common.engine.comparison.schema import Comparison
 from common.engine.comparison.spec import claims_of, default_arms, read_comparisons
 from common.engine.evidence import FRESH, NOT_RUN, Row, counts, evidence_page, read_results
@@ -78,7 +78,7 @@ def freshness(project: str, spec: Comparison, result: Mapping[str, Any] | None) 
     ):
         return "stale: compare.yaml changed"
     for arm, entry in result["arms"].items():
-        if Run(project, spec, arm, min(spec.seeds)).config_hash != entry["config_hash"]:
+        if PlannedRun(project, spec, arm, min(spec.seeds)).config_hash != entry["config_hash"]:
             return "stale: config changed"
     return FRESH
 

@@ -10,7 +10,7 @@ import numpy as np
 from common.config import CONFIG_DIR, ROOT, UserError, config_path, nearest
 from common.engine.comparison.dependencies import code_hash
 from common.engine.comparison.expressions import evaluate, favoured
-from common.engine.comparison.runs import Run, scores
+from common.engine.comparison.runs import PlannedRun, scores
 from common.engine.comparison.schema import Comparison
 from common.engine.comparison.spec import Claim, claims_of, default_arms
 from common.evaluation.resampling import Floats, Scores, resample
@@ -24,7 +24,7 @@ def summarise(
     project: str,
     spec: Comparison,
     arms: Sequence[str],
-    plan: Sequence[Run],
+    plan: Sequence[PlannedRun],
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The result of a comparison: a table of its arms, its claims, where they come from.
@@ -81,7 +81,9 @@ def summarise(
     return result
 
 
-def judge(claim: Claim, spec: Comparison, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+def judge(
+    claim: Claim, spec: Comparison, runs: Mapping[str, Sequence[PlannedRun]]
+) -> dict[str, Any]:
     """A claim's differences, intervals and verdict.
 
     Args:
@@ -117,7 +119,7 @@ def judge(claim: Claim, spec: Comparison, runs: Mapping[str, Sequence[Run]]) -> 
 
 
 def comparable(
-    claim: Claim, runs: Mapping[str, Sequence[Run]]
+    claim: Claim, runs: Mapping[str, Sequence[PlannedRun]]
 ) -> tuple[dict[str, list[Scores]], str]:
     """Scores of a claim's arms, with items where all of them saved the same, and what is drawn."""
     for run in (run for arm in claim.arms for run in runs[arm]):
@@ -173,7 +175,7 @@ def difference_interval(samples: Floats) -> tuple[float, float]:
 
 
 def below_baselines(
-    claim: Claim, spec: Comparison, runs: Mapping[str, Sequence[Run]]
+    claim: Claim, spec: Comparison, runs: Mapping[str, Sequence[PlannedRun]]
 ) -> list[dict[str, Any]]:
     """The claim's methods that the best baseline without training beats."""
     sign = 1.0 if claim.maximise else -1.0
@@ -193,7 +195,7 @@ def below_baselines(
     return found
 
 
-def _not_testable(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any] | None:
+def _not_testable(claim: Claim, runs: Mapping[str, Sequence[PlannedRun]]) -> dict[str, Any] | None:
     note = claim.not_testable
     if note is None:
         return None
@@ -216,7 +218,7 @@ def _not_testable(claim: Claim, runs: Mapping[str, Sequence[Run]]) -> dict[str, 
     return {"reason": note.reason, "measured": {note.metric: measured}}
 
 
-def _entry(project: str, spec: Comparison, members: Sequence[Run]) -> dict[str, Any]:
+def _entry(project: str, spec: Comparison, members: Sequence[PlannedRun]) -> dict[str, Any]:
     metrics = [run.metrics() for run in members]
     metas = [run.meta() for run in members]
     one = members[0]

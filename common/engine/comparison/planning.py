@@ -11,7 +11,7 @@ from common.config import ROOT
 from common.engine import workspace as ws
 from common.engine.comparison.expressions import evaluate
 from common.engine.comparison.judge import comparable
-from common.engine.comparison.runs import Run
+from common.engine.comparison.runs import PlannedRun
 from common.engine.comparison.schema import Comparison
 from common.engine.comparison.spec import Claim, claims_of
 from common.evaluation.resampling import resample
@@ -72,7 +72,7 @@ class Plan:
 
 
 def make_plan(
-    project: str, spec: Comparison, arms: Sequence[str], plan: Sequence[Run], jobs: int
+    project: str, spec: Comparison, arms: Sequence[str], plan: Sequence[PlannedRun], jobs: int
 ) -> Plan:
     """Estimate a comparison from the runs and results at hand.
 
@@ -105,7 +105,7 @@ def make_plan(
     return Plan(spec.name, len(plan), len(missing), guessed, total, tuple(resolutions))
 
 
-def _at_hand(plan: Sequence[Run], name: str) -> list[Run]:
+def _at_hand(plan: Sequence[PlannedRun], name: str) -> list[PlannedRun]:
     """Finished runs of an arm with its present config, by any code, one for each seed.
 
     Beside those of the plan, runs with other seeds (pilots) are looked for in the run folder.
@@ -115,7 +115,7 @@ def _at_hand(plan: Sequence[Run], name: str) -> list[Run]:
         return []
     one = mine[0]
     prefix = one.stem.rpartition("-seed")[0]
-    found: dict[int, Run] = {}
+    found: dict[int, PlannedRun] = {}
     for path in sorted(
         one.folder.glob(f"{prefix}-seed*/metrics.json"), key=lambda p: p.stat().st_mtime
     ):
@@ -130,7 +130,7 @@ def _at_hand(plan: Sequence[Run], name: str) -> list[Run]:
 
 
 def _seconds(
-    name: str, at_hand: Mapping[str, Sequence[Run]], before: Mapping[str, Any]
+    name: str, at_hand: Mapping[str, Sequence[PlannedRun]], before: Mapping[str, Any]
 ) -> float | None:
     """Wall time of a run of an arm: of runs at hand, else of the published result."""
     measured = [run.meta().get("wall_seconds") for run in at_hand.get(name, [])]
@@ -146,7 +146,10 @@ def _seconds(
 
 
 def _resolutions(
-    claim: Claim, at_hand: Mapping[str, Sequence[Run]], before: Mapping[str, Any], num_seeds: int
+    claim: Claim,
+    at_hand: Mapping[str, Sequence[PlannedRun]],
+    before: Mapping[str, Any],
+    num_seeds: int,
 ) -> list[Resolution]:
     trained = [arm for arm in claim.arms if at_hand[arm] and not at_hand[arm][0].is_baseline]
     shared = (
@@ -162,7 +165,7 @@ def _resolutions(
 
 
 def _from_runs(
-    claim: Claim, runs: Mapping[str, Sequence[Run]], at_hand: int, num_seeds: int
+    claim: Claim, runs: Mapping[str, Sequence[PlannedRun]], at_hand: int, num_seeds: int
 ) -> list[Resolution]:
     sets, _ = comparable(claim, runs)
     items = all(s.num_items > 1 for own in sets.values() for s in own)

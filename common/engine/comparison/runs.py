@@ -25,7 +25,7 @@ BASELINES = "baselines"  # module of a project whose functions `baselines:` name
 GRACE = 10.0  # seconds between asking a process to end and killing it
 
 
-class Run:
+class PlannedRun:
     """An arm with a seed, or a baseline, of a comparison.
 
     Args:
@@ -70,9 +70,9 @@ class Run:
         """Whether it has its metrics."""
         return (self.path / "metrics.json").exists()
 
-    def with_seed(self, seed: int) -> "Run":
+    def with_seed(self, seed: int) -> "PlannedRun":
         """The same arm with another seed."""
-        return Run(self.project, self.spec, self.arm, seed, self.common_overrides)
+        return PlannedRun(self.project, self.spec, self.arm, seed, self.common_overrides)
 
     def command(self) -> list[str]:
         """Words of its process."""
@@ -149,7 +149,7 @@ class Run:
 class Started:
     """A run whose process has been started."""
 
-    def __init__(self, run: Run, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
+    def __init__(self, run: PlannedRun, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
         self.run, self.process, self.log = run, process, log
 
     def finished(self) -> bool:
@@ -188,7 +188,7 @@ def last_line(path: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
 
 
-def scores(runs: Sequence[Run], metric: str) -> list[Scores] | None:
+def scores(runs: Sequence[PlannedRun], metric: str) -> list[Scores] | None:
     """Scores of an arm's runs on each test set; None where a run saved no items."""
     saved = [run.items(metric) for run in runs]
     if any(own is None for own in saved):

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from common.engine.comparison.runs import Run, Started
+from common.engine.comparison.runs import PlannedRun, Started
 
 POLL = 0.2  # seconds between looks at the processes
 
 
 def run_all(
-    runs: Sequence[Run], jobs: int, *, lowest_priority: bool = False, title: str = "compare"
+    runs: Sequence[PlannedRun], jobs: int, *, lowest_priority: bool = False, title: str = "compare"
 ) -> None:
     """Run what has no metrics yet; what was interrupted goes on where it was.
 
@@ -37,7 +37,7 @@ def run_all(
         continue
 
 
-def _work(waiting: list[Run], jobs: int, lowest_priority: bool) -> Iterator[Any]:
+def _work(waiting: list[PlannedRun], jobs: int, lowest_priority: bool) -> Iterator[Any]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     running: list[Started] = []
     with told_to_end() as told:

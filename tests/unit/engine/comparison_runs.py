@@ -3,7 +3,7 @@
 import json
 
 from common.engine.comparison.judge import summarise
-from common.engine.comparison.runs import Run
+from common.engine.comparison.runs import PlannedRun
 from common.engine.comparison.schema import Comparison
 
 META = {
@@ -14,7 +14,7 @@ META = {
 PROJECT = "dcl"  # whose code and design the results are stamped with
 
 
-class FakeRun(Run):
+class FakeRun(PlannedRun):
     """A finished run; metrics are ``score``, what is given, and two constants."""
 
     def __init__(self, folder, arm, seed, value, items=None, baseline=False, **metrics):

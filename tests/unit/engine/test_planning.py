@@ -86,14 +86,14 @@ def test_a_published_result_stands_in(plan_of, tmp_path):
 
 def test_pilots_with_the_same_config_are_found(tmp_path):
     """Runs with other seeds count, runs with another config do not."""
-    from common.engine.comparison.runs import Run
+    from common.engine.comparison.runs import PlannedRun
 
     spec = Comparison(metric="knn5_top1", base="smoke", arms={"a": {}, "b": {"optim.lr": 0.5}})
     words = [f"runs_dir={tmp_path}"]
-    for run in (Run("dcl", spec, "a", 100, words), Run("dcl", spec, "b", 101, words)):
+    for run in (PlannedRun("dcl", spec, "a", 100, words), PlannedRun("dcl", spec, "b", 101, words)):
         folder = run.path.with_name(f"{run.stem.replace('compare-b', 'compare-a')}-01dc0de")
         folder.mkdir(parents=True)
         (folder / "metrics.json").write_text("{}")
-    found = planning._at_hand([Run("dcl", spec, "a", 0, words)], "a")
+    found = planning._at_hand([PlannedRun("dcl", spec, "a", 0, words)], "a")
     assert [run.seed for run in found] == [100]
     assert found[0].path.name.endswith("01dc0de")

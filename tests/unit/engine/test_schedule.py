@@ -14,14 +14,14 @@ import pytest
 from common.config import ROOT, UserError
 from common.engine.comparison import runs as runs_module
 from common.engine.comparison import schedule
-from common.engine.comparison.runs import Run, last_line
+from common.engine.comparison.runs import PlannedRun, last_line
 from common.engine.comparison.schedule import run_all
 
 NO_PROGRESS = SimpleNamespace(track=lambda items, *_: items)
 FINISH = "open('metrics.json', 'w').write('{}')"
 
 
-class Script(Run):
+class Script(PlannedRun):
     """A run whose process is a line of Python in the run's folder."""
 
     def __init__(self, folder, name, program=FINISH, code="c0de"):

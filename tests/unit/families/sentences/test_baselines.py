@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.config import load
-from common.engine.comparison.runs import Run, scores
+from common.engine.comparison.runs import PlannedRun, scores
 from common.engine.workspace import Workspace
 from common.evaluation.resampling import resample
 from common.evaluation.text.pair_baselines import tfidf_cosine, word_overlap
@@ -32,7 +32,7 @@ def found(tmp_path_factory):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_average_is_that_of_the_items_of_all_sets(found, name):
     metrics, folder = found[name]
-    run = Run.__new__(Run)
+    run = PlannedRun.__new__(PlannedRun)
     run.path = folder
     sets = scores([run], "sts_average_spearman")
     assert [s.num_items for s in sets] == [64, 64]  # stsb-test and sts12, drawn apart
