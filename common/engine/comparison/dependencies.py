@@ -28,19 +28,23 @@ def code_hash(project: str, *modules: str) -> str:
         project: slug.
         modules: what it executes beside the project's package, such as its baselines.
     """
+    files = file_hashes(project, *modules)
+    return hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:8]
+
+
+@cache
+def file_hashes(project: str, *modules: str) -> dict[str, str]:
+    """Files of `code_hash`, relative to the repository, each with the hash of what counts in it."""
     root = load_project(project).__name__
-    digest = hashlib.sha256()
     sources = reachable(root, ENGINE, *(f"{root}.{name}" for name in modules))
-    for path in sources:
-        digest.update(f"{path.relative_to(ROOT)}\n{stripped(path)}\n".encode())
-    for path in data_files(sources, project):
-        digest.update(f"{path.relative_to(ROOT)} {_content(path)}\n".encode())
-    return digest.hexdigest()[:8]
+    code = {p: hashlib.sha256(stripped(p).encode()).hexdigest() for p in sources}
+    data = {p: _content(p) for p in data_files(sources, project)}
+    return {p.relative_to(ROOT).as_posix(): h[:8] for p, h in (code | data).items()}
 
 
 def forget() -> None:
     """Look at the files again at the next call; until then each is read once per process."""
-    for function in (code_hash, reachable, imports, stripped, _content):
+    for function in (code_hash, file_hashes, reachable, imports, stripped, _content):
         function.cache_clear()
 
 

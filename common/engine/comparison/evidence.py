@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.config import ROOT
-from common.engine.comparison.dependencies import code_hash
+from common.engine.comparison.dependencies import code_hash, file_hashes
 from common.engine.comparison.runs import PlannedRun
 from common.engine.comparison.schema import Comparison
 from common.engine.comparison.spec import claims_of, default_arms, read_comparisons
@@ -67,7 +67,7 @@ def freshness(project: str, spec: Comparison, result: Mapping[str, Any] | None) 
     if "code" not in result:
         return "stale: its code is not recorded"
     if result["code"] != code_hash(project):
-        return "stale: code or data changed"
+        return f"stale: {changed_files(result.get('files', {}), file_hashes(project))}"
     arms = {arm: spec.arms[arm] for arm in default_arms(spec)}
     if (
         {arm: entry["overrides"] for arm, entry in result["arms"].items()} != arms
@@ -81,6 +81,15 @@ def freshness(project: str, spec: Comparison, result: Mapping[str, Any] | None) 
         if PlannedRun(project, spec, arm, min(spec.seeds)).config_hash != entry["config_hash"]:
             return "stale: config changed"
     return FRESH
+
+
+def changed_files(then: Mapping[str, str], now: Mapping[str, str], most: int = 3) -> str:
+    """Which files differ, in words."""
+    names = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
+    if not then or not names:
+        return "code or data changed"
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more} changed"
 
 
 def run_minutes(result: Mapping[str, Any]) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from common.config import CONFIG_DIR, ROOT, UserError, config_path, nearest
-from common.engine.comparison.dependencies import code_hash
+from common.engine.comparison.dependencies import code_hash, file_hashes
 from common.engine.comparison.expressions import evaluate, favoured
 from common.engine.comparison.runs import PlannedRun, scores
 from common.engine.comparison.schema import Comparison
@@ -66,6 +66,7 @@ def summarise(
         "claims": [found for claim, found in judged if not claim.appendix],
         "note": spec.note,
         "code": code_hash(project),
+        "files": file_hashes(project),
         **design_commit(project, spec.base),
         **{key: meta[key] for key in ("commit", "dirty", "hardware", "versions")},
         "precision": meta.get("precision"),

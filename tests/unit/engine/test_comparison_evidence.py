@@ -7,7 +7,7 @@ import json
 import pytest
 
 from common.engine.comparison import evidence
-from common.engine.comparison.evidence import age, freshness, stale_projects
+from common.engine.comparison.evidence import age, changed_files, freshness, stale_projects
 from common.engine.comparison.schema import Comparison
 from common.engine.evidence import WORDS, Row, counts
 from tests.unit.engine.comparison_runs import result_of
@@ -24,7 +24,7 @@ def published(tmp_path, monkeypatch):
     class Config:
         config_hash = "c0ffee00"
 
-    monkeypatch.setattr(evidence, "Run", lambda *_: Config)
+    monkeypatch.setattr(evidence, "PlannedRun", lambda *_: Config)
     return spec, json.loads(json.dumps(result))
 
 
@@ -35,7 +35,12 @@ def test_a_result_of_todays_code_is_fresh(published):
 def test_what_makes_it_stale(published):
     spec, result = published
     assert freshness("dcl", spec, None) == "not run"
-    assert freshness("dcl", spec, {**result, "code": "0"}) == "stale: code or data changed"
+    unknown = {k: v for k, v in result.items() if k != "files"} | {"code": "0"}
+    assert freshness("dcl", spec, unknown) == "stale: code or data changed"
+    files = dict(result["files"])
+    first = next(name for name in sorted(files) if name.startswith("common/losses"))
+    moved = {**result, "code": "0", "files": {**files, first: "0"}}
+    assert freshness("dcl", spec, moved) == f"stale: {first} changed"
     assert freshness("dcl", spec, {k: v for k, v in result.items() if k != "code"}) == (
         "stale: its code is not recorded"
     )
@@ -97,3 +102,11 @@ def test_every_published_claim_of_every_project_is_listed():
     results = [json.loads(p.read_text()) for p in (evidence.ROOT / "results").glob("*.json")]
     expected = sum(len(own["claims"]) for r in results for own in (r, *r.get("more", [])))
     assert sum(r.verdict != "not run" for r in rows) == expected > 0
+
+
+def test_changed_files_are_named_and_the_rest_counted():
+    then = {f"common/{name}.py": "1" for name in "abcde"}
+    now = {**then, "common/a.py": "2", "common/f.py": "1"}
+    assert changed_files(then, now) == "common/a.py, common/f.py changed"
+    assert changed_files(then, {}) == "common/a.py, common/b.py, common/c.py and 2 more changed"
+    assert changed_files({}, now) == changed_files(now, now) == "code or data changed"
