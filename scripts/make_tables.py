@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from common.engine.comparison.evidence import current_page, evidence_rows  # noqa: E402
-from common.engine.evidence import counts, project_table, read_results  # noqa: E402
+from common.engine.comparison.pages import counts, project_table, read_results  # noqa: E402
 from common.registry import list_projects  # noqa: E402
 from scripts.equation_index import equation_index  # noqa: E402
 from scripts.rooms_table import rooms_table  # noqa: E402

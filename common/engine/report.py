@@ -11,7 +11,7 @@ from jinja2 import Environment
 from matplotlib.figure import Figure
 
 from common.config import ROOT, UserError
-from common.engine.results import comparisons, markdown, verdict_line
+from common.engine.comparison.results import comparisons, markdown, verdict_line
 from common.engine.tracking import read_metrics
 from common.engine.workspace import read_json
 

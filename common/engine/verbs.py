@@ -98,8 +98,8 @@ def compare(
     project: str, overrides: Sequence[str], seeds: str | None, jobs: int, arms: Sequence[str]
 ) -> None:
     """Train the arms, print the comparison."""
-    from common.engine.compare import compare as run_arms
-    from common.engine.results import markdown
+    from common.engine.comparison.compare import compare as run_arms
+    from common.engine.comparison.results import markdown
 
     console.print(markdown(run_arms(project, overrides, seeds, jobs, arms)))
 
@@ -108,7 +108,7 @@ def plan(
     project: str, overrides: Sequence[str], seeds: str | None, jobs: int, arms: Sequence[str]
 ) -> None:
     """Print runs, minutes and resolution of a comparison; nothing is run."""
-    from common.engine.compare import planned_runs
+    from common.engine.comparison.compare import planned_runs
     from common.engine.comparison.planning import make_plan
 
     for spec, chosen, runs in planned_runs(project, overrides, seeds, arms):
@@ -122,7 +122,7 @@ def compare_all(jobs: int) -> None:
     Raises:
         UserError: some of them failed; the others are published.
     """
-    from common.engine.compare import compare_all as work
+    from common.engine.comparison.compare import compare_all as work
     from common.engine.comparison.evidence import evidence_rows, stale_projects
 
     waiting = stale_projects(evidence_rows())
@@ -135,7 +135,7 @@ def compare_all(jobs: int) -> None:
 def evidence() -> None:
     """Print verdict, age and state of every claim; write docs/evidence.md and README's counts."""
     from common.engine.comparison.evidence import age, evidence_rows, write_evidence
-    from common.engine.evidence import counts
+    from common.engine.comparison.pages import counts
 
     rows = evidence_rows()
     table = Table(title="evidence", title_justify="left")

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from common.encoders.heads import MLPHead
-from common.losses.functional.independence import club_bound, gaussian_nll
+from common.losses.auxiliary.independence import club_bound, gaussian_nll
 from common.losses.output import DistributedKind
 
 

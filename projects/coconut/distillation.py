@@ -8,7 +8,7 @@ from torch import Tensor
 from common.distributed.differentiable import all_reduce_sum, rank_mean_of_sums
 from common.encoders.pooling import mean_pool
 from common.encoders.speech.special_tokens import PAD
-from common.losses.functional.distillation import rehearsal_weight, softened_divergence
+from common.losses.auxiliary.distillation import rehearsal_weight, softened_divergence
 from projects.coconut.data import SpeechBatch
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from common.encoders.speech.special_tokens import PAD
 from common.encoders.speech.speech_to_text import SpeechToText
 from common.engine.module import ContrastiveModule
 from common.evaluation.speech.error_rates import IntentErrors
-from common.losses.functional.distillation import mixed
-from common.losses.functional.tokens import token_sums
+from common.losses.auxiliary.distillation import mixed
+from common.losses.auxiliary.tokens import token_sums
 from projects.coconut.config import Config
 from projects.coconut.data import SpeechBatch, build_scenario, memory_slots
 from projects.coconut.distillation import Heard, distillation

@@ -6,7 +6,7 @@
 import torch
 from torch import Tensor
 
-from common.losses.functional.distillation import teacher_sup_con
+from common.losses.auxiliary.distillation import teacher_sup_con
 from common.losses.functional.info_nce import clip
 from projects.coconut.config import MethodConfig
 

@@ -8,9 +8,9 @@ from common.distributed.differentiable import all_gather_with_grad
 from common.distributed.process import default_group
 from common.engine.module import ContrastiveModule
 from common.evaluation.search import SearchResult, search
+from common.losses.auxiliary.independence import gaussian_kl
 from common.losses.club import ClubEstimator
 from common.losses.functional.geometry import alignment, uniformity
-from common.losses.functional.independence import gaussian_kl
 from common.losses.functional.sepclr import attribute_loss, dependence, masked, sepclr_terms
 from common.losses.output import unit
 from common.losses.two_view import NTXentLoss

@@ -9,7 +9,7 @@ from common.distributed.process import world_size
 from common.encoders.text.mlm_head import masked_lm_head
 from common.encoders.text.sentence import SentenceEncoder
 from common.families.sentences.module import SentenceModule
-from common.losses.functional.tokens import masked_lm_loss
+from common.losses.auxiliary.tokens import masked_lm_loss
 from common.losses.info_nce import InfoNCELoss
 from common.losses.output import LossOutput
 from projects.simcse.config import Config, MethodConfig

@@ -16,7 +16,7 @@ from common.data.lidar.detection import (
 from common.data.module import ContrastiveData
 from common.encoders.lidar.detector import Detector
 from common.engine.module import ContrastiveModule
-from common.losses.functional.detection import detector_losses
+from common.losses.auxiliary.detection import detector_losses
 from projects.trend.config import Config, Source
 from projects.trend.module import Trend
 from projects.trend.networks import TrendNetwork, encoder_options, network_options

@@ -1,4 +1,4 @@
 """Comparisons: the language of claims, runs of arms and baselines, verdicts, planning.
 
-Never here: how a run trains (`engine/run.py`), what a table looks like (`engine/results.py`).
+Never here: how a run trains (`engine/run.py`).
 """

@@ -7,11 +7,11 @@ from typing import Any
 
 from common.config import ROOT
 from common.engine.comparison.dependencies import code_hash, file_hashes
+from common.engine.comparison.pages import FRESH, NOT_RUN, Row, counts, evidence_page, read_results
+from common.engine.comparison.results import comparisons, interval_text, verdict_word
 from common.engine.comparison.runs import PlannedRun
 from common.engine.comparison.schema import Comparison
 from common.engine.comparison.spec import claims_of, default_arms, read_comparisons
-from common.engine.evidence import FRESH, NOT_RUN, Row, counts, evidence_page, read_results
-from common.engine.results import comparisons, interval_text, verdict_word
 from common.engine.workspace import read_json, write_text
 from common.registry import list_projects
 

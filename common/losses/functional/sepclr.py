@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from common.losses.auxiliary.independence import hsic, squared_correlation
 from common.losses.functional.geometry import (
     alignment,
     joint_entropy,
     pairwise_squared_distance,
     uniformity,
 )
-from common.losses.functional.independence import hsic, squared_correlation
 from common.losses.output import unit
 
 DISCRETE_BANDWIDTH = 1e-5  # w_ij = exp(-(y_i - y_j)^2 / 1e-5)

@@ -10,7 +10,7 @@ from PIL import Image
 from common.config import UserError
 from common.data.image.files import imagenet100_synsets
 from common.engine.check import inspect
-from common.engine.compare import read_comparison
+from common.engine.comparison.compare import read_comparison
 from common.engine.run import train
 from projects.cacr import build
 from projects.cacr.data import build_data, image_part, num_samples, view_transforms

@@ -10,7 +10,7 @@ from common.data.speech.transcripts import SpokenTarget, TranscriptTokenizer
 from common.encoders.speech.options import BeamSearch
 from common.encoders.speech.speech_to_text import build_speech_to_text, exported_options
 from common.engine.check import inspect
-from common.engine.compare import read_comparison
+from common.engine.comparison.compare import read_comparison
 from common.engine.run import train
 from common.export.recognizer import Recognizer
 from projects.coconut import build

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.losses.functional.distillation import (
+from common.losses.auxiliary.distillation import (
     mixed,
     old_class_weight,
     rehearsal_weight,
     softened_divergence,
     teacher_sup_con,
 )
-from common.losses.functional.tokens import token_sums
+from common.losses.auxiliary.tokens import token_sums
 from projects.coconut.config import MethodConfig
 from projects.coconut.objective import (
     mm_loss,

@@ -9,7 +9,7 @@ from common.config import ROOT, UserError, load
 from common.data.tables import read_jsonl, write_jsonl
 from common.engine import checkpoint as ckpt
 from common.engine.check import count_steps, inspect
-from common.engine.compare import read_comparison
+from common.engine.comparison.compare import read_comparison
 from common.engine.run import export, run_task, train
 from common.engine.tracking import read_metrics
 from common.export.sentence_encoders import load_sentence_encoder

@@ -11,7 +11,7 @@ from common.config import UserError
 from common.data.paired_sets.pairs import PixelStore, SetPair
 from common.encoders.modes import evaluated, evaluation_mode
 from common.engine.check import inspect
-from common.engine.compare import read_comparison
+from common.engine.comparison.compare import read_comparison
 from common.engine.run import train
 from common.engine.workspace import Workspace
 from projects.sepclr import build

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.losses.functional.independence import gaussian_kl
+from common.losses.auxiliary.independence import gaussian_kl
 from common.losses.functional.sepclr import (
     attribute_loss,
     dependence,

@@ -6,7 +6,7 @@ import torch
 from common.config import UserError
 from common.data.text.sets import StsSet
 from common.engine.check import inspect
-from common.engine.compare import read_comparison
+from common.engine.comparison.compare import read_comparison
 from common.engine.run import train
 from common.evaluation.text.sts_protocol import evaluate_sts
 from common.export.transformers import save_transformers

@@ -12,10 +12,10 @@ from common.data.lidar.sequences import FrameLists, LidarFrame, Window
 from common.encoders.lidar.bev import BevGrid, CenterHead, decode_boxes, encode_boxes
 from common.encoders.lidar.detector import Detector
 from common.engine.check import inspect
-from common.engine.compare import read_comparison
+from common.engine.comparison.compare import read_comparison
 from common.engine.run import train
 from common.export.safetensors import load_safetensors
-from common.losses.functional.detection import gaussian_focal, heat_target
+from common.losses.auxiliary.detection import gaussian_focal, heat_target
 from projects.trend import build
 from projects.trend.data import ForecastSamples, build_data, open_sets
 from projects.trend.evaluate import horizon_figure

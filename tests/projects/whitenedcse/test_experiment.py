@@ -10,7 +10,7 @@ from common.data.text.sets import StsSet
 from common.encoders.batch_whitening import Whitening
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
-from common.engine.compare import read_comparison
+from common.engine.comparison.compare import read_comparison
 from common.engine.run import train
 from common.evaluation.features.geometry import uniformity
 from common.families.sentences.data import text_rows

@@ -8,8 +8,8 @@ import pytest
 
 from common.engine.comparison import evidence
 from common.engine.comparison.evidence import age, changed_files, freshness, stale_projects
+from common.engine.comparison.pages import WORDS, Row, counts
 from common.engine.comparison.schema import Comparison
-from common.engine.evidence import WORDS, Row, counts
 from tests.unit.engine.comparison_runs import result_of
 
 VALUES = {"a": [0.5, 0.6, 0.7], "b": [0.4, 0.5, 0.6]}

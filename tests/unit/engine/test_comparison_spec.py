@@ -137,7 +137,7 @@ def test_a_project_without_a_file_is_named():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--arms", "infonc"], "did you mean 'infonce'"),
+        (["--arms", "infonce@lr9"], "did you mean 'infonce@lr"),
         (["--seeds", "99"], "compare.yaml has the seeds"),
     ],
 )

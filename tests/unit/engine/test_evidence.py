@@ -2,8 +2,8 @@
 
 import json
 
-from common.engine import results
-from common.engine.evidence import (
+from common.engine.comparison import results
+from common.engine.comparison.pages import (
     Row,
     counts,
     evidence_page,

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from common.losses.align_uniform import AlignUniformLoss
+from common.losses.auxiliary.prototypes import prototype_softmax
 from common.losses.cacr import CACRLoss
 from common.losses.functional import masks
 from common.losses.functional.cacr import cacr_momentum, repulsion
 from common.losses.functional.geometry import joint_entropy, uniformity
 from common.losses.functional.margin import candidate_ranking, margin_ranking
 from common.losses.functional.masks import guide_mask
-from common.losses.functional.prototypes import prototype_softmax
 from common.losses.functional.soft import weighted_info_nce
 from common.losses.image_text import ClipLoss, SigLipLoss
 from common.losses.info_nce import InfoNCELoss

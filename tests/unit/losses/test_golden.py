@@ -6,12 +6,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.kernels.specs.weights import Valid
+from common.losses.auxiliary.prototypes import prototype_softmax
 from common.losses.cacr import CACRLoss
 from common.losses.functional.cacr import cacr_momentum
 from common.losses.functional.geometry import alignment, joint_entropy, uniformity
 from common.losses.functional.margin import candidate_ranking, margin_ranking
 from common.losses.functional.multi_positive import sup_con
-from common.losses.functional.prototypes import prototype_softmax
 from common.losses.functional.soft import cwcl, symmetric_kl, weighted_info_nce
 from common.losses.functional.two_view import von_mises_fisher_weight
 from common.losses.image_text import ClipLoss

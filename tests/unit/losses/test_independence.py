@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from common.losses.club import ClubEstimator
-from common.losses.functional.independence import (
+from common.losses.auxiliary.independence import (
     club_bound,
     gaussian_nll,
     hsic,
     squared_correlation,
 )
+from common.losses.club import ClubEstimator
 
 
 def codes(rows=12, seed=0):

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.losses.auxiliary.prototypes import prototype_softmax
 from common.losses.cacr import CACRLoss
 from common.losses.functional.cacr import cacr, cacr_momentum
 from common.losses.functional.info_nce import info_nce
 from common.losses.functional.kernel import joint_log_sum
-from common.losses.functional.prototypes import prototype_softmax
 from common.losses.functional.soft import cwcl, symmetric_kl
 from common.losses.functional.two_view import von_mises_fisher_weight
 from common.losses.image_text import ClipLoss, SigLipLoss

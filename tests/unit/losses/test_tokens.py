@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common.losses.functional.tokens import masked_lm_loss, token_sums
+from common.losses.auxiliary.tokens import masked_lm_loss, token_sums
 
 
 def test_masked_lm_loss_is_the_mean_over_labelled_positions():

@@ -11,6 +11,7 @@ from typing import Any
 from common.config import ROOT, UserError
 from common.engine import workspace as ws
 from common.engine.comparison.judge import summarise
+from common.engine.comparison.results import publish
 from common.engine.comparison.runs import PlannedRun
 from common.engine.comparison.schedule import run_all
 from common.engine.comparison.schema import Comparison
@@ -20,7 +21,6 @@ from common.engine.comparison.spec import (
     read_comparison,
     read_comparisons,
 )
-from common.engine.results import publish
 
 __all__ = ["compare", "compare_all", "planned_runs", "read_comparison"]
 
