@@ -152,7 +152,7 @@ def parts(hint: Any) -> Iterator[Any]:
 
 
 @cache
-def _hints(schema: type[Any]) -> dict[str, Any]:
+def _hints(schema: Any) -> dict[str, Any]:
     return get_type_hints(schema, include_extras=True)
 
 
