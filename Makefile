@@ -1,18 +1,33 @@
 # One line each over `python -m common.cli <verb> <project> <config> [key=value ...]`.
 # Anything of the form a.b=c on the command line is forwarded as a typed config override.
 
+# What is typed behind a target is data: neither make nor the shell evaluates it. Each value becomes a
+# simple variable, is put between quotes, and reaches the program as the word that was typed.
+override define NEWLINE
+
+
+endef
+override OWN   := PROJECT CONFIG PYTHON TASK RUN CKPT SEEDS JOBS ARMS PLAN BASELINE SLUG KERNEL EVAL ARGS TIMES
+override TYPED := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v)))
+$(foreach v,$(TYPED),$(if $(findstring $(NEWLINE),$(value $v)),$(error the value of $v has a line break)))
+$(foreach v,$(TYPED) $(OWN),$(if $(filter command environment,$(origin $v)),$(eval override $v := $$(value $v))))
+override quoted = '$(subst ','\'',$1)'
+override split  = $(foreach w,$1,$(call quoted,$w))
+override option = $(if $2,$(call quoted,--$1=$2))
+
 PROJECT ?=
 CONFIG  ?= mini
 TIMES   ?= reports/test-times.md
 PYTHON  ?= python3
-VENV    := .venv
-PY      := $(VENV)/bin/python
-OWN     := PROJECT=% CONFIG=% PYTHON=% TASK=% RUN=% CKPT=% SEEDS=% JOBS=% ARMS=% PLAN=% BASELINE=% SLUG=% KERNEL=% EVAL=% ARGS=% TIMES=%
-SETTINGS = $(filter-out $(OWN),$(MAKEOVERRIDES))
-CLI      = $(PY) -m common.cli
+override SETTINGS := $(foreach v,$(filter-out $(OWN),$(TYPED)),$(call quoted,$v=$($v)))
+override VENV := .venv
+override PY   := $(VENV)/bin/python
+# exec: a signal to make reaches the program, not a shell before it
+override CLI   := exec $(PY) -m common.cli
+override WHICH := $(call quoted,$(PROJECT)) $(call quoted,$(CONFIG))
 # EVAL=1 adds the eval group; once added it stays until .venv is removed
-LOCK    := $(if $(EVAL)$(wildcard $(VENV)/.stamp-requirements-eval.lock),requirements-eval.lock,requirements.lock)
-STAMP   := $(VENV)/.stamp-$(LOCK)
+override LOCK  := $(if $(EVAL)$(wildcard $(VENV)/.stamp-requirements-eval.lock),requirements-eval.lock,requirements.lock)
+override STAMP := $(VENV)/.stamp-$(LOCK)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup list show check train eval compare compare-all evidence run report export smoke \
@@ -22,7 +37,7 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(STAMP): $(LOCK)
-	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@test -x $(PY) || $(call quoted,$(PYTHON)) -m venv $(VENV)
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed: make PYTHON=python3.12 ..."; rm -rf $(VENV); exit 2; }
 	@$(PY) -m pip install --quiet --disable-pip-version-check uv
 	@echo "installing the locked environment into $(VENV) ..." >&2
@@ -35,43 +50,43 @@ list: $(STAMP) ## projects and their configs
 	@$(CLI) list
 
 show: $(STAMP) ## resolved config: PROJECT= [CONFIG=] [a.b=c]
-	@$(CLI) show "$(PROJECT)" $(CONFIG) $(SETTINGS)
+	@$(CLI) show $(WHICH) $(SETTINGS)
 
 check: $(STAMP) ## dry run: parameters, steps, memory, missing data: PROJECT= [CONFIG=paper]
-	@$(CLI) check "$(PROJECT)" $(if $(filter file default,$(origin CONFIG)),paper,$(CONFIG)) $(SETTINGS)
+	@$(CLI) check $(call quoted,$(PROJECT)) $(if $(filter file,$(origin CONFIG)),paper,$(call quoted,$(CONFIG))) $(SETTINGS)
 
 train: $(STAMP) ## train and evaluate: PROJECT= [CONFIG=mini] [resume=latest] [a.b=c]
-	@$(CLI) train "$(PROJECT)" $(CONFIG) $(SETTINGS)
+	@$(CLI) train $(WHICH) $(SETTINGS)
 
 eval: $(STAMP) ## evaluation protocol: PROJECT= [CONFIG=] [RUN=latest | CKPT=path | BASELINE=name]
-	@$(CLI) eval "$(PROJECT)" $(CONFIG) $(SETTINGS) $(if $(RUN),--run $(RUN)) $(if $(CKPT),--ckpt $(CKPT)) $(if $(BASELINE),--baseline $(BASELINE))
+	@$(CLI) eval $(WHICH) $(SETTINGS) $(call option,run,$(RUN)) $(call option,ckpt,$(CKPT)) $(call option,baseline,$(BASELINE))
 
 compare: $(STAMP) ## method against baselines: PROJECT= [PLAN=1] [SEEDS=2|10,11] [JOBS=1] [ARMS=a,b|full]
-	@$(CLI) compare "$(PROJECT)" $(SETTINGS) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) $(if $(ARMS),--arms $(ARMS)) $(if $(PLAN),--plan)
+	@$(CLI) compare $(call quoted,$(PROJECT)) $(SETTINGS) $(call option,seeds,$(SEEDS)) $(call option,jobs,$(JOBS)) $(call option,arms,$(ARMS)) $(if $(PLAN),--plan)
 
 compare-all: $(STAMP) ## every comparison whose result is stale, at lowest priority, resumable: [JOBS=1]
-	@$(CLI) compare-all $(if $(JOBS),--jobs $(JOBS))
+	@$(CLI) compare-all $(call option,jobs,$(JOBS))
 
 evidence: $(STAMP) ## all claims: verdict, age, fresh or stale; writes docs/evidence.md
 	@$(CLI) evidence
 
 run: $(STAMP) ## a project's own task: PROJECT= TASK= [a.b=c]
-	@$(CLI) run "$(PROJECT)" $(CONFIG) $(SETTINGS) $(if $(TASK),--task $(TASK))
+	@$(CLI) run $(WHICH) $(SETTINGS) $(call option,task,$(TASK))
 
 report: $(STAMP) ## static HTML report of runs and comparisons: [PROJECT=]
-	@$(CLI) report $(PROJECT)
+	@$(CLI) report $(call split,$(PROJECT))
 
 export: $(STAMP) ## trained model in its field's format: PROJECT= [RUN=latest | CKPT=path]
-	@$(CLI) export "$(PROJECT)" $(CONFIG) $(SETTINGS) $(if $(RUN),--run $(RUN)) $(if $(CKPT),--ckpt $(CKPT))
+	@$(CLI) export $(WHICH) $(SETTINGS) $(call option,run,$(RUN)) $(call option,ckpt,$(CKPT))
 
 smoke: $(STAMP) ## train, evaluate, export, reload the smoke config: [PROJECT=]
-	@$(CLI) smoke $(PROJECT)
+	@$(CLI) smoke $(call split,$(PROJECT))
 
 test: lint type imports ## lint, types, import rules and all tests; CPU seconds: [TIMES=file]
-	@$(PY) -m pytest tests -n logical --maxprocesses 4 --cpu-seconds $(TIMES)
+	@exec $(PY) -m pytest tests -n logical --maxprocesses 4 --cpu-seconds $(call quoted,$(TIMES))
 
 test-gpu: $(STAMP) ## kernel tests on a CUDA device
-	@$(PY) -m pytest tests/gpu -rs
+	@exec $(PY) -m pytest tests/gpu -rs
 
 lint: $(STAMP) ## ruff, formatting, spelling
 	@$(VENV)/bin/ruff check --quiet . && $(VENV)/bin/ruff format --quiet --check . && $(VENV)/bin/codespell
@@ -83,19 +98,19 @@ imports: $(STAMP) ## import directions
 	@$(VENV)/bin/lint-imports --no-cache > .import-report 2>&1 || { cat .import-report; exit 1; }; rm -f .import-report
 
 mutants: $(STAMP) ## changes of a project's objective that no test notices: PROJECT= [ARGS="--limit 40 --minutes 30"]
-	@$(PY) scripts/mutants.py "$(PROJECT)" $(ARGS)
+	@exec $(PY) scripts/mutants.py $(call quoted,$(PROJECT)) $(call split,$(ARGS))
 
 bench: $(STAMP) ## benchmarks: [KERNEL=losses] [ARGS=--quick]
-	@$(PY) benchmarks/bench_$(or $(KERNEL),losses).py $(ARGS)
+	@exec $(PY) $(call quoted,benchmarks/bench_$(or $(KERNEL),losses).py) $(call split,$(ARGS))
 
 docs: $(STAMP) ## regenerate tables and indexes, after a merge: [ARGS=--check] names stale ones
-	@$(PY) scripts/make_tables.py $(ARGS)
+	@exec $(PY) scripts/make_tables.py $(call split,$(ARGS))
 
 changelog: $(STAMP) ## move docs/changelog.d into CHANGELOG.md, after a merge
-	@$(PY) scripts/collect_changelog.py
+	@exec $(PY) scripts/collect_changelog.py
 
 new-project: $(STAMP) ## skeleton of a project: SLUG=
-	@$(PY) scripts/new_project.py $(SLUG)
+	@exec $(PY) scripts/new_project.py $(call quoted,$(SLUG))
 
 lock: ## recompile the lock files from pyproject.toml
 	@for g in "dev requirements.lock" "dev,eval requirements-eval.lock"; do set -- $$g; \

@@ -69,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _dispatch(args: argparse.Namespace) -> int:
+    if args.jobs < 1:
+        raise UserError(f"JOBS={args.jobs}: run at least one job at a time, such as JOBS=2")
     if args.verb == "list":
         return _list()
     words = [w for w in args.words if "=" not in w]

@@ -15,6 +15,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from common.ranges import Count, NonNegative, Positive, Rate, Seed, Whole, problems
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_DIR = ROOT / "configs"
 
@@ -28,12 +30,8 @@ class DataConfig:
     """Fields that every data section has."""
 
     root: str | None = None  # folder of the data sets; None: $DATA_DIR, else ./data
-    batch_size: int = 32  # samples per device and step
-    num_workers: int = 0  # loader processes per device
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.num_workers < 0:
-            raise ValueError("data.batch_size must be >= 1 and data.num_workers >= 0")
+    batch_size: Count = 32  # samples per device and step
+    num_workers: Whole = 0  # loader processes per device
 
 
 @dataclass
@@ -41,60 +39,53 @@ class OptimConfig:
     """Optimiser and its per-step schedule."""
 
     name: Literal["adamw", "sgd", "lars", "adafactor"] = "adamw"
-    lr: float = 1e-3  # peak learning rate
+    lr: Positive = 1e-3  # peak learning rate
     # what `lr` is multiplied by: none, B / lr_batch or its root, for a global batch of B samples
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
-    lr_batch: int = 256
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)  # AdamW
-    eps: float = 1e-8  # AdamW
-    momentum: float = 0.9  # SGD and LARS
+    lr_batch: Count = 256
+    weight_decay: NonNegative = 0.0
+    betas: tuple[Rate, Rate] = (0.9, 0.999)  # AdamW
+    eps: Positive = 1e-8  # AdamW
+    momentum: Rate = 0.9  # SGD and LARS
     # trapezoid: constant, then linear to final_lr over the last `decay_steps`
     schedule: Literal["cosine", "linear", "constant", "trapezoid"] = "cosine"
-    decay_steps: int = 0
-    warmup_steps: int = 0  # optimiser steps of linear warm-up
-    warmup_epochs: float = 0.0  # added to warmup_steps, in epochs
-    warmup_start_lr: float = 0.0  # learning rate of the first warm-up step
-    final_lr: float = 0.0  # learning rate at the end of the schedule
+    decay_steps: Whole = 0
+    warmup_steps: Whole = 0  # optimiser steps of linear warm-up
+    warmup_epochs: NonNegative = 0.0  # added to warmup_steps, in epochs
+    warmup_start_lr: NonNegative = 0.0  # learning rate of the first warm-up step
+    final_lr: NonNegative = 0.0  # learning rate at the end of the schedule
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.warmup_steps < 0 or self.warmup_epochs < 0:
-            raise ValueError("optim.lr must be > 0; optim.warmup_steps and warmup_epochs >= 0")
         if (self.decay_steps > 0) != (self.schedule == "trapezoid"):
             raise ValueError("optim.decay_steps > 0 and optim.schedule=trapezoid need each other")
-        if self.lr_batch < 1:
-            raise ValueError("optim.lr_batch must be >= 1")
 
 
 @dataclass
 class TrainerConfig:
     """What is handed to Lightning's Trainer, and what our engine adds."""
 
-    accelerator: str = "auto"  # auto | cpu | gpu
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: Any = 1  # count, "auto" or list of device indices
-    num_nodes: int = 1
-    strategy: str = "auto"  # auto | ddp | fsdp
+    num_nodes: Count = 1
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = "32-true"
-    max_steps: int | None = None  # optimiser steps; exactly one of max_steps / max_epochs
-    max_epochs: float | None = None  # passes over the training set
-    accumulate_grad_batches: int = 1
+    max_steps: Count | None = None  # optimiser steps; exactly one of max_steps / max_epochs
+    max_epochs: Positive | None = None  # passes over the training set
+    accumulate_grad_batches: Count = 1
     allow_small_negatives: bool = False  # accumulation with an in-batch loss (adds no negatives)
-    gradient_clip_val: float | None = None  # maximum gradient norm
+    gradient_clip_val: Positive | None = None  # maximum gradient norm
     compile: bool = False  # torch.compile the encoders
-    ema_decay: float | None = None  # exponential moving average of the weights, used to evaluate
-    log_every_n_steps: int = 10
-    val_every_n_steps: int | None = None  # None: no validation during training
-    checkpoint_every_n_steps: int = 500
-    keep_checkpoints: int = 2  # latest ones kept besides the best
+    ema_decay: Rate | None = None  # exponential moving average of the weights, used to evaluate
+    log_every_n_steps: Count = 10
+    val_every_n_steps: Count | None = None  # None: no validation during training
+    checkpoint_every_n_steps: Count = 500
+    keep_checkpoints: Count = 2  # latest ones kept besides the best
     deterministic: bool = True
-    num_threads: int | None = None  # CPU threads per process; None: torch's default
+    num_threads: Count | None = None  # CPU threads per process; None: torch's default
 
     def __post_init__(self) -> None:
         if self.max_steps is not None and self.max_epochs is not None:
             raise ValueError("trainer.max_steps and trainer.max_epochs are both set; null one")
-        for name in ("log_every_n_steps", "checkpoint_every_n_steps", "accumulate_grad_batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"trainer.{name} must be >= 1")
         counts = self.devices if isinstance(self.devices, list) else [self.devices]
         whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in counts)
         if self.devices not in ("auto", -1) and (not whole or self.devices == 0 or not counts):
@@ -120,7 +111,7 @@ class ExperimentConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    seed: int = 0
+    seed: Seed = 0
     runs_dir: str = "runs"
     run_id: str | None = None  # None: made from date and time
     resume: str | None = None  # latest | a run id | path of a run folder
@@ -158,7 +149,7 @@ def config_names(project: str) -> list[str]:
 def config_path(project: str, config: str) -> Path:
     """Path of ``configs/<project>/<config>.yaml``; UserError with the nearest name if missing."""
     path = CONFIG_DIR / project / f"{config}.yaml"
-    if not path.is_file():
+    if Path(config).name != config or not path.is_file():  # a name, not a way to another folder
         names = config_names(project)
         raise UserError(f"project '{project}' has no config '{config}'{nearest(config, names)}")
     return path
@@ -177,20 +168,43 @@ def load(schema: type[Config], project: str, config: str, overrides: Sequence[st
         An instance of `schema`; plain Python objects, no OmegaConf containers.
 
     Raises:
-        UserError: unknown key or config, wrong type, missing value, or a rule between fields.
+        UserError: unknown key or config, wrong type, missing value, a value out of its range, or a
+            rule between fields.
     """
     base = OmegaConf.structured(schema)
     layers = [(_relative(p), node) for p, node in _chain(config_path(project, config))]
     layers.append(("command line", _parse_overrides(overrides)))
     for source, layer in layers:
         base = _merge(base, layer, source)
-    missing = sorted(OmegaConf.missing_keys(base))
-    if missing:
-        raise UserError(f"{project}/{config}: no value for {', '.join(missing)}")
     try:
+        missing = sorted(OmegaConf.missing_keys(base))
+        if missing:
+            raise UserError(f"{project}/{config}: no value for {', '.join(missing)}")
+        values = OmegaConf.to_container(base, resolve=True)
+        check_ranges(schema, values, f"{project}/{config}: ")
         return OmegaConf.to_object(base)  # type: ignore[return-value]
     except (OmegaConfBaseException, ValueError, TypeError) as error:
-        raise UserError(f"{project}/{config}: {_first_line(error)}") from error
+        key = getattr(error, "full_key", None)
+        where = f"{key}: " if key else ""
+        raise UserError(f"{project}/{config}: {where}{_first_line(error)}") from error
+
+
+def check_ranges(schema: type[Any], values: Any, where: str, prefix: str = "") -> None:
+    """Refuse values out of the ranges that a schema's types name.
+
+    Args:
+        schema: dataclass of a config or of a section.
+        values: plain containers in its shape.
+        where: begins the message.
+        prefix: of the names, such as ``trainer.``.
+
+    Raises:
+        UserError: names up to three of them.
+    """
+    found = problems(schema, values, prefix)
+    if found:
+        more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+        raise UserError(f"{where}{'; '.join(found[:3])}{more}")
 
 
 def to_dict(cfg: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from common.config import UserError
+from common.ranges import Count, NonNegative, Positive, Whole
 
 Strategy = Literal[
     "greedy", "ancestral", "nucleus", "top_k", "typical", "contrastive_search",
@@ -60,19 +61,14 @@ class ServerConfig:
     api: Literal["completions", "chat"] = "completions"
     served_model: str | None = None  # name of the model at the server; None: that of the local one
     api_key_variable: str | None = None  # environment variable whose value is sent as the key
-    requests: int = 16  # in flight at a time
-    timeout: float = 120.0  # seconds without an answer
-    retries: int = 5  # further attempts after a timeout, a refused connection, 429 or 5xx
-    retry_seconds: float = 1.0  # before the first of them; doubled each time
+    requests: Count = 16  # in flight at a time
+    timeout: Positive = 120.0  # seconds without an answer
+    retries: Whole = 5  # further attempts after a timeout, a refused connection, 429 or 5xx
+    retry_seconds: NonNegative = 1.0  # before the first of them; doubled each time
 
     def __post_init__(self) -> None:
         if self.endpoint is not None and not self.endpoint.startswith(("http://", "https://")):
             raise ValueError(
                 f"generator.endpoint={self.endpoint}: give an address such as "
                 "http://localhost:8000/v1"
-            )
-        if self.requests < 1 or self.retries < 0 or self.timeout <= 0 or self.retry_seconds < 0:
-            raise ValueError(
-                "generator.requests must be >= 1, generator.timeout > 0, generator.retries and "
-                "generator.retry_seconds >= 0"
             )

@@ -22,8 +22,8 @@ from common.engine.lifecycle.settings import own_overrides, resumed_config
 from common.engine.lifecycle.signals import Signals
 from common.engine.processor import SWITCH, choose_cpu_gemm
 from common.engine.tracking import close_loggers, open_loggers
-from common.engine.trainer import scale
-from common.engine.workspace import Workspace, new_run_id, run_folder
+from common.engine.trainer import check_devices, scale
+from common.engine.workspace import Workspace, check_writable, new_run_id, run_folder
 from common.evaluation.tables import write_report
 from common.registry import config_class, load_project
 
@@ -74,6 +74,8 @@ def train(project: str, config: str, overrides: Sequence[str] = ()) -> Path:
     start = time.monotonic()
     choose_cpu_gemm()
     known, cfg, changes = _chosen_run(project, config, overrides)
+    check_devices(cfg.trainer)
+    check_writable(run_folder(cfg, project, config))
     experiment: Experiment[Any] = load_project(project).build(cfg)
     seed_all(step_seed(cfg.seed, 0, 0, 0))
     stages = experiment.stages()

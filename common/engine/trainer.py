@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from torch import nn
 
-from common.config import ExperimentConfig, TrainerConfig, UserError
+from common.config import ExperimentConfig, TrainerConfig, UserError, check_ranges
 from common.engine.callbacks import EMA, LogTerms, SaveBadBatch, StepSeed
 from common.engine.checkpoint import RunCheckpoint, SignedFiles
 from common.engine.experiment import Stage
@@ -41,9 +41,33 @@ def stage_config(base: TrainerConfig, stage: Stage) -> TrainerConfig:
     if "max_steps" in stage.trainer or "max_epochs" in stage.trainer:
         values = {**asdict(base), "max_steps": None, "max_epochs": None, **stage.trainer}
     try:
+        check_ranges(TrainerConfig, values, f"stage '{stage.name}': ", "trainer.")
         return TrainerConfig(**values)
     except (TypeError, ValueError) as error:
         raise UserError(f"stage '{stage.name}': {error}") from error
+
+
+def check_devices(cfg: TrainerConfig) -> None:
+    """Refuse an accelerator that this machine lacks, before anything is built.
+
+    Raises:
+        UserError: no such device, or not as many.
+    """
+    mps = torch.backends.mps.is_available()
+    found = {"cpu": 0, "mps": int(mps)}.get(cfg.accelerator, torch.cuda.device_count() or int(mps))
+    if not found and cfg.accelerator in ("auto", "cpu"):
+        if isinstance(cfg.devices, list) or cfg.devices == -1:
+            raise UserError(
+                f"trainer.devices={cfg.devices} names GPUs, and this run has none: give the number "
+                "of processes, such as trainer.devices=1"
+            )
+        return
+    asked = max(cfg.devices) + 1 if isinstance(cfg.devices, list) else cfg.devices
+    if not found or (isinstance(asked, int) and asked > found):
+        raise UserError(
+            f"trainer.accelerator={cfg.accelerator} with trainer.devices={cfg.devices}: this "
+            f"machine has {found} of them; trainer.accelerator=auto takes what there is"
+        )
 
 
 def world_size(cfg: TrainerConfig) -> int:
@@ -233,6 +257,4 @@ def _strategy(cfg: TrainerConfig, units: set[type[nn.Module]]) -> Any:
         return FSDPStrategy(state_dict_type="full", auto_wrap_policy=units or None)
     if cfg.strategy == "ddp" or (cfg.strategy == "auto" and world_size(cfg) > 1):
         return DDPStrategy(gradient_as_bucket_view=True, static_graph=False)
-    if cfg.strategy not in ("auto", "ddp", "fsdp"):
-        raise UserError(f"trainer.strategy '{cfg.strategy}': use auto, ddp or fsdp")
     return "auto"

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import platform
 import secrets
 import sys
@@ -126,6 +127,20 @@ def new_run_id() -> str:
 def run_folder(cfg: ExperimentConfig, project: str, config: str) -> Path:
     """Folder of all runs of one config."""
     return Path(cfg.runs_dir) / project / config
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written in; it is not made here.
+
+    Raises:
+        UserError: see above.
+    """
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "is not writable" if there.is_dir() else "is a file"
+        raise UserError(f"cannot write runs below {folder}: {there} {why}; set another runs_dir")
 
 
 def cpu_name() -> str:

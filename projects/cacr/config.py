@@ -1,7 +1,7 @@
 """What can be set in a CACR experiment."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from common.config import ExperimentConfig, OptimConfig
 from common.families.images.config import (
@@ -9,8 +9,22 @@ from common.families.images.config import (
     ColourChanges,
     ImageSetData,
     ImageSource,
+    Jitter,
     ProjectedModel,
     WatchedEval,
+)
+from common.ranges import (
+    Count,
+    Interval,
+    NonNegative,
+    Positive,
+    Probability,
+    Rate,
+    Seed,
+    Share,
+    Whole,
+    at_least,
+    not_empty,
 )
 
 
@@ -22,22 +36,24 @@ class CacrData(ColourChanges, ImageSetData):
     source: Literal[ImageSource, "folder"] = "bundled"
     folder: str | None = None  # of source=folder, below the data root
     imbalance: Literal["none", "linear", "exponential"] = "none"  # class c keeps (c + 1) / C
-    subset_seed: int | None = None  # draws limited and imbalanced subsets; None: the seed
-    views: int = 5  # K + 1 views of every image
-    local_views: int = 0  # further small crops (method.host=momentum)
-    local_size: int = 96  # of these, in pixels
-    local_scale: tuple[float, float] = (0.05, 0.4)
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.4)
-    jitter_prob: float = 1.0
-    blur_prob: list[float] = field(default_factory=lambda: [0.0])  # of the views in turn
-    solarise_prob: list[float] = field(default_factory=lambda: [0.0])  # of the views in turn
-    local_blur_prob: float = 0.5
+    subset_seed: Seed | None = None  # draws limited and imbalanced subsets; None: the seed
+    views: Annotated[int, at_least(2)] = 5  # K + 1 views of every image
+    local_views: Whole = 0  # further small crops (method.host=momentum)
+    local_size: Count = 96  # of these, in pixels
+    local_scale: Interval = (0.05, 0.4)
+    crop_scale: Interval = (0.2, 1.0)
+    jitter: Jitter = (0.4, 0.4, 0.4, 0.4)
+    jitter_prob: Probability = 1.0
+    blur_prob: Annotated[list[Probability], not_empty] = field(
+        default_factory=lambda: [0.0]
+    )  # of the views in turn
+    solarise_prob: Annotated[list[Probability], not_empty] = field(
+        default_factory=lambda: [0.0]
+    )  # of the views in turn
+    local_blur_prob: Probability = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.views < 2:
-            raise ValueError("data.views must be >= 2")
         if self.imbalance != "none" and self.limit is not None:
             raise ValueError("data.limit draws a balanced subset; null it or data.imbalance")
         if self.imbalance != "none" and self.source not in IN_MEMORY:
@@ -53,10 +69,10 @@ class ModelConfig(ProjectedModel):
     """Encoder and heads; the predictor is that of method.host=momentum."""
 
     backbone: str = "small_alexnet"
-    widths: list[int] = field(default_factory=lambda: [24, 48, 64])
-    projector: list[int] = field(default_factory=list)
+    widths: Annotated[list[Count], not_empty] = field(default_factory=lambda: [24, 48, 64])
+    projector: list[Count] = field(default_factory=list)
     projector_last_affine: bool = False  # MoCo v3's norms end without scale and shift
-    predictor: list[int] = field(default_factory=lambda: [4096])
+    predictor: list[Count] = field(default_factory=lambda: [4096])
     predictor_last_norm: bool = False
 
 
@@ -68,32 +84,28 @@ class MethodConfig:
     host: Literal["batch", "queue", "momentum"] = "batch"
     loss: Literal["cacr", "infonce"] = "cacr"  # infonce: the plain baseline on the same views
     # t+ and t-: multiply squared distances, so they are inverses of a `temperature`
-    tau_pos: float = 1.0  # in the weights of positives
-    tau_neg: float = 0.9  # in the weights of negatives
-    alpha: float = 1.0  # factor of the attraction
-    beta: float = 1.0  # factor of the repulsion
+    tau_pos: Positive = 1.0  # in the weights of positives
+    tau_neg: Positive = 0.9  # in the weights of negatives
+    alpha: NonNegative = 1.0  # factor of the attraction
+    beta: NonNegative = 1.0  # factor of the repulsion
     # which weights are conditional: both, only the negatives', only the positives', none
     weighting: Literal["full", "without_w1", "without_w2", "none"] = "full"
     detach_weights: bool = False  # no gradient through the weights (host=batch)
     cost: Literal["euclidean", "rbf"] = "euclidean"  # of the repulsion
-    rbf_t: float = 2.0  # host=batch: exponent of the RBF cost
-    tau_plus: float = 0.0  # class prior of the debiased repulsion, 0 for none
-    temperature: float = 1.0  # host=momentum: T, divides the distances
+    rbf_t: Positive = 2.0  # host=batch: exponent of the RBF cost
+    tau_plus: Rate = 0.0  # class prior of the debiased repulsion, 0 for none
+    temperature: Positive = 1.0  # host=momentum: T, divides the distances
     reduction: Literal["mean", "sum"] = "mean"  # host=momentum, Euclidean: sum as in the release
     local_keys: bool = False  # host=momentum: local crops are keys too (full mode)
-    queue_size: int = 65536  # host=queue
+    queue_size: Count = 65536  # host=queue
     in_batch_negatives: bool = True  # host=queue: queries of other images are negatives too
     replicate_cached_queue_bug: bool = False  # host=queue: see the card
-    momentum: float = 0.999  # of the key encoder
+    momentum: Probability = 0.999  # of the key encoder
     momentum_schedule: Literal["constant", "cosine"] = "constant"  # cosine: rises to 1
     gather: bool = True  # negatives of all ranks
     loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
 
     def __post_init__(self) -> None:
-        if min(self.tau_pos, self.tau_neg, self.temperature, self.rbf_t) <= 0:
-            raise ValueError("method: tau_pos, tau_neg, temperature and rbf_t must be > 0")
-        if not 0 <= self.tau_plus < 1:
-            raise ValueError("method.tau_plus must be in [0, 1)")
         defaults = {"loss": "cacr", "weighting": "full", "detach_weights": False, "tau_plus": 0.0}
         changed = [name for name, value in defaults.items() if getattr(self, name) != value]
         if self.host != "batch" and changed:
@@ -110,7 +122,7 @@ class MethodConfig:
 class EvalConfig(WatchedEval):
     """Evaluation protocol."""
 
-    ks: list[int] = field(default_factory=lambda: [10, 20, 100, 200])
+    ks: Annotated[list[Count], not_empty] = field(default_factory=lambda: [10, 20, 100, 200])
 
 
 @dataclass
@@ -118,7 +130,7 @@ class CacrOptim(OptimConfig):
     """Optimiser with a schedule in steps besides the common ones."""
 
     # fractions of training after which the learning rate is divided by ten (schedule=constant)
-    milestones: list[float] = field(default_factory=list)
+    milestones: list[Share] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()

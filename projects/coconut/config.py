@@ -8,49 +8,41 @@ from common.data.incremental_options import IncrementalClasses, Rehearsal
 from common.data.speech.options import SpokenData
 from common.encoders.speech.options import SpeechModel
 from common.evaluation.speech.options import SpeechEval
+from common.ranges import Count, NonNegative, Positive, Rate, Whole
 
 
 @dataclass
 class CoconutData(SpokenData, IncrementalClasses):
     """Utterances and how their classes arrive."""
 
-    def __post_init__(self) -> None:
-        SpokenData.__post_init__(self)
-        IncrementalClasses.__post_init__(self)
-
 
 @dataclass
 class MethodConfig(Rehearsal):
     """Rehearsal, contrastive terms and distillation."""
 
-    mm_weight: float = 0.1  # lambda_MM; 0 switches it off
+    mm_weight: NonNegative = 0.1  # lambda_MM; 0 switches it off
     mm_rows: Literal["current", "all"] = "current"  # S
     mm_first_only: bool = False  # in the first task only
-    nspt_weight: float = 1.0  # lambda_NSPT; 0 switches it off
+    nspt_weight: NonNegative = 1.0  # lambda_NSPT; 0 switches it off
     nspt_ratio: bool = True  # times past / all classes seen so far
     nspt_modalities: list[str] = field(default_factory=lambda: ["audio", "text"])
     design: Literal["nspt", "ntpt", "nsps"] = "nspt"  # whose vectors are negatives and positives
     anchors: Literal["rehearsal", "all"] = "rehearsal"
     negatives: Literal["all", "current"] = "all"  # rows in the denominator
     denominator: Literal["with_positive", "literal", "literal_self"] = "with_positive"
-    temperature: float = 0.1  # tau of both contrastive terms
+    temperature: Positive = 0.1  # tau of both contrastive terms
     text: Literal["transcript", "target"] = "transcript"  # what the text embedding reads
     # audio: A-KD, sequence: S-KD, token: T-KD on memory, token_all: T-KD on everything
     distillation: Literal["none", "audio", "sequence", "token", "token_all"] = "none"
-    kd_temperature: float = 1.0
-    kd_beam: int = 20  # S-KD: beams of the teacher's hypothesis
-    label_smoothing: float = 0.0
+    kd_temperature: Positive = 1.0
+    kd_beam: Count = 20  # S-KD: beams of the teacher's hypothesis
+    label_smoothing: Rate = 0.0
     count_pad: bool = False  # padding counts in the cross-entropy, as in the authors' code
-    epochs: list[float] = field(default_factory=list)  # of each task; empty: trainer.max_epochs
+    epochs: list[Positive] = field(default_factory=list)  # of each task; empty: trainer.max_epochs
     select: Literal["last", "best"] = "last"  # best: by validation accuracy of all seen classes
-    select_from_epoch: int = 5  # best: not before, in tasks >= 2
+    select_from_epoch: Whole = 5  # best: not before, in tasks >= 2
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.temperature <= 0 or self.kd_temperature <= 0:
-            raise ValueError("method.temperature and method.kd_temperature must be > 0")
-        if min(self.mm_weight, self.nspt_weight) < 0:
-            raise ValueError("method.mm_weight and method.nspt_weight must be >= 0")
         if not self.nspt_modalities or set(self.nspt_modalities) - {"audio", "text"}:
             raise ValueError("method.nspt_modalities: audio, text or both")
 

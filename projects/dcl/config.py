@@ -1,7 +1,7 @@
 """What can be set in a DCL experiment."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from common.config import ExperimentConfig
 from common.families.images.config import (
@@ -11,9 +11,11 @@ from common.families.images.config import (
     ProjectedModel,
     WatchedEval,
 )
+from common.ranges import Count, Positive, Probability, at_least
 
 Host = Literal["simclr", "moco", "nnclr"]
 Loss = Literal["infonce", "dcl", "dclw"]
+BatchSize = Annotated[int, at_least(2)]
 
 
 @dataclass
@@ -21,7 +23,7 @@ class DclData(ColourChanges, ImageSetData):
     """Images and SimCLR's augmentation of their views."""
 
     source: ImageSource = "bundled"
-    blur_prob: float = 0.0
+    blur_prob: Probability = 0.0
 
 
 @dataclass
@@ -37,20 +39,18 @@ class MethodConfig:
 
     host: Host = "simclr"
     loss: Loss = "dcl"
-    temperature: float = 0.1  # tau, divides the cosines
-    sigma: float = 0.5  # DCLW: concentration of the positive weights
+    temperature: Positive = 0.1  # tau, divides the cosines
+    sigma: Positive = 0.5  # DCLW: concentration of the positive weights
     detach_weight: bool = False  # DCLW: no gradient through the weights
     # sum of the two directions (official scale of DCL) or their mean; equal for all losses
     reduction: Literal["sum", "mean"] = "sum"
     gather: bool = True  # negatives of all ranks
-    queue_size: int = 65536  # MoCo
-    momentum: float = 0.999  # MoCo: of the key encoder
-    support_size: int = 98304  # NNCLR
+    queue_size: Count = 65536  # MoCo
+    momentum: Probability = 0.999  # MoCo: of the key encoder
+    support_size: Count = 98304  # NNCLR
     loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0 or self.sigma <= 0:
-            raise ValueError("method.temperature and method.sigma must be > 0")
         if self.detach_weight and self.loss != "dclw":
             raise ValueError("method.detach_weight needs method.loss=dclw")
 
@@ -59,13 +59,8 @@ class MethodConfig:
 class EvalConfig(WatchedEval):
     """Evaluation protocol."""
 
-    knn_temperature: float = 0.1  # of the weighted vote
-    npc_batch_sizes: list[int] = field(default_factory=lambda: [4, 8, 16, 64])
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if min(self.npc_batch_sizes, default=2) < 2:
-            raise ValueError("eval.npc_batch_sizes must be >= 2")
+    knn_temperature: Positive = 0.1  # of the weighted vote
+    npc_batch_sizes: list[BatchSize] = field(default_factory=lambda: [4, 8, 16, 64])
 
 
 @dataclass
@@ -73,11 +68,11 @@ class SensitivityConfig:
     """`make run TASK=sensitivity`: one setting at a time, every loss, equal images seen."""
 
     losses: list[str] = field(default_factory=lambda: ["infonce", "dcl", "dclw"])
-    batch_sizes: list[int] = field(default_factory=lambda: [16, 32, 64, 128])
-    temperatures: list[float] = field(default_factory=lambda: [0.07, 0.1, 0.2, 0.5])
-    lr_factors: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0])
-    epoch_factors: list[float] = field(default_factory=lambda: [0.5, 1.0])
-    num_seeds: int = 1
+    batch_sizes: list[BatchSize] = field(default_factory=lambda: [16, 32, 64, 128])
+    temperatures: list[Positive] = field(default_factory=lambda: [0.07, 0.1, 0.2, 0.5])
+    lr_factors: list[Positive] = field(default_factory=lambda: [0.3, 1.0, 3.0])
+    epoch_factors: list[Positive] = field(default_factory=lambda: [0.5, 1.0])
+    num_seeds: Count = 1
 
 
 @dataclass

@@ -1,8 +1,7 @@
 """What can be set in a DebCSE experiment."""
 
-import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from common.config import ExperimentConfig
 from common.families.sentences.config import (
@@ -13,31 +12,34 @@ from common.families.sentences.config import (
     StsEval,
     TextModel,
 )
+from common.ranges import (
+    Cosine,
+    Count,
+    NonNegative,
+    Positive,
+    Probability,
+    Rate,
+    Share,
+    Whole,
+    above,
+)
 
 
 @dataclass
 class DebcseData(SentenceData):
     """Unlabelled sentences: anchors and candidates alike."""
 
-    nli_sentences: int = 0  # sentences of the bundled NLI set, without labels, added to the source
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.nli_sentences < 0:
-            raise ValueError("data.nli_sentences must be >= 0")
+    nli_sentences: Whole = (
+        0  # sentences of the bundled NLI set, without labels, added to the source
+    )
 
 
 @dataclass
 class MethodConfig(SentenceLoss):
     """The objective."""
 
-    hard_weight: float = 1.0  # alpha, weight of a row's own hard negative in the denominator
-    twin_weight: float = 0.0  # of a second term with the dropout twin as positive
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.hard_weight <= 0 or self.twin_weight < 0:
-            raise ValueError("method.hard_weight must be > 0 and method.twin_weight >= 0")
+    hard_weight: Positive = 1.0  # alpha, weight of a row's own hard negative in the denominator
+    twin_weight: NonNegative = 0.0  # of a second term with the dropout twin as positive
 
 
 @dataclass
@@ -60,17 +62,13 @@ class SurfaceConfig:
 class PoolConfig:
     """Candidates of every anchor."""
 
-    pos_k: int = 20  # corpus neighbours by cosine of the scorer
+    pos_k: Whole = 20  # corpus neighbours by cosine of the scorer
     twin: bool = True  # the sentence itself is a candidate for its positive
     repetition: bool = True  # a copy with repeated words is another
     paraphrases: str | None = None  # folder of `make run TASK=paraphrase`: one more each
-    neg_lex: int = 25  # corpus sentences of the highest BM25 score
-    neg_rand: int = 25  # random ones
-    block_size: int = 2048  # anchors per block of the offline stage
-
-    def __post_init__(self) -> None:
-        if min(self.pos_k, self.neg_lex, self.neg_rand) < 0 or self.block_size < 1:
-            raise ValueError("pool sizes must be >= 0 and pool.block_size >= 1")
+    neg_lex: Whole = 25  # corpus sentences of the highest BM25 score
+    neg_rand: Whole = 25  # random ones
+    block_size: Count = 2048  # anchors per block of the offline stage
 
 
 @dataclass
@@ -83,23 +81,18 @@ class IpwConfig:
     negatives: Literal["ipw", "uniform", "none"] = "ipw"  # none: in-batch negatives only
     surface: bool = True  # inverse propensity; False: semantic-only sampling
     semantic: bool = True  # utility and thresholds; False: surface-only sampling
-    surface_temperature: float = 0.2  # lambda of the propensity; .inf is the same as surface=false
-    semantic_temperature: float = 0.1  # kappa of the utility
-    clip: float | None = 10.0  # inverse propensities are cut at this times the pool's size
-    theta_pos: float | None = None  # least cosine of a positive; None: by quantile
-    theta_neg: float | None = None  # largest cosine of a negative; None: by quantile
-    theta_pos_quantile: float = 0.95  # of the cosines of all semantic neighbours
-    theta_neg_quantile: float = 0.5  # of the cosines of all lexical neighbours
-    word_drop_prob: float = 0.1  # positives=augmented
+    surface_temperature: Annotated[float, above(0, infinite=True)] = (
+        0.2  # lambda of the propensity; .inf is the same as surface=false
+    )
+    semantic_temperature: Positive = 0.1  # kappa of the utility
+    clip: Positive | None = 10.0  # inverse propensities are cut at this times the pool's size
+    theta_pos: Cosine | None = None  # least cosine of a positive; None: by quantile
+    theta_neg: Cosine | None = None  # largest cosine of a negative; None: by quantile
+    theta_pos_quantile: Probability = 0.95  # of the cosines of all semantic neighbours
+    theta_neg_quantile: Probability = 0.5  # of the cosines of all lexical neighbours
+    word_drop_prob: Rate = 0.1  # positives=augmented
 
     def __post_init__(self) -> None:
-        if not (self.surface_temperature > 0 and 0 < self.semantic_temperature < math.inf):
-            raise ValueError("ipw.surface_temperature and ipw.semantic_temperature must be > 0")
-        if self.clip is not None and self.clip <= 0:
-            raise ValueError("ipw.clip must be > 0, or null for no clipping")
-        quantiles = (self.theta_pos_quantile, self.theta_neg_quantile)
-        if not all(0 <= q <= 1 for q in quantiles):
-            raise ValueError("ipw.theta_pos_quantile and ipw.theta_neg_quantile are in [0, 1]")
         if self.positives == "augmented" and self.negatives != "none":
             raise ValueError("ipw.positives=augmented is a baseline: it needs ipw.negatives=none")
 
@@ -115,12 +108,12 @@ class ParaphraseConfig:
 
     model: str = "bundled:stories260k"
     output: str | None = None  # folder, becomes pool.paraphrases
-    limit: int | None = None  # sentences, the first of the corpus
-    temperature: float = 0.8
-    top_p: float = 0.95
-    max_new_tokens: int = 40
-    prompt_budget: int = 160
-    batch_size: int = 16
+    limit: Count | None = None  # sentences, the first of the corpus
+    temperature: Positive = 0.8
+    top_p: Share = 0.95
+    max_new_tokens: Count = 40
+    prompt_budget: Count = 160
+    batch_size: Count = 16
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """What can be set in an ESimCSE experiment."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from common.config import ExperimentConfig
 from common.data.text.options import RepetitionConfig
@@ -12,6 +12,7 @@ from common.families.sentences.config import (
     StsEval,
     TextModel,
 )
+from common.ranges import Probability, Whole, at_least
 
 
 @dataclass
@@ -34,13 +35,11 @@ class EsimcseData(SentenceData):
 class MomentumConfig:
     """Encoder of the queue's keys."""
 
-    decay: float = 0.995  # lambda; 0: the online encoder without dropout, no second network
+    decay: Probability = 0.995  # lambda; 0: the online encoder without dropout, no second network
     init: Literal["pretrained", "random"] = "pretrained"  # random: as released
     order: Literal["before_step", "after_step"] = "before_step"  # of the optimiser
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decay <= 1:
-            raise ValueError("momentum.decay must lie in [0, 1]")
         if self.init == "random" and self.decay == 0:
             raise ValueError("momentum.init=random needs a second network: momentum.decay > 0")
 
@@ -49,23 +48,17 @@ class MomentumConfig:
 class QueueConfig:
     """Earlier keys as further negatives."""
 
-    size: int = 160  # Q; 0: no queue and no momentum encoder
-
-    def __post_init__(self) -> None:
-        if self.size < 0:
-            raise ValueError("queue.size must be >= 0")
+    size: Whole = 160  # Q; 0: no queue and no momentum encoder
 
 
 @dataclass
 class LengthConfig:
     """Length-bias probe."""
 
-    threshold: int = 3  # pairs whose numbers of words differ by more are judged apart
-    sentences: int = 2000  # held-out sentences of the linear probe, halved into fit and test
-
-    def __post_init__(self) -> None:
-        if self.threshold < 0 or self.sentences < 4:
-            raise ValueError("length.threshold must be >= 0 and length.sentences >= 4")
+    threshold: Whole = 3  # pairs whose numbers of words differ by more are judged apart
+    sentences: Annotated[int, at_least(4)] = (
+        2000  # held-out sentences of the linear probe, halved into fit and test
+    )
 
 
 @dataclass

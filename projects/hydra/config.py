@@ -1,10 +1,22 @@
 """What can be set in a Hydra experiment."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from common.config import ExperimentConfig
 from common.families.images.config import CIFAR10_STD_OF_PIXELS, FrozenEval, ImageSetData
+from common.ranges import (
+    Count,
+    Interval,
+    NonNegative,
+    Positive,
+    Probability,
+    Rate,
+    Real,
+    Share,
+    at_least,
+    not_empty,
+)
 
 
 @dataclass
@@ -13,24 +25,26 @@ class HydraData(ImageSetData):
 
     source: Literal["synthetic", "bundled", "cifar10", "cifar100", "imagenet", "folder"] = "bundled"
     folder: str | None = None  # source=folder: {train,val}/<class>/* below data.root
-    num_classes: int = 10
-    test_limit: int | None = None  # test images, class-balanced, always the same; None: all
+    num_classes: Annotated[int, at_least(2)] = 10
+    test_limit: Count | None = None  # test images, class-balanced, always the same; None: all
     views: Literal[1, 2] = 1  # two: queries from view 1, keys from view 2
-    repeats: int = 1  # repeated augmentation: copies of a sample in the batch stream
-    samples_per_class: int | None = None  # K of the PK sampler; None: plain shuffle
+    repeats: Count = 1  # repeated augmentation: copies of a sample in the batch stream
+    samples_per_class: Annotated[int, at_least(2)] | None = (
+        None  # K of the PK sampler; None: plain shuffle
+    )
     augmentation: Literal["crop", "simclr", "randaugment", "dino", "three_augment"] = "crop"
-    crop_scale: tuple[float, float] = (0.5, 1.0)
-    erase_prob: float = 0.0  # random erasing with noise per pixel (randaugment)
-    std: tuple[float, float, float] = CIFAR10_STD_OF_PIXELS
+    crop_scale: Interval = (0.5, 1.0)
+    erase_prob: Probability = 0.0  # random erasing with noise per pixel (randaugment)
+    std: tuple[Positive, Positive, Positive] = CIFAR10_STD_OF_PIXELS
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.source == "folder") != (self.folder is not None):
             raise ValueError("data.folder belongs to data.source=folder: give both or neither")
         if self.samples_per_class is not None:
-            if self.batch_size % self.samples_per_class or self.samples_per_class < 2:
+            if self.batch_size % self.samples_per_class:
                 raise ValueError(
-                    f"data.samples_per_class={self.samples_per_class} must be >= 2 and divide "
+                    f"data.samples_per_class={self.samples_per_class} must divide "
                     f"data.batch_size={self.batch_size}"
                 )
             if self.repeats > 1:
@@ -43,12 +57,14 @@ class ModelConfig:
 
     backbone: str = "convnet"  # convnet, or a timm model such as resnet18, resnet50, vit_*
     stem_type: str | None = None  # timm ResNets: deep, ...; None: the model's own
-    output_stride: int | None = None  # timm ResNets: 8, 16 or 32; None: the model's own
-    widths: list[int] = field(default_factory=lambda: [24, 48, 128])  # of convnet
+    output_stride: Count | None = None  # timm ResNets: 8, 16 or 32; None: the model's own
+    widths: Annotated[list[Count], not_empty] = field(
+        default_factory=lambda: [24, 48, 128]
+    )  # of convnet
     pretrained: str = "random"  # see common.encoders.resolve_pretrained; timm models
     init_from: str | None = None  # exported folder: its encoder is the starting point
-    projector_dim: int = 2048  # hidden width
-    out_dim: int = 256  # D, dimension in which pairs are compared
+    projector_dim: Count = 2048  # hidden width
+    out_dim: Count = 256  # D, dimension in which pairs are compared
 
 
 @dataclass
@@ -56,13 +72,13 @@ class GateConfig:
     """The feature filter: from a pair of classes to a vector in [0, 1]^D."""
 
     type: Literal["basic", "open", "gumbel", "stochastic"] = "basic"
-    in_dim: int = 512  # label embedding
-    mlp_dim: int = 1024  # hidden width
+    in_dim: Count = 512  # label embedding
+    mlp_dim: Count = 1024  # hidden width
     fuse: bool = True  # one gate of the mean embedding; False: product of two gates
-    penalty: float = 0.0  # weight of the mean binary entropy (basic, gumbel)
-    sigma: float = 0.5  # noise of the stochastic gate
-    open_penalty: float = 1e-6  # weight of the expected number of open stochastic gates
-    temperature: float = 1.0  # of the Gumbel gate
+    penalty: NonNegative = 0.0  # weight of the mean binary entropy (basic, gumbel)
+    sigma: Positive = 0.5  # noise of the stochastic gate
+    open_penalty: NonNegative = 1e-6  # weight of the expected number of open stochastic gates
+    temperature: Positive = 1.0  # of the Gumbel gate
 
 
 @dataclass
@@ -76,9 +92,9 @@ class PairsConfig:
 class HeadConfig:
     """Online linear classifier, for monitoring."""
 
-    weight: float = 1.0  # of its cross entropy; 0 builds none
+    weight: NonNegative = 1.0  # of its cross entropy; 0 builds none
     sup_loss: bool = False  # let its gradient reach the encoder
-    label_smoothing: float = 0.0
+    label_smoothing: Rate = 0.0
 
 
 @dataclass
@@ -86,11 +102,11 @@ class MethodConfig:
     """The objective."""
 
     objective: Literal["pairs", "supcon", "simclr", "cross_entropy"] = "pairs"
-    temperature: float = 0.1  # divides the similarities
+    temperature: Positive = 0.1  # divides the similarities
     learn_temperature: bool = False  # 1 / temperature is then kept in [1, 100]
     exclude_self: bool = True  # one view: a sample is no positive of itself; False: released code
     renormalise_after_gate: bool = False  # cosine inside the subspace, as the paper has it
-    alpha: float | None = None  # start of a learnable weight that subtracts the open similarity
+    alpha: Real | None = None  # start of a learnable weight that subtracts the open similarity
     frozen_simclr: bool = False  # train SimCLR first, then only the gate on its frozen features
 
     def __post_init__(self) -> None:
@@ -102,11 +118,13 @@ class MethodConfig:
 class EvalConfig(FrozenEval):
     """Evaluation protocol."""
 
-    ks: list[int] = field(default_factory=lambda: [20])
-    probe_l2: list[float] = field(default_factory=lambda: [10.0**e for e in range(-4, 1)])
-    batch_size: int = 500
-    precision_at: int = 20  # k of the subspace precision
-    max_pairs: int = 200  # class pairs of the subspace precision; more are subsampled
+    ks: Annotated[list[Count], not_empty] = field(default_factory=lambda: [20])
+    probe_l2: Annotated[list[NonNegative], not_empty] = field(
+        default_factory=lambda: [10.0**e for e in range(-4, 1)]
+    )
+    batch_size: Count = 500
+    precision_at: Count = 20  # k of the subspace precision
+    max_pairs: Count = 200  # class pairs of the subspace precision; more are subsampled
     hierarchy: str | None = None  # text file: path root/.../class per line; None: CIFAR-10's
     transfer: list[str] = field(default_factory=list)  # further labelled sets, by name
     transfer_protocols: list[str] = field(default_factory=lambda: ["linear_probe", "few_shot"])
@@ -124,7 +142,7 @@ class Config(ExperimentConfig):
     online_head: HeadConfig = field(default_factory=HeadConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    layer_decay: float = 1.0  # factor of the learning rate from one layer to the one below
+    layer_decay: Share = 1.0  # factor of the learning rate from one layer to the one below
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,6 +7,7 @@ from common.config import ExperimentConfig
 from common.data.row_map.options import RowMapConfig
 from common.decoding.options import ServerConfig
 from common.families.image_text.config import ORIGINAL, ImageTextData, ImageTextEval, TwoTowers
+from common.ranges import Count, Inner, Positive, Probability, Seed, Share, Whole
 
 ALIASES = {"coco": "mscoco"}  # spelling of the official script
 
@@ -19,20 +20,18 @@ class LaclipData(ImageTextData):
     texts: list[str] = field(
         default_factory=lambda: [ORIGINAL, "chatgpt", "bard", "mscoco", "human"]
     )
-    num_rewrites: int | None = None  # M: use the first M rewrites; 0 is CLIP, None takes all
+    num_rewrites: Whole | None = None  # M: use the first M rewrites; 0 is CLIP, None takes all
     augmentation: Literal["none", "eda", "word_dropout", "back_translation"] = "none"
-    augment_prob: float = 1.0  # probability that a drawn text is altered (eda, word_dropout)
-    augment_strength: float = 0.1  # share of words changed (eda) or dropped (word_dropout)
+    augment_prob: Probability = 1.0  # probability that a drawn text is altered (eda, word_dropout)
+    augment_strength: Inner = 0.1  # share of words changed (eda) or dropped (word_dropout)
 
     def __post_init__(self) -> None:
         self.texts = [ALIASES.get(name, name) for name in self.texts]
         super().__post_init__()
         available = len(self.texts) - 1
         limit = available if self.augmentation != "back_translation" else 1000
-        if self.num_rewrites is not None and not 0 <= self.num_rewrites <= limit:
+        if self.num_rewrites is not None and self.num_rewrites > limit:
             raise ValueError(f"data.num_rewrites must lie between 0 and {available}, the rewrites")
-        if not 0 <= self.augment_prob <= 1 or not 0 < self.augment_strength < 1:
-            raise ValueError("data.augment_prob lies in [0, 1], data.augment_strength in (0, 1)")
 
     @property
     def text_sources(self) -> list[str]:
@@ -47,12 +46,8 @@ class LaclipData(ImageTextData):
 class MethodConfig:
     """The objective."""
 
-    num_texts: int = 1  # texts of an image per step; 2 is LaCLIP-MT, 1 LaCLIP
+    num_texts: Count = 1  # texts of an image per step; 2 is LaCLIP-MT, 1 LaCLIP
     loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
-
-    def __post_init__(self) -> None:
-        if self.num_texts < 1:
-            raise ValueError("method.num_texts must be >= 1")
 
 
 @dataclass
@@ -63,12 +58,12 @@ class RewriteConfig:
     output: str | None = None  # finished chunks are kept in <output>.parts
     model: str = "bundled:stories260k"  # bundled:<name>, local folder or Hugging Face id
     source_type: Literal["chatgpt", "bard", "mscoco", "coco", "human"] = "chatgpt"
-    batch_size: int = 100  # prompts per forward pass
-    temperature: float = 0.9
-    top_p: float = 0.95
-    max_new_tokens: int = 77
-    prompt_budget: int = 400  # tokens; the official script's default is 512
-    seed: int = 1  # a line's demonstrations and tokens depend on (seed, line) alone
+    batch_size: Count = 100  # prompts per forward pass
+    temperature: Positive = 0.9
+    top_p: Share = 0.95
+    max_new_tokens: Count = 77
+    prompt_budget: Count = 400  # tokens; the official script's default is 512
+    seed: Seed = 1  # a line's demonstrations and tokens depend on (seed, line) alone
     device: str = "auto"  # auto: a GPU if there is one
 
 
@@ -85,6 +80,7 @@ class Config(ExperimentConfig):
     task: RowMapConfig = field(default_factory=RowMapConfig)  # of rewrite
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.data.check_source()
         self.model.check_towers()
         available = 1 + len(self.data.text_sources)

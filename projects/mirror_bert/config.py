@@ -11,6 +11,7 @@ from common.families.sentences.config import (
     StsEval,
     TextModel,
 )
+from common.ranges import Count, Positive, Rate, Whole
 
 
 @dataclass
@@ -33,13 +34,9 @@ class MirrorData(SentenceData):
 class AugmentConfig:
     """Random span masking of the second view."""
 
-    span_chars: int = 5  # k characters; 0: off
-    min_chars: int = 30  # shorter strings are not masked
+    span_chars: Whole = 5  # k characters; 0: off
+    min_chars: Whole = 30  # shorter strings are not masked
     mask: Literal["literal", "tokenizer"] = "literal"  # "[MASK]", or the tokenizer's own mask token
-
-    def __post_init__(self) -> None:
-        if self.span_chars < 0 or self.min_chars < 0:
-            raise ValueError("augment.span_chars and augment.min_chars must be >= 0")
 
 
 @dataclass
@@ -50,7 +47,7 @@ class MirrorModel(TextModel):
     length) avg_all, its `mean_std` avg.
     """
 
-    drop_head: float = 0.0  # probability of dropping a head in training; the paper: or dropout
+    drop_head: Rate = 0.0  # probability of dropping a head in training; the paper: or dropout
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,15 +58,13 @@ class MirrorModel(TextModel):
             )
         if self.pooling == "avg_all" and self.max_length is None:
             raise ValueError("model.pooling=avg_all pads to a fixed length: set model.max_length")
-        if not 0 <= self.drop_head < 1:
-            raise ValueError("model.drop_head must be in [0, 1)")
 
 
 @dataclass
 class MethodConfig(SentenceLoss):
     """The objective."""
 
-    temperature: float = 0.04  # tau, divides the cosines; 0.2 at word level
+    temperature: Positive = 0.04  # tau, divides the cosines; 0.2 at word level
 
 
 @dataclass
@@ -78,7 +73,7 @@ class MirrorEval(StsEval):
 
     level: Literal["sentence", "lexical"] = "sentence"  # gives level_score: STS, or ESCO Recall@1
     titles: Literal["dev", "test", "none"] = "test"  # ESCO occupations whose titles are queries
-    num_titles: int = 2000  # queries, a fixed draw
+    num_titles: Count = 2000  # queries, a fixed draw
     word_pairs: list[str] = field(default_factory=list)  # .csv or tab-separated, below data.root
     # their columns: text, text, score; these are SimLex-999's
     word_columns: list[str] = field(default_factory=lambda: ["word1", "word2", "SimLex999"])

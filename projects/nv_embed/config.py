@@ -1,12 +1,13 @@
 """What can be set in an NV-Embed experiment."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from common.config import ExperimentConfig
 from common.data.row_map.options import RowMapConfig
 from common.decoding.options import ServerConfig
 from common.families.retrieval.config import RetrievalData, RetrievalEval, SearchConfig
+from common.ranges import Count, Positive, Rate, Share, at_least
 
 BUNDLED_EVAL = ("wikides", "wikides_rerank", "snips", "banking77", "banking77_clusters", "nli_pairs",
                 "stsb")  # fmt: skip
@@ -26,18 +27,18 @@ class ModelConfig:
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     causal: bool = False  # keep the causal mask (ablation)
     pooling: Literal["last", "mean", "latent", "self_attention"] = "latent"
-    num_latents: int = 512
-    heads: int = 8  # of the pooling layer
-    dim_head: int | None = None  # of the pooling layer; None: width of the model, as released
-    lora_rank: int | None = 16  # None trains all weights
-    lora_alpha: float = 32.0
-    lora_dropout: float = 0.1
+    num_latents: Count = 512
+    heads: Count = 8  # of the pooling layer
+    dim_head: Count | None = None  # of the pooling layer; None: width of the model, as released
+    lora_rank: Count | None = 16  # None trains all weights
+    lora_alpha: Positive = 32.0
+    lora_dropout: Rate = 0.1
     lora_targets: str = "all-linear"  # or names of layers, separated by commas
     weights: Literal["float32", "bfloat16"] = "float32"  # of the frozen model
     grad_checkpointing: bool = False
     # passes over a training batch, each of texts of similar length: less padding is computed
-    length_groups: int = 1
-    max_length: int = 512  # tokens outside training
+    length_groups: Count = 1
+    max_length: Annotated[int, at_least(4)] = 512  # tokens outside training
     # which tokens are the instruction: exact; released: the official code's count, one less;
     # pooled: the instruction is pooled too
     instruction_span: Literal["exact", "released", "pooled"] = "exact"
@@ -45,27 +46,21 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.lora_rank is None and self.weights == "bfloat16":
             raise ValueError("model.weights=bfloat16 is for a frozen model: it needs lora_rank")
-        if self.length_groups < 1:
-            raise ValueError("model.length_groups must be >= 1")
 
 
 @dataclass
 class MethodConfig:
     """Objective and order of the stages."""
 
-    temperature: float = 0.02  # tau, divides the cosines
+    temperature: Positive = 0.02  # tau, divides the cosines
     # two_stage: retrieval with in-batch negatives, then everything without; reversed: the same
     # stages the other way round; single and single_in_batch: one stage on everything
     schedule: Literal["two_stage", "reversed", "single", "single_in_batch"] = "two_stage"
-    stage_1_steps: int = 20000  # the second stage has the rest of trainer.max_steps
-    stage_2_lr: float = 1.5e-5  # peak learning rate of the stage without in-batch negatives
+    stage_1_steps: Count = 20000  # the second stage has the rest of trainer.max_steps
+    stage_2_lr: Positive = 1.5e-5  # peak learning rate of the stage without in-batch negatives
     shared_hard_negatives: bool = True  # in-batch: other queries' hard negatives count too
     gather: bool = True  # in-batch negatives of all ranks
     loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0 or self.stage_2_lr <= 0:
-            raise ValueError("method.temperature and method.stage_2_lr must be > 0")
 
 
 @dataclass
@@ -74,7 +69,7 @@ class EvalConfig(RetrievalEval):
 
     tasks: list[str] = field(default_factory=lambda: list(BUNDLED_EVAL))
     primary: list[str] = field(default_factory=lambda: ["wikides", "snips", "banking77", "stsb"])
-    max_items: int | None = None  # texts, pairs or queries of a task
+    max_items: Count | None = None  # texts, pairs or queries of a task
     untrained: bool = False  # a second model in memory
     # of queries in the sets of eval.beir and in the task search
     instruction: str = "Find passages that answer the question"
@@ -91,13 +86,13 @@ class SynthesisConfig:
 
     model: str = "bundled:causal-lm"  # any causal LM: folder, bundled:<name> or hub id
     formats: list[str] = field(default_factory=lambda: list(SYNTHESIS_FORMATS))
-    requests: int = 1000  # prompts for tasks, per format
-    tasks_per_request: int = 20
-    examples: int = 40000  # prompts for an example, per format
-    max_new_tokens: int = 1024  # of an answer
-    temperature: float = 1.0
-    top_p: float = 0.95
-    batch_size: int = 16
+    requests: Count = 1000  # prompts for tasks, per format
+    tasks_per_request: Count = 20
+    examples: Count = 40000  # prompts for an example, per format
+    max_new_tokens: Count = 1024  # of an answer
+    temperature: Positive = 1.0
+    top_p: Share = 0.95
+    batch_size: Count = 16
     device: str = "auto"
     output: str | None = None  # folder; None: the task's
 
@@ -107,9 +102,6 @@ class SynthesisConfig:
             raise ValueError(
                 f"synthesis.formats: {unknown} are none of {', '.join(SYNTHESIS_FORMATS)}"
             )
-        counts = (self.requests, self.tasks_per_request, self.examples, self.batch_size)
-        if min(*counts, self.max_new_tokens) < 1:
-            raise ValueError("all counts of the synthesis section must be >= 1")
 
 
 @dataclass
@@ -138,5 +130,5 @@ class Config(ExperimentConfig):
         if self.trainer.max_steps is None:
             raise ValueError("set trainer.max_steps: the steps of both stages together")
         staged = self.method.schedule in ("two_stage", "reversed")
-        if staged and not 0 < self.method.stage_1_steps < self.trainer.max_steps:
-            raise ValueError("method.stage_1_steps must be in (0, trainer.max_steps)")
+        if staged and self.method.stage_1_steps >= self.trainer.max_steps:
+            raise ValueError("method.stage_1_steps must be < trainer.max_steps")

@@ -1,12 +1,13 @@
 """What can be set in a RankGen experiment."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from common.config import DataConfig, ExperimentConfig
 from common.data.row_map.options import RowMapConfig
 from common.decoding.options import ServerConfig, Strategy
 from common.families.retrieval.config import RetrievalEval, SearchConfig
+from common.ranges import Count, Inner, Positive, Rate, Share, Whole, at_least
 
 Part = Literal["train", "dev", "test"]
 Half = Literal["ranker", "generator", "all"]
@@ -21,14 +22,11 @@ class RankgenData(DataConfig):
     file: str | None = None  # source=file: training triples, below data.root
     eval_file: str | None = None  # source=file: triples of other documents, below data.root
     batches: Literal["document", "mixed"] = "document"  # mixed: batches over all documents
-    limit: int | None = None  # training triples, drawn by the seed
+    limit: Count | None = None  # training triples, drawn by the seed
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if (self.source == "file") != (self.file is not None):
             raise ValueError("data.file and data.source=file belong together")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError("data.limit must be >= 1")
 
 
 @dataclass
@@ -40,15 +38,11 @@ class ModelConfig:
     config: dict[str, Any] | None = None  # with pretrained=random: model_type and its fields
     tokenizer: str | None = None  # where the weights come without one; None: of T5 v1.1
     pooling: Literal["first", "mean"] = "first"  # mean: where the first state is not trained
-    prefix_length: int = 512  # tokens, marker included
-    suffix_length: int = 128
-    dropout: float | None = None  # every dropout probability; None: the model's own
+    prefix_length: Annotated[int, at_least(4)] = 512  # tokens, marker included
+    suffix_length: Annotated[int, at_least(4)] = 128
+    dropout: Rate | None = None  # every dropout probability; None: the model's own
     attention: Literal["auto", "eager", "sdpa"] = "auto"  # eager is faster for short texts on a CPU
-    projection_std: float | None = None  # of the new projection; None: 1/sqrt(d)
-
-    def __post_init__(self) -> None:
-        if min(self.prefix_length, self.suffix_length) < 4:
-            raise ValueError("model.prefix_length and model.suffix_length must be >= 4")
+    projection_std: Positive | None = None  # of the new projection; None: 1/sqrt(d)
 
 
 @dataclass
@@ -58,12 +52,8 @@ class MethodConfig:
     # inbook: other golds of the batch; generative: generated continuations; both
     negatives: Literal["inbook", "generative", "both"] = "both"
     gather: bool = True  # golds and generations of all ranks
-    chunk_size: int | None = None  # gradient cache: texts per pass; None: no cache
+    chunk_size: Count | None = None  # gradient cache: texts per pass; None: no cache
     loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
-
-    def __post_init__(self) -> None:
-        if self.chunk_size is not None and self.chunk_size < 1:
-            raise ValueError("method.chunk_size must be >= 1")
 
 
 @dataclass
@@ -73,16 +63,16 @@ class WindowConfig:
     books: str | None = None  # folder of .txt files below data.root; None: bundled novels
     part: Part = "train"  # of the bundled novels
     half: Half = "ranker"  # which chapters; all: no split
-    prefix_words: int = 256
-    min_words: int = 10  # of a continuation
-    max_words: int = 128
+    prefix_words: Count = 256
+    min_words: Count = 10  # of a continuation
+    max_words: Count = 128
     overlap: bool = True  # a window at every sentence boundary; False: disjoint continuations
-    limit: int | None = None  # windows, evenly spaced over all
+    limit: Count | None = None  # windows, evenly spaced over all
     output: str | None = None  # JSONL that is written; None: in the task's folder
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min_words <= self.max_words or self.prefix_words < 1:
-            raise ValueError("window needs prefix_words >= 1 and 1 <= min_words <= max_words")
+        if self.min_words > self.max_words:
+            raise ValueError("window.min_words must be <= window.max_words")
 
 
 @dataclass
@@ -95,12 +85,12 @@ class GeneratorConfig(ServerConfig):
     model: str = "bundled:causal-lm"  # any causal LM: folder, bundled:<name> or hub id
     amateur: str | None = None  # of contrastive decoding; None: the model with one token of context
     strategy: Strategy = "nucleus"
-    temperature: float = 1.0
-    top_p: float = 0.9
-    top_k: int = 40
-    typical_p: float = 0.9
-    tokens_per_word: float = 1.4  # budget of a negative: this times the words of its gold
-    batch_size: int = 64
+    temperature: Positive = 1.0
+    top_p: Share = 0.9
+    top_k: Count = 40
+    typical_p: Inner = 0.9
+    tokens_per_word: Positive = 1.4  # budget of a negative: this times the words of its gold
+    batch_size: Count = 64
     device: str = "auto"
 
 
@@ -111,7 +101,7 @@ class DecodeConfig:
     # run of this config, a folder written by `make export`, or pretrained: model.pretrained as it is
     run: str = "latest"
     file: str | None = None  # prefixes, one per line; None: of held-back chapters
-    num_prefixes: int = 8
+    num_prefixes: Count = 8
     # decoding strategies, and nucleus samples that are ranked: rerank, perplexity, overlap, beam
     methods: list[str] = field(
         default_factory=lambda: [
@@ -119,18 +109,13 @@ class DecodeConfig:
             "contrastive_decoding", "perplexity", "overlap", "rerank", "beam",
         ]
     )  # fmt: skip
-    repeats: int = 1  # runs of the sampling strategies, over which their metrics are averaged
-    num_samples: int = 20  # of the ranked methods
-    num_beams: int = 2
-    beam_samples: int = 10  # segments per beam and round
-    segment_tokens: int = 20
-    max_tokens: int = 115  # of the language model, per continuation
+    repeats: Count = 1  # runs of the sampling strategies, over which their metrics are averaged
+    num_samples: Count = 20  # of the ranked methods
+    num_beams: Count = 2
+    beam_samples: Count = 10  # segments per beam and round
+    segment_tokens: Count = 20
+    max_tokens: Count = 115  # of the language model, per continuation
     ab_pair: list[str] = field(default_factory=lambda: ["nucleus", "rerank"])  # of the A/B form
-
-    def __post_init__(self) -> None:
-        counts = (self.num_samples, self.num_beams, self.beam_samples, self.segment_tokens)
-        if min(*counts, self.max_tokens, self.num_prefixes, self.repeats) < 1:
-            raise ValueError("all counts of the decode section must be >= 1")
 
 
 @dataclass
@@ -138,10 +123,12 @@ class EvalConfig(RetrievalEval):
     """Suffix identification, in-book retrieval and decoding."""
 
     part: Literal["dev", "test"] = "test"  # of the bundled set
-    num_negatives: int = 10  # suffixes of the same book per prefix
-    batch_size: int = 128
-    lm_prefixes: int = 0  # prefixes on which the language model's likelihood is the ranker; 0: off
-    decode_prefixes: int = 0  # prefixes that are continued with and without the ranker; 0: off
+    num_negatives: Count = 10  # suffixes of the same book per prefix
+    batch_size: Count = 128
+    lm_prefixes: Whole = (
+        0  # prefixes on which the language model's likelihood is the ranker; 0: off
+    )
+    decode_prefixes: Whole = 0  # prefixes that are continued with and without the ranker; 0: off
     sets: list[str] = field(default_factory=list)  # further identification files below data.root
 
 

@@ -1,10 +1,20 @@
 """What can be set in a SepCLR experiment."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from common.config import DataConfig, ExperimentConfig
 from common.families.images.config import ColourChanges
+from common.ranges import (
+    Count,
+    Degrees,
+    Interval,
+    NonNegative,
+    Positive,
+    Probability,
+    at_least,
+    not_empty,
+)
 
 
 @dataclass
@@ -16,22 +26,21 @@ class SepclrData(ColourChanges, DataConfig):
     source: Literal[
         "synthetic", "digits", "cifar_mnist", "celeba", "chexpert", "odir", "dsprites", "volumes"
     ] = "digits"
-    limit: int = 2400  # training samples of synthetic, digits and dsprites; half are targets
-    test_limit: int = 600
+    limit: Annotated[int, at_least(2)] = (
+        2400  # training samples of synthetic, digits and dsprites; half are targets
+    )
+    test_limit: Annotated[int, at_least(2)] = 600
     folder: str = "volumes"  # of source=volumes, below data.root
-    image_size: int = 16  # side of the training crops in pixels (voxels)
-    eval_size: int | None = None  # side of un-augmented images; None: image_size
-    crop_scale: tuple[float, float] = (0.4, 1.0)  # area of the crop; of volumes its edge
-    flip_prob: float = 0.0
-    vertical_flip_prob: float = 0.0
-    rotation: float = 0.0  # largest angle in degrees
-    noise: float = 0.0  # standard deviation of Gaussian noise
+    image_size: Count = 16  # side of the training crops in pixels (voxels)
+    eval_size: Count | None = None  # side of un-augmented images; None: image_size
+    crop_scale: Interval = (0.4, 1.0)  # area of the crop; of volumes its edge
+    flip_prob: Probability = 0.0
+    vertical_flip_prob: Probability = 0.0
+    rotation: Degrees = 0.0  # largest angle in degrees
+    noise: NonNegative = 0.0  # standard deviation of Gaussian noise
     rescale: Literal["none", "minmax"] = "none"  # minmax: ImageNet moments, then each to [0, 1]
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError("data.crop_scale must be an increasing pair in (0, 1]")
         if self.limit % 2 or self.test_limit % 2:
             raise ValueError("data.limit and data.test_limit must be even")
 
@@ -47,15 +56,19 @@ class ModelConfig:
 
     # convnet (strides), pooled_convnet (max pooling), convnet3d, sprites, or a torchvision ResNet
     backbone: str = "pooled_convnet"
-    widths: list[int] = field(default_factory=lambda: [24, 48, 96])  # of the conv nets
+    widths: Annotated[list[Count], not_empty] = field(
+        default_factory=lambda: [24, 48, 96]
+    )  # of the conv nets
     cifar_stem: bool = False  # ResNets: 3x3 stride-1 first convolution, no max pooling
     pretrained: str = "random"  # see common.encoders.resolve_pretrained
-    rep_dim: int | None = 16  # linear layer on the features; None: the features themselves
-    hidden_dim: int = 64  # of the projectors
-    common_dim: int = 16  # of the projected common code
-    salient_dim: int = 16  # of the projected salient code
+    rep_dim: Count | None = 16  # linear layer on the features; None: the features themselves
+    hidden_dim: Count = 64  # of the projectors
+    common_dim: Count = 16  # of the projected common code
+    salient_dim: Count = 16  # of the projected salient code
     head_norm: Literal["batch", "none"] = "batch"
-    decoder_widths: list[int] = field(default_factory=lambda: [48, 24, 24])  # objective=vae
+    decoder_widths: Annotated[list[Count], not_empty] = field(
+        default_factory=lambda: [48, 24, 24]
+    )  # objective=vae
     sync_batchnorm: bool = False  # statistics over all GPUs
 
 
@@ -68,24 +81,20 @@ class MethodConfig:
 
     # supervised: each salient dimension follows one attribute; simclr: one encoder; vae: cVAE
     objective: Literal["sepclr", "supervised", "simclr", "vae"] = "sepclr"
-    bandwidth: float = 0.5  # tau, squared, of the kernels on codes
-    temperature: float = 0.5  # divides the cosines (objective=simclr)
-    common_uniformity: float = 2.0  # weight inside the common term
-    salient_weight: float = 10.0  # beta_t
-    background_weight: float = 10.0  # beta_r, pulls salient codes of the background to 0
-    leakage_weight: float = 10.0  # lambda
+    bandwidth: Positive = 0.5  # tau, squared, of the kernels on codes
+    temperature: Positive = 0.5  # divides the cosines (objective=simclr)
+    common_uniformity: NonNegative = 2.0  # weight inside the common term
+    salient_weight: NonNegative = 10.0  # beta_t
+    background_weight: NonNegative = 10.0  # beta_r, pulls salient codes of the background to 0
+    leakage_weight: NonNegative = 10.0  # lambda
     leakage: Leakage = "kjem"  # what is minimised to make common and salient codes independent
     attributes: list[str] = field(default_factory=list)  # supervised: factor of each dimension
     discrete: list[str] = field(default_factory=list)  # those of them that are classes
-    attribute_bandwidth: float = 0.025  # squared, on continuous attributes
-    kl_weight: float = 1.0  # vae
+    attribute_bandwidth: Positive = 0.025  # squared, on continuous attributes
+    kl_weight: NonNegative = 1.0  # vae
     gather: bool = True  # terms over the samples of all ranks
 
     def __post_init__(self) -> None:
-        weights = (self.salient_weight, self.background_weight, self.leakage_weight, self.kl_weight)
-        widths = (self.bandwidth, self.attribute_bandwidth, self.temperature)
-        if min(widths) <= 0 or min(weights) < 0:
-            raise ValueError("method: bandwidths and temperature must be > 0, weights >= 0")
         if (self.objective == "supervised") != bool(self.attributes):
             raise ValueError("method.attributes belongs to method.objective=supervised: set both")
         if not set(self.discrete) <= set(self.attributes):
@@ -97,7 +106,7 @@ class EvalConfig:
     """Probes of the frozen codes."""
 
     split: Literal["test", "dev"] = "test"  # of source=digits; dev: held-out training images
-    batch_size: int = 500  # samples per forward pass
+    batch_size: Count = 500  # samples per forward pass
     balanced: bool = False  # balanced accuracy
     standardize: bool = True  # probes on features of unit deviation; scikit-learn's default is off
     domain_from_heads: bool = False  # X-versus-Y probe on projected codes

@@ -11,6 +11,7 @@ from common.families.sentences.config import (
     StsEval,
     TextModel,
 )
+from common.ranges import Inner, NonNegative, Real
 
 
 @dataclass
@@ -21,30 +22,20 @@ class SimcseData(SentenceData):
     # changes every view but the first; dropout stays unless model.dropout=0
     # mlm: the predictions of the masked language model that the encoder starts from
     augment: Literal["none", "crop", "delete", "synonym", "mlm"] = "none"
-    augment_rate: float = 0.1  # share of the words (mlm: of the tokens; the paper has 0.15 there)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.augment_rate < 1:
-            raise ValueError("data.augment_rate must be in (0, 1)")
+    augment_rate: Inner = 0.1  # share of the words (mlm: of the tokens; the paper has 0.15 there)
 
 
 @dataclass
 class MethodConfig(SentenceLoss):
     """The objective."""
 
-    hard_negative_logit: float = 0.0  # log alpha, added to the logit of a row's own hard negative
+    hard_negative_logit: Real = 0.0  # log alpha, added to the logit of a row's own hard negative
     same_dropout_mask: bool = False  # ablation: both views through one dropout mask
-    mlm_weight: float = 0.0  # lambda of the masked language modelling term; 0: absent
-    mlm_probability: float = 0.15  # share of tokens that are masked
+    mlm_weight: NonNegative = 0.0  # lambda of the masked language modelling term; 0: absent
+    mlm_probability: Inner = 0.15  # share of tokens that are masked
     # local: only a rank's own rows have gradient, as released (the gradient is that of the global
     # batch divided by the number of ranks); full: the gradient of the global batch
     gather_grad: Literal["local", "full"] = "local"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.mlm_weight < 0 or not 0 < self.mlm_probability < 1:
-            raise ValueError("method.mlm_weight must be >= 0, method.mlm_probability in (0, 1)")
 
 
 @dataclass

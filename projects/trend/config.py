@@ -1,11 +1,12 @@
 """What can be set in a TREND experiment."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from common.config import ExperimentConfig
 from common.data.lidar.options import LidarData, PlanarAugment
 from common.encoders.lidar.options import DetectorOptions
+from common.ranges import Count, Inner, NonNegative, Positive, Real, Whole, at_least, not_empty
 
 Source = Literal[
     "simulated", "kitti_clip", "npz", "kitti", "semantic_kitti", "nuscenes", "once", "waymo"
@@ -19,21 +20,19 @@ class TrendData(LidarData):
     # simulated: own ray caster; kitti_clip: the bundled drive; the others in their official layouts
     sources: list[Source] = field(default_factory=lambda: ["simulated"])
     folder: str | None = None  # below data.root; None: the usual name of the source
-    train_sequences: int = 200  # simulated
-    test_sequences: int = 40  # simulated
-    beams: int = 16  # simulated
-    columns: int = 180  # simulated
-    stride: int = 1  # frames between two used ones; bundled drive: 5 (0.5 s)
+    train_sequences: Count = 200  # simulated
+    test_sequences: Count = 40  # simulated
+    beams: Count = 16  # simulated
+    columns: Count = 180  # simulated
+    stride: Count = 1  # frames between two used ones; bundled drive: 5 (0.5 s)
     # frames that must follow a training scan; None: the longest horizon. Arms of other horizons
     # train on the same scans, in the same proportions of the sets, when it is given
-    frames_ahead: int | None = None
+    frames_ahead: Whole | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.sources:
             raise ValueError("data.sources names no set")
-        if self.stride < 1:
-            raise ValueError("data.stride must be >= 1")
 
 
 @dataclass
@@ -41,21 +40,23 @@ class ModelConfig:
     """Encoder, recurrent embedding and temporal LiDAR neural field."""
 
     encoder: Literal["dense", "voxel_res_8x"] = "dense"
-    widths: list[int] = field(default_factory=lambda: [16, 32, 32])  # last: d-hat
-    strides: list[list[int]] = field(
+    widths: Annotated[list[Count], not_empty] = field(
+        default_factory=lambda: [16, 32, 32]
+    )  # last: d-hat
+    strides: list[list[Count]] = field(
         default_factory=lambda: [[1, 1, 1], [2, 2, 2], [2, 2, 2]]
     )  # of dense, along z, y, x
     norm: Literal["batch", "group"] = "group"  # of dense layers and of the recurrent embedding
     backend: Literal["auto", "torch", "spconv"] = "auto"  # of voxel_res_8x
-    time_dim: int = 32  # d_sin, of translations and of times
-    action_dim: int = 16  # d_act
-    action_hidden: int = 32
+    time_dim: Count = 32  # d_sin, of translations and of times
+    action_dim: Count = 16  # d_act
+    action_hidden: Count = 32
     recurrent_residual: bool = False
-    geometry_dim: int = 16  # d_geo
-    hidden_dim: int = 64  # of the field's MLPs
-    direction_dim: int = 16
+    geometry_dim: Count = 16  # d_geo
+    hidden_dim: Count = 64  # of the field's MLPs
+    direction_dim: Count = 16
     activation: Literal["softplus", "relu"] = "softplus"  # of MLP_geo
-    sharpness_init: float = 0.3  # v of z = exp(10 v)
+    sharpness_init: Real = 0.3  # v of z = exp(10 v)
 
     def __post_init__(self) -> None:
         if self.time_dim % 4:
@@ -68,60 +69,47 @@ class MethodConfig:
 
     # horizons: future frames of each stage; epochs: their lengths (N_curri). A horizon of 0 is
     # reconstruction of the current frame (T = 0)
-    horizons: list[int] = field(default_factory=lambda: [1, 4])
-    epochs: list[float] = field(default_factory=lambda: [12, 36])
-    steps: list[int] | None = None  # optimiser steps of the stages in place of epochs
+    horizons: Annotated[list[Whole], not_empty] = field(default_factory=lambda: [1, 4])
+    epochs: list[Positive] = field(default_factory=lambda: [12, 36])
+    steps: list[Count] | None = None  # optimiser steps of the stages in place of epochs
     time_encoding: bool = True  # False: a field without f_t ("recurrent only")
     actions: Literal["true", "zero", "shuffled"] = "true"
-    decay: float = 0.5  # p(m) ~ decay^m
-    samples: int = 48  # N_ray
-    importance_samples: int = 0  # added where a first pass puts the weights
+    decay: Inner = 0.5  # p(m) ~ decay^m
+    samples: Annotated[int, at_least(2)] = 48  # N_ray
+    importance_samples: Whole = 0  # added where a first pass puts the weights
     jitter: bool = True  # stratified samples in training
     alpha_mode: Literal["consecutive", "midpoint"] = "consecutive"
-    nearest: float = 1.0  # metres to the first sample
+    nearest: Positive = 1.0  # metres to the first sample
     intensity_at: Literal["observed", "rendered"] = "observed"
-    range_weight: float = 1.0
-    intensity_weight: float = 1.0
-    surface_weight: float = 1.0
+    range_weight: NonNegative = 1.0
+    intensity_weight: NonNegative = 1.0
+    surface_weight: NonNegative = 1.0
     range_unit: Literal["metres", "scaled"] = "metres"
-    ray_chunk: int | None = None  # rays rendered at once, recomputed in the backward pass
-    sharpness_lr_scale: float = 0.1  # learning rate of z
+    ray_chunk: Count | None = None  # rays rendered at once, recomputed in the backward pass
+    sharpness_lr_scale: NonNegative = 0.1  # learning rate of z
 
     def __post_init__(self) -> None:
-        if not self.horizons or min(self.horizons) < 0:
-            raise ValueError("method.horizons needs at least one stage of >= 0 future frames")
         if sorted(set(self.horizons)) != self.horizons:
             raise ValueError("method.horizons must grow from stage to stage (curriculum)")
         lengths = self.epochs if self.steps is None else self.steps
-        if len(lengths) != len(self.horizons) or min(lengths) <= 0:
-            raise ValueError("method: one length > 0 (epochs or steps) for each horizon")
-        if not 0 < self.decay < 1:
-            raise ValueError("method.decay must be in (0, 1): p(m) has to fall")
-        if self.samples < 2 or self.nearest <= 0:
-            raise ValueError("method.samples must be >= 2 and method.nearest > 0")
-        if min(self.range_weight, self.intensity_weight, self.surface_weight) < 0:
-            raise ValueError("method: weights must be >= 0")
+        if len(lengths) != len(self.horizons):
+            raise ValueError("method: one length (epochs or steps) for each horizon")
 
 
 @dataclass
 class FinetuneConfig(DetectorOptions, PlanarAugment):
     """Detection fine-tuning after pre-training; the encoder is all that is transferred."""
 
-    steps: int = 0  # optimiser steps; 0: none
-    epochs: float | None = None  # in place of steps
+    steps: Whole = 0  # optimiser steps; 0: none
+    epochs: Positive | None = None  # in place of steps
     source: Source | None = None  # None: the first of data.sources that has boxes
     folder: str | None = None
-    frames: int = 30  # labelled frames, evenly spaced; 0: all
+    frames: Whole = 30  # labelled frames, evenly spaced; 0: all
     scratch: bool = True  # train the same detector from random weights beside it
-    batch_size: int = 4  # per device
-    lr_scale: float = 1.0  # of optim.lr
+    batch_size: Count = 4  # per device
+    lr_scale: Positive = 1.0  # of optim.lr
     # in place of pre-training: the folder of an exported backbone, or random (scratch)
     encoder_weights: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.steps < 0 or self.batch_size < 1 or self.frames < 0:
-            raise ValueError("finetune: steps and frames >= 0, batch_size >= 1")
 
 
 @dataclass
@@ -129,14 +117,14 @@ class EvalConfig:
     """Forecast errors and probes."""
 
     split: Literal["test", "dev"] = "test"
-    horizon: int = 3  # future frames
-    rays: int = 400  # of a frame: all moving points first, then others
-    clip_rays: int = 400
-    clip_step: int = 2  # frames between the starts on the bundled drive
-    max_windows: int = 200  # of a set, evenly spaced; 0: all
-    batch_size: int = 8  # sequences per forward pass
+    horizon: Count = 3  # future frames
+    rays: Count = 400  # of a frame: all moving points first, then others
+    clip_rays: Count = 400
+    clip_step: Count = 2  # frames between the starts on the bundled drive
+    max_windows: Whole = 200  # of a set, evenly spaced; 0: all
+    batch_size: Count = 8  # sequences per forward pass
     untrained: bool = True  # the same errors of the network before training
-    segmentation_frames: int = 0  # frames of the linear probe of points; 0: none
+    segmentation_frames: Whole = 0  # frames of the linear probe of points; 0: none
     figures: bool = True  # rendered scans, boxes, maps
 
 

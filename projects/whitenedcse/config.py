@@ -1,7 +1,7 @@
 """What can be set in a WhitenedCSE experiment."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from common.config import ExperimentConfig
 from common.data.text.options import RepetitionConfig
@@ -12,6 +12,7 @@ from common.families.sentences.config import (
     StsEval,
     TextModel,
 )
+from common.ranges import Count, NonNegative, at_least
 
 
 @dataclass
@@ -19,31 +20,26 @@ class SgwConfig:
     """Shuffled group whitening of the features, in training only."""
 
     position: Literal["before_mlp", "after_mlp", "none"] = "before_mlp"  # none: no whitening
-    groups: int = 128  # G, divides the encoder's dimension; 1: all channels together, no shuffling
+    groups: Count = (
+        128  # G, divides the encoder's dimension; 1: all channels together, no shuffling
+    )
     shuffle: bool = True  # a new permutation of the channels for every view and step
     method: Literal["zca", "pca", "cholesky"] = "zca"
     detach_whitening: bool = True  # no gradient through the whitening matrix, as released
-    ridge: float = 1e-5  # on degenerate groups, times the group's largest eigenvalue; 0: none
+    ridge: NonNegative = 1e-5  # on degenerate groups, times the group's largest eigenvalue; 0: none
     # view: a block is one view of all sentences (paper); official: the flat sentence-major rows are
     # cut into num_pos consecutive blocks, so that the views of a sentence share a block (released)
     block_layout: Literal["view", "official"] = "view"
     sync: bool = False  # statistics and permutations over all ranks
-
-    def __post_init__(self) -> None:
-        if self.groups < 1 or self.ridge < 0:
-            raise ValueError("sgw.groups must be >= 1 and sgw.ridge >= 0")
 
 
 @dataclass
 class EvalConfig(StsEval):
     """STS, and the measures of the mechanism."""
 
-    whitening_sentences: int = 2000  # training sentences that the offline whitening is fitted on
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.whitening_sentences < 2:
-            raise ValueError("eval.whitening_sentences must be >= 2")
+    whitening_sentences: Annotated[int, at_least(2)] = (
+        2000  # training sentences that the offline whitening is fitted on
+    )
 
 
 @dataclass
@@ -52,7 +48,9 @@ class Config(ExperimentConfig):
 
     data: SentenceData = field(default_factory=SentenceData)
     model: TextModel = field(default_factory=lambda: TextModel(pooling="cls_before_pooler"))
-    num_pos: int = 3  # m, views of a sentence: one anchor and m - 1 positives
+    num_pos: Annotated[int, at_least(2)] = (
+        3  # m, views of a sentence: one anchor and m - 1 positives
+    )
     sgw: SgwConfig = field(default_factory=SgwConfig)
     repetition: RepetitionConfig = field(default_factory=lambda: RepetitionConfig(level="none"))
     method: SentenceLoss = field(default_factory=SentenceLoss)
@@ -61,8 +59,6 @@ class Config(ExperimentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_pos < 2:
-            raise ValueError("num_pos counts the anchor: it must be >= 2")
         if self.model.pooling == "cls":
             raise ValueError(
                 "model.pooling=cls has a dense layer of its own, and whitening comes before that "

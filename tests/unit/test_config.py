@@ -103,7 +103,14 @@ def test_resolved_config_round_trips(write):
     assert to_dict(load(Config, "p", "again")) == to_dict(cfg)
 
 
-@pytest.mark.parametrize("words", [["train", "toy", "smoke", "optim.lrr=1"], ["show", "nothing"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "toy", "smoke", "optim.lrr=1"],
+        ["show", "nothing"],
+        ["train", "laclip", "smoke", "optim.lr=-1"],
+    ],
+)
 def test_typos_end_with_code_2_before_torch_is_imported(words):
     program = "import sys; from common import cli; code = cli.main(sys.argv[1:]); assert 'torch' not in sys.modules; sys.exit(code)"
     if words[1] == "toy":

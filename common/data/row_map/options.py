@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from common.ranges import Count, NonNegative
+
 JOIN = "join"
 
 
@@ -13,11 +15,13 @@ class RowMapConfig:
 
     # i/n: only share i (0 to n-1) of n, for any scheduler; join: compute nothing, put shares together
     shard: str | None = None
-    chunk_size: int | None = None  # rows in a file and lost at most by a kill; None: the task's own
+    chunk_size: Count | None = (
+        None  # rows in a file and lost at most by a kill; None: the task's own
+    )
     engine: Literal["local", "ray"] = "local"  # this process, or workers of a Ray cluster
-    workers: int = 2  # ray: processes, each with its own model
-    cpus_per_worker: float = 1.0  # ray
-    gpus_per_worker: float = 0.0  # ray; may be a fraction
+    workers: Count = 2  # ray: processes, each with its own model
+    cpus_per_worker: NonNegative = 1.0  # ray
+    gpus_per_worker: NonNegative = 0.0  # ray; may be a fraction
     ray_address: str | None = (
         None  # ray: of a running cluster; None: $RAY_ADDRESS, else a local one
     )
@@ -29,10 +33,6 @@ class RowMapConfig:
                 raise ValueError(
                     f"task.shard={self.shard}: write i/n with i from 0 to n-1, such as 0/4, or join"
                 )
-        if self.chunk_size is not None and self.chunk_size < 1:
-            raise ValueError("task.chunk_size must be >= 1")
-        if self.workers < 1 or min(self.cpus_per_worker, self.gpus_per_worker) < 0:
-            raise ValueError("task.workers must be >= 1, task.*_per_worker >= 0")
 
     def share(self, num_chunks: int) -> range:
         """Chunks that this process computes.

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.config import DataConfig
+from common.ranges import Count
 
 
 @dataclass
@@ -13,14 +14,13 @@ class SpokenData(DataConfig):
     # digits: the bundled spoken digits; fsc, slurp: official layouts; synthetic: tone words
     source: Literal["synthetic", "digits", "fsc", "slurp"] = "digits"
     tokens: Literal["word", "bpe"] = "word"
-    vocab_size: int = 1000  # most ids; also used where the data are not on disk
+    vocab_size: Count = 1000  # most ids; also used where the data are not on disk
     slots: bool = False  # entities between intent and transcript (SLURP)
     synthetic_recordings: bool = True  # SLURP: train on the synthetic recordings too
-    max_samples: int | None = None  # longer recordings (at 16 kHz) are dropped
-    max_characters: int | None = None  # longer transcripts are dropped
-    train_per_class: int = 16  # synthetic source
+    max_samples: Count | None = None  # longer recordings (at 16 kHz) are dropped
+    max_characters: Count | None = None  # longer transcripts are dropped
+    train_per_class: Count = 16  # synthetic source
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.slots and self.source != "slurp":
             raise ValueError("data.slots=true needs data.source=slurp")

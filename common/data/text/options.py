@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from common.ranges import Count, Share
+
 TRANSFER_NAMES = ("MR", "CR", "SUBJ", "MPQA", "SST2", "TREC", "MRPC")
 
 
@@ -11,10 +13,6 @@ class RepetitionConfig:
     """Doubled elements in every view but the first, see common.data.Repetition."""
 
     level: Literal["subword", "word", "none"] = "subword"  # none: nothing is repeated
-    rate: float = 0.32  # share of the elements that may be doubled
+    rate: Share = 0.32  # share of the elements that may be doubled
     rule: Literal["code", "paper"] = "code"  # bounds of the number of repetitions
-    cap: int = 10  # rule=code: fewer repetitions than this
-
-    def __post_init__(self) -> None:
-        if not 0 < self.rate <= 1 or self.cap < 1:
-            raise ValueError("repetition.rate must be in (0, 1] and repetition.cap >= 1")
+    cap: Count = 10  # rule=code: fewer repetitions than this

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from common.ranges import Count, NonNegative, Probability, Share, Whole
+
 
 @dataclass
 class DetectorOptions:
@@ -10,17 +12,15 @@ class DetectorOptions:
 
     detector: Literal["center", "transfusion"] = "center"
     classes: list[str] = field(default_factory=lambda: ["car", "cyclist", "pedestrian"])
-    bev_width: int = 32
-    bev_layers: int = 2
-    head_width: int = 32
-    norm_momentum: float = 0.01  # of the batch norms behind the encoder; more for short runs
-    proposals: int = 40  # transfusion: queries
-    score_threshold: float = 0.1
-    max_boxes: int = 60
-    box_weight: float = 0.25  # of the box term beside the heat map
+    bev_width: Count = 32
+    bev_layers: Whole = 2
+    head_width: Count = 32
+    norm_momentum: Share = 0.01  # of the batch norms behind the encoder; more for short runs
+    proposals: Count = 40  # transfusion: queries
+    score_threshold: Probability = 0.1
+    max_boxes: Count = 60
+    box_weight: NonNegative = 0.25  # of the box term beside the heat map
 
     def __post_init__(self) -> None:
         if len(set(self.classes)) != len(self.classes) or not self.classes:
             raise ValueError("finetune.classes: at least one, and no name twice")
-        if self.box_weight < 0:
-            raise ValueError("finetune.box_weight must be >= 0")

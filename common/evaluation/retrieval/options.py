@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from common.ranges import Count, Real
+
 
 @dataclass
 class SearchConfig:
@@ -12,9 +14,5 @@ class SearchConfig:
     file: str | None = None
     queries: str | None = None  # one query per line; None: ask for them
     run: str = "latest"  # run of this config, or a folder written by `make export`
-    k: int = 5
-    threshold: float | None = None  # least score; None: all of the k
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError("search.k must be >= 1")
+    k: Count = 5
+    threshold: Real | None = None  # least score; None: all of the k

@@ -1,9 +1,10 @@
 """Config sections that experiments on images with texts share; nothing here imports torch."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from common.config import DataConfig
+from common.ranges import Count, Interval, Positive, Probability, Share, at_least
 
 ORIGINAL = "original"  # the caption of the CSV or of the shard
 
@@ -16,18 +17,17 @@ class ImageTextData(DataConfig):
     captions: str | None = None  # CSV path,caption without header, below data.root
     images: str | None = None  # folder of the CSV's image paths, below data.root; None: the CSV's
     shards: str | None = None  # webdataset pattern such as laion/{00000..41407}.tar
-    num_samples: int | None = None  # samples of a stream or a synthetic set per epoch
+    num_samples: Count | None = None  # samples of a stream or a synthetic set per epoch
     # texts of an image: the caption, then one of each further source
     texts: list[str] = field(default_factory=lambda: [ORIGINAL])
-    image_size: int = 224  # input of the image tower in pixels
-    crop_scale: tuple[float, float] = (0.5, 1.0)  # area range of the random resized crop
+    image_size: Count = 224  # input of the image tower in pixels
+    crop_scale: Interval = (0.5, 1.0)  # area range of the random resized crop
     normalize: Literal["imagenet", "clip"] = "imagenet"  # channel mean and deviation
-    train_fraction: float = 1.0  # share of the pool's training drawings, drawn by the seed
-    cache_size: int = 36  # side of cached pool images in pixels, at most twice image_size
-    max_corrupt: float = 0.05  # tolerated fraction of unreadable samples
+    train_fraction: Share = 1.0  # share of the pool's training drawings, drawn by the seed
+    cache_size: Count = 36  # side of cached pool images in pixels, at most twice image_size
+    max_corrupt: Probability = 0.05  # tolerated fraction of unreadable samples
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.texts[:1] != [ORIGINAL] or len(set(self.texts)) != len(self.texts):
             raise ValueError(f"data.texts must begin with '{ORIGINAL}' and name each source once")
 
@@ -54,12 +54,14 @@ class TwoTowers:
 
     vision: str | None = None  # own image tower: qknorm_vit_s16 | qknorm_vit_b16 | qknorm_vit_l16
     text: dict[str, Any] = field(default_factory=dict)  # sizes of the text tower; empty: CLIP's
-    embed_dim: int = 512  # joint space, with vision
+    embed_dim: Count = 512  # joint space, with vision
     open_clip: Any = None  # instead of vision: name or config of an open_clip model
     official_init: bool = False  # PyTorch's default init in QK-norm blocks, as in LaCLIP's release
     pretrained: str = "random"  # see common.encoders.pretrained.resolve_pretrained
-    logit_scale_init: float = 1 / 0.07  # first multiplier
-    max_logit_scale: float = 100.0  # clamp after every step; the lower bound is 1
+    logit_scale_init: Positive = 1 / 0.07  # first multiplier
+    max_logit_scale: Annotated[float, at_least(1)] = (
+        100.0  # clamp after every step; the lower bound is 1
+    )
     activation_checkpointing: bool = False  # recompute blocks in the backward pass
 
     def check_towers(self) -> None:
@@ -82,5 +84,5 @@ class ImageTextEval:
     templates: Literal["simple", "openai"] = "simple"  # LaCLIP's 7 sentences, or CLIP's own per set
     protocols: list[str] = field(default_factory=lambda: ["zeroshot"])  # few_shot, linear_probe
     validate: str | None = None  # set of trainer.val_every_n_steps; chooses the checkpoint
-    batch_size: int = 256  # images or texts per forward pass
+    batch_size: Count = 256  # images or texts per forward pass
     split: Literal["test", "dev"] = "test"  # of the pool; tune on dev

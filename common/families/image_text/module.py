@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from common.config import UserError
 from common.data.text.tokenizers import ClipTokenizer
 from common.encoders.image_text.dual import DualEncoder, build_dual_encoder
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
@@ -29,7 +30,11 @@ def build_tokenizer(model: TwoTowers) -> ClipTokenizer:
 
 
 def build_encoder(model: TwoTowers, image_size: int) -> Encoder:
-    """The two towers of the config."""
+    """The two towers of the config.
+
+    Raises:
+        UserError: an open_clip model of another image size.
+    """
     encoder = build_dual_encoder(
         open_clip=model.open_clip,
         vision=model.vision,
@@ -40,6 +45,11 @@ def build_encoder(model: TwoTowers, image_size: int) -> Encoder:
         pretrained=model.pretrained,
         tokenizer=build_tokenizer(model),
     )
+    if isinstance(encoder, OpenClipDualEncoder) and encoder.image_size != image_size:
+        raise UserError(
+            f"data.image_size={image_size}, but model.open_clip takes images of "
+            f"{encoder.image_size} pixels: make them equal"
+        )
     if model.activation_checkpointing:
         encoder.set_grad_checkpointing()
     return encoder

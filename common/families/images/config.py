@@ -1,9 +1,19 @@
 """Config sections that experiments on images share; nothing here imports torch."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from common.config import DataConfig
+from common.ranges import (
+    Count,
+    Interval,
+    NonNegative,
+    Positive,
+    Probability,
+    Real,
+    between,
+    not_empty,
+)
 
 # bundled: 10,000 CIFAR-10 images of the repository; the others in their official layouts
 ImageSource = Literal[
@@ -19,21 +29,25 @@ CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD_OF_IMAGES = (0.2023, 0.1994, 0.2010)
 CIFAR10_STD_OF_PIXELS = (0.2470, 0.2435, 0.2616)
 
+# brightness, contrast, saturation, hue, as torchvision takes them
+Jitter = tuple[NonNegative, NonNegative, NonNegative, Annotated[float, between(0, 0.5)]]
+
 
 @dataclass
 class ImageSetData(DataConfig):
     """A labelled image set as an encoder sees it; projects name the sources that they take."""
 
     source: str = "bundled"
-    image_size: int = 32  # input of the encoder in pixels
-    cache_size: int | None = None  # side of the cached images, at most twice image_size
-    limit: int | None = None  # training images, class-balanced, drawn by the seed (sets in memory)
-    crop_scale: tuple[float, float] = (0.08, 1.0)  # area range of the random resized crop
-    mean: tuple[float, float, float] = CIFAR10_MEAN
-    std: tuple[float, float, float] = CIFAR10_STD_OF_IMAGES
+    image_size: Count = 32  # input of the encoder in pixels
+    cache_size: Count | None = None  # side of the cached images, at most twice image_size
+    limit: Count | None = (
+        None  # training images, class-balanced, drawn by the seed (sets in memory)
+    )
+    crop_scale: Interval = (0.08, 1.0)  # area range of the random resized crop
+    mean: tuple[Real, Real, Real] = CIFAR10_MEAN
+    std: tuple[Positive, Positive, Positive] = CIFAR10_STD_OF_IMAGES
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.cache_size is not None and self.cache_size > 2 * self.image_size:
             raise ValueError("data.cache_size must be at most twice data.image_size")
         if self.limit is not None and self.source not in IN_MEMORY:
@@ -44,9 +58,9 @@ class ImageSetData(DataConfig):
 class ColourChanges:
     """Colour part of SimCLR's augmentation, for data sections."""
 
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)  # of torchvision
-    jitter_prob: float = 0.8
-    grey_prob: float = 0.2
+    jitter: Jitter = (0.4, 0.4, 0.4, 0.1)  # of torchvision
+    jitter_prob: Probability = 0.8
+    grey_prob: Probability = 0.2
 
 
 @dataclass
@@ -55,16 +69,20 @@ class ProjectedModel:
 
     # convnet | small_alexnet | a ResNet of torchvision | timm/<name>
     backbone: str = "resnet18"
-    widths: list[int] = field(default_factory=lambda: [32, 64, 128])  # convnet
+    widths: Annotated[list[Count], not_empty] = field(
+        default_factory=lambda: [32, 64, 128]
+    )  # convnet
     cifar_stem: bool = False  # ResNets: 3x3 stride-1 first convolution, no max pooling
     freeze_patch_embed: bool = False  # ViT: MoCo v3's stop-grad-conv1
     pretrained: str = "random"  # see common.encoders.pretrained.resolve_pretrained
-    projector: list[int] = field(default_factory=lambda: [512])  # hidden widths
-    out_dim: int = 128  # dimension of the contrasted embeddings
+    projector: list[Count] = field(default_factory=lambda: [512])  # hidden widths
+    out_dim: Count = 128  # dimension of the contrasted embeddings
     head_norm: Literal["batch", "layer", "none"] = "batch"  # of projector and predictor
     projector_last_norm: bool = False  # also normalise the projector's output
     projector_last_affine: bool = True  # scale and shift of that norm
-    predictor: list[int] = field(default_factory=lambda: [512])  # hidden widths, for hosts with one
+    predictor: list[Count] = field(
+        default_factory=lambda: [512]
+    )  # hidden widths, for hosts with one
     sync_batchnorm: bool = False  # statistics over all GPUs
 
 
@@ -73,12 +91,16 @@ class FrozenEval:
     """kNN vote and linear probe on frozen features."""
 
     split: Literal["test", "dev"] = "test"  # dev: held-out training images, to tune on
-    ks: list[int] = field(default_factory=lambda: [20, 200])  # neighbourhood sizes
-    items_k: int = 20  # neighbours of the primary metric and of galleries, one of ks
-    knn_temperature: float = 0.07  # of the weighted vote
+    ks: Annotated[list[Count], not_empty] = field(
+        default_factory=lambda: [20, 200]
+    )  # neighbourhood sizes
+    items_k: Count = 20  # neighbours of the primary metric and of galleries, one of ks
+    knn_temperature: Positive = 0.07  # of the weighted vote
     linear_probe: bool = True
-    probe_l2: list[float] = field(default_factory=lambda: [10.0**e for e in range(-6, 3)])
-    batch_size: int = 512  # images per forward pass
+    probe_l2: Annotated[list[NonNegative], not_empty] = field(
+        default_factory=lambda: [10.0**e for e in range(-6, 3)]
+    )
+    batch_size: Count = 512  # images per forward pass
 
     def __post_init__(self) -> None:
         if self.items_k not in self.ks:

@@ -1,11 +1,12 @@
 """Config sections that every sentence-embedding experiment shares; nothing here imports torch."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from common.config import DataConfig
 from common.data.text.options import TRANSFER_NAMES
 from common.evaluation.retrieval.options import SearchConfig as SearchConfig
+from common.ranges import Count, Positive, Rate, at_least
 
 Pooling = Literal[
     "cls", "cls_before_pooler", "avg", "avg_all", "avg_first_last", "avg_embedding_last",
@@ -21,18 +22,13 @@ class SentenceData(DataConfig):
     source: Literal["synthetic", "sentences", "nli", "file"] = "sentences"
     file: str | None = None  # .txt of one column, .csv or .tsv of one to three, below data.root
     parts: list[str] = field(default_factory=list)  # of sentences: book, wiki, tatoeba; []: all
-    limit: int | None = None  # rows, drawn by the seed
-    max_length: int = 32  # tokens in training, special ones included
-    bucket_batches: int | None = None  # batches that are sorted by length together; None: off
+    limit: Count | None = None  # rows, drawn by the seed
+    max_length: Annotated[int, at_least(4)] = 32  # tokens in training, special ones included
+    bucket_batches: Count | None = None  # batches that are sorted by length together; None: off
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if (self.source == "file") != (self.file is not None):
             raise ValueError("data.file and data.source=file belong together")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError("data.limit must be >= 1, or null for all rows")
-        if self.max_length < 4 or (self.bucket_batches or 1) < 1:
-            raise ValueError("data.max_length must be >= 4 and data.bucket_batches >= 1")
 
 
 @dataclass
@@ -44,12 +40,14 @@ class TextModel:
     pooling: Pooling = "cls"
     mlp_only_train: bool = False  # pooling=cls: the dense layer is left out when evaluating
     attention: Literal["auto", "eager", "sdpa"] = "auto"  # eager is faster for short texts on a CPU
-    dropout: float | None = None  # every dropout probability of the transformer; None: its own
-    max_length: int | None = None  # tokens of a text outside training; None: the model's limit
+    dropout: Rate | None = None  # every dropout probability of the transformer; None: its own
+    max_length: Annotated[int, at_least(4)] | None = (
+        None  # tokens of a text outside training; None: the model's limit
+    )
     # every text is written into it: {text} and, for pooling=mask, [MASK], each once
     template: str | None = None
     # passes over a training batch, by length, each without its common padding; 1: one pass
-    length_groups: int = 1
+    length_groups: Count = 1
     random_init: bool = False  # architecture and tokenizer of `pretrained`, weights drawn anew
 
     def __post_init__(self) -> None:
@@ -61,10 +59,9 @@ class TextModel:
             )
         if self.template is not None and template.count("{text}") != 1:
             raise ValueError("model.template needs {text}, once")
-        if self.length_groups < 1 or (self.length_groups > 1 and self.pooling == "avg_all"):
+        if self.length_groups > 1 and self.pooling == "avg_all":
             raise ValueError(
-                "model.length_groups must be >= 1, and 1 with model.pooling=avg_all, which averages "
-                "over padding"
+                "model.length_groups must be 1 with model.pooling=avg_all, which averages over padding"
             )
 
 
@@ -72,13 +69,9 @@ class TextModel:
 class SentenceLoss:
     """Options that every in-batch objective on sentences has."""
 
-    temperature: float = 0.05  # tau, divides the cosines
+    temperature: Positive = 0.05  # tau, divides the cosines
     gather: bool = True  # in-batch negatives of all ranks
     loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError("method.temperature must be > 0")
 
 
 @dataclass
@@ -87,7 +80,7 @@ class StsEval:
 
     sets: list[str] = field(default_factory=lambda: ["stsb-test", "sts12", "sts13", "sts14"])
     dev: str = "stsb-dev"  # selects the checkpoint when trainer.val_every_n_steps is set
-    batch_size: int = 128
+    batch_size: Count = 128
     untrained: bool = True  # also score the encoder as it was before training
     # logistic regression on frozen embeddings, of MR, CR, SUBJ, MPQA, SST2, TREC, MRPC
     transfer: list[str] = field(default_factory=list)

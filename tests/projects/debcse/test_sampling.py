@@ -245,11 +245,11 @@ def test_item_19_switches_are_config_keys():
     ("override", "message"),
     [
         ("ipw.surface_temperature=0", "must be > 0"),
-        ("ipw.semantic_temperature=.inf", "must be > 0"),
+        ("ipw.semantic_temperature=.inf", "must be > 0 and finite"),
         ("ipw.clip=0", "ipw.clip must be > 0"),
         ("ipw.theta_pos_quantile=1.5", "in \\[0, 1\\]"),
         ("ipw.positives=augmented", "needs ipw.negatives=none"),
-        ("pool.pos_k=-1", "pool sizes"),
+        ("pool.pos_k=-1", "pool.pos_k must be >= 0"),
         ("method.temperature=0", "must be > 0"),
         ("data.nli_sentences=-1", "must be >= 0"),
         ("method.hard_weight=0", "hard_weight must be > 0"),

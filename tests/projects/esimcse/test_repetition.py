@@ -222,11 +222,11 @@ def test_a_file_of_pairs_is_refused(tmp_path):
         (["data.equal_parts=true", "data.limit=null"], "divides among them"),
         (["data.equal_parts=true", "data.parts=[book,wiki]", "data.limit=9"], "divides among"),
         (["repetition.rate=0"], r"repetition.rate must be in \(0, 1\]"),
-        (["momentum.decay=1.5"], "momentum.decay must lie"),
+        (["momentum.decay=1.5"], r"momentum.decay must be in \[0, 1\]"),
         (["momentum.decay=0", "momentum.init=random"], "needs a second network"),
         (["queue.size=-1"], "queue.size must be >= 0"),
         (["method.temperature=0"], "must be > 0"),
-        (["length.sentences=2"], "length.sentences >= 4"),
+        (["length.sentences=2"], "length.sentences must be >= 4"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(overrides, message):

@@ -204,7 +204,7 @@ def test_wrong_settings_are_user_errors():
         "data.views=2": ["method.objective=simclr"],
         "sup_loss=true": ["method.objective=cross_entropy"],
         "needs a timm model": ["layer_decay=0.5"],
-        "must be >= 2 and divide": ["data.samples_per_class=5"],
+        "must divide": ["data.samples_per_class=5"],
         "data.folder": ["data.source=folder"],
         "trains a gate": ["method.frozen_simclr=true", "method.objective=supcon"],
     }

@@ -230,7 +230,7 @@ def test_check_names_what_a_paper_config_lacks(name, tmp_path):
         ("data.pairwise=true", "need data.source=file"),
         ("eval.level=lexical", "needs eval.titles"),
         ("eval.word_columns=[a]", "names three columns"),
-        ("augment.span_chars=-1", "augment.span_chars and augment.min_chars must be >= 0"),
+        ("augment.span_chars=-1", "augment.span_chars must be >= 0"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(override, message):

@@ -355,13 +355,13 @@ def test_two_processes_equal_one(two_ranks):
 def test_settings_that_do_not_fit_are_refused():
     for override, message in {
         "method.horizons=[2,1]": "must grow",
-        "method.steps=[3]": "one length > 0",
-        "method.decay=1.0": "p.m. has to fall",
+        "method.steps=[3]": "one length",
+        "method.decay=1.0": r"decay must be in \(0, 1\)",
         "method.samples=1": "must be >= 2",
-        "method.range_weight=-1": "weights must be >= 0",
+        "method.range_weight=-1": "range_weight must be >= 0",
         "data.mask_rate=1.0": "mask_rate",
         "data.sources=[]": "names no set",
-        "data.voxel=[0,1,1]": "data.voxel > 0",
+        "data.voxel=[0,1,1]": "data.voxel must be > 0",
         "model.time_dim=30": "multiple of 4",
         "model.widths=[4]": "one stride for each layer",
         "model.encoder=voxel_res_8x": "four widths",

@@ -247,11 +247,11 @@ def test_check_names_what_is_missing(name, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("num_pos=1", "num_pos counts the anchor"),
+        ("num_pos=1", "num_pos must be >= 2"),
         ("model.pooling=cls", "set model.pooling=cls_before_pooler"),
         ("data.source=nli", "holds triplets"),
         ("sgw.groups=0", "sgw.groups must be >= 1"),
-        ("sgw.ridge=-1", "sgw.ridge >= 0"),
+        ("sgw.ridge=-1", "sgw.ridge must be >= 0"),
         ("method.temperature=0", "must be > 0"),
         ("repetition.rate=0", r"must be in \(0, 1\]"),
         ("eval.whitening_sentences=1", "must be >= 2"),

@@ -1,50 +1,45 @@
 """What can be set; values stand in configs/new_project. Nothing heavy is imported here."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from common.config import DataConfig, ExperimentConfig
+from common.ranges import Count, NonNegative, Positive, not_empty
 
 
 @dataclass
 class ImageData(DataConfig):
     """Made-up images, two views each."""
 
-    num_train: int = 256  # images that are trained on
-    num_test: int = 128  # held-out images
-    image_size: int = 16  # height and width in pixels
-    noise: float = 0.3  # standard deviation of the pixel noise, in units of the value range
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if min(self.num_train, self.num_test, self.image_size) < 1:
-            raise ValueError("data.num_train, num_test and image_size must be >= 1")
+    num_train: Count = 256  # images that are trained on
+    num_test: Count = 128  # held-out images
+    image_size: Count = 16  # height and width in pixels
+    noise: NonNegative = 0.3  # standard deviation of the pixel noise, in units of the value range
 
 
 @dataclass
 class ModelConfig:
     """Encoder and projection head."""
 
-    widths: list[int] = field(default_factory=lambda: [16, 32])  # channels of each stage
-    out_dim: int = 32  # D, dimension of the embeddings that are contrasted
+    widths: Annotated[list[Count], not_empty] = field(
+        default_factory=lambda: [16, 32]
+    )  # channels of each stage
+    out_dim: Count = 32  # D, dimension of the embeddings that are contrasted
 
 
 @dataclass
 class MethodConfig:
     """The objective."""
 
-    temperature: float = 0.1  # tau, divides the cosines
-    pull_weight: float = 1.0  # lambda, of the squared distance between the views
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0 or self.pull_weight < 0:
-            raise ValueError("method.temperature must be > 0, method.pull_weight >= 0")
+    temperature: Positive = 0.1  # tau, divides the cosines
+    pull_weight: NonNegative = 1.0  # lambda, of the squared distance between the views
 
 
 @dataclass
 class EvalConfig:
     """k-nearest-neighbour classification of the frozen features."""
 
-    neighbours: int = 5
+    neighbours: Count = 5
 
 
 @dataclass

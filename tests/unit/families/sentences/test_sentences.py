@@ -62,8 +62,11 @@ def test_transfer_tasks_stand_beside_sts(tmp_path):
 def test_length_groups_of_the_config_reach_the_encoder():
     cfg = load(Config, "simcse", "smoke", ["model.length_groups=4"])
     assert build_encoder(cfg.model).length_groups == 4
-    for bad in (["model.length_groups=0"], ["model.length_groups=2", "model.pooling=avg_all"]):
-        with pytest.raises(UserError, match="length_groups must be >= 1"):
+    for bad, said in (
+        (["model.length_groups=0"], "must be >= 1"),
+        (["model.length_groups=2", "model.pooling=avg_all"], "must be 1 with"),
+    ):
+        with pytest.raises(UserError, match=f"length_groups {said}"):
             load(Config, "simcse", "smoke", [*bad, "model.mlp_only_train=false"])
 
 
