@@ -7,10 +7,10 @@ The aliases cover most fields; ``Annotated[int, at_least(4)]`` is the general fo
 
 import math
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
 
 LARGEST = 2**63 - 1  # whole numbers beyond it fit in no tensor
 
@@ -111,6 +111,10 @@ Degrees = Annotated[float, between(0, 180)]  # of a turn, both ways
 Cosine = Annotated[float, between(-1, 1)]
 Interval = Annotated[tuple[Share, Share], ascending]  # of shares, such as areas of crops
 
+Counts = Annotated[list[Count], not_empty]
+Probabilities = Annotated[list[Probability], not_empty]
+NonNegatives = Annotated[list[NonNegative], not_empty]
+
 Rule = Range | Ascending | NotEmpty
 
 
@@ -122,7 +126,7 @@ def problems(schema: type[Any], values: Mapping[str, Any], prefix: str = "") -> 
         values: plain containers in its shape; fields that are absent have not been set.
         prefix: of the names.
     """
-    hints = _hints(schema)
+    hints = _hints(cast(Hashable, schema))
     found: list[str] = []
     for field in fields(schema):
         if field.name in values:

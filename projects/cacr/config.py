@@ -13,19 +13,10 @@ from common.families.images.config import (
     ProjectedModel,
     WatchedEval,
 )
-from common.ranges import (
-    Count,
-    Interval,
-    NonNegative,
-    Positive,
-    Probability,
-    Rate,
-    Seed,
-    Share,
-    Whole,
-    at_least,
-    not_empty,
-)
+
+from common.ranges import (  # isort: skip
+    Count, Counts, Interval, NonNegative, Positive, Probabilities, Probability, Rate, Seed, Share, Whole, at_least,
+)  # fmt: skip
 
 
 @dataclass
@@ -44,12 +35,8 @@ class CacrData(ColourChanges, ImageSetData):
     crop_scale: Interval = (0.2, 1.0)
     jitter: Jitter = (0.4, 0.4, 0.4, 0.4)
     jitter_prob: Probability = 1.0
-    blur_prob: Annotated[list[Probability], not_empty] = field(
-        default_factory=lambda: [0.0]
-    )  # of the views in turn
-    solarise_prob: Annotated[list[Probability], not_empty] = field(
-        default_factory=lambda: [0.0]
-    )  # of the views in turn
+    blur_prob: Probabilities = field(default_factory=lambda: [0.0])  # of the views in turn
+    solarise_prob: Probabilities = field(default_factory=lambda: [0.0])  # of the views in turn
     local_blur_prob: Probability = 0.5
 
     def __post_init__(self) -> None:
@@ -69,7 +56,7 @@ class ModelConfig(ProjectedModel):
     """Encoder and heads; the predictor is that of method.host=momentum."""
 
     backbone: str = "small_alexnet"
-    widths: Annotated[list[Count], not_empty] = field(default_factory=lambda: [24, 48, 64])
+    widths: Counts = field(default_factory=lambda: [24, 48, 64])
     projector: list[Count] = field(default_factory=list)
     projector_last_affine: bool = False  # MoCo v3's norms end without scale and shift
     predictor: list[Count] = field(default_factory=lambda: [4096])
@@ -122,7 +109,7 @@ class MethodConfig:
 class EvalConfig(WatchedEval):
     """Evaluation protocol."""
 
-    ks: Annotated[list[Count], not_empty] = field(default_factory=lambda: [10, 20, 100, 200])
+    ks: Counts = field(default_factory=lambda: [10, 20, 100, 200])
 
 
 @dataclass

@@ -5,18 +5,10 @@ from typing import Annotated, Literal
 
 from common.config import ExperimentConfig
 from common.families.images.config import CIFAR10_STD_OF_PIXELS, FrozenEval, ImageSetData
-from common.ranges import (
-    Count,
-    Interval,
-    NonNegative,
-    Positive,
-    Probability,
-    Rate,
-    Real,
-    Share,
-    at_least,
-    not_empty,
-)
+
+from common.ranges import (  # isort: skip
+    Count, Counts, Interval, NonNegative, NonNegatives, Positive, Probability, Rate, Real, Share, at_least,
+)  # fmt: skip
 
 
 @dataclass
@@ -29,9 +21,7 @@ class HydraData(ImageSetData):
     test_limit: Count | None = None  # test images, class-balanced, always the same; None: all
     views: Literal[1, 2] = 1  # two: queries from view 1, keys from view 2
     repeats: Count = 1  # repeated augmentation: copies of a sample in the batch stream
-    samples_per_class: Annotated[int, at_least(2)] | None = (
-        None  # K of the PK sampler; None: plain shuffle
-    )
+    samples_per_class: Annotated[int, at_least(2)] | None = None  # K of the PK sampler; None: off
     augmentation: Literal["crop", "simclr", "randaugment", "dino", "three_augment"] = "crop"
     crop_scale: Interval = (0.5, 1.0)
     erase_prob: Probability = 0.0  # random erasing with noise per pixel (randaugment)
@@ -58,9 +48,7 @@ class ModelConfig:
     backbone: str = "convnet"  # convnet, or a timm model such as resnet18, resnet50, vit_*
     stem_type: str | None = None  # timm ResNets: deep, ...; None: the model's own
     output_stride: Count | None = None  # timm ResNets: 8, 16 or 32; None: the model's own
-    widths: Annotated[list[Count], not_empty] = field(
-        default_factory=lambda: [24, 48, 128]
-    )  # of convnet
+    widths: Counts = field(default_factory=lambda: [24, 48, 128])  # of convnet
     pretrained: str = "random"  # see common.encoders.resolve_pretrained; timm models
     init_from: str | None = None  # exported folder: its encoder is the starting point
     projector_dim: Count = 2048  # hidden width
@@ -118,10 +106,8 @@ class MethodConfig:
 class EvalConfig(FrozenEval):
     """Evaluation protocol."""
 
-    ks: Annotated[list[Count], not_empty] = field(default_factory=lambda: [20])
-    probe_l2: Annotated[list[NonNegative], not_empty] = field(
-        default_factory=lambda: [10.0**e for e in range(-4, 1)]
-    )
+    ks: Counts = field(default_factory=lambda: [20])
+    probe_l2: NonNegatives = field(default_factory=lambda: [10.0**e for e in range(-4, 1)])
     batch_size: Count = 500
     precision_at: Count = 20  # k of the subspace precision
     max_pairs: Count = 200  # class pairs of the subspace precision; more are subsampled

@@ -5,16 +5,10 @@ from typing import Annotated, Literal
 
 from common.config import DataConfig, ExperimentConfig
 from common.families.images.config import ColourChanges
-from common.ranges import (
-    Count,
-    Degrees,
-    Interval,
-    NonNegative,
-    Positive,
-    Probability,
-    at_least,
-    not_empty,
-)
+
+from common.ranges import (  # isort: skip
+    Count, Counts, Degrees, Interval, NonNegative, Positive, Probability, at_least,
+)  # fmt: skip
 
 
 @dataclass
@@ -56,9 +50,7 @@ class ModelConfig:
 
     # convnet (strides), pooled_convnet (max pooling), convnet3d, sprites, or a torchvision ResNet
     backbone: str = "pooled_convnet"
-    widths: Annotated[list[Count], not_empty] = field(
-        default_factory=lambda: [24, 48, 96]
-    )  # of the conv nets
+    widths: Counts = field(default_factory=lambda: [24, 48, 96])  # of the conv nets
     cifar_stem: bool = False  # ResNets: 3x3 stride-1 first convolution, no max pooling
     pretrained: str = "random"  # see common.encoders.resolve_pretrained
     rep_dim: Count | None = 16  # linear layer on the features; None: the features themselves
@@ -66,9 +58,7 @@ class ModelConfig:
     common_dim: Count = 16  # of the projected common code
     salient_dim: Count = 16  # of the projected salient code
     head_norm: Literal["batch", "none"] = "batch"
-    decoder_widths: Annotated[list[Count], not_empty] = field(
-        default_factory=lambda: [48, 24, 24]
-    )  # objective=vae
+    decoder_widths: Counts = field(default_factory=lambda: [48, 24, 24])  # objective=vae
     sync_batchnorm: bool = False  # statistics over all GPUs
 
 

@@ -6,7 +6,10 @@ from typing import Annotated, Literal
 from common.config import ExperimentConfig
 from common.data.lidar.options import LidarData, PlanarAugment
 from common.encoders.lidar.options import DetectorOptions
-from common.ranges import Count, Inner, NonNegative, Positive, Real, Whole, at_least, not_empty
+
+from common.ranges import (  # isort: skip
+    Count, Counts, Inner, NonNegative, Positive, Real, Whole, at_least, not_empty,
+)  # fmt: skip
 
 Source = Literal[
     "simulated", "kitti_clip", "npz", "kitti", "semantic_kitti", "nuscenes", "once", "waymo"
@@ -40,9 +43,7 @@ class ModelConfig:
     """Encoder, recurrent embedding and temporal LiDAR neural field."""
 
     encoder: Literal["dense", "voxel_res_8x"] = "dense"
-    widths: Annotated[list[Count], not_empty] = field(
-        default_factory=lambda: [16, 32, 32]
-    )  # last: d-hat
+    widths: Counts = field(default_factory=lambda: [16, 32, 32])  # last: d-hat
     strides: list[list[Count]] = field(
         default_factory=lambda: [[1, 1, 1], [2, 2, 2], [2, 2, 2]]
     )  # of dense, along z, y, x

@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 from common.config import DataConfig
 from common.ranges import (
     Count,
+    Counts,
     Interval,
     NonNegative,
+    NonNegatives,
     Positive,
     Probability,
     Real,
     between,
-    not_empty,
 )
 
 # bundled: 10,000 CIFAR-10 images of the repository; the others in their official layouts
@@ -69,9 +70,7 @@ class ProjectedModel:
 
     # convnet | small_alexnet | a ResNet of torchvision | timm/<name>
     backbone: str = "resnet18"
-    widths: Annotated[list[Count], not_empty] = field(
-        default_factory=lambda: [32, 64, 128]
-    )  # convnet
+    widths: Counts = field(default_factory=lambda: [32, 64, 128])  # convnet
     cifar_stem: bool = False  # ResNets: 3x3 stride-1 first convolution, no max pooling
     freeze_patch_embed: bool = False  # ViT: MoCo v3's stop-grad-conv1
     pretrained: str = "random"  # see common.encoders.pretrained.resolve_pretrained
@@ -91,15 +90,11 @@ class FrozenEval:
     """kNN vote and linear probe on frozen features."""
 
     split: Literal["test", "dev"] = "test"  # dev: held-out training images, to tune on
-    ks: Annotated[list[Count], not_empty] = field(
-        default_factory=lambda: [20, 200]
-    )  # neighbourhood sizes
+    ks: Counts = field(default_factory=lambda: [20, 200])  # neighbourhood sizes
     items_k: Count = 20  # neighbours of the primary metric and of galleries, one of ks
     knn_temperature: Positive = 0.07  # of the weighted vote
     linear_probe: bool = True
-    probe_l2: Annotated[list[NonNegative], not_empty] = field(
-        default_factory=lambda: [10.0**e for e in range(-6, 3)]
-    )
+    probe_l2: NonNegatives = field(default_factory=lambda: [10.0**e for e in range(-6, 3)])
     batch_size: Count = 512  # images per forward pass
 
     def __post_init__(self) -> None:

@@ -1,10 +1,9 @@
 """What can be set; values stand in configs/new_project. Nothing heavy is imported here."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
 
 from common.config import DataConfig, ExperimentConfig
-from common.ranges import Count, NonNegative, Positive, not_empty
+from common.ranges import Count, Counts, NonNegative, Positive
 
 
 @dataclass
@@ -21,9 +20,7 @@ class ImageData(DataConfig):
 class ModelConfig:
     """Encoder and projection head."""
 
-    widths: Annotated[list[Count], not_empty] = field(
-        default_factory=lambda: [16, 32]
-    )  # channels of each stage
+    widths: Counts = field(default_factory=lambda: [16, 32])  # channels of each stage
     out_dim: Count = 32  # D, dimension of the embeddings that are contrasted
 
 
