@@ -87,7 +87,7 @@ def train(project: str, config: str, overrides: Sequence[str] = ()) -> Path:
             run.create(cfg, overrides, size)
         else:
             run.go_on(cfg, overrides, changes, size)
-        loggers = open_loggers(cfg, run.workspace())
+        loggers = open_loggers(cfg, run.workspace(), run.owner)
         os.environ[RUN_PATH] = str(run.path)
         try:
             module, fit = fit_stages(run, signals, cfg, first, stages, loggers)
