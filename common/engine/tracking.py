@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import csv
+import io
 import json
 import netrc
 import os
@@ -73,9 +74,7 @@ def drop_rows_after(path: Path, stage: str, step: int) -> None:
     """Remove a stage's rows past a step: they are written again by the continued run."""
     if not path.exists():
         return
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if None not in row.values()]
-    kept = [r for r in rows if r["stage"] != stage or int(r["step"] or 0) <= step]
+    kept = [row for row in _rows(path) if row["stage"] != stage or int(row["step"]) <= step]
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
@@ -87,11 +86,26 @@ def drop_rows_after(path: Path, stage: str, step: int) -> None:
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
     """Curves of a metrics.csv: ``<stage>/<name>`` -> [(step, value), ...]."""
     curves: dict[str, list[tuple[int, float]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            key = f"{row['stage']}/{row['name']}"
-            curves.setdefault(key, []).append((int(row["step"]), float(row["value"])))
+    for row in _rows(path):
+        key = f"{row['stage']}/{row['name']}"
+        curves.setdefault(key, []).append((int(row["step"]), float(row["value"])))
     return curves
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The whole rows of a metrics.csv; what a kill or a full disk has torn off is left out."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    whole = text[: text.rfind("\n") + 1]
+    return [row for row in csv.DictReader(io.StringIO(whole)) if _is_whole(row)]
+
+
+def _is_whole(row: Mapping[str | None, Any]) -> bool:
+    try:
+        int(row["step"])
+        float(row["value"])
+    except (TypeError, ValueError, KeyError):
+        return False
+    return set(row) == set(COLUMNS)
 
 
 def wandb_mode(choice: str) -> str:
