@@ -273,6 +273,9 @@ def _tracker(
 ) -> Tracker:
     import wandb
 
+    settings = wandb.Settings(init_timeout=max(1.0, patience), finish_timeout=UPLOAD_PATIENCE)
+    if offline:
+        settings.mode = "offline"
     labels = describe(cfg, workspace)
     arm = labels.get("arm")
     own = [tag for tag in cfg.tracking.tags if not tag.startswith(ARM)]
@@ -287,11 +290,7 @@ def _tracker(
         group="-".join([workspace.project, workspace.config, *([arm] if arm else [])]),
         job_type="train",
         tags=[*(f"{name}:{value}" for name, value in labels.items()), *own],
-        settings=wandb.Settings(
-            init_timeout=max(1.0, patience),
-            finish_timeout=UPLOAD_PATIENCE,
-            **({"mode": "offline"} if offline else {}),
-        ),
+        settings=settings,
     )
     logger._wandb_init.pop("anonymous", None)  # W&B warns of the option, whatever its value
     return logger
