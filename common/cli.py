@@ -5,6 +5,7 @@ exit code 2 and one message.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -35,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(_parser().parse_intermixed_args(argv))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        with contextlib.suppress(OSError, ValueError):  # nobody listens
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # Ctrl-C where nothing is at stake
         return 130
@@ -83,6 +85,12 @@ def _dispatch(args: argparse.Namespace) -> int:
         return _whole_repository(args)
     if args.verb in ("report", "smoke") and not words:
         return _all_projects(args.verb)
+    for word in overrides:
+        if word.split("=")[0].lower() in ("project", "config"):
+            raise UserError(
+                f"'{word}' is no setting: write it as make {args.verb} PROJECT=... CONFIG=..., or "
+                "the bare names behind the verb"
+            )
     if not words or not words[0]:
         _list()
         raise UserError(f"name a project: make {args.verb} PROJECT=<one of the above>")
@@ -102,8 +110,6 @@ def _one_project(args: argparse.Namespace, project: str, config: str, overrides:
             return 0
     if args.verb == "compare":
         _check_comparison(project, args.seeds, [a for a in args.arms.split(",") if a])
-    if args.verb == "run" and not args.task:
-        raise UserError(f"name a task: make run PROJECT={project} TASK=...")
     return _with_torch(args, project, config, overrides)
 
 

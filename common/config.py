@@ -19,6 +19,7 @@ from common.ranges import Count, NonNegative, Positive, Rate, Seed, Whole, probl
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_DIR = ROOT / "configs"
+MOST = 40  # names that a message lists
 
 
 class UserError(Exception):
@@ -133,11 +134,15 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """Return ' (did you mean ...?)' for the closest valid name, else the list of valid names."""
     valid = sorted(valid)
     match = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    match = match or difflib.get_close_matches(name.lower(), valid, n=1, cutoff=0.5)
     if not match:  # a right leaf in the wrong section
         leaf = name.rsplit(".", 1)[-1]
         match = [v for v in valid if v.rsplit(".", 1)[-1] == leaf][:1]
     if match:
         return f"; did you mean '{match[0]}'?"
+    if len(valid) > MOST and any("." in v for v in valid):
+        tops = sorted({v.split(".")[0] for v in valid})
+        return f"; valid: {', '.join(tops)} and what is in them, see make show"
     return f"; valid: {', '.join(valid)}" if valid else ""
 
 

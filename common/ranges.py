@@ -7,10 +7,9 @@ The aliases cover most fields; ``Annotated[int, at_least(4)]`` is the general fo
 
 import math
 import types
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
-from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 LARGEST = 2**63 - 1  # whole numbers beyond it fit in no tensor
 
@@ -126,7 +125,7 @@ def problems(schema: type[Any], values: Mapping[str, Any], prefix: str = "") -> 
         values: plain containers in its shape; fields that are absent have not been set.
         prefix: of the names.
     """
-    hints = _hints(cast(Hashable, schema))
+    hints = get_type_hints(schema, include_extras=True)
     found: list[str] = []
     for field in fields(schema):
         if field.name in values:
@@ -153,11 +152,6 @@ def parts(hint: Any) -> Iterator[Any]:
             yield from parts(part)
     elif hint is not type(None):
         yield hint
-
-
-@cache
-def _hints(schema: Any) -> dict[str, Any]:
-    return get_type_hints(schema, include_extras=True)
 
 
 def _walk(hint: Any, value: Any, name: str) -> list[str]:

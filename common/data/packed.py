@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from common.config import UserError
+from common.damage import remedy
 from common.data.corrupt import CorruptCounter
 
 
@@ -45,7 +46,9 @@ class Packed:
             with zipfile.ZipFile(self.path) as archive:
                 self.names = [Path(name).stem for name in archive.namelist()]
         except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"{self.path} is not a readable .npz file: {error}") from error
+            raise UserError(
+                f"{self.path} is not a readable .npz file: {error}; {remedy(self.path)}"
+            ) from error
         if not {"data", "offsets"} <= set(self.names):
             raise UserError(
                 f"{self.path} is not a packed set: it holds {self.names}, needs data and offsets"
@@ -63,7 +66,9 @@ class Packed:
             try:
                 self._arrays[name] = _read_member(self.path, name)
             except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                raise UserError(f"{self.path}: array '{name}' is damaged: {error}") from error
+                raise UserError(
+                    f"{self.path}: array '{name}' is damaged: {error}; {remedy(self.path)}"
+                ) from error
         return self._arrays[name]
 
     def __len__(self) -> int:

@@ -3,11 +3,13 @@
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.config import UserError, nearest
+from common.damage import parse_json, remedy
 
 Row = dict[str, Any]
 
@@ -27,10 +29,7 @@ def read_jsonl(path: str | Path, columns: Sequence[str] = ()) -> list[Row]:
         for number, line in enumerate(_lines(path), start=1):
             if not line.strip():
                 continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}, line {number}: not valid JSON: {error}") from error
+            row = parse_json(line, path, number)
             if not isinstance(row, dict):
                 raise UserError(
                     f"{path}, line {number}: expected an object, got {type(row).__name__}"
@@ -134,8 +133,8 @@ class _readable:
             raise UserError(f"table {self.path} does not exist")
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError | EOFError | UnicodeDecodeError):
-            raise UserError(f"cannot read {self.path}: {error}") from error
+        if isinstance(error, OSError | EOFError | UnicodeDecodeError | zlib.error):
+            raise UserError(f"cannot read {self.path}: {error}; {remedy(self.path)}") from error
 
 
 def _lines(path: str | Path) -> Iterator[str]:

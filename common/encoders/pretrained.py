@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.config import ROOT, UserError
+from common.damage import first_line, remedy
 
 Kind = Literal["random", "file", "folder", "open_clip", "torchvision", "timm", "huggingface"]
 
@@ -112,11 +113,21 @@ def loading(ref: PretrainedRef) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (TypeError, AttributeError, NotImplementedError):  # a mistake of ours
+        raise
+    except Exception as error:  # also those that libraries in Rust raise, of no other class
         if ref.present:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise UserError(f"pretrained={ref.spec!r} cannot be loaded: {reason}") from error
+            place = f" from {ref.path}" if ref.path is not None else ""
+            todo = f" If a file there is damaged, {_restore(ref)}" if ref.path is not None else ""
+            raise UserError(
+                f"pretrained={ref.spec!r} cannot be loaded{place}: {first_line(error)}.{todo}"
+            ) from error
         raise UserError(_how_to_get(ref)) from error
+
+
+def _restore(ref: PretrainedRef) -> str:
+    assert ref.path is not None
+    return remedy(ref.path)
 
 
 def _how_to_get(ref: PretrainedRef) -> str:

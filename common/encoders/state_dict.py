@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config import UserError
+from common.damage import first_line, remedy
 
 _WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "params")
@@ -135,7 +136,9 @@ def _read(path: Path) -> Any:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+            raise UserError(
+                f"{path} is not a readable safetensors file ({first_line(error)}): {remedy(path)}"
+            ) from error
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch.callbacks import ProgressBar
@@ -19,6 +20,13 @@ from rich.progress import (
 LINE_SECONDS = 10.0  # time between lines where there is no terminal
 
 
+class _Screen(Console):
+    """A console that leaves it to us what happens when its terminal is gone; rich would exit."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class Meter:
     """One progress display: a bar in a terminal, else a line every `LINE_SECONDS`."""
 
@@ -26,18 +34,20 @@ class Meter:
         self.description, self.total, self.count = description, total, 0
         self.start = self.last = time.monotonic()
         self.bar: Progress | None = None
-        if sys.stderr.isatty():
+        if _is_terminal():
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[info]}"))  # fmt: skip
-            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self.bar = Progress(*columns, console=_Screen(stderr=True), transient=True)
             self.task = self.bar.add_task(description, total=total, info="")
-            self.bar.start()
+            with _unheard(self):
+                self.bar.start()
 
     def update(self, count: int, info: str = "") -> None:
         """Show that `count` units are done."""
         self.count = count
         if self.bar is not None:
-            self.bar.update(self.task, completed=count, info=info)
+            with _unheard(self):
+                self.bar.update(self.task, completed=count, info=info)
         elif time.monotonic() - self.last >= LINE_SECONDS:
             self._line(info)
 
@@ -48,7 +58,8 @@ class Meter:
     def close(self) -> None:
         """Remove the bar."""
         if self.bar is not None:
-            self.bar.stop()
+            with _unheard(self):
+                self.bar.stop()
 
     def _line(self, info: str) -> None:
         self.last = time.monotonic()
@@ -57,10 +68,28 @@ class Meter:
         if self.total and self.count:
             left = f", {elapsed / self.count * (self.total - self.count):.0f} s left"
         total = f"/{self.total:.0f}" if self.total else ""
-        sys.stderr.write(
-            f"{self.description}: {self.count}{total} in {elapsed:.0f} s{left} {info}\n"
-        )
-        sys.stderr.flush()
+        with _unheard(self):
+            sys.stderr.write(
+                f"{self.description}: {self.count}{total} in {elapsed:.0f} s{left} {info}\n"
+            )
+            sys.stderr.flush()
+
+
+def _is_terminal() -> bool:
+    """Whether someone looks at stderr; nobody does when it is closed."""
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError, OSError):
+        return False
+
+
+@contextmanager
+def _unheard(meter: Meter) -> Iterator[None]:
+    """The work goes on when nobody listens any more: stderr is closed, or its terminal gone."""
+    try:
+        yield
+    except (OSError, ValueError, AttributeError):
+        meter.bar = None
 
 
 def track(items: Iterable[Any], description: str, total: int | None = None) -> Iterator[Any]:

@@ -87,7 +87,7 @@ def train(project: str, config: str, overrides: Sequence[str] = ()) -> Path:
             run.create(cfg, overrides, size)
         else:
             run.go_on(cfg, overrides, changes, size)
-        loggers = open_loggers(cfg, run.workspace())
+        loggers = open_loggers(cfg, run.workspace(), run.owner)
         os.environ[RUN_PATH] = str(run.path)
         try:
             module, fit = fit_stages(run, signals, cfg, first, stages, loggers)
@@ -219,6 +219,9 @@ def run_task(project: str, config: str, overrides: Sequence[str], task: str) -> 
         UserError: the project has no such task.
     """
     cfg, experiment = prepare(project, config, overrides)
+    if not task:
+        names = "|".join(sorted(experiment.tasks)) or "... (this project has none)"
+        raise UserError(f"name a task: make run PROJECT={project} TASK={names}")
     if task not in experiment.tasks:
         raise UserError(
             f"project '{project}' has no task '{task}'{nearest(task, experiment.tasks)}"

@@ -1,18 +1,35 @@
 """Loggers: metrics.csv always, Weights & Biases when wanted, same run id after a resume."""
 
+import base64
+import contextlib
 import csv
+import io
+import json
+import netrc
 import os
-from collections.abc import Mapping, Sequence
+import shlex
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from common.config import ExperimentConfig, to_dict
 from common.engine.workspace import Workspace
 
 COLUMNS = ("stage", "step", "name", "value")
+PATIENCE = 10.0  # seconds that a W&B server is given at the start of a run
+FAREWELL = 3.0  # of them, to end a service that got no answer
+UPLOAD_PATIENCE = 60.0  # seconds that the last upload is given; what is missing lies on the disk
+ARM = "arm:"  # prefix of the tag that `make compare` gives its runs
 
 
 class MetricsCSV(Logger):
@@ -57,9 +74,7 @@ def drop_rows_after(path: Path, stage: str, step: int) -> None:
     """Remove a stage's rows past a step: they are written again by the continued run."""
     if not path.exists():
         return
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if None not in row.values()]
-    kept = [r for r in rows if r["stage"] != stage or int(r["step"] or 0) <= step]
+    kept = [row for row in _rows(path) if row["stage"] != stage or int(row["step"]) <= step]
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
@@ -71,60 +86,243 @@ def drop_rows_after(path: Path, stage: str, step: int) -> None:
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
     """Curves of a metrics.csv: ``<stage>/<name>`` -> [(step, value), ...]."""
     curves: dict[str, list[tuple[int, float]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            key = f"{row['stage']}/{row['name']}"
-            curves.setdefault(key, []).append((int(row["step"]), float(row["value"])))
+    for row in _rows(path):
+        key = f"{row['stage']}/{row['name']}"
+        curves.setdefault(key, []).append((int(row["step"]), float(row["value"])))
     return curves
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The whole rows of a metrics.csv; what a kill or a full disk has torn off is left out."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    whole = text[: text.rfind("\n") + 1]
+    return [row for row in csv.DictReader(io.StringIO(whole)) if _is_whole(row)]
+
+
+def _is_whole(row: Mapping[str | None, Any]) -> bool:
+    try:
+        int(row["step"])
+        float(row["value"])
+    except (TypeError, ValueError, KeyError):
+        return False
+    return set(row) == set(COLUMNS)
 
 
 def wandb_mode(choice: str) -> str:
     """Resolve ``auto``: online when a key is configured, else offline."""
     if choice != "auto":
         return choice
-    netrc = Path.home() / ".netrc"
+    netrc_file = _netrc()
     known = "WANDB_API_KEY" in os.environ or (
-        netrc.is_file() and "wandb" in netrc.read_text(encoding="utf-8", errors="ignore")
+        netrc_file.is_file() and "wandb" in netrc_file.read_text(encoding="utf-8", errors="ignore")
     )
     return "online" if known else "offline"
 
 
-def wandb_logger(cfg: ExperimentConfig, workspace: Workspace) -> Logger | None:
-    """The W&B logger of a run, or None when disabled; its id is the run's id."""
+class Tracker(WandbLogger):
+    """Lightning's W&B logger, whose failures cost one warning and not the run.
+
+    Attributes:
+        lost: whether the run was to be tracked online and is not, or not to its end.
+        broken: whether W&B has failed; nothing is sent to it any more.
+    """
+
+    lost = False
+    broken = False
+
+    @property
+    def folder(self) -> Path:
+        """What `wandb sync` takes."""
+        return Path(self.experiment.dir).parent
+
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
+        """As Lightning's."""
+        self._keep_going(super().log_metrics, *args, **kwargs)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """As Lightning's."""
+        self._keep_going(super().log_hyperparams, *args, **kwargs)
+
+    def log_image(self, *args: Any, **kwargs: Any) -> None:
+        """As Lightning's."""
+        self._keep_going(super().log_image, *args, **kwargs)
+
+    def finish(self) -> None:
+        """End the W&B run and wait for its last upload."""
+        import wandb
+
+        self._keep_going(wandb.finish)
+
+    def _keep_going(self, action: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        if self.broken:
+            return
+        try:
+            action(*args, **kwargs)
+        except Exception as error:  # of many kinds: its service has died, the disk is full
+            self.broken = self.lost = True
+            _warn(f"{_reason(error)}; nothing more is sent to it, the run goes on")
+
+
+def wandb_logger(cfg: ExperimentConfig, workspace: Workspace, owner: bool = True) -> Tracker | None:
+    """The W&B logger of a run, or None when disabled; its id is the run's id.
+
+    A server that gives no answer within `PATIENCE` seconds, or that refuses the key, costs one
+    warning: the run is tracked offline under the same id.
+
+    Args:
+        cfg: the run's.
+        workspace: the run's folder.
+        owner: whether this process tracks; the other processes of a run ask no server.
+    """
     mode = wandb_mode(cfg.tracking.wandb)
     if mode == "disabled":
         return None
     os.environ.setdefault("WANDB_SILENT", "true")
     # A service inherited from a parent process still holds the run of a job that was killed.
     os.environ.pop("WANDB_SERVICE", None)
-    from lightning.pytorch.loggers import WandbLogger
+    asks = owner and mode == "online" and os.environ.get("WANDB_MODE", "online") == "online"
+    if not asks:
+        return _tracker(cfg, workspace, mode == "offline")
+    import wandb
 
-    logger = WandbLogger(
+    until = time.monotonic() + PATIENCE
+    address = str(wandb.setup().settings.base_url).rstrip("/")
+    reason = server_refusal(address, PATIENCE / 2)
+    if reason is None:
+        logger = _tracker(cfg, workspace, False, until - time.monotonic() - FAREWELL)
+        try:
+            logger.experiment  # noqa: B018 - connects now, not at the first step
+        except Exception as error:  # of several kinds: no answer, refused, a broken service
+            reason = _reason(error)
+            with contextlib.suppress(Exception):
+                wandb.teardown()  # its service would refuse the same id
+    if reason is None:
+        return logger
+    logger = _tracker(cfg, workspace, True)
+    logger.lost = True
+    where = workspace.path / "wandb"
+    _warn(f"{reason}; this run is tracked offline in {where}, training goes on")
+    return logger
+
+
+def _warn(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # a closed stderr
+        sys.stderr.write(f"Weights & Biases: {text}\n")
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def server_refusal(address: str, patience: float) -> str | None:
+    """Why a W&B server will not take a run; None when it knows the key.
+
+    Args:
+        address: of the server.
+        patience: seconds to wait for an answer.
+    """
+    answer: list[str | None] = [f"no answer from {address} within {patience:.0f} s"]
+
+    def ask() -> None:
+        answer[0] = _ask(address, patience)
+
+    # in a thread: looking up a name may take longer than any time-out of the connection
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(patience)
+    return answer[0]
+
+
+def _ask(address: str, patience: float) -> str | None:
+    words = base64.b64encode(f"api:{_key(address)}".encode()).decode()
+    question = urllib.request.Request(
+        f"{address}/graphql",
+        data=b'{"query": "query { viewer { id } }"}',
+        headers={"Content-Type": "application/json", "Authorization": f"Basic {words}"},
+    )
+    try:
+        with urllib.request.urlopen(question, timeout=patience) as reply:
+            viewer = (json.loads(reply.read()).get("data") or {}).get("viewer")
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return f"{address} refuses the key"
+        return f"{address} answers with error {error.code}"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"no answer from {address} ({getattr(error, 'reason', None) or error})"
+    return None if viewer else f"{address} refuses the key"
+
+
+def _key(address: str) -> str:
+    """The configured key of a server; empty without one."""
+    if "WANDB_API_KEY" in os.environ:
+        return os.environ["WANDB_API_KEY"]
+    try:
+        found = netrc.netrc(_netrc()).authenticators(urllib.parse.urlsplit(address).hostname or "")
+    except (OSError, netrc.NetrcParseError):
+        return ""
+    return (found[2] or "") if found else ""
+
+
+def _netrc() -> Path:
+    return Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+
+
+def _tracker(
+    cfg: ExperimentConfig, workspace: Workspace, offline: bool, patience: float = PATIENCE
+) -> Tracker:
+    import wandb
+
+    settings = wandb.Settings(init_timeout=max(1.0, patience), finish_timeout=UPLOAD_PATIENCE)
+    if offline:
+        settings.mode = "offline"
+    labels = describe(cfg, workspace)
+    arm = labels.get("arm")
+    own = [tag for tag in cfg.tracking.tags if not tag.startswith(ARM)]
+    logger = Tracker(
         project=cfg.tracking.wandb_project,
         name=f"{workspace.project}-{workspace.config}-{workspace.run_id}",
         id=workspace.run_id,
         save_dir=str(workspace.folder(".")),
-        offline=mode == "offline",
+        offline=offline,
         resume="allow",
         config=to_dict(cfg),
-        tags=[workspace.project, workspace.config, *cfg.tracking.tags],
+        group="-".join([workspace.project, workspace.config, *([arm] if arm else [])]),
+        job_type="train",
+        tags=[*(f"{name}:{value}" for name, value in labels.items()), *own],
+        settings=settings,
     )
     logger._wandb_init.pop("anonymous", None)  # W&B warns of the option, whatever its value
     return logger
 
 
-def open_loggers(cfg: ExperimentConfig, workspace: Workspace) -> list[Logger]:
+def describe(cfg: ExperimentConfig, workspace: Workspace) -> dict[str, str]:
+    """What runs are found by: project, config, seed, and the family and arm of those that have one."""
+    sections = [type(getattr(cfg, section.name)) for section in fields(cfg)]
+    homes = [c.__module__.split(".") for section in sections for c in section.__mro__]
+    family = [home[2] for home in homes if home[:2] == ["common", "families"]]
+    arms = [tag[len(ARM) :] for tag in cfg.tracking.tags if tag.startswith(ARM)]
+    return {
+        "project": workspace.project,
+        **({"family": family[0]} if family else {}),
+        **({"arm": arms[0]} if arms else {}),
+        "config": workspace.config,
+        "seed": str(cfg.seed),
+    }
+
+
+def open_loggers(cfg: ExperimentConfig, workspace: Workspace, owner: bool = True) -> list[Tracker]:
     """The loggers of a whole run: W&B, where it is wanted."""
-    logger = wandb_logger(cfg, workspace)
+    logger = wandb_logger(cfg, workspace, owner)
     return [] if logger is None else [logger]
 
 
-def close_loggers(loggers: Sequence[Logger], metrics: Mapping[str, float]) -> None:
-    """Log the final metrics and finish the run."""
+def close_loggers(loggers: Sequence[Tracker], metrics: Mapping[str, float]) -> None:
+    """Log the final metrics and finish the run; say how to upload what was kept offline."""
     for logger in loggers:
         logger.log_metrics({f"test/{k}": v for k, v in metrics.items()})
         logger.finalize("success")
-    if loggers:
-        import wandb
-
-        wandb.finish()
+        folder = logger.folder
+        logger.finish()
+        if logger.lost:
+            print(f"not all of it is online; to upload it: wandb sync {shlex.quote(str(folder))}")  # noqa: T201

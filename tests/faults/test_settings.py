@@ -77,6 +77,13 @@ def test_runs_in_a_file_are_refused(command, tmp_path):
         (["show", "../laclip", "smoke"], "no project '../laclip'"),
         (["compare", "laclip", "--seeds", "0"], "SEEDS=0"),
         (["compare", "laclip", "--jobs", "0"], "JOBS=0"),
+        (
+            ["run", "laclip", "smoke"],
+            "name a task: make run PROJECT=laclip TASK=pool_texts|rewrite",
+        ),
+        (["train", "laclip", "config=smoke"], "'config=smoke' is no setting"),
+        (["train", "laclip", "smoke", "SEED=3"], "unknown key 'SEED'; did you mean 'seed'?"),
+        (["train", "laclip", "smoke", "zzzz=3"], "valid: data, eval, generator, method"),
     ],
 )
 def test_other_verbs_refuse_as_well(command, words, said):

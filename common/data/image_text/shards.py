@@ -32,6 +32,16 @@ def expand_shards(shards: str | Sequence[str]) -> list[str]:
     return found
 
 
+def is_cut_off(url: str) -> bool:
+    """Whether a local, uncompressed shard lacks the two blocks of zeros that end a tar file."""
+    path = Path(url)
+    if path.suffix != ".tar" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 1024))
+        return file.read() != bytes(1024)
+
+
 def sample_texts(sample: Sample, text_keys: Sequence[str]) -> list[str]:
     """Texts of an undecoded sample, in the order of the keys.
 

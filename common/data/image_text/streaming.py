@@ -8,8 +8,9 @@ a shard stream; the corrupt ones among them are left out, so that skipping ahead
 """
 
 import io
+import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -29,11 +30,12 @@ from common.data.image_text.captions import (
     choose_texts,
     tokenize,
 )
-from common.data.image_text.shards import Sample, expand_shards, sample_id, sample_texts
+from common.data.image_text.shards import Sample, expand_shards, is_cut_off, sample_id, sample_texts
 from common.data.samplers import Rng, sample_rng
 from common.data.text.tokenizers import TextTokenizer
 from common.distributed.process import rank, world_size
 
+log = logging.getLogger(__name__)
 IMAGE_KEYS = ("jpg", "jpeg", "png", "webp")
 _COUNTERS = 256  # shared slots, one for each loader process
 _SHARD_STREAM, _LANE_STREAM = 2, 3  # random streams besides those of an access
@@ -61,7 +63,8 @@ class StreamingPairs(IterableDataset[ImageTextBatch]):
             ranks and processes. None: only with more than one rank.
         shuffle_buffer: undecoded samples among which the next one is drawn; 0 keeps shard order.
         num_workers: loader processes per rank, to refuse too few shards before these start.
-        max_corrupt: largest tolerated fraction of corrupt samples, in [0, 1].
+        max_corrupt: largest tolerated fraction of corrupt samples, and of shards that cannot be
+            read to their end, in [0, 1].
 
     Raises:
         UserError: no shards, a missing local shard, or `num_texts` without policy ``multi``.
@@ -133,13 +136,14 @@ class StreamingPairs(IterableDataset[ImageTextBatch]):
         counter = CorruptCounter(f"shards {self.shards[0]} ...", max_fraction=self.max_corrupt)
         reader = _LaneReader(self, (self.first + process) % lanes, lanes, counter)
         total = self.batches_per_epoch
-        batch = self.first + process
+        batch, before = self.first + process, 0
         while True:
             epoch, within = (0, batch) if total is None else divmod(batch, total)
             reader.seek(epoch, within // lanes)  # batches that this lane had in the epoch before
-            skipped = counter.skipped
+            skipped = before
             result = self._batch(reader.read(), epoch, within, counter)
-            result["skipped"] = counter.skipped - skipped
+            before = counter.skipped + reader.lost_samples
+            result["skipped"] = before - skipped
             self._skipped[process % _COUNTERS] += result["skipped"]
             yield result
             batch += lanes
@@ -212,6 +216,8 @@ class _LaneReader:
         self.data, self.lane, self.lanes, self.counter = data, lane, lanes, counter
         self.epoch, self.position = -1, 0
         self.samples: Iterator[Sample] = iter(())
+        self.lost: set[str] = set()  # shards that could not be read to their end
+        self.lost_samples = 0  # how many these hold, about
 
     def seek(self, epoch: int, position: int) -> None:
         """Go forward to batch number `position` of this lane in an epoch."""
@@ -234,7 +240,7 @@ class _LaneReader:
         place, size = self.data.rank * self.lanes + self.lane, self.data.shuffle_buffer
         draw = sample_rng(self.data.seed, epoch, place, _LANE_STREAM)
         for shards in self._passes(epoch, place, draw):
-            samples = tarfile_samples(({"url": url} for url in shards), handler=self._broken)
+            samples = tarfile_samples(self._noticed(shards), handler=self._broken)
             if size > 1:
                 order = random.Random(int(draw.integers(2**63)))
                 samples = _shuffle(samples, bufsize=size, initial=size, rng=order)
@@ -257,6 +263,39 @@ class _LaneReader:
             yield mine
             mine = [mine[int(i)] for i in draw.permutation(len(mine))]
 
+    def _noticed(self, shards: Iterable[str]) -> Iterator[Sample]:
+        """Shards for webdataset, which takes one that is cut off between two files for a whole one."""
+        for url in shards:
+            if is_cut_off(url):
+                self._lose(url, "it has no end")
+            yield {"url": url}
+
     def _broken(self, error: Exception) -> bool:
-        self.counter.bad("shard", error)
+        """Called for a shard that cannot be read to its end; what follows in it is lost."""
+        said = " ".join(map(str, error.args))
+        url = next((url for url in self.data.shards if url in said), None)
+        if url is not None:  # else it is a pipe, and webdataset calls again with its name
+            self._lose(url, str(error.args[0]).partition(" @ ")[0])
         return True
+
+    def _lose(self, url: str, reason: str) -> None:
+        """Count a shard as all of its samples, once.
+
+        Raises:
+            UserError: more than `max_corrupt` of the shards are lost.
+        """
+        data = self.data
+        if url in self.lost:
+            return
+        self.lost.add(url)
+        self.lost_samples += (data.num_samples or 0) // len(data.shards) or 1
+        said = (
+            f"{len(self.lost)} of {len(data.shards)} shards cannot be read to their end, "
+            f"last {url} ({reason})"
+        )
+        if len(self.lost) > data.max_corrupt * len(data.shards):
+            raise UserError(
+                f"{said}, more than the tolerated {data.max_corrupt:.1%}: get it again, or leave "
+                "it out of data.shards"
+            )
+        log.warning("%s; it counts as its samples", said)

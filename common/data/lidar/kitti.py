@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config import UserError
+from common.damage import reading
 from common.data.lidar.poses import euler_rotation, inverse
 from common.data.lidar.sequences import FrameLists, LidarFrame, read_points
 from common.data.lookup import require
@@ -164,13 +165,13 @@ def packed_clip(path: Path, start: int = 0, stop: int | None = None) -> FrameLis
     Raises:
         UserError: not such a file.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            xyz, intensity, offsets = file["xyz_cm"], file["intensity"], file["offsets"]
-            poses = file["poses_est"].astype(np.float64)
-            interval = float(file["interval"]) if "interval" in file.files else 0.1
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is no packed LiDAR drive: {error}") from error
+    with (
+        reading(path, "packed LiDAR drive"),
+        np.load(path, allow_pickle=False) as file,
+    ):
+        xyz, intensity, offsets = file["xyz_cm"], file["intensity"], file["offsets"]
+        poses = file["poses_est"].astype(np.float64)
+        interval = float(file["interval"]) if "interval" in file.files else 0.1
     frames = []
     for i in range(start, min(len(poses), stop or len(poses))):
         own = slice(offsets[i], offsets[i + 1])

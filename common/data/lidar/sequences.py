@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config import UserError
+from common.damage import ERRORS, remedy
 
 Floats = NDArray[np.floating]
 
@@ -187,8 +188,8 @@ def _read_sequence(path: Path) -> list[LidarFrame]:
             )
             for k in range(count)
         ]
-    except (OSError, ValueError, KeyError) as error:
+    except ERRORS as error:
         raise UserError(
             f"{path} is no LiDAR sequence (arrays points_k (N, 3 + d), pose_k (4, 4), time_k, and "
-            f"optionally boxes_k (K, 9) and names_k): {error}"
+            f"optionally boxes_k (K, 9) and names_k), or damaged: {error}; {remedy(path)}"
         ) from error

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from common.config import UserError
+from common.damage import ERRORS
 from common.data.image.labelled import (
     LabelledPixels,
     balanced_subset,
@@ -239,7 +240,7 @@ def _sprites(root: str | None) -> tuple[np.ndarray, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as file:
             images, values = file["imgs"], file["latents_values"]
-    except (KeyError, ValueError, OSError) as error:
+    except ERRORS as error:
         raise UserError(f"{path} is not the dSprites file: {error}; get it again") from error
     angle = (values[:, 3] + np.pi) % (2 * np.pi) - np.pi
     kept = np.abs(angle) < np.pi / 4

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from common.config import UserError
+from common.damage import parse_json, reading
 from common.data.retrieval.records import EmbeddingRecord, nli_records, sts_records
 from common.data.tables import read_csv, read_jsonl, read_parquet
 
@@ -199,12 +200,12 @@ def _open(path: Path) -> Any:
 
 
 def _json(path: Path) -> Any:
-    with _open(path) as file:
+    with reading(path, "JSON file"), _open(path) as file:
         return json.load(file)
 
 
 def _json_lines(path: Path) -> Iterator[Any]:
-    with _open(path) as file:
-        for line in file:
+    with reading(path, "text file"), _open(path) as file:
+        for number, line in enumerate(file, start=1):
             if line.strip():
-                yield json.loads(line)
+                yield parse_json(line, path, number)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -10,6 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from common.config import UserError
+from common.damage import remedy
 from common.encoders.pretrained import PretrainedRef, is_offline, loading, resolve_pretrained
 from common.encoders.text.pooling import LAYER_POOLINGS, POOLINGS, Pooling, pool
 
@@ -218,9 +220,17 @@ def load_tokenizer(pretrained: str) -> Any:
     """
     ref = resolve_pretrained(pretrained)
     with loading(ref):
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             _source(ref), local_files_only=ref.path is not None or is_offline()
         )
+    # without its vocabulary a tokenizer is made all the same, and reads every text as unknown words
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
+        place = ref.path if ref.path is not None else ref.name
+        todo = remedy(place / "tokenizer.json") if isinstance(place, Path) else "get it again"
+        raise UserError(
+            f"{place} has no vocabulary (tokenizer.json, or a file such as vocab.txt): {todo}"
+        )
+    return tokenizer
 
 
 @contextmanager

@@ -52,6 +52,7 @@ class PlannedRun:
         self.config_hash = hashlib.sha256(to_yaml(cfg).encode()).hexdigest()[:8]
         self.folder = ws.run_folder(cfg, project, spec.base)
         self.quiet = cfg.tracking.wandb == "auto"
+        self.tags = [*cfg.tracking.tags, f"arm:{name}"]
         self.code = self._code()
         self.run_id = f"{self.stem}-{self.code}"
         self.path = self.folder / self.run_id
@@ -78,7 +79,8 @@ class PlannedRun:
         """Words of its process."""
         verb = "eval" if self.is_baseline else "train"
         words = [*COMMAND, verb, self.project, self.base, *self.overrides, f"run_id={self.run_id}"]
-        words += ["tracking.wandb=disabled"] if self.quiet else []
+        quiet = "tracking.wandb=disabled"
+        words.append(quiet if self.quiet else f"tracking.tags={json.dumps(self.tags)}")
         if self.is_baseline:
             return [*words, "--baseline", self.arm]
         if (self.path / "meta.json").exists():

@@ -22,6 +22,7 @@ PACKAGES = ("torch", "torchvision", "torchaudio", "triton", "lightning", "transf
             "open_clip_torch", "timm", "numpy", "wandb", "omegaconf")  # fmt: skip
 State = Literal["created", "running", "finished", "failed", "stopped"]
 FULL = (errno.ENOSPC, errno.EDQUOT)
+MEMORY = ("OutOfMemoryError", "MemoryError")
 
 
 class Run:
@@ -167,6 +168,11 @@ class Run:
         if isinstance(error, OSError) and error.errno in FULL:
             raise UserError(
                 f"no space left in {self.path}: free some, then go on with resume={self.path.name}"
+            ) from error
+        if type(error).__name__ in MEMORY:  # of torch, and Python's own
+            raise UserError(
+                f"out of memory ({str(error).strip().splitlines()[0] if str(error).strip() else 'host'}): "
+                "lower data.batch_size or eval.batch_size, or take a smaller model"
             ) from error
 
     def _record_end(self, error: BaseException) -> None:

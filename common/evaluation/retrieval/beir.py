@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import UserError
+from common.damage import reading
 
 CORPUS = "corpus.jsonl"
 
@@ -98,7 +99,7 @@ def _rows(folder: Path, name: str) -> Iterator[dict[str, Any]]:
             f"{plain} (or {packed.name}) is missing: one JSON object a line with _id and text"
         )
     open_text = gzip.open if path is packed else open
-    with open_text(path, "rt", encoding="utf-8") as file:
+    with reading(path, "text file"), open_text(path, "rt", encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
                 row = json.loads(line)

@@ -177,8 +177,12 @@ def test_truncated_and_empty_shards(tmp_path, stream):
     shards = write_shards(tmp_path, 2, 20)
     whole = (tmp_path / "0001.tar").read_bytes()
     (tmp_path / "0001.tar").write_bytes(whole[: len(whole) // 2 + 100])
-    ids = {int(i) for b in read(stream(shards, max_corrupt=0.2), 30) for i in b["ids"]}
+    batches = read(stream(shards, max_corrupt=0.5, num_samples=40), 30)
+    ids = {int(i) for b in batches for i in b["ids"]}
     assert set(range(20)) < ids < set(range(40))
+    assert sum(b["skipped"] for b in batches) == 20  # the shard counts as its samples, once
+    with pytest.raises(UserError, match=r"1 of 2 shards cannot be read to their end.*0001\.tar"):
+        read(stream(shards, max_corrupt=0.2), 30)
     with tarfile.open(tmp_path / "empty.tar", "w"):
         pass
     with pytest.raises(UserError, match="are they empty"):

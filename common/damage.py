@@ -1,0 +1,62 @@
+"""Files that are damaged: which one it is, and what to do about it."""
+
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.config import ROOT, UserError
+
+# what readers of npz, gzip, JSON and text raise on content that is cut off or overwritten
+ERRORS = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+
+
+def remedy(path: str | Path) -> str:
+    """What to do about a damaged file: those of the repository come back from git."""
+    try:
+        own = Path(path).resolve().relative_to(ROOT)
+    except ValueError:
+        return "get it again"
+    return f"restore it by: git checkout -- '{own}'" if own.parts[0] == "data" else "get it again"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its name."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def reading(path: str | Path, what: str) -> Iterator[None]:
+    """Turn whatever a reader raises on damaged content into one `UserError`.
+
+    Args:
+        path: the file that is read inside.
+        what: it is, such as "a packed LiDAR drive".
+
+    Raises:
+        UserError: names file, reason and remedy.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except ERRORS as error:
+        said = f"no array {error}" if isinstance(error, KeyError) else first_line(error)
+        raise UserError(f"{path} is no {what}, or damaged ({said}): {remedy(path)}") from error
+
+
+def parse_json(line: str, path: str | Path, number: int) -> object:
+    """One line of a JSON-lines file.
+
+    Raises:
+        UserError: names file, line and remedy.
+    """
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise UserError(
+            f"{path}, line {number}: not valid JSON ({first_line(error)}): {remedy(path)}"
+        ) from error
