@@ -5,6 +5,7 @@ computes with autocast off, in the dtype of the statistics. Gradients are once d
 the dense back end for second derivatives.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -248,7 +249,39 @@ def _fused_backward(
     scales = scale_grads(row_dot, scale, row_scale, need_scale, need_row_scale)
     dq_out, dk_out = (x if need else None for x, need in ((dq, need_q), (dk, need_k)))
     assert k is not None
-    return cast(dq_out, q.dtype), cast(dk_out, k.dtype), *scales, *_none_grads(ctx, 6)
+    grads = cast(dq_out, q.dtype), cast(dk_out, k.dtype), *scales
+    return *differentiable_once((q, k, scale, row_scale), grads), *_none_grads(ctx, 6)
+
+
+class _Once(torch.autograd.Function):
+    """Gradients as they are, which depend on the inputs and refuse to be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, num_inputs: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        return tuple(None if g is None else g.view_as(g) for g in tensors[num_inputs:])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(
+            "a fused loss is differentiable once, its gradients were formed in the forward: take "
+            "backend='dense' for second derivatives (gradient penalties, Hessians)"
+        )
+
+
+def differentiable_once(
+    inputs: Sequence[Tensor | None], grads: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """What a fused backward returns; under ``create_graph=True`` it can't be differentiated again.
+
+    The gradients of the fused operators are saved constants times the upstream gradient: autograd
+    would leave out how the constants depend on the inputs, without a word.
+    """
+    if not torch.is_grad_enabled():  # an ordinary backward builds no graph
+        return tuple(grads)
+    found: tuple[Tensor | None, ...] = _Once.apply(  # type: ignore[no-untyped-call]
+        len(inputs), *inputs, *grads
+    )
+    return found
 
 
 def cast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:

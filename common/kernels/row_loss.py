@@ -129,7 +129,7 @@ def softplus_rows(
                 sums = reference.softplus(problem, bias, row_offset)
         else:
             total, sums = _softplus(problem, bias, row_offset, chosen, fuse)
-    count = torch.tensor(len(q), device=q.device)
+    count = q.new_full((), len(q), dtype=torch.long)  # filled on the device: no synchronisation
     return SoftplusRows(total, sums.value, count, sums.hit if problem.top1 else None)
 
 

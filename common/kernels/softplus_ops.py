@@ -10,6 +10,7 @@ from common.kernels.dispatch import tiled_module
 from common.kernels.ops import (
     autocast_off,
     cast,
+    differentiable_once,
     fake_gradients,
     fresh,
     in_input_dtype,
@@ -184,7 +185,9 @@ def _sum_backward(ctx: Any, g: Tensor | None, g_rows: Tensor | None, *_: Any) ->
     dq, dk, *vectors = parts[0] if len(parts) == 1 else (a + b for a, b in zip(*parts, strict=True))
     small = _small_grads(vectors, scale, row_scale, bias, offset, need)
     dq_out, dk_out = (x if wanted else None for x, wanted in ((dq, need_q), (dk, need_k)))
-    return cast(dq_out, q.dtype), cast(dk_out, k.dtype), *small, *tail
+    grads = cast(dq_out, q.dtype), cast(dk_out, k.dtype), *small
+    inputs = q, k, scale, row_scale, bias, offset
+    return *differentiable_once(inputs, grads), *tail
 
 
 pair_softplus_sum_op.register_autograd(_sum_backward, setup_context=_save_sum)

@@ -176,7 +176,7 @@ def make_plan(problem: Problem, sharding: Sharding) -> Plan:
     shards = Shards(rank(group), queries, keys)
     local = replace(
         problem,
-        spec=globalise(problem.spec, shards, group),
+        spec=globalise(problem.spec, shards, group, problem.q.device),
         row_start=shards.row_start,
         col_start=0,
         half=False,

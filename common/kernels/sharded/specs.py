@@ -47,7 +47,9 @@ class Shards(NamedTuple):
         return start, start + self.keys[owner]
 
 
-def globalise(spec: Spec, shards: Shards, group: dist.ProcessGroup | None) -> Spec:
+def globalise(
+    spec: Spec, shards: Shards, group: dist.ProcessGroup | None, device: torch.device
+) -> Spec:
     """The spec of the local rows against all keys: key-side data gathered, derived data filled in.
 
     Args:
@@ -55,6 +57,7 @@ def globalise(spec: Spec, shards: Shards, group: dist.ProcessGroup | None) -> Sp
             `Partner(half)` means the local stack `[view_1; view_2]` of `half` pairs.
         shards: Row and column counts of all ranks.
         group: Processes that share the batch.
+        device: Of the queries; what is derived here lies there too.
 
     Returns:
         A prepared spec; its tensors have local rows and global columns.
@@ -67,7 +70,7 @@ def globalise(spec: Spec, shards: Shards, group: dist.ProcessGroup | None) -> Sp
     spec.check(num_rows, shards.keys[0] if shards.replicated else shards.keys[shards.rank])
     for kind in _leaves(spec):
         _check_alignment(kind, shards)
-    spec = _translate_partner(spec, shards)
+    spec = _translate_partner(spec, shards, device)
     if not shards.replicated:
         spec = map_side(spec, "k", lambda x: all_gather_no_grad(x, group, shards.keys))
     return spec.prepare(shards.row_start)
@@ -113,10 +116,10 @@ def _check_alignment(leaf: Spec, shards: Shards) -> None:
         )
 
 
-def _translate_partner(spec: Spec, shards: Shards) -> Spec:
+def _translate_partner(spec: Spec, shards: Shards, device: torch.device) -> Spec:
     """`Partner` of a local stack as `Index`: a gathered stack of stacks has another order."""
     if isinstance(spec, And | Or):
-        return type(spec)(tuple(_translate_partner(part, shards) for part in spec.parts))
+        return type(spec)(tuple(_translate_partner(part, shards, device) for part in spec.parts))
     if not isinstance(spec, Partner):
         return spec
     num_rows = shards.queries[shards.rank]
@@ -125,5 +128,5 @@ def _translate_partner(spec: Spec, shards: Shards) -> Spec:
             f"Partner({spec.half}) on a sharded batch describes the local stack of two views, "
             f"which has {num_rows} rows: give half = {num_rows // 2}"
         )
-    partner = (torch.arange(num_rows) + spec.half) % num_rows
+    partner = (torch.arange(num_rows, device=device) + spec.half) % num_rows
     return Index(partner + shards.row_start)

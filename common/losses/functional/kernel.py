@@ -100,7 +100,7 @@ def rows_of_all_ranks(x: Tensor, kernel: KernelOptions) -> Tensor:
 
 def count_rows(num_local: int, like: Tensor, kernel: KernelOptions) -> Tensor:
     """Rows on all ranks as a 0-dim tensor."""
-    count = torch.tensor(float(num_local), dtype=like.dtype, device=like.device)
+    count = like.new_full((), num_local)  # filled on the device: no synchronisation
     return sum_over_ranks(count, kernel)
 
 
