@@ -95,6 +95,7 @@ def test_checklist_16_one_compare_file_has_every_analysis():
     assert {"mean_cosine", "untrained_mean_cosine"} <= set(spec.also)
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_the_raw_arm_moves_no_weight(tmp_path):
     encoder = module_of(config()).encoder
     encoder.tower.model.save_pretrained(tmp_path / "encoder")
@@ -112,6 +113,7 @@ def test_the_raw_arm_moves_no_weight(tmp_path):
     assert abs(trained["mean_cosine"] - trained["untrained_mean_cosine"]) > 1e-3
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_checklist_9_fifty_steps_an_epoch_at_a_constant_rate(tmp_path):
     """Checklist 9: 10,000 strings in batches of 200, incomplete batches dropped, constant rate."""
     lines = [f"string {i}" for i in range(10_000)]
@@ -155,6 +157,7 @@ def test_export_keeps_the_embeddings(overrides, tmp_path):
         assert (tmp_path / "modules.json").exists()
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_a_run_is_exported_and_searched_with_its_own_settings(tmp_path, capsys):
     """A pooling given on the command line of `train` need not be given again: no weight tells it."""
     words = [f"runs_dir={tmp_path}", "trainer.max_steps=1", "eval.untrained=false"]
@@ -174,6 +177,7 @@ def test_a_run_is_exported_and_searched_with_its_own_settings(tmp_path, capsys):
         export("mirror_bert", "smoke", [f"runs_dir={tmp_path}/none"], None, None)
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_resume_is_bit_identical(tmp_path):
     """Six steps equal three, and three more from the checkpoint, with dropout and DropHead on."""
     words = [f"runs_dir={tmp_path}", "run_id=r", "trainer.keep_checkpoints=5"]
@@ -239,6 +243,7 @@ def test_settings_that_do_not_fit_are_refused(override, message):
 
 
 @pytest.mark.skipif(not ENCODER.exists(), reason="needs the bundled text encoder")
+@pytest.mark.usefixtures("unrendered_figures")
 def test_checklist_13_a_short_fit_improves_the_raw_backbone_on_sts_b_dev(tmp_path):
     """Checklist 13: a few steps of the mini config, against the encoder before them; a third of
     the development pairs. Over seeds 0 to 2 the gain is 0.044 to 0.066: the strings come from all
