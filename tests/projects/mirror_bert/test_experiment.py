@@ -28,6 +28,13 @@ def metrics_of(run):
     return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
 
+def few_pairs(folder):
+    """One of twelve pairs of STS-B dev below a data root: encoding them all takes most of a run."""
+    (folder / "stsb").mkdir()
+    rows = read_jsonl(ROOT / "data/stsb/en-dev.jsonl.gz")[::12]
+    write_jsonl(folder / "stsb/en-dev.jsonl.gz", rows)
+
+
 @pytest.fixture(scope="module")
 def lexical_run(tmp_path_factory):
     """Job titles and words through the whole engine, with validation; a part of the bundled sets."""
@@ -36,6 +43,7 @@ def lexical_run(tmp_path_factory):
         rows = read_jsonl(ROOT / f"data/{name}.jsonl.gz")[:count]
         (folder / name).parent.mkdir()
         write_jsonl(folder / f"{name}.jsonl.gz", rows)
+    few_pairs(folder)
     pairs = folder / "pairs.csv"
     rows = ["word1,word2,score", "cup,mug,9", "cup,moon,1", "car,cart,5", "sun,son,2"]
     pairs.write_text("\n".join(rows), encoding="utf-8")
@@ -245,18 +253,15 @@ def test_settings_that_do_not_fit_are_refused(override, message):
 @pytest.mark.skipif(not ENCODER.exists(), reason="needs the bundled text encoder")
 @pytest.mark.usefixtures("unrendered_figures")
 def test_checklist_13_a_short_fit_improves_the_raw_backbone_on_sts_b_dev(tmp_path):
-    """Checklist 13: a few steps of the mini config, against the encoder before them; a third of
-    the development pairs. Over seeds 0 to 2 the gain is 0.044 to 0.066: the strings come from all
-    parts of the file, since its first ones are near copies of each other, which are negatives."""
-    (tmp_path / "stsb").mkdir()
-    write_jsonl(
-        tmp_path / "stsb/en-dev.jsonl.gz", read_jsonl(ROOT / "data/stsb/en-dev.jsonl.gz")[::3]
-    )
+    """Checklist 13: a few steps of the mini config, against the encoder before them. Over seeds 0 to
+    2 the gain on these pairs is 0.068 to 0.121: the strings come from all parts of the file, since
+    its first ones are near copies of each other, which are negatives."""
+    few_pairs(tmp_path)
     texts = [row["sentence1"] for row in read_jsonl(ROOT / "data/stsb/en-train.jsonl.gz")[::9]]
     texts = texts[:400]
     (tmp_path / "strings.txt").write_text("\n".join(texts), encoding="utf-8")
-    words = ["trainer.max_steps=8", "data.batch_size=48", "data.source=file", "data.file=strings.txt",
-             f"data.root={tmp_path}", "data.limit=null", "data.max_length=20",
+    words = ["trainer.max_steps=6", "data.batch_size=32", "data.source=file", "data.file=strings.txt",
+             f"data.root={tmp_path}", "data.limit=null", "data.max_length=16",
              "trainer.val_every_n_steps=null", "eval.sets=[stsb-dev]", "eval.titles=none",
              "data.bucket_batches=8", f"runs_dir={tmp_path}", "tracking.wandb=disabled",
              "optim.lr=2.0e-4"]  # fmt: skip
