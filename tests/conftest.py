@@ -1,13 +1,13 @@
 """Shared set-up: quiet, offline, one thread per process; the pool of gloo processes."""
 
 import os
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from tests import schedule
 from tests.cpu_seconds import CpuSeconds
+from tests.figures import unrendered
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -45,16 +45,7 @@ def two_ranks(pool):
 
 
 @pytest.fixture
-def unrendered_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures of runs are made but not rendered, which takes most of a tiny run's time.
-
-    For tests that look at something else; an empty file stands in for the picture.
-    """
-    from common.engine.workspace import Workspace
-
-    def figure(self: Workspace, name: str, figure: Any) -> Path:
-        path = self.folder("plots") / f"{name}.png"
-        path.write_bytes(b"")
-        return path
-
-    monkeypatch.setattr(Workspace, "figure", figure)
+def unrendered_figures() -> Iterator[None]:
+    """Figures of runs are made but not rendered, for tests that look at something else."""
+    with unrendered():
+        yield

@@ -70,6 +70,15 @@ def test_wrong_override_is_refused_with_a_hint(write, override, words):
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
+def test_a_load_leaves_no_trace_in_the_next(write):
+    """The schema's defaults are made once; neither overrides nor changed lists stay in them."""
+    write("plain", "path: x\ntrainer: {max_steps: 5}")
+    first = load(Config, "p", "plain", ["model.width=3", "optim.lr=0.5"])
+    first.model.names.append("mine")
+    assert load(Config, "p", "plain").model == Model()
+    assert load(Config, "p", "plain").optim.lr == 1e-3
+
+
 def test_all_missing_values_are_named(write):
     write("none", "trainer: {max_steps: 5}")
     with pytest.raises(UserError, match="no value for path"):

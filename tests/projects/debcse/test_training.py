@@ -247,6 +247,7 @@ def test_item_7_scorer_is_no_part_of_the_trained_module(full_run):
     assert same_weights(ckpt.load(kept)["state_dict"], scorer)
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_scorer_is_the_arm_without_sampling_and_is_reused(full_run, tmp_path):
     """Equal seed and settings: bit-identical; a later run loads it and draws the same."""
     plain = ["ipw.positives=self", "ipw.negatives=none"]
@@ -269,6 +270,7 @@ def test_scorer_belongs_to_seed_and_training_settings():
     assert scorer_path(config("ipw.surface=false", "pool.pos_k=3")) == paths[0]
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_item_1_self_pools_without_negatives_are_unsupervised_simcse(tmp_path):
     """Checklist 1: bit-identical training; with neighbours in the pool it is another one."""
     scorer = tiny_scorer(tmp_path / "scorer")
@@ -286,6 +288,7 @@ def test_item_1_self_pools_without_negatives_are_unsupervised_simcse(tmp_path):
     assert not same_weights(weights(wider), weights(twins))
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_item_18_augmented_baseline_trains_and_paper_reports_seven_sets(tmp_path):
     """Checklist 18: word-level augmentation in the same program; the paper's seven STS sets."""
     words = [f"runs_dir={tmp_path}", "ipw.positives=augmented", "ipw.negatives=none"]
@@ -294,6 +297,7 @@ def test_item_18_augmented_baseline_trains_and_paper_reports_seven_sets(tmp_path
     assert len(config(name="paper").eval.sets) == 7
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_states_at_the_mask_of_a_prompt_train_and_are_evaluated(tmp_path):
     """The option against the bias of token frequency; without a template it is refused."""
     template = 'of "{text}" the [MASK] .'
@@ -312,6 +316,7 @@ def test_states_at_the_mask_of_a_prompt_train_and_are_evaluated(tmp_path):
     assert paper.data.max_length - sum(len(ids) for ids in around) == 32
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_resume_is_bit_identical(full_run, tmp_path):
     """Two of four steps, then the rest: equal weights, draws from the cache."""
     words = [f"runs_dir={tmp_path}", "run_id=r", "trainer.keep_checkpoints=5"]

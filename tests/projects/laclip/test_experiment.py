@@ -17,6 +17,7 @@ from projects.laclip.module import LaCLIP
 from tests.projects.laclip.conftest import config, csv_config
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_synthetic_training_learns_and_reports_chance(tmp_path):
     """A short run beats chance on templates that were never trained on."""
     run = train(
@@ -139,6 +140,7 @@ def resisc(tmp_path):
     return tmp_path
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_labelled_sets_run_through_all_protocols(resisc, tmp_path, monkeypatch):
     """Zero-shot, few-shot and linear probe from a local folder; the mean over sets."""
     from common.evaluation.image_text import image_sets
@@ -159,6 +161,7 @@ def test_labelled_sets_run_through_all_protocols(resisc, tmp_path, monkeypatch):
         build(cfg).evaluate(LaCLIP(cfg), Workspace(tmp_path / "run"))
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_validation_chooses_the_checkpoint_by_zero_shot_accuracy(resisc, tmp_path):
     run = train(
         "laclip", "smoke",
@@ -169,6 +172,7 @@ def test_validation_chooses_the_checkpoint_by_zero_shot_accuracy(resisc, tmp_pat
     assert (run / "checkpoints/train/best.ckpt").exists()
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_training_from_official_files_and_shards(official, tmp_path):
     """The real readers through the engine: two steps each, no evaluation sets."""
     run = train(
@@ -181,6 +185,7 @@ def test_training_from_official_files_and_shards(official, tmp_path):
     assert (run / "metrics.csv").read_text(encoding="utf-8").count("\n") >= 2
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_training_does_not_depend_on_the_loss_backend(tmp_path):
     """The fused loss gives the losses and the embeddings of the dense reference, step by step.
 

@@ -28,6 +28,13 @@ def metrics_of(run):
     return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
 
+def few_pairs(folder):
+    """One of twelve pairs of STS-B dev below a data root: encoding them all takes most of a run."""
+    (folder / "stsb").mkdir()
+    rows = read_jsonl(ROOT / "data/stsb/en-dev.jsonl.gz")[::12]
+    write_jsonl(folder / "stsb/en-dev.jsonl.gz", rows)
+
+
 @pytest.fixture(scope="module")
 def lexical_run(tmp_path_factory):
     """Job titles and words through the whole engine, with validation; a part of the bundled sets."""
@@ -36,6 +43,7 @@ def lexical_run(tmp_path_factory):
         rows = read_jsonl(ROOT / f"data/{name}.jsonl.gz")[:count]
         (folder / name).parent.mkdir()
         write_jsonl(folder / f"{name}.jsonl.gz", rows)
+    few_pairs(folder)
     pairs = folder / "pairs.csv"
     rows = ["word1,word2,score", "cup,mug,9", "cup,moon,1", "car,cart,5", "sun,son,2"]
     pairs.write_text("\n".join(rows), encoding="utf-8")
@@ -95,6 +103,7 @@ def test_checklist_16_one_compare_file_has_every_analysis():
     assert {"mean_cosine", "untrained_mean_cosine"} <= set(spec.also)
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_the_raw_arm_moves_no_weight(tmp_path):
     encoder = module_of(config()).encoder
     encoder.tower.model.save_pretrained(tmp_path / "encoder")
@@ -112,6 +121,7 @@ def test_the_raw_arm_moves_no_weight(tmp_path):
     assert abs(trained["mean_cosine"] - trained["untrained_mean_cosine"]) > 1e-3
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_checklist_9_fifty_steps_an_epoch_at_a_constant_rate(tmp_path):
     """Checklist 9: 10,000 strings in batches of 200, incomplete batches dropped, constant rate."""
     lines = [f"string {i}" for i in range(10_000)]
@@ -155,6 +165,7 @@ def test_export_keeps_the_embeddings(overrides, tmp_path):
         assert (tmp_path / "modules.json").exists()
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_a_run_is_exported_and_searched_with_its_own_settings(tmp_path, capsys):
     """A pooling given on the command line of `train` need not be given again: no weight tells it."""
     words = [f"runs_dir={tmp_path}", "trainer.max_steps=1", "eval.untrained=false"]
@@ -174,6 +185,7 @@ def test_a_run_is_exported_and_searched_with_its_own_settings(tmp_path, capsys):
         export("mirror_bert", "smoke", [f"runs_dir={tmp_path}/none"], None, None)
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_resume_is_bit_identical(tmp_path):
     """Six steps equal three, and three more from the checkpoint, with dropout and DropHead on."""
     words = [f"runs_dir={tmp_path}", "run_id=r", "trainer.keep_checkpoints=5"]
@@ -239,19 +251,17 @@ def test_settings_that_do_not_fit_are_refused(override, message):
 
 
 @pytest.mark.skipif(not ENCODER.exists(), reason="needs the bundled text encoder")
+@pytest.mark.usefixtures("unrendered_figures")
 def test_checklist_13_a_short_fit_improves_the_raw_backbone_on_sts_b_dev(tmp_path):
-    """Checklist 13: a few steps of the mini config, against the encoder before them; a third of
-    the development pairs. Over seeds 0 to 2 the gain is 0.044 to 0.066: the strings come from all
-    parts of the file, since its first ones are near copies of each other, which are negatives."""
-    (tmp_path / "stsb").mkdir()
-    write_jsonl(
-        tmp_path / "stsb/en-dev.jsonl.gz", read_jsonl(ROOT / "data/stsb/en-dev.jsonl.gz")[::3]
-    )
+    """Checklist 13: a few steps of the mini config, against the encoder before them. Over seeds 0 to
+    2 the gain on these pairs is 0.068 to 0.121: the strings come from all parts of the file, since
+    its first ones are near copies of each other, which are negatives."""
+    few_pairs(tmp_path)
     texts = [row["sentence1"] for row in read_jsonl(ROOT / "data/stsb/en-train.jsonl.gz")[::9]]
     texts = texts[:400]
     (tmp_path / "strings.txt").write_text("\n".join(texts), encoding="utf-8")
-    words = ["trainer.max_steps=8", "data.batch_size=48", "data.source=file", "data.file=strings.txt",
-             f"data.root={tmp_path}", "data.limit=null", "data.max_length=20",
+    words = ["trainer.max_steps=6", "data.batch_size=32", "data.source=file", "data.file=strings.txt",
+             f"data.root={tmp_path}", "data.limit=null", "data.max_length=16",
              "trainer.val_every_n_steps=null", "eval.sets=[stsb-dev]", "eval.titles=none",
              "data.bucket_batches=8", f"runs_dir={tmp_path}", "tracking.wandb=disabled",
              "optim.lr=2.0e-4"]  # fmt: skip

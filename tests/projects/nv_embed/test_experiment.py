@@ -23,6 +23,7 @@ from projects.nv_embed.tasks import mine, mteb
 from tests.projects.nv_embed.conftest import config
 
 FEW = ["eval.tasks=[retrieval,classification,sts]", "tracking.wandb=disabled"]
+WEIGHTS = ["eval.tasks=[sts]", "eval.primary=[sts]", "tracking.wandb=disabled"]  # looked at alone
 
 
 def final(run, stage):
@@ -98,9 +99,10 @@ def test_base_weights_are_bit_identical_after_training(trained):
     assert not torch.equal(start[name], one[name])
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_without_adapters_the_base_weights_are_trained(tmp_path):
     """The negative twin of checklist 10."""
-    words = [f"runs_dir={tmp_path}", "run_id=r", "model.lora_rank=null", *FEW]
+    words = [f"runs_dir={tmp_path}", "run_id=r", "model.lora_rank=null", *WEIGHTS]
     run = train("nv_embed", "smoke", words)
     one, two = (base_weights(final(run, s)["state_dict"]) for s in ("retrieval", "blended"))
     assert not any(torch.equal(one[n], two[n]) for n in one if n.endswith("q_proj.weight"))
@@ -144,6 +146,7 @@ def test_queries_outside_training_are_instructed_and_documents_are_not():
     torch.testing.assert_close(recipe.documents(encoder, texts), plain)
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_the_encoder_before_training_beside(tmp_path):
     cfg = config("eval.untrained=true", "eval.lexical=false", *FEW)
     experiment = build(cfg)
@@ -159,6 +162,7 @@ def test_the_encoder_before_training_beside(tmp_path):
     assert not any(name.startswith("tfidf_") for name in metrics)
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 @pytest.mark.parametrize("stage", ["retrieval", "blended"])
 def test_a_killed_run_continues_bit_for_bit(trained, tmp_path, monkeypatch, stage):
     """Weights, optimiser, schedule and counts, mid-stage."""
@@ -170,18 +174,19 @@ def test_a_killed_run_continues_bit_for_bit(trained, tmp_path, monkeypatch, stag
             raise RuntimeError("killed")
         return plain(self, batch)
 
-    words = [f"runs_dir={tmp_path}", "run_id=r", *FEW]
+    words = [f"runs_dir={tmp_path}", "run_id=r", *WEIGHTS]
     monkeypatch.setattr(NvEmbed, "losses", failing)
     with pytest.raises(RuntimeError, match="killed"):
         train("nv_embed", "smoke", words)
     monkeypatch.setattr(NvEmbed, "losses", plain)
-    again = final(train("nv_embed", "smoke", [*words[:1], *FEW, "resume=latest"]), "blended")
+    again = final(train("nv_embed", "smoke", [*words[:1], *WEIGHTS, "resume=latest"]), "blended")
     assert again["state_dict"].keys() == whole["state_dict"].keys()
     assert all(torch.equal(v, again["state_dict"][k]) for k, v in whole["state_dict"].items())
     left, right = (s["optimizer_states"][0]["state"] for s in (whole, again))
     assert all(torch.equal(left[i]["exp_avg"], right[i]["exp_avg"]) for i in left)
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_export_reloads_with_equal_embeddings(trained, tmp_path):
     """Merged folder: our loader, and plain transformers with the mask still bidirectional."""
     from transformers import AutoModel
@@ -308,6 +313,7 @@ def test_mteb_task(trained, tmp_path, monkeypatch):
     assert seen["rows"] == (1, 32)
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_a_task_takes_the_settings_that_the_run_was_trained_with(trained, tmp_path):
     """An override that no weight shows, here the length of a text."""
     import json

@@ -1,6 +1,7 @@
 """FSDP through the engine, on two CPU processes."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -25,13 +26,21 @@ def one_process(tmp_path_factory):
     return train("nv_embed", "smoke", [f"runs_dir={folder}", "run_id=one", *SHARDED])
 
 
-def test_two_sharded_processes_equal_one(one_process, tmp_path, pool):
-    """Both stages, 2 x B/2: weights, gradient norm, weight decay; then evaluation of whole weights."""
-    found = pool(2).run(train_sharded, folder=str(tmp_path), words=["data.batch_size=4"])
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory, pool):
+    """Folder of a run of two sharded processes."""
+    folder = tmp_path_factory.mktemp("two")
+    found = pool(2).run(train_sharded, folder=str(folder), words=["data.batch_size=4"])
     (first, wrapped), (second, _) = found
     assert first == second
     assert wrapped == 3  # two blocks and the rest
-    (run,) = (p.parent for p in tmp_path.glob("nv_embed/smoke/*/meta.json"))
+    (run,) = (p.parent for p in folder.glob("nv_embed/smoke/*/meta.json"))
+    return run
+
+
+def test_two_sharded_processes_equal_one(one_process, sharded):
+    """Both stages, 2 x B/2: weights, gradient norm, weight decay; then evaluation of whole weights."""
+    run = sharded
     for stage in ("retrieval", "blended"):
         wanted, sharded = weights(one_process, stage), weights(run, stage)
         assert list(sharded) == list(wanted)
@@ -48,16 +57,16 @@ def test_two_sharded_processes_equal_one(one_process, tmp_path, pool):
     assert scores[1][key] == pytest.approx(scores[0][key], abs=1e-3)
 
 
-def test_a_sharded_run_goes_on_where_it_was_stopped(tmp_path, pool):
-    """From its own checkpoint in the second stage, optimiser state included."""
-    words = ["data.batch_size=4", "optim.name=adamw", "optim.lr=1e-3"]
-    pool(2).run(train_sharded, folder=str(tmp_path), words=[*words, "run_id=r"])
-    run = tmp_path / "nv_embed/smoke/r"
-    whole = weights(run, "blended")
+def test_a_sharded_run_goes_on_where_it_was_stopped(sharded, tmp_path, pool):
+    """From its own checkpoint in the second stage, AdamW's state included."""
+    whole = weights(sharded, "blended")
+    run = tmp_path / "nv_embed/smoke" / sharded.name
+    shutil.copytree(sharded, run)
     (run / "checkpoints/blended/finished.json").unlink()
     last = sorted((run / "checkpoints/blended").glob("step-*.ckpt"))
     last[-1].unlink()
-    pool(2).run(train_sharded, folder=str(tmp_path), words=[*words, "resume=r"])
+    words = ["data.batch_size=4", f"resume={sharded.name}"]
+    pool(2).run(train_sharded, folder=str(tmp_path), words=words)
     again = weights(run, "blended")
     for name, value in whole.items():
         torch.testing.assert_close(again[name], value, rtol=1e-6, atol=1e-7, msg=name)

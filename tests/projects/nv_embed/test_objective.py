@@ -1,5 +1,7 @@
 """The two objectives, gradients, two processes."""
 
+from functools import cache
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -72,10 +74,15 @@ def test_query_side_only():
     assert abs(float(wanted - back)) > 1e-3
 
 
+@cache
+def of_one_process(in_batch):
+    return three_steps(in_batch, distributed=False)
+
+
 @pytest.mark.parametrize("in_batch", [True, False])
 def test_two_processes_equal_one(two_ranks, in_batch):
     """Checklist 5: in-batch negatives cross ranks; weights after three steps on mixed batches."""
-    wanted = three_steps(in_batch, distributed=False)
+    wanted = of_one_process(in_batch)
     for state in two_ranks.run(three_steps, in_batch=in_batch, distributed=True):
         assert state.keys() == wanted.keys()
         for name, value in wanted.items():
@@ -83,7 +90,7 @@ def test_two_processes_equal_one(two_ranks, in_batch):
             torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-6)
     name = "encoder.pooler.layer.latents"
     start = encoder("model.lora_dropout=0").double().get_parameter(name.removeprefix("encoder."))
-    other = three_steps(not in_batch, distributed=False)[name]
+    other = of_one_process(not in_batch)[name]
     assert not torch.allclose(wanted[name], start, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(wanted[name], other, rtol=1e-5, atol=1e-5)
 

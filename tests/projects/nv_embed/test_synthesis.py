@@ -134,38 +134,41 @@ def test_a_model_without_usable_answers_is_a_user_error(script, tmp_path, monkey
 
 
 def test_the_bundled_language_model_writes_records_and_resumes(tmp_path, monkeypatch):
-    """The whole task with `bundled:causal-lm`; stopped after a block it ends with the same file."""
-    cfg = config()
-    build(cfg).tasks["synthesize"](Workspace(tmp_path / "whole"))
-    whole = (tmp_path / "whole/synthetic_pairs.jsonl").read_text()
-    rows = [json.loads(line) for line in whole.splitlines()]
+    """The whole task with `bundled:causal-lm`; a format that was stopped ends with the same records."""
+    words = ["synthesis.examples=2"]
+    build(config(*words)).tasks["synthesize"](Workspace(tmp_path / "whole"))
+    whole = (tmp_path / "whole/synthetic_pairs.jsonl").read_text().splitlines(keepends=True)
+    rows = [json.loads(line) for line in whole]
     assert len(rows) > 3
     assert {row["task"] for row in rows} == {"synthetic_pairs"}
     assert all(len({row["query"], *row["pos"], *row["neg"]}) == 3 for row in rows)
-    formats = {row["format"] for row in read_jsonl(tmp_path / "whole/tasks.jsonl")}
-    assert formats == set(FORMATS)
+    asked = read_jsonl(tmp_path / "whole/tasks.jsonl", ("format", "task"))
+    assert {row["format"] for row in asked} == set(FORMATS)
+    first = next(iter(FORMATS))  # its records come first
+    tasks = {row["task"] for row in asked if row["format"] == first}
+    own = [line for line, row in zip(whole, rows, strict=True) if row["instruction"] in tasks]
 
     plain, calls = LanguageModel.continuations, []
 
     def stopped(self, *args, **options):
         calls.append(1)
-        if len(calls) > 4:
+        if len(calls) > 5:  # two requests, the first example's fields; in the second example
             raise KeyboardInterrupt
         return plain(self, *args, **options)
 
-    small = config("task.chunk_size=1")
+    words += [f"synthesis.formats=[{first}]", "task.chunk_size=1"]
     monkeypatch.setattr(LanguageModel, "continuations", stopped)
     with pytest.raises(KeyboardInterrupt):
-        synthesize(small, Workspace(tmp_path / "part"))
+        synthesize(config(*words), Workspace(tmp_path / "part"))
     assert not (tmp_path / "part/synthetic_pairs.jsonl").exists()
     monkeypatch.setattr(LanguageModel, "continuations", plain)
-    synthesize(small, Workspace(tmp_path / "part"))
-    assert (tmp_path / "part/synthetic_pairs.jsonl").read_text() == whole
+    synthesize(config(*words), Workspace(tmp_path / "part"))
+    assert (tmp_path / "part/synthetic_pairs.jsonl").read_text() == "".join(own)
 
     monkeypatch.setattr(LanguageModel, "continuations", lambda *_, **__: pytest.fail("asked again"))
-    synthesize(small, Workspace(tmp_path / "part"))
+    synthesize(config(*words), Workspace(tmp_path / "part"))
     with pytest.raises(UserError, match="made for another seed"):
-        synthesize(config("seed=1"), Workspace(tmp_path / "whole"))
+        synthesize(config(*words, "seed=1"), Workspace(tmp_path / "part"))
 
 
 def test_two_shares_take_two_passes_and_write_the_same_file(script, tmp_path):

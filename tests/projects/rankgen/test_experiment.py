@@ -524,6 +524,7 @@ def killed(words):
     train("rankgen", "smoke", words)
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_kill_and_resume_equals_an_uninterrupted_run(tmp_path):
     """SIGKILL after a checkpoint, then resume: weights bit for bit."""
     common = [f"runs_dir={tmp_path}", "trainer.max_steps=8", "tracking.wandb=disabled"]
@@ -536,6 +537,7 @@ def test_kill_and_resume_equals_an_uninterrupted_run(tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_training_learns_the_synthetic_documents(tmp_path):
     """In-book accuracy rises well above that of the untrained encoder."""
     overrides = [

@@ -69,7 +69,7 @@ def error_of_a_wall(kind: str) -> float:
     spread = 0.3 * torch.randn(8, 3, generator=generator) * torch.tensor([0, 1, 0.3])
     directions = torch.nn.functional.normalize(torch.tensor([1.0, 0, 0]) + spread, dim=1)
     errors = []
-    for _ in range(80):
+    for _ in range(50):
         way = 8 * torch.rand(4, generator=generator)
         actions = torch.stack([way, 0 * way, 0 * way], dim=1)[:, None]
         volume = network.encode(points, owner, 1).expand(4, -1, -1, -1, -1)
@@ -82,7 +82,7 @@ def error_of_a_wall(kind: str) -> float:
         (error + 10 * scan.surface.abs().mean()).backward()
         optimizer.step()
         errors.append(float(error.detach()))
-    return sum(errors[-30:]) / 30
+    return sum(errors[-20:]) / 20
 
 
 def test_item_3_an_action_that_tells_something_is_learnt():

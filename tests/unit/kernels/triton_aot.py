@@ -14,6 +14,7 @@ from triton.compiler import ASTSource
 from common.kernels.gpu.tile_table import TileConfig
 
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
+_compiled: dict[str, "Resources"] = {}  # several variants have a kernel in common
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,14 @@ def compile_kernel(
             types = {"q": operand, "k": operand, "g": grad_dtype, "kept": grad_dtype}
             signature[name] = "*" + types.get(name, "fp32")
             attrs[(index,)] = divisible
-    source = ASTSource(kernel, signature=signature, constexprs=constants, attrs=attrs)
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
+    key = repr((kernel.__name__, signature, constants, sorted(attrs), arch, options))
+    if key not in _compiled:
+        _compiled[key] = _compile(ASTSource(kernel, signature, constants, attrs), arch, options)
+    return _compiled[key]
+
+
+def _compile(source: ASTSource, arch: int, options: dict[str, Any]) -> Resources:
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     registers, stack = _resource_usage(compiled.asm["cubin"])
     return Resources(registers, stack, compiled.metadata.shared, compiled.asm["ptx"])
