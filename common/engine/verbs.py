@@ -170,13 +170,15 @@ def smoke(projects: Sequence[str]) -> None:
         console.print(f"smoke {project}: ok, export differs by {worst:.1e}")
 
 
-def smoke_one(project: str, folder: Path, config: str = "smoke") -> float:
+def smoke_one(
+    project: str, folder: Path, config: str = "smoke", further: Sequence[str] = ()
+) -> float:
     """One project's smoke; returns the largest difference between trained and reloaded model."""
     import torch
 
     from common.engine import run
 
-    overrides = [f"runs_dir={folder}", "tracking.wandb=disabled"]
+    overrides = [f"runs_dir={folder}", "tracking.wandb=disabled", *further]
     path = run.train(project, config, overrides)
     _, experiment = run.prepare(project, config, overrides)
     exported = run.export(project, config, overrides, str(path), None)

@@ -74,6 +74,8 @@ class Config(ExperimentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.trainer.precision == "bf16-true":
+            raise ValueError("trainer.precision=bf16-true: spectra need float32; take bf16-mixed")
         tasks, epochs = self.data.num_tasks, self.method.epochs
         if epochs and self.method.setting == "incremental" and len(epochs) != tasks:
             raise ValueError(f"method.epochs needs {tasks} entries (data.num_tasks) or none")

@@ -97,8 +97,8 @@ def _fit(
         stage.data.start_at(step * trainer.accumulate_grad_batches)
         if trainer.is_global_zero:
             print(f"{stage.name}: goes on after step {step}")  # noqa: T201
+    asked = stage_config(cfg.trainer, stage)
     if trainer.is_global_zero:
-        asked = stage_config(cfg.trainer, stage)
         if (used := run_precision(asked)) != asked.precision:
             print(f"{stage.name}: this processor only emulates {asked.precision}; runs in {used}")  # noqa: T201
         drop_rows_after(run.path / "metrics.csv", stage.name, step)
@@ -112,6 +112,8 @@ def _fit(
         ckpt.load_weights(stage.module, final)
     except ckpt.Damaged as error:
         raise ckpt.Damaged(_anew(error, final)) from error
+    if not asked.precision.endswith("-mixed"):
+        stage.module.float()  # evaluation and export are in float32 whatever the weights were in
     if trainer.is_global_zero:
         ckpt.mark_finished(folder, final)
     signals.release()  # the stage is saved: one that came after its last step ends the run here

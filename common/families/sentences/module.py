@@ -59,7 +59,7 @@ class SentenceModule(ContrastiveModule):
     def on_validation_epoch_end(self) -> None:
         """Log the Spearman correlation over the pairs of all ranks, as ``val/sts_spearman``."""
         cosine, gold = (
-            all_gather_no_grad(torch.cat(part)).cpu().numpy()
+            all_gather_no_grad(torch.cat(part)).float().cpu().numpy()
             for part in zip(*self._seen, strict=True)
         )
         self._seen = []
