@@ -6,11 +6,11 @@ nearest valid name. Nothing here imports torch, so a typo costs milliseconds.
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -177,7 +177,7 @@ def load(schema: type[Config], project: str, config: str, overrides: Sequence[st
         UserError: unknown key or config, wrong type, missing value, a value out of its range, or a
             rule between fields.
     """
-    base = _structured(schema)
+    base = _structured(cast(Hashable, schema))
     layers = [(_relative(p), node) for p, node in _chain(config_path(project, config))]
     layers.append(("command line", _parse_overrides(overrides)))
     for source, layer in layers:
@@ -236,7 +236,7 @@ def leaf_keys(node: Any, prefix: str = "") -> list[str]:
 
 
 @cache
-def _structured(schema: type[Any]) -> Any:
+def _structured(schema: Hashable) -> Any:
     """The schema with its defaults; half of the time of `load`. Never changed: a merge copies it."""
     return OmegaConf.structured(schema)
 
