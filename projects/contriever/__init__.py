@@ -1,16 +1,11 @@
-"""Contriever: what the paper does in one line (authors, venue, year)."""
+"""Contriever: unsupervised dense retrieval from crops and a queue (Izacard et al., TMLR 2022)."""
 
 from typing import TYPE_CHECKING
 
 from projects.contriever.config import Config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from common.engine.experiment import Experiment, Plan, Stage
+    from common.engine.experiment import Experiment
     from projects.contriever.module import Contriever
 
 __all__ = ["Config", "build"]
@@ -18,45 +13,22 @@ __all__ = ["Config", "build"]
 
 def build(cfg: Config) -> "Experiment[Contriever]":
     """The experiment of a config; heavy imports happen here."""
-    import torch
-
-    from common.engine.experiment import Experiment, Plan, Stage
-    from common.export.safetensors import load_safetensors, save_safetensors
-    from projects.contriever.data import build_data
-    from projects.contriever.evaluate import evaluate
+    from common.families.retrieval.experiment import retrieval_experiment
+    from projects.contriever import tasks
+    from projects.contriever.evaluate import evaluate, search_texts
     from projects.contriever.module import Contriever
-    from projects.contriever.network import build_network
+    from projects.contriever.stages import plan, recipe_of, stages
 
-    def stages() -> "Iterator[Stage]":
-        yield Stage("train", Contriever(cfg), build_data(cfg))
-
-    def export(module: Contriever, folder: "Path") -> None:
-        options = {"widths": cfg.model.widths, "out_dim": cfg.model.out_dim}
-        save_safetensors(module.network, folder, options)
-
-    def load_export(folder: "Path") -> Contriever:
-        return Contriever(cfg, load_safetensors(folder, build_network))
-
-    def embed(module: Contriever) -> "dict[str, Tensor]":
-        size = cfg.data.image_size
-        images = torch.linspace(-2, 2, 2 * 3 * size * size).sin()
-        device = next(module.parameters()).device
-        features = module.network.encoder(images.view(2, 3, size, size).to(device))
-        return {"features": features.float().cpu()}
-
-    def forward(module: Contriever, batch_size: int) -> "Tensor":
-        size = cfg.data.image_size
-        output: Tensor = module.network(torch.zeros(2 * batch_size, 3, size, size))
-        return output.sum()
-
-    def plan() -> "Plan[Contriever]":
-        return Plan(lambda: Contriever(cfg), cfg.data.num_train, forward)
-
-    return Experiment(
-        stages,
-        lambda module, workspace: evaluate(cfg, module, workspace),
-        export,
-        load_export,
-        embed,
-        plan,
+    return retrieval_experiment(
+        cfg,
+        recipe_of(cfg),
+        lambda encoder: Contriever(cfg, encoder),
+        stages=lambda: stages(cfg),
+        evaluate=lambda module, workspace: evaluate(cfg, module),
+        plan=lambda: plan(cfg),
+        texts=lambda: search_texts(cfg),
+        tasks={
+            "tokenize": lambda workspace, own: tasks.tokenize(cfg, workspace),
+            "mine": lambda workspace, own: tasks.mine(cfg, workspace, own),
+        },
     )

@@ -1,38 +1,51 @@
-"""What the paper measures, with the untrained network beside it."""
+"""What stands beside the sets: how far the key encoder has come, how the vectors spread."""
 
-from torch import nn
+import torch
 
-from common.data.image.sources import EvalTransform
-from common.encoders.modes import evaluated, untrained
-from common.engine.workspace import Workspace
-from common.evaluation.features.frozen import frozen_features, knn_correct
+from common.encoders.modes import evaluated
+from common.evaluation.retrieval.beir import RetrievalSet
+from common.families.retrieval.evaluation import load_set
 from projects.contriever.config import Config
-from projects.contriever.data import NUM_CLASSES, images
 from projects.contriever.module import Contriever
+from projects.contriever.stages import recipe_of
+
+SAMPLE = 256  # documents whose vectors are looked at
 
 
-def evaluate(cfg: Config, module: Contriever, workspace: Workspace) -> dict[str, float]:
-    """``knn_top1`` with its chance level, and ``untrained_knn_top1``."""
-    raw = untrained(lambda: Contriever(cfg), cfg.seed, module)
-    with evaluated(module, cfg.trainer.accelerator):
-        hits = held_out_hits(cfg, module.network.encoder)
-    before = held_out_hits(cfg, raw.network.encoder)
-    workspace.items("knn_top1", hits)  # `make compare` pairs the arms image by image
-    return {
-        "knn_top1": sum(hits) / len(hits),
-        "knn_top1_chance": 1 / NUM_CLASSES,
-        "untrained_knn_top1": sum(before) / len(before),
-    }
+def evaluate(cfg: Config, module: Contriever) -> dict[str, float]:
+    """Spread of document vectors, and constants of the queue; the sets are the family's part.
+
+    ``key_start_share`` is the share of the initial weights in the key encoder after the last step
+    (m to the power of steps), ``queue_age`` the mean age of a key in steps.
+    """
+    found: dict[str, float] = {}
+    method, steps = cfg.method, cfg.trainer.max_steps
+    if method.pretrain and method.objective == "moco" and steps is not None:
+        found["key_start_share"] = method.momentum**steps
+        devices = cfg.trainer.devices
+        count = len(devices) if isinstance(devices, list) else devices
+        if isinstance(count, int):
+            batch = cfg.data.batch_size * count * cfg.trainer.num_nodes
+            found["queue_age"] = (method.queue_size / batch + 1) / 2
+    if cfg.eval.beir:
+        documents = list(first_set(cfg).corpus.values())[:SAMPLE]
+        with evaluated(module.encoder, cfg.trainer.accelerator):
+            vectors = recipe_of(cfg).documents(module.encoder, documents)
+        unit = torch.nn.functional.normalize(vectors, dim=1)
+        found["document_std"] = float(vectors.std(0).mean())
+        found["document_mean_cosine"] = float(unit.mean(0).square().sum())
+    return found
 
 
-def held_out_hits(cfg: Config, encoder: nn.Module) -> list[float]:
-    """Whether the nearest training images vote for the class of each held-out image."""
-    (pixels, labels), count = images(cfg), cfg.data.num_train
-    features = frozen_features(encoder, pixels, EvalTransform(cfg.data.image_size).batch)
-    return knn_correct(
-        features[:count],
-        labels[:count],
-        features[count:],
-        labels[count:],
-        k=cfg.eval.neighbours,
-    )
+def first_set(cfg: Config) -> RetrievalSet:
+    """The first set of the evaluation."""
+    return load_set(cfg, cfg.eval.beir[0])
+
+
+def search_texts(cfg: Config) -> list[str]:
+    """What the task "search" looks in when the config names no file."""
+    from common.config import UserError
+
+    if not cfg.eval.beir:
+        raise UserError("name a text file or folder in search.file: the config has no set")
+    return list(first_set(cfg).corpus.values())

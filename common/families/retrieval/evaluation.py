@@ -89,14 +89,7 @@ def evaluate_beir(
             metrics[f"sets_won_{m}"] = float(sum(won))
         metrics["num_sets"] = float(len(names))
     for place, name in set_names(cfg.eval.dev).items():
-        data = load_set(cfg, place)
-        metrics |= before_and_after(
-            cfg,
-            recipe,
-            encoder,
-            lambda some, own: _dense(recipe, some, data, name),
-            workspace,  # noqa: B023
-        )
+        metrics |= _evaluate_dev(cfg, recipe, encoder, load_set(cfg, place), name, workspace)
     for place in cfg.eval.answers:
         metrics |= _evaluate_answers(cfg, recipe, encoder, place, workspace)
     return metrics
@@ -154,9 +147,15 @@ def _averages(
     return found
 
 
-def _dense(recipe: EncoderRecipe[E], some: E, data: RetrievalSet, name: str) -> dict[str, float]:
-    scores = run_scores(data, encoder_run(recipe, some, data))
-    return {f"{name}_{metric}": value for metric, value in scores.metrics.items()}
+def _evaluate_dev(
+    cfg: RetrievalExperimentConfig, recipe: EncoderRecipe[E], encoder: E, data: RetrievalSet,
+    name: str, workspace: Workspace,
+) -> dict[str, float]:  # fmt: skip
+    def measure(some: E, own: Workspace | None) -> dict[str, float]:
+        scores = run_scores(data, encoder_run(recipe, some, data))
+        return {f"{name}_{metric}": value for metric, value in scores.metrics.items()}
+
+    return before_and_after(cfg, recipe, encoder, measure, workspace)
 
 
 def encoder_run(recipe: EncoderRecipe[E], encoder: E, data: RetrievalSet) -> Run:
