@@ -15,4 +15,24 @@ class RepetitionConfig:
     level: Literal["subword", "word", "none"] = "subword"  # none: nothing is repeated
     rate: Share = 0.32  # share of the elements that may be doubled
     rule: Literal["code", "paper"] = "code"  # bounds of the number of repetitions
+<<<<<<< HEAD
     cap: Count = 10  # rule=code: fewer repetitions than this
+=======
+    cap: int = 10  # rule=code: fewer repetitions than this
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1 or self.cap < 1:
+            raise ValueError("repetition.rate must be in (0, 1] and repetition.cap >= 1")
+
+
+@dataclass
+class TokenNoise:
+    """Change of the tokens of a view, see common.data.text.token_noise."""
+
+    kind: Literal["none", "delete", "mask", "replace", "shuffle"] = "none"
+    probability: float = 0.1  # of each token
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability < 1:
+            raise ValueError("noise.probability must be in [0, 1)")
+>>>>>>> retrieval
