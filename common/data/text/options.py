@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from common.ranges import Count, Share
+from common.ranges import Count, Rate, Share
 
 TRANSFER_NAMES = ("MR", "CR", "SUBJ", "MPQA", "SST2", "TREC", "MRPC")
 
@@ -15,14 +15,7 @@ class RepetitionConfig:
     level: Literal["subword", "word", "none"] = "subword"  # none: nothing is repeated
     rate: Share = 0.32  # share of the elements that may be doubled
     rule: Literal["code", "paper"] = "code"  # bounds of the number of repetitions
-<<<<<<< HEAD
     cap: Count = 10  # rule=code: fewer repetitions than this
-=======
-    cap: int = 10  # rule=code: fewer repetitions than this
-
-    def __post_init__(self) -> None:
-        if not 0 < self.rate <= 1 or self.cap < 1:
-            raise ValueError("repetition.rate must be in (0, 1] and repetition.cap >= 1")
 
 
 @dataclass
@@ -30,9 +23,4 @@ class TokenNoise:
     """Change of the tokens of a view, see common.data.text.token_noise."""
 
     kind: Literal["none", "delete", "mask", "replace", "shuffle"] = "none"
-    probability: float = 0.1  # of each token
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.probability < 1:
-            raise ValueError("noise.probability must be in [0, 1)")
->>>>>>> retrieval
+    probability: Rate = 0.1  # of each token
