@@ -112,7 +112,8 @@ class RetrievalEval:
     beir: list[str] = field(default_factory=list)
     dev: list[str] = field(default_factory=list)  # the same; scored, but in no average
     groups: dict[str, list[str]] = field(default_factory=dict)  # macro averages: name -> sets
-    # folders with corpus.jsonl and questions.jsonl (question, answers): recall of answer strings
+    # folders with corpus.jsonl and questions.jsonl (question, answers): recall of answer strings;
+    # "folder@de" takes questions.de.jsonl
     answers: list[str] = field(default_factory=list)
     max_documents: int | None = None  # of a set: the relevant ones and others; None: all
     held_out_queries: int = 0  # of each set: left for fine-tuning, never asked in the evaluation

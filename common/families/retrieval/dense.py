@@ -1,6 +1,7 @@
 """The plain dense retriever: one transformer for both sides, pooled; built, stored and asked."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,9 @@ def dense_recipe(
 ) -> EncoderRecipe[SentenceEncoder]:
     """Recipe of an encoder whose scores are dot products.
 
+    It is written as a folder of sentence-transformers, and read from one, or from a plain folder of
+    transformers such as a released checkpoint, which takes the pooling of the config.
+
     Args:
         model: section of the config.
         options: section of the config: batch size and preparation of texts.
@@ -81,11 +85,17 @@ def dense_recipe(
         finally:
             encoder.normalize = before
 
+    def load(folder: Path) -> SentenceEncoder:
+        if (folder / "modules.json").is_file():
+            return load_sentence_transformers(folder)
+        released = replace(model, pretrained=str(folder), config=None, tokenizer=None)
+        return build_dense(released).eval()
+
     return EncoderRecipe(
         lambda: build_dense(model),
         lambda: planned_dense(model),
         save,
-        load_sentence_transformers,
+        load,
         side(norm_query),
         side(norm_document),
         "dot",

@@ -31,6 +31,7 @@ from common.families.retrieval.protocol import RetrievalExperimentConfig
 
 # metrics whose values by query are kept, and which are averaged over sets
 ITEMS = ("ndcg_at_10", "recall_at_100", "mrr", "map")
+ROWS = ("", "untrained_", "bm25_", "tfidf_", "hybrid_", "rrf_")
 WON = ("recall_at_100", "ndcg_at_10")  # metrics by which sets are won against BM25
 ANSWER_KS = (5, 20, 100)
 GALLERY_QUERIES, GALLERY_HITS = 6, 5
@@ -71,8 +72,8 @@ def evaluate_beir(
 
     One call gives all rows of the table: the encoder; ``untrained_*``, and ``bm25_*``, ``tfidf_*``,
     ``hybrid_*`` and ``rrf_*`` of the same set, as the config says. ``average_<metric>`` are means
-    over sets, ``<group>_<metric>`` those of ``eval.groups``; ``sets_won_<metric>`` counts the sets,
-    of ``num_sets``, where the encoder alone is ahead of BM25. Values by query of all rows are saved
+    over sets, ``<group>_<metric>`` those of ``eval.groups``, each of which counts as one set;
+    ``sets_won_<metric>`` counts the sets, of ``num_sets``, where the encoder is ahead of BM25. Values by query of all rows are saved
     for `make compare`, a gallery for `make report`.
 
     Raises:
@@ -82,16 +83,21 @@ def evaluate_beir(
     metrics: dict[str, float] = {}
     for place, name in names.items():
         metrics |= _evaluate_set(cfg, recipe, encoder, load_set(cfg, place), name, workspace)
-    metrics |= _averages(cfg, names, metrics, workspace)
+    units = _averages(cfg, names, metrics, workspace)
     if cfg.eval.lexical and names:
         for m in WON:
-            won = [metrics[f"{n}_{m}"] > metrics[f"bm25_{n}_{m}"] for n in names.values()]
+            won = [metrics[f"{n}_{m}"] > metrics[f"bm25_{n}_{m}"] for n in units]
             metrics[f"sets_won_{m}"] = float(sum(won))
-        metrics["num_sets"] = float(len(names))
+        metrics["num_sets"] = float(len(units))
     for place, name in set_names(cfg.eval.dev).items():
         metrics |= _evaluate_dev(cfg, recipe, encoder, load_set(cfg, place), name, workspace)
-    for place in cfg.eval.answers:
-        metrics |= _evaluate_answers(cfg, recipe, encoder, place, workspace)
+    asked = set_names(cfg.eval.answers)
+    for place, name in asked.items():
+        metrics |= _evaluate_answers(cfg, recipe, encoder, place, name, workspace)
+    if len(asked) > 1:
+        for k in ANSWER_KS:
+            own = [metrics[f"{name}_answer_recall_at_{k}"] for name in asked.values()]
+            metrics[f"average_answer_recall_at_{k}"] = sum(own) / len(own)
     return metrics
 
 
@@ -132,19 +138,21 @@ def average_scores(
 def _averages(
     cfg: RetrievalExperimentConfig,
     names: Mapping[str, str],
-    metrics: Mapping[str, float],
+    metrics: dict[str, float],
     workspace: Workspace,
-) -> dict[str, float]:
-    groups = {title: [names[place] for place in own] for title, own in cfg.eval.groups.items()}
-    if len(names) > 1:
-        groups["average"] = list(names.values())
-    found: dict[str, float] = {}
-    for row in ("", "untrained_", "bm25_", "tfidf_", "hybrid_", "rrf_"):
+) -> list[str]:
+    """Add the means of groups and over all sets; the sets and groups that count as one set each."""
+    groups = {title: [names[p] for p in own] for title, own in cfg.eval.groups.items() if own}
+    grouped = {name for own in groups.values() for name in own}
+    units = [*groups, *(name for name in names.values() if name not in grouped)]
+    if len(units) > 1:
+        groups["average"] = units
+    for row in ROWS:
         for title, own in groups.items():
             if f"{row}{own[0]}_{ITEMS[0]}" in metrics:
                 means = average_scores(own, metrics, row, title, workspace)
-                found |= {f"{row}{k}": v for k, v in means.items()}
-    return found
+                metrics |= {f"{row}{k}": v for k, v in means.items()}
+    return units
 
 
 def _evaluate_dev(
@@ -197,11 +205,12 @@ def _evaluate_set(
 
 
 def _evaluate_answers(
-    cfg: RetrievalExperimentConfig, recipe: EncoderRecipe[E], encoder: E, place: str,
+    cfg: RetrievalExperimentConfig, recipe: EncoderRecipe[E], encoder: E, place: str, name: str,
     workspace: Workspace,
 ) -> dict[str, float]:  # fmt: skip
-    folder, name = beir_folder(cfg, place), Path(place).name
-    rows = read_jsonl(folder / "questions.jsonl", ("question", "answers"))
+    folder, part = beir_folder(cfg, place), place.partition("@")[2]
+    file = f"questions.{part}.jsonl" if part else "questions.jsonl"
+    rows = read_jsonl(folder / file, ("question", "answers"))
     questions = {str(i): row["question"] for i, row in enumerate(rows)}
     data = RetrievalSet(load_corpus(folder), questions, {})
     accepted = [row["answers"] for row in rows]
