@@ -50,7 +50,8 @@ class OptimConfig:
     eps: Positive = 1e-8  # AdamW
     momentum: Rate = 0.9  # SGD and LARS
     # trapezoid: constant, then linear to final_lr over the last `decay_steps`
-    schedule: Literal["cosine", "linear", "constant", "trapezoid"] = "cosine"
+    # warmup_linear: linear, its warm-up as released with Contriever
+    schedule: Literal["cosine", "linear", "constant", "trapezoid", "warmup_linear"] = "cosine"
     decay_steps: Whole = 0
     warmup_steps: Whole = 0  # optimiser steps of linear warm-up
     warmup_epochs: NonNegative = 0.0  # added to warmup_steps, in epochs

@@ -45,6 +45,11 @@ COPIED = (  # sets that are small enough to be taken whole
     "nli/triplets-test.jsonl.gz",
     "books-en/chapters.jsonl.gz",
     "esco-occupations/occupations.jsonl.gz",
+    *(
+        f"retrieval-{name}/{file}"
+        for name in ("cisi", "npl")
+        for file in ("corpus.jsonl.gz", "queries.jsonl.gz", "qrels.tsv")
+    ),
 )
 EVALUATION_TEXTS = {  # what no language model of this repository may have been trained on
     "stsb/en-dev.jsonl.gz": ("sentence1", "sentence2"),

@@ -87,3 +87,22 @@ class TaskMixture:
         )
         start = first - rounds[0] * size
         return drawn[start : start + count]
+
+
+def source_probabilities(sizes: Sequence[int], coefficient: float) -> list[float]:
+    """Probability of each source: proportional to ``size ** coefficient``.
+
+    Source: Izacard et al. 2022, "Contriever", released code, arXiv 2112.09118; Conneau & Lample
+    2019, section 3.1, arXiv 1901.07291 (smoothed sampling of languages).
+
+    Args:
+        sizes: > 0, of each source.
+        coefficient: 0 is uniform, 1 proportional to the sizes.
+
+    >>> source_probabilities([1, 3], 1.0), source_probabilities([1, 3], 0.0)
+    ([0.25, 0.75], [0.5, 0.5])
+    """
+    if not sizes or min(sizes) < 1:
+        raise UserError(f"every source of a mixture needs examples: {list(sizes)}")
+    weights = np.asarray(sizes, dtype=np.float64) ** coefficient
+    return [float(weight) for weight in weights / weights.sum()]

@@ -11,7 +11,7 @@ from common.distributed.collectives import all_gather_no_grad
 
 
 class FeatureQueue(nn.Module):
-    """The latest unit embeddings of all ranks, equal on every rank, saved with the checkpoint.
+    """The latest embeddings of all ranks, equal on every rank, saved with the checkpoint.
 
     It starts with random directions, as in MoCo. Enqueue after the loss is formed (and, since rows
     are overwritten in place, after its backward pass).
@@ -21,9 +21,10 @@ class FeatureQueue(nn.Module):
         size: number of rows K.
         dim: embedding dimension D.
         labels: names of integers that every row carries, such as "ids" and "groups"; see `label`.
+        normalize: rows are stored with unit length; False keeps them as they come, for dot products.
 
     Attributes:
-        features: buffer (K, D), unit rows.
+        features: buffer (K, D), unit rows unless `normalize` is False.
         position: buffer, 0-dim int64, the row that is overwritten next (the oldest).
         label_<name>: buffer (K,) int64 for each of `labels`, -1 in rows that were never written.
 
@@ -41,8 +42,11 @@ class FeatureQueue(nn.Module):
     features: Tensor
     position: Tensor
 
-    def __init__(self, size: int, dim: int, labels: Sequence[str] = ()) -> None:
+    def __init__(
+        self, size: int, dim: int, labels: Sequence[str] = (), *, normalize: bool = True
+    ) -> None:
         super().__init__()
+        self.normalize = normalize
         if size < 1 or dim < 1:
             raise ValueError(f"a queue needs size >= 1 and dim >= 1, got {size} and {dim}")
         self.register_buffer("features", F.normalize(torch.randn(size, dim), dim=1))
@@ -68,7 +72,7 @@ class FeatureQueue(nn.Module):
         """Overwrite the oldest rows with those of all ranks; of more than K the last K stay.
 
         Args:
-            features: (B, D) of this rank, normalised here.
+            features: (B, D) of this rank.
             labels: (B,) integers for each of the queue's labels.
 
         Raises:
@@ -92,7 +96,8 @@ class FeatureQueue(nn.Module):
             raise ValueError(
                 f"expected (B, {self.features.shape[1]}) features, got {tuple(features.shape)}"
             )
-        rows = F.normalize(all_gather_no_grad(features).to(self.features.dtype), dim=1)
+        rows = all_gather_no_grad(features).to(self.features.dtype)
+        rows = F.normalize(rows, dim=1) if self.normalize else rows
         size, count = len(self), len(rows)
         rows = rows[-size:]
         first = self.position + count - len(rows)
@@ -122,8 +127,10 @@ class GrowingQueue(FeatureQueue):
 
     filled: Tensor
 
-    def __init__(self, size: int, dim: int, labels: Sequence[str] = ()) -> None:
-        super().__init__(size, dim, labels)
+    def __init__(
+        self, size: int, dim: int, labels: Sequence[str] = (), *, normalize: bool = True
+    ) -> None:
+        super().__init__(size, dim, labels, normalize=normalize)
         self.features.zero_()
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
 

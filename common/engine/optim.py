@@ -31,10 +31,12 @@ def lr_at(
     n = total_steps - warmup_steps and i = step - warmup_steps the rest is
     cosine: final_lr + (lr - final_lr) (1 + cos(pi i / n)) / 2; linear: lr + (final_lr - lr) i / n.
     A trapezoid is constant and falls linearly over the last `decay_steps`: up to there a run does
-    not depend on its length, so a longer one continues it.
+    not depend on its length, so a longer one continues it. "warmup_linear" is linear with a warm-up
+    of its own, (lr - final_lr) step / warmup_steps, which ends below `lr` unless `final_lr` is 0.
 
     Source: SGDR without restarts (Loshchilov & Hutter 2017, Eq. 5, arXiv 1608.03983); trapezoid:
-    Zhai et al. 2022, section 3.5 ("cooldown"), arXiv 2106.04560.
+    Zhai et al. 2022, section 3.5 ("cooldown"), arXiv 2106.04560; warmup_linear: Izacard et al. 2022,
+    released code (WarmupLinearScheduler), arXiv 2112.09118.
 
     Args:
         step: index of the optimiser step, from 0; steps past the end keep `final_lr`.
@@ -43,12 +45,14 @@ def lr_at(
         warmup_steps: steps of the warm-up, >= 0.
         warmup_start_lr: learning rate of step 0 when there is a warm-up.
         final_lr: value at step `total_steps`.
-        schedule: cosine, linear, constant or trapezoid.
+        schedule: cosine, linear, constant, trapezoid or warmup_linear.
         decay_steps: length of the trapezoid's decay.
 
     >>> [round(lr_at(s, lr=1.0, total_steps=4, final_lr=0.0), 3) for s in range(5)]
     [1.0, 0.854, 0.5, 0.146, 0.0]
     """
+    if schedule == "warmup_linear" and step < warmup_steps:
+        return (lr - final_lr) * step / warmup_steps
     if step < warmup_steps:
         return warmup_start_lr + (lr - warmup_start_lr) * step / max(1, warmup_steps - 1)
     if schedule == "constant":
@@ -56,7 +60,7 @@ def lr_at(
     if schedule == "trapezoid":
         return final_lr + (lr - final_lr) * min(1.0, max(0, total_steps - step) / decay_steps)
     progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-    if schedule == "linear":
+    if schedule in ("linear", "warmup_linear"):
         return lr + (final_lr - lr) * progress
     return final_lr + 0.5 * (lr - final_lr) * (1 + math.cos(math.pi * progress))
 

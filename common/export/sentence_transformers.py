@@ -53,7 +53,11 @@ def has_modules(encoder: SentenceEncoder) -> bool:
     return encoder.tower.pooling in _MODE_OF and encoder.template is None
 
 
-def save_sentence_transformers(encoder: SentenceEncoder, folder: str | Path) -> Path:
+def save_sentence_transformers(
+    encoder: SentenceEncoder,
+    folder: str | Path,
+    similarity: Literal["cosine", "dot"] = "cosine",
+) -> Path:
     """Write a folder that ``SentenceTransformer(folder)`` loads with the same embeddings.
 
     A train-only head is left out: there and after `load_sentence_transformers` the pooling is the
@@ -62,6 +66,7 @@ def save_sentence_transformers(encoder: SentenceEncoder, folder: str | Path) -> 
     Args:
         encoder: its weights are written in their dtype.
         folder: created if needed; other files in it stay.
+        similarity: of ``SentenceTransformer.similarity``; "dot" where lengths count.
 
     Returns:
         The folder.
@@ -91,7 +96,7 @@ def save_sentence_transformers(encoder: SentenceEncoder, folder: str | Path) -> 
         write_tensors(folder / "2_Dense" / "model.safetensors", linear)
     if encoder.normalize:
         parts.append(("Normalize", f"{len(parts)}_Normalize"))
-    write_modules(folder, parts)
+    write_modules(folder, parts, similarity=similarity)
     return folder
 
 

@@ -132,14 +132,33 @@ def _pairs(path: Path) -> list[EmbeddingRecord]:
     return found
 
 
+def read_dpr(path: str | Path) -> list[dict[str, Any]]:
+    """Rows of DPR's layout, a ``.json`` list or ``.jsonl``, with passages as texts.
+
+    Returns:
+        ``question`` (text) and ``positive_ctxs``, ``negative_ctxs``, ``hard_negative_ctxs`` (tuples
+        of ``title + " " + text``; empty where the file has none).
+
+    Raises:
+        UserError: a missing file, or one of another layout.
+    """
+    path = Path(path).expanduser()
+    lines = ".jsonl" in path.suffixes
+    kinds = ("positive_ctxs", "negative_ctxs", "hard_negative_ctxs")
+    try:
+        return [
+            {"question": str(row["question"]), "positive_ctxs": row["positive_ctxs"]}
+            | {kind: tuple(_passage(p) for p in row.get(kind) or ()) for kind in kinds}
+            for row in (_json_lines(path) if lines else _json(path))
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is not of the layout 'dpr': {error!r}") from error
+
+
 def _dpr(path: Path) -> list[EmbeddingRecord]:
     return [
-        EmbeddingRecord(
-            row["question"],
-            tuple(_passage(p) for p in row["positive_ctxs"]),
-            tuple(_passage(p) for p in row.get("hard_negative_ctxs", ())),
-        )
-        for row in _json(path)
+        EmbeddingRecord(row["question"], row["positive_ctxs"], row["hard_negative_ctxs"])
+        for row in read_dpr(path)
         if row["positive_ctxs"]
     ]
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from common.ranges import Count, Share
+from common.ranges import Count, Rate, Share
 
 TRANSFER_NAMES = ("MR", "CR", "SUBJ", "MPQA", "SST2", "TREC", "MRPC")
 
@@ -16,3 +16,11 @@ class RepetitionConfig:
     rate: Share = 0.32  # share of the elements that may be doubled
     rule: Literal["code", "paper"] = "code"  # bounds of the number of repetitions
     cap: Count = 10  # rule=code: fewer repetitions than this
+
+
+@dataclass
+class TokenNoise:
+    """Change of the tokens of a view, see common.data.text.token_noise."""
+
+    kind: Literal["none", "delete", "mask", "replace", "shuffle"] = "none"
+    probability: Rate = 0.1  # of each token

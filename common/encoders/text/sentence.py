@@ -204,11 +204,12 @@ def sentence_encoder(
     normalize: bool = False,
     length_groups: int = 1,
     template: str | None = None,
+    tokenizer: str | None = None,
 ) -> SentenceEncoder:
     """Build tower and tokenizer from a ``pretrained:`` string.
 
     Args:
-        pretrained: see `text_tower`; "random" comes with `tiny_tokenizer`.
+        pretrained: see `text_tower`; "random" comes with `tiny_tokenizer`, or with `tokenizer`.
         pooling: see `common.encoders.text.pooling.pool`.
         config: with "random": the architecture; its ``vocab_size`` bounds the tokenizer's.
         dropout: see `text_tower`.
@@ -218,27 +219,36 @@ def sentence_encoder(
         normalize: see `SentenceEncoder`.
         length_groups: see `SentenceEncoder`.
         template: see `SentenceEncoder`.
+        tokenizer: with "random": a ``pretrained:`` string whose tokenizer is taken; it gives the
+            architecture its number of pieces and its padding.
 
     Raises:
-        UserError: see `text_tower`, `tiny_tokenizer` and `SentenceEncoder`.
+        UserError: see `text_tower`, `tiny_tokenizer` and `SentenceEncoder`; a tokenizer beside weights
+            that have their own.
         ValueError: see `TextTower` and `SentenceEncoder`.
     """
-    if pretrained == "random":
-        tokenizer = tiny_tokenizer(int((config or {}).get("vocab_size", 256)))
+    if tokenizer is not None and pretrained != "random":
+        raise UserError(f"pretrained={pretrained!r} brings its own tokenizer, not {tokenizer!r}")
+    if pretrained != "random":
+        reader = load_tokenizer(pretrained)
+    elif tokenizer is None:
+        reader = tiny_tokenizer(int((config or {}).get("vocab_size", 256)))
     else:
-        tokenizer = load_tokenizer(pretrained)
+        reader = load_tokenizer(tokenizer)
+        sizes = {"vocab_size": len(reader), "pad_token_id": reader.pad_token_id}
+        config = {**(config or {}), **sizes}
     tower = text_tower(
         pretrained,
         pooling,
         config=config,
         dropout=dropout,
         mlp_only_train=mlp_only_train,
-        mask_token_id=tokenizer.mask_token_id,
+        mask_token_id=reader.mask_token_id,
         attention=attention,
     )
     return SentenceEncoder(
         tower,
-        tokenizer,
+        reader,
         max_length=max_length,
         normalize=normalize,
         length_groups=length_groups,

@@ -12,6 +12,7 @@ from common.config import UserError
 from common.damage import reading
 
 CORPUS = "corpus.jsonl"
+QUERIES = "queries.jsonl"
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,13 @@ class RetrievalSet:
     qrels: dict[str, dict[str, int]]
 
 
-def load_beir(folder: Path, split: str | None = None) -> RetrievalSet:
+def load_beir(folder: Path, split: str | None = None, queries_file: str = QUERIES) -> RetrievalSet:
     """Read ``corpus.jsonl``, ``queries.jsonl`` (each also ``.gz``) and the judgements.
 
     Args:
         folder: holds the files.
         split: name of ``qrels/<split>.tsv``; ``None`` reads ``qrels.tsv``.
+        queries_file: another file of queries, such as one in another language.
 
     Returns:
         The collection; only queries with a judgement are kept.
@@ -37,7 +39,7 @@ def load_beir(folder: Path, split: str | None = None) -> RetrievalSet:
         UserError: a file is missing or broken, or a judgement names an unknown document or query.
     """
     corpus = load_corpus(folder)
-    queries = {str(row["_id"]): str(row["text"]) for row in _rows(folder, "queries.jsonl")}
+    queries = {str(row["_id"]): str(row["text"]) for row in _rows(folder, queries_file)}
     path = folder / ("qrels.tsv" if split is None else f"qrels/{split}.tsv")
     qrels = _read_qrels(path)
     for query, grades in qrels.items():
@@ -58,6 +60,18 @@ def load_corpus(folder: Path) -> dict[str, str]:
         str(row["_id"]): f"{row.get('title') or ''} {row.get('text') or ''}".strip()
         for row in _rows(folder, CORPUS)
     }
+
+
+def load_titles(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Titles and texts of ``corpus.jsonl`` (or ``.gz``) by id, apart.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    rows = [
+        (str(r["_id"]), r.get("title") or "", r.get("text") or "") for r in _rows(folder, CORPUS)
+    ]
+    return {i: title for i, title, _ in rows}, {i: text for i, _, text in rows}
 
 
 def has_corpus(folder: Path) -> bool:

@@ -13,6 +13,9 @@ class SearchConfig:
     # files; None: texts of the evaluation
     file: str | None = None
     queries: str | None = None  # one query per line; None: ask for them
+    # folder where the index is kept: opened if it holds one (texts of `file` that it lacks are
+    # added), else written; None: built for this call
+    index: str | None = None
     run: str = "latest"  # run of this config, or a folder written by `make export`
     k: Count = 5
     threshold: Real | None = None  # least score; None: all of the k

@@ -1,12 +1,18 @@
-"""Nearest texts of a collection."""
+"""Nearest texts of a collection, which can be stored, opened again and extended."""
 
+import json
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.config import UserError
+from common.data.offline import write_atomically
 from common.evaluation.encoding import Progress, encode_texts, no_progress
 from common.evaluation.matrices import Metric
 from common.evaluation.search import Backend, search
@@ -19,6 +25,7 @@ class Encodes(Protocol):
         """N texts -> (N, D) on the CPU, model in evaluation mode."""
 
 
+INDEX = "index.safetensors"  # embeddings, texts and what they were made by, in one file
 TextEncoder = Encodes | Callable[[list[str]], Tensor]
 
 
@@ -61,9 +68,9 @@ class TextIndex:
         backend: Backend = "auto",
         progress: Progress = no_progress,
     ) -> None:
-        self.texts, self.metric = list(texts), metric
+        self.texts, self.metric, self.encoder = list(texts), metric, encoder
         self.query_encoder = encoder if query_encoder is None else query_encoder
-        self.batch_size, self.backend = batch_size, backend
+        self.batch_size, self.backend, self.progress = batch_size, backend, progress
         self.embeddings = self._embed(encoder, self.texts, progress)
 
     def __len__(self) -> int:
@@ -97,6 +104,71 @@ class TextIndex:
             ]
             for scores, indices in zip(found.scores.tolist(), found.indices.tolist(), strict=True)
         ]
+
+    def extend(self, texts: Sequence[str]) -> int:
+        """Add the texts that the index does not hold yet, each once; the number of new ones."""
+        held = set(self.texts)
+        new = [text for text in dict.fromkeys(texts) if text not in held]
+        if new:
+            rows = self._embed(self.encoder, new, self.progress)
+            self.embeddings = torch.cat([self.embeddings, rows])
+            self.texts += new
+        return len(new)
+
+    def save(self, folder: str | Path, model_key: str) -> None:
+        """Write the index, whole or not at all; an older one in the folder is replaced.
+
+        Args:
+            folder: created if needed.
+            model_key: names the encoder's weights, such as `weights_digest`; asked for by `open`.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        # as a tensor: the header of a safetensors file is limited in size
+        texts = torch.frombuffer(bytearray(json.dumps(self.texts).encode()), dtype=torch.uint8)
+        rows = {"embeddings": self.embeddings.contiguous(), "texts": texts}
+        content = save(rows, {"model": model_key, "metric": self.metric})
+        write_atomically(folder / INDEX, content)
+
+    @classmethod
+    def open(
+        cls, folder: str | Path, encoder: TextEncoder, model_key: str, **options: Any
+    ) -> "TextIndex":
+        """The index that `save` wrote, without encoding its texts again.
+
+        Args:
+            folder: of the index.
+            encoder: the one that the index was made with.
+            model_key: as given to `save`.
+            options: of `TextIndex`, but texts and metric.
+
+        Raises:
+            UserError: no index, a damaged one, or one of another encoder.
+        """
+        path = Path(folder) / INDEX
+        try:
+            content = path.read_bytes()
+            held = load(content)
+            texts: list[str] = json.loads(held["texts"].numpy().tobytes())
+            size = int.from_bytes(content[:8], "little")
+            about = json.loads(content[8 : 8 + size])["__metadata__"]
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise UserError(f"{path} is no text index: {error!r}") from error
+        if about["model"] != model_key:
+            raise UserError(
+                f"the index {folder} was made with another encoder: texts have to be encoded again, "
+                "delete the folder or name another one in search.index"
+            )
+        index = cls.__new__(cls)
+        index.texts, index.embeddings, index.metric = texts, held["embeddings"], about["metric"]
+        index.encoder = encoder
+        index.query_encoder = options.pop("query_encoder", None) or encoder
+        index.batch_size = options.pop("batch_size", 64)
+        index.backend = options.pop("backend", "auto")
+        index.progress = options.pop("progress", no_progress)
+        if options:
+            raise TypeError(f"unknown options {sorted(options)}")
+        return index
 
     def _embed(self, encoder: TextEncoder, texts: Sequence[str], progress: Progress) -> Tensor:
         rows = embed_texts(encoder, texts, self.batch_size, progress)

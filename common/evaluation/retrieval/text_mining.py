@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from common.evaluation.matrices import Metric
 from common.evaluation.retrieval.bm25 import BM25
 from common.evaluation.retrieval.mining import mine_hard_negatives, select_negatives
 
@@ -49,6 +50,7 @@ class TextMiner:
         document_encoder: teacher for the collection; None: the same as for the queries.
         ratio: candidates that score above this share of the query's worst positive are dropped;
             None: naive top-k.
+        metric: of the encoders, "cosine" or "dot".
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class TextMiner:
         query_encoder: EncodeTexts | None = None,
         document_encoder: EncodeTexts | None = None,
         ratio: float | None = 0.95,
+        metric: Metric = "cosine",
     ) -> None:
         self.depth, self.ratio, self.query_encoder = depth, ratio, query_encoder
+        self.metric = metric
         if query_encoder is None:
             self.index = BM25(collection)
         else:
@@ -101,6 +105,7 @@ class TextMiner:
                     num_negatives,
                     candidates=self.depth,
                     max_positive_ratio=ratio,
+                    metric=self.metric,
                 )
                 for ratio in (self.ratio, None)
             )
@@ -123,6 +128,7 @@ def mine_text_negatives(
     document_encoder: EncodeTexts | None = None,
     ratio: float | None = 0.95,
     candidates: int = 100,
+    metric: Metric = "cosine",
 ) -> MinedNegatives:
     """The best-scored texts that are not positives and not too close to them, for all queries at once.
 
@@ -135,6 +141,7 @@ def mine_text_negatives(
         document_encoder: see `TextMiner`.
         ratio: see `TextMiner`.
         candidates: nearest non-positives that are looked at.
+        metric: see `TextMiner`.
 
     Returns:
         The negatives; fewer than K where too few candidates are left.
@@ -148,6 +155,7 @@ def mine_text_negatives(
         query_encoder=query_encoder,
         document_encoder=document_encoder,
         ratio=ratio,
+        metric=metric,
     )
     return miner.mine(queries, positives, num_negatives)
 

@@ -1,12 +1,13 @@
 """Queries from a file or the keyboard, nearest texts of a file or folder printed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from common.config import UserError
 from common.evaluation.retrieval.beir import has_corpus, load_corpus
 from common.evaluation.retrieval.options import SearchConfig
-from common.evaluation.retrieval.text_index import TextIndex
+from common.evaluation.retrieval.text_index import INDEX, TextEncoder, TextIndex
 
 KINDS = (".txt", ".md")  # files of a folder that are read
 
@@ -30,6 +31,41 @@ def search_texts(index: TextIndex, options: SearchConfig) -> None:
         if not hits:
             name = "cosine" if index.metric == "cosine" else "score"
             print(f"  no text has a {name} of {options.threshold} or more")  # noqa: T201
+
+
+def indexed(
+    options: SearchConfig,
+    encoder: TextEncoder,
+    texts: Callable[[], Sequence[str]],
+    model_key: Callable[[], str],
+    **settings: Any,
+) -> TextIndex:
+    """The index of a search: opened and extended, or built (and kept), as the options say.
+
+    Args:
+        options: section of the config.
+        encoder: of the documents.
+        texts: the collection where ``search.file`` is null.
+        model_key: names the encoder's weights.
+        settings: of `TextIndex`.
+
+    Raises:
+        UserError: a file that is missing or empty, or an index of another encoder.
+    """
+    kept = None if options.index is None else Path(options.index).expanduser()
+    if kept is None or not (kept / INDEX).is_file():
+        index = TextIndex(
+            encoder, read_texts(options.file) if options.file else texts(), **settings
+        )
+        added = len(index)
+    else:
+        own = {name: value for name, value in settings.items() if name != "metric"}
+        index = TextIndex.open(kept, encoder, model_key(), **own)
+        added = index.extend(read_texts(options.file)) if options.file else 0
+        print(f"{kept}: opened, {added} texts added")  # noqa: T201
+    if kept is not None and added:
+        index.save(kept, model_key())
+    return index
 
 
 def read_texts(place: str | Path) -> list[str]:

@@ -1,11 +1,11 @@
 """Config sections that retrieval experiments share; nothing here imports torch."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from common.config import DataConfig
 from common.evaluation.retrieval.options import SearchConfig as SearchConfig
-from common.ranges import Count, Share, at_least
+from common.ranges import Count, Probability, Rate, Share, at_least
 
 
 @dataclass
@@ -63,10 +63,70 @@ class RetrievalData(DataConfig):
 
 
 @dataclass
+class DenseModel:
+    """One transformer for queries and documents, pooled to a vector."""
+
+    pretrained: str = "bundled:text-encoder"  # see common.encoders.resolve_pretrained
+    config: dict[str, Any] | None = None  # with pretrained=random: model_type and its fields
+    tokenizer: str | None = None  # with pretrained=random: of other weights; None: the built-in one
+    pooling: Literal["avg", "cls_before_pooler", "last_token"] = "avg"
+    attention: Literal["auto", "eager", "sdpa"] = "auto"  # eager is faster for short texts on a CPU
+    dropout: Rate | None = None  # every dropout probability of the transformer; None: its own
+    max_length: Annotated[int, at_least(4)] = 512  # tokens of a text outside training
+
+    def __post_init__(self) -> None:
+        if self.tokenizer is not None and self.pretrained != "random":
+            raise ValueError(
+                "model.tokenizer needs model.pretrained=random: weights bring their own"
+            )
+
+
+def check_queue(size: int, batch_size: int) -> None:
+    """Refuse a queue that a batch does not fill without a rest: rows would be of two ages.
+
+    Args:
+        size: rows of the queue.
+        batch_size: keys that are written at once, of all ranks.
+
+    Raises:
+        ValueError: see above.
+    """
+    if size % batch_size:
+        raise ValueError(
+            f"method.queue_size={size} is no multiple of the global batch of {batch_size} keys"
+        )
+
+
+@dataclass
 class RetrievalEval:
     """Options of every evaluation."""
 
     batch_size: Count = 64
     untrained: bool = True  # also score the encoder as it was before training, as untrained_*
     lexical: bool = True  # also score BM25 or TF-IDF on the same texts, as bm25_* and tfidf_*
-    beir: list[str] = field(default_factory=list)  # folders in the BEIR layout, below data.root
+    hybrid: bool = False  # also score dense and BM25 merged: hybrid_* (min-max), rrf_* (by rank)
+    hybrid_weight: Probability = 0.5  # of the dense scores in hybrid_*
+    # folders in the BEIR layout, below data.root or bundled, or "synthetic"; "folder@de" takes
+    # queries.de.jsonl and qrels/de.tsv (queries in another language), "folder@titles" titles as
+    # queries for the texts without them
+    beir: list[str] = field(default_factory=list)
+    dev: list[str] = field(default_factory=list)  # the same; scored, but in no average
+    groups: dict[str, list[str]] = field(default_factory=dict)  # macro averages: name -> sets
+    # folders with corpus.jsonl and questions.jsonl (question, answers): recall of answer strings;
+    # "folder@de" takes questions.de.jsonl
+    answers: list[str] = field(default_factory=list)
+    max_documents: int | None = None  # of a set: the relevant ones and others; None: all
+    held_out_queries: int = 0  # of each set: left for fine-tuning, never asked in the evaluation
+    normalize_text: bool = False  # plain punctuation and spaces, see common.data.text.normalize
+    lower_case: bool = False
+
+    def __post_init__(self) -> None:
+        if self.hybrid and not self.lexical:
+            raise ValueError("eval.hybrid merges with BM25: it needs eval.lexical")
+        if not 0 <= self.hybrid_weight <= 1 or self.held_out_queries < 0:
+            raise ValueError("eval.hybrid_weight must be in [0, 1], eval.held_out_queries >= 0")
+        if (self.max_documents or 1) < 1:
+            raise ValueError("eval.max_documents must be >= 1, or null for all")
+        unknown = [s for own in self.groups.values() for s in own if s not in self.beir]
+        if unknown:
+            raise ValueError(f"eval.groups: '{unknown[0]}' is no set of eval.beir")

@@ -1,20 +1,41 @@
 """An encoder before and after training, and on sets in the BEIR layout beside lexical methods."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from common.config import UserError
-from common.data.lookup import data_root
+from common.data.lookup import BUNDLED, data_root
+from common.data.tables import read_jsonl
 from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
-from common.evaluation.retrieval.beir import RetrievalSet, load_beir
+from common.evaluation.retrieval.answers import answer_recall
+from common.evaluation.retrieval.beir import RetrievalSet, load_beir, load_corpus, load_titles
+from common.evaluation.retrieval.fusion import linear_fusion, reciprocal_rank_fusion
 from common.evaluation.retrieval.ranking import Run
-from common.evaluation.retrieval.runs import RunScores, dense_run, run_scores, trivial_baselines
+from common.evaluation.retrieval.runs import (
+    DEPTH,
+    LEXICAL,
+    RunScores,
+    dense_run,
+    lexical_run,
+    run_scores,
+)
+from common.evaluation.retrieval.subsets import (
+    reduced,
+    split_queries,
+    synthetic_set,
+    title_queries,
+)
 from common.families.retrieval.encoder import E, EncoderRecipe
 from common.families.retrieval.protocol import RetrievalExperimentConfig
 
-ITEMS = ("ndcg_at_10", "recall_at_100")  # metrics whose values by query are kept
+# metrics whose values by query are kept, and which are averaged over sets
+ITEMS = ("ndcg_at_10", "recall_at_100", "mrr", "map")
+ROWS = ("", "untrained_", "bm25_", "tfidf_", "hybrid_", "rrf_")
+WON = ("recall_at_100", "ndcg_at_10")  # metrics by which sets are won against BM25
+ANSWER_KS = (5, 20, 100)
 GALLERY_QUERIES, GALLERY_HITS = 6, 5
+SYNTHETIC, TITLES = "synthetic", "titles"
 
 
 def before_and_after(
@@ -47,52 +68,217 @@ def before_and_after(
 def evaluate_beir(
     cfg: RetrievalExperimentConfig, recipe: EncoderRecipe[E], encoder: E, workspace: Workspace
 ) -> dict[str, float]:
-    """Metrics on every set of ``eval.beir`` by exact search, ``<set>_<metric>``.
+    """Metrics on every set of ``eval.beir`` by exact search, ``<set>_<metric>``, and their averages.
 
-    Beside them ``untrained_*``, and ``bm25_*`` and ``tfidf_*`` of the same set, as the config says.
-    Values by query of all rows are saved for `make compare`, a gallery for `make report`.
+    One call gives all rows of the table: the encoder; ``untrained_*``, and ``bm25_*``, ``tfidf_*``,
+    ``hybrid_*`` and ``rrf_*`` of the same set, as the config says. ``average_<metric>`` are means
+    over sets, ``<group>_<metric>`` those of ``eval.groups``, each of which counts as one set;
+    ``sets_won_<metric>`` counts the sets, of ``num_sets``, where the encoder is ahead of BM25. Values by query of all rows are saved
+    for `make compare`, a gallery for `make report`.
 
     Raises:
         UserError: a set that is missing or broken.
     """
+    names = set_names(cfg.eval.beir)
     metrics: dict[str, float] = {}
-    for name in cfg.eval.beir:
-        data = _load(beir_folder(cfg, name))
-        metrics |= _evaluate_set(cfg, recipe, encoder, data, Path(name).name, workspace)
+    for place, name in names.items():
+        metrics |= _evaluate_set(cfg, recipe, encoder, load_set(cfg, place), name, workspace)
+    units = _averages(cfg, names, metrics, workspace)
+    if cfg.eval.lexical and names:
+        for m in WON:
+            won = [metrics[f"{n}_{m}"] > metrics[f"bm25_{n}_{m}"] for n in units]
+            metrics[f"sets_won_{m}"] = float(sum(won))
+        metrics["num_sets"] = float(len(units))
+    for place, name in set_names(cfg.eval.dev).items():
+        metrics |= _evaluate_dev(cfg, recipe, encoder, load_set(cfg, place), name, workspace)
+    asked = set_names(cfg.eval.answers)
+    for place, name in asked.items():
+        metrics |= _evaluate_answers(cfg, recipe, encoder, place, name, workspace)
+    if len(asked) > 1:
+        for k in ANSWER_KS:
+            own = [metrics[f"{name}_answer_recall_at_{k}"] for name in asked.values()]
+            metrics[f"average_answer_recall_at_{k}"] = sum(own) / len(own)
     return metrics
+
+
+def keep_scores(scores: RunScores, row: str, name: str, workspace: Workspace) -> dict[str, float]:
+    """Metrics of a ranking as ``<set>_<metric>``; its values by query are saved with the row's prefix.
+
+    Args:
+        scores: of the ranking.
+        row: "" or a prefix such as "bm25_".
+        name: of the set.
+        workspace: of the run.
+    """
+    for metric in ITEMS:
+        workspace.items(f"{row}{name}_{metric}", scores.per_query[metric])
+    return {f"{name}_{metric}": value for metric, value in scores.metrics.items()}
+
+
+def average_scores(
+    names: Sequence[str], metrics: Mapping[str, float], row: str, title: str, workspace: Workspace
+) -> dict[str, float]:
+    """Means of `ITEMS` over sets, without a row's prefix, and how `make compare` finds their items.
+
+    Args:
+        names: of the sets.
+        metrics: hold ``<row><set>_<metric>``.
+        row: "" or a prefix.
+        title: what the mean is called.
+        workspace: of the run.
+    """
+    found = {}
+    for metric in ITEMS:
+        own = [f"{row}{name}_{metric}" for name in names]
+        found[f"{title}_{metric}"] = sum(metrics[key] for key in own) / len(own)
+        workspace.mean_items(f"{row}{title}_{metric}", own)
+    return found
+
+
+def _averages(
+    cfg: RetrievalExperimentConfig,
+    names: Mapping[str, str],
+    metrics: dict[str, float],
+    workspace: Workspace,
+) -> list[str]:
+    """Add the means of groups and over all sets; the sets and groups that count as one set each."""
+    groups = {title: [names[p] for p in own] for title, own in cfg.eval.groups.items() if own}
+    grouped = {name for own in groups.values() for name in own}
+    units = [*groups, *(name for name in names.values() if name not in grouped)]
+    if len(units) > 1:
+        groups["average"] = units
+    for row in ROWS:
+        for title, own in groups.items():
+            if f"{row}{own[0]}_{ITEMS[0]}" in metrics:
+                means = average_scores(own, metrics, row, title, workspace)
+                metrics |= {f"{row}{k}": v for k, v in means.items()}
+    return units
+
+
+def _evaluate_dev(
+    cfg: RetrievalExperimentConfig, recipe: EncoderRecipe[E], encoder: E, data: RetrievalSet,
+    name: str, workspace: Workspace,
+) -> dict[str, float]:  # fmt: skip
+    def measure(some: E, own: Workspace | None) -> dict[str, float]:
+        scores = run_scores(data, encoder_run(recipe, some, data))
+        return {f"{name}_{metric}": value for metric, value in scores.metrics.items()}
+
+    return before_and_after(cfg, recipe, encoder, measure, workspace)
+
+
+def encoder_run(recipe: EncoderRecipe[E], encoder: E, data: RetrievalSet) -> Run:
+    """What an encoder, in evaluation mode, finds for the queries of a set."""
+    return dense_run(
+        data,
+        lambda texts: recipe.queries(encoder, texts),
+        lambda texts: recipe.documents(encoder, texts),
+        metric=recipe.metric,
+    )
 
 
 def _evaluate_set(
     cfg: RetrievalExperimentConfig, recipe: EncoderRecipe[E], encoder: E, data: RetrievalSet,
     name: str, workspace: Workspace,
 ) -> dict[str, float]:  # fmt: skip
-    def kept(scores: RunScores, row: str) -> dict[str, float]:
-        for metric in ITEMS:
-            workspace.items(f"{row}{name}_{metric}", scores.per_query[metric])
-        return {f"{name}_{metric}": value for metric, value in scores.metrics.items()}
+    runs: dict[str, Run] = {}
 
     def measure(some: E, own: Workspace | None) -> dict[str, float]:
-        run = dense_run(
-            data,
-            lambda texts: recipe.queries(some, texts),
-            lambda texts: recipe.documents(some, texts),
-            metric=recipe.metric,
-        )
+        run = encoder_run(recipe, some, data)
         if own is not None:
+            runs[""] = run
             own.gallery(f"nearest documents {name}", beir_gallery(data, run))
-        return kept(run_scores(data, run), "untrained_" if own is None else "")
+        row = "untrained_" if own is None else ""
+        return keep_scores(run_scores(data, run), row, name, workspace)
 
     metrics = before_and_after(cfg, recipe, encoder, measure, workspace)
-    for method, scores in trivial_baselines(data).items() if cfg.eval.lexical else ():
-        row = f"{method}_"
-        metrics |= {f"{row}{k}": v for k, v in kept(scores, row).items()}
+    for method in LEXICAL if cfg.eval.lexical else ():
+        runs[f"{method}_"] = lexical_run(data, method)
+    if cfg.eval.hybrid:
+        both, dense = [runs[""], runs["bm25_"]], cfg.eval.hybrid_weight
+        runs["hybrid_"] = linear_fusion(both, [dense, 1 - dense], depth=DEPTH)
+        runs["rrf_"] = reciprocal_rank_fusion(both, depth=DEPTH)
+    for row, run in runs.items():
+        if row:
+            scores = keep_scores(run_scores(data, run), row, name, workspace)
+            metrics |= {f"{row}{k}": v for k, v in scores.items()}
     return metrics
 
 
+def _evaluate_answers(
+    cfg: RetrievalExperimentConfig, recipe: EncoderRecipe[E], encoder: E, place: str, name: str,
+    workspace: Workspace,
+) -> dict[str, float]:  # fmt: skip
+    folder, part = beir_folder(cfg, place), place.partition("@")[2]
+    file = f"questions.{part}.jsonl" if part else "questions.jsonl"
+    rows = read_jsonl(folder / file, ("question", "answers"))
+    questions = {str(i): row["question"] for i, row in enumerate(rows)}
+    data = RetrievalSet(load_corpus(folder), questions, {})
+    accepted = [row["answers"] for row in rows]
+
+    def found(run: Run, row: str) -> dict[str, float]:
+        passages = [[data.corpus[d] for d in hits] for hits in run.values()]
+        values = answer_recall(passages, accepted, ANSWER_KS)
+        for metric, own in values.items():
+            workspace.items(f"{row}{name}_answer_{metric}", own)
+        return {f"{name}_answer_{m}": sum(own) / len(own) for m, own in values.items()}
+
+    def measure(some: E, own: Workspace | None) -> dict[str, float]:
+        return found(encoder_run(recipe, some, data), "untrained_" if own is None else "")
+
+    metrics = before_and_after(cfg, recipe, encoder, measure, workspace)
+    if cfg.eval.lexical:
+        metrics |= {f"bm25_{k}": v for k, v in found(lexical_run(data, "bm25"), "bm25_").items()}
+    return metrics
+
+
+def set_names(places: Sequence[str]) -> dict[str, str]:
+    """How sets are called in metrics: by their last folder, in full where two would be the same.
+
+    >>> set_names(["beir/scifact", "mrtydi/ar", "miracl/ar", "mkqa@de"])
+    {'beir/scifact': 'scifact', 'mrtydi/ar': 'mrtydi_ar', 'miracl/ar': 'miracl_ar', 'mkqa@de': 'mkqa_de'}
+    """
+
+    def plain(text: str) -> str:
+        return text.strip("/").replace("/", "_").replace("@", "_")
+
+    short = {place: plain(Path(place).name) for place in places}
+    seen = list(short.values())
+    return {p: name if seen.count(name) == 1 else plain(p) for p, name in short.items()}
+
+
+def load_set(cfg: RetrievalExperimentConfig, place: str, *, held_out: bool = False) -> RetrievalSet:
+    """A set of the evaluation, reduced as the config says.
+
+    Args:
+        cfg: the project's config.
+        place: see ``eval.beir``.
+        held_out: the queries that are left for fine-tuning instead of those that are asked.
+
+    Raises:
+        UserError: a set that is missing or broken, or has too few queries.
+    """
+    name, _, part = place.partition("@")
+    if name == SYNTHETIC and not part:
+        data = synthetic_set(seed=cfg.seed)
+    else:
+        data = _load(beir_folder(cfg, name), part)
+    if cfg.eval.max_documents is not None:
+        data = reduced(data, cfg.eval.max_documents)
+    if part == TITLES:
+        return data
+    try:
+        return split_queries(data, cfg.eval.held_out_queries)[0 if held_out else 1]
+    except ValueError as error:
+        raise UserError(f"eval.held_out_queries, set '{place}': {error}") from error
+
+
 def beir_folder(cfg: RetrievalExperimentConfig, name: str) -> Path:
-    """Folder of a set of ``eval.beir``: as named, or below the data root."""
-    path = Path(name).expanduser()
-    return path if path.is_dir() else data_root(cfg.data.root) / name
+    """Folder of a set of ``eval.beir``: as named, below the data root, or bundled."""
+    path = Path(name.partition("@")[0]).expanduser()
+    if path.is_dir():
+        return path
+    below = data_root(cfg.data.root) / path
+    return BUNDLED / path if (BUNDLED / path).is_dir() and not below.is_dir() else below
 
 
 def beir_gallery(data: RetrievalSet, run: Run) -> list[dict[str, object]]:
@@ -108,10 +294,14 @@ def beir_gallery(data: RetrievalSet, run: Run) -> list[dict[str, object]]:
     return rows
 
 
-def _load(folder: Path) -> RetrievalSet:
+def _load(folder: Path, part: str) -> RetrievalSet:
     if not folder.is_dir():
         raise UserError(
             f"{folder} does not exist: eval.beir takes folders with corpus.jsonl, queries.jsonl "
             "and qrels.tsv or qrels/test.tsv, below data.root"
         )
+    if part == TITLES:
+        return title_queries(*load_titles(folder))
+    if part:
+        return load_beir(folder, part, f"queries.{part}.jsonl")
     return load_beir(folder, "test" if (folder / "qrels/test.tsv").is_file() else None)

@@ -10,7 +10,7 @@ from common.data.module import ContrastiveData
 from common.engine.experiment import Experiment, Plan, Requirement, Stage
 from common.engine.workspace import Workspace
 from common.families.retrieval.encoder import E, EncoderRecipe, R, encoder_of
-from common.families.retrieval.evaluation import beir_folder, evaluate_beir
+from common.families.retrieval.evaluation import SYNTHETIC, beir_folder, evaluate_beir
 from common.families.retrieval.protocol import RetrievalExperimentConfig
 from common.families.retrieval.search import search_collection
 
@@ -121,9 +121,10 @@ def text_plan(
         ids = [torch.ones(size, dtype=torch.long) for size in passes(batch_size)]
         return torch.stack([run(encoder_of(module, recipe), x).sum() for x in ids]).sum()
 
+    everything = [*cfg.eval.beir, *cfg.eval.dev, *cfg.eval.answers]
     sets = [
         Requirement(f"data: {name} (evaluation)", str(path), path.is_dir(), "a folder in the BEIR layout")
-        for name, path in ((name, beir_folder(cfg, name)) for name in cfg.eval.beir)
+        for name, path in ((name, beir_folder(cfg, name)) for name in everything if name != SYNTHETIC)
     ]  # fmt: skip
     module = lambda: make_module(recipe.planned())  # noqa: E731
     return Plan(module, num_samples, forward, (*requirements, *sets))

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 
 from common.encoders.modes import evaluated
+from common.encoders.state_dict import weights_digest
 from common.engine.experiment import Experiment
 from common.engine.workspace import Workspace
-from common.evaluation.retrieval.text_index import TextIndex
-from common.evaluation.retrieval.text_search import read_texts, search_texts
+from common.evaluation.retrieval.text_search import indexed, search_texts
 from common.families.retrieval.encoder import E, EncoderRecipe, R, encoder_of
 from common.families.retrieval.protocol import RetrievalExperimentConfig
 
@@ -35,11 +35,12 @@ def search_collection(
     options = cfg.search
     module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
     encoder = encoder_of(module, recipe)
-    collection = read_texts(options.file) if options.file else texts()
     with evaluated(encoder, cfg.trainer.accelerator):
-        index = TextIndex(
+        index = indexed(
+            options,
             lambda rows: recipe.documents(encoder, rows),
-            collection,
+            texts,
+            lambda: weights_digest(encoder),
             query_encoder=lambda rows: recipe.queries(encoder, rows),
             metric=recipe.metric,
             batch_size=cfg.eval.batch_size,

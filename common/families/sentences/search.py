@@ -15,12 +15,15 @@ def search_sentences(
     Raises:
         UserError: no trained run, a file that is missing or empty, or no file and no STS set.
     """
+    from common.encoders.state_dict import weights_digest
     from common.engine.run import trained_module
-    from common.evaluation.retrieval.text_index import TextIndex
-    from common.evaluation.retrieval.text_search import read_texts, search_texts
+    from common.evaluation.retrieval.text_search import indexed, search_texts
 
     options = cfg.search
     module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
-    texts = read_texts(options.file) if options.file else first_sts_set(cfg).first
-    index = TextIndex(module.encoder, texts, progress=workspace.progress)
+    encoder = module.encoder
+    index = indexed(
+        options, encoder, lambda: first_sts_set(cfg).first, lambda: weights_digest(encoder),
+        progress=workspace.progress,
+    )  # fmt: skip
     search_texts(index, options)

@@ -146,8 +146,8 @@ def info_nce(
         raise ValueError("no negatives: in_batch is False and nothing else is given")
     shifted = bool(decoupled or margin or hard_logit or own_hard_only or query_negatives)
     _check_options(label_smoothing, shifted, hard_logit if pools else 0.0, mask)
-    if in_batch and not (shifted or label_smoothing):
-        fused = _fused(query, key, pools, queue, scale, mask, kernel)
+    if not (shifted or label_smoothing):
+        fused = _fused(query, key, pools, queue, scale, mask, in_batch, kernel)
         if fused is not None:
             return fused
     score = scale * (query * key).sum(-1)
@@ -192,6 +192,7 @@ def _fused(
     queue: Tensor | None,
     scale: Tensor | float,
     mask: Spec | None,
+    in_batch: bool,
     kernel: KernelOptions,
 ) -> LossOutput | None:
     """The plain loss on one process, its gradient formed in the forward; None if not fused."""
@@ -200,6 +201,8 @@ def _fused(
     columns = [key, *pools] if queue is None else [key, *pools, queue.detach()]
     keys = torch.cat(columns) if len(columns) > 1 else key
     spec = Diagonal() & ExcludePositive()
+    if not in_batch:  # the key of another row is no negative: 1 + K terms, the own key and the rest
+        spec = spec & _after(len(key), keys)
     spec = spec if mask is None else spec & mask
     rows = info_nce_rows(query, keys, scale, spec, join=True, top1=True, **kernel)
     if rows is None or rows.top1 is None:
@@ -239,12 +242,17 @@ def _sweeps(
         columns = torch.cat([key, *others]) if others else key
         spec = _positives(query.shape[0], columns, options) & ExcludePositive()
         if not with_keys:
-            spec = spec & Valid(key=torch.arange(len(columns), device=key.device) >= len(key))
+            spec = spec & _after(len(key), columns)
         spec = spec if part is None else spec & part
         stats = sweep(query, columns, scale, spec, top1=True, **options)
         sums.append(stats.row_lse)
         hits = hits & stats.top1
     return sums, hits
+
+
+def _after(count: int, columns: Tensor) -> Spec:
+    """Columns from `count` on count; a positive before it stays one."""
+    return Valid(key=torch.arange(len(columns), device=columns.device) >= count)
 
 
 def _without(columns: Tensor, key: Tensor, num_own: int) -> Tensor:

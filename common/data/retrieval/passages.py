@@ -1,0 +1,187 @@
+"""Questions with passages for fine-tuning a retriever: positives, negatives, mined hard negatives.
+
+A record has the fields of DPR: ``question``, ``positive_ctxs``, ``negative_ctxs`` and
+``hard_negative_ctxs``, lists of ``{"title", "text"}``; the last two may be absent.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from common.config import UserError
+from common.data.padding import TextInputs
+from common.data.retrieval.readers import read_dpr
+from common.data.samplers import Key, sample_rng
+from common.data.tables import write_jsonl
+
+_DRAW_STREAM = 2**31 + 61
+
+
+@dataclass(frozen=True)
+class PassageRecord:
+    """One question; passages are ``title + " " + text``.
+
+    Attributes:
+        question: what is asked.
+        positives: at least one passage.
+        negatives: passages that don't answer.
+        hard_negatives: passages that a retriever took for answers, best first.
+    """
+
+    question: str
+    positives: tuple[str, ...]
+    negatives: tuple[str, ...] = ()
+    hard_negatives: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NegativeDraw:
+    """How many negatives a question gets, and of which kind.
+
+    Each of `count` places is a hard one with probability `hard_ratio`, as far as there are hard
+    negatives beyond the first `hard_min_idx`; the others are `negatives`, and where those run out,
+    random passages of other questions.
+
+    Source: Izacard et al. 2022, "Contriever", released code (finetuning_data), arXiv 2112.09118.
+    """
+
+    count: int = 1
+    hard_ratio: float = 0.0
+    hard_min_idx: int = 0
+
+    def __post_init__(self) -> None:
+        if self.count < 0 or not 0 <= self.hard_ratio <= 1 or self.hard_min_idx < 0:
+            raise ValueError(
+                "negatives need count >= 0, hard_ratio in [0, 1] and hard_min_idx >= 0"
+            )
+
+    def __call__(
+        self, record: PassageRecord, rng: np.random.Generator, others: Sequence[str] = ()
+    ) -> list[str]:
+        """Negatives of a record: random ones, then hard ones.
+
+        Args:
+            record: of the question.
+            rng: source of randomness.
+            others: passages that fill up; those of the record itself are passed over.
+        """
+        pool = record.hard_negatives[self.hard_min_idx :]
+        hard = min(int((rng.random(self.count) < self.hard_ratio).sum()), len(pool))
+        plain = min(self.count - hard, len(record.negatives))
+        chosen = [record.negatives[int(i)] for i in rng.permutation(len(record.negatives))[:plain]]
+        right = {*record.positives}
+        missing = self.count - hard - plain
+        for i in rng.permutation(len(others)) if missing else ():
+            if missing and others[int(i)] not in right and others[int(i)] not in chosen:
+                chosen.append(others[int(i)])
+                missing -= 1
+        return chosen + [pool[int(i)] for i in rng.permutation(len(pool))[:hard]]
+
+
+class PassageBatch(TypedDict):
+    """B questions with n negatives each."""
+
+    query: TextInputs  # B texts
+    key: TextInputs  # B positives, then B * n negatives, those of a question together
+    ids: Tensor  # (B,) int64, records
+
+
+@dataclass
+class PassageBatches(Dataset[PassageBatch]):
+    """Map-style training set of records that returns whole batches.
+
+    Positive and negatives of an access depend on (seed, epoch, index).
+
+    Attributes:
+        records: the questions.
+        draw: of the negatives.
+        tokenize: B texts -> ids and mask.
+        prepare: changes every text before it is tokenised.
+        seed: the experiment's seed.
+    """
+
+    records: Sequence[PassageRecord]
+    draw: NegativeDraw
+    tokenize: Callable[[Sequence[str]], Mapping[str, Tensor]]
+    prepare: Callable[[str], str] = str
+    seed: int = 0
+    others: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.records:
+            raise UserError("there is no question to train on")
+        self.others = list(dict.fromkeys(p for r in self.records for p in r.positives))
+        short = self.draw.count and len(self.others) - max(len(r.positives) for r in self.records)
+        if self.draw.count and short < self.draw.count:
+            lacking = [r for r in self.records if len(r.negatives) < self.draw.count]
+            if lacking:
+                raise UserError(
+                    f"question {lacking[0].question[:60]!r} has too few negatives, and the other "
+                    f"questions too few passages: set finetune.num_negatives below {self.draw.count}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def example(self, index: int, epoch: int) -> tuple[str, str, list[str]]:
+        """Question, one positive and the negatives of an access."""
+        record = self.records[index]
+        rng = sample_rng(self.seed, epoch, index, _DRAW_STREAM)
+        positive = record.positives[int(rng.integers(len(record.positives)))]
+        return record.question, positive, self.draw(record, rng, self.others)
+
+    def __getitem__(self, keys: Sequence[Key]) -> PassageBatch:
+        """Batch of the given ``(index, epoch)`` keys."""
+        rows = [self.example(index, epoch) for index, epoch in keys]
+        passages = [p for _, p, _ in rows] + [n for _, _, wrong in rows for n in wrong]
+        return {
+            "query": self._inputs([question for question, _, _ in rows]),
+            "key": self._inputs(passages),
+            "ids": torch.tensor([index for index, _ in keys]),
+        }
+
+    def _inputs(self, texts: Sequence[str]) -> TextInputs:
+        found = self.tokenize([self.prepare(text) for text in texts])
+        return {"input_ids": found["input_ids"], "attention_mask": found["attention_mask"]}
+
+
+def read_passages(path: str | Path) -> list[PassageRecord]:
+    """Records of a ``.json`` list or a ``.jsonl`` file; those without a positive are left out.
+
+    Raises:
+        UserError: a missing file, one of another layout, or no record with a positive.
+    """
+    found = [
+        PassageRecord(
+            row["question"], row["positive_ctxs"], row["negative_ctxs"], row["hard_negative_ctxs"]
+        )
+        for row in read_dpr(path)
+        if row["positive_ctxs"]
+    ]
+    if not found:
+        raise UserError(f"{path} holds no question with a positive passage")
+    return found
+
+
+def write_passages(path: str | Path, records: Sequence[PassageRecord]) -> None:
+    """Write records as `read_passages` reads them, one JSON object a line."""
+
+    def contexts(texts: Sequence[str]) -> list[dict[str, Any]]:
+        return [{"title": "", "text": text} for text in texts]
+
+    rows = [
+        {
+            "question": r.question,
+            "positive_ctxs": contexts(r.positives),
+            "negative_ctxs": contexts(r.negatives),
+            "hard_negative_ctxs": contexts(r.hard_negatives),
+        }
+        for r in records
+    ]
+    write_jsonl(path, rows)

@@ -1,0 +1,53 @@
+"""Open-domain question answering: does a retrieved passage hold an answer?
+
+Source: Karpukhin et al. 2020, "DPR", section 5 and released evaluation, arXiv 2004.04906.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+_TOKEN = re.compile(r"[\w\u0300-\u036f]+|[^\w\s]")  # combining marks belong to their word
+
+
+def answer_tokens(text: str) -> list[str]:
+    """Lower-cased words and single punctuation marks of a text in NFD."""
+    return _TOKEN.findall(unicodedata.normalize("NFD", text).lower())
+
+
+def has_answer(passage: str, answers: Sequence[str]) -> bool:
+    """Whether the words of an answer stand one after the other in a passage.
+
+    >>> has_answer("He died in Sao Paulo.", ["sao paulo"]), has_answer("Paulos", ["Paulo"])
+    (True, False)
+    """
+    words = answer_tokens(passage)
+    for answer in answers:
+        wanted = answer_tokens(answer)
+        for i in range(len(words) - len(wanted) + 1) if wanted else ():
+            if words[i : i + len(wanted)] == wanted:
+                return True
+    return False
+
+
+def answer_recall(
+    passages: Sequence[Sequence[str]], answers: Sequence[Sequence[str]], ks: Sequence[int]
+) -> dict[str, list[float]]:
+    """Per question, whether one of the first k passages holds an answer.
+
+    Args:
+        passages: of each question, best first.
+        answers: accepted ones of each question.
+        ks: cut-offs.
+
+    Returns:
+        ``recall_at_k`` -> 0 or 1 of each question.
+
+    >>> answer_recall([["x", "a cat"]], [["cat"]], (1, 2))
+    {'recall_at_1': [0.0], 'recall_at_2': [1.0]}
+    """
+    first = []
+    for found, right in zip(passages, answers, strict=True):
+        places = (i for i, passage in enumerate(found, 1) if has_answer(passage, right))
+        first.append(next(places, None))
+    return {f"recall_at_{k}": [float(rank is not None and rank <= k) for rank in first] for k in ks}

@@ -1,0 +1,85 @@
+"""Rankings of several methods merged into one, query by query."""
+
+from collections.abc import Mapping, Sequence
+
+from common.evaluation.retrieval.ranking import Run
+
+
+def linear_fusion(
+    runs: Sequence[Run], weights: Sequence[float] | None = None, *, depth: int | None = None
+) -> Run:
+    """Weighted sum of scores that each run scales to [0, 1] within a query.
+
+        s(q, d) = sum_r w_r (s_r(q, d) - min_d s_r) / (max_d s_r - min_d s_r)
+
+    A document that a run doesn't hold has 0 there; a run whose scores for a query are all equal
+    gives 1 to all of them.
+
+    Source: Ma et al. 2021, "A replication study of dense passage retriever", arXiv 2104.05740 (the
+    interpolation); Zhuang et al. 2024, "PromptReps", section 3, arXiv 2404.18424 (min-max).
+
+    Args:
+        runs: query id -> document id -> score, of each method.
+        weights: of the runs; None: equal ones that sum to 1.
+        depth: documents kept of a query; None: all.
+
+    Raises:
+        ValueError: no runs, or another number of weights.
+
+    >>> linear_fusion([{"q": {"a": 4.0, "b": 2.0}}, {"q": {"b": 9.0}}])
+    {'q': {'a': 0.5, 'b': 0.5}}
+    """
+    weights = [1 / len(runs)] * len(runs) if weights is None and runs else weights
+    if not runs or weights is None or len(weights) != len(runs):
+        raise ValueError(f"{len(runs)} runs need as many weights, got {weights}")
+    return _merged([_scaled(run) for run in runs], weights, depth)
+
+
+def reciprocal_rank_fusion(runs: Sequence[Run], *, k: int = 60, depth: int | None = None) -> Run:
+    """Sum of the reciprocals of ranks: ``s(q, d) = sum_r 1 / (k + rank_r(q, d))``.
+
+    Source: Cormack et al. 2009, "Reciprocal rank fusion outperforms Condorcet", SIGIR.
+
+    Args:
+        runs: query id -> document id -> score, of each method; ranks count from 1, equal scores as
+            in `common.evaluation.retrieval.ranking`.
+        k: > 0, 60 in the source.
+        depth: documents kept of a query; None: all.
+
+    Raises:
+        ValueError: no runs.
+
+    >>> found = reciprocal_rank_fusion([{"q": {"a": 4.0, "b": 2.0}}, {"q": {"b": 9.0}}], k=1)
+    >>> found["q"]["a"], round(found["q"]["b"], 3)
+    (0.5, 0.833)
+    """
+    if not runs:
+        raise ValueError("there is no run to merge")
+    ranked = [
+        {q: {d: 1 / (k + i) for i, d in enumerate(_order(hits), 1)} for q, hits in run.items()}
+        for run in runs
+    ]
+    return _merged(ranked, [1.0] * len(runs), depth)
+
+
+def _order(hits: Mapping[str, float]) -> list[str]:
+    return sorted(hits, key=lambda document: (hits[document], document), reverse=True)
+
+
+def _scaled(run: Run) -> Run:
+    found = {}
+    for query, hits in run.items():
+        low, high = min(hits.values(), default=0.0), max(hits.values(), default=0.0)
+        width = high - low
+        found[query] = {d: (s - low) / width if width else 1.0 for d, s in hits.items()}
+    return found
+
+
+def _merged(runs: Sequence[Run], weights: Sequence[float], depth: int | None) -> Run:
+    merged: dict[str, dict[str, float]] = {}
+    for run, weight in zip(runs, weights, strict=True):
+        for query, hits in run.items():
+            own = merged.setdefault(query, {})
+            for document, score in hits.items():
+                own[document] = own.get(document, 0.0) + weight * score
+    return {q: {d: hits[d] for d in _order(hits)[:depth]} for q, hits in merged.items()}

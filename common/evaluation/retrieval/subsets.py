@@ -1,0 +1,83 @@
+"""Parts of a judged set: fewer documents, queries held out for training, titles as queries."""
+
+from common.data.samplers import sample_rng
+from common.data.splits import stable_fraction
+from common.data.synthetic_words import SYLLABLES
+from common.evaluation.retrieval.beir import RetrievalSet
+
+_SYNTHETIC_STREAM = 3
+
+
+def reduced(data: RetrievalSet, num_documents: int) -> RetrievalSet:
+    """The set with fewer documents: those judged relevant, and others of smallest hash of their id.
+
+    Args:
+        data: the whole set.
+        num_documents: documents to keep; all that are relevant stay, also if they are more.
+    """
+    right = {d for grades in data.qrels.values() for d, grade in grades.items() if grade > 0}
+    others = sorted((d for d in data.corpus if d not in right), key=stable_fraction)
+    kept = right | {*others[: max(0, num_documents - len(right))]}
+    qrels = {q: {d: g for d, g in own.items() if d in kept} for q, own in data.qrels.items()}
+    return RetrievalSet({d: t for d, t in data.corpus.items() if d in kept}, data.queries, qrels)
+
+
+def split_queries(data: RetrievalSet, num_held_out: int) -> tuple[RetrievalSet, RetrievalSet]:
+    """Two sets over the same documents: the queries held out (for training), and the others.
+
+    Args:
+        data: the whole set.
+        num_held_out: queries of smallest hash of their text, fewer than there are.
+
+    Raises:
+        ValueError: no query would be left.
+    """
+    if not 0 <= num_held_out < len(data.queries):
+        raise ValueError(f"{num_held_out} of {len(data.queries)} queries cannot be held out")
+    order = sorted(data.queries, key=lambda q: stable_fraction(data.queries[q]))
+    taken = {*order[:num_held_out]}
+
+    def part(held_out: bool) -> RetrievalSet:
+        queries = {q: t for q, t in data.queries.items() if (q in taken) == held_out}
+        return RetrievalSet(data.corpus, queries, {q: data.qrels[q] for q in queries})
+
+    return part(True), part(False)
+
+
+def title_queries(titles: dict[str, str], texts: dict[str, str]) -> RetrievalSet:
+    """Titles as queries for the texts that they belong to: a development set without judgements.
+
+    Args:
+        titles: by document; those without words are left out.
+        texts: by document, without the titles.
+    """
+    queries = {d: title for d, title in titles.items() if title.strip() and texts[d].strip()}
+    # other ids than the documents', since a document is no answer to a query of its own id
+    return RetrievalSet(
+        {d: text for d, text in texts.items() if text.strip()},
+        {f"title-{d}": title for d, title in queries.items()},
+        {f"title-{d}": {d: 1} for d in queries},
+    )
+
+
+def synthetic_set(
+    num_documents: int = 48, num_queries: int = 12, *, words: int = 40, seed: int = 0
+) -> RetrievalSet:
+    """Documents of made-up words; a query holds three words of the document that it asks for.
+
+    Args:
+        num_documents: of the collection.
+        num_queries: at most as many.
+        words: of a document.
+        seed: equal seeds give equal sets.
+    """
+    rng = sample_rng(seed, 0, 0, _SYNTHETIC_STREAM)
+    count = len(SYLLABLES)
+    corpus, queries, qrels = {}, {}, {}
+    for i in range(num_documents):
+        own = [SYLLABLES[a] + SYLLABLES[b] for a, b in rng.integers(count, size=(words, 2))]
+        corpus[f"d{i}"] = " ".join(own)
+        if i < num_queries:
+            queries[f"q{i}"] = " ".join(str(w) for w in rng.choice(own, 3, replace=False))
+            qrels[f"q{i}"] = {f"d{i}": 1}
+    return RetrievalSet(corpus, queries, qrels)

@@ -1,0 +1,34 @@
+"""Contriever: unsupervised dense retrieval from crops and a queue (Izacard et al., TMLR 2022)."""
+
+from typing import TYPE_CHECKING
+
+from projects.contriever.config import Config
+
+if TYPE_CHECKING:
+    from common.engine.experiment import Experiment
+    from projects.contriever.module import Contriever
+
+__all__ = ["Config", "build"]
+
+
+def build(cfg: Config) -> "Experiment[Contriever]":
+    """The experiment of a config; heavy imports happen here."""
+    from common.families.retrieval.experiment import retrieval_experiment
+    from projects.contriever import tasks
+    from projects.contriever.evaluate import evaluate, search_texts
+    from projects.contriever.module import Contriever
+    from projects.contriever.stages import plan, recipe_of, stages
+
+    return retrieval_experiment(
+        cfg,
+        recipe_of(cfg),
+        lambda encoder: Contriever(cfg, encoder),
+        stages=lambda: stages(cfg),
+        evaluate=lambda module, workspace: evaluate(cfg, module),
+        plan=lambda: plan(cfg),
+        texts=lambda: search_texts(cfg),
+        tasks={
+            "tokenize": lambda workspace, own: tasks.tokenize(cfg, workspace),
+            "mine": lambda workspace, own: tasks.mine(cfg, workspace, own),
+        },
+    )

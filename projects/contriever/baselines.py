@@ -1,0 +1,19 @@
+"""What Contriever has to beat: words, LSA, the encoder before training, raw and whitened."""
+
+from common.engine.workspace import Workspace
+from common.families.retrieval import baselines as family
+from common.families.retrieval.baselines import bm25, lsa, tfidf
+from projects.contriever.config import Config
+from projects.contriever.stages import recipe_of
+
+__all__ = ["bm25", "lsa", "tfidf", "untrained", "whitened"]
+
+
+def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The encoder as training begins with it."""
+    return family.untrained(cfg, recipe_of(cfg), workspace)
+
+
+def whitened(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The same, whitened on the documents of each set."""
+    return family.whitened(cfg, recipe_of(cfg), workspace)

@@ -1,0 +1,130 @@
+"""What can be set in a Contriever experiment."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from common.config import DataConfig, ExperimentConfig
+from common.data.text.options import TokenNoise
+from common.families.retrieval.config import DenseModel, RetrievalEval, SearchConfig, check_queue
+
+
+@dataclass
+class ContrieverData(DataConfig):
+    """Token streams without borders of texts, and the two views of a chunk."""
+
+    # bundled: texts of CISI and NPL; files: token shards as `TASK=tokenize` writes them
+    source: Literal["synthetic", "bundled", "files"] = "bundled"
+    sources: dict[str, str] = field(default_factory=dict)  # files: name -> folder below data.root
+    sampling_coefficient: float = 0.0  # P(source) ~ tokens ** this; 0: uniform
+    chunk_length: int = 256  # tokens
+    views: Literal["crops", "inverse_cloze"] = "crops"
+    ratio_min: float = 0.05  # share of the chunk that a crop (or the cloze span) takes, at least
+    ratio_max: float = 0.5
+    cloze_keep: float = 0.1  # inverse_cloze: probability that the span stays in its context
+    noise: TokenNoise = field(default_factory=TokenNoise)  # of each view by itself
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.ratio_min <= self.ratio_max <= 1:
+            raise ValueError("data needs 0 < ratio_min <= ratio_max <= 1")
+        if math.floor(self.chunk_length * self.ratio_min) < 1:
+            raise ValueError("data.ratio_min of data.chunk_length is less than one token")
+        if (self.source == "files") != bool(self.sources):
+            raise ValueError("data.sources and data.source=files belong together")
+
+
+@dataclass
+class MethodConfig:
+    """The objective of the pre-training."""
+
+    pretrain: bool = True  # False: fine-tuning alone, from the encoder as it is
+    objective: Literal["moco", "in_batch"] = "moco"
+    temperature: float = 0.05  # tau, divides the dot products
+    queue_size: int = 131072  # K
+    momentum: float = 0.9995  # m, of the key encoder
+    label_smoothing: float = 0.0
+    norm_query: bool = False  # unit length, also in fine-tuning, evaluation and search
+    norm_document: bool = False
+    key_encoder_dropout: bool = True  # as released: keys are computed with dropout
+    gather: bool = True  # in_batch: keys of all ranks
+    loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0 or self.queue_size < 1 or not 0 <= self.momentum <= 1:
+            raise ValueError("method needs temperature > 0, queue_size >= 1, momentum in [0, 1]")
+
+
+@dataclass
+class FinetuneConfig:
+    """The second stage: questions with passages, in-batch negatives and explicit ones."""
+
+    steps: int = 0  # 0: no fine-tuning
+    file: str | None = None  # .json or .jsonl of DPR's layout; None: eval.held_out_queries
+    batch_size: int = 64  # per device
+    lr: float = 1.0e-5
+    warmup_steps: int = 0
+    temperature: float = 0.05
+    num_negatives: int = 1  # n of a question
+    negative_hard_ratio: float = 0.0  # probability that one of them is a hard one
+    negative_hard_min_idx: int = 0  # first hard negatives that are passed over
+    max_length: int = 256  # tokens of a question or passage
+    normalize_text: bool = True  # as released, where the option has no effect
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.num_negatives, self.negative_hard_min_idx) < 0:
+            raise ValueError("finetune: steps, num_negatives, negative_hard_min_idx must be >= 0")
+        if self.batch_size < 1 or self.lr <= 0 or self.temperature <= 0 or self.max_length < 4:
+            raise ValueError("finetune: batch_size, lr, temperature or max_length is too small")
+        if not 0 <= self.negative_hard_ratio <= 1:
+            raise ValueError("finetune.negative_hard_ratio must be in [0, 1]")
+
+
+@dataclass
+class TokenizeConfig:
+    """`make run TASK=tokenize`: text files (one text a line) -> token shards."""
+
+    input: str | None = None  # file or folder of .txt files
+    output: str | None = None  # folder; None: the task's
+    shard_lines: int = 1_000_000  # lines of a shard
+    normalize_text: bool = False  # for several languages
+
+
+@dataclass
+class MineConfig:
+    """`make run TASK=mine`: hard negatives for fine-tuning, found by a trained encoder."""
+
+    input: str | None = None  # questions as finetune.file; None: eval.held_out_queries
+    corpus: str | None = None  # folder in the BEIR layout; None: passages of the questions
+    output: str | None = None  # .jsonl; None: in the task's folder
+    run: str = "latest"  # run of this config, or a folder written by `make export`
+    num_negatives: int = 100
+
+
+@dataclass
+class Config(ExperimentConfig):
+    """Contriever experiment."""
+
+    data: ContrieverData = field(default_factory=ContrieverData)
+    model: DenseModel = field(default_factory=DenseModel)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    eval: RetrievalEval = field(default_factory=RetrievalEval)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    tokenize: TokenizeConfig = field(default_factory=TokenizeConfig)
+    mine: MineConfig = field(default_factory=MineConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        devices, nodes = self.trainer.devices, self.trainer.num_nodes
+        count = len(devices) if isinstance(devices, list) else devices
+        if self.method.pretrain and self.method.objective == "moco" and isinstance(count, int):
+            batch = self.data.batch_size * max(1, count) * nodes  # else the module checks
+            check_queue(self.method.queue_size, batch * self.trainer.accumulate_grad_batches)
+        if not self.method.pretrain and not self.finetune.steps:
+            raise ValueError("method.pretrain=false needs finetune.steps: nothing would be trained")
+        own = self.finetune.steps and self.finetune.file is None
+        if own and not (self.eval.held_out_queries and self.eval.beir):
+            raise ValueError(
+                "fine-tuning needs questions: finetune.file, or eval.held_out_queries of eval.beir"
+            )

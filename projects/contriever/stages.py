@@ -1,0 +1,64 @@
+"""Pre-training, then fine-tuning if asked for; what `make check` builds."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from common.encoders.text.sentence import SentenceEncoder
+from common.engine.experiment import Plan, Stage
+from common.families.retrieval.dense import dense_recipe
+from common.families.retrieval.encoder import EncoderRecipe
+from common.families.retrieval.experiment import text_plan
+from projects.contriever.config import Config
+from projects.contriever.data import (
+    finetuning_data,
+    pretraining_data,
+    requirements,
+    token_streams,
+)
+from projects.contriever.module import Contriever
+
+
+def recipe_of(cfg: Config) -> EncoderRecipe[SentenceEncoder]:
+    """The project's encoder: mean pooling, dot products."""
+    method = cfg.method
+    return dense_recipe(
+        cfg.model, cfg.eval, norm_query=method.norm_query, norm_document=method.norm_document
+    )
+
+
+def stages(cfg: Config) -> Iterator[Stage]:
+    """The stage "pretrain", unless the config goes without, and "finetune" if it has steps."""
+    encoder = recipe_of(cfg).build()
+    if cfg.method.pretrain:
+        yield Stage("pretrain", Contriever(cfg, encoder), pretraining_data(cfg, encoder))
+    if cfg.finetune.steps:
+        steps = {"max_steps": cfg.finetune.steps, "max_epochs": None}
+        module = Contriever(cfg, encoder, finetune=True)
+        yield Stage("finetune", module, finetuning_data(cfg, encoder), steps)
+
+
+def plan(cfg: Config) -> Plan[Contriever]:
+    """What `make check` reports on."""
+    needed = requirements(cfg)
+    recipe = recipe_of(cfg)
+    samples = 0
+    if cfg.method.pretrain and all(r.present for r in needed):
+        streams = token_streams(cfg, recipe.build().tokenizer)
+        samples = sum(len(stream) for stream in streams.values())
+    if cfg.method.pretrain:
+        longest = int(cfg.data.chunk_length * cfg.data.ratio_max) + 2
+        passes = 1 if cfg.method.objective == "moco" else 2  # whose activations are kept
+    else:
+        longest, passes = cfg.finetune.max_length, 2 + cfg.finetune.num_negatives
+
+    def run(encoder: SentenceEncoder, ids: Tensor) -> Tensor:
+        output: Tensor = encoder.tower.model(input_ids=ids).last_hidden_state
+        return torch.sum(output)
+
+    return text_plan(
+        cfg, recipe, lambda encoder: Contriever(cfg, encoder, finetune=not cfg.method.pretrain),
+        passes=lambda size: [(passes * size, longest)], run=run, num_samples=samples,
+        requirements=needed,
+    )  # fmt: skip
