@@ -41,8 +41,8 @@ class Contriever(ContrastiveModule):
 
     def __init__(self, cfg: Config, encoder: SentenceEncoder, *, finetune: bool = False) -> None:
         own = cfg.finetune
-        changed = {"lr": own.lr, "warmup_steps": own.warmup_steps, "warmup_epochs": 0.0}
-        super().__init__(replace(cfg.optim, **changed) if finetune else cfg.optim)
+        tuned = replace(cfg.optim, lr=own.lr, warmup_steps=own.warmup_steps, warmup_epochs=0.0)
+        super().__init__(tuned if finetune else cfg.optim)
         self.encoder, self.finetune = encoder, finetune
         self.num_negatives = own.num_negatives if finetune else 0
         self.in_batch_negatives = finetune or cfg.method.objective == "in_batch"
@@ -74,9 +74,9 @@ class Contriever(ContrastiveModule):
         rows = len(query)
         if self.queue is None or self.momentum_encoder is None:
             keys = self.objective.document(self.encoder(**batch["key"]))
-            negatives = keys[rows:].unflatten(0, (rows, -1)) if len(keys) > rows else None
-            keys = keys[:rows]
-            out = self.objective(query, keys, negatives=negatives)
+            wrong = keys[rows:].reshape(rows, -1, keys.shape[1])
+            negatives = wrong if len(keys) > rows else None
+            out = self.objective(query, keys := keys[:rows], negatives=negatives)
         else:
             if not self._new_keys:  # the first batch of an optimiser step
                 self.momentum_encoder.update(self.encoder.tower)

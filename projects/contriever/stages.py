@@ -58,7 +58,7 @@ def plan(cfg: Config) -> Plan[Contriever]:
         return torch.sum(output)
 
     return text_plan(
-        cfg, recipe, lambda encoder: Contriever(cfg, encoder, finetune=not cfg.method.pretrain),
+        cfg, recipe, lambda encoder: Contriever(cfg, encoder, finetune=cfg.finetune.steps > 0),
         passes=lambda size: [(passes * size, longest)], run=run, num_samples=samples,
         requirements=needed,
     )  # fmt: skip

@@ -88,15 +88,14 @@ def inverse_cloze(
 
 
 def delete_tokens(ids: Ids, rng: Noise, probability: float) -> Ids:
-    """Each token is dropped with this probability; never all of them: then the sequence stays.
+    """Each token is dropped with this probability, by chance also all of them.
 
     Args:
         ids: (L,).
         rng: source of randomness.
         probability: in [0, 1).
     """
-    kept = ids[rng.random(len(ids)) > probability]
-    return kept if len(kept) else ids
+    return ids[rng.random(len(ids)) > probability]
 
 
 def mask_with(ids: Ids, rng: Noise, probability: float, mask_id: int) -> Ids:

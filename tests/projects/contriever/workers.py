@@ -42,5 +42,7 @@ def three_steps(objective: str, distributed: bool, own_queue: bool = False) -> d
         module.after_optimizer_step()
         losses.append(collectives.all_gather_no_grad(loss.detach()[None]).mean())
     state = {k: v.detach().clone() for k, v in module.state_dict().items()}
-    grads = {f"grad {k}": p.grad.clone() for k, p in module.named_parameters() if p.grad is not None}
+    grads = {
+        f"grad {k}": p.grad.clone() for k, p in module.named_parameters() if p.grad is not None
+    }
     return {**state, **grads, "losses": torch.stack(losses)}

@@ -222,3 +222,13 @@ def test_named_queues_are_written_row_by_row_together():
         queues.enqueue({"image": rows(0, 1), "text": rows(0)}, ids=numbers(0, 1))
     with pytest.raises(ValueError, match="equal size and labels"):
         QueueSet({"image": FeatureQueue(3, 2), "text": FeatureQueue(4, 2)})
+
+
+def test_a_queue_for_dot_products_keeps_the_length_of_its_rows():
+    """`normalize=False`: rows as they came, in both kinds; the default makes them unit vectors."""
+    for kind in (FeatureQueue, GrowingQueue):
+        plain, unit = kind(3, 2, normalize=False), kind(3, 2)
+        for queue in (plain, unit):
+            queue.enqueue(torch.tensor([[3.0, 4.0]]))
+        assert plain.features[0].tolist() == [3.0, 4.0]
+        torch.testing.assert_close(unit.features[0], torch.tensor([0.6, 0.8]))

@@ -95,3 +95,25 @@ def test_hits_of_the_sigmoid_loss_are_those_of_the_logits(backend, scale):
     wanted = (scale * x @ y.T).argmax(1) == torch.arange(N)
     assert 0 < wanted.sum() < N
     assert torch.equal(siglip(x, y, scale, -2.0, backend=backend).hits, wanted)
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_queue_without_mates_forms_its_gradient_in_one_sweep(hard, monkeypatch):
+    """MoCo: 1 + K terms; the fused loss is the cross entropy with the own key at logit 0."""
+    from common.losses.functional import info_nce as module
+
+    torch.manual_seed(2)
+    query = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
+    key, queue = torch.randn(6, 5, dtype=torch.float64), torch.randn(40, 5, dtype=torch.float64)
+    wrong = torch.randn(6, 2, 5, dtype=torch.float64) if hard else None
+    monkeypatch.setattr(module, "_sweeps", None)  # another way would fail
+    out = module.info_nce(
+        query, key, 0.7, queue=queue, hard_negatives=wrong, in_batch=False, backend="blocked"
+    )
+    pool = queue if wrong is None else torch.cat([wrong.flatten(0, 1), queue])
+    logits = 0.7 * torch.cat([(query * key).sum(1, keepdim=True), query @ pool.T], dim=1)
+    wanted = torch.nn.functional.cross_entropy(logits, torch.zeros(6, dtype=torch.long))
+    torch.testing.assert_close(out.loss, wanted)
+    assert torch.equal(out.hits, logits.argmax(1) == 0)
+    found, expected = (torch.autograd.grad(x, query)[0] for x in (out.loss, wanted))
+    torch.testing.assert_close(found, expected)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from common.config import UserError
 from common.encoders.text.sentence import sentence_encoder
 from common.evaluation.retrieval.text_index import TextIndex
 
@@ -50,3 +51,27 @@ def test_threshold_and_limits():
         index.search("bb", k=0)
     with pytest.raises(ValueError, match="nothing to encode"):
         TextIndex(encode, [])
+
+
+def test_a_stored_index_is_opened_without_encoding_and_extended(tmp_path):
+    """Texts, vectors and metric come back; new texts are encoded once; another encoder is refused."""
+    seen = []
+
+    def rows(texts):
+        seen.extend(texts)
+        return torch.tensor([[float(len(text)), 1.0] for text in texts])
+
+    TextIndex(rows, ["a", "bbb"], metric="dot").save(tmp_path / "index", "key")
+    seen.clear()
+    again = TextIndex.open(tmp_path / "index", rows, "key", batch_size=2)
+    assert (seen, again.texts, again.metric) == ([], ["a", "bbb"], "dot")
+    assert again.extend(["bbb", "cc\u00e9", "cc\u00e9"]) == 1
+    assert seen == ["cc\u00e9"]
+    assert [hit.position for hit in again.search("x", k=3)[0]] == [1, 2, 0]
+    again.save(tmp_path / "index", "key")
+    assert TextIndex.open(tmp_path / "index", rows, "key").texts == ["a", "bbb", "cc\u00e9"]
+    with pytest.raises(UserError, match="made with another encoder"):
+        TextIndex.open(tmp_path / "index", rows, "other")
+    (tmp_path / "index/index.safetensors").write_bytes(b"half")
+    with pytest.raises(UserError, match="is no text index"):
+        TextIndex.open(tmp_path / "index", rows, "key")

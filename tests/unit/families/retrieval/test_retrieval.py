@@ -11,9 +11,20 @@ from common.config import DataConfig, OptimConfig, TrainerConfig, UserError
 from common.engine.experiment import Plan, Requirement
 from common.engine.module import ContrastiveModule
 from common.engine.workspace import Workspace
-from common.families.retrieval.config import RetrievalEval, SearchConfig
+from common.families.retrieval.config import (
+    DenseModel,
+    RetrievalEval,
+    SearchConfig,
+    check_queue,
+)
+from common.families.retrieval.dense import build_dense
 from common.families.retrieval.encoder import EncoderRecipe
-from common.families.retrieval.evaluation import before_and_after, evaluate_beir
+from common.families.retrieval.evaluation import (
+    before_and_after,
+    evaluate_beir,
+    load_set,
+    set_names,
+)
 from common.families.retrieval.experiment import one_stage, retrieval_experiment, text_plan
 
 CORPUS = {"a": "red fox", "b": "blue car", "c": "green tree"}
@@ -217,3 +228,70 @@ def test_search_asks_both_sides(tmp_path, capsys):
     options.file, options.queries = str(tmp_path / "texts.txt"), str(tmp_path / "texts.txt")
     experiment_of(Config(search=options)).tasks["search"](workspace)
     assert "8.000  red fox" in capsys.readouterr().out
+
+
+# -- dense encoder, merged rows, averages --------------------------------------------------------
+
+
+def test_merged_rows_averages_and_sets_won(tmp_path, beir):
+    """Two sets: every row has its mean; groups count as one set; sets won against BM25."""
+    (beir.parent / "b").mkdir()
+    twin = beir.parent / "b/small"
+    twin.symlink_to(beir)
+    sets = [str(beir), str(twin)]
+    cfg = Config(eval=RetrievalEval(beir=sets, hybrid=True, dev=[f"{beir}@titles"]))
+    (beir / "corpus.jsonl").write_text("".join(
+        json.dumps({"_id": i, "title": text.split()[1], "text": text}) + "\n" for i, text in CORPUS.items()))  # fmt: skip
+    found = evaluate_beir(cfg, recipe(build=opposite), perfect(), Workspace(tmp_path / "run"))
+    first, second = set_names(sets).values()
+    assert first != second
+    for row in ("", "untrained_", "bm25_", "tfidf_", "hybrid_", "rrf_"):
+        own = [found[f"{row}{name}_ndcg_at_10"] for name in (first, second)]
+        assert found[f"{row}average_ndcg_at_10"] == pytest.approx(sum(own) / 2)
+        stored = json.loads((tmp_path / f"run/items/{row}average_mrr.json").read_text())
+        assert stored == {"mean_of": [f"{row}{first}_mrr", f"{row}{second}_mrr"]}
+    assert (found["num_sets"], found["sets_won_ndcg_at_10"]) == (2, 0)  # a draw is not won
+    assert found["small_titles_mrr"] == 1.0
+    assert "bm25_small_titles_mrr" not in found
+    grouped = Config(eval=RetrievalEval(beir=sets, groups={"both": sets}, untrained=False))
+    found = evaluate_beir(grouped, recipe(), perfect(), Workspace(tmp_path / "run"))
+    assert found["num_sets"] == 1
+    assert "both_map" in found
+    assert "average_map" not in found
+    with pytest.raises(ValueError, match=r"no set of eval\.beir"):
+        RetrievalEval(beir=sets, groups={"x": ["y"]})
+    with pytest.raises(ValueError, match=r"needs eval\.lexical"):
+        RetrievalEval(hybrid=True, lexical=False)
+
+
+def test_a_set_is_reduced_and_its_queries_are_split(beir):
+    cfg = Config(eval=RetrievalEval(beir=[str(beir)], held_out_queries=1))
+    asked, held = (load_set(cfg, str(beir), held_out=part) for part in (False, True))
+    assert (len(asked.queries), len(held.queries)) == (2, 1)
+    cfg.eval.held_out_queries = 3
+    with pytest.raises(UserError, match=r"eval\.held_out_queries"):
+        load_set(cfg, str(beir))
+    assert len(load_set(Config(), "synthetic").queries) == 12
+
+
+def test_a_random_encoder_takes_the_tokenizer_that_is_named():
+    """`model.tokenizer`: number of pieces and padding of the architecture come from it."""
+    sizes = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "intermediate_size": 64, "vocab_size": 7}  # fmt: skip
+    encoder = build_dense(
+        DenseModel("random", sizes, tokenizer="bundled:text-encoder", max_length=64)
+    )
+    assert encoder.tower.model.config.vocab_size == len(encoder.tokenizer) > 8000
+    assert encoder.tower.model.config.pad_token_id == encoder.tokenizer.pad_token_id
+    assert encoder.encode(["a word"]).shape == (1, 32)
+    with pytest.raises(ValueError, match=r"needs model\.pretrained=random"):
+        DenseModel(tokenizer="bundled:text-encoder")
+
+
+@pytest.mark.parametrize(("size", "batch", "fits"), [(64, 8, True), (64, 24, False)])
+def test_a_queue_is_filled_by_whole_batches(size, batch, fits):
+    if fits:
+        check_queue(size, batch)
+    else:
+        with pytest.raises(ValueError, match="no multiple"):
+            check_queue(size, batch)

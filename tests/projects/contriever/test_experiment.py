@@ -1,0 +1,362 @@
+"""Runs, evaluation, export, tasks and configs as the commands drive them: items 13, 16, 17, 18."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from common.config import UserError, config_names
+from common.data.retrieval.passages import read_passages
+from common.data.text.token_stream import open_shards
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from common.engine import checkpoint as ckpt
+from common.engine.check import inspect
+from common.engine.run import train
+from common.engine.workspace import Workspace
+from common.families.retrieval.evaluation import evaluate_beir
+from projects.contriever import baselines, build
+from projects.contriever.stages import recipe_of
+from tests.projects.contriever.conftest import config, module_of
+
+QUICK = [
+    "eval.beir=[]",
+    "eval.held_out_queries=0",
+    "finetune.steps=0",
+    "trainer.keep_checkpoints=5",
+]
+
+
+@pytest.fixture(scope="module")
+def full_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("full")
+    return train("contriever", "smoke", [f"runs_dir={folder}", "run_id=full"])
+
+
+def metrics_of(run):
+    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+
+
+# -- runs ----------------------------------------------------------------------------------------
+
+
+def test_item_13_a_resumed_run_is_bit_identical(tmp_path):
+    """Checklist 13: encoder, key encoder, queue, pointer, step; the next losses and all weights."""
+    words = [f"runs_dir={tmp_path}", "run_id=r", *QUICK]
+    run = train("contriever", "smoke", words)
+    folder = run / "checkpoints/pretrain"
+    last, middle = folder / "step-00000004.ckpt", folder / "step-00000002.ckpt"
+    whole, half = ckpt.load(last), ckpt.load(middle)
+    curve = (run / "metrics.csv").read_text()
+    last.unlink()
+    (folder / "finished.json").unlink()
+    assert train("contriever", "smoke", [*words, "resume=r"]) == run
+    again = ckpt.load(last)
+    names = whole["state_dict"].keys()
+    assert {"queue.features", "queue.position"} <= names
+    assert sum(name.startswith("momentum_encoder.") for name in names) > 10
+    assert again["global_step"] == whole["global_step"] == 4
+    for name in names:
+        assert torch.equal(whole["state_dict"][name], again["state_dict"][name]), name
+    assert int(whole["state_dict"]["queue.position"]) == 4 * 8 % 64
+    assert not torch.equal(
+        whole["state_dict"]["queue.features"], half["state_dict"]["queue.features"]
+    )
+
+    def losses(text):
+        return [line for line in text.splitlines() if ",train/loss," in line]
+
+    assert len(losses(curve)) == 4
+    assert losses((run / "metrics.csv").read_text()) == losses(curve)
+
+
+def topics(seed, partners=0):
+    """Pairs of one topic each; queries and keys of a topic have no token in common.
+
+    `partners` moves the keys on by that many rows, so that pairs do not belong together.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    topic = torch.randperm(16, generator=generator)
+    rows = {}
+    for side, name in enumerate(("query", "key")):
+        own = topic.roll(partners * side)
+        ids = 20 + 4 * own[:, None] + 2 * side + torch.randint(2, (16, 6), generator=generator)
+        rows[name] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return rows
+
+
+@pytest.mark.parametrize("objective", ["moco", "in_batch"])
+def test_training_brings_together_what_shares_a_topic_and_no_token(objective):
+    """Twenty steps: from chance to almost all; with pairs of changing topics it stays at chance."""
+
+    def accuracy(seeded):
+        words = ["method.norm_query=true", "method.norm_document=true", "model.dropout=0",
+                 "data.batch_size=16", f"method.objective={objective}"]  # fmt: skip
+        module = module_of(*words)
+        optimizer = torch.optim.AdamW(module.encoder.parameters(), lr=3e-3)
+        for step in range(20):
+            optimizer.zero_grad()
+            module.losses(topics(step, 0 if seeded else step % 15 + 1))["loss"].backward()
+            optimizer.step()
+            module.after_optimizer_step()
+        module.eval()
+        with torch.no_grad():
+            query, key = (
+                module.objective.query(module.encoder(**side)) for side in topics(99).values()
+            )
+        return float((query @ key.T).argmax(1).eq(torch.arange(16)).float().mean())
+
+    assert accuracy(True) > 0.8
+    assert accuracy(False) < 0.4
+
+
+def test_item_16_one_table_holds_all_methods_and_the_sets_won(full_run):
+    """Checklist 16: BM25 in the same evaluator, nDCG@10 and Recall@100 per set, sets won."""
+    found = metrics_of(full_run)
+    for row in ("", "untrained_", "bm25_", "tfidf_", "hybrid_", "rrf_"):
+        for metric in ("ndcg_at_10", "recall_at_100", "mrr", "map"):
+            items = json.loads((full_run / f"items/{row}synthetic_{metric}.json").read_text())
+            assert len(items) == 8  # of twelve queries, four are left for the fine-tuning
+            assert found[f"{row}synthetic_{metric}"] == pytest.approx(sum(items) / 8)
+    assert found["num_sets"] == 1
+    assert found["sets_won_ndcg_at_10"] == float(
+        found["synthetic_ndcg_at_10"] > found["bm25_synthetic_ndcg_at_10"]
+    )
+    assert found["key_start_share"] == pytest.approx(0.9**4)
+    assert found["queue_age"] == 4.5
+
+
+def test_item_17_three_regimes_each_also_from_the_start_without_contrast(full_run, tmp_path):
+    """Checklist 17: zero-shot, few and many examples; fine-tuning without the pre-training."""
+    assert (full_run / "checkpoints/pretrain").is_dir()
+    assert (full_run / "checkpoints/finetune").is_dir()
+    run = train("contriever", "smoke", [f"runs_dir={tmp_path}", "method.pretrain=false"])
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["finetune"]
+    module = module_of(finetune=True)
+    assert module.queue is None
+    assert module.optim.lr == config().finetune.lr
+    assert module.negatives_per_query(4) == 7
+    for name, start in (("paper_msmarco", "facebook/contriever"), ("paper_msmarco_bert", "bert-base-uncased"),
+                        ("paper_few_shot", "facebook/contriever-msmarco"), ("paper_few_shot_bert", "bert-base-uncased")):  # fmt: skip
+        cfg = config(name=name)
+        assert cfg.model.pretrained == start
+        assert cfg.finetune.steps
+        assert not cfg.method.pretrain
+    with pytest.raises(UserError, match="nothing would be trained"):
+        config("method.pretrain=false", "finetune.steps=0")
+    with pytest.raises(UserError, match="fine-tuning needs questions"):
+        config("eval.held_out_queries=0")
+
+
+def test_item_18_languages_are_sampled_alike_and_scored_within_and_across(tmp_path):
+    """Checklist 18: 29 languages, uniform; a set of one language, and queries in another script."""
+    cfg = config(name="paper_multilingual")
+    assert len(cfg.data.sources) == 29
+    assert cfg.data.sampling_coefficient == 0
+    assert len(cfg.eval.beir) == 11
+    assert len(config(name="paper_mkqa").eval.answers) == 26
+    tuned = config(name="paper_msmarco_multilingual")
+    assert (tuned.model.pretrained, tuned.finetune.file) == ("facebook/mcontriever", "contriever/msmarco.jsonl")  # fmt: skip
+    folder = tmp_path / "toy"
+    (folder / "qrels").mkdir(parents=True)
+    corpus = [
+        {"_id": f"d{i}", "text": f"{word} end"} for i, word in enumerate(["red", "blue", "green"])
+    ]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in corpus))
+    for language, words in (("en", ["RED", "blue", "green"]), ("ru", ["\u043a\u0440", "\u0441\u0438", "\u0437\u0435"])):  # fmt: skip
+        rows = [{"_id": f"q{i}", "text": word} for i, word in enumerate(words)]
+        (folder / f"queries.{language}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))  # fmt: skip
+        judged = "".join(f"q{i}\td{i}\t1\n" for i in range(3))
+        (folder / f"qrels/{language}.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+        asked = [{"question": word, "answers": [right]} for word, right in
+                 zip(words, ["red", "blue", "green"], strict=True)]  # fmt: skip
+        (folder / f"questions.{language}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in asked))  # fmt: skip
+    both = '["toy@en","toy@ru"]'
+    cfg = config(
+        f"data.root={tmp_path}", f"eval.beir={both}", f"eval.answers={both}", "eval.held_out_queries=0",
+        "finetune.steps=0", "eval.lower_case=true", "eval.groups={across: [\"toy@ru\"]}", "eval.untrained=false",
+    )  # fmt: skip
+    found = evaluate_beir(cfg, recipe_of(cfg), module_of().encoder, Workspace(tmp_path / "run"))
+    assert found["bm25_toy_en_ndcg_at_10"] == found["bm25_toy_en_answer_recall_at_5"] == 1.0
+    assert found["bm25_toy_ru_ndcg_at_10"] == 0.0  # no word in common across scripts
+    assert found["across_mrr"] == found["toy_ru_mrr"] > 0  # three documents: all are ranked
+    assert found["average_mrr"] == pytest.approx((found["toy_en_mrr"] + found["toy_ru_mrr"]) / 2)
+    assert found["average_answer_recall_at_5"] == 1.0
+
+
+# -- weights in and out --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_a_checkpoint_in_the_released_layout_loads(tmp_path, kind):
+    """A made-up folder as facebook/contriever has it: BERT without pooler, its own class name."""
+    torch.manual_seed(3)
+    settings = AutoConfig.for_model(
+        "bert", vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=64,
+    )  # fmt: skip
+    model = AutoModel.from_config(settings, add_pooling_layer=False).eval()
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer(400, max_length=64).save_pretrained(tmp_path)
+    about = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**about, "architectures": ["Contriever"]}))
+    if kind == "bin":
+        (tmp_path / "model.safetensors").unlink()
+        torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    cfg = config(f"model.pretrained={tmp_path}", "model.config=null", "data.chunk_length=32")
+    recipe = recipe_of(cfg)
+    loaded = recipe.build()
+    text = ["Where was Marie Curie born?"]
+    inputs = loaded.tokenize(text)
+    with torch.no_grad():
+        wanted = model(**inputs).last_hidden_state.mean(1)
+    torch.testing.assert_close(recipe.queries(loaded, text), wanted)
+    evaluated = build(cfg).load_export(tmp_path)  # make eval CKPT=<folder>
+    torch.testing.assert_close(recipe.documents(evaluated.encoder, text), wanted)
+    (tmp_path / "config.json").write_text(json.dumps({**about, "num_hidden_layers": 3}))
+    with pytest.raises(UserError, match="would start at random"):
+        recipe.build()
+
+
+def test_export_is_the_query_encoder_for_dot_products(tmp_path):
+    """Equal vectors after reload; no key encoder and no queue in it."""
+    cfg = config()
+    experiment, module = build(cfg), module_of().eval()
+    with torch.no_grad():
+        module.momentum_encoder.network.model.embeddings.word_embeddings.weight.zero_()
+    experiment.export(module, tmp_path)
+    before, after = (experiment.embed(m) for m in (module, experiment.load_export(tmp_path)))
+    assert torch.equal(before["documents"], after["documents"])
+    about = json.loads((tmp_path / "config_sentence_transformers.json").read_text())
+    assert about["similarity_fn_name"] == "dot"
+    assert not list(tmp_path.rglob("*Normalize*"))
+    unit = build(config("method.norm_query=true", "method.norm_document=true"))
+    unit.export(module, tmp_path / "unit")
+    assert list((tmp_path / "unit").glob("*_Normalize"))
+
+
+def test_the_snippet_of_the_card_runs(full_run, tmp_path, capsys):
+    """Five lines of the card, with an exported folder in place of its own."""
+    card = Path(__file__).parents[3] / "projects/contriever/README.md"
+    code = card.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    assert len([line for line in code.splitlines() if line]) == 5
+    build(config()).export(module_of().eval(), tmp_path)
+    exec(code.replace("runs/contriever/mini/<id>/export", str(tmp_path)))
+    assert "text=" in capsys.readouterr().out
+
+
+# -- tasks ---------------------------------------------------------------------------------------
+
+
+def test_search_keeps_its_index_and_extends_it(full_run, tmp_path, capsys):
+    """Index a file, save; open again and add a folder's texts; another encoder is refused."""
+    (tmp_path / "a.txt").write_text("state of the world\npeople and houses\n")
+    (tmp_path / "b.txt").write_text("people and houses\nmen at work\n")
+    (tmp_path / "q.txt").write_text("work\n")
+    words = [f"runs_dir={full_run.parents[2]}", f"search.index={tmp_path}/index", f"search.queries={tmp_path}/q.txt",
+             "search.run=full", "search.k=9"]  # fmt: skip
+
+    def search(*further):
+        cfg = config(*words, *further)
+        build(cfg).tasks["search"](Workspace(tmp_path / "task", "contriever", "smoke"))
+        return capsys.readouterr().out
+
+    assert "2 texts indexed" in search(f"search.file={tmp_path}/a.txt")
+    assert "opened, 1 texts added" in search(f"search.file={tmp_path}/b.txt")
+    shown = search()
+    assert "opened, 0 texts added" in shown
+    assert shown.count("\n  ") == 3
+    assert "men at work" in shown
+    build(config()).export(module_of().eval(), tmp_path / "other")
+    with pytest.raises(UserError, match="made with another encoder"):
+        search(f"search.run={tmp_path}/other")
+
+
+def test_tokenize_writes_shards_that_training_reads(tmp_path):
+    """Lines become one row of ids; a finished shard is kept; sources of files train."""
+    lines = [f"the people of the world {i}" for i in range(90)]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/x.txt").write_text("\n".join(lines))
+    words = [f"data.root={tmp_path}", f"tokenize.input={tmp_path}/in", f"tokenize.output={tmp_path}/x",
+             "tokenize.shard_lines=60"]  # fmt: skip
+    task = build(config(*words)).tasks["tokenize"]
+    task(Workspace(tmp_path / "task"))
+    first, second = open_shards(tmp_path / "x")
+    assert first.dtype == np.uint16
+    tokenizer = recipe_of(config()).build().tokenizer
+    wanted = tokenizer(lines[60], add_special_tokens=False)["input_ids"]
+    assert second[: len(wanted)].tolist() == wanted
+    (tmp_path / "x/x-00000.npy").write_bytes(b"kept")
+    task(Workspace(tmp_path / "task"))
+    assert (tmp_path / "x/x-00000.npy").read_bytes() == b"kept"
+    with pytest.raises(UserError, match="is no NumPy array"):
+        open_shards(tmp_path / "x")
+    (tmp_path / "x/x-00000.npy").unlink()
+    sources = [
+        "data.source=files",
+        "data.sources={x: x}",
+        *QUICK,
+        "trainer.max_steps=2",
+        "data.batch_size=4",
+    ]
+    assert train("contriever", "smoke", [f"runs_dir={tmp_path}", f"data.root={tmp_path}", *sources])
+    with pytest.raises(UserError, match="TASK=tokenize"):
+        open_shards(tmp_path / "nowhere")
+
+
+def test_mine_writes_hard_negatives_that_fine_tuning_reads(full_run, tmp_path):
+    """Phase 1 -> phase 2: nearest passages that are no positives."""
+    words = [
+        f"runs_dir={full_run.parents[2]}",
+        "mine.run=full",
+        f"mine.output={tmp_path}/mined.jsonl",
+    ]
+    task = build(config(*words)).tasks["mine"]
+    task(Workspace(tmp_path / "task", "contriever", "smoke"))
+    records = read_passages(tmp_path / "mined.jsonl")
+    assert len(records) == 4
+    for record in records:
+        assert len(record.hard_negatives) == 3  # the passages of the other three questions
+        assert record.positives[0] not in record.hard_negatives
+    again = [f"runs_dir={tmp_path}", f"finetune.file={tmp_path}/mined.jsonl", "method.pretrain=false",
+             "finetune.negative_hard_ratio=1.0", "finetune.num_negatives=2", "eval.lexical=false", "eval.hybrid=false"]  # fmt: skip
+    assert train("contriever", "smoke", again)
+
+
+def test_baselines_score_the_sets_of_the_method(tmp_path):
+    """Equal names; LSA and whitening work on few documents."""
+    found = {}
+    for name in baselines.__all__:
+        workspace = Workspace(tmp_path / name)
+        found[name] = getattr(baselines, name)(config(), workspace)["synthetic_recall_at_10"]
+        assert (tmp_path / name / "items/synthetic_recall_at_100.json").is_file()
+    assert found["bm25"] > found["untrained"]
+    assert found["lsa"] > found["untrained"]
+
+
+# -- configs -------------------------------------------------------------------------------------
+
+
+def test_paper_configs_hold_the_published_recipe():
+    english, many = config(name="paper"), config(name="paper_multilingual")
+    assert (english.method.queue_size, many.method.queue_size) == (131072, 32768)
+    assert (english.method.momentum, many.method.momentum) == (0.9995, 0.999)
+    assert (english.data.ratio_min, many.data.ratio_min) == (0.05, 0.1)
+    assert (english.data.noise.kind, many.data.noise.kind) == ("delete", "none")
+    for cfg in (english, many):
+        assert (cfg.optim.lr, cfg.optim.betas, cfg.optim.eps) == (5e-5, (0.9, 0.98), 1e-6)
+        assert (cfg.optim.warmup_steps, cfg.trainer.max_steps) == (20000, 500000)
+        assert cfg.data.batch_size * cfg.trainer.devices * cfg.trainer.num_nodes == 2048
+        assert not cfg.method.norm_query
+        assert not cfg.method.norm_document
+    assert config(name="paper_msmarco_hard").finetune.negative_hard_ratio == 0.1
+    assert len([name for name in config_names("contriever") if name.startswith("paper")]) == 11
+
+
+@pytest.mark.parametrize("name", ["paper", "paper_msmarco"])
+def test_check_builds_the_model_and_names_what_is_missing(name, tmp_path):
+    rows = inspect("contriever", name, [f"data.root={tmp_path}"])
+    assert rows["negatives per query"] == ("131,072" if name == "paper" else "2,047")
+    assert any("MISSING" in value for value in rows.values())

@@ -1,0 +1,56 @@
+"""Records of questions: readers, writers, and batches that say what is missing."""
+
+import json
+
+import pytest
+import torch
+
+from common.config import UserError
+from common.data.retrieval.passages import (
+    NegativeDraw,
+    PassageBatches,
+    PassageRecord,
+    read_passages,
+    write_passages,
+)
+
+RECORDS = [PassageRecord(f"q{i}", (f"p{i}", f"r{i}")) for i in range(3)]
+
+
+def tokenize(texts):
+    ids = torch.tensor([[ord(c) for c in text] for text in texts])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def test_what_is_written_is_read(tmp_path):
+    records = [PassageRecord("q", ("t a", "b"), ("n",), ("h", "i")), *RECORDS]
+    write_passages(tmp_path / "x.jsonl", records)
+    assert read_passages(tmp_path / "x.jsonl") == records
+    (tmp_path / "y.json").write_text(json.dumps([{"question": "q", "positive_ctxs": [{"txt": 1}]}]))
+    with pytest.raises(UserError, match="layout 'dpr'"):
+        read_passages(tmp_path / "y.json")
+    with pytest.raises(UserError, match="does not exist"):
+        read_passages(tmp_path / "z.json")
+
+
+def test_batches_hold_positives_then_negatives_of_other_questions():
+    data = PassageBatches(RECORDS, NegativeDraw(2), tokenize, str.upper, seed=1)
+    batch = data[[(0, 0), (2, 3)]]
+    texts = ["".join(chr(c) for c in row) for row in batch["key"]["input_ids"].tolist()]
+    assert texts[0] in ("P0", "R0")
+    assert texts[1] in ("P2", "R2")
+    assert len(texts) == 2 + 2 * 2
+    assert not {"P0", "R0"} & set(texts[2:4])
+    assert not {"P2", "R2"} & set(texts[4:6])
+    assert data.example(2, 3) == data.example(2, 3)
+    drawn = {data.example(0, epoch)[1] for epoch in range(20)}
+    assert drawn == {"p0", "r0"}
+
+
+def test_too_few_passages_are_named():
+    with pytest.raises(UserError, match="set finetune.num_negatives below 5"):
+        PassageBatches(RECORDS, NegativeDraw(5), tokenize)
+    with pytest.raises(UserError, match="no question"):
+        PassageBatches([], NegativeDraw(0), tokenize)
+    with pytest.raises(ValueError, match="hard_ratio"):
+        NegativeDraw(1, 2.0)
