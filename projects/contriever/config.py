@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from common.config import DataConfig, ExperimentConfig
 from common.data.text.options import TokenNoise
 from common.families.retrieval.config import DenseModel, RetrievalEval, SearchConfig, check_queue
+from common.ranges import Count, NonNegative, Positive, Probability, Rate, Share, Whole, at_least
 
 
 @dataclass
@@ -16,18 +17,17 @@ class ContrieverData(DataConfig):
     # bundled: texts of CISI and NPL; files: token shards as `TASK=tokenize` writes them
     source: Literal["synthetic", "bundled", "files"] = "bundled"
     sources: dict[str, str] = field(default_factory=dict)  # files: name -> folder below data.root
-    sampling_coefficient: float = 0.0  # P(source) ~ tokens ** this; 0: uniform
-    chunk_length: int = 256  # tokens
+    sampling_coefficient: NonNegative = 0.0  # P(source) ~ tokens ** this; 0: uniform
+    chunk_length: Count = 256  # tokens
     views: Literal["crops", "inverse_cloze"] = "crops"
-    ratio_min: float = 0.05  # share of the chunk that a crop (or the cloze span) takes, at least
-    ratio_max: float = 0.5
-    cloze_keep: float = 0.1  # inverse_cloze: probability that the span stays in its context
+    ratio_min: Share = 0.05  # share of the chunk that a crop (or the cloze span) takes, at least
+    ratio_max: Share = 0.5
+    cloze_keep: Probability = 0.1  # inverse_cloze: probability that the span stays in its context
     noise: TokenNoise = field(default_factory=TokenNoise)  # of each view by itself
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.ratio_min <= self.ratio_max <= 1:
-            raise ValueError("data needs 0 < ratio_min <= ratio_max <= 1")
+        if self.ratio_min > self.ratio_max:
+            raise ValueError("data needs ratio_min <= ratio_max")
         if math.floor(self.chunk_length * self.ratio_min) < 1:
             raise ValueError("data.ratio_min of data.chunk_length is less than one token")
         if (self.source == "files") != bool(self.sources):
@@ -40,44 +40,32 @@ class MethodConfig:
 
     pretrain: bool = True  # False: fine-tuning alone, from the encoder as it is
     objective: Literal["moco", "in_batch"] = "moco"
-    temperature: float = 0.05  # tau, divides the dot products
-    queue_size: int = 131072  # K
-    momentum: float = 0.9995  # m, of the key encoder
-    label_smoothing: float = 0.0
+    temperature: Positive = 0.05  # tau, divides the dot products
+    queue_size: Count = 131072  # K
+    momentum: Probability = 0.9995  # m, of the key encoder
+    label_smoothing: Rate = 0.0
     norm_query: bool = False  # unit length, also in fine-tuning, evaluation and search
     norm_document: bool = False
     key_encoder_dropout: bool = True  # as released: keys are computed with dropout
     gather: bool = True  # in_batch: keys of all ranks
     loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
 
-    def __post_init__(self) -> None:
-        if self.temperature <= 0 or self.queue_size < 1 or not 0 <= self.momentum <= 1:
-            raise ValueError("method needs temperature > 0, queue_size >= 1, momentum in [0, 1]")
-
 
 @dataclass
 class FinetuneConfig:
     """The second stage: questions with passages, in-batch negatives and explicit ones."""
 
-    steps: int = 0  # 0: no fine-tuning
+    steps: Whole = 0  # 0: no fine-tuning
     file: str | None = None  # .json or .jsonl of DPR's layout; None: eval.held_out_queries
-    batch_size: int = 64  # per device
-    lr: float = 1.0e-5
-    warmup_steps: int = 0
-    temperature: float = 0.05
-    num_negatives: int = 1  # n of a question
-    negative_hard_ratio: float = 0.0  # probability that one of them is a hard one
-    negative_hard_min_idx: int = 0  # first hard negatives that are passed over
-    max_length: int = 256  # tokens of a question or passage
+    batch_size: Count = 64  # per device
+    lr: Positive = 1.0e-5
+    warmup_steps: Whole = 0
+    temperature: Positive = 0.05
+    num_negatives: Whole = 1  # n of a question
+    negative_hard_ratio: Probability = 0.0  # probability that one of them is a hard one
+    negative_hard_min_idx: Whole = 0  # first hard negatives that are passed over
+    max_length: Annotated[int, at_least(4)] = 256  # tokens of a question or passage
     normalize_text: bool = True  # as released, where the option has no effect
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.num_negatives, self.negative_hard_min_idx) < 0:
-            raise ValueError("finetune: steps, num_negatives, negative_hard_min_idx must be >= 0")
-        if self.batch_size < 1 or self.lr <= 0 or self.temperature <= 0 or self.max_length < 4:
-            raise ValueError("finetune: batch_size, lr, temperature or max_length is too small")
-        if not 0 <= self.negative_hard_ratio <= 1:
-            raise ValueError("finetune.negative_hard_ratio must be in [0, 1]")
 
 
 @dataclass
@@ -86,7 +74,7 @@ class TokenizeConfig:
 
     input: str | None = None  # file or folder of .txt files
     output: str | None = None  # folder; None: the task's
-    shard_lines: int = 1_000_000  # lines of a shard
+    shard_lines: Count = 1_000_000  # lines of a shard
     normalize_text: bool = False  # for several languages
 
 
@@ -98,7 +86,7 @@ class MineConfig:
     corpus: str | None = None  # folder in the BEIR layout; None: passages of the questions
     output: str | None = None  # .jsonl; None: in the task's folder
     run: str = "latest"  # run of this config, or a folder written by `make export`
-    num_negatives: int = 100
+    num_negatives: Count = 100
 
 
 @dataclass

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from common.config import DataConfig
 from common.evaluation.retrieval.options import SearchConfig as SearchConfig
-from common.ranges import Count, Probability, Rate, Share, at_least
+from common.ranges import Count, Probability, Rate, Share, Whole, at_least
 
 
 @dataclass
@@ -115,8 +115,8 @@ class RetrievalEval:
     # folders with corpus.jsonl and questions.jsonl (question, answers): recall of answer strings;
     # "folder@de" takes questions.de.jsonl
     answers: list[str] = field(default_factory=list)
-    max_documents: int | None = None  # of a set: the relevant ones and others; None: all
-    held_out_queries: int = 0  # of each set: left for fine-tuning, never asked in the evaluation
+    max_documents: Count | None = None  # of a set: the relevant ones and others; None: all
+    held_out_queries: Whole = 0  # of each set: left for fine-tuning, never asked in the evaluation
     normalize_text: bool = False  # plain punctuation and spaces, see common.data.text.normalize
     lower_case: bool = False
 
