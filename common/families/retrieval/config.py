@@ -123,10 +123,6 @@ class RetrievalEval:
     def __post_init__(self) -> None:
         if self.hybrid and not self.lexical:
             raise ValueError("eval.hybrid merges with BM25: it needs eval.lexical")
-        if not 0 <= self.hybrid_weight <= 1 or self.held_out_queries < 0:
-            raise ValueError("eval.hybrid_weight must be in [0, 1], eval.held_out_queries >= 0")
-        if (self.max_documents or 1) < 1:
-            raise ValueError("eval.max_documents must be >= 1, or null for all")
         unknown = [s for own in self.groups.values() for s in own if s not in self.beir]
         if unknown:
             raise ValueError(f"eval.groups: '{unknown[0]}' is no set of eval.beir")
