@@ -22,13 +22,11 @@ def build(cfg: Config) -> "Experiment[Contriever]":
     return retrieval_experiment(
         cfg,
         recipe_of(cfg),
-        lambda encoder: Contriever(cfg, encoder),
-        stages=lambda: stages(cfg),
-        evaluate=lambda module, workspace: evaluate(cfg, module),
-        plan=lambda: plan(cfg),
-        texts=lambda: search_texts(cfg),
-        tasks={
-            "tokenize": lambda workspace, own: tasks.tokenize(cfg, workspace),
-            "mine": lambda workspace, own: tasks.mine(cfg, workspace, own),
-        },
+        Contriever,
+        stages=stages,
+        evaluate=lambda cfg, module, workspace: evaluate(cfg, module),
+        plan=plan,
+        texts=search_texts,
+        tasks={"tokenize": tasks.tokenize},
+        model_tasks={"mine": tasks.mine},
     )

@@ -23,14 +23,11 @@ def build(cfg: Config) -> "Experiment[NvEmbed]":
     return retrieval_experiment(
         cfg,
         recipe_of(cfg),
-        lambda encoder: NvEmbed(cfg, encoder),
-        stages=lambda: stages(cfg),
-        evaluate=lambda module, workspace: evaluate(cfg, module, workspace),
-        plan=lambda: plan(cfg),
-        texts=lambda: test_documents(cfg),
-        tasks={
-            "mine": lambda workspace, own: tasks.mine(cfg, workspace, own),
-            "mteb": lambda workspace, own: tasks.mteb(cfg, workspace, own),
-            "synthesize": lambda workspace, own: synthesize(cfg, workspace),
-        },
+        NvEmbed,
+        stages=stages,
+        evaluate=evaluate,
+        plan=plan,
+        texts=test_documents,
+        tasks={"synthesize": synthesize},
+        model_tasks={"mine": tasks.mine, "mteb": tasks.mteb},
     )

@@ -24,18 +24,18 @@ def build(cfg: Config) -> "Experiment[RankGen]":
     return retrieval_experiment(
         cfg,
         recipe,
-        lambda encoder: RankGen(cfg, encoder),
-        stages=lambda: one_stage(
+        RankGen,
+        stages=lambda cfg: one_stage(
             recipe, lambda encoder: RankGen(cfg, encoder), lambda encoder: build_data(cfg, encoder)
         ),
-        evaluate=lambda module, workspace: evaluate(cfg, module, workspace),
-        plan=lambda: plan(cfg),
-        texts=lambda: [triple.gold for triple in eval_triples(cfg).rows],
+        evaluate=evaluate,
+        plan=plan,
+        texts=lambda cfg: [triple.gold for triple in eval_triples(cfg).rows],
         tasks={
-            "windows": lambda workspace, own: generate.write_windows(cfg, workspace),
-            "generate": lambda workspace, own: generate.write_generations(cfg, workspace),
-            "bundle": lambda workspace, own: generate.write_bundled(cfg, workspace),
-            "decode": lambda workspace, own: tasks.decode(cfg, own, workspace),
-            "preference": lambda workspace, own: tasks.preference(cfg, workspace),
+            "windows": generate.write_windows,
+            "generate": generate.write_generations,
+            "bundle": generate.write_bundled,
+            "preference": tasks.preference,
         },
+        model_tasks={"decode": lambda cfg, workspace, own: tasks.decode(cfg, own, workspace)},
     )

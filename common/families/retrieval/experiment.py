@@ -1,7 +1,9 @@
 """Encoder, stages, evaluation, export and tasks of a retrieval project put together."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,18 +18,20 @@ from common.families.retrieval.search import search_collection
 
 PROBES = ["A small cat sleeps.", "Two men are repairing the roof of an old house."]
 
-Task = Callable[[Workspace, Experiment[R]], object]
+C = TypeVar("C", bound=RetrievalExperimentConfig)
 
 
 def retrieval_experiment(
-    cfg: RetrievalExperimentConfig,
+    cfg: C,
     recipe: EncoderRecipe[E],
-    make_module: Callable[[E], R],
-    stages: Callable[[], Iterator[Stage]],
-    evaluate: Callable[[R, Workspace], dict[str, float]],
-    plan: Callable[[], Plan[R]],
-    texts: Callable[[], Sequence[str]],
-    tasks: Mapping[str, Task[R]],
+    make_module: Callable[[C, E], R],
+    *,
+    stages: Callable[[C], Iterator[Stage]],
+    evaluate: Callable[[C, R, Workspace], dict[str, float]],
+    plan: Callable[[C], Plan[R]],
+    texts: Callable[[C], Sequence[str]],
+    tasks: Mapping[str, Callable[[C, Workspace], object]] | None = None,
+    model_tasks: Mapping[str, Callable[[C, Workspace, Experiment[R]], object]] | None = None,
 ) -> Experiment[R]:
     """Experiment of a text encoder for retrieval.
 
@@ -39,11 +43,12 @@ def retrieval_experiment(
         evaluate: the paper's metrics; those of the sets of ``eval.beir`` come beside them.
         plan: what `make check` reports on, see `text_plan`.
         texts: what the task "search" looks in when the config names no file.
-        tasks: beside "search"; each is given the run's workspace and the experiment.
+        tasks: beside "search".
+        model_tasks: further ones, which are given the experiment as well (to load a trained model).
     """
 
     def everything(module: R, workspace: Workspace) -> dict[str, float]:
-        found = evaluate(module, workspace)
+        found = evaluate(cfg, module, workspace)
         return found | evaluate_beir(cfg, recipe, encoder_of(module, recipe), workspace)
 
     def export(module: R, folder: Path) -> None:
@@ -56,23 +61,26 @@ def retrieval_experiment(
             "documents": recipe.documents(encoder, PROBES),
         }
 
-    def search(workspace: Workspace, experiment: Experiment[R]) -> None:
-        search_collection(cfg, recipe, workspace, experiment, texts)
+    def search(workspace: Workspace) -> None:
+        search_collection(cfg, recipe, workspace, experiment, partial(texts, cfg))
 
-    def bound(task: Task[R]) -> Callable[[Workspace], None]:
-        def run(workspace: Workspace) -> None:
-            task(workspace, experiment)
-
-        return run
+    def with_model(
+        task: Callable[[C, Workspace, Experiment[R]], object],
+    ) -> Callable[[Workspace], object]:
+        return lambda workspace: task(cfg, workspace, experiment)
 
     experiment = Experiment(
-        stages,
+        partial(stages, cfg),
         everything,
         export,
-        lambda folder: make_module(recipe.load(folder)),
+        lambda folder: make_module(cfg, recipe.load(folder)),
         embed,
-        plan,
-        {name: bound(task) for name, task in {"search": search, **tasks}.items()},
+        partial(plan, cfg),
+        {
+            "search": search,
+            **{name: partial(task, cfg) for name, task in (tasks or {}).items()},
+            **{name: with_model(task) for name, task in (model_tasks or {}).items()},
+        },
     )
     return experiment
 

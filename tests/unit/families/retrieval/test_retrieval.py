@@ -110,18 +110,18 @@ def opposite() -> Bag:
     return encoder
 
 
-def experiment_of(cfg, evaluate=lambda module, workspace: {"own": 1.0}, tasks=None):
+def experiment_of(cfg, evaluate=lambda cfg, module, workspace: {"own": 1.0}, **tasks):
     return retrieval_experiment(
-        cfg, recipe(), Module,
-        stages=lambda: one_stage(recipe(), Module, lambda encoder: ("data of", encoder)),
+        cfg, recipe(), lambda cfg, encoder: Module(encoder),
+        stages=lambda cfg: one_stage(recipe(), Module, lambda encoder: ("data of", encoder)),
         evaluate=evaluate,
-        plan=lambda: text_plan(
+        plan=lambda cfg: text_plan(
             cfg, recipe(), Module, passes=lambda size: [(size, 3), (2 * size, 2)],
             run=lambda encoder, ids: encoder.weight.sum() * ids, num_samples=7,
             requirements=[Requirement("data: x", "x", True)],
         ),
-        texts=lambda: list(CORPUS.values()),
-        tasks=tasks or {},
+        texts=lambda cfg: list(CORPUS.values()),
+        **tasks,
     )  # fmt: skip
 
 
@@ -140,11 +140,16 @@ def test_stage_export_and_embeddings(tmp_path):
 
 def test_tasks_are_given_the_experiment(tmp_path):
     seen = []
-    experiment = experiment_of(Config(), tasks={"mine": lambda *given: seen.append(given)})
-    workspace = Workspace(tmp_path)
-    assert list(experiment.tasks) == ["search", "mine"]
+    cfg, workspace = Config(), Workspace(tmp_path)
+    experiment = experiment_of(
+        cfg,
+        tasks={"write": lambda *given: seen.append(given)},
+        model_tasks={"mine": lambda *given: seen.append(given)},
+    )
+    assert list(experiment.tasks) == ["search", "write", "mine"]
+    experiment.tasks["write"](workspace)
     experiment.tasks["mine"](workspace)
-    assert seen == [(workspace, experiment)]
+    assert seen == [(cfg, workspace), (cfg, workspace, experiment)]
 
 
 def test_the_untrained_encoder_stands_beside_the_trained_one(tmp_path):
