@@ -27,8 +27,8 @@ def char_ngrams(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def raw(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The encoder that training starts from, mean pooling."""
-    return _encoder(cfg, workspace, cfg.model)
+    """The pretrained encoder of the config, mean pooling, see `_pretrained`."""
+    return _encoder(cfg, workspace, _pretrained(cfg.model))
 
 
 def whitened(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -36,7 +36,7 @@ def whitened(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
     Source: Su et al. 2021, "Whitening Sentence Representations", arXiv 2103.15316.
     """
-    return _encoder(cfg, workspace, cfg.model, whiten=True)
+    return _encoder(cfg, workspace, _pretrained(cfg.model), whiten=True)
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -46,6 +46,13 @@ def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
         shape = load_config(model.pretrained).to_dict()
         model = replace(model, pretrained="random", config=shape, tokenizer=model.pretrained)
     return _encoder(cfg, workspace, model)
+
+
+def _pretrained(model: DenseModel) -> DenseModel:
+    """Where training starts from random weights, the weights that its tokenizer belongs to."""
+    if model.pretrained != "random" or model.tokenizer is None:
+        return model
+    return replace(model, pretrained=model.tokenizer, config=None, tokenizer=None)
 
 
 def _encoder(

@@ -17,7 +17,7 @@ def synthetic_parts(num_occupations: int, seed: int) -> Parts:
     """Training adverts, test rows, development rows and candidates, see `esco_parts`.
 
     Args:
-        num_occupations: at least 1; more than about 110 need longer words than there are.
+        num_occupations: 1 to 124, for which there are words.
         seed: of everything.
 
     Raises:
@@ -27,11 +27,14 @@ def synthetic_parts(num_occupations: int, seed: int) -> Parts:
     made = ["".join(parts) for parts in product(SYLLABLES, repeat=3)]
     vocabulary = [made[i] for i in rng.permutation(len(made))]
     size = 2 * VARIANTS * num_occupations
-    if size > len(vocabulary):
-        raise ValueError(f"at most {len(vocabulary) // (2 * VARIANTS)} synthetic occupations")
+    if size >= len(vocabulary):
+        raise ValueError(f"at most {(len(made) - 1) // (2 * VARIANTS)} synthetic occupations")
     titles = [f"{a} {b}" for a, b in zip(vocabulary[:size:2], vocabulary[1:size:2], strict=True)]
-    skills = [" ".join(made[i] for i in rng.integers(len(made), size=2)) for _ in range(
-        max(3 * num_occupations, CORE + NOISE))]  # fmt: skip
+    words = vocabulary[size:]  # titles and skills share no word
+    skills = [
+        " ".join(words[int(i)] for i in rng.integers(len(words), size=2))
+        for _ in range(max(3 * num_occupations, CORE + NOISE))
+    ]
     ads, rows = [], {"test": list[TitleRow](), "dev": list[TitleRow]()}
     for o in range(num_occupations):
         own = titles[VARIANTS * o : VARIANTS * (o + 1)]

@@ -11,7 +11,12 @@ from projects.vacancysbert.encoder import build_encoder
 from projects.vacancysbert.module import VacancySBERT
 
 TITLES = ["Java developer", "baker", "nurse", "train driver"]
-SKILLS = [("java", "sql", "git"), ("dough", "ovens"), ("wound care", "drugs"), ("signals", "brakes")]
+SKILLS = [
+    ("java", "sql", "git"),
+    ("dough", "ovens"),
+    ("wound care", "drugs"),
+    ("signals", "brakes"),
+]
 
 
 def config(*overrides: str, name: str = "smoke") -> Config:

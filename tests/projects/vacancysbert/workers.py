@@ -19,7 +19,9 @@ def two_steps(objective: str, distributed: bool) -> dict[str, Tensor]:
         whole = batch(seed=seed)
         batches.append(
             {
-                name: {k: v[own] for k, v in value.items()} if isinstance(value, dict) else value[own]
+                name: {k: v[own] for k, v in value.items()}
+                if isinstance(value, dict)
+                else value[own]
                 for name, value in whole.items()
             }
         )
