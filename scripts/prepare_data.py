@@ -45,6 +45,7 @@ COPIED = (  # sets that are small enough to be taken whole
     "nli/triplets-test.jsonl.gz",
     "books-en/chapters.jsonl.gz",
     "esco-occupations/occupations.jsonl.gz",
+    "esco-occupations/skills.jsonl.gz",
     *(
         f"retrieval-{name}/{file}"
         for name in ("cisi", "npl")

@@ -134,20 +134,21 @@ def write_modules(
     write_json(folder / "modules.json", modules)
 
 
-def load_sentence_transformers(folder: str | Path) -> SentenceEncoder:
+def load_sentence_transformers(folder: str | Path, *, skip: Sequence[str] = ()) -> SentenceEncoder:
     """Build an encoder from a folder of sentence-transformers, in eval mode and float32.
 
     Args:
         folder: a text model written by `save_sentence_transformers` or by that library, made of
             Transformer, Pooling (cls, mean, last token), for cls a square Dense with tanh, and
             Normalize.
+        skip: modules that the caller reads itself: "Dense" of any kind.
 
     Raises:
         UserError: another kind of folder, other modules, or settings that change the embeddings
             and that an encoder of ours does not have.
     """
     folder = Path(folder)
-    parts = _parts(folder)
+    parts = {kind: place for kind, place in _parts(folder).items() if kind not in skip}
     pooling = _pooling(folder / parts["Pooling"] / "config.json", head="Dense" in parts)
     root = folder / parts["Transformer"]
     max_length = _max_length(root)

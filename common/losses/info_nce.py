@@ -100,8 +100,9 @@ class InfoNCELoss(PairLoss):
             scale: multiplier of the cosines, see `LogitScale`; 20 is temperature 0.05.
             hard_negatives: (B, D) or (B, K, D).
             queue: (M, D) earlier keys, no gradient.
-            ids: (B,) int64; keys of equal id are no negatives. With hard negatives or a queue
-                give `mask=id_mask(ids, hard_ids, queue_ids)` instead.
+            ids: (B,) int64, or (B, K) for K kinds of identity; keys that share an id of any kind
+                with the row are no negatives. With hard negatives or a queue give
+                `mask=id_mask(ids, hard_ids, queue_ids)` instead.
             mask: further masks, see `functional.info_nce`; for the direction query -> key.
 
         Raises:
@@ -112,7 +113,9 @@ class InfoNCELoss(PairLoss):
         queue = None if queue is None else self.prepare(queue)
         if ids is not None and not (hard is None and queue is None):
             raise ValueError("ids names the keys only: give mask=id_mask(ids, hard_ids, queue_ids)")
-        same = None if ids is None else id_mask(ids)
+        same: Spec | None = None
+        for kind in () if ids is None else ids.reshape(len(ids), -1).unbind(1):
+            same = _joined(same, id_mask(kind.contiguous()))
         spec = _joined(mask, same)
         if self.hardness:
             columns = [key, *(x.flatten(0, -2) for x in (hard, queue) if x is not None)]

@@ -27,6 +27,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "facebook/contriever-msmarco": _BERT,
     "facebook/mcontriever": _MULTILINGUAL,
     "facebook/mcontriever-msmarco": _MULTILINGUAL,
+    "sentence-transformers/all-mpnet-base-v2": {"model_type": "mpnet", "vocab_size": 30527,
+                                                "max_position_embeddings": 514},
     "xlm-roberta-base": {"model_type": "xlm-roberta", "vocab_size": 250002,
                          "max_position_embeddings": 514},
 }  # fmt: skip

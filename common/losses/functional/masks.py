@@ -32,6 +32,25 @@ def id_mask(ids: Tensor, *column_ids: Tensor) -> Exclude:
     return Exclude(ids, torch.cat([ids, *(part.flatten() for part in column_ids)]))
 
 
+@torch.no_grad()
+def masked_share(ids: Tensor) -> Tensor:
+    """Share of a batch's pairs of different rows that have an id in common, which a mask leaves out.
+
+    Args:
+        ids: (N,) or (N, K) int64, K kinds of identity.
+
+    Returns:
+        Scalar in [0, 1].
+
+    >>> masked_share(torch.tensor([[1, 5], [1, 6], [2, 6]]))
+    tensor(0.6667)
+    """
+    rows = len(ids)
+    kinds = ids.reshape(rows, -1)
+    same = (kinds[:, None] == kinds[None]).any(-1)
+    return (same.sum() - rows).float() / max(1, rows * (rows - 1))
+
+
 def guide_mask(
     guide_query: Tensor,
     guide_columns: Sequence[Tensor],

@@ -1,0 +1,40 @@
+"""VacancySBERT: job titles matched with the skills of their adverts (Bocharova et al., AAIT 2023)."""
+
+from typing import TYPE_CHECKING
+
+from projects.vacancysbert.config import Config
+
+if TYPE_CHECKING:
+    from common.engine.experiment import Experiment
+    from projects.vacancysbert.module import VacancySBERT
+
+__all__ = ["Config", "build"]
+
+
+def build(cfg: Config) -> "Experiment[VacancySBERT]":
+    """The experiment of a config; heavy imports happen here."""
+    from dataclasses import replace
+
+    from common.families.retrieval.experiment import retrieval_experiment
+    from projects.vacancysbert import stages, tasks
+    from projects.vacancysbert.data import load_data
+    from projects.vacancysbert.evaluate import evaluate
+    from projects.vacancysbert.extract import extract
+    from projects.vacancysbert.module import VacancySBERT
+
+    experiment = retrieval_experiment(
+        cfg,
+        stages.recipe_of(cfg),
+        lambda encoder: VacancySBERT(cfg, encoder),
+        stages=lambda: stages.stages(cfg),
+        evaluate=lambda module, workspace: evaluate(cfg, module, workspace),
+        plan=lambda: stages.plan(cfg),
+        texts=lambda: load_data(cfg).test.candidates,
+        tasks={
+            "extract": lambda workspace, own: extract(cfg, workspace),
+            "normalise": lambda workspace, own: tasks.normalise(cfg, workspace, own),
+            "benchmark": lambda workspace, own: tasks.benchmark(cfg, workspace),
+            "score": lambda workspace, own: tasks.score(cfg, workspace),
+        },
+    )
+    return replace(experiment, embed=stages.embed)

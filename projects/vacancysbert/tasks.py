@@ -1,0 +1,94 @@
+"""Tasks: normalise adverts, write the benchmark, score embeddings of any model on it."""
+
+from pathlib import Path
+
+from common.config import UserError
+from common.data.tables import read_jsonl, write_jsonl
+from common.encoders.modes import evaluated
+from common.encoders.state_dict import read_state_dict
+from common.engine.experiment import Experiment
+from common.engine.run import trained_module
+from common.engine.workspace import Workspace
+from common.evaluation.retrieval.normalisation import (
+    read_candidates,
+    score_embeddings,
+    write_benchmark,
+)
+from common.evaluation.search import search
+from projects.vacancysbert.config import Config
+from projects.vacancysbert.data import load_data
+from projects.vacancysbert.module import VacancySBERT
+
+SHOWN = 10  # test rows that are normalised where no file is named
+
+
+def normalise(cfg: Config, workspace: Workspace, experiment: Experiment[VacancySBERT]) -> Path:
+    """Write the nearest standard titles of adverts; any list of candidates serves, untrained for.
+
+    Returns:
+        A JSON-lines file of ``title``, ``candidates`` and ``scores``.
+
+    Raises:
+        UserError: no trained run, or missing files.
+    """
+    own = cfg.normalise
+    module, _ = trained_module(experiment, workspace, own.run, cfg.runs_dir)
+    if own.input is not None:
+        rows = read_jsonl(Path(own.input).expanduser(), ("title",))
+        ads = [(row["title"], tuple(row.get("skills") or ())) for row in rows]
+    else:
+        ads = [(r.title, r.skills) for r in load_data(cfg).benchmark(cfg.eval.part).rows[:SHOWN]]
+    if own.candidates is not None:
+        candidates = read_candidates(Path(own.candidates).expanduser())
+    else:
+        candidates = load_data(cfg).benchmark(cfg.eval.part).candidates
+    titles, skills = zip(*ads, strict=True)
+    beta = 0.5 if cfg.eval.beta is None else cfg.eval.beta
+    encoder, size = module.encoder, cfg.eval.batch_size
+    with evaluated(encoder, cfg.trainer.accelerator):
+        queries = encoder.encode_ads(titles, skills, beta, size)
+        known = encoder.encode_titles(candidates, size)
+    found = search(queries, known, min(own.k, len(candidates)))
+    output = Path(own.output) if own.output else workspace.folder(".") / "normalised.jsonl"
+    hits = zip(titles, found.indices.tolist(), found.scores.tolist(), strict=True)
+    write_jsonl(
+        output,
+        [
+            {"title": title, "candidates": [candidates[i] for i in best], "scores": scores}
+            for title, best, scores in hits
+        ],
+    )
+    for row in read_jsonl(output)[:SHOWN]:
+        workspace.say(f"{row['title']} -> {', '.join(row['candidates'])}")
+    return output
+
+
+def benchmark(cfg: Config, workspace: Workspace) -> Path:
+    """Write the test rows and the candidates of the config as files of their own."""
+    folder = write_benchmark(workspace.folder("benchmark"), load_data(cfg).benchmark(cfg.eval.part))
+    workspace.say(f"{folder}: test.jsonl and candidates.txt")
+    return folder
+
+
+def score(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Score a file of embeddings on the benchmark, without any model of ours.
+
+    Raises:
+        UserError: no file, or one without the tensors or of another number of rows.
+    """
+    if cfg.score.embeddings is None:
+        raise UserError("name a safetensors file with titles and candidates in score.embeddings")
+    tensors = read_state_dict(Path(cfg.score.embeddings).expanduser())
+    if not {"titles", "candidates"} <= tensors.keys():
+        raise UserError(f"{cfg.score.embeddings} needs the tensors titles and candidates")
+    data = load_data(cfg).benchmark(cfg.eval.part)
+    beta = 0.5 if cfg.eval.beta is None else cfg.eval.beta
+    try:
+        found = score_embeddings(
+            data, tensors["titles"], tensors["candidates"], tensors.get("skills"), beta
+        )
+    except ValueError as error:
+        raise UserError(f"{cfg.score.embeddings}: {error}") from error
+    for name, value in found.items():
+        workspace.say(f"{name:40}{value:.4f}")
+    return found
