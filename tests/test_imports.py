@@ -55,7 +55,7 @@ MAY_LOAD = {
     "common.engine.comparison.planning": (),
     "common.engine.verbs": (),
     "common.data.text.augment": (),
-    "common.data.text.token_bins": ("torch",),
+    "common.data.text.tokens.bins": ("torch",),
     "common.evaluation.retrieval.bm25": ("torch",),
     "common.evaluation.text.sts": ("torch",),
     "common.evaluation.features.geometry": ("torch",),

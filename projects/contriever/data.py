@@ -15,8 +15,8 @@ from common.data.retrieval.passages import (
     read_passages,
 )
 from common.data.text.normalize import text_preparation
-from common.data.text.token_noise import Ids, inverse_cloze, random_crop, token_noise
-from common.data.text.token_stream import ChunkPairs, TokenStream, TwoViews, flat_ids, open_shards
+from common.data.text.tokens.noise import Ids, inverse_cloze, random_crop, token_noise
+from common.data.text.tokens.stream import ChunkPairs, TokenStream, TwoViews, flat_ids, open_shards
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
 from common.evaluation.retrieval.beir import load_titles

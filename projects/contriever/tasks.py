@@ -10,7 +10,7 @@ import numpy as np
 from common.config import UserError
 from common.data.retrieval.passages import write_passages
 from common.data.text.normalize import text_preparation
-from common.data.text.token_stream import flat_ids
+from common.data.text.tokens.stream import flat_ids
 from common.encoders.modes import evaluated
 from common.encoders.text.tower import load_tokenizer
 from common.engine.experiment import Experiment

@@ -25,16 +25,12 @@ def build(cfg: Config) -> "Experiment[VacancySBERT]":
     experiment = retrieval_experiment(
         cfg,
         stages.recipe_of(cfg),
-        lambda encoder: VacancySBERT(cfg, encoder),
-        stages=lambda: stages.stages(cfg),
-        evaluate=lambda module, workspace: evaluate(cfg, module, workspace),
-        plan=lambda: stages.plan(cfg),
-        texts=lambda: load_data(cfg).test.candidates,
-        tasks={
-            "extract": lambda workspace, own: extract(cfg, workspace),
-            "normalise": lambda workspace, own: tasks.normalise(cfg, workspace, own),
-            "benchmark": lambda workspace, own: tasks.benchmark(cfg, workspace),
-            "score": lambda workspace, own: tasks.score(cfg, workspace),
-        },
+        VacancySBERT,
+        stages=stages.stages,
+        evaluate=evaluate,
+        plan=stages.plan,
+        texts=lambda cfg: load_data(cfg).test.candidates,
+        tasks={"extract": extract, "benchmark": tasks.benchmark, "score": tasks.score},
+        model_tasks={"normalise": tasks.normalise},
     )
     return replace(experiment, embed=stages.embed)

@@ -1,6 +1,9 @@
 """What VacancySBERT has to beat: words, character n-grams, and its encoder without the training."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+
+from torch import Tensor
 
 from common.encoders.modes import evaluated
 from common.encoders.modes import untrained as as_training_begins
@@ -60,7 +63,10 @@ def _encoder(
 ) -> dict[str, float]:
     encoder: SentenceEncoder = as_training_begins(lambda: build_dense(model), cfg.seed)
     with evaluated(encoder, cfg.trainer.accelerator):
-        encode = lambda texts: encoder.encode(texts, cfg.eval.batch_size)  # noqa: E731
+
+        def encode(texts: Sequence[str]) -> Tensor:
+            return encoder.encode(list(texts), cfg.eval.batch_size)
+
         if not whiten:
             return score_row(cfg, text_compare(encode), workspace)
         candidates = load_data(cfg).benchmark(cfg.eval.part).candidates

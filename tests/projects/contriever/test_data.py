@@ -10,7 +10,7 @@ import torch
 from common.config import UserError
 from common.data.mixture import source_probabilities
 from common.data.retrieval.passages import NegativeDraw, PassageRecord
-from common.data.text.token_noise import delete_tokens, mask_with, random_span
+from common.data.text.tokens.noise import delete_tokens, mask_with, random_span
 from common.families.retrieval.dense import build_dense
 from projects.contriever.data import (
     finetuning_data,

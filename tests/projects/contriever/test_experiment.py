@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel
 
 from common.config import UserError, config_names
 from common.data.retrieval.passages import read_passages
-from common.data.text.token_stream import open_shards
+from common.data.text.tokens.stream import open_shards
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect

@@ -6,14 +6,14 @@ import pytest
 from common.config import UserError
 from common.data.text.normalize import normalize_text, text_preparation
 from common.data.text.options import TokenNoise
-from common.data.text.token_noise import (
+from common.data.text.tokens.noise import (
     inverse_cloze,
     random_crop,
     replace_tokens,
     shuffle_tokens,
     token_noise,
 )
-from common.data.text.token_stream import ChunkPairs, TokenStream, flat_ids, open_shards
+from common.data.text.tokens.stream import ChunkPairs, TokenStream, flat_ids, open_shards
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 
 

@@ -95,7 +95,7 @@ class ChunkPairs(Dataset[ChunkPairBatch]):
     Args:
         sources: name -> stream; all of one chunk length.
         tokenizer: names the special tokens that stand around a view, and the padding.
-        two_views: makes the views, see `common.data.text.token_noise`.
+        two_views: makes the views, see `common.data.text.tokens.noise`.
         coefficient: of the sizes in tokens; 0 draws sources uniformly.
         seed: the experiment's seed.
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.data.text.token_bins import TokenBins
+from common.data.text.tokens.bins import TokenBins
 
 RNG = np.random.default_rng(0)
 SEQUENCES = [RNG.integers(1, 100, size=n).tolist() for n in RNG.integers(2, 20, size=300)]
