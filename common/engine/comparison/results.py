@@ -112,7 +112,7 @@ def _table(
         shown = f"*{arm}*" if arm in baselines else arm
         lines.append(f"| {shown} | " + " | ".join(cells) + f" | {minutes:.1f} |")
     chance = [known.get(f"{n}_chance") for n in names]
-    if any(c is not None for c in chance):
+    if any(c is not None for c in chance) and "chance" not in baselines:
         cells = ["" if c is None else f"{np.mean(c):.4f}" for c in chance]
         lines.append("| *chance* | " + " | ".join(cells) + " | |")
     return lines

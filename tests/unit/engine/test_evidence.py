@@ -99,3 +99,12 @@ def test_results_are_read_by_project(tmp_path):
     (tmp_path / "one.json").write_text(json.dumps(RESULT))
     (tmp_path / "one.png").write_bytes(b"")
     assert read_results(tmp_path) == {"one": RESULT}
+
+
+def test_a_baseline_named_chance_takes_the_place_of_the_row_of_chance_values():
+    entry = {"metrics": {"m": [0.5], "m_chance": [0.1]}, "wall_seconds": [1.0]}
+    baseline = {"metrics": {"m": [0.2]}, "wall_seconds": [1.0]}
+    for baselines, value in (({}, "0.1000"), ({"chance": baseline}, "0.2000")):
+        rows = results._table(["m"], {"a": entry}, baselines)
+        (row,) = [row for row in rows if "*chance*" in row]
+        assert value in row
