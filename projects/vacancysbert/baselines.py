@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+from torch import Tensor
+
 from common.encoders.modes import evaluated
 from common.encoders.modes import untrained as as_training_begins
 from common.encoders.text.sentence import SentenceEncoder
@@ -60,7 +62,10 @@ def _encoder(
 ) -> dict[str, float]:
     encoder: SentenceEncoder = as_training_begins(lambda: build_dense(model), cfg.seed)
     with evaluated(encoder, cfg.trainer.accelerator):
-        encode = lambda texts: encoder.encode(texts, cfg.eval.batch_size)  # noqa: E731
+
+        def encode(texts: list[str]) -> Tensor:
+            return encoder.encode(texts, cfg.eval.batch_size)
+
         if not whiten:
             return score_row(cfg, text_compare(encode), workspace)
         candidates = load_data(cfg).benchmark(cfg.eval.part).candidates
