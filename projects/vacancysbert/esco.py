@@ -8,9 +8,9 @@ title that belongs to one occupation only is a query for the preferred one.
 
 from functools import lru_cache
 
+from common.data.occupations import Occupation, load_occupations
 from common.data.splits import stable_fraction
-from common.data.text.occupations import Occupation, load_occupations
-from common.data.text.phrases import clauses, sentences
+from common.data.text.lexical import clauses, sentences
 from common.evaluation.retrieval.normalisation import (
     ALL,
     ZERO_OVERLAP,

@@ -161,9 +161,16 @@ def setting_ranks(
 
 def best_beta(cfg: Config, compare: Compare, dev: TitleBenchmark) -> float:
     """The share of the title with the best Recall@10 on the development part, in steps of 0.1."""
+    held: dict[tuple[Side, str], Scores] = {}
+
+    def once(texts: list[str], side: Side, candidates: list[str]) -> Scores:
+        key = side, "\n".join(texts)
+        if key not in held:
+            held[key] = compare(texts, side, candidates)
+        return held[key]
 
     def quality(beta: float) -> float:
-        ranks = setting_ranks(cfg, compare, dev, beta)["with_skills"]
+        ranks = setting_ranks(cfg, once, dev, beta)["with_skills"]
         return rank_metrics(ranks, dev)[PRIMARY]
 
     return max(BETAS, key=quality)

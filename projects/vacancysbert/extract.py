@@ -11,10 +11,10 @@ from typing import Any
 
 from common.config import UserError
 from common.data.lines import read_lines
+from common.data.occupations import load_skill_labels
 from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
 from common.data.tables import read_jsonl, write_jsonl
-from common.data.text.occupations import load_skill_labels
-from common.data.text.phrases import PhraseMatcher, clauses
+from common.data.text.lexical import PhraseMatcher, clauses
 from common.decoding.generators import Prompt, generator_settings, text_generator
 from common.decoding.options import Policy, ServerConfig
 from common.engine.workspace import Workspace

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from common.data.text.phrases import without_phrases
+from common.data.text.lexical import without_phrases
 from common.evaluation.retrieval.normalisation import title_key
 
 _REMOVED = re.compile(
@@ -15,11 +15,11 @@ _REMOVED = re.compile(
     r"(?:\s*(?:per|an?|/)\s*(?:hour|hr|day|week|month|year|annum))?"
     r"|\b(?:job|ref|req|vacancy)?\s*(?:id|no|ref|nr)?\s*[:#]\s*[a-z]*-?\d[\w-]*"
     r"|\b(?:ref|req|id)\s+\d[\w-]*"
-    r"|\((?:remote|hybrid|on-?site|full[- ]time|part[- ]time)\)"
-    r"|\s[-|,]\s*[A-Z][\w. ]*,\s*[A-Z]{2}\b",  # "- San Jose, CA"
+    r"|#\s?[a-z]*-?\d[\w-]*"
+    r"|\((?:remote|hybrid|on-?site|full[- ]time|part[- ]time)\)",
     re.I,
 )
-_PLACE = re.compile(r"\s[-|]\s*(?:[A-Z][\w.]*\s?)+,\s*[A-Z]{2}(?=\s*$|\s)")
+_PLACE = re.compile(r"\s[-|]\s*(?:[A-Z][\w.]*\s?)+,\s*[A-Z]{2}(?=\s|$)")  # "- San Jose, CA"
 
 
 def clean_title(title: str) -> str:

@@ -1,7 +1,7 @@
 """Dictionary matches, clauses, removal of phrases; the bundled occupations."""
 
-from common.data.text.occupations import load_occupations, load_skill_labels
-from common.data.text.phrases import PhraseMatcher, clauses, sentences, without_phrases
+from common.data.occupations import load_occupations, load_skill_labels
+from common.data.text.lexical import PhraseMatcher, clauses, sentences, without_phrases
 
 
 def test_the_longest_entry_wins_on_whole_words():
