@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from projects.simcse.config import MethodConfig
+from common.config import UserError, load
+from projects.simcse.config import Config, MethodConfig
 from projects.simcse.module import Objective
 from tests.projects.simcse.conftest import GOLDEN
 from tests.unit.losses.golden import sentence_head, sentences
@@ -107,5 +108,5 @@ def test_temperature_is_fixed():
     """Checklist 6: tau is 0.05 by default and nothing in the objective is learned."""
     assert MethodConfig().temperature == 0.05
     assert not list(Objective(MethodConfig()).parameters())
-    with pytest.raises(ValueError, match="temperature"):
-        MethodConfig(temperature=0.0)
+    with pytest.raises(UserError, match="temperature must be > 0"):
+        load(Config, "simcse", "smoke", ["method.temperature=0"])

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from common.config import UserError
+from common.config import UserError, load
 from common.data.samplers import sample_rng
 from common.decoding.endpoint import EndpointGenerator
 from common.decoding.generators import Prompt, generator_settings, text_generator
@@ -168,9 +168,14 @@ def test_settings_name_model_and_kind_but_not_the_address():
     assert generator_settings("m", POLICY, chat)["generator"] == "endpoint, chat"
 
 
-@pytest.mark.parametrize(
-    "options", [{"endpoint": "localhost:8000"}, {"requests": 0}, {"timeout": 0}, {"retries": -1}]
-)
-def test_wrong_options_are_refused(options):
+def test_an_address_without_a_scheme_is_refused():
     with pytest.raises(ValueError, match="generator"):
-        ServerConfig(**options)
+        ServerConfig(endpoint="localhost:8000")
+
+
+@pytest.mark.parametrize("option", ["requests=0", "timeout=0", "retries=-1"])
+def test_wrong_options_are_refused(option):
+    from projects.laclip.config import Config
+
+    with pytest.raises(UserError, match=rf"generator\.{option.split('=')[0]} must"):
+        load(Config, "laclip", "smoke", [f"generator.{option}"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.config import UserError
-from common.engine import compare, results
+from common.engine.comparison import compare, results
 from common.engine.comparison.judge import design_commit
 from common.engine.comparison.schema import Comparison
 from common.engine.report import write_report
