@@ -122,10 +122,11 @@ class Config(ExperimentConfig):
     data: VacancyData = field(default_factory=VacancyData)
     model: ModelConfig = field(default_factory=ModelConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
+    eval: VacancyEval = field(default_factory=VacancyEval)
+    # tasks; generator and task are the language model and the rows of `extract`
     extract: ExtractConfig = field(default_factory=ExtractConfig)
     generator: ServerConfig = field(default_factory=ServerConfig)
     task: RowMapConfig = field(default_factory=RowMapConfig)
-    eval: VacancyEval = field(default_factory=VacancyEval)
     normalise: NormaliseConfig = field(default_factory=NormaliseConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
