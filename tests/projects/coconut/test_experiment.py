@@ -63,6 +63,7 @@ def test_item_8_negative_twin_real_frames_count():
     assert not torch.allclose(one, two, atol=1e-4)
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_item_10_wav2vec_feature_extractor_is_frozen_the_rest_trains(tmp_path):
     """Item 10: and the exported folder reloads with equal outputs."""
     words = [f"model.wav2vec2={json.dumps(TINY_WAV2VEC)}", "model.encoder=wav2vec2"]
@@ -118,6 +119,7 @@ def test_smoke_run_reports_accuracy_errors_and_pictures(tmp_path):
     assert "val/intent_accuracy" in log
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_best_epoch_is_kept_and_early_ones_cannot_win(tmp_path):
     run = train_smoke(tmp_path, "method.select=best", "method.select_from_epoch=1",
                       "trainer.val_every_n_steps=1", "data.num_tasks=2")  # fmt: skip
@@ -126,6 +128,7 @@ def test_best_epoch_is_kept_and_early_ones_cannot_win(tmp_path):
         config("method.select=best", "trainer.val_every_n_steps=null")
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_offline_arm_is_one_stage_with_all_classes(tmp_path):
     run = train_smoke(tmp_path, "method.setting=offline", "method.mm_weight=0",
                       "method.nspt_weight=0", "trainer.max_steps=2")  # fmt: skip

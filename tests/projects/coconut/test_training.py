@@ -17,6 +17,7 @@ from projects.coconut.data import (
 )
 from projects.coconut.module import Coconut
 from projects.coconut.stages import Task, grown_memory, stages, teacher_hypotheses
+from tests.figures import unrendered
 from tests.interrupted import assert_killed, final_state, same
 from tests.projects.coconut.conftest import ER, GOLDEN, batch, config, module_of
 from tests.projects.coconut.workers import FAST, killed, run, two_steps
@@ -251,12 +252,14 @@ def test_two_processes_negative_twin(two_ranks):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    run(folder, "method.distillation=sequence")
+    with unrendered():
+        run(folder, "method.distillation=sequence")
     run_folder = folder / "coconut/smoke/r"
     return final_state(run_folder, "task3"), (run_folder / "metrics.json").read_text()
 
 
 @pytest.mark.parametrize("place", ["between", "inside"])
+@pytest.mark.usefixtures("unrendered_figures")
 def test_item_14_kill_and_resume_equal_the_uninterrupted_run(tmp_path, whole, place):
     """Item 14: kill -9 after task 1, and inside task 2; weights, optimiser, memory, teacher, results."""
     overrides = ["method.distillation=sequence"]
@@ -277,6 +280,7 @@ def test_item_14_kill_and_resume_equal_the_uninterrupted_run(tmp_path, whole, pl
     assert (names["history.correct"][:2] >= 0).any(1).all()
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 def test_item_14_negative_twin_another_seed_differs(tmp_path, whole):
     """Item 14: the comparison can fail."""
     run(tmp_path, "method.distillation=sequence", "seed=1")
