@@ -24,6 +24,9 @@ from tests import preload
 
 PROJECT_BUDGET = 20.0  # tests/projects/<slug>
 SMOKE_BUDGET = 12.0  # its smoke test
+# CPU time of the same tests differs by a quarter between runs of a day, as two threads share a core:
+# what is above its budget is listed, what is further above it fails the run
+NOISE = 1.25
 # debt: projects above the budget, with a ceiling that may only shrink; none may be added
 CEILINGS = {
     "tests/projects/debcse": 26.0,
@@ -187,7 +190,7 @@ class CpuSeconds:
         if self.is_worker:
             sent = {"references": self.references, "starts": dict(self.starts)}
             self.config.workeroutput["cpu_seconds"] = sent  # type: ignore[attr-defined]
-        elif session.exitstatus == 0 and overdrawn(self.seconds, slowness(self.references)):
+        elif session.exitstatus == 0 and overdrawn(self.seconds, NOISE * slowness(self.references)):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:

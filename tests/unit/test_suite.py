@@ -82,7 +82,7 @@ def test_asleep():
 """
 
 
-@pytest.mark.parametrize(("budget", "code"), [(0.5, 1), (60.0, 0)])
+@pytest.mark.parametrize(("budget", "code"), [(0.3, 1), (60.0, 0)])
 def test_a_run_fails_when_a_project_spends_too_much_in_its_workers(tmp_path, budget, code):
     folder = tmp_path / "tests/projects/demo"
     folder.mkdir(parents=True)
