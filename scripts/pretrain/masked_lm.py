@@ -31,6 +31,7 @@ class ModelConfig:
     num_attention_heads: int = 4
     intermediate_size: int = 1024
     dropout: float = 0.0  # in pre-training; the shipped config says 0.1, BERT's value
+    init: str | None = None  # exported folder to go on from (weights alone); None: at random
 
 
 @dataclass
@@ -53,7 +54,7 @@ def build(cfg: Config) -> Any:
     from common.data.text.tokens.bins import TokenBins
     from common.engine.experiment import Experiment, Plan, Stage
     from scripts.pretrain import corpus, vocabulary
-    from scripts.pretrain.vocabulary import ModuleWithVocabulary, pieces
+    from scripts.pretrain.vocabulary import ModuleWithVocabulary, pieces, refuse_other
 
     def texts(split: Any) -> list[str]:
         found = corpus.sentences(cfg.data.root, split, limit=cfg.data.limit)
@@ -114,6 +115,16 @@ def build(cfg: Config) -> Any:
         # eager attention is the faster one on a CPU at these lengths
         return AutoModelForMaskedLM.from_config(settings, attn_implementation="eager")
 
+    def first_model(tokenizer: BertTokenizerFast) -> BertForMaskedLM:
+        """Weights that a run begins with."""
+        model = new_model(len(tokenizer))
+        if cfg.model.init is not None:
+            known = BertTokenizerFast.from_pretrained(cfg.model.init)
+            refuse_other(pieces(known), pieces(tokenizer), cfg.model.init)
+            given = AutoModelForMaskedLM.from_pretrained(cfg.model.init, dtype=torch.float32)
+            model.load_state_dict(given.state_dict())
+        return model
+
     class MaskedLM(ModuleWithVocabulary):
         """Encoder with its prediction head; only masked positions are predicted."""
 
@@ -139,7 +150,7 @@ def build(cfg: Config) -> Any:
 
     def stages() -> Iterator[Stage]:
         tokenizer = train_tokenizer()
-        module = MaskedLM(new_model(len(tokenizer)), tokenizer)
+        module = MaskedLM(first_model(tokenizer), tokenizer)
         data = ContrastiveData(
             bins(tokenizer, "train", cfg.seed), batch_size=1, seed=cfg.seed,
             num_workers=cfg.data.num_workers,

@@ -75,6 +75,23 @@ def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.sha256(json.dumps(pieces(tokenizer)).encode()).hexdigest()
 
 
+def refuse_other(known: list[str], own: list[str], where: str) -> None:
+    """Raise `UserError` unless weights found somewhere belong to this vocabulary.
+
+    Args:
+        known: pieces of those weights in the order of their ids.
+        own: pieces of the tokenizer that they are to be used with.
+        where: what holds them.
+    """
+    if known != own:
+        pairs = enumerate(zip(known, own, strict=False))
+        first = next((i for i, (a, b) in pairs if a != b), "end")
+        raise UserError(
+            f"{where} belongs to another vocabulary ({len(known)} pieces against {len(own)}, "
+            f"different from id {first} on): weights and tokenizer must come from one run"
+        )
+
+
 class ModuleWithVocabulary(ContrastiveModule):
     """A language model whose checkpoints hold its vocabulary.
 
@@ -88,7 +105,8 @@ class ModuleWithVocabulary(ContrastiveModule):
         """Write the tokenizer, or check that it is the one that the run began with."""
         folder = Path(self.trainer.default_root_dir) / "tokenizer"
         if (folder / "tokenizer.json").exists():
-            self._refuse_other(pieces(PreTrainedTokenizerFast.from_pretrained(folder)), str(folder))
+            known = PreTrainedTokenizerFast.from_pretrained(folder)
+            refuse_other(pieces(known), pieces(self.tokenizer), str(folder))
         elif self.trainer.is_global_zero:
             self.tokenizer.save_pretrained(folder)
 
@@ -100,15 +118,4 @@ class ModuleWithVocabulary(ContrastiveModule):
 
     def set_extra_state(self, state: Any) -> None:
         """Refuse weights of another vocabulary."""
-        self._refuse_other(json.loads(bytes(state.tolist())), "the checkpoint")
-
-    def _refuse_other(self, known: list[str], where: str) -> None:
-        own = pieces(self.tokenizer)
-        if known != own:
-            first = next(
-                (i for i, (a, b) in enumerate(zip(known, own, strict=False)) if a != b), "end"
-            )
-            raise UserError(
-                f"{where} belongs to another vocabulary ({len(known)} pieces against {len(own)}, "
-                f"different from id {first} on): weights and tokenizer must come from one run"
-            )
+        refuse_other(json.loads(bytes(state.tolist())), pieces(self.tokenizer), "the checkpoint")
