@@ -18,6 +18,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from common.data.image_text.variants import tone_of  # noqa: E402
 from common.data.packed import PackedAudio, PackedImages, write_packed  # noqa: E402
 from common.data.splits import book_split, stable_fraction  # noqa: E402
 from common.data.tables import Row, read_jsonl, write_jsonl  # noqa: E402
@@ -86,6 +87,20 @@ def prepare_emoji(source: Path, target: Path) -> list[Row]:
     slim = [{name: rows[i][name] for name in EMOJI_COLUMNS} for i in kept]
     write_jsonl(target / "captions.jsonl.gz", slim)
     return slim
+
+
+def prepare_tones(source: Path, target: Path) -> None:
+    """Drawings with exactly one skin tone, which their name ends with."""
+    rows = read_jsonl(source / "captions.jsonl.gz", EMOJI_COLUMNS)
+    images = PackedImages(source / "images.npz")
+    kept = [
+        i for i, row in enumerate(rows)
+        if len(SKIN_TONES.findall(row["emoji"])) == 1 and tone_of(row["en"])
+    ]  # fmt: skip
+    target.mkdir(parents=True, exist_ok=True)
+    write_packed(target / "images.npz", [images.item(i).tobytes() for i in kept])
+    slim = [{name: rows[i][name] for name in ("emoji", "base", "en")} for i in kept]
+    write_jsonl(target / "captions.jsonl.gz", slim)
 
 
 def prepare_clipart(source: Path, target: Path) -> list[Row]:
@@ -240,6 +255,7 @@ def spans(texts: Iterable[str]) -> set[str]:
 def main(source: Path, target: Path) -> None:
     """Write all tracked sets."""
     emoji = prepare_emoji(source / "emoji-captions", target / "emoji-captions")
+    prepare_tones(source / "emoji-captions", target / "emoji-tones")
     clipart = prepare_clipart(source / "clipart", target / "clipart")
     texts = [r["en"] for r in emoji] + [k for r in emoji for k in r["keywords_en"]]
     vocabulary = spans(texts + [r["title"] for r in clipart])

@@ -33,7 +33,7 @@ def test_held_out_text_is_not_read():
     assert not set(held) & set(corpus.chapters(None, "train"))
 
 
-@pytest.mark.parametrize("kind", ["masked_lm", "causal_lm"])
+@pytest.mark.parametrize("kind", ["masked_lm", "causal_lm", "dual_encoder"])
 def test_training_runs_and_the_export_reloads(kind, tmp_path, monkeypatch):
     """The shipped weights are float16, hence the tolerance."""
     module = importlib.import_module(f"scripts.pretrain.{kind}")
@@ -98,3 +98,56 @@ def test_weights_of_another_vocabulary_are_refused(tmp_path, monkeypatch):
     (folder / "checkpoints/train/finished.json").unlink()
     with pytest.raises(UserError, match="another vocabulary"):
         run.train("masked_lm", "smoke", [*words, f"resume={folder.name}"])
+
+
+def test_variants_of_held_out_drawings_are_not_trained_on():
+    """Neither families that attribute queries are asked of, nor variants of the pool's test side."""
+    from common.data.image_text.variants import family_of, family_split, tone_of
+    from common.data.splits import emoji_split
+    from scripts.pretrain import drawings
+
+    found = drawings.training_drawings(None, 8)
+    toned = [name for name in found.names if tone_of(name)]
+    assert len(found.images) == len(found.names) == len(found.phrasings)
+    assert len(toned) > 400
+    assert {family_split(name) for name in toned} == {"train"}
+    assert "waving hand" in found.names or family_split("waving hand") == "test"
+    bases = {name: base for _, base, name in drawings.tones(None)}
+    assert {emoji_split(bases[name]) for name in toned} == {"train"}
+    every = [name for *_, name in drawings.tones(None)]
+    families = drawings.variant_families(every)
+    assert not [n for n in found.names if family_of(n) in families and family_split(n) == "test"]
+
+
+def test_a_batch_of_pictures_is_a_function_of_its_key_and_repeats_no_drawing():
+    from common.data.image.sources import EvalTransform
+    from scripts.pretrain import drawings
+
+    pictures = drawings.training_drawings(None, 8)
+    n = 40
+    pictures = drawings.Captioned(pictures.images[:n], pictures.names[:n], pictures.phrasings[:n])
+    images, labels = drawings.photographs(None, "train", 20, 8)
+    tokenizer = vocabulary_of(pictures.names)
+
+    class Plain(EvalTransform):
+        def batch(self, images, rngs=None):
+            return super().batch(images) + rngs[0].random()
+
+    batches = drawings.CaptionBatches(
+        pictures, images, labels, Plain(8), tokenizer, counts=(10, 6), name_share=0.5, seed=0
+    )
+    assert len(batches) == 4
+    epoch = [batches[[(i, 0)]] for i in range(4)]
+    assert sorted(torch.cat([b["ids"][:10] for b in epoch]).tolist()) == sorted(
+        batches.ids[:n].tolist()
+    )
+    assert all((b["ids"][10:] >= len(set(pictures.names))).all() for b in epoch)
+    again, other = batches[[(2, 0)]], batches[[(2, 1)]]
+    assert all(torch.equal(epoch[2][name], again[name]) for name in again)
+    assert not torch.equal(other["images"], again["images"])
+
+
+def vocabulary_of(texts):
+    from common.data.text.tokenizers import BpeTokenizer
+
+    return BpeTokenizer.train(texts, vocab_size=300, context_length=12)

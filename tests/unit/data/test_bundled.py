@@ -21,6 +21,15 @@ def test_emoji_rows_match_their_images_and_hold_no_skin_tones():
     assert red > 1.5 * blue
 
 
+def test_drawings_with_a_skin_tone_name_it_and_have_a_base():
+    rows = read_jsonl(BUNDLED / "emoji-tones/captions.jsonl.gz", ["emoji", "base", "en"])
+    assert len(rows) == len(PackedImages(BUNDLED / "emoji-tones/images.npz")) == 1195
+    for row in rows:
+        assert row["en"].endswith("skin tone")
+        assert len(re.findall("[\U0001f3fb-\U0001f3ff]", row["emoji"])) == 1
+        assert not re.search("[\U0001f3fb-\U0001f3ff]", row["base"])
+
+
 def test_clipart_rows_match_their_images():
     rows = read_jsonl(BUNDLED / "clipart/meta.jsonl.gz", ["title", "path", "category"])
     assert len(rows) == len(PackedImages(BUNDLED / "clipart/images.npz")) == 2999
