@@ -49,6 +49,7 @@ class ScorerConfig:
     # see common.encoders.resolve_pretrained; None: trained with dropout twins as the first stage
     model: str | None = None
     pooling: Pooling = "avg"  # of scorer.model
+    whiten: bool = False  # measure cosines after whitening, fitted on the corpus
 
 
 @dataclass
@@ -85,6 +86,7 @@ class IpwConfig:
         0.2  # lambda of the propensity; .inf is the same as surface=false
     )
     semantic_temperature: Positive = 0.1  # kappa of the utility
+    negative_temperature: Positive | None = None  # kappa of the negatives; None: the same
     clip: Positive | None = 10.0  # inverse propensities are cut at this times the pool's size
     theta_pos: Cosine | None = None  # least cosine of a positive; None: by quantile
     theta_neg: Cosine | None = None  # largest cosine of a negative; None: by quantile

@@ -1,6 +1,7 @@
 """The offline stage: candidates of every sentence with surface and semantic similarity."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from common.distributed.process import barrier, is_active, is_rank_zero
 from common.encoders.state_dict import weights_digest
 from common.encoders.text.sentence import SentenceEncoder
 from common.evaluation.encoding import encode_texts
+from common.evaluation.features.postprocessing import fit_whitening
 from common.evaluation.retrieval.bm25 import BM25
 from common.evaluation.search import search
 from common.families.sentences.evaluation import encoding
@@ -28,6 +30,9 @@ QUANTILE_ANCHORS = 10_000  # anchors whose candidates set the thresholds
 DIGITS = 6  # of stored similarities
 LEXICAL_CELLS = 1 << 22  # BM25 scores of one block of queries
 
+RIDGE = 1e-6  # whitening of embeddings that don't span their dimensions
+
+Encode = Callable[[list[str]], Tensor]
 Progress = Callable[[range], Iterable[int]]
 
 
@@ -100,7 +105,7 @@ def mine(
         "corpus": content_digest(texts), "anchors": len(corpus), "seed": cfg.seed,
         "scorer": weights_digest(scorer), "scorer_pooling": scorer_pooling(cfg),
         "scorer_template": cfg.model.template if cfg.scorer.model is None else None,
-        "surface": cfg.surface.kind, "pos_k": pool.pos_k, "twin": pool.twin,
+        "scorer_whiten": cfg.scorer.whiten, "surface": cfg.surface.kind, "pos_k": pool.pos_k, "twin": pool.twin,
         "neg_lex": pool.neg_lex, "neg_rand": pool.neg_rand,
     }  # fmt: skip
     key = content_digest([f"{name}={value}" for name, value in settings.items()])[:16]
@@ -112,6 +117,26 @@ def mine(
     if is_active() and is_rank_zero():
         barrier()
     return mined
+
+
+def encoded(cfg: Config, scorer: SentenceEncoder, texts: Sequence[str], folder: Path) -> Tensor:
+    """Embeddings (N, D) of the texts by the scorer, kept in the folder."""
+    with encoding(cfg, scorer) as encode:
+        return encode_texts(
+            encode, texts, batch_size=cfg.eval.batch_size, cache=folder / "embeddings",
+            model_key=weights_digest(scorer),
+        )  # fmt: skip
+
+
+@contextmanager
+def scorer_encoding(cfg: Config, scorer: SentenceEncoder, mined: Mined) -> Iterator[Encode]:
+    """Texts -> what their cosines are measured on: `scorer.whiten` is fitted on the corpus."""
+    transform: Callable[[Tensor], Tensor] = lambda rows: rows  # noqa: E731
+    if cfg.scorer.whiten:
+        rows = encoded(cfg, scorer, mined.texts, mined.folder)
+        transform = fit_whitening(rows[: mined.pools.num_anchors], ridge=RIDGE)
+    with encoding(cfg, scorer) as encode:
+        yield lambda texts: transform(encode(texts))
 
 
 class Candidates:
@@ -131,11 +156,9 @@ class Candidates:
         scorer: SentenceEncoder, folder: Path,
     ) -> None:  # fmt: skip
         self.cfg, self.num_anchors, self.texts, self.surface = cfg, num_anchors, texts, surface
-        with encoding(cfg, scorer) as encode:
-            embeddings = encode_texts(
-                encode, texts, batch_size=cfg.eval.batch_size,
-                cache=folder / "embeddings", model_key=weights_digest(scorer),
-            )  # fmt: skip
+        embeddings = encoded(cfg, scorer, texts, folder)
+        if cfg.scorer.whiten:
+            embeddings = fit_whitening(embeddings[:num_anchors], ridge=RIDGE)(embeddings)
         gpu = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
         self.embeddings = F.normalize(embeddings, dim=1).to("cuda" if gpu else "cpu")
         self.most = num_anchors - 1

@@ -140,8 +140,10 @@ def probabilities(
         return even
     weights, eligible = np.zeros(surface.shape), present
     if options.semantic:
-        sign = 1.0 if side == "positive" else -1.0
-        weights += sign * semantic / options.semantic_temperature
+        sign, kappa = 1.0, options.semantic_temperature
+        if side == "negative":
+            sign, kappa = -1.0, options.negative_temperature or kappa
+        weights += sign * semantic / kappa
         eligible = present & (sign * semantic >= sign * threshold)
     if options.surface:
         weights += inverse_propensity(

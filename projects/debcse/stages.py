@@ -15,12 +15,11 @@ from common.engine import checkpoint as ckpt
 from common.engine.comparison.dependencies import code_hash
 from common.engine.experiment import Stage
 from common.engine.module import freeze
-from common.families.sentences.evaluation import encoding
 from common.families.sentences.experiment import train_stage
 from common.families.sentences.module import first_encoder
 from projects.debcse.config import Config
 from projects.debcse.data import SampledViews, corpus, twin_views
-from projects.debcse.mining import Mined, mine, offline_folder
+from projects.debcse.mining import Mined, mine, offline_folder, scorer_encoding
 from projects.debcse.module import DebCSE
 from projects.debcse.record import nli_labels, supervised_features
 from projects.debcse.sampling import PairSampler
@@ -70,7 +69,7 @@ def sampled_views(cfg: Config, mined: Mined, encoder: SentenceEncoder) -> Sample
 
 def fill_record(cfg: Config, module: DebCSE, mined: Mined, scorer: SentenceEncoder) -> None:
     """Note what will be drawn, beside supervised pairs under the same scorer."""
-    with encoding(cfg, scorer) as encode:
+    with scorer_encoding(cfg, scorer, mined) as encode:
         supervised = supervised_features(cfg, encode)
     sampler = PairSampler(mined.pools, cfg.ipw, cfg.seed)
     module.record.fill(mined, sampler, supervised, nli_labels(cfg))

@@ -10,11 +10,10 @@ from common.config import UserError
 from common.data.tables import write_jsonl
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.workspace import Workspace, write_json
-from common.families.sentences.evaluation import encoding
 from projects.debcse.config import Config, IpwConfig
 from projects.debcse.data import corpus
 from projects.debcse.evaluate import examples, pair_figure, pair_metrics
-from projects.debcse.mining import Mined, mine
+from projects.debcse.mining import Mined, mine, scorer_encoding
 from projects.debcse.record import PairRecord, nli_labels, supervised_features
 from projects.debcse.sampling import PairSampler
 from projects.debcse.stages import load_scorer
@@ -73,7 +72,7 @@ def report_pairs(cfg: Config, workspace: Workspace) -> dict[str, dict[str, float
     """
     scorer = load_scorer(cfg)
     mined = _mined(cfg, workspace, scorer)
-    with encoding(cfg, scorer) as encode:
+    with scorer_encoding(cfg, scorer, mined) as encode:
         supervised = supervised_features(cfg, encode)
     labels = nli_labels(cfg)
     found = {}

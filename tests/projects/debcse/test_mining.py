@@ -11,9 +11,10 @@ from common.data.offline import OfflineCache
 from common.data.text.lexical import surface_similarity
 from common.encoders.state_dict import weights_digest
 from common.engine.module import freeze
+from common.evaluation.features.postprocessing import fit_whitening
 from projects.debcse.config import IpwConfig
 from projects.debcse.data import length_difference
-from projects.debcse.mining import mine, with_variants
+from projects.debcse.mining import RIDGE, mine, scorer_encoding, with_variants
 from projects.debcse.paraphrase import build_prompt, paraphrase, parse_paraphrase
 from projects.debcse.record import SUMMARY, PairRecord, label_shares
 from projects.debcse.sampling import PairSampler
@@ -122,6 +123,23 @@ def test_another_scorer_or_corpus_has_a_cache_of_its_own(tmp_path):
     _, fourth = mined_with(tmp_path, "model.pooling=avg", "model.mlp_only_train=false")
     assert len({x.folder for x in (first, second, third, fourth)}) == 4
     assert json.loads((first.folder / "cache.json").read_text())["pos_k"] == 8
+
+
+def test_cosines_of_a_whitened_scorer_are_those_after_whitening_on_the_corpus(tmp_path):
+    """Candidates, their stored similarities, and what other pairs are measured with."""
+    scorer = MeaningScorer()
+    cfg, found = mined_with(tmp_path, "scorer.whiten=true", scorer=scorer)
+    _, plain = mined_with(tmp_path, scorer=scorer)
+    assert found.folder != plain.folder
+    rows = scorer.encode(TEXTS)
+    rows = torch.nn.functional.normalize(fit_whitening(rows, ridge=RIDGE)(rows), dim=1)
+    ids, cosine = found.pools.positive_ids[:, :8], (rows @ rows.T).numpy()
+    anchors = np.arange(len(TEXTS))[:, None]
+    np.testing.assert_allclose(found.pools.semantic[0][:, :8], cosine[anchors, ids], atol=1e-4)
+    assert np.abs(found.pools.semantic[0][:, :8] - plain.pools.semantic[0][:, :8]).max() > 0.01
+    with scorer_encoding(cfg, scorer, found) as encode:
+        others = torch.nn.functional.normalize(encode(TEXTS[:5]), dim=1)
+    assert torch.allclose(others, rows[:5], atol=1e-4)
 
 
 def test_item_7_scorer_is_left_as_it_was(tmp_path):

@@ -117,6 +117,19 @@ def test_extreme_temperatures_stay_finite():
         assert np.isfinite(found).all()
 
 
+def test_negatives_have_a_temperature_of_their_own():
+    s, m = [0.5, 0.5, 0.5], [0.1, 0.3, 0.6]
+    same = {"negative_temperature": 0.1}
+    for side in SIDES:
+        np.testing.assert_allclose(chances(s, m, side, **same), chances(s, m, side))
+    softer = chances(s, m, "negative", negative_temperature=0.4)
+    wanted = np.exp(-np.array(m) / 0.4)
+    np.testing.assert_allclose(softer, wanted / wanted.sum())
+    np.testing.assert_allclose(
+        chances(s, m, "positive", negative_temperature=0.4), chances(s, m, "positive")
+    )
+
+
 # -- draws ---------------------------------------------------------------------------------------
 
 
