@@ -12,12 +12,14 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
 LINE_SECONDS = 10.0  # time between lines where there is no terminal
+NARROW = 60  # columns of a terminal below which bar and elapsed time are left out
 
 
 class _Screen(Console):
@@ -28,17 +30,30 @@ class _Screen(Console):
 
 
 class Meter:
-    """One progress display: a bar in a terminal, else a line every `LINE_SECONDS`."""
+    """One progress display: a bar in a terminal, else a line every `LINE_SECONDS`.
 
-    def __init__(self, description: str, total: float | None) -> None:
-        self.description, self.total, self.count = description, total, 0
+    Args:
+        description: what is done.
+        total: units in all; None where nobody knows.
+        done: units that were done before, which say nothing about the speed.
+    """
+
+    def __init__(self, description: str, total: float | None, done: int = 0) -> None:
+        self.description, self.total, self.count, self.done = description, total, done, done
         self.start = self.last = time.monotonic()
         self.bar: Progress | None = None
         if _is_terminal():
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                       TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[info]}"))  # fmt: skip
-            self.bar = Progress(*columns, console=_Screen(stderr=True), transient=True)
-            self.task = self.bar.add_task(description, total=total, info="")
+            screen = _Screen(stderr=True)
+            columns: list[ProgressColumn] = [TextColumn("{task.description}"), MofNCompleteColumn(),
+                                             TimeRemainingColumn()]  # fmt: skip
+            if screen.width < NARROW:
+                description = description[: max(8, screen.width - 28)]
+            else:
+                columns.insert(1, BarColumn())
+                columns.insert(3, TimeElapsedColumn())
+                columns.append(TextColumn("{task.fields[info]}"))
+            self.bar = Progress(*columns, console=screen, transient=True)
+            self.task = self.bar.add_task(description, total=total, completed=done, info="")
             with _unheard(self):
                 self.bar.start()
 
@@ -65,8 +80,9 @@ class Meter:
         self.last = time.monotonic()
         elapsed = self.last - self.start
         left = ""
-        if self.total and self.count:
-            left = f", {elapsed / self.count * (self.total - self.count):.0f} s left"
+        if self.total and self.count > self.done:
+            seconds = elapsed / (self.count - self.done)
+            left = f", {seconds * (self.total - self.count):.0f} s left"
         total = f"/{self.total:.0f}" if self.total else ""
         with _unheard(self):
             sys.stderr.write(
@@ -125,7 +141,7 @@ class TrainingProgress(ProgressBar):
     def on_train_start(self, trainer: Any, module: Any) -> None:
         """Open the display."""
         if self._enabled and trainer.is_global_zero:
-            self.meter = Meter(self.stage, trainer.max_steps)
+            self.meter = Meter(self.stage, trainer.max_steps, trainer.global_step)
 
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
         """Draw when due."""

@@ -145,7 +145,9 @@ def evidence() -> None:
         minutes = "" if row.minutes is None else f"{row.minutes:.0f}"
         verdict = row.verdict + (f" (below {row.below})" if row.below else "")
         table.add_row(row.project, row.claim, verdict, row.paper, age(row), row.state, minutes)
-    console.print(table, counts(rows), markup=False)
+    # seven columns in eighty characters are a column of syllables
+    wide = Console(highlight=False, width=max(console.width, 160))
+    wide.print(table, counts(rows), markup=False)
     console.print(f"written: {', '.join(write_evidence(rows))}")
 
 

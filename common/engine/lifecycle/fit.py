@@ -97,6 +97,8 @@ def _fit(
         stage.data.start_at(step * trainer.accumulate_grad_batches)
         if trainer.is_global_zero:
             print(f"{stage.name}: goes on after step {step}")  # noqa: T201
+    elif trainer.is_global_zero and run.meta.get("resumed"):
+        print(f"{stage.name}: no checkpoint yet, begins with its first step")  # noqa: T201
     asked = stage_config(cfg.trainer, stage)
     if trainer.is_global_zero:
         if (used := run_precision(asked)) != asked.precision:

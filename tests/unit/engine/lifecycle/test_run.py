@@ -100,6 +100,17 @@ def test_when_none_is_intact_the_run_stops_until_the_user_decides(toy, broken_at
     assert meta(toy("resume=r"))["state"] == "finished"
 
 
+def test_a_run_without_any_checkpoint_says_that_it_begins_anew(toy, broken_at, capsys):
+    """It was killed before its first one: nothing is lost but what nobody could have kept."""
+    broken_at("stage0", 1)
+    with pytest.raises(RuntimeError):
+        toy(*OFTEN, "run_id=r")
+    assert "no checkpoint yet" not in capsys.readouterr().out
+    broken_at(None)
+    assert meta(toy("resume=r"))["state"] == "finished"
+    assert "stage0: no checkpoint yet, begins with its first step" in capsys.readouterr().out
+
+
 def test_a_finished_stage_with_damaged_weights_is_made_again(toy, hooked, tmp_path, capsys):
     whole = toy(*OFTEN, "run_id=whole")
     broken = [True]
