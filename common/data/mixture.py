@@ -120,7 +120,11 @@ class DrawnMixture(TaskMixture):
     """
 
     def __init__(
-        self, sizes: Sequence[int], probabilities: Sequence[float], seed: int, global_batch_size: int
+        self,
+        sizes: Sequence[int],
+        probabilities: Sequence[float],
+        seed: int,
+        global_batch_size: int,
     ) -> None:
         super().__init__(sizes, sizes, seed, global_batch_size)
         self.probabilities = list(probabilities)

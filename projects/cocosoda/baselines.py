@@ -48,11 +48,12 @@ def word_embeddings(cfg: Config, workspace: Workspace) -> dict[str, float]:
         encoder.max_length = length
         found = encoder.tokenize(texts)
         mask = found["attention_mask"]
-        return F.normalize(mean_pool(table(found["input_ids"]), mask), dim=1)  # type: ignore[operator]
+        return F.normalize(mean_pool(table(found["input_ids"]), mask), dim=1)
 
     def compare(data: CodeSearchSet) -> Scores:
         queries, codes = whitened(
-            vectors(data.queries, cfg.model.query_length), vectors(data.codes, cfg.model.code_length)
+            vectors(data.queries, cfg.model.query_length),
+            vectors(data.codes, cfg.model.code_length),
         )
         return lambda rows: queries[rows] @ codes.T
 

@@ -4,35 +4,14 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from common.config import DataConfig, ExperimentConfig
-from common.data.code.types import STRATEGIES, Language, Strategy
+from common.data.code.options import SodaConfig
+from common.data.code.types import Language
 from common.data.row_map.options import RowMapConfig
-from common.families.retrieval.config import DenseModel, RetrievalEval, SearchConfig, check_queue
-from common.ranges import (
-    Count,
-    NonNegative,
-    Positive,
-    Probability,
-    Seed,
-    Share,
-    Whole,
-    at_least,
-    not_empty,
-)
+from common.families.retrieval.config import DenseModel, SearchConfig, check_queue
+from common.ranges import Count, NonNegative, Positive, Probability, Whole, at_least, not_empty
+from projects.cocosoda.options import CodeEval, FinetuneConfig, PrepareConfig
 
 Tokens = Annotated[int, at_least(8)]  # special ones included
-
-
-@dataclass
-class SodaConfig:
-    """Soft data augmentation of the keys."""
-
-    # DM, DR, DRST, DMST, one a step in turn; []: keys are not augmented
-    strategies: list[Strategy] = field(
-        default_factory=lambda: list(STRATEGIES)
-    )
-    ratio: Probability = 0.15  # of the tokens that mask and replace choose
-    type_ratio: Share = 1.0  # of the tokens of the type that the other two change
-    queries_in: list[Strategy] = field(default_factory=lambda: ["mask"])  # queries are masked too
 
 
 @dataclass
@@ -62,9 +41,13 @@ class ModelConfig(DenseModel):
 
     code_length: Tokens = 256
     query_length: Tokens = 128
-    prefix: str | None = None  # token after [CLS], before another [SEP]: <encoder-only> of UniXcoder
+    prefix: str | None = (
+        None  # token after [CLS], before another [SEP]: <encoder-only> of UniXcoder
+    )
     split_identifiers: bool = False  # the tokenizer divides names at underscores and capitals
-    type_tokens: bool = True  # the tokenizer has a piece for each type, its embedding starts at random
+    type_tokens: bool = (
+        True  # the tokenizer has a piece for each type, its embedding starts at random
+    )
 
 
 @dataclass
@@ -86,46 +69,6 @@ class MethodConfig:
     def __post_init__(self) -> None:
         if not (self.inter_modal or self.intra_modal):
             raise ValueError("method needs inter_modal or intra_modal: no term is left")
-
-
-@dataclass
-class FinetuneConfig:
-    """The second stage: queries against the code of the batch."""
-
-    steps: Whole = 0  # with epochs null and 0: no fine-tuning
-    epochs: Positive | None = None  # instead of steps
-    lr: Positive = 2.0e-5
-    warmup_steps: Whole = 0
-    logit_scale: Positive = 20.0  # multiplies the cosines
-
-    @property
-    def wanted(self) -> bool:
-        """Whether there is a second stage."""
-        return self.steps > 0 or self.epochs is not None
-
-
-@dataclass
-class CodeEval(RetrievalEval):
-    """MRR and Recall@1, @5, @10 of the functions of a whole code base."""
-
-    part: Literal["valid", "test"] = "test"
-    max_rank: Count = 1000  # MRR: a function found later counts as not found
-    names: list[Literal["hidden", "visible"]] = field(
-        default_factory=lambda: ["hidden", "visible"]
-    )  # bundled: the function's own name in its code
-    cosqa: str | None = None  # folder of CoSQA, below data.root: one more set
-    cosqa_part: Literal["dev", "test"] = "dev"
-    whitened: bool = False  # also whitened_*: vectors whitened on each whole code base
-    sample: Count = 1000  # pairs whose alignment and uniformity are measured
-
-
-@dataclass
-class PrepareConfig:
-    """`make run TASK=prepare`: CodeSearchNet's archives and lists of URLs -> rows with typed pieces."""
-
-    input: str | None = None  # folder of the languages' folders
-    output: str | None = None  # None: the task's
-    seed: Seed = 0
 
 
 @dataclass
@@ -152,8 +95,8 @@ class Config(ExperimentConfig):
             raise ValueError("method.pretrain=false needs finetune.steps or finetune.epochs")
         if self.finetune.steps and self.finetune.epochs is not None:
             raise ValueError("finetune.steps and finetune.epochs are both set; null one")
-        if self.method.pretrain and self.data.soda.strategies and not self.model.type_tokens:
-            if {*self.data.soda.strategies} - {"mask", "mask_type"}:
-                raise ValueError("replacing tokens by their types needs model.type_tokens")
+        replacing = {*self.data.soda.strategies} - {"mask", "mask_type"}
+        if self.method.pretrain and replacing and not self.model.type_tokens:
+            raise ValueError("replacing tokens by their types needs model.type_tokens")
         if max(self.model.code_length, self.model.query_length) > self.model.max_length:
             raise ValueError("model.max_length is below model.code_length or model.query_length")

@@ -125,15 +125,15 @@ class CodePairs(Dataset[CodeBatch]):
             step = self.step(*keys[0])
             made = [self.keys(own, step, key) for own, key in zip(drawn, keys, strict=True)]
             pairs = zip(drawn, made, strict=True)
-            shares = [float(np.mean(own[0] != code)) if len(code) else 0.0 for own, (code, _) in pairs]
+            shares = [
+                float(np.mean(own[0] != code)) if len(code) else 0.0 for own, (code, _) in pairs
+            ]
             batch["augmented_code"] = self._inputs([code for code, _ in made])
             batch["augmented_query"] = self._inputs([query for _, query in made])
             batch["altered"] = torch.tensor(shares)
         return batch
 
-    def keys(
-        self, drawn: tuple[Ids, Ids, Ids], step: SodaStep | None, key: Key
-    ) -> tuple[Ids, Ids]:
+    def keys(self, drawn: tuple[Ids, Ids, Ids], step: SodaStep | None, key: Key) -> tuple[Ids, Ids]:
         """Augmented ids of code and query, anew for every access.
 
         Args:
@@ -288,7 +288,9 @@ def synthetic_pairs(part: Part, seed: int) -> list[CodePair]:
     for number in range(_SYNTHETIC[part]):
         words = [SYLLABLES[a] + SYLLABLES[b] for a, b in rng.integers(len(SYLLABLES), size=(6, 2))]
         body = " , ".join(words[3:])
-        code = f"def {'_'.join(words[:2])} ( {words[2]} ) : return {words[2]} + [ {body} , {number} ]"
+        code = (
+            f"def {'_'.join(words[:2])} ( {words[2]} ) : return {words[2]} + [ {body} , {number} ]"
+        )
         query = " ".join(str(word) for word in rng.choice(words, 3, replace=False))
         pairs.append(CodePair(query, code, "python", f"synthetic:{part}{number}"))
     return pairs

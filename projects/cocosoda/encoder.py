@@ -60,7 +60,9 @@ def prepare_encoder(encoder: SentenceEncoder, model: ModelConfig) -> SentenceEnc
     tokenizer = encoder.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise UserError(f"{model.pretrained}: code needs a fast tokenizer, which tells where pieces stand")
+        raise UserError(
+            f"{model.pretrained}: code needs a fast tokenizer, which tells where pieces stand"
+        )
     if model.split_identifiers:
         split = normalizers.Replace(Regex(INNER_BORDERS), " ")
         own = [] if backend.normalizer is None else [backend.normalizer]
@@ -95,9 +97,7 @@ def encode_codes(
     return _encode(encoder, texts, model.code_length, batch_size)
 
 
-def _encode(
-    encoder: SentenceEncoder, texts: Sequence[str], length: int, batch_size: int
-) -> Tensor:
+def _encode(encoder: SentenceEncoder, texts: Sequence[str], length: int, batch_size: int) -> Tensor:
     before, encoder.max_length = encoder.max_length, length
     try:
         return encoder.encode(texts, batch_size, normalize=True)

@@ -49,7 +49,9 @@ def evaluate(cfg: Config, module: CoCoSoDa, workspace: Workspace) -> dict[str, f
             for data in sets:
                 own.gallery(f"code search {data.name}", _gallery(cfg, encoder, data))
             if cfg.eval.whitened:
-                rows = score_sets(cfg, encoder_compare(cfg, encoder, whiten=True), workspace, "whitened_")
+                rows = score_sets(
+                    cfg, encoder_compare(cfg, encoder, whiten=True), workspace, "whitened_"
+                )
                 found |= {f"whitened_{k}": v for k, v in rows.items()}
         return found
 

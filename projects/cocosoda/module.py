@@ -9,16 +9,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.distributed.collectives import all_gather_no_grad
 from common.encoders.momentum import MomentumEncoder
 from common.encoders.queue import FeatureQueue, QueueSet
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.module import ContrastiveModule
 from common.families.retrieval.config import check_queue
 from projects.cocosoda.config import Config
-from projects.cocosoda.encoder import encode_codes, encode_queries
-from projects.cocosoda.objective import KEYS, FinetuneObjective, Objective
-from projects.cocosoda.ranks import gold_ranks, reciprocal
+from projects.cocosoda.finetune import FinetuneObjective
+from projects.cocosoda.objective import KEYS, Objective
+from projects.cocosoda.validation import MeanMRR
 
 
 class CoCoSoDa(ContrastiveModule):
@@ -46,20 +45,19 @@ class CoCoSoDa(ContrastiveModule):
         own, method = cfg.finetune, cfg.method
         tuned = replace(cfg.optim, lr=own.lr, warmup_steps=own.warmup_steps, warmup_epochs=0.0)
         super().__init__(tuned if finetune else cfg.optim)
-        self.encoder, self.finetune, self.method, self.cfg = encoder, finetune, method, cfg
+        self.encoder, self.method = encoder, method
         self.momentum_encoder: MomentumEncoder | None = None
         self.queues: QueueSet | None = None
-        self.tuning = FinetuneObjective(
-            own.logit_scale, gather=method.gather, backend=method.loss_backend
+        self.objective = (
+            FinetuneObjective(own.logit_scale, method) if finetune else Objective(method)
         )
         if not finetune:
-            self.objective = Objective(method)
             self.momentum_encoder = MomentumEncoder(encoder.tower, method.momentum)
             if method.queue_size:
                 width = encoder.num_features
                 self.queues = QueueSet({k: FeatureQueue(method.queue_size, width) for k in KEYS})
         self._new: list[dict[str, Tensor]] = []  # enqueued after the optimiser step
-        self._found: dict[int, list[tuple[Tensor, Tensor]]] = {}  # validation
+        self.validation = MeanMRR(cfg)
 
     def on_fit_start(self) -> None:
         """Refuse queues that the global batch does not divide (devices may be counted late)."""
@@ -73,7 +71,7 @@ class CoCoSoDa(ContrastiveModule):
         """Loss, share of rows whose positive scores best, share of augmented tokens."""
         code, query = (F.normalize(self.encoder(**batch[k]), dim=1) for k in ("code", "query"))
         if self.momentum_encoder is None:
-            out = self.tuning(query, code)
+            out = self.objective(query, code)
             return {"loss": out.loss, "accuracy": _share(out.hits)}
         if not self._new:  # the first batch of an optimiser step
             self.momentum_encoder.update(self.encoder.tower)
@@ -115,32 +113,16 @@ class CoCoSoDa(ContrastiveModule):
         """The other pairs of the batch, and a queue."""
         return global_batch_size - 1 + (0 if self.queues is None else self.method.queue_size)
 
-    # -- validation ------------------------------------------------------------------------------
-
     def validation_step(
         self, batch: tuple[Sequence[str], Tensor], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Embed queries; the code bases are embedded once, at the end."""
-        texts, places = batch
-        found = encode_queries(self.encoder, self.cfg.model, texts, self.cfg.eval.batch_size)
-        rows = found.to(self.device), places.to(self.device)
-        self._found.setdefault(dataloader_idx, []).append(rows)
+        """Embed queries of a language."""
+        self.validation.add(self.encoder, dataloader_idx, *batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mean over the languages of the MRR of all ranks' queries, as ``val/mrr``."""
-        sets = list(self.trainer.datamodule.val_sets.values())  # type: ignore[attr-defined]
-        values = []
-        for number, rows in sorted(self._found.items()):
-            vectors, places = (
-                all_gather_no_grad(torch.cat(part)).cpu() for part in zip(*rows, strict=True)
-            )
-            data = sets[number].data
-            codes = encode_codes(self.encoder, self.cfg.model, data.codes, self.cfg.eval.batch_size)
-            gold = [data.gold_places[i] for i in places.tolist()]
-            ranks = gold_ranks(lambda part, v=vectors, c=codes: v[part] @ c.T, gold)  # type: ignore[misc]
-            values.append(reciprocal(ranks, self.cfg.eval.max_rank).mean())
-        self._found = {}
-        self.log("val/mrr", torch.stack(values).mean())
+        """Log the mean MRR over the languages as ``val/mrr``."""
+        queries = self.trainer.datamodule.val_sets.values()  # type: ignore[attr-defined]
+        self.log("val/mrr", self.validation.compute(self.encoder, [own.data for own in queries]))
 
 
 def _share(hits: Tensor | None) -> Tensor:

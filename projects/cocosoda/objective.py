@@ -1,4 +1,4 @@
-"""The loss of the pre-training over two modalities and four queues, and that of the fine-tuning."""
+"""The loss of the pre-training, over two modalities and four queues."""
 
 from collections.abc import Mapping
 
@@ -41,7 +41,10 @@ class Objective(nn.Module):
     def __init__(self, method: MethodConfig) -> None:
         super().__init__()
         self.scale = method.logit_scale / method.temperature
-        self.pairs = (*(INTER if method.inter_modal else ()), *(INTRA if method.intra_modal else ()))
+        self.pairs = (
+            *(INTER if method.inter_modal else ()),
+            *(INTRA if method.intra_modal else ()),
+        )
         self.loss = InfoNCELoss(normalize=False, gather=method.gather, backend=method.loss_backend)
 
     def terms(
@@ -77,29 +80,3 @@ class Objective(nn.Module):
         hits = torch.cat([term.hits for term in found if term.hits is not None])
         loss = torch.stack([term.loss for term in found]).mean()  # Eq. 10: all weigh the same
         return LossOutput(loss, rows, hits)
-
-
-class FinetuneObjective(nn.Module):
-    """Cross entropy of queries over the code of the batch; no direction back.
-
-        L = -1/B sum_i log exp(s q_i.c_i) / sum_j exp(s q_i.c_j)
-
-    Source: Shi et al. 2023, released code (fine-tuning), arXiv 2204.03293.
-
-    Args:
-        scale: s, multiplies the cosines.
-        gather: code of all ranks.
-        backend: of the loss.
-
-    Distributed: gathers negatives.
-    """
-
-    def __init__(self, scale: float = 20.0, *, gather: bool = True, backend: str = "auto") -> None:
-        super().__init__()
-        self.scale = scale
-        self.loss = InfoNCELoss(normalize=False, gather=gather, backend=backend)
-
-    def forward(self, query: Tensor, code: Tensor) -> LossOutput:
-        """Loss of a batch of unit rows (B, D)."""
-        found: LossOutput = self.loss(query, code, self.scale)
-        return found

@@ -61,7 +61,7 @@ def token_spans(code: str, language: Language) -> list[Span]:
 
 
 def plain_code(code: str, language: Language) -> str:
-    """Tokens separated by single spaces, without comments: what code search encodes.
+    r"""Tokens separated by single spaces, without comments: what code search encodes.
 
     Source: Husain et al. 2019, "CodeSearchNet", section 2 (tokens of a syntax tree), arXiv 1909.09436.
 
@@ -69,7 +69,7 @@ def plain_code(code: str, language: Language) -> str:
         code: see `token_spans`.
         language: see `token_spans`.
 
-    >>> plain_code("def f(a):  # add\\n    return a+1", "python")
+    >>> plain_code("def f(a):  # add\n    return a+1", "python")
     'def f ( a ) : return a + 1'
     """
     spans = token_spans(code, language)
@@ -85,9 +85,7 @@ def split_identifiers(text: str) -> str:
     return re.sub(INNER_BORDERS, " ", text)
 
 
-def piece_types(
-    spans: Sequence[Span], offsets: Sequence[tuple[int, int]]
-) -> NDArray[np.int64]:
+def piece_types(spans: Sequence[Span], offsets: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
     """Type of every piece of a tokenizer: that of the token which holds its first character.
 
     Args:
