@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from common.encoders.pretrained import stand_in
-from common.encoders.text.sentence import SentenceEncoder
+from common.encoders.text.sentence import SentenceEncoder, sentence_encoder
 from common.engine.experiment import Plan, Stage
 from common.families.retrieval.encoder import EncoderRecipe
 from common.families.retrieval.experiment import text_plan
@@ -20,6 +20,7 @@ from projects.cocosoda.encoder import (
     encode_codes,
     encode_queries,
     load_encoder,
+    prepare_encoder,
     save_encoder,
 )
 from projects.cocosoda.module import CoCoSoDa
@@ -30,8 +31,8 @@ def planned_encoder(model: ModelConfig) -> SentenceEncoder:
     config = stand_in(model.pretrained, BASES)
     if config is None:
         return build_encoder(model)
-    shape = replace(model, pretrained="random", config=config, tokenizer=None, prefix=None)
-    return build_encoder(shape)
+    shape = sentence_encoder("random", model.pooling, config=config)
+    return prepare_encoder(shape, replace(model, prefix=None))
 
 
 def recipe_of(cfg: Config) -> EncoderRecipe[SentenceEncoder]:
@@ -75,7 +76,7 @@ def plan(cfg: Config) -> Plan[CoCoSoDa]:
         return torch.sum(output)
 
     return text_plan(
-        cfg, recipe_of(cfg), lambda encoder: CoCoSoDa(cfg, encoder, finetune=not cfg.method.pretrain),
+        cfg, recipe_of(cfg), lambda encoder: CoCoSoDa(cfg, encoder, finetune=cfg.finetune.wanted),
         passes=lambda size: [(size, cfg.model.code_length), (size, cfg.model.query_length)], run=run,
         num_samples=samples, requirements=needed,
     )  # fmt: skip
