@@ -12,8 +12,7 @@ from common.encoders.pooling import mean_pool
 from common.engine.workspace import Workspace
 from projects.cocosoda.config import Config
 from projects.cocosoda.encoder import build_encoder
-from projects.cocosoda.evaluate import encoder_compare, lexical_compare, score_sets, whitened
-from projects.cocosoda.ranks import Scores
+from projects.cocosoda.evaluate import cosines, encoded, lexical_compare, score_sets, whitened
 
 
 def tfidf(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -30,7 +29,7 @@ def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The encoder as training begins with it."""
     encoder = as_training_begins(lambda: build_encoder(cfg.model), cfg.seed)
     with evaluated(encoder, cfg.trainer.accelerator):
-        return score_sets(cfg, encoder_compare(cfg, encoder), workspace)
+        return score_sets(cfg, cosines(encoded(cfg, encoder)), workspace)
 
 
 def word_embeddings(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -44,18 +43,13 @@ def word_embeddings(cfg: Config, workspace: Workspace) -> dict[str, float]:
     encoder = as_training_begins(lambda: build_encoder(replace(model, type_tokens=False)), cfg.seed)
     table = encoder.tower.model.get_input_embeddings()
 
-    def vectors(texts: list[str], length: int) -> Tensor:
+    def side(texts: list[str], length: int) -> Tensor:
         encoder.max_length = length
         found = encoder.tokenize(texts)
-        mask = found["attention_mask"]
-        return F.normalize(mean_pool(table(found["input_ids"]), mask), dim=1)
+        return F.normalize(mean_pool(table(found["input_ids"]), found["attention_mask"]), dim=1)
 
-    def compare(data: CodeSearchSet) -> Scores:
-        queries, codes = whitened(
-            vectors(data.queries, cfg.model.query_length),
-            vectors(data.codes, cfg.model.code_length),
-        )
-        return lambda rows: queries[rows] @ codes.T
+    def vectors(data: CodeSearchSet) -> tuple[Tensor, Tensor]:
+        return whitened(side(data.queries, model.query_length), side(data.codes, model.code_length))
 
     with evaluated(encoder, "cpu"):
-        return score_sets(cfg, compare, workspace)
+        return score_sets(cfg, cosines(vectors), workspace)

@@ -1,6 +1,6 @@
 """Code search on whole code bases: the method, the encoder before training and words in one table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ LEXICAL = ("tfidf", "bm25")
 METRICS = ("mrr", "recall_at_1", "recall_at_5", "recall_at_10")
 COSQA = "cosqa"
 Compare = Callable[[CodeSearchSet], Scores]  # a collection -> similarities of its queries
+Vectors = Callable[[CodeSearchSet], tuple[Tensor, Tensor]]  # -> (Q, D) of queries, (C, D) of code
 
 
 def evaluate(cfg: Config, module: CoCoSoDa, workspace: Workspace) -> dict[str, float]:
@@ -43,21 +44,21 @@ def evaluate(cfg: Config, module: CoCoSoDa, workspace: Workspace) -> dict[str, f
 
     def measure(encoder: SentenceEncoder, own: Workspace | None) -> dict[str, float]:
         row = "untrained_" if own is None else ""
-        found = geometry(cfg, encoder, sets[0])
-        found |= score_sets(cfg, encoder_compare(cfg, encoder), workspace, row)
+        vectors = encoded(cfg, encoder)
+        found = geometry(vectors(sets[0]), sets[0], cfg.eval.sample)
+        found |= score_sets(cfg, cosines(vectors), workspace, row, sets)
         if own is not None:
             for data in sets:
-                own.gallery(f"code search {data.name}", _gallery(cfg, encoder, data))
+                own.gallery(f"code search {data.name}", _gallery(cosines(vectors), data))
             if cfg.eval.whitened:
-                rows = score_sets(
-                    cfg, encoder_compare(cfg, encoder, whiten=True), workspace, "whitened_"
-                )
+                compare = cosines(lambda data: whitened(*vectors(data)))
+                rows = score_sets(cfg, compare, workspace, "whitened_", sets)
                 found |= {f"whitened_{k}": v for k, v in rows.items()}
         return found
 
     metrics = before_and_after(cfg, recipe_of(cfg), module.encoder, measure, workspace)
     for name in LEXICAL if cfg.eval.lexical else ():
-        rows = score_sets(cfg, lexical_compare(name), workspace, f"{name}_")
+        rows = score_sets(cfg, lexical_compare(name), workspace, f"{name}_", sets)
         metrics |= {f"{name}_{k}": v for k, v in rows.items()}
     metrics |= memory(cfg)
     workspace.say(table(metrics, [data.name for data in sets]))
@@ -65,8 +66,9 @@ def evaluate(cfg: Config, module: CoCoSoDa, workspace: Workspace) -> dict[str, f
 
 
 def score_sets(
-    cfg: Config, compare: Compare, workspace: Workspace, row: str = ""
-) -> dict[str, float]:
+    cfg: Config, compare: Compare, workspace: Workspace, row: str = "",
+    sets: Sequence[CodeSearchSet] | None = None,
+) -> dict[str, float]:  # fmt: skip
     """Metrics of every collection and their means; values by query are saved with the row's prefix.
 
     Args:
@@ -74,8 +76,9 @@ def score_sets(
         compare: similarities of a collection's queries with its functions.
         workspace: of the run.
         row: "" or a prefix, which the returned names lack.
+        sets: None: those of the config.
     """
-    sets, found = evaluation_sets(cfg), dict[str, float]()
+    sets, found = sets or evaluation_sets(cfg), dict[str, float]()
     for data in sets:
         values = reciprocal(gold_ranks(compare(data), data.gold_places), cfg.eval.max_rank)
         workspace.items(f"{row}{data.name}_mrr", values.tolist())
@@ -89,14 +92,24 @@ def score_sets(
     return found
 
 
-def encoder_compare(cfg: Config, encoder: SentenceEncoder, *, whiten: bool = False) -> Compare:
-    """Cosines of an encoder in evaluation mode; whitened on the whole code base if asked."""
+def encoded(cfg: Config, encoder: SentenceEncoder) -> Vectors:
+    """Vectors by an encoder in evaluation mode; a collection is encoded once."""
+    size, known = cfg.eval.batch_size, dict[str, tuple[Tensor, Tensor]]()
+
+    def vectors(data: CodeSearchSet) -> tuple[Tensor, Tensor]:
+        if data.name not in known:
+            queries = encode_queries(encoder, cfg.model, data.queries, size)
+            known[data.name] = queries, encode_codes(encoder, cfg.model, data.codes, size)
+        return known[data.name]
+
+    return vectors
+
+
+def cosines(vectors: Vectors) -> Compare:
+    """Similarities of unit vectors."""
 
     def compare(data: CodeSearchSet) -> Scores:
-        codes = encode_codes(encoder, cfg.model, data.codes, cfg.eval.batch_size)
-        queries = encode_queries(encoder, cfg.model, data.queries, cfg.eval.batch_size)
-        if whiten:
-            queries, codes = whitened(queries, codes)
+        queries, codes = vectors(data)
         return lambda rows: queries[rows] @ codes.T
 
     return compare
@@ -132,16 +145,17 @@ def lexical_compare(name: str) -> Compare:
     return compare
 
 
-def geometry(cfg: Config, encoder: SentenceEncoder, data: CodeSearchSet) -> dict[str, float]:
-    """Alignment of pairs and uniformity of both sides, of some pairs of a collection.
+def geometry(vectors: tuple[Tensor, Tensor], data: CodeSearchSet, sample: int) -> dict[str, float]:
+    """Alignment of pairs and uniformity of both sides, of at most `sample` pairs of a collection.
 
     Source: Wang & Isola 2020, equations 1 and 2, arXiv 2005.10242.
     """
-    pairs = [(i, own[0]) for i, own in enumerate(data.gold_places) if own][: cfg.eval.sample]
+    pairs = [(i, own[0]) for i, own in enumerate(data.gold_places) if own][:sample]
     if len(pairs) < 2:
         return {}
-    queries = encode_queries(encoder, cfg.model, [data.queries[i] for i, _ in pairs])
-    codes = encode_codes(encoder, cfg.model, [data.codes[c] for _, c in pairs])
+    queries, codes = (
+        x[list(own)] for x, own in zip(vectors, zip(*pairs, strict=True), strict=True)
+    )
     return {
         "alignment": alignment(queries, codes),
         "uniformity_code": uniformity(codes),
@@ -174,10 +188,11 @@ def table(metrics: dict[str, float], sets: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _gallery(cfg: Config, encoder: SentenceEncoder, data: CodeSearchSet) -> list[dict[str, object]]:
+def _gallery(compare: Compare, data: CodeSearchSet) -> list[dict[str, object]]:
     found = [(i, own[0]) for i, own in enumerate(data.gold_places) if own]
-    shown = found[:: max(1, len(found) // 6)][:6]
+    shown, scores = found[:: max(1, len(found) // 6)][:6], compare(data)
+    if not shown:
+        return []
+    rows = torch.cat([scores(slice(i, i + 1)) for i, _ in shown])
     queries = [data.queries[i] for i, _ in shown]
-    vectors = encode_queries(encoder, cfg.model, queries)
-    codes = encode_codes(encoder, cfg.model, data.codes, cfg.eval.batch_size)
-    return retrieval_gallery(vectors @ codes.T, queries, data.codes, [c for _, c in shown])
+    return retrieval_gallery(rows, queries, data.codes, [c for _, c in shown])
