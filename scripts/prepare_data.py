@@ -47,6 +47,8 @@ COPIED = (  # sets that are small enough to be taken whole
     "books-en/chapters.jsonl.gz",
     "esco-occupations/occupations.jsonl.gz",
     "esco-occupations/skills.jsonl.gz",
+    "code-python-doc/train.jsonl.gz",
+    "code-python-doc/test.jsonl.gz",
     *(
         f"retrieval-{name}/{file}"
         for name in ("cisi", "npl")
@@ -74,6 +76,12 @@ LICENCES = {
     "stsb-multi-mt.txt": "stsb-multi-mt.txt",
     "clinc-oos-eval.txt": "cc-by-3.0.txt",
     "wikides.txt": "wikides.txt",
+    "python-psf.txt": "python-psf.txt",
+    "numpy.txt": "numpy.txt",
+    "scipy.txt": "scipy.txt",
+    "pandas.txt": "pandas.txt",
+    "scikit_learn.txt": "scikit_learn.txt",
+    "sympy.txt": "sympy.txt",
 }
 
 

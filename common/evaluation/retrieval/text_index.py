@@ -115,6 +115,21 @@ class TextIndex:
             self.texts += new
         return len(new)
 
+    def replace(self, texts: Sequence[str]) -> int:
+        """Hold exactly these texts, each once; the number of those that had to be encoded.
+
+        Raises:
+            ValueError: no texts.
+        """
+        wanted = list(dict.fromkeys(texts))
+        if not wanted:
+            raise ValueError("an index needs texts")
+        new = self.extend(wanted)
+        place = {text: i for i, text in enumerate(self.texts)}
+        self.embeddings = self.embeddings[torch.tensor([place[text] for text in wanted])]
+        self.texts = wanted
+        return new
+
     def save(self, folder: str | Path, model_key: str) -> None:
         """Write the index, whole or not at all; an older one in the folder is replaced.
 

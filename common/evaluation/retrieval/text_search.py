@@ -1,6 +1,6 @@
 """Queries from a file or the keyboard, nearest texts of a file or folder printed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ def search_texts(index: TextIndex, options: SearchConfig) -> None:
         UserError: a file of queries that is missing or empty.
     """
     print(f"{len(index)} texts indexed")  # noqa: T201
-    for query in read_texts(options.queries) if options.queries else _asked():
+    for query in queries_of(options):
         print(f"\n{query}")  # noqa: T201
         (hits,) = index.search([query], options.k, options.threshold)
         for hit in hits:
@@ -31,6 +31,15 @@ def search_texts(index: TextIndex, options: SearchConfig) -> None:
         if not hits:
             name = "cosine" if index.metric == "cosine" else "score"
             print(f"  no text has a {name} of {options.threshold} or more")  # noqa: T201
+
+
+def queries_of(options: SearchConfig) -> Iterable[str]:
+    """Queries of the file that the options name, else those that are typed, one after the other.
+
+    Raises:
+        UserError: a file that is missing or empty.
+    """
+    return read_texts(options.queries) if options.queries else _asked()
 
 
 def indexed(

@@ -75,3 +75,22 @@ def test_a_stored_index_is_opened_without_encoding_and_extended(tmp_path):
     (tmp_path / "index/index.safetensors").write_bytes(b"half")
     with pytest.raises(UserError, match="is no text index"):
         TextIndex.open(tmp_path / "index", rows, "key")
+
+
+def test_an_index_follows_its_collection_and_encodes_what_is_new_alone():
+    """Texts that are gone leave it, vectors of those that stay are kept, in the new order."""
+    seen = []
+
+    def rows(texts):
+        seen.extend(texts)
+        return torch.tensor([[float(len(text)), 1.0] for text in texts])
+
+    index = TextIndex(rows, ["a", "bbb", "cc"], metric="dot")
+    kept = index.embeddings.clone()
+    seen.clear()
+    assert index.replace(["cc", "dddd", "a", "cc"]) == 1
+    assert (seen, index.texts) == (["dddd"], ["cc", "dddd", "a"])
+    assert torch.equal(index.embeddings[[0, 2]], kept[[2, 0]])
+    assert index.embeddings[1, 0] == 4
+    with pytest.raises(ValueError, match="needs texts"):
+        index.replace([])

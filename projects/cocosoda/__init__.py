@@ -1,0 +1,31 @@
+"""CoCoSoDa: code search with soft data augmentation and momentum contrast (Shi et al., ICSE 2023)."""
+
+from typing import TYPE_CHECKING
+
+from projects.cocosoda.config import Config
+
+if TYPE_CHECKING:
+    from common.engine.experiment import Experiment
+    from projects.cocosoda.module import CoCoSoDa
+
+__all__ = ["Config", "build"]
+
+
+def build(cfg: Config) -> "Experiment[CoCoSoDa]":
+    """The experiment of a config; heavy imports happen here."""
+    from common.families.retrieval.experiment import retrieval_experiment
+    from projects.cocosoda import stages, tasks
+    from projects.cocosoda.evaluate import evaluate
+    from projects.cocosoda.module import CoCoSoDa
+
+    return retrieval_experiment(
+        cfg,
+        stages.recipe_of(cfg),
+        CoCoSoDa,
+        stages=stages.stages,
+        evaluate=evaluate,
+        plan=stages.plan,
+        texts=tasks.bundled_codes,
+        tasks={"prepare": tasks.prepare},
+        model_tasks={"search": tasks.search},
+    )

@@ -1,0 +1,127 @@
+"""`make run TASK=search` on a folder of code, and `TASK=prepare` for CodeSearchNet."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from common.config import UserError
+from common.data.code.functions import Function, read_functions
+from common.data.code.lexer import plain_code
+from common.data.code.search_sets import PIECES, CodePair, joined_rows
+from common.data.code.types import TYPES
+from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
+from common.data.tables import write_jsonl
+from common.encoders.modes import evaluated
+from common.encoders.state_dict import weights_digest
+from common.engine.experiment import Experiment
+from common.engine.run import trained_module
+from common.engine.workspace import Workspace
+from common.evaluation.retrieval.text_index import INDEX, TextIndex
+from common.evaluation.retrieval.text_search import queries_of
+from projects.cocosoda.config import Config
+from projects.cocosoda.data import evaluation_sets, typed_pieces
+from projects.cocosoda.encoder import build_encoder
+from projects.cocosoda.module import CoCoSoDa
+from projects.cocosoda.stages import recipe_of
+
+PARTS = ("train", "valid", "test", "codebase")
+
+
+def bundled_codes(cfg: Config) -> list[str]:
+    """What is searched when the config names no folder: the first code base of the evaluation."""
+    return evaluation_sets(cfg)[0].codes
+
+
+def search(cfg: Config, workspace: Workspace, experiment: Experiment[CoCoSoDa]) -> None:
+    """Index the functions of a file or folder and print the nearest ones of queries, with their places.
+
+    An index that is kept holds exactly the functions that the folder has now: those that are new or
+    changed are encoded, those that are gone leave it.
+
+    Raises:
+        UserError: no trained run, nothing to read, or an index of another encoder.
+    """
+    options = cfg.search
+    module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
+    recipe, encoder = recipe_of(cfg), module.encoder
+    found: dict[str, list[Function]] = {}
+    for function in read_functions(options.file) if options.file else ():
+        found.setdefault(" ".join(plain_code(function.code, function.language).split()), []).append(function)  # fmt: skip
+    found.pop("", None)
+    texts = list(found) if options.file else bundled_codes(cfg)
+    kept = None if options.index is None else Path(options.index).expanduser()
+    with evaluated(encoder, cfg.trainer.accelerator):
+        settings: dict[str, Any] = {
+            "query_encoder": lambda rows: recipe.queries(encoder, rows),
+            "batch_size": cfg.eval.batch_size,
+            "progress": workspace.progress,
+        }
+        documents = lambda rows: recipe.documents(encoder, rows)  # noqa: E731
+        if kept is not None and (kept / INDEX).is_file():
+            index = TextIndex.open(kept, documents, weights_digest(encoder), **settings)
+            new = index.replace(texts) if options.file else 0
+            workspace.say(f"{kept}: opened, {new} functions encoded")
+        else:
+            index = TextIndex(documents, texts, **settings)
+        if kept is not None:
+            index.save(kept, weights_digest(encoder))
+        workspace.say(f"{len(index)} functions indexed")
+        for query in queries_of(options):
+            workspace.say(f"\n{query}")
+            (hits,) = index.search([query], options.k, options.threshold)
+            for hit in hits:
+                places = found.get(hit.text, [])
+                named = "  ".join(f"{f.place} {f.name}" for f in places) or hit.text[:100]
+                workspace.say(f"  {hit.score:6.3f}  {named}")
+            if not hits:
+                workspace.say(f"  no function has a cosine of {options.threshold} or more")
+
+
+def prepare(cfg: Config, workspace: Workspace) -> Path:
+    """Join CodeSearchNet's archives with the lists of URLs; give every piece of the code its type.
+
+    Writes ``<language>/{train,valid,test,codebase}.jsonl``, which ``data.source=csn`` reads. Rows are worked
+    through in chunks that are kept, so a stopped call goes on, and may be shared out (``task.shard``).
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: no input, or a language without archives or lists.
+    """
+    options = cfg.prepare
+    if options.input is None:
+        raise UserError("name the folder of the languages' archives and lists in prepare.input")
+    source = Path(options.input).expanduser()
+    target = Path(options.output).expanduser() if options.output else workspace.folder("csn")
+    for language in cfg.data.languages:
+        for part in PARTS:
+            rows = joined_rows(source / language, part)
+            step = RowMap(
+                f"{language} {part}", lambda: _typed(cfg), {"model": cfg.model.pretrained, "language": language},
+                options.seed,
+            )  # fmt: skip
+            folder = workspace.folder(f"parts/{language}-{part}")
+            done = map_rows(step, rows, folder, cfg.task, workspace.meter)
+            if done.complete:
+                (target / language).mkdir(parents=True, exist_ok=True)
+                write_jsonl(target / language / f"{part}.jsonl", done.rows())
+            workspace.say(f"{language} {part}: {done.summary}")
+    return target
+
+
+def _typed(cfg: Config) -> RowFunction:
+    tokenizer = build_encoder(cfg.model).tokenizer
+
+    def add(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[Any]:
+        found = []
+        for row in rows:
+            code = " ".join(row["code_tokens"])
+            pair = CodePair("", code, row["language"], row["url"])
+            ids, types = typed_pieces(tokenizer, pair, cfg.model.code_length)
+            pieces = tokenizer.convert_ids_to_tokens(ids.tolist())
+            names = [TYPES[t] if t >= 0 else "other" for t in types.tolist()]
+            found.append(row | ({PIECES: list(zip(pieces, names, strict=True))} if code else {}))
+        return found
+
+    return add

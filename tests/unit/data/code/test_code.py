@@ -1,0 +1,231 @@
+"""Lexers, functions of files, augmentations, readers of search sets."""
+
+import gzip
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from common.config import UserError
+from common.data.code.functions import functions_of, read_functions, without_docstring
+from common.data.code.lexer import piece_types, plain_code, split_identifiers, token_spans
+from common.data.code.search_sets import (
+    bundled_docstrings,
+    code_search_net_set,
+    cosqa_pairs,
+    joined_rows,
+    read_cosqa,
+    set_of_pairs,
+    without_name,
+)
+from common.data.code.soda import SoftAugmentation
+from common.data.code.types import LANGUAGES, TYPES, TYPES_OF
+from common.data.tables import write_jsonl
+
+SOURCES = {
+    "go": "func (s *S) Add(a int) int { return a+1 } // c",
+    "java": 'int add(int a) { /* c */ return a + "x\\n"; }',
+    "javascript": "function add(a) { return `x${a}` + 'y'; } // c",
+    "php": "function add($a) { return $a + 'x'; } // c",
+    "python": "def add(a):  # c\n    return f'{a}' + None + 1.5\n",
+    "ruby": "def add(a) # c\n  @b + :sym + 'x'\nend",
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_tokens_cover_all_but_white_space_in_their_order(language):
+    code = SOURCES[language]
+    spans = token_spans(code, language)
+    assert "".join(code[s.start : s.end] for s in spans).replace(" ", "") == "".join(code.split())
+    assert all(a.end <= b.start for a, b in pairwise(spans))
+    types = {code[s.start : s.end]: s.type for s in spans}
+    assert types["return" if "return" in code else "def"] == "keyword"
+    assert types["Add" if language == "go" else "add"] in ("identifier", "field_identifier")
+    assert types["("] == "separators"
+    kinds = {s.type for s in spans}
+    assert "comment" in kinds
+    assert "operator" in kinds
+    assert kinds <= {*TYPES_OF[language], "comment", "other"}
+    assert "c" not in plain_code(code, language).split()
+    assert set(TYPES_OF[language]) <= set(TYPES)
+
+
+def test_special_kinds_of_tokens():
+    def kind(code, language, text):
+        (found,) = {s.type for s in token_spans(code, language) if code[s.start : s.end] == text}
+        return found
+
+    assert kind("x = None", "python", "None") == "literal"
+    assert kind(SOURCES["ruby"], "ruby", "@b") == "variable"
+    assert kind(SOURCES["ruby"], "ruby", ":sym") == "symbol"
+    assert kind(SOURCES["php"], "php", "$a") == "variable"
+    assert kind(SOURCES["java"], "java", '"x\\n"') == "string"  # one token, as in CodeSearchNet
+    assert kind("var x = /ab/g;", "javascript", "/ab/g") == "regex"
+    assert kind("x := 0x1f", "go", "0x1f") == "number"
+
+
+def test_mistakes_and_characters_of_several_bytes_do_not_move_tokens():
+    broken = "def f ( a : return ' $ x"
+    spans = token_spans(broken, "python")
+    assert [broken[s.start : s.end] for s in spans][:6] == ["def", "f", "(", "a", ":", "return"]
+    assert spans[-1].type == "identifier"
+    wide = "return '\u00e9\u4e2d' + abc"
+    for language in ("javascript", "python"):
+        last = token_spans(wide, language)[-1]
+        assert wide[last.start : last.end] == "abc"
+    assert token_spans("", "go") == token_spans("", "python") == []
+    with pytest.raises(UserError, match="no grammar for language 'c'"):
+        token_spans("int x;", "c")
+
+
+def test_pieces_have_the_type_of_the_token_that_holds_their_first_character():
+    code = "return ab + 1"
+    offsets = [(0, 3), (3, 6), (7, 8), (8, 9), (9, 10), (10, 11), (12, 13)]
+    found = piece_types(token_spans(code, "python"), offsets)
+    names = [TYPES[t] if t >= 0 else None for t in found]
+    assert names == ["keyword"] * 2 + ["identifier"] * 2 + [None, "operator", "number"]
+    assert piece_types([], offsets).tolist() == [-1] * 7
+    assert split_identifiers("readHTTPLine_2x") == "read HTTPLine 2x"
+
+
+IDS = np.arange(10, 10 + 4000)
+KINDS = np.tile([0, 1, 2, -1], 1000)
+SODA = SoftAugmentation(5, np.arange(100_000, 100_000 + len(TYPES)), 50_000, (12, 13), ratio=0.2)
+
+
+def test_masking_alters_nine_tenths_of_the_chosen_tokens():
+    new = SODA.code("mask", IDS, KINDS, np.random.default_rng(0), 0)
+    free = ~np.isin(IDS, SODA.special)
+    assert (new != IDS)[free].mean() == pytest.approx(0.2 * 0.9, abs=0.02)
+    assert (new == 5)[free].mean() == pytest.approx(0.2 * 0.8, abs=0.02)
+    assert (new[~free] == IDS[~free]).all()
+    assert new.max() < 50_000
+
+
+def test_replacing_changes_four_fifths_of_the_chosen_tokens_into_their_types():
+    new = SODA.code("replace", IDS, KINDS, np.random.default_rng(0), 0)
+    typed = (KINDS >= 0) & ~np.isin(IDS, SODA.special)
+    changed = new != IDS
+    assert changed[typed].mean() == pytest.approx(0.2 * 0.8, abs=0.02)
+    assert not changed[~typed].any()
+    assert (new[changed] == 100_000 + KINDS[changed]).all()
+
+
+@pytest.mark.parametrize(("strategy", "wanted"), [("replace_type", 100_001), ("mask_type", 5)])
+def test_one_type_is_replaced_or_masked(strategy, wanted):
+    new = SODA.code(strategy, IDS, KINDS, np.random.default_rng(0), 1)
+    assert ((new != IDS) == (KINDS == 1) & ~np.isin(IDS, SODA.special)).all()
+    assert set(new[new != IDS]) == {wanted}
+    some = SoftAugmentation(5, SODA.type_ids, 50_000, type_ratio=0.5)
+    share = (some.code(strategy, IDS, KINDS, np.random.default_rng(0), 1) != IDS)[KINDS == 1]
+    assert share.mean() == pytest.approx(0.5, abs=0.05)
+    with pytest.raises(ValueError, match="'shuffle' of"):
+        SODA.code("shuffle", IDS, KINDS, np.random.default_rng(0), 1)
+
+
+def test_functions_of_a_folder_with_their_places(tmp_path):
+    (tmp_path / "a.py").write_text(
+        'import os\n\n@cache\ndef one(a):\n    """Doc."""\n    return a\n\nclass C:\n    def two(self):\n'
+        '        """Only."""\n'
+    )
+    (tmp_path / "b.go").write_text("package p\n\nfunc Three(a int) int { return a }\n")
+    (tmp_path / "script.rb").write_text("puts 1\n")
+    (tmp_path / "c.php").write_text("<?php\nfunction four($a) { return $a; }\n")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git/x.py").write_text("def hidden(): pass\n")
+    (tmp_path / "bad.py").write_bytes(b"\xff\xfe")
+    found = read_functions(tmp_path)
+    names = [(f.path.name, f.line, f.name) for f in found]
+    assert names == [("a.py", 4, "one"), ("a.py", 9, "two"), ("b.go", 3, "Three"), ("c.php", 2, "four"),
+                     ("script.rb", 1, "script")]  # fmt: skip
+    assert found[0].code == "@cache\ndef one(a):\n    return a"
+    assert "Only" in found[1].code  # a body is left
+    assert found[0].place.endswith("a.py:4")
+    assert functions_of("def f(:", "python") == []
+    assert without_docstring("def f():\n    '''d'''\n    return 1") == "def f():\n    return 1"
+    with pytest.raises(UserError, match="does not exist"):
+        read_functions(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no code"):
+        read_functions(tmp_path / "empty")
+
+
+def test_archives_are_joined_with_the_lists_of_urls(tmp_path):
+    folder = tmp_path / "go"
+    for part, urls in (("train", "abc"), ("valid", "de"), ("test", "fg")):
+        own = folder / "final/jsonl" / part
+        own.mkdir(parents=True)
+        with gzip.open(own / f"go_{part}_0.jsonl.gz", "wt") as file:
+            for url in urls:
+                file.write(json.dumps({"url": url, "language": "go", "code_tokens": ["f", url], "original_string": "f",
+                                       "docstring_tokens": ["d", url], "repo": "r"}) + "\n")  # fmt: skip
+        (folder / f"{part}.txt").write_text("\n".join(reversed(urls[:-1] + "z")))
+    (folder / "codebase.txt").write_text("g\ne\nd\n")
+    assert [row["url"] for row in joined_rows(folder, "train")] == ["b", "a"]
+    (valid,) = joined_rows(folder, "valid")
+    assert (valid["code_tokens"], valid["original_string"]) == ([], "")
+    assert valid["docstring_tokens"] == ["d", "d"]
+    base = joined_rows(folder, "codebase")
+    assert [row["url"] for row in base] == ["g", "e", "d"]
+    assert not any(row["docstring_tokens"] for row in base)
+    for part in ("valid", "codebase"):
+        write_jsonl(folder / f"{part}.jsonl", joined_rows(folder, part))
+    data = code_search_net_set(tmp_path, "go", "valid")
+    assert (data.queries, data.gold_places, data.codes[2]) == (["d d"], [[2]], "f d")
+    (folder / "test.txt").write_text("nothing\n")
+    with pytest.raises(UserError, match="none of the URLs"):
+        joined_rows(folder, "test")
+    with pytest.raises(UserError, match=r"needs train.txt"):
+        joined_rows(tmp_path / "ruby", "train")
+
+
+def test_cosqa_is_read_as_released_and_as_rows(tmp_path):
+    (tmp_path / "code_idx_map.txt").write_text(
+        json.dumps({"def a ( ) :  pass": 0, "def b ( ) : 1": 1})
+    )
+    rows = [
+        {"idx": "1", "doc": "how to b", "retrieval_idx": 1},
+        {"idx": "2", "doc": "gone", "retrieval_idx": 9},
+    ]
+    (tmp_path / "cosqa-retrieval-dev-500.json").write_text(json.dumps(rows))
+    data = read_cosqa(tmp_path)
+    assert data.codes == ["def a ( ) : pass", "def b ( ) : 1"]
+    assert data.gold_places == [[1], []]
+    assert [pair.query for pair in cosqa_pairs(tmp_path, "dev")] == ["how to b"]
+    with pytest.raises(UserError, match="cosqa-retrieval-test"):
+        read_cosqa(tmp_path, "test")
+    plain = tmp_path / "rows"
+    plain.mkdir()
+    write_jsonl(plain / "codebase.jsonl.gz", [{"_id": 4, "code": "def a():  # c\n    pass"}])
+    write_jsonl(plain / "dev.jsonl.gz", [{"query": "a", "code_id": 4}])
+    assert read_cosqa(plain).codes == ["def a ( ) : pass"]
+    with pytest.raises(UserError, match="neither code_idx_map.txt"):
+        read_cosqa(tmp_path / "go")
+
+
+def test_bundled_docstrings_keep_their_parts_apart():
+    """No docstring of one part in another; whole modules held out for development; names hidden."""
+    found = bundled_docstrings(None, 50, 0)
+    docs = {part: {pair.query for pair in own} for part, own in found.items()}
+    assert {part: len(own) for part, own in found.items()} == {
+        "train": 50,
+        "valid": 810,
+        "test": 895,
+    }
+    assert not docs["train"] & docs["valid"]
+    assert not docs["train"] & docs["test"]
+    assert not docs["valid"] & docs["test"]
+    modules = {part: {p.key.split(":")[0] for p in own} for part, own in found.items()}
+    assert not modules["train"] & modules["valid"]
+    other = {pair.key for pair in bundled_docstrings(None, 50, 1)["train"]}
+    assert other != {pair.key for pair in found["train"]}
+    for pair in found["test"][:200]:
+        name = pair.key.rpartition(":")[2].rpartition(".")[2]
+        assert name in pair.code.split()
+        assert name not in without_name(pair).code.split() or name == "f"
+    data = set_of_pairs("x", found["test"])
+    repeated = [i for i, own in enumerate(data.gold_places) if len(own) > 1]
+    assert len(repeated) == 2  # one property and its setter have one name
+    with pytest.raises(UserError, match="limit"):
+        bundled_docstrings(None, 10**6, 0)
