@@ -61,7 +61,7 @@ class Objective(nn.Module):
             queues: earlier candidates by the same names, (K, D); None: there are none.
         """
         return {
-            f"{anchor}_to_{key}": self.loss(  # Eq. 8 and 9
+            f"{anchor}_to_{key}": self.loss(  # Eq. l(A, P, Q): inter, intra
                 anchors[anchor], keys[key], self.scale,
                 queue=None if queues is None else queues[key],
             )
@@ -78,5 +78,5 @@ class Objective(nn.Module):
         found = self.terms(anchors, keys, queues).values()
         rows = torch.cat([term.per_sample for term in found])  # (4 B,) or (6 B,)
         hits = torch.cat([term.hits for term in found if term.hits is not None])
-        loss = torch.stack([term.loss for term in found]).mean()  # Eq. 10: all weigh the same
+        loss = torch.stack([term.loss for term in found]).mean()  # Eq. of the sum: all terms weigh the same
         return LossOutput(loss, rows, hits)
