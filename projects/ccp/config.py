@@ -80,8 +80,8 @@ class Config(ExperimentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        method, tuned = self.method, self.finetune.steps > 0
-        if not method.pretrain and not tuned:
+        method = self.method
+        if not method.pretrain and not self.finetune.steps:
             raise ValueError("method.pretrain=false needs finetune.steps: nothing would be trained")
         if method.pretrain and method.mlm_weight and self.data.batch_size < method.mlm_every:
             raise ValueError(
@@ -94,8 +94,9 @@ class Config(ExperimentConfig):
             )
         if self.eval.pseudo_bitext and not self.simulated:
             raise ValueError("eval.pseudo_bitext is for the simulated language: use eval.bitext")
-        own = tuned and self.finetune.file is None
-        if own and not (self.eval.held_out_queries and self.eval.beir):
+        if (self.finetune.steps and self.finetune.file is None) and not (
+            self.eval.held_out_queries and self.eval.beir
+        ):
             raise ValueError(
                 "fine-tuning needs questions: finetune.file, or eval.held_out_queries of eval.beir"
             )

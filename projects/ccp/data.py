@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from common.config import UserError
 from common.data.lookup import data_root
 from common.data.module import ContrastiveData
 from common.data.retrieval.passages import PassageBatches, PassageRecord
@@ -99,8 +100,6 @@ def calibration_sentences(cfg: Config, language: str, without: Sequence[str]) ->
     Raises:
         UserError: no text of the language.
     """
-    from common.config import UserError
-
     if language in cfg.eval.monolingual:
         documents: Documents = DocumentFile(below(cfg, cfg.eval.monolingual[language]))
     else:
@@ -135,7 +134,7 @@ def pretraining_data(cfg: Config, towers: Towers) -> ContrastiveData:
         tokenizer, model = encoder.tokenizer, encoder.tower.model
         masking = Masking(
             method.mlm_every, method.mlm_probability, tokenizer.mask_token_id,
-            model.get_input_embeddings().num_embeddings, tokenizer.all_special_ids,
+            int(model.config.vocab_size), tokenizer.all_special_ids,
         )  # fmt: skip
     train = ContextPairs(languages, mixture, window=data.window, seed=cfg.seed, masking=masking)
     heldout = heldout_documents(cfg) if cfg.trainer.val_every_n_steps else []

@@ -1,10 +1,13 @@
 """Neighbours, bitext before and after calibration, XOR-Retrieve, and monitors of the training."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from common.config import UserError
+from common.data.lookup import data_root
 from common.data.tables import read_jsonl
 from common.encoders.modes import evaluated
 from common.engine.module import ContrastiveModule
@@ -29,7 +32,6 @@ from projects.ccp.answers import BUDGETS, answer_within_tokens
 from projects.ccp.config import SIMULATED, Config
 from projects.ccp.data import (
     ENGLISH,
-    below,
     calibration_sentences,
     encode_language,
     heldout_documents,
@@ -192,13 +194,9 @@ def bitext_pairs(cfg: Config) -> dict[str, tuple[list[str], list[str]]]:
     return pairs
 
 
-def _prefix(cfg: Config, place: str):  # type: ignore[no-untyped-def]
-    from pathlib import Path
-
-    from common.data.lookup import data_root
-
+def _prefix(cfg: Config, place: str) -> Path:
     own = Path(place).expanduser()
-    return own if own.parent.is_dir() and own.is_absolute() else data_root(cfg.data.root) / own
+    return own if own.is_absolute() else data_root(cfg.data.root) / own
 
 
 def _bitext_metrics(
@@ -279,12 +277,7 @@ def head_metrics(cfg: Config, module: CCP) -> dict[str, float]:
 
 def search_texts(cfg: Config) -> list[str]:
     """What the task "search" looks in when the config names no file."""
-    from common.config import UserError
-
     found = [s for document in heldout_documents(cfg) for s in document]
     if not found:
         raise UserError("name a text file or folder in search.file")
     return found
-
-
-__all__ = ["below", "evaluate", "search_texts"]

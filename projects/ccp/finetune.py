@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.config import UserError
 from common.distributed.collectives import all_gather_no_grad
 from common.engine.module import ContrastiveModule
 from common.losses.info_nce import InfoNCELoss
@@ -36,6 +37,8 @@ class DPR(ContrastiveModule):
         super().__init__(
             replace(cfg.optim, lr=own.lr, warmup_steps=own.warmup_steps, warmup_epochs=0.0)
         )
+        if own.share_towers and encoder.own_question is not None:
+            raise UserError("model.pretrained has two towers: set finetune.share_towers=false")
         if not own.share_towers:
             encoder.split()
         self.encoder, self.num_negatives = encoder, own.num_negatives

@@ -57,11 +57,13 @@ class PairHead(nn.Module):
         self.norm = norm
         self.first = nn.Linear(in_dim, hidden_dim, bias=bias)
         self.second = nn.Linear(hidden_dim, out_dim, bias=bias)
-        used, options = norm != "none", {"eps": eps, "momentum": momentum}
-        self.first_norm = AsymmetricBatchNorm(hidden_dim, **options) if used else None
-        self.last_norm = (
-            AsymmetricBatchNorm(out_dim, **options, affine=False) if used and last_norm else None
-        )
+        used = norm != "none"
+
+        def made(width: int, affine: bool) -> AsymmetricBatchNorm:
+            return AsymmetricBatchNorm(width, eps=eps, momentum=momentum, affine=affine)
+
+        self.first_norm = made(hidden_dim, True) if used else None
+        self.last_norm = made(out_dim, False) if used and last_norm else None
         self.register_buffer("turn", torch.zeros((), dtype=torch.long))
 
     def project(self, x: Tensor, batch_statistics: bool = False) -> Tensor:

@@ -82,11 +82,10 @@ class CCP(ContrastiveModule):
         if self.training:
             self._new.append((center.detach(), context.detach(), language))
         loss = self.method.cts_weight * terms.loss  # Eq. 3
-        hits = [part.hits for part in terms]
         found = {
             "center_to_context": terms.center_to_context.loss,
             "context_to_center": terms.context_to_center.loss,
-            "accuracy": torch.stack([h for h in hits if h is not None]).float().mean(),
+            "accuracy": torch.stack([p.hits for p in terms if p.hits is not None]).float().mean(),
             **separation(bank, self.bank.label("language")),
         }
         if self.mlm_head is not None:
@@ -110,7 +109,9 @@ class CCP(ContrastiveModule):
 
     def after_optimizer_step(self) -> None:
         """Enqueue both sides of this step, of all ranks."""
-        for center, context, language in self._new if self.bank is not None else ():
+        if self.bank is None:
+            return
+        for center, context, language in self._new:
             for side, rows in ((CENTER, center), (CONTEXT, context)):  # rank order within a side
                 self.bank.enqueue(rows, language=language, side=torch.full_like(language, side))
         self._new = []

@@ -30,7 +30,7 @@ def separation(vectors: Tensor, languages: Tensor) -> dict[str, Tensor]:
     """
     unit = F.normalize(vectors.float(), dim=1)
     means, within = [], []
-    for language in languages[languages >= 0].unique():
+    for language in sorted({*languages[languages >= 0].tolist()}):
         rows = unit[languages == language]
         means.append(rows.mean(0))
         within.append((rows - means[-1]).square().sum(1).mean())

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from common.encoders.text.sentence import SentenceEncoder
-from common.families.retrieval.dense import dense_recipe
+from common.families.retrieval.dense import build_dense, dense_recipe
 from common.families.retrieval.encoder import EncoderRecipe
 from projects.ccp.config import SIMULATED, Config
 
@@ -27,7 +27,8 @@ class Towers(nn.Module):
 
     def __init__(self, passage: SentenceEncoder, question: SentenceEncoder | None = None) -> None:
         super().__init__()
-        self.passage, self.own_question = passage, question
+        self.passage: SentenceEncoder = passage
+        self.own_question: SentenceEncoder | None = question
 
     @property
     def question(self) -> SentenceEncoder:
@@ -95,11 +96,15 @@ def recipe_of(cfg: Config) -> EncoderRecipe[Towers]:
     base = dense_recipe(cfg.model, cfg.eval, norm_query=unit, norm_document=unit)
 
     def prepared(encoder: SentenceEncoder) -> Towers:
+        """With the second tower of a fine-tuned export that the training goes on from."""
         encoder.length_groups = cfg.model.length_groups
         if cfg.simulated and cfg.model.pretrained == "random":
             size = 2 * len(encoder.tokenizer)
             encoder.tower.model.resize_token_embeddings(size, mean_resizing=False)
-        return Towers(encoder)
+        second = Path(cfg.model.pretrained) / QUESTION
+        if not second.is_dir():
+            return Towers(encoder)
+        return Towers(encoder, build_dense(replace(cfg.model, pretrained=str(second))))
 
     def save(towers: Towers, folder: Path) -> None:
         base.save(towers.passage, folder)
@@ -110,12 +115,12 @@ def recipe_of(cfg: Config) -> EncoderRecipe[Towers]:
         second = folder / QUESTION
         return Towers(base.load(folder), base.load(second) if second.is_dir() else None).eval()
 
-    return replace(
-        base,  # type: ignore[arg-type]
-        build=lambda: prepared(base.build()),
-        planned=lambda: prepared(base.planned()),
-        save=save,
-        load=load,
-        queries=lambda towers, texts: base.queries(towers.question, texts),
-        documents=lambda towers, texts: base.documents(towers.passage, texts),
-    )  # type: ignore[return-value]
+    return EncoderRecipe(
+        lambda: prepared(base.build()),
+        lambda: prepared(base.planned()),
+        save,
+        load,
+        lambda towers, texts: base.queries(towers.question, texts),
+        lambda towers, texts: base.documents(towers.passage, texts),
+        base.metric,
+    )

@@ -74,7 +74,7 @@ def save_calibration(path: Path, transforms: Mapping[str, EmbeddingTransform]) -
         transforms: by language.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, own in transforms.items():
         tensors |= {
             f"{name}.mean": own.mean.contiguous(),

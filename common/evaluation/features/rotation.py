@@ -69,8 +69,7 @@ def procrustes(x: Tensor, y: Tensor) -> Tensor:
     if x.shape != y.shape:
         raise ValueError(f"procrustes needs pairs of rows, got {tuple(x.shape)}, {tuple(y.shape)}")
     with exact_math(x.device):
-        left, _, right = torch.linalg.svd(y.T @ x)
-        return left @ right
+        return _nearest_orthogonal(y.T @ x)
 
 
 def csls(x: Tensor, y: Tensor, neighbours: int = 10) -> Tensor:
@@ -192,10 +191,10 @@ def _train_rotation(x: Tensor, y: Tensor, options: AdversarialOptions) -> Tensor
     for step in range(options.steps):
         for _ in range(options.discriminator_steps):
             tell.zero_grad()
-            loss(target).backward()
+            loss(target).backward()  # type: ignore[no-untyped-call]
             tell.step()
         fool.zero_grad()
-        loss(1 - target).backward()
+        loss(1 - target).backward()  # type: ignore[no-untyped-call]
         fool.step()
         with torch.no_grad():  # Eq. 7 of Conneau et al.
             pull = rotation @ rotation.T @ rotation
@@ -207,4 +206,5 @@ def _train_rotation(x: Tensor, y: Tensor, options: AdversarialOptions) -> Tensor
 
 def _nearest_orthogonal(matrix: Tensor) -> Tensor:
     left, _, right = torch.linalg.svd(matrix.double())
-    return left @ right
+    turn: Tensor = left @ right
+    return turn
