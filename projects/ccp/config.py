@@ -8,8 +8,6 @@ from common.families.retrieval.config import DenseModel, SearchConfig
 from common.ranges import Count, Inner, NonNegative, Positive, Probability, Share, at_least
 from projects.ccp.options import CalibrateConfig, CCPEval, CCPFinetune, SplitConfig
 
-SIMULATED = "permuted"  # a language with the sentences of another, in pieces of its own
-
 
 @dataclass
 class CCPData(DataConfig):
@@ -33,6 +31,7 @@ class CCPModel(DenseModel):
 
     pooling: Literal["avg", "cls_before_pooler", "last_token"] = "cls_before_pooler"
     length_groups: Count = 1  # passes over a batch by length, see SentenceEncoder
+    architecture: str | None = None  # what `make check` builds for a folder that is not here yet
     normalize: bool = False  # unit vectors in evaluation, export and search
 
 

@@ -32,7 +32,8 @@ from common.encoders.text.sentence import SentenceEncoder
 from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
 from common.engine.trainer import world_size
 from common.families.retrieval.finetuning import finetuning_data, passage_batches, questions
-from projects.ccp.config import SIMULATED, Config
+from projects.ccp.config import Config
+from projects.ccp.options import SIMULATED
 from projects.ccp.towers import Towers, language_view
 
 ENGLISH = "en"

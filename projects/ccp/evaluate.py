@@ -29,7 +29,7 @@ from common.families.retrieval.evaluation import (
     set_names,
 )
 from projects.ccp.answers import BUDGETS, answer_within_tokens
-from projects.ccp.config import SIMULATED, Config
+from projects.ccp.config import Config
 from projects.ccp.data import (
     ENGLISH,
     calibration_sentences,
@@ -38,6 +38,7 @@ from projects.ccp.data import (
 )
 from projects.ccp.module import CCP
 from projects.ccp.monitors import leakage, other_language_share, separation
+from projects.ccp.options import SIMULATED
 from projects.ccp.towers import Towers, recipe_of
 
 K = 10
@@ -58,7 +59,9 @@ def evaluate(cfg: Config, module: ContrastiveModule, workspace: Workspace) -> di
         return found | xor_retrieve(cfg, some, own)
 
     metrics = before_and_after(cfg, recipe, towers, measure, workspace)
-    if isinstance(module, CCP) and module.head is not None:
+    if isinstance(module, CCP) and module.bank is not None:
+        found = separation(module.bank.features, module.bank.label("language"))
+        metrics |= {f"bank_{name}": float(value) for name, value in found.items()}
         metrics |= head_metrics(cfg, module)
     return metrics
 

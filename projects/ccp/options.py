@@ -7,6 +7,8 @@ from common.families.retrieval.config import RetrievalEval
 from common.families.retrieval.finetuning_options import FinetuneConfig
 from common.ranges import Count, Positive, Probability, Whole, at_least
 
+SIMULATED = "permuted"  # a language with the sentences of another, in pieces of its own
+
 
 @dataclass
 class CCPFinetune(FinetuneConfig):

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.encoders.pretrained import resolve_pretrained
 from common.encoders.text.sentence import SentenceEncoder
-from common.families.retrieval.dense import build_dense, dense_recipe
+from common.families.retrieval.dense import build_dense, dense_recipe, planned_dense
 from common.families.retrieval.encoder import EncoderRecipe
-from projects.ccp.config import SIMULATED, Config
+from projects.ccp.config import Config
+from projects.ccp.options import SIMULATED
 
 QUESTION = "question"  # folder of the second tower in an export
 
@@ -87,6 +89,11 @@ def language_view(
     return SentenceEncoder(encoder.tower, tokenizer, max_length=limit, normalize=encoder.normalize)
 
 
+def stand_in_needed(pretrained: str) -> bool:
+    """Whether weights are not on this machine."""
+    return pretrained != "random" and not resolve_pretrained(pretrained, require=False).present
+
+
 def recipe_of(cfg: Config) -> EncoderRecipe[Towers]:
     """The project's encoder: state of the first token, dot products (cosines if normalised).
 
@@ -106,6 +113,11 @@ def recipe_of(cfg: Config) -> EncoderRecipe[Towers]:
             return Towers(encoder)
         return Towers(encoder, build_dense(replace(cfg.model, pretrained=str(second))))
 
+    def planned() -> SentenceEncoder:
+        model = cfg.model
+        known = model.architecture if stand_in_needed(model.pretrained) else None
+        return planned_dense(replace(model, pretrained=known or model.pretrained))
+
     def save(towers: Towers, folder: Path) -> None:
         base.save(towers.passage, folder)
         if towers.own_question is not None:
@@ -117,7 +129,7 @@ def recipe_of(cfg: Config) -> EncoderRecipe[Towers]:
 
     return EncoderRecipe(
         lambda: prepared(base.build()),
-        lambda: prepared(base.planned()),
+        lambda: prepared(planned()),
         save,
         load,
         lambda towers, texts: base.queries(towers.question, texts),

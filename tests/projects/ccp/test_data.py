@@ -23,7 +23,6 @@ from common.evaluation.features.rotation import (
     refine_rotation,
 )
 from projects.ccp.answers import answer_within_tokens
-from projects.ccp.config import SIMULATED
 from projects.ccp.data import (
     ENGLISH,
     calibration_sentences,
@@ -32,6 +31,7 @@ from projects.ccp.data import (
     tuning_data,
 )
 from projects.ccp.evaluate import bitext_pairs
+from projects.ccp.options import SIMULATED
 from projects.ccp.towers import language_view, recipe_of
 from tests.projects.ccp.conftest import config, training_set
 

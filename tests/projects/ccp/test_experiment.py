@@ -165,7 +165,12 @@ def test_training_brings_neighbours_together():
     from tests.projects.ccp.conftest import training_set
 
     def accuracy(moved):
-        words = ["method.mlm_weight=0", "method.norm_momentum=0.5", "model.pooling=avg"]
+        words = [
+            "method.mlm_weight=0",
+            "method.norm_momentum=0.5",
+            "method.bank_size=16",
+            "model.pooling=avg",
+        ]
         module, data = module_of(*words), training_set(*words)
         optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
         seen = []
