@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Literal
 
 from common.config import DataConfig, ExperimentConfig
 from common.data.text.options import TokenNoise
 from common.families.retrieval.config import DenseModel, RetrievalEval, SearchConfig, check_queue
-from common.ranges import Count, NonNegative, Positive, Probability, Rate, Share, Whole, at_least
+from common.families.retrieval.finetuning_options import FinetuneConfig
+from common.ranges import Count, NonNegative, Positive, Probability, Rate, Share
 
 
 @dataclass
@@ -49,23 +50,6 @@ class MethodConfig:
     key_encoder_dropout: bool = True  # as released: keys are computed with dropout
     gather: bool = True  # in_batch: keys of all ranks
     loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
-
-
-@dataclass
-class FinetuneConfig:
-    """The second stage: questions with passages, in-batch negatives and explicit ones."""
-
-    steps: Whole = 0  # 0: no fine-tuning
-    file: str | None = None  # .json or .jsonl of DPR's layout; None: eval.held_out_queries
-    batch_size: Count = 64  # per device
-    lr: Positive = 1.0e-5
-    warmup_steps: Whole = 0
-    temperature: Positive = 0.05
-    num_negatives: Whole = 1  # n of a question
-    negative_hard_ratio: Probability = 0.0  # probability that one of them is a hard one
-    negative_hard_min_idx: Whole = 0  # first hard negatives that are passed over
-    max_length: Annotated[int, at_least(4)] = 256  # tokens of a question or passage
-    normalize_text: bool = True  # as released, where the option has no effect
 
 
 @dataclass

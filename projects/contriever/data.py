@@ -8,20 +8,12 @@ import numpy as np
 from common.config import UserError
 from common.data.lookup import bundled, data_root
 from common.data.module import ContrastiveData
-from common.data.retrieval.passages import (
-    NegativeDraw,
-    PassageBatches,
-    PassageRecord,
-    read_passages,
-)
-from common.data.text.normalize import text_preparation
 from common.data.text.tokens.noise import Ids, inverse_cloze, random_crop, token_noise
 from common.data.text.tokens.stream import ChunkPairs, TokenStream, TwoViews, flat_ids, open_shards
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
 from common.evaluation.retrieval.beir import load_titles
 from common.evaluation.retrieval.subsets import synthetic_set
-from common.families.retrieval.evaluation import load_set
 from projects.contriever.config import Config
 
 BUNDLED = ("retrieval-cisi", "retrieval-npl")  # texts without their titles, which are dev queries
@@ -95,43 +87,6 @@ def pretraining_data(cfg: Config, encoder: SentenceEncoder) -> ContrastiveData:
         batch_size=cfg.data.batch_size,
         seed=cfg.seed,
         num_workers=cfg.data.num_workers,
-    )
-
-
-def questions(cfg: Config, file: str | None) -> list[PassageRecord]:
-    """Questions of a file, or those that the evaluation leaves out, with their passages.
-
-    Raises:
-        UserError: a missing or broken file or set.
-    """
-    if file is not None:
-        path = Path(file).expanduser()
-        return read_passages(path if path.is_file() else data_root(cfg.data.root) / path)
-    found = []
-    for place in cfg.eval.beir:
-        data = load_set(cfg, place, held_out=True)
-        for query, grades in data.qrels.items():
-            right = tuple(data.corpus[d] for d, grade in grades.items() if grade > 0)
-            if right:
-                found.append(PassageRecord(data.queries[query], right))
-    return found
-
-
-def finetuning_data(cfg: Config, encoder: SentenceEncoder) -> ContrastiveData:
-    """Batches of questions with positives and negatives."""
-    own = cfg.finetune
-    draw = NegativeDraw(own.num_negatives, own.negative_hard_ratio, own.negative_hard_min_idx)
-    limit = min(own.max_length, encoder.max_length or own.max_length)
-
-    def tokenize(texts: Any) -> Any:
-        return encoder.tokenizer(
-            list(texts), truncation=True, max_length=limit, padding=True, return_tensors="pt"
-        )
-
-    prepare = text_preparation(own.normalize_text, False)
-    train = PassageBatches(questions(cfg, own.file), draw, tokenize, prepare, cfg.seed)
-    return ContrastiveData(
-        train, batch_size=own.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers
     )
 
 

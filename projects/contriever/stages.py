@@ -10,9 +10,9 @@ from common.engine.experiment import Plan, Stage
 from common.families.retrieval.dense import dense_recipe
 from common.families.retrieval.encoder import EncoderRecipe
 from common.families.retrieval.experiment import text_plan
+from common.families.retrieval.finetuning import finetuning_data
 from projects.contriever.config import Config
 from projects.contriever.data import (
-    finetuning_data,
     pretraining_data,
     requirements,
     token_streams,
@@ -36,7 +36,7 @@ def stages(cfg: Config) -> Iterator[Stage]:
     if cfg.finetune.steps:
         steps = {"max_steps": cfg.finetune.steps, "max_epochs": None}
         module = Contriever(cfg, encoder, finetune=True)
-        yield Stage("finetune", module, finetuning_data(cfg, encoder), steps)
+        yield Stage("finetune", module, finetuning_data(cfg, cfg.finetune, encoder), steps)
 
 
 def plan(cfg: Config) -> Plan[Contriever]:

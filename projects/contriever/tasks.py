@@ -18,8 +18,8 @@ from common.engine.run import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.beir import load_corpus
 from common.evaluation.retrieval.text_mining import mine_text_negatives
+from common.families.retrieval.finetuning import questions
 from projects.contriever.config import Config
-from projects.contriever.data import questions
 from projects.contriever.module import Contriever
 from projects.contriever.stages import recipe_of
 

@@ -31,6 +31,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
                                                 "max_position_embeddings": 514},
     "xlm-roberta-base": {"model_type": "xlm-roberta", "vocab_size": 250002,
                          "max_position_embeddings": 514},
+    "xlm-roberta-large": {"model_type": "xlm-roberta", "vocab_size": 250002, "hidden_size": 1024,
+                          "num_hidden_layers": 24, "num_attention_heads": 16,
+                          "intermediate_size": 4096, "max_position_embeddings": 514},
 }  # fmt: skip
 
 

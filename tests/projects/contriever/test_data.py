@@ -12,10 +12,9 @@ from common.data.mixture import source_probabilities
 from common.data.retrieval.passages import NegativeDraw, PassageRecord
 from common.data.text.tokens.noise import delete_tokens, mask_with, random_span
 from common.families.retrieval.dense import build_dense
+from common.families.retrieval.finetuning import finetuning_data, questions
 from projects.contriever.data import (
-    finetuning_data,
     pretraining_data,
-    questions,
     token_streams,
     two_views,
 )
@@ -236,14 +235,14 @@ def test_item_15_batches_of_a_file_hold_golds_then_negatives(tmp_path, encoder):
         "finetune.negative_hard_ratio=1.0",
     ]
     for name in ("a.json", "b.jsonl"):
-        data = finetuning_data(config(*words, f"finetune.file={name}"), encoder)
+        cfg = config(*words, f"finetune.file={name}")
+        data = finetuning_data(cfg, cfg.finetune, encoder)
         batch = data.train_set[[(i, 0) for i in (2, 0)]]
         texts = [encoder.tokenizer.decode(row[1:-1]) for row in plain(batch["key"])]
         assert texts == ["t right 2", "t right 0", "hard 2", "hard 0"]
         assert encoder.tokenizer.decode(plain(batch["query"])[0][1:-1]).startswith("question 2 '")
-    rough = finetuning_data(
-        config(*words, "finetune.file=a.json", "finetune.normalize_text=false"), encoder
-    )
+    cfg = config(*words, "finetune.file=a.json", "finetune.normalize_text=false")
+    rough = finetuning_data(cfg, cfg.finetune, encoder)
     asked = plain(rough.train_set[[(0, 0)]]["query"])[0]
     assert encoder.tokenizer.unk_token_id in asked
     (tmp_path / "c.json").write_text("[]")

@@ -1,0 +1,101 @@
+"""What can be set in a CCP experiment."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from common.config import DataConfig, ExperimentConfig
+from common.families.retrieval.config import DenseModel, SearchConfig
+from common.ranges import Count, Inner, NonNegative, Positive, Probability, Share, at_least
+from projects.ccp.options import CalibrateConfig, CCPEval, CCPFinetune, SplitConfig
+
+
+@dataclass
+class CCPData(DataConfig):
+    """Documents of several languages, and pairs of neighbouring sentences."""
+
+    # bundled: books-en, and other chapters of it in a simulated language; files: `languages`
+    source: Literal["synthetic", "bundled", "files"] = "bundled"
+    languages: dict[str, str] = field(default_factory=dict)  # files: language -> .jsonl below root
+    window: Count = 5  # w, sentences to either side of the centre
+    sampling_exponent: Probability = 0.3  # of the size of a language
+    max_length: Annotated[int, at_least(4)] = 256  # tokens of a sentence in training
+
+    def __post_init__(self) -> None:
+        if (self.source == "files") != bool(self.languages):
+            raise ValueError("data.languages and data.source=files belong together")
+
+
+@dataclass
+class CCPModel(DenseModel):
+    """The encoder; with a simulated language it has pieces for both."""
+
+    pooling: Literal["avg", "cls_before_pooler", "last_token"] = "cls_before_pooler"
+    length_groups: Count = 1  # passes over a batch by length, see SentenceEncoder
+    architecture: str | None = None  # what `make check` builds for a folder that is not here yet
+    normalize: bool = False  # unit vectors in evaluation, export and search
+
+
+@dataclass
+class MethodConfig:
+    """The objective of the pre-training."""
+
+    pretrain: bool = True  # False: fine-tuning alone, from the encoder as it is
+    temperature: Positive = 0.1  # tau
+    norm: Literal["asymmetric", "plain", "none"] = "asymmetric"  # of the head; ablation: the others
+    last_norm: bool = True  # a second norm after the last linear map
+    norm_eps: Positive = 1.0e-12
+    norm_momentum: Share = 0.1  # how far the running statistics move in a step
+    bank_size: Count = 4096  # rows of all languages
+    language_bank: bool = True  # False: rows of every language are negatives (ablation)
+    bank_sides: Literal["both", "own"] = (
+        "both"  # own: contexts against contexts, as in the equations
+    )
+    bank_initial: Literal["masked", "random"] = "masked"  # random: as released with MSM
+    in_batch_negatives: bool = True  # False: the bank alone
+    cts_weight: NonNegative = 1.0  # of the two directions
+    mlm_weight: NonNegative = 1.0  # 0: no masked language model
+    mlm_probability: Inner = 0.15
+    mlm_every: Count = 4  # one of how many centres is masked as well
+    loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
+
+
+@dataclass
+class Config(ExperimentConfig):
+    """CCP experiment."""
+
+    data: CCPData = field(default_factory=CCPData)
+    model: CCPModel = field(default_factory=CCPModel)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    finetune: CCPFinetune = field(default_factory=CCPFinetune)
+    eval: CCPEval = field(default_factory=CCPEval)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    calibrate: CalibrateConfig = field(default_factory=CalibrateConfig)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether one of the languages is `SIMULATED`."""
+        return self.data.source != "files"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        method = self.method
+        if not method.pretrain and not self.finetune.steps:
+            raise ValueError("method.pretrain=false needs finetune.steps: nothing would be trained")
+        if method.pretrain and method.mlm_weight and self.data.batch_size < method.mlm_every:
+            raise ValueError(
+                "data.batch_size below method.mlm_every leaves ranks without masked rows"
+            )
+        if method.pretrain and self.simulated and self.model.pretrained != "random":
+            raise ValueError(
+                "the simulated language has pieces of its own: it needs model.pretrained=random, "
+                "or real languages in data.languages with data.source=files"
+            )
+        if self.eval.pseudo_bitext and not self.simulated:
+            raise ValueError("eval.pseudo_bitext is for the simulated language: use eval.bitext")
+        if (self.finetune.steps and self.finetune.file is None) and not (
+            self.eval.held_out_queries and self.eval.beir
+        ):
+            raise ValueError(
+                "fine-tuning needs questions: finetune.file, or eval.held_out_queries of eval.beir"
+            )

@@ -1,0 +1,254 @@
+"""Documents by language: synthetic, bundled books with a simulated language, or files."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from common.config import UserError
+from common.data.lookup import data_root
+from common.data.module import ContrastiveData
+from common.data.retrieval.passages import PassageBatches, PassageRecord
+from common.data.samplers import sample_rng
+from common.data.text.books import Part, halves, load_books
+from common.data.text.neighbours import (
+    ContextBatch,
+    ContextPairs,
+    DocumentFile,
+    Documents,
+    LanguageText,
+    Masking,
+    draw_context,
+    in_blocks,
+    language_mixture,
+)
+from common.data.text.synthetic import synthetic_sentences
+from common.encoders.text.sentence import SentenceEncoder
+from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
+from common.engine.trainer import world_size
+from common.families.retrieval.finetuning import finetuning_data, passage_batches, questions
+from projects.ccp.config import Config
+from projects.ccp.options import SIMULATED
+from projects.ccp.towers import Towers, language_view
+
+ENGLISH = "en"
+BLOCK = 32  # consecutive sentences of a document, as in the released code of MSM
+MIN_WORDS, MAX_WORDS = 5, 40  # of a bundled sentence
+_SYNTHETIC_DOCUMENTS, _SYNTHETIC_SENTENCES = 24, 8
+_VAL_STREAM = 2**31 + 73
+
+
+def training_documents(cfg: Config) -> dict[str, Documents]:
+    """Documents by language, in the order of the bank's language ids.
+
+    Raises:
+        UserError: a missing file.
+    """
+    if cfg.data.source == "files":
+        return {name: DocumentFile(below(cfg, place)) for name, place in cfg.data.languages.items()}
+    if cfg.data.source == "synthetic":
+        every = _synthetic(cfg.seed)
+        half = len(every) // 2
+        return {ENGLISH: every[:half], SIMULATED: every[half:]}
+    first, second = halves(load_books(cfg.data.root, "train"))  # no sentence is in both languages
+    return {
+        ENGLISH: [block for own in first for block in in_blocks(_kept(own.sentences), BLOCK)],
+        SIMULATED: [block for own in second for block in in_blocks(_kept(own.sentences), BLOCK)],
+    }
+
+
+def heldout_documents(cfg: Config) -> list[list[str]]:
+    """Whole documents that no training sees; empty for files, which are evaluated by their sets."""
+    if cfg.data.source == "files":
+        return []
+    if cfg.data.source == "synthetic":
+        return _synthetic(cfg.seed + 1)[: _SYNTHETIC_DOCUMENTS // 2]
+    part: Part = cfg.eval.part
+    return [_kept(chapter.sentences) for chapter in load_books(cfg.data.root, part)]
+
+
+def _kept(sentences: Sequence[str]) -> list[str]:
+    return [s for s in sentences if MIN_WORDS <= len(s.split()) <= MAX_WORDS]
+
+
+def _synthetic(seed: int) -> list[list[str]]:
+    """Documents whose sentences share their first words."""
+    texts = synthetic_sentences(_SYNTHETIC_DOCUMENTS * (_SYNTHETIC_SENTENCES + 1), seed=seed)
+    size = _SYNTHETIC_SENTENCES + 1
+    groups = [texts[i : i + size] for i in range(0, len(texts), size)]
+    return [[f"{topic} {s}" for s in own] for topic, *own in groups]
+
+
+def below(cfg: Config, place: str) -> Path:
+    """A file as named, or below the data root."""
+    path = Path(place).expanduser()
+    return path if path.is_file() else data_root(cfg.data.root) / path
+
+
+def calibration_sentences(cfg: Config, language: str, without: Sequence[str]) -> list[str]:
+    """Monolingual sentences of the training side, none of which is scored.
+
+    Args:
+        cfg: the experiment's config; ``eval.monolingual`` comes before ``data.languages``.
+        language: whose.
+        without: sentences of the test, which are left out.
+
+    Raises:
+        UserError: no text of the language.
+    """
+    if language in cfg.eval.monolingual:
+        documents: Documents = DocumentFile(below(cfg, cfg.eval.monolingual[language]))
+    else:
+        known = training_documents(cfg)
+        if language not in known:
+            raise UserError(
+                f"calibration of '{language}' needs training sentences: name a .jsonl file in "
+                f"eval.monolingual.{language}"
+            )
+        documents = known[language]
+    tested, found = {*without}, list[str]()
+    order = sample_rng(cfg.seed, 0, 0, _VAL_STREAM).permutation(len(documents))
+    for index in order:
+        found += [s for s in documents[int(index)] if s not in tested]
+        if len(found) >= cfg.eval.calibration_texts:
+            break
+    return found[: cfg.eval.calibration_texts]
+
+
+def pretraining_data(cfg: Config, towers: Towers) -> ContrastiveData:
+    """Batches of neighbouring sentences; held-out pairs of the first language for the validation."""
+    encoder, data, method = towers.passage, cfg.data, cfg.method
+    known = training_documents(cfg)
+    views = {n: language_view(encoder, n, _limit(cfg, encoder)).tokenize for n in known}
+    languages = [LanguageText(name, own, views[name]) for name, own in known.items()]
+    mixture = language_mixture(
+        [len(own.documents) for own in languages], data.sampling_exponent, cfg.seed,
+        data.batch_size * world_size(cfg.trainer),
+    )  # fmt: skip
+    masking = None
+    if method.mlm_weight:
+        tokenizer, model = encoder.tokenizer, encoder.tower.model
+        masking = Masking(
+            method.mlm_every, method.mlm_probability, tokenizer.mask_token_id,
+            int(model.config.vocab_size), tokenizer.all_special_ids,
+        )  # fmt: skip
+    train = ContextPairs(languages, mixture, window=data.window, seed=cfg.seed, masking=masking)
+    heldout = heldout_documents(cfg) if cfg.trainer.val_every_n_steps else []
+    val = {"pairs": HeldoutPairs(heldout, views[ENGLISH], data.window, cfg.seed)} if heldout else {}
+    return ContrastiveData(
+        train, batch_size=data.batch_size, seed=cfg.seed, num_workers=data.num_workers, val=val,
+        shuffle=False,
+    )  # fmt: skip
+
+
+def _limit(cfg: Config, encoder: SentenceEncoder) -> int:
+    return min(cfg.data.max_length, encoder.max_length or cfg.data.max_length)
+
+
+class HeldoutPairs(Dataset[tuple[str, str]]):
+    """One pair of each held-out document.
+
+    Args:
+        documents: of two or more sentences.
+        tokenize: texts -> ids and mask.
+        window: w.
+        seed: of the draw.
+    """
+
+    def __init__(
+        self, documents: Documents, tokenize: Callable[..., Any], window: int, seed: int
+    ) -> None:
+        self.tokenize, self.pairs = tokenize, list[tuple[str, str]]()
+        for i, document in enumerate(documents):
+            rng = sample_rng(seed, 0, i, _VAL_STREAM)
+            center = int(rng.integers(len(document)))
+            context = draw_context(rng, center, len(document), window)
+            self.pairs.append((document[center], document[context]))
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[str, str]:
+        return self.pairs[index]
+
+    def collate(self, rows: Sequence[tuple[str, str]]) -> Mapping[str, Any]:
+        """A batch as that of the training, of the first language."""
+        texts = [center for center, _ in rows] + [context for _, context in rows]
+        found: ContextBatch = {
+            "inputs": self.tokenize(texts),
+            "language": torch.zeros(len(rows), dtype=torch.long),
+            "ids": torch.arange(len(rows)),
+        }
+        return found
+
+
+def dpr_record(record: PassageRecord) -> PassageRecord:
+    """A question as the release reads it: without a "?" at its end, with its first positive alone.
+
+    Source: released code of CCP (DPR's reader of NQ).
+    """
+    return replace(
+        record, question=record.question.removesuffix("?"), positives=record.positives[:1]
+    )
+
+
+def tuning_data(cfg: Config, towers: Towers) -> ContrastiveData:
+    """Batches of questions with passages, and questions of the development set if one is named."""
+    own = cfg.finetune
+    found = finetuning_data(
+        cfg, own, towers.passage, [dpr_record(r) for r in questions(cfg, own.file)]
+    )
+    if own.dev_file is not None:
+        records = [dpr_record(r) for r in questions(cfg, own.dev_file)]
+        found.val_sets = {
+            "dev": DevQuestions(passage_batches(records, own, towers.passage, cfg.seed))
+        }
+        found.eval_batch_size = own.dev_batch_size
+    return found
+
+
+class DevQuestions(Dataset[int]):
+    """Indices of questions, gathered to batches as in training."""
+
+    def __init__(self, batches: PassageBatches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+    def collate(self, rows: Sequence[int]) -> Mapping[str, Any]:
+        """Questions and passages of the first draw."""
+        return self.batches[[(index, 0) for index in rows]]
+
+
+def requirements(cfg: Config) -> list[Requirement]:
+    """Weights and training data that the config needs."""
+    found = list(weights_requirement(cfg.model.pretrained))
+    need = partial(_file, cfg)
+    if cfg.method.pretrain and cfg.data.source == "bundled":
+        found.append(bundled_requirement("books-en"))
+    if cfg.method.pretrain:
+        hint = "documents of sentences: make run PROJECT=ccp TASK=split"
+        found += [need(f"data: {name}", place, hint) for name, place in cfg.data.languages.items()]
+    files = {"questions": cfg.finetune.file, "questions (dev)": cfg.finetune.dev_file}
+    if cfg.finetune.steps:
+        found += [need(f"data: {n}", f, "see the card, Data") for n, f in files.items() if f]
+    return found
+
+
+def _file(cfg: Config, name: str, place: str, hint: str) -> Requirement:
+    path = below(cfg, place)
+    return Requirement(name, str(path), path.is_file(), hint)
+
+
+def encode_language(towers: Towers, texts: Sequence[str], language: str, batch_size: int) -> Tensor:
+    """Vectors (N, D) of sentences of a language, with the passage tower."""
+    return language_view(towers.passage, language).encode(texts, batch_size)

@@ -1,0 +1,286 @@
+"""Neighbours, bitext before and after calibration, XOR-Retrieve, and monitors of the training."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.config import UserError
+from common.data.lookup import data_root
+from common.data.tables import read_jsonl
+from common.encoders.modes import evaluated
+from common.engine.module import ContrastiveModule
+from common.engine.workspace import Workspace
+from common.evaluation.features.bitext import (
+    STAGES,
+    BitextHits,
+    calibrated_hits,
+    mean_by_group,
+    read_bitext,
+)
+from common.evaluation.features.rotation import AdversarialOptions
+from common.evaluation.retrieval.beir import RetrievalSet, load_corpus
+from common.evaluation.search import search
+from common.families.retrieval.evaluation import (
+    before_and_after,
+    beir_folder,
+    encoder_run,
+    set_names,
+)
+from projects.ccp.answers import BUDGETS, answer_within_tokens
+from projects.ccp.config import Config
+from projects.ccp.data import (
+    ENGLISH,
+    calibration_sentences,
+    encode_language,
+    heldout_documents,
+)
+from projects.ccp.module import CCP
+from projects.ccp.monitors import leakage, other_language_share, separation
+from projects.ccp.options import SIMULATED
+from projects.ccp.towers import Towers, recipe_of
+
+K = 10
+NEIGHBOURS = f"neighbour_hit_at_{K}"
+LEAK_PAIRS = 1024
+PSEUDO = f"{ENGLISH}-{SIMULATED}"
+
+
+def evaluate(cfg: Config, module: ContrastiveModule, workspace: Workspace) -> dict[str, float]:
+    """All that stands beside the sets of the family; ``untrained_*`` as the config asks."""
+    recipe = recipe_of(cfg)
+    towers = module.encoder
+    assert isinstance(towers, Towers)
+
+    def measure(some: Towers, own: Workspace | None) -> dict[str, float]:
+        found = neighbours(cfg, some, own)
+        found |= bitext(cfg, some, own)
+        return found | xor_retrieve(cfg, some, own)
+
+    metrics = before_and_after(cfg, recipe, towers, measure, workspace)
+    if isinstance(module, CCP) and module.bank is not None:
+        found = separation(module.bank.features, module.bank.label("language"))
+        metrics |= {f"bank_{name}": float(value) for name, value in found.items()}
+        metrics |= head_metrics(cfg, module)
+    return metrics
+
+
+# -- neighbours ----------------------------------------------------------------------------------
+
+
+def neighbours(cfg: Config, towers: Towers, workspace: Workspace | None) -> dict[str, float]:
+    """Whether a sentence finds one of its neighbours among the nearest ten of all held-out ones."""
+    documents = heldout_documents(cfg)
+    if not documents or not cfg.eval.neighbour_queries:
+        return {}
+    texts = [s for document in documents for s in document]
+    vectors = encode_language(towers, texts, ENGLISH, cfg.eval.batch_size)
+    asked = neighbour_queries(documents, cfg.eval.neighbour_queries)
+    right = neighbour_lists(documents, cfg.eval.neighbour_window)
+    k = min(K, len(texts) - 1)
+    found = search(vectors[asked], vectors, k, metric="cosine", exclude=torch.tensor(asked))
+    hits = [
+        float(bool(right[q] & set(row)))
+        for q, row in zip(asked, found.indices.tolist(), strict=True)
+    ]
+    if workspace is not None:
+        workspace.items(NEIGHBOURS, hits)
+        workspace.gallery("nearest sentences", _gallery(texts, asked, found.indices, right))
+    chance = [_chance(len(right[q]), len(texts) - 1, k) for q in asked]
+    return {
+        NEIGHBOURS: sum(hits) / len(hits),
+        f"{NEIGHBOURS}_chance": sum(chance) / len(chance),
+    }
+
+
+def neighbour_queries(documents: Sequence[Sequence[str]], count: int) -> list[int]:
+    """Places of the sentences that ask, spread evenly over all."""
+    total = sum(len(document) for document in documents)
+    count = min(count, total)
+    return [i * total // count for i in range(count)]
+
+
+def neighbour_lists(documents: Sequence[Sequence[str]], window: int) -> list[set[int]]:
+    """Neighbours of each sentence, none beyond the border of its document.
+
+    >>> neighbour_lists([["a", "b", "c"], ["d"]], 1)
+    [{1}, {0, 2}, {1}, set()]
+    """
+    found, start = list[set[int]](), 0
+    for document in documents:
+        end = start + len(document)
+        for i in range(start, end):
+            found.append({*range(max(start, i - window), min(end, i + window + 1))} - {i})
+        start = end
+    return found
+
+
+def _chance(right: int, others: int, k: int) -> float:
+    """Probability that k of `others` in random order hold one of `right`."""
+    miss = 1.0
+    for i in range(k):
+        miss *= max(0, others - right - i) / (others - i)
+    return 1 - miss
+
+
+def _gallery(
+    texts: Sequence[str], asked: Sequence[int], indices: Tensor, right: Sequence[set[int]]
+) -> list[dict[str, object]]:
+    return [
+        {"query": texts[q], "results": [
+            {"item": texts[i], "score": float(K - rank), "correct": i in right[q]}
+            for rank, i in enumerate(row[:5])
+        ]}
+        for q, row in zip(asked[:6], indices[:6].tolist(), strict=True)
+    ]  # fmt: skip
+
+
+# -- bitext --------------------------------------------------------------------------------------
+
+
+def bitext(cfg: Config, towers: Towers, workspace: Workspace | None) -> dict[str, float]:
+    """Accuracy on every pair, raw and after each step of the calibration, in both directions.
+
+    ``bitext_<pair>_<stage>_forward``, ``_backward`` and ``_accuracy``; ``bitext_average_<stage>``,
+    ``bitext_english_<stage>`` and ``bitext_other_<stage>`` are means over pairs.
+    """
+    pairs = bitext_pairs(cfg)
+    tested: dict[str, set[str]] = {}
+    for pair, sides in pairs.items():
+        for language, texts in zip(pair.split("-"), sides, strict=True):
+            tested.setdefault(language, set()).update(texts)
+    size = cfg.eval.batch_size
+    mono = {
+        language: encode_language(
+            towers, calibration_sentences(cfg, language, sorted(own)), language, size
+        )
+        for language, own in tested.items()
+    }
+    rotation = (
+        AdversarialOptions(steps=cfg.eval.rotation_steps) if cfg.eval.rotation_steps else None
+    )
+    metrics: dict[str, float] = {}
+    stages: dict[str, dict[str, float]] = {}
+    for pair, sides in pairs.items():
+        first, second = pair.split("-")
+        x, y = (
+            encode_language(towers, texts, language, size)
+            for texts, language in zip(sides, (first, second), strict=True)
+        )
+        hits = calibrated_hits(x, y, mono[first], mono[second], rotation, seed=cfg.seed)
+        metrics |= _bitext_metrics(pair, hits, workspace)
+        for stage, own in hits.items():
+            stages.setdefault(stage, {})[pair] = own.accuracy
+    for stage in STAGES:
+        if stage in stages:
+            means = mean_by_group(stages[stage])
+            metrics |= {f"bitext_{group}_{stage}": value for group, value in means.items()}
+    if len(mono) > 1:
+        fewest = min(len(own) for own in mono.values())
+        equal = [own[:fewest] for own in mono.values()]
+        label = torch.cat([torch.full((fewest,), i) for i in range(len(equal))])
+        metrics |= {k: float(v) for k, v in separation(torch.cat(equal), label).items()}
+        metrics["other_language_share"] = other_language_share(equal, min(K, fewest))
+    return metrics
+
+
+def bitext_pairs(cfg: Config) -> dict[str, tuple[list[str], list[str]]]:
+    """Sentences of both sides by pair; held-out ones twice for the simulated language."""
+    pairs = {pair: read_bitext(_prefix(cfg, place)) for pair, place in cfg.eval.bitext.items()}
+    if cfg.eval.pseudo_bitext:
+        texts = [s for document in heldout_documents(cfg) for s in document]
+        texts = list(dict.fromkeys(texts))
+        step = max(1, len(texts) // cfg.eval.pseudo_bitext)
+        chosen = texts[::step][: cfg.eval.pseudo_bitext]
+        pairs[PSEUDO] = chosen, chosen
+    return pairs
+
+
+def _prefix(cfg: Config, place: str) -> Path:
+    own = Path(place).expanduser()
+    return own if own.is_absolute() else data_root(cfg.data.root) / own
+
+
+def _bitext_metrics(
+    pair: str, hits: Mapping[str, BitextHits], workspace: Workspace | None
+) -> dict[str, float]:
+    found = {}
+    for stage, own in hits.items():
+        name = f"bitext_{pair}_{stage}"
+        found[f"{name}_forward"] = float(own.forward.double().mean())
+        found[f"{name}_backward"] = float(own.backward.double().mean())
+        found[f"{name}_accuracy"] = own.accuracy
+        if workspace is not None:
+            workspace.items(f"{name}_accuracy", [*own.forward.double(), *own.backward.double()])
+    gain = f"bitext_{pair}_gain"  # of shift and scale, paired by sentence and direction
+    raw, scaled = (
+        torch.cat([hits[s].forward, hits[s].backward]).double() for s in ("raw", "scaled")
+    )
+    found[gain] = float((scaled - raw).mean())
+    if workspace is not None:
+        workspace.items(gain, (scaled - raw).tolist())
+    return found
+
+
+# -- XOR-Retrieve --------------------------------------------------------------------------------
+
+
+def xor_retrieve(cfg: Config, towers: Towers, workspace: Workspace | None) -> dict[str, float]:
+    """R@2kt and R@5kt of every set, ``<set>_r_at_2kt``, and their macro average."""
+    metrics: dict[str, float] = {}
+    names = set_names(cfg.eval.xor)
+    for place, name in names.items():
+        folder, language = beir_folder(cfg, place), place.partition("@")[2]
+        file = f"questions.{language}.jsonl" if language else "questions.jsonl"
+        rows = read_jsonl(folder / file, ("question", "answers"))
+        questions = {str(i): str(row["question"]) for i, row in enumerate(rows)}
+        data = RetrievalSet(load_corpus(folder), questions, {})
+        run = encoder_run(recipe_of(cfg), towers, data)
+        counted = [
+            own
+            for i, row in enumerate(rows)
+            if (own := answer_within_tokens([data.corpus[d] for d in run[str(i)]], row["answers"]))
+        ]
+        for budget in BUDGETS:
+            values = [float(own[budget]) for own in counted]
+            key = f"{name}_r_at_{budget // 1000}kt"
+            metrics[key] = sum(values) / len(values) if values else float("nan")
+            if workspace is not None:
+                workspace.items(key, values)
+    for budget in BUDGETS if names else ():
+        key = f"r_at_{budget // 1000}kt"
+        metrics[f"xor_{key}"] = sum(metrics[f"{n}_{key}"] for n in names.values()) / len(names)
+    return metrics
+
+
+# -- monitors ------------------------------------------------------------------------------------
+
+
+def head_metrics(cfg: Config, module: CCP) -> dict[str, float]:
+    """Leakage: accuracy of held-out pairs with and without the statistics of their batch."""
+    documents = heldout_documents(cfg)
+    if not documents or module.head is None:
+        return {}
+    pairs = [(d[i], d[i + 1]) for d in documents for i in range(0, len(d) - 1, 2)]
+    step = max(1, len(pairs) // LEAK_PAIRS)
+    chosen = pairs[::step][:LEAK_PAIRS]
+    with evaluated(module, cfg.trainer.accelerator):
+        raw = module.encoder.passage.normalize
+        module.encoder.passage.normalize = False  # the head sees states
+        center, context = (
+            encode_language(module.encoder, side, ENGLISH, cfg.eval.batch_size)
+            for side in (list(s) for s in zip(*chosen, strict=True))
+        )
+        module.encoder.passage.normalize = raw
+        device = next(module.head.parameters()).device
+        size = min(cfg.data.batch_size, len(chosen))
+        return leakage(module.head, center.to(device), context.to(device), size)
+
+
+def search_texts(cfg: Config) -> list[str]:
+    """What the task "search" looks in when the config names no file."""
+    found = [s for document in heldout_documents(cfg) for s in document]
+    if not found:
+        raise UserError("name a text file or folder in search.file")
+    return found

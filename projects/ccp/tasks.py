@@ -1,0 +1,96 @@
+"""`make run TASK=split` and `TASK=calibrate`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from common.config import UserError
+from common.data.lines import read_lines
+from common.data.tables import write_jsonl
+from common.data.text.neighbours import documents_of_lines, in_blocks
+from common.data.text.sentences import split_any
+from common.encoders.modes import evaluated
+from common.engine.experiment import Experiment
+from common.engine.module import ContrastiveModule
+from common.engine.run import trained_module
+from common.engine.workspace import Workspace
+from common.evaluation.features.calibration import fit_shift_and_scale, save_calibration
+from projects.ccp.config import Config
+from projects.ccp.data import encode_language
+from projects.ccp.towers import Towers
+
+
+def split(cfg: Config, workspace: Workspace) -> Path:
+    """Write the text of one language as documents of consecutive sentences, for ``data.languages``.
+
+    Documents of one sentence are left out. Languages are independent: run one process for each.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: no input, or no document of two sentences in it.
+    """
+    options = cfg.split
+    if options.input is None:
+        raise UserError("name a text file or a folder of .txt files in split.input")
+    source = Path(options.input).expanduser()
+    files = sorted(source.rglob("*.txt")) if source.is_dir() else [source]
+    output = Path(options.output) if options.output else workspace.folder(".") / "documents.jsonl"
+    count = 0
+
+    def rows() -> Iterator[dict[str, list[str]]]:
+        nonlocal count
+        for file in files:
+            lines = read_lines(file)
+            documents = (
+                documents_of_lines(lines)
+                if options.layout == "lines"
+                else (split_any(line) for line in lines)
+            )
+            for document in documents:
+                for block in in_blocks(document, options.block):
+                    count += 1
+                    yield {"sentences": block}
+
+    partial = output.with_name(output.name + ".tmp")  # the file appears whole or not at all
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    write_jsonl(partial, rows())
+    if not count:
+        partial.unlink()
+        raise UserError(f"{source} holds no document of two or more sentences; see split.layout")
+    partial.replace(output)
+    workspace.say(f"{output}: {count:,} documents")
+    return output
+
+
+def calibrate(cfg: Config, workspace: Workspace, experiment: Experiment[ContrastiveModule]) -> Path:
+    """Write shift and scale of languages from their own text, to be applied to an export's vectors.
+
+    Returns:
+        The file, for `common.evaluation.features.calibration.load_calibration`.
+
+    Raises:
+        UserError: no trained run, no input, or a file of fewer than two texts.
+    """
+    options = cfg.calibrate
+    if not options.input:
+        raise UserError("name a text file of each language in calibrate.input, {de: de.txt}")
+    module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
+    towers = module.encoder
+    assert isinstance(towers, Towers)
+    found = {}
+    with evaluated(towers, cfg.trainer.accelerator):
+        for language, place in options.input.items():
+            texts = [line for line in read_lines(Path(place).expanduser()) if line.strip()]
+            if len(texts) < 2:
+                raise UserError(f"calibrate.input.{language}: {place} needs two or more texts")
+            vectors = encode_language(towers, texts, language, cfg.eval.batch_size)
+            found[language] = fit_shift_and_scale(vectors)
+    output = (
+        Path(options.output)
+        if options.output
+        else workspace.folder(".") / "calibration.safetensors"
+    )
+    save_calibration(output, found)
+    workspace.say(f"{output}: {', '.join(found)}")
+    return output

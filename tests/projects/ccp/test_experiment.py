@@ -1,0 +1,259 @@
+"""Runs, export, tasks and configs as the commands drive them: items 1, 4, 12, 16, 17, 18."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.config import UserError, config_names
+from common.engine import checkpoint as ckpt
+from common.engine.check import inspect
+from common.engine.run import train
+from common.engine.workspace import Workspace
+from common.evaluation.features.calibration import load_calibration
+from projects.ccp import baselines, build
+from projects.ccp.evaluate import bitext, neighbour_lists, xor_retrieve
+from projects.ccp.stages import loaded_module
+from projects.ccp.towers import recipe_of
+from tests.projects.ccp.conftest import config, module_of, tuned_module
+
+QUIET = ["eval.beir=[]", "eval.held_out_queries=0", "eval.neighbour_queries=0", "eval.pseudo_bitext=0"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def full_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("full")
+    return train("ccp", "smoke", [f"runs_dir={folder}", "run_id=full"])
+
+
+def test_item_4_a_resumed_run_is_bit_identical(tmp_path):
+    """Checklist 4: head, its turn, bank and labels, position; the next losses and all weights."""
+    words = [f"runs_dir={tmp_path}", "run_id=r", "finetune.steps=0", "trainer.keep_checkpoints=5", *QUIET]  # fmt: skip
+    run = train("ccp", "smoke", words)
+    folder = run / "checkpoints/pretrain"
+    whole, curve = ckpt.load(folder / "step-00000004.ckpt"), (run / "metrics.csv").read_text()
+    (folder / "step-00000004.ckpt").unlink()
+    (folder / "finished.json").unlink()
+    train("ccp", "smoke", [*words, "resume=r"])
+    again = ckpt.load(folder / "step-00000004.ckpt")
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, again["state_dict"][name]), name
+    assert int(whole["state_dict"]["head.turn"]) == 4
+    assert (whole["state_dict"]["bank.label_language"] >= 0).sum() == 4 * 2 * 8
+
+    def losses(text):
+        return [line for line in text.splitlines() if ",train/loss," in line]
+
+    assert losses((run / "metrics.csv").read_text()) == losses(curve)
+
+
+def test_items_16_and_18_one_evaluation_has_all_stages_and_the_monitors(full_run):
+    """Checklist 16, 18: both directions, each step of the calibration, separation; logged in training."""
+    found = json.loads((full_run / "metrics.json").read_text())
+    for stage in ("raw", "shifted", "scaled"):
+        for side in ("forward", "backward"):
+            assert 0 <= found[f"bitext_en-permuted_{stage}_{side}"] <= 1
+        both = [found[f"bitext_en-permuted_{stage}_{side}"] for side in ("forward", "backward")]
+        assert found[f"bitext_average_{stage}"] == pytest.approx(sum(both) / 2)
+    gain = found["bitext_average_scaled"] - found["bitext_average_raw"]
+    assert found["bitext_en-permuted_gain"] == pytest.approx(gain)
+    assert found["untrained_neighbour_hit_at_10"] > 0
+    names = (full_run / "metrics.csv").read_text()
+    for name in ("train/accuracy", "train/within_variance", "train/language_distance", "train/mlm", "val/accuracy"):  # fmt: skip
+        assert f",{name}," in names
+    assert (full_run / "items/neighbour_hit_at_10.json").is_file()
+
+
+def test_item_16_pairs_with_english_and_without(tmp_path):
+    """Checklist 16: files of Tatoeba's layout; means over pairs with English and without."""
+    for pair in ("deu-eng", "deu-fra"):
+        for language in pair.split("-"):
+            lines = "".join(f"{language} the people {i} of the world\n" for i in range(4))
+            (tmp_path / f"tatoeba.{pair}.{language}").write_text(lines)
+    for name in ("de", "fr", "en"):
+        row = {"sentences": [f"{name} all of them {i}" for i in range(6)]}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    cfg = config(
+        f"data.root={tmp_path}", "eval.pseudo_bitext=0", "eval.bitext={de-en: deu-eng, de-fr: deu-fra}",
+        "eval.monolingual={de: de.jsonl, fr: fr.jsonl, en: en.jsonl}", "eval.rotation_steps=1",
+    )  # fmt: skip
+    towers = recipe_of(cfg).build().eval()
+    found = bitext(cfg, towers, None)
+    for stage in ("raw", "shifted", "scaled", "rotated"):
+        assert found[f"bitext_english_{stage}"] == found[f"bitext_de-en_{stage}_accuracy"]
+        assert found[f"bitext_other_{stage}"] == found[f"bitext_de-fr_{stage}_accuracy"]
+    (tmp_path / "tatoeba.deu-fra.fra").write_text("x\n")
+    with pytest.raises(UserError, match="equally many lines"):
+        bitext(cfg, towers, None)
+
+
+def test_item_17_zero_shot_and_supervised_are_the_same_stage(full_run):
+    """Checklist 17: pre-training, then questions; the three paper configs differ in their files."""
+    assert [p.name for p in sorted((full_run / "checkpoints").iterdir())] == [
+        "finetune",
+        "pretrain",
+    ]
+    nq, target, xor = (config(name=f"paper_{n}") for n in ("nq", "mrtydi", "xor"))
+    for cfg in (nq, target, xor):
+        assert (cfg.finetune.temperature, cfg.finetune.num_negatives) == (1.0, 1)
+        assert not cfg.method.pretrain
+    assert target.model.pretrained == "runs/ccp/paper_nq/export"
+    assert len(nq.eval.beir) == 11
+    assert len(nq.eval.xor) == 7
+    with pytest.raises(UserError, match="nothing would be trained"):
+        config("method.pretrain=false", "finetune.steps=0")
+    with pytest.raises(UserError, match="simulated language"):
+        config("model.pretrained=bundled:text-encoder", "model.config=null")
+
+
+def test_item_17_xor_sets_are_asked_by_language(tmp_path):
+    """Checklist 17: one collection, questions of each language, macro average."""
+    folder = tmp_path / "xor"
+    folder.mkdir()
+    rows = [{"_id": f"d{i}", "title": "", "text": f"number {word}"} for i, word in enumerate(["one", "two"])]  # fmt: skip
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    for language, answers in (("ar", ["one"]), ("te", ["nine"])):
+        asked = [{"question": "which", "answers": answers}, {"question": "is it", "answers": ["yes"]}]  # fmt: skip
+        (folder / f"questions.{language}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in asked))  # fmt: skip
+    cfg = config(f"data.root={tmp_path}", 'eval.xor=["xor@ar","xor@te"]')
+    found = xor_retrieve(cfg, recipe_of(cfg).build().eval(), None)
+    assert (found["xor_ar_r_at_2kt"], found["xor_te_r_at_2kt"]) == (1.0, 0.0)
+    assert found["xor_r_at_5kt"] == 0.5
+
+
+def test_item_1_the_export_is_the_state_of_the_first_token(tmp_path):
+    """Checklist 1: no head, bank or prediction head in the folder; equal vectors after reload."""
+    cfg = config("finetune.steps=0")
+    experiment, module = build(cfg), module_of().eval()
+    experiment.export(module, tmp_path)
+    again = experiment.load_export(tmp_path)
+    assert (again.head, again.bank, again.mlm_head) == (None, None, None)
+    before, after = (experiment.embed(m) for m in (module, again))
+    assert torch.equal(before["documents"], after["documents"])
+    from safetensors import safe_open
+
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert not [k for k in file.keys() if "head" in k or "bank" in k or "norm_list" in k]  # noqa: SIM118
+    text = ["A small cat sleeps."]
+    encoder = again.encoder.passage
+    with torch.no_grad():
+        states = encoder.tower.model(**encoder.tokenize(text)).last_hidden_state
+    torch.testing.assert_close(recipe_of(cfg).documents(again.encoder, text), states[:, 0])
+
+
+def test_two_towers_are_exported_reloaded_and_trained_on(tmp_path):
+    """Questions and passages differ, before and after; the supervised stage begins with both."""
+    cfg, module = config(), tuned_module().eval()
+    with torch.no_grad():
+        module.encoder.question.tower.model.embeddings.word_embeddings.weight.mul_(2)
+    experiment = build(cfg)
+    experiment.export(module, tmp_path / "export")
+    before, after = (experiment.embed(m) for m in (module, experiment.load_export(tmp_path / "export")))  # fmt: skip
+    for side in ("queries", "documents"):
+        assert torch.equal(before[side], after[side])
+    assert not torch.allclose(before["queries"], before["documents"])
+    words = ["method.pretrain=false", f"model.pretrained={tmp_path}/export", "model.config=null"]
+    towers = recipe_of(config(*words)).build().eval()
+    assert torch.equal(recipe_of(cfg).queries(towers, ["a"]), recipe_of(cfg).queries(module.encoder, ["a"]))  # fmt: skip
+    with pytest.raises(UserError, match="has two towers"):
+        loaded_module(config(*words, "finetune.share_towers=true"), towers)
+
+
+def test_training_brings_neighbours_together():
+    """Thirty steps on made-up documents: their first words tell; pairs of changing documents do not."""
+    from tests.projects.ccp.conftest import training_set
+
+    def accuracy(moved):
+        words = [
+            "method.mlm_weight=0",
+            "method.norm_momentum=0.5",
+            "method.bank_size=16",
+            "model.pooling=avg",
+        ]
+        module, data = module_of(*words), training_set(*words)
+        optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
+        seen = []
+        for step in range(30):
+            batch = data[[(8 * (step % 2) + i, step // 2) for i in range(8)]]
+            if moved:
+                batch["inputs"] = {k: torch.cat([v[:8], v[8:].roll(1 + step % 7, 0)]) for k, v in batch["inputs"].items()}  # fmt: skip
+            optimizer.zero_grad()
+            terms = module.losses(batch)
+            terms["loss"].backward()
+            optimizer.step()
+            module.after_optimizer_step()
+            seen.append(float(terms["accuracy"]))
+        return sum(seen[-10:]) / 10
+
+    assert accuracy(False) > 0.4 > 0.2 > accuracy(True)
+
+
+def test_the_snippet_of_the_card_runs(tmp_path, capsys):
+    """Five lines of the card, with an exported folder in place of its own."""
+    card = Path(__file__).parents[3] / "projects/ccp/README.md"
+    code = card.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    assert len([line for line in code.splitlines() if line]) == 5
+    build(config("finetune.steps=0")).export(module_of().eval(), tmp_path)
+    exec(code.replace("runs/ccp/mini/<id>/export", str(tmp_path)))
+    assert "text=" in capsys.readouterr().out
+
+
+def test_split_writes_documents_that_training_reads(full_run, tmp_path):
+    """Lines and running text; blocks of consecutive sentences; nothing to split is said."""
+    (tmp_path / "a.txt").write_text("".join(f"the people {i}\n" for i in range(70)) + "\nalone\n")
+    (tmp_path / "b.txt").write_text("It is so. We know. Why not? They do.\n" * 9)
+    for name, layout in (("a", "lines"), ("b", "text")):
+        words = [f"split.input={tmp_path}/{name}.txt", f"split.output={tmp_path}/{name}.jsonl", f"split.layout={layout}"]  # fmt: skip
+        build(config(*words)).tasks["split"](Workspace(tmp_path / "task"))
+    sizes = [len(json.loads(line)["sentences"]) for line in (tmp_path / "a.jsonl").open()]
+    assert sizes == [32, 32, 6]
+    assert len((tmp_path / "b.jsonl").read_text().splitlines()) == 9
+    (tmp_path / "c.txt").write_text("alone\n")
+    with pytest.raises(UserError, match="no document of two"):
+        build(config(f"split.input={tmp_path}/c.txt")).tasks["split"](Workspace(tmp_path / "task"))
+    words = [f"runs_dir={tmp_path}", f"data.root={tmp_path}", "data.source=files", "data.languages={a: a.jsonl, b: b.jsonl}",
+             "finetune.steps=0", "trainer.max_steps=2", "trainer.val_every_n_steps=null", *QUIET]  # fmt: skip
+    assert train("ccp", "smoke", words)
+
+
+def test_calibrate_writes_what_the_card_loads(full_run, tmp_path):
+    """Mean and deviation of the exported encoder's vectors of a language."""
+    (tmp_path / "de.txt").write_text("".join(f"people of {i}\n" for i in range(5)))
+    words = [f"runs_dir={full_run.parents[2]}", "calibrate.run=full", f"calibrate.input={{de: {tmp_path}/de.txt}}",
+             f"calibrate.output={tmp_path}/c.safetensors"]  # fmt: skip
+    build(config(*words)).tasks["calibrate"](Workspace(tmp_path / "task", "ccp", "smoke"))
+    assert load_calibration(tmp_path / "c.safetensors")["de"].mean.shape == (32,)
+    with pytest.raises(UserError, match="calibrate.input"):
+        build(config()).tasks["calibrate"](Workspace(tmp_path / "task", "ccp", "smoke"))
+
+
+def test_baselines_score_what_the_method_is_scored_on(tmp_path):
+    """Equal names and items; made-up documents share words."""
+    found = {}
+    for name in baselines.__all__:
+        found[name] = getattr(baselines, name)(config(), Workspace(tmp_path / name))
+        items = json.loads((tmp_path / name / "items/neighbour_hit_at_10.json").read_text())
+        assert sum(items) / 20 == found[name]["neighbour_hit_at_10"]
+    assert found["tfidf"]["neighbour_hit_at_10"] == 1.0
+    assert neighbour_lists([["a", "b"], ["c"]], 2) == [{1}, {0}, set()]
+
+
+def test_paper_configs_hold_the_published_recipe():
+    cfg, nq = config(name="paper"), config(name="paper_nq")
+    assert (cfg.method.temperature, cfg.method.bank_size, cfg.data.window) == (0.1, 4096, 5)
+    assert (cfg.optim.lr, cfg.optim.betas, cfg.optim.eps, cfg.optim.warmup_steps) == (4e-5, (0.9, 0.98), 1e-6, 10000)  # fmt: skip
+    assert cfg.data.batch_size * cfg.trainer.devices == 2048
+    assert cfg.model.pooling == "cls_before_pooler"
+    assert (nq.finetune.batch_size * nq.trainer.devices, nq.finetune.lr, nq.seed) == (48, 1e-5, 42)
+    assert nq.trainer.gradient_clip_val == 2.0
+    assert not config(name="paper_shared_bank").method.language_bank
+    assert config(name="paper_plain_norm").method.norm == "plain"
+    assert len([name for name in config_names("ccp") if name.startswith("paper")]) == 7
+
+
+@pytest.mark.parametrize("name", ["paper", "paper_nq"])
+def test_check_builds_the_model_and_names_what_is_missing(name, tmp_path):
+    rows = inspect("ccp", name, [f"data.root={tmp_path}"])
+    assert rows["negatives per query"] == ("8,190" if name == "paper" else "95")
+    assert any("MISSING" in value for value in rows.values())
