@@ -137,7 +137,8 @@ def folder_of(cfg: Config, domain: str) -> Path:
 def read_pairs(folder: Path, domain: str) -> dict[Part, list[Pair]]:
     """Pairs of a folder with ``train``, ``valid`` and ``test``: .jsonl, .csv, .tsv or .parquet.
 
-    Columns a, b, label, as the published sets have them.
+    Columns a, b, label; a part may have several files ``train-*.parquet``, as published sets have
+    them, also below a folder ``data``.
 
     Raises:
         UserError: a missing or broken file, or a text that is in two parts.
@@ -145,18 +146,18 @@ def read_pairs(folder: Path, domain: str) -> dict[Part, list[Pair]]:
     found: dict[Part, list[Pair]] = {}
     owner: dict[str, Part] = {}
     for part in PARTS:
-        paths = [folder / f"{part}{end}" for end in READERS]
-        path = next((p for p in paths if p.is_file()), None)
-        if path is None:
+        paths = [p for place in (folder, folder / "data") for p in sorted(place.glob(f"{part}[.-]*"))]
+        paths = [path for path in paths if _ending(path) in READERS]
+        if not paths:
             raise UserError(
                 f"domain '{domain}': {folder} needs {part}.jsonl (or .jsonl.gz, .csv, .tsv, .parquet) with the "
                 "columns a, b, label; `make run PROJECT=moe_embeddings TASK=pairs` writes it"
             )
-        rows = READERS["".join(path.suffixes)](path, ("a", "b", "label"))
-        try:
-            found[part] = [Pair(str(r["a"]), str(r["b"]), int(r["label"]), domain) for r in rows]
-        except ValueError as error:
-            raise UserError(f"{path}: labels are 0 or 1, {error}") from error
+        columns = ("a", "b", "label")
+        rows = [row for path in paths for row in READERS[_ending(path)](path, columns)]
+        if {str(row["label"]) for row in rows} - {"0", "1", "0.0", "1.0"}:
+            raise UserError(f"{paths[0]}: labels are 0 or 1")
+        found[part] = [Pair(str(r["a"]), str(r["b"]), int(float(r["label"])), domain) for r in rows]
         for text in {t for pair in found[part] for t in (pair.a, pair.b)}:
             if owner.setdefault(text, part) != part:
                 raise UserError(
@@ -164,6 +165,10 @@ def read_pairs(folder: Path, domain: str) -> dict[Part, list[Pair]]:
                     f"({text[:60]!r}); split by documents"
                 )
     return found
+
+
+def _ending(path: Path) -> str:
+    return ".jsonl.gz" if path.name.endswith(".jsonl.gz") else path.suffix
 
 
 def training_pairs(cfg: Config) -> list[Pair]:

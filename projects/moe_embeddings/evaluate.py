@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.encoders.modes import evaluated, untrained
-from common.encoders.text.mixture_of_experts import mixtures, parameter_counts
+from common.encoders.text.mixture_of_experts import feed_forwards, mixtures, parameter_counts
 from common.encoders.text.sentence import sentence_encoder
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.runs import tfidf_vectors
@@ -164,6 +164,7 @@ def paired_p(first: Scores, second: Scores, pairs: Mapping[str, Sequence[Pair]])
     return float(wilcoxon(*items).pvalue)
 
 
+@torch.inference_mode(False)
 def gradient_cosines(cfg: Config, module: MoeEmbeddings) -> dict[str, float]:
     """Mean cosine between two domains' gradients of the objective: below 0 they pull apart.
 
@@ -177,8 +178,6 @@ def gradient_cosines(cfg: Config, module: MoeEmbeddings) -> dict[str, float]:
     encoder, grads = module.encoder, []
     inside = {id(p) for m in mixtures(encoder.model) for p in m.experts.parameters()}
     if not inside:
-        from common.encoders.text.mixture_of_experts import feed_forwards
-
         inside = {id(p) for f in feed_forwards(encoder.model) for p in f.module.parameters()}
     trained = [p for p in encoder.parameters() if p.requires_grad]
     was = module.training
@@ -187,7 +186,7 @@ def gradient_cosines(cfg: Config, module: MoeEmbeddings) -> dict[str, float]:
         right = [pair for pair in own if pair.label == 1][:GRADIENT_PAIRS]
         batch = PairTexts(right, encoder, module.experts, 0.0, 0)[[(i, 0) for i in range(len(right))]]
         inputs = {k: batch[k].to(encoder.device) for k in ("input_ids", "attention_mask")}  # type: ignore[literal-required]
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.enable_grad():
             first, second = encoder(**inputs, expert=batch["expert"]).chunk(2)
             loss = module.objective(first, second).loss
             grads.append(torch.autograd.grad(loss, trained, allow_unused=True))
