@@ -59,6 +59,7 @@ def bundled_pairs(domain: str, root: str | None, test_pairs: int | None) -> dict
     return pairs_of(collection(domain, root), SHARES, most.__getitem__)
 
 
+@lru_cache(8)
 def synthetic_pairs(domain: str, seed: int) -> dict[Part, list[Pair]]:
     """Made-up documents about topics; in every domain other topics belong together.
 

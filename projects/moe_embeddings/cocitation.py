@@ -39,7 +39,7 @@ class Collection:
         domain: its name.
         texts: document -> text.
         citations: (citing, cited); what cites may be a document, a query, a module, a class.
-        units: document -> what is split as one; without one, equal texts are.
+        units: document -> what is split as one; without a unit it is split by itself.
     """
 
     domain: str
@@ -88,7 +88,7 @@ def pairs_of(
 ) -> dict[Part, list[Pair]]:
     """Positive pairs of every part, and as many negative ones for validation and test.
 
-    Documents without text are dropped. No document is in two parts: pairs across parts are lost.
+    Documents without text are dropped, those of equal text are one. No document is in two parts: pairs across parts are lost.
     Negative pairs are drawn among the ends of the part's positive pairs, each as often as it occurs
     there, so that a document that is cited a lot gives nothing away.
 
@@ -104,11 +104,13 @@ def pairs_of(
     Raises:
         UserError: a part for which no pair is found.
     """
-    texts = {name: text for name, text in collection.texts.items() if text.strip()}
-    known = cocited(collection.citations, texts)
-    units = collection.units
+    filled = {name: text for name, text in collection.texts.items() if text.strip()}
+    first = {text: name for name, text in reversed(filled.items())}  # equal texts are one document
+    own = {name: first[text] for name, text in filled.items()}
+    texts, units = {name: text for text, name in first.items()}, collection.units
+    cites = [(own.get(citing, citing), own.get(cited, cited)) for citing, cited in collection.citations]
+    known = cocited(cites, texts)
     where = {name: part_of(units.get(name, text), shares) for name, text in texts.items()}
-    known = {(a, b) for a, b in known if texts[a] != texts[b]}
     found: dict[Part, list[Pair]] = {}
     for number, part in enumerate(PARTS):
         if part != "train" and not shares[number - 1]:
@@ -134,10 +136,10 @@ def _negatives(
 ) -> list[tuple[str, str]]:
     ends = [name for pair in right for name in pair]
     wrong: dict[tuple[str, str], None] = {}
-    for _ in range(TRIES * len(right)):
+    for drawn in rng.integers(len(ends), size=(TRIES * len(right), 2)).tolist():
         if len(wrong) == len(right):
             break
-        a, b = sorted(ends[int(i)] for i in rng.integers(len(ends), size=2))
+        a, b = sorted(ends[i] for i in drawn)
         if a != b and (a, b) not in known:
             wrong.setdefault((a, b))
     return list(wrong)

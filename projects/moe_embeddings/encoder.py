@@ -23,8 +23,8 @@ from common.encoders.text.mixture_of_experts import (
 from common.encoders.text.pooling import first_token
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_tokenizer, load_transformer
-from projects.moe_embeddings.config import ModelConfig
 from projects.moe_embeddings.gated import gated_blocks
+from projects.moe_embeddings.options import ModelConfig
 
 # what `make check` builds for weights that are not on this machine
 ARCHITECTURES: dict[str, dict[str, Any]] = {

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.distributed.collectives import all_gather_no_grad, row_offset
+from common.distributed.collectives import row_offset
 from common.distributed.differentiable import all_gather_with_grad
 from common.losses.output import LossOutput, check_pair, embeddings, full_precision
 from projects.moe_embeddings.config import MethodConfig
@@ -72,23 +72,24 @@ class Objective(nn.Module):
         else:
             self.register_buffer("temperature", begin)
 
-    def forward(self, first: Tensor, second: Tensor) -> LossOutput:
+    def forward(self, first: Tensor, second: Tensor, *, gather: bool = True) -> LossOutput:
         """Loss of the pairs of this rank.
 
         Args:
             first: (B, D) A, raw embeddings.
             second: (B, D) B, row i belongs to row i of A.
+            gather: False: these pairs alone, whatever the method says.
         """
-        out: LossOutput = self._loss(first, second)
+        out: LossOutput = self._loss(first, second, gather and self.gather)
         return out
 
     @full_precision
-    def _loss(self, first: Tensor, second: Tensor) -> LossOutput:
+    def _loss(self, first: Tensor, second: Tensor, gather: bool) -> LossOutput:
         check_pair(first, second, names="a, b")
         a, b = (embeddings(x, self.normalize) for x in (first, second))
         t = 1.0 if self.temperature is None else self.temperature.to(a.dtype)
-        all_a, all_b = (all_gather_with_grad(x) if self.gather else x for x in (a, b))
-        start = row_offset(len(a)) if self.gather else 0
+        all_a, all_b = (all_gather_with_grad(x) if gather else x for x in (a, b))
+        start = row_offset(len(a)) if gather else 0
         own = slice(start, start + len(a))
         there = a @ all_b.T / t  # rows of S
         pairs = torch.arange(start, start + len(a), device=a.device)
@@ -110,7 +111,3 @@ class Objective(nn.Module):
         if self.temperature is not None:
             self.temperature.clamp_(min=LEAST_TEMPERATURE)
 
-
-def gathered(logits: list[Tensor], labels: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Router logits (B, E) of each layer, and labels (B,), of all ranks."""
-    return [all_gather_with_grad(x) for x in logits], all_gather_no_grad(labels)

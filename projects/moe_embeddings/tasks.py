@@ -3,6 +3,8 @@
 from collections import defaultdict
 from pathlib import Path
 
+import torch
+
 from common.config import UserError
 from common.data.tables import Row, read_csv, read_jsonl, write_jsonl
 from common.encoders.modes import evaluated
@@ -68,8 +70,6 @@ def embed(cfg: Config, experiment: Experiment[MoeEmbeddings], workspace: Workspa
     with evaluated(encoder, cfg.trainer.accelerator):
         vectors = encoder.encode(texts, domains, cfg.eval.batch_size)
     folder = workspace.folder("embeddings") if cfg.use.output is None else Path(cfg.use.output)
-    import torch
-
     numbers = torch.tensor(encoder.indices(domains, len(domains)))
     write_tensors(folder / "embeddings.safetensors", {"embeddings": vectors, "domain": numbers})
     write_jsonl(folder / "documents.jsonl", rows)
@@ -92,7 +92,9 @@ def search(cfg: Config, experiment: Experiment[MoeEmbeddings], workspace: Worksp
         query, domain = rows[0]["text"], rows[0]["domain"]
     if domain is None:
         raise UserError("name the query's domain in use.query_domain: it decides on the expert")
-    rows = [row for row in rows if own.domain in (None, row["domain"]) and row["text"] != query]
+    asked_for = (query, domain)
+    rows = [row for row in rows if own.domain in (None, row["domain"])]
+    rows = [row for row in rows if (row["text"], row["domain"]) != asked_for]
     if not rows:
         raise UserError(f"no document of the domain '{own.domain}' is left to search")
     encoder = _encoder(cfg, experiment, workspace)
