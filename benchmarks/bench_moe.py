@@ -24,13 +24,13 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.encoders.text.mixture_of_experts import (  # noqa: E402
+from common.encoders.text.mixture_of_experts import (
     MixtureOfExperts,
     Routes,
     to_mixture,
 )
-from common.encoders.text.tower import load_transformer  # noqa: E402
-from common.engine.workspace import cpu_name  # noqa: E402
+from common.encoders.text.tower import load_transformer
+from common.engine.workspace import cpu_name
 
 RESULTS = ROOT / "benchmarks" / "results"
 CASES = {  # name: hidden size, layers, documents, tokens, domains
@@ -82,11 +82,17 @@ def stepper(kind: str, case: tuple[int, ...], device: str) -> Callable[[int], No
         half = torch.randint(0, domains, (rows // 2,), generator=generator)
         expert = torch.cat([half, half]).sort().values
         if routes is not None:
-            sizes = None if kind == "all experts" else torch.bincount(expert, minlength=domains).tolist()
+            sizes = (
+                None
+                if kind == "all experts"
+                else torch.bincount(expert, minlength=domains).tolist()
+            )
             routes.begin(expert.to(device), sizes=sizes)
         a, b = model(input_ids=ids).last_hidden_state.mean(1).chunk(2)
         scores, target = a @ b.T, torch.arange(rows // 2, device=device)
-        loss = nn.functional.cross_entropy(scores, target) + nn.functional.cross_entropy(scores.T, target)
+        loss = nn.functional.cross_entropy(scores, target) + nn.functional.cross_entropy(
+            scores.T, target
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -124,7 +130,7 @@ def main() -> None:
     for name, case in list(cases.items())[: 1 if args.quick else None]:
         contenders = {k: stepper(k, case, args.device) for k in ("dense", "experts", "all experts")}
         times: dict[str, list[float]] = {kind: [] for kind in contenders}
-        for kind, step in contenders.items():
+        for step in contenders.values():
             seconds(step, range(2), args.device)
         for number in range(rounds):
             steps = range(number * args.steps, (number + 1) * args.steps)

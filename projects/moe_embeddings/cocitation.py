@@ -108,7 +108,9 @@ def pairs_of(
     first = {text: name for name, text in reversed(filled.items())}  # equal texts are one document
     own = {name: first[text] for name, text in filled.items()}
     texts, units = {name: text for text, name in first.items()}, collection.units
-    cites = [(own.get(citing, citing), own.get(cited, cited)) for citing, cited in collection.citations]
+    cites = [
+        (own.get(citing, citing), own.get(cited, cited)) for citing, cited in collection.citations
+    ]
     known = cocited(cites, texts)
     where = {name: part_of(units.get(name, text), shares) for name, text in texts.items()}
     found: dict[Part, list[Pair]] = {}

@@ -65,7 +65,7 @@ class PairTexts(Dataset[PairBatch]):
         return len(self.pairs)
 
     def sides(self, index: int, epoch: int) -> tuple[str, str]:
-        """a and b as they stand in this epoch."""
+        """Both documents of a pair in the order of this epoch."""
         pair = self.pairs[index]
         if sample_rng(self.seed, epoch, index, _SWAP_STREAM).random() < self.swap_prob:
             return pair.b, pair.a
@@ -146,7 +146,9 @@ def read_pairs(folder: Path, domain: str) -> dict[Part, list[Pair]]:
     found: dict[Part, list[Pair]] = {}
     owner: dict[str, Part] = {}
     for part in PARTS:
-        paths = [p for place in (folder, folder / "data") for p in sorted(place.glob(f"{part}[.-]*"))]
+        paths = [
+            p for place in (folder, folder / "data") for p in sorted(place.glob(f"{part}[.-]*"))
+        ]
         paths = [path for path in paths if _ending(path) in READERS]
         if not paths:
             raise UserError(

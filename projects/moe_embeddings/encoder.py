@@ -14,9 +14,7 @@ from common.encoders.pooling import mean_pool
 from common.encoders.pretrained import stand_in
 from common.encoders.text.causal import add_lora
 from common.encoders.text.mixture_of_experts import (
-    MixtureOfExperts,
     Routes,
-    feed_forwards,
     mixtures,
     to_mixture,
 )
@@ -264,7 +262,9 @@ class DomainEncoder(nn.Module):
         with evaluation_mode(self):
             for start in range(0, len(order), batch_size):
                 some = order[start : start + batch_size]
-                inputs = {k: v.to(self.device) for k, v in self.pad([rows[i] for i in some]).items()}
+                inputs = {
+                    k: v.to(self.device) for k, v in self.pad([rows[i] for i in some]).items()
+                }
                 parts.append(self(**inputs, expert=[own[i] for i in some]).cpu())
         found = torch.cat(parts)
         found = found if found.dtype == torch.float64 else found.float()
@@ -340,7 +340,9 @@ def build_encoder(
     set_dropout(transformer, model.dropout, model.attention_dropout)
     limit = int(getattr(transformer.config, "max_position_embeddings", 0) or max_length)
     if max_length > limit:
-        raise UserError(f"data.max_length={max_length}, but this model reads at most {limit} tokens")
+        raise UserError(
+            f"data.max_length={max_length}, but this model reads at most {limit} tokens"
+        )
     encoder = DomainEncoder(transformer, tokenizer, layout_of(model, domains, max_length))
     if model.lora_rank is not None:
         add_lora(
@@ -366,32 +368,3 @@ def set_dropout(model: nn.Module, hidden: float | None, attention: float | None)
             part.p = part.p if value is None else value
         if attention is not None and isinstance(getattr(part, "attention_dropout", None), float):
             part.attention_dropout = attention  # type: ignore[assignment]
-
-
-def dense_model(encoder: DomainEncoder, domain: int) -> nn.Module:
-    """The dense transformer that a document of one domain meets, with weights of its own.
-
-    Args:
-        encoder: enforced, its blocks copies of the dense ones; or dense.
-        domain: number of the domain.
-
-    Raises:
-        UserError: experts that are mixed, or gated: no dense model does the same.
-    """
-    if encoder.layout.routing not in ("dense", "enforced") or encoder.layout.block != "copy":
-        raise UserError("only enforced experts of model.block=copy are dense models of their own")
-    old = encoder.model
-    dense = type(old)(old.config)
-    if getattr(dense, "pooler", None) is not None:
-        dense.pooler = None
-    missing, _ = dense.load_state_dict(old.state_dict(), strict=False)
-    layers = list(zip(feed_forwards(dense), feed_forwards(old), strict=True))
-    for new, layer in layers:
-        own = getattr(layer.block, layer.name)
-        mixed = isinstance(own, MixtureOfExperts)
-        new.module.load_state_dict((own.experts[domain] if mixed else layer.module).state_dict())
-    inside = {id(p) for new, _ in layers for p in new.module.parameters()}
-    left = [k for k in missing if id(dense.get_parameter(k)) not in inside]
-    if left:
-        raise ValueError(f"{left[0]} of the dense model was not filled")
-    return dense.eval()

@@ -184,7 +184,9 @@ def gradient_cosines(cfg: Config, module: MoeEmbeddings) -> dict[str, float]:
     module.eval()
     for own in load_pairs(cfg, "valid").values():
         right = [pair for pair in own if pair.label == 1][:GRADIENT_PAIRS]
-        batch = PairTexts(right, encoder, module.experts, 0.0, 0)[[(i, 0) for i in range(len(right))]]
+        batch = PairTexts(right, encoder, module.experts, 0.0, 0)[
+            [(i, 0) for i in range(len(right))]
+        ]
         inputs = {k: batch[k].to(encoder.device) for k in ("input_ids", "attention_mask")}  # type: ignore[literal-required]
         with torch.enable_grad():
             first, second = encoder(**inputs, expert=batch["expert"]).chunk(2)
@@ -195,7 +197,9 @@ def gradient_cosines(cfg: Config, module: MoeEmbeddings) -> dict[str, float]:
     for name, feed in (("gradient_cosine", True), ("shared_gradient_cosine", False)):
         places = [i for i, p in enumerate(trained) if (id(p) in inside) == feed]
         flat = [
-            torch.cat([(torch.zeros_like(trained[i]) if g[i] is None else g[i]).flatten() for i in places])
+            torch.cat(
+                [(torch.zeros_like(trained[i]) if g[i] is None else g[i]).flatten() for i in places]
+            )
             for g in grads
         ]
         cosines = [float(F.cosine_similarity(a, b, dim=0)) for a, b in combinations(flat, 2)]

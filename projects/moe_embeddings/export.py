@@ -14,12 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from common.config import UserError
 from common.encoders.state_dict import load_state_dict_file
 from common.encoders.text.causal import merge_lora
+from common.encoders.text.mixture_of_experts import MixtureOfExperts, feed_forwards
 from common.encoders.text.sentence import SentenceEncoder
 from common.encoders.text.template import special_tokens
 from common.encoders.text.tower import TextTower, load_tokenizer, quiet
@@ -30,7 +31,6 @@ from projects.moe_embeddings.encoder import (
     DomainEncoder,
     Layout,
     MeanPooler,
-    dense_model,
     domain_token,
 )
 
@@ -75,7 +75,9 @@ def load_encoder(folder: str | Path) -> DomainEncoder:
         raise UserError(f"{folder} is no exported mixture of experts: {error!r}") from error
     tokenizer = load_tokenizer(str(folder))
     with quiet():
-        model: Any = AutoModel.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+        model: Any = AutoModel.from_config(
+            AutoConfig.from_pretrained(folder, local_files_only=True)
+        )
     encoder = DomainEncoder(model, tokenizer, layout)
     load_state_dict_file(folder / "model.safetensors", encoder)
     return encoder.float().eval()
@@ -100,7 +102,7 @@ def save_domain(encoder: DomainEncoder, number: int, folder: Path) -> Path:
     plain = SentenceEncoder(tower, tokenizer, max_length=layout.max_length)
     save_sentence_transformers(plain, folder)
     parts = [("Transformer", ""), ("Pooling", "1_Pooling")]
-    layers: list[tuple[str, torch.nn.Module, str]] = []
+    layers: list[tuple[str, nn.Module, str]] = []
     if isinstance(pooler, ClsPooler):
         layers = [("Dense", pooler.dense, _TANH)]
     elif isinstance(pooler, MeanPooler):
@@ -120,13 +122,44 @@ def save_domain(encoder: DomainEncoder, number: int, folder: Path) -> Path:
     return folder
 
 
+def dense_model(encoder: DomainEncoder, domain: int) -> nn.Module:
+    """The dense transformer that a document of one domain meets, with weights of its own.
+
+    Args:
+        encoder: enforced, its blocks copies of the dense ones; or dense.
+        domain: number of the domain.
+
+    Raises:
+        UserError: experts that are mixed, or gated: no dense model does the same.
+    """
+    if encoder.layout.routing not in ("dense", "enforced") or encoder.layout.block != "copy":
+        raise UserError("only enforced experts of model.block=copy are dense models of their own")
+    old = encoder.model
+    dense = type(old)(old.config)
+    if getattr(dense, "pooler", None) is not None:
+        dense.pooler = None
+    missing, _ = dense.load_state_dict(old.state_dict(), strict=False)
+    layers = list(zip(feed_forwards(dense), feed_forwards(old), strict=True))
+    for new, layer in layers:
+        own = getattr(layer.block, layer.name)
+        mixed = isinstance(own, MixtureOfExperts)
+        new.module.load_state_dict((own.experts[domain] if mixed else layer.module).state_dict())
+    inside = {id(p) for new, _ in layers for p in new.module.parameters()}
+    left = [k for k in missing if id(dense.get_parameter(k)) not in inside]
+    if left:
+        raise ValueError(f"{left[0]} of the dense model was not filled")
+    return dense.eval()
+
+
 def begin_with(tokenizer: Any, token: str) -> None:
     """Let a fast tokenizer begin texts with a token of its vocabulary instead of [CLS]."""
     from tokenizers.processors import TemplateProcessing
 
     _, after = special_tokens(tokenizer)
     ends = tokenizer.convert_ids_to_tokens(after)
-    pairs = [(name, tokenizer.convert_tokens_to_ids(name)) for name in (token, *dict.fromkeys(ends))]
+    pairs = [
+        (name, tokenizer.convert_tokens_to_ids(name)) for name in (token, *dict.fromkeys(ends))
+    ]
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=" ".join([token, "$A", *ends]), special_tokens=pairs
     )

@@ -110,4 +110,3 @@ class Objective(nn.Module):
         """Keep a learned temperature at 0.01 or more."""
         if self.temperature is not None:
             self.temperature.clamp_(min=LEAST_TEMPERATURE)
-

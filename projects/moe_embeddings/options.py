@@ -63,7 +63,9 @@ class ModelConfig:
         if self.tokenizer is not None and self.pretrained != "random":
             raise ValueError("model.tokenizer needs model.pretrained=random")
         if self.routing == "dense" and (self.block == "gated" or self.lora_rank is not None):
-            raise ValueError("model.block=gated and model.lora_rank need experts: set model.routing")
+            raise ValueError(
+                "model.block=gated and model.lora_rank need experts: set model.routing"
+            )
         experts = self.num_experts
         if self.routing in ("sentence", "token") and experts is not None and self.top_k > experts:
             raise ValueError("model.top_k is larger than model.num_experts")

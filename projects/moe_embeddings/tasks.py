@@ -45,7 +45,9 @@ def pairs(cfg: Config, workspace: Workspace) -> Path:
         texts[str(row.get("domain") or "all")][str(row["id"])] = str(row["text"])
     folder = workspace.folder("pairs") if own.output is None else Path(own.output).expanduser()
     for domain, known in texts.items():
-        found = pairs_of(Collection(domain, known, citations), own.shares, lambda _: own.most, cfg.seed)
+        found = pairs_of(
+            Collection(domain, known, citations), own.shares, lambda _: own.most, cfg.seed
+        )
         (folder / domain).mkdir(parents=True, exist_ok=True)
         for part in PARTS:
             kept = [{"a": p.a, "b": p.b, "label": p.label} for p in found[part]]

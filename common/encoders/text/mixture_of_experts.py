@@ -131,7 +131,9 @@ class MixtureOfExperts(nn.Module):
         given = self.routes.assignment
         if given is None or given.shape != x.shape[: given.ndim]:
             found = None if given is None else tuple(given.shape)
-            raise ValueError(f"rows {tuple(x.shape[:2])} need an expert each, assignment is {found}")
+            raise ValueError(
+                f"rows {tuple(x.shape[:2])} need an expert each, assignment is {found}"
+            )
         if given.ndim == 1:
             return grouped(self.experts, x, given)
         return grouped(self.experts, x.flatten(0, 1), given.flatten()).view_as(x)
@@ -179,8 +181,9 @@ def weighted(
     """
     count = chosen.shape[1]
     done = grouped(experts, rows.repeat_interleave(count, 0), chosen.flatten())
-    done = done.unflatten(0, (-1, count))
-    return (done * weights.reshape(*weights.shape, *[1] * (rows.ndim - 1))).sum(1)
+    done = done.reshape(len(rows), count, *rows.shape[1:])
+    total: Tensor = (done * weights.reshape(*weights.shape, *[1] * (rows.ndim - 1))).sum(1)
+    return total
 
 
 def group_sizes(expert: Tensor, num_experts: int) -> list[int]:
@@ -194,7 +197,7 @@ def group_sizes(expert: Tensor, num_experts: int) -> list[int]:
 def _in_order(
     experts: Sequence[nn.Module] | nn.ModuleList, rows: Tensor, sizes: Sequence[int]
 ) -> Tensor:
-    parts = rows.split(list(sizes))
+    parts = torch.split(rows, list(sizes))
     return torch.cat([run(part) for run, part in zip(experts, parts, strict=True)])
 
 
@@ -227,7 +230,7 @@ class FeedForward:
         if self.name != _SPLIT:
             assert isinstance(own, nn.Module)
             return own
-        return nn.Sequential(own, self.block.output.dense)  # type: ignore[union-attr]
+        return nn.Sequential(own, self.block.output.dense)  # type: ignore[union-attr,arg-type]
 
     def replace(self, new: nn.Module) -> None:
         """Put a module of the same shapes in its place."""

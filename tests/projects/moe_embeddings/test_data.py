@@ -18,7 +18,13 @@ from projects.moe_embeddings.data import (
     training_pairs,
 )
 from projects.moe_embeddings.evaluate import score_row, tfidf_scores
-from tests.projects.moe_embeddings.conftest import batch_of, config, encoder_of, module_of, write_pairs
+from tests.projects.moe_embeddings.conftest import (
+    batch_of,
+    config,
+    encoder_of,
+    module_of,
+    write_pairs,
+)
 
 
 def graph(size=40):

@@ -21,7 +21,12 @@ from projects.moe_embeddings.cocitation import Pair
 from projects.moe_embeddings.evaluate import gradient_cosines, paired_p, score_row, scores_of
 from tests.projects.moe_embeddings.conftest import config, module_of
 
-QUICK = ["eval.untrained=false", "eval.lexical=false", "eval.wrong_routing=false", "eval.gradients=false"]
+QUICK = [
+    "eval.untrained=false",
+    "eval.lexical=false",
+    "eval.wrong_routing=false",
+    "eval.gradients=false",
+]
 
 
 @pytest.fixture(scope="module")

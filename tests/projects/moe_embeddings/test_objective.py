@@ -114,7 +114,11 @@ def test_router_losses_are_weighted_and_named():
     for words, name, gradient in (
         (["method.balance_weight=0.05"], "balance", True),
         (["method.router_loss=mutual_information"], "information", True),
-        (["method.router_loss=mutual_information", "method.detached_mi=true"], "information", False),
+        (
+            ["method.router_loss=mutual_information", "method.detached_mi=true"],
+            "information",
+            False,
+        ),
         (["method.router_loss=specified"], "specified", True),
     ):
         words = ["model.routing=sentence", *words]

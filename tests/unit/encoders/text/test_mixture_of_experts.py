@@ -21,7 +21,12 @@ from common.encoders.text.tower import load_transformer
 from tests.unit.losses.golden import assert_close, fill, load
 
 GOLDEN = load("moe_embeddings")["outputs"]
-SMALL = {"hidden_size": 16, "intermediate_size": 24, "vocab_size": 50, "max_position_embeddings": 32}
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "vocab_size": 50,
+    "max_position_embeddings": 32,
+}
 CONFIGS = {
     "bert": {"model_type": "bert", "num_hidden_layers": 3, "num_attention_heads": 2, **SMALL},
     "modernbert": {"model_type": "modernbert", "num_hidden_layers": 3, "num_attention_heads": 2,
