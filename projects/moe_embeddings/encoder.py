@@ -367,4 +367,4 @@ def set_dropout(model: nn.Module, hidden: float | None, attention: float | None)
             value = attention if inside else hidden
             part.p = part.p if value is None else value
         if attention is not None and isinstance(getattr(part, "attention_dropout", None), float):
-            part.attention_dropout = attention  # type: ignore[assignment]
+            part.attention_dropout = attention

@@ -102,9 +102,8 @@ def scores_of(embed: Embed, pairs: Mapping[str, Sequence[Pair]]) -> Scores:
     found = {}
     for name, texts in texts_by_domain(pairs).items():
         vectors, place = embed(texts, name), {text: i for i, text in enumerate(texts)}
-        first, second = (
-            vectors[[place[pair[side]] for pair in pairs[name]]].double() for side in (0, 1)
-        )
+        first = vectors[[place[pair.a] for pair in pairs[name]]].double()
+        second = vectors[[place[pair.b] for pair in pairs[name]]].double()
         found[name] = (first * second).sum(1).numpy()
     return found
 
@@ -187,7 +186,7 @@ def gradient_cosines(cfg: Config, module: MoeEmbeddings) -> dict[str, float]:
         batch = PairTexts(right, encoder, module.experts, 0.0, 0)[
             [(i, 0) for i in range(len(right))]
         ]
-        inputs = {k: batch[k].to(encoder.device) for k in ("input_ids", "attention_mask")}  # type: ignore[literal-required]
+        inputs = {k: batch[k].to(encoder.device) for k in ("input_ids", "attention_mask")}
         with torch.enable_grad():
             first, second = encoder(**inputs, expert=batch["expert"]).chunk(2)
             loss = module.objective(first, second).loss

@@ -75,7 +75,7 @@ def load_encoder(folder: str | Path) -> DomainEncoder:
         raise UserError(f"{folder} is no exported mixture of experts: {error!r}") from error
     tokenizer = load_tokenizer(str(folder))
     with quiet():
-        model: Any = AutoModel.from_config(
+        model: Any = AutoModel.from_config(  # type: ignore[no-untyped-call]
             AutoConfig.from_pretrained(folder, local_files_only=True)
         )
     encoder = DomainEncoder(model, tokenizer, layout)
@@ -134,10 +134,10 @@ def dense_model(encoder: DomainEncoder, domain: int) -> nn.Module:
     """
     if encoder.layout.routing not in ("dense", "enforced") or encoder.layout.block != "copy":
         raise UserError("only enforced experts of model.block=copy are dense models of their own")
-    old = encoder.model
-    dense = type(old)(old.config)
+    old: Any = encoder.model
+    dense: nn.Module = type(old)(old.config)
     if getattr(dense, "pooler", None) is not None:
-        dense.pooler = None
+        dense.pooler = None  # type: ignore[assignment]
     missing, _ = dense.load_state_dict(old.state_dict(), strict=False)
     layers = list(zip(feed_forwards(dense), feed_forwards(old), strict=True))
     for new, layer in layers:

@@ -28,8 +28,8 @@ class PairScores:
     def add(self, batch: Sequence[Pair], objective: Objective) -> None:
         """Score the pairs of a batch; the loss is that of its positive ones, within this rank."""
         sides = []
-        for side in (0, 1):
-            texts, domains = [pair[side] for pair in batch], [pair.domain for pair in batch]
+        domains = [pair.domain for pair in batch]
+        for texts in ([pair.a for pair in batch], [pair.b for pair in batch]):
             numbers = self.encoder.indices(domains, len(texts))
             own = [self.experts(t, d) for t, d in zip(texts, numbers, strict=True)]
             sides.append(self.encoder.encode(texts, domains, len(texts), experts=own, normalize=False))  # fmt: skip
@@ -37,7 +37,7 @@ class PairScores:
         if right.any():
             first, second = (side[right].to(self.encoder.device) for side in sides)
             loss = float(objective(first, second, gather=False).loss)
-        scores = F.cosine_similarity(*sides).tolist()
+        scores = F.cosine_similarity(sides[0], sides[1]).tolist()
         self.seen += [(x, pair.label, loss) for x, pair in zip(scores, batch, strict=True)]
 
     def result(self) -> dict[str, float]:
