@@ -1,0 +1,29 @@
+"""Experts for domains in one embedding model, trained on co-cited papers (Hallee et al., 2024)."""
+
+from typing import TYPE_CHECKING
+
+from projects.moe_embeddings.config import Config
+
+if TYPE_CHECKING:
+    from common.engine.experiment import Experiment
+    from projects.moe_embeddings.module import MoeEmbeddings
+
+__all__ = ["Config", "build"]
+
+
+def build(cfg: Config) -> "Experiment[MoeEmbeddings]":
+    """The experiment of a config; heavy imports happen here."""
+    from dataclasses import replace
+    from functools import partial
+
+    from common.engine.experiment import experiment_of
+    from projects.moe_embeddings import stages, tasks
+    from projects.moe_embeddings.evaluate import evaluate
+
+    experiment = experiment_of(
+        cfg, stages.stages, evaluate, stages.export, stages.load_export, stages.embed, stages.plan,
+        {"pairs": tasks.pairs},
+    )  # fmt: skip
+    with_model = {"embed": tasks.embed, "search": tasks.search}
+    own = {name: partial(task, cfg, experiment) for name, task in with_model.items()}
+    return replace(experiment, tasks={**experiment.tasks, **own})

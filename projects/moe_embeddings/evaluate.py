@@ -1,0 +1,225 @@
+"""F1-max and ROC-AUC of pairs: trained, untrained, TF-IDF, wrong experts; by domain and on the union."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+import torch
+from scipy.stats import wilcoxon
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.encoders.modes import evaluated, untrained
+from common.encoders.text.mixture_of_experts import feed_forwards, mixtures, parameter_counts
+from common.encoders.text.sentence import sentence_encoder
+from common.engine.workspace import Workspace
+from common.evaluation.retrieval.runs import tfidf_vectors
+from common.evaluation.text.pair_classification import pair_metrics, roc_auc_items
+from projects.moe_embeddings.cocitation import Pair
+from projects.moe_embeddings.config import Config
+from projects.moe_embeddings.data import PairTexts, expert_of, load_pairs, texts_by_domain
+from projects.moe_embeddings.encoder import DomainEncoder, build_encoder
+from projects.moe_embeddings.module import MoeEmbeddings
+
+TFIDF_FEATURES = 4096
+GRADIENT_PAIRS = 32  # of a domain, whose gradient is looked at
+MACRO = ("f1", "auc")
+Scores = dict[str, np.ndarray]  # domain -> score of each of its pairs
+# texts of a domain -> (N, D) unit vectors
+Embed = Callable[[list[str], str], Tensor]
+
+
+def evaluate(cfg: Config, module: MoeEmbeddings, workspace: Workspace) -> dict[str, float]:
+    """All rows of the table; metrics are ``<row><domain>_<metric>``.
+
+    Beside the domains there are "all", their union under one threshold, "macro", their mean, and
+    "home", the mean over the domains that were trained on.
+
+    Raises:
+        UserError: missing data or weights.
+    """
+    pairs, encoder = load_pairs(cfg, cfg.eval.part), module.encoder
+    with evaluated(encoder, cfg.trainer.accelerator):
+        own = scores_of(encoder_embed(cfg, encoder), pairs)
+        found = score_row(cfg, own, pairs, workspace)
+        if cfg.eval.wrong_routing and encoder.enforced and encoder.layout.num_experts > 1:
+            wrong = scores_of(encoder_embed(cfg, encoder, turn=1), pairs)
+            found |= _named("wrong_routing", score_row(cfg, wrong, pairs))
+    if cfg.eval.untrained:
+        before = scores_of_untrained(cfg, pairs, encoder)
+        found |= _named("untrained", score_row(cfg, before, pairs))
+        found["untrained_wilcoxon_p"] = paired_p(own, before, pairs)
+    if cfg.eval.lexical:
+        found |= _named("tfidf", score_row(cfg, tfidf_scores(pairs), pairs))
+    for row, place in cfg.eval.references.items():
+        found |= _named(row, score_row(cfg, reference_scores(cfg, place, pairs), pairs))
+    if cfg.eval.gradients and len(cfg.data.domains) > 1:
+        found |= gradient_cosines(cfg, module)
+    total, active = parameter_counts(encoder.model)
+    found |= {"parameters": float(total), "active_parameters": float(active)}
+    workspace.say(table(found, cfg))
+    return found
+
+
+def score_row(
+    cfg: Config, scores: Scores, pairs: Mapping[str, Sequence[Pair]], workspace: Workspace | None = None
+) -> dict[str, float]:  # fmt: skip
+    """Metrics of scored pairs, and with a workspace the AUC items of `make compare`.
+
+    Args:
+        cfg: the experiment's config.
+        scores: of the pairs.
+        pairs: of each domain.
+        workspace: of the run.
+    """
+    labels = {name: [pair.label == 1 for pair in own] for name, own in pairs.items()}
+    parts = {name: (scores[name], labels[name]) for name in pairs}
+    union = np.concatenate(list(scores.values())), [y for own in labels.values() for y in own]
+    parts["all"] = union
+    found = {
+        f"{name}_{metric}": value
+        for name, part in parts.items()
+        for metric, value in pair_metrics(*part).items()
+    }
+    if workspace is not None:
+        for name, part in parts.items():
+            workspace.items(f"{name}_auc", roc_auc_items(*part))
+    for mean, own in (("macro", list(pairs)), ("home", cfg.data.train_domains or list(pairs))):
+        for metric in MACRO:
+            found[f"{mean}_{metric}"] = float(np.mean([found[f"{d}_{metric}"] for d in own]))
+        if workspace is not None:
+            workspace.mean_items(f"{mean}_auc", [f"{d}_auc" for d in own])
+    return found
+
+
+def scores_of(embed: Embed, pairs: Mapping[str, Sequence[Pair]]) -> Scores:
+    """Cosine of every pair; each document is embedded once.
+
+    Args:
+        embed: texts of a domain -> unit vectors.
+        pairs: of each domain.
+    """
+    found = {}
+    for name, texts in texts_by_domain(pairs).items():
+        vectors, place = embed(texts, name), {text: i for i, text in enumerate(texts)}
+        first = vectors[[place[pair.a] for pair in pairs[name]]].double()
+        second = vectors[[place[pair.b] for pair in pairs[name]]].double()
+        found[name] = (first * second).sum(1).numpy()
+    return found
+
+
+def encoder_embed(cfg: Config, encoder: DomainEncoder, turn: int = 0) -> Embed:
+    """Vectors by an encoder, in evaluation mode; experts are turned on by that many numbers."""
+    expert, count = expert_of(cfg), encoder.layout.num_experts
+
+    def embed(texts: list[str], domain: str) -> Tensor:
+        number = encoder.layout.domains.index(domain)
+        experts = [(expert(text, number) + turn) % count for text in texts]
+        return encoder.encode(texts, domain, cfg.eval.batch_size, experts=experts)
+
+    return embed
+
+
+def scores_of_untrained(
+    cfg: Config, pairs: Mapping[str, Sequence[Pair]], like: DomainEncoder | None = None
+) -> Scores:
+    """Scores by the encoder as training begins with it."""
+
+    def build() -> DomainEncoder:
+        return build_encoder(cfg.model, cfg.data.domains, cfg.data.max_length)
+
+    raw = untrained(build, cfg.seed, like=like)
+    with evaluated(raw, cfg.trainer.accelerator):
+        return scores_of(encoder_embed(cfg, raw), pairs)
+
+
+def tfidf_scores(pairs: Mapping[str, Sequence[Pair]]) -> Scores:
+    """Cosines of TF-IDF vectors of words, the 4,096 most frequent ones of each domain's pairs."""
+
+    def embed(texts: list[str], domain: str) -> Tensor:
+        rows, _ = tfidf_vectors(texts, max_features=TFIDF_FEATURES)
+        return torch.from_numpy(rows.toarray())
+
+    return scores_of(embed, pairs)
+
+
+def reference_scores(cfg: Config, place: str, pairs: Mapping[str, Sequence[Pair]]) -> Scores:
+    """Scores by weights that were trained elsewhere, see ``eval.references``."""
+    encoder = sentence_encoder(place, cfg.eval.reference_pooling, max_length=cfg.data.max_length)
+    with evaluated(encoder, cfg.trainer.accelerator):
+        size = cfg.eval.batch_size
+        return scores_of(lambda texts, _: encoder.encode(texts, size, normalize=True), pairs)
+
+
+def paired_p(first: Scores, second: Scores, pairs: Mapping[str, Sequence[Pair]]) -> float:
+    """Wilcoxon's signed-rank test: do positive pairs beat more negative ones in `first`; two-sided p.
+
+    Source: Wilcoxon 1945; what the paper pairs is not said.
+    """
+    labels = [pair.label == 1 for own in pairs.values() for pair in own]
+    items = [roc_auc_items(np.concatenate(list(x.values())), labels) for x in (first, second)]
+    if items[0] == items[1]:
+        return 1.0
+    return float(wilcoxon(*items).pvalue)
+
+
+@torch.inference_mode(False)
+def gradient_cosines(cfg: Config, module: MoeEmbeddings) -> dict[str, float]:
+    """Mean cosine between two domains' gradients of the objective: below 0 they pull apart.
+
+    ``gradient_cosine`` over the feed-forward weights of a dense model or of a layer's experts taken
+    together (0 for enforced experts, which share none), ``shared_gradient_cosine`` over all others.
+
+    Args:
+        cfg: the experiment's config.
+        module: trained.
+    """
+    encoder, grads = module.encoder, []
+    inside = {id(p) for m in mixtures(encoder.model) for p in m.experts.parameters()}
+    if not inside:
+        inside = {id(p) for f in feed_forwards(encoder.model) for p in f.module.parameters()}
+    trained = [p for p in encoder.parameters() if p.requires_grad]
+    was = module.training
+    module.eval()
+    for own in load_pairs(cfg, "valid").values():
+        right = [pair for pair in own if pair.label == 1][:GRADIENT_PAIRS]
+        batch = PairTexts(right, encoder, module.experts, 0.0, 0)[
+            [(i, 0) for i in range(len(right))]
+        ]
+        inputs = {k: batch[k].to(encoder.device) for k in ("input_ids", "attention_mask")}
+        with torch.enable_grad():
+            first, second = encoder(**inputs, expert=batch["expert"]).chunk(2)
+            loss = module.objective(first, second).loss
+            grads.append(torch.autograd.grad(loss, trained, allow_unused=True))
+    module.train(was)
+    found = {}
+    for name, feed in (("gradient_cosine", True), ("shared_gradient_cosine", False)):
+        places = [i for i, p in enumerate(trained) if (id(p) in inside) == feed]
+        flat = [
+            torch.cat(
+                [(torch.zeros_like(trained[i]) if g[i] is None else g[i]).flatten() for i in places]
+            )
+            for g in grads
+        ]
+        cosines = [float(F.cosine_similarity(a, b, dim=0)) for a, b in combinations(flat, 2)]
+        found[name] = float(np.mean(cosines))
+    return found
+
+
+def table(metrics: Mapping[str, float], cfg: Config) -> str:
+    """F1-max and AUC of all rows as text."""
+    names = [*cfg.data.domains, "all"]
+    lines = [f"{'F1-max / AUC':20}" + "".join(f"{name:>15}" for name in names)]
+    for row in ("untrained", "tfidf", *cfg.eval.references, "wrong_routing", ""):
+        prefix = f"{row}_" if row else ""
+        if f"{prefix}all_f1" in metrics:
+            cells = [(metrics[f"{prefix}{n}_f1"], metrics[f"{prefix}{n}_auc"]) for n in names]
+            shown = "".join(f"{f'{f1:.3f} / {auc:.3f}':>15}" for f1, auc in cells)
+            lines.append(f"{row or 'this model':20}{shown}")
+    total, active = metrics["parameters"], metrics["active_parameters"]
+    lines.append(f"parameters of the transformer: {total:,.0f}, of one document {active:,.0f}")
+    return "\n".join(lines)
+
+
+def _named(row: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    return {f"{row}_{name}": value for name, value in metrics.items()}

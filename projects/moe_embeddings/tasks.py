@@ -1,0 +1,135 @@
+"""Tasks: pairs from citations; documents of all domains embedded, and searched, in one index."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+
+from common.config import UserError
+from common.data.tables import Row, read_csv, read_jsonl, write_jsonl
+from common.encoders.modes import evaluated
+from common.engine.experiment import Experiment
+from common.engine.run import trained_module
+from common.engine.workspace import Workspace
+from common.evaluation.search import search as nearest
+from common.export.files import write_tensors
+from projects.moe_embeddings.cocitation import PARTS, Collection, Pair, pairs_of
+from projects.moe_embeddings.config import Config
+from projects.moe_embeddings.data import load_pairs, texts_by_domain
+from projects.moe_embeddings.encoder import DomainEncoder
+from projects.moe_embeddings.module import MoeEmbeddings
+
+SHOWN = 200  # documents of a domain where no file is named
+
+
+def pairs(cfg: Config, workspace: Workspace) -> Path:
+    """Write ``<domain>/train.jsonl``, ``valid.jsonl`` and ``test.jsonl``, which ``data.paths`` reads.
+
+    Citations between documents of different domains are not used.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: missing or broken files, or a part without a pair.
+    """
+    own = cfg.pairs
+    if own.citations is None or own.documents is None:
+        raise UserError("name pairs.citations (citing, cited) and pairs.documents (id, text)")
+    table = Path(own.citations).expanduser()
+    columns = ("citing", "cited")
+    rows = read_jsonl(table, columns) if ".jsonl" in table.name else read_csv(table, columns)
+    citations = [(str(row["citing"]), str(row["cited"])) for row in rows]
+    texts: dict[str, dict[str, str]] = defaultdict(dict)
+    for row in read_jsonl(Path(own.documents).expanduser(), ("id", "text")):
+        texts[str(row.get("domain") or "all")][str(row["id"])] = str(row["text"])
+    folder = workspace.folder("pairs") if own.output is None else Path(own.output).expanduser()
+    for domain, known in texts.items():
+        found = pairs_of(
+            Collection(domain, known, citations), own.shares, lambda _: own.most, cfg.seed
+        )
+        (folder / domain).mkdir(parents=True, exist_ok=True)
+        for part in PARTS:
+            kept = [{"a": p.a, "b": p.b, "label": p.label} for p in found[part]]
+            write_jsonl(folder / domain / f"{part}.jsonl", kept)
+        counts = ", ".join(f"{len(found[part])} {part}" for part in PARTS)
+        workspace.say(f"{domain}: {counts} pairs in {folder / domain}")
+    return folder
+
+
+def embed(cfg: Config, experiment: Experiment[MoeEmbeddings], workspace: Workspace) -> Path:
+    """Write ``embeddings.safetensors`` (unit vectors, number of the domain) and ``documents.jsonl``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: no trained run, a missing file, or a domain that the model does not know.
+    """
+    encoder = _encoder(cfg, experiment, workspace)
+    rows = documents(cfg)
+    texts, domains = [row["text"] for row in rows], [row["domain"] for row in rows]
+    with evaluated(encoder, cfg.trainer.accelerator):
+        vectors = encoder.encode(texts, domains, cfg.eval.batch_size)
+    folder = workspace.folder("embeddings") if cfg.use.output is None else Path(cfg.use.output)
+    numbers = torch.tensor(encoder.indices(domains, len(domains)))
+    write_tensors(folder / "embeddings.safetensors", {"embeddings": vectors, "domain": numbers})
+    write_jsonl(folder / "documents.jsonl", rows)
+    workspace.say(f"{folder}: {len(rows)} documents of {len(set(domains))} domains")
+    return folder
+
+
+def search(cfg: Config, experiment: Experiment[MoeEmbeddings], workspace: Workspace) -> list[Row]:
+    """Print the nearest documents of a query, of any domain or of one.
+
+    Returns:
+        Hits, best first: text, domain, score.
+
+    Raises:
+        UserError: as `embed`; no domain for the query.
+    """
+    own, rows = cfg.use, documents(cfg)
+    query, domain = own.query, own.query_domain
+    if query is None:
+        query, domain = rows[0]["text"], rows[0]["domain"]
+    if domain is None:
+        raise UserError("name the query's domain in use.query_domain: it decides on the expert")
+    asked_for = (query, domain)
+    rows = [row for row in rows if own.domain in (None, row["domain"])]
+    rows = [row for row in rows if (row["text"], row["domain"]) != asked_for]
+    if not rows:
+        raise UserError(f"no document of the domain '{own.domain}' is left to search")
+    encoder = _encoder(cfg, experiment, workspace)
+    size = cfg.eval.batch_size
+    with evaluated(encoder, cfg.trainer.accelerator):
+        asked = encoder.encode([query], domain)
+        known = encoder.encode([r["text"] for r in rows], [r["domain"] for r in rows], size)
+    found = nearest(asked, known, min(own.k, len(rows)))
+    hits: list[Row] = [
+        {**rows[i], "score": score}
+        for i, score in zip(found.indices[0].tolist(), found.scores[0].tolist(), strict=True)
+    ]
+    workspace.say(f"{domain}: {query}")
+    for hit in hits:
+        workspace.say(f"  {hit['score']:.3f}  {hit['domain']}: {hit['text']}")
+    return hits
+
+
+def documents(cfg: Config) -> list[Row]:
+    """Documents of the file with their domains; without a file some of the evaluation."""
+    if cfg.use.file is not None:
+        rows = read_jsonl(Path(cfg.use.file).expanduser(), ("text", "domain"))
+        if not rows:
+            raise UserError(f"{cfg.use.file} holds no document")
+        return rows
+    held: dict[str, list[Pair]] = load_pairs(cfg, cfg.eval.part)
+    return [
+        {"text": text, "domain": name}
+        for name, texts in texts_by_domain(held).items()
+        for text in texts[:SHOWN]
+    ]
+
+
+def _encoder(cfg: Config, experiment: Experiment[MoeEmbeddings], workspace: Workspace) -> DomainEncoder:  # fmt: skip
+    module, _ = trained_module(experiment, workspace, cfg.use.run, cfg.runs_dir)
+    return module.encoder

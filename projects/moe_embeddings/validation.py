@@ -1,0 +1,50 @@
+"""Pairs that are scored during training: F1-max, AUC, and the objective on the positive ones."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.nn import functional as F
+
+from common.distributed.process import gather_objects
+from common.evaluation.text.pair_classification import pair_metrics
+from projects.moe_embeddings.cocitation import Pair
+from projects.moe_embeddings.encoder import DomainEncoder
+from projects.moe_embeddings.objective import Objective
+
+
+class PairScores:
+    """Scores of validation pairs, collected batch by batch.
+
+    Args:
+        encoder: of the documents.
+        experts: expert of a document, given its text and the number of its domain.
+    """
+
+    def __init__(self, encoder: DomainEncoder, experts: Callable[[str, int], int]) -> None:
+        self.encoder, self.experts = encoder, experts
+        self.seen: list[tuple[float, int, float]] = []  # score, label, loss
+
+    @torch.no_grad()
+    def add(self, batch: Sequence[Pair], objective: Objective) -> None:
+        """Score the pairs of a batch; the loss is that of its positive ones, within this rank."""
+        sides = []
+        domains = [pair.domain for pair in batch]
+        for texts in ([pair.a for pair in batch], [pair.b for pair in batch]):
+            numbers = self.encoder.indices(domains, len(texts))
+            own = [self.experts(t, d) for t, d in zip(texts, numbers, strict=True)]
+            sides.append(self.encoder.encode(texts, domains, len(texts), experts=own, normalize=False))  # fmt: skip
+        right, loss = torch.tensor([pair.label == 1 for pair in batch]), float("nan")
+        if right.any():
+            first, second = (side[right].to(self.encoder.device) for side in sides)
+            loss = float(objective(first, second, gather=False).loss)
+        scores = F.cosine_similarity(sides[0], sides[1]).tolist()
+        self.seen += [(x, pair.label, loss) for x, pair in zip(scores, batch, strict=True)]
+
+    def result(self) -> dict[str, float]:
+        """``f1``, ``auc`` and ``loss`` over the pairs of all ranks; what was collected is forgotten."""
+        rows = [row for own in gather_objects(self.seen) for row in own]
+        self.seen = []
+        scores, labels, losses = zip(*rows, strict=True)
+        found = pair_metrics(scores, labels)
+        loss = float(torch.tensor(losses).nanmean())
+        return {"f1": found["f1"], "auc": found["auc"], "loss": loss}

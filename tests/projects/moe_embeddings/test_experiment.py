@@ -1,0 +1,252 @@
+"""Runs, evaluation, tasks, comparison and configs as the commands drive them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import precision_recall_curve
+
+from common.config import UserError, config_names
+from common.data.tables import read_jsonl, write_jsonl
+from common.encoders.state_dict import read_state_dict
+from common.engine import checkpoint as ckpt
+from common.engine.check import inspect
+from common.engine.comparison.spec import default_arms, read_comparison
+from common.engine.run import train
+from common.engine.workspace import Workspace
+from projects.moe_embeddings import baselines, build
+from projects.moe_embeddings.cocitation import Pair
+from projects.moe_embeddings.evaluate import gradient_cosines, paired_p, score_row, scores_of
+from tests.projects.moe_embeddings.conftest import config, module_of
+
+QUICK = [
+    "eval.untrained=false",
+    "eval.lexical=false",
+    "eval.wrong_routing=false",
+    "eval.gradients=false",
+]
+
+
+@pytest.fixture(scope="module")
+def full_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("full")
+    return train("moe_embeddings", "smoke", [f"runs_dir={folder}", "run_id=full"])
+
+
+def metrics_of(run):
+    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+
+
+def test_checklist_9_and_17_f1_max_by_domain_and_on_the_union_for_every_row(full_run):
+    """Checklist 9, 17: trained, untrained, TF-IDF, wrong experts; items whose mean is the AUC."""
+    found = metrics_of(full_run)
+    for row in ("", "untrained_", "tfidf_", "wrong_routing_"):
+        for part in ("red", "green", "blue", "all"):
+            for metric in ("f1", "precision", "recall", "threshold", "auc", "accuracy", "positive", "negative"):  # fmt: skip
+                assert f"{row}{part}_{metric}" in found
+        own = [found[f"{row}{d}_f1"] for d in ("red", "green", "blue")]
+        assert found[f"{row}macro_f1"] == found[f"{row}home_f1"] == pytest.approx(np.mean(own))
+    items = json.loads((full_run / "items/all_auc.json").read_text())
+    assert np.mean(items) == pytest.approx(found["all_auc"])
+    assert found["gradient_cosine"] == 0.0  # enforced experts share no weight
+    assert -1 <= found["shared_gradient_cosine"] <= 1
+    assert found["parameters"] > found["active_parameters"]
+
+
+def test_checklist_9_the_union_has_one_threshold_and_equals_scikit_learn():
+    """Checklist 9: F1-max of cosines against the precision-recall curve of scikit-learn."""
+    rng = np.random.default_rng(0)
+    pairs = {d: [Pair(f"{d} a{i}", f"{d} b{i}", i % 2, d) for i in range(30)] for d in ("red", "green")}  # fmt: skip
+    scores = {d: rng.random(30) + 0.2 * (np.arange(30) % 2) + shift for d, shift in (("red", 0), ("green", 0.5))}  # fmt: skip
+    cfg = config("data.domains=[red, green]", "data.train_domains=[green]")
+    found = score_row(cfg, scores, pairs)
+    for name, values in (*scores.items(), ("all", np.concatenate(list(scores.values())))):
+        labels = np.arange(len(values)) % 2
+        precision, recall, _ = precision_recall_curve(labels, values)
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        assert found[f"{name}_f1"] == pytest.approx(f1.max())
+    assert found["all_f1"] < found["macro_f1"]
+    assert found["home_f1"] == found["green_f1"]
+
+
+def test_scores_are_cosines_and_documents_are_embedded_once():
+    asked = []
+
+    def embed(texts, domain):
+        asked.append((domain, texts))
+        return torch.nn.functional.normalize(torch.tensor([[len(t), 1.0] for t in texts]), dim=1)
+
+    found = scores_of(embed, {"d": [Pair("a", "bb", 1, "d"), Pair("bb", "a", 0, "d")]})
+    assert asked == [("d", ["a", "bb"])]
+    assert found["d"] == pytest.approx([3 / (2 * 5) ** 0.5] * 2)
+    pairs = {"d": [Pair("a", "b", 1, "d"), Pair("c", "d", 1, "d"), Pair("e", "f", 0, "d")]}
+    same = {"d": np.array([0.3, 0.2, 0.1])}
+    assert paired_p(same, same, pairs) == 1.0
+
+
+def test_dense_gradients_of_equal_domains_agree_and_leave_no_trace():
+    """Mechanism: feed-forward weights that all domains share have a cosine; modes stay."""
+    words = ["model.routing=dense", "model.domain_tokens=false", "model.dropout=0"]
+    module, cfg = module_of(*words), config(*words)
+    found = gradient_cosines(cfg, module)
+    assert abs(found["gradient_cosine"]) > 1e-3
+    assert module.training
+    assert all(p.grad is None for p in module.parameters())
+
+
+def test_training_separates_domains_whose_words_mean_different_things():
+    """Forty steps on conflicting domains: the loss falls, positive pairs of all find each other."""
+    from tests.projects.moe_embeddings.conftest import batch_of
+
+    words = ["model.dropout=0", "model.attention_dropout=0"]
+    module, cfg = module_of(*words), config(*words)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
+    rng, losses = np.random.default_rng(0), []
+    for _ in range(40):
+        batch = batch_of(module, cfg, [int(i) for i in rng.choice(180, 12, replace=False)])
+        optimizer.zero_grad()
+        losses.append(module.losses(batch)["loss"])
+        losses[-1].backward()
+        optimizer.step()
+    first, last = (float(torch.stack(part).mean().detach()) for part in (losses[:5], losses[-5:]))
+    assert last < 0.8 * first
+
+
+def test_a_resumed_run_is_bit_identical(tmp_path):
+    """Weights, the growing table of the router and the curve; two steps, stopped, two more."""
+    words = [f"runs_dir={tmp_path}", "run_id=r", *QUICK, "model.routing=sentence",
+             "method.router_loss=mutual_information", "method.detached_mi=true",
+             "method.temperature=0.7", "method.learn_temperature=true", "method.patience=5"]  # fmt: skip
+    run = train("moe_embeddings", "smoke", words)
+    folder = run / "checkpoints/train"
+    last = folder / "step-00000004.ckpt"
+    whole, curve = ckpt.load(last)["state_dict"], (run / "metrics.csv").read_text()
+    assert {"router.information.table", "objective.temperature"} <= whole.keys()
+    last.unlink()
+    (folder / "best.ckpt").unlink(missing_ok=True)
+    (folder / "finished.json").unlink()
+    train("moe_embeddings", "smoke", [*words, "resume=r"])
+    again = ckpt.load(last)["state_dict"]
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
+
+    def losses(text):
+        return [line for line in text.splitlines() if ",train/loss," in line]
+
+    assert len(losses(curve)) == 4
+    assert losses((run / "metrics.csv").read_text()) == losses(curve)
+
+
+def test_training_stops_early_on_validation_pairs(tmp_path):
+    """Sheet, recipe: patience on F1 of the validation part, or on its loss."""
+    words = [f"runs_dir={tmp_path}", *QUICK, "trainer.max_steps=12", "trainer.val_every_n_steps=1",
+             "optim.lr=1.0e-12", "method.patience=2", "method.monitor=loss"]  # fmt: skip
+    run = train("moe_embeddings", "smoke", words)
+    rows = [line for line in (run / "metrics.csv").read_text().splitlines() if ",val/f1," in line]
+    assert 3 <= len(rows) < 12
+    assert (run / "checkpoints/train/best.ckpt").is_file()
+
+
+def test_single_domain_models_are_dense_models_of_one_domain(tmp_path):
+    """Checklist 17: trained on one domain, measured at home, elsewhere and on the union."""
+    words = [f"runs_dir={tmp_path}", *QUICK, "model.routing=dense", "data.train_domains=[green]",
+             "trainer.max_steps=2"]  # fmt: skip
+    found = metrics_of(train("moe_embeddings", "smoke", words))
+    assert found["home_auc"] == found["green_auc"]
+    assert {"red_auc", "all_auc"} <= found.keys()
+
+
+def test_checklist_18_one_index_holds_all_domains_and_is_searched(full_run, tmp_path, capsys):
+    """Checklist 18: vectors with the number of their domain; hits of any domain, or of one."""
+    rows = [{"text": f"{w} kilu", "domain": d} for w in ("babado", "mona", "peri") for d in ("red", "blue")]  # fmt: skip
+    write_jsonl(tmp_path / "docs.jsonl", rows)
+    words = [f"runs_dir={full_run.parents[2]}", f"use.file={tmp_path}/docs.jsonl", "use.run=full"]
+
+    def run(task, *further):
+        cfg = config(*words, *further)
+        return build(cfg).tasks[task](Workspace(tmp_path / task, "moe_embeddings", "smoke"))
+
+    folder = run("embed")
+    stored = read_state_dict(folder / "embeddings.safetensors")
+    assert stored["embeddings"].shape == (6, 32)
+    assert stored["domain"].tolist() == [0, 2, 0, 2, 0, 2]
+    assert read_jsonl(folder / "documents.jsonl") == rows
+    hits = run("search", "use.query=babado kilu", "use.query_domain=red", "use.k=4")
+    assert {hit["domain"] for hit in hits} == {"blue", "red"}
+    scores = [hit["score"] for hit in hits]
+    assert scores == sorted(scores, reverse=True)
+    only = run("search", "use.domain=blue", "use.k=9")
+    assert {hit["domain"] for hit in only} == {"blue"}
+    assert "blue: babado kilu" in capsys.readouterr().out
+    for wrong, said in (("use.query=x", "use.query_domain"), ("use.domain=green", "no document of the domain")):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            run("search", wrong)
+
+
+def test_pairs_of_own_citations_train(tmp_path):
+    """TASK=pairs writes what data.paths reads; then a run on it."""
+    domains = ("soil", "sea")
+    docs = [{"id": f"{d}{i}", "text": f"{d} words {i} {i % 7}", "domain": d} for d in domains for i in range(40)]  # fmt: skip
+    write_jsonl(tmp_path / "docs.jsonl", docs)
+    lines = [f"r{d}{i % 7},{d}{i}" for d in domains for i in range(40)] + ["soil1,soil1"]
+    (tmp_path / "cites.csv").write_text("citing,cited\n" + "\n".join(lines) + "\n")
+    words = [f"pairs.citations={tmp_path}/cites.csv", f"pairs.documents={tmp_path}/docs.jsonl",
+             "pairs.most=20", "pairs.shares=[0.2, 0.3]"]  # fmt: skip
+    folder = build(config(*words)).tasks["pairs"](Workspace(tmp_path / "task"))
+    labels = [row["label"] for row in read_jsonl(folder / "sea/test.jsonl", ("a", "b", "label"))]
+    assert labels.count(1) == labels.count(0) > 5
+    own = ["data.source=files", "data.domains=[soil, sea]", f"data.root={folder}",
+           "data.paths={soil: soil, sea: sea}", "trainer.max_steps=2", *QUICK]  # fmt: skip
+    run = train("moe_embeddings", "smoke", [f"runs_dir={tmp_path}", *own])
+    assert {"soil_f1", "sea_f1", "all_f1"} <= metrics_of(run).keys()
+    with pytest.raises(UserError, match="name pairs.citations"):
+        build(config()).tasks["pairs"](Workspace(tmp_path / "task"))
+
+
+def test_the_snippet_of_the_card_runs(full_run, tmp_path, capsys):
+    """Five lines of the card, with an exported folder in place of its own."""
+    card = Path(__file__).parents[3] / "projects/moe_embeddings/README.md"
+    code = card.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    assert len([line for line in code.splitlines() if line]) == 5
+    build(config("data.domains=[cisi, npl, esco]")).export(
+        module_of("data.domains=[cisi, npl, esco]").eval(), tmp_path
+    )
+    exec(code.replace("runs/moe_embeddings/mini/<id>/export", str(tmp_path)))
+    assert "tensor([[" in capsys.readouterr().out
+
+
+def test_baselines_have_the_names_of_the_method(tmp_path):
+    for name in ("tfidf", "untrained"):
+        found = getattr(baselines, name)(config(), Workspace(tmp_path / name))
+        assert {"all_auc", "all_f1", "macro_auc"} <= found.keys()
+        assert (tmp_path / name / "items/all_auc.json").is_file()
+
+
+def test_checklist_12_and_13_the_paper_model_has_383_million_parameters():
+    """Checklist 13: ModernBERT-base with five experts a layer, as the paper counts; weights missing."""
+    rows = inspect("moe_embeddings", "paper", [])
+    assert rows["parameters"].startswith("383.")
+    assert rows["negatives per query"] == "15"
+    assert "MISSING" in rows["weights: answerdotai/ModernBERT-base"]
+
+
+def test_paper_configs_hold_both_generations():
+    b, a = config(name="paper"), config(name="paper_2024")
+    assert (b.optim.lr, b.data.batch_size, b.optim.schedule, b.method.loss) == (1e-4, 16, "linear", "mnr_plus")  # fmt: skip
+    assert (b.method.normalize, b.method.temperature, b.method.patience) == (False, None, 5)
+    assert (b.model.routing, b.model.block, b.model.layers, len(b.data.domains)) == ("enforced", "copy", "all", 5)  # fmt: skip
+    assert (a.model.num_experts, a.model.top_k, a.model.block, a.model.pooler) == (8, 2, "gated", "cls")  # fmt: skip
+    assert (a.optim.lr, a.optim.weight_decay, a.optim.schedule) == (1e-5, 0.01, "cosine")
+    assert (a.method.loss, a.method.temperature, a.method.balance_weight) == ("clip", 0.7, 0.05)
+    assert config(name="paper_2024_single_moe").model.layers == "middle"
+    single = config(name="paper_single")
+    assert (single.model.routing, single.trainer.val_every_n_steps) == ("dense", 1000)
+    assert len([n for n in config_names("moe_embeddings") if n.startswith("paper")]) == 9
+
+
+def test_the_comparison_has_the_paper_s_arms():
+    """Checklist 17: dense and experts by default; single domains, one layer, routers on demand."""
+    spec = read_comparison("moe_embeddings")
+    assert {"dense", "moe", "wrong_routing"} == set(default_arms(spec))
+    assert {"single@cisi", "single@npl", "single@esco", "one_layer", "sentence"} <= set(spec.arms)
