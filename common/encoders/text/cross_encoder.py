@@ -254,10 +254,13 @@ def cross_encoder(
     if pretrained == "random":
         if head == "keep":
             raise UserError("random weights have no head to keep: use head=new")
-        own = load_tokenizer(tokenizer) if tokenizer is not None else None
-        fields = dict(config or {})
-        own = own or tiny_tokenizer(fields.get("vocab_size", 256))
-        config = {**fields, "vocab_size": len(own), "num_labels": num_labels}
+        fields = {"vocab_size": 256, **(config or {}), "num_labels": num_labels}
+        if tokenizer is not None:
+            own = load_tokenizer(tokenizer)
+            fields["vocab_size"] = len(own)
+        else:
+            own = tiny_tokenizer(fields["vocab_size"])
+        config = fields
     else:
         own = load_tokenizer(pretrained)
     try:
