@@ -60,7 +60,7 @@ class WordsConfig:
     saturation_k: Positive = 0.01  # ratio: a / (a + k)
     parity_extraction: bool = False  # as released: first pieces alone, [CLS] and [SEP] are words
     stemming: bool = False  # Porter; drawn stems become words again
-    stop_words: str = "english"  # unigram: english (scikit-learn's list), none, or a file
+    stop_words: str = "english"  # unigram: english (179 words), none, or a file
     background: Literal["df", "tf"] = "df"  # unigram: what P(w|C) is made of
     min_count: Count = 10  # unigram: rarer words have no P(w|C)
     vocabulary: Count = 500  # unigram: K, candidates of a document

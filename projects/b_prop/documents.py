@@ -298,9 +298,9 @@ def _stop_words(name: str) -> frozenset[str]:
     if name == "none":
         return frozenset()
     if name == "english":
-        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+        from bm25s.stopwords import STOPWORDS_EN_PLUS
 
-        return frozenset(ENGLISH_STOP_WORDS)
+        return frozenset(STOPWORDS_EN_PLUS)
     return frozenset(line.strip().lower() for line in read_lines(Path(name).expanduser()))
 
 

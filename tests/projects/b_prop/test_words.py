@@ -100,7 +100,9 @@ def test_item_10_prop_scores_use_the_average_length_and_document_frequencies():
     sampler = WordSampler(words, counts_collection(counts, words))
     assert sampler.mu == 4.0
     assert sampler.background == {"red": 2 / 5, "fox": 2 / 5, "cow": 1 / 5}
-    found = sampler.candidates(row_of({"red": 3, "fox": 1, "the": 9, "7": 2}), np.random.default_rng(0))
+    found = sampler.candidates(
+        row_of({"red": 3, "fox": 1, "the": 9, "7": 2}), np.random.default_rng(0)
+    )
     assert found.replace
     assert list(found.words[:2]) == ["red", "fox"]
     assert {"the", "7", "one"}.isdisjoint(found.words)  # stop word, no letters, too rare
@@ -108,7 +110,9 @@ def test_item_10_prop_scores_use_the_average_length_and_document_frequencies():
     assert scores["red"] == pytest.approx(math.log((3 + 4 * 0.4) / (4 + 4)))
     assert scores["cow"] == pytest.approx(math.log(4 * 0.2 / 8))
     # probability: likelihood times what passes the sub-sampling of frequent words
-    keep = {w: min(1.0, keep_probability(tf / 12)) for w, tf in (("red", 4), ("fox", 2), ("cow", 5))}
+    keep = {
+        w: min(1.0, keep_probability(tf / 12)) for w, tf in (("red", 4), ("fox", 2), ("cow", 5))
+    }
     product = {w: math.exp(scores[w]) * keep[w] for w in found.words}
     total = sum(product.values())
     assert found.probabilities == pytest.approx([product[w] / total for w in found.words])
@@ -166,7 +170,9 @@ def test_item_8_function_words_fall_by_the_contrast():
         for row in rows:
             candidates = sampler.candidates(row, None)
             order = [candidates.words[i] for i in np.argsort(-candidates.scores, kind="stable")]
-            found += [order.index(w) / len(order) for w in ("the", "of", "and", "in", "a") if w in order]
+            found += [
+                order.index(w) / len(order) for w in ("the", "of", "and", "in", "a") if w in order
+            ]
         ranks[kind] = np.mean(found)
     assert ranks["entropy"] > ranks["attention"] + 0.05
     assert ranks["subtract"] > ranks["attention"] + 0.05
@@ -179,7 +185,10 @@ def test_item_6_extraction_is_frozen_and_repeatable():
     ranker = cross_encoder("random", config=cfg.model.config, max_length=64).train()
     tokenizer, encoder = attention_source(cfg, ranker)
     assert not any(p.requires_grad for p in encoder.parameters())
-    rows = [{"id": "a", "text": "The cow and the Zebra"}, {"id": "b", "text": "people of the world"}]
+    rows = [
+        {"id": "a", "text": "The cow and the Zebra"},
+        {"id": "b", "text": "people of the world"},
+    ]
     run = analyser(cfg, tokenizer, encoder, 2)
     first = run(rows)
     encoder.train()
@@ -220,7 +229,12 @@ def test_stems_are_shared_and_become_words_again():
     assert collection.statistics.term_frequency == {"librari": 3, "cow": 1}
     sampler = WordSampler(words, collection)
     assert sampler.candidates(row, None).words == ["librari", "cow"]
-    drawn = [w for seed in range(30) for words, _ in sampler.pair(row, np.random.default_rng(seed)) for w in words]
+    drawn = [
+        w
+        for seed in range(30)
+        for words, _ in sampler.pair(row, np.random.default_rng(seed))
+        for w in words
+    ]
     assert {*drawn} == {"library", "libraries", "cow"}
 
 
@@ -267,6 +281,7 @@ def test_random_labels_are_a_control():
 def test_item_11_sets_are_new_in_every_epoch_and_a_function_of_the_seed():
     """Checklist 11: epochs and seeds differ; the same key gives the same pair in any order."""
     data, other = pairs_of(), pairs_of("seed=1")
+
     def sets(source, epoch):
         return [source.draw(i, epoch)[1] for i in range(10)]
 
