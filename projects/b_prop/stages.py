@@ -27,7 +27,7 @@ from projects.b_prop.documents import PreparedDocuments
 from projects.b_prop.module import BProp
 
 RELEASED = ("xyma/PROP-wiki", "xyma/PROP-marco", "xyma/PROP-marco-step400k")
-SIZES = {**ARCHITECTURES, **{name: ARCHITECTURES["bert-base-uncased"] for name in RELEASED}}
+SIZES = {**ARCHITECTURES, **dict.fromkeys(RELEASED, ARCHITECTURES["bert-base-uncased"])}
 PROBES = [("small cat", "A small cat sleeps."), ("roof repair", "Two men are repairing a roof.")]
 
 

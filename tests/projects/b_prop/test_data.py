@@ -35,7 +35,7 @@ def test_item_2_members_of_a_pair_stay_side_by_side():
             ids, segments = originals(batch), batch["pairs"]["token_type_ids"]
             assert ids.shape[0] == 8
             for i, (index, epoch) in enumerate(keys):
-                row, sets = data.draw(index, epoch)
+                _row, sets = data.draw(index, epoch)
                 for member, (words, _) in enumerate(sets):
                     own = ids[2 * i + member]
                     first = data.tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]

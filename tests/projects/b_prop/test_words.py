@@ -124,10 +124,10 @@ def test_prop_fills_the_vocabulary_from_the_collection():
     """K candidates in all, or a number of draws more where the document has as many already."""
     words = config("words.vocabulary=30", "words.extra_words=5", "words.distribution=unigram").words
     names = [f"q{a}{b}" for a in "bcdfg" for b in "aeiouklmnp"]
-    sampler = WordSampler(words, counts_collection([{n: 1 for n in names}] * 2, words))
+    sampler = WordSampler(words, counts_collection([dict.fromkeys(names, 1)] * 2, words))
     few = sampler.candidates(row_of({"qba": 1}), np.random.default_rng(1)).words
     assert 15 < len(few) <= 30
-    many = sampler.candidates(row_of({n: 1 for n in names[:40]}), np.random.default_rng(1)).words
+    many = sampler.candidates(row_of(dict.fromkeys(names[:40], 1)), np.random.default_rng(1)).words
     assert 40 < len(many) <= 45
 
 

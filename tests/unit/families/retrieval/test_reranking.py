@@ -41,7 +41,10 @@ def toy(count=8):
 
 def ranker():
     torch.manual_seed(0)
-    return cross_encoder("random", config=SMALL)
+    made = cross_encoder("random", config=SMALL)
+    with torch.no_grad():  # a new head may happen to order the toy as it should be
+        made.model.classifier.weight.zero_()
+    return made
 
 
 def test_reranking_changes_the_order_and_nothing_else():
@@ -137,7 +140,7 @@ def test_fine_tuning_learns_and_leaves_the_ranker_alone(loss, size):
         return sum(row["mrr"] for row in found.values()) / len(found)
 
     assert hits(tuned) == 1
-    assert hits(own) < 0.9
+    assert hits(own) < 0.9  # all scores are equal, and documents with the lower id come last
     none = fine_tune(own, data, candidates, RankerTuning(steps=0), seed=0)
     assert torch.equal(none.model.classifier.weight, own.model.classifier.weight)
 
