@@ -126,11 +126,6 @@ class CrossEncoder(nn.Module):
         output = self.model(**inputs, output_hidden_states=True)
         return output.logits, output.hidden_states[-1]
 
-    def ids(self, text: str) -> list[int]:
-        """Pieces of a text, without special tokens and not cut."""
-        found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return found
-
     def pad(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, Tensor]:
         """Ids, mask and segments (N, L) of rows of ids and segments, on the CPU."""
         return pad_pairs(rows, self.tokenizer.pad_token_id)
@@ -185,9 +180,9 @@ class CrossEncoder(nn.Module):
     def _rows(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
         """Ids and segments of pairs; a text that occurs often is tokenised once."""
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-        known = dict(
-            zip(texts, self.tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True)
-        )
+        # quiet about texts that are longer than the model reads: they are cut here
+        ids = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        known = dict(zip(texts, ids, strict=True))
         return [
             pair_ids(known[a][: self.max_first], known[b], self.tokenizer, self.max_length)
             for a, b in pairs

@@ -62,7 +62,9 @@ def word_pieces(tokenizer: Any, texts: Sequence[str], max_pieces: int) -> list[W
         raise UserError("words of a text need a fast tokenizer, with tokenizer.json")
     if not texts:
         return []
-    batch = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+    batch = tokenizer(  # quiet about texts that are longer than the model reads: they are cut here
+        list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )
     return [
         _one(text, batch["input_ids"][i], batch.word_ids(i), batch["offset_mapping"][i], max_pieces)
         for i, text in enumerate(texts)

@@ -142,7 +142,23 @@ def test_word_quality_of_the_first_set(tmp_path, monkeypatch):
     """Ten likeliest words against titles that the documents do not hold; the same items in every arm."""
     folder = tmp_path / "toy"
     folder.mkdir()
-    words = ["people", "world", "house", "state", "work", "time", "year", "place", "hand", "right", "three", "small", "group", "night", "water"]
+    words = [
+        "people",
+        "world",
+        "house",
+        "state",
+        "work",
+        "time",
+        "year",
+        "place",
+        "hand",
+        "right",
+        "three",
+        "small",
+        "group",
+        "night",
+        "water",
+    ]
     rows = [
         {"_id": f"d{i}", "title": f"{words[i]} zebra", "text": " ".join(words[i:] + words[:i])}
         for i in range(6)
