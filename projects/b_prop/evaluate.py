@@ -46,7 +46,7 @@ def evaluate(cfg: Config, module: BProp, workspace: Workspace) -> dict[str, floa
     arXiv 2104.09791.
     """
     sets = evaluation_sets(cfg)
-    found: dict[str, float] = {}
+    found = {"num_sets": float(len(sets))}
     if sets:
         found |= score_ranker(cfg, module.ranker, sets, workspace)
         if cfg.eval.untrained:

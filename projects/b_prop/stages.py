@@ -96,23 +96,24 @@ def embed(cfg: Config, module: BProp) -> dict[str, Tensor]:
 def plan(cfg: Config) -> Plan[BProp]:
     """What `make check` reports on."""
     needed = requirements(cfg)
+    last = bool(cfg.finetune.steps)  # the stage whose module is evaluated
 
     def module() -> BProp:
         config = stand_in(cfg.model.pretrained, SIZES)
         if config is None:
             ranker = build_ranker(cfg)
-            return BProp(cfg, ranker, lm_head(cfg, ranker), finetune=not cfg.method.pretrain)
+            return BProp(cfg, ranker, None if last else lm_head(cfg, ranker), finetune=last)
         sizes = {"vocab_size": 30522, **config}
         ranker = cross_encoder("random", config=sizes, max_length=cfg.model.max_length,
                                max_first=cfg.model.max_first)  # fmt: skip
         head = None
-        if cfg.method.pretrain and cfg.method.mlm:
+        if cfg.method.mlm and not last:
             head = masked_lm_head("random", ranker.encoder, config=sizes)
-        return BProp(cfg, ranker, head, finetune=not cfg.method.pretrain)
+        return BProp(cfg, ranker, head, finetune=last)
 
     def forward(module: BProp, batch_size: int) -> Tensor:
         own = cfg.finetune
-        rows = batch_size if cfg.method.pretrain else own.batch_size * own.group_size
+        rows = own.batch_size * own.group_size if last else batch_size
         ids = torch.ones(rows, cfg.model.max_length, dtype=torch.long)
         found: Tensor = module.ranker.model(input_ids=ids).logits.sum()
         return found

@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 
@@ -205,12 +204,28 @@ def test_word_sets_are_those_of_the_training(tmp_path):
             assert pair[0][1] >= pair[1][1]
 
 
-def test_bundled_documents_come_without_their_titles(monkeypatch):
+def test_bundled_documents_come_without_their_titles(tmp_path):
     """The title words of a document are what the word quality is measured by."""
-    monkeypatch.setattr(data, "BUNDLED", ("retrieval-cisi",))
-    cfg = config("data.source=bundled", "eval.max_documents=1", "words.distribution=unigram", "data.max_document=20")  # fmt: skip
+    for name in data.BUNDLED:  # a folder below the data root comes before the bundled one
+        folder = tmp_path / name
+        folder.mkdir()
+        rows = [
+            {"_id": f"d{i}", "title": "Editions", "text": f"people world house state {i}"}
+            for i in range(3)
+        ]
+        rows.append({"_id": "none", "title": "Editions", "text": " "})
+        (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "queries.jsonl").write_text('{"_id": "q", "text": "people"}\n')
+        (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq\td1\t1\n")
+    cfg = config("data.source=bundled", f"data.root={tmp_path}", "words.distribution=unigram")
     documents, collection = training_documents(cfg, build_ranker(cfg))
-    assert {row["id"].split("/")[0] for row in documents} == {"retrieval-cisi"}
-    assert "18 Editions" not in " ".join(row["text"] for row in documents)
-    assert collection.statistics.num_documents == len(documents)
-    assert np.mean([row["pieces"] for row in documents]) <= 20
+    assert [row["id"] for row in documents] == [f"{n}/d{i}" for n in data.BUNDLED for i in range(3)]
+    assert all(row["text"].startswith("people") for row in documents)
+    assert collection.statistics.num_documents == 6
+    few = config(
+        "data.source=bundled",
+        f"data.root={tmp_path}",
+        "words.distribution=unigram",
+        "eval.max_documents=1",
+    )
+    assert len(training_documents(few, build_ranker(few))[0]) == 2

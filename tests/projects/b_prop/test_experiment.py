@@ -1,6 +1,7 @@
 """Runs, evaluation, export, tasks and configs as the commands drive them: items 12, 15, 16."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from projects.b_prop import baselines, build
 from projects.b_prop import evaluate as evaluation
 from projects.b_prop.lexical import agreement, best_order, query_likelihood, shared_words
 from projects.b_prop.stages import build_ranker
-from tests.projects.b_prop.conftest import QUICK, batch_of, config, module_of
+from tests.projects.b_prop.conftest import QUICK, batch_of, config, module_of, pairs_of
 
 
 @pytest.fixture(scope="module")
@@ -49,33 +50,24 @@ def test_a_resumed_run_is_bit_identical(tmp_path):
         assert torch.equal(whole[name], again[name]), name
 
 
-@pytest.mark.parametrize("kind", ["unigram", "entropy"])
-def test_training_learns_which_set_is_better(kind):
-    """Thirty steps on pairs of eight documents: most are ordered; with random labels they are not."""
-    from tests.projects.b_prop.conftest import pairs_of
+def test_training_learns_which_set_is_better():
+    """Thirty steps on eight pairs: they are ordered; with labels that change, they are not."""
 
     def accuracy(labels):
-        words = [
-            f"words.distribution={kind}",
-            f"words.labels={labels}",
-            "method.mlm=false",
-            "words.vocabulary=200",
-        ]
-        data = pairs_of(*words)
-        module = module_of(*words)
+        words = [f"words.labels={labels}", "method.mlm=false", "data.max_document=20"]
+        data, module = pairs_of(*words), module_of(*words)
         optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
-        batch = dict(data[[(i, 0) for i in range(16)]])
+        batches = [dict(data[[(i, epoch) for i in range(8)]]) for epoch in range(10)]
         for step in range(30):
-            if labels == "random":
-                batch = dict(data[[(i, step) for i in range(16)]])
             optimizer.zero_grad()
+            batch = batches[step % 10 if labels == "random" else 0]
             module.losses(batch)["loss"].backward()
             optimizer.step()
         with evaluation_mode(module):
-            return float(module.losses(batch)["pair_accuracy"])
+            return float(module.losses(batches[0])["pair_accuracy"])
 
-    assert accuracy("score") > 0.8
-    assert accuracy("random") < 0.8
+    assert accuracy("score") == 1
+    assert accuracy("random") < 1
 
 
 def test_item_16_one_table_holds_all_rows(full_run):
@@ -115,13 +107,17 @@ def test_item_15_queries_without_relevant_candidates_count(tmp_path):
     corpus = {"a": "red fox", "b": "blue cow", "c": "green tree", "d": "red cow"}
     queries = {"q1": "red", "q2": "zebra", "q3": "cow"}
     data = RetrievalSet(corpus, queries, {"q1": {"a": 1}, "q2": {"c": 1}, "q3": {"a": 1}})
-    candidates = {"q1": {"a": 1.0}, "q3": {"b": 2.0, "d": 1.0}}  # q2 has none, q3 no relevant one
+    # q2 has no candidate, q3 no relevant one
+    candidates = {"q1": {"a": 1.0, "b": 0.5}, "q3": {"b": 2.0, "d": 1.0}}
     cfg = config("eval.tune.folds=3", "eval.query_counts=[]")
     found = evaluation.score_ranker(
         cfg, build_ranker(cfg), {"toy": (data, candidates)}, Workspace(tmp_path)
     )
-    assert found["toy_ndcg_at_10"] == found["tuned_toy_ndcg_at_10"] == pytest.approx(1 / 3)
-    assert json.loads((tmp_path / "items/tuned_toy_ndcg_at_10.json").read_text()) == [1.0, 0.0, 0.0]
+    for row in ("", "tuned_"):
+        items = json.loads((tmp_path / f"items/{row}toy_ndcg_at_10.json").read_text())
+        assert items[0] > 0.6
+        assert items[1:] == [0.0, 0.0]
+        assert found[f"{row}toy_ndcg_at_10"] == pytest.approx(items[0] / 3)
 
 
 def test_lexical_orders():
@@ -130,7 +126,10 @@ def test_lexical_orders():
     data = RetrievalSet(corpus, {"q": "red fox zebra"}, {"q": {"b": 1}})
     candidates = {"q": {"a": 1.0, "b": 1.0, "c": 1.0}}
     likely = query_likelihood(data, candidates, config("words.mu=2").words)["q"]
-    assert likely["a"] > likely["b"] > likely["c"]
+    assert likely["a"] > max(likely["b"], likely["c"])
+    back = {"red": 2 / 6, "fox": 1 / 6}  # of document frequencies; zebra is nowhere
+    wanted = math.log((1 + 2 * back["red"]) / 7) + math.log(2 * back["fox"] / 7)
+    assert likely["b"] == pytest.approx(wanted)
     assert shared_words(data, candidates)["q"] == {"a": 2.0, "b": 1.0, "c": 0.0}
     assert best_order(data, candidates)["q"] == {"a": 0.0, "b": 1.0, "c": 0.0}
     assert agreement({"q": likely}, {"q": likely}) == pytest.approx(1)
