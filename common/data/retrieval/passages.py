@@ -123,7 +123,7 @@ class PassageBatches(Dataset[PassageBatch]):
             if lacking:
                 raise UserError(
                     f"question {lacking[0].question[:60]!r} has too few negatives, and the other "
-                    f"questions too few passages: set finetune.num_negatives below {self.draw.count}"
+                    f"questions too few passages: ask for fewer than {self.draw.count}"
                 )
 
     def __len__(self) -> int:

@@ -155,6 +155,8 @@ def load_transformer(
     attention: Attention = "auto",
     auto_class: Any = AutoModel,
     dtype: torch.dtype = torch.float32,
+    num_labels: int | None = None,
+    new_head: bool = False,
 ) -> PreTrainedModel:
     """A transformers model in training mode; refuses weights that do not fill it.
 
@@ -166,6 +168,9 @@ def load_transformer(
             one in training on a CPU with short texts) or "auto", the library's choice. Dropout acts in all.
         auto_class: e.g. `transformers.AutoModelForCausalLM` for a model with its head.
         dtype: of the weights.
+        num_labels: of a sequence classifier; None: what the configuration says.
+        new_head: what stands on the transformer is drawn from the global random state, whatever the
+            checkpoint holds for it; a pooler only if the checkpoint has none.
 
     Raises:
         UserError: see `text_tower`, or attention that the architecture does not have.
@@ -176,6 +181,8 @@ def load_transformer(
     settings = _architecture(config) if config is not None else _stored_config(ref)
     if dropout is not None:
         _set_dropout(settings, dropout)
+    if num_labels is not None:
+        settings.num_labels = num_labels
     if attention not in get_args(Attention):
         raise UserError(f"attention must be one of {get_args(Attention)}, got {attention!r}")
     chosen = {} if attention == "auto" else {"attn_implementation": attention}
@@ -190,10 +197,15 @@ def load_transformer(
             dtype=dtype,
             output_loading_info=True,
             local_files_only=ref.path is not None or is_offline(),
+            ignore_mismatched_sizes=new_head,
             **chosen,
         )
     lost = [k for k in info["missing_keys"] if not k.startswith("pooler.")]
-    lost += [str(key) for key in info["mismatched_keys"]]
+    lost += [str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]]
+    if new_head:
+        own = f"{model.base_model_prefix}."
+        _draw_head(model, own)
+        lost = [key for key in lost if key.startswith(own) and ".pooler." not in key]
     if lost:
         raise UserError(
             f"pretrained={pretrained!r} does not fill {type(model).__name__}: "
@@ -201,6 +213,17 @@ def load_transformer(
         )
     model.train()  # from_pretrained switches dropout off, and Lightning keeps modes
     return model
+
+
+def _draw_head(model: PreTrainedModel, prefix: str) -> None:
+    """Draw what does not belong to the transformer, which has this prefix, as a new model would."""
+    for name, module in model.named_modules():
+        own = list(module.parameters(recurse=False))
+        if own and not f"{name}.".startswith(prefix):
+            for parameter in own:
+                parameter._is_hf_initialized = False
+            module._is_hf_initialized = False
+            model._init_weights(module)  # type: ignore[no-untyped-call]
 
 
 def load_config(pretrained: str) -> Any:

@@ -75,8 +75,8 @@ def per_query_metrics(
         ks: cut-offs.
 
     Returns:
-        query id -> ``ndcg_at_k``, ``recall_at_k``, ``mrr_at_k``, ``map_at_k`` for every k, and
-        ``mrr``, ``map`` over the whole list.
+        query id -> ``ndcg_at_k``, ``recall_at_k``, ``precision_at_k``, ``mrr_at_k``, ``map_at_k`` for
+        every k, and ``mrr``, ``map`` over the whole list.
 
     Raises:
         ValueError: no cut-offs, no query with a relevant document, no query of the run is judged,
@@ -173,6 +173,7 @@ def _one_query(
     for k in ks:
         row[f"ndcg_at_{k}"] = ndcg(gains, ideal, k)
         row[f"recall_at_{k}"] = float(relevant[:k].sum() / num_relevant)
+        row[f"precision_at_{k}"] = float(relevant[:k].sum() / k)  # places without a hit count
         row[f"mrr_at_{k}"] = 1 / first if 0 < first <= k else 0.0
         row[f"map_at_{k}"] = average_precision(relevant, num_relevant, k)
     row["mrr"] = 1 / first if first else 0.0

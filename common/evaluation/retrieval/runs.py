@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from common.config import UserError
 from common.evaluation.matrices import Metric, blocks
 from common.evaluation.retrieval.beir import RetrievalSet
 from common.evaluation.retrieval.bm25 import BM25
@@ -98,6 +100,64 @@ def lexical_run(data: RetrievalSet, method: Lexical, *, depth: int = DEPTH, **op
         found = SearchResult(*(torch.cat(list(side)) for side in zip(*parts, strict=True)))
     shared = found.indices.masked_fill(found.scores <= 0, -1)
     return _named(data, SearchResult(found.scores, shared), depth)
+
+
+def reranked(
+    data: RetrievalSet, candidates: Run, score: Callable[[list[tuple[str, str]]], Tensor]
+) -> Run:
+    """The candidates of every query in the order of a ranker; nothing else is in the ranking.
+
+    A query without candidates keeps its (empty) place, so that it counts in every mean.
+
+    Args:
+        data: collection, queries, judgements.
+        candidates: of a first stage.
+        score: N pairs (query, document) -> (N,) scores.
+
+    Raises:
+        UserError: the candidates name a query or document that the set has not.
+    """
+    places = [(query, document) for query, own in candidates.items() for document in own]
+    for query, document in places:
+        if query not in data.queries or document not in data.corpus:
+            raise UserError(
+                f"the candidates name document {document!r} for query {query!r}: one of them is "
+                "not in the set"
+            )
+    texts = [(data.queries[query], data.corpus[document]) for query, document in places]
+    scores = score(texts).tolist() if texts else []
+    found: dict[str, dict[str, float]] = {query: {} for query in data.queries}
+    for (query, document), value in zip(places, scores, strict=True):
+        found[query][document] = value
+    return found
+
+
+def read_run(path: Path, depth: int | None = None) -> Run:
+    """A ranking in TREC's layout: ``query Q0 document rank score tag``, white space between.
+
+    Args:
+        path: the file.
+        depth: best documents of a query that are kept; None: all.
+
+    Raises:
+        UserError: no such file, or a line of another layout.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no run file {path}: lines of 'query Q0 document rank score tag'")
+    found: dict[str, dict[str, float]] = {}
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            fields = line.split()
+            try:
+                query, _, document, _, score, _ = fields
+                found.setdefault(query, {})[document] = float(score)
+            except ValueError:
+                raise UserError(
+                    f"{path}, line {number}: expected 'query Q0 document rank score tag'"
+                ) from None
+    if depth is None:
+        return found
+    return {q: dict(sorted(own.items(), key=lambda x: -x[1])[:depth]) for q, own in found.items()}
 
 
 def tfidf_vectors(texts: Sequence[str], **options: Any) -> tuple[Any, Callable[[list[str]], Any]]:

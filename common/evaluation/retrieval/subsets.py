@@ -44,6 +44,31 @@ def split_queries(data: RetrievalSet, num_held_out: int) -> tuple[RetrievalSet, 
     return part(True), part(False)
 
 
+def query_folds(data: RetrievalSet, k: int) -> list[tuple[RetrievalSet, RetrievalSet]]:
+    """Cross-validation over queries: k pairs of (training set, test set) over the same documents.
+
+    Every query is tested once. Folds are dealt out in the order of the hashes of the queries' texts,
+    so that they do not depend on a seed or on the order of the file.
+
+    Args:
+        data: the whole set.
+        k: folds, from 2 to the number of queries.
+
+    Raises:
+        ValueError: too few queries.
+    """
+    if not 2 <= k <= len(data.queries):
+        raise ValueError(f"{len(data.queries)} queries cannot be cut into {k} folds")
+    order = sorted(data.queries, key=lambda q: (stable_fraction(data.queries[q]), q))
+
+    def part(names: set[str]) -> RetrievalSet:
+        queries = {q: t for q, t in data.queries.items() if q in names}
+        return RetrievalSet(data.corpus, queries, {q: data.qrels[q] for q in queries})
+
+    folds = [set(order[i::k]) for i in range(k)]
+    return [(part(set(order) - fold), part(fold)) for fold in folds]
+
+
 def title_queries(titles: dict[str, str], texts: dict[str, str]) -> RetrievalSet:
     """Titles as queries for the texts that they belong to: a development set without judgements.
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from common.config import DataConfig
 from common.evaluation.retrieval.options import SearchConfig as SearchConfig
-from common.ranges import Count, Probability, Rate, Share, Whole, at_least
+from common.ranges import Count, NonNegative, Positive, Probability, Rate, Share, Whole, at_least
 
 
 @dataclass
@@ -126,3 +126,22 @@ class RetrievalEval:
         unknown = [s for own in self.groups.values() for s in own if s not in self.beir]
         if unknown:
             raise ValueError(f"eval.groups: '{unknown[0]}' is no set of eval.beir")
+
+
+@dataclass
+class RankerTuning:
+    """Fine-tuning of a cross-encoder on judged queries, and its cross-validation over queries."""
+
+    loss: Literal["groupwise", "hinge", "softmax_hinge"] = "groupwise"  # the hinges: group_size=2
+    group_size: Annotated[int, at_least(2)] = 2  # documents of a group, the relevant one first
+    batch_size: Count = 16  # groups of a step
+    steps: Whole = 0  # of each fine-tuning; 0: none
+    lr: Positive = 2.0e-5  # peak, after the warm-up; then linear to 0
+    warmup_share: Probability = 0.1  # of the steps
+    weight_decay: NonNegative = 0.01
+    head: Literal["keep", "new"] = "keep"  # the ranking head that training left, or a fresh one
+    folds: Annotated[int, at_least(2)] = 5
+
+    def __post_init__(self) -> None:
+        if self.loss != "groupwise" and self.group_size != 2:
+            raise ValueError(f"the loss '{self.loss}' compares two documents: group_size=2")

@@ -3,13 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from common.config import UserError
-from common.data.lookup import BUNDLED, data_root
 from common.data.tables import read_jsonl
 from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.answers import answer_recall
-from common.evaluation.retrieval.beir import RetrievalSet, load_beir, load_corpus, load_titles
+from common.evaluation.retrieval.beir import RetrievalSet, load_corpus
 from common.evaluation.retrieval.fusion import linear_fusion, reciprocal_rank_fusion
 from common.evaluation.retrieval.ranking import Run
 from common.evaluation.retrieval.runs import (
@@ -20,14 +18,11 @@ from common.evaluation.retrieval.runs import (
     lexical_run,
     run_scores,
 )
-from common.evaluation.retrieval.subsets import (
-    reduced,
-    split_queries,
-    synthetic_set,
-    title_queries,
-)
 from common.families.retrieval.encoder import E, EncoderRecipe
 from common.families.retrieval.protocol import RetrievalExperimentConfig
+from common.families.retrieval.sets import SYNTHETIC as SYNTHETIC
+from common.families.retrieval.sets import read_set, set_folder
+from common.families.retrieval.sets import set_names as set_names
 
 # metrics whose values by query are kept, and which are averaged over sets
 ITEMS = ("ndcg_at_10", "recall_at_100", "mrr", "map")
@@ -35,7 +30,6 @@ ROWS = ("", "untrained_", "bm25_", "tfidf_", "hybrid_", "rrf_")
 WON = ("recall_at_100", "ndcg_at_10")  # metrics by which sets are won against BM25
 ANSWER_KS = (5, 20, 100)
 GALLERY_QUERIES, GALLERY_HITS = 6, 5
-SYNTHETIC, TITLES = "synthetic", "titles"
 
 
 def before_and_after(
@@ -231,54 +225,23 @@ def _evaluate_answers(
     return metrics
 
 
-def set_names(places: Sequence[str]) -> dict[str, str]:
-    """How sets are called in metrics: by their last folder, in full where two would be the same.
-
-    >>> set_names(["beir/scifact", "mrtydi/ar", "miracl/ar", "mkqa@de"])
-    {'beir/scifact': 'scifact', 'mrtydi/ar': 'mrtydi_ar', 'miracl/ar': 'miracl_ar', 'mkqa@de': 'mkqa_de'}
-    """
-
-    def plain(text: str) -> str:
-        return text.strip("/").replace("/", "_").replace("@", "_")
-
-    short = {place: plain(Path(place).name) for place in places}
-    seen = list(short.values())
-    return {p: name if seen.count(name) == 1 else plain(p) for p, name in short.items()}
-
-
 def load_set(cfg: RetrievalExperimentConfig, place: str, *, held_out: bool = False) -> RetrievalSet:
-    """A set of the evaluation, reduced as the config says.
+    """A set of the evaluation, reduced as the config says; see `read_set`.
 
     Args:
         cfg: the project's config.
         place: see ``eval.beir``.
         held_out: the queries that are left for fine-tuning instead of those that are asked.
-
-    Raises:
-        UserError: a set that is missing or broken, or has too few queries.
     """
-    name, _, part = place.partition("@")
-    if name == SYNTHETIC and not part:
-        data = synthetic_set(seed=cfg.seed)
-    else:
-        data = _load(beir_folder(cfg, name), part)
-    if cfg.eval.max_documents is not None:
-        data = reduced(data, cfg.eval.max_documents)
-    if part == TITLES:
-        return data
-    try:
-        return split_queries(data, cfg.eval.held_out_queries)[0 if held_out else 1]
-    except ValueError as error:
-        raise UserError(f"eval.held_out_queries, set '{place}': {error}") from error
+    return read_set(
+        place, root=cfg.data.root, seed=cfg.seed, max_documents=cfg.eval.max_documents,
+        held_out_queries=cfg.eval.held_out_queries, held_out=held_out,
+    )  # fmt: skip
 
 
 def beir_folder(cfg: RetrievalExperimentConfig, name: str) -> Path:
-    """Folder of a set of ``eval.beir``: as named, below the data root, or bundled."""
-    path = Path(name.partition("@")[0]).expanduser()
-    if path.is_dir():
-        return path
-    below = data_root(cfg.data.root) / path
-    return BUNDLED / path if (BUNDLED / path).is_dir() and not below.is_dir() else below
+    """Folder of a set of ``eval.beir``, see `set_folder`."""
+    return set_folder(name, cfg.data.root)
 
 
 def beir_gallery(data: RetrievalSet, run: Run) -> list[dict[str, object]]:
@@ -292,16 +255,3 @@ def beir_gallery(data: RetrievalSet, run: Run) -> list[dict[str, object]]:
         ]
         rows.append({"query": data.queries[query], "results": results})
     return rows
-
-
-def _load(folder: Path, part: str) -> RetrievalSet:
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder} does not exist: eval.beir takes folders with corpus.jsonl, queries.jsonl "
-            "and qrels.tsv or qrels/test.tsv, below data.root"
-        )
-    if part == TITLES:
-        return title_queries(*load_titles(folder))
-    if part:
-        return load_beir(folder, part, f"queries.{part}.jsonl")
-    return load_beir(folder, "test" if (folder / "qrels/test.tsv").is_file() else None)

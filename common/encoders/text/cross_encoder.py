@@ -1,0 +1,274 @@
+"""Cross-encoder: two texts in one sequence -> logits, from any sequence classifier of transformers."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from common.config import UserError
+from common.encoders.modes import evaluation_mode
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from common.encoders.text.tower import Attention, load_tokenizer, load_transformer
+
+Head = Literal["new", "keep"]
+Progress = Callable[[Iterable[slice], str, int], Iterable[slice]]
+SPECIAL_PIECES = 3  # [CLS] a [SEP] b [SEP]
+
+
+def pair_ids(
+    first: Sequence[int], second: Sequence[int], tokenizer: Any, max_length: int
+) -> tuple[list[int], list[int]]:
+    """One sequence of two: [CLS] first [SEP] second [SEP], cut at the end of `second` alone.
+
+    A tokenizer that puts two separators between the texts (RoBERTa) gets two.
+
+    Source: Devlin et al. 2019, "BERT", section 3 (input), arXiv 1810.04805.
+
+    Args:
+        first: ids without special tokens; the whole of it is kept.
+        second: ids without special tokens.
+        tokenizer: with a start and a separator token.
+        max_length: ids of the sequence at most.
+
+    Returns:
+        Ids, and segments: 0 up to the separator of `first`, 1 after it.
+
+    Raises:
+        ValueError: `first` leaves no room for a piece of `second`.
+    """
+    between = [tokenizer.sep_token_id] * (tokenizer.num_special_tokens_to_add(pair=True) - 2)
+    head = [tokenizer.cls_token_id, *first, *between]
+    room = max_length - len(head) - 1
+    if room < 1:
+        raise ValueError(
+            f"a first text of {len(first)} pieces leaves no room for the second in {max_length}"
+        )
+    tail = [*second[:room], tokenizer.sep_token_id]
+    return [*head, *tail], [0] * len(head) + [1] * len(tail)
+
+
+class CrossEncoder(nn.Module):
+    """A sequence classifier with its tokenizer, for pairs of texts: rankers and pair classifiers.
+
+    Source: Nogueira & Cho 2019, "Passage re-ranking with BERT", section 3, arXiv 1901.04085.
+
+    Args:
+        model: from `AutoModelForSequenceClassification`; one label for a ranker, C for classes.
+        tokenizer: of the transformers library, with start, separator and padding token.
+        max_length: pieces of a pair, special ones included; None is the limit of the model.
+        max_first: pieces of the first text, which is cut there; the second is cut to what is left.
+
+    Raises:
+        UserError: a tokenizer without one of these tokens, or lengths that the model has not.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        *,
+        max_length: int | None = None,
+        max_first: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name in ("cls_token", "sep_token", "pad_token"):
+            if getattr(tokenizer, name) is None:
+                raise UserError(f"a cross-encoder needs a tokenizer with a {name}")
+        limit: Any = getattr(model.config, "max_position_embeddings", None)
+        if limit is not None and model.config.model_type in ("roberta", "xlm-roberta"):
+            limit -= model.config.pad_token_id + 1  # positions begin after the padding id
+        if limit is not None and max_length is not None and max_length > limit:
+            raise UserError(f"max_length={max_length}, but this model reads at most {limit} tokens")
+        if max_length is None and limit is None:
+            raise UserError("this model has no limit of its own: set max_length")
+        self.model, self.tokenizer = model, tokenizer
+        self.max_length = int(max_length or limit)
+        self.max_first = self.max_length // 2 if max_first is None else max_first
+        if self.max_first + SPECIAL_PIECES + 1 > self.max_length:
+            raise UserError(
+                f"a first text of {self.max_first} pieces leaves no room for the second in "
+                f"max_length={self.max_length}"
+            )
+        self.num_labels = int(model.config.num_labels or 1)
+        self.has_segments = getattr(model.config, "type_vocab_size", 0) > 1
+
+    @property
+    def encoder(self) -> PreTrainedModel:
+        """The transformer without the head."""
+        found: PreTrainedModel = self.model.base_model  # type: ignore[assignment]
+        return found
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def head_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters of the head by name: what is not the transformer's (its pooler is)."""
+        own = f"{self.model.base_model_prefix}."
+        return {k: p for k, p in self.model.named_parameters() if not k.startswith(own)}
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """Logits (N, C) of ids, mask and segments, each (N, L)."""
+        inputs = self._inputs(input_ids, attention_mask, token_type_ids)
+        logits: Tensor = self.model(**inputs).logits
+        return logits
+
+    def with_states(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (N, C), and the states (N, L, D) of the last layer for a second head."""
+        inputs = self._inputs(input_ids, attention_mask, token_type_ids)
+        output = self.model(**inputs, output_hidden_states=True)
+        return output.logits, output.hidden_states[-1]
+
+    def pad(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, Tensor]:
+        """Ids, mask and segments (N, L) of rows of ids and segments, on the CPU."""
+        return pad_pairs(rows, self.tokenizer.pad_token_id)
+
+    def tokenize(self, pairs: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+        """Ids, mask and segments (N, L) of N pairs of texts, padded to the longest.
+
+        Raises:
+            ValueError: no pairs.
+        """
+        if not pairs:
+            raise ValueError("there are no pairs to tokenize")
+        return self.pad(self._rows(pairs))
+
+    def score(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        batch_size: int = 64,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Logits in evaluation mode, in batches of similar length.
+
+        Args:
+            pairs: N pairs (query, document), of any order.
+            batch_size: pairs of a pass.
+            progress: wraps the loop over the batches, called with (iterable, description, total).
+
+        Returns:
+            (N,) of a ranker, (N, C) of a classifier, float32 (float64 of a float64 model), on the
+            CPU and in the given order.
+
+        Raises:
+            ValueError: no pairs.
+        """
+        if not pairs:
+            raise ValueError("there are no pairs to score")
+        rows = self._rows(pairs)
+        order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0]))
+        batches = [slice(i, i + batch_size) for i in range(0, len(order), batch_size)]
+        shown = batches if progress is None else progress(batches, "score", len(batches))
+        parts = []
+        with evaluation_mode(self):
+            for part in shown:
+                inputs = self.pad([rows[i] for i in order[part]])
+                parts.append(self(**{k: v.to(self.device) for k, v in inputs.items()}).cpu())
+        found = torch.cat(parts)
+        found = found if found.dtype == torch.float64 else found.float()
+        logits = torch.empty_like(found)
+        logits[torch.tensor(order)] = found
+        return logits[:, 0] if self.num_labels == 1 else logits
+
+    def _rows(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+        """Ids and segments of pairs; a text that occurs often is tokenised once."""
+        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+        # quiet about texts that are longer than the model reads: they are cut here
+        ids = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        known = dict(zip(texts, ids, strict=True))
+        return [
+            pair_ids(known[a][: self.max_first], known[b], self.tokenizer, self.max_length)
+            for a, b in pairs
+        ]
+
+    def _inputs(self, ids: Tensor, mask: Tensor, segments: Tensor | None) -> dict[str, Tensor]:
+        found = {"input_ids": ids, "attention_mask": mask}
+        if self.has_segments and segments is not None:
+            found["token_type_ids"] = segments
+        return found
+
+
+def pad_pairs(
+    rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int
+) -> dict[str, Tensor]:
+    """``input_ids``, ``attention_mask`` and ``token_type_ids``, (N, L) int64.
+
+    Args:
+        rows: N pairs of ids and segments, as `pair_ids` returns them.
+        pad_id: of the tokenizer.
+
+    >>> pad_pairs([([2, 7, 3], [0, 0, 1]), ([2], [0])], 0)["input_ids"].tolist()
+    [[2, 7, 3], [2, 0, 0]]
+    """
+    longest = max(len(ids) for ids, _ in rows)
+    found = torch.zeros(3, len(rows), longest, dtype=torch.long)
+    found[0] = pad_id
+    for i, (ids, segments) in enumerate(rows):
+        found[0, i, : len(ids)] = torch.tensor(ids)
+        found[1, i, : len(ids)] = 1
+        found[2, i, : len(ids)] = torch.tensor(segments)
+    return dict(zip(("input_ids", "attention_mask", "token_type_ids"), found, strict=True))
+
+
+def cross_encoder(
+    pretrained: str,
+    *,
+    num_labels: int = 1,
+    head: Head = "new",
+    config: Mapping[str, Any] | None = None,
+    tokenizer: str | None = None,
+    dropout: float | None = None,
+    attention: Attention = "auto",
+    max_length: int | None = None,
+    max_first: int | None = None,
+) -> CrossEncoder:
+    """Build a cross-encoder from a ``pretrained:`` string, in training mode.
+
+    Args:
+        pretrained: Hugging Face id, folder, ``bundled:<name>`` or ``random``.
+        num_labels: C, logits of a pair; 1 for a ranker.
+        head: "keep" takes the head of the checkpoint, which must have one of this size; "new"
+            draws one, and a pooler if the checkpoint has none, from the global random state.
+        config: with "random": ``model_type`` and its fields.
+        tokenizer: with "random": of other weights; None: the built-in one.
+        dropout: overrides every dropout probability; None keeps them.
+        attention: see `common.encoders.text.tower.load_transformer`.
+        max_length: see `CrossEncoder`.
+        max_first: see `CrossEncoder`.
+
+    Raises:
+        UserError: unknown or absent weights, no head where one is to be kept, see `CrossEncoder`.
+    """
+    if pretrained == "random":
+        if head == "keep":
+            raise UserError("random weights have no head to keep: use head=new")
+        fields = {"vocab_size": 256, **(config or {}), "num_labels": num_labels}
+        if tokenizer is not None:
+            own = load_tokenizer(tokenizer)
+            fields["vocab_size"] = len(own)
+        else:
+            own = tiny_tokenizer(fields["vocab_size"])
+        config = fields
+    else:
+        own = load_tokenizer(pretrained)
+    try:
+        model = load_transformer(
+            pretrained,
+            config=config,
+            dropout=dropout,
+            attention=attention,
+            auto_class=AutoModelForSequenceClassification,
+            num_labels=num_labels,
+            new_head=head == "new",
+        )
+    except UserError as error:
+        hint = " (a checkpoint without a ranking head needs head=new)" if head == "keep" else ""
+        raise UserError(f"{error}{hint}") from error
+    return CrossEncoder(model, own, max_length=max_length, max_first=max_first)

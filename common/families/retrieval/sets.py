@@ -1,0 +1,92 @@
+"""Judged sets of an evaluation by name: bundled, below the data root, made up; parts of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.config import UserError
+from common.data.lookup import BUNDLED, data_root
+from common.evaluation.retrieval.beir import RetrievalSet, load_beir, load_titles
+from common.evaluation.retrieval.subsets import (
+    reduced,
+    split_queries,
+    synthetic_set,
+    title_queries,
+)
+
+SYNTHETIC, TITLES = "synthetic", "titles"
+
+
+def set_names(places: Sequence[str]) -> dict[str, str]:
+    """How sets are called in metrics: by their last folder, in full where two would be the same.
+
+    >>> set_names(["beir/scifact", "mrtydi/ar", "miracl/ar", "mkqa@de"])
+    {'beir/scifact': 'scifact', 'mrtydi/ar': 'mrtydi_ar', 'miracl/ar': 'miracl_ar', 'mkqa@de': 'mkqa_de'}
+    """
+
+    def plain(text: str) -> str:
+        return text.strip("/").replace("/", "_").replace("@", "_")
+
+    short = {place: plain(Path(place).name) for place in places}
+    seen = list(short.values())
+    return {p: name if seen.count(name) == 1 else plain(p) for p, name in short.items()}
+
+
+def read_set(
+    place: str,
+    *,
+    root: str | None,
+    seed: int = 0,
+    max_documents: int | None = None,
+    held_out_queries: int = 0,
+    held_out: bool = False,
+) -> RetrievalSet:
+    """A set, reduced.
+
+    Args:
+        place: folder in the BEIR layout (see `set_folder`), or "synthetic"; "folder@part" takes
+            queries.part.jsonl and qrels/part.tsv, "folder@titles" titles as queries for the texts
+            without them.
+        root: ``cfg.data.root``.
+        seed: of the made-up set.
+        max_documents: the relevant ones and others; None: all.
+        held_out_queries: queries that are left for training.
+        held_out: those queries instead of the others.
+
+    Raises:
+        UserError: a set that is missing or broken, or has too few queries.
+    """
+    name, _, part = place.partition("@")
+    if name == SYNTHETIC and not part:
+        data = synthetic_set(seed=seed)
+    else:
+        data = _load(set_folder(name, root), part)
+    if max_documents is not None:
+        data = reduced(data, max_documents)
+    if part == TITLES:
+        return data
+    try:
+        return split_queries(data, held_out_queries)[0 if held_out else 1]
+    except ValueError as error:
+        raise UserError(f"eval.held_out_queries, set '{place}': {error}") from error
+
+
+def set_folder(name: str, root: str | None) -> Path:
+    """Folder of a set: as named, below the data root, or bundled."""
+    path = Path(name.partition("@")[0]).expanduser()
+    if path.is_dir():
+        return path
+    below = data_root(root) / path
+    return BUNDLED / path if (BUNDLED / path).is_dir() and not below.is_dir() else below
+
+
+def _load(folder: Path, part: str) -> RetrievalSet:
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} does not exist: eval.beir takes folders with corpus.jsonl, queries.jsonl "
+            "and qrels.tsv or qrels/test.tsv, below data.root"
+        )
+    if part == TITLES:
+        return title_queries(*load_titles(folder))
+    if part:
+        return load_beir(folder, part, f"queries.{part}.jsonl")
+    return load_beir(folder, "test" if (folder / "qrels/test.tsv").is_file() else None)

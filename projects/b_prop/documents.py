@@ -1,0 +1,311 @@
+"""Documents with their words, attention and counts; what a whole collection says about words."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from common.config import UserError
+from common.damage import parse_json
+from common.data.lines import LineFile, read_lines
+from common.data.text.corpus_statistics import CorpusStatistics
+from common.encoders.modes import evaluation_mode
+from common.encoders.text.cross_encoder import pad_pairs
+from common.encoders.text.word_attention import WordPieces, cls_attention, word_pieces
+from projects.b_prop.config import WordsConfig
+from projects.b_prop.distribution import random_distribution, saturate
+
+# id, text, words (distinct, in order), counts, pieces; attention if an encoder was asked
+Row = dict[str, Any]
+DOCUMENTS, COLLECTION, INDEX = "documents.jsonl", "collection.json", "index.npz"
+
+
+class Documents(Protocol):
+    """Rows by index."""
+
+    def __len__(self) -> int:
+        """Documents."""
+        ...
+
+    def __getitem__(self, index: int) -> Row:
+        """One of them."""
+        ...
+
+
+class Analyser:
+    """Documents -> words with counts, and the attention that [CLS] pays to them.
+
+    Source: Ma et al. 2021, "B-PROP", section 4.1, arXiv 2104.09791.
+
+    Args:
+        tokenizer: a fast one; its own words are the words of a document.
+        encoder: frozen, in evaluation mode, see `expose_attention`; None: counts alone.
+        words: section of the config.
+        max_pieces: of a document, special tokens not counted.
+        batch_size: documents of a pass.
+    """
+
+    def __init__(
+        self, tokenizer: Any, encoder: Any, words: WordsConfig, max_pieces: int, batch_size: int
+    ) -> None:
+        self.tokenizer, self.encoder, self.words = tokenizer, encoder, words
+        self.max_pieces, self.batch_size = max_pieces, batch_size
+
+    def __call__(self, rows: Sequence[Row], seeds: Sequence[Any] = ()) -> list[Row]:
+        """Rows with id and text -> the same with words, counts, pieces and attention."""
+        texts = [str(row["text"]) for row in rows]
+        cut = word_pieces(self.tokenizer, texts, self.max_pieces)
+        found: list[Row] = []
+        for row, own in zip(rows, cut, strict=True):
+            counts = Counter(own.words)
+            found.append(
+                {"id": str(row["id"]), "text": row["text"], "words": list(counts),
+                 "counts": list(counts.values()), "pieces": len(own.ids)}
+            )  # fmt: skip
+        if self.encoder is not None:
+            order = sorted(range(len(rows)), key=lambda i: -len(cut[i].ids))
+            for start in range(0, len(order), self.batch_size):
+                places = order[start : start + self.batch_size]
+                for i, words in zip(places, self._attend([cut[i] for i in places]), strict=True):
+                    if self.words.parity_extraction:  # [CLS] and [SEP] come as words
+                        found[i]["words"] = list(words)
+                        found[i]["counts"] = [1, *found[i]["counts"], 1]
+                    found[i]["attention"] = [round(words[w], 9) for w in found[i]["words"]]
+        return found
+
+    def _attend(self, cut: Sequence[WordPieces]) -> Iterator[dict[str, float]]:
+        """Word -> attention, summed over its places, for each document of a pass."""
+        own = self.tokenizer
+        rows = [[own.cls_token_id, *one.ids, own.sep_token_id] for one in cut]
+        padded = pad_pairs([(ids, [0] * len(ids)) for ids in rows], own.pad_token_id)
+        mask = padded["attention_mask"]
+        if self.words.parity_extraction:  # the release hides the later pieces of a word
+            for i, one in enumerate(cut):
+                hidden = [j + 1 for j, goes_on in enumerate(one.continues) if goes_on]
+                mask[i, hidden] = 0
+        device = next(self.encoder.parameters()).device
+        with evaluation_mode(self.encoder):
+            attention = cls_attention(
+                self.encoder, padded["input_ids"].to(device), mask.to(device),
+                layer=self.words.layer, heads=self.words.heads,
+            ).double().cpu()  # fmt: skip
+        for values, ids, one in zip(attention, rows, cut, strict=True):
+            words: dict[str, float] = {}
+            if self.words.parity_extraction:
+                words["[CLS]"] = float(values[0])
+            for word, place in zip(one.words, one.first, strict=True):
+                words[word] = words.get(word, 0.0) + float(values[place + 1])
+            if self.words.parity_extraction:
+                words["[SEP]"] = float(values[len(ids) - 1])
+            yield words
+
+
+class Terms:
+    """Words -> terms: stems if so configured, and which words a unigram model counts.
+
+    Source: Porter 1980, "An algorithm for suffix stripping" (as NLTK has it).
+
+    Args:
+        words: section of the config.
+
+    Raises:
+        UserError: the file of stop words is missing.
+    """
+
+    def __init__(self, words: WordsConfig) -> None:
+        self.stop_words = _stop_words(words.stop_words)
+        self.stem: Callable[[str], str] = _stemmer() if words.stemming else str
+
+    def counts(self, row: Row) -> dict[str, int]:
+        """Alphabetic terms of a document that are no stop words, with their counts."""
+        found: dict[str, int] = {}
+        for word, count in zip(row["words"], row["counts"], strict=True):
+            if word.isalpha() and word not in self.stop_words:
+                term = self.stem(word)
+                found[term] = found.get(term, 0) + count
+        return found
+
+    def attention(self, row: Row) -> dict[str, float]:
+        """Summed attention of all terms of a document.
+
+        Raises:
+            UserError: the documents were prepared without attention.
+        """
+        if "attention" not in row:
+            raise UserError(
+                "these documents hold no attention: prepare them with prepare.attention=true, or "
+                "set words.distribution=unigram"
+            )
+        found: dict[str, float] = {}
+        for word, value in zip(row["words"], row["attention"], strict=True):
+            term = self.stem(word) if word.isalpha() else word
+            found[term] = found.get(term, 0.0) + value
+        return found
+
+
+@dataclass
+class Collection:
+    """What all documents say about words.
+
+    Attributes:
+        statistics: counts of terms without stop words.
+        totals: term -> sum of the saturated attention; empty without attention.
+        surfaces: stem -> its words and their counts; empty without stemming.
+        settings: of the config, that these depend on.
+    """
+
+    settings: dict[str, Any]
+    statistics: CorpusStatistics = field(default_factory=CorpusStatistics)
+    totals: dict[str, float] = field(default_factory=dict)
+    surfaces: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, rows: Iterable[Row], words: WordsConfig) -> "Collection":
+        """Read all documents once."""
+        terms, found = Terms(words), cls(settings_of(words))
+        for row in rows:
+            found.statistics.add(terms.counts(row))
+            if words.stemming:
+                for word, count in zip(row["words"], row["counts"], strict=True):
+                    if word.isalpha():
+                        own = found.surfaces.setdefault(terms.stem(word), {})
+                        own[word] = own.get(word, 0) + count
+            if "attention" in row:
+                attention = {w: a for w, a in terms.attention(row).items() if w.isalpha()}
+                saturated = saturate(
+                    np.array(list(attention.values())), words.saturation, words.saturation_k
+                )
+                for word, value in zip(attention, saturated.tolist(), strict=True):
+                    found.totals[word] = found.totals.get(word, 0.0) + value
+        return found
+
+    @property
+    def random_distribution(self) -> dict[str, float]:
+        """P(w|R)."""
+        return random_distribution(self.totals, self.statistics.num_documents)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        values = {
+            "settings": self.settings,
+            "statistics": self.statistics.to_json(),
+            "totals": self.totals,
+            "surfaces": self.surfaces,
+        }
+        path.write_text(json.dumps(values, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path, words: WordsConfig) -> "Collection":
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: no such file, or one that was made with other settings.
+        """
+        if not path.is_file():
+            raise UserError(f"{path} is missing: make run PROJECT=b_prop TASK=prepare writes it")
+        values: Any = parse_json(path.read_text(encoding="utf-8"), path, 1)
+        try:
+            settings, statistics = values["settings"], values["statistics"]
+            found = cls(
+                settings, CorpusStatistics.from_json(statistics), values["totals"],
+                values["surfaces"],
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is no collection of TASK=prepare: {error!r}") from error
+        for name, wanted in settings_of(words).items():
+            if settings.get(name) != wanted:
+                raise UserError(
+                    f"{path} was made with words.{name}={settings.get(name)}, the config has "
+                    f"{wanted}: prepare the documents again, or set words.{name}"
+                )
+        return found
+
+
+def settings_of(words: WordsConfig) -> dict[str, Any]:
+    """What a collection depends on beside its documents."""
+    names = ("saturation", "saturation_k", "stemming", "stop_words")
+    return {name: getattr(words, name) for name in names}
+
+
+def num_candidates(row: Row) -> int:
+    """Alphabetic words of a document."""
+    return sum(word.isalpha() for word in row["words"])
+
+
+class PreparedDocuments:
+    """Documents of a folder that TASK=prepare wrote, read line by line.
+
+    Args:
+        folder: see there.
+
+    Raises:
+        UserError: files are missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / INDEX).is_file():
+            raise UserError(
+                f"{folder} is no folder of prepared documents: make run PROJECT=b_prop TASK=prepare "
+                "writes one"
+            )
+        self.lines = LineFile(folder / DOCUMENTS)
+        with np.load(folder / INDEX, allow_pickle=False) as index:
+            self.pieces, self.candidates = index["pieces"], index["candidates"]
+        if len(self.pieces) != len(self.lines):
+            raise UserError(f"{folder}: {DOCUMENTS} and {INDEX} differ in length; prepare again")
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: int) -> Row:
+        row: Any = parse_json(self.lines[index], self.lines.path, index + 1)
+        if not isinstance(row, dict):
+            raise UserError(f"{self.lines.path}, line {index + 1} is no prepared document")
+        return row
+
+
+def write_documents(folder: Path, rows: Iterable[Row]) -> tuple[int, Path]:
+    """Write documents and their index; the number of rows and the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pieces, candidates = list[int](), list[int]()
+
+    def counted() -> Iterator[Row]:
+        for row in rows:
+            pieces.append(int(row["pieces"]))
+            candidates.append(num_candidates(row))
+            yield row
+
+    write_lines(folder / DOCUMENTS, counted())
+    np.savez(folder / INDEX, pieces=np.array(pieces), candidates=np.array(candidates))
+    return len(pieces), folder / DOCUMENTS
+
+
+def write_lines(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows as JSON lines, one by one; the file appears when it is whole."""
+    partial = path.with_name(path.name + ".tmp")
+    with partial.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    partial.replace(path)
+
+
+def _stop_words(name: str) -> frozenset[str]:
+    if name == "none":
+        return frozenset()
+    if name == "english":
+        from bm25s.stopwords import STOPWORDS_EN_PLUS
+
+        return frozenset(STOPWORDS_EN_PLUS)
+    return frozenset(line.strip().lower() for line in read_lines(Path(name).expanduser()))
+
+
+def _stemmer() -> Callable[[str], str]:
+    from nltk.stem.porter import PorterStemmer
+
+    stem: Callable[[str], str] = PorterStemmer().stem
+    return cache(stem)

@@ -1,0 +1,172 @@
+"""Re-ranking of a first stage's candidates, before and after fine-tuning; how good the words are."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from common.data.lookup import data_root
+from common.data.samplers import sample_rng
+from common.data.text.corpus_statistics import CorpusStatistics
+from common.encoders.modes import evaluated, untrained
+from common.encoders.text.cross_encoder import CrossEncoder
+from common.encoders.text.word_attention import word_pieces
+from common.engine.workspace import Workspace
+from common.evaluation.retrieval.beir import RetrievalSet, load_titles
+from common.evaluation.retrieval.ranking import Run
+from common.evaluation.retrieval.runs import run_scores
+from common.families.retrieval.evaluation import average_scores, beir_gallery, keep_scores
+from common.families.retrieval.reranking import cross_validated, first_stage, rank
+from common.families.retrieval.sets import SYNTHETIC, read_set, set_folder, set_names
+from projects.b_prop import lexical
+from projects.b_prop.config import Config
+from projects.b_prop.data import analyse
+from projects.b_prop.distribution import top_words
+from projects.b_prop.documents import Collection, Terms
+from projects.b_prop.module import BProp
+from projects.b_prop.stages import build_ranker
+from projects.b_prop.words import WordSampler
+
+KS = (10, 20, 100)
+METRICS = ("ndcg_at_10", "ndcg_at_20", "precision_at_10", "precision_at_20", "mrr_at_10", "mrr_at_100",
+           "recall_at_100", "mrr", "map")  # fmt: skip
+TOP = 10  # words of a document that are looked at
+Sets = dict[str, tuple[RetrievalSet, Run]]  # name -> set and candidates
+
+
+def evaluate(cfg: Config, module: BProp, workspace: Workspace) -> dict[str, float]:
+    """Every row of the table, ``<row><set>_<metric>`` and ``<row>average_<metric>``.
+
+    Rows: the ranker as it is (zero-shot after pre-training); ``tuned_``, each query ranked by a copy
+    that was fine-tuned on the other folds; ``tuned_<n>_`` with n training queries; the same of the
+    encoder before pre-training as ``untrained_*``; ``bm25_`` (or the given first stage), ``ql_``,
+    ``overlap_`` and ``oracle_``. Queries without a relevant candidate count 0 in every row.
+
+    Source: Ma et al. 2021, "B-PROP", section 5.2 (five-fold cross-validation, re-ranking),
+    arXiv 2104.09791.
+    """
+    sets = evaluation_sets(cfg)
+    found = {"num_sets": float(len(sets))}
+    if sets:
+        found |= score_ranker(cfg, module.ranker, sets, workspace)
+        if cfg.eval.untrained:
+            raw = untrained(lambda: build_ranker(cfg), cfg.seed, like=module.ranker)
+            found |= score_ranker(cfg, raw, sets, workspace, "untrained_")
+        if cfg.eval.lexical:
+            for row, runs in lexical_runs(cfg, sets).items():
+                found |= score_runs(sets, runs, row, workspace)
+    if cfg.eval.words and cfg.eval.sets and cfg.eval.sets[0] != SYNTHETIC:
+        found |= word_quality(cfg, workspace)
+    return found
+
+
+def evaluation_sets(cfg: Config) -> Sets:
+    """Sets of the config with the candidates of their queries."""
+    found = {}
+    for place, name in set_names(cfg.eval.sets).items():
+        data = read_set(
+            place, root=cfg.data.root, seed=cfg.seed, max_documents=cfg.eval.max_documents
+        )
+        own = cfg.eval.candidates.get(place)
+        file = None if own is None else given_file(cfg, own)
+        found[name] = data, first_stage(data, cfg.eval.depth, file)
+    return found
+
+
+def given_file(cfg: Config, name: str) -> Path:
+    """A file as named, or below the data root."""
+    path = Path(name).expanduser()
+    return path if path.is_file() else data_root(cfg.data.root) / path
+
+
+def score_ranker(
+    cfg: Config, ranker: CrossEncoder, sets: Sets, workspace: Workspace, prefix: str = ""
+) -> dict[str, float]:
+    """Rows of one ranker, as it is and fine-tuned; how far it agrees with query likelihood."""
+    tune, size = cfg.eval.tune, cfg.eval.batch_size
+    counts = {f"tuned_{n}_": n for n in cfg.eval.query_counts}
+    rows: dict[str, dict[str, Run]] = {"": {}}
+    with evaluated(ranker, cfg.trainer.accelerator):
+        for name, (data, candidates) in sets.items():
+            rows[""][name] = rank(ranker, data, candidates, size)
+            for row, n in ({"tuned_": None} | counts).items() if tune.steps else ():
+                rows.setdefault(row, {})[name] = cross_validated(
+                    ranker, data, candidates, tune, seed=cfg.seed, num_queries=n, batch_size=size
+                )
+    found: dict[str, float] = {}
+    for row, runs in rows.items():
+        found |= score_runs(sets, runs, f"{prefix}{row}", workspace)
+    taus = []
+    for name, (data, candidates) in sets.items():
+        likely = lexical.query_likelihood(data, candidates, cfg.words)
+        taus.append(lexical.agreement(rows[""][name], likely))
+        if not prefix:
+            workspace.gallery(
+                f"best documents {name}", beir_gallery(data, sorted_run(rows[""][name]))
+            )
+    return found | {f"{prefix}ql_tau": float(np.mean(taus))}
+
+
+def lexical_runs(cfg: Config, sets: Sets) -> dict[str, dict[str, Run]]:
+    """Orders without training, by row and set."""
+    return {
+        "bm25_": {n: candidates for n, (_, candidates) in sets.items()},
+        "ql_": {n: lexical.query_likelihood(d, c, cfg.words) for n, (d, c) in sets.items()},
+        "overlap_": {n: lexical.shared_words(d, c) for n, (d, c) in sets.items()},
+        "random_": {n: lexical.random_order(c, cfg.seed) for n, (_, c) in sets.items()},
+        "oracle_": {n: lexical.best_order(d, c) for n, (d, c) in sets.items()},
+    }
+
+
+def score_runs(
+    sets: Sets, runs: Mapping[str, Run], row: str, workspace: Workspace
+) -> dict[str, float]:
+    """Metrics of one row on all sets and their average; values by query are saved."""
+    found: dict[str, float] = {}
+    for name, run in runs.items():
+        scores = run_scores(sets[name][0], run, KS)
+        own = keep_scores(scores, row, name, workspace)
+        found |= {f"{row}{name}_{metric}": own[f"{name}_{metric}"] for metric in METRICS}
+    if len(sets) > 1:
+        means = average_scores(list(sets), found, row, "average", workspace)
+        found |= {f"{row}{key}": value for key, value in means.items()}
+    return found
+
+
+def sorted_run(run: Run) -> Run:
+    """Candidates of every query, best first."""
+    return {q: dict(sorted(own.items(), key=lambda x: -x[1])) for q, own in run.items()}
+
+
+def word_quality(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """How specific the ten likeliest words of a document are, and how many are in its title.
+
+    The documents are those of the first set, without their titles; the attention is that of the
+    encoder before training, as the pre-training sees it.
+
+    Returns:
+        ``word_idf``, mean inverse document frequency of the words; ``word_title_overlap``, share of
+        the title's words (at most ten) that are among them. Nothing for a set without titles.
+    """
+    folder = set_folder(cfg.eval.sets[0], cfg.data.root)
+    titles, bodies = load_titles(folder)
+    texts = {i: text for i, text in bodies.items() if text.strip() and titles[i].strip()}
+    if not texts:
+        return {}
+    ranker = untrained(lambda: build_ranker(cfg), cfg.seed)
+    found = analyse(cfg, ranker, texts)
+    sampler = WordSampler(cfg.words, Collection.of(found, cfg.words))
+    statistics = CorpusStatistics.of(dict(zip(r["words"], r["counts"], strict=True)) for r in found)
+    terms = Terms(cfg.words)
+    idf, overlap = [], []
+    for place, row in enumerate(found):
+        cut = word_pieces(ranker.tokenizer, [titles[row["id"]]], cfg.data.max_document)[0]
+        title = {w for w in cut.words if w.isalpha() and w not in terms.stop_words}
+        candidates = sampler.candidates(row, sample_rng(cfg.seed, 0, place))
+        if title and len(candidates.words) >= TOP:
+            best = top_words(candidates, candidates.scores, TOP)
+            idf.append(float(np.mean([statistics.idf(w) for w in best])))
+            overlap.append(len({terms.stem(w) for w in title} & {*best}) / min(TOP, len(title)))
+    workspace.items("word_idf", idf)
+    workspace.items("word_title_overlap", overlap)
+    return {"word_idf": float(np.mean(idf)), "word_title_overlap": float(np.mean(overlap))}

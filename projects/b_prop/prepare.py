@@ -1,0 +1,170 @@
+"""`make run TASK=prepare` and `TASK=word_sets`: documents -> words and attention -> word sets.
+
+Both run on the stage machine: a stopped task goes on, shares may run on several machines.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from common.config import UserError
+from common.damage import parse_json
+from common.data.lines import LineFile
+from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
+from common.encoders.text.tower import load_tokenizer
+from common.engine.workspace import Workspace
+from common.evaluation.retrieval.beir import CORPUS
+from projects.b_prop.config import Config
+from projects.b_prop.data import (
+    PairBatches,
+    analyser,
+    attention_source,
+    kept_documents,
+    training_documents,
+)
+from projects.b_prop.documents import (
+    COLLECTION,
+    Collection,
+    Row,
+    settings_of,
+    write_documents,
+    write_lines,
+)
+from projects.b_prop.stages import build_ranker
+from projects.b_prop.words import WordSampler
+
+CHUNK = 256
+
+
+class Articles(Sequence[Row]):
+    """Documents of a file by index: JSON lines of title and text, or MS MARCO's table.
+
+    The text is ``title + ". " + body``; a row's own ``id`` (``_id``, ``docid``) names it, else its
+    line.
+
+    Args:
+        path: ``.jsonl``, ``.tsv`` (docid, url, title, body without a header), or a folder in the
+            BEIR layout.
+        keep_words: white-space words that are kept; None: all.
+
+    Raises:
+        UserError: no such file, or one with another ending.
+    """
+
+    def __init__(self, path: Path, keep_words: int | None = None) -> None:
+        path = path / CORPUS if path.is_dir() else path
+        if path.suffix not in (".jsonl", ".json", ".tsv"):
+            raise UserError(f"prepare.input={path}: give a .jsonl or .tsv file, or a BEIR folder")
+        self.lines, self.keep_words = LineFile(path), keep_words
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Row with ``id`` and ``text``."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        line, path = self.lines[index], self.lines.path
+        if path.suffix == ".tsv":
+            fields = line.split("\t")
+            if len(fields) != 4:
+                raise UserError(f"{path}, line {index + 1}: expected docid, url, title, body")
+            name, title, body = fields[0], fields[2], fields[3]
+        else:
+            row = parse_json(line, path, index + 1)
+            if not isinstance(row, dict) or "text" not in row:
+                raise UserError(f"{path}, line {index + 1}: expected an object with title and text")
+            name = row.get("id", row.get("_id", row.get("docid", index)))
+            title, body = row.get("title") or "", row["text"]
+        text = f"{title}. {body}" if title else str(body)
+        if self.keep_words is not None:
+            text = " ".join(text.split()[: self.keep_words])
+        return {"id": str(name), "text": text}
+
+
+def prepare(cfg: Config, workspace: Workspace) -> Path | None:
+    """Write the words of documents, with the attention of any local encoder, and the collection.
+
+    Returns:
+        The folder, for ``data.documents``; None while other shares are missing.
+
+    Raises:
+        UserError: no input, or missing weights.
+    """
+    own = cfg.prepare
+    if own.input is None:
+        raise UserError("name the documents in prepare.input: .jsonl, .tsv or a BEIR folder")
+    rows = Articles(Path(own.input).expanduser(), own.keep_words)
+    folder = Path(own.output) if own.output else workspace.folder("documents")
+    encoder = cfg.words.encoder or cfg.model.pretrained
+    if own.attention and encoder == "random":
+        raise UserError("random weights attend to nothing: name an encoder in words.encoder")
+    settings = {
+        "encoder": encoder, "attention": own.attention, "layer": cfg.words.layer,
+        "heads": cfg.words.heads, "parity": cfg.words.parity_extraction,
+        "max_document": cfg.data.max_document, "keep_words": own.keep_words,
+        "batch": own.batch_size,
+    }  # fmt: skip
+    step = RowMap("words", partial(_analyse, cfg), settings, chunk_size=CHUNK)
+    found = map_rows(step, rows, folder / "parts", cfg.task, workspace.meter)
+    workspace.say(f"{folder}: {found.summary}")
+    if not found.complete:
+        return None
+    count, path = write_documents(folder, found.rows())
+    Collection.of(found.rows(), cfg.words).save(folder / COLLECTION)
+    workspace.say(f"{path}: {count:,} documents; collection settings {settings_of(cfg.words)}")
+    return folder
+
+
+def word_sets(cfg: Config, workspace: Workspace) -> Path | None:
+    """Write the word sets that an epoch of the training draws, in the release's layout.
+
+    One line a document: ``doc_id``, ``rep_word_sets`` (pairs of [words, score], the more
+    representative set first) and ``bert_tokenized_content``.
+
+    Returns:
+        ``instances_epoch_<n>.json``; None while other shares are missing.
+    """
+    ranker = build_ranker(cfg)
+    documents, collection = training_documents(cfg, ranker)
+    sampler = WordSampler(cfg.words, collection)
+    pairs = PairBatches(documents, kept_documents(documents, cfg), sampler, ranker, cfg)
+    epoch, count = cfg.prepare.epoch, cfg.data.pairs
+    folder = Path(cfg.prepare.output) if cfg.prepare.output else workspace.folder("word_sets")
+
+    def draw(rows: Sequence[int], seeds: Sequence[RowSeed]) -> list[Row]:
+        return [_instance(pairs, place, epoch, count) for place in rows]
+
+    settings = {
+        "words": vars(cfg.words), "pairs": count, "epoch": epoch,
+        "documents": cfg.data.documents or cfg.data.source,
+    }  # fmt: skip
+    step = RowMap("word sets", lambda: draw, settings, cfg.seed, chunk_size=CHUNK)
+    places = list(range(len(pairs.kept)))
+    found = map_rows(step, places, folder / f"parts-{epoch}", cfg.task, workspace.meter)
+    workspace.say(f"{folder}: {found.summary}")
+    if not found.complete:
+        return None
+    path = folder / f"instances_epoch_{epoch}.json"
+    write_lines(path, found.rows())
+    return path
+
+
+def _analyse(cfg: Config) -> RowFunction:
+    """Row function of the task, where it is worked on."""
+    if cfg.prepare.attention:
+        ranker = None if cfg.words.encoder is not None else build_ranker(cfg)
+        return analyser(cfg, *attention_source(cfg, ranker), cfg.prepare.batch_size)
+    tokenizer = load_tokenizer(cfg.words.encoder or cfg.model.pretrained)
+    return analyser(cfg, tokenizer, None, cfg.prepare.batch_size)
+
+
+def _instance(pairs: PairBatches, place: int, epoch: int, count: int) -> Row:
+    drawn = [pairs.draw(place * count + i, epoch) for i in range(count)]
+    row = drawn[0][0]
+    return {
+        "doc_id": row["id"],
+        "rep_word_sets": [[[" ".join(words), score] for words, score in pair] for _, pair in drawn],
+        "bert_tokenized_content": pairs.tokenizer.tokenize(row["text"]),
+    }

@@ -1,0 +1,231 @@
+"""Checklist items 2, 4, 5 and 11 on batches; documents that tasks prepared."""
+
+import json
+
+import pytest
+import torch
+
+from common.config import UserError
+from common.data.samplers import SeededBatchSampler
+from common.encoders.text.cross_encoder import pair_ids
+from common.encoders.text.word_attention import word_pieces
+from common.engine.workspace import Workspace
+from projects.b_prop import build, data
+from projects.b_prop.data import training_documents
+from projects.b_prop.stages import build_ranker
+from tests.projects.b_prop.conftest import config, pairs_of
+
+IGNORED = -100
+
+
+def originals(batch):
+    """Ids as they were before the masking."""
+    return torch.where(batch["labels"] != IGNORED, batch["labels"], batch["pairs"]["input_ids"])
+
+
+def test_item_2_members_of_a_pair_stay_side_by_side():
+    """Checklist 2: through shuffling and sharing among ranks; an odd batch is refused."""
+    data = pairs_of()
+    cls = data.tokenizer.cls_token_id
+    for rank in (0, 1):
+        sampler = SeededBatchSampler(len(data), 4, 0, rank=rank, world_size=2, num_batches=3)
+        for keys in sampler:
+            batch = data[keys]
+            ids, segments = originals(batch), batch["pairs"]["token_type_ids"]
+            assert ids.shape[0] == 8
+            for i, (index, epoch) in enumerate(keys):
+                _row, sets = data.draw(index, epoch)
+                for member, (words, _) in enumerate(sets):
+                    own = ids[2 * i + member]
+                    first = data.tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
+                    first = first[: data.max_first]
+                    assert own[0] == cls
+                    assert own[1 : 1 + len(first)].tolist() == first
+                    tails = [ids[2 * i + m][segments[2 * i + m] == 1] for m in (0, 1)]
+                    common = min(map(len, tails)) - 1
+                    assert torch.equal(tails[0][:common], tails[1][:common])  # one document
+    with pytest.raises(UserError, match="is odd"):
+        config("data.batch_size=7")
+
+
+def test_item_4_only_whole_words_of_the_document_are_masked():
+    """Checklist 4: never the word set, [CLS], [SEP] or padding; at most so many; members differ."""
+    data = pairs_of("method.mask_prob=0.3")
+    batch = data[[(i, 0) for i in range(16)]]
+    pairs, labels = batch["pairs"], batch["labels"]
+    masked = labels != IGNORED
+    ids = originals(batch)
+    assert masked.any(1).all()
+    assert not (masked & (pairs["token_type_ids"] == 0)).any()
+    assert not (masked & (pairs["attention_mask"] == 0)).any()
+    assert not (masked & (ids == data.tokenizer.sep_token_id)).any()
+    row, _ = data.draw(0, 0)
+    document = word_pieces(data.tokenizer, [row["text"]], 40)[0]
+    for member in (0, 1):
+        start = int(pairs["token_type_ids"][member].argmax())
+        own = masked[member, start : start + len(document.ids)].tolist()
+        words = [{own[i] for i, w in enumerate(document.word_of[: len(own)]) if w == word} for word in
+                 range(document.word_of[len(own) - 2])]  # fmt: skip
+        assert all(len(states) == 1 for states in words)
+        assert 0.15 < sum(own) / len(document.ids) < 0.35
+    assert masked[0].tolist() != masked[1].tolist()
+    few = pairs_of("method.mask_prob=0.5", "method.max_predictions=3")[[(i, 0) for i in range(8)]]
+    counts = (few["labels"] != IGNORED).sum(1)
+    assert counts.max() == 3
+    assert config(name="paper").method.max_predictions == 60
+    assert not (pairs_of("method.mlm=false")[[(0, 0)]]["labels"] != IGNORED).any()
+
+
+def test_item_5_truncation_takes_from_the_document_alone():
+    """Checklist 5: the word set is whole, the last piece is [SEP]."""
+    data = pairs_of("model.max_length=24", "words.poisson_mean=4")
+    batch = data[[(i, 0) for i in range(8)]]
+    ids = originals(batch)
+    for i in range(8):
+        for member, (words, _) in enumerate(data.draw(i, 0)[1]):
+            first = data.tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
+            first = first[: data.max_first]
+            row = ids[2 * i + member]
+            assert row[1 : 1 + len(first)].tolist() == first
+            assert row[23] == data.tokenizer.sep_token_id
+    with pytest.raises(ValueError, match="no room"):
+        pair_ids(list(range(9)), [1], data.tokenizer, 12)
+    with pytest.raises(UserError, match="max_first leaves no room"):
+        config("model.max_first=62")
+
+
+def test_item_11_batches_do_not_depend_on_who_asks():
+    """Checklist 11: one at a time or together, the same rows and masks; another epoch, others."""
+    data = pairs_of()
+    whole = data[[(3, 0), (5, 0)]]
+    alone = data[[(5, 0)]]
+    width = alone["labels"].shape[1]
+    assert torch.equal(whole["labels"][2:, :width], alone["labels"])
+    assert torch.equal(whole["pairs"]["input_ids"][2:, :width], alone["pairs"]["input_ids"])
+    assert not torch.equal(data[[(5, 1)]]["pairs"]["input_ids"], alone["pairs"]["input_ids"])
+
+
+# -- tasks ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A folder of a small ranker whose encoder gives the attention."""
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(1)
+    ranker = build_ranker(config())
+    ranker.model.save_pretrained(folder)
+    ranker.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def articles(folder, count=9):
+    words = "people world house state work time year place hand right"
+    rows = [{"id": f"x{i}", "title": f"Title {i}", "text": f"{words} number{i} {'zone ' * (i % 3)}"}
+            for i in range(count)]  # fmt: skip
+    path = folder / "articles.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_prepare_gives_what_training_computes_and_goes_on_in_shares(tmp_path, encoder):
+    """Shares in any order give the bytes of one process; training reads the folder."""
+    path = articles(tmp_path)
+    words = [
+        f"prepare.input={path}",
+        f"words.encoder={encoder}",
+        "task.chunk_size=4",
+        "data.min_words=2",
+    ]
+
+    def run(out, *further):
+        cfg = config(*words, f"prepare.output={out}", *further)
+        return build(cfg).tasks["prepare"](Workspace(tmp_path / "task", "b_prop", "smoke"))
+
+    assert run(tmp_path / "a") == tmp_path / "a"
+    assert run(tmp_path / "b", "task.shard=1/2") is None
+    assert run(tmp_path / "b", "task.shard=0/2") == tmp_path / "b"
+    for name in ("documents.jsonl", "collection.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    row = json.loads((tmp_path / "a/documents.jsonl").read_text().splitlines()[3])
+    assert row["id"] == "x3"
+    assert row["text"].startswith("Title 3. people")
+    assert len(row["attention"]) == len(row["words"]) == len(row["counts"])
+    files = ["data.source=files", f"data.documents={tmp_path}/a", "data.min_words=2"]
+    data = pairs_of(*files)
+    assert len(data) == 9 * 2
+    assert data[[(0, 0)]]["pairs"]["input_ids"].shape[0] == 2
+    with pytest.raises(UserError, match="words.saturation_k=0.01, the config has 0.02"):
+        pairs_of(*files, "words.saturation_k=0.02")
+    with pytest.raises(UserError, match="another"):
+        run(tmp_path / "a", "words.layer=0")
+    with pytest.raises(UserError, match="TASK=prepare"):
+        pairs_of("data.source=files", f"data.documents={tmp_path}/none")
+
+
+def test_prepare_reads_tables_and_leaves_attention_out(tmp_path, encoder):
+    """MS MARCO's table; counts alone serve a unigram model and nothing else."""
+    path = tmp_path / "docs.tsv"
+    lines = [f"D{i}\thttp://x\tThe title\tpeople world house state {i}\n" for i in range(4)]
+    path.write_text("".join(lines))
+    cfg = config(f"prepare.input={path}", f"prepare.output={tmp_path}/out", "prepare.attention=false",
+                 f"words.encoder={encoder}", "prepare.keep_words=4")  # fmt: skip
+    build(cfg).tasks["prepare"](Workspace(tmp_path / "task", "b_prop", "smoke"))
+    row = json.loads((tmp_path / "out/documents.jsonl").read_text().splitlines()[0])
+    assert row["text"] == "The title. people world"
+    assert "attention" not in row
+    files = ["data.source=files", f"data.documents={tmp_path}/out", "data.min_words=2"]
+    assert len(pairs_of(*files, "words.distribution=unigram").draw(0, 0)[1]) == 2
+    with pytest.raises(UserError, match="no attention"):
+        pairs_of(*files).draw(0, 0)
+    path.write_text("D0\tonly two\n")
+    with pytest.raises(UserError, match="expected docid, url, title, body"):
+        build(config(f"prepare.input={path}", f"prepare.output={tmp_path}/x", f"words.encoder={encoder}")).tasks[
+            "prepare"
+        ](Workspace(tmp_path / "t"))  # fmt: skip
+    for text, words in (("prepare.input", []), ("random weights", [f"prepare.input={path}"])):
+        with pytest.raises(UserError, match=text):
+            build(config(*words)).tasks["prepare"](Workspace(tmp_path / "t"))
+
+
+def test_word_sets_are_those_of_the_training(tmp_path):
+    """The release's layout; pairs of an epoch, the more representative set first."""
+    cfg = config(f"prepare.output={tmp_path}", "prepare.epoch=2")
+    path = build(cfg).tasks["word_sets"](Workspace(tmp_path / "task", "b_prop", "smoke"))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert path.name == "instances_epoch_2.json"
+    assert rows[0].keys() == {"doc_id", "rep_word_sets", "bert_tokenized_content"}
+    torch.manual_seed(0)
+    data = pairs_of()
+    for place in (0, 7):
+        for i, pair in enumerate(rows[place]["rep_word_sets"]):
+            wanted = data.draw(place * 2 + i, 2)[1]
+            assert [words for words, _ in pair] == [" ".join(words) for words, _ in wanted]
+            assert pair[0][1] >= pair[1][1]
+
+
+def test_bundled_documents_come_without_their_titles(tmp_path):
+    """The title words of a document are what the word quality is measured by."""
+    for name in data.BUNDLED:  # a folder below the data root comes before the bundled one
+        folder = tmp_path / name
+        folder.mkdir()
+        rows = [
+            {"_id": f"d{i}", "title": "Editions", "text": f"people world house state {i}"}
+            for i in range(3)
+        ]
+        rows.append({"_id": "none", "title": "Editions", "text": " "})
+        (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "queries.jsonl").write_text('{"_id": "q", "text": "people"}\n')
+        (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq\td1\t1\n")
+    cfg = config("data.source=bundled", f"data.root={tmp_path}", "words.distribution=unigram")
+    documents, collection = training_documents(cfg, build_ranker(cfg))
+    assert [row["id"] for row in documents] == [f"{n}/d{i}" for n in data.BUNDLED for i in range(3)]
+    assert all(row["text"].startswith("people") for row in documents)
+    assert collection.statistics.num_documents == 6
+    few = config(
+        "data.source=bundled",
+        f"data.root={tmp_path}",
+        "words.distribution=unigram",
+        "eval.max_documents=1",
+    )
+    assert len(training_documents(few, build_ranker(few))[0]) == 2

@@ -1,0 +1,325 @@
+"""Runs, evaluation, export, tasks and configs as the commands drive them: items 12, 15, 16."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.config import UserError, config_names
+from common.encoders.modes import evaluation_mode
+from common.engine import checkpoint as ckpt
+from common.engine.check import inspect
+from common.engine.comparison.spec import read_comparison
+from common.engine.run import train
+from common.engine.workspace import Workspace
+from common.evaluation.retrieval.beir import RetrievalSet
+from projects.b_prop import baselines, build
+from projects.b_prop import evaluate as evaluation
+from projects.b_prop.lexical import agreement, best_order, query_likelihood, shared_words
+from projects.b_prop.stages import build_ranker
+from tests.projects.b_prop.conftest import QUICK, batch_of, config, module_of, pairs_of
+
+
+@pytest.fixture(scope="module")
+def full_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("full")
+    return train("b_prop", "smoke", [f"runs_dir={folder}", "run_id=full"])
+
+
+def metrics_of(run):
+    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+
+
+# -- runs ----------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_is_bit_identical(tmp_path):
+    words = [f"runs_dir={tmp_path}", "run_id=r", *QUICK, "trainer.keep_checkpoints=5"]
+    run = train("b_prop", "smoke", words)
+    folder = run / "checkpoints/pretrain"
+    last, middle = folder / "step-00000004.ckpt", folder / "step-00000002.ckpt"
+    whole, half = ckpt.load(last)["state_dict"], ckpt.load(middle)["state_dict"]
+    last.unlink()
+    (folder / "finished.json").unlink()
+    assert train("b_prop", "smoke", [*words, "resume=r"]) == run
+    again = ckpt.load(last)["state_dict"]
+    assert any(not torch.equal(whole[name], half[name]) for name in whole)
+    for name in whole:
+        assert torch.equal(whole[name], again[name]), name
+
+
+def test_training_learns_which_set_is_better():
+    """Thirty steps on eight pairs: they are ordered; with labels that change, they are not."""
+
+    def accuracy(labels):
+        words = [f"words.labels={labels}", "method.mlm=false", "data.max_document=20"]
+        data, module = pairs_of(*words), module_of(*words)
+        optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
+        batches = [dict(data[[(i, epoch) for i in range(8)]]) for epoch in range(10)]
+        for step in range(30):
+            optimizer.zero_grad()
+            batch = batches[step % 10 if labels == "random" else 0]
+            module.losses(batch)["loss"].backward()
+            optimizer.step()
+        with evaluation_mode(module):
+            return float(module.losses(batches[0])["pair_accuracy"])
+
+    assert accuracy("score") == 1
+    assert accuracy("random") < 1
+
+
+def test_item_16_one_table_holds_all_rows(full_run):
+    """Checklist 16: zero-shot, fine-tuned, the curve, without pre-training; BM25 in the same table."""
+    found = metrics_of(full_run)
+    rows = ["", "tuned_", "tuned_3_", "untrained_", "untrained_tuned_", "untrained_tuned_3_", "bm25_", "ql_",
+            "overlap_", "random_", "oracle_"]  # fmt: skip
+    for row in rows:
+        items = json.loads((full_run / f"items/{row}synthetic_ndcg_at_10.json").read_text())
+        assert len(items) == 12
+        assert found[f"{row}synthetic_ndcg_at_10"] == pytest.approx(sum(items) / 12)
+        assert f"{row}synthetic_precision_at_20" in found
+    assert found["oracle_synthetic_ndcg_at_10"] >= max(
+        found[f"{r}synthetic_ndcg_at_10"] for r in rows
+    )
+    assert "untrained_ql_tau" in found
+    assert [p.name for p in sorted((full_run / "checkpoints").iterdir())] == [
+        "finetune",
+        "pretrain",
+    ]
+    curve = (full_run / "metrics.csv").read_text()
+    assert "val/ranking_loss" in curve
+
+
+def test_item_16_the_arms_share_one_path_and_one_budget():
+    """Checklist 16: arms differ in how words are drawn and whether their order is trained."""
+    spec = read_comparison("b_prop")
+    shared = {"trainer.max_steps", "optim.lr", "data.batch_size", "eval.tune", "eval.depth"}
+    for overrides in spec.arms.values():
+        assert not {k for k in overrides if k in shared or k.startswith("eval.tune")}
+    assert {"mlm_only", "prop", "b_prop", "subtract", "vanilla"} <= spec.arms.keys()
+    assert {"bm25", "untrained"} <= {*spec.baselines}
+
+
+def test_item_15_queries_without_relevant_candidates_count(tmp_path):
+    """Checklist 15: they are 0 in the mean, before and after fine-tuning, and so is an empty list."""
+    corpus = {"a": "red fox", "b": "blue cow", "c": "green tree", "d": "red cow"}
+    queries = {"q1": "red", "q2": "zebra", "q3": "cow"}
+    data = RetrievalSet(corpus, queries, {"q1": {"a": 1}, "q2": {"c": 1}, "q3": {"a": 1}})
+    # q2 has no candidate, q3 no relevant one
+    candidates = {"q1": {"a": 1.0, "b": 0.5}, "q3": {"b": 2.0, "d": 1.0}}
+    cfg = config("eval.tune.folds=3", "eval.query_counts=[]")
+    found = evaluation.score_ranker(
+        cfg, build_ranker(cfg), {"toy": (data, candidates)}, Workspace(tmp_path)
+    )
+    for row in ("", "tuned_"):
+        items = json.loads((tmp_path / f"items/{row}toy_ndcg_at_10.json").read_text())
+        assert items[0] > 0.6
+        assert items[1:] == [0.0, 0.0]
+        assert found[f"{row}toy_ndcg_at_10"] == pytest.approx(items[0] / 3)
+
+
+def test_lexical_orders():
+    """Query likelihood prefers what is said more often and rarer; the best order is ideal."""
+    corpus = {"a": "red red fox", "b": "red cow cow cow cow", "c": "cow tree"}
+    data = RetrievalSet(corpus, {"q": "red fox zebra"}, {"q": {"b": 1}})
+    candidates = {"q": {"a": 1.0, "b": 1.0, "c": 1.0}}
+    likely = query_likelihood(data, candidates, config("words.mu=2").words)["q"]
+    assert likely["a"] > max(likely["b"], likely["c"])
+    back = {"red": 2 / 6, "fox": 1 / 6}  # of document frequencies; zebra is nowhere
+    wanted = math.log((1 + 2 * back["red"]) / 7) + math.log(2 * back["fox"] / 7)
+    assert likely["b"] == pytest.approx(wanted)
+    assert shared_words(data, candidates)["q"] == {"a": 2.0, "b": 1.0, "c": 0.0}
+    assert best_order(data, candidates)["q"] == {"a": 0.0, "b": 1.0, "c": 0.0}
+    assert agreement({"q": likely}, {"q": likely}) == pytest.approx(1)
+    assert agreement({"q": likely}, {"q": {d: -v for d, v in likely.items()}}) == pytest.approx(-1)
+    assert agreement({"q": likely}, {"q": dict.fromkeys(corpus, 0.0)}) == 0
+
+
+def test_word_quality_of_the_first_set(tmp_path, monkeypatch):
+    """Ten likeliest words against titles that the documents do not hold; the same items in every arm."""
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    words = [
+        "people",
+        "world",
+        "house",
+        "state",
+        "work",
+        "time",
+        "year",
+        "place",
+        "hand",
+        "right",
+        "three",
+        "small",
+        "group",
+        "night",
+        "water",
+    ]
+    rows = [
+        {"_id": f"d{i}", "title": f"{words[i]} zebra", "text": " ".join(words[i:] + words[:i])}
+        for i in range(6)
+    ]
+    rows.append({"_id": "none", "title": "", "text": "no title"})
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    counts = set()
+    for kind in ("unigram", "attention", "entropy"):
+        cfg = config(f"eval.sets=[{folder}]", f"words.distribution={kind}", "eval.query_counts=[]")
+        workspace = Workspace(tmp_path / kind)
+        found = evaluation.word_quality(cfg, workspace)
+        assert 0 <= found["word_title_overlap"] <= 0.5  # zebra is in no text
+        counts.add(len(json.loads((tmp_path / kind / "items/word_idf.json").read_text())))
+    assert counts == {6}
+
+
+def test_baselines_stand_under_both_names(tmp_path):
+    found = {}
+    for name in ("bm25", "query_likelihood", "shared_words", "random_order", "untrained"):
+        workspace = Workspace(tmp_path / name)
+        found[name] = getattr(baselines, name)(config(), workspace)
+        assert (tmp_path / name / "items/tuned_synthetic_ndcg_at_10.json").is_file()
+    assert found["bm25"]["synthetic_ndcg_at_10"] == found["bm25"]["tuned_synthetic_ndcg_at_10"]
+    assert found["bm25"]["synthetic_ndcg_at_10"] > found["random_order"]["synthetic_ndcg_at_10"]
+
+
+# -- weights in and out --------------------------------------------------------------------------
+
+
+def test_export_reloads_with_equal_scores(tmp_path):
+    experiment, module = build(config()), module_of().eval()
+    experiment.export(module, tmp_path)
+    before, after = (experiment.embed(m) for m in (module, experiment.load_export(tmp_path)))
+    assert torch.equal(before["scores"], after["scores"])
+    assert experiment.load_export(tmp_path).ranker.max_length == 64
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError):
+        experiment.load_export(tmp_path)
+
+
+def test_item_12_fine_tuning_goes_on_from_an_export_with_its_head(tmp_path):
+    """Checklist 12: head=keep trains the pre-trained head, head=new another; BERT has none to keep."""
+    build(config()).export(module_of().eval(), tmp_path / "out")
+    words = [f"runs_dir={tmp_path}", "method.pretrain=false", f"model.pretrained={tmp_path}/out",
+             "model.config=null", "eval.sets=[]", "eval.query_counts=[]"]  # fmt: skip
+    run = train("b_prop", "smoke", [*words, "model.head=keep", "run_id=keep"])
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["finetune"]
+    cfg = config(*words, "model.head=keep")
+    head = build_ranker(cfg).model.classifier.weight
+    assert torch.equal(head, module_of().ranker.model.classifier.weight)
+    assert not torch.equal(
+        build_ranker(config(*words, "model.head=new")).model.classifier.weight, head
+    )
+    with pytest.raises(UserError, match="head=new"):
+        build_ranker(
+            config("model.pretrained=bundled:text-encoder", "model.config=null", "model.head=keep")
+        )
+    with pytest.raises(UserError, match="nothing would be trained"):
+        config("method.pretrain=false", "finetune.steps=0")
+
+
+def test_the_snippet_of_the_card_runs(tmp_path, capsys):
+    """Five lines of the card, with an exported folder in place of its own."""
+    card = Path(__file__).parents[3] / "projects/b_prop/README.md"
+    code = card.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    assert len([line for line in code.splitlines() if line]) == 5
+    build(config()).export(module_of().eval(), tmp_path)
+    exec(code.replace("runs/b_prop/mini/<id>/export", str(tmp_path)))
+    assert capsys.readouterr().out.strip() in ("Libraries lend books.", "Diodes rectify.")
+
+
+# -- tasks ---------------------------------------------------------------------------------------
+
+
+def test_rank_takes_given_candidates_and_text_files(full_run, tmp_path):
+    """Scores fall; BM25 finds the candidates of a text file; what is wrong is said."""
+    words = [
+        f"runs_dir={full_run.parents[2]}",
+        "rank.run=full",
+        f"rank.output={tmp_path}/out.jsonl",
+    ]
+
+    def run(*further):
+        task = build(config(*words, *further)).tasks["rank"]
+        path = task(Workspace(tmp_path / "task", "b_prop", "smoke"))
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    (tmp_path / "docs.txt").write_text("people and houses\nmen at work\nthe world of work\n")
+    (tmp_path / "q.txt").write_text("work\nzebra\n")
+    files = [f"rank.documents={tmp_path}/docs.txt", f"rank.queries={tmp_path}/q.txt"]
+    found = run(*files)
+    assert sorted(found[0]["documents"]) == ["men at work", "the world of work"]
+    assert found[0]["scores"] == sorted(found[0]["scores"], reverse=True)
+    assert found[1] == {"query": "zebra", "documents": [], "scores": []}
+    given = {"query": "work", "documents": ["men at work", "people", "the world of work"]}
+    (tmp_path / "in.jsonl").write_text(json.dumps(given) + "\n")
+    again = run(f"rank.input={tmp_path}/in.jsonl")[0]
+    assert {*again["documents"]} == {*given["documents"]}
+    scores = dict(zip(again["documents"], again["scores"], strict=True))
+    for document, score in zip(found[0]["documents"], found[0]["scores"], strict=True):
+        assert scores[document] == pytest.approx(score, abs=1e-4)
+    (tmp_path / "in.jsonl").write_text('{"query": "work", "documents": "men"}\n')
+    with pytest.raises(UserError, match="documents a list of texts"):
+        run(f"rank.input={tmp_path}/in.jsonl")
+    with pytest.raises(UserError, match=r"rank\.documents and rank\.queries"):
+        run()
+
+
+# -- configs -------------------------------------------------------------------------------------
+
+
+def test_paper_configs_hold_the_published_recipe():
+    entropy, prop, marco = (config(name=n) for n in ("paper", "paper_prop", "paper_finetune_marco"))
+    assert (entropy.data.batch_size, entropy.optim.lr, entropy.model.max_length) == (80, 2e-5, 512)
+    assert (entropy.words.poisson_mean, entropy.words.softmax_temperature) == (3.0, 1.0)
+    assert entropy.words.saturation_k == 0.01
+    assert (entropy.data.short_pieces, prop.data.short_pieces) == (200, 100)
+    assert (prop.words.vocabulary, prop.words.extra_words, prop.words.min_count) == (500, 100, 10)
+    assert config(name="paper_subtract").words.softmax_temperature == 0.1
+    assert marco.finetune.group_size * marco.finetune.batch_size == 144
+    assert marco.finetune.loss == "groupwise"
+    assert entropy.method.score_norm == "softmax"
+    assert entropy.eval.tune.folds == 5
+    assert len([name for name in config_names("b_prop") if name.startswith("paper")]) == 7
+
+
+@pytest.mark.parametrize("name", ["paper", "paper_finetune_marco"])
+def test_check_builds_the_model_and_names_what_is_missing(name, tmp_path):
+    rows = inspect("b_prop", name, [f"data.root={tmp_path}"])
+    assert rows["negatives per query"] == ("1" if name == "paper" else "11")
+    assert any("MISSING" in value for value in rows.values())
+
+
+@pytest.mark.parametrize(("words", "text"), [
+    (["data.source=files"], "belong together"),
+    (["eval.candidates={x: y}"], "is no set of eval.sets"),
+    (["eval.tune.steps=0"], "query_counts needs"),
+    (["finetune.set=null"], "needs finetune.set"),
+    (["finetune.loss=hinge", "finetune.group_size=3"], "group_size=2"),
+    (["words.poisson_mean=0"], "poisson_mean"),
+])  # fmt: skip
+def test_wrong_settings_are_refused(words, text):
+    with pytest.raises(UserError, match=text):
+        config(*words)
+
+
+def test_validation_logs_the_mean_over_held_out_groups():
+    """Groups of held-out queries, none of which is trained on."""
+    from projects.b_prop.data import finetuning_data
+
+    module = module_of(finetune=True)
+    data = finetuning_data(config(), module.ranker)
+    held_out, trained = data.val_sets["ranking"], data.train_set
+    queries = [
+        {groups.pairs(i, 0)[0][0] for i in range(len(groups))}
+        for groups in (held_out.groups, trained)
+    ]
+    assert len(queries[0]) == 4
+    assert not queries[0] & queries[1]
+    batch = held_out.collate([held_out[0], held_out[1]])
+    module.eval()
+    module.validation_step(batch, 0)
+    assert module._seen[0].shape == (2,)
+    torch.testing.assert_close(module._seen[0].mean(), module.losses(batch)["loss"])
+    assert batch_of(2)["labels"].shape[0] == 4

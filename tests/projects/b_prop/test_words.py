@@ -1,0 +1,314 @@
+"""Golden values and checklist items 1, 6 to 11, 14 on term distributions and word sets."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from common.config import UserError
+from common.data.text.corpus_statistics import dirichlet, keep_probability
+from common.encoders.text.cross_encoder import cross_encoder
+from projects.b_prop.data import analyser, attention_source, kept_documents, training_documents
+from projects.b_prop.distribution import (
+    Candidates,
+    contrastive_distribution,
+    ordered,
+    random_distribution,
+    sample_word_sets,
+    saturate,
+    set_lengths,
+    term_distribution,
+)
+from projects.b_prop.documents import Collection
+from projects.b_prop.words import WordSampler
+from tests.projects.b_prop.conftest import (
+    GOLDEN,
+    WORDS,
+    config,
+    counts_collection,
+    golden_attention,
+    pairs_of,
+    row_of,
+)
+
+INPUTS, OUTPUTS = GOLDEN["inputs"], GOLDEN["outputs"]
+
+
+def saturated(document):
+    raw = golden_attention(document)
+    return dict(zip(raw, saturate(np.array(list(raw.values()))).tolist(), strict=True))
+
+
+def background():
+    totals: dict[str, float] = {}
+    for document in range(4):
+        for word, value in saturated(document).items():
+            totals[word] = totals.get(word, 0.0) + value
+    return random_distribution(totals, 4)
+
+
+# -- golden --------------------------------------------------------------------------------------
+
+
+def test_item_7_saturation_and_random_distribution_equal_the_golden_values():
+    """Checklist 7: the mean over documents counts absent words as 0; both sum to 1."""
+    assert saturated(0) == pytest.approx(INPUTS["saturated_doc0"], rel=1e-6)
+    found = background()
+    assert found == pytest.approx(INPUTS["random_distribution"], rel=1e-6)
+    assert sum(found.values()) == pytest.approx(1, abs=1e-12)
+    assert term_distribution(np.array(list(saturated(0).values()))).sum() == pytest.approx(1)
+    # a word of one document of two has half of the weight of one that is in both
+    assert random_distribution({"a": 0.4, "b": 0.8}, 2)["a"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("case", OUTPUTS["contrastive"], ids=lambda c: f"{c['method']}-{c['doc']}")
+def test_item_8_contrastive_weights_and_sets_equal_the_golden_values(case):
+    """Checklist 8: weights, probabilities, and the very sets that the release draws."""
+    weights = {**saturated(case["doc"]), "x1": 0.2}
+    gamma, chances = contrastive_distribution(weights, background(), case["method"])
+    assert "x1" not in gamma
+    assert gamma == pytest.approx(case["contrastive_weight"], rel=1e-6, abs=1e-12)
+    assert chances == pytest.approx(case["sampling_prob"], rel=1e-6)
+    p = np.array(list(chances.values()))
+    candidates = Candidates(list(gamma), p / p.sum(), np.array(list(gamma.values())), False)
+    drawn = sample_word_sets(candidates, 3, 3.0, np.random.RandomState(0))
+    for pair, wanted in zip(drawn, case["word_sets_numpy_seed0"], strict=True):
+        for (words, score), (text, value) in zip(pair, wanted, strict=True):
+            assert " ".join(words) == text
+            assert score == pytest.approx(value, rel=1e-6, abs=1e-12)
+
+
+def test_item_10_dirichlet_and_keep_probability_equal_the_golden_values():
+    """Checklist 10: P(w|D) of all words of the vocabulary, summing to 1."""
+    back = {w: (k + 1) / 136 for k, w in enumerate(WORDS)}
+    counts = {"alpha": 3, "delta": 1, "kernel": 2}
+    found = {w: dirichlet(w, counts, 6, back, 10) for w in WORDS}
+    assert found == pytest.approx(OUTPUTS["prop_dirichlet"], rel=1e-6)
+    assert sum(found.values()) == pytest.approx(1)
+    for frequency, wanted in OUTPUTS["prop_keep_probability_t1e4"].items():
+        assert keep_probability(float(frequency), 1e-4) == pytest.approx(wanted, rel=1e-6)
+
+
+# -- distributions -------------------------------------------------------------------------------
+
+
+def test_item_10_prop_scores_use_the_average_length_and_document_frequencies():
+    """Checklist 10: mu = average number of non-stop words; P(w|C) from df; rare words have none."""
+    words = config("words.distribution=unigram", "words.min_count=2").words
+    counts = [{"red": 3, "fox": 1}, {"red": 1, "cow": 5}, {"fox": 1, "one": 1}]
+    sampler = WordSampler(words, counts_collection(counts, words))
+    assert sampler.mu == 4.0
+    assert sampler.background == {"red": 2 / 5, "fox": 2 / 5, "cow": 1 / 5}
+    found = sampler.candidates(
+        row_of({"red": 3, "fox": 1, "the": 9, "7": 2}), np.random.default_rng(0)
+    )
+    assert found.replace
+    assert list(found.words[:2]) == ["red", "fox"]
+    assert {"the", "7", "one"}.isdisjoint(found.words)  # stop word, no letters, too rare
+    scores = dict(zip(found.words, found.scores, strict=True))
+    assert scores["red"] == pytest.approx(math.log((3 + 4 * 0.4) / (4 + 4)))
+    assert scores["cow"] == pytest.approx(math.log(4 * 0.2 / 8))
+    # probability: likelihood times what passes the sub-sampling of frequent words
+    keep = {
+        w: min(1.0, keep_probability(tf / 12)) for w, tf in (("red", 4), ("fox", 2), ("cow", 5))
+    }
+    product = {w: math.exp(scores[w]) * keep[w] for w in found.words}
+    total = sum(product.values())
+    assert found.probabilities == pytest.approx([product[w] / total for w in found.words])
+    tf = config("words.distribution=unigram", "words.background=tf", "words.min_count=1").words
+    assert WordSampler(tf, counts_collection(counts, tf)).background["cow"] == pytest.approx(5 / 12)
+
+
+def test_prop_fills_the_vocabulary_from_the_collection():
+    """K candidates in all, or a number of draws more where the document has as many already."""
+    words = config("words.vocabulary=30", "words.extra_words=5", "words.distribution=unigram").words
+    names = [f"q{a}{b}" for a in "bcdfg" for b in "aeiouklmnp"]
+    sampler = WordSampler(words, counts_collection([dict.fromkeys(names, 1)] * 2, words))
+    few = sampler.candidates(row_of({"qba": 1}), np.random.default_rng(1)).words
+    assert 15 < len(few) <= 30
+    many = sampler.candidates(row_of(dict.fromkeys(names[:40], 1)), np.random.default_rng(1)).words
+    assert 40 < len(many) <= 45
+
+
+def test_vanilla_attention_is_the_distribution_without_contrast():
+    """P(w|D) of letters-only words, drawn without repetition, scored by its logarithm."""
+    words = config("words.distribution=attention").words
+    row = row_of({"red": 1, "the": 1, "x1": 1}, attention=[0.03, 0.01, 0.5])
+    found = WordSampler(words, Collection.of([row], words)).candidates(row, None)
+    wanted = np.array([0.75, 0.5]) / 1.25
+    assert found.words == ["red", "the"]
+    assert not found.replace
+    assert found.probabilities == pytest.approx(wanted)
+    assert found.scores == pytest.approx(np.log(wanted))
+
+
+@pytest.mark.parametrize(("kind", "value"), [("ratio", 0.75), ("sqrt", 0.03**0.5), ("logistic", 1 / (1 + math.exp(-0.03))), ("none", 0.03)])  # fmt: skip
+def test_saturations(kind, value):
+    assert saturate(np.array([0.03]), kind)[0] == pytest.approx(value)
+
+
+def test_item_8_function_words_fall_by_the_contrast():
+    """Checklist 8: with the bundled encoder on abstracts, their mean rank is lower than before."""
+    words = ["model.pretrained=bundled:text-encoder", "model.config=null", "data.source=bundled",
+             "eval.max_documents=1", "data.max_document=48", "eval.sets=[]"]  # fmt: skip
+    cfg = config(*words)
+    from common.evaluation.retrieval.beir import load_titles
+    from common.families.retrieval.sets import set_folder
+
+    bodies = list(load_titles(set_folder("retrieval-cisi", None))[1].values())[:40]
+    ranker = cross_encoder("bundled:text-encoder", max_length=99)
+    run = analyser(cfg, *attention_source(cfg, ranker), 20)
+    rows = run([{"id": i, "text": text} for i, text in enumerate(bodies)])
+    again = run([{"id": i, "text": text} for i, text in enumerate(bodies)])
+    assert rows == again  # item 6
+    ranks = {}
+    for kind in ("attention", "entropy", "subtract"):
+        own = config(*words, f"words.distribution={kind}").words
+        sampler = WordSampler(own, Collection.of(rows, own))
+        found = []
+        for row in rows:
+            candidates = sampler.candidates(row, None)
+            order = [candidates.words[i] for i in np.argsort(-candidates.scores, kind="stable")]
+            found += [
+                order.index(w) / len(order) for w in ("the", "of", "and", "in", "a") if w in order
+            ]
+        ranks[kind] = np.mean(found)
+    assert ranks["entropy"] > ranks["attention"] + 0.05
+    assert ranks["subtract"] > ranks["attention"] + 0.05
+
+
+def test_item_6_extraction_is_frozen_and_repeatable():
+    """Checklist 6: twice the same, without gradient or dropout; first pieces, summed over places."""
+    cfg = config()
+    torch.manual_seed(0)
+    ranker = cross_encoder("random", config=cfg.model.config, max_length=64).train()
+    tokenizer, encoder = attention_source(cfg, ranker)
+    assert not any(p.requires_grad for p in encoder.parameters())
+    rows = [
+        {"id": "a", "text": "The cow and the Zebra"},
+        {"id": "b", "text": "people of the world"},
+    ]
+    run = analyser(cfg, tokenizer, encoder, 2)
+    first = run(rows)
+    encoder.train()
+    assert run(rows) == first
+    assert first[0]["words"] == ["the", "cow", "and", "zebra"]
+    assert first[0]["counts"] == [2, 1, 1, 1]
+    ids = tokenizer(rows[0]["text"], return_tensors="pt")
+    encoder.eval()
+    with torch.no_grad():
+        layer = encoder(input_ids=ids["input_ids"], output_attentions=True).attentions[-1]
+    attention = layer[0, :, 0].mean(0)
+    owners = ids.word_ids()
+    place = {n: owners.index(n) for n in range(5)}
+    assert first[0]["attention"][0] == pytest.approx(float(attention[place[0]] + attention[place[3]]), rel=1e-4)  # fmt: skip
+    assert first[0]["attention"][3] == pytest.approx(float(attention[place[4]]), rel=1e-4)
+
+
+def test_parity_extraction_hides_later_pieces_and_keeps_the_special_tokens():
+    """As released: [CLS] and [SEP] take part in the normalisation and are filtered later."""
+    torch.manual_seed(0)
+    cfg = config("words.parity_extraction=true")
+    ranker = cross_encoder("random", config=cfg.model.config, max_length=64)
+    row = analyser(cfg, *attention_source(cfg, ranker), 2)([{"id": "a", "text": "zebra cow"}])[0]
+    assert row["words"] == ["[CLS]", "zebra", "cow", "[SEP]"]
+    assert sum(row["attention"]) == pytest.approx(1, abs=1e-4)  # nothing is left for later pieces
+    candidates = WordSampler(cfg.words, Collection.of([row], cfg.words)).candidates(row, None)
+    assert candidates.words == ["zebra", "cow"]
+    plain = analyser(config(), *attention_source(config(), ranker), 2)([{"id": "a", "text": "zebra cow"}])[0]  # fmt: skip
+    assert sum(plain["attention"]) < 0.9
+
+
+def test_stems_are_shared_and_become_words_again():
+    """Attention and counts are summed over the words of a stem; a drawn stem is one of its words."""
+    words = config("words.stemming=true").words
+    row = row_of({"library": 1, "libraries": 2, "cow": 1}, attention=[0.01, 0.02, 0.01])
+    collection = Collection.of([row], words)
+    assert collection.surfaces["librari"] == {"library": 1, "libraries": 2}
+    assert collection.statistics.term_frequency == {"librari": 3, "cow": 1}
+    sampler = WordSampler(words, collection)
+    assert sampler.candidates(row, None).words == ["librari", "cow"]
+    drawn = [
+        w
+        for seed in range(30)
+        for words, _ in sampler.pair(row, np.random.default_rng(seed))
+        for w in words
+    ]
+    assert {*drawn} == {"library", "libraries", "cow"}
+
+
+# -- pairs ---------------------------------------------------------------------------------------
+
+
+def test_item_9_lengths_are_never_zero():
+    """Checklist 9: Poisson, redrawn until above 0; one length for both sets of a pair."""
+    lengths = set_lengths(4000, 0.7, np.random.default_rng(0))
+    assert min(lengths) == 1
+    assert np.mean(lengths) == pytest.approx(0.7 / (1 - math.exp(-0.7)), rel=0.05)
+    names = [f"w{i}" for i in range(5)]
+    candidates = Candidates(names, np.full(5, 0.2), np.arange(5.0), False)
+    for first, second in sample_word_sets(candidates, 200, 3.0, np.random.default_rng(0)):
+        assert len(first[0]) == len(second[0]) > 0
+        assert len({*first[0]}) == min(len(first[0]), 5) or len(first[0]) >= 5
+
+
+def test_item_1_the_score_decides_and_ties_are_settled_alike():
+    """Checklist 1: higher sum first; equal sums keep the order of drawing; one document, one length."""
+    low, high, other = (["a"], 1.0), (["b"], 2.0), (["c"], 1.0)
+    assert ordered((low, high)) == ordered((high, low)) == (high, low)
+    assert ordered((low, other)) == (low, other)
+    for kind in ("unigram", "entropy"):
+        data = pairs_of(f"words.distribution={kind}")
+        for index in range(12):
+            row, (positive, negative) = data.draw(index, 0)
+            assert positive[1] >= negative[1]
+            assert len(positive[0]) == len(negative[0])
+            candidates = data.sampler.candidates(row, np.random.default_rng(0))
+            known = dict(zip(candidates.words, candidates.scores, strict=True))
+            if kind == "entropy":
+                for words, score in (positive, negative):
+                    assert score == pytest.approx(sum(known[w] for w in words))
+
+
+def test_random_labels_are_a_control():
+    """Half of the pairs have the less likely set first."""
+    data = pairs_of("words.labels=random", "data.pairs=4")
+    first = [p[1] < n[1] for i in range(100) for _, (p, n) in [data.draw(i, 0)] if p[1] != n[1]]
+    assert 0.3 < np.mean(first) < 0.7
+
+
+def test_item_11_sets_are_new_in_every_epoch_and_a_function_of_the_seed():
+    """Checklist 11: epochs and seeds differ; the same key gives the same pair in any order."""
+    data, other = pairs_of(), pairs_of("seed=1")
+
+    def sets(source, epoch):
+        return [source.draw(i, epoch)[1] for i in range(10)]
+
+    assert sets(data, 0) == sets(pairs_of(), 0)
+    assert sets(data, 0) != sets(data, 1)
+    assert sets(data, 0)[::-1] == [data.draw(i, 0)[1] for i in range(9, -1, -1)]
+    assert sets(data, 0) != sets(other, 0)
+    neighbours = sets(data, 0)
+    assert neighbours[0] != neighbours[1]  # pairs of one document
+
+
+def test_item_14_short_documents_are_skipped_with_a_probability():
+    """Checklist 14: of 0, some, all; documents with few words always."""
+    cfg = config()
+    torch.manual_seed(0)
+    ranker = cross_encoder("random", config=cfg.model.config, max_length=64)
+    documents, _ = training_documents(cfg, ranker)
+    whole = len(kept_documents(documents, cfg))
+    assert whole == 48
+
+    def kept(probability, limit=1000):
+        own = config(f"data.short_pieces={limit}", f"data.short_skip_prob={probability}")
+        return len(kept_documents(documents, own))
+
+    assert kept(1.0) == 0
+    assert kept(0.0) == kept(1.0, limit=0) == whole
+    assert 1 < kept(0.8) < 24
+    assert config("data.short_pieces=5").data.short_skip_prob == 0.8  # the papers' value
+    with pytest.raises(UserError, match="lower data.min_words"):
+        pairs_of("data.min_words=900")
