@@ -1,0 +1,90 @@
+"""Two trainings of the language model: to answer with a word, and on questions with passages."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from common.encoders.text.causal import add_lora, block_classes
+from common.encoders.text.lexical_head import in_text_mask
+from common.engine.module import ContrastiveModule
+from projects.promptreps.config import Config
+from projects.promptreps.encoder import PromptRepsEncoder
+from projects.promptreps.objective import Objective, answer_loss
+
+
+class PromptReps(ContrastiveModule):
+    """Supervised training with the hybrid loss; without it, the holder of a finished encoder.
+
+    Source: Zhuang et al. 2024, "PromptReps: Prompting Large Language Models to Generate Dense and
+    Sparse Representations for Zero-Shot Document Retrieval", arXiv 2404.18424.
+
+    Args:
+        cfg: the experiment's config.
+        encoder: what is trained.
+        lora: put adapters on it and freeze the rest, as the config says.
+
+    Distributed: gathers passages of all ranks.
+    """
+
+    def __init__(self, cfg: Config, encoder: PromptRepsEncoder, *, lora: bool = False) -> None:
+        super().__init__(cfg.optim)
+        self.encoder, self.method, self.group_size = encoder, cfg.method, cfg.data.group_size
+        self.objective = Objective(cfg.method)
+        if lora and cfg.method.lora_rank is not None:
+            add_lora(
+                encoder.lm.model, rank=cfg.method.lora_rank, alpha=cfg.method.lora_alpha,
+                dropout=cfg.method.lora_dropout, targets=cfg.method.lora_targets.split(","),
+            )  # fmt: skip
+        if lora and cfg.method.grad_checkpointing:
+            encoder.lm.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Loss, its two terms, share of queries whose positive scores best."""
+        query, query_weights = self._masked(batch["query"])
+        passage, passage_weights = self._masked(batch["passage"])
+        terms = self.objective(query, passage, query_weights, passage_weights)
+        found = {"loss": terms.loss, "dense_loss": terms.dense, "accuracy": terms.accuracy}
+        return found if terms.sparse is None else {**found, "sparse_loss": terms.sparse}
+
+    def _masked(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        dense, weights = self.encoder(inputs["input_ids"], inputs["attention_mask"])
+        return dense, weights * in_text_mask(inputs["in_text"], weights.shape[-1])
+
+    def negatives_per_query(self, global_batch_size: int) -> int:
+        """All passages of the global batch but the own positive."""
+        return global_batch_size * self.group_size - 1
+
+    def fsdp_units(self) -> set[type[nn.Module]]:
+        """The blocks of the language model."""
+        return block_classes(self.encoder.lm.model)
+
+
+class AnswerModule(ContrastiveModule):
+    """A language model learns to answer the prompt with a word and to close the quotation.
+
+    Stands in for instruction tuning where none was done, such as in this repository's small model;
+    no part of the paper.
+
+    Args:
+        cfg: the experiment's config.
+        encoder: what is trained, all of it.
+    """
+
+    in_batch_negatives = False
+
+    def __init__(self, cfg: Config, encoder: PromptRepsEncoder) -> None:
+        own = cfg.instruct
+        super().__init__(replace(cfg.optim, lr=own.lr, warmup_steps=own.warmup_steps))
+        self.encoder = encoder
+
+    def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Cross-entropy of the answers, share of first tokens that were right."""
+        lm, labels = self.encoder.lm, batch["labels"]
+        states = lm.all_states(batch["input_ids"], batch["attention_mask"])
+        row, place = (labels >= 0).nonzero(as_tuple=True)
+        logits, wanted = lm.logits(states[row, place]), labels[row, place]
+        first = row.diff(prepend=row.new_full((1,), -1)).bool()
+        right = logits.argmax(-1).eq(wanted)[first].float().mean()
+        return {"loss": answer_loss(logits, wanted, row, len(labels)), "accuracy": right}

@@ -1,0 +1,105 @@
+"""Stages of an experiment, and what `make check` builds."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.config import UserError
+from common.encoders.pretrained import stand_in
+from common.engine.experiment import Plan, Requirement, Stage
+from common.engine.module import freeze
+from common.families.retrieval.evaluation import SYNTHETIC, beir_folder
+from common.families.retrieval.experiment import PROBES
+from projects.promptreps.config import Config
+from projects.promptreps.data import (
+    answer_data,
+    questions,
+    requirements,
+    supervised_data,
+    worded_texts,
+)
+from projects.promptreps.encoder import PromptRepsEncoder, build_encoder
+from projects.promptreps.module import AnswerModule, PromptReps
+from projects.promptreps.prompt import ROLES
+
+_LLAMA: dict[str, Any] = {"model_type": "llama", "vocab_size": 128256, "num_key_value_heads": 8}
+# what `make check` builds for weights that are not on this machine
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "meta-llama/Meta-Llama-3-8B-Instruct": {**_LLAMA, "intermediate_size": 14336,
+                                            "max_position_embeddings": 8192},
+    "meta-llama/Meta-Llama-3-70B-Instruct": {**_LLAMA, "hidden_size": 8192, "num_hidden_layers": 80,
+                                             "num_attention_heads": 64, "intermediate_size": 28672,
+                                             "max_position_embeddings": 8192},
+    "mistralai/Mistral-7B-Instruct-v0.2": {"model_type": "mistral"},
+    "microsoft/Phi-3-mini-4k-instruct": {"model_type": "phi3", "pad_token_id": 32000},
+}  # fmt: skip
+
+
+def stages(cfg: Config) -> Iterator[Stage]:
+    """The answer stage if it has steps, the supervised one if it is asked for.
+
+    Raises:
+        UserError: zero-shot without a stage: there is nothing to train.
+    """
+    if not cfg.instruct.steps and not cfg.method.supervised:
+        raise UserError(
+            "zero-shot: nothing is trained; score the model with `make run PROJECT=promptreps "
+            "CONFIG=... TASK=evaluate`, or set method.supervised=true"
+        )
+    encoder = build_encoder(cfg.model)
+    if cfg.instruct.steps:
+        steps = {"max_steps": cfg.instruct.steps, "max_epochs": None}
+        yield Stage("answer", AnswerModule(cfg, encoder), answer_data(cfg, encoder), steps)
+    if cfg.method.supervised:
+        module = PromptReps(cfg, encoder, lora=True)
+        yield Stage("supervised", module, supervised_data(cfg, encoder))
+
+
+def zero_shot_encoder(cfg: Config, pretrained: str | None = None) -> PromptRepsEncoder:
+    """The language model as it is, frozen and in evaluation mode."""
+    encoder = build_encoder(cfg.model, pretrained)
+    freeze(encoder)
+    return encoder
+
+
+def embed(encoder: PromptRepsEncoder) -> dict[str, Tensor]:
+    """Dense vectors and the weights of tokens of a small fixed input, to be compared after a reload."""
+    found: dict[str, Tensor] = {}
+    for role in ROLES:
+        encoded = encoder.encode(PROBES, role)
+        table = torch.zeros(len(encoded["sparse"]), encoder.lm.vocab_size)
+        for row, vector in zip(table, encoded["sparse"], strict=True):
+            row[list(vector)] = torch.tensor(list(vector.values())).float() / 100
+        found |= {f"{role}_dense": encoded["dense"], f"{role}_sparse": table}
+    return found
+
+
+def plan(cfg: Config) -> Plan[PromptReps]:
+    """What `make check` reports on: the last stage."""
+    needed = requirements(cfg)
+    sizes = stand_in(cfg.model.pretrained, ARCHITECTURES)
+    samples = 0
+    if all(r.present for r in needed if r.name.startswith("data")):
+        supervised = cfg.method.supervised
+        samples = len(questions(cfg)) if supervised else len(worded_texts(cfg)) if cfg.instruct.steps else 0  # fmt: skip
+
+    def module() -> PromptReps:
+        return PromptReps(cfg, build_encoder(cfg.model, stand_in=sizes), lora=cfg.method.supervised)
+
+    def forward(built: PromptReps, batch_size: int) -> Tensor:
+        frame = max(sum(map(len, own)) for own in built.encoder.frames.values())
+        rows, length = batch_size, cfg.model.representation.passage_length
+        if cfg.method.supervised:
+            rows, length = batch_size * (1 + cfg.data.group_size), cfg.data.passage_length
+        ids = torch.ones(rows, frame + length, dtype=torch.long)
+        states = built.encoder.lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        return built.encoder.lm.logits(states[:, -1]).sum()
+
+    places = [name for name in (*cfg.eval.beir, *cfg.eval.dev) if name != SYNTHETIC]
+    sets = [
+        Requirement(f"data: {name} (evaluation)", str(path), path.is_dir(), "a folder in the BEIR layout")
+        for name, path in ((name, beir_folder(cfg, name)) for name in places)
+    ]  # fmt: skip
+    return Plan(module, samples, forward, (*needed, *sets))
