@@ -62,9 +62,13 @@ class InstructConfig:
     """A stage for language models that follow no instruction: to answer the prompt with a word."""
 
     steps: Whole = 0  # 0: the model is used as it is
-    # glosses: bundled WordNet, definition -> word; file: JSON lines {"text", "words"}
-    source: Literal["synthetic", "glosses", "file"] = "glosses"
+    # glosses: bundled WordNet, definition -> word; keywords: bundled texts -> their words of the largest
+    # tf-idf; file: JSON lines {"text", "words"}
+    source: Literal["synthetic", "glosses", "keywords", "file"] = "keywords"
     file: str | None = None
+    texts: list[str] = field(default_factory=lambda: ["wikides"])  # keywords: which bundled texts
+    words: Count = 8  # keywords: of a text
+    length: Count = 48  # tokens of a text in this stage
     batch_size: Count = 32
     lr: Positive = 1e-3
     warmup_steps: Whole = 0

@@ -1,6 +1,8 @@
 """Glosses with their words; questions with groups of passages."""
 
+import math
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +20,11 @@ from common.data.retrieval.records import EmbeddingRecord
 from common.data.samplers import Key, sample_rng
 from common.data.splits import sentence_split
 from common.data.tables import read_jsonl
+from common.data.text.lexical import words
+from common.encoders.text.lexical_head import LEFT_OUT
 from common.encoders.text.template import plain_ids
 from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
+from common.evaluation.retrieval.beir import load_corpus
 from common.evaluation.retrieval.subsets import synthetic_set
 from projects.promptreps.config import Config
 from projects.promptreps.encoder import PromptRepsEncoder, variant
@@ -51,6 +56,8 @@ def worded_texts(cfg: Config, *, held_out: bool = False) -> list[WordedText]:
     if own.source == "synthetic":
         texts = synthetic_set(SYNTHETIC, seed=cfg.seed).corpus.values()
         found = [WordedText(text, (text.split()[0].lower(),)) for text in texts]
+    elif own.source == "keywords":
+        found = keyword_texts(cfg, held_out)
     elif own.source == "glosses":
         found = []
         for row in read_jsonl(bundled("wordnet", cfg.data.root) / "synsets.jsonl.gz"):
@@ -66,6 +73,34 @@ def worded_texts(cfg: Config, *, held_out: bool = False) -> list[WordedText]:
     return found
 
 
+def keyword_texts(cfg: Config, held_out: bool) -> list[WordedText]:
+    """Texts with their words of the largest tf-idf, as an assistant would name what they are about.
+
+    Raises:
+        UserError: a set that is not bundled.
+    """
+    own, texts = cfg.instruct, list[str]()
+    for name in own.texts:
+        folder = bundled(name, cfg.data.root)
+        if name == "wikides":
+            texts += [row["source"] for row in read_jsonl(folder / "train.jsonl.gz")]
+        elif name == "sentences-en":
+            rows = read_jsonl(folder / "sentences.jsonl.gz")
+            texts += [row["text"] for row in rows if row["source"] == "wiki"]
+        else:
+            texts += load_corpus(folder).values()
+    texts = [t for t in dict.fromkeys(texts) if (sentence_split(t) == "train") != held_out]
+    split = [[w for w in words(text) if w.isalpha() and len(w) > 2 and w not in LEFT_OUT] for text in texts]  # fmt: skip
+    frequency = Counter(word for row in split for word in set(row))
+    found = []
+    for text, row in zip(texts, split, strict=True):
+        score = {w: n * math.log(len(texts) / frequency[w]) for w, n in Counter(row).items()}
+        best = sorted(score, key=lambda w: (-score[w], w))[: own.words]
+        if len(row) >= own.words:
+            found.append(WordedText(text, tuple(best)))
+    return found
+
+
 @dataclass
 class AnswerBatches(Dataset[dict[str, Tensor]]):
     """Prompts with the answer behind them; role and word depend on (seed, epoch, index).
@@ -74,11 +109,13 @@ class AnswerBatches(Dataset[dict[str, Tensor]]):
         texts: what is learnt from.
         encoder: for prompts and tokenizer; its config says whether the text stands in the prompt.
         seed: the experiment's seed.
+        length: tokens of a text.
     """
 
     texts: Sequence[WordedText]
     encoder: PromptRepsEncoder
     seed: int
+    length: int = 48
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -88,7 +125,7 @@ class AnswerBatches(Dataset[dict[str, Tensor]]):
         own, rng = self.texts[index], sample_rng(self.seed, epoch, index, _WORD_STREAM)
         role: Role = ROLES[int(rng.integers(2))]
         word = own.words[int(rng.integers(len(own.words)))]
-        (prompt,) = self.encoder.rows([own.text], role)
+        (prompt,) = self.encoder.rows([own.text], role, self.length)
         tokenizer = self.encoder.lm.tokenizer
         if self.encoder.prompt.framed:
             answer, quote = plain_ids(tokenizer, [word, QUOTE])
@@ -97,13 +134,32 @@ class AnswerBatches(Dataset[dict[str, Tensor]]):
         return prompt, plain_ids(tokenizer, [f" {word}"])[0] + ([] if end is None else [end])
 
     def __getitem__(self, keys: Sequence[Key]) -> dict[str, Tensor]:
-        """``input_ids``, ``attention_mask`` and ``labels`` (B, L): the next token where it is learnt, else -1."""
+        """Prompts with an answer.
+
+        Returns:
+            ``input_ids``, ``attention_mask``; ``labels`` (B, L), the next token where it is learnt,
+            else -1; ``first`` (B, K), first tokens of all words of the text, filled up with -1.
+        """
         pairs = [self.example(*key) for key in keys]
         batch = self.encoder.lm.pad([prompt + answer[:-1] for prompt, answer in pairs])
         labels = torch.full_like(batch["input_ids"], -1)
         for row, (prompt, answer) in zip(labels, pairs, strict=True):
             row[len(prompt) - 1 : len(prompt) - 1 + len(answer)] = torch.tensor(answer)
-        return {**batch, "labels": labels, "ids": torch.tensor([index for index, _ in keys])}
+        firsts = [self._firsts(index) for index, _ in keys]
+        first = torch.full((len(keys), max(map(len, firsts))), -1)
+        for row, own in zip(first, firsts, strict=True):
+            row[: len(own)] = torch.tensor(own)
+        return {
+            **batch,
+            "labels": labels,
+            "first": first,
+            "ids": torch.tensor([i for i, _ in keys]),
+        }
+
+    def _firsts(self, index: int) -> list[int]:
+        space = "" if self.encoder.prompt.framed else " "
+        spelt = [space + word for word in self.texts[index].words]
+        return [ids[0] for ids in plain_ids(self.encoder.lm.tokenizer, spelt)]
 
 
 def group_of(record: EmbeddingRecord, size: int, seed: int, index: int, epoch: int) -> list[str]:
@@ -192,7 +248,9 @@ def questions(cfg: Config) -> list[EmbeddingRecord]:
 def answer_data(cfg: Config, encoder: PromptRepsEncoder) -> ContrastiveData:
     """Batches of the answer stage."""
     prompt = encoder.prompt if cfg.instruct.framed else type(encoder.prompt)(framed=False)
-    train = AnswerBatches(worded_texts(cfg), variant(encoder, prompt), cfg.seed)
+    train = AnswerBatches(
+        worded_texts(cfg), variant(encoder, prompt), cfg.seed, cfg.instruct.length
+    )
     return ContrastiveData(
         train, batch_size=cfg.instruct.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers
     )
@@ -209,8 +267,9 @@ def supervised_data(cfg: Config, encoder: PromptRepsEncoder) -> ContrastiveData:
 def requirements(cfg: Config) -> list[Requirement]:
     """Weights and training data that the config needs."""
     found = list(weights_requirement(cfg.model.pretrained))
-    if cfg.instruct.steps and cfg.instruct.source == "glosses":
-        found.append(bundled_requirement("wordnet"))
+    if cfg.instruct.steps:
+        used = {"glosses": ["wordnet"], "keywords": cfg.instruct.texts}.get(cfg.instruct.source, [])
+        found += [bundled_requirement(name) for name in used]
     files = [("instruct.file", cfg.instruct.file), ("data.file", cfg.data.file)]
     for name, file in files:
         if file is not None:

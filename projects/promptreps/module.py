@@ -64,6 +64,8 @@ class PromptReps(ContrastiveModule):
 class AnswerModule(ContrastiveModule):
     """A language model learns to answer the prompt with a word and to close the quotation.
 
+    The first token of the answer is learnt for all words of a text at once, what follows for one.
+
     Stands in for instruction tuning where none was done, such as in this repository's small model;
     no part of the paper.
 
@@ -80,11 +82,15 @@ class AnswerModule(ContrastiveModule):
         self.encoder = encoder
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Cross-entropy of the answers, share of first tokens that were right."""
+        """Cross-entropy of the first token and of what follows; share of right first tokens."""
         lm, labels = self.encoder.lm, batch["labels"]
         states = lm.all_states(batch["input_ids"], batch["attention_mask"])
         row, place = (labels >= 0).nonzero(as_tuple=True)
         logits, wanted = lm.logits(states[row, place]), labels[row, place]
-        first = row.diff(prepend=row.new_full((1,), -1)).bool()
-        right = logits.argmax(-1).eq(wanted)[first].float().mean()
-        return {"loss": answer_loss(logits, wanted, row, len(labels)), "accuracy": right}
+        begins = row.diff(prepend=row.new_full((1,), -1)).bool()
+        word, first = logits[begins], batch["first"]
+        right = (word.argmax(-1)[:, None] == first).any(1).float().mean()
+        text, column = (first >= 0).nonzero(as_tuple=True)
+        opening = answer_loss(word[text], first[text, column], text, len(labels))
+        rest = answer_loss(logits[~begins], wanted[~begins], row[~begins], len(labels))
+        return {"loss": opening + rest, "opening_loss": opening, "accuracy": right}

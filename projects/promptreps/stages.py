@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from common.config import UserError
 from common.encoders.pretrained import stand_in
@@ -94,7 +95,10 @@ def plan(cfg: Config) -> Plan[PromptReps]:
         if cfg.method.supervised:
             rows, length = batch_size * (1 + cfg.data.group_size), cfg.data.passage_length
         ids = torch.ones(rows, frame + length, dtype=torch.long)
-        states = built.encoder.lm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        # an empty cache: without it transformers looks at the values of positions, and meta has none
+        states = built.encoder.lm.model.base_model(
+            input_ids=ids, past_key_values=DynamicCache()
+        ).last_hidden_state
         return built.encoder.lm.logits(states[:, -1]).sum()
 
     places = [name for name in (*cfg.eval.beir, *cfg.eval.dev) if name != SYNTHETIC]

@@ -75,15 +75,15 @@ def render(tokenizer: Any, prompt: ChatPrompt, *, chat: bool | None = None) -> s
     options = {"continue_final_message": True} if end else {"add_generation_prompt": True}
 
     def written(turns: list[dict[str, str]]) -> str:
-        text: str = tokenizer.apply_chat_template([*turns, *end], tokenize=False, **options)
+        try:
+            text: str = tokenizer.apply_chat_template([*turns, *end], tokenize=False, **options)
+        except (TemplateError, ValueError):  # "system role not supported"; no trace of the answer
+            return ""
         return text
 
     user = {"role": "user", "content": prompt.user}
     if prompt.system:
-        try:
-            text = written([{"role": "system", "content": prompt.system}, user])
-        except TemplateError:  # "system role not supported"
-            text = ""
+        text = written([{"role": "system", "content": prompt.system}, user])
         if prompt.system in text and TEXT in text:
             return text
         user = {"role": "user", "content": f"{prompt.system} {prompt.user}"}
