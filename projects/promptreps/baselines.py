@@ -2,7 +2,11 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 
+from torch import Tensor
+
+from common.data.text.normalize import text_preparation
 from common.encoders.modes import evaluated, untrained
 from common.encoders.text.lexical_head import SCALE
 from common.engine.workspace import Workspace
@@ -15,6 +19,7 @@ from common.families.retrieval.baselines import RIDGE, bm25, score_sets, tfidf
 from projects.promptreps.config import Config, PromptConfig
 from projects.promptreps.encoder import PromptRepsEncoder, build_encoder, variant
 from projects.promptreps.evaluate import search_set
+from projects.promptreps.prompt import Role
 
 __all__ = ["bm25", "idf_tokens", "tfidf", "untrained_hybrid", "whitened_mean"]
 
@@ -38,13 +43,16 @@ def whitened_mean(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """Mean of its states over the bare text, whitened on the documents of each set."""
     encoder = variant(_before(cfg), BARE, kind="mean", normalize=False)
 
+    prepare = text_preparation(cfg.eval.normalize_text, cfg.eval.lower_case)
+
+    def encode(texts: Iterable[str], role: Role) -> Tensor:
+        return encoder.encode([prepare(t) for t in texts], role, cfg.eval.batch_size)["dense"]
+
     def rank(data: RetrievalSet) -> Run:
-        documents = encoder.encode(list(data.corpus.values()), "passage", cfg.eval.batch_size)
-        transform = fit_whitening(documents["dense"], ridge=RIDGE)
+        documents = encode(data.corpus.values(), "passage")
+        transform = fit_whitening(documents, ridge=RIDGE)
         return dense_run(
-            data,
-            lambda texts: transform(encoder.encode(texts, "query", cfg.eval.batch_size)["dense"]),
-            lambda _: transform(documents["dense"]),
+            data, lambda texts: transform(encode(texts, "query")), lambda _: transform(documents)
         )
 
     with evaluated(encoder, cfg.trainer.accelerator):

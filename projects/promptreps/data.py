@@ -4,7 +4,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +247,7 @@ def questions(cfg: Config) -> list[EmbeddingRecord]:
 
 def answer_data(cfg: Config, encoder: PromptRepsEncoder) -> ContrastiveData:
     """Batches of the answer stage."""
-    prompt = encoder.prompt if cfg.instruct.framed else type(encoder.prompt)(framed=False)
+    prompt = replace(encoder.prompt, framed=cfg.instruct.framed)
     train = AnswerBatches(
         worded_texts(cfg), variant(encoder, prompt), cfg.seed, cfg.instruct.length
     )

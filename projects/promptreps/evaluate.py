@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.data.text.normalize import text_preparation
 from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace, write_text
 from common.evaluation.retrieval.beir import RetrievalSet
@@ -82,8 +83,9 @@ def evaluate(cfg: Config, encoder: PromptRepsEncoder, workspace: Workspace) -> d
 def search_set(cfg: Config, encoder: PromptRepsEncoder, data: RetrievalSet) -> SetRuns:
     """Both searches for all queries of a set."""
     size, options = cfg.eval.batch_size, cfg.eval
-    documents = encoder.encode(list(data.corpus.values()), "passage", size)
-    queries = encoder.encode(list(data.queries.values()), "query", size)
+    prepare = text_preparation(options.normalize_text, options.lower_case)
+    documents = encoder.encode([prepare(text) for text in data.corpus.values()], "passage", size)
+    queries = encoder.encode([prepare(text) for text in data.queries.values()], "query", size)
     ids = list(data.corpus)
     dense, sparse = component_runs(
         DenseIndex(documents, ids), SparseIndex(documents, ids), queries, list(data.queries),

@@ -20,7 +20,13 @@ from projects.promptreps.export import load_encoder, save_encoder
 from projects.promptreps.stages import plan, stages
 from tests.projects.promptreps.conftest import TEXTS, config, encoder_of, module_of
 
-QUICK = ["eval.alphas=[0.5]", "eval.untrained=false", "eval.rows={}", "eval.lexical=false", "trainer.keep_checkpoints=5"]
+QUICK = [
+    "eval.alphas=[0.5]",
+    "eval.untrained=false",
+    "eval.rows={}",
+    "eval.lexical=false",
+    "trainer.keep_checkpoints=5",
+]
 
 
 @pytest.fixture(scope="module")
