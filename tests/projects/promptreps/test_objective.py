@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.data.retrieval.records import EmbeddingRecord
-from common.encoders.text.lexical_head import in_text_mask, log1p_relu
+from common.encoders.text.lexical_head import LEFT_OUT, in_text_mask, log1p_relu
 from projects.promptreps.config import MethodConfig
 from projects.promptreps.data import (
     AnswerBatches,
@@ -111,11 +111,19 @@ def test_answers_are_learnt_token_by_token_up_to_the_closing_quote():
         assert answer == tokenizer(own.words[0] + '"', add_special_tokens=False)["input_ids"]
     assert batch["labels"].shape == batch["input_ids"].shape
     module = AnswerModule(config(), encoder)
+    assert [row[row >= 0].tolist() for row in batch["first"]] == [
+        [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in own.words]
+        for own in texts
+    ]
     with torch.no_grad():
         found = module.losses(batch)["loss"]
         logits = encoder.lm.model(batch["input_ids"], batch["attention_mask"]).logits
-    each = [F.cross_entropy(lo[la >= 0], la[la >= 0]) for lo, la in zip(logits, batch["labels"], strict=True)]  # fmt: skip
-    torch.testing.assert_close(found, torch.stack(each).mean())
+    wanted = []
+    for scores, labels, first in zip(logits, batch["labels"], batch["first"], strict=True):
+        place, words = (labels >= 0).nonzero()[:, 0], first[first >= 0]
+        opening = F.cross_entropy(scores[place[:1]].expand(len(words), -1), words)
+        wanted.append(opening + F.cross_entropy(scores[place[1:]], labels[place[1:]]))
+    torch.testing.assert_close(found, torch.stack(wanted).mean())
     assert not module.in_batch_negatives
     logits = torch.zeros(3, 4)
     assert float(answer_loss(logits, torch.tensor([0, 1, 2]), torch.tensor([0, 0, 1]), 2)) == pytest.approx(1.386294)  # fmt: skip
@@ -128,6 +136,9 @@ def test_glosses_are_single_words_and_a_twentieth_is_held_out(tmp_path):
     assert len(held) / len(learnt) == pytest.approx(0.05, abs=0.01)
     assert not {g.text for g in held} & {g.text for g in learnt}
     assert all(word.isalpha() and word.islower() for g in held for word in g.words)
+    keywords = worded_texts(config("instruct.source=keywords", "instruct.words=3"))
+    assert all(len(set(g.words)) == 3 for g in keywords)
+    assert all(word in g.text.lower() and word not in LEFT_OUT for g in keywords[:50] for word in g.words)  # fmt: skip
     own = tmp_path / "w.jsonl"
     own.write_text('{"text": "a small house", "words": ["cottage"]}\n')
     words = ["instruct.source=file", f"instruct.file={own}"]
