@@ -73,6 +73,9 @@ class InstructConfig:
     lr: Positive = 1e-3
     warmup_steps: Whole = 0
     framed: bool = True  # False: the word follows the bare text (a control that has seen no prompt)
+    keep: bool = (
+        False  # weights are kept for runs of the same stage, which load instead of training
+    )
 
     def __post_init__(self) -> None:
         if (self.source == "file") != (self.file is not None):

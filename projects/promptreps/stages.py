@@ -1,15 +1,17 @@
 """Stages of an experiment, and what `make check` builds."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from common.config import UserError
+from common.config import UserError, to_dict
 from common.encoders.pretrained import stand_in
 from common.engine.experiment import Plan, Requirement, Stage
+from common.engine.lifecycle.kept_weights import keep_weights, kept_path
 from common.engine.module import freeze
 from common.families.retrieval.evaluation import SYNTHETIC, beir_folder
 from common.families.retrieval.experiment import PROBES
@@ -52,10 +54,24 @@ def stages(cfg: Config) -> Iterator[Stage]:
     encoder = build_encoder(cfg.model)
     if cfg.instruct.steps:
         steps = {"max_steps": cfg.instruct.steps, "max_epochs": None}
-        yield Stage("answer", AnswerModule(cfg, encoder), answer_data(cfg, encoder), steps)
+        module, kept = AnswerModule(cfg, encoder), kept_answers(cfg) if cfg.instruct.keep else None
+        known = kept if kept is not None and kept.is_file() else None
+        yield Stage("answer", module, answer_data(cfg, encoder), steps, weights=known)
+        if kept is not None:
+            keep_weights(kept, module)
     if cfg.method.supervised:
-        module = PromptReps(cfg, encoder, lora=True)
-        yield Stage("supervised", module, supervised_data(cfg, encoder))
+        tuned = PromptReps(cfg, encoder, lora=True)
+        yield Stage("supervised", tuned, supervised_data(cfg, encoder))
+
+
+def kept_answers(cfg: Config) -> Path:
+    """Where the weights of this answer stage are kept: neither ranking nor what is read counts."""
+    plain = to_dict(cfg)
+    model = {name: value for name, value in plain["model"].items() if name != "representation"}
+    model["prompt"] = {**model["prompt"], "framed": cfg.instruct.framed}
+    parts = {name: plain[name] for name in ("instruct", "optim", "trainer", "seed")}
+    parts |= {"model": model, "root": cfg.data.root}
+    return kept_path(Path(cfg.runs_dir) / "promptreps" / "answers", "answer", "promptreps", parts)
 
 
 def zero_shot_encoder(cfg: Config, pretrained: str | None = None) -> PromptRepsEncoder:

@@ -17,7 +17,7 @@ from common.engine.run import train
 from common.engine.workspace import Workspace
 from projects.promptreps import baselines, build
 from projects.promptreps.export import load_encoder, save_encoder
-from projects.promptreps.stages import plan, stages
+from projects.promptreps.stages import kept_answers, plan, stages
 from tests.projects.promptreps.conftest import TEXTS, config, encoder_of, module_of
 
 QUICK = [
@@ -48,6 +48,21 @@ def test_a_resumed_run_is_bit_identical(tmp_path):
     again = ckpt.load(last)["state_dict"]
     assert again.keys() == whole.keys()
     assert all(torch.equal(again[name], value) for name, value in whole.items())
+
+
+def test_an_answer_stage_is_trained_once_for_the_arms_that_share_it(tmp_path):
+    """Another ranking loads its weights; another prompt trains its own."""
+    words = [f"runs_dir={tmp_path}", "instruct.keep=true", "method.supervised=false", *QUICK]
+    first = train("promptreps", "smoke", [*words, "run_id=a"])
+    second = train("promptreps", "smoke", [*words, "run_id=b", "eval.ranking=dense", "model.prompt.framed=false"])  # fmt: skip
+    assert ",train/loss," in (first / "metrics.csv").read_text()
+    assert not (second / "checkpoints/answer").exists()
+    assert len(list((tmp_path / "promptreps/answers").iterdir())) == 1
+    kept = {
+        kept_answers(config(*words, *more))
+        for more in ([], ["instruct.framed=false"], ["model.prompt.words=free"], ["seed=1"])
+    }
+    assert len(kept) == 4
 
 
 def test_item_16_one_table_holds_all_searches_weights_models_and_prompts(full_run):
