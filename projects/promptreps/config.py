@@ -136,7 +136,7 @@ class EvalConfig(RetrievalEval):
     depth: Count = 1000  # documents of each list
     remove_query: bool = True  # the document with the id of the query is no hit
     rows: dict[str, Row] = field(default_factory=dict)  # zero-shot rows of the same table
-    probe: Whole = 0  # held-out glosses whose word is guessed
+    probe: Whole = 0  # held-out texts of the answer stage whose word is guessed
 
 
 @dataclass

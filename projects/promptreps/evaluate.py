@@ -167,7 +167,7 @@ def idf_correlation(documents: Encoded) -> float:
 
 
 def word_probe(cfg: Config, encoder: PromptRepsEncoder) -> dict[str, float]:
-    """Whether the most likely next token begins a word of a gloss that was not learnt."""
+    """Whether the most likely next token begins a word of a text that was not learnt."""
     texts = worded_texts(cfg, held_out=True)[: cfg.eval.probe]
     right = []
     for start in range(0, len(texts), cfg.eval.batch_size):
@@ -178,7 +178,7 @@ def word_probe(cfg: Config, encoder: PromptRepsEncoder) -> dict[str, float]:
         for token, own in zip(best, part, strict=True):
             wanted = {encoder.lm.tokenizer(w, add_special_tokens=False)["input_ids"][0] for w in own.words}  # fmt: skip
             right.append(token in wanted)
-    return {"gloss_accuracy": float(np.mean(right))}
+    return {"word_accuracy": float(np.mean(right))}
 
 
 def table(found: dict[str, float], rows: list[str], names: list[str]) -> str:
