@@ -5,7 +5,6 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,17 +70,3 @@ class Objective(nn.Module):
         others = grouped[:, 1:] if grouped.shape[1] > 1 else None
         found: LossOutput = self.loss(query, grouped[:, 0], scale, hard_negatives=others)
         return found
-
-
-def answer_loss(logits: Tensor, labels: Tensor, owner: Tensor, count: int) -> Tensor:
-    """Cross-entropy of answers: the mean over the tokens of each, then over texts.
-
-    Args:
-        logits: (T, V) of the positions that are learnt, of all texts.
-        labels: (T,) int64, their next tokens.
-        owner: (T,) int64, which text a position belongs to.
-        count: B texts.
-    """
-    each = F.cross_entropy(logits, labels, reduction="none")
-    sums = torch.zeros(count, dtype=each.dtype, device=each.device).index_add(0, owner, each)
-    return (sums / torch.bincount(owner, minlength=count).clamp(min=1)).mean()

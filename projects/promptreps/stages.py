@@ -15,6 +15,7 @@ from common.engine.lifecycle.kept_weights import keep_weights, kept_path
 from common.engine.module import freeze
 from common.families.retrieval.evaluation import SYNTHETIC, beir_folder
 from common.families.retrieval.experiment import PROBES
+from projects.promptreps.answer import AnswerModule
 from projects.promptreps.config import Config
 from projects.promptreps.data import (
     answer_data,
@@ -24,7 +25,7 @@ from projects.promptreps.data import (
     worded_texts,
 )
 from projects.promptreps.encoder import PromptRepsEncoder, build_encoder
-from projects.promptreps.module import AnswerModule, PromptReps
+from projects.promptreps.module import PromptReps
 from projects.promptreps.prompt import ROLES
 
 _LLAMA: dict[str, Any] = {"model_type": "llama", "vocab_size": 128256, "num_key_value_heads": 8}

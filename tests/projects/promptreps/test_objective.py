@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from common.config import UserError
 from common.data.retrieval.records import EmbeddingRecord
 from common.encoders.text.lexical_head import LEFT_OUT, in_text_mask, log1p_relu
+from projects.promptreps.answer import AnswerModule, answer_loss
 from projects.promptreps.config import MethodConfig
 from projects.promptreps.data import (
     AnswerBatches,
@@ -16,8 +17,7 @@ from projects.promptreps.data import (
     questions,
     worded_texts,
 )
-from projects.promptreps.module import AnswerModule
-from projects.promptreps.objective import Objective, answer_loss
+from projects.promptreps.objective import Objective
 from tests.projects.promptreps.conftest import GOLDEN, config, encoder_of, module_of
 from tests.projects.promptreps.workers import two_steps
 from tests.unit.losses.golden import fill

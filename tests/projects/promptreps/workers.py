@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from common.distributed import collectives, process
+from projects.promptreps.answer import AnswerModule
 from projects.promptreps.data import AnswerBatches, GroupBatches, questions, worded_texts
-from projects.promptreps.module import AnswerModule
 from tests.distributed.wrapped import ModuleLoss
 from tests.projects.promptreps.conftest import config, module_of
 
