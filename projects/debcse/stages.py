@@ -1,19 +1,14 @@
 """Scorer, offline mining, training: the stages of an experiment."""
 
-import hashlib
-import json
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from common.config import UserError, to_dict
 from common.encoders.text.sentence import SentenceEncoder, sentence_encoder
 from common.engine import checkpoint as ckpt
-from common.engine.comparison.dependencies import code_hash
 from common.engine.experiment import Stage
+from common.engine.lifecycle.kept_weights import keep_weights, kept_path
 from common.engine.module import freeze
 from common.families.sentences.experiment import train_stage
 from common.families.sentences.module import first_encoder
@@ -98,20 +93,12 @@ def scorer_path(cfg: Config) -> Path:
     plain = to_dict(cfg)
     parts = {name: plain[name] for name in ("data", "model", "optim", "trainer", "seed")}
     parts |= {"temperature": cfg.method.temperature, "dev": cfg.eval.dev}
-    parts["code"] = code_hash("debcse")
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-    return offline_folder(cfg) / f"scorer-{digest}.ckpt"
+    return kept_path(offline_folder(cfg), "scorer", "debcse", parts)
 
 
 def save_scorer(cfg: Config, module: DebCSE) -> None:
     """Keep a trained scorer for other runs; written whole or not at all."""
-    path = scorer_path(cfg)
-    if path.is_file():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save({"state_dict": module.state_dict()}, temporary)
-    temporary.replace(path)
+    keep_weights(scorer_path(cfg), module)
 
 
 def load_scorer(cfg: Config) -> SentenceEncoder:

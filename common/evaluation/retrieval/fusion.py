@@ -4,16 +4,22 @@ from collections.abc import Mapping, Sequence
 
 from common.evaluation.retrieval.ranking import Run
 
+MIN_WIDTH = 1e-9  # of the scores of a query, as released with PromptReps
+
 
 def linear_fusion(
-    runs: Sequence[Run], weights: Sequence[float] | None = None, *, depth: int | None = None
+    runs: Sequence[Run],
+    weights: Sequence[float] | None = None,
+    *,
+    depth: int | None = None,
+    flat: float = 1.0,
 ) -> Run:
     """Weighted sum of scores that each run scales to [0, 1] within a query.
 
         s(q, d) = sum_r w_r (s_r(q, d) - min_d s_r) / (max_d s_r - min_d s_r)
 
     A document that a run doesn't hold has 0 there; a run whose scores for a query are all equal
-    gives 1 to all of them.
+    gives `flat` to all of them.
 
     Source: Ma et al. 2021, "A replication study of dense passage retriever", arXiv 2104.05740 (the
     interpolation); Zhuang et al. 2024, "PromptReps", section 3, arXiv 2404.18424 (min-max).
@@ -22,6 +28,7 @@ def linear_fusion(
         runs: query id -> document id -> score, of each method.
         weights: of the runs; None: equal ones that sum to 1.
         depth: documents kept of a query; None: all.
+        flat: see above; PromptReps' code has 0, also for the only hit of a query.
 
     Raises:
         ValueError: no runs, or another number of weights.
@@ -32,7 +39,7 @@ def linear_fusion(
     weights = [1 / len(runs)] * len(runs) if weights is None and runs else weights
     if not runs or weights is None or len(weights) != len(runs):
         raise ValueError(f"{len(runs)} runs need as many weights, got {weights}")
-    return _merged([_scaled(run) for run in runs], weights, depth)
+    return _merged([_scaled(run, flat) for run in runs], weights, depth)
 
 
 def reciprocal_rank_fusion(runs: Sequence[Run], *, k: int = 60, depth: int | None = None) -> Run:
@@ -66,16 +73,56 @@ def _order(hits: Mapping[str, float]) -> list[str]:
     return sorted(hits, key=lambda document: (hits[document], document), reverse=True)
 
 
-def _scaled(run: Run) -> Run:
+def max_sum(
+    runs: Sequence[Sequence[Run]], *, depth: int | None = None
+) -> dict[str, dict[str, float]]:
+    """Texts of several vectors: for each of the query the best of a document's, then their sum.
+
+        s(q, d) = sum_i max(0, max_j s_ij(q, d))
+
+    over retrieved lists: a document that a list doesn't hold has 0 there.
+
+    Source: Khattab & Zaharia 2020, "ColBERT", arXiv 2004.12832 (late interaction); Zhuang et al.
+    2024, "PromptReps", released code (on lists, from 0 on), arXiv 2404.18424.
+
+    Args:
+        runs: for each vector of a query, runs over the first, second, ... vectors of documents.
+        depth: documents kept of a query; None: all.
+
+    Raises:
+        ValueError: no runs.
+
+    >>> max_sum([[{"q": {"a": 1.0}}, {"q": {"a": 3.0, "b": 2.0}}], [{"q": {"b": 2.0}}]])
+    {'q': {'b': 4.0, 'a': 3.0}}
+    """
+    if not runs:
+        raise ValueError("there is no run to merge")
+    best: list[Run] = []
+    for own in runs:
+        largest: dict[str, dict[str, float]] = {}
+        for run in own:
+            for query, hits in run.items():
+                kept = largest.setdefault(query, {})
+                for document, score in hits.items():
+                    kept[document] = max(0.0, score, kept.get(document, 0.0))
+        best.append(largest)
+    return _merged(best, [1.0] * len(best), depth)
+
+
+def _scaled(run: Run, flat: float) -> Run:
     found = {}
     for query, hits in run.items():
         low, high = min(hits.values(), default=0.0), max(hits.values(), default=0.0)
         width = high - low
-        found[query] = {d: (s - low) / width if width else 1.0 for d, s in hits.items()}
+        found[query] = {
+            d: (s - low) / max(width, MIN_WIDTH) if width else flat for d, s in hits.items()
+        }
     return found
 
 
-def _merged(runs: Sequence[Run], weights: Sequence[float], depth: int | None) -> Run:
+def _merged(
+    runs: Sequence[Run], weights: Sequence[float], depth: int | None
+) -> dict[str, dict[str, float]]:
     merged: dict[str, dict[str, float]] = {}
     for run, weight in zip(runs, weights, strict=True):
         for query, hits in run.items():

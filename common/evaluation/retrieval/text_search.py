@@ -2,17 +2,39 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from common.config import UserError
 from common.evaluation.retrieval.beir import has_corpus, load_corpus
 from common.evaluation.retrieval.options import SearchConfig
-from common.evaluation.retrieval.text_index import INDEX, TextEncoder, TextIndex
+from common.evaluation.retrieval.text_index import INDEX, Hit, TextEncoder, TextIndex
 
 KINDS = (".txt", ".md")  # files of a folder that are read
 
 
-def search_texts(index: TextIndex, options: SearchConfig) -> None:
+class SearchesTexts(Protocol):
+    """A `TextIndex`, or one that finds texts in another way."""
+
+    metric: Any
+
+    def __len__(self) -> int: ...
+
+    def search(
+        self, queries: Sequence[str], k: int = ..., threshold: float | None = ...
+    ) -> list[list[Hit]]:
+        """The best texts of every query."""
+
+    def extend(self, texts: Sequence[str]) -> int:
+        """Add texts; the number of new ones."""
+
+    def save(self, folder: Path, model_key: str) -> None:
+        """Write the index."""
+
+
+X = TypeVar("X", bound=SearchesTexts)
+
+
+def search_texts(index: SearchesTexts, options: SearchConfig) -> None:
     """Print the nearest texts of each query.
 
     Args:
@@ -49,27 +71,41 @@ def indexed(
     model_key: Callable[[], str],
     **settings: Any,
 ) -> TextIndex:
+    """`kept_index` of a `TextIndex`."""
+    return kept_index(TextIndex, options, encoder, texts, model_key, **settings)
+
+
+def kept_index(
+    kind: type[X],
+    options: SearchConfig,
+    encoder: Any,
+    texts: Callable[[], Sequence[str]],
+    model_key: Callable[[], str],
+    **settings: Any,
+) -> X:
     """The index of a search: opened and extended, or built (and kept), as the options say.
 
     Args:
+        kind: class of the index, which is made and opened as `TextIndex` is.
         options: section of the config.
         encoder: of the documents.
         texts: the collection where ``search.file`` is null.
         model_key: names the encoder's weights.
-        settings: of `TextIndex`.
+        settings: of the index.
 
     Raises:
         UserError: a file that is missing or empty, or an index of another encoder.
     """
+    make: Any = kind
     kept = None if options.index is None else Path(options.index).expanduser()
+    index: X
     if kept is None or not (kept / INDEX).is_file():
-        index = TextIndex(
-            encoder, read_texts(options.file) if options.file else texts(), **settings
-        )
+        found = read_texts(options.file) if options.file else texts()
+        index = make(encoder, found, **settings)
         added = len(index)
     else:
         own = {name: value for name, value in settings.items() if name != "metric"}
-        index = TextIndex.open(kept, encoder, model_key(), **own)
+        index = make.open(kept, encoder, model_key(), **own)
         added = index.extend(read_texts(options.file)) if options.file else 0
         print(f"{kept}: opened, {added} texts added")  # noqa: T201
     if kept is not None and added:

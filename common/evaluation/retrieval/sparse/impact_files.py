@@ -1,0 +1,91 @@
+"""Files of impact indexes, as Lucene's readers (Anserini, Pyserini, PISA's converters) take them.
+
+Documents: JSON lines ``{"id": ..., "content": "", "vector": {token: weight}}`` with whole weights.
+Queries: lines ``id<TAB>token token token``, each token as often as its weight says.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from common.config import UserError
+from common.data.row_map.parts import write_joined
+from common.data.tables import read_jsonl
+
+Vector = Mapping[int, int]  # token id -> weight
+
+
+def token_names(vocabulary: Mapping[str, int]) -> dict[int, str]:
+    """Id -> token of a tokenizer's vocabulary."""
+    return {place: token for token, place in vocabulary.items()}
+
+
+def write_impacts(
+    path: Path, ids: Iterable[str], vectors: Iterable[Vector], names: Mapping[int, str]
+) -> None:
+    """Write documents, whole or not at all.
+
+    Args:
+        path: of the file.
+        ids: of N documents.
+        vectors: of the documents.
+        names: id -> token.
+    """
+    write_joined(
+        path,
+        (
+            json.dumps(
+                {"id": i, "content": "", "vector": {names[t]: int(w) for t, w in v.items()}},
+                ensure_ascii=False,
+            )
+            for i, v in zip(ids, vectors, strict=True)
+        ),
+    )
+
+
+def read_impacts(
+    path: str | Path, vocabulary: Mapping[str, int] | None = None
+) -> tuple[list[str], list[dict[int, int]], dict[str, int]]:
+    """Documents of `write_impacts`, or of any other model's impact collection.
+
+    Args:
+        path: of the file.
+        vocabulary: token -> id; None: ids are given in the order of occurrence.
+
+    Returns:
+        Ids, vectors, vocabulary.
+
+    Raises:
+        UserError: a missing file, one of another layout, or a token that is not in `vocabulary`.
+    """
+    known = {} if vocabulary is None else dict(vocabulary)
+    ids, vectors = [], []
+    for number, row in enumerate(read_jsonl(path, ("id", "vector")), 1):
+        vector = row["vector"]
+        if not isinstance(vector, Mapping):
+            raise UserError(f"{path}, row {number}: 'vector' must map tokens to weights")
+        for token in vector:
+            if token not in known:
+                if vocabulary is not None:
+                    raise UserError(f"{path}, row {number}: the vocabulary has no token {token!r}")
+                known[token] = len(known)
+        ids.append(str(row["id"]))
+        vectors.append({known[token]: int(weight) for token, weight in vector.items()})
+    return ids, vectors, known
+
+
+def query_line(vector: Vector, names: Mapping[int, str]) -> str:
+    """A query as text: each token as often as its weight says.
+
+    >>> query_line({4: 2, 1: 1, 0: 0}, {0: "a", 1: "b", 4: "c"})
+    'c c b'
+    """
+    return " ".join(names[token] for token, weight in vector.items() for _ in range(weight))
+
+
+def write_query_lines(
+    path: Path, ids: Sequence[str], vectors: Sequence[Vector], names: Mapping[int, str]
+) -> None:
+    """Write queries, whole or not at all; those without a weight are left out."""
+    lines = ((i, query_line(v, names)) for i, v in zip(ids, vectors, strict=True))
+    write_joined(path, (f"{i}\t{text}" for i, text in lines if text))

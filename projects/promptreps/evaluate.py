@@ -1,0 +1,192 @@
+"""Dense, sparse and hybrid search of every set, the sweep of their weights, and BM25, in one table."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.data.text.normalize import text_preparation
+from common.encoders.modes import evaluated, untrained
+from common.engine.workspace import Workspace, write_text
+from common.evaluation.retrieval.beir import RetrievalSet
+from common.evaluation.retrieval.ranking import Run
+from common.evaluation.retrieval.runs import RunScores, lexical_run, run_scores
+from common.evaluation.retrieval.sparse.hybrid import (
+    DenseIndex,
+    Encoded,
+    NamedRun,
+    SparseIndex,
+    component_runs,
+    fuse,
+)
+from common.families.retrieval.evaluation import (
+    average_scores,
+    beir_gallery,
+    keep_scores,
+    load_set,
+    set_names,
+)
+from projects.promptreps.config import Config
+from projects.promptreps.data import worded_texts
+from projects.promptreps.encoder import PromptRepsEncoder, build_encoder, variant
+
+KS = (10, 100, 1000)
+SHOWN = ("ndcg_at_10", "recall_at_100", "recall_at_1000", "mrr_at_10")
+
+
+@dataclass(frozen=True)
+class SetRuns:
+    """The two searches of a set, and what was encoded for them."""
+
+    dense: NamedRun
+    sparse: NamedRun
+    documents: Encoded
+
+    def fused(self, alpha: float) -> NamedRun:
+        """Their fusion; at 0 and 1 still over the documents of both lists."""
+        return fuse(self.dense, self.sparse, alpha)
+
+
+def evaluate(cfg: Config, encoder: PromptRepsEncoder, workspace: Workspace) -> dict[str, float]:
+    """Metrics on every set of ``eval.beir``, ``<row><set>_<metric>``, and their averages.
+
+    Rows: "" (the ranking that the config chooses), ``dense_``, ``sparse_``, ``hybrid_``,
+    ``alpha_<weight>_``, ``bm25_``, ``untrained_*`` and, for each of ``eval.rows``,
+    ``<name>_dense_``, ``<name>_sparse_``, ``<name>_hybrid_``. table.md has all of them.
+
+    Raises:
+        UserError: a set that is missing or broken, or a model that cannot be had.
+    """
+    found: dict[str, float] = {}
+    names = set_names(cfg.eval.beir)
+    with evaluated(encoder, cfg.trainer.accelerator):
+        for place, name in names.items():
+            found |= _one_set(cfg, encoder, load_set(cfg, place), name, workspace)
+        for place, name in set_names(cfg.eval.dev).items():
+            data = load_set(cfg, place)
+            for row, run in _rankings(cfg, search_set(cfg, encoder, data)).items():
+                scores = run_scores(data, run, KS).metrics
+                found |= {f"{row}{name}_{metric}": value for metric, value in scores.items()}
+        if cfg.eval.probe:
+            found |= word_probe(cfg, encoder)
+    found |= _further(cfg, encoder, workspace)
+    rows = dict.fromkeys(key.split(f"{next(iter(names.values()))}_")[0] for key in found if names and f"{next(iter(names.values()))}_" in key)  # fmt: skip
+    if len(names) > 1:
+        for row in rows:
+            if f"{row}{next(iter(names.values()))}_map" in found:
+                means = average_scores(list(names.values()), found, row, "average", workspace)
+                found |= {f"{row}{metric}": value for metric, value in means.items()}
+    write_text(workspace.folder(".") / "table.md", table(found, list(rows), list(names.values())))
+    return found
+
+
+def search_set(cfg: Config, encoder: PromptRepsEncoder, data: RetrievalSet) -> SetRuns:
+    """Both searches for all queries of a set."""
+    size, options = cfg.eval.batch_size, cfg.eval
+    prepare = text_preparation(options.normalize_text, options.lower_case)
+    documents = encoder.encode([prepare(text) for text in data.corpus.values()], "passage", size)
+    queries = encoder.encode([prepare(text) for text in data.queries.values()], "query", size)
+    ids = list(data.corpus)
+    dense, sparse = component_runs(
+        DenseIndex(documents, ids), SparseIndex(documents, ids), queries, list(data.queries),
+        options.depth, remove_query=options.remove_query,
+    )  # fmt: skip
+    return SetRuns(dense, sparse, documents)
+
+
+def _rankings(cfg: Config, runs: SetRuns) -> dict[str, Run]:
+    """The rankings of a set by the prefix of their metrics."""
+    named: dict[str, Run] = {
+        "dense_": runs.dense, "sparse_": runs.sparse, "hybrid_": runs.fused(cfg.eval.alpha),
+    }  # fmt: skip
+    return {"": named[f"{cfg.eval.ranking}_"], **named}
+
+
+def _one_set(
+    cfg: Config, encoder: PromptRepsEncoder, data: RetrievalSet, name: str, workspace: Workspace
+) -> dict[str, float]:
+    found: dict[str, float] = {}
+
+    def keep(row: str, scores: RunScores) -> None:
+        own = keep_scores(scores, row, name, workspace)
+        found.update({f"{row}{metric}": value for metric, value in own.items()})
+
+    runs = search_set(cfg, encoder, data)
+    for row, run in _rankings(cfg, runs).items():
+        keep(row, run_scores(data, run, KS))
+    for alpha in cfg.eval.alphas:
+        keep(f"alpha_{alpha:g}_", run_scores(data, runs.fused(alpha), KS))
+    if cfg.eval.lexical:
+        keep("bm25_", run_scores(data, lexical_run(data, "bm25", depth=cfg.eval.depth), KS))
+    workspace.gallery(f"best documents {name}", beir_gallery(data, runs.fused(cfg.eval.alpha)))
+    return found | {f"{name}_weight_idf_correlation": idf_correlation(runs.documents)}
+
+
+def _further(cfg: Config, encoder: PromptRepsEncoder, workspace: Workspace) -> dict[str, float]:
+    """Rows of other models and prompts, and of the model before its stages."""
+    found: dict[str, float] = {}
+
+    def add(prefix: str, other: PromptRepsEncoder) -> None:
+        with evaluated(other, cfg.trainer.accelerator):
+            for place, name in set_names(cfg.eval.beir).items():
+                data = load_set(cfg, place)
+                for row, run in _rankings(cfg, search_set(cfg, other, data)).items():
+                    if row:
+                        scores = keep_scores(
+                            run_scores(data, run, KS), prefix + row, name, workspace
+                        )
+                        found.update({f"{prefix}{row}{k}": v for k, v in scores.items()})
+
+    if cfg.eval.untrained:
+        add("untrained_", untrained(lambda: build_encoder(cfg.model), cfg.seed, like=encoder))
+    for title, row in cfg.eval.rows.items():
+        base = (
+            encoder if row.pretrained is None else build_encoder(cfg.model, row.pretrained).eval()
+        )
+        add(f"{title}_", variant(base, row.prompt, kind=row.kind))
+    return found
+
+
+def idf_correlation(documents: Encoded) -> float:
+    """Mean over documents of the correlation between the weights of tokens and their idf.
+
+    Documents of fewer than three tokens, or of equal weights, are left out; 0 if none is left.
+    """
+    vectors = documents["sparse"]
+    counts: dict[int, int] = {}
+    for vector in vectors:
+        for token in vector:
+            counts[token] = counts.get(token, 0) + 1
+    found = []
+    for vector in vectors:
+        weights = np.array(list(vector.values()), dtype=float)
+        rarity = np.log(len(vectors) / np.array([counts[t] for t in vector], dtype=float))
+        if len(vector) > 2 and weights.std() > 0 and rarity.std() > 0:
+            found.append(float(np.corrcoef(weights, rarity)[0, 1]))
+    return float(np.mean(found)) if found else 0.0
+
+
+def word_probe(cfg: Config, encoder: PromptRepsEncoder) -> dict[str, float]:
+    """Whether the most likely next token begins a word of a text that was not learnt."""
+    texts = worded_texts(cfg, held_out=True)[: cfg.eval.probe]
+    right = []
+    for start in range(0, len(texts), cfg.eval.batch_size):
+        part = texts[start : start + cfg.eval.batch_size]
+        inputs = encoder.lm.pad(encoder.rows([own.text for own in part], "passage"))
+        on_device = {name: x.to(encoder.device) for name, x in inputs.items()}
+        best = encoder.lm.logits(encoder.lm(**on_device)).argmax(-1).tolist()
+        for token, own in zip(best, part, strict=True):
+            wanted = {encoder.lm.tokenizer(w, add_special_tokens=False)["input_ids"][0] for w in own.words}  # fmt: skip
+            right.append(token in wanted)
+    return {"word_accuracy": float(np.mean(right))}
+
+
+def table(found: dict[str, float], rows: list[str], names: list[str]) -> str:
+    """All rows beside each other, as Markdown."""
+    shown: Callable[[float | None], str] = lambda v: "" if v is None else f"{100 * v:.2f}"  # noqa: E731
+    heads = [f"{name} {metric}" for name in names for metric in SHOWN]
+    lines = ["| row | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(heads)]
+    for row in rows:
+        values = [found.get(f"{row}{name}_{metric}") for name in names for metric in SHOWN]
+        lines.append(f"| {row.rstrip('_') or 'method'} | " + " | ".join(map(shown, values)) + " |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,60 @@
+"""Supervised training of the language model on questions with passages."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from common.encoders.text.causal import add_lora, block_classes
+from common.encoders.text.lexical_head import in_text_mask
+from common.engine.module import ContrastiveModule
+from projects.promptreps.config import Config
+from projects.promptreps.encoder import PromptRepsEncoder
+from projects.promptreps.objective import Objective
+
+
+class PromptReps(ContrastiveModule):
+    """Supervised training with the hybrid loss; without it, the holder of a finished encoder.
+
+    Source: Zhuang et al. 2024, "PromptReps: Prompting Large Language Models to Generate Dense and
+    Sparse Representations for Zero-Shot Document Retrieval", arXiv 2404.18424.
+
+    Args:
+        cfg: the experiment's config.
+        encoder: what is trained.
+        lora: put adapters on it and freeze the rest, as the config says.
+
+    Distributed: gathers passages of all ranks.
+    """
+
+    def __init__(self, cfg: Config, encoder: PromptRepsEncoder, *, lora: bool = False) -> None:
+        super().__init__(cfg.optim)
+        self.encoder, self.method, self.group_size = encoder, cfg.method, cfg.data.group_size
+        self.objective = Objective(cfg.method)
+        if lora and cfg.method.lora_rank is not None:
+            add_lora(
+                encoder.lm.model, rank=cfg.method.lora_rank, alpha=cfg.method.lora_alpha,
+                dropout=cfg.method.lora_dropout, targets=cfg.method.lora_targets.split(","),
+            )  # fmt: skip
+        if lora and cfg.method.grad_checkpointing:
+            encoder.lm.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Loss, its two terms, share of queries whose positive scores best."""
+        query, query_weights = self._masked(batch["query"])
+        passage, passage_weights = self._masked(batch["passage"])
+        terms = self.objective(query, passage, query_weights, passage_weights)
+        found = {"loss": terms.loss, "dense_loss": terms.dense, "accuracy": terms.accuracy}
+        return found if terms.sparse is None else {**found, "sparse_loss": terms.sparse}
+
+    def _masked(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        dense, weights = self.encoder(inputs["input_ids"], inputs["attention_mask"])
+        return dense, weights * in_text_mask(inputs["in_text"], weights.shape[-1])
+
+    def negatives_per_query(self, global_batch_size: int) -> int:
+        """All passages of the global batch but the own positive."""
+        return global_batch_size * self.group_size - 1
+
+    def fsdp_units(self) -> set[type[nn.Module]]:
+        """The blocks of the language model."""
+        return block_classes(self.encoder.lm.model)

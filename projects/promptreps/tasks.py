@@ -1,0 +1,162 @@
+"""`make run TASK=evaluate`, `TASK=search` and `TASK=encode`."""
+
+import base64
+import json
+import pickle
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.config import UserError
+from common.data.row_map.mapper import RowFunction, RowMap, map_rows
+from common.encoders.modes import evaluated
+from common.encoders.state_dict import weights_digest
+from common.engine.experiment import Experiment
+from common.engine.run import trained_module
+from common.engine.workspace import Workspace
+from common.evaluation.retrieval.beir import has_corpus, load_corpus
+from common.evaluation.retrieval.sparse.hybrid_texts import HybridTextIndex
+from common.evaluation.retrieval.sparse.impact_files import (
+    token_names,
+    write_impacts,
+    write_query_lines,
+)
+from common.evaluation.retrieval.text_search import kept_index, read_texts, search_texts
+from common.evaluation.tables import write_report
+from common.export.files import write_atomic, write_json, write_tensors
+from common.families.retrieval.evaluation import load_set
+from projects.promptreps.config import Config
+from projects.promptreps.encoder import PromptRepsEncoder
+from projects.promptreps.evaluate import evaluate
+from projects.promptreps.module import PromptReps
+from projects.promptreps.stages import zero_shot_encoder
+
+
+def evaluate_zero_shot(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Score the language model as it is; no run, no training."""
+    with torch.inference_mode():
+        found = evaluate(cfg, zero_shot_encoder(cfg), workspace)
+    write_report(found, workspace.folder("."), title="PromptReps, zero-shot")
+    workspace.say((workspace.path / "table.md").read_text("utf-8"))
+    return found
+
+
+def chosen_encoder(
+    cfg: Config, workspace: Workspace, experiment: Experiment[PromptReps], run: str, zero_shot: bool
+) -> PromptRepsEncoder:
+    """The encoder of a run or an exported folder, or the language model as it is."""
+    if zero_shot:
+        return zero_shot_encoder(cfg)
+    encoder: PromptRepsEncoder = trained_module(experiment, workspace, run, cfg.runs_dir)[0].encoder
+    return encoder
+
+
+def search(cfg: Config, workspace: Workspace, experiment: Experiment[PromptReps]) -> None:
+    """Index a file or folder for both searches and print the best texts of queries.
+
+    Raises:
+        UserError: no trained run, or a file that is missing or empty.
+    """
+    options = cfg.search
+    encoder = chosen_encoder(cfg, workspace, experiment, options.run, options.zero_shot)
+
+    def texts() -> list[str]:
+        if not cfg.eval.beir:
+            raise UserError("name a text file or folder in search.file: the config has no set")
+        return list(load_set(cfg, cfg.eval.beir[0]).corpus.values())
+
+    def key() -> str:
+        about = json.dumps([asdict(encoder.prompt), asdict(encoder.options)], sort_keys=True)
+        return f"{weights_digest(encoder)} {about}"
+
+    with evaluated(encoder, cfg.trainer.accelerator):
+        index = kept_index(
+            HybridTextIndex, options, partial(encoder.encode, batch_size=cfg.eval.batch_size), texts,
+            key, alpha=options.alpha, depth=cfg.eval.depth, progress=workspace.progress,
+        )  # fmt: skip
+        search_texts(index, options)
+
+
+def encode(cfg: Config, workspace: Workspace, experiment: Experiment[PromptReps]) -> Path:
+    """Write a collection or queries as dense vectors and as files of an impact index.
+
+    Work is done in parts that survive a kill and can be shared out (``task.shard=0/4``). For
+    representation r of the texts, ``rep-<r>/`` holds ``dense.safetensors`` (``vectors``) with
+    ``ids.json``, and ``sparse.jsonl`` (passages) or ``queries.tsv``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: no input, no trained run, or a folder of other settings.
+    """
+    options = cfg.encode
+    if options.input is None:
+        raise UserError("name a text file or a folder in encode.input")
+    place = Path(options.input).expanduser()
+    if has_corpus(place):
+        texts = load_corpus(place)
+    else:
+        texts = {str(i): text for i, text in enumerate(read_texts(place))}
+    encoder = chosen_encoder(cfg, workspace, experiment, options.run, options.zero_shot)
+    folder = workspace.folder("encoded") if options.output is None else Path(options.output)
+    settings = {
+        "role": options.role, "weights": weights_digest(encoder), "prompt": asdict(encoder.prompt),
+        "representation": asdict(encoder.options),
+    }  # fmt: skip
+    step = RowMap("encode", partial(row_function, cfg, encoder), settings, chunk_size=256)
+    mapped = map_rows(step, list(texts.values()), folder / "parts", cfg.task, workspace.meter)
+    workspace.say(mapped.summary)
+    if mapped.complete:
+        _write(options.role, list(texts), list(mapped.rows()), encoder, folder, options.pickle)
+    return folder
+
+
+def row_function(cfg: Config, encoder: PromptRepsEncoder) -> RowFunction:
+    """Texts -> for each a list of representations, dense vectors as base64 of float32."""
+
+    def run(rows: Sequence[Any], seeds: Sequence[Any]) -> list[Any]:
+        with evaluated(encoder, cfg.trainer.accelerator):
+            found = encoder.encode(list(rows), cfg.encode.role, cfg.eval.batch_size)
+        result: list[list[Any]] = [[] for _ in rows]
+        for owner, vector, weights in zip(found["owner"].tolist(), found["dense"].numpy(), found["sparse"], strict=True):  # fmt: skip
+            packed = base64.b64encode(vector.astype("<f4").tobytes()).decode()
+            result[owner].append({"dense": packed, "sparse": list(weights.items())})
+        return result
+
+    return run
+
+
+def _write(
+    role: str,
+    ids: list[str],
+    rows: list[Any],
+    encoder: PromptRepsEncoder,
+    folder: Path,
+    pickled: bool,
+) -> None:
+    names = token_names(encoder.lm.tokenizer.get_vocab())
+    for place in range(max(len(own) for own in rows)):
+        held = [(i, own[place]) for i, own in zip(ids, rows, strict=True) if len(own) > place]
+        own_ids = [i for i, _ in held]
+        raw = b"".join(base64.b64decode(one["dense"]) for _, one in held)
+        vectors = np.frombuffer(raw, "<f4").reshape(len(held), -1).copy()
+        sparse = [{int(t): int(w) for t, w in one["sparse"]} for _, one in held]
+        own = folder / f"rep-{place}"
+        write_tensors(own / "dense.safetensors", {"vectors": torch.from_numpy(vectors)})
+        write_json(own / "ids.json", own_ids)
+        if role == "query":
+            write_query_lines(own / "queries.tsv", own_ids, sparse, names)
+        else:
+            write_impacts(own / "sparse.jsonl", own_ids, sparse, names)
+        if pickled:  # written for Tevatron's reader; never read here
+            write_atomic(own / "dense.pkl", partial(_dump, (vectors, own_ids)))
+
+
+def _dump(content: Any, path: Path) -> None:
+    path.write_bytes(pickle.dumps(content))

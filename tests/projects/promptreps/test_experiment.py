@@ -1,0 +1,258 @@
+"""Runs, evaluation, export, tasks and configs as the commands drive them: checklist item 16."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from common.config import UserError, config_names
+from common.engine import checkpoint as ckpt
+from common.engine.check import inspect
+from common.engine.run import train
+from common.engine.workspace import Workspace
+from projects.promptreps import baselines, build
+from projects.promptreps.export import load_encoder, save_encoder
+from projects.promptreps.stages import kept_answers, plan, stages
+from tests.projects.promptreps.conftest import TEXTS, config, encoder_of, module_of
+
+QUICK = [
+    "eval.alphas=[0.5]",
+    "eval.untrained=false",
+    "eval.rows={}",
+    "eval.lexical=false",
+    "trainer.keep_checkpoints=5",
+]
+
+
+@pytest.fixture(scope="module")
+def full_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("full")
+    return train("promptreps", "smoke", [f"runs_dir={folder}", "run_id=full"])
+
+
+def test_a_resumed_run_is_bit_identical(tmp_path):
+    """Adapters and everything else, after the supervised stage was broken off in its middle."""
+    words = [f"runs_dir={tmp_path}", "run_id=r", "method.lora_dropout=0.5", *QUICK]
+    run = train("promptreps", "smoke", words)
+    folder = run / "checkpoints/supervised"
+    last = folder / "step-00000004.ckpt"
+    whole = ckpt.load(last)["state_dict"]
+    last.unlink()
+    (folder / "finished.json").unlink()
+    assert train("promptreps", "smoke", [*words, "resume=r"]) == run
+    again = ckpt.load(last)["state_dict"]
+    assert again.keys() == whole.keys()
+    assert all(torch.equal(again[name], value) for name, value in whole.items())
+
+
+def test_an_answer_stage_is_trained_once_for_the_arms_that_share_it(tmp_path):
+    """Another ranking loads its weights; another prompt trains its own."""
+    words = [f"runs_dir={tmp_path}", "instruct.keep=true", "method.supervised=false", *QUICK]
+    first = train("promptreps", "smoke", [*words, "run_id=a"])
+    second = train("promptreps", "smoke", [*words, "run_id=b", "eval.ranking=dense", "model.prompt.framed=false"])  # fmt: skip
+    assert ",train/loss," in (first / "metrics.csv").read_text()
+    assert not (second / "checkpoints/answer").exists()
+    assert len(list((tmp_path / "promptreps/answers").iterdir())) == 1
+    kept = {
+        kept_answers(config(*words, *more))
+        for more in ([], ["instruct.framed=false"], ["model.prompt.words=free"], ["seed=1"])
+    }
+    assert len(kept) == 4
+
+
+def test_item_16_one_table_holds_all_searches_weights_models_and_prompts(full_run):
+    """Checklist 16: dense, sparse, hybrid with the sweep of alpha, BM25, further models and prompts."""
+    found = json.loads((full_run / "metrics.json").read_text())
+    rows = ["", "dense_", "sparse_", "hybrid_", "alpha_0_", "alpha_0.5_", "alpha_1_", "bm25_", "untrained_hybrid_",
+            "no_quote_dense_", "bare_hybrid_"]  # fmt: skip
+    table = (full_run / "table.md").read_text()
+    for row in rows:
+        for metric in ("ndcg_at_10", "recall_at_100", "recall_at_1000", "mrr_at_10"):
+            value = found[f"{row}synthetic_{metric}"]
+            assert f"{100 * value:.2f}" in table
+        assert f"| {row.rstrip('_') or 'method'} |" in table
+        items = json.loads((full_run / f"items/{row}synthetic_ndcg_at_10.json").read_text())
+        assert found[f"{row}synthetic_ndcg_at_10"] == pytest.approx(np.mean(items))
+    assert found["synthetic_ndcg_at_10"] == found["hybrid_synthetic_ndcg_at_10"] == found["alpha_0.5_synthetic_ndcg_at_10"]  # fmt: skip
+    # documents of one list only go behind at the ends of the sweep: the first ten are the same
+    assert found["alpha_1_synthetic_mrr_at_10"] == pytest.approx(found["dense_synthetic_mrr_at_10"])
+    assert -1 <= found["synthetic_weight_idf_correlation"] <= 1
+    assert [p.name for p in (full_run / "checkpoints").iterdir() if p.is_dir()] != []
+
+
+def test_item_16_another_language_model_is_a_row(tmp_path):
+    """Checklist 16: a folder with another model beside the run's own, in the same call."""
+    save_encoder(encoder_of(), tmp_path / "other")
+    rows = f"eval.rows={{other: {{pretrained: {tmp_path}/other, prompt: {{words: free}}}}}}"
+    cfg = config("eval.untrained=false", rows, "eval.alphas=[0.5]", "eval.ranking=dense")
+    found = build(cfg).tasks["evaluate"](Workspace(tmp_path / "task"))
+    assert "other_hybrid_synthetic_ndcg_at_10" in found
+    assert found["synthetic_ndcg_at_10"] == found["dense_synthetic_ndcg_at_10"]
+    assert "| other_sparse |" in (tmp_path / "task/table.md").read_text()
+
+
+def test_zero_shot_trains_nothing(tmp_path):
+    words = ["method.supervised=false", "instruct.steps=0"]
+    with pytest.raises(UserError, match="TASK=evaluate"):
+        next(stages(config(*words)))
+    with pytest.raises(UserError, match="instruct.steps trains all weights"):
+        config("model.weights=bfloat16")
+    with pytest.raises(UserError, match="is for representation.kind=first_token"):
+        config("model.representation.kind=multi_token_multi")
+
+
+def test_export_opens_in_transformers_and_gives_equal_representations(tmp_path):
+    """Adapters are merged; the folder says what is asked; a plain folder takes the config's prompt."""
+    module = module_of("model.prompt.words=three", "model.representation.most=3")
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    module.eval()
+    save_encoder(module.encoder, tmp_path)
+    again = load_encoder(tmp_path)
+    assert again.prompt.words == "three"
+    before, after = (e.encode(TEXTS, "query") for e in (module.encoder, again))
+    torch.testing.assert_close(before["dense"], after["dense"], rtol=1e-4, atol=1e-5)
+    assert [v.keys() for v in before["sparse"]] == [v.keys() for v in after["sparse"]]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    (row,) = again.rows(TEXTS[:1], "query")
+    assert tokenizer(TEXTS[0], add_special_tokens=False)["input_ids"] == row[len(again.frames["query"].prefix) :][: -len(again.frames["query"].suffix)]  # fmt: skip
+    with torch.no_grad():
+        state = model(torch.tensor([row]), output_hidden_states=True).hidden_states[-1][0, -1]
+    torch.testing.assert_close(after["dense"][0], torch.nn.functional.normalize(state, dim=0), rtol=1e-4, atol=1e-5)  # fmt: skip
+    (tmp_path / "promptreps.json").write_text('{"prompt": {"wrong": 1}}')
+    with pytest.raises(UserError, match="damaged"):
+        load_encoder(tmp_path)
+    (tmp_path / "promptreps.json").unlink()
+    assert load_encoder(tmp_path, config("model.prompt.lowercase=false")).prompt.lowercase is False
+    with pytest.raises(UserError, match="does not exist"):
+        load_encoder(tmp_path / "nowhere")
+
+
+def test_the_snippet_of_the_card_runs(tmp_path, capsys):
+    """Five lines of the card, with an exported folder in place of its own."""
+    card = Path(__file__).parents[3] / "projects/promptreps/README.md"
+    code = card.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    assert len([line for line in code.splitlines() if line]) == 5
+    save_encoder(encoder_of(), tmp_path)
+    exec(code.replace("runs/promptreps/mini/<id>/export", str(tmp_path)))
+    assert "Hit(text=" in capsys.readouterr().out
+
+
+def test_search_over_the_users_files(full_run, tmp_path, capsys):
+    """A file is indexed and kept; opened and extended; another prompt is refused; zero-shot works."""
+    (tmp_path / "a.txt").write_text("state of the world\npeople and houses\n")
+    (tmp_path / "b.txt").write_text("people and houses\nmen at work\n")
+    (tmp_path / "q.txt").write_text("work\n")
+    words = [f"runs_dir={full_run.parents[2]}", f"search.index={tmp_path}/index", f"search.queries={tmp_path}/q.txt",
+             "search.run=full", "search.k=9"]  # fmt: skip
+
+    def search(*further):
+        cfg = config(*words, *further)
+        build(cfg).tasks["search"](Workspace(tmp_path / "task", "promptreps", "smoke"))
+        return capsys.readouterr().out
+
+    assert "2 texts indexed" in search(f"search.file={tmp_path}/a.txt")
+    assert "opened, 1 texts added" in search(f"search.file={tmp_path}/b.txt")
+    shown = search("search.alpha=0.0")
+    assert shown.split("\n  ")[1].endswith("men at work")  # the only text with the word
+    assert shown.count("\n  ") == 3
+    with pytest.raises(UserError, match="another encoder or prompt"):
+        search("search.zero_shot=true")
+    (tmp_path / "index/index.safetensors").write_bytes(b"x" * 99)
+    with pytest.raises(UserError, match="no index for hybrid search"):
+        search()
+    assert "2 texts indexed" in search("search.zero_shot=true", "search.index=null", f"search.file={tmp_path}/a.txt")  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["first_token", "multi_token_multi"])
+def test_encode_writes_files_in_parts(tmp_path, kind):
+    """Shares are joined; the files hold what `encode` gives; a finished part is not computed again."""
+    (tmp_path / "in").mkdir()
+    rows = [{"_id": f"x{i}", "title": "", "text": text} for i, text in enumerate(TEXTS)]
+    (tmp_path / "in/corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [f"encode.input={tmp_path}/in", f"encode.output={tmp_path}/out", "encode.zero_shot=true", "encode.pickle=true",
+             "task.chunk_size=2", "method.supervised=false", f"model.representation.kind={kind}",
+             "model.representation.max_tokens=2", "seed=0"]  # fmt: skip
+
+    def run(*further):
+        torch.manual_seed(0)
+        cfg = config(*words, *further)
+        return build(cfg).tasks["encode"](Workspace(tmp_path / "task", "promptreps", "smoke"))
+
+    run("task.shard=1/2")
+    assert not (tmp_path / "out/rep-0").exists()
+    run("task.shard=0/2")
+    run()
+    encoder = encoder_of(f"model.representation.kind={kind}", "model.representation.max_tokens=2")
+    found = encoder.encode(TEXTS, "passage", batch_size=2)
+    first = torch.searchsorted(found["owner"], torch.arange(4))
+    held = load_file(tmp_path / "out/rep-0/dense.safetensors")["vectors"]
+    torch.testing.assert_close(held, found["dense"][first], rtol=1e-3, atol=1e-4)
+    assert json.loads((tmp_path / "out/rep-0/ids.json").read_text()) == ["x0", "x1", "x2", "x3"]
+    lines = (tmp_path / "out/rep-0/sparse.jsonl").read_text().splitlines()
+    names = {i: t for t, i in encoder.lm.tokenizer.get_vocab().items()}
+    assert json.loads(lines[2])["vector"].keys() == {names[t] for t in found["sparse"][first[2]]}
+    vectors, ids = pickle.loads((tmp_path / "out/rep-0/dense.pkl").read_bytes())
+    assert vectors.dtype == np.float32
+    assert ids == ["x0", "x1", "x2", "x3"]
+    assert (tmp_path / "out/rep-1").exists() == (int(found["owner"].bincount().max()) > 1)
+    with pytest.raises(UserError, match="encode.input"):
+        build(config()).tasks["encode"](Workspace(tmp_path / "t"))
+
+
+def test_baselines_score_the_sets_of_the_method(tmp_path):
+    found = {}
+    for name in baselines.__all__:
+        workspace = Workspace(tmp_path / name)
+        found[name] = getattr(baselines, name)(config(), workspace)["synthetic_ndcg_at_10"]
+        assert (tmp_path / name / "items/synthetic_ndcg_at_10.json").is_file()
+    assert found["idf_tokens"] > found["untrained_hybrid"]
+
+
+# -- configs -------------------------------------------------------------------------------------
+
+
+def test_paper_configs_hold_the_published_recipe():
+    cfg = config(name="paper")
+    own = cfg.model.representation
+    assert cfg.model.pretrained == "meta-llama/Meta-Llama-3-8B-Instruct"
+    assert (own.kind, own.query_length, own.passage_length, own.most, own.expansion) == ("first_token", 512, 512, 128, 0)  # fmt: skip
+    assert own.normalize
+    assert (cfg.eval.alpha, cfg.eval.depth, cfg.eval.batch_size) == (0.5, 1000, 64)
+    assert cfg.model.prompt == type(cfg.model.prompt)()
+    kinds = {n: config(name=f"paper_{n}").model for n in ("first_word", "multi_token", "multi_token_multi", "multi_word_multi")}  # fmt: skip
+    assert {m.representation.kind for m in kinds.values()} == {
+        "first_word", "multi_token_single", "multi_token_multi", "multi_word_multi",
+    }  # fmt: skip
+    assert [m.prompt.words for m in kinds.values()] == ["one", "three", "three", "three"]
+    tuned = config(name="paper_supervised")
+    assert (
+        tuned.data.batch_size * tuned.trainer.devices * tuned.trainer.accumulate_grad_batches == 128
+    )
+    assert (tuned.data.group_size, tuned.data.query_length, tuned.data.passage_length) == (
+        16,
+        32,
+        156,
+    )
+    assert (tuned.optim.lr, tuned.optim.schedule, tuned.trainer.max_epochs) == (1e-4, "linear", 1)
+    assert tuned.method.temperature == 0.01
+    assert tuned.method.hybrid
+    assert not config(name="paper_supervised_dense").method.hybrid
+    assert config(name="paper_released_prompts").model.prompt.literal_backslash_n
+    assert len(config(name="paper_prompts").eval.rows) >= 4
+    assert len([name for name in config_names("promptreps") if name.startswith("paper")]) >= 11
+
+
+@pytest.mark.parametrize("name", ["paper", "paper_supervised"])
+def test_check_builds_the_model_and_names_what_is_missing(name, tmp_path):
+    rows = inspect("promptreps", name, [f"data.root={tmp_path}"])
+    assert any("MISSING" in value for value in rows.values())
+    assert plan(config()).num_samples > 0

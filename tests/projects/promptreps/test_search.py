@@ -1,0 +1,139 @@
+"""Fusion, several vectors, self-hits, indexes and their files: checklist items 7, 14, 15."""
+
+import json
+
+import pytest
+import torch
+
+from common.evaluation.retrieval.fusion import max_sum
+from common.evaluation.retrieval.sparse.hybrid import (
+    DenseIndex,
+    SparseIndex,
+    component_runs,
+    fuse,
+    search,
+)
+from common.evaluation.retrieval.sparse.impact_files import (
+    read_impacts,
+    token_names,
+    write_impacts,
+    write_query_lines,
+)
+from common.evaluation.retrieval.sparse.impact_index import ImpactIndex
+from tests.projects.promptreps.conftest import GOLDEN, TEXTS, encoder_of
+
+RUNS = GOLDEN["inputs"]["runs"]
+IDS = [f"d{i}" for i in range(len(TEXTS))]
+
+
+@pytest.mark.parametrize("case", GOLDEN["outputs"]["fusion"])
+def test_item_7_golden_fusion(case):
+    """Checklist 7: a run's only hit has 0; a document of one list counts 0 in the other."""
+    found = fuse(RUNS["run1"], RUNS["run2"], case["alpha"])
+    assert found.keys() == case["fused"].keys()
+    for query, hits in case["fused"].items():
+        assert found[query] == pytest.approx(hits)
+
+
+def test_item_7_queries_without_a_hit_and_the_least_width():
+    assert fuse({"q": {}}, {"q": {"a": 3.0, "b": 1.0}})["q"] == {"a": 0.5, "b": 0.0}
+    assert fuse({}, {"q": {"a": 3.0, "b": 1.0}})["q"] == {"a": 0.5, "b": 0.0}
+    assert fuse({"q": {"a": 1e-10, "b": 0.0}}, {"q": {}}, 1.0)["q"] == pytest.approx(
+        {"a": 0.1, "b": 0}
+    )
+    with pytest.raises(ValueError, match="alpha"):
+        fuse({}, {}, 1.5)
+
+
+def test_several_representations_golden():
+    """The best of a document's vectors for each of the query's, then their sum."""
+    lists = [
+        [{"q1": {"d1": 1.0, "d2": 0.2}}, {"q1": {"d1": 0.4, "d3": 0.9}}],
+        [{"q1": {"d2": 0.5}}, {"q1": {"d2": 0.7, "d1": 0.1}}],
+    ]
+    wanted = GOLDEN["outputs"]["max_pooling"]["q1"]
+    found = max_sum(lists, depth=3)["q1"]
+    assert found == pytest.approx(wanted["docs"])
+    assert min(found.values()) == pytest.approx(wanted["min_score"])
+    assert max(found.values()) == pytest.approx(wanted["max_score"])
+    assert list(max_sum(lists, depth=1)["q1"]) == ["d1"]
+    assert max_sum([[{"q": {"a": -1.0}}]]) == {"q": {"a": 0.0}}
+
+
+def test_several_representations_are_searched_place_by_place():
+    """Two vectors of each query and document; equal to all pairs by hand where lists are whole."""
+    generator = torch.Generator().manual_seed(0)
+    documents = {
+        "dense": torch.rand(5, 3, generator=generator),
+        "sparse": [{0: 1}, {0: 2}, {1: 1}, {1: 5}, {0: 3}],
+        "owner": torch.tensor([0, 0, 1, 1, 2]),
+    }
+    queries = {
+        "dense": torch.rand(3, 3, generator=generator),
+        "sparse": [{0: 1}, {1: 2}, {1: 1}],
+        "owner": torch.tensor([0, 0, 1]),
+    }
+    ids = ["a", "b", "c"]
+    dense, sparse = component_runs(
+        DenseIndex(documents, ids), SparseIndex(documents, ids), queries, ["x", "y"], 10
+    )
+    pairs = queries["dense"] @ documents["dense"].T
+    for q, rows in (("x", [0, 1]), ("y", [2])):
+        for d, columns in (("a", [0, 1]), ("b", [2, 3]), ("c", [4])):
+            assert dense[q][d] == pytest.approx(float(pairs[rows][:, columns].amax(1).sum()))
+    assert sparse["x"] == {"b": 10.0, "c": 3.0, "a": 2.0}
+    assert sparse["y"] == {"b": 5.0}
+
+
+def test_item_14_the_query_itself_is_no_hit():
+    """Checklist 14: only where asked, and the list is filled up."""
+    encoded = encoder_of().encode(TEXTS, "passage")
+    indexes = DenseIndex(encoded, IDS), SparseIndex(encoded, IDS)
+    for remove in (False, True):
+        dense, sparse = component_runs(*indexes, encoded, IDS, 2, remove_query=remove)
+        for query in IDS:
+            assert len(dense[query]) == 2
+            assert (query in dense[query]) != remove
+            assert query not in sparse[query] or not remove
+
+
+def test_search_returns_the_fused_list_and_both_runs():
+    """One query: the contract of the library function."""
+    encoder = encoder_of()
+    encoded = encoder.encode(TEXTS, "passage")
+    query = encoder.encode("men at work", "query")
+    found = search(DenseIndex(encoded, IDS), SparseIndex(encoded, IDS), query, alpha=0.3, depth=3)
+    assert len(found.dense) == 3
+    wanted = fuse({"q": found.dense}, {"q": found.sparse}, 0.3)["q"]
+    assert dict(found.fused) == pytest.approx({d: wanted[d] for d, _ in found.fused})
+    scores = [score for _, score in found.fused]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_item_15_files_of_an_impact_index(tmp_path):
+    """Checklist 15: Lucene's layout, whole weights, zeros included; our index reads it again."""
+    encoder = encoder_of()
+    vocabulary = encoder.lm.tokenizer.get_vocab()
+    names = token_names(vocabulary)
+    documents, queries = (encoder.encode(TEXTS, role)["sparse"] for role in ("passage", "query"))
+    write_impacts(tmp_path / "d.jsonl", IDS, documents, names)
+    rows = [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == IDS
+    assert {row["content"] for row in rows} == {""}
+    assert all(
+        type(w) is int and names[vocabulary[t]] == t for r in rows for t, w in r["vector"].items()
+    )
+    assert [{vocabulary[t]: w for t, w in row["vector"].items()} for row in rows] == documents
+    ids, read, _ = read_impacts(tmp_path / "d.jsonl", vocabulary)
+    assert (ids, read) == (IDS, documents)
+    write_query_lines(tmp_path / "q.tsv", [*IDS, "none"], [*queries, {3: 0}], names)
+    lines = dict(line.split("\t") for line in (tmp_path / "q.tsv").read_text().splitlines())
+    assert list(lines) == IDS
+    index = ImpactIndex(read)
+    for (query, text), vector in zip(lines.items(), queries, strict=True):
+        counted = {t: text.split().count(names[t]) for t in vector}
+        assert counted == vector
+        # what an impact searcher sums: count in the query times weight in the document
+        wanted = [sum(vector[t] * d.get(t, 0) for t in vector) for d in documents]
+        found = index.scores(counted)
+        assert found.tolist() == wanted, query
