@@ -1,4 +1,4 @@
-"""Batch norm whose statistics are those of all ranks, on the CPU as well."""
+"""Batch norm whose statistics are those of all ranks, on any device."""
 
 import torch
 from torch import Tensor, nn
@@ -8,32 +8,36 @@ from common.distributed.differentiable import all_reduce_sum
 from common.distributed.process import world_size
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
-    """`torch.nn.SyncBatchNorm`, which takes CUDA tensors only, and the same in plain operations.
+class SyncBatchNorm(_BatchNorm):
+    """Batch norm over the rows of all ranks, in plain operations with gradient.
 
-    On one process, and in evaluation mode, it is an ordinary batch norm. Ranks may have different
-    numbers of rows. The backward is a collective: every rank must take it, or none.
+    `torch.nn.SyncBatchNorm` takes CUDA tensors only, and DDP refuses it on the CPU. On one process,
+    and in evaluation mode, this is an ordinary batch norm. Ranks may have different numbers of rows.
+    The backward is a collective: every rank must take it, or none.
     """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2:
+            raise ValueError(f"expected at least 2 dimensions, got {input.ndim}")
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) -> the same shape."""
-        alone = world_size(self.process_group) == 1
-        if x.is_cuda or alone or not self.training:
-            output: Tensor = super().forward(x) if x.is_cuda else self._local(x)
-            return output
+        if world_size() == 1 or not self.training:
+            return self._local(x)
         dims = [0, *range(2, x.ndim)]
         shape = [1, -1, *[1] * (x.ndim - 2)]
+        dtype, x = x.dtype, x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         rows = x.new_tensor([x.numel() / x.shape[1]])
-        sums = all_reduce_sum(torch.cat([x.sum(dims), rows]), self.process_group)
+        sums = all_reduce_sum(torch.cat([x.sum(dims), rows]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
         centred = x - mean.view(shape)
-        variance = all_reduce_sum(centred.square().sum(dims), self.process_group) / count
+        variance = all_reduce_sum(centred.square().sum(dims)) / count
         self._follow(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
         output = centred * (variance + self.eps).rsqrt().view(shape)
-        if self.weight is not None:
+        if self.affine:
             output = output * self.weight.view(shape) + self.bias.view(shape)
-        return output
+        return output.to(dtype)
 
     def _local(self, x: Tensor) -> Tensor:
         average = self.training or self.running_mean is None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import chain
+from statistics import median
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader
 from common.data.image.benchmarks import IMAGE_SETS, load_image_set
 from common.data.lookup import data_root
 from common.encoders import modes
-from common.engine.callbacks import peak_memory_mib
+from common.engine.tracking import read_metrics
 from common.engine.workspace import Workspace
 from common.evaluation.gallery import retrieval_gallery
 from common.evaluation.image_text.image_sets import require_image_sets
@@ -90,7 +91,7 @@ def evaluate(
     cfg: Config, module: Rocket, workspace: Workspace, build: Callable[[], Rocket]
 ) -> dict[str, float]:
     """All metrics that the config asks for, with speed and memory beside them."""
-    metrics = {"logit_scale": float(module.logit_scale()), "peak_memory_mib": peak_memory_mib()}
+    metrics = {"logit_scale": float(module.logit_scale()), **cost(workspace)}
     if module.local_scale is not None:
         metrics["local_scale"] = float(module.local_scale())
     with modes.evaluated(module, cfg.trainer.accelerator):
@@ -105,6 +106,18 @@ def evaluate(
         for name in cfg.eval.datasets:
             metrics |= evaluate_image_set(cfg, module, name)
     return metrics
+
+
+def cost(workspace: Workspace) -> dict[str, float]:
+    """Samples per second (median over the logged steps) and peak memory of the training run."""
+    path = workspace.curves
+    curves = read_metrics(path) if path.exists() else {}
+    found = {}
+    for name in ("samples_per_second", "peak_memory_mib"):
+        values = [v for key, points in curves.items() if key.endswith(name) for _, v in points]
+        if values:
+            found[name] = median(values) if name == "samples_per_second" else max(values)
+    return found
 
 
 # -- drawings and photographs --------------------------------------------------------------------
