@@ -1,6 +1,8 @@
 """A clean pair and K augmented views of image and text."""
 
 import copy
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 
@@ -119,5 +121,9 @@ def text_changes(data: RocketData) -> tuple[TextAugment, TextAugment]:
 def _synonyms(data: RocketData) -> dict[str, list[str]]:
     if not (data.text_augmentation and data.eda_synonyms and data.num_augs):
         return {}
-    path = bundled("wordnet/synsets.jsonl.gz", data.root)
+    return _synonyms_of(bundled("wordnet/synsets.jsonl.gz", data.root))
+
+
+@lru_cache(1)
+def _synonyms_of(path: Path) -> dict[str, list[str]]:
     return synonyms_from_synsets(read_jsonl(path, ["lemmas"]))

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from common.config import UserError
 from common.data.image_text.multi_view import MultiViewPair
-from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
 from common.encoders.image_text import open_clip_parts as parts
+from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
 from common.encoders.momentum import MomentumEncoder
 from common.encoders.sync_norm import synchronise_batch_norm
 from common.families.image_text.module import Encoder, ImageTextModule

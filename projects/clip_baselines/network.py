@@ -113,8 +113,8 @@ def encode(
     out = Encoded()
     for side, (clean, *augmented) in features.items():
         out.z[side] = linear[side](encoder, clean)
-        local = heads.local[side] if side in heads.local else None
-        out.h[side] = [local(x) if local else linear[side](encoder, x) for x in augmented]
+        own = side in heads.local
+        out.h[side] = [heads.local[side](x) if own else linear[side](encoder, x) for x in augmented]
         if side in heads.child:
             child = heads.child[side]
             both = [child(x, i > 0) for i, x in enumerate(features[side])]

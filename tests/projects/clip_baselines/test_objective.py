@@ -123,7 +123,9 @@ def test_item_8_barlip_factors_and_number_of_pairs(monkeypatch):
     """Checklist 8: overall 0.025, off-diagonal 5e-3, mean over 1 + K^2 pairs."""
     seen = []
     monkeypatch.setattr(
-        lips, "barlow_twins", lambda a, b, **o: seen.append(o) or torch.tensor(float(len(seen)), dtype=torch.float64)
+        lips,
+        "barlow_twins",
+        lambda a, b, **o: seen.append(o) or torch.tensor(float(len(seen)), dtype=torch.float64),
     )
     codes = [matrix(i, 4, 3) for i in range(3)]
     assert near(barlip(codes, codes), 0.025 * (1 + 2 + 3 + 4 + 5) / 5)
