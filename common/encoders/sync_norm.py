@@ -103,5 +103,5 @@ def _synchronised(layer: _BatchNorm) -> SyncBatchNorm:
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         setattr(new, name, getattr(layer, name))
     if isinstance(new, SyncBatchNormAct):
-        new.drop, new.act = getattr(layer, "drop", nn.Identity()), layer.act
+        new.drop, new.act = getattr(layer, "drop", nn.Identity()), layer.get_submodule("act")
     return new

@@ -25,7 +25,8 @@ from common.families.image_text.data import (
     train_pairs,
     train_transform,
 )
-from projects.clip_baselines.config import Config, RocketData
+from projects.clip_baselines.config import Config
+from projects.clip_baselines.view_options import RocketData
 
 TEXTS_FROM = "the data set's authors: the second text of each pair (YFCC: the description)"
 OPERATIONS = ("replace", "swap", "delete", "keep")

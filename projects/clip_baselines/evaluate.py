@@ -175,7 +175,7 @@ def evaluate_pool(
 def embed_pixels(cfg: Config, module: Rocket, images: Tensor) -> Both:
     """Unit embeddings of uint8 images (N, 3, H, W), on the CPU."""
     transform, device = eval_transform(cfg.data), module.logit_scale.log_scale.device
-    parts = images.split(cfg.eval.batch_size)
+    parts = torch.split(images, cfg.eval.batch_size)
     return _unit_rows(module.embed_images(transform.batch(part).to(device)) for part in parts)
 
 

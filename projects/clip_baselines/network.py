@@ -68,7 +68,7 @@ class Heads(nn.Module):
         super().__init__()
         method, views = cfg.method, cfg.data.num_augs > 0
         self.local, self.child = nn.ModuleDict(), nn.ModuleDict()
-        self.prototypes: nn.Linear | None = None
+        self.prototypes: nn.Module | None = None
         prototypes = method.name == "swalip" and not views
         for side, dim in zip(SIDES, dims, strict=True):
             if method.separate_heads:
@@ -79,7 +79,7 @@ class Heads(nn.Module):
         if prototypes:
             linear = nn.Linear(method.child_dims[1], method.prototypes, bias=False)
             self.prototypes = weight_norm(linear)
-            scale = self.prototypes.parametrizations.weight.original0
+            scale = self.prototypes.get_parameter("parametrizations.weight.original0")
             scale.data.fill_(1.0)  # g is fixed: prototypes are unit vectors
             scale.requires_grad_(False)
 
