@@ -11,15 +11,8 @@ from common.encoders.momentum import MomentumEncoder
 from common.encoders.sync_norm import synchronise_batch_norm
 from common.families.image_text.module import Encoder, ImageTextModule
 from common.losses.temperature import LogitScale
-from projects.clip_baselines import lips
+from projects.clip_baselines import lips, network
 from projects.clip_baselines.config import Config
-from projects.clip_baselines.network import (
-    Encoded,
-    Heads,
-    encode,
-    prototype_scores,
-    start_linear_heads,
-)
 from projects.clip_baselines.objective import cl2l
 
 
@@ -50,8 +43,8 @@ class Rocket(ImageTextModule):
             raise UserError("set model.open_clip; this project trains open_clip's towers")
         parts.check_parts(self.encoder)
         if encoder is None and cfg.model.pretrained == "random":
-            start_linear_heads(self.encoder)
-        self.heads = Heads(parts.feature_dims(self.encoder), self.encoder.embed_dim, cfg)
+            network.start_linear_heads(self.encoder)
+        self.heads = network.Heads(parts.feature_dims(self.encoder), self.encoder.embed_dim, cfg)
         local = cfg.method.separate_heads
         start, largest = cfg.method.local_scale_init, cfg.model.max_logit_scale
         self.local_scale = LogitScale(start, largest) if local else None
@@ -64,7 +57,7 @@ class Rocket(ImageTextModule):
     def losses(self, batch: MultiViewPair) -> dict[str, Tensor]:
         """Loss with its parts and the multipliers."""
         encoder: OpenClipDualEncoder = self.encoder  # type: ignore[assignment]
-        out = encode(encoder, self.heads, batch, self.method)
+        out = network.encode(encoder, self.heads, batch, self.method)
         scale = self.logit_scale()
         local = scale if self.local_scale is None else self.local_scale()
         terms = cl2l(
@@ -75,10 +68,9 @@ class Rocket(ImageTextModule):
         if self.method.name != "clip":
             terms["lip"] = self._lip(out, batch, local)
             terms["loss"] = terms["loss"] + terms["lip"]
-        scales = {"logit_scale": scale.detach(), "local_scale": local.detach()}
-        return terms | scales
+        return terms | {"logit_scale": scale.detach(), "local_scale": local.detach()}
 
-    def _lip(self, out: Encoded, batch: MultiViewPair, local: Tensor) -> Tensor:
+    def _lip(self, out: network.Encoded, batch: MultiViewPair, local: Tensor) -> Tensor:
         """The weighted term of the config's *LIP."""
         m = self.method
         options = {"epsilon": m.sinkhorn_epsilon, "iterations": m.sinkhorn_iterations}
@@ -91,13 +83,13 @@ class Rocket(ImageTextModule):
                 *h, local, gather_grad=m.gather_grad, **options  # type: ignore[arg-type]
             )  # fmt: skip
         if m.name == "swalip":
-            p = (prototype_scores(self.heads, out.v[side][0]) for side in ("image", "text"))
+            p = (network.prototype_scores(self.heads, out.v[side][0]) for side in ("image", "text"))
             return m.swalip_weight * lips.swalip_v1(*p, **options)  # type: ignore[arg-type]
         target = out
         if self.average is not None:  # BYOLIP: the codes of the momentum copy
             copy = self.average.network
             with torch.no_grad():
-                target = encode(copy["encoder"], copy["heads"], batch, m)  # type: ignore[index]
+                target = network.encode(copy["encoder"], copy["heads"], batch, m)  # type: ignore[index]
         codes = target.v["image"], target.v["text"]
         return lips.siamlip(out.p["image"], out.p["text"], *codes)
 
