@@ -121,12 +121,13 @@ def test_variants_of_held_out_drawings_are_not_trained_on():
 
 def test_a_batch_of_pictures_is_a_function_of_its_key_and_repeats_no_drawing():
     from common.data.image.sources import EvalTransform
+    from common.families.image_text.photographs import photographs
     from scripts.pretrain import drawings
 
     pictures = drawings.training_drawings(None, 8)
     n = 40
     pictures = drawings.Captioned(pictures.images[:n], pictures.names[:n], pictures.phrasings[:n])
-    images, labels = drawings.photographs(None, "train", 20, 8)
+    images, labels = photographs(None, "train", 20, 8)
     tokenizer = vocabulary_of(pictures.names)
 
     class Plain(EvalTransform):

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from common.data.image.labelled import load_cifar10
 from common.data.image.sources import CachedImages, ImageTransform
 from common.data.image_text.captions import CaptionFiles
 from common.data.image_text.variants import family_of, family_split
@@ -21,13 +20,9 @@ from common.data.tables import read_jsonl
 from common.data.text.tokenizers import BpeTokenizer
 from common.families.image_text.config import ORIGINAL, ImageTextData
 from common.families.image_text.drawings import POOL, pool_images
+from common.families.image_text.photographs import CLASSES, TEMPLATES
 
 SOURCES = [ORIGINAL, "phrasing1", "phrasing2", "phrasing3", "phrasing4"]
-CLASSES = ("airplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-TEMPLATES = ("a photo of a {}.", "a {}.", "this is a {}", "a blurry picture of the {}.",
-             "a small image with a {}", "photo: {}")  # fmt: skip
-UNSEEN_TEMPLATES = ("a snapshot of the {}.", "there is a {} in front of the camera.",
-                    "my {}.", "what you see is a {}.")  # fmt: skip
 ORDER_STREAM, VIEW_STREAM, WORD_STREAM = 71, 72, 73
 
 
@@ -145,14 +140,6 @@ class CaptionBatches(Dataset[dict[str, Tensor]]):
         if not phrasings or rng.random() < self.name_share:
             return self.drawings.names[row]
         return phrasings[rng.integers(len(phrasings))]
-
-
-def photographs(
-    root: str | None, split: str, limit: int | None, size: int
-) -> tuple[Tensor, Tensor]:
-    """Images (N, 3, size, size) uint8 of CIFAR-10 and their labels (N,)."""
-    found = load_cifar10(root, split, size=size, limit=limit)
-    return found.images, found.labels
 
 
 def vocabulary_texts(root: str | None, drawings: Captioned) -> list[str]:

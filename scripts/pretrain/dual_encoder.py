@@ -54,6 +54,7 @@ def build(cfg: Config) -> Any:
     from common.engine.experiment import Experiment, Plan, Stage
     from common.engine.module import ContrastiveModule
     from common.export.open_clip import load_open_clip, save_open_clip
+    from common.families.image_text.photographs import photographs as bundled_photographs
     from common.losses.image_text import ClipLoss
     from common.losses.temperature import LogitScale
     from scripts.pretrain import drawings
@@ -101,7 +102,7 @@ def build(cfg: Config) -> Any:
     def stages() -> Iterator[Stage]:
         pictures = training_drawings()
         tokenizer = train_tokenizer(pictures)
-        images, labels = drawings.photographs(
+        images, labels = bundled_photographs(
             data.root, "train", data.photo_limit if photos else 10, pictures.images.shape[-1]
         )
         transform = SimCLRTransform(

@@ -16,7 +16,11 @@ from common.evaluation.image_text.zeroshot import class_embeddings, zeroshot_acc
 from common.evaluation.retrieval.cross_modal import image_text_retrieval
 from common.families.image_text.config import ImageTextData
 from common.families.image_text.drawings import POOL, pool_images
-from scripts.pretrain.drawings import CLASSES, UNSEEN_TEMPLATES, photographs
+from common.families.image_text.photographs import (
+    CLASSES,
+    UNSEEN_PHOTO_TEMPLATES,
+    photographs,
+)
 
 BATCH = 256
 
@@ -85,7 +89,7 @@ def photograph_metrics(encoder: OpenClipDualEncoder, root: str | None) -> dict[s
     pixels, labels = photographs(root, "test", None, encoder.image_size)
     images = encode_pictures(encoder, pixels)
     weights = class_embeddings(
-        lambda texts: encode_words(encoder, texts), CLASSES, UNSEEN_TEMPLATES
+        lambda texts: encode_words(encoder, texts), CLASSES, UNSEEN_PHOTO_TEMPLATES
     )
     accuracy = zeroshot_accuracy(images, labels, weights, ks=(1,))["top1"]
     texts = encode_words(encoder, [f"a photo of a {CLASSES[i]}." for i in labels.tolist()])

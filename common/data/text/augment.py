@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
+import numpy as np
+
 from common.data.samplers import Rng
 
 _STOP_WORDS = """
@@ -15,7 +17,7 @@ was we were what when where which who why will with would you your
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 T = TypeVar("T")
-Operation = Literal["replace", "insert", "swap", "delete"]
+Operation = Literal["replace", "insert", "swap", "delete", "keep"]
 
 
 @dataclass(frozen=True)
@@ -30,28 +32,44 @@ class Eda:
     Attributes:
         synonyms: lower-case word -> replacements (see `synonyms_from_synsets`).
         alpha: share of the words that are changed, in (0, 1).
-        operations: the choice, some of "replace", "insert", "swap" and "delete".
+        operations: the choice, some of "replace", "insert", "swap", "delete" and "keep" (identity).
+        weights: >= 0, proportional to the probabilities of the operations; None: equally likely.
     """
 
     synonyms: Mapping[str, Sequence[str]] = field(default_factory=dict)
     alpha: float = 0.1
     operations: tuple[Operation, ...] = ("replace", "insert", "swap", "delete")
+    weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha must be in (0, 1), got {self.alpha}")
         if not self.operations or set(self.operations) - set(get_args(Operation)):
             raise ValueError(f"operations must be among {get_args(Operation)}")
+        if self.weights is not None:
+            fits = len(self.weights) == len(self.operations) and min(self.weights) >= 0
+            if not fits or not sum(self.weights) > 0:
+                raise ValueError(f"one weight >= 0 for each of {self.operations}, not all 0")
 
     def __call__(self, text: str, rng: Rng) -> str:
         """Altered text; white space between words becomes single spaces."""
         words = text.split()
         if not words:
             return text
-        chosen = self.operations[int(rng.integers(len(self.operations)))]
+        chosen = self._operation(rng)
         changes = max(1, int(self.alpha * len(words)))
         changed: list[str] = getattr(self, f"_{chosen}")(words, changes, rng)
         return " ".join(changed)
+
+    def _operation(self, rng: Rng) -> Operation:
+        if self.weights is None:
+            return self.operations[int(rng.integers(len(self.operations)))]
+        bounds = np.cumsum(self.weights)
+        place = np.searchsorted(bounds, rng.random() * bounds[-1], side="right")
+        return self.operations[int(place)]
+
+    def _keep(self, words: list[str], changes: int, rng: Rng) -> list[str]:
+        return words
 
     def _candidates(self, words: Sequence[str]) -> list[int]:
         return [i for i, w in enumerate(words) if w.lower() not in STOP_WORDS and self._of(w)]

@@ -1,0 +1,125 @@
+"""Image-text batches of a clean pair and K augmented views on both sides.
+
+# B pairs, V = 1 + K views, S pixels, L tokens
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from common.config import UserError
+from common.data.image.sources import ImageSource
+from common.data.image_text.captions import TextAugment, TextSource
+from common.data.samplers import Key, Rng, sample_rng
+from common.data.text.tokenizers import TextTokenizer
+
+_CLEAN_STREAM, _TEXT_STREAM, _VIEW_STREAM = 0, 1, 4  # independent streams of one access
+Captions = Literal["single", "multi"]
+
+
+class MultiViewPair(TypedDict):
+    """Batch of pairs; rows of all tensors belong together."""
+
+    images: Tensor  # (B, 3, S, S) float32, clean
+    views: Tensor  # (K, B, 3, s, s) float32, augmented
+    tokens: Tensor  # (B, 1 + K, L) int64, the clean text first
+    texts: list[list[str]]  # what was tokenised
+    ids: Tensor  # (B,) int64 sample indices
+    skipped: int  # corrupt samples that this batch left out
+
+
+class MultiViewPairs(Dataset[MultiViewPair]):
+    """Training set of a clean pair and K views; item = batch of a list of keys ``(index, epoch)``.
+
+    Source: Fini et al. 2023, arXiv 2305.08675 and its official code.
+
+    Args:
+        images: source with the transform of the clean image.
+        views: the same images with a `ViewStack` of K transforms; None: K = 0.
+        texts: texts of the same samples; empty ones are not drawn where there is another.
+        tokenizer: texts -> ids.
+        seed: the experiment's seed.
+        num_views: K, that of `views`.
+        captions: ``single`` draws one text per access for all views, ``multi`` one for each view.
+        clean_text: changes the clean text.
+        view_text: changes the text of a view.
+        row_of: sample that an access reads, given (index, its generator); None: the index itself.
+        length: accesses of an epoch, with `row_of`.
+
+    Raises:
+        UserError: sources of different length.
+    """
+
+    def __init__(
+        self,
+        images: ImageSource,
+        views: ImageSource | None,
+        texts: TextSource,
+        tokenizer: TextTokenizer,
+        *,
+        seed: int,
+        num_views: int,
+        captions: Captions = "single",
+        clean_text: TextAugment | None = None,
+        view_text: TextAugment | None = None,
+        row_of: Callable[[int, Rng], int] | None = None,
+        length: int | None = None,
+    ) -> None:
+        lengths = {len(images), len(texts), len(images if views is None else views)}
+        if len(lengths) > 1:
+            raise UserError(f"images, views and texts must be equally many, not {sorted(lengths)}")
+        if (views is None) != (num_views == 0):
+            raise ValueError(f"num_views={num_views} and views={views} do not fit together")
+        self.images, self.views, self.captions, self.tokenizer = images, views, texts, tokenizer
+        self.seed, self.num_views, self.policy = seed, num_views, captions
+        self.clean_text, self.view_text = clean_text, view_text
+        self.row_of, self.length = row_of, length
+
+    def __len__(self) -> int:
+        return len(self.images) if self.length is None else self.length
+
+    def __getitem__(self, keys: Sequence[Key]) -> MultiViewPair:
+        """Batch of the given ``(index, epoch)`` keys, without samples that cannot be read."""
+        rngs = [self._rngs(keys, _CLEAN_STREAM), self._rngs(keys, _VIEW_STREAM)]
+        rows = [i for i, _ in keys]
+        if self.row_of is not None:
+            pairs = zip(rows, rngs[0], strict=True)
+            rows = [self.row_of(index, rng) for index, rng in pairs]
+        images, kept = self.images.load(rows, rngs[0])
+        rows, keys_left = [rows[i] for i in kept], [keys[i] for i in kept]
+        views = images.new_empty(0, *images.shape)
+        if self.views is not None:
+            stacked, again = self.views.load(rows, [rngs[1][i] for i in kept])
+            if len(again) < len(rows):
+                raise UserError("an image could be read once but not a second time; start again")
+            views = stacked.transpose(0, 1)
+        texts = [self._texts(row, *key) for row, key in zip(rows, keys_left, strict=True)]
+        tokens = self.tokenizer([text for own in texts for text in own])
+        return {
+            "images": images,
+            "views": views,
+            "tokens": tokens.reshape(len(rows), 1 + self.num_views, -1),
+            "texts": texts,
+            "ids": torch.tensor(rows),
+            "skipped": len(keys) - len(kept),
+        }
+
+    def _rngs(self, keys: Sequence[Key], stream: int) -> list[Rng]:
+        return [sample_rng(self.seed, epoch, index, stream) for index, epoch in keys]
+
+    def _texts(self, row: int, index: int, epoch: int) -> list[str]:
+        """The clean text, then that of each view."""
+        rng = sample_rng(self.seed, epoch, index, _TEXT_STREAM)
+        choice = [text for text in self.captions.texts(row) if text.strip()] or [""]
+        drawn = [choice[int(rng.integers(len(choice)))]]
+        for _ in range(self.num_views):
+            again = self.policy == "multi"
+            drawn.append(choice[int(rng.integers(len(choice)))] if again else drawn[0])
+        changes = [self.clean_text, *[self.view_text] * self.num_views]
+        return [
+            change(text, rng) if change else text
+            for text, change in zip(drawn, changes, strict=True)
+        ]

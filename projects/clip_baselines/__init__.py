@@ -1,0 +1,53 @@
+"""Improved baselines for vision-language pre-training (Fini et al., TMLR 2023)."""
+
+from typing import TYPE_CHECKING
+
+from projects.clip_baselines.config import Config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from common.engine.experiment import Experiment
+    from common.engine.workspace import Workspace
+    from common.families.image_text.module import Encoder
+    from projects.clip_baselines.module import Rocket
+
+__all__ = ["Config", "build"]
+
+
+def build(cfg: Config) -> "Experiment[Rocket]":
+    """The experiment of a config; heavy imports happen here."""
+    from dataclasses import replace
+
+    from common.families.image_text.experiment import PROBES, image_text_experiment
+    from projects.clip_baselines import heads_file
+    from projects.clip_baselines.data import TEXTS_FROM, build_data
+    from projects.clip_baselines.evaluate import evaluate
+    from projects.clip_baselines.module import Rocket
+
+    def make_module(encoder: "Encoder | None" = None) -> Rocket:
+        return Rocket(cfg, encoder)
+
+    views = 1 + cfg.data.num_augs
+    family = image_text_experiment(
+        cfg, make_module, lambda tokenizer: build_data(cfg, tokenizer), num_texts=views,
+        num_images=views, texts_from=TEXTS_FROM,
+    )  # fmt: skip
+
+    def judge(module: Rocket, workspace: "Workspace") -> dict[str, float]:
+        return evaluate(cfg, module, workspace, make_module)
+
+    def export(module: Rocket, folder: "Path") -> None:
+        family.export(module, folder)
+        heads_file.save(module, folder)
+
+    def load_export(folder: "Path") -> Rocket:
+        return heads_file.load(family.load_export(folder), folder)
+
+    def embed(module: Rocket) -> "dict[str, Tensor]":
+        local = {f"text_{key}": x.cpu() for key, x in module.embed_texts(PROBES).items()}
+        return family.embed(module) | local
+
+    return replace(family, evaluate=judge, export=export, load_export=load_export, embed=embed)

@@ -1,0 +1,164 @@
+"""Views of a batch, texts, the mixture of drawings and photographs (checklist items 1, 13, 16)."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.data.image.simclr import SimCLRTransform
+from common.data.samplers import sample_rng
+from common.data.text.tokenizers import ClipTokenizer
+from common.families.image_text.photographs import CLASSES, TEMPLATES
+from projects.clip_baselines.data import build_data, text_changes, view_transforms
+from tests.projects.clip_baselines.conftest import config
+
+TOKENIZER = ClipTokenizer(16)
+CAPTION = "A photo of the large dog on a red sofa"
+
+
+def rng(i=0):
+    return sample_rng(0, 0, i)
+
+
+def data_of(*words):
+    return config(*words).data
+
+
+def test_item_1_batch_has_a_clean_pair_and_k_views():
+    """Checklist 1: shapes; the same sample everywhere; the views differ from each other."""
+    data = build_data(config("data.num_augs=3"), TOKENIZER).train_set
+    found = data[[(i, 2) for i in (5, 0, 9)]]
+    assert found["images"].shape == (3, 3, 32, 32)
+    assert found["views"].shape == (3, 3, 3, 32, 32)
+    assert found["tokens"].shape == (3, 4, 16)
+    assert found["ids"].tolist() == [5, 0, 9]
+    assert [len(texts) for texts in found["texts"]] == [4, 4, 4]
+    assert not torch.equal(found["views"][0], found["views"][1])
+    alone = data[[(0, 2)]]
+    assert torch.equal(alone["images"][0], found["images"][1])  # independent of the batch
+    assert torch.equal(alone["tokens"][0], found["tokens"][1])
+    torch.testing.assert_close(alone["views"][:, 0], found["views"][:, 1], rtol=1e-4, atol=1e-5)
+
+
+def test_item_16_without_views_there_is_the_clean_pair_alone():
+    """Checklist 16: K = 0; clean images and texts are those of the strong recipe."""
+    keys = [(i, 1) for i in range(4)]
+    strong, basic = (
+        build_data(config(f"data.num_augs={k}", f"method.separate_heads={k > 0}"), TOKENIZER).train_set[keys]
+        for k in (2, 0)
+    )  # fmt: skip
+    assert basic["views"].shape == (0, 4, 3, 32, 32)
+    assert torch.equal(basic["images"], strong["images"])
+    assert torch.equal(basic["tokens"], strong["tokens"][:, :1])
+
+
+def test_item_13_exactly_one_operation_and_none_of_them_empties_a_text():
+    """Checklist 13: the shares of the operations, and texts that stop words would empty."""
+    data = data_of("data.remove_stopwords_prob=0")
+    _, view = text_changes(data)
+    kinds = Counter()
+    words = CAPTION.split()
+    for i in range(600):
+        found = view(CAPTION, rng(i)).split()
+        if len(found) < len(words) and set(found) <= set(words):
+            kinds["delete"] += 1
+        elif sorted(found) == sorted(words) and found != words:
+            kinds["swap"] += 1
+        elif found != words:
+            kinds["replace"] += 1
+            changed = [w for w in words if w not in found]
+            assert len(changed) <= 1  # a synonym may hold the word; max(1, 0.1 * 9 words)
+        else:
+            kinds["same"] += 1  # deletion drops each word with probability 0.1, so maybe none
+    assert abs(kinds["replace"] / 600 - 0.4) < 0.07
+    assert abs(kinds["swap"] / 600 - 0.4) < 0.07
+    assert abs((kinds["delete"] + kinds["same"]) / 600 - 0.2) < 0.07
+    for weights, expected in (("[0,0,0,1]", CAPTION), ("[1,0,0,0]", None)):
+        _, only = text_changes(data_of("data.remove_stopwords_prob=0", f"data.eda_weights={weights}"))  # fmt: skip
+        assert expected is None or only(CAPTION, rng()) == expected
+    clean, view = text_changes(data_of("data.remove_stopwords_prob=1"))
+    for text in ("the", "of the", "word", ""):
+        assert clean(text, rng()) == text
+        assert bool(view(text, rng())) == bool(text)
+
+
+def test_item_13_stop_words_go_with_their_probability_from_clean_and_augmented_texts():
+    """Checklist 13: 0.8 of the accesses; `clean_before_augment` lower-cases first."""
+    clean, view = text_changes(data_of("data.eda_weights=[0,0,0,1]"))
+    for change in (clean, view):
+        found = [change(CAPTION, rng(i)) for i in range(500)]
+        assert set(found) == {CAPTION, "photo large dog red sofa"}
+        assert abs(found.count(CAPTION) / 500 - 0.2) < 0.06
+    words = ["data.clean_before_augment=true", "data.remove_stopwords_prob=0"]
+    clean, _ = text_changes(data_of(*words))
+    assert clean("Two  CATS &amp; me", rng()) == "two cats & me"
+
+
+def test_item_16_image_and_text_augmentation_are_switches():
+    """Checklist 16: without them views are weak crops with the texts of the clean pair."""
+    weak = view_transforms(data_of("data.image_augmentation=false"))
+    assert len(weak) == 2
+    assert not any(isinstance(t, SimCLRTransform) for t in weak)
+    assert weak[0].scale == (0.5, 1.0)
+    _, view = text_changes(data_of("data.text_augmentation=false", "data.remove_stopwords_prob=0"))
+    assert view(CAPTION, rng()) == CAPTION
+    strong = view_transforms(config(name="paper").data)
+    assert strong[0] == strong[1] == SimCLRTransform(
+        224, (0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_prob=0.8, grey_prob=0.2, blur_prob=0.5
+    )  # fmt: skip
+    first, second = view_transforms(data_of("data.asymmetric=true"))
+    assert (first.blur_prob, first.solarise_prob) == (1.0, 0.0)
+    assert (second.blur_prob, second.solarise_prob) == (0.1, 0.2)
+    assert view_transforms(config(name="paper_29m").data)[0].size == 192
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """A CSV of four pictures with titles, and descriptions of which two are empty."""
+    for row in range(4):
+        pixels = np.random.default_rng(row).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{row}.png")
+    (tmp_path / "toy.csv").write_text("".join(f"{i}.png,title {i}\n" for i in range(4)))
+    (tmp_path / "toy_description.txt").write_text("long text 0\n\nlong text 2\n\n")
+    return ["data.source=csv", f"data.root={tmp_path}", "data.captions=toy.csv",
+            "data.texts=[original,description]", "data.remove_stopwords_prob=0",
+            "data.text_augmentation=false", "data.batch_size=4"]  # fmt: skip
+
+
+def test_an_empty_caption_is_never_drawn_and_single_is_one_text_for_all_views(pairs):
+    data = build_data(config(*pairs), TOKENIZER).train_set
+    seen = Counter(data[[(0, e)]]["texts"][0][0] for e in range(60))
+    assert set(seen) == {"title 0", "long text 0"}
+    assert {data[[(1, e)]]["texts"][0][0] for e in range(20)} == {"title 1"}
+    assert all(len(set(data[[(0, e)]]["texts"][0])) == 1 for e in range(20))
+    multi = build_data(config(*pairs, "data.captions_of_views=multi"), TOKENIZER).train_set
+    assert any(len(set(multi[[(0, e)]]["texts"][0])) == 2 for e in range(20))
+    views = build_data(config(*pairs, "data.view_size=24"), TOKENIZER).train_set[[(0, 0), (2, 0)]]
+    assert views["images"].shape[-1] == 32
+    assert views["views"].shape == (2, 2, 3, 24, 24)
+
+
+def test_an_unreadable_picture_is_left_out_of_all_parts(pairs, tmp_path):
+    (tmp_path / "2.png").write_bytes(b"no image")
+    data = build_data(config(*pairs, "data.max_corrupt=1.0"), TOKENIZER).train_set
+    found = data[[(i, 0) for i in range(4)]]
+    assert (found["ids"].tolist(), found["skipped"]) == ([0, 1, 3], 1)
+    assert len(found["images"]) == found["views"].shape[1] == len(found["tokens"]) == 3
+
+
+def test_mini_mixes_drawings_and_photographs():
+    """A quarter photographs in expectation, with the captions of their classes; no test images."""
+    cfg = config("data.num_augs=0", "method.separate_heads=false", "data.remove_stopwords_prob=0", name="mini")  # fmt: skip
+    data = build_data(cfg, TOKENIZER).train_set
+    drawings = round(0.95 * 3456)
+    assert len(data) == round(drawings / 0.75)
+    assert len(data.images) == drawings + 6000
+    found = data[[(i, 0) for i in (3, drawings + 1, drawings + 2)]]
+    known = {t.format(c) for t in TEMPLATES for c in CLASSES}
+    assert [texts[0] in known for texts in found["texts"]] == [False, True, True]
+    assert found["ids"][0] == 3
+    assert min(found["ids"][1:]) >= drawings
+    again = data[[(drawings + 1, e) for e in range(5)]]["ids"].tolist()
+    assert len(set(again)) > 1

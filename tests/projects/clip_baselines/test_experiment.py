@@ -1,0 +1,176 @@
+"""The experiment as the commands drive it: read-outs, export, resume, card (checklist 14, 16, 17)."""
+
+import json
+import re
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from common.config import ROOT, UserError, config_names
+from common.data.image.labelled import load_cifar10
+from common.engine import checkpoint as ckpt
+from common.engine.run import train
+from common.engine.workspace import Workspace
+from projects.clip_baselines import build, heads_file
+from projects.clip_baselines import evaluate as evaluation
+from projects.clip_baselines.evaluate import WEIGHTS, combined, evaluate_pool, readouts
+from projects.clip_baselines.heads_file import ZeroShot
+from tests.projects.clip_baselines.conftest import BASIC, METHODS, config, module_of
+
+TEXTS = ["a drawing of a cat", "two red arrows"]
+
+
+@pytest.mark.usefixtures("unrendered_figures")
+def test_a_resumed_run_is_bit_identical_and_reports_its_cost(tmp_path):
+    """Exact resume of BYOLIP, momentum copy included; checklist 17: speed and memory are metrics."""
+    words = [f"runs_dir={tmp_path}", "run_id=r", "method.name=byolip", "trainer.max_steps=4",
+             "trainer.checkpoint_every_n_steps=2"]  # fmt: skip
+    run = train("clip_baselines", "smoke", words)
+    folder = run / "checkpoints/train"
+    last = folder / "step-00000004.ckpt"
+    whole = ckpt.load(last)["state_dict"]
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["samples_per_second"] > 0
+    assert metrics["peak_memory_mib"] > 0
+    last.unlink()
+    (folder / "finished.json").unlink()
+    assert train("clip_baselines", "smoke", [*words, "resume=r"]) == run
+    again = ckpt.load(last)["state_dict"]
+    assert sum(name.startswith("average.") for name in whole) > 10
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_item_14_readouts_are_z_h_and_nine_ensembles_of_cosines():
+    """Checklist 14: w S_z + (1 - w) S_h for w = 0.1 ... 0.9, and z alone without MLP heads."""
+    g = torch.Generator().manual_seed(0)
+    a, b = (
+        {k: F.normalize(torch.randn(5, 4, generator=g), dim=1) for k in ("z", "h")}
+        for _ in range(2)
+    )
+    found, other = readouts(a), readouts(b)
+    assert list(found) == ["z", "h", *(f"ens_{w}" for w in WEIGHTS)]
+    assert WEIGHTS == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    for w in WEIGHTS:
+        expected = w * a["z"] @ b["z"].T + (1 - w) * a["h"] @ b["h"].T
+        torch.testing.assert_close(found[f"ens_{w}"] @ other[f"ens_{w}"].T, expected)
+    assert list(readouts({"z": a["z"]})) == ["z"]
+    assert combined(a, 1.0).shape == (5, 8)
+
+
+def test_item_14_evaluation_of_an_untrained_model_has_all_readouts_near_chance(
+    tmp_path, monkeypatch
+):
+    """Checklist 14: with items, galleries and chance."""
+    monkeypatch.setattr(
+        evaluation, "photographs_to_judge", lambda root, split, size: load_cifar10(root, "test", size=size, limit=200)
+    )  # fmt: skip
+    rows = evaluation.read_held_out(config(name="mini"))[:160]
+    monkeypatch.setattr(evaluation, "read_held_out", lambda cfg: rows)
+    cfg = config(name="mini")
+    module = build(cfg).plan().module().eval()
+    with torch.inference_mode():
+        metrics = evaluate_pool(cfg, module, Workspace(tmp_path))
+    assert sum(name.endswith("_score") and not name.startswith("chance") for name in metrics) == 11
+    assert metrics["score"] == pytest.approx(metrics["ens_0.5_score"], abs=1e-6)
+    assert metrics["cifar_top1"] < 0.2
+    assert metrics["name_recall_at_10"] < 3 * metrics["name_recall_at_10_chance"]
+    items = json.loads((tmp_path / "items/name_recall_at_10.json").read_text(encoding="utf-8"))
+    assert sum(items) / len(items) == pytest.approx(metrics["name_recall_at_10"])
+    assert json.loads((tmp_path / "items/score.json").read_text(encoding="utf-8")) == {
+        "mean_of": ["name_recall_at_10", "cifar_top1"]
+    }
+    assert (tmp_path / "gallery/name to drawings/gallery.json").exists()
+
+
+def test_export_opens_in_open_clip_with_equal_embeddings_and_keeps_both_heads(tmp_path):
+    import open_clip
+
+    cfg = config()
+    experiment, module = build(cfg), module_of().eval()
+    module.local_scale.log_scale.data.fill_(1.5)
+    with torch.inference_mode():
+        experiment.export(module, tmp_path)
+        again = experiment.load_export(tmp_path).eval()
+        before, after = experiment.embed(module), experiment.embed(again)
+        assert {"image", "text", "text_z", "text_h"} == before.keys()
+        assert all(torch.allclose(before[k], after[k], atol=1e-6) for k in before)
+        assert torch.allclose(before["text"], before["text_z"], atol=1e-5)
+        model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+        tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(TEXTS)
+        assert torch.allclose(model.eval().encode_text(tokens), before["text"], atol=1e-5)
+        pixels = torch.linspace(-2, 2, 2 * 3 * 32 * 32).sin().reshape(2, 3, 32, 32)
+        assert torch.allclose(model.encode_image(pixels), before["image"], atol=1e-5)
+        user = ZeroShot(tmp_path, weight=0.3)
+        z = F.normalize(before["image"], dim=1) @ F.normalize(before["text_z"], dim=1).T
+        h = module.embed_images(pixels)["h"]
+        h = F.normalize(h, dim=1) @ F.normalize(before["text_h"], dim=1).T
+        torch.testing.assert_close(user.similarity(pixels, TEXTS), 0.3 * z + 0.7 * h, atol=1e-5, rtol=1e-4)  # fmt: skip
+    assert float(again.local_scale.log_scale) == 1.5
+    (tmp_path / heads_file.FILE).unlink()
+    with pytest.raises(UserError, match="separate heads"):
+        experiment.load_export(tmp_path)
+    with torch.inference_mode():
+        torch.testing.assert_close(ZeroShot(tmp_path).similarity(pixels, TEXTS), z, atol=1e-5, rtol=1e-4)  # fmt: skip
+
+
+def test_the_card_s_snippet_runs_as_it_is(tmp_path, capsys):
+    card = (ROOT / "projects/clip_baselines/README.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    place = "runs/clip_baselines/mini/<id>/export"
+    assert place in snippet
+    with torch.inference_mode():
+        build(config()).export(module_of().eval(), tmp_path)
+    names: dict[str, torch.Tensor] = {}
+    exec(snippet.replace(place, str(tmp_path)), names)
+    assert names["similarity"].shape == (1, 2)
+    assert "tensor" in capsys.readouterr().out
+
+
+def test_item_16_one_grid_of_recipes_and_methods():
+    """Checklist 16: every ingredient of the strong recipe is a switch of its own in compare.yaml."""
+    from common.engine.comparison.spec import read_comparison
+
+    arms = read_comparison("clip_baselines").arms
+    for name in ("clip", "siam", "byol", "bar", "swal"):
+        assert {f"{name}_basic", f"{name}_strong"} <= arms.keys()
+    switches = {"no_image_augmentation", "no_text_augmentation", "no_heads", "no_smoothing",
+                "no_dropout", "more_decay"}  # fmt: skip
+    assert switches <= arms.keys()
+    for method in METHODS:
+        smoothing = ["method.label_smoothing=0"] if method == "swalip" else []
+        assert config(f"method.name={method}", *smoothing, name="paper").method.name == method
+        config(f"method.name={method}", *BASIC, name="paper")
+
+
+def test_every_main_setting_has_a_config_with_its_values():
+    """The recipe table of the paper's release."""
+    rows = {  # epochs, text layers, text dropout, reduction, weight decay, learning rate
+        "paper": (32, 12, 0.0, "sum", 0.1, 3e-3),
+        "paper_cc3m": (32, 6, 0.2, "avg", 0.5, 3e-3),
+        "paper_cc12m": (32, 12, 0.05, "sum", 0.1, 3e-3),
+        "paper_cc12m_lip": (32, 12, 0.1, "sum", 0.1, 3e-3),
+        "paper_yfcc_lip": (32, 12, 0.0, "sum", 0.1, 3e-3),
+        "paper_yfcc_vits": (25, 12, 0.0, "sum", 0.1, 3e-3),
+        "paper_yfcc_vitb": (25, 12, 0.0, "sum", 0.1, 3e-3),
+        "paper_29m": (32, 12, 0.0, "sum", 0.1, 2e-3),
+    }
+    assert rows.keys() <= set(config_names("clip_baselines"))
+    for name, row in rows.items():
+        cfg = config(name=name)
+        text = cfg.model.open_clip["text_cfg"]
+        method, optim = cfg.method, cfg.optim
+        found = (cfg.trainer.max_epochs, text["layers"], method.text_dropout, method.reduction)
+        assert (*found, optim.weight_decay, optim.lr) == row, name
+    assert config(name="paper").data.remove_stopwords_prob == 0.9
+    assert config(name="paper_29m").data.captions_of_views == "multi"
+
+
+@pytest.mark.parametrize("name", ["paper", "paper_yfcc_vits"])
+def test_check_builds_the_paper_s_model(name, tmp_path):
+    from common.engine.check import inspect
+
+    rows = inspect("clip_baselines", name, [f"data.root={tmp_path}"])
+    assert rows["negatives per query"] == "4,095"
+    assert any("MISSING" in value and "author" in value for value in rows.values())

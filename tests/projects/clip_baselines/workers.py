@@ -1,0 +1,58 @@
+"""What the two processes of the tests run; importable by name."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from common.distributed import process
+from projects.clip_baselines.lips import swalip
+from projects.clip_baselines.objective import cl2l
+from tests.distributed.wrapped import ModuleLoss
+from tests.projects.clip_baselines.conftest import batch, matrix, module_of, share_of
+
+
+def golden_rank(gather_grad: bool = False) -> dict[str, dict[str, Any]]:
+    """Losses and gradient norms of this rank: 4 of 8 golden rows, d = 8."""
+    own = slice(4 * process.rank(), 4 * process.rank() + 4)
+    found = {}
+    for name, smoothing in (("CL2LLoss(sum, ls 0.1)", 0.1), ("SwALIPLoss(sum, ls 0)", 0.0)):
+        m = [matrix(phase, 8, 8).detach()[own].clone().requires_grad_() for phase in range(1, 7)]
+        h = [m[2], m[3]], [m[4], m[5]]
+        options = {"label_smoothing": smoothing, "reduction": "sum", "gather_grad": gather_grad}
+        loss = cl2l(m[0], m[1], *h, 1 / 0.07, 10.0, **options)["loss"]
+        if smoothing == 0:
+            extra = swalip(*h, 10.0, gather_grad=gather_grad)
+            loss = loss + 0.2 * extra
+        loss.backward()
+        found[name] = {
+            "rank": process.rank(),
+            "loss": loss.item(),
+            "grad_norm_z_image_global": m[0].grad.norm().item(),
+            "grad_norm_h_image_local0": m[2].grad.norm().item(),
+            "grad_norm_h_text_local1": m[5].grad.norm().item(),
+        }
+        if smoothing == 0:
+            found[name]["swalip_loss"] = extra.item()
+    return found
+
+
+def two_steps(words: list[str], distributed: bool) -> dict[str, Tensor]:
+    """State and gradients after two SGD steps of eight pairs; each of two ranks has four."""
+    module = module_of(*words, "method.text_dropout=0").double()
+    step = ModuleLoss(module)
+    wrapped = DistributedDataParallel(step, broadcast_buffers=False) if distributed else step
+    trained = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.05)
+    own = slice(4 * process.rank(), 4 * process.rank() + 4) if distributed else slice(None)
+    views = module.num_views
+    for number in range(2):
+        rows = share_of(batch(8, views, seed=number), own)
+        rows["images"], rows["views"] = rows["images"].double(), rows["views"].double()
+        optimizer.zero_grad()
+        wrapped(rows).backward()
+        optimizer.step()
+        module.after_optimizer_step()
+    grads = {f"grad {k}": p.grad for k, p in module.named_parameters() if p.grad is not None}
+    return {k: v.detach().clone() for k, v in (module.state_dict() | grads).items()}
