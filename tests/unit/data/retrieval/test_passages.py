@@ -48,7 +48,7 @@ def test_batches_hold_positives_then_negatives_of_other_questions():
 
 
 def test_too_few_passages_are_named():
-    with pytest.raises(UserError, match="set finetune.num_negatives below 5"):
+    with pytest.raises(UserError, match="ask for fewer than 5"):
         PassageBatches(RECORDS, NegativeDraw(5), tokenize)
     with pytest.raises(UserError, match="no question"):
         PassageBatches([], NegativeDraw(0), tokenize)
