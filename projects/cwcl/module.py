@@ -1,0 +1,108 @@
+"""CWCL's two modules: texts that learn an image tower's space, speech that learns a text tower's."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.data.image_text.captions import ImageTextBatch
+from common.encoders.image_text.locked import LockedEncoder
+from common.encoders.speech.embedder import SpeechEmbedder
+from common.encoders.text.sentence import SentenceEncoder
+from common.engine.module import ContrastiveModule
+from common.families.image_text.locked import LockedModule
+from common.losses.output import LossOutput
+from common.losses.temperature import LogitScale
+from projects.cwcl.config import Config, MethodConfig
+from projects.cwcl.objective import Objective
+
+
+def objective_of(method: MethodConfig) -> Objective:
+    """The objective of a config."""
+    return Objective(
+        method.weight_mode, method.reduction_factor, method.smoothing, backend=method.loss_backend
+    )
+
+
+def terms(out: LossOutput, scale: Tensor) -> dict[str, Tensor]:
+    """What a step logs; CWCL's loss has the entropy of its targets as lower bound."""
+    assert out.hits is not None
+    top1 = out.hits.float().mean()
+    return {"loss": out.loss, "logit_scale": scale.detach(), "batch_top1": top1}
+
+
+class ImageTextCWCL(LockedModule):
+    """A frozen image tower p and a text tower q under CWCL (or LiT, or with both trained CLIP).
+
+    Source: Srinivasa et al. 2023, arXiv 2309.14580.
+
+    Args:
+        cfg: the experiment's config.
+        encoder: towers; None builds those of the config.
+
+    Attributes:
+        classes: (N,) class of every training image, for `weight_mode=classes`; else empty.
+
+    Distributed: gathers negatives.
+    """
+
+    def __init__(self, cfg: Config, encoder: LockedEncoder | None = None) -> None:
+        super().__init__(cfg, encoder)
+        self.objective = objective_of(cfg.method)
+        self.raw_weights = cfg.method.weight_features == "raw"
+        self.classes = torch.empty(0, dtype=torch.long)
+
+    def losses(self, batch: ImageTextBatch) -> dict[str, Tensor]:
+        """Terms of a batch; images are (B, 3, H, W), or cached features (B, F)."""
+        raw, features, frozen = self.image_side(batch["images"])
+        trained = self.encoder.encode_text(batch["tokens"])
+        guide = (raw if self.raw_weights else features).detach()
+        labels = None
+        if self.objective.weight_mode == "classes":
+            labels = self.classes[batch["ids"].cpu()].to(trained.device)
+        scale = self.logit_scale()
+        return terms(self.objective(frozen, trained, scale, guide, labels), scale)
+
+
+class SpeechTextCWCL(ContrastiveModule):
+    """A frozen text encoder p and a speech tower q under the same objective.
+
+    Source: Srinivasa et al. 2023, arXiv 2309.14580.
+
+    Args:
+        cfg: the experiment's config.
+        text: encodes transcripts and class texts.
+        speech: learns the space of `text`.
+
+    Distributed: gathers negatives.
+    """
+
+    def __init__(self, cfg: Config, text: SentenceEncoder, speech: SpeechEmbedder) -> None:
+        super().__init__(cfg.optim)
+        self.text, self.speech, self.locked = text, speech, cfg.model.locked
+        self.logit_scale = LogitScale(cfg.model.logit_scale_init, cfg.model.max_logit_scale)
+        self.objective = objective_of(cfg.method)
+        if self.locked:
+            self.text.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "SpeechTextCWCL":
+        """Set the mode; a locked text tower stays in eval mode."""
+        super().train(mode)
+        if self.locked:
+            self.text.eval()
+        return self
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Terms of a batch of `projects.cwcl.speech_data.SpokenPairs`."""
+        if "frozen" in batch:
+            frozen = batch["frozen"]
+        else:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.locked):
+                frozen = self.text(batch["input_ids"], batch["attention_mask"])
+        trained = self.speech(batch["waveforms"], batch["lengths"])
+        scale = self.logit_scale()
+        return terms(self.objective(frozen, trained, scale, frozen.detach(), batch["texts"]), scale)
+
+    def after_optimizer_step(self) -> None:
+        """Keep the raw logit scale in [0, ln max_logit_scale]."""
+        self.logit_scale.clamp_()
