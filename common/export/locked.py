@@ -88,9 +88,7 @@ class LockedModel:
                 self.encoder.encode_text(self.encoder.tokenizer(list(texts))).float(), dim=1
             )
 
-    def classify(
-        self, images: Sequence[str | Path | Image.Image], texts: Sequence[str]
-    ) -> Tensor:
+    def classify(self, images: Sequence[str | Path | Image.Image], texts: Sequence[str]) -> Tensor:
         """Probabilities (N, T) that a text belongs to an image."""
         cosines = self.encode_images(images) @ self.encode_texts(texts).T
         return (torch.tensor(self.log_scale).exp() * cosines).softmax(1)

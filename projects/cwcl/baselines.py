@@ -33,9 +33,7 @@ def noisy_prototype(cfg: Config, workspace: Workspace) -> dict[str, float]:
         queries = image_features(cfg, module, test.images)
     mean = features.mean(0)
     rows, judged = F.normalize(features - mean, dim=1), F.normalize(queries - mean, dim=1)
-    classes = torch.stack(
-        [rows[train.named == c].mean(0) for c in range(len(train.class_names))]
-    )
+    classes = torch.stack([rows[train.named == c].mean(0) for c in range(len(train.class_names))])
     return {"zeroshot_top1": zeroshot_accuracy(judged, test.labels, classes, ks=(1,))["top1"]}
 
 

@@ -13,7 +13,7 @@ from common.ranges import Count, Positive, Rate
 class MethodConfig:
     """The objective."""
 
-    # binary: CLIP or LiT; classes: equal class (cifar10) or equal text (speech)
+    # binary: CLIP or LiT; classes: equal class (cifar10, synthetic) or equal text (speech)
     weight_mode: Literal["cosine", "bidirectional", "binary", "classes", "smoothing"] = "cosine"
     # embedding: of the tower, centred if the model is; raw: what the tower says, never centred
     weight_features: Literal["embedding", "raw"] = "embedding"
@@ -26,7 +26,7 @@ class MethodConfig:
 class SpeechPairs(SpokenData):
     """Speech with transcripts; `root`, `batch_size` and `num_workers` are those of `data`."""
 
-    manifest: str | None = None  # JSONL {audio, text} in place of source, below data.root
+    manifest: str | None = None  # JSONL {audio, text} in place of `source`, below data.root
     sample_rate: Count = 16000  # of a manifest, in Hz
 
 
@@ -54,7 +54,7 @@ class CwclEval(ImageTextEval):
 
 
 @dataclass
-class EmbedConfig:
+class ClassifyConfig:
     """`make run TASK=classify`: nearest texts for pictures or recordings of your own."""
 
     run: str | None = None  # exported folder
@@ -74,7 +74,7 @@ class Config(ExperimentConfig):
     speech_model: SpeechTowers = field(default_factory=SpeechTowers)
     method: MethodConfig = field(default_factory=MethodConfig)
     eval: CwclEval = field(default_factory=CwclEval)
-    classify: EmbedConfig = field(default_factory=EmbedConfig)
+    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,6 +91,8 @@ class Config(ExperimentConfig):
             self.model.check_towers()
             if mode == "classes" and self.data.source not in ("cifar10", "synthetic"):
                 raise ValueError("method.weight_mode=classes needs labels: data.source=cifar10")
+        else:
+            self.model.check_frozen()
         part: DataConfig = self.speech
         part.root, part.num_workers = self.data.root, self.data.num_workers
         part.batch_size = self.data.batch_size

@@ -136,7 +136,9 @@ def set_sweep(cfg: Config, module: ImageTextCWCL, name: str) -> dict[str, float]
     loader = torch.utils.data.DataLoader(
         data, cfg.eval.batch_size, num_workers=cfg.data.num_workers, collate_fn=data.collate
     )
-    rows = [(module.encoder.encode_image(b["images"].to(device)).cpu(), b["labels"]) for b in loader]
+    rows = [
+        (module.encoder.encode_image(b["images"].to(device)).cpu(), b["labels"]) for b in loader
+    ]
     images, labels = (torch.cat(column) for column in zip(*rows, strict=True))
     return sweep(cfg, module, images, labels, data.class_names, templates)
 

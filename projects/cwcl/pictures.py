@@ -1,11 +1,9 @@
 """The image-text experiment: stages, export, plan and tasks."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
 
 from common.config import UserError
 from common.data.lookup import data_root
@@ -25,6 +23,7 @@ from common.families.image_text.data import (
 from common.families.image_text.experiment import image_text_experiment
 from common.families.image_text.locked import build_towers, locked_data
 from common.families.image_text.module import build_tokenizer
+from projects.cwcl.classify import classify
 from projects.cwcl.config import Config
 from projects.cwcl.evaluate import evaluate_pairs, training_weights
 from projects.cwcl.module import ImageTextCWCL
@@ -60,7 +59,7 @@ def image_text(cfg: Config) -> Experiment[ImageTextCWCL]:
     base = image_text_experiment(
         cfg, make, lambda tokenizer: image_text_data(cfg, tokenizer),
         evaluate_more=evaluate_more, stages=stages,
-        tasks={"cache": cache, "weights": weights, "classify": lambda w: classify(cfg, w)},
+        tasks={"cache": cache, "weights": weights, "classify": lambda w: classify(cfg.classify, load_locked, w)},
     )  # fmt: skip
 
     def plan() -> Plan[ImageTextCWCL]:
@@ -113,21 +112,3 @@ def load_export(cfg: Config, folder: Path) -> ImageTextCWCL:
     module = ImageTextCWCL(cfg, encoder)
     module.logit_scale.log_scale.data.fill_(loaded.log_scale)
     return module
-
-
-def classify(cfg: Config, workspace: Workspace) -> None:
-    """Nearest texts for pictures of your own (``TASK=classify``)."""
-    asked = cfg.classify
-    if asked.run is None or not asked.inputs or not asked.texts:
-        raise UserError("TASK=classify needs classify.run (an export), classify.inputs and .texts")
-    probabilities = load_locked(asked.run).classify(asked.inputs, asked.texts)
-    lines = []
-    for name, row in zip(asked.inputs, probabilities, strict=True):
-        best = int(row.argmax())
-        scores = dict(zip(asked.texts, [round(p, 6) for p in row.tolist()], strict=True))
-        lines.append(json.dumps({"input": name, "text": asked.texts[best], "scores": scores}))
-        workspace.say(f"{name}: {asked.texts[best]} ({float(row[best]):.2f})")
-    if asked.output is not None:
-        Path(asked.output).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-

@@ -65,7 +65,9 @@ def load_speech_commands(folder: str | Path, part: SpokenPart) -> SpokenSet:
         names = sorted(held[part])
     else:
         files = (p for p in folder.glob("*/*.wav") if p.parent.name != NO_WORD)
-        names = sorted({p.relative_to(folder).as_posix() for p in files} - held["dev"] - held["test"])
+        names = sorted(
+            {p.relative_to(folder).as_posix() for p in files} - held["dev"] - held["test"]
+        )
     words = [name.split("/")[0] for name in names]
     return _spoken([folder / name for name in names], words, words, 16000)
 

@@ -13,9 +13,7 @@ class BagOfWords(nn.Module):
         context_length: longest row; kept for the plan of memory, order plays no part.
     """
 
-    def __init__(
-        self, vocab_size: int = 49408, width: int = 64, context_length: int = 77
-    ) -> None:
+    def __init__(self, vocab_size: int = 49408, width: int = 64, context_length: int = 77) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, width)
         nn.init.normal_(self.embedding.weight, std=width**-0.5)

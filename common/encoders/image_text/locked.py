@@ -144,7 +144,7 @@ def from_features(encoder: LockedEncoder, features: Tensor) -> tuple[Tensor, Ten
 
 
 def _load_trunk(encoder: OpenClipDualEncoder, pretrained: str, image_size: int) -> None:
-    """timm's weights for the image tower of an open_clip model that is made of a timm model."""
+    """Timm's weights for the image tower of an open_clip model that is made of a timm model."""
     name = encoder.config["vision_cfg"].get("timm_model_name")
     if name is None:
         raise UserError(

@@ -60,9 +60,7 @@ class WhisperTower(nn.Module):
         super().__init__()
         self.model = model
         self.dim = int(model.config.d_model)
-        self.front = WhisperLogMel(
-            model.config.num_mel_bins, 2 * model.config.max_source_positions
-        )
+        self.front = WhisperLogMel(model.config.num_mel_bins, 2 * model.config.max_source_positions)
         model.embed_positions.requires_grad_(False)  # sinusoids, as in Whisper's own training
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -107,6 +107,14 @@ class LockedTowers(TwoTowers):
                 "model.locked=true keeps the image tower as it is: name its weights in "
                 "model.vision_pretrained (or model.pretrained with model.open_clip)"
             )
+        self.check_frozen()
+
+    def check_frozen(self) -> None:
+        """Refuse a cache or a mean of what is trained or augmented.
+
+        Raises:
+            ValueError: see above.
+        """
         if not self.locked and (self.cache or self.centred):
             raise ValueError("model.cache and model.centred need model.locked=true: set them false")
         if self.cache and self.augment:

@@ -165,5 +165,3 @@ def _features(
         return features, kept
 
     return cached_features(compute, cfg.model.cache_dir, given_part(module.encoder), about)
-
-
