@@ -171,7 +171,8 @@ def zero_shot(
         workspace.items("intent_top1", items)
     if all(" " not in t.transcript for t in spoken.targets):
         metrics |= keywords(cfg, module, spoken, workspace, speech)
-    found = image_text_retrieval(*_one_of_each_text(spoken, speech, text))
+    rows = _one_of_each_text(spoken)
+    found = image_text_retrieval(speech[rows], text[rows], torch.arange(len(rows)))
     for key, value in found.items():
         if "recall_at" in key:
             metrics[key.replace("image", "speech")] = value
@@ -196,13 +197,12 @@ def keywords(
     return metrics
 
 
-def _one_of_each_text(spoken: SpokenSet, speech: Tensor, text: Tensor) -> tuple[Tensor, ...]:
-    """First recording of every different transcript, its text, and their numbers."""
+def _one_of_each_text(spoken: SpokenSet) -> Tensor:
+    """Row of the first recording of every different transcript."""
     first: dict[str, int] = {}
     for row, target in enumerate(spoken.targets):
         first.setdefault(target.transcript or target.intent, row)
-    rows = torch.tensor(list(first.values()))
-    return speech[rows], text[rows], torch.arange(len(rows))
+    return torch.tensor(list(first.values()))
 
 
 # -- export, plan, tasks -------------------------------------------------------------------------
@@ -248,7 +248,10 @@ def plan(cfg: Config) -> Plan[SpeechTextCWCL]:
 
     def forward(module: SpeechTextCWCL, batch_size: int) -> Tensor:
         length = 3 * sample_rate(cfg)
-        return module.speech(torch.zeros(batch_size, length), torch.full((batch_size,), length))
+        found: Tensor = module.speech(
+            torch.zeros(batch_size, length), torch.full((batch_size,), length)
+        )
+        return found
 
     model = cfg.speech_model
     needed = [*weights_requirement(model.text), *weights_requirement(model.pretrained)]

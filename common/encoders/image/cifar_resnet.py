@@ -31,6 +31,11 @@ class _Block(nn.Module):
         return F.relu(x + y)
 
 
+def _stage(fan_in: int, width: int, blocks: int) -> nn.Sequential:
+    first = _Block(fan_in, width, 1 if fan_in == width else 2)
+    return nn.Sequential(first, *(_Block(width, width, 1) for _ in range(blocks - 1)))
+
+
 class CifarResNet(nn.Module):
     """6n + 2 layers for 32-px images, with shortcuts without parameters (option A).
 
@@ -52,18 +57,17 @@ class CifarResNet(nn.Module):
             raise UserError(f"a CIFAR ResNet has 6n + 2 layers (20, 32, 56, ...), not {depth}")
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        for stage, (fan_in, width) in enumerate(((16, 16), (16, 32), (32, 64)), start=1):
-            blocks = [_Block(fan_in, width, 1 if stage == 1 else 2)]
-            blocks += [_Block(width, width, 1) for _ in range((depth - 2) // 6 - 1)]
-            self.add_module(f"layer{stage}", nn.Sequential(*blocks))
+        blocks = (depth - 2) // 6
+        self.layer1 = _stage(16, 16, blocks)
+        self.layer2 = _stage(16, 32, blocks)
+        self.layer3 = _stage(32, 64, blocks)
         self.linear = nn.Linear(64, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), ImageNet mean and deviation -> features (B, 64), all >= 0."""
         x = F.relu(self.bn1(self.conv1(images)))
-        for layer in (self.layer1, self.layer2, self.layer3):
-            x = layer(x)
-        return x.mean((2, 3))
+        features: Tensor = self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
+        return features
 
     def logits(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> class scores (B, num_classes) of the trained classifier."""

@@ -25,4 +25,5 @@ class BagOfWords(nn.Module):
         inside = (place > 0) & (place < tokens.argmax(1, keepdim=True))
         weights = inside.to(self.embedding.weight.dtype).unsqueeze(-1)
         total = (self.embedding(tokens) * weights).sum(1)
-        return total / weights.sum(1).clamp(min=1)
+        features: Tensor = total / weights.sum(1).clamp(min=1)
+        return features

@@ -76,7 +76,7 @@ def _samples(x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
 
 def _ranks(values: Tensor) -> Tensor:
     """Ranks from 0; equal values share their mean rank."""
-    _, place, count = values.unique(sorted=True, return_inverse=True, return_counts=True)
+    _, place, count = torch.unique(values, return_inverse=True, return_counts=True)
     last = count.cumsum(0).double()
     mean: Tensor = (last - (count + 1) / 2)[place]
     return mean

@@ -41,7 +41,7 @@ def prompt_embeddings(encode: Encode, prompts: Sequence[Sequence[str]]) -> Tenso
     texts = [text for row in prompts for text in row]
     with torch.no_grad():
         units = F.normalize(encode(texts).float().cpu(), dim=1)
-    parts = units.split([len(row) for row in prompts])
+    parts = torch.split(units, [len(row) for row in prompts])
     return F.normalize(torch.stack([part.mean(0) for part in parts]), dim=1)
 
 

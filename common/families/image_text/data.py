@@ -116,8 +116,8 @@ def train_pairs(cfg: ImageTextConfig, transform: im.ImageTransform, texts_from: 
     if cfg.data.source == "pool":
         return pool_pairs(cfg, transform)
     if cfg.data.source == "cifar10":
-        pairs = captioned_cifar(cfg.data, "train", cfg.seed)
-        return im.CachedImages(pairs.images, transform), CaptionLists([[t] for t in pairs.texts])
+        photos = captioned_cifar(cfg.data, "train", cfg.seed)
+        return im.CachedImages(photos.images, transform), CaptionLists([[t] for t in photos.texts])
     return official_files(cfg.data, transform, texts_from)
 
 
