@@ -3,6 +3,7 @@
 # N samples, D and R dims
 """
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 

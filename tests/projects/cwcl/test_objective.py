@@ -148,7 +148,8 @@ def test_item_6_soft_targets_are_computed_in_float32_and_stay_finite(dtype):
     out = Objective("cosine")(p, q, 100.0, p)
     assert out.loss.dtype == torch.float32
     out.loss.backward()
-    assert bool(torch.isfinite(out.loss)) and bool(torch.isfinite(q.grad).all())
+    assert bool(torch.isfinite(out.loss))
+    assert bool(torch.isfinite(q.grad).all())
     exact = sum(dense(p.double(), q.detach().double(), 100.0, similarity_weights(p)))
     assert out.loss.item() == pytest.approx(float(exact), rel=1e-2)
 

@@ -109,7 +109,7 @@ def test_items_11_15_16_intents_keywords_and_structure(recorded, tmp_path):
     wanted = {"intent_top1_text", "structure_spearman", "structure_cka", "untrained_intent_top1"}
     assert wanted <= metrics.keys()
     assert "speech_to_text_recall_at_1" in metrics
-    assert [t.transcript for t in recordings(cfg, "train").targets][0] == "wake me at six"
+    assert next(t.transcript for t in recordings(cfg, "train").targets) == "wake me at six"
 
 
 @pytest.mark.parametrize("encoder", ["whisper", "wav2vec2"])
