@@ -17,6 +17,7 @@ from common.data.speech.spoken import FSC_HINT, SLURP_HINT, SpokenPart, SpokenSe
 from common.data.speech.transcribed import TranscribedSpeech
 from common.data.speech.waveforms import pad_waveforms
 from common.encoders.modes import evaluated, untrained
+from common.encoders.pretrained import stand_in
 from common.encoders.speech.embedder import speech_embedder
 from common.encoders.text.sentence import SentenceEncoder, sentence_encoder
 from common.engine.experiment import (
@@ -38,6 +39,12 @@ from projects.cwcl.classify import classify
 from projects.cwcl.config import Config
 from projects.cwcl.module import SpeechTextCWCL
 
+ARCHITECTURES = {  # of the encoder that paper_speech names, for a dry run without its weights
+    "FacebookAI/roberta-base": {
+        "model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514,
+        "type_vocab_size": 1, "pad_token_id": 1,
+    },
+}  # fmt: skip
 NUM_MANIFEST = 1_000_000  # recordings of a manifest that is not on disk, for `make check`
 
 
@@ -243,14 +250,17 @@ def plan(cfg: Config) -> Plan[SpeechTextCWCL]:
     """What `make check` reports on; a speech tower without weights has the sizes of the config."""
 
     def bare() -> SpeechTextCWCL:
-        text = build_text(cfg)
+        shape = stand_in(cfg.speech_model.text, ARCHITECTURES)
+        pooling = cfg.speech_model.text_pooling
+        text = sentence_encoder("random", pooling, config=shape) if shape else build_text(cfg)
         return SpeechTextCWCL(cfg, text, speech_embedder(**architecture(cfg, text.num_features)))
 
     def forward(module: SpeechTextCWCL, batch_size: int) -> Tensor:
         length = 3 * sample_rate(cfg)
-        found: Tensor = module.speech(
+        states, _ = module.speech.tower(
             torch.zeros(batch_size, length), torch.full((batch_size,), length)
         )
+        found: Tensor = module.speech.proj(states.mean(1))
         return found
 
     model = cfg.speech_model

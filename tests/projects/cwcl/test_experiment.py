@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from common.config import ROOT, UserError
+from common.encoders.image_text.bag_of_words import BagOfWords
 from common.encoders.image_text.locked import given_part
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
@@ -114,7 +115,7 @@ def test_item_10_a_cache_on_disk_belongs_to_its_tower_and_data(tmp_path):
 def test_item_13_towers_can_be_chosen(tmp_path):
     """Checklist 13: image towers of three libraries and two text towers, from the config alone."""
     for words in (
-        ["model.vision=resnet18", "model.text_tower=bag", "model.text={width: 16}"],
+        ["model.vision=resnet18"],
         ["model.vision=timm/resnet10t", "model.projected=true", "model.embed_dim=24"],
         ["model.vision=null", TINY_OPEN_CLIP],
         ["model.vision=cifar_resnet32"],
@@ -122,6 +123,7 @@ def test_item_13_towers_can_be_chosen(tmp_path):
         module = module_of(*CLIP, "model.vision_pretrained=random", *words)
         found = module.losses(batch_of(4))
         assert bool(torch.isfinite(found["loss"])), words
+    assert isinstance(ImageTextCWCL(config(name="mini")).encoder.text_tower, BagOfWords)
     with pytest.raises(UserError, match="6n"):
         module_of(*CLIP, "model.vision_pretrained=random", "model.vision=cifar_resnet21")
 

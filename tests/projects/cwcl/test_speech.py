@@ -157,5 +157,7 @@ def test_wrong_settings_say_what_to_do(tmp_path):
 
 def test_check_names_what_the_paper_s_config_needs(tmp_path):
     """Item 17: encoders are loaded, never trained from scratch; what is absent is said."""
-    rows = inspect("cwcl", "mini_speech", [])
-    assert rows["negatives per query"] == "99"
+    assert inspect("cwcl", "mini_speech", [])["negatives per query"] == "99"
+    rows = inspect("cwcl", "paper_speech", [f"data.root={tmp_path}"])
+    assert rows["negatives per query"] == "799"
+    assert any("MISSING" in value for value in rows.values())
