@@ -6,7 +6,8 @@ from projects.cwcl.config import Config
 
 if TYPE_CHECKING:
     from common.engine.experiment import Experiment
-    from projects.cwcl.module import ImageTextCWCL, SpeechTextCWCL
+    from projects.cwcl.module import ImageTextCWCL
+    from projects.cwcl.spoken_module import SpeechTextCWCL
 
 __all__ = ["Config", "build"]
 

@@ -30,7 +30,7 @@ from common.families.image_text.data import eval_transform, official_files, synt
 from common.families.image_text.evaluation import UNSEEN_TEMPLATES, encode_images, encode_texts
 from projects.cwcl.config import Config
 from projects.cwcl.module import ImageTextCWCL
-from projects.cwcl.objective import weight_statistics
+from projects.cwcl.weights import weight_statistics
 
 WEIGHT_BATCH = 500  # training images whose targets are looked at
 

@@ -37,7 +37,7 @@ from common.evaluation.speech.zero_shot import class_phrase, prompt_embeddings, 
 from common.export.spoken_text import load_spoken_text, save_spoken_text
 from projects.cwcl.classify import classify
 from projects.cwcl.config import Config
-from projects.cwcl.module import SpeechTextCWCL
+from projects.cwcl.spoken_module import SpeechTextCWCL
 
 ARCHITECTURES = {  # of the encoder that paper_speech names, for a dry run without its weights
     "FacebookAI/roberta-base": {

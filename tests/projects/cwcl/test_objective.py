@@ -9,14 +9,8 @@ from torch.nn import functional as F
 
 from common.config import ROOT, UserError
 from common.losses.temperature import LogitScale
-from projects.cwcl.objective import (
-    Objective,
-    matching_smoothing,
-    mean_entropy,
-    similarity_weights,
-    soft_targets,
-    weight_statistics,
-)
+from projects.cwcl.objective import Objective, similarity_weights, soft_targets
+from projects.cwcl.weights import matching_smoothing, mean_entropy, weight_statistics
 from tests.projects.cwcl.conftest import config, module_of, wave
 from tests.projects.cwcl.workers import golden_share, golden_whole, two_steps
 
