@@ -53,18 +53,17 @@ def test_item_5_the_frozen_tower_does_not_move_and_stays_in_eval_mode():
     assert module.encoder.text_tower.training
     before = {k: v.clone() for k, v in module.state_dict().items()}
     step(module, batch_of())
-    for name, value in module.state_dict().items():
-        same = torch.equal(before[name], value)
-        assert same == name.startswith(
-            ("encoder.image_tower", "encoder.text_tower.trunk.attn")
-        ) or (name.startswith("encoder.text_tower") or name == "logit_scale.log_scale"), name
+    frozen = [name for name in before if name.startswith("encoder.image_tower.")]
+    assert len(frozen) > 100
+    for name in frozen:
+        assert torch.equal(before[name], module.state_dict()[name]), name
     assert all(p.grad is None and not p.requires_grad for p in tower.parameters())
     assert not torch.equal(
         before["encoder.text_proj.weight"], module.state_dict()["encoder.text_proj.weight"]
     )
 
 
-def test_items_5_and_14_both_baselines_exist(tmp_path):
+def test_items_5_and_14_both_baselines_exist():
     """Checklist 14: locked tower with the plain loss (LiT), both towers trained (CLIP)."""
     lit = module_of("method.weight_mode=binary").train()
     assert not any(p.requires_grad for p in given_part(lit.encoder).parameters())
@@ -112,7 +111,7 @@ def test_item_10_a_cache_on_disk_belongs_to_its_tower_and_data(tmp_path):
         build(config()).tasks["cache"](Workspace(tmp_path / "w"))
 
 
-def test_item_13_towers_can_be_chosen(tmp_path):
+def test_item_13_towers_can_be_chosen():
     """Checklist 13: image towers of three libraries and two text towers, from the config alone."""
     for words in (
         ["model.vision=resnet18"],
