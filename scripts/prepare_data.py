@@ -72,6 +72,7 @@ LICENCES = {
     "openclipart.txt": "openclipart.txt",
     "wordnet.txt": "wordnet.txt",
     "llama2.c.txt": "llama2.c.txt",
+    "pytorch_resnet_cifar10.txt": "pytorch_resnet_cifar10.txt",
     "truthfulqa-apache-2.0.txt": "apache-2.0.txt",
     "stsb-multi-mt.txt": "stsb-multi-mt.txt",
     "clinc-oos-eval.txt": "cc-by-3.0.txt",
@@ -281,6 +282,9 @@ def main(source: Path, target: Path) -> None:
     model.mkdir(parents=True, exist_ok=True)
     for name in MODEL_FILES:
         shutil.copyfile(source / "models" / "stories260k" / name, model / name)
+    tower = target / "models" / "cifar-resnet20" / "model.safetensors"
+    tower.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source / "models" / "cifar-resnet" / "resnet20.safetensors", tower)
     licences = target / "licences"
     licences.mkdir(parents=True, exist_ok=True)
     for name, new in LICENCES.items():

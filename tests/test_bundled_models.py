@@ -8,7 +8,7 @@ import pytest
 from common.data.lookup import BUNDLED
 from scripts.pretrain.figures import causal_loss, figures, masked_loss, stated
 
-MODELS = sorted(p.name for p in (BUNDLED / "models").iterdir() if p.is_dir())
+MODELS = sorted(p.name for p in (BUNDLED / "models").iterdir() if (p / "config.json").is_file())
 TOLERANCE = {"loss": 0.1, "accuracy": 0.02, "stsb_spearman": 0.01}
 
 

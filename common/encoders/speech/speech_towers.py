@@ -44,9 +44,11 @@ class LogMel(nn.Module):
         window = round(sample_rate * window_ms / 1000)
         self.hop = round(sample_rate * hop_ms / 1000)
         self.num_fft = 2 ** (window - 1).bit_length()
-        self.spectrogram = MelSpectrogram(
-            sample_rate, self.num_fft, window, self.hop, n_mels=num_mels, center=False
-        )
+        with torch.device("cpu"):  # the filters need values; a dry run has none
+            spectrogram = MelSpectrogram(
+                sample_rate, self.num_fft, window, self.hop, n_mels=num_mels, center=False
+            )
+        self.spectrogram = spectrogram.to(torch.get_default_device())
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Zero-padded (B, T) and (B,) -> (B, S, M), zeros at padding, and (B,) frames."""

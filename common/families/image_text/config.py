@@ -13,7 +13,8 @@ ORIGINAL = "original"  # the caption of the CSV or of the shard
 class ImageTextData(DataConfig):
     """Images with one text or several: rewrites, languages, alternative captions."""
 
-    source: Literal["synthetic", "pool", "csv", "webdataset"] = "csv"  # pool: bundled drawings
+    # pool: bundled drawings; cifar10: bundled photographs with made-up captions
+    source: Literal["synthetic", "pool", "cifar10", "csv", "webdataset"] = "csv"
     captions: str | None = None  # CSV path,caption without header, below data.root
     images: str | None = None  # folder of the CSV's image paths, below data.root; None: the CSV's
     shards: str | None = None  # webdataset pattern such as laion/{00000..41407}.tar
@@ -26,8 +27,12 @@ class ImageTextData(DataConfig):
     train_fraction: Share = 1.0  # share of the pool's training drawings, drawn by the seed
     cache_size: Count = 36  # side of cached pool images in pixels, at most twice image_size
     max_corrupt: Probability = 0.05  # tolerated fraction of unreadable samples
+    right_words: Probability = 0.25  # cifar10: share of captions with the word of the class
+    wrong_words: Probability = 0.25  # cifar10: with the word of another class; the rest has none
 
     def __post_init__(self) -> None:
+        if self.right_words + self.wrong_words > 1:
+            raise ValueError("data.right_words and data.wrong_words are shares of all captions")
         if self.texts[:1] != [ORIGINAL] or len(set(self.texts)) != len(self.texts):
             raise ValueError(f"data.texts must begin with '{ORIGINAL}' and name each source once")
 
@@ -72,6 +77,48 @@ class TwoTowers:
         """
         if (self.vision is None) == (self.open_clip is None):
             raise ValueError("set exactly one of model.vision and model.open_clip")
+
+
+@dataclass
+class LockedTowers(TwoTowers):
+    """A given image tower, which stays as it is, and a text tower that learns its space (LiT)."""
+
+    # vision: cifar_resnet<depth>, convnet, timm/<model> or a torchvision model
+    locked: bool = True  # False trains both towers (CLIP)
+    vision_pretrained: str = "random"  # weights of the image tower alone
+    centred: bool = False  # subtract the mean feature of the training images, with vision
+    projected: bool = False  # a trainable map to embed_dim on the image side too, with vision
+    text_tower: Literal["clip", "bag"] = "clip"  # with vision; bag: mean of word vectors
+    cache: bool = True  # compute the tower's features once; needs images that are not augmented
+    cache_dir: str | None = None  # folder that keeps them between runs
+    augment: bool = False  # random resized crops for the image tower
+
+    def check_towers(self) -> None:
+        """Refuse what cannot be locked, cached or centred.
+
+        Raises:
+            ValueError: see above.
+        """
+        super().check_towers()
+        if self.open_clip is not None and (self.centred or self.projected):
+            raise ValueError("model.centred and model.projected need model.vision")
+        if self.locked and self.vision_pretrained == "random" and self.pretrained == "random":
+            raise ValueError(
+                "model.locked=true keeps the image tower as it is: name its weights in "
+                "model.vision_pretrained (or model.pretrained with model.open_clip)"
+            )
+        self.check_frozen()
+
+    def check_frozen(self) -> None:
+        """Refuse a cache or a mean of what is trained or augmented.
+
+        Raises:
+            ValueError: see above.
+        """
+        if not self.locked and (self.cache or self.centred):
+            raise ValueError("model.cache and model.centred need model.locked=true: set them false")
+        if self.cache and self.augment:
+            raise ValueError("model.cache=true needs model.augment=false: one feature an image")
 
 
 @dataclass

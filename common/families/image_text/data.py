@@ -22,6 +22,7 @@ from common.data.module import ContrastiveData
 from common.data.samplers import Rng
 from common.data.text.tokenizers import ClipTokenizer
 from common.engine.experiment import Requirement
+from common.families.image_text.class_captions import captioned_cifar
 from common.families.image_text.config import ORIGINAL, ImageTextData
 from common.families.image_text.drawings import pool_pairs, pool_size
 from common.families.image_text.protocol import ImageTextConfig
@@ -114,6 +115,9 @@ def train_pairs(cfg: ImageTextConfig, transform: im.ImageTransform, texts_from: 
         return im.CachedImages(pairs.images, transform), CaptionLists(pairs.texts)
     if cfg.data.source == "pool":
         return pool_pairs(cfg, transform)
+    if cfg.data.source == "cifar10":
+        photos = captioned_cifar(cfg.data, "train", cfg.seed)
+        return im.CachedImages(photos.images, transform), CaptionLists([[t] for t in photos.texts])
     return official_files(cfg.data, transform, texts_from)
 
 

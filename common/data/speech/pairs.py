@@ -1,0 +1,88 @@
+"""Recordings with texts: manifests of any set, and the keywords of Speech Commands."""
+
+from pathlib import Path
+
+import torch
+
+from common.config import UserError
+from common.data.lookup import require
+from common.data.speech.spoken import SpokenPart, SpokenSet, WaveformFiles
+from common.data.speech.transcripts import SpokenTarget, normalize_transcript
+from common.data.tables import read_jsonl
+
+COMMANDS_HINT = {
+    "layout": "speech_commands_v0.02/{<word>/*.wav,validation_list.txt,testing_list.txt}",
+    "source": "https://arxiv.org/abs/1804.03209 (Speech Commands V2)",
+    "size": "2.3 GB, CC BY 4.0",
+}
+NO_WORD = "_background_noise_"
+
+
+def load_manifest(path: str | Path, sample_rate: int = 16000) -> SpokenSet:
+    """JSON lines ``{"audio": path, "text": transcript}``, such as Common Voice or STOP converted.
+
+    Args:
+        path: the manifest; audio paths are relative to its folder. A further key "intent" is what
+            the utterance means; without it, meaning and class are the transcript.
+        sample_rate: recordings of another rate are resampled.
+
+    Raises:
+        UserError: no such file, a row without audio or text, or no rows.
+    """
+    path = require(
+        path, what="speech manifest", layout='one {"audio": path, "text": transcript} a line',
+        source="made from your recordings", size="one line each",
+    )  # fmt: skip
+    rows = read_jsonl(path, ["audio", "text"])
+    if not rows:
+        raise UserError(f"{path} has no rows")
+    transcripts = [normalize_transcript(row["text"]) for row in rows]
+    intents = [str(row.get("intent", t)) for row, t in zip(rows, transcripts, strict=True)]
+    return _spoken([path.parent / row["audio"] for row in rows], transcripts, intents, sample_rate)
+
+
+def load_speech_commands(folder: str | Path, part: SpokenPart) -> SpokenSet:
+    """Speech Commands V2: one of 35 words a recording.
+
+    Source: Warden 2018, arXiv 1804.03209.
+
+    Args:
+        folder: ``speech_commands_v0.02``.
+        part: train, dev or test, by the official lists.
+
+    Raises:
+        UserError: missing files (layout and source are named), or no such part.
+    """
+    folder = require(folder, what="Speech Commands V2", **COMMANDS_HINT)
+    if part not in ("train", "dev", "test"):
+        raise UserError(f"Speech Commands has no part '{part}': use train, dev or test")
+    lists = {"dev": "validation_list.txt", "test": "testing_list.txt"}
+    held = {
+        name: set(require(folder / file, what=file, **COMMANDS_HINT).read_text("utf-8").split())
+        for name, file in lists.items()
+    }
+    if part in held:
+        names = sorted(held[part])
+    else:
+        files = (p for p in folder.glob("*/*.wav") if p.parent.name != NO_WORD)
+        names = sorted(
+            {p.relative_to(folder).as_posix() for p in files} - held["dev"] - held["test"]
+        )
+    words = [name.split("/")[0] for name in names]
+    return _spoken([folder / name for name in names], words, words, 16000)
+
+
+def _spoken(
+    paths: list[Path], transcripts: list[str], intents: list[str], sample_rate: int
+) -> SpokenSet:
+    names = sorted(set(intents))
+    place = {name: i for i, name in enumerate(names)}
+    return SpokenSet(
+        WaveformFiles(paths, sample_rate),
+        [SpokenTarget(i, (), t) for i, t in zip(intents, transcripts, strict=True)],
+        torch.tensor([place[intent] for intent in intents]),
+        names,
+        [str(path) for path in paths],
+        [""] * len(paths),
+        sample_rate,
+    )

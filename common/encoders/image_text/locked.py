@@ -1,0 +1,155 @@
+"""Dual encoders whose image tower is given and stays as it is (LiT): build, embed, cache.
+
+A *tower feature* is what the given network says about an image; it never changes, so it can be
+computed once (`common.data.image_text.frozen`). Centring and an optional trainable projection come
+after it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from common.config import UserError
+from common.encoders.image.by_name import image_encoder
+from common.encoders.image.cifar_resnet import cifar_resnet
+from common.encoders.image.towers import timm_tower
+from common.encoders.image_text.bag_of_words import BagOfWords
+from common.encoders.image_text.clip_text import ClipTextTransformer
+from common.encoders.image_text.dual import DualEncoder, Tokenizer
+from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder, open_clip_dual_encoder
+from common.encoders.state_dict import load_state
+
+TextKind = Literal["clip", "bag"]
+TEXT_TOWERS: dict[str, type[ClipTextTransformer] | type[BagOfWords]] = {
+    "clip": ClipTextTransformer, "bag": BagOfWords,
+}  # fmt: skip
+CIFAR = "cifar_resnet"
+
+
+class CentredTower(nn.Module):
+    """A tower whose features have a constant subtracted: the mean over the training images.
+
+    Features behind a ReLU are all positive, so that every cosine is large; centred ones differ.
+
+    Args:
+        tower: images -> (B, F); has `num_features`.
+
+    Attributes:
+        mean: (F,) buffer, zero until it is set.
+    """
+
+    mean: Tensor
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+        self.num_features = int(tower.num_features)  # type: ignore[arg-type]
+        self.register_buffer("mean", torch.zeros(self.num_features))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> centred features (B, F)."""
+        features: Tensor = self.tower(images) - self.mean
+        return features
+
+
+LockedEncoder = DualEncoder | OpenClipDualEncoder
+
+
+def build_locked(
+    *,
+    open_clip: str | Mapping[str, Any] | None = None,
+    vision: str | None = None,
+    vision_pretrained: str = "random",
+    image_size: int = 224,
+    text_tower: TextKind = "clip",
+    text: Mapping[str, Any] | None = None,
+    projected: bool = False,
+    embed_dim: int = 512,
+    pretrained: str = "random",
+    tokenizer: Tokenizer | None = None,
+) -> LockedEncoder:
+    """An image tower with its own weights, and a text tower with one linear map to its width.
+
+    Args:
+        open_clip: an open_clip model in place of `vision`, see `OpenClipDualEncoder`; its whole
+            image side is the tower.
+        vision: ``cifar_resnet<depth>``, ``timm/<model>``, or a torchvision model.
+        vision_pretrained: weights of the image tower alone; with an open_clip model of a timm image
+            tower those of timm.
+        image_size: side of the input in pixels.
+        text_tower: "clip", a transformer, or "bag", the mean of word vectors.
+        text: keyword arguments of the text tower.
+        projected: a linear map on the image side too; False keeps the tower's own space.
+        embed_dim: dimension of the joint space, with `projected`.
+        pretrained: of a whole open_clip model.
+        tokenizer: texts -> ids.
+
+    Raises:
+        UserError: unknown names, absent weights, or sizes that a text tower doesn't take.
+
+    Source: Zhai et al. 2022 (LiT), arXiv 2111.07991.
+    """
+    if vision is None:
+        encoder = open_clip_dual_encoder(open_clip, pretrained, tokenizer)
+        if vision_pretrained != "random":
+            _load_trunk(encoder, vision_pretrained, image_size)
+        return encoder
+    tower = image_tower(vision, vision_pretrained, image_size)
+    try:
+        words = TEXT_TOWERS[text_tower](**(text or {}))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"text tower: {error}") from error
+    image = CentredTower(tower)
+    width = embed_dim if projected else image.num_features
+    own = None if projected else nn.Identity()
+    return DualEncoder(image, words, width, tokenizer=tokenizer, image_proj=own)
+
+
+def image_tower(name: str, pretrained: str, image_size: int) -> nn.Module:
+    """The given network, images (B, 3, H, W) -> (B, num_features)."""
+    depth = name.removeprefix(CIFAR)
+    if name.startswith(CIFAR) and depth.isdigit():
+        return cifar_resnet(int(depth), pretrained)
+    if name == "convnet":  # small enough to be trained from scratch, for the CLIP baseline
+        return image_encoder(name, widths=(32, 64, 128, 64), pretrained=pretrained)
+    return image_encoder(name, image_size=image_size, pretrained=pretrained)
+
+
+def given_part(encoder: LockedEncoder) -> nn.Module:
+    """The image tower: what is locked."""
+    if isinstance(encoder, OpenClipDualEncoder):
+        visual: nn.Module = encoder.model.visual
+        return visual
+    return encoder.image_tower
+
+
+def tower_features(encoder: LockedEncoder, images: Tensor) -> Tensor:
+    """What the given tower says about images, (B, 3, H, W) -> (B, F); this is what a cache holds."""
+    if isinstance(encoder, OpenClipDualEncoder):
+        return encoder.encode_image(images)
+    assert isinstance(encoder.image_tower, CentredTower)
+    features: Tensor = encoder.image_tower.tower(images)
+    return features
+
+
+def from_features(encoder: LockedEncoder, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Tower features (B, F) -> centred features (B, F) and embeddings (B, D)."""
+    if isinstance(encoder, OpenClipDualEncoder):
+        return features, features
+    assert isinstance(encoder.image_tower, CentredTower)
+    centred = features - encoder.image_tower.mean
+    return centred, encoder.image_proj(centred)
+
+
+def _load_trunk(encoder: OpenClipDualEncoder, pretrained: str, image_size: int) -> None:
+    """Timm's weights for the image tower of an open_clip model that is made of a timm model."""
+    name = encoder.config["vision_cfg"].get("timm_model_name")
+    if name is None:
+        raise UserError(
+            f"vision_pretrained={pretrained!r} needs an open_clip model with a timm image tower; "
+            "use pretrained for the weights of a whole open_clip model"
+        )
+    tower = timm_tower(name, pretrained, image_size=image_size)
+    load_state(encoder.model.visual.trunk, tower.backbone.state_dict(), source=pretrained)

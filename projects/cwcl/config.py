@@ -1,0 +1,98 @@
+"""What can be set in a CWCL experiment."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from common.config import DataConfig, ExperimentConfig
+from common.data.speech.options import SpokenData
+from common.families.image_text.config import ImageTextData, ImageTextEval, LockedTowers
+from common.ranges import Count, Positive, Rate
+
+
+@dataclass
+class MethodConfig:
+    """The objective."""
+
+    # binary: CLIP or LiT; classes: equal class (cifar10, synthetic) or equal text (speech)
+    weight_mode: Literal["cosine", "bidirectional", "binary", "classes", "smoothing"] = "cosine"
+    # embedding: of the tower, centred if the model is; raw: what the tower says, never centred
+    weight_features: Literal["embedding", "raw"] = "embedding"
+    reduction_factor: Positive = 1.0  # of the sum of both directions
+    smoothing: Rate = 0.0  # share of the target spread evenly, with weight_mode=smoothing
+    loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
+
+
+@dataclass
+class SpeechPairs(SpokenData):
+    """Speech with transcripts; `root`, `batch_size` and `num_workers` are those of `data`."""
+
+    manifest: str | None = None  # JSONL {audio, text} in place of `source`, below data.root
+    sample_rate: Count = 16000  # of a manifest, in Hz
+
+
+@dataclass
+class SpeechTowers:
+    """A pretrained text encoder, which stays as it is, and a speech tower that learns its space."""
+
+    text: str = "bundled:text-encoder"  # any encoder, see common.encoders.pretrained
+    text_pooling: Literal["avg", "cls"] = "avg"
+    encoder: Literal["whisper", "wav2vec2", "conv"] = "whisper"
+    pretrained: str = "random"  # of whisper and wav2vec2
+    sizes: dict[str, Any] = field(default_factory=dict)  # of the speech tower, if it is random
+
+
+@dataclass
+class CwclEval(ImageTextEval):
+    """Zero-shot classification, retrieval and structure."""
+
+    sweep: list[int] = field(default_factory=lambda: [1, 3, 7])  # numbers of templates
+    pairs: str | None = None  # held-out CSV path,caption: retrieval and structure
+    structure_pairs: Count = 1000  # held-out pairs that similarity matrices are compared on
+    intents: str | None = None  # JSONL {audio, text, intent}, below data.root
+    keywords: str | None = None  # folder of Speech Commands V2, below data.root
+    intent_prompts: list[str] = field(default_factory=lambda: ["{}"])  # of class names
+
+
+@dataclass
+class ClassifyConfig:
+    """`make run TASK=classify`: nearest texts for pictures or recordings of your own."""
+
+    run: str | None = None  # exported folder
+    inputs: list[str] = field(default_factory=list)  # pictures or recordings
+    texts: list[str] = field(default_factory=list)  # classes or sentences
+    output: str | None = None  # JSONL; None prints
+
+
+@dataclass
+class Config(ExperimentConfig):
+    """CWCL experiment on one of two pairs of modalities."""
+
+    pair: Literal["image_text", "speech_text"] = "image_text"
+    data: ImageTextData = field(default_factory=ImageTextData)
+    model: LockedTowers = field(default_factory=LockedTowers)
+    speech: SpeechPairs = field(default_factory=SpeechPairs)
+    speech_model: SpeechTowers = field(default_factory=SpeechTowers)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    eval: CwclEval = field(default_factory=CwclEval)
+    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        mode = self.method.weight_mode
+        if not self.model.locked and mode in ("cosine", "bidirectional"):
+            raise ValueError(
+                f"method.weight_mode={mode} takes its weights from a frozen tower: "
+                "set model.locked=true"
+            )
+        if (self.method.smoothing > 0) != (mode == "smoothing"):
+            raise ValueError("method.smoothing > 0 goes with method.weight_mode=smoothing, alone")
+        if self.pair == "image_text":
+            self.data.check_source()
+            self.model.check_towers()
+            if mode == "classes" and self.data.source not in ("cifar10", "synthetic"):
+                raise ValueError("method.weight_mode=classes needs labels: data.source=cifar10")
+        else:
+            self.model.check_frozen()
+        part: DataConfig = self.speech
+        part.root, part.num_workers = self.data.root, self.data.num_workers
+        part.batch_size = self.data.batch_size

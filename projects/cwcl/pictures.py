@@ -1,0 +1,114 @@
+"""The image-text experiment: stages, export, plan and tasks."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from common.config import UserError
+from common.data.lookup import data_root
+from common.data.module import ContrastiveData
+from common.encoders.image_text.locked import LockedEncoder
+from common.engine.experiment import Experiment, Plan, Stage, weights_requirement
+from common.engine.workspace import Workspace
+from common.evaluation.image_text.image_sets import require_image_sets
+from common.export.locked import load_locked, save_locked
+from common.families.image_text.class_captions import captioned_cifar
+from common.families.image_text.data import (
+    image_text_data,
+    normalization,
+    requirements,
+    synthetic_set,
+)
+from common.families.image_text.experiment import image_text_experiment
+from common.families.image_text.locked import build_towers, locked_data
+from common.families.image_text.module import build_tokenizer
+from projects.cwcl.classify import classify
+from projects.cwcl.config import Config
+from projects.cwcl.evaluate import evaluate_pairs, training_weights
+from projects.cwcl.module import ImageTextCWCL
+
+
+def image_text(cfg: Config) -> Experiment[ImageTextCWCL]:
+    """A frozen image tower and a text tower."""
+
+    def make(encoder: Any = None) -> ImageTextCWCL:
+        return ImageTextCWCL(cfg, encoder)
+
+    def stages() -> Iterator[Stage]:
+        require_image_sets(cfg.eval.datasets, data_root(cfg.eval.root or cfg.data.root))
+        module = make()
+        monitor = "val/zeroshot_top1" if cfg.eval.validate else None
+        yield Stage("train", module, training_data(cfg, module), monitor=monitor)
+
+    def evaluate_more(module: ImageTextCWCL, workspace: Workspace) -> dict[str, float]:
+        return evaluate_pairs(cfg, module, workspace, make)
+
+    def cache(workspace: Workspace) -> None:
+        if cfg.model.cache_dir is None:
+            raise UserError("TASK=cache needs model.cache_dir, the folder that keeps the features")
+        training_data(cfg, make())
+        workspace.say(f"features are in {cfg.model.cache_dir}")
+
+    def weights(workspace: Workspace) -> None:
+        module = make()
+        training_data(cfg, module)
+        for name, value in training_weights(cfg, module).items():
+            workspace.say(f"{name}: {value:.4f}")
+
+    base = image_text_experiment(
+        cfg, make, lambda tokenizer: image_text_data(cfg, tokenizer),
+        evaluate_more=evaluate_more, stages=stages,
+        tasks={"cache": cache, "weights": weights, "classify": lambda w: classify(cfg.classify, load_locked, w)},
+    )  # fmt: skip
+
+    def plan() -> Plan[ImageTextCWCL]:
+        needed = (*requirements(cfg), *weights_requirement(cfg.model.vision_pretrained))
+        bare = lambda: make(build_towers(cfg, weights=False))  # noqa: E731
+        return replace(base.plan(), module=bare, requirements=needed)
+
+    return replace(
+        base, plan=plan, export=lambda module, folder: export(cfg, module, folder),
+        load_export=lambda folder: load_export(cfg, folder),
+    )  # fmt: skip
+
+
+def training_data(cfg: Config, module: ImageTextCWCL) -> ContrastiveData:
+    """Pairs for training; the module gets its mean feature and, where there are any, the classes."""
+    if cfg.data.source == "cifar10":
+        module.classes = captioned_cifar(cfg.data, "train", cfg.seed).labels
+    elif cfg.data.source == "synthetic":
+        module.classes = synthetic_set(cfg.data).labels
+    about = {
+        "source": cfg.data.source, "captions": cfg.data.captions, "images": cfg.data.images,
+        "samples": cfg.data.num_samples, "size": cfg.data.image_size,
+        "normalize": cfg.data.normalize, "seed": cfg.seed, "pool": cfg.data.train_fraction,
+    }  # fmt: skip
+    return locked_data(cfg, module, build_tokenizer(cfg.model), about)
+
+
+def architecture(cfg: Config) -> dict[str, Any]:
+    """Arguments of `build_locked` for our own towers, without the places of weights."""
+    model = cfg.model
+    return {
+        "vision": model.vision, "image_size": cfg.data.image_size, "text_tower": model.text_tower,
+        "text": dict(model.text), "projected": model.projected, "embed_dim": model.embed_dim,
+    }  # fmt: skip
+
+
+def export(cfg: Config, module: ImageTextCWCL, folder: Path) -> None:
+    """open_clip's format where it can express the towers, else ours."""
+    mean, std = normalization(cfg.data)
+    save_locked(
+        module.encoder, folder, architecture(cfg), log_scale=module.logit_scale.log_scale.detach(),
+        image_size=cfg.data.image_size, mean=mean, std=std,
+    )  # fmt: skip
+
+
+def load_export(cfg: Config, folder: Path) -> ImageTextCWCL:
+    """A module around exported towers."""
+    loaded = load_locked(folder)
+    encoder: LockedEncoder = loaded.encoder
+    module = ImageTextCWCL(cfg, encoder)
+    module.logit_scale.log_scale.data.fill_(loaded.log_scale)
+    return module

@@ -1,0 +1,282 @@
+"""Frozen towers, cache, export, resume, evaluators, towers to choose from (checklist 5, 10-17)."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.config import ROOT, UserError
+from common.encoders.image_text.bag_of_words import BagOfWords
+from common.encoders.image_text.locked import given_part
+from common.engine import checkpoint as ckpt
+from common.engine.check import inspect
+from common.engine.run import train
+from common.engine.workspace import Workspace
+from common.export.locked import load_locked
+from common.families.image_text.class_captions import captioned_cifar
+from projects.cwcl import build
+from projects.cwcl.evaluate import photographs
+from projects.cwcl.module import ImageTextCWCL
+from projects.cwcl.pictures import training_data
+from tests.projects.cwcl.conftest import batch_of, config, module_of
+
+TINY_OPEN_CLIP = (
+    "model.open_clip={embed_dim: 32, "
+    "vision_cfg: {layers: 1, width: 32, head_width: 16, patch_size: 8, image_size: 32}, "
+    "text_cfg: {context_length: 16, vocab_size: 49408, width: 32, heads: 2, layers: 1}}"
+)
+CLIP = [
+    "model.locked=false",
+    "model.cache=false",
+    "model.centred=false",
+    "method.weight_mode=binary",
+]
+
+
+def step(module, batch):
+    """One SGD step; returns the loss before it."""
+    optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.1)
+    loss = module.losses(batch)["loss"]
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def test_item_5_the_frozen_tower_does_not_move_and_stays_in_eval_mode():
+    """Checklist 5: no gradient, equal parameters and buffers, eval mode; the text side moves."""
+    module = module_of().train()
+    tower = given_part(module.encoder)
+    assert not any(part.training for part in tower.modules())
+    assert module.encoder.text_tower.training
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    step(module, batch_of())
+    frozen = [name for name in before if name.startswith("encoder.image_tower.")]
+    assert len(frozen) > 100
+    for name in frozen:
+        assert torch.equal(before[name], module.state_dict()[name]), name
+    assert all(p.grad is None and not p.requires_grad for p in tower.parameters())
+    assert not torch.equal(
+        before["encoder.text_proj.weight"], module.state_dict()["encoder.text_proj.weight"]
+    )
+
+
+def test_items_5_and_14_both_baselines_exist():
+    """Checklist 14: locked tower with the plain loss (LiT), both towers trained (CLIP)."""
+    lit = module_of("method.weight_mode=binary").train()
+    assert not any(p.requires_grad for p in given_part(lit.encoder).parameters())
+    clip = module_of(*CLIP).train()
+    tower = given_part(clip.encoder)
+    assert all(part.training for part in tower.modules())
+    before = tower.tower.conv1.weight.detach().clone()
+    step(clip, batch_of())
+    assert not torch.equal(before, tower.tower.conv1.weight)
+    assert tower.tower.conv1.weight.grad is not None
+
+
+def test_gradient_reaches_every_trainable_parameter():
+    module = module_of().train()
+    module.losses(batch_of())["loss"].backward()
+    missing = [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None]
+    assert missing == []
+
+
+@pytest.mark.parametrize("weights", ["embedding", "raw"])
+def test_item_10_cached_features_give_the_loss_of_the_images(weights):
+    """Checklist 10: the same batch with features from the cache and through the tower."""
+    losses = []
+    for cache in ("true", "false"):
+        words = [f"model.cache={cache}", f"method.weight_features={weights}"]
+        module = module_of(*words).train()
+        data = training_data(config(*words), module)
+        batch = data.train_set[[(i, 0) for i in (3, 1, 40, 22)]]
+        assert batch["images"].ndim == (2 if cache == "true" else 4)
+        losses.append(module.losses(batch)["loss"].item())
+        assert bool(given_part(module.encoder).mean.any())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_item_10_a_cache_on_disk_belongs_to_its_tower_and_data(tmp_path):
+    """Checklist 10: read again with equal features; refused for another set."""
+    words = [f"model.cache_dir={tmp_path}/features"]
+    first = training_data(config(*words), module_of(*words)).train_set.images.features
+    again = training_data(config(*words), module_of(*words)).train_set.images.features
+    assert torch.equal(first, again)
+    other = [*words, "data.num_samples=32"]
+    with pytest.raises(UserError, match="made for another samples"):
+        training_data(config(*other), module_of(*other))
+    with pytest.raises(UserError, match="needs model.cache_dir"):
+        build(config()).tasks["cache"](Workspace(tmp_path / "w"))
+
+
+def test_item_13_towers_can_be_chosen():
+    """Checklist 13: image towers of three libraries and two text towers, from the config alone."""
+    for words in (
+        ["model.vision=resnet18"],
+        ["model.vision=timm/resnet10t", "model.projected=true", "model.embed_dim=24"],
+        ["model.vision=null", TINY_OPEN_CLIP],
+        ["model.vision=cifar_resnet32"],
+    ):
+        module = module_of(*CLIP, "model.vision_pretrained=random", *words)
+        found = module.losses(batch_of(4))
+        assert bool(torch.isfinite(found["loss"])), words
+    assert isinstance(ImageTextCWCL(config(name="mini")).encoder.text_tower, BagOfWords)
+    with pytest.raises(UserError, match="6n"):
+        module_of(*CLIP, "model.vision_pretrained=random", "model.vision=cifar_resnet21")
+
+
+def test_exports_reload_with_equal_embeddings_in_both_formats(tmp_path):
+    """Our format for a CIFAR ResNet; open_clip's own where it can express the towers."""
+    import open_clip
+
+    cfg = config()
+    module = module_of().eval()
+    module.set_mean(torch.rand(64))
+    experiment = build(cfg)
+    with torch.inference_mode():
+        experiment.export(module, tmp_path / "own")
+        again = experiment.load_export(tmp_path / "own").eval()
+        before, after = experiment.embed(module), experiment.embed(again)
+    assert all(torch.allclose(before[k], after[k], atol=1e-6) for k in before)
+    words = ["model.vision=null", TINY_OPEN_CLIP, *CLIP, "model.vision_pretrained=random"]
+    cfg, module = config(*words), module_of(*words).eval()
+    experiment = build(cfg)
+    with torch.inference_mode():
+        experiment.export(module, tmp_path / "open")
+        model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}/open")
+        images = batch_of(2)["images"]
+        assert torch.allclose(
+            model.eval().encode_image(images), module.encoder.encode_image(images), atol=1e-5
+        )
+        again = experiment.load_export(tmp_path / "open").eval()
+        assert torch.allclose(experiment.embed(module)["text"], experiment.embed(again)["text"])
+    with pytest.raises(UserError, match="not an exported model"):
+        load_locked(tmp_path)
+
+
+def test_a_locked_open_clip_model_keeps_its_image_side(tmp_path):
+    """Item 5 with open_clip: weights from an exported folder, only the text side trains."""
+    words = ["model.vision=null", TINY_OPEN_CLIP, "model.vision_pretrained=random"]
+    build(config(*CLIP, *words)).export(module_of(*CLIP, *words), tmp_path / "open")
+    locked = [
+        "model.vision=null", "model.open_clip=null", f"model.pretrained={tmp_path}/open",
+        "model.centred=false", "model.vision_pretrained=random",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="exactly one of"):
+        config(*locked)
+    locked = [w for w in locked if not w.startswith("model.open_clip")] + [TINY_OPEN_CLIP]
+    module = module_of(*locked).train()
+    before = module.encoder.model.visual.conv1.weight.clone()
+    step(module, batch_of())
+    assert torch.equal(before, module.encoder.model.visual.conv1.weight)
+    assert not module.encoder.model.visual.training
+
+
+def test_the_card_s_snippet_and_the_task_classify_pictures(tmp_path, capsys):
+    """Five lines from an exported folder, and ``TASK=classify`` on files of one's own."""
+    card = (ROOT / "projects/cwcl/README.md").read_text(encoding="utf-8")
+    snippet = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
+    place, picture = "runs/cwcl/mini/<id>/export", tmp_path / "photo.png"
+    assert place in snippet
+    Image.fromarray(np.full((40, 50, 3), 90, np.uint8)).save(picture)
+    build(config()).export(module_of().eval(), tmp_path / "export")
+    names: dict[str, torch.Tensor] = {}
+    exec(snippet.replace(place, str(tmp_path / "export")).replace("photo.png", str(picture)), names)
+    assert names["probabilities"].shape == (1, 2)
+    assert float(names["probabilities"].sum()) == pytest.approx(1)
+    cfg = config(
+        f"classify.run={tmp_path}/export", f"classify.inputs=[{picture}]",
+        "classify.texts=[a cat,a dog]", f"classify.output={tmp_path}/out.jsonl",
+    )  # fmt: skip
+    build(cfg).tasks["classify"](Workspace(tmp_path / "w"))
+    (row,) = (json.loads(x) for x in (tmp_path / "out.jsonl").read_text().splitlines())
+    assert row["text"] in ("a cat", "a dog")
+    with pytest.raises(UserError, match="TASK=classify needs"):
+        build(config()).tasks["classify"](Workspace(tmp_path / "w"))
+    cfg.classify.inputs = [str(tmp_path / "out.jsonl")]
+    with pytest.raises(UserError, match="not a readable picture"):
+        build(cfg).tasks["classify"](Workspace(tmp_path / "w"))
+
+
+def test_items_11_15_16_evaluation_of_photographs(tmp_path, monkeypatch):
+    """Checklist 11, 15, 16: zero-shot by names, sweep, retrieval, structure; labels only judge."""
+    from projects.cwcl import evaluate
+
+    few = captioned_cifar
+
+    def small(data, part, seed):
+        found = few(data, part, seed)
+        rows = slice(0, 200)
+        return found._replace(images=found.images[rows], texts=found.texts[rows],
+                              labels=found.labels[rows], named=found.named[rows])  # fmt: skip
+
+    monkeypatch.setattr(evaluate, "captioned_cifar", small)
+    cfg = config("data.num_samples=100", name="mini")
+    torch.manual_seed(0)
+    metrics = photographs(cfg, ImageTextCWCL(cfg).eval(), Workspace(tmp_path / "run"))
+    assert metrics["zeroshot_top1_chance"] == 0.1
+    assert metrics["zeroshot_top1_templates_7"] == pytest.approx(metrics["zeroshot_top1"], abs=0.02)
+    assert {"structure_spearman", "structure_cka", "retrieval_recall_at_10"} <= metrics.keys()
+    assert (tmp_path / "run/items/zeroshot_top1.json").exists()
+
+
+def test_item_15_captions_hold_the_shares_of_class_words_that_the_config_names():
+    """Checklist 15: pairs are what training sees; a quarter right, a quarter wrong, half neutral."""
+    cfg = config(name="mini")
+    part = captioned_cifar(cfg.data, "train", 0)
+    right = part.named == part.labels
+    assert len(part.texts) == 4000
+    assert float(right.double().mean()) == pytest.approx(0.25, abs=0.03)
+    assert float((part.named < 0).double().mean()) == pytest.approx(0.5, abs=0.03)
+    for text, named in zip(part.texts[:500], part.named.tolist(), strict=False):
+        told = [
+            i for i, name in enumerate(part.class_names) if name in text.split(" ") or name in text
+        ]
+        assert told == ([named] if named >= 0 else []), text
+    other = captioned_cifar(cfg.data, "train", 1)
+    assert other.texts[:20] != part.texts[:20]
+
+
+@pytest.mark.usefixtures("unrendered_figures")
+def test_a_resumed_run_is_bit_identical(tmp_path):
+    """All weights after six steps, and after three that were continued; metrics of the report."""
+    words = [f"runs_dir={tmp_path}", "run_id=r"]
+    run = train("cwcl", "smoke", words)
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert {"structure_spearman", "zeroshot_top1", "zeroshot_top1_templates_3"} <= metrics.keys()
+    last = run / "checkpoints/train/step-00000006.ckpt"
+    whole = ckpt.load(last)
+    last.unlink()
+    (run / "checkpoints/train/finished.json").unlink()
+    assert train("cwcl", "smoke", [*words, "resume=r"]) == run
+    again = ckpt.load(last)
+    assert again["global_step"] == whole["global_step"] == 6
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, again["state_dict"][name]), name
+
+
+def test_check_builds_the_paper_s_models_and_names_what_is_missing(tmp_path):
+    """Item 17: pretrained towers are loaded; the dry run says what is not here."""
+    rows = inspect("cwcl", "paper", [f"data.root={tmp_path}"])
+    assert rows["negatives per query"] == "15,999"
+    assert any("MISSING" in value for value in rows.values())
+
+
+def test_smoothing_of_the_comparison_matches_the_entropy_of_the_weights():
+    """The control arm's share is that of CWCL's targets on the data of `mini`."""
+    import yaml
+
+    from projects.cwcl.evaluate import training_weights
+
+    plan = yaml.safe_load((ROOT / "configs/cwcl/compare.yaml").read_text(encoding="utf-8"))
+    share = plan["arms"]["smoothing"]["method.smoothing"]
+    cfg = config("data.num_samples=500", name="mini")
+    torch.manual_seed(0)
+    module = ImageTextCWCL(cfg)
+    training_data(cfg, module)
+    found = training_weights(cfg, module)
+    assert found["matching_smoothing"] == pytest.approx(share, abs=0.005)
+    assert found["weight_same_class"] > found["weight_other_class"] + 0.1
+    assert found["mass_same_class"] > found["mass_same_class_chance"] + 0.02

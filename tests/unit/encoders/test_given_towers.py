@@ -1,0 +1,77 @@
+"""Towers that are given: the bundled ResNet-20 has its card's accuracy; Whisper's front end; bag of words."""
+
+import numpy as np
+import pytest
+import torch
+
+from common.config import UserError
+from common.data.image.labelled import load_cifar10
+from common.data.image.sources import EvalTransform
+from common.data.lookup import BUNDLED
+from common.encoders.image.cifar_resnet import CifarResNet, cifar_resnet
+from common.encoders.image_text.bag_of_words import BagOfWords
+from common.encoders.speech.whisper import WhisperLogMel, whisper_tower
+from scripts.pretrain.figures import stated
+
+FOLDER = BUNDLED / "models" / "cifar-resnet20"
+
+
+@torch.inference_mode()
+def accuracy(network: CifarResNet, num: int = 2000) -> float:
+    test = load_cifar10(None, "test")
+    images = EvalTransform(32).batch(test.images[:num])
+    found = torch.cat([network.logits(part) for part in images.split(250)]).argmax(1)
+    return float((found == test.labels[:num]).double().mean())
+
+
+def test_the_bundled_resnet_has_the_accuracy_of_its_card():
+    network = cifar_resnet(20, "bundled:cifar-resnet20").eval()
+    assert accuracy(network) == pytest.approx(stated(FOLDER)["accuracy"], abs=0.002)
+    assert (FOLDER / "model.safetensors").stat().st_size < 2_000_000
+    with torch.no_grad():  # the mutant: another shortcut
+        network.layer2[0].pad = 0
+        with pytest.raises(RuntimeError):
+            network.logits(torch.zeros(1, 3, 32, 32))
+
+
+def test_weights_of_another_depth_are_refused():
+    with pytest.raises(UserError):
+        cifar_resnet(32, "bundled:cifar-resnet20")
+    with pytest.raises(UserError, match="6n"):
+        CifarResNet(21)
+
+
+def test_bag_of_words_is_the_mean_of_what_stands_between_start_and_end():
+    tower = BagOfWords(10, 4)
+    tokens = torch.tensor([[8, 3, 5, 9, 0], [8, 9, 0, 0, 0]])
+    found = tower(tokens)
+    table = tower.embedding.weight
+    assert torch.allclose(found[0], (table[3] + table[5]) / 2)
+    assert not bool(found[1].any())
+    assert torch.allclose(tower(torch.tensor([[8, 5, 3, 9, 7]]))[0], found[0])
+
+
+def test_whisper_features_are_those_of_the_library():
+    from transformers import WhisperFeatureExtractor
+
+    sound = np.sin(np.arange(7000) / 11).astype(np.float32) * 0.2
+    wanted = WhisperFeatureExtractor(chunk_length=1)(
+        sound, sampling_rate=16000, return_tensors="pt"
+    )
+    found = WhisperLogMel(num_frames=100)(torch.from_numpy(sound)[None])
+    torch.testing.assert_close(found, wanted["input_features"], atol=1e-4, rtol=1e-4)
+
+
+def test_whisper_counts_the_states_of_the_recording():
+    sizes = {
+        "d_model": 8, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16,
+        "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 16, "vocab_size": 9,
+        "max_source_positions": 25, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+        "decoder_start_token_id": 1,
+    }  # fmt: skip
+    tower = whisper_tower("random", sizes).eval()
+    states, real = tower(torch.randn(3, 9000), torch.tensor([320, 321, 9000]))
+    assert states.shape == (3, 25, 8)
+    assert real.tolist() == [1, 2, 25]
+    with pytest.raises(UserError, match="Whisper"):
+        whisper_tower("timm:resnet18")
