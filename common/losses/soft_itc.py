@@ -26,7 +26,9 @@ class SoftItcLoss(PairLoss):
     tensor(0.8370)
     """
 
-    def forward(self, image: Tensor, text: Tensor, scale: Tensor | float, ids: Tensor) -> LossOutput:
+    def forward(
+        self, image: Tensor, text: Tensor, scale: Tensor | float, ids: Tensor
+    ) -> LossOutput:
         """Loss of a batch of pairs.
 
         Args:

@@ -83,7 +83,9 @@ class Temperature(nn.Module):
     def __init__(self, init: float = 0.07, low: float = 0.001, high: float = 0.5) -> None:
         super().__init__()
         if not 0 < low <= init <= high:
-            raise ValueError(f"Temperature needs 0 < low <= init <= high; got {low}, {init}, {high}")
+            raise ValueError(
+                f"Temperature needs 0 < low <= init <= high; got {low}, {init}, {high}"
+            )
         self.low, self.high = low, high
         self.temperature = nn.Parameter(torch.tensor(float(init)))
 

@@ -46,7 +46,7 @@ class Translations(Protocol):
     def __getitem__(self, index: int, /) -> Mapping[str, str]: ...
 
 
-def clean_caption(text: str, max_words: int = 40) -> str:
+def plain_caption(text: str, max_words: int = 40) -> str:
     """Lower-case words without punctuation, as the models of the X-VLM family read captions.
 
     The characters , . ' ! ? " ( ) * # : ; ~ - / become blanks and ``<person>`` becomes person.
@@ -58,7 +58,7 @@ def clean_caption(text: str, max_words: int = 40) -> str:
         text: a caption.
         max_words: words that are kept, >= 1.
 
-    >>> clean_caption("<person> - the (red)  car/truck; one", max_words=4)
+    >>> plain_caption("<person> - the (red)  car/truck; one", max_words=4)
     'person the red car'
     """
     text = text.lower().replace("<person>", "person")
@@ -120,7 +120,7 @@ class MultilingualPairs(Dataset[MultilingualBatch]):
         seed: int,
         policy: LanguagePolicy = "all",
         num_texts: int | None = None,
-        clean: Callable[[str], str] = clean_caption,
+        clean: Callable[[str], str] = plain_caption,
         mask: MaskTokens | None = None,
         image_ids: Sequence[int] | None = None,
         max_corrupt: float = 0.05,

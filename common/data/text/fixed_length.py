@@ -2,12 +2,13 @@
 
 import zlib
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+_REMEMBERED = 1 << 16  # texts whose ids are kept per process
 
 
 class NgramTokenizer:
@@ -28,7 +29,7 @@ class NgramTokenizer:
     ) -> None:
         self.num_buckets, self.sizes = num_buckets, tuple(sizes)
         self.context_length, self.vocab_size = context_length, num_buckets + 1
-        self._ids = lru_cache(1 << 16)(self._of)
+        self._known: dict[str, list[int]] = {}
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
         """Ids (N, context_length) int64, padded with 0.
@@ -41,6 +42,11 @@ class NgramTokenizer:
         for row, ids in zip(out, rows, strict=True):
             row[: len(ids)] = torch.tensor(ids, dtype=torch.long)
         return out
+
+    def _ids(self, text: str) -> list[int]:
+        if text not in self._known and len(self._known) < _REMEMBERED:
+            self._known[text] = self._of(text)
+        return self._known.get(text) or self._of(text)
 
     def _of(self, text: str) -> list[int]:
         padded = f" {text.lower()} "
@@ -60,12 +66,17 @@ class FixedLengthTokenizer:
     def __init__(self, tokenizer: Any, context_length: int) -> None:
         self.tokenizer, self.context_length = tokenizer, context_length
         self.vocab_size, self.mask_id = len(tokenizer), tokenizer.mask_token_id
-        self._ids = lru_cache(1 << 16)(self._of)
+        self._known: dict[str, list[int]] = {}
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
         """Ids (N, context_length) int64, padded with the tokenizer's padding id."""
         rows = [self._ids(text) for text in ([texts] if isinstance(texts, str) else texts)]
         return torch.from_numpy(np.array(rows, dtype=np.int64).reshape(-1, self.context_length))
+
+    def _ids(self, text: str) -> list[int]:
+        if text not in self._known and len(self._known) < _REMEMBERED:
+            self._known[text] = self._of(text)
+        return self._known.get(text) or self._of(text)
 
     def _of(self, text: str) -> list[int]:
         found: list[int] = self.tokenizer(
