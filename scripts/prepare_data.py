@@ -95,7 +95,10 @@ def prepare_names(source: Path, target: Path) -> None:
     rows = read_jsonl(source / "captions.jsonl.gz", ("emoji", "captions"))
     kept = [row for row in rows if not SKIN_TONES.search(row["emoji"])]
     slim = [
-        {"emoji": row["emoji"], **{x: row["captions"][x] for x in LANGUAGES if x in row["captions"]}}
+        {
+            "emoji": row["emoji"],
+            **{x: row["captions"][x] for x in LANGUAGES if x in row["captions"]},
+        }
         for row in kept
     ]
     write_jsonl(target / "names.jsonl.gz", slim)

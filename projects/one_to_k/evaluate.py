@@ -68,12 +68,11 @@ def ranks_of(
     for language, one in found.sets.items():
         rows = torch.tensor([place[name] for name in one.images], device=device)
         ids = tokenizer([clean(text) for text in one.texts]).to(device)
-        parts = [network.text_encoder.text(part) for part in ids.split(size)]
+        parts = [network.text_encoder.text(part) for part in torch.split(ids, size)]
         states, mask = (torch.cat(list(x)) for x in zip(*parts, strict=True))
         scores = (images[rows] @ network.text_embeddings(states).T).cpu()
         cosines.append(scores)
-        i2t = t2i = scores
-        t2i = t2i.T
+        i2t, t2i = scores, scores.T
         if cfg.eval.k_test:
             match = partial(_match, network, tokens[rows], states, mask)
             i2t = rescored(scores, match, cfg.eval.k_test, batch_size=size)

@@ -71,7 +71,7 @@ class OneToK(ContrastiveModule):
         tau = self.temperature()  # clamped to [0.001, 0.5] first
         contrast = self.contrast(image, text, tau, num_texts, batch["ids"])
         terms = {"itc": contrast.loss, "temperature": tau.detach()}
-        terms["batch_top1"] = contrast.hits.float().mean()
+        terms["batch_top1"] = contrast.hits.float().mean()  # type: ignore[union-attr]
         loss = contrast.loss
         if self.method.fusion:
             scores = (image @ text.T).detach() / tau.detach()

@@ -126,16 +126,10 @@ def three_augment(
     return SeededPipeline(size, v2.Compose([*steps, *_to_tensor(mean, std)]))
 
 
-class _MildRandAugment(v2.RandAugment):
-    """RandAugment without the operations that change colours or lose their levels."""
-
-    _AUGMENTATION_SPACE: Any = {
-        name: v2.RandAugment._AUGMENTATION_SPACE[name]  # type: ignore[has-type]
-        for name in (
-            "Identity", "AutoContrast", "Equalize", "Brightness", "Sharpness", "ShearX", "ShearY",
-            "TranslateX", "TranslateY", "Rotate",
-        )
-    }  # fmt: skip
+_MILD_OPERATIONS = (
+    "Identity", "AutoContrast", "Equalize", "Brightness", "Sharpness", "ShearX", "ShearY",
+    "TranslateX", "TranslateY", "Rotate",
+)  # fmt: skip
 
 
 def mild_rand_augment(
@@ -145,10 +139,13 @@ def mild_rand_augment(
 
     Source: Zeng et al. 2022, "X-VLM", released transforms (list of operations), arXiv 2111.08276.
     """
+    augment: Any = v2.RandAugment(num_ops=2, magnitude=7, num_magnitude_bins=11)
+    space = augment._AUGMENTATION_SPACE
+    augment._AUGMENTATION_SPACE = {name: space[name] for name in _MILD_OPERATIONS}
     steps = [
         v2.RandomResizedCrop(size, scale=scale, interpolation=v2.InterpolationMode.BICUBIC),
         v2.RandomHorizontalFlip(),
-        _MildRandAugment(num_ops=2, magnitude=7, num_magnitude_bins=11),
+        augment,
     ]
     return SeededPipeline(size, v2.Compose([*steps, *_to_tensor(mean, std)]))
 

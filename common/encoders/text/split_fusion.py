@@ -137,10 +137,11 @@ def split_fusion_encoder(
     """
     model = load_transformer(pretrained, config=config, dropout=dropout)
     if keep is not None:
-        layers = getattr(getattr(model, "encoder", None), "layer", [])
+        encoder: Any = getattr(model, "encoder", None)
+        layers = getattr(encoder, "layer", [])
         if not keep or max(keep) >= len(layers):
             raise UserError(f"layers {list(keep)} asked for, but {pretrained} has {len(layers)}")
-        model.encoder.layer = nn.ModuleList(layers[i] for i in keep)
+        encoder.layer = nn.ModuleList(layers[i] for i in keep)
         model.config.num_hidden_layers = len(keep)
     return SplitFusionEncoder(model, split, context_dim)
 

@@ -33,7 +33,7 @@ def rescored(scores: Tensor, score_pairs: ScorePairs, k: int, *, batch_size: int
     best = scores.topk(min(k, scores.shape[1]), dim=1).indices
     queries = torch.arange(len(scores))[:, None].expand_as(best)
     pairs = torch.stack([queries, best], -1).reshape(-1, 2)
-    found = torch.cat([score_pairs(part).cpu() for part in pairs.split(batch_size)])
+    found = torch.cat([score_pairs(part).cpu() for part in torch.split(pairs, batch_size)])
     again = torch.full_like(scores, NEVER)
     again[pairs[:, 0], pairs[:, 1]] = found.to(again.dtype)
     return again
