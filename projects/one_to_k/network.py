@@ -9,7 +9,7 @@ from common.encoders.heads import linear_projection, matching_head
 from common.encoders.image.grid import grid_tower
 from common.encoders.text.ngram_bag import NgramBag
 from common.encoders.text.split_fusion import SplitFusionEncoder, split_fusion_encoder
-from common.losses.output import at_least_float32, unit
+from common.losses.output import unit
 from projects.one_to_k.config import Config
 
 TextEncoder = NgramBag | SplitFusionEncoder
@@ -59,11 +59,11 @@ class CrossLingualNetwork(nn.Module):
 
     def image_embeddings(self, tokens: Tensor) -> Tensor:
         """Unit vectors (B, D) of the mean tokens."""
-        return unit(at_least_float32(self.image_projection(tokens[:, 0])))
+        return unit(self.image_projection(tokens[:, 0]))
 
     def text_embeddings(self, states: Tensor) -> Tensor:
         """Unit vectors (N, D) of the first states."""
-        return unit(at_least_float32(self.text_projection(states[:, 0])))
+        return unit(self.text_projection(states[:, 0]))
 
     def fuse(self, states: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
         """States (N, L, W) of text that has seen the image tokens (N, S, W) of its row."""

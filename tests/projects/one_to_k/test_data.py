@@ -91,7 +91,8 @@ def test_the_drawings_have_three_parts_without_flags_where_they_are_retrieved():
     cfg = config(name="mini")
     parts = {split: emoji_rows(cfg, split) for split in ("train", "dev", "test")}
     rows = [set(parts[s][0]) for s in parts]
-    assert not (rows[0] & rows[1] or rows[0] & rows[2] or rows[1] & rows[2])
+    assert not rows[0] & (rows[1] | rows[2])
+    assert not rows[1] & rows[2]
     assert len(parts["test"][0]) == 269
     assert not any(t["en"].startswith("flag:") for s in ("dev", "test") for t in parts[s][1])
     assert any(t["en"].startswith("flag:") for t in parts["train"][1])
@@ -211,7 +212,6 @@ def test_items_12_18_fine_tuning_reads_pairs_with_the_ids_of_their_images(tmp_pa
     batch = batch_of(*words, count=12)
     assert batch["ids"].tolist() == [0] * 5 + [1] * 5 + [0, 1]
     assert batch["languages"].flatten().tolist() == [0] * 10 + [1] * 2
-    assert torch.equal(batch["tokens"].shape and batch["ids"][:5], torch.zeros(5, dtype=torch.long))
 
 
 def test_trigrams_are_hashed_between_blanks():

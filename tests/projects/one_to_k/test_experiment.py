@@ -63,10 +63,12 @@ def test_the_contrast_learns_and_reports_chance_and_the_untrained_model(tmp_path
     spread = json.loads((run / "items/mrv_std.json").read_text())
     assert sum(spread) / len(spread) == pytest.approx(metrics["mrv_std"])
     assert (run / "gallery/l0 to images/gallery.json").exists()
-    # fine-tuning starts from the export of this run, with matching for the first time left out
+    # another objective starts from the export of this run
     again = config(*PLAIN, f"model.init={run}/export", "method.objective=random_language")
+    experiment = build(config(*PLAIN))
+    trained = module_of_run(experiment, run)
+    experiment.export(trained, run / "export")
     module = next(build(again).stages()).module
-    trained = module_of_run(build(config(*PLAIN)), run)
     for name, value in trained.network.state_dict().items():
         assert torch.equal(module.network.state_dict()[name], value), name
     assert module.network.training
