@@ -76,8 +76,8 @@ class Temperature(nn.Module):
     Raises:
         ValueError: not 0 < low <= init <= high.
 
-    >>> float(Temperature(0.07)().detach().round(decimals=4))
-    0.07
+    >>> float(Temperature(0.25)().detach())
+    0.25
     """
 
     def __init__(self, init: float = 0.07, low: float = 0.001, high: float = 0.5) -> None:
