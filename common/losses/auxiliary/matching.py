@@ -31,10 +31,11 @@ def choose_positive(scores: Tensor, num_texts: int, choice: PositiveChoice) -> T
 
     Distributed: local.
     """
+    scores = scores.float()  # in half precision 1 + 1e-5 - 1 is 0: no text could be drawn
     weights = scores.softmax(1) if choice == "aligned_least" else scores
     own = weights.view(len(scores), len(scores), num_texts).diagonal().T  # (B, K)
     odds = torch.ones_like(own) if choice == "uniform" else weights.max() + FLOOR - own
-    return torch.multinomial(odds.float(), 1)[:, 0]
+    return torch.multinomial(odds, 1)[:, 0]
 
 
 @torch.no_grad()
