@@ -76,5 +76,7 @@ def grid_tower(
         if pretrained != "random":
             raise UserError("the tower 'conv' starts at random: leave its pretrained= out")
         return GridTower(ConvNet(widths), widths[-1], channels_last=False)
+    if torch.get_default_device().type == "meta":  # shapes alone
+        pretrained = "random"
     tower = timm_tower(name, pretrained, image_size=image_size)
     return GridTower(tower.backbone, tower.num_features, channels_last="swin" in name)
