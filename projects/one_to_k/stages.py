@@ -1,6 +1,7 @@
 """What the engine drives: the stage, export and reload, the plan of `make check`, the task."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from common.data.image_text.multilingual import CaptionLines
 from common.data.lookup import data_root
+from common.encoders.pretrained import stand_in
 from common.engine.experiment import (  # fmt: skip
     Plan,
     Requirement,
@@ -25,6 +27,14 @@ from projects.one_to_k.network import resize_images
 from projects.one_to_k.translate import translate_file
 
 SIZES = {"emoji": 1047, "captions": 29000, "multi30k": 29000 * 5, "coco": 113287 * 5}
+ARCHITECTURES: dict[str, dict[str, Any]] = {  # what `make check` builds for absent weights
+    "FacebookAI/xlm-roberta-large": {
+        "model_type": "xlm-roberta", "vocab_size": 250002, "hidden_size": 1024,
+        "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096,
+        "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5,
+        "pad_token_id": 1,
+    }
+}  # fmt: skip
 PROBES = ["a red apple", "ein roter Apfel"]
 
 
@@ -78,7 +88,11 @@ def plan(cfg: Config) -> Plan[OneToK]:
                 total = total + net.match(states[:batch_size], mask[:batch_size], tokens).sum()
         return total
 
-    return Plan(lambda: OneToK(cfg), num_samples(cfg), forward, requirements(cfg))
+    dry, sizes = cfg, stand_in(cfg.model.text_pretrained, ARCHITECTURES)
+    if sizes is not None:
+        model = replace(cfg.model, text_pretrained="random", text_config=sizes)
+        dry = replace(cfg, model=model)
+    return Plan(lambda: OneToK(dry), num_samples(cfg), forward, requirements(cfg))
 
 
 def num_samples(cfg: Config) -> int:
