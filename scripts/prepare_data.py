@@ -25,6 +25,7 @@ from common.data.tables import Row, read_jsonl, write_jsonl  # noqa: E402
 
 SKIN_TONES = re.compile("[\U0001f3fb-\U0001f3ff]")
 EMOJI_COLUMNS = ("emoji", "base", "en", "keywords_en")
+LANGUAGES = ("en", "de", "fr", "es", "ru", "zh")  # of the names of the drawings
 WORDNET_COLUMNS = ("id", "pos", "lemmas", "definition", "lexname", "pointers")
 MODEL_FILES = (
     "config.json",
@@ -96,6 +97,20 @@ def prepare_emoji(source: Path, target: Path) -> list[Row]:
     slim = [{name: rows[i][name] for name in EMOJI_COLUMNS} for i in kept]
     write_jsonl(target / "captions.jsonl.gz", slim)
     return slim
+
+
+def prepare_names(source: Path, target: Path) -> None:
+    """Names of the drawings of `prepare_emoji` in six languages, row by row; Sark has English only."""
+    rows = read_jsonl(source / "captions.jsonl.gz", ("emoji", "captions"))
+    kept = [row for row in rows if not SKIN_TONES.search(row["emoji"])]
+    slim = [
+        {
+            "emoji": row["emoji"],
+            **{x: row["captions"][x] for x in LANGUAGES if x in row["captions"]},
+        }
+        for row in kept
+    ]
+    write_jsonl(target / "names.jsonl.gz", slim)
 
 
 def prepare_tones(source: Path, target: Path) -> None:
@@ -264,6 +279,7 @@ def spans(texts: Iterable[str]) -> set[str]:
 def main(source: Path, target: Path) -> None:
     """Write all tracked sets."""
     emoji = prepare_emoji(source / "emoji-captions", target / "emoji-captions")
+    prepare_names(source / "emoji-captions", target / "emoji-captions")
     prepare_tones(source / "emoji-captions", target / "emoji-tones")
     clipart = prepare_clipart(source / "clipart", target / "clipart")
     texts = [r["en"] for r in emoji] + [k for r in emoji for k in r["keywords_en"]]

@@ -60,3 +60,41 @@ class LogitScale(nn.Module):
     def extra_repr(self) -> str:
         """Bounds, for printing."""
         return f"min_scale={self.min_scale}, max_scale={self.max_scale}"
+
+
+class Temperature(nn.Module):
+    """Divisor of the similarities, learnt itself (not its logarithm) and kept within bounds.
+
+    Source: Zeng et al. 2022, "X-VLM" and its descendants (start at 0.07, within [0.001, 0.5]),
+    arXiv 2111.08276.
+
+    Args:
+        init: first value, > 0.
+        low: least value, > 0.
+        high: largest value.
+
+    Raises:
+        ValueError: not 0 < low <= init <= high.
+
+    >>> float(Temperature(0.25)().detach())
+    0.25
+    """
+
+    def __init__(self, init: float = 0.07, low: float = 0.001, high: float = 0.5) -> None:
+        super().__init__()
+        if not 0 < low <= init <= high:
+            raise ValueError(
+                f"Temperature needs 0 < low <= init <= high; got {low}, {init}, {high}"
+            )
+        self.low, self.high = low, high
+        self.temperature = nn.Parameter(torch.tensor(float(init)))
+
+    def forward(self) -> Tensor:
+        """The divisor as a 0-dim tensor with gradient, brought into its bounds; once a step."""
+        with torch.no_grad():
+            self.temperature.clamp_(self.low, self.high)
+        return self.temperature
+
+    def extra_repr(self) -> str:
+        """Bounds, for printing."""
+        return f"low={self.low}, high={self.high}"

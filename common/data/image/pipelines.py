@@ -126,5 +126,29 @@ def three_augment(
     return SeededPipeline(size, v2.Compose([*steps, *_to_tensor(mean, std)]))
 
 
+_MILD_OPERATIONS = (
+    "Identity", "AutoContrast", "Equalize", "Brightness", "Sharpness", "ShearX", "ShearY",
+    "TranslateX", "TranslateY", "Rotate",
+)  # fmt: skip
+
+
+def mild_rand_augment(
+    size: int, scale: tuple[float, float], mean: Channels, std: Channels
+) -> SeededPipeline:
+    """Crop (bicubic), flip, two RandAugment operations at level 7 of 10; colours stay.
+
+    Source: Zeng et al. 2022, "X-VLM", released transforms (list of operations), arXiv 2111.08276.
+    """
+    augment: Any = v2.RandAugment(num_ops=2, magnitude=7, num_magnitude_bins=11)
+    space = augment._AUGMENTATION_SPACE
+    augment._AUGMENTATION_SPACE = {name: space[name] for name in _MILD_OPERATIONS}
+    steps = [
+        v2.RandomResizedCrop(size, scale=scale, interpolation=v2.InterpolationMode.BICUBIC),
+        v2.RandomHorizontalFlip(),
+        augment,
+    ]
+    return SeededPipeline(size, v2.Compose([*steps, *_to_tensor(mean, std)]))
+
+
 def _to_tensor(mean: Channels, std: Channels) -> list[Any]:
     return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]

@@ -166,6 +166,27 @@ class EvalTransform:
         return _to_float(F.center_crop(image, [self.size, self.size]), self.mean, self.std)
 
 
+@dataclass(frozen=True)
+class SquareTransform:
+    """The whole image squeezed into the square (bicubic), normalisation; no randomness."""
+
+    size: int
+    mean: Channels = CLIP_MEAN
+    std: Channels = CLIP_STD
+
+    def batch(self, images: Tensor, rngs: Sequence[Rng] | None = None) -> Tensor:
+        """(B, 3, H, W) uint8 -> (B, 3, size, size) float32, normalised; `rngs` are not used."""
+        if images.shape[-2:] != (self.size, self.size):
+            images = F.resize(images, [self.size] * 2, InterpolationMode.BICUBIC, antialias=True)
+        return _normalize(images.float(), self.mean, self.std)
+
+    def one(self, image: Image.Image, rng: Rng | None = None) -> Tensor:
+        """PIL image -> (3, size, size) float32, normalised; `rng` is not used."""
+        size = [self.size, self.size]
+        square = F.resize(image.convert("RGB"), size, InterpolationMode.BICUBIC, antialias=True)
+        return _to_float(square, self.mean, self.std)
+
+
 class ImageSource(Protocol):
     """Images by index; what cannot be read is left out."""
 

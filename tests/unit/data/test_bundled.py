@@ -21,6 +21,18 @@ def test_emoji_rows_match_their_images_and_hold_no_skin_tones():
     assert red > 1.5 * blue
 
 
+def test_names_in_six_languages_run_parallel_to_the_drawings():
+    columns = ["en", "de", "fr", "es", "ru", "zh"]
+    names = read_jsonl(BUNDLED / "emoji-captions/names.jsonl.gz", ["emoji", "en"])
+    rows = read_jsonl(BUNDLED / "emoji-captions/captions.jsonl.gz", ["emoji", "en"])
+    assert [(n["emoji"], n["en"]) for n in names] == [(r["emoji"], r["en"]) for r in rows]
+    assert [n["en"] for n in names if len(n) < 7] == ["flag: Sark"]
+    apple = next(n for n in names if n["en"] == "red apple")
+    assert [apple[c] for c in columns[1:4]] == ["roter Apfel", "pomme rouge", "manzana roja"]
+    chinese = [any(ord(c) > 0x4DFF for c in n.get("zh", "")) for n in names]
+    assert sum(chinese) > 0.99 * len(names)
+
+
 def test_drawings_with_a_skin_tone_name_it_and_have_a_base():
     rows = read_jsonl(BUNDLED / "emoji-tones/captions.jsonl.gz", ["emoji", "base", "en"])
     assert len(rows) == len(PackedImages(BUNDLED / "emoji-tones/images.npz")) == 1195

@@ -1,0 +1,250 @@
+"""Images whose text exists in several languages: which of them a step sees, cleaning, JSON lines.
+
+# B images, K texts each, L tokens
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NotRequired, Protocol, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from common.config import UserError
+from common.data.corrupt import CorruptCounter
+from common.data.image.sources import ImageSource
+from common.data.image_text.captions import IMAGE_STREAM, TEXT_STREAM
+from common.data.lines import LineFile
+from common.data.samplers import Key, Rng, sample_rng
+
+MASK_STREAM = 2
+LanguagePolicy = Literal["all", "random", "pivot"]
+MaskTokens = Callable[[np.ndarray, Rng], tuple[np.ndarray, np.ndarray]]  # ids (L,) -> ids, labels
+
+
+class MultilingualBatch(TypedDict):
+    """Images with K texts each; rows i * K ... i * K + K - 1 of the texts belong to image i."""
+
+    images: Tensor  # (B, 3, H, W) float32
+    tokens: Tensor  # (B, K, L) int64
+    masked: NotRequired[Tensor]  # (B, K, L) int64, for masked language modelling
+    labels: NotRequired[Tensor]  # (B, K, L) int64, -100 where nothing is predicted
+    languages: Tensor  # (B, K) int64, positions in the list of languages
+    ids: Tensor  # (B,) int64, the image
+    skipped: int  # samples that this batch left out
+
+
+class Translations(Protocol):
+    """Texts of a sample by language."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Mapping[str, str]: ...
+
+
+def plain_caption(text: str, max_words: int = 40) -> str:
+    """Lower-case words without punctuation, as the models of the X-VLM family read captions.
+
+    The characters , . ' ! ? " ( ) * # : ; ~ - / become blanks and ``<person>`` becomes person.
+
+    Source: Li et al. 2021, "ALBEF", and Zeng et al. 2022, "X-VLM", released readers,
+    arXiv 2107.07651, 2111.08276.
+
+    Args:
+        text: a caption.
+        max_words: words that are kept, >= 1.
+
+    >>> plain_caption("<person> - the (red)  car/truck; one", max_words=4)
+    'person the red car'
+    """
+    text = text.lower().replace("<person>", "person")
+    return " ".join(re.sub(r"[,.'!?\"()*#:;~/-]", " ", text).split()[:max_words])
+
+
+def choose_languages(
+    languages: Sequence[str], policy: LanguagePolicy, rng: Rng, num_texts: int | None = None
+) -> list[str]:
+    """Languages of one access to a sample.
+
+    Args:
+        languages: K of them; the first is the pivot.
+        policy: ``all`` takes all, or `num_texts` drawn ones in their order; ``random`` takes one;
+            ``pivot`` takes the first and one of the others.
+        rng: generator of this access.
+        num_texts: of ``all``, in [1, K]; None is K.
+    """
+    count = len(languages)
+    if policy == "random":
+        return [languages[int(rng.integers(count))]]
+    if policy == "pivot":
+        return [languages[0], languages[1 + int(rng.integers(count - 1))]]
+    if num_texts is None or num_texts == count:
+        return list(languages)
+    return [languages[i] for i in sorted(rng.choice(count, num_texts, replace=False).tolist())]
+
+
+class MultilingualPairs(Dataset[MultilingualBatch]):
+    """Training set; item = batch of a list of keys ``(index, epoch)``.
+
+    A sample whose image cannot be read or that lacks a language is left out and counted.
+
+    Args:
+        images: image source with a training transform.
+        texts: of the same samples.
+        languages: K names; the first is the pivot of the policy ``pivot``.
+        tokenizer: texts -> ids (N, L).
+        seed: the experiment's seed.
+        policy: see `choose_languages`.
+        num_texts: see `choose_languages`.
+        clean: applied to every text.
+        mask: makes masked ids and labels of a row of ids; None: a batch has neither.
+        image_ids: (N,) image of each sample where several share one; None: the sample itself.
+        max_corrupt: largest tolerated fraction of samples without one of the languages.
+
+    Raises:
+        UserError: sources of different length, a pivot without other languages, or more texts asked
+            for than there are languages.
+    """
+
+    def __init__(
+        self,
+        images: ImageSource,
+        texts: Translations,
+        languages: Sequence[str],
+        tokenizer: Callable[[list[str]], Tensor],
+        *,
+        seed: int,
+        policy: LanguagePolicy = "all",
+        num_texts: int | None = None,
+        clean: Callable[[str], str] = plain_caption,
+        mask: MaskTokens | None = None,
+        image_ids: Sequence[int] | None = None,
+        max_corrupt: float = 0.05,
+    ) -> None:
+        if len(images) != len(texts):
+            raise UserError(f"{len(images)} images but texts for {len(texts)}")
+        if policy == "pivot" and len(languages) < 2:
+            raise UserError(f"a pivot needs a second language beside {languages[0]}")
+        if num_texts is not None and not 1 <= num_texts <= len(languages):
+            raise UserError(f"{num_texts} texts an image asked for, of {len(languages)} languages")
+        self.images, self.texts, self.languages = images, texts, list(languages)
+        self.tokenizer, self.seed, self.policy, self.num_texts = tokenizer, seed, policy, num_texts
+        self.clean, self.mask, self.image_ids = clean, mask, image_ids
+        self.counter = CorruptCounter("translations", max_fraction=max_corrupt)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, keys: Sequence[Key]) -> MultilingualBatch:
+        """Batch of the given ``(index, epoch)`` keys."""
+        rngs = [sample_rng(self.seed, epoch, index, IMAGE_STREAM) for index, epoch in keys]
+        images, readable = self.images.load([index for index, _ in keys], rngs)
+        found = [self._texts(*keys[place]) for place in readable]
+        rows = [row for row, chosen in enumerate(found) if chosen]
+        if not rows:
+            raise UserError(f"no sample of a batch of {len(keys)} has a text in every language")
+        kept = [keys[readable[row]] for row in rows]
+        chosen = [found[row] for row in rows]
+        tokens = self.tokenizer([text for texts in chosen for text in texts.values()])
+        tokens = tokens.reshape(len(rows), -1, tokens.shape[-1])
+        batch: MultilingualBatch = {
+            "images": images[torch.tensor(rows)],
+            "tokens": tokens,
+            "languages": torch.tensor([[self.languages.index(x) for x in t] for t in chosen]),
+            "ids": torch.tensor([self._image(index) for index, _ in kept]),
+            "skipped": len(keys) - len(rows),
+        }
+        if self.mask is not None:
+            pairs = [self._masked(ids, *key) for ids, key in zip(tokens, kept, strict=True)]
+            batch["masked"] = torch.stack([masked for masked, _ in pairs])
+            batch["labels"] = torch.stack([labels for _, labels in pairs])
+        return batch
+
+    def _image(self, index: int) -> int:
+        return index if self.image_ids is None else self.image_ids[index]
+
+    def _texts(self, index: int, epoch: int) -> dict[str, str]:
+        """Cleaned texts by language in the order of the languages; empty where one is missing."""
+        rng = sample_rng(self.seed, epoch, index, TEXT_STREAM)
+        texts = self.texts[index]
+        there = [x for x in self.languages if texts.get(x)]
+        if not there or (self.policy != "random" and len(there) < len(self.languages)):
+            self.counter.bad(f"sample {index}", f"it has {sorted(texts)} only")
+            return {}
+        self.counter.good()
+        chosen = choose_languages(there, self.policy, rng, self.num_texts)
+        return {language: self.clean(texts[language]) for language in chosen}
+
+    def _masked(self, tokens: Tensor, index: int, epoch: int) -> tuple[Tensor, Tensor]:
+        assert self.mask is not None
+        rng = sample_rng(self.seed, epoch, index, MASK_STREAM)
+        pairs = [self.mask(row.numpy(), rng) for row in tokens]
+        return (
+            torch.from_numpy(np.stack([masked for masked, _ in pairs])),
+            torch.from_numpy(np.stack([labels for _, labels in pairs])),
+        )
+
+
+class CaptionLines:
+    """Files of JSON lines ``{"caption": {"en": "...", "de": "..."}, "image_path": "..."}``.
+
+    Lines are read through memory-mapped offsets, so any order is as fast and a set of many million
+    lines needs no memory.
+
+    Args:
+        pattern: files such as ``cc3m/part_*.data``, taken in the order of their names.
+
+    Raises:
+        UserError: no such file, or a line that is not of this form.
+    """
+
+    def __init__(self, pattern: str | Path) -> None:
+        pattern = Path(pattern)
+        paths = sorted(pattern.parent.glob(pattern.name))
+        if not paths:
+            raise UserError(
+                f"no file {pattern}: expected JSON lines with caption (texts by language) and "
+                "image_path, see data.files in the project's card"
+            )
+        self.files = [LineFile(path) for path in paths]
+        self.starts = np.cumsum([0, *(len(file) for file in self.files)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def row(self, index: int) -> dict[str, object]:
+        """The JSON object of a line."""
+        file = int(np.searchsorted(self.starts, index, side="right")) - 1
+        place = f"{self.files[file].path}, line {index - self.starts[file] + 1}"
+        try:
+            row = json.loads(self.files[file][index - int(self.starts[file])])
+        except ValueError as error:
+            raise UserError(f"{place} is not JSON: {error}") from error
+        if not isinstance(row, dict) or not isinstance(row.get("caption"), dict):
+            raise UserError(f"{place} has no texts by language under 'caption'")
+        return row
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        """Texts by language."""
+        texts = self.row(index)["caption"]
+        assert isinstance(texts, dict)
+        return texts
+
+    def languages(self) -> list[str]:
+        """Sorted languages of the first line, the default where a config names none."""
+        return sorted(self[0])
+
+    def image_path(self, index: int) -> str:
+        """Path of the image as the line has it.
+
+        Raises:
+            UserError: the line has none.
+        """
+        path = self.row(index).get("image_path")
+        if not isinstance(path, str):
+            raise UserError(f"line {index + 1} of {self.files[0].path.parent} has no image_path")
+        return path

@@ -1,0 +1,82 @@
+"""Image towers that keep their grid: the mean token first, then one token per place.
+
+# B images, S = 1 + places, W width
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.config import UserError
+from common.encoders.image.towers import ConvNet, timm_tower
+
+
+class GridTower(nn.Module):
+    """Tokens of an image: the mean over the grid, then the grid row by row.
+
+    Source: Zeng et al. 2022, "X-VLM", section 3.1 (pooled token before the patches),
+    arXiv 2111.08276.
+
+    Attributes:
+        width: W.
+
+    Args:
+        backbone: a timm model with `forward_features`, or a `ConvNet`.
+        width: channels of its last feature map.
+        channels_last: whether that map is (B, H, W, C), as Swin's, or (B, C, H, W).
+    """
+
+    def __init__(self, backbone: nn.Module, width: int, channels_last: bool) -> None:
+        super().__init__()
+        self.backbone, self.width, self.channels_last = backbone, width, channels_last
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), normalised -> tokens (B, S, W)."""
+        backbone: Any = self.backbone
+        conv = isinstance(backbone, ConvNet)
+        grid = backbone.stages(images) if conv else backbone.forward_features(images)
+        if grid.ndim == 4:
+            grid = grid.flatten(1, 2) if self.channels_last else grid.flatten(2).transpose(1, 2)
+        return torch.cat([grid.mean(1, keepdim=True), grid], 1)
+
+    def resize(self, image_size: int, window: int) -> None:
+        """Take images of another size, with another attention window (Swin).
+
+        The tables of relative positions are interpolated.
+
+        Raises:
+            UserError: a backbone that is no Swin transformer.
+        """
+        backbone: Any = self.backbone
+        if not hasattr(backbone, "set_input_size"):
+            raise UserError("only Swin towers change their image size after training")
+        backbone.set_input_size((image_size, image_size), window_size=(window, window))
+
+
+def grid_tower(
+    name: str,
+    pretrained: str = "random",
+    *,
+    image_size: int | None = None,
+    widths: tuple[int, ...] = (32, 64, 128, 256),
+) -> GridTower:
+    """``conv`` with `widths`, or a timm model by name (Swin drops paths at timm's rate of 0.1).
+
+    Args:
+        name: "conv" or e.g. "swin_base_patch4_window7_224".
+        pretrained: see `timm_tower`; a conv net starts at random.
+        image_size: see `timm_tower`.
+        widths: channels of the stages of "conv".
+
+    Raises:
+        UserError: unknown name, absent weights, or weights for "conv".
+    """
+    if name == "conv":
+        if pretrained != "random":
+            raise UserError("the tower 'conv' starts at random: leave its pretrained= out")
+        return GridTower(ConvNet(widths), widths[-1], channels_last=False)
+    if torch.get_default_device().type == "meta":  # shapes alone
+        pretrained = "random"
+    tower = timm_tower(name, pretrained, image_size=image_size)
+    return GridTower(tower.backbone, tower.num_features, channels_last="swin" in name)

@@ -1,0 +1,29 @@
+"""1-to-K: contrast of an image with all its translations at once (Nie et al., KDD 2024)."""
+
+from typing import TYPE_CHECKING
+
+from projects.one_to_k.config import Config
+
+if TYPE_CHECKING:
+    from common.engine.experiment import Experiment
+    from projects.one_to_k.module import OneToK
+
+__all__ = ["Config", "build"]
+
+
+def build(cfg: Config) -> "Experiment[OneToK]":
+    """The experiment of a config; heavy imports happen here."""
+    from common.engine.experiment import experiment_of
+    from projects.one_to_k import stages
+    from projects.one_to_k.evaluate import evaluate
+
+    return experiment_of(
+        cfg,
+        stages.stages,
+        evaluate,
+        stages.export,
+        stages.load_export,
+        stages.embed,
+        stages.plan,
+        {"translate": stages.translate},
+    )

@@ -1,0 +1,132 @@
+"""What the engine drives: the stage, export and reload, the plan of `make check`, the task."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.data.image_text.multilingual import CaptionLines
+from common.data.lookup import data_root
+from common.encoders.pretrained import stand_in
+from common.engine.experiment import (  # fmt: skip
+    Plan,
+    Requirement,
+    Stage,
+    bundled_requirement,
+    weights_requirement,
+)
+from common.engine.workspace import Workspace
+from projects.one_to_k import export as exports
+from projects.one_to_k.config import Config
+from projects.one_to_k.data import EMOJI, build_data, build_tokenizer
+from projects.one_to_k.module import OneToK
+from projects.one_to_k.network import resize_images
+from projects.one_to_k.translate import translate_file
+
+SIZES = {"emoji": 1047, "captions": 29000, "multi30k": 29000 * 5, "coco": 113287 * 5}
+ARCHITECTURES: dict[str, dict[str, Any]] = {  # what `make check` builds for absent weights
+    "FacebookAI/xlm-roberta-large": {
+        "model_type": "xlm-roberta", "vocab_size": 250002, "hidden_size": 1024,
+        "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096,
+        "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5,
+        "pad_token_id": 1,
+    }
+}  # fmt: skip
+PROBES = ["a red apple", "ein roter Apfel"]
+
+
+def stages(cfg: Config) -> Iterator[Stage]:
+    """One stage; it starts from an export where the config names one (fine-tuning)."""
+    network = None
+    if cfg.model.init is not None:
+        network, _ = exports.load_export(cfg.model.init)
+        network.train()
+        if cfg.model.window is not None:
+            resize_images(network, cfg.data.image_size, cfg.model.window)
+    yield Stage("train", OneToK(cfg, network), build_data(cfg))
+
+
+def export(cfg: Config, module: OneToK, folder: Path) -> None:
+    """See `projects.one_to_k.export`."""
+    exports.save_export(cfg, module.network, float(module.temperature.temperature), folder)
+
+
+def load_export(cfg: Config, folder: Path) -> OneToK:
+    """A module around an exported network."""
+    network, reading = exports.load_export(folder)
+    module = OneToK(cfg, network)
+    module.temperature.temperature.data.fill_(reading["temperature"])
+    return module
+
+
+def embed(cfg: Config, module: OneToK) -> dict[str, Tensor]:
+    """Embeddings of a fixed image and of two texts."""
+    net, ids = module.network, build_tokenizer(cfg.model)(PROBES)
+    device = next(module.parameters()).device
+    images = _images(cfg, 2).add(1).cumsum(-1).sin() if cfg.data.source != "captions" else ids
+    image = net.image_embeddings(net.image_encoder(images.to(device)))
+    text = net.text_embeddings(net.text_encoder.text(ids.to(device))[0])
+    return {"image": image.cpu(), "text": text.cpu()}
+
+
+def plan(cfg: Config) -> Plan[OneToK]:
+    """Parameters, samples and what lies on disk."""
+    texts = cfg.data.texts_per_image or max(1, len(cfg.data.languages))
+    count = {"all": texts, "pivot": 2, "random": 1}[cfg.method.policy]
+
+    def forward(module: OneToK, batch_size: int) -> Tensor:
+        net: Any = module.network
+        ids = torch.ones(batch_size * count, cfg.model.max_tokens, dtype=torch.long)
+        anchors = ids[:batch_size] if cfg.data.source == "captions" else _images(cfg, batch_size)
+        tokens, (states, mask) = net.image_encoder(anchors), net.text_encoder.text(ids)
+        total: Tensor = net.image_embeddings(tokens).sum() + net.text_embeddings(states).sum()
+        if cfg.method.itm_weight > 0:
+            for _ in range(3):  # a positive and two negatives
+                total = total + net.match(states[:batch_size], mask[:batch_size], tokens).sum()
+        return total
+
+    dry, sizes = cfg, stand_in(cfg.model.text_pretrained, ARCHITECTURES)
+    if sizes is not None:
+        model = replace(cfg.model, text_pretrained="random", text_config=sizes)
+        dry = replace(cfg, model=model)
+    return Plan(lambda: OneToK(dry), num_samples(cfg), forward, requirements(cfg))
+
+
+def num_samples(cfg: Config) -> int:
+    """Training samples of an epoch; of a set that is not on disk, what the config says."""
+    data = cfg.data
+    path = data_root(data.root) / (data.files or "")
+    if data.source == "jsonl" and list(path.parent.glob(path.name)):
+        return len(CaptionLines(path))
+    return SIZES.get(data.source, data.num_samples)
+
+
+def requirements(cfg: Config) -> tuple[Requirement, ...]:
+    """Captions and weights that the config needs."""
+    data, found = cfg.data, []
+    if data.source == "emoji":
+        found = [bundled_requirement(EMOJI)]
+    elif data.source == "jsonl":
+        path = data_root(data.root) / str(data.files)
+        there = bool(list(path.parent.glob(path.name)))
+        hint = "captions of CC3M in several languages, see the card, or TASK=translate"
+        found = [Requirement("data: captions", str(path), there, hint)]
+    elif data.source != "synthetic":
+        path = data_root(data.root) / data.source
+        hint = "layout and source in the card's section Data"
+        found = [Requirement(f"data: {data.source}", str(path), path.exists(), hint)]
+    weights = [*weights_requirement(cfg.model.image_pretrained), *weights_requirement(cfg.model.text_pretrained)]  # fmt: skip
+    return (*found, *weights)
+
+
+def translate(cfg: Config, workspace: Workspace) -> None:
+    """``make run TASK=translate``."""
+    found = translate_file(cfg.translate, workspace, cfg.task)
+    workspace.say(f"{cfg.translate.output}: {found.summary}")
+
+
+def _images(cfg: Config, count: int) -> Tensor:
+    return torch.zeros(count, 3, cfg.data.image_size, cfg.data.image_size)

@@ -1,0 +1,94 @@
+"""Further languages for a caption file, by any local encoder-decoder: a stage that can be killed."""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from common.config import UserError
+from common.data.lines import one_line, read_lines
+from common.data.row_map.mapper import MappedRows, RowMap, RowSeed, map_rows
+from common.data.row_map.options import RowMapConfig
+from common.data.row_map.parts import MANIFEST, write_joined
+from common.decoding.options import Policy
+from common.engine.workspace import Workspace
+from projects.one_to_k.config import TranslateConfig
+
+CHUNK_BATCHES = 10  # batches in a file of finished lines
+
+
+def build_translator(cfg: TranslateConfig) -> Any:
+    """Lines of a chunk -> the same lines with the texts of the further languages."""
+    from common.decoding.sequence_to_sequence import SequenceToSequence
+
+    model = SequenceToSequence.from_pretrained(cfg.model, cfg.device)
+    speaks = getattr(model.tokenizer, "get_lang_id", None)  # M2M-100: a start token a language
+    if speaks is None and "{language}" not in cfg.prompt and len(cfg.languages) > 1:
+        raise UserError(
+            f"{cfg.model} has no language tokens: name the language in translate.prompt, such as "
+            "'translate to {language}: {text}'"
+        )
+
+    def translate(lines: Sequence[str], seeds: Sequence[RowSeed]) -> list[str]:
+        rows = [json.loads(line) for line in lines]
+        texts = [one_line(row["caption"][cfg.source]) for row in rows]
+        rngs = [seed.rng(0) for seed in seeds]
+        for language in cfg.languages:
+            if speaks is not None:
+                model.tokenizer.src_lang = cfg.source
+                model.model.generation_config.forced_bos_token_id = speaks(language)
+            asked = [cfg.prompt.format(text=text, language=language) for text in texts]
+            found = model.continuations(
+                asked, Policy("greedy"), rngs, cfg.max_new_tokens, batch_size=cfg.batch_size
+            )
+            for row, answer in zip(rows, found, strict=True):
+                row["caption"][language] = one_line(answer.text)
+        return [json.dumps(row, ensure_ascii=False) for row in rows]
+
+    return translate
+
+
+def translate_file(
+    cfg: TranslateConfig, workspace: Workspace | None = None, task: RowMapConfig | None = None
+) -> MappedRows:
+    """Translate every line of a JSONL file (``TASK=translate``).
+
+    Args:
+        cfg: the section of the config.
+        workspace: shows the progress.
+        task: share of the work, see `common.data.row_map`.
+
+    Raises:
+        UserError: no input or output named, a line without the source language, an output that
+            was made by something else, or no such model.
+    """
+    if cfg.input is None or cfg.output is None:
+        raise UserError("set translate.input and translate.output, files of JSON lines")
+    lines, output = read_lines(Path(cfg.input)), Path(cfg.output)
+    for number, line in enumerate(lines, 1):
+        _check(f"{cfg.input}, line {number}", line, cfg.source)
+    folder = output.with_name(output.name + ".parts")
+    if output.exists() and not (folder / MANIFEST).is_file():
+        raise UserError(f"{output} exists, but not {folder}: delete it or choose another output")
+    settings = {
+        "model": cfg.model, "source": cfg.source, "languages": list(cfg.languages),
+        "prompt": cfg.prompt, "max_new_tokens": cfg.max_new_tokens, "batch_size": cfg.batch_size,
+    }  # fmt: skip
+    step = RowMap(
+        "translate", partial(build_translator, cfg), settings, 0,
+        chunk_size=CHUNK_BATCHES * cfg.batch_size,
+    )  # fmt: skip
+    found = map_rows(step, lines, folder, task, workspace.meter if workspace else None)
+    if found.complete:
+        write_joined(output, found.rows())
+    return found
+
+
+def _check(place: str, line: str, source: str) -> None:
+    try:
+        found = json.loads(line)["caption"][source]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{place} has no text in '{source}' under caption: {error}") from error
+    if not isinstance(found, str):
+        raise UserError(f"{place}: the text in '{source}' is no string")

@@ -1,0 +1,266 @@
+"""Languages of a step, cleaning, JSON lines, readers of the benchmarks, and translation."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.config import UserError
+from common.data.image_text.multilingual import CaptionLines, choose_languages, plain_caption
+from common.data.image_text.retrieval_sets import aligned, read_benchmark
+from common.data.samplers import sample_rng
+from common.data.text.fixed_length import NgramTokenizer
+from projects.one_to_k.config import TranslateConfig
+from projects.one_to_k.data import build_data, build_tokenizer, emoji_rows, training_source
+from projects.one_to_k.translate import translate_file
+from tests.projects.one_to_k.conftest import PLAIN, batch_of, config
+from tests.unit.losses.golden import load
+
+CLEAN = load("one_to_k")["outputs"]["pre_caption_max_words_5"]
+SIX = ["en", "de", "fr", "es", "ru", "zh"]
+
+
+@pytest.mark.parametrize(("text", "expected"), CLEAN.items())
+def test_item_15_cleaning_has_the_golden_strings(text, expected):
+    """Checklist 15: at most five words in these cases."""
+    assert plain_caption(text, 5) == expected
+
+
+def test_item_15_punctuation_becomes_a_blank():
+    """Checklist 15: the sheet's list of characters, and no other."""
+    assert plain_caption("Don't a,b.c'd!e?f\"g(h)i*j#k:l;m~n-o/p") == "don t a b c d e f g h i j k l m n o p"  # fmt: skip
+    assert plain_caption("50% & Übergröße_") == "50% & übergröße_"
+    assert plain_caption("w " * 60).count("w") == 40
+
+
+def test_item_16_subsets_keep_the_order_and_change_with_the_access():
+    """Checklist 16: caption_num languages are drawn, in the order of the list."""
+    drawn = {tuple(choose_languages(SIX, "all", sample_rng(0, 0, i), 3)) for i in range(60)}
+    assert len(drawn) > 12
+    assert all([SIX.index(x) for x in row] == sorted(SIX.index(x) for x in row) for row in drawn)
+    assert {len(set(row)) for row in drawn} == {3}
+    assert choose_languages(SIX, "all", sample_rng(0, 0, 0)) == SIX
+
+
+def test_items_1_16_batches_are_image_major_in_the_config_s_order():
+    """Checklist 1, 16: row i * K + k is the k-th language of image i."""
+    words = ("data.languages=[l2,l0,l1]", "data.pivot=l0")
+    batch = batch_of(*words)
+    assert batch["tokens"].shape[:2] == (8, 3)
+    assert batch["languages"].tolist() == [[0, 1, 2]] * 8
+    cfg = config(*words)
+    source = training_source(cfg, build_tokenizer(cfg.model))
+    tokenizer = build_tokenizer(cfg.model)
+    for i in range(8):
+        for k, language in enumerate(["l2", "l0", "l1"]):
+            own = tokenizer([plain_caption(source.texts[i][language])])[0]
+            assert torch.equal(batch["tokens"][i, k], own)
+    two = batch_of("data.texts_per_image=2")
+    assert two["tokens"].shape[1] == two["labels"].shape[1] == 2
+    assert bool((two["languages"][:, 0] < two["languages"][:, 1]).all())
+
+
+def test_item_17_arms_see_one_text_or_the_pivot_and_another():
+    """Checklist 17: random_language draws one of all; pivot has the pivot first, never twice."""
+    words = (*PLAIN, "method.objective=random_language")
+    drawn = torch.cat([batch_of(*words, epoch=e)["languages"] for e in range(8)])
+    assert drawn.shape == (64, 1)
+    assert set(drawn.flatten().tolist()) == {0, 1, 2, 3}
+    pivot = (*PLAIN, "method.objective=pivot", "data.pivot=l2")
+    found = torch.cat([batch_of(*pivot, epoch=e)["languages"] for e in range(8)])
+    assert build_data(config(*pivot)).train_set.languages[0] == "l2"
+    assert set(found[:, 0].tolist()) == {0}
+    assert set(found[:, 1].tolist()) == {1, 2, 3}
+
+
+def test_item_17_equal_steps_and_equal_texts_are_arms_of_the_comparison():
+    """Checklist 17: six, two and one encoded texts an image and step, times the steps."""
+    import yaml
+
+    from common.config import ROOT
+
+    arms = yaml.safe_load((ROOT / "configs/one_to_k/compare.yaml").read_text())["arms"]
+    steps = {name: arm.get("trainer.max_steps", 600) for name, arm in arms.items()}
+    assert steps["one_to_k"] == steps["random"] == steps["pivot"]
+    assert 6 * steps["one_to_k"] == steps["random_x6"] == 2 * steps["pivot_x3"]
+
+
+def test_the_drawings_have_three_parts_without_flags_where_they_are_retrieved():
+    cfg = config(name="mini")
+    parts = {split: emoji_rows(cfg, split) for split in ("train", "dev", "test")}
+    rows = [set(parts[s][0]) for s in parts]
+    assert not rows[0] & (rows[1] | rows[2])
+    assert not rows[1] & rows[2]
+    assert len(parts["test"][0]) == 269
+    assert not any(t["en"].startswith("flag:") for s in ("dev", "test") for t in parts[s][1])
+    assert any(t["en"].startswith("flag:") for t in parts["train"][1])
+    assert emoji_rows(config("seed=9", name="mini"), "train")[0] != parts["train"][0]
+    assert emoji_rows(config("seed=9", name="mini"), "test")[0] == parts["test"][0]
+
+
+def picture(path, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def lines(tmp_path):
+    """Twelve JSON lines in two files; line 3 lacks a language."""
+    for part in range(2):
+        rows = []
+        for i in range(6):
+            number = 6 * part + i
+            picture(tmp_path / f"images/{number}.png", number)
+            caption = {"en": f"a picture {number}", "de": f"ein Bild {number}"}
+            if number == 3:
+                del caption["de"]
+            rows.append(json.dumps({"caption": caption, "image_path": f"{number}.png"}))
+        (tmp_path / f"part_{part}.data").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def test_json_lines_give_languages_of_the_first_line_and_leave_out_what_lacks_one(lines):
+    words = (
+        f"data.root={lines}", "data.source=jsonl", "data.files=part_*.data", "data.images=images",
+        "data.languages=[]", "data.batch_size=4", "data.rand_augment=true", *PLAIN,
+    )  # fmt: skip
+    batch = batch_of(*words, count=8)
+    assert build_data(config(*words)).train_set.languages == ["de", "en"]
+    assert batch["ids"].tolist() == [0, 1, 2, 4, 5, 6, 7]
+    assert batch["skipped"] == 1
+    assert batch["images"].shape == (7, 3, 16, 16)
+    again = batch_of(*words, count=8)
+    assert torch.equal(again["images"], batch["images"])
+    assert not torch.equal(batch_of(*words, count=8, epoch=1)["images"], batch["images"])
+
+
+def test_broken_json_lines_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"no file .*part_\*"):
+        CaptionLines(tmp_path / "part_*.data")
+    (tmp_path / "part_0.data").write_text('{"caption": {"en": "a"}}\nnot json\n')
+    found = CaptionLines(tmp_path / "part_*.data")
+    with pytest.raises(UserError, match="line 2 is not JSON"):
+        found[1]
+    with pytest.raises(UserError, match="no image_path"):
+        found.image_path(0)
+
+
+def benchmark_files(root):
+    """Two images in each of the four official layouts."""
+    multi = root / "multi30k"
+    (multi / "task1/image_splits").mkdir(parents=True)
+    (multi / "task1/raw").mkdir()
+    (multi / "task2/raw").mkdir(parents=True)
+    (multi / "task1/image_splits/test.txt").write_text("1.jpg\n2.jpg\n")
+    (multi / "task1/raw/test.fr").write_text("un\ndeux\n")
+    for i in range(1, 6):
+        (multi / f"task2/raw/test.{i}.en").write_text(f"one {i}\ntwo {i}\n")
+    coco = root / "coco"
+    coco.mkdir()
+    karpathy = [
+        {"filepath": "val", "filename": f"{n}.jpg", "split": s, "sentences": [{"raw": f"{n} a"}]}
+        for n, s in ((1, "test"), (2, "train"))
+    ]
+    (coco / "en_test.json").write_text(json.dumps({"images": karpathy}))
+    stair = {"images": [{"id": 7, "file_name": "7.jpg"}], "annotations": [
+        {"image_id": 7, "caption": "一"}, {"image_id": 7, "caption": "二"}]}  # fmt: skip
+    (coco / "ja_test.json").write_text(json.dumps(stair))
+    for language in ("en", "de"):
+        (root / "xflickrco" / language).mkdir(parents=True)
+        rows = [{"img_path": f"{n}.jpg", "sentences": [f"{language} {n}"]} for n in (1, 2)]
+        text = "".join(json.dumps(r) + "\n" for r in rows)
+        (root / "xflickrco" / language / "test.jsonl").write_text(text)
+    (root / "wit").mkdir()
+    row = {"img_path": "1.jpg", "caption_reference_description": "et kort"}
+    (root / "wit/da_test.jsonl").write_text(json.dumps(row) + "\n")
+
+
+def test_item_18_readers_of_the_four_benchmarks(tmp_path):
+    """Checklist 18: official layouts; several captions an image; aligned sets are told apart."""
+    benchmark_files(tmp_path)
+    multi = read_benchmark("multi30k", tmp_path, ["en", "fr"], "test")
+    assert multi["en"].images == multi["fr"].images == ("1.jpg", "2.jpg")
+    assert multi["en"].texts_of_image() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert multi["fr"].texts == ("un", "deux")
+    assert not aligned(multi)
+    coco = read_benchmark("coco", tmp_path, ["en", "ja"], "test")
+    assert coco["en"].images == ("val/1.jpg",)
+    assert coco["ja"].image_of_text == (0, 0)
+    x = read_benchmark("xflickrco", tmp_path, ["en", "de"], "test")
+    assert x["de"].texts == ("de 1", "de 2")
+    assert aligned(x)
+    assert read_benchmark("wit", tmp_path, ["da"], "test")["da"].texts == ("et kort",)
+    with pytest.raises(UserError, match=r"ru/test\.jsonl.*iglue"):
+        read_benchmark("xflickrco", tmp_path, ["ru"], "test")
+    (tmp_path / "multi30k/task1/raw/test.fr").write_text("un\n")
+    with pytest.raises(UserError, match="another number of lines"):
+        read_benchmark("multi30k", tmp_path, ["fr"], "test")
+
+
+def test_items_12_18_fine_tuning_reads_pairs_with_the_ids_of_their_images(tmp_path):
+    """Checklist 12, 18: captions of one image share an id, in one language or a mix."""
+    benchmark_files(tmp_path)
+    for n in (1, 2):
+        picture(tmp_path / f"multi30k/images/{n}.jpg", n)
+    words = (
+        f"data.root={tmp_path}", "data.source=multi30k", "data.images=multi30k/images",
+        "data.languages=[en,fr]", "data.split=test", "method.objective=finetune", *PLAIN,
+    )  # fmt: skip
+    batch = batch_of(*words, count=12)
+    assert batch["ids"].tolist() == [0] * 5 + [1] * 5 + [0, 1]
+    assert batch["languages"].flatten().tolist() == [0] * 10 + [1] * 2
+
+
+def test_trigrams_are_hashed_between_blanks():
+    one = NgramTokenizer(1000, [3], 8)
+    rows = one(["cat", "cats", "火车"])
+    assert (rows > 0).sum(1).tolist() == [3, 4, 2]
+    assert rows[0, :2].tolist() == rows[1, :2].tolist()
+    assert torch.equal(one(["cat"]), NgramTokenizer(1000, [3], 8)(["cat"]))
+
+
+@pytest.fixture
+def translator(tmp_path):
+    """A tiny random BART with the built-in tokenizer, in a folder."""
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+
+    torch.manual_seed(0)
+    sizes = BartConfig(
+        vocab_size=256, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, pad_token_id=0,
+        bos_token_id=2, eos_token_id=3, decoder_start_token_id=2, forced_eos_token_id=None,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    BartForConditionalGeneration(sizes).save_pretrained(tmp_path / "bart")
+    tiny_tokenizer(256).save_pretrained(tmp_path / "bart")
+    return tmp_path / "bart"
+
+
+def test_translation_adds_languages_and_goes_on_after_a_stop(lines, translator, tmp_path):
+    """Each line comes back with its image and further texts; finished chunks are kept."""
+    options = {
+        "input": str(lines / "part_1.data"), "output": str(tmp_path / "out.data"),
+        "model": str(translator), "languages": ["id", "tr"], "max_new_tokens": 4,
+        "prompt": "to {language}: {text}", "device": "cpu", "batch_size": 2,
+    }  # fmt: skip
+    from common.data.row_map.options import RowMapConfig
+
+    part = translate_file(TranslateConfig(**options), task=RowMapConfig("0/2", chunk_size=2))
+    assert not part.complete
+    whole = translate_file(TranslateConfig(**options), task=RowMapConfig(chunk_size=2))
+    assert whole.computed == 6 - part.computed
+    rows = [json.loads(x) for x in (tmp_path / "out.data").read_text("utf-8").splitlines()]
+    assert [r["image_path"] for r in rows] == [f"{n}.png" for n in range(6, 12)]
+    assert all(set(r["caption"]) == {"en", "de", "id", "tr"} for r in rows)
+    with pytest.raises(UserError, match="no text in 'fr'"):
+        translate_file(TranslateConfig(**{**options, "source": "fr"}))
+    with pytest.raises(UserError, match=r"set translate\.input"):
+        translate_file(TranslateConfig())
+    options |= {"prompt": "{text}", "output": str(tmp_path / "other.data")}
+    with pytest.raises(UserError, match=r"translate\.prompt"):
+        translate_file(TranslateConfig(**options))

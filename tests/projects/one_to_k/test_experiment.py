@@ -1,0 +1,182 @@
+"""The experiment as the commands drive it: evaluation, export, fine-tuning, check, the card."""
+
+import json
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+from common.config import ROOT, UserError
+from common.encoders.image.grid import grid_tower
+from common.engine.check import inspect
+from common.engine.run import module_of_run, train
+from common.engine.workspace import Workspace
+from common.evaluation.image_text.cross_lingual import Ranks, cross_lingual_metrics
+from common.evaluation.image_text.two_stage import NEVER, best_ranks, rescored
+from projects.one_to_k import build
+from projects.one_to_k.baselines import constant_text, random_ranking, untrained_model
+from projects.one_to_k.export import Retriever
+from projects.one_to_k.stages import embed
+from tests.projects.one_to_k.conftest import PLAIN, config, module_of
+from tests.projects.one_to_k.test_data import benchmark_files, picture
+
+
+def test_items_13_18_one_table_of_recall_spread_and_mrv():
+    """Checklist 13, 18: by hand for two languages and two queries."""
+    ranks = {
+        "en": Ranks(torch.tensor([1, 1]), torch.tensor([1, 3])),
+        "de": Ranks(torch.tensor([1, 5]), torch.tensor([1, 1])),
+    }
+    found = cross_lingual_metrics(ranks, aligned=True, ks=(1, 2))
+    assert found["en_recall_mean"] == pytest.approx(0.75)
+    assert found["de_text_to_image_recall_at_1"] == 1.0
+    assert found["recall_mean"] == pytest.approx(0.75)
+    assert found["recall_spread"] == pytest.approx(0.0)
+    assert found["image_to_text_recall_at_1"] == pytest.approx(0.75)
+    assert found["image_to_text_mrv_std"] == pytest.approx(1.0)
+    assert found["text_to_image_mrv_std"] == pytest.approx(0.5)
+    assert found["text_to_image_mrv_var"] == pytest.approx(0.5)
+    assert found["mrv_std"] == pytest.approx(0.75)
+    assert found["mrv_over_mean_rank"] == pytest.approx((1.0 / 2 + 0.5 / 1.5) / 2)
+    assert "mrv_std" not in cross_lingual_metrics(ranks, aligned=False)
+
+
+def test_item_18_second_stage_scores_the_best_and_no_other():
+    """Checklist 18: top k_test by the matching head, the others -100; ties count against us."""
+    scores = torch.tensor([[0.9, 0.8, 0.1], [0.2, 0.3, 0.4]])
+    again = rescored(scores, lambda pairs: (pairs[:, 1] == 1).float(), k=2, batch_size=3)
+    assert again.tolist() == [[0, 1, NEVER], [NEVER, 1, 0]]
+    assert best_ranks(again, [[1], [0]]).tolist() == [1, 3]
+    assert best_ranks(torch.zeros(1, 4), [[0, 2]]).tolist() == [3]
+
+
+@pytest.mark.usefixtures("unrendered_figures")
+def test_the_contrast_learns_and_reports_chance_and_the_untrained_model(tmp_path):
+    words = (*PLAIN, "trainer.max_steps=60", "optim.lr=3e-3", "run_id=r", f"runs_dir={tmp_path}")
+    run = train("one_to_k", "smoke", list(words))
+    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
+    assert metrics["recall_mean"] > metrics["recall_mean_chance"] + 0.1
+    assert metrics["recall_mean"] > metrics["untrained_recall_mean"]
+    items = json.loads((run / "items/recall_mean.json").read_text())
+    assert sum(items) / len(items) == pytest.approx(metrics["recall_mean"])
+    spread = json.loads((run / "items/mrv_std.json").read_text())
+    assert sum(spread) / len(spread) == pytest.approx(metrics["mrv_std"])
+    assert (run / "gallery/l0 to images/gallery.json").exists()
+    # another objective starts from the export of this run
+    again = config(*PLAIN, f"model.init={run}/export", "method.objective=random_language")
+    experiment = build(config(*PLAIN))
+    trained = module_of_run(experiment, run)
+    experiment.export(trained, run / "export")
+    module = next(build(again).stages()).module
+    for name, value in trained.network.state_dict().items():
+        assert torch.equal(module.network.state_dict()[name], value), name
+    assert module.network.training
+
+
+def test_export_reloads_with_equal_embeddings_and_a_matching_head(tmp_path):
+    cfg, module = config(), module_of().eval()
+    module.temperature.temperature.data.fill_(0.03)
+    with torch.inference_mode():
+        build(cfg).export(module, tmp_path / "export")
+        again = build(cfg).load_export(tmp_path / "export").eval()
+        before, after = embed(cfg, module), embed(cfg, again)
+    assert all(torch.allclose(before[k], after[k], atol=1e-6) for k in before)
+    assert float(again.temperature.temperature) == pytest.approx(0.03)
+    opened = Retriever.load(tmp_path / "export")
+    texts = ["a red apple", "ein roter Apfel"]
+    assert torch.allclose(opened.encode_texts(texts), before["text"], atol=1e-6)
+    match = opened.match([Image.new("RGB", (30, 20), "red")] * 2, texts)
+    assert match.shape == (2,)
+    assert bool(((match > 0) & (match < 1)).all())
+
+
+def test_the_card_s_snippet_runs_as_it_is(tmp_path):
+    card = (ROOT / "projects/one_to_k/README.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    place = "runs/one_to_k/mini/<id>/export"
+    assert place in snippet
+    cfg = config(name="mini")
+    from projects.one_to_k.module import OneToK
+
+    with torch.inference_mode():
+        build(cfg).export(OneToK(cfg).eval(), tmp_path / "export")
+    names: dict[str, torch.Tensor] = {}
+    exec(snippet.replace(place, str(tmp_path / "export")), names)
+    assert names["cosines"].shape == (1, 2)
+    with pytest.raises(UserError, match="without matching"):
+        Retriever.load(tmp_path / "export").match([Image.new("RGB", (9, 9))], ["x"])
+
+
+def test_trivial_rows_show_that_mrv_alone_says_nothing():
+    """A constant text vector has no variance and no recall; a random ranking has both at chance."""
+    cfg = config(name="mini")
+    space = Workspace(ROOT / "unused")
+    constant, chance = constant_text(cfg, space), random_ranking(cfg, space)
+    assert (constant["mrv_std"], constant["recall_mean"]) == (0.0, 0.0)
+    assert chance["mrv_std"] == pytest.approx(69, rel=0.05)  # 269 drawings, six languages
+    assert chance["recall_mean"] == pytest.approx(16 / 3 / 269, rel=0.3)
+    raw = untrained_model(config(*PLAIN), space)
+    assert 0.3 < raw["recall_mean"] < 0.9
+
+
+def test_item_18_a_benchmark_is_evaluated_under_its_name(tmp_path):
+    """Checklist 18: zero-shot on a set in its official layout, with the second stage."""
+    benchmark_files(tmp_path)
+    for n in (1, 2):
+        picture(tmp_path / f"xflickrco/images/{n}.jpg", n)
+    cfg = config(f"data.root={tmp_path}", "eval.benchmarks=[xflickrco]", "eval.languages=[en,de]")
+    metrics = build(cfg).evaluate(module_of(), Workspace(tmp_path / "run"))
+    names = (
+        "en_recall_mean",
+        "de_image_to_text_recall_at_1",
+        "recall_spread",
+        "mrv_std",
+        "mrv_var",
+    )
+    assert all(f"xflickrco_{n}" in metrics for n in names if n != "mrv_var")
+    assert "xflickrco_text_to_image_mrv_var" in metrics
+    (tmp_path / "xflickrco/images/2.jpg").unlink()
+    with pytest.raises(UserError, match="every picture"):
+        build(cfg).evaluate(module_of(), Workspace(tmp_path / "run"))
+
+
+def test_captions_without_pictures_are_trained_on(tmp_path):
+    """Multi30K's captions read from a path: the pivot takes the place of the picture."""
+    folder = tmp_path / "multi30k-captions"
+    folder.mkdir()
+    for split in ("train", "val", "test_2016_flickr"):
+        rows = [{"en": f"dog {i}", "de": f"Hund {i}", "fr": f"chien {i}"} for i in range(12)]
+        text = "".join(json.dumps(r) + "\n" for r in rows)
+        (folder / f"{split}.jsonl").write_text(text)
+    words = (
+        f"data.root={tmp_path}", "data.files=multi30k-captions/<split>.jsonl", "data.languages=[de,fr]",
+        "eval.languages=[]", "data.train_fraction=1.0", "data.batch_size=4", "trainer.max_steps=2",
+    )  # fmt: skip
+    cfg = config(*words, name="mini_multi30k")
+    stage = next(build(cfg).stages())
+    batch = stage.data.train_set[[(i, 0) for i in range(4)]]
+    assert batch["images"].dtype == torch.int64
+    stage.module.losses(batch)["loss"].backward()
+    metrics = build(cfg).evaluate(stage.module, Workspace(tmp_path / "run"))
+    assert {"de_recall_mean", "fr_recall_mean", "mrv_std"} <= metrics.keys()
+    with pytest.raises(UserError, match="aligned captions not found"):
+        next(build(config(f"data.root={tmp_path}", name="mini_multi30k")).stages())
+
+
+def test_swin_takes_larger_images_by_interpolated_positions():
+    """Fine-tuning at 384 px with windows of 12: mean token and 12 x 12 places."""
+    tower = grid_tower("swin_tiny_patch4_window7_224").eval()
+    with torch.inference_mode():
+        assert tower(torch.zeros(1, 3, 224, 224)).shape == (1, 50, 768)
+        tower.resize(384, 12)
+        tokens = tower(torch.randn(1, 3, 384, 384))
+    assert tokens.shape == (1, 145, 768)
+    assert torch.allclose(tokens[:, 0], tokens[:, 1:].mean(1), atol=1e-4)
+    with pytest.raises(UserError, match="only Swin"):
+        grid_tower("conv", widths=(8,)).resize(32, 4)
+
+
+def test_check_of_the_mini_names_its_data(tmp_path):
+    rows = inspect("one_to_k", "mini", [])
+    assert any("emoji" in key for key in rows)
