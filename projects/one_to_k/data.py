@@ -30,7 +30,8 @@ from common.data.text.fixed_length import FixedLengthTokenizer, NgramTokenizer
 from common.data.text.masking import mask_spans
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_tokenizer
-from projects.one_to_k.config import Config, ModelConfig
+from projects.one_to_k.config import Config
+from projects.one_to_k.options import ModelConfig
 
 Tokenizer = NgramTokenizer | FixedLengthTokenizer
 EMOJI, SUBSET_STREAM = "emoji-captions", 21

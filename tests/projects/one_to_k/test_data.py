@@ -12,8 +12,8 @@ from common.data.image_text.multilingual import CaptionLines, choose_languages, 
 from common.data.image_text.retrieval_sets import aligned, read_benchmark
 from common.data.samplers import sample_rng
 from common.data.text.fixed_length import NgramTokenizer
-from projects.one_to_k.config import TranslateConfig
 from projects.one_to_k.data import build_data, build_tokenizer, emoji_rows, training_source
+from projects.one_to_k.options import TranslateConfig
 from projects.one_to_k.translate import translate_file
 from tests.projects.one_to_k.conftest import PLAIN, batch_of, config
 from tests.unit.losses.golden import load
