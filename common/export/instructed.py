@@ -19,8 +19,8 @@ from typing import Any
 
 from common.config import UserError
 from common.encoders.state_dict import load_state_dict_file
-from common.encoders.text.causal import set_causal
-from common.encoders.text.instructed import InstructedEncoder, instruction_prefix
+from common.encoders.text.language_models.causal import set_causal
+from common.encoders.text.language_models.instructed import InstructedEncoder, instruction_prefix
 from common.encoders.text.latent_attention import LatentAttention, SelfAttention, TokenPooler
 from common.encoders.text.tower import load_tokenizer, load_transformer, quiet
 from common.export.files import write_files, write_json, write_tensors

@@ -10,7 +10,7 @@ from typing import Any
 from sentence_transformers.models import InputModule
 from torch import Tensor
 
-from common.encoders.text.instructed import InstructedEncoder
+from common.encoders.text.language_models.instructed import InstructedEncoder
 from common.export.instructed import load_instructed, save_instructed
 
 

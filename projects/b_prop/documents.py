@@ -13,7 +13,7 @@ import numpy as np
 from common.config import UserError
 from common.damage import parse_json
 from common.data.lines import LineFile, read_lines
-from common.data.text.corpus_statistics import CorpusStatistics
+from common.data.text.documents.corpus_statistics import CorpusStatistics
 from common.encoders.modes import evaluation_mode
 from common.encoders.text.cross_encoder import pad_pairs
 from common.encoders.text.word_attention import WordPieces, cls_attention, word_pieces

@@ -7,7 +7,7 @@ import numpy as np
 
 from common.data.lookup import data_root
 from common.data.samplers import sample_rng
-from common.data.text.corpus_statistics import CorpusStatistics
+from common.data.text.documents.corpus_statistics import CorpusStatistics
 from common.encoders.modes import evaluated, untrained
 from common.encoders.text.cross_encoder import CrossEncoder
 from common.encoders.text.word_attention import word_pieces

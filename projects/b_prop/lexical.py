@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from common.data.samplers import sample_rng
-from common.data.text.corpus_statistics import CorpusStatistics, dirichlet
+from common.data.text.documents.corpus_statistics import CorpusStatistics, dirichlet
 from common.data.text.lexical import words
 from common.evaluation.retrieval.beir import RetrievalSet
 from common.evaluation.retrieval.ranking import Run

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from common.data.text.corpus_statistics import dirichlet, keep_probability
+from common.data.text.documents.corpus_statistics import dirichlet, keep_probability
 from projects.b_prop.config import WordsConfig
 from projects.b_prop.distribution import (
     Candidates,

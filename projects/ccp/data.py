@@ -16,7 +16,7 @@ from common.data.module import ContrastiveData
 from common.data.retrieval.passages import PassageBatches, PassageRecord
 from common.data.samplers import sample_rng
 from common.data.text.books import Part, halves, load_books
-from common.data.text.neighbours import (
+from common.data.text.documents.neighbours import (
     ContextBatch,
     ContextPairs,
     DocumentFile,

@@ -6,8 +6,8 @@ from pathlib import Path
 from common.config import UserError
 from common.data.lines import read_lines
 from common.data.tables import write_jsonl
-from common.data.text.neighbours import documents_of_lines, in_blocks
-from common.data.text.sentences import split_any
+from common.data.text.documents.neighbours import documents_of_lines, in_blocks
+from common.data.text.documents.sentences import split_any
 from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
 from common.engine.module import ContrastiveModule

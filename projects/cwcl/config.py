@@ -6,7 +6,7 @@ from typing import Any, Literal
 from common.config import DataConfig, ExperimentConfig
 from common.data.speech.options import SpokenData
 from common.families.image_text.config import ImageTextData, ImageTextEval, LockedTowers
-from common.ranges import Count, Positive, Rate
+from common.ranges import Count, Counts, Positive, Rate
 
 
 @dataclass
@@ -45,7 +45,7 @@ class SpeechTowers:
 class CwclEval(ImageTextEval):
     """Zero-shot classification, retrieval and structure."""
 
-    sweep: list[int] = field(default_factory=lambda: [1, 3, 7])  # numbers of templates
+    sweep: Counts = field(default_factory=lambda: [1, 3, 7])  # numbers of templates
     pairs: str | None = None  # held-out CSV path,caption: retrieval and structure
     structure_pairs: Count = 1000  # held-out pairs that similarity matrices are compared on
     intents: str | None = None  # JSONL {audio, text, intent}, below data.root

@@ -12,7 +12,7 @@ from common.config import UserError
 from common.encoders.modes import evaluation_mode
 from common.encoders.pooling import mean_pool
 from common.encoders.pretrained import stand_in
-from common.encoders.text.causal import add_lora
+from common.encoders.text.language_models.causal import add_lora
 from common.encoders.text.mixture_of_experts import (
     Routes,
     mixtures,

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModel
 
 from common.config import UserError
 from common.encoders.state_dict import load_state_dict_file
-from common.encoders.text.causal import merge_lora
+from common.encoders.text.language_models.causal import merge_lora
 from common.encoders.text.mixture_of_experts import MixtureOfExperts, feed_forwards
 from common.encoders.text.sentence import SentenceEncoder
 from common.encoders.text.template import special_tokens

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.encoders.text.instructed import InstructedEncoder
+from common.encoders.text.language_models.instructed import InstructedEncoder
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.text_mining import mine_text_negatives, planted_share
 from common.evaluation.text.embedding_sets import (

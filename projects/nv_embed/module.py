@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from common.distributed.collectives import all_gather_no_grad
-from common.encoders.text.causal import block_classes
-from common.encoders.text.instructed import InstructedEncoder
+from common.encoders.text.language_models.causal import block_classes
+from common.encoders.text.language_models.instructed import InstructedEncoder
 from common.engine.module import ContrastiveModule
 from common.losses.info_nce import InfoNCELoss
 from common.losses.output import LossOutput

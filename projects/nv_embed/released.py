@@ -21,8 +21,12 @@ from common.config import UserError
 from common.encoders.hub_files import read_pretrained_json, read_pretrained_state
 from common.encoders.pretrained import PretrainedRef, is_offline, loading, resolve_pretrained
 from common.encoders.state_dict import load_state
-from common.encoders.text.causal import add_lora
-from common.encoders.text.instructed import InstructedEncoder, InstructionSpan, instructed_encoder
+from common.encoders.text.language_models.causal import add_lora
+from common.encoders.text.language_models.instructed import (
+    InstructedEncoder,
+    InstructionSpan,
+    instructed_encoder,
+)
 
 RELEASED = "NVEmbedModel"
 PARTS = {"embedding_model.": "model.", "latent_attention_model.": "pooler.layer."}

@@ -11,7 +11,7 @@ from torch import Tensor
 from common.config import UserError
 from common.data.retrieval.records import EmbeddingTask
 from common.encoders.pretrained import stand_in
-from common.encoders.text.instructed import InstructedEncoder, instructed_encoder
+from common.encoders.text.language_models.instructed import InstructedEncoder, instructed_encoder
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.engine.experiment import Plan, Stage, weights_requirement
 from common.export.instructed import load_instructed, save_instructed

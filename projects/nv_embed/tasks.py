@@ -15,7 +15,7 @@ from common.data.retrieval.registry import MTEB_TASKS, mteb_prompts
 from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
 from common.encoders.modes import evaluated
 from common.encoders.state_dict import weights_digest
-from common.encoders.text.instructed import InstructedEncoder
+from common.encoders.text.language_models.instructed import InstructedEncoder
 from common.engine.experiment import Experiment
 from common.engine.workspace import Workspace, write_json
 from common.evaluation.encoding import encode_texts

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.data.text.normalize import text_preparation
 from common.encoders.modes import evaluated, untrained
-from common.encoders.text.lexical_head import SCALE
+from common.encoders.text.language_models.lexical_head import SCALE
 from common.engine.workspace import Workspace
 from common.evaluation.features.postprocessing import fit_whitening
 from common.evaluation.retrieval.beir import RetrievalSet

@@ -21,7 +21,7 @@ from common.data.samplers import Key, sample_rng
 from common.data.splits import sentence_split
 from common.data.tables import read_jsonl
 from common.data.text.lexical import words
-from common.encoders.text.lexical_head import LEFT_OUT
+from common.encoders.text.language_models.lexical_head import LEFT_OUT
 from common.encoders.text.template import plain_ids
 from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
 from common.evaluation.retrieval.beir import load_corpus

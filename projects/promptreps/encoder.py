@@ -12,14 +12,19 @@ from torch.nn import functional as F
 
 from common.encoders.modes import evaluation_mode
 from common.encoders.pooling import mean_pool
-from common.encoders.text.lexical_head import (
+from common.encoders.text.language_models.lexical_head import (
     SCALE,
     InTextTokens,
     expansion_ids,
     impact_vector,
     log1p_relu,
 )
-from common.encoders.text.prompted import Frame, PromptedModel, prompt_frame, word_groups
+from common.encoders.text.language_models.prompted import (
+    Frame,
+    PromptedModel,
+    prompt_frame,
+    word_groups,
+)
 from common.encoders.text.template import plain_ids
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_tokenizer, load_transformer

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from common.encoders.text.causal import add_lora, block_classes
-from common.encoders.text.lexical_head import in_text_mask
+from common.encoders.text.language_models.causal import add_lora, block_classes
+from common.encoders.text.language_models.lexical_head import in_text_mask
 from common.engine.module import ContrastiveModule
 from projects.promptreps.config import Config
 from projects.promptreps.encoder import PromptRepsEncoder

@@ -5,7 +5,7 @@ Source: Zhuang et al. 2024, "PromptReps", section 3.1 and released prompts, arXi
 
 from typing import Literal
 
-from common.encoders.text.prompted import ChatPrompt
+from common.encoders.text.language_models.prompted import ChatPrompt
 from projects.promptreps.config import PromptConfig
 
 Role = Literal["query", "passage"]

@@ -15,6 +15,7 @@ from common.losses.image_text import SigLipLoss
 from common.losses.info_nce import InfoNCELoss
 from common.losses.multi_positive import HydraLoss, OneToKLoss, SupConLoss
 from common.losses.soft import CWCLLoss, DistillationLoss
+from common.losses.soft_itc import SoftItcLoss
 from common.losses.temperature import LogitScale
 from common.losses.two_view import DCLLoss, DebiasedLoss, NTXentLoss, TargetAnchoredLoss
 
@@ -132,6 +133,9 @@ CASES: dict[str, Callable[[Towers, Batch, bool], Tensor]] = {
     ),
     "hydra": lambda m, b, g: (
         HydraLoss(gather=g)(m.x(b["x"]), b["gate"], b["labels"], b["partner"], m.scale()).loss
+    ),
+    "soft_itc": lambda m, b, g: (
+        SoftItcLoss(gather=g)(m.x(b["x"]), m.y(b["y"]), m.scale(), b["labels"]).loss
     ),
     "cwcl": lambda m, b, g: CWCLLoss(gather=g)(m.x(b["x"]), m.y(b["y"]), m.scale()).loss,
     "distillation": lambda m, b, g: (

@@ -23,7 +23,7 @@ from common.data.retrieval.registry import TRAINING_SETS, KnownSet, known_set
 from common.data.tables import read_jsonl
 from common.data.text.sets import load_nli_pairs, load_sts
 from common.data.text.synthetic import synthetic_sentences
-from common.encoders.text.instructed import InstructedEncoder
+from common.encoders.text.language_models.instructed import InstructedEncoder
 from common.engine.experiment import Requirement, bundled_requirement
 from common.engine.trainer import world_size
 from common.evaluation.retrieval.text_mining import mine_text_negatives

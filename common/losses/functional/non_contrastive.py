@@ -158,6 +158,9 @@ def swapped_prediction(
         scale: > 0, 1 / temperature.
         **kernel: only `group` is read.
 
+    Returns:
+        Scalar.
+
     Raises:
         ValueError: different shapes.
 

@@ -8,8 +8,13 @@ import torch
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.data.text.neighbours import DocumentFile, draw_context, language_mixture, one_language
-from common.data.text.sentences import split_any
+from common.data.text.documents.neighbours import (
+    DocumentFile,
+    draw_context,
+    language_mixture,
+    one_language,
+)
+from common.data.text.documents.sentences import split_any
 from common.evaluation.features.bitext import calibrated_hits
 from common.evaluation.features.calibration import (
     fit_shift,

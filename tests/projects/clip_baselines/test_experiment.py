@@ -64,9 +64,9 @@ def test_item_14_evaluation_of_an_untrained_model_has_all_readouts_near_chance(
 ):
     """Checklist 14: with items, galleries and chance."""
     monkeypatch.setattr(
-        evaluation, "photographs_to_judge", lambda root, split, size: load_cifar10(root, "test", size=size, limit=200)
+        evaluation, "photographs_to_judge", lambda root, split, size: load_cifar10(root, "test", size=size, limit=100)
     )  # fmt: skip
-    rows = evaluation.read_held_out(config(name="mini"))[:160]
+    rows = evaluation.read_held_out(config(name="mini"))[:100]
     monkeypatch.setattr(evaluation, "read_held_out", lambda cfg: rows)
     cfg = config(name="mini")
     module = build(cfg).plan().module().eval()

@@ -185,9 +185,10 @@ def test_prototypes_are_unit_vectors_and_rest_at_first():
     assert direction.grad is None
 
 
-@pytest.mark.parametrize("method", METHODS)
+# siamlip and byolip gather nothing of their own: their norms are those of swalip's heads
+@pytest.mark.parametrize("method", ["clip", "barlip", "swalip"])
 def test_two_processes_equal_one(two_ranks, method):
-    """Weights, statistics and gradients after two steps, keys with gradient; momentum included."""
+    """Weights, statistics and gradients after two steps, keys with gradient."""
     words = [*words_of(method), "method.gather_grad=true"]
     whole = two_steps(words, distributed=False)
     for found in two_ranks.run(two_steps, words=words, distributed=True):

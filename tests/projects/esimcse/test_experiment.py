@@ -151,7 +151,7 @@ def test_item_15_arms_differ_in_the_two_parts_alone():
             "length",
         ):
             assert getattr(cfg, section) == getattr(whole, section), section
-    assert [claim.text for claim in claims_of(spec)] == ["both > simcse"]
+    assert [claim.text for claim in claims_of(spec)] == ["both > simcse", "repetition > simcse"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import torch
 
 from common.config import load
-from common.encoders.text.instructed import InstructedEncoder
+from common.encoders.text.language_models.instructed import InstructedEncoder
 from projects.nv_embed.config import Config
 from projects.nv_embed.module import NvEmbed
 from projects.nv_embed.stages import build_encoder

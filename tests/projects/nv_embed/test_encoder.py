@@ -6,8 +6,8 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 
 from common.config import UserError
-from common.encoders.text.causal import append_eos, looks_ahead, set_causal
-from common.encoders.text.instructed import instruction_prefix
+from common.encoders.text.language_models.causal import append_eos, looks_ahead, set_causal
+from common.encoders.text.language_models.instructed import instruction_prefix
 from common.encoders.text.latent_attention import LatentAttention, SelfAttention, TokenPooler
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from tests.projects.nv_embed.conftest import TEXTS, config, encoder

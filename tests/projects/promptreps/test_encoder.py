@@ -5,14 +5,19 @@ import torch
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.encoders.text.lexical_head import (
+from common.encoders.text.language_models.lexical_head import (
     ENGLISH_STOP_WORDS,
     InTextTokens,
     expansion_ids,
     impact_vector,
     log1p_relu,
 )
-from common.encoders.text.prompted import ChatPrompt, prompt_frame, render, word_groups
+from common.encoders.text.language_models.prompted import (
+    ChatPrompt,
+    prompt_frame,
+    render,
+    word_groups,
+)
 from common.encoders.text.template import plain_ids
 from projects.promptreps.config import PromptConfig
 from projects.promptreps.encoder import pooled, variant

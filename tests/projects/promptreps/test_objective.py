@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.data.retrieval.records import EmbeddingRecord
-from common.encoders.text.lexical_head import LEFT_OUT, in_text_mask, log1p_relu
+from common.encoders.text.language_models.lexical_head import LEFT_OUT, in_text_mask, log1p_relu
 from projects.promptreps.answer import AnswerModule, answer_loss
 from projects.promptreps.config import MethodConfig
 from projects.promptreps.data import (

@@ -12,7 +12,13 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.encoders.modes import evaluation_mode
-from common.encoders.text.causal import ALL_LINEAR, add_lora, append_eos, merge_lora, set_causal
+from common.encoders.text.language_models.causal import (
+    ALL_LINEAR,
+    add_lora,
+    append_eos,
+    merge_lora,
+    set_causal,
+)
 from common.encoders.text.latent_attention import TokenPooler, TokenPooling
 from common.encoders.text.length_groups import in_length_groups
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 
 from common.config import UserError
-from common.data.text.corpus_statistics import CorpusStatistics, dirichlet, keep_probability
+from common.data.text.documents.corpus_statistics import (
+    CorpusStatistics,
+    dirichlet,
+    keep_probability,
+)
 from common.data.text.masking import mask_words
 
 ROWS = [{"red": 3, "fox": 1}, {"red": 1, "cow": 5}, {"fox": 1}]
