@@ -32,7 +32,7 @@ def similarity_weights(features: Tensor) -> Tensor:
         (N, N) in [0, 1], 1 on the diagonal, without gradient.
     """
     p = embeddings(features, normalize=True)
-    weights = (0.5 * p @ p.T + 0.5).clamp(0, 1)  # Eq. 2
+    weights = (0.5 * p @ p.T + 0.5).clamp(0, 1)  # Eq. of the weights
     return weights.fill_diagonal_(1.0)
 
 
