@@ -7,7 +7,7 @@ override define NEWLINE
 
 
 endef
-override OWN   := PROJECT CONFIG PYTHON TASK RUN CKPT SEEDS JOBS ARMS PLAN BASELINE SLUG KERNEL EVAL ARGS TIMES
+override OWN   := PROJECT CONFIG PYTHON TASK RUN CKPT SEEDS JOBS ARMS PLAN BASELINE SLUG KERNEL EVAL ARGS TIMES BUDGETS
 override TYPED := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v)))
 $(foreach v,$(TYPED),$(if $(findstring $(NEWLINE),$(value $v)),$(error the value of $v has a line break)))
 $(foreach v,$(TYPED) $(OWN),$(if $(filter command environment,$(origin $v)),$(eval override $v := $$(value $v))))
@@ -82,8 +82,8 @@ export: $(STAMP) ## trained model in its field's format: PROJECT= [RUN=latest | 
 smoke: $(STAMP) ## train, evaluate, export, reload the smoke config: [PROJECT=]
 	@$(CLI) smoke $(call split,$(PROJECT))
 
-test: lint type imports ## lint, types, import rules and all tests; CPU seconds: [TIMES=file]
-	@exec $(PY) -m pytest tests -n logical --maxprocesses 4 --cpu-seconds $(call quoted,$(TIMES))
+test: lint type imports ## lint, types, import rules and all tests; CPU seconds: [TIMES=file] [BUDGETS=fail]
+	@exec $(PY) -m pytest tests -n logical --maxprocesses 4 --cpu-seconds $(call quoted,$(TIMES)) $(if $(filter fail,$(BUDGETS)),--cpu-budgets)
 
 test-gpu: $(STAMP) ## kernel tests on a CUDA device
 	@exec $(PY) -m pytest tests/gpu -rs

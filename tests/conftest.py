@@ -17,6 +17,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cpu-seconds", metavar="FILE", help="table of CPU seconds, also to a file")
+    parser.addoption(
+        "--cpu-budgets", action="store_true", help="fail where a project exceeds its CPU seconds"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -3,8 +3,10 @@
 A pytest plugin (registered in ``conftest.py``). A test's seconds are the CPU time of its process, of
 the processes it waited for and of the ranks of the pool, over set-up, call and tear-down; imports
 of test modules count for the start. xdist's workers send them with their reports, the controller
-adds them up. CPU time hardly depends on how busy a machine is but does on how fast it is: each
-process also times a fixed piece of work, and a slower processor stretches the budgets.
+adds them up. CPU time depends on how fast a machine is, and on who shares its cores: each process
+also times a fixed piece of work, and a slower processor stretches the budgets. A project above its
+budget is always listed; only a run that asks for it (``make test BUDGETS=fail``, on an idle machine)
+fails for that: a test that behaves must not fail because a machine was busy.
 """
 
 import importlib
@@ -25,7 +27,7 @@ from tests import preload
 PROJECT_BUDGET = 20.0  # tests/projects/<slug>
 SMOKE_BUDGET = 12.0  # its smoke test
 # CPU time of the same tests differs by a quarter between runs of a day, as two threads share a core:
-# what is above its budget is listed, what is further above it fails the run
+# what is above its budget is listed, what is further above it fails a run with --cpu-budgets
 NOISE = 1.25
 # debt: projects above the budget, with a ceiling that may only shrink; none may be added
 CEILINGS = {
@@ -190,7 +192,11 @@ class CpuSeconds:
         if self.is_worker:
             sent = {"references": self.references, "starts": dict(self.starts)}
             self.config.workeroutput["cpu_seconds"] = sent  # type: ignore[attr-defined]
-        elif session.exitstatus == 0 and overdrawn(self.seconds, NOISE * slowness(self.references)):
+        elif (
+            session.exitstatus == 0
+            and self.config.getoption("--cpu-budgets")
+            and overdrawn(self.seconds, NOISE * slowness(self.references))
+        ):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:

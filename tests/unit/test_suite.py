@@ -63,6 +63,7 @@ PLUGIN = """
 from tests import cpu_seconds
 def pytest_addoption(parser):
     parser.addoption("--cpu-seconds")
+    parser.addoption("--cpu-budgets", action="store_true")
 def pytest_configure(config):
     cpu_seconds.PROJECT_BUDGET = {budget}
     cpu_seconds.slowness = lambda seconds: 1.0  # however slow this machine is just now
@@ -82,8 +83,10 @@ def test_asleep():
 """
 
 
-@pytest.mark.parametrize(("budget", "code"), [(0.3, 1), (60.0, 0)])
-def test_a_run_fails_when_a_project_spends_too_much_in_its_workers(tmp_path, budget, code):
+@pytest.mark.parametrize(
+    ("budget", "asked", "code"), [(0.3, True, 1), (0.3, False, 0), (60.0, True, 0)]
+)
+def test_a_run_that_asks_fails_when_a_project_spends_too_much(tmp_path, budget, asked, code):
     folder = tmp_path / "tests/projects/demo"
     folder.mkdir(parents=True)
     (tmp_path / "plugin_of_the_run.py").write_text(PLUGIN.format(budget=budget))
@@ -98,6 +101,7 @@ def test_a_run_fails_when_a_project_spends_too_much_in_its_workers(tmp_path, bud
         "-n",
         "2",
         "--cpu-seconds=times.md",
+        *["--cpu-budgets"][: int(asked)],
     ]
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     done = subprocess.run(
@@ -105,7 +109,7 @@ def test_a_run_fails_when_a_project_spends_too_much_in_its_workers(tmp_path, bud
     )
     assert done.returncode == code, done.stdout + done.stderr
     assert "3 passed" in done.stdout
-    assert ("tests/projects/demo: " in done.stdout) == bool(code)
+    assert ("tests/projects/demo: " in done.stdout) == (budget < 1)  # listed in any case
     row = next(x for x in (tmp_path / "times.md").read_text().splitlines() if "demo" in x)
     spent = float(row.split("|")[3])
     assert spent >= 0.6
