@@ -73,7 +73,7 @@ evidence: $(STAMP) ## all claims: verdict, age, fresh or stale; writes docs/evid
 run: $(STAMP) ## a project's own task: PROJECT= TASK= [a.b=c]
 	@$(CLI) run $(WHICH) $(SETTINGS) $(call option,task,$(TASK))
 
-report: $(STAMP) ## static HTML report of runs and comparisons: [PROJECT=]
+report: $(STAMP) ## static pages of runs and comparisons; of everything without a project: [PROJECT=]
 	@$(CLI) report $(call split,$(PROJECT))
 
 export: $(STAMP) ## trained model in its field's format: PROJECT= [RUN=latest | CKPT=path]

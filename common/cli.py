@@ -23,7 +23,7 @@ VERBS = {
     "compare-all": "compare every project whose published result is stale",
     "evidence": "list all claims and verdicts, write docs/evidence.md",
     "run": "a project's own task",
-    "report": "static HTML report of runs and comparisons",
+    "report": "static pages of runs and comparisons, of everything without a project",
     "export": "write the trained model in its field's format",
     "smoke": "train, evaluate, export and reload the smoke config of one or all projects",
 }
@@ -159,8 +159,7 @@ def _whole_repository(args: argparse.Namespace) -> int:
 def _all_projects(verb: str) -> int:
     from common.engine import verbs
 
-    projects = list(list_projects())
-    verbs.smoke(projects) if verb == "smoke" else verbs.report(projects)
+    verbs.smoke(list(list_projects())) if verb == "smoke" else verbs.report([])
     return 0
 
 

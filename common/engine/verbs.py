@@ -152,10 +152,10 @@ def evidence() -> None:
 
 
 def report(projects: Sequence[str]) -> None:
-    """Write the HTML report and print its path."""
-    from common.engine.report import write_report
+    """Write the HTML report of some projects, or of everything if none is named; print its path."""
+    from common.engine.report.pages import write_report, write_site
 
-    console.print(f"report: {write_report(projects)}")
+    console.print(f"report: {write_report(projects) if projects else write_site()}")
 
 
 def smoke(projects: Sequence[str]) -> None:

@@ -103,6 +103,15 @@ def void_notice(results: Mapping[str, Result]) -> str:
     return "".join(f"\n**{', '.join(slugs)}**: {text}\n" for text, slugs in reasons.items())
 
 
+def escaped(text: str) -> str:
+    """Text of a claim in Markdown, where the ``*`` of a factor and a ``|`` mean something else.
+
+    >>> print(escaped("dcl@lr* > infonce@lr*"))
+    dcl@lr\\* > infonce@lr\\*
+    """
+    return text.replace("*", r"\*").replace("|", r"\|")
+
+
 def counts(rows: Sequence[Row]) -> str:
     """How many claims have which verdict, as one sentence."""
     number = Counter("void" if row.void else row.verdict for row in rows)
@@ -136,15 +145,15 @@ def _section(slug: str, result: Result | None, rows: Sequence[Row]) -> str:
     for row in own:
         verdict = row.verdict + (f" (below {row.below})" if row.below else "")
         cells = [
-            row.claim,
+            escaped(row.claim),
             f"void (was: {verdict})" if void else verdict,
             row.here,
-            row.paper or "not stated",
+            escaped(row.paper) or "not stated",
             row.date,
             row.state,
             "" if row.minutes is None else f"{row.minutes:.0f}",
         ]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from common.config import ROOT, UserError
+from common.engine.comparison.pages import escaped
 from common.engine.workspace import write_json
 
 CARD = re.compile(r"(<!-- results:begin -->\n).*?(<!-- results:end -->)", re.S)
@@ -42,10 +43,10 @@ def verdict_line(claim: Mapping[str, Any], metric: str) -> str:
             f"({low['value']:.4f} against {low['baseline_value']:.4f})"
         )
     text = (
-        f"**{claim['claim']}: {word}** - paired difference of {claim.get('metric', metric)} "
+        f"**{escaped(claim['claim'])}: {word}** - paired difference of {claim.get('metric', metric)} "
         f"{claim['difference']:+.4f}, {interval_text(claim)} (bootstrap over {claim['resampled']})"
     )
-    text += f"; paper: {claim['paper']}" if claim.get("paper") else ""
+    text += f"; paper: {escaped(claim['paper'])}" if claim.get("paper") else ""
     if "measured" in claim:
         ((name, values),) = claim["measured"].items()
         shown = ", ".join(f"{arm} {value:.4g}" for arm, value in values.items())
@@ -53,7 +54,7 @@ def verdict_line(claim: Mapping[str, Any], metric: str) -> str:
             f"; {claim['reason']}: {name} {shown} (by the interval: {claim['interval_verdict']})"
         )
     for part in claim.get("parts", []):
-        text += f"\n  - {part['claim']}: {part['verdict']}, {part['difference']:+.4f}, {interval_text(part)}"
+        text += f"\n  - {escaped(part['claim'])}: {part['verdict']}, {part['difference']:+.4f}, {interval_text(part)}"
     return text
 
 
@@ -127,7 +128,7 @@ def _claims(claims: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
             left, right = claim["here"]
             here = f"{left:.4f} against {right:.4f}"
             paper = claim.get("paper") or "not stated"
-            lines.append(f"| {claim['claim']} | {here} | {paper} | {verdict_word(claim)} |")
+            lines.append(f"| {escaped(claim['claim'])} | {here} | {escaped(paper)} | {verdict_word(claim)} |")
         lines.append("")
     return [*lines, *(f"- {verdict_line(claim, metric)}." for claim in claims)]
 

@@ -405,7 +405,7 @@ def test_decode_task_writes_samples_and_a_form(tmp_path, full_run, monkeypatch):
 def test_mauve_and_the_report_of_a_decoded_run(tmp_path, full_run, monkeypatch):
     """Held-back prefixes with their golds: MAUVE where the library is, a figure, readable samples."""
     import projects.rankgen.continuations as stage
-    from common.engine.report import write_report
+    from common.engine.report.pages import write_report
 
     save_language_model(tmp_path / "lm")
     words = [f"generator.model={tmp_path}/lm", "generator.device=cpu", "decode.num_samples=2",

@@ -9,9 +9,9 @@ from common.config import UserError
 from common.engine.comparison import compare, results
 from common.engine.comparison.judge import design_commit
 from common.engine.comparison.schema import Comparison
-from common.engine.report import write_report
+from common.engine.report.pages import write_report
 from common.evaluation import resampling
-from tests.unit.engine.comparison_runs import META, claim_of, result_of
+from tests.unit.engine.comparison_runs import claim_of, result_of
 
 
 @pytest.fixture(autouse=True)
@@ -292,9 +292,9 @@ def card_of(folder, slug="demo"):
 
 
 def test_publishing_writes_result_plot_and_card_and_the_report_shows_them(tmp_path, monkeypatch):
-    import common.engine.report as report
+    from common.engine.report import contents, pages
 
-    for module in (results, report):
+    for module in (results, contents, pages):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     card = card_of(tmp_path)
     values, baselines = {"a": HIGH, "b": MIDDLE}, {"overlap": 0.2}
@@ -356,28 +356,3 @@ def test_an_appendix_stays_until_its_arms_change(tmp_path, monkeypatch):
         result = {"name": "", "more": []}
         compare.keep_appendices("dcl", result, [Comparison(arms={"c": overrides})])
         assert result.get("appendix") == expected
-
-
-def test_report_shows_curves_metrics_and_galleries(tmp_path, monkeypatch):
-    from PIL import Image
-
-    from common.engine.tracking import MetricsCSV
-    from common.engine.workspace import Workspace, write_json
-
-    run = Workspace(tmp_path / "runs/demo/mini/r1", "demo", "mini")
-    write_json(run.folder(".") / "meta.json", META)
-    write_json(run.path / "metrics.json", {"score": 0.5, "score_chance": 0.1, "odd": None})
-    log = MetricsCSV(run.path / "metrics.csv", "train")
-    for step in range(3):
-        log.log_metrics({"train/loss": 3.0 - step}, step)
-    row = {
-        "query": "a cat",
-        "results": [{"item": Image.new("RGB", (4, 4)), "score": 0.9, "correct": True}],
-    }
-    run.gallery("text to image", [row])
-    page = write_report(["demo"], tmp_path / "out", tmp_path / "runs").read_text()
-    assert page.count("data:image/png") == 2
-    assert "a cat" in page
-    assert "0.5000" in page
-    with pytest.raises(UserError, match="nothing to report"):
-        write_report(["absent"], tmp_path / "out", tmp_path / "runs")
