@@ -104,10 +104,10 @@ def void_notice(results: Mapping[str, Result]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text of a claim in Markdown, where the ``*`` of a factor and a ``|`` mean something else.
+    r"""Text of a claim in Markdown, where the ``*`` of a factor and a ``|`` mean something else.
 
     >>> print(escaped("dcl@lr* > infonce@lr*"))
-    dcl@lr\\* > infonce@lr\\*
+    dcl@lr\* > infonce@lr\*
     """
     return text.replace("*", r"\*").replace("|", r"\|")
 
