@@ -7,7 +7,7 @@ override define NEWLINE
 
 
 endef
-override OWN   := PROJECT CONFIG PYTHON TASK RUN CKPT SEEDS JOBS ARMS PLAN BASELINE SLUG KERNEL EVAL ARGS TIMES BUDGETS
+override OWN   := PROJECT CONFIG PYTHON TASK RUN CKPT SEEDS JOBS ARMS PLAN BASELINE SLUG KERNEL EVAL ARGS TIMES BUDGETS ENTITY DRY
 override TYPED := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v)))
 $(foreach v,$(TYPED),$(if $(findstring $(NEWLINE),$(value $v)),$(error the value of $v has a line break)))
 $(foreach v,$(TYPED) $(OWN),$(if $(filter command environment,$(origin $v)),$(eval override $v := $$(value $v))))
@@ -75,6 +75,9 @@ run: $(STAMP) ## a project's own task: PROJECT= TASK= [a.b=c]
 
 report: $(STAMP) ## static pages of runs and comparisons; of everything without a project: [PROJECT=]
 	@$(CLI) report $(call split,$(PROJECT))
+
+dashboard: $(STAMP) ## W&B workspace of a project: PROJECT= ENTITY= | DRY=1 prints it
+	@$(CLI) dashboard $(WHICH) $(call option,entity,$(ENTITY)) $(if $(DRY),--dry-run)
 
 export: $(STAMP) ## trained model in its field's format: PROJECT= [RUN=latest | CKPT=path]
 	@$(CLI) export $(WHICH) $(SETTINGS) $(call option,run,$(RUN)) $(call option,ckpt,$(CKPT))

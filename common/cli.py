@@ -23,6 +23,7 @@ VERBS = {
     "compare-all": "compare every project whose published result is stale",
     "evidence": "list all claims and verdicts, write docs/evidence.md",
     "run": "a project's own task",
+    "dashboard": "W&B workspace of a project: --entity=<name>, or --dry-run to print it",
     "report": "static pages of runs and comparisons, of everything without a project",
     "export": "write the trained model in its field's format",
     "smoke": "train, evaluate, export and reload the smoke config of one or all projects",
@@ -67,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=1, help="compare: runs at the same time")
     parser.add_argument("--plan", action="store_true", help="compare: estimate, run nothing")
     parser.add_argument("--arms", default="", help="compare: comma-separated arms, or 'full'")
+    parser.add_argument("--entity", default="", help="dashboard: W&B user or team")
+    parser.add_argument("--dry-run", action="store_true", help="dashboard: print the definition")
     return parser
 
 
@@ -132,6 +135,8 @@ def _with_torch(args: argparse.Namespace, project: str, config: str, overrides: 
         verbs.smoke([project])
     elif args.verb == "report":
         verbs.report([project])
+    elif args.verb == "dashboard":
+        verbs.dashboard(project, config, args.entity, args.dry_run)
     elif args.verb == "compare":
         arms = [a for a in args.arms.split(",") if a]
         show = verbs.plan if args.plan else verbs.compare

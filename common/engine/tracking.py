@@ -147,6 +147,10 @@ class Tracker(WandbLogger):
         """As Lightning's."""
         self._keep_going(super().log_image, *args, **kwargs)
 
+    def log_table(self, *args: Any, **kwargs: Any) -> None:
+        """As Lightning's."""
+        self._keep_going(super().log_table, *args, **kwargs)
+
     def finish(self) -> None:
         """End the W&B run and wait for its last upload."""
         import wandb
@@ -163,7 +167,9 @@ class Tracker(WandbLogger):
             _warn(f"{_reason(error)}; nothing more is sent to it, the run goes on")
 
 
-def wandb_logger(cfg: ExperimentConfig, workspace: Workspace, owner: bool = True) -> Tracker | None:
+def wandb_logger(
+    cfg: ExperimentConfig, workspace: Workspace, owner: bool = True, job_type: str = "train"
+) -> Tracker | None:
     """The W&B logger of a run, or None when disabled; its id is the run's id.
 
     A server that gives no answer within `PATIENCE` seconds, or that refuses the key, costs one
@@ -173,6 +179,7 @@ def wandb_logger(cfg: ExperimentConfig, workspace: Workspace, owner: bool = True
         cfg: the run's.
         workspace: the run's folder.
         owner: whether this process tracks; the other processes of a run ask no server.
+        job_type: what W&B groups a project's runs by: "train", "compare".
     """
     mode = wandb_mode(cfg.tracking.wandb)
     if mode == "disabled":
@@ -182,14 +189,14 @@ def wandb_logger(cfg: ExperimentConfig, workspace: Workspace, owner: bool = True
     os.environ.pop("WANDB_SERVICE", None)
     asks = owner and mode == "online" and os.environ.get("WANDB_MODE", "online") == "online"
     if not asks:
-        return _tracker(cfg, workspace, mode == "offline")
+        return _tracker(cfg, workspace, mode == "offline", job_type)
     import wandb
 
     until = time.monotonic() + PATIENCE
     address = str(wandb.setup().settings.base_url).rstrip("/")
     reason = server_refusal(address, PATIENCE / 2)
     if reason is None:
-        logger = _tracker(cfg, workspace, False, until - time.monotonic() - FAREWELL)
+        logger = _tracker(cfg, workspace, False, job_type, until - time.monotonic() - FAREWELL)
         try:
             logger.experiment  # noqa: B018 - connects now, not at the first step
         except Exception as error:  # of several kinds: no answer, refused, a broken service
@@ -198,7 +205,7 @@ def wandb_logger(cfg: ExperimentConfig, workspace: Workspace, owner: bool = True
                 wandb.teardown()  # its service would refuse the same id
     if reason is None:
         return logger
-    logger = _tracker(cfg, workspace, True)
+    logger = _tracker(cfg, workspace, True, job_type)
     logger.lost = True
     where = workspace.path / "wandb"
     _warn(f"{reason}; this run is tracked offline in {where}, training goes on")
@@ -269,7 +276,11 @@ def _netrc() -> Path:
 
 
 def _tracker(
-    cfg: ExperimentConfig, workspace: Workspace, offline: bool, patience: float = PATIENCE
+    cfg: ExperimentConfig,
+    workspace: Workspace,
+    offline: bool,
+    job_type: str,
+    patience: float = PATIENCE,
 ) -> Tracker:
     import wandb
 
@@ -288,7 +299,7 @@ def _tracker(
         resume="allow",
         config=to_dict(cfg),
         group="-".join([workspace.project, workspace.config, *([arm] if arm else [])]),
-        job_type="train",
+        job_type=job_type,
         tags=[*(f"{name}:{value}" for name, value in labels.items()), *own],
         settings=settings,
     )

@@ -99,9 +99,12 @@ def compare(
 ) -> None:
     """Train the arms, print the comparison."""
     from common.engine.comparison.compare import compare as run_arms
+    from common.engine.comparison.online import log_comparison
     from common.engine.comparison.results import markdown
 
-    console.print(markdown(run_arms(project, overrides, seeds, jobs, arms)))
+    result = run_arms(project, overrides, seeds, jobs, arms)
+    console.print(markdown(result))
+    log_comparison(project, result, overrides)
 
 
 def plan(
@@ -156,6 +159,26 @@ def report(projects: Sequence[str]) -> None:
     from common.engine.report.pages import write_report, write_site
 
     console.print(f"report: {write_report(projects) if projects else write_site()}")
+
+
+def dashboard(project: str, config: str, entity: str, dry_run: bool) -> None:
+    """Save the project's W&B workspace and print its address; or print its definition.
+
+    Raises:
+        UserError: no entity, no library, or W&B refuses.
+    """
+    import json
+
+    from common.engine.dashboard import dashboard as define
+    from common.engine.dashboard import save_dashboard
+
+    definition = define(project, config)
+    if dry_run:
+        console.print(json.dumps(definition, indent=1), markup=False)
+        return
+    if not entity:
+        raise UserError("name the W&B user or team: make dashboard PROJECT=... ENTITY=<name>")
+    console.print(f"saved: {save_dashboard(definition, entity)}")
 
 
 def smoke(projects: Sequence[str]) -> None:

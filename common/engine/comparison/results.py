@@ -128,7 +128,9 @@ def _claims(claims: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
             left, right = claim["here"]
             here = f"{left:.4f} against {right:.4f}"
             paper = claim.get("paper") or "not stated"
-            lines.append(f"| {escaped(claim['claim'])} | {here} | {escaped(paper)} | {verdict_word(claim)} |")
+            lines.append(
+                f"| {escaped(claim['claim'])} | {here} | {escaped(paper)} | {verdict_word(claim)} |"
+            )
         lines.append("")
     return [*lines, *(f"- {verdict_line(claim, metric)}." for claim in claims)]
 
