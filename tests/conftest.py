@@ -20,6 +20,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--cpu-budgets", action="store_true", help="fail where a project exceeds its CPU seconds"
     )
+    parser.addoption("--nightly", action="store_true", help="also tests/nightly")
+    parser.addoption("--kills", type=int, default=25, help="nightly: kills of each project")
+    parser.addoption("--soak-minutes", type=float, default=60.0, help="nightly: of the soak test")
 
 
 def pytest_configure(config: pytest.Config) -> None:

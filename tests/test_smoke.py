@@ -12,6 +12,7 @@ from common.config import ROOT
 from common.distributed.process import rank
 from common.engine.run import train
 from common.registry import list_projects
+from tests import cards
 from tests.schedule import users_of_the_pool
 
 # One project of each family also trains in two processes: the one that does most of its own there.
@@ -32,7 +33,8 @@ def cli(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("project", list_projects())
-def test_smoke(project, tmp_path):
+def test_smoke(project, tmp_path, monkeypatch):
+    """Training to reloading; then the examples of the project's card on what was exported."""
     from common.engine.verbs import smoke_one
 
     assert smoke_one(project, tmp_path) <= 1e-5
@@ -41,6 +43,28 @@ def test_smoke(project, tmp_path):
     assert metrics
     loss = [r for r in (run / "metrics.csv").read_text().splitlines() if ",train/loss," in r]
     assert loss
+    monkeypatch.chdir(tmp_path)
+    cards.at_hand(tmp_path)
+    examples = cards.snippets(project)
+    assert examples
+    for code in examples:
+        cards.run_snippet(code, project, run / "export")
+
+
+def test_every_example_of_a_card_is_run_somewhere():
+    for (project, number), where in cards.ELSEWHERE.items():
+        card = (ROOT / "projects" / project / "README.md").read_text(encoding="utf-8")
+        assert len(cards.BLOCK.findall(card)) > number
+        path = where.partition(":")[0]
+        if path != "nowhere":
+            assert "python" in (ROOT / path).read_text(encoding="utf-8")
+
+
+def test_an_example_that_names_another_folder_is_not_taken(tmp_path):
+    with pytest.raises(AssertionError, match="runs/dcl"):
+        cards.run_snippet("load('somewhere')", "dcl", tmp_path)
+    with pytest.raises(AssertionError):
+        cards.run_snippet("load('runs/cacr/mini/<id>/export')", "dcl", tmp_path)
 
 
 def train_as_rank(project: str, folder: Path) -> str:

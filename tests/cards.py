@@ -1,0 +1,46 @@
+"""The Python examples of the projects' cards, run word for word on an exported model."""
+
+import re
+from pathlib import Path
+
+from common.config import ROOT
+
+BLOCK = re.compile(r"```python\n(.*?)```", re.S)
+EXPORT = re.compile(r"runs/(?P<project>\w+)/(?P<config>\w+)/<id>/export")
+# what no smoke run leaves behind: (project, number of the block) -> where it is run instead
+ELSEWHERE = {
+    ("cwcl", 1): "tests/projects/cwcl/test_speech.py: a model of speech",
+    ("nv_embed", 1): "nowhere: it needs the released weights, 16 GB",
+}
+
+
+def snippets(project: str) -> list[str]:
+    """The Python blocks of a card that a smoke run can serve."""
+    card = (ROOT / "projects" / project / "README.md").read_text(encoding="utf-8")
+    found = BLOCK.findall(card)
+    return [code for i, code in enumerate(found) if (project, i) not in ELSEWHERE]
+
+
+def at_hand(folder: Path) -> None:
+    """The user's own files that examples name: a picture, a folder of code."""
+    from PIL import Image
+
+    Image.new("RGB", (64, 64), "red").save(folder / "photo.png")
+    (folder / "src").mkdir()
+    (folder / "src" / "lines.py").write_text(
+        'def read_lines(path):\n    """Read all lines of a file."""\n    return open(path).readlines()\n'
+    )
+
+
+def run_snippet(code: str, project: str, export: Path) -> None:
+    """Execute a block; its export folder is the given one, and nothing else is changed.
+
+    Raises:
+        AssertionError: the block names no export folder of the project.
+    """
+    named = EXPORT.search(code)
+    assert named is not None, f"no 'runs/{project}/<config>/<id>/export' in\n{code}"
+    assert named["project"] == project, code
+    exec(
+        compile(EXPORT.sub(str(export), code), f"card of {project}", "exec"), {"__name__": project}
+    )

@@ -1,0 +1,1 @@
+"""What takes too long for every change: `make faults` runs it after `tests/faults`."""

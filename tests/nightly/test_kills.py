@@ -1,0 +1,29 @@
+"""Killed at any time, a run goes on to the same result, bit for bit."""
+
+import pytest
+
+from tests.interrupted import same
+from tests.nightly import runs
+
+
+@pytest.fixture(scope="module", params=["coconut", "trend"])
+def undisturbed(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    return request.param, folder, *runs.whole(request.param, folder)
+
+
+@pytest.mark.timeout(0)
+def test_a_kill_at_a_random_time_changes_nothing(undisturbed, pytestconfig):
+    """Import, set-up, each stage, the writing of a checkpoint, evaluation: whatever the time hits."""
+    project, folder, expected, seconds = undisturbed
+    different = []
+    for number in range(pytestconfig.getoption("--kills")):
+        after = runs.moment(number, seconds)
+        result = runs.killed_once(project, folder, f"k{number}", after)
+        if not (
+            result["metrics"] == expected["metrics"]
+            and result["rows"] == expected["rows"]
+            and same(result["states"], expected["states"])
+        ):
+            different.append((number, after))
+    assert different == []
