@@ -7,7 +7,7 @@ override define NEWLINE
 
 
 endef
-override OWN   := PROJECT CONFIG PYTHON TASK RUN CKPT SEEDS JOBS ARMS PLAN BASELINE SLUG KERNEL EVAL ARGS TIMES BUDGETS ENTITY DRY
+override OWN   := PROJECT CONFIG PYTHON TASK RUN CKPT SEEDS JOBS ARMS PLAN BASELINE SLUG KERNEL EVAL ARGS TIMES BUDGETS ENTITY DRY WHERE A B YES
 override TYPED := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v)))
 $(foreach v,$(TYPED),$(if $(findstring $(NEWLINE),$(value $v)),$(error the value of $v has a line break)))
 $(foreach v,$(TYPED) $(OWN),$(if $(filter command environment,$(origin $v)),$(eval override $v := $$(value $v))))
@@ -55,6 +55,9 @@ show: $(STAMP) ## resolved config: PROJECT= [CONFIG=] [a.b=c]
 check: $(STAMP) ## dry run: parameters, steps, memory, missing data: PROJECT= [CONFIG=paper]
 	@$(CLI) check $(call quoted,$(PROJECT)) $(if $(filter file,$(origin CONFIG)),paper,$(call quoted,$(CONFIG))) $(SETTINGS)
 
+check-all: $(STAMP) ## every paper config: FLOPs, steps, memory, hours, needs; writes docs/cost.md
+	@$(CLI) check-all
+
 train: $(STAMP) ## train and evaluate: PROJECT= [CONFIG=mini] [resume=latest] [a.b=c]
 	@$(CLI) train $(WHICH) $(SETTINGS)
 
@@ -75,6 +78,15 @@ run: $(STAMP) ## a project's own task: PROJECT= TASK= [a.b=c]
 
 report: $(STAMP) ## static pages of runs and comparisons; of everything without a project: [PROJECT=]
 	@$(CLI) report $(call split,$(PROJECT))
+
+runs: $(STAMP) ## runs at hand: [PROJECT=] [WHERE='state=failed, seed>=3']
+	@$(CLI) runs $(call split,$(PROJECT)) $(call option,where,$(WHERE))
+
+diff: $(STAMP) ## settings and metrics in which two runs differ: A= B= (ids or folders)
+	@$(CLI) diff $(call quoted,$(A)) $(call quoted,$(B))
+
+prune: $(STAMP) ## name failed and superseded runs; YES=1 removes them: [PROJECT=]
+	@$(CLI) prune $(call split,$(PROJECT)) $(if $(YES),--yes)
 
 dashboard: $(STAMP) ## W&B workspace of a project: PROJECT= ENTITY= | DRY=1 prints it
 	@$(CLI) dashboard $(WHICH) $(call option,entity,$(ENTITY)) $(if $(DRY),--dry-run)

@@ -20,9 +20,13 @@ VERBS = {
     "train": "train, evaluate, write the run folder",
     "eval": "the evaluation protocol on a run, checkpoint or exported model",
     "compare": "train every arm with every seed and write the verdict",
+    "check-all": "every paper config on the meta device; writes docs/cost.md",
     "compare-all": "compare every project whose published result is stale",
     "evidence": "list all claims and verdicts, write docs/evidence.md",
     "run": "a project's own task",
+    "runs": "list runs: [project] --where=state=failed,seed>=3",
+    "diff": "settings and metrics in which two runs differ: two ids or folders",
+    "prune": "name failed and superseded runs; --yes removes them",
     "dashboard": "W&B workspace of a project: --entity=<name>, or --dry-run to print it",
     "report": "static pages of runs and comparisons, of everything without a project",
     "export": "write the trained model in its field's format",
@@ -68,6 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=1, help="compare: runs at the same time")
     parser.add_argument("--plan", action="store_true", help="compare: estimate, run nothing")
     parser.add_argument("--arms", default="", help="compare: comma-separated arms, or 'full'")
+    parser.add_argument(
+        "--where", default="", help="runs: conditions, such as state=failed,seed>=3"
+    )
+    parser.add_argument("--yes", action="store_true", help="prune: remove what is named")
     parser.add_argument("--entity", default="", help="dashboard: W&B user or team")
     parser.add_argument("--dry-run", action="store_true", help="dashboard: print the definition")
     return parser
@@ -80,12 +88,14 @@ def _dispatch(args: argparse.Namespace) -> int:
         return _list()
     words = [w for w in args.words if "=" not in w]
     overrides = [w for w in args.words if "=" in w]
-    if args.verb in ("compare-all", "evidence"):
+    if args.verb in ("check-all", "compare-all", "evidence"):
         if args.words:
             raise UserError(
                 f"{args.verb} takes no project and no overrides: {' '.join(args.words)}"
             )
         return _whole_repository(args)
+    if args.verb in ("runs", "diff", "prune"):
+        return _runs_at_hand(args)
     if args.verb in ("report", "smoke") and not words:
         return _all_projects(args.verb)
     for word in overrides:
@@ -157,7 +167,30 @@ def _check_comparison(project: str, seeds: str | None, arms: list[str]) -> None:
 def _whole_repository(args: argparse.Namespace) -> int:
     from common.engine import verbs
 
-    verbs.evidence() if args.verb == "evidence" else verbs.compare_all(args.jobs)
+    if args.verb == "evidence":
+        verbs.evidence()
+    elif args.verb == "check-all":
+        verbs.check_all()
+    else:
+        verbs.compare_all(args.jobs)
+    return 0
+
+
+def _runs_at_hand(args: argparse.Namespace) -> int:
+    from common.engine import verbs
+
+    words = [word for word in args.words if word]
+    if len(words) != 2 and args.verb == "diff":
+        raise UserError("name two runs: make diff A=<id or folder> B=<id or folder>")
+    if len(words) > 1 and args.verb != "diff":
+        raise UserError(f"{args.verb} takes one project: {' '.join(words)}")
+    project = words[0] if words else None
+    if args.verb == "diff":
+        verbs.diff(*words)
+    elif args.verb == "runs":
+        verbs.runs(project, args.where)
+    else:
+        verbs.prune(project, args.yes)
     return 0
 
 

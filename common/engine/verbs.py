@@ -94,13 +94,24 @@ def check(project: str, config: str, overrides: Sequence[str]) -> None:
     console.print(table)
 
 
+def check_all() -> None:
+    """Build every paper config on the meta device and write docs/cost.md."""
+    from common.engine.cost import all_costs, paper_configs, write_costs
+    from common.engine.progress import track
+    from common.registry import list_projects
+
+    total = sum(len(paper_configs(project)) for project in list_projects())
+    costs = list(track(all_costs(), "paper configs", total))
+    console.print(f"{len(costs)} configs; written: {write_costs(costs)}")
+
+
 def compare(
     project: str, overrides: Sequence[str], seeds: str | None, jobs: int, arms: Sequence[str]
 ) -> None:
     """Train the arms, print the comparison."""
     from common.engine.comparison.compare import compare as run_arms
-    from common.engine.comparison.online import log_comparison
     from common.engine.comparison.results import markdown
+    from common.engine.online.verdicts import log_comparison
 
     result = run_arms(project, overrides, seeds, jobs, arms)
     console.print(markdown(result))
@@ -161,6 +172,51 @@ def report(projects: Sequence[str]) -> None:
     console.print(f"report: {write_report(projects) if projects else write_site()}")
 
 
+def runs(project: str | None, where: str, folder: Path = Path("runs")) -> None:
+    """List the runs at hand."""
+    from common.engine.lifecycle.index import entries, select
+
+    found = select(entries(folder, project), where)
+    table = Table(title=f"{len(found)} runs", title_justify="left")
+    for column in ("project", "config", "run", "state", "seed", "steps", "s", "started", "metric"):
+        table.add_column(column, overflow="fold")
+    for e in found:
+        value = "" if e.value is None else f"{e.metric} {e.value:.4f}"
+        seconds = "" if e.seconds is None else f"{e.seconds:.0f}"
+        name = f"{e.run} ({e.arm})" if e.arm else e.run
+        steps, seed = (("" if x is None else str(x)) for x in (e.steps, e.seed))
+        table.add_row(
+            e.project, e.config, name, e.state, seed, steps, seconds, e.started[:19], value
+        )
+    Console(highlight=False, width=max(console.width, 160)).print(table, markup=False)
+
+
+def diff(left: str, right: str, folder: Path = Path("runs")) -> None:
+    """Settings and metrics in which two runs differ."""
+    from common.engine.lifecycle.index import differences, find
+
+    paths = find(folder, left), find(folder, right)
+    table = Table(title="differences", title_justify="left")
+    for column in ("", *(str(path) for path in paths)):
+        table.add_column(column, overflow="fold")
+    for name, a, b in differences(*paths):
+        table.add_row(name, *("" if x is None else str(x) for x in (a, b)))
+    console.print(table, markup=False)
+
+
+def prune(project: str | None, agreed: bool, folder: Path = Path("runs")) -> None:
+    """Name the runs that are of no use, and remove them if that is agreed to."""
+    from common.engine.lifecycle.index import entries, removable, remove
+
+    found = removable(entries(folder, project))
+    for entry, reason in found:
+        console.print(f"{entry.path}: {reason}", markup=False)
+    if agreed:
+        remove([entry for entry, _ in found])
+    done = "removed" if agreed else "would go; to remove them: YES=1"
+    console.print(f"{len(found)} runs {done}")
+
+
 def dashboard(project: str, config: str, entity: str, dry_run: bool) -> None:
     """Save the project's W&B workspace and print its address; or print its definition.
 
@@ -169,8 +225,8 @@ def dashboard(project: str, config: str, entity: str, dry_run: bool) -> None:
     """
     import json
 
-    from common.engine.dashboard import dashboard as define
-    from common.engine.dashboard import save_dashboard
+    from common.engine.online.dashboard import dashboard as define
+    from common.engine.online.dashboard import save_dashboard
 
     definition = define(project, config)
     if dry_run:

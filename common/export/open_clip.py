@@ -88,7 +88,7 @@ def save_open_clip(
     if logit_bias is not None:
         state["logit_bias"] = torch.as_tensor(logit_bias).detach().reshape(())
         config["init_logit_bias"] = float(logit_bias)
-    config["text_cfg"] = _with_tokenizer(config["text_cfg"], encoder.tokenizer, folder.name)
+    config["text_cfg"] = _with_tokenizer(config["text_cfg"], encoder.tokenizer, final(folder).name)
     preprocess = {
         "mean": [float(m) for m in mean],
         "std": [float(s) for s in std],
@@ -209,8 +209,22 @@ def _timm_config(tower: QKNormViT) -> dict[str, Any]:
     }
 
 
+def final(folder: Path) -> Path:
+    """Where a folder will lie: the engine fills ``export.tmp`` and renames it when it is complete.
+
+    >>> final(Path("/runs/r/export.tmp/clip")).as_posix()
+    '/runs/r/export/clip'
+    """
+    parts = list(folder.resolve().parts)
+    for place in range(len(parts) - 1, -1, -1):
+        if parts[place] == "export.tmp":
+            parts[place] = "export"
+            break
+    return Path(*parts)
+
+
 def _trunk_name(folder: Path) -> str:
-    return f"local-dir:{(folder / TRUNK_DIR).resolve()}"
+    return f"local-dir:{final(folder) / TRUNK_DIR}"
 
 
 def _repoint_trunk(vision_cfg: dict[str, Any], folder: Path) -> dict[str, Any] | None:

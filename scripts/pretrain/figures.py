@@ -20,14 +20,17 @@ from transformers import AutoTokenizer as Tokenizers
 from common.data.text.lexical import surface_similarity
 from common.data.text.masking import IGNORED, mask_tokens
 from common.data.text.sets import load_sts
+from common.encoders.image_text.open_clip_dual import CONFIG_FILE, OpenClipDualEncoder
 from common.encoders.text.sentence import sentence_encoder
 from common.evaluation.features.postprocessing import fit_whitening
 from common.evaluation.text.sts import pair_cosine, spearman
 from scripts.pretrain import corpus
+from scripts.pretrain.dual_figures import dual_metrics
 from scripts.pretrain.vocabulary import pieces
 
 POOLINGS = ("avg", "avg_first_last", "avg_embedding_last", "avg_top2")
 NUM_TEXTS = 300
+WITH_PHOTOGRAPHS = ("dual-encoder",)  # that have seen classes of CIFAR-10
 STORY = (
     "Once upon a time there was a little girl named Lily. She liked to play in the park with her dog. "
     "One day she saw a big red ball. She was very happy and ran to it. Her mom said it was time to go home."
@@ -38,12 +41,16 @@ def figures(folder: Path, num_texts: int = NUM_TEXTS) -> dict[str, float]:
     """Loss on held-out text, and similarity of plain mean pooling, of a model folder.
 
     Args:
-        folder: transformers layout, tokenizer included.
+        folder: transformers layout, tokenizer included; or open_clip's.
         num_texts: held-out sentences.
 
     Returns:
-        ``loss`` in nats per (masked) token, ``accuracy`` of masked models, ``stsb_spearman``.
+        ``loss`` in nats per (masked) token, ``accuracy`` of masked models, ``stsb_spearman``; of a
+        dual encoder `scripts.pretrain.dual_figures.dual_metrics`.
     """
+    if (folder / CONFIG_FILE).is_file():
+        encoder = OpenClipDualEncoder.from_folder(folder).eval()
+        return dual_metrics(encoder, None, photographs=folder.name in WITH_PHOTOGRAPHS)
     kind = AutoConfig.from_pretrained(folder).architectures[0]
     found = (masked_loss if kind.endswith("MaskedLM") else causal_loss)(folder, num_texts)
     encode = mean_pooling(folder)
@@ -162,6 +169,8 @@ def main(folder: Path) -> None:
     print("| figure | value |\n|---|---|")
     for name, value in figures(folder).items():
         print(f"| `{name}` | {value:.3f} |")
+    if (folder / CONFIG_FILE).is_file():
+        return
     if AutoConfig.from_pretrained(folder).architectures[0].endswith("MaskedLM"):
         print("\n| pooling | raw | centred | whitened (training text) | whitened (test texts) |")
         print("|---|---|---|---|---|")

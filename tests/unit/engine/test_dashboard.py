@@ -6,9 +6,9 @@ import re
 import pytest
 
 from common.config import UserError
-from common.engine.comparison import online
 from common.engine.comparison.spec import read_comparisons
-from common.engine.dashboard import build, dashboard
+from common.engine.online import verdicts as online
+from common.engine.online.dashboard import build, dashboard
 from tests.unit.engine.test_compare import HIGH, LOW, MIDDLE, result_of
 
 

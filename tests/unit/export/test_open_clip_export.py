@@ -166,6 +166,16 @@ def test_laclip_folder_can_move(tmp_path):
     torch.testing.assert_close(theirs, expected, atol=1e-5, rtol=0)
 
 
+def test_a_folder_that_the_engine_renames_names_its_final_place(tmp_path):
+    encoder = from_towers("gelu", "gelu")
+    temporary = save_open_clip(encoder, tmp_path / "export.tmp", **SCALE)
+    folder = temporary.rename(tmp_path / "export")
+    assert ".tmp" not in (folder / "open_clip_config.json").read_text()
+    tokens = encoder.tokenizer(TEXTS)
+    ours, theirs = embeddings(encoder, tokens), open_clip_embeddings(folder, 16, tokens)
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
+
+
 def test_layer_norm_epsilon_of_the_published_model_survives(tmp_path):
     for text in ("gelu", "quick_gelu"):
         folder = save_open_clip(from_towers("gelu", text), tmp_path / text, **SCALE)

@@ -1,0 +1,171 @@
+"""`make check-all`: what every paper config would cost, as docs/cost.md."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from common.config import ROOT, UserError, config_names
+from common.engine.check import GIB, count_steps, fixed_bytes, saved_activations
+from common.engine.module import ContrastiveModule
+from common.engine.run import prepare
+from common.engine.trainer import world_size
+from common.engine.workspace import write_text
+from common.registry import list_projects
+
+PEAK = 989e12  # FLOP/s of an H100 SXM in bfloat16 without sparsity, by its data sheet
+UTILISATION = 0.4  # of it; what well-kept training loops report for transformers
+BACKWARD = 3.0  # a step is a forward pass and a backward pass of twice its products
+PAGE = ROOT / "docs" / "cost.md"
+HEAD = f"""# What every paper config costs
+
+Written by `make check-all`, which builds every `paper*` config on the meta device: nothing is trained or downloaded.
+
+- **FLOPs** of one optimiser step over all devices: products of a counted forward pass times {BACKWARD:.0f} (frozen
+  towers count like trained ones, so two-stage and frozen-tower recipes cost less). Empty: the project's plan has no
+  forward pass to count, such as sparse convolutions.
+- **hours** on one H100 at {UTILISATION:.0%} of {PEAK / 1e12:.0f} TFLOP/s, without data loading and evaluation: a lower bound, not a measurement.
+- **memory** of one device with DDP, and with its share of FSDP on the config's devices where there are several: weights,
+  gradients, optimiser and activations (an upper estimate).
+- **samples** are 0 where only the data on disk could tell their number; steps are then the config's own.
+- **needs** are the weights and data sets that must lie on disk; `make check PROJECT= CONFIG=` says where each comes from.
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one config takes.
+
+    Attributes:
+        project: slug.
+        config: name.
+        parameters: of the module, and of them trained ones.
+        flops: of one optimiser step over all devices; None if no forward pass can be counted.
+        steps: optimiser steps.
+        devices: processes.
+        negatives: per query.
+        memory: bytes of one device with DDP; None without a forward pass.
+        sharded: bytes of one device with FSDP; None on one device or without a forward pass.
+        needs: names of the weights and data sets.
+    """
+
+    project: str
+    config: str
+    parameters: tuple[int, int]
+    flops: float | None
+    steps: int
+    devices: int
+    negatives: int
+    memory: float | None
+    sharded: float | None
+    needs: tuple[str, ...]
+
+    @property
+    def hours(self) -> float | None:
+        """On one H100 at `UTILISATION`."""
+        return None if self.flops is None else self.flops * self.steps / (PEAK * UTILISATION) / 3600
+
+
+def measure(project: str, config: str, overrides: Sequence[str] = ()) -> Cost:
+    """Build a config on the meta device.
+
+    Raises:
+        UserError: it cannot be built.
+    """
+    cfg, experiment = prepare(project, config, overrides)
+    plan = experiment.plan()
+    with torch.device("meta"):
+        module = plan.module()
+    ranks, batch = world_size(cfg.trainer), cfg.data.batch_size
+    accumulate = cfg.trainer.accumulate_grad_batches
+    flops, memory, sharded = None, None, None
+    if plan.forward is not None:
+        flops = BACKWARD * accumulate * ranks * forward_flops(plan.forward, module, batch)
+        fixed, block = fixed_bytes(module, cfg)
+        saved = saved_activations(plan, module, batch)
+        half = 2 if cfg.trainer.precision in ("bf16-mixed", "16-mixed", "bf16-true") else 1
+        memory = fixed + saved.total / half
+        sharded = fixed / ranks + block + saved.total / half if ranks > 1 else None
+    return Cost(
+        project, config,
+        (
+            sum(p.numel() for p in module.parameters()),
+            sum(p.numel() for p in module.parameters() if p.requires_grad),
+        ),
+        flops,
+        count_steps(cfg, plan.num_samples, batch * ranks * accumulate),
+        ranks,
+        module.negatives_per_query(batch * ranks),
+        memory,
+        sharded,
+        tuple(need.name for need in plan.requirements),
+    )  # fmt: skip
+
+
+def forward_flops(
+    forward: Callable[[ContrastiveModule, int], object], module: ContrastiveModule, batch: int
+) -> float:
+    """Floating-point operations of the products of one forward pass on the meta device."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        forward(module, batch)
+    return float(counter.get_total_flops())
+
+
+def paper_configs(project: str) -> list[str]:
+    """Names of the project's paper configs."""
+    return [name for name in config_names(project) if name.startswith("paper")]
+
+
+def all_costs(projects: Sequence[str] | None = None) -> Iterator[Cost]:
+    """Cost of every paper config.
+
+    Raises:
+        UserError: a config that cannot be built; it is named.
+    """
+    for project in projects if projects is not None else list_projects():
+        for config in paper_configs(project):
+            try:
+                yield measure(project, config)
+            except UserError as error:
+                raise UserError(f"{project}/{config}: {error}") from error
+
+
+def page(costs: Sequence[Cost]) -> str:
+    """The content of docs/cost.md: a table per project."""
+    lines = [HEAD]
+    for project in dict.fromkeys(cost.project for cost in costs):
+        lines += [
+            f"## {project}", "",
+            "| config | parameters (trained), M | FLOPs a step | steps | devices | negatives | GiB, DDP / FSDP | hours | needs |",
+            "|---|--:|--:|--:|--:|--:|--:|--:|---|",
+        ]  # fmt: skip
+        lines += [_row(cost) for cost in costs if cost.project == project]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def write_costs(costs: Sequence[Cost], path: Path = PAGE) -> Path:
+    """Write the page."""
+    write_text(path, page(costs))
+    return path
+
+
+def _row(cost: Cost) -> str:
+    every, trained = (n / 1e6 for n in cost.parameters)
+    memory = "" if cost.memory is None else f"{cost.memory / GIB:.1f}"
+    memory += "" if cost.sharded is None else f" / {cost.sharded / GIB:.1f}"
+    shown = ", ".join(_shortened(cost.needs))
+    cells = [
+        cost.config, f"{every:,.1f} ({trained:,.1f})",
+        "" if cost.flops is None else f"{cost.flops:.1e}", f"{cost.steps:,}", str(cost.devices),
+        f"{cost.negatives:,}", memory, "" if cost.hours is None else f"{cost.hours:,.1f}", shown,
+    ]  # fmt: skip
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _shortened(needs: Sequence[str], most: int = 4) -> list[str]:
+    """The first names, and how many more."""
+    left = len(needs) - most
+    return [*needs[:most], *([f"{left} more"] if left > 0 else [])]

@@ -1,0 +1,204 @@
+"""The runs at hand: a list that can be asked, two of them side by side, and removing what is of no use."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from common.config import UserError, nearest
+from common.engine.comparison.spec import read_comparison
+from common.engine.lifecycle.lock import held
+from common.engine.lifecycle.run import Run
+from common.engine.workspace import read_json
+
+SIGNS: dict[str, Callable[[Any, Any], bool]] = {
+    "!=": lambda a, b: a != b, ">=": lambda a, b: a >= b, "<=": lambda a, b: a <= b,
+    "=": lambda a, b: a == b, ">": lambda a, b: a > b, "<": lambda a, b: a < b,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run as the list shows it.
+
+    Attributes:
+        project: slug.
+        config: name.
+        run: id.
+        state: created (no step yet), running, finished, failed, or stopped.
+        begun: whether it has made a step.
+        seed: of the run.
+        steps: planned optimiser steps.
+        seconds: wall time; None while it is not finished.
+        started: local time, ISO 8601.
+        metric: name of the primary metric; empty without a comparison or a result.
+        value: of it; None while there is none.
+        arm: of a comparison's run; else empty.
+        path: its folder.
+    """
+
+    project: str
+    config: str
+    run: str
+    state: str
+    begun: bool
+    seed: int | None
+    steps: int | None
+    seconds: float | None
+    started: str
+    metric: str
+    value: float | None
+    arm: str
+    path: Path
+
+
+def entries(runs_dir: Path, project: str | None = None) -> list[Entry]:
+    """All runs under a folder, the latest last.
+
+    Args:
+        runs_dir: such as ``runs``.
+        project: slug; None for all.
+    """
+    paths = sorted(runs_dir.glob(f"{project or '*'}/*/*/meta.json"))
+    primary: dict[str, str] = {}
+    found = [_entry(path.parent, primary) for path in paths]
+    return sorted(found, key=lambda entry: entry.started)
+
+
+def select(found: Sequence[Entry], where: str) -> list[Entry]:
+    """Entries that fulfil all conditions.
+
+    Args:
+        found: entries.
+        where: conditions with commas between, such as ``state=failed, seed>=3``.
+
+    Raises:
+        UserError: a condition that names no field or has no comparison.
+    """
+    kept = list(found)
+    for condition in filter(None, (part.strip() for part in where.split(","))):
+        sign = next((s for s in SIGNS if s in condition), None)
+        if sign is None:
+            raise UserError(f"WHERE={condition}: write field=value, with = != < <= > or >=")
+        name, wanted = (side.strip() for side in condition.split(sign, 1))
+        names = [f.name for f in fields(Entry) if f.name != "path"]
+        if name not in names:
+            raise UserError(f"WHERE={condition}: no field '{name}'{nearest(name, names)}")
+        kept = [e for e in kept if _fulfils(getattr(e, name), SIGNS[sign], wanted)]
+    return kept
+
+
+def differences(left: Path, right: Path) -> list[tuple[str, Any, Any]]:
+    """Settings and final metrics in which two runs differ: name, left, right; None where absent.
+
+    Raises:
+        UserError: one of the folders is no run.
+    """
+    sides = [_described(path) for path in (left, right)]
+    names = list(dict.fromkeys([*sides[0], *sides[1]]))
+    return [
+        (n, sides[0].get(n), sides[1].get(n)) for n in names if sides[0].get(n) != sides[1].get(n)
+    ]
+
+
+def removable(found: Sequence[Entry]) -> list[tuple[Entry, str]]:
+    """Runs that `make prune` offers to remove, and why.
+
+    Failed ones, ones that ended before their first step, and finished ones that a later finished run
+    of the same project, config, seed, arm and overrides has superseded.
+    """
+    reasons = {e.path: "failed" for e in found if e.state == "failed"}
+    reasons |= {e.path: "made no step" for e in found if e.state == "stopped" and not e.begun}
+    latest: dict[Any, Entry] = {}
+    for entry in (e for e in found if e.state == "finished"):
+        meta = read_json(entry.path / "meta.json")
+        own = tuple(
+            w for w in meta.get("overrides", []) if not w.startswith(("run_id=", "resume="))
+        )
+        key = (entry.project, entry.config, entry.seed, entry.arm, own)
+        if key in latest:
+            reasons[latest[key].path] = "superseded"
+        latest[key] = entry
+    return [(entry, reasons[entry.path]) for entry in found if entry.path in reasons]
+
+
+def find(runs_dir: Path, which: str) -> Path:
+    """A run's folder by its path or by its id.
+
+    Raises:
+        UserError: none of that name, or several.
+    """
+    if (Path(which) / "meta.json").is_file():
+        return Path(which)
+    named = [path.parent for path in runs_dir.glob("*/*/*/meta.json") if path.parent.name == which]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        raise UserError(f"several runs are named '{which}': {', '.join(map(str, named))}")
+    known = [path.parent.name for path in runs_dir.glob("*/*/*/meta.json")]
+    raise UserError(f"no run '{which}' under {runs_dir}{nearest(which, known)}")
+
+
+def remove(chosen: Sequence[Entry]) -> None:
+    """Delete run folders; one that is being written stays.
+
+    Raises:
+        UserError: one of them belongs to a process.
+    """
+    for entry in chosen:
+        if held(entry.path):
+            raise UserError(f"{entry.path} is being written; nothing of it was removed")
+        shutil.rmtree(entry.path)
+
+
+def _entry(path: Path, primary: dict[str, str]) -> Entry:
+    project, config = path.parts[-3:-1]
+    run = Run(path, project, config)
+    meta = run.meta
+    name = primary.setdefault(project, _metric(project))
+    metrics = read_json(path / "metrics.json") if (path / "metrics.json").exists() else {}
+    tags = ((meta.get("resolved") or {}).get("tracking") or {}).get("tags") or []
+    return Entry(
+        project, config, path.name, run.state, run.begun, meta.get("seed"), meta.get("num_steps"),
+        meta.get("wall_seconds"), meta.get("started", ""), name if name in metrics else "",
+        metrics.get(name), next((t[4:] for t in tags if t.startswith("arm:")), ""), path,
+    )  # fmt: skip
+
+
+def _metric(project: str) -> str:
+    try:
+        return read_comparison(project).metric
+    except UserError:  # a project that is gone, or without a comparison
+        return ""
+
+
+def _fulfils(value: Any, compare: Callable[[Any, Any], bool], wanted: str) -> bool:
+    if value is None:
+        return False
+    if isinstance(value, str):
+        return compare(value, wanted)
+    try:
+        return compare(float(value), float(wanted))
+    except ValueError:
+        raise UserError(f"'{wanted}' is not a number") from None
+
+
+def _described(path: Path) -> dict[str, Any]:
+    if not (path / "meta.json").is_file():
+        raise UserError(f"{path} is no run folder: it has no meta.json")
+    meta = read_json(path / "meta.json")
+    found = {"commit": meta.get("commit"), **_flat(meta.get("resolved") or {})}
+    metrics = path / "metrics.json"
+    return found | (_flat({"metrics": read_json(metrics)}) if metrics.exists() else {})
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found |= (
+            _flat(item, f"{prefix}{key}.")
+            if isinstance(item, Mapping)
+            else {f"{prefix}{key}": item}
+        )
+    return found

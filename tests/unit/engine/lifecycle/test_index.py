@@ -1,0 +1,116 @@
+"""The list of runs, differences between two, and what is offered for removal."""
+
+import os
+
+import pytest
+from rich.console import Console
+
+from common.cli import main
+from common.config import UserError
+from common.engine import verbs
+from common.engine.lifecycle import index, lock
+from common.engine.workspace import write_json
+
+
+@pytest.fixture
+def make(tmp_path):
+    def make(run, minute=0, value=None, project="vacancysbert", **meta):
+        path = tmp_path / project / "mini" / run
+        (path / "checkpoints/fit").mkdir(parents=True)
+        if meta.pop("begun", True):
+            (path / "checkpoints/fit/step-1.ckpt").write_bytes(b"")
+        write_json(
+            path / "meta.json",
+            {"seed": 0, "num_steps": 9, "overrides": [f"run_id={run}"], "state": "finished",
+             "started": f"2026-01-01T10:{minute:02d}:00", **meta},
+        )  # fmt: skip
+        if value is not None:
+            write_json(path / "metrics.json", {"titles_recall_at_10": value, "other": 1.0})
+        return path
+
+    return make
+
+
+def test_runs_are_listed_in_their_order_with_state_and_primary_metric(make, tmp_path):
+    make("b", 2, 0.5, resolved={"tracking": {"tags": ["arm:trained"]}})
+    make("a", 1, state="running")
+    make("c", 3, project="gone", state="failed")
+    found = index.entries(tmp_path)
+    assert [(e.run, e.state, e.value, e.arm) for e in found] == [
+        ("a", "stopped", None, ""), ("b", "finished", 0.5, "trained"), ("c", "failed", None, ""),
+    ]  # fmt: skip
+    assert found[1].metric == "titles_recall_at_10"
+    assert [e.run for e in index.entries(tmp_path, "gone")] == ["c"]
+
+
+def test_conditions(make, tmp_path):
+    for number in range(4):
+        make(str(number), number, 0.1 * number, seed=number)
+    found = index.entries(tmp_path)
+    for where, expected in {
+        "": "0123", "seed>=2": "23", "seed>=1, value<0.25": "12", "state!=finished": "", "run=3": "3",
+    }.items():  # fmt: skip
+        assert "".join(e.run for e in index.select(found, where)) == expected, where
+    for where, words in {
+        "sed=1": "did you mean 'seed'",
+        "seed": "field=value",
+        "seed>x": "number",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            index.select(found, where)
+
+
+def test_differences_are_settings_and_metrics(make, tmp_path):
+    left = make("a", value=0.5, resolved={"optim": {"lr": 1.0, "name": "sgd"}}, commit="x")
+    right = make(
+        "b", value=0.6, resolved={"optim": {"lr": 2.0, "name": "sgd"}, "new": 1}, commit="x"
+    )
+    assert index.differences(index.find(tmp_path, "a"), index.find(tmp_path, str(right))) == [
+        ("optim.lr", 1.0, 2.0), ("metrics.titles_recall_at_10", 0.5, 0.6), ("new", None, 1),
+    ]  # fmt: skip
+    assert index.differences(left, left) == []
+    with pytest.raises(UserError, match="no run 'aa'"):
+        index.find(tmp_path, "aa")
+    with pytest.raises(UserError, match=r"no meta\.json"):
+        index.differences(left, tmp_path)
+
+
+def test_failed_and_superseded_runs_are_offered_and_nothing_else(make, tmp_path):
+    make("old", 1)
+    make("new", 2)
+    make("seed", 3, seed=1)
+    make("other", 4, overrides=["optim.lr=1", "run_id=other"])
+    make("failed", 5, state="failed")
+    make("empty", 6, state="created", begun=False)
+    make("stopped", 7, state="running")
+    offered = {e.run: why for e, why in index.removable(index.entries(tmp_path))}
+    assert offered == {"old": "superseded", "failed": "failed", "empty": "made no step"}
+
+
+def test_a_run_that_is_written_is_not_removed(make, tmp_path):
+    path = make("a")
+    lock.acquire(path)
+    with pytest.raises(UserError, match="being written"):
+        index.remove(index.entries(tmp_path))
+    assert path.exists()
+    lock.release(path)
+    index.remove(index.entries(tmp_path))
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["runs"], 0, "1 runs"),
+        (["runs", "--where", "state=failed"], 0, "0 runs"),
+        (["diff", "a"], 2, "name two runs"),
+        (["prune", "x", "y"], 2, "takes one project"),
+        (["prune"], 0, "0 runs would go"),
+    ],
+)
+def test_verbs(make, tmp_path, monkeypatch, capsys, words, code, text):
+    os.renames(make("a", value=0.5).parents[1], tmp_path / "runs" / "vacancysbert")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(verbs, "console", Console(highlight=False))
+    assert main(words) == code
+    assert text in "".join(capsys.readouterr())

@@ -1,0 +1,59 @@
+"""What a paper config would cost: counted on the meta device, written as a page."""
+
+import pytest
+import torch
+
+from common.config import UserError
+from common.engine import cost
+from common.engine.cost import Cost, forward_flops, measure, page, paper_configs
+
+
+def test_flops_are_those_of_the_products():
+    layer = torch.nn.Linear(8, 4, bias=False, device="meta")
+    flops = forward_flops(lambda module, batch: module(torch.empty(batch, 8)), layer, 16)
+    assert flops == 2 * 16 * 8 * 4
+
+
+def test_a_step_counts_all_devices_and_accumulated_batches():
+    one = measure("contriever", "paper")
+    words = ["trainer.accumulate_grad_batches=2", "trainer.num_nodes=2"]
+    other = measure("contriever", "paper", words)
+    assert one.devices == 2 * other.devices
+    assert other.flops == pytest.approx(one.flops)
+    assert one.hours == pytest.approx(one.flops * one.steps / (cost.PEAK * cost.UTILISATION) / 3600)
+    assert one.parameters[1] == one.parameters[0] / 2  # query and key encoder
+    assert one.sharded < one.memory
+    # 12 layers of 12 d^2 parameters, 2 operations each, for crops of up to 256 tokens in two encoders
+    tokens = 2048 * 2 * 256
+    assert 0.05 < one.flops / (3 * 2 * 85e6 * tokens) < 1.6
+
+
+def test_a_config_that_cannot_be_built_is_named(monkeypatch):
+    def refuse(project, config):
+        raise UserError("no")
+
+    monkeypatch.setattr(cost, "measure", refuse)
+    with pytest.raises(UserError, match=r"dcl/paper.*: no"):
+        list(cost.all_costs(["dcl"]))
+
+
+def test_the_page_has_a_row_per_config_and_leaves_blank_what_is_not_known():
+    known = Cost("a", "paper", (2_000_000, 1_000_000), 1e12, 10, 8, 7, 2**30, 2**29, ("w", "x|y"))
+    bare = Cost("a", "paper_2", (1, 1), None, 10, 1, 7, None, None, tuple("abcdef"))
+    rows = [line for line in page([known, bare]).splitlines() if line.startswith("| paper")]
+    assert rows[0].startswith(
+        "| paper | 2.0 (1.0) | 1.0e+12 | 10 | 8 | 7 | 1.0 / 0.5 | 0.0 | w, x\\|y |"
+    )
+    assert rows[1].split(" | ")[2] == ""
+    assert rows[1].endswith("| a, b, c, d, 2 more |")
+
+
+def test_the_committed_page_names_no_config_that_is_gone():
+    """A new project is added by `make check-all` after its merge, not by its branch."""
+    for section in cost.PAGE.read_text(encoding="utf-8").split("\n## ")[1:]:
+        project, _, body = section.partition("\n")
+        rows = [
+            line.split(" | ")[0][2:] for line in body.splitlines() if line.startswith("| paper")
+        ]
+        assert rows
+        assert set(rows) <= set(paper_configs(project)), project
