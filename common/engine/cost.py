@@ -30,6 +30,7 @@ Written by `make check-all`, which builds every `paper*` config on the meta devi
 - **memory** of one device with DDP, and with its share of FSDP on the config's devices where there are several: weights,
   gradients, optimiser and activations (an upper estimate).
 - **samples** are 0 where only the data on disk could tell their number; steps are then the config's own.
+- A config whose start is another run's export, or released weights of unknown size, is *not known* before those are there.
 - **needs** are the weights and data sets that must lie on disk; `make check PROJECT= CONFIG=` says where each comes from.
 """
 
@@ -66,6 +67,15 @@ class Cost:
     def hours(self) -> float | None:
         """On one H100 at `UTILISATION`."""
         return None if self.flops is None else self.flops * self.steps / (PEAK * UTILISATION) / 3600
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A config that cannot be built here: it continues a run or released weights of unknown size."""
+
+    project: str
+    config: str
+    reason: str
 
 
 def measure(project: str, config: str, overrides: Sequence[str] = ()) -> Cost:
@@ -118,21 +128,17 @@ def paper_configs(project: str) -> list[str]:
     return [name for name in config_names(project) if name.startswith("paper")]
 
 
-def all_costs(projects: Sequence[str] | None = None) -> Iterator[Cost]:
-    """Cost of every paper config.
-
-    Raises:
-        UserError: a config that cannot be built; it is named.
-    """
+def all_costs(projects: Sequence[str] | None = None) -> Iterator[Cost | Unknown]:
+    """Cost of every paper config, or why it cannot be told."""
     for project in projects if projects is not None else list_projects():
         for config in paper_configs(project):
             try:
                 yield measure(project, config)
             except UserError as error:
-                raise UserError(f"{project}/{config}: {error}") from error
+                yield Unknown(project, config, str(error))
 
 
-def page(costs: Sequence[Cost]) -> str:
+def page(costs: Sequence[Cost | Unknown]) -> str:
     """The content of docs/cost.md: a table per project."""
     lines = [HEAD]
     for project in dict.fromkeys(cost.project for cost in costs):
@@ -146,13 +152,15 @@ def page(costs: Sequence[Cost]) -> str:
     return "\n".join(lines)
 
 
-def write_costs(costs: Sequence[Cost], path: Path = PAGE) -> Path:
+def write_costs(costs: Sequence[Cost | Unknown], path: Path = PAGE) -> Path:
     """Write the page."""
     write_text(path, page(costs))
     return path
 
 
-def _row(cost: Cost) -> str:
+def _row(cost: Cost | Unknown) -> str:
+    if isinstance(cost, Unknown):
+        return f"| {cost.config} | | | | | | | | not known: {cost.reason.replace('|', ' ')} |"
     every, trained = (n / 1e6 for n in cost.parameters)
     memory = "" if cost.memory is None else f"{cost.memory / GIB:.1f}"
     memory += "" if cost.sharded is None else f" / {cost.sharded / GIB:.1f}"

@@ -96,13 +96,16 @@ def check(project: str, config: str, overrides: Sequence[str]) -> None:
 
 def check_all() -> None:
     """Build every paper config on the meta device and write docs/cost.md."""
-    from common.engine.cost import all_costs, paper_configs, write_costs
+    from common.engine.cost import Unknown, all_costs, paper_configs, write_costs
     from common.engine.progress import track
     from common.registry import list_projects
 
     total = sum(len(paper_configs(project)) for project in list_projects())
     costs = list(track(all_costs(), "paper configs", total))
-    console.print(f"{len(costs)} configs; written: {write_costs(costs)}")
+    unknown = [cost for cost in costs if isinstance(cost, Unknown)]
+    for cost in unknown:
+        console.print(f"{cost.project}/{cost.config}: {cost.reason}", markup=False)
+    console.print(f"{len(costs)} configs, {len(unknown)} not known; written: {write_costs(costs)}")
 
 
 def compare(

@@ -26,6 +26,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
                       "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
                       "intermediate_size": 4096},
 }  # fmt: skip
+# released models of the papers, by what they were fine-tuned from
+ARCHITECTURES |= {
+    "cambridgeltl/mirror-roberta-base-sentence-drophead": ARCHITECTURES["roberta-base"],
+}
 
 
 class SentenceModule(ContrastiveModule):
