@@ -156,7 +156,7 @@ def saved_activations(plan: Plan[Any], module: ContrastiveModule, batch_size: in
     try:
         with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             plan.forward(module, batch_size)
-    except NotImplementedError as error:
+    except (NotImplementedError, RuntimeError) as error:  # RuntimeError: it looks at a value
         raise UserError(f"cannot estimate activations: {error}") from error
     finally:
         for handle in handles:

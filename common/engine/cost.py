@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.config import ROOT, UserError, config_names
+from common.config import ROOT, ExperimentConfig, UserError, config_names
 from common.engine.check import GIB, count_steps, fixed_bytes, saved_activations
+from common.engine.experiment import Plan
 from common.engine.module import ContrastiveModule
 from common.engine.run import prepare
 from common.engine.trainer import world_size
@@ -25,11 +27,11 @@ Written by `make check-all`, which builds every `paper*` config on the meta devi
 
 - **FLOPs** of one optimiser step over all devices: products of a counted forward pass times {BACKWARD:.0f} (frozen
   towers count like trained ones, so two-stage and frozen-tower recipes cost less). Empty: the project's plan has no
-  forward pass to count, such as sparse convolutions.
+  forward pass to count (sparse convolutions), or its masks look at values, which a dry run has not.
 - **hours** on one H100 at {UTILISATION:.0%} of {PEAK / 1e12:.0f} TFLOP/s, without data loading and evaluation: a lower bound, not a measurement.
 - **memory** of one device with DDP, and with its share of FSDP on the config's devices where there are several: weights,
   gradients, optimiser and activations (an upper estimate).
-- **samples** are 0 where only the data on disk could tell their number; steps are then the config's own.
+- **steps** are told by the data where a config counts epochs of data that are not here.
 - A config whose start is another run's export, or released weights of unknown size, is *not known* before those are there.
 - **needs** are the weights and data sets that must lie on disk; `make check PROJECT= CONFIG=` says where each comes from.
 """
@@ -66,7 +68,9 @@ class Cost:
     @property
     def hours(self) -> float | None:
         """On one H100 at `UTILISATION`."""
-        return None if self.flops is None else self.flops * self.steps / (PEAK * UTILISATION) / 3600
+        if self.flops is None or not self.steps:
+            return None
+        return self.flops * self.steps / (PEAK * UTILISATION) / 3600
 
 
 @dataclass(frozen=True)
@@ -92,12 +96,9 @@ def measure(project: str, config: str, overrides: Sequence[str] = ()) -> Cost:
     accumulate = cfg.trainer.accumulate_grad_batches
     flops, memory, sharded = None, None, None
     if plan.forward is not None:
-        flops = BACKWARD * accumulate * ranks * forward_flops(plan.forward, module, batch)
-        fixed, block = fixed_bytes(module, cfg)
-        saved = saved_activations(plan, module, batch)
-        half = 2 if cfg.trainer.precision in ("bf16-mixed", "16-mixed", "bf16-true") else 1
-        memory = fixed + saved.total / half
-        sharded = fixed / ranks + block + saved.total / half if ranks > 1 else None
+        products = forward_flops(plan.forward, module, batch)
+        flops = None if products is None else BACKWARD * accumulate * ranks * products
+        memory, sharded = _memory(plan, module, cfg)
     return Cost(
         project, config,
         (
@@ -114,12 +115,32 @@ def measure(project: str, config: str, overrides: Sequence[str] = ()) -> Cost:
     )  # fmt: skip
 
 
+def _memory(
+    plan: Plan[Any], module: ContrastiveModule, cfg: ExperimentConfig
+) -> tuple[float | None, float | None]:
+    """Bytes of one device with DDP and with its share of FSDP."""
+    ranks = world_size(cfg.trainer)
+    fixed, block = fixed_bytes(module, cfg)
+    half = 2 if cfg.trainer.precision in ("bf16-mixed", "16-mixed", "bf16-true") else 1
+    try:
+        activations = saved_activations(plan, module, cfg.data.batch_size).total / half
+    except UserError:
+        return None, None
+    return fixed + activations, fixed / ranks + block + activations if ranks > 1 else None
+
+
 def forward_flops(
     forward: Callable[[ContrastiveModule, int], object], module: ContrastiveModule, batch: int
-) -> float:
-    """Floating-point operations of the products of one forward pass on the meta device."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        forward(module, batch)
+) -> float | None:
+    """Floating-point operations of the products of one forward pass on the meta device.
+
+    None where the pass looks at a value while it is counted (the masks of some language models).
+    """
+    try:
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            forward(module, batch)
+    except RuntimeError:  # "Tensor.item() cannot be called on meta tensors"
+        return None
     return float(counter.get_total_flops())
 
 
@@ -167,7 +188,7 @@ def _row(cost: Cost | Unknown) -> str:
     shown = ", ".join(_shortened(cost.needs))
     cells = [
         cost.config, f"{every:,.1f} ({trained:,.1f})",
-        "" if cost.flops is None else f"{cost.flops:.1e}", f"{cost.steps:,}", str(cost.devices),
+        "" if cost.flops is None else f"{cost.flops:.1e}", f"{cost.steps:,}" if cost.steps else "by the data", str(cost.devices),
         f"{cost.negatives:,}", memory, "" if cost.hours is None else f"{cost.hours:,.1f}", shown,
     ]  # fmt: skip
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
