@@ -56,7 +56,7 @@ def _is_busy() -> bool:
 def _parser() -> argparse.ArgumentParser:
     verbs = "\n".join(f"  {name:12}{text}" for name, text in VERBS.items())
     parser = argparse.ArgumentParser(
-        prog="python -m common.cli",
+        prog="contrastive",
         description="Train and compare contrastive-learning papers.\n\nverbs:\n" + verbs,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
