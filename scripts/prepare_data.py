@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from common.data.image_text.variants import tone_of  # noqa: E402
 from common.data.packed import PackedAudio, PackedImages, write_packed  # noqa: E402
+from common.data.recommendation.interactions import frequent, k_core, read_log  # noqa: E402
 from common.data.splits import book_split, stable_fraction  # noqa: E402
 from common.data.tables import Row, read_jsonl, write_jsonl  # noqa: E402
 
@@ -242,6 +243,17 @@ def prepare_intents(source: Path, target: Path) -> None:
         write_jsonl(target / f"{name}.jsonl.gz", slim)
 
 
+def prepare_beauty(source: Path, target: Path) -> None:
+    """Keep the items with at least 15 actions, then the 5-core of what is left."""
+    histories = read_log(source / "beauty-sequences.jsonl.gz")
+    rows = k_core(frequent(histories, users=5, items=15), users=5, items=5)
+    target.mkdir(parents=True, exist_ok=True)
+    write_jsonl(
+        target / "beauty-frequent.jsonl.gz",
+        [{"user": int(user), "items": [int(item) for item in items]} for user, items in rows],
+    )
+
+
 def prepare_lidar(source: Path, target: Path) -> None:
     """The drive's scans within 26 m, every second return of them; poses as they are."""
     with np.load(source / "drive0005.npz", allow_pickle=False) as drive:
@@ -290,6 +302,7 @@ def main(source: Path, target: Path) -> None:
     prepare_spoken_digits(source / "spoken-digits", target / "spoken-digits")
     prepare_wikides(source / "wikides", target / "wikides")
     prepare_intents(source / "intents", target / "intents")
+    prepare_beauty(source / "rec-amazon", target / "rec-amazon")
     prepare_lidar(source / "lidar-kitti", target / "lidar-kitti")
     for name in COPIED:
         (target / name).parent.mkdir(parents=True, exist_ok=True)

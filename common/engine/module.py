@@ -1,5 +1,6 @@
 """The one LightningModule level of the repository; projects subclass it once."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
 from common.config import OptimConfig, UserError
+from common.distributed.differentiable import all_reduce_mean
 from common.engine.optim import build_optimizer, build_schedule, decay_groups, scaled_optim
 
 
@@ -109,11 +111,15 @@ class ContrastiveModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimiser and per-step schedule over the trainer's total number of steps."""
+        return self._optimizer_of(self.parameter_groups())
+
+    def _optimizer_of(self, groups: list[dict[str, Any]]) -> dict[str, Any]:
+        """Optimiser of parameter groups and its schedule."""
         trainer = self.trainer
         # Lightning's mixed precision refuses to clip for an optimiser that could unscale by itself
         clips_mixed = trainer.precision.endswith("-mixed") and trainer.gradient_clip_val
         optim = scaled_optim(self.optim, self.global_batch_size)
-        optimizer = build_optimizer(self.parameter_groups(), optim, fused=not clips_mixed)
+        optimizer = build_optimizer(groups, optim, fused=not clips_mixed)
         warmup = optim.warmup_steps + round(optim.warmup_epochs * self.warmup_epoch_steps)
         schedule = build_schedule(
             optimizer, optim, total_steps=trainer.max_steps, warmup_steps=warmup
@@ -135,6 +141,97 @@ class ContrastiveModule(LightningModule):
             f"step {self.global_step}: {', '.join(bad)} is not finite, the weights were not "
             f"changed{where}. Lower optim.lr, set trainer.gradient_clip_val or look at the batch."
         )
+
+
+class AlternatingModule(ContrastiveModule):
+    """Several optimiser steps on one batch, each of one part of the network.
+
+    A subclass names its parts and yields, from the generator `updates`, which part makes a step and
+    the terms of its loss; what comes after a ``yield`` sees the weights that the step has changed.
+    Every part has an optimiser and a schedule of its own. A step moves its part alone: no other
+    gradient is computed. Trainer and checkpoints count a batch as one step however many it has.
+
+    Args:
+        optim: optimiser section of the config, of every part.
+        alternating: False: one optimiser and one step, with `losses`, as any other module.
+    """
+
+    def __init__(self, optim: OptimConfig, *, alternating: bool = True) -> None:
+        super().__init__(optim)
+        self.automatic_optimization = not alternating
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Disjoint parts of the network, by name."""
+        raise TypeError(f"{type(self).__name__} must implement parts()")
+
+    def updates(self, batch: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """(part, scalars with "loss") of every step on a batch, computed when it is asked for."""
+        raise TypeError(f"{type(self).__name__} must implement updates(batch)")
+
+    def configure_optimizers(self) -> Any:
+        """One optimiser, or one for each part in their order.
+
+        Raises:
+            UserError: a trainer that cannot make several steps on a batch.
+        """
+        if self.automatic_optimization:
+            return super().configure_optimizers()
+        trainer = self.trainer
+        if trainer.precision == "16-mixed" or isinstance(trainer.strategy, FSDPStrategy):
+            raise UserError(
+                "several optimiser steps on a batch need trainer.precision=32-true or bf16-mixed, and "
+                "trainer.strategy=ddp"
+            )
+        decay = self.optim.weight_decay
+        return [
+            self._optimizer_of(decay_groups(part.named_parameters(), decay))
+            for part in self.parts().values()
+        ]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """All steps of one batch."""
+        if self.automatic_optimization:
+            return super().training_step(batch, batch_idx)
+        names = list(self.parts())
+        logged: dict[str, Tensor] = {}
+        self._pending_ids = batch.get("ids") if isinstance(batch, dict) else None
+        for number, (name, terms) in enumerate(self.updates(batch)):
+            self._pending = {term: value.detach() for term, value in terms.items()}
+            self._step(names.index(name), terms["loss"], counted=number == 0)
+            logged = {**self._pending, **logged}  # of a term that comes twice, the first
+        self._pending = logged
+        schedules: Any = self.lr_schedulers()
+        for schedule in schedules:
+            schedule.step()
+        self.after_optimizer_step()
+        return None
+
+    def _step(self, index: int, loss: Tensor, counted: bool) -> None:
+        optimizers: Any = self.optimizers()
+        optimizer = optimizers[index]
+        owned = [p for group in optimizer.param_groups for p in group["params"]]
+        for parameter, grad in zip(owned, own_gradients(loss, owned), strict=True):
+            parameter.grad = grad
+        if counted:  # the trainer counts the steps of its own wrapper
+            optimizer.step()
+        else:
+            self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
+        optimizer.zero_grad()
+
+
+def own_gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of some of a network's parameters alone, averaged over ranks.
+
+    They go past the hooks of DDP, which would wait for the gradients of all others.
+
+    Args:
+        loss: this rank's, as DDP takes it: the mean over ranks is the whole loss.
+        parameters: all of them have part in the loss.
+    """
+    grads = torch.autograd.grad(loss, parameters)
+    flat = all_reduce_mean(torch.cat([grad.flatten() for grad in grads]))
+    parts = torch.split(flat, [grad.numel() for grad in grads])
+    return [part.view_as(grad) for part, grad in zip(parts, grads, strict=True)]
 
 
 def freeze(module: nn.Module) -> nn.Module:

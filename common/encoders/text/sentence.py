@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.config import UserError
+from common.encoders.length_groups import in_length_groups
 from common.encoders.modes import evaluation_mode
-from common.encoders.text.length_groups import in_length_groups
 from common.encoders.text.pooling import Pooling
 from common.encoders.text.template import add_template, check_template
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer

@@ -57,6 +57,13 @@ def test_wordnet_subset():
     assert any(kind == "@" and target in held for kind, target in dog["pointers"])
 
 
+def test_beauty_sequences():
+    rows = read_jsonl(BUNDLED / "rec-amazon/beauty-frequent.jsonl.gz", ["user", "items"])
+    items = [item for row in rows for item in row["items"]]
+    assert (len(rows), len(set(items)), len(items)) == (10600, 3367, 97938)
+    assert min(len(row["items"]) for row in rows) == 5
+
+
 def test_total_size_and_licences():
     size = sum(
         p.stat().st_size for p in BUNDLED.rglob("*") if p.is_file() and "models" not in p.parts

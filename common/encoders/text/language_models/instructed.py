@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.config import UserError
+from common.encoders.length_groups import in_length_groups
 from common.encoders.modes import evaluation_mode
 from common.encoders.text.language_models.causal import (
     ALL_LINEAR,
@@ -20,7 +21,6 @@ from common.encoders.text.language_models.causal import (
     set_causal,
 )
 from common.encoders.text.latent_attention import TokenPooler, TokenPooling
-from common.encoders.text.length_groups import in_length_groups
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import Attention, load_tokenizer, load_transformer
 

@@ -1,4 +1,4 @@
-"""Passes over texts of similar length, so that little padding is computed."""
+"""Passes over sequences of similar length, so that little padding is computed."""
 
 from collections.abc import Callable
 

@@ -1,0 +1,125 @@
+"""Who took which items in which order: readers of logs, filters, ids."""
+
+import csv
+import gzip
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config import UserError
+from common.data.tables import read_csv, read_jsonl
+
+PAD = 0  # id of no item
+Ids = NDArray[np.int64]
+History = tuple[str, list[str]]  # user, items in the order in which they were taken
+FORMATS = ".inter (RecBole), .txt (user item item ...), .jsonl[.gz] (user, items) or .csv (user, item, timestamp)"
+
+
+@dataclass(frozen=True)
+class InteractionLog:
+    """Users, items and what each user took, oldest first.
+
+    Attributes:
+        users: their names.
+        items: their names; item i of the list has id i + 1, id 0 is padding.
+        sequences: for every user ids in [1, len(items)].
+    """
+
+    users: list[str]
+    items: list[str]
+    sequences: list[Ids]
+
+    @property
+    def num_actions(self) -> int:
+        """Interactions of all users."""
+        return sum(len(sequence) for sequence in self.sequences)
+
+
+def read_log(path: str | Path) -> list[History]:
+    """Histories of a file, whose format is told by its name; `FORMATS` lists them.
+
+    Rows of ``.inter`` and ``.csv`` are sorted by their timestamps where they have any (equal ones stay
+    in the order of the file), else the file has to be in temporal order for each user.
+
+    Raises:
+        UserError: missing or damaged file, unknown format, missing columns.
+    """
+    path = Path(path).expanduser()
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".jsonl"):
+        rows = read_jsonl(path, ("user", "items"))
+        for number, row in enumerate(rows, start=1):
+            if not isinstance(row["items"], list):
+                raise UserError(f"{path}, row {number}: 'items' must be a list")
+        return [(str(row["user"]), [str(item) for item in row["items"]]) for row in rows]
+    if name.endswith(".txt"):
+        return _lines_of_items(path)
+    if name.endswith(".inter"):
+        return _interactions(path, "\t", "user_id:token", "item_id:token", "timestamp:float")
+    if name.endswith(".csv"):
+        return _interactions(path, ",", "user", "item", "timestamp")
+    raise UserError(f"{path}: give {FORMATS}")
+
+
+def make_log(histories: Iterable[History]) -> InteractionLog:
+    """Give items their ids, in the order of their first appearance."""
+    found = list(histories)
+    ids: dict[str, int] = {}
+    for _, items in found:
+        for item in items:
+            ids.setdefault(item, len(ids) + 1)
+    sequences = [np.array([ids[item] for item in items], dtype=np.int64) for _, items in found]
+    return InteractionLog([user for user, _ in found], list(ids), sequences)
+
+
+def k_core(histories: Sequence[History], users: int = 5, items: int = 5) -> list[History]:
+    """Drop items with fewer than `items` and users with fewer than `users` interactions until none is left."""
+    while True:
+        kept = frequent(histories, users, items)
+        if sum(len(own) for _, own in kept) == sum(len(own) for _, own in histories):
+            return kept
+        histories = kept
+
+
+def frequent(histories: Sequence[History], users: int, items: int) -> list[History]:
+    """One pass of `k_core`: rare items first, then short histories."""
+    counts = Counter(item for _, own in histories for item in own)
+    kept = [(user, [item for item in own if counts[item] >= items]) for user, own in histories]
+    return [(user, own) for user, own in kept if len(own) >= users]
+
+
+def write_inter(histories: Iterable[History], path: str | Path) -> Path:
+    """Write RecBole's ``.inter``: one interaction a line, in the order of each user."""
+    path = Path(path)
+    lines = (f"{user}\t{item}\n" for user, items in histories for item in items)
+    path.write_text("user_id:token\titem_id:token\n" + "".join(lines), encoding="utf-8")
+    return path
+
+
+def _lines_of_items(path: Path) -> list[History]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    opener = gzip.open if path.name.endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8") as file:
+        words = [line.split() for line in file]
+    return [(user, items) for user, *items in (row for row in words if row)]
+
+
+def _interactions(path: Path, delimiter: str, user: str, item: str, time: str) -> list[History]:
+    try:
+        rows = read_csv(path, (user, item), delimiter=delimiter)
+    except csv.Error as error:
+        raise UserError(f"{path}: {error}") from error
+    if rows and time in rows[0]:
+        try:
+            rows.sort(key=lambda row: float(row[time]))  # stable
+        except ValueError as error:
+            raise UserError(f"{path}: column '{time}' must hold numbers ({error})") from error
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        found.setdefault(row[user], []).append(row[item])
+    return list(found.items())

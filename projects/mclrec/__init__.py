@@ -1,0 +1,30 @@
+"""MCLRec: contrastive sequential recommendation with meta-optimised augmenters (Qin et al., SIGIR 2023)."""
+
+from typing import TYPE_CHECKING
+
+from projects.mclrec.config import Config
+
+if TYPE_CHECKING:
+    from common.engine.experiment import Experiment
+    from projects.mclrec.module import MCLRec
+
+__all__ = ["Config", "build"]
+
+
+def build(cfg: Config) -> "Experiment[MCLRec]":
+    """The experiment of a config; heavy imports happen here."""
+    from dataclasses import replace
+    from functools import partial
+
+    from common.engine.experiment import experiment_of
+    from projects.mclrec import tasks
+    from projects.mclrec.evaluate import evaluate
+    from projects.mclrec.stages import embed, export, load_export, plan, stages
+
+    experiment = experiment_of(cfg, stages, evaluate, export, load_export, embed, plan)
+    found = {
+        "recommend": partial(tasks.recommend, cfg, experiment=experiment),
+        "vectors": partial(tasks.vectors, cfg, experiment=experiment),
+        "prepare": partial(tasks.prepare, cfg),
+    }
+    return replace(experiment, tasks=found)

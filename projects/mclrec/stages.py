@@ -1,0 +1,62 @@
+"""The one stage; what `make check` builds, what is exported and read again."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.engine.experiment import Plan, Stage
+from common.export.recommender import Recommender, load_recommender, save_recommender
+from projects.mclrec.config import Config
+from projects.mclrec.data import build_data, load_sets, requirements, training_set
+from projects.mclrec.module import MONITOR, MCLRec
+from projects.mclrec.network import encoder_options
+
+
+def stages(cfg: Config) -> Iterator[Stage]:
+    """Train; the weights with the best MRR@10 on validation items are kept, where there is validation."""
+    sets = load_sets(cfg)
+    monitor = None if cfg.trainer.val_every_n_steps is None else MONITOR
+    yield Stage("train", MCLRec(cfg, sets.num_items), build_data(cfg, sets), monitor=monitor)
+
+
+def plan(cfg: Config) -> Plan[MCLRec]:
+    """What `make check` reports on; without the log, sizes of a small one."""
+    needed = requirements(cfg)
+    there = all(requirement.present for requirement in needed)
+    sets = load_sets(cfg) if there else None
+    num_items = sets.num_items if sets is not None else 1000
+
+    def forward(module: MCLRec, batch_size: int) -> Tensor:
+        rows = batch_size * (3 if cfg.method.contrasts else 1)
+        items = torch.ones(rows, cfg.data.max_length, dtype=torch.long)
+        states = module.encoder(items, items.sum(1))
+        total: Tensor = module.encoder.scores(states[:batch_size, -1]).sum() + states.sum()
+        return total
+
+    num_samples = len(training_set(cfg, sets)) if sets is not None else 1
+    return Plan(lambda: MCLRec(cfg, num_items), num_samples, forward, needed)
+
+
+def export(cfg: Config, module: MCLRec, folder: Path) -> None:
+    """Write the encoder and the names of the items; augmenters serve training alone."""
+    recommender = Recommender(module.encoder, load_sets(cfg).log.items)
+    save_recommender(recommender, folder, encoder_options(cfg.model, cfg.data.max_length))
+
+
+def load_export(cfg: Config, folder: Path) -> MCLRec:
+    """The module around an exported encoder."""
+    encoder = load_recommender(folder).encoder
+    return MCLRec(cfg, encoder.num_items, encoder)
+
+
+def embed(cfg: Config, module: MCLRec) -> dict[str, Tensor]:
+    """Vectors and scores of made-up histories, compared after export and reload."""
+    encoder = module.encoder
+    device = encoder.item_embedding.weight.device
+    items = torch.arange(12, device=device).view(3, 4) % encoder.num_items + 1
+    lengths = torch.tensor([4, 2, 1], device=device)
+    vectors = encoder.user_vectors(items, lengths)
+    found = {"users": vectors, "scores": encoder.scores(vectors)}
+    return {name: value.detach().float().cpu() for name, value in found.items()}

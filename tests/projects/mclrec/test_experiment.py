@@ -1,0 +1,267 @@
+"""Through the engine: metrics, export, tasks, card, configs: checklist items 11, 12, 14, 15."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from common.config import ROOT, UserError
+from common.data.tables import read_jsonl, write_jsonl
+from common.encoders.state_dict import read_state_dict
+from common.engine.check import inspect
+from common.engine.comparison.compare import read_comparison
+from common.engine.run import export, run_task, train
+from common.engine.workspace import Workspace
+from common.export.recommender import load_recommender
+from projects.mclrec import baselines, build
+from projects.mclrec.data import load_sets
+from projects.mclrec.evaluate import encoder_score, ranks_of, with_noise
+from tests.projects.mclrec.conftest import config, module_of
+
+pytestmark = pytest.mark.usefixtures("unrendered_figures")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Four batches of three steps, with all references."""
+    folder = tmp_path_factory.mktemp("run")
+    return train("mclrec", "smoke", [f"runs_dir={folder}", "run_id=r"])
+
+
+def metrics_of(run):
+    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+
+
+def test_checklist_11_and_14_full_ranking_of_all_rows_by_one_protocol(run, tmp_path):
+    """Checklist 11, 14: method, untrained encoder and counting rows; HR and NDCG at 5, 10, 20."""
+    found = metrics_of(run)
+    rows = ("", "untrained_", "popularity_", "markov_", "skip_markov_", "item_knn_")
+    for row in rows:
+        for k in (5, 10, 20):
+            assert 0 <= found[f"{row}ndcg_at_{k}"] <= found[f"{row}hr_at_{k}"] <= 1
+    cfg = config()
+    for name in ("popularity", "markov", "skip_markov", "item_knn", "untrained"):
+        own = getattr(baselines, name)(cfg, Workspace(tmp_path / name))
+        assert own["ndcg_at_20"] == pytest.approx(found[f"{name}_ndcg_at_20"]), name
+    saved = json.loads((run / "items/ndcg_at_20.json").read_text(encoding="utf-8"))
+    assert len(saved) == len(load_sets(cfg).split.users)
+    assert sum(saved) / len(saved) == pytest.approx(found["ndcg_at_20"])
+    assert {"z_positive_cosine", "z_negative_spread", "length_low_ndcg_at_20"} <= found.keys()
+
+
+def test_checklist_11_the_history_stays_by_default_and_padding_never_counts():
+    """Checklist 11: `mask_history` is off; a score that likes the history best shows the difference."""
+    sets = load_sets(config())
+    assert not config().eval.mask_history
+
+    def likes_history(histories):
+        scores = torch.zeros(len(histories), sets.num_items + 1)
+        scores[:, 0] = 100.0
+        for row, own in enumerate(histories):
+            scores[row, own] = 1.0
+        return scores
+
+    kept = ranks_of(config(), sets, likes_history)
+    masked = ranks_of(config("eval.mask_history=true"), sets, likes_history)
+    fresh = [
+        t not in h
+        for h, t in zip(sets.split.histories("test"), sets.split.test_target, strict=True)
+    ]
+    sizes = np.array([len(set(h)) for h in sets.split.histories("test")])
+    assert (kept[fresh] == sets.num_items).all()  # all others tie with it or stand before it
+    assert (masked[fresh] == sets.num_items - sizes[fresh]).all()
+
+
+def test_checklist_11_ranks_equal_those_of_sorted_scores():
+    """Checklist 11: for every user, the place in the sorted list of all items."""
+    cfg, module = config(), module_of().eval()
+    sets = load_sets(cfg)
+    with torch.no_grad():
+        score = encoder_score(module.encoder, cfg.data.max_length)
+        ranks = ranks_of(cfg, sets, score)
+        scores = score(sets.split.histories("test"))[:, 1:]
+    order = scores.argsort(dim=1, descending=True) + 1
+    places = (order == torch.from_numpy(sets.split.test_target)[:, None]).nonzero()[:, 1] + 1
+    assert ranks.tolist() == places.tolist()
+
+
+def test_checklist_12_export_holds_the_encoder_alone_and_reloads_equal(run):
+    """Checklist 12: no augmenters in the file, equal scores, names as RecBole's SASRec has them."""
+    folder = export("mclrec", "smoke", [f"runs_dir={run.parents[2]}"], "latest", None)
+    state = read_state_dict(folder / "model.safetensors")
+    assert not [name for name in state if "augment" in name]
+    layer = "trm_encoder.layer.0"
+    attention = [
+        f"multi_head_attention.{x}" for x in ("query", "key", "value", "dense", "LayerNorm")
+    ]
+    feed = [f"feed_forward.{x}" for x in ("dense_1", "dense_2", "LayerNorm")]
+    wanted = {f"{layer}.{x}.{kind}" for x in (*attention, *feed) for kind in ("weight", "bias")}
+    wanted |= {
+        "item_embedding.weight",
+        "position_embedding.weight",
+        "LayerNorm.weight",
+        "LayerNorm.bias",
+    }
+    assert state.keys() == wanted
+    experiment = build(config())
+    loaded = experiment.load_export(folder)
+    assert loaded.augmenters is None
+    recommender = load_recommender(folder)
+    known = recommender.known(["0", "unknown", "1"])
+    assert len(known) == 2
+    listed = recommender(["0", "1"], k=5)
+    assert len(listed) == 5
+    assert not {"0", "1"} & {item for item, _ in listed}
+    assert [s for _, s in listed] == sorted((s for _, s in listed), reverse=True)
+    matrix = recommender.user_vectors([known])[0] @ recommender.item_matrix.T
+    assert matrix[recommender.ids[listed[0][0]] - 1].item() == pytest.approx(listed[0][1], rel=1e-4)
+    with pytest.raises(UserError, match="none of 1 items"):
+        recommender(["unknown"])
+
+
+def test_a_user_s_item_list_becomes_ranked_items(run, tmp_path):
+    """Issue: `make run TASK=recommend`, from a run and from an export; histories masked or not."""
+    asked, out = tmp_path / "asked.jsonl", tmp_path / "out.jsonl"
+    write_jsonl(
+        asked, [{"user": "me", "items": ["3", "4"]}, {"user": "new", "items": ["never seen"]}]
+    )
+    words = [
+        f"runs_dir={run.parents[2]}",
+        f"recommend.input={asked}",
+        f"recommend.output={out}",
+        "recommend.k=40",
+    ]
+    run_task("mclrec", "smoke", words, "recommend")
+    me, new = read_jsonl(out)
+    assert len(me["items"]) == load_sets(config()).num_items - 2
+    assert new["items"] == []
+    folder = export("mclrec", "smoke", words[:1], "latest", None)
+    run_task(
+        "mclrec",
+        "smoke",
+        [*words, f"recommend.run={folder}", "recommend.mask_history=false"],
+        "recommend",
+    )
+    whole = read_jsonl(out)[0]
+    assert [item for item in whole["items"] if item not in ("3", "4")] == me["items"]
+
+
+def test_vectors_and_item_matrix_give_the_scores_back(run, tmp_path):
+    """Sheet, inference: user vectors and item matrix for a vector index."""
+    words = [f"runs_dir={run.parents[2]}", f"recommend.output={tmp_path}"]
+    run_task("mclrec", "smoke", words, "vectors")
+    found = read_state_dict(tmp_path / "vectors.safetensors")
+    names = json.loads((tmp_path / "names.json").read_text(encoding="utf-8"))
+    assert found["users"].shape == (len(names["users"]), 16)
+    assert found["items"].shape == (len(names["items"]), 16)
+    folder = export("mclrec", "smoke", words[:1], "latest", None)
+    recommender = load_recommender(folder)
+    own = load_sets(config()).log.sequences[0]
+    torch.testing.assert_close(
+        found["users"][0] @ found["items"].T, recommender.scores([own])[0, 1:], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_raw_log_is_made_ready_and_trained_on(tmp_path, capsys):
+    """Sheet, data: k-core of raw interactions, written in the release's format, read by the config."""
+    lines = [f"u{u},i{(u + n) % 7},{n}" for u in range(12) for n in range(6)]
+    raw, ready = tmp_path / "raw.csv", tmp_path / "log.inter"
+    raw.write_text(
+        "user,item,timestamp\n" + "\n".join([*lines, "x,rare,1"]) + "\n", encoding="utf-8"
+    )
+    words = [f"runs_dir={tmp_path}", f"prepare.input={raw}", f"prepare.output={ready}"]
+    run_task("mclrec", "smoke", words, "prepare")
+    assert "12 users, 7 items, 72 interactions" in capsys.readouterr().out
+    cfg = config("data.source=file", f"data.file={ready}", "data.num_actions=72")
+    assert load_sets(cfg).num_items == 7
+    with pytest.raises(UserError, match="prepare.input"):
+        run_task("mclrec", "smoke", words[:1], "prepare")
+
+
+def test_noise_is_put_into_test_histories_alone():
+    """Sheet, further figures: as many random items as the share says, order of the others kept."""
+    own = np.array([5, 6, 7, 8])
+    noisy = with_noise(own, 0.5, 100, np.random.default_rng(0))
+    assert len(noisy) == 6
+    kept = iter(noisy.tolist())
+    assert all(item in kept for item in own)
+    module = module_of().eval()
+    with torch.no_grad():
+        score = encoder_score(module.encoder, 8)
+        first, again, clean = (
+            ranks_of(config(f"eval.noise={share}"), load_sets(config()), score)
+            for share in (1, 1, 0)
+        )
+    assert first.tolist() == again.tolist()
+    assert first.tolist() != clean.tolist()
+
+
+PAPER = {  # sheet, training recipe: lambda, beta, dropout, interactions
+    "paper": (0.0, 0.05, 0.5, 198502),
+    "paper_sports": (0.04, 0.4, 0.5, 296337),
+    "paper_yelp": (0.03, 0.1, 0.5, 316354),
+    "paper_toys": (0.01, 0.1, 0.5, 167597),
+    "paper_ml1m": (0.0, 0.01, 0.1, 0),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_paper_configs_hold_the_sheet_s_recipe(name):
+    """Sheet, training recipe."""
+    cfg = config(name=name)
+    method, model = cfg.method, cfg.model
+    found = (method.cl1_weight, method.cl2_weight, model.hidden_dropout, cfg.data.num_actions)
+    assert found == PAPER[name]
+    assert model.attention_dropout == model.hidden_dropout
+    assert (method.steps, method.regulariser, method.reg_pairs, method.update) == (
+        3,
+        "rowwise",
+        3,
+        "meta",
+    )
+    assert (cfg.optim.lr, cfg.optim.weight_decay, cfg.optim.schedule) == (1e-3, 0.0, "constant")
+    assert (cfg.data.batch_size, cfg.data.max_length, cfg.data.prefixes) == (256, 50, "each")
+    assert (cfg.trainer.max_epochs, cfg.eval.patience, cfg.seed) == (100, 10, 2020)
+    assert (model.num_layers, model.num_heads, model.dim, model.ffn_dim) == (2, 2, 64, 256)
+
+
+def test_check_names_the_missing_log(tmp_path):
+    """`make check` without the release."""
+    rows = inspect("mclrec", "paper", [f"data.root={tmp_path}"])
+    assert any("MISSING" in value for value in rows.values())
+    assert rows["negatives per query"] == "510"
+
+
+def test_checklist_14_15_compare_has_the_arms_and_the_sweeps_at_equal_encoder_updates():
+    """Checklist 14, 15: default arms of the row; ablations and sweeps; equal updates of the encoder."""
+    spec = read_comparison("mclrec")
+    assert set(spec.default_arms) == {"ce", "cl4srec", "joint", "full", "no_regulariser"}
+    assert {
+        "no_cl2",
+        "shared_augmenter",
+        "two_steps",
+        "full_b16",
+        "ce_b16",
+        "full_quarter",
+    } <= spec.arms.keys()
+    updates = set()
+    for name, own in spec.arms.items():
+        cfg = config(*[f"{k}={v}" for k, v in own.items()], name="mini")  # with the shared ones
+        each = cfg.method.steps - 1 if cfg.method.alternates else 1
+        updates.add(cfg.trainer.max_steps * each)
+        assert cfg.optim.lr == config(name="mini").optim.lr, name
+    assert updates == {2000}
+
+
+def test_the_card_s_example_runs(run, capsys):
+    """README card: inference in five lines."""
+    card = (ROOT / "projects/mclrec/README.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.+?)```", card, re.S)
+    assert code is not None
+    lines = code.group(1).strip().splitlines()
+    assert len(lines) <= 5
+    folder = export("mclrec", "smoke", [f"runs_dir={run.parents[2]}"], "latest", None)
+    exec(re.sub(r'"runs/[^"]+"', repr(str(folder)), code.group(1)), {})
+    assert len(capsys.readouterr().out.split("('")) == 4
