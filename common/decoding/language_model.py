@@ -1,6 +1,7 @@
 """A causal language model with its tokenizer: continuations, likelihoods, features."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,10 +10,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from common.config import UserError
-from common.decoding.contrastive import contrastive_search
+from common.decoding.contrastive_search import Passes, contrastive_search
 from common.decoding.options import Policy
 from common.decoding.policies import processors
-from common.decoding.stopping import stopping, until_end
+from common.decoding.stopping import ending_tokens, stopping, until_end
 from common.encoders.text.tower import load_tokenizer, load_transformer
 
 Progress = Callable[[Iterable[int], str, int], Iterable[int]]
@@ -47,6 +48,7 @@ class LanguageModel:
         pad = tokenizer.pad_token_id
         self.pad = int(pad if pad is not None else self.eos if self.eos is not None else 0)
         self.context = int(getattr(model.config, "max_position_embeddings", 0) or 10**9)
+        self.passes: Passes = "auto"  # of contrastive search
         self._stopping: dict[str | None, Any] = {None: None}  # by character, made once
 
     @classmethod
@@ -71,7 +73,7 @@ class LanguageModel:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, without special ones."""
-        return len(self._ids(text))
+        return len(self.token_ids(text))
 
     @torch.no_grad()
     def continuations(
@@ -99,34 +101,81 @@ class LanguageModel:
         Raises:
             UserError: no room for a prompt beside the new tokens.
         """
-        limits = (
-            [max_new_tokens] * len(prompts)
-            if isinstance(max_new_tokens, int)
-            else list(max_new_tokens)
+        limits = _limits(max_new_tokens, len(prompts))
+        rows = [
+            self.fitting(self.token_ids(text, special=True), limit)
+            for text, limit in zip(prompts, limits, strict=True)
+        ]
+        new = self.continue_ids(
+            rows, policy, rngs, limits, batch_size=batch_size, stop=stop, progress=progress
         )
-        starts = range(0, len(prompts), batch_size)
-        found: list[Continuation] = []
+        return [self.finished(row, ids, stop) for row, ids in zip(rows, new, strict=True)]
+
+    @torch.no_grad()
+    def continue_ids(
+        self,
+        rows: Sequence[list[int]],
+        policy: Policy,
+        rngs: Sequence[np.random.Generator],
+        max_new_tokens: int | Sequence[int],
+        *,
+        batch_size: int = 64,
+        stop: str | None = None,
+        progress: Progress = lambda items, description, total: items,
+    ) -> list[list[int]]:
+        """New token ids of each row, up to and with its end; see `continuations`.
+
+        Args:
+            rows: N prompts as token ids that fit the context beside the new tokens.
+            policy: how tokens are chosen.
+            rngs: one random stream per row.
+            max_new_tokens: most tokens, one number or one per row.
+            batch_size: rows per pass.
+            stop: a character that ends a row.
+            progress: wraps the loop over the batches.
+
+        Raises:
+            UserError: a row that does not fit.
+        """
+        limits = _limits(max_new_tokens, len(rows))
+        for row, limit in zip(rows, limits, strict=True):
+            if len(row) + limit > self.context:
+                raise UserError(
+                    f"{len(row)} tokens of a prompt and {limit} new ones exceed this model's "
+                    f"context of {self.context} tokens"
+                )
+        starts = range(0, len(rows), batch_size)
+        found: list[list[int]] = []
         for start in progress(starts, policy.strategy, len(starts)):
             part = slice(start, start + batch_size)
-            rows = [
-                self._cut(self._ids(text, special=True), limit)
-                for text, limit in zip(prompts[part], limits[part], strict=True)
-            ]
-            new = self._generate_batch(rows, policy, rngs[part], limits[part], stop)
-            found += [self._finish(row, ids, stop) for row, ids in zip(rows, new, strict=True)]
+            found += self._generate_batch(rows[part], policy, rngs[part], limits[part], stop)
         return found
 
     @torch.no_grad()
     def log_likelihood(
-        self, prefixes: Sequence[str], continuations: Sequence[str], batch_size: int = 64
+        self,
+        prefixes: Sequence[str],
+        continuations: Sequence[str],
+        batch_size: int = 64,
+        *,
+        joint: str = " ",
     ) -> Tensor:
         """Mean log-probability per token of continuations given their prefixes, (N,) float32.
 
-        Texts are joined by a space; a prefix that does not fit is cut on its left.
+        A prefix that does not fit is cut on its left.
+
+        Args:
+            prefixes: N texts, not empty.
+            continuations: N texts; an empty one has 0.
+            batch_size: texts per pass.
+            joint: stands between the two; "" for continuations that bring their own space.
         """
         rows, starts = [], []
         for prefix, text in zip(prefixes, continuations, strict=True):
-            before, whole = self._ids(prefix, special=True), self._ids(f"{prefix} {text}", True)
+            before, whole = (
+                self.token_ids(prefix, special=True),
+                self.token_ids(f"{prefix}{joint}{text}", True),
+            )
             after = whole[len(before) :][: self.context - 1]
             before = before[-(self.context - len(after)) :]
             rows.append(before + after)
@@ -148,20 +197,40 @@ class LanguageModel:
         """Last layer's state at the last token, (N, D) float32 on the CPU (MAUVE's features)."""
         parts = []
         for first in range(0, len(texts), batch_size):
-            rows = [self._ids(t, True)[: self.context] for t in texts[first : first + batch_size]]
+            rows = [
+                self.token_ids(t, True)[: self.context] for t in texts[first : first + batch_size]
+            ]
             ids, mask = self._batch(rows, left=False)
             out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
             last = mask.sum(1) - 1
             parts.append(out.hidden_states[-1][torch.arange(len(rows)), last].float().cpu())
         return torch.cat(parts)
 
-    def _ids(self, text: str, special: bool = False) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+    @torch.no_grad()
+    def states(
+        self, rows: Sequence[Sequence[int]], batch_size: int = 64
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Last hidden states (B, S, D) and mask (B, S) of batches of rows of token ids."""
+        for first in range(0, len(rows), batch_size):
+            ids, mask = self._batch(rows[first : first + batch_size], left=False)
+            out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+            yield out.hidden_states[-1], mask
+
+    def token_ids(self, text: str, special: bool = False) -> list[int]:
+        """Token ids of a text, never none; `special` adds a start token where the model has one."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=special, verbose=False)[
+            "input_ids"
+        ]
         if special and ids and ids[-1] == self.eos and len(ids) > 1:
             ids = ids[:-1]  # nothing follows an end of text
         return ids or [self.pad]
 
-    def _cut(self, ids: list[int], max_new_tokens: int) -> list[int]:
+    def fitting(self, ids: list[int], max_new_tokens: int) -> list[int]:
+        """A prompt cut on its left to what the context leaves beside the new tokens.
+
+        Raises:
+            UserError: it leaves nothing.
+        """
         room = self.context - max_new_tokens
         if room < 1:
             raise UserError(
@@ -191,6 +260,9 @@ class LanguageModel:
         most = max(limits)
         together = [i for i, row in enumerate(rows) if len(row) + most <= self.context]
         groups = [together] if together else []
+        if policy.looks_back:  # padding would count as text
+            lengths = dict.fromkeys(len(rows[i]) for i in together)
+            groups = [[i for i in together if len(rows[i]) == length] for length in lengths]
         groups += [[i] for i in range(len(rows)) if i not in together]
         found: list[list[int]] = [[] for _ in rows]
         for group in groups:
@@ -211,22 +283,13 @@ class LanguageModel:
     ) -> list[list[int]]:
         """New token ids of each row, up to and with the end of text."""
         if policy.strategy == "contrastive_search":
-            return [
-                contrastive_search(
-                    self.model,
-                    self._batch([row], left=True)[0],
-                    max_new_tokens=max_new_tokens,
-                    candidates=policy.candidates,
-                    penalty=policy.penalty,
-                    eos_token_id=self.eos,
-                ).tolist()
-                for row in rows
-            ]
+            return self._search(rows, policy, rngs, max_new_tokens, stop)
         ids, mask = self._batch(rows, left=True)
         config: Any = GenerationConfig.from_dict(
             {
                 "do_sample": False,  # the draw is in `SeededSampling`
                 "max_new_tokens": max_new_tokens,
+                "min_new_tokens": min(policy.min_new_tokens, max_new_tokens),
                 "pad_token_id": self.pad,
                 "eos_token_id": self.eos,
             }
@@ -237,19 +300,61 @@ class LanguageModel:
             generation_config=config,
             logits_processor=processors(policy, rngs, self.amateur),
             stopping_criteria=self._stop_criteria(stop),
+            **({"num_beams": policy.num_beams} if policy.strategy == "beam_search" else {}),
         )
         new = out[:, ids.shape[1] :].tolist()
         return [until_end(row, self.eos, self._stop_criteria(stop)) for row in new]
+
+    def _search(
+        self,
+        rows: Sequence[list[int]],
+        policy: Policy,
+        rngs: Sequence[np.random.Generator],
+        max_new_tokens: int,
+        stop: str | None,
+    ) -> list[list[int]]:
+        """Contrastive search, after a beginning by nucleus sampling if the policy has one."""
+        first = min(policy.nucleus_tokens, max_new_tokens)
+        ends = ending_tokens(self.model, self.eos, self._stop_criteria(stop))
+        begun: list[list[int]] = [[] for _ in rows]
+        if first:
+            begun = self._generate(rows, replace(policy, strategy="nucleus"), rngs, first, stop)
+        going = [
+            i for i, new in enumerate(begun) if len(new) == first
+            and not (new and ends is not None and ends[new[-1]])
+        ]  # fmt: skip
+        if not going or first == max_new_tokens:
+            return begun
+        ids, mask = self._batch([rows[i] + begun[i] for i in going], left=True)
+        out = contrastive_search(
+            self.model,
+            ids,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens - first,
+            candidates=policy.candidates,
+            penalty=policy.penalty,
+            ends=ends,
+            min_new_tokens=max(0, policy.min_new_tokens - first),
+            exclude_prefix=policy.exclude_prefix,
+            passes=self.passes,
+        )
+        for i, new in zip(going, out.tolist(), strict=True):
+            begun[i] = begun[i] + until_end(new, self.eos, self._stop_criteria(stop))
+        return begun
 
     def _stop_criteria(self, stop: str | None) -> Any:
         if stop not in self._stopping:
             self._stopping[stop] = stopping(self.model, self.tokenizer, stop)
         return self._stopping[stop]
 
-    def _finish(self, prompt: list[int], new: list[int], stop: str | None) -> Continuation:
+    def finished(self, prompt: list[int], new: list[int], stop: str | None = None) -> Continuation:
         """The text that the new tokens add to the decoded prompt, spaces included."""
         ended = bool(new) and new[-1] == self.eos
         before = self.tokenizer.decode(prompt, skip_special_tokens=True)
         whole = self.tokenizer.decode(prompt + new, skip_special_tokens=True)
         text = whole[len(before) :]
         return Continuation(text if stop is None else text.partition(stop)[0], ended, len(new))
+
+
+def _limits(max_new_tokens: int | Sequence[int], count: int) -> list[int]:
+    return [max_new_tokens] * count if isinstance(max_new_tokens, int) else list(max_new_tokens)

@@ -1,13 +1,13 @@
 """How text is decoded, and who decodes it: plain options, without torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from common.config import UserError
-from common.ranges import Count, NonNegative, Positive, Whole
+from common.ranges import Count, Inner, NonNegative, Positive, Probability, Share, Whole
 
 Strategy = Literal[
-    "greedy", "ancestral", "nucleus", "top_k", "typical", "contrastive_search",
+    "greedy", "beam_search", "ancestral", "nucleus", "top_k", "typical", "contrastive_search",
     "contrastive_decoding",
 ]  # fmt: skip
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -20,7 +20,8 @@ class Policy:
 
     Sources: nucleus: Holtzman et al. 2020, arXiv 1904.09751; top-k: Fan et al. 2018, arXiv
     1805.04833; typical: Meister et al. 2023, arXiv 2202.00666; contrastive search: Su et al. 2022,
-    arXiv 2202.06417; contrastive decoding: Li et al. 2023, arXiv 2210.15097.
+    arXiv 2202.06417; contrastive decoding: Li et al. 2023, arXiv 2210.15097; repetition penalty:
+    Keskar et al. 2019, arXiv 1909.05858.
     """
 
     strategy: Strategy = "nucleus"
@@ -30,6 +31,13 @@ class Policy:
     typical_p: float = 0.9  # typical, in (0, 1)
     candidates: int = 5  # contrastive_search
     penalty: float = 0.6  # contrastive_search, alpha in [0, 1]
+    exclude_prefix: bool = False  # contrastive_search: only new tokens are looked back at
+    nucleus_tokens: int = 0  # contrastive_search: so many first tokens by nucleus sampling
+    num_beams: int = 4  # beam_search
+    min_new_tokens: int = 0  # no text ends before
+    # of all strategies but contrastive_search, prompt included
+    no_repeat_ngram: int = 0  # n-grams of this length never come twice; 0: off
+    repetition_penalty: float = 1.0  # > 0, of tokens that were there before; 1: off
     plausibility: float = 0.1  # contrastive_decoding, alpha in (0, 1]
     amateur_temperature: float = 0.5  # contrastive_decoding, > 0
     amateur_context: int | None = 1  # tokens that the amateur sees; None: all
@@ -43,11 +51,48 @@ class Policy:
             raise UserError("decoding needs top_k, candidates >= 1 and typical_p in (0, 1)")
         if not 0 <= self.penalty <= 1 or not 0 < self.plausibility <= 1:
             raise UserError("decoding needs penalty in [0, 1] and plausibility in (0, 1]")
+        counts = (self.nucleus_tokens, self.no_repeat_ngram, self.min_new_tokens)
+        if min(counts) < 0 or self.num_beams < 1:
+            raise UserError(
+                "decoding needs nucleus_tokens, no_repeat_ngram, min_new_tokens >= 0 and num_beams >= 1"
+            )
+        if self.repetition_penalty <= 0:
+            raise UserError("decoding needs repetition_penalty > 0")
+        if self.exclude_prefix and self.nucleus_tokens:
+            raise UserError("exclude_prefix is for contrastive search without nucleus_tokens")
 
     @property
     def samples(self) -> bool:
         """Whether the result depends on a random stream."""
-        return self.strategy in SAMPLING
+        opens = self.strategy == "contrastive_search" and self.nucleus_tokens > 0
+        return self.strategy in SAMPLING or opens
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether scores depend on the tokens of the prompt itself, padding included."""
+        return self.no_repeat_ngram > 0 or self.repetition_penalty != 1.0
+
+
+@dataclass
+class DecoderConfig:
+    """A `Policy` as a section of a config."""
+
+    strategy: Strategy = "greedy"
+    temperature: Positive = 1.0
+    top_p: Share = 0.95
+    top_k: Count = 50
+    typical_p: Inner = 0.95
+    candidates: Count = 5
+    penalty: Probability = 0.6
+    exclude_prefix: bool = False
+    nucleus_tokens: Whole = 0
+    num_beams: Count = 4
+    no_repeat_ngram: Whole = 0
+    repetition_penalty: Positive = 1.0
+
+    def policy(self) -> Policy:
+        """Its policy."""
+        return Policy(**{f.name: getattr(self, f.name) for f in fields(self)})
 
 
 @dataclass

@@ -9,6 +9,8 @@ from torch import Tensor
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -57,6 +59,10 @@ def processors(
         UserError: contrastive decoding without an amateur.
     """
     chosen: list[Any] = []
+    if policy.repetition_penalty != 1.0:
+        chosen.append(RepetitionPenaltyLogitsProcessor(policy.repetition_penalty))
+    if policy.no_repeat_ngram:
+        chosen.append(NoRepeatNGramLogitsProcessor(policy.no_repeat_ngram))
     if policy.samples:
         chosen.append(TemperatureLogitsWarper(policy.temperature))
         if policy.strategy == "nucleus":

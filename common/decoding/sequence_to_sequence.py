@@ -69,7 +69,9 @@ class SequenceToSequence:
             UserError: a contrastive strategy.
         """
         if policy.strategy.startswith("contrastive"):
-            raise UserError(f"strategy {policy.strategy} needs a causal model, not {type(self.model).__name__}")  # fmt: skip
+            raise UserError(
+                f"strategy {policy.strategy} needs a causal model, not {type(self.model).__name__}"
+            )
         count = len(prompts)
         limits = (
             [max_new_tokens] * count if isinstance(max_new_tokens, int) else list(max_new_tokens)
@@ -98,6 +100,7 @@ class SequenceToSequence:
             {
                 "do_sample": False,  # the draw is in `SeededSampling`
                 "max_new_tokens": max(limits),
+                "min_new_tokens": min(policy.min_new_tokens, max(limits)),
                 "pad_token_id": self.tokenizer.pad_token_id,
                 "eos_token_id": eos,
                 "decoder_start_token_id": config.decoder_start_token_id,
@@ -110,6 +113,7 @@ class SequenceToSequence:
             generation_config=options,
             logits_processor=processors(policy, rngs),
             stopping_criteria=criteria,
+            **({"num_beams": policy.num_beams} if policy.strategy == "beam_search" else {}),
         )
         found = []
         for row, limit in zip(out[:, 1:].tolist(), limits, strict=True):

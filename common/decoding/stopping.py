@@ -33,6 +33,21 @@ def stopping(model: Any, tokenizer: Any, character: str | None) -> StoppingCrite
     return StoppingCriteriaList([StopAtTokens(ends.to(model.device))])
 
 
+def ending_tokens(model: Any, eos: int | None, stop: StoppingCriteriaList | None) -> Tensor | None:
+    """(V,) bool of the tokens that end a text; None if none does."""
+    if eos is None and stop is None:
+        return None
+    vocab = int(model.get_input_embeddings().num_embeddings)
+    ends = (
+        torch.zeros(vocab, dtype=torch.bool, device=model.device)
+        if stop is None
+        else stop[0].ends.clone()
+    )
+    if eos is not None:
+        ends[eos] = True
+    return ends
+
+
 def until_end(ids: list[int], eos: int | None, stop: StoppingCriteriaList | None) -> list[int]:
     """New tokens of a row up to and with its end; what follows is padding to the longest row."""
     if eos is not None and eos in ids:

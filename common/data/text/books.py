@@ -6,7 +6,7 @@ released code (which sentences a limit lets in).
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -32,11 +32,12 @@ _ABBREVIATION = re.compile(
 
 @dataclass(frozen=True)
 class Chapter:
-    """A chapter as its sentences, in reading order."""
+    """A chapter as its sentences and paragraphs, in reading order."""
 
     book: str
     name: str
     sentences: list[str]
+    paragraphs: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -205,4 +206,5 @@ def halves(chapters: Sequence[Chapter]) -> tuple[list[Chapter], list[Chapter]]:
 
 
 def _chapter(book: str, name: str, paragraphs: Sequence[str]) -> Chapter:
-    return Chapter(book, name, [s for p in paragraphs for s in split_sentences(p)])
+    sentences = [s for p in paragraphs for s in split_sentences(p)]
+    return Chapter(book, name, sentences, list(paragraphs))

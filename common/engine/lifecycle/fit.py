@@ -1,5 +1,6 @@
 """The stages of a run, one after the other; finished ones are loaded, a broken-off one goes on."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from common.config import ExperimentConfig, UserError
 from common.engine import checkpoint as ckpt
 from common.engine.callbacks import LogTerms, seed_all, step_seed
 from common.engine.experiment import Stage
+from common.engine.lifecycle.launch import is_main_process
 from common.engine.lifecycle.run import Run
 from common.engine.lifecycle.signals import Signals, StopSignal
 from common.engine.module import ContrastiveModule
@@ -70,11 +72,28 @@ def _load_finished(stage: Stage, folder: Path) -> bool:
         return False
     try:
         ckpt.load_weights(stage.module, final)
+        if final == stage.weights:
+            _take_over(final, folder)
     except ckpt.Damaged as error:
         if ckpt.NAME.fullmatch(final.name) is None:  # the best one: steps do not bring it back
             raise ckpt.Damaged(_anew(error, final)) from error
         return False  # an older step leads to the same weights again
     return True
+
+
+def _take_over(weights: Path, folder: Path) -> None:
+    """Put another run's weights into this one's folder, so that it can be evaluated and exported."""
+    if not is_main_process():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    own = folder / "best.ckpt"
+    try:
+        own.hardlink_to(weights)
+    except FileExistsError:
+        pass
+    except OSError:  # another file system
+        shutil.copyfile(weights, own)
+    ckpt.mark_finished(folder, own)
 
 
 def _fit(

@@ -53,7 +53,7 @@ def write_form(
     names = list(systems)
     rows = []
     for i, prefix in enumerate(prefixes):
-        order = [names[j] for j in sample_rng(seed, 0, i, _ORDER_STREAM).permutation(2)]
+        order = shuffled(names, seed, i)
         first, second = (systems[name][i] for name in order)
         if first != second:
             rows.append([prefix, first, second, ",".join(order), i])
@@ -63,6 +63,11 @@ def write_form(
         writer.writerow(COLUMNS)
         writer.writerows(rows)
     return len(rows)
+
+
+def shuffled(names: Sequence[str], seed: int, item: int) -> list[str]:
+    """Order in which the systems of an item are shown."""
+    return [names[j] for j in sample_rng(seed, 0, item, _ORDER_STREAM).permutation(len(names))]
 
 
 def read_answers(path: Path) -> list[Answer]:

@@ -1,4 +1,4 @@
-"""Cross-entropy over tokens: masked language modelling, and sequences under teacher forcing.
+"""Losses over tokens: masked language modelling, sequences under teacher forcing, states held apart.
 
 # N or B texts, L tokens, D dim, V vocabulary
 """
@@ -6,6 +6,8 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from common.distributed.differentiable import rank_mean_of_sums
 
 IGNORED = -100  # label of a position where nothing is predicted, as in transformers
 
@@ -78,3 +80,52 @@ def token_sums(
     )
     counts = torch.ones_like(ce) if count_pad else target.ne(pad_id).to(ce.dtype)
     return (ce * counts).sum(1), counts.sum(1)
+
+
+def token_margin_contrastive(states: Tensor, mask: Tensor, margin: float = 0.5) -> Tensor:
+    """Hinge that holds the states of different tokens of one sequence apart (SimCTG).
+
+        L = sum_b sum_{i != j} max(0, rho - cos(h_i, h_i) + cos(h_i, h_j)) / sum_b n_b (n_b - 1)
+
+    Equal tokens at two places are negatives of each other like any two; sequences never meet.
+    Gradients flow into both states of a pair.
+
+    Source: Su et al. 2022, "A Contrastive Framework for Neural Text Generation", equation 3, arXiv
+    2202.06417; the released code.
+
+    Args:
+        states: (B, L, D) last hidden states, normalised here.
+        mask: (B, L), nonzero at the n_b tokens of a sequence that count.
+        margin: rho, in [-1, 1]; 0 switches the term off and gives exactly 0.
+
+    Returns:
+        Scalar: the mean over the ordered pairs of the batch; 0 without any pair.
+
+    Raises:
+        ValueError: shapes that don't fit.
+
+    Deviation: the paper divides each sequence by its own number of pairs, the released code by that
+        of the batch, as here.
+
+    Distributed: reduces statistics (the number of pairs).
+
+    >>> h, mask = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]]), torch.ones(1, 3)
+    >>> f"{float(token_margin_contrastive(h, mask)):.4f}"  # 2 of 6 pairs have cosine 1: (2 / 6) 0.5
+    '0.1667'
+    """
+    if states.ndim != 3 or mask.shape != states.shape[:2]:
+        raise ValueError(
+            f"states {tuple(states.shape)} need a mask of their first two dimensions, got {tuple(mask.shape)}"
+        )
+    valid = mask.bool()
+    pairs = (
+        valid[:, :, None]
+        & valid[:, None]
+        & ~torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device)
+    )
+    count = pairs.sum().to(torch.promote_types(states.dtype, torch.float32))
+    if margin == 0:
+        return rank_mean_of_sums(states.sum() * 0, count)
+    unit = F.normalize(states.to(torch.promote_types(states.dtype, torch.float32)), dim=-1)
+    hinge = F.relu(margin - 1 + unit @ unit.transpose(1, 2))  # (B, L, L)
+    return rank_mean_of_sums(hinge.masked_fill(~pairs, 0).sum(), count)

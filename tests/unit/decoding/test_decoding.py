@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from common.config import UserError
 from common.data.samplers import sample_rng
-from common.decoding.contrastive import ContrastiveDecoding, contrastive_search
+from common.decoding.contrastive import ContrastiveDecoding
 from common.decoding.language_model import LanguageModel
 from common.decoding.options import STRATEGIES, Policy
 from common.decoding.policies import SeededSampling, processors
@@ -25,7 +25,14 @@ def tiny_lm(kind="gpt2", eos=None, seed=0):
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer(300)
     tokenizer.eos_token = eos
-    config = AutoConfig.for_model(kind, vocab_size=300, bos_token_id=2, eos_token_id=None, initializer_range=0.5, **SIZES[kind])  # fmt: skip
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=300,
+        bos_token_id=2,
+        eos_token_id=None,
+        initializer_range=0.5,
+        **SIZES[kind],
+    )
     return LanguageModel(AutoModelForCausalLM.from_config(config), tokenizer, "cpu")
 
 
@@ -75,33 +82,6 @@ def test_a_stream_is_used_once_per_token():
     assert tokens == wanted
 
 
-def test_contrastive_search_equals_the_equation_step_by_step():
-    """Against a loop without cache; alpha = 0 and one candidate are greedy search."""
-    lm = tiny_lm()
-    ids = torch.tensor([lm._ids(PROMPTS[0], special=True)])
-    found = contrastive_search(lm.model, ids, max_new_tokens=5, candidates=4, penalty=0.6)
-    seen = ids
-    for _ in range(5):
-        out = lm.model(seen, output_hidden_states=True)
-        probability = torch.softmax(out.logits[0, -1], -1)
-        best, choice = -9.0, -1
-        for token in probability.topk(4).indices:
-            longer = torch.cat([seen, token.view(1, 1)], 1)
-            states = lm.model(longer, output_hidden_states=True).hidden_states[-1][0]
-            near = torch.cosine_similarity(states[-1:], states[:-1]).max()
-            value = float(0.4 * probability[token] - 0.6 * near)
-            if value > best:
-                best, choice = value, int(token)
-        seen = torch.cat([seen, torch.tensor([[choice]])], 1)
-    assert found.tolist() == seen[0, ids.shape[1] :].tolist()
-    greedy = lm.continuations(PROMPTS[:1], Policy("greedy"), streams(1), 5)[0].text
-    for options in ({"candidates": 1}, {"penalty": 0.0}):
-        policy = Policy("contrastive_search", **options)
-        assert lm.continuations(PROMPTS[:1], policy, streams(1), 5)[0].text == greedy
-    with pytest.raises(ValueError, match="one row at a time"):
-        contrastive_search(lm.model, ids.repeat(2, 1), max_new_tokens=1)
-
-
 def test_contrastive_decoding_by_hand():
     class Amateur:
         def __call__(self, input_ids):
@@ -126,7 +106,7 @@ def test_budgets_per_row_and_long_prompts():
     (cut,) = lm.continuations([long], Policy("greedy"), streams(1), 8)
     (short,) = lm.continuations([" ".join(["state"] * 39)], Policy("greedy"), streams(1), 8)
     assert cut.num_tokens == 8
-    assert len(lm._cut(lm._ids(long), 8)) == 40
+    assert len(lm.fitting(lm.token_ids(long), 8)) == 40
     assert isinstance(short.text, str)
     mixed = lm.continuations([long, PROMPTS[0]], Policy("greedy"), streams(2), [2, 20])
     assert [c.num_tokens for c in mixed] == [2, 20]  # 46 + 20 tokens would not fit
@@ -152,7 +132,7 @@ def test_log_likelihood_is_the_mean_over_the_continuation_s_tokens():
     texts = ["is well made.", "he"]
     found = lm.log_likelihood(PROMPTS, texts)
     for prompt, text, value in zip(PROMPTS, texts, found, strict=True):
-        before, whole = lm._ids(prompt, True), lm._ids(f"{prompt} {text}", True)
+        before, whole = lm.token_ids(prompt, True), lm.token_ids(f"{prompt} {text}", True)
         assert whole[: len(before)] == before
         logits = torch.log_softmax(lm.model(torch.tensor([whole])).logits[0], -1)
         each = [logits[i - 1, whole[i]] for i in range(len(before), len(whole))]
@@ -163,7 +143,7 @@ def test_log_likelihood_is_the_mean_over_the_continuation_s_tokens():
 def test_features_are_the_last_token_s_state():
     lm = tiny_lm()
     found = lm.features(PROMPTS)
-    ids = torch.tensor([lm._ids(PROMPTS[0], True)])
+    ids = torch.tensor([lm.token_ids(PROMPTS[0], True)])
     state = lm.model(ids, output_hidden_states=True).hidden_states[-1][0, -1]
     torch.testing.assert_close(found[0], state.detach(), rtol=1e-5, atol=1e-5)
 
@@ -178,7 +158,8 @@ def test_bundled_model_loads():
 @pytest.mark.parametrize(
     "options",
     [{"strategy": "beams"}, {"temperature": 0.0}, {"top_p": 1.5}, {"top_k": 0}, {"typical_p": 1.0},
-     {"penalty": 2.0}, {"plausibility": 0.0}],
+     {"penalty": 2.0}, {"plausibility": 0.0}, {"nucleus_tokens": -1}, {"num_beams": 0}, {"min_new_tokens": -1},
+     {"repetition_penalty": 0.0}, {"exclude_prefix": True, "nucleus_tokens": 2}],
 )  # fmt: skip
 def test_wrong_options_are_refused(options):
     with pytest.raises(UserError):

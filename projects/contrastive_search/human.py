@@ -1,0 +1,73 @@
+"""Human evaluation: a blind form of all methods beside the human text, and what raters gave."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.config import UserError
+from common.engine import workspace as ws
+from common.engine.workspace import Workspace
+from common.evaluation.generation.ratings import (
+    HUMAN,
+    RatingItem,
+    rating_metrics,
+    read_ratings,
+    write_rating_form,
+)
+from common.evaluation.tables import markdown_table
+from projects.contrastive_search.config import Config
+from projects.contrastive_search.data import Passage, passages
+from projects.contrastive_search.evaluate import decode, policies
+from projects.contrastive_search.stages import build_module
+
+FORM, KEY = "rating_form.csv", "rating_key.json"
+
+
+def rating_form(cfg: Config, workspace: Workspace) -> Path:
+    """Write the form, and the key that tells which text is whose (``TASK=rating_form``).
+
+    Raises:
+        UserError: a set without human continuations.
+    """
+    lm = build_module(cfg).language_model()
+    texts = _some(passages(cfg, lm), cfg.human.num_items)
+    if not all(passage.reference for passage in texts):
+        raise UserError("a rating form needs human continuations: evaluate on a set of whole texts")
+    found = decode(cfg, lm, [p.prefix for p in texts], policies(cfg), workspace)
+
+    def shown(passage: Passage, new: list[int]) -> str:
+        return " ".join(lm.finished(passage.prefix, new).text.split())
+
+    items = [
+        RatingItem(
+            cfg.eval.language, lm.tokenizer.decode(p.prefix, skip_special_tokens=True),
+            {HUMAN: shown(p, p.reference), **{name: shown(p, draws[0][i]) for name, draws in found.items()}},
+        )
+        for i, p in enumerate(texts)
+    ]  # fmt: skip
+    folder = workspace.folder(".")
+    count = write_rating_form(folder / FORM, folder / KEY, items, cfg.seed)
+    workspace.say(
+        f"{count} texts: give {folder / FORM} to raters (1 to 5 for each criterion), keep {folder / KEY}"
+    )
+    return folder / FORM
+
+
+def ratings(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Scores by language and method, and paired differences to the human text (``TASK=ratings``).
+
+    Raises:
+        UserError: no filled form, or one that does not fit its key.
+    """
+    if cfg.human.form is None:
+        raise UserError("set human.form: the CSV of TASK=rating_form as raters filled it in")
+    key = cfg.human.key
+    beside = workspace.path.parent / "task-rating_form" / KEY
+    found = rating_metrics(read_ratings(Path(cfg.human.form), Path(key) if key else beside))
+    ws.write_json(workspace.folder(".") / "ratings.json", found)
+    workspace.say(markdown_table(found))
+    return found
+
+
+def _some(texts: Sequence[Passage], count: int) -> list[Passage]:
+    count = min(count, len(texts))
+    return [texts[i * len(texts) // count] for i in range(count)]

@@ -1,0 +1,178 @@
+"""Evaluation, baselines, runs, export and configs as the commands drive them."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from common.config import ROOT, UserError
+from common.engine import checkpoint as ckpt
+from common.engine.check import inspect
+from common.engine.run import load_module, module_of_run, prepare, train
+from common.engine.workspace import Workspace
+from common.evaluation.generation.ngram_model import NgramModel
+from projects.contrastive_search import baselines, build
+from projects.contrastive_search.data import Passage, passages
+from projects.contrastive_search.evaluate import (
+    group_places,
+    lm_scorer,
+    measure,
+    nearest_cosine,
+    trigram_scorer,
+)
+from projects.contrastive_search.stages import build_module
+from tests.projects.contrastive_search.conftest import config, tiny_lm
+
+QUICK = ["eval.num_prefixes=2", "eval.new_tokens=4", "eval.methods=[contrastive,greedy]"]
+
+
+@pytest.fixture(scope="module")
+def full_run(tmp_path_factory):
+    words = [f"runs_dir={tmp_path_factory.mktemp('full')}", "run_id=r", *QUICK]
+    return train("contrastive_search", "smoke", words), words
+
+
+def test_a_run_measures_the_first_decoder_and_all_of_them(full_run):
+    """The loss falls, the checkpoint of the best development loss is kept, untrained stands beside."""
+    run, _ = full_run
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["diversity"] == metrics["contrastive_diversity"]
+    for name in ("greedy_coherence", "human_coherence", "shuffled_human_diversity", "isotropy",
+                 "untrained_isotropy", "perplexity", "contrastive_nearest_cosine"):  # fmt: skip
+        assert np.isfinite(metrics[name]), name
+    assert metrics["perplexity"] != metrics["untrained_perplexity"]
+    assert "val/mle" in (run / "metrics.csv").read_text()
+    assert (run / "checkpoints/simctg/best.ckpt").exists()
+    assert (run / "plots/front.png").exists()
+    items = json.loads((run / "items/coherence.json").read_text())
+    assert np.mean(items) == pytest.approx(metrics["coherence"])
+
+
+def test_a_resumed_run_is_bit_identical(full_run):
+    run, words = full_run
+    folder = run / "checkpoints/simctg"
+    last = folder / "step-00000004.ckpt"
+    whole = ckpt.load(last)
+    for path in (last, folder / "finished.json", folder / "best.ckpt"):
+        path.unlink(missing_ok=True)
+    assert train("contrastive_search", "smoke", [*words, "resume=r"]) == run
+    again = ckpt.load(last)
+    assert again["global_step"] == whole["global_step"] == 4
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, again["state_dict"][name]), name
+
+
+def test_without_training_a_run_is_the_model_off_the_shelf_and_can_be_exported(tmp_path, lm_folder):
+    """Nothing is fitted; evaluation, export and reload in transformers as of any other run."""
+    words = [f"runs_dir={tmp_path}", "method.train=false", f"model.pretrained={lm_folder}",
+             "model.config=null", *QUICK]  # fmt: skip
+    run = train("contrastive_search", "smoke", words)
+    assert not (run / "checkpoints/off_the_shelf/step-00000004.ckpt").exists()
+    _, experiment = prepare("contrastive_search", "smoke", words)
+    module = module_of_run(experiment, run)
+    experiment.export(module.eval(), tmp_path / "export")
+    ids = AutoTokenizer.from_pretrained(tmp_path / "export")("he was", return_tensors="pt")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "export")
+    original = AutoModelForCausalLM.from_pretrained(lm_folder)
+    torch.testing.assert_close(model(**ids).logits, original(**ids).logits)
+    own = experiment.embed(load_module(experiment, tmp_path / "export").eval())
+    torch.testing.assert_close(own["logits"], experiment.embed(module)["logits"])
+    assert "untrained_isotropy" not in json.loads((run / "metrics.json").read_text())
+
+
+def test_passages_come_evenly_from_held_back_chapters():
+    """As many of each chapter; prefix and reference follow each other in the text."""
+    words = ["data.source=books", "eval.source=books", "eval.num_prefixes=8", "eval.per_chapter=2"]
+    lm = build_module(
+        config(*words, "model.pretrained=bundled:causal-lm", "model.config=null")
+    ).language_model()
+    found = passages(config(*words), lm)
+    assert [len(own) for own in group_places([p.group for p in found])] == [2, 2, 2, 2]
+    assert {len(p.prefix) for p in found} == {8}
+    assert {len(p.reference) for p in found} == {12}
+    other = passages(config(*words, "eval.part=dev"), lm)
+    assert not {p.group for p in other} & {p.group for p in found}
+    with pytest.raises(UserError, match="the dev chapters give"):
+        passages(config(*words, "eval.part=dev", "eval.num_prefixes=900"), lm)
+
+
+def test_official_sets_are_cut_as_published(tmp_path):
+    """WebText: only texts that are long enough; WIT: the texts of a language."""
+    lm, long = tiny_lm(), " ".join(["the state of the world"] * 8)
+    rows = "".join(json.dumps({"text": t}) + "\n" for t in ("short", long, long + " he"))
+    (tmp_path / "w.jsonl").write_text(rows)
+    words = [f"data.root={tmp_path}", "eval.source=webtext", "eval.file=w.jsonl"]
+    found = passages(config(*words), lm)
+    assert [p.group for p in found] == ["1", "2"]
+    ids = lm.token_ids(long, special=True)
+    assert (found[0].prefix, found[0].reference) == (ids[:8], ids[8:20])
+    (tmp_path / "wit.json").write_text(json.dumps({"de": [long]}))
+    words = [f"data.root={tmp_path}", "eval.source=wit", "eval.file=wit.json"]
+    assert len(passages(config(*words, "eval.language=de"), lm)) == 1
+    with pytest.raises(UserError, match="with 'en'"):
+        passages(config(*words), lm)
+    with pytest.raises(UserError, match=r"lower eval\.prefix_tokens"):
+        passages(config(*words, "eval.language=de", "eval.new_tokens=100"), lm)
+    with pytest.raises(UserError, match="openai/gpt-2-output-dataset"):
+        passages(config(f"data.root={tmp_path}", "eval.source=webtext", "eval.file=none"), lm)
+
+
+def test_scorers_by_hand():
+    """Coherence is the mean over new tokens; a continuation without text has none."""
+    lm = tiny_lm(eos="[SEP]")
+    texts = [Passage("a", lm.token_ids("the state"), []), Passage("a", lm.token_ids("he was"), [])]
+    new = [lm.token_ids("of the"), [lm.eos]]
+    model = NgramModel([[5, 6, 7]], 400)
+    value = trigram_scorer(model, lm.eos)(texts, new, ["", ""])
+    assert value[0] == pytest.approx(model.mean_log_probability(texts[0].prefix, new[0]))
+    assert np.isnan(value[1])
+    plain = [lm.finished(p.prefix, ids).text for p, ids in zip(texts, new, strict=True)]
+    found = lm_scorer(lm, lm)(texts, new, plain)
+    whole = torch.tensor([texts[0].prefix + new[0]])
+    logits = lm.model(whole).logits[0].log_softmax(-1)
+    start = len(texts[0].prefix)
+    each = [float(logits[i - 1, whole[0, i]]) for i in range(start, whole.shape[1])]
+    lm.tokenizer.backend_tokenizer.post_processor = None
+    found = lm_scorer(lm, lm)(texts, new, plain)
+    assert found[0] == pytest.approx(np.mean(each), rel=1e-5)
+    assert np.isnan(found[1])
+    measured = measure(config(), lm, texts, [new, new], {"trigram": trigram_scorer(model, lm.eos)})
+    assert measured.items["coherence"] == [pytest.approx(value[0])]
+    states = lm.model(whole, output_hidden_states=True).hidden_states[-1][0]
+    unit = torch.nn.functional.normalize(states.float(), dim=-1)
+    near = [float((unit[i] @ unit[:i].T).max()) for i in range(start, whole.shape[1])]
+    assert nearest_cosine(lm, texts[:1], new[:1]) == pytest.approx(np.mean(near), abs=1e-5)
+
+
+def test_baselines_save_items_as_the_arms_do(tmp_path):
+    workspace = Workspace(tmp_path, "contrastive_search", "smoke")
+    for name in ("no_repeat_3", "repetition_penalty", "top_k_5"):
+        found = getattr(baselines, name)(config(*QUICK), workspace)
+        assert found["chapter_diversity"] > 0
+        assert len(json.loads((tmp_path / "items/chapter_diversity.json").read_text())) == 2
+
+
+def test_a_paper_config_can_be_checked_without_its_weights():
+    """Training from GPT-2: 124 million parameters, what is missing is named."""
+    found = inspect("contrastive_search", "paper", [])
+    assert "124" in found["parameters"]
+    assert "wiki.train.raw" in str(found)
+
+
+def test_the_card_s_five_lines_run():
+    """README: inference with a bundled model."""
+    card = (ROOT / "projects/contrastive_search/README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    names: dict = {}
+    exec(code.replace("bundled:causal-lm", "bundled:stories260k"), names)
+    assert len(names["texts"]) == 1
+    assert len(names["texts"][0].text.split()) > 3
+
+
+def test_the_tasks_of_the_contract_are_there():
+    wanted = {"decode", "evaluate", "isotropy", "open_ended", "summarisation", "translation", "code",
+              "rating_form", "ratings"}  # fmt: skip
+    assert set(build(config()).tasks) == wanted

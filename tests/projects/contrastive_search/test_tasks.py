@@ -1,0 +1,238 @@
+"""Tasks on a user's own files: checklist items 13, 15 and 16, decoding side by side, bad input."""
+
+import csv
+import json
+
+import pytest
+
+from common.config import UserError
+from common.data.row_map.mapper import RowSeed
+from common.engine.workspace import Workspace
+from common.evaluation.generation.programs import passes
+from common.evaluation.generation.ratings import CRITERIA
+from projects.contrastive_search import build, human, runners, tasks
+from projects.contrastive_search.evaluate import policies
+from tests.projects.contrastive_search.conftest import config, tiny_lm
+
+FEW = "eval.methods=[contrastive,greedy]"
+
+
+def place(tmp_path, name="task"):
+    return Workspace(tmp_path / name, "contrastive_search", "smoke")
+
+
+def test_decode_continues_a_user_s_prompts_and_goes_on_where_it_stopped(
+    tmp_path, lm_folder, capsys
+):
+    """Any model, a text file: texts of all methods, a gallery for the report, an A/B form."""
+    (tmp_path / "prompts.txt").write_text("the state of the world\n\nhe was\n", encoding="utf-8")
+    words = [f"decode.file={tmp_path}/prompts.txt", f"decode.model={lm_folder}", FEW]
+    cfg = config(*words, "decode.ab_pair=[contrastive,greedy]")
+    workspace = place(tmp_path)
+    found = build(cfg).tasks["decode"](workspace)
+    assert set(found) == {
+        f"{m}_{k}" for m in ("contrastive", "greedy") for k in ("diversity", "words")
+    }
+    texts = json.loads((tmp_path / "task/continuations.json").read_text())
+    assert [row["prompt"] for row in texts] == ["the state of the world", "he was"]
+    page = (tmp_path / "task/continuations.md").read_text()
+    assert "> he was" in page
+    assert "**contrastive:**" in page
+    assert (tmp_path / "task/gallery/continuations/gallery.json").is_file()
+    assert (tmp_path / "task/ab_form.csv").is_file()
+    (part,) = (tmp_path / "task/decoded").iterdir()
+    kept = sorted(p for p in part.rglob("*") if p.is_file())
+    before = [p.stat().st_mtime_ns for p in kept]
+    assert build(cfg).tasks["decode"](workspace) == found
+    assert [p.stat().st_mtime_ns for p in kept] == before
+    again = tasks.row_function(cfg, tasks.LanguageModel.from_pretrained(lm_folder))
+    rows = again(["he was"], [RowSeed(cfg.seed, 1)])
+    assert rows[0]["contrastive"] == texts[1]["contrastive"]
+
+
+def test_item_13_isotropy_of_any_list_of_models_and_languages_is_one_table(tmp_path, lm_folder):
+    """Checklist 13: texts are stripped, those under two characters left out, the rest cut."""
+    (tmp_path / "texts.json").write_text(
+        json.dumps({"en": ["the state of the world", " a ", "x" * 400], "de": ["die welt und so"]})
+    )
+    words = [f"data.root={tmp_path}", "isotropy.file=texts.json", "isotropy.length=12"]
+    models = f"isotropy.models={{en: ['{lm_folder}', 'bundled:stories260k'], de: ['{lm_folder}']}}"
+    found = tasks.isotropy_report(config(*words, models), place(tmp_path))
+    assert list(found) == [f"en_{lm_folder}", "en_bundled:stories260k", f"de_{lm_folder}"]
+    assert all(0 < value < 1.5 for value in found.values())
+    table = (tmp_path / "task/isotropy.md").read_text().splitlines()
+    assert len(table) == 5
+    assert table[2].startswith(f"| en | {lm_folder} | 2 |")
+    with pytest.raises(UserError, match="with 'fr'"):
+        tasks.isotropy_report(config(*words, f"isotropy.models.fr=[{lm_folder}]"), place(tmp_path))
+    with pytest.raises(UserError, match="name texts in 'fr'"):
+        tasks.isotropy_report(config(f"isotropy.models.fr=[{lm_folder}]"), place(tmp_path))
+
+
+ARTICLES = [{"context": "Article: the sea. Summarization: ", "completion": "sea.\n"},
+            {"context": "Article: a man. Summarization: ", "completion": "man.\n"}]  # fmt: skip
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Fixtures in the release's forms."""
+    (tmp_path / "items.json").write_text(json.dumps(ARTICLES))
+    (tmp_path / "shots.json").write_text(
+        json.dumps([{"context": f"c{i}=", "completion": f"{i}."} for i in range(4)])
+    )
+    problem = {"task_id": "T/0", "prompt": "def one():\n", "entry_point": "one",
+               "test": "def check(f):\n    assert f() == 1\n"}  # fmt: skip
+    (tmp_path / "code.jsonl").write_text(json.dumps(problem) + "\n")
+    return tmp_path
+
+
+def task_words(files, lm_folder, *further):
+    return [f"data.root={files}", f"model.pretrained={lm_folder}", "model.config=null", FEW,
+            "runner.new_tokens=6", "runner.shots_file=shots.json", *further]  # fmt: skip
+
+
+@pytest.mark.parametrize(("task", "metric"), [("summarisation", "rougeL"), ("translation", "bleu")])
+def test_item_15_few_shot_runners(files, lm_folder, task, metric, monkeypatch):
+    """Checklist 15: prompts with shots of the split, answers up to the line's end, metrics."""
+    prompts = []
+
+    def answered(cfg, lm, texts, workspace, *, stop):
+        prompts.extend(texts)
+        assert stop == "\n"
+        return {
+            "contrastive": ["a Summarization: sea."[13 if task == "translation" else 0 :], "man"]
+        }
+
+    monkeypatch.setattr(runners, "answers", answered)
+    words = task_words(
+        files, lm_folder, "runner.file=items.json", "runner.num_shots=2", "runner.split=2"
+    )
+    found = getattr(runners, task)(config(*words), place(files))
+    assert prompts == [f"c2=2.c3=3.{item['context']}" for item in ARTICLES]
+    assert f"contrastive_{metric}" in found
+    rows = json.loads((files / "task/predictions_contrastive.json").read_text())
+    if task == "summarisation":
+        assert [row["prediction"] for row in rows] == ["sea.", "man"]
+        assert found["contrastive_rougeL"] == pytest.approx(100.0)
+
+
+def test_item_15_prompts_begin_with_the_start_token_and_answers_end_at_the_line(monkeypatch):
+    """Checklist 15: the start token once; "\\n" ends an answer and is no part of it."""
+    lm, seen = tiny_lm(), []
+    lm.tokenizer.bos_token = "[CLS]"
+
+    def decoded(model, rows, methods, budget, **options):
+        seen.append((rows, options["stop"]))
+        return {"greedy": [[lm.token_ids("yes he") for _ in rows]]}
+
+    monkeypatch.setattr(runners, "decode_side_by_side", decoded)
+    found = runners.answers(
+        config("eval.methods=[greedy]"), lm, ["the man"], place_nowhere(), stop="e"
+    )
+    assert found == {"greedy": [" y"]}
+    ((rows, stop),) = seen
+    assert rows[0][0] == lm.tokenizer.bos_token_id != rows[0][1]
+    assert stop == "e"
+
+
+def place_nowhere():
+    return Workspace(None)  # type: ignore[arg-type]
+
+
+def test_item_15_code_runner_cuts_runs_and_writes_what_the_harness_reads(
+    files, lm_folder, monkeypatch
+):
+    """Checklist 15: stop rules, pass@1 only where programs may run, samples for the official harness."""
+    monkeypatch.setattr(
+        runners, "answers",
+        lambda *_, **__: {"greedy": ["    return 1\n\ndef two(): broken("], "beam": ["    return 2"]},
+    )  # fmt: skip
+    words = task_words(files, lm_folder, "runner.file=code.jsonl")
+    found = runners.code(config(*words), place(files))
+    assert not any("pass" in name for name in found)
+    (sample,) = (files / "task/samples_greedy.jsonl").read_text().splitlines()
+    assert json.loads(sample) == {"task_id": "T/0", "completion": "    return 1"}
+    found = runners.code(config(*words, "runner.execute=true"), place(files))
+    assert (found["greedy_pass_at_1"], found["beam_pass_at_1"]) == (100.0, 0.0)
+    assert not passes("while True: pass", timeout=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("a\n\n# b", "a"), ("a\n'''b", "a\n"), ("a\n\n\nb", "a"), ("a\n\ndef b", "a"), ("a\n\nb", "a\n\nb")],
+)  # fmt: skip
+def test_item_15_where_a_function_ends(text, kept):
+    """Checklist 15: each of the four terminals."""
+    assert runners.truncated(text) == kept
+
+
+def test_item_15_metrics_of_the_runners():
+    """Checklist 15: BLEU without tokenisation or smoothing, ROUGE with stemming."""
+    assert runners.bleu(["a b c d e"], ["a b c d e"])["bleu"] == pytest.approx(100)
+    assert runners.bleu(["a b c"], ["a b c d"])["bleu"] == 0.0  # no 4-gram, nothing smoothed
+    assert runners.rouge(["the cats"], ["the cat"])["rouge1"] == pytest.approx(100)
+
+
+def test_item_16_blind_form_and_paired_scores_by_language(tmp_path):
+    """Checklist 16: no system is named, orders differ, the human text is among them; import and key."""
+    cfg = config("human.num_items=6", "eval.methods=[contrastive,nucleus]", "eval.language=de")
+    form = human.rating_form(cfg, place(tmp_path, "task-rating_form"))
+    text = form.read_text()
+    assert not any(name in text for name in ("contrastive", "nucleus", "human"))
+    rows = list(csv.DictReader(text.splitlines()))
+    key = json.loads((form.parent / "rating_key.json").read_text())
+    assert len(rows) == len(key) == 18
+    orders = {tuple(key[str(3 * i + j + 1)]["system"] for j in range(3)) for i in range(6)}
+    assert len(orders) > 1
+    given = {"human": 4, "contrastive": 3, "nucleus": 1}
+    for number, row in enumerate(rows):
+        own = key[row["Text"]]
+        extra = own["item"] == 0 and own["system"] == "contrastive"
+        row |= dict.fromkeys(CRITERIA, str(given[own["system"]] + extra))
+        if number == 17:
+            row |= dict.fromkeys(CRITERIA, "")  # a rater may leave texts out
+    filled = tmp_path / "filled.csv"
+    with filled.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    found = human.ratings(config(f"human.form={filled}"), place(tmp_path, "task-ratings"))
+    assert found["de_human_overall"] == 4
+    assert found["de_nucleus_fluency_minus_human"] == -3
+    assert -1 < found["de_contrastive_coherence_minus_human"] < -0.7
+    assert found["de_contrastive_coherence_minus_human_low"] == -1
+    rows[0]["fluency"] = "7"
+    with filled.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(UserError, match="row 2, fluency: give a number from 1 to 5"):
+        human.ratings(config(f"human.form={filled}"), place(tmp_path, "task-ratings"))
+    with pytest.raises(UserError, match=r"set human\.form"):
+        human.ratings(config(), place(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["runner.num_shots=0"], r"set runner\.file"),
+        (["runner.file=none.json"], "does not exist"),
+        (["runner.file=items.json", "runner.num_shots=3", "runner.split=2"], "has 4 shots"),
+        (["runner.file=code.jsonl", "runner.num_shots=0"], "needs context, completion"),
+    ],
+)
+def test_bad_files_are_refused(files, lm_folder, words, message):
+    with pytest.raises(UserError, match=message):
+        runners.summarisation(config(*task_words(files, lm_folder, *words)), place(files))
+
+
+def test_bad_prompts_and_methods_are_refused(tmp_path, lm_folder):
+    (tmp_path / "empty.txt").write_text("\n")
+    cfg = config(f"decode.file={tmp_path}/empty.txt")
+    with pytest.raises(UserError, match="holds no prompt"):
+        build(cfg).tasks["decode"](place(tmp_path))
+    with pytest.raises(UserError, match=r"eval\.methods: 'beams' is none of"):
+        config("eval.methods=[beams]")
+    cfg.eval.decoders, cfg.eval.methods = {}, []
+    with pytest.raises(UserError, match=r"eval\.decoders is empty"):
+        policies(cfg)
