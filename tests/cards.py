@@ -36,11 +36,13 @@ def run_snippet(code: str, project: str, export: Path) -> None:
     """Execute a block; its export folder is the given one, and nothing else is changed.
 
     Raises:
-        AssertionError: the block names no export folder of the project.
+        AssertionError: the block names neither an export folder of the project nor a bundled model.
     """
     named = EXPORT.search(code)
-    assert named is not None, f"no 'runs/{project}/<config>/<id>/export' in\n{code}"
-    assert named["project"] == project, code
+    if named is None:
+        assert "bundled:" in code, f"no 'runs/{project}/<config>/<id>/export' in\n{code}"
+    else:
+        assert named["project"] == project, code
     exec(
         compile(EXPORT.sub(str(export), code), f"card of {project}", "exec"), {"__name__": project}
     )
