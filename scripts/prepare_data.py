@@ -67,6 +67,8 @@ EVALUATION_TEXTS = {  # what no language model of this repository may have been 
 }
 WIKIDES = {"train": 3000, "test": 1000}  # rows of the topic split
 WIKIDES_WORDS = 60  # of a paragraph
+# rows with at least two candidates; of the training part those whose description is not among them
+WIKIDES_RANKING = {"train": 3000, "dev": None, "test": None}
 INTENTS = ("banking77-train", "banking77-test", "snips-train", "snips-valid", "snips-test")
 LICENCES = {
     "noto-emoji.txt": "noto-emoji.txt",
@@ -234,6 +236,19 @@ def prepare_wikides(source: Path, target: Path) -> None:
         write_jsonl(target / f"{split}.jsonl.gz", kept)
 
 
+def prepare_wikides_ranking(source: Path, target: Path) -> None:
+    """Whole paragraphs with at least two different candidates; training without the gold text among them."""
+    target.mkdir(parents=True, exist_ok=True)
+    for split, count in WIKIDES_RANKING.items():
+        path = source / f"topic-split-{split}.jsonl.gz"
+        rows = read_jsonl(path, ("source", "candidate", "target"))
+        rows = [row for row in rows if len({text.strip() for text in row["candidate"]} - {""}) > 1]
+        if split == "train":
+            rows = [row for row in rows if row["target"] not in row["candidate"]]
+        order = sorted(range(len(rows)), key=lambda i: stable_fraction(rows[i]["source"]))
+        write_jsonl(target / f"{split}.jsonl.gz", [rows[i] for i in sorted(order[:count])])
+
+
 def prepare_intents(source: Path, target: Path) -> None:
     """Utterances and intents only."""
     target.mkdir(parents=True, exist_ok=True)
@@ -301,6 +316,7 @@ def main(source: Path, target: Path) -> None:
     prepare_sentences(source, target / "sentences-en")
     prepare_spoken_digits(source / "spoken-digits", target / "spoken-digits")
     prepare_wikides(source / "wikides", target / "wikides")
+    prepare_wikides_ranking(source / "wikides", target / "wikides-ranking")
     prepare_intents(source / "intents", target / "intents")
     prepare_beauty(source / "rec-amazon", target / "rec-amazon")
     prepare_lidar(source / "lidar-kitti", target / "lidar-kitti")

@@ -1,10 +1,12 @@
-"""An encoder-decoder language model with its tokenizer: answers to texts, as paraphrasers give."""
+"""An encoder-decoder language model with its tokenizer: answers to texts, as paraphrasers and summarisers give."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig
 
 from common.config import UserError
@@ -22,9 +24,12 @@ class SequenceToSequence:
         model: put into evaluation mode and moved to `device`.
         tokenizer: its tokenizer.
         device: "auto" is a GPU if there is one.
+        max_length: tokens of a text that are read; None: what model and tokenizer allow.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, device: str = "auto") -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, device: str = "auto", max_length: int | None = None
+    ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model, self.tokenizer, self.device = model.to(device).eval(), tokenizer, device
@@ -33,6 +38,7 @@ class SequenceToSequence:
             config, "n_positions", None
         )
         self.context = min(int(places or 10**9), int(min(tokenizer.model_max_length, 10**9)))
+        self.context = min(self.context, max_length or 10**9)
 
     @classmethod
     def from_pretrained(cls, pretrained: str, device: str = "auto") -> "SequenceToSequence":
@@ -82,6 +88,43 @@ class SequenceToSequence:
             found += self._batch(prompts[part], policy, rngs[part], limits[part], stop)
         return found
 
+    @torch.no_grad()
+    def beam_search(
+        self, prompts: Sequence[str], num_beams: int, max_new_tokens: int, *, batch_size: int = 16
+    ) -> list[str]:
+        """The best hypothesis of beam search for each text; one beam is greedy search.
+
+        Length penalty, banned repetitions and the like are those of the model's own settings.
+
+        Args:
+            prompts: N texts; one that does not fit is cut on its right.
+            num_beams: width, >= 1.
+            max_new_tokens: most tokens of a hypothesis.
+            batch_size: texts per pass.
+        """
+        options: Any = copy.deepcopy(self.model.generation_config)
+        options.update(
+            do_sample=False, num_beams=num_beams, max_new_tokens=max_new_tokens, max_length=None,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )  # fmt: skip
+        if num_beams == 1:
+            options.update(early_stopping=False, length_penalty=1.0)  # which greedy search warns of
+        found: list[str] = []
+        for start in range(0, len(prompts), batch_size):
+            part = list(prompts[start : start + batch_size])
+            inputs = self.inputs(part)
+            out = self.model.generate(**inputs, generation_config=options)
+            found += self.tokenizer.batch_decode(out, skip_special_tokens=True)
+        return [text.strip() for text in found]
+
+    def inputs(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Ids and mask of texts, on the model's device."""
+        batch = self.tokenizer(
+            list(prompts), padding=True, truncation=True, max_length=self.context,
+            return_tensors="pt",
+        ).to(self.device)  # fmt: skip
+        return {name: batch[name] for name in ("input_ids", "attention_mask")}
+
     def _batch(
         self,
         prompts: Sequence[str],
@@ -91,10 +134,6 @@ class SequenceToSequence:
         stop: str | None,
     ) -> list[Continuation]:
         config, eos = self.model.generation_config, self.tokenizer.eos_token_id
-        batch = self.tokenizer(
-            list(prompts), padding=True, truncation=True, max_length=self.context,
-            return_tensors="pt",
-        ).to(self.device)  # fmt: skip
         criteria = stopping(self.model, self.tokenizer, stop)
         options: Any = GenerationConfig.from_dict(
             {
@@ -108,8 +147,7 @@ class SequenceToSequence:
             }
         )
         out = self.model.generate(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
+            **self.inputs(prompts),
             generation_config=options,
             logits_processor=processors(policy, rngs),
             stopping_criteria=criteria,

@@ -181,7 +181,7 @@ def build_schedule(
             schedule=cfg.schedule,
             decay_steps=cfg.decay_steps,
         )
-        return lr / cfg.lr
+        return lr / cfg.lr if cfg.lr else 1.0  # 0 stays 0
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 

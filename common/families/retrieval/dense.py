@@ -22,6 +22,7 @@ _MULTILINGUAL: dict[str, Any] = {"model_type": "bert", "vocab_size": 119547}
 # what `make check` builds for weights that are not on this machine
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bert-base-uncased": _BERT,
+    "bert-base-cased": {"model_type": "bert", "vocab_size": 28996},
     "bert-base-multilingual-cased": _MULTILINGUAL,
     "facebook/contriever": _BERT,
     "facebook/contriever-msmarco": _BERT,
@@ -29,6 +30,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "facebook/mcontriever-msmarco": _MULTILINGUAL,
     "sentence-transformers/all-mpnet-base-v2": {"model_type": "mpnet", "vocab_size": 30527,
                                                 "max_position_embeddings": 514},
+    "roberta-base": {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514},
+    "roberta-large": {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514,
+                      "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+                      "intermediate_size": 4096},
     "xlm-roberta-base": {"model_type": "xlm-roberta", "vocab_size": 250002,
                          "max_position_embeddings": 514},
     "xlm-roberta-large": {"model_type": "xlm-roberta", "vocab_size": 250002, "hidden_size": 1024,

@@ -5,6 +5,7 @@
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -111,6 +112,7 @@ def candidate_ranking(
     target_margin: float = 0.0,
     *,
     target_on_top: bool = True,
+    mask: Tensor | None = None,
 ) -> LossOutput:
     """Candidates in order of quality should score in that order, the target above all.
 
@@ -126,12 +128,14 @@ def candidate_ranking(
         target_margin: >= 0.
         target_on_top: False reverses the target term: candidates above the target, as the
             released WikiDes code has it.
+        mask: (B, C) bool, False where a row has no candidate; the means over c are then those over
+            the row's own candidates and pairs, and a row without a pair of distance d adds nothing.
 
     Returns:
         The loss; per sample its share; hits: the first candidate scores highest.
 
     Raises:
-        ValueError: shapes that do not fit; both are printed.
+        ValueError: shapes that do not fit; they are printed.
 
     Distributed: local.
 
@@ -144,10 +148,21 @@ def candidate_ranking(
             "expected candidates (B, C) and target (B,), got shapes "
             f"{tuple(candidates.shape)} and {tuple(target.shape)}"
         )
+    if mask is None:
+        mask = torch.ones_like(candidates, dtype=torch.bool)
+    if mask.shape != candidates.shape:
+        raise ValueError(
+            f"expected a mask {tuple(candidates.shape)} like candidates, got {tuple(mask.shape)}"
+        )
     above = candidates - target[:, None]
-    per_sample = ((above if target_on_top else -above) + target_margin).relu().mean(-1)
+    per_sample = _row_mean(((above if target_on_top else -above) + target_margin).relu(), mask)
     for d in range(1, candidates.shape[1]):
         step = candidates[:, d:] - candidates[:, :-d] + d * margin
-        per_sample = per_sample + step.relu().mean(-1)
-    hits = candidates.detach().argmax(-1) == 0
+        per_sample = per_sample + _row_mean(step.relu(), mask[:, d:] & mask[:, :-d])
+    hits = candidates.detach().masked_fill(~mask, -torch.inf).argmax(-1) == 0
     return LossOutput(per_sample.mean(), per_sample, hits)
+
+
+def _row_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """(B,) means over the chosen entries of each row, 0 where there are none."""
+    return values.where(mask, 0).sum(-1) / mask.sum(-1).clamp(min=1)

@@ -1,0 +1,37 @@
+"""WikiDes: short descriptions of paragraphs, generated and re-ranked (Ta et al., Information Fusion 2023)."""
+
+from typing import TYPE_CHECKING, Any
+
+from projects.wikides.config import Config
+
+if TYPE_CHECKING:
+    from common.engine.experiment import Experiment
+
+__all__ = ["Config", "build"]
+
+
+def build(cfg: Config) -> "Experiment[Any]":
+    """The experiment of a config: phase I, describing, or phase II, ranking; heavy imports happen here."""
+    from dataclasses import replace
+    from functools import partial
+
+    from common.engine.experiment import experiment_of
+    from projects.wikides import candidates, collect, describe, rank, tasks
+
+    own = describe if cfg.phase == "describe" else rank
+    experiment: Experiment[Any] = experiment_of(
+        cfg, own.stages, own.evaluate, own.export, own.load_export, own.embed, own.plan,
+        {
+            "collect": collect.collect,
+            "candidates": candidates.write_candidates,
+            "choices": tasks.choices,
+        },
+    )  # fmt: skip
+    with_model = {
+        "rank": tasks.rank,
+        "describe": tasks.describe,
+        "form": tasks.form,
+        "sentiment": tasks.sentiment,
+    }
+    made = {name: partial(task, cfg, experiment=experiment) for name, task in with_model.items()}
+    return replace(experiment, tasks={**experiment.tasks, **made})

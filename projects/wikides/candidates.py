@@ -1,0 +1,83 @@
+"""From records of phase I to those of phase II: candidates by a sweep over beam widths."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from common.config import UserError
+from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
+from common.data.tables import read_jsonl, write_jsonl
+from common.decoding.beam_sweep import beam_sweep, distinct
+from common.decoding.sequence_to_sequence import SequenceToSequence
+from common.engine.workspace import Workspace
+from projects.wikides.config import Config
+from projects.wikides.options import CandidatesConfig
+
+CHUNK = 128  # rows in a file of finished candidates
+
+
+def write_candidates(cfg: Config, workspace: Workspace) -> Path | None:
+    """Let a generator describe every paragraph with every beam width (``TASK=candidates``).
+
+    Can be stopped and continued, and shared out, see ``task``.
+
+    Returns:
+        The file of ``source``, ``candidate``, ``target``; None while other shares are missing.
+
+    Raises:
+        UserError: no input or generator, or damaged rows.
+    """
+    own = cfg.candidates
+    if own.input is None or own.generator is None:
+        raise UserError(
+            "name candidates.input (records of phase I) and candidates.generator (a folder written by "
+            "`make export`, or a hub id)"
+        )
+    rows = read_jsonl(Path(own.input).expanduser(), ("source", "target"))
+    asked = [
+        {"source": row["source"], "names": list(row.get("baseline_candidates") or [])}
+        for row in rows
+    ]
+    names = ("generator", "widths", "max_new_tokens", "max_source", "baselines", "batch_size")
+    settings = {name: getattr(own, name) for name in names}
+    step = RowMap("candidates", partial(build_sweep, own), settings, cfg.seed, CHUNK)
+    found = map_rows(step, asked, workspace.folder("candidates"), cfg.task, workspace.meter)
+    workspace.say(found.summary)
+    if not found.complete:
+        return None
+    output = Path(own.output) if own.output else workspace.folder(".") / "candidates.jsonl"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    pairs = zip(rows, found.rows(), strict=True)
+    made = [{"source": r["source"], "candidate": c, "target": r["target"]} for r, c in pairs]
+    write_jsonl(output, made)
+    mean = sum(len(row["candidate"]) for row in made) / max(1, len(made))
+    workspace.say(f"{output}: {len(made)} rows, {mean:.2f} candidates a row")
+    return output
+
+
+def build_sweep(options: CandidatesConfig) -> RowFunction:
+    """Rows of a chunk -> the pool of each."""
+    assert options.generator is not None
+    model = SequenceToSequence.from_pretrained(options.generator, options.device)
+    model.context = min(model.context, options.max_source)
+
+    def sweep(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[list[str]]:
+        found = beam_sweep(
+            model, [row["source"] for row in rows], options.widths, options.max_new_tokens,
+            batch_size=options.batch_size,
+        )  # fmt: skip
+        return [
+            pool(outputs, row["names"] if options.baselines else ())
+            for outputs, row in zip(found, rows, strict=True)
+        ]
+
+    return sweep
+
+
+def pool(outputs: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Candidates of a paragraph: outputs in the order of the beam widths, then names of instances.
+
+    No text twice, and the same order in every process (the release has that of a set of strings).
+    """
+    return distinct([*outputs, *names])

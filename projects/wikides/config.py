@@ -1,0 +1,143 @@
+"""What can be set in a WikiDes experiment; the tasks' sections are in options.py."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from common.config import DataConfig, ExperimentConfig, OptimConfig
+from common.data.row_map.options import RowMapConfig
+from common.families.retrieval.config import DenseModel
+from common.ranges import Count, NonNegative, Rate, at_least
+from projects.wikides.options import (
+    CandidatesConfig,
+    ChoicesConfig,
+    CollectConfig,
+    DescribeConfig,
+    FormConfig,
+    RankConfig,
+    SentimentConfig,
+)
+
+Part = Literal["train", "dev", "test"]
+Tokens = Annotated[int, at_least(4)]  # special ones included
+
+
+@dataclass
+class WikiDesData(DataConfig):
+    """Paragraphs with their description and, in phase II, candidates for it."""
+
+    # bundled: data/wikides-ranking (phase II) or data/wikides (phase I); released: the layout of
+    # the release below `folder`; files: JSON lines; synthetic: made up
+    source: Literal["synthetic", "bundled", "released", "files"] = "bundled"
+    folder: str = "wikides"  # released: below data.root, holds phase1 and phase2
+    split: Literal["diff", "random"] = "diff"  # released: by topic, or independent of it
+    train: str | None = (
+        None  # files, below data.root: {"source", "target", "candidate": [...]} a line
+    )
+    dev: str | None = None
+    test: str | None = None
+    limit: Count | None = None  # training rows, drawn by the seed; None: all
+    eval_limit: Count | None = None  # the first rows of dev and test; None: all
+    num_candidates: Count = 5  # of a row, in training: its first ones; all are ranked in the test
+    min_candidates: Count = 1  # rows with fewer different ones are left out, in every part
+    drop_gold: bool = (
+        False  # training rows whose description is among their candidates are left out
+    )
+    # what is better in training: candidates nearer to the description (mean of ROUGE-1, -2, -L),
+    # earlier ones (beam order), or those nearer to the paragraph (ROUGE-1)
+    order: Literal["gold_rouge", "beam", "source_rouge"] = "gold_rouge"
+
+    def __post_init__(self) -> None:
+        given = [name is not None for name in (self.train, self.dev, self.test)]
+        if (self.source == "files") != all(given) or any(given) != all(given):
+            raise ValueError("data.source=files needs data.train, data.dev and data.test, alone")
+
+
+@dataclass
+class RankerModel(DenseModel):
+    """Phase II: one encoder for paragraph, candidates and description."""
+
+    pooling: Literal["avg", "cls_before_pooler", "last_token"] = "cls_before_pooler"
+    max_length: Tokens = 256  # of any text
+    head_dim: Count | None = None  # a linear map on top; None: none
+    length_groups: Count = 1  # passes over a training batch, each of texts of similar length
+
+
+@dataclass
+class GeneratorModel:
+    """Phase I: an encoder-decoder of transformers."""
+
+    pretrained: str = "t5-small"  # folder, hub id, bundled:<name> or random
+    config: dict[str, Any] | None = None  # with random: model_type and its fields
+    tokenizer: str | None = None  # with random: of other weights; None: the built-in one
+    dropout: Rate | None = None  # every dropout probability; None: the model's own
+    max_source: Tokens = 256
+    max_target: Tokens = 32  # in training
+    max_new_tokens: Count = 256  # in decoding
+    beams: Count = 1  # of the evaluation
+
+
+@dataclass
+class MethodConfig:
+    """Phase II: scores and their loss."""
+
+    # simcls: the description above the candidates, better candidates above worse; official: as
+    # released, the description below, candidates in random order and repeated up to their number
+    loss: Literal["simcls", "official"] = "simcls"
+    margin: NonNegative = 0.01  # lambda, a step of rank
+    gold_margin: NonNegative = 0.01  # lambda_g
+    use_sim: bool = True  # cosine of paragraph and candidate
+    use_rouge: bool = False  # ROUGE-1 of candidate and paragraph; with both their harmonic mean
+    sim_range: Literal["raw", "clamp", "unit"] = "raw"  # cosine, at least 0, or (1 + cosine) / 2
+
+    def __post_init__(self) -> None:
+        if not (self.use_sim or self.use_rouge):
+            raise ValueError("set method.use_sim, method.use_rouge or both")
+
+
+@dataclass
+class WikiDesOptim(OptimConfig):
+    """As everywhere, but the learning rate may be 0: the released ranker was never trained."""
+
+    lr: NonNegative = 2e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr == 0 and (self.warmup_start_lr or self.final_lr):
+            raise ValueError("optim.lr=0 goes with optim.warmup_start_lr=0 and optim.final_lr=0")
+
+
+@dataclass
+class WikiDesEval:
+    """Descriptions against the gold ones and against the paragraphs."""
+
+    part: Literal["dev", "test"] = "test"
+    batch_size: Count = 64
+    monitor: Literal["source", "gold"] = "source"  # phase II: what the best checkpoint is chosen by
+    untrained: bool = True  # phase II: rows ``untrained_*`` beside
+    grid: bool = True  # rows of the selectors that need no training
+    full: bool = True  # BLEU and METEOR beside ROUGE
+    bert_score: str | None = None  # folder or hub id of an encoder: BERTScore; None: not computed
+    bert_score_layer: int = -1
+    whiten: bool = False  # vectors are whitened on the evaluated texts
+
+
+@dataclass
+class Config(ExperimentConfig):
+    """WikiDes experiment."""
+
+    phase: Literal["describe", "rank"] = "rank"  # I: train a generator; II: train a ranker
+    data: WikiDesData = field(default_factory=WikiDesData)
+    model: RankerModel = field(default_factory=RankerModel)
+    generator: GeneratorModel = field(default_factory=GeneratorModel)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    optim: WikiDesOptim = field(default_factory=WikiDesOptim)
+    eval: WikiDesEval = field(default_factory=WikiDesEval)
+    # tasks
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
+    task: RowMapConfig = field(default_factory=RowMapConfig)
+    rank: RankConfig = field(default_factory=RankConfig)
+    describe: DescribeConfig = field(default_factory=DescribeConfig)
+    form: FormConfig = field(default_factory=FormConfig)
+    choices: ChoicesConfig = field(default_factory=ChoicesConfig)
+    sentiment: SentimentConfig = field(default_factory=SentimentConfig)

@@ -1,0 +1,192 @@
+"""Phase II: what is chosen, against the gold description and against the paragraph."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.engine.workspace import Workspace
+from common.evaluation.features.postprocessing import fit_whitening
+from common.evaluation.generation.bert_score import BertScore
+from common.evaluation.generation.reference import ROUGE_F, mean_scores, rouge, rouge_f
+from projects.wikides.config import Config, MethodConfig
+from projects.wikides.data import Row
+from projects.wikides.encoder import RankerEncoder
+from projects.wikides.objective import Objective
+from projects.wikides.selectors import SELECTORS, Selection
+
+FAMILIES = ("gold", "source")  # what texts are compared with
+RIDGE = 1e-6
+_SHOWN = ("gold_rouge_1", "gold_rouge_2", "gold_rouge_l", "source_rouge_1", "source_rouge_2",
+          "source_rouge_l", "words")  # fmt: skip
+
+
+def similarities(
+    encoder: RankerEncoder, rows: Sequence[Row], batch_size: int, *, whiten: bool = False
+) -> list[Tensor]:
+    """Cosine of every candidate with its paragraph, (n,) for each row.
+
+    Args:
+        encoder: shared by both.
+        rows: paragraphs with candidates.
+        batch_size: texts of a pass.
+        whiten: vectors are whitened on all texts of the call (Su et al. 2021, arXiv 2103.15316).
+    """
+    counts = [len(row.candidates) for row in rows]
+    texts = [row.source for row in rows] + [c for row in rows for c in row.candidates]
+    vectors = encoder.encode(texts, batch_size)
+    if whiten:
+        vectors = fit_whitening(vectors, ridge=RIDGE)(vectors)
+    sources, candidates = torch.split(vectors, [len(rows), sum(counts)])
+    owner = torch.arange(len(rows)).repeat_interleave(torch.tensor(counts))
+    cosines = F.cosine_similarity(candidates, sources[owner], dim=1)
+    return list(torch.split(cosines, counts))
+
+
+def score_rows(method: MethodConfig, rows: Sequence[Row], sims: Sequence[Tensor]) -> list[Tensor]:
+    """Scores of the candidates by the method's fusion, (n,) for each row."""
+    score = Objective(method).score
+    with torch.no_grad():
+        return [
+            score(sim, torch.tensor([rouge_f(c, row.source) for c in row.candidates]))
+            for row, sim in zip(rows, sims, strict=True)
+        ]
+
+
+def chosen(rows: Sequence[Row], scores: Sequence[Tensor]) -> Selection:
+    """The candidate of the highest score; candidates are those of the row, there is no padding."""
+    return [[row.candidates[int(s.argmax())]] for row, s in zip(rows, scores, strict=True)]
+
+
+def selection_scores(rows: Sequence[Row], selection: Selection) -> dict[str, list[float]]:
+    """ROUGE-1, -2, -L (F1) against description and paragraph, and the number of words, row by row."""
+    found: dict[str, list[float]] = {
+        f"{family}_{kind}": [] for family in FAMILIES for kind in ROUGE_F
+    }
+    found["words"] = []
+    for row, texts in zip(rows, selection, strict=True):
+        for family, reference in (("gold", row.target), ("source", row.source)):
+            figures = [rouge(text, reference) for text in texts]
+            for kind in ROUGE_F:
+                found[f"{family}_{kind}"].append(float(np.mean([f[kind][2] for f in figures])))
+        found["words"].append(float(np.mean([len(text.split()) for text in texts])))
+    return found
+
+
+def row_metrics(
+    rows: Sequence[Row], selection: Selection, workspace: Workspace | None, row: str = ""
+) -> dict[str, float]:
+    """Means of `selection_scores`, whose values per row are saved for `make compare`."""
+    values = selection_scores(rows, selection)
+    if workspace is not None:
+        for name, own in values.items():
+            workspace.items(f"{row}{name}", own)
+    return {f"{row}{name}": float(np.mean(own)) for name, own in values.items()}
+
+
+def full_metrics(
+    cfg: Config, rows: Sequence[Row], texts: Sequence[str], row: str = ""
+) -> dict[str, float]:
+    """ROUGE with precision and recall, BLEU, METEOR and, if asked, BERTScore, of one text a row."""
+    score = None
+    if cfg.eval.bert_score is not None:
+        score = BertScore(cfg.eval.bert_score, cfg.eval.bert_score_layer)
+    found: dict[str, float] = {}
+    for family in FAMILIES:
+        references = [r.target if family == "gold" else r.source for r in rows]
+        means, _ = mean_scores(texts, references)
+        if score is not None:
+            triples = np.array(score(texts, references)).mean(0).tolist()
+            names = ("bert_score_precision", "bert_score_recall", "bert_score")
+            means |= dict(zip(names, triples, strict=True))
+        found |= {f"{row}{family}_{name}": value for name, value in means.items()}
+    return found
+
+
+def agreement(rows: Sequence[Row], scores: Sequence[Tensor]) -> dict[str, float]:
+    """How scores order candidates: rank correlation with ROUGE-L to the description, and its best one.
+
+    Rows whose candidates are all equally near to the description, or scored alike, say nothing.
+    """
+    from scipy.stats import spearmanr
+
+    correlations, hits = [], []
+    for row, own in zip(rows, scores, strict=True):
+        quality = [rouge_f(c, row.target, "rouge_l") for c in row.candidates]
+        hits.append(quality[int(own.argmax())] == max(quality))
+        values = own.tolist()
+        if len(set(quality)) > 1 and len(set(values)) > 1:
+            correlations.append(float(spearmanr(values, quality).statistic))
+    found = {"best_chosen": float(np.mean(hits))}
+    if correlations:
+        found["rank_correlation"] = float(np.mean(correlations))
+    return found
+
+
+def evaluate_encoder(
+    cfg: Config, encoder: RankerEncoder, rows: Sequence[Row], workspace: Workspace | None
+) -> dict[str, float]:
+    """Figures of an encoder: the method's own selection, and similarity alone and fused beside it.
+
+    Args:
+        cfg: the experiment's config.
+        encoder: in evaluation mode.
+        rows: test rows.
+        workspace: of the run; None saves nothing.
+    """
+    sims = similarities(encoder, rows, cfg.eval.batch_size, whiten=cfg.eval.whiten)
+    scores = score_rows(cfg.method, rows, sims)
+    selection = chosen(rows, scores)
+    found = row_metrics(rows, selection, workspace) | agreement(rows, scores)
+    for name, rouge_too in (("sim", False), ("fusion", True)):
+        method = MethodConfig(use_rouge=rouge_too, sim_range=cfg.method.sim_range)
+        own = chosen(rows, score_rows(method, rows, sims))
+        found |= row_metrics(rows, own, None, f"{name}_")
+    if workspace is not None:
+        if cfg.eval.full:
+            found |= full_metrics(cfg, rows, [texts[0] for texts in selection])
+        workspace.gallery("chosen descriptions", gallery(rows, scores))
+    return found
+
+
+def grid(rows: Sequence[Row], workspace: Workspace | None = None) -> dict[str, float]:
+    """Rows of the table that need no encoder: `SELECTORS`, and the description against the paragraph."""
+    found: dict[str, float] = {}
+    for name, select in SELECTORS.items():
+        found |= row_metrics(rows, select(rows), None, f"{name}_")
+    reference = row_metrics(rows, [[row.target] for row in rows], None, "reference_")
+    return found | {k: v for k, v in reference.items() if "_gold_" not in k}
+
+
+def gains(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The paper's gain: the chosen text over the first candidate, each against the paragraph."""
+    names = [f"{family}_{kind}" for family in FAMILIES for kind in ROUGE_F]
+    return {f"gain_{n}": metrics[n] - metrics[f"first_{n}"] for n in names}
+
+
+def table(metrics: Mapping[str, float], names: Sequence[str]) -> str:
+    """Rows of ROUGE against both references, as text; "" is the run's own row."""
+    lines = [f"{'':12}" + "".join(f"{name:>16}" for name in _SHOWN)]
+    for name in names:
+        prefix = f"{name}_" if name else ""
+        values = [metrics.get(f"{prefix}{shown}", float("nan")) for shown in _SHOWN]
+        lines.append(f"{name or 'chosen':12}" + "".join(f"{value:16.4f}" for value in values))
+    return "\n".join(lines)
+
+
+def gallery(rows: Sequence[Row], scores: Sequence[Tensor], most: int = 12) -> list[dict[str, Any]]:
+    """Some paragraphs with their candidates, best score first; right is what is nearest to the gold."""
+    found = []
+    for i in range(0, len(rows), max(1, len(rows) // most)):
+        row, own = rows[i], scores[i].tolist()
+        quality = [rouge_f(c, row.target, "rouge_l") for c in row.candidates]
+        order = sorted(range(len(own)), key=lambda c: -own[c])
+        results = [
+            {"item": row.candidates[c], "score": own[c], "correct": quality[c] == max(quality)}
+            for c in order
+        ]
+        found.append({"query": f"{row.source[:300]} [{row.target}]", "results": results})
+    return found

@@ -1,0 +1,79 @@
+"""The two phases on texts of one's own: rank candidates, describe paragraphs."""
+
+from collections.abc import Sequence
+
+from common.decoding.beam_sweep import beam_sweep
+from common.decoding.sequence_to_sequence import SequenceToSequence
+from projects.wikides.config import MethodConfig
+from projects.wikides.data import Row
+from projects.wikides.encoder import RankerEncoder, load_encoder
+from projects.wikides.evaluate import score_rows, similarities
+
+__all__ = ["describe", "load_encoder", "rank"]
+
+Ranked = list[tuple[str, float]]
+
+
+def rank(
+    encoder: RankerEncoder,
+    paragraph: str,
+    candidates: Sequence[str],
+    method: MethodConfig | None = None,
+) -> Ranked:
+    """Candidates with their scores, best first.
+
+    Args:
+        encoder: trained, or any text encoder around `RankerEncoder`.
+        paragraph: what is described.
+        candidates: at least one.
+        method: how scores are made; None: by similarity. ``MethodConfig(use_rouge=True)`` fuses it
+            with ROUGE-1.
+
+    Raises:
+        ValueError: no candidates.
+    """
+    return rank_all(encoder, [paragraph], [candidates], method)[0]
+
+
+def rank_all(
+    encoder: RankerEncoder,
+    paragraphs: Sequence[str],
+    candidates: Sequence[Sequence[str]],
+    method: MethodConfig | None = None,
+    batch_size: int = 64,
+) -> list[Ranked]:
+    """As `rank`, for many paragraphs at once."""
+    if not all(candidates):
+        raise ValueError("every paragraph needs a candidate")
+    rows = [Row(p, "", tuple(own)) for p, own in zip(paragraphs, candidates, strict=True)]
+    scores = score_rows(method or MethodConfig(), rows, similarities(encoder, rows, batch_size))
+    found = []
+    for row, own in zip(rows, scores, strict=True):
+        order = sorted(range(len(own)), key=lambda i, own=own: -float(own[i]))  # type: ignore[misc]
+        found.append([(row.candidates[i], float(own[i])) for i in order])
+    return found
+
+
+def describe(
+    generator: SequenceToSequence,
+    encoder: RankerEncoder,
+    paragraph: str,
+    widths: Sequence[int] = (1, 2, 5, 10),
+    max_new_tokens: int = 64,
+    method: MethodConfig | None = None,
+) -> Ranked:
+    """Descriptions of a paragraph, best first: one search a beam width, then the ranker.
+
+    Args:
+        generator: of phase I, or any encoder-decoder.
+        encoder: of phase II.
+        paragraph: what is described.
+        widths: beams of each search.
+        max_new_tokens: most tokens of a description.
+        method: see `rank`.
+
+    Returns:
+        Nothing if the generator writes nothing.
+    """
+    (found,) = beam_sweep(generator, [paragraph], widths, max_new_tokens)
+    return rank(encoder, paragraph, found, method) if found else []

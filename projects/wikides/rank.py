@@ -1,0 +1,114 @@
+"""Phase II as an experiment: stage, evaluation, export, embeddings, plan."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.data.module import ContrastiveData
+from common.encoders.modes import evaluated, untrained
+from common.engine.experiment import Plan, Stage, weights_requirement
+from common.engine.workspace import Workspace
+from projects.wikides.batches import RankRows
+from projects.wikides.config import Config
+from projects.wikides.data import first_seed, load_rows, requirements
+from projects.wikides.encoder import (
+    RankerEncoder,
+    build_encoder,
+    load_encoder,
+    planned_encoder,
+    save_encoder,
+)
+from projects.wikides.evaluate import evaluate_encoder, gains, grid, table
+from projects.wikides.module import Ranker
+from projects.wikides.selectors import SELECTORS
+
+PROBES = ["A small cat sleeps.", "Two men are repairing the roof of an old house."]
+_MONITORS = {"source": "val/selection_loss", "gold": "val/gold_rouge"}
+
+
+def ranking_data(cfg: Config, encoder: RankerEncoder) -> ContrastiveData:
+    """Training rows, and the development rows where the config validates."""
+    tokenize = encoder.encoder.tokenize
+    val = {}
+    if cfg.trainer.val_every_n_steps is not None:
+        val = {"dev": RankRows(cfg, load_rows(cfg, "dev"), tokenize, training=False)}
+    return ContrastiveData(
+        RankRows(cfg, load_rows(cfg, "train"), tokenize, training=True),
+        batch_size=cfg.data.batch_size,
+        seed=cfg.seed,
+        num_workers=cfg.data.num_workers,
+        val=val,
+        eval_batch_size=cfg.eval.batch_size,
+    )
+
+
+def stages(cfg: Config) -> Iterator[Stage]:
+    """The stage "rank", whose best checkpoint by `eval.monitor` is kept if it validates."""
+    encoder = build_encoder(cfg.model)
+    watched = cfg.trainer.val_every_n_steps is not None
+    yield Stage(
+        "rank",
+        Ranker(cfg, encoder),
+        ranking_data(cfg, encoder),
+        monitor=_MONITORS[cfg.eval.monitor] if watched else None,
+        monitor_mode="min" if cfg.eval.monitor == "source" else "max",
+    )
+
+
+def evaluate(cfg: Config, module: Ranker, workspace: Workspace) -> dict[str, float]:
+    """The method's row, ``sim_*`` and ``fusion_*`` of its encoder, ``untrained_*``, selectors, gains.
+
+    Metrics are ``gold_<measure>`` against the description and ``source_<measure>`` against the paragraph.
+    """
+    rows = load_rows(cfg, cfg.eval.part)
+    names = ["", "sim", "fusion"]
+    with evaluated(module.encoder, cfg.trainer.accelerator):
+        metrics = evaluate_encoder(cfg, module.encoder, rows, workspace)
+    if cfg.eval.untrained:
+        raw = untrained(lambda: build_encoder(cfg.model), first_seed(cfg), like=module.encoder)
+        with evaluated(raw, cfg.trainer.accelerator):
+            before = evaluate_encoder(cfg, raw, rows, None)
+        metrics |= {f"untrained_{name}": value for name, value in before.items()}
+        names.append("untrained")
+    if cfg.eval.grid:
+        metrics |= grid(rows)
+        metrics |= gains(metrics)
+        names += [*SELECTORS, "reference"]
+    workspace.say(table(metrics, names))
+    return metrics
+
+
+def export(cfg: Config, module: Ranker, folder: Path) -> None:
+    """A folder that transformers and sentence-transformers load."""
+    save_encoder(module.encoder, folder)
+
+
+def load_export(cfg: Config, folder: Path) -> Ranker:
+    """The ranker of such a folder."""
+    return Ranker(cfg, load_encoder(folder)).eval()
+
+
+def embed(cfg: Config, module: Ranker) -> dict[str, Tensor]:
+    """Vectors of two fixed texts, compared after export and reload."""
+    return {"texts": module.encoder.encode(PROBES)}
+
+
+def plan(cfg: Config) -> Plan[Ranker]:
+    """What `make check` reports on."""
+    needed = requirements(cfg)
+    here = all(r.present for r in needed)
+
+    def forward(module: Ranker, batch_size: int) -> Tensor:
+        texts = batch_size * (2 + cfg.data.num_candidates)
+        ids = torch.ones(texts, cfg.model.max_length, dtype=torch.long)
+        output: Tensor = module.encoder.encoder.tower.model(input_ids=ids).last_hidden_state
+        return torch.sum(output)
+
+    return Plan(
+        lambda: Ranker(cfg, planned_encoder(cfg.model)),
+        len(load_rows(cfg, "train")) if here else 0,
+        forward,
+        (*weights_requirement(cfg.model.pretrained), *needed),
+    )

@@ -1,0 +1,193 @@
+"""`make run TASK=...`: rank, describe, and what people and a sentiment classifier say of it."""
+
+from pathlib import Path
+from typing import Any
+
+from common.config import UserError
+from common.data.lines import read_lines
+from common.data.tables import read_jsonl, write_jsonl
+from common.decoding.beam_sweep import distinct
+from common.decoding.sequence_to_sequence import SequenceToSequence
+from common.encoders.modes import evaluated
+from common.engine import workspace as ws
+from common.engine.experiment import Experiment
+from common.engine.run import trained_module
+from common.engine.workspace import Workspace
+from common.evaluation.generation.choice import choice_shares, write_choice_form
+from common.evaluation.tables import markdown_table
+from projects.wikides.config import Config
+from projects.wikides.data import Row, load_rows
+from projects.wikides.inference import Ranked, rank_all
+from projects.wikides.inference import describe as describe_one
+from projects.wikides.module import Ranker
+from projects.wikides.sentiment import classifier, polarity_table
+
+SHOWN = 5
+KINDS = ("source", "gold", "phase1", "phase2")
+
+
+def rank(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) -> Path:
+    """Put candidates into the order of a trained ranker (``TASK=rank``).
+
+    Returns:
+        JSON lines of ``source``, ``candidate``, best first, and ``scores``.
+
+    Raises:
+        UserError: no trained run, or damaged rows.
+    """
+    own = cfg.rank
+    rows = load_rows(cfg, cfg.eval.part)[:20] if own.input is None else _given(own.input)
+    found = _ranked(cfg, workspace, experiment, rows, own.run)
+    output = Path(own.output) if own.output else workspace.folder(".") / "ranked.jsonl"
+    return _write(workspace, output, [row.source for row in rows], found)
+
+
+def describe(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) -> Path:
+    """Describe paragraphs: candidates by a generator, the best one by a ranker (``TASK=describe``).
+
+    Returns:
+        JSON lines as of `rank`.
+
+    Raises:
+        UserError: no paragraphs, generator or trained run.
+    """
+    own = cfg.describe
+    if own.input is None or own.generator is None:
+        raise UserError(
+            "name describe.input (a paragraph a line) and describe.generator (a folder written by "
+            "`make export` with phase=describe, or a hub id)"
+        )
+    texts = [line.strip() for line in read_lines(Path(own.input).expanduser()) if line.strip()]
+    if not texts:
+        raise UserError(f"{own.input} holds no paragraph")
+    module, _ = _ranker(cfg, workspace, experiment, own.run)
+    generator = SequenceToSequence.from_pretrained(own.generator)
+    with evaluated(module.encoder, cfg.trainer.accelerator):
+        found = [
+            describe_one(generator, module.encoder, text, own.widths, own.max_new_tokens, cfg.method)
+            for text in workspace.progress(texts, "describe", len(texts))
+        ]  # fmt: skip
+    output = Path(own.output) if own.output else workspace.folder(".") / "described.jsonl"
+    return _write(workspace, output, texts, found)
+
+
+def form(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) -> Path:
+    """Write a blind form for raters (``TASK=form``): gold, phase I and phase II of each paragraph.
+
+    Without ``form.input`` phase I is the first candidate of the test rows, phase II a trained
+    ranker's choice.
+
+    Returns:
+        The folder of ``form.csv``, for the raters, and ``key.jsonl``, not for them.
+    """
+    rows = _texts(cfg, workspace, experiment, cfg.form.input)[: cfg.form.items]
+    systems = {kind: [row[kind] for row in rows] for kind in KINDS[1:] if kind in rows[0]}
+    folder = workspace.folder(".")
+    sources = [row["source"] for row in rows]
+    count = write_choice_form(folder / "form.csv", folder / "key.jsonl", sources, systems, cfg.seed)
+    workspace.say(f"{folder}: form.csv with {count} rows, and its key")
+    return folder
+
+
+def choices(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Percent of the raters' choices by system, ties apart (``TASK=choices``).
+
+    Raises:
+        UserError: no forms or key, or a choice that is none.
+    """
+    own = cfg.choices
+    if own.key is None or not own.forms:
+        raise UserError(
+            "name choices.forms, the filled-in forms, and choices.key, written with them"
+        )
+    found = choice_shares([Path(f).expanduser() for f in own.forms], Path(own.key).expanduser())
+    return _told(workspace, "choices.json", found)
+
+
+def sentiment(
+    cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]
+) -> dict[str, float]:
+    """Polarity of paragraphs and descriptions, and how often they agree (``TASK=sentiment``).
+
+    Raises:
+        UserError: no classifier, or damaged rows.
+    """
+    classify = classifier(cfg.sentiment)
+    rows = _texts(cfg, workspace, experiment, cfg.sentiment.input)
+    kinds = [kind for kind in KINDS if kind in rows[0]]
+    found = polarity_table({kind: classify([row[kind] for row in rows]) for kind in kinds})
+    return _told(workspace, "sentiment.json", found)
+
+
+def _ranker(
+    cfg: Config, workspace: Workspace, experiment: Experiment[Ranker], run: str
+) -> tuple[Ranker, Path | None]:
+    if cfg.phase != "rank":
+        raise UserError("this task needs a config of phase II: phase=rank")
+    return trained_module(experiment, workspace, run, cfg.runs_dir)
+
+
+def _ranked(
+    cfg: Config, workspace: Workspace, experiment: Experiment[Ranker], rows: list[Row], run: str
+) -> list[Ranked]:
+    module, _ = _ranker(cfg, workspace, experiment, run)
+    with evaluated(module.encoder, cfg.trainer.accelerator):
+        return rank_all(
+            module.encoder, [row.source for row in rows], [row.candidates for row in rows],
+            cfg.method, cfg.eval.batch_size,
+        )  # fmt: skip
+
+
+def _texts(
+    cfg: Config, workspace: Workspace, experiment: Experiment[Ranker], given: str | None
+) -> list[dict[str, str]]:
+    """Paragraphs with their gold, phase I and phase II texts, from a file or of the test rows."""
+    if given is not None:
+        rows = read_jsonl(Path(given).expanduser(), ("source", "gold"))
+        kinds = [kind for kind in KINDS if rows and all(kind in row for row in rows)]
+        if not rows or any(not isinstance(row[kind], str) for row in rows for kind in kinds):
+            raise UserError(f"{given}: expected a source, a gold and perhaps other texts a line")
+        return [{kind: row[kind] for kind in kinds} for row in rows]
+    own = load_rows(cfg, cfg.eval.part)
+    best = _ranked(cfg, workspace, experiment, own, cfg.rank.run)
+    return [
+        {"source": r.source, "gold": r.target, "phase1": r.candidates[0], "phase2": b[0][0]}
+        for r, b in zip(own, best, strict=True)
+    ]
+
+
+def _given(path: str) -> list[Row]:
+    found = []
+    for number, row in enumerate(
+        read_jsonl(Path(path).expanduser(), ("source", "candidate")), start=1
+    ):
+        listed = row["candidate"]
+        good = isinstance(listed, list) and all(isinstance(c, str) for c in listed)
+        texts = distinct(listed) if good else []
+        if not texts or not isinstance(row["source"], str):
+            raise UserError(f"{path}, line {number}: source is a text, candidate a list of texts")
+        found.append(Row(row["source"], "", tuple(texts)))
+    if not found:
+        raise UserError(f"{path} holds no row")
+    return found
+
+
+def _write(workspace: Workspace, output: Path, sources: list[str], found: list[Ranked]) -> Path:
+    rows: list[dict[str, Any]] = [
+        {"source": source, "candidate": [text for text, _ in own],
+         "scores": [round(score, 5) for _, score in own]}
+        for source, own in zip(sources, found, strict=True)
+    ]  # fmt: skip
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_jsonl(output, rows)
+    for row in rows[:SHOWN]:
+        best = row["candidate"][0] if row["candidate"] else "no description"
+        workspace.say(f"{row['source'][:60]}: {best}")
+    workspace.say(f"{output}: {len(rows)} paragraphs")
+    return output
+
+
+def _told(workspace: Workspace, name: str, found: dict[str, float]) -> dict[str, float]:
+    ws.write_json(workspace.folder(".") / name, found)
+    workspace.say(markdown_table(found))
+    return found

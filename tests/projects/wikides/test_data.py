@@ -1,0 +1,230 @@
+"""From items to rows: collection with both splits, candidates, files of all kinds."""
+
+import pytest
+
+from common.config import UserError
+from common.data.tables import read_jsonl, write_jsonl
+from common.decoding.beam_sweep import beam_sweep
+from common.decoding.sequence_to_sequence import SequenceToSequence
+from common.engine.run import run_task
+from projects.wikides import collect as c
+from projects.wikides.candidates import pool as candidate_pool
+from projects.wikides.data import load_rows, read_rows
+from projects.wikides.options import CollectConfig
+from tests.projects.wikides.conftest import PARAGRAPH, config
+
+LONG = "is one of the many small towns in the north of the country."
+
+
+def item(number, *topics, **changes):
+    """A record of an item that passes all filters."""
+    name = f"Place{number}"
+    return {
+        "wikidata_id": f"Q{number}", "label": name, "description": f"town {number}",
+        "instances": [[f"Q9{i}", topic] for i, topic in enumerate(topics)], "subclasses": [],
+        "aliases": [], "first_paragraph": f"{name}  {LONG} It has a castle",
+        "first_sentence": f"{name} {LONG}", **changes,
+    }  # fmt: skip
+
+
+class Widths:
+    """In place of a generator: two neighbouring widths write the same."""
+
+    def __init__(self):
+        self.asked = []
+
+    def beam_search(self, texts, num_beams, max_new_tokens, *, batch_size):
+        self.asked.append((num_beams, batch_size))
+        return [f" {text} {num_beams // 2}" for text in texts]
+
+
+@pytest.fixture(scope="module")
+def items():
+    """Sixty items of nine topics, some of two."""
+    topics = ["town", *["river"] * 2, *["lake"] * 3]
+    found = [item(i, "town", *(["castle"] if i % 9 == 0 else [])) for i in range(30)]
+    found += [item(30 + i, topics[i % 6]) for i in range(12)]
+    found += [item(42 + i, f"rare {i % 5}", *(["lake"] if i == 3 else [])) for i in range(18)]
+    return found
+
+
+def test_checklist_13_items_become_the_released_format_with_all_filters(tmp_path, items):
+    """Checklist 13: the task on a file of items; each filter drops its one item."""
+    dropped = [
+        item(90, "town", label="Wikimedia list"),
+        item(91, "town", description="a WIKIpedia page"),
+        item(92, "town", first_sentence=""),
+        item(93, "town", first_sentence="It is a small town of nine words only."),
+        item(94),
+    ]
+    path = tmp_path / "items.jsonl"
+    without = {name: value for name, value in items[0].items() if name != "first_sentence"}
+    write_jsonl(path, [without, *items[1:], *dropped])  # Punkt finds what is not given
+    words = [
+        f"runs_dir={tmp_path}",
+        f"collect.input={path}",
+        f"collect.output={tmp_path / 'wikides'}",
+    ]
+    run_task("wikides", "smoke", words, "collect")
+    for split in ("diff", "random"):
+        rows = {
+            part: read_jsonl(tmp_path / f"wikides/phase1/{split}/{part}_para_256.json")
+            for part in ("training", "validation", "test")
+        }
+        everything = [row for part in rows.values() for row in part]
+        assert sorted(r["wikidata_id"] for r in everything) == sorted(
+            r["wikidata_id"] for r in items
+        )
+        assert set(everything[0]) == {
+            "wikidata_id", "label", "source", "target", "baseline_candidates",
+        }  # fmt: skip
+        assert everything[0]["source"].endswith("It has a castle.")  # period enforced, one space
+        assert "  " not in everything[0]["source"]
+    assert [len(part) for part in rows.values()] == [48, 5, 7]  # random: tenths of 60
+    # the files are what phase I trains from
+    cfg = config("data.source=released", f"data.root={tmp_path}", name="smoke_describe")
+    assert len(load_rows(cfg, "train")) > 20
+
+
+def test_checklist_3_no_topic_of_training_is_in_validation_or_test(items):
+    """Checklist 3: the deciding topics occur in no other part, and every training item has one."""
+    options = CollectConfig()
+    topics = c.training_topics(items, 0.8)
+    split = c.topic_split(items, options)
+    for part in (split.validation, split.test):
+        assert part
+        assert not any(topics & set(row["baseline_candidates"]) for row in part)
+    assert all(topics & set(row["baseline_candidates"]) for row in split.training)
+    assert len(split.training) + len(split.validation) + len(split.test) == len(items)
+    # the most frequent ones, until their occurrences are 0.8 of the items: 32 + 7 + 4 + 4 < 48
+    assert sorted(topics) == sorted({"town", "lake", *topics})
+    assert "town" in topics
+    assert c.training_topics(items, 0.5) == {"town"}
+    mixed = next(r for r in [*split.training] if r["wikidata_id"] == "Q45")
+    assert mixed["baseline_candidates"] == ["rare 3", "lake"]  # one training topic is enough
+
+
+def test_sources_are_cut_and_instances_added_as_the_release_does():
+    """Sheet, data: 256 words, trailing period; other kinds append what the item is."""
+    one = item(1, "town", "castle", "Place1", first_paragraph=PARAGRAPH, first_sentence="Short one")
+    text = c.source_text(one, CollectConfig(max_words=5))
+    assert text == "The old town lies in."
+    text = c.source_text(one, CollectConfig(kind="sen_wd", max_words=20))
+    assert text == "Short one. Place1 is a town and castle."  # its own name is no instance
+    three = item(1, "town", "castle", "fort", first_sentence="Short one")
+    text = c.source_text(three, CollectConfig(kind="sen_wd", max_words=20))
+    assert text == "Short one. Place1 is a town, castle, and fort."
+    assert c.source_text(three, CollectConfig(kind="sen_wd", max_words=4)) == "Short one."
+    assert c.first_sentence("St. Mary is a town in the U.S. state. It is old.").endswith("state.")
+    assert c.record(one, CollectConfig())["baseline_candidates"] == ["town", "castle"]
+    with_class = item(1, "town", subclasses=[["Q5", "place"], ["Q6", "town"]])
+    assert c.record(with_class, CollectConfig(), subclasses=True)["baseline_candidates"] == ["town", "place"]  # fmt: skip
+
+
+def test_bad_items_are_refused_with_their_line(tmp_path):
+    """Bad input: what is wrong and where."""
+    path = tmp_path / "items.jsonl"
+    write_jsonl(path, [item(1, "town"), item(2, instances=["town"])])
+    with pytest.raises(UserError, match=r"line 2: instances and subclasses"):
+        c.read_items(path)
+    write_jsonl(path, [item(1, "town", label="wiki")])
+    with pytest.raises(UserError, match="no item passes"):
+        c.random_split(c.read_items(path), CollectConfig())
+    with pytest.raises(UserError, match=r"collect\.input"):
+        run_task("wikides", "smoke", [f"runs_dir={tmp_path}"], "collect")
+
+
+def test_checklist_2_the_pool_is_the_union_of_all_beam_widths_and_the_instance_names(
+    tmp_path, generator_folder
+):
+    """Checklist 2: every width's output is there, in order and once; then the names."""
+    model = SequenceToSequence.from_pretrained(str(generator_folder), "cpu")
+    texts = [PARAGRAPH, "A small cat is a pet of the house."]
+    widths = [1, 2, 3, 5, 8]
+    runs = [model.beam_search(texts, width, 6, batch_size=1) for width in widths]
+    found = beam_sweep(model, texts, widths, 6)
+    for i, own in enumerate(found):
+        assert own == list(dict.fromkeys(run[i] for run in runs if run[i]))
+    stub = Widths()
+    assert beam_sweep(stub, ["a", "b"], range(1, 26), 6, batch_size=8)[1] == [f"b {i}" for i in range(13)]  # fmt: skip
+    assert stub.asked == [(width, max(1, 8 // width)) for width in range(1, 26)]
+    greedy = model.model.generate(
+        **model.inputs(texts[:1]), do_sample=False, num_beams=1, max_new_tokens=6
+    )
+    assert runs[0][0] == model.tokenizer.decode(greedy[0], skip_special_tokens=True).strip()
+    with pytest.raises(ValueError, match="at least 1"):
+        beam_sweep(model, texts, [0], 6)
+    # the task: stage machine, names of instances, the released format; a second call computes nothing
+    path, out = tmp_path / "phase1.jsonl", tmp_path / "phase2.jsonl"
+    rows = [{"source": t, "target": "x", "baseline_candidates": ["town", "pet", "town"]} for t in texts]  # fmt: skip
+    write_jsonl(path, rows)
+    words = [
+        f"runs_dir={tmp_path}", f"candidates.input={path}", f"candidates.output={out}",
+        f"candidates.generator={generator_folder}", "candidates.widths=[1,2,3,5,8]",
+        "candidates.max_new_tokens=6", "candidates.device=cpu",
+    ]  # fmt: skip
+    run_task("wikides", "smoke", words, "candidates")
+    made = read_jsonl(out)
+    assert [row["candidate"] for row in made] == [[*own, "town", "pet"] for own in found]
+    assert config().candidates.widths == list(range(1, 26))
+    assert len(read_rows(out, ranking=True)) == 2
+    with pytest.raises(UserError, match="candidates.generator"):
+        run_task("wikides", "smoke", words[:2], "candidates")
+
+
+def test_checklist_12_candidates_have_the_order_of_their_making():
+    """Checklist 12: no order of strings in a set; eight texts keep theirs."""
+    texts = [f"text {i}" for i in (5, 3, 8, 1)]
+    names = [f"name {i}" for i in (7, 2, 9, 4)]
+    assert candidate_pool([*texts, texts[0]], [*names, texts[1]]) == [*texts, *names]
+    first, second = (load_rows(config("data.limit=9"), "train") for _ in range(2))
+    assert first == second
+    assert len(first) == 9
+    assert first != load_rows(config("data.limit=9", "seed=1"), "train")
+
+
+def test_files_are_read_checked_and_filtered(tmp_path):
+    """Data: variable numbers of candidates; copies go; rows without text are dropped and told."""
+    rows = [
+        {"source": "a town", "target": "town", "candidate": ["town", "town ", "old town"]},
+        {"source": "a lake", "target": "lake", "candidate": ["lake"]},
+        {"source": "a fort", "target": "fort", "candidate": ["", " "]},
+        {"source": "a pond", "target": "small lake", "candidate": ["pond", "lake", "pond"]},
+    ]
+    for part in ("train", "dev", "test"):
+        write_jsonl(tmp_path / f"{part}.jsonl", rows)
+    words = ["data.source=files", f"data.root={tmp_path}"]
+    words += [f"data.{part}={part}.jsonl" for part in ("train", "dev", "test")]
+    sizes = [
+        len(load_rows(config(*words, *more), "train"))
+        for more in (
+            [],
+            ["data.min_candidates=2"],
+            ["data.min_candidates=2", "data.drop_gold=true"],
+        )
+    ]
+    assert sizes == [3, 2, 1]
+    assert load_rows(config(*words), "test")[0].candidates == ("town", "old town")
+    assert len(load_rows(config(*words, "data.eval_limit=2", "data.drop_gold=true"), "test")) == 2
+    with pytest.raises(UserError, match="min_candidates=7"):
+        load_rows(config(*words, "data.min_candidates=7"), "test")
+    write_jsonl(tmp_path / "train.jsonl", [{"source": "a", "target": "b", "candidate": "c"}])
+    with pytest.raises(UserError, match="line 1: source and target"):
+        load_rows(config(*words), "train")
+    with pytest.raises(UserError, match="declare-lab"):
+        load_rows(config("data.source=released", f"data.root={tmp_path}"), "train")
+    with pytest.raises(UserError, match=r"data\.train, data\.dev and data\.test"):
+        config("data.source=files")
+
+
+def test_the_bundled_rows_are_those_of_the_mini():
+    """Row of the mini: 3,000 / 985 / 989 paragraphs, no training description among its candidates."""
+    cfg = config(name="mini")
+    parts = {part: load_rows(cfg, part) for part in ("train", "dev", "test")}
+    assert [len(rows) for rows in parts.values()] == [3000, 985, 989]
+    assert all(len(row.candidates) > 1 for rows in parts.values() for row in rows)
+    assert not any(row.target in row.candidates for row in parts["train"])
+    held = load_rows(config("data.eval_limit=null", name="mini_describe"), "dev")
+    train = load_rows(config(name="mini_describe"), "train")
+    assert (len(train), len(held)) == (2700, 300)
+    assert not {r.source for r in train} & {r.source for r in held}

@@ -1,0 +1,382 @@
+"""Through the engine: both phases trained, the table, exports, tasks, resume, configs."""
+
+import csv
+import json
+import re
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from common.config import ROOT, UserError
+from common.data.tables import read_jsonl, write_jsonl
+from common.engine import checkpoint as ckpt
+from common.engine.check import inspect
+from common.engine.comparison.compare import read_comparison
+from common.engine.run import run_task, train
+from common.engine.workspace import Workspace
+from common.evaluation.generation.reference import rouge_f
+from projects.wikides import baselines, build, selectors
+from projects.wikides.config import MethodConfig
+from projects.wikides.data import first_seed, load_rows
+from projects.wikides.evaluate import chosen, evaluate_encoder, score_rows, similarities
+from projects.wikides.inference import describe, rank
+from projects.wikides.sentiment import polarity_table
+from tests.projects.wikides.conftest import PARAGRAPH, ROWS, config, describer, ranker
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Phase II, four steps."""
+    folder = tmp_path_factory.mktemp("run")
+    return train(
+        "wikides", "smoke", [f"runs_dir={folder}", "run_id=r", "trainer.keep_checkpoints=5"]
+    )
+
+
+def metrics_of(run):
+    """Final metrics."""
+    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+
+
+def test_checklist_11_both_families_of_metrics_are_reported(run):
+    """Checklist 11: every row has ROUGE against description and paragraph; items are saved."""
+    found = metrics_of(run)
+    rows = ["", "sim_", "fusion_", "untrained_", *(f"{name}_" for name in selectors.SELECTORS)]
+    for row in rows:
+        for family in ("gold", "source"):
+            for kind in ("rouge_1", "rouge_2", "rouge_l"):
+                assert 0 <= found[f"{row}{family}_{kind}"] <= 1
+    for name in ("bleu", "meteor", "rouge_l_precision", "rouge_l_recall"):
+        assert {f"gold_{name}", f"source_{name}"} <= found.keys()
+    saved = json.loads((run / "items/gold_rouge_l.json").read_text(encoding="utf-8"))
+    assert sum(saved) / len(saved) == pytest.approx(found["gold_rouge_l"])
+    assert found["oracle_gold_rouge_l"] == max(found[f"{r}gold_rouge_l"] for r in rows)
+    assert found["rouge_1_source_rouge_1"] >= found["sim_source_rouge_1"]
+    gain = found["source_rouge_1"] - found["first_source_rouge_1"]
+    assert found["gain_source_rouge_1"] == pytest.approx(gain)
+    table = (run / "notes.txt").read_text(encoding="utf-8")
+    assert "gold_rouge_l" in table
+    assert "reference" in table
+
+
+def test_checklist_10_the_choice_is_the_highest_score_of_the_row_s_own_candidates():
+    """Checklist 10: also where all scores are negative, as a padded place of score 0 would win."""
+    scores = [torch.tensor([-0.5, -0.2, -0.9]), torch.tensor([0.1, 0.1]), torch.tensor([-1.0])]
+    assert chosen(ROWS[:3], scores) == [["old town"], ["pet"], ["painter of the century"]]
+    encoder = ranker().encoder.eval()
+    sims = similarities(encoder, ROWS, 3)
+    assert [len(own) for own in sims] == [3, 2, 1, 5]
+    alone = torch.cat([similarities(encoder, [row], 1)[0] for row in ROWS])
+    torch.testing.assert_close(torch.cat(sims), alone, rtol=0, atol=1e-5)
+    vectors = encoder.encode([ROWS[0].source, "old town"])
+    torch.testing.assert_close(sims[0][1], F.cosine_similarity(*vectors[:, None])[0])
+    fused = score_rows(MethodConfig(use_rouge=True), ROWS, sims)
+    r = rouge_f("old town", ROWS[0].source)
+    assert float(fused[0][1]) == pytest.approx(float(2 * sims[0][1] * r / (sims[0][1] + r)))
+    white = torch.cat(similarities(encoder, ROWS, 3, whiten=True))
+    assert white.isfinite().all()
+    assert not torch.allclose(white, torch.cat(sims), atol=1e-2)
+
+
+def test_checklist_9_a_learning_rate_of_0_leaves_the_weights_and_the_ranking_as_they_were(tmp_path):
+    """Checklist 9: bit-identical parameters through the engine, and the figures of the untrained model."""
+    words = [f"runs_dir={tmp_path}", "optim.lr=0.0", "method.loss=official", "model.pooling=cls_before_pooler",
+             "trainer.max_steps=2", "trainer.val_every_n_steps=null", "eval.full=false"]  # fmt: skip
+    run = train("wikides", "smoke", [*words, "run_id=z"])
+    state = ckpt.load(run / "checkpoints/rank/step-00000002.ckpt")["state_dict"]
+    found = metrics_of(run)
+    before = {
+        k.removeprefix("untrained_"): v for k, v in found.items() if k.startswith("untrained_")
+    }
+    assert before == {name: found[name] for name in before}
+    cls = baselines.untrained_cls(config(*words), Workspace(tmp_path / "b"))
+    assert cls["gold_rouge_l"] == found["gold_rouge_l"]
+    from common.encoders.modes import untrained
+    from projects.wikides.encoder import build_encoder
+
+    start = untrained(
+        lambda: build_encoder(config(*words).model), first_seed(config())
+    ).state_dict()
+    assert all(torch.equal(state[f"encoder.{name}"], value) for name, value in start.items())
+    paper = config(name="paper_official")
+    assert (paper.optim.lr, paper.method.loss) == (0, "official")
+
+
+@pytest.mark.usefixtures("unrendered_figures")
+@pytest.mark.parametrize(("name", "stage"), [("smoke", "rank"), ("smoke_describe", "describe")])
+def test_resume_is_bit_identical(name, stage, tmp_path):
+    """Four steps equal two, and two more from the checkpoint, with dropout and validation on."""
+    words = [f"runs_dir={tmp_path}", "run_id=r", "trainer.keep_checkpoints=5", "eval.untrained=false",
+             "eval.grid=false", "eval.full=false"]  # fmt: skip
+    run = train("wikides", name, words)
+    folder = run / "checkpoints" / stage
+    last, middle = folder / "step-00000004.ckpt", folder / "step-00000002.ckpt"
+    whole, half = ckpt.load(last)["state_dict"], ckpt.load(middle)["state_dict"]
+    last.unlink()
+    (folder / "finished.json").unlink()
+    assert train("wikides", name, [*words, "resume=r"]) == run
+    again = ckpt.load(last)["state_dict"]
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+    assert not all(torch.equal(whole[key], half[key]) for key in whole)  # the twin
+    assert (folder / "best.ckpt").exists()
+    logged = (run / "metrics.csv").read_text(encoding="utf-8")
+    assert ("val/selection_loss" if stage == "rank" else "val/token_loss") in logged
+
+
+def test_validation_follows_the_released_criterion():
+    """Sheet, recipe: 1 - the mean of six ROUGE figures, of the chosen and the gold text with the source."""
+    module = ranker().eval()
+    from projects.wikides.batches import RankRows, mean_rouge
+
+    data = RankRows(config(), ROWS, module.encoder.encoder.tokenize, training=False)
+    logged = {}
+    module.log = lambda name, value, **_: logged.update({name: float(value)})
+    batch = data.collate([0, 1, 2, 3])
+    module.validation_step(batch, 0)
+    scores, _ = module.scores(batch)
+    picked = [data.texts[i][int(scores[i, : len(data.texts[i])].argmax())] for i in range(4)]
+    six = [(mean_rouge(p, r.source) + mean_rouge(r.target, r.source)) / 2
+           for p, r in zip(picked, ROWS, strict=True)]  # fmt: skip
+    assert logged["val/selection_loss"] == pytest.approx(1 - sum(six) / 4, abs=1e-6)
+    gold = [mean_rouge(p, r.target) for p, r in zip(picked, ROWS, strict=True)]
+    assert logged["val/gold_rouge"] == pytest.approx(sum(gold) / 4, abs=1e-6)
+
+
+@pytest.mark.parametrize("head", ["null", "7"])
+def test_the_ranker_s_export_opens_in_transformers_and_reloads_equal(head, tmp_path):
+    """Definition of done: the library's own states give our vectors; a head is a Dense module."""
+    words = [f"model.head_dim={head}", "model.pooling=cls_before_pooler"]
+    module, experiment = ranker(*words).eval(), build(config(*words))
+    experiment.export(module, tmp_path)
+    found = experiment.embed(experiment.load_export(tmp_path))["texts"]
+    torch.testing.assert_close(found, experiment.embed(module)["texts"], rtol=0, atol=1e-6)
+    model, tokenizer = (
+        AutoModel.from_pretrained(tmp_path).eval(),
+        AutoTokenizer.from_pretrained(tmp_path),
+    )
+    ids = tokenizer([PARAGRAPH], return_tensors="pt", truncation=True, max_length=48)
+    state = model(input_ids=ids["input_ids"]).last_hidden_state[:, 0]
+    own = module.encoder.encoder.encode([PARAGRAPH])
+    torch.testing.assert_close(state.detach(), own, rtol=0, atol=1e-5)
+    assert (tmp_path / "2_Dense").exists() == (head != "null")
+
+
+def test_the_generator_s_export_opens_in_transformers_and_generates_the_same(generator_folder):
+    """Definition of done: `AutoModelForSeq2SeqLM` reads it; logits after reloading are equal."""
+    experiment = build(config(name="smoke_describe"))
+    again = experiment.load_export(generator_folder)
+    model = AutoModelForSeq2SeqLM.from_pretrained(generator_folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(generator_folder)
+    ids = tokenizer([PARAGRAPH], return_tensors="pt", truncation=True, max_length=48)
+    start = torch.tensor([[model.config.decoder_start_token_id]])
+    wanted = model(**{k: ids[k] for k in ("input_ids", "attention_mask")}, decoder_input_ids=start)
+    own = again.model(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"], decoder_input_ids=start)  # fmt: skip
+    torch.testing.assert_close(own.logits, wanted.logits, rtol=0, atol=1e-6)
+
+
+def test_phase_1_learns_to_describe():
+    """Sheet, small real check: the loss falls, and the described text comes near to the gold one."""
+    from projects.wikides.batches import DescribeRows
+    from projects.wikides.describe import describe_rows
+
+    words = ["generator.dropout=0.0", "generator.max_new_tokens=14"]
+    module = describer(*words)
+    rows = [row for row in ROWS if row.candidates][:2]
+    start = module.model.config.decoder_start_token_id
+    batch = DescribeRows(config(name="smoke_describe"), rows, module.tokenizer, start).collate(
+        [0, 1]
+    )
+    optim = torch.optim.Adam(module.parameters(), lr=0.02)
+    losses = []
+    for _ in range(60):
+        optim.zero_grad()
+        losses.append(module.losses(batch)["loss"])
+        losses[-1].backward()
+        optim.step()
+    assert losses[-1] < 0.1 * losses[0]
+    cfg = config(*words, name="smoke_describe")
+    assert describe_rows(cfg, module, rows) == [row.target for row in rows]
+
+
+def test_tasks_rank_and_describe_texts_of_one_s_own(run, generator_folder, tmp_path):
+    """Issue: `make run` on the user's files; the public functions give the same order."""
+    given, out = tmp_path / "given.jsonl", tmp_path / "out.jsonl"
+    write_jsonl(given, [{"source": r.source, "candidate": [*r.candidates, r.candidates[0]]} for r in ROWS])  # fmt: skip
+    runs = f"runs_dir={run.parents[2]}"
+    run_task("wikides", "smoke", [runs, f"rank.input={given}", f"rank.output={out}"], "rank")
+    rows = read_jsonl(out)
+    assert [sorted(r["candidate"]) for r in rows] == [sorted(r.candidates) for r in ROWS]
+    assert all(r["scores"] == sorted(r["scores"], reverse=True) for r in rows)
+    paragraphs = tmp_path / "paragraphs.txt"
+    paragraphs.write_text(f"{PARAGRAPH}\n\nA small cat is a pet.\n", encoding="utf-8")
+    words = [runs, f"describe.input={paragraphs}", f"describe.generator={generator_folder}",
+             f"describe.output={out}", "describe.widths=[1,3]", "describe.max_new_tokens=5"]  # fmt: skip
+    run_task("wikides", "smoke", words, "describe")
+    assert [row["source"] for row in read_jsonl(out)] == [PARAGRAPH, "A small cat is a pet."]
+    from common.decoding.sequence_to_sequence import SequenceToSequence
+
+    model = SequenceToSequence.from_pretrained(str(generator_folder), "cpu")
+    encoder = ranker().encoder.eval()
+    found = describe(model, encoder, PARAGRAPH, widths=[1, 3], max_new_tokens=5)
+    assert found == rank(encoder, PARAGRAPH, [text for text, _ in found])
+    with pytest.raises(ValueError, match="candidate"):
+        rank(encoder, PARAGRAPH, [])
+    with pytest.raises(UserError, match="phase=rank"):
+        run_task("wikides", "smoke_describe", [runs, f"rank.input={given}"], "rank")
+    write_jsonl(given, [{"source": "a", "candidate": "b"}])
+    with pytest.raises(UserError, match="line 1: source is a text"):
+        run_task("wikides", "smoke", [runs, f"rank.input={given}"], "rank")
+
+
+def test_checklist_14_the_form_is_blind_and_choices_are_percent_with_ties(run, tmp_path):
+    """Checklist 14: no system's name in the form; shares by hand, a letter of two systems shared."""
+    given = tmp_path / "texts.jsonl"
+    rows = [{"source": f"p{i}", "gold": f"gold {i}", "phase1": f"one {i}", "phase2": f"two {i}"} for i in range(3)]  # fmt: skip
+    rows.append({"source": "p3", "gold": "same", "phase1": "same", "phase2": "other"})
+    write_jsonl(given, rows)
+    runs = f"runs_dir={tmp_path / 'runs'}"
+    run_task("wikides", "smoke", [runs, f"form.input={given}"], "form")
+    (form,) = tmp_path.rglob("form.csv")
+    key = form.with_name("key.jsonl")
+    assert not re.search("phase|gold,", form.read_text(encoding="utf-8").splitlines()[0])
+    lines = list(csv.DictReader(form.open(encoding="utf-8", newline="")))
+    letters = {row["item"]: row["systems"] for row in read_jsonl(key)}
+    behind = lambda i, name: next(k for k, own in letters[i].items() if name in own)  # noqa: E731
+    assert lines[0][behind(0, "phase2")] == "two 0"
+    assert lines[3]["C"] == ""
+    picks = [behind(0, "phase2"), "tie", f"{behind(2, 'gold')}, {behind(2, 'phase1')}", behind(3, "gold")]  # fmt: skip
+    filled = tmp_path / "filled.csv"
+    with filled.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, lines[0])
+        writer.writeheader()
+        writer.writerows({**line, "choice": pick} for line, pick in zip(lines, picks, strict=True))
+    words = [runs, f"choices.forms=[{filled}]", f"choices.key={key}"]
+    run_task("wikides", "smoke", words, "choices")
+    (path,) = tmp_path.rglob("choices.json")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert found["phase2_percent"] == 25
+    assert found["tie_percent"] == 25
+    assert found["gold_percent"] == found["phase1_percent"] == 25
+    # without a file: the test rows, phase II by the trained ranker
+    run_task("wikides", "smoke", [f"runs_dir={run.parents[2]}", "form.items=5"], "form")
+    filled.write_text("item,choice\n0,Z\n", encoding="utf-8")
+    with pytest.raises(UserError, match="row 2: item 0 with choice 'Z'"):
+        run_task("wikides", "smoke", words, "choices")
+
+
+def test_checklist_15_polarities_and_their_agreement(tmp_path):
+    """Checklist 15: by labelled texts and by a sequence classifier of one's own; the table by hand."""
+    table = polarity_table(
+        {"source": ["+", "-", "-"], "gold": ["+", "-", "+"], "phase2": ["-"] * 3}
+    )
+    assert table["source_agrees_gold"] == pytest.approx(2 / 3)
+    assert table["gold_agrees_phase2"] == pytest.approx(1 / 3)
+    assert table["phase2_-"] == 1
+    given, labelled = tmp_path / "texts.jsonl", tmp_path / "labelled.jsonl"
+    write_jsonl(given, [{"source": "a fine good town", "gold": "good town", "phase2": "a bad war"}])
+    write_jsonl(labelled, [{"text": "good fine", "label": "positive"}, {"text": "bad war", "label": "negative"}])  # fmt: skip
+    runs = f"runs_dir={tmp_path / 'runs'}"
+    words = [runs, f"sentiment.input={given}"]
+    run_task("wikides", "smoke", [*words, f"sentiment.labelled={labelled}"], "sentiment")
+    (path,) = tmp_path.rglob("sentiment.json")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert (found["source_agrees_gold"], found["source_agrees_phase2"]) == (1, 0)
+    from transformers import AutoModelForSequenceClassification, BertConfig
+
+    from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+
+    tiny = BertConfig(vocab_size=400, hidden_size=16, num_hidden_layers=1, num_attention_heads=1,
+                      intermediate_size=16, id2label={0: "NEGATIVE", 1: "POSITIVE"})  # fmt: skip
+    model = AutoModelForSequenceClassification.from_config(tiny)
+    with torch.no_grad():
+        model.classifier.bias.copy_(torch.tensor([-9.0, 9.0]))
+    model.save_pretrained(tmp_path / "classifier")
+    tiny_tokenizer(400).save_pretrained(tmp_path / "classifier")
+    run_task(
+        "wikides", "smoke", [*words, f"sentiment.model={tmp_path / 'classifier'}"], "sentiment"
+    )
+    last = max(tmp_path.rglob("sentiment.json"), key=lambda p: p.stat().st_mtime_ns)
+    assert json.loads(last.read_text(encoding="utf-8"))["phase2_positive"] == 1
+    with pytest.raises(UserError, match=r"either sentiment\.model"):
+        run_task("wikides", "smoke", words, "sentiment")
+
+
+def test_bert_score_of_an_encoder_is_beside_the_others_if_asked(tmp_path):
+    """Sheet, evaluation: BERTScore by a named encoder, 1 for equal texts."""
+    from common.evaluation.generation.bert_score import BertScore
+
+    build(config()).export(ranker().eval(), tmp_path)
+    score = BertScore(str(tmp_path))
+    ((precision, recall, f1), (_, _, lower)) = score(
+        ["old town", "a cat"], ["old town", "old town"]
+    )
+    assert (precision, recall, f1) == pytest.approx((1, 1, 1), abs=1e-5)
+    assert lower < 1
+    cfg = config(f"eval.bert_score={tmp_path}", "eval.grid=false")
+    found = evaluate_encoder(cfg, ranker().encoder.eval(), ROWS, Workspace(tmp_path / "w"))
+    assert {"gold_bert_score", "source_bert_score_recall"} <= found.keys()
+
+
+def test_baselines_have_the_metrics_of_the_method_and_the_row_s_figures(tmp_path):
+    """Row of the mini: first, random, shortest, longest, ROUGE-1, TF-IDF, medoid, surface, lead, oracle."""
+    spec = read_comparison("wikides")
+    wanted = {*selectors.SELECTORS, "surface", "untrained_cls", "untrained_mean"}
+    assert set(spec.baselines) == wanted
+    found = {n: getattr(baselines, n)(config(), Workspace(tmp_path / n)) for n in spec.baselines}
+    keys = {f"{family}_rouge_{n}" for family in ("gold", "source") for n in "12l"} | {"words"}
+    assert all(keys <= own.keys() for own in found.values())
+    assert found["shortest"]["words"] < found["random"]["words"] < found["longest"]["words"]
+    assert found["surface"]["gold_rouge_l"] > found["random"]["gold_rouge_l"]
+    rows = load_rows(config(name="mini"), "test")
+    figures = {name: selectors.SELECTORS[name](rows) for name in ("longest", "first")}
+    for name, wanted_gold in (("longest", 0.423), ("first", 0.370)):
+        pairs = zip(rows, figures[name], strict=True)
+        gold = [rouge_f(texts[0], row.target, "rouge_l") for row, texts in pairs]
+        assert sum(gold) / len(gold) == pytest.approx(wanted_gold, abs=0.003), name
+
+
+def test_compare_has_the_row_s_arms_at_equal_budget():
+    """Row of the mini: SimCLS, the official loss with a learning rate above 0, fusion; equal steps."""
+    spec = read_comparison("wikides")
+    assert {"simcls", "official", "fusion"} <= spec.arms.keys()
+    for arm in spec.arms.values():
+        cfg = config(*[f"{k}={'null' if v is None else v}" for k, v in arm.items()], name="mini")
+        assert (cfg.trainer.max_steps, cfg.optim.lr) == (
+            config(name="mini").trainer.max_steps, config(name="mini").optim.lr,
+        )  # fmt: skip
+    texts = [claim["claim"] for claim in spec.claims]
+    assert any("fusion > random" in text for text in texts)
+
+
+@pytest.mark.parametrize("name", ["paper", "paper_official", "paper_fusion", "paper_rouge", "paper_describe", "paper_describe_random"])  # fmt: skip
+def test_paper_configs_hold_the_recipe_and_say_what_is_missing(name, tmp_path):
+    """Sheet, training recipe; `make check` names files and weights."""
+    cfg = config(name=name)
+    describes = name.startswith("paper_describe")
+    assert (cfg.seed, cfg.trainer.gradient_clip_val, cfg.data.source) == (42, 1.0, "released")
+    if describes:
+        assert (cfg.optim.lr, cfg.optim.schedule, cfg.data.batch_size) == (5e-5, "linear", 8)
+        assert (cfg.optim.warmup_epochs, cfg.trainer.max_epochs) == (0.1, 3)
+        assert (cfg.generator.max_source, cfg.generator.max_target) == (256, 32)
+    else:
+        assert (cfg.method.margin, cfg.method.gold_margin, cfg.data.batch_size) == (0.01, 0.01, 2)
+        assert cfg.model.pooling == "cls_before_pooler"
+        assert cfg.model.max_length == 256
+        assert cfg.trainer.max_epochs == (1 if cfg.method.use_rouge else 3)
+    if name in ("paper", "paper_describe"):
+        rows = inspect("wikides", name, [f"data.root={tmp_path}"])
+        assert sum("MISSING" in value for value in rows.values()) >= 3
+
+
+def test_the_card_s_snippet_runs_as_it_is(tmp_path, capsys):
+    """Card: five lines, from an exported ranker to the best description."""
+    card = (ROOT / "projects/wikides/README.md").read_text(encoding="utf-8")
+    snippet = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
+    assert len([line for line in snippet.splitlines() if line.strip()]) <= 5
+    place = "runs/wikides/mini/<id>/export"
+    assert place in snippet
+    build(config()).export(ranker().eval(), tmp_path / "export")
+    exec(snippet.replace(place, str(tmp_path / "export")), {})
+    assert "town in Algeria" in capsys.readouterr().out
