@@ -74,19 +74,21 @@ def memory_rows(
     rows = {"weights + gradients + optimiser": f"{fixed / GIB:.2f} GiB a device with DDP"}
     if ranks > 1:
         rows["... sharded (FSDP)"] = f"{fixed / ranks / GIB:.2f} GiB a device"
+    extra = {} if plan.extra_bytes is None else plan.extra_bytes(module, ranks)
+    rows |= {name: f"{count / GIB:.2f} GiB a device" for name, count in extra.items()}
     if saved is None:
         return rows
     half = 2 if cfg.trainer.precision in ("bf16-mixed", "16-mixed", "bf16-true") else 1
-    used = saved.total // half
+    used, more = saved.total // half, sum(extra.values())
     rows["activations (upper estimate)"] = f"{used / GIB:.2f} GiB a device"
-    rows["memory estimate"] = f"{(fixed + used) / GIB:.2f} GiB a device"
+    rows["memory estimate"] = f"{(fixed + more + used) / GIB:.2f} GiB a device"
     if not saved.largest_block:
         return rows
     least = saved.recomputed // half
     rows["... with gradient checkpointing"] = f"{least / GIB:.2f} GiB of activations a device"
     for count in (1, *sorted({2, 4, 8, ranks} - {1})):
         name = "one device, or DDP" if count == 1 else f"FSDP on {count} devices"
-        share = fixed if count == 1 else fixed / count + block
+        share = more + (fixed if count == 1 else fixed / count + block)
         rows[f"memory, {name}"] = (
             f"{(share + used) / GIB:.2f} GiB a device; "
             f"{(share + least) / GIB:.2f} GiB with gradient checkpointing"

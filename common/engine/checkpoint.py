@@ -187,8 +187,11 @@ def load_weights(module: nn.Module, path: Path) -> None:
         UserError: the checkpoint belongs to another model.
     """
     content = load(path)
-    check_fits(module, ema_weights(content) or content["state_dict"], path)
-    module.load_state_dict(ema_weights(content) or content["state_dict"])
+    state = ema_weights(content) or content["state_dict"]
+    if hasattr(module, "adapt_to"):
+        module.adapt_to(state)
+    check_fits(module, state, path)
+    module.load_state_dict(state)
 
 
 def check_fits(module: nn.Module, state: dict[str, Any], path: Path) -> None:

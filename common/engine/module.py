@@ -49,6 +49,9 @@ class ContrastiveModule(LightningModule):
     def after_optimizer_step(self) -> None:
         """Hook after each optimiser step: clamp a scale, update a momentum encoder, enqueue."""
 
+    def adapt_to(self, state: dict[str, Tensor]) -> None:
+        """Take over sizes that only the data know, before weights of a checkpoint are loaded."""
+
     def negatives_per_query(self, global_batch_size: int) -> int:
         """Negatives that each query meets per step; in-batch losses see all others."""
         return max(0, global_batch_size - 1) if self.in_batch_negatives else 0

@@ -39,3 +39,39 @@ def retrieval_gallery(
         ]
         rows.append({"query": queries[q], "results": results})
     return rows
+
+
+def same_class_gallery(
+    scores: Tensor,
+    items: Sequence[Any],
+    labels: Sequence[int],
+    *,
+    num_queries: int = 6,
+    num_results: int = 5,
+) -> list[dict[str, Any]]:
+    """What evenly spaced items retrieve among all others; those of their class are right.
+
+    Args:
+        scores: (N, N) similarities.
+        items: N texts or PIL images.
+        labels: N classes.
+        num_queries: rows of the gallery, at most N.
+        num_results: items shown per row, at most N - 1.
+
+    >>> import torch
+    >>> rows = same_class_gallery(torch.ones(2, 2), "ab", [0, 0], num_queries=1)
+    >>> rows[0]["results"]
+    [{'item': 'b', 'score': 1.0, 'correct': True}]
+    """
+    count = min(num_queries, len(items))
+    rows = []
+    for q in range(0, len(items) // count * count, len(items) // count):
+        own = scores[q].clone()
+        own[q] = -float("inf")
+        best = own.topk(min(num_results, len(items) - 1))
+        results = [
+            {"item": items[i], "score": float(s), "correct": int(labels[i]) == int(labels[q])}
+            for s, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+        rows.append({"query": items[q], "results": results})
+    return rows

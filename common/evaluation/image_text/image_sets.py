@@ -1,4 +1,4 @@
-"""Zero-shot, few-shot and linear-probe protocol of CLIP-like models on labelled image sets.
+"""Zero-shot, few-shot, kNN and linear-probe protocol of CLIP-like models on labelled image sets.
 
 The sets are those of `common.data.image.benchmarks`: ImageNet and the fifteen downstream sets of the
 CLIP literature, in their official layouts on disk.
@@ -17,11 +17,13 @@ from common.data.image.benchmarks import IMAGE_SETS, LabelledImages, load_image_
 from common.data.image.sources import ImageTransform
 from common.data.lookup import require
 from common.evaluation.features.few_shot import few_shot_class_mean
+from common.evaluation.features.knn import knn_accuracy
 from common.evaluation.features.linear_probe import linear_probe
 from common.evaluation.image_text.zeroshot import class_embeddings, zeroshot_accuracy
 
-PROTOCOLS = ("zeroshot", "few_shot", "linear_probe")
+PROTOCOLS = ("zeroshot", "few_shot", "knn", "linear_probe")
 WAYS, SHOTS, QUERIES, EPISODES = 5, 5, 15, 600
+NEIGHBOURS = 20
 
 
 class ImageSetProtocol:
@@ -33,8 +35,8 @@ class ImageSetProtocol:
         encode_text: B sentences -> (B, D).
         transform: evaluation transform of the images.
         root: folder of the sets.
-        protocols: of zeroshot, few_shot, linear_probe. Zero-shot takes the projected embeddings,
-            the others the features.
+        protocols: of zeroshot, few_shot, knn, linear_probe. Zero-shot and kNN take the projected
+            embeddings, the others the features.
         templates: by set name, instead of the set's own.
         batch_size: images per forward pass.
         num_workers: loader processes.
@@ -99,10 +101,14 @@ class ImageSetProtocol:
                 features[large], labels[large], ways=WAYS, shots=SHOTS, queries=QUERIES,
                 episodes=EPISODES, seed=self.seed,
             )  # fmt: skip
-        if "linear_probe" in self.protocols:
-            _, x, y = self._embed(load_image_set(name, self.root, self.transform, "train"))
-            classes = len(test.class_names)
-            metrics |= linear_probe(x, y, features, labels, num_classes=classes, seed=self.seed)
+        if {"knn", "linear_probe"} & set(self.protocols):
+            known, x, y = self._embed(load_image_set(name, self.root, self.transform, "train"))
+            options: dict[str, Any] = {"num_classes": len(test.class_names)}
+            if "knn" in self.protocols:
+                ks = (min(NEIGHBOURS, len(known)),)
+                metrics |= knn_accuracy(known, y, embeddings, labels, ks=ks, **options)
+            if "linear_probe" in self.protocols:
+                metrics |= linear_probe(x, y, features, labels, seed=self.seed, **options)
         return metrics
 
     def _embed(self, data: LabelledImages) -> tuple[Tensor, Tensor, Tensor]:

@@ -30,6 +30,16 @@ SIMPLE_TEMPLATES: tuple[str, ...] = (
     "a photo of the small {}.",
 )
 LACLIP_TEMPLATES = SIMPLE_TEMPLATES  # the same seven sentences
+_KINDS = ("{}", "blurry {}", "black and white {}", "low contrast {}", "high contrast {}", "bad {}",
+          "good {}")  # fmt: skip
+# the 18 prompts of CLIP for CIFAR-10 and CIFAR-100 (Radford et al. 2021, released prompts)
+CIFAR_TEMPLATES: tuple[str, ...] = tuple(
+    f"{start} of {article} {{}}."
+    for article in ("a", "the")
+    for start in ("a " + kind.format("photo") for kind in _KINDS)
+) + tuple(
+    f"a photo of {article} {size} {{}}." for article in ("a", "the") for size in ("small", "big")
+)
 
 
 @lru_cache(maxsize=1)

@@ -129,7 +129,8 @@ class ImageTextEval:
     datasets: list[str] = field(default_factory=list)
     root: str | None = None  # folder of these sets; None: data.root
     templates: Literal["simple", "openai"] = "simple"  # LaCLIP's 7 sentences, or CLIP's own per set
-    protocols: list[str] = field(default_factory=lambda: ["zeroshot"])  # few_shot, linear_probe
+    # few_shot, knn, linear_probe
+    protocols: list[str] = field(default_factory=lambda: ["zeroshot"])
     validate: str | None = None  # set of trainer.val_every_n_steps; chooses the checkpoint
     batch_size: Count = 256  # images or texts per forward pass
     split: Literal["test", "dev"] = "test"  # of the pool; tune on dev

@@ -1,16 +1,29 @@
-"""Softmax over class vectors.
+"""Softmax over class vectors: all of them on every rank, or a sample that is shared out.
 
-# N rows, C classes, D dim
+# N rows, M rows of all ranks, C classes, S classes of this rank, D dim
 """
 
-from typing import Unpack
+from typing import Literal, Unpack
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.kernels.specs.weights import ExcludePositive, Index, Spec
-from common.losses.functional.kernel import KernelOptions, local, mean_loss, sweep
+from common.distributed.collectives import log_sum_exp_over_ranks, row_offset
+from common.distributed.differentiable import all_gather_with_grad, all_reduce_sum
+from common.kernels.specs.weights import Bias, Exclude, ExcludePositive, Index, Spec
+from common.losses.functional.kernel import (
+    KernelOptions,
+    local,
+    mean_loss,
+    process_group,
+    rows_of_all_ranks,
+    sweep,
+)
 from common.losses.output import LossOutput, check_pair, full_precision
+
+Margin = Literal["cosine", "angle"]
+NEAREST = 1e-7  # to cosines of 1 and -1, where the angle has no derivative
 
 
 @full_precision
@@ -62,3 +75,100 @@ def prototype_softmax(
     stats = sweep(query, prototypes, scale, spec, top1=True, **local(kernel))
     per_sample = F.softplus(stats.row_lse - positive)
     return LossOutput(mean_loss(per_sample, kernel), per_sample, stats.top1)
+
+
+@full_precision
+def sampled_prototype_softmax(
+    query: Tensor,
+    prototypes: Tensor,
+    class_ids: Tensor,
+    labels: Tensor,
+    scale: Tensor | float,
+    *,
+    margin: float = 0.0,
+    margin_on: Margin = "cosine",
+    others: Tensor | None = None,
+    log_counts: Tensor | None = None,
+    **kernel: Unpack[KernelOptions],
+) -> LossOutput:
+    """`prototype_softmax` over sampled classes, each held by one rank.
+
+        p_i = scale * (<q_i, w_y> - margin)   or   scale * cos(theta_y + margin)
+        l_i = log [exp(p_i) + sum_{c in S, c not in E_i} exp(scale * <q_i, w_c>)] - p_i
+
+    S is the union of `class_ids` over ranks, E_i the true classes of row i. With `log_counts`
+    every logit is lowered by the logarithm of how often its class is drawn (log-Q correction).
+
+    Source: Wang et al. 2018, "CosFace", equation 4, arXiv 1801.09414; Deng et al. 2019, "ArcFace",
+    equation 3, arXiv 1801.07698; sampling: Wu et al. 2024, section 3.2, arXiv 2306.07952.
+
+    Args:
+        query: (N, D) rows of this rank, L2-normalised if cosines are meant.
+        prototypes: (S, D) vectors of this rank's sampled classes, normalised alike.
+        class_ids: (S,) int64 in ascending order; no class on two ranks.
+        labels: (N,) int64 ids of the true class, each of them sampled on some rank.
+        scale: > 0, multiplies the similarities.
+        margin: >= 0, in units of the cosine, or radians for "angle".
+        margin_on: "cosine" (CosFace) or "angle" (ArcFace).
+        others: (N, E) int64 ids of further true classes, which are no negatives; -1 for none.
+        log_counts: (S,) log of the expected number of draws.
+        **kernel: see `KernelOptions`; the classes are shared out over its group.
+
+    Returns:
+        Mean over the rows of all ranks, equal on all of them; per row of this rank; no hits.
+
+    Raises:
+        ValueError: shapes that do not fit, or a label that no rank has sampled.
+
+    Distributed: global on every rank. The mean over ranks of the gradients of replicated weights is
+    exact; gradients of `prototypes`, which nobody averages, are W times theirs.
+
+    >>> w, y = torch.eye(3), torch.tensor([1])
+    >>> out = sampled_prototype_softmax(w[:1], w[1:], torch.tensor([1, 2]), y, 1.0)
+    >>> out.loss.exp().round()  # two classes of equal similarity
+    tensor(2.)
+    """
+    check_pair(query, query if not len(prototypes) else prototypes, same_rows=False)
+    if labels.shape != query.shape[:1] or class_ids.shape != prototypes.shape[:1]:
+        raise ValueError(
+            f"one label per row, one id per class: {tuple(labels.shape)}, {tuple(class_ids.shape)} "
+            f"for {tuple(query.shape)}, {tuple(prototypes.shape)}"
+        )
+    sharded, group = process_group(kernel)
+    q_MD = all_gather_with_grad(query, group) if sharded else query
+    y_M = rows_of_all_ranks(labels, kernel)
+    place = torch.searchsorted(class_ids, y_M)
+    known = torch.cat([class_ids, class_ids.new_full((1,), -1)])
+    here = known[place] == y_M
+    w_MD = torch.cat([prototypes, prototypes.new_zeros(1, query.shape[1])])[place]
+    cosine, held = torch.where(here, (q_MD * w_MD).sum(-1), 0), here.long()
+    if sharded:
+        cosine, held = all_reduce_sum(cosine, group), all_reduce_sum(held, group)
+    if not bool((held == 1).all()):
+        raise ValueError("every label must be among the sampled classes of exactly one rank")
+    if margin_on == "angle":
+        angle = cosine.clamp(NEAREST - 1, 1 - NEAREST).acos()
+        positive = scale * torch.where(
+            angle + margin <= torch.pi, (angle + margin).cos(), -2 - (angle + margin).cos()
+        )  # falls on beyond pi
+    else:
+        positive = scale * (cosine - margin)
+    spec: Spec = Index(torch.where(here, place, -1)) & ExcludePositive()
+    if others is not None:
+        for column in rows_of_all_ranks(others, kernel).unbind(1):
+            spec = spec & Exclude(column, class_ids, keep_positive=False)
+    if log_counts is not None:
+        spec = spec & Bias(column=-log_counts)
+        drawn = torch.where(here, torch.cat([log_counts, log_counts.new_zeros(1)])[place], 0)
+        positive = positive - (all_reduce_sum(drawn, group) if sharded else drawn)
+    if len(prototypes):
+        negative = sweep(q_MD, prototypes, scale, spec, **local(kernel)).row_lse
+    else:
+        negative = q_MD.sum(-1) * 0 - torch.inf
+    if sharded:
+        shift = log_sum_exp_over_ranks(negative, group)
+        shift = torch.where(shift.isneginf(), 0, shift)
+        negative = shift + all_reduce_sum((negative - shift).exp(), group).log()
+    per_row = F.softplus(negative - positive)
+    start = row_offset(len(query), group) if sharded else 0
+    return LossOutput(per_row.mean(), per_row[start : start + len(query)], None)

@@ -1,0 +1,35 @@
+"""MOFI: image representations from noisy entity-annotated images (Wu et al., ICLR 2024)."""
+
+from typing import TYPE_CHECKING
+
+from projects.mofi.config import Config
+
+if TYPE_CHECKING:
+    from common.engine.experiment import Experiment
+    from common.engine.workspace import Workspace
+    from common.families.image_text.module import Encoder
+    from projects.mofi.module import MOFI
+
+__all__ = ["Config", "build"]
+
+
+def build(cfg: Config) -> "Experiment[MOFI]":
+    """The experiment of a config; heavy imports happen here."""
+    from dataclasses import replace
+
+    from common.families.image_text.experiment import image_text_experiment
+    from projects.mofi import planning, tasks
+    from projects.mofi.evaluate import evaluate
+    from projects.mofi.module import MOFI
+    from projects.mofi.stages import no_data, stages
+
+    def make_module(encoder: "Encoder | None" = None) -> MOFI:
+        return MOFI(cfg, encoder)
+
+    def judge(module: MOFI, workspace: "Workspace") -> dict[str, float]:
+        return evaluate(cfg, module, workspace)
+
+    family = image_text_experiment(
+        cfg, make_module, no_data, stages=lambda: stages(cfg), tasks=tasks.of(cfg)
+    )
+    return replace(family, evaluate=judge, plan=lambda: planning.plan(cfg, family.plan()))

@@ -1,0 +1,342 @@
+"""`make run TASK=build`: images with alt-texts -> images with entities, in stages that can be killed.
+
+extract -> link -> describe -> score -> select and count. Each of the first four keeps its chunks in
+``<output>.parts/<stage>``, may be shared out (``task.shard``) and goes on where it was broken off.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from common.config import UserError
+from common.data.image.sources import EvalTransform
+from common.data.lines import read_lines
+from common.data.row_map.mapper import MappedRows, RowFunction, RowMap, RowSeed, map_rows
+from common.data.row_map.options import RowMapConfig
+from common.data.row_map.parts import rows_digest, write_joined
+from common.decoding.generators import Prompt, TextGenerator, generator_settings, text_generator
+from common.decoding.options import Policy, ServerConfig
+from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder, open_clip_dual_encoder
+from common.encoders.state_dict import read_state_dict
+from common.engine.workspace import Workspace, write_json
+from projects.mofi.bundled import row_of
+from projects.mofi.extract import Extractor, dictionary_extractor, lm_extractor, ner_extractor
+from projects.mofi.knowledge import (
+    Entity,
+    Knowledge,
+    description_vectors,
+    entity_text,
+    read_knowledge,
+)
+from projects.mofi.linking import Linker, lm_linker, table_linker
+from projects.mofi.options import BuildConfig, SelectConfig
+from projects.mofi.select import (
+    Row,
+    entity_table,
+    frequency_filter,
+    hand_check,
+    split_by_score,
+    statistics,
+)
+
+DESCRIBE = "Describe {name} in at most 12 words, as a noun phrase. {sentence}"
+MOST_WORDS = 12
+GREEDY = Policy("greedy")
+
+
+def build_set(
+    cfg: BuildConfig,
+    select: SelectConfig,
+    server: ServerConfig,
+    task: RowMapConfig,
+    workspace: Workspace | None = None,
+) -> dict[str, Any] | None:
+    """Run all stages and write ``<output>``, entities.tsv, report.json and hand_check.tsv beside it.
+
+    Source: Wu et al. 2024, section 3.1, arXiv 2306.07952.
+
+    Args:
+        cfg: the section of the config.
+        select: score threshold and frequency filter.
+        server: of the language model, instead of a local one.
+        task: share of the work.
+        workspace: shows the progress.
+
+    Returns:
+        The statistics; None where other shares have chunks left.
+
+    Raises:
+        UserError: a path that is not set, unreadable input, absent weights, or no image left.
+    """
+    for name, value in (("input", cfg.input), ("output", cfg.output), ("clip", cfg.clip)):
+        if value is None:
+            raise UserError(f"set build.{name}; see make show PROJECT=mofi for what it is")
+    rows = read_input(Path(str(cfg.input)))
+    parts = Path(f"{cfg.output}.parts")
+
+    def mapped(name: str, build: Callable[[], RowFunction], rows: Sequence[Any], **settings: Any) -> MappedRows:  # fmt: skip
+        step = RowMap(
+            name, build, settings | {"max_new_tokens": cfg.max_new_tokens}, 0, cfg.chunk_size
+        )
+        return map_rows(step, rows, parts / name, task, workspace.meter if workspace else None)
+
+    knowledge = partial(read_knowledge, Path(cfg.knowledge) if cfg.knowledge else None)
+    lm = generator_settings(str(cfg.lm), GREEDY, server)
+    base = {"knowledge": cfg.knowledge or "bundled", "digest": digest_of(cfg.knowledge)}
+    found = mapped(
+        "extract", partial(extract_rows, cfg, server, knowledge), rows, **base,
+        extractor=cfg.extractor, limit=cfg.max_mentions,
+        model={"ner": cfg.ner_model, "lm": lm, "dictionary": None}[cfg.extractor],
+    )  # fmt: skip
+    if not found.complete:
+        return None
+    found = mapped(
+        "link", partial(link_rows, cfg, server, knowledge), list(found.rows()), **base,
+        linker=cfg.linker, vectors=cfg.vectors, model=lm if cfg.linker == "lm" else None,
+    )  # fmt: skip
+    if not found.complete:
+        return None
+    linked = list(found.rows())
+    if cfg.describe == "lm":
+        found = mapped(
+            "describe", partial(describe_rows, cfg, server), first_uses(linked), model=lm
+        )
+        if not found.complete:
+            return None
+        texts = {entity["id"]: entity["description"] for entity in found.rows()}
+        for row in linked:
+            row["entities"] = [e | {"description": texts[e["id"]]} for e in row["entities"]]
+    images = cfg.images or str(Path(str(cfg.input)).parent)
+    score = partial(score_rows, str(cfg.clip), Path(images), cfg.batch_size, cfg.device)
+    found = mapped("score", score, linked, clip=cfg.clip)
+    return finish(list(found.rows()), Path(str(cfg.output)), select) if found.complete else None
+
+
+def read_input(path: Path) -> list[Row]:
+    """Rows with image and alt_text; a title is put before the alt-text.
+
+    Raises:
+        UserError: unreadable file or row.
+    """
+    rows = []
+    for number, line in enumerate(read_lines(path), 1):
+        try:
+            found = json.loads(line)
+            image, text = found["image"], found["alt_text"]
+            title = found.get("title", "")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}, line {number} needs image and alt_text: {error}") from error
+        if not all(isinstance(x, str) for x in (image, text, title)):
+            raise UserError(f"{path}, line {number}: image, alt_text and title are strings")
+        rows.append({"image": image, "alt_text": f"{title}. {text}" if title else text})
+    if not rows:
+        raise UserError(f"{path} has no row: write one JSON object a line")
+    return rows
+
+
+def digest_of(path: str | None) -> str:
+    """SHA-256 of a file's lines; empty without a file."""
+    return "" if path is None else rows_digest(read_lines(Path(path)))
+
+
+# -- stages --------------------------------------------------------------------------------------
+
+
+def _generator(cfg: BuildConfig, server: ServerConfig) -> TextGenerator:
+    if cfg.lm is None and server.endpoint is None:
+        raise UserError("set build.lm, a local language model, or generator.endpoint")
+    return text_generator(str(cfg.lm), GREEDY, server, batch_size=cfg.batch_size, device=cfg.device)
+
+
+def extract_rows(
+    cfg: BuildConfig, server: ServerConfig, knowledge: Callable[[], Knowledge]
+) -> RowFunction:
+    """Rows -> rows with ``mentions``."""
+    extract: Extractor
+    if cfg.extractor == "dictionary":
+        extract = dictionary_extractor(knowledge(), cfg.max_mentions)
+    elif cfg.extractor == "lm":
+        extract = lm_extractor(_generator(cfg, server), cfg.max_mentions, cfg.max_new_tokens)
+    elif cfg.ner_model is None:
+        raise UserError("set build.ner_model, a token-classification model")
+    else:
+        extract = ner_extractor(cfg.ner_model, cfg.max_mentions, cfg.batch_size, cfg.device)
+
+    def run(rows: Sequence[Row], seeds: Sequence[RowSeed]) -> list[Row]:
+        found = extract([row["alt_text"] for row in rows], [seed.rng(0) for seed in seeds])
+        return [row | {"mentions": own} for row, own in zip(rows, found, strict=True)]
+
+    return run
+
+
+def link_rows(
+    cfg: BuildConfig, server: ServerConfig, knowledge: Callable[[], Knowledge]
+) -> RowFunction:
+    """Rows with mentions -> rows with ``entities``, their scores still 0."""
+    known = knowledge()
+    link: Linker
+    if cfg.linker == "lm":
+        link = lm_linker(known, _generator(cfg, server), cfg.max_new_tokens)
+    else:
+        link = table_linker(known, entity_vectors(cfg, known) if cfg.linker == "context" else None)
+
+    def run(rows: Sequence[Row], seeds: Sequence[RowSeed]) -> list[Row]:
+        texts, mentions = [row["alt_text"] for row in rows], [row["mentions"] for row in rows]
+        found = link(texts, mentions, [seed.rng(0) for seed in seeds])
+        return [
+            row_of(known, row["image"], row["alt_text"], own)
+            for row, own in zip(rows, found, strict=True)
+        ]
+
+    return run
+
+
+def entity_vectors(cfg: BuildConfig, knowledge: Knowledge) -> Tensor:
+    """Unit vectors of the knowledge base: of a file, or of its descriptions' words.
+
+    Raises:
+        UserError: a file without one row of ``vectors`` for each entity.
+    """
+    if cfg.vectors is None:
+        return description_vectors(knowledge)
+    found = read_state_dict(Path(cfg.vectors)).get("vectors")
+    if found is None or found.ndim != 2 or len(found) != len(knowledge.entities):
+        raise UserError(
+            f"{cfg.vectors} needs a tensor 'vectors' with a row for each of the "
+            f"{len(knowledge.entities)} entities of build.knowledge"
+        )
+    return torch.nn.functional.normalize(found.float(), dim=1)
+
+
+def first_uses(rows: Sequence[Row]) -> list[Row]:
+    """Every entity once, with the caption that it was first seen in."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        for entity in row["entities"]:
+            found.setdefault(entity["id"], {**entity, "caption": row["alt_text"]})
+    return list(found.values())
+
+
+def describe_rows(cfg: BuildConfig, server: ServerConfig) -> RowFunction:
+    """Entities -> entities with a description of at most 12 words; what is no good keeps the old one."""
+    generate = _generator(cfg, server)
+
+    def run(rows: Sequence[Row], seeds: Sequence[RowSeed]) -> list[Row]:
+        prompts = [
+            Prompt(DESCRIBE.format(name=r["name"], sentence=r["description"]).strip(), turn=True)
+            for r in rows
+        ]
+        answers = generate(prompts, [seed.rng(0) for seed in seeds], cfg.max_new_tokens)
+        return [
+            row | {"description": checked_description(answer, row["caption"]) or row["description"]}
+            for row, answer in zip(rows, answers, strict=True)
+        ]
+
+    return run
+
+
+def checked_description(answer: str, caption: str) -> str:
+    r"""The first line of an answer; empty if it holds the caption or more than 12 words.
+
+    >>> checked_description("a small song bird\\nIt sings.", "a lark")
+    'a small song bird'
+    """
+    lines = answer.strip().splitlines() or [""]
+    line = lines[0].strip().rstrip(".")
+    told = caption.strip().lower() and caption.strip().lower() in line.lower()
+    return "" if told or len(line.split()) > MOST_WORDS else line
+
+
+def score_rows(clip: str, folder: Path, batch_size: int, device: str) -> RowFunction:
+    """Rows -> rows with CLIP scores; entities of an image that cannot be read are dropped."""
+    encoder = open_clip_dual_encoder(None, clip).eval()
+    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)  # fmt: skip
+    encoder.to(place)
+    mean, std = encoder.image_mean, encoder.image_std
+    transform = EvalTransform(encoder.image_size, mean=mean, std=std)  # type: ignore[arg-type]
+
+    def run(rows: Sequence[Row], seeds: Sequence[RowSeed]) -> list[Row]:
+        found: list[Row] = []
+        for start in range(0, len(rows), batch_size):
+            found += scored(encoder, transform, rows[start : start + batch_size], folder, place)
+        return found
+
+    return run
+
+
+@torch.inference_mode()
+def scored(
+    encoder: OpenClipDualEncoder,
+    transform: EvalTransform,
+    rows: Sequence[Row],
+    folder: Path,
+    device: torch.device,
+) -> list[Row]:
+    """A batch of rows with the cosine of image and entity text."""
+    pixels = [
+        picture(folder / row["image"], transform) if row["entities"] else None for row in rows
+    ]
+    kept = [i for i, x in enumerate(pixels) if x is not None]
+    found = [{**row, "entities": []} for row in rows]
+    if not kept:
+        return found
+    texts = {entity_of(e): 0 for i in kept for e in rows[i]["entities"]}
+    order = {text: n for n, text in enumerate(texts)}
+    assert encoder.tokenizer is not None
+    words = unit_rows(encoder.encode_text(encoder.tokenizer(list(texts)).to(device)))
+    images = unit_rows(encoder.encode_image(torch.stack([pixels[i] for i in kept]).to(device)))  # type: ignore[misc]
+    for image, i in zip(images, kept, strict=True):
+        found[i]["entities"] = [
+            {**e, "clip_score": round(float(image @ words[order[entity_of(e)]]), 4)}
+            for e in rows[i]["entities"]
+        ]
+    return found
+
+
+def entity_of(entity: Row) -> str:
+    """What the text tower reads of a row's entity: name and description."""
+    return entity_text(Entity(entity["id"], entity["name"], entity["description"], 1.0, ()))
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Unit rows on the CPU."""
+    return torch.nn.functional.normalize(x.float(), dim=1).cpu()
+
+
+def picture(path: Path, transform: EvalTransform) -> Tensor | None:
+    """A file as the image tower takes it; None if it is no image."""
+    try:
+        with Image.open(path) as image:
+            return transform.one(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def finish(rows: Sequence[Row], output: Path, select: SelectConfig) -> dict[str, Any]:
+    """Both filters and all files.
+
+    Raises:
+        UserError: no image keeps an entity.
+    """
+    kept, dropped = split_by_score(rows, select)
+    left, numbers = frequency_filter(kept, select.min_images, select.cap)
+    if not left:
+        raise UserError(
+            f"none of {len(rows)} images keeps an entity: lower select.threshold or "
+            "select.min_images, or look at build.knowledge"
+        )
+    table = entity_table(left, numbers)
+    lines = ["\t".join(("id", "name", "description", "count"))]
+    lines += ["\t".join(" ".join(str(cell).split()) for cell in entry) for entry in table]
+    write_joined(output.with_name("entities.tsv"), lines)
+    write_joined(output.with_name("hand_check.tsv"), hand_check(left))
+    found = statistics(left, rows, dropped)
+    write_json(output.with_name("report.json"), found)
+    write_joined(output, (json.dumps(row, ensure_ascii=False) for row in left))
+    return found

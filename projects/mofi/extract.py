@@ -1,0 +1,125 @@
+"""Mentions of entities in alt-texts: by dictionary, by an NER model, or by a language model."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from common.config import UserError
+from common.data.samplers import Rng
+from common.data.text.stop_words import FUNCTION_WORDS
+from common.decoding.generators import Prompt, TextGenerator
+from projects.mofi.knowledge import LONGEST, Knowledge
+
+Extractor = Callable[[Sequence[str], Sequence[Rng]], list[list[str]]]
+NONE = "NONE"
+PROMPT = (
+    "List every named or fine-grained object, person, place or species that this caption mentions, "
+    f"one per line, exactly as written. Answer {NONE} if there is none.\n\nCaption: {{text}}"
+)
+
+
+def checked_mentions(found: Iterable[str], text: str, limit: int = 8) -> list[str]:
+    """Mentions that stand in the text (whatever their case), without repetition or stop words.
+
+    Args:
+        found: proposed mentions.
+        text: the alt-text.
+        limit: mentions that are kept, the first ones.
+
+    Returns:
+        The mentions as the text writes them.
+
+    >>> checked_mentions(["LARK", "the", "eagle", "lark"], "A lark over the field")
+    ['lark']
+    """
+    kept: dict[str, str] = {}
+    for mention in found:
+        mention = mention.strip()
+        if not mention or all(w in FUNCTION_WORDS for w in mention.lower().split()):
+            continue
+        place = re.search(re.escape(mention), text, re.IGNORECASE)
+        if place is not None:
+            kept.setdefault(mention.lower(), place.group())
+    return list(kept.values())[:limit]
+
+
+def dictionary_mentions(text: str, knowledge: Knowledge) -> list[str]:
+    """Longest aliases from left to right; none overlaps another."""
+    spans = [match.span() for match in re.finditer(r"[A-Za-z]+", text)]
+    found, i = [], 0
+    while i < len(spans):
+        for count in range(min(LONGEST, len(spans) - i), 0, -1):
+            piece = text[spans[i][0] : spans[i + count - 1][1]]
+            if (
+                len(piece) > 2
+                and piece.lower() not in FUNCTION_WORDS
+                and knowledge.candidates(piece)
+            ):
+                found.append(piece)
+                i += count
+                break
+        else:
+            i += 1
+    return found
+
+
+def dictionary_extractor(knowledge: Knowledge, limit: int) -> Extractor:
+    """Alias lookup."""
+
+    def extract(texts: Sequence[str], rngs: Sequence[Rng]) -> list[list[str]]:
+        return [checked_mentions(dictionary_mentions(t, knowledge), t, limit) for t in texts]
+
+    return extract
+
+
+def parse_mentions(answer: str) -> list[str]:
+    r"""Lines of an answer without list marks; nothing for NONE.
+
+    >>> parse_mentions("- a red kite\\n2. Loch Ness")
+    ['a red kite', 'Loch Ness']
+    """
+    lines = [re.sub(r"^\s*(?:[-*]|\d+[.)])\s*", "", line).strip() for line in answer.splitlines()]
+    return [line for line in lines if line and line.upper() != NONE]
+
+
+def lm_extractor(generate: TextGenerator, limit: int, max_new_tokens: int) -> Extractor:
+    """A language model's list; what the caption does not say is dropped."""
+
+    def extract(texts: Sequence[str], rngs: Sequence[Rng]) -> list[list[str]]:
+        prompts = [Prompt(PROMPT.format(text=" ".join(t.split())), turn=True) for t in texts]
+        answers = generate(prompts, rngs, max_new_tokens)
+        pairs = zip(answers, texts, strict=True)
+        return [checked_mentions(parse_mentions(a), text, limit) for a, text in pairs]
+
+    return extract
+
+
+def ner_extractor(model: str, limit: int, batch_size: int, device: str = "auto") -> Extractor:
+    """Spans of a token-classification model.
+
+    Raises:
+        UserError: absent weights, or a model without a tokenizer that knows character offsets.
+    """
+    from transformers import AutoModelForTokenClassification, pipeline
+
+    from common.encoders.text.tower import load_tokenizer, load_transformer
+
+    network: Any = load_transformer(model, auto_class=AutoModelForTokenClassification)
+    tokenizer = load_tokenizer(model)
+    if not tokenizer.is_fast:
+        raise UserError(f"build.ner_model={model} has no fast tokenizer, which spans need")
+    place = None if device == "auto" else device
+    tagger: Any = pipeline(
+        "token-classification", model=network.eval(), tokenizer=tokenizer, device=place,
+        aggregation_strategy="simple",
+    )  # fmt: skip
+
+    def extract(texts: Sequence[str], rngs: Sequence[Rng]) -> list[list[str]]:
+        tagged = tagger(list(texts), batch_size=batch_size)
+        spans = [
+            [text[s["start"] : s["end"]] for s in row]
+            for text, row in zip(texts, tagged, strict=True)
+        ]
+        return [checked_mentions(row, text, limit) for row, text in zip(spans, texts, strict=True)]
+
+    return extract

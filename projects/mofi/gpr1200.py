@@ -1,0 +1,100 @@
+"""GPR1200: 1,200 classes of ten images from six domains, each image a query over all others.
+
+Source: Schall et al. 2021, "GPR1200: a benchmark for general-purpose content-based image
+retrieval", arXiv 2111.13122; file names and the tensor resize as in the scripts that were released
+with MOFI's checkpoints.
+"""
+
+import re
+from pathlib import Path
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from common.config import UserError
+from common.data.lookup import require
+from common.engine.workspace import Workspace
+from common.evaluation.features.class_retrieval import class_retrieval
+from common.families.image_text.data import eval_transform, normalization
+from projects.mofi.config import Config
+from projects.mofi.module import MOFI
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+# classes of a domain are neighbours: 200 each, in the order of the class index
+DOMAINS = ("landmarks", "nature", "sketches", "objects", "products", "faces")
+CLASSES_A_DOMAIN = 200
+
+
+def gpr_files(folder: Path) -> tuple[list[Path], Tensor]:
+    """Images ``<class>_<anything>`` in numerical order of class, and their classes (N,).
+
+    Raises:
+        UserError: no such folder, or a name that does not start with a class.
+    """
+    require(
+        folder, what="GPR1200", layout="<class index>_<name>.jpg, 12,000 images in one folder",
+        source="https://visual-computing.com/project/GPR1200", size="1 GB",
+    )  # fmt: skip
+    found = []
+    for path in folder.iterdir():
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        start = re.match(r"(\d+)_", path.name)
+        if start is None:
+            raise UserError(f"{path}: a name of GPR1200 starts with its class, such as 17_a.jpg")
+        found.append((int(start[1]), path.name, path))
+    if len(found) < 2:
+        raise UserError(f"{folder} holds {len(found)} images: unpack GPR1200 there")
+    found.sort()
+    return [path for _, _, path in found], torch.tensor([label for label, _, _ in found])
+
+
+def released_resize(image: Image.Image, size: int) -> Tensor:
+    """(3, size, size) in [0, 1] as released: to a tensor first, then resized without antialiasing.
+
+    The shorter side becomes `size`, bilinear; then the centre is cut out.
+    """
+    pixels = F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True)
+    pixels = F.resize(pixels, [size], antialias=False)
+    cropped: Tensor = F.center_crop(pixels, [size, size])
+    return cropped
+
+
+def read_image(cfg: Config, path: Path) -> Tensor:
+    """What the image tower takes of a file.
+
+    Raises:
+        UserError: the file is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            if cfg.eval.gpr_resize == "tensor":
+                mean, std = normalization(cfg.data)
+                pixels = released_resize(image.convert("RGB"), cfg.data.image_size)
+                normalized: Tensor = F.normalize(pixels, list(mean), list(std))
+                return normalized
+            return eval_transform(cfg.data).one(image.convert("RGB"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"cannot read {path} as an image: {error}") from error
+
+
+def gpr1200_metrics(
+    cfg: Config, module: MOFI, folder: Path, workspace: Workspace
+) -> dict[str, float]:
+    """``gpr1200_map``, by domain ``gpr1200_map_<domain>``; model in evaluation mode."""
+    paths, labels = gpr_files(folder)
+    device, size = module.logit_scale.log_scale.device, cfg.eval.batch_size
+    starts = range(0, len(paths), size)
+    parts = []
+    for start in workspace.progress(starts, "GPR1200", len(starts)):
+        batch = torch.stack([read_image(cfg, path) for path in paths[start : start + size]])
+        parts.append(module.encoder.encode_image(batch.to(device)).float().cpu())
+    domains = {}
+    for place, name in enumerate(DOMAINS):
+        own = range(place * CLASSES_A_DOMAIN, (place + 1) * CLASSES_A_DOMAIN)
+        if bool(torch.isin(labels, torch.tensor(own)).any()):
+            domains[name] = own
+    found = class_retrieval(torch.cat(parts), labels, domains)
+    return {f"gpr1200_{name}": value for name, value in found.items()}

@@ -1,0 +1,149 @@
+"""`make run`: build a set, annotate pictures, search among pictures; and the exported model for use."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import open_clip
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.config import UserError
+from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
+from common.engine.workspace import Workspace
+from common.evaluation.image_text.zeroshot import class_embeddings
+from projects.mofi.build_set import build_set
+from projects.mofi.config import Config
+from projects.mofi.data import EntityName, read_entities
+from projects.mofi.gpr1200 import SUFFIXES
+from projects.mofi.knowledge import entity_text
+
+
+def nearest_entities(image: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Top-k cosines of images (B, D) with entity vectors (C, D), class matrix or texts alike.
+
+    Returns:
+        Cosines (B, k) and numbers (B, k), best first.
+
+    >>> nearest_entities(torch.eye(2)[:1], torch.eye(2), 1)[1].tolist()
+    [[0]]
+    """
+    scores = F.normalize(image, dim=1) @ F.normalize(vectors, dim=1).T
+    found = scores.topk(min(count, len(vectors)), dim=1)
+    return found.values, found.indices
+
+
+class Embedder:
+    """An exported folder for use.
+
+    Args:
+        folder: as `make export` writes it; any folder in open_clip's format.
+
+    Attributes:
+        preprocess: PIL image -> tensor (3, S, S).
+
+    Raises:
+        UserError: not such a folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.encoder = OpenClipDualEncoder.from_folder(Path(folder)).eval()
+        size, mean, std = self.encoder.image_size, self.encoder.image_mean, self.encoder.image_std
+        self.preprocess: Callable[..., Tensor] = open_clip.image_transform(
+            size, is_train=False, mean=mean, std=std, interpolation="bilinear"
+        )
+
+    @torch.inference_mode()
+    def encode_image(self, images: Sequence[Image.Image | str | Path]) -> Tensor:
+        """Unit rows (B, D) of pictures or files.
+
+        Raises:
+            UserError: a file that is no image.
+        """
+        pixels = torch.stack([self.preprocess(_opened(image)) for image in images])
+        return F.normalize(self.encoder.encode_image(pixels), dim=1)
+
+    @torch.inference_mode()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Unit rows (B, D) of sentences."""
+        assert self.encoder.tokenizer is not None
+        return F.normalize(self.encoder.encode_text(self.encoder.tokenizer(list(texts))), dim=1)
+
+    def annotate(
+        self, images: Sequence[Image.Image | str | Path], texts: Sequence[str], top: int = 5
+    ) -> list[list[tuple[str, float]]]:
+        """The nearest texts of each picture, such as names of entities, with their cosines."""
+        scores, found = nearest_entities(self.encode_image(images), self.encode_text(texts), top)
+        pairs = zip(found.tolist(), scores.tolist(), strict=True)
+        return [[(texts[i], s) for i, s in zip(*row, strict=True)] for row in pairs]
+
+    def classify(
+        self,
+        images: Sequence[Image.Image | str | Path],
+        names: Sequence[str],
+        templates: Sequence[str] = ("a photo of a {}.",),
+    ) -> list[str]:
+        """Zero-shot class of each picture, by the mean of several prompts."""
+        classes = class_embeddings(lambda texts: self.encode_text(texts), names, templates)
+        return [names[i] for i in (self.encode_image(images) @ classes.T).argmax(1).tolist()]
+
+
+def of(cfg: Config) -> Mapping[str, Callable[[Workspace], None]]:
+    """Tasks by name."""
+    return {
+        "build": lambda workspace: build(cfg, workspace),
+        "annotate": lambda workspace: annotate(cfg, workspace),
+        "search": lambda workspace: search(cfg, workspace),
+    }
+
+
+def build(cfg: Config, workspace: Workspace) -> None:
+    """``TASK=build``."""
+    found = build_set(cfg.build, cfg.select, cfg.generator, cfg.task, workspace)
+    if found is None:
+        workspace.say(
+            "chunks are left to other shares; when all are done, run with task.shard=join"
+        )
+        return
+    workspace.say(
+        f"{cfg.build.output}: {found['num_images']} of {found['num_images_before']} images, "
+        f"{found['num_entities']} of {found['num_entities_before']} entities; report.json beside it"
+    )
+
+
+def annotate(cfg: Config, workspace: Workspace) -> None:
+    """``TASK=annotate``: entities of pictures, by their texts."""
+    own = cfg.annotate
+    if own.run is None or own.entities is None or not own.inputs:
+        raise UserError("set annotate.run, annotate.entities (an entities.tsv) and annotate.inputs")
+    table: list[EntityName] = read_entities(Path(own.entities))
+    texts = [entity_text(entity, own.text == "name_description") for entity in table]
+    for name, found in zip(own.inputs, Embedder(own.run).annotate(own.inputs, texts, own.top), strict=True):  # fmt: skip
+        workspace.say(f"{name}: " + "; ".join(f"{text} {score:.3f}" for text, score in found))
+
+
+def search(cfg: Config, workspace: Workspace) -> None:
+    """``TASK=search``: pictures of a folder by likeness."""
+    own = cfg.search
+    if own.run is None or own.gallery is None or not own.inputs:
+        raise UserError("set search.run, search.gallery (a folder) and search.inputs")
+    paths = sorted(p for p in Path(own.gallery).glob("*") if p.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise UserError(f"{own.gallery} holds no image ({', '.join(SUFFIXES)})")
+    model = Embedder(own.run)
+    gallery = torch.cat([model.encode_image([path]) for path in paths])
+    scores, found = nearest_entities(model.encode_image(own.inputs), gallery, own.top)
+    for name, values, places in zip(own.inputs, scores.tolist(), found.tolist(), strict=True):
+        listed = (f"{paths[i].name} {s:.3f}" for i, s in zip(places, values, strict=True))
+        workspace.say(f"{name}: " + "; ".join(listed))
+
+
+def _opened(image: Image.Image | str | Path) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    try:
+        with Image.open(image) as opened:
+            return opened.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"cannot read {image} as an image: {error}") from error

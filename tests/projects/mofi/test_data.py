@@ -1,0 +1,181 @@
+"""Training data: drawn entities, texts, files (checklist items 3, 7, 11, 14, 16)."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.config import UserError
+from projects.mofi.bundled import CLASS_ALIASES, half_of, linked_rows, precision, read_pool
+from projects.mofi.config import Config
+from projects.mofi.data import NO_ENTITY, file_set, synthetic_set, training_data
+from projects.mofi.stages import filter_config, pool_set
+from tests.projects.mofi.conftest import TOKENIZER, batch_of, config
+
+POOL = (
+    "data.photos=200",
+    "data.train_fraction=0.05",
+    "select.enabled=false",
+    "select.min_images=2",
+)
+
+
+def data_of(*words):
+    cfg = config(*words)
+    return training_data(cfg, synthetic_set(cfg), TOKENIZER).train_set
+
+
+def test_one_entity_of_an_image_is_drawn_at_every_access():
+    """Each of its entities has an equal share; others stand in `entities`, padded with -1."""
+    data = data_of()
+    drawn = Counter(data[[(0, epoch)]]["labels"].item() for epoch in range(300))
+    own = set(data.data.numbers[0])
+    assert drawn.keys() == own
+    assert all(abs(n / 300 - 0.5) < 0.1 for n in drawn.values())
+    batch = batch_of(count=4)
+    assert batch["entities"].shape == (4, 4)
+    for row, numbers in zip(batch["entities"].tolist(), data.data.numbers, strict=False):
+        assert [y for y in row if y != NO_ENTITY] == numbers
+    assert all(y in row for y, row in zip(batch["labels"], batch["entities"], strict=True))
+    few = data_of("data.max_entities=1")
+    assert few[[(0, 0)]]["entities"].shape == (1, 1)
+
+
+@pytest.mark.parametrize("text", ["name", "name_description", "alt_text"])
+def test_item_16_contrastive_text_is_switchable(text):
+    """Checklist 16: the drawn entity's name, name and description, or the image's alt-text."""
+    data = data_of(f"data.text={text}")
+    batch = data[[(i, 3) for i in range(6)]]
+    for index, (label, found) in enumerate(
+        zip(batch["labels"].tolist(), batch["texts"], strict=True)
+    ):
+        entity = data.data.table[label]
+        wanted = {
+            "name": entity.name,
+            "name_description": f"{entity.name}, {entity.description}",
+            "alt_text": data.data.alt_texts[index],
+        }[text]
+        assert found == wanted
+    assert torch.equal(batch["tokens"], TOKENIZER(batch["texts"]))
+
+
+def test_items_11_14_recipes_and_clip_see_the_same_images():
+    """Checklist 11, 14: recipe and text change neither images nor drawn entities."""
+    arms = [("method.recipe=supervised",), ("method.recipe=contrastive", "data.text=name"),
+            ("method.recipe=contrastive", "data.text=alt_text", "method.same_entity=negative")]  # fmt: skip
+    found = [batch_of(*words, epoch=2) for words in arms]
+    for other in found[1:]:
+        assert torch.equal(other["images"], found[0]["images"])
+        assert torch.equal(other["labels"], found[0]["labels"])
+        assert torch.equal(other["entities"], found[0]["entities"])
+    assert found[1]["texts"] != found[2]["texts"]
+
+
+@pytest.fixture(scope="module")
+def pool():
+    cfg = config(*POOL, name="mini")
+    found = read_pool(cfg)
+    return cfg, found, linked_rows(cfg, found)
+
+
+def test_the_pool_s_captions_are_as_noisy_as_the_config_says(pool):
+    """Three quarters of the photographs' captions name the class; the truth is not in the rows."""
+    cfg, found, rows = pool
+    words = {i: set(aliases) for i, aliases in CLASS_ALIASES.items()}
+    right = [any(w in text for w in words[y]) for text, y in zip(found.alt_texts[:200], found.truth, strict=False)]  # fmt: skip
+    assert 0.6 < np.mean(right) < 0.9
+    assert len(rows) == len(found.images) == 200 + round(0.05 * 1879)
+    share, count = precision(cfg, rows, found.truth)
+    assert count > len(rows)
+    assert 0.3 < share < 0.8
+    again = read_pool(config(*POOL, "data.train_fraction=0.01", name="mini"))
+    assert again.alt_texts[:200] == found.alt_texts[:200]
+
+
+def test_the_filters_never_see_what_they_score(pool):
+    """Halves are disjoint, cover all, and depend on the seed; the filter is plain CLIP on alt-texts."""
+    cfg, found, _ = pool
+    halves = half_of(cfg, found.names)
+    assert 0.35 < halves.double().mean() < 0.65
+    assert not torch.equal(halves, half_of(config("seed=5", name="mini"), found.names))
+    own = filter_config(cfg)
+    assert (own.method.recipe, own.method.same_entity, own.data.text) == (
+        "contrastive", "negative", "alt_text",
+    )  # fmt: skip
+
+
+def test_selection_of_the_pool_raises_the_precision_of_labels(pool):
+    """With scores that tell right from wrong, the kept labels are better; images without any go."""
+    _cfg, found, rows = pool
+    marked = [
+        {**row, "entities": [e | {"clip_score": float(e["id"] == y)} for e in row["entities"]]}
+        for row, y in zip(rows, found.truth, strict=True)
+    ]
+    own = config(*POOL[:2], "select.threshold=0.5", "select.min_images=2", name="mini")
+    data, quality = pool_set(own, found, marked)
+    before, after, kept, images = quality.tolist()
+    assert after == 1 > before
+    assert 0 < kept < images < 1
+    assert len(data.images) == len(data.numbers) == len(data.alt_texts)
+    assert data.counts.sum() == sum(map(len, data.numbers))
+
+
+@pytest.fixture
+def files(tmp_path):
+    rows = [("a.png", ["Q1"]), ("b.png", ["Q2", "Q1"]), ("c.png", ["Q2"])]
+    for name, _ in rows:
+        Image.fromarray(np.zeros((40, 40, 3), dtype=np.uint8)).save(tmp_path / name)
+    lines = [json.dumps({"image": n, "alt_text": f"of {n}", "entities": [{"id": i} for i in ids]})
+             for n, ids in rows]  # fmt: skip
+    (tmp_path / "i2e.jsonl").write_text("\n".join(lines) + "\n")
+    table = "id\tname\tdescription\tcount\nQ1\tlark\ta bird\t2\nQ2\toak\t\t2\n"
+    (tmp_path / "entities.tsv").write_text(table)
+    return tmp_path
+
+
+def csv_config(root, *words) -> Config:
+    return config("data.source=jsonl", "data.files=i2e.jsonl", f"data.root={root}", *words)
+
+
+def test_sets_of_the_engine_are_read_from_disk(files):
+    """Rows through offsets; numbers are places in entities.tsv; one without a description has a name."""
+    data = training_data(csv_config(files), file_set(csv_config(files)), TOKENIZER).train_set
+    batch = data[[(0, 0), (1, 0), (2, 0)]]
+    assert batch["images"].shape == (3, 3, 32, 32)
+    assert [list(row) for row in data.data.numbers] == [[0], [1, 0], [1]]
+    assert batch["texts"][0] == "lark, a bird"
+    assert batch["texts"][2] == "oak"
+    assert data.data.counts.tolist() == [2, 2]
+
+
+def test_damaged_sets_are_refused(files):
+    (files / "entities.tsv").write_text("id\tname\tdescription\tcount\nQ1\tlark\ta bird\t2\n")
+    with pytest.raises(UserError, match="line 2: no image with entities"):
+        list(file_set(csv_config(files)).numbers)
+    (files / "entities.tsv").write_text("id\tname\tdescription\tcount\nQ1\tlark\ta bird\tx\n")
+    with pytest.raises(UserError, match="whole numbers"):
+        file_set(csv_config(files))
+    (files / "i2e.jsonl").unlink()
+    with pytest.raises(UserError, match="TASK=build"):
+        file_set(csv_config(files))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["data.source=jsonl"], "data.files"),
+        (["method.logq_correction=true"], "sampling=frequency"),
+        (["trainer.precision=16-mixed"], "bf16-mixed"),
+        (["trainer.accumulate_grad_batches=2"], "accumulate_grad_batches=1"),
+        (["trainer.strategy=fsdp"], "ddp"),
+        (["model.open_clip=null"], "open_clip"),
+        (["method.margin=-1"], "margin"),
+        (["method.cls_weight=2"], "cls_weight"),
+    ],
+)
+def test_configs_that_cannot_be_are_refused(words, told):
+    with pytest.raises(UserError, match=told):
+        config(*words)

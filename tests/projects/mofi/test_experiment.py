@@ -1,0 +1,243 @@
+"""What the commands do: report, export, resume, tasks, check (checklist items 10 to 12, 14, 15)."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.config import ROOT, UserError
+from common.encoders.modes import untrained
+from common.engine.run import train
+from common.engine.workspace import Workspace
+from common.evaluation.features.class_retrieval import class_retrieval
+from projects.mofi import build
+from projects.mofi.baselines import colour_features, pixel_features
+from projects.mofi.evaluate import evaluate, near_copies, pool_retrieval
+from projects.mofi.gpr1200 import gpr1200_metrics, gpr_files, read_image, released_resize
+from projects.mofi.module import MOFI
+from projects.mofi.tasks import Embedder, annotate, nearest_entities, search
+from tests.projects.mofi.conftest import config, module_of
+
+QUIET = ["tracking.wandb=disabled", "trainer.num_threads=1"]
+
+
+def test_item_10_gpr1200_excludes_the_query_and_divides_by_the_relevant():
+    """Checklist 10: by hand; a relevant item that ranks last still counts in the divisor."""
+    x = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.8, 0.6], [-1.0, 0.0]])
+    y = torch.tensor([0, 1, 1, 1, 0])
+    found = class_retrieval(x, y)
+    # query 0: only item 4 is relevant and last of four: 1/4; query 4: likewise item 0
+    # query 1: ranks of 2 and 3 are 2 and 1; query 2: 1, 3 -> ranks 1, 2; query 3: 0 first? .8 < .96
+    by_hand = (1 / 4 + 1 + 1 + (1 / 1 + 2 / 3) / 2 + 1 / 4) / 5
+    assert found["map"] == pytest.approx(by_hand)
+
+
+def gpr_folder(folder: Path, classes=(3, 250, 10)) -> Path:
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for label in classes:
+        colour = rng.integers(0, 255, 3, dtype=np.uint8)
+        for i in range(3):
+            pixels = np.broadcast_to(colour, (50, 40 + i, 3)).copy()
+            Image.fromarray(pixels).save(folder / f"{label}_{i}.png")
+    return folder
+
+
+def test_item_10_gpr1200_of_a_folder(tmp_path):
+    """Checklist 10: numerical order of classes, all domains that are there, both resizes."""
+    folder = gpr_folder(tmp_path / "gpr")
+    _paths, labels = gpr_files(folder)
+    assert labels.tolist() == [3] * 3 + [10] * 3 + [250] * 3
+    module = module_of().eval()
+    with torch.inference_mode():
+        found = gpr1200_metrics(config(), module, folder, Workspace(tmp_path))
+    assert found["gpr1200_map"] == pytest.approx(1)
+    assert {"gpr1200_map_landmarks", "gpr1200_map_nature"} <= found.keys()
+    assert "gpr1200_map_faces" not in found
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (90, 120, 3), dtype=np.uint8))
+    image.save(tmp_path / "x.png")
+    plain, released = (
+        read_image(config(f"eval.gpr_resize={kind}"), tmp_path / "x.png")
+        for kind in ("pil", "tensor")
+    )
+    assert plain.shape == released.shape == (3, 32, 32)
+    assert not torch.allclose(plain, released)  # antialiased or not
+    assert released_resize(image, 32).max() <= 1
+    (folder / "cat.png").write_bytes(b"")
+    with pytest.raises(UserError, match="starts with its class"):
+        gpr_files(folder)
+    with pytest.raises(UserError, match="cannot read"):
+        read_image(config(), folder / "cat.png")
+
+
+@pytest.mark.parametrize("recipe", ["supervised", "contrastive", "multitask"])
+def test_item_11_recipes_have_the_same_backbone(recipe):
+    """Checklist 11: equal towers from equal seeds; only the supervised one rests its text side."""
+    first, module = module_of("method.recipe=multitask"), module_of(f"method.recipe={recipe}")
+    for (name, one), other in zip(first.encoder.state_dict().items(), module.encoder.state_dict().values(), strict=True):  # fmt: skip
+        assert torch.equal(one, other), name
+    assert (module.classifier is None) == (recipe == "contrastive")
+
+
+def test_item_12_export_has_no_class_matrix_and_opens_in_open_clip(tmp_path):
+    """Checklist 12: both towers with equal embeddings, nothing of the classes."""
+    import open_clip
+    from safetensors.torch import load_file
+
+    cfg = config()
+    experiment, module = build(cfg), module_of().eval()
+    module.logit_scale.log_scale.data.fill_(1.5)
+    with torch.inference_mode():
+        experiment.export(module, tmp_path)
+        again = experiment.load_export(tmp_path).eval()
+        before, after = experiment.embed(module), experiment.embed(again)
+        assert all(torch.allclose(before[k], after[k], atol=1e-6) for k in before)
+        model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+        pixels = torch.linspace(-2, 2, 2 * 3 * 32 * 32).sin().reshape(2, 3, 32, 32)
+        assert torch.allclose(model.eval().encode_image(pixels), before["image"], atol=1e-5)
+    assert again.classifier is None
+    (weights,) = tmp_path.glob("*.safetensors")
+    shapes = [tuple(value.shape) for value in load_file(weights).values()]
+    assert not any("class" in name for name in load_file(weights))
+    assert (12, 32) not in shapes  # 12 classes
+    assert float(again.logit_scale()) == pytest.approx(float(module.logit_scale()))
+
+
+@pytest.mark.usefixtures("unrendered_figures")
+def test_resume_is_exact_with_class_vectors(tmp_path):
+    """Three steps, killed and continued to six, equal six at once: class vectors and moments too."""
+    words = [f"runs_dir={tmp_path}", *QUIET, "trainer.checkpoint_every_n_steps=3"]
+    whole = train("mofi", "smoke", [*words, "run_id=whole"])
+    part = train("mofi", "smoke", [*words, "run_id=part"])
+    folder = part / "checkpoints/train"
+    (folder / "step-00000006.ckpt").unlink()
+    (folder / "finished.json").unlink()
+    train("mofi", "smoke", [*words, "run_id=part", "resume=part"])
+    states = [
+        torch.load(run / "checkpoints/train/step-00000006.ckpt", weights_only=True)["state_dict"]
+        for run in (whole, part)
+    ]
+    assert {"classifier.matrix.weight", "classifier.matrix.first"} <= states[0].keys()
+    assert states[0]["classifier.matrix.step"] == 6
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+    metrics = json.loads((whole / "metrics.json").read_text(encoding="utf-8"))
+    # checklist 15: one report
+    assert {"map", "zeroshot_top1", "linear_probe_top1"} <= metrics.keys()
+
+
+def test_items_14_15_one_report_of_the_pool(tmp_path, monkeypatch):
+    """Checklist 14, 15: retrieval, zero-shot, kNN and probe of one model; galleries; near chance."""
+    from projects.mofi import evaluate as module_of_evaluation
+
+    monkeypatch.setattr(module_of_evaluation, "JUDGED_PHOTOS", 200)
+    monkeypatch.setattr(module_of_evaluation, "PROBED_PHOTOS", 200)
+    cfg = config("eval.split=dev", name="mini")
+    module = untrained(lambda: MOFI(cfg, None, 20), 0)
+    module.quality.copy_(torch.tensor([0.5, 0.7, 0.6, 0.8]))
+    metrics = evaluate(cfg, module, Workspace(tmp_path))
+    wanted = {"cifar_map", "drawings_map_macro", "drawings_map_head", "drawings_map_tail",
+              "zeroshot_top1", "knn20_top1", "linear_probe_top1", "label_precision_after"}  # fmt: skip
+    assert wanted <= metrics.keys()
+    assert metrics["cifar_map_chance"] == pytest.approx(0.12, abs=0.01)
+    assert metrics["zeroshot_top1"] < 0.25
+    assert 0.1 < metrics["cifar_map"] < 0.25
+    for name in ("cifar_map", "drawings_map_macro", "zeroshot_top1"):
+        items = json.loads((tmp_path / f"items/{name}.json").read_text(encoding="utf-8"))
+        assert np.mean(items) == pytest.approx(metrics[name])
+    for name in ("photographs to photographs", "drawings to drawings"):
+        rows = json.loads((tmp_path / f"gallery/{name}/gallery.json").read_text(encoding="utf-8"))
+        assert len(rows) == 6
+        assert {"item", "score", "correct"} <= rows[0]["results"][0].keys()
+
+
+def test_item_14_clip_on_alt_texts_is_an_arm_of_the_comparison():
+    """Checklist 14, 6: same model, data and steps; the lambda and the three recipes are arms."""
+    from common.engine.comparison.spec import read_comparison
+
+    arms = read_comparison("mofi").arms
+    free = {"method.recipe", "method.cls_weight", "method.same_entity", "data.text", "method.margin",
+            "method.margin_on", "method.sampled", "select.enabled"}  # fmt: skip
+    assert all(set(words) <= free for words in arms.values())
+    assert arms["clip"]["data.text"] == "alt_text"
+    assert arms["clip"]["method.same_entity"] == "negative"
+    for words in arms.values():
+        config(*(f"{k}={str(v).lower()}" for k, v in words.items()), name="mini")
+
+
+def test_near_copies_and_trivial_features():
+    """Brighter copies and titles that differ in the last word are variants of each other."""
+    g = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 200, (3, 3, 36, 36), generator=g, dtype=torch.uint8)
+    images[1] = images[0] + 50
+    found = near_copies(images, ["red lark one", "oak", "red lark two"], 0.9)
+    assert found[0] == [True, True, True]
+    assert not found[1][2]
+    assert colour_features(images).shape == (3, 64)
+    assert colour_features(images).sum(1).tolist() == [36 * 36] * 3
+    assert pixel_features(images).shape == (3, 768)
+    assert pool_retrieval.__doc__
+
+
+def test_annotation_by_class_vectors_and_by_texts(exported, tmp_path, capsys):
+    """Inference: nearest entities; pictures of one's own by task."""
+    scores, places = nearest_entities(torch.tensor([[2.0, 0.1]]), torch.eye(2), 5)
+    assert places.tolist() == [[0, 1]]
+    assert scores[0, 0] == pytest.approx(0.9988, abs=1e-3)
+    folder = gpr_folder(tmp_path / "pictures")
+    table = tmp_path / "entities.tsv"
+    table.write_text("id\tname\tdescription\tcount\nQ1\tlark\ta bird\t2\nQ2\toak\t\t2\n")
+    picture = str(folder / "3_0.png")
+    cfg = config(f"annotate.run={exported}", f"annotate.entities={table}", f"annotate.inputs=[{picture}]")  # fmt: skip
+    annotate(cfg, Workspace(tmp_path / "a"))
+    assert "lark, a bird" in capsys.readouterr().out
+    cfg = config(f"search.run={exported}", f"search.gallery={folder}", f"search.inputs=[{picture}]", "search.top=3")  # fmt: skip
+    search(cfg, Workspace(tmp_path / "b"))
+    assert "3_0.png 1.000" in capsys.readouterr().out
+    for task in (annotate, search):
+        with pytest.raises(UserError, match="set "):
+            task(config(), Workspace(tmp_path))
+    with pytest.raises(UserError, match="as an image"):
+        Embedder(exported).encode_image([table])
+    assert Embedder(exported).classify([picture], ["a", "b"])[0] in ("a", "b")
+
+
+def test_the_card_s_snippet_runs_as_it_is(exported, capsys):
+    card = (ROOT / "projects/mofi/README.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    place = "runs/mofi/mini/<id>/export"
+    assert place in snippet
+    exec(snippet.replace(place, str(exported)), {})
+    assert "lark" in capsys.readouterr().out
+
+
+def test_check_shows_the_memory_of_two_million_classes(tmp_path):
+    """Paper configs: every setting builds; class vectors with their moments, whole and shared out."""
+    from common.engine.check import inspect
+
+    rows = inspect("mofi", "paper", [f"data.root={tmp_path}", "trainer.num_nodes=1", "trainer.devices=1"])  # fmt: skip
+    assert rows["2,000,000 class vectors of 512"] == "11.44 GiB a device"
+    assert rows["negatives per query"] == "524,287"
+    assert "MISSING" in rows["data: i2e.jsonl"]
+    shared = inspect(
+        "mofi", "paper_supervised", [f"data.root={tmp_path}", "method.class_moments=row"]
+    )
+    assert shared["2,000,000 class vectors of 512"] == "0.01 GiB a device"
+
+
+def test_paper_configs_have_the_recipes_and_sizes():
+    """Checklist 11, 14: recipes, the CLIP arm, and the three sizes."""
+    recipes = {"paper": "multitask", "paper_supervised": "supervised", "paper_contrastive": "contrastive",
+               "paper_clip": "contrastive", "paper_l14": "multitask", "paper_h14": "multitask"}  # fmt: skip
+    for name, recipe in recipes.items():
+        assert config(name=name).method.recipe == recipe
+    clip = config(name="paper_clip")
+    assert (clip.data.text, clip.method.same_entity) == ("alt_text", "negative")
+    dims = [
+        config(name=n).model.open_clip["embed_dim"] for n in ("paper", "paper_l14", "paper_h14")
+    ]
+    assert dims == [512, 768, 1024]
