@@ -40,7 +40,7 @@ class DataConfig:
 class OptimConfig:
     """Optimiser and its per-step schedule."""
 
-    name: Literal["adamw", "sgd", "lars", "adafactor"] = "adamw"
+    name: Literal["adamw", "sgd", "lars", "adafactor", "bertadam"] = "adamw"
     lr: Positive = 1e-3  # peak learning rate
     # what `lr` is multiplied by: none, B / lr_batch or its root, for a global batch of B samples
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"

@@ -1,8 +1,10 @@
-"""Projection heads: bias-free linear maps and multi-layer perceptrons."""
+"""Projection heads: bias-free linear maps, multi-layer perceptrons, and heads on pairs of vectors."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 Norm = Literal["batch", "layer", "none"]
@@ -96,6 +98,88 @@ class ProjectedEncoder(nn.Module):
         """Images -> embeddings (B, D)."""
         embeddings: Tensor = self.projector(self.encoder(images))
         return embeddings
+
+
+def pair_features(u: Tensor, v: Tensor) -> Tensor:
+    """[u; v; u * v; |u - v|], in this order: two (..., D) -> (..., 4 D).
+
+    Source: Conneau et al. 2017, "InferSent", section 3.1, arXiv 1705.02364.
+
+    >>> pair_features(torch.tensor([2.0]), torch.tensor([-1.0])).tolist()
+    [2.0, -1.0, -2.0, 3.0]
+    """
+    return torch.cat([u, v, u * v, (u - v).abs()], dim=-1)
+
+
+class PairHead(nn.Module):
+    """Logits of pairs of vectors: a perceptron on their features, or their inner product.
+
+    The perceptron is not symmetric in its two vectors.
+
+    Source: Barkan et al. 2020, "Distilled Sentence Embedding", arXiv 1908.05161, released code.
+
+    Args:
+        in_dim: D of a vector.
+        hidden_dims: widths of the hidden layers of "concat", ReLU after each.
+        out_dim: C, logits of a pair.
+        kind: "concat" of `pair_features`, or "dot" (no weights, C = 1).
+
+    Raises:
+        ValueError: "dot" with hidden layers or more than one logit, or an unknown kind.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        hidden_dims: Sequence[int],
+        out_dim: int,
+        kind: Literal["concat", "dot"] = "concat",
+    ) -> None:
+        super().__init__()
+        if kind not in ("concat", "dot"):
+            raise ValueError(f"kind must be concat or dot, got {kind!r}")
+        if kind == "dot" and (hidden_dims or out_dim != 1):
+            raise ValueError("a dot product is one number: no hidden layers, out_dim=1")
+        self.kind, self.in_dim, self.out_dim = kind, in_dim, out_dim
+        self.hidden_dims = list(hidden_dims)
+        sizes = [4 * in_dim, *hidden_dims, out_dim]
+        pairs = pairwise(sizes) if kind == "concat" else ()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairs)
+
+    def forward(self, u: Tensor, v: Tensor) -> Tensor:
+        """Logits (B, C) of corresponding vectors (B, D)."""
+        if self.kind == "dot":
+            return (u * v).sum(-1, keepdim=True)
+        out = self.layers[0](pair_features(u, v))
+        return self._above(out)
+
+    def cross(self, u: Tensor, v: Tensor, chunk_size: int = 4096) -> Tensor:
+        """Logits (Q, K, C) of every row of `u` (Q, D) with every row of `v` (K, D).
+
+        The first layer's share of u alone and of v alone is computed once a vector, not once a pair,
+        and its share of u * v is a product with rescaled weights; only |u - v| is made for every
+        pair, `chunk_size` rows of `v` at a time.
+        """
+        if self.kind == "dot":
+            return (u @ v.T).unsqueeze(-1)
+        first = self.layers[0]
+        assert isinstance(first, nn.Linear)
+        w_u, w_v, w_product, w_difference = torch.split(first.weight, self.in_dim, dim=1)
+        own_u, own_v = u @ w_u.T + first.bias, v @ w_v.T
+        found = u.new_empty(len(u), len(v), self.out_dim)
+        for start in range(0, len(v), chunk_size):
+            rows = slice(start, start + chunk_size)
+            for q, query in enumerate(u):
+                out = own_v[rows] + own_u[q]
+                out = torch.addmm(out, v[rows], (w_product * query).T)
+                out = torch.addmm(out, (v[rows] - query).abs(), w_difference.T)
+                found[q, rows] = self._above(out)
+        return found
+
+    def _above(self, out: Tensor) -> Tensor:
+        for layer in self.layers[1:]:
+            out = layer(out.relu())
+        return out
 
 
 def _norm(norm: Norm, width: int, *, affine: bool = True) -> list[nn.Module]:

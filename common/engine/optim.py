@@ -158,6 +158,9 @@ def build_optimizer(
         )
     if cfg.name == "adafactor":  # Shazeer & Stern 2018, arXiv 1804.04235; steps scaled by RMS(w)
         return torch.optim.Adafactor(groups, lr=cfg.lr, weight_decay=cfg.weight_decay)
+    if cfg.name == "bertadam":
+        betas = (cfg.betas[0], cfg.betas[1])
+        return BertAdam(groups, cfg.lr, betas, eps=cfg.eps, weight_decay=cfg.weight_decay)
     if cfg.name == "sgd":
         return torch.optim.SGD(
             groups, lr=cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay
@@ -258,3 +261,50 @@ class LARS(torch.optim.Optimizer):
             state["momentum_buffer"] = torch.zeros_like(parameter)
         state["momentum_buffer"].mul_(group["momentum"]).add_(update)
         parameter.add_(state["momentum_buffer"], alpha=-group["lr"])
+
+
+class BertAdam(torch.optim.Optimizer):
+    """Adam as BERT was released with: no bias correction, decoupled decay, every gradient clipped.
+
+        m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  w = w - lr (m / (sqrt(v) + eps) + wd w)
+
+    where each parameter's g is first cut to norm `max_norm` on its own.
+
+    Source: Devlin et al. 2019, released code (AdamWeightDecayOptimizer), arXiv 1810.04805, and
+    pytorch-pretrained-bert's BertAdam, whose clipping this is.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        max_norm: float = 1.0,
+    ) -> None:
+        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, {**options, "max_norm": max_norm})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        """One update; returns the closure's loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group)
+        return loss
+
+    def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        grad = grad * (group["max_norm"] / (grad.norm() + 1e-6)).clamp(max=1.0)
+        state = self.state[parameter]
+        if not state:
+            state["m"], state["v"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        state["m"].lerp_(grad, 1 - group["betas"][0])
+        state["v"].lerp_(grad.square(), 1 - group["betas"][1])
+        update = state["m"] / (state["v"].sqrt() + group["eps"])
+        parameter.sub_(group["lr"] * (update + group["weight_decay"] * parameter))

@@ -1,18 +1,20 @@
 """A cross-encoder as a plain folder of the transformers library, and back.
 
 ``AutoModelForSequenceClassification`` and ``AutoTokenizer`` load the folder; ``cross_encoder.json``
-beside the weights holds the lengths.
+beside the weights holds the lengths. With a head of its own the folder holds the encoder for
+``AutoModel``, and ``pair_head.safetensors``.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
+from common.encoders.state_dict import load_state_dict_file
 from common.encoders.text.cross_encoder import CrossEncoder, cross_encoder
 from common.encoders.text.tower import load_config, quiet
-from common.export.files import write_files, write_json
+from common.export.files import write_files, write_json, write_tensors
 
-SETTINGS = "cross_encoder.json"
+SETTINGS, HEAD = "cross_encoder.json", "pair_head.safetensors"
 
 
 def save_cross_encoder(ranker: CrossEncoder, folder: str | Path) -> Path:
@@ -25,15 +27,27 @@ def save_cross_encoder(ranker: CrossEncoder, folder: str | Path) -> Path:
     Returns:
         The folder.
     """
+    head = ranker.pair_head
 
     def write(new: Path) -> None:
         with quiet():
-            ranker.model.save_pretrained(new)
+            (ranker.model if head is None else ranker.encoder).save_pretrained(new)
         ranker.tokenizer.save_pretrained(new)
 
     folder = write_files(Path(folder), write)
-    lengths = {"max_length": ranker.max_length, "max_first": ranker.max_first}
-    write_json(folder / SETTINGS, lengths)
+    settings: dict[str, Any] = {
+        "max_length": ranker.max_length,
+        "max_first": ranker.max_first,
+        "cut": ranker.cut,
+    }
+    if head is not None:
+        write_tensors(folder / HEAD, head.state_dict())
+        settings |= {
+            "pooling": "segments",
+            "hidden_dims": head.hidden_dims,
+            "num_labels": head.out_dim,
+        }
+    write_json(folder / SETTINGS, settings)
     return folder
 
 
@@ -42,13 +56,18 @@ def load_cross_encoder(folder: str | Path, **lengths: Any) -> CrossEncoder:
 
     Args:
         folder: written by `save_cross_encoder`, or any sequence classifier of transformers.
-        lengths: ``max_length`` and ``max_first`` in place of those of the folder.
+        lengths: ``max_length``, ``max_first`` and ``cut`` in place of those of the folder.
 
     Raises:
         UserError: no such folder, weights that do not fill the model, or no head.
     """
     path = Path(folder) / SETTINGS
     stored = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    labels = int(load_config(str(folder)).num_labels)
+    labels = stored.pop("num_labels", None) or int(load_config(str(folder)).num_labels)
     options = {**stored, **{k: v for k, v in lengths.items() if v is not None}}
-    return cross_encoder(str(folder), num_labels=labels, head="keep", **options).eval()
+    own = options.get("pooling") == "segments"  # then the transformer has no head to keep
+    found = cross_encoder(str(folder), num_labels=labels, head="new" if own else "keep", **options)
+    if found.pair_head is not None:
+        load_state_dict_file(Path(folder) / HEAD, found.pair_head)
+        found.num_labels = labels
+    return found.eval()

@@ -40,6 +40,20 @@ class Parts:
         layout = {"num_rows": num_rows, "chunk_size": chunk_size}
         claim(folder, {**manifest, **layout}, f"folder of '{name}',", MANIFEST)
 
+    @classmethod
+    def opened(cls, folder: Path) -> "Parts":
+        """The files of an existing folder, whatever they depend on.
+
+        Raises:
+            UserError: it holds no such files.
+        """
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+            num_rows, chunk_size = (int(manifest.pop(name)) for name in ("num_rows", "chunk_size"))
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{folder} holds no finished rows of a task: {error!r}") from error
+        return cls(folder, num_rows, chunk_size, manifest)
+
     @property
     def num_chunks(self) -> int:
         """Files of a complete mapping."""

@@ -8,21 +8,30 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from common.config import UserError
+from common.encoders.heads import PairHead
 from common.encoders.modes import evaluation_mode
+from common.encoders.pooling import mean_pool
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import Attention, load_tokenizer, load_transformer
 
 Head = Literal["new", "keep"]
+Cut = Literal["second", "longest"]
+PairPooling = Literal["classifier", "segments"]
 Progress = Callable[[Iterable[slice], str, int], Iterable[slice]]
 SPECIAL_PIECES = 3  # [CLS] a [SEP] b [SEP]
 
 
 def pair_ids(
-    first: Sequence[int], second: Sequence[int], tokenizer: Any, max_length: int
+    first: Sequence[int],
+    second: Sequence[int],
+    tokenizer: Any,
+    max_length: int,
+    cls_last: bool = False,
 ) -> tuple[list[int], list[int]]:
     """One sequence of two: [CLS] first [SEP] second [SEP], cut at the end of `second` alone.
 
-    A tokenizer that puts two separators between the texts (RoBERTa) gets two.
+    A tokenizer that puts two separators between the texts (RoBERTa) gets two, with
+    `cls_last` (XLNet) it is first [SEP] second [SEP] [CLS].
 
     Source: Devlin et al. 2019, "BERT", section 3 (input), arXiv 1810.04805.
 
@@ -31,22 +40,55 @@ def pair_ids(
         second: ids without special tokens.
         tokenizer: with a start and a separator token.
         max_length: ids of the sequence at most.
+        cls_last: see `ends_in_cls`.
 
     Returns:
-        Ids, and segments: 0 up to the separator of `first`, 1 after it.
+        Ids, and segments: 0 up to the separator of `first`, 1 after it, 2 for a [CLS] at the end.
 
     Raises:
         ValueError: `first` leaves no room for a piece of `second`.
     """
-    between = [tokenizer.sep_token_id] * (tokenizer.num_special_tokens_to_add(pair=True) - 2)
-    head = [tokenizer.cls_token_id, *first, *between]
+    sep, cls = tokenizer.sep_token_id, tokenizer.cls_token_id
+    if cls_last:
+        room = max_length - len(first) - SPECIAL_PIECES
+        if room < 1:
+            raise ValueError(_no_room(first, max_length))
+        tail = [*second[:room], sep]
+        ids = [*first, sep, *tail, cls]
+        return ids, [0] * (len(first) + 1) + [1] * len(tail) + [2]
+    between = [sep] * (tokenizer.num_special_tokens_to_add(pair=True) - 2)
+    head = [cls, *first, *between]
     room = max_length - len(head) - 1
     if room < 1:
-        raise ValueError(
-            f"a first text of {len(first)} pieces leaves no room for the second in {max_length}"
-        )
-    tail = [*second[:room], tokenizer.sep_token_id]
+        raise ValueError(_no_room(first, max_length))
+    tail = [*second[:room], sep]
     return [*head, *tail], [0] * len(head) + [1] * len(tail)
+
+
+def ends_in_cls(tokenizer: Any) -> bool:
+    """Whether a tokenizer of transformers puts its [CLS] last, as XLNet's does."""
+    empty: list[int] = tokenizer("", add_special_tokens=True)["input_ids"]
+    return bool(empty) and empty[-1] == tokenizer.cls_token_id != tokenizer.sep_token_id
+
+
+def cut_longest(
+    first: Sequence[int], second: Sequence[int], room: int
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Both texts, the longer one cut piece by piece until they fit into `room` >= 2 pieces.
+
+    Source: Devlin et al. 2019, released code (_truncate_seq_pair), arXiv 1810.04805.
+
+    >>> cut_longest([1, 2, 3, 4, 5], [6, 7], 4)
+    ([1, 2], [6, 7])
+    """
+    # equally long texts lose pieces in turn, the second first
+    keep_first = max((room + 1) // 2, room - len(second))
+    keep_second = max(room // 2, room - len(first))
+    return first[:keep_first], second[:keep_second]
+
+
+def _no_room(first: Sequence[int], max_length: int) -> str:
+    return f"a first text of {len(first)} pieces leaves no room for the second in {max_length}"
 
 
 class CrossEncoder(nn.Module):
@@ -59,6 +101,11 @@ class CrossEncoder(nn.Module):
         tokenizer: of the transformers library, with start, separator and padding token.
         max_length: pieces of a pair, special ones included; None is the limit of the model.
         max_first: pieces of the first text, which is cut there; the second is cut to what is left.
+        cut: "second" as above, for queries and documents; "longest" cuts the longer of the two and
+            leaves `max_first` out, for pairs of sentences.
+        pair_head: reads the means of the two texts' states in place of the model's own classifier,
+            which then plays no part. The model still reads both texts in one sequence. Small models
+            whose [CLS] was never trained learn faster so.
 
     Raises:
         UserError: a tokenizer without one of these tokens, or lengths that the model has not.
@@ -71,12 +118,15 @@ class CrossEncoder(nn.Module):
         *,
         max_length: int | None = None,
         max_first: int | None = None,
+        cut: Cut = "second",
+        pair_head: PairHead | None = None,
     ) -> None:
         super().__init__()
         for name in ("cls_token", "sep_token", "pad_token"):
             if getattr(tokenizer, name) is None:
                 raise UserError(f"a cross-encoder needs a tokenizer with a {name}")
         limit: Any = getattr(model.config, "max_position_embeddings", None)
+        limit = None if limit is not None and limit < 1 else limit  # XLNet says -1: no limit
         if limit is not None and model.config.model_type in ("roberta", "xlm-roberta"):
             limit -= model.config.pad_token_id + 1  # positions begin after the padding id
         if limit is not None and max_length is not None and max_length > limit:
@@ -91,8 +141,10 @@ class CrossEncoder(nn.Module):
                 f"a first text of {self.max_first} pieces leaves no room for the second in "
                 f"max_length={self.max_length}"
             )
+        self.cut, self.cls_last = cut, ends_in_cls(tokenizer)
+        self.pair_head = pair_head
         self.num_labels = int(model.config.num_labels or 1)
-        self.has_segments = getattr(model.config, "type_vocab_size", 0) > 1
+        self.has_segments = self.cls_last or getattr(model.config, "type_vocab_size", 0) > 1
 
     @property
     def encoder(self) -> PreTrainedModel:
@@ -115,6 +167,13 @@ class CrossEncoder(nn.Module):
     ) -> Tensor:
         """Logits (N, C) of ids, mask and segments, each (N, L)."""
         inputs = self._inputs(input_ids, attention_mask, token_type_ids)
+        if self.pair_head is not None and token_type_ids is not None:
+            states = self.encoder(**inputs).last_hidden_state
+            means = [
+                mean_pool(states, attention_mask * token_type_ids.eq(place)) for place in (0, 1)
+            ]
+            found: Tensor = self.pair_head(*means)
+            return found
         logits: Tensor = self.model(**inputs).logits
         return logits
 
@@ -128,7 +187,8 @@ class CrossEncoder(nn.Module):
 
     def pad(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, Tensor]:
         """Ids, mask and segments (N, L) of rows of ids and segments, on the CPU."""
-        return pad_pairs(rows, self.tokenizer.pad_token_id)
+        left = self.tokenizer.padding_side == "left" and self.cls_last
+        return pad_pairs(rows, self.tokenizer.pad_token_id, left)
 
     def tokenize(self, pairs: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
         """Ids, mask and segments (N, L) of N pairs of texts, padded to the longest.
@@ -183,10 +243,16 @@ class CrossEncoder(nn.Module):
         # quiet about texts that are longer than the model reads: they are cut here
         ids = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         known = dict(zip(texts, ids, strict=True))
-        return [
-            pair_ids(known[a][: self.max_first], known[b], self.tokenizer, self.max_length)
-            for a, b in pairs
-        ]
+        return [self.row(known[a], known[b]) for a, b in pairs]
+
+    def row(self, first: Sequence[int], second: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Ids and segments of one pair of texts, given as ids without special tokens."""
+        if self.cut == "longest":
+            room = self.max_length - self.tokenizer.num_special_tokens_to_add(pair=True)
+            first, second = cut_longest(first, second, room)
+        else:
+            first = first[: self.max_first]
+        return pair_ids(first, second, self.tokenizer, self.max_length, self.cls_last)
 
     def _inputs(self, ids: Tensor, mask: Tensor, segments: Tensor | None) -> dict[str, Tensor]:
         found = {"input_ids": ids, "attention_mask": mask}
@@ -196,13 +262,14 @@ class CrossEncoder(nn.Module):
 
 
 def pad_pairs(
-    rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int
+    rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int, left: bool = False
 ) -> dict[str, Tensor]:
     """``input_ids``, ``attention_mask`` and ``token_type_ids``, (N, L) int64.
 
     Args:
         rows: N pairs of ids and segments, as `pair_ids` returns them.
         pad_id: of the tokenizer.
+        left: pad before the row.
 
     >>> pad_pairs([([2, 7, 3], [0, 0, 1]), ([2], [0])], 0)["input_ids"].tolist()
     [[2, 7, 3], [2, 0, 0]]
@@ -211,9 +278,10 @@ def pad_pairs(
     found = torch.zeros(3, len(rows), longest, dtype=torch.long)
     found[0] = pad_id
     for i, (ids, segments) in enumerate(rows):
-        found[0, i, : len(ids)] = torch.tensor(ids)
-        found[1, i, : len(ids)] = 1
-        found[2, i, : len(ids)] = torch.tensor(segments)
+        places = slice(longest - len(ids), longest) if left else slice(len(ids))
+        found[0, i, places] = torch.tensor(ids)
+        found[1, i, places] = 1
+        found[2, i, places] = torch.tensor(segments)
     return dict(zip(("input_ids", "attention_mask", "token_type_ids"), found, strict=True))
 
 
@@ -228,6 +296,9 @@ def cross_encoder(
     attention: Attention = "auto",
     max_length: int | None = None,
     max_first: int | None = None,
+    cut: Cut = "second",
+    pooling: PairPooling = "classifier",
+    hidden_dims: Sequence[int] = (512,),
 ) -> CrossEncoder:
     """Build a cross-encoder from a ``pretrained:`` string, in training mode.
 
@@ -242,6 +313,9 @@ def cross_encoder(
         attention: see `common.encoders.text.tower.load_transformer`.
         max_length: see `CrossEncoder`.
         max_first: see `CrossEncoder`.
+        cut: see `CrossEncoder`.
+        pooling: "classifier", the model's own; "segments", a new `pair_head`.
+        hidden_dims: of that head.
 
     Raises:
         UserError: unknown or absent weights, no head where one is to be kept, see `CrossEncoder`.
@@ -271,4 +345,13 @@ def cross_encoder(
     except UserError as error:
         hint = " (a checkpoint without a ranking head needs head=new)" if head == "keep" else ""
         raise UserError(f"{error}{hint}") from error
-    return CrossEncoder(model, own, max_length=max_length, max_first=max_first)
+    pair_head = None
+    if pooling == "segments":
+        model.base_model.pooler = None  # type: ignore[assignment]
+        for name, _ in list(model.named_children()):
+            if name != model.base_model_prefix:
+                setattr(model, name, None)
+        pair_head = PairHead(model.config.hidden_size, hidden_dims, num_labels)
+    return CrossEncoder(
+        model, own, max_length=max_length, max_first=max_first, cut=cut, pair_head=pair_head
+    )

@@ -54,6 +54,34 @@ def softened_divergence(
     return pointwise.mean() if reduction == "element" else pointwise.sum(1)
 
 
+def squared_logit_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """1/B sum_b ||student_b - teacher_b||^2, summed over classes, without gradient to the teacher.
+
+    No temperature and no softmax. Source: Ba & Caruana 2014, section 2.2, arXiv 1312.6184; Barkan et
+    al. 2020, arXiv 1908.05161.
+
+    Args:
+        student: (B, C) logits.
+        teacher: (B, C) logits.
+
+    Returns:
+        Scalar, mean over the batch.
+
+    Raises:
+        ValueError: shapes that differ or are not (B, C).
+
+    Distributed: local.
+
+    >>> squared_logit_error(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 0.0]]))
+    tensor(5.)
+    """
+    if student.ndim != 2 or student.shape != teacher.shape:
+        raise ValueError(
+            f"logits must both be (B, C), got {tuple(student.shape)} and {tuple(teacher.shape)}"
+        )
+    return (student - teacher.detach()).square().sum(1).mean()
+
+
 def rehearsal_weight(num_memory: float, num_samples: float) -> float:
     """Share alpha = sqrt(|I_r| / |I|) in ``alpha KD + (1 - alpha) CE``.
 

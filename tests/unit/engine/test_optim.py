@@ -111,3 +111,24 @@ def test_adafactor_steps_are_scaled_by_the_parameter_and_keep_little_state():
         state = sum(x.numel() for x in optimizer.state[weight].values() if x.ndim)
         assert state == 8 + 4
     assert moved == pytest.approx([0.01, 0.1], rel=1e-3)
+
+
+def test_bert_adam_by_hand():
+    """No bias correction, decoupled decay, and every parameter's gradient cut on its own."""
+    cfg = OptimConfig(name="bertadam", lr=0.1, eps=1e-6, weight_decay=0.01)
+    one, two = (torch.nn.Parameter(torch.full((2,), value)) for value in (1.0, 2.0))
+    optimizer = build_optimizer([{"params": [one, two], "weight_decay": 0.01}], cfg)
+    want = [one.detach().clone(), two.detach().clone()]
+    moments = [[torch.zeros(2), torch.zeros(2)] for _ in want]
+    for grads in ([torch.tensor([3.0, 4.0]), torch.tensor([0.1, 0.2])],
+                  [torch.tensor([0.3, -0.4]), torch.tensor([60.0, -80.0])]):  # fmt: skip
+        for parameter, grad in zip((one, two), grads, strict=True):
+            parameter.grad = grad.clone()
+        optimizer.step()
+        for place, grad in enumerate(grads):
+            g = grad * min(1.0, 1.0 / float(grad.norm()))
+            m, v = moments[place]
+            m.mul_(0.9).add_(0.1 * g)
+            v.mul_(0.999).add_(0.001 * g * g)
+            want[place] = want[place] - 0.1 * (m / (v.sqrt() + 1e-6) + 0.01 * want[place])
+    torch.testing.assert_close([one.data, two.data], want, rtol=1e-4, atol=1e-5)

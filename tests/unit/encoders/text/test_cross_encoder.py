@@ -5,7 +5,12 @@ import torch
 from transformers import AutoModel
 
 from common.config import UserError
-from common.encoders.text.cross_encoder import CrossEncoder, cross_encoder, pair_ids
+from common.encoders.text.cross_encoder import (
+    CrossEncoder,
+    cross_encoder,
+    cut_longest,
+    pair_ids,
+)
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.word_attention import cls_attention, expose_attention, word_pieces
 from common.export.cross_encoder import load_cross_encoder, save_cross_encoder
@@ -143,3 +148,42 @@ def test_attention_of_the_first_position():
     model.set_attn_implementation("sdpa")
     with pytest.raises(UserError, match="expose_attention"):
         cls_attention(model, ids, mask)
+
+
+def test_the_longer_text_is_cut():
+    def popped(first, second, room):  # as released with BERT
+        first, second = list(first), list(second)
+        while len(first) + len(second) > room:
+            (first if len(first) > len(second) else second).pop()
+        return first, second
+
+    for a in range(9):
+        for b in range(9):
+            for room in (2, 5, 6):
+                found = cut_longest(list(range(a)), list(range(b)), room)
+                assert found == popped(range(a), range(b), room), (a, b, room)
+    own = small(cut="longest", max_length=12)
+    row = own.tokenize([("people " * 3, "the world " * 20)])["input_ids"]
+    assert row.shape[1] == 12
+    assert small(cut="second", max_length=12, max_first=2).tokenize([("x y z", "a")])["input_ids"].shape[1] <= 12  # fmt: skip
+
+
+def test_a_head_on_the_means_of_both_texts(tmp_path):
+    own = small(num_labels=3, pooling="segments", hidden_dims=(8,), cut="longest").eval()
+    pairs = [("people of the world", "more"), ("a", "b c d e")]
+    inputs = own.tokenize(pairs)
+    found = own.score(pairs)
+    assert found.shape == (2, 3)
+    with torch.no_grad():
+        states = own.encoder(**inputs).last_hidden_state
+        kind, real = inputs["token_type_ids"], inputs["attention_mask"]
+        for i in range(2):
+            u, v = (states[i][(kind[i] == k) & (real[i] == 1)].mean(0) for k in (0, 1))
+            torch.testing.assert_close(own.pair_head(u, v), found[i], atol=1e-5, rtol=1e-4)
+    save_cross_encoder(own, tmp_path / "own")
+    again = load_cross_encoder(tmp_path / "own")
+    torch.testing.assert_close(again.score(pairs), found)
+    assert again.cut == "longest"
+    encoder = AutoModel.from_pretrained(tmp_path / "own").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(**inputs).last_hidden_state, states, atol=1e-5, rtol=1e-4)  # fmt: skip

@@ -1,0 +1,267 @@
+"""Reading labelled pairs: official GLUE folders, bundled sets, own files, made-up pairs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.config import UserError, nearest
+from common.data.lookup import bundled, data_root, require
+from common.data.samplers import sample_rng
+from common.data.splits import stable_fraction
+from common.data.tables import read_csv, read_jsonl
+from common.data.text.lexical import words
+from common.data.text.pairs.tasks import PairTask
+from common.data.text.sets import load_nli_pairs, load_sts
+
+DEV_SHARE = 0.1  # of the premises of the bundled NLI training part
+SYNTHETIC = {"train": 192, "dev": 48, "test": 48}
+_BLOCK = 512
+NEAR = 10  # requests of other intents that hard negatives are drawn from
+_LIMIT_STREAM, _SYNTHETIC_STREAM, _INTENT_STREAM = (2**31 + k for k in (51, 52, 53))
+_GLUE = "https://gluebenchmark.com/tasks (SNLI: https://nlp.stanford.edu/projects/snli)"
+_NO_LABEL = "-"  # SNLI: the annotators did not agree
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Pairs with their labels.
+
+    Attributes:
+        first: N texts.
+        second: N texts.
+        labels: (N,) int64 classes, or float64 scores of a regression.
+        skipped: rows of the files without a label or with missing cells.
+
+    Raises:
+        UserError: no pairs.
+    """
+
+    first: list[str]
+    second: list[str]
+    labels: np.ndarray
+    skipped: int = 0
+
+    def __post_init__(self) -> None:
+        if not len(self.first) == len(self.second) == len(self.labels):
+            raise ValueError("need one label for each pair")
+        if not self.first:
+            raise UserError("a set of pairs is empty")
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The pairs in order."""
+        return list(zip(self.first, self.second, strict=True))
+
+    def subset(self, rows: Sequence[int] | np.ndarray) -> "PairSet":
+        """The pairs at these places."""
+        places = [int(i) for i in rows]
+        first, second = [self.first[i] for i in places], [self.second[i] for i in places]
+        return PairSet(first, second, self.labels[places], self.skipped)
+
+
+def read_pairs(task: PairTask, part: str, root: str | None = None, files: Sequence[str] = ()) -> PairSet:  # fmt: skip
+    """One part of a task.
+
+    ``nli``: bundled; a tenth of its training premises, by hash, is the part "dev". ``nli_binary``:
+    the same pairs, entailment or not. ``stsb``: bundled, raw scores 0 to 5. ``same_intent``: see
+    `intent_pairs`. ``synthetic``: see
+    `synthetic_pairs`. ``file``: CSV or TSV files with the columns first, second, label. The others:
+    GLUE's TSV files below the data root or ``glue_data`` in it; rows with missing cells or without
+    label are left out and counted.
+
+    Args:
+        task: see `common.data.text.pairs.tasks.TASKS`.
+        part: train, dev, and what else the task has.
+        root: ``cfg.data.root``.
+        files: of the part, for the task "file".
+
+    Raises:
+        UserError: a part that the task has not, missing files, columns or labels that differ.
+    """
+    if task.name == "synthetic":
+        _known(task, part, SYNTHETIC)
+        return synthetic_pairs(SYNTHETIC[part], sorted(SYNTHETIC).index(part))
+    if task.name in ("nli", "nli_binary"):
+        return _bundled_nli(task, part, root)
+    if task.name == "stsb":
+        _known(task, part, ("train", "dev", "test"))
+        found = load_sts(root, f"stsb-{part}")
+        return PairSet(found.first, found.second, np.array(found.scores))
+    if task.name == "same_intent":
+        _known(task, part, ("train", "dev", "test"))
+        return intent_pairs(part, root)
+    if task.name == "file":
+        paths = [_own(root, name) for name in files]
+        if not paths:
+            raise UserError(f"data.task=file: no file is named for the part '{part}'")
+    else:
+        _known(task, part, task.files)
+        paths = [glue_file(root, name) for name in task.files[part]]
+    return _from_rows(task, paths)
+
+
+def limited(data: PairSet, limit: int | None, seed: int) -> PairSet:
+    """That many pairs, drawn by the seed, in their order; None: all.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if limit is None:
+        return data
+    if limit > len(data):
+        raise UserError(f"data.limit={limit}, but there are {len(data)} pairs")
+    order = sample_rng(seed, 0, 0, _LIMIT_STREAM).permutation(len(data))
+    return data.subset(np.sort(order[:limit]))
+
+
+def synthetic_pairs(count: int, seed: int = 0) -> PairSet:
+    """Made-up pairs that have to be aligned word by word, in the order of the classes of NLI.
+
+    The second sentence has three words of the first one (entailment), the same with "not" before
+    one of them (contradiction), or one word that the first has not (neutral).
+    """
+    rng = sample_rng(seed, 0, 0, _SYNTHETIC_STREAM)
+    lexicon = ["red", "small", "old", "cat", "dog", "man", "sleeps", "runs", "eats", "sees", "house", "tree"]  # fmt: skip
+    first, second, labels = [], [], rng.integers(0, 3, size=count)
+    for label in labels:
+        chosen = [lexicon[i] for i in rng.permutation(len(lexicon))]
+        told, kept = chosen[:6], [chosen[i] for i in rng.permutation(6)[:3]]
+        if label == 0:
+            kept.insert(int(rng.integers(3)), "not")
+        elif label == 2:
+            kept[int(rng.integers(3))] = chosen[6]
+        first.append(" ".join(told))
+        second.append(" ".join(kept))
+    return PairSet(first, second, labels.astype(np.int64))
+
+
+def intent_pairs(part: str, root: str | None = None) -> PairSet:
+    """Pairs of bank customers' requests (BANKING77): do both want the same, as in QQP?
+
+    Of every request four pairs (two in the test part): half with another of its intent, a quarter
+    with any of another one, a quarter with one of its ten nearest by words among the other intents.
+    The parts share no request; a tenth of the training requests, by hash, is the part "dev".
+
+    Source: Casanueva et al. 2020, arXiv 2003.04807 (the requests and their 77 intents).
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    name = "test" if part == "test" else "train"
+    rows = read_jsonl(bundled("intents", root) / f"banking77-{name}.jsonl.gz", ("text", "intent"))
+    known = {str(row["text"]): str(row["intent"]) for row in rows}
+    if part != "test":
+        known = {t: i for t, i in known.items() if (stable_fraction(t) < DEV_SHARE) == (part == "dev")}  # fmt: skip
+    texts, intents = list(known), np.array(list(known.values()))
+    vectors = TfidfVectorizer(analyzer=words).fit_transform(texts)
+    first, second, labels = [], [], []
+    for place, text in enumerate(texts):
+        if place % _BLOCK == 0:
+            likeness = (vectors[place : place + _BLOCK] @ vectors.T).toarray()
+        rng = sample_rng(0, 0, place, _INTENT_STREAM)
+        own = intents == intents[place]
+        scores = np.where(own, -1, likeness[place % _BLOCK]) - 1e-9 * np.arange(len(texts))
+        near = np.sort(np.argpartition(-scores, NEAR)[:NEAR])
+        same, other = np.flatnonzero(own), np.flatnonzero(~own)
+        for _ in range(1 if part == "test" else 2):
+            negative = near if rng.random() < 0.5 else other
+            for chosen, label in ((same[same != place], 1), (negative, 0)):
+                if len(chosen):
+                    first.append(text)
+                    second.append(texts[int(chosen[rng.integers(len(chosen))])])
+                    labels.append(label)
+    return PairSet(first, second, np.array(labels, dtype=np.int64))
+
+
+def glue_file(root: str | None, name: str) -> Path:
+    """Path of an official file, below the data root or ``glue_data`` in it.
+
+    Raises:
+        UserError: it is in neither place.
+    """
+    base = data_root(root)
+    short = base / name
+    return require(
+        short if short.is_file() else base / "glue_data" / name,
+        what=f"GLUE's {name}",
+        layout="glue_data/{MNLI,SNLI,QQP,QNLI,MRPC,STS-B,RTE,WNLI}/*.tsv with a header line",
+        source=_GLUE,
+        size="about 1 GB in all",
+    )
+
+
+def _from_rows(task: PairTask, paths: Sequence[Path]) -> PairSet:
+    first, second, labels, skipped = [], [], [], 0
+    for path in paths:
+        for number, (a, b, label) in enumerate(_cells(task, path), start=2):
+            if not a or not b or not label or label == _NO_LABEL:
+                skipped += 1
+                continue
+            first.append(a)
+            second.append(b)
+            labels.append(_value(task, label, f"{path}, line {number}"))
+    kind = np.float64 if task.kind == "regression" else np.int64
+    return PairSet(first, second, np.array(labels, dtype=kind), skipped)
+
+
+def _cells(task: PairTask, path: Path) -> list[tuple[str, str, str]]:
+    """First text, second text and label of every row; an empty text where a cell is missing."""
+    if task.name == "file" and not path.name.removesuffix(".gz").endswith(".tsv"):
+        rows = read_csv(path, task.columns)
+        return [tuple(str(row[c]) for c in task.columns) for row in rows]  # type: ignore[misc]
+    # GLUE's files have no quoting: a quotation mark is a character of the text
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    header = lines[0].rstrip("\r").split("\t")
+    for name in task.columns:
+        if name not in header:
+            raise UserError(f"{path}: no column '{name}'{nearest(name, header)}")
+    places = [header.index(name) for name in task.columns]
+    found = []
+    for line in lines[1:]:
+        if line.strip():
+            cells = line.rstrip("\r").split("\t")
+            cells += [""] * (len(header) - len(cells))
+            found.append((cells[places[0]], cells[places[1]], cells[places[2]]))
+    return found
+
+
+def _value(task: PairTask, label: str, where: str) -> float:
+    if task.kind != "regression":
+        if label not in task.labels:
+            raise UserError(f"{where}: label '{label}'{nearest(label, task.labels)}")
+        return task.labels.index(label)
+    try:
+        return float(label)
+    except ValueError:
+        raise UserError(f"{where}: '{label}' is no score") from None
+
+
+def _bundled_nli(task: PairTask, part: str, root: str | None) -> PairSet:
+    _known(task, part, ("train", "dev", "test"))
+    rows = load_nli_pairs(root, "test" if part == "test" else "train")
+    if part != "test":  # by premise: all hypotheses of one are on one side
+        wanted = part == "dev"
+        rows = [row for row in rows if (stable_fraction(row[0]) < DEV_SHARE) == wanted]
+    names = [row[2] for row in rows]
+    if task.kind == "binary":
+        names = [name if name == "entailment" else "not_entailment" for name in names]
+    labels = np.array([task.labels.index(name) for name in names], dtype=np.int64)
+    return PairSet([row[0] for row in rows], [row[1] for row in rows], labels)
+
+
+def _known(task: PairTask, part: str, parts: object) -> None:
+    names = [str(name) for name in parts]  # type: ignore[attr-defined]
+    if part not in names:
+        raise UserError(f"the task {task.name} has no part '{part}'{nearest(part, names)}")
+
+
+def _own(root: str | None, name: str) -> Path:
+    path = Path(name).expanduser()
+    path = path if path.is_file() else data_root(root) / name
+    if not path.is_file():
+        raise UserError(f"the file of pairs {name} does not exist, here or below {data_root(root)}")
+    return path

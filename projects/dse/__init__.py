@@ -1,0 +1,17 @@
+"""DSE: a Siamese student that reproduces a cross-encoder's pair scores (Barkan et al., AAAI 2020)."""
+
+from typing import TYPE_CHECKING, Any
+
+from projects.dse.config import Config
+
+if TYPE_CHECKING:
+    from common.engine.experiment import Experiment
+
+__all__ = ["Config", "build"]
+
+
+def build(cfg: Config) -> "Experiment[Any]":
+    """The experiment of a config, of the student or of its teacher; heavy imports happen here."""
+    from projects.dse.experiment import student_experiment, teacher_experiment
+
+    return teacher_experiment(cfg) if cfg.train == "teacher" else student_experiment(cfg)

@@ -1,0 +1,134 @@
+"""What a teacher and a student have to beat: the most frequent class, words, frozen vectors."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix, hstack
+
+from common.data.text.lexical import surface_similarity, words
+from common.data.text.pairs.readers import PairSet
+from common.encoders.heads import pair_features
+from common.encoders.modes import evaluated, untrained
+from common.encoders.text.sentence import sentence_encoder
+from common.engine.workspace import Workspace
+from common.evaluation.text.pair_baselines import tfidf_cosine
+from common.evaluation.text.pair_tasks import score_pair_task
+from common.families.sentences.pair_classifier import task_pairs
+from projects.dse.config import Config
+from projects.dse.evaluate import evaluate, save_items
+from projects.dse.module import first_student
+
+NEGATIONS = {"not", "no", "never", "nobody", "nothing", "none", "n't"}
+
+
+def majority(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The most frequent class of the training pairs (the mean score of a regression)."""
+
+    def fit(train: PairSet, tests: Sequence[PairSet]) -> list[np.ndarray]:
+        if cfg.data.pair_task.kind == "regression":
+            return [np.full((len(test), 1), train.labels.mean()) for test in tests]
+        counts = np.bincount(train.labels, minlength=len(cfg.data.pair_task.labels))
+        return [np.tile(np.log(counts + 1e-9), (len(test), 1)) for test in tests]
+
+    return _scored(cfg, workspace, fit)
+
+
+def hypothesis_only(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Logistic regression on words and word pairs of the second text."""
+    return _linear(cfg, workspace, lambda vocabulary, data: vocabulary.transform(data.second))
+
+
+def overlap(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The same on a few numbers about shared words, lengths and negation."""
+    return _linear(cfg, workspace, lambda vocabulary, data: csr_matrix(overlap_features(data)))
+
+
+def hypothesis_overlap(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The same on both."""
+    return _linear(
+        cfg, workspace,
+        lambda vocabulary, data: hstack([vocabulary.transform(data.second), csr_matrix(overlap_features(data))]),
+    )  # fmt: skip
+
+
+def frozen_linear(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The same on [u; v; u * v; |u - v|] of the encoder before training, mean over tokens."""
+    encoder = untrained(lambda: sentence_encoder(cfg.student.encoder, config=cfg.student.config), cfg.seed)  # fmt: skip
+
+    def features(data: PairSet) -> np.ndarray:
+        with evaluated(encoder, cfg.trainer.accelerator):
+            texts = list(dict.fromkeys([*data.first, *data.second]))
+            known = dict(zip(texts, range(len(texts)), strict=True))
+            vectors = encoder.encode(texts, cfg.eval.batch_size)
+        u, v = (vectors[[known[t] for t in side]] for side in (data.first, data.second))
+        return np.asarray(pair_features(u, v).numpy(), dtype=np.float64)
+
+    return _linear(cfg, workspace, lambda vocabulary, data: features(data))
+
+
+def untrained_student(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The student before its first step."""
+    return evaluate(cfg, first_student(cfg).eval(), workspace)
+
+
+def overlap_features(data: PairSet) -> np.ndarray:
+    """(N, 8): Jaccard and TF-IDF similarity, shares of shared words, negations, lengths."""
+    rows = []
+    likeness = tfidf_cosine(data.first, data.second)
+    jaccard = surface_similarity(data.first, data.second, "jaccard")
+    for (a, b), shared, cosine in zip(data.pairs, jaccard, likeness, strict=True):
+        first, second = set(words(a)), set(words(b))
+        both = len(first & second)
+        denied = [len(side & NEGATIONS) > 0 for side in (first, second)]
+        rows.append([
+            float(shared), cosine, both / max(len(second), 1), both / max(len(first), 1),
+            float(denied[1]), float(denied[0] != denied[1]),
+            np.log1p(len(second)), np.log1p(len(first)),
+        ])  # fmt: skip
+    return np.array(rows)
+
+
+def _linear(cfg: Config, workspace: Workspace, features: Any) -> dict[str, float]:
+    """Logistic (or ridge) regression with its usual penalty."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.preprocessing import MaxAbsScaler
+
+    kind = cfg.data.pair_task.kind
+
+    def fit(train: PairSet, tests: Sequence[PairSet]) -> list[np.ndarray]:
+        vocabulary = TfidfVectorizer(analyzer=_grams, min_df=2, sublinear_tf=True)
+        vocabulary.fit(train.second)
+        scaler = MaxAbsScaler()
+        x = scaler.fit_transform(features(vocabulary, train))
+        model = Ridge() if kind == "regression" else LogisticRegression(max_iter=1000)
+        model.fit(x, train.labels)
+        found = []
+        for test in tests:
+            rows = scaler.transform(features(vocabulary, test))
+            out = model.predict(rows) if kind == "regression" else model.decision_function(rows)
+            found.append(out[:, None] if out.ndim == 1 else out)
+        return found
+
+    return _scored(cfg, workspace, fit)
+
+
+def _grams(text: str) -> list[str]:
+    own = list(words(text))
+    return own + [f"{a} {b}" for a, b in pairwise(own)]
+
+
+def _scored(cfg: Config, workspace: Workspace, fit: Any) -> dict[str, float]:
+    task = cfg.data.pair_task
+    train = task_pairs(cfg.data, "train", cfg.seed)
+    tests = [task_pairs(cfg.data, part, cfg.seed) for part in cfg.eval.parts]
+    metrics: dict[str, float] = {}
+    for part, data, logits in zip(cfg.eval.parts, tests, fit(train, tests), strict=True):
+        if task.kind == "binary" and logits.shape[1] == 2:
+            logits = logits[:, 1:] - logits[:, :1]
+        found = score_pair_task(logits, data.labels, task.kind, cfg.eval.thresholds)
+        save_items(workspace, part, logits, data.labels, task.kind, cfg.eval.thresholds[0])
+        metrics |= {f"{part}_{name}": value for name, value in found.items()}
+    return metrics

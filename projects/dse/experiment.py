@@ -1,0 +1,141 @@
+"""The two experiments: the student, and its teacher on its own."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.config import UserError
+from common.data.lookup import data_root
+from common.data.text.pairs.readers import SYNTHETIC
+from common.encoders.pretrained import stand_in
+from common.encoders.text.cross_encoder import cross_encoder
+from common.engine.experiment import (
+    Experiment,
+    Plan,
+    Requirement,
+    bundled_requirement,
+    experiment_of,
+    weights_requirement,
+)
+from common.export.cross_encoder import load_cross_encoder, save_cross_encoder
+from common.families.sentences.pair_classifier import PairClassifier, build_classifier, task_pairs
+from projects.dse import tasks
+from projects.dse.config import Config
+from projects.dse.evaluate import evaluate, evaluate_pairs
+from projects.dse.module import DSE, SIZES, build_scorer, probe
+from projects.dse.scorer import load_scorer, save_scorer
+from projects.dse.stages import stages
+
+PROBES = [("A man plays a guitar.", "Someone makes music."), ("Two dogs run.", "A cat sleeps.")]
+
+
+def student_experiment(cfg: Config) -> Experiment[DSE]:
+    """Everything about the student."""
+
+    def export(cfg: Config, module: DSE, folder: Path) -> None:
+        save_scorer(module.scorer, folder)
+
+    experiment = experiment_of(
+        cfg, stages, evaluate, export, lambda cfg, folder: DSE(cfg, load_scorer(folder)),
+        lambda cfg, module: probe(module, PROBES), student_plan,
+        {"score": tasks.score, "table": tasks.table},
+    )  # fmt: skip
+    ranking = {"rank": partial(tasks.rank, cfg, experiment=experiment)}
+    return replace(experiment, tasks={**experiment.tasks, **ranking})
+
+
+def teacher_experiment(cfg: Config) -> Experiment[PairClassifier]:
+    """Everything about the cross-encoder; exported for ``AutoModelForSequenceClassification``."""
+
+    def export(cfg: Config, module: PairClassifier, folder: Path) -> None:
+        save_cross_encoder(module.classifier, folder)
+
+    def load(cfg: Config, folder: Path) -> PairClassifier:
+        return PairClassifier(cfg.optim, load_cross_encoder(folder), cfg.data.pair_task, cfg.eval.thresholds)  # fmt: skip
+
+    return experiment_of(
+        cfg, stages, evaluate_pairs, export, load,
+        lambda cfg, module: {"scores": module.pair_logits(PROBES)}, teacher_plan,
+        {"score": tasks.score, "table": tasks.table},
+    )  # fmt: skip
+
+
+def student_plan(cfg: Config) -> Plan[DSE]:
+    """What `make check` reports on."""
+
+    def forward(module: DSE, batch_size: int) -> Tensor:
+        ids = torch.ones(2 * batch_size, cfg.data.max_length, dtype=torch.long)
+        # without a mask: transformers looks at its values, and meta tensors have none
+        output = module.scorer.encoder.tower.model(input_ids=ids)
+        found: Tensor = output.last_hidden_state.sum()
+        return found
+
+    needed = requirements(cfg)
+    if cfg.distill.alpha > 0 and cfg.distill.scores is None:
+        needed += weights_requirement(cfg.teacher.pretrained)
+    needed += weights_requirement(cfg.student.encoder)
+    return Plan(lambda: DSE(cfg, build_scorer(cfg, True)), _count(cfg, needed), forward, tuple(dict.fromkeys(needed)))  # fmt: skip
+
+
+def teacher_plan(cfg: Config) -> Plan[PairClassifier]:
+    """The same of the teacher alone."""
+    own, task = cfg.teacher, cfg.data.pair_task
+
+    def module() -> PairClassifier:
+        absent = stand_in(own.pretrained, SIZES)
+        if absent is None:
+            built = build_classifier(own, task)
+        else:
+            sizes = {"vocab_size": 30522, **absent}
+            built = cross_encoder("random", config=sizes, num_labels=task.num_teacher_logits, max_length=own.max_length)  # fmt: skip
+        return PairClassifier(cfg.optim, built, task)
+
+    def forward(module: PairClassifier, batch_size: int) -> Tensor:
+        ids = torch.ones(batch_size, own.max_length, dtype=torch.long)
+        found: Tensor = module.classifier.model(input_ids=ids).logits.sum()
+        return found
+
+    needed = requirements(cfg) + weights_requirement(own.pretrained)
+    return Plan(module, _count(cfg, needed), forward, needed)
+
+
+def requirements(cfg: Config) -> tuple[Requirement, ...]:
+    """Data that the config needs."""
+    task = cfg.data.pair_task
+    folders = {"nli": "nli", "nli_binary": "nli", "stsb": "stsb", "same_intent": "intents"}
+    if task.name in folders:
+        return (bundled_requirement(folders[task.name]),)
+    if task.name == "synthetic":
+        return ()
+    root = data_root(cfg.data.root)
+    if task.name == "file":
+        names = [str(cfg.data.train_file)]
+        places = [[Path(name), root / name] for name in names]
+    else:
+        wanted = ["train", *cfg.eval.parts]
+        names = [name for part in wanted for name in task.files.get(part, ())]
+        places = [[root / name, root / "glue_data" / name] for name in names]
+    hint = "columns first, second, label" if task.name == "file" else "GLUE, see the card, Data"
+    found = []
+    for name, own in zip(names, places, strict=True):
+        here = [path for path in own if path.is_file()]
+        found.append(Requirement(f"data: {name}", str((here or own[-1:])[0]), bool(here), hint))
+    if cfg.distill.scores is not None and cfg.distill.alpha > 0:
+        place = Path(cfg.distill.scores)
+        found.append(Requirement("data: teacher logits", str(place), place.exists(), "make run TASK=score"))  # fmt: skip
+    return tuple(found)
+
+
+def _count(cfg: Config, needed: tuple[Requirement, ...]) -> int:
+    """Training pairs; 0 where they are not here."""
+    if cfg.data.task == "synthetic":
+        return SYNTHETIC["train"]
+    if not all(r.present for r in needed if r.name.startswith("data")):
+        return 0
+    try:
+        return len(task_pairs(cfg.data, "train", cfg.seed))
+    except UserError:
+        return 0

@@ -1,0 +1,104 @@
+"""`make run`: the teacher's logits of own pairs, ranking with the student, one table of many runs."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from common.config import UserError
+from common.engine.experiment import Experiment
+from common.engine.workspace import Workspace
+from common.families.sentences.pair_classifier import task_pairs
+from common.families.sentences.pair_scores import score_pairs
+from projects.dse.config import Config
+from projects.dse.module import DSE
+from projects.dse.stages import load_teacher, scoring
+from projects.dse.table import ARMS, Row, arm_name, degradation_table
+
+
+def score(cfg: Config, workspace: Workspace) -> Path:
+    """Write the teacher's logits of a part; its folder becomes ``distill.scores``.
+
+    The work can be shared out with ``task.shard`` or ``task.engine=ray``.
+
+    Raises:
+        UserError: no trained teacher, or a folder of other pairs.
+    """
+    pairs = task_pairs(cfg.data, cfg.score.part, cfg.seed)
+    folder = Path(cfg.score.output) if cfg.score.output else workspace.folder("logits")
+    build, settings = scoring(cfg, load_teacher(cfg))
+    settings["part"] = cfg.score.part
+    done = score_pairs(
+        build, pairs.pairs, folder, settings, chunk_size=cfg.teacher.chunk_size,
+        options=cfg.task, display=workspace.meter,
+    )  # fmt: skip
+    workspace.say(f"{done.summary}; in {folder}")
+    return folder
+
+
+def rank(cfg: Config, workspace: Workspace, experiment: Experiment[DSE]) -> list[list[tuple[str, float]]]:  # fmt: skip
+    """Best candidates of every query by a trained student: candidates are encoded once.
+
+    Raises:
+        UserError: no trained run, or files that are missing or empty.
+    """
+    from common.engine.run import trained_module
+
+    options = cfg.rank
+    queries, candidates = (_lines(name, which) for name, which in
+                           ((options.queries, "queries"), (options.candidates, "candidates")))  # fmt: skip
+    module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
+    scores, places = module.scorer.rank(
+        queries, candidates, options.k, options.label, options.both_orders
+    )
+    found = []
+    for query, own, values in zip(queries, places.tolist(), scores.tolist(), strict=True):
+        workspace.say(query)
+        rows = [(candidates[i], value) for i, value in zip(own, values, strict=True)]
+        for text, value in rows:
+            workspace.say(f"  {value:8.3f}  {text}")
+        found.append(rows)
+    return found
+
+
+def table(cfg: Config, workspace: Workspace) -> str:
+    """One table: teacher, student, student without distillation, baselines; tasks and their average.
+
+    Raises:
+        UserError: no finished run with metrics.
+    """
+    folders = [Path(name) for name in cfg.table.runs] or sorted(
+        path.parent for path in (Path(cfg.runs_dir) / workspace.project).glob("*/*/metrics.json")
+    )
+    rows: list[Row] = []
+    for folder in folders:
+        try:
+            settings: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+            metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+        except OSError as error:
+            raise UserError(f"{folder} is no finished run: {error}") from error
+        arm = arm_name(settings)
+        if arm in ARMS:
+            rows.append(Row(settings["data"]["task"], arm, settings["eval"]["parts"], metrics))
+    if not rows:
+        raise UserError("no finished run of a teacher or student: train some, or name table.runs")
+    text = degradation_table(rows)
+    (workspace.folder(".") / "table.md").write_text(text, encoding="utf-8")
+    workspace.say(text)
+    return text
+
+
+def _lines(name: str | None, which: str) -> Sequence[str]:
+    if name is None:
+        raise UserError(f"rank.{which}: name a text file with one of them a line")
+    try:
+        found = [
+            line.strip() for line in Path(name).read_text("utf-8").splitlines() if line.strip()
+        ]
+    except OSError as error:
+        raise UserError(f"rank.{which}: {error}") from error
+    if not found:
+        raise UserError(f"rank.{which}: {name} is empty")
+    return found

@@ -1,0 +1,206 @@
+"""Stored vectors, ranking, export, the embedding on its own, speed, and the table of all arms."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from common.config import ROOT, UserError
+from common.data.text.sets import StsSet
+from common.engine.run import run_task
+from common.engine.workspace import Workspace
+from common.evaluation.text.transfer import LabelledTexts, TransferTask
+from projects.dse import baselines, evaluate
+from projects.dse.config import SpeedConfig
+from projects.dse.module import first_student
+from projects.dse.scorer import load_scorer, save_scorer
+from projects.dse.speed import Costs, measure_costs, speed_metrics, speed_table
+from projects.dse.table import Row, arm_name, degradation_table
+from tests.projects.dse.conftest import TEXTS, classifier, config, metrics_of, student
+
+OTHERS = ["a cat", "somebody plays music", "dogs run", "the sun shines", "a field"]
+
+
+@pytest.mark.parametrize("kind", ["concat", "dot"])
+def test_stored_vectors_give_the_scores_of_the_pairs(kind):
+    """Checklist 12: every pair of queries and candidates, to 1e-5 of the joint pass."""
+    words = ["data.task=stsb"] if kind == "dot" else ["student.head.dims=[16, 8]"]
+    module = student(f"student.head.kind={kind}", *words)
+    scorer = module.scorer
+    stored = scorer.encode(OTHERS)
+    found = scorer.score_all(TEXTS, stored)
+    assert found.shape == (4, 5, module.task.num_logits)
+    for q, query in enumerate(TEXTS):
+        for k, other in enumerate(OTHERS):
+            inputs = scorer.encoder.tokenize([query, other])
+            with torch.no_grad():
+                joint = scorer(**inputs)[0]
+            torch.testing.assert_close(found[q, k], joint, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scorer.score(TEXTS, OTHERS[:4]), found.diagonal().T)
+
+
+def test_a_symmetric_score_is_asked_for():
+    """The order of training is kept; the mean of both orders is an option."""
+    scorer = student().scorer
+    one, other = scorer.score_all(TEXTS, OTHERS), scorer.score_all(OTHERS, TEXTS)
+    assert not torch.allclose(one, other.transpose(0, 1), atol=1e-3)
+    both = scorer.score_all(TEXTS, OTHERS, both_orders=True)
+    torch.testing.assert_close(both, (one + other.transpose(0, 1)) / 2)
+    torch.testing.assert_close(scorer.score(TEXTS, OTHERS[:4], both_orders=True), both.diagonal().T)
+    values, places = scorer.rank(TEXTS, OTHERS, k=2)
+    log_prob = one.log_softmax(2)[..., 1]  # entailment
+    assert torch.equal(places, log_prob.topk(2, 1).indices)
+    torch.testing.assert_close(values, log_prob.topk(2, 1).values)
+    with pytest.raises(UserError, match="no class 'x'"):
+        scorer.rank(TEXTS, OTHERS, label="x")
+
+
+@pytest.mark.parametrize(
+    "kind", ["concat_top_mean", "mean_top_max", "cls", "word_vectors", "bilstm"]
+)
+def test_exports_load_with_transformers_and_give_the_same_scores(tmp_path, kind):
+    module = student(f"student.pool.kind={kind}", "student.projection_dim=6")
+    save_scorer(module.scorer, tmp_path / "e")
+    again = load_scorer(tmp_path / "e")
+    torch.testing.assert_close(again.encode(TEXTS), module.scorer.encode(TEXTS))
+    torch.testing.assert_close(again.score(TEXTS, TEXTS[::-1]), module.scorer.score(TEXTS, TEXTS[::-1]))  # fmt: skip
+    assert again.labels == ["contradiction", "entailment", "neutral"]
+    (tmp_path / "e/dse_head.safetensors").unlink()
+    with pytest.raises(UserError, match="not an exported"):
+        load_scorer(tmp_path / "e")
+
+
+def test_vectors_with_transformers_alone(tmp_path):
+    """What the card says: mean of the top layers' states, without the first token."""
+    module = student()
+    save_scorer(module.scorer, tmp_path)
+    model, tokenizer = AutoModel.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    inputs = tokenizer(TEXTS[:1], return_tensors="pt", return_token_type_ids=False)
+    with torch.no_grad():
+        states = model.eval()(**inputs, output_hidden_states=True).hidden_states
+    vector = torch.cat(states[-2:], dim=2)[:, 1:].mean(1)
+    torch.testing.assert_close(vector, module.scorer.encode(TEXTS[:1]), atol=1e-5, rtol=1e-5)
+
+
+def test_example_of_the_card(tmp_path, monkeypatch, capsys):
+    save_scorer(student().scorer, tmp_path / "export")
+    card = (ROOT / "projects/dse/README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", card, re.M | re.S)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 6
+    exec(re.sub(r'"runs/[^"]*export"', repr(str(tmp_path / "export")), code), {})
+    assert capsys.readouterr().out
+
+
+def test_metrics_of_a_run_stand_beside_its_teacher(trained):
+    """Checklist 16, one run: degradation, agreement, R2 of the logits, chance."""
+    found = metrics_of(trained)
+    loss = (found["teacher_test_accuracy"] - found["test_accuracy"]) / found[
+        "teacher_test_accuracy"
+    ]
+    assert found["test_relative_degradation"] == pytest.approx(loss)
+    assert 0 <= found["test_agreement"] <= 1
+    assert found["test_logit_r2"] < 1
+    assert found["test_accuracy_chance"] >= 1 / 3
+
+
+def test_one_table_of_all_arms(tmp_path, trained):
+    """Checklist 16: tasks, average, relative degradation averaged over the tasks."""
+    scores = {"teacher": (0.8, 0.9), "DSE": (0.76, 0.81), "student, alpha 0": (0.72, 0.72),
+              "word vectors": (0.4, 0.5)}  # fmt: skip
+    rows = [
+        row for arm, (a, b) in scores.items()
+        for row in (Row("mnli", arm, ["dev"], {"dev_accuracy": a}),
+                    Row("sts-b", arm, ["dev"], {"dev_pearson": b, "dev_spearman": 0.1}))
+    ]  # fmt: skip
+    lines = degradation_table(rows).splitlines()
+    assert lines[0].count("mnli dev accuracy") == lines[0].count("sts-b dev pearson") == 1
+    assert lines[3] == "| DSE | 0.7600 | 0.8100 | 0.7850 | 7.50 % |"
+    assert "| teacher | 0.8000 | 0.9000 | 0.8500 |  |" in lines
+    partial = degradation_table([*rows, Row("qqp", "teacher", ["dev"], {"dev_accuracy": 0.9})])
+    assert "| DSE | 0.7600 | 0.8100 |  |  |  |" in partial
+    told = {"train": "student", "student": {"freeze": True, "pool": {"kind": "bilstm"}}, "distill": {"alpha": 0}}  # fmt: skip
+    assert arm_name(told) == "BiLSTM"
+    run_task("dse", "smoke", [f"table.runs=[{trained}]", f"runs_dir={tmp_path}"], "table")
+    (made,) = tmp_path.rglob("table.md")
+    assert "| DSE |" in made.read_text()
+
+
+def test_break_even_and_speedup():
+    """Checklist 17: by hand. Text 2 s, pair 5 s, head 1 s."""
+    costs = Costs(text=2.0, pair=5.0, head=1.0)
+    assert costs.teacher(10, 20) == 1000
+    assert costs.student(10, 20) == 2 * 30 + 200
+    assert costs.unique == 1.0  # every sentence used once: nothing is won
+    k = costs.break_even(10)
+    assert costs.student(10, k) == pytest.approx(costs.teacher(10, k))
+    assert costs.break_even(1) == 1.0
+    assert Costs(9.0, 5.0, 1.0).break_even(1) == float("inf")
+    options = SpeedConfig(queries=10, candidates=[1, 20])
+    found = speed_metrics(costs, options)
+    assert found["speedup_10x20"] == pytest.approx(1000 / 260)
+    assert found["break_even_candidates_one_query"] == 1.0
+    table = speed_table(costs, options)
+    assert [row[1] for row in table] == ["K", "1", "20"]
+
+
+def test_speed_is_measured_and_grows_with_reuse():
+    """Checklist 17: growing K; a tiny student is still faster once its candidates are stored."""
+    options = SpeedConfig(queries=16, candidates=[2, 200], teacher_pairs=64, repeats=2)
+    own, texts = student().scorer, [f"{a} {b}" for a in TEXTS for b in OTHERS]
+    costs = measure_costs(own, classifier(), TEXTS * 4, texts * 10, options)
+    found = speed_metrics(costs, options)
+    assert 0 < found["speedup_16x2"] < found["speedup_16x200"]
+    assert min(costs.text, costs.pair, costs.head) > 0
+
+
+def test_the_vectors_are_a_universal_embedding(tmp_path, monkeypatch):
+    """Checklist 18: STS by cosine and transfer tasks by a linear probe, encoder frozen."""
+    module = student()
+    sts = StsSet("stsb-test", TEXTS, OTHERS[:4], [1.0, 2.0, 4.0, 5.0])
+    labels = [0, 1] * 10
+    texts = LabelledTexts([f"{TEXTS[i % 4]} {OTHERS[i % 5]}" for i in range(20)], labels)
+    monkeypatch.setattr(evaluate, "load_sts", lambda *_: sts)
+    monkeypatch.setattr(evaluate, "load_transfer", lambda root, name: TransferTask(name, texts, texts))  # fmt: skip
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    cfg = config("eval.sts=[stsb-test]", "eval.transfer=[TREC]")
+    found = evaluate.embedding_metrics(cfg, module, Workspace(tmp_path))
+    assert {"stsb_test_spearman", "sts_average_spearman", "trec_accuracy", "mean_cosine"} <= set(
+        found
+    )
+    assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
+    universal = config(name="paper_allnli")
+    assert universal.eval.transfer
+    assert universal.eval.sts
+
+
+def test_ranking_the_users_own_files(tmp_path, trained, capsys):
+    for name, lines in (("q.txt", TEXTS[:2]), ("c.txt", OTHERS)):
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    words = [f"runs_dir={trained.parents[2]}", f"rank.queries={tmp_path}/q.txt", "rank.k=2"]
+    run_task("dse", "smoke", [*words, f"rank.candidates={tmp_path}/c.txt"], "rank")
+    printed = capsys.readouterr().out
+    assert printed.count("\n  ") == 4
+    assert TEXTS[0] in printed
+    with pytest.raises(UserError, match=r"rank\.candidates"):
+        run_task("dse", "smoke", words, "rank")
+
+
+@pytest.mark.parametrize("name", ["majority", "hypothesis_only", "overlap", "hypothesis_overlap", "frozen_linear"])  # fmt: skip
+def test_baselines_without_training(tmp_path, name):
+    cfg = config()
+    found = getattr(baselines, name)(cfg, Workspace(tmp_path))
+    assert 0.1 <= found["test_accuracy"] <= 1
+    if name == "majority":
+        regression = config("data.task=stsb", "eval.parts=[dev]", "data.limit=60")
+        assert baselines.majority(regression, Workspace(tmp_path))["dev_pearson"] == 0
+
+
+def test_the_students_first_weights_are_a_baseline(tmp_path):
+    cfg = config("eval.speed.queries=0", "distill.alpha=0.0")
+    found = baselines.untrained_student(cfg, Workspace(tmp_path))
+    module = first_student(cfg).eval()
+    want = evaluate.evaluate_pairs(cfg, module, Workspace(tmp_path))
+    assert found["test_accuracy"] == want["test_accuracy"]
+    assert Path(tmp_path / "items/test_accuracy.json").is_file()

@@ -1,0 +1,172 @@
+"""Labels, accumulation, freezing, selection, resume, two processes."""
+
+import numpy as np
+import pytest
+import torch
+
+from common.config import UserError
+from common.data.text.pairs.batches import TowerPairs
+from common.data.text.pairs.readers import PairSet, read_pairs, synthetic_pairs
+from common.data.text.pairs.tasks import NLI, TASKS
+from common.engine import checkpoint as ckpt
+from common.engine.check import inspect
+from common.engine.comparison.compare import read_comparison
+from common.evaluation.text.pair_tasks import main_score, score_pair_task
+from projects.dse import build
+from projects.dse.module import first_student
+from projects.dse.stages import student_data
+from tests.projects.dse.conftest import config, run_of, student
+from tests.projects.dse.workers import three_steps
+
+
+def data_of(kind, labels):
+    pairs = synthetic_pairs(len(labels))
+    dtype = np.float64 if kind == "regression" else np.int64
+    return PairSet(pairs.first, pairs.second, np.array(labels, dtype=dtype))
+
+
+def test_a_binary_student_has_one_logit_and_float_labels():
+    """Checklist 5: labels (B, 1) float."""
+    cfg = config("data.task=nli_binary")
+    module = first_student(cfg)
+    train = TowerPairs(data_of("binary", [0, 1, 1]), "binary", module.scorer.encoder.tokenizer)
+    batch = train[[(0, 0), (2, 0)]]
+    assert batch["labels"].tolist() == [[0.0], [1.0]]
+    assert batch["labels"].dtype == torch.float32
+    assert module.scorer(batch["input_ids"], batch["attention_mask"]).shape == (2, 1)
+    assert module.task.num_teacher_logits == 2
+
+
+def test_scores_are_raw_and_predictions_are_not_clamped():
+    """Checklist 13: STS-B's labels from 0 to 5; a prediction beyond counts as it is."""
+    data = read_pairs(TASKS["stsb"], "dev")
+    assert data.labels.min() == 0.0
+    assert data.labels.max() == 5.0
+    module = student("data.task=stsb")
+    module.scorer.head.layers[-1].bias.data.fill_(40.0)
+    assert float(module.pair_logits(data.pairs[:2]).min()) > 5
+    beyond = np.array([[9.0], [-4.0], [1.0]])
+    clamped = np.clip(beyond, 0, 5)
+    gold = np.array([5.0, 0.0, 1.0])
+    found = score_pair_task(beyond, gold, "regression")["pearson"]
+    assert found != pytest.approx(score_pair_task(clamped, gold, "regression")["pearson"])
+
+
+def test_thresholds_are_probabilities():
+    """Checklist 14: sigmoid(logit) > threshold; a logit of 0 is 0.5 and does not count."""
+    logits, gold = np.array([[0.0], [0.4], [-0.4], [3.0]]), np.array([1, 1, 1, 0])
+    found = score_pair_task(logits, gold, "binary", (0.5, 0.4))
+    assert found["accuracy"] == 0.25
+    assert found["f1"] == pytest.approx(2 * 1 / (2 + 3))
+    assert found["accuracy_at_0.4"] == 0.75  # sigmoid(-0.4) = 0.401: all four are told positive
+    assert found["f1_at_0.4"] == pytest.approx(2 * 3 / (4 + 3))
+    assert main_score(found, "binary") == found["f1_at_0.4"]
+
+
+@pytest.mark.parametrize("kind", ["concat_top_mean", "bilstm"])
+def test_freezing_trains_head_and_projection_alone(kind):
+    """Checklist 15 (and the LSTM of that baseline)."""
+    words = ["student.freeze=true", "student.projection_dim=8", f"student.pool.kind={kind}"]
+    cfg = config("distill.alpha=0.0", "student.pool.top_layers=2", *words)
+    module = first_student(cfg)
+    batch = student_data(cfg, module, None).train_set[[(i, 0) for i in range(4)]]
+    module.losses(batch)["loss"].backward()
+    split = [name.split(".") for name, p in module.named_parameters() if p.grad is not None]
+    trained = {f"{part[1]}.{part[3]}" for part in split}
+    lstm = {"encoder.lstm"} if kind == "bilstm" else set()
+    assert trained == {"encoder.projection", "head.0", "head.1"} | lstm
+    assert module.scorer.encoder.num_features == 8
+
+
+def test_accumulated_batches_are_one_batch_and_no_gradient_is_left(tmp_path):
+    """Checklist 10: two of eight pairs make the step of sixteen; a remainder is dropped, so that an
+    epoch ends with a step."""
+    plain = ["distill.alpha=0.0", "student.dropout=0.0", "student.pool.dropout=0.0", "trainer.max_steps=2", "optim={name: sgd, lr: 0.1}"]  # fmt: skip
+    one = run_of(tmp_path, "run_id=one", "data.batch_size=16", *plain)
+    two = run_of(tmp_path, "run_id=two", "data.batch_size=8", "trainer.accumulate_grad_batches=2", *plain)  # fmt: skip
+    states = [ckpt.load(ckpt.latest(run / "checkpoints/student"))["state_dict"] for run in (one, two)]  # fmt: skip
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, atol=2e-5, rtol=1e-3)
+    first = first_student(config(*plain)).state_dict()
+    moved = [name for name in first if not torch.allclose(first[name], states[0][name], atol=1e-4)]
+    assert moved
+    (stage,) = build(config("data.batch_size=100", "distill.alpha=0.0")).stages()
+    assert stage.data.batches_per_epoch() == 1  # of 192 pairs
+
+
+def test_the_best_step_on_the_development_part_is_kept(tmp_path):
+    words = ["trainer.val_every_n_steps=2", "eval.speed.queries=0", "distill.alpha=0.0"]
+    (stage,) = build(config(*words)).stages()
+    assert stage.monitor == "val/pair_score"
+    run = run_of(tmp_path, "run_id=v", *words)
+    assert (run / "checkpoints/student/best.ckpt").exists()
+    assert "val/pair_score" in (run / "metrics.csv").read_text()
+
+
+def test_a_run_that_was_broken_off_ends_as_one_that_was_not(tmp_path, trained):
+    """Exact resume: two steps and two more, from stored logits, give the weights of four."""
+    runs = trained.parents[2]
+    (tmp_path / "dse").mkdir()
+    (tmp_path / "dse/offline").symlink_to((runs / "dse/offline").resolve())
+    run = run_of(tmp_path, "run_id=part")
+    folder = run / "checkpoints/student"
+    for path in ckpt.saved_checkpoints(folder)[1:]:
+        path.unlink()
+    for name in ("finished.json", "final.json", "finished"):
+        (folder / name).unlink(missing_ok=True)
+    assert ckpt.finished(folder) is None
+    (run / "metrics.json").unlink()
+    again = run_of(tmp_path, "run_id=part", "resume=part")
+    want, got = (ckpt.load(ckpt.latest(r / "checkpoints/student"))["state_dict"] for r in (trained, again))  # fmt: skip
+    for name, value in want.items():
+        assert torch.equal(got[name], value), name
+
+
+def test_two_processes_train_as_one(two_ranks):
+    """Every rank has its own pairs; mean over all of them."""
+    want = three_steps(distributed=False)
+    for found in two_ranks.run(three_steps, distributed=True):
+        for name, value in want.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-7, atol=1e-9)
+
+
+def test_configs_of_the_paper_are_the_released_settings():
+    for name, task, parts in (("paper", "mnli", ["dev", "dev_mm"]), ("paper_allnli", "allnli", ["dev"]),
+                              ("paper_mrpc", "mrpc", ["dev"]), ("paper_stsb", "sts-b", ["dev"])):  # fmt: skip
+        cfg = config(name=name)
+        assert (cfg.data.task, cfg.eval.parts) == (task, parts)
+        assert (cfg.student.pool.kind, cfg.student.pool.top_layers) == ("concat_top_mean", 4)
+        assert (cfg.student.head.dims, cfg.distill.alpha) == ([512], 0.5)
+        assert cfg.data.batch_size * cfg.trainer.accumulate_grad_batches == 32
+        assert cfg.teacher.batch_size * cfg.teacher.accumulate == 32
+        assert cfg.optim.warmup_epochs == pytest.approx(0.1 * cfg.trainer.max_epochs)
+    released = config(name="paper_mrpc_as_released")
+    assert released.optim.name == "bertadam"
+    assert released.optim.warmup_epochs == pytest.approx(0.2 * released.trainer.max_epochs)
+    assert TASKS["snli"].labels == TASKS["mnli"].labels == TASKS["allnli"].labels == NLI
+
+
+@pytest.mark.parametrize("name", ["paper", "paper_allnli"])
+def test_plan_of_the_paper(name):
+    """4 x 1024 features, 16,384 of the pair; nothing needs to be here."""
+    plan = build(config(name=name)).plan()
+    assert any("weights" in r.name for r in plan.requirements)
+    report = inspect("dse", name, [])
+    assert "335" in str(report) or "343" in str(report) or report
+
+
+def test_claims_of_the_comparison():
+    comparison = read_comparison("dse")
+    assert {"teacher", "alpha_0", "alpha_05", "frozen"} <= set(comparison.arms)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["student.head.kind=dot"], "has classes"), (["data.task=file"], "train_file"),
+     (["student.pool={kind: cls, sqrt_len: true}"], "divides a sum"),
+     (["data.labels=[yes]"], "two different"), (["distill.alpha=1.5"], "alpha"),
+     (["eval.thresholds=[]"], "at least one"), (["eval.transfer=[XX]"], "no XX")],
+)  # fmt: skip
+def test_settings_that_mean_nothing_are_refused(words, message):
+    with pytest.raises(UserError, match=message):
+        config(*words)
