@@ -5,7 +5,7 @@ Neither direction needs that library. The files are those that all its versions 
 | file | module |
 |---|---|
 | model files, ``sentence_bert_config.json`` | Transformer |
-| ``1_Pooling/config.json`` | Pooling: cls, mean or last token |
+| ``1_Pooling/config.json`` | Pooling: cls, mean, max or last token |
 | ``2_Dense/`` | Dense with tanh: the head of pooling "cls", unless it acts in training only |
 | ``<n>_Normalize/`` | Normalize, if the encoder normalises |
 """
@@ -30,6 +30,7 @@ _MODE_OF: dict[Pooling, str] = {
     "cls_before_pooler": "cls",
     "avg": "mean",
     "last_token": "lasttoken",
+    "max": "max",
 }
 _FLAGS = {
     "cls": "pooling_mode_cls_token",
@@ -139,7 +140,7 @@ def load_sentence_transformers(folder: str | Path, *, skip: Sequence[str] = ()) 
 
     Args:
         folder: a text model written by `save_sentence_transformers` or by that library, made of
-            Transformer, Pooling (cls, mean, last token), for cls a square Dense with tanh, and
+            Transformer, Pooling (cls, mean, max, last token), for cls a square Dense with tanh, and
             Normalize.
         skip: modules that the caller reads itself: "Dense" of any kind.
 
@@ -192,6 +193,7 @@ def _pooling(path: Path, *, head: bool) -> Pooling:
         "cls": "cls" if head else "cls_before_pooler",
         "mean": "avg",
         "lasttoken": "last_token",
+        "max": "max",
     }
     if len(modes) != 1 or modes[0] not in known:
         raise UserError(f"{path}: pooling {modes} is not supported; one of {sorted(known)} is")

@@ -25,6 +25,7 @@ Pooling = Literal[
     "avg_top2",
     "mask",
     "last_token",
+    "max",
 ]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 LAYER_POOLINGS: tuple[Pooling, ...] = ("avg_first_last", "avg_embedding_last", "avg_top2")
@@ -85,6 +86,7 @@ def pool(
     | avg_top2 | mean over the tokens of the mean of the last two layers |
     | mask | last layer, the mask token |
     | last_token | last layer, last token |
+    | max | largest value of each dimension over the tokens of the last layer |
 
     Args:
         hidden_states: embedding output and the output of every block, each (B, L, D); poolings
@@ -115,6 +117,9 @@ def pool(
         return marked_token(last, mask_tokens)
     if pooling == "last_token":
         return last_token(last, mask)
+    if pooling == "max":
+        check_mask(last, mask)
+        return last.masked_fill(mask.eq(0)[..., None], -torch.inf).amax(1)
     raise ValueError(f"pooling must be one of {POOLINGS}, got {pooling!r}")
 
 

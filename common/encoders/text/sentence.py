@@ -14,7 +14,7 @@ from common.config import UserError
 from common.encoders.length_groups import in_length_groups
 from common.encoders.modes import evaluation_mode
 from common.encoders.text.pooling import Pooling
-from common.encoders.text.template import add_template, check_template
+from common.encoders.text.template import add_template, check_template, special_tokens
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import Attention, TextTower, load_tokenizer, text_tower
 
@@ -35,7 +35,8 @@ class SentenceEncoder(nn.Module):
             its own longest one. Embeddings and gradients are those of one pass, but for the order
             in which dropout is drawn; what it saves is the arithmetic on padding.
         template: what every text is written into, see `add_template`; its tokens count towards
-            `max_length`. Pooling "mask" takes the state at its mask token.
+            `max_length`. Pooling "mask" takes the state at its mask token; a mask token that a text
+            itself holds is read as an unknown word.
 
     Raises:
         UserError: no padding token, `max_length` above the limit of the model, or a tokenizer that
@@ -176,7 +177,18 @@ class SentenceEncoder(nn.Module):
             return_attention_mask=False,
             return_token_type_ids=False,
         )["input_ids"]
+        if self.template is not None and self.tower.pooling == "mask":
+            found = [self._one_mask(row) for row in found]
         return found
+
+    def _one_mask(self, row: list[int]) -> list[int]:
+        """The ids with the template's mask token alone."""
+        mask, other = self.tokenizer.mask_token_id, self.tokenizer.unk_token_id
+        if row.count(mask) == 1:
+            return row
+        before, after = special_tokens(self.tokenizer)
+        text = slice(len(before), len(row) - len(after))
+        return before + [other if i == mask else i for i in row[text]] + after
 
     def _pad(self, rows: list[list[int]]) -> dict[str, Tensor]:
         length = max(len(row) for row in rows)

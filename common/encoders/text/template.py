@@ -1,6 +1,7 @@
 """What a tokenizer writes around a text: its special tokens, and a prompt template."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from common.config import UserError
@@ -69,8 +70,6 @@ def add_template(tokenizer: Any, template: str) -> None:
         UserError: a slow tokenizer, or "[MASK]" for a tokenizer without mask token.
         ValueError: see `check_template`.
     """
-    from tokenizers import processors
-
     check_template(template, mask=False)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or (MASK in template and tokenizer.mask_token is None):
@@ -83,8 +82,32 @@ def add_template(tokenizer: Any, template: str) -> None:
     start, end = special_tokens(tokenizer)
     if start[len(start) - len(before) :] == before and end[: len(after)] == after:
         return
-    around = {"before": start + before, "after": after + end}
-    backend.post_processor = processors.TemplateProcessing(
+    _write_around(tokenizer, {"before": start + before, "after": after + end})
+
+
+def without_template(tokenizer: Any, template: str | None) -> Any:
+    """A copy of a tokenizer that writes no template, for texts that are read as they are.
+
+    Args:
+        tokenizer: what `add_template` has changed; it is left as it is.
+        template: of that call; None: there was none, and nothing is copied.
+    """
+    if template is None:
+        return tokenizer
+    written = template.replace(MASK, str(tokenizer.mask_token))
+    before, after = plain_ids(tokenizer, written.split(TEXT))
+    start, end = special_tokens(tokenizer)
+    plain = copy.deepcopy(tokenizer)
+    around = {"before": start[: len(start) - len(before)], "after": end[len(after) :]}
+    _write_around(plain, around)
+    return plain
+
+
+def _write_around(tokenizer: Any, around: Mapping[str, list[int]]) -> None:
+    """Make a tokenizer put the ids "before" and "after" around every text."""
+    from tokenizers import processors
+
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single=[name for name in ("before", "$A", "after") if around.get(name, True)],
         special_tokens=[
             {"id": name, "ids": ids, "tokens": tokenizer.convert_ids_to_tokens(ids)}

@@ -157,6 +157,7 @@ def load_transformer(
     dtype: torch.dtype = torch.float32,
     num_labels: int | None = None,
     new_head: bool = False,
+    pooler: bool = False,
 ) -> PreTrainedModel:
     """A transformers model in training mode; refuses weights that do not fill it.
 
@@ -171,6 +172,7 @@ def load_transformer(
         num_labels: of a sequence classifier; None: what the configuration says.
         new_head: what stands on the transformer is drawn from the global random state, whatever the
             checkpoint holds for it; a pooler only if the checkpoint has none.
+        pooler: the model's own pooler is wanted, so weights without one do not fill it.
 
     Raises:
         UserError: see `text_tower`, or attention that the architecture does not have.
@@ -200,7 +202,7 @@ def load_transformer(
             ignore_mismatched_sizes=new_head,
             **chosen,
         )
-    lost = [k for k in info["missing_keys"] if not k.startswith("pooler.")]
+    lost = [k for k in info["missing_keys"] if pooler or not k.startswith("pooler.")]
     lost += [str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]]
     if new_head:
         own = f"{model.base_model_prefix}."

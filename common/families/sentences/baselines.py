@@ -48,18 +48,22 @@ def raw(cfg: Config, workspace: Workspace) -> dict[str, float]:
     return _encoder(cfg, workspace, untrained_encoder(cfg))
 
 
-def centred(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The encoder that training starts from, minus its mean over training texts."""
+def centred(
+    cfg: Config, workspace: Workspace, texts: Sequence[str] | None = None
+) -> dict[str, float]:
+    """The encoder that training starts from, minus its mean over training texts (None: `text_rows`)."""
 
     def fit(embeddings: Tensor) -> EmbeddingTransform:
         mean = embeddings.double().mean(dim=0)
         return EmbeddingTransform(mean, torch.eye(len(mean), dtype=torch.float64))
 
-    return _encoder(cfg, workspace, untrained_encoder(cfg), fit)
+    return _encoder(cfg, workspace, untrained_encoder(cfg), fit, texts)
 
 
-def whitened(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The encoder that training starts from, whitened on training texts.
+def whitened(
+    cfg: Config, workspace: Workspace, texts: Sequence[str] | None = None
+) -> dict[str, float]:
+    """The encoder that training starts from, whitened on training texts (None: `text_rows`).
 
     Source: Su et al. 2021, "Whitening Sentence Representations", arXiv 2103.15316.
     """
@@ -67,7 +71,7 @@ def whitened(cfg: Config, workspace: Workspace) -> dict[str, float]:
     def fit(embeddings: Tensor) -> EmbeddingTransform:
         return fit_whitening(embeddings, ridge=RIDGE)
 
-    return _encoder(cfg, workspace, untrained_encoder(cfg), fit)
+    return _encoder(cfg, workspace, untrained_encoder(cfg), fit, texts)
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -92,15 +96,15 @@ def _encoder(
     workspace: Workspace,
     encoder: SentenceEncoder,
     fit: Callable[[Tensor], EmbeddingTransform] | None = None,
+    texts: Sequence[str] | None = None,
 ) -> dict[str, float]:
     sets = {name: sts_set(cfg, name) for name in cfg.eval.sets}
     with encoding(cfg, encoder) as plain:
         encode: Encode = plain
         if fit is not None:
-            texts = list(
-                dict.fromkeys(text for row in text_rows(cfg.data, cfg.seed) for text in row)
-            )
-            transform = fit(plain(texts[:FIT_TEXTS]))
+            if texts is None:
+                texts = [text for row in text_rows(cfg.data, cfg.seed) for text in row]
+            transform = fit(plain(list(dict.fromkeys(texts))[:FIT_TEXTS]))
             encode = lambda rows: transform(plain(rows))  # noqa: E731
         return _score(sets, encode, sets[cfg.eval.sets[0]], workspace)
 

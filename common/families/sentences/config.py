@@ -10,7 +10,7 @@ from common.ranges import Count, Positive, Rate, at_least
 
 Pooling = Literal[
     "cls", "cls_before_pooler", "avg", "avg_all", "avg_first_last", "avg_embedding_last",
-    "avg_top2", "mask", "last_token",
+    "avg_top2", "mask", "last_token", "max",
 ]  # fmt: skip
 
 

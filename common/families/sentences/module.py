@@ -25,6 +25,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "roberta-large": {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514,
                       "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
                       "intermediate_size": 4096},
+    "hkust-nlp/SynCSE-partial-RoBERTa-base": {
+        "model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514},
+    "hkust-nlp/SynCSE-partial-RoBERTa-large": {
+        "model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514,
+        "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+        "intermediate_size": 4096},
 }  # fmt: skip
 # released models of the papers, by what they were fine-tuned from
 ARCHITECTURES |= {

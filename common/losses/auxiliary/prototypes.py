@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.distributed.collectives import log_sum_exp_over_ranks, row_offset
 from common.distributed.differentiable import all_gather_with_grad, all_reduce_sum
+from common.kernels.row_loss import info_nce_rows
 from common.kernels.specs.weights import Bias, Exclude, ExcludePositive, Index, Spec
 from common.losses.functional.kernel import (
     KernelOptions,
@@ -42,7 +43,12 @@ def prototype_softmax(
         p_i = scale * (<q_i, w_y> - margin)
         l_i = log [exp(p_i) + sum_{c != y} exp(scale * <q_i, w_c>)] - p_i
 
-    Source: Wang et al. 2018, "CosFace", equation 4, arXiv 1801.09414.
+    Without margin and mask this is the cross entropy of a linear layer without bias, and outside of
+    the dense back end its gradient is formed in the forward, tile by tile: the N x C logits are never
+    stored, and for prototypes without gradient nothing is computed.
+
+    Source: Wang et al. 2018, "CosFace", equation 4, arXiv 1801.09414; tiles of the cross entropy:
+    Wijmans et al. 2024, arXiv 2411.09009.
 
     Args:
         query: (N, D), L2-normalised if cosines are meant.
@@ -69,8 +75,12 @@ def prototype_softmax(
     check_pair(query, prototypes, same_rows=False, names="query, prototypes")
     if labels.shape != query.shape[:1]:
         raise ValueError(f"one label per row: {tuple(labels.shape)} for {tuple(query.shape)}")
-    positive = scale * ((query * prototypes[labels]).sum(-1) - margin)
     spec = Index(labels) & ExcludePositive()
+    if not margin and mask is None and kernel.get("group") is None:
+        rows = info_nce_rows(query, prototypes, scale, spec, join=True, top1=True, **kernel)
+        if rows is not None and rows.top1 is not None:
+            return LossOutput(rows.total / len(query), rows.per_row, rows.top1)
+    positive = scale * ((query * prototypes[labels]).sum(-1) - margin)
     spec = spec if mask is None else spec & mask
     stats = sweep(query, prototypes, scale, spec, top1=True, **local(kernel))
     per_sample = F.softplus(stats.row_lse - positive)

@@ -47,6 +47,7 @@ CASES = [
     ("avg", {}),
     ("avg", {"normalize": True, "max_length": 16}),
     ("last_token", {}),
+    ("max", {}),
 ]
 
 

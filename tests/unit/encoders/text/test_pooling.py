@@ -29,6 +29,7 @@ def test_values_of_the_padded_row(mask, first, end):
         "avg_top2": (rows[-2] + rows[-1]).mean(0) / 2,
         "mask": rows[-1][1],
         "last_token": rows[-1][-1],
+        "max": rows[-1].amax(0),
     }
     assert set(expected) == set(POOLINGS)
     marked = torch.zeros(2, 4, dtype=torch.bool)
@@ -65,7 +66,7 @@ def test_errors():
     with pytest.raises(ValueError, match="no real token"):
         pool(states(), torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1]]), "avg")
     with pytest.raises(ValueError, match="pooling must be one of"):
-        pool(states(), RIGHT, "max")
+        pool(states(), RIGHT, "min")
     with pytest.raises(ValueError, match="states of all layers"):
         pool(states(1), RIGHT, "avg_first_last")
     with pytest.raises(ValueError, match="needs `mask_tokens`"):

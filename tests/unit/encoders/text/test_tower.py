@@ -46,7 +46,7 @@ def test_poolers_match_the_hidden_states(bert):
         torch.testing.assert_close(tower(IDS, MASK), value)
         torch.testing.assert_close(tower(IDS), value)  # mask from the padding id
     with pytest.raises(ValueError, match="pooling must be"):
-        TextTower(bert, "max")
+        TextTower(bert, "min")
 
 
 def test_cls_adds_a_trainable_tanh_head(bert):

@@ -1,0 +1,305 @@
+"""Dictionaries: entries of any number of words with their definitions, and the training set."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.config import UserError
+from common.data.lookup import bundled
+from common.data.samplers import Key, sample_rng
+from common.data.splits import stable_fraction
+from common.data.synthetic_words import SYLLABLES
+from common.data.tables import read_jsonl
+from common.data.text.views import TextViews
+from common.encoders.text.sentence import SentenceEncoder
+from common.encoders.text.template import plain_ids, without_template
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from common.encoders.text.tower import TextTower, load_tokenizer
+from common.engine.experiment import Requirement, bundled_requirement
+from common.families.sentences.data import text_path
+from projects.defsent_plus.config import Config, DictionaryData
+
+SEPARATOR = "<|list_more_def|>"  # between the definitions of a line
+POOLING = {"cls": "cls_before_pooler", "mean": "avg", "max": "max", "ac": "cls_before_pooler", "amp": "avg"}  # fmt: skip
+_DRAW = 2**31 + 6  # random stream of data.limit
+_WORDS = ("people", "way", "work", "men", "good", "world", "years", "state", "own", "little")
+
+
+class DefinitionBatch(TypedDict):
+    """B definitions."""
+
+    input_ids: Tensor  # (B, L) int64, right-padded
+    attention_mask: Tensor  # (B, L) int64
+    ids: Tensor  # (B,) int64 sample indices
+    labels: Tensor  # (B,) int64, row of the entry in the matrix of targets
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """Entries with at least one definition each, and definitions that are held out.
+
+    Attributes:
+        entries: n names; row i of the entry matrix is entry i.
+        definitions: of every entry.
+        held_out: definitions that occur nowhere above, with the rows of all entries that they define.
+        pieces: vocabulary ids of the entries, if only entries of one piece are kept, else empty.
+        num_dropped: entries that are not one piece.
+    """
+
+    entries: list[str]
+    definitions: list[list[str]]
+    held_out: list[tuple[str, tuple[int, ...]]]
+    pieces: tuple[int, ...] = ()
+    num_dropped: int = 0
+
+    @property
+    def num_definitions(self) -> int:
+        """Pairs of entry and definition."""
+        return sum(len(texts) for texts in self.definitions)
+
+    def pairs(self) -> list[tuple[str, int]]:
+        """Definitions with the row of their entry: the training items."""
+        return [(text, row) for row, texts in enumerate(self.definitions) for text in texts]
+
+    def statistics(self) -> dict[str, float]:
+        """Sizes; ``shared_definition_share``: of the pairs whose text defines another entry too."""
+        owners = Counter(text for texts in self.definitions for text in set(texts))
+        shared = sum(owners[text] > 1 for text, _ in self.pairs())
+        total = len(self.entries) + self.num_dropped
+        return {
+            "num_entries": len(self.entries),
+            "num_definitions": self.num_definitions,
+            "multi_word_share": sum(" " in e for e in self.entries) / len(self.entries),
+            "shared_definition_share": shared / self.num_definitions,
+            "dropped_entry_share": self.num_dropped / total,
+        }
+
+
+def load_dictionary(cfg: Config) -> Dictionary:
+    """The dictionary of a config, cut into training and held-out definitions.
+
+    A definition is held out by its text, so that none of its entries (synonyms share a definition)
+    is trained on it; entries without another definition are left out.
+
+    Raises:
+        UserError: missing or malformed file, `data.limit` out of range, or nothing left.
+    """
+    data = cfg.data
+    rows = _limited(_rows(cfg), data, cfg.seed)
+    total = len(rows)
+    if data.single_piece:
+        pieces = single_pieces(plain_tokenizer(cfg), [entry for entry, _ in rows])
+        rows = [row for row, piece in zip(rows, pieces, strict=True) if piece is not None]
+    dropped = total - len(rows)
+    kept = [(entry, [t for t in texts if not _held_out(t, data.held_out)]) for entry, texts in rows]
+    entries = [entry for entry, texts in kept if texts]
+    if not entries:
+        raise UserError("no entry is left: lower data.held_out, or set data.single_piece=false")
+    known = {i: row for row, i in enumerate(i for i, (_, texts) in enumerate(kept) if texts)}
+    golds: dict[str, list[int]] = {}
+    for i, row in known.items():
+        for text in rows[i][1]:
+            if _held_out(text, data.held_out):
+                golds.setdefault(text, []).append(row)
+    held_out = [(text, tuple(dict.fromkeys(gold))) for text, gold in golds.items()]
+    found = Dictionary(entries, [t for _, t in kept if t], held_out, num_dropped=dropped)
+    if not data.single_piece:
+        return found
+    ids = single_pieces(plain_tokenizer(cfg), entries)
+    return replace(found, pieces=tuple(i for i in ids if i is not None))
+
+
+def dictionary_if_here(cfg: Config) -> Dictionary | None:
+    """The dictionary; None where its file is missing, or the vocabulary that it is cut by."""
+    if all(need.present for need in dictionary_requirements(cfg)):
+        try:
+            return load_dictionary(cfg)
+        except UserError:
+            if not cfg.data.single_piece:
+                raise
+    return None
+
+
+def dictionary_requirements(cfg: Config) -> tuple[Requirement, ...]:
+    """Files of the dictionary, for `make check`."""
+    if cfg.data.source == "wordnet":
+        return (bundled_requirement("wordnet"),)
+    if cfg.data.source == "file":
+        path = text_path(cfg.data)
+        hint = "a line an entry: entry, tab, definitions; see the card, Data"
+        return (Requirement("data: dictionary", str(path), path.is_file(), hint),)
+    return ()
+
+
+def read_dictionary(lines: Iterable[str], place: str) -> list[tuple[str, list[str]]]:
+    r"""Entries with their definitions, one a line: ``entry TAB def-1<|list_more_def|>def-2...``.
+
+    The number of an entry is that of its line; empty lines are skipped.
+
+    Args:
+        lines: of the file, decoded.
+        place: names the file in messages.
+
+    Raises:
+        UserError: a line without a tab, an entry or a definition; or no line at all.
+
+    >>> read_dictionary(["ice cream\tfrozen dessert<|list_more_def|>cold sweet"], "x")
+    [('ice cream', ['frozen dessert', 'cold sweet'])]
+    """
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        entry, tab, rest = line.rstrip("\r\n").partition("\t")
+        texts = [text.strip() for text in rest.split(SEPARATOR) if text.strip()]
+        if not tab or not entry.strip() or not texts:
+            raise UserError(
+                f"{place}, line {number}: write an entry, a tab and its definitions, joined by "
+                f"{SEPARATOR}"
+            )
+        found.append((entry.strip(), texts))
+    if not found:
+        raise UserError(f"{place} has no entries")
+    return found
+
+
+def single_pieces(tokenizer: Any, entries: Sequence[str]) -> list[int | None]:
+    """Vocabulary id of each entry that is one piece, as a word inside a text; None for the others."""
+    plain = plain_ids(tokenizer, [f" {entry}" for entry in entries])
+    unknown = tokenizer.unk_token_id
+    return [ids[0] if len(ids) == 1 and ids[0] != unknown else None for ids in plain]
+
+
+def plain_tokenizer(cfg: Config) -> Any:
+    """Tokenizer of the config's model, without a template."""
+    model = cfg.model
+    if model.pretrained == "random":
+        return tiny_tokenizer(int((model.config or {}).get("vocab_size", 256)))
+    return load_tokenizer(model.pretrained)
+
+
+def definition_encoder(cfg: Config, encoder: SentenceEncoder, pooling: str) -> SentenceEncoder:
+    """The same transformer for definitions: no template, their own pooling and length.
+
+    Args:
+        cfg: the experiment's config.
+        encoder: of inference; its transformer is shared, not copied.
+        pooling: "cls", "mean", "max", or an encoding of entries: "ac", "amp".
+    """
+    tower = TextTower(encoder.tower.model, POOLING[pooling])  # type: ignore[arg-type]
+    tokenizer = without_template(encoder.tokenizer, encoder.template)
+    cut = cfg.data.long == "truncate" and encoder.max_length is not None
+    length = min(cfg.data.max_length, encoder.max_length or 0) if cut else cfg.data.max_length
+    return SentenceEncoder(
+        tower, tokenizer, max_length=length, length_groups=cfg.model.length_groups
+    )
+
+
+class DefinitionViews(TextViews):
+    """Definitions as `TextViews`, with the rows of their entries.
+
+    Args:
+        items: definitions with their rows in the matrix of targets.
+        encoder: of definitions, see `definition_encoder`.
+        long: "refuse" or "truncate" what is longer than the encoder reads.
+
+    Raises:
+        UserError: a definition that is too long.
+    """
+
+    def __init__(
+        self, items: Sequence[tuple[str, int]], encoder: SentenceEncoder, long: str = "refuse"
+    ) -> None:
+        length = encoder.max_length
+        assert length is not None
+        rows = [(text,) for text, _ in items]
+        super().__init__(rows, encoder.tokenizer, max_length=length)
+        self.labels = torch.tensor([row for _, row in items])
+        longest = int(np.diff(self._offsets).max()) + len(self.prefix) + len(self.suffix)
+        if longest > length and long == "refuse":
+            raise UserError(
+                f"the longest definition has {longest} tokens: set data.max_length={longest}, or "
+                "data.long=truncate to cut it"
+            )
+
+    def __getitem__(self, keys: Sequence[Key]) -> Any:
+        """Batch of the given ``(index, epoch)`` keys, a `DefinitionBatch`."""
+        batch = super().__getitem__(keys)
+        return {**batch, "labels": self.labels[batch["ids"]]}
+
+
+def definition_views(
+    cfg: Config, encoder: SentenceEncoder, dictionary: Dictionary | None = None
+) -> DefinitionViews:
+    """The training set: every definition of every entry is an item."""
+    dictionary = dictionary or load_dictionary(cfg)
+    items = dictionary.pairs()
+    if cfg.entry.targets == "lm_head":
+        items = [(text, dictionary.pieces[row]) for text, row in items]
+    return DefinitionViews(items, definition_encoder(cfg, encoder, cfg.train.pool), cfg.data.long)
+
+
+def _rows(cfg: Config) -> list[tuple[str, list[str]]]:
+    data = cfg.data
+    if data.source == "synthetic":
+        return synthetic_dictionary(data.limit or 96, cfg.seed)
+    if data.source == "wordnet":
+        found: dict[str, list[str]] = {}
+        path = bundled("wordnet", data.root) / "synsets.jsonl.gz"
+        for row in read_jsonl(path, ("lemmas", "definition")):
+            for lemma in row["lemmas"]:
+                texts = found.setdefault(lemma.replace("_", " ").lower(), [])
+                if row["definition"] not in texts:
+                    texts.append(row["definition"])
+        return list(found.items())
+    path = text_path(data)
+    try:
+        lines = path.read_text(encoding=data.encoding).split("\n")
+    except FileNotFoundError:
+        raise UserError(
+            f"dictionary {path} does not exist: give data.file, a line an entry (entry, tab, "
+            "definitions)"
+        ) from None
+    except (UnicodeError, LookupError) as error:
+        raise UserError(f"{path} is not {data.encoding}: set data.encoding ({error})") from error
+    return read_dictionary(lines, str(path))
+
+
+def synthetic_dictionary(num_entries: int, seed: int) -> list[tuple[str, list[str]]]:
+    """Made-up entries of one or two words with one to three definitions that share words.
+
+    The first ones are words of the built-in tokenizer; every tenth shares a definition with the
+    entry before.
+    """
+    rng = sample_rng(seed, 0, 6)
+    found: list[tuple[str, list[str]]] = []
+    for i in range(num_entries):
+        codes = rng.choice(len(SYLLABLES) ** 2, size=8, replace=False)
+        words = [SYLLABLES[c // 10] + SYLLABLES[c % 10] for c in codes]
+        name = _WORDS[i] if i < len(_WORDS) else f"{words[0]}{i} {words[1]}" if i % 3 else f"{words[0]}{i}"  # fmt: skip
+        count = int(rng.integers(1, 4))
+        texts = [" ".join(rng.permutation(words[2:])[:5]) for _ in range(count)]
+        if i % 10 == 9:
+            texts.append(found[-1][1][0])
+        found.append((name, list(dict.fromkeys(texts))))
+    return found
+
+
+def _limited(
+    rows: list[tuple[str, list[str]]], data: DictionaryData, seed: int
+) -> list[tuple[str, list[str]]]:
+    if data.limit is None or data.source == "synthetic":
+        return rows
+    if data.limit > len(rows):
+        raise UserError(f"data.limit={data.limit}, but there are {len(rows)} entries")
+    order = sample_rng(seed, 0, 0, _DRAW).permutation(len(rows))
+    return [rows[i] for i in sorted(order[: data.limit])]
+
+
+def _held_out(text: str, share: float) -> bool:
+    return stable_fraction(f"definition {text}") < share

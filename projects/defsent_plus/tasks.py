@@ -1,0 +1,66 @@
+"""Tasks: the entry matrix of a glossary by any encoder, and the entries that fit a description."""
+
+from pathlib import Path
+
+from common.config import UserError
+from common.data.tables import write_jsonl
+from common.encoders.modes import evaluated
+from common.engine.run import trained_module
+from common.engine.workspace import Workspace
+from common.evaluation.features.geometry import mean_cosine
+from common.export.files import write_tensors
+from common.families.sentences.module import first_encoder
+from projects.defsent_plus.config import Config
+from projects.defsent_plus.data import load_dictionary
+from projects.defsent_plus.entries import cached_entries
+
+
+def write_entries(cfg: Config, workspace: Workspace) -> Path:
+    """Entry embeddings of the config's dictionary by its starting model, for any other use.
+
+    Returns:
+        ``entries.safetensors`` with ``entries`` (n, D); ``entries.jsonl`` beside it names the rows.
+    """
+    dictionary = load_dictionary(cfg)
+    entries = cached_entries(cfg, dictionary, first_encoder(cfg))
+    path = Path(cfg.lookup.output or workspace.folder(".") / "entries.safetensors").expanduser()
+    write_tensors(path, {"entries": entries})
+    rows = zip(dictionary.entries, dictionary.definitions, strict=True)
+    names = [{"entry": entry, "definitions": len(texts)} for entry, texts in rows]
+    write_jsonl(path.with_suffix(".jsonl"), names)
+    workspace.say(f"{len(entries)} entries, mean cosine {mean_cosine(entries):.3f}: {path}")
+    return path
+
+
+def lookup(cfg: Config, workspace: Workspace) -> Path:
+    """Reverse dictionary: the entries that fit descriptions, by a trained run or an export.
+
+    Returns:
+        A JSON-lines file of ``text``, ``entries`` and ``scores``.
+
+    Raises:
+        UserError: no description, a missing file, or no trained run.
+    """
+    from projects.defsent_plus import build
+
+    own = cfg.lookup
+    texts = [own.text] if own.text else []
+    if own.file is not None:
+        path = Path(own.file).expanduser()
+        if not path.is_file():
+            raise UserError(f"lookup.file {path} does not exist: give one description a line")
+        texts += [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    if not texts:
+        raise UserError("describe what you look for: lookup.text='...', or lookup.file")
+    module, _ = trained_module(build(cfg), workspace, own.run, cfg.runs_dir)
+    with evaluated(module, cfg.trainer.accelerator):
+        found = module.lookup(texts, own.k)
+    for text, best in zip(texts, found, strict=True):
+        workspace.say(f"{text}: " + ", ".join(f"{entry} ({s:.1f})" for entry, s in best))
+    output = workspace.folder(".") / "lookup.jsonl"
+    rows = [
+        {"text": text, "entries": [e for e, _ in best], "scores": [s for _, s in best]}
+        for text, best in zip(texts, found, strict=True)
+    ]
+    write_jsonl(output, rows)
+    return output

@@ -1,0 +1,273 @@
+"""Dictionaries and the matrix of their entries."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.config import UserError
+from common.encoders.modes import evaluation_mode
+from common.evaluation.features.geometry import mean_cosine
+from common.families.sentences.module import build_encoder
+from projects.defsent_plus import entries as entries_module
+from projects.defsent_plus.config import IcaConfig
+from projects.defsent_plus.data import (
+    _WORDS,
+    Dictionary,
+    definition_encoder,
+    definition_views,
+    load_dictionary,
+    read_dictionary,
+)
+from projects.defsent_plus.entries import (
+    cached_entries,
+    entry_matrix,
+    independent_entries,
+    random_entries,
+)
+from projects.defsent_plus.evaluate import reverse_metrics
+from tests.projects.defsent_plus.conftest import DEFSENT, PLAIN, TEMPLATE, config, module_of
+from tests.unit.losses.golden import load
+
+LINES = (
+    "ice cream\tfrozen dessert<|list_more_def|>sweet food made of milk\n"
+    "zorbifex qq\tan unknown thing\n"
+    "\n"
+    "work\teffort <|list_more_def|> what is done \n"
+)
+
+
+def dictionary_file(tmp_path, text=LINES, encoding="utf-16", *options):
+    path = tmp_path / "glossary.csv"
+    path.write_text(text, encoding=encoding)
+    words = [f"data.file={path}", "data.source=file", "data.limit=null", "data.held_out=0"]
+    return config(*PLAIN, *words, "data.encoding=utf-16", f"runs_dir={tmp_path}", *options)
+
+
+# -- reader --------------------------------------------------------------------------------------
+
+
+def test_item_14_reader_takes_several_definitions_and_the_encoding(tmp_path):
+    """Checklist 14: lines of the release, in UTF-16; row i is entry i."""
+    found = load_dictionary(dictionary_file(tmp_path))
+    assert found.entries == ["ice cream", "zorbifex qq", "work"]
+    assert found.definitions[0] == ["frozen dessert", "sweet food made of milk"]
+    assert found.definitions[2] == ["effort", "what is done"]
+    assert found.pairs()[1] == ("sweet food made of milk", 0)
+    assert found.num_definitions == 5
+    with pytest.raises(UserError, match=r"set data\.encoding"):
+        load_dictionary(dictionary_file(tmp_path, encoding="latin-1"))
+
+
+@pytest.mark.parametrize("line", ["no tab here", "\tno entry", "no definition\t", ""])
+def test_item_14_malformed_lines_are_named(line):
+    """Checklist 14: the place and what belongs there."""
+    with pytest.raises(UserError, match="line 2: write an entry|has no entries"):
+        read_dictionary(["a\tb", line] if line else [line], "glossary.csv")
+
+
+def test_item_2_entries_of_several_and_of_unknown_words(tmp_path):
+    """Checklist 2: n is the number of entries, whatever the vocabulary."""
+    cfg = dictionary_file(tmp_path)
+    found = load_dictionary(cfg)
+    matrix = cached_entries(cfg, found, build_encoder(cfg.model))
+    assert matrix.shape == (3, 32)
+    assert torch.isfinite(matrix).all()
+    views = definition_views(cfg, build_encoder(cfg.model), found)
+    batch = views[[(i, 0) for i in range(5)]]
+    assert batch["labels"].tolist() == [0, 0, 1, 2, 2]
+    assert len(module_of("data.limit=300").entries) > 256  # pieces of the tokenizer
+
+
+def test_item_12_long_definitions_are_refused_or_cut(tmp_path):
+    """Checklist 12: named with the length to set; cut only if asked for."""
+    long = "entry\t" + "word " * 30 + "\nother\tshort\n"
+    cfg = dictionary_file(tmp_path, long, "utf-16", "data.max_length=16")
+    encoder = build_encoder(cfg.model)
+    with pytest.raises(UserError, match=r"set data\.max_length=\d+, or data\.long=truncate"):
+        definition_views(cfg, encoder)
+    cfg.data.long = "truncate"
+    batch = definition_views(cfg, encoder)[[(0, 0), (1, 0)]]
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, 16)
+    assert batch["input_ids"][0, -1] == encoder.tokenizer.sep_token_id
+    cfg.data.max_length, cfg.data.long = 150, "refuse"
+    with pytest.raises(UserError, match="reads at most 64"):
+        definition_views(cfg, encoder)
+
+
+def test_held_out_definitions_are_trained_on_for_no_entry():
+    """A synonym with the same text would give the answer away; any entry of the text is gold."""
+    found = load_dictionary(config())
+    trained = {text for text, _ in found.pairs()}
+    assert found.held_out
+    assert not trained & {text for text, _ in found.held_out}
+    everything = load_dictionary(config("data.held_out=0"))
+    assert everything.num_definitions > found.num_definitions
+    owners = {
+        text: {e for e, texts in zip(everything.entries, everything.definitions, strict=True) if text in texts}
+        for text, _ in found.held_out
+    }  # fmt: skip
+    for text, gold in found.held_out:
+        assert {found.entries[row] for row in gold} == owners[text] & set(found.entries)
+
+
+def test_bundled_wordnet_has_entries_of_several_words_and_shared_definitions():
+    """Sizes of the row in the plan: lemmas in lower case; synonyms share their definition."""
+    found = load_dictionary(config("data.held_out=0", name="mini"))
+    sizes = found.statistics()
+    assert len(found.entries) == 20811
+    assert round(sizes["multi_word_share"] * 20811) == 6232
+    assert sum(len(texts) > 1 for texts in found.definitions) > 5000
+    assert sizes["shared_definition_share"] > 0.5
+    held = load_dictionary(config(name="mini")).held_out
+    assert 800 < len(held) < 1300
+    assert len({text for text, _ in held}) == len(held)
+
+
+def test_pitfall_entries_that_share_a_definition_are_counted():
+    """Contradictory labels: three of the four pairs have a text of two entries."""
+    found = Dictionary(["a", "b", "c d"], [["x"], ["x", "y"], ["z"]], [], num_dropped=1)
+    assert found.statistics()["shared_definition_share"] == 0.5
+    assert found.statistics()["dropped_entry_share"] == 0.25
+    assert found.statistics()["multi_word_share"] == pytest.approx(1 / 3)
+
+
+def test_item_15_only_entries_of_one_piece_remain_and_the_rest_is_counted():
+    """Checklist 15: the share that DefSent must drop."""
+    found = load_dictionary(config(*DEFSENT))
+    assert set(found.entries) <= set(_WORDS)
+    assert len(found.pieces) == len(found.entries) > 3
+    share = found.statistics()["dropped_entry_share"]
+    assert share == pytest.approx(1 - len(found.entries) / 96)
+    tokenizer = build_encoder(config().model).tokenizer
+    assert tokenizer.convert_ids_to_tokens(list(found.pieces)) == found.entries
+    views = definition_views(config(*DEFSENT), build_encoder(config().model))
+    assert set(views.labels.tolist()) == set(found.pieces)
+
+
+# -- matrix --------------------------------------------------------------------------------------
+
+
+def test_item_3_mean_over_definitions_in_evaluation_mode_whatever_the_padding():
+    """Checklist 3: each definition weighs the same; a mean over all tokens would be another."""
+    cfg = config(*PLAIN)
+    encoder = build_encoder(cfg.model).train()
+    own = definition_encoder(cfg, encoder, "amp")
+    texts = [["a b c d e f g h"], ["x", "one two three four five six seven"]]
+    found = entry_matrix(texts, own.encode)
+    assert own.encode(texts[0]).equal(own.encode(texts[0]))  # no dropout
+    single = torch.stack([own.encode([t])[0] for t in texts[1]])
+    torch.testing.assert_close(found[1], single.mean(0), rtol=1e-5, atol=1e-5)
+    with evaluation_mode(own):
+        ids = own.tokenize(texts[1])
+        states = own.tower.model(**ids).last_hidden_state
+        over_tokens = states[ids["attention_mask"].bool()].mean(0)
+    assert not torch.allclose(found[1], over_tokens, atol=1e-3)
+    first = definition_encoder(cfg, encoder, "ac")
+    with evaluation_mode(first):
+        cls = first.tower.model(**first.tokenize(texts[0])).last_hidden_state[:, 0]
+    torch.testing.assert_close(entry_matrix(texts[:1], first.encode), cls, rtol=1e-5, atol=1e-5)
+
+
+def test_item_4_one_definition_alone_or_among_many():
+    """Checklist 4: the same vector up to 1e-5, in any company and order."""
+    own = definition_encoder(config(), build_encoder(config().model), "amp")
+    alone = entry_matrix([["a small thing"]], own.encode)[0]
+    many = [["first", "second text of some length " * 3], ["a small thing"], ["a small thing", "x"]]
+    found = entry_matrix(many, own.encode)
+    torch.testing.assert_close(found[1], alone, rtol=0, atol=1e-5)
+    turned = entry_matrix([texts[::-1] for texts in many[::-1]], own.encode)
+    torch.testing.assert_close(turned.flip(0), found, rtol=0, atol=1e-5)
+    assert not torch.allclose(found[2], alone, atol=1e-3)
+
+
+def test_entries_are_kept_and_belong_to_weights_definitions_and_encoding(tmp_path, monkeypatch):
+    cfg = config(*PLAIN, f"runs_dir={tmp_path}", "data.limit=20")
+    dictionary, encoder = load_dictionary(cfg), build_encoder(cfg.model)
+    first = cached_entries(cfg, dictionary, encoder)
+    assert torch.equal(cached_entries(cfg, dictionary, encoder), first)
+    monkeypatch.setattr(entries_module, "entry_matrix", lambda *_: torch.zeros(1, 1))
+    assert torch.equal(cached_entries(cfg, dictionary, encoder), first)  # read, not computed
+    other = config(*PLAIN, f"runs_dir={tmp_path}", "data.limit=20", "entry.encoding=ac")
+    assert cached_entries(other, dictionary, encoder).shape == (1, 1)
+    with torch.no_grad():
+        encoder.tower.model.embeddings.word_embeddings.weight.add_(1)
+    assert cached_entries(cfg, dictionary, encoder).shape == (1, 1)
+
+
+def golden_matrix(n: int, d: int) -> Tensor:
+    i, k = torch.arange(1, n + 1).double()[:, None], torch.arange(1, d + 1).double()
+    u = ((i * 12.9898 + k * 78.233).sin() * 43758.5453).abs().frac() - 0.5
+    sources = -u.sign() * torch.log(1 - 2 * u.abs() + 1e-9)
+    return (sources @ (torch.cos(k[:, None] * (k - 0.5)) + torch.eye(d)) + 3).float()
+
+
+@pytest.mark.parametrize("case", load("defsent_plus")["ica_cases"], ids=lambda c: f"d{c['d']}")
+def test_item_10_independent_entries_match_the_recorded_ones(case):
+    """Checklist 10: mean 0, population deviation 100, uncorrelated, isotropic; recorded norms."""
+    x, wanted = golden_matrix(case["n"], case["d"]), case["outputs"]
+    y = independent_entries(
+        x, IcaConfig(enabled=True, max_iter=case["max_iter"], seed=case["seed"])
+    )
+    assert float(y.mean(0).abs().max()) < 1e-3
+    spread = torch.tensor(wanted["column_std_population"])
+    torch.testing.assert_close(y.std(0, correction=0), spread, rtol=1e-4, atol=0)
+    correlation = torch.corrcoef(y.T.double()) - torch.eye(case["d"]).double()
+    assert float(correlation.abs().max()) < 1e-5
+    assert mean_cosine(x) == pytest.approx(wanted["mean_cosine_before"], rel=1e-5)
+    assert mean_cosine(y) == pytest.approx(wanted["mean_cosine_after"], rel=1e-3)
+    norms = torch.tensor(wanted["row_norms_first3"])
+    torch.testing.assert_close(y[:3].norm(dim=1), norms, rtol=1e-4, atol=0)
+    row = torch.tensor(wanted["abs_row0_sorted"])
+    torch.testing.assert_close(y[0].abs().sort().values[: len(row)], row, rtol=1e-3, atol=0)
+
+
+def test_item_10_a_fit_that_has_not_converged_is_said():
+    """Checklist 10: FastICA may stop at max_iter; the message names the setting."""
+    with pytest.warns(UserWarning, match=r"entry\.ica\.max_iter=1"):
+        independent_entries(golden_matrix(300, 4), IcaConfig(max_iter=1))
+
+
+def test_random_entries_have_the_size_and_nothing_else():
+    x = golden_matrix(1000, 8)
+    noise = random_entries(x, 0)
+    assert float(noise.square().mean()) == pytest.approx(float(x.square().mean()), rel=0.05)
+    assert abs(mean_cosine(noise)) < 0.01 < mean_cosine(x)
+    assert torch.equal(noise, random_entries(x, 0))
+    assert not torch.equal(noise, random_entries(x, 1))
+
+
+# -- definitions beside a prompt -----------------------------------------------------------------
+
+
+def test_item_13_prompt_pooling_finds_one_mask_and_definitions_meet_no_prompt():
+    """Checklist 13: also in an empty text and one that holds the mask string."""
+    cfg = config(*PLAIN, "model.pooling=mask", f"model.template={TEMPLATE}")
+    encoder = build_encoder(cfg.model)
+    mask = encoder.tokenizer.mask_token_id
+    texts = ["a cat", "", "she wrote [MASK] and [MASK] here", "x " * 90]
+    ids = encoder.tokenize(texts)["input_ids"]
+    assert ids.eq(mask).sum(1).tolist() == [1] * 4
+    found = encoder.encode(texts)
+    assert torch.isfinite(found).all()
+    unknown = texts[2].replace("[MASK]", "\u2603")
+    torch.testing.assert_close(encoder.encode([unknown])[0], found[2])
+    own = definition_encoder(cfg, encoder, "mean")
+    plain = build_encoder(config().model)
+    assert own.tokenize(["a cat"])["input_ids"].equal(plain.tokenize(["a cat"])["input_ids"])
+    assert encoder.tokenize(["a cat"])["input_ids"].eq(mask).any()  # its own is left as it was
+    views = definition_views(cfg, encoder)
+    assert not views[[(0, 0)]]["input_ids"].eq(mask).any()
+
+
+# -- reverse dictionary --------------------------------------------------------------------------
+
+
+def test_reverse_dictionary_counts_any_entry_of_the_definition():
+    scores = torch.tensor([[0.0, 3, 2, 1] + [0.5] * 16, [4.0, 3, 2, 1] + [0.5] * 16])
+    found = reverse_metrics(scores, [(2, 1), (3,)])
+    assert (found["reverse_top1"], found["reverse_top10"]) == (0.5, 1.0)
+    assert found["reverse_top1_chance"] == pytest.approx((2 + 1) / 2 / 20)
+    both = 1 - math.comb(18, 10) / math.comb(20, 10)
+    assert found["reverse_top10_chance"] == pytest.approx((both + 0.5) / 2)

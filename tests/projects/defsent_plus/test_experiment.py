@@ -1,0 +1,131 @@
+"""Export, card, tasks, paper configs and arms."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.config import ROOT, UserError, load
+from common.data.tables import read_jsonl
+from common.encoders.state_dict import read_state_dict
+from common.engine.comparison.spec import claims_of, read_comparison
+from common.engine.run import export
+from common.engine.workspace import Workspace
+from projects.defsent_plus.config import Config
+from projects.defsent_plus.export import load_export
+from projects.defsent_plus.tasks import lookup, write_entries
+from tests.projects.defsent_plus.conftest import DEFSENT, PLAIN, config, module_of
+
+
+@pytest.fixture(scope="module")
+def exported(finished) -> Path:
+    """Folder of the run's export."""
+    run, words = finished
+    return export("defsent_plus", "smoke", words[:1], str(run), None)
+
+
+def test_export_opens_without_a_config_and_answers_alike(exported, finished):
+    """The library's modules for the encoder; pooler, activation and entries beside them."""
+    assert (exported / "modules.json").is_file()
+    again = load_export(exported)
+    assert again.pool == "mean"
+    assert again.activation == "tanh"
+    state = again.state_dict()
+    folder = finished[0] / "checkpoints/round_2"
+    from common.engine import checkpoint as ckpt
+
+    for name, value in ckpt.load(ckpt.finished(folder))["state_dict"].items():
+        torch.testing.assert_close(state[name], value, equal_nan=True)
+    with pytest.raises(UserError, match="no export of this project"):
+        load_export(exported / "reverse_dictionary")
+
+
+def test_pitfall_the_activation_survives_the_export(tmp_path):
+    """GELU and the pooling of training come back; DefSent's pieces too."""
+    from projects.defsent_plus.export import export as write
+
+    module = module_of("pooler.activation=gelu", "train.pool=cls", folder=tmp_path)
+    write(module, tmp_path / "gelu")
+    again = load_export(tmp_path / "gelu")
+    texts = ["a small thing", "two of them"]
+    torch.testing.assert_close(again.entry_scores(texts), module.entry_scores(texts))
+    words = module_of(*DEFSENT, folder=tmp_path)
+    write(words, tmp_path / "words")
+    again = load_export(tmp_path / "words")
+    torch.testing.assert_close(again.entry_scores(texts), words.entry_scores(texts))
+    assert again.lookup(texts, 2) == words.lookup(texts, 2)
+
+
+def test_the_card_s_lines_run(exported, capsys):
+    """The code block of the README, on the run's export."""
+    card = (ROOT / "projects/defsent_plus/README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    exec(code.replace("runs/defsent_plus/mini/<id>/export", str(exported)), {})
+    assert "tensor" in capsys.readouterr().out
+
+
+def test_lookup_answers_from_a_run_and_from_an_export(exported, finished, tmp_path):
+    run, words = finished
+    (tmp_path / "texts.txt").write_text("a big house\n\na small dog\n", encoding="utf-8")
+    asked = ["lookup.text=something new", f"lookup.file={tmp_path}/texts.txt", "lookup.k=3"]
+    found = []
+    for place in (run, exported):
+        cfg = config(words[0], *asked, f"lookup.run={place}")
+        found.append(read_jsonl(lookup(cfg, Workspace(tmp_path / "out", "defsent_plus", "smoke"))))
+    assert found[0] == found[1]
+    assert [row["text"] for row in found[0]] == ["something new", "a big house", "a small dog"]
+    assert all(len(row["entries"]) == 3 for row in found[0])
+    with pytest.raises(UserError, match="describe what you look for"):
+        lookup(config(words[0]), Workspace(tmp_path))
+    with pytest.raises(UserError, match="does not exist"):
+        lookup(config(words[0], "lookup.file=none.txt"), Workspace(tmp_path))
+
+
+def test_entries_of_a_user_s_glossary_are_written(tmp_path):
+    path = tmp_path / "glossary.tsv"
+    path.write_text("ice cream\tfrozen food<|list_more_def|>a sweet\nwork\teffort\n", "utf-8")
+    words = [f"data.file={path}", "data.source=file", "data.limit=null", "data.held_out=0"]
+    cfg = config(*PLAIN, *words, f"runs_dir={tmp_path}", f"lookup.output={tmp_path}/e.safetensors")
+    out = write_entries(cfg, Workspace(tmp_path / "task"))
+    assert read_state_dict(out)["entries"].shape == (2, 32)
+    assert [r["entry"] for r in read_jsonl(out.with_suffix(".jsonl"))] == ["ice cream", "work"]
+
+
+PAPER = {
+    "paper": (3, "amp", "mean", [1e-5] * 3, 32, 150),
+    "paper_bert_large": (3, "amp", "mean", [1e-5] * 3, 32, 150),
+    "paper_syncse_roberta_base": (1, "ac", "mean", [1e-6], 32, 141),
+    "paper_syncse_roberta_large": (2, "ac", "cls", [2e-5, 5e-6], 32, 141),
+    "paper_defsent": (1, "amp", "mean", [], 16, 150),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_paper_configs_hold_the_published_recipe(name):
+    cfg = config(name=name)
+    found = (cfg.rounds, cfg.entry.encoding, cfg.train.pool, cfg.train.lr, cfg.data.batch_size, cfg.data.max_length)  # fmt: skip
+    assert found == PAPER[name]
+    assert (cfg.optim.weight_decay, cfg.trainer.gradient_clip_val, cfg.optim.schedule) == (
+        0,
+        1,
+        "linear",
+    )
+    assert cfg.entry.ica.enabled == (name in ("paper", "paper_bert_large"))
+    assert cfg.restart_from_base
+    assert (cfg.trainer.max_epochs, cfg.data.encoding) == (1, "utf-16")
+
+
+def test_arms_differ_in_rounds_targets_and_entries_alone():
+    spec = read_comparison("defsent_plus")
+    arms = {
+        name: load(Config, "defsent_plus", spec.base, [f"{k}={json.dumps(v)}" for k, v in words.items()])
+        for name, words in spec.arms.items()
+    }  # fmt: skip
+    whole = arms["round_2"]
+    for name in ("defsent", "round_1", "round_2", "round_1_pieces", "random"):
+        for section in ("model", "optim", "trainer", "pooler", "train", "eval"):
+            assert getattr(arms[name], section) == getattr(whole, section), (name, section)
+    texts = [claim.text for claim in claims_of(spec)]
+    assert texts[:3] == ["round_1 > defsent", "round_2 > defsent", "round_2 > raw"]
