@@ -188,8 +188,9 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """
     content = load(path)
     state = ema_weights(content) or content["state_dict"]
-    if hasattr(module, "adapt_to"):
-        module.adapt_to(state)
+    adapt: Any = getattr(module, "adapt_to", None)
+    if adapt is not None:
+        adapt(state)
     check_fits(module, state, path)
     module.load_state_dict(state)
 
