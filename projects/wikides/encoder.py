@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from common.encoders.length_groups import in_length_groups
 from common.encoders.modes import evaluation_mode
 from common.encoders.pretrained import stand_in
-from common.encoders.text.length_groups import in_length_groups
 from common.encoders.text.sentence import SentenceEncoder
 from common.export.projected import load_projected, save_projected
 from common.families.retrieval.dense import ARCHITECTURES, build_dense

@@ -14,8 +14,8 @@ from common.data.text.pairs.batches import EvaluationPairs, SequencePairs
 from common.data.text.pairs.readers import PairSet, limited, read_pairs
 from common.data.text.pairs.tasks import PairTask
 from common.distributed.process import gather_objects
+from common.encoders.length_groups import in_length_groups
 from common.encoders.text.cross_encoder import CrossEncoder, cross_encoder
-from common.encoders.text.length_groups import in_length_groups
 from common.engine.experiment import Stage
 from common.engine.module import ContrastiveModule
 from common.evaluation.text.pair_tasks import main_score, score_pair_task
