@@ -1,10 +1,10 @@
 """Sections of the config: training data, the data engine, evaluation, annotation."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from common.families.image_text.config import ImageTextData, ImageTextEval, TwoTowers
-from common.ranges import Count, NonNegative, Probability, Rate, Whole
+from common.ranges import Count, NonNegative, Probability, Rate, Whole, between
 
 
 @dataclass
@@ -26,7 +26,7 @@ class SelectConfig:
     """Which entities of an image count, by the cosine of image and entity text."""
 
     # absolute cosine of a CLIP model; calibrate it on pairs that you have looked at
-    threshold: float = 0.20
+    threshold: Annotated[float, between(-1, 1)] = 0.20
     slack: NonNegative = 0.05  # at most this much below the image's best entity
     enabled: bool = True  # False keeps all linked entities
     min_images: Count = 5  # entities of fewer images are dropped

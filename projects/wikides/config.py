@@ -117,7 +117,7 @@ class WikiDesEval:
     grid: bool = True  # rows of the selectors that need no training
     full: bool = True  # BLEU and METEOR beside ROUGE
     bert_score: str | None = None  # folder or hub id of an encoder: BERTScore; None: not computed
-    bert_score_layer: int = -1
+    bert_score_layer: Annotated[int, at_least(-1)] = -1  # 0: the embeddings; -1: the last layer
     whiten: bool = False  # vectors are whitened on the evaluated texts
 
 

@@ -254,7 +254,8 @@ def test_scorer_is_the_arm_without_sampling_and_is_reused(full_run, tmp_path):
     alone = train("debcse", "smoke", [f"runs_dir={tmp_path}", "run_id=alone", *plain])
     assert same_weights(weights(alone), weights(full_run, "scorer"))
     again = train("debcse", "smoke", [f"runs_dir={tmp_path}", "run_id=again"])
-    assert not (again / "checkpoints/scorer").exists()
+    taken = sorted(path.name for path in (again / "checkpoints/scorer").iterdir())
+    assert taken == ["best.ckpt", "finished.json"]  # no step was made
     assert same_weights(weights(again), weights(full_run))
     metrics = json.loads((alone / "metrics.json").read_text(encoding="utf-8"))
     assert "frequency_cosine" in metrics  # checklist 16: SimCSE has the diagnostics too

@@ -56,7 +56,8 @@ def test_an_answer_stage_is_trained_once_for_the_arms_that_share_it(tmp_path):
     first = train("promptreps", "smoke", [*words, "run_id=a"])
     second = train("promptreps", "smoke", [*words, "run_id=b", "eval.ranking=dense", "model.prompt.framed=false"])  # fmt: skip
     assert ",train/loss," in (first / "metrics.csv").read_text()
-    assert not (second / "checkpoints/answer").exists()
+    taken = sorted(path.name for path in (second / "checkpoints/answer").iterdir())
+    assert taken == ["best.ckpt", "finished.json"]  # no step was made
     assert len(list((tmp_path / "promptreps/answers").iterdir())) == 1
     kept = {
         kept_answers(config(*words, *more))

@@ -39,6 +39,7 @@ def test_poolers_match_the_hidden_states(bert):
         "mask": hidden[-1][torch.arange(2), torch.tensor([1, 3])],
         "avg_top2": ((hidden[-2] + hidden[-1]) / 2 * weights).sum(1),
         "last_token": hidden[-1][torch.arange(2), MASK.sum(1) - 1],
+        "max": hidden[-1].masked_fill(MASK[..., None] == 0, -1e9).amax(1),
     }
     assert set(expected) == set(POOLINGS) - {"cls"}
     for pooling, value in expected.items():
