@@ -1,6 +1,6 @@
 """Passes over sequences of similar length, so that little padding is computed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -34,3 +34,38 @@ def in_length_groups(run: Callable[..., Tensor], groups: int, **inputs: Tensor) 
         width = int(lengths[rows].max())
         parts.append(run(**{name: x[rows, :width] for name, x in inputs.items()}))
     return torch.cat(parts)[order.argsort()]
+
+
+Progress = Callable[[Iterable[slice], str, int], Iterable[slice]]
+
+
+def in_batches_by_length(
+    run: Callable[[list[int]], Tensor],
+    lengths: Sequence[int],
+    batch_size: int,
+    progress: Progress | None = None,
+    description: str = "encode",
+) -> Tensor:
+    """Results of N rows, computed in batches of similar length, the longest first.
+
+    Args:
+        run: places of a batch's rows -> (b, ...) on any device.
+        lengths: N, of the rows.
+        batch_size: rows of a batch.
+        progress: wraps the loop, called with (iterable, description, total).
+        description: shown with the progress.
+
+    Returns:
+        (N, ...) on the CPU in the given order, float32 (float64 of a float64 model).
+
+    >>> in_batches_by_length(lambda rows: torch.tensor(rows).float(), [1, 3, 2], 2)
+    tensor([0., 1., 2.])
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    batches = [slice(i, i + batch_size) for i in range(0, len(order), batch_size)]
+    shown = batches if progress is None else progress(batches, description, len(batches))
+    found = torch.cat([run(order[part]).cpu() for part in shown])
+    found = found if found.dtype == torch.float64 else found.float()
+    result = torch.empty_like(found)
+    result[torch.tensor(order)] = found
+    return result

@@ -209,7 +209,27 @@ def milestone_schedule(
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-class LARS(torch.optim.Optimizer):
+class _OneByOne(torch.optim.Optimizer):
+    """An optimiser whose rule is that of a single parameter: `_update`."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        """One update; returns the closure's loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group)
+        return loss
+
+    def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+
+class LARS(_OneByOne):
     """SGD with momentum and a layer-wise trust ratio eta |w| / (|g + wd w|).
 
     Groups without weight decay are not adapted (biases and norms), as in SimCLR.
@@ -235,19 +255,6 @@ class LARS(torch.optim.Optimizer):
             },
         )
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
-        """One update; returns the closure's loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
-        return loss
-
     def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         update = grad
         if group["weight_decay"] > 0:
@@ -263,7 +270,7 @@ class LARS(torch.optim.Optimizer):
         parameter.add_(state["momentum_buffer"], alpha=-group["lr"])
 
 
-class BertAdam(torch.optim.Optimizer):
+class BertAdam(_OneByOne):
     """Adam as BERT was released with: no bias correction, decoupled decay, every gradient clipped.
 
         m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  w = w - lr (m / (sqrt(v) + eps) + wd w)
@@ -285,19 +292,6 @@ class BertAdam(torch.optim.Optimizer):
     ) -> None:
         options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**options, "max_norm": max_norm})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
-        """One update; returns the closure's loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
-        return loss
 
     def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         grad = grad * (group["max_norm"] / (grad.norm() + 1e-6)).clamp(max=1.0)

@@ -1,7 +1,7 @@
 """Prefix and suffix encoder: one transformer for both sides, told apart by a marker word."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from transformers import (
 
 from common.config import UserError
 from common.encoders.hub_files import read_pretrained_state
+from common.encoders.length_groups import Progress, in_batches_by_length
 from common.encoders.modes import evaluation_mode
 from common.encoders.pretrained import PretrainedRef, is_offline, loading, resolve_pretrained
 from common.encoders.state_dict import load_state
@@ -25,7 +26,6 @@ from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import TextTower, load_transformer
 
 Kind = Literal["prefix", "suffix"]
-Progress = Callable[[Iterable[slice], str, int], Iterable[slice]]
 
 MARKERS: dict[Kind, str] = {"prefix": "pre ", "suffix": "suffi "}
 RELEASED = "T5EncoderWithProjection"  # class name in the config.json of the released checkpoints
@@ -127,19 +127,15 @@ class PrefixSuffixEncoder(nn.Module):
         if not texts or kind not in MARKERS:
             raise ValueError(f"need texts and kind 'prefix' or 'suffix', got {kind!r}")
         rows = self.token_ids(texts, kind)
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-        slices = [slice(i, i + batch_size) for i in range(0, len(rows), batch_size)]
-        shown = slices if progress is None else progress(slices, f"encode {kind}", len(slices))
-        parts = []
+
+        def run(places: list[int]) -> Tensor:
+            inputs = self.pad([rows[i] for i in places])
+            found: Tensor = self(**{k: v.to(self.device) for k, v in inputs.items()})
+            return found
+
+        lengths = [len(row) for row in rows]
         with evaluation_mode(self):
-            for part in shown:
-                inputs = self.pad([rows[i] for i in order[part]])
-                parts.append(self(**{k: v.to(self.device) for k, v in inputs.items()}).cpu())
-        found = torch.cat(parts)
-        found = found if found.dtype == torch.float64 else found.float()
-        vectors = torch.empty_like(found)
-        vectors[torch.tensor(order)] = found
-        return vectors
+            return in_batches_by_length(run, lengths, batch_size, progress, f"encode {kind}")
 
 
 def build_encoder(

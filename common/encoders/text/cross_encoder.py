@@ -1,6 +1,6 @@
 """Cross-encoder: two texts in one sequence -> logits, from any sequence classifier of transformers."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from common.config import UserError
 from common.encoders.heads import PairHead
+from common.encoders.length_groups import Progress, in_batches_by_length
 from common.encoders.modes import evaluation_mode
 from common.encoders.pooling import mean_pool
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
@@ -17,7 +18,6 @@ from common.encoders.text.tower import Attention, load_tokenizer, load_transform
 Head = Literal["new", "keep"]
 Cut = Literal["second", "longest"]
 PairPooling = Literal["classifier", "segments"]
-Progress = Callable[[Iterable[slice], str, int], Iterable[slice]]
 SPECIAL_PIECES = 3  # [CLS] a [SEP] b [SEP]
 
 
@@ -223,18 +223,16 @@ class CrossEncoder(nn.Module):
         if not pairs:
             raise ValueError("there are no pairs to score")
         rows = self._rows(pairs)
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0]))
-        batches = [slice(i, i + batch_size) for i in range(0, len(order), batch_size)]
-        shown = batches if progress is None else progress(batches, "score", len(batches))
-        parts = []
+
+        def run(places: list[int]) -> Tensor:
+            inputs = self.pad([rows[i] for i in places])
+            found: Tensor = self(**{k: v.to(self.device) for k, v in inputs.items()})
+            return found
+
         with evaluation_mode(self):
-            for part in shown:
-                inputs = self.pad([rows[i] for i in order[part]])
-                parts.append(self(**{k: v.to(self.device) for k, v in inputs.items()}).cpu())
-        found = torch.cat(parts)
-        found = found if found.dtype == torch.float64 else found.float()
-        logits = torch.empty_like(found)
-        logits[torch.tensor(order)] = found
+            logits = in_batches_by_length(
+                run, [len(ids) for ids, _ in rows], batch_size, progress, "score"
+            )
         return logits[:, 0] if self.num_labels == 1 else logits
 
     def _rows(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:

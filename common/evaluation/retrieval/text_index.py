@@ -1,7 +1,7 @@
 """Nearest texts of a collection, which can be stored, opened again and extended."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -35,6 +35,21 @@ class Hit(NamedTuple):
     text: str
     score: float  # cosine, or dot product
     position: int  # in the collection
+
+
+def hits(
+    texts: Sequence[str], found: Iterable[tuple[int, float]], threshold: float | None
+) -> list[Hit]:
+    """Hits of one query from (index, score), best first, those below the threshold left out."""
+    return [
+        Hit(texts[i], score, i) for i, score in found if threshold is None or score >= threshold
+    ]
+
+
+def not_held(held: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """The texts that an index does not hold yet, each once, in their order."""
+    known = set(held)
+    return [text for text in dict.fromkeys(texts) if text not in known]
 
 
 class TextIndex:
@@ -93,22 +108,15 @@ class TextIndex:
             ValueError: no queries or ``k < 1``.
         """
         queries = [queries] if isinstance(queries, str) else queries
-        rows = self._embed(self.query_encoder, queries, no_progress)
+        vectors = self._embed(self.query_encoder, queries, no_progress)
         k = min(k, len(self))
-        found = search(rows, self.embeddings, k, metric="dot", backend=self.backend)
-        return [
-            [
-                Hit(self.texts[i], score, i)
-                for score, i in zip(scores, indices, strict=True)
-                if threshold is None or score >= threshold
-            ]
-            for scores, indices in zip(found.scores.tolist(), found.indices.tolist(), strict=True)
-        ]
+        found = search(vectors, self.embeddings, k, metric="dot", backend=self.backend)
+        rows = zip(found.scores.tolist(), found.indices.tolist(), strict=True)
+        return [hits(self.texts, zip(i, s, strict=True), threshold) for s, i in rows]
 
     def extend(self, texts: Sequence[str]) -> int:
         """Add the texts that the index does not hold yet, each once; the number of new ones."""
-        held = set(self.texts)
-        new = [text for text in dict.fromkeys(texts) if text not in held]
+        new = not_held(self.texts, texts)
         if new:
             rows = self._embed(self.encoder, new, self.progress)
             self.embeddings = torch.cat([self.embeddings, rows])

@@ -10,6 +10,7 @@ from common.config import load
 from projects.cocosoda.config import Config
 from projects.cocosoda.encoder import build_encoder
 from projects.cocosoda.module import CoCoSoDa
+from tests.table_encoder import TableEncoder
 from tests.unit.losses.golden import fill
 
 GOLDEN = json.loads(
@@ -28,30 +29,6 @@ def module_of(*overrides: str, finetune: bool = False) -> CoCoSoDa:
     torch.manual_seed(0)
     cfg = config(*overrides)
     return CoCoSoDa(cfg, build_encoder(cfg.model), finetune=finetune).train()
-
-
-class Table(nn.Module):
-    """Masked mean of rows of the golden table, in float64."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(fill((13, 6), 0.3).detach())
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        keep = attention_mask[..., None].to(self.weight)
-        return (self.weight[input_ids] * keep).sum(1) / keep.sum(1)
-
-
-class TableEncoder(nn.Module):
-    """What the module needs of an encoder, around `Table`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tower, self.num_features = Table(), 6
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        found: Tensor = self.tower(input_ids, attention_mask)
-        return found
 
 
 def tokens(length: int, shift: int) -> dict[str, Tensor]:
@@ -82,7 +59,7 @@ def golden_module(case: dict, finetune: bool = False) -> CoCoSoDa:
         f"method.logit_scale={case.get('logit_scale_before_cross_entropy', 1.0)}",
         f"method.intra_modal={str(case.get('intra_modal', True)).lower()}",
     )
-    module = CoCoSoDa(cfg, TableEncoder(), finetune=finetune).double()  # type: ignore[arg-type]
+    module = CoCoSoDa(cfg, TableEncoder(13), finetune=finetune).double()  # type: ignore[arg-type]
     phases = {"code": 1.1, "augmented_code": 1.2, "query": 1.3, "augmented_query": 1.4}
     for name, phase in phases.items() if module.queues is not None else ():
         queue = nn.functional.normalize(fill((6, 8), phase).detach(), dim=0)

@@ -1,14 +1,13 @@
 """What the two processes of the tests run; importable by name."""
 
+from typing import Any
 from unittest import mock
 
-import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
-from common.distributed import collectives, process
 from common.encoders import queue
-from tests.distributed.wrapped import ModuleLoss
+from tests.distributed import stepping
+from tests.distributed.stepping import own_share
 from tests.projects.cocosoda.conftest import batch, module_of, share_of
 
 
@@ -23,21 +22,9 @@ def three_steps(stage: str, distributed: bool, own_queue: bool = False) -> dict[
     words = ["model.dropout=0.0", "method.temperature=1", "finetune.logit_scale=1"]
     words += ["method.original_keys=momentum"] if stage == "momentum" else []
     module = module_of(*words, finetune=stage == "finetune").double()
-    step = ModuleLoss(module)
-    wrapped = DistributedDataParallel(step, broadcast_buffers=False) if distributed else step
-    trained = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=0.1)
-    own = slice(4 * process.rank(), 4 * process.rank() + 4) if distributed else slice(None)
-    losses = []
-    for number in range(3):
-        optimizer.zero_grad()
-        loss = wrapped(share_of(batch(8, seed=number), own))
-        loss.backward()
-        optimizer.step()
-        module.after_optimizer_step()
-        losses.append(collectives.all_gather_no_grad(loss.detach()[None]).mean())
-    state = {k: v.detach().clone() for k, v in module.state_dict().items()}
-    grads = {
-        f"grad {k}": p.grad.clone() for k, p in module.named_parameters() if p.grad is not None
-    }
-    return {**state, **grads, "losses": torch.stack(losses)}
+    own = own_share(distributed)
+
+    def batch_of(number: int) -> Any:
+        return share_of(batch(8, seed=number), own)
+
+    return stepping.three_steps(module, batch_of, lr=0.1, distributed=distributed)

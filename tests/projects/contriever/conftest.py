@@ -11,6 +11,7 @@ from common.config import load
 from common.families.retrieval.dense import build_dense
 from projects.contriever.config import Config
 from projects.contriever.module import Contriever
+from tests.table_encoder import TableEncoder
 from tests.unit.losses.golden import fill
 
 GOLDEN = json.loads(
@@ -28,30 +29,6 @@ def module_of(*overrides: str, finetune: bool = False) -> Contriever:
     torch.manual_seed(0)
     cfg = config(*overrides)
     return Contriever(cfg, build_dense(cfg.model), finetune=finetune).train()
-
-
-class Table(nn.Module):
-    """Masked mean of rows of a golden table, in float64."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(fill((11, 6), 0.3).detach())
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        keep = attention_mask[..., None].to(self.weight)
-        return (self.weight[input_ids] * keep).sum(1) / keep.sum(1)
-
-
-class TableEncoder(nn.Module):
-    """What the module needs of an encoder, around `Table`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tower, self.num_features = Table(), 6
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        found: Tensor = self.tower(input_ids, attention_mask)
-        return found
 
 
 def tokens(batch: int, shift: int) -> dict[str, Tensor]:
@@ -73,7 +50,7 @@ def golden_module(case: dict, finetune: bool = False) -> Contriever:
         f"method.norm_query={str(case.get('norm_query', norms)).lower()}",
         f"method.norm_document={str(case.get('norm_doc', norms)).lower()}",
     )
-    module = Contriever(cfg, TableEncoder(), finetune=finetune).double()  # type: ignore[arg-type]
+    module = Contriever(cfg, TableEncoder(11), finetune=finetune).double()  # type: ignore[arg-type]
     if module.queue is not None:
         queue = nn.functional.normalize(fill((6, 8), 1.1).detach(), dim=0)
         module.queue.features = queue.T.contiguous()

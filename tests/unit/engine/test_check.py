@@ -1,5 +1,8 @@
 """Memory estimate of `make check`: fixed part and activations, blocks recomputed or not."""
 
+from typing import get_args, get_type_hints
+
+import pytest
 import torch
 from torch import nn
 
@@ -84,3 +87,11 @@ def test_rows_name_every_strategy():
         f"{saved_activations(plan(), meta(), 1000).total / GIB:.2f} GiB"
         in rows["activations (upper estimate)"]
     )
+
+
+@pytest.mark.parametrize("name", get_args(get_type_hints(OptimConfig)["name"]))
+def test_every_optimiser_has_its_states_counted(name):
+    cfg = ExperimentConfig(optim=OptimConfig(name=name))
+    whole, _ = fixed_bytes(meta(), cfg)
+    weights = sum(p.numel() * 4 for p in meta().parameters())
+    assert 2 * weights <= whole <= 4 * weights

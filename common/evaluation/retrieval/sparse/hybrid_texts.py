@@ -20,7 +20,7 @@ from common.evaluation.retrieval.sparse.hybrid import (
     joined,
     search,
 )
-from common.evaluation.retrieval.text_index import INDEX, Hit
+from common.evaluation.retrieval.text_index import INDEX, Hit, hits, not_held
 
 Role = Literal["query", "passage"]
 EncodeBoth = Callable[..., Encoded]  # texts, role, progress=... -> representations
@@ -73,22 +73,16 @@ class HybridTextIndex:
         """
         found = []
         for text in [queries] if isinstance(queries, str) else queries:
-            hits = search(
+            fused = search(
                 *self._indexes, self.encode([text], "query"), self.alpha, self.depth
             ).fused
-            found.append(
-                [
-                    Hit(self.texts[int(i)], score, int(i))
-                    for i, score in hits[:k]
-                    if threshold is None or score >= threshold
-                ]
-            )
+            best = ((int(i), score) for i, score in fused[:k])
+            found.append(hits(self.texts, best, threshold))
         return found
 
     def extend(self, texts: Sequence[str]) -> int:
         """Add the texts that the index does not hold yet, each once; the number of new ones."""
-        held = set(self.texts)
-        new = [text for text in dict.fromkeys(texts) if text not in held]
+        new = not_held(self.texts, texts)
         if new:
             more = self.encode(new, "passage", progress=self.progress)
             self.encoded = joined([self.encoded, more])
