@@ -91,7 +91,7 @@ def test_rows_name_every_strategy():
 
 @pytest.mark.parametrize("name", get_args(get_type_hints(OptimConfig)["name"]))
 def test_every_optimiser_has_its_states_counted(name):
-    cfg = ExperimentConfig(optim=OptimConfig(name=name))
+    cfg = ExperimentConfig(optim=OptimConfig(name=name), trainer=TrainerConfig(max_steps=1))
     whole, _ = fixed_bytes(meta(), cfg)
     weights = sum(p.numel() * 4 for p in meta().parameters())
     assert 2 * weights <= whole <= 4 * weights
