@@ -92,6 +92,32 @@ def judge(
         spec: the comparison.
         runs: per arm one run for each seed, in the same order; per baseline one.
     """
+    found = _judge(claim, spec, runs)
+    for other in claim.others:
+        found = _both(found, _judge(other, spec, runs))
+    return found
+
+
+def _both(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """One verdict for a claim in two metrics; the numbers are the first's, the parts those of both."""
+    words = (first["verdict"], second["verdict"])
+    worst = next(
+        (w for w in (NOT_TESTABLE, "contradicted", "not shown") if w in words), "supported"
+    )
+    parts = [*first.get("parts", [_as_part(first)])]
+    for part in second.get("parts", [_as_part(second)]):
+        name = "" if second["metric"] in part["claim"].split() else f" in {second['metric']}"
+        parts.append({**part, "claim": part["claim"] + name})
+    return {**first, "verdict": worst, "parts": parts, "below": [*first["below"], *second["below"]]}
+
+
+def _as_part(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: found[key] for key in ("claim", "difference", "interval", "here", "verdict")}
+
+
+def _judge(
+    claim: Claim, spec: Comparison, runs: Mapping[str, Sequence[PlannedRun]]
+) -> dict[str, Any]:
     sets, unit = comparable(claim, runs)
     point, samples = resample(sets) if unit else ({}, {})
     if not unit:

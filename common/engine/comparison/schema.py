@@ -30,6 +30,8 @@ class ClaimEntry:
     paper: str = ""  # table and values there, or "ours" for an expectation of this repository
     metric: str | None = None  # None: the comparison's
     direction: Direction | None = None
+    # further metrics in which the same must hold, by direction; one verdict for all of them
+    and_in: dict[str, str] = field(default_factory=dict)
     margin: float | None = None  # may be worse by less than this
     at_least: float = 0.0  # must be better by more than this
     not_testable: NotTestable | None = None
@@ -37,6 +39,8 @@ class ClaimEntry:
     def __post_init__(self) -> None:
         if (self.margin or 0.0) < 0 or self.at_least < 0:
             raise ValueError("margin and at_least must be >= 0")
+        if not set(self.and_in.values()) <= {"max", "min"}:
+            raise ValueError("and_in gives a direction to each metric: max or min")
         if self.margin and self.at_least:
             raise ValueError(
                 "margin (may be worse) and at_least (must be better) exclude each other"

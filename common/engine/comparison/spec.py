@@ -3,7 +3,7 @@
 import ast
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Claim:
         paper: what the paper reports, or "ours".
         appendix: judged where its arms have run, never counted.
         not_testable: why not.
+        others: the same claim in further metrics; all must hold for its verdict.
     """
 
     text: str
@@ -45,6 +46,7 @@ class Claim:
     paper: str
     appendix: bool
     not_testable: NotTestable | None
+    others: "tuple[Claim, ...]" = ()
 
     @property
     def arms(self) -> list[str]:
@@ -221,9 +223,15 @@ def _claim(spec: Comparison, own: ClaimEntry, parts: tuple[Part, ...], appendix:
     if own.at_least:
         text, extras["at_least"] = f"{text} by at least {own.at_least:g}", own.at_least
     allowed = spec.margin if own.margin is None else own.margin
+    others = tuple(
+        _claim(spec, replace(own, metric=metric, direction=way, and_in={}), parts, appendix)  # type: ignore[arg-type]
+        for metric, way in own.and_in.items()
+    )
+    if others:
+        text, extras["and_in"] = f"{text} and in {', '.join(own.and_in)}", dict(own.and_in)
     return Claim(
         text, parts, tuple(signs), own.metric or spec.metric, direction == "max",
-        own.at_least or -allowed, extras, own.paper, appendix, own.not_testable,
+        own.at_least or -allowed, extras, own.paper, appendix, own.not_testable, others,
     )  # fmt: skip
 
 

@@ -7,11 +7,12 @@ import pytest
 
 from common.config import UserError
 from common.engine.comparison import compare, results
-from common.engine.comparison.judge import design_commit
+from common.engine.comparison.judge import design_commit, judge
 from common.engine.comparison.schema import Comparison
+from common.engine.comparison.spec import claims_of
 from common.engine.report.pages import write_report
 from common.evaluation import resampling
-from tests.unit.engine.comparison_runs import claim_of, result_of
+from tests.unit.engine.comparison_runs import FakeRun, claim_of, result_of
 
 
 @pytest.fixture(autouse=True)
@@ -356,3 +357,33 @@ def test_an_appendix_stays_until_its_arms_change(tmp_path, monkeypatch):
         result = {"name": "", "more": []}
         compare.keep_appendices("dcl", result, [Comparison(arms={"c": overrides})])
         assert result.get("appendix") == expected
+
+
+@pytest.mark.parametrize(
+    ("cost", "verdict"), [(LOW, "supported"), (HIGH, "contradicted"), (MIDDLE, "not shown")]
+)
+def test_a_claim_in_two_metrics_has_one_verdict(tmp_path, cost, verdict):
+    """Higher score and lower cost: b's cost is the middle one."""
+    values = {"a": HIGH, "b": LOW, "c": LOW}
+    costs = {"a": cost, "b": MIDDLE, "c": MIDDLE}
+    runs = {
+        arm: [
+            FakeRun(tmp_path, arm, seed, v, None, cost=costs[arm][seed])
+            for seed, v in enumerate(own)
+        ]
+        for arm, own in values.items()
+    }
+    spec = Comparison(
+        metric="score", arms={arm: {} for arm in values},
+        claims=[{"claim": "a > b and a > c", "and_in": {"cost": "min"}}],
+    )  # fmt: skip
+    (claim,) = claims_of(spec)
+    assert claim.text == "a > b and a > c and in cost"
+    found = judge(claim, spec, runs)
+    assert found["verdict"] == verdict
+    assert [part["claim"] for part in found["parts"]] == [
+        "a > b", "a > c", "a < b in cost", "a < c in cost",
+    ]  # fmt: skip
+    assert found["here"][0] == pytest.approx(float(np.mean(HIGH)))
+    with pytest.raises(UserError, match="max or min"):
+        claims_of(Comparison(metric="score", arms={"a": {}, "b": {}}, claims=[{"claim": "a > b", "and_in": {"cost": "less"}}]))  # fmt: skip
