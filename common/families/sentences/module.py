@@ -112,6 +112,9 @@ def planned_encoder(model: TextModel) -> SentenceEncoder:
     config = stand_in(model.pretrained, ARCHITECTURES)
     if config is None:
         return build_encoder(model)
-    return sentence_encoder(
+    encoder = sentence_encoder(
         "random", model.pooling, config=config, mlp_only_train=model.mlp_only_train
     )
+    # how long texts may be is told by the weights that it stands for, not by its own small tokenizer
+    encoder.tokenizer.model_max_length = 10**9
+    return encoder
