@@ -30,8 +30,9 @@ override LOCK  := $(if $(EVAL)$(wildcard $(VENV)/.stamp-requirements-eval.lock),
 override STAMP := $(VENV)/.stamp-$(LOCK)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup list show check train eval compare compare-all evidence run report export smoke \
-        test test-gpu lint type imports bench mutants docs changelog new-project lock clean
+.PHONY: help setup list show check check-all train eval compare compare-all evidence run runs diff prune \
+        dashboard report export smoke test faults test-gpu lint type imports bench mutants docs changelog \
+        new-project lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'

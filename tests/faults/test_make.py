@@ -136,3 +136,16 @@ def test_a_signal_to_make_reaches_the_program(checkout):
     assert (checkout / "ended").exists()  # make waits for it
     with pytest.raises(ProcessLookupError):
         os.kill(int((checkout / "pid").read_text()), 0)
+
+
+def test_no_folder_of_the_same_name_hides_a_target(checkout):
+    """`runs/` and `docs/` are folders of the checkout and targets too."""
+    lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+    targets = [line.split(":")[0] for line in lines if "## " in line and not line.startswith("\t")]
+    targets = [name for name in targets if name.replace("-", "").isalpha()]
+    assert {"runs", "docs", "train"} <= set(targets)
+    for name in targets:
+        (checkout / name).mkdir()
+    for name in targets:
+        done = make(checkout, "-n", name)
+        assert "up to date" not in done.stdout, name
