@@ -81,13 +81,13 @@ report: $(STAMP) ## static pages of runs and comparisons; of everything without 
 	@$(CLI) report $(call split,$(PROJECT))
 
 runs: $(STAMP) ## runs at hand: [PROJECT=] [WHERE='state=failed, seed>=3']
-	@$(CLI) runs $(call split,$(PROJECT)) $(call option,where,$(WHERE))
+	@$(CLI) runs $(call split,$(PROJECT)) $(call option,where,$(WHERE)) $(SETTINGS)
 
 diff: $(STAMP) ## settings and metrics in which two runs differ: A= B= (ids or folders)
-	@$(CLI) diff $(call quoted,$(A)) $(call quoted,$(B))
+	@$(CLI) diff $(call quoted,$(A)) $(call quoted,$(B)) $(SETTINGS)
 
 prune: $(STAMP) ## name failed and superseded runs; YES=1 removes them: [PROJECT=]
-	@$(CLI) prune $(call split,$(PROJECT)) $(if $(YES),--yes)
+	@$(CLI) prune $(call split,$(PROJECT)) $(if $(YES),--yes) $(SETTINGS)
 
 dashboard: $(STAMP) ## W&B workspace of a project: PROJECT= ENTITY= | DRY=1 prints it
 	@$(CLI) dashboard $(WHICH) $(call option,entity,$(ENTITY)) $(if $(DRY),--dry-run)

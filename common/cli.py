@@ -9,8 +9,9 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from common.config import UserError, config_names, load, to_yaml
+from common.config import ExperimentConfig, UserError, config_names, load, to_yaml
 from common.registry import config_class, list_projects
 
 VERBS = {
@@ -179,18 +180,23 @@ def _whole_repository(args: argparse.Namespace) -> int:
 def _runs_at_hand(args: argparse.Namespace) -> int:
     from common.engine import verbs
 
-    words = [word for word in args.words if word]
+    words = [word for word in args.words if word and not word.startswith("runs_dir=")]
+    folders = [word.partition("=")[2] for word in args.words if word.startswith("runs_dir=")]
+    folder = Path(folders[-1] if folders else ExperimentConfig.runs_dir)
+    unknown = [word for word in words if "=" in word]
+    if unknown:
+        raise UserError(f"{args.verb} takes no setting but runs_dir=...: {' '.join(unknown)}")
     if len(words) != 2 and args.verb == "diff":
         raise UserError("name two runs: make diff A=<id or folder> B=<id or folder>")
     if len(words) > 1 and args.verb != "diff":
         raise UserError(f"{args.verb} takes one project: {' '.join(words)}")
     project = words[0] if words else None
     if args.verb == "diff":
-        verbs.diff(*words)
+        verbs.diff(words[0], words[1], folder)
     elif args.verb == "runs":
-        verbs.runs(project, args.where)
+        verbs.runs(project, args.where, folder)
     else:
-        verbs.prune(project, args.yes)
+        verbs.prune(project, args.yes, folder)
     return 0
 
 

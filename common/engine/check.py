@@ -69,29 +69,27 @@ def memory_rows(
     DDP keeps everything on each device. FSDP keeps a share of it and, for a moment, the weights of
     the block that is at work (of the whole module, if it names no blocks).
     """
-    fixed, block = fixed_bytes(module, cfg)
-    saved = None if plan.forward is None else saved_activations(plan, module, batch_size)
+    memory = device_memory(plan, module, batch_size, ranks, cfg)
+    fixed, more, saved = memory.fixed, sum(memory.extra.values()), memory.saved
     rows = {"weights + gradients + optimiser": f"{fixed / GIB:.2f} GiB a device with DDP"}
     if ranks > 1:
         rows["... sharded (FSDP)"] = f"{fixed / ranks / GIB:.2f} GiB a device"
-    extra = {} if plan.extra_bytes is None else plan.extra_bytes(module, ranks)
-    rows |= {name: f"{count / GIB:.2f} GiB a device" for name, count in extra.items()}
+    rows |= {name: f"{count / GIB:.2f} GiB a device" for name, count in memory.extra.items()}
     if saved is None:
-        return rows
-    half = 2 if cfg.trainer.precision in ("bf16-mixed", "16-mixed", "bf16-true") else 1
-    used, more = saved.total // half, sum(extra.values())
-    rows["activations (upper estimate)"] = f"{used / GIB:.2f} GiB a device"
-    rows["memory estimate"] = f"{(fixed + more + used) / GIB:.2f} GiB a device"
+        return rows | ({"activations": f"not known: {memory.reason}"} if memory.reason else {})
+    rows["activations (upper estimate)"] = f"{saved.total / GIB:.2f} GiB a device"
+    rows["memory estimate"] = f"{(fixed + more + saved.total) / GIB:.2f} GiB a device"
     if not saved.largest_block:
         return rows
-    least = saved.recomputed // half
-    rows["... with gradient checkpointing"] = f"{least / GIB:.2f} GiB of activations a device"
+    rows["... with gradient checkpointing"] = (
+        f"{saved.recomputed / GIB:.2f} GiB of activations a device"
+    )
     for count in (1, *sorted({2, 4, 8, ranks} - {1})):
         name = "one device, or DDP" if count == 1 else f"FSDP on {count} devices"
-        share = more + (fixed if count == 1 else fixed / count + block)
+        share = memory.share(count)
         rows[f"memory, {name}"] = (
-            f"{(share + used) / GIB:.2f} GiB a device; "
-            f"{(share + least) / GIB:.2f} GiB with gradient checkpointing"
+            f"{(share + saved.total) / GIB:.2f} GiB a device; "
+            f"{(share + saved.recomputed) / GIB:.2f} GiB with gradient checkpointing"
         )
     return rows
 
@@ -120,6 +118,41 @@ class Saved(NamedTuple):
     total: int
     largest_block: int  # saved within the block that saves most; 0 without blocks
     recomputed: int  # kept when blocks are recomputed: their inputs, one block, all outside
+
+
+class Memory(NamedTuple):
+    """Bytes of one device."""
+
+    fixed: int  # weights, gradients, optimiser states
+    block: int  # weights of the largest block
+    extra: dict[str, int]  # what the plan names beside them
+    saved: Saved | None  # None where activations cannot be counted
+    reason: str  # why not
+
+    def share(self, devices: int) -> float:
+        """What one of several devices with FSDP holds without activations; of one device, or DDP: all."""
+        own = self.fixed if devices == 1 else self.fixed / devices + self.block
+        return own + sum(self.extra.values())
+
+
+def device_memory(
+    plan: Plan[Any],
+    module: ContrastiveModule,
+    batch_size: int,
+    ranks: int,
+    cfg: ExperimentConfig,
+) -> Memory:
+    """Memory of one of `ranks` devices; activations in the precision of the config."""
+    fixed, block = fixed_bytes(module, cfg)
+    extra = {} if plan.extra_bytes is None else dict(plan.extra_bytes(module, ranks))
+    if plan.forward is None:
+        return Memory(fixed, block, extra, None, "")
+    try:
+        saved = saved_activations(plan, module, batch_size)
+    except UserError as error:
+        return Memory(fixed, block, extra, None, str(error))
+    half = 2 if cfg.trainer.precision in ("bf16-mixed", "16-mixed", "bf16-true") else 1
+    return Memory(fixed, block, extra, Saved(*(count // half for count in saved)), "")
 
 
 def saved_activations(plan: Plan[Any], module: ContrastiveModule, batch_size: int) -> Saved:

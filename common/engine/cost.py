@@ -3,14 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.config import ROOT, ExperimentConfig, UserError, config_names
-from common.engine.check import GIB, count_steps, fixed_bytes, saved_activations
-from common.engine.experiment import Plan
+from common.config import ROOT, UserError, config_names
+from common.engine.check import GIB, count_steps, device_memory
 from common.engine.module import ContrastiveModule
 from common.engine.run import prepare
 from common.engine.trainer import world_size
@@ -95,10 +93,13 @@ def measure(project: str, config: str, overrides: Sequence[str] = ()) -> Cost:
     ranks, batch = world_size(cfg.trainer), cfg.data.batch_size
     accumulate = cfg.trainer.accumulate_grad_batches
     flops, memory, sharded = None, None, None
+    found = device_memory(plan, module, batch, ranks, cfg)
+    if found.saved is not None:
+        memory = found.share(1) + found.saved.total
+        sharded = found.share(ranks) + found.saved.total if ranks > 1 else None
     if plan.forward is not None:
         products = forward_flops(plan.forward, module, batch)
         flops = None if products is None else BACKWARD * accumulate * ranks * products
-        memory, sharded = _memory(plan, module, cfg)
     return Cost(
         project, config,
         (
@@ -113,20 +114,6 @@ def measure(project: str, config: str, overrides: Sequence[str] = ()) -> Cost:
         sharded,
         tuple(need.name for need in plan.requirements),
     )  # fmt: skip
-
-
-def _memory(
-    plan: Plan[Any], module: ContrastiveModule, cfg: ExperimentConfig
-) -> tuple[float | None, float | None]:
-    """Bytes of one device with DDP and with its share of FSDP."""
-    ranks = world_size(cfg.trainer)
-    fixed, block = fixed_bytes(module, cfg)
-    half = 2 if cfg.trainer.precision in ("bf16-mixed", "16-mixed", "bf16-true") else 1
-    try:
-        activations = saved_activations(plan, module, cfg.data.batch_size).total / half
-    except UserError:
-        return None, None
-    return fixed + activations, fixed / ranks + block + activations if ranks > 1 else None
 
 
 def forward_flops(

@@ -141,10 +141,11 @@ def compare_all(jobs: int) -> None:
     """
     from common.engine.comparison.compare import compare_all as work
     from common.engine.comparison.evidence import evidence_rows, stale_projects
+    from common.engine.online.verdicts import log_comparison
 
     waiting = stale_projects(evidence_rows())
     console.print(f"{len(waiting)} stale: {', '.join(waiting)}")
-    failed = work(jobs, waiting)
+    failed = work(jobs, waiting, log_comparison)
     if failed:
         raise UserError("\n".join(["these comparisons failed:", *failed]))
 
@@ -175,7 +176,7 @@ def report(projects: Sequence[str]) -> None:
     console.print(f"report: {write_report(projects) if projects else write_site()}")
 
 
-def runs(project: str | None, where: str, folder: Path = Path("runs")) -> None:
+def runs(project: str | None, where: str, folder: Path) -> None:
     """List the runs at hand."""
     from common.engine.lifecycle.index import entries, select
 
@@ -194,7 +195,7 @@ def runs(project: str | None, where: str, folder: Path = Path("runs")) -> None:
     Console(highlight=False, width=max(console.width, 160)).print(table, markup=False)
 
 
-def diff(left: str, right: str, folder: Path = Path("runs")) -> None:
+def diff(left: str, right: str, folder: Path) -> None:
     """Settings and metrics in which two runs differ."""
     from common.engine.lifecycle.index import differences, find
 
@@ -207,7 +208,7 @@ def diff(left: str, right: str, folder: Path = Path("runs")) -> None:
     console.print(table, markup=False)
 
 
-def prune(project: str | None, agreed: bool, folder: Path = Path("runs")) -> None:
+def prune(project: str | None, agreed: bool, folder: Path) -> None:
     """Name the runs that are of no use, and remove them if that is agreed to."""
     from common.engine.lifecycle.index import entries, removable, remove
 

@@ -21,7 +21,7 @@ def build(cfg: Config) -> "Experiment[MOFI]":
     from projects.mofi import planning, tasks
     from projects.mofi.evaluate import evaluate
     from projects.mofi.module import MOFI
-    from projects.mofi.stages import no_data, stages
+    from projects.mofi.stages import stages
 
     def make_module(encoder: "Encoder | None" = None) -> MOFI:
         return MOFI(cfg, encoder)
@@ -30,6 +30,6 @@ def build(cfg: Config) -> "Experiment[MOFI]":
         return evaluate(cfg, module, workspace)
 
     family = image_text_experiment(
-        cfg, make_module, no_data, stages=lambda: stages(cfg), tasks=tasks.of(cfg)
+        cfg, make_module, stages=lambda: stages(cfg), tasks=tasks.of(cfg)
     )
     return replace(family, evaluate=judge, plan=lambda: planning.plan(cfg, family.plan()))

@@ -10,8 +10,6 @@ from torch import Tensor
 from common.config import UserError, to_dict
 from common.data.image.sources import CachedImages
 from common.data.lookup import data_root
-from common.data.module import ContrastiveData
-from common.data.text.tokenizers import ClipTokenizer
 from common.encoders.modes import evaluated
 from common.engine.experiment import Stage
 from common.engine.lifecycle.kept_weights import keep_weights, kept_path
@@ -125,8 +123,3 @@ def pool_set(cfg: Config, pool: Pool, rows: Sequence[Row]) -> tuple[EntitySet, T
     order = [[numbers[e["id"]] for e in row["entities"]] for row in left]
     images = CachedImages(pool.images[part], train_transform(cfg))
     return EntitySet(images, [row["alt_text"] for row in left], order, table), quality
-
-
-def no_data(tokenizer: ClipTokenizer) -> ContrastiveData:
-    """Stands in for the family's single data set; `stages` makes its own."""
-    raise NotImplementedError

@@ -5,7 +5,7 @@ baselines and claims. Each run is a process of its own, so that nothing leaks be
 runs are reused when config and code are the same, interrupted ones are resumed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from common.config import ROOT, UserError
@@ -115,12 +115,17 @@ def keep_appendices(project: str, result: dict[str, Any], specs: Sequence[Compar
                 own["appendix"] = appendix
 
 
-def compare_all(jobs: int, projects: Sequence[str]) -> list[str]:
+def compare_all(
+    jobs: int,
+    projects: Sequence[str],
+    after: Callable[[str, dict[str, Any]], object] = lambda project, result: None,
+) -> list[str]:
     """Compare the projects one after the other at lowest priority; killed, it goes on when called again.
 
     Args:
         jobs: runs at the same time.
         projects: slugs, such as those whose result is stale.
+        after: called with each project and its result.
 
     Returns:
         One line for each project that failed; the others are done.
@@ -129,7 +134,7 @@ def compare_all(jobs: int, projects: Sequence[str]) -> list[str]:
     for number, project in enumerate(projects, 1):
         print(f"[{number}/{len(projects)}] {project}", flush=True)  # noqa: T201
         try:
-            compare(project, jobs=jobs, lowest_priority=True)
+            after(project, compare(project, jobs=jobs, lowest_priority=True))
         except UserError as error:
             failed.append(f"{project}: {error}")
             print(f"error: {failed[-1]}", flush=True)  # noqa: T201

@@ -1,5 +1,6 @@
 """Writing the pages: one per project, its card, and an index of all evidence."""
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -105,11 +106,16 @@ def _visible(markdown: str) -> str:
 
 
 def _write(path: Path, template: str, **values: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_templates().get_template(template).render(**values), encoding="utf-8")
+
+
+@functools.cache
+def _templates() -> Environment:
     environment = Environment(loader=PackageLoader("common.engine.report"), autoescape=True)
     environment.globals["mark"] = _mark
     environment.filters["number"] = lambda v: "undefined" if v is None else f"{v:.4f}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(environment.get_template(template).render(**values), encoding="utf-8")
+    return environment
 
 
 def _mark(result: Mapping[str, Any]) -> str:

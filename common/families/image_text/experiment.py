@@ -37,7 +37,7 @@ class MakeModule(Protocol[M_co]):
 def image_text_experiment(
     cfg: ImageTextConfig,
     make_module: MakeModule[M],
-    make_data: Callable[[ClipTokenizer], ContrastiveData],
+    make_data: Callable[[ClipTokenizer], ContrastiveData] | None = None,
     *,
     evaluate_more: Callable[[M, Workspace], dict[str, float]] | None = None,
     stages: Callable[[], Iterator[Stage]] | None = None,
@@ -51,17 +51,24 @@ def image_text_experiment(
     Args:
         cfg: the project's config.
         make_module: module around towers.
-        make_data: training and validation data, given the tokenizer; see `image_text_data`.
+        make_data: training and validation data of the stage "train", given the tokenizer; see
+            `image_text_data`. None where `stages` makes its own.
         evaluate_more: metrics beside those of `evaluate_image_text`, in its own evaluation mode.
         stages: replaces the single stage "train".
         tasks: beside "pool_texts", which writes the texts of the drawings again.
         num_texts: texts of a sample that the text tower sees, for the memory estimate.
         num_images: views of a sample that the image tower sees.
         texts_from: see `image_text_data`.
+
+    Raises:
+        ValueError: neither `make_data` nor `stages`.
     """
+    if make_data is None and stages is None:
+        raise ValueError("an experiment needs the data of its stage, or stages of its own")
 
     def one_stage() -> Iterator[Stage]:
         require_image_sets(cfg.eval.datasets, data_root(cfg.eval.root or cfg.data.root))
+        assert make_data is not None
         data = make_data(build_tokenizer(cfg.model))
         monitor = "val/zeroshot_top1" if cfg.eval.validate else None
         yield Stage("train", make_module(), data, monitor=monitor)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from common.encoders import asymmetric_norm
-from tests.distributed.stepping import own_share, three_steps
+from tests.distributed.wrapped import own_share, sgd_steps
 from tests.projects.ccp.conftest import module_of, rows_of, training_set, tuned_module
 
 
@@ -32,7 +32,10 @@ def steps(kind: str, distributed: bool, own_moments: bool = False) -> dict[str, 
             return _questions(own, number)
         return rows_of(data[[(8 * (number % 2) + i, number // 2) for i in range(8)]], own, 8)
 
-    return three_steps(module, batch_of, lr=0.05, distributed=distributed)
+    return sgd_steps(
+        module, map(batch_of, range(3)), distributed, lr=0.05, momentum=0.0,
+        broadcast_buffers=False, record=True,
+    )  # fmt: skip
 
 
 def _questions(own: slice, seed: int) -> dict:

@@ -2,14 +2,12 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from common.distributed import process
 from projects.clip_baselines.lips import swalip
 from projects.clip_baselines.objective import cl2l
-from tests.distributed.wrapped import ModuleLoss
+from tests.distributed.wrapped import own_share, sgd_steps
 from tests.projects.clip_baselines.conftest import batch, matrix, module_of, share_of
 
 
@@ -41,18 +39,11 @@ def golden_rank(gather_grad: bool = False) -> dict[str, dict[str, Any]]:
 def two_steps(words: list[str], distributed: bool) -> dict[str, Tensor]:
     """State and gradients after two SGD steps of eight pairs; each of two ranks has four."""
     module = module_of(*words, "method.text_dropout=0").double()
-    step = ModuleLoss(module)
-    wrapped = DistributedDataParallel(step, broadcast_buffers=False) if distributed else step
-    trained = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=0.05)
-    own = slice(4 * process.rank(), 4 * process.rank() + 4) if distributed else slice(None)
-    views = module.num_views
+    batches = []
     for number in range(2):
-        rows = share_of(batch(8, views, seed=number), own)
+        rows = share_of(batch(8, module.num_views, seed=number), own_share(distributed))
         rows["images"], rows["views"] = rows["images"].double(), rows["views"].double()
-        optimizer.zero_grad()
-        wrapped(rows).backward()
-        optimizer.step()
-        module.after_optimizer_step()
-    grads = {f"grad {k}": p.grad for k, p in module.named_parameters() if p.grad is not None}
-    return {k: v.detach().clone() for k, v in (module.state_dict() | grads).items()}
+        batches.append(rows)
+    return sgd_steps(
+        module, batches, distributed, lr=0.05, momentum=0.0, broadcast_buffers=False, record=True
+    )

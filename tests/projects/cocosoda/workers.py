@@ -6,9 +6,8 @@ from unittest import mock
 from torch import Tensor
 
 from common.encoders import queue
-from tests.distributed import stepping
-from tests.distributed.stepping import own_share
-from tests.projects.cocosoda.conftest import batch, module_of, share_of
+from tests.distributed.wrapped import own_share, rows_of, sgd_steps
+from tests.projects.cocosoda.conftest import batch, module_of
 
 
 def three_steps(stage: str, distributed: bool, own_queue: bool = False) -> dict[str, Tensor]:
@@ -25,6 +24,9 @@ def three_steps(stage: str, distributed: bool, own_queue: bool = False) -> dict[
     own = own_share(distributed)
 
     def batch_of(number: int) -> Any:
-        return share_of(batch(8, seed=number), own)
+        return rows_of(batch(8, seed=number), own)
 
-    return stepping.three_steps(module, batch_of, lr=0.1, distributed=distributed)
+    return sgd_steps(
+        module, map(batch_of, range(3)), distributed, momentum=0.0, broadcast_buffers=False,
+        record=True,
+    )  # fmt: skip

@@ -80,11 +80,3 @@ def batch(rows: int = 4, length: int = 9, seed: int = 0) -> dict:
         ids = torch.randint(10, 200, (rows, length), generator=generator)
         views[name] = {"input_ids": ids * mask, "attention_mask": mask}
     return {**views, "ids": torch.arange(rows)}
-
-
-def share_of(whole: dict, own: slice) -> dict:
-    """Some rows of a batch."""
-    return {
-        name: {k: v[own] for k, v in value.items()} if isinstance(value, dict) else value[own]
-        for name, value in whole.items()
-    }

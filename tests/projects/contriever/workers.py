@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from common.encoders import queue
-from tests.distributed import stepping
-from tests.distributed.stepping import own_share
-from tests.projects.contriever.conftest import batch, module_of, share_of
+from tests.distributed.wrapped import own_share, rows_of, sgd_steps
+from tests.projects.contriever.conftest import batch, module_of
 
 
 def three_steps(objective: str, distributed: bool, own_queue: bool = False) -> dict[str, Tensor]:
@@ -27,10 +26,13 @@ def three_steps(objective: str, distributed: bool, own_queue: bool = False) -> d
     own = own_share(distributed)
 
     def batch_of(number: int) -> Any:
-        rows = share_of(batch(8, seed=number), own)
+        rows = rows_of(batch(8, seed=number), own)
         if tuned:  # golds, then as many negatives
-            wrong = share_of(batch(8, seed=number + 9), own)["key"]
+            wrong = rows_of(batch(8, seed=number + 9), own)["key"]
             rows["key"] = {k: torch.cat([v, wrong[k]]) for k, v in rows["key"].items()}
         return rows
 
-    return stepping.three_steps(module, batch_of, lr=0.1, distributed=distributed)
+    return sgd_steps(
+        module, map(batch_of, range(3)), distributed, momentum=0.0, broadcast_buffers=False,
+        record=True,
+    )  # fmt: skip

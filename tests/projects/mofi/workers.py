@@ -4,11 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from common.distributed import process
 from projects.mofi.objective import classification_loss
-from tests.distributed.wrapped import ModuleLoss
+from tests.distributed.wrapped import own_share, sgd_steps
 from tests.projects.mofi.conftest import batch_of, module_of
 from tests.unit.losses.golden import flat, grad_norm, wave
 
@@ -42,21 +41,12 @@ def three_steps(words: list[str], distributed: bool) -> dict[str, Tensor]:
     if distributed:
         module.setup("fit")
         assert module.classifier is None or module.classifier.matrix.shards == 2
-    step = ModuleLoss(module)
-    names = getattr(module, "_ddp_params_and_buffers_to_ignore", [])
-    step._ddp_params_and_buffers_to_ignore = [f"module.{name}" for name in names]
-    wrapped = DistributedDataParallel(step) if distributed else step
-    trained = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=RATE)
-    own = slice(4 * process.rank(), 4 * process.rank() + 4) if distributed else slice(None)
+    own, batches = own_share(distributed), []
     for number in range(3):
         batch = batch_of(*words, count=WHOLE, epoch=number)
         rows: Any = {k: v[own] for k, v in batch.items() if isinstance(v, Tensor)}
         rows["images"] = rows["images"].double()
-        optimizer.zero_grad()
-        wrapped(rows).backward()
-        optimizer.step()
-        module.after_optimizer_step()
-    state = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        batches.append(rows)
+    state = sgd_steps(module, batches, distributed, lr=RATE, momentum=0.0)
     module.teardown("fit")
     return state | {f"after {k}": v.detach().clone() for k, v in module.state_dict().items()}

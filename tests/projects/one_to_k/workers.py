@@ -4,12 +4,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from common.distributed import process
 from common.losses.soft_itc import SoftItcLoss
 from projects.one_to_k.objective import one_to_k_loss
-from tests.distributed.wrapped import ModuleLoss
+from tests.distributed.wrapped import own_share, sgd_steps
 from tests.projects.one_to_k.conftest import PLAIN, batch_of, module_of
 from tests.unit.losses.golden import grad_norm, wave
 
@@ -45,15 +44,10 @@ def three_steps(objective: str, distributed: bool) -> dict[str, Tensor]:
     words = [*PLAIN, f"method.objective={objective}", "model.image_widths=[8]"]
     module = module_of(*words).double()
     module.eval()  # batch norm would see the local batch alone
-    step = ModuleLoss(module)
-    wrapped = DistributedDataParallel(step) if distributed else step
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    own = slice(4 * process.rank(), 4 * process.rank() + 4) if distributed else slice(None)
+    own, batches = own_share(distributed), []
     for number in range(3):
         batch = batch_of(*words, count=WHOLE, epoch=number)
         rows: Any = {k: v[own] for k, v in batch.items() if isinstance(v, Tensor)}
         rows["images"] = rows["images"].double()
-        optimizer.zero_grad()
-        wrapped(rows).backward()
-        optimizer.step()
-    return {k: v.detach().clone() for k, v in module.state_dict().items()}
+        batches.append(rows)
+    return sgd_steps(module, batches, distributed, momentum=0.0)

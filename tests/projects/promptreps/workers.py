@@ -1,13 +1,10 @@
 """What the two processes of the tests run; importable by name."""
 
-import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
-from common.distributed import collectives, process
 from projects.promptreps.answer import AnswerModule
 from projects.promptreps.data import AnswerBatches, GroupBatches, questions, worded_texts
-from tests.distributed.wrapped import ModuleLoss
+from tests.distributed.wrapped import own_share, sgd_steps
 from tests.projects.promptreps.conftest import config, module_of
 
 
@@ -22,18 +19,6 @@ def two_steps(stage: str, distributed: bool) -> dict[str, Tensor]:
         module = AnswerModule(cfg, module.encoder)
     else:
         data = GroupBatches(questions(cfg), module.encoder, cfg)
-    step = ModuleLoss(module)
-    wrapped = DistributedDataParallel(step) if distributed else step
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
-    losses = []
-    for number in range(2):
-        keys = [(4 * number + i, 0) for i in range(4)]
-        own = keys[2 * process.rank() :][:2] if distributed else keys
-        optimizer.zero_grad()
-        loss = wrapped(data[own])
-        loss.backward()
-        optimizer.step()
-        losses.append(collectives.all_gather_no_grad(loss.detach()[None]).mean())
-    return {k: v.detach().clone() for k, v in module.state_dict().items()} | {
-        "losses": torch.stack(losses)
-    }
+    own = own_share(distributed, rows=2)
+    batches = [data[[(4 * number + i, 0) for i in range(4)][own]] for number in range(2)]
+    return sgd_steps(module, batches, distributed, lr=0.05, momentum=0.0, record=True)

@@ -95,3 +95,13 @@ def test_every_optimiser_has_its_states_counted(name):
     whole, _ = fixed_bytes(meta(), cfg)
     weights = sum(p.numel() * 4 for p in meta().parameters())
     assert 2 * weights <= whole <= 4 * weights
+
+
+def test_activations_that_cannot_be_counted_are_said_and_the_rest_is_shown():
+    def looks_at_a_value(module, rows):
+        return module.blocks(torch.ones(rows, 64)).sum() * torch.ones(1).item()
+
+    bad = Plan(lambda: Net(), 0, looks_at_a_value)
+    rows = memory_rows(bad, meta(), 10, 1, config())
+    assert rows["activations"].startswith("not known")
+    assert "weights + gradients + optimiser" in rows

@@ -28,6 +28,15 @@ def test_a_step_counts_all_devices_and_accumulated_batches():
     assert 0.05 < one.flops / (3 * 2 * 85e6 * tokens) < 1.6
 
 
+def test_what_lies_beside_the_optimiser_counts_too():
+    """The class matrix of MOFI: 2,000,000 x 512 with moments, shared out among the devices."""
+    one = measure("mofi", "paper", ["trainer.num_nodes=1", "trainer.devices=1"])
+    none = measure(
+        "mofi", "paper", ["trainer.num_nodes=1", "trainer.devices=1", "method.recipe=contrastive"]
+    )
+    assert one.memory - none.memory > 11 * 2**30
+
+
 def test_a_config_that_cannot_be_built_is_named_with_the_reason(monkeypatch):
     def refuse(project, config):
         raise UserError("no | size")

@@ -106,6 +106,8 @@ def test_a_run_that_is_written_is_not_removed(make, tmp_path):
         (["diff", "a"], 2, "name two runs"),
         (["prune", "x", "y"], 2, "takes one project"),
         (["prune"], 0, "0 runs would go"),
+        (["runs", "runs_dir=elsewhere"], 0, "0 runs"),
+        (["runs", "seed=3"], 2, "no setting but runs_dir"),
     ],
 )
 def test_verbs(make, tmp_path, monkeypatch, capsys, words, code, text):
