@@ -142,3 +142,27 @@ def test_two_processes_train_as_one_does(two_ranks):
     for found in two_ranks.run(three_steps, distributed=True):
         for name, value in alone.items():
             torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-10)
+
+
+@torch.no_grad()
+def test_the_module_reads_the_last_states_and_validates_by_the_mean_over_tokens(monkeypatch):
+    """Lines of different lengths in two batches, against the language model's own pass."""
+    module = module_of().eval()
+    lines = Lines(training_lines(config()), module.tokenizer, 24, 0, shuffled=False)
+    total, count, logged = 0.0, 0, {}
+    monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: float(value)}))
+    for start, rows in ((0, 3), (3, 2)):
+        batch = lines[[(i, 0) for i in range(start, start + rows)]]
+        module.validation_step(batch, 0)
+        ids, mask = batch["input_ids"][:, :-1], batch["attention_mask"]
+        out = module.model(input_ids=ids, attention_mask=mask[:, :-1], output_hidden_states=True)
+        states = out.hidden_states[module.model.config.n_layer]
+        kept = mask[:, 1:].bool()
+        nll = F.cross_entropy(out.logits[kept], batch["input_ids"][:, 1:][kept], reduction="sum")
+        total, count = total + float(nll), count + int(kept.sum())
+        terms = module.losses(batch)
+        expected = token_margin_contrastive(states, mask[:, :-1], 0.5)
+        torch.testing.assert_close(terms["contrastive"], expected)
+        assert float(expected) > 0
+    module.on_validation_epoch_end()
+    assert logged["val/mle"] == pytest.approx(total / count, rel=1e-5)
