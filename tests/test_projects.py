@@ -26,6 +26,7 @@ def test_the_three_folders_agree():
 def test_contract_and_card(slug):
     module = importlib.import_module(f"projects.{slug}")
     assert callable(module.build)
+    assert callable(module.load)
     assert is_dataclass(module.Config)
     assert {"data", "optim", "trainer", "tracking", "seed"} <= {
         f.name for f in fields(module.Config)

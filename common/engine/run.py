@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from common import __version__
 from common.config import ExperimentConfig, UserError, load, nearest
 from common.engine import checkpoint as ckpt
 from common.engine.callbacks import seed_all, step_seed
@@ -25,6 +26,8 @@ from common.engine.tracking import close_loggers, open_loggers
 from common.engine.trainer import check_devices, scale
 from common.engine.workspace import Workspace, check_writable, new_run_id, run_folder
 from common.evaluation.tables import write_report
+from common.export.files import write_json
+from common.models import ABOUT
 from common.registry import config_class, load_project
 
 RUN_PATH = "CONTRASTIVE_RUN_PATH"  # the launching process tells its DDP children
@@ -195,6 +198,7 @@ def export(
     project: str, config: str, overrides: Sequence[str], run: str | None, path: str | None
 ) -> Path:
     """Write the trained model in the format of its field; returns the folder."""
+    about = {"project": project, "config": config, "version": __version__}
     if path is not None:
         _, experiment = prepare(project, config, overrides)
         source, module = Path(path), load_module(experiment, Path(path))
@@ -202,11 +206,13 @@ def export(
     else:
         experiment, found = prepare_run(project, config, overrides, run or "latest")
         module, out = module_of_run(experiment, found.path), found.path / "export"
+        about |= {"config": found.meta["config"], "run": found.path.name}
     temporary = out.with_name(out.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     module.eval()
     experiment.export(module, temporary)
+    write_json(temporary / ABOUT, about)
     shutil.rmtree(out, ignore_errors=True)
     temporary.rename(out)
     return out

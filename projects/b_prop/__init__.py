@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.b_prop.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from common.encoders.text.cross_encoder import CrossEncoder
     from common.engine.experiment import Experiment
     from projects.b_prop.module import BProp
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[BProp]":
@@ -29,3 +32,10 @@ def build(cfg: Config) -> "Experiment[BProp]":
         experiment,
         tasks={**experiment.tasks, "rank": partial(tasks.rank, cfg, experiment=experiment)},
     )
+
+
+def load(folder: "Path") -> "CrossEncoder":
+    """The re-ranker of an exported folder."""
+    from common.export.cross_encoder import load_cross_encoder
+
+    return load_cross_encoder(folder)

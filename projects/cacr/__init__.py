@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.cacr.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from common.encoders.heads import ProjectedEncoder
     from common.engine.experiment import Experiment
     from projects.cacr.module import CACR
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[CACR]":
@@ -30,3 +33,11 @@ def build(cfg: Config) -> "Experiment[CACR]":
         passes=passes,
         online_probe=(lambda cfg: image_part(cfg, "train")) if cfg.eval.online_probe else None,
     )  # fmt: skip
+
+
+def load(folder: "Path") -> "ProjectedEncoder":
+    """Encoder and projection head of an exported folder."""
+    from common.export.safetensors import load_safetensors
+    from common.families.images.networks import build_network
+
+    return load_safetensors(folder, build_network)

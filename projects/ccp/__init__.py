@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.ccp.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from common.encoders.text.sentence import SentenceEncoder
     from common.engine.experiment import Experiment
     from common.engine.module import ContrastiveModule
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[ContrastiveModule]":
@@ -30,3 +33,10 @@ def build(cfg: Config) -> "Experiment[ContrastiveModule]":
         tasks={"split": tasks.split},
         model_tasks={"calibrate": tasks.calibrate},
     )
+
+
+def load(folder: "Path") -> "SentenceEncoder":
+    """The sentence encoder of an exported folder."""
+    from common.export.sentence_transformers import load_sentence_transformers
+
+    return load_sentence_transformers(folder)

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from common.engine.experiment import Experiment
     from common.engine.workspace import Workspace
     from common.families.image_text.module import Encoder
+    from projects.clip_baselines.heads_file import ZeroShot
     from projects.clip_baselines.module import Rocket
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[Rocket]":
@@ -51,3 +52,10 @@ def build(cfg: Config) -> "Experiment[Rocket]":
         return family.embed(module) | local
 
     return replace(family, evaluate=judge, export=export, load_export=load_export, embed=embed)
+
+
+def load(folder: "Path") -> "ZeroShot":
+    """Both heads of an exported folder, for classification by text."""
+    from projects.clip_baselines.heads_file import ZeroShot
+
+    return ZeroShot(folder, weight=0.5)

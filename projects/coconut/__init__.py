@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.coconut.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from common.engine.experiment import Experiment
+    from common.export.recognizer import Recognizer
     from projects.coconut.module import Coconut
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[Coconut]":
@@ -19,3 +22,10 @@ def build(cfg: Config) -> "Experiment[Coconut]":
     from projects.coconut.stages import stages
 
     return experiment_of(cfg, stages, evaluate, export, load_export, embed, plan)
+
+
+def load(folder: "Path") -> "Recognizer":
+    """The speech model of an exported folder."""
+    from common.export.recognizer import Recognizer
+
+    return Recognizer.load(folder)

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.cocosoda.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from common.encoders.text.sentence import SentenceEncoder
     from common.engine.experiment import Experiment
     from projects.cocosoda.module import CoCoSoDa
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[CoCoSoDa]":
@@ -29,3 +32,10 @@ def build(cfg: Config) -> "Experiment[CoCoSoDa]":
         tasks={"prepare": tasks.prepare},
         model_tasks={"search": tasks.search},
     )
+
+
+def load(folder: "Path") -> "SentenceEncoder":
+    """The sentence encoder of an exported folder."""
+    from common.export.sentence_transformers import load_sentence_transformers
+
+    return load_sentence_transformers(folder)

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.contrastive_search.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from common.decoding.language_model import LanguageModel
     from common.engine.experiment import Experiment
     from projects.contrastive_search.module import SimCTG
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[SimCTG]":
@@ -39,3 +42,10 @@ def build(cfg: Config) -> "Experiment[SimCTG]":
         },
     )
     return experiment
+
+
+def load(folder: "Path") -> "LanguageModel":
+    """The language model of an exported folder."""
+    from common.decoding.language_model import LanguageModel
+
+    return LanguageModel.from_pretrained(str(folder))

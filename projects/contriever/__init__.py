@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.contriever.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from common.encoders.text.sentence import SentenceEncoder
     from common.engine.experiment import Experiment
     from projects.contriever.module import Contriever
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[Contriever]":
@@ -30,3 +33,10 @@ def build(cfg: Config) -> "Experiment[Contriever]":
         tasks={"tokenize": tasks.tokenize},
         model_tasks={"mine": tasks.mine},
     )
+
+
+def load(folder: "Path") -> "SentenceEncoder":
+    """The sentence encoder of an exported folder."""
+    from common.export.sentence_transformers import load_sentence_transformers
+
+    return load_sentence_transformers(folder)

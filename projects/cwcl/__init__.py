@@ -5,11 +5,15 @@ from typing import TYPE_CHECKING
 from projects.cwcl.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from common.engine.experiment import Experiment
+    from common.export.locked import LockedModel
+    from common.export.spoken_text import SpokenTextModel
     from projects.cwcl.module import ImageTextCWCL
     from projects.cwcl.spoken_module import SpeechTextCWCL
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[ImageTextCWCL] | Experiment[SpeechTextCWCL]":
@@ -21,3 +25,11 @@ def build(cfg: Config) -> "Experiment[ImageTextCWCL] | Experiment[SpeechTextCWCL
     from projects.cwcl.pictures import image_text
 
     return image_text(cfg)
+
+
+def load(folder: "Path") -> "LockedModel | SpokenTextModel":
+    """Both towers of an exported folder: images and text, or speech and text."""
+    from common.export.locked import load_locked
+    from common.export.spoken_text import ABOUT, load_spoken_text
+
+    return load_spoken_text(folder) if (folder / ABOUT).exists() else load_locked(folder)

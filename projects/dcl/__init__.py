@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING
 from projects.dcl.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from common.encoders.heads import ProjectedEncoder
     from common.engine.experiment import Experiment
     from common.engine.workspace import Workspace
     from projects.dcl.module import DCL
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[DCL]":
@@ -33,3 +36,11 @@ def build(cfg: Config) -> "Experiment[DCL]":
         online_probe=(lambda cfg: image_part(cfg, "train")) if cfg.eval.online_probe else None,
         tasks={"sensitivity": sensitivity},
     )  # fmt: skip
+
+
+def load(folder: "Path") -> "ProjectedEncoder":
+    """Encoder and projection head of an exported folder."""
+    from common.export.safetensors import load_safetensors
+    from common.families.images.networks import build_network
+
+    return load_safetensors(folder, build_network)

@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING
 from projects.debcse.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from common.encoders.text.sentence import SentenceEncoder
     from common.engine.experiment import Experiment
     from common.engine.workspace import Workspace
     from projects.debcse.module import DebCSE
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[DebCSE]":
@@ -36,3 +39,10 @@ def build(cfg: Config) -> "Experiment[DebCSE]":
         num_samples=corpus_size,
         num_views=cfg.num_views,
     )
+
+
+def load(folder: "Path") -> "SentenceEncoder":
+    """The sentence encoder of an exported folder."""
+    from common.export.sentence_transformers import load_sentence_transformers
+
+    return load_sentence_transformers(folder)

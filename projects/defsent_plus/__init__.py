@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING
 from projects.defsent_plus.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from common.engine.experiment import Experiment
     from projects.defsent_plus.module import DefSentPlus
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[DefSentPlus]":
@@ -35,3 +37,10 @@ def build(cfg: Config) -> "Experiment[DefSentPlus]":
         num_views=1,
     )
     return replace(experiment, export=export, load_export=load_export)
+
+
+def load(folder: "Path") -> "DefSentPlus":
+    """Encoder and dictionary of an exported folder."""
+    from projects.defsent_plus.export import load_export
+
+    return load_export(folder)

@@ -5,9 +5,12 @@ from typing import TYPE_CHECKING, Any
 from projects.dse.config import Config
 
 if TYPE_CHECKING:
-    from common.engine.experiment import Experiment
+    from pathlib import Path
 
-__all__ = ["Config", "build"]
+    from common.engine.experiment import Experiment
+    from projects.dse.scorer import PairScorer
+
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[Any]":
@@ -15,3 +18,10 @@ def build(cfg: Config) -> "Experiment[Any]":
     from projects.dse.experiment import student_experiment, teacher_experiment
 
     return teacher_experiment(cfg) if cfg.train == "teacher" else student_experiment(cfg)
+
+
+def load(folder: "Path") -> "PairScorer":
+    """Encoder and pair scorer of an exported folder."""
+    from projects.dse.scorer import load_scorer
+
+    return load_scorer(folder)

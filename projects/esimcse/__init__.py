@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.esimcse.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from common.encoders.text.sentence import SentenceEncoder
     from common.engine.experiment import Experiment
     from projects.esimcse.module import ESimCSE
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[ESimCSE]":
@@ -19,3 +22,10 @@ def build(cfg: Config) -> "Experiment[ESimCSE]":
     from projects.esimcse.module import ESimCSE
 
     return sentence_experiment(cfg, ESimCSE, training_views, evaluate=evaluate)
+
+
+def load(folder: "Path") -> "SentenceEncoder":
+    """The sentence encoder of an exported folder."""
+    from common.export.sentence_transformers import load_sentence_transformers
+
+    return load_sentence_transformers(folder)

@@ -6,11 +6,13 @@ from projects.hydra.config import Config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from common.engine.experiment import Experiment, Stage
     from projects.hydra.module import Hydra
+    from projects.hydra.networks import HydraNet
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[Hydra]":
@@ -51,3 +53,11 @@ def build(cfg: Config) -> "Experiment[Hydra]":
         outputs=gated_outputs,
         stages=stages,
     )  # fmt: skip
+
+
+def load(folder: "Path") -> "HydraNet":
+    """The network of an exported folder."""
+    from common.export.safetensors import load_safetensors
+    from projects.hydra.networks import HydraNet
+
+    return load_safetensors(folder, HydraNet)

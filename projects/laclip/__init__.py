@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING
 from projects.laclip.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
     from common.engine.experiment import Experiment
     from common.engine.workspace import Workspace
     from common.families.image_text.module import Encoder
     from projects.laclip.module import LaCLIP
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[LaCLIP]":
@@ -35,3 +38,10 @@ def build(cfg: Config) -> "Experiment[LaCLIP]":
         num_texts=cfg.method.num_texts,
         texts_from=REWRITES_FROM,
     )
+
+
+def load(folder: "Path") -> "OpenClipDualEncoder":
+    """Both towers of an exported folder; open_clip opens it as well."""
+    from common.export.open_clip import load_open_clip
+
+    return load_open_clip(folder)

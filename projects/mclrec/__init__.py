@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.mclrec.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from common.engine.experiment import Experiment
+    from common.export.recommender import Recommender
     from projects.mclrec.module import MCLRec
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[MCLRec]":
@@ -28,3 +31,10 @@ def build(cfg: Config) -> "Experiment[MCLRec]":
         "prepare": partial(tasks.prepare, cfg),
     }
     return replace(experiment, tasks=found)
+
+
+def load(folder: "Path") -> "Recommender":
+    """The recommender of an exported folder."""
+    from common.export.recommender import load_recommender
+
+    return load_recommender(folder)

@@ -6,11 +6,13 @@ from projects.mirror_bert.config import Config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
+    from common.encoders.text.sentence import SentenceEncoder
     from common.engine.experiment import Experiment, Stage
     from projects.mirror_bert.module import MirrorBERT
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[MirrorBERT]":
@@ -38,3 +40,10 @@ def build(cfg: Config) -> "Experiment[MirrorBERT]":
         requirements=word_pair_requirements,
         num_samples=num_samples,
     )
+
+
+def load(folder: "Path") -> "SentenceEncoder":
+    """The sentence encoder of an exported folder."""
+    from common.export.sentence_transformers import load_sentence_transformers
+
+    return load_sentence_transformers(folder)

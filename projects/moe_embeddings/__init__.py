@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.moe_embeddings.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from common.engine.experiment import Experiment
+    from projects.moe_embeddings.encoder import DomainEncoder
     from projects.moe_embeddings.module import MoeEmbeddings
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[MoeEmbeddings]":
@@ -27,3 +30,10 @@ def build(cfg: Config) -> "Experiment[MoeEmbeddings]":
     with_model = {"embed": tasks.embed, "search": tasks.search}
     own = {name: partial(task, cfg, experiment) for name, task in with_model.items()}
     return replace(experiment, tasks={**experiment.tasks, **own})
+
+
+def load(folder: "Path") -> "DomainEncoder":
+    """The encoder of an exported folder."""
+    from projects.moe_embeddings.export import load_encoder
+
+    return load_encoder(folder)

@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING
 from projects.mofi.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from common.engine.experiment import Experiment
     from common.engine.workspace import Workspace
     from common.families.image_text.module import Encoder
     from projects.mofi.module import MOFI
+    from projects.mofi.tasks import Embedder
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[MOFI]":
@@ -33,3 +36,10 @@ def build(cfg: Config) -> "Experiment[MOFI]":
         cfg, make_module, stages=lambda: stages(cfg), tasks=tasks.of(cfg)
     )
     return replace(family, evaluate=judge, plan=lambda: planning.plan(cfg, family.plan()))
+
+
+def load(folder: "Path") -> "Embedder":
+    """Both towers of an exported folder."""
+    from projects.mofi.tasks import Embedder
+
+    return Embedder(folder)

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.nv_embed.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from common.encoders.text.language_models.instructed import InstructedEncoder
     from common.engine.experiment import Experiment
     from projects.nv_embed.module import NvEmbed
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[NvEmbed]":
@@ -31,3 +34,10 @@ def build(cfg: Config) -> "Experiment[NvEmbed]":
         tasks={"synthesize": synthesize},
         model_tasks={"mine": tasks.mine, "mteb": tasks.mteb},
     )
+
+
+def load(folder: "Path") -> "InstructedEncoder":
+    """The encoder of an exported folder."""
+    from common.export.instructed import load_instructed
+
+    return load_instructed(folder)

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.one_to_k.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from common.engine.experiment import Experiment
+    from projects.one_to_k.export import Retriever
     from projects.one_to_k.module import OneToK
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[OneToK]":
@@ -27,3 +30,10 @@ def build(cfg: Config) -> "Experiment[OneToK]":
         stages.plan,
         {"translate": stages.translate},
     )
+
+
+def load(folder: "Path") -> "Retriever":
+    """Both towers of an exported folder."""
+    from projects.one_to_k.export import Retriever
+
+    return Retriever.load(folder)

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.promptreps.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from common.engine.experiment import Experiment
+    from projects.promptreps.encoder import PromptRepsEncoder
     from projects.promptreps.module import PromptReps
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[PromptReps]":
@@ -34,3 +37,10 @@ def build(cfg: Config) -> "Experiment[PromptReps]":
         },
     )
     return experiment
+
+
+def load(folder: "Path") -> "PromptRepsEncoder":
+    """The encoder of an exported folder."""
+    from projects.promptreps.export import load_encoder
+
+    return load_encoder(folder)

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.rankgen.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from common.engine.experiment import Experiment
+    from projects.rankgen.encoder import PrefixSuffixEncoder
     from projects.rankgen.module import RankGen
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[RankGen]":
@@ -39,3 +42,10 @@ def build(cfg: Config) -> "Experiment[RankGen]":
         },
         model_tasks={"decode": lambda cfg, workspace, own: tasks.decode(cfg, own, workspace)},
     )
+
+
+def load(folder: "Path") -> "PrefixSuffixEncoder":
+    """The encoder of an exported folder."""
+    from projects.rankgen.export import load_encoder
+
+    return load_encoder(folder)

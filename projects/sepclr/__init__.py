@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.sepclr.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from common.engine.experiment import Experiment
     from projects.sepclr.module import SepCLR
+    from projects.sepclr.networks import Network
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[SepCLR]":
@@ -26,3 +29,11 @@ def build(cfg: Config) -> "Experiment[SepCLR]":
         passes=[(1, image_shape(cfg))] * 2,  # one view after the other
         outputs=representations,
     )  # fmt: skip
+
+
+def load(folder: "Path") -> "Network":
+    """The network of an exported folder."""
+    from common.export.safetensors import load_safetensors
+    from projects.sepclr.networks import build_network
+
+    return load_safetensors(folder, build_network)

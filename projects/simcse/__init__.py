@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.simcse.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from common.encoders.text.sentence import SentenceEncoder
     from common.engine.experiment import Experiment
     from projects.simcse.module import SimCSE
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[SimCSE]":
@@ -23,3 +26,10 @@ def build(cfg: Config) -> "Experiment[SimCSE]":
         lambda cfg, encoder: train_set(cfg, encoder.tokenizer),
         num_views=num_views(cfg.data),
     )
+
+
+def load(folder: "Path") -> "SentenceEncoder":
+    """The sentence encoder of an exported folder."""
+    from common.export.sentence_transformers import load_sentence_transformers
+
+    return load_sentence_transformers(folder)

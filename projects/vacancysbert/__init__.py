@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.vacancysbert.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from common.encoders.text.sentence import SentenceEncoder
     from common.engine.experiment import Experiment
     from projects.vacancysbert.module import VacancySBERT
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[VacancySBERT]":
@@ -34,3 +37,10 @@ def build(cfg: Config) -> "Experiment[VacancySBERT]":
         model_tasks={"normalise": tasks.normalise},
     )
     return replace(experiment, embed=stages.embed)
+
+
+def load(folder: "Path") -> "SentenceEncoder":
+    """The sentence encoder of an exported folder."""
+    from common.export.sentence_transformers import load_sentence_transformers
+
+    return load_sentence_transformers(folder)

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.whitenedcse.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from common.encoders.text.sentence import SentenceEncoder
     from common.engine.experiment import Experiment
     from projects.whitenedcse.module import WhitenedCSE
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[WhitenedCSE]":
@@ -21,3 +24,10 @@ def build(cfg: Config) -> "Experiment[WhitenedCSE]":
     return sentence_experiment(
         cfg, WhitenedCSE, train_set, evaluate=evaluate, num_views=cfg.num_pos
     )
+
+
+def load(folder: "Path") -> "SentenceEncoder":
+    """The sentence encoder of an exported folder."""
+    from common.export.sentence_transformers import load_sentence_transformers
+
+    return load_sentence_transformers(folder)

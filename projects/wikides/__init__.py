@@ -5,9 +5,12 @@ from typing import TYPE_CHECKING, Any
 from projects.wikides.config import Config
 
 if TYPE_CHECKING:
-    from common.engine.experiment import Experiment
+    from pathlib import Path
 
-__all__ = ["Config", "build"]
+    from common.engine.experiment import Experiment
+    from projects.wikides.encoder import RankerEncoder
+
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[Any]":
@@ -35,3 +38,10 @@ def build(cfg: Config) -> "Experiment[Any]":
     }
     made = {name: partial(task, cfg, experiment=experiment) for name, task in with_model.items()}
     return replace(experiment, tasks={**experiment.tasks, **made})
+
+
+def load(folder: "Path") -> "RankerEncoder":
+    """The encoder of an exported folder."""
+    from projects.wikides.encoder import load_encoder
+
+    return load_encoder(folder)

@@ -1,22 +1,21 @@
 """What a run depends on: the code that it can reach by imports, the data that this code names.
 
-A static walk over the sources finds the modules, lazy imports inside functions included; comments
-and docstrings don't count. A finished run is reused while this hash, and its config, are the same.
+Definitions count, not files (`common.engine.comparison.symbols`): a function that a run cannot
+reach may change beside one that it uses. A finished run is reused while this hash, and its config,
+are the same.
 """
 
-import ast
 import hashlib
-import io
 import re
-import tokenize
-from collections.abc import Iterator
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 from common.config import CONFIG_DIR, ROOT
+from common.engine.comparison.symbols import WHOLE, parse, reach
 from common.registry import load_project
 
-ENGINE = "common.engine.run"  # what every run of a project executes beside the project
+ENGINE = ("common.engine.run", "train")  # what every run of a project executes beside the project
 DATA = "data"  # folder of bundled sets and, in models/, weights
 
 
@@ -35,84 +34,35 @@ def code_hash(project: str, *modules: str) -> str:
 @cache
 def file_hashes(project: str, *modules: str) -> dict[str, str]:
     """Files of `code_hash`, relative to the repository, each with the hash of what counts in it."""
-    root = load_project(project).__name__
-    sources = reachable(root, ENGINE, *(f"{root}.{name}" for name in modules))
-    code = {p: hashlib.sha256(stripped(p).encode()).hexdigest() for p in sources}
+    sources = reached(project, *modules)
+    code = {p: hashlib.sha256(text.encode()).hexdigest() for p, text in sources.items()}
     data = {p: _content(p) for p in data_files(sources, project)}
     return {p.relative_to(ROOT).as_posix(): h[:8] for p, h in (code | data).items()}
 
 
 def forget() -> None:
     """Look at the files again at the next call; until then each is read once per process."""
-    for function in (code_hash, file_hashes, reachable, imports, stripped, _content):
+    for function in (code_hash, file_hashes, reached, parse, _content):
         function.cache_clear()
 
 
 @cache
-def reachable(*modules: str) -> tuple[Path, ...]:
-    """Source files of this repository that the modules import, themselves included.
-
-    Args:
-        modules: dotted names; one that is no file of the repository is left out.
-    """
-    waiting, found = list(modules), dict[str, Path]()
-    while waiting:
-        name = waiting.pop()
-        path = _file(name)
-        if path is None or name in found:
-            continue
-        found[name] = path
-        waiting += [name.rpartition(".")[0], *imports(path)]
-    return tuple(sorted(found.values()))
+def reached(project: str, *modules: str) -> Mapping[Path, str]:
+    """Source files that a run of the project uses, each with the text that counts in it."""
+    package = load_project(project).__name__
+    entries = [
+        ENGINE,
+        (package, "Config"),
+        (package, "build"),
+        *((f"{package}.{name}", WHOLE) for name in modules),
+    ]
+    return reach(ROOT, entries)
 
 
-@cache
-def imports(path: Path) -> tuple[str, ...]:
-    """Modules that a file imports anywhere, and the names which it takes from them.
-
-    What stands under ``if TYPE_CHECKING`` is left out: it never runs.
-    """
-    return tuple(_imported(ast.parse(path.read_text(encoding="utf-8")), _package(path)))
-
-
-def _imported(node: ast.AST, package: str) -> Iterator[str]:
-    if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-        above = package.split(".")[: -(node.level - 1) or None] if node.level else []
-        name = ".".join([*above, *([node.module] if node.module else [])])
-        yield name
-        yield from (f"{name}.{alias.name}" for alias in node.names)
-    typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-    inner = node.orelse if isinstance(node, ast.If) and typing_only else ast.iter_child_nodes(node)
-    for child in inner:
-        yield from _imported(child, package)
-
-
-@cache
-def stripped(path: Path) -> str:
-    """Source without comments, docstrings and empty lines."""
-    text = path.read_text(encoding="utf-8")
-    lines = text.splitlines()
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT:
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column]
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if ast.get_docstring(node, clean=False) is None or first is None:
-                continue
-            if not lines[first.lineno - 1][: first.col_offset].strip():
-                for row in range(first.lineno - 1, first.end_lineno or first.lineno):
-                    lines[row] = ""
-    return "\n".join(line.rstrip() for line in lines if line.strip())
-
-
-def data_files(sources: tuple[Path, ...], project: str = "") -> list[Path]:
+def data_files(sources: Mapping[Path, str], project: str = "") -> list[Path]:
     """Files of the bundled sets and weights whose folder is named in the sources or configs."""
     configs = sorted((CONFIG_DIR / project).glob("*.yaml")) if project else []
-    text = "\n".join([*map(stripped, sources), *(c.read_text(encoding="utf-8") for c in configs)])
+    text = "\n".join([*sources.values(), *(c.read_text(encoding="utf-8") for c in configs)])
     folders = [*(ROOT / DATA).glob("*/"), *(ROOT / DATA / "models").glob("*/")]
     named = [
         folder
@@ -127,15 +77,3 @@ def _content(path: Path) -> str:
     """Hash of a file: new weights of an old shape have the old size."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _file(name: str) -> Path | None:
-    base = ROOT.joinpath(*name.split(".")) if name else ROOT
-    for path in (base.with_suffix(".py"), base / "__init__.py"):
-        if name and path.is_file():
-            return path
-    return None
-
-
-def _package(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).parent.parts)

@@ -1,16 +1,19 @@
 """The hash of what a run depends on: what changes it and what does not."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 
 from common.config import ROOT
 from common.engine.comparison import dependencies
-from common.engine.comparison.dependencies import code_hash, data_files, forget, reachable, stripped
+from common.engine.comparison.dependencies import code_hash, data_files, forget, reached
+from common.engine.comparison.symbols import reach
 from common.registry import list_projects
 
 FILES = {
-    "common/engine/run.py": "import common.used\n",
+    "common/engine/run.py": "import common.used\ndef train():\n    pass\ndef export():\n    pass\n",
     "common/engine/other.py": "x = 1\n",
     "common/used.py": '"""Doc."""\nx = 1  # one\n',
     "common/lazy.py": "y = 1\n",
@@ -58,7 +61,8 @@ def tree(tmp_path, monkeypatch):
         ("common/used.py", '"""Doc."""\nx = 2\n'),
         ("common/lazy.py", "y = 2\n"),  # imported inside a function
         ("common/room/inner.py", "i = 2\n"),  # taken from its package
-        ("common/room/__init__.py", "r = 2\n"),
+        ("common/room/__init__.py", "print()\n"),  # runs at import
+        ("common/engine/run.py", FILES["common/engine/run.py"].replace("pass", "return 1", 1)),
         ("projects/p/__init__.py", FILES["projects/p/__init__.py"] + "n = 1\n"),
         ("data/words/a.txt", "two"),  # of equal size
         ("data/words/b.txt", "new"),
@@ -77,6 +81,14 @@ def test_what_a_run_uses_changes_the_hash(tree, name, text):
         ("common/engine/other.py", "x = 2\n"),
         ("projects/p/baselines.py", "b = 2\n"),
         ("data/others/a.txt", "two"),
+        ("common/room/__init__.py", "r = 2\n"),  # nobody names it
+        ("common/lazy.py", "y = 1\n\ndef other():\n    return 2\n"),
+        (
+            "common/engine/run.py",
+            FILES["common/engine/run.py"]
+            .replace("pass\n", "return 1\n", 2)
+            .replace("return 1", "pass", 1),
+        ),
     ],
 )
 def test_what_it_does_not_use_does_not(tree, name, text):
@@ -92,28 +104,152 @@ def test_a_config_can_name_data(tree):
     assert tree("data/others/a.txt", "two")
 
 
-def test_strings_that_look_like_comments_stay(tmp_path):
-    path = tmp_path / "a.py"
-    path.write_text(
-        'def f():  # gone\n    """Gone."""\n    return "# kept"\n\nclass C: "one line"\n'
-    )
-    assert stripped(path) == 'def f():\n    return "# kept"\nclass C: "one line"'
+CODE = """
+from pkg import helpers, others, tools as t
+from pkg.tools import second as renamed
+
+LIMIT, OTHER = 3, 4
+TABLE = {"first": helpers.first}
+
+
+def used(x: "helpers.Unused") -> "helpers.Unused":
+    '''Words.'''
+    return TABLE["first"](x) + renamed(LIMIT)  # words
+
+
+def by_module():
+    return dict(t=t)
+
+
+class Part:
+    size = 1
+
+    def run(self):
+        return used(self.size)
+
+
+if LIMIT:
+    def defined_in_a_branch():
+        return others.zeroth()
+
+
+@register(1)
+def registered():
+    return unseen()
+
+
+def unseen():
+    return 5
+"""
+HELPERS = "def first(x):\n    return x\n\ndef second():\n    return 2\n\nclass Unused:\n    pass\n"
+OTHERS = "def zeroth():\n    return 0\n"
+TOOLS = "def second(x):\n    return x\n\ndef third():\n    return 3\n"
+
+
+@pytest.fixture
+def package(tmp_path):
+    """`counts(name)`: text that counts by file stem, from one name of pkg.code."""
+    (tmp_path / "pkg").mkdir()
+    for name, text in {
+        "__init__": "",
+        "code": CODE,
+        "helpers": HELPERS,
+        "tools": TOOLS,
+        "others": OTHERS,
+    }.items():
+        (tmp_path / "pkg" / f"{name}.py").write_text(text)
+
+    def counts(name):
+        return {path.stem: text for path, text in reach(tmp_path, [("pkg.code", name)]).items()}
+
+    return counts
+
+
+def test_a_unit_takes_with_it_what_it_names_and_nothing_else(package):
+    found = package("used")
+    assert "def used(x):\n    return TABLE" in found["code"]  # no docstring, no annotation
+    assert "LIMIT, OTHER = (3, 4)" in found["code"]
+    assert "class Part" not in found["code"]
+    assert "by_module" not in found["code"]
+    assert "def first" in found["helpers"]
+    assert "Unused" not in found["helpers"]
+    assert "def second" in found["tools"]
+    assert "third" not in found["tools"]
+    assert "def used" in package("Part")["code"]
+
+
+def test_what_runs_at_import_counts_with_all_that_it_names(package):
+    for name in ("used", "", "by_module"):
+        found = package(name)
+        assert "defined_in_a_branch" in found["code"]
+        assert "registered" in found["code"]
+        assert "def unseen" in found["code"]
+        assert "def zeroth" in found["others"]
+
+
+def test_a_module_that_is_used_as_a_value_counts_whole(package):
+    assert "third" in package("by_module")["tools"]
+
+
+def test_a_name_made_at_run_time_takes_its_whole_module(package):
+    assert "class Part" in package("made_by_setattr")["code"]
+
+
+CALLED = """
+import os, re, sys, threading
+from common.config import ROOT
+
+called, opened = set(), set()
+folders = tuple(str(ROOT / name) + os.sep for name in ("common", "projects"))
+
+def note(frame, event, argument):
+    code = frame.f_code
+    if event == "call" and code.co_flags & 1 and code.co_filename.startswith(folders):  # no class bodies
+        called.add((code.co_filename, code.co_qualname.split(".")[0]))
+
+def look(event, arguments):
+    if event == "open" and str(arguments[0]).startswith(str(ROOT / "data") + os.sep):
+        opened.add(str(arguments[0]))
+
+from common.engine.run import train
+from common.engine.comparison.dependencies import data_files, reached
+sys.addaudithook(look)
+threading.setprofile(note)
+sys.setprofile(note)
+train("mclrec", "smoke", ["runs_dir=" + sys.argv[1], "tracking.wandb=disabled", *sys.argv[2:]])
+sys.setprofile(None)
+texts = {str(path): text for path, text in reached("mclrec").items()}
+for file, name in sorted(called):
+    if not name.startswith("<") and not re.search(rf"\\b{name}\\b", texts.get(file, "")):
+        print("not counted:", file, name)
+print(*opened - set(map(str, data_files(reached("mclrec"), "mclrec"))))
+print(len(called) > 100)
+"""
+
+
+def test_what_a_run_calls_and_opens_is_what_counts(tmp_path):
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", CALLED, str(tmp_path)], capture_output=True, text=True, timeout=240)  # fmt: skip
+    assert run.stdout.splitlines()[-2:] == ["", "True"], run.stdout[-2000:] + run.stderr[-2000:]
+    assert "not counted" not in run.stdout
 
 
 def test_real_projects_reach_their_code_and_data_and_not_each_others():
     for project in list_projects():
-        sources = [
-            str(p.relative_to(ROOT)) for p in reachable(f"projects.{project}", "common.engine.run")
-        ]
+        found = reached(project)
+        sources = {str(p.relative_to(ROOT)) for p in found}
         assert "common/engine/trainer.py" in sources
         assert f"projects/{project}/module.py" in sources
-        assert not {
-            "common/cli.py",
-            "common/engine/report/pages.py",
-            "common/engine/comparison/results.py",
-        } & set(sources)
+        assert (
+            not {
+                "common/cli.py",
+                "common/engine/report/pages.py",
+                "common/engine/comparison/results.py",
+            }
+            & sources
+        )
         assert all(
             s.startswith(("common/", f"projects/{project}/", "projects/__init__")) for s in sources
         )
-        assert data_files(tuple(ROOT / s for s in sources), project)
+        assert "def run_task" not in found[ROOT / "common/engine/run.py"]
+        assert data_files(found, project)
     assert len({code_hash(project) for project in list_projects()}) == len(list_projects())

@@ -10,10 +10,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from common.encoders.heads import ProjectedEncoder
     from common.engine.experiment import Experiment, Plan, Stage
     from projects.new_project.module import NewProject
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[NewProject]":
@@ -60,3 +61,11 @@ def build(cfg: Config) -> "Experiment[NewProject]":
         embed,
         plan,
     )
+
+
+def load(folder: "Path") -> "ProjectedEncoder":
+    """The network of an exported folder, as `common.models.load` returns it."""
+    from common.export.safetensors import load_safetensors
+    from projects.new_project.network import build_network
+
+    return load_safetensors(folder, build_network)
