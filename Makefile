@@ -7,7 +7,7 @@ override define NEWLINE
 
 
 endef
-override OWN   := PROJECT CONFIG PYTHON TASK RUN CKPT SEEDS JOBS ARMS PLAN BASELINE SLUG KERNEL EVAL ARGS TIMES BUDGETS ENTITY DRY WHERE A B YES
+override OWN   := PROJECT CONFIG PYTHON TASK RUN CKPT SEEDS JOBS ARMS PLAN BASELINE SLUG TRIALS WANDB KERNEL EVAL ARGS TIMES BUDGETS ENTITY DRY WHERE A B YES
 override TYPED := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v)))
 $(foreach v,$(TYPED),$(if $(findstring $(NEWLINE),$(value $v)),$(error the value of $v has a line break)))
 $(foreach v,$(TYPED) $(OWN),$(if $(filter command environment,$(origin $v)),$(eval override $v := $$(value $v))))
@@ -30,7 +30,7 @@ override LOCK  := $(if $(EVAL)$(wildcard $(VENV)/.stamp-requirements-eval.lock),
 override STAMP := $(VENV)/.stamp-$(LOCK)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup list show check check-all train eval compare compare-all evidence run runs diff prune \
+.PHONY: help setup list show check check-all train eval compare compare-all evidence sweep run runs diff prune \
         dashboard report export smoke test faults test-gpu lint type imports bench mutants docs changelog \
         new-project lock clean
 
@@ -73,6 +73,9 @@ compare-all: $(STAMP) ## every comparison whose result is stale, at lowest prior
 
 evidence: $(STAMP) ## all claims: verdict, age, fresh or stale; writes docs/evidence.md
 	@$(CLI) evidence
+
+sweep: $(STAMP) ## vary settings by configs/<project>/sweep.yaml: PROJECT= [TRIALS=20] [JOBS=1] [ARMS=a,b] [WANDB=1]
+	@$(CLI) sweep $(call quoted,$(PROJECT)) $(SETTINGS) $(call option,trials,$(TRIALS)) $(call option,jobs,$(JOBS)) $(call option,arms,$(ARMS)) $(if $(WANDB),--wandb)
 
 run: $(STAMP) ## a project's own task: PROJECT= TASK= [a.b=c]
 	@$(CLI) run $(WHICH) $(SETTINGS) $(call option,task,$(TASK))

@@ -24,6 +24,7 @@ VERBS = {
     "check-all": "every paper config on the meta device; writes docs/cost.md",
     "compare-all": "compare every project whose published result is stale",
     "evidence": "list all claims and verdicts, write docs/evidence.md",
+    "sweep": "vary settings by configs/<slug>/sweep.yaml, resumable; --wandb writes it as a W&B sweep",
     "run": "a project's own task",
     "runs": "list runs: [project] --where=state=failed,seed>=3",
     "diff": "settings and metrics in which two runs differ: two ids or folders",
@@ -70,9 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seeds", help="compare: how many of compare.yaml's seeds, or a list: 10,11"
     )
-    parser.add_argument("--jobs", type=int, default=1, help="compare: runs at the same time")
+    parser.add_argument("--jobs", type=int, default=1, help="compare, sweep: runs at the same time")
+    parser.add_argument("--trials", type=int, help="sweep: trials of each arm; default: the file's")
+    parser.add_argument("--wandb", action="store_true", help="sweep: write the W&B file alone")
     parser.add_argument("--plan", action="store_true", help="compare: estimate, run nothing")
-    parser.add_argument("--arms", default="", help="compare: comma-separated arms, or 'full'")
+    parser.add_argument(
+        "--arms", default="", help="compare, sweep: comma-separated arms, or 'full'"
+    )
     parser.add_argument(
         "--where", default="", help="runs: conditions, such as state=failed,seed>=3"
     )
@@ -117,11 +122,13 @@ def _dispatch(args: argparse.Namespace) -> int:
 
 def _one_project(args: argparse.Namespace, project: str, config: str, overrides: list[str]) -> int:
     schema = config_class(project)
-    if args.verb not in ("compare", "report", "smoke"):
+    if args.verb not in ("compare", "report", "smoke", "sweep"):
         cfg = load(schema, project, config, overrides)  # refuses typos before torch is imported
         if args.verb == "show":
             print(to_yaml(cfg), end="")
             return 0
+    if args.verb == "sweep":
+        return _sweep(args, project, overrides)
     if args.verb == "compare":
         _check_comparison(project, args.seeds, [a for a in args.arms.split(",") if a])
     return _with_torch(args, project, config, overrides)
@@ -163,6 +170,19 @@ def _check_comparison(project: str, seeds: str | None, arms: list[str]) -> None:
     choose_arms(specs, arms)
     for spec in specs:
         choose_seeds(spec, seeds)
+
+
+def _sweep(args: argparse.Namespace, project: str, overrides: list[str]) -> int:
+    from common.engine.sweeps.schema import arms_of, read_sweep
+
+    if args.trials is not None and args.trials < 1:
+        raise UserError(f"TRIALS={args.trials}: try at least one")
+    arms = [a for a in args.arms.split(",") if a]
+    arms_of(project, read_sweep(project, overrides), arms)  # refuses before torch is imported
+    from common.engine import verbs
+
+    verbs.sweep(project, overrides, arms, args.jobs, args.trials, args.wandb)
+    return 0
 
 
 def _whole_repository(args: argparse.Namespace) -> int:

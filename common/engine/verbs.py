@@ -133,6 +133,30 @@ def plan(
             console.print(line, markup=False)
 
 
+def sweep(
+    project: str,
+    overrides: Sequence[str],
+    arms: Sequence[str],
+    jobs: int,
+    trials: int | None,
+    wandb: bool,
+) -> None:
+    """Vary a project's settings, print what was best; or write the W&B sweep alone."""
+    from common.engine.sweeps.sweep import run_sweep, write_wandb_sweep
+
+    if wandb:
+        path = write_wandb_sweep(project, overrides)
+        console.print(f"written: {path}; start it by: wandb sweep {path}", markup=False)
+        return
+
+    def say(line: str) -> None:
+        console.print(line, markup=False)
+
+    folder, text = run_sweep(project, overrides, arms, jobs, trials, say)
+    console.print(text, markup=False)
+    console.print(f"written: {folder}", markup=False)
+
+
 def compare_all(jobs: int) -> None:
     """Compare every project whose published result is stale.
 

@@ -24,15 +24,24 @@ def project_contents(slug: str, runs: Path) -> dict[str, Any]:
         runs: folder of all runs.
 
     Returns:
-        ``slug``, ``comparison`` (None without a published result) and ``runs``.
+        ``slug``, ``comparison`` (None without a published result), ``runs`` and ``sweeps``.
     """
     folders = [p.parent for p in (runs / slug).glob("*/*/meta.json")]
-    folders = [f for f in folders if not f.name.startswith("compare-")]
+    folders = [f for f in folders if not f.name.startswith(("compare-", "sweep-"))]
     latest = sorted(folders, key=lambda f: (f / "meta.json").stat().st_mtime)[::-1][:MAX_RUNS]
     return {
         "slug": slug,
         "comparison": _comparison(slug),
         "runs": [_run(folder, f"{slug}-run-{i}") for i, folder in enumerate(latest, 1)],
+        "sweeps": [_sweep(path) for path in sorted((runs / slug).glob("*/sweep/sweep.md"))],
+    }
+
+
+def _sweep(path: Path) -> dict[str, Any]:
+    plots = sorted(path.parent.glob("*.png"))
+    return {
+        "markdown": path.read_text(encoding="utf-8"),
+        "images": [_data_uri(plot.read_bytes()) for plot in plots],
     }
 
 

@@ -37,7 +37,7 @@ def write_report(
     """
     out, runs = out or ROOT / "reports", runs or Path("runs")
     shown = [_with_text(project_contents(slug, runs), out) for slug in projects]
-    shown = [p for p in shown if p["runs"] or p["comparison"]]
+    shown = [p for p in shown if p["runs"] or p["comparison"] or p["sweeps"]]
     if not shown:
         raise UserError(f"nothing to report: no runs of {', '.join(projects)} under {runs}")
     alone = len(projects) == 1
@@ -63,7 +63,11 @@ def write_site(out: Path | None = None, runs: Path | None = None) -> Path:
     shown = []
     for slug, paper in papers.items():
         contents = _with_text(project_contents(slug, runs), out)
-        page = f"{slug}.html" if contents["runs"] or contents["comparison"] else None
+        page = (
+            f"{slug}.html"
+            if contents["runs"] or contents["comparison"] or contents["sweeps"]
+            else None
+        )
         if page:
             _write(out / page, "project.html", title=slug, projects=[contents], home=INDEX)
         verdicts = verdict_counts(results[slug]) if slug in results else "not run"
@@ -83,6 +87,7 @@ def _with_text(contents: Mapping[str, Any], out: Path) -> dict[str, Any]:
     found = {**contents, "card": None}
     if comparison is not None:
         found["comparison"] = {**comparison, "text": _html(comparison["markdown"])}
+    found["sweeps"] = [{**s, "text": _html(s["markdown"])} for s in contents["sweeps"]]
     if card.exists():
         # links in a card are relative to its own folder
         base = Path(os.path.relpath(card.parent, out / "cards")).as_posix() + "/"

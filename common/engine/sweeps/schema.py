@@ -1,0 +1,130 @@
+"""Schema of ``configs/<slug>/sweep.yaml``: what is varied, how, and what is best."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+
+from common.config import CONFIG_DIR, UserError, load
+from common.engine.comparison.schema import Direction, from_mapping
+from common.engine.comparison.spec import choose_arms, read_comparisons
+from common.registry import config_class
+
+
+@dataclass
+class Axis:
+    """One setting: either the values to try, or an interval."""
+
+    values: list[Any] = field(default_factory=list)
+    low: float | None = None
+    high: float | None = None
+    log: bool = False  # evenly over the logarithm
+    whole: bool = False  # whole numbers
+
+    def __post_init__(self) -> None:
+        if bool(self.values) == (self.low is not None and self.high is not None):
+            raise ValueError("a setting has either values, or low and high")
+        if self.values and (self.log or self.whole):
+            raise ValueError("log and whole belong to low and high")
+        if not self.values and not self.bounds[0] < self.bounds[1]:
+            raise ValueError("low must be below high")
+        if self.log and self.bounds[0] <= 0:
+            raise ValueError("log needs low > 0")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Least and largest value of an interval, or of values that are numbers; nan otherwise."""
+        if not self.values:
+            return float(self.low or 0), float(self.high or 0)
+        numbers = [v for v in self.values if isinstance(v, int | float) and not isinstance(v, bool)]
+        if len(numbers) < max(2, len(self.values)):
+            return math.nan, math.nan
+        return float(min(numbers)), float(max(numbers))
+
+
+@dataclass
+class Prune:
+    """Ends a trial whose curve lies below the median of the others' at the same step."""
+
+    metric: str = "???"  # of metrics.csv, such as val/sts_spearman
+    trials: int = 4  # finished ones before any is ended
+    steps: int = 0  # of a trial before it can be ended
+
+
+@dataclass
+class Sweep:
+    """Schema of sweep.yaml."""
+
+    base: str = "mini"  # config that is varied
+    metric: str = "???"  # key of metrics.json; of the development part, never of the test set
+    direction: Direction = "max"
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    trials: int = 20  # of each arm; a grid has as many as it has points
+    seed: int = 100  # of the sampler and of every run; not one of the verdict's
+    shared: dict[str, Any] = field(default_factory=dict)  # overrides of every trial
+    space: dict[str, Axis] = field(default_factory=dict)  # by config key
+    arms: list[str] = field(default_factory=list)  # of compare.yaml, each with a study of its own
+    prune: Prune | None = None
+
+    def __post_init__(self) -> None:
+        if not self.space:
+            raise ValueError("space is empty: name at least one setting")
+        if self.trials < 1:
+            raise ValueError("trials must be >= 1")
+        if self.sampler == "grid" and not all(axis.values for axis in self.space.values()):
+            raise ValueError("a grid needs values for every setting, not low and high")
+
+    def grid(self) -> list[dict[str, Any]]:
+        """All points of the grid, in the order of the file."""
+        return [
+            dict(zip(self.space, point, strict=True))
+            for point in product(*(axis.values for axis in self.space.values()))
+        ]
+
+
+def read_sweep(project: str, overrides: Sequence[str] = ()) -> Sweep:
+    """The project's sweep, with settings that its base config has.
+
+    Args:
+        project: slug.
+        overrides: of every trial, from the command line.
+
+    Raises:
+        UserError: the file is missing or does not fit the schema, or a setting that the config
+            lacks or would refuse.
+    """
+    path, where = CONFIG_DIR / project / "sweep.yaml", f"configs/{project}/sweep.yaml"
+    if not path.is_file():
+        raise UserError(f"no {where}; docs/sweeps.md shows how to write one")
+    sweep: Sweep = from_mapping(where, Sweep, OmegaConf.load(path))
+    for key, axis in sweep.space.items():
+        for value in axis.values or axis.bounds:
+            typed = int(value) if axis.whole else value
+            words = [*overrides, *words_of(sweep.shared), *words_of({key: typed})]
+            load(config_class(project), project, sweep.base, words)
+    return sweep
+
+
+def arms_of(project: str, sweep: Sweep, asked: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """Overrides by arm; one without a name if neither file nor command names any.
+
+    Raises:
+        UserError: compare.yaml has no such arm.
+    """
+    names = list(asked) or sweep.arms
+    if not names:
+        return {"": {}}
+    specs = read_comparisons(project)
+    found: dict[str, Mapping[str, Any]] = {}
+    for spec, chosen in zip(specs, choose_arms(specs, names), strict=True):
+        found |= {name: spec.arms[name] for name in chosen if name not in found}
+    return found
+
+
+def words_of(settings: Mapping[str, Any]) -> list[str]:
+    """Overrides as the command line has them."""
+    return [f"{key}={json.dumps(value)}" for key, value in settings.items()]

@@ -1,0 +1,179 @@
+"""Optuna's studies in one SQLite file: asked for settings, told what the runs gave.
+
+The sweep only starts processes and reads what they write; training itself knows nothing of it.
+Several commands may work on the same sweep: a trial belongs to whoever holds the lock of its log.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from common.config import UserError
+from common.engine.comparison.schedule import POLL, told_to_end
+from common.engine.sweeps.schema import Prune, Sweep, words_of
+from common.engine.sweeps.trials import TrialRun
+from common.engine.tracking import read_metrics
+
+log = logging.getLogger(__name__)
+STORAGE = "study.db"
+
+
+class ArmStudy:
+    """The study of one arm.
+
+    Args:
+        project: slug.
+        sweep: what is varied.
+        arm: name, empty if there is only one.
+        own: overrides of the arm.
+        words: overrides from the command line.
+        folder: of the sweep; holds the database, one for all arms.
+        runs: folder of the base config's runs.
+    """
+
+    def __init__(
+        self,
+        project: str,
+        sweep: Sweep,
+        arm: str,
+        own: Mapping[str, Any],
+        words: Sequence[str],
+        folder: Path,
+        runs: Path,
+    ) -> None:
+        self.project, self.sweep, self.arm, self.runs = project, sweep, arm, runs
+        self.words = [*words, *words_of(sweep.shared), *words_of(own), f"seed={sweep.seed}"]
+        self.study = open_study(folder, arm, sweep)
+        self.target = len(sweep.grid()) if sweep.sampler == "grid" else sweep.trials
+        if sweep.sampler == "grid":
+            for point in sweep.grid():
+                self.study.enqueue_trial(point, skip_if_exists=True)
+
+    def interrupted(self) -> list[optuna.trial.Trial]:
+        """Trials that were begun and have no result."""
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return [optuna.trial.Trial(self.study, t._trial_id) for t in running]
+
+    def ask(self) -> optuna.trial.Trial | None:
+        """The next trial with its settings; None if there are enough."""
+        counted = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+        if len(self.study.get_trials(deepcopy=False, states=counted)) >= self.target:
+            return None
+        trial = self.study.ask()
+        for key, axis in self.sweep.space.items():
+            if axis.values:
+                trial.suggest_categorical(key, axis.values)
+            elif axis.whole:
+                trial.suggest_int(key, int(axis.bounds[0]), int(axis.bounds[1]), log=axis.log)
+            else:
+                trial.suggest_float(key, *axis.bounds, log=axis.log)
+        return trial
+
+    def run_of(self, trial: optuna.trial.Trial) -> TrialRun:
+        """The run of a trial; a failed one's number is never used again."""
+        name = "-".join(["sweep", *([self.arm] if self.arm else []), f"{trial.number:03d}"])
+        words = [*self.words, *words_of(trial.params)]
+        return TrialRun(self.project, self.sweep.base, words, self.runs / name)
+
+
+def open_study(folder: Path, arm: str, sweep: Sweep) -> optuna.Study:
+    """The study of an arm, new or continued."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    prune, samplers = sweep.prune, optuna.samplers
+    kind = (
+        samplers.TPESampler if sweep.sampler == "tpe" else samplers.RandomSampler
+    )  # grid: enqueued
+    study = optuna.create_study(
+        storage=f"sqlite:///{(folder / STORAGE).resolve()}",
+        study_name=arm or sweep.base,
+        direction="maximize" if sweep.direction == "max" else "minimize",
+        pruner=optuna.pruners.MedianPruner(prune.trials, prune.steps) if prune else None,
+        load_if_exists=True,
+    )
+    # a continued study draws new points, not those of its beginning again
+    study.sampler = kind(seed=sweep.seed + len(study.get_trials(deepcopy=False)))
+    return study
+
+
+def work(studies: Sequence[ArmStudy], jobs: int, threads: int) -> Iterator[str]:
+    """Run all trials of all arms, as many at a time as asked for; yields a line for each that ends.
+
+    Raises:
+        UserError: three trials in a row have failed.
+        SystemExit: this process was told to end; its trials are ended and go on next time.
+    """
+    running: list[tuple[ArmStudy, optuna.trial.Trial, TrialRun]] = []
+    waiting = [(study, trial) for study in studies for trial in study.interrupted()]
+    failures: list[str] = []
+    with told_to_end() as told:
+        try:
+            while True:
+                while len(running) < jobs and (chosen := _next(waiting, studies)):
+                    run = chosen[0].run_of(chosen[1])
+                    if run.done or run.start(threads):
+                        running.append((*chosen, run))
+                if not running:
+                    return
+                time.sleep(POLL)
+                if told.is_set():
+                    raise SystemExit(128 + 15)
+                for entry in list(running):
+                    line = _look(*entry)
+                    if line is None:
+                        continue
+                    running.remove(entry)
+                    failures = [*failures, line] if "failed" in line else []
+                    if len(failures) == 3:
+                        raise UserError("three trials in a row failed:\n" + "\n".join(failures))
+                    yield line
+        finally:
+            for _, _, run in running:
+                run.stop()
+
+
+def _next(
+    waiting: list[tuple[ArmStudy, optuna.trial.Trial]], studies: Sequence[ArmStudy]
+) -> tuple[ArmStudy, optuna.trial.Trial] | None:
+    """What was interrupted, else a new trial of the arm that has the fewest."""
+    if waiting:
+        return waiting.pop(0)
+    for study in sorted(studies, key=lambda s: len(s.study.get_trials(deepcopy=False))):
+        if (trial := study.ask()) is not None:
+            return study, trial
+    return None
+
+
+def _look(study: ArmStudy, trial: optuna.trial.Trial, run: TrialRun) -> str | None:
+    """Tell the study what a run gave; None while it goes on."""
+    name, shown = run.path.name, ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())  # fmt: skip
+    if run.done and run.ended():
+        value = run.value(study.sweep.metric)
+        study.study.tell(trial, value)
+        run.stop()
+        return f"{name}: {study.sweep.metric} {value:.4f} with {shown}"
+    if run.ended():
+        study.study.tell(trial, state=TrialState.FAIL)
+        run.stop()
+        return f"{name} failed with {shown}: {run.failure()}"
+    if study.sweep.prune and _is_hopeless(study.sweep.prune, trial, run):
+        run.stop()
+        study.study.tell(trial, state=TrialState.PRUNED)
+        return f"{name}: ended early with {shown}"
+    return None
+
+
+def _is_hopeless(prune: Prune, trial: optuna.trial.Trial, run: TrialRun) -> bool:
+    path = run.path / "metrics.csv"
+    curves = read_metrics(path) if path.exists() else {}
+    points = [p for name, own in curves.items() if name.endswith(prune.metric) for p in own]
+    reported = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+    for step, value in points:
+        if step not in reported:
+            trial.report(value, step)
+    return bool(points) and trial.should_prune()

@@ -1,0 +1,242 @@
+"""Sweeps: the schema, trials that go on after a kill, pruning, failures, tables; runs are one-line programs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+from common.config import UserError
+from common.engine.comparison.schema import from_mapping
+from common.engine.sweeps import schema as schema_module
+from common.engine.sweeps import study as study_module
+from common.engine.sweeps import trials as trials_module
+from common.engine.sweeps.results import at_the_edge, wandb_sweep, write_results
+from common.engine.sweeps.schema import Axis, Prune, Sweep, arms_of, read_sweep
+from common.engine.sweeps.study import ArmStudy, work
+from common.engine.sweeps.trials import TrialRun
+from common.registry import list_projects
+
+GOOD = {"metric": "score", "space": {"optim.lr": {"values": [0.001, 0.01, 0.1]}}, "sampler": "grid"}
+# the score is highest at 0.01 for the arm "a" and at 0.1 for "b"
+FINISH = (
+    "lr = float([w for w in words if w.startswith('optim.lr')][0].split('=')[1]);"
+    "best = 0.1 if 'arm=\"b\"' in words else 0.01; import math;"
+    "json.dump({'score': 1 - abs(math.log10(lr / best))}, open('metrics.json', 'w'))"
+)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(study_module, "POLL", 0.02)
+    monkeypatch.setattr(trials_module, "GRACE", 1.0)
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """`program(code)` is what each trial's process does in its folder, with `words`."""
+
+    def use(code):
+        def command(self):
+            start = f"import json, os, sys, time; os.chdir({str(self.path)!r}); words = {list(self.words)!r};"
+            return [sys.executable, "-c", start + code]
+
+        monkeypatch.setattr(TrialRun, "command", command)
+
+    return use
+
+
+def studies(folder, arms=("a", "b"), **changes):
+    sweep = from_mapping("sweep.yaml", Sweep, {**GOOD, **changes})
+    return sweep, [
+        ArmStudy("dcl", sweep, arm, {"arm": arm}, [], folder / "sweep", folder) for arm in arms
+    ]
+
+
+def test_every_arm_gets_the_same_grid_and_the_best_of_each_is_named(tmp_path, program):
+    program(FINISH)
+    sweep, both = studies(tmp_path)
+    lines = list(work(both, jobs=2, threads=1))
+    assert len(lines) == 6
+    text = write_results("dcl", sweep, both, tmp_path / "sweep")
+    found = json.loads((tmp_path / "sweep/sweep.json").read_text())
+    assert found["best"]["a"] == {"value": 1.0, "settings": {"optim.lr": 0.01}}
+    assert found["best"]["b"] == {"value": 1.0, "settings": {"optim.lr": 0.1}}
+    assert sorted(t["settings"]["optim.lr"] for t in found["trials"] if t["arm"] == "a") == [0.001, 0.01, 0.1]  # fmt: skip
+    assert "best of b: 1.0000 with `optim.lr=0.1`; at the end of what was tried: optim.lr" in text
+    assert "best of a: 1.0000 with `optim.lr=0.01`\n" in text
+    assert (tmp_path / "sweep/slices.png").stat().st_size > 1000
+    _, again = studies(tmp_path)
+    assert list(work(again, jobs=1, threads=1)) == []  # nothing is run twice
+
+
+def test_a_killed_sweep_goes_on_with_the_trial_that_was_running(tmp_path, program):
+    program(
+        "import sys; sys.exit(0) if os.path.exists('begun') else open('begun', 'w'); time.sleep(60)"
+    )
+    _, (one,) = studies(tmp_path, arms=("a",))
+    run = one.run_of(one.ask())
+    assert run.start(1)
+    while not (run.path / "begun").exists():
+        time.sleep(0.02)
+    _, (other,) = studies(tmp_path, arms=("a",))
+    (trial,) = other.interrupted()
+    assert other.run_of(trial).path == run.path
+    assert not other.run_of(trial).start(1)  # somebody works on it
+    run.stop()
+    program(FINISH)
+    _, (third,) = studies(tmp_path, arms=("a",))
+    assert len(list(work([third], jobs=1, threads=1))) == 3
+    assert len(third.study.get_trials()) == 3
+
+
+def test_a_resumed_run_is_told_to_go_on(tmp_path):
+    run = TrialRun("dcl", "mini", ["seed=100"], tmp_path / "sweep-000")
+    assert "resume=sweep-000" not in run.command()
+    run.path.mkdir()
+    (run.path / "meta.json").write_text("{}")
+    assert run.command()[-2:] == ["run_id=sweep-000", "resume=sweep-000"]
+
+
+def test_three_failures_in_a_row_end_the_sweep_with_their_logs(tmp_path, program):
+    program("sys.exit('no such file: words.txt')")
+    _, both = studies(tmp_path)
+    with pytest.raises(UserError, match="no such file: words.txt"):
+        list(work(both, jobs=1, threads=1))
+    states = [t.state for study in both for t in study.study.get_trials()]
+    assert states.count(TrialState.FAIL) == 3
+
+
+def test_a_metric_that_no_run_has_is_named(tmp_path, program):
+    program("json.dump({'scores': 1.0}, open('metrics.json', 'w'))")
+    _, both = studies(tmp_path)
+    with pytest.raises(UserError, match="no metric 'score'; did you mean 'scores'"):
+        list(work(both, jobs=1, threads=1))
+
+
+def test_a_curve_below_the_median_is_ended_early(tmp_path, program):
+    program(
+        "lr = float([w for w in words if w.startswith('optim.lr')][0].split('=')[1]); first = lr == 0.001;"
+        "open('metrics.csv', 'w').write(f'stage,step,name,value\\ntrain,9,val/s,{1.0 if first else 0.0}\\n');"
+        "time.sleep(0 if first else 60); json.dump({'score': 1.0}, open('metrics.json', 'w'))"
+    )
+    prune = {"metric": "val/s", "trials": 1}
+    _, (one,) = studies(tmp_path, arms=("a",), prune=prune)
+    lines = list(work([one], jobs=1, threads=1))
+    assert "score 1.0000" in lines[0]
+    assert all("ended early" in line for line in lines[1:])
+    assert [t.state for t in one.study.get_trials()].count(TrialState.PRUNED) == 2
+
+
+def test_a_continued_study_draws_new_points(tmp_path, program):
+    program(FINISH)
+    space = {"space": {"optim.lr": {"low": 1e-4, "high": 1.0, "log": True}}, "sampler": "random"}
+    for trials in (2, 4):
+        _, (one,) = studies(tmp_path, arms=("a",), trials=trials, **space)
+        list(work([one], jobs=1, threads=1))
+    assert len({t.params["optim.lr"] for t in one.study.get_trials()}) == 4
+
+
+def test_a_told_sweep_ends_its_trials(tmp_path):
+    code = f"""
+import sys
+from pathlib import Path
+sys.argv = ["x"]
+from common.engine.sweeps import trials
+trials.TrialRun.command = lambda self: [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
+from common.engine.comparison.schema import from_mapping
+from common.engine.sweeps.schema import Sweep
+from common.engine.sweeps.study import ArmStudy, work
+folder = Path({str(tmp_path)!r})
+sweep = from_mapping("sweep.yaml", Sweep, {GOOD!r})
+list(work([ArmStudy("dcl", sweep, "a", {{}}, [], folder / "sweep", folder)], 1, 1))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    log = tmp_path / "sweep-a-000/log.txt"
+    while not log.exists() or not log.read_text().strip():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(log.read_text().split()[0]), 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"space": {}}, "space is empty"),
+        ({"metrics": 1}, "did you mean 'metric'"),
+        ({"space": {"optim.lr": {"low": 0.1, "high": 0.01}}}, "low must be below high"),
+        (
+            {"space": {"optim.lr": {"low": 0.0, "high": 0.1, "log": True}}, "sampler": "tpe"},
+            "low > 0",
+        ),
+        ({"space": {"optim.lr": {"low": 0.01, "high": 0.1}}}, "grid needs values"),
+        ({"space": {"optim.lr": {"values": [1], "low": 0.1, "high": 1.0}}}, "either values"),
+        ({"space": {"optim.rl": {"values": [0.1]}}}, "optim.rl"),
+        ({"space": {"optim.lr": {"values": [-0.1]}}}, "optim.lr"),
+        ({"sampler": "magic"}, "magic"),
+        ({"trials": 0}, "trials must be"),
+    ],
+)
+def test_what_the_file_says_wrong_is_named(tmp_path, monkeypatch, change, said):
+    (tmp_path / "dcl").mkdir()
+    (tmp_path / "dcl/sweep.yaml").write_text(yaml.safe_dump({**GOOD, **change}))
+    monkeypatch.setattr(schema_module, "CONFIG_DIR", tmp_path)
+    with pytest.raises(UserError, match=said):
+        read_sweep("dcl")
+
+
+def test_a_sweep_file_fits_its_project_and_its_comparison():
+    found = [p for p in list_projects() if (schema_module.CONFIG_DIR / p / "sweep.yaml").exists()]
+    assert found
+    for project in found:
+        sweep = read_sweep(project)
+        assert arms_of(project, sweep, [])
+        from common.engine.comparison.spec import read_comparison
+
+        assert sweep.seed not in read_comparison(project).seeds, project
+
+
+def test_a_missing_file_and_an_unknown_arm_are_named():
+    with pytest.raises(UserError, match=r"docs/sweeps\.md"):
+        read_sweep("coconut")
+    with pytest.raises(UserError, match="no arm 'ful'; did you mean 'full'"):
+        arms_of("mclrec", read_sweep("mclrec"), ["ful"])
+
+
+def test_edges_of_intervals_and_values_that_are_no_numbers():
+    axes = {
+        "a": Axis(low=1e-4, high=1.0, log=True),
+        "b": Axis(["x", "y"]),
+        "c": Axis(low=0, high=10),
+    }
+    sweep = Sweep(metric="m", space=axes)
+    assert at_the_edge(sweep, {"a": 0.99, "b": "x", "c": 5}) == ["a"]
+    assert at_the_edge(sweep, {"a": 1e-2, "b": "y", "c": 0.1}) == ["c"]
+
+
+def test_the_same_sweep_for_weights_and_biases():
+    axes = {
+        "optim.lr": Axis(low=1e-4, high=1.0, log=True),
+        "method.k": Axis(low=1, high=9, whole=True),
+    }
+    sweep = Sweep(
+        metric="m", direction="min", space=axes, prune=Prune("val/m"), shared={"a.b": "x y"}
+    )
+    found = yaml.safe_load(wandb_sweep("dcl", sweep, ["trainer.devices=2"]))
+    assert found["method"] == "bayes"
+    assert found["metric"] == {"name": "m", "goal": "minimize"}
+    assert found["parameters"]["optim.lr"] == {"distribution": "log_uniform_values", "min": 1e-4, "max": 1.0}  # fmt: skip
+    assert found["parameters"]["method.k"] == {"distribution": "int_uniform", "min": 1, "max": 9}
+    assert found["command"][:7] == ["${env}", "python", "-m", "common.cli", "train", "dcl", "mini"]
+    assert "trainer.devices=2" in found["command"]
+    assert 'a.b="x y"' in found["command"]
+    assert found["command"][-1] == "${args_no_hyphens}"
+    assert found["run_cap"] == 20
