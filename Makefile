@@ -125,8 +125,8 @@ mutants: $(STAMP) ## changes of a project's objective that no test notices: PROJ
 bench: $(STAMP) ## benchmarks: [KERNEL=losses] [ARGS=--quick]
 	@exec $(PY) $(call quoted,benchmarks/bench_$(or $(KERNEL),losses).py) $(call split,$(ARGS))
 
-docs: $(STAMP) ## regenerate tables and indexes, after a merge: [ARGS=--check] names stale ones
-	@exec $(PY) scripts/make_tables.py $(call split,$(ARGS))
+docs: $(STAMP) ## regenerate tables and indexes, build the site in build/site: [ARGS=--check] names stale ones alone
+	@$(PY) scripts/make_tables.py $(call split,$(ARGS)) $(if $(ARGS),,&& exec $(PY) scripts/site.py)
 
 changelog: $(STAMP) ## move docs/changelog.d into CHANGELOG.md, after a merge
 	@exec $(PY) scripts/collect_changelog.py
