@@ -7,6 +7,8 @@ import torch
 from common.config import ExperimentConfig
 from common.engine.workspace import new_run_id
 
+SHELLS = {"bash", "sh", "zsh", "interactive"}  # names of jobs that somebody types in
+
 
 def is_main_process() -> bool:
     """Whether this process is the one that owns the run folder, evaluates and prints."""
@@ -28,9 +30,13 @@ def external_rank() -> int | None:
 
 
 def job_run_id(cfg: ExperimentConfig) -> str | None:
-    """Run id of a scheduler's job, by which a job that was started again finds its run."""
+    """Run id of a scheduler's job, by which a job that was started again finds its run.
+
+    A shell inside a job has the job's variables too, but its runs are new ones.
+    """
     job = os.environ.get("SLURM_JOB_ID")
-    if job is None or external_rank() is None:
+    batch = "SLURM_PROCID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in SHELLS
+    if job is None or not (batch or external_rank() is not None):
         return None
     return cfg.run_id or f"slurm-{job}"
 

@@ -1,8 +1,9 @@
-"""SIGTERM and SIGINT from the start of a run to its end.
+"""SIGTERM, SIGINT and SIGUSR1 from the start of a run to its end.
 
 Inside the training loop the run saves at the next optimiser step and ends; outside of it there is
-nothing to save, so it ends at once. Either way the exit code is 143 or 130, and processes that the
-run has started end with it.
+nothing to save, so it ends at once. Either way the exit code is 143, 130 or 138, and processes that
+the run has started end with it. SIGUSR1 is a scheduler's word that the time is nearly up: what ends
+with 138 may be queued again (`scripts/slurm/train.sbatch`).
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 from lightning.pytorch import Callback, Trainer
 
-NUMBERS = (signal.SIGTERM, signal.SIGINT)
+NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 PATIENCE = 5.0  # seconds that child processes are given to end by themselves
 
 
@@ -76,7 +77,7 @@ class Signals:
                 os.kill(os.getpid(), number)
             return
         again, self.received = self.received, self.received or number
-        if number == signal.SIGTERM:  # a terminal sends SIGINT to all processes by itself
+        if number != signal.SIGINT:  # a terminal sends SIGINT to all processes by itself
             for child in self._children:
                 child.send_signal(number)
         if not self._held or (again and number == signal.SIGINT):
