@@ -31,7 +31,7 @@ override STAMP := $(VENV)/.stamp-$(LOCK)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup list show check check-all train eval compare compare-all evidence sweep run runs diff prune \
-        dashboard report export smoke test faults test-gpu lint type imports bench mutants docs changelog \
+        dashboard report export smoke test faults test-gpu gpu-check lint type imports bench mutants docs changelog \
         new-project lock clean
 
 help: ## this list
@@ -109,6 +109,9 @@ faults: $(STAMP) ## tests/faults, then 50 kills and an hour of soak: [ARGS="--ki
 
 test-gpu: $(STAMP) ## kernel tests on a CUDA device
 	@exec $(PY) -m pytest tests/gpu -rs
+
+gpu-check: $(STAMP) ## all that needs a CUDA device, in pieces of nine minutes: [ARGS="--minutes 9" | --dry-run]
+	@exec $(PY) benchmarks/gpu_check.py $(call split,$(ARGS))
 
 lint: $(STAMP) ## ruff, formatting, spelling
 	@$(VENV)/bin/ruff check --quiet . && $(VENV)/bin/ruff format --quiet --check . && $(VENV)/bin/codespell

@@ -1,36 +1,54 @@
 #!/usr/bin/env python3
-"""Symmetric contrastive loss on a GPU: correctness, peak memory and time of forward + backward.
+"""Contrastive losses on a GPU: correctness, peak memory and time of forward + backward.
 
-Ours (Triton; recomputing, and with all exponentials kept) against dense torch (one similarity matrix),
-the same under torch.compile, open_clip's ClipLoss, and the floor: four N x N x D products measured in the same round. Rounds alternate between
-the candidates; times are medians of CUDA-event timings. Each row of the results names the card, the
-driver's CUDA and the versions. **No row exists until somebody runs this on a GPU.**
+Four cases (symmetric, row-only, NT-Xent, SigLIP), each with the fused kernels of this repository, as an op and as
+the module that training uses, against dense torch (one similarity matrix), the same under torch.compile, a dense
+form that recomputes one block of rows at a time, and the libraries at hand (open_clip, Liger-Kernel).
+Precisions: bf16, fp16, fp32 (exact) and tf32. The floor is what the case needs at least: four or three N x N x D
+products in the same round. Rounds alternate between the candidates; times are medians of CUDA-event timings.
+A row is written as soon as it is measured, with the card and the versions; what a results file has already is
+left out, so a run that was cut off goes on. **No row exists until somebody runs this on a GPU.**
 
-    python benchmarks/bench_losses_gpu.py [--sizes 8192 32768] [--dims 512 768 1024] [--dtype bf16]
+    python benchmarks/bench_losses_gpu.py [--cases symmetric] [--dtypes bf16 tf32] [--sizes 8192 32768] [--dims 512]
 """
 
 import argparse
 import csv
 import datetime
+import importlib
+import itertools
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from common.kernels.pair import info_nce
+from common.losses.image_text import ClipLoss, SigLipLoss
+from common.losses.info_nce import InfoNCELoss
+from common.losses.output import LossOutput
+from common.losses.two_view import NTXentLoss
 
 OUT = ROOT / "benchmarks" / "results" / "losses_gpu.csv"
 DEVICE = "cuda"
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DTYPES = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+}
+KEY = ("card", "torch", "case", "dtype", "n", "dim", "candidate")
 FIELDS = [
-    "date", "card", "torch", "cuda", "triton", "dtype", "n", "dim", "candidate", "ms", "over_floor",
+    "date", "card", "torch", "cuda", "triton", "case", "dtype", "n", "dim", "candidate", "ms", "over_floor",
     "peak_mib", "loss_error", "grad_error",
 ]  # fmt: skip
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -48,23 +66,125 @@ def kept(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
 
 
 def dense(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
-    """One similarity matrix, fp32 log-sum-exp in both directions."""
-    logits = (image @ text.T).float() * scale
-    target = torch.diagonal(logits)
-    return 0.5 * (logits.logsumexp(0) + logits.logsumexp(1)).mean() - target.mean()
+    """One similarity matrix, log-sum-exp in both directions, in float32 at least."""
+    logits = _wide(image @ text.T) * scale
+    return 0.5 * (logits.logsumexp(0) + logits.logsumexp(1)).mean() - logits.diagonal().mean()
 
 
-def candidates() -> dict[str, Loss]:
-    """What is compared, by name."""
-    losses: dict[str, Loss] = {"ours": ours, "ours, tiles kept": kept, "dense": dense}
-    losses["compiled"] = torch.compile(dense)
-    try:
-        from open_clip.loss import ClipLoss
-    except ImportError:
-        sys.stderr.write("open_clip is not installed: left out\n")
-    else:
-        losses["open_clip"] = ClipLoss()
+def dense_rows(query: Tensor, key: Tensor, scale: Tensor) -> Tensor:
+    """Row-only InfoNCE from one matrix."""
+    logits = _wide(query @ key.T) * scale
+    return (logits.logsumexp(1) - logits.diagonal()).mean()
+
+
+def dense_two_views(one: Tensor, two: Tensor, scale: Tensor) -> Tensor:
+    """NT-Xent from the matrix of all 2 N views."""
+    views = torch.cat([one, two])
+    logits = _wide(views @ views.T) * scale
+    logits = logits.masked_fill(
+        torch.eye(len(views), dtype=torch.bool, device=views.device), -torch.inf
+    )
+    positive = (_wide(one) * _wide(two)).sum(1) * scale
+    return logits.logsumexp(1).mean() - positive.mean()
+
+
+def dense_sigmoid(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """SigLIP with bias -10 from one matrix."""
+    logits = _wide(image @ text.T) * scale - 10.0
+    signs = 2 * torch.eye(len(image), device=image.device, dtype=logits.dtype) - 1
+    return -F.logsigmoid(signs * logits).sum(1).mean()
+
+
+def in_blocks(query: Tensor, key: Tensor, scale: Tensor, rows: int = 1024) -> Tensor:
+    """Row-only InfoNCE, one block of rows at a time, whose logits are computed again for the gradient."""
+
+    def block(part: Tensor, keys: Tensor, scale: Tensor, start: int) -> Tensor:
+        logits = _wide(part @ keys.T) * scale
+        return (logits.logsumexp(1) - logits.diagonal(start)).sum()
+
+    sums = [
+        checkpoint(block, query[i : i + rows], key, scale, i, use_reentrant=False)
+        for i in range(0, len(query), rows)
+    ]
+    return torch.stack(sums).sum() / len(query)
+
+
+def both_in_blocks(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """Both directions of `in_blocks`."""
+    return 0.5 * (in_blocks(image, text, scale) + in_blocks(text, image, scale))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss: its exact dense form, and how many N x N x D products it needs at least."""
+
+    exact: Loss
+    products: int
+    losses: Callable[[], dict[str, Loss]]
+
+
+def _of(module: Callable[..., LossOutput]) -> Loss:
+    return lambda q, k, scale: module(q, k, scale).loss
+
+
+def _symmetric() -> dict[str, Loss]:
+    losses: dict[str, Loss] = {
+        "ours": ours,
+        "ours, tiles kept": kept,
+        "ours, module": _of(ClipLoss(normalize=False)),
+    }
+    losses |= {"dense": dense, "compiled": torch.compile(dense), "dense, in blocks": both_in_blocks}
+    if (theirs := _library("open_clip.loss", "ClipLoss")) is not None:
+        losses["open_clip"] = theirs()
     return losses
+
+
+def _row_only() -> dict[str, Loss]:
+    losses: dict[str, Loss] = {"ours, module": _of(InfoNCELoss(normalize=False))}
+    losses |= {
+        "dense": dense_rows,
+        "compiled": torch.compile(dense_rows),
+        "dense, in blocks": in_blocks,
+    }
+    if (
+        fused := _library("liger_kernel.transformers", "LigerFusedLinearCrossEntropyLoss")
+    ) is not None:
+        losses["liger"] = lambda q, k, scale: fused()(
+            k, q * scale.to(q.dtype), torch.arange(len(q), device=q.device)
+        )
+    return losses
+
+
+def _two_views() -> dict[str, Loss]:
+    losses: dict[str, Loss] = {"ours, module": _of(NTXentLoss(normalize=False))}
+    return losses | {"dense": dense_two_views, "compiled": torch.compile(dense_two_views)}
+
+
+def _sigmoid() -> dict[str, Loss]:
+    module = SigLipLoss(normalize=False)
+    losses: dict[str, Loss] = {"ours, module": lambda q, k, scale: module(q, k, scale, -10.0).loss}
+    losses |= {"dense": dense_sigmoid, "compiled": torch.compile(dense_sigmoid)}
+    if (theirs := _library("open_clip.loss", "SigLipLoss")) is not None:
+        losses["open_clip"] = lambda q, k, scale: theirs()(q, k, scale, -10.0)
+    return losses
+
+
+CASES = {
+    "symmetric": Case(dense, 4, _symmetric), "row-only": Case(dense_rows, 3, _row_only),
+    "nt-xent": Case(dense_two_views, 8, _two_views), "siglip": Case(dense_sigmoid, 3, _sigmoid),
+}  # fmt: skip
+
+
+def _library(module: str, name: str) -> Any:
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ImportError:
+        sys.stderr.write(f"{module} is not installed: left out\n")
+        return None
 
 
 def inputs(n: int, dim: int, dtype: torch.dtype) -> list[Tensor]:
@@ -84,13 +204,12 @@ def step(loss: Loss, leaves: list[Tensor]) -> tuple[Tensor, ...]:
     return (value.detach(), *torch.autograd.grad(value, leaves))
 
 
-def floor(image: Tensor, text: Tensor) -> None:
-    """Four products of 2*N*N*D flop with the shapes of the loss (two into an N x N matrix)."""
+def floor(image: Tensor, text: Tensor, products: int) -> None:
+    """Products of 2 N N D flop with the shapes of the loss: into an N x N matrix, and out of it."""
     with torch.no_grad():
-        for _ in range(2):
-            logits = image @ text.T
-        logits @ text
-        logits.T @ image
+        logits = image @ text.T
+        for i in range(products - 1):
+            _ = image @ text.T if i % 2 else logits @ text
 
 
 def milliseconds(run: Callable[[], object]) -> float:
@@ -113,51 +232,57 @@ def peak_mib(run: Callable[[], object]) -> float:
     return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
-def errors(loss: Loss, n: int, dim: int, dtype: torch.dtype) -> tuple[float, float]:
-    """Relative error of value and image gradient against dense float64 on at most 4096 pairs."""
+def errors(case: Case, loss: Loss, n: int, dim: int, dtype: torch.dtype) -> tuple[float, float]:
+    """Relative error of value and gradient against dense float64 on at most 4096 pairs."""
     leaves = inputs(min(n, 4096), dim, dtype)
-    exact = step(dense_double, [x.detach().double().requires_grad_() for x in leaves])
+    exact = step(case.exact, [x.detach().double().requires_grad_() for x in leaves])
     got = step(loss, leaves)
     value = float((got[0].double() - exact[0]).abs() / exact[0].abs())
     return value, float((got[1].double() - exact[1]).norm() / exact[1].norm())
 
 
-def dense_double(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
-    """The reference, without casts."""
-    logits = image @ text.T * scale
-    return 0.5 * (logits.logsumexp(0) + logits.logsumexp(1)).mean() - logits.diagonal().mean()
-
-
-def measure(n: int, dim: int, name: str, rounds: int) -> list[dict[str, object]]:
-    """One row per candidate for N pairs of dimension D, and one for the floor."""
+def measure(
+    name: str, n: int, dim: int, precision: str, rounds: int, known: set[str]
+) -> Iterator[dict[str, object]]:
+    """One row per candidate for N pairs of dimension D, and one for the floor; `known` ones are left out."""
     torch.compiler.reset()  # every shape is compiled as the first one
-    dtype, losses = DTYPES[name], candidates()
-    leaves = inputs(n, dim, dtype)
-    runs: dict[str, Callable[[], object]] = {"floor": lambda: floor(*leaves[:2])}
-    rows: list[dict[str, object]] = []
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    case, dtype = CASES[name], DTYPES[precision]
+    losses = {label: loss for label, loss in case.losses().items() if label not in known}
+    if not losses:
+        return
+    leaves, base = inputs(n, dim, dtype), None
+    bottom = lambda: floor(*leaves[:2], case.products)  # noqa: E731
+    bottom()
     for label, loss in losses.items():
         run = lambda loss=loss: step(loss, leaves)  # noqa: E731
         try:
             run()  # compiles
-            rows.append({"candidate": label, "peak_mib": round(peak_mib(run), 1)})
-            runs[label] = run
+            row: dict[str, object] = {"candidate": label, "peak_mib": round(peak_mib(run), 1)}
         except torch.OutOfMemoryError:
-            rows.append({"candidate": label, "peak_mib": "out of memory"})
             torch.cuda.empty_cache()
-    floor(*leaves[:2])
-    times: dict[str, list[float]] = {label: [] for label in runs}
-    for _ in range(rounds):
-        for label, run in runs.items():
-            times[label].append(milliseconds(run))
-    base = statistics.median(times["floor"])
-    for row in rows:
-        label = str(row["candidate"])
-        if label in runs:
-            ms = statistics.median(times[label])
-            value, grad = errors(losses[label], n, dim, dtype)
-            row |= {"ms": round(ms, 3), "over_floor": round(ms / base, 3)}
-            row |= {"loss_error": f"{value:.1e}", "grad_error": f"{grad:.1e}"}
-    return [{"candidate": "floor", "ms": round(base, 3), "over_floor": 1.0}, *rows]
+            yield {"candidate": label, "peak_mib": "out of memory"}
+            continue
+        times: list[tuple[float, float]] = []
+        for _ in range(rounds):
+            times.append((milliseconds(bottom), milliseconds(run)))
+        base, ms = (statistics.median(t) for t in zip(*times, strict=True))
+        value, grad = errors(case, loss, n, dim, dtype)
+        row |= {
+            "ms": round(ms, 3),
+            "over_floor": round(statistics.median(b / a for a, b in times), 3),
+        }
+        yield row | {"loss_error": f"{value:.1e}", "grad_error": f"{grad:.1e}"}
+    if base is not None and "floor" not in known:
+        yield {"candidate": "floor", "ms": round(base, 3), "over_floor": 1.0}
+
+
+def rows_at_hand(path: Path) -> list[dict[str, str]]:
+    """Rows of a results file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
 
 
 def environment() -> dict[str, object]:
@@ -173,28 +298,36 @@ def environment() -> dict[str, object]:
 def main() -> int:
     """Run the benchmark and append to the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--sizes", type=int, nargs="+", default=[8192, 32768])
-    parser.add_argument("--dims", type=int, nargs="+", default=[512, 768, 1024])
-    parser.add_argument("--dtype", choices=list(DTYPES), default="bf16")
+    parser.add_argument("--dims", type=int, nargs="+", default=[512])
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=list(DTYPES), default=["bf16", "tf32", "fp32"]
+    )
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.stderr.write("bench_losses_gpu needs a CUDA device; there is none here\n")
         return 2
     env = environment()
     print(f"card: {env['card']}, torch {env['torch']}, CUDA {env['cuda']}, triton {env['triton']}")
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    new = not OUT.exists()
-    with OUT.open("a", newline="") as handle:
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    here = rows_at_hand(args.out)
+    with args.out.open("a", newline="") as handle:
         writer = csv.DictWriter(handle, FIELDS, restval="")
-        if new:
+        if not here:
             writer.writeheader()
-        for n in args.sizes:
-            for dim in args.dims:
-                for row in measure(n, dim, args.dtype, args.rounds):
-                    row |= env | {"dtype": args.dtype, "n": n, "dim": dim}
-                    writer.writerow(row)
-                    print({f: row.get(f, "") for f in FIELDS[5:]})
+        for case, dtype, n, dim in itertools.product(
+            args.cases, args.dtypes, args.sizes, args.dims
+        ):
+            about = env | {"case": case, "dtype": dtype, "n": n, "dim": dim}
+            same = [str(about[k]) for k in KEY[:-1]]
+            known = {r["candidate"] for r in here if [r[k] for k in KEY[:-1]] == same}
+            for row in measure(case, n, dim, dtype, args.rounds, known):
+                writer.writerow(row | about)
+                handle.flush()
+                print({f: (row | about).get(f, "") for f in FIELDS[5:]}, flush=True)
     return 0
 
 

@@ -137,7 +137,6 @@ def table(rows: Sequence[Row]) -> str:
             shown = name
         cells = [_cell(mine[n]) if n in mine else "not run at this size" for n in sizes]
         lines.append(f"| {case} | {shown} | " + " | ".join(cells) + " |")
-    lines.append("| all | on a GPU (Triton) | " + " | ".join("not run" for _ in sizes) + " |")
     return "\n".join(lines)
 
 

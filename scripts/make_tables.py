@@ -37,6 +37,48 @@ def between(text: str, name: str, content: str) -> str:
     return block.sub(lambda m: m[1] + content + m[2], text)
 
 
+def gpu_table() -> str:
+    """Losses on a GPU, from benchmarks/results/losses_gpu.csv: over the floor, and peak memory."""
+    path = ROOT / "benchmarks" / "results" / "losses_gpu.csv"
+    if not path.exists():
+        return "Not run on a GPU. `make gpu-check` measures this table where one is.\n"
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["candidate"] != "floor"]
+    shapes = list(dict.fromkeys((r["dtype"], r["n"], r["dim"]) for r in rows))
+    heads = [f"{dtype}, N = {n}, D = {dim}" for dtype, n, dim in shapes]
+    lines = [
+        "| case | implementation | " + " | ".join(heads) + " |",
+        "|---" * (len(shapes) + 2) + "|",
+    ]
+    for case, name in dict.fromkeys((r["case"], r["candidate"]) for r in rows):
+        mine = {
+            (r["dtype"], r["n"], r["dim"]): r
+            for r in rows
+            if (r["case"], r["candidate"]) == (case, name)
+        }
+        cells = []
+        for shape in shapes:
+            row = mine.get(shape)
+            memory = "" if row is None else row["peak_mib"]
+            timed = row is not None and row["over_floor"]
+            cells.append(
+                f"{row['over_floor']} ({row['ms']} ms), {memory} MiB"
+                if row and timed
+                else memory or "not run"
+            )
+        lines.append(f"| {case} | {name} | " + " | ".join(cells) + " |")
+    one = rows[0]
+    about = f"{one['card']}, torch {one['torch']}, CUDA {one['cuda']}, Triton {one['triton']}, {one['date']}"
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Multiples of the products that a case needs at least, in the same round: {about}.",
+            "",
+        ]
+    )
+
+
 def vision_table() -> str:
     """Images per second of our image pipeline and of its peers, from benchmarks/results."""
     rows = [
@@ -78,7 +120,9 @@ def parts() -> Mapping[str, Callable[[str], str]]:
         "docs/evidence.md": lambda _: current_page(rows),
         "docs/equations.md": lambda _: equation_index(ROOT),
         "docs/architecture.md": lambda text: between(text, "rooms", rooms_table(ROOT)),
-        "docs/performance.md": lambda text: between(text, "vision", vision_table()),
+        "docs/performance.md": lambda text: between(
+            between(text, "vision", vision_table()), "gpu", gpu_table()
+        ),
     }
 
 
