@@ -1,0 +1,23 @@
+"""RTD: text triplets teach a CLIP text tower composed image retrieval (Byun et al., ICCV 2025)."""
+
+from typing import TYPE_CHECKING
+
+from projects.rtd.config import Config
+
+if TYPE_CHECKING:
+    from common.engine.experiment import Experiment
+    from projects.rtd.module import ComposedModule
+
+__all__ = ["Config", "build"]
+
+
+def build(cfg: Config) -> "Experiment[ComposedModule]":
+    """The experiment of a config; heavy imports happen here."""
+    from common.engine.experiment import experiment_of
+    from projects.rtd import export, tasks
+    from projects.rtd.evaluate import evaluate
+    from projects.rtd.stages import plan, stages
+
+    return experiment_of(
+        cfg, stages, evaluate, export.export, export.load_export, export.embed, plan, tasks.TASKS
+    )

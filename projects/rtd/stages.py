@@ -1,0 +1,223 @@
+"""Stages of an experiment: the host's phi, then the text tower; and what `make check` builds."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.config import UserError, to_dict
+from common.data.lookup import data_root
+from common.data.module import ContrastiveData
+from common.distributed.process import is_rank_zero
+from common.encoders.modes import evaluated
+from common.engine.experiment import (
+    Plan,
+    Requirement,
+    Stage,
+    bundled_requirement,
+    weights_requirement,
+)
+from common.engine.lifecycle.kept_weights import keep_weights, kept_path
+from projects.rtd.composer import Composer, build_composer
+from projects.rtd.config import Config
+from projects.rtd.data import (
+    HiddenCaptions,
+    Images,
+    Inverted,
+    TripletBatches,
+    concepts_of,
+    host_images,
+    image_embeddings,
+    tagger_of,
+    tokenizer_of,
+    train_captions,
+    triplet_source,
+)
+from projects.rtd.evaluate import judge_of
+from projects.rtd.hosts import HOSTS
+from projects.rtd.module import RTD, ComposedModule
+from projects.rtd.oti import Phrases, invert, nearest_concepts, read_phrases
+
+
+def composer_of(cfg: Config) -> Composer:
+    """CLIP and phi as training begins with them."""
+    return build_composer(
+        cfg.model, cfg.phi, cfg.data.image_size, cfg.rtd.template, l2_normalize=cfg.rtd.l2_normalize
+    )
+
+
+def stages(cfg: Config) -> Iterator[Stage]:
+    """Stage "host" unless a checkpoint of phi is given, then "rtd" unless it is switched off."""
+    composer = composer_of(cfg)
+    host: ComposedModule | None = None
+    if cfg.phi.weights is None:
+        host = HOSTS[cfg.phi.host](cfg, composer)
+        own = {"max_steps": cfg.phi.steps, "max_epochs": None, "val_every_n_steps": None,
+               "ema_decay": cfg.phi.ema_decay}  # fmt: skip
+        kept = kept_phi(cfg) if cfg.phi.keep else None
+        known = kept if kept is not None and kept.is_file() else None
+        yield Stage("host", host, host_data(cfg, composer, known is None), own, weights=known)
+        if kept is not None and is_rank_zero():
+            keep_weights(kept, host)
+            remember_seconds(kept.with_suffix(".json"), host)
+    if cfg.rtd.enabled:
+        module = RTD(cfg, composer)
+        if host is not None:
+            module.seconds |= host.seconds
+        yield Stage("rtd", module, *rtd_data(cfg, module))
+
+
+def rtd_data(cfg: Config, module: RTD) -> tuple[ContrastiveData, dict[str, object], str | None]:
+    """Data of the stage "rtd", its trainer options and what chooses the checkpoint."""
+    size, draw = triplet_source(cfg)
+    tokenizer, dim = tokenizer_of(module.composer), module.composer.encoder.embed_dim
+    train = TripletBatches(size, draw, tokenizer, cfg.rtd, dim, cfg.seed)
+    val = {}
+    if cfg.eval.validate:
+        count, module.judge = judge_of(cfg)
+        val = {"composed": _Places(count)}
+    data = ContrastiveData(
+        train, batch_size=cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers,
+        val=val, eval_batch_size=cfg.eval.batch_size,
+    )  # fmt: skip
+    return data, {}, "val/recall_at_1" if val else None
+
+
+class _Places(torch.utils.data.Dataset[int]):
+    """Places of the development queries."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def host_data(cfg: Config, composer: Composer, fitted: bool) -> ContrastiveData:
+    """Training data of phi.
+
+    Args:
+        cfg: the experiment's config.
+        composer: embeds images for SEARLE.
+        fitted: whether the stage is fitted; SEARLE's images are inverted for that alone.
+    """
+    tokenizer, dim = tokenizer_of(composer), composer.encoder.embed_dim
+    train: torch.utils.data.Dataset[object]
+    if cfg.phi.host == "lincir":
+        train = HiddenCaptions(train_captions(cfg), tagger_of(cfg), tokenizer, dim, cfg.seed)
+    elif cfg.phi.host == "pic2word":
+        train = Images(*host_images(cfg), cfg.seed)
+    else:
+        train = inverted(cfg, composer, fitted)
+    return ContrastiveData(
+        train, batch_size=cfg.phi.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers
+    )
+
+
+def inverted(cfg: Config, composer: Composer, fitted: bool) -> Inverted:
+    """SEARLE's first stage: a token for every image, kept in memory."""
+    phrases = Phrases(concepts_of(cfg), read_phrases(cfg.phi.searle.phrases))
+    source, size = host_images(cfg)
+    if not fitted:
+        size = min(size, cfg.phi.batch_size)
+    with evaluated(composer, cfg.trainer.accelerator):
+        images = image_embeddings(composer, source, size, cfg.phi.searle.batch_size)
+        near = nearest_concepts(composer, images, phrases, cfg.phi.searle.concepts)
+        with torch.enable_grad():
+            tokens = (
+                invert(composer, images, near, phrases, cfg.phi.searle, cfg.seed)
+                if fitted
+                else torch.zeros(size, composer.student.width)
+            )
+    return Inverted(images, tokens, near, phrases, tokenizer_of(composer), cfg.seed)
+
+
+def kept_phi(cfg: Config) -> Path:
+    """Where a host's phi is kept: what RTD does with it does not count."""
+    plain = to_dict(cfg)
+    parts = {name: plain[name] for name in ("model", "phi", "seed")}
+    data = ("source", "root", "captions", "images", "image_size")
+    parts["data"] = {name: plain["data"][name] for name in data}
+    parts["sentences"] = [cfg.rtd.special, cfg.rtd.l2_normalize, cfg.trainer.precision]
+    return kept_path(Path(cfg.runs_dir) / "rtd" / "hosts", cfg.phi.host, "rtd", parts)
+
+
+def remember_seconds(path: Path, host: ComposedModule) -> None:
+    """The wall time of a kept phi, which a later run reads in place of fitting it."""
+    if host.seconds:
+        path.write_text(json.dumps(host.seconds), encoding="utf-8")
+    elif path.is_file():
+        host.seconds |= json.loads(path.read_text(encoding="utf-8"))
+
+
+# -- make check ----------------------------------------------------------------------------------
+
+
+def plan(cfg: Config) -> Plan[ComposedModule]:
+    """What `make check` reports on."""
+
+    def module() -> ComposedModule:
+        return RTD(cfg, bare_composer(cfg))
+
+    def forward(built: ComposedModule, batch_size: int) -> Tensor:
+        length = built.composer.tokens(["x"]).shape[1]
+        rows = 2 * batch_size if cfg.rtd.refined_batch else batch_size
+        return built.composer.query(torch.zeros(rows, length, dtype=torch.long)).sum()
+
+    return Plan(module, num_samples(cfg), forward, requirements(cfg))
+
+
+def bare_composer(cfg: Config) -> Composer:
+    """The composer without weights, for sizes."""
+    from dataclasses import replace
+
+    model = cfg.model
+    if model.pretrained.startswith("open_clip:"):
+        name = model.pretrained.removeprefix("open_clip:").split("/")[0]
+        model = replace(model, open_clip=name, pretrained="random")
+    host = replace(cfg.phi, weights=None)
+    return build_composer(model, host, cfg.data.image_size, cfg.rtd.template)
+
+
+def num_samples(cfg: Config) -> int:
+    """Triplets of an epoch; of files that are not here, what the config says."""
+    try:
+        return triplet_source(cfg)[0]
+    except UserError:
+        return cfg.data.num_samples or 1
+
+
+def requirements(cfg: Config) -> tuple[Requirement, ...]:
+    """Weights, training files and evaluation sets."""
+    root = data_root(cfg.data.root)
+    found = list(weights_requirement(cfg.model.pretrained))
+    if cfg.data.source == "drawings":
+        found += [
+            bundled_requirement(name) for name in ("emoji-captions", "emoji-tones", "drawings")
+        ]
+    if cfg.phi.weights is not None:
+        path = Path(cfg.phi.weights)
+        found.append(Requirement("phi", str(path), path.is_file(), "a checkpoint of the host"))
+    hints = {
+        "triplets": "make run PROJECT=rtd TASK=triplets, or the release's LLM_triplets.json",
+        "captions": "a caption a line, such as CC3M's",
+        "images": "a folder of pictures",
+    }
+    for name, hint in hints.items():
+        value = getattr(cfg.data, name)
+        if cfg.data.source == "files" and value is not None:
+            path = root / value
+            found.append(Requirement(f"data: {name}", str(path), path.exists(), hint))
+    for name in ("fashioniq", "cirr", "circo", "genecis"):
+        folder = getattr(cfg.eval, name)
+        if folder is not None:
+            path = root / folder
+            found.append(
+                Requirement(f"eval: {name}", str(path), path.is_dir(), "the official layout")
+            )
+    return tuple(found)

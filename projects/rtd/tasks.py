@@ -1,0 +1,151 @@
+"""`make run`: search your own pictures, make triplets and phrases, put runs into one table."""
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.config import UserError
+from common.data.lines import read_lines
+from common.data.row_map.mapper import RowMap, map_rows
+from common.data.samplers import sample_rng
+from common.decoding.generators import generator_settings
+from common.engine.workspace import Workspace
+from projects.rtd.config import Config
+from projects.rtd.data import SUFFIXES, rules, tagger_of
+from projects.rtd.generate import build_editor, build_writer, editor_policy, writer_policy
+from projects.rtd.inference import ComposedSearch, Found
+from projects.rtd.table import before_after
+from projects.rtd.triplets import Triplet, clean, key_phrases, write_triplets
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RULE_STREAM = 92
+
+
+def search(cfg: Config, workspace: Workspace) -> None:
+    """``TASK=search``: a reference picture and a sentence over a folder of pictures; writes a PNG."""
+    own = cfg.search
+    if own.run is None or own.gallery is None or own.reference is None or own.text is None:
+        raise UserError(
+            "TASK=search needs search.run (an exported folder), search.gallery (a folder of pictures), "
+            "search.reference (a picture) and search.text (what to change)"
+        )
+    folder, reference = Path(own.gallery), Path(own.reference)
+    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise UserError(f"{folder} holds no picture ({', '.join(SUFFIXES)})")
+    model = ComposedSearch(own.run)
+    itself = [i for i, p in enumerate(paths) if p.resolve() == reference.resolve()]
+    found = model.search(model.compose(reference, own.text), model.index(paths), own.top, itself)
+    for place, score in found:
+        workspace.say(f"{paths[place].name} {score:.3f}")
+    picture = draw(reference, own.text, [(paths[f.place], f) for f in found])
+    if own.output is None:
+        workspace.say(str(workspace.figure("search", picture)))
+    else:
+        Path(own.output).parent.mkdir(parents=True, exist_ok=True)
+        picture.savefig(own.output, dpi=110, bbox_inches="tight")
+        workspace.say(own.output)
+
+
+def draw(reference: Path, text: str, found: list[tuple[Path, Found]]) -> "Figure":
+    """Reference with its sentence, then the answers with their cosines, in a row."""
+    from matplotlib.figure import Figure
+
+    from common.data.image_text.composed_sets import open_rgb
+
+    figure = Figure(figsize=(1.8 * (1 + len(found)), 2.2))
+    cells = figure.subplots(1, 1 + len(found), squeeze=False)[0]
+    shown = [(reference, text)] + [(path, f"{path.name}\n{f.score:.3f}") for path, f in found]
+    for axes, (path, title) in zip(cells, shown, strict=True):
+        axes.imshow(open_rgb(path))
+        axes.set_title(title, fontsize=8, wrap=True)
+        axes.axis("off")
+    return figure
+
+
+def make_triplets(cfg: Config, workspace: Workspace) -> None:
+    """``TASK=triplets``: captions -> text triplets, by rules or by a language model."""
+    own = cfg.triplets
+    if own.input is None or own.output is None:
+        raise UserError("set triplets.input (a caption a line) and triplets.output (a JSON file)")
+    source = Path(own.input)
+    if not source.is_file():
+        raise UserError(
+            f"triplets.input={source} does not exist: give a text file, a caption a line"
+        )
+    captions = [text for line in read_lines(source) if (text := clean(line))]
+    if own.by == "rules":
+        found = by_rules(cfg, captions)
+    else:
+        step = RowMap(
+            "triplets", partial(build_editor, own, cfg.generator),
+            settings={**generator_settings(own.model, editor_policy(own), cfg.generator),
+                      "max_new_tokens": own.max_new_tokens, "retries": own.retries,
+                      "min_overlap": own.min_overlap},
+            seed=cfg.seed,
+        )  # fmt: skip
+        mapped = map_rows(step, captions, Path(f"{own.output}.parts"), cfg.task, workspace.meter)
+        workspace.say(mapped.summary)
+        if not mapped.complete:
+            return
+        found = [Triplet(*row) for row in mapped.rows() if row is not None]
+    if not found:
+        raise UserError("no triplet passed: the model writes no 'Instruction: ... Edited: ...', or captions have no nouns")  # fmt: skip
+    write_triplets(Path(own.output), found)
+    workspace.say(f"{own.output}: {len(found)} triplets of {len(captions)} captions")
+
+
+def by_rules(cfg: Config, captions: list[str]) -> list[Triplet]:
+    """One rule-based triplet a caption."""
+    tagger, path = tagger_of(cfg), cfg.triplets.keywords
+    phrases = [p for p in read_lines(Path(path)) if p] if path else key_phrases(captions, tagger)
+    if not captions or not phrases:
+        raise UserError("triplets.input holds no caption with a noun")
+    draw_one = rules(captions, phrases, tagger)
+    return [draw_one(i, sample_rng(cfg.seed, 0, i, RULE_STREAM)) for i in range(len(captions))]
+
+
+def make_phrases(cfg: Config, workspace: Workspace) -> None:
+    """``TASK=phrases``: a causal language model writes phrases of concepts, for SEARLE."""
+    own = cfg.phrases
+    if own.concepts is None or own.output is None:
+        raise UserError("set phrases.concepts (a concept a line) and phrases.output (a JSON file)")
+    if not Path(own.concepts).is_file():
+        raise UserError(f"phrases.concepts={own.concepts} does not exist")
+    concepts = [line.strip() for line in read_lines(Path(own.concepts)) if line.strip()]
+    rows = [[concept, i] for concept in concepts for i in range(own.per_concept)]
+    step = RowMap(
+        "phrases", partial(build_writer, own, cfg.generator),
+        settings={**generator_settings(own.model, writer_policy(own), cfg.generator),
+                  "max_new_tokens": own.max_new_tokens},
+        seed=cfg.seed,
+    )  # fmt: skip
+    mapped = map_rows(step, rows, Path(f"{own.output}.parts"), cfg.task, workspace.meter)
+    workspace.say(mapped.summary)
+    if not mapped.complete:
+        return
+    found: dict[str, list[str]] = {concept: [] for concept in concepts}
+    for concept, phrase in mapped.rows():
+        if concept in phrase:
+            found[concept].append(phrase)
+    Path(own.output).write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+    workspace.say(f"{own.output}: {sum(map(len, found.values()))} phrases")
+
+
+def table(cfg: Config, workspace: Workspace) -> None:
+    """``TASK=table``: before and after RTD of several runs, with what each part cost."""
+    if not cfg.table.runs:
+        raise UserError("set table.runs=[<run folder>, ...]")
+    text = before_after([Path(run) for run in cfg.table.runs])
+    workspace.say(text)
+    if cfg.table.output is not None:
+        Path(cfg.table.output).write_text(text + "\n", encoding="utf-8")
+
+
+TASKS: Mapping[str, Callable[[Config, Workspace], None]] = {
+    "search": search, "triplets": make_triplets, "phrases": make_phrases, "table": table,
+}  # fmt: skip

@@ -1,0 +1,202 @@
+"""Captions, triplets by rules and by a language model, the drawings' queries, evaluation, baselines."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from common.config import UserError
+from common.data.image_text.variants import family_of
+from common.engine.workspace import Workspace
+from projects.rtd import baselines
+from projects.rtd.data import HiddenCaptions, triplet_source
+from projects.rtd.drawings import (
+    CONDITIONS,
+    family_triplets,
+    part_of,
+    queries,
+    read_drawings,
+    training_captions,
+    unseen,
+)
+from projects.rtd.evaluate import (
+    by_family,
+    means_of,
+    ranks_of,
+    recall_figures,
+    reference_first,
+    synthetic_task,
+)
+from projects.rtd.generate import build_prompt, parse
+from projects.rtd.key_phrases import LemmaTagger, hide_key_phrases, key_phrase_spans
+from projects.rtd.tasks import make_phrases, make_triplets
+from projects.rtd.triplets import SWAPS, clean, read_triplets, rule_triplet, same_text
+from tests.projects.rtd.conftest import config
+
+TAGGER = LemmaTagger(["dog", "cat", "red", "tree", "box"])
+
+
+@pytest.fixture(scope="module")
+def drawings():
+    return read_drawings()
+
+
+def test_key_phrases_are_runs_of_nouns_adjectives_and_determiners():
+    """LinCIR's captions: commas end a run, determiners alone are none."""
+    text = "the red dog, a cat and this runs"
+    assert [text[a:b] for a, b in key_phrase_spans(text, TAGGER)] == ["the red dog", "a cat"]
+    assert hide_key_phrases(text, TAGGER) == "$, $ and this runs"
+    assert hide_key_phrases("it runs to them", TAGGER) is None
+    rows = HiddenCaptions(["a red dog", "it runs"], TAGGER, lambda texts: torch.zeros(len(texts), 4), 8, 0)  # fmt: skip
+    assert len(rows) == 1
+    with pytest.raises(UserError, match="noun"):
+        HiddenCaptions(["it runs"], TAGGER, lambda texts: torch.zeros(1), 8, 0)
+
+
+def test_item_6_captions_cannot_contain_the_placeholder(tmp_path):
+    """Checklist 6: "$" is stripped, persons are named, case and length as in the release."""
+    assert clean("A <PERSON> pays $5  $ now") == "a person pays 5 now"
+    assert len(clean("word " * 100).split()) == 75
+    path = tmp_path / "t.json"
+    row = {"reference_caption": "A $ dog", "conditioning_caption": "is Red", "target_caption": "b"}
+    path.write_text(json.dumps([row]))
+    assert read_triplets(path)[0] == ("a dog", "is red", "b")
+    path.write_text("\n".join([json.dumps(row)] * 2))
+    assert len(read_triplets(path)) == 2
+    path.write_text("[]")
+    with pytest.raises(UserError, match="no triplet"):
+        read_triplets(path)
+    path.write_text('[{"reference_caption": "x"}]')
+    with pytest.raises(UserError, match="conditioning_caption"):
+        read_triplets(path)
+    with pytest.raises(UserError, match="TASK=triplets"):
+        read_triplets(tmp_path / "none.json")
+
+
+def test_item_12_rules_swap_one_key_phrase():
+    """Checklist 12: T_t differs from T_r in one phrase, T_c names both by a template."""
+    for seed in range(20):
+        found = rule_triplet("a dog under the tree", ["a red box"], TAGGER, np.random.default_rng(seed))  # fmt: skip
+        assert found.target in ("a red box under the tree", "a dog under a red box")
+        old = "a dog" if found.target.startswith("a red") else "the tree"
+        assert found.condition in [t.format(A=old, B="a red box") for t in SWAPS]
+    assert rule_triplet("it runs", ["a cat"], TAGGER, np.random.default_rng(0)) is None
+    assert rule_triplet("a cat", ["A cat"], TAGGER, np.random.default_rng(0)) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        (" make it blue\nEdited: a blue car\n###\nCaption:", True),
+        ("Instruction: make it blue\nEdited: a blue car", True),
+        (" make it blue\nEdited: A red CAR.", False),  # the same up to case and final punctuation
+        (" make it blue\nEdited:", False),
+        ("\nEdited: a blue car", False),
+        (" make it blue", False),
+        (" make it blue\nEdited: something else entirely", False),  # keeps less than 30 %
+        (" make it blue\nEdited: a car " + "x " * 80, False),
+    ],
+)
+def test_item_12_answers_of_a_language_model_are_parsed_or_refused(answer, kept):
+    """Checklist 12: two lines, no copy, at most 75 words, enough words in common."""
+    assert (parse(answer, "a red car", 0.3) is not None) == kept
+    prompt = build_prompt("a red car")
+    assert prompt.endswith("Caption: a red car\nInstruction:")
+    assert same_text("A dog.", "a  dog")
+
+
+def test_item_12_triplets_come_from_rules_and_from_any_local_model(tmp_path, monkeypatch):
+    """Checklist 12: the task writes what data.triplets reads; refused answers are tried again."""
+    source, target = tmp_path / "captions.txt", tmp_path / "t.json"
+    source.write_text("a red dog\na cat under a tree\n")
+    words = [f"triplets.input={source}", f"triplets.output={target}"]
+    make_triplets(config(*words, "data.source=drawings"), Workspace(tmp_path / "w"))
+    assert [t.reference for t in read_triplets(target)] == ["a red dog", "a cat under a tree"]
+    asked = []
+
+    def generator(*args, **kwargs):
+        def write(prompts, rngs, limit):
+            asked.append(len(prompts))
+            good = " let it fly\nEdited: a red dog that flies"
+            return [good if "a red dog" in p.text.splitlines()[-2] and len(asked) > 1 else "?" for p in prompts]  # fmt: skip
+
+        return write
+
+    monkeypatch.setattr("common.decoding.generators.text_generator", generator)
+    make_triplets(
+        config(*words, "triplets.by=lm", f"triplets.output={tmp_path}/lm.json"),
+        Workspace(tmp_path / "w"),
+    )
+    assert asked == [2, 2, 1, 1]  # three retries, of what is still refused
+    assert read_triplets(tmp_path / "lm.json") == [("a red dog", "let it fly", "a red dog that flies")]  # fmt: skip
+    with pytest.raises(UserError, match=r"triplets\.input"):
+        make_triplets(config(), Workspace(tmp_path / "w"))
+
+
+def test_item_12_and_14_a_bundled_causal_model_writes_phrases(tmp_path):
+    """Checklist 12, 14: SEARLE's phrases from a real local model, begun by the concept."""
+    (tmp_path / "c.txt").write_text("dog\n")
+    words = [f"phrases.concepts={tmp_path}/c.txt", f"phrases.output={tmp_path}/p.json",
+             "phrases.model=bundled:stories260k", "phrases.per_concept=3", "phrases.max_new_tokens=6"]  # fmt: skip
+    make_phrases(config(*words), Workspace(tmp_path / "w"))
+    found = json.loads((tmp_path / "p.json").read_text())["dog"]
+    assert found
+    assert all(text.startswith("a photo of dog") for text in found)
+
+
+def test_drawings_of_held_out_families_are_in_no_caption_and_no_triplet(drawings):
+    """The small task: families are disjoint, answers unique, one attribute changes."""
+    held = unseen(drawings)
+    several = {drawings[i].family for i in held}
+    assert several.isdisjoint({family_of(c) for t in family_triplets(drawings) for c in (t.reference, t.target)})  # fmt: skip
+    captions = set(training_captions())
+    assert not captions & {drawings[i].name for i in held}
+    test, dev = queries(drawings, "test"), queries(drawings, "dev")
+    assert len(test) > 2000
+    assert {q.family for q in test}.isdisjoint({q.family for q in dev})
+    assert all(part_of(q.family) == "test" for q in test)
+    for q in test[::37]:
+        old, new = drawings[q.reference], drawings[q.target]
+        differs = [old.tone != new.tone, old.gender != new.gender, old.colour != new.colour]
+        assert differs == [q.kind == k for k in ("tone", "gender", "colour")]
+        value = {"tone": new.tone, "gender": " ".join(new.gender), "colour": " ".join(new.colour)}
+        assert q.condition == CONDITIONS[q.kind][0].format(value[q.kind])
+    size, draw = triplet_source(config("data.source=drawings", "data.family_share=1.0"))
+    assert size > 5000
+    assert all(draw(i, np.random.default_rng(i)).condition for i in range(5))
+
+
+def test_figures_are_means_over_families_without_the_reference():
+    """A family of many queries counts no more than one of few; the reference is no answer."""
+    task = synthetic_task(config())
+    images = F.normalize(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    references = images[[q.reference for q in task.queries]]
+    ranks = ranks_of(task, references, images, task.gallery)
+    for q, rank in zip(task.queries, ranks.tolist(), strict=True):
+        scores = images @ images[q.reference]
+        others = [i for i in range(64) if i != q.reference]
+        assert rank == sum(float(scores[i]) >= float(scores[q.target]) for i in others)
+    assert reference_first(task, references, images) == 1.0
+    twice = task._replace(queries=[q._replace(family="x") for q in task.queries[:3]] + task.queries[3:4])  # fmt: skip
+    assert by_family(twice, torch.tensor([1.0, 0.0, 0.0, 1.0])) == {"class": [1.0, 1 / 3]}
+    figures = recall_figures(twice, torch.tensor([1, 2, 3, 1]), (1,))
+    assert figures["recall_at_1"] == pytest.approx(2 / 3)
+
+
+def test_means_over_categories_are_the_headline_figures():
+    """FashionIQ: mean of R@10 and R@50 over the three categories."""
+    cats = ("dress", "shirt", "toptee")
+    metrics = {f"fashioniq_{c}_recall_at_{k}": k / 100 + i for i, c in enumerate(cats) for k in (10, 50)}  # fmt: skip
+    assert means_of(metrics)["fashioniq_mean"] == pytest.approx(1.3)
+    assert means_of({}) == {}
+
+
+def test_baselines_of_the_small_task(tmp_path):
+    """Image alone, text alone, sum, ceiling, chance: all have the primary metric."""
+    cfg, workspace = config(), Workspace(tmp_path)
+    for name in ("image_only", "text_only", "image_plus_text", "caption_oracle", "raw_pixels", "untrained", "chance"):  # fmt: skip
+        found = getattr(baselines, name)(cfg, workspace)
+        assert 0 <= found["recall_at_1"] <= 1, name
+    assert baselines.chance(cfg, workspace)["recall_at_1"] == pytest.approx(1 / 63)
