@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.rtd.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from common.engine.experiment import Experiment
+    from projects.rtd.inference import ComposedSearch
     from projects.rtd.module import ComposedModule
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[ComposedModule]":
@@ -21,3 +24,10 @@ def build(cfg: Config) -> "Experiment[ComposedModule]":
     return experiment_of(
         cfg, stages, evaluate, export.export, export.load_export, export.embed, plan, tasks.TASKS
     )
+
+
+def load(folder: "Path") -> "ComposedSearch":
+    """Both towers and phi of an exported folder, for search with a picture and a sentence."""
+    from projects.rtd.inference import ComposedSearch
+
+    return ComposedSearch(folder)
