@@ -140,7 +140,7 @@ class _Stream:
         position = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         options: dict[str, Any] = {"use_cache": self.cache is not None}
         if self.cache is not None:
-            options["past_key_values"] = self.cache
+            options["cache" if "cache" in self.takes else "past_key_values"] = self.cache
         if "position_ids" in self.takes:
             options["position_ids"] = position
         if "logits_to_keep" in self.takes:  # the head is most of the memory of a long prompt
