@@ -49,6 +49,7 @@ COPIED = (  # sets that are small enough to be taken whole
     "books-en/chapters.jsonl.gz",
     "esco-occupations/occupations.jsonl.gz",
     "esco-occupations/skills.jsonl.gz",
+    "truthfulqa/part.jsonl.gz",
     "code-python-doc/train.jsonl.gz",
     "code-python-doc/test.jsonl.gz",
     *(

@@ -3,12 +3,13 @@
 # B rows, S tokens so far, V vocabulary
 """
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
+
+from common.decoding.contrast import contrast
 
 
 class ContrastiveDecoding(LogitsProcessor):
@@ -43,7 +44,4 @@ class ContrastiveDecoding(LogitsProcessor):
         """Contrastive scores (B, V) from the expert's logits."""
         seen = input_ids if self.context is None else input_ids[:, -self.context :]
         amateur = self.amateur(input_ids=seen).logits[:, -1].float() / self.temperature
-        expert = torch.log_softmax(scores.float(), dim=-1)
-        floor = expert.amax(-1, keepdim=True) + math.log(self.plausibility)
-        contrast = expert - torch.log_softmax(amateur, dim=-1)
-        return contrast.masked_fill(expert < floor, -torch.inf)
+        return contrast(scores.float(), amateur, alpha=self.plausibility)

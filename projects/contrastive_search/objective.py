@@ -3,12 +3,9 @@
 Legend: B lines, L tokens, D hidden size, V vocabulary.
 """
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from common.distributed.differentiable import rank_mean_of_sums
-from common.losses.auxiliary.tokens import IGNORED, token_margin_contrastive
+from common.losses.auxiliary.tokens import labelled_token_loss, token_margin_contrastive
 
 
 class SimCTGObjective(nn.Module):
@@ -43,12 +40,6 @@ class SimCTGObjective(nn.Module):
         Returns:
             ``loss``, ``mle`` and ``contrastive``, scalars.
         """
-        valid = targets != IGNORED
-        total = F.cross_entropy(
-            logits[valid].float() if logits.dtype != torch.float64 else logits[valid],
-            targets[valid],
-            reduction="sum",
-        )
-        mle = rank_mean_of_sums(total, valid.sum())  # Eq. 2
+        mle = labelled_token_loss(logits, targets)  # Eq. 2
         contrastive = token_margin_contrastive(states, mask, self.margin)  # Eq. 3
         return {"loss": mle + contrastive, "mle": mle, "contrastive": contrastive}  # Eq. 4

@@ -43,6 +43,32 @@ def masked_lm_loss(head: nn.Module, states: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.to(wide), labels[chosen])
 
 
+def labelled_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of a language model over the labelled tokens of the whole batch.
+
+    Labels mark what is learnt: all tokens of a text, or those of an answer alone.
+
+    Source: Ouyang et al. 2022, arXiv 2203.02155 (supervised fine-tuning); Radford et al. 2018.
+
+    Args:
+        logits: (B, L, V) of the token after each input.
+        labels: (B, L) int64, that token, or -100 where nothing is learnt.
+
+    Returns:
+        Scalar, in float32 at least; 0 with a zero gradient if nothing is labelled.
+
+    Distributed: reduces statistics (the number of labelled tokens).
+
+    >>> logits, labels = torch.zeros(1, 2, 4), torch.tensor([[-100, 3]])
+    >>> f"{float(labelled_token_loss(logits, labels)):.4f}"  # log 4
+    '1.3863'
+    """
+    chosen = labels != IGNORED
+    wide = logits[chosen].to(torch.promote_types(logits.dtype, torch.float32))
+    total = F.cross_entropy(wide, labels[chosen], reduction="sum")
+    return rank_mean_of_sums(total, chosen.sum())
+
+
 def token_sums(
     logits: Tensor,
     tokens: Tensor,

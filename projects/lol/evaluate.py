@@ -1,0 +1,149 @@
+"""Multiple choice by every method on the same questions, and what the layers did."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from common.config import UserError
+from common.engine.workspace import Workspace
+from common.evaluation.generation.multiple_choice import chooses_first, truthful_choice
+from projects.lol.config import Config, MethodConfig
+from projects.lol.decoder import Decoder, Scored, weights_of
+from projects.lol.module import LOL
+from projects.lol.questions import Question, load_questions
+from projects.lol.stages import build_decoder
+
+MEASURES = ("mc1", "mc2", "mc3")
+SHOWN = 8
+
+
+def evaluate(cfg: Config, module: LOL, workspace: Workspace) -> dict[str, float]:
+    """Percent by method, ``<method>_<measure>``; without a prefix those of the first one.
+
+    ``gain_over_best`` is the mean over MC1 to MC3 of the first method's difference to the best baseline,
+    which is the statistic of the paper's claim.
+
+    Raises:
+        UserError: no method.
+    """
+    names = cfg.eval.methods or list(cfg.methods)
+    if not names:
+        raise UserError("methods is empty: name methods as in configs/lol/mini.yaml")
+    questions = load_questions(cfg)
+    metrics: dict[str, float] = chance(questions)
+    items: dict[str, dict[str, list[float]]] = {}
+    for name in names:
+        decoder = build_decoder(cfg, module, name)
+        items[name], mechanism = measure(decoder, questions, workspace)
+        found = {**means(questions, items[name]), **mechanism}
+        metrics |= {f"{name}_{key}": value for key, value in found.items()}
+        if name == names[0]:
+            metrics |= found
+    first = items[names[0]]
+    for key, values in first.items():
+        workspace.items(key, values)
+    if "mc1" in first:
+        workspace.mean_items("mc_mean", MEASURES)
+        metrics |= compared(cfg.methods, items, names)
+    workspace.gallery("answers", gallery(questions, items))
+    return metrics
+
+
+def measure(
+    decoder: Decoder, questions: Sequence[Question], workspace: Workspace
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Measures of every question, in percent, and what the decoder did inside."""
+    rows, starts = [], [0]
+    for q in questions:
+        context = decoder.prompts.plain(q.text) if q.plain else decoder.contexts(q.text)
+        rows += [(context, answer) for answer in [*q.true, *q.false]]
+        starts.append(len(rows))
+    seen: list[Scored] = []
+    scores = decoder.score_rows(rows, workspace.progress, seen.append if decoder.layers else None)
+    items: dict[str, list[float]] = {}
+    for q, (first, last) in zip(questions, pairwise(starts), strict=True):
+        own, count = scores[first:last], len(q.true)
+        if q.plain:
+            found = {"accuracy": float(chooses_first(own))}
+        else:
+            found = truthful_choice(own[:count], own[count:], q.best)
+        for key, value in found.items():
+            items.setdefault(key, []).append(100 * value)
+    return items, mechanism(seen, decoder.layers)
+
+
+def means(questions: Sequence[Question], items: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Means over all questions, over the three measures, and of the first measure by group."""
+    found = {key: float(np.mean(values)) for key, values in items.items()}
+    if "mc1" in items:
+        found["mc_mean"] = float(np.mean([found[key] for key in MEASURES]))
+    key, values = next(iter(items.items()))
+    groups: dict[str, list[float]] = {}
+    for q, value in zip(questions, values, strict=True):
+        for group in q.groups:
+            groups.setdefault(group, []).append(value)
+    return found | {f"{key}_{group}": float(np.mean(own)) for group, own in groups.items()}
+
+
+def mechanism(seen: Sequence[Scored], layers: Sequence[int]) -> dict[str, float]:
+    """Mean chosen layer, share of each, and the mean divergence (x 1e6: it is a mean over words)."""
+    chosen = [layer for scored in seen for layer in scored.layers]
+    if not chosen:
+        return {}
+    spread = np.concatenate([np.array(scored.divergences) for scored in seen])
+    found = {
+        "chosen_layer": float(np.mean(chosen)),
+        "divergence_1e6": float(1e6 * spread.max(1).mean()),
+    }
+    return found | {f"layer_{i}_percent": 100 * chosen.count(i) / len(chosen) for i in layers}
+
+
+def compared(
+    methods: Mapping[str, MethodConfig],
+    items: Mapping[str, Mapping[str, Sequence[float]]],
+    names: Sequence[str],
+) -> dict[str, float]:
+    """The first method beside the best baseline, and how many answers it turns against greedy scores."""
+    mean = {n: np.array([np.mean(items[n][key]) for key in MEASURES]) for n in names}
+    first, found = names[0], {}
+    rivals = [n for n in names[1:] if is_baseline(methods[n])]
+    if rivals:
+        best = max(rivals, key=lambda n: float(mean[n].mean()))
+        found["gain_over_best"] = float((mean[first] - mean[best]).mean())
+    if "greedy" in names[1:]:
+        own, plain = (np.array(items[n]["mc1"]) > 0 for n in (first, "greedy"))
+        found["turned_right"] = float(100 * (own & ~plain).mean())
+        found["turned_wrong"] = float(100 * (~own & plain).mean())
+    return found
+
+
+def is_baseline(method: MethodConfig) -> bool:
+    """Whether neither lower layer nor instruction has part: greedy, two sizes, DoLa, ICD."""
+    weights = weights_of(method)
+    return not (weights.omega or weights.rho or weights.instruct_original)
+
+
+def chance(questions: Sequence[Question]) -> dict[str, float]:
+    """Expected measures of scores that know nothing."""
+    if questions[0].plain:
+        return {"accuracy_chance": 25.0}
+    one = float(np.mean([1 / (1 + len(q.false)) for q in questions]))
+    mass = float(np.mean([len(q.true) / (len(q.true) + len(q.false)) for q in questions]))
+    return {"mc1_chance": 100 * one, "mc2_chance": 100 * mass, "mc3_chance": 100 * one}
+
+
+def gallery(
+    questions: Sequence[Question], items: Mapping[str, Mapping[str, Sequence[float]]]
+) -> list[dict[str, Any]]:
+    """The first questions with what every method made of them."""
+    rows = []
+    for i, q in enumerate(questions[:SHOWN]):
+        results = [
+            {"name": name, "item": ", ".join(f"{k} {v[i]:.0f}" for k, v in own.items())}
+            for name, own in items.items()
+        ]
+        shown = f"{q.text} | {q.true[q.best]} | {q.false[0]}"
+        rows.append({"query": shown, "results": results})
+    return rows

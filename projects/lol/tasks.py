@@ -1,0 +1,276 @@
+"""`make run TASK=generate|strategyqa|gsm8k|score|hallucinate`: the user's own models and files."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.config import UserError
+from common.data.lines import read_lines
+from common.data.lookup import data_root, require
+from common.data.offline import content_digest
+from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
+from common.data.samplers import sample_rng
+from common.data.tables import read_jsonl, write_jsonl
+from common.decoding.generators import Prompt, TextGenerator, text_generator
+from common.decoding.options import ServerConfig
+from common.engine import workspace as ws
+from common.engine.experiment import Experiment
+from common.engine.run import trained_module
+from common.engine.workspace import Workspace
+from common.evaluation.generation.measures import normalized_words
+from common.evaluation.tables import write_report
+from projects.lol.config import Config
+from projects.lol.decoder import Decoder
+from projects.lol.evaluate import evaluate
+from projects.lol.module import LOL
+from projects.lol.prompts import read_shots
+from projects.lol.reasoning import gold_number, number, yes_or_no
+from projects.lol.stages import build_decoder, build_original, with_amateur
+
+EXPLAINED = 3  # answers that are shown token by token
+CHUNK = 64  # questions in a file of finished answers
+_DRAW_STREAM, _WRITE_STREAM = 93, 94
+
+
+def generate(cfg: Config, workspace: Workspace, experiment: Experiment[LOL]) -> dict[str, float]:
+    """Answers to a file of questions by one method (``TASK=generate``).
+
+    Writes ``answers.jsonl``, and ``tokens.json``: of the first answers every token's score, chosen layer
+    and likeliest tokens of original, amateur and both together.
+
+    Raises:
+        UserError: no questions, no such run or method, or a prompt that does not fit.
+    """
+    section = cfg.generate
+    if section.file is None:
+        raise UserError("set generate.file: a text file with one question a line")
+    questions = [line.strip() for line in read_lines(Path(section.file)) if line.strip()]
+    if not questions:
+        raise UserError(f"{section.file} holds no question: one a line")
+    decoder = decoder_of(cfg, workspace, experiment)
+    answers = written(cfg, decoder, questions[: section.limit])
+    rows = [{"question": q, "answer": a} for q, a in zip(questions, answers, strict=False)]
+    folder = workspace.folder(".")
+    write_jsonl(folder / "answers.jsonl", rows)
+    explained = [row for row in rows if row["answer"]][:EXPLAINED]
+    ws.write_json(folder / "tokens.json", [_explained(decoder, **row) for row in explained])
+    workspace.say("\n".join(f"{row['question']}\n  {row['answer']}" for row in rows))
+    return {"answers": float(len(rows)), "words": float(np.mean([len(a.split()) for a in answers]))}
+
+
+def strategyqa(cfg: Config, workspace: Workspace, experiment: Experiment[LOL]) -> dict[str, float]:
+    """StrategyQA: chain of thought, accuracy of yes and no (``TASK=strategyqa``).
+
+    Raises:
+        UserError: missing file, or rows without question and true or false as answer.
+    """
+    layout = "a JSON list of {question, answer: true or false} (strategyqa_train.json)"
+    rows = _set(cfg, layout, "allenai's StrategyQA")
+    for i, row in enumerate(rows):
+        if not isinstance(row.get("question"), str) or not isinstance(row.get("answer"), bool):
+            raise UserError(f"{cfg.generate.file}, row {i}: expected {layout}")
+    return _accuracy(cfg, workspace, experiment, rows, lambda text, gold: yes_or_no(text) == gold)
+
+
+def gsm8k(cfg: Config, workspace: Workspace, experiment: Experiment[LOL]) -> dict[str, float]:
+    """GSM8K: chain of thought, accuracy of the final number (``TASK=gsm8k``).
+
+    Raises:
+        UserError: missing file, or an answer without ``#### number``.
+    """
+    layout = "JSON lines of {question, answer: '... #### number'} (test.jsonl)"
+    rows = _set(cfg, layout, "openai/grade-school-math")
+    for i, row in enumerate(rows):
+        if not isinstance(row.get("question"), str) or gold_number(str(row.get("answer"))) is None:
+            raise UserError(f"{cfg.generate.file}, row {i}: expected {layout}")
+    return _accuracy(
+        cfg, workspace, experiment, rows, lambda text, gold: number(text) == gold_number(gold)
+    )
+
+
+def score_off_the_shelf(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The evaluation with `model.pretrained` and `amateur.path` as they are; no run (``TASK=score``).
+
+    Raises:
+        UserError: absent weights, or methods that need an amateur which is not there.
+    """
+    if cfg.base.steps:
+        raise UserError("base.steps > 0 trains its own original: use `make train`, or base.steps=0")
+    plain = cfg if cfg.amateur.path else replace(cfg, amateur=replace(cfg.amateur, kind="none"))
+    with torch.inference_mode():
+        found = evaluate(cfg, with_amateur(plain, *build_original(cfg)), workspace)
+    write_report(found, workspace.folder("."), title="multiple choice")
+    workspace.say((workspace.path / "metrics.md").read_text("utf-8"))
+    return found
+
+
+def hallucinate(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """False answers to questions by any causal LM, for the amateur (``TASK=hallucinate``).
+
+    Can be stopped, continued and shared out (``task.shard=0/4``). Writes ``hallucinated.jsonl`` in the
+    form that `data.file` reads; a question of which no draw passes the filter is left out.
+
+    Raises:
+        UserError: missing file or weights.
+    """
+    section = cfg.hallucinate
+    if section.file is None:
+        raise UserError(
+            "set hallucinate.file: JSON lines of question, answer and perhaps knowledge"
+        )
+    rows = read_jsonl(section.file, ("question", "answer"))
+    model = section.model or cfg.model.pretrained
+    settings = {
+        "model": model, "policy": repr(section.decoder.policy()), "new_tokens": section.new_tokens,
+        "attempts": section.attempts, "overlap": section.overlap,
+    }  # fmt: skip
+    step = RowMap("hallucinate", partial(hallucinator, cfg, model), settings, cfg.seed, CHUNK)
+    place = workspace.folder(f"rows/{content_digest([repr(settings), json.dumps(rows)])[:12]}")
+    mapped = map_rows(step, rows, place, cfg.task, workspace.meter)
+    workspace.say(f"hallucinate: {mapped.summary}")
+    if not mapped.complete:
+        return {}
+    found = [
+        {"instruction": row["question"], "input": "", "output": answer, "history": []}
+        for row, answer in zip(rows, mapped.rows(), strict=True)
+        if answer is not None
+    ]
+    write_jsonl(workspace.folder(".") / "hallucinated.jsonl", found)
+    return {"questions": float(len(rows)), "kept": float(len(found))}
+
+
+def hallucinator(cfg: Config, model: str) -> RowFunction:
+    """Rows of question and answer -> a false answer, or None."""
+    section = cfg.hallucinate
+    write = text_generator(model, section.decoder.policy(), ServerConfig(), stop="\n")
+    return partial(false_answers, write, section.new_tokens, section.attempts, section.overlap)
+
+
+def false_answers(
+    write: TextGenerator,
+    new_tokens: int,
+    attempts: int,
+    overlap: float,
+    rows: Sequence[Any],
+    seeds: Sequence[RowSeed],
+) -> list[str | None]:
+    """One false answer a row that passes `is_false`, within so many draws; else None."""
+    found: list[str | None] = [None] * len(rows)
+    for attempt in range(attempts):
+        open_rows = [i for i, answer in enumerate(found) if answer is None]
+        if not open_rows:
+            break
+        prompts = [Prompt(false_prompt(rows[i]), turn=True) for i in open_rows]
+        rngs = [seeds[i].rng(_WRITE_STREAM, attempt) for i in open_rows]
+        for i, text in zip(open_rows, write(prompts, rngs, new_tokens), strict=True):
+            answer = text.strip()
+            if is_false(answer, rows[i]["answer"], overlap):
+                found[i] = answer
+    return found
+
+
+def false_prompt(row: Mapping[str, str]) -> str:
+    """What asks for a plausible answer that is wrong."""
+    known = f"Background: {row['knowledge']}\n" if row.get("knowledge") else ""
+    return (
+        f"{known}Question: {row['question']}\nCorrect answer: {row['answer']}\n\n"
+        "Write one sentence that answers the question wrongly and yet sounds right: in the style and "
+        "length of the correct answer, but with a wrong name, date or relation, or a common "
+        "misconception. Do not refuse and do not explain."
+    )
+
+
+def is_false(answer: str, truth: str, overlap: float) -> bool:
+    """Whether an answer is none that repeats or holds the true one.
+
+    >>> is_false("in 1969", "In 1969.", 0.8), is_false("in 1974", "In 1969.", 0.8), is_false("", "x", 0.8)
+    (False, True, False)
+    """
+    own, true = normalized_words(answer), normalized_words(truth)
+    if not own or f" {' '.join(true)} " in f" {' '.join(own)} ":
+        return False
+    return len({*own} & {*true}) < overlap * max(1, len({*true}))
+
+
+def decoder_of(cfg: Config, workspace: Workspace, experiment: Experiment[LOL]) -> Decoder:
+    """Decoder of `generate.method` with the module of `generate.run`, or with the original as it is.
+
+    Raises:
+        UserError: no such run or method.
+    """
+    section = cfg.generate
+    if section.run == "pretrained":
+        plain = cfg if cfg.amateur.path else replace(cfg, amateur=replace(cfg.amateur, kind="none"))
+        module = with_amateur(plain, *build_original(cfg))
+    else:
+        module = trained_module(experiment, workspace, section.run, cfg.runs_dir)[0]
+    return build_decoder(cfg, module.eval(), section.method)
+
+
+def written(cfg: Config, decoder: Decoder, questions: Sequence[str]) -> list[str]:
+    """Answers by the decoder of `generate.decoder`; each question has its own random stream."""
+    section = cfg.generate
+    rngs = [sample_rng(cfg.seed, 0, i, _DRAW_STREAM) for i in range(len(questions))]
+    with torch.inference_mode():
+        return decoder.generate(
+            questions, new_tokens=section.new_tokens, policy=section.decoder.policy(), rngs=rngs,
+            stop=section.stop,
+        )  # fmt: skip
+
+
+def _accuracy(
+    cfg: Config,
+    workspace: Workspace,
+    experiment: Experiment[LOL],
+    rows: Sequence[Mapping[str, Any]],
+    right: Callable[[str, Any], bool],
+) -> dict[str, float]:
+    decoder = decoder_of(cfg, workspace, experiment)
+    if cfg.generate.shots_file is not None:
+        decoder.prompts.shots = read_shots(cfg, cfg.generate.shots_file)
+    texts = written(cfg, decoder, [row["question"] for row in rows])
+    marks = [right(text, row["answer"]) for text, row in zip(texts, rows, strict=True)]
+    out = [
+        {**row, "written": text, "right": mark}
+        for row, text, mark in zip(rows, texts, marks, strict=True)
+    ]
+    write_jsonl(workspace.folder(".") / "answers.jsonl", out)
+    metrics = {"accuracy": 100 * float(np.mean(marks))}
+    write_report(metrics, workspace.folder("."), title=cfg.generate.method)
+    workspace.say((workspace.path / "metrics.md").read_text("utf-8"))
+    return metrics
+
+
+def _set(cfg: Config, layout: str, source: str) -> list[dict[str, Any]]:
+    if cfg.generate.file is None:
+        raise UserError(f"set generate.file: {layout}; from {source}")
+    path = data_root(cfg.data.root) / cfg.generate.file
+    require(path, what="the set", layout=layout, source=source, size="5 MB")
+    if path.suffix == ".json":
+        try:
+            rows = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is not valid JSON: {error}") from error
+    else:
+        rows = read_jsonl(path)
+    if not isinstance(rows, list) or not rows:
+        raise UserError(f"{path}: expected {layout}")
+    return rows[: cfg.generate.limit]
+
+
+def _explained(decoder: Decoder, question: str, answer: str) -> dict[str, Any]:
+    found, words = decoder.explain(question, answer), decoder.models.lm.tokenizer
+    tokens = []
+    for i, token in enumerate(found.tokens):
+        row: dict[str, Any] = {"token": words.decode([token]), "score": found.scores[i]}
+        if found.layers:
+            row |= {"layer": found.layers[i], "divergences": found.divergences[i]}
+        row |= {f"top_{k}": [words.decode([t]) for t in v[i]] for k, v in found.top.items()}
+        tokens.append(row)
+    return {"question": question, "answer": answer, "tokens": tokens}
