@@ -24,12 +24,21 @@ def load(folder: str | Path) -> Any:
         UserError: no such folder, or one that no project of this repository exported.
     """
     place = Path(folder)
-    about = place / ABOUT
-    if not about.is_file():
-        known = "it has no " + ABOUT if place.is_dir() else "there is no such folder"
+    return load_project(str(about(place)["project"])).load(place)
+
+
+def about(folder: Path) -> dict[str, str]:
+    """What an exported folder says of itself: ``project``, ``config``, ``version``.
+
+    Raises:
+        UserError: no such folder, or one that no project of this repository exported.
+    """
+    path = folder / ABOUT
+    if not path.is_file():
+        known = f"it has no {ABOUT}" if folder.is_dir() else "there is no such folder"
         raise UserError(
-            f"{place} is no exported model, {known}: write one with make export PROJECT=..."
+            f"{folder} is no exported model, {known}: write one with make export PROJECT=..."
         )
-    with reading(about, "description of an exported model"):
-        project = str(json.loads(about.read_text(encoding="utf-8"))["project"])
-    return load_project(project).load(place)
+    with reading(path, "description of an exported model"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {key: str(found[key]) for key in ("project", "config", "version")}

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.lol.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from common.engine.experiment import Experiment
+    from projects.lol.decoder import Decoder
     from projects.lol.module import LOL
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[LOL]":
@@ -35,3 +38,13 @@ def build(cfg: Config) -> "Experiment[LOL]":
         },
     )
     return experiment
+
+
+def load(folder: "Path") -> "Decoder":
+    """Original and amateur of an exported folder, with the settings of their config."""
+    from common import config
+    from common.models import about
+    from projects.lol import stages
+
+    cfg = config.load(Config, "lol", about(folder)["config"])
+    return stages.build_decoder(cfg, stages.load(cfg, folder), "lol")

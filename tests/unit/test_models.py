@@ -34,8 +34,8 @@ def test_a_moved_export_opens_and_says_what_it_is(exported, tmp_path):
         (None, "make export"),
         ("{", "damaged"),
         ("{}", "project"),
-        ('{"project": "os"}', "no project 'os'"),
-        ('{"project": "../dcl"}', "no project"),
+        ('{"project": "os", "config": "mini", "version": "0"}', "no project 'os'"),
+        ('{"project": "../dcl", "config": "mini", "version": "0"}', "no project"),
     ],
 )
 def test_what_is_no_exported_model_is_refused(tmp_path, content, said):
