@@ -1,0 +1,4 @@
+"""Texts or pairs of texts with a class: GLUE, SuperGLUE, requests, own files; small subsets, EDA, copies.
+
+Never here: pairs for two towers (`data/text/pairs`), losses and metrics of classes.
+"""

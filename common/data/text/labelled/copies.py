@@ -1,0 +1,108 @@
+"""Altered copies of labelled texts: made by EDA, or read from a cache that an offline stage wrote.
+
+A cache is JSON lines ``{id, field, method, text}``: which text of an example, by its content, was
+reworded how. Training reads it and never makes it.
+"""
+
+import random
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from common.config import UserError
+from common.data.lookup import bundled
+from common.data.offline import content_key
+from common.data.splits import stable_fraction
+from common.data.tables import read_jsonl
+from common.data.text.augment import synonyms_from_synsets
+from common.data.text.labelled.eda import Synonyms, eda
+from common.data.text.labelled.readers import LabelledSet, Texts
+
+Copies = list[list[Texts]]  # of each example, perhaps none
+
+
+def load_synonyms(root: str | None = None) -> dict[str, list[str]]:
+    """Synonyms of the bundled part of WordNet, one-word lemmas and phrases, in lower case."""
+    return _synonyms(bundled("wordnet", root) / "synsets.jsonl.gz")
+
+
+@lru_cache(1)
+def _synonyms(path: Path) -> dict[str, list[str]]:
+    rows = read_jsonl(path, ("lemmas",))
+    spoken = [{"lemmas": [lemma.replace("_", " ").replace("-", " ") for lemma in row["lemmas"]]} for row in rows]  # fmt: skip
+    return synonyms_from_synsets(spoken)
+
+
+def eda_copies(
+    data: LabelledSet, synonyms: Synonyms, reworded: Sequence[int], *,
+    alpha: float = 0.1, copies: int = 4, seed: int = 0,
+) -> Copies:  # fmt: skip
+    """EDA of every example: each of its texts that may be reworded is altered on its own.
+
+    A copy depends on the text, its place and the seed, not on the other examples.
+
+    Args:
+        data: N examples.
+        synonyms: see `load_synonyms`.
+        reworded: places of the texts that change; the others stay as they are.
+        alpha: see `eda`.
+        copies: of each example.
+        seed: of the draws.
+
+    Returns:
+        For each example its copies, fewer where a text has no letters.
+    """
+    found: Copies = []
+    for texts in data.texts:
+        changed = {
+            place: eda(texts[place], synonyms, text_rng(seed, place, texts[place]), alpha=alpha, copies=copies)
+            for place in reworded
+        }  # fmt: skip
+        number = min(len(own) for own in changed.values())
+        found.append([
+            tuple(changed[place][k] if place in changed else text for place, text in enumerate(texts))
+            for k in range(number)
+        ])  # fmt: skip
+    return found
+
+
+def cached_copies(data: LabelledSet, path: str | Path, reworded: Sequence[int]) -> Copies:
+    """Copies of every example that a cache holds; rows of other examples are passed over.
+
+    Of a pair whose texts are both reworded the k-th copies of both belong together.
+
+    Args:
+        data: N examples.
+        path: the cache.
+        reworded: places of the texts that may change.
+
+    Raises:
+        UserError: no such file, other columns, or a cache of other examples altogether.
+    """
+    rows = read_jsonl(path, ("id", "field", "method", "text"))
+    known: dict[tuple[str, int], list[str]] = {}
+    for row in rows:
+        known.setdefault((str(row["id"]), int(row["field"])), []).append(str(row["text"]))
+    found: Copies = []
+    for key, texts in zip(data.ids, data.texts, strict=True):
+        own = {place: known.get((key, place), []) for place in reworded}
+        number = max(len(options) for options in own.values())
+        found.append([
+            tuple(_nth(own.get(place, []), k, text) for place, text in enumerate(texts))
+            for k in range(number)
+        ])  # fmt: skip
+    if not any(found):
+        raise UserError(
+            f"{path} has no copy of any of the {len(data)} training examples: run the stage that "
+            "writes it on the same data"
+        )
+    return found
+
+
+def text_rng(seed: int, place: int, text: str) -> random.Random:
+    """Python's generator of one text."""
+    return random.Random(int(stable_fraction(f"{seed} {place} {content_key(text)}") * 2**53))
+
+
+def _nth(options: Sequence[str], k: int, text: str) -> str:
+    return options[k] if k < len(options) else text

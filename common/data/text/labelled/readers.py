@@ -1,0 +1,227 @@
+"""Reading texts with classes: GLUE and SuperGLUE, bundled requests, shifted words, own files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.config import UserError, nearest
+from common.data.lookup import bundled, data_root, require
+from common.data.offline import content_key
+from common.data.samplers import sample_rng
+from common.data.splits import stable_fraction
+from common.data.tables import read_csv, read_jsonl
+from common.data.text.labelled.tasks import LabelledTask
+from common.data.text.pairs.readers import glue_file, read_pairs
+from common.data.text.pairs.tasks import TASKS as PAIR_TASKS
+from common.data.text.sets import load_sentences
+
+Texts = tuple[str, ...]
+SHIFT_WORDS = (5, 20)  # words of a sentence of bigram_shift
+SHIFT_PARTS = {"train": 4000, "test": 2000}  # sentences
+SYNTHETIC = {"train": 120, "test": 60}
+_SHIFT_STREAM, _SYNTHETIC_STREAM = 2**31 + 61, 2**31 + 62
+_SUPER_GLUE = "https://super.gluebenchmark.com/tasks"
+_TOPICS = (
+    ("cat", "dog", "horse", "fish", "bird"),
+    ("rain", "snow", "wind", "cloud", "storm"),
+    ("bank", "coin", "price", "card", "loan"),
+)
+_COMMON = ("the", "a", "some", "new", "old", "we", "see", "like", "today", "again", "small", "good")
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Texts with classes.
+
+    Attributes:
+        texts: N tuples of one or two texts.
+        labels: (N,) int64.
+        classes: names, in the order of the logits.
+
+    Raises:
+        UserError: no texts.
+    """
+
+    texts: list[Texts]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.texts) != len(self.labels):
+            raise ValueError("need one label for each text")
+        if not self.texts:
+            raise UserError("a set of labelled texts is empty")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def ids(self) -> list[str]:
+        """What a text is known by in caches, whatever subset it is in."""
+        return [content_key(texts) for texts in self.texts]
+
+    def subset(self, rows: Sequence[int] | np.ndarray) -> "LabelledSet":
+        """The texts at these places."""
+        places = [int(i) for i in rows]
+        return LabelledSet([self.texts[i] for i in places], self.labels[places], self.classes)
+
+
+def read_labelled(
+    task: LabelledTask, part: str, root: str | None = None, files: Sequence[str] = ()
+) -> LabelledSet:
+    """One part of a task.
+
+    ``banking77``, ``banking10`` and ``snips`` are bundled, without the training texts that are also in
+    the test part; see `shifted` for ``bigram_shift`` and
+    `made_up` for ``synthetic``. ``file``: CSV or TSV with the columns of `own_task`. The others: the
+    official files of GLUE and SuperGLUE below the data root.
+
+    Args:
+        task: see `common.data.text.labelled.tasks.TASKS`.
+        part: train, or the task's `test_part`.
+        root: ``cfg.data.root``.
+        files: of the part, for the task "file".
+
+    Raises:
+        UserError: a part that the task has not, missing files, columns or classes that differ.
+    """
+    if task.name == "synthetic":
+        return made_up(_size(task, part, SYNTHETIC), task.labels, part)
+    if task.name == "bigram_shift":
+        return shifted(_size(task, part, SHIFT_PARTS), part, task.labels, root)
+    if task.name in ("banking77", "banking10", "snips"):
+        _size(task, part, {"train": 0, "test": 0})
+        source = "snips" if task.name == "snips" else "banking77"
+        found = _requests(source, part, root)
+        if part == "train":  # some of them are in both files
+            tested = {texts for texts, _ in _requests(source, "test", root)}
+            found = [row for row in found if row[0] not in tested]
+        wanted = task.labels or tuple(sorted({label for _, label in found}))
+        return _set([row for row in found if row[1] in wanted], wanted, f"{source}-{part}")
+    if task.name in PAIR_TASKS:
+        data = read_pairs(PAIR_TASKS[task.name], part, root)
+        return LabelledSet(list(data.pairs), data.labels.astype(np.int64), task.labels)
+    if task.name == "file":
+        if not files:
+            raise UserError(f"data.task=file: no file is named for the part '{part}'")
+        own = [row for name in files for row in _table(task, _own(root, name))]
+        return _set(own, task.labels or tuple(sorted({label for _, label in own})), files[0])
+    _size(task, part, dict.fromkeys(task.files, 0))
+    return _set(_official(task, task.files[part], root), task.labels, task.files[part])
+
+
+def distinct(data: LabelledSet) -> LabelledSet:
+    """Each text once, with the first of its labels: no text is on two sides of a draw."""
+    first = {texts: place for place, texts in reversed(list(enumerate(data.texts)))}
+    return data.subset(sorted(first.values()))
+
+
+def shifted(count: int, part: str, labels: tuple[str, ...], root: str | None = None) -> LabelledSet:
+    """Sentences as they were written, and with two adjacent words swapped, half of each.
+
+    They are of the held-back part of ``sentences-en``, which no bundled model has read; training and
+    test sentences differ by hash. The first word is left alone: its capital would tell.
+
+    Source: Conneau et al. 2018, section 2 (BShift), arXiv 1805.01070.
+    """
+    rows: list[tuple[Texts, str]] = []
+    low, high = SHIFT_WORDS
+    for text in load_sentences(root, split="test"):
+        own = text.split()
+        side = "test" if stable_fraction(f"shift {text}") < 0.35 else "train"
+        if side != part or not low <= len(own) <= high:
+            continue
+        rng = sample_rng(0, 0, len(rows), _SHIFT_STREAM)
+        places = [i for i in range(1, len(own) - 1) if own[i].lower() != own[i + 1].lower()]
+        if not places:
+            continue
+        moved = len(rows) % 2
+        if moved:
+            i = places[int(rng.integers(len(places)))]
+            own[i], own[i + 1] = own[i + 1], own[i]
+        rows.append(((" ".join(own),), labels[moved]))
+        if len(rows) == count:
+            break
+    return _set(rows, labels, "sentences-en")
+
+
+def made_up(count: int, labels: tuple[str, ...], part: str) -> LabelledSet:
+    """Made-up texts: two words of a topic among common ones."""
+    rng = sample_rng(0, 0, len(part), _SYNTHETIC_STREAM)
+    rows: list[tuple[Texts, str]] = []
+    for i in range(count):
+        topic = _TOPICS[i % len(labels)]
+        own = [topic[k] for k in rng.permutation(len(topic))[:2]]
+        own += [_COMMON[k] for k in rng.permutation(len(_COMMON))[:6]]
+        text = " ".join(own[k] for k in rng.permutation(len(own)))
+        rows.append(((text,), labels[i % len(labels)]))
+    return _set(rows, labels, "synthetic")
+
+
+def _requests(source: str, part: str, root: str | None) -> list[tuple[Texts, str]]:
+    rows = read_jsonl(bundled("intents", root) / f"{source}-{part}.jsonl.gz", ("text", "intent"))
+    return [((" ".join(str(row["text"]).split()),), str(row["intent"])) for row in rows]
+
+
+def _set(rows: Sequence[tuple[Texts, str]], labels: tuple[str, ...], where: object) -> LabelledSet:
+    known = {label: place for place, label in enumerate(labels)}
+    for _, label in rows:
+        if label not in known:
+            raise UserError(f"{where}: label '{label}'{nearest(label, labels)}")
+    gold = np.array([known[label] for _, label in rows], dtype=np.int64)
+    return LabelledSet([texts for texts, _ in rows], gold, labels)
+
+
+def _size(task: LabelledTask, part: str, sizes: dict[str, int]) -> int:
+    if part not in sizes:
+        raise UserError(f"the task {task.name} has no part '{part}'{nearest(part, sizes)}")
+    return sizes[part]
+
+
+def _official(task: LabelledTask, name: str, root: str | None) -> list[tuple[Texts, str]]:
+    if not name.endswith(".jsonl"):
+        path = glue_file(root, name)
+        # GLUE's files have no quoting: a quotation mark is a character of the text
+        lines = [line.rstrip("\r").split("\t") for line in path.read_text("utf-8-sig").split("\n") if line.strip()]  # fmt: skip
+        if task.columns[0].isdigit():  # CoLA has no header
+            places = [int(column) for column in task.columns]
+        else:
+            places = [_place(lines[0], column, path) for column in task.columns]
+            lines = lines[1:]
+        cells = [[row[i] if i < len(row) else "" for i in places] for row in lines]
+        return [((text.strip(),), label) for text, label in cells if text.strip() and label]
+    base = data_root(root)
+    short = base / name
+    path = require(
+        short if short.is_file() else base / "super_glue" / name, what=f"SuperGLUE's {name}",
+        layout="super_glue/{CB,BoolQ,WiC}/{train,val}.jsonl", source=_SUPER_GLUE, size="60 MB in all",
+    )  # fmt: skip
+    found: list[tuple[Texts, str]] = []
+    for row in read_jsonl(path, task.columns):
+        first, second, label = (str(row[column]) for column in task.columns)
+        if task.name == "wic":  # the word whose meaning is asked for
+            first = f"{row['word']}: {first}"
+        found.append(((first, second), label.lower()))
+    return found
+
+
+def _place(header: Sequence[str], column: str, path: Path) -> int:
+    if column not in header:
+        raise UserError(f"{path}: no column '{column}'{nearest(column, header)}")
+    return header.index(column)
+
+
+def _table(task: LabelledTask, path: Path) -> list[tuple[Texts, str]]:
+    tab = "\t" if path.name.removesuffix(".gz").endswith(".tsv") else None
+    rows = read_csv(path, task.columns, delimiter=tab)
+    return [(tuple(str(row[c]) for c in task.columns[:-1]), str(row[task.columns[-1]])) for row in rows]  # fmt: skip
+
+
+def _own(root: str | None, name: str) -> Path:
+    path = Path(name).expanduser()
+    path = path if path.is_file() else data_root(root) / name
+    if not path.is_file():
+        raise UserError(f"the file of texts {name} does not exist, here or below {data_root(root)}")
+    return path

@@ -1,0 +1,134 @@
+"""`make run TASK=copies`: training examples reworded offline, into a cache that training reads."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
+from common.data.tables import write_jsonl
+from common.data.text.augment import STOP_WORDS, WordDropout
+from common.data.text.lexical import words
+from common.decoding.generators import Prompt, generator_settings, text_generator
+from common.decoding.options import Policy
+from common.engine.workspace import Workspace
+from common.families.classification.module import labelled_parts
+from projects.peft_augmentation.config import Config, CopiesConfig
+
+CHUNK_BATCHES = 8  # batches in a file of finished rows
+DROPPED = 0.2  # share of the words, of word_dropout
+PROMPT = (
+    "Say the following sentence with other words and another structure. Keep its meaning, its tense, "
+    "all names and about its length. Write only the new sentence.\n\n{text}"
+)
+REFUSALS = ("i cannot", "i can't", "as an ai", "i'm sorry", "i am sorry")
+LENGTHS = (0.7, 1.3)  # of a paraphrase, relative to the words of its source
+
+
+def write_copies(cfg: Config, workspace: Workspace) -> Path:
+    """Reword the training examples of the config; the file becomes ``augment.cache``.
+
+    Rows are ``{id, field, method, text}``: `id` is the hash of an example's texts, so that the cache
+    serves every subset. What comes back unchanged, or does not pass the filters, is left out.
+
+    Raises:
+        UserError: absent weights, or a folder of other examples or settings.
+    """
+    own, reworded = cfg.copies, cfg.data.labelled_task.reworded
+    train, _ = labelled_parts(cfg.data, cfg.seed)
+    rows: list[dict[str, Any]] = [
+        {"id": key, "field": place, "text": texts[place]}
+        for key, texts in zip(train.ids, train.texts, strict=True)
+        for place in reworded
+    ]
+    step = RowMap(
+        own.method, partial(row_function, own), settings(own), cfg.seed,
+        chunk_size=CHUNK_BATCHES * own.batch_size,
+    )  # fmt: skip
+    output = Path(own.output) if own.output else workspace.folder("copies") / "copies.jsonl"
+    done = map_rows(step, rows, output.with_name(output.name + ".parts"), cfg.task, workspace.meter)
+    workspace.say(done.summary)
+    if done.complete:
+        found = [
+            {"id": row["id"], "field": row["field"], "method": own.method, "text": new}
+            for row, new in zip(rows, done.rows(), strict=True)
+            if accepted(row["text"], new, own)
+        ]
+        write_jsonl(output, found)
+        workspace.say(f"{len(found)} of {len(rows)} texts reworded; augment.cache={output}")
+    return output
+
+
+def settings(own: CopiesConfig) -> dict[str, Any]:
+    """What new texts depend on."""
+    policy = own.decoder.policy()
+    if own.method == "paraphrase":
+        return {
+            **generator_settings(own.model, policy, own.generator),
+            "tokens": own.max_new_tokens,
+        }
+    if own.method == "word_dropout":
+        return {"dropped": DROPPED}
+    sampling = repr(policy) if own.sample else f"beam {own.num_beams}"
+    return {"forward": own.forward, "backward": own.backward, "decoding": sampling}
+
+
+def row_function(own: CopiesConfig) -> RowFunction:
+    """Rows with a text -> new texts."""
+    if own.method == "word_dropout":
+        drop = WordDropout(DROPPED)
+        return lambda rows, seeds: [
+            drop(row["text"], seed.rng(0)) for row, seed in zip(rows, seeds, strict=True)
+        ]
+    return _paraphraser(own) if own.method == "paraphrase" else _there_and_back(own)
+
+
+def accepted(source: str, new: str, own: CopiesConfig) -> bool:
+    """Whether a new text is kept: not the source again, and of a paraphrase much of its content.
+
+    >>> accepted("It is late", "it is  late.", CopiesConfig())
+    False
+    """
+    before, after = words(source), words(new)
+    if not new.strip() or before == after:
+        return False
+    if own.method != "paraphrase":
+        return True
+    content = {word for word in before if word not in STOP_WORDS}
+    kept = len(content & set(after)) / max(len(content), 1)
+    low, high = (share * len(before) for share in LENGTHS)
+    refused = any(new.lower().startswith(phrase) for phrase in REFUSALS)
+    return kept >= own.kept_words and int(low) <= len(after) <= high + 1 and not refused
+
+
+def _there_and_back(own: CopiesConfig) -> RowFunction:
+    from common.decoding.sequence_to_sequence import SequenceToSequence
+
+    there = SequenceToSequence.from_pretrained(own.forward, own.device)
+    back = SequenceToSequence.from_pretrained(own.backward, own.device)
+    policy, size = own.decoder.policy(), own.batch_size
+
+    def translate(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[str]:
+        texts = [row["text"] for row in rows]
+        pivot = there.beam_search(texts, own.num_beams, own.max_new_tokens, batch_size=size)
+        if not own.sample:
+            return back.beam_search(pivot, own.num_beams, own.max_new_tokens, batch_size=size)
+        rngs = [seed.rng(0) for seed in seeds]
+        found = back.continuations(pivot, policy, rngs, own.max_new_tokens, batch_size=size)
+        return [answer.text.strip() for answer in found]
+
+    return translate
+
+
+def _paraphraser(own: CopiesConfig) -> RowFunction:
+    policy: Policy = own.decoder.policy()
+    generate = text_generator(
+        own.model, policy, own.generator, batch_size=own.batch_size, device=own.device, stop="\n"
+    )
+
+    def paraphrase(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[str]:
+        asked = [Prompt(PROMPT.format(text=row["text"]), turn=True) for row in rows]
+        found = generate(asked, [seed.rng(0) for seed in seeds], own.max_new_tokens)
+        return [text.strip() for text in found]
+
+    return paraphrase

@@ -1,0 +1,108 @@
+"""Training: the small set with its copies, and the classifier; what `make check` builds."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from common.config import UserError
+from common.data.lookup import data_root
+from common.data.module import ContrastiveData
+from common.data.text.labelled.batches import ClassBatches, EvaluationTexts
+from common.data.text.labelled.copies import Copies, cached_copies, eda_copies, load_synonyms
+from common.data.text.labelled.readers import LabelledSet
+from common.engine.experiment import (
+    Plan,
+    Requirement,
+    Stage,
+    bundled_requirement,
+    weights_requirement,
+)
+from common.families.classification.module import (
+    build_classifier,
+    first_classifier,
+    labelled_parts,
+)
+from projects.peft_augmentation.config import Config
+from projects.peft_augmentation.module import PeftAugmentation
+
+_BUNDLED = {"banking77": "intents", "banking10": "intents", "snips": "intents", "bigram_shift": "sentences-en"}  # fmt: skip
+
+
+def stages(cfg: Config) -> Iterator[Stage]:
+    """One stage; the best step on the development examples is kept if there are any."""
+    module = PeftAugmentation(cfg, first_classifier(cfg))
+    monitor = None if cfg.trainer.val_every_n_steps is None else "val/score"
+    yield Stage("train", module, training_data(cfg, module), monitor=monitor)
+
+
+def training_data(cfg: Config, module: PeftAugmentation) -> ContrastiveData:
+    """Shuffled training examples, each with a copy where there are any; development examples as read."""
+    train, dev = labelled_parts(cfg.data, cfg.seed)
+    val: dict[str, Dataset[Any]] = {}
+    if dev is not None and cfg.trainer.val_every_n_steps is not None:
+        val["dev"] = EvaluationTexts(dev)
+    batches = ClassBatches(train, module.classifier, copies_of_training(cfg, train), cfg.seed)
+    return ContrastiveData(
+        batches, batch_size=cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers,
+        val=val, eval_batch_size=cfg.eval.batch_size,
+    )  # fmt: skip
+
+
+def copies_of_training(cfg: Config, train: LabelledSet) -> Copies | None:
+    """Copies of the training examples alone, by the config's method; None: a batch has no second view.
+
+    Raises:
+        UserError: see `cached_copies`.
+    """
+    own, reworded = cfg.augment, cfg.data.labelled_task.reworded
+    if own.kind == "eda":
+        synonyms = load_synonyms(cfg.data.root)
+        return eda_copies(train, synonyms, reworded, alpha=own.alpha, copies=own.copies, seed=cfg.seed)  # fmt: skip
+    if own.kind == "back_translation":
+        return cached_copies(train, str(own.cache), reworded)
+    return [[] for _ in train.texts] if own.repeat else None
+
+
+def plan(cfg: Config) -> Plan[PeftAugmentation]:
+    """What `make check` reports on."""
+
+    def forward(module: PeftAugmentation, batch_size: int) -> Tensor:
+        rows = batch_size * (2 if cfg.augment.doubles else 1)
+        ids = torch.ones(rows, cfg.model.max_length, dtype=torch.long)
+        own = module.classifier
+        # without a mask: transformers looks at its values, and meta tensors have none
+        output = own.backbone(input_ids=ids, **own.prefix_inputs(rows))
+        found: Tensor = output.last_hidden_state.sum()
+        return found
+
+    needed = requirements(cfg)
+    return Plan(
+        lambda: PeftAugmentation(cfg, build_classifier(cfg, True)), _count(cfg), forward, needed
+    )
+
+
+def requirements(cfg: Config) -> tuple[Requirement, ...]:
+    """Data and weights that the config needs."""
+    found = list(weights_requirement(cfg.model.pretrained))
+    if cfg.data.task in _BUNDLED:
+        found.append(bundled_requirement(_BUNDLED[cfg.data.task]))
+    elif cfg.data.task != "synthetic":
+        here = bool(_count(cfg))
+        hint = (
+            "columns text, label" if cfg.data.task == "file" else "GLUE and SuperGLUE, see the card"
+        )
+        found.append(
+            Requirement(f"data: {cfg.data.task}", str(data_root(cfg.data.root)), here, hint)
+        )
+    return tuple(found)
+
+
+def _count(cfg: Config) -> int:
+    """Training examples; 0 where they are not here."""
+    try:
+        return len(labelled_parts(cfg.data, cfg.seed)[0])
+    except UserError:
+        return 0

@@ -1,0 +1,161 @@
+"""`make run`: tunings side by side on altered data, and classes of the user's own texts."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.config import UserError
+from common.encoders.text.tuned.classifier import Texts
+from common.engine.experiment import Experiment
+from common.engine.workspace import Workspace
+from common.evaluation.figures import tsne_maps
+from common.families.classification.evaluation import (
+    copies_of,
+    embedded,
+    evaluate_classifier,
+)
+from common.families.classification.module import scored_part
+from projects.peft_augmentation.config import Config
+from projects.peft_augmentation.module import PeftAugmentation
+
+COLUMNS = ("accuracy", "silhouette", "separation_ratio")
+
+
+def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[PeftAugmentation]) -> str:
+    """Accuracy, silhouette and distances on original and altered test copies, one column a run.
+
+    Without ``analyse.runs`` the newest runs of P-tuning and of full fine-tuning of this config are
+    set side by side. The test part and the alterations are those of the config.
+
+    Raises:
+        UserError: no such runs, runs of other classes, or no ``eval.alterations``.
+    """
+    from common.engine.run import trained_module
+
+    if not cfg.eval.alterations:
+        raise UserError("set eval.alterations, such as [0.1, 0.3, 0.5]: there is nothing to alter")
+    names = cfg.analyse.runs or newest_pair(
+        Path(cfg.runs_dir) / workspace.project / workspace.config
+    )
+    data, task = scored_part(cfg), cfg.data.labelled_task
+    found: dict[str, dict[str, float]] = {}
+    vectors: dict[str, Tensor] = {}
+    heavy = f"_altered_{max(cfg.eval.alterations):g}"
+    for name in names:
+        module, _ = trained_module(experiment, workspace, name, cfg.runs_dir)
+        classifier = module.classifier
+        if classifier.classes != data.classes:
+            raise UserError(f"{name} was trained on the classes {', '.join(classifier.classes[:4])}, ..., not on those of data.task={cfg.data.task}")  # fmt: skip
+        label = f"{len(found) + 1} {classifier.tuning.kind}"
+        found[label] = evaluate_classifier(classifier, data, task, cfg.eval, accelerator=cfg.trainer.accelerator)  # fmt: skip
+        for suffix, texts in copies_of(data, task, [max(cfg.eval.alterations)]).items():
+            what = "altered" if suffix else "original"
+            some = texts[: cfg.analyse.points]
+            vectors[f"{label}, {what}"] = embedded(classifier, some, cfg.trainer.accelerator, cfg.eval.batch_size)  # fmt: skip
+    text = side_by_side(
+        found, ["", *(f"_altered_{a:g}" for a in cfg.eval.alterations)], cfg.eval.part
+    )
+    (workspace.folder(".") / "analysis.md").write_text(text, encoding="utf-8")
+    workspace.say(text)
+    if cfg.analyse.figure:
+        labels = torch.as_tensor(data.labels)[: cfg.analyse.points]
+        workspace.figure(f"tsne{heavy}", tsne_maps(vectors, labels, cfg.seed))
+    return text
+
+
+def side_by_side(found: dict[str, dict[str, float]], suffixes: Sequence[str], part: str = "test") -> str:  # fmt: skip
+    """Markdown: a line a measure and alteration, a column a run."""
+    lines = [
+        "| test copy | measure | " + " | ".join(found) + " |",
+        "|---|---|" + "---|" * len(found),
+    ]
+    for suffix in suffixes:
+        copy = suffix.removeprefix("_altered_") or "as written"
+        for name in COLUMNS:
+            key = f"{part}_{name}{suffix}"
+            if all(key in own for own in found.values()):
+                shown = " | ".join(f"{own[key]:.4f}" for own in found.values())
+                lines.append(f"| {copy} | {name} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
+def newest_pair(folder: Path) -> list[str]:
+    """The newest finished runs of prefix tuning and of full fine-tuning below a config's folder.
+
+    Raises:
+        UserError: one of them is missing.
+    """
+    newest: dict[str, str] = {}
+    for path in sorted(folder.glob("*/metrics.json"), key=lambda p: p.stat().st_mtime):
+        settings = read_settings(path.parent)
+        newest[settings["tuning"]["kind"]] = str(path.parent)
+    missing = [kind for kind in ("prefix", "full") if kind not in newest]
+    if missing:
+        raise UserError(f"no finished run with tuning.kind={missing[0]} in {folder}: train one, or name analyse.runs")  # fmt: skip
+    return [newest["prefix"], newest["full"]]
+
+
+def predict(cfg: Config, workspace: Workspace, experiment: Experiment[PeftAugmentation]) -> list[str]:  # fmt: skip
+    """Classes of the lines of a file; also written to predictions.tsv.
+
+    Raises:
+        UserError: no trained run, no file, or lines that are no pairs where the task has pairs.
+    """
+    from common.engine.run import trained_module
+
+    own = cfg.predict
+    module, _ = trained_module(experiment, workspace, own.run, cfg.runs_dir)
+    texts = _lines(own.input, module.task.num_texts)
+    found = module.classifier.predict(texts, cfg.eval.batch_size)
+    lines = ["\t".join([label, *row]) for label, row in zip(found, texts, strict=True)]
+    path = workspace.folder(".") / "predictions.tsv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for line in lines:
+        workspace.say(line)
+    return found
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    """Config of a run.
+
+    Raises:
+        UserError: not a run.
+    """
+    import yaml
+
+    try:
+        found: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"{run} is no run: {error}") from error
+    return found
+
+
+def read_metrics(run: Path) -> dict[str, float]:
+    """Metrics of a finished run.
+
+    Raises:
+        UserError: it is not finished.
+    """
+    try:
+        found: dict[str, float] = json.loads((run / "metrics.json").read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"{run} is no finished run: {error}") from error
+    return found
+
+
+def _lines(name: str | None, num_texts: int) -> list[Texts]:
+    if name is None:
+        raise UserError("predict.input: name a text file with one text a line")
+    try:
+        lines = [line for line in Path(name).read_text("utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise UserError(f"predict.input: {error}") from error
+    rows: list[Texts] = [tuple(line.split("\t")) if num_texts == 2 else (line,) for line in lines]
+    if not rows or any(len(row) != num_texts for row in rows):
+        what = "one text a line" if num_texts == 1 else "two texts a line, separated by a tab"
+        raise UserError(f"predict.input: {name} must hold {what}")
+    return rows

@@ -1,0 +1,132 @@
+"""Reports of several runs, predictions, resume, configs, comparison."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from common.config import UserError, config_names
+from common.engine import checkpoint as ckpt
+from common.engine.comparison.compare import read_comparison
+from common.engine.run import run_task
+from projects.peft_augmentation import build
+from projects.peft_augmentation.table import Row, differences, grid
+from tests.figures import unrendered
+from tests.projects.peft_augmentation.conftest import config, run_of, weights_of
+
+
+def task(folder, name, *words):
+    with unrendered():
+        run_task("peft_augmentation", "smoke", [f"runs_dir={folder}", *words], name)
+
+
+def newest(folder, name):
+    return max(folder.rglob(name), key=lambda path: path.stat().st_mtime)
+
+
+def test_one_command_sets_tunings_side_by_side(runs):
+    """Checklist 14: silhouette and levels of alteration, P-tuning and full fine-tuning, on original and
+    altered test copies."""
+    task(runs, "analyse", "analyse.points=20", "eval.alterations=[0.1,0.5]")
+    lines = newest(runs, "analysis.md").read_text().splitlines()
+    assert lines[0] == "| test copy | measure | 1 prefix | 2 full |"
+    measures = {tuple(cell.strip() for cell in line.split("|")[1:3]) for line in lines[2:]}
+    names = ("accuracy", "silhouette", "separation_ratio")
+    assert measures == {(copy, name) for copy in ("as written", "0.1", "0.5") for name in names}
+    assert newest(runs, "tsne_altered_0.5.png").exists()
+    with pytest.raises(UserError, match="alterations"):
+        task(runs, "analyse", "eval.alterations=[]")
+
+
+def test_the_grid_marks_what_augmentation_costs_and_the_contrast_is_read_against_it(runs):
+    """Checklists 17 and 18: cells below those without augmentation, mean gains per encoder and task,
+    and DA + CL against DA."""
+    rows = []
+    for encoder, gains in (("small", (0.1, -0.3)), ("large", (-0.2, -0.1))):
+        for task_name, gain in zip(("easy, n=100", "hard, n=100"), gains, strict=True):
+            for seed in (1, 2):
+                base = 0.5 + 0.01 * seed
+                rows.append(Row("P-tuning", "none", False, encoder, task_name, seed, base))
+                rows.append(Row("P-tuning", "eda", False, encoder, task_name, seed, base + gain))
+                rows.append(
+                    Row("P-tuning", "eda", True, encoder, task_name, seed, base + gain + 0.04)
+                )
+    text = grid(rows)
+    (small,) = [x for x in text.splitlines() if x.startswith("| P-tuning | eda | no | small")]
+    assert small == "| P-tuning | eda | no | small | 0.6150 ± 0.0071 | 0.2150 ± 0.0071 (lower) |"
+    found = differences(rows)
+    assert (
+        "| eda - none | P-tuning | small | hard, n=100 | -0.3000 (lower) | 0.0000 | 0 of 2 |"
+        in found
+    )
+    assert (
+        "| eda + contrast - eda | P-tuning | large | easy, n=100 | +0.0400 | 0.0000 | 2 of 2 |"
+        in found
+    )
+    assert "encoder large: -0.1500" in found
+    assert "task easy, n=100: -0.0500" in found
+    task(runs, "table", "table.metrics=[accuracy,accuracy_altered_0.3,silhouette_altered_0.3]")
+    told = newest(runs, "table.md").read_text()
+    assert told.count("eda + contrast - eda | P-tuning") == 3
+    with pytest.raises(UserError, match="no finished run has nothing"):
+        task(runs, "table", "table.metrics=[nothing]")
+
+
+def test_own_texts_are_classified(runs, tmp_path):
+    """Inference: one text a line."""
+    lines = tmp_path / "texts.txt"
+    lines.write_text("the cat and the dog\nrain again\n")
+    task(runs, "predict", f"predict.input={lines}", "predict.run=prefix")
+    rows = [line.split("\t") for line in newest(runs, "predictions.tsv").read_text().splitlines()]
+    assert [row[1] for row in rows] == ["the cat and the dog", "rain again"]
+    assert {row[0] for row in rows} <= {"animals", "weather", "money"}
+    with pytest.raises(UserError, match=r"predict\.input"):
+        task(runs, "predict", "predict.run=prefix")
+
+
+def test_a_run_that_was_broken_off_ends_as_one_that_was_not(tmp_path):
+    """Exact resume: two steps and two more are four, best step included."""
+    whole = run_of(tmp_path, "run_id=whole")
+    assert (whole / "checkpoints/train/best.ckpt").exists()
+    part = tmp_path / "peft_augmentation/smoke/part"
+    shutil.copytree(whole, part)
+    folder = part / "checkpoints/train"
+    for path in ckpt.saved_checkpoints(folder)[1:]:
+        path.unlink()
+    for name in ("finished.json", "final.json", "finished"):
+        (folder / name).unlink(missing_ok=True)
+    (part / "metrics.json").unlink()
+    meta = json.loads((part / "meta.json").read_text())
+    (part / "meta.json").write_text(json.dumps({**meta, "run_id": "part"}))
+    again = run_of(tmp_path, "run_id=part", "resume=part")
+    for name, value in weights_of(whole).items():
+        assert torch.equal(weights_of(again)[name], value), name
+
+
+def test_configs_of_the_paper():
+    """Checklist 17: two sizes of both encoders in three tunings; values of the released scripts."""
+    names = {f"paper_{tuning}_{encoder}" for tuning in ("ft", "lora", "ptuning")
+             for encoder in ("bert_base", "bert_large", "roberta_base", "roberta_large")}  # fmt: skip
+    assert names <= set(config_names("peft_augmentation"))
+    for name in sorted(names):
+        cfg = config(name=name)
+        assert cfg.model.pooling == "pooler"
+        assert cfg.data.dev_examples == cfg.data.examples
+    bert, roberta = (
+        config(name="paper_ptuning_bert_large"),
+        config(name="paper_ptuning_roberta_large"),
+    )
+    assert (bert.optim.lr, bert.tuning.prefix_length, bert.trainer.max_epochs) == (1e-2, 20, 60)
+    assert (roberta.optim.lr, roberta.tuning.prefix_length, roberta.trainer.max_epochs) == (
+        5e-3,
+        128,
+        100,
+    )
+    with torch.device("meta"):
+        module = build(config("data.root=null", name="paper_ptuning_bert_large")).plan().module()
+    assert module.classifier.prefix.encoder.embedding.weight.numel() == 983_040
+
+
+def test_comparison_is_read():
+    read_comparison("peft_augmentation")
