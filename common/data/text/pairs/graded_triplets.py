@@ -147,7 +147,7 @@ class Curated:
             "swap_rate": len(self.swapped) / max(1, scored),
             "parse_failure_rate": self.unscored / max(1, self.total),
         }
-        if scored:
+        if scored and self.mean_positive == self.mean_positive:  # controls have no grades: nan
             found |= {"mean_positive_score": self.mean_positive, "mean_negative_score": self.mean_negative}  # fmt: skip
         return found
 
