@@ -35,6 +35,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 # released models of the papers, by what they were fine-tuned from
 ARCHITECTURES |= {
     "cambridgeltl/mirror-roberta-base-sentence-drophead": ARCHITECTURES["roberta-base"],
+    "princeton-nlp/unsup-simcse-bert-base-uncased": ARCHITECTURES["bert-base-uncased"],
+    "princeton-nlp/unsup-simcse-roberta-base": ARCHITECTURES["roberta-base"],
 }
 
 

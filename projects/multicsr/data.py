@@ -1,0 +1,226 @@
+"""Training triplets: given, spoilt on purpose or written by a language model, then curated."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common.config import UserError, to_dict
+from common.data.lookup import bundled
+from common.data.row_map.mapper import MappedRows
+from common.data.samplers import sample_rng
+from common.data.tables import read_jsonl
+from common.data.text.pairs.graded_triplets import (
+    SCORES,
+    Curated,
+    GradedTriplet,
+    read_triplets,
+    with_scores,
+)
+from common.data.text.sets import load_text_rows
+from common.data.text.views import TextViews
+from common.distributed.process import barrier, is_rank_zero
+from common.families.sentences.data import text_path, text_rows
+from projects.multicsr import generation, judges
+from projects.multicsr.config import Config, SpoilConfig
+from projects.multicsr.judges import Spoilt
+
+_SPOIL_STREAM, _SYNTHETIC_STREAM = 2**31 + 83, 2**31 + 84
+ERRORS = ("unrelated", "reversed", "drifted")
+
+
+class Prepared(NamedTuple):
+    """Triplets that are trained on, all of them with their errors, and what stage 2 did."""
+
+    triplets: list[GradedTriplet]
+    rows: list[Spoilt]
+    curated: Curated | None
+
+
+def prepare(cfg: Config) -> Prepared:
+    """Stages 1 and 2 as the config says; what a language model wrote or graded is kept for other runs.
+
+    Raises:
+        UserError: files that are missing or of the wrong shape; nothing left after a stage.
+    """
+    rows = triplet_rows(cfg)
+    if not cfg.stage2.enabled:
+        return Prepared([row.triplet for row in rows], rows, None)
+    graded = grade(cfg, [row.triplet for row in rows])
+    rows = [Spoilt(triplet, row.error) for triplet, row in zip(graded, rows, strict=True)]
+    curated = judges.curated(cfg, rows)
+    return Prepared(curated.kept, rows, curated)
+
+
+def triplet_rows(cfg: Config) -> list[Spoilt]:
+    """Triplets before stage 2."""
+    if cfg.data.generate:
+        return [Spoilt(triplet, "") for triplet in generated(cfg)]
+    if cfg.data.source == "nli":
+        return nli_rows(cfg)
+    return [Spoilt(triplet, "") for triplet in given(cfg)]
+
+
+def given(cfg: Config) -> list[GradedTriplet]:
+    """Triplets of the config's file, with scores if it has them; made-up ones for the smoke config."""
+    data = cfg.data
+    if data.source == "synthetic":
+        return synthetic(data.limit or 64, cfg.seed)
+    if data.source != "file":
+        raise UserError(
+            f"data.source={data.source} has no triplets: set data.generate=true, or name a CSV with "
+            "sent0,sent1,hard_neg in data.file (data.source=file)"
+        )
+    found = read_triplets(text_path(data))
+    return [found[i] for i in _drawn(len(found), data.limit, cfg.seed)]
+
+
+def premises(cfg: Config) -> list[str]:
+    """First column of the config's texts, stripped, each once."""
+    data = cfg.data
+    if data.source == "file":
+        found = [row[0] for row in load_text_rows(text_path(data))]
+        found = [found[i] for i in _drawn(len(found), data.limit, cfg.seed)]
+    else:
+        found = [row[0] for row in text_rows(data, cfg.seed)]
+    return list(dict.fromkeys(text.strip() for text in found if text.strip()))
+
+
+def nli_rows(cfg: Config) -> list[Spoilt]:
+    """Bundled NLI triplets with the config's errors; the seed draws both.
+
+    Raises:
+        UserError: fewer triplets than `data.limit`.
+    """
+    path = bundled("nli", cfg.data.root) / "triplets-train.jsonl.gz"
+    names = ("premise", "entailment", "contradiction", "neutral")
+    rows = [
+        tuple(str(row[name]) for name in names)
+        for row in read_jsonl(path, names)
+        if all(row[name] for name in names)
+    ]
+    rows = [rows[i] for i in _drawn(len(rows), cfg.data.limit, cfg.seed)]
+    return spoilt(rows, cfg.data.spoil, cfg.seed)
+
+
+def spoilt(rows: Sequence[tuple[str, ...]], spoil: SpoilConfig, seed: int) -> list[Spoilt]:
+    """Triplets of (premise, entailment, contradiction, neutral), some of them with one error.
+
+    Args:
+        rows: N rows.
+        spoil: exact shares of the errors, rounded.
+        seed: of which triplets, and of the foreign positives.
+    """
+    rng = sample_rng(seed, 0, 0, _SPOIL_STREAM)
+    counts = [round(getattr(spoil, name) * len(rows)) for name in ERRORS]
+    names = [name for name, count in zip(ERRORS, counts, strict=True) for _ in range(count)]
+    errors = dict(zip(rng.permutation(len(rows)).tolist(), names, strict=False))
+    found = []
+    for i, (premise, positive, negative, neutral) in enumerate(rows):
+        error = errors.get(i, "")
+        if error == "unrelated":
+            others = (int(j) for j in iter(lambda: rng.integers(len(rows)), None))
+            positive = next(rows[j][1] for j in others if rows[j][0] != premise or len(rows) == 1)
+        elif error == "reversed":
+            positive, negative = negative, positive
+        elif error == "drifted":
+            positive = neutral
+        found.append(Spoilt(GradedTriplet(premise, positive, negative), error))
+    return found
+
+
+def synthetic(count: int, seed: int) -> list[GradedTriplet]:
+    """Made-up triplets: four words, the same in another order, two of them exchanged; no files."""
+    lexicon = ["red", "small", "old", "cat", "dog", "man", "sleeps", "runs", "eats", "house", "tree", "sees"]  # fmt: skip
+    found = []
+    for i in range(count):
+        rng = sample_rng(seed, 0, i, _SYNTHETIC_STREAM)
+        chosen = [lexicon[j] for j in rng.permutation(len(lexicon))]
+        own, other = chosen[:4], [*chosen[:2], *chosen[4:6]]
+        found.append(GradedTriplet(" ".join(own), " ".join(reversed(own)), " ".join(other), 4.5, 1.5))  # fmt: skip
+    return found
+
+
+# -- stages that are kept --------------------------------------------------------------------------
+
+
+def generated(cfg: Config) -> list[GradedTriplet]:
+    """Triplets of stage 1: written by one process where they are not kept, then read by all."""
+    texts = premises(cfg)
+    folder = kept_folder(cfg, "stage1", to_dict(cfg)["stage1"], texts)
+    if is_rank_zero():
+        generation.write_records(cfg.stage1, texts, folder, cfg.seed)
+    barrier()
+    done = generation.write_records(cfg.stage1, texts, folder, cfg.seed)
+    return generation.written(texts, list(done.rows()))
+
+
+def grade(cfg: Config, triplets: Sequence[GradedTriplet]) -> list[GradedTriplet]:
+    """Triplets with the scores of the config's judge.
+
+    Raises:
+        UserError: judge=file without scores.
+    """
+    options = cfg.stage2
+    if options.judge == "file":
+        if options.scores is not None:
+            path = Path(options.scores).expanduser()
+            return with_scores(triplets, read_triplets(path), path)
+        if all(t.positive_score is None for t in triplets):
+            raise UserError(
+                f"stage 2 needs scores: columns {' and '.join(SCORES)} in data.file, or a file of "
+                "`make run PROJECT=multicsr TASK=score` in stage2.scores, or stage2.judge=lm"
+            )
+        return list(triplets)
+    if options.judge == "overlap":
+        return judges.grade_triplets(triplets, judges.overlap_grades)
+    if options.judge == "words":
+        return judges.grade_triplets(triplets, judges.word_grades(cfg.data.root))
+    folder = kept_folder(
+        cfg,
+        "stage2",
+        [options.score_model, options.read, options.batch_size],
+        [t.key for t in triplets],
+    )
+    if is_rank_zero():
+        judges.lm_scored(options, triplets, folder)
+    barrier()
+    done, scored = judges.lm_scored(options, triplets, folder)
+    return scored or list(done.rows())
+
+
+def kept_folder(cfg: Config, stage: str, settings: Any, texts: Sequence[str]) -> Path:
+    """Where a stage's rows of these texts and settings are kept for other runs."""
+    # a folder is also claimed by what its rows depend on, prompts included
+    used = json.dumps([settings, cfg.seed if stage == "stage1" else 0, list(texts)], sort_keys=True)
+    digest = hashlib.sha256(used.encode()).hexdigest()[:16]
+    return Path(cfg.runs_dir) / "multicsr" / "offline" / f"{stage}-{digest}"
+
+
+def report(done: MappedRows, triplets: Sequence[GradedTriplet], path: Path) -> str:
+    """One line on a finished task."""
+    return f"{done.summary}; {len(triplets)} triplets in {path}"
+
+
+def views(cfg: Config, prepared: Prepared, tokenizer: Any) -> TextViews:
+    """The training set: three views of every triplet.
+
+    Raises:
+        UserError: fewer triplets than a batch.
+    """
+    rows = [triplet.texts for triplet in prepared.triplets]
+    if len(rows) < cfg.data.batch_size:
+        raise UserError(
+            f"{len(rows)} triplets are fewer than data.batch_size={cfg.data.batch_size}"
+        )
+    return TextViews(rows, tokenizer, max_length=cfg.data.max_length, seed=cfg.seed)
+
+
+def _drawn(total: int, limit: int | None, seed: int) -> list[int]:
+    if limit is None:
+        return list(range(total))
+    if limit > total:
+        raise UserError(f"data.limit={limit}, but there are {total} rows")
+    order = sample_rng(seed, 0, 0, 2**31 + 2).permutation(total)
+    return sorted(int(i) for i in order[:limit])

@@ -1,0 +1,70 @@
+"""Prompts of stages 1 and 2, and what is read from the answers."""
+
+from typing import Literal
+
+Kind = Literal["entailment", "contradiction"]
+OPPOSITE: dict[Kind, Kind] = {"entailment": "contradiction", "contradiction": "entailment"}
+
+# own sentences: none of them is in an evaluation set
+EXAMPLES: dict[Kind, tuple[tuple[str, str], ...]] = {
+    "entailment": (
+        ("Two gardeners are planting tulips along the path.", "Flowers are being put into the ground beside a path."),
+        ("The committee rejected the budget after a long debate.", "After much discussion the budget was turned down."),
+    ),
+    "contradiction": (
+        ("Two gardeners are planting tulips along the path.", "The gardeners are pulling all flowers out of the path."),
+        ("The committee rejected the budget after a long debate.", "The committee accepted the budget without a word."),
+    ),
+}  # fmt: skip
+
+TASKS: dict[str, dict[Kind, str]] = {
+    "plain": {
+        "entailment": "Write a sentence that is entailed by the given sentence.",
+        "contradiction": "Write a sentence that is negative with respect to the given sentence.",
+    },
+    "paraphrase": {
+        "entailment": "Say the given sentence again in other words and with another structure.",
+        "contradiction": "Change the given sentence so that it means something logically different.",
+    },
+    "concise": {
+        "entailment": "Give a short paraphrase of the given sentence; modifiers may be left out.",
+        "contradiction": "Express a realistic idea that contrasts with the given sentence.",
+    },
+    "details": {
+        "entailment": "Write something else that is also true if the given sentence is.",
+        "contradiction": "Alter one or two details of the given sentence and keep its structure.",
+    },
+}
+_SENTENCE, _ANSWER = "Sentence:", "Answer:"
+
+
+def generation_prompt(premise: str, kind: Kind, instruction: str = "plain") -> str:
+    """Task, two worked examples, the premise and an open slot.
+
+    Args:
+        premise: one sentence; its white space is normalised.
+        kind: what is wanted.
+        instruction: key of `TASKS`.
+    """
+    shown = [f"{_SENTENCE} {a}\n{_ANSWER} {b}" for a, b in EXAMPLES[kind]]
+    slot = f"{_SENTENCE} {' '.join(premise.split())}\n{_ANSWER}"
+    return "\n\n".join([TASKS[instruction][kind], *shown, slot])
+
+
+def parse_sentence(answer: str) -> str:
+    r"""First line of an answer that is not empty, without quotation marks around it.
+
+    >>> parse_sentence(' "A man sleeps." \nSentence: next')
+    'A man sleeps.'
+    """
+    line = next((line for line in answer.splitlines() if line.strip()), "")
+    return " ".join(line.strip().strip("\"'`").split())
+
+
+def similarity_prompt(first: str, second: str) -> str:
+    """Zero-shot question for the similarity of two sentences, 0.0 to 5.0."""
+    return (
+        "Rate how similar sentences (a) and (b) are in meaning, as a number between 0.0 (nothing in "
+        "common) and 5.0 (the same meaning).\n"
+        f"(a) {' '.join(first.split())}\n(b) {' '.join(second.split())}\nSimilarity:"
+    )

@@ -1,0 +1,98 @@
+"""`make run TASK=generate`, `score` and `filter`: the stages on files of one's own."""
+
+import json
+from pathlib import Path
+
+from common.config import UserError
+from common.data.text.pairs.graded_triplets import (
+    GradedTriplet,
+    curate,
+    read_triplets,
+    write_triplets,
+)
+from common.engine.workspace import Workspace
+from projects.multicsr import data, generation, judges
+from projects.multicsr.config import Config
+
+
+def generate(cfg: Config, workspace: Workspace) -> Path:
+    """Stage 1: write ``sent0,sent1,hard_neg`` for the premises of the config.
+
+    The records of every output (tokens, omega, model) stay in ``<output>.parts``; the CSV is written
+    when all shares (``task.shard=i/n``) are there.
+
+    Raises:
+        UserError: no premises or no such model.
+    """
+    texts, path = data.premises(cfg), _output(cfg, workspace, "triplets.csv")
+    folder = path.with_name(path.name + ".parts")
+    done = generation.write_records(cfg.stage1, texts, folder, cfg.seed, cfg.task, workspace.meter)
+    if not done.complete:
+        workspace.say(done.summary)
+        return path
+    records = list(done.rows())
+    triplets = generation.written(texts, records)
+    write_triplets(path, triplets, scores=False)
+    workspace.say(data.report(done, triplets, path))
+    differs = [row[kind]["differs"] for row in records for kind in generation.KINDS]
+    if cfg.stage1.compare_plain:
+        workspace.say(
+            f"{sum(differs) / len(differs):.1%} of the outputs differ from greedy decoding"
+        )
+    return path
+
+
+def score(cfg: Config, workspace: Workspace) -> Path:
+    """Stage 2: write ``sent0,sent1,hard_neg,positive_score,negative_score``; rows stay as they are.
+
+    Raises:
+        UserError: no triplets, no such model, or a folder of other triplets.
+    """
+    triplets, path = _triplets(cfg), _output(cfg, workspace, "scored.csv")
+    if cfg.stage2.judge in ("words", "overlap"):
+        scored = data.grade(cfg, triplets)
+        note = f"{len(scored)} triplets in {path}"
+    else:
+        folder = path.with_name(path.name + ".parts")
+        done, scored = judges.lm_scored(cfg.stage2, triplets, folder, cfg.task, workspace.meter)
+        if not done.complete:
+            workspace.say(done.summary)
+            return path
+        note = data.report(done, scored, path)
+    write_triplets(path, scored, scores=True)
+    missing = sum(None in (t.positive_score, t.negative_score) for t in scored)
+    workspace.say(f"{note}; {missing} without a score")
+    return path
+
+
+def filter_triplets(cfg: Config, workspace: Workspace) -> Path:
+    """Stage 2: swap what is reversed, filter, write ``sent0,sent1,hard_neg`` and filter.json.
+
+    Raises:
+        UserError: no scores, or nothing left.
+    """
+    triplets, path = _triplets(cfg), _output(cfg, workspace, "filtered.csv")
+    if all(t.positive_score is None for t in triplets):
+        raise UserError("these triplets have no scores: run TASK=score first and give its output in files.input")  # fmt: skip
+    found = curate(triplets, judges.rule_of(cfg.stage2).keeps)
+    if not found.kept:
+        raise UserError("the filter keeps nothing: lower stage2.alpha or raise stage2.beta")
+    write_triplets(path, found.kept, scores=False)
+    metrics = found.metrics()
+    (workspace.folder(".") / "filter.json").write_text(
+        json.dumps(metrics, indent=2) + "\n", "utf-8"
+    )
+    workspace.say(f"{len(found.kept)} of {found.total} triplets in {path}")
+    for name, value in metrics.items():
+        workspace.say(f"  {name} {value:.4f}")
+    return path
+
+
+def _triplets(cfg: Config) -> list[GradedTriplet]:
+    if cfg.files.input is not None:
+        return read_triplets(cfg.files.input)
+    return [row.triplet for row in data.triplet_rows(cfg)]
+
+
+def _output(cfg: Config, workspace: Workspace, name: str) -> Path:
+    return Path(cfg.files.output) if cfg.files.output else workspace.folder(".") / name

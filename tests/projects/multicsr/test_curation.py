@@ -1,0 +1,202 @@
+"""Stage 2: judges, reversal, filter, files; the controls of the mini."""
+
+import json
+
+import pytest
+
+from common.config import UserError
+from common.data.row_map.options import RowMapConfig
+from common.data.text.pairs.graded_triplets import GradedTriplet, write_triplets
+from common.data.text.sets import load_nli_pairs, load_nli_triplets
+from common.engine.workspace import Workspace
+from projects.multicsr import build, judges
+from projects.multicsr.config import SpoilConfig, Stage2Config
+from projects.multicsr.data import ERRORS, prepare, spoilt, triplet_rows
+from projects.multicsr.evaluate import data_metrics
+from projects.multicsr.judges import Spoilt, curated, expected_grades, lm_scored, rule_of
+from tests.projects.multicsr.conftest import TEXTS, config
+
+ROWS = [(f"premise {i}", f"entailed {i}", f"denied {i}", f"added {i}") for i in range(40)]
+TRIPLETS = [GradedTriplet(f"a{i}", f"b{i}", f"c{i}") for i in range(5)]
+
+
+def oracle(rows):
+    """Triplets graded by the errors that were made in them."""
+    grades = {
+        "": (4.5, 1.0),
+        "unrelated": (0.5, 1.0),
+        "reversed": (1.0, 4.5),
+        "drifted": (2.5, 1.0),
+    }
+    return [Spoilt(row.triplet._replace(
+        positive_score=grades[row.error][0], negative_score=grades[row.error][1]), row.error)
+        for row in rows]  # fmt: skip
+
+
+def test_the_default_rule_and_the_presets():
+    """Checklist 6: alpha = beta = 3, gamma = 1; preset 15 is the same; type 1 takes own values."""
+    assert rule_of(Stage2Config()) == rule_of(Stage2Config(preset=15))
+    assert rule_of(Stage2Config(preset=9)).gamma == 0
+    assert rule_of(Stage2Config(alpha=2.0, gap_mode="official_neq")).gap_mode == "official_neq"
+
+
+def test_errors_are_made_in_exact_shares_and_are_what_they_say():
+    rows = spoilt(ROWS, SpoilConfig(unrelated=0.2, reversed=0.25, drifted=0.1), 3)
+    counts = {name: sum(row.error == name for row in rows) for name in ("", *ERRORS)}
+    assert counts == {"": 18, "unrelated": 8, "reversed": 10, "drifted": 4}
+    for (premise, positive, negative, neutral), (triplet, error) in zip(ROWS, rows, strict=True):
+        assert triplet.sent0 == premise
+        if error == "unrelated":
+            assert triplet.sent1 != positive
+            assert triplet.sent1.startswith("entailed")
+        else:
+            wanted = {"": (positive, negative), "reversed": (negative, positive), "drifted": (neutral, negative)}  # fmt: skip
+            assert triplet[1:3] == wanted[error]
+    assert rows != spoilt(ROWS, SpoilConfig(unrelated=0.2, reversed=0.25, drifted=0.1), 4)
+    with pytest.raises(UserError, match="sum to more than 1"):
+        config("data.spoil.unrelated=0.6", "data.spoil.reversed=0.6", name="mini")
+
+
+def test_stage_2_mends_what_is_reversed_and_drops_the_rest():
+    """Checklist 5: reversed triplets are put right before the filter; metrics by kind of error."""
+    rows = oracle(spoilt(ROWS, SpoilConfig(unrelated=0.2, reversed=0.25, drifted=0.1), 0))
+    found = curated(config("stage2.enabled=true"), rows)
+    assert len(found.kept) == 28
+    assert all(t.sent1.startswith("entailed") for t in found.kept)
+    metrics = data_metrics(prepared(found, rows))
+    assert metrics["kept_share"] == 0.7
+    assert metrics["swap_rate"] == 18 / 40  # unrelated ones are exchanged too, and dropped
+    assert metrics["filter_precision"] == metrics["filter_recall"] == 1
+    assert {metrics[f"filter_recall_{name}"] for name in ERRORS} == {1}
+    assert metrics["error_share_after"] == 0
+
+
+def prepared(found, rows):
+    from projects.multicsr.data import Prepared
+
+    return Prepared(found.kept, rows, found)
+
+
+@pytest.mark.parametrize("keep", ["random", "overlap", "oracle"])
+def test_controls_keep_as_many_as_the_rule(keep):
+    rows = oracle(spoilt(ROWS, SpoilConfig(unrelated=0.2, reversed=0.25), 0))
+    found = curated(config(f"stage2.keep={keep}"), rows)
+    wanted = 22 if keep == "oracle" else 32  # so many are without error
+    assert len(found.kept) == wanted
+    errors = [rows[i].error for i in found.places]
+    assert any(errors) == (keep != "oracle")
+    assert found.places == sorted(found.places)
+    if keep == "random":
+        assert not found.swapped
+        assert curated(config("stage2.keep=random", "seed=7"), rows).places != found.places
+
+
+def test_nothing_left_is_said():
+    with pytest.raises(UserError, match="lower stage2.alpha"):
+        curated(config(), [Spoilt(t, "") for t in TRIPLETS])
+
+
+def test_answers_without_a_score_are_counted(monkeypatch, tmp_path):
+    """Checklist 4 and 13: rejected triplets are dropped and counted; the files have the headers."""
+    answers = {"b0": "4.5", "c0": "1.0", "b1": "5", "c1": "0", "b2": "4.55", "c2": "1", "b3": "similar",
+               "c3": "2", "b4": "4.0", "c4": "9"}  # fmt: skip
+
+    def build_judge(cfg):
+        return lambda pairs, seeds: [
+            {"answer": answers[b], "grade": judges.parse_grade(answers[b])} for _, b in pairs
+        ]
+
+    monkeypatch.setattr(judges, "build_lm_judge", build_judge)
+    write_triplets(tmp_path / "in.csv", TRIPLETS, scores=False)
+    files = [f"files.input={tmp_path / 'in.csv'}", f"files.output={tmp_path / 'scored.csv'}"]
+    task = build(config(*files, "stage2.judge=lm")).tasks["score"]
+    task(Workspace(tmp_path / "run", "multicsr", "smoke"))
+    lines = (tmp_path / "scored.csv").read_text().splitlines()
+    assert lines[:2] == ["sent0,sent1,hard_neg,positive_score,negative_score", "a0,b0,c0,4.5,1.0"]
+    assert lines[3] == "a2,b2,c2,,1.0"
+    files = [f"files.input={tmp_path / 'scored.csv'}", f"files.output={tmp_path / 'kept.csv'}"]
+    build(config(*files)).tasks["filter"](Workspace(tmp_path / "run", "multicsr", "smoke"))
+    assert (tmp_path / "kept.csv").read_text() == "sent0,sent1,hard_neg\na0,b0,c0\na1,b1,c1\n"
+    report = json.loads((tmp_path / "run" / "filter.json").read_text())
+    assert report["parse_failure_rate"] == 3 / 5
+    assert report["kept_share"] == 2 / 5
+
+
+@pytest.mark.parametrize("kind", ["causal", "encoder-decoder"])
+def test_scoring_by_a_local_model_goes_on_after_a_stop(model_folders, kind, tmp_path):
+    """Checklist 13 and 15: any local model; index ranges are shared out and joined."""
+    options = Stage2Config(judge="lm", score_model=model_folders[kind], batch_size=2)
+    triplets = [GradedTriplet(text, text, TEXTS[0]) for text in TEXTS]
+    part, none = lm_scored(options, triplets, tmp_path / "a", RowMapConfig("1/2", chunk_size=2))
+    assert not part.complete
+    assert none == []
+    whole, scored = lm_scored(options, triplets, tmp_path / "a", RowMapConfig(chunk_size=2))
+    assert whole.computed == 8 - part.computed
+    assert [t.texts for t in scored] == [t.texts for t in triplets]
+    with pytest.raises(UserError, match="another rows"):
+        lm_scored(options, triplets[::-1], tmp_path / "a", RowMapConfig(chunk_size=2))
+
+
+def test_the_expected_grade_is_the_mean_of_the_digits(model_folders, models, tmp_path):
+    """Documented option for causal models; an encoder-decoder is refused."""
+    grades = expected_grades(models["causal"], ["how near?", "and this?"], 4)
+    assert all(0 <= grade <= 5 for grade in grades)
+    assert grades[0] != grades[1]
+    options = Stage2Config(score_model=model_folders["causal"], read="expectation", batch_size=4)
+    _, (scored,) = lm_scored(options, [GradedTriplet(*TEXTS[:3])], tmp_path / "a")
+    assert None not in scored
+    options = Stage2Config(score_model=model_folders["encoder-decoder"], read="expectation")
+    with pytest.raises(UserError, match="for causal models"):
+        lm_scored(options, [GradedTriplet(*TEXTS[:3])], tmp_path / "b")
+
+
+def test_corpora_made_elsewhere_enter_at_stage_2(tmp_path):
+    """Checklist 16: a CSV of another origin, scores joined by content in any order."""
+    write_triplets(tmp_path / "own.csv", TRIPLETS, scores=False)
+    words = ["data.source=file", f"data.file={tmp_path / 'own.csv'}", "data.batch_size=2", "data.limit=null"]  # fmt: skip
+    assert len(prepare(config(*words, "stage2.enabled=false")).triplets) == 5
+    with pytest.raises(UserError, match="stage 2 needs scores"):
+        prepare(config(*words))
+    graded = [
+        t._replace(positive_score=4.0, negative_score=float(i)) for i, t in enumerate(TRIPLETS)
+    ]
+    write_triplets(tmp_path / "scored.csv", graded[::-1], scores=True)
+    found = prepare(config(*words, f"stage2.scores={tmp_path / 'scored.csv'}"))
+    assert [t.sent0 for t in found.triplets] == ["a0", "a1", "a2", "a3"]
+    write_triplets(tmp_path / "scored.csv", graded[1:], scores=True)
+    with pytest.raises(UserError, match="no score of 'a0'"):
+        prepare(config(*words, f"stage2.scores={tmp_path / 'scored.csv'}"))
+    with pytest.raises(UserError, match="no triplets"):
+        triplet_rows(config("data.source=sentences"))
+
+
+def test_the_word_judge_has_seen_no_label_of_the_premises_it_grades():
+    """The mini's judge: two classifiers, each for the premises of the other."""
+    labelled = [row for row in load_nli_pairs(None) if all(row)][:2500]
+    judge = judges.WordJudge(labelled)
+    rows = [row for row in load_nli_triplets(None, "test") if all(row)]
+    graded = judges.grade_triplets([GradedTriplet(*row) for row in rows], judge)
+    right = [t.positive_score > t.negative_score for t in graded]
+    assert sum(right) / len(right) > 0.65
+    assert all(0 <= t.positive_score <= 5 for t in graded)
+    lengths = []
+
+    class Seen:
+        def __init__(self, own):
+            lengths.append({judges._side(row[0]) for row in own})
+
+        def __call__(self, pairs):
+            lengths.append({judges._side(pair[0]) for pair in pairs})
+            return [0.0] * len(pairs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judges, "WordJudge", Seen)
+        judges.word_grades(None)([("one", "x"), ("two", "x"), ("three", "x"), ("four", "x")])
+    trained, asked = lengths[:2], lengths[2:]
+    assert all(a != b for a, b in zip(trained, asked, strict=True))
+
+
+def test_controls_report_no_means_of_grades_that_they_do_not_have():
+    rows = oracle(spoilt(ROWS, SpoilConfig(unrelated=0.2, reversed=0.25), 0))
+    found = curated(config("stage2.keep=random"), rows).metrics()
+    assert set(found) == {"kept_share", "swap_rate", "parse_failure_rate"}

@@ -1,0 +1,215 @@
+"""Stages together: the mask model beside the student, ablations, a whole run, resume, configs."""
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from common.config import CONFIG_DIR, UserError
+from common.data.text.pairs.graded_triplets import GradedTriplet, write_triplets
+from common.engine.check import inspect
+from common.engine.comparison.compare import read_comparison
+from common.engine.run import train
+from common.engine.workspace import Workspace
+from common.families.sentences.module import build_encoder
+from projects.multicsr import build
+from projects.multicsr.data import prepare, views
+from projects.multicsr.module import MultiCSR
+from projects.multicsr.stages import make_module, stages, training_set
+from tests.interrupted import assert_killed, die_after_checkpoint, final_state, same
+from tests.projects.multicsr.conftest import TEXTS, config, module
+from tests.unit.losses.golden import assert_close
+
+SHORT = ["eval.untrained=false", "trainer.val_every_n_steps=null"]
+
+
+def batch(cfg, model, rows=8):
+    return views(cfg, prepare(cfg), model.encoder.tokenizer)[[(i, 0) for i in range(rows)]]
+
+
+def test_the_mask_model_is_frozen_in_evaluation_mode_and_not_optimised():
+    """Checklist 9: eval mode after train(), no gradient, no optimiser group, raw [CLS]."""
+    model = module("model.dropout=0.5", "stage3.phi=0.9").train()
+    assert model.encoder.training
+    assert not any(part.training for part in model.guide.modules())
+    data = batch(config(), model)
+    first, second = model.guides(data), model.guides(data)
+    assert all(
+        torch.equal(a, b) and not a.requires_grad for a, b in zip(first, second, strict=True)
+    )
+    states = model.guide.tower.model(data["input_ids"], data["attention_mask"]).last_hidden_state
+    torch.testing.assert_close(torch.cat(first), states[:, 0])  # no MLP
+    optimised = {id(p) for group in model.parameter_groups() for p in group["params"]}
+    assert optimised.isdisjoint(id(p) for p in model.guide.parameters())
+    model.losses(data)["loss"].backward()
+    assert all(p.grad is None for p in model.guide.parameters())
+    assert all(p.grad is not None for p in model.encoder.parameters() if p.requires_grad)
+    assert config(name="paper").stage3.pooling == "cls_before_pooler"
+
+
+def test_a_mask_model_of_another_vocabulary_is_refused():
+    """Both read the same token ids."""
+    with pytest.raises(UserError, match="another vocabulary"):
+        module("stage3.mask_model=bundled:text-encoder", "stage3.config=null")
+
+
+def test_a_mask_model_that_masks_most_negatives_is_warned_of_once():
+    model = module("stage3.phi=0.001").train()
+    data = batch(config(), model)
+    with pytest.warns(UserWarning, match=r"raise stage3\.phi"):
+        terms = model.losses(data)
+    assert terms["masked_share"] > 0.5
+    model.losses(data)
+    batches, foreign, hard = model.masked.tolist()
+    assert batches == 2
+    assert foreign == pytest.approx(2 * float(terms["masked_share"]))
+    assert hard == pytest.approx(2 * float(terms["masked_own_negative_share"]))
+
+
+def test_with_all_stages_off_it_is_supervised_simcse():
+    """Checklist 1: the same triplets, no mask model, SimCSE's loss."""
+    cfg = config("stage2.enabled=false", "stage3.enabled=false", "model.dropout=0.0")
+    model = module("stage3.enabled=false", "model.dropout=0.0")
+    assert model.guide is None
+    prepared = prepare(cfg)
+    assert [row.triplet for row in prepared.rows] == prepared.triplets
+    assert prepared.curated is None
+    data = batch(cfg, model)
+    z = [torch.nn.functional.normalize(x, dim=1) for x in model.views(data, 3)]
+    logits = z[0] @ torch.cat(z[1:]).T / 0.05
+    wanted = torch.nn.functional.cross_entropy(logits, torch.arange(8))
+    assert_close(model.losses(data)["loss"], wanted.item(), 1e-5)
+
+
+@pytest.mark.parametrize("on", [(), (2,), (3,), (2, 3), (1,), (1, 2), (1, 2, 3)])
+def test_every_combination_of_stages_trains(on, model_folders, tmp_path):
+    """Checklist 1 and 17: none, each stage, and their combinations by three switches."""
+    words = [f"stage{k}.enabled={str(k in on).lower()}" for k in (1, 2, 3)]
+    folder = model_folders["causal"]
+    write_triplets(tmp_path / "own.csv", [GradedTriplet(t, t, t) for t in TEXTS[:2]], scores=False)
+    words += [
+        "data.source=file", f"data.file={tmp_path / 'own.csv'}", "data.limit=null",
+        "data.generate=true", "data.batch_size=2", f"stage1.model={folder}", "stage1.max_new_tokens=3",
+        "stage2.judge=lm", f"stage2.score_model={folder}", "stage2.read=expectation",
+        "stage2.alpha=0", "stage2.beta=5", "stage2.gamma=0", f"runs_dir={tmp_path}",
+    ]  # fmt: skip
+    cfg = config(*words)
+    (stage,) = stages(cfg)
+    data = training_set(cfg, stage.module.encoder)[[(0, 0), (1, 0)]]
+    assert torch.isfinite(stage.module.losses(data)["loss"])
+    assert (stage.module.guide is not None) == (3 in on)
+    prepared = prepare(cfg)  # what the language model wrote is kept
+    assert (prepared.curated is not None) == (2 in on)
+    kept = {path.name.split("-")[0] for path in (tmp_path / "multicsr/offline").iterdir()}
+    assert kept == {"stage1"} | ({"stage2"} if 2 in on else set())
+    plain = prepare(config(*words, "stage1.enabled=false", "stage2.enabled=false")).triplets
+    written = [row.triplet.texts for row in prepared.rows]
+    assert ([t.texts for t in plain] != written) == (1 in on)  # off: the wanted instruction alone
+
+
+def killed_run(folder):
+    die_after_checkpoint("train", 2)
+    train("multicsr", "smoke", [f"runs_dir={folder}", "run_id=r", *SHORT])
+
+
+def test_a_killed_run_goes_on_exactly_and_reports_all(tmp_path, unrendered_figures):
+    """Weights, optimiser and sums of masked shares of 2 + 2 steps are those of 4; STS through both
+    poolers, zero-shot retrieval, masked shares, what stage 2 did."""
+    assert_killed(killed_run, tmp_path)
+    killed = train("multicsr", "smoke", [f"runs_dir={tmp_path}", "resume=r", *SHORT])
+    whole = train("multicsr", "smoke", [f"runs_dir={tmp_path}", "run_id=whole", *SHORT])
+    assert same(final_state(killed, "train"), final_state(whole, "train"))
+    metrics = json.loads((whole / "metrics.json").read_text())
+    assert metrics == json.loads((killed / "metrics.json").read_text())
+    for name in ("stsb_test_spearman", "synthetic_ndcg_at_10", "masked_share", "kept_share",
+                 "masked_own_negative_share", "swap_rate", "parse_failure_rate"):  # fmt: skip
+        assert name in metrics
+    assert metrics["mlp_stsb_test_spearman"] != metrics["stsb_test_spearman"]
+    assert "train/masked_share" in (whole / "metrics.csv").read_text()
+
+
+def test_the_student_alone_is_exported(tmp_path):
+    """Inference needs neither mask model nor language model; [CLS] without the MLP if so chosen."""
+    experiment = build(config())
+    model = module().eval()
+    experiment.export(model, tmp_path / "export")
+    again = experiment.load_export(tmp_path / "export")
+    wanted, found = model.encoder.encode(TEXTS), again.encoder.encode(TEXTS)
+    torch.testing.assert_close(found, wanted)
+    cfg = config("model.mlp_only_train=false")
+    torch.manual_seed(0)
+    pooled = make_module(cfg, build_encoder(cfg.model)).encoder.encode(TEXTS)
+    assert not torch.allclose(pooled, wanted, atol=1e-3)  # the second pooler of the script
+    assert not any("guide" in path.name for path in (tmp_path / "export").rglob("*"))
+
+
+def test_held_back_triplets_are_counted_by_nearness(monkeypatch):
+    """Share of triplets whose entailment is nearer than the contradiction, against chance."""
+    from projects.multicsr import evaluate
+
+    rows = [("a", "b", "c"), ("a", "c", "b"), ("", "b", "c")]
+    monkeypatch.setattr(evaluate, "load_nli_triplets", lambda root, split: rows)
+    place = {"a": [1.0, 0.0], "b": [1.0, 0.1], "c": [0.0, 1.0]}
+    hits = evaluate.triplet_hits(config(), lambda texts: torch.tensor([place[t] for t in texts]))
+    assert hits == [1.0, 0.0]
+
+
+def test_the_paper_configs_hold_the_recipe():
+    """Sheet, training recipe: every main setting, official protocol."""
+    for name in ("paper", "paper_roberta", "paper_chatgpt", "paper_official"):
+        cfg = config(name=name)
+        assert (cfg.data.batch_size, cfg.optim.lr, cfg.trainer.max_epochs) == (128, 5e-5, 3)
+        assert (cfg.data.max_length, cfg.method.temperature, cfg.stage3.phi) == (32, 0.05, 0.95)
+        assert (cfg.trainer.val_every_n_steps, cfg.seed, cfg.optim.weight_decay) == (25, 42, 0.0)
+        assert (cfg.stage2.alpha, cfg.stage2.beta, cfg.stage2.gamma) == (3, 3, 1)
+        assert len(cfg.eval.sets) == 7
+        assert cfg.stage2.enabled
+        assert cfg.stage3.enabled
+    assert config(name="paper").stage1.enabled
+    assert not config(name="paper_chatgpt").stage1.enabled
+    assert config(name="paper_official").stage3.variant == "official_bce"
+
+
+def test_the_ablation_is_one_group_of_arms():
+    """Checklist 17: {none, 1, 2, 3, 1+2, 2+3, all} from one config, on STS and retrieval."""
+    text = yaml.safe_load((CONFIG_DIR / "multicsr/compare.yaml").read_text())
+    arms = text["more"]["ablation"]["arms"]
+    combinations = {
+        tuple(k for k in (1, 2, 3) if arm[f"stage{k}.enabled"]) for arm in arms.values()
+    }
+    assert combinations == {(), (1,), (2,), (3,), (1, 2), (2, 3), (1, 2, 3)}
+    assert config(name=text["more"]["ablation"]["base"]).eval.retrieval
+
+
+@pytest.mark.parametrize("name", ["mini", "paper", "paper_chatgpt"])
+def test_a_dry_run_names_what_is_missing(name):
+    report = inspect("multicsr", name, [])
+    assert report
+
+
+def test_the_comparison_reads():
+    assert read_comparison("multicsr")
+
+
+def test_few_triplets_are_refused():
+    cfg, encoder = config("data.batch_size=128"), module().encoder
+    with pytest.raises(UserError, match="fewer than"):
+        training_set(cfg, encoder)
+
+
+def test_generation_task_writes_the_documented_header(model_folders, tmp_path):
+    """Checklist 13: sent0,sent1,hard_neg; records beside it."""
+    (tmp_path / "p.txt").write_text("\n".join([*TEXTS, TEXTS[0], ""]) + "\n")
+    words = ["data.source=file", f"data.file={tmp_path / 'p.txt'}", "data.limit=null", "data.generate=true",
+             "stage1.enabled=true", f"stage1.model={model_folders['causal']}", "stage1.max_new_tokens=4",
+             "stage1.compare_plain=true", f"files.output={tmp_path / 'out.csv'}"]  # fmt: skip
+    build(config(*words)).tasks["generate"](Workspace(tmp_path / "run", "multicsr", "smoke"))
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert lines[0] == "sent0,sent1,hard_neg"
+    assert len(lines) == 5  # each premise once
+    assert (tmp_path / "out.csv.parts/part-000000.jsonl").is_file()
+
+
+def test_the_module_is_one_of_the_family():
+    assert isinstance(module(), MultiCSR)
