@@ -83,16 +83,11 @@ class CLOSE(ContrastiveModule):
     def decay_total(self) -> int:
         """Calls of the scheduler after which the rate would be 0, in the config's unit."""
         steps = int(self.trainer.max_steps)
-        per_step = max(1, self.global_batch_size) if self.decay_unit == "samples" else 1
+        per_step = max(1, self.global_batch_size) if self.cfg.optim.decay_unit == "samples" else 1
         return steps * per_step
 
-    @property
-    def decay_unit(self) -> str:
-        """Unit of the decay: samples, as released, or steps."""
-        return self.cfg.optim.decay_unit
-
     def configure_optimizers(self) -> Any:
-        """As everywhere; a linear schedule counts in `decay_unit`."""
+        """As everywhere; a linear schedule counts in `optim.decay_unit`."""
         found = super().configure_optimizers()
         if self.optim.schedule != "linear":
             return found

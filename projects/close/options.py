@@ -1,12 +1,70 @@
-"""Sections of the tasks of `make run`."""
+"""Sections of data, evaluation and the tasks of `make run`."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from common.config import DataConfig
 from common.decoding.options import ServerConfig
-from common.ranges import Count, Positive, Real, Share
+from common.ranges import Count, NonNegatives, Positive, Real, Share
 
-__all__ = ["CaptionConfig", "GenerateConfig", "ServerConfig"]
+__all__ = ["CaptionConfig", "CloseData", "EvalConfig", "GenerateConfig", "ServerConfig"]
+
+TaskName = Literal["s_cap", "m_cap", "ve", "vqa", "evqa", "news"]
+
+
+@dataclass
+class CloseData(DataConfig):
+    """Examples of one of the tasks."""
+
+    # bundled: captions of photographs and drawings; official: the public sets below data.root;
+    # text: the lines of `text_file`, alone; synthetic: made up
+    source: Literal["synthetic", "bundled", "official", "text"] = "bundled"
+    # captions from a caption itself or from another one of the image, entailment, questions, the same
+    # with explanations in place of captions, captions of news with an article
+    task: TaskName = "s_cap"
+    inputs: Literal["text", "image"] = "text"  # training inputs; image: the upper bound
+    splits: list[str] = field(default_factory=lambda: ["train"])  # official, captions: + restval
+    epoch_size: Count = 200_000  # examples of an epoch, drawn anew for each
+    epoch_share: Share = 1.0  # share of all examples that an epoch has at most
+    max_context: Count = 64  # tokens of a question, a hypothesis or an article
+    max_target: Count = 32  # tokens of a target in training
+    # text: a file with one sentence a line, below data.root, or one that TASK=generate wrote
+    text_file: str | None = None
+    min_words: Count = 3  # text: shorter lines are left out
+    max_words: Count = 30
+    replace: dict[str, str] = field(
+        default_factory=dict
+    )  # text: words such as names -> what stands there
+    photos: Count = 6000  # bundled: captions of photographs, drawn by the seed
+    drawings: bool = True  # bundled: two captions of each drawing's name as well
+
+    def __post_init__(self) -> None:
+        if (self.source == "text") != (self.text_file is not None):
+            raise ValueError("data.source=text and data.text_file belong together")
+        if self.source == "text" and (self.inputs == "image" or self.task != "s_cap"):
+            raise ValueError(
+                "data.source=text has no images: set data.inputs=text, data.task=s_cap"
+            )
+        if self.source == "bundled" and self.task not in ("s_cap", "m_cap"):
+            raise ValueError("data.source=bundled has captions alone: set data.task=s_cap")
+
+
+@dataclass
+class EvalConfig:
+    """Decoding and measures."""
+
+    split: Literal["dev", "test"] = "test"
+    inputs: Literal["image", "text"] = "image"
+    limit: Count = 20_000  # examples, the first ones
+    num_beams: Count = 5
+    max_new_tokens: Count = 32
+    batch_size: Count = 256
+    own_text: Count | None = (
+        None  # bundled: so many held-out captions decoded from their own vectors
+    )
+    noises: NonNegatives = field(default_factory=lambda: [0.0, 0.1, 0.2, 0.3])  # TASK=gap
+    offsets: list[Real] = field(default_factory=lambda: [-0.5, 0.0, 0.5, 1.0])  # TASK=gap
+    items: Count = 400  # TASK=gap: examples that the curve is measured on
 
 
 @dataclass
