@@ -1,0 +1,146 @@
+"""Captions against several references each: CIDEr-D, BLEU, ROUGE-L, METEOR.
+
+Words are lower-case Treebank tokens without punctuation. The official evaluation uses Stanford's PTB
+tokenizer, a Java program, with the same list of punctuation; contractions and quotes may be cut differently.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from common.evaluation.generation.reference import meteor, rouge
+
+# what the official evaluation leaves out
+PUNCTUATION = frozenset(
+    ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";",
+     "(", ")", "[", "]", "{", "}"]
+)  # fmt: skip
+ORDERS = (1, 2, 3, 4)
+SIGMA = 6.0
+Grams = dict[tuple[str, ...], float]
+
+
+@cache
+def _treebank() -> Any:
+    from nltk.tokenize.treebank import TreebankWordTokenizer
+
+    return TreebankWordTokenizer()
+
+
+def caption_words(text: str) -> list[str]:
+    """Words of a caption.
+
+    >>> caption_words("A man's dog, running.")
+    ['a', 'man', "'s", 'dog', 'running']
+    """
+    tokens = _treebank().tokenize(" ".join(text.lower().split()))
+    return [t for t in tokens if t not in PUNCTUATION]
+
+
+def _counts(words: Sequence[str]) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(words[i : i + n]) for n in ORDERS for i in range(len(words) - n + 1))
+
+
+class Cider:
+    """CIDEr-D with the document frequencies of a set of references.
+
+        10/4 sum_n 1/M sum_j exp(-(l(c) - l(r_j))^2 / 2 sigma^2) min(g_n(c), g_n(r_j)) . g_n(r_j) / (|g_n(c)| |g_n(r_j)|)
+
+    with g_n the TF-IDF vector of the n-grams and sigma = 6.
+
+    Source: Vedantam, Zitnick & Parikh 2015, "CIDEr", section 3 and the variant CIDEr-D, arXiv 1411.5726; as in
+    the COCO evaluation, l(.) counts bigrams, the logarithm of the number of images is that of the set.
+
+    Args:
+        references: M_i texts for each of N images; the document frequency of an n-gram is the number of images
+            with it in any reference.
+
+    Raises:
+        ValueError: no images, or one without references.
+    """
+
+    def __init__(self, references: Sequence[Sequence[str]]) -> None:
+        if not references or not all(references):
+            raise ValueError("CIDEr needs at least one reference for every image")
+        self.references = [[_counts(caption_words(t)) for t in texts] for texts in references]
+        found: Counter[tuple[str, ...]] = Counter()
+        for own in self.references:
+            found.update({gram for counts in own for gram in counts})
+        self.frequency, self.log_images = found, math.log(len(references))
+
+    def scores(self, texts: Sequence[str]) -> list[float]:
+        """CIDEr-D of one text an image, in [0, 10] each."""
+        return [
+            self._score(_counts(caption_words(text)), own)
+            for text, own in zip(texts, self.references, strict=True)
+        ]
+
+    def _vectors(self, counts: Counter[tuple[str, ...]]) -> tuple[list[Grams], list[float], int]:
+        vectors: list[Grams] = [{} for _ in ORDERS]
+        length = 0
+        for gram, count in counts.items():
+            rarity = self.log_images - math.log(max(1.0, self.frequency[gram]))
+            vectors[len(gram) - 1][gram] = count * rarity
+            length += count if len(gram) == 2 else 0
+        return vectors, [math.sqrt(sum(v * v for v in own.values())) for own in vectors], length
+
+    def _score(self, text: Counter[tuple[str, ...]], own: Sequence[Counter[tuple[str, ...]]]) -> float:  # fmt: skip
+        vectors, norms, length = self._vectors(text)
+        total = 0.0
+        for reference in own:
+            others, other_norms, other_length = self._vectors(reference)
+            penalty = math.exp(-((length - other_length) ** 2) / (2 * SIGMA**2))
+            for n in range(len(ORDERS)):
+                product = sum(min(v, others[n].get(g, 0.0)) * others[n].get(g, 0.0) for g, v in vectors[n].items())  # fmt: skip
+                if norms[n] and other_norms[n]:
+                    total += penalty * product / (norms[n] * other_norms[n])
+        return 10.0 * total / (len(ORDERS) * len(own))
+
+
+def corpus_bleu(texts: Sequence[str], references: Sequence[Sequence[str]], order: int) -> float:
+    """BLEU of whole sets of captions up to an order, closest reference length, no smoothing, in [0, 1].
+
+    Args:
+        texts: N captions.
+        references: M_i for each.
+        order: longest n-grams.
+
+    >>> corpus_bleu(["a red bus"], [["a red bus", "the bus"]], 2)
+    1.0
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    metric = BLEU(max_ngram_order=order, smooth_method="none", tokenize="none", force=True)
+    most = max(map(len, references))
+    lines = [" ".join(caption_words(text)) for text in texts]
+    # an image with fewer references has None in the further columns
+    columns: Any = [
+        [" ".join(caption_words(own[j])) if j < len(own) else None for own in references]
+        for j in range(most)
+    ]
+    return round(float(metric.corpus_score(lines, columns).score) / 100, 12)
+
+
+def caption_metrics(
+    texts: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """``cider`` (x 100 as published), ``bleu_1`` to ``bleu_4``, ``rouge_l``, ``meteor``; and item values.
+
+    ROUGE-L is the best F1 over the references, METEOR the best score (words and stems, no synonyms). BLEU has
+    no items.
+
+    Args:
+        texts: N captions.
+        references: M_i >= 1 for each.
+    """
+    joined = [" ".join(caption_words(text)) for text in texts]
+    items = {
+        "cider": [100 * v for v in Cider(references).scores(texts)],
+        "rouge_l": [max(rouge(t, " ".join(caption_words(r)), ("rouge_l",))["rouge_l"][2] for r in own)
+                    for t, own in zip(joined, references, strict=True)],
+        "meteor": [max(meteor(t, r.lower()) for r in own) for t, own in zip(joined, references, strict=True)],
+    }  # fmt: skip
+    means = {name: sum(values) / len(values) for name, values in items.items()}
+    return means | {f"bleu_{n}": corpus_bleu(texts, references, n) for n in ORDERS}, items

@@ -1,0 +1,29 @@
+"""CLOSE: visual tasks learned from text alone, across the modality gap of CLIP (Gu et al., ICCV 2023)."""
+
+from typing import TYPE_CHECKING
+
+from projects.close.config import Config
+
+if TYPE_CHECKING:
+    from common.engine.experiment import Experiment
+    from projects.close.module import CLOSE
+
+__all__ = ["Config", "build"]
+
+
+def build(cfg: Config) -> "Experiment[CLOSE]":
+    """The experiment of a config; heavy imports happen here."""
+    from common.engine.experiment import experiment_of
+    from projects.close import folder, generate, stages, tasks
+    from projects.close.evaluate import evaluate
+
+    experiment: Experiment[CLOSE] = experiment_of(
+        cfg, stages.stages, evaluate, folder.export, folder.load, folder.embed, stages.plan,
+        {
+            "caption": tasks.caption,
+            "gap": tasks.gap,
+            "statistics": tasks.write_statistics,
+            "generate": generate.write_texts,
+        },
+    )  # fmt: skip
+    return experiment

@@ -1,0 +1,295 @@
+"""`make run TASK=generate`: training sets that a language model writes, from few-shot prompts.
+
+Source: Gu, Clark & Kembhavi 2023, section 5 and appendix, arXiv 2211.09778; the released decoding options.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from common.config import UserError
+from common.data.lookup import bundled
+from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
+from common.data.samplers import Rng, sample_rng
+from common.data.tables import read_jsonl
+from common.decoding.generators import Prompt, generator_settings
+from common.decoding.language_model import LanguageModel
+from common.decoding.options import Policy
+from common.decoding.penalties import penalized_samples
+from common.decoding.sequence_to_sequence import SequenceToSequence
+from common.encoders.text.tower import load_config
+from common.engine.workspace import Workspace, write_json
+from common.evaluation.generation.captions import caption_words
+from common.families.image_text.drawings import POOL
+from projects.close.config import Config
+from projects.close.options import GenerateConfig
+from projects.close.prompts import CAPTIONS, FIRST_PERSON, INSTRUCTIONS
+
+CHUNK = 64  # rows in a file of finished texts
+KEYWORD_STREAM, SHOT_STREAM, FILTER_STREAM, DRAW_STREAM = 61, 62, 63, 64
+GRAMS = range(4, 10)  # lengths of the n-grams of the filter
+MANY, PER_COUNT = 50, 800.0
+
+
+# -- prompts -------------------------------------------------------------------------------------
+
+
+def keyword_prompt(
+    instruction: str, shots: Sequence[dict[str, Any]], keywords: Sequence[str]
+) -> str:
+    """Instruction, demonstrations of keywords and caption, and new keywords that a caption is to follow.
+
+    >>> print(keyword_prompt("Write.", [{"keywords": ["a", "b"], "caption": "a by b"}], ["c", "d"]))
+    Write.
+    <BLANKLINE>
+    a, b:
+    a by b
+    <BLANKLINE>
+    c, d:
+    <BLANKLINE>
+    """
+    parts = [f"{', '.join(shot['keywords'])}:\n{shot['caption']}" for shot in shots]
+    return "\n\n".join([instruction, *parts, f"{', '.join(keywords)}:\n"])
+
+
+def rewrite_prompt(
+    instruction: str, shots: Sequence[dict[str, Any]], source: str, story: str = ""
+) -> str:
+    """Instruction, perhaps an excerpt, pairs of a caption and its rewriting, and a caption."""
+    parts = [f"{shot['source']}\n-> {shot['target']}" for shot in shots]
+    return "\n\n".join([*([story] if story else []), instruction, *parts, f"{source}\n-> "])
+
+
+def draw_keywords(counts: Counter[str], draw: str, rng: Rng) -> list[str]:
+    """Two different keywords, uniformly or by their frequency."""
+    words = sorted(counts)
+    weights = None
+    if draw == "unigram":
+        total = counts.total()
+        weights = [counts[word] / total for word in words]
+    chosen = rng.choice(len(words), size=2, replace=False, p=weights)
+    return [words[int(i)] for i in chosen]
+
+
+def keyword_counts(path: str | None) -> Counter[str]:
+    """Words of a file with their frequencies; without a file nouns and names of the bundled drawings.
+
+    Raises:
+        UserError: no such file, or fewer than two words.
+    """
+    if path is not None:
+        file = Path(path).expanduser()
+        if not file.is_file():
+            raise UserError(
+                f"generate.keywords={path} does not exist: give a text file of words or sentences"
+            )
+        text = file.read_text(encoding="utf-8")
+        counts = Counter(
+            word for line in text.splitlines() for word in caption_words(line) if word.isalpha()
+        )
+    else:
+        nouns = bundled(f"{POOL}/classes.txt").read_text(encoding="utf-8").split("\n")
+        names = Counter(caption_words(bundled(f"{POOL}/train.csv").read_text(encoding="utf-8")))
+        counts = Counter({noun: max(1, names[noun]) for noun in nouns if noun})
+    if len(counts) < 2:
+        raise UserError("generate.keywords needs at least two different words")
+    return counts
+
+
+def prompts(own: GenerateConfig, seed: int) -> list[dict[str, str]]:
+    """Rows of the stage: a prompt and the text that its answer must not copy.
+
+    Raises:
+        UserError: files that are missing or hold something else.
+    """
+    instruction = own.instruction or INSTRUCTIONS[own.kind]
+    shots = _demonstrations(own)
+    rows = []
+    if own.kind == "captions":
+        counts = keyword_counts(own.keywords)
+        for i in range(own.count):
+            words = draw_keywords(counts, own.draw, sample_rng(seed, 0, i, KEYWORD_STREAM))
+            chosen = _drawn(shots, own.num_demonstrations, sample_rng(seed, 0, i, SHOT_STREAM))
+            rows.append({"prompt": keyword_prompt(instruction, chosen, words), "copy": ""})
+        return rows
+    if own.sources is None:
+        raise UserError("generate.sources is a file of captions to rewrite, one a line")
+    sources = _lines(own.sources, "generate.sources")
+    stories = _lines(own.stories, "generate.stories") if own.stories else [""]
+    if own.kind == "character" and not own.characters:
+        raise UserError(
+            "generate.characters is a list of names, such as generate.characters=[Ada,Ben]"
+        )
+    for i in range(own.count):
+        rng, source = sample_rng(seed, 0, i, SHOT_STREAM), sources[i % len(sources)]
+        told, story = instruction, ""
+        if own.kind == "character":
+            told = instruction.format(name=own.characters[int(rng.integers(len(own.characters)))])
+            story = stories[int(rng.integers(len(stories)))]
+        chosen = _drawn(shots, own.num_demonstrations, rng)
+        rows.append({"prompt": rewrite_prompt(told, chosen, source, story), "copy": source})
+    return rows
+
+
+def _drawn(shots: list[dict[str, Any]], count: int, rng: Rng) -> list[dict[str, Any]]:
+    return [shots[int(i)] for i in rng.permutation(len(shots))[:count]]
+
+
+def _demonstrations(own: GenerateConfig) -> list[dict[str, Any]]:
+    columns = ["keywords", "caption"] if own.kind == "captions" else ["source", "target"]
+    if own.demonstrations is not None:
+        return list(read_jsonl(Path(own.demonstrations).expanduser(), columns))
+    return list(
+        CAPTIONS if own.kind == "captions" else FIRST_PERSON if own.kind == "egocentric" else []
+    )
+
+
+def _lines(path: str, name: str) -> list[str]:
+    file = Path(path).expanduser()
+    lines = (
+        [x for x in file.read_text(encoding="utf-8").splitlines() if x.strip()]
+        if file.is_file()
+        else []
+    )
+    if not lines:
+        raise UserError(f"{name}={path} is no text file with a line in it")
+    return lines
+
+
+# -- the stage -----------------------------------------------------------------------------------
+
+
+def write_texts(cfg: Config, workspace: Workspace) -> Path | None:
+    """Let a language model write a training set (``TASK=generate``); can be stopped, continued and shared out.
+
+    Returns:
+        The file, a JSON list of strings that ``data.source=text`` reads; None while shares are missing.
+
+    Raises:
+        UserError: no model, or see `prompts`.
+    """
+    own = cfg.generate
+    if own.model is None and cfg.generator.endpoint is None:
+        raise UserError("set generate.model, such as bundled:causal-lm, or generator.endpoint")
+    names = ("max_new_tokens", "best_of", "frequency_penalty", "presence_penalty", "batch_size")
+    settings = {name: getattr(own, name) for name in names}
+    settings |= generator_settings(str(own.model), policy_of(own), cfg.generator)
+    step = RowMap("texts", partial(build_writer, cfg), settings, cfg.seed, CHUNK)
+    rows = prompts(own, cfg.seed)
+    found = map_rows(step, rows, workspace.folder("texts"), cfg.task, workspace.meter)
+    workspace.say(found.summary)
+    if not found.complete:
+        return None
+    demonstrated = {str(s.get("caption", s.get("target"))) for s in _demonstrations(own)}
+    kept = cleaned(list(found.rows()), [row["copy"] for row in rows], demonstrated)
+    if own.ngram_filter:
+        kept = ngram_filter(kept, sample_rng(cfg.seed, 0, 0, FILTER_STREAM))
+    output = Path(own.output).expanduser()
+    output = output if output.is_absolute() else workspace.folder(".") / output
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(output, kept)
+    workspace.say(f"{output}: {len(kept)} of {len(rows)} texts; train on them with data.source=text data.text_file={output.resolve()}")  # fmt: skip
+    return output
+
+
+def policy_of(own: GenerateConfig) -> Policy:
+    """How tokens are drawn."""
+    return Policy("nucleus", temperature=own.temperature, top_p=own.top_p)
+
+
+def build_writer(cfg: Config) -> RowFunction:
+    """Rows with a prompt -> texts: of `best_of` draws the one with the highest mean log-probability."""
+    own = cfg.generate
+    draw, judge = _drawer(cfg)
+
+    def run(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[str]:
+        asked = [row["prompt"] for row in rows]
+        drawn = [draw(asked, [s.rng(DRAW_STREAM, i) for s in seeds]) for i in range(own.best_of)]
+        if own.best_of == 1:
+            return drawn[0]
+        scores = [judge(asked, texts) for texts in drawn]
+        best = [max(range(own.best_of), key=lambda i, r=r: scores[i][r]) for r in range(len(rows))]  # type: ignore[misc]
+        return [drawn[i][r] for r, i in enumerate(best)]
+
+    return run
+
+
+Draw = Callable[[list[str], list[Rng]], list[str]]
+Judge = Callable[[list[str], list[str]], list[float]]
+
+
+def _drawer(cfg: Config) -> tuple[Draw, Judge]:
+    own, policy = cfg.generate, policy_of(cfg.generate)
+    if cfg.generator.endpoint is not None:
+        from common.decoding.endpoint import EndpointGenerator
+
+        if own.best_of > 1:
+            raise UserError("a server gives no likelihoods here: set generate.best_of=1")
+        server = cfg.generator
+        ask = EndpointGenerator(server, server.served_model or str(own.model), policy, "\n")
+        ask.fixed |= {
+            "frequency_penalty": own.frequency_penalty,
+            "presence_penalty": own.presence_penalty,
+        }
+
+        def served(asked: list[str], rngs: list[Rng]) -> list[str]:
+            return ask([Prompt(text) for text in asked], rngs, own.max_new_tokens)
+
+        return served, lambda asked, texts: [0.0] * len(texts)
+    model = str(own.model)
+    lm: Any
+    if load_config(model).is_encoder_decoder:
+        if own.best_of > 1:
+            raise UserError("an encoder-decoder has no likelihoods here: set generate.best_of=1")
+        lm = SequenceToSequence.from_pretrained(model, own.device)
+    else:
+        lm = LanguageModel.from_pretrained(model, own.device)
+
+    def local(asked: list[str], rngs: list[Rng]) -> list[str]:
+        return penalized_samples(
+            lm, asked, policy, rngs, own.max_new_tokens, frequency=own.frequency_penalty,
+            presence=own.presence_penalty, batch_size=own.batch_size, stop="\n",
+        )  # fmt: skip
+
+    def likelihood(asked: list[str], texts: list[str]) -> list[float]:
+        found: list[float] = lm.log_likelihood(asked, texts, own.batch_size, joint="").tolist()
+        # an empty text has 0, more than any other
+        return [
+            score if text.strip() else float("-inf")
+            for score, text in zip(found, texts, strict=True)
+        ]
+
+    return local, likelihood
+
+
+# -- what is kept --------------------------------------------------------------------------------
+
+
+def cleaned(texts: Sequence[str], sources: Sequence[str], demonstrated: set[str]) -> list[str]:
+    """Texts without white space around them; empty ones and copies of a source or a demonstration go.
+
+    >>> cleaned([" a dog", "", "a cat"], ["", "", "a cat"], set())
+    ['a dog']
+    """
+    found = [(text.strip(), source.strip()) for text, source in zip(texts, sources, strict=True)]
+    return [text for text, source in found if text and text != source and text not in demonstrated]
+
+
+def ngram_filter(texts: Sequence[str], rng: Rng) -> list[str]:
+    """Drop texts by their frequent n-grams: each of 4 to 9 words that at least 50 texts have counts / 800.
+
+    Args:
+        texts: N texts.
+        rng: draws which go.
+    """
+    grams = [_grams(text) for text in texts]
+    counts = Counter(gram for own in grams for gram in own)
+    drop = [sum(counts[g] / PER_COUNT for g in own if counts[g] >= MANY) for own in grams]
+    return [text for text, p in zip(texts, drop, strict=True) if rng.random() >= min(1.0, p)]
+
+
+def _grams(text: str) -> set[tuple[str, ...]]:
+    words = caption_words(text)
+    return {tuple(words[i : i + n]) for n in GRAMS for i in range(len(words) - n + 1)}

@@ -1,0 +1,116 @@
+"""What `make run` does: texts for a user's pictures, the gap with its sensitivity curve, statistics of pairs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.config import UserError
+from common.data.samplers import sample_rng
+from common.encoders.image_text.frozen_clip import FrozenClip
+from common.engine.workspace import Workspace, write_json
+from common.evaluation.image_text.modality_gap import gap_report
+from common.export.files import write_tensors
+from projects.close.batches import Example
+from projects.close.config import Config
+from projects.close.evaluate import judged, score, unit_vectors, written
+from projects.close.folder import load
+from projects.close.inference import Captioner
+from projects.close.official import open_picture
+from projects.close.stages import make_inputs, pair_statistics
+
+CURVE_STREAM = 71
+
+
+def caption(cfg: Config, workspace: Workspace) -> list[str]:
+    """Texts for ``caption.inputs`` (pictures) and ``caption.texts`` by the folder ``caption.run``.
+
+    Raises:
+        UserError: no folder or no input.
+    """
+    own = cfg.caption
+    if own.run is None or not (own.inputs or own.texts):
+        raise UserError(
+            "set caption.run, a folder written by make export, and caption.inputs=[picture.png] (or caption.texts)"
+        )
+    model, context = Captioner(own.run), own.context or ""
+    found = model(own.inputs, context) if own.inputs else []
+    said = model.from_texts(own.texts, context) if own.texts else []
+    for name, text in zip([*own.inputs, *own.texts], [*found, *said], strict=True):
+        workspace.say(f"{name}: {text}")
+    workspace.gallery("texts", [
+        {"query": open_picture(Path(name)), "results": [{"item": text or "-", "score": 0.0, "name": Path(name).name}]}
+        for name, text in zip(own.inputs, found, strict=True)
+    ])  # fmt: skip
+    return [*found, *said]
+
+
+def gap(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The gap on held-out pairs, and how an exported model (``caption.run``) bears noise and offsets.
+
+    Writes gap.json and plots/sensitivity.png. Without a model the cosines alone.
+    """
+    clip = FrozenClip(cfg.model.clip, half=cfg.model.half)
+    examples = [e for e in judged(cfg) if e.image]
+    examples = examples[:: max(1, len(examples) // cfg.eval.items)]
+    images = unit_vectors(make_inputs(cfg, clip, examples, "image"), examples)
+    texts = unit_vectors(make_inputs(cfg, clip, examples, "text"), examples)
+    report = gap_report(texts, images)
+    if cfg.caption.run is not None:
+        curve = sensitivity(cfg, images, images.mean(0) - texts.mean(0), examples)
+        report |= curve
+        workspace.figure("sensitivity", _plot(cfg, curve))
+    write_json(workspace.folder(".") / "gap.json", report)
+    for name, value in report.items():
+        workspace.say(f"{name}: {value:.4f}")
+    return report
+
+
+def sensitivity(
+    cfg: Config, images: Tensor, offset: Tensor, examples: Sequence[Example]
+) -> dict[str, float]:
+    """The task's first metric on image vectors with noise, and moved along the mean offset from the texts.
+
+    Args:
+        cfg: the experiment's config; ``caption.run`` is the model.
+        images: (N, D) unit rows.
+        offset: (D,) mean of images minus mean of texts.
+        examples: N of them.
+
+    Returns:
+        ``noise_<w>`` and ``offset_<a>``: the value at |v + w e| and at |v + a (mean offset)|.
+    """
+    module = load(cfg, Path(str(cfg.caption.run)))
+    rng = sample_rng(cfg.seed, 0, 0, CURVE_STREAM)
+    noise = torch.from_numpy(rng.standard_normal(tuple(images.shape)).astype("float32"))
+    moved = {f"noise_{w:g}": images + w * noise for w in cfg.eval.noises}
+    moved |= {f"offset_{a:g}": images + a * offset for a in cfg.eval.offsets}
+    found = {}
+    for name, vectors in moved.items():
+        texts = written(cfg, module, F.normalize(vectors, dim=1), examples)
+        found[name] = next(iter(score(cfg, examples, texts).values()))
+    return found
+
+
+def write_statistics(cfg: Config, workspace: Workspace) -> Path:
+    """Statistics of held-back pairs for the adapters shift, linear and covariance, as ``gap.safetensors``."""
+    clip = FrozenClip(cfg.model.clip, half=cfg.model.half)
+    path = workspace.folder(".") / "gap.safetensors"
+    write_tensors(path, pair_statistics(cfg, clip)._asdict())
+    workspace.say(f"{path}: use it with method.statistics={path.resolve()}")
+    return path
+
+
+def _plot(cfg: Config, curve: dict[str, float]) -> object:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3))
+    axes = figure.subplots(1, 2)
+    for ax, (kind, xs) in zip(
+        axes, (("noise", cfg.eval.noises), ("offset", cfg.eval.offsets)), strict=True
+    ):
+        ax.plot(xs, [curve[f"{kind}_{x:g}"] for x in xs], marker="o")
+        ax.set_xlabel(f"{kind} added to image vectors")
+    return figure

@@ -1,0 +1,48 @@
+"""Plain text as the only training data: a book, a page of the web, or what a language model wrote."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from common.config import UserError
+from common.data.lines import read_lines
+
+
+def read_texts(path: Path, min_words: int, max_words: int, replace: Mapping[str, str]) -> list[str]:
+    """Sentences of a file.
+
+    Args:
+        path: one sentence a line, or with the suffix ``.json`` a list of strings.
+        min_words: shorter sentences are left out.
+        max_words: longer sentences are left out.
+        replace: whole words (names, places) and what stands there instead.
+
+    Raises:
+        UserError: no such file, no list of strings, or no sentence of these lengths.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: give a text file with one sentence a line")
+    lines = read_lines(path) if path.suffix != ".json" else _strings(path)
+    found = []
+    for line in lines:
+        text = " ".join(line.split())
+        for word, other in replace.items():
+            text = re.sub(rf"\b{re.escape(word)}\b", other, text)
+        if min_words <= len(text.split()) <= max_words:
+            found.append(text)
+    if not found:
+        raise UserError(
+            f"{path} has no line of {min_words} to {max_words} words: see data.min_words, data.max_words"
+        )
+    return found
+
+
+def _strings(path: Path) -> list[str]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(found, list) or not all(isinstance(x, str) for x in found):
+        raise UserError(f"{path} must hold a list of strings, as TASK=generate writes it")
+    return found

@@ -1,0 +1,48 @@
+"""Configs, golden values, a tiny frozen encoder and one short run that several tests read."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.config import load
+from common.encoders.image_text.frozen_clip import FrozenClip
+from common.engine.run import train
+from projects.close.config import Config
+from projects.close.module import CLOSE
+from projects.close.stages import build_module
+
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden/close.json").read_text(encoding="utf-8"))[
+    "outputs"
+]
+
+
+def config(*overrides: str, name: str = "smoke") -> Config:
+    """A config of the project with overrides."""
+    return load(Config, "close", name, overrides)
+
+
+def module_of(cfg: Config, clip: FrozenClip) -> CLOSE:
+    """The module of a config without dropout, float32, from a fixed seed."""
+    torch.manual_seed(0)
+    cfg.model.dropout = 0.0
+    return build_module(cfg, clip)
+
+
+def sines(*shape: int) -> Tensor:
+    """Distinct float32 values."""
+    return (1 + 0.37 * torch.arange(torch.Size(shape).numel())).sin().view(shape)
+
+
+@pytest.fixture(scope="session")
+def clip() -> FrozenClip:
+    """The bundled dual encoder."""
+    return FrozenClip("bundled:dual-encoder")
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> Path:
+    """Folder of a finished smoke run."""
+    return train("close", "smoke", [f"runs_dir={tmp_path_factory.mktemp('close')}", "run_id=full"])
