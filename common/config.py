@@ -149,8 +149,9 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def config_names(project: str) -> list[str]:
-    """Names of the configs that a project has (without compare)."""
-    return sorted(p.stem for p in (CONFIG_DIR / project).glob("*.yaml") if p.stem != "compare")
+    """Names of the configs that a project has (without compare and sweep)."""
+    found = (CONFIG_DIR / project).glob("*.yaml")
+    return sorted(p.stem for p in found if p.stem not in ("compare", "sweep"))
 
 
 def config_path(project: str, config: str) -> Path:

@@ -21,6 +21,7 @@ FAMILIES = {
     "sentences": "debcse",  # mines before it trains, ranks wait for each other
     "images": "dcl",  # queue and support set of all ranks
     "image_text": "laclip",
+    "classification": "peft_augmentation",
     "retrieval": "nv_embed",  # batches are made for all ranks together
     "speech": "coconut",  # several stages, replay
     "lidar": "trend",

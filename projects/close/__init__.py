@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.close.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from common.engine.experiment import Experiment
+    from projects.close.inference import Captioner
     from projects.close.module import CLOSE
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[CLOSE]":
@@ -27,3 +30,10 @@ def build(cfg: Config) -> "Experiment[CLOSE]":
         },
     )  # fmt: skip
     return experiment
+
+
+def load(folder: "Path") -> "Captioner":
+    """CLIP and decoder of an exported folder, from pictures to texts."""
+    from projects.close.inference import Captioner
+
+    return Captioner(folder)

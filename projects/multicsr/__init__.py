@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from projects.multicsr.config import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from common.encoders.text.sentence import SentenceEncoder
     from common.engine.experiment import Experiment
     from projects.multicsr.module import MultiCSR
 
-__all__ = ["Config", "build"]
+__all__ = ["Config", "build", "load"]
 
 
 def build(cfg: Config) -> "Experiment[MultiCSR]":
@@ -32,3 +35,10 @@ def build(cfg: Config) -> "Experiment[MultiCSR]":
         num_views=3,
     )
     return replace(experiment, load_export=partial(stages.load_student, cfg))
+
+
+def load(folder: "Path") -> "SentenceEncoder":
+    """The sentence encoder of an exported folder."""
+    from common.export.sentence_transformers import load_sentence_transformers
+
+    return load_sentence_transformers(folder)
