@@ -1,9 +1,11 @@
 """The Python examples of the projects' cards, run word for word on an exported model."""
 
+import json
 import re
 from pathlib import Path
 
 from common.config import ROOT
+from common.models import ABOUT
 
 BLOCK = re.compile(r"```python\n(.*?)```", re.S)
 EXPORT = re.compile(r"runs/(?P<project>\w+)/(?P<config>\w+)/<id>/export")
@@ -30,6 +32,12 @@ def at_hand(folder: Path) -> None:
     (folder / "src" / "lines.py").write_text(
         'def read_lines(path):\n    """Read all lines of a file."""\n    return open(path).readlines()\n'
     )
+
+
+def exported_by(project: str, folder: Path) -> None:
+    """Write beside a model what `make export` writes, so that `common.models.load` opens it."""
+    about = {"project": project, "config": "smoke", "version": "0"}
+    (folder / ABOUT).write_text(json.dumps(about))
 
 
 def run_snippet(code: str, project: str, export: Path) -> None:

@@ -152,6 +152,10 @@ def _next(
 def _look(study: ArmStudy, trial: optuna.trial.Trial, run: TrialRun) -> str | None:
     """Tell the study what a run gave; None while it goes on."""
     name, shown = run.path.name, ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())  # fmt: skip
+    if study.sweep.prune:
+        _report(
+            study.sweep.prune, trial, run
+        )  # also the curve of one that has ended: others are judged by it
     if run.done and run.ended():
         value = run.value(study.sweep.metric)
         study.study.tell(trial, value)
@@ -161,19 +165,18 @@ def _look(study: ArmStudy, trial: optuna.trial.Trial, run: TrialRun) -> str | No
         study.study.tell(trial, state=TrialState.FAIL)
         run.stop()
         return f"{name} failed with {shown}: {run.failure()}"
-    if study.sweep.prune and _is_hopeless(study.sweep.prune, trial, run):
+    if study.sweep.prune and trial.should_prune():
         run.stop()
         study.study.tell(trial, state=TrialState.PRUNED)
         return f"{name}: ended early with {shown}"
     return None
 
 
-def _is_hopeless(prune: Prune, trial: optuna.trial.Trial, run: TrialRun) -> bool:
+def _report(prune: Prune, trial: optuna.trial.Trial, run: TrialRun) -> None:
     path = run.path / "metrics.csv"
     curves = read_metrics(path) if path.exists() else {}
-    points = [p for name, own in curves.items() if name.endswith(prune.metric) for p in own]
     reported = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
-    for step, value in points:
-        if step not in reported:
-            trial.report(value, step)
-    return bool(points) and trial.should_prune()
+    for name, points in curves.items():
+        for step, value in points if name.endswith(prune.metric) else ():
+            if step not in reported:
+                trial.report(value, step)

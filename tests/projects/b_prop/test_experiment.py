@@ -19,6 +19,7 @@ from projects.b_prop import baselines, build
 from projects.b_prop import evaluate as evaluation
 from projects.b_prop.lexical import agreement, best_order, query_likelihood, shared_words
 from projects.b_prop.stages import build_ranker
+from tests.cards import exported_by
 from tests.projects.b_prop.conftest import QUICK, batch_of, config, module_of, pairs_of
 
 
@@ -225,6 +226,7 @@ def test_the_snippet_of_the_card_runs(tmp_path, capsys):
     code = card.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     assert len([line for line in code.splitlines() if line]) == 5
     build(config()).export(module_of().eval(), tmp_path)
+    exported_by("b_prop", tmp_path)
     exec(code.replace("runs/b_prop/mini/<id>/export", str(tmp_path)))
     assert capsys.readouterr().out.strip() in ("Libraries lend books.", "Diodes rectify.")
 

@@ -16,6 +16,7 @@ from projects.ccp import baselines, build
 from projects.ccp.evaluate import bitext, neighbour_lists, xor_retrieve
 from projects.ccp.stages import loaded_module
 from projects.ccp.towers import recipe_of
+from tests.cards import exported_by
 from tests.projects.ccp.conftest import config, module_of, tuned_module
 
 QUIET = ["eval.beir=[]", "eval.held_out_queries=0", "eval.neighbour_queries=0", "eval.pseudo_bitext=0"]  # fmt: skip
@@ -195,6 +196,7 @@ def test_the_snippet_of_the_card_runs(tmp_path, capsys):
     code = card.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     assert len([line for line in code.splitlines() if line]) == 5
     build(config("finetune.steps=0")).export(module_of().eval(), tmp_path)
+    exported_by("ccp", tmp_path)
     exec(code.replace("runs/ccp/mini/<id>/export", str(tmp_path)))
     assert "text=" in capsys.readouterr().out
 

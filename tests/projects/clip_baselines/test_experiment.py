@@ -16,6 +16,7 @@ from projects.clip_baselines import build, heads_file
 from projects.clip_baselines import evaluate as evaluation
 from projects.clip_baselines.evaluate import WEIGHTS, combined, evaluate_pool, readouts
 from projects.clip_baselines.heads_file import ZeroShot
+from tests.cards import exported_by
 from tests.projects.clip_baselines.conftest import BASIC, METHODS, config, module_of
 
 TEXTS = ["a drawing of a cat", "two red arrows"]
@@ -123,6 +124,7 @@ def test_the_card_s_snippet_runs_as_it_is(tmp_path, capsys):
     with torch.inference_mode():
         build(config()).export(module_of().eval(), tmp_path)
     names: dict[str, torch.Tensor] = {}
+    exported_by("clip_baselines", tmp_path)
     exec(snippet.replace(place, str(tmp_path)), names)
     assert names["similarity"].shape == (1, 2)
     assert "tensor" in capsys.readouterr().out

@@ -19,6 +19,7 @@ from projects.cocosoda import baselines, build
 from projects.cocosoda.encoder import build_encoder, load_encoder
 from projects.cocosoda.evaluate import evaluate, lexical_compare, score_sets, whitened
 from projects.cocosoda.ranks import gold_ranks, reciprocal, search_metrics
+from tests.cards import exported_by
 from tests.projects.cocosoda.conftest import config, module_of
 
 
@@ -302,6 +303,7 @@ def test_the_snippet_of_the_card_runs(tmp_path, capsys):
     (tmp_path / "src").mkdir()
     (tmp_path / "src/a.py").write_text("def read_lines(path):\n    return open(path).readlines()\n")
     code = code.replace("runs/cocosoda/mini/<id>/export", str(tmp_path / "export"))
+    exported_by("cocosoda", tmp_path / "export")
     exec(code.replace('"src/"', repr(str(tmp_path / "src"))))
     assert "a.py:1" in capsys.readouterr().out
 

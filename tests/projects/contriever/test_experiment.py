@@ -19,6 +19,7 @@ from common.engine.workspace import Workspace
 from common.families.retrieval.evaluation import evaluate_beir
 from projects.contriever import baselines, build
 from projects.contriever.stages import recipe_of
+from tests.cards import exported_by
 from tests.projects.contriever.conftest import config, module_of
 
 QUICK = [
@@ -243,6 +244,7 @@ def test_the_snippet_of_the_card_runs(full_run, tmp_path, capsys):
     code = card.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     assert len([line for line in code.splitlines() if line]) == 5
     build(config()).export(module_of().eval(), tmp_path)
+    exported_by("contriever", tmp_path)
     exec(code.replace("runs/contriever/mini/<id>/export", str(tmp_path)))
     assert "text=" in capsys.readouterr().out
 

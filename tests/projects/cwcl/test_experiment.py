@@ -21,6 +21,7 @@ from projects.cwcl import build
 from projects.cwcl.evaluate import photographs
 from projects.cwcl.module import ImageTextCWCL
 from projects.cwcl.pictures import training_data
+from tests.cards import exported_by
 from tests.projects.cwcl.conftest import batch_of, config, module_of
 
 TINY_OPEN_CLIP = (
@@ -183,6 +184,7 @@ def test_the_card_s_snippet_and_the_task_classify_pictures(tmp_path, capsys):
     Image.fromarray(np.full((40, 50, 3), 90, np.uint8)).save(picture)
     build(config()).export(module_of().eval(), tmp_path / "export")
     names: dict[str, torch.Tensor] = {}
+    exported_by("cwcl", tmp_path / "export")
     exec(snippet.replace(place, str(tmp_path / "export")).replace("photo.png", str(picture)), names)
     assert names["probabilities"].shape == (1, 2)
     assert float(names["probabilities"].sum()) == pytest.approx(1)

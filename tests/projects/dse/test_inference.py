@@ -18,6 +18,7 @@ from projects.dse.module import first_student
 from projects.dse.scorer import load_scorer, save_scorer
 from projects.dse.speed import Costs, measure_costs, speed_metrics, speed_table
 from projects.dse.table import Row, arm_name, degradation_table
+from tests.cards import exported_by
 from tests.projects.dse.conftest import TEXTS, classifier, config, metrics_of, student
 
 OTHERS = ["a cat", "somebody plays music", "dogs run", "the sun shines", "a field"]
@@ -89,6 +90,7 @@ def test_example_of_the_card(tmp_path, monkeypatch, capsys):
     card = (ROOT / "projects/dse/README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```", card, re.M | re.S)
     assert len([line for line in code.splitlines() if line.strip()]) <= 6
+    exported_by("dse", tmp_path / "export")
     exec(re.sub(r'"runs/[^"]*export"', repr(str(tmp_path / "export")), code), {})
     assert capsys.readouterr().out
 

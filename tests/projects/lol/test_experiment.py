@@ -26,6 +26,7 @@ from projects.lol.module import LOL
 from projects.lol.prompts import Prompts
 from projects.lol.questions import load_questions
 from projects.lol.stages import build_decoder, build_original, load, save, with_amateur
+from tests.cards import exported_by
 from tests.projects.lol.conftest import config, models, tiny, tokens, with_adapters
 from tests.projects.lol.workers import three_steps
 
@@ -359,6 +360,7 @@ def test_the_card_s_lines_run(full_run):
     _, experiment = prepare("lol", "smoke", words)
     experiment.export(copy.deepcopy(module_of_run(experiment, run)).eval(), run / "export")
     names: dict = {}
+    exported_by("lol", run / "export")
     exec(code.replace("runs/lol/mini/<id>/export", str(run / "export")), names)
     assert len(names["scores"]) == 2
     assert set(build(config()).tasks) == {"generate", "strategyqa", "gsm8k", "score", "hallucinate"}

@@ -19,6 +19,7 @@ from common.engine.workspace import Workspace
 from projects.moe_embeddings import baselines, build
 from projects.moe_embeddings.cocitation import Pair
 from projects.moe_embeddings.evaluate import gradient_cosines, paired_p, score_row, scores_of
+from tests.cards import exported_by
 from tests.projects.moe_embeddings.conftest import config, module_of
 
 QUICK = [
@@ -212,6 +213,7 @@ def test_the_snippet_of_the_card_runs(full_run, tmp_path, capsys):
     build(config("data.domains=[cisi, npl, esco]")).export(
         module_of("data.domains=[cisi, npl, esco]").eval(), tmp_path
     )
+    exported_by("moe_embeddings", tmp_path)
     exec(code.replace("runs/moe_embeddings/mini/<id>/export", str(tmp_path)))
     assert "tensor([[" in capsys.readouterr().out
 

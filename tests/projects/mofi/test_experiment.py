@@ -20,6 +20,7 @@ from projects.mofi.evaluate import evaluate, near_copies, pool_retrieval
 from projects.mofi.gpr1200 import gpr1200_metrics, gpr_files, read_image, released_resize
 from projects.mofi.module import MOFI
 from projects.mofi.tasks import Embedder, annotate, nearest_entities, search
+from tests.cards import exported_by
 from tests.projects.mofi.conftest import config, module_of
 
 QUIET = ["tracking.wandb=disabled", "trainer.num_threads=1"]
@@ -211,6 +212,7 @@ def test_the_card_s_snippet_runs_as_it_is(exported, capsys):
     (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     place = "runs/mofi/mini/<id>/export"
     assert place in snippet
+    exported_by("mofi", exported)
     exec(snippet.replace(place, str(exported)), {})
     assert "lark" in capsys.readouterr().out
 

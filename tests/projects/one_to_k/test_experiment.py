@@ -18,6 +18,7 @@ from projects.one_to_k import build
 from projects.one_to_k.baselines import constant_text, random_ranking, untrained_model
 from projects.one_to_k.export import Retriever
 from projects.one_to_k.stages import embed
+from tests.cards import exported_by
 from tests.projects.one_to_k.conftest import PLAIN, config, module_of
 from tests.projects.one_to_k.test_data import benchmark_files, picture
 
@@ -102,6 +103,7 @@ def test_the_card_s_snippet_runs_as_it_is(tmp_path):
     with torch.inference_mode():
         build(cfg).export(OneToK(cfg).eval(), tmp_path / "export")
     names: dict[str, torch.Tensor] = {}
+    exported_by("one_to_k", tmp_path / "export")
     exec(snippet.replace(place, str(tmp_path / "export")), names)
     assert names["cosines"].shape == (1, 2)
     with pytest.raises(UserError, match="without matching"):

@@ -18,6 +18,7 @@ from common.engine.workspace import Workspace
 from projects.promptreps import baselines, build
 from projects.promptreps.export import load_encoder, save_encoder
 from projects.promptreps.stages import kept_answers, plan, stages
+from tests.cards import exported_by
 from tests.projects.promptreps.conftest import TEXTS, config, encoder_of, module_of
 
 QUICK = [
@@ -143,6 +144,7 @@ def test_the_snippet_of_the_card_runs(tmp_path, capsys):
     code = card.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     assert len([line for line in code.splitlines() if line]) == 5
     save_encoder(encoder_of(), tmp_path)
+    exported_by("promptreps", tmp_path)
     exec(code.replace("runs/promptreps/mini/<id>/export", str(tmp_path)))
     assert "Hit(text=" in capsys.readouterr().out
 

@@ -30,6 +30,7 @@ from projects.vacancysbert.evaluate import (
     text_compare,
 )
 from projects.vacancysbert.objective import Objective
+from tests.cards import exported_by
 from tests.projects.vacancysbert.conftest import SKILLS, TITLES, config, module_of
 
 VECTORS = "3 2\njava 1 0\nbaker 0 1\nnurse 1 1\n"
@@ -336,5 +337,6 @@ def test_the_card_s_snippet_runs_as_it_is(tmp_path, capsys):
     place = "runs/vacancysbert/mini/<id>/export"
     assert place in snippet
     build(config()).export(module_of().eval(), tmp_path / "export")
+    exported_by("vacancysbert", tmp_path / "export")
     exec(snippet.replace(place, str(tmp_path / "export")), {})
     assert "technical director" in capsys.readouterr().out

@@ -23,6 +23,7 @@ from projects.wikides.data import first_seed, load_rows
 from projects.wikides.evaluate import chosen, evaluate_encoder, score_rows, similarities
 from projects.wikides.inference import describe, rank
 from projects.wikides.sentiment import polarity_table
+from tests.cards import exported_by
 from tests.projects.wikides.conftest import PARAGRAPH, ROWS, config, describer, ranker
 
 
@@ -378,5 +379,6 @@ def test_the_card_s_snippet_runs_as_it_is(tmp_path, capsys):
     place = "runs/wikides/mini/<id>/export"
     assert place in snippet
     build(config()).export(ranker().eval(), tmp_path / "export")
+    exported_by("wikides", tmp_path / "export")
     exec(snippet.replace(place, str(tmp_path / "export")), {})
     assert "town in Algeria" in capsys.readouterr().out
