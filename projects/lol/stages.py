@@ -34,6 +34,10 @@ _LLAMA: dict[str, Any] = {"model_type": "llama"}
 # what `make check` builds for weights that are not on this machine
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "meta-llama/Llama-2-7b-chat-hf": _LLAMA,
+    "meta-llama/Llama-2-13b-chat-hf": {
+        **_LLAMA, "hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 40,
+        "intermediate_size": 13824,
+    },
     "meta-llama/Meta-Llama-3-8B-Instruct": {
         **_LLAMA, "vocab_size": 128256, "num_key_value_heads": 8, "intermediate_size": 14336,
         "max_position_embeddings": 8192,
