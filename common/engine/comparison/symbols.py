@@ -141,7 +141,7 @@ def parse(path: Path, package: str) -> Source:
     source.always = always = _unit(loose, package)
     always.attributes.clear()  # modules that it uses count whole
     while here := always.names & source.units.keys():  # definitions that run at import
-        for name in here:
+        for name in sorted(here):  # the same text in every process
             unit = source.units.pop(name)
             always.text += "\n" + unit.text
             always.names |= unit.names

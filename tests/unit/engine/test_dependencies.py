@@ -1,5 +1,6 @@
 """The hash of what a run depends on: what changes it and what does not."""
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -225,6 +226,22 @@ for file, name in sorted(called):
 print(*opened - set(map(str, data_files(reached("mclrec"), "mclrec"))))
 print(len(called) > 100)
 """
+
+
+def test_the_hash_is_the_same_in_every_process():
+    code = "from common.engine.comparison.dependencies import code_hash; print(code_hash('simcse'), code_hash('lol'))"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(found) == 1
+    assert len(found.pop().split()) == 2
 
 
 def test_what_a_run_calls_and_opens_is_what_counts(tmp_path):
