@@ -71,3 +71,23 @@ def require(path: str | Path, *, what: str, layout: str, source: str, size: str)
         f"{what} not found: {path} does not exist. Expected layout: {layout}. "
         f"Get it from {source} ({size}), then set data.root or the path in the config"
     )
+
+
+def own_file(name: str, root: str | None, what: str) -> Path:
+    """A user's file, by its path or below the data root.
+
+    Args:
+        name: path; ``~`` is expanded.
+        root: ``cfg.data.root``.
+        what: it holds, for the message.
+
+    Raises:
+        UserError: it is in neither place.
+    """
+    path = Path(name).expanduser()
+    path = path if path.is_file() else data_root(root) / name
+    if not path.is_file():
+        raise UserError(
+            f"the file of {what} {name} does not exist, here or below {data_root(root)}"
+        )
+    return path

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor
 
 from common.config import UserError
 from common.decoding.contrastive_search import Passes, contrastive_search
 from common.decoding.options import Policy
-from common.decoding.policies import processors
+from common.decoding.policies import Further, processors
 from common.decoding.stopping import ending_tokens, stopping, until_end
 from common.encoders.text.tower import load_tokenizer, load_transformer
 
@@ -86,6 +87,7 @@ class LanguageModel:
         batch_size: int = 64,
         stop: str | None = None,
         progress: Progress = lambda items, description, total: items,
+        further: Further | None = None,
     ) -> list[Continuation]:
         """Continue prompts; a prompt that does not fit is cut on its left.
 
@@ -97,6 +99,7 @@ class LanguageModel:
             batch_size: prompts per pass.
             stop: a character that ends a continuation and is left out, such as a line break.
             progress: wraps the loop over the batches.
+            further: processors of logits before the policy's own, see `Further`.
 
         Raises:
             UserError: no room for a prompt beside the new tokens.
@@ -107,8 +110,9 @@ class LanguageModel:
             for text, limit in zip(prompts, limits, strict=True)
         ]
         new = self.continue_ids(
-            rows, policy, rngs, limits, batch_size=batch_size, stop=stop, progress=progress
-        )
+            rows, policy, rngs, limits,
+            batch_size=batch_size, stop=stop, progress=progress, further=further,
+        )  # fmt: skip
         return [self.finished(row, ids, stop) for row, ids in zip(rows, new, strict=True)]
 
     @torch.no_grad()
@@ -122,6 +126,7 @@ class LanguageModel:
         batch_size: int = 64,
         stop: str | None = None,
         progress: Progress = lambda items, description, total: items,
+        further: Further | None = None,
     ) -> list[list[int]]:
         """New token ids of each row, up to and with its end; see `continuations`.
 
@@ -133,10 +138,14 @@ class LanguageModel:
             batch_size: rows per pass.
             stop: a character that ends a row.
             progress: wraps the loop over the batches.
+            further: processors of logits before the policy's own, see `Further`.
 
         Raises:
             UserError: a row that does not fit.
+            ValueError: `further` with contrastive search, which has no logits to process.
         """
+        if further is not None and policy.strategy == "contrastive_search":
+            raise ValueError("contrastive search takes no further processors")
         limits = _limits(max_new_tokens, len(rows))
         for row, limit in zip(rows, limits, strict=True):
             if len(row) + limit > self.context:
@@ -148,7 +157,8 @@ class LanguageModel:
         found: list[list[int]] = []
         for start in progress(starts, policy.strategy, len(starts)):
             part = slice(start, start + batch_size)
-            found += self._generate_batch(rows[part], policy, rngs[part], limits[part], stop)
+            own = None if further is None else _shifted(further, start)
+            found += self._generate_batch(rows[part], policy, rngs[part], limits[part], stop, own)
         return found
 
     @torch.no_grad()
@@ -183,7 +193,7 @@ class LanguageModel:
         scores = []
         for first in range(0, len(rows), batch_size):
             part = slice(first, first + batch_size)
-            ids, mask = self._batch(rows[part], left=False)
+            ids, mask = self.batch(rows[part], left=False)
             logits = self.model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
             gold = torch.log_softmax(logits, -1).gather(2, ids[:, 1:, None])[..., 0]
             place = torch.arange(1, ids.shape[1], device=ids.device)
@@ -200,7 +210,7 @@ class LanguageModel:
             rows = [
                 self.token_ids(t, True)[: self.context] for t in texts[first : first + batch_size]
             ]
-            ids, mask = self._batch(rows, left=False)
+            ids, mask = self.batch(rows, left=False)
             out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
             last = mask.sum(1) - 1
             parts.append(out.hidden_states[-1][torch.arange(len(rows)), last].float().cpu())
@@ -212,7 +222,7 @@ class LanguageModel:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Last hidden states (B, S, D) and mask (B, S) of batches of rows of token ids."""
         for first in range(0, len(rows), batch_size):
-            ids, mask = self._batch(rows[first : first + batch_size], left=False)
+            ids, mask = self.batch(rows[first : first + batch_size], left=False)
             out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
             yield out.hidden_states[-1], mask
 
@@ -239,7 +249,8 @@ class LanguageModel:
             )
         return ids[-room:]
 
-    def _batch(self, rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
+    def batch(self, rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
+        """Ids and mask (B, S) of rows of token ids, padded on the left or right, on the model's device."""
         width = max(len(row) for row in rows)
         ids = torch.full((len(rows), width), self.pad, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -255,6 +266,7 @@ class LanguageModel:
         rngs: Sequence[np.random.Generator],
         limits: Sequence[int],
         stop: str | None,
+        further: Further | None,
     ) -> list[list[int]]:
         """New ids of each row within its limit; rows that the longest one does not fit go alone."""
         most = max(limits)
@@ -268,7 +280,8 @@ class LanguageModel:
         for group in groups:
             budget = max(limits[i] for i in group)
             streams = [rngs[i] for i in group]
-            new = self._generate([rows[i] for i in group], policy, streams, budget, stop)
+            own = None if further is None else partial(further, group)
+            new = self._generate([rows[i] for i in group], policy, streams, budget, stop, own)
             for i, ids in zip(group, new, strict=True):
                 found[i] = ids[: limits[i]]
         return found
@@ -280,11 +293,13 @@ class LanguageModel:
         rngs: Sequence[np.random.Generator],
         max_new_tokens: int,
         stop: str | None,
+        further: Callable[[int], Sequence[LogitsProcessor]] | None = None,
     ) -> list[list[int]]:
         """New token ids of each row, up to and with the end of text."""
         if policy.strategy == "contrastive_search":
             return self._search(rows, policy, rngs, max_new_tokens, stop)
-        ids, mask = self._batch(rows, left=True)
+        ids, mask = self.batch(rows, left=True)
+        more = () if further is None else further(ids.shape[1])
         config: Any = GenerationConfig.from_dict(
             {
                 "do_sample": False,  # the draw is in `SeededSampling`
@@ -298,7 +313,7 @@ class LanguageModel:
             input_ids=ids,
             attention_mask=mask,
             generation_config=config,
-            logits_processor=processors(policy, rngs, self.amateur),
+            logits_processor=processors(policy, rngs, self.amateur, more),
             stopping_criteria=self._stop_criteria(stop),
             **({"num_beams": policy.num_beams} if policy.strategy == "beam_search" else {}),
         )
@@ -325,7 +340,7 @@ class LanguageModel:
         ]  # fmt: skip
         if not going or first == max_new_tokens:
             return begun
-        ids, mask = self._batch([rows[i] + begun[i] for i in going], left=True)
+        ids, mask = self.batch([rows[i] + begun[i] for i in going], left=True)
         out = contrastive_search(
             self.model,
             ids,
@@ -358,3 +373,7 @@ class LanguageModel:
 
 def _limits(max_new_tokens: int | Sequence[int], count: int) -> list[int]:
     return [max_new_tokens] * count if isinstance(max_new_tokens, int) else list(max_new_tokens)
+
+
+def _shifted(further: Further, start: int) -> Further:
+    return lambda rows, columns: further([start + row for row in rows], columns)

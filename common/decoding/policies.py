@@ -1,6 +1,6 @@
 """How the next token is chosen: the logits processors of a policy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,8 +45,16 @@ class SeededSampling(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
 
 
+Further = Callable[[list[int], int], Sequence[LogitsProcessor]]
+"""Processors of a batch that stand before a policy's own: the places of its rows among all prompts, and
+the columns of its input that are the (padded) prompts."""
+
+
 def processors(
-    policy: Policy, rngs: Sequence[np.random.Generator], amateur: Any = None
+    policy: Policy,
+    rngs: Sequence[np.random.Generator],
+    amateur: Any = None,
+    further: Sequence[LogitsProcessor] = (),
 ) -> LogitsProcessorList:
     """Processors that turn transformers' greedy search into the policy.
 
@@ -54,11 +62,12 @@ def processors(
         policy: any strategy but contrastive search, which is a loop of its own.
         rngs: one generator per row, for the strategies that sample.
         amateur: causal LM for contrastive decoding, with the expert's vocabulary.
+        further: stand before the policy's own.
 
     Raises:
         UserError: contrastive decoding without an amateur.
     """
-    chosen: list[Any] = []
+    chosen: list[Any] = [*further]
     if policy.repetition_penalty != 1.0:
         chosen.append(RepetitionPenaltyLogitsProcessor(policy.repetition_penalty))
     if policy.no_repeat_ngram:

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForSeq2SeqLM, GenerationConfig
+from transformers import AutoModelForSeq2SeqLM, GenerationConfig, LogitsProcessor
 
 from common.config import UserError
 from common.decoding.language_model import Continuation
 from common.decoding.options import Policy
-from common.decoding.policies import processors
+from common.decoding.policies import Further, processors
 from common.decoding.stopping import stopping, until_end
 from common.encoders.text.tower import load_tokenizer, load_transformer
 
@@ -60,6 +60,7 @@ class SequenceToSequence:
         *,
         batch_size: int = 64,
         stop: str | None = None,
+        further: Further | None = None,
     ) -> list[Continuation]:
         """What the decoder writes for each text; a text that does not fit is cut on its right.
 
@@ -70,6 +71,8 @@ class SequenceToSequence:
             max_new_tokens: most tokens, one number or one per text.
             batch_size: texts per pass.
             stop: a character that ends an answer and is left out.
+            further: processors of logits before the policy's own, see `Further`; the decoder's
+                prompt is one column.
 
         Raises:
             UserError: a contrastive strategy.
@@ -85,7 +88,8 @@ class SequenceToSequence:
         found: list[Continuation] = []
         for start in range(0, count, batch_size):
             part = slice(start, start + batch_size)
-            found += self._batch(prompts[part], policy, rngs[part], limits[part], stop)
+            more = () if further is None else further(list(range(count))[part], 1)
+            found += self._batch(prompts[part], policy, rngs[part], limits[part], stop, more)
         return found
 
     @torch.no_grad()
@@ -132,6 +136,7 @@ class SequenceToSequence:
         rngs: Sequence[np.random.Generator],
         limits: Sequence[int],
         stop: str | None,
+        further: Sequence[LogitsProcessor],
     ) -> list[Continuation]:
         config, eos = self.model.generation_config, self.tokenizer.eos_token_id
         criteria = stopping(self.model, self.tokenizer, stop)
@@ -149,7 +154,7 @@ class SequenceToSequence:
         out = self.model.generate(
             **self.inputs(prompts),
             generation_config=options,
-            logits_processor=processors(policy, rngs),
+            logits_processor=processors(policy, rngs, further=further),
             stopping_criteria=criteria,
             **({"num_beams": policy.num_beams} if policy.strategy == "beam_search" else {}),
         )

@@ -1,9 +1,7 @@
 """The MLP heads beside an open_clip folder, which itself has room for the linear heads only."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-import open_clip
 import torch
 from torch import Tensor, nn
 
@@ -58,10 +56,7 @@ class ZeroShot:
     def __init__(self, folder: str | Path, weight: float = 0.5) -> None:
         folder, self.weight = Path(folder), weight
         self.encoder = OpenClipDualEncoder.from_folder(folder).eval()
-        size, mean, std = self.encoder.image_size, self.encoder.image_mean, self.encoder.image_std
-        self.preprocess: Callable[..., Tensor] = open_clip.image_transform(
-            size, is_train=False, mean=mean, std=std, interpolation="bilinear"
-        )
+        self.preprocess = self.encoder.preprocess()
         self.heads = nn.ModuleDict()
         if (folder / FILE).exists():
             state = _read(folder)

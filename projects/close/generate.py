@@ -17,7 +17,7 @@ from common.data.tables import read_jsonl
 from common.decoding.generators import Prompt, generator_settings
 from common.decoding.language_model import LanguageModel
 from common.decoding.options import Policy
-from common.decoding.penalties import penalized_samples
+from common.decoding.penalties import WrittenPenalty
 from common.decoding.sequence_to_sequence import SequenceToSequence
 from common.encoders.text.tower import load_config
 from common.engine.workspace import Workspace, write_json
@@ -248,10 +248,13 @@ def _drawer(cfg: Config) -> tuple[Draw, Judge]:
         lm = LanguageModel.from_pretrained(model, own.device)
 
     def local(asked: list[str], rngs: list[Rng]) -> list[str]:
-        return penalized_samples(
-            lm, asked, policy, rngs, own.max_new_tokens, frequency=own.frequency_penalty,
-            presence=own.presence_penalty, batch_size=own.batch_size, stop="\n",
+        answers = lm.continuations(
+            asked, policy, rngs, own.max_new_tokens, batch_size=own.batch_size, stop="\n",
+            further=lambda _, columns: [
+                WrittenPenalty(columns, own.frequency_penalty, own.presence_penalty)
+            ],
         )  # fmt: skip
+        return [answer.text for answer in answers]
 
     def likelihood(asked: list[str], texts: list[str]) -> list[float]:
         found: list[float] = lm.log_likelihood(asked, texts, own.batch_size, joint="").tolist()

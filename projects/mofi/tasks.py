@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import open_clip
 import torch
 from PIL import Image
 from torch import Tensor
@@ -49,10 +48,7 @@ class Embedder:
 
     def __init__(self, folder: str | Path) -> None:
         self.encoder = OpenClipDualEncoder.from_folder(Path(folder)).eval()
-        size, mean, std = self.encoder.image_size, self.encoder.image_mean, self.encoder.image_std
-        self.preprocess: Callable[..., Tensor] = open_clip.image_transform(
-            size, is_train=False, mean=mean, std=std, interpolation="bilinear"
-        )
+        self.preprocess = self.encoder.preprocess()
 
     @torch.inference_mode()
     def encode_image(self, images: Sequence[Image.Image | str | Path]) -> Tensor:

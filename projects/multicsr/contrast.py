@@ -4,21 +4,19 @@
 """
 
 import inspect
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor
 from transformers.modeling_outputs import BaseModelOutput
 
+from common.decoding.contrast import plausible
 from common.decoding.language_model import Continuation, LanguageModel
-from common.decoding.policies import SeededSampling
+from common.decoding.options import Policy
 from common.decoding.sequence_to_sequence import SequenceToSequence
-from common.decoding.stopping import stopping, until_end
 
 Model = LanguageModel | SequenceToSequence
 
@@ -41,10 +39,7 @@ def opposite_logits(wanted: Tensor, opposite: Tensor, omega: float, plausibility
     tensor([[0.5000, 1.5000]])
     """
     found = wanted.float() - omega * opposite.float()
-    if plausibility > 0:
-        floor = wanted.float().amax(-1, keepdim=True) + math.log(plausibility)
-        found = found.masked_fill(wanted.float() < floor, -torch.inf)
-    return found
+    return found.masked_fill(~plausible(wanted.float(), plausibility), -torch.inf)
 
 
 class OppositeInstruction(LogitsProcessor):
@@ -142,64 +137,28 @@ def contrastive_answers(
     Raises:
         UserError: no room for a prompt beside the new tokens.
     """
-    found: list[Continuation] = []
-    for start in range(0, len(wanted), batch_size):
-        part = slice(start, start + batch_size)
-        own = _inputs(model, wanted[part], max_new_tokens)
-        causal = isinstance(model, LanguageModel)
-        chosen: list[Any] = []
-        if omega > 0 or plausibility > 0:
-            against = _inputs(model, opposite[part], max_new_tokens)
-            length = own["input_ids"].shape[1] if causal else 0
-            chosen.append(OppositeInstruction(model.model, against, length, omega, plausibility))
-        if rngs is not None:
-            chosen.append(SeededSampling(rngs[part]))
-        found += _generated(model, own, chosen, max_new_tokens, stop)
-    return found
+    causal = isinstance(model, LanguageModel)
 
+    def further(rows: list[int], columns: int) -> list[LogitsProcessor]:
+        if not (omega > 0 or plausibility > 0):
+            return []
+        against = _inputs(model, [opposite[row] for row in rows], max_new_tokens)
+        length = columns if causal else 0
+        return [OppositeInstruction(model.model, against, length, omega, plausibility)]
 
-def _generated(
-    model: Model, inputs: dict[str, Tensor], chosen: list[Any], max_new_tokens: int, stop: str | None
-) -> list[Continuation]:  # fmt: skip
-    tokenizer, network = model.tokenizer, model.model
-    causal, eos = isinstance(model, LanguageModel), tokenizer.eos_token_id
-    criteria = stopping(network, tokenizer, stop)
-    settings: dict[str, Any] = {
-        "do_sample": False,  # the draw, if any, is in `SeededSampling`
-        "max_new_tokens": max_new_tokens, "eos_token_id": eos, "pad_token_id": _pad(model),
-    }  # fmt: skip
-    if not causal:
-        settings["decoder_start_token_id"] = network.generation_config.decoder_start_token_id
-    config: Any = GenerationConfig.from_dict(settings)
-    out = network.generate(
-        **inputs, generation_config=config, logits_processor=LogitsProcessorList(chosen),
-        stopping_criteria=criteria,
-    )  # fmt: skip
-    before = inputs["input_ids"].shape[1] if causal else 1
-    found = []
-    for prompt, mask, row in zip(*inputs.values(), out[:, before:].tolist(), strict=True):
-        new = until_end(row, eos, criteria)
-        if isinstance(model, LanguageModel):
-            found.append(model.finished(prompt[mask.bool()].tolist(), new, stop))
-            continue
-        text = tokenizer.decode(new, skip_special_tokens=True)
-        text = text if stop is None else text.partition(stop)[0]
-        found.append(Continuation(text, bool(new) and new[-1] == eos, len(new)))
-    return found
-
-
-def _pad(model: Model) -> int:
-    return model.pad if isinstance(model, LanguageModel) else int(model.tokenizer.pad_token_id)
+    policy = Policy("greedy") if rngs is None else Policy("nucleus", top_p=1.0)
+    streams = (
+        [np.random.default_rng(0)] * len(wanted) if rngs is None else rngs
+    )  # greedy draws none
+    return model.continuations(
+        wanted, policy, streams, max_new_tokens, batch_size=batch_size, stop=stop, further=further
+    )
 
 
 def _inputs(model: Model, prompts: Sequence[str], max_new_tokens: int) -> dict[str, Tensor]:
     """Ids and mask on the model's device; a causal model's are padded on the left."""
     if isinstance(model, SequenceToSequence):
         return model.inputs(prompts)
-    rows = [
-        torch.tensor(model.fitting(model.token_ids(text, special=True), max_new_tokens))
-        for text in prompts
-    ]
-    ids = pad_sequence(rows, batch_first=True, padding_value=model.pad, padding_side="left")
-    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")  # fmt: skip
-    return {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    rows = [model.fitting(model.token_ids(text, special=True), max_new_tokens) for text in prompts]
+    ids, mask = model.batch(rows, left=True)
+    return {"input_ids": ids, "attention_mask": mask}

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import open_clip
 from PIL import Image
 from torch import Tensor
 
@@ -16,12 +15,10 @@ def preprocess(
     """PIL image -> (3, S, S) as the model wants it.
 
     Args:
-        encoder: says size, mean and deviation.
+        encoder: says what open_clip does with a picture.
         target_pad: pad images whose sides differ by more than this ratio, before the crop.
     """
-    transform: Callable[[Any], Tensor] = open_clip.image_transform(
-        encoder.image_size, is_train=False, mean=encoder.image_mean, std=encoder.image_std
-    )
+    transform = encoder.preprocess()
     if target_pad is None:
         return transform
     return lambda image: transform(padded(image.convert("RGB"), target_pad))

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import open_clip
 import torch
 from torch import Tensor
 
@@ -19,7 +18,7 @@ class FrozenClip:
         half: weights in half precision on a GPU; vectors are float32 in any case.
 
     Attributes:
-        preprocess: PIL image -> (3, S, S) float32: shorter side to S, centre crop, normalised.
+        preprocess: PIL image -> (3, S, S) float32, see `OpenClipDualEncoder.preprocess`.
         dim: D.
 
     Raises:
@@ -32,10 +31,7 @@ class FrozenClip:
         encoder = open_clip_dual_encoder(None, pretrained)
         self.encoder = encoder.requires_grad_(False).eval()
         self.half, self.dim = half, encoder.embed_dim
-        self.preprocess: Any = open_clip.image_transform(
-            encoder.image_size, is_train=False, mean=encoder.image_mean, std=encoder.image_std,
-            interpolation="bicubic" if encoder.image_size >= 224 else "bilinear",
-        )  # fmt: skip
+        self.preprocess = encoder.preprocess()
 
     def to(self, device: torch.device) -> "FrozenClip":
         """Move the weights; returns itself."""

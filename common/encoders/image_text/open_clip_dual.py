@@ -51,6 +51,7 @@ class OpenClipDualEncoder(nn.Module):
         self.config = _config(config)
         self.image_mean: tuple[float, ...] = OPENAI_DATASET_MEAN
         self.image_std: tuple[float, ...] = OPENAI_DATASET_STD
+        self.interpolation, self.resize_mode = "bicubic", "shortest"
         if ref.tag is not None:
             self.model: Any = self._create_with_tag(config, ref)
         else:
@@ -90,7 +91,17 @@ class OpenClipDualEncoder(nn.Module):
         preprocess = stored.get("preprocess_cfg", {})
         encoder.image_mean = tuple(preprocess.get("mean", encoder.image_mean))
         encoder.image_std = tuple(preprocess.get("std", encoder.image_std))
+        encoder.interpolation = preprocess.get("interpolation", encoder.interpolation)
+        encoder.resize_mode = preprocess.get("resize_mode", encoder.resize_mode)
         return encoder
+
+    def preprocess(self) -> Callable[[Any], Tensor]:
+        """PIL image -> (3, S, S) float32, as the model's folder or pretrained tag says: open_clip's own."""
+        transform: Callable[[Any], Tensor] = open_clip.image_transform(
+            self.image_size, is_train=False, mean=self.image_mean, std=self.image_std,
+            interpolation=self.interpolation, resize_mode=self.resize_mode,
+        )  # fmt: skip
+        return transform
 
     @property
     def log_scale(self) -> float:
@@ -145,6 +156,9 @@ class OpenClipDualEncoder(nn.Module):
         with loading(ref):
             model: Any = open_clip.create_model(ref.name, ref.tag, require_pretrained=True)
         self.image_mean, self.image_std = model.visual.image_mean, model.visual.image_std
+        own = getattr(model.visual, "preprocess_cfg", {})
+        self.interpolation = own.get("interpolation", self.interpolation)
+        self.resize_mode = own.get("resize_mode", self.resize_mode)
         return model
 
 

@@ -96,21 +96,12 @@ class PlannedRun:
         forget()
         if self._code() != self.code:
             raise UserError("the code has changed since the comparison began; start it again")
-        self.path.mkdir(parents=True, exist_ok=True)
-        log = (self.path / "log.txt").open("ab")
-        try:  # the process inherits the lock with its output, so it outlives whoever started it
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            log.close()
+        process = start_process(self.path, self.command(), threads)
+        if process is None:
             return None
-        env = {"OMP_WAIT_POLICY": "passive", **os.environ, "OMP_NUM_THREADS": str(threads)}
-        process = subprocess.Popen(
-            self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            env=env, cwd=ROOT, start_new_session=True,
-        )  # fmt: skip
         if lowest_priority:
-            os.setpriority(os.PRIO_PROCESS, process.pid, 19)
-        return Started(self, process, log)
+            os.setpriority(os.PRIO_PROCESS, process.popen.pid, 19)
+        return Started(self, process)
 
     def metrics(self) -> dict[str, float]:
         """Its metrics.json."""
@@ -122,10 +113,7 @@ class PlannedRun:
         Raises:
             UserError: it has no such metric.
         """
-        metrics = self.metrics()
-        if metric not in metrics:
-            raise UserError(f"{self.run_id}: no metric '{metric}'{nearest(metric, metrics)}")
-        return metrics[metric]
+        return metric_of(self.path, metric)
 
     def meta(self) -> dict[str, Any]:
         """Its meta.json."""
@@ -148,11 +136,65 @@ class PlannedRun:
         return sets
 
 
+class RunProcess:
+    """The process of a run, which holds the lock of its log."""
+
+    def __init__(self, popen: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
+        self.popen, self.log = popen, log
+
+    def ended(self) -> int | None:
+        """Its exit code; None while it runs."""
+        code = self.popen.poll()
+        if code is not None:
+            self.log.close()
+        return code
+
+    def ask_to_end(self) -> None:
+        """Ask it and the processes that it started to end."""
+        if self.popen.poll() is None:
+            os.killpg(self.popen.pid, signal.SIGTERM)
+
+    def end(self) -> None:
+        """Wait until it has ended, and kill what doesn't."""
+        try:
+            self.popen.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.popen.pid, signal.SIGKILL)
+            self.popen.wait()
+        self.log.close()
+
+
+def start_process(folder: Path, command: Sequence[str], threads: int) -> RunProcess | None:
+    """Start the process of a run, its output in the folder's ``log.txt``.
+
+    Args:
+        folder: of the run, made if missing.
+        command: words.
+        threads: of the process.
+
+    Returns:
+        None while another process works in the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    log = (folder / "log.txt").open("ab")
+    try:  # the process inherits the lock with its output, so it outlives whoever started it
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        log.close()
+        return None
+    env = {"OMP_WAIT_POLICY": "passive", **os.environ, "OMP_NUM_THREADS": str(threads)}
+    popen = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env, cwd=ROOT,
+        start_new_session=True,
+    )  # fmt: skip
+    return RunProcess(popen, log)
+
+
 class Started:
     """A run whose process has been started."""
 
-    def __init__(self, run: PlannedRun, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
-        self.run, self.process, self.log = run, process, log
+    def __init__(self, run: PlannedRun, process: RunProcess) -> None:
+        self.run, self.process = run, process
 
     def finished(self) -> bool:
         """Whether it has ended well.
@@ -160,28 +202,29 @@ class Started:
         Raises:
             UserError: it has failed; the message has the last line of its log.
         """
-        code = self.process.poll()
+        code = self.process.ended()
         if code is None:
             return False
-        self.log.close()
         if code or not self.run.done:
-            path = self.run.path / "log.txt"
-            raise UserError(f"{self.run.run_id} failed: {last_line(path)}; see {path}")
+            raise UserError(f"{self.run.run_id} failed: {why_failed(self.run.path)}")
         return True
 
-    def ask_to_end(self) -> None:
-        """Ask it and the processes that it started to end."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGTERM)
 
-    def end(self) -> None:
-        """Wait until it has ended, and kill what doesn't."""
-        try:
-            self.process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-        self.log.close()
+def metric_of(folder: Path, metric: str) -> float:
+    """One of a run's metrics.
+
+    Raises:
+        UserError: it has no such metric.
+    """
+    metrics: dict[str, float] = ws.read_json(folder / "metrics.json")
+    if metric not in metrics:
+        raise UserError(f"{folder.name}: no metric '{metric}'{nearest(metric, metrics)}")
+    return metrics[metric]
+
+
+def why_failed(folder: Path) -> str:
+    """The last line of a run's log, and where it lies."""
+    return f"{last_line(folder / 'log.txt')}; see {folder / 'log.txt'}"
 
 
 def last_line(path: Path) -> str:

@@ -58,9 +58,9 @@ def _work(waiting: list[PlannedRun], jobs: int, lowest_priority: bool) -> Iterat
                     yield started.run
         finally:
             for started in running:
-                started.ask_to_end()
+                started.process.ask_to_end()
             for started in running:
-                started.end()
+                started.process.end()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import optuna
 from optuna.trial import TrialState
 
 from common.config import UserError
+from common.engine.comparison.runs import metric_of, why_failed
 from common.engine.comparison.schedule import POLL, told_to_end
 from common.engine.sweeps.schema import Prune, Sweep, words_of
 from common.engine.sweeps.trials import TrialRun
@@ -157,14 +158,14 @@ def _look(study: ArmStudy, trial: optuna.trial.Trial, run: TrialRun) -> str | No
             study.sweep.prune, trial, run
         )  # also the curve of one that has ended: others are judged by it
     if run.done and run.ended():
-        value = run.value(study.sweep.metric)
+        value = metric_of(run.path, study.sweep.metric)
         study.study.tell(trial, value)
         run.stop()
         return f"{name}: {study.sweep.metric} {value:.4f} with {shown}"
     if run.ended():
         study.study.tell(trial, state=TrialState.FAIL)
         run.stop()
-        return f"{name} failed with {shown}: {run.failure()}"
+        return f"{name} failed with {shown}: {why_failed(run.path)}"
     if study.sweep.prune and trial.should_prune():
         run.stop()
         study.study.tell(trial, state=TrialState.PRUNED)

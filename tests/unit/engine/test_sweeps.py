@@ -12,10 +12,10 @@ import yaml
 from optuna.trial import TrialState
 
 from common.config import UserError
+from common.engine.comparison import runs as runs_module
 from common.engine.comparison.schema import from_mapping
 from common.engine.sweeps import schema as schema_module
 from common.engine.sweeps import study as study_module
-from common.engine.sweeps import trials as trials_module
 from common.engine.sweeps.results import at_the_edge, wandb_sweep, write_results
 from common.engine.sweeps.schema import Axis, Prune, Sweep, arms_of, read_sweep
 from common.engine.sweeps.study import ArmStudy, work
@@ -34,7 +34,7 @@ FINISH = (
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(study_module, "POLL", 0.02)
-    monkeypatch.setattr(trials_module, "GRACE", 1.0)
+    monkeypatch.setattr(runs_module, "GRACE", 1.0)
 
 
 @pytest.fixture

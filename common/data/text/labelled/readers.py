@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from common.config import UserError, nearest
-from common.data.lookup import bundled, data_root, require
+from common.data.lookup import bundled, data_root, own_file, require
 from common.data.offline import content_key
 from common.data.samplers import sample_rng
 from common.data.splits import stable_fraction
@@ -106,7 +106,7 @@ def read_labelled(
     if task.name == "file":
         if not files:
             raise UserError(f"data.task=file: no file is named for the part '{part}'")
-        own = [row for name in files for row in _table(task, _own(root, name))]
+        own = [row for name in files for row in _table(task, own_file(name, root, "texts"))]
         return _set(own, task.labels or tuple(sorted({label for _, label in own})), files[0])
     _size(task, part, dict.fromkeys(task.files, 0))
     return _set(_official(task, task.files[part], root), task.labels, task.files[part])
@@ -217,11 +217,3 @@ def _table(task: LabelledTask, path: Path) -> list[tuple[Texts, str]]:
     tab = "\t" if path.name.removesuffix(".gz").endswith(".tsv") else None
     rows = read_csv(path, task.columns, delimiter=tab)
     return [(tuple(str(row[c]) for c in task.columns[:-1]), str(row[task.columns[-1]])) for row in rows]  # fmt: skip
-
-
-def _own(root: str | None, name: str) -> Path:
-    path = Path(name).expanduser()
-    path = path if path.is_file() else data_root(root) / name
-    if not path.is_file():
-        raise UserError(f"the file of texts {name} does not exist, here or below {data_root(root)}")
-    return path

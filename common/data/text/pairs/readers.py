@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from common.config import UserError, nearest
-from common.data.lookup import bundled, data_root, require
+from common.data.lookup import bundled, data_root, own_file, require
 from common.data.samplers import sample_rng
 from common.data.splits import stable_fraction
 from common.data.tables import read_csv, read_jsonl
@@ -96,7 +96,7 @@ def read_pairs(task: PairTask, part: str, root: str | None = None, files: Sequen
         _known(task, part, ("train", "dev", "test"))
         return intent_pairs(part, root)
     if task.name == "file":
-        paths = [_own(root, name) for name in files]
+        paths = [own_file(name, root, "pairs") for name in files]
         if not paths:
             raise UserError(f"data.task=file: no file is named for the part '{part}'")
     else:
@@ -257,11 +257,3 @@ def _known(task: PairTask, part: str, parts: object) -> None:
     names = [str(name) for name in parts]  # type: ignore[attr-defined]
     if part not in names:
         raise UserError(f"the task {task.name} has no part '{part}'{nearest(part, names)}")
-
-
-def _own(root: str | None, name: str) -> Path:
-    path = Path(name).expanduser()
-    path = path if path.is_file() else data_root(root) / name
-    if not path.is_file():
-        raise UserError(f"the file of pairs {name} does not exist, here or below {data_root(root)}")
-    return path
