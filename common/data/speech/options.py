@@ -20,7 +20,11 @@ class SpokenData(DataConfig):
     max_samples: Count | None = None  # longer recordings (at 16 kHz) are dropped
     max_characters: Count | None = None  # longer transcripts are dropped
     train_per_class: Count = 16  # synthetic source
+    # digits: words of a command, of one speaker; class and intent are the first's, the transcript holds all
+    command_words: Count = 1
 
     def __post_init__(self) -> None:
         if self.slots and self.source != "slurp":
             raise ValueError("data.slots=true needs data.source=slurp")
+        if self.command_words > 1 and self.source != "digits":
+            raise ValueError("data.command_words joins spoken digits: data.source=digits")

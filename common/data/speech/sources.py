@@ -7,6 +7,7 @@ from common.data.speech.options import SpokenData
 from common.data.speech.spoken import (
     SpokenPart,
     SpokenSet,
+    join_commands,
     load_fluent_commands,
     load_slurp,
     load_spoken_digits,
@@ -33,17 +34,18 @@ def spoken_part(data: SpokenData, part: SpokenPart, seed: int) -> SpokenSet:
     """
     return _read(
         data.source, data.root, part, data.synthetic_recordings, data.max_samples,
-        data.max_characters, data.train_per_class, seed if data.source == "synthetic" else 0,
+        data.max_characters, data.train_per_class, data.command_words,
+        seed if data.source == "synthetic" else 0,
     )  # fmt: skip
 
 
 @lru_cache(maxsize=8)
 def _read(
     source: str, root: str | None, part: SpokenPart, synthetic: bool, max_samples: int | None,
-    max_characters: int | None, per_class: int, seed: int,
+    max_characters: int | None, per_class: int, words: int, seed: int,
 ) -> SpokenSet:  # fmt: skip
     if source == "digits":
-        return load_spoken_digits(part, root)
+        return join_commands(load_spoken_digits(part, root), words)
     if source == "fsc":
         return load_fluent_commands(
             data_root(root) / FOLDERS["fsc"],

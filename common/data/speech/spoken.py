@@ -103,6 +103,58 @@ class Rows:
         return self.waveforms[self.rows[index]]
 
 
+class Joined:
+    """Several waveforms one after the other.
+
+    Args:
+        waveforms: the pieces.
+        groups: for every result, the pieces' indices.
+    """
+
+    def __init__(self, waveforms: Waveforms, groups: Sequence[Sequence[int]]) -> None:
+        self.waveforms, self.groups = waveforms, [list(group) for group in groups]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.cat([self.waveforms[i] for i in self.groups[index]])
+
+
+def join_commands(spoken: SpokenSet, words: int) -> SpokenSet:
+    """Commands of several words: every utterance, followed by others of its speaker.
+
+    Class and intent stay those of the first word; the transcript holds all. Which words follow depends on the
+    position in the set alone, so that every seed and arm hears the same commands.
+
+    Args:
+        spoken: utterances of one word each.
+        words: of each command, >= 1; with 1 the set itself comes back.
+
+    Returns:
+        As many commands as there were utterances, in their order.
+    """
+    if words == 1:
+        return spoken
+    by_speaker: dict[str, list[int]] = {}
+    for row, speaker in enumerate(spoken.speakers):
+        by_speaker.setdefault(speaker, []).append(row)
+    groups = []
+    for row, speaker in enumerate(spoken.speakers):
+        following = sample_rng(0, 0, row, stream=words).choice(by_speaker[speaker], words - 1)
+        groups.append([row, *(int(other) for other in following)])
+    texts = [" ".join(spoken.targets[i].transcript for i in group) for group in groups]
+    return replace(
+        spoken,
+        waveforms=Joined(spoken.waveforms, groups),
+        targets=[
+            target._replace(transcript=text)
+            for target, text in zip(spoken.targets, texts, strict=True)
+        ],
+        keys=["+".join(spoken.keys[i] for i in group) for group in groups],
+    )
+
+
 class WaveformFiles:
     """Files that are read when asked for.
 

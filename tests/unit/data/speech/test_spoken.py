@@ -11,6 +11,8 @@ from common.config import UserError
 from common.data.lookup import BUNDLED
 from common.data.packed import PackedAudio
 from common.data.speech.spoken import (
+    DIGITS,
+    join_commands,
     load_fluent_commands,
     load_slurp,
     load_spoken_digits,
@@ -133,6 +135,26 @@ def test_bundled_digits_have_apart_takes_and_speakers():
     assert wave.dtype == torch.float32
     assert 0.01 < float(wave.abs().max()) <= 1
     assert len(PackedAudio(BUNDLED / "spoken-digits/audio.npz")) == 1200
+
+
+def test_joined_commands_keep_the_first_word_s_class_and_the_speaker():
+    single = load_spoken_digits("test")
+    pairs, again = join_commands(single, 3), join_commands(single, 3)
+    assert join_commands(single, 1) is single
+    assert pairs.keys == again.keys
+    assert torch.equal(pairs.labels, single.labels)
+    for row in (0, 77, 149):
+        first, *others = pairs.keys[row].split("+")
+        assert first == single.keys[row]
+        assert len(others) == 2
+        assert {name.split("_")[1] for name in others} == {single.speakers[row]}
+        words = [DIGITS[int(key.split("_")[0])] for key in (first, *others)]
+        assert pairs.targets[row].transcript == " ".join(words)
+        assert pairs.targets[row].intent == single.targets[row].intent
+        pieces = [single.waveforms[single.keys.index(key)] for key in (first, *others)]
+        assert torch.equal(pairs.waveforms[row], torch.cat(pieces))
+    seconds = {key.split("+")[1].split("_")[0] for key in pairs.keys}
+    assert len(seconds) == 10  # any digit can follow
 
 
 def test_synthetic_commands_are_functions_of_their_arguments():

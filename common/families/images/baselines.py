@@ -1,0 +1,61 @@
+"""What learned image features have to beat: the pixels, the untrained network, chance."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from common.data.image.parts import ImagePart
+from common.encoders.modes import untrained
+from common.engine.workspace import Workspace
+from common.evaluation.features.trivial import majority_class
+from common.families.images.data import ImageConfig
+from common.families.images.evaluation import frozen_parts, knn_items, linear_items, probes
+
+
+def probed(
+    cfg: ImageConfig, encoder: nn.Module, bank: ImagePart, test: ImagePart, workspace: Workspace
+) -> dict[str, float]:
+    """Vote and linear probe on what an encoder gives, saved item by item.
+
+    Args:
+        cfg: the experiment's config.
+        encoder: from normalised images to (B, F) features; `nn.Flatten()` gives the pixels.
+        bank: labelled images.
+        test: images to classify.
+        workspace: takes the items.
+    """
+    parts = frozen_parts(cfg, encoder, bank, test, workspace)
+    metrics = probes(cfg, parts)
+    for name, correct in (knn_items(cfg, parts) | linear_items(parts, metrics)).items():
+        workspace.items(name, correct.double().tolist())
+    return metrics
+
+
+def untrained_probed(
+    cfg: ImageConfig,
+    build: Callable[[], nn.Module],
+    bank: ImagePart,
+    test: ImagePart,
+    workspace: Workspace,
+) -> dict[str, float]:
+    """`probed` for a network as its training begins with it.
+
+    Args:
+        cfg: the experiment's config.
+        build: makes the encoder under ``cfg.seed``.
+        bank: labelled images.
+        test: images to classify.
+        workspace: takes the items.
+    """
+    return probed(cfg, untrained(build, cfg.seed), bank, test, workspace)
+
+
+def majority_probed(
+    cfg: ImageConfig, bank: ImagePart, test: ImagePart, workspace: Workspace
+) -> dict[str, float]:
+    """The bank's most frequent class for every test image, under the names of all probes."""
+    correct = majority_class(bank.labels.tolist(), test.labels.tolist())
+    names = [f"knn{k}_top1" for k in cfg.eval.ks] + ["linear_probe_top1"] * cfg.eval.linear_probe
+    for name in names:
+        workspace.items(name, correct)
+    return dict.fromkeys(names, sum(correct) / len(correct))
