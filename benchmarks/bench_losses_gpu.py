@@ -4,7 +4,8 @@
 Four cases (symmetric, row-only, NT-Xent, SigLIP), each with the fused kernels of this repository, as an op and as
 the module that training uses, against dense torch (one similarity matrix), the same under torch.compile, a dense
 form that recomputes one block of rows at a time, and the libraries at hand (open_clip, Liger-Kernel).
-Precisions: bf16, fp16, fp32 (exact) and tf32. The floor is what the case needs at least: four or three N x N x D
+Precisions: bf16, fp16, fp32 (exact), tf32, and half: float32 embeddings that our loss may round (`precision="half"`; the
+others get what autocast would hand them, bfloat16). The floor is what the case needs at least: four or three N x N x D
 products in the same round. Rounds alternate between the candidates; times are medians of CUDA-event timings.
 A row is written as soon as it is measured, with the card and the versions; what a results file has already is
 left out, so a run that was cut off goes on. **No row exists until somebody runs this on a GPU.**
@@ -45,6 +46,7 @@ DTYPES = {
     "fp16": torch.float16,
     "fp32": torch.float32,
     "tf32": torch.float32,
+    "half": torch.float32,
 }
 KEY = ("card", "torch", "case", "dtype", "n", "dim", "candidate")
 FIELDS = [
@@ -198,9 +200,10 @@ def inputs(n: int, dim: int, dtype: torch.dtype) -> list[Tensor]:
     return [*leaves, torch.tensor(50.0, device=DEVICE, requires_grad=True)]
 
 
-def step(loss: Loss, leaves: list[Tensor]) -> tuple[Tensor, ...]:
-    """Value and gradients."""
-    value = loss(*leaves)
+def step(loss: Loss, leaves: list[Tensor], mixed: bool = False) -> tuple[Tensor, ...]:
+    """Value and gradients; `mixed` calls the loss as a step in mixed precision does."""
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=mixed):
+        value = loss(*leaves)
     return (value.detach(), *torch.autograd.grad(value, leaves))
 
 
@@ -232,11 +235,13 @@ def peak_mib(run: Callable[[], object]) -> float:
     return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
-def errors(case: Case, loss: Loss, n: int, dim: int, dtype: torch.dtype) -> tuple[float, float]:
+def errors(
+    case: Case, loss: Loss, n: int, dim: int, dtype: torch.dtype, mixed: bool = False
+) -> tuple[float, float]:
     """Relative error of value and gradient against dense float64 on at most 4096 pairs."""
     leaves = inputs(min(n, 4096), dim, dtype)
     exact = step(case.exact, [x.detach().double().requires_grad_() for x in leaves])
-    got = step(loss, leaves)
+    got = step(loss, leaves, mixed)
     value = float((got[0].double() - exact[0]).abs() / exact[0].abs())
     return value, float((got[1].double() - exact[1]).norm() / exact[1].norm())
 
@@ -248,6 +253,7 @@ def measure(
     torch.compiler.reset()  # every shape is compiled as the first one
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     case, dtype = CASES[name], DTYPES[precision]
+    mixed = precision == "half"
     losses = {label: loss for label, loss in case.losses().items() if label not in known}
     if not losses:
         return
@@ -255,7 +261,7 @@ def measure(
     bottom = lambda: floor(*leaves[:2], case.products)  # noqa: E731
     bottom()
     for label, loss in losses.items():
-        run = lambda loss=loss: step(loss, leaves)  # noqa: E731
+        run = lambda loss=loss: step(loss, leaves, mixed)  # noqa: E731
         try:
             run()  # compiles
             row: dict[str, object] = {"candidate": label, "peak_mib": round(peak_mib(run), 1)}
@@ -267,7 +273,7 @@ def measure(
         for _ in range(rounds):
             times.append((milliseconds(bottom), milliseconds(run)))
         base, ms = (statistics.median(t) for t in zip(*times, strict=True))
-        value, grad = errors(case, loss, n, dim, dtype)
+        value, grad = errors(case, loss, n, dim, dtype, mixed)
         row |= {
             "ms": round(ms, 3),
             "over_floor": round(statistics.median(b / a for a, b in times), 3),
@@ -302,7 +308,7 @@ def main() -> int:
     parser.add_argument("--sizes", type=int, nargs="+", default=[8192, 32768])
     parser.add_argument("--dims", type=int, nargs="+", default=[512])
     parser.add_argument(
-        "--dtypes", nargs="+", choices=list(DTYPES), default=["bf16", "tf32", "fp32"]
+        "--dtypes", nargs="+", choices=list(DTYPES), default=["bf16", "half", "tf32", "fp32"]
     )
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--out", type=Path, default=OUT)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 540  # seconds of a piece
-PRECISIONS = ("bf16", "tf32", "fp32")
+PRECISIONS = ("bf16", "half", "tf32", "fp32")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def candidates(family: str, operand: str) -> list[TileConfig]:
     """Tiles worth timing: powers of two around the fixed table."""
     if family == "kept":
         sizes = product((32, 64, 128), (64, 128, 256), (16,), (4, 8), (1,))
-    elif operand == "float":
+    elif operand in ("float", "tf32"):
         sizes = product((32, 64, 128), (64, 128), (16, 32), (4, 8), (2, 3))
     else:
         sizes = product((64, 128), (64, 128, 256), (32, 64), (4, 8), (2, 3, 4))
@@ -54,7 +54,7 @@ def tune(
         timer: milliseconds of a call; default Triton's, on CUDA events.
         families: kernels to tune.
         variants: how much a tile holds besides its scores.
-        tiles: candidates of a family and operand ("half" or "float").
+        tiles: candidates of a family and operand ("half", "tf32" or "float").
         device: where the problem lives.
 
     Returns:
@@ -112,8 +112,8 @@ def _problem(variant: str, num: int, dim: int, dtype: torch.dtype, device: str) 
 def _workload(problem: Problem, family: str, variant: str) -> tuple[Key, Callable[[], Any]]:
     """Table key, and a call whose time depends on the tiles of one family only."""
     num, device = problem.num_rows, problem.q.device
-    operand = "float" if problem.q.dtype == torch.float32 else "half"
-    key = family, Plan.make(problem).capability[0], operand, variant
+    plan = Plan.make(problem)
+    key = family, plan.capability[0], plan.operand, variant
     bias, ones = torch.zeros((), device=device), torch.ones(num, device=device)
     if family in ("softplus", "softplus_grad"):
         if family == "softplus":

@@ -19,6 +19,7 @@ def test_the_plan_names_every_piece(capsys, tmp_path):
         "tests:",
         "resume:",
         "losses-bf16:",
+        "losses-half:",
         "losses-tf32:",
         "losses-fp32:",
         "train-laclip:",

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from common.kernels import ops
-from common.kernels.core.problem import Problem, stat_dtype
+from common.kernels.core.problem import PRECISIONS, Problem, stat_dtype
 from common.kernels.specs.weights import Spec, encode
+
+FIXED_SCALE = 120.0  # largest |scale| for which one shift serves all exponentials in float32
 
 
 def make_problem(
@@ -25,6 +27,7 @@ def make_problem(
     unit_norm: bool = True,
     memory_budget: int | None = 0,
     deterministic: bool = True,
+    precision: str = "exact",
 ) -> Problem:
     """A checked problem; the spec is not prepared yet.
 
@@ -32,9 +35,13 @@ def make_problem(
         ValueError: for shapes, dtypes, devices or side data that do not fit together.
     """
     _check_pair(q, k)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
     if not isinstance(scale, Tensor):
         if not math.isfinite(scale):
             raise ValueError(f"scale must be finite, got {scale}")
+        if stat_dtype(q) == torch.float32 and abs(scale) > FIXED_SCALE:
+            unit_norm = False  # one shift would not do: running maxima
         scale = q.new_full((), scale, dtype=stat_dtype(q))
     elif scale.numel() != 1:
         raise ValueError(
@@ -46,7 +53,7 @@ def make_problem(
     spec.check(q.shape[0], k.shape[0])
     return Problem(
         q, k, scale.reshape(()), spec, row_scale, row_start, col_start, columns, moment, top1,
-        unit_norm, False, memory_budget or 0, deterministic,
+        unit_norm, False, memory_budget or 0, deterministic, precision,
     )  # fmt: skip
 
 

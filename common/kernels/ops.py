@@ -13,7 +13,14 @@ from torch import Tensor
 
 from common.kernels.blocked.rows import row_values, valid_rows
 from common.kernels.blocked.tiling import kept_tiles
-from common.kernels.core.problem import Gradients, Problem, RawStats, Upstream, stat_dtype
+from common.kernels.core.problem import (
+    PRECISIONS,
+    Gradients,
+    Problem,
+    RawStats,
+    Upstream,
+    stat_dtype,
+)
 from common.kernels.dispatch import tiled_module
 from common.kernels.specs.weights import decode
 
@@ -25,18 +32,19 @@ def rebuild(
     spec: str, flags: list[int],
 ) -> Problem:  # fmt: skip
     """Rebuild the problem; `flags` as made by `flags_of`, k = None stands for k = q (half)."""
-    row_start, col_start, columns, moment, top1, unit_norm, keep, deterministic = flags
+    row_start, col_start, columns, moment, top1, unit_norm, keep, deterministic, rounding = flags
     return Problem(
         q, q if k is None else k, scale, decode(spec, side), row_scale, row_start, col_start,
         bool(columns), bool(moment), bool(top1), bool(unit_norm), k is None, keep,
-        bool(deterministic),
+        bool(deterministic), PRECISIONS[rounding],
     )  # fmt: skip
 
 
 def flags_of(problem: Problem) -> list[int]:
     """Static fields of a problem as ints for the operator schema."""
     p = problem
-    flags = (p.columns, p.moment, p.top1, p.unit_norm, p.keep, p.deterministic)
+    rounding = PRECISIONS.index(p.precision)
+    flags = (p.columns, p.moment, p.top1, p.unit_norm, p.keep, p.deterministic, rounding)
     return [p.row_start, p.col_start, *(int(f) for f in flags)]
 
 

@@ -53,6 +53,7 @@ def pair_stats(
     backend: str = "auto",
     memory_budget: int | None = 0,
     deterministic: bool = True,
+    precision: str = "exact",
 ) -> PairStats:
     """Row and column statistics of all query-key pairs in O((N + M) D) memory.
 
@@ -88,6 +89,8 @@ def pair_stats(
             GEMM; on CUDA 2 N M for 16-bit inputs with one positive per row). None = 0.
         deterministic: two runs are bit-equal. That holds on all back ends; False only permits
             atomic additions for the closed-form weights (labels, indices) on CUDA. No effect on CPU.
+        precision: what products of float32 inputs may be rounded to: "exact", "tf32" or "half", see
+            `core.problem.PRECISIONS`. No effect on CPU and in the dense back end, which are exact.
 
     Returns:
         PairStats of the local rows and columns.
@@ -107,7 +110,7 @@ def pair_stats(
     """
     problem = make_problem(
         q, k, scale, spec, row_scale, row_start, col_start, columns, moment, top1, unit_norm,
-        memory_budget, deterministic,
+        memory_budget, deterministic, precision,
     )  # fmt: skip
     shard = as_sharding(group)
     if shard is not None:
@@ -254,7 +257,7 @@ def pair_softplus(
         reduction: "none" for (N,), "sum", or "mean" over the N queries.
         group: process group (or `Sharding`); "mean" and "sum" go over all ranks then.
         backend: as `pair_stats`.
-        **options: row_scale, row_start, col_start, unit_norm, memory_budget, deterministic.
+        **options: row_scale, row_start, col_start, unit_norm, memory_budget, deterministic, precision.
 
     Returns:
         (N,) or scalar, float32 (float64 for float64 inputs).

@@ -63,7 +63,7 @@ def info_nce_rows(
             which keeps the gradient of confident rows exact.
         group: sharded problems are not fused.
         backend: as `pair_stats`.
-        **options: row_scale, row_start, col_start, top1, unit_norm, deterministic.
+        **options: row_scale, row_start, col_start, top1, unit_norm, deterministic, precision.
 
     Returns:
         The losses, 0 for rows without positive or counted pair; None if this cannot be fused.

@@ -16,7 +16,7 @@ class AlignUniformLoss(PairLoss):
         align_weight: >= 0.
         uniform_weight: >= 0.
         tau: > 0, squared bandwidth of the potential; 0.25 is the paper's t = 2.
-        gather: see `PairLoss`; so are `normalize`, `backend` and `memory_budget`.
+        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
 
     Raises:
         ValueError: an option out of its range.
@@ -39,9 +39,14 @@ class AlignUniformLoss(PairLoss):
         normalize: bool = True,
         backend: str = "auto",
         memory_budget: int | None = None,
+        precision: str = "auto",
     ) -> None:
         super().__init__(
-            gather=gather, normalize=normalize, backend=backend, memory_budget=memory_budget
+            gather=gather,
+            normalize=normalize,
+            backend=backend,
+            memory_budget=memory_budget,
+            precision=precision,
         )
         if min(align_weight, uniform_weight) < 0:
             raise ValueError(

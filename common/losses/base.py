@@ -2,9 +2,11 @@
 
 from typing import ClassVar, get_args
 
+import torch
 from torch import Tensor, nn
 
 from common.distributed.process import default_group
+from common.kernels.core.problem import PRECISIONS
 from common.kernels.dispatch import Backend
 from common.losses.functional.kernel import KernelOptions
 from common.losses.output import DistributedKind, embeddings
@@ -21,9 +23,11 @@ class PairLoss(nn.Module):
         normalize: L2-normalise the inputs; False compares dot products.
         backend: "auto", "dense", "blocked" or "triton", see `common.kernels`.
         memory_budget: bytes of N x M storage that may be kept to save recomputation; None for 0.
+        precision: of the products on a GPU: "exact" (float32), "tf32", "half" (16-bit operands, everything else
+            float32), or "auto": half under autocast, else exact. See `docs/kernels.md` for what each costs.
 
     Raises:
-        ValueError: an unknown backend, or a negative budget.
+        ValueError: an unknown backend or precision, or a negative budget.
     """
 
     distributed_kind: ClassVar[DistributedKind] = "gathers_negatives"
@@ -35,16 +39,20 @@ class PairLoss(nn.Module):
         normalize: bool = True,
         backend: str = "auto",
         memory_budget: int | None = None,
+        precision: str = "auto",
     ) -> None:
         super().__init__()
         if backend not in get_args(Backend):
             raise ValueError(f"backend must be one of {get_args(Backend)}, got {backend!r}")
+        if precision not in ("auto", *PRECISIONS):
+            raise ValueError(f"precision must be auto or one of {PRECISIONS}, got {precision!r}")
         if memory_budget is not None and memory_budget < 0:
             raise ValueError(f"memory_budget is a number of bytes >= 0, got {memory_budget}")
         self.gather = gather
         self.normalize = normalize
         self.backend = backend
         self.memory_budget = memory_budget
+        self.precision = precision
 
     @property
     def kernel(self) -> KernelOptions:
@@ -54,7 +62,14 @@ class PairLoss(nn.Module):
             "backend": self.backend,
             "memory_budget": self.memory_budget or 0,
             "unit_norm": self.normalize,
+            "precision": self._rounding(),
         }
+
+    def _rounding(self) -> str:
+        """The precision at hand; mixed precision on a GPU has rounded the embeddings already."""
+        if self.precision != "auto":
+            return self.precision
+        return "half" if torch.is_autocast_enabled("cuda") else "exact"
 
     def prepare(self, x: Tensor) -> Tensor:
         """The rows that are compared: at least float32, of unit length if so chosen."""

@@ -31,7 +31,7 @@ class CACRLoss(PairLoss):
         tau_plus: in [0, 1), class prior of the debiased repulsion; Euclidean cost only.
         cost: of the repulsion, "euclidean" or "rbf".
         rbf_t: > 0, one over the squared bandwidth of the RBF cost.
-        gather: see `PairLoss`; so are `normalize`, `backend` and `memory_budget`.
+        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
 
     Raises:
         ValueError: an option out of its range.
@@ -59,9 +59,14 @@ class CACRLoss(PairLoss):
         normalize: bool = True,
         backend: str = "auto",
         memory_budget: int | None = None,
+        precision: str = "auto",
     ) -> None:
         super().__init__(
-            gather=gather, normalize=normalize, backend=backend, memory_budget=memory_budget
+            gather=gather,
+            normalize=normalize,
+            backend=backend,
+            memory_budget=memory_budget,
+            precision=precision,
         )
         if tau_positive <= 0 or tau_negative <= 0:
             raise ValueError(f"both tau must be > 0, got {tau_positive} and {tau_negative}")
@@ -121,7 +126,7 @@ class CACRQueueLoss(PairLoss):
         beta: factor of the repulsion.
         in_batch: whether queries of other samples are negatives too.
         reuse_first_view: the released code's mistake, see `functional.cacr_queue`.
-        gather: see `PairLoss`; so are `normalize`, `backend` and `memory_budget`.
+        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
 
     Distributed: gathers negatives of the batch (local if `gather=False`); a queue is never gathered.
 
@@ -143,9 +148,14 @@ class CACRQueueLoss(PairLoss):
         normalize: bool = True,
         backend: str = "auto",
         memory_budget: int | None = None,
+        precision: str = "auto",
     ) -> None:
         super().__init__(
-            gather=gather, normalize=normalize, backend=backend, memory_budget=memory_budget
+            gather=gather,
+            normalize=normalize,
+            backend=backend,
+            memory_budget=memory_budget,
+            precision=precision,
         )
         self.tau_positive, self.tau_negative = tau_positive, tau_negative
         self.alpha, self.beta = alpha, beta
@@ -184,7 +194,7 @@ class CACRMomentumLoss(PairLoss):
         temperature: T > 0.
         cost: of the repulsion, "rbf" or "euclidean".
         reduction: over the samples of this rank; "sum" as in the released Euclidean form.
-        gather: see `PairLoss`; so are `normalize`, `backend` and `memory_budget`.
+        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
 
     Distributed: gathers negatives (local if `gather=False`).
 
@@ -203,9 +213,14 @@ class CACRMomentumLoss(PairLoss):
         normalize: bool = True,
         backend: str = "auto",
         memory_budget: int | None = None,
+        precision: str = "auto",
     ) -> None:
         super().__init__(
-            gather=gather, normalize=normalize, backend=backend, memory_budget=memory_budget
+            gather=gather,
+            normalize=normalize,
+            backend=backend,
+            memory_budget=memory_budget,
+            precision=precision,
         )
         self.temperature, self.cost, self.reduction = temperature, cost, reduction
 

@@ -19,7 +19,7 @@ class ClipLoss(PairLoss):
 
     Args:
         label_smoothing: in [0, 1).
-        gather: see `PairLoss`; so are `normalize`, `backend` and `memory_budget`.
+        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
 
     Raises:
         ValueError: an option out of its range.
@@ -40,9 +40,14 @@ class ClipLoss(PairLoss):
         memory_budget: int | None = None,
         *,
         normalize: bool = True,
+        precision: str = "auto",
     ) -> None:
         super().__init__(
-            gather=gather, normalize=normalize, backend=backend, memory_budget=memory_budget
+            gather=gather,
+            normalize=normalize,
+            backend=backend,
+            memory_budget=memory_budget,
+            precision=precision,
         )
         check_fraction("label_smoothing", label_smoothing)
         self.label_smoothing = label_smoothing
@@ -76,7 +81,7 @@ class SigLipLoss(PairLoss):
     Source: Zhai et al. 2023, equation 1, arXiv 2303.15343.
 
     Args:
-        gather: see `PairLoss`; so are `normalize`, `backend` and `memory_budget`.
+        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
 
     Distributed: gathers negatives (local if `gather=False`).
 

@@ -27,7 +27,7 @@ class InfoNCELoss(PairLoss):
         margin: >= 0, subtracted from the cosine of the positive.
         label_smoothing: in [0, 1).
         decoupled: leave the positive out of the denominator.
-        gather: see `PairLoss`; so are `normalize`, `backend` and `memory_budget`.
+        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
 
     Raises:
         ValueError: an option out of its range, or options that do not combine.
@@ -56,9 +56,14 @@ class InfoNCELoss(PairLoss):
         normalize: bool = True,
         backend: str = "auto",
         memory_budget: int | None = None,
+        precision: str = "auto",
     ) -> None:
         super().__init__(
-            gather=gather, normalize=normalize, backend=backend, memory_budget=memory_budget
+            gather=gather,
+            normalize=normalize,
+            backend=backend,
+            memory_budget=memory_budget,
+            precision=precision,
         )
         check_fraction("label_smoothing", label_smoothing)
         if hardness < 0 or margin < 0:

@@ -16,7 +16,7 @@ class SupConLoss(PairLoss):
 
     Args:
         mode: "out" averages log-probabilities over the positives, "in" probabilities.
-        gather: see `PairLoss`; so are `normalize`, `backend` and `memory_budget`.
+        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
 
     Raises:
         ValueError: an unknown mode.
@@ -37,9 +37,14 @@ class SupConLoss(PairLoss):
         normalize: bool = True,
         backend: str = "auto",
         memory_budget: int | None = None,
+        precision: str = "auto",
     ) -> None:
         super().__init__(
-            gather=gather, normalize=normalize, backend=backend, memory_budget=memory_budget
+            gather=gather,
+            normalize=normalize,
+            backend=backend,
+            memory_budget=memory_budget,
+            precision=precision,
         )
         if mode not in ("out", "in"):
             raise ValueError(f"mode must be 'out' or 'in', got {mode!r}")
@@ -97,7 +102,7 @@ class OneToKLoss(PairLoss):
         positives_compete: whether the other texts of an image stay in the denominator.
         image_weight: weight of the image -> text direction.
         text_weight: weight of the text -> image direction; None is 1/K (the official code).
-        gather: see `PairLoss`; so are `normalize`, `backend` and `memory_budget`.
+        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
 
     Raises:
         ValueError: `num_texts` < 1.
@@ -122,9 +127,14 @@ class OneToKLoss(PairLoss):
         normalize: bool = True,
         backend: str = "auto",
         memory_budget: int | None = None,
+        precision: str = "auto",
     ) -> None:
         super().__init__(
-            gather=gather, normalize=normalize, backend=backend, memory_budget=memory_budget
+            gather=gather,
+            normalize=normalize,
+            backend=backend,
+            memory_budget=memory_budget,
+            precision=precision,
         )
         if num_texts < 1:
             raise ValueError(f"num_texts must be >= 1, got {num_texts}")
@@ -164,7 +174,7 @@ class HydraLoss(PairLoss):
     Args:
         exclude_self: with the batch as keys, a sample is no positive of itself. False reproduces
             the released code.
-        gather: see `PairLoss`; so are `normalize`, `backend` and `memory_budget`.
+        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
 
     Distributed: gathers negatives (local if `gather=False`).
 
@@ -186,9 +196,14 @@ class HydraLoss(PairLoss):
         normalize: bool = True,
         backend: str = "auto",
         memory_budget: int | None = None,
+        precision: str = "auto",
     ) -> None:
         super().__init__(
-            gather=gather, normalize=normalize, backend=backend, memory_budget=memory_budget
+            gather=gather,
+            normalize=normalize,
+            backend=backend,
+            memory_budget=memory_budget,
+            precision=precision,
         )
         self.exclude_self = exclude_self
 

@@ -20,7 +20,7 @@ class CWCLLoss(PairLoss):
     Args:
         bidirectional: use the weights in the reverse direction too (an ablation).
         factor: multiplies the sum of both directions; 0.5 gives the scale of CLIP.
-        gather: see `PairLoss`; so are `normalize`, `backend` and `memory_budget`.
+        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
 
     Distributed: gathers negatives (local if `gather=False`).
 
@@ -39,9 +39,14 @@ class CWCLLoss(PairLoss):
         normalize: bool = True,
         backend: str = "auto",
         memory_budget: int | None = None,
+        precision: str = "auto",
     ) -> None:
         super().__init__(
-            gather=gather, normalize=normalize, backend=backend, memory_budget=memory_budget
+            gather=gather,
+            normalize=normalize,
+            backend=backend,
+            memory_budget=memory_budget,
+            precision=precision,
         )
         self.bidirectional = bidirectional
         self.factor = factor
@@ -87,7 +92,7 @@ class DistillationLoss(PairLoss):
     Args:
         relative: subtract the teacher's entropy (KL divergence, 0 at the optimum).
         symmetric: average over query -> key and key -> query.
-        gather: see `PairLoss`; so are `normalize`, `backend` and `memory_budget`.
+        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
 
     Distributed: gathers negatives (local if `gather=False`).
 
@@ -106,9 +111,14 @@ class DistillationLoss(PairLoss):
         normalize: bool = True,
         backend: str = "auto",
         memory_budget: int | None = None,
+        precision: str = "auto",
     ) -> None:
         super().__init__(
-            gather=gather, normalize=normalize, backend=backend, memory_budget=memory_budget
+            gather=gather,
+            normalize=normalize,
+            backend=backend,
+            memory_budget=memory_budget,
+            precision=precision,
         )
         self.relative = relative
         self.symmetric = symmetric

@@ -19,7 +19,7 @@ class NTXentLoss(PairLoss):
     Source: Chen et al. 2020, equation 1, arXiv 2002.05709.
 
     Args:
-        gather: see `PairLoss`; so are `normalize`, `backend` and `memory_budget`.
+        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
 
     Distributed: gathers negatives (local if `gather=False`).
 
@@ -49,7 +49,7 @@ class DCLLoss(PairLoss):
         weighted: weight the positive term by `von_mises_fisher_weight` (DCLW).
         sigma: > 0, concentration of the weights.
         detach_weight: no gradient through the weights (the reference code lets it flow).
-        gather: see `PairLoss`; so are `normalize`, `backend` and `memory_budget`.
+        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
 
     Raises:
         ValueError: `sigma` is not positive, or `detach_weight` without `weighted`.
@@ -72,9 +72,14 @@ class DCLLoss(PairLoss):
         normalize: bool = True,
         backend: str = "auto",
         memory_budget: int | None = None,
+        precision: str = "auto",
     ) -> None:
         super().__init__(
-            gather=gather, normalize=normalize, backend=backend, memory_budget=memory_budget
+            gather=gather,
+            normalize=normalize,
+            backend=backend,
+            memory_budget=memory_budget,
+            precision=precision,
         )
         if sigma <= 0:
             raise ValueError(f"sigma must be > 0, got {sigma}")
@@ -110,7 +115,7 @@ class DebiasedLoss(PairLoss):
     Args:
         tau_plus: in [0, 1), probability that a negative is a positive.
         beta: >= 0, concentration on hard negatives.
-        gather: see `PairLoss`; so are `normalize`, `backend` and `memory_budget`.
+        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
 
     Raises:
         ValueError: an option out of its range.
@@ -132,9 +137,14 @@ class DebiasedLoss(PairLoss):
         normalize: bool = True,
         backend: str = "auto",
         memory_budget: int | None = None,
+        precision: str = "auto",
     ) -> None:
         super().__init__(
-            gather=gather, normalize=normalize, backend=backend, memory_budget=memory_budget
+            gather=gather,
+            normalize=normalize,
+            backend=backend,
+            memory_budget=memory_budget,
+            precision=precision,
         )
         check_fraction("tau_plus", tau_plus)
         if beta < 0:
@@ -168,7 +178,7 @@ class TargetAnchoredLoss(PairLoss):
     Source: Byun et al. 2025, arXiv 2406.09188.
 
     Args:
-        gather: see `PairLoss`; so are `normalize`, `backend` and `memory_budget`.
+        gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
 
     Distributed: gathers negatives (local if `gather=False`, as in the released code).
 

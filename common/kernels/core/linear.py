@@ -25,7 +25,10 @@ from common.kernels.specs.weights import (
     Uniform,
 )
 
-_CHUNK = 2048  # pairs whose rows are gathered at a time
+_CHUNK, _CHUNK_CUDA = (
+    2048,
+    2**16,
+)  # pairs gathered at a time; on CUDA a chunk costs the host launches
 
 
 def split(spec: Spec) -> tuple[list[Spec], Spec | None]:
@@ -146,8 +149,9 @@ def _pairs(
     """
     if isinstance(atom, Diagonal):
         rows, cols = _overlap(tile)
-        for start in range(rows.start, rows.stop, _CHUNK):
-            stop = min(rows.stop, start + _CHUNK)
+        step = _step(tile.device)
+        for start in range(rows.start, rows.stop, step):
+            stop = min(rows.stop, start + step)
             offset = cols.start - rows.start
             constant = 1.0 if counting else atom.weight
             yield slice(start, stop), slice(start + offset, stop + offset), constant
@@ -172,9 +176,18 @@ def _pairs(
         inside = inside & (col >= 0) & (col < num_cols)
         col = col.clamp(0, num_cols - 1)
     weight = inside.to(dtype) * (1 if counting else value)
-    for start in range(0, len(row), _CHUNK):
-        part = slice(start, start + _CHUNK)
+    for part in _parts(row):
         yield row[part], col[part], weight[part]
+
+
+def _step(device: torch.device | str) -> int:
+    return _CHUNK_CUDA if torch.device(device).type == "cuda" else _CHUNK
+
+
+def _parts(x: Tensor) -> Iterator[slice]:
+    """The rows of a tensor in chunks."""
+    step = _step(x.device)
+    return (slice(start, start + step) for start in range(0, len(x), step))
 
 
 def _overlap(tile: Tile) -> tuple[slice, slice]:
@@ -245,8 +258,7 @@ def _class_sums(
 
 def _row_dot(q_ND: Tensor, table_CD: Tensor, index_N: Tensor) -> Tensor:
     out = torch.empty(len(q_ND), dtype=table_CD.dtype, device=q_ND.device)
-    for start in range(0, len(q_ND), _CHUNK):
-        part = slice(start, start + _CHUNK)
+    for part in _parts(q_ND):
         out[part] = (q_ND[part].to(table_CD) * table_CD[index_N[part]]).sum(1)
     return out
 
@@ -266,8 +278,7 @@ def _labels_backward(
     sums_CD, class_N, class_M = _class_sums(atom, k_MD, g_N.dtype, atomic)
     if dq_ND is not None:
         gw_N = g_N * weight_N
-        for start in range(0, len(q_ND), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        for part in _parts(q_ND):
             dq_ND[part].addcmul_(sums_CD[class_N[part]], gw_N[part, None])
         if atom.exclude_self:
             own_N = gw_N * _self_pairs(atom, problem)
@@ -275,11 +286,9 @@ def _labels_backward(
     if dk_MD is not None:
         fw_N = f_N * weight_N
         sums_CD.zero_()
-        for start in range(0, len(q_ND), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        for part in _parts(q_ND):
             _scatter_add(sums_CD, class_N[part], q_ND[part].to(g_N) * fw_N[part, None], atomic)
-        for start in range(0, len(k_MD), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        for part in _parts(k_MD):
             dk_MD[part] += sums_CD[class_M[part]]
         if atom.exclude_self:
             own_N = fw_N * _self_pairs(atom, problem)

@@ -24,6 +24,13 @@ from torch import Tensor
 
 from common.kernels.specs.weights import Spec, Tile
 
+PRECISIONS = ("exact", "tf32", "half")
+"""Operands of the products of float32 inputs; sums, exponentials and gradients are float32 in each.
+
+exact: float32. tf32: 10 bits of mantissa, on tensor cores. half: float16 for unit rows (10 bits), bfloat16 for
+others, and bfloat16 gradients of the logits. A permission: only the Triton back end takes it.
+"""
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
@@ -42,6 +49,7 @@ class Problem:
         keep: bytes of exponentials to keep from the forward for the backward (0: recompute).
         deterministic: no atomic additions in the closed forms on CUDA; everything else is
             bit-reproducible anyway.
+        precision: what the products of float32 inputs may be rounded to on CUDA, see `PRECISIONS`.
     """
 
     q: Tensor
@@ -58,6 +66,7 @@ class Problem:
     half: bool = False
     keep: int = 0
     deterministic: bool = True
+    precision: str = "exact"
 
     @property
     def num_rows(self) -> int:

@@ -67,7 +67,7 @@ def lse_kernel(
     q, k, scale, shift, row_scale, sides,
     row_max, row_sum, row_lin, row_mom, row_best, row_hit, row_pos, kept,
     col_max, col_sum, col_lin, col_best, col_hit,
-    N, M, D, sq, sk, row_start, col_start, split_cols,
+    N, M, D, sq, sk, skept, row_start, col_start, split_cols,
     PROG: tl.constexpr, FIXED: tl.constexpr, COLUMNS: tl.constexpr, TWO_MASKS: tl.constexpr,
     MASKED: tl.constexpr, HALF: tl.constexpr, KEEP: tl.constexpr, POS: tl.constexpr,
     LIN: tl.constexpr, MOMENT: tl.constexpr,
@@ -81,7 +81,7 @@ def lse_kernel(
     the column; maxima in log2 units and sums relative to them (FIXED: sums relative to ``shift``),
     ``row_mom`` = sum of exp * s, ``row_lin`` = sum of omega * s, ``row_best`` largest logit among
     the pairs of the row mask and the positives, ``row_hit`` largest among the positives. The
-    ``col_*`` of the last three exist with HALF only. ``kept`` (N, M): exponentials; ``row_pos``
+    ``col_*`` of the last three exist with HALF only. ``kept`` (N, M), rows ``skept`` apart: exponentials; ``row_pos``
     those of the positives.
     """
     block = tl.program_id(0).to(tl.int64)
@@ -148,7 +148,7 @@ def lse_kernel(
                 if POS:
                     pos_R += tl.sum(tl.where(hit_RC, e_RC, 0.0), 1)
                     e_RC = tl.where(hit_RC, 0.0, e_RC)
-                at_RC = kept + rows.to(tl.int64)[:, None] * M + cols[None, :]
+                at_RC = kept + rows.to(tl.int64)[:, None] * skept + cols[None, :]
                 in_RC = _inside(HALF, rows, cols, N, M, diag)
                 tl.store(at_RC, e_RC.to(kept.dtype.element_ty), mask=in_RC)
         else:

@@ -3,8 +3,9 @@
 # Shape suffixes: N queries, M keys, D dim, S column splits, B row blocks.
 
 import math
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from types import ModuleType
 from typing import Any
@@ -12,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.kernels.core.linear import split
+from common.kernels.core.linear import linear_forward, split
 from common.kernels.core.problem import Problem
 from common.kernels.gpu.lowering import Program, is_bounded, lower, many_positives
 from common.kernels.gpu.tile_table import TileConfig, tile_config
 from common.kernels.specs.base import And, Spec
-from common.kernels.specs.weights import LowRank
+from common.kernels.specs.weights import Diagonal, Index, LowRank, Partner
 
 WORKSPACE_BYTES = 256 * 2**20
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -72,9 +73,19 @@ def fixed_shift(problem: Problem) -> bool:
     return problem.unit_norm and large and problem.row_scale is None and is_bounded(problem.spec)
 
 
+def operand_dtype(problem: Problem) -> torch.dtype:
+    """Dtype of the operands of q k^T: that of the inputs, or 16 bit where float32 may be rounded.
+
+    Entries of unit rows fit float16, whose mantissa has three bits more than that of bfloat16.
+    """
+    if problem.precision != "half" or problem.q.dtype != torch.float32:
+        return problem.q.dtype
+    return torch.float16 if problem.unit_norm else torch.bfloat16
+
+
 def grad_dtype(problem: Problem) -> torch.dtype:
-    """Dtype of the gradient of the logits: fp32 for fp32 inputs, else bf16 (its range is needed)."""
-    return torch.float32 if problem.q.dtype == torch.float32 else torch.bfloat16
+    """Dtype of the gradient of the logits: fp32 for fp32 operands, else bf16 (its range is needed)."""
+    return torch.float32 if operand_dtype(problem) == torch.float32 else torch.bfloat16
 
 
 def kept_dtype(problem: Problem) -> torch.dtype:
@@ -101,6 +112,8 @@ class Plan:
     Attributes:
         q: (N, D), k: (M, D), last dimension contiguous. program: the lowered spec.
         closed: affine low-rank weights, evaluated in closed form and not in the program.
+        marks: weights of single pairs where the program has no others; `row_lin` takes them in closed form, the
+            gradient in the tiles (all terms of a logit are added up before they are rounded).
         half: only pairs above the diagonal are visited. fixed: shift instead of running maxima.
     """
 
@@ -109,6 +122,7 @@ class Plan:
     k: Tensor
     program: Program
     closed: list[Spec]
+    marks: list[Spec]
     half: bool
     fixed: bool
 
@@ -124,10 +138,24 @@ class Plan:
             raise ValueError(f"the Triton back end cannot run this: {reason}")
         closed: list[Spec] = [atom for atom in split(problem.spec)[0] if isinstance(atom, LowRank)]
         program = lower(And(tuple(a for a in problem.spec.atoms() if a not in closed)))
+        single = problem.spec.atoms() if program.single_weights else ()
+        marks: list[Spec] = [a for a in single if isinstance(a, Diagonal | Index | Partner)]
         simple = problem.row_scale is None and not problem.moment
         half = problem.half and program.halvable and simple
-        q, k = _rows(problem.q), _rows(problem.k)
-        return cls(problem, q, k, program, closed, half, fixed_shift(problem))
+        q, k = (_rows(x).to(operand_dtype(problem)) for x in (problem.q, problem.k))
+        return cls(problem, q, k, program, closed, marks, half, fixed_shift(problem))
+
+    @property
+    def tiled_weights(self) -> bool:
+        """Whether the sweep of the statistics has to weigh pairs inside its tiles."""
+        return self.program.weighted and not self.marks
+
+    def linear(self) -> Tensor | None:
+        """(N,) sum_j omega_ij <q_i, k_j> of the closed forms, of the operands as they are multiplied; None: none."""
+        atoms = [*self.closed, *self.marks]
+        if not atoms:
+            return None
+        return linear_forward(atoms, replace(self.problem, q=self.q, k=self.k))
 
     @property
     def capability(self) -> tuple[int, int]:
@@ -152,12 +180,26 @@ class Plan:
         rho = self.problem.row_scale
         return None if rho is None else rho.detach().to(torch.float32).contiguous()
 
+    @property
+    def product(self) -> str:
+        """How fp32 operands are multiplied: "ieee", or "tf32" where that is allowed."""
+        if self.q.dtype != torch.float32:
+            return "ieee"  # means nothing for 16-bit operands
+        allowed = torch.backends.cuda.matmul.fp32_precision == "tf32"
+        return "tf32" if allowed or self.problem.precision == "tf32" else "ieee"
+
+    @property
+    def operand(self) -> str:
+        """Column of the tile table: "half", "tf32" or "float"."""
+        if self.q.dtype != torch.float32:
+            return "half"
+        return "tf32" if self.product == "tf32" else "float"
+
     def tile(self, family: str) -> TileConfig:
         """Tile of a kernel family for this problem."""
         problem = self.problem
         variant = variant_of(self.program, problem.top1, self.half, problem.moment)
-        dim = self.q.shape[1]
-        return tile_config(family, self.q.dtype, dim, self.capability, variant)
+        return tile_config(family, self.operand, self.q.shape[1], self.capability, variant)
 
     def chunks(
         self, tile: TileConfig, bytes_per_row: float, limit: int, cut: int = 0
@@ -176,7 +218,7 @@ class Plan:
     def workspace(self, chunks: list[tuple[int, int]], dtype: torch.dtype) -> Tensor:
         """One flat buffer that serves every row chunk in turn."""
         rows = max(stop - start for start, stop in chunks)
-        size = rows * self.problem.num_cols
+        size = rows * padded(self.problem.num_cols)
         return torch.empty(size, dtype=dtype, device=self.q.device)
 
     def splits(self, tile: TileConfig, num_rows: int) -> tuple[int, int]:
@@ -212,7 +254,7 @@ class Plan:
             "BIAS": self.program.biased,
             "ROW_SCALE": self.row_scale is not None,
             "EVEN_D": self.q.shape[1] % tile.depth == 0,
-            "PRECISION": _precision(self.q.dtype),
+            "PRECISION": self.product,
             "UPCAST": interpreted(),
             "BM": tile.rows,
             "BN": tile.cols,
@@ -226,19 +268,40 @@ def variant_of(program: Program, top1: bool, half: bool, moment: bool) -> str:
     """Row of the tile table: how much a tile holds besides its scores."""
     if program.features:
         return "features"
-    if moment or (program.masked and program.sides):
+    if moment or (program.masked and program.sides) or (top1 and half):  # top-1 of rows and columns
         return "masked"
     return "light" if top1 or half or program.masked or program.sides else "plain"
 
 
+def padded(cols: int) -> int:
+    """Length of a row in storage: whole vectors of 16, which aligned loads and stores need."""
+    return -(-cols // 16) * 16
+
+
 def matrix(buffer: Tensor, rows: int, cols: int) -> Tensor:
-    """(rows, cols) contiguous view of the start of a flat buffer."""
-    return buffer[: rows * cols].view(rows, cols)
+    """(rows, cols) view of the start of a flat buffer, its rows `padded`."""
+    stride = padded(cols)
+    return buffer[: rows * stride].view(rows, stride)[:, :cols]
 
 
 def part(x: Tensor | None, start: int, stop: int | None) -> Tensor | None:
     """x[start:stop], or None."""
     return None if x is None else x[start:stop]
+
+
+@contextmanager
+def dense_products(problem: Problem) -> Iterator[None]:
+    """Let the library's fp32 products use TF32 where the problem permits it."""
+    setting = torch.backends.cuda.matmul
+    if problem.precision != "tf32" or not problem.q.is_cuda:
+        yield
+        return
+    before = setting.fp32_precision
+    setting.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
 
 
 def on_device(x: Tensor) -> AbstractContextManager[None]:
@@ -249,12 +312,6 @@ def on_device(x: Tensor) -> AbstractContextManager[None]:
 def _rows(x: Tensor) -> Tensor:
     x = x.detach()
     return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
-
-
-def _precision(dtype: torch.dtype) -> str:
-    """Full fp32 products unless the user allowed TF32; ignored for 16-bit operands."""
-    allowed = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
-    return "tf32" if allowed else "ieee"
 
 
 @lru_cache

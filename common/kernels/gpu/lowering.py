@@ -18,6 +18,7 @@ _MASKS = ("exclude_self", "exclude_positive", "only_positive", "exclude", "valid
 _FEATURES = ("lowrank", "threshold")
 _SINGLE = ("diagonal", "index", "partner")
 _MARKS = (*_SINGLE, "block", "labels")
+_WEIGHTED = {*_MARKS, "uniform", "lowrank"}
 
 
 class Program(NamedTuple):
@@ -28,7 +29,8 @@ class Program(NamedTuple):
         sides: side tensors in the order the nodes refer to.
         by_row: for each side tensor whether it is indexed by query row (else by key column).
         masked: a mask atom is present. two_masks: the column mask differs from the row mask.
-        weighted: omega is not 0 everywhere. biased: beta is not 0 everywhere.
+        weighted: omega is not 0 everywhere. single_weights: it is on single pairs of a row alone (Diagonal,
+            Index, Partner). biased: beta is not 0 everywhere.
         features: a tile computes further inner products (low-rank weights, thresholds).
         halvable: mask and omega are symmetric and the diagonal is left out (NT-Xent).
     """
@@ -39,6 +41,7 @@ class Program(NamedTuple):
     masked: bool
     two_masks: bool
     weighted: bool
+    single_weights: bool
     biased: bool
     features: bool
     halvable: bool
@@ -151,9 +154,8 @@ def lower(spec: Spec) -> Program:
         by_row=tuple(lowering.by_row),
         masked=self_labels or spec.has(*_MASKS),
         two_masks=spec.has("threshold"),
-        weighted=not kinds.isdisjoint(
-            ("diagonal", "index", "partner", "block", "labels", "uniform", "lowrank")
-        ),
+        weighted=bool(kinds & _WEIGHTED),
+        single_weights=bool(kinds & _WEIGHTED) and kinds & _WEIGHTED <= set(_SINGLE),
         biased="bias" in kinds,
         features=bias_features or spec.has(*_FEATURES),
         halvable=_halvable(atoms),

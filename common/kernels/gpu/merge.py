@@ -42,8 +42,9 @@ def finish_lse(
 ) -> Tensor:
     """Natural log-sum-exp from (maximum, sum) or from a sum with a fixed shift; -inf = empty.
 
-    Sums with a fixed shift that are too small to be exact (below 1e-32 per term) become NaN: the
-    scale is too large for it. A sum of 0 counts as empty only where a mask can empty a row.
+    Sums with a fixed shift that are too small to be exact (below 1e-32 per term) or infinite become NaN:
+    the scale is too large for it, or the rows are no unit vectors. A sum of 0 counts as empty only where a mask can
+    empty a row.
     """
     if shift is None:
         assert top is not None
@@ -51,7 +52,7 @@ def finish_lse(
     tiny = total < 1e-32 * count
     if may_be_empty:
         tiny &= total > 0
-    return torch.where(tiny, torch.nan, total.log() + shift)
+    return torch.where(tiny | total.isinf(), torch.nan, total.log() + shift)
 
 
 def finish_moment(moment: Tensor, total: Tensor) -> Tensor:

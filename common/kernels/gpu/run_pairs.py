@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.kernels.core.linear import linear_backward, linear_forward
+from common.kernels.core.linear import linear_backward
 from common.kernels.core.problem import Gradients, Problem, RawStats, Upstream
 from common.kernels.gpu.launch import (
     WORKSPACE_BYTES,
@@ -105,8 +105,9 @@ def finish_rows(plan: Plan, row: dict[str, Tensor]) -> RawStats:
         best = row["best"] * _LN2
         hit = ((row["hit"] >= row["best"]) & ~row["hit"].isneginf()).to(torch.float32)
     row_lin = row["lin"] if "lin" in row else torch.zeros_like(row_lse)
-    if plan.closed:
-        row_lin = row_lin + linear_forward(plan.closed, problem) * problem.factor[:, 0]
+    linear = plan.linear()
+    if linear is not None:
+        row_lin = row_lin + linear * problem.factor[:, 0]
     return RawStats(row_lse, empty, row_lin, row_mom, best, hit, empty, empty)
 
 
@@ -128,7 +129,7 @@ def lse_chunk(
     splits, split_cols = plan.splits(tile, num_rows)
     blocks = -(-num_rows // tile.rows)
     wanted = {
-        "max": not plan.fixed, "sum": True, "lin": plan.program.weighted,
+        "max": not plan.fixed, "sum": True, "lin": plan.tiled_weights,
         "mom": problem.moment, "best": problem.top1, "hit": problem.top1,
         "pos": kept is not None and one_positive(problem.spec),
     }  # fmt: skip
@@ -149,7 +150,7 @@ def lse_chunk(
             rows.get("hit"), rows.get("pos"), kept, cols.get("max"), cols.get("sum"), cols.get("lin"), cols.get("best"),
             cols.get("hit"),
             num_rows, num_cols, plan.q.shape[1], plan.q.stride(0), plan.k.stride(0),
-            problem.row_start + r0, problem.col_start, split_cols,
+            0 if kept is None else kept.stride(0), problem.row_start + r0, problem.col_start, split_cols,
             FIXED=plan.fixed, COLUMNS=columns, TWO_MASKS=columns and plan.program.two_masks,
             HALF=plan.half, KEEP=kept is not None, POS="pos" in rows, LIN="lin" in rows,
             MOMENT=problem.moment, TOP=problem.top1, **flags,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from common.kernels.blocked.rows import row_weights, valid_rows
-from common.kernels.core.linear import linear_backward, linear_forward, num_positives, split
+from common.kernels.core.linear import linear_backward, num_positives, split
 from common.kernels.core.problem import Gradients, Problem, RawStats
 from common.kernels.gpu.launch import (
     WORKSPACE_BYTES,
@@ -60,7 +60,8 @@ def info_nce_rows(
     count = num_positives(problem.spec, problem.whole())
     counted = torch.ones_like(plan.q[:, 0], dtype=torch.float32)
     counted = counted if count is None else (count > 0).to(torch.float32)
-    extra = linear_forward(plan.closed, problem) * plan.scale  # affine weights are not in tiles
+    linear = plan.linear()  # weights that are not in tiles
+    extra = plan.scale.new_zeros(problem.num_rows) if linear is None else linear * plan.scale
     parts: list[dict[str, Tensor]] = []
     chunks = plan.chunks(plan.tile("rows"), float(problem.num_cols * dtype.itemsize), workspace)
     buffer = plan.workspace(chunks, dtype) if need_q or need_k else None

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from common.kernels.core.problem import Gradients, Problem, SoftplusSums
-from common.kernels.gpu.launch import WORKSPACE_BYTES, Plan, matrix, modules, on_device, part
+from common.kernels.gpu.launch import (
+    WORKSPACE_BYTES,
+    Plan,
+    grad_dtype,
+    matrix,
+    modules,
+    on_device,
+    part,
+)
 from common.kernels.gpu.merge import accumulate, product
 
 
@@ -65,7 +73,7 @@ def _sweep(
     up_N = up_N if upstream is None else up_N * upstream.detach().to(torch.float32)
     unit = up_N.abs().amax()
     unit = torch.where((unit > 0) & unit.isfinite(), unit, 1.0)
-    dtype = torch.float32 if plan.q.dtype == torch.float32 else torch.bfloat16
+    dtype = grad_dtype(problem)
     q_ND, k_MD = plan.q.to(dtype), plan.k.to(dtype)
     dq_ND = plan.scale.new_zeros(plan.q.shape) if need_q else None
     dk_MD = plan.scale.new_zeros(plan.k.shape) if need_k else None

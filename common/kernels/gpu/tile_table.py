@@ -14,8 +14,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 
 class TileConfig(NamedTuple):
     """Rows, columns and depth of a tile, warps per program, pipeline stages."""
@@ -28,7 +26,8 @@ class TileConfig(NamedTuple):
 
 
 Key = tuple[str, int, str, str]
-# (kernel family, compute capability major, operand, variant) -> tile. Operand "half" is bf16 or fp16.
+# (kernel family, compute capability major, operand, variant) -> tile. Operand "half" is bf16 or fp16;
+# "float" and "tf32" are the two ways to multiply fp32.
 # Variant "plain": scores and the diagonal only. "light": also top-1, self-exclusion, half tiles or an
 # index list. "masked": masks from side tensors, moments. "features": a second product per tile.
 _TABLE: dict[Key, TileConfig] = {
@@ -41,6 +40,16 @@ _TABLE: dict[Key, TileConfig] = {
     ("rows", 9, "half", "light"): TileConfig(128, 128, 64, 8, 3),
     ("rows", 8, "half", "plain"): TileConfig(128, 128, 64, 8, 3),
     ("rows", 8, "half", "light"): TileConfig(128, 128, 64, 8, 3),
+    **{
+        (family, 9, "tf32", variant): TileConfig(128, 128, 32, 8, 3)
+        for family in ("lse", "rows", "grad")
+        for variant in ("plain", "light")
+    },
+    **{
+        (family, 9, "tf32", variant): TileConfig(128, 64, 32, 8, 3)
+        for family in ("softplus", "softplus_grad")
+        for variant in ("plain", "light")
+    },
     ("lse", 8, "half", "plain"): TileConfig(128, 128, 64, 8, 3),
     ("grad", 8, "half", "plain"): TileConfig(128, 128, 64, 8, 3),
     ("grad", 8, "half", "light"): TileConfig(128, 128, 64, 8, 3),
@@ -49,6 +58,7 @@ _TABLE: dict[Key, TileConfig] = {
 _SAFE: dict[str, TileConfig] = {
     "half": TileConfig(128, 64, 64, 8, 3),
     "float": TileConfig(64, 64, 32, 4, 2),
+    "tf32": TileConfig(64, 64, 32, 4, 2),
     "features": TileConfig(64, 64, 32, 8, 2),
 }
 _ELEMENTWISE = TileConfig(64, 128, 16, 8, 1)  # family "kept": no product, D does not matter
@@ -57,14 +67,14 @@ _overrides: dict[Key, TileConfig] = {}
 
 
 def tile_config(
-    family: str, dtype: torch.dtype, dim: int, capability: tuple[int, int], variant: str = "masked"
+    family: str, operand: str, dim: int, capability: tuple[int, int], variant: str = "masked"
 ) -> TileConfig:
     """Tile for a kernel: an override, an entry of the file named by CONTRASTIVE_TILES, the table.
 
     Args:
         family: "lse", "rows" (lse that stores exponentials), "grad", "kept", "softplus" or
             "softplus_grad".
-        dtype: dtype of the operands of the product q k^T.
+        operand: of the product q k^T: "half", "tf32" or "float".
         dim: embedding size D.
         capability: compute capability of the device, (0, 0) for Triton's interpreter.
         variant: "plain", "light", "masked" or "features", see the table.
@@ -72,7 +82,6 @@ def tile_config(
     Raises:
         ValueError: if CONTRASTIVE_TILES names a file that `load_tiles` refuses.
     """
-    operand = "float" if dtype == torch.float32 else "half"
     key = (family, capability[0], operand, variant)
     file = os.environ.get("CONTRASTIVE_TILES")
     tuned = _overrides.get(key) or (load_tiles(file).get(key) if file else None)

@@ -26,12 +26,14 @@ class KernelOptions(TypedDict, total=False):
         backend: "auto" | "dense" | "blocked" | "triton".
         memory_budget: bytes of N x M storage that may be used to save recomputation.
         unit_norm: whether all embeddings are unit vectors (permits a fixed shift).
+        precision: "exact" | "tf32" | "half", see `common.kernels.core.problem.PRECISIONS`.
     """
 
     group: Group
     backend: str
     memory_budget: int
     unit_norm: bool
+    precision: str
 
 
 class Stats(NamedTuple):

@@ -44,7 +44,12 @@ pytestmark = [
 
 STACK_LIMIT = 64
 SHARED_SHARE = 0.99
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+OPERANDS = {
+    "bf16": "half",
+    "fp16": "half",
+    "fp32": "float",
+    "tf32": "tf32",
+}  # rows of the tile table
 
 _ids = torch.zeros(4, dtype=torch.int64)
 _features = torch.zeros(4, 64)
@@ -85,25 +90,38 @@ VARIANTS = {
 def _flags(variant: Variant, operand: str, family: str, capability: tuple[int, int]) -> Any:
     program = triton_program.lower(SPECS[variant.spec])
     name = variant_of(program, variant.top1, variant.half, variant.moment)
-    tile = tile_config(family, DTYPES[operand], variant.dim, capability, name)
+    tile = tile_config(family, OPERANDS[operand], variant.dim, capability, name)
     flags = {
         "PROG": program.code, "MASKED": name != "plain" or variant.dim % 64 > 0, "BIAS": program.biased,
         "ROW_SCALE": variant.row_scale, "EVEN_D": variant.dim % tile.depth == 0,
-        "PRECISION": "ieee", "UPCAST": False,
+        "PRECISION": "tf32" if operand == "tf32" else "ieee", "UPCAST": False,
     }  # fmt: skip
     sides = tuple("*" + {torch.int64: "i64", torch.int32: "i32"}.get(t.dtype, "fp32")
                   for t in program.sides)  # fmt: skip
     return program, tile, flags, sides
 
 
-def compile_lse(variant: Variant, operand: str, arch: int, keep: bool = False) -> Resources:
+def element(operand: str) -> str:
+    """Type of q and k."""
+    return "fp32" if operand == "tf32" else operand
+
+
+def gradient(operand: str) -> str:
+    """Type of the gradient of the logits."""
+    return "fp32" if element(operand) == "fp32" else "bf16"
+
+
+def compile_lse(
+    variant: Variant, operand: str, arch: int, keep: bool = False, ragged: bool = False
+) -> Resources:
     from common.kernels.gpu.kernel_pairs import lse_kernel
 
     family = "rows" if keep else "lse"
     program, tile, flags, sides = _flags(variant, operand, family, (arch // 10, 0))
     columns = variant.columns or variant.half
     flags |= {
-        "FIXED": variant.fixed, "COLUMNS": columns, "HALF": variant.half, "LIN": True,
+        "FIXED": variant.fixed, "COLUMNS": columns, "HALF": variant.half,
+        "LIN": program.weighted and not program.single_weights,
         "TWO_MASKS": columns and program.two_masks, "MOMENT": variant.moment, "TOP": variant.top1,
         "KEEP": keep, "POS": keep,
     }  # fmt: skip
@@ -111,15 +129,17 @@ def compile_lse(variant: Variant, operand: str, arch: int, keep: bool = False) -
     present = {
         "shift": variant.fixed, "row_scale": variant.row_scale, "row_max": not variant.fixed,
         "row_mom": variant.moment, "row_best": variant.top1, "row_hit": variant.top1,
-        "col_max": columns and not variant.fixed, "col_sum": columns, "col_lin": variant.half,
+        "col_max": columns and not variant.fixed, "col_sum": columns, "row_lin": flags["LIN"],
+        "col_lin": variant.half and flags["LIN"],
         "col_best": mirrored, "col_hit": mirrored, "row_pos": keep, "kept": keep,
     }  # fmt: skip
     absent = tuple(name for name, there in present.items() if not there)
-    kept_dtype = "fp32" if operand == "fp32" else "bf16"
-    return compile_kernel(lse_kernel, flags, operand, arch, tile, absent, sides, kept_dtype)
+    return compile_kernel(
+        lse_kernel, flags, element(operand), arch, tile, absent, sides, gradient(operand), ragged
+    )
 
 
-def compile_grad(variant: Variant, operand: str, arch: int) -> Resources:
+def compile_grad(variant: Variant, operand: str, arch: int, ragged: bool = False) -> Resources:
     from common.kernels.gpu.kernel_pairs import grad_kernel
 
     program, tile, flags, sides = _flags(variant, operand, "grad", (arch // 10, 0))
@@ -134,8 +154,9 @@ def compile_grad(variant: Variant, operand: str, arch: int) -> Resources:
         "col_c": variant.half,
     }  # fmt: skip
     absent = tuple(name for name, there in present.items() if not there)
-    grad_dtype = "fp32" if operand == "fp32" else "bf16"
-    return compile_kernel(grad_kernel, flags, operand, arch, tile, absent, sides, grad_dtype)
+    return compile_kernel(
+        grad_kernel, flags, element(operand), arch, tile, absent, sides, gradient(operand), ragged
+    )
 
 
 def compile_kept(variant: Variant, operand: str, arch: int) -> Resources:
@@ -143,8 +164,8 @@ def compile_kept(variant: Variant, operand: str, arch: int) -> Resources:
 
     program, tile, flags, sides = _flags(variant, operand, "kept", (arch // 10, 0))
     flags = {"PROG": program.code, "ROWS": True, "COLUMNS": True, "POS": True, "LIN": True}
-    dtype = "fp32" if operand == "fp32" else "bf16"
-    return compile_kernel(kept_grad_kernel, flags, operand, arch, tile, (), sides, dtype)
+    dtype = gradient(operand)
+    return compile_kernel(kept_grad_kernel, flags, element(operand), arch, tile, (), sides, dtype)
 
 
 def compile_softplus(family: str, operand: str, arch: int, dim: int = 512) -> Resources:
@@ -155,8 +176,9 @@ def compile_softplus(family: str, operand: str, arch: int, dim: int = 512) -> Re
     if family == "softplus_grad":
         flags |= {"VALUE": True}
     kernel = getattr(triton_softplus, f"{family}_kernel")
-    grad_dtype = "fp32" if operand == "fp32" else "bf16"
-    return compile_kernel(kernel, flags, operand, arch, tile, ("row_scale",), sides, grad_dtype)
+    return compile_kernel(
+        kernel, flags, element(operand), arch, tile, ("row_scale",), sides, gradient(operand)
+    )
 
 
 def check(used: Resources, operand: str, arch: int) -> None:
@@ -205,7 +227,7 @@ def compile_clip(family: str, dim: int, operand: str, arch: int) -> Resources:
 
 @pytest.mark.parametrize("family", KERNELS)
 @pytest.mark.parametrize("arch", [80, 90])
-@pytest.mark.parametrize("operand", list(DTYPES))
+@pytest.mark.parametrize("operand", ["bf16", "fp16", "fp32"])
 @pytest.mark.parametrize("dim", [256, 512, 768, 1024])
 def test_every_kernel_fits_the_card(dim: int, operand: str, arch: int, family: str) -> None:
     used = compile_clip(family, dim, operand, arch)
@@ -236,6 +258,33 @@ def test_masks_moments_and_halves_fit_the_card(name: str, operand: str, arch: in
 def test_one_sided_kernels_fit_the_card(name: str, arch: int) -> None:
     variant = VARIANTS[name]._replace(columns=False)
     check(compile_lse(variant, "bf16", arch, keep=True), "bf16", arch)
+
+
+@pytest.mark.parametrize("family", [k for k in KERNELS if k != "kept"])
+def test_tf32_reaches_the_tensor_cores_with_a_large_tile(family: str) -> None:
+    """Finding 1 of the audit: float32 embeddings, whose products without TF32 are scalar FMAs."""
+    used = compile_clip(family, 512, "tf32", 90)
+    check(used, "tf32", 90)
+    assert "tf32" in used.ptx
+    assert "wgmma.mma_async" not in compile_clip(family, 512, "fp32", 90).ptx
+
+
+@pytest.mark.parametrize("operand", ["bf16", "fp32"])
+def test_a_last_batch_of_any_size_needs_no_other_registers(operand: str) -> None:
+    """Finding 9: M that 16 does not divide; rows in storage are padded, so accesses stay aligned."""
+    even = compile_grad(VARIANTS["clip"], operand, 90)
+    ragged = compile_grad(VARIANTS["clip"], operand, 90, ragged=True)
+    check(ragged, operand, 90)
+    assert ragged.registers <= even.registers + 32
+    top1 = VARIANTS["top1"]._replace(columns=False)
+    check(compile_lse(top1, operand, 90, keep=True, ragged=True), operand, 90)
+
+
+def test_the_diagonal_is_not_weighed_in_the_tiles_of_the_statistics() -> None:
+    """Finding 7: one tile in a hundred meets the diagonal; its products are summed in closed form."""
+    assert triton_program.lower(Diagonal()).single_weights
+    assert not triton_program.lower(SPECS["labels"]).single_weights
+    assert not triton_program.lower(SPECS["features"]).single_weights
 
 
 def test_a_tile_that_spills_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

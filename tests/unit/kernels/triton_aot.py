@@ -34,12 +34,14 @@ def find_tool(name: str) -> str | None:
 def compile_kernel(
     kernel: Any, flags: dict[str, Any], operand: str, arch: int, tile: TileConfig,
     absent: tuple[str, ...] = (), sides: tuple[str, ...] = (), grad_dtype: str = "bf16",
+    ragged: bool = False,
 ) -> Resources:  # fmt: skip
     """Compile `kernel` for sm_`arch` with aligned pointers and strides divisible by 16.
 
     Args:
         flags: constexpr arguments by name. operand: element type of q and k ("bf16", "fp16", ...).
         absent: pointer arguments passed as None. sides: types of the side tensors.
+        ragged: N and M are any numbers (strides stay divisible).
     """
     signature: dict[str, Any] = {}
     constants: dict[tuple[int, ...], Any] = {}
@@ -53,10 +55,12 @@ def compile_kernel(
         elif name == "sides":
             signature[name] = sides
             attrs.update({(index, i): divisible for i in range(len(sides))})
-        elif name in ("N", "M", "D", "sq", "sk", "sg", "split_cols"):
+        elif name in ("D", "sq", "sk", "sg", "skept", "split_cols") or (
+            name in ("N", "M") and not ragged
+        ):
             signature[name] = "i32"
             attrs[(index,)] = divisible
-        elif name in ("row_start", "col_start"):
+        elif name in ("N", "M", "row_start", "col_start"):
             signature[name] = "i32"
         else:
             types = {"q": operand, "k": operand, "g": grad_dtype, "kept": grad_dtype}

@@ -252,7 +252,24 @@ def all_cases() -> dict[str, dict[str, Callable[[], Errors]]]:
             problem(Diagonal(), m=N, dtype=half), None, torch.rand(N)
         ),
     }
-    return {"fp32": fp32, "bf16": bf16, "api": _api_cases()}
+    # float32 inputs whose products may be rounded, against float64 of the inputs as they are
+    allowed = {
+        "clip": lambda: compare(problem(Diagonal(), columns=True, precision="half")),
+        "long_rows": lambda: compare(
+            problem(Diagonal(), columns=True, unit_norm=False, precision="half")
+        ),
+        "nt_xent": lambda: compare(
+            problem(Partner(35) & ExcludeSelf(), same=True, half=True, precision="half")
+        ),
+        "kept": lambda: kept(1.0, Diagonal(), columns=True, precision="half"),
+        "rows": lambda: compare_rows(problem(Diagonal(), precision="half")),
+        "confident": lambda: compare(replace(confident_problem(torch.float32), precision="half")),
+        "siglip": lambda: compare_softplus(
+            problem(Diagonal(), m=N, precision="half"), None, torch.rand(N)
+        ),
+    }
+    fp32["tf32"] = lambda: compare(problem(Diagonal(), columns=True, precision="tf32"))
+    return {"fp32": fp32, "bf16": bf16, "half": allowed, "api": _api_cases()}
 
 
 def main() -> None:
@@ -262,7 +279,7 @@ def main() -> None:
     # an operation of the interpreter costs the same for a wide tile; self-comparisons need square ones
     for family in ("lse", "rows", "grad", "kept", "softplus", "softplus_grad"):
         for variant in ("plain", "masked", "features"):
-            for operand in ("float", "half"):
+            for operand in ("float", "half", "tf32"):
                 override((family, 0, operand, variant), TILE)
     triton_launch.FIXED_SIZE = 1  # the small problems here must reach the fixed shift as well
     assert triton_program.lower(All()).code == "and"

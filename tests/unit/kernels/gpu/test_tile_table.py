@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from benchmarks.tile_search import FAMILIES, candidates
 from common.kernels.gpu.tile_table import (
@@ -22,15 +21,15 @@ OTHER = TileConfig(64, 128, 32, 4, 2)
 
 
 def of_key(dim: int = 512) -> TileConfig:
-    return tile_config("lse", torch.bfloat16, dim, (9, 0), "plain")
+    return tile_config("lse", "half", dim, (9, 0), "plain")
 
 
 def test_every_card_has_a_tile_and_unknown_ones_the_safe_tile() -> None:
     for family in FAMILIES:
-        for dtype in (torch.bfloat16, torch.float32):
-            known, unknown = (tile_config(family, dtype, 512, (major, 6)) for major in (8, 12))
+        for operand in ("half", "tf32", "float"):
+            known, unknown = (tile_config(family, operand, 512, (major, 6)) for major in (8, 12))
             assert unknown.rows * unknown.cols <= known.rows * known.cols
-            assert tile_config(family, dtype, 512, (8, 0)) == known
+            assert tile_config(family, operand, 512, (8, 0)) == known
     assert of_key() == _TABLE[KEY]
     assert of_key(dim=48).depth == 64
     assert of_key(dim=16).depth == 16
@@ -40,7 +39,7 @@ def test_an_override_replaces_one_entry_until_it_is_withdrawn() -> None:
     override(KEY, OTHER)
     try:
         assert of_key() == OTHER
-        assert tile_config("grad", torch.bfloat16, 512, (9, 0), "plain") != OTHER
+        assert tile_config("grad", "half", 512, (9, 0), "plain") != OTHER
     finally:
         override(KEY, None)
     assert of_key() == default_tile(KEY)

@@ -1,0 +1,72 @@
+"""What a loss lets the products of its embeddings be rounded to."""
+
+import inspect
+
+import pytest
+import torch
+
+import common.losses.align_uniform as align_uniform
+import common.losses.cacr as cacr
+import common.losses.image_text as image_text
+import common.losses.info_nce as info_nce
+import common.losses.multi_positive as multi_positive
+import common.losses.soft as soft
+import common.losses.two_view as two_view
+from common.kernels.arguments import make_problem
+from common.kernels.specs.weights import Diagonal
+from common.losses.base import PairLoss
+from common.losses.image_text import ClipLoss
+from common.losses.info_nce import InfoNCELoss
+
+MODULES = (align_uniform, cacr, image_text, info_nce, multi_positive, soft, two_view)
+LOSSES = [
+    value
+    for module in MODULES
+    for _, value in inspect.getmembers(module, inspect.isclass)
+    if issubclass(value, PairLoss) and value is not PairLoss and value.__module__ == module.__name__
+]
+
+
+def test_auto_is_exact_until_a_gpu_trains_in_mixed_precision(monkeypatch):
+    loss = ClipLoss()
+    assert loss.kernel["precision"] == "exact"
+    with torch.autocast("cpu", torch.bfloat16):  # the CPU path keeps float32: nothing to gain
+        assert loss.kernel["precision"] == "exact"
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda")
+    assert loss.kernel["precision"] == "half"
+    assert ClipLoss(precision="tf32").kernel["precision"] == "tf32"
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+def test_every_pair_loss_takes_the_option(loss):
+    options = {"num_texts": 2} if loss.__name__ == "OneToKLoss" else {}
+    assert loss(**options, precision="half").kernel["precision"] == "half"
+    assert "precision='tf32'" in repr(loss(**options, precision="tf32"))
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match=r"precision must be auto or one of .*half.*'bf16'"):
+        InfoNCELoss(precision="bf16")
+    x = torch.eye(2)
+    with pytest.raises(ValueError, match="precision must be one of"):
+        make_problem(x, x, 1.0, Diagonal(), precision="auto")
+
+
+def test_the_cpu_is_exact_whatever_is_permitted():
+    torch.manual_seed(0)
+    image, text = (torch.randn(600, 16, requires_grad=True) for _ in range(2))
+    for backend in ("dense", "blocked"):
+        results = []
+        for precision in ("exact", "half"):
+            loss = ClipLoss(backend=backend, precision=precision)(image, text, 30.0).loss
+            results.append((loss, *torch.autograd.grad(loss, (image, text))))
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_a_large_scale_takes_running_maxima():
+    """Finding 8 of the audit: one shift for all exponentials gave NaN at scales of 200 and 300."""
+    x = torch.eye(4)
+    assert make_problem(x, x, 100.0, Diagonal()).unit_norm
+    assert not make_problem(x, x, 200.0, Diagonal()).unit_norm
+    assert not make_problem(x, x, -200.0, Diagonal()).unit_norm
+    assert make_problem(x.double(), x.double(), 200.0, Diagonal()).unit_norm
