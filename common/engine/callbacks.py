@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 
 from common.engine.module import ContrastiveModule
+from common.engine.sharding import total_norm
 from common.engine.workspace import write_json
 
 
@@ -81,10 +81,7 @@ class LogTerms(Callback):
         self.lr = optimizer.param_groups[0]["lr"]
         if (trainer.global_step + 1) % self.every == 0 and trainer.precision != "16-mixed":
             grads = [p.grad for p in module.parameters() if p.grad is not None]
-            self.grad_norm = torch.nn.utils.get_total_norm(grads)
-            if isinstance(trainer.strategy, FSDPStrategy):  # of this rank's shards
-                squares = trainer.strategy.reduce(self.grad_norm.square(), reduce_op="sum")
-                self.grad_norm = squares.sqrt()
+            self.grad_norm = total_norm(grads)
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, module: ContrastiveModule, outputs: Any, batch: Any, batch_idx: int

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
 from common.config import OptimConfig, UserError
 from common.distributed.differentiable import all_reduce_mean
 from common.engine.optim import build_optimizer, build_schedule, decay_groups, scaled_optim
+from common.engine.sharding import Sharded, by_kind, clip_to, shard
 
 
 class NonFiniteLossError(UserError):
@@ -61,7 +61,7 @@ class ContrastiveModule(LightningModule):
         return decay_groups(self.named_parameters(), self.optim.weight_decay)
 
     def fsdp_units(self) -> set[type[nn.Module]]:
-        """Classes of the repeated blocks that FSDP shards one by one; empty: the module as one."""
+        """Classes of the repeated blocks that FSDP2 shards one by one; empty: the module as one."""
         return set()
 
     def compile_encoders(self) -> None:
@@ -71,6 +71,12 @@ class ContrastiveModule(LightningModule):
                 child.compile()
 
     # -- Lightning hooks -------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Share the parameters out over the processes, where the strategy says so."""
+        if isinstance(self.trainer.strategy, Sharded):
+            mesh: Any = self.device_mesh
+            shard(self, self.fsdp_units(), mesh["data_parallel"], str(self.trainer.precision))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss of one batch; terms are checked before the optimiser step and logged."""
@@ -100,11 +106,9 @@ class ContrastiveModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the global norm; sharded gradients by FSDP itself, which Lightning leaves out."""
-        strategy = self.trainer.strategy
-        if gradient_clip_val and isinstance(strategy, FSDPStrategy):
-            root: Any = strategy.model
-            root.clip_grad_norm_(gradient_clip_val)
+        """Clip the global norm, over the shards of all ranks where there are some."""
+        if gradient_clip_val and isinstance(self.trainer.strategy, Sharded):
+            clip_to(self.parameters(), gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
@@ -122,6 +126,8 @@ class ContrastiveModule(LightningModule):
         # Lightning's mixed precision refuses to clip for an optimiser that could unscale by itself
         clips_mixed = trainer.precision.endswith("-mixed") and trainer.gradient_clip_val
         optim = scaled_optim(self.optim, self.global_batch_size)
+        if isinstance(trainer.strategy, Sharded):
+            groups = [{**g, "params": part} for g in groups for part in by_kind(g["params"])]
         optimizer = build_optimizer(groups, optim, fused=not clips_mixed)
         warmup = optim.warmup_steps + round(optim.warmup_epochs * self.warmup_epoch_steps)
         schedule = build_schedule(
@@ -180,7 +186,7 @@ class AlternatingModule(ContrastiveModule):
         if self.automatic_optimization:
             return super().configure_optimizers()
         trainer = self.trainer
-        if trainer.precision == "16-mixed" or isinstance(trainer.strategy, FSDPStrategy):
+        if trainer.precision == "16-mixed" or isinstance(trainer.strategy, Sharded):
             raise UserError(
                 "several optimiser steps on a batch need trainer.precision=32-true or bf16-mixed, and "
                 "trainer.strategy=ddp"

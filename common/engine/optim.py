@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from common.config import OptimConfig
 
-WHOLE_NDIM = "whole_ndim"  # dimensions of a parameter before it was sharded, if it is
 NO_DECAY_NAMES = ("bias", "ln", "bn", "norm", "logit_scale", "log_scale")
 
 
@@ -77,8 +76,7 @@ def decay_groups(
     no_decay: list[nn.Parameter] = []
     for name, parameter in named_parameters:
         if parameter.requires_grad:
-            ndim = getattr(parameter, WHOLE_NDIM, parameter.ndim)
-            exempt = ndim < 2 or any(part in name for part in NO_DECAY_NAMES)
+            exempt = parameter.ndim < 2 or any(part in name for part in NO_DECAY_NAMES)
             (no_decay if exempt else decay).append(parameter)
     groups = [
         {"params": decay, "weight_decay": weight_decay},

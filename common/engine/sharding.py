@@ -1,39 +1,131 @@
-"""What FSDP does to a module in place, undone after the fit."""
+"""FSDP2: parameters, gradients and optimiser states shared out over all processes, undone after the fit."""
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed import _composable_state
+from torch.distributed._composable.contract import REGISTRY_KEY, STATE_KEY
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor
 
-from common.engine.optim import WHOLE_NDIM
+from common.distributed.differentiable import all_reduce_mean
+
+STEPS = ("training_step", "validation_step")  # what the trainer calls in place of `forward`
+
+
+class Sharded(ModelParallelStrategy):
+    """FSDP2 over all processes, with whole checkpoints: they open on any number of them.
+
+    Args:
+        world_size: processes on all nodes.
+    """
+
+    def __init__(self, world_size: int) -> None:
+        super().__init__(
+            data_parallel_size=world_size, tensor_parallel_size=1, save_distributed_checkpoint=False
+        )
+
+
+def shard(module: nn.Module, units: set[type[nn.Module]], mesh: DeviceMesh, precision: str) -> None:
+    """Shard a module in place, each of its blocks by itself.
+
+    Args:
+        module: whole, the same on all processes; one that is sharded already stays as it is.
+        units: classes of the blocks whose parameters are gathered one block at a time.
+        mesh: one dimension, all processes.
+        precision: of the trainer; under ``bf16-mixed`` blocks are gathered in bfloat16. Gradients are summed in
+            float32 in each.
+    """
+    if isinstance(module, FSDPModule):
+        return
+    mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    policy = mixed if precision == "bf16-mixed" else MixedPrecisionPolicy()
+    scalars = {p for p in module.parameters() if p.ndim == 0}  # logit scales: nothing to share out
+    blocks = [part for part in module.modules() if type(part) in units]
+    for block in reversed(blocks):  # inner ones first
+        fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=scalars)
+    fully_shard(module, mesh=mesh, ignored_params=scalars)
+    for scalar in scalars:
+        if scalar.requires_grad:
+            scalar.register_post_accumulate_grad_hook(_average)  # type: ignore[no-untyped-call]
+    for name in STEPS:
+        if hasattr(module, name):
+            register_fsdp_forward_method(module, name)
+
+
+def _average(parameter: nn.Parameter) -> None:
+    """Mean of a whole parameter's gradient over ranks, which FSDP leaves alone; harmless when repeated."""
+    assert parameter.grad is not None
+    parameter.grad = all_reduce_mean(parameter.grad)
+
+
+def by_kind(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Shards and whole tensors apart: no operation takes both."""
+    found: tuple[list[Tensor], list[Tensor]] = [], []
+    for tensor in tensors:
+        found[isinstance(tensor, DTensor)].append(tensor)
+    return [part for part in found if part]
+
+
+def total_norm(gradients: Iterable[Tensor]) -> Tensor:
+    """Norm of all gradients together, the shards of other ranks included; 0-dim."""
+    norms = [torch.nn.utils.get_total_norm(part) for part in by_kind(gradients)]
+    whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+    return whole[0] if len(whole) == 1 else torch.stack(whole).norm()
+
+
+def clip_to(parameters: Iterable[Tensor], largest: float) -> None:
+    """Scale all gradients so that their `total_norm` is at most `largest`."""
+    trained = [p for p in parameters if p.grad is not None]
+    norm = total_norm([p.grad for p in trained if p.grad is not None])
+    for part in by_kind(trained):
+        torch.nn.utils.clip_grads_with_norm_(part, largest, norm)
 
 
 class _Owner(NamedTuple):
-    """A module with its children and parameters as they were."""
+    """A module as it was: its class, parameters and hooks."""
 
     module: nn.Module
-    children: dict[str, nn.Module | None]
+    kind: type[nn.Module]
     parameters: dict[str, nn.Parameter | None]
+    hooks: dict[str, dict[Any, Any]]
+
+
+_HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks",
+          "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_state_dict_pre_hooks",
+          "_load_state_dict_pre_hooks", "_state_dict_hooks", "_load_state_dict_post_hooks")  # fmt: skip
 
 
 class Unsharded:
-    """A module as it is before FSDP wraps its blocks and shards its parameters.
+    """A module as it is before its parameters are sharded.
 
-    FSDP replaces blocks by wrappers and parameters by shards, in the module itself. The stages of an
+    FSDP2 puts shards in the place of parameters, hooks and a class of its own, in the module itself. The stages of an
     experiment go on with that module, evaluation and export run on one rank: both need it whole.
-    Shards are flat, so every parameter also notes how many dimensions it has as a whole, which decides
-    on its weight decay.
 
     Args:
         module: not yet sharded; nothing of its memory is held on to but what is there anyway.
     """
 
     def __init__(self, module: nn.Module) -> None:
+        self.root = module
         self.owners = [
-            _Owner(part, dict(part._modules), dict(part._parameters)) for part in module.modules()
+            _Owner(
+                part,
+                type(part),
+                dict(part._parameters),
+                {name: getattr(part, name).copy() for name in _HOOKS if hasattr(part, name)},
+            )
+            for part in module.modules()
         ]
-        for parameter in module.parameters():
-            setattr(parameter, WHOLE_NDIM, parameter.ndim)
         self.kinds = {
             id(p): (p.shape, p.dtype, p.requires_grad)
             for owner in self.owners
@@ -42,15 +134,21 @@ class Unsharded:
         }
 
     def restore(self) -> None:
-        """Take the wrappers out; parameters are empty ones on the CPU, to be loaded."""
+        """Take the shards out; parameters are empty ones on the CPU, to be loaded."""
         fresh = {
             key: nn.Parameter(torch.empty(shape, dtype=dtype), requires_grad=trained)
             for key, (shape, dtype, trained) in self.kinds.items()
         }
-        for module, children, parameters in self.owners:
-            module._modules.clear()
-            module._modules.update(children)
-            module._parameters.clear()
+        for module, kind, parameters, hooks in self.owners:
+            module.__class__ = kind
+            for name, before in hooks.items():
+                now = getattr(module, name)
+                now.clear()
+                now.update(before)
             for name, parameter in parameters.items():
-                module.__dict__.pop(name, None)  # a view of the flat parameter
                 module._parameters[name] = None if parameter is None else fresh[id(parameter)]
+            for key in (STATE_KEY, REGISTRY_KEY):
+                module.__dict__.pop(key, None)
+            _composable_state._module_state_mapping.pop(module, None)
+        for name in STEPS:  # the wrapped methods
+            self.root.__dict__.pop(name, None)

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
-from torch import nn
+from lightning.pytorch.strategies import DDPStrategy
 
 from common.config import ExperimentConfig, TrainerConfig, UserError, check_ranges
 from common.engine.callbacks import EMA, LogTerms, SaveBadBatch, StepSeed
@@ -20,6 +19,7 @@ from common.engine.checkpoint import RunCheckpoint, SignedFiles
 from common.engine.experiment import Stage
 from common.engine.processor import choose_cpu_gemm
 from common.engine.progress import TrainingProgress
+from common.engine.sharding import Sharded
 from common.engine.tracking import MetricsCSV
 from common.engine.workspace import Workspace
 
@@ -196,7 +196,7 @@ def build_trainer(
         accelerator=trainer_cfg.accelerator,
         devices=trainer_cfg.devices,
         num_nodes=trainer_cfg.num_nodes,
-        strategy=_strategy(trainer_cfg, stage.module.fsdp_units()),
+        strategy=_strategy(trainer_cfg),
         precision=run_precision(trainer_cfg),  # type: ignore[arg-type]
         max_steps=steps,
         max_epochs=-1,
@@ -250,11 +250,11 @@ def _validation_interval(cfg: TrainerConfig) -> int:
     return cfg.val_every_n_steps * cfg.accumulate_grad_batches
 
 
-def _strategy(cfg: TrainerConfig, units: set[type[nn.Module]]) -> Any:
+def _strategy(cfg: TrainerConfig) -> Any:
     if cfg.strategy == "fsdp":
         if cfg.ema_decay is not None:
             raise UserError("trainer.ema_decay needs whole weights: use trainer.strategy=ddp")
-        return FSDPStrategy(state_dict_type="full", auto_wrap_policy=units or None)
+        return Sharded(world_size(cfg))
     if cfg.strategy == "ddp" or (cfg.strategy == "auto" and world_size(cfg) > 1):
         return DDPStrategy(gradient_as_bucket_view=True, static_graph=False)
     return "auto"

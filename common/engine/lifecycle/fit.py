@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
-from lightning.pytorch.strategies import FSDPStrategy
 
 from common.config import ExperimentConfig, UserError
 from common.engine import checkpoint as ckpt
@@ -16,7 +15,7 @@ from common.engine.lifecycle.launch import is_main_process
 from common.engine.lifecycle.run import Run
 from common.engine.lifecycle.signals import Signals, StopSignal
 from common.engine.module import ContrastiveModule
-from common.engine.sharding import Unsharded
+from common.engine.sharding import Sharded, Unsharded
 from common.engine.tracking import drop_rows_after
 from common.engine.trainer import build_trainer, run_precision, stage_config
 
@@ -123,7 +122,7 @@ def _fit(
         if (used := run_precision(asked)) != asked.precision:
             print(f"{stage.name}: this processor only emulates {asked.precision}; runs in {used}")  # noqa: T201
         drop_rows_after(run.path / "metrics.csv", stage.name, step)
-    whole = Unsharded(stage.module) if isinstance(trainer.strategy, FSDPStrategy) else None
+    whole = Unsharded(stage.module) if isinstance(trainer.strategy, Sharded) else None
     trainer.fit(stage.module, stage.data, ckpt_path=start, weights_only=True)
     best = folder / "best.ckpt"
     final = best if best.exists() else ckpt.saved_checkpoints(folder)[-1]

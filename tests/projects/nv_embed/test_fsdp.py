@@ -75,4 +75,4 @@ def test_a_sharded_run_goes_on_where_it_was_stopped(sharded, tmp_path, pool):
 def test_averaged_weights_are_refused():
     cfg = config("trainer.strategy=fsdp", "trainer.ema_decay=0.9")
     with pytest.raises(UserError, match=r"trainer\.ema_decay needs whole weights"):
-        engine._strategy(cfg.trainer, set())
+        engine._strategy(cfg.trainer)

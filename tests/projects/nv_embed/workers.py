@@ -1,27 +1,17 @@
 """What the two processes of the tests run; importable by name."""
 
-import os
-
 import torch
-from lightning.fabric.strategies import fsdp as fabric_fsdp
-from lightning.pytorch.strategies import FSDPStrategy
-from lightning.pytorch.strategies import fsdp as lightning_fsdp
 from torch import Tensor, nn
-from torch.distributed.fsdp import (
-    FullOptimStateDictConfig,
-    FullStateDictConfig,
-    FullyShardedDataParallel,
-    StateDictType,
-)
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from common.data.module import ContrastiveData
 from common.data.samplers import SeededBatchSampler
 from common.distributed import process
-from common.engine import trainer as engine
 from common.engine.run import train
 from common.families.retrieval.training_sets import stage_data, training_tasks
 from projects.nv_embed.module import NvEmbed
+from tests.distributed.launched import as_torchrun
 from tests.projects.nv_embed.conftest import config, encoder
 
 SHARDED = ["tracking.wandb=disabled", "eval.tasks=[retrieval]", "eval.primary=[retrieval]",
@@ -67,53 +57,19 @@ def three_steps(in_batch: bool, distributed: bool) -> dict[str, Tensor]:
     return {k: v.detach().clone() for k, v in module.named_parameters() if v.requires_grad}
 
 
-class CpuFSDP(FSDPStrategy):
-    """Lightning refuses the class itself without a GPU; torch shards on the CPU if it is told to."""
-
-    def _setup_model(self, model):
-        return FullyShardedDataParallel(
-            model, mixed_precision=self.mixed_precision_config,
-            sharding_strategy=self.sharding_strategy, device_id=torch.device("cpu"), **self.kwargs,
-        )  # fmt: skip
-
-
-def full_state(module, world_size: int, rank0_only: bool = True):
-    """Lightning 2.6.6 offloads to the CPU also what is there, which frees it while it is read."""
-    kinds = {"offload_to_cpu": False, "rank0_only": rank0_only}
-    return FullyShardedDataParallel.state_dict_type(
-        module, StateDictType.FULL_STATE_DICT, FullStateDictConfig(**kinds),
-        FullOptimStateDictConfig(**kinds),
-    )  # fmt: skip
-
-
 def train_sharded(folder: str, words: list[str]) -> tuple[str, int]:
     """Runs on every rank of the pool, as torchrun would start it: run folder, sharded modules seen."""
-    place = {
-        "RANK": process.rank(),
-        "LOCAL_RANK": process.rank(),
-        "WORLD_SIZE": 2,
-        "LOCAL_WORLD_SIZE": 2,
-    }
-    external = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "localhost", "MASTER_PORT": 1}
-    os.environ.update({name: str(value) for name, value in {**place, **external}.items()})
     two = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=fsdp"]
-    plain, losses, seen = engine.FSDPStrategy, NvEmbed.losses, []
+    losses, seen = NvEmbed.losses, []
 
     def watched(self, batch):
-        root = self.trainer.strategy.model
-        seen.append(sum(isinstance(m, FullyShardedDataParallel) for m in root.modules()))
+        seen.append(sum(isinstance(m, FSDPModule) for m in self.modules()))
         return losses(self, batch)
 
-    engine.FSDPStrategy, NvEmbed.losses = CpuFSDP, watched
-    offloading, name = fabric_fsdp._get_full_state_dict_context, "_get_full_state_dict_context"
-    for library in (fabric_fsdp, lightning_fsdp):
-        setattr(library, name, full_state)
+    NvEmbed.losses = watched
     try:
-        run = train("nv_embed", "smoke", [f"runs_dir={folder}", *two, *SHARDED, *words])
+        with as_torchrun():
+            run = train("nv_embed", "smoke", [f"runs_dir={folder}", *two, *SHARDED, *words])
         return str(run), max(seen, default=0)
     finally:
-        engine.FSDPStrategy, NvEmbed.losses = plain, losses
-        for library in (fabric_fsdp, lightning_fsdp):
-            setattr(library, name, offloading)
-        for variable in (*place, *external):
-            os.environ.pop(variable)
+        NvEmbed.losses = losses
