@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.completion import complete_words
 from common.config import ExperimentConfig, UserError, config_names, load, to_yaml
 from common.registry import config_class, list_projects
 
@@ -63,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("verb", choices=VERBS, metavar="verb")
-    parser.add_argument("words", nargs="*", metavar="project config key=value")
+    words = parser.add_argument("words", nargs="*", metavar="project config key=value")
+    words.completer = complete_words  # type: ignore[attr-defined]  # read by argcomplete
     parser.add_argument("--task", default="", help="run: name of the task")
     parser.add_argument("--run", help="eval, export: run id, 'latest' or folder")
     parser.add_argument("--ckpt", help="eval, export: checkpoint file or exported folder")
@@ -84,6 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--yes", action="store_true", help="prune: remove what is named")
     parser.add_argument("--entity", default="", help="dashboard: W&B user or team")
     parser.add_argument("--dry-run", action="store_true", help="dashboard: print the definition")
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
     return parser
 
 
