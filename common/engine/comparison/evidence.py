@@ -8,6 +8,7 @@ from typing import Any
 from common.config import ROOT
 from common.engine.comparison.dependencies import code_hash, file_hashes
 from common.engine.comparison.pages import FRESH, NOT_RUN, Row, counts, evidence_page, read_results
+from common.engine.comparison.picture import evidence_picture
 from common.engine.comparison.results import comparisons, interval_text, verdict_word
 from common.engine.comparison.runs import PlannedRun
 from common.engine.comparison.schema import Comparison
@@ -118,8 +119,9 @@ def current_page(rows: Sequence[Row]) -> str:
 
 
 def write_evidence(rows: Sequence[Row]) -> list[str]:
-    """Write docs/evidence.md and the counts in README; returns what was written."""
-    (ROOT / "docs").mkdir(exist_ok=True)
+    """Write docs/evidence.md with its picture and the counts in README; returns what was written."""
+    (ROOT / "docs/images").mkdir(parents=True, exist_ok=True)
+    write_text(ROOT / "docs/images/evidence.svg", evidence_picture(rows))
     write_text(ROOT / "docs" / "evidence.md", current_page(rows))
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")

@@ -3,12 +3,14 @@
 import dataclasses
 import datetime
 import json
+from xml.etree import ElementTree
 
 import pytest
 
 from common.engine.comparison import evidence
 from common.engine.comparison.evidence import age, changed_files, freshness, stale_projects
 from common.engine.comparison.pages import WORDS, Row, counts
+from common.engine.comparison.picture import COLOURS, evidence_picture
 from common.engine.comparison.schema import Comparison
 from tests.unit.engine.comparison_runs import result_of
 
@@ -94,6 +96,24 @@ def test_evidence_is_written_into_docs_and_readme(tmp_path, monkeypatch):
     assert text.endswith("<!-- evidence:end -->\nb\n")
     readme.write_text("no block")
     assert evidence.write_evidence([row("x")]) == ["docs/evidence.md"]
+
+
+def test_the_picture_has_a_square_of_its_verdict_for_every_claim():
+    rows = [
+        row("one"),
+        row("one", "contradicted", below="tfidf", claim="a < b"),
+        row("two", "not run", "not run", None),
+    ]
+    drawing = evidence_picture(rows)
+    root = ElementTree.fromstring(drawing)
+    space = {"svg": "http://www.w3.org/2000/svg"}
+    squares = [r for r in root.findall("svg:rect", space) if r.find("svg:title", space) is not None]
+    assert [s.get("fill") for s in squares] == [
+        COLOURS[w] for w in ("supported", "contradicted", "not run")
+    ]
+    assert [s.get("stroke") for s in squares] == ["#777", "#111", "#777"]
+    assert squares[1].find("svg:title", space).text.startswith("a < b: contradicted")
+    assert {"one", "two"} <= {t.text for t in root.findall("svg:text", space)}
 
 
 def test_every_published_claim_of_every_project_is_listed():
