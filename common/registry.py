@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import re
+from collections import Counter
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +20,40 @@ def list_projects() -> dict[str, str]:
             doc = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or ""
             found[init.parent.name] = doc.split("\n", 1)[0]
     return found
+
+
+FIELDS = {  # rooms of `common` that tell what a project is about, the more telling first -> heading
+    "lidar": "LiDAR",
+    "speech": "Speech",
+    "recommendation": "Recommendation",
+    "video": "Video",
+    "image_text": "Images and texts",
+    "images": "Images",
+    "retrieval": "Retrieval and search",
+    "sentences": "Sentence embeddings",
+    "classification": "Language understanding",
+    "decoding": "Language models",
+    "text": "Texts",
+}
+_ROOM = re.compile(
+    r"from common\.(?:(families)\.(\w+)|(?:data|encoders|evaluation)\.(\w+)|(decoding))"
+)
+_FEW = 3  # imports that don't tell anything yet
+
+
+def field_of(slug: str) -> str:
+    """What a project is about: its family, else the room of `common` that it imports from; without importing it."""
+    families: Counter[str] = Counter()
+    rooms: Counter[str] = Counter()
+    for path in sorted((PROJECT_DIR / slug).glob("*.py")):
+        for found in _ROOM.finditer(path.read_text(encoding="utf-8")):
+            if found[1]:
+                families[found[2]] += 1
+            else:
+                rooms[found[3] or found[4]] += 1
+    if families:
+        return FIELDS.get(families.most_common(1)[0][0], "Others")
+    return next((text for room, text in FIELDS.items() if rooms[room] >= _FEW), "Others")
 
 
 def load_project(slug: str) -> ModuleType:

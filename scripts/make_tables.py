@@ -18,7 +18,8 @@ sys.path.insert(0, str(ROOT))
 
 from common.engine.comparison.evidence import current_page, evidence_rows  # noqa: E402
 from common.engine.comparison.pages import counts, project_table, read_results  # noqa: E402
-from common.registry import list_projects  # noqa: E402
+from common.engine.comparison.picture import evidence_picture  # noqa: E402
+from common.registry import field_of, list_projects  # noqa: E402
 from scripts.equation_index import equation_index  # noqa: E402
 from scripts.rooms_table import rooms_table  # noqa: E402
 
@@ -112,12 +113,14 @@ def parts() -> Mapping[str, Callable[[str], str]]:
     rows = evidence_rows()
 
     def readme(text: str) -> str:
-        text = between(text, "projects", project_table(projects, results))
+        fields = {slug: field_of(slug) for slug in projects}
+        text = between(text, "projects", project_table(projects, results, fields))
         return between(text, "evidence", counts(rows) + "\n")
 
     return {
         "README.md": readme,
         "docs/evidence.md": lambda _: current_page(rows),
+        "docs/images/evidence.svg": lambda _: evidence_picture(rows),
         "docs/equations.md": lambda _: equation_index(ROOT),
         "docs/architecture.md": lambda text: between(text, "rooms", rooms_table(ROOT)),
         "docs/performance.md": lambda text: between(

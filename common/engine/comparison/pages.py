@@ -76,22 +76,39 @@ def verdict_counts(result: Result) -> str:
     return found or "no claims"
 
 
-def project_table(projects: Mapping[str, str], results: Mapping[str, Result]) -> str:
-    """Table of the README, and below it why results are void.
+def project_table(
+    projects: Mapping[str, str], results: Mapping[str, Result], fields: Mapping[str, str]
+) -> str:
+    """Tables of the README, one for each field, and below them why results are void.
 
     Args:
         projects: slug -> one line on the paper.
         results: by slug; a project without one has not been run.
+        fields: slug -> what the project is about. The largest field comes first.
     """
-    rows = ["| project | paper | claims of `make compare` |", "|---|---|---|"]
-    for slug, text in projects.items():
-        found = "not run"
-        if slug in results:
-            counts = verdict_counts(results[slug])
-            shown = f"void until re-run (was: {counts})" if results[slug].get("void") else counts
-            found = f"[{shown}](docs/evidence.md#{slug})"
-        rows.append(f"| [{slug}](projects/{slug}/README.md) | {text} | {found} |")
-    return "\n".join(rows) + "\n" + void_notice(results)
+    sizes = Counter(fields[slug] for slug in projects)
+    tables = []
+    for field in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        rows = [
+            f"### {field}",
+            "",
+            "| project | paper | claims of `make compare` |",
+            "|---|---|---|",
+        ]
+        for slug, text in projects.items():
+            if fields[slug] == field:
+                found = _claims_cell(slug, results.get(slug))
+                rows.append(f"| [{slug}](projects/{slug}/README.md) | {text} | {found} |")
+        tables.append("\n".join(rows) + "\n")
+    return "\n".join(tables) + void_notice(results)
+
+
+def _claims_cell(slug: str, result: Result | None) -> str:
+    if result is None:
+        return "not run"
+    counts = verdict_counts(result)
+    shown = f"void until re-run (was: {counts})" if result.get("void") else counts
+    return f"[{shown}](docs/evidence.md#{slug})"
 
 
 def void_notice(results: Mapping[str, Result]) -> str:

@@ -11,6 +11,7 @@ from common.engine.comparison.pages import (
     read_results,
     verdict_counts,
 )
+from common.registry import field_of, list_projects
 
 CLAIMS = [
     {"claim": "a > b", "verdict": "supported", "difference": 0.125, "interval": [0.05, 0.2]},
@@ -47,11 +48,34 @@ def test_counts_are_in_the_order_of_the_verdicts_and_keep_unknown_ones():
 
 
 def test_the_readme_counts_links_and_says_what_has_not_been_run():
-    table = project_table({"one": "One.", "two": "Two."}, {"one": RESULT})
+    table = project_table(
+        {"one": "One.", "two": "Two."}, {"one": RESULT}, dict.fromkeys(["one", "two"], "Texts")
+    )
     counts = "[1 supported, 1 not shown](docs/evidence.md#one)"
     assert row(table, "| [one]") == f"| [one](projects/one/README.md) | One. | {counts} |"
     assert row(table, "| [two]").endswith("| not run |")
     assert "**" not in table
+    assert table.startswith("### Texts\n\n| project |")
+
+
+def test_the_table_has_a_part_for_each_field_the_largest_first():
+    projects, fields = (
+        dict.fromkeys("abc", "A paper."),
+        {"a": "Speech", "b": "Images", "c": "Images"},
+    )
+    table = project_table(projects, {}, fields)
+    assert [line for line in table.splitlines() if line.startswith("###")] == [
+        "### Images",
+        "### Speech",
+    ]
+    assert table.index("[b]") < table.index("[c]") < table.index("[a]")
+
+
+def test_every_project_has_a_field():
+    found = {slug: field_of(slug) for slug in list_projects()}
+    assert found["simcse"] == "Sentence embeddings"
+    assert found["trend"] == "LiDAR"
+    assert "Others" not in found.values()
 
 
 def claim(text, verdict, **more):
@@ -78,7 +102,7 @@ def test_void_results_say_so_everywhere():
     void = {**RESULT, "void": "Void: another vocabulary."}
     projects = {"one": "One.", "two": "Two.", "three": "Three."}
     published = {"one": void, "two": RESULT, "three": void}
-    table = project_table(projects, published)
+    table = project_table(projects, published, dict.fromkeys(projects, "Images"))
     assert "[void until re-run (was: 1 supported, 1 not shown)]" in row(table, "| [one]")
     assert "void" not in row(table, "| [two]")
     assert table.endswith("|\n\n**one, three**: Void: another vocabulary.\n")
