@@ -1,0 +1,86 @@
+"""Two training sets side by side: every step has a batch of each, and the shorter one begins again.
+
+Source: He et al. 2022, "SPACE-2", released data loaders (semi-supervised), arXiv 2209.06638.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from common.config import UserError
+from common.data.mixture import TaskMixture
+from common.data.samplers import Key
+
+MOST_PASSES = 10_000  # of the shorter set within an epoch of the longer one
+
+
+class CorporaInTurn(TaskMixture):
+    """As `TaskMixture` with batches of one set each, the sets one after the other in every epoch."""
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Places of set 0, then of set 1, ..., each in a fresh permutation."""
+        parts = [
+            np.stack([np.full(count, t), self._rows(t, epoch)], axis=1)
+            for t, count in enumerate(self.samples)
+        ]
+        return np.concatenate(parts).astype(np.int64)
+
+
+def corpora_stream(
+    sizes: Sequence[int], seed: int, global_batch_size: int, *, in_turn: bool = True, most: int | None = None
+) -> TaskMixture:  # fmt: skip
+    """Order of several corpora in batches of one corpus each.
+
+    Args:
+        sizes: examples of each corpus.
+        seed: the experiment's seed.
+        global_batch_size: rows of a batch over all ranks; what does not fill one waits for an epoch.
+        in_turn: corpora one after the other; False: batches in random order.
+        most: examples of a corpus in an epoch at most.
+
+    Raises:
+        UserError: a corpus that does not fill a batch.
+    """
+    kind = CorporaInTurn if in_turn else TaskMixture
+    samples = [size if most is None else min(size, most) for size in sizes]
+    return kind(sizes, samples, seed, global_batch_size, homogeneous=True)
+
+
+class PairedStreams(Dataset[Any]):
+    """Map-style set of whole batches, read in the order of its keys (no shuffling by the sampler).
+
+    Args:
+        streams: by name, the order of each, see `corpora_stream`.
+        make: by name, ((corpus, row), epoch) of each example -> a batch.
+
+    Raises:
+        UserError: no stream.
+    """
+
+    def __init__(
+        self,
+        streams: Mapping[str, TaskMixture],
+        make: Mapping[str, Callable[[Sequence[tuple[int, int]], int], Any]],
+    ) -> None:
+        if not streams:
+            raise UserError("a training set needs at least one stream")
+        self.streams, self.make = dict(streams), dict(make)
+
+    def __len__(self) -> int:
+        return max(len(stream) for stream in self.streams.values())
+
+    def places(self, name: str, keys: Sequence[Key]) -> list[tuple[int, int]]:
+        """(corpus, row) that a stream has at the given keys; at its end it begins anew, in another order."""
+        stream, found = self.streams[name], []
+        for index, epoch in keys:
+            again, place = divmod(index, len(stream))
+            order = stream.order(epoch * MOST_PASSES + again if again else epoch)
+            found.append((int(order[place, 0]), int(order[place, 1])))
+        return found
+
+    def __getitem__(self, keys: Sequence[Key]) -> dict[str, Any]:
+        """A batch of each stream by its name."""
+        epoch = keys[0][1] * MOST_PASSES + keys[0][0] // max(1, min(map(len, self.streams.values())))
+        return {name: self.make[name](self.places(name, keys), epoch) for name in self.streams}
