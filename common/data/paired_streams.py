@@ -16,11 +16,39 @@ from common.data.samplers import Key
 MOST_PASSES = 10_000  # of the shorter set within an epoch of the longer one
 
 
-class CorporaInTurn(TaskMixture):
-    """As `TaskMixture` with batches of one set each, the sets one after the other in every epoch."""
+class CorpusBatches(TaskMixture):
+    """As `TaskMixture` with batches of one set each, in which no example stands twice.
+
+    A set is gone through in fresh permutations; what does not fill a batch waits for another one.
+
+    Args:
+        sizes: examples of each set.
+        samples: examples of each set in an epoch.
+        seed: the experiment's seed.
+        global_batch_size: rows of a batch over all ranks.
+        in_turn: all batches of a set, then those of the next; False: batches in random order.
+
+    Raises:
+        UserError: a set that does not fill a batch.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        samples: Sequence[int],
+        seed: int,
+        global_batch_size: int,
+        in_turn: bool,
+    ) -> None:
+        super().__init__(sizes, samples, seed, global_batch_size, homogeneous=True)
+        self.in_turn = in_turn
+
+    def _used(self, task: int) -> int:
+        return self.sizes[task] // self.global_batch_size * self.global_batch_size
 
     def _order(self, epoch: int) -> np.ndarray:
-        """Places of set 0, then of set 1, ..., each in a fresh permutation."""
+        if not self.in_turn:
+            return super()._order(epoch)
         parts = [
             np.stack([np.full(count, t), self._rows(t, epoch)], axis=1)
             for t, count in enumerate(self.samples)
@@ -29,23 +57,27 @@ class CorporaInTurn(TaskMixture):
 
 
 def corpora_stream(
-    sizes: Sequence[int], seed: int, global_batch_size: int, *, in_turn: bool = True, most: int | None = None
-) -> TaskMixture:  # fmt: skip
+    sizes: Sequence[int],
+    seed: int,
+    global_batch_size: int,
+    *,
+    in_turn: bool = True,
+    most: int | None = None,
+) -> CorpusBatches:
     """Order of several corpora in batches of one corpus each.
 
     Args:
         sizes: examples of each corpus.
-        seed: the experiment's seed.
-        global_batch_size: rows of a batch over all ranks; what does not fill one waits for an epoch.
-        in_turn: corpora one after the other; False: batches in random order.
+        seed: see `CorpusBatches`; so are `global_batch_size` and `in_turn`.
+        global_batch_size: rows of a batch over all ranks.
+        in_turn: one corpus after the other.
         most: examples of a corpus in an epoch at most.
 
     Raises:
         UserError: a corpus that does not fill a batch.
     """
-    kind = CorporaInTurn if in_turn else TaskMixture
     samples = [size if most is None else min(size, most) for size in sizes]
-    return kind(sizes, samples, seed, global_batch_size, homogeneous=True)
+    return CorpusBatches(sizes, samples, seed, global_batch_size, in_turn)
 
 
 class PairedStreams(Dataset[Any]):
@@ -82,5 +114,7 @@ class PairedStreams(Dataset[Any]):
 
     def __getitem__(self, keys: Sequence[Key]) -> dict[str, Any]:
         """A batch of each stream by its name."""
-        epoch = keys[0][1] * MOST_PASSES + keys[0][0] // max(1, min(map(len, self.streams.values())))
+        epoch = keys[0][1] * MOST_PASSES + keys[0][0] // max(
+            1, min(map(len, self.streams.values()))
+        )
         return {name: self.make[name](self.places(name, keys), epoch) for name in self.streams}

@@ -1,6 +1,7 @@
 """What the cosines of a pre-trained encoder have to beat: shared words, TF-IDF, states of the raw encoder."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -30,7 +31,7 @@ def tfidf_words(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 def tfidf_chars(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The same of 2 to 4 letters."""
-    return _texts(cfg, workspace, lambda texts: _tfidf(texts, sublinear_tf=True, analyzer="char_wb", ngram_range=(2, 4)))  # fmt: skip
+    return _texts(cfg, workspace, lambda texts: _tfidf(texts, sublinear_tf=True, analyzer="char_wb", token_pattern=None, ngram_range=(2, 4)))  # fmt: skip
 
 
 def raw_mean(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -45,7 +46,7 @@ def raw_whitened(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
     def vectors(texts: list[str]) -> Tensor:
         x = _mean_states(network, texts)
-        return fit_whitening(x)(x)
+        return fit_whitening(x, ridge=1e-3)(x)
 
     return _texts(cfg, workspace, vectors)
 
@@ -66,8 +67,8 @@ def _texts(cfg: Config, workspace: Workspace, make: Vectors) -> dict[str, float]
     return score_vectors(cfg, vectors, workspace)
 
 
-def _tfidf(texts: list[str], **options: object) -> Tensor:
-    found = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b", **options).fit_transform(texts)
+def _tfidf(texts: list[str], **options: Any) -> Tensor:
+    found = TfidfVectorizer(**{"token_pattern": r"(?u)\b\w+\b", **options}).fit_transform(texts)
     return torch.from_numpy(found.toarray()).float()
 
 

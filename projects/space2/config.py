@@ -33,7 +33,9 @@ class ModelConfig:
 
     pretrained: str = "bundled:text-encoder"  # a BERT, or a folder that this project exported
     config: dict[str, Any] | None = None  # with random: model_type bert and its fields
-    dropout: Rate | None = 0.2  # of embeddings, attention, feed-forward and residual; None: the model's
+    dropout: Rate | None = (
+        0.2  # of embeddings, attention, feed-forward and residual; None: the model's
+    )
     dim: Count = 768  # of each sub-space
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     length_groups: Count = 1  # passes over a training batch, by length
@@ -94,7 +96,9 @@ class ClassifyConfig:
 
     run: str = "latest"  # a run of this config, or a folder written by `make export`
     input: str | None = None  # one request a line
-    examples: str | None = None  # CSV or TSV (text, label); needed where the model has no intent head
+    examples: str | None = (
+        None  # CSV or TSV (text, label); needed where the model has no intent head
+    )
 
 
 @dataclass
@@ -123,7 +127,8 @@ class Config(ExperimentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.method.learning == "semi" and self.data.batch_nolabel % self.data.batch_size:
+        pretrain = self.train == "pretrain" and self.method.learning == "semi"
+        if pretrain and self.data.batch_nolabel % self.data.batch_size:
             raise ValueError("data.batch_nolabel must be a multiple of data.batch_size")
 
     @property

@@ -1,6 +1,6 @@
 """What is scored after pre-training: do cosines of turns of unseen services follow the trees they share?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,14 @@ from common.config import UserError
 from common.data.lookup import data_root
 from common.data.samplers import sample_rng
 from common.data.text.dialogs import turns as sets
-from common.data.text.dialogs.trees import VIEWS, Frame, combined_matrix, is_empty, view_matrices, view_sets
+from common.data.text.dialogs.trees import (
+    VIEWS,
+    Frame,
+    combined_matrix,
+    is_empty,
+    view_matrices,
+    view_sets,
+)
 from common.data.text.dialogs.turns import Corpus, Dialog, user_turns
 from common.engine.workspace import Workspace
 from common.evaluation.features.few_shot import few_shot_class_mean
@@ -21,6 +28,7 @@ from projects.space2.config import Config
 from projects.space2.module import Space2
 
 QUERIES, _DRAW_STREAM = 15, 2**31 + 73
+CLINC_TURNS = 1500  # requests of the 50 intents that nothing was trained on
 VIEW_TURNS = 400  # turns whose pairs are ranked within one view
 
 
@@ -35,7 +43,7 @@ class HeldOut(NamedTuple):
         """The utterances alone."""
         return [self.dialogs[d].turns[t].text for d, t in self.places]
 
-    def intents(self) -> list[str]:
+    def classes(self) -> list[str]:
         """Classes of an intent set; sets of acts elsewhere."""
         named = [self.dialogs[d].turns[t].intent for d, t in self.places]
         return [n or "+".join(sorted(view_sets(f)["I"])) for n, f in zip(named, self.frames, strict=True)]  # fmt: skip
@@ -55,7 +63,7 @@ def evaluate(cfg: Config, module: Space2, workspace: Workspace) -> dict[str, flo
     return score_vectors(cfg, vectors, workspace)
 
 
-def score_vectors(cfg: Config, vectors, workspace: Workspace) -> dict[str, float]:  # type: ignore[no-untyped-def]
+def score_vectors(cfg: Config, vectors: Callable[[HeldOut], dict[str, Tensor]], workspace: Workspace) -> dict[str, float]:  # fmt: skip
     """Metrics of vectors (N, K, d) of the held-out turns, by suffix; the first one leaves its items.
 
     Args:
@@ -71,12 +79,12 @@ def score_vectors(cfg: Config, vectors, workspace: Workspace) -> dict[str, float
         own = score_similarity(held, similarity, None if suffix else workspace)
         if z.shape[1] == len(VIEWS):
             own |= view_correlations(held, z)
-        own |= few_shot("act", labelled_turns(cfg, held), vectors, suffix, cfg)
+        own |= few_shot("act", held.classes()[: cfg.eval.act_turns], z[: cfg.eval.act_turns], cfg)
         found |= {f"{name}{suffix}": value for name, value in own.items()}
     if cfg.data.source == "bundled":
-        other = sets.clinc(cfg.eval.part, False, cfg.data.root)
-        for suffix in ("", "_sentence"):
-            own = few_shot("intent", sample(other, cfg.eval.turns), vectors, suffix, cfg)
+        other = sample(sets.clinc(cfg.eval.part, False, cfg.data.root), CLINC_TURNS)
+        for suffix, z in vectors(other).items():
+            own = few_shot("intent", other.classes(), z, cfg)
             found |= {f"{name}{suffix}": value for name, value in own.items()}
     return found
 
@@ -127,20 +135,16 @@ def view_correlations(held: HeldOut, z: Tensor) -> dict[str, float]:
     return found
 
 
-def few_shot(name: str, held: HeldOut, vectors, suffix: str, cfg: Config) -> dict[str, float]:  # type: ignore[no-untyped-def]
-    """Accuracy by the nearest class mean, with its chance; nothing where a class is too small."""
-    labels, counts = np.unique(held.intents(), return_inverse=True)[1], None
+def few_shot(name: str, classes: Sequence[str], z: Tensor, cfg: Config) -> dict[str, float]:
+    """Accuracy by the nearest class mean over the classes that are large enough, with its chance."""
+    labels = np.unique(classes, return_inverse=True)[1]
     counts = np.bincount(labels)
     large = np.flatnonzero(counts >= cfg.eval.shots + QUERIES)
     if len(large) < 2:
         return {}
     kept = np.flatnonzero(np.isin(labels, large))
-    own = HeldOut(held.dialogs, [held.places[i] for i in kept], [held.frames[i] for i in kept])
-    z = vectors(own).get(suffix)
-    if z is None:
-        return {}
     result = few_shot_class_mean(
-        z.flatten(1), torch.as_tensor(labels[kept]), ways=len(large), shots=cfg.eval.shots,
+        z[kept].flatten(1), torch.as_tensor(labels[kept]), ways=len(large), shots=cfg.eval.shots,
         queries=QUERIES, episodes=cfg.eval.episodes,
     )  # fmt: skip
     key = f"{name}_{cfg.eval.shots}shot"
@@ -171,12 +175,6 @@ def scored_corpus(cfg: Config) -> Corpus:
 def held_out(cfg: Config) -> HeldOut:
     """The turns that are scored, the same for every seed."""
     return sample(scored_corpus(cfg), cfg.eval.turns)
-
-
-def labelled_turns(cfg: Config, held: HeldOut) -> HeldOut:
-    """The first turns of them, for few-shot classes."""
-    count = cfg.eval.act_turns
-    return HeldOut(held.dialogs, held.places[:count], held.frames[:count])
 
 
 def sample(corpus: Corpus, count: int) -> HeldOut:

@@ -51,6 +51,9 @@ class Finetune(ContrastiveModule):
         super().__init__(cfg.optim)
         self.network, self.head, self.task = network, head, cfg.task
         self.only_words = False  # masked prediction alone
+        # DDP wants a gradient of all that is trained
+        network.projection.requires_grad_(False)
+        network.words.requires_grad_(bool(cfg.task.mlm_weight or cfg.task.mlm_pre_steps))
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Loss and terms of a batch."""
@@ -64,6 +67,8 @@ class Finetune(ContrastiveModule):
         if weight:
             mlm = self.network.masked_lm(inputs, batch["masked"], batch["words"])
             found |= {"mlm": mlm, "loss": found.get("loss", 0.0) + weight * mlm}
+        if self.only_words:
+            found["loss"] = found["loss"] + 0 * sum(p.sum() for p in self.head.parameters())
         return found
 
 
@@ -74,7 +79,9 @@ def task_loss(kind: str, logits: dict[str, Tensor], labels: dict[str, Tensor], k
         found = {"loss": loss, "ce": loss}
         if kl_weight:
             pairs = [logits[name].chunk(2) for name in ("gate", "refer")]
-            kl = torch.stack([symmetric_kl(a.flatten(0, 1), b.flatten(0, 1)) for a, b in pairs]).sum()
+            kl = torch.stack(
+                [symmetric_kl(a.flatten(0, 1), b.flatten(0, 1)) for a, b in pairs]
+            ).sum()
             found |= {"kl": kl, "loss": loss + kl_weight * kl}
         return found
     found = {}
@@ -180,7 +187,7 @@ def answers(network: Space2Network, head: TaskHead, examples: Sequence[Example],
         rows = [unlabelled_row(e, network.texts, head) for e in part]
         logits = run_head(network, head, rows)
         intents = logits["intent"].argmax(1).tolist() if "intent" in logits else [None] * len(part)
-        for i, (example, row) in enumerate(zip(part, rows, strict=True)):
+        for i, row in enumerate(rows):
             tags: tuple[str, ...] = ()
             if "tags" in logits:
                 places = row.labels["first"]
@@ -259,4 +266,3 @@ def _as_written(gate: str, gold: str) -> str:
     """The corpus' own word for a gate: "True" and "yes" are the same answer."""
     ways = {"true": ("true", "yes"), "false": ("false", "no"), "dontcare": ("dontcare", "don't care")}[gate]  # fmt: skip
     return gold if gold.lower() in ways else gate
-

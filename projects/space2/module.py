@@ -27,6 +27,8 @@ class Space2(ContrastiveModule):
     def __init__(self, cfg: Config, network: Space2Network) -> None:
         super().__init__(cfg.optim)
         self.network, self.method = network, cfg.method
+        if not cfg.method.mlm_weight:
+            network.words.requires_grad_(False)  # DDP wants a gradient of all that is trained
 
     def losses(self, batch: Mapping[str, TreeBatch]) -> dict[str, Tensor]:
         """Loss and terms of a labelled batch, an unlabelled one, or both."""

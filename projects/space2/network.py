@@ -25,7 +25,8 @@ from common.losses.auxiliary.tokens import IGNORED, masked_lm_loss
 from projects.space2.config import Config, DialogData, ModelConfig
 
 # what `make check` builds for weights that are not on this machine
-SIZES: dict[str, dict[str, Any]] = {name: {"model_type": "bert"} for name in ("bert-base-uncased", "convbert")}  # fmt: skip
+_NAMES = ("bert-base-uncased", "convbert", "space2", "space2-intent", "space2-slot")
+SIZES: dict[str, dict[str, Any]] = {name: {"model_type": "bert"} for name in _NAMES}
 
 
 class Space2Network(nn.Module):

@@ -3,7 +3,7 @@
 # B examples, L tokens, S slots
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -88,4 +88,3 @@ def _count(cfg: Config) -> int:
         return count_examples(cfg) if cfg.train == "pretrain" else len(task_examples(cfg, "train"))
     except UserError:
         return 0
-

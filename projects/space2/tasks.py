@@ -63,10 +63,14 @@ def convert(cfg: Config, workspace: Workspace) -> Path:
     """
     own = cfg.convert
     if own.input is None or own.output is None:
-        raise UserError("convert.input and convert.output: name a file and the folder of the corpus")
+        raise UserError(
+            "convert.input and convert.output: name a file and the folder of the corpus"
+        )
     target = Path(own.output) / f"{own.part}.json"
     if target.exists():
-        raise UserError(f"{target} exists: remove it, or name another convert.output or convert.part")
+        raise UserError(
+            f"{target} exists: remove it, or name another convert.output or convert.part"
+        )
     corpus = converted(own.kind, own_file(own.input, cfg.data.root, "annotations"), own.domain)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(as_json(corpus), ensure_ascii=False, indent=1), encoding="utf-8")

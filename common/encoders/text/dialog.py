@@ -135,7 +135,9 @@ class DialogEncoder(nn.Module):
             slot = self.embeddings.word_embeddings.weight[self.cls_id].expand(len(total), 1, -1)
             total = torch.cat([slot, total], 1)
             attention_mask = torch.cat([attention_mask.new_ones(len(total), 1), attention_mask], 1)
-        states: Tensor = self.backbone(inputs_embeds=total, attention_mask=attention_mask).last_hidden_state
+        states: Tensor = self.backbone(
+            inputs_embeds=total, attention_mask=attention_mask
+        ).last_hidden_state
         return states
 
 

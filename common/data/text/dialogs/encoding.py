@@ -105,7 +105,9 @@ class DialogTokenizer:
             marks[[0, -1]] = True
             role = current if back % 2 == 0 else 1 - current  # alternate backwards
             fill = np.ones(len(ids), dtype=np.int64)
-            parts.append(Row(ids, np.arange(len(ids)), role * fill, (back + 1) * fill, values, marks))
+            parts.append(
+                Row(ids, np.arange(len(ids)), role * fill, (back + 1) * fill, values, marks)
+            )
         whole = Row(*(np.concatenate(field[::-1])[-self.max_length :] for field in zip(*parts, strict=True)))  # fmt: skip
         return whole
 

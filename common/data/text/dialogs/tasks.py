@@ -70,7 +70,9 @@ def read_examples(kind: Kind, source: str, part: Part, root: str | None = None, 
         assert folder is not None
         return _from_folder(kind, folder, part)
     if kind == "intent":
-        corpus = sets.clinc(part, False, root) if source == "bundled" else sets.synthetic(part, seed)
+        corpus = (
+            sets.clinc(part, False, root) if source == "bundled" else sets.synthetic(part, seed)
+        )
         return [Example(d.turns[: t + 1], d.turns[t].intent) for d in corpus.dialogs for t in range(len(d.turns)) if d.turns[t].intent]  # fmt: skip
     if kind == "dst":
         corpus = _state_corpus(part, root) if source == "bundled" else sets.synthetic(part, seed)
@@ -79,7 +81,7 @@ def read_examples(kind: Kind, source: str, part: Part, root: str | None = None, 
         return _synthetic_tags(part, seed)
     if kind == "top":
         name = {"train": "train", "dev": "valid", "test": "test"}[part]
-        rows = read_jsonl(bundled("intents", root) / f"snips-{name}.jsonl.gz", ("text", "intent", "slots"))  # fmt: skip
+        rows = read_jsonl(bundled("intents", root) / f"snips-slots-{name}.jsonl.gz", ("text", "intent", "slots"))  # fmt: skip
         return [tagged(r["text"].split(), r["slots"].split(), r["intent"]) for r in rows]
     file = "test" if part == "test" else "train"
     rows = read_jsonl(bundled("intents", root) / f"restaurant8k-{file}.jsonl.gz", ("userInput",))

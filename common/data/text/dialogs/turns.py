@@ -153,7 +153,7 @@ def span_labels(row: dict[str, Any]) -> list[tuple[str, int, int]]:
     return [(slot, int(s.get("startIndex", 0)), int(s["endIndex"])) for slot, s in spans if s.get("endIndex", 0) > s.get("startIndex", 0)]  # fmt: skip
 
 
-def synthetic(part: str, seed: int = 0, count: int = 48) -> Corpus:
+def synthetic(part: str, seed: int = 0, count: int = 24) -> Corpus:
     """Made-up requests about hotels, taxis and restaurants with their trees, and answers to them."""
     places, prices, domains = ("north", "south", "centre"), ("cheap", "fine"), ("hotel", "taxi", "restaurant")  # fmt: skip
     dialogs = []
