@@ -53,7 +53,8 @@ class CorpusBatches(TaskMixture):
             np.stack([np.full(count, t), self._rows(t, epoch)], axis=1)
             for t, count in enumerate(self.samples)
         ]
-        return np.concatenate(parts).astype(np.int64)
+        found: np.ndarray = np.concatenate(parts).astype(np.int64)
+        return found
 
 
 def corpora_stream(

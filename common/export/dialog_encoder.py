@@ -19,7 +19,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTra
 
 from common.config import UserError
 from common.data.text.dialogs.encoding import SYSTEM_MARKS, USER, USER_MARKS
-from common.encoders.text.dialog import NUM_ROLES, DialogEncoder
+from common.encoders.text.dialog import NUM_ROLES, DialogEncoder, table
 from common.encoders.text.tower import quiet
 from common.export.files import write_files, write_json, write_tensors
 
@@ -34,7 +34,8 @@ def as_bert(encoder: DialogEncoder) -> BertModel:
     config.type_vocab_size = len(types)
     config.max_position_embeddings = len(own.position_embeddings.weight) + 1
     assert isinstance(config, BertConfig)
-    model: Any = BertModel(config, add_pooling_layer=False).to(role.dtype)
+    model: Any = BertModel(config, add_pooling_layer=False)
+    model.to(role.dtype)
     new = model.embeddings
     with torch.no_grad():
         new.word_embeddings.weight.copy_(own.word_embeddings.weight)
@@ -119,8 +120,8 @@ def load_dialog_encoder(folder: str | Path) -> tuple[DialogEncoder, Any, dict[st
         old, cls_id = model.embeddings, int(tokenizer.cls_token_id)
         with torch.no_grad():
             old.word_embeddings.weight[cls_id] = cls_row
-            old.position_embeddings = nn.Embedding.from_pretrained(old.position_embeddings.weight[1:].clone(), freeze=False)  # fmt: skip
-            old.token_type_embeddings = nn.Embedding.from_pretrained(role, freeze=False)
+            old.position_embeddings = table(old.position_embeddings.weight[1:].clone())  # fmt: skip
+            old.token_type_embeddings = table(role)
         model.config.type_vocab_size = NUM_ROLES
         model.config.max_position_embeddings -= 1
         encoder = DialogEncoder(model, len(old.word_embeddings.weight), cls_id, len(turn))

@@ -193,7 +193,8 @@ def answers(network: Space2Network, head: TaskHead, examples: Sequence[Example],
                 places = row.labels["first"]
                 best = logits["tags"][i].argmax(-1)
                 tags = tuple(head.tag_names[int(best[p])] if p >= 0 else "O" for p in places)
-            found.append(("" if intents[i] is None else head.names[intents[i]], tags))
+            intent = intents[i]
+            found.append(("" if intent is None else head.names[intent], tags))
     return found
 
 

@@ -49,7 +49,7 @@ def task_row(example: Example, texts: DialogTokenizer, head: TaskHead) -> TaskRo
         kept = first >= 0  # words that were cut have no piece
         own[first[kept]] = [_place(head.tag_names, t) for t, k in zip(example.tags, kept, strict=True) if k]  # fmt: skip
         labels["tags"] = own
-    aux = np.zeros(0)
+    aux: np.ndarray = np.zeros(0)
     if head.kind == "dst":
         labels |= state_labels(example, row, texts, head.slots)
         aux = np.array([[s in d for s in head.slots] for d in (example.told, example.before)], dtype=np.float32).ravel()  # fmt: skip

@@ -17,6 +17,12 @@ NUM_ROLES = 2
 MAX_TURNS = 17  # turn ids 0 ... 16
 
 
+def table(weight: Tensor) -> nn.Embedding:
+    """A trainable table with these rows."""
+    found: nn.Embedding = nn.Embedding.from_pretrained(weight, freeze=False)  # type: ignore[no-untyped-call]
+    return found
+
+
 class DialogEmbeddings(nn.Module):
     """Sum of token, position, role and turn; then dropout, then LayerNorm (BERT has them the other way).
 
@@ -43,7 +49,8 @@ class DialogEmbeddings(nn.Module):
     def summed(self, ids: Tensor, positions: Tensor, roles: Tensor, turns: Tensor) -> Tensor:
         """(B, L, D) of (B, L) ids."""
         total: Tensor = self.word_embeddings(ids) + self.position_embeddings(positions)
-        return total + self.role_embeddings(roles) + self.turn_embeddings(turns)
+        total = total + self.role_embeddings(roles) + self.turn_embeddings(turns)
+        return total
 
     def forward(self, inputs_embeds: Tensor | None = None, **_: Any) -> Tensor:
         """What enters the first layer, of the sum; called by the backbone."""
@@ -85,10 +92,10 @@ class DialogEncoder(nn.Module):
         role = torch.cat([types, torch.randn(NUM_ROLES - len(types), size) * std])
         config.vocab_size = len(word)
         backbone.embeddings = DialogEmbeddings(
-            nn.Embedding.from_pretrained(word, freeze=False),
+            table(word),
             old.position_embeddings,
-            nn.Embedding.from_pretrained(role, freeze=False),
-            nn.Embedding.from_pretrained(torch.randn(num_turns, size) * std, freeze=False),
+            table(role),
+            table(torch.randn(num_turns, size) * std),
             old.LayerNorm,
             config.hidden_dropout_prob,
         )
@@ -108,7 +115,7 @@ class DialogEncoder(nn.Module):
             if isinstance(part, nn.Dropout):
                 part.p = probability
             elif hasattr(part, "attention_dropout") and isinstance(part.attention_dropout, float):
-                part.attention_dropout = probability
+                setattr(part, "attention_dropout", probability)  # noqa: B010, a plain number
         config: Any = self.backbone.config
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = probability
 

@@ -138,7 +138,7 @@ def test_a_labelled_batch_never_mixes_corpora():
 def test_the_shorter_stream_begins_anew_within_the_epoch():
     """Two loaders: every step has a batch of each, every key its own rows."""
     seen = []
-    streams = {"long": corpora_stream([24], 0, 4), "short": corpora_stream([5], 1, 4)}
+    streams = {"long": corpora_stream([24], 0, 4), "short": corpora_stream([5], 3, 4)}
     data = PairedStreams(streams, {n: lambda places, epoch: (places, epoch) for n in streams})
     assert len(data) == 24
     for step in range(6):

@@ -150,14 +150,16 @@ def combined_matrix(frames: Sequence[Frame], views: Sequence[str] = VIEWS) -> np
         has = np.array([bool(s) for s in sets])
         total += overlap(*_incidence(sets, None))
         count += has[:, None] | has[None]
-    return total / np.maximum(count, 1)
+    found: np.ndarray = total / np.maximum(count, 1)
+    return found
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Jaccard of all pairs of rows of two 0/1 matrices (N, E) and (M, E), (N, M) float32."""
     both = first @ second.T
     union = first.sum(1)[:, None] + second.sum(1)[None] - both
-    return both / np.maximum(union, 1)
+    found: np.ndarray = both / np.maximum(union, 1)
+    return found
 
 
 def _incidence(sets: Sequence[frozenset[str]], others: Sequence[frozenset[str]] | None) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
