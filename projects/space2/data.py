@@ -12,10 +12,10 @@ from torch import Tensor
 from common.config import UserError
 from common.data.lookup import data_root, require
 from common.data.module import ContrastiveData
-from common.data.paired_streams import PairedStreams, corpora_stream
 from common.data.samplers import sample_rng
 from common.data.text.dialogs import turns as sets
 from common.data.text.dialogs.encoding import DialogInputs, DialogTokenizer, Row, padded_with
+from common.data.text.dialogs.streams import PairedStreams, corpora_stream
 from common.data.text.dialogs.trees import Frame, tree_ids, whole_tree_id
 from common.data.text.dialogs.turns import Corpus, user_turns
 from projects.space2.config import Config

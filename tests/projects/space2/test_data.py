@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.data.paired_streams import PairedStreams, corpora_stream
 from common.data.text.dialogs import turns as sets
 from common.data.text.dialogs.converters import (
     check_frame,
@@ -17,6 +16,7 @@ from common.data.text.dialogs.converters import (
     to_slots,
 )
 from common.data.text.dialogs.encoding import DialogTokenizer
+from common.data.text.dialogs.streams import PairedStreams, corpora_stream
 from common.data.text.dialogs.trees import combined_matrix, combined_score, is_empty, view_sets
 from common.data.text.dialogs.turns import Dialog, Turn, read_corpus
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
