@@ -22,7 +22,7 @@ class DialogData(DataConfig):
     corpora: list[str] = field(default_factory=list)  # labelled ones; []: all of the source
     in_turn: bool = True  # corpora one after the other; False: their batches in random order
     most: Count | None = None  # examples of a corpus in an epoch at most
-    batch_nolabel: Count = 32  # of unlabelled examples; data.batch_size is that of labelled ones
+    batch_nolabel: Count = 32  # unlabelled examples of a step of learning=semi
     max_length: Annotated[int, at_least(8)] = 256  # tokens of a dialogue; the earliest are cut
     max_turns: Annotated[int, at_least(1)] = 16  # utterances
 

@@ -147,7 +147,8 @@ def task_batches(cfg: Config, module: Finetune) -> ContrastiveData:
 def evaluate_task(cfg: Config, module: Finetune, workspace: Workspace) -> dict[str, float]:
     """Accuracy (intent), macro F1 (slot), exact match (top) or joint goal accuracy (dst)."""
     part = cfg.eval.part
-    examples = known(task_examples(cfg, part), module.head)
+    examples = task_examples(cfg, part)
+    check_known(examples, module.head)
     with evaluated(module, cfg.trainer.accelerator):
         if cfg.task.kind == "dst":
             states = track(module.network, module.head, examples, cfg.eval.batch_size)
@@ -168,15 +169,14 @@ def evaluate_task(cfg: Config, module: Finetune, workspace: Workspace) -> dict[s
     return found
 
 
-def known(examples: Sequence[Example], head: TaskHead) -> list[Example]:
-    """Examples for a head whose training part lacked some of their names: these answers are wrong.
+def check_known(examples: Sequence[Example], head: TaskHead) -> None:
+    """Refuse a part of another set; single names that the training part lacked just count as wrong.
 
     Raises:
-        UserError: none is left whose names are all known.
+        UserError: no intent of the part is one of the head's.
     """
-    if not any(not e.intent or head.intents is None or e.intent in head.names for e in examples):
+    if head.intents is not None and not any(e.intent in head.names for e in examples):
         raise UserError("no example of the scored part has an intent that was trained on")
-    return list(examples)
 
 
 def answers(network: Space2Network, head: TaskHead, examples: Sequence[Example], batch_size: int) -> list[tuple[str, tuple[str, ...]]]:  # fmt: skip
