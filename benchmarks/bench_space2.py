@@ -72,7 +72,7 @@ def step(name: str, batch: int) -> tuple[float, float]:
     vectors.requires_grad_()
     begun = time.process_time()
     loss = {"ours": ours, "dense": dense}[name](vectors, sets)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     return time.process_time() - begun, float(loss.detach())
 
 

@@ -26,9 +26,13 @@ class Space2(ContrastiveModule):
 
     def __init__(self, cfg: Config, network: Space2Network) -> None:
         super().__init__(cfg.optim)
-        self.network, self.method = network, cfg.method
+        self.network, self.method, self.batch_size = network, cfg.method, cfg.data.batch_size
         if not cfg.method.mlm_weight:
             network.words.requires_grad_(False)  # DDP wants a gradient of all that is trained
+
+    def negatives_per_query(self, global_batch_size: int) -> int:
+        """Vectors of other examples in a denominator: of this device alone, unless they are gathered."""
+        return 2 * (global_batch_size if self.method.gather else self.batch_size) - 2
 
     def losses(self, batch: Mapping[str, TreeBatch]) -> dict[str, Tensor]:
         """Loss and terms of a labelled batch, an unlabelled one, or both."""
