@@ -27,7 +27,7 @@ from torch.nn import functional as F
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.losses.functional.overlap import SetOverlap
+from common.losses.weighted.overlap import SetOverlap
 from projects.space2.objective import multi_view_contrast
 
 OUT = ROOT / "benchmarks" / "results" / "space2.csv"

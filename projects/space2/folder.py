@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.encoders.modes import evaluation_mode
 from common.engine.module import ContrastiveModule
-from common.export.dialog_encoder import fill, load_dialog_encoder
+from common.export.dialogs.encoder import fill, load_dialog_encoder
 from projects.space2.config import Config
 from projects.space2.finetune import Finetune, run_head, unlabelled_row
 from projects.space2.heads import TaskHead

@@ -20,7 +20,7 @@ from common.encoders.pretrained import stand_in
 from common.encoders.text.dialog import MAX_TURNS, DialogEncoder, DialogWordHead
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_tokenizer, load_transformer
-from common.export.dialog_encoder import SETTINGS, fill, load_dialog_encoder, save_dialog_encoder
+from common.export.dialogs.encoder import SETTINGS, fill, load_dialog_encoder, save_dialog_encoder
 from common.losses.auxiliary.tokens import IGNORED, masked_lm_loss
 from projects.space2.config import Config, DialogData, ModelConfig
 

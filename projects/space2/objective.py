@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from common.data.text.dialogs.trees import VIEWS, Frame, view_scores
 from common.distributed.process import default_group
 from common.losses.functional.kernel import KernelOptions
-from common.losses.functional.overlap import Given, Weights, overlap_of_all_ranks, weighted_two_view
 from common.losses.functional.soft import symmetric_kl
+from common.losses.weighted.overlap import Given, Weights, overlap_of_all_ranks, weighted_two_view
 
 BASE_TAU = 0.07
 

@@ -15,7 +15,7 @@ from common.engine import checkpoint as ckpt
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import run_task, train
 from common.engine.workspace import Workspace
-from common.export.dialog_encoder import as_bert, bert_inputs
+from common.export.dialogs.encoder import as_bert, bert_inputs
 from projects.space2 import build, folder
 from projects.space2 import load as load_model
 from projects.space2.config import Config

@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from common.data.text.dialogs.trees import VIEWS, view_scores, view_sets, whole_tree_id
-from common.losses.functional.overlap import SetOverlap
 from common.losses.functional.soft import symmetric_kl
 from common.losses.functional.two_view import nt_xent
+from common.losses.weighted.overlap import SetOverlap
 from projects.space2.data import sets_of
 from projects.space2.objective import (
     multi_view_contrast,

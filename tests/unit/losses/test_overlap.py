@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.losses.functional import overlap
-from common.losses.functional.overlap import Given, SetOverlap, weighted_two_view
 from common.losses.functional.soft import weighted_info_nce
+from common.losses.weighted import overlap
+from common.losses.weighted.overlap import Given, SetOverlap, weighted_two_view
 
 
 def sets_of(size=11, seed=0):
