@@ -36,6 +36,8 @@ MODEL_FILES = (
     "tokenizer_config.json",
 )
 COPIED = (  # sets that are small enough to be taken whole
+    "dialog-sgd/train.jsonl.gz",
+    "dialog-sgd/dev.jsonl.gz",
     "stsb/en-train.jsonl.gz",
     "stsb/en-dev.jsonl.gz",
     "stsb/en-test.jsonl.gz",
@@ -70,6 +72,10 @@ WIKIDES = {"train": 3000, "test": 1000}  # rows of the topic split
 WIKIDES_WORDS = 60  # of a paragraph
 # rows with at least two candidates; of the training part those whose description is not among them
 WIKIDES_RANKING = {"train": 3000, "dev": None, "test": None}
+INTENTS_WHOLE = (
+    "clinc150-train", "clinc150-val", "clinc150-test", "slurp-devel", "slurp-test",
+    "restaurant8k-train", "restaurant8k-test",
+)  # fmt: skip
 INTENTS = ("banking77-train", "banking77-test", "snips-train", "snips-valid", "snips-test")
 LICENCES = {
     "noto-emoji.txt": "noto-emoji.txt",
@@ -81,6 +87,7 @@ LICENCES = {
     "truthfulqa-apache-2.0.txt": "apache-2.0.txt",
     "stsb-multi-mt.txt": "stsb-multi-mt.txt",
     "clinc-oos-eval.txt": "cc-by-3.0.txt",
+    "slurp.txt": "slurp.txt",
     "wikides.txt": "wikides.txt",
     "python-psf.txt": "python-psf.txt",
     "numpy.txt": "numpy.txt",
@@ -257,6 +264,10 @@ def prepare_intents(source: Path, target: Path) -> None:
         rows = read_jsonl(source / f"{name}.jsonl.gz", ("text", "intent"))
         slim = [{"text": row["text"], "intent": row["intent"]} for row in rows]
         write_jsonl(target / f"{name}.jsonl.gz", slim)
+    for name in INTENTS_WHOLE:  # with domains, spans, tags
+        shutil.copyfile(source / f"{name}.jsonl.gz", target / f"{name}.jsonl.gz")
+    for part in ("train", "valid", "test"):
+        shutil.copyfile(source / f"snips-{part}.jsonl.gz", target / f"snips-slots-{part}.jsonl.gz")
 
 
 def prepare_beauty(source: Path, target: Path) -> None:

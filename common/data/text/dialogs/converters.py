@@ -1,0 +1,106 @@
+"""Annotations of three kinds as one semantic tree: intents, spans of slots, dialogue states with acts.
+
+Source: He et al. 2022, "SPACE-2", section 3.1 (unified annotations), arXiv 2209.06638.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from common.config import UserError
+from common.data.text.dialogs.trees import DEFAULT_DOMAIN, DEFAULT_INTENT, Frame
+
+Value = dict[str, Any]
+
+
+def from_intent(intent: str, domain: str | None = None) -> Frame:
+    """{domain or a placeholder: {intent: {}}}.
+
+    >>> from_intent("card_arrival")
+    {'DEFAULT_DOMAIN': {'card_arrival': {}}}
+    """
+    return {domain or DEFAULT_DOMAIN: {intent: {}}}
+
+
+def from_spans(
+    text: str, spans: Iterable[tuple[str, int, int]], domain: str | None = None,
+    intent: str | None = None,
+) -> Frame:  # fmt: skip
+    """{domain: {intent: {slot: [its values]}}} of character spans; placeholders for what there is not.
+
+    Args:
+        text: of the turn.
+        spans: (slot, start, end) with text[start:end] the value.
+        domain: None: a placeholder.
+        intent: None: a placeholder.
+
+    Raises:
+        UserError: a span outside the text, or an empty one.
+
+    >>> from_spans("a table for two", [("people", 12, 15)], "restaurant")
+    {'restaurant': {'DEFAULT_INTENT': {'people': [{'value': 'two', 'span': [12, 15]}]}}}
+    """
+    slots: dict[str, list[Value]] = {}
+    for slot, start, end in spans:
+        if not 0 <= start < end <= len(text):
+            raise UserError(f"slot {slot}: [{start}, {end}) is no span of {text!r}")
+        slots.setdefault(slot, []).append({"value": text[start:end], "span": [start, end]})
+    return {domain or DEFAULT_DOMAIN: {intent or DEFAULT_INTENT: slots}}
+
+
+def from_acts(acts: Iterable[tuple[str, str, str]], values: Mapping[str, Mapping[str, str]]) -> Frame:  # fmt: skip
+    """{domain: {act: {slot: [value]}}} of acts, with the values that the turn's state has for them.
+
+    Args:
+        acts: (domain, act, slot), slot "" where the act has none.
+        values: of the slots by domain, such as a dialogue state; only acts that tell a value carry it.
+
+    >>> from_acts([("hotel", "INFORM", "area"), ("hotel", "REQUEST", "phone")], {"hotel": {"area": "north"}})
+    {'hotel': {'INFORM': {'area': [{'value': 'north', 'span': None}]}, 'REQUEST': {'phone': []}}}
+    """
+    found: dict[str, dict[str, dict[str, list[Value]]]] = {}
+    for domain, act, slot in acts:
+        slots = found.setdefault(domain, {}).setdefault(act, {})
+        if slot:
+            known = values.get(domain, {}).get(slot)
+            told = known is not None and not act.upper().startswith("REQUEST")
+            slots[slot] = [{"value": known, "span": None}] if told else []
+    return found
+
+
+def to_slots(frame: Frame) -> dict[tuple[str, str, str], list[str]]:
+    """The values of a tree by (domain, intent, slot): what a converter can be checked with."""
+    return {
+        (domain, intent, slot): [str(v["value"]) for v in values]
+        for domain, intents in frame.items()
+        for intent, slots in intents.items()
+        for slot, values in slots.items()
+    }
+
+
+def check_frame(frame: object, where: str) -> Frame:
+    """A tree as it was read.
+
+    Raises:
+        UserError: not of the form {domain: {intent: {slot: [{"value": ...}, ...]}}}.
+    """
+    if _is_frame(frame):
+        return frame  # type: ignore[return-value]
+    raise UserError(f"{where}: a label must be {{domain: {{intent: {{slot: [{{value: ...}}]}}}}}}")
+
+
+def _is_frame(frame: object) -> bool:
+    if not isinstance(frame, Mapping):
+        return False
+    for intents in frame.values():
+        if not isinstance(intents, Mapping):
+            return False
+        for slots in intents.values():
+            if not isinstance(slots, Mapping) or not all(_is_values(v) for v in slots.values()):
+                return False
+    return True
+
+
+def _is_values(values: object) -> bool:
+    return isinstance(values, Sequence) and not isinstance(values, str) and all(
+        isinstance(v, Mapping) and "value" in v for v in values
+    )  # fmt: skip

@@ -1,0 +1,249 @@
+"""Examples of the four kinds of dialogue tasks: intents, slots, parses, states; DialoGLUE's files and bundled sets.
+
+Source: Mehri et al. 2020, "DialoGLUE", released `data_readers.py`, arXiv 2009.13570.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from common.config import UserError
+from common.damage import reading
+from common.data.lines import read_lines
+from common.data.lookup import bundled, require
+from common.data.splits import stable_fraction
+from common.data.tables import read_csv, read_jsonl
+from common.data.text.dialogs import turns as sets
+from common.data.text.dialogs.turns import Corpus, Part, Turn, span_labels
+
+Kind = Literal["intent", "slot", "top", "dst"]
+_FILES: dict[str, dict[Part, str]] = {
+    "intent": {"train": "train.csv", "dev": "val.csv", "test": "test.csv"},
+    "slot": {"train": "train.json", "dev": "val.json", "test": "test.json"},
+    "top": {"train": "train.txt", "dev": "eval.txt", "test": "test.txt"},
+    "dst": {"train": "train_dials.json", "dev": "val_dials.json", "test": "test_dials.json"},
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One current utterance with its context and what is to be told of it.
+
+    Attributes:
+        turns: utterances up to the current one.
+        intent: class; "" where the task has none.
+        words: of the utterance, split at spaces, for tags; () elsewhere.
+        tags: IOB tag of each word.
+        dialog: name of the dialogue.
+        state: {slot: value} after the turn.
+        before: state before it.
+        told: {slot: value} that the system told in the turn before.
+    """
+
+    turns: tuple[Turn, ...]
+    intent: str = ""
+    words: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    dialog: str = ""
+    state: Mapping[str, str] = field(default_factory=dict)
+    before: Mapping[str, str] = field(default_factory=dict)
+    told: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_examples(kind: Kind, source: str, part: Part, root: str | None = None, folder: Path | None = None, seed: int = 0) -> list[Example]:  # fmt: skip
+    """Examples of a part.
+
+    Args:
+        kind: of the task.
+        source: "bundled" (50 intents of CLINC150, Restaurants-8k, SNIPS, SGD), "folder" or "synthetic".
+        part: train, dev or test.
+        root: ``cfg.data.root``.
+        folder: with source "folder": DialoGLUE's files of the task.
+        seed: of "synthetic".
+
+    Raises:
+        UserError: missing files, or files of another form.
+    """
+    if source == "folder":
+        assert folder is not None
+        return _from_folder(kind, folder, part)
+    if kind == "intent":
+        corpus = (
+            sets.clinc(part, False, root) if source == "bundled" else sets.synthetic(part, seed)
+        )
+        return [Example(d.turns[: t + 1], d.turns[t].intent) for d in corpus.dialogs for t in range(len(d.turns)) if d.turns[t].intent]  # fmt: skip
+    if kind == "dst":
+        corpus = _state_corpus(part, root) if source == "bundled" else sets.synthetic(part, seed)
+        return frame_states(corpus)
+    if source == "synthetic":
+        return _synthetic_tags(part, seed)
+    if kind == "top":
+        name = {"train": "train", "dev": "valid", "test": "test"}[part]
+        rows = read_jsonl(bundled("intents", root) / f"snips-slots-{name}.jsonl.gz", ("text", "intent", "slots"))  # fmt: skip
+        return [tagged(r["text"].split(), r["slots"].split(), r["intent"]) for r in rows]
+    file = "test" if part == "test" else "train"
+    rows = read_jsonl(bundled("intents", root) / f"restaurant8k-{file}.jsonl.gz", ("userInput",))
+    if part != "test":
+        rows = [r for r in rows if (stable_fraction(r["userInput"]["text"]) < 0.1) == (part == "dev")]  # fmt: skip
+    return [span_example(r) for r in rows]
+
+
+def tagged(words: Sequence[str], tags: Sequence[str], intent: str = "") -> Example:
+    """An utterance with a tag for each word.
+
+    Raises:
+        UserError: another number of tags than words, or none.
+    """
+    if len(words) != len(tags) or not words:
+        raise UserError(f"{len(tags)} tags for {len(words)} words: {' '.join(words)!r}")
+    return Example((Turn(True, " ".join(words)),), intent, tuple(words), tuple(tags))
+
+
+def span_example(row: dict[str, Any]) -> Example:
+    """A row of Restaurants-8k or DSTC8-SGD as DialoGLUE reads it.
+
+    Requested slots stand in front of the text; every word that occurs in a value has its slot, also
+    elsewhere in the text; B- begins a run of words of one slot.
+
+    >>> row = {"userInput": {"text": "for two"}, "context": {"requestedSlots": ["people"]},
+    ...        "labels": [{"slot": "people", "valueSpan": {"startIndex": 4, "endIndex": 7}}]}
+    >>> span_example(row).words, span_example(row).tags
+    (('people', 'for', 'two'), ('O', 'O', 'B-people'))
+    """
+    text = row["userInput"]["text"]
+    slot_of = {word: slot for slot, start, end in span_labels(row) for word in text[start:end].split()}  # fmt: skip
+    for asked in row.get("context", {}).get("requestedSlots", ()):
+        text = f"{asked} {text}"
+    tags, current = [], None
+    words = text.split()
+    for word in words:
+        slot = slot_of.get(word)
+        tags.append("O" if slot is None else f"{'I' if slot == current else 'B'}-{slot}")
+        current = slot
+    return tagged(words, tags)
+
+
+def frame_states(corpus: Corpus) -> list[Example]:
+    """Dialogue states that the users' trees add up to: the last value of each domain-slot."""
+    found = []
+    for dialog in corpus.dialogs:
+        state: dict[str, str] = {}
+        for t, turn in enumerate(dialog.turns):
+            if turn.user:
+                before = dict(state)
+                state |= _values(turn)
+                told = _values(dialog.turns[t - 1]) if t else {}
+                found.append(Example(dialog.turns[: t + 1], dialog=dialog.name, state=dict(state), before=before, told=told))  # fmt: skip
+    return found
+
+
+def _values(turn: Turn) -> dict[str, str]:
+    return {
+        f"{domain}-{slot}": str(values[-1]["value"])
+        for domain, intents in turn.frame.items()
+        for slots in intents.values()
+        for slot, values in slots.items()
+        if values
+    }
+
+
+def _state_corpus(part: Part, root: str | None) -> Corpus:
+    """SGD's nine services, their dialogues by hash: eight, one and one in ten."""
+    bounds = {"train": (0.0, 0.8), "dev": (0.8, 0.9), "test": (0.9, 1.0)}[part]
+    dialogs = sets.sgd("train", root).dialogs
+    return Corpus("sgd", tuple(d for d in dialogs if bounds[0] <= stable_fraction(d.name) < bounds[1]))  # fmt: skip
+
+
+def _synthetic_tags(part: Part, seed: int) -> list[Example]:
+    found = []
+    for dialog in sets.synthetic(part, seed).dialogs:
+        words = dialog.turns[0].text.split()
+        tags = ["B-area" if i == len(words) - 1 else "O" for i in range(len(words))]
+        found.append(tagged(words, tags, dialog.turns[0].intent))
+    return found
+
+
+def _from_folder(kind: Kind, folder: Path, part: Part) -> list[Example]:
+    path = require(
+        folder / _FILES[kind][part], what=f"DialoGLUE, {folder.name}", layout=", ".join(_FILES[kind].values()),
+        source="alexa/dialoglue, data_utils/dialoglue", size="60 MB in all",
+    )  # fmt: skip
+    with reading(path, "DialoGLUE file"):
+        if kind == "intent":
+            rows = read_csv(path, ("text", "category"))
+            return [Example((Turn(True, str(r["text"])),), str(r["category"])) for r in rows]
+        if kind == "slot":
+            return [span_example(row) for row in json.loads(path.read_text("utf-8"))]
+        if kind == "top":
+            return [_parse_line(line) for line in read_lines(path) if line.strip()]
+        return frame_states(multiwoz(path))
+
+
+def _parse_line(line: str) -> Example:
+    """``word:tag word:tag ... <=> intent``."""
+    body, _, intent = line.partition(" <=> ")
+    pairs = [item.split(":") for item in body.split()]
+    if not intent or any(len(pair) < 2 for pair in pairs):
+        raise UserError(f"a line of TOP is 'word:tag ... <=> intent', got {line[:80]!r}")
+    return tagged([p[0] for p in pairs], [p[1] for p in pairs], intent.strip())
+
+
+def multiwoz(path: Path) -> Corpus:
+    """MultiWOZ 2.1 in its own layout: state of the users' turns in the metadata of the answers.
+
+        {id: {"log": [{"text", "metadata": {domain: {"semi": {slot: value}, "book": {...}}},
+                       "dialog_act": {"Domain-Act": [[slot, value], ...]}}]}}
+
+    A user's tree holds the values that the turn changed; an answer's those that it told. Only
+    "not mentioned" and the ways to write "dontcare" are normalised; TripPy also corrects some
+    hundred spellings.
+    """
+    content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    dialogs = []
+    for name, dialog in content.items():
+        state: dict[tuple[str, str], str] = {}
+        turns = []
+        log = dialog["log"]
+        for t, entry in enumerate(log):
+            user = t % 2 == 0
+            frame: dict[str, Any] = {}
+            if user and t + 1 < len(log):
+                new = _belief(log[t + 1].get("metadata") or {})
+                for (domain, slot), value in new.items():
+                    if state.get((domain, slot)) != value:
+                        own = frame.setdefault(domain, {}).setdefault("inform", {})
+                        own[slot] = [{"value": value, "span": None}]
+                state = new
+            elif not user:
+                frame = _answer(entry.get("dialog_act") or {})
+            turns.append(Turn(user, str(entry["text"]), frame))
+        dialogs.append(sets.Dialog(name, tuple(turns)))
+    return Corpus("multiwoz", tuple(dialogs))
+
+
+_ABSENT = ("", "none", "not mentioned", "not given")
+_WHATEVER = ("dontcare", "don't care", "dont care", "do not care", "do n't care")
+
+
+def _belief(metadata: dict[str, Any]) -> dict[tuple[str, str], str]:
+    found = {}
+    for domain, parts in metadata.items():
+        for kind in ("semi", "book"):
+            for slot, value in parts.get(kind, {}).items():
+                if isinstance(value, str) and value.lower().strip() not in _ABSENT:
+                    text = value.lower().strip()
+                    key = f"book_{slot}" if kind == "book" else slot
+                    found[domain, key] = "dontcare" if text in _WHATEVER else text
+    return found
+
+
+def _answer(acts: Any) -> dict[str, Any]:
+    frame: dict[str, Any] = {}
+    for act, pairs in acts.items() if isinstance(acts, dict) else ():
+        domain, _, name = act.lower().partition("-")
+        for slot, value in pairs:
+            if str(value).lower() not in (*_ABSENT, "?"):
+                frame.setdefault(domain, {}).setdefault(name, {})[slot.lower()] = [{"value": str(value).lower(), "span": None}]  # fmt: skip
+    return frame

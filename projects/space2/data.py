@@ -1,0 +1,179 @@
+"""Corpora of a config, and batches of labelled and unlabelled dialogues side by side."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.config import UserError
+from common.data.lookup import data_root, require
+from common.data.module import ContrastiveData
+from common.data.samplers import sample_rng
+from common.data.text.dialogs import turns as sets
+from common.data.text.dialogs.encoding import DialogInputs, DialogTokenizer, Row, padded_with
+from common.data.text.dialogs.streams import PairedStreams, corpora_stream
+from common.data.text.dialogs.trees import Frame, tree_ids, whole_tree_id
+from common.data.text.dialogs.turns import Corpus, user_turns
+from projects.space2.config import Config
+
+_MASK_STREAM, _ROW_BITS = 2**31 + 72, 40
+
+
+class TreeBatch(TypedDict):
+    """B dialogues with the sets of their trees; those of unlabelled ones are empty."""
+
+    inputs: DialogInputs
+    masked: Tensor  # (B, L) int64, ids with hidden tokens
+    labels: Tensor  # (B, L) int64, -100 where nothing is hidden
+    set_ids: NotRequired[list[Tensor]]  # K times (T,) int64, elements of the B sets of a view
+    set_counts: NotRequired[list[Tensor]]  # K times (B,) int64, their sizes
+
+
+class Examples:
+    """The user turns of a corpus, tokenised, with the sets of their trees."""
+
+    def __init__(self, corpus: Corpus, texts: DialogTokenizer, score: str = "none", views: Sequence[str] = ()) -> None:  # fmt: skip
+        flat = [turn for dialog in corpus.dialogs for turn in dialog.turns]
+        self.users, self.texts = [turn.user for turn in flat], texts
+        self.utterances = texts.utterances(flat)
+        self.starts = np.cumsum([0, *(len(d.turns) for d in corpus.dialogs)])
+        self.places = user_turns(corpus.dialogs)
+        frames = [corpus.dialogs[d].turns[t].frame for d, t in self.places]
+        self.sets = [sets_of(frame, score, views) for frame in frames]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def row(self, index: int) -> Row:
+        """Tokens of an example."""
+        dialog, turn = self.places[index]
+        start = self.starts[dialog]
+        return self.texts.row(self.utterances[start : start + turn + 1], self.users[start + turn])
+
+
+def sets_of(frame: Frame, score: str, views: Sequence[str]) -> list[np.ndarray]:
+    """The K sets whose Jaccard index weighs a pair: of the tree, of the whole tree as one, or empty."""
+    if score == "tree":
+        return tree_ids(frame, views)
+    own = whole_tree_id(frame) if score == "hard" else np.empty(0, dtype=np.int64)
+    return [own] * len(views)
+
+
+def tree_batch(
+    corpora: Sequence[Examples], seed: int, num_views: int, ratio: int, masks: bool,
+    places: Sequence[tuple[int, int]], epoch: int,
+) -> TreeBatch:  # fmt: skip
+    """Batch of (corpus, row) places; a place stands for `ratio` rows, far apart in the corpus.
+
+    Raises:
+        ValueError: rows of two corpora, whose trees are never compared.
+    """
+    # far apart: turns that follow each other share most of their tokens
+    apart = [len(e) // ratio for e in corpora]
+    chosen = [(c, row + i * apart[c]) for c, row in places for i in range(ratio)]
+    if len({c for c, _ in chosen}) != 1 and any(len(s) for c, i in chosen for s in corpora[c].sets[i]):  # fmt: skip
+        raise ValueError("a labelled batch mixes corpora")
+    rows = [corpora[c].row(i) for c, i in chosen]
+    texts = corpora[chosen[0][0]].texts
+    inputs = texts.pad(rows)
+    found: TreeBatch = {"inputs": inputs, "masked": inputs["input_ids"], "labels": torch.empty(0)}
+    if masks:
+        pairs = [
+            texts.masked(row, sample_rng(seed, epoch, (c << _ROW_BITS) + i, _MASK_STREAM))
+            for row, (c, i) in zip(rows, chosen, strict=True)
+        ]
+        found["masked"] = padded_with([ids for ids, _ in pairs], texts.pad_id)[0]
+        found["labels"] = padded_with([labels for _, labels in pairs], -100)[0]
+    own = [corpora[c].sets[i] for c, i in chosen]
+    found["set_ids"] = [torch.from_numpy(np.concatenate([s[k] for s in own])) for k in range(num_views)]  # fmt: skip
+    found["set_counts"] = [torch.tensor([len(s[k]) for s in own]) for k in range(num_views)]
+    return found
+
+
+def labelled_corpora(cfg: Config) -> list[Corpus]:
+    """Annotated corpora of the training part.
+
+    Raises:
+        UserError: absent folders or unknown names.
+    """
+    data = cfg.data
+    if data.source == "corpora":
+        return read_corpora(cfg, data.labelled, data.corpora)
+    if data.source == "synthetic":
+        return [sets.synthetic("train", cfg.seed), sets.synthetic("more", cfg.seed)]
+    unknown = set(data.corpora) - {"sgd", "clinc"}
+    if unknown:
+        raise UserError(f"data.corpora: {', '.join(sorted(unknown))} is not bundled; choose of sgd, clinc")  # fmt: skip
+    names = data.corpora or ["sgd", "clinc"]
+    return [sets.sgd("train", data.root) if n == "sgd" else sets.clinc("train", True, data.root) for n in names]  # fmt: skip
+
+
+def unlabelled_corpora(cfg: Config) -> list[Corpus]:
+    """Corpora without annotation; raises as `labelled_corpora`."""
+    if cfg.data.source == "corpora":
+        return read_corpora(cfg, cfg.data.unlabelled, [])
+    if cfg.data.source == "synthetic":
+        return [sets.synthetic("unlabelled", cfg.seed)]
+    return [sets.slurp(cfg.data.root)]
+
+
+def read_corpora(cfg: Config, folder: str, names: Sequence[str]) -> list[Corpus]:
+    """Corpora of a folder in the released form, in the order of their names."""
+    place = require(
+        data_root(cfg.data.root) / folder, what=folder, layout="one folder a corpus with train.json",
+        source="AlibabaResearch/DAMO-ConvAI, space-2", size="3 GB",
+    )  # fmt: skip
+    found = [Path(place) / n for n in names] or sorted(p for p in Path(place).iterdir() if p.is_dir())  # fmt: skip
+    if not found:
+        raise UserError(f"{place} has no corpus: a folder with train.json, see TASK=convert")
+    return [sets.read_corpus(path, "train") for path in found]
+
+
+def training_data(cfg: Config, texts: DialogTokenizer) -> ContrastiveData:
+    """Both streams of a step, or one of them.
+
+    Raises:
+        UserError: see `labelled_corpora` and `corpora_stream`.
+    """
+    data, method = cfg.data, cfg.method
+    size, streams, make = data.batch_size * cfg.devices, {}, {}
+    mlm, views = method.mlm_weight > 0, list(method.views)
+    if method.learning != "self":
+        labelled = [Examples(c, texts, method.score, views) for c in labelled_corpora(cfg)]
+        streams["labelled"] = corpora_stream([len(e) for e in labelled], cfg.seed, size, in_turn=data.in_turn, most=data.most)  # fmt: skip
+        make["labelled"] = partial(tree_batch, labelled, cfg.seed, len(views), 1, mlm)
+    if method.learning != "super":
+        unlabelled = [Examples(c, texts, "none", views) for c in unlabelled_corpora(cfg)]
+        # a step has as many places of both streams; a place may hold several unlabelled examples
+        ratio = data.batch_nolabel // data.batch_size if method.learning == "semi" else 1
+        streams["unlabelled"] = corpora_stream([len(e) // ratio for e in unlabelled], cfg.seed + 1, size, in_turn=data.in_turn, most=data.most)  # fmt: skip
+        make["unlabelled"] = partial(tree_batch, unlabelled, cfg.seed + 1, len(views), ratio, mlm)
+    return ContrastiveData(
+        PairedStreams(streams, make), batch_size=data.batch_size, seed=cfg.seed,
+        num_workers=data.num_workers, shuffle=False,
+    )  # fmt: skip
+
+
+def count_examples(cfg: Config) -> int:
+    """Examples of an epoch: those of the longer stream."""
+    own = []
+    if cfg.method.learning != "self":
+        own.append(labelled_corpora(cfg))
+    if cfg.method.learning != "super":
+        own.append(unlabelled_corpora(cfg))
+    most = cfg.data.most
+    counts = [[len(user_turns(c.dialogs)) for c in part] for part in own]
+    return max(sum(n if most is None else min(n, most) for n in part) for part in counts)
+
+
+def move(batch: Any, device: torch.device) -> Any:
+    """Tensors of a nested batch on a device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, dict):
+        return {k: move(v, device) for k, v in batch.items()}
+    return [move(v, device) for v in batch] if isinstance(batch, list) else batch

@@ -1,0 +1,103 @@
+"""An exported model on the user's own texts and dialogues: vectors, similar requests, answers of its head."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.config import UserError
+from common.data.text.dialogs.encoding import Row
+from common.data.text.dialogs.trees import VIEWS
+from common.data.text.dialogs.turns import Turn
+from common.evaluation.features.linear_probe import fit_logistic_regression
+from projects.space2.folder import load_parts
+from projects.space2.heads import TaskHead
+from projects.space2.network import Space2Network
+
+Text = str | Sequence[Turn]
+"""A request, or a dialogue up to its current turn."""
+
+
+class DialogModel:
+    """Encoder, ten sub-spaces, and the head of a task if it was fine-tuned.
+
+    Args:
+        network: encoder and sub-spaces.
+        head: of a task; None: there is none.
+    """
+
+    def __init__(self, network: Space2Network, head: TaskHead | None = None) -> None:
+        self.network, self.head = network, head
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "DialogModel":
+        """The model of a folder that `make export` wrote.
+
+        Raises:
+            UserError: no such folder, or a damaged one.
+        """
+        network, head, _ = load_parts(folder)
+        return cls(network, head)
+
+    def rows(self, texts: Sequence[Text]) -> list[Row]:
+        """Token ids of requests or dialogues.
+
+        Raises:
+            ValueError: no texts, or a dialogue without turns.
+        """
+        dialogs = [[Turn(True, t)] if isinstance(t, str) else list(t) for t in texts]
+        if not dialogs or not all(dialogs):
+            raise ValueError("there is nothing to read: give requests, or dialogues with turns")
+        own = self.network.texts
+        return [own.row(own.utterances(turns), turns[-1].user) for turns in dialogs]
+
+    def encode(self, texts: Sequence[Text], batch_size: int = 128) -> Tensor:
+        """Sentence vectors (N, D), not normalised, float32."""
+        return self.network.encode(self.rows(texts), batch_size)
+
+    def views(self, texts: Sequence[Text], batch_size: int = 128) -> dict[str, Tensor]:
+        """Unit vectors (N, d) in the sub-space of each of the ten views."""
+        with torch.no_grad():
+            found = F.normalize(self.network.view_vectors(self.encode(texts, batch_size)), dim=-1)
+        return {view: found[:, k] for k, view in enumerate(VIEWS)}
+
+    def similarity(self, texts: Sequence[Text], others: Sequence[Text], view: str | None = None) -> Tensor:  # fmt: skip
+        """Cosines (N, M) in one sub-space, or their mean over the ten.
+
+        Raises:
+            UserError: no such view.
+        """
+        if view is not None and view not in VIEWS:
+            raise UserError(f"view must be one of {', '.join(VIEWS)}, got {view!r}")
+        a, b = self.views(texts), self.views(others)
+        chosen = VIEWS if view is None else (view,)
+        return torch.stack([a[v] @ b[v].T for v in chosen]).mean(0)
+
+    def classify(self, texts: Sequence[Text], examples: Sequence[tuple[str, str]] = ()) -> list[str]:  # fmt: skip
+        """The intent of each text: by the head, or by logistic regression on some examples.
+
+        Args:
+            texts: N requests or dialogues.
+            examples: (text, intent); needed where the model has no head for intents, and used
+                instead of it where they are given.
+
+        Raises:
+            UserError: neither head nor examples of two intents.
+        """
+        vectors = self.encode(texts)
+        if not examples:
+            if self.head is None or self.head.intents is None:
+                raise UserError("this model has no head for intents: give examples (text, intent)")
+            with torch.no_grad():
+                return [self.head.names[i] for i in self.head.intents(vectors).argmax(1).tolist()]
+        names = sorted({label for _, label in examples})
+        if len(names) < 2:
+            raise UserError("examples of at least two intents are needed")
+        train = self.encode([text for text, _ in examples])
+        mean, std = train.mean(0), train.std(0).clamp(min=1e-6)
+        labels = torch.tensor([names.index(label) for _, label in examples])
+        weight, bias = fit_logistic_regression((train - mean) / std, labels, 1e-2, len(names))
+        scores = ((vectors - mean) / std).to(weight) @ weight.T + bias
+        return [names[i] for i in scores.argmax(1).tolist()]

@@ -1,0 +1,58 @@
+"""The method: two dropout copies of labelled and of unlabelled dialogues, contrasted in ten sub-spaces."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from common.engine.module import ContrastiveModule
+from projects.space2.config import Config
+from projects.space2.data import TreeBatch
+from projects.space2.network import Space2Network
+from projects.space2.objective import multi_view_contrast
+
+
+class Space2(ContrastiveModule):
+    """L = [L_sup + 0.1 L_mlm] of the labelled batch + [L_self + 0.1 L_mlm] of the unlabelled one.
+
+    Source: He et al. 2022, section 3.3, arXiv 2209.06638; released `PretrainUnifiedTransformer`.
+
+    Args:
+        cfg: the experiment's config.
+        network: what is trained, evaluated and exported.
+
+    Distributed: local, as released (the contrast is per replica); gathers negatives with ``method.gather``.
+    """
+
+    def __init__(self, cfg: Config, network: Space2Network) -> None:
+        super().__init__(cfg.optim)
+        self.network, self.method, self.batch_size = network, cfg.method, cfg.data.batch_size
+        if not cfg.method.mlm_weight:
+            network.words.requires_grad_(False)  # DDP wants a gradient of all that is trained
+
+    def negatives_per_query(self, global_batch_size: int) -> int:
+        """Vectors of other examples in a denominator: of this device alone, unless they are gathered."""
+        return 2 * (global_batch_size if self.method.gather else self.batch_size) - 2
+
+    def losses(self, batch: Mapping[str, TreeBatch]) -> dict[str, Tensor]:
+        """Loss and terms of a labelled batch, an unlabelled one, or both."""
+        found: dict[str, Tensor] = {}
+        for name, part in batch.items():
+            for term, value in self.part(part).items():
+                found[f"{name}_{term}"] = value
+        total = sum(v for k, v in found.items() if k.endswith("_total"))
+        return {"loss": total, **found}  # type: ignore[dict-item]
+
+    def part(self, batch: TreeBatch) -> dict[str, Tensor]:
+        """Contrast and masked prediction of one batch; their weighted sum is ``total``."""
+        own = self.method
+        inputs: Any = batch["inputs"]
+        vectors = self.network.view_vectors(self.network.twice(inputs), own.views)
+        sets = list(zip(batch["set_ids"], batch["set_counts"], strict=True))
+        contrast = multi_view_contrast(vectors, sets, own.tau, own.base_tau, gather=own.gather)
+        found = {"contrast": contrast["loss"], "total": contrast["loss"]}
+        found |= {f"view_{own.views[int(k)]}": v for k, v in contrast.items() if k != "loss"}
+        if own.mlm_weight:
+            mlm = self.network.masked_lm(inputs, batch["masked"], batch["labels"])
+            found |= {"mlm": mlm, "total": contrast["loss"] + own.mlm_weight * mlm}
+        return found

@@ -1,0 +1,152 @@
+"""Encoder of dialogues, the ten sub-spaces, masked prediction.
+
+# B examples, L tokens, D hidden size, K views, d dim of a sub-space
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.config import UserError
+from common.data.text.dialogs.encoding import DialogTokenizer
+from common.data.text.dialogs.trees import VIEWS
+from common.distributed.differentiable import rank_mean_of_sums
+from common.encoders.length_groups import in_length_groups
+from common.encoders.modes import evaluated
+from common.encoders.pretrained import stand_in
+from common.encoders.text.dialog import MAX_TURNS, DialogEncoder, DialogWordHead
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from common.encoders.text.tower import load_tokenizer, load_transformer
+from common.export.dialogs.encoder import SETTINGS, fill, load_dialog_encoder, save_dialog_encoder
+from common.losses.auxiliary.tokens import IGNORED, masked_lm_loss
+from projects.space2.config import Config, DialogData, ModelConfig
+
+# what `make check` builds for weights that are not on this machine
+_NAMES = ("bert-base-uncased", "convbert", "space2", "space2-intent", "space2-slot")
+SIZES: dict[str, dict[str, Any]] = {name: {"model_type": "bert"} for name in _NAMES}
+
+
+class Space2Network(nn.Module):
+    """See the equations in the card.
+
+    Args:
+        encoder: of dialogues.
+        texts: its tokenizer and lengths.
+        dim: of each of the ten sub-spaces.
+        pretrained: checkpoint whose head for masked prediction is taken over; None: a new one.
+        length_groups: passes over a training batch, by length.
+    """
+
+    def __init__(self, encoder: DialogEncoder, texts: DialogTokenizer, dim: int, pretrained: str | None = None, length_groups: int = 1) -> None:  # fmt: skip
+        super().__init__()
+        self.encoder, self.texts, self.dim = encoder, texts, dim
+        self.projection = nn.Linear(encoder.num_features, len(VIEWS) * dim)
+        nn.init.normal_(self.projection.weight, std=encoder.backbone.config.initializer_range)
+        nn.init.zeros_(self.projection.bias)
+        self.words = DialogWordHead(encoder, pretrained)
+        self.length_groups = length_groups
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.projection.weight.device
+
+    def sentence(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Sentence vectors (B, D)."""
+        groups = self.length_groups if self.training else 1
+        return in_length_groups(lambda **x: self.encoder(**x)[:, 0], groups, **inputs)
+
+    def twice(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Sentence vectors (2B, D) of two dropout copies, in one forward pass over 2B rows."""
+        return self.sentence({name: x.repeat(2, 1) for name, x in inputs.items()})
+
+    def view_vectors(self, sentence: Tensor, views: Sequence[str] = VIEWS) -> Tensor:
+        """(B, K, d) of sentence vectors (B, D); only the named views' slices of the matrix are read."""
+        rows = torch.cat([torch.arange(self.dim) + self.dim * VIEWS.index(v) for v in views])
+        rows = rows.to(self.projection.weight.device)
+        weight, bias = self.projection.weight[rows], self.projection.bias[rows]
+        return nn.functional.linear(sentence, weight, bias).tanh().view(-1, len(views), self.dim)
+
+    def masked_lm(self, inputs: Mapping[str, Tensor], masked: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of the hidden tokens, over all ranks; no slot in front here."""
+        states = self.encoder(**{**inputs, "input_ids": masked}, sentence=False)
+        count = labels.ne(IGNORED).sum().to(states.dtype)
+        return rank_mean_of_sums(masked_lm_loss(self.words, states, labels) * count, count)
+
+    def encode(self, rows: Sequence[Any], batch_size: int = 128, accelerator: str = "cpu") -> Tensor:  # fmt: skip
+        """Sentence vectors (N, D) of tokenised dialogues in eval mode, on the CPU."""
+        from common.encoders.length_groups import in_batches_by_length
+
+        def part(places: list[int]) -> Tensor:
+            inputs = self.texts.pad([rows[i] for i in places])
+            return self.sentence({k: x.to(self.device) for k, x in inputs.items()})  # type: ignore[attr-defined]
+
+        with evaluated(self, accelerator):
+            return in_batches_by_length(part, [len(r.ids) for r in rows], batch_size)
+
+
+def build_network(cfg: Config, planned: bool = False) -> Space2Network:
+    """The network before training, from the global random state.
+
+    Raises:
+        UserError: absent weights, another architecture than BERT's, inputs longer than its positions.
+    """
+    own, data = cfg.model, cfg.data
+    if (Path(own.pretrained) / SETTINGS).is_file():
+        network = load_network(own.pretrained, data)
+        network.length_groups = own.length_groups
+        _set_dropout(network, own)
+        return network.train()
+    absent = stand_in(own.pretrained, SIZES) if planned else None
+    pretrained = own.pretrained if absent is None else "random"
+    config = own.config if absent is None else {"vocab_size": 30522, **absent}
+    if pretrained == "random":
+        size = int((config or {}).get("vocab_size", 256))
+        tokenizer = tiny_tokenizer(size)
+        config = {**(config or {}), "vocab_size": size}
+    else:
+        tokenizer = load_tokenizer(pretrained)
+    texts = DialogTokenizer(tokenizer, data.max_length, data.max_turns)
+    backbone = load_transformer(pretrained, config=config, attention=own.attention)
+    positions = int(backbone.config.max_position_embeddings)
+    if data.max_length > positions or data.max_turns >= MAX_TURNS:
+        raise UserError(f"data.max_length must be at most {positions} and data.max_turns at most {MAX_TURNS - 1} with these weights")  # fmt: skip
+    vocab = max(texts.vocab_size, int(backbone.config.vocab_size))
+    encoder = DialogEncoder(backbone, vocab, int(tokenizer.cls_token_id))
+    network = Space2Network(
+        encoder, texts, own.dim, None if pretrained == "random" else pretrained, own.length_groups
+    )
+    _set_dropout(network, own)
+    return network.train()
+
+
+def _set_dropout(network: Space2Network, own: ModelConfig) -> None:
+    if own.dropout is not None:
+        network.encoder.set_dropout(own.dropout)
+
+
+def save_network(network: Space2Network, folder: Path, settings: dict[str, Any], parts: dict[str, nn.Module]) -> Path:  # fmt: skip
+    """Export: a BERT for transformers, projection and heads beside it."""
+    own = {"dim": network.dim, "views": list(VIEWS), "max_length": network.texts.max_length, "max_turns": network.texts.max_turns}  # fmt: skip
+    modules = {"projection": network.projection, "words": network.words, **parts}
+    return save_dialog_encoder(
+        network.encoder, network.texts.tokenizer, folder, {**own, **settings}, modules
+    )
+
+
+def load_network(folder: str | Path, data: DialogData | None = None) -> Space2Network:
+    """The network of an exported folder in eval mode; lengths of the folder, or those of `data`.
+
+    Raises:
+        UserError: see `load_dialog_encoder`.
+    """
+    encoder, tokenizer, settings, tensors = load_dialog_encoder(folder)
+    own = settings if data is None else {"max_length": data.max_length, "max_turns": data.max_turns}
+    texts = DialogTokenizer(tokenizer, int(own["max_length"]), int(own["max_turns"]))
+    network = Space2Network(encoder, texts, int(settings["dim"]))
+    for name, part in (("projection", network.projection), ("words", network.words)):
+        fill(part, name, tensors, folder)
+    return network.eval()

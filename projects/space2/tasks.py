@@ -1,0 +1,109 @@
+"""`make run`: intents of the user's own texts, and annotated sets as corpora of semantic trees."""
+
+import json
+from pathlib import Path
+
+from common.config import UserError
+from common.damage import reading
+from common.data.lines import read_lines
+from common.data.lookup import own_file
+from common.data.tables import read_csv
+from common.data.text.dialogs.converters import from_intent, from_spans
+from common.data.text.dialogs.tasks import multiwoz
+from common.data.text.dialogs.turns import Corpus, Turn, requests, span_labels
+from common.engine.experiment import Experiment
+from common.engine.module import ContrastiveModule
+from common.engine.workspace import Workspace
+from projects.space2.config import Config
+from projects.space2.finetune import Finetune
+from projects.space2.inference import DialogModel
+from projects.space2.module import Space2
+
+
+def classify(cfg: Config, workspace: Workspace, experiment: Experiment[ContrastiveModule]) -> list[str]:  # fmt: skip
+    """Intent of each line of a file, by the run's head or by examples; also written to predictions.tsv.
+
+    Raises:
+        UserError: no trained run, no file, an empty one, or neither head nor examples.
+    """
+    from common.engine.run import trained_module
+
+    own = cfg.classify
+    if own.input is None:
+        raise UserError("classify.input: name a text file with one request a line")
+    path = own_file(own.input, cfg.data.root, "requests")
+    texts = [line for line in read_lines(path) if line.strip()]
+    if not texts:
+        raise UserError(f"classify.input: {path} has no line with text")
+    examples: list[tuple[str, str]] = []
+    if own.examples is not None:
+        rows = read_csv(own_file(own.examples, cfg.data.root, "examples"), ("text", "label"))
+        examples = [(str(r["text"]), str(r["label"])) for r in rows]
+    module, _ = trained_module(experiment, workspace, own.run, cfg.runs_dir)
+    found = model_of(module).classify(texts, examples)
+    lines = [f"{label}\t{text}" for label, text in zip(found, texts, strict=True)]
+    (workspace.folder(".") / "predictions.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")  # fmt: skip
+    for line in lines:
+        workspace.say(line)
+    return found
+
+
+def model_of(module: ContrastiveModule) -> DialogModel:
+    """A trained module as it is used."""
+    assert isinstance(module, Space2 | Finetune)
+    head = module.head.eval() if isinstance(module, Finetune) else None
+    return DialogModel(module.network.eval(), head)
+
+
+def convert(cfg: Config, workspace: Workspace) -> Path:
+    """An annotated set as ``<output>/<part>.json`` in the form that `data.source=corpora` reads.
+
+    Raises:
+        UserError: no input or output, a file of another form, or an existing output.
+    """
+    own = cfg.convert
+    if own.input is None or own.output is None:
+        raise UserError(
+            "convert.input and convert.output: name a file and the folder of the corpus"
+        )
+    target = Path(own.output) / f"{own.part}.json"
+    if target.exists():
+        raise UserError(
+            f"{target} exists: remove it, or name another convert.output or convert.part"
+        )
+    corpus = converted(own.kind, own_file(own.input, cfg.data.root, "annotations"), own.domain)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(as_json(corpus), ensure_ascii=False, indent=1), encoding="utf-8")
+    count = sum(len(d.turns) for d in corpus.dialogs)
+    workspace.say(f"{target}: {len(corpus.dialogs)} dialogues, {count} turns")
+    return target
+
+
+def converted(kind: str, path: Path, domain: str | None = None) -> Corpus:
+    """Intents (CSV text, category), spans (Restaurants-8k's JSON) or states with acts (MultiWOZ 2.1).
+
+    Raises:
+        UserError: a file of another form.
+    """
+    if kind == "intents":
+        rows = read_csv(path, ("text", "category"))
+        return requests(path.stem, (Turn(True, str(r["text"]), from_intent(str(r["category"]), domain)) for r in rows))  # fmt: skip
+    with reading(path, "annotated set"):
+        if kind == "states":
+            return multiwoz(path)
+        rows = json.loads(path.read_text("utf-8"))
+        turns = [Turn(True, r["userInput"]["text"], from_spans(r["userInput"]["text"], span_labels(r), domain)) for r in rows]  # fmt: skip
+    return requests(path.stem, turns)
+
+
+def as_json(corpus: Corpus) -> dict[str, object]:
+    """A corpus in the released form."""
+    return {
+        dialog.name: {
+            "turns": [
+                {"turn_id": i, "role": "user" if t.user else "system", "text": t.text, "label": t.frame}
+                for i, t in enumerate(dialog.turns)
+            ]
+        }
+        for dialog in corpus.dialogs
+    }  # fmt: skip

@@ -1,0 +1,354 @@
+"""Runs, resume, exports, fine-tuning of the four tasks, tasks of `make run`, configs."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from common.config import UserError, config_names, load
+from common.data.text.dialogs.tasks import Example, read_examples, span_example
+from common.data.text.dialogs.turns import Turn
+from common.encoders.text.tower import quiet
+from common.engine import checkpoint as ckpt
+from common.engine.comparison.compare import read_comparison
+from common.engine.run import run_task, train
+from common.engine.workspace import Workspace
+from common.export.dialogs.encoder import as_bert, bert_inputs
+from projects.space2 import build, folder
+from projects.space2 import load as load_model
+from projects.space2.config import Config
+from projects.space2.data import training_data
+from projects.space2.evaluate import held_out, score_similarity
+from projects.space2.finetune import task_batches, task_loss, track
+from projects.space2.heads import GATES, TaskHead
+from projects.space2.rows import state_labels, task_row, word_row
+from tests import cards
+from tests.figures import unrendered
+from tests.projects.space2.conftest import (
+    STILL,
+    batch_of,
+    config,
+    finetune_of,
+    module_of,
+    network_of,
+    run_of,
+)
+
+ARMS = {
+    "self": ["method.learning=self"],
+    "super": ["method.learning=super"],
+    "semi": ["method.learning=semi"],
+    "hard": ["method.learning=super", "method.score=hard"],
+}
+
+
+def test_all_arms_run_from_one_config_group():
+    """Checklist 15: each with its batches, all with different losses."""
+    found = {}
+    for name, words in ARMS.items():
+        module = module_of(*words, *STILL)
+        batch = batch_of(module, *words, *STILL)
+        wanted = {"self": {"unlabelled"}, "semi": {"labelled", "unlabelled"}}.get(
+            name, {"labelled"}
+        )
+        assert set(batch) == wanted
+        found[name] = module.losses(batch)["loss"]
+        found[name].backward()
+        unused = [n for n, p in module.named_parameters() if p.grad is None]
+        assert not unused, (name, unused)
+    assert len({round(x.item(), 5) for x in found.values()}) == len(ARMS)
+
+
+def test_a_resumed_run_is_bit_identical(run, tmp_path):
+    """Weights after 2 + 2 steps equal those after 4."""
+    shutil.copytree(run.parents[2], tmp_path, dirs_exist_ok=True)
+    place = tmp_path / "space2/smoke/a/checkpoints/train"
+    whole = ckpt.load(place / "step-00000004.ckpt")["state_dict"]
+    (place / "step-00000004.ckpt").unlink()
+    (place / "finished.json").unlink()
+    with unrendered():
+        train("space2", "smoke", [f"runs_dir={tmp_path}", "resume=a"])
+    again = ckpt.load(place / "step-00000004.ckpt")["state_dict"]
+    first = ckpt.load(place / "step-00000002.ckpt")["state_dict"]
+    for name, value in whole.items():
+        assert torch.equal(value, again[name]), name
+    assert any(not torch.equal(first[name], whole[name]) for name in whole)
+
+
+def test_a_run_reports_trees_neighbours_and_few_shot_classes(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    wanted = {"turn_spearman", "tree_spearman", "tree_spearman_related", "neighbour_score", "turn_spearman_sentence"}  # fmt: skip
+    assert wanted <= metrics.keys()
+    assert {f"view_spearman_{v}" for v in ("D", "I", "DISV")} <= metrics.keys()
+    assert len(json.loads((run / "items/turn_spearman.json").read_text())) > 10
+    assert list(run.glob("**/gallery.json"))
+
+
+def test_scores_of_similarities_by_hand(tmp_path):
+    """A similarity that is the tree score itself is perfect, its opposite the reverse."""
+    from common.data.text.dialogs.trees import combined_matrix
+
+    held = held_out(config("eval.turns=20"))
+    tree = combined_matrix(held.frames)
+    good, bad = (score_similarity(held, m, None) for m in (tree, -tree))
+    assert good["turn_spearman"] == pytest.approx(1.0)
+    assert bad["tree_spearman"] == pytest.approx(-1.0)
+    assert good["neighbour_score"] > bad["neighbour_score"]
+
+
+# -- exports -------------------------------------------------------------------------------------
+
+
+def test_an_export_opens_in_transformers_with_equal_outputs(run, tmp_path):
+    """A plain BERT: dialogues by shifted positions and token types, requests by its own tokenizer."""
+    module = module_of().eval()
+    network = module.network
+    with torch.no_grad():  # no table may be near nothing
+        for table in (network.encoder.embeddings.role_embeddings, network.encoder.embeddings.turn_embeddings):  # fmt: skip
+            torch.nn.init.normal_(table.weight, std=0.5)
+    folder.export(config(), module, tmp_path)
+    held = held_out(config("eval.turns=6"))
+    inputs = network.texts.pad(network.texts.encode(held.dialogs, held.places))
+    states = network.encoder(**inputs)
+    mask = torch.cat([torch.ones(len(states), 1), inputs["attention_mask"]], 1).bool()
+    with quiet():
+        model, tokenizer = AutoModel.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)  # fmt: skip
+    own = bert_inputs(dict(inputs), network.encoder.cls_id, 17)
+    with torch.no_grad():
+        torch.testing.assert_close(model(**own).last_hidden_state[mask], states[mask], atol=2e-5, rtol=1e-4)  # fmt: skip
+        texts = ["a cheap hotel in the north", "the bank"]
+        found = model(**tokenizer(texts, return_tensors="pt", padding=True)).last_hidden_state[:, 0]
+    again = load_model(tmp_path)
+    torch.testing.assert_close(again.encode(texts), found, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(again.encode(texts), network.encode(network.texts.texts(texts)))
+    assert as_bert(network.encoder).config.type_vocab_size == 32
+    assert not [p for p in tmp_path.iterdir() if p.suffix in (".bin", ".pt", ".ckpt")]
+    (tmp_path / "dialog.safetensors").write_bytes(b"x")
+    with pytest.raises(UserError, match="damaged"):
+        load_model(tmp_path)
+
+
+def test_the_card_s_example_runs_and_views_are_unit_vectors(run, tmp_path):
+    module = module_of().eval()
+    folder.export(config(), module, tmp_path)
+    cards.exported_by("space2", tmp_path)
+    for code in cards.snippets("space2"):
+        cards.run_snippet(code, "space2", tmp_path)
+    model = load_model(tmp_path)
+    views = model.views(["a hotel", [Turn(False, "which area?"), Turn(True, "the north")]])
+    assert len(views) == 10
+    torch.testing.assert_close(views["D"].norm(dim=1), torch.ones(2))
+    both = model.similarity(["a hotel"], ["a hotel", "fish"])
+    assert both[0, 0] == pytest.approx(1.0, abs=1e-5)
+    with pytest.raises(UserError, match="view must be"):
+        model.similarity(["a"], ["b"], view="X")
+    with pytest.raises(UserError, match="no head"):
+        model.classify(["a"])
+    with pytest.raises(ValueError, match="nothing to read"):
+        model.encode([])
+
+
+def test_classify_answers_the_user_s_own_lines(run, tmp_path):
+    """`make run TASK=classify`: by examples after pre-training, by the head after fine-tuning."""
+    (tmp_path / "in.txt").write_text("I want a hotel in the north\n\nI want a taxi in the south\n")
+    (tmp_path / "ex.csv").write_text("text,label\nI want a hotel in the north,hotel\nI want a taxi in the south,taxi\n")  # fmt: skip
+    words = [f"runs_dir={run.parents[2]}", f"classify.input={tmp_path}/in.txt", "classify.run=a"]
+    with unrendered():
+        with pytest.raises(UserError, match="no head"):
+            run_task("space2", "smoke", words, "classify")
+        run_task("space2", "smoke", [*words, f"classify.examples={tmp_path}/ex.csv"], "classify")
+        with pytest.raises(UserError, match=r"classify\.input"):
+            run_task("space2", "smoke", words[:1], "classify")
+    found = max(run.parents[2].rglob("predictions.tsv"), key=lambda p: p.stat().st_mtime)
+    assert (
+        found.read_text()
+        == "hotel\tI want a hotel in the north\ntaxi\tI want a taxi in the south\n"
+    )
+    tuned = finetune_of().eval()
+    folder.export(config("train=finetune"), tuned, tmp_path / "export")
+    names = load_model(tmp_path / "export").classify(["I want a hotel", "a taxi"])
+    assert set(names) <= set(tuned.head.names)
+
+
+# -- fine-tuning ---------------------------------------------------------------------------------
+
+METRIC = {"intent": "test_accuracy", "slot": "test_macro_f1", "top": "test_exact_match", "dst": "test_joint_goal_accuracy"}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", list(METRIC))
+def test_every_task_has_a_head_a_loss_and_its_metric(kind, tmp_path):
+    """Checklist 14: some steps raise the official metric; exported and reloaded it is the same."""
+    words = ["train=finetune", f"task.kind={kind}", *STILL, "task.kl_weight=0", "task.mlm_weight=0"]
+    cfg, module = config(*words), finetune_of(*words)
+    data = task_batches(cfg, module).train_set
+    rows = [[(i, 0) for i in range(len(data))][k::2] for k in range(2)]
+    optimizer = torch.optim.Adam(module.parameters(), lr=5e-3)
+    before = build(cfg).evaluate(module, Workspace(tmp_path))[METRIC[kind]]
+    first = None
+    for step in range(60 if kind == "dst" else 30):
+        loss = module.losses(data[rows[step % 2]])["loss"]
+        first = loss.item() if first is None else first
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.3 * first
+    after = build(cfg).evaluate(module, Workspace(tmp_path))[METRIC[kind]]
+    assert after > max(before, 0.5)
+    folder.export(cfg, module.eval(), tmp_path / "export")
+    again = folder.load(cfg, tmp_path / "export")
+    assert build(cfg).evaluate(again, Workspace(tmp_path))[METRIC[kind]] == after
+    want, found = (folder.embed(cfg, m) for m in (module, again))
+    assert all(torch.equal(want[name], found[name]) for name in want)
+
+
+def test_fine_tuning_adds_kl_and_masked_words():
+    """Checklist 11: CE of both copies + 5 KL + 0.1 masked prediction; equal copies have no KL."""
+    module = finetune_of(*STILL)
+    batch = task_batches(config("train=finetune", *STILL), module).train_set[
+        [(i, 0) for i in range(6)]
+    ]
+    found = module.losses(batch)
+    assert found["kl"].abs() < 1e-6
+    torch.testing.assert_close(
+        found["loss"], found["ce"] + 0.1 * found["mlm"], atol=1e-5, rtol=1e-5
+    )
+    noisy = finetune_of("model.dropout=0.3")
+    found = noisy.losses(batch)
+    assert found["kl"] > 0
+    torch.testing.assert_close(found["loss"], found["ce"] + 5 * found["kl"] + 0.1 * found["mlm"])
+    noisy.only_words = True
+    assert set(noisy.losses(batch)) == {"mlm", "loss"}
+    logits = {"intent": torch.zeros(4, 2), "tags": torch.randn(4, 3, 5)}
+    labels = {"intent": torch.tensor([0, 1]), "tags": torch.tensor([[1, -100, 2], [0, 3, -100]])}
+    both = task_loss("top", logits, labels, 0.0)
+    torch.testing.assert_close(both["loss"], both["ce"] + both["tags_ce"])
+
+
+def test_tags_stand_at_first_pieces_of_words_that_are_left():
+    """Checklist 14: slots are read at the first piece of a word; words that were cut count as O."""
+    network = network_of("data.max_length=8")
+    row, first = word_row(["hotel", "tuesday", "now"], network.texts)
+    tokens = network.texts.tokenizer.convert_ids_to_tokens(row.ids.tolist())
+    kept = [f for f in first if f >= 0]
+    assert len(kept) < 3
+    assert not any(tokens[f].startswith("##") for f in kept)
+    head = TaskHead("slot", 32, tags=("B-day", "O"))
+    example = Example((Turn(True, "x"),), words=("a", "b"), tags=("O", "B-day"))
+    labels = task_row(example, network.texts, head).labels["tags"]
+    assert labels.tolist() == [-100, 1, 0, -100]
+    with pytest.raises(UserError, match="does not occur"):
+        task_row(Example((), words=("a",), tags=("B-x",)), network.texts, head)
+
+
+def test_restaurants_8k_is_read_as_dialoglue_reads_it():
+    """Checklist 14: requested slot in front, every occurrence of a value's word, left-out start is 0."""
+    row = {"userInput": {"text": "six or six"}, "context": {"requestedSlots": ["time"]}, "labels": [{"slot": "time", "valueSpan": {"endIndex": 3}}]}  # fmt: skip
+    found = span_example(row)
+    assert found.words == ("time", "six", "or", "six")
+    assert found.tags == ("O", "B-time", "O", "B-time")
+    for kind in ("slot", "top"):
+        examples = read_examples(kind, "bundled", "dev")
+        assert len(examples) > 600
+        assert all(len(e.words) == len(e.tags) for e in examples)
+
+
+def test_folders_of_dialoglue_are_read(tmp_path):
+    """Checklist 14: the four layouts; a missing file names its source."""
+    (tmp_path / "train.csv").write_text("text,category\nhi,greet\n")
+    (tmp_path / "train.json").write_text(json.dumps([{"userInput": {"text": "six"}, "labels": []}]))
+    (tmp_path / "train.txt").write_text("call:O mum:B-contact <=> IN:CALL\n")
+    assert read_examples("intent", "folder", "train", folder=tmp_path)[0].intent == "greet"
+    assert read_examples("slot", "folder", "train", folder=tmp_path)[0].tags == ("O",)
+    (parsed,) = read_examples("top", "folder", "train", folder=tmp_path)
+    assert (parsed.words, parsed.tags, parsed.intent) == (("call", "mum"), ("O", "B-contact"), "IN:CALL")  # fmt: skip
+    with pytest.raises(UserError, match="dialoglue"):
+        read_examples("dst", "folder", "train", folder=tmp_path)
+    (tmp_path / "eval.txt").write_text("no arrow\n")
+    with pytest.raises(UserError, match="TOP"):
+        read_examples("top", "folder", "dev", folder=tmp_path)
+
+
+def gates_of(**changes):
+    texts = network_of().texts
+    slots = ["hotel-area", "hotel-internet", "hotel-name", "taxi-area"]
+    example = Example((Turn(True, "somewhere in the north please"),), **changes)
+    row = texts.row(texts.utterances(example.turns), True)
+    found = state_labels(example, row, texts, slots)
+    return {s: GATES[g] for s, g in zip(slots, found["gate"], strict=True)}, found, row, texts
+
+
+def test_states_become_gates_spans_and_references():
+    """Checklist 14: own words, yes and no, whatever, what the system told, another slot; nothing unchanged."""
+    state = {"hotel-area": "north", "hotel-internet": "yes", "hotel-name": "the ritz", "taxi-area": "dontcare"}  # fmt: skip
+    gates, found, row, texts = gates_of(state=state, told={"hotel-name": "the ritz"})
+    assert gates == {"hotel-area": "copy_value", "hotel-internet": "true", "hotel-name": "inform", "taxi-area": "dontcare"}  # fmt: skip
+    start, end = found["start"][0], found["end"][0]
+    assert texts.tokenizer.decode(row.ids[start : end + 1].tolist()).replace(" ##", "") == "north"
+    assert (found["start"][1:] == -100).all()
+    gates, found, *_ = gates_of(state={"hotel-area": "south", "taxi-area": "south"}, before={"hotel-area": "south"})  # fmt: skip
+    assert gates["hotel-area"] == "none"
+    assert gates["taxi-area"] == "refer"
+    assert found["refer"][3] == 0
+    assert (
+        gates_of(state={"hotel-name": "hilton"})[0]["hotel-name"] == "none"
+    )  # nowhere to point at
+
+
+def test_states_are_carried_on_from_the_model_s_own():
+    """Checklist 14: a wrong value stays wrong until a gate changes it."""
+    module = finetune_of("task.kind=dst")
+    examples = read_examples("dst", "synthetic", "test")[:4]
+    states = track(module.network.eval(), module.head.eval(), examples)
+    by_dialog = {}
+    for example, state in zip(examples, states, strict=True):
+        before = by_dialog.get(example.dialog, {})
+        assert before.keys() <= state.keys()
+        by_dialog[example.dialog] = state
+
+
+def test_masked_prediction_may_come_first(tmp_path):
+    """`task.mlm_pre_steps`: a stage of its own on the task's texts, then fine-tuning of a pre-trained export."""
+    folder.export(config(), module_of().eval(), tmp_path / "pre")
+    words = ["train=finetune", "task.mlm_pre_steps=2", f"model.pretrained={tmp_path / 'pre'}", "model.config=null", "trainer.max_steps=2"]  # fmt: skip
+    found = run_of(tmp_path / "runs", "run_id=f", *words)
+    assert sorted(p.name for p in (found / "checkpoints").iterdir()) == ["finetune", "mlm"]
+    assert 0 <= json.loads((found / "metrics.json").read_text())["test_accuracy"] <= 1
+
+
+# -- configs -------------------------------------------------------------------------------------
+
+
+def test_configs_hold_the_paper_s_values():
+    """The sheet's training table."""
+    paper = load(Config, "space2", "paper")
+    assert (paper.optim.lr, paper.trainer.max_epochs, paper.model.dropout) == (1e-5, 60, 0.2)
+    assert (paper.data.batch_size * 8, paper.method.tau, paper.method.mlm_weight) == (128, 0.07, 0.1)  # fmt: skip
+    assert load(Config, "space2", "paper_adapt_intent").method.views == ["I"]
+    for name, (dropout, seed) in {
+        "banking": (0.25, 7),
+        "clinc": (0.25, 30),
+        "hwu": (0.3, 11),
+    }.items():
+        cfg = load(Config, "space2", f"paper_{name}")
+        assert (cfg.model.dropout, cfg.seed, cfg.optim.lr, cfg.task.kl_weight) == (dropout, seed, 1e-4, 5.0)  # fmt: skip
+    assert len(config_names("space2")) >= 11
+    with pytest.raises(UserError, match="once"):
+        config("method.views=[D,D]")
+    with pytest.raises(UserError, match="belong together"):
+        config("task.source=folder")
+
+
+def test_the_comparison_is_ready():
+    """Arms differ in the method alone; all have the same steps and rate; seeds are not the pilots'."""
+    read = read_comparison("space2")
+    assert read
+
+
+def test_lengths_beyond_the_weights_are_refused():
+    with pytest.raises(UserError, match=r"data\.max_length"):
+        network_of("data.max_length=200")
+    with pytest.raises(UserError, match="BERT"):
+        network_of("model.config={model_type: roberta, vocab_size: 300, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}")  # fmt: skip
+    assert len(training_data(config(), network_of().texts).train_set) > 0
