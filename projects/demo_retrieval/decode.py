@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutput
 
+from projects.demo_retrieval.batches import label_rows
 from projects.demo_retrieval.objective import (
-    IGNORED,
     demonstration_log_probs,
     rag_sequence_nll,
     rag_token_nll,
@@ -70,20 +70,20 @@ def generate(
 
 @torch.no_grad()
 def label_log_likelihoods(
-    network: Any, input_ids: Tensor, attention_mask: Tensor, scores: Tensor,
-    heads: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], *, start: int, sequence: bool = False,
+    network: Any, input_ids: Tensor, attention_mask: Tensor, scores: Tensor, head: Sequence[int],
+    labels: Sequence[Sequence[int]], *, start: int, sequence: bool = False,
 ) -> Tensor:  # fmt: skip
     """Log p(label | x, repeated question) of every candidate, mixed over the K copies.
 
-    The encoder runs once; the decoder reads each candidate after the given target head, whose own
-    likelihood is left out since it is the same for all.
+    The encoder and the repeated question are read once for all candidates. The likelihood of the
+    question itself is left out: it is the same for all.
 
     Args:
         network: encoder-decoder in evaluation mode.
         input_ids: (B K, S), question-major.
         attention_mask: (B K, S).
         scores: (B, K) dot products.
-        heads: B rows of ids, the target before the answer.
+        head: ids of the target before the answer, the same for all B.
         labels: C rows of ids, the end included.
         start: the decoder's first id.
         sequence: RAG-Sequence in place of RAG-Token.
@@ -91,23 +91,26 @@ def label_log_likelihoods(
     Returns:
         (B, C), sums over the tokens of a label.
     """
-    nll = rag_sequence_nll if sequence else rag_token_nll
-    copies = scores.shape[1]
+    (count, copies), many = scores.shape, len(labels)
     states = network.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)[0]
-    found = []
-    for label in labels:
-        width = max(map(len, heads)) + len(label)
-        rows = torch.zeros(len(heads), width, dtype=torch.long, device=states.device)
-        gold = torch.full_like(rows, IGNORED)
-        for i, head in enumerate(heads):
-            rows[i, : len(head) + len(label)] = torch.tensor([*head, *label])
-            gold[i, len(head) : len(head) + len(label)] = torch.tensor(label)
-        first = torch.full_like(rows[:, :1], start)
-        inputs = torch.cat([first, rows[:, :-1]], 1).repeat_interleave(copies, 0)
-        logits = network(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=attention_mask,
-            decoder_input_ids=inputs,
+    prefix = torch.tensor([[start, *head]], device=states.device).expand(len(states), -1)
+    out = network(
+        encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=attention_mask,
+        decoder_input_ids=prefix, use_cache=True,
+    )  # fmt: skip
+    gold = label_rows(labels).to(states.device)
+    logits = out.logits[:, -1:].repeat_interleave(many, 0)
+    if gold.shape[1] > 1:
+        cache = out.past_key_values
+        cache.batch_repeat_interleave(many)
+        more = network(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states.repeat_interleave(many, 0)),
+            attention_mask=attention_mask.repeat_interleave(many, 0), past_key_values=cache, use_cache=True,
+            decoder_input_ids=gold[:, :-1].clamp(min=0).repeat(len(states), 1),
         ).logits  # fmt: skip
-        used = gold.ne(IGNORED).any(0)
-        found.append(-nll(logits[:, used], scores, gold[:, used]))
-    return torch.stack(found, 1)
+        logits = torch.cat([logits, more], 1)
+    # (B, K, C) rows become B C questions of K copies
+    rows = logits.view(count, copies, many, *logits.shape[1:]).transpose(1, 2).flatten(0, 2)
+    nll = rag_sequence_nll if sequence else rag_token_nll
+    found = -nll(rows, scores.repeat_interleave(many, 0), gold.repeat(count, 1))
+    return found.view(count, many)

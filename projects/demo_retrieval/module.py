@@ -88,14 +88,20 @@ class DemoRetrieval(ContrastiveModule):
 
     def ranked(self, batch: DemoBatch, labels: Sequence[str]) -> Tensor:
         """Log-likelihoods (B, C) of candidate answers."""
-        encoder = self._encoder()
-        heads = [encoder.target_head(e) for e in batch["examples"]]
+        encoder, k = self._encoder(), batch["scores"].shape[1]
         ids = [[*encoder.ids(f" {label}"), encoder.end] for label in labels]
+        heads = [encoder.target_head(e) for e in batch["examples"]]
+        same = all(head == heads[0] for head in heads)
+        parts = [slice(0, len(heads))] if same else [slice(i, i + 1) for i in range(len(heads))]
         with evaluation_mode(self):
-            return label_log_likelihoods(
-                self.network, batch["input_ids"], batch["attention_mask"], batch["scores"], heads, ids,
-                start=self.start, sequence=self.cfg.method.coupling == "sequence",
-            )  # fmt: skip
+            return torch.cat([
+                label_log_likelihoods(
+                    self.network, batch["input_ids"][k * p.start : k * p.stop], batch["attention_mask"][k * p.start : k * p.stop],
+                    batch["scores"][p], heads[p.start], ids, start=self.start,
+                    sequence=self.cfg.method.coupling == "sequence",
+                )
+                for p in parts
+            ])  # fmt: skip
 
     def _encoder(self) -> Any:
         assert self.encoder is not None, "a dry run has no tokenizer"

@@ -73,7 +73,7 @@ class TfidfSvd:
         rank = min(dim, min(table.shape) - 1)
         if rank < 1:
             raise UserError("the retriever needs a bank of at least two different texts")
-        svd = TruncatedSVD(rank, random_state=0).fit(table)
+        svd = TruncatedSVD(rank, n_iter=3, random_state=0).fit(table)
         terms = [str(t) for t in words.get_feature_names_out()]
         return cls(terms, torch.from_numpy(words.idf_.copy()), torch.from_numpy(svd.components_.copy()))  # fmt: skip
 

@@ -284,16 +284,20 @@ def _bundled(name: str, part: str, root: str | None) -> list[Example]:
         rows = {p: _rows("intents", f"{source}-{p}", ("text", "intent"), root) for p in ("train", "test")}  # fmt: skip
         wanted = sorted({str(r["intent"]) for r in rows["train"]})
         wanted = wanted if name == "snips" else wanted[:20]
-        tested = {" ".join(str(r["text"]).split()) for r in rows["test"]}
-        texts = {" ".join(str(r["text"]).split()): str(r["intent"]) for r in rows[part]}
+        found = [(" ".join(str(r["text"]).split()), str(r["intent"])) for r in rows[part]]
+        if part == "train":  # each text once, and none of the test part
+            tested = {" ".join(str(r["text"]).split()) for r in rows["test"]}
+            found = [row for row in dict(found).items() if row[0] not in tested]
         return [
             Example(name, question, (spoken(intent),), text, (), f"{part}-{i}")
-            for i, (text, intent) in enumerate(texts.items())
-            if intent in wanted and (part == "test" or text not in tested)
+            for i, (text, intent) in enumerate(found)
+            if intent in wanted
         ]
     if name.startswith("clinc_"):
         rows_ = _rows("demonstrations", "clinc150-train", ("text", "intent", "domain"), root)
-        own = [r for r in rows_ if r["domain"] == name.removeprefix("clinc_")]
+        domain = name.removeprefix("clinc_")
+        question = question.format(domain=domain.replace("_", " "))
+        own = [r for r in rows_ if r["domain"] == domain]
         found = [Example(name, question, (spoken(str(r["intent"])),), str(r["text"]), (), str(i)) for i, r in enumerate(own)]  # fmt: skip
     elif name == "restaurant":
         rows_ = _rows("demonstrations", f"restaurant8k-{part}", ("text", "slot", "value"), root)
