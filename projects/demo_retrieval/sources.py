@@ -27,8 +27,8 @@ from common.data.samplers import sample_rng
 from common.data.splits import stable_fraction
 from common.data.tables import read_jsonl
 from common.data.text.labelled.subsets import low_resource
-from projects.demo_retrieval.config import DemoData
-from projects.demo_retrieval.template import Example, parse_unifiedqa
+from projects.demo_retrieval.options import DemoData
+from projects.demo_retrieval.template import Example, parse_unifiedqa, text_key
 
 DOMAINS = (
     "auto_and_commute", "banking", "credit_cards", "home", "kitchen_and_dining", "meta",
@@ -133,8 +133,10 @@ def read_task(name: str, data: DemoData, seed: int, *, target: bool = False) -> 
         parts = {part: [e._replace(options=labels) for e in own] for part, own in parts.items()}
     if not target:
         return Task(name, family, labels, tuple(parts["train"]))
-    if "dev" not in parts:
-        parts |= few(parts["train"], labels, data, seed)
+    if "dev" not in parts:  # no text twice, and none of the test part, whatever its letters' case
+        tested = {text_key(e) for e in parts["test"]}
+        pool = {text_key(e): e for e in parts["train"]}
+        parts |= few([e for key, e in pool.items() if key not in tested], labels, data, seed)
     return Task(name, family, labels, *(tuple(parts[p]) for p in ("train", "dev", "test")))
 
 
@@ -190,8 +192,8 @@ def _official(
         return {"train": own, "dev": dev, "test": read_mrqa(folder / "dev.jsonl", task)}
     parts = ("train", "dev", "test") if target else ("train",)
     if kind == "unifiedqa":
-        found = {part: _unifiedqa(folder / f"{part}.tsv", task) for part in parts}
-        return found | (few(found["train"], (), data, seed) if target else {})
+        # a target's few examples are drawn from the training file: the development file is not needed
+        return {part: _unifiedqa(folder / f"{part}.tsv", task) for part in parts if part != "dev"}
     stem = f"{name}_{data.shots}_{seed}" if target else _any_split(folder, name, data.shots, seed)
     return {part: read_crossfit(folder / f"{stem}_{part}.tsv", task) for part in parts}
 
@@ -284,15 +286,11 @@ def _bundled(name: str, part: str, root: str | None) -> list[Example]:
         rows = {p: _rows("intents", f"{source}-{p}", ("text", "intent"), root) for p in ("train", "test")}  # fmt: skip
         wanted = sorted({str(r["intent"]) for r in rows["train"]})
         wanted = wanted if name == "snips" else wanted[:20]
-        found = [(" ".join(str(r["text"]).split()), str(r["intent"])) for r in rows[part]]
-        if part == "train":  # each text once, and none of the test part
-            tested = {" ".join(str(r["text"]).split()) for r in rows["test"]}
-            found = [row for row in dict(found).items() if row[0] not in tested]
         return [
-            Example(name, question, (spoken(intent),), text, (), f"{part}-{i}")
-            for i, (text, intent) in enumerate(found)
-            if intent in wanted
-        ]
+            Example(name, question, (spoken(str(r["intent"])),), " ".join(str(r["text"]).split()), (), f"{part}-{i}")
+            for i, r in enumerate(rows[part])
+            if r["intent"] in wanted
+        ]  # fmt: skip
     if name.startswith("clinc_"):
         rows_ = _rows("demonstrations", "clinc150-train", ("text", "intent", "domain"), root)
         domain = name.removeprefix("clinc_")

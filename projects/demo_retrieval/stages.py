@@ -19,9 +19,10 @@ from common.engine.experiment import Plan, Requirement, Stage, weights_requireme
 from common.engine.lifecycle.kept_weights import keep_weights, kept_path
 from projects.demo_retrieval.bank import Bank, Demonstrations, key_texts, read_bank, read_passages
 from projects.demo_retrieval.batches import DemoRows, EvalRows, InfillRows
-from projects.demo_retrieval.config import Config, PhaseConfig
+from projects.demo_retrieval.config import Config
 from projects.demo_retrieval.module import DemoRetrieval
 from projects.demo_retrieval.network import build_generator, dry_generator
+from projects.demo_retrieval.options import PhaseConfig
 from projects.demo_retrieval.retriever import Retriever, build_retriever
 from projects.demo_retrieval.sources import Task, about, expand, read_task
 from projects.demo_retrieval.template import Example, text_key
