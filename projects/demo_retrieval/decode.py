@@ -56,7 +56,7 @@ def generate(
         max_new_tokens: at most so many ids.
         num_beams: 1 is greedy.
     """
-    options: Any = GenerationConfig(
+    options: Any = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False, num_beams=num_beams, max_new_tokens=max_new_tokens, pad_token_id=pad,
         eos_token_id=end, decoder_start_token_id=start, bos_token_id=start,
     )  # fmt: skip

@@ -90,7 +90,7 @@ def answered(cfg: Config, module: DemoRetrieval, task: Task, rows: EvalRows) -> 
             part = order[start : start + cfg.eval.batch_size]
             batch = rows.collate(part)
             for name in ("input_ids", "attention_mask", "scores"):
-                batch[name] = batch[name].to(device)  # type: ignore[literal-required]
+                batch[name] = batch[name].to(device)
             if not rank or cfg.eval.generate:
                 generated |= zip(part, module.answers(batch), strict=True)
             if rank:

@@ -3,10 +3,8 @@
 import copy
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     BertLMHeadModel,
@@ -140,7 +138,4 @@ def dry_generator(model: GeneratorConfig) -> nn.Module:
     config = None if model.encoder else stand_in(model.pretrained, SIZES)
     if config is None:
         return build_generator(model)[0]  # type: ignore[no-any-return]
-    kind, fields = config["model_type"], {k: v for k, v in config.items() if k != "model_type"}
-    with torch.device("meta"):
-        found: nn.Module = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(kind, **fields))
-    return found
+    return load_transformer("random", config=config, auto_class=AutoModelForSeq2SeqLM)

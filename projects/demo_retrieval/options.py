@@ -56,7 +56,7 @@ class RetrieverConfig:
     kind: Literal["tfidf_svd", "dpr", "dense"] = "tfidf_svd"
     question: str | None = None  # dpr, dense: weights of the question encoder
     context: str | None = None  # dpr, dense: of the demonstrations' encoder; None: the same
-    pooling: Literal["cls_token", "avg"] = "avg"  # dense
+    pooling: Literal["cls_before_pooler", "avg"] = "avg"  # dense
     max_length: Count = 256  # tokens of a text; dpr, dense
     dim: Count = 256  # tfidf_svd
     scale: Positive = 1.0  # what dot products are multiplied by

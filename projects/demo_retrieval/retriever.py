@@ -187,10 +187,13 @@ def build_retriever(cfg: RetrieverConfig, texts: Callable[[], Sequence[str]]) ->
         if cfg.context is None:
             raise UserError("retriever.kind=dpr needs retriever.context, DPR's second encoder")
         kinds = (DPRQuestionEncoder, DPRContextEncoder)
-        question, context = (_Pooled(load_transformer(name, auto_class=kind)) for name, kind in zip(names, kinds, strict=True))  # fmt: skip
+        sides: list[nn.Module] = [
+            _Pooled(load_transformer(name, auto_class=kind))
+            for name, kind in zip(names, kinds, strict=True)
+        ]
     else:
-        question, context = (text_tower(name, cfg.pooling) for name in names)
-    return DenseRetriever(question, context, (load_tokenizer(names[0]), load_tokenizer(names[1])), cfg.max_length)  # fmt: skip
+        sides = [text_tower(name, cfg.pooling) for name in names]
+    return DenseRetriever(sides[0], sides[1], (load_tokenizer(names[0]), load_tokenizer(names[1])), cfg.max_length)  # fmt: skip
 
 
 def load_retriever(cfg: RetrieverConfig, folder: Path) -> Retriever:

@@ -230,6 +230,11 @@ def plan(cfg: Config) -> Plan[DemoRetrieval]:
     except UserError as error:
         needed.append(Requirement("data: tasks and bank", cfg.data.root or "data", False, str(error)))  # fmt: skip
 
+    def module() -> DemoRetrieval:
+        if torch.get_default_device().type == "meta":
+            return DemoRetrieval(cfg, dry_generator(cfg.model), None)
+        return build_module(cfg, make_bank(cfg, read_tasks(cfg)))  # for the weights of a checkpoint
+
     def forward(module: DemoRetrieval, batch_size: int) -> Tensor:
         own, copies = cfg.data, demonstrations_of(cfg, None).k
         ids = torch.ones(batch_size * copies, own.max_source, dtype=torch.long)
@@ -237,4 +242,4 @@ def plan(cfg: Config) -> Plan[DemoRetrieval]:
         found: Tensor = module.network(input_ids=ids, decoder_input_ids=target).logits
         return found.sum()
 
-    return Plan(lambda: DemoRetrieval(cfg, dry_generator(cfg.model), None), count, forward, tuple(needed))  # fmt: skip
+    return Plan(module, count, forward, tuple(needed))
