@@ -1,6 +1,7 @@
 """Batches: inputs with their K demonstrations and targets, of several tasks in fixed proportions."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from common.config import UserError
 from common.data.mixture import TaskMixture
 from common.data.padding import padded
 from common.data.samplers import Key, sample_rng
@@ -74,13 +76,22 @@ class DemoRows(Dataset[Any]):
         cap: a task counts as at most so many examples.
         uniform_mixing: the same number of each task.
         global_batch_size: over all ranks.
+
+    Raises:
+        UserError: every question is longer than the encoder reads or the decoder writes.
     """
 
     def __init__(
         self, tasks: Sequence[Task], encoder: Encoder, demonstrations: Demonstrations, *, seed: int,
         cap: int, uniform_mixing: bool = False, global_batch_size: int = 1,
     ) -> None:  # fmt: skip
-        self.tasks, self.encoder, self.demonstrations, self.seed = list(tasks), encoder, demonstrations, seed  # fmt: skip
+        # an example whose question does not fit is left out and counted: questions are never cut
+        fitting = [replace(t, train=tuple(e for e in t.train if encoder.fits(e))) for t in tasks]
+        self.too_long = {t.name: len(t.train) - len(f.train) for t, f in zip(tasks, fitting, strict=True)}  # fmt: skip
+        self.tasks = tasks = [t for t in fitting if t.train]
+        if not tasks:
+            raise UserError("no question fits: raise data.max_source or data.max_target")
+        self.encoder, self.demonstrations, self.seed = encoder, demonstrations, seed
         sizes = [len(t.train) for t in tasks]
         counts = [min(n, cap) for n in sizes]
         if uniform_mixing:

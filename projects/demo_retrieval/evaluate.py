@@ -147,7 +147,7 @@ def write_manifest(cfg: Config, module: DemoRetrieval, tasks: Tasks, workspace: 
     found = tasks.manifest() | {"exclude_eval_tasks": cfg.data.exclude_eval_tasks}
     if tasks.meta and module.encoder is not None:
         plain = rows_of(cfg, DemoRetrieval(cfg, module.network, module.tokenizer), tasks.meta, cfg.data.batch_size)  # fmt: skip
-        found["meta_epoch"] = plain.counts()
+        found |= {"meta_epoch": plain.counts(), "too_long": {k: n for k, n in plain.too_long.items() if n}}  # fmt: skip
     if module.bank is not None:
         found["index"] = module.bank.digest()
     write_json(workspace.folder(".") / "manifest.json", found)

@@ -138,4 +138,6 @@ def dry_generator(model: GeneratorConfig) -> nn.Module:
     config = None if model.encoder else stand_in(model.pretrained, SIZES)
     if config is None:
         return build_generator(model)[0]  # type: ignore[no-any-return]
-    return load_transformer("random", config=config, auto_class=AutoModelForSeq2SeqLM)
+    return load_transformer(
+        "random", config=config, attention="eager", auto_class=AutoModelForSeq2SeqLM
+    )  # fused attention looks at values of masks, which meta tensors have not

@@ -274,6 +274,7 @@ def spoken(label: str) -> str:
     return " ".join(spaced.lower().split()).rstrip("?")
 
 
+@cache
 def _rows(folder: str, name: str, columns: tuple[str, ...], root: str | None) -> list[Any]:
     return list(read_jsonl(bundled(folder, root) / f"{name}.jsonl.gz", columns))
 

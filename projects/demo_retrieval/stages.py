@@ -239,6 +239,7 @@ def plan(cfg: Config) -> Plan[DemoRetrieval]:
         own, copies = cfg.data, demonstrations_of(cfg, None).k
         ids = torch.ones(batch_size * copies, own.max_source, dtype=torch.long)
         target = torch.ones(batch_size * copies, own.max_target, dtype=torch.long)
+        module.network.eval()  # in training BART draws which layers it drops, and meta tensors have no values
         found: Tensor = module.network(input_ids=ids, decoder_input_ids=target).logits
         return found.sum()
 

@@ -11,6 +11,7 @@ SEPARATOR = " \n "
 ANSWER = re.compile(r"answer\s*:")
 _OPTION = re.compile(r"\(([a-z])\)\s*")
 _SHOWN = 60
+_REMEMBERED = 50_000  # texts of an encoder
 
 
 class Example(NamedTuple):
@@ -189,6 +190,8 @@ class Encoder:
     def piece(self, text: str) -> list[int]:
         """As `ids`, remembered: template words and questions come again and again."""
         if text not in self._known:
+            if len(self._known) >= _REMEMBERED:  # a large bank has more questions than memory
+                self._known.clear()
             self._known[text] = self.ids(text)
         return self._known[text]
 
@@ -220,6 +223,13 @@ class Encoder:
         kept = context[: max(room - len(before), room // 2)]
         before = before[: room - len(kept)]
         return [*self.prefix, *before, *head, *kept, *tail, *self.suffix]
+
+    def fits(self, example: Example) -> bool:
+        """Whether question and template leave room: at least an answer's first token in the target."""
+        question = len(self.ids(f"question: {example.question}{SEPARATOR}answer:"))
+        fixed = len(self.prefix) + len(self.suffix) + len(self.piece(f"{SEPARATOR}context:")) + len(self.piece(" \n")) + 1  # fmt: skip
+        target = len(self.target_prefix) + question + 2
+        return question + fixed <= self.max_source and target <= self.max_target
 
     def target(self, example: Example, answer: str) -> list[int]:
         """Labels, the end included.

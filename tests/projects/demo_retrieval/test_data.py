@@ -361,6 +361,25 @@ def test_evaluation_draws_the_same_random_demonstrations_every_time():
     assert first.places != EvalRows(tasks.targets[0].test[:5], module.encoder, own, 4).places
 
 
+def test_questions_that_do_not_fit_are_left_out_and_counted():
+    """One long question among the tasks' examples; the rest trains, and nothing is cut."""
+    from dataclasses import replace
+
+    module, tasks = module_of()
+    task = tasks.meta[0]
+    long = task.train[0]._replace(question="what is it? " * 20)
+    rows = rows_of(module.cfg, module, [replace(task, train=(long, *task.train[1:]))], 4)
+    assert rows.too_long == {task.name: 1}
+    assert rows.counts() == {task.name: 119}
+    assert not any(rows.chosen(i, 0)[0] == long for i in range(len(rows)))
+    assert module.encoder.fits(task.train[0])
+    head = len(module.encoder.target_head(task.train[0]))
+    for length, fits in ((head + 2, True), (head + 1, False)):
+        assert encoder_of(max_target=length).fits(task.train[0]) == fits
+    with pytest.raises(UserError, match="no question fits"):
+        rows_of(module.cfg, module, [replace(task, train=(long,))], 4)
+
+
 def test_infilling_takes_a_share_of_the_words():
     """A mask for each span, never two side by side; words keep their order."""
     words = [str(i) for i in range(40)]

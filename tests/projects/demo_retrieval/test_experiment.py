@@ -199,6 +199,7 @@ def test_paper_configs_are_built_on_the_meta_device(name):
     report = build(cfg).plan()
     with torch.device("meta"):
         module = report.module()
+        assert report.forward(module, 1).shape == ()
     assert 400e6 < sum(p.numel() for p in module.parameters()) < 412e6
 
 
