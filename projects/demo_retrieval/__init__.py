@@ -1,0 +1,34 @@
+"""Meta-training with demonstration retrieval for few-shot learning (Mueller et al., Findings of ACL 2023)."""
+
+from typing import TYPE_CHECKING
+
+from projects.demo_retrieval.config import Config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from common.engine.experiment import Experiment
+    from projects.demo_retrieval.inference import Answerer
+    from projects.demo_retrieval.module import DemoRetrieval
+
+__all__ = ["Config", "build", "load"]
+
+
+def build(cfg: Config) -> "Experiment[DemoRetrieval]":
+    """The experiment of a config; heavy imports happen here."""
+    from common.engine.experiment import experiment_of
+    from projects.demo_retrieval import folder, stages, tasks
+    from projects.demo_retrieval.evaluate import evaluate
+
+    experiment: Experiment[DemoRetrieval] = experiment_of(
+        cfg, stages.stages, evaluate, folder.export, folder.load, folder.embed, stages.plan,
+        {"answer": tasks.answer, "few_shot": tasks.few_shot, "prepare": tasks.prepare},
+    )  # fmt: skip
+    return experiment
+
+
+def load(folder: "Path") -> "Answerer":
+    """Generator, retriever and bank of an exported folder."""
+    from projects.demo_retrieval.inference import Answerer
+
+    return Answerer(folder)

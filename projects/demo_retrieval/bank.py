@@ -1,0 +1,204 @@
+"""The bank of demonstrations: examples of many tasks, one index over all, and which K an input gets."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.config import UserError
+from common.data.lines import read_lines
+from common.data.offline import write_atomically
+from common.data.tables import read_jsonl
+from common.encoders.state_dict import read_state_dict
+from common.evaluation.search import search
+from common.export.files import write_tensors
+from projects.demo_retrieval.config import Selection
+from projects.demo_retrieval.retriever import Retriever
+from projects.demo_retrieval.template import Example, demonstration_text, text_key
+
+
+class Hits(NamedTuple):
+    """Demonstrations of N inputs."""
+
+    positions: np.ndarray  # (N, K) int64, in the bank
+    scores: Tensor  # (N, K) float32
+
+
+def read_bank(path: Path) -> list[Example]:
+    """Demonstrations of a JSONL file: ``question``, ``answer`` (or ``answers``), ``context``, ``task``.
+
+    Raises:
+        UserError: no such file, a row without question or answer, or an empty file.
+    """
+    found = []
+    for i, row in enumerate(read_jsonl(path)):
+        answers = row.get("answers", [row["answer"]] if "answer" in row else [])
+        if not isinstance(answers, list) or not (row.get("question") or row.get("context")):
+            raise UserError(f"{path}, row {i + 1}: expected question, answer (or answers) and context")  # fmt: skip
+        if row.get("question") and not answers:
+            raise UserError(f"{path}, row {i + 1} has no answer: a demonstration is labelled")
+        found.append(Example(
+            str(row.get("task", path.stem)), str(row.get("question", "")), tuple(map(str, answers)),
+            str(row.get("context", "")), tuple(map(str, row.get("options", []))), str(row.get("id", i)),
+        ))  # fmt: skip
+    if not found:
+        raise UserError(f"{path} holds no demonstration")
+    return found
+
+
+def write_bank(path: Path, bank: Iterable[Example]) -> None:
+    """The inverse of `read_bank`."""
+    lines = (json.dumps(e._asdict(), ensure_ascii=False) for e in bank)
+    write_atomically(path, "".join(line + "\n" for line in lines).encode("utf-8"))
+
+
+def read_passages(path: Path) -> list[Example]:
+    """A passage a line: what stands in for demonstrations in the RAG baseline.
+
+    Raises:
+        UserError: no such file, or nothing in it.
+    """
+    texts = [" ".join(line.split()) for line in read_lines(path) if line.strip()]
+    if not texts:
+        raise UserError(f"{path} holds no passage: expected one a line")
+    return [Example("passages", "", (), text, (), str(i)) for i, text in enumerate(texts)]
+
+
+def query_text(example: Example) -> str:
+    """What E_q reads: question and context, never the answer."""
+    return f"{example.question} {example.context}".strip()
+
+
+class Bank:
+    """Demonstrations with their vectors.
+
+    Args:
+        examples: of many tasks.
+        retriever: frozen.
+        key: "full" with the answer, "question_context" without.
+        cache: folder that keeps vectors under a hash of retriever and texts; None: in memory.
+
+    Raises:
+        UserError: an empty bank.
+    """
+
+    def __init__(
+        self, examples: Sequence[Example], retriever: Retriever, key: str, cache: str | None = None
+    ) -> None:
+        if not examples:
+            raise UserError("the bank is empty: name tasks in data.bank, a data.bank_file, or set data.bank_targets")  # fmt: skip
+        self.examples, self.retriever, self.key = list(examples), retriever, key
+        self.vectors = self._vectors(cache)
+        self.by_text: dict[str, list[int]] = defaultdict(list)
+        self.by_id: dict[tuple[str, str], list[int]] = defaultdict(list)
+        self.by_task: dict[str, list[int]] = defaultdict(list)
+        for i, example in enumerate(self.examples):
+            self.by_text[text_key(example)].append(i)
+            self.by_task[example.task].append(i)
+            if example.id:
+                self.by_id[example.task, example.id].append(i)
+
+    def texts(self) -> list[str]:
+        """What E_d reads."""
+        return key_texts(self.examples, self.key)
+
+    def digest(self) -> str:
+        """Hash of retriever and texts."""
+        content = json.dumps([self.retriever.fingerprint(), self.key, self.texts()])
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+    def _vectors(self, cache: str | None) -> Tensor:
+        if cache is None:
+            return self.retriever.demonstrations(self.texts())
+        path = Path(cache).expanduser() / f"{self.digest()}.safetensors"
+        if not path.is_file():  # another encoder or another bank has another name
+            write_tensors(path, {"vectors": self.retriever.demonstrations(self.texts())})
+        return read_state_dict(path)["vectors"]
+
+    def own(self, example: Example) -> list[int]:
+        """Places of the example itself and of its copies."""
+        same = self.by_id.get((example.task, example.id), []) if example.id else []
+        return sorted({*same, *self.by_text.get(text_key(example), [])})
+
+    def nearest(self, examples: Sequence[Example], k: int, scale: float = 1.0) -> Hits:
+        """The K best of all tasks, without the examples themselves.
+
+        Raises:
+            UserError: fewer than K are left.
+        """
+        excluded = [self.own(e) for e in examples]
+        if not 1 <= k <= len(self.examples) - max(map(len, excluded), default=0):
+            raise UserError(f"method.k={k}, but the bank holds {len(self.examples)} demonstrations")
+        vectors = self.retriever.questions([query_text(e) for e in examples])
+        found = search(vectors, self.vectors, k, metric="dot", exclude=excluded)
+        return Hits(found.indices.numpy(), found.scores.float() * scale)
+
+    def at_random(
+        self, example: Example, k: int, rng: np.random.Generator, *, same_task: bool
+    ) -> list[int]:
+        """K different ones of the bank, or of the example's task.
+
+        Raises:
+            UserError: fewer than K are there.
+        """
+        places = self.by_task.get(example.task, []) if same_task else range(len(self.examples))
+        own = set(self.own(example))
+        if len(places) - len(own) < k:
+            raise UserError(f"method.k={k}, but the bank holds {len(places)} demonstrations of {example.task}")  # fmt: skip
+        order = rng.permutation(len(places))[: k + len(own)]
+        return [places[int(i)] for i in order if places[int(i)] not in own][:k]
+
+
+def key_texts(examples: Sequence[Example], key: str) -> list[str]:
+    """What E_d reads of demonstrations."""
+    if key == "question_context":
+        return [query_text(e) for e in examples]
+    return [demonstration_text(e, options=False) for e in examples]
+
+
+class Demonstrations:
+    """Which demonstrations an input gets, by one switch.
+
+    Args:
+        bank: see `Bank`; None without demonstrations.
+        selection: retrieved (also passages), random_task, random_bank or none.
+        k: of an input.
+        scale: of dot products.
+    """
+
+    def __init__(self, bank: Bank | None, selection: Selection, k: int, scale: float) -> None:
+        self.bank, self.selection, self.scale = bank, selection, scale
+        self.k = 1 if selection == "none" else k
+
+    @property
+    def random(self) -> bool:
+        """Whether they are drawn anew at every access."""
+        return self.selection in ("random_task", "random_bank")
+
+    def fixed(self, examples: Sequence[Example]) -> Hits | None:
+        """Those that are found once, before training; None: drawn at every access, or none at all."""
+        if self.random or self.bank is None or not examples:
+            return None
+        return self.bank.nearest(examples, self.k, self.scale)
+
+    def drawn(self, example: Example, rng: np.random.Generator) -> list[int]:
+        """K at random."""
+        assert self.bank is not None
+        return self.bank.at_random(example, self.k, rng, same_task=self.selection == "random_task")
+
+    def texts(self, positions: Sequence[int]) -> list[Example | None]:
+        """The demonstrations at some places; a single None without a bank."""
+        if self.bank is None:
+            return [None]
+        return [self.bank.examples[int(i)] for i in positions]
+
+
+def uniform(count: int, k: int) -> Tensor:
+    """Scores of random demonstrations: equal, since nothing has compared them."""
+    return torch.zeros(count, k)

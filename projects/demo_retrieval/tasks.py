@@ -1,0 +1,116 @@
+"""What `make run` does: answers with a user's own bank, few-shot runs over several draws, bank and manifest as files."""
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.config import UserError, to_dict
+from common.data.tables import read_jsonl
+from common.engine.workspace import Workspace, read_json, write_json
+from projects.demo_retrieval.bank import write_bank
+from projects.demo_retrieval.config import Config
+from projects.demo_retrieval.inference import Answerer
+from projects.demo_retrieval.stages import make_bank, read_tasks
+from projects.demo_retrieval.template import Example
+
+Train = Callable[[str, str, Sequence[str]], Path]
+
+
+def answer(cfg: Config, workspace: Workspace) -> list[str]:
+    """Answers to ``answer.question`` or a file of questions, by an exported model; answers.jsonl.
+
+    Raises:
+        UserError: no folder, nothing to answer, or a damaged file.
+    """
+    own = cfg.answer
+    if own.run is None or (own.input is None) == (own.question is None):
+        raise UserError(
+            "set answer.run, a folder written by make export, and answer.question=... or "
+            "answer.input=questions.jsonl (question, context, options)"
+        )
+    rows: list[Mapping[str, Any]] = [{"question": own.question, "context": own.context}]
+    if own.input is not None:
+        rows = list(read_jsonl(Path(own.input), ("question",)))
+    examples = [
+        Example("", str(r["question"]), (), str(r.get("context", "")), tuple(map(str, r.get("options", []))))
+        for r in rows
+    ]  # fmt: skip
+    if not examples:
+        raise UserError(f"{own.input} holds no question")
+    model = Answerer(own.run, own.bank)
+    found = model.answers(examples)
+    lines = []
+    for example, told in zip(examples, found, strict=True):
+        shown = model.demonstrations(example.question, example.context)
+        workspace.say(f"{example.question} {example.context} -> {told or '-'}")
+        for d in shown:
+            workspace.say(f"    {d.task}: {d.question} {d.context} -> {d.answers[0] if d.answers else '-'}")  # fmt: skip
+        lines.append({"question": example.question, "context": example.context, "answer": told, "demonstrations": [d._asdict() for d in shown]})  # fmt: skip
+    path = workspace.folder(".") / "answers.jsonl"
+    path.write_text("".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines), encoding="utf-8")  # fmt: skip
+    return found
+
+
+def prepare(cfg: Config, workspace: Workspace) -> Path:
+    """Converts all tasks: bank.jsonl, manifest.json, and the index in ``retriever.cache``."""
+    tasks = read_tasks(cfg)
+    folder = workspace.folder(".")
+    write_json(folder / "manifest.json", tasks.manifest())
+    write_bank(folder / "bank.jsonl", tasks.bank)
+    bank = make_bank(cfg, tasks)
+    if bank is not None:
+        workspace.say(f"index {bank.digest()}: {tuple(bank.vectors.shape)}")
+    workspace.say(f"{folder / 'bank.jsonl'}: {len(tasks.bank)} demonstrations, use it with data.bank_file")  # fmt: skip
+    return folder / "bank.jsonl"
+
+
+def few_shot(cfg: Config, workspace: Workspace, train: Train | None = None) -> dict[str, Any]:
+    """Fine-tunes on every draw of ``few_shot.seeds``, and writes mean and standard deviation.
+
+    Args:
+        cfg: the config of each run, but for its draw.
+        workspace: of the task; the runs lie below it, few_shot.json beside them.
+        train: trains a config with overrides and returns the run folder.
+
+    Raises:
+        UserError: fewer than two draws.
+    """
+    from common.engine.run import train as engine_train
+
+    own, train = cfg.few_shot, train or engine_train
+    if len(set(own.seeds)) < 2:
+        raise UserError("few_shot.seeds needs at least two different draws")
+    values: dict[str, list[float]] = {}
+    for seed in own.seeds:
+        words = [*as_overrides(cfg), f"data.split_seed={seed}", f"runs_dir={workspace.folder('runs')}", f"run_id=draw-{seed}"]  # fmt: skip
+        if own.run is not None:
+            words += [f"model.pretrained={own.run}", "model.encoder=null", "model.config=null", "meta=false", "denoise.max_steps=0"]  # fmt: skip
+        place = workspace.folder("runs") / workspace.project / workspace.config / f"draw-{seed}"
+        done = place / "metrics.json"
+        run = place if done.is_file() else train(workspace.project, workspace.config, words)
+        for name, value in read_json(run / "metrics.json").items():
+            values.setdefault(name, []).append(float(value))
+    found = {
+        name: {"mean": statistics.mean(v), "sd": statistics.stdev(v), "values": v}
+        for name, v in values.items() if len(v) == len(own.seeds)
+    }  # fmt: skip
+    write_json(workspace.folder(".") / "few_shot.json", {"seeds": own.seeds, "metrics": found})
+    for name, entry in found.items():
+        workspace.say(f"{name}: {entry['mean']:.4f} +- {entry['sd']:.4f} ({len(own.seeds)} draws)")
+    return found
+
+
+def as_overrides(cfg: Config) -> list[str]:
+    """Every value of a config as ``a.b=value``, without those that name a run."""
+
+    def walk(node: Mapping[str, Any], prefix: str) -> list[str]:
+        words = []
+        for key, value in node.items():
+            inner = isinstance(value, dict) and bool(value)
+            words += walk(value, f"{prefix}{key}.") if inner else [f"{prefix}{key}={json.dumps(value)}"]  # fmt: skip
+        return words
+
+    names = ("runs_dir", "run_id", "resume", "answer", "few_shot")
+    return walk({k: v for k, v in to_dict(cfg).items() if k not in names}, "")

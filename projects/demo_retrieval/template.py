@@ -1,0 +1,251 @@
+"""One template for all tasks: question, answer and context as text, as token ids, and back."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from common.config import UserError
+from common.evaluation.generation.question_answering import normalize_answer
+
+SEPARATOR = " \n "
+ANSWER = re.compile(r"answer\s*:")
+_OPTION = re.compile(r"\(([a-z])\)\s*")
+_SHOWN = 60
+_REMEMBERED = 50_000  # texts of an encoder
+
+
+class Example(NamedTuple):
+    """A question of any task.
+
+    Attributes:
+        task: name of its task.
+        question: what is asked.
+        answers: accepted ones, the first is trained on; (): to be answered.
+        context: text that the question is about.
+        options: candidate answers that the input lists.
+        id: unique within the task, or "".
+    """
+
+    task: str
+    question: str
+    answers: tuple[str, ...] = ()
+    context: str = ""
+    options: tuple[str, ...] = ()
+    id: str = ""
+
+
+def listed(options: Sequence[str]) -> str:
+    """Candidates as UnifiedQA writes them.
+
+    >>> listed(["yes", "no"])
+    '(a) yes (b) no'
+    """
+    return " ".join(f"({chr(97 + i)}) {option}" for i, option in enumerate(options))
+
+
+def with_options(example: Example, shown: bool = True) -> str:
+    """The context, after the candidates if there are any."""
+    parts = [listed(example.options)] if example.options and shown else []
+    return SEPARATOR.join([*parts, *([example.context] if example.context else [])])
+
+
+def input_text(example: Example, mask: str) -> str:
+    r"""What the encoder reads of the input itself.
+
+    >>> input_text(Example("t", "who?", context="Ann came."), "[MASK]")
+    'question: who? \n answer: [MASK] \n context: Ann came. \n'
+    """
+    return f"question: {example.question}{SEPARATOR}answer: {mask}{SEPARATOR}context: {with_options(example)}{SEPARATOR}".rstrip(" ")  # fmt: skip
+
+
+def demonstration_text(example: Example, *, answer: bool = True, options: bool = True) -> str:
+    r"""A labelled example, or a passage, which has no question.
+
+    >>> demonstration_text(Example("t", "who?", ("Ann",), "Ann came."))
+    'question: who? \n answer: Ann \n context: Ann came.'
+    """
+    parts = []
+    if example.question:
+        parts.append(f"question: {example.question}")
+        if answer and example.answers:
+            parts.append(f"answer: {example.answers[0]}")
+    return SEPARATOR.join([*parts, f"context: {with_options(example, options)}"])
+
+
+def target_text(example: Example, answer: str) -> str:
+    r"""What the decoder writes: the question again, then the answer.
+
+    >>> target_text(Example("t", "who?"), "Ann")
+    'question: who? \n answer: Ann'
+    """
+    return f"question: {example.question}{SEPARATOR}answer: {answer}"
+
+
+def parse_answer(text: str) -> str:
+    """The answer in a generated text; "" without one.
+
+    >>> parse_answer("question: who? answer: Ann context: Ann came."), parse_answer("Ann")
+    ('Ann', '')
+    """
+    parts = ANSWER.split(text, maxsplit=1)
+    return parts[1].split("context")[0].strip() if len(parts) == 2 else ""
+
+
+def text_key(example: Example) -> str:
+    """Normalised question and context: equal for copies of an example."""
+    return f"{normalize_answer(example.question)}\t{normalize_answer(example.context)}"
+
+
+# -- UnifiedQA -----------------------------------------------------------------------------------
+
+LITERAL = "\\n"  # two characters, a backslash and an n
+
+
+def parse_unifiedqa(line: str, task: str, number: int = 0) -> Example:
+    r"""An example of UnifiedQA's files: ``question \n options \n context <tab> answer``.
+
+    Args:
+        line: of a tsv; the separators are a backslash and an n.
+        task: its name.
+        number: of the line, for the id.
+
+    Raises:
+        UserError: no tab, or no question.
+    """
+    source, tab, answer = line.rstrip("\r\n").partition("\t")
+    fields = [" ".join(part.split()).strip("'") for part in source.split(LITERAL)]
+    if not tab or not fields[0]:
+        raise UserError(f"{task}, line {number + 1}: expected 'question \\n ... <tab> answer', got {line[:_SHOWN]!r}")  # fmt: skip
+    question, rest = fields[0], fields[1:]
+    options: tuple[str, ...] = ()
+    if rest and rest[0].startswith("(a)"):
+        options = tuple(part.strip() for part in _OPTION.split(rest.pop(0))[2::2])
+    context = SEPARATOR.join(part for part in rest if part)
+    golds = (" ".join(answer.split("\t")[0].split()).strip("'"),)
+    return Example(task, question, golds, context, options, str(number))
+
+
+def unifiedqa_line(example: Example) -> str:
+    """The inverse of `parse_unifiedqa`."""
+    parts = [example.question, *([listed(example.options)] if example.options else [])]
+    parts += [example.context.replace(SEPARATOR, f" {LITERAL} ")] if example.context else []
+    return f" {LITERAL} ".join(parts) + "\t" + (example.answers[0] if example.answers else "")
+
+
+# -- token ids -----------------------------------------------------------------------------------
+
+
+class Encoder:
+    """Token ids of inputs, demonstrations and targets.
+
+    Texts are read piece by piece, so that what is too long is cut in contexts and demonstrations
+    alone: question, mask and the template's words are always whole.
+
+    Args:
+        tokenizer: of the generator; without a mask token, T5's first sentinel stands in.
+        start: id that the decoder starts with.
+        max_source: tokens of demonstration and input, special ones included.
+        max_demo: tokens of a demonstration.
+        max_target: tokens of a target, the end included.
+        demo_answers: False: demonstrations without labels.
+        demo_options: whether demonstrations list theirs.
+        max_options: inputs with more candidates don't list them.
+
+    Raises:
+        UserError: a tokenizer that has neither.
+    """
+
+    def __init__(
+        self, tokenizer: Any, start: int, *, max_source: int, max_demo: int, max_target: int,
+        demo_answers: bool = True, demo_options: bool = True, max_options: int = 26,
+    ) -> None:  # fmt: skip
+        self.tokenizer = tokenizer
+        self.max_source, self.max_demo, self.max_target = max_source, max_demo, max_target
+        self.demo_answers, self.demo_options, self.max_options = demo_answers, demo_options, max_options  # fmt: skip
+        mask = tokenizer.mask_token or ("<extra_id_0>" if "<extra_id_0>" in tokenizer.get_vocab() else None)  # fmt: skip
+        if mask is None:
+            raise UserError("the generator's tokenizer has neither a mask token nor <extra_id_0>")
+        self.mask, self.mask_id = str(mask), int(tokenizer.convert_tokens_to_ids(mask))
+        bare, whole = self.ids("a"), list(tokenizer("a")["input_ids"])
+        place = whole.index(bare[0])
+        self.prefix, self.suffix = whole[:place], whole[place + len(bare) :]
+        if not self.suffix:
+            raise UserError(
+                "the generator's tokenizer ends no text, so no answer would have an end"
+            )
+        # BART's targets begin with <s> after the decoder's start; other decoders start with it
+        self.target_prefix = [i for i in self.prefix if i != start]
+        self._known: dict[str, list[int]] = {}
+
+    @property
+    def end(self) -> int:
+        """Last id of every target."""
+        return int(self.suffix[-1])
+
+    def ids(self, text: str) -> list[int]:
+        """Ids without special tokens."""
+        found = self.tokenizer(text, add_special_tokens=False, padding=False, truncation=False)
+        return list(found["input_ids"])
+
+    def piece(self, text: str) -> list[int]:
+        """As `ids`, remembered: template words and questions come again and again."""
+        if text not in self._known:
+            if len(self._known) >= _REMEMBERED:  # a large bank has more questions than memory
+                self._known.clear()
+            self._known[text] = self.ids(text)
+        return self._known[text]
+
+    def demonstration(self, example: Example) -> list[int]:
+        """Ids of a demonstration, cut on its right, where the context is."""
+        text = demonstration_text(example, answer=self.demo_answers, options=self.demo_options)
+        return self.piece(text)[: self.max_demo]
+
+    def source(self, example: Example, demonstration: Example | None) -> list[int]:
+        """Ids that the encoder reads: a demonstration before the input.
+
+        Raises:
+            UserError: question and template alone are too long.
+        """
+        if len(example.options) > self.max_options:
+            example = example._replace(options=())
+        head = [*self.piece(f"question: {example.question}{SEPARATOR}answer:"), self.mask_id, *self.piece(f"{SEPARATOR}context:")]  # fmt: skip
+        text = with_options(example)
+        context = self.ids(f" {text}") if text else []
+        tail = self.piece(" \n")
+        room = self.max_source - len(head) - len(tail) - len(self.prefix) - len(self.suffix)
+        if room < 0:
+            raise UserError(
+                f"question {example.question[:_SHOWN]!r} has more tokens than data.max_source="
+                f"{self.max_source} leaves: raise it"
+            )
+        before = [] if demonstration is None else [*self.demonstration(demonstration), *tail]
+        # a context keeps what the demonstration leaves, and half of the room in any case
+        kept = context[: max(room - len(before), room // 2)]
+        before = before[: room - len(kept)]
+        return [*self.prefix, *before, *head, *kept, *tail, *self.suffix]
+
+    def fits(self, example: Example) -> bool:
+        """Whether question and template leave room: at least an answer's first token in the target."""
+        question = len(self.ids(f"question: {example.question}{SEPARATOR}answer:"))
+        fixed = len(self.prefix) + len(self.suffix) + len(self.piece(f"{SEPARATOR}context:")) + len(self.piece(" \n")) + 1  # fmt: skip
+        target = len(self.target_prefix) + question + 2
+        return question + fixed <= self.max_source and target <= self.max_target
+
+    def target(self, example: Example, answer: str) -> list[int]:
+        """Labels, the end included.
+
+        Raises:
+            UserError: a question that leaves no room for an answer.
+        """
+        head, body = self.target_head(example), self.ids(f" {answer}")
+        room = self.max_target - len(head) - 1
+        if room < 1:
+            raise UserError(
+                f"question {example.question[:_SHOWN]!r} leaves no answer within data.max_target="
+                f"{self.max_target}: raise it"
+            )
+        return [*head, *body[:room], self.end]
+
+    def target_head(self, example: Example) -> list[int]:
+        """Labels before the answer."""
+        return [*self.target_prefix, *self.piece(f"question: {example.question}{SEPARATOR}answer:")]

@@ -1,0 +1,392 @@
+"""Template, files, bank and mixtures: items 4, 5, 7, 8, 12, 13, 14, 16, 17, 18, 19, 22."""
+
+import itertools
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from common.config import UserError
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from projects.demo_retrieval.bank import Bank, Demonstrations, read_bank, write_bank
+from projects.demo_retrieval.batches import EvalRows, infilled
+from projects.demo_retrieval.retriever import TfidfSvd
+from projects.demo_retrieval.sources import BUNDLED, about, read_task
+from projects.demo_retrieval.stages import (
+    build_module,
+    demonstrations_of,
+    make_bank,
+    read_tasks,
+    rows_of,
+)
+from projects.demo_retrieval.template import (
+    Encoder,
+    Example,
+    demonstration_text,
+    input_text,
+    parse_unifiedqa,
+    target_text,
+    text_key,
+    unifiedqa_line,
+)
+from tests.projects.demo_retrieval.conftest import config, module_of
+
+WHO = Example("t", "who came?", ("Ann",), "Ann came at noon.", ("Ann", "Bob"), "7")
+
+
+def encoder_of(**sizes) -> Encoder:
+    tokenizer = tiny_tokenizer(700)
+    lengths = {"max_source": 200, "max_demo": 80, "max_target": 60, **sizes}
+    return Encoder(tokenizer, tokenizer.cls_token_id, **lengths)
+
+
+def test_item_7_texts_follow_the_template():
+    """Checklist 7: order of the parts, one mask, the target repeats the question; ids are those of the whole text."""
+    assert input_text(WHO, "[MASK]") == "question: who came? \n answer: [MASK] \n context: (a) Ann (b) Bob \n Ann came at noon. \n"  # fmt: skip
+    assert target_text(WHO, "Ann") == "question: who came? \n answer: Ann"
+    own = encoder_of()
+    ids, tokenizer = own.source(WHO, WHO), own.tokenizer
+    assert ids.count(own.mask_id) == 1
+    text = f"{demonstration_text(WHO)} \n {input_text(WHO, '[MASK]')}"
+    assert ids == tokenizer(text)["input_ids"]
+    assert own.target(WHO, "Ann") == [*tokenizer(target_text(WHO, "Ann"))["input_ids"][1:]]
+    assert own.target(WHO, "Ann")[: len(own.target_head(WHO))] == own.target_head(WHO)
+
+
+def test_item_8_only_contexts_and_demonstrations_are_cut():
+    """Checklist 8: question, mask and template's words stay, whatever is too long."""
+    long = WHO._replace(context="noon " * 300, options=())
+    own = encoder_of(max_source=70, max_demo=20)
+    for demonstration in (None, long):
+        ids = own.source(long, demonstration)
+        assert len(ids) == 70
+        text = own.tokenizer.decode(ids)
+        assert ids.count(own.mask_id) == 1
+        for part in ("question : who came?", "answer : [MASK]", "context : noon"):
+            assert part in text
+    with_demo, alone = own.source(WHO, long), own.source(WHO, None)
+    assert (
+        with_demo[-len(alone) + 1 :] == alone[1:]
+    )  # a long demonstration takes nothing of a short input
+    assert own.source(WHO, WHO)[1:21] == own.demonstration(WHO)[:20]
+    with pytest.raises(UserError, match=r"data\.max_source"):
+        own.source(WHO._replace(question="who " * 80), None)
+    with pytest.raises(UserError, match=r"data\.max_target"):
+        encoder_of(max_target=8).target(WHO, "Ann")
+    short = encoder_of(max_target=len(own.target_head(WHO)) + 3).target(WHO, "a very long answer")
+    assert short[-1] == own.end
+    assert short[:-3] == own.target_head(WHO)
+
+
+def test_item_12_unifiedqa_lines_round_trip():
+    """Checklist 12: literal separators, options, missing context, several contexts."""
+    lines = [
+        "who came? \\n (a) ann (b) bob lee \\n ann came.\tann",
+        "who came? \\n ann came.\tann",
+        "who came?\tann",
+        "which? \\n (a) x (b) y\tx",
+        "who? \\n first. \\n second.\tann",
+    ]
+    found = [parse_unifiedqa(line, "unifiedqa/x", i) for i, line in enumerate(lines)]
+    assert [unifiedqa_line(e) for e in found] == lines
+    assert found[0][1:5] == ("who came?", ("ann",), "ann came.", ("ann", "bob lee"))
+    assert found[1].options == () and found[1].context == "ann came."  # noqa: PT018
+    assert (found[2].context, found[3].context) == ("", "")
+    assert found[4].context == "first. \n second."
+    assert "\\n" not in input_text(found[0], "_")
+    assert parse_unifiedqa("'who?' \\n x\t'ann'", "t").answers == ("ann",)
+    with pytest.raises(UserError, match="line 4"):
+        parse_unifiedqa("no tab", "t", 3)
+
+
+# -- the bank ------------------------------------------------------------------------------------
+
+
+def small_bank(count=12, key="full", **options) -> Bank:
+    words = ["cat", "dog", "sun", "rain", "coin", "bank"]
+    rows = [Example(f"task{i % 3}", "what is it?", (words[i % 6],), f"{words[i % 6]} number {i}", (), str(i)) for i in range(count)]  # fmt: skip
+    texts = [demonstration_text(e) for e in rows]
+    return Bank(rows, TfidfSvd.fit(texts, 8), key, **options)
+
+
+def test_item_4_an_input_is_never_its_own_demonstration():
+    """Checklist 4: by id and by text, in every selection; K items always."""
+    bank = small_bank()
+    same_id, same_text = bank.examples[0], bank.examples[5]._replace(id="", task="other")
+    inputs = [same_id, same_text, *bank.examples]
+    hits = bank.nearest(inputs, 9)
+    assert hits.positions.shape == (14, 9)
+    for example, row in zip(inputs, hits.positions, strict=True):
+        assert len(set(row)) == 9
+        assert all(text_key(bank.examples[i]) != text_key(example) for i in row)
+    assert bank.nearest([same_text._replace(context="new")], 1).positions.shape == (1, 1)
+    rng = np.random.default_rng(0)
+    for same_task, k in ((True, 3), (False, 11)):
+        for _ in range(20):
+            drawn = bank.at_random(bank.examples[3], k, rng, same_task=same_task)
+            assert len(set(drawn)) == k
+            assert 3 not in drawn
+            if same_task:
+                assert {bank.examples[i].task for i in drawn} == {"task0"}
+    with pytest.raises(UserError, match=r"method\.k=12"):
+        bank.nearest(bank.examples, 12)
+    with pytest.raises(UserError, match=r"method\.k=4"):
+        bank.at_random(bank.examples[3], 4, rng, same_task=True)
+
+
+def test_items_14_and_18_the_index_is_built_once_and_hashed(tmp_path):
+    """Checklist 14, 18: cached under encoder, texts and key; each change makes another; the key has the answer or not."""
+    calls = []
+
+    class Counting(TfidfSvd):
+        def demonstrations(self, texts):
+            calls.append(list(texts))
+            return super().demonstrations(texts)
+
+    plain = small_bank()
+    own = Counting(plain.retriever.terms, plain.retriever.idf, plain.retriever.components)
+    banks = [Bank(plain.examples, own, "full", str(tmp_path)) for _ in range(2)]
+    assert len(calls) == 1
+    assert torch.equal(banks[0].vectors, banks[1].vectors)
+    torch.testing.assert_close(banks[0].vectors, plain.vectors)
+    assert "answer: cat" in calls[0][0]
+    other = Counting(own.terms, own.idf, 2 * own.components)
+    Bank(plain.examples, other, "full", str(tmp_path))
+    Bank(plain.examples[1:], own, "full", str(tmp_path))
+    Bank(plain.examples, own, "question_context", str(tmp_path))
+    assert len(calls) == 4
+    assert "answer" not in calls[-1][0]
+    assert len(list(tmp_path.glob("*.safetensors"))) == 4
+
+
+def test_item_18_demonstrations_are_labelled():
+    """Checklist 18: question, answer and context; without the answer by a switch."""
+    assert demonstration_text(WHO, options=False) == "question: who came? \n answer: Ann \n context: Ann came at noon."  # fmt: skip
+    assert "Ann \n" not in demonstration_text(
+        WHO._replace(context="x"), answer=False, options=False
+    )
+    texts = {}
+    for shown in ("true", "false"):
+        module, tasks = module_of(f"data.demo_answers={shown}")
+        rows = rows_of(module.cfg, module, tasks.meta, 4)
+        _, demos, _ = rows.chosen(0, 0)
+        texts[shown] = module.tokenizer.decode(module.encoder.demonstration(demos[0]))
+        assert ("answer" in texts[shown]) == (shown == "true")
+
+
+def test_item_16_one_index_holds_many_tasks_and_hits_cross_them():
+    """Checklist 16: nearest of all tasks; the share of other tasks is that of the hits."""
+    bank = small_bank()
+    assert len(bank.by_task) == 3
+    query = Example("task0", "what is it?", (), "dog number 99", (), "q")
+    shown = [bank.examples[i] for i in bank.nearest([query], 2).positions[0]]
+    assert {e.answers[0] for e in shown} == {"dog"}
+    assert all(e.task == "task1" for e in shown)
+
+
+def test_a_bank_file_round_trips_and_says_what_is_wrong(tmp_path):
+    path = tmp_path / "bank.jsonl"
+    write_bank(path, [WHO, WHO._replace(id="8", options=())])
+    assert read_bank(path)[0] == WHO
+    for row, said in (({"question": "x"}, "has no answer"), ({"answer": "x"}, "expected question")):
+        path.write_text(json.dumps(row) + "\n")
+        with pytest.raises(UserError, match=said):
+            read_bank(path)
+
+
+# -- tasks ---------------------------------------------------------------------------------------
+
+
+def official(root):
+    """Tiny files in the official formats of UnifiedQA, CrossFit and MRQA."""
+
+    def write(name, lines):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n")
+
+    squad = ["who sat 1? \\n the cat 1 sat.\tcat 1", "who sat 50? \\n the cat 50 sat.\tcat 50"]
+    write("unifiedqa/squad1_1/train.tsv", squad)
+    write("unifiedqa/race/train.tsv", [f"what {i}? \\n (a) x (b) y \\n text {i}.\tx" for i in range(6)] + ["who sat 51? \\n the cat 51 sat.\tcat 51"])  # fmt: skip
+    for task, labels in (("glue-qnli", ("entailment", "not_entailment")), ("trec", ("NUM", "LOC")), ("ag_news", ("World", "Sports"))):  # fmt: skip
+        for part, start in (("train", 0), ("dev", 10), ("test", 20)):
+            rows = [f"text {task} {start + i}\t{labels[i % 2]}" for i in range(4)]
+            write(f"crossfit/{task}/{task}_2_42_{part}.tsv", rows)
+
+    def mrqa(numbers):
+        rows = [{"context": f"the cat {i} sat.", "qas": [{"qid": f"q{i}", "question": f"who sat {i}?", "answers": [f"cat {i}", "cat"]}]} for i in numbers]  # fmt: skip
+        return ['{"header": {}}', *(json.dumps(r) for r in rows)]
+
+    write("mrqa/SQuAD/SQuAD-train-seed-42-num-examples-4.jsonl", mrqa(range(1, 5)))
+    write("mrqa/SQuAD/SQuAD-train-seed-42-num-examples-1024.jsonl", mrqa(range(3, 12)))
+    write("mrqa/SQuAD/dev.jsonl", mrqa(range(50, 54)))
+    return root
+
+
+OFFICIAL = [
+    "data.targets=[mrqa/SQuAD,crossfit/glue-qnli,crossfit/trec]", "data.meta=[unifiedqa/*,crossfit/*]", "data.bank=[unifiedqa/*]",
+    "data.shots=2", "data.qa_shots=4", "data.split_seed=42", "denoise.max_steps=0", "data.bank_targets=false",
+]  # fmt: skip
+
+
+def test_items_5_and_22_the_manifest_of_official_files(tmp_path):
+    """Checklist 5, 22: meta = UnifiedQA + CrossFit, bank = UnifiedQA; evaluated texts are removed, their data sets too unless asked."""
+    words = [f"data.root={official(tmp_path)}", *OFFICIAL]
+    strict = read_tasks(config(*words)).manifest()
+    assert strict["meta"] == {"unifiedqa/race": 6, "crossfit/ag_news": 4}
+    assert strict["bank"] == {"unifiedqa/race": 6}
+    assert strict["left_out"] == ["unifiedqa/squad1_1"]
+    assert strict["removed"] == 1  # "who sat 51?" is a test question
+    kept = read_tasks(config(*words, "data.exclude_eval_tasks=false"))
+    assert set(kept.manifest()["bank"]) == {"unifiedqa/race", "unifiedqa/squad1_1"}
+    assert kept.manifest()["bank"]["unifiedqa/squad1_1"] == 1
+    evaluated = {text_key(e) for t in kept.targets for e in (*t.dev, *t.test)}
+    trained = {text_key(e) for e in kept.bank} | {text_key(e) for t in kept.meta for e in t.train}
+    assert evaluated
+    assert not evaluated & trained
+    assert all(name.partition("/")[0] in ("unifiedqa", "crossfit") for name in kept.manifest()["meta"])  # fmt: skip
+    own = read_tasks(config(*words, "data.bank_targets=true")).manifest()
+    assert {"mrqa/SQuAD", "crossfit/trec"} <= set(own["bank"])
+
+
+def test_item_19_official_files_of_three_families(tmp_path):
+    """Checklist 19: SQuAD, QNLI and TREC through one template; labels as words; development part without training examples."""
+    cfg = config(f"data.root={official(tmp_path)}", *OFFICIAL)
+    squad, qnli, trec = read_tasks(cfg).targets
+    assert [t.family for t in (squad, qnli, trec)] == ["qa", "nli", "classification"]
+    assert squad.test[0].answers == ("cat 50", "cat")
+    assert (len(squad.train), len(squad.dev), len(squad.test)) == (4, 4, 4)
+    assert not {e.question for e in squad.train} & {e.question for e in squad.dev}
+    assert qnli.labels == ("no", "yes")
+    assert qnli.train[0].question == "does the sentence answer the question?"
+    assert trec.labels == ("LOC", "NUM")
+    module = build_module(cfg, make_bank(cfg, read_tasks(cfg)))
+    for task in (squad, qnli, trec):
+        rows = EvalRows(task.test, module.encoder, demonstrations_of(cfg, module.bank), 0)
+        batch = rows.collate([0, 1])
+        for ids in batch["input_ids"]:
+            assert int((ids == module.encoder.mask_id).sum()) == 1
+    with pytest.raises(UserError, match="does not exist"):
+        read_tasks(config(f"data.root={tmp_path}", *OFFICIAL, "data.split_seed=7"))
+    with pytest.raises(UserError, match="nearest|unknown task|did you mean"):
+        read_tasks(config("data.targets=[snip]"))
+
+
+def test_bundled_tasks_have_their_parts_and_none_overlap():
+    """Every bundled task reads; training, development and test part share no text (item 5)."""
+    cfg = config(name="mini")
+    sizes = {}
+    for name in BUNDLED:
+        task = read_task(name, cfg.data, 0)
+        sizes[name] = len(task.train)
+        assert task.family == about(name)["family"]
+        assert bool(task.labels) == (task.family != "qa")
+    assert min(sizes.values()) >= 300
+    for name, classes, count in (("snips", 7, 700), ("banking20", 20, 800)):
+        task = read_task(name, cfg.data, 3, target=True)
+        assert (len(task.labels), len(task.train), len(task.test)) == (classes, 16 * classes, count)
+        assert set(Counter(e.answers[0] for e in task.train).values()) == {16}
+        parts = [{text_key(e) for e in p} for p in (task.train, task.dev, task.test)]
+        assert not parts[0] & parts[1]
+        assert not (parts[0] | parts[1]) & parts[2]
+        again = read_task(name, cfg.data, 4, target=True)
+        assert {text_key(e) for e in again.train} != parts[0]
+
+
+def test_item_13_the_mixture_has_the_proportions_of_the_config():
+    """Checklist 13: min(n, cap), or uniform; an epoch covers every task, and says so."""
+    words = ["data.targets=[made_up_qa]", "data.meta=[made_up_nli,made_up_topic,made_up_other]", "data.bank=[made_up_other]"]  # fmt: skip
+    for more, want in (([], [120, 120, 120]), (["data.task_cap=50"], [50, 50, 50])):
+        module, tasks = module_of(*words, *more)
+        rows = rows_of(module.cfg, module, tasks.meta, 4)
+        assert list(rows.counts().values()) == want
+        seen = Counter(rows.chosen(i, 1)[0].task for i in range(len(rows)))
+        assert dict(seen) == rows.counts()
+    module, tasks = module_of("data.mixing=uniform", "data.qa_shots=12", *words[:1])
+    task = tasks.meta[0]
+    from dataclasses import replace
+
+    uneven = [task, replace(task, name="small", train=task.train[:20])]
+    rows = rows_of(module.cfg, module, uneven, 4)
+    assert list(rows.counts().values()) == [70, 70]
+    module.cfg.data.mixing = "proportional"
+    assert list(rows_of(module.cfg, module, uneven, 4).counts().values()) == [120, 20]
+
+
+@pytest.mark.parametrize(("selection", "k"), [("retrieved", 2), ("random_task", 2), ("random_bank", 2), ("none", 1)])  # fmt: skip
+def test_item_17_arms_differ_in_their_demonstrations_alone(selection, k):
+    """Checklist 17: the same inputs, targets and code; random ones are drawn anew at every access, with equal weights."""
+    module, tasks = module_of(f"method.selection={selection}")
+    plain, _ = module_of()
+    rows, base = (rows_of(m.cfg, m, tasks.targets, 4) for m in (module, plain))
+    for epoch in (0, 1):
+        example, shown, scores = rows.chosen(3, epoch)
+        assert example == base.chosen(3, epoch)[0]
+        assert len(shown) == len(scores) == k
+        if selection == "none":
+            assert shown == [None]
+        if selection == "random_task":
+            assert {d.task for d in shown} == {example.task}
+        if selection.startswith("random"):
+            assert scores.tolist() == [0.0, 0.0]
+    first, second = ([rows.chosen(i, e)[1] for i in range(8)] for e in (0, 1))
+    drawn = {tuple(rows.demonstrations.drawn(example, np.random.default_rng(s))) for s in range(5)} if selection.startswith("random") else set()  # fmt: skip
+    assert len(drawn) > 1 or not selection.startswith("random")
+    assert first is not second
+    batch = rows[[(i, 0) for i in range(4)]]
+    assert batch["input_ids"].shape[0] == 4 * k
+    assert torch.equal(batch["labels"], base[[(i, 0) for i in range(4)]]["labels"])
+    assert torch.isfinite(module.losses(batch)["loss"])
+
+
+def test_item_17_passages_stand_in_for_demonstrations(tmp_path):
+    """Checklist 17: the RAG baseline; a passage has no question and no answer."""
+    (tmp_path / "passages.txt").write_text("cats sleep all day\nrain falls\nthe bank holds coins\n")
+    module, tasks = module_of("method.selection=passages", f"data.passages={tmp_path}/passages.txt")
+    _, shown, _ = rows_of(module.cfg, module, tasks.targets, 4).chosen(0, 0)
+    text = module.tokenizer.decode(module.encoder.demonstration(shown[0]))
+    assert text.startswith("context : ")
+    assert "question" not in text and "answer" not in text  # noqa: PT018
+    with pytest.raises(UserError, match=r"data\.passages"):
+        config("method.selection=passages")
+
+
+def test_evaluation_draws_the_same_random_demonstrations_every_time():
+    module, tasks = module_of("method.selection=random_task")
+    own = Demonstrations(module.bank, "random_task", 2, 1.0)
+    first, second = (EvalRows(tasks.targets[0].test[:5], module.encoder, own, 3) for _ in range(2))
+    assert first.places == second.places
+    assert first.places != EvalRows(tasks.targets[0].test[:5], module.encoder, own, 4).places
+
+
+def test_questions_that_do_not_fit_are_left_out_and_counted():
+    """One long question among the tasks' examples; the rest trains, and nothing is cut."""
+    from dataclasses import replace
+
+    module, tasks = module_of()
+    task = tasks.meta[0]
+    long = task.train[0]._replace(question="what is it? " * 20)
+    rows = rows_of(module.cfg, module, [replace(task, train=(long, *task.train[1:]))], 4)
+    assert rows.too_long == {task.name: 1}
+    assert rows.counts() == {task.name: 119}
+    assert not any(rows.chosen(i, 0)[0] == long for i in range(len(rows)))
+    assert module.encoder.fits(task.train[0])
+    head = len(module.encoder.target_head(task.train[0]))
+    for length, fits in ((head + 2, True), (head + 1, False)):
+        assert encoder_of(max_target=length).fits(task.train[0]) == fits
+    with pytest.raises(UserError, match="no question fits"):
+        rows_of(module.cfg, module, [replace(task, train=(long,))], 4)
+
+
+def test_infilling_takes_a_share_of_the_words():
+    """A mask for each span, never two side by side; words keep their order."""
+    words = [str(i) for i in range(40)]
+    for seed in range(10):
+        left = infilled(words, "_", 0.3, 3.0, np.random.default_rng(seed)).split()
+        kept = [w for w in left if w != "_"]
+        assert 28 <= len(kept) <= 40
+        assert kept == sorted(kept, key=int)
+        assert "_" in left
+        assert all(not (a == b == "_") for a, b in itertools.pairwise(left))

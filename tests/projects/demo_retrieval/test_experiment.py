@@ -1,0 +1,213 @@
+"""Runs, export, tasks and configs as the commands drive them: items 15, 16, 19, 20, 21, 22."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM
+
+from common.config import UserError, config_names
+from common.encoders.state_dict import weights_digest
+from common.engine import checkpoint as ckpt
+from common.engine.run import train
+from common.engine.workspace import Workspace
+from common.models import load as load_model
+from projects.demo_retrieval import baselines, build, tasks
+from projects.demo_retrieval.bank import write_bank
+from projects.demo_retrieval.folder import SETTINGS, load
+from projects.demo_retrieval.inference import Answerer
+from projects.demo_retrieval.template import Example
+from tests.cards import exported_by, run_snippet, snippets
+from tests.projects.demo_retrieval.conftest import WORDS, config, module_of
+
+
+def test_items_19_and_21_one_run_trains_and_scores_three_families(run):
+    """Checklist 19, 21: questions, entailment and topics end to end; wall time and peak memory are logged."""
+    found = json.loads((run / "metrics.json").read_text())
+    for name in ("made_up_qa_f1", "made_up_qa_exact", "made_up_nli_accuracy", "made_up_topic_accuracy", "made_up_topic_macro_f1"):  # fmt: skip
+        assert 0 <= found[name] <= 1
+    assert found["accuracy_chance"] == pytest.approx((1 / 2 + 1 / 4) / 2)
+    assert found["accuracy"] == pytest.approx((found["made_up_nli_accuracy"] + found["made_up_topic_accuracy"]) / 2)  # fmt: skip
+    meta = json.loads((run / "meta.json").read_text())
+    assert meta["wall_seconds"] > 0
+    assert any("memory" in key or "peak" in key for key in meta)
+    stages = {p.name for p in (run / "checkpoints").iterdir()}
+    assert stages == {"denoise", "meta", "finetune"}
+
+
+def test_items_16_and_22_tasks_of_hits_and_sources_are_logged(run):
+    """Checklist 13, 16, 22: share of hits of other tasks, counts of an epoch, what is in meta-training and bank."""
+    found = json.loads((run / "metrics.json").read_text())
+    assert 0 < found["other_task"] < 1
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["meta"] == manifest["meta_epoch"] == {"made_up_other": 120}
+    assert set(manifest["bank"]) == {"made_up_other", "made_up_qa", "made_up_nli", "made_up_topic"}
+    assert manifest["exclude_eval_tasks"] is True
+    assert len(manifest["index"]) == 32
+
+
+def test_a_resumed_run_is_bit_identical(run, tmp_path):
+    """Fine-tuning begins again after the finished stages: weights of the end are those of the whole run."""
+    words = [*WORDS, f"runs_dir={tmp_path}", "run_id=r", "trainer.checkpoint_every_n_steps=1", "trainer.keep_checkpoints=5"]  # fmt: skip
+    again = train("demo_retrieval", "smoke", words)
+    whole = ckpt.load(ckpt.latest(run / "checkpoints/finetune"))["state_dict"]
+    folder = again / "checkpoints/finetune"
+    (folder / "finished.json").unlink()
+    sorted(folder.glob("step-*.ckpt"))[-1].unlink()
+    train("demo_retrieval", "smoke", [*words, "resume=r"])
+    found = ckpt.load(ckpt.latest(folder))["state_dict"]
+    for name, value in whole.items():
+        assert torch.equal(value, found[name]), name
+
+
+def exported(folder, *overrides):
+    """An exported module with some weights, and the module."""
+    module, _ = module_of(*overrides)
+    with torch.no_grad():
+        for p in module.network.parameters():
+            p.mul_(4)
+    folder.mkdir()
+    build(module.cfg).export(module.eval(), folder)
+    exported_by("demo_retrieval", folder)
+    return module
+
+
+def test_exports_reload_with_equal_outputs_here_and_in_transformers(tmp_path):
+    """Generator for the library, retriever and bank in files of their own; the card's example runs."""
+    module = exported(tmp_path / "export")
+    experiment = build(config())
+    before, after = (experiment.embed(m) for m in (module, experiment.load_export(tmp_path / "export")))  # fmt: skip
+    for name, value in before.items():
+        torch.testing.assert_close(value, after[name], atol=1e-6, rtol=1e-6)
+    plain = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "export").eval()
+    ids = torch.tensor([[2, 9, 8, 3]])
+    with torch.no_grad():
+        a, b = (m(input_ids=ids, decoder_input_ids=ids).logits for m in (plain, module.network))
+    torch.testing.assert_close(a, b)
+    assert {p.name for p in (tmp_path / "export").iterdir()} >= {SETTINGS, "bank.jsonl", "retriever.safetensors", "retriever.json", "model.safetensors"}  # fmt: skip
+    for code in snippets("demo_retrieval"):
+        run_snippet(code, "demo_retrieval", tmp_path / "export")
+    with pytest.raises(UserError, match="not an exported"):
+        load(config(), tmp_path)
+
+
+def test_item_20_another_bank_changes_answers_and_no_weight(tmp_path):
+    """Checklist 20: by task and by `swap_bank`; the retriever stays the same, too."""
+    exported(tmp_path / "export")
+    model = load_model(tmp_path / "export")
+    assert isinstance(model, Answerer)
+    weights, retriever = weights_digest(model.module.network), model.module.bank.retriever.fingerprint()  # fmt: skip
+    question = ("what is there?", "a cat 123")
+    shown = model.demonstrations(*question)
+    batch = model._rows([Example("", *question[:1], (), question[1])]).collate([0])
+    first = model.module.ranked(batch, ("cat", "dog"))
+    rows = [
+        Example("mine", "what is there?", (w,), f"{w} 123", (), w) for w in ("zebra", "yak", "fox")
+    ]
+    write_bank(tmp_path / "own.jsonl", rows)
+    model.swap_bank(tmp_path / "own.jsonl")
+    assert {d.task for d in model.demonstrations(*question)} == {"mine"} != {d.task for d in shown}
+    batch = model._rows([Example("", *question[:1], (), question[1])]).collate([0])
+    assert not torch.allclose(model.module.ranked(batch, ("cat", "dog")), first)
+    assert weights_digest(model.module.network) == weights
+    assert model.module.bank.retriever.fingerprint() == retriever
+    assert model.answer("which?", "a cat", ["cat", "dog"]) in ("cat", "dog")
+
+    words = [f"answer.run={tmp_path}/export", f"answer.bank={tmp_path}/own.jsonl"]
+    workspace = Workspace(tmp_path / "task", "demo_retrieval", "smoke")
+    (tmp_path / "in.jsonl").write_text(json.dumps({"question": "which?", "context": "a cat", "options": ["cat", "dog"]}) + "\n")  # fmt: skip
+    found = tasks.answer(config(*words, f"answer.input={tmp_path}/in.jsonl"), workspace)
+    lines = [json.loads(x) for x in (tmp_path / "task/answers.jsonl").read_text().splitlines()]
+    assert [x["answer"] for x in lines] == found
+    assert {d["task"] for d in lines[0]["demonstrations"]} == {"mine"}
+    assert len(tasks.answer(config(*words, "answer.question=who?"), workspace)) == 1
+    with pytest.raises(UserError, match=r"answer\.run"):
+        tasks.answer(config(), workspace)
+
+
+def test_item_15_the_few_shot_runner_repeats_five_draws(tmp_path):
+    """Checklist 15: five draws by default, a run of each, mean and deviation; finished draws are not repeated."""
+    asked = []
+
+    def fake(project, name, overrides):
+        asked.append(overrides)
+        base = next(w.partition("=")[2] for w in overrides if w.startswith("runs_dir="))
+        place = next(Path(base) / project / name / w.partition("=")[2] for w in overrides if w.startswith("run_id="))  # fmt: skip
+        place.mkdir(parents=True)
+        seed = next(int(w.partition("=")[2]) for w in reversed(overrides) if w.startswith("data.split_seed="))  # fmt: skip
+        (place / "metrics.json").write_text(json.dumps({"f1": seed / 100}))
+        return place
+
+    cfg = config("optim.lr=0.5")
+    workspace = Workspace(tmp_path / "task", "demo_retrieval", "smoke")
+    found = tasks.few_shot(cfg, workspace, fake)
+    assert found["f1"]["mean"] == pytest.approx(0.44)
+    assert found["f1"]["sd"] == pytest.approx(0.0158113883)
+    assert len(asked) == 5
+    assert all("optim.lr=0.5" in words for words in asked)
+    tasks.few_shot(cfg, workspace, fake)
+    assert len(asked) == 5
+    assert config(*asked[0]).data.split_seed == 42
+    cfg.few_shot.run = "folder"
+    tasks.few_shot(
+        cfg, Workspace(tmp_path / "task2", "demo_retrieval", "smoke"), lambda *a: fake(*a)
+    )
+    own = config(*asked[-1])
+    assert (own.meta, own.model.pretrained, own.model.config) == (False, "folder", None)
+    cfg.few_shot.seeds = [1]
+    with pytest.raises(UserError, match="at least two"):
+        tasks.few_shot(cfg, workspace, fake)
+
+
+def test_prepare_writes_bank_and_manifest(tmp_path):
+    cfg = config(f"retriever.cache={tmp_path}/index")
+    path = tasks.prepare(cfg, Workspace(tmp_path / "task", "demo_retrieval", "smoke"))
+    own = config(f"data.bank_file={path}")
+    from projects.demo_retrieval.stages import read_tasks
+
+    assert len(read_tasks(own).bank) == len(read_tasks(cfg).bank)
+    assert len(list((tmp_path / "index").glob("*.safetensors"))) == 1
+
+
+def test_baselines_score_the_same_inputs(tmp_path):
+    cfg = config("eval.split=dev")
+    for name in ("majority", "retrieved_label", "retrieved_vote", "word_vote", "letter_vote", "word_regression"):  # fmt: skip
+        workspace = Workspace(tmp_path / name, "demo_retrieval", "smoke")
+        found = getattr(baselines, name)(cfg, workspace)
+        items = json.loads((tmp_path / name / "items/made_up_topic_accuracy.json").read_text())
+        assert found["made_up_topic_accuracy"] == pytest.approx(sum(items) / len(items))
+        if name == "majority":
+            assert found["made_up_topic_accuracy"] == pytest.approx(0.25)
+
+
+def test_selection_keeps_the_best_step_by_f1(tmp_path):
+    """Fine-tuning with validation on development examples logs val/f1."""
+    words = [*WORDS, f"runs_dir={tmp_path}", "run_id=v", "meta=false", "denoise.max_steps=0", "finetune.val_every_n_steps=1"]  # fmt: skip
+    run = train("demo_retrieval", "smoke", words)
+    assert "val/f1" in (run / "metrics.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in config_names("demo_retrieval") if n.startswith("paper")]
+)
+def test_paper_configs_are_built_on_the_meta_device(name):
+    """BART-large, as `make check` sees it; what the sheet says of the recipe."""
+    cfg = config(name=name)
+    assert (cfg.method.k, cfg.method.coupling, cfg.data.max_source) == (5, "token", 800)
+    assert (cfg.retriever.kind, cfg.retriever.scale) == ("dpr", 1.0)
+    report = build(cfg).plan()
+    with torch.device("meta"):
+        module = report.module()
+        assert report.forward(module, 1).shape == ()
+    assert 400e6 < sum(p.numel() for p in module.parameters()) < 412e6
+
+
+def test_settings_that_do_not_fit_are_refused():
+    for words, said in (
+        (["retriever.train_question_encoder=true"], "frozen"), (["retriever.kind=dpr"], "belongs to"),
+        (["data.meta=[]"], "meta=false"), (["meta=false", "finetune.max_steps=0"], "nothing is trained"),
+        (["finetune_epochs=2"], "both set"), (["model.encoder=x"], "in place of"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            config(*words)
