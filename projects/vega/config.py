@@ -11,7 +11,17 @@ from common.families.classification.glue_config import (
     SubmitConfig,
     TransductiveConfig,
 )
-from common.ranges import Count, NonNegative, Positive, Rate, Seed, Share, Whole, at_least, not_empty
+from common.ranges import (
+    Count,
+    NonNegative,
+    Positive,
+    Rate,
+    Seed,
+    Share,
+    Whole,
+    at_least,
+    not_empty,
+)
 
 
 @dataclass
@@ -37,8 +47,11 @@ class PretrainConfig:
     phase1_steps: Whole = 0
     phase2_steps: Whole = 0
     phase2_lr: Positive | None = None  # None: optim.lr
+    phase2_batch_size: Count | None = None  # per device; None: data.batch_size
     phase2_warmup: Whole | None = None  # steps; None: optim.warmup_steps
-    phase1_weights: str | None = None  # checkpoint of phase 1 of another run, in place of training it
+    phase1_weights: str | None = (
+        None  # checkpoint of phase 1 of another run, in place of training it
+    )
 
     def __post_init__(self) -> None:
         if (self.texts == "file") != (self.file is not None):
@@ -54,8 +67,8 @@ class VegaModel:
     # what training starts from, see common.encoders.resolve_pretrained; a BERT's content weights
     # become an encoder with disentangled attention when it is pre-trained
     pretrained: str = "bundled:text-encoder"
-    # with pretrained=random: a size of common.encoders.text.disentangled, and fields in place of its own
-    size: str | None = None
+    size: str | None = None  # with pretrained=random: see common.encoders.text.disentangled
+    # fields of the architecture in place of the size's own; of the encoder that a BERT becomes
     config: dict[str, Any] = field(default_factory=dict)
     tokenizer: str | None = None  # with random: of other weights; None: the built-in one
     # fine-tuning: context, a dense layer with GELU on the first token (disentangled encoders);
@@ -76,11 +89,15 @@ class VegaModel:
 class VegaEval:
     """What is scored."""
 
-    part: Literal["test", "dev"] = "dev"  # test: where its labels are public, as those of the bundled set
+    part: Literal["test", "dev"] = (
+        "dev"  # test: where its labels are public, as those of the bundled set
+    )
     batch_size: Count = 128
     sets: list[str] = field(default_factory=lambda: ["stsb-test"])  # STS sets, of pre-training
     held_out: Count = 512  # texts on which detection is measured
-    noise: NonNegative = 0.0  # deviation of a change of the embeddings under which logits are compared
+    noise: NonNegative = (
+        0.0  # deviation of a change of the embeddings under which logits are compared
+    )
 
 
 @dataclass

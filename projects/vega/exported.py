@@ -21,8 +21,11 @@ SETTINGS = "sequence_classifier.json"
 
 
 def save_finetuned(classifier: TextClassifier, folder: Path) -> Path:
-    """With the dense layer of disentangled encoders for ``AutoModelForSequenceClassification``; else an
-    encoder for ``AutoModel`` with the head beside it, see `save_classifier`."""
+    """Write a folder for ``AutoModelForSequenceClassification``, or an encoder with a head beside it.
+
+    The first for disentangled encoders with their dense layer, the second (see `save_classifier`) for
+    bare vectors.
+    """
     if not isinstance(getattr(classifier.backbone, "pooler", None), ContextPooler):
         return save_classifier(classifier, folder)
     model = _sequence_classifier(classifier)
@@ -85,5 +88,3 @@ def _sequence_classifier(classifier: TextClassifier) -> Any:
     model.pooler.load_state_dict(old.pooler.state_dict())
     model.classifier.load_state_dict(classifier.head.state_dict())
     return model.to(next(old.parameters()).dtype).eval()
-
-

@@ -65,7 +65,9 @@ class Pretrain(AlternatingModule):
         own = [self.model.discriminator, self.model.head]
         return {
             "generator": self.model.generator,
-            "discriminator": nn.ModuleList([*own, *([] if self.cl_head is None else [self.cl_head])]),
+            "discriminator": nn.ModuleList(
+                [*own, *([] if self.cl_head is None else [self.cl_head])]
+            ),
         }
 
     def updates(self, batch: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -78,7 +80,11 @@ class Pretrain(AlternatingModule):
     def _generator(self, batch: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
         rows = batch["rows"]
         generated = self.model.generate(
-            rows["masked"], rows["attention_mask"], rows["labels"], rows["input_ids"], rows["uniform"]
+            rows["masked"],
+            rows["attention_mask"],
+            rows["labels"],
+            rows["input_ids"],
+            rows["uniform"],
         )
         original = rows["input_ids"][rows["labels"] >= 0]
         return generated, {"mlm": self.objective.generator(generated.logits, original)}
@@ -150,6 +156,8 @@ class FineTune(ContrastiveModule):
         return {**terms, "loss": terms["loss"] + own.alpha * terms["sift"]}  # Eq. 8
 
     def _logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        if self.length_groups == 1:  # rows as they come, not by length
+            return self.classifier(**inputs).float()
         return in_length_groups(self.classifier, self.length_groups, **inputs).float()
 
     def _terms(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:

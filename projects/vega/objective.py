@@ -28,7 +28,9 @@ class PretrainObjective(nn.Module):
     Distributed: reduces statistics (numbers of tokens); the contrast gathers negatives.
     """
 
-    def __init__(self, rtd_lambda: float = 50.0, cl_gamma: float = 0.1, cl_tau: float = 0.05) -> None:
+    def __init__(
+        self, rtd_lambda: float = 50.0, cl_gamma: float = 0.1, cl_tau: float = 0.05
+    ) -> None:
         super().__init__()
         self.rtd_lambda, self.cl_gamma, self.cl_tau = rtd_lambda, cl_gamma, cl_tau
         self.info_nce = InfoNCELoss()  # cosine, positive in the denominator, one direction

@@ -70,9 +70,10 @@ def stages(cfg: Config) -> Iterator[Stage]:
 def training_data(cfg: Config, module: Pretrain) -> ContrastiveData:
     """Rows of a phase; sentences beside them where it has a contrast."""
     data = rows(cfg, module, training_texts(cfg), sentences=module.cl_head is not None)
-    return ContrastiveData(
-        data, batch_size=cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers
-    )
+    size = cfg.data.batch_size
+    if module.phase == 2 and cfg.pretrain.phase2_batch_size is not None:
+        size = cfg.pretrain.phase2_batch_size
+    return ContrastiveData(data, batch_size=size, seed=cfg.seed, num_workers=cfg.data.num_workers)
 
 
 def rows(cfg: Config, module: Pretrain, texts: list[str], sentences: bool) -> ReplacedTokenRows:

@@ -39,7 +39,7 @@ def stages(cfg: Config) -> Iterator[Stage]:
 def first_stages(cfg: Config, train: LabelledSet, found: list[FineTune]) -> Iterator[Stage]:
     """Up to the transductive rounds; the trained module is appended to `found`."""
     own = cfg.self_calibration
-    if not own.enabled:
+    if not own.enabled or not own.mu:  # mu = 0 would train on the labels as they are
         found.append(_module(cfg))
         yield _stage(cfg, "finetune", found[-1], train)
         return

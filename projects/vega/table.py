@@ -89,7 +89,11 @@ def beside_others(own: Mapping[str, float]) -> str:
         average = f"{glue_average(merged | {'mnli_mm': merged['mnli']}):.2f}" if all(t in merged for t in TASKS) else ""  # fmt: skip
         cells = [f"{merged[task]:.1f}" if task in merged else "" for task in TASKS]
         lines.append("| " + " | ".join([name, average, *cells]) + " |")
-    lines += ["", *(_against_humans("Vega v1", rows["Vega v1"])), *_against_humans("vega-like", own)]
+    lines += [
+        "",
+        *(_against_humans("Vega v1", rows["Vega v1"])),
+        *_against_humans("vega-like", own),
+    ]
     others = {name: row for name, row in rows.items() if name != "Vega v1"}
     lines += ["", f"Vega v1 is best, or as good as the best, on {_listed(best_tasks(rows['Vega v1'], others))}.",
               f"vega-like is best on {_listed(best_tasks(own, rows))}."]  # fmt: skip

@@ -82,7 +82,12 @@ class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
         self.prefix, self.suffix = special_tokens(tokenizer)
         self.mask_id, self.pad_id = int(tokenizer.mask_token_id), int(tokenizer.pad_token_id)
         around = len(self.prefix) + len(self.suffix)
-        self.room, self.share, self.limit, self.seed = max_length - around, mask_share, mask_limit, seed
+        self.room, self.share, self.limit, self.seed = (
+            max_length - around,
+            mask_share,
+            mask_limit,
+            seed,
+        )
         self.texts = [ids for ids in plain_ids(tokenizer, list(texts)) if ids]
         if not self.texts or self.room < 1:
             raise UserError("there are no texts to read: name others, or raise pretrain.max_length")

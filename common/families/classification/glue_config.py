@@ -77,5 +77,7 @@ class SubmitConfig:
     # task=run (id or folder) or exported folder; {}: the newest finished run of every task
     runs: dict[str, str] = field(default_factory=dict)
     train: bool = False  # train the tasks that have no run, with this config
-    average: bool = False  # mean of the logits of all finished runs of a task that differ in the seed
+    average: bool = (
+        False  # mean of the logits of all finished runs of a task that differ in the seed
+    )
     parts: Literal["test", "dev"] = "test"  # dev: a rehearsal on the parts with public labels

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from common.config import UserError
-from common.data.text.labelled.glue import GLUE, GlueTask
+from common.data.text.labelled.glue import GlueTask
 
 HEADER = "index\tprediction"
 TOP = 5.0  # of STS-B's scores
 
 
 def submission_lines(task: GlueTask, index: Sequence[str], logits: np.ndarray) -> list[str]:
-    """Header and one line an input, as the leaderboard reads them.
+    r"""Header and one line an input, as the leaderboard reads them.
 
     Classes by their names in the official files (0 and 1, or entailment ...); scores of STS-B clamped
     to [0, 5].
@@ -28,8 +28,8 @@ def submission_lines(task: GlueTask, index: Sequence[str], logits: np.ndarray) -
     Raises:
         ValueError: shapes that do not fit.
 
-    >>> submission_lines(GLUE["rte"], ["0"], np.array([[0.2, 0.9]]))
-    ['index\\tprediction', '0\\tnot_entailment']
+    >>> submission_lines(GlueTask("x", ("no", "yes"), ("a", "label"), {}), ["0"], np.array([[0.2, 0.9]]))
+    ['index\tprediction', '0\tyes']
     """
     if logits.shape != (len(index), len(task.classes)):
         raise ValueError(f"{task.name}: logits {logits.shape} for {len(index)} inputs")

@@ -84,7 +84,9 @@ class EmbeddingPerturbation:
             raised = loss(run())
         grads = torch.autograd.grad(raised, deltas)
         if not all(bool(torch.isfinite(grad).all()) for grad in grads):
-            return [delta.detach() for delta in deltas]  # half precision: the released code's choice
+            return [
+                delta.detach() for delta in deltas
+            ]  # half precision: the released code's choice
         return [perturbation_step(d, g, step) for d, g in zip(deltas, grads, strict=True)]
 
     @contextmanager
