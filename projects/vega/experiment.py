@@ -22,7 +22,7 @@ from projects.vega import tasks
 from projects.vega.config import Config
 from projects.vega.evaluate import evaluate
 from projects.vega.exported import load_finetuned, save_finetuned
-from projects.vega.module import FineTune, Pretrain
+from projects.vega.module import FineTune
 from projects.vega.network import build_classifier
 from projects.vega.select import select
 from projects.vega.stages import clean_part, stages
@@ -44,11 +44,11 @@ def finetuning(cfg: Config) -> Experiment[FineTune]:
     return replace(found, tasks={**found.tasks, **further})
 
 
-def pretraining(cfg: Config) -> Experiment[Pretrain]:
+def pretraining(cfg: Config) -> Experiment[pre.Kept]:
     """Everything about generator and discriminator."""
     return experiment_of(
         cfg, pre.stages, pre.evaluate, pre.export, pre.load, pre.embed, pre.plan, {"table": table}
-    )  # type: ignore[arg-type]
+    )
 
 
 def export(cfg: Config, module: FineTune, folder: Path) -> None:
@@ -82,7 +82,8 @@ def plan(cfg: Config) -> Plan[FineTune]:
     def forward(module: FineTune, batch_size: int) -> Tensor:
         ids = torch.ones(batch_size, cfg.model.max_length, dtype=torch.long)
         own = module.classifier
-        return own(input_ids=ids, attention_mask=torch.ones_like(ids)).sum()
+        found: Tensor = own(input_ids=ids, attention_mask=torch.ones_like(ids))
+        return found.sum()
 
     count = _count(cfg)
     return Plan(

@@ -81,8 +81,9 @@ def _sequence_classifier(classifier: TextClassifier) -> Any:
     settings.id2label, settings.label2id = names, {v: k for k, v in names.items()}
     settings.cls_dropout = classifier.dropout.p
     settings.problem_type = "regression" if len(names) == 1 else "single_label_classification"
+    kind: Any = AutoModelForSequenceClassification
     with torch.random.fork_rng():
-        model: Any = AutoModelForSequenceClassification.from_config(settings)
+        model: Any = kind.from_config(settings)
     own = {k: v for k, v in old.state_dict().items() if not k.startswith("pooler.")}
     model.deberta.load_state_dict(own)
     model.pooler.load_state_dict(old.pooler.state_dict())

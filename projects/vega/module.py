@@ -157,7 +157,8 @@ class FineTune(ContrastiveModule):
 
     def _logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
         if self.length_groups == 1:  # rows as they come, not by length
-            return self.classifier(**inputs).float()
+            found: Tensor = self.classifier(**inputs)
+            return found.float()
         return in_length_groups(self.classifier, self.length_groups, **inputs).float()
 
     def _terms(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
-from transformers.models.deberta_v2.modeling_deberta_v2 import ContextPooler
+from transformers.models.deberta_v2 import modeling_deberta_v2
 
 from common.config import UserError
 from common.encoders.modes import untrained
@@ -21,6 +21,9 @@ from common.encoders.text.tower import load_config, load_tokenizer, load_transfo
 from common.encoders.text.tuned.classifier import TextClassifier
 from projects.vega.config import Config, VegaModel
 
+_ENCODER: Any = AutoModel
+_MASKED_LM: Any = AutoModelForMaskedLM
+_POOLER: Any = modeling_deberta_v2.ContextPooler
 # what `make check` builds for weights that are not on this machine
 SIZES = {
     "microsoft/deberta-v3-base": disentangled_config("base"),
@@ -69,8 +72,8 @@ def build_pretraining(cfg: Config, planned: bool = False) -> ReplacedTokenModel:
         fields = random_config(model, planned)
         depth = max(1, round(own.generator_depth_ratio * fields["num_hidden_layers"]))
         settings = [_settings({**fields, "num_hidden_layers": n}) for n in (depth, fields["num_hidden_layers"])]  # fmt: skip
-        generator: Any = AutoModelForMaskedLM.from_config(settings[0])
-        encoder: Any = AutoModel.from_config(settings[1])
+        generator: Any = _MASKED_LM.from_config(settings[0])
+        encoder: Any = _ENCODER.from_config(settings[1])
     else:
         kind = load_config(model.pretrained).model_type
         if kind == "bert":
@@ -96,16 +99,16 @@ def build_classifier(cfg: Config, planned: bool = False) -> TextClassifier:
     model = cfg.model
     absent = stand_in(model.pretrained, SIZES) if planned else None
     if absent is not None:
-        backbone: Any = AutoModel.from_config(_settings(absent))
+        backbone: Any = _ENCODER.from_config(_settings(absent))
         model = replace(model, pretrained="random", size="tiny", tokenizer=None)  # any tokenizer
     elif model.pretrained == "random":
-        backbone = AutoModel.from_config(_settings(random_config(model, planned)))
+        backbone = _ENCODER.from_config(_settings(random_config(model, planned)))
     else:
         backbone = load_transformer(model.pretrained, dropout=model.dropout, attention=model.attention)  # fmt: skip
     if model.pooling == "context":
         if backbone.config.model_type != "deberta-v2":
             raise UserError(f"model.pooling=context is for encoders with disentangled attention, not for {backbone.config.model_type}: use cls or mean")  # fmt: skip
-        backbone.pooler = ContextPooler(backbone.config)
+        backbone.pooler = _POOLER(backbone.config)
         dense = backbone.pooler.dense
         torch.nn.init.normal_(dense.weight, std=backbone.config.initializer_range)
         torch.nn.init.zeros_(dense.bias)

@@ -110,7 +110,7 @@ def labelled_part(cfg: Config, part: str) -> LabelledSet:
 def target_texts(cfg: Config) -> list[Texts]:
     """Inputs that are to be labelled: those of the part that is evaluated on, never of another one."""
     own = cfg.data
-    parts = [cfg.eval.part]
+    parts: list[str] = [cfg.eval.part]
     if f"{cfg.eval.part}_mm" in own.glue_task.files and own.source != "file":
         parts.append(f"{cfg.eval.part}_mm")
     return [

@@ -84,7 +84,8 @@ def disentangled_from_bert(pretrained: str, **fields: Any) -> DebertaV2ForMasked
     if lost:
         raise UserError(f"pretrained={pretrained!r} does not fill a DeBERTa: no {lost[0]}")
     new.tie_weights()
-    return new.train()
+    new.train()
+    return new
 
 
 def shallow(model: DebertaV2ForMaskedLM, layers: int) -> DebertaV2ForMaskedLM:

@@ -161,11 +161,12 @@ class ReplacedTokenModel(nn.Module):
     def encoder(self) -> PreTrainedModel:
         """The discriminator as a plain encoder with a word table of its own: a copy, to keep."""
         table: Any = self.discriminator.get_input_embeddings()
-        plain = nn.Embedding(*table.weight.shape, padding_idx=table.padding_idx)
+        count, width = table.weight.shape
+        plain = nn.Embedding(count, width, padding_idx=table.padding_idx)
         plain.to(table.weight.device, table.weight.dtype)
         with torch.no_grad():
             plain.weight.copy_(table.weight)
-        self.discriminator.set_input_embeddings(plain)  # type: ignore[arg-type]
+        self.discriminator.set_input_embeddings(plain)
         try:
             found: PreTrainedModel = copy.deepcopy(self.discriminator)
         finally:

@@ -108,7 +108,8 @@ def united(first: LabelledSet, second: LabelledSet | None) -> LabelledSet:
 
 def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
     """(N,) classes -> (N, C) float32."""
-    return np.eye(num_classes, dtype=np.float32)[labels]
+    found: np.ndarray = np.eye(num_classes, dtype=np.float32)[labels]
+    return found
 
 
 def class_shares(data: LabelledSet | None, num_classes: int) -> list[float]:
