@@ -5,10 +5,9 @@ import torch
 from torch import Tensor
 
 from common.encoders.modes import evaluated
-from common.encoders.text.tuned.perturbation import EmbeddingPerturbation
+from common.encoders.text.tuned.perturbation import EmbeddingPerturbation, first_perturbation
 from common.engine.workspace import Workspace
 from common.evaluation.text.glue import glue_metrics
-from common.losses.auxiliary.adversarial import first_perturbation
 from projects.vega.config import Config
 from projects.vega.module import FineTune
 from projects.vega.stages import chance, labelled_part

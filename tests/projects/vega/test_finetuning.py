@@ -12,10 +12,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from common.config import UserError
 from common.data.text.labelled.glue import GLUE, flipped, read_glue
 from common.data.text.labelled.readers import LabelledSet
-from common.encoders.text.tuned.perturbation import EmbeddingPerturbation
+from common.encoders.text.tuned.perturbation import EmbeddingPerturbation, perturbation_step
 from common.families.classification.pseudo_labels import calibrated, folds, pseudo_labelled, united
 from common.losses.auxiliary.adversarial import (
-    perturbation_step,
     symmetric_cross_entropy,
     teacher_cross_entropy,
 )

@@ -7,9 +7,10 @@ import torch
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from common.encoders.text.disentangled import disentangled_from_bert, shallow
+from common.encoders.text.replaced_tokens import put_in, sample_tokens
 from common.encoders.text.tower import load_tokenizer, load_transformer
 from common.engine.run import export
-from common.losses.auxiliary.replaced_tokens import put_in, replaced_token_loss, sample_tokens
+from common.losses.auxiliary.replaced_tokens import replaced_token_loss
 from projects.vega.network import build_pretraining, random_config
 from projects.vega.objective import PretrainObjective
 from projects.vega.pretraining import sentence_encoder

@@ -9,10 +9,39 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.losses.auxiliary.adversarial import first_perturbation, perturbation_step
 
 LAYER = "embeddings.LayerNorm"  # end of the name of the norm behind the sum of the embeddings
 EPS = 1e-7
+EPSILON = 1e-6  # added to the largest entry of a gradient before it divides
+
+
+def first_perturbation(like: Tensor, std: float) -> Tensor:
+    """N(0, std^2) clipped to two deviations, from the global random state, in float32 at least.
+
+    Source: He et al. 2021, section 4, arXiv 2006.03654; released code.
+
+    Args:
+        like: (..., D), gives shape and device.
+        std: > 0.
+    """
+    wide = torch.promote_types(like.dtype, torch.float32)
+    return torch.randn_like(like, dtype=wide).mul_(std).clamp_(-2 * std, 2 * std)
+
+
+def perturbation_step(delta: Tensor, grad: Tensor, step: float) -> Tensor:
+    """One ascent step: delta + step * g / (max_d |g_d| + 1e-6), the maximum over the last dimension.
+
+    Source: He et al. 2021, section 4, arXiv 2006.03654; released code.
+
+    Args:
+        delta: (..., D).
+        grad: (..., D), of the loss to raise.
+        step: epsilon, > 0.
+
+    >>> perturbation_step(torch.zeros(1, 2), torch.tensor([[4.0, -2.0]]), 0.1).round(decimals=4)
+    tensor([[ 0.1000, -0.0500]])
+    """
+    return (delta + step * grad / (EPSILON + grad.abs().amax(-1, keepdim=True))).detach()
 
 
 class EmbeddingPerturbation:
