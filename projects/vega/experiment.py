@@ -95,6 +95,8 @@ def plan(cfg: Config) -> Plan[FineTune]:
 def requirements(cfg: Config, count: int) -> tuple[Requirement, ...]:
     """Weights and data that the config needs."""
     found = [*weights_requirement(cfg.model.pretrained)]
+    if cfg.model.tokenizer is not None:
+        found += weights_requirement(cfg.model.tokenizer)
     if cfg.data.source == "bundled":
         found.append(bundled_requirement("sst2-sentences"))
     elif cfg.data.source != "synthetic":

@@ -49,13 +49,18 @@ def random_config(model: VegaModel, planned: bool = False) -> dict[str, Any]:
         planned: of a dry run: the size's own vocabulary where the tokenizer is not on this machine.
     """
     fields = dict(model.config)
-    absent = model.tokenizer is not None and not resolve_pretrained(model.tokenizer, require=False).present  # fmt: skip
-    if model.tokenizer is not None and not (planned and absent):
+    if model.tokenizer is not None and not (planned and reader_is_absent(model)):
         reader = load_tokenizer(model.tokenizer)
         fields |= {"vocab_size": len(reader), "pad_token_id": reader.pad_token_id}
     if model.dropout is not None:
         fields |= {"hidden_dropout_prob": model.dropout, "attention_probs_dropout_prob": model.dropout}  # fmt: skip
     return disentangled_config(str(model.size), **fields)
+
+
+def reader_is_absent(model: VegaModel) -> bool:
+    """Whether the tokenizer is not on this machine."""
+    name = model.tokenizer if model.pretrained == "random" else model.pretrained
+    return name is not None and not resolve_pretrained(name, require=False).present
 
 
 def build_pretraining(cfg: Config, planned: bool = False) -> ReplacedTokenModel:
@@ -103,6 +108,8 @@ def build_classifier(cfg: Config, planned: bool = False) -> TextClassifier:
         model = replace(model, pretrained="random", size="tiny", tokenizer=None)  # any tokenizer
     elif model.pretrained == "random":
         backbone = _ENCODER.from_config(_settings(random_config(model, planned)))
+        if planned and reader_is_absent(model):
+            model = replace(model, tokenizer=None)
     else:
         backbone = load_transformer(model.pretrained, dropout=model.dropout, attention=model.attention)  # fmt: skip
     if model.pooling == "context":

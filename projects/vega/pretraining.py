@@ -32,7 +32,12 @@ from common.export.sentence_encoders import load_sentence_encoder, save_sentence
 from common.families.sentences.evaluation import save_sts_items, sentence_geometry
 from projects.vega.config import Config
 from projects.vega.module import Pretrain
-from projects.vega.network import build_pretraining, first_pretraining, tokenizer_of
+from projects.vega.network import (
+    build_pretraining,
+    first_pretraining,
+    reader_is_absent,
+    tokenizer_of,
+)
 
 SYNTHETIC, STS_PAIRS = 96, 48
 _DRAW_STREAM = 2**31 + 75
@@ -208,10 +213,7 @@ def plan(cfg: Config) -> Plan[Any]:
 
 def _reader(cfg: Config) -> Any:
     """The tokenizer; None for a dry run where it is not on this machine."""
-    try:
-        return tokenizer_of(cfg.model)
-    except UserError:
-        return None
+    return None if reader_is_absent(cfg.model) else tokenizer_of(cfg.model)
 
 
 def requirements(cfg: Config) -> tuple[Requirement, ...]:
