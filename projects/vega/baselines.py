@@ -15,8 +15,9 @@ from common.families.sentences.evaluation import save_sts_items
 from projects.vega import pretraining as pre
 from projects.vega.config import Config
 from projects.vega.evaluate import evaluate, parts_of, score_part
-from projects.vega.module import FineTune, Pretrain
+from projects.vega.module import FineTune
 from projects.vega.network import first_classifier, first_pretraining, tokenizer_of
+from projects.vega.phases import Pretrain
 from projects.vega.stages import labelled_part, training_part
 
 Told = Callable[[Sequence[Texts]], np.ndarray]

@@ -1,106 +1,26 @@
-"""The two things that are trained: generator with discriminator, and a classifier with its tricks."""
+"""What is fine-tuned: a classifier, with adversarial changes of its embeddings if asked for."""
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.config import OptimConfig
 from common.distributed.process import gather_objects
 from common.encoders.length_groups import in_length_groups
-from common.encoders.text.replaced_tokens import ReplacedTokenModel
 from common.encoders.text.tuned.classifier import TextClassifier, Texts
 from common.encoders.text.tuned.perturbation import EmbeddingPerturbation
-from common.engine.module import AlternatingModule, ContrastiveModule
+from common.engine.module import ContrastiveModule
 from common.evaluation.text.glue import glue_metrics
 from projects.vega.config import Config
-from projects.vega.objective import PretrainObjective, change, task_loss
+from projects.vega.objective import change, task_loss
 
 # of self-calibration: share of the training examples that was flagged, and how many of these had been
 # flipped; of the last transductive round: share of the inputs with a pseudo label, and the largest
 # difference between the shares of a class among pseudo and training labels
 RECORD = ("flagged_share", "flagged_precision", "pseudo_share", "pseudo_drift")
-
-
-class Pretrain(AlternatingModule):
-    """One phase of pre-training: replaced tokens, in the second phase with a contrast of sentences.
-
-    Source: Zhong et al. 2023, abstract, arXiv 2302.09268.
-
-    Args:
-        cfg: the experiment's config.
-        model: generator and discriminator, which both phases train.
-        tokenizer: theirs.
-        phase: 1 or 2.
-
-    Distributed: see `PretrainObjective`.
-    """
-
-    def __init__(self, cfg: Config, model: ReplacedTokenModel, tokenizer: Any, phase: int) -> None:
-        own = cfg.pretrain
-        lr, warmup = own.phase2_lr or cfg.optim.lr, own.phase2_warmup
-        optim = cfg.optim if phase == 1 else replace(
-            cfg.optim, lr=lr, warmup_steps=cfg.optim.warmup_steps if warmup is None else warmup
-        )  # fmt: skip
-        super().__init__(optim, alternating=own.decoupled)
-        self.model, self.tokenizer, self.phase = model, tokenizer, phase
-        gamma = own.cl_gamma if phase == 2 else 0.0
-        self.objective = PretrainObjective(own.rtd_lambda, gamma, own.cl_tau)
-        self.in_batch_negatives = gamma > 0
-        # the sentence vector: first token, dense layer, tanh; neither evaluated nor exported
-        dim = model.discriminator.config.hidden_size
-        self.cl_head = nn.Sequential(nn.Linear(dim, dim), nn.Tanh()) if gamma else None
-
-    def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """All terms, jointly."""
-        generated, terms = self._generator(batch)
-        terms |= self._discriminator(batch, generated)
-        return {"loss": self.objective(terms), **terms}
-
-    def parts(self) -> Mapping[str, nn.Module]:
-        """Generator; discriminator with its heads."""
-        own = [self.model.discriminator, self.model.head]
-        return {
-            "generator": self.model.generator,
-            "discriminator": nn.ModuleList(
-                [*own, *([] if self.cl_head is None else [self.cl_head])]
-            ),
-        }
-
-    def updates(self, batch: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """A step of the generator, then one of the discriminator on what it had sampled."""
-        generated, terms = self._generator(batch)
-        yield "generator", {"loss": terms["mlm"], **terms}
-        terms = self._discriminator(batch, generated)
-        yield "discriminator", {"loss": self.objective({"mlm": torch.zeros(()), **terms}), **terms}
-
-    def _generator(self, batch: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
-        rows = batch["rows"]
-        generated = self.model.generate(
-            rows["masked"],
-            rows["attention_mask"],
-            rows["labels"],
-            rows["input_ids"],
-            rows["uniform"],
-        )
-        original = rows["input_ids"][rows["labels"] >= 0]
-        return generated, {"mlm": self.objective.generator(generated.logits, original)}
-
-    def _discriminator(self, batch: Mapping[str, Any], generated: Any) -> dict[str, Tensor]:
-        rows = batch["rows"]
-        logits = self.model.detect(generated.ids, rows["attention_mask"])
-        counted = rows["counted"]
-        terms = {"rtd": self.objective.detector(logits, generated.replaced, counted)}
-        right = logits.gt(0).eq(generated.replaced)[counted]
-        terms["rtd_accuracy"] = right.float().mean()
-        terms["replaced"] = generated.replaced[counted].float().mean()
-        if self.cl_head is not None:  # clean sentences, twice: dropout makes the two views
-            views = [self.cl_head(self.model.states(**batch["sentences"])[:, 0]) for _ in range(2)]
-            terms["contrast"] = self.objective.contrast(*views)
-        return terms
 
 
 class FineTune(ContrastiveModule):

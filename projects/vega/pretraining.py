@@ -31,13 +31,13 @@ from common.evaluation.text.sts_protocol import evaluate_sts
 from common.export.sentence_encoders import load_sentence_encoder, save_sentence_encoder
 from common.families.sentences.evaluation import save_sts_items, sentence_geometry
 from projects.vega.config import Config
-from projects.vega.module import Pretrain
 from projects.vega.network import (
     build_pretraining,
     first_pretraining,
     reader_is_absent,
     tokenizer_of,
 )
+from projects.vega.phases import Pretrain
 
 SYNTHETIC, STS_PAIRS = 96, 48
 _DRAW_STREAM = 2**31 + 75

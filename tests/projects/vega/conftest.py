@@ -10,8 +10,9 @@ from common.config import load
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
 from projects.vega.config import Config
-from projects.vega.module import FineTune, Pretrain
+from projects.vega.module import FineTune
 from projects.vega.network import first_classifier, first_pretraining, tokenizer_of
+from projects.vega.phases import Pretrain
 from projects.vega.pretraining import training_data as pretraining_data
 from projects.vega.stages import training_data, training_part
 from tests.figures import unrendered

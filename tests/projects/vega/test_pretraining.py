@@ -12,7 +12,7 @@ from common.encoders.text.tower import load_tokenizer, load_transformer
 from common.engine.run import export
 from common.losses.auxiliary.replaced_tokens import replaced_token_loss
 from projects.vega.network import build_pretraining, random_config
-from projects.vega.objective import PretrainObjective
+from projects.vega.phases import PretrainObjective
 from projects.vega.pretraining import sentence_encoder
 from tests.projects.vega.conftest import (
     GOLDEN,

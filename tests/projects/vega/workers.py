@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from projects.vega.module import Pretrain
 from projects.vega.network import first_pretraining, tokenizer_of
+from projects.vega.phases import Pretrain
 from projects.vega.pretraining import training_data
 from tests.distributed.wrapped import own_share, sgd_steps
 from tests.projects.vega.conftest import config
