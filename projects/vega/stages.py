@@ -70,7 +70,7 @@ def _transductive(cfg: Config, train: LabelledSet, module: FineTune) -> Iterator
         told = predicted(cfg, module, target)
         pseudo = pseudo_labelled(target, told, train.classes, own.threshold, own.soft)
         classes = len(train.classes)
-        if classes > 1:
+        if classes > 1 and pseudo is not None:
             pairs = zip(class_shares(pseudo, classes), class_shares(train, classes), strict=True)
             module.note(pseudo_drift=max(abs(a - b) for a, b in pairs))
         module.note(pseudo_share=0.0 if pseudo is None else len(pseudo) / len(target))
