@@ -335,6 +335,10 @@ def main(source: Path, target: Path) -> None:
     for name in COPIED:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, target / name)
+    (target / "sst2-sentences").mkdir(parents=True, exist_ok=True)
+    for part in ("train", "dev", "test"):
+        name = f"glue-small/sst2-{part}.jsonl.gz"
+        shutil.copyfile(source / name, target / "sst2-sentences" / f"{part}.jsonl.gz")
     model = target / "models" / "stories260k"
     model.mkdir(parents=True, exist_ok=True)
     for name in MODEL_FILES:

@@ -1,0 +1,286 @@
+"""GLUE's nine tasks with their hidden test parts: official files, a bundled part, own files.
+
+`common.data.text.labelled.tasks` reads GLUE's labelled parts among other sets of texts; here are scores
+(STS-B), parts without labels, and what a submission needs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from common.config import UserError, nearest
+from common.data.lookup import bundled, own_file
+from common.data.samplers import sample_rng
+from common.data.tables import read_csv, read_jsonl
+from common.data.text.labelled.readers import LabelledSet, Texts, made_up
+from common.data.text.pairs.readers import glue_file, synthetic_pairs
+from common.data.text.pairs.tasks import NLI
+
+GlueName = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
+Source = Literal["official", "bundled", "synthetic", "file"]
+TWO = ("entailment", "not_entailment")
+SYNTHETIC = {"train": 96, "dev": 36, "dev_mm": 36, "test": 36, "test_mm": 36}
+_NOISE_STREAM, _DRAW_STREAM, _SCORE_STREAM = 2**31 + 71, 2**31 + 72, 2**31 + 73
+
+
+@dataclass(frozen=True)
+class GlueTask:
+    """One task.
+
+    Attributes:
+        name: see `GLUE`.
+        labels: classes in the order of the logits; none of STS-B, whose scores are 0 to 5.
+        columns: header names of the texts and of the label; numbers where a file has no header.
+        files: part -> official file; parts that begin with "test" have no labels.
+        test_columns: header names of the texts in the test part; (): those of the others.
+        submission: part -> name of its file at the leaderboard.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    columns: tuple[str, ...]
+    files: Mapping[str, str]
+    test_columns: tuple[str, ...] = ()
+    submission: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def num_texts(self) -> int:
+        """1, or 2 of pairs."""
+        return len(self.columns) - 1
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether labels are scores."""
+        return not self.labels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the logits."""
+        return self.labels or ("score",)
+
+    @property
+    def test_parts(self) -> tuple[str, ...]:
+        """Parts of a submission."""
+        return tuple(part for part in self.files if part.startswith("test"))
+
+    @property
+    def dev_parts(self) -> tuple[str, ...]:
+        """Parts with public labels, the first selects."""
+        return tuple(part for part in self.files if part.startswith("dev"))
+
+
+def _task(name: str, folder: str, labels: tuple[str, ...], columns: tuple[str, ...], test: tuple[str, ...] = ()) -> GlueTask:  # fmt: skip
+    files = {part: f"{folder}/{part}.tsv" for part in ("train", "dev", "test")}
+    return GlueTask(name, labels, columns, files, test, {"test": f"{folder}.tsv"})
+
+
+_PAIR = ("sentence1", "sentence2")
+GLUE: dict[str, GlueTask] = {
+    task.name: task
+    for task in (
+        _task("cola", "CoLA", ("0", "1"), ("3", "1"), ("sentence",)),
+        _task("sst2", "SST-2", ("0", "1"), ("sentence", "label")),
+        _task("mrpc", "MRPC", ("0", "1"), ("#1 String", "#2 String", "Quality")),
+        _task("stsb", "STS-B", (), (*_PAIR, "score")),
+        _task("qqp", "QQP", ("0", "1"), ("question1", "question2", "is_duplicate")),
+        GlueTask("mnli", NLI, (*_PAIR, "gold_label"),
+                 {"train": "MNLI/train.tsv", "dev": "MNLI/dev_matched.tsv", "dev_mm": "MNLI/dev_mismatched.tsv",
+                  "test": "MNLI/test_matched.tsv", "test_mm": "MNLI/test_mismatched.tsv",
+                  "test_ax": "AX/AX.tsv"},
+                 (), {"test": "MNLI-m.tsv", "test_mm": "MNLI-mm.tsv", "test_ax": "AX.tsv"}),
+        _task("qnli", "QNLI", TWO, ("question", "sentence", "label")),
+        _task("rte", "RTE", TWO, (*_PAIR, "label")),
+        _task("wnli", "WNLI", ("0", "1"), (*_PAIR, "label")),
+    )
+}  # fmt: skip
+assert set(GLUE) == set(get_args(GlueName))
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Inputs of a part, without labels.
+
+    Attributes:
+        texts: N tuples of one or two texts.
+        index: N, as the leaderboard numbers them.
+    """
+
+    texts: list[Texts]
+    index: list[str]
+
+
+def read_glue(
+    task: GlueTask, part: str, root: str | None = None, source: Source = "official", file: str | None = None
+) -> LabelledSet:  # fmt: skip
+    """One part with its labels: int64 classes, or float32 scores of STS-B.
+
+    "official": GLUE's TSV files below the data root. "bundled": SST-2's full sentences, of which the
+    test part has public labels too. "synthetic": made up. "file": CSV, TSV or JSON lines with the columns
+    sentence1 (or sentence), sentence2 of pairs, label.
+
+    Args:
+        task: see `GLUE`.
+        part: train, dev, dev_mm of MNLI; test where labels are public.
+        root: ``cfg.data.root``.
+        source: see above.
+        file: of "file".
+
+    Raises:
+        UserError: missing files or columns, other labels, a part without labels, a task that is not
+            bundled.
+    """
+    if source == "synthetic":
+        return _synthetic(task, part)
+    rows = _rows(task, part, root, source, file)
+    texts, labels = [], []
+    for number, (own, label, _) in enumerate(rows):
+        if all(own) and label not in ("", "-"):  # MNLI's "-": the annotators did not agree
+            texts.append(own)
+            labels.append(_value(task, label, f"{task.name}, part {part}, row {number + 1}"))
+    if not texts:
+        raise UserError(f"{task.name}: the part '{part}' has no labels; they are hidden in GLUE's test parts: use eval.part=dev")  # fmt: skip
+    kind = np.float32 if task.is_regression else np.int64
+    return LabelledSet(texts, np.array(labels, dtype=kind), task.classes)
+
+
+def read_inputs(
+    task: GlueTask, part: str, root: str | None = None, source: Source = "official", file: str | None = None
+) -> Unlabelled:  # fmt: skip
+    """The inputs of a part in the order of the file. No label is looked at, where there is one.
+
+    Args:
+        task: see `read_glue`; so are the others.
+        part: any.
+        root: of the files.
+        source: of the files.
+        file: of "file".
+
+    Raises:
+        UserError: see `read_glue`.
+    """
+    if source == "synthetic":
+        texts = _synthetic(task, part).texts
+        return Unlabelled(texts, [str(i) for i in range(len(texts))])
+    rows = _rows(task, part, root, source, file, labelled=False)
+    return Unlabelled([texts for texts, _, _ in rows], [index for _, _, index in rows])
+
+
+def flipped(data: LabelledSet, share: float, seed: int) -> LabelledSet:
+    """A copy in which that share of the labels, drawn by the seed, is another class.
+
+    Args:
+        data: N examples with classes.
+        share: in [0, 1], rounded to whole examples.
+        seed: the same flips for all methods.
+
+    Raises:
+        UserError: scores, which have no other class.
+    """
+    if not share:
+        return data
+    if data.labels.dtype.kind == "f":
+        raise UserError("data.noise flips classes; STS-B has scores")
+    rng = sample_rng(seed, 0, 0, _NOISE_STREAM)
+    labels = data.labels.copy()
+    for place in rng.permutation(len(labels))[: round(share * len(labels))]:
+        labels[place] = (labels[place] + rng.integers(1, len(data.classes))) % len(data.classes)
+    return LabelledSet(data.texts, labels, data.classes)
+
+
+def drawn(data: LabelledSet, limit: int | None, seed: int) -> LabelledSet:
+    """That many examples, drawn by the seed, in their order; None: all.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if limit is None:
+        return data
+    if limit > len(data):
+        raise UserError(f"data.limit={limit}, but there are {len(data)} examples")
+    order = sample_rng(seed, 0, 0, _DRAW_STREAM).permutation(len(data))
+    return data.subset(np.sort(order[:limit]))
+
+
+Row = tuple[Texts, str, str]  # texts, label (empty: none), index
+
+
+def _rows(
+    task: GlueTask, part: str, root: str | None, source: Source, file: str | None, labelled: bool = True
+) -> list[Row]:  # fmt: skip
+    if source == "file":
+        if file is None:
+            raise UserError(f"data.source=file: no file is named for the part '{part}'")
+        return _own(task, own_file(file, root, "texts"), labelled)
+    if part not in task.files and source == "official":
+        raise UserError(f"GLUE's {task.name} has no part '{part}'{nearest(part, task.files)}")
+    if source == "bundled":
+        if task.name != "sst2":
+            raise UserError(f"GLUE's {task.name} is not bundled, only sst2 is: put the official files below data.root and set data.source=official")  # fmt: skip
+        rows = read_jsonl(bundled("sst2-sentences", root) / f"{part}.jsonl.gz", ("sentence", "label"))  # fmt: skip
+        return [((str(r["sentence"]),), str(r["label"]), str(i)) for i, r in enumerate(rows)]
+    return _official(task, part, glue_file(root, task.files[part]))
+
+
+def _official(task: GlueTask, part: str, path: Path) -> list[Row]:
+    """GLUE's files have no quoting: a quotation mark is a character of the text."""
+    lines = [x.rstrip("\r").split("\t") for x in path.read_text("utf-8-sig").split("\n") if x.strip()]  # fmt: skip
+    hidden = part.startswith("test")
+    texts = (task.test_columns or task.columns[:-1]) if hidden else task.columns[:-1]
+    wanted = list(texts) if hidden else [*texts, task.columns[-1]]
+    if wanted[0].isdigit():  # CoLA's labelled parts have no header
+        places, first = [int(column) for column in wanted], None
+    else:
+        header, lines = lines[0], lines[1:]
+        for column in wanted:
+            if column not in header:
+                raise UserError(f"{path}: no column '{column}'{nearest(column, header)}")
+        places = [header.index(column) for column in wanted]
+        first = header.index("index") if hidden and "index" in header else header.index("id") if hidden and "id" in header else None  # fmt: skip
+    found = []
+    for number, line in enumerate(lines):
+        cells = [line[i].strip() if i < len(line) else "" for i in places]
+        label = "" if hidden else cells.pop()
+        found.append((tuple(cells), label, str(number) if first is None else line[first]))
+    return found
+
+
+def _own(task: GlueTask, path: Path, labelled: bool) -> list[Row]:
+    names = _PAIR if task.num_texts == 2 else ("sentence",)
+    columns = (*names, *(("label",) if labelled else ()))
+    if ".jsonl" in path.name:
+        rows: Sequence[Mapping[str, object]] = read_jsonl(path, columns)
+    else:
+        tab = "\t" if path.name.removesuffix(".gz").endswith(".tsv") else None
+        rows = read_csv(path, columns, delimiter=tab)
+    return [
+        (tuple(str(row[name]) for name in names), str(row["label"]) if labelled else "", str(row.get("idx", i)))
+        for i, row in enumerate(rows)
+    ]  # fmt: skip
+
+
+def _value(task: GlueTask, label: str, where: str) -> float:
+    if not task.is_regression:
+        if label not in task.labels:
+            raise UserError(f"{where}: label '{label}'{nearest(label, task.labels)}")
+        return task.labels.index(label)
+    try:
+        return float(label)
+    except ValueError:
+        raise UserError(f"{where}: '{label}' is no score") from None
+
+
+def _synthetic(task: GlueTask, part: str) -> LabelledSet:
+    """Made-up texts of two or three topics, or pairs whose second text shares words of the first."""
+    if part not in SYNTHETIC:
+        raise UserError(f"the made-up {task.name} has no part '{part}'{nearest(part, SYNTHETIC)}")
+    if task.num_texts == 1:
+        return made_up(SYNTHETIC[part], task.labels, part)
+    pairs = synthetic_pairs(SYNTHETIC[part], sorted(SYNTHETIC).index(part))
+    if task.is_regression:
+        noise = sample_rng(0, 0, len(part), _SCORE_STREAM).random(len(pairs))
+        scores = np.array([1.0, 4.0, 2.0])[pairs.labels] + noise
+        return LabelledSet(list(pairs.pairs), scores.astype(np.float32), task.classes)
+    return LabelledSet(list(pairs.pairs), pairs.labels % len(task.labels), task.classes)

@@ -1,0 +1,152 @@
+"""Training batches of replaced-token detection: masked rows, and clean sentences for a contrast."""
+
+from collections.abc import Sequence
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from common.config import UserError
+from common.data.samplers import Key, Rng, sample_rng
+from common.data.text.masking import IGNORED
+from common.encoders.text.template import plain_ids, special_tokens
+
+_MASK_STREAM, _SENTENCE_STREAM = 81, 82
+
+
+class MaskedRows(TypedDict):
+    """N rows of L tokens, padded on the right."""
+
+    input_ids: Tensor  # (N, L) int64, original
+    attention_mask: Tensor  # (N, L) int64
+    masked: Tensor  # (N, L) int64
+    labels: Tensor  # (N, L) int64, the original token at masked places, -100 elsewhere
+    counted: Tensor  # (N, L) bool, False at special tokens and padding
+    uniform: Tensor  # (N, L) float32 in [0, 1), draws the samples
+
+
+class Sentences(TypedDict):
+    """Clean sentences."""
+
+    ids: Tensor  # (N, L) int64
+    attention_mask: Tensor  # (N, L) int64
+
+
+class ReplacedTokenBatch(TypedDict):
+    """N rows, and as many sentences where a contrast wants them."""
+
+    rows: MaskedRows
+    ids: Tensor  # (N,) int64, places in the epoch
+    sentences: NotRequired[Sentences]
+
+
+class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
+    """Map-style set that returns whole batches; all choices depend on seed, epoch and row alone.
+
+    max(1, round(share * tokens)) single tokens of a row are masked, all of them shown as the mask.
+
+    Source: Clark et al. 2020, section 2, arXiv 2003.10555; He et al. 2023, released code (spans of one
+    token, always the mask), arXiv 2111.09543.
+
+    Args:
+        texts: N texts.
+        tokenizer: of transformers, with padding and mask token.
+        max_length: tokens of a row, special ones included.
+        mask_share: in (0, 1], of the tokens that are not special.
+        mask_limit: no more than this share, but at least one token.
+        packed: rows of `max_length` that run over the borders of texts; else a row is a text.
+        sentence_length: sentences beside the rows, cut to this: of a row its own text, of packed rows
+            one that the row draws; None: no sentences.
+        seed: the experiment's.
+
+    Raises:
+        UserError: no texts with tokens, no mask token, or too few tokens for a packed row.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        tokenizer: Any,
+        *,
+        max_length: int,
+        mask_share: float = 0.15,
+        mask_limit: float = 0.2,
+        packed: bool = False,
+        sentence_length: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if tokenizer.mask_token_id is None or tokenizer.pad_token_id is None:
+            raise UserError("replaced-token detection needs a tokenizer with mask and padding token")  # fmt: skip
+        self.prefix, self.suffix = special_tokens(tokenizer)
+        self.mask_id, self.pad_id = int(tokenizer.mask_token_id), int(tokenizer.pad_token_id)
+        around = len(self.prefix) + len(self.suffix)
+        self.room, self.share, self.limit, self.seed = (
+            max_length - around,
+            mask_share,
+            mask_limit,
+            seed,
+        )
+        self.texts = [ids for ids in plain_ids(tokenizer, list(texts)) if ids]
+        if not self.texts or self.room < 1:
+            raise UserError("there are no texts to read: name others, or raise pretrain.max_length")
+        self.rows = self.texts
+        if packed:
+            stream = [token for ids in self.texts for token in ids]
+            self.rows = [stream[i : i + self.room] for i in range(0, len(stream) - self.room + 1, self.room)]  # fmt: skip
+            if not self.rows:
+                raise UserError(f"the texts have {len(stream)} tokens, fewer than a row of {self.room}")  # fmt: skip
+        self.packed = packed
+        self.sentence_room = None if sentence_length is None else sentence_length - around
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, keys: Sequence[Key]) -> ReplacedTokenBatch:
+        """Batch of the given ``(index, epoch)`` keys."""
+        found = [self._row(index, epoch) for index, epoch in keys]
+        ids, mask = self._padded([row for row, _ in found])
+        masked, labels = ids.clone(), torch.full_like(ids, IGNORED)
+        counted, uniform = torch.zeros_like(ids, dtype=torch.bool), torch.zeros(ids.shape)
+        for i, (row, rng) in enumerate(found):
+            places = len(self.prefix) + np.sort(rng.permutation(len(row))[: self.count(len(row))])
+            labels[i, places], masked[i, places] = ids[i, places], self.mask_id
+            counted[i, len(self.prefix) : len(self.prefix) + len(row)] = True
+            uniform[i, places] = torch.from_numpy(rng.random(len(places), dtype=np.float32))
+        rows: MaskedRows = {
+            "input_ids": ids, "attention_mask": mask, "masked": masked, "labels": labels,
+            "counted": counted, "uniform": uniform,
+        }  # fmt: skip
+        batch: ReplacedTokenBatch = {"rows": rows, "ids": torch.tensor([i for i, _ in keys])}
+        if self.sentence_room is not None:
+            own = [self._sentence(index, epoch)[: self.sentence_room] for index, epoch in keys]
+            sentences, there = self._padded(own)
+            batch["sentences"] = {"ids": sentences, "attention_mask": there}
+        return batch
+
+    def count(self, length: int) -> int:
+        """Masked tokens of a row.
+
+        Args:
+            length: its tokens, special ones left out.
+        """
+        return max(1, min(round(self.share * length), int(self.limit * length)))
+
+    def _row(self, index: int, epoch: int) -> tuple[list[int], Rng]:
+        return list(self.rows[index][: self.room]), sample_rng(self.seed, epoch, index, _MASK_STREAM)  # fmt: skip
+
+    def _sentence(self, index: int, epoch: int) -> Sequence[int]:
+        if not self.packed:
+            return self.texts[index]
+        rng = sample_rng(self.seed, epoch, index, _SENTENCE_STREAM)
+        return self.texts[int(rng.integers(len(self.texts)))]
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Ids and mask (N, L) of rows without special tokens."""
+        whole = [[*self.prefix, *row, *self.suffix] for row in rows]
+        ids = torch.full((len(whole), max(map(len, whole))), self.pad_id)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(whole):
+            ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
+        return ids, mask

@@ -1,0 +1,117 @@
+"""What the arms are read against: the most frequent class, words, letters, frozen vectors, raw encoders."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from common.data.text.labelled.readers import LabelledSet, Texts
+from common.encoders.modes import evaluated
+from common.encoders.text.tuned.classifier import text_classifier
+from common.engine.workspace import Workspace
+from common.evaluation.text.pair_baselines import tfidf_cosine, word_overlap
+from common.evaluation.text.sts_protocol import score_sts
+from common.families.sentences.evaluation import save_sts_items
+from projects.vega import pretraining as pre
+from projects.vega.config import Config
+from projects.vega.evaluate import evaluate, parts_of, score_part
+from projects.vega.module import FineTune
+from projects.vega.network import first_classifier, first_pretraining, tokenizer_of
+from projects.vega.phases import Pretrain
+from projects.vega.stages import labelled_part, training_part
+
+Told = Callable[[Sequence[Texts]], np.ndarray]
+
+
+def majority(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The most frequent class of the (noisy) training labels."""
+    return _fitted(cfg, workspace, lambda train: lambda texts: np.full(len(texts), np.bincount(train.labels).argmax()))  # fmt: skip
+
+
+def tfidf_words(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Logistic regression on TF-IDF weights of words, trained on the same (noisy) labels."""
+    return _tfidf(cfg, workspace, analyzer="word", token_pattern=r"(?u)\b\w+\b")
+
+
+def tfidf_chars(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The same on pieces of two to five letters within words."""
+    return _tfidf(cfg, workspace, analyzer="char_wb", ngram_range=(2, 5))
+
+
+def frozen_linear(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The same on the mean states of the encoder before training."""
+    encoder = text_classifier(cfg.model.pretrained, ("a", "b"), pooling="mean", max_length=cfg.model.max_length)  # fmt: skip
+
+    def fit(train: LabelledSet) -> Told:
+        def features(texts: Sequence[Texts]) -> np.ndarray:
+            with evaluated(encoder, cfg.trainer.accelerator):
+                return encoder.encode(texts, cfg.eval.batch_size).numpy()
+
+        model = _regression().fit(features(train.texts), train.labels)
+        return lambda texts: model.predict(features(texts))
+
+    return _fitted(cfg, workspace, fit)
+
+
+def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The classifier before its first step."""
+    return evaluate(cfg, FineTune(cfg, first_classifier(cfg)), workspace)
+
+
+def raw(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Pre-training: generator and discriminator before their first step."""
+    module = Pretrain(cfg, first_pretraining(cfg), tokenizer_of(cfg.model), 1)
+    return pre.evaluate(cfg, module.eval(), workspace)
+
+
+def jaccard(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Pre-training: overlap of the word sets."""
+    return _similarities(cfg, workspace, word_overlap)
+
+
+def tfidf(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Pre-training: cosine of TF-IDF vectors; document frequencies from the set itself."""
+    return _similarities(cfg, workspace, tfidf_cosine)
+
+
+def _similarities(cfg: Config, workspace: Workspace, measure: Callable[..., Any]) -> dict[str, float]:  # fmt: skip
+    sets = {name: pre.sts_set(cfg, name) for name in cfg.eval.sets}
+    told = {name: list(map(float, measure(data.first, data.second))) for name, data in sets.items()}
+    save_sts_items(workspace, sets, told)
+    return score_sts(sets, told)
+
+
+def _fitted(cfg: Config, workspace: Workspace, fit: Callable[[LabelledSet], Told]) -> dict[str, float]:  # fmt: skip
+    """Scores of a baseline, which is fitted on the training part of the config."""
+    train = training_part(cfg)
+    predict = fit(train)
+    metrics: dict[str, float] = {}
+    for part in parts_of(cfg):
+        data = labelled_part(cfg, part)
+        told = np.asarray(predict(data.texts))
+        sure = np.eye(len(train.classes))[told]
+        metrics |= score_part(cfg, part, sure, data.labels, workspace)
+    return metrics
+
+
+def _tfidf(cfg: Config, workspace: Workspace, **options: Any) -> dict[str, float]:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    def fit(train: LabelledSet) -> Told:
+        vocabulary = TfidfVectorizer(sublinear_tf=True, **options)
+        model = _regression().fit(vocabulary.fit_transform(_joined(train.texts)), train.labels)
+        return lambda texts: model.predict(vocabulary.transform(_joined(texts)))
+
+    return _fitted(cfg, workspace, fit)
+
+
+def _joined(texts: Sequence[Texts]) -> list[str]:
+    return [" ".join(row) for row in texts]
+
+
+def _regression() -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import MaxAbsScaler
+
+    return make_pipeline(MaxAbsScaler(), LogisticRegression(C=10.0, max_iter=1000))

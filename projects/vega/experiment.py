@@ -1,0 +1,113 @@
+"""Stages, evaluation, export and tasks put together, of fine-tuning and of pre-training."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.config import UserError
+from common.data.text.labelled.readers import Texts
+from common.engine.experiment import (
+    Experiment,
+    Plan,
+    Requirement,
+    bundled_requirement,
+    experiment_of,
+    weights_requirement,
+)
+from projects.vega import pretraining as pre
+from projects.vega import tasks
+from projects.vega.config import Config
+from projects.vega.evaluate import evaluate
+from projects.vega.exported import load_finetuned, save_finetuned
+from projects.vega.module import FineTune
+from projects.vega.network import build_classifier
+from projects.vega.select import select
+from projects.vega.stages import clean_part, stages
+from projects.vega.table import table
+
+PROBES = ("a small cat sleeps", "two men are repairing the roof of an old house")
+GLUE_FILES = "glue_data/<TASK>/*.tsv of gluebenchmark.com/tasks"
+
+
+def finetuning(cfg: Config) -> Experiment[FineTune]:
+    """Everything about the classifier."""
+    found = experiment_of(
+        cfg, stages, evaluate, export, load, embed, plan, {"select": select, "table": table}
+    )
+    further = {
+        name: partial(task, cfg, experiment=found)
+        for name, task in (("classify", tasks.classify), ("submit", tasks.submit))
+    }
+    return replace(found, tasks={**found.tasks, **further})
+
+
+def pretraining(cfg: Config) -> Experiment[pre.Kept]:
+    """Everything about generator and discriminator."""
+    return experiment_of(
+        cfg, pre.stages, pre.evaluate, pre.export, pre.load, pre.embed, pre.plan, {"table": table}
+    )
+
+
+def export(cfg: Config, module: FineTune, folder: Path) -> None:
+    """See `save_finetuned`."""
+    save_finetuned(module.classifier, folder)
+
+
+def load(cfg: Config, folder: Path) -> FineTune:
+    """See `load_finetuned`.
+
+    Raises:
+        UserError: a classifier of other classes than the config's task.
+    """
+    classifier = load_finetuned(folder)
+    if classifier.classes != cfg.data.glue_task.classes:
+        raise UserError(f"{folder} tells {', '.join(classifier.classes)}, not the classes of data.task={cfg.data.task}")  # fmt: skip
+    return FineTune(cfg, classifier)
+
+
+def embed(cfg: Config, module: FineTune) -> dict[str, Tensor]:
+    """Vectors and logits of two texts, compared after export and reload."""
+    pair = module.task.num_texts == 2
+    texts: list[Texts] = [(text, PROBES[0]) if pair else (text,) for text in PROBES]
+    vectors = module.classifier.encode(texts)
+    return {"vectors": vectors, "logits": module.classifier.score(texts)}
+
+
+def plan(cfg: Config) -> Plan[FineTune]:
+    """What `make check` reports on."""
+
+    def forward(module: FineTune, batch_size: int) -> Tensor:
+        ids = torch.ones(batch_size, cfg.model.max_length, dtype=torch.long)
+        own = module.classifier
+        found: Tensor = own(input_ids=ids, attention_mask=torch.ones_like(ids))
+        return found.sum()
+
+    count = _count(cfg)
+    return Plan(
+        lambda: FineTune(cfg, build_classifier(cfg, planned=True)), count, forward,
+        requirements(cfg, count),
+    )  # fmt: skip
+
+
+def requirements(cfg: Config, count: int) -> tuple[Requirement, ...]:
+    """Weights and data that the config needs."""
+    found = [*weights_requirement(cfg.model.pretrained)]
+    if cfg.model.tokenizer is not None:
+        found += weights_requirement(cfg.model.tokenizer)
+    if cfg.data.source == "bundled":
+        found.append(bundled_requirement("sst2-sentences"))
+    elif cfg.data.source != "synthetic":
+        where = cfg.data.train_file or cfg.data.glue_task.files["train"]
+        found.append(Requirement(f"data: GLUE's {cfg.data.task}", where, bool(count), GLUE_FILES))
+    return tuple(found)
+
+
+def _count(cfg: Config) -> int:
+    """Training examples; 0 where they are not here."""
+    try:
+        return len(clean_part(cfg))
+    except UserError:
+        return 0

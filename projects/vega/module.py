@@ -1,0 +1,103 @@
+"""What is fine-tuned: a classifier, with adversarial changes of its embeddings if asked for."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.config import OptimConfig
+from common.distributed.process import gather_objects
+from common.encoders.length_groups import in_length_groups
+from common.encoders.text.tuned.classifier import TextClassifier, Texts
+from common.encoders.text.tuned.perturbation import EmbeddingPerturbation
+from common.engine.module import ContrastiveModule
+from common.evaluation.text.glue import glue_metrics
+from projects.vega.config import Config
+from projects.vega.objective import change, task_loss
+
+# of self-calibration: share of the training examples that was flagged, and how many of these had been
+# flipped; of the last transductive round: share of the inputs with a pseudo label, and the largest
+# difference between the shares of a class among pseudo and training labels
+RECORD = ("flagged_share", "flagged_precision", "pseudo_share", "pseudo_drift")
+
+
+class FineTune(ContrastiveModule):
+    """A classifier of one task, with adversarial fine-tuning if asked for; validated by the task's score.
+
+    Source: Zhong et al. 2023, abstract, arXiv 2302.09268; He et al. 2021, section 4, arXiv 2006.03654.
+
+    Args:
+        cfg: the experiment's config.
+        classifier: what is trained.
+        optim: in place of the config's.
+
+    Distributed: local.
+    """
+
+    in_batch_negatives = False
+    record: Tensor
+
+    def __init__(self, cfg: Config, classifier: TextClassifier, optim: OptimConfig | None = None) -> None:  # fmt: skip
+        super().__init__(optim or cfg.optim)
+        self.classifier, self.task, self.sift = classifier, cfg.data.glue_task, cfg.sift
+        self.length_groups = cfg.model.length_groups
+        self._seen: list[tuple[list[Texts], Tensor]] = []
+        # what the tricks did, see RECORD; it travels with the weights
+        self.register_buffer("record", torch.full((len(RECORD),), math.nan))
+
+    def note(self, **values: float) -> None:
+        """Keep some of the numbers that `RECORD` names."""
+        for name, value in values.items():
+            self.record[RECORD.index(name)] = value
+
+    def noted(self) -> dict[str, float]:
+        """The numbers that are known."""
+        found = zip(RECORD, self.record.tolist(), strict=True)
+        return {name: value for name, value in found if not math.isnan(value)}
+
+    def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """L = L_task + alpha l(f(x + delta), f(x))."""
+        inputs, targets = batch["inputs"], batch["labels"]
+        if not self.sift.enabled:
+            logits = self._logits(inputs)
+            return self._terms(logits, targets)
+        own = self.sift
+        changes = EmbeddingPerturbation(self.classifier.backbone, own.layer)
+        with changes.clean():
+            logits = self._logits(inputs)
+        fixed = logits.detach()
+        deltas = changes.ascend(lambda: self._logits(inputs), lambda x: change(x, fixed), own.init, own.lr)  # fmt: skip
+        with changes.changed(deltas):
+            changed = self._logits(inputs)
+        terms = self._terms(logits, targets)
+        terms["sift"] = change(changed, logits)
+        return {**terms, "loss": terms["loss"] + own.alpha * terms["sift"]}  # Eq. 8
+
+    def _logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        if self.length_groups == 1:  # rows as they come, not by length
+            found: Tensor = self.classifier(**inputs)
+            return found.float()
+        return in_length_groups(self.classifier, self.length_groups, **inputs).float()
+
+    def _terms(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        loss = task_loss(logits, targets)
+        if self.task.is_regression:
+            return {"loss": loss}
+        hard = targets if targets.ndim == 1 else targets.argmax(1)
+        return {"loss": loss, "accuracy": logits.argmax(1).eq(hard).float().mean()}
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Collect."""
+        self._seen.append(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the task's score over the texts of all ranks, as ``val/score``."""
+        texts = [row for part, _ in self._seen for row in part]
+        labels = torch.cat([labels for _, labels in self._seen]).cpu()
+        self._seen = []
+        found = gather_objects((self.classifier.score(texts), labels))
+        logits, gold = (torch.cat(list(side)).numpy() for side in zip(*found, strict=True))
+        told = logits[:, 0] if self.task.is_regression else logits.argmax(1)
+        self.log("val/score", glue_metrics(self.task.name, told, gold)["score"])

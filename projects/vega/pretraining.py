@@ -1,0 +1,235 @@
+"""Pre-training: its two phases, what the encoder is worth afterwards, export, dry run."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.config import UserError
+from common.data.lookup import own_file
+from common.data.module import ContrastiveData
+from common.data.samplers import sample_rng
+from common.data.text.replaced_tokens import ReplacedTokenRows
+from common.data.text.sets import StsSet, load_sentences, load_sts
+from common.data.text.synthetic import synthetic_sentence_pairs, synthetic_sentences
+from common.encoders.modes import evaluated
+from common.encoders.text.sentence import SentenceEncoder
+from common.encoders.text.tower import TextTower
+from common.engine.experiment import (
+    Plan,
+    Requirement,
+    Stage,
+    bundled_requirement,
+    weights_requirement,
+)
+from common.engine.module import ContrastiveModule
+from common.engine.workspace import Workspace
+from common.evaluation.text.sts_protocol import evaluate_sts
+from common.export.sentence_encoders import load_sentence_encoder, save_sentence_encoder
+from common.families.sentences.evaluation import save_sts_items, sentence_geometry
+from projects.vega.config import Config
+from projects.vega.network import (
+    build_pretraining,
+    first_pretraining,
+    reader_is_absent,
+    tokenizer_of,
+)
+from projects.vega.phases import Pretrain
+
+SYNTHETIC, STS_PAIRS = 96, 48
+_DRAW_STREAM = 2**31 + 75
+
+
+class Kept(ContrastiveModule):
+    """What an export keeps: an encoder that is evaluated and not trained.
+
+    Args:
+        cfg: the experiment's config.
+        encoder: of an exported folder.
+    """
+
+    def __init__(self, cfg: Config, encoder: SentenceEncoder) -> None:
+        super().__init__(cfg.optim)
+        self.encoder = encoder
+
+
+def stages(cfg: Config) -> Iterator[Stage]:
+    """Phase 1, then phase 2 on the same generator and discriminator; one of them may have no steps."""
+    own, model, tokenizer = cfg.pretrain, first_pretraining(cfg), tokenizer_of(cfg.model)
+    if own.phase1_steps or own.phase1_weights:
+        given = None if own.phase1_weights is None else Path(own.phase1_weights)
+        if given is not None and not given.is_file():
+            raise UserError(f"pretrain.phase1_weights: there is no checkpoint {given}")
+        steps = {"max_steps": max(1, own.phase1_steps), "max_epochs": None}
+        module = Pretrain(cfg, model, tokenizer, 1)
+        yield Stage("rtd", module, training_data(cfg, module), steps, weights=given)
+    if own.phase2_steps:
+        steps = {"max_steps": own.phase2_steps, "max_epochs": None}
+        module = Pretrain(cfg, model, tokenizer, 2)
+        yield Stage("rtd_cl", module, training_data(cfg, module), steps)
+
+
+def training_data(cfg: Config, module: Pretrain) -> ContrastiveData:
+    """Rows of a phase; sentences beside them where it has a contrast."""
+    data = rows(cfg, module, training_texts(cfg), sentences=module.cl_head is not None)
+    size = cfg.data.batch_size
+    if module.phase == 2 and cfg.pretrain.phase2_batch_size is not None:
+        size = cfg.pretrain.phase2_batch_size
+    return ContrastiveData(data, batch_size=size, seed=cfg.seed, num_workers=cfg.data.num_workers)
+
+
+def rows(cfg: Config, module: Pretrain, texts: list[str], sentences: bool) -> ReplacedTokenRows:
+    """The data set of texts."""
+    own = cfg.pretrain
+    return ReplacedTokenRows(
+        texts, module.tokenizer, max_length=own.max_length, mask_share=own.mask_share,
+        mask_limit=own.mask_limit, packed=own.packed, seed=cfg.seed,
+        sentence_length=own.sentence_length if sentences else None,
+    )  # fmt: skip
+
+
+def training_texts(cfg: Config) -> list[str]:
+    """Texts of the config.
+
+    Raises:
+        UserError: no such file, or fewer texts than the limit.
+    """
+    own = cfg.pretrain
+    if own.texts == "synthetic":
+        return synthetic_sentences(own.limit or SYNTHETIC, seed=cfg.seed)
+    if own.texts == "sentences":
+        return load_sentences(cfg.data.root, limit=own.limit, seed=cfg.seed)
+    path = own_file(str(own.file), cfg.data.root, "texts")
+    texts = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    if own.limit is None:
+        return texts
+    if own.limit > len(texts):
+        raise UserError(f"pretrain.limit={own.limit}, but {path} has {len(texts)} texts")
+    order = sample_rng(cfg.seed, 0, 0, _DRAW_STREAM).permutation(len(texts))
+    return [texts[i] for i in sorted(order[: own.limit])]
+
+
+def held_out(cfg: Config) -> list[str]:
+    """Texts that are not trained on; of a file its own first ones, as they are."""
+    count = cfg.eval.held_out
+    if cfg.pretrain.texts == "synthetic":
+        return synthetic_sentences(min(count, SYNTHETIC), seed=cfg.seed + 1)
+    if cfg.pretrain.texts == "sentences":
+        return load_sentences(cfg.data.root, split="test", limit=count, seed=0)
+    return training_texts(cfg)[:count]
+
+
+def sts_set(cfg: Config, name: str) -> StsSet:
+    """An STS set; synthetic where the training texts are."""
+    if cfg.pretrain.texts == "synthetic":
+        return StsSet(name, *synthetic_sentence_pairs(STS_PAIRS, seed=len(name)))
+    return load_sts(cfg.data.root, name)
+
+
+def sentence_encoder(module: Pretrain | Kept) -> SentenceEncoder:
+    """The discriminator alone, with the mean over its tokens; a copy."""
+    if isinstance(module, Kept):
+        return module.encoder
+    tower = TextTower(module.model.encoder(), "avg")
+    return SentenceEncoder(tower, copy.deepcopy(module.tokenizer)).eval()
+
+
+def evaluate(cfg: Config, module: Pretrain | Kept, workspace: Workspace) -> dict[str, float]:
+    """Spearman of cosines on STS sets, geometry, and how well replaced tokens are detected."""
+    sets = {name: sts_set(cfg, name) for name in cfg.eval.sets}
+    encoder = sentence_encoder(module)
+    with evaluated(encoder, cfg.trainer.accelerator):
+        metrics, cosines = evaluate_sts(lambda texts: encoder.encode(texts, cfg.eval.batch_size), sets)  # fmt: skip
+        metrics |= sentence_geometry(lambda texts: encoder.encode(texts, cfg.eval.batch_size), next(iter(sets.values())))  # fmt: skip
+    save_sts_items(workspace, sets, cosines)
+    return metrics if isinstance(module, Kept) else {**metrics, **detection(cfg, module)}
+
+
+def detection(cfg: Config, module: Pretrain) -> dict[str, float]:
+    """Accuracy and area under the ROC curve of detection, accuracy of the generator, on held-out texts.
+
+    ``replaced_share`` of the tokens is replaced: 1 - it is the accuracy of a detector that never says so.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    data = rows(cfg, module, held_out(cfg), sentences=False)
+    scores, gold, hits, size = [], [], [], cfg.eval.batch_size
+    with evaluated(module, cfg.trainer.accelerator):
+        device = next(module.parameters()).device
+        for start in range(0, len(data), size):
+            keys = [(i, 0) for i in range(start, min(start + size, len(data)))]
+            part = {k: v.to(device) for k, v in data[keys]["rows"].items()}  # type: ignore[attr-defined]
+            made = module.model.generate(part["masked"], part["attention_mask"], part["labels"], part["input_ids"], part["uniform"])  # fmt: skip
+            logits = module.model.detect(made.ids, part["attention_mask"])
+            scores.append(logits[part["counted"]].float().cpu())
+            gold.append(made.replaced[part["counted"]].cpu())
+            hits.append(made.logits.argmax(1).eq(part["input_ids"][part["labels"] >= 0]).cpu())
+    told, known = torch.cat(scores), torch.cat(gold)
+    share = float(known.float().mean())
+    found = {
+        "rtd_accuracy": float(told.gt(0).eq(known).float().mean()), "replaced_share": share,
+        "mlm_accuracy": float(torch.cat(hits).float().mean()),
+    }  # fmt: skip
+    if 0 < share < 1:
+        found["rtd_auc"] = float(roc_auc_score(known.numpy(), told.numpy()))
+    return found
+
+
+def export(cfg: Config, module: Pretrain | Kept, folder: Path) -> None:
+    """The discriminator as a sentence encoder: no generator, no heads."""
+    save_sentence_encoder(sentence_encoder(module), folder)
+
+
+def load(cfg: Config, folder: Path) -> Kept:
+    """The encoder of an exported folder."""
+    return Kept(cfg, load_sentence_encoder(folder))
+
+
+def embed(cfg: Config, module: Pretrain | Kept) -> dict[str, Tensor]:
+    """Vectors of two sentences, compared after export and reload."""
+    return {"vectors": sentence_encoder(module).encode(["a small cat sleeps", "two men repair a roof"])}  # fmt: skip
+
+
+def plan(cfg: Config) -> Plan[Any]:
+    """What `make check` reports on."""
+    phase = 2 if cfg.pretrain.phase2_steps else 1
+
+    def forward(module: Pretrain, batch_size: int) -> Tensor:
+        ids = torch.ones(batch_size, cfg.pretrain.max_length, dtype=torch.long)
+        mask = torch.ones_like(ids)
+        guessed: Tensor = module.model.generator.base_model(
+            input_ids=ids, attention_mask=mask
+        ).last_hidden_state
+        return module.model.states(ids, mask).sum() + guessed.sum()
+
+    return Plan(
+        lambda: Pretrain(cfg, build_pretraining(cfg, planned=True), _reader(cfg), phase),
+        _count(cfg), forward, requirements(cfg),
+    )  # fmt: skip
+
+
+def _reader(cfg: Config) -> Any:
+    """The tokenizer; None for a dry run where it is not on this machine."""
+    return None if reader_is_absent(cfg.model) else tokenizer_of(cfg.model)
+
+
+def requirements(cfg: Config) -> tuple[Requirement, ...]:
+    """Weights, tokenizer and texts."""
+    found = [*weights_requirement(cfg.model.pretrained)]
+    if cfg.model.tokenizer is not None:
+        found += weights_requirement(cfg.model.tokenizer)
+    if cfg.pretrain.texts == "sentences":
+        found.append(bundled_requirement("sentences-en"))
+    elif cfg.pretrain.texts == "file":
+        found.append(Requirement("data: texts", str(cfg.pretrain.file), bool(_count(cfg)), "one text a line"))  # fmt: skip
+    return tuple(found)
+
+
+def _count(cfg: Config) -> int:
+    try:
+        return len(training_texts(cfg))
+    except UserError:
+        return 0

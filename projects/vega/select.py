@@ -1,0 +1,119 @@
+"""`make run TASK=select`: every combination of strategies on development data; the best is the recipe."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from common.data.text.labelled.glue import GLUE
+from common.engine.run import train
+from common.engine.workspace import Workspace
+from common.evaluation.text.glue import TASKS
+from projects.vega.config import Config
+from projects.vega.tasks import read_metrics
+
+
+class Combination(NamedTuple):
+    """One strategy: what fine-tuning starts from, and the tricks that are on."""
+
+    start: str
+    tricks: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """For tables and run ids."""
+        return "+".join([self.start, *self.tricks])
+
+
+def select(cfg: Config, workspace: Workspace) -> dict[str, Any]:
+    """Train every combination with every seed and choose for each task, by the median development score.
+
+    ``eval.part=dev`` holds for all runs, whatever the config says, so that no test part is read.
+    Finished runs are kept: a broken-off selection goes on. The choice is in selection.json.
+    """
+    starts = cfg.select.starts or {"start": cfg.model.pretrained}
+    scores: dict[str, dict[str, list[float]]] = {}
+    for task in cfg.select.tasks or [cfg.data.task]:
+        own: dict[str, list[float]] = {}
+        for combination in combinations(list(starts), cfg.select.tricks, GLUE[task].is_regression):
+            own[combination.name] = [
+                _score(cfg, workspace, task, combination, starts, seed) for seed in cfg.select.seeds
+            ]
+            workspace.say(f"{task} {combination.name}: {median(own[combination.name]):.4f}")
+        scores[task] = own
+    found = {"measure": "dev_score, median over seeds", "seeds": cfg.select.seeds, "tasks": chosen(scores)}  # fmt: skip
+    folder = workspace.folder(".")
+    (folder / "selection.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    text = grid(scores)
+    (folder / "selection.md").write_text(text, encoding="utf-8")
+    workspace.say(text)
+    return found
+
+
+def combinations(starts: Sequence[str], tricks: Sequence[str], regression: bool) -> Iterator[Combination]:  # fmt: skip
+    """{starts} x {each trick on or off}; scores have no classes to calibrate.
+
+    >>> len(list(combinations(["rtd", "rtd_cl"], ["sift", "self_calibration", "transductive"], False)))
+    16
+    """
+    known = [t for t in tricks if not (regression and t == "self_calibration")]
+    for start, flags in product(starts, product((False, True), repeat=len(known))):
+        yield Combination(start, tuple(t for t, on in zip(known, flags, strict=True) if on))
+
+
+def chosen(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, Any]:
+    """Of each task the combination with the largest median; of equal ones that with the fewest tricks.
+
+    Args:
+        scores: task -> combination -> development score of every seed.
+    """
+    found = {}
+    for task, own in scores.items():
+        best = min(own, key=lambda name: (-median(own[name]), name.count("+"), name))
+        medians = {name: median(values) for name, values in own.items()}
+        found[task] = {"chosen": best, "medians": medians, "scores": {k: list(v) for k, v in own.items()}}  # fmt: skip
+    return found
+
+
+def grid(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """Markdown: combinations down, tasks across, medians; the chosen one of a task in bold.
+
+    The last column is the mean over the tasks, GLUE's average where there are all nine.
+    """
+    told = chosen(scores)
+    tasks = [task for task in TASKS if task in scores]
+    names = list(dict.fromkeys(name for own in scores.values() for name in own))
+    lines = ["| strategy | " + " | ".join(tasks) + " | mean |", "|" + "---|" * (len(tasks) + 2)]
+    for name in names:
+        values = [told[task]["medians"].get(name) for task in tasks]
+        cells = [
+            "" if value is None else f"**{value:.4f}**" if told[task]["chosen"] == name else f"{value:.4f}"
+            for task, value in zip(tasks, values, strict=True)
+        ]  # fmt: skip
+        known = [value for value in values if value is not None]
+        mean = f"{sum(known) / len(known):.4f}" if len(known) == len(tasks) else ""
+        lines.append("| " + " | ".join([name, *cells, mean]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _score(cfg: Config, workspace: Workspace, task: str, own: Combination, starts: Mapping[str, str], seed: int) -> float:  # fmt: skip
+    """Development score of a run, which is trained unless it is finished."""
+    run_id = f"select-{task}-{own.name}-{seed}"
+    folder = Path(cfg.runs_dir) / workspace.project / workspace.config / run_id
+    if not (folder / "metrics.json").is_file():
+        words = [
+            f"data.task={task}", f"data.source={cfg.data.source}", f"seed={seed}", f"run_id={run_id}",
+            f"runs_dir={cfg.runs_dir}", "eval.part=dev", f"model.pretrained={starts[own.start]}",
+            *(f"{trick}.enabled={str(trick in own.tricks).lower()}" for trick in ("sift", "self_calibration", "transductive")),
+            *([f"data.root={cfg.data.root}"] if cfg.data.root is not None else []),
+            *(["data.noise=0.0"] if GLUE[task].is_regression else []),
+        ]  # fmt: skip
+        if folder.exists():
+            words.append(f"resume={run_id}")
+        train(workspace.project, workspace.config, words)
+    metrics = read_metrics(folder)
+    if task == "mnli" and "dev_mm_score" in metrics:
+        return (metrics["dev_score"] + metrics["dev_mm_score"]) / 2
+    return metrics["dev_score"]

@@ -1,0 +1,152 @@
+"""Fine-tuning: plain or adversarial, then self-calibration, then transductive rounds."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from common.data.module import ContrastiveData
+from common.data.text.labelled.batches import ClassBatches, EvaluationTexts
+from common.data.text.labelled.glue import drawn, flipped, read_glue, read_inputs
+from common.data.text.labelled.readers import LabelledSet, Texts
+from common.encoders.modes import evaluated
+from common.engine.experiment import Stage
+from common.families.classification.pseudo_labels import (
+    calibrated,
+    class_shares,
+    folds,
+    pseudo_labelled,
+    united,
+)
+from projects.vega.config import Config
+from projects.vega.module import FineTune
+from projects.vega.network import first_classifier
+
+
+def stages(cfg: Config) -> Iterator[Stage]:
+    """Each fine-tuning starts from the same weights; a transductive round goes on from what is there."""
+    train = training_part(cfg)
+    found: list[FineTune] = []
+    yield from first_stages(cfg, train, found)
+    module = found[-1]
+    if cfg.transductive.enabled:
+        yield from _transductive(cfg, train, module)
+
+
+def first_stages(cfg: Config, train: LabelledSet, found: list[FineTune]) -> Iterator[Stage]:
+    """Up to the transductive rounds; the trained module is appended to `found`."""
+    own = cfg.self_calibration
+    if not own.enabled or not own.mu:  # mu = 0 would train on the labels as they are
+        found.append(_module(cfg))
+        yield _stage(cfg, "finetune", found[-1], train)
+        return
+    if own.k == 1:  # the model re-reads what it was trained on
+        first = _module(cfg)
+        yield _stage(cfg, "finetune", first, train)
+        seen = predicted(cfg, first, train.texts)
+    else:  # models that have not seen the label; nobody reads a model of all examples here
+        seen = np.zeros((len(train), len(train.classes)), dtype=np.float32)
+        for number, (outside, inside) in enumerate(folds(len(train), own.k, cfg.seed)):
+            part = _module(cfg)
+            yield _stage(cfg, f"fold_{number}", part, train.subset(outside))
+            seen[inside] = predicted(cfg, part, [train.texts[i] for i in inside])
+    targets, flagged = calibrated(train, seen, own.threshold, own.mu)
+    module = _module(cfg)
+    module.note(flagged_share=float(flagged.mean()))
+    if flagged.any() and cfg.data.noise:
+        wrong = train.labels != clean_part(cfg).labels
+        module.note(flagged_precision=float(wrong[flagged].mean()))
+    found.append(module)
+    yield _stage(cfg, "calibrated", module, targets)
+
+
+def _transductive(cfg: Config, train: LabelledSet, module: FineTune) -> Iterator[Stage]:
+    """Rounds on training examples and pseudo labels of the inputs, which come without labels."""
+    own, target = cfg.transductive, target_texts(cfg)
+    for number in range(own.rounds):
+        told = predicted(cfg, module, target)
+        pseudo = pseudo_labelled(target, told, train.classes, own.threshold, own.soft)
+        classes = len(train.classes)
+        if classes > 1 and pseudo is not None:
+            pairs = zip(class_shares(pseudo, classes), class_shares(train, classes), strict=True)
+            module.note(pseudo_drift=max(abs(a - b) for a, b in pairs))
+        module.note(pseudo_share=0.0 if pseudo is None else len(pseudo) / len(target))
+        slower = replace(cfg.optim, lr=cfg.optim.lr * own.lr_scale)
+        following = FineTune(cfg, module.classifier, slower)
+        following.record.copy_(module.record)
+        module = following
+        yield _stage(cfg, f"transductive_{number + 1}", module, united(train, pseudo), own.epochs)
+
+
+def predicted(cfg: Config, module: FineTune, texts: list[Texts]) -> np.ndarray:
+    """Probabilities (N, C), or scores (N, 1) of a regression."""
+    with evaluated(module.classifier, cfg.trainer.accelerator):
+        logits = module.classifier.score(texts, cfg.eval.batch_size)
+    found: np.ndarray = (logits if module.task.is_regression else logits.softmax(1)).numpy()
+    return found
+
+
+def clean_part(cfg: Config) -> LabelledSet:
+    """Training examples with the labels of the files."""
+    own = cfg.data
+    whole = read_glue(own.glue_task, "train", own.root, own.source, own.file("train"))
+    return drawn(whole, own.limit, cfg.seed)
+
+
+def training_part(cfg: Config) -> LabelledSet:
+    """Training examples, a share of whose labels may be flipped; the same for all strategies."""
+    return flipped(clean_part(cfg), cfg.data.noise, cfg.seed)
+
+
+def labelled_part(cfg: Config, part: str) -> LabelledSet:
+    """A part with public labels, as it is."""
+    own = cfg.data
+    return read_glue(own.glue_task, part, own.root, own.source, own.file(part))
+
+
+def target_texts(cfg: Config) -> list[Texts]:
+    """Inputs that are to be labelled: those of the part that is evaluated on, never of another one."""
+    own = cfg.data
+    parts: list[str] = [cfg.eval.part]
+    if f"{cfg.eval.part}_mm" in own.glue_task.files and own.source != "file":
+        parts.append(f"{cfg.eval.part}_mm")
+    return [
+        texts for part in parts
+        for texts in read_inputs(own.glue_task, part, own.root, own.source, own.file(part)).texts
+    ]  # fmt: skip
+
+
+def training_data(cfg: Config, module: FineTune, train: LabelledSet) -> ContrastiveData:
+    """Shuffled training examples; the development part as it is, if the config validates."""
+    val: dict[str, Dataset[Any]] = {}
+    if cfg.trainer.val_every_n_steps is not None:
+        val["dev"] = DevTexts(labelled_part(cfg, "dev"))
+    return ContrastiveData(
+        ClassBatches(train, module.classifier, seed=cfg.seed), batch_size=cfg.data.batch_size,
+        seed=cfg.seed, num_workers=cfg.data.num_workers, val=val, eval_batch_size=cfg.eval.batch_size,
+    )  # fmt: skip
+
+
+class DevTexts(EvaluationTexts):
+    """Texts for validation, whose labels may be scores."""
+
+    def __getitem__(self, index: int) -> tuple[Texts, Any]:
+        return self.data.texts[index], self.data.labels[index].item()
+
+
+def _module(cfg: Config) -> FineTune:
+    return FineTune(cfg, first_classifier(cfg))
+
+
+def _stage(cfg: Config, name: str, module: FineTune, train: LabelledSet, epochs: float | None = None) -> Stage:  # fmt: skip
+    length = {} if epochs is None else {"max_epochs": epochs, "max_steps": None}
+    monitor = None if cfg.trainer.val_every_n_steps is None else "val/score"
+    return Stage(name, module, training_data(cfg, module, train), length, monitor)
+
+
+def chance(labels: np.ndarray) -> float:
+    """Share of the most frequent class."""
+    return float(torch.as_tensor(labels).bincount().max() / len(labels))

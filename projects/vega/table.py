@@ -1,0 +1,111 @@
+"""`make run TASK=table`: scores of finished runs beside the leaderboard, the human scores, the ablation."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from common.config import UserError
+from common.engine.workspace import Workspace
+from common.evaluation.text.glue import HUMAN, TASKS, best_tasks, glue_average, leaderboard
+from projects.vega.config import Config
+from projects.vega.tasks import read_metrics, read_settings
+
+Scores = dict[str, dict[str, dict[int, float]]]  # strategy -> task -> seed -> score, per cent
+
+
+def table(cfg: Config, workspace: Workspace) -> str:
+    """Medians over seeds by strategy and task; the best strategy of every task beside other systems.
+
+    Our numbers are of development parts (or of a bundled test part), the leaderboard's of hidden test
+    labels: they stand side by side, they are not comparable.
+
+    Raises:
+        UserError: no finished run of fine-tuning.
+    """
+    folders = [Path(name) for name in cfg.table.runs] or sorted(
+        path.parent for path in (Path(cfg.runs_dir) / workspace.project).glob("*/*/metrics.json")
+    )
+    scores: Scores = defaultdict(lambda: defaultdict(dict))
+    for folder in folders:
+        settings = read_settings(folder)
+        if settings.get("train") == "finetune":
+            name, task, value = row_of(settings, read_metrics(folder))
+            scores[name][task][settings["seed"]] = value
+    if not scores:
+        raise UserError("no finished run of fine-tuning: train some, or name table.runs")
+    text = "\n".join([ablation(scores), beside_others(best_scores(scores))])
+    (workspace.folder(".") / "table.md").write_text(text, encoding="utf-8")
+    workspace.say(text)
+    return text
+
+
+def row_of(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> tuple[str, str, float]:
+    """Strategy, task and score in per cent of a run."""
+    tricks = [t for t in ("sift", "self_calibration", "transductive") if settings[t]["enabled"]]
+    part = settings["eval"]["part"]
+    both = [metrics[f"{part}{end}_score"] for end in ("", "_mm") if f"{part}{end}_score" in metrics]
+    if not both:
+        raise UserError(f"a run has no {part}_score: evaluate it again")
+    name = "+".join([str(settings["model"]["pretrained"]), *tricks])
+    return name, str(settings["data"]["task"]), 100 * sum(both) / len(both)
+
+
+def ablation(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -> str:
+    """Markdown: strategies down, tasks across, medians and the number of seeds."""
+    tasks = [task for task in TASKS if any(task in own for own in scores.values())]
+    lines = ["## Strategies", "", "| strategy | " + " | ".join(tasks) + " |", "|" + "---|" * (len(tasks) + 1)]  # fmt: skip
+    for name in sorted(scores):
+        cells = [
+            f"{median(scores[name][t].values()):.1f} ({len(scores[name][t])})" if t in scores[name] else ""
+            for t in tasks
+        ]  # fmt: skip
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def best_scores(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[str, float]:
+    """Of each task the largest median over the strategies."""
+    return {
+        task: max(median(own[task].values()) for own in scores.values() if task in own)
+        for task in TASKS
+        if any(task in own for own in scores.values())
+    }
+
+
+def beside_others(own: Mapping[str, float]) -> str:
+    """Markdown: our scores, named vega-like, under the leaderboard's; humans; where who is best.
+
+    Args:
+        own: task -> score in per cent, of some or all of the nine tasks.
+    """
+    rows = leaderboard()
+    lines = ["## Beside the leaderboard of January 2022", "",
+             "Leaderboard: hidden test labels. vega-like: this repository's runs, on parts with public labels.",
+             "", "| system | average | " + " | ".join(TASKS) + " |", "|" + "---|" * (len(TASKS) + 2)]  # fmt: skip
+    for name, row in {**rows, "vega-like": dict(own)}.items():
+        merged = {**row, "mnli": (row["mnli"] + row.get("mnli_mm", row["mnli"])) / 2} if "mnli" in row else dict(row)  # fmt: skip
+        average = f"{glue_average(merged | {'mnli_mm': merged['mnli']}):.2f}" if all(t in merged for t in TASKS) else ""  # fmt: skip
+        cells = [f"{merged[task]:.1f}" if task in merged else "" for task in TASKS]
+        lines.append("| " + " | ".join([name, average, *cells]) + " |")
+    lines += [
+        "",
+        *(_against_humans("Vega v1", rows["Vega v1"])),
+        *_against_humans("vega-like", own),
+    ]
+    others = {name: row for name, row in rows.items() if name != "Vega v1"}
+    lines += ["", f"Vega v1 is best, or as good as the best, on {_listed(best_tasks(rows['Vega v1'], others))}.",
+              f"vega-like is best on {_listed(best_tasks(own, rows))}."]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _against_humans(name: str, row: Mapping[str, float]) -> list[str]:
+    return [
+        f"- {name}, {task}: {row[task]:.1f} against {human:.1f} of humans, {'above' if row[task] > human else 'not above'}"
+        for task, human in HUMAN.items() if task in row
+    ]  # fmt: skip
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if names else "no task"

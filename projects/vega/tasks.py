@@ -1,0 +1,193 @@
+"""`make run`: labels of the user's own texts, and submission files for GLUE's leaderboard."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from common.config import UserError, load
+from common.data.text.labelled.glue import GLUE, read_glue, read_inputs
+from common.data.text.labelled.readers import Texts
+from common.encoders.modes import evaluated
+from common.engine.experiment import Experiment
+from common.engine.run import load_module, train, trained_module
+from common.engine.workspace import Workspace
+from common.evaluation.text.glue import glue_average, glue_metrics
+from common.families.classification.submission import write_submission
+from projects.vega.config import Config
+from projects.vega.module import FineTune
+
+
+def classify(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]) -> list[str]:
+    """Labels of the lines of a file with their probabilities (scores of STS-B); also in predictions.tsv.
+
+    Raises:
+        UserError: no trained run, no file, or lines that are no pairs where the task has pairs.
+    """
+    own = cfg.classify
+    module, _ = trained_module(experiment, workspace, own.run, cfg.runs_dir)
+    texts = _lines(own.input, module.task.num_texts)
+    logits = logits_of(cfg, module, texts)
+    if module.task.is_regression:
+        found = [f"{x:.3f}" for x in logits[:, 0]]
+        lines = ["\t".join([label, *row]) for label, row in zip(found, texts, strict=True)]
+    else:
+        shares = np.exp(logits - logits.max(1, keepdims=True))
+        shares /= shares.sum(1, keepdims=True)
+        found = [module.classifier.classes[i] for i in shares.argmax(1)]
+        lines = [
+            "\t".join([label, f"{p:.3f}", *row])
+            for label, p, row in zip(found, shares.max(1), texts, strict=True)
+        ]
+    path = workspace.folder(".") / "predictions.tsv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for line in lines:
+        workspace.say(line)
+    return found
+
+
+def submit(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]) -> Path:
+    """One file a task in the leaderboard's format, of all nine tasks; returns the folder.
+
+    Every task takes its newest finished run of the project (or those that ``submit.runs`` names);
+    ``submit.train=true`` trains what is missing with this config. With ``submit.parts=dev`` the same
+    files of the parts with public labels, their scores and the average: a rehearsal.
+
+    Raises:
+        UserError: a task without a run.
+    """
+    unknown = sorted(set(cfg.submit.runs) - set(GLUE))
+    if unknown:
+        raise UserError(f"submit.runs: no GLUE task '{unknown[0]}'; there are {', '.join(GLUE)}")
+    runs = {name: runs_of(cfg, workspace, name) for name in GLUE}
+    missing = [name for name, own in runs.items() if not own]
+    if missing and not cfg.submit.train:
+        raise UserError(f"no finished run of {', '.join(missing)}: train them (make train PROJECT=vega data.task=...), name them in submit.runs, or set submit.train=true")  # fmt: skip
+    for name in missing:
+        runs[name] = [str(train(workspace.project, workspace.config, _overrides(cfg, name)))]
+    folder = workspace.folder(f"submission-{cfg.submit.parts}")
+    scores: dict[str, float] = {}
+    for name, own in runs.items():
+        scores |= _write_task(cfg, workspace, experiment, name, own, folder)
+    if scores:
+        average = glue_average(scores)
+        text = json.dumps({"vega-like": {**scores, "average": average}}, indent=2)
+        (folder / "scores.json").write_text(text + "\n", encoding="utf-8")
+        workspace.say(text)
+    workspace.say(f"submission files: {folder}")
+    return folder
+
+
+def _write_task(
+    cfg: Config, workspace: Workspace, experiment: Experiment[FineTune], name: str, runs: list[str], folder: Path
+) -> dict[str, float]:  # fmt: skip
+    """Files of one task; scores of parts with public labels."""
+    task, kind = GLUE[name], cfg.submit.parts
+    modules = [_module_of(cfg, workspace, run, name) for run in runs]
+    parts = [part for part in task.files if part.startswith(kind)] if cfg.data.source == "official" else [kind]  # fmt: skip
+    scores = {}
+    for part in parts:
+        try:
+            data = read_inputs(task, part, cfg.data.root, cfg.data.source)
+        except UserError as error:
+            if part != "test_ax":
+                raise
+            workspace.say(f"AX.tsv is left out, which the leaderboard asks for: {error}")
+            continue
+        logits = np.mean([logits_of(cfg, module, data.texts) for module in modules], 0)
+        write_submission(folder, task, part.replace("dev", "test"), data.index, logits)
+        if kind == "dev":
+            gold = read_glue(task, part, cfg.data.root, cfg.data.source)
+            known = set(gold.texts)
+            kept = [i for i, texts in enumerate(data.texts) if texts in known]
+            told = (logits[:, 0] if task.is_regression else logits.argmax(1))[kept]
+            scores[name + part.removeprefix("dev")] = glue_metrics(name, told, gold.labels)["score"]  # fmt: skip
+    return scores
+
+
+def _module_of(cfg: Config, workspace: Workspace, which: str, name: str) -> FineTune:
+    """The classifier of a run or of an exported folder, which must be of the task."""
+    from projects.vega.experiment import finetuning
+
+    own = load(Config, workspace.project, workspace.config, _overrides(cfg, name))
+    place = Path(which)
+    if place.is_dir() and not (place / "meta.json").exists():
+        return load_module(finetuning(own), place)
+    module, run = trained_module(finetuning(own), workspace, which, cfg.runs_dir)
+    if module.task.name != name:
+        raise UserError(f"submit.runs: {run} is a run of {module.task.name}, not of {name}")
+    return module
+
+
+def runs_of(cfg: Config, workspace: Workspace, name: str) -> list[str]:
+    """Named run of a task; else the newest finished one, or one of each seed to be averaged."""
+    if name in cfg.submit.runs:
+        return [cfg.submit.runs[name]]
+    found: dict[int, str] = {}
+    finished = (Path(cfg.runs_dir) / workspace.project).glob("*/*/metrics.json")
+    for path in sorted(finished, key=lambda p: p.stat().st_mtime):
+        settings = read_settings(path.parent)
+        own = settings.get("train") == "finetune" and settings["data"]["task"] == name
+        if own and settings["data"]["source"] == cfg.data.source:
+            found[settings["seed"]] = str(path.parent)
+    every = list(found.values())
+    return every if cfg.submit.average else every[-1:]
+
+
+def _overrides(cfg: Config, name: str) -> list[str]:
+    """The config for another task; what it must not have is switched off."""
+    words = [f"data.task={name}", f"data.source={cfg.data.source}", f"runs_dir={cfg.runs_dir}", f"seed={cfg.seed}"]  # fmt: skip
+    if cfg.data.root is not None:
+        words.append(f"data.root={cfg.data.root}")
+    if GLUE[name].is_regression:
+        words += ["self_calibration.enabled=false", "data.noise=0.0"]
+    return words
+
+
+def logits_of(cfg: Config, module: FineTune, texts: list[Texts]) -> np.ndarray:
+    """(N, C), float32."""
+    with evaluated(module.classifier, cfg.trainer.accelerator):
+        found: np.ndarray = module.classifier.score(texts, cfg.eval.batch_size).numpy()
+    return found
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    """Config of a run.
+
+    Raises:
+        UserError: not a run.
+    """
+    try:
+        found: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"{run} is no run: {error}") from error
+    return found
+
+
+def read_metrics(run: Path) -> dict[str, float]:
+    """Metrics of a finished run.
+
+    Raises:
+        UserError: it is not finished.
+    """
+    try:
+        found: dict[str, float] = json.loads((run / "metrics.json").read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"{run} is no finished run: {error}") from error
+    return found
+
+
+def _lines(name: str | None, num_texts: int) -> list[Texts]:
+    if name is None:
+        raise UserError("classify.input: name a text file with one text a line")
+    try:
+        lines = [line for line in Path(name).read_text("utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise UserError(f"classify.input: {error}") from error
+    rows: list[Texts] = [tuple(line.split("\t")) if num_texts == 2 else (line,) for line in lines]
+    if not rows or any(len(row) != num_texts for row in rows):
+        what = "one text a line" if num_texts == 1 else "two texts a line, separated by a tab"
+        raise UserError(f"classify.input: {name} must hold {what}")
+    return rows

@@ -1,0 +1,318 @@
+"""Replaced tokens, shared embeddings, disentangled attention, the two phases."""
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForMaskedLM
+
+from common.encoders.text.disentangled import disentangled_from_bert, shallow
+from common.encoders.text.replaced_tokens import put_in, sample_tokens
+from common.encoders.text.tower import load_tokenizer, load_transformer
+from common.engine.run import export
+from common.losses.auxiliary.replaced_tokens import replaced_token_loss
+from projects.vega.network import build_pretraining, random_config
+from projects.vega.phases import PretrainObjective
+from projects.vega.pretraining import sentence_encoder
+from tests.projects.vega.conftest import (
+    GOLDEN,
+    STILL,
+    config,
+    pretrain_of,
+    weights_of,
+)
+from tests.projects.vega.workers import two_steps
+
+
+def wave(phase, b, d):
+    return torch.arange(b * d, dtype=torch.float64).mul(0.33).add(phase).sin().view(b, d)
+
+
+def test_a_sampled_original_is_original():
+    """Checklist 1: labels come after sampling; the mask is what the generator reads."""
+    ids, labels = torch.tensor([[2, 7, 8, 9, 3]]), torch.tensor([[-100, 7, -100, 9, -100]])
+    corrupted, replaced = put_in(ids, labels, torch.tensor([7, 5]))
+    assert corrupted.tolist() == [[2, 7, 8, 5, 3]]
+    assert replaced.tolist() == [[False, False, False, True, False]]
+    module, batch = pretrain_of()
+    rows = batch["rows"]
+    chosen = rows["labels"] >= 0
+    assert (rows["masked"][chosen] == module.tokenizer.mask_token_id).all()
+    assert torch.equal(rows["labels"][chosen], rows["input_ids"][chosen])
+    made = module.model.generate(
+        rows["masked"], rows["attention_mask"], rows["labels"], rows["input_ids"], rows["uniform"]
+    )
+    assert torch.equal(made.replaced, made.ids != rows["input_ids"])
+    assert not (made.replaced & ~chosen).any()
+    assert made.replaced.any()
+
+
+def test_samples_have_the_softmax_s_shares():
+    """Data: the inverse of the distribution; the temperature sharpens it."""
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).repeat(20000, 1)
+    uniform = torch.rand(20000, generator=torch.Generator().manual_seed(0))
+    for temperature in (1.0, 0.5):
+        found = sample_tokens(logits, uniform, temperature).bincount(minlength=4) / 20000
+        torch.testing.assert_close(found, (logits[0] / temperature).softmax(0), atol=0.01, rtol=0)
+
+
+def test_a_seventh_of_the_tokens_is_masked():
+    """Data: single tokens, never special ones; at most a fifth, at least one."""
+    _, batch = pretrain_of()
+    rows = batch["rows"]
+    for i in range(8):
+        length = int(rows["counted"][i].sum())
+        assert int((rows["labels"][i] >= 0).sum()) == max(1, min(round(0.15 * length), length // 5))
+    assert not ((rows["labels"] >= 0) & ~rows["counted"]).any()
+    special = rows["attention_mask"].bool() & ~rows["counted"]
+    assert special.sum() == 16  # [CLS] and [SEP] of each
+
+
+def test_the_discriminator_does_not_train_the_generator():
+    """Checklist 2: with gradient-disentangled sharing the shared table is the generator's alone; with
+    full sharing both train it."""
+    for sharing in ("gdes", "es", "none"):
+        module, batch = pretrain_of(f"pretrain.embedding_sharing={sharing}")
+        terms = module.losses(batch)
+        (50 * terms["rtd"] + terms["contrast"]).backward()
+        own = dict(module.model.generator.named_parameters())
+        table = own.pop("deberta.embeddings.word_embeddings.weight")
+        assert all(p.grad is None or not p.grad.any() for p in own.values()), sharing
+        reached = table.grad is not None and bool(table.grad.any())
+        assert reached == (sharing == "es")
+        if sharing == "gdes":
+            delta = module.model.discriminator.get_input_embeddings().delta
+            assert delta.grad.any()
+        module.zero_grad()
+        module.losses(batch)["mlm"].backward()
+        assert table.grad.any()
+        reader = [
+            p.grad for n, p in module.model.discriminator.named_parameters() if p is not table
+        ]
+        assert all(g is None or not g.any() for g in reader)
+
+
+def test_shared_tables_begin_equal_and_the_delta_is_added():
+    """Checklist 2: E_D = sg(E_G) + delta."""
+    module, _ = pretrain_of()
+    own = module.model.generator.get_input_embeddings().weight
+    table = module.model.discriminator.get_input_embeddings()
+    assert torch.equal(table.weight, own)
+    table.delta.data.add_(0.5)
+    ids = torch.tensor([[4, 9]])
+    torch.testing.assert_close(table(ids), own[ids] + 0.5)
+
+
+def test_pads_and_special_tokens_do_not_count():
+    """Checklist 3: the value is a mean over the other tokens; lambda is 50 by default."""
+    logits = torch.tensor([[9.0, 0.0, 0.0, -9.0]])
+    counted = torch.tensor([[False, True, True, False]])
+    replaced = torch.tensor([[False, True, False, True]])
+    loss = replaced_token_loss(logits, replaced, counted)
+    assert float(loss) == pytest.approx(0.693147, abs=1e-5)
+    assert PretrainObjective().rtd_lambda == config().pretrain.rtd_lambda == 50
+    terms = {"mlm": torch.tensor(2.0), "rtd": torch.tensor(0.5)}
+    assert float(PretrainObjective(10.0)(terms)) == 7.0
+    module, batch = pretrain_of(*STILL, phase=1)
+    before = module.losses(batch)
+    rows = batch["rows"]
+    wide = {k: torch.nn.functional.pad(v, (0, 3)) for k, v in rows.items()}
+    wide["labels"][:, -3:] = -100
+    after = module.losses({**batch, "rows": wide})
+    for name in ("mlm", "rtd"):
+        torch.testing.assert_close(before[name], after[name], atol=1e-5, rtol=1e-4)
+
+
+def test_attention_without_positions_is_the_usual_one_and_only_distances_count():
+    """Checklist 4: no position terms: softmax(Q K / sqrt d) V; else the same wherever a text begins."""
+    cfg = config("model.config.pos_att_type=[]", "model.config.relative_attention=false", *STILL)
+    fields = random_config(cfg.model)
+    torch.manual_seed(0)
+    from transformers import AutoConfig
+
+    plain = AutoModel.from_config(AutoConfig.for_model(**fields)).eval().encoder.layer[0].attention.self  # fmt: skip
+    x = torch.randn(2, 5, 32)
+    found, _ = plain(x, torch.ones(2, 1, 5, 5))
+    q, k, v = (
+        part(x).view(2, 5, 2, 16).transpose(1, 2)
+        for part in (plain.query_proj, plain.key_proj, plain.value_proj)
+    )
+    wanted = ((q @ k.transpose(2, 3) / 4).softmax(-1) @ v).transpose(1, 2).reshape(2, 5, 32)
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+    model = build_pretraining(config(*STILL, name="smoke_pretrain")).discriminator.eval()
+    ids, moved = torch.tensor([[2, 9, 10, 11, 3]]), torch.tensor([[0, 0, 2, 9, 10, 11, 3]])
+    states = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    later = model(input_ids=moved, attention_mask=moved.ne(0).long()).last_hidden_state[:, 2:]
+    torch.testing.assert_close(states, later, atol=1e-5, rtol=1e-4)
+    swapped = ids[:, [0, 2, 1, 3, 4]]
+    other = model(input_ids=swapped, attention_mask=torch.ones_like(ids)).last_hidden_state
+    assert (other[:, [0, 2, 1, 3, 4]] - states).abs().max() > 1e-3  # the order does count
+
+
+def test_content_weights_of_a_bert_attend_as_before():
+    """mini: with a table of zeros the network is that BERT without positions."""
+    new = disentangled_from_bert("bundled:text-encoder", position_buckets=16).eval()
+    bert = load_transformer("bundled:text-encoder", auto_class=AutoModelForMaskedLM).eval()
+    bert.bert.embeddings.position_embeddings.weight.data.zero_()
+    tokenizer = load_tokenizer("bundled:text-encoder")
+    inputs = tokenizer(["the old house by the river", "rain"], padding=True, return_tensors="pt")
+    inputs.pop("token_type_ids", None)
+    with torch.no_grad():
+        mine, theirs = (m(**inputs).logits.log_softmax(-1) for m in (new, bert))
+    kept = inputs["attention_mask"].bool()
+    torch.testing.assert_close(mine[kept], theirs[kept], atol=2e-3, rtol=2e-3)
+    new.deberta.encoder.rel_embeddings.weight.data.normal_()
+    with torch.no_grad():
+        assert (new(**inputs).logits.log_softmax(-1) - theirs)[kept].abs().max() > 0.1
+    half = shallow(new, 2)
+    assert len(half.deberta.encoder.layer) == half.config.num_hidden_layers == 2
+
+
+def test_phase_2_begins_where_phase_1_ended(pretrained_run):
+    """Checklist 5: discriminator and generator; both losses are logged in every step of phase 2."""
+    first, second = (weights_of(pretrained_run, stage) for stage in ("rtd", "rtd_cl"))
+    shared = [k for k in second if k.startswith("model.")]
+    assert set(shared) == {k for k in first if k.startswith("model.")}
+    rows = [r.split(",") for r in (pretrained_run / "metrics.csv").read_text().splitlines()]
+    begun = {r[-2]: float(r[-1]) for r in rows if r[0] == "rtd" or "rtd" in r}
+    assert begun
+    text = (pretrained_run / "metrics.csv").read_text()
+    for name in ("train/mlm", "train/rtd", "train/contrast"):
+        assert text.count(f"{name},") == (6 if name != "train/contrast" else 3), name
+    cfg = config(name="smoke_pretrain")
+    from projects.vega.pretraining import stages
+
+    generator = stages(cfg)
+    one = next(generator).module
+    one.model.generator.get_input_embeddings().weight.data.add_(1.0)
+    one.model.head.out.bias.data.fill_(3.0)
+    two = next(generator).module
+    assert two.model is one.model
+    assert two.phase == 2
+
+
+@pytest.mark.parametrize("case", GOLDEN["outputs"]["simcse_cases"])
+def test_contrast_reproduces_the_golden_values(case):
+    """Checklist 6: cosine, tau, positive in the denominator, one direction."""
+    b, d = case["B"], case["D"]
+    z1 = wave(1.0, b, d).requires_grad_()
+    i = torch.arange(b * d, dtype=torch.float64)
+    z2 = (1.2 + 0.33 * i + 0.1 * (i).cos()).sin().view(b, d).requires_grad_()
+    loss = PretrainObjective(cl_tau=case["T"]).contrast(z1, z2)
+    assert float(loss) == pytest.approx(case["loss"], rel=1e-6)
+    loss.backward()
+    assert float(z1.grad.norm()) == pytest.approx(case["grad_norm_z1"], rel=1e-6)
+    assert float(z2.grad.norm()) == pytest.approx(case["grad_norm_z2"], rel=1e-6)
+
+
+def test_the_two_views_are_clean_sentences_that_differ_by_dropout():
+    """Checklist 6: the same ids twice; without dropout there is nothing to tell apart."""
+    module, batch = pretrain_of()
+    seen = []
+    module.model.discriminator.register_forward_pre_hook(
+        lambda m, a, kw: seen.append(kw["input_ids"]), with_kwargs=True
+    )
+    views = []
+    module.cl_head.register_forward_hook(lambda m, a, out: views.append(out))
+    module.losses(batch)
+    assert torch.equal(seen[1], seen[2])
+    assert torch.equal(seen[1], batch["rows"]["input_ids"])
+    assert not torch.allclose(views[0], views[1])
+
+
+def test_without_gamma_a_step_is_one_of_phase_1():
+    """Checklist 15: the same batch, the same gradient; with gamma the replaced tokens stay."""
+    found = []
+    for words, phase in ((["pretrain.cl_gamma=0"], 2), ([], 1), ([], 2)):
+        module, batch = pretrain_of(*words, phase=phase)
+        torch.manual_seed(1)
+        terms = module.losses(batch)
+        terms["loss"].backward()
+        found.append((terms, {n: p.grad for n, p in module.named_parameters() if p.grad is not None}))  # fmt: skip
+    (zero, one), first, full = found[0], found[1], found[2]
+    assert torch.equal(zero["loss"], first[0]["loss"])
+    assert one.keys() == first[1].keys()
+    assert all(torch.equal(one[name], first[1][name]) for name in one)
+    assert torch.equal(full[0]["rtd"], first[0]["rtd"])
+    added = full[0]["loss"] - first[0]["loss"]
+    torch.testing.assert_close(added, 0.1 * full[0]["contrast"], atol=1e-4, rtol=1e-3)
+
+
+def test_decoupled_steps(tmp_path):
+    """Recipe: a step of the generator, then of the discriminator, on what was sampled before the step."""
+    module, batch = pretrain_of("pretrain.decoupled=true")
+    assert not module.automatic_optimization
+    names = []
+    before = copy.deepcopy(module.model.generator.state_dict())
+    for name, terms in module.updates(batch):
+        names.append(name)
+        part = dict(module.parts())[name]
+        owned = [p for p in part.parameters() if p.requires_grad]
+        grads = torch.autograd.grad(terms["loss"], owned)
+        assert all(torch.isfinite(g).all() for g in grads)
+        for p in part.parameters():
+            p.data.add_(0.01)
+    assert names == ["generator", "discriminator"]
+    assert before.keys() == module.model.generator.state_dict().keys()
+    with pytest.raises(Exception, match="decoupled=false"):
+        config("pretrain.decoupled=true", "pretrain.embedding_sharing=es", name="smoke_pretrain")
+
+
+def test_two_processes_pretrain_as_one(two_ranks):
+    """Distributed: masked and counted tokens of both ranks, negatives of both."""
+    alone = two_steps(False)
+    for other in two_ranks.run(two_steps, distributed=True):
+        for name, value in alone.items():
+            torch.testing.assert_close(other[name], value, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_the_export_is_the_discriminator_alone(pretrained_run):
+    """Checklist 16: no generator, no heads; transformers opens it with equal states."""
+    folder = export(
+        "vega", "smoke_pretrain", [f"runs_dir={pretrained_run.parents[2]}"], "pre", None
+    )
+    opened = AutoModel.from_pretrained(folder).eval()
+    names = set(opened.state_dict())
+    assert not [
+        n for n in names if "cl_head" in n or "generator" in n or "cls." in n or "delta" in n
+    ]
+    from safetensors import safe_open
+
+    with safe_open(next(folder.rglob("*.safetensors")), "pt") as file:
+        assert set(file.keys()) <= names | {f"deberta.{n}" for n in names}
+    from common.models import load
+
+    encoder = load(folder)
+    texts = ["a small cat", "two men repair a roof"]
+    inputs = encoder.tokenize(texts)
+    with torch.no_grad():
+        states = opened(**inputs).last_hidden_state
+    mask = inputs["attention_mask"][..., None]
+    torch.testing.assert_close(encoder.encode(texts), (states * mask).sum(1) / mask.sum(1), atol=1e-5, rtol=1e-4)  # fmt: skip
+    assert encoder.similarity(texts, texts).shape == (2, 2)
+
+
+def test_an_encoder_is_taken_out_without_change():
+    """Checklist 16: table and delta become one table; training goes on with the two."""
+    module, batch = pretrain_of()
+    table = module.model.discriminator.get_input_embeddings()
+    table.delta.data.normal_()
+    module.eval()
+    ids = batch["rows"]["input_ids"]
+    mask = batch["rows"]["attention_mask"]
+    kept = sentence_encoder(module)
+    torch.testing.assert_close(kept.tower.model(input_ids=ids, attention_mask=mask).last_hidden_state, module.model.states(ids, mask))  # fmt: skip
+    assert module.model.discriminator.get_input_embeddings() is table
+
+
+def test_vega_has_1_3_billion_parameters():
+    """Checklist 16: within 5 %, on the meta device."""
+    from projects.vega import build
+
+    cfg = config("data.root=null", name="paper_pretrain")
+    with torch.device("meta"):
+        module = build(cfg).plan().module()
+    count = sum(p.numel() for p in module.model.encoder().parameters())
+    assert abs(count / 1.3e9 - 1) < 0.05
+    assert module.model.discriminator.config.num_hidden_layers == 24
+    assert module.model.generator.config.num_hidden_layers == 12
