@@ -72,11 +72,15 @@ def segment_vote(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
     def choose(q: Question) -> int:
         said = loaded.clips[q.clip].sentences
-        scores, inside = _class_scores(loaded, q.clip), frames_of_sentences(said, loaded.frames(q.clip).times)  # type: ignore[misc]
+        scores, inside = (
+            _class_scores(loaded, q.clip),
+            frames_of_sentences(said, loaded.frames(q.clip).times),
+        )  # type: ignore[misc]
         votes = np.stack([scores[row].sum(0) for row in inside])  # (N, classes)
         if q.kind == "said":
             share = votes[:, CLASSES.index(q.text.split(": ", 1)[1])] / inside.sum(1)
-            return q.candidates.index(said[int(share.argmax())].text)
+            at = {s.text: float(x) for s, x in zip(said, share, strict=True)}
+            return int(np.argmax([at.get(c, 0.0) for c in q.candidates]))
         asked = words_of(q.text.split(": ", 1)[1])
         j = int(np.argmax([sum(w in words_of(s.text) for w in asked if w != BLANK) / len(words_of(s.text)) for s in said]))  # fmt: skip
         if q.kind == "word":

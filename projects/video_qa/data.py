@@ -169,6 +169,7 @@ def synthetic_set(part: Part, dim: int) -> tuple[QASet, FramesInMemory]:
         shown = torch.zeros(len(times), dim)
         for i in range(len(times)):
             shown[i, int(colours[min(i // 2, n - 1)]) % dim] = 1.0
+        shown += 0.1 * torch.from_numpy(rng.standard_normal(shown.shape).astype(np.float32))
         labels = tuple((COLOURS[int(colours[min(i // 2, n - 1)])],) for i in range(len(times)))
         clips[name] = Clip(name, said, f"show{number % 3}", labels)
         frames[name] = Frames(shown, times)

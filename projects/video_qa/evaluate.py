@@ -28,7 +28,9 @@ class Judged:
 
     chosen: list[int] = field(default_factory=list)
     ious: list[float | None] = field(default_factory=list)
-    own_span: list[float] = field(default_factory=list)  # share of a sentence's attention on its own frames
+    own_span: list[float] = field(
+        default_factory=list
+    )  # share of a sentence's attention on its own frames
 
 
 def evaluate(cfg: Config, module: VideoQA, workspace: Workspace) -> dict[str, float]:

@@ -191,3 +191,17 @@ def build_encoder(pretrained: str, config: Mapping[str, Any] | None, dropout: fl
         model.encoder.layer = layers[:num_layers]  # type: ignore[union-attr]
         model.config.num_hidden_layers = num_layers
     return model
+
+
+@torch.no_grad()
+def attend_alike(model: Any) -> None:
+    """Let a random encoder of BERT's architecture begin with attention to equal tokens.
+
+    Keys begin as queries, so that a product of two equal vectors is large, and vectors of positions are small beside
+    those of words. A pre-trained encoder finds equal words in two segments; a small one has no time to learn it.
+    """
+    model.embeddings.position_embeddings.weight *= 0.3
+    model.embeddings.token_type_embeddings.weight *= 0.5
+    for layer in model.encoder.layer:
+        own = layer.attention.self
+        own.key.weight.copy_(own.query.weight)

@@ -1,13 +1,13 @@
 """Simulated clips: photographs shown while sentences are said; questions that need both, their time, or words alone.
 
 A clip has five sentences of everyday language. While each is said, one to four photographs of one class are shown,
-another class for each sentence. Its five questions are of one kind:
+another class for each sentence. Its three questions are of one kind:
 
-- seen: what is seen when somebody says S?      five classes
-- said: what is said when a CLASS is seen?      five sentences
-- word: which word is missing in S?             a word of each sentence
+- seen: what is seen when somebody says S?      candidates: classes
+- said: what is said when a CLASS is seen?      candidates: sentences
+- word: which word is missing in S?             candidates: words
 
-So wrong candidates are always right for another sentence of the same clip.
+Two wrong candidates are right for other sentences of the clip, two for none of them.
 """
 
 import re
@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.config import UserError
 from common.data.image.labelled import load_cifar10
 from common.data.image.sources import EvalTransform
 from common.data.samplers import Rng, sample_rng
@@ -31,7 +30,8 @@ from common.encoders.modes import evaluation_mode
 
 KINDS = ("seen", "said", "word")
 CLASSES = ("airplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-SEGMENTS = 5  # sentences of a clip, and candidates of a question
+SEGMENTS, QUESTIONS = 5, 3  # sentences of a clip, and questions
+NEAR, FAR = 2, 2  # wrong candidates that are right for other sentences of the clip, and for none
 BLANK = "something"
 CLIP_STREAM = 62
 _PARTS = {"train": (0.0, 0.5), "dev": (0.5, 0.6), "test": (0.6, 1.0)}
@@ -47,49 +47,51 @@ def simulated_set(root: str | None, part: Part, count: int, seed: int) -> tuple[
     Args:
         root: ``cfg.data.root``.
         part: train, dev or test.
-        count: a multiple of five.
+        count: questions.
         seed: of the draw of the clips.
     """
-    if count % SEGMENTS:
-        raise UserError(f"simulated clips have {SEGMENTS} questions each: {count} is no multiple")
     texts, (features, by_class) = sentences(root, part), photographs(root, part)
     clips, frames, questions = {}, {}, []
-    for number in range(count // SEGMENTS):
+    for number in range(-(-count // QUESTIONS)):
         rng = sample_rng(seed, 0, number, CLIP_STREAM + list(_PARTS).index(part))
         name = f"{part}{number:05d}"
-        said, words = _five(texts, rng)
-        shown = rng.permutation(len(CLASSES))[:SEGMENTS]
+        kind = KINDS[number % 3]
+        said, words = _distinct(texts, SEGMENTS + FAR, rng)
+        classes = [CLASSES[k] for k in rng.permutation(len(CLASSES))[: SEGMENTS + FAR]]
         lengths, start = rng.integers(1, 5, SEGMENTS), 0
         segments, rows = [], []
-        for text, label, length in zip(said, shown, lengths, strict=True):
+        for text, label, length in zip(said, classes, lengths, strict=False):
             segments.append(Sentence(float(start), float(start + length) - 0.01, text))
-            rows += rng.choice(by_class[label], int(length)).tolist()
+            rows += rng.choice(by_class[CLASSES.index(label)], int(length)).tolist()
             start += int(length)
-        clips[name] = Clip(name, tuple(segments), "simulated")
+        clips[name] = Clip(name, tuple(segments), f"series {kind}")
         frames[name] = Frames(features[torch.tensor(rows)], np.arange(start) + 0.5)
-        questions += _questions(name, KINDS[number % 3], segments, [CLASSES[k] for k in shown], words, rng)  # fmt: skip
-    return QASet(tuple(questions), clips), FramesInMemory(frames, features.shape[1])
+        right = {"seen": classes, "said": said, "word": words}[kind]
+        questions += _questions(name, kind, segments, right, classes, words, rng)
+    return QASet(tuple(questions[:count]), clips), FramesInMemory(frames, features.shape[1])
 
 
-def _questions(clip: str, kind: str, segments: list[Sentence], shown: list[str], words: list[str], rng: Rng) -> list[Question]:  # fmt: skip
-    answers = {"seen": shown, "said": [s.text for s in segments], "word": words}[kind]
+def _questions(
+    clip: str, kind: str, segments: list[Sentence], right: list[str], classes: list[str], words: list[str], rng: Rng
+) -> list[Question]:  # fmt: skip
     found = []
-    for i, segment in enumerate(segments):
-        order = rng.permutation(SEGMENTS)
-        gap = re.sub(rf"\b{words[i]}\b", BLANK, segment.text, count=1, flags=re.I)
-        text = {"seen": f"what is seen at: {segment.text}", "said": f"what is said at: {shown[i]}",
+    for i in rng.permutation(SEGMENTS)[:QUESTIONS].tolist():
+        gap = re.sub(rf"\b{words[i]}\b", BLANK, segments[i].text, count=1, flags=re.I)
+        text = {"seen": f"what is seen at: {segments[i].text}", "said": f"what is said at: {classes[i]}",
                 "word": f"what is {BLANK} in: {gap}"}[kind]  # fmt: skip
-        candidates = tuple(answers[k] for k in order)
-        answer = int(np.flatnonzero(order == i)[0])
-        span = (segment.start, segment.end)
+        near = [right[k] for k in rng.permutation(SEGMENTS).tolist() if k != i][:NEAR]
+        every = [right[i], *near, *right[SEGMENTS:]]
+        order = rng.permutation(len(every))
+        candidates, answer = tuple(every[k] for k in order), int(np.flatnonzero(order == 0)[0])
+        span = (segments[i].start, segments[i].end)
         found.append(Question(f"{clip}-{i}", clip, text, candidates, answer, span, kind=kind))
     return found
 
 
-def _five(texts: tuple[str, ...], rng: Rng) -> tuple[list[str], list[str]]:
-    """Five sentences and a word of each, its longest, that none of the others has."""
+def _distinct(texts: tuple[str, ...], count: int, rng: Rng) -> tuple[list[str], list[str]]:
+    """Sentences and a word of each, its longest, that none of the others has."""
     said, words = list[str](), list[str]()
-    while len(said) < SEGMENTS:
+    while len(said) < count:
         text = texts[int(rng.integers(len(texts)))]
         own = max(re.findall(r"[a-z]+", text.lower()), key=len)
         if all(own not in other.lower() for other in said) and all(w not in text.lower() for w in words):  # fmt: skip

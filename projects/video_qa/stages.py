@@ -16,7 +16,7 @@ from common.engine.experiment import Plan, Stage, weights_requirement
 from projects.video_qa.config import Config
 from projects.video_qa.data import load_part, main_rows, pretraining_rows, requirements
 from projects.video_qa.module import VideoQA
-from projects.video_qa.network import VideoQANet, build_encoder, network_options
+from projects.video_qa.network import VideoQANet, attend_alike, build_encoder, network_options
 
 # what `make check` builds for weights that are not on this machine
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -43,8 +43,10 @@ def build_network(cfg: Config, tokenizer: Any) -> VideoQANet:
         UserError: absent or unfitting weights.
     """
     own = cfg.model
-    config = own.config
-    encoder = build_encoder(own.pretrained, config, own.dropout, own.num_layers, len(tokenizer) if config else None)  # fmt: skip
+    vocab_size = len(tokenizer) if own.config else None
+    encoder = build_encoder(own.pretrained, own.config, own.dropout, own.num_layers, vocab_size)
+    if own.alike:
+        attend_alike(encoder)
     return VideoQANet(encoder, **network_options(cfg))
 
 

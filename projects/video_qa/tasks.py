@@ -25,7 +25,14 @@ from projects.video_qa.config import Config, PrepareConfig
 from projects.video_qa.data import layout_of
 from projects.video_qa.evaluate import hits_of, judge, judged_part, unlabelled
 from projects.video_qa.folder import Exported
-from projects.video_qa.inference import Answer, Answerer, FrameEncoder, looked_figure, opened, pictures_of
+from projects.video_qa.inference import (
+    Answer,
+    Answerer,
+    FrameEncoder,
+    looked_figure,
+    opened,
+    pictures_of,
+)
 from projects.video_qa.module import VideoQA
 from projects.video_qa.stages import build_tokenizer
 
@@ -142,7 +149,7 @@ def features(cfg: Config, workspace: Workspace) -> Path:
     encoder = FrameEncoder(cfg.model.image_encoder)
     device, counter = _device(cfg.prepare), CorruptCounter("clips", max_fraction=0.05)
     todo = [p for p in clips if not (output / f"{p.name}.safetensors").is_file()]
-    for place in workspace.track(todo, "clips", len(todo)):
+    for place in workspace.progress(todo, "clips", len(todo)):
         try:
             found = encoder(pictures_of(place), cfg.prepare.batch_size, device)
         except UserError as error:

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
@@ -141,7 +142,7 @@ class Words:
             raise UserError(
                 "video questions need a tokenizer with [CLS], [SEP], [MASK] and padding, as BERT has one"
             )
-        self.cls, self.sep, self.mask, self.pad = ids
+        self.cls, self.sep, self.mask, self.pad = (int(i) for i in ids if i is not None)
 
     def __call__(self, text: str) -> list[int]:
         """Ids of one text."""
@@ -214,7 +215,7 @@ class VideoQARows(Dataset[Any]):
             if choice.label is None:
                 raise UserError("a question without an answer cannot be trained on")
             rng = sample_rng(self.seed, epoch, index, MASK_STREAM)
-            hide = lambda ids, part: self.masking(ids, part, words.mask, rng)  # noqa: E731
+            hide = partial(self.masking, mask_id=words.mask, rng=rng)
             q, a = pairs[choice.label]
             q, a = hide(q, "question"), hide(a, "answer")
             hidden = [Context(*(hide(part, "subtitle") for part in c)) for c in context]
@@ -312,7 +313,7 @@ def _padded(rows: Sequence[list[list[tuple[list[int], int]]]], n: int, pad: int)
 
 def _nearest_sentence(spans: np.ndarray) -> np.ndarray:
     """(F,) first sentence that covers a frame; between sentences, that of the frame before."""
-    n, f = spans.shape
+    f = spans.shape[1]
     if not f:
         return np.zeros(0, dtype=np.int64)
     found = np.where(spans.any(0), spans.argmax(0), -1)

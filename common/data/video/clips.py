@@ -164,12 +164,12 @@ def read_subtitles(path: Path) -> tuple[Sentence, ...]:
 
 
 def parse_srt(text: str) -> list[Sentence]:
-    """Sentences of a SubRip file; marks such as <i> are left out.
+    r"""Sentences of a SubRip file; marks such as <i> are left out.
 
     Raises:
         ValueError: a block without its two times.
 
-    >>> parse_srt("1\\n00:00:01,500 --> 00:00:03,000\\n<i>Hello</i>\\nthere.\\n")
+    >>> parse_srt("1\n00:00:01,500 --> 00:00:03,000\n<i>Hello</i>\nthere.\n")
     [Sentence(start=1.5, end=3.0, text='Hello there.')]
     """
     found = []

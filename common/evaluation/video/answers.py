@@ -13,8 +13,8 @@ def question_type(text: str) -> str:
     >>> question_type("Where was Leonard when Penny called?"), question_type("Is it late?")
     ('where', 'other')
     """
-    for word in re.findall(r"[a-z]+", text.lower()):
-        word = _ALIKE.get(word, word)
+    for found in re.findall(r"[a-z]+", text.lower()):
+        word = _ALIKE.get(found, str(found))
         if word in TYPES:
             return word
     return "other"
