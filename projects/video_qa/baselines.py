@@ -72,10 +72,9 @@ def segment_vote(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
     def choose(q: Question) -> int:
         said = loaded.clips[q.clip].sentences
-        scores, inside = (
-            _class_scores(loaded, q.clip),
-            frames_of_sentences(said, loaded.frames(q.clip).times),
-        )  # type: ignore[misc]
+        assert loaded.frames is not None
+        scores = _class_scores(loaded, q.clip)
+        inside = frames_of_sentences(said, loaded.frames(q.clip).times)
         votes = np.stack([scores[row].sum(0) for row in inside])  # (N, classes)
         if q.kind == "said":
             share = votes[:, CLASSES.index(q.text.split(": ", 1)[1])] / inside.sum(1)
@@ -135,8 +134,8 @@ def _class_scores(loaded: Loaded, clip: str) -> np.ndarray:
     """Probabilities (F, classes) of the frozen encoder's own classifier."""
     assert loaded.frames is not None
     with torch.no_grad():
-        probabilities = _classifier()(loaded.frames(clip).features).softmax(-1)
-    return probabilities.numpy()
+        logits: torch.Tensor = _classifier()(loaded.frames(clip).features)
+    return logits.softmax(-1).numpy()
 
 
 def _classifier() -> torch.nn.Module:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from common.data.video.batches import UNKNOWN, VideoQABatch, Words
+from common.data.video.batches import VideoQABatch, Words
 from common.data.video.clips import Question
 from common.data.video.tv_sets import SETS
 from common.encoders.modes import evaluated
@@ -137,7 +137,7 @@ def _ious(module: VideoQA, batch: VideoQABatch, out: Output, best: Tensor) -> li
     if module.network.span_head is None:
         return [None] * len(best)
     logits = module.network.span_logits(out, best)
-    pairs = best_span(*logits.unbind(-1), batch["sentence_mask"]).tolist()
+    pairs = best_span(logits[..., 0], logits[..., 1], batch["sentence_mask"]).tolist()
     found: list[float | None] = []
     for b, (first, last) in enumerate(pairs):
         times, gold = batch["sentence_times"][b], batch["span_seconds"][b]
@@ -166,7 +166,7 @@ def _pictures(cfg: Config, module: VideoQA, loaded: Loaded, words: Words, worksp
     shown: Callable[[Question], bool] = lambda q: loaded.clips[q.clip].sentences != ()  # noqa: E731
     for number, q in enumerate([q for q in loaded.questions if shown(q)][: cfg.eval.figures]):
         found = Answerer(model).answer(loaded.clips[q.clip], loaded.frames(q.clip), q.text, q.candidates)  # fmt: skip
-        right = q.candidates[q.answer] if q.answer not in (None, UNKNOWN) else "?"  # type: ignore[index]
+        right = "?" if q.answer is None else q.candidates[q.answer]
         workspace.figure(f"looked-{number}", looked_figure(found, title=f"{q.text} ({right})"))
 
 

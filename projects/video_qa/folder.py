@@ -84,7 +84,7 @@ def read_network(folder: Path, network: VideoQANet) -> dict[str, Tensor]:
 def probe(module: VideoQA) -> VideoQABatch:
     """A small batch of numbers with a padding sentence and one without frames."""
     net, device = module.network, next(module.parameters()).device
-    dim = net.project[0].in_features if net.visual else 0
+    dim = int(net.project[0].in_features) if net.visual else 0  # type: ignore[arg-type]
     ids = torch.arange(2 * 3 * 2 * 6, device=device).view(2, 3, 2, 6) % 50 + 5
     ones = torch.ones_like(ids)
     sentences = torch.tensor([[True, True], [True, False]], device=device)

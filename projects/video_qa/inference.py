@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 
     Attributes:
         text: the chosen candidate.
-        index: its place.
+        place: its index.
         probabilities: of all candidates, in their order.
         span: seconds of the part that the answer rests on; None for a model without a head for it.
         looked: (N, F) attention of each sentence to each frame for the chosen candidate; (N, 0) without frames.
@@ -38,7 +38,7 @@ class Answer(NamedTuple):
     """
 
     text: str
-    index: int
+    place: int
     probabilities: list[float]
     span: tuple[float, float] | None
     looked: Tensor
@@ -134,7 +134,9 @@ class Answerer:
             span = None
             if own.network.span_head is not None:
                 logits = own.network.span_logits(out, torch.tensor([best]))
-                first, last = best_span(*logits.unbind(-1), batch["sentence_mask"])[0].tolist()
+                first, last = best_span(logits[..., 0], logits[..., 1], batch["sentence_mask"])[
+                    0
+                ].tolist()
                 times = batch["sentence_times"][0]
                 span = (float(times[first, 0]), float(times[last, 1]))
         view = clip_view(clip, source, layout, None)

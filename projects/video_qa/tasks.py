@@ -21,7 +21,7 @@ from common.engine.run import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.video.answers import accuracy_by, question_type
 from common.export.files import write_json, write_tensors
-from projects.video_qa.config import Config, PrepareConfig
+from projects.video_qa.config import Config
 from projects.video_qa.data import layout_of
 from projects.video_qa.evaluate import hits_of, judge, judged_part, unlabelled
 from projects.video_qa.folder import Exported
@@ -34,6 +34,7 @@ from projects.video_qa.inference import (
     pictures_of,
 )
 from projects.video_qa.module import VideoQA
+from projects.video_qa.options import PrepareConfig
 from projects.video_qa.stages import build_tokenizer
 
 FORM = '{"frames": "frames/", "fps": 3, "subtitles": "clip.srt", "questions": [{"question": "...", "candidates": ["...", "..."]}]}'  # fmt: skip
@@ -196,7 +197,7 @@ def detector(own: PrepareConfig) -> RowFunction:
     place = str(ref.path or ref.name)
     with loading(ref):
         local = ref.path is not None or is_offline()
-        processor: Any = AutoImageProcessor.from_pretrained(place, local_files_only=local)
+        processor: Any = AutoImageProcessor.from_pretrained(place, local_files_only=local)  # type: ignore[no-untyped-call]
         model: Any = AutoModelForObjectDetection.from_pretrained(place, local_files_only=local)
     model = model.eval().to(_device(own))
     names = model.config.id2label
