@@ -52,6 +52,7 @@ COPIED = (  # sets that are small enough to be taken whole
     "esco-occupations/occupations.jsonl.gz",
     "esco-occupations/skills.jsonl.gz",
     "truthfulqa/part.jsonl.gz",
+    "videoqa-tvqaplus/val.jsonl.gz",
     "code-python-doc/train.jsonl.gz",
     "code-python-doc/test.jsonl.gz",
     *(
@@ -95,6 +96,7 @@ LICENCES = {
     "pandas.txt": "pandas.txt",
     "scikit_learn.txt": "scikit_learn.txt",
     "sympy.txt": "sympy.txt",
+    "tvqaplus.txt": "tvqaplus.txt",
 }
 
 

@@ -1,0 +1,187 @@
+"""Questions, clips and frames of a config's source, and the batches of both stages."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.config import UserError
+from common.data.lookup import bundled, data_root
+from common.data.samplers import sample_rng
+from common.data.splits import stable_fraction
+from common.data.video.batches import Layout, Masking, VideoQARows, Words, choice_of
+from common.data.video.clips import Clip, Question, Sentence
+from common.data.video.frames import (
+    FeatureFiles,
+    FeatureTable,
+    Frames,
+    FramesInMemory,
+    FrameSource,
+)
+from common.data.video.tv_sets import SETS, Part, QASet, load_tv_set, read_objects, with_objects
+from common.engine.experiment import Requirement, bundled_requirement
+from projects.video_qa.config import Config
+from projects.video_qa.pretraining import QuestionPrediction
+
+log = logging.getLogger(__name__)
+SUBSET_STREAM, SYNTHETIC_STREAM = 64, 65
+JUDGED_SEED = 0  # clips that are judged are the same whatever the experiment's seed
+COLOURS = ("red", "green", "blue", "white", "black", "yellow")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Questions of a part with their clips; frames, if they are looked at."""
+
+    questions: tuple[Question, ...]
+    clips: dict[str, Clip]
+    frames: FrameSource | None
+
+
+def load_part(cfg: Config, part: Part) -> Loaded:
+    """A part of the config's source; the training part cut to ``data.train_questions``, drawn by the seed.
+
+    Raises:
+        UserError: files are missing or of another form.
+    """
+    own, root = cfg.data, data_root(cfg.data.root)
+    frames: FrameSource | None = None
+    if own.source == "simulated":
+        from projects.video_qa.simulated import simulated_set
+
+        count = {"train": own.train_questions or 1000, "dev": 500, "test": own.test_questions}[part]
+        found, frames = simulated_set(own.root, part, count, cfg.seed if part == "train" else JUDGED_SEED)  # fmt: skip
+    elif own.source == "synthetic":
+        found, frames = synthetic_set(part, own.feature_dim)
+    elif own.source == "questions":
+        found = bundled_questions(own.root, part)
+    else:
+        found = load_tv_set(root, own.source, part)
+        frames = _features(cfg, root)
+    if own.objects is not None:
+        found = with_objects(found, read_objects(root / own.objects))
+    questions = found.questions
+    if part == "train" and own.train_questions is not None and own.train_questions < len(questions):
+        order = sample_rng(cfg.seed, 0, 0, SUBSET_STREAM).permutation(len(questions))
+        questions = tuple(questions[i] for i in sorted(order[: own.train_questions]))
+    return Loaded(questions, found.clips, frames if cfg.model.streams == "both" else None)
+
+
+def _features(cfg: Config, root: Path) -> FrameSource | None:
+    own = cfg.data
+    if own.features is None:
+        if cfg.model.streams == "both":
+            raise UserError("set data.features (TASK=features writes them), or model.streams=text")
+        return None
+    path = root / own.features
+    if path.suffix in (".h5", ".hdf5"):
+        return FeatureTable(path, own.fps, own.feature_dim, max_frames=own.max_frames)
+    return FeatureFiles(path, own.fps, own.feature_dim, max_frames=own.max_frames)
+
+
+def layout_of(cfg: Config, *, pretraining: bool = False) -> Layout:
+    """Sizes; question prediction always sees the whole clip."""
+    own = cfg.data
+    return Layout(
+        own.max_sentences, own.max_length, own.max_objects,
+        own.localised and not pretraining, cfg.model.streams == "both",
+    )  # fmt: skip
+
+
+def main_rows(cfg: Config, loaded: Loaded, words: Words, *, training: bool) -> VideoQARows:
+    """Questions with their candidates; in training also the masked input, if it is contrasted.
+
+    Raises:
+        UserError: a training question without its answer.
+    """
+    questions, own = loaded.questions, cfg.method
+    masking = Masking(own.mask_prob, own.mask_scope) if training and own.contrast_weight else None
+    if training and any(q.answer is None for q in questions):
+        raise UserError("some training questions have no answer: this part cannot be trained on")
+    return VideoQARows(
+        lambda index, epoch: choice_of(questions[index]), len(questions), loaded.clips, loaded.frames, words,
+        layout_of(cfg), seed=cfg.seed, masking=masking,
+    )  # fmt: skip
+
+
+def pretraining_rows(cfg: Config, loaded: Loaded, words: Words) -> VideoQARows:
+    """Answers with candidate questions, of the training questions that the main stage has, and of nothing else."""
+    own = cfg.pretrain
+    choices = QuestionPrediction(loaded.questions, loaded.clips, own.candidates, own.distractors, own.answer, cfg.seed)  # fmt: skip
+    log.info(
+        "question prediction: %d training questions on %d clips, no further file, label or data set",
+        len(choices), len({q.clip for q in loaded.questions}),
+    )  # fmt: skip
+    return VideoQARows(
+        choices, len(choices), loaded.clips, loaded.frames, words, layout_of(cfg, pretraining=True), seed=cfg.seed
+    )  # fmt: skip
+
+
+def requirements(cfg: Config) -> tuple[Requirement, ...]:
+    """What must lie on disk."""
+    own, root = cfg.data, Path(cfg.data.root or "data")
+    if own.source == "simulated":
+        return (bundled_requirement("cifar10"), bundled_requirement("sentences-en"), bundled_requirement("models/cifar-resnet20"))  # fmt: skip
+    if own.source == "questions":
+        return (bundled_requirement("videoqa-tvqaplus"),)
+    if own.source == "synthetic":
+        return ()
+    spec = SETS[own.source]
+    names = [spec.files["train"], spec.files["dev"], spec.subtitles[0]]
+    names += [name for name in (own.features, own.objects) if name is not None]
+    hints = {own.features: "write it with TASK=features", own.objects: "write it with TASK=objects"}
+    where = f"{spec.source} ({spec.size})"
+    return tuple(Requirement(f"data: {n}", str(root / n), (root / n).exists(), hints.get(n, where)) for n in names)  # fmt: skip
+
+
+# -- sources without files, and the bundled questions --------------------------------------------
+
+
+def bundled_questions(root: str | None, part: Part) -> QASet:
+    """TVQA+'s validation questions without clips, parts by hash of the clip: 60 % train, 10 % dev, 30 % test."""
+    from common.data.video.tv_sets import read_tvqa
+
+    every = read_tvqa(bundled("videoqa-tvqaplus", root) / "val.jsonl.gz")
+    bounds = {"train": (0.0, 0.6), "dev": (0.6, 0.7), "test": (0.7, 1.0)}[part]
+    mine = tuple(q for q in every if bounds[0] <= stable_fraction(q.clip) < bounds[1])
+    clips = {q.clip: Clip(q.clip, (), "bbt") for q in mine}
+    return QASet(mine, clips)
+
+
+def synthetic_set(part: Part, dim: int) -> tuple[QASet, FramesInMemory]:
+    """Made-up clips: things are put on places while colours are shown; two questions each, one of them visual.
+
+    Some clips have a sentence without frames, and some questions no span, as real ones.
+    """
+    count = {"train": 24, "dev": 8, "test": 12}[part]
+    clips, frames, questions = {}, {}, []
+    for number in range(count):
+        rng = sample_rng(0, 0, number, SYNTHETIC_STREAM + ("train", "dev", "test").index(part))
+        name, n = f"{part}{number}", int(rng.integers(3, 6))
+        colours = rng.integers(len(COLOURS), size=n)
+        things = [f"{chr(97 + int(rng.integers(26)))}{k}" for k in range(n)]
+        places = [f"{chr(97 + int(rng.integers(26)))}{k}{k}" for k in range(n)]
+        said = tuple(Sentence(2.0 * k, 2.0 * k + 1.8, f"put {things[k]} on {places[k]}") for k in range(n))  # fmt: skip
+        times = np.arange(2 * n - (number % 2)) + 0.0
+        shown = torch.zeros(len(times), dim)
+        for i in range(len(times)):
+            shown[i, int(colours[min(i // 2, n - 1)]) % dim] = 1.0
+        shown += 0.1 * torch.from_numpy(rng.standard_normal(shown.shape).astype(np.float32))
+        labels = tuple((COLOURS[int(colours[min(i // 2, n - 1)])],) for i in range(len(times)))
+        clips[name] = Clip(name, said, f"show{number % 3}", labels)
+        frames[name] = Frames(shown, times)
+        k = int(rng.integers(n))
+        span = None if number % 4 == 3 else said[k][:2]
+        wrong = [f"x{j}" for j in range(4)]
+        order = rng.permutation(5)
+        for kind, text, right in (("where", f"where is {things[k]}", places[k]), ("what", f"what colour is seen at {things[k]}", COLOURS[int(colours[k])])):  # fmt: skip
+            others = [c for c in COLOURS if c != right][:4] if kind == "what" else wrong
+            every: list[Any] = [right, *others]
+            questions.append(
+                Question(f"{name}-{kind}", name, text, tuple(every[i] for i in order), int(np.flatnonzero(order == 0)[0]),
+                         span, level=1 + number % 4, kind=kind)
+            )  # fmt: skip
+    return QASet(tuple(questions), clips), FramesInMemory(frames, dim)

@@ -1,0 +1,109 @@
+"""An exported model: weights as safetensors, settings, tokenizer; the frozen encoder of frames by its name."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from common.config import UserError
+from common.data.video.batches import Layout, VideoQABatch, Words
+from common.encoders.modes import evaluation_mode
+from common.encoders.state_dict import read_state_dict
+from common.encoders.text.tower import load_tokenizer
+from common.export.safetensors import load_safetensors, save_safetensors
+from projects.video_qa.config import Config
+from projects.video_qa.data import layout_of
+from projects.video_qa.module import VideoQA
+from projects.video_qa.network import VideoQANet, build_encoder, network_options
+from projects.video_qa.stages import build_tokenizer
+
+TOKENIZER = "tokenizer"  # folder in an export
+
+
+class Exported(NamedTuple):
+    """What a folder holds."""
+
+    network: VideoQANet
+    words: Words
+    layout: Layout
+    image_encoder: str
+    fps: float
+
+
+def export(cfg: Config, module: VideoQA, folder: Path) -> None:
+    """Write the network of answers; nothing of the contrastive branch is needed."""
+    own = module.cfg
+    config = {
+        "encoder": module.network.encoder.config.to_diff_dict(), "network": network_options(own),
+        "layout": asdict(layout_of(own)), "image_encoder": own.model.image_encoder, "fps": own.data.fps,
+    }  # fmt: skip
+    save_safetensors(module.network, folder, config)
+    build_tokenizer(own).save_pretrained(folder / TOKENIZER)
+
+
+def read(folder: Path) -> Exported:
+    """Open a folder written by `export`.
+
+    Raises:
+        UserError: another folder, or a damaged one.
+    """
+    settings: dict[str, Any] = {}
+
+    def build(encoder: dict[str, Any], network: dict[str, Any], **rest: Any) -> VideoQANet:
+        settings.update(rest)
+        return VideoQANet(build_encoder("random", encoder, None, None), **network)
+
+    net = load_safetensors(folder, build)
+    words = Words(load_tokenizer(str(folder / TOKENIZER)))
+    return Exported(net, words, Layout(**settings["layout"]), settings["image_encoder"], settings["fps"])  # fmt: skip
+
+
+def load_export(cfg: Config, folder: Path) -> VideoQA:
+    """The module around an exported network."""
+    return VideoQA(cfg, read(folder).network)
+
+
+def read_network(folder: Path, network: VideoQANet) -> dict[str, Tensor]:
+    """State of a network with all weights of an export that it has a place for, the scores' included.
+
+    A head for spans may be on one side alone; it then stays as it is.
+
+    Raises:
+        UserError: no export, or weights that do not fill the network.
+    """
+    state, own = read_state_dict(folder / "model.safetensors"), network.state_dict()
+    fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    lost = [k for k in own if k not in fits and not k.startswith("span_head.")]
+    if lost:
+        raise UserError(f"pretrain.weights={folder} has no {lost[0]} of the right shape ({len(lost)} such tensors): use the settings of model that it was trained with")  # fmt: skip
+    return {**own, **fits}
+
+
+def probe(module: VideoQA) -> VideoQABatch:
+    """A small batch of numbers with a padding sentence and one without frames."""
+    net, device = module.network, next(module.parameters()).device
+    dim = int(net.project[0].in_features) if net.visual else 0  # type: ignore[arg-type]
+    ids = torch.arange(2 * 3 * 2 * 6, device=device).view(2, 3, 2, 6) % 50 + 5
+    ones = torch.ones_like(ids)
+    sentences = torch.tensor([[True, True], [True, False]], device=device)
+    spans = torch.tensor([[[1, 1, 0], [0, 0, 0]], [[0, 1, 1], [0, 0, 0]]], device=device).bool()
+    return {
+        "input_ids": ids, "attention_mask": ones, "token_type_ids": ones.cumsum(-1).gt(3).long(),
+        "sentence_mask": sentences, "sentence_times": torch.zeros(2, 2, 2, device=device),
+        "frames": torch.linspace(-1, 1, 2 * 3 * dim, device=device).sin().view(2, 3, dim),
+        "frame_mask": torch.ones(2, 3, device=device).bool(), "frame_spans": spans,
+        "frame_sentence": torch.zeros(2, 3, device=device).long(), "labels": torch.zeros(2, device=device).long(),
+        "spans": torch.zeros(2, 2, device=device).long(), "span_seconds": torch.zeros(2, 2, device=device),
+        "ids": torch.arange(2, device=device),
+    }  # fmt: skip
+
+
+def embed(cfg: Config, module: VideoQA) -> dict[str, Tensor]:
+    """Scores and vectors of numbers as input, compared after export and reload."""
+    with evaluation_mode(module):
+        out = module.network(probe(module))
+    found = {"scores": out.scores, "text": out.text}
+    found |= {} if out.visual is None else {"visual": out.visual}
+    return {name: value.detach().float().cpu() for name, value in found.items()}

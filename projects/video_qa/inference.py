@@ -1,0 +1,206 @@
+"""An exported model for use: answers to questions about a clip, with the time and the frames that they rest on."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor, nn
+
+from common.config import UserError
+from common.data.image.sources import EvalTransform
+from common.data.video.batches import Choice, ClipView, VideoQARows, clip_view
+from common.data.video.clips import Clip, Sentence, frame_times, ordered, read_subtitles
+from common.data.video.frames import Frames, FramesInMemory
+from common.encoders.image.cifar_resnet import cifar_resnet
+from common.encoders.image.towers import torchvision_tower
+from common.encoders.modes import evaluation_mode
+from common.evaluation.video.spans import best_span
+from projects.video_qa.folder import Exported, read
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+Picture = Image.Image | str | Path
+
+
+class Answer(NamedTuple):
+    """What is answered, and why.
+
+    Attributes:
+        text: the chosen candidate.
+        place: its index.
+        probabilities: of all candidates, in their order.
+        span: seconds of the part that the answer rests on; None for a model without a head for it.
+        looked: (N, F) attention of each sentence to each frame for the chosen candidate; (N, 0) without frames.
+        view: sentences as they were laid out.
+    """
+
+    text: str
+    place: int
+    probabilities: list[float]
+    span: tuple[float, float] | None
+    looked: Tensor
+    view: ClipView
+
+
+class FrameEncoder:
+    """Frozen encoder of frames by its name: ``bundled:cifar-resnet20`` (32 px) or ``torchvision:<name>`` (224 px).
+
+    Raises:
+        UserError: another name, or absent weights.
+    """
+
+    def __init__(self, name: str) -> None:
+        scheme, _, rest = name.partition(":")
+        if name.startswith("bundled:cifar-resnet"):
+            self.network: nn.Module = cifar_resnet(int(name.rsplit("resnet", 1)[1]), name)
+            self.transform = EvalTransform(32)
+        elif scheme == "torchvision":
+            self.network, self.transform = torchvision_tower(rest, name), EvalTransform(224)
+        else:
+            raise UserError(f"model.image_encoder={name}: use bundled:cifar-resnet20 or torchvision:resnet101")  # fmt: skip
+
+    def __call__(self, pictures: Sequence[Picture], batch_size: int = 32, device: str = "cpu") -> Tensor:  # fmt: skip
+        """Features (F, D) of pictures.
+
+        Raises:
+            UserError: a file that is no picture.
+        """
+        parts, network = [], self.network.to(device)
+        with evaluation_mode(network):
+            for i in range(0, len(pictures), batch_size):
+                images = [self.transform.one(opened(p)) for p in pictures[i : i + batch_size]]
+                parts.append(network(torch.stack(images).to(device)).cpu())
+        return torch.cat(parts) if parts else torch.zeros(0, int(network.num_features))  # type: ignore[arg-type]
+
+
+class Answerer:
+    """Answers by the answering part alone: nothing is masked, nothing contrasted.
+
+    Args:
+        model: as `projects.video_qa.folder.read` opens it.
+    """
+
+    def __init__(self, model: Exported) -> None:
+        self.model = model
+        self._encoder: FrameEncoder | None = None
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Answerer":
+        """A folder written by `make export`."""
+        return cls(read(Path(folder)))
+
+    def __call__(
+        self, frames: Sequence[Picture] | str | Path, subtitles: Sequence[tuple[float, float, str]] | str | Path,
+        question: str, candidates: Sequence[str], *, fps: float | None = None,
+    ) -> Answer:  # fmt: skip
+        """Choose among candidates.
+
+        Args:
+            frames: pictures in their order, or a folder of them; [] for none.
+            subtitles: (start, end, text) in seconds, or an .srt or .json file.
+            question: of any wording.
+            candidates: two or more answers.
+            fps: pictures a second; None: as the model was trained.
+
+        Raises:
+            UserError: files that cannot be read, or fewer than two candidates.
+        """
+        said = read_subtitles(Path(subtitles)) if isinstance(subtitles, str | Path) else ordered([Sentence(*row) for row in subtitles])  # fmt: skip
+        pictures = pictures_of(frames) if isinstance(frames, str | Path) else list(frames)
+        return self.answer(Clip("clip", said), self.frames(pictures, fps), question, candidates)
+
+    def frames(self, pictures: Sequence[Picture], fps: float | None = None) -> Frames | None:
+        """Features of pictures; None for a model that looks at none."""
+        if not self.model.network.visual:
+            return None
+        self._encoder = self._encoder or FrameEncoder(self.model.image_encoder)
+        return Frames(self._encoder(pictures), frame_times(len(pictures), fps or self.model.fps))
+
+    def answer(self, clip: Clip, frames: Frames | None, question: str, candidates: Sequence[str]) -> Answer:  # fmt: skip
+        """As `__call__`, of a clip and the features of its frames."""
+        if len(candidates) < 2:
+            raise UserError(f"the question '{question}' needs at least two candidates")
+        own, layout = self.model, replace(self.model.layout, localised=False)
+        source = None if frames is None else FramesInMemory({clip.name: frames}, frames.features.shape[1])  # fmt: skip
+        choice = Choice(clip.name, tuple((question, c) for c in candidates), None)
+        rows = VideoQARows(lambda i, e: choice, 1, {clip.name: clip}, source, own.words, layout)
+        batch = rows.collate([0])
+        with evaluation_mode(own.network):
+            out = own.network(batch)
+            best = int(out.scores[0].argmax())
+            span = None
+            if own.network.span_head is not None:
+                logits = own.network.span_logits(out, torch.tensor([best]))
+                first, last = best_span(logits[..., 0], logits[..., 1], batch["sentence_mask"])[
+                    0
+                ].tolist()
+                times = batch["sentence_times"][0]
+                span = (float(times[first, 0]), float(times[last, 1]))
+        view = clip_view(clip, source, layout, None)
+        looked = torch.zeros(len(view.sentences), 0) if out.looked is None else out.looked[0, best]
+        return Answer(candidates[best], best, out.scores[0].softmax(0).tolist(), span, looked, view)
+
+
+def pictures_of(folder: str | Path) -> list[Path]:
+    """Pictures of a folder in the order of their names, numbers by value.
+
+    Raises:
+        UserError: no such folder, or one without pictures.
+    """
+    place = Path(folder)
+    found = [p for p in place.iterdir() if p.suffix.lower() in PICTURES] if place.is_dir() else []
+    if not found:
+        raise UserError(f"{place} is no folder with pictures ({', '.join(PICTURES)})")
+    return sorted(found, key=lambda p: (_number(p.stem), p.name))
+
+
+def opened(picture: Picture) -> Image.Image:
+    """A PIL image, or the picture of a file.
+
+    Raises:
+        UserError: no such file, or no picture.
+    """
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    try:
+        return Image.open(picture).convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"{picture} is no picture: {error}") from error
+
+
+def _number(stem: str) -> int:
+    digits = "".join(c if c.isdigit() else " " for c in stem).split()
+    return int(digits[-1]) if digits else -1
+
+
+def looked_figure(answer: Answer, pictures: Sequence[Picture] = (), title: str = "", most: int = 24) -> object:  # fmt: skip
+    """Where the model looked: attention of each sentence to each frame, below the frames themselves.
+
+    Args:
+        answer: of `Answerer`, about a clip with frames.
+        pictures: the frames; () draws the attention alone.
+        title: above.
+        most: pictures that are shown, evenly chosen.
+    """
+    from matplotlib.figure import Figure
+
+    n, f = answer.looked.shape
+    figure = Figure(figsize=(10, 1.6 + 0.35 * n))
+    top, bottom = figure.subplots(2, 1, gridspec_kw={"height_ratios": [1, max(1.0, 0.35 * n)]})
+    top.set_title(title, fontsize=9)
+    top.set_axis_off()
+    for i in np.unique(np.linspace(0, f - 1, min(f, most)).astype(int)) if len(pictures) else ():
+        small = opened(pictures[int(i)]).resize((64, 48))
+        top.imshow(np.asarray(small), extent=(i - 0.45, i + 0.45, 0, 1), aspect="auto")
+    top.set_xlim(-0.5, f - 0.5)
+    top.set_ylim(0, 1)
+    bottom.imshow(answer.looked.numpy(), aspect="auto", cmap="magma", vmin=0)
+    bottom.set_yticks(range(n), [s.text[:36] for s in answer.view.sentences], fontsize=7)
+    bottom.set_xlabel("frame")
+    if answer.span is not None:
+        said = f"answer: {answer.text} ({max(answer.probabilities):.2f}), {answer.span[0]:.1f} to {answer.span[1]:.1f} s"
+        bottom.set_xlabel(f"frame; {said}", fontsize=8)
+    return figure

@@ -1,0 +1,100 @@
+"""Question prediction, then answers; what `make check` builds."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.data.module import ContrastiveData
+from common.data.video.batches import VideoQARows, Words
+from common.encoders.pretrained import stand_in
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from common.encoders.text.tower import load_tokenizer
+from common.engine.experiment import Plan, Stage, weights_requirement
+from projects.video_qa.config import Config
+from projects.video_qa.data import load_part, main_rows, pretraining_rows, requirements
+from projects.video_qa.module import VideoQA
+from projects.video_qa.network import VideoQANet, attend_alike, build_encoder, network_options
+
+# what `make check` builds for weights that are not on this machine
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "bert-base-uncased": {"model_type": "bert"},
+    "bert-large-uncased": {
+        "model_type": "bert", "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    },
+}  # fmt: skip
+
+
+def build_tokenizer(cfg: Config) -> Any:
+    """The tokenizer that the config names, that of its weights, or a small one without files."""
+    own = cfg.model
+    if own.tokenizer is not None:
+        return load_tokenizer(own.tokenizer)
+    return tiny_tokenizer(1024) if own.pretrained == "random" else load_tokenizer(own.pretrained)
+
+
+def build_network(cfg: Config, tokenizer: Any) -> VideoQANet:
+    """The network before any training.
+
+    Raises:
+        UserError: absent or unfitting weights.
+    """
+    own = cfg.model
+    vocab_size = len(tokenizer) if own.config else None
+    encoder = build_encoder(own.pretrained, own.config, own.dropout, own.num_layers, vocab_size)
+    if own.alike:
+        attend_alike(encoder)
+    return VideoQANet(encoder, **network_options(cfg))
+
+
+def stages(cfg: Config) -> Iterator[Stage]:
+    """The stage "pretrain" if it is asked for, then "train" with all of its weights."""
+    tokenizer = build_tokenizer(cfg)
+    network, words = build_network(cfg, tokenizer), Words(tokenizer)
+    own, train = cfg.pretrain, load_part(cfg, "train")
+
+    def data(rows: VideoQARows, val: dict[str, VideoQARows] | None = None) -> ContrastiveData:
+        return ContrastiveData(
+            rows, batch_size=cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers, val=val,
+            eval_batch_size=cfg.eval.batch_size,
+        )  # fmt: skip
+
+    if own.weights is not None:
+        from projects.video_qa.folder import read_network
+
+        network.load_state_dict(read_network(Path(own.weights), network))
+    if own.asked:
+        length = {"max_steps": own.steps, "max_epochs": own.epochs, "val_every_n_steps": None}
+        yield Stage("pretrain", VideoQA(cfg, network, "pretrain"), data(pretraining_rows(cfg, train, words)), length)  # fmt: skip
+    watched = cfg.trainer.val_every_n_steps is not None
+    val = {"dev": main_rows(cfg, load_part(cfg, "dev"), words, training=False)} if watched else None
+    module = VideoQA(cfg, network).train()  # all weights, the scores' included
+    rows = main_rows(cfg, train, words, training=True)
+    yield Stage("train", module, data(rows, val), monitor="val/accuracy" if watched else None)
+
+
+def plan(cfg: Config) -> Plan[VideoQA]:
+    """What `make check` reports on."""
+    needed = requirements(cfg)
+    config = cfg.model.config or stand_in(cfg.model.pretrained, ARCHITECTURES)
+    n, length = cfg.data.max_sentences, cfg.data.max_length
+
+    def module() -> VideoQA:
+        own = cfg.model
+        pretrained = own.pretrained if config is None else "random"
+        vocab_size = len(build_tokenizer(cfg)) if own.config else None
+        encoder = build_encoder(pretrained, config, own.dropout, own.num_layers, vocab_size)
+        return VideoQA(cfg, VideoQANet(encoder, **network_options(cfg)))
+
+    def forward(module: VideoQA, batch_size: int) -> Tensor:
+        masked = 1 if cfg.method.contrast_weight else 0
+        ids = torch.zeros(batch_size * n * (cfg.pretrain.candidates + masked), length, dtype=torch.long)  # fmt: skip
+        states: Tensor = module.network.encoder(input_ids=ids).last_hidden_state
+        return states.sum()
+
+    here = all(r.present for r in needed)
+    count = len(load_part(cfg, "train").questions) if here else 122_039
+    return Plan(module, count, forward, (*weights_requirement(cfg.model.pretrained), *needed))

@@ -1,0 +1,250 @@
+"""`make run`: answers about your own clip, analysis of one or two checkpoints, frames to features and to labels."""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.config import UserError
+from common.damage import reading
+from common.data.corrupt import CorruptCounter
+from common.data.row_map.mapper import RowFunction, RowMap, map_rows
+from common.data.tables import write_jsonl
+from common.data.video.batches import Words
+from common.data.video.clips import Clip, frame_times, ordered, read_subtitles, sentences_of
+from common.encoders.modes import evaluated
+from common.engine.experiment import Experiment
+from common.engine.run import trained_module
+from common.engine.workspace import Workspace
+from common.evaluation.video.answers import accuracy_by, question_type
+from common.export.files import write_json, write_tensors
+from projects.video_qa.config import Config
+from projects.video_qa.data import layout_of
+from projects.video_qa.evaluate import hits_of, judge, judged_part, unlabelled
+from projects.video_qa.folder import Exported
+from projects.video_qa.inference import (
+    Answer,
+    Answerer,
+    FrameEncoder,
+    looked_figure,
+    opened,
+    pictures_of,
+)
+from projects.video_qa.module import VideoQA
+from projects.video_qa.options import PrepareConfig
+from projects.video_qa.stages import build_tokenizer
+
+FORM = '{"frames": "frames/", "fps": 3, "subtitles": "clip.srt", "questions": [{"question": "...", "candidates": ["...", "..."]}]}'  # fmt: skip
+
+
+def answer(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) -> list[Answer]:
+    """Answers to the questions of a clip description; answers.json, and a picture a question of where the model looked.
+
+    Paths in the description are relative to its file. ``subtitles`` is an .srt or .json file or a list of
+    {start, end, text}; ``frames`` a folder of pictures, ``fps`` how many of them are shown a second.
+
+    Raises:
+        UserError: no trained model, or a description that cannot be read.
+    """
+    place, told = described(cfg.answer.clip)
+    answerer = Answerer(opened_model(cfg, workspace, experiment, cfg.answer.run))
+    subtitles = told.get("subtitles", [])
+    with reading(place, "description of a clip"):
+        said = read_subtitles(place.parent / subtitles) if isinstance(subtitles, str) else ordered(sentences_of(subtitles))  # fmt: skip
+        asked = [(str(q["question"]), [str(c) for c in q["candidates"]]) for q in told["questions"]]
+    pictures = pictures_of(place.parent / told["frames"]) if told.get("frames") else []
+    frames = answerer.frames(pictures, float(told.get("fps", answerer.model.fps)))
+    found, rows = [], []
+    for number, (question, candidates) in enumerate(asked):
+        one = answerer.answer(Clip("clip", said), frames, question, candidates)
+        found.append(one)
+        where = "" if one.span is None else f" ({one.span[0]:.1f} to {one.span[1]:.1f} s)"
+        workspace.say(f"{question} {one.text}, p = {max(one.probabilities):.2f}{where}")
+        rows.append({"question": question, "answer": one.text, "span": one.span,
+                     "probabilities": dict(zip(candidates, one.probabilities, strict=True))})  # fmt: skip
+        if one.looked.shape[1]:
+            workspace.figure(f"looked-{number}", looked_figure(one, pictures, question))
+    write_json(workspace.folder(".") / "answers.json", rows)
+    return found
+
+
+def described(name: str | None) -> tuple[Path, dict[str, Any]]:
+    """Place and content of a clip description.
+
+    Raises:
+        UserError: none, or one of another form.
+    """
+    if name is None:
+        raise UserError(f"set answer.clip, a JSON file such as {FORM}")
+    place = Path(name).expanduser()
+    if not place.is_file():
+        raise UserError(f"the clip description {place} does not exist: write a JSON file such as {FORM}")  # fmt: skip
+    with reading(place, "description of a clip"):
+        told = json.loads(place.read_text(encoding="utf-8"))
+    if not isinstance(told, dict) or not told.get("questions"):
+        raise UserError(f"{place} has no questions: write a JSON file such as {FORM}")
+    return place, told
+
+
+def opened_model(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA], which: str) -> Exported:  # fmt: skip
+    """The model of a run or of an exported folder."""
+    from projects.video_qa.folder import read
+
+    if Path(which).is_dir() and not (Path(which) / "meta.json").exists():
+        return read(Path(which))
+    module, _ = trained_module(experiment, workspace, which, cfg.runs_dir)
+    own = module.cfg
+    return Exported(module.network, Words(build_tokenizer(own)), layout_of(own), own.model.image_encoder, own.data.fps)  # fmt: skip
+
+
+def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) -> str:
+    """Accuracy by question type of one or two checkpoints, and the questions on which two differ: analysis.md.
+
+    Raises:
+        UserError: other than one or two runs, or questions without answers.
+    """
+    names = cfg.analyse.runs
+    if len(names) > 2:
+        raise UserError("analyse.runs: name one run, or two to set side by side")
+    loaded = judged_part(cfg)
+    if unlabelled(loaded):
+        raise UserError("these questions have no answers: set eval.split=dev")
+    columns: dict[str, dict[str, float]] = {}
+    chosen: list[list[int]] = []
+    types = [q.kind or question_type(q.text) for q in loaded.questions]
+    for number, name in enumerate(names, start=1):
+        module, _ = trained_module(experiment, workspace, name, cfg.runs_dir)
+        with evaluated(module, cfg.trainer.accelerator):
+            chosen.append(judge(cfg, module, loaded, Words(build_tokenizer(module.cfg))).chosen)
+        columns[f"{number} {Path(name).name}"] = accuracy_by(hits_of(loaded.questions, chosen[-1]), types)  # fmt: skip
+    lines = ["| questions | number | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]  # fmt: skip
+    for group in next(iter(columns.values())):
+        count = types.count(group) if group else len(types)
+        lines.append(f"| {group or 'all'} | {count} | " + " | ".join(f"{c[group]:.3f}" for c in columns.values()) + " |")  # fmt: skip
+    if len(chosen) == 2:
+        lines += ["", f"| clip | question | right | {' | '.join(columns)} |", "|---|---|---|---|---|"]  # fmt: skip
+        differ = [i for i, (a, b) in enumerate(zip(*chosen, strict=True)) if a != b]
+        for i in differ[: cfg.analyse.shown]:
+            q = loaded.questions[i]
+            told = [q.candidates[k] for k in (q.answer or 0, chosen[0][i], chosen[1][i])]
+            lines.append(f"| {q.clip} | {q.text} | " + " | ".join(told) + " |")
+    text = "\n".join(lines) + "\n"
+    (workspace.folder(".") / "analysis.md").write_text(text, encoding="utf-8")
+    workspace.say(text)
+    return text
+
+
+# -- preparation ---------------------------------------------------------------------------------
+
+
+def features(cfg: Config, workspace: Workspace) -> Path:
+    """Frames of clips (a folder of pictures each) to <clip>.safetensors; clips that are done are left as they are.
+
+    Raises:
+        UserError: no such folder, or too many unreadable pictures.
+    """
+    clips, output = clip_folders(cfg.prepare), _output(cfg, workspace, "features")
+    encoder = FrameEncoder(cfg.model.image_encoder)
+    device, counter = _device(cfg.prepare), CorruptCounter("clips", max_fraction=0.05)
+    todo = [p for p in clips if not (output / f"{p.name}.safetensors").is_file()]
+    for place in workspace.progress(todo, "clips", len(todo)):
+        try:
+            found = encoder(pictures_of(place), cfg.prepare.batch_size, device)
+        except UserError as error:
+            counter.bad(str(place), error)
+            continue
+        counter.good()
+        times = torch.from_numpy(frame_times(len(found), cfg.data.fps))
+        write_tensors(output / f"{place.name}.safetensors", {"features": found, "times": times})
+    counter.finish()
+    workspace.say(f"{len(todo)} clips encoded by {cfg.model.image_encoder}; data.features={output.resolve()}")  # fmt: skip
+    return output
+
+
+def objects(cfg: Config, workspace: Workspace) -> Path:
+    """Labels that a detector finds in each frame: JSON lines {clip, labels}; can be stopped, continued, shared out.
+
+    Raises:
+        UserError: no such folder, or absent weights.
+    """
+    own = cfg.prepare
+    rows = [{"clip": p.name, "frames": [str(x) for x in pictures_of(p)]} for p in clip_folders(own)]
+    output = _output(cfg, workspace, "objects.jsonl")
+    settings = {"detector": own.detector, "threshold": own.threshold, "most": own.most}
+    step = RowMap("objects", partial(detector, own), settings, cfg.seed, chunk_size=8)
+    done = map_rows(step, rows, output.with_name(output.name + ".parts"), cfg.task, workspace.meter)
+    workspace.say(done.summary)
+    if done.complete:
+        write_jsonl(output, done.rows())
+        workspace.say(f"data.objects={output.resolve()}")
+    return output
+
+
+def detector(own: PrepareConfig) -> RowFunction:
+    """{clip, frames} -> {clip, labels} by an object detector of transformers.
+
+    Raises:
+        UserError: absent weights.
+    """
+    from transformers import AutoImageProcessor, AutoModelForObjectDetection
+
+    from common.encoders.pretrained import is_offline, loading, resolve_pretrained
+
+    ref = resolve_pretrained(own.detector)
+    place = str(ref.path or ref.name)
+    with loading(ref):
+        local = ref.path is not None or is_offline()
+        processor: Any = AutoImageProcessor.from_pretrained(place, local_files_only=local)  # type: ignore[no-untyped-call]
+        model: Any = AutoModelForObjectDetection.from_pretrained(place, local_files_only=local)
+    model = model.eval().to(_device(own))
+    names = model.config.id2label
+
+    def labels(paths: Sequence[str]) -> list[list[str]]:
+        found: list[list[str]] = []
+        for i in range(0, len(paths), own.batch_size):
+            pictures = [opened(p) for p in paths[i : i + own.batch_size]]
+            with torch.no_grad():
+                out = model(**processor(images=pictures, return_tensors="pt").to(model.device))
+            for one in processor.post_process_object_detection(out, threshold=own.threshold):
+                order = one["scores"].argsort(descending=True)
+                told = dict.fromkeys(names[int(k)] for k in one["labels"][order])
+                found.append(list(told)[: own.most])
+        return found
+
+    return lambda rows, seeds: [{"clip": r["clip"], "labels": labels(r["frames"])} for r in rows]
+
+
+def clip_folders(own: PrepareConfig) -> list[Path]:
+    """A folder of pictures for each clip.
+
+    Raises:
+        UserError: no such folder, or an empty one.
+    """
+    place = None if own.frames is None else Path(own.frames).expanduser()
+    found = sorted(p for p in place.iterdir() if p.is_dir()) if place and place.is_dir() else []
+    if not found:
+        raise UserError(f"set prepare.frames, a folder with one folder of pictures for each clip, not {place}")  # fmt: skip
+    return found
+
+
+def _output(cfg: Config, workspace: Workspace, name: str) -> Path:
+    output = Path(cfg.prepare.output).expanduser() if cfg.prepare.output else workspace.folder(".") / name  # fmt: skip
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return output
+
+
+def _device(own: PrepareConfig) -> str:
+    if own.device != "auto":
+        return own.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def tasks(cfg: Config, experiment: Experiment[VideoQA]) -> dict[str, Callable[[Workspace], object]]:
+    """Verbs of `make run`."""
+    return {
+        "answer": partial(answer, cfg, experiment=experiment), "analyse": partial(analyse, cfg, experiment=experiment),
+        "features": partial(features, cfg), "objects": partial(objects, cfg),
+    }  # fmt: skip

@@ -1,0 +1,471 @@
+"""Readers, both stages, evaluation, tasks and exports; each test of a checklist item names it."""
+
+import json
+import logging
+import sys
+from collections import Counter
+
+import pytest
+import torch
+from PIL import Image
+
+from common.config import UserError
+from common.data.video.batches import Layout, VideoQARows, Words, choice_of, clip_view
+from common.data.video.clips import (
+    Clip,
+    Question,
+    Sentence,
+    read_span,
+    read_subtitles,
+    sentences_in_span,
+)
+from common.data.video.frames import FeatureFiles, FeatureTable
+from common.data.video.tv_sets import load_tv_set, show_of
+from common.engine.run import train
+from common.engine.workspace import Workspace
+from common.evaluation.video.answers import question_type
+from common.evaluation.video.spans import best_span, span_metrics, temporal_iou
+from common.export.files import write_tensors
+from projects.video_qa import baselines, build, tasks
+from projects.video_qa.data import load_part, pretraining_rows
+from projects.video_qa.evaluate import Judged, evaluate, masked_ids, metrics_of
+from projects.video_qa.folder import export
+from projects.video_qa.inference import Answerer, pictures_of
+from projects.video_qa.module import VideoQA
+from projects.video_qa.pretraining import QuestionPrediction
+from projects.video_qa.simulated import sentences, simulated_set
+from projects.video_qa.stages import build_tokenizer, stages
+from tests.cards import exported_by, run_snippet, snippets
+from tests.interrupted import assert_killed, final_state, same
+from tests.projects.video_qa.conftest import batch_of, config, network_of, rows_of
+from tests.projects.video_qa.workers import killed_run
+
+OPENED: list[str] = []
+WATCHING = [False]
+
+
+def _hook(event, args):
+    if event == "open" and WATCHING[0]:
+        OPENED.append(str(args[0]))
+
+
+sys.addaudithook(_hook)
+
+
+def tv(folder, name: str = "tvqa", labelled: bool = True):
+    """Released layouts with three clips: TVQA, TVQA+ and DramaQA."""
+    rows = []
+    clips = ["friends_s01e01_seg01_clip_00", "friends_s01e01_seg01_clip_01", "s01e02_seg02_clip_12"]
+    for i in range(6):
+        row = {"qid": i, "q": f"What is number {i}?", **{f"a{k}": f"thing {k}" for k in range(5)},
+               "vid_name": clips[i // 2], "show_name": "x", "ts": "0.5-2.4" if i else "NaN-NaN"}  # fmt: skip
+        rows.append(row | ({"answer_idx": i % 5} if labelled else {}))
+    said = [{"start": float(k), "end": k + 0.8, "text": f"line {k}"} for k in range(4)]
+    if name == "tvqa":
+        (folder / "tvqa/features").mkdir(parents=True)
+        for part in ("train", "val", "test_public"):
+            (folder / f"tvqa/tvqa_{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        subs = [{"vid_name": c, "sub": said} for c in clips]
+        (folder / "tvqa/tvqa_preprocessed_subtitles.jsonl").write_text("\n".join(map(json.dumps, subs)))  # fmt: skip
+        objects = [{"clip": c, "labels": [["cup", "door"], ["cup"]] * 6} for c in clips]
+        (folder / "tvqa/objects.jsonl").write_text("\n".join(map(json.dumps, objects)))
+    if name == "tvqa_plus":
+        (folder / "tvqa_plus/features").mkdir(parents=True)
+        plus = [r | {"answer_idx": str(r["answer_idx"]), "ts": [0.5, 2.4]} for r in rows]
+        for part in ("train", "val"):
+            (folder / f"tvqa_plus/tvqa_plus_{part}.json").write_text(json.dumps(plus))
+        subs = {c: {"sub_text": " <eos> ".join(s["text"] for s in said), "sub_time": [s["start"] for s in said]} for c in clips}  # fmt: skip
+        (folder / "tvqa_plus/tvqa_plus_subtitles.json").write_text(json.dumps(subs))
+    if name == "dramaqa":
+        (folder / "AnotherMissOh/AnotherMissOh_QA").mkdir(parents=True)
+        (folder / "AnotherMissOh/features").mkdir()
+        clips = ["AnotherMissOh01_001_0000", "AnotherMissOh01_001_0002", "AnotherMissOh01_002_0000"]
+        drama = [{"qid": r["qid"], "que": r["q"], "answers": [r[f"a{k}"] for k in range(5)], "vid": clips[i // 2],
+                  "correct_idx": r["answer_idx"], "q_level_logic": 1 + i % 4} for i, r in enumerate(rows)]  # fmt: skip
+        for part in ("train", "val"):
+            (folder / f"AnotherMissOh/AnotherMissOh_QA/AnotherMissOhQA_{part}_set.json").write_text(json.dumps(drama))  # fmt: skip
+        shots = {f"AnotherMissOh01_00{s}_000{k}": {"st": str(100 + 2 * k), "et": str(102 + 2 * k), "contained_subs": [
+            {"st": str(100.5 + 2 * k), "et": str(101.5 + 2 * k), "utter": f"line {k}", "speaker": "Anna"}]}
+            for s in (1, 2) for k in (1, 2)}  # fmt: skip
+        (folder / "AnotherMissOh/AnotherMissOh_script.json").write_text(json.dumps(shots))
+    for clip in clips:
+        for place in folder.glob("*/features"):
+            write_tensors(place / f"{clip}.safetensors", {"features": torch.randn(12, 64)})
+    return config(f"data.root={folder}", f"data.source={name}", f"data.features={next(folder.glob('*/features')).relative_to(folder)}", "trainer.val_every_n_steps=null")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["tvqa", "tvqa_plus", "dramaqa"])
+def test_item_16_three_sets_feed_one_model_with_their_own_metrics(name, tmp_path):
+    cfg = tv(tmp_path, name)
+    cfg.eval.split, cfg.eval.mask_probs, cfg.data.max_objects = "dev", [], 0
+    found = list(stages(cfg))
+    assert [s.name for s in found] == ["pretrain", "train"]
+    module = found[1].module
+    module.losses(found[1].data.train_set[[(0, 0), (3, 0)]])["loss"].backward()
+    metrics = evaluate(cfg, module, Workspace(tmp_path / "w"))
+    assert ("miou" in metrics, "asa" in metrics) == ((name != "dramaqa"),) * 2
+    levels = {k for k in metrics if "level" in k}
+    assert levels == ({f"accuracy_level_{i}" for i in (1, 2, 3, 4)} if name == "dramaqa" else set())
+    assert 0 <= metrics["accuracy_what"] <= 1
+    loaded = load_part(cfg, "dev")
+    said = loaded.clips[loaded.questions[0].clip].sentences
+    if name == "dramaqa":  # the sentences of the scene's shots, seconds from its beginning
+        assert [s.text for s in said] == ["Anna: line 1", "Anna: line 2"]
+        assert said[0][:2] == (0.5, 1.5)
+    elif name == "tvqa_plus":
+        assert [s.end for s in said] == [1.0, 2.0, 3.0, 6.0]
+        assert loaded.questions[1].answer == 1
+    else:
+        assert loaded.questions[0].span is None
+        assert loaded.questions[1].span == (0.5, 2.4)
+
+
+def test_item_18_text_of_a_sentence(tmp_path):
+    """Checklist 18: objects, subtitle, question and answer; without objects by an option."""
+    cfg = tv(tmp_path)
+    cfg.data.objects = "tvqa/objects.jsonl"
+    loaded, tokenizer = load_part(cfg, "train"), build_tokenizer(cfg)
+    words = Words(tokenizer)
+    for most, seen in ((2, "cup door ; line 1"), (1, "cup ; line 1"), (0, "line 1")):
+        rows = VideoQARows(lambda i, e: choice_of(loaded.questions[i]), 6, loaded.clips, loaded.frames, words, Layout(max_objects=most))  # fmt: skip
+        batch = rows[[(2, 0)]]
+        ids, mask = batch["input_ids"][0, 4, 1], batch["attention_mask"][0, 4, 1].bool()
+        assert tokenizer.decode(ids[mask]).split("[SEP]")[0].strip() == f"[CLS] {seen}"
+        assert tokenizer.decode(ids[mask]).split("[SEP]")[1].strip() == "what is number 2? thing 4"
+    short = words.join(_context(words, "cup door", "a b c"), words("q"), words("r"), 10)
+    assert tokenizer.decode(short[0]).startswith(
+        "[CLS] cu"
+    )  # the last objects are cut, the sentence stays
+    assert words("a b c") == short[0][short[1] - 4 : short[1] - 1]
+    assert len(short[0]) == 10
+
+
+def _context(words, objects, sentence):
+    from common.data.video.batches import Context
+
+    return Context(words(objects), words(sentence))
+
+
+def test_item_12_spans_in_time(tmp_path):
+    """Checklist 12: targets from `ts`; and item 16's metrics as the official program computes them."""
+    said = [Sentence(float(k), k + 0.8, "x") for k in range(4)]
+    assert sentences_in_span(said, read_span("0.5-2.4")) == (0, 2)
+    assert sentences_in_span(said, read_span("0.85-0.95")) is None
+    assert read_span("NaN-NaN") is None
+    assert read_span(None) is None
+    assert temporal_iou((0, 1), (2, 4)) == 0
+    assert temporal_iou((1, 3), (2, 4)) == pytest.approx(1 / 3)
+    found = span_metrics([0.3, 0.5, 1.0, 0.0], [1.0, 1.0, 0.0, 1.0])
+    assert (found["miou"], found["asa"]) == (0.45, 0.25)
+    assert found["span_recall_0.3"] == 0.5  # NumPy's third bound is a little more than 0.3
+    assert found["span_recall_0.5"] == 0.5
+    start, end = torch.tensor([[0.0, 6.0, 0.0]]), torch.tensor([[5.0, 0.0, 4.0]])
+    assert best_span(start, end, torch.ones(1, 3).bool()).tolist() == [[1, 2]]
+    assert best_span(start, end, torch.tensor([[True, True, False]])).tolist() == [[1, 1]]
+    judged = Judged([1, 0, 2], [0.6, None, 0.2])
+    questions = tuple(Question(str(i), "c", t, ("a", "b", "c"), a, None, 1 + i % 2) for i, (t, a) in enumerate([("Who?", 1), ("Where?", 0), ("who?", 1)]))  # fmt: skip
+    told = metrics_of(config(), questions, judged, Workspace(tmp_path))
+    assert told["accuracy"] == pytest.approx(2 / 3)
+    assert (told["accuracy_who"], told["accuracy_where"]) == (0.5, 1.0)
+    assert (told["accuracy_level_1"], told["accuracy_level_2"]) == (0.5, 1.0)
+    assert (told["miou"], told["asa"]) == (0.4, 0.5)
+    assert [question_type(t) for t in ("Whose hat?", "Why?", "Is it?", "How many")] == ["who", "why", "other", "how"]  # fmt: skip
+
+
+def test_items_9_and_10_question_prediction():
+    """9: one true question at a uniform place, distractors of other questions and near ones first; 10: training alone."""
+    clips = {f"c{i}": Clip(f"c{i}", (), f"show{i // 2}") for i in range(4)}
+    questions = [Question(str(i), f"c{i // 4}", f"question {i}", ("a", "b", "c"), i % 3) for i in range(16)]  # fmt: skip
+    questions.append(Question("x", "c0", "question 0", ("a", "b"), 0))  # the same words as qid 0
+    near = QuestionPrediction(questions, clips, 5, "clip", "correct", 0)
+    places = Counter()
+    for epoch in range(250):
+        for index in (0, 5):
+            choice = near(index, epoch)
+            texts = [q for q, _ in choice.pairs]
+            assert texts.count(questions[index].text) == 1
+            assert texts[choice.label] == questions[index].text
+            assert len(set(texts)) == 5
+            assert {a for _, a in choice.pairs} == {questions[index].candidates[questions[index].answer]}  # fmt: skip
+            own = {q.text for q in questions if q.clip == questions[index].clip}
+            assert own <= set(texts)  # all of its clip's
+            rest = [q for q in questions if q.text in set(texts) - own]
+            assert {clips[q.clip].show for q in rest} == {"show0"}
+            places[choice.label] += 1
+    assert all(70 < places[i] < 130 for i in range(5)), places
+    assert near(3, 7) == near(3, 7) != near(3, 8)
+    far = QuestionPrediction(questions, clips, 5, "any", "none", 0)
+    shows = {clips[q.clip].show for e in range(20) for text, _ in far(0, e).pairs for q in questions if q.text == text}  # fmt: skip
+    assert shows == {"show0", "show1"}
+    assert far(0, 0).pairs[0][1] == ""
+    with pytest.raises(UserError, match="different questions"):
+        QuestionPrediction(questions[:3], clips, 5)
+    cfg = config()
+    rows = pretraining_rows(cfg, load_part(cfg, "train"), Words(build_tokenizer(cfg)))
+    held = {q.text + q.clip for part in ("dev", "test") for q in load_part(cfg, part).questions}
+    mine = {q.text + q.clip for q in rows.choices.questions}
+    assert mine == {q.text + q.clip for q in load_part(cfg, "train").questions}
+    assert not mine & held
+
+
+def test_items_11_and_15_the_main_stage_begins_with_all_weights_and_no_file_is_added(tmp_path, caplog):  # fmt: skip
+    """11: weights go over, the scores' included; 15: pre-training opens the files of the main stage and no other."""
+    cfg = tv(tmp_path)
+    opened = {}
+    for steps in ("null", "1"):
+        cfg.pretrain.steps = None if steps == "null" else 1
+        OPENED.clear()
+        WATCHING[0] = True
+        with caplog.at_level(logging.INFO):
+            stage = next(stages(cfg))
+            stage.module.losses(stage.data.train_set[[(i, 0) for i in range(6)]])
+        WATCHING[0] = False
+        opened[steps] = {n.removeprefix(str(tmp_path)) for n in OPENED if str(tmp_path) in n}
+    assert opened["1"] == opened["null"]
+    assert any("tvqa_train" in name for name in opened["1"])
+    assert not any("val" in name or "test" in name for name in opened["1"])
+    assert "6 training questions on 3 clips" in caplog.text
+    both = stages(cfg)
+    first = next(both)
+    with torch.no_grad():
+        for p in first.module.network.parameters():
+            p += 1
+    before = {k: v.clone() for k, v in first.module.network.state_dict().items()}
+    after = next(both).module.network.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(v, after[k]) for k, v in before.items())
+
+
+def test_pre_training_sees_the_whole_clip_whatever_is_localised(tmp_path):
+    cfg = tv(tmp_path)
+    cfg.data.localised, cfg.method.localisation_weight = True, 0.0
+    first, second = stages(cfg)
+    assert first.data.train_set[[(1, 0)]]["sentence_mask"].shape[1] == 4
+    batch = second.data.train_set[[(1, 0)]]  # 0.5 to 2.4 seconds
+    assert batch["sentence_mask"].shape[1] == 3
+    assert batch["frames"].shape[1] == 6  # frames 2 to 7 at three a second
+
+
+def test_item_14_a_set_without_answers_writes_a_submission(tmp_path):
+    cfg = tv(tmp_path, labelled=False)
+    found = evaluate(cfg, VideoQA(cfg, network_of(cfg)), Workspace(tmp_path / "w"))
+    told = json.loads((tmp_path / "w/submission.json").read_text())
+    assert found["questions"] == 6
+    assert list(told) == [str(i) for i in range(6)]
+    assert all(0 <= i < 5 for i in told.values())
+    for steps, said in ((1, "question prediction needs"), (None, "no answer")):
+        cfg.pretrain.steps = steps
+        with pytest.raises(UserError, match=said):
+            next(stages(cfg))
+
+
+def test_simulated_clips():
+    """Two wrong candidates are right for other sentences of the clip; parts share no sentence."""
+    found, frames = simulated_set(None, "dev", 30, 0)
+    assert len(found.questions) == 30
+    assert Counter(q.kind for q in found.questions) == {"seen": 12, "said": 9, "word": 9}
+    for q in found.questions:
+        clip = found.clips[q.clip]
+        (j, last) = sentences_in_span(clip.sentences, q.span)
+        assert j == last
+        assert len(set(q.candidates)) == 5
+        said = " ".join(s.text.lower() for s in clip.sentences)
+        if q.kind == "said":
+            assert q.candidates[q.answer] == clip.sentences[j].text
+            assert sum(c.lower() in said for c in q.candidates) == 3
+        if q.kind == "word":
+            assert q.candidates[q.answer] in clip.sentences[j].text.lower()
+            assert q.candidates[q.answer] not in q.text.lower()
+            assert sum(c in said for c in q.candidates) == 3
+        seen = frames(clip.name)
+        assert len(seen.features) == len(seen.times)
+    assert not set(sentences(None, "dev")) & set(sentences(None, "test"))
+    assert simulated_set(None, "dev", 30, 0)[0] == found
+    assert simulated_set(None, "dev", 30, 1)[0] != found
+    cfg = config("eval.split=dev", "eval.limit=90", name="mini")
+    ceiling, words, low = (f(cfg, _silent()) for f in (baselines.segment_vote, baselines.subtitle_words, baselines.clip_majority))  # fmt: skip
+    assert ceiling["accuracy"] > 0.75
+    assert ceiling["accuracy_word"] > 0.95
+    assert words["accuracy_word"] > 0.8
+    assert low["accuracy_seen"] < 0.5
+
+
+class _silent(Workspace):
+    def __init__(self):
+        pass
+
+    def items(self, metric, values):
+        assert len(values) == 90
+
+
+def test_items_20_analysis_of_two_checkpoints(run, tmp_path):
+    """Checklist 20: accuracy by question type, and the questions on which two checkpoints differ."""
+    cfg = config(f"runs_dir={run.parents[2]}", f"analyse.runs=[{run}, {run}]")
+    place = Workspace(tmp_path)
+    place.project, place.config = "video_qa", "smoke"
+    text = tasks.analyse(cfg, place, build(cfg))
+    assert "| what |" in text
+    assert "| all | 24 |" in text
+    assert (tmp_path / "analysis.md").read_text() == text
+    cfg.analyse.runs = ["a", "b", "c"]
+    with pytest.raises(UserError, match="one run, or two"):
+        tasks.analyse(cfg, place, build(cfg))
+
+
+def clip_files(folder):
+    """A user's clip: nine pictures, SubRip subtitles, two questions."""
+    (folder / "frames").mkdir()
+    for i in range(9):
+        Image.new("RGB", (40, 30), (28 * i, 0, 0)).save(folder / f"frames/frame{i}.png")
+    srt = "1\r\n00:00:00,000 --> 00:00:01,200\r\n<i>Look,</i>\r\na cup.\r\n\r\n2\r\n00:00:01,500 --> 00:00:02,900\r\nIt is red.\r\n"  # fmt: skip
+    (folder / "said.srt").write_text(srt)
+    asked = [{"question": "What is red?", "candidates": ["a cup", "a dog", "a car"]}, {"question": "Who?", "candidates": ["I", "you"]}]  # fmt: skip
+    told = {"frames": "frames", "fps": 3, "subtitles": "said.srt", "questions": asked}
+    (folder / "clip.json").write_text(json.dumps(told))
+    return folder / "clip.json"
+
+
+def test_answers_about_a_clip_of_one_s_own(run, tmp_path, monkeypatch):
+    """The task on files, an export, and the card's lines; SubRip and JSON say the same."""
+    description = clip_files(tmp_path)
+    said = read_subtitles(tmp_path / "said.srt")
+    assert said == (Sentence(0.0, 1.2, "Look, a cup."), Sentence(1.5, 2.9, "It is red."))
+    rows = [{"start": s.start, "end": s.end, "text": s.text} for s in said]
+    (tmp_path / "said.json").write_text(json.dumps(rows))
+    assert read_subtitles(tmp_path / "said.json") == said
+    folder = tmp_path / "export"
+    cfg = config(f"answer.run={folder}", f"answer.clip={description}")
+    module = VideoQA(cfg, network_of(cfg))
+    export(cfg, module, folder)
+    place = Workspace(tmp_path / "task")
+    found = tasks.answer(cfg, place, build(cfg))
+    assert [len(a.probabilities) for a in found] == [3, 2]
+    assert (tmp_path / "task/plots/looked-0.png").stat().st_size > 1000
+    written = json.loads((tmp_path / "task/answers.json").read_text())
+    assert written[0]["answer"] == found[0].text
+    assert sum(written[0]["probabilities"].values()) == pytest.approx(1)
+    assert found[0].looked.shape == (2, 9)
+    assert found[0].looked[0, 4:].eq(0).all()  # 1.2 seconds are four frames
+    again = Answerer.open(folder)(pictures_of(tmp_path / "frames"), tmp_path / "said.json", "What is red?", ["a cup", "a dog", "a car"])  # fmt: skip
+    assert again.probabilities == found[0].probabilities
+    cfg.answer.run = str(run)  # of a run instead of an export
+    place.project, place.config = "video_qa", "smoke"
+    assert len(tasks.answer(cfg, place, build(cfg))) == 2
+    exported_by("video_qa", folder)
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64), "red").save("photo.png")
+    (code,) = snippets("video_qa")
+    run_snippet(code, "video_qa", folder)
+    with pytest.raises(UserError, match="two candidates"):
+        Answerer.open(folder)([], [], "Who?", ["I"])
+
+
+def test_files_that_are_wrong_are_named(tmp_path):
+    cfg = config()
+    with pytest.raises(UserError, match=r"set answer\.clip"):
+        tasks.described(None)
+    (tmp_path / "clip.json").write_text("{}")
+    with pytest.raises(UserError, match="no questions"):
+        tasks.described(str(tmp_path / "clip.json"))
+    (tmp_path / "bad.srt").write_text("1\nhello\n")
+    with pytest.raises(UserError, match="subtitles"):
+        read_subtitles(tmp_path / "bad.srt")
+    with pytest.raises(UserError, match="github.com/jayleicn/TVQA"):
+        load_tv_set(tmp_path, "tvqa", "train")
+    with pytest.raises(UserError, match="TASK=features"):
+        FeatureFiles(tmp_path / "nothing", 3, 64)
+    with pytest.raises(UserError, match="h5py"):
+        FeatureTable(tmp_path / "f.h5", 3, 64)
+    with pytest.raises(UserError, match=r"data\.features"):
+        load_part(tv_without_features(tmp_path), "train")
+    with pytest.raises(UserError, match=r"prepare\.frames"):
+        tasks.clip_folders(cfg.prepare)
+    for word, said in (("pretrain.epochs=1", "null one"), ("data.localised=true", "localisation_weight"), ("method.mask_prob=2", "must be in")):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            config(word)
+    assert show_of("tvqa", "s01e02_seg02_clip_12") == "bbt"
+    assert show_of("tvqa", "friends_s01e01_seg01_clip_00") == "friends"
+
+
+def tv_without_features(folder):
+    cfg = tv(folder)
+    cfg.data.features = None
+    return cfg
+
+
+def test_features_and_unreadable_clips(tmp_path):
+    """`TASK=features` writes what training reads; it leaves what is done; damaged pictures are counted."""
+    frames = tmp_path / "clips"
+    for clip in ("a", "b"):
+        (frames / clip).mkdir(parents=True)
+        for i in (10, 2, 1):
+            Image.new("RGB", (40, 30), (20 * i, 0, 0)).save(frames / clip / f"{i}.png")
+    assert [p.stem for p in pictures_of(frames / "a")] == ["1", "2", "10"]
+    cfg = config(f"prepare.frames={frames}", f"prepare.output={tmp_path / 'features'}")
+    out = tasks.features(cfg, Workspace(tmp_path / "w"))
+    source = FeatureFiles(out, 3.0, 64)
+    assert source("a").features.shape == (3, 64)
+    assert source("a").times.tolist() == pytest.approx([0, 1 / 3, 2 / 3])
+    before = (out / "a.safetensors").stat().st_mtime_ns
+    tasks.features(cfg, Workspace(tmp_path / "w"))
+    assert (out / "a.safetensors").stat().st_mtime_ns == before
+    assert len(source("absent").features) == 0
+    assert source.counter.skipped == 1
+    (frames / "b" / "3.png").write_text("no picture")
+    (out / "b.safetensors").unlink()
+    with pytest.raises(UserError, match="corrupt"):
+        tasks.features(cfg, Workspace(tmp_path / "w"))
+
+
+def test_labels_of_any_detector(tmp_path):
+    """`TASK=objects` with a small detector of transformers in a local folder; its file is what readers take."""
+    from transformers import DetrImageProcessor, YolosConfig, YolosForObjectDetection
+
+    from common.data.video.tv_sets import read_objects
+
+    torch.manual_seed(0)
+    small = YolosConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=[32, 32], patch_size=16, num_detection_tokens=4)  # fmt: skip
+    YolosForObjectDetection(small).save_pretrained(tmp_path / "detector")
+    DetrImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "detector")
+    (tmp_path / "clips/a").mkdir(parents=True)
+    for i in range(3):
+        Image.new("RGB", (40, 30), (60 * i, 0, 0)).save(tmp_path / f"clips/a/{i}.png")
+    cfg = config(f"prepare.frames={tmp_path / 'clips'}", f"prepare.output={tmp_path / 'objects.jsonl'}", f"prepare.detector={tmp_path / 'detector'}", "prepare.threshold=0.0", "prepare.most=2", "prepare.device=cpu")  # fmt: skip
+    found = read_objects(tasks.objects(cfg, Workspace(tmp_path / "w")))
+    assert len(found["a"]) == 3
+    assert all(0 < len(labels) <= 2 for labels in found["a"])
+
+
+def test_a_run_that_is_interrupted_ends_like_one_that_was_not(run, tmp_path):
+    """Both stages: 2 steps of pre-training and 4 of the main stage, stopped after 2 of these."""
+    words = [f"runs_dir={tmp_path}", "run_id=part"]
+    assert_killed(killed_run, words)
+    again = train("video_qa", "smoke", [*words, "resume=part"])
+    assert same(*(final_state(folder, "train") for folder in (run, again)))
+
+
+def test_metrics_of_a_run(run):
+    """Mechanism columns; item 17: terms are logged apart."""
+    found = json.loads((run / "metrics.json").read_text())
+    assert {"accuracy", "accuracy_chance", "miou", "asa", "attention_on_own_span", "accuracy_masked_0.3"} <= found.keys()  # fmt: skip
+    assert found["attention_on_own_span"] == pytest.approx(1.0)  # local
+    assert found["pretraining_questions"] == found["train_questions"] == 48
+    curves = (run / "metrics.csv").read_text()
+    assert all(f",train/{term}," in curves for term in ("loss", "answer", "localisation", "contrast"))  # fmt: skip
+    assert any("pretrain" in line for line in curves.splitlines())
+    assert list((run / "plots").glob("looked-*.png"))
+
+
+def test_masked_inputs_of_the_evaluation_spare_special_tokens():
+    cfg = config()
+    batch, words = batch_of(cfg), rows_of(cfg).words
+    found = masked_ids(batch["input_ids"], words, 1.0, torch.Generator().manual_seed(0))
+    special = (found == words.cls) | (found == words.sep) | (found == words.pad)
+    assert found[~special].eq(words.mask).all()
+    assert special.any()
+
+
+def test_a_clip_without_subtitles_is_one_sentence():
+    view = clip_view(Clip("c", ()), None, Layout(), None)
+    assert [s.text for s in view.sentences] == [""]
+    assert view.spans.shape == (1, 0)
