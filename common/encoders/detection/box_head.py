@@ -1,0 +1,48 @@
+"""A Fast R-CNN head whose class scores are cosines with texts."""
+
+from torch import Tensor, nn
+
+
+class CosineBoxHead(nn.Module):
+    """Convolutions and a linear layer on a region's crop; from these a vector in the space of texts, and offsets.
+
+    Source: Kuo et al. 2023, "F-VLM" (text embeddings as classifier), arXiv 2209.15639; without batch norm.
+
+    Args:
+        channels: of the crop.
+        embed_dim: D of the texts.
+        convs: 3x3 convolutions before the linear layer.
+        hidden: outputs of the linear layer.
+        size: side of the crop.
+        num_boxes: sets of offsets: 1, class-agnostic, or one for each trained class.
+    """
+
+    def __init__(
+        self, channels: int = 256, embed_dim: int = 512, *, convs: int = 4, hidden: int = 1024, size: int = 7,
+        num_boxes: int = 1,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(convs):
+            layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]
+        self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size * size, hidden), nn.ReLU())  # fmt: skip
+        self.to_text = nn.Linear(hidden, embed_dim)
+        self.to_offsets = nn.Linear(hidden, 4 * num_boxes)
+        self.num_boxes = num_boxes
+        for layer in self.trunk:
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.to_offsets.weight, std=0.001)
+        nn.init.zeros_(self.to_offsets.bias)
+
+    def embed(self, crops: Tensor) -> Tensor:
+        """Crops (N, channels, size, size) -> vectors (N, D), not normalised."""
+        vectors: Tensor = self.to_text(self.trunk(crops))
+        return vectors
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors (N, D), not normalised, and offsets (N, num_boxes, 4)."""
+        states = self.trunk(crops)
+        return self.to_text(states), self.to_offsets(states).view(len(states), self.num_boxes, 4)

@@ -1,0 +1,120 @@
+"""Average precision of boxes or masks by the protocols of COCO and LVIS, through faster-coco-eval.
+
+The library is optional (group `eval`); its figures are those of pycocotools and of the LVIS API.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any, Literal
+
+import numpy as np
+
+from common.config import UserError
+
+Style = Literal["coco", "lvis"]
+LVIS_DETECTIONS = 300  # of an image, over all classes
+AREAS = ("small", "medium", "large")
+
+
+def box_metrics(
+    truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], *, style: Style = "coco",
+    groups: Mapping[str, Sequence[int]] | None = None, kind: Literal["bbox", "segm"] = "bbox",
+    max_detections: int = 100,
+) -> dict[str, float]:  # fmt: skip
+    """Average precision over IoU .5 to .95, at .5 and .75, by size of object and by group of classes.
+
+    Source: Lin et al. 2014, "Microsoft COCO", arXiv 1405.0312, and its API; Gupta et al. 2019, "LVIS",
+    arXiv 1908.03195, and its API (classes that an image was not checked for are left out there, 300
+    detections an image).
+
+    Args:
+        truth: content of an annotation file: ``images``, ``annotations``, ``categories``.
+        detections: ``image_id``, ``category_id``, ``bbox`` as x, y, width, height, ``score``; with
+            `kind` "segm" also ``segmentation``.
+        style: "lvis" adds ``ap_r``, ``ap_c``, ``ap_f`` of rare, common and frequent classes.
+        groups: name -> category ids: ``ap_<name>`` and ``ap50_<name>`` are means over these classes.
+        kind: boxes or masks.
+        max_detections: of an image and a class, with "coco".
+
+    Returns:
+        Figures in [0, 1]; nan where there is no object.
+
+    Raises:
+        UserError: the library is not installed.
+    """
+    api = _library()
+    content = {
+        **truth,
+        "annotations": [_complete(a, i) for i, a in enumerate(truth["annotations"], 1)],
+    }
+    content.setdefault("info", {})
+    gold = api.COCO(deepcopy(content))
+    found = [dict(d) for d in detections]
+    if style == "lvis":
+        found = best_of_each_image(found, LVIS_DETECTIONS)
+    if not found:  # the library reads no empty list
+        precision = np.zeros((10, 101, len(content["categories"]), 4))
+        precision[:, :, _absent(content)] = -1
+    else:
+        judged = api.COCOeval_faster(
+            gold, gold.loadRes(found), kind, lvis_style=style == "lvis", print_function=_silent
+        )
+        judged.params.maxDets = [LVIS_DETECTIONS] if style == "lvis" else [1, 10, max_detections]
+        judged.evaluate()
+        judged.accumulate()
+        precision = np.asarray(judged.eval["precision"])[..., -1]  # T, R, K, A
+    ids = sorted(c["id"] for c in content["categories"])
+    out = {"ap": _mean(precision[..., 0]), "ap50": _mean(precision[0, ..., 0])}
+    out["ap75"] = _mean(precision[5, ..., 0])
+    out |= {f"ap_{name}": _mean(precision[..., i + 1]) for i, name in enumerate(AREAS)}
+    wanted = dict(groups or {})
+    if style == "lvis":
+        of: dict[str, list[int]] = {"r": [], "c": [], "f": []}
+        for c in content["categories"]:
+            of[c["frequency"]].append(c["id"])
+        wanted = {**of, **wanted}
+    for name, members in wanted.items():
+        own = [ids.index(i) for i in members]
+        out[f"ap_{name}"] = _mean(precision[:, :, own, 0])
+        out[f"ap50_{name}"] = _mean(precision[0][:, own, 0])
+    return out
+
+
+def best_of_each_image(detections: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """The `count` detections of highest score of every image, as the LVIS API keeps them."""
+    of: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for d in detections:
+        of[d["image_id"]].append(d)
+    return [d for own in of.values() for d in sorted(own, key=lambda d: -d["score"])[:count]]
+
+
+def _complete(annotation: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """With the fields that the library reads and small files leave out."""
+    w, h = annotation["bbox"][2:]
+    return {"id": number, "iscrowd": 0, "area": w * h, **annotation}
+
+
+def _absent(content: Mapping[str, Any]) -> list[int]:
+    ids = sorted(c["id"] for c in content["categories"])
+    there = {a["category_id"] for a in content["annotations"]}
+    return [i for i, c in enumerate(ids) if c not in there]
+
+
+def _mean(values: Any) -> float:
+    own = values[values > -1]
+    return float(own.mean()) if own.size else float("nan")
+
+
+def _silent(*_: Any) -> None:
+    return None
+
+
+def _library() -> Any:
+    try:
+        import faster_coco_eval
+    except ImportError as error:
+        raise UserError(
+            "average precision needs faster-coco-eval: install the 'eval' group, or set eval.detections=false"
+        ) from error
+    return faster_coco_eval

@@ -1,0 +1,68 @@
+"""What the arms have to beat without training: chance, the commonest name, the untrained network, its head."""
+
+import torch
+
+from common.encoders.modes import untrained as as_training_begins
+from common.engine.workspace import Workspace
+from projects.dito.config import Config
+from projects.dito.evaluate import predicted
+from projects.dito.network import build_network
+from projects.dito.scenes import scenes_of
+
+
+def chance(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """One of all names at random."""
+    value = 1 / len(scenes_of(cfg, cfg.eval.split).names)
+    return {"region_top1": value, "region_top1_border": value}
+
+
+def majority(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The name that training scenes hold most often, for every box."""
+    train, test = scenes_of(cfg, "train"), scenes_of(cfg, cfg.eval.split)
+    best = int(train.labels.flatten().bincount().argmax())
+    return {"region_top1": float((test.labels == best).float().mean())}
+
+
+def template_matching(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The nearest of all pictures, by their pixels at 16 x 16: it knows every drawing, no model does."""
+    from torchvision.transforms.v2 import functional as TF
+
+    from projects.dito.scenes import emoji_pictures
+
+    scenes = scenes_of(cfg, cfg.eval.split)
+    pictures, names = emoji_pictures(cfg.data.names, cfg.data.root)
+    place = {n: i for i, n in enumerate(scenes.names)}
+    rows = [_flat(TF.pil_to_tensor(p.crop(p.getbbox()).convert("RGB"))) for p in pictures]
+    known = torch.stack(rows)
+    labels = torch.tensor([place[n] for n in names])
+    right = []
+    for image, boxes, wanted in zip(scenes.images, scenes.boxes.long(), scenes.labels, strict=True):
+        crops = torch.stack([_flat(image[:, y0:y1, x0:x1]) for x0, y0, x1, y1 in boxes.tolist()])
+        right.append(labels[(crops @ known.T).argmax(1)] == wanted)
+    return {"region_top1": float(torch.stack(right).float().mean())}
+
+
+def _flat(pixels: torch.Tensor) -> torch.Tensor:
+    from torchvision.transforms.v2 import functional as TF
+
+    small = TF.resize(pixels.float(), [16, 16], antialias=True).flatten()
+    centred = small - small.mean()
+    return centred / centred.norm().clamp(min=1e-6)
+
+
+def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The image-level model as training begins with it, on RoIAlign of its map."""
+    return _untrained(cfg, "map")
+
+
+def random_head(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Pyramid and box head as training begins with them."""
+    return _untrained(cfg, "head")
+
+
+def _untrained(cfg: Config, kind: str) -> dict[str, float]:
+    network = as_training_begins(lambda: build_network(cfg.model, cfg.detect.rpn_convs), cfg.seed)
+    scenes = scenes_of(cfg, cfg.eval.split)
+    with torch.no_grad():
+        best, _ = predicted(cfg, network, scenes, kind)
+    return {"region_top1": float((best == scenes.labels).float().mean())}

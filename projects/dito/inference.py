@@ -1,0 +1,122 @@
+"""An exported model for use: objects of any names in a picture, vectors of its regions, where a text lies."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from common.config import UserError
+from common.evaluation.drawn_boxes import draw_boxes
+from common.evaluation.image_text.zeroshot import SIMPLE_TEMPLATES
+from common.losses.output import unit
+from projects.dito.coco import opened, to_square
+from projects.dito.detector import detect, similarity_maps
+from projects.dito.folder import load_network
+from projects.dito.options import ScoreConfig
+
+Picture = Image.Image | str | Path
+
+
+class Found(NamedTuple):
+    """One object: box x1, y1, x2, y2 in the picture's pixels."""
+
+    box: tuple[float, float, float, float]
+    name: str
+    score: float
+
+
+class Detector:
+    """A folder written by `make export`.
+
+    Args:
+        folder: of any stage but image-level pretraining alone, which has no trained head.
+        score: weights and thresholds; None: the released ones.
+
+    Raises:
+        UserError: not such a folder.
+    """
+
+    def __init__(self, folder: str | Path, score: ScoreConfig | None = None) -> None:
+        self.network, own = load_network(Path(folder))
+        self.size = int(own["image_size"])
+        self.templates = SIMPLE_TEMPLATES if own["templates"] == "clip" else ("{}",)
+        self.score = score or ScoreConfig()
+
+    def __call__(
+        self,
+        picture: Picture,
+        names: Sequence[str],
+        *,
+        base: Sequence[str] = (),
+        threshold: float = 0.0,
+    ) -> list[Found]:
+        """Objects of the given names, best first.
+
+        Args:
+            picture: PIL image or file.
+            names: any texts; the classes of this call.
+            base: those of them that the detector was trained on with boxes, where known.
+            threshold: least score.
+
+        Raises:
+            UserError: a file that is no image, no names, or a `base` that is no name.
+        """
+        unknown = sorted(set(base) - set(names))
+        if unknown:
+            raise UserError(f"base names {unknown} are not among the names")
+        classes = self.network.classes(names, self.templates)
+        split = torch.tensor([False, *(n in set(base) for n in names)]) if base else None
+        image = _opened(picture)
+        pixels, factor = to_square(image, self.size)
+        size = (round(image.height * factor), round(image.width * factor))
+        score = replace(self.score, threshold=max(threshold, self.score.threshold))
+        found = detect(self.network, pixels[None], classes, score, split, [size])[0]
+        rows = zip(
+            (found.boxes / factor).tolist(),
+            found.labels.tolist(),
+            found.scores.tolist(),
+            strict=True,
+        )
+        return [Found(_box(box), names[label - 1], value) for box, label, value in rows]
+
+    def region_embed(self, picture: Picture, boxes: Sequence[Sequence[float]]) -> Tensor:
+        """Unit vectors (N, D) of boxes (x1, y1, x2, y2) in the picture's pixels, for retrieval."""
+        pixels, factor = to_square(_opened(picture), self.size)
+        with torch.no_grad():
+            return unit(self.network.region_vectors(pixels[None], [torch.tensor(boxes).view(-1, 4).float() * factor]))  # fmt: skip
+
+    def text_embed(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (N, D) of texts in the same space."""
+        return self.network.classes(texts, self.templates)[1:]
+
+    def similarity(self, picture: Picture, texts: Sequence[str], kind: str = "region") -> Tensor:
+        """Cosine maps (N, h, w) of texts over the picture's square input.
+
+        Args:
+            picture: PIL image or file.
+            texts: N texts.
+            kind: "region", or "patch" for image-level pretraining's own tokens.
+        """
+        pixels, _ = to_square(_opened(picture), self.size)
+        with torch.no_grad():
+            return similarity_maps(self.network, pixels[None], self.text_embed(texts)[None], kind)[
+                0
+            ]
+
+    @staticmethod
+    def draw(picture: Picture, found: Sequence[Found]) -> Image.Image:
+        """The picture with boxes and names."""
+        return draw_boxes(_opened(picture), [f.box for f in found], [f.name for f in found], [f.score for f in found])  # fmt: skip
+
+
+def _box(values: Sequence[float]) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = values
+    return x0, y0, x1, y1
+
+
+def _opened(picture: Any) -> Image.Image:
+    return picture.convert("RGB") if isinstance(picture, Image.Image) else opened(Path(picture))

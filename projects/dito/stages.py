@@ -1,0 +1,102 @@
+"""Image-level pretraining, detection-oriented pretraining, fine-tuning: one stage after the other."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.config import to_dict
+from common.engine.experiment import Plan, Stage
+from common.engine.lifecycle.kept_weights import keep_weights, kept_path
+from common.evaluation.image_text.zeroshot import SIMPLE_TEMPLATES
+from projects.dito.config import Config
+from projects.dito.data import base_names, num_samples, requirements, training_data
+from projects.dito.module import DITO
+from projects.dito.network import DitoNetwork, build_network, read_trained
+
+
+def stages(cfg: Config) -> Iterator[Stage]:
+    """Every stage of `method.stages`; runs of equal settings share the image-level ones."""
+    network = build_network(cfg.model, cfg.detect.rpn_convs)
+    own = cfg.method
+    steps = {"image": own.image_steps, "region": None, "detect": own.detect_steps}
+    for number, name in enumerate(own.stages):
+        module = build_module(cfg, network, number)
+        first = number == 0 and name == "image" and len(own.stages) > 1
+        wanted = steps[name] if first or name == "detect" else None
+        label = name if own.stages.index(name) == number else f"{name}_{number + 1}"
+        trainer: dict[str, Any] = (
+            {} if wanted is None else {"max_steps": wanted, "max_epochs": None}
+        )
+        shared = len(own.stages) > 1 and set(own.stages[: number + 1]) == {"image"}
+        known = image_path(cfg, number) if shared else None
+        weights = known if known is not None and known.is_file() else None
+        data = training_data(cfg, name, network.tokenizer)
+        yield Stage(label, module, data, trainer, weights=weights)
+        if known is not None:
+            keep_weights(known, module)
+
+
+def build_module(cfg: Config, network: DitoNetwork, number: int) -> DITO:
+    """Module of a stage; the detector first sets the frozen VLM aside and embeds its classes."""
+    name, classes = cfg.method.stages[number], None
+    network.trained = [*read_trained(cfg.model.init_from), *cfg.method.stages[: number + 1]]
+    if name == "detect" and torch.get_default_device().type != "meta":
+        classes = network.classes(base_names(cfg), templates_of(cfg))
+        if not cfg.method.detect_freeze_backbone:
+            network.keep_vlm()
+    return DITO(cfg, network, name, first=number == 0, classes=classes)
+
+
+def templates_of(cfg: Config) -> tuple[str, ...]:
+    """Sentences around a class name."""
+    return SIMPLE_TEMPLATES if cfg.eval.templates == "clip" else ("{}",)
+
+
+def image_path(cfg: Config, number: int) -> Path:
+    """Where the weights of an image-level stage are kept; arms of a comparison share them."""
+    plain: dict[str, Any] = to_dict(cfg)
+    parts = {name: plain[name] for name in ("data", "optim", "seed")} | {"number": number}
+    parts["model"] = {
+        k: v for k, v in plain["model"].items() if k != "shift" or cfg.model.image_shift
+    }
+    names = ("image_steps", "image_lr", "loss", "focal_alpha", "focal_gamma")
+    parts["method"] = {name: plain["method"][name] for name in names}
+    if number == 0 and cfg.method.image_lr is not None:
+        parts["optim"].pop("lr")
+    trained_by = [
+        "precision",
+        "gradient_clip_val",
+        *(["max_steps", "max_epochs"] if number else []),
+    ]
+    parts["trainer"] = {name: plain["trainer"][name] for name in trained_by}
+    return kept_path(Path(cfg.runs_dir) / "dito" / "pretraining", "image", "dito", parts)
+
+
+def plan(cfg: Config) -> Plan[DITO]:
+    """What `make check` reports on: the last stage."""
+
+    def module() -> DITO:
+        network = build_network(cfg.model, cfg.detect.rpn_convs)
+        return build_module(cfg, network, len(cfg.method.stages) - 1)
+
+    def forward(module: DITO, batch_size: int) -> Tensor:
+        size, net = cfg.data.image_size, module.network
+        images = torch.zeros(batch_size, 3, size, size)
+        if module.stage == "image":
+            return net.image_vectors(images).sum()
+        with torch.set_grad_enabled(module.stage == "detect" or not cfg.method.freeze_backbone):
+            grid = net.detector_map(images)
+        maps = net.pyramid(grid)
+        count = cfg.method.boxes if module.stage == "region" else cfg.detect.regions
+        crops = maps[0].new_zeros(batch_size * count, cfg.model.channels, 7, 7)
+        vectors, offsets = net.head(crops)
+        total = vectors.sum() + offsets.sum()
+        if module.stage == "detect":
+            centerness, distances = net.rpn(maps)
+            total = total + centerness.sum() + distances.sum()
+        return total + torch.stack([m.sum() for m in maps]).sum()
+
+    return Plan(module, num_samples(cfg), forward, requirements(cfg))

@@ -1,0 +1,127 @@
+"""What `make run` does: objects of free names in a user's pictures, and the report of locality."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.transforms.v2 import functional as TF
+
+from common.config import UserError
+from common.encoders.modes import evaluation_mode
+from common.engine.workspace import Workspace, write_json
+from projects.dito.config import Config
+from projects.dito.detector import similarity_maps
+from projects.dito.evaluate import cut, locality
+from projects.dito.folder import load_network
+from projects.dito.inference import Detector, Found
+from projects.dito.network import DitoNetwork
+from projects.dito.options import ModelConfig
+from projects.dito.scenes import Scenes, scenes_of, transform_of
+from projects.dito.stages import templates_of
+
+
+def detect(cfg: Config, workspace: Workspace) -> dict[str, list[Found]]:
+    """Objects of ``run.names`` in the pictures ``run.inputs``; drawn as PNG, listed as detections.json.
+
+    Raises:
+        UserError: no model, pictures or names.
+    """
+    own = cfg.run
+    if own.model is None or not own.inputs or not own.names:
+        raise UserError(
+            "set run.model, a folder written by make export, run.inputs=[photo.png] and run.names=[a dog,a cat]"
+        )
+    model, found = Detector(own.model, cfg.score), {}
+    rows = []
+    for name in own.inputs:
+        path = Path(name).expanduser()
+        boxes = model(path, own.names, base=own.base, threshold=own.threshold)[: own.most]
+        found[name] = boxes
+        drawn = Detector.draw(path, boxes)
+        place = workspace.folder("boxes") / f"{path.stem}.png"
+        drawn.save(place)
+        text = (
+            ", ".join(f"{f.name} {f.score:.2f}" for f in boxes[:5]) or "nothing above run.threshold"
+        )
+        workspace.say(f"{name}: {text} -> {place}")
+        listed = [{"item": f.name, "score": f.score} for f in boxes] or [
+            {"item": "-", "score": 0.0}
+        ]
+        rows.append({"query": drawn, "results": listed})
+    workspace.gallery("detections", rows)
+    plain = {name: [f._asdict() for f in boxes] for name, boxes in found.items()}
+    write_json(workspace.folder(".") / "detections.json", plain)
+    return found
+
+
+def report_locality(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Pointing accuracy and similarity maps of the models ``run.models`` on the same scenes.
+
+    A model of image-level pretraining alone has patch maps, one with a trained head region maps too.
+    Writes locality.json, a table into the notes and plots/locality.png.
+
+    Raises:
+        UserError: no models.
+    """
+    own = cfg.run
+    if not own.models:
+        raise UserError(
+            "set run.models=[baseline/export,dito/export], folders written by make export "
+            "(the baseline: make train PROJECT=dito method.stages=[image,image])"
+        )
+    report: dict[str, float] = {}
+    shown: list[tuple[str, torch.Tensor]] = []
+    for number, folder in enumerate(own.models):
+        network, settings = load_network(Path(folder).expanduser())
+        data = replace(cfg.data, image_size=settings["image_size"])
+        evaluated = replace(cfg.eval, templates=settings["templates"])
+        its = replace(cfg, data=data, eval=evaluated, model=ModelConfig(**settings["model"]))
+        scenes = cut(scenes_of(its, its.eval.split), its.eval.limit)
+        label = f"{number + 1}_{'_'.join(network.trained)}"
+        with evaluation_mode(network):
+            report |= {f"{label}_{k}": v for k, v in locality(its, network, scenes).items()}
+            shown += _maps(its, network, scenes, label, own.examples)
+    for name, value in report.items():
+        workspace.say(f"{name}: {value:.4f}")
+    write_json(workspace.folder(".") / "locality.json", report)
+    workspace.figure("locality", _figure(its, scenes, shown, own.examples))
+    return report
+
+
+def _maps(
+    cfg: Config, network: DitoNetwork, scenes: Scenes, label: str, count: int
+) -> list[tuple[str, torch.Tensor]]:
+    """Similarity of the first scenes with the name of their first object, (count, h, w) a kind."""
+    images = transform_of(cfg.data).batch(scenes.images[:count])
+    names = [scenes.names[i] for i in scenes.labels[:count, 0].tolist()]
+    texts = network.classes(names, templates_of(cfg))[1:, None]
+    kinds = ["patch", *(["region"] if {"region", "detect"} & set(network.trained) else [])]
+    return [
+        (f"{label} {kind}", similarity_maps(network, images, texts, kind)[:, 0]) for kind in kinds
+    ]
+
+
+def _figure(cfg: Config, scenes: Scenes, shown: list[tuple[str, torch.Tensor]], count: int) -> Any:
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    count = min(count, len(scenes.images))
+    figure = Figure(figsize=(1.6 * (1 + len(shown)), 1.8 * count))
+    grid = figure.subplots(count, 1 + len(shown), squeeze=False)
+    size = cfg.data.image_size
+    for i in range(count):
+        x0, y0, x1, y1 = scenes.boxes[i, 0].tolist()
+        picture = TF.to_pil_image(scenes.images[i])
+        grid[i][0].set_ylabel(scenes.names[int(scenes.labels[i, 0])])
+        for j, ax in enumerate(grid[i]):
+            ax.imshow(picture)
+            if j:
+                title, maps = shown[j - 1]
+                ax.imshow(maps[i], extent=(0, size, size, 0), alpha=0.7, cmap="viridis")
+                if i == 0:
+                    ax.set_title(title, fontsize=7)
+            ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor="red"))
+            ax.set_xticks([])
+            ax.set_yticks([])
+    return figure

@@ -1,0 +1,383 @@
+"""Runs, files, evaluation, export and tasks as the commands drive them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from common.config import UserError
+from common.data.samplers import sample_rng
+from common.encoders.modes import evaluation_mode
+from common.engine import checkpoint as ckpt
+from common.engine.run import train
+from common.engine.workspace import Workspace
+from common.models import load as load_model
+from projects.dito import baselines, build, coco, detector, evaluate, tasks
+from projects.dito.data import CocoBoxes, base_names
+from projects.dito.detector import Detections, detect, pointing, similarity_maps
+from projects.dito.folder import export, load_network
+from projects.dito.inference import Detector
+from projects.dito.module import DITO
+from projects.dito.objective import detection_scores, fuse_scores
+from projects.dito.scenes import Scenes, clipart_pictures, emoji_pictures, scenes_of, shape_pictures
+from tests.cards import at_hand, exported_by, run_snippet, snippets
+from tests.projects.dito.conftest import config, network_of
+
+
+def test_a_run_has_the_metrics_of_all_stages(run):
+    """Image, region and detect stage one after the other; gallery with drawn boxes."""
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert {"region_top1", "region_top1_chance", "region_top1_base", "region_top1_novel", "pointing_patch", "pointing_region", "shift_variance", "box_recall"} <= metrics.keys()  # fmt: skip
+    assert sorted(p.name for p in (run / "checkpoints").iterdir() if p.is_dir()) == [
+        "detect",
+        "image",
+        "region",
+    ]
+    assert len(list(run.glob("gallery/regions/*-query.png"))) == 8
+
+
+def test_a_resumed_run_is_bit_identical(run, tmp_path):
+    """The last stage from its middle: 2 + 2 steps equal 4; finished stages are not run again."""
+    words = [f"runs_dir={tmp_path}", "run_id=r"]
+    again = train("dito", "smoke", words)
+    folder = again / "checkpoints/detect"
+    whole = ckpt.load(folder / "step-00000004.ckpt")["state_dict"]
+    (folder / "step-00000004.ckpt").unlink()
+    (folder / "finished.json").unlink()
+    train("dito", "smoke", [*words, "resume=r"])
+    resumed = ckpt.load(folder / "step-00000004.ckpt")["state_dict"]
+    first = ckpt.load(run / "checkpoints/detect/step-00000004.ckpt")["state_dict"]
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+        assert torch.equal(value, first[name]), name
+    assert any(name.startswith("network.vlm.") for name in whole)
+
+
+def test_an_export_reloads_with_equal_outputs_and_starts_the_next_stage(run, exported):
+    """Safetensors by our loader; the frozen branch is in it; `model.init_from` takes its pretraining."""
+    network, settings = load_network(exported)
+    assert network.trained == ["image", "region", "detect"]
+    assert settings["vlm"]
+    state = ckpt.load(run / "checkpoints/detect/step-00000004.ckpt")["state_dict"]
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, state[f"network.{name}"]), name
+    cfg = config(
+        f"model.init_from={exported}", "method.stages=[region]", "method.detect_steps=null"
+    )
+    stage = next(build(cfg).stages())
+    assert torch.equal(stage.module.network.backbone.patch.weight, network.backbone.patch.weight)
+    assert not torch.equal(
+        stage.module.network.rpn.centerness.weight, network.rpn.centerness.weight
+    )
+    assert stage.module.network.trained == ["image", "region", "detect", "region"]
+    with pytest.raises(UserError, match="not an exported DITO model"):
+        Detector(exported.parent)
+
+
+def test_item_13_names_are_given_at_inference(exported):
+    """Checklist 13: any list, any length, on one exported model; boxes in the picture's pixels."""
+    model = load_model(exported)
+    picture = Image.new("RGB", (80, 50), "white")
+    picture.paste((220, 40, 40), (10, 10, 40, 40))
+    for names in (["red square"], ["a dog", "red square", "green circle", "sky"]):
+        found = model(picture, names)
+        assert found
+        assert {f.name for f in found} <= set(names)
+        assert [f.score for f in found] == sorted((f.score for f in found), reverse=True)
+        boxes = torch.tensor([f.box for f in found])
+        assert float(boxes.min()) >= 0
+        assert float(boxes[:, 2].max()) <= 80.01
+        assert float(boxes[:, 3].max()) <= 50.01
+    split = model(picture, names, base=["a dog"])
+    assert [f.score for f in split] != [f.score for f in model(picture, names)]
+    vectors = model.region_embed(picture, [(0, 0, 80, 50), (10, 10, 40, 40)])
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(model.text_embed(["sky"])[0], model.text_embed(["a dog", "sky"])[1])
+    assert model.similarity(picture, ["red square", "sky"]).shape == (2, 8, 8)
+    assert model.draw(picture, found).size[1] >= 256
+    with pytest.raises(UserError, match="not among the names"):
+        model(picture, ["sky"], base=["sea"])
+    with pytest.raises(UserError, match="at least one class name"):
+        model(picture, [])
+
+
+def test_detections_without_a_trained_rpn_come_from_a_grid():
+    """After the region stage boxes are squares of the grid; image-level pretraining alone is refused."""
+    cfg = config("score.vlm=false")
+    images = torch.randn(2, 3, 32, 32)
+    network = network_of(cfg, ("image", "region")).eval()
+    classes = network.classes(["a", "b", "c"])
+    found = detect(network, images, classes, cfg.score, sizes=[(32, 32), (16, 32)])
+    assert float(found[1].boxes[:, 3].max()) <= 16
+    with torch.no_grad():
+        vectors = network.region_vectors(images[:1], [found[0].boxes])
+        p = (F.normalize(vectors, dim=1) @ classes.T * network.region_scale()).softmax(1)
+    best = p[torch.arange(len(p)), found[0].labels]
+    torch.testing.assert_close(best, found[0].scores)
+    with pytest.raises(UserError, match="never trained"):
+        detect(network_of(cfg, ("image",)), images, classes, cfg.score)
+    with pytest.raises(UserError, match="needs a model with the stage detect"):
+        detect(network, images, classes, config("score.proposals=rpn").score)
+
+
+def test_item_9_the_detector_s_scores_are_fused_and_weighed_by_objectness(monkeypatch):
+    """Checklist 9: both branches are fused with the split, then times the proposal's score to the third."""
+    cfg = config()
+    network = network_of(cfg, ("region", "detect")).eval()
+    images, classes = torch.randn(1, 3, 32, 32), network.classes(["a", "b"])
+    base, seen = torch.tensor([False, True, False]), {}
+
+    def fused(p, q, split, alpha, beta):
+        seen["fused"] = (p, q, split, alpha, beta)
+        return fuse_scores(p, q, split, alpha, beta)
+
+    def weighed(p, objectness, exponent):
+        seen["weighed"] = (p, objectness, exponent)
+        return detection_scores(p, objectness, exponent)
+
+    monkeypatch.setattr(detector, "fuse_scores", fused)
+    monkeypatch.setattr(detector, "detection_scores", weighed)
+    detector.detect(network, images, classes, cfg.score, base)
+    p, q, split, alpha, beta = seen["fused"]
+    assert (alpha, beta) == (0.35, 0.65)
+    assert torch.equal(split, base)
+    assert not torch.allclose(p, q)
+    torch.testing.assert_close(seen["weighed"][0], fuse_scores(p, q, base))
+    with torch.no_grad():
+        maps = network.pyramid(network.detector_map(images))
+        best = network.rpn(maps)[0].sigmoid().flatten().sort(descending=True).values
+    _, objectness, exponent = seen["weighed"]
+    torch.testing.assert_close(objectness, best[: len(objectness)])
+    assert exponent == 3
+
+
+# -- data ------------------------------------------------------------------------------------------
+
+
+def test_scenes_have_their_pictures_in_their_boxes():
+    """Three different names, boxes inside the scene, colours of the shape inside its box; seeds differ."""
+    cfg = config("data.source=emoji", "data.image_size=64", "data.names=120", "data.objects=3", "data.scenes=12", "data.eval_scenes=6")  # fmt: skip
+    train_, test = scenes_of(cfg, "train"), scenes_of(cfg, "test")
+    assert len(train_.names) == 120
+    for scenes in (train_, test):
+        assert all(len(set(row)) == 3 for row in scenes.labels.tolist())
+        sides = (scenes.boxes[..., 2:] - scenes.boxes[..., :2]).amax(-1)
+        assert float(sides.min()) >= 18
+        assert float(sides.max()) <= 39
+        assert float(scenes.boxes.min()) >= 0
+        assert float(scenes.boxes.max()) <= 64
+    assert train_.caption(0).count(", ") == 2
+    other = config("data.source=emoji", "data.image_size=64", "data.names=120", "data.objects=3", "data.scenes=12", "data.eval_scenes=6", "seed=1")  # fmt: skip
+    assert not torch.equal(scenes_of(other, "train").images, train_.images)
+    assert torch.equal(scenes_of(other, "test").images, test.images)
+    shapes = scenes_of(config(), "test")
+    place = shapes.names.index("red square")
+    for i, k in (shapes.labels == place).nonzero().tolist()[:2]:
+        if k == shapes.labels.shape[1] - 1:  # nothing covers the last one
+            x0, y0, x1, y1 = shapes.boxes[i, k].int().tolist()
+            middle = shapes.images[i, :, (y0 + y1) // 2, (x0 + x1) // 2]
+            assert int(middle.argmax()) == 0
+    pictures, names = clipart_pictures()
+    assert len(set(names)) > 60
+    assert all(names.count(n) >= 2 for n in set(names))
+    known = set(emoji_pictures(120)[1])
+    assert 20 < len(known & set(names)) < len(set(names))
+    assert pictures[0].getbbox() != (0, 0, 64, 64) or pictures[1].getbbox() != (0, 0, 64, 64)
+    with pytest.raises(UserError, match="there are 12"):
+        shape_pictures(13)
+
+
+def write_set(folder: Path, lvis: bool = False) -> Path:
+    """Two pictures, three classes of which one is novel, a crowd."""
+    kinds = [{"id": 3, "name": "person", "frequency": "f"}, {"id": 7, "name": "tie", "frequency": "r"}, {"id": 9, "name": "fork", "frequency": "c"}]  # fmt: skip
+    images = []
+    for i, size in ((11, (60, 40)), (12, (40, 80))):
+        Image.new("RGB", size, (200, 30 * i % 255, 90)).save(folder / f"{i}.jpg")
+        own = {"coco_url": f"http://host/val/{i}.jpg"} if lvis else {"file_name": f"{i}.jpg"}
+        images.append({"id": i, "width": size[0], "height": size[1], "neg_category_ids": [], "not_exhaustive_category_ids": [], **own})  # fmt: skip
+    rows = [(11, 3, [5, 5, 20, 10], 0), (11, 7, [30, 10, 10, 20], 0), (12, 9, [0, 0, 30, 60], 0), (12, 3, [1, 1, 5, 5], 1), (12, 7, [3, 3, 9, 9], 0)]  # fmt: skip
+    notes = [{"id": k, "image_id": i, "category_id": c, "bbox": b, "area": b[2] * b[3], "iscrowd": crowd} for k, (i, c, b, crowd) in enumerate(rows, 1)]  # fmt: skip
+    path = folder / "set.json"
+    path.write_text(json.dumps({"images": images, "annotations": notes, "categories": kinds}))
+    return path
+
+
+@pytest.mark.parametrize("novel", ["coco", "lvis"])
+def test_item_10_novel_boxes_of_files_are_left_out_of_training(novel, tmp_path):
+    """Checklist 10: rare or novel classes and crowds are no targets; evaluation keeps all classes."""
+    path = write_set(tmp_path, lvis=novel == "lvis")
+    found = coco.read_coco(path, novel, training=True)
+    assert found.names == ["person", "tie", "fork"]
+    assert found.base == [True, False, True]
+    assert [(i.id, i.labels.tolist(), i.boxes.tolist()) for i in found.images] == [(11, [1], [[5, 5, 25, 15]]), (12, [3], [[0, 0, 30, 60]])]  # fmt: skip
+    assert found.images[0].file == ("val/11.jpg" if novel == "lvis" else "11.jpg")
+    judged = coco.read_coco(path, novel, training=False)
+    assert [len(i.labels) for i in judged.images] == [2, 3]
+    cfg = config("data.source=coco", f"data.root={tmp_path}", f"data.novel={novel}", "data.train_json=set.json", "data.eval_json=set.json", "method.stages=[detect]")  # fmt: skip
+    assert base_names(cfg) == ["person", "fork"]
+    if novel == "coco":
+        batch = CocoBoxes(cfg)[[(0, 0), (1, 0), (1, 1)]]
+        assert batch["images"].shape == (3, 3, 32, 32)
+        assert {int(x) for row in batch["labels"] for x in row} <= {1, 2}
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(UserError, match="no annotation file"):
+        coco.read_coco(tmp_path / "bad.json", novel, training=True)
+    with pytest.raises(UserError, match="cocodataset"):
+        coco.read_coco(tmp_path / "absent.json", novel, training=True)
+
+
+def test_jittered_boxes_follow_their_picture():
+    """A black rectangle stays inside its box after scaling, cropping and mirroring."""
+    picture = Image.new("RGB", (60, 40), "white")
+    picture.paste((0, 0, 0), (10, 8, 40, 30))
+    for seed in range(12):
+        pixels, boxes, labels = coco.jittered(picture, torch.tensor([[10.0, 8, 40, 30]]), torch.tensor([4]), 48, (0.6, 1.6), sample_rng(seed, 0, 0))  # fmt: skip
+        dark = (pixels[0] < -1.5).nonzero()
+        if not len(boxes):
+            assert len(dark) < 60
+            continue
+        assert labels.tolist() == [4]
+        y0, x0 = dark.amin(0).tolist()
+        y1, x1 = (dark.amax(0) + 1).tolist()
+        np.testing.assert_allclose(boxes[0], [x0, y0, x1, y1], atol=1.6)
+
+
+@pytest.mark.parametrize("novel", ["coco", "none"])
+def test_item_16_another_set_s_class_list_is_swapped_in(novel, tmp_path, exported, monkeypatch):
+    """Checklist 16: a trained model is judged on another file by the same code, all classes weighing as novel."""
+    write_set(tmp_path)
+    cfg = config("data.source=coco", f"data.root={tmp_path}", f"data.novel={novel}", "data.eval_json=set.json", "method.stages=[detect]", f"model.init_from={exported}")  # fmt: skip
+    network, _ = load_network(exported)
+    seen = {}
+
+    def judge(truth, results, **words):
+        return seen.update(truth=truth, results=results, **words) or {"ap": 0.0}
+
+    splits = []
+    plain = evaluate.detect
+
+    def spy(net, images, classes, score, base, sizes):
+        splits.append(base)
+        assert sizes == [(21, 32), (32, 16)]
+        found = plain(net, images, classes, score, base, sizes)
+        box = torch.tensor([[1.0, 2.0, 11.0, 14.0]])
+        return [Detections(box, torch.tensor([2]), torch.tensor([0.5])), *found[1:]]
+
+    monkeypatch.setattr(evaluate, "box_metrics", judge)
+    monkeypatch.setattr(evaluate, "detect", spy)
+    with evaluation_mode(network):
+        assert evaluate.evaluate_files(cfg, network, Workspace(tmp_path / "w")) == {"ap": 0.0}
+    assert (splits[0] is None) == (novel == "none")
+    first = seen["results"][0]
+    assert (first["image_id"], first["category_id"]) == (11, 7)
+    assert first["bbox"] == pytest.approx([1 * 60 / 32, 2 * 60 / 32, 10 * 60 / 32, 12 * 60 / 32])
+    assert {r["category_id"] for r in seen["results"]} <= {3, 7, 9}
+    assert seen["groups"]["all"] == [3, 7, 9]
+    assert seen["groups"].get("novel") == ([7] if novel == "coco" else None)
+
+
+# -- evaluation ------------------------------------------------------------------------------------
+
+
+def test_borders_pointing_and_kinds_of_regions():
+    """By hand on small boxes; each kind of region gives unit vectors, whole and centre know no box."""
+    cfg = config()
+    boxes = torch.tensor([[0.0, 0, 16, 16], [15, 3, 17, 9], [17, 2, 30, 20], [17, 17, 30, 30]])
+    assert evaluate.crosses(boxes, cfg).tolist() == [False, True, True, False]
+    maps = torch.zeros(1, 2, 8, 8)
+    maps[0, 0, 1, 6], maps[0, 1, 7, 0] = 1, 1
+    inside = torch.tensor([[[24.0, 4, 28, 8], [0, 0, 4, 28]]])
+    assert pointing(maps, inside, 4).tolist() == [[True, False]]
+    network = network_of(cfg, ("region",)).eval()
+    images = torch.randn(2, 3, 32, 32)
+    own = torch.tensor([[[0.0, 0, 16, 16], [8, 8, 30, 30]]]).repeat(2, 1, 1)
+    with torch.no_grad():
+        for kind in ("head", "map", "crop", "whole", "centre"):
+            rows = evaluate.regions_of(network, images, own, kind)
+            torch.testing.assert_close(rows.norm(dim=-1), torch.ones(2, 2))
+            same = torch.allclose(rows[:, 0], rows[:, 1], atol=1e-5)
+            assert same == (kind in ("whole", "centre")), kind
+        texts = F.normalize(torch.randn(2, 3, 32), dim=-1)
+        patch = similarity_maps(network, images, texts, "patch")
+        region = similarity_maps(network, images, texts, "region")
+        place = network.region_vectors(
+            images[:1], [torch.tensor([[14 - 6.4, 10 - 6.4, 14 + 6.4, 10 + 6.4]])]
+        )
+        want = F.normalize(place, dim=1)[0] @ texts[0, 1]
+        torch.testing.assert_close(region[0, 1, 2, 3], want)
+        token = network.image_proj(network.image_map(images)[1, :, 2, 5])
+        torch.testing.assert_close(patch[1, 2, 2, 5], F.normalize(token, dim=0) @ texts[1, 2])
+
+
+def test_scenes_as_an_annotation_file_and_back():
+    """True boxes as results have the ids and coordinates of the file."""
+    scenes = Scenes(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.tensor([[[1.0, 2, 5, 8]]]), torch.tensor([[1]]), ["a", "b"])  # fmt: skip
+    truth = evaluate.as_coco(scenes)
+    assert truth["annotations"] == [{"image_id": 0, "category_id": 2, "bbox": [1, 2, 4, 6]}]
+    rows = evaluate.as_results(
+        Detections(scenes.boxes[0], torch.tensor([2]), torch.tensor([0.5])), 0, [1, 2]
+    )
+    assert rows == [{"image_id": 0, "category_id": 2, "bbox": [1, 2, 4, 6], "score": 0.5}]
+
+
+def test_baselines_and_the_transfer_list(tmp_path):
+    """Chance, the commonest name, pixels, untrained; clip art is named by its own list without training."""
+    words = ["data.source=emoji", "data.image_size=64", "model.patch_size=8", "data.scenes=20", "data.eval_scenes=10", "data.names=60", "data.objects=3"]  # fmt: skip
+    cfg, work = config(*words), Workspace(tmp_path)
+    values = {n: getattr(baselines, n)(cfg, work)["region_top1"] for n in ("chance", "majority", "template_matching", "untrained", "random_head")}  # fmt: skip
+    assert values["chance"] == pytest.approx(1 / 60)
+    assert values["template_matching"] > 5 / 60
+    assert all(0 <= v <= 1 for v in values.values())
+    network = network_of(cfg, ("region",)).eval()
+    with torch.no_grad():
+        found = evaluate.transfer(cfg, network)
+    assert found["transfer_region_top1_chance"] < 1 / 60
+    assert "transfer_region_top1_new_names" in found
+
+
+# -- tasks -----------------------------------------------------------------------------------------
+
+
+def test_task_detect_draws_boxes_of_free_names(exported, tmp_path):
+    """`make run TASK=detect` on the user's own files: PNG, list, gallery."""
+    Image.new("RGB", (90, 60), (10, 200, 10)).save(tmp_path / "mine.png")
+    cfg = config(f"run.model={exported}", f"run.inputs=[{tmp_path}/mine.png]", "run.names=[a dog,grass]", "run.threshold=0.0", "run.most=3")  # fmt: skip
+    found = tasks.detect(cfg, Workspace(tmp_path / "work"))
+    assert len(next(iter(found.values()))) == 3
+    listed = json.loads((tmp_path / "work/detections.json").read_text())
+    assert {row["name"] for row in listed[f"{tmp_path}/mine.png"]} <= {"a dog", "grass"}
+    assert Image.open(tmp_path / "work/boxes/mine.png").size == (384, 256)
+    with pytest.raises(UserError, match=r"run\.model"):
+        tasks.detect(config(), Workspace(tmp_path))
+    (tmp_path / "no.png").write_text("text")
+    with pytest.raises(UserError, match="as an image"):
+        tasks.detect(config(f"run.model={exported}", f"run.inputs=[{tmp_path}/no.png]", "run.names=[a]"), Workspace(tmp_path))  # fmt: skip
+
+
+def test_item_15_locality_of_both_models_from_one_command(exported, tmp_path):
+    """Checklist 15: pointing accuracy and maps of the image-level baseline and of DITO."""
+    cfg = config("method.stages=[image]", "method.image_steps=2")
+    baseline = DITO(cfg, network_of(cfg, ("image", "image")), "image")
+    export(cfg, baseline, tmp_path / "baseline")
+    cfg = config(f"run.models=[{tmp_path}/baseline,{exported}]", "eval.limit=4", "run.examples=2")
+    found = tasks.report_locality(cfg, Workspace(tmp_path / "work"))
+    assert set(found) == {
+        "1_image_image_pointing_patch", "1_image_image_pointing_chance", "2_image_region_detect_pointing_patch",
+        "2_image_region_detect_pointing_region", "2_image_region_detect_pointing_chance",
+    }  # fmt: skip
+    assert (tmp_path / "work/plots/locality.png").exists()
+    with pytest.raises(UserError, match=r"run\.models"):
+        tasks.report_locality(config(), Workspace(tmp_path))
+
+
+def test_the_card_s_example_runs(exported, tmp_path, monkeypatch):
+    """The five lines of the card on an exported model."""
+    monkeypatch.chdir(tmp_path)
+    at_hand(tmp_path)
+    exported_by("dito", exported)
+    for code in snippets("dito"):
+        run_snippet(code, "dito", exported)
