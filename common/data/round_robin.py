@@ -47,8 +47,15 @@ class RoundRobin(IterableDataset[Any]):
         self, sources: Sequence[Source], batch_sizes: Sequence[int], seed: int, unit: int = 1
     ) -> None:  # fmt: skip
         if not sources or len(sources) != len(batch_sizes):
-            raise UserError(f"{len(sources)} sources with {len(batch_sizes)} batch sizes: one for each")
-        self.sources, self.batch_sizes, self.seed, self.unit = list(sources), list(batch_sizes), seed, unit
+            raise UserError(
+                f"{len(sources)} sources with {len(batch_sizes)} batch sizes: one for each"
+            )
+        self.sources, self.batch_sizes, self.seed, self.unit = (
+            list(sources),
+            list(batch_sizes),
+            seed,
+            unit,
+        )
         self.first, self.rank, self.world_size = 0, rank(), world_size()
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
         self._check()
@@ -94,7 +101,9 @@ class RoundRobin(IterableDataset[Any]):
     def _order(self, number: int, epoch: int) -> np.ndarray:
         known = self._orders.get(number)
         if known is None or known[0] != epoch:
-            order = sample_rng(self.seed, epoch, number, _ROW_STREAM).permutation(len(self.sources[number]))
+            order = sample_rng(self.seed, epoch, number, _ROW_STREAM).permutation(
+                len(self.sources[number])
+            )
             known = self._orders[number] = epoch, order
         return known[1]
 

@@ -10,10 +10,10 @@ from common.encoders.modes import untrained as as_training_begins
 from common.engine.workspace import Workspace
 from projects.cosmo.config import Config
 from projects.cosmo.evaluate import (
+    caption_scores,
     judged,
     likelihood_metrics,
     reciprocal_ranks,
-    written_metrics,
 )
 from projects.cosmo.sources import drawings
 from projects.cosmo.stages import build_module, encode
@@ -22,11 +22,15 @@ RANDOM_STREAM = 82
 
 
 def chance(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The mean over all orders of the candidates."""
-    found = judged(cfg)
+    """The mean over all orders of the candidates; a training name at random as a caption."""
+    found, names = judged(cfg), [texts[0] for _, texts in drawings(cfg.data.root, "train")]
     ranks = reciprocal_ranks(torch.zeros(found.candidates.shape))
     workspace.items("mrr", ranks)
-    return {"mrr": sum(ranks) / len(ranks), "recall_at_1": 1 / found.candidates.shape[1]}
+    rng = sample_rng(cfg.seed, 0, 0, RANDOM_STREAM)
+    count = min(cfg.eval.written, len(found.names))
+    drawn = [names[int(i)] for i in rng.integers(len(names), size=count)]
+    ranked = {"mrr": sum(ranks) / len(ranks), "recall_at_1": 1 / found.candidates.shape[1]}
+    return ranked | caption_scores(found.names[:count], drawn)
 
 
 def gates_shut(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -47,12 +51,3 @@ def dual_encoder(cfg: Config, workspace: Workspace) -> dict[str, float]:
     workspace.items("mrr", ranks)
     hits = [float(r == 1.0) for r in ranks]
     return {"mrr": sum(ranks) / len(ranks), "recall_at_1": sum(hits) / len(hits)}
-
-
-def random_caption(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """A training name at random, as a caption."""
-    found, names = judged(cfg), [texts[0] for _, texts in drawings(cfg.data.root, "train")]
-    rng = sample_rng(cfg.seed, 0, 0, RANDOM_STREAM)
-    count = min(cfg.eval.written, len(found.names))
-    drawn = [names[int(i)] for i in rng.integers(len(names), size=count)]
-    return written_metrics(cfg, None, found, None, drawn)  # type: ignore[arg-type]

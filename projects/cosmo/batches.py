@@ -43,7 +43,9 @@ class CosmoBatch(TypedDict):
     """B texts with T places for pictures of F frames."""
 
     kind: str
-    patches: NotRequired[Tensor]  # (B, T, F, N, D_v) of the frozen tower; 0 where a text has fewer pictures
+    patches: NotRequired[
+        Tensor
+    ]  # (B, T, F, N, D_v) of the frozen tower; 0 where a text has fewer pictures
     pixels: NotRequired[Tensor]  # (B, T, F, 3, S, S) in place of patches
     input_ids: Tensor  # (B, L) int64, padded on the right
     attention_mask: Tensor  # (B, L)
@@ -137,7 +139,11 @@ class Pixels:
         size = tower.image_size
         own = data.normalise == "tower"
         mean, std = (tower.encoder.image_mean, tower.encoder.image_std) if own else (IMAGENET_MEAN, IMAGENET_STD)  # fmt: skip
-        last = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
+        last = [
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(mean), list(std)),
+        ]
         first = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET)]  # fmt: skip
         self.training = SeededPipeline(size, v2.Compose([*first, *last])) if data.augment else None
         self.plain = v2.Compose([v2.Resize(size), v2.CenterCrop(size), *last])
@@ -219,7 +225,9 @@ class KindSource(Dataset[Any]):
                     raise
                 self.counter.bad(f"row {index}", error)
         if not found:
-            raise UserError(f"all {len(keys)} samples of a batch of {self.kind} are unreadable; see the log")
+            raise UserError(
+                f"all {len(keys)} samples of a batch of {self.kind} are unreadable; see the log"
+            )
         tokens = padded([ids for _, ids, _, _ in found], self.words.pad)
         labels = self.words.labels(self.kind, tokens["input_ids"])
         # padding may have the id of another token; it is never predicted

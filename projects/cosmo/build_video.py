@@ -7,6 +7,7 @@ not released, ours is `clip_prompt`.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +43,34 @@ def write_clips(cfg: Config, workspace: Workspace) -> Path | None:
     """
     own = cfg.video
     if own.inputs is None:
-        raise UserError("set video.inputs, JSON lines such as {\"video\": \"folder of frames\"}")
+        raise UserError('set video.inputs, JSON lines such as {"video": "folder of frames"}')
     source = Path(own.inputs).expanduser()
-    rows = [{**row, "video": str(source.parent / row["video"])} for row in read_jsonl(source, ["video"])]
+    rows = [
+        {**row, "video": str(source.parent / row["video"])} for row in read_jsonl(source, ["video"])
+    ]
     names = [Path(row["video"]).stem for row in rows]
     if not rows or len(set(names)) != len(names):
         raise UserError(f"{source} needs videos of different names")
-    settings = {name: getattr(own, name) for name in ("fps", "sample_fps", "most_shots", "penalty", "tags", "num_tags")}
-    step = RowMap("shots", partial(build_shots, cfg), {**settings, "clip": cfg.model.vision}, cfg.seed, CHUNK)
+    settings = {
+        name: getattr(own, name)
+        for name in ("fps", "sample_fps", "most_shots", "penalty", "tags", "num_tags")
+    }
+    step = RowMap(
+        "shots", partial(build_shots, cfg), {**settings, "clip": cfg.model.vision}, cfg.seed, CHUNK
+    )
     shots = map_rows(step, rows, workspace.folder("shots"), cfg.task, workspace.meter)
     workspace.say(shots.summary)
     if not shots.complete:
         return None
     policy = policy_of(cfg)
-    asked = {"max_new_tokens": own.max_new_tokens, **generator_settings(own.model, policy, cfg.generator)}
+    asked = {
+        "max_new_tokens": own.max_new_tokens,
+        **generator_settings(own.model, policy, cfg.generator),
+    }
     step = RowMap("captions", partial(build_captions, cfg), asked, cfg.seed, CHUNK)
-    found = map_rows(step, list(shots.rows()), workspace.folder("captions"), cfg.task, workspace.meter)
+    found = map_rows(
+        step, list(shots.rows()), workspace.folder("captions"), cfg.task, workspace.meter
+    )
     workspace.say(found.summary)
     if not found.complete:
         return None
@@ -66,7 +79,9 @@ def write_clips(cfg: Config, workspace: Workspace) -> Path | None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, clips in zip(names, found.rows(), strict=True):
         write_json(folder / f"{name}.json", {"clips": clips})
-    workspace.say(f"{folder}: clips of {len(rows)} videos; put each beside its video in a shard of data.shards")
+    workspace.say(
+        f"{folder}: clips of {len(rows)} videos; put each beside its video in a shard of data.shards"
+    )
     return folder
 
 
@@ -97,7 +112,9 @@ def build_shots(cfg: Config) -> RowFunction:
             start, end = clip_seconds(entry["clip"])
             known = {name: entry[name] for name in ("clip", *INPUTS) if name in entry}
             if own.tags:
-                vectors = F.normalize(clip.encode_images(video.frames(frame_times(start, end, 3))), dim=1)
+                vectors = F.normalize(
+                    clip.encode_images(video.frames(frame_times(start, end, 3))), dim=1
+                )
                 best = (vectors.mean(0) @ words.T).topk(min(own.num_tags, len(words))).indices
                 known["tags"] = [own.tags[int(i)] for i in best]
             found.append(known)
@@ -118,7 +135,7 @@ def distinct(bounds: Sequence[float]) -> list[str]:
     places = sorted({round(b) for b in bounds})
     if len(places) < 2:
         places = [0, 1]
-    return [clip_text(a, b) for a, b in zip(places[:-1], places[1:], strict=True)]
+    return [clip_text(a, b) for a, b in pairwise(places)]
 
 
 # -- captions ------------------------------------------------------------------------------------
@@ -134,12 +151,20 @@ def clip_prompt(clip: Mapping[str, Any], previous: str) -> str:
     Before: He washes it.
     Sentence:
     """
-    named = {"clip": "Time", "frames": "Frames", "regions": "Regions", "tags": "Tags", "asr": "Speech"}
+    named = {
+        "clip": "Time",
+        "frames": "Frames",
+        "regions": "Regions",
+        "tags": "Tags",
+        "asr": "Speech",
+    }
     lines = ["Describe what happens in a part of a video in one sentence."]
     for key, name in named.items():
         value = clip.get(key)
         if value:
-            lines.append(f"{name}: {value if isinstance(value, str) else '; '.join(map(str, value))}")
+            lines.append(
+                f"{name}: {value if isinstance(value, str) else '; '.join(map(str, value))}"
+            )
     if previous:
         lines.append(f"Before: {previous}")
     return "\n".join([*lines, "Sentence:"])

@@ -18,7 +18,9 @@ class MethodConfig:
     # theta: cosines are multiplied by exp(theta). Released: 0.2 (1.22); ln(1 / 0.07) = 2.659 for new runs
     logit_scale_init: Real = 0.2
     gather: Literal["local", "node", "all"] = "local"  # whose texts and pictures are negatives
-    duplicates: Literal["keep", "mask"] = "keep"  # mask: equal captions are no negatives of each other
+    duplicates: Literal["keep", "mask"] = (
+        "keep"  # mask: equal captions are no negatives of each other
+    )
     guard: bool = False  # a loss far above its moving average is scaled down to it
     apply_weights: bool = False  # data.weights; the release never applies them
 

@@ -120,7 +120,9 @@ def likelihood_metrics(
     }  # fmt: skip
 
 
-def name_losses(cfg: Config, module: COSMO, found: Judged, patches: Tensor) -> tuple[Tensor, Tensor]:
+def name_losses(
+    cfg: Config, module: COSMO, found: Judged, patches: Tensor
+) -> tuple[Tensor, Tensor]:
     """-log p(name | picture) (N, C) of all candidates, and the names' numbers of tokens (N,)."""
     words, device = Words(module.tokenizer, cfg.data), module.device
     media = torch.cat([module.network.media(p.to(device))[0] for p in patches.split(128)])
@@ -133,7 +135,9 @@ def name_losses(cfg: Config, module: COSMO, found: Judged, patches: Tensor) -> t
     for start in range(0, len(rows), group):
         part = order[start : start + group]
         text = padded([rows[i] for i in part], words.pad)
-        ids, mask = (text[k].repeat_interleave(count, 0).to(device) for k in ("input_ids", "attention_mask"))  # type: ignore[literal-required]
+        ids, mask = (
+            text[k].repeat_interleave(count, 0).to(device) for k in ("input_ids", "attention_mask")
+        )  # type: ignore[literal-required]
         labels = words.labels("image_text", ids).masked_fill(mask == 0, -100)
         shown = media[found.candidates[part].flatten().to(device)]
         total, number = row_losses(module.network.language(ids, mask, shown).logits, labels)
@@ -156,33 +160,43 @@ def head_metrics(cfg: Config, module: COSMO, found: Judged, patches: Tensor) -> 
     ])  # fmt: skip
     cosines = F.normalize(text, dim=1) @ F.normalize(visual, dim=1).T
     ranks = reciprocal_ranks(cosines.cpu().gather(1, found.candidates))
-    return {"head_mrr": sum(ranks) / len(ranks), "logit_scale": float(module.network.log_scale.exp())}
+    return {
+        "head_mrr": sum(ranks) / len(ranks),
+        "logit_scale": float(module.network.log_scale.exp()),
+    }
 
 
 def gates(network: CosmoNetwork) -> dict[str, float]:
     """Mean of |tanh(gate)| over the blocks: how far cross-attention is open."""
     blocks: Any = network.language.blocks
     pairs = [(block.attn_gate, block.ff_gate) for block in blocks]
-    means = [sum(float(g.detach().tanh().abs()) for g in part) / len(pairs) for part in zip(*pairs, strict=True)]
+    means = [
+        sum(float(g.detach().tanh().abs()) for g in part) / len(pairs)
+        for part in zip(*pairs, strict=True)
+    ]
     return {"gate_attention": means[0], "gate_ff": means[1]}
 
 
 def written_metrics(
-    cfg: Config, module: COSMO, found: Judged, workspace: Workspace | None, texts: Sequence[str] | None = None
+    cfg: Config, module: COSMO, found: Judged, workspace: Workspace
 ) -> dict[str, float]:  # fmt: skip
-    """Captions of the first pictures against their names, with a gallery; `texts` in place of the module's."""
+    """Captions that are written for the first pictures, against their names; a gallery of them."""
     count = min(cfg.eval.written, len(found.names))
     if not count:
         return {}
     pictures, names = found.pictures[:count], found.names[:count]
-    if texts is None:
-        with evaluated(module, cfg.trainer.accelerator):
-            texts = PictureModel(module)(pictures)
+    with evaluated(module, cfg.trainer.accelerator):
+        texts = PictureModel(module)(pictures)
+    rows = list(zip(pictures, texts, names, strict=True))[:SHOWN]
+    workspace.gallery("captions", [
+        {"query": picture, "results": [{"item": text or "-", "score": word_overlap(text, name)[2], "name": f"({name})"}]}
+        for picture, text, name in rows
+    ])  # fmt: skip
+    return caption_scores(names, texts)
+
+
+def caption_scores(names: Sequence[str], texts: Sequence[str]) -> dict[str, float]:
+    """``name_f1`` of the words, and ``cider``, of texts against one name each."""
     overlap = [word_overlap(text, name)[2] for text, name in zip(texts, names, strict=True)]
-    if workspace is not None:
-        workspace.gallery("captions", [
-            {"query": picture, "results": [{"item": text or "-", "score": score, "name": f"({name})"}]}
-            for picture, text, score, name in list(zip(pictures, texts, overlap, names, strict=True))[:SHOWN]
-        ])  # fmt: skip
     cider = caption_metrics(list(texts), [[name] for name in names])[0]["cider"]
-    return {"name_f1": sum(overlap) / count, "cider": cider}
+    return {"name_f1": sum(overlap) / max(1, len(overlap)), "cider": cider}

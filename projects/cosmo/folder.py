@@ -10,10 +10,10 @@ from torch import Tensor
 
 from common.config import UserError
 from common.config import load as load_config
+from common.encoders.image_text.visual_language.patch_tokens import PatchTower
 from common.encoders.modes import evaluation_mode
 from common.encoders.state_dict import load_state, read_state_dict
 from common.export.files import write_files, write_json, write_tensors
-from common.encoders.image_text.visual_language.patch_tokens import PatchTower
 from projects.cosmo.config import Config
 from projects.cosmo.module import COSMO
 from projects.cosmo.stages import build_module
@@ -43,7 +43,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     try:
         found: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        return {name: found[name] for name in ("model", "method", "normalise", "max_caption", "eval")}
+        return {
+            name: found[name] for name in ("model", "method", "normalise", "max_caption", "eval")
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is not an exported COSMO model: {error!r}") from error
 
@@ -57,7 +59,9 @@ def config_of(folder: Path, base: Config | None = None) -> Config:
     found = load_config(Config, "cosmo", "smoke", words)
     if base is None:
         return found
-    data = dataclasses.replace(base.data, normalise=own["normalise"], max_caption=own["max_caption"])
+    data = dataclasses.replace(
+        base.data, normalise=own["normalise"], max_caption=own["max_caption"]
+    )
     return dataclasses.replace(base, model=found.model, method=found.method, data=data)
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.damage import reading
-from common.encoders.image_text.visual_language.injected import InjectedLM
+from common.data.image_text.interleaved.documents import END_OF_CHUNK
 from common.encoders.modes import evaluation_mode
 from common.evaluation.image_text.few_shot import Item, Prompt, few_shot_prompt
 from projects.cosmo import folder as exported
@@ -38,11 +38,6 @@ class PictureModel:
         self.module, self.batch_size = module, batch_size
         self.words = Words(module.tokenizer, module.cfg.data)
         self.pixels = Pixels(module.tower, module.cfg.data)
-
-    @property
-    def language(self) -> InjectedLM:
-        """The language model with its cross-attention."""
-        return self.module.network.language
 
     def __call__(self, images: Sequence[Any], question: str | None = None) -> list[str]:
         """A caption for each picture, or the answer to a question about it.
@@ -75,10 +70,12 @@ class PictureModel:
             part = list(prompts[start : start + self.batch_size])
             for prompt in part:
                 if prompt.text.count("<visual>") != len(prompt.pictures):
-                    raise UserError(f"{len(prompt.pictures)} pictures for the places in {prompt.text!r}")
+                    raise UserError(
+                        f"{len(prompt.pictures)} pictures for the places in {prompt.text!r}"
+                    )
             media = self._media([p.pictures for p in part])
             ids, mask = self._left(part)
-            found += self.module.write(media, ids, mask, most)
+            found += continued(self.module, media, ids, mask, most)
         return found
 
     def embed(self, images: Sequence[Any] = (), texts: Sequence[str] = ()) -> Embeddings:
@@ -95,7 +92,9 @@ class PictureModel:
                 visual.append(F.normalize(network.embed_images(patches), dim=1).cpu())
             for start in range(0, len(texts), self.batch_size):
                 ids, mask = text_batch(self.words, texts[start : start + self.batch_size])
-                text.append(F.normalize(network.embed_texts(ids.to(device), mask.to(device)), dim=1).cpu())
+                text.append(
+                    F.normalize(network.embed_texts(ids.to(device), mask.to(device)), dim=1).cpu()
+                )
         return Embeddings(torch.cat(visual) if visual else None, torch.cat(text) if text else None)
 
     # -- batches ---------------------------------------------------------------------------------
@@ -126,6 +125,34 @@ class PictureModel:
         ids = torch.tensor([[self.words.pad] * (length - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
         return ids.to(self.module.device), mask.to(self.module.device)
+
+
+def continued(
+    module: COSMO, media: Tensor, ids: Tensor, mask: Tensor, max_new_tokens: int
+) -> list[str]:
+    """Continuations of prompts up to the end of a chunk, by beam search.
+
+    Args:
+        module: with its tokenizer.
+        media: (B, T, Q, D_v), see `CosmoNetwork.media`.
+        ids: (B, L), padded on the left.
+        mask: (B, L).
+        max_new_tokens: at most.
+    """
+    own, tokenizer = module.cfg.eval, module.tokenizer
+    ends = [int(tokenizer.convert_tokens_to_ids(END_OF_CHUNK)), int(tokenizer.eos_token_id)]
+    beams: dict[str, Any] = {"length_penalty": own.length_penalty} if own.num_beams > 1 else {}
+    with evaluation_mode(module):
+        out = module.network.language.generate(
+            ids, mask, media, num_beams=own.num_beams, max_new_tokens=max_new_tokens, do_sample=False,
+            eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, **beams,
+        )  # fmt: skip
+    rows = []
+    for row in out.tolist():
+        cut = min([row.index(end) for end in ends if end in row], default=len(row))
+        rows.append(row[:cut])
+    texts = tokenizer.batch_decode(rows, skip_special_tokens=True)
+    return [text.strip() for text in texts]
 
 
 def text_batch(words: Words, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -7,12 +7,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.data.image_text.interleaved.documents import END_OF_CHUNK
 from common.distributed.collectives import all_gather_no_grad
 from common.distributed.process import default_group, world_size
 from common.encoders.image_text.visual_language.gated_cross_attention import GatedCrossAttention
 from common.encoders.image_text.visual_language.patch_tokens import PatchTower
-from common.encoders.modes import evaluation_mode
 from common.engine.module import ContrastiveModule
 from projects.cosmo.batches import CosmoBatch
 from projects.cosmo.config import Config
@@ -82,7 +80,9 @@ class COSMO(ContrastiveModule):
         if parts.visual is not None and parts.text is not None:
             ids = batch["caption_ids"] if method.duplicates == "mask" else None
             scale = self.network.log_scale
-            contrast = contrastive_loss(parts.visual, parts.text, scale, group=self.group(), ids=ids)
+            contrast = contrastive_loss(
+                parts.visual, parts.text, scale, group=self.group(), ids=ids
+            )
             terms |= {"contrastive": contrast, "logit_scale": scale.exp()}
             weighed = self.contrastive_guard(contrast) if method.guard else contrast
             loss = loss + method.contrastive_weight * weighed  # L_LM + lambda L_c
@@ -108,7 +108,11 @@ class COSMO(ContrastiveModule):
         if not self.network.contrastive:
             return 0
         size = self.cfg.data.batch_of("image_text")
-        ranks = {"local": 1, "node": world_size() // max(1, self.cfg.trainer.num_nodes), "all": world_size()}
+        ranks = {
+            "local": 1,
+            "node": world_size() // max(1, self.cfg.trainer.num_nodes),
+            "all": world_size(),
+        }
         return size * ranks[self.cfg.method.gather] - 1
 
     def fsdp_units(self) -> set[type[torch.nn.Module]]:
@@ -135,28 +139,6 @@ class COSMO(ContrastiveModule):
         ).logits  # fmt: skip
         return row_losses(logits, batch["labels"].to(self.device))
 
-    # -- texts -----------------------------------------------------------------------------------
-
-    def write(self, media: Tensor, ids: Tensor, mask: Tensor, max_new_tokens: int) -> list[str]:
-        """Continuations of prompts (B, L), padded on the left, up to the end of a chunk, by beam search.
-
-        Args:
-            media: (B, T, Q, D_v), see `CosmoNetwork.media`.
-            ids: (B, L).
-            mask: (B, L).
-            max_new_tokens: at most.
-        """
-        own, tokenizer = self.cfg.eval, self.tokenizer
-        ends = [int(tokenizer.convert_tokens_to_ids(END_OF_CHUNK)), int(tokenizer.eos_token_id)]
-        beams: dict[str, Any] = {"length_penalty": own.length_penalty} if own.num_beams > 1 else {}
-        with evaluation_mode(self):
-            out = self.network.language.generate(
-                ids, mask, media, num_beams=own.num_beams, max_new_tokens=max_new_tokens, do_sample=False,
-                eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, **beams,
-            )  # fmt: skip
-        rows = [row[: min([row.index(e) for e in ends if e in row], default=len(row))] for row in out.tolist()]
-        return [text.strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
-
 
 def row_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Summed loss (B,) and number of labelled tokens (B,) of each row.
@@ -166,5 +148,7 @@ def row_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         labels: (B, L), -100 where nothing is predicted.
     """
     target = labels[:, 1:]
-    nll = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), target, ignore_index=IGNORED, reduction="none")
+    nll = F.cross_entropy(
+        logits[:, :-1].float().transpose(1, 2), target, ignore_index=IGNORED, reduction="none"
+    )
     return nll.sum(1), target.ne(IGNORED).sum(1).float()

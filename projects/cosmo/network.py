@@ -58,13 +58,17 @@ class CosmoNetwork(nn.Module):
         UserError: depths that the language model does not have.
     """
 
-    def __init__(self, cfg: Config, model: Any, visual_dim: int, first_row: int, media_token: int) -> None:
+    def __init__(
+        self, cfg: Config, model: Any, visual_dim: int, first_row: int, media_token: int
+    ) -> None:
         super().__init__()
         own, count = cfg.model, len(decoder_layers(model))
         self.text_depth = own.text_depth or own.unimodal_depth
         self.contrastive = cfg.method.contrastive_weight > 0
         if own.unimodal_depth >= count or self.text_depth > count:
-            raise UserError(f"the language model has {count} layers: lower model.unimodal_depth or text_depth")
+            raise UserError(
+                f"the language model has {count} layers: lower model.unimodal_depth or text_depth"
+            )
         if self.contrastive and not self.text_depth:
             raise UserError("without text layers the contrastive loss needs model.text_depth")
         self.split = own.unimodal_depth
@@ -100,7 +104,9 @@ class CosmoNetwork(nn.Module):
         pooled = found[:, :, 0].mean(1) if self.queries else None  # latent 0, over pictures
         return found[:, :, self.queries :], pooled
 
-    def forward(self, patches: Tensor, ids: Tensor, mask: Tensor, *, contrast: bool = True) -> Parts:
+    def forward(
+        self, patches: Tensor, ids: Tensor, mask: Tensor, *, contrast: bool = True
+    ) -> Parts:
         """One pass of pictures and texts.
 
         Args:
@@ -133,12 +139,16 @@ class CosmoNetwork(nn.Module):
 
     def _pooled(self, states: Tensor, mask: Tensor) -> Tensor:
         kept = mask if self.mask_padding else None
-        found: Tensor = self.text_head(self.text_pooling(states.to(self.text_head.weight.dtype), kept))
+        found: Tensor = self.text_head(
+            self.text_pooling(states.to(self.text_head.weight.dtype), kept)
+        )
         return found
 
     def _with_heads(self) -> "CosmoNetwork":
         if not self.contrastive:
-            raise UserError("a model without contrastive loss has no embeddings: train with method.contrastive_weight > 0")
+            raise UserError(
+                "a model without contrastive loss has no embeddings: train with method.contrastive_weight > 0"
+            )
         return self
 
     def touch_contrastive(self) -> Tensor:
@@ -162,13 +172,17 @@ def load_language(own: ModelConfig) -> tuple[Any, Any, int]:
     tokenizer = load_tokenizer(own.language)
     first = len(tokenizer)
     new = [t for t in SPECIAL_TOKENS if t not in tokenizer.get_vocab()]
-    tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in new], special_tokens=True)
+    tokenizer.add_tokens(
+        [AddedToken(t, special=True, normalized=False) for t in new], special_tokens=True
+    )
     if tokenizer.pad_token_id is None:
         tokenizer.add_special_tokens({"pad_token": PAD})
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer of {own.language} has no end of text")
     dtype = getattr(torch, own.language_dtype)
-    model = load_transformer(own.language, dropout=None, auto_class=AutoModelForCausalLM, dtype=dtype)
+    model = load_transformer(
+        own.language, dropout=None, auto_class=AutoModelForCausalLM, dtype=dtype
+    )
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # new rows are drawn
     return model, tokenizer, first
@@ -203,7 +217,9 @@ def visual_dim_of(vision: str) -> tuple[int, int, int]:
         sizes = (open_clip.get_model_config(ref.name) or {}).get("vision_cfg", {})
         if isinstance(sizes.get("layers"), int) and "patch_size" in sizes:
             width, side = int(sizes["width"]), int(sizes["image_size"]) // int(sizes["patch_size"])
-            body = sizes["layers"] * 12 * width**2 + (3 * sizes["patch_size"] ** 2 + side**2) * width
+            body = (
+                sizes["layers"] * 12 * width**2 + (3 * sizes["patch_size"] ** 2 + side**2) * width
+            )
             return width, side**2, body
     from common.encoders.image_text.visual_language.patch_tokens import PatchTower
 

@@ -22,7 +22,7 @@ class CosmoData(DataConfig):
     kinds: list[Kind] = field(default_factory=lambda: ["image_text"])
     # shards: kind -> tar shards below data.root (braces and lists allowed); instruction: a JSON file
     shards: dict[str, Any] = field(default_factory=dict)
-    weights: dict[str, float] = field(default_factory=dict)  # of the loss of a kind; none: 1
+    weights: dict[str, NonNegative] = field(default_factory=dict)  # of the loss of a kind; none: 1
     max_caption: Count = 32  # tokens, all included
     max_document: Count = 128  # tokens of a window
     max_images: Count = 3  # of a document
@@ -44,7 +44,9 @@ class CosmoData(DataConfig):
             raise ValueError("data.kinds names each kind once, and at least one")
         unknown = (set(self.shards) | set(self.weights)) - set(KINDS)
         if unknown:
-            raise ValueError(f"data.shards and data.weights are by kind ({', '.join(KINDS)}): {unknown}")
+            raise ValueError(
+                f"data.shards and data.weights are by kind ({', '.join(KINDS)}): {unknown}"
+            )
         if self.source == "shards" and set(self.kinds) - set(self.shards):
             raise ValueError(f"data.shards lacks {sorted(set(self.kinds) - set(self.shards))}")
         if self.augment and self.cache and self.source == "bundled":

@@ -96,7 +96,11 @@ def draw(colour: str, shape: str, shift: int = 0) -> Image.Image:
     """A shape on white; frames of a clip are shifted."""
     image = Image.new("RGB", (64, 64), (255, 255, 255))
     pen = ImageDraw.Draw(image)
-    left, top, right, bottom = {"ball": (12, 12, 52, 52), "box": (14, 14, 50, 50), "bar": (8, 26, 56, 38)}[shape]
+    left, top, right, bottom = {
+        "ball": (12, 12, 52, 52),
+        "box": (14, 14, 50, 50),
+        "bar": (8, 26, 56, 38),
+    }[shape]
     area = (left + shift, top, right + shift, bottom)
     (pen.ellipse if shape == "ball" else pen.rectangle)(area, fill=COLOURS[colour])
     return image
@@ -177,7 +181,9 @@ class Drawings:
 
     def __init__(self, rows: Sequence[tuple[str, list[str]]], kind: str, data: CosmoData) -> None:
         if kind not in ("image_text", "interleaved_image"):
-            raise UserError(f"the bundled drawings serve data.kinds image_text and interleaved_image, not {kind}")
+            raise UserError(
+                f"the bundled drawings serve data.kinds image_text and interleaved_image, not {kind}"
+            )
         self.rows, self.kind, self.data = list(rows), kind, data
         self.open = Pictures(data.root)
 
@@ -200,7 +206,9 @@ class Drawings:
             shown = int(rng.integers(len(self))) if self.data.shuffle_images else index
             return Document(found.text, (shown,)), frames
         other = int(rng.integers(len(self)))
-        document = mmc4_document([text(index), text(other)], [(index, 0), (other, 1)], self.data.max_document)
+        document = mmc4_document(
+            [text(index), text(other)], [(index, 0), (other, 1)], self.data.max_document
+        )
         return document, frames
 
 
@@ -233,7 +241,9 @@ class Shards:
         sample, data = self.samples[index], self.data
         if self.kind in ("image_text", "video_text"):
             stored = sample["txt"].decode("utf-8")
-            found = caption_document(choose_caption(stored, data.caption_use, rng), rng, data.blank_prob)
+            found = caption_document(
+                choose_caption(stored, data.caption_use, rng), rng, data.blank_prob
+            )
             if self.kind == "image_text":
                 return found, lambda _: [_picture(_first(sample, NEEDED["image_text"][0]))]
             times = frame_times(0, data.video_seconds, data.frames)
@@ -269,7 +279,9 @@ class Instructions:
         try:
             self.rows = [r for r in json.loads(path.read_text(encoding="utf-8")) if "image" in r]
         except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{path} is no JSON list of image and conversations: {error}") from error
+            raise UserError(
+                f"{path} is no JSON list of image and conversations: {error}"
+            ) from error
         self.folder = path.parent
 
     def __len__(self) -> int:
@@ -281,6 +293,8 @@ class Instructions:
         parts = []
         for turn in row["conversations"]:
             said = str(turn["value"]).replace("<image>", "").strip()
-            parts.append(f"{HUMAN}{said}" if turn["from"] == "human" else f"{GPT}{said}{END_OF_CHUNK}")
+            parts.append(
+                f"{HUMAN}{said}" if turn["from"] == "human" else f"{GPT}{said}{END_OF_CHUNK}"
+            )
         document = Document(VISUAL + "".join(parts), (0,))
         return document, lambda _: [Image.open(self.folder / row["image"]).convert("RGB")]

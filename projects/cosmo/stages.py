@@ -25,7 +25,9 @@ def build_module(cfg: Config, tower: PatchTower) -> COSMO:
     return COSMO(cfg, network, tokenizer, tower)
 
 
-def encode(tower: PatchTower, cfg: Config, pictures: Sequence[Any], batch_size: int = 128) -> Tensor:
+def encode(
+    tower: PatchTower, cfg: Config, pictures: Sequence[Any], batch_size: int = 128
+) -> Tensor:
     """Tokens (N, n, D_v) of PIL images, on the CPU."""
     if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu":
         tower.to(torch.device("cuda"))
@@ -42,7 +44,9 @@ def frames_of(cfg: Config, tower: PatchTower, part: Part) -> Frames:
     """Pictures of a part as batches hold them: tokens of a table, or pixels."""
     if cfg.data.source == "bundled" and cfg.data.cache:
         opened = Pictures(cfg.data.root)
-        return CachedPatches(encode(tower, cfg, [opened(name) for name, _ in drawings(cfg.data.root, part)]))
+        return CachedPatches(
+            encode(tower, cfg, [opened(name) for name, _ in drawings(cfg.data.root, part)])
+        )
     return Pixels(tower, cfg.data)
 
 
@@ -81,7 +85,11 @@ def plan(cfg: Config) -> Plan[COSMO]:
         ids = torch.ones(size, cfg.data.max_caption, dtype=torch.long)
         parts = module.network(patches, ids, torch.ones_like(ids))
         loss: Tensor = parts.logits.float().sum()
-        return loss if parts.text is None or parts.visual is None else loss + parts.text.sum() + parts.visual.sum()
+        return (
+            loss
+            if parts.text is None or parts.visual is None
+            else loss + parts.text.sum() + parts.visual.sum()
+        )
 
     def frozen(module: COSMO, devices: int) -> Mapping[str, int]:
         count = sum(p.numel() for p in module.network.language.model.parameters())

@@ -36,7 +36,9 @@ def read_items(path: Path, limit: int | None = None, seed: int = 42) -> list[tup
         UserError: a missing file, or a row without picture.
     """
     if not path.is_file():
-        raise UserError(f"there is no {path}; a set of the table is JSON lines of image, texts, question, label")
+        raise UserError(
+            f"there is no {path}; a set of the table is JSON lines of image, texts, question, label"
+        )
     rows = read_jsonl(path, [])
     if limit is not None and limit < len(rows):
         chosen = sorted(sample_rng(seed, 0, 0, ROW_STREAM).permutation(len(rows))[:limit].tolist())
@@ -52,7 +54,9 @@ def read_items(path: Path, limit: int | None = None, seed: int = 42) -> list[tup
     return found
 
 
-def evaluate_sets(cfg: Config, model: PictureModel, workspace: Workspace | None) -> dict[str, float]:
+def evaluate_sets(
+    cfg: Config, model: PictureModel, workspace: Workspace | None
+) -> dict[str, float]:
     """``<set>_<metric>`` of every set; the table of shots as few_shot.md."""
     own, root = cfg.eval, data_root(cfg.data.root)
     found: dict[str, float] = {}
@@ -77,7 +81,9 @@ def one_set(
     if chosen.task in ("caption", "vqa"):
         task: FewShotTask = "caption" if chosen.task == "caption" else "vqa"
         if chosen.train is None:
-            raise UserError(f"the set {chosen.name} needs train=, where its demonstrations come from")
+            raise UserError(
+                f"the set {chosen.name} needs train=, where its demonstrations come from"
+            )
         pool = [item for item, _ in read_items(root / chosen.train, own.pool, own.shot_seed)]
         most = own.max_new_tokens if task == "caption" else own.vqa_tokens
         return evaluate_few_shot(
@@ -88,15 +94,20 @@ def one_set(
     if chosen.task == "retrieval":
         texts = [(i, text) for i, (item, _) in enumerate(items) for text in item.texts]
         vectors = model.embed(pictures, [text for _, text in texts])
-        assert vectors.visual is not None and vectors.text is not None
+        assert vectors.visual is not None
+        assert vectors.text is not None
         place = torch.tensor([i for i, _ in texts])
         return image_text_retrieval(vectors.visual, vectors.text, place)
     names = sorted({label for _, label in items})
     vectors = model.embed(pictures, [CLASS_TEXT.format(name) for name in names])
-    assert vectors.visual is not None and vectors.text is not None
+    assert vectors.visual is not None
+    assert vectors.text is not None
     labels = torch.tensor([names.index(label) for _, label in items])
     cosines = vectors.visual @ vectors.text.T
-    metrics = {"accuracy": float((cosines.argmax(1) == labels).float().mean()), "accuracy_chance": 1 / len(names)}
+    metrics = {
+        "accuracy": float((cosines.argmax(1) == labels).float().mean()),
+        "accuracy_chance": 1 / len(names),
+    }
     if len(names) == 2:  # Hateful Memes
         metrics |= zeroshot_roc_auc(vectors.visual, labels, vectors.text)
     return metrics
@@ -108,7 +119,9 @@ def markdown(sets: Sequence[ShotSet], metrics: Mapping[str, float]) -> str:
     columns = list(dict.fromkeys(k for row in rows.values() for k in row if "_shot" in k or k in (*RETRIEVED, "accuracy", "roc_auc")))  # fmt: skip
     lines = ["| set | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
     for name, row in rows.items():
-        lines.append(f"| {name} | " + " | ".join(f"{row[c]:.3f}" if c in row else "" for c in columns) + " |")
+        lines.append(
+            f"| {name} | " + " | ".join(f"{row[c]:.3f}" if c in row else "" for c in columns) + " |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -120,7 +133,10 @@ def karpathy_rows(path: Path, split: str, folder: str = "") -> Iterator[dict[str
     for row in json.loads(path.read_text(encoding="utf-8"))["images"]:
         if row["split"] == split:
             place = "/".join(p for p in (folder, row.get("filepath", ""), row["filename"]) if p)
-            yield {"image": place, "texts": [sentence["raw"].strip() for sentence in row["sentences"]]}
+            yield {
+                "image": place,
+                "texts": [sentence["raw"].strip() for sentence in row["sentences"]],
+            }
 
 
 def vqa_rows(questions: Path, annotations: Path, image: str) -> Iterator[dict[str, Any]]:
@@ -132,7 +148,14 @@ def vqa_rows(questions: Path, annotations: Path, image: str) -> Iterator[dict[st
         image: place of a picture, such as ``val2014/COCO_val2014_{:012d}.jpg``.
     """
     asked = json.loads(questions.read_text(encoding="utf-8"))["questions"]
-    given = {row["question_id"]: row for row in json.loads(annotations.read_text(encoding="utf-8"))["annotations"]}
+    given = {
+        row["question_id"]: row
+        for row in json.loads(annotations.read_text(encoding="utf-8"))["annotations"]
+    }
     for row in asked:
         answers = [answer["answer"] for answer in given[row["question_id"]]["answers"]]
-        yield {"image": image.format(row["image_id"]), "question": row["question"], "texts": answers}
+        yield {
+            "image": image.format(row["image_id"]),
+            "question": row["question"],
+            "texts": answers,
+        }

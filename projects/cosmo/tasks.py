@@ -22,7 +22,9 @@ def caption(cfg: Config, workspace: Workspace) -> list[str]:
     """
     own = cfg.caption
     if own.run is None or not own.inputs:
-        raise UserError("set caption.run, a folder written by make export, and caption.inputs=[photo.png]")
+        raise UserError(
+            "set caption.run, a folder written by make export, and caption.inputs=[photo.png]"
+        )
     model = Cosmo(own.run)
     shown = []
     for pair in own.demonstrations:
@@ -32,7 +34,10 @@ def caption(cfg: Config, workspace: Workspace) -> list[str]:
         shown.append(Item(picture, (text,), own.question or ""))
     if shown:
         task = "caption" if own.question is None else "vqa"
-        prompts = [few_shot_prompt(task, shown, Item(name, (), own.question or ""), len(shown)) for name in own.inputs]  # type: ignore[arg-type]
+        prompts = [
+            few_shot_prompt(task, shown, Item(name, (), own.question or ""), len(shown))
+            for name in own.inputs
+        ]  # type: ignore[arg-type]
         texts = model.write(prompts)
     else:
         texts = model(own.inputs, own.question)
@@ -65,9 +70,13 @@ def count_parameters(cfg: Config, name: str) -> Count:
     with torch.device("meta"):
         network, _ = dry_network(cfg, width)
     learnable = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    rows = network.language.rows.numel() if network.language.rows.requires_grad else 0  # of the language model too
+    rows = (
+        network.language.rows.numel() if network.language.rows.requires_grad else 0
+    )  # of the language model too
     language = sum(p.numel() for p in network.language.model.parameters())
-    return Count(name, len(network.language.blocks), learnable, learnable - rows + language + vision)
+    return Count(
+        name, len(network.language.blocks), learnable, learnable - rows + language + vision
+    )
 
 
 def parameters(cfg: Config, workspace: Workspace) -> list[Count]:
@@ -82,14 +91,20 @@ def parameters(cfg: Config, workspace: Workspace) -> list[Count]:
             name = f"interval {interval}, compression {compression}"
             rows.append(count_parameters(dataclasses.replace(cfg, model=model), name))
     rows.append(count_parameters(cfg, "this config"))
-    lines = ["| setting | blocks | learnable | all | share | of the reference |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| setting | blocks | learnable | all | share | of the reference |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in rows:
         lines.append(
             f"| {row.name} | {row.blocks} | {row.learnable / 1e6:.2f} M | {row.total / 1e6:.2f} M | "
             f"{100 * row.share:.1f} % | {100 * row.learnable / rows[0].learnable:.1f} % |"
         )
     write_text(workspace.folder(".") / "parameters.md", "\n".join(lines) + "\n")
-    write_json(workspace.folder(".") / "parameters.json", [{**row._asdict(), "share": row.share} for row in rows])
+    write_json(
+        workspace.folder(".") / "parameters.json",
+        [{**row._asdict(), "share": row.share} for row in rows],
+    )
     for line in lines:
         workspace.say(line)
     return rows
@@ -97,7 +112,9 @@ def parameters(cfg: Config, workspace: Workspace) -> list[Count]:
 
 def reference(cfg: Config) -> Config:
     """Cross-attention before every layer, not compressed, and no contrastive loss: Flamingo's form with the same code."""
-    model = dataclasses.replace(cfg.model, unimodal_depth=0, interval=1, compression=1, text_depth=None)
+    model = dataclasses.replace(
+        cfg.model, unimodal_depth=0, interval=1, compression=1, text_depth=None
+    )
     method = dataclasses.replace(cfg.method, contrastive_weight=0.0)
     return dataclasses.replace(cfg, model=model, method=method)
 
@@ -109,7 +126,9 @@ def few_shot(cfg: Config, workspace: Workspace) -> dict[str, float]:
         UserError: no folder or no set.
     """
     if cfg.caption.run is None or not cfg.eval.sets:
-        raise UserError("set caption.run, a folder written by make export, and eval.sets, as in paper_few_shot.yaml")
+        raise UserError(
+            "set caption.run, a folder written by make export, and eval.sets, as in paper_few_shot.yaml"
+        )
     found = evaluate_sets(cfg, Cosmo(cfg.caption.run), workspace)
     write_json(workspace.folder(".") / "few_shot.json", found)
     for name, value in found.items():

@@ -44,7 +44,11 @@ def chunk(task: FewShotTask, item: Item, visual: str, end_of_chunk: str, *, answ
     >>> chunk("vqa", Item(None, ("red", "red"), "which?"), "<v>", "<e>", answered=True)
     '<v>Question:which? Short answer:red<e>'
     """
-    begun = f"{visual}Output:" if task == "caption" else f"{visual}Question:{item.question} Short answer:"
+    begun = (
+        f"{visual}Output:"
+        if task == "caption"
+        else f"{visual}Question:{item.question} Short answer:"
+    )
     if not answered:
         return begun
     answer = item.texts[0] if task == "caption" else vqa_training_targets(item.texts)[0]
@@ -88,7 +92,9 @@ def draw_demonstrations(pool: Sequence[Item], shots: int, index: int, seed: int)
     return [pool[int(i)] for i in rng.choice(len(pool), size=count, replace=False)]
 
 
-def few_shot_items(task: FewShotTask, texts: Sequence[str], items: Sequence[Item]) -> dict[str, list[float]]:
+def few_shot_items(
+    task: FewShotTask, texts: Sequence[str], items: Sequence[Item]
+) -> dict[str, list[float]]:
     """Scores of what was written: ``cider`` (x 100), or ``vqa_score`` in [0, 1]."""
     if task == "caption":
         return {"cider": caption_metrics(texts, [item.texts for item in items])[1]["cider"]}

@@ -39,7 +39,7 @@ class Window(NamedTuple):
 
 
 def choose_caption(stored: str, use: CaptionUse, rng: Rng) -> str:
-    """One of the captions of a pair, ``caption<TAB>generated<EOC>generated...``.
+    r"""One of the captions of a pair, ``caption<TAB>generated<EOC>generated...``.
 
     Args:
         stored: what the pair's text file holds; without a tab there is one caption.
@@ -47,7 +47,7 @@ def choose_caption(stored: str, use: CaptionUse, rng: Rng) -> str:
             half of the cases; ``first``, ``last`` that generated one; ``random`` any.
         rng: of this access.
 
-    >>> choose_caption("an original\\tone<EOC>two", "last", np.random.default_rng(0))
+    >>> choose_caption("an original\tone<EOC>two", "last", np.random.default_rng(0))
     'two'
     """
     original, _, rest = stored.strip().partition("\t")
@@ -100,7 +100,9 @@ def match(similarity: ArrayLike, threshold: float, rng: Rng | None = None) -> li
     if rng is not None:
         noise = np.clip(rng.normal(0, NOISE, values.shape), -NOISE_BOUND, NOISE_BOUND)
     rows, columns = linear_sum_assignment(values + noise, maximize=True)
-    pairs = [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if values[i, j] > threshold]
+    pairs = [
+        (int(i), int(j)) for i, j in zip(rows, columns, strict=True) if values[i, j] > threshold
+    ]
     return sorted(pairs, key=lambda pair: pair[1])
 
 
@@ -127,7 +129,9 @@ def mmc4_document(
     return Document(text, tuple(i for i, _ in sorted(pairs, key=lambda pair: pair[1])))
 
 
-def obelics_document(texts: Sequence[str], score: ArrayLike, rng: Rng, most_tokens: int) -> Document:
+def obelics_document(
+    texts: Sequence[str], score: ArrayLike, rng: Rng, most_tokens: int
+) -> Document:
     """Each picture before the text that fits it best; in half of the cases in reverse order.
 
     Args:
@@ -138,7 +142,9 @@ def obelics_document(texts: Sequence[str], score: ArrayLike, rng: Rng, most_toke
     """
     best = np.atleast_2d(np.asarray(score, dtype=np.float64)).argmax(1).tolist()
     order = list(range(len(best)))[:: -1 if rng.random() < 0.5 else 1]
-    parts = [f"{VISUAL}{texts[best[i]].strip()[: most_tokens * 4 // 3]}{END_OF_CHUNK}" for i in order]
+    parts = [
+        f"{VISUAL}{texts[best[i]].strip()[: most_tokens * 4 // 3]}{END_OF_CHUNK}" for i in order
+    ]
     return Document("".join(parts), tuple(order))
 
 

@@ -61,7 +61,9 @@ class TarRows:
                         folder, _, name = info.name.rpartition("/")
                         stem, _, suffix = name.partition(".")
                         key = f"{folder}/{stem}" if folder else stem
-                        found.setdefault(key, []).append(_Member(suffix.lower(), info.offset_data, info.size))
+                        found.setdefault(key, []).append(
+                            _Member(suffix.lower(), info.offset_data, info.size)
+                        )
         except (tarfile.TarError, OSError) as error:
             raise UserError(f"{shard} is no readable tar file: {error}") from error
         return found

@@ -37,7 +37,9 @@ class FrameFolder:
         files = place.iterdir() if place.is_dir() else ()
         self.files = sorted(f for f in files if f.suffix.lower() in PICTURES)
         if not self.files:
-            raise UserError(f"{folder} is no folder of pictures (a video as frames, {', '.join(PICTURES)})")
+            raise UserError(
+                f"{folder} is no folder of pictures (a video as frames, {', '.join(PICTURES)})"
+            )
         self.fps, self.seconds = fps, len(self.files) / fps
 
     def frames(self, times: Sequence[float]) -> list[Image.Image]:

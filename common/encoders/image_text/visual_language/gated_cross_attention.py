@@ -45,7 +45,9 @@ class MaskedCrossAttention(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         if dim_head % compression:
-            raise ValueError(f"compression {compression} does not divide the head's width {dim_head}")
+            raise ValueError(
+                f"compression {compression} does not divide the head's width {dim_head}"
+            )
         self.heads, self.immediate = heads, immediate
         self.scale = dim_head**-0.5  # of the uncompressed width, as released
         inner = heads * dim_head // compression
@@ -70,10 +72,14 @@ class MaskedCrossAttention(nn.Module):
             (B, L, D), without gate and residual.
         """
         query = split_heads(self.to_q(self.norm(text)), self.heads)
-        key, value = (split_heads(x, self.heads) for x in self.to_kv(media.flatten(1, 2)).chunk(2, dim=-1))
+        key, value = (
+            split_heads(x, self.heads) for x in self.to_kv(media.flatten(1, 2)).chunk(2, dim=-1)
+        )
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
-        index = torch.arange(1, media.shape[1] + 1, device=media.device).repeat_interleave(media.shape[2])
+        index = torch.arange(1, media.shape[1] + 1, device=media.device).repeat_interleave(
+            media.shape[2]
+        )
         times = times[..., None]
         seen = times == index if self.immediate else times >= index
         blind = ~seen.any(-1, keepdim=True)  # a softmax needs something to look at

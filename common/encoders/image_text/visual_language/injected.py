@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -129,7 +129,9 @@ class InjectedLM(nn.Module):
         times = self.times(ids, media)
         states: list[Tensor] = []
         with self._hooked(media, times), self._caught(states_below, states), self._head() as head:
-            logits = self.model(inputs_embeds=self.embed(ids), attention_mask=mask, use_cache=False).logits
+            logits = self.model(
+                inputs_embeds=self.embed(ids), attention_mask=mask, use_cache=False
+            ).logits
         if self.tied and self.rows.requires_grad:  # the trained rows, with their gradient
             logits = torch.cat([logits[..., : self.start], head[0] @ self.rows.T], dim=-1)
         return Output(logits, states[0] if states else None)
@@ -137,15 +139,14 @@ class InjectedLM(nn.Module):
     def states(self, ids: Tensor, mask: Tensor, below: int) -> Tensor:
         """Input (B, L, W) of a layer without any media; what lies above is not computed."""
         found: list[Tensor] = []
-        with self._caught(below, found, stop=True):
-            try:
-                self.model(inputs_embeds=self.embed(ids), attention_mask=mask, use_cache=False)
-            except _Reached:
-                pass
+        with self._caught(below, found, stop=True), suppress(_Reached):
+            self.model(inputs_embeds=self.embed(ids), attention_mask=mask, use_cache=False)
         return found[0]
 
     @torch.no_grad()
-    def generate(self, ids: Tensor, mask: Tensor, media: Tensor | None = None, **options: Any) -> Tensor:
+    def generate(
+        self, ids: Tensor, mask: Tensor, media: Tensor | None = None, **options: Any
+    ) -> Tensor:
         """New tokens (B, <= max_new_tokens) after prompts that are padded on the left.
 
         Args:
@@ -184,12 +185,16 @@ class InjectedLM(nn.Module):
         with ExitStack() as stack:
             for number, block in zip(self.layers, self.blocks, strict=True):
                 if media is not None:
-                    handle = _before(layers[number], lambda x, b=block: b(x, *_fitted(x, media, times)))
+                    handle = _before(
+                        layers[number], lambda x, b=block: b(x, *_fitted(x, media, times))
+                    )
                     stack.callback(handle.remove)
             yield
 
     @contextmanager
-    def _caught(self, below: int | None, found: list[Tensor], *, stop: bool = False) -> Iterator[None]:
+    def _caught(
+        self, below: int | None, found: list[Tensor], *, stop: bool = False
+    ) -> Iterator[None]:
         """Keep the input of a layer; the hook stands before that of a cross-attention at the same place."""
         if below is None:
             yield

@@ -6,10 +6,10 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
+from torch import Tensor
 
 from common.config import UserError
 from common.encoders.image_text.open_clip_dual import open_clip_dual_encoder
