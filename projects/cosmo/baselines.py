@@ -15,7 +15,7 @@ from projects.cosmo.evaluate import (
     likelihood_metrics,
     reciprocal_ranks,
 )
-from projects.cosmo.sources import drawings
+from projects.cosmo.sources import Pictures
 from projects.cosmo.stages import build_module, encode
 
 RANDOM_STREAM = 82
@@ -23,14 +23,15 @@ RANDOM_STREAM = 82
 
 def chance(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The mean over all orders of the candidates; a training name at random as a caption."""
-    found, names = judged(cfg), [texts[0] for _, texts in drawings(cfg.data.root, "train")]
+    found, names = judged(cfg), [texts[0] for texts in Pictures(cfg, "train").texts]
     ranks = reciprocal_ranks(torch.zeros(found.candidates.shape))
     workspace.items("mrr", ranks)
     rng = sample_rng(cfg.seed, 0, 0, RANDOM_STREAM)
     count = min(cfg.eval.written, len(found.names))
     drawn = [names[int(i)] for i in rng.integers(len(names), size=count)]
+    step = len(found.names) // max(1, count)
     ranked = {"mrr": sum(ranks) / len(ranks), "recall_at_1": 1 / found.candidates.shape[1]}
-    return ranked | caption_scores(found.names[:count], drawn)
+    return ranked | caption_scores(found.names[::step][:count], drawn)
 
 
 def gates_shut(cfg: Config, workspace: Workspace) -> dict[str, float]:

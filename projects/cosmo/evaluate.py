@@ -14,12 +14,13 @@ from common.encoders.modes import evaluated
 from common.engine.workspace import Workspace
 from common.evaluation.generation.captions import caption_metrics
 from common.evaluation.generation.measures import word_overlap
+from common.families.image_text.photographs import CLASSES
 from projects.cosmo.batches import Words
 from projects.cosmo.config import Config
 from projects.cosmo.inference import PictureModel, text_batch
 from projects.cosmo.module import COSMO, row_losses
 from projects.cosmo.network import CosmoNetwork
-from projects.cosmo.sources import COLOURS, SHAPES, Pictures, draw, drawings
+from projects.cosmo.sources import COLOURS, SHAPES, Pictures, draw
 from projects.cosmo.stages import encode
 from projects.cosmo.table import evaluate_sets
 
@@ -36,31 +37,54 @@ class Judged(NamedTuple):
 
 
 def judged(cfg: Config) -> Judged:
-    """Pictures of ``eval.split``: with distinct names, in an order and with candidates that no seed changes."""
-    if cfg.data.source == "bundled":
-        opened, known, rows = Pictures(cfg.data.root), set[str](), []
-        held_out = drawings(cfg.data.root, "dev" if cfg.eval.split == "dev" else "test")
-        for i in sample_rng(0, 0, 0, CANDIDATE_STREAM).permutation(len(held_out)).tolist():
-            image, (name,) = held_out[i][0], held_out[i][1]
-            if name not in known and len(rows) < cfg.eval.items:
-                known.add(name)
-                rows.append((opened(image), name))
-    else:
+    """Pictures of ``eval.split`` with names and candidates that no seed and no arm changes.
+
+    Drawings have distinct names and random candidates; a photograph is ranked among one of each class.
+    """
+    if cfg.data.source != "bundled":
         rows = [(draw(c, s), f"a {c} {s}") for c in COLOURS for s in SHAPES]
-    count = min(cfg.eval.candidates, len(rows))
-    candidates = torch.empty(len(rows), count, dtype=torch.long)
-    for i in range(len(rows)):
-        others = sample_rng(0, 1, i, CANDIDATE_STREAM).permutation(len(rows) - 1)[: count - 1]
-        candidates[i] = torch.tensor([i, *(int(j) + int(j >= i) for j in others)])
-    return Judged([picture for picture, _ in rows], [name for _, name in rows], candidates)
+        return Judged(*map(list, zip(*rows, strict=True)), _among(len(rows), cfg.eval.candidates))  # type: ignore[arg-type]
+    held_out = Pictures(cfg, "dev" if cfg.eval.split == "dev" else "test")
+    order = sample_rng(0, 0, 0, CANDIDATE_STREAM).permutation(len(held_out)).tolist()
+    if cfg.data.pictures == "photographs":
+        return _photographs(held_out, order, cfg.eval.items)
+    first = {held_out.texts[i][0]: i for i in reversed(order)}  # of equal names one
+    chosen = [i for i in order if first[held_out.texts[i][0]] == i][: cfg.eval.items]
+    names = [held_out.texts[i][0] for i in chosen]
+    return Judged([held_out[i] for i in chosen], names, _among(len(chosen), cfg.eval.candidates))
+
+
+def _among(count: int, size: int) -> Tensor:
+    """(count, C) rows: the own one, then others."""
+    size = min(size, count)
+    found = torch.empty(count, size, dtype=torch.long)
+    for i in range(count):
+        others = sample_rng(0, 1, i, CANDIDATE_STREAM).permutation(count - 1)[: size - 1]
+        found[i] = torch.tensor([i, *(int(j) + int(j >= i) for j in others)])
+    return found
+
+
+def _photographs(held_out: Pictures, order: list[int], items: int) -> Judged:
+    """Equally many of each class; list i is made of the i-th place of the own and random places of the other classes."""
+    each = max(1, items // len(CLASSES))
+    by_class = [[i for i in order if held_out.labels[i] == c][:each] for c in range(len(CLASSES))]
+    chosen = [i for own in by_class for i in own]
+    place = {row: k for k, row in enumerate(chosen)}
+    candidates = []
+    for k, row in enumerate(chosen):
+        rng = sample_rng(0, 1, k, CANDIDATE_STREAM)
+        others = [own for c, own in enumerate(by_class) if c != held_out.labels[row]]
+        candidates.append([k, *(place[own[int(rng.integers(len(own)))]] for own in others)])
+    names = [held_out.texts[i][0] for i in chosen]
+    return Judged([held_out[i] for i in chosen], names, torch.tensor(candidates))
 
 
 def evaluate(cfg: Config, module: COSMO, workspace: Workspace) -> dict[str, float]:
-    """Metrics on held-out drawings (made-up shapes in a smoke run), and of the sets of ``eval.sets``.
+    """Metrics on held-out bundled pictures (made-up shapes in a smoke run), and of the sets of ``eval.sets``.
 
     ``mrr``, ``recall_at_1``: rank of a name's own picture among ``eval.candidates`` by the likelihood of the name;
     ``token_loss``; ``shuffled_loss``: with another picture; ``head_mrr``: the same lists by the latent heads;
-    ``name_f1``, ``cider``: captions that were written; ``gate_attention``, ``gate_ff``; ``learnable_share``.
+    ``name_f1``, ``last_word``, ``cider``: captions that were written; ``gate_attention``, ``gate_ff``; ``learnable_share``.
     """
     metrics: dict[str, float] = {}
     if cfg.data.source != "shards":
@@ -184,7 +208,8 @@ def written_metrics(
     count = min(cfg.eval.written, len(found.names))
     if not count:
         return {}
-    pictures, names = found.pictures[:count], found.names[:count]
+    step = len(found.names) // count  # photographs are sorted by class
+    pictures, names = found.pictures[::step][:count], found.names[::step][:count]
     with evaluated(module, cfg.trainer.accelerator):
         texts = PictureModel(module)(pictures)
     rows = list(zip(pictures, texts, names, strict=True))[:SHOWN]
@@ -196,7 +221,12 @@ def written_metrics(
 
 
 def caption_scores(names: Sequence[str], texts: Sequence[str]) -> dict[str, float]:
-    """``name_f1`` of the words, and ``cider``, of texts against one name each."""
+    """``name_f1`` of the words, ``last_word`` (the class of a photograph), ``cider``: texts against one name each."""
     overlap = [word_overlap(text, name)[2] for text, name in zip(texts, names, strict=True)]
     cider = caption_metrics(list(texts), [[name] for name in names])[0]["cider"]
-    return {"name_f1": sum(overlap) / max(1, len(overlap)), "cider": cider}
+    last = [
+        float(name.split()[-1] in text.lower().split())
+        for text, name in zip(texts, names, strict=True)
+    ]
+    count = max(1, len(names))
+    return {"name_f1": sum(overlap) / count, "last_word": sum(last) / count, "cider": cider}

@@ -35,6 +35,11 @@ class CosmoData(DataConfig):
     threshold: Real = 0.24  # least similarity of picture and sentence
     augment: bool = False  # crops, flips, AutoAugment
     normalise: Literal["imagenet", "tower"] = "imagenet"  # mean and deviation of pixels
+    # bundled: photographs of ten classes with their class words, or drawings with names and phrasings
+    pictures: Literal["photographs", "drawings"] = "photographs"
+    photos: Annotated[int, at_least(10)] = (
+        6000  # bundled: training photographs, equally many of each class
+    )
     cache: bool = True  # bundled: tokens of the pictures are computed once, before training
     shuffle_images: bool = False  # control: every caption with the picture of another one
     max_corrupt: Probability = 0.05  # share of samples that may be unreadable
@@ -111,8 +116,9 @@ class EvalConfig:
     """What is measured, and how texts are written."""
 
     split: Literal["dev", "test"] = "test"
-    items: Count = 400  # held-out names
-    candidates: Annotated[int, at_least(2)] = 32  # pictures that a name is ranked among
+    items: Count = 500  # held-out pictures with their names
+    # pictures that a name is ranked among; of photographs one of each class
+    candidates: Annotated[int, at_least(2)] = 32
     batch_size: Count = 256
     written: Whole = 64  # captions that are written
     num_beams: Count = 5

@@ -3,13 +3,15 @@
 import base64
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image, ImageDraw
+from torchvision.transforms.v2.functional import to_pil_image
 
 from common.config import UserError
+from common.data.image.labelled import LabelledPixels
 from common.data.image_text.captions import CaptionFiles
 from common.data.image_text.interleaved.documents import (
     END_OF_CHUNK,
@@ -32,13 +34,19 @@ from common.data.packed import PackedImages
 from common.data.samplers import Rng
 from common.data.tables import read_jsonl
 from common.engine.experiment import Requirement, bundled_requirement
+from common.families.image_text.photographs import (
+    CLASSES,
+    photographs_to_judge,
+    photographs_to_train,
+)
 from projects.cosmo.batches import Rows
 from projects.cosmo.config import Config
 from projects.cosmo.options import CosmoData
 
 Part = Literal["train", "dev", "test"]
 Opened = tuple[Document, Callable[[int], list[Any]]]
-POOL = "drawings"
+POOL, PHOTO_SIZE = "drawings", 48  # pixels
+PHOTO_TEXT = "a photo of a {}"
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 30), "blue": (30, 30, 220), "black": (0, 0, 0)}
 SHAPES = ("ball", "box", "bar")
 VIDEO = "mp4|webm|mkv|avi"
@@ -64,7 +72,7 @@ def rows_of(cfg: Config, kind: str, part: Part) -> Rows:
     if data.source == "synthetic":
         return MadeUp(kind, data)
     if data.source == "bundled":
-        return Drawings(drawings(data.root, part), kind, data)
+        return BundledRows(Pictures(cfg, part), kind, data)
     if kind == "instruction":
         return Instructions(data_root(data.root) / str(data.shards[kind]))
     return Shards(kind, data)
@@ -76,7 +84,12 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
     if data.source == "synthetic":
         return ()
     if data.source == "bundled":
-        return tuple(map(bundled_requirement, ("drawings", "emoji-captions", "clipart")))
+        own = (
+            ("cifar10",)
+            if data.pictures == "photographs"
+            else ("drawings", "emoji-captions", "clipart")
+        )
+        return tuple(map(bundled_requirement, own))
     from braceexpand import braceexpand
 
     found = []
@@ -153,25 +166,57 @@ def drawings(root: str | None, part: Part) -> list[tuple[str, list[str]]]:
     return [(row["image"], [row["name"].lower()]) for row in rows if row["split"] == part]
 
 
+def photographs(cfg: Config, part: Part) -> LabelledPixels:
+    """Photographs of a part: the seed draws those of training; the others are the same for every seed."""
+    if part == "train":
+        return photographs_to_train(cfg.data.root, cfg.data.photos, cfg.seed, PHOTO_SIZE)
+    return photographs_to_judge(cfg.data.root, part, PHOTO_SIZE)
+
+
 class Pictures:
-    """Bundled pictures by name."""
-
-    def __init__(self, root: str | None) -> None:
-        self.root, self._sets = root, dict[str, PackedImages]()
-
-    def __call__(self, name: str) -> Image.Image:
-        """The picture."""
-        folder, row = Path(name).parent.name, int(Path(name).stem)
-        if folder not in self._sets:
-            self._sets[folder] = PackedImages(bundled(f"{folder}/images.npz", self.root))
-        return self._sets[folder][row]
-
-
-class Drawings:
-    """Drawings with one of their texts, or two of them as a document.
+    """Bundled pictures of a part by row, with their texts.
 
     Args:
-        rows: picture and texts of each.
+        cfg: the experiment's config.
+        part: of the set.
+
+    Attributes:
+        texts: of each picture.
+        labels: class of each photograph; -1 of a drawing.
+    """
+
+    def __init__(self, cfg: Config, part: Part) -> None:
+        self.root = cfg.data.root
+        if cfg.data.pictures == "photographs":
+            found = photographs(cfg, part)
+            self.pixels, self.names = found.images, list[str]()
+            self.labels = found.labels.tolist()
+            self.texts = [[PHOTO_TEXT.format(CLASSES[label])] for label in self.labels]
+        else:
+            rows = drawings(self.root, part)
+            self.names, self.texts = [name for name, _ in rows], [texts for _, texts in rows]
+            self.labels = [-1] * len(rows)
+        self._sets: dict[str, PackedImages] = {}
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, row: int) -> Image.Image:
+        """The picture."""
+        if not self.names:
+            found: Image.Image = to_pil_image(self.pixels[row])
+            return found
+        folder, place = Path(self.names[row]).parent.name, int(Path(self.names[row]).stem)
+        if folder not in self._sets:
+            self._sets[folder] = PackedImages(bundled(f"{folder}/images.npz", self.root))
+        return self._sets[folder][place]
+
+
+class BundledRows:
+    """Bundled pictures with one of their texts, or two of them as a document.
+
+    Args:
+        pictures: of a part.
         kind: image_text or interleaved_image.
         data: the config's section.
 
@@ -179,27 +224,26 @@ class Drawings:
         UserError: another kind.
     """
 
-    def __init__(self, rows: Sequence[tuple[str, list[str]]], kind: str, data: CosmoData) -> None:
+    def __init__(self, pictures: Pictures, kind: str, data: CosmoData) -> None:
         if kind not in ("image_text", "interleaved_image"):
             raise UserError(
-                f"the bundled drawings serve data.kinds image_text and interleaved_image, not {kind}"
+                f"bundled pictures serve data.kinds image_text and interleaved_image, not {kind}"
             )
-        self.rows, self.kind, self.data = list(rows), kind, data
-        self.open = Pictures(data.root)
+        self.pictures, self.kind, self.data = pictures, kind, data
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.pictures)
 
     def document(self, index: int, rng: Rng) -> Opened:
-        """A drawing with a text, or with a second one that is drawn for it."""
+        """A picture with a text, or with a second one that is drawn for it."""
 
         def text(row: int) -> str:
-            texts = self.rows[row][1]
+            texts = self.pictures.texts[row]
             return texts[int(rng.integers(len(texts)))]
 
         def frames(row: int) -> list[Any]:
             # with a cache of tokens a frame is its row
-            return [row] if self.data.cache else [self.open(self.rows[row][0])]
+            return [row] if self.data.cache else [self.pictures[row]]
 
         if self.kind == "image_text":
             found = caption_document(text(index), rng, self.data.blank_prob)

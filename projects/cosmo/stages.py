@@ -1,6 +1,6 @@
 """The stage of an experiment: sources, towers, module; what `make check` reports on."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from projects.cosmo.batches import CachedPatches, Frames, KindSource, Pixels, Wo
 from projects.cosmo.config import Config
 from projects.cosmo.module import COSMO
 from projects.cosmo.network import build_network, dry_network, visual_dim_of
-from projects.cosmo.sources import Part, Pictures, drawings, requirements, rows_of
+from projects.cosmo.sources import Part, Pictures, requirements, rows_of
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -25,17 +25,16 @@ def build_module(cfg: Config, tower: PatchTower) -> COSMO:
     return COSMO(cfg, network, tokenizer, tower)
 
 
-def encode(
-    tower: PatchTower, cfg: Config, pictures: Sequence[Any], batch_size: int = 128
-) -> Tensor:
-    """Tokens (N, n, D_v) of PIL images, on the CPU."""
+def encode(tower: PatchTower, cfg: Config, pictures: Any, batch_size: int = 128) -> Tensor:
+    """Tokens (N, n, D_v) of a sequence of PIL images, on the CPU."""
     if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu":
         tower.to(torch.device("cuda"))
     device = next(tower.encoder.parameters()).device
     plain = Pixels(tower, cfg.data)
     parts = []
     for start in range(0, len(pictures), batch_size):
-        pixels = plain(list(pictures[start : start + batch_size]), None)
+        rows = range(start, min(start + batch_size, len(pictures)))
+        pixels = plain([pictures[i] for i in rows], None)
         parts.append(tower(pixels.to(device)).cpu())
     return torch.cat(parts)
 
@@ -43,10 +42,7 @@ def encode(
 def frames_of(cfg: Config, tower: PatchTower, part: Part) -> Frames:
     """Pictures of a part as batches hold them: tokens of a table, or pixels."""
     if cfg.data.source == "bundled" and cfg.data.cache:
-        opened = Pictures(cfg.data.root)
-        return CachedPatches(
-            encode(tower, cfg, [opened(name) for name, _ in drawings(cfg.data.root, part)])
-        )
+        return CachedPatches(encode(tower, cfg, Pictures(cfg, part)))
     return Pixels(tower, cfg.data)
 
 

@@ -253,7 +253,7 @@ def test_shards_of_pairs_and_documents(tmp_path):
     document, opened = Shards("interleaved_image", data).document(0, sample_rng(0, 0, 0))
     assert document.text == "here<|endofchunk|><visual>a ball<|endofchunk|>"
     assert opened(0)[0].size == (64, 64)
-    with pytest.raises(UserError, match=r"video_text"):
+    with pytest.raises(UserError, match=r"has the files mp4"):
         rows_of(config("data.source=shards", "data.kinds=[video_text]", "data.shards={video_text: p.tar}", f"data.root={tmp_path}"), "video_text", "train").document(0, sample_rng(0, 0, 0))  # fmt: skip
 
 

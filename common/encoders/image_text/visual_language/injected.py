@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -133,7 +134,9 @@ class InjectedLM(nn.Module):
                 inputs_embeds=self.embed(ids), attention_mask=mask, use_cache=False
             ).logits
         if self.tied and self.rows.requires_grad:  # the trained rows, with their gradient
-            logits = torch.cat([logits[..., : self.start], head[0] @ self.rows.T], dim=-1)
+            logits = torch.cat(
+                [logits[..., : self.start], head[0].to(self.rows.dtype) @ self.rows.T], dim=-1
+            )
         return Output(logits, states[0] if states else None)
 
     def states(self, ids: Tensor, mask: Tensor, below: int) -> Tensor:
@@ -182,13 +185,17 @@ class InjectedLM(nn.Module):
     @contextmanager
     def _hooked(self, media: Tensor | None, times: Tensor) -> Iterator[None]:
         layers = decoder_layers(self.model)
+
+        def read(x: Tensor, block: nn.Module) -> Tensor:
+            assert media is not None
+            # a frozen model may be of half precision, the blocks are not
+            return block(x.to(media.dtype), *_fitted(x, media, times)).to(x.dtype)  # type: ignore[no-any-return]
+
         with ExitStack() as stack:
             for number, block in zip(self.layers, self.blocks, strict=True):
                 if media is not None:
-                    handle = _before(
-                        layers[number], lambda x, b=block: b(x, *_fitted(x, media, times))
-                    )
-                    stack.callback(handle.remove)
+                    change = partial(read, block=block)
+                    stack.callback(_before(layers[number], change).remove)
             yield
 
     @contextmanager
