@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from common.config import DataConfig
-from common.data.image_text.interleaved.documents import CaptionUse
+from common.data.image_text.interleaved.options import CaptionUse
 from common.ranges import Count, NonNegative, Positive, Probability, Real, Whole, at_least
 
 Kind = Literal["image_text", "video_text", "interleaved_image", "interleaved_video", "instruction"]

@@ -6,18 +6,18 @@ Layouts: MMC4 (``text_list``, ``image_info[].image_base64``, ``similarity_matrix
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from common.data.image_text.interleaved.options import CaptionUse
 from common.data.samplers import Rng
 
 VISUAL, END_OF_CHUNK, BEGIN_OF_CHUNK, HUMAN, GPT = "<visual>", "<|endofchunk|>", "<|beginofchunk|>", "<human>", "<gpt>"  # fmt: skip
 SPECIAL_TOKENS = (END_OF_CHUNK, VISUAL, BEGIN_OF_CHUNK, HUMAN, GPT)
 NOISE, NOISE_BOUND = 0.025, 0.08  # of similarities
 WINDOW_SHIFT = 20  # tokens that a window may begin before its first picture
-CaptionUse = Literal["noisy_only", "clean_only", "mixed", "first", "last", "random"]
 
 
 class Document(NamedTuple):
