@@ -210,7 +210,7 @@ class KindSource(Dataset[Any]):
                 ids, self.words.ids["visual"], self.data.max_document, self.data.max_images, rng(WINDOW_STREAM)
             )  # fmt: skip
             ids = window.ids
-            wanted = document.pictures[window.first : window.first + window.count]
+            wanted = document.pictures[window.first : window.first + window.places]
         pixel_rng = rng(PIXEL_STREAM) if training else None
         return ids, [self.frames(opened(picture), pixel_rng) for picture in wanted], document.text
 

@@ -99,7 +99,7 @@ def test_item_15_at_most_three_pictures_and_zeros(tokenizer):
     for i in range(50):
         window = docs.token_window(ids, 9, 8, 3, sample_rng(0, 0, i))
         assert len(window.ids) <= 8
-        assert window.ids.count(9) == window.count <= 3
+        assert window.ids.count(9) == window.places <= 3
         start = [k for k in range(len(ids)) if ids[k : k + len(window.ids)] == window.ids]
         assert any(sum(t == 9 for t in ids[:k]) == window.first for k in start)
     assert {docs.token_window(ids, 9, 8, 3, sample_rng(0, 0, i)).first for i in range(50)} == {

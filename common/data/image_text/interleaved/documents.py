@@ -32,7 +32,7 @@ class Window(NamedTuple):
 
     ids: list[int]
     first: int
-    count: int
+    places: int
 
 
 # -- captions ------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def token_window(
         rng: of this access; None: from the start.
 
     >>> token_window([5, 9, 6, 9, 7, 9, 8], visual=9, length=10, most_pictures=2)
-    Window(ids=[5, 9, 6, 9, 7], first=0, count=2)
+    Window(ids=[5, 9, 6, 9, 7], first=0, places=2)
     """
     spots = [i for i, token in enumerate(ids) if token == visual]
     start = 0

@@ -125,7 +125,10 @@ def segment_shots(features: ArrayLike, most: int, penalty: float = 1.0) -> list[
         """Of the frames i to `ends` (exclusive) about their mean, for all i."""
         starts = np.arange(ends)
         total = sums[ends] - sums[:ends]
-        return squares[ends] - squares[:ends] - (total**2).sum(1) / (ends - starts)
+        found: NDArray[np.float64] = (
+            squares[ends] - squares[:ends] - (total**2).sum(1) / (ends - starts)
+        )
+        return found
 
     costs = np.full((most + 1, n + 1), math.inf)  # [shots, frames]
     cuts = np.zeros((most + 1, n + 1), dtype=np.int64)

@@ -56,9 +56,8 @@ class MaskedCrossAttention(nn.Module):
         self.to_kv = nn.Linear(dim_visual, 2 * inner, bias=False)
         self.to_out = nn.Linear(inner, dim, bias=False)
         width = dim_head // compression
-        self.q_norm, self.k_norm = (
-            (nn.LayerNorm(width), nn.LayerNorm(width)) if qk_norm else (None, None)
-        )
+        self.q_norm: nn.LayerNorm | None = nn.LayerNorm(width) if qk_norm else None
+        self.k_norm: nn.LayerNorm | None = nn.LayerNorm(width) if qk_norm else None
 
     def forward(self, text: Tensor, media: Tensor, times: Tensor) -> Tensor:
         """What each token reads.

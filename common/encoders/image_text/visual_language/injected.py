@@ -76,12 +76,14 @@ class InjectedLM(nn.Module):
         width: W.
     """
 
+    model: Any  # not a submodule
+
     def __init__(
         self, model: Any, blocks: list[GatedCrossAttention], layers: list[int], *, media_token: int, first_row: int,
         trained_rows: TrainedRows = "none",
     ) -> None:  # fmt: skip
         super().__init__()
-        object.__setattr__(self, "model", model.requires_grad_(False).eval())  # not a submodule
+        object.__setattr__(self, "model", model.requires_grad_(False).eval())
         self.blocks, self.layers = nn.ModuleList(blocks), list(layers)
         self.media_token, self.start = media_token, 0 if trained_rows == "all" else first_row
         words = model.get_input_embeddings().weight
@@ -92,11 +94,11 @@ class InjectedLM(nn.Module):
         if not self.tied:
             self.register_buffer("head_rows", head[first_row:].detach().clone())
         self.first_row = first_row
-        self.register_load_state_dict_post_hook(_rows_loaded)
+        self.register_load_state_dict_post_hook(_rows_loaded)  # type: ignore[no-untyped-call]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "InjectedLM":
         self.model._apply(fn, recurse)
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def train(self, mode: bool = True) -> "InjectedLM":
         """Of the blocks; the language model has no dropout in any mode."""

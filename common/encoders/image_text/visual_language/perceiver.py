@@ -3,6 +3,8 @@
 # B batch, T images, F frames, N tokens of a frame, D width, Q latents
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,7 +19,7 @@ def feed_forward(dim: int, hidden: int) -> nn.Sequential:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(..., N, H * d) -> (..., H, N, d)."""
-    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
+    return x.reshape(*x.shape[:-1], heads, -1).transpose(-3, -2)
 
 
 class PerceiverAttention(nn.Module):
@@ -98,9 +100,9 @@ class PerceiverResampler(nn.Module):
         tokens = tokens.flatten(2, 3)
         latents = self.latents.expand(*tokens.shape[:2], -1, -1)
         for layer in self.layers:
-            attention, hidden = layer  # type: ignore[misc]
-            latents = attention(tokens, latents) + latents
-            latents = hidden(latents) + latents
+            parts: Any = layer
+            latents = parts[0](tokens, latents) + latents
+            latents = parts[1](latents) + latents
         found: Tensor = self.norm(latents)
         return found
 
