@@ -43,7 +43,8 @@ def judged(cfg: Config) -> Judged:
     """
     if cfg.data.source != "bundled":
         rows = [(draw(c, s), f"a {c} {s}") for c in COLOURS for s in SHAPES]
-        return Judged(*map(list, zip(*rows, strict=True)), _among(len(rows), cfg.eval.candidates))  # type: ignore[arg-type]
+        candidates = _among(len(rows), cfg.eval.candidates)
+        return Judged([picture for picture, _ in rows], [name for _, name in rows], candidates)
     held_out = Pictures(cfg, "dev" if cfg.eval.split == "dev" else "test")
     order = sample_rng(0, 0, 0, CANDIDATE_STREAM).permutation(len(held_out)).tolist()
     if cfg.data.pictures == "photographs":

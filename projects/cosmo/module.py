@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.data.image_text.interleaved.labels import IGNORED
 from common.distributed.collectives import all_gather_no_grad
 from common.distributed.process import default_group, world_size
 from common.encoders.image_text.visual_language.gated_cross_attention import GatedCrossAttention
@@ -15,7 +16,7 @@ from common.engine.module import ContrastiveModule
 from projects.cosmo.batches import CosmoBatch
 from projects.cosmo.config import Config
 from projects.cosmo.network import CosmoNetwork, Parts
-from projects.cosmo.objective import IGNORED, LossGuard, contrastive_loss, lm_loss
+from projects.cosmo.objective import LossGuard, contrastive_loss, lm_loss
 
 PAIRS = ("image_text", "video_text")  # kinds that are contrasted
 
@@ -60,7 +61,8 @@ class COSMO(ContrastiveModule):
         if "patches" in batch:
             return batch["patches"].to(self.device)
         pixels = batch["pixels"].to(self.device)
-        return self.tower(pixels.flatten(0, 2)).unflatten(0, pixels.shape[:3])
+        found = self.tower(pixels.flatten(0, 2))
+        return found.view(*pixels.shape[:3], *found.shape[1:])
 
     def parts(self, batch: CosmoBatch) -> Parts:
         """Logits, and the two vectors of pairs."""
@@ -100,7 +102,7 @@ class COSMO(ContrastiveModule):
             return default_group()
         if self._group is None:
             size = world_size() // max(1, self.cfg.trainer.num_nodes)
-            self._group = dist.new_subgroups(size)[0]
+            self._group = dist.new_subgroups(size)[0]  # type: ignore[no-untyped-call]
         return self._group
 
     def negatives_per_query(self, global_batch_size: int) -> int:

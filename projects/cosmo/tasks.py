@@ -7,7 +7,7 @@ import torch
 
 from common.config import UserError
 from common.engine.workspace import Workspace, write_json, write_text
-from common.evaluation.image_text.few_shot import Item, few_shot_prompt
+from common.evaluation.image_text.few_shot import FewShotTask, Item, few_shot_prompt
 from projects.cosmo.config import Config
 from projects.cosmo.inference import Cosmo, opened
 from projects.cosmo.network import dry_network, visual_dim_of
@@ -33,11 +33,11 @@ def caption(cfg: Config, workspace: Workspace) -> list[str]:
             raise UserError(f"a demonstration is written picture.png=its text, got {pair!r}")
         shown.append(Item(picture, (text,), own.question or ""))
     if shown:
-        task = "caption" if own.question is None else "vqa"
+        task: FewShotTask = "caption" if own.question is None else "vqa"
         prompts = [
             few_shot_prompt(task, shown, Item(name, (), own.question or ""), len(shown))
             for name in own.inputs
-        ]  # type: ignore[arg-type]
+        ]
         texts = model.write(prompts)
     else:
         texts = model(own.inputs, own.question)
