@@ -1,0 +1,150 @@
+"""Videos as frames at points in time, and their division into shots.
+
+A video is a folder of pictures whose names sort in time (``fps`` of them a second), or a file that PyAV reads.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from common.config import UserError
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+class FrameFolder:
+    """A folder of pictures as a video.
+
+    Args:
+        folder: pictures whose names sort in time.
+        fps: pictures a second.
+
+    Attributes:
+        seconds: length.
+
+    Raises:
+        UserError: no picture in it.
+    """
+
+    def __init__(self, folder: str | Path, fps: float = 1.0) -> None:
+        place = Path(folder)
+        files = place.iterdir() if place.is_dir() else ()
+        self.files = sorted(f for f in files if f.suffix.lower() in PICTURES)
+        if not self.files:
+            raise UserError(
+                f"{folder} is no folder of pictures (a video as frames, {', '.join(PICTURES)})"
+            )
+        self.fps, self.seconds = fps, len(self.files) / fps
+
+    def frames(self, times: Sequence[float]) -> list[Image.Image]:
+        """Pictures at points in time, in seconds; the last one beyond the end."""
+        rows = [min(len(self.files) - 1, max(0, int(t * self.fps))) for t in times]
+        return [Image.open(self.files[row]).convert("RGB") for row in rows]
+
+
+class VideoFile:
+    """A video file, or its bytes, by PyAV.
+
+    Raises:
+        UserError: no PyAV, or no readable video.
+    """
+
+    def __init__(self, content: str | Path | bytes) -> None:
+        try:
+            import av
+        except ImportError as error:
+            raise UserError(
+                "video files need PyAV (pip install av); without it give folders of frames"
+            ) from error
+        source: Any = io.BytesIO(content) if isinstance(content, bytes) else str(content)
+        try:
+            with av.open(source) as container:
+                stream = container.streams.video[0]
+                found = [(float(f.time or 0), f.to_image()) for f in container.decode(stream)]
+        except (av.error.FFmpegError, IndexError, OSError) as error:
+            raise UserError(f"no readable video: {error}") from error
+        if not found:
+            raise UserError("a video without frames")
+        self.times, self.pictures = [t for t, _ in found], [p for _, p in found]
+        self.seconds = self.times[-1]
+
+    def frames(self, times: Sequence[float]) -> list[Image.Image]:
+        """The last picture at or before each point in time."""
+        rows = np.searchsorted(self.times, times, side="right") - 1
+        return [self.pictures[max(0, int(row))] for row in rows]
+
+
+def open_video(path: str | Path, fps: float = 1.0) -> FrameFolder | VideoFile:
+    """A folder of frames, or a file."""
+    return FrameFolder(path, fps) if Path(path).is_dir() else VideoFile(path)
+
+
+def frame_times(start: float, end: float, count: int) -> list[float]:
+    """The middles of `count` equal parts of a clip.
+
+    >>> frame_times(0, 6, 3)
+    [1.0, 3.0, 5.0]
+    """
+    return [start + (i + 0.5) * (end - start) / count for i in range(count)]
+
+
+def segment_shots(features: ArrayLike, most: int, penalty: float = 1.0) -> list[int]:
+    """Kernel temporal segmentation: the first frame of every shot.
+
+        min over m, boundaries:  sum of squared distances to the mean of the own shot / n + C m (log(n / m) + 1) / n
+
+    with features of unit length, n frames and m boundaries.
+
+    Source: Potapov et al. 2014, "Category-specific video summarization", section 4, equations 2 to 4 (kernel temporal
+    segmentation; linear kernel here).
+
+    Args:
+        features: (n, D) of frames in order.
+        most: largest number of shots.
+        penalty: C.
+
+    Returns:
+        Ascending frame numbers; the first one is 0.
+
+    >>> segment_shots([[1, 0], [1, 0], [0, 1], [0, 1]], most=3, penalty=0.1)
+    [0, 2]
+    """
+    x: NDArray[np.float64] = np.asarray(features, dtype=np.float64)
+    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    n, most = len(x), max(1, min(most, len(x)))
+    sums = np.concatenate([np.zeros((1, x.shape[1])), x.cumsum(0)])
+    squares = np.concatenate([[0.0], (x**2).sum(1).cumsum()])
+
+    def scatter(ends: int) -> NDArray[np.float64]:
+        """Of the frames i to `ends` (exclusive) about their mean, for all i."""
+        starts = np.arange(ends)
+        total = sums[ends] - sums[:ends]
+        found: NDArray[np.float64] = (
+            squares[ends] - squares[:ends] - (total**2).sum(1) / (ends - starts)
+        )
+        return found
+
+    costs = np.full((most + 1, n + 1), math.inf)  # [shots, frames]
+    cuts = np.zeros((most + 1, n + 1), dtype=np.int64)
+    costs[0, 0] = 0.0
+    for end in range(1, n + 1):
+        own = scatter(end)
+        for shots in range(1, min(most, end) + 1):
+            total = costs[shots - 1, :end] + own
+            cuts[shots, end] = total.argmin()
+            costs[shots, end] = total.min()
+    values = []
+    for shots in range(1, most + 1):
+        cut = shots - 1
+        values.append(costs[shots, n] / n + penalty * cut * (math.log(n / max(1, cut)) + 1) / n)
+    end, starts = n, []
+    for shots in range(int(np.argmin(values)) + 1, 0, -1):
+        end = int(cuts[shots, end])
+        starts.append(end)
+    return starts[::-1]

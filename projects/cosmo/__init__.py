@@ -1,0 +1,39 @@
+"""COSMO: contrast and generation in one language model with interleaved pre-training (Wang et al., arXiv 2024)."""
+
+from typing import TYPE_CHECKING
+
+from projects.cosmo.config import Config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from common.engine.experiment import Experiment
+    from projects.cosmo.inference import Cosmo
+    from projects.cosmo.module import COSMO
+
+__all__ = ["Config", "build", "load"]
+
+
+def build(cfg: Config) -> "Experiment[COSMO]":
+    """The experiment of a config; heavy imports happen here."""
+    from common.engine.experiment import experiment_of
+    from projects.cosmo import build_video, folder, stages, tasks
+    from projects.cosmo.evaluate import evaluate
+
+    experiment: Experiment[COSMO] = experiment_of(
+        cfg, stages.stages, evaluate, folder.export, folder.load, folder.embed, stages.plan,
+        {
+            "caption": tasks.caption,
+            "parameters": tasks.parameters,
+            "few_shot": tasks.few_shot,
+            "build_video": build_video.write_clips,
+        },
+    )  # fmt: skip
+    return experiment
+
+
+def load(folder: "Path") -> "Cosmo":
+    """The model of an exported folder: texts for pictures, and vectors of both."""
+    from projects.cosmo.inference import Cosmo
+
+    return Cosmo(folder)

@@ -1,0 +1,212 @@
+"""Interleaved videos and texts (Howto-Interlink7M): shots, what is known of each, one caption a clip by a language model.
+
+Two mappings, both of which can be stopped, continued and shared out: videos to clips with their inputs, then clips to
+captions, each conditioned on the one before. Source: Wang et al. 2024, "COSMO", arXiv 2401.00849; the authors' prompt is
+not released, ours is `clip_prompt`.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from torch.nn import functional as F
+
+from common.config import UserError
+from common.data.image_text.interleaved.documents import clip_seconds, clip_text
+from common.data.image_text.interleaved.video import frame_times, open_video, segment_shots
+from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
+from common.data.tables import read_jsonl
+from common.decoding.generators import Prompt, generator_settings, text_generator
+from common.decoding.options import Policy
+from common.encoders.image_text.frozen_clip import FrozenClip
+from common.engine.workspace import Workspace, write_json
+from projects.cosmo.config import Config
+
+DRAW_STREAM = 95
+CHUNK = 8  # videos in a file
+INPUTS = ("frames", "regions", "asr")  # of a clip, from the user's own tools, beside tags
+
+
+def write_clips(cfg: Config, workspace: Workspace) -> Path | None:
+    """Videos of ``video.inputs`` as ``<video>.json`` with clips and captions (``TASK=build_video``).
+
+    A row is ``{"video": place}`` with ``clips`` (``{"clip": "0:00:00 - 0:00:05", "frames": [captions], "regions": [...], "asr":
+    "..."}``) where the user's own tools found them; without clips the shots are found here.
+
+    Returns:
+        The folder; None while shares are missing.
+
+    Raises:
+        UserError: no rows, or videos that cannot be read.
+    """
+    own = cfg.video
+    if own.inputs is None:
+        raise UserError('set video.inputs, JSON lines such as {"video": "folder of frames"}')
+    source = Path(own.inputs).expanduser()
+    rows = [
+        {**row, "video": str(source.parent / row["video"])} for row in read_jsonl(source, ["video"])
+    ]
+    names = [Path(row["video"]).stem for row in rows]
+    if not rows or len(set(names)) != len(names):
+        raise UserError(f"{source} needs videos of different names")
+    settings = {
+        name: getattr(own, name)
+        for name in ("fps", "sample_fps", "most_shots", "penalty", "tags", "num_tags")
+    }
+    step = RowMap(
+        "shots", partial(build_shots, cfg), {**settings, "clip": cfg.model.vision}, cfg.seed, CHUNK
+    )
+    shots = map_rows(step, rows, workspace.folder("shots"), cfg.task, workspace.meter)
+    workspace.say(shots.summary)
+    if not shots.complete:
+        return None
+    policy = policy_of(cfg)
+    asked = {
+        "max_new_tokens": own.max_new_tokens,
+        **generator_settings(own.model, policy, cfg.generator),
+    }
+    step = RowMap("captions", partial(build_captions, cfg), asked, cfg.seed, CHUNK)
+    found = map_rows(
+        step, list(shots.rows()), workspace.folder("captions"), cfg.task, workspace.meter
+    )
+    workspace.say(found.summary)
+    if not found.complete:
+        return None
+    folder = Path(own.output).expanduser()
+    folder = folder if folder.is_absolute() else workspace.folder(".") / folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, clips in zip(names, found.rows(), strict=True):
+        write_json(folder / f"{name}.json", {"clips": clips})
+    workspace.say(
+        f"{folder}: clips of {len(rows)} videos; put each beside its video in a shard of data.shards"
+    )
+    return folder
+
+
+def policy_of(cfg: Config) -> Policy:
+    """How tokens are drawn."""
+    return Policy("nucleus", temperature=cfg.video.temperature, top_p=cfg.video.top_p)
+
+
+# -- shots ---------------------------------------------------------------------------------------
+
+
+def build_shots(cfg: Config) -> RowFunction:
+    """Rows of videos -> lists of clips with their inputs."""
+    own, clip = cfg.video, FrozenClip(cfg.model.vision)
+    words = F.normalize(clip.encode_texts([f"a photo of {tag}" for tag in own.tags]), dim=1)
+
+    def one(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        video = open_video(row["video"], own.fps)
+        given = row.get("clips")
+        if given is None:
+            times = frame_times(0, video.seconds, max(1, round(video.seconds * own.sample_fps)))
+            features = clip.encode_images(video.frames(times))
+            starts = segment_shots(features.numpy(), own.most_shots, own.penalty)
+            bounds = [0.0, *((times[i - 1] + times[i]) / 2 for i in starts[1:]), video.seconds]
+            given = [{"clip": c} for c in distinct(bounds)]
+        found = []
+        for entry in given:
+            start, end = clip_seconds(entry["clip"])
+            known = {name: entry[name] for name in ("clip", *INPUTS) if name in entry}
+            if own.tags:
+                vectors = F.normalize(
+                    clip.encode_images(video.frames(frame_times(start, end, 3))), dim=1
+                )
+                best = (vectors.mean(0) @ words.T).topk(min(own.num_tags, len(words))).indices
+                known["tags"] = [own.tags[int(i)] for i in best]
+            found.append(known)
+        return found
+
+    def run(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[Any]:
+        return [one(row) for row in rows]
+
+    return run
+
+
+def distinct(bounds: Sequence[float]) -> list[str]:
+    """Clips between ascending points in time, in whole seconds; what is shorter than one second joins the next.
+
+    >>> distinct([0.0, 0.3, 4.6, 9.0])
+    ['0:00:00 - 0:00:05', '0:00:05 - 0:00:09']
+    """
+    places = sorted({round(b) for b in bounds})
+    if len(places) < 2:
+        places = [0, 1]
+    return [clip_text(a, b) for a, b in pairwise(places)]
+
+
+# -- captions ------------------------------------------------------------------------------------
+
+
+def clip_prompt(clip: Mapping[str, Any], previous: str) -> str:
+    """What a language model is told of a clip, and what it is asked.
+
+    >>> print(clip_prompt({"clip": "0:00:00 - 0:00:05", "asr": "now cut it"}, "He washes it."))
+    Describe what happens in a part of a video in one sentence.
+    Time: 0:00:00 - 0:00:05
+    Speech: now cut it
+    Before: He washes it.
+    Sentence:
+    """
+    named = {
+        "clip": "Time",
+        "frames": "Frames",
+        "regions": "Regions",
+        "tags": "Tags",
+        "asr": "Speech",
+    }
+    lines = ["Describe what happens in a part of a video in one sentence."]
+    for key, name in named.items():
+        value = clip.get(key)
+        if value:
+            lines.append(
+                f"{name}: {value if isinstance(value, str) else '; '.join(map(str, value))}"
+            )
+    if previous:
+        lines.append(f"Before: {previous}")
+    return "\n".join([*lines, "Sentence:"])
+
+
+def build_captions(cfg: Config) -> RowFunction:
+    """Lists of clips -> lists of ``{"clip", "caption"}``; the videos of a chunk go on side by side."""
+    own = cfg.video
+    generate = text_generator(
+        own.model, policy_of(cfg), cfg.generator, stop="\n", prompt_budget=None if cfg.generator.endpoint else prompt_budget(cfg)
+    )  # fmt: skip
+
+    def run(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[Any]:
+        found: list[list[dict[str, str]]] = [[] for _ in rows]
+        for number in range(max((len(clips) for clips in rows), default=0)):
+            # videos that have such a clip; every caption is conditioned on the one before it
+            here = [i for i, clips in enumerate(rows) if number < len(clips)]
+            prompts = [
+                Prompt(clip_prompt(rows[i][number], found[i][-1]["caption"] if found[i] else "")) for i in here
+            ]  # fmt: skip
+            rngs = [seeds[i].rng(DRAW_STREAM, number) for i in here]
+            for i, text in zip(here, generate(prompts, rngs, own.max_new_tokens), strict=True):
+                found[i].append({"clip": rows[i][number]["clip"], "caption": first_sentence(text)})
+        return found
+
+    return run
+
+
+def prompt_budget(cfg: Config) -> int:
+    """Tokens of a prompt that leave room for the caption in the model's context."""
+    from common.encoders.text.tower import load_config
+
+    context = int(getattr(load_config(cfg.video.model), "max_position_embeddings", 2048))
+    return max(16, context - cfg.video.max_new_tokens)
+
+
+def first_sentence(text: str) -> str:
+    """The first line, up to its first full stop.
+
+    >>> first_sentence(" He cuts it. Then he eats.")
+    'He cuts it.'
+    """
+    line = next((part for part in text.strip().splitlines() if part.strip()), "").strip()
+    head, stop, _ = line.partition(". ")
+    return head + stop.strip()

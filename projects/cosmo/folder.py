@@ -1,0 +1,87 @@
+"""An exported model: trained tensors, tokenizer and the names of the frozen towers."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.config import UserError
+from common.config import load as load_config
+from common.encoders.image_text.visual_language.patch_tokens import PatchTower
+from common.encoders.modes import evaluation_mode
+from common.encoders.state_dict import load_state, read_state_dict
+from common.export.files import write_files, write_json, write_tensors
+from projects.cosmo.config import Config
+from projects.cosmo.module import COSMO
+from projects.cosmo.stages import build_module
+
+SETTINGS, WEIGHTS = "cosmo.json", "cosmo.safetensors"
+EVAL = ("num_beams", "length_penalty", "max_new_tokens", "vqa_tokens")
+
+
+def export(cfg: Config, module: COSMO, folder: Path) -> None:
+    """Trained tensors with the rows of new tokens, tokenizer, and the config of networks and prompts."""
+    write_files(folder, lambda new: module.tokenizer.save_pretrained(new))
+    write_tensors(folder / WEIGHTS, module.network.state_dict())
+    own = module.cfg
+    settings = {
+        "model": dataclasses.asdict(own.model), "method": dataclasses.asdict(own.method),
+        "normalise": own.data.normalise, "max_caption": own.data.max_caption,
+        "eval": {name: getattr(own.eval, name) for name in EVAL},
+    }  # fmt: skip
+    write_json(folder / SETTINGS, settings)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What an exported folder says of itself.
+
+    Raises:
+        UserError: not such a folder.
+    """
+    try:
+        found: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        return {
+            name: found[name] for name in ("model", "method", "normalise", "max_caption", "eval")
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is not an exported COSMO model: {error!r}") from error
+
+
+def config_of(folder: Path, base: Config | None = None) -> Config:
+    """The config of an exported model: its networks and prompts, the rest of `base` (None: of ``smoke``)."""
+    own = read_settings(folder)
+    words = [f"{part}={json.dumps(own[part])}" for part in ("model", "method")]
+    words += [f"eval.{name}={json.dumps(value)}" for name, value in own["eval"].items()]
+    words += [f"data.normalise={own['normalise']}", f"data.max_caption={own['max_caption']}"]
+    found = load_config(Config, "cosmo", "smoke", words)
+    if base is None:
+        return found
+    data = dataclasses.replace(
+        base.data, normalise=own["normalise"], max_caption=own["max_caption"]
+    )
+    return dataclasses.replace(base, model=found.model, method=found.method, data=data)
+
+
+def load(cfg: Config, folder: Path) -> COSMO:
+    """The module of an exported folder, in evaluation mode, with its towers."""
+    whole = config_of(folder, cfg)
+    module = build_module(whole, PatchTower(whole.model.vision))
+    load_state(module.network, read_state_dict(folder / WEIGHTS), source=str(folder / WEIGHTS))
+    return module.eval()
+
+
+def embed(cfg: Config, module: COSMO) -> dict[str, Tensor]:
+    """Logits and vectors of two fixed texts and pictures, compared after export and reload."""
+    network = module.network
+    device = next(network.parameters()).device
+    dim = network.resampler.latents.shape[1]
+    patches = torch.linspace(-2, 2, 2 * 3 * dim).sin().view(2, 1, 1, 3, dim).to(device)
+    token = network.language.media_token
+    ids = torch.tensor([[1, token, 7, 8], [1, token, 9, 9]], device=device)
+    with evaluation_mode(module):
+        parts = network(patches, ids, torch.ones_like(ids))
+    found = {"logits": parts.logits, "visual": parts.visual, "text": parts.text}
+    return {name: value.float().cpu() for name, value in found.items() if value is not None}

@@ -1,0 +1,136 @@
+"""What `make run` does: captions for a user's pictures, the parameter report, the few-shot table."""
+
+import dataclasses
+from typing import NamedTuple
+
+import torch
+
+from common.config import UserError
+from common.engine.workspace import Workspace, write_json, write_text
+from common.evaluation.image_text.few_shot import FewShotTask, Item, few_shot_prompt
+from projects.cosmo.config import Config
+from projects.cosmo.inference import Cosmo, opened
+from projects.cosmo.network import dry_network, visual_dim_of
+from projects.cosmo.table import evaluate_sets
+
+
+def caption(cfg: Config, workspace: Workspace) -> list[str]:
+    """Texts for ``caption.inputs`` by the folder ``caption.run``, after ``caption.demonstrations``; as a gallery too.
+
+    Raises:
+        UserError: no folder, no picture, or a demonstration without text.
+    """
+    own = cfg.caption
+    if own.run is None or not own.inputs:
+        raise UserError(
+            "set caption.run, a folder written by make export, and caption.inputs=[photo.png]"
+        )
+    model = Cosmo(own.run)
+    shown = []
+    for pair in own.demonstrations:
+        picture, _, text = pair.partition("=")
+        if not text:
+            raise UserError(f"a demonstration is written picture.png=its text, got {pair!r}")
+        shown.append(Item(picture, (text,), own.question or ""))
+    if shown:
+        task: FewShotTask = "caption" if own.question is None else "vqa"
+        prompts = [
+            few_shot_prompt(task, shown, Item(name, (), own.question or ""), len(shown))
+            for name in own.inputs
+        ]
+        texts = model.write(prompts)
+    else:
+        texts = model(own.inputs, own.question)
+    for name, text in zip(own.inputs, texts, strict=True):
+        workspace.say(f"{name}: {text}")
+    workspace.gallery("captions", [
+        {"query": opened(name), "results": [{"item": text or "-", "score": 0.0, "name": name}]}
+        for name, text in zip(own.inputs, texts, strict=True)
+    ])  # fmt: skip
+    return texts
+
+
+class Count(NamedTuple):
+    """Parameters of a setting."""
+
+    name: str
+    blocks: int  # cross-attention blocks
+    learnable: int
+    total: int  # with both frozen towers
+
+    @property
+    def share(self) -> float:
+        """Learnable of total."""
+        return self.learnable / self.total
+
+
+def count_parameters(cfg: Config, name: str) -> Count:
+    """Parameters of a config, built on the meta device: no weights are needed."""
+    width, _, vision = visual_dim_of(cfg.model.vision)
+    with torch.device("meta"):
+        network, _ = dry_network(cfg, width)
+    learnable = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    rows = (
+        network.language.rows.numel() if network.language.rows.requires_grad else 0
+    )  # of the language model too
+    language = sum(p.numel() for p in network.language.model.parameters())
+    return Count(
+        name, len(network.language.blocks), learnable, learnable - rows + language + vision
+    )
+
+
+def parameters(cfg: Config, workspace: Workspace) -> list[Count]:
+    """Learnable and all parameters of the config, its intervals and compressions, and the Flamingo-type reference.
+
+    Writes parameters.json and parameters.md.
+    """
+    rows = [count_parameters(reference(cfg), "reference: all layers, no contrastive loss")]
+    for interval in (1, 2, 4):
+        for compression in (1, 2, 4):
+            model = dataclasses.replace(cfg.model, interval=interval, compression=compression)
+            name = f"interval {interval}, compression {compression}"
+            rows.append(count_parameters(dataclasses.replace(cfg, model=model), name))
+    rows.append(count_parameters(cfg, "this config"))
+    lines = [
+        "| setting | blocks | learnable | all | share | of the reference |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.name} | {row.blocks} | {row.learnable / 1e6:.2f} M | {row.total / 1e6:.2f} M | "
+            f"{100 * row.share:.1f} % | {100 * row.learnable / rows[0].learnable:.1f} % |"
+        )
+    write_text(workspace.folder(".") / "parameters.md", "\n".join(lines) + "\n")
+    write_json(
+        workspace.folder(".") / "parameters.json",
+        [{**row._asdict(), "share": row.share} for row in rows],
+    )
+    for line in lines:
+        workspace.say(line)
+    return rows
+
+
+def reference(cfg: Config) -> Config:
+    """Cross-attention before every layer, not compressed, and no contrastive loss: Flamingo's form with the same code."""
+    model = dataclasses.replace(
+        cfg.model, unimodal_depth=0, interval=1, compression=1, text_depth=None
+    )
+    method = dataclasses.replace(cfg.method, contrastive_weight=0.0)
+    return dataclasses.replace(cfg, model=model, method=method)
+
+
+def few_shot(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The table of ``eval.sets`` by the exported model ``caption.run``, as few_shot.md and few_shot.json.
+
+    Raises:
+        UserError: no folder or no set.
+    """
+    if cfg.caption.run is None or not cfg.eval.sets:
+        raise UserError(
+            "set caption.run, a folder written by make export, and eval.sets, as in paper_few_shot.yaml"
+        )
+    found = evaluate_sets(cfg, Cosmo(cfg.caption.run), workspace)
+    write_json(workspace.folder(".") / "few_shot.json", found)
+    for name, value in found.items():
+        workspace.say(f"{name}: {value:.4f}")
+    return found

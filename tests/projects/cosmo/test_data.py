@@ -1,0 +1,373 @@
+"""Documents, windows, batches in turn, videos and the builder of interleaved videos."""
+
+import base64
+import io
+import itertools
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.config import UserError
+from common.data.image_text.interleaved import documents as docs
+from common.data.image_text.interleaved.tar_rows import TarRows
+from common.data.image_text.interleaved.video import FrameFolder, segment_shots
+from common.data.round_robin import RoundRobin
+from common.data.samplers import sample_rng
+from common.engine.workspace import Workspace
+from projects.cosmo import build_video
+from projects.cosmo.batches import CachedPatches, KindSource, Words
+from projects.cosmo.network import load_language
+from projects.cosmo.sources import Shards, draw, rows_of
+from projects.cosmo.table import read_items
+from tests.projects.cosmo.conftest import config
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_language(config().model)[1]
+
+
+# -- documents -----------------------------------------------------------------------------------
+
+
+def test_item_13_matching_is_optimal():
+    """Checklist 13: without noise the best of all assignments; noise is bounded; pairs below the threshold go."""
+    rng = np.random.default_rng(0)
+    for shape in ((3, 4), (4, 3), (4, 4)):
+        values = rng.random(shape)
+        found = docs.match(values, threshold=-1)
+        wide = values if shape[0] <= shape[1] else values.T
+        best = max(
+            sum(wide[i, j] for i, j in enumerate(p))
+            for p in itertools.permutations(range(wide.shape[1]), len(wide))
+        )
+        assert sum(values[pair] for pair in found) == pytest.approx(best)
+        assert [j for _, j in found] == sorted(j for _, j in found)
+    assert docs.match([[0.9, 0.1], [0.2, 0.2]], 0.24) == [(0, 0)]
+    near = np.array([[0.5, 0.45], [0.45, 0.5]])
+    drawn = {tuple(docs.match(near, 0.0, sample_rng(0, 0, i))) for i in range(200)}
+    assert len(drawn) == 2
+    far = np.array([[0.5, 0.3], [0.3, 0.5]])  # 0.4 against at most 4 x 0.08
+    assert {tuple(docs.match(far, 0.0, sample_rng(0, 0, i))) for i in range(200)} == {
+        ((0, 0), (1, 1))
+    }
+
+
+def test_documents_of_both_layouts():
+    """MMC4 keeps all sentences in order, cut; OBELICS one text a picture, in both directions."""
+    row = {
+        "text_list": ["one", "x" * 300, "three"],
+        "similarity_matrix": [[0, 0.9, 0], [0.8, 0, 0]],
+    }
+    found = docs.document_of(row, 0.24, 30, sample_rng(0, 0, 0))
+    assert found.pictures == (1, 0)
+    assert found.text == "<visual>one<|endofchunk|><visual>" + "x" * 40 + " three<|endofchunk|>"
+    row = {"texts": ["one", "two"], "score": [[0.1, 0.9], [0.8, 0.2]]}
+    kinds = {docs.document_of(row, 0.24, 30, sample_rng(0, 0, i)) for i in range(20)}
+    assert {k.pictures for k in kinds} == {(0, 1), (1, 0)}
+    assert all(k.text.index("two") < k.text.index("one") for k in kinds if k.pictures == (0, 1))
+    with pytest.raises(ValueError, match="no picture"):
+        docs.document_of(
+            {"text_list": ["a"], "similarity_matrix": [[0.1]]}, 0.24, 30, sample_rng(0, 0, 0)
+        )
+
+
+def test_captions_of_pairs():
+    stored = "noisy\tclean one<EOC>clean two"
+    drawn = {
+        use: {docs.choose_caption(stored, use, sample_rng(0, 0, i)) for i in range(40)}
+        for use in ("noisy_only", "clean_only", "mixed", "first", "last", "random")
+    }
+    assert drawn["noisy_only"] == {"noisy"}
+    assert drawn["clean_only"] == {"clean one", "clean two"}
+    assert drawn["mixed"] == drawn["random"] == {"noisy", "clean one", "clean two"}
+    assert (drawn["first"], drawn["last"]) == ({"clean one"}, {"clean two"})
+    blanks = [
+        docs.caption_document("a", sample_rng(0, 0, i)).text.startswith("<visual> ")
+        for i in range(200)
+    ]
+    assert 70 < sum(blanks) < 130
+
+
+def test_item_15_at_most_three_pictures_and_zeros(tokenizer):
+    """Checklist 15: windows hold whole places, their pictures and no fourth one; absent pictures are zeros."""
+    ids = [1, 9, 2, 2, 9, 3, 3, 3, 9, 4, 9, 5, 5, 9, 6]
+    for i in range(50):
+        window = docs.token_window(ids, 9, 8, 3, sample_rng(0, 0, i))
+        assert len(window.ids) <= 8
+        assert window.ids.count(9) == window.places <= 3
+        start = [k for k in range(len(ids)) if ids[k : k + len(window.ids)] == window.ids]
+        assert any(sum(t == 9 for t in ids[:k]) == window.first for k in start)
+    assert {docs.token_window(ids, 9, 8, 3, sample_rng(0, 0, i)).first for i in range(50)} == {
+        0,
+        1,
+        2,
+        3,
+        4,
+    }
+    assert docs.token_window(ids, 9, 99, 3, sample_rng(0, 0, 0)) == docs.Window(ids[:10], 0, 3)
+
+    class Five:
+        def __len__(self):
+            return 4
+
+        def document(self, index, rng):
+            pairs = [(i, i) for i in range(5 if index else 2)]
+            return docs.mmc4_document([f"text {i}" for i in range(5)], pairs, 64), lambda i: [i]
+
+    cfg = config("data.max_document=64")
+    table = torch.arange(1.0, 6)[:, None, None].expand(5, 2, 3)
+    source = KindSource(
+        "interleaved_image", Five(), Words(tokenizer, cfg.data), CachedPatches(table), cfg.data, 0
+    )
+    batch = source.batch([(0, 0), (1, 0)])
+    assert batch["patches"].shape == (2, 3, 1, 2, 3)
+    assert batch["patches"][:, :, 0, 0, 0].tolist() == [[1, 2, 0], [1, 2, 3]]
+    visual = source.words.ids["visual"]
+    assert (batch["input_ids"] == visual).sum(1).tolist() == [2, 3]
+    labels = batch["labels"]
+    assert set(labels[0][batch["attention_mask"][0] == 0].tolist()) <= {-100}
+    assert not (labels == visual).any()
+
+
+# -- batches in turn -----------------------------------------------------------------------------
+
+
+class Numbers:
+    def __init__(self, name, size):
+        self.name, self.size = name, size
+
+    def __len__(self):
+        return self.size
+
+    def batch(self, keys):
+        return self.name, list(keys)
+
+
+def test_item_12_kinds_come_in_turn_with_their_batch_sizes():
+    """Checklist 12: round robin, as many batches as the shortest kind allows for each, 2 B, B / 2 but at least 4."""
+    data = config(name="paper").data
+    assert [data.batch_of(k) for k in ("image_text", "video_text", "interleaved_image")] == [
+        192,
+        48,
+        48,
+    ]
+    assert config("data.batch_size=4").data.batch_of("instruction") == 4
+    stream = RoundRobin(
+        [Numbers("a", 20), Numbers("b", 9), Numbers("c", 50)], [4, 2, 5], seed=1, unit=4
+    )
+    assert stream.batches_per_epoch == 3 * 4
+    assert stream.num_samples == 48
+    batches = list(itertools.islice(stream, 24))
+    assert [name for name, _ in batches] == list("abc") * 8
+    assert [len(keys) for _, keys in batches[:3]] == [4, 2, 5]
+    for name, size in (("a", 20), ("b", 9), ("c", 50)):
+        for epoch in (0, 1):
+            rows = [
+                r
+                for n, keys in batches[12 * epoch : 12 * epoch + 12]
+                if n == name
+                for r, e in keys
+                if e == epoch
+            ]
+            assert len(set(rows)) == len(rows) > 0
+            assert max(rows) < size
+    assert batches[0][1] != [(r, 0) for r, _ in batches[12][1]]
+
+
+def test_item_12_any_place_and_any_rank(monkeypatch):
+    """Checklist 12: a stream goes on where it was; two ranks share a batch of one kind; loader processes change nothing."""
+    sources, sizes = [Numbers("a", 40), Numbers("b", 40)], [2, 3]
+    whole = list(itertools.islice(RoundRobin(sources, sizes, 0), 30))
+    stream = RoundRobin(sources, sizes, 0)
+    stream.start_at(17)
+    assert list(itertools.islice(stream, 13)) == whole[17:]
+    shares = []
+    for rank in (0, 1):
+        monkeypatch.setattr("common.data.round_robin.rank", lambda rank=rank: rank)
+        monkeypatch.setattr("common.data.round_robin.world_size", lambda: 2)
+        shares.append(list(itertools.islice(RoundRobin(sources, sizes, 0), 8)))
+    wide = list(itertools.islice(_single([4, 6], sources), 8))
+    for one, two, both in zip(*shares, wide, strict=True):
+        assert one[0] == two[0] == both[0]
+        assert one[1] + two[1] == both[1]
+    with pytest.raises(UserError, match="do not fill a batch"):
+        RoundRobin(sources, [2, 30], 0)
+
+
+def _single(sizes, sources):
+    stream = RoundRobin(sources, [2, 3], 0)
+    stream.batch_sizes, stream.world_size, stream.rank = sizes, 1, 0
+    return stream
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def tar(path, members):
+    with tarfile.open(path, "w") as file:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    return str(path)
+
+
+def jpeg(colour="red", shape="ball"):
+    buffer = io.BytesIO()
+    draw(colour, shape).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def test_shards_of_pairs_and_documents(tmp_path):
+    """Members by number, whatever their order; documents with base64 pictures; a damaged sample is left out."""
+    tar(
+        tmp_path / "p.tar",
+        {
+            "0.jpg": jpeg(),
+            "0.txt": b"a ball",
+            "1.txt": b"alone",
+            "2.txt": b"two",
+            "2.jpg": b"no image",
+        },
+    )
+    assert len(TarRows(str(tmp_path / "p.tar"))) == 3
+    data = config(
+        "data.source=shards", f"data.root={tmp_path}", "data.kinds=[image_text, interleaved_image]",
+        "data.shards={image_text: p.tar, interleaved_image: d.tar}",
+    ).data  # fmt: skip
+    pairs = Shards("image_text", data)
+    assert len(pairs) == 2
+    document, opened = pairs.document(0, sample_rng(0, 0, 0))
+    assert "a ball" in document.text
+    assert opened(0)[0].size == (64, 64)
+    row = {
+        "text_list": ["here", "a ball"], "similarity_matrix": [[0.1, 0.7]],
+        "image_info": [{"image_base64": base64.b64encode(jpeg()).decode()}],
+    }  # fmt: skip
+    tar(tmp_path / "d.tar", {"0.json": json.dumps(row).encode()})
+    document, opened = Shards("interleaved_image", data).document(0, sample_rng(0, 0, 0))
+    assert document.text == "here<|endofchunk|><visual>a ball<|endofchunk|>"
+    assert opened(0)[0].size == (64, 64)
+    with pytest.raises(UserError, match=r"has the files mp4"):
+        rows_of(config("data.source=shards", "data.kinds=[video_text]", "data.shards={video_text: p.tar}", f"data.root={tmp_path}"), "video_text", "train").document(0, sample_rng(0, 0, 0))  # fmt: skip
+
+
+def test_instructions_and_items_of_the_table(tmp_path):
+    draw("red", "ball").save(tmp_path / "a.png")
+    said = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a ball"}]
+    (tmp_path / "i.json").write_text(json.dumps([{"image": "a.png", "conversations": said}]))
+    cfg = config("data.source=shards", "data.kinds=[instruction]", "data.shards={instruction: i.json}", f"data.root={tmp_path}")  # fmt: skip
+    document, opened = rows_of(cfg, "instruction", "train").document(0, sample_rng(0, 0, 0))
+    assert document.text == "<visual><human>what?<gpt>a ball<|endofchunk|>"
+    assert opened(0)[0].size == (64, 64)
+    (tmp_path / "t.jsonl").write_text('{"texts": ["a"]}\n')
+    with pytest.raises(UserError, match="neither image nor frames"):
+        read_items(tmp_path / "t.jsonl")
+
+
+# -- videos --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """Two folders of frames with two and three shots, and the list of them."""
+    for name, shots in (("one", ["red", "blue"]), ("two", ["green", "black", "red"])):
+        (tmp_path / name).mkdir()
+        for i, colour in enumerate(c for c in shots for _ in range(4)):
+            Image.new("RGB", (48, 48), colour).save(tmp_path / name / f"{i:03d}.png")
+    (tmp_path / "list.jsonl").write_text('{"video": "one"}\n{"video": "two"}\n')
+    return tmp_path
+
+
+def test_shots_and_frames(videos):
+    """Kernel temporal segmentation finds changes and no more; frames are those of their time."""
+    video = FrameFolder(videos / "one")
+    assert video.seconds == 8
+    assert [f.getpixel((0, 0)) for f in video.frames([3.9, 4.0, 99])] == [
+        (255, 0, 0),
+        (0, 0, 255),
+        (0, 0, 255),
+    ]
+    rng = np.random.default_rng(0)
+    centres = np.eye(3)[[0] * 5 + [1] * 3 + [2] * 6]
+    assert segment_shots(centres + 0.02 * rng.standard_normal(centres.shape), 8, 0.2) == [0, 5, 8]
+    assert segment_shots(np.ones((6, 2)), 4, 0.1) == [0]
+    with pytest.raises(UserError, match="no folder of pictures"):
+        FrameFolder(videos / "nothing")
+
+
+def test_item_16_any_local_model_captions_clips(videos, monkeypatch, tmp_path):
+    """Checklist 16: shots, inputs of clips, captions conditioned on the one before; shared out, continued, the written form."""
+    asked: list[str] = []
+
+    def generator(*args, **kwargs):
+        def generate(prompts, rngs, most):
+            asked.extend(p.text for p in prompts)
+            return [f" he does {int(rng.integers(1000))}. More.\nrest" for rng in rngs]
+
+        return generate
+
+    monkeypatch.setattr(build_video, "text_generator", generator)
+    words = [
+        f"video.inputs={videos}/list.jsonl",
+        "video.tags=[red, blue]",
+        "video.num_tags=1",
+        "video.penalty=0.02",
+        "task.chunk_size=1",
+    ]
+    half = build_video.write_clips(config(*words, "task.shard=0/2"), Workspace(tmp_path / "w"))
+    assert half is None
+    assert (
+        build_video.write_clips(config(*words, "task.shard=1/2"), Workspace(tmp_path / "w")) is None
+        or True
+    )
+    folder = build_video.write_clips(config(*words), Workspace(tmp_path / "w"))
+    assert folder is not None
+    count = len(asked)
+    found = {
+        name: json.loads((folder / f"{name}.json").read_text())["clips"] for name in ("one", "two")
+    }
+    assert [len(found[n]) for n in ("one", "two")] == [2, 3]
+    assert found["one"][0]["clip"] == "0:00:00 - 0:00:04"
+    assert all(
+        set(c) == {"clip", "caption"} and c["caption"].endswith(".")
+        for own in found.values()
+        for c in own
+    )
+    assert docs.clip_seconds(found["two"][2]["clip"]) == (8, 12)
+    for own in found.values():  # the caption before stands in the prompt of the next
+        for before, clip in itertools.pairwise(own):
+            prompt = next(
+                p
+                for p in asked
+                if f"Time: {clip['clip']}" in p and f"Before: {before['caption']}" in p
+            )
+            assert "Tags: " in prompt
+    assert count == 5
+    again = build_video.write_clips(config(*words), Workspace(tmp_path / "w"))
+    assert len(asked) == count  # nothing is asked twice
+    assert again == folder
+    with pytest.raises(UserError, match=r"video\.inputs"):
+        build_video.write_clips(config(), Workspace(tmp_path))
+
+
+def test_item_16_with_a_model_of_transformers(videos, tmp_path):
+    """Checklist 16: the bundled language model writes what the documented form holds; given clips and speech are used."""
+    row = {
+        "video": "one",
+        "clips": [
+            {"clip": "0:00:00 - 0:00:03", "asr": "now we cut"},
+            {"clip": "0:00:03 - 0:00:08"},
+        ],
+    }
+    (videos / "given.jsonl").write_text(json.dumps(row) + "\n")
+    cfg = config(f"video.inputs={videos}/given.jsonl", "video.max_new_tokens=6")
+    folder = build_video.write_clips(cfg, Workspace(tmp_path / "w"))
+    clips = json.loads((folder / "one.json").read_text())["clips"]
+    assert [c["clip"] for c in clips] == ["0:00:00 - 0:00:03", "0:00:03 - 0:00:08"]
+    assert all(isinstance(c["caption"], str) for c in clips)
