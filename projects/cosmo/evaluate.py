@@ -150,7 +150,7 @@ def name_losses(
 ) -> tuple[Tensor, Tensor]:
     """-log p(name | picture) (N, C) of all candidates, and the names' numbers of tokens (N,)."""
     words, device = Words(module.tokenizer, cfg.data), module.device
-    media = torch.cat([module.network.media(p.to(device))[0] for p in patches.split(128)])
+    media = torch.cat([module.network.media(p.to(device))[0] for p in torch.split(patches, 128)])
     count = found.candidates.shape[1]
     group = max(1, cfg.eval.batch_size // count)
     losses, tokens = [], []
@@ -162,7 +162,7 @@ def name_losses(
         text = padded([rows[i] for i in part], words.pad)
         ids, mask = (
             text[k].repeat_interleave(count, 0).to(device) for k in ("input_ids", "attention_mask")
-        )  # type: ignore[literal-required]
+        )
         labels = words.labels("image_text", ids).masked_fill(mask == 0, -100)
         shown = media[found.candidates[part].flatten().to(device)]
         total, number = row_losses(module.network.language(ids, mask, shown).logits, labels)
@@ -178,10 +178,12 @@ def name_losses(
 def head_metrics(cfg: Config, module: COSMO, found: Judged, patches: Tensor) -> dict[str, float]:
     """The same lists by the cosine of the latent heads."""
     device, words = module.device, Words(module.tokenizer, cfg.data)
-    visual = torch.cat([module.network.embed_images(p.to(device)) for p in patches.split(128)])
+    visual = torch.cat(
+        [module.network.embed_images(p.to(device)) for p in torch.split(patches, 128)]
+    )
     ids, mask = text_batch(words, found.names)
     text = torch.cat([
-        module.network.embed_texts(i.to(device), m.to(device)) for i, m in zip(ids.split(128), mask.split(128), strict=True)
+        module.network.embed_texts(i.to(device), m.to(device)) for i, m in zip(torch.split(ids, 128), torch.split(mask, 128), strict=True)
     ])  # fmt: skip
     cosines = F.normalize(text, dim=1) @ F.normalize(visual, dim=1).T
     ranks = reciprocal_ranks(cosines.cpu().gather(1, found.candidates))

@@ -183,7 +183,8 @@ def load_language(own: ModelConfig) -> tuple[Any, Any, int]:
     model = load_transformer(
         own.language, dropout=None, auto_class=AutoModelForCausalLM, dtype=dtype
     )
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+    table: Any = model.get_input_embeddings()
+    if len(tokenizer) > table.num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # new rows are drawn
     return model, tokenizer, first
 

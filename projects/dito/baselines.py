@@ -46,8 +46,9 @@ def _flat(pixels: torch.Tensor) -> torch.Tensor:
     from torchvision.transforms.v2 import functional as TF
 
     small = TF.resize(pixels.float(), [16, 16], antialias=True).flatten()
-    centred = small - small.mean()
-    return centred / centred.norm().clamp(min=1e-6)
+    centred: torch.Tensor = small - small.mean()
+    unit: torch.Tensor = centred / centred.norm().clamp(min=1e-6)
+    return unit
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:

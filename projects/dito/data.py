@@ -1,7 +1,7 @@
 """Batches of the three stages."""
 
 from collections.abc import Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import torch
 from braceexpand import braceexpand
@@ -131,7 +131,7 @@ def training_data(cfg: Config, stage: str, tokenizer: ClipTokenizer) -> Contrast
 
 def pairs_of(data: DitoData) -> ImageTextData:
     """The section as the readers of image-text pairs take it."""
-    source = "webdataset" if data.source == "webdataset" else "csv"
+    source: Literal["webdataset", "csv"] = "webdataset" if data.source == "webdataset" else "csv"
     return ImageTextData(
         root=data.root, batch_size=data.batch_size, num_workers=data.num_workers, source=source,
         captions=data.captions, images=data.images, shards=data.shards, num_samples=data.num_samples,

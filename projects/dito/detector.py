@@ -77,7 +77,9 @@ def detect(
     counts = [len(p.boxes) for p in found]
     return [
         _suppressed(clip_boxes_to_image(b, size), s[:, 1:], score)
-        for b, s, size in zip(boxes.split(counts), scores.split(counts), sizes, strict=True)
+        for b, s, size in zip(
+            torch.split(boxes, counts), torch.split(scores, counts), sizes, strict=True
+        )
     ]
 
 

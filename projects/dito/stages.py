@@ -97,6 +97,7 @@ def plan(cfg: Config) -> Plan[DITO]:
         if module.stage == "detect":
             centerness, distances = net.rpn(maps)
             total = total + centerness.sum() + distances.sum()
-        return total + torch.stack([m.sum() for m in maps]).sum()
+        whole: torch.Tensor = total + torch.stack([m.sum() for m in maps]).sum()
+        return whole
 
     return Plan(module, num_samples(cfg), forward, requirements(cfg))

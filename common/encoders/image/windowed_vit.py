@@ -5,7 +5,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from timm.models.vision_transformer import Block
@@ -117,10 +117,12 @@ class WindowedViT(nn.Module):
         self.windows_per_side, self.global_layers = windows_per_side, frozenset(global_layers)
         self.patch = nn.Conv2d(3, width, patch_size, patch_size)
         self.positions = nn.Parameter(torch.empty(1, position_grid, position_grid, width))
+        activation: Any = partial(nn.GELU, approximate="tanh")
+        norm: Any = partial(nn.LayerNorm, eps=LN_EPS)
         self.blocks = nn.ModuleList(
             Block(
-                width, heads, qkv_bias=True, act_layer=partial(nn.GELU, approximate="tanh"),
-                norm_layer=partial(nn.LayerNorm, eps=LN_EPS),
+                width, heads, qkv_bias=True, act_layer=activation,
+                norm_layer=norm,
             )
             for _ in range(depth)
         )  # fmt: skip
