@@ -16,6 +16,7 @@ from common.engine.lifecycle import signed
 from common.engine.workspace import read_json, write_json
 
 NAME = re.compile(r"step-(\d+)\.ckpt")
+VALIDATIONS = "validations.json"
 
 
 class Damaged(UserError):
@@ -25,7 +26,9 @@ class Damaged(UserError):
 class RunCheckpoint(Checkpoint):
     """Save every n optimiser steps under ``step-<n>.ckpt``, keep the latest k and the best.
 
-    A file is complete or absent and has a checksum (`SignedFiles`).
+    A file is complete or absent and has a checksum (`SignedFiles`). A step is saved before it is validated, so
+    what validations found stands in a file of its own, ``validations.json``: a run that goes on after a step knows all
+    values up to it, and `newest_intact` passes over a step whose validation was cut off.
 
     Args:
         folder: where the files go.
@@ -45,12 +48,18 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         self.folder, self.every, self.keep = folder, every, max(1, keep)
         self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
-        self.best: float | None = None
+        self.found: dict[int, float] = {}  # step -> monitored value
         self.last_saved = -1
 
+    @property
+    def best(self) -> float | None:
+        """The best value so far."""
+        return self.sign * max(self.sign * v for v in self.found.values()) if self.found else None
+
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        """Do not save the step that was just loaded again."""
+        """Do not save the step that was just loaded again; take up what was validated before it."""
         self.last_saved = trainer.global_step
+        self.found = {k: v for k, v in validations(self.folder).items() if k <= self.last_saved}
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
         """Save at multiples of `every`."""
@@ -66,9 +75,12 @@ class RunCheckpoint(Checkpoint):
         if value is None:
             known = ", ".join(sorted(trainer.callback_metrics))
             raise UserError(f"monitor '{self.monitor}' was not logged; logged: {known}")
-        if self.best is None or self.sign * float(value) > self.sign * self.best:
-            self.best = float(value)
+        before = self.best
+        self.found[trainer.global_step] = float(value)
+        if before is None or self.sign * float(value) > self.sign * before:
             self._write(trainer, self.folder / "best.ckpt")
+        if trainer.is_global_zero:  # after the weights: a value that is known has its file
+            write_json(self.folder / VALIDATIONS, {str(k): v for k, v in self.found.items()})
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
         """Save the final state."""
@@ -86,14 +98,6 @@ class RunCheckpoint(Checkpoint):
             for rest in self.folder.glob("*.tmp"):  # of a process that was killed while writing
                 rest.unlink(missing_ok=True)
         return path
-
-    def state_dict(self) -> dict[str, Any]:
-        """The best value so far."""
-        return {"best": self.best}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best value."""
-        self.best = state_dict["best"]
 
     def _write(self, trainer: Trainer, path: Path) -> None:
         if trainer.is_global_zero:
@@ -131,12 +135,36 @@ def latest(folder: Path) -> Path | None:
     return newest_intact(folder)[0]
 
 
-def newest_intact(folder: Path) -> tuple[Path | None, dict[Path, str]]:
-    """The newest intact step checkpoint, and all damaged ones with what is wrong with them."""
+def newest_intact(
+    folder: Path, validated_every: int | None = None
+) -> tuple[Path | None, dict[Path, str]]:
+    """The newest intact step checkpoint, and all damaged ones with what is wrong with them.
+
+    Args:
+        folder: of a stage.
+        validated_every: steps between validations that select the best weights; a step that was to be
+            validated and is not is passed over: the trainer would go on behind its validation.
+    """
     wrong = {path: signed.damage(path) for path in saved_checkpoints(folder)}
-    intact = [path for path, reason in wrong.items() if reason is None]
     damaged = {path: reason for path, reason in wrong.items() if reason is not None}
-    return intact[-1] if intact else None, damaged
+    known = validations(folder)
+    usable = [
+        path for path, reason in wrong.items()
+        if reason is None
+        and not (validated_every and (step := step_of(path)) % validated_every == 0 and step not in known)
+    ]  # fmt: skip
+    return usable[-1] if usable else None, damaged
+
+
+def step_of(path: Path) -> int:
+    """The step of a step checkpoint."""
+    return int(path.stem.removeprefix("step-"))
+
+
+def validations(folder: Path) -> dict[int, float]:
+    """Monitored value of every validated step of a stage; empty where nothing is monitored."""
+    path = folder / VALIDATIONS
+    return {int(k): float(v) for k, v in read_json(path).items()} if path.exists() else {}
 
 
 def mark_finished(folder: Path, checkpoint: Path) -> None:

@@ -104,7 +104,9 @@ def _fit(
     loggers: list[Any],
 ) -> dict[str, float]:
     folder = run.path / "checkpoints" / stage.name
-    start = _start(stage, folder, run.owner)
+    asked = stage_config(cfg.trainer, stage)
+    validated_every = asked.val_every_n_steps if stage.monitor is not None else None
+    start = _start(stage, folder, run.owner, validated_every)
     further = [Begin(run), StopSignal(signals)]
     trainer = build_trainer(cfg, stage, index, run.workspace(), loggers, further)
     step = 0
@@ -117,7 +119,6 @@ def _fit(
             print(f"{stage.name}: goes on after step {step}")  # noqa: T201
     elif trainer.is_global_zero and run.meta.get("resumed"):
         print(f"{stage.name}: no checkpoint yet, begins with its first step")  # noqa: T201
-    asked = stage_config(cfg.trainer, stage)
     if trainer.is_global_zero:
         if (used := run_precision(asked)) != asked.precision:
             print(f"{stage.name}: this processor only emulates {asked.precision}; runs in {used}")  # noqa: T201
@@ -142,12 +143,12 @@ def _fit(
     return log.summary(trainer)
 
 
-def _start(stage: Stage, folder: Path, owner: bool) -> Path | None:
+def _start(stage: Stage, folder: Path, owner: bool, validated_every: int | None) -> Path | None:
     """The checkpoint that a stage goes on from; None at its beginning.
 
     Damaged ones are named, and set aside so that they never push out an intact one.
     """
-    start, damaged = ckpt.newest_intact(folder)
+    start, damaged = ckpt.newest_intact(folder, validated_every)
     if damaged and start is None:
         said = "; ".join(f"{path.name} {reason}" for path, reason in damaged.items())
         raise UserError(
