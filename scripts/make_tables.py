@@ -17,8 +17,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from common.engine.comparison.evidence import current_page, evidence_rows  # noqa: E402
-from common.engine.comparison.pages import counts, project_table, read_results  # noqa: E402
-from common.engine.comparison.picture import evidence_picture  # noqa: E402
+from common.engine.comparison.pages import (  # noqa: E402
+    counts,
+    evidence_picture,
+    project_table,
+    read_results,
+)
 from common.registry import field_of, list_projects  # noqa: E402
 from scripts.equation_index import equation_index  # noqa: E402
 from scripts.rooms_table import rooms_table  # noqa: E402

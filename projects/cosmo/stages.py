@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.data.image_text.interleaved.round_robin import RoundRobin
 from common.data.module import ContrastiveData
-from common.data.round_robin import RoundRobin
 from common.encoders.image_text.visual_language.patch_tokens import PatchTower
 from common.engine.experiment import Plan, Stage, weights_requirement
 from projects.cosmo.batches import CachedPatches, Frames, KindSource, Pixels, Words

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.losses.functional.focal import focal_contrastive, paired_focal
 from common.losses.output import unit
+from common.losses.weighted.focal import focal_contrastive, paired_focal
 
 __all__ = [
     "class_probabilities", "detection_scores", "focal_contrastive", "fuse_scores", "paired_focal", "pool_regions",

@@ -17,9 +17,9 @@ from common.distributed.differentiable import rank_mean_of_sums
 from common.encoders.length_groups import in_length_groups
 from common.encoders.modes import evaluated
 from common.encoders.pretrained import stand_in
-from common.encoders.text.dialog import MAX_TURNS, DialogEncoder, DialogWordHead
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_tokenizer, load_transformer
+from common.encoders.text.variants.dialog import MAX_TURNS, DialogEncoder, DialogWordHead
 from common.export.dialogs.encoder import SETTINGS, fill, load_dialog_encoder, save_dialog_encoder
 from common.losses.auxiliary.tokens import IGNORED, masked_lm_loss
 from projects.space2.config import Config, DialogData, ModelConfig

@@ -67,7 +67,9 @@ class VegaModel:
     # what training starts from, see common.encoders.resolve_pretrained; a BERT's content weights
     # become an encoder with disentangled attention when it is pre-trained
     pretrained: str = "bundled:text-encoder"
-    size: str | None = None  # with pretrained=random: see common.encoders.text.disentangled
+    size: str | None = (
+        None  # with pretrained=random: see common.encoders.text.variants.disentangled
+    )
     # fields of the architecture in place of the size's own; of the encoder that a BERT becomes
     config: dict[str, Any] = field(default_factory=dict)
     tokenizer: str | None = None  # with random: of other weights; None: the built-in one

@@ -10,15 +10,15 @@ from transformers.models.deberta_v2 import modeling_deberta_v2
 from common.config import UserError
 from common.encoders.modes import untrained
 from common.encoders.pretrained import resolve_pretrained, stand_in
-from common.encoders.text.disentangled import (
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from common.encoders.text.tower import load_config, load_tokenizer, load_transformer
+from common.encoders.text.tuned.classifier import TextClassifier
+from common.encoders.text.variants.disentangled import (
     disentangled_config,
     disentangled_from_bert,
     shallow,
 )
-from common.encoders.text.replaced_tokens import ReplacedTokenModel
-from common.encoders.text.tiny_tokenizer import tiny_tokenizer
-from common.encoders.text.tower import load_config, load_tokenizer, load_transformer
-from common.encoders.text.tuned.classifier import TextClassifier
+from common.encoders.text.variants.replaced_tokens import ReplacedTokenModel
 from projects.vega.config import Config, VegaModel
 
 _ENCODER: Any = AutoModel

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.distributed.differentiable import rank_mean_of_sums
-from common.encoders.text.replaced_tokens import ReplacedTokenModel
+from common.encoders.text.variants.replaced_tokens import ReplacedTokenModel
 from common.engine.module import AlternatingModule
 from common.losses.auxiliary.replaced_tokens import replaced_token_loss
 from common.losses.info_nce import InfoNCELoss

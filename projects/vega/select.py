@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from common.data.text.labelled.glue import GLUE
+from common.data.text.labelled.glue_tasks import GLUE
 from common.engine.run import train
 from common.engine.workspace import Workspace
 from common.evaluation.text.glue import TASKS

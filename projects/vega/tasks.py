@@ -8,7 +8,8 @@ import numpy as np
 import yaml
 
 from common.config import UserError, load
-from common.data.text.labelled.glue import GLUE, read_glue, read_inputs
+from common.data.text.labelled.glue import read_glue, read_inputs
+from common.data.text.labelled.glue_tasks import GLUE
 from common.data.text.labelled.readers import Texts
 from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment

@@ -7,8 +7,15 @@ from typing import Any
 
 from common.config import ROOT
 from common.engine.comparison.dependencies import code_hash, file_hashes
-from common.engine.comparison.pages import FRESH, NOT_RUN, Row, counts, evidence_page, read_results
-from common.engine.comparison.picture import evidence_picture
+from common.engine.comparison.pages import (
+    FRESH,
+    NOT_RUN,
+    Row,
+    counts,
+    evidence_page,
+    evidence_picture,
+    read_results,
+)
 from common.engine.comparison.results import comparisons, interval_text, verdict_word
 from common.engine.comparison.runs import PlannedRun
 from common.engine.comparison.schema import Comparison

@@ -19,8 +19,8 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTra
 
 from common.config import UserError
 from common.data.text.dialogs.encoding import SYSTEM_MARKS, USER, USER_MARKS
-from common.encoders.text.dialog import NUM_ROLES, DialogEncoder, table
 from common.encoders.text.tower import quiet
+from common.encoders.text.variants.dialog import NUM_ROLES, DialogEncoder, table
 from common.export.files import write_files, write_json, write_tensors
 
 SETTINGS, TABLES = "dialog.json", "dialog.safetensors"
@@ -53,7 +53,7 @@ def bert_inputs(inputs: dict[str, Tensor], cls_id: int, num_turns: int) -> dict[
     """What that BERT takes in place of the encoder's inputs, (B, 1 + L) each.
 
     Args:
-        inputs: see `common.encoders.text.dialog.DialogEncoder.forward`.
+        inputs: see `common.encoders.text.variants.dialog.DialogEncoder.forward`.
         cls_id: id of [CLS].
         num_turns: rows of the turn table, padding included.
     """

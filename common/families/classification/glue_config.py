@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.config import DataConfig
-from common.data.text.labelled.glue import GLUE, GlueName, GlueTask, Source
+from common.data.text.labelled.glue_tasks import GLUE, GlueName, GlueTask, Source
 from common.ranges import Count, NonNegative, Positive, Probability, Share, Whole
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from common.config import UserError
-from common.data.text.labelled.glue import GlueTask
+from common.data.text.labelled.glue_tasks import GlueTask
 
 HEADER = "index\tprediction"
 TOP = 5.0  # of STS-B's scores

@@ -13,9 +13,9 @@ from PIL import Image
 
 from common.config import UserError
 from common.data.image_text.interleaved import documents as docs
+from common.data.image_text.interleaved.round_robin import RoundRobin
 from common.data.image_text.interleaved.tar_rows import TarRows
 from common.data.image_text.interleaved.video import FrameFolder, segment_shots
-from common.data.round_robin import RoundRobin
 from common.data.samplers import sample_rng
 from common.engine.workspace import Workspace
 from projects.cosmo import build_video
@@ -188,8 +188,10 @@ def test_item_12_any_place_and_any_rank(monkeypatch):
     assert list(itertools.islice(stream, 13)) == whole[17:]
     shares = []
     for rank in (0, 1):
-        monkeypatch.setattr("common.data.round_robin.rank", lambda rank=rank: rank)
-        monkeypatch.setattr("common.data.round_robin.world_size", lambda: 2)
+        monkeypatch.setattr(
+            "common.data.image_text.interleaved.round_robin.rank", lambda rank=rank: rank
+        )
+        monkeypatch.setattr("common.data.image_text.interleaved.round_robin.world_size", lambda: 2)
         shares.append(list(itertools.islice(RoundRobin(sources, sizes, 0), 8)))
     wide = list(itertools.islice(_single([4, 6], sources), 8))
     for one, two, both in zip(*shares, wide, strict=True):

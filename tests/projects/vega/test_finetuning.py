@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from common.config import UserError
-from common.data.text.labelled.glue import GLUE, flipped, read_glue
+from common.data.text.labelled.glue import flipped, read_glue
+from common.data.text.labelled.glue_tasks import GLUE
 from common.data.text.labelled.readers import LabelledSet
 from common.encoders.text.tuned.perturbation import EmbeddingPerturbation, perturbation_step
 from common.families.classification.pseudo_labels import calibrated, folds, pseudo_labelled, united

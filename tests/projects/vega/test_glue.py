@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from common.config import UserError, config_names
-from common.data.text.labelled.glue import GLUE, read_glue, read_inputs
+from common.data.text.labelled.glue import read_glue, read_inputs
+from common.data.text.labelled.glue_tasks import GLUE
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import run_task
 from common.evaluation.text.glue import (

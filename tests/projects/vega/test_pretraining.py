@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM
 
-from common.encoders.text.disentangled import disentangled_from_bert, shallow
-from common.encoders.text.replaced_tokens import put_in, sample_tokens
 from common.encoders.text.tower import load_tokenizer, load_transformer
+from common.encoders.text.variants.disentangled import disentangled_from_bert, shallow
+from common.encoders.text.variants.replaced_tokens import put_in, sample_tokens
 from common.engine.run import export
 from common.losses.auxiliary.replaced_tokens import replaced_token_loss
 from projects.vega.network import build_pretraining, random_config

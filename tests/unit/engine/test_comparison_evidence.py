@@ -9,8 +9,7 @@ import pytest
 
 from common.engine.comparison import evidence
 from common.engine.comparison.evidence import age, changed_files, freshness, stale_projects
-from common.engine.comparison.pages import WORDS, Row, counts
-from common.engine.comparison.picture import COLOURS, evidence_picture
+from common.engine.comparison.pages import COLOURS, WORDS, Row, counts, evidence_picture
 from common.engine.comparison.schema import Comparison
 from tests.unit.engine.comparison_runs import result_of
 
