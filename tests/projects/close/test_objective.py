@@ -122,7 +122,7 @@ def test_item_10_the_unit_of_the_decay_can_be_chosen(clip, monkeypatch, unit, wa
     module.global_batch_size = 8
 
     class Trainer:
-        max_steps, precision, gradient_clip_val = 6, "32-true", None
+        max_steps, precision, gradient_clip_val, strategy = 6, "32-true", None, None
 
     monkeypatch.setattr(type(module), "trainer", Trainer())
     found = module.configure_optimizers()

@@ -258,16 +258,14 @@ def test_check_of_weights_that_are_here_builds_their_shapes(trained):
     assert table["parameters"] == inspect("nv_embed", "smoke", [])["parameters"]
 
 
-def test_fsdp_wraps_the_blocks():
+def test_fsdp_shards_the_blocks():
+    from common.engine.sharding import Sharded
     from common.engine.trainer import _strategy
 
     cfg = config("trainer.strategy=fsdp", "trainer.devices=2", "trainer.precision=bf16-true")
-    module = NvEmbed(cfg, build_encoder(cfg.model))
-    units = module.fsdp_units()
+    units = NvEmbed(cfg, build_encoder(cfg.model)).fsdp_units()
     assert [unit.__name__ for unit in units] == ["LlamaDecoderLayer"]
-    strategy = _strategy(cfg.trainer, units)
-    assert strategy.kwargs["auto_wrap_policy"] is not None
-    assert strategy.kwargs["use_orig_params"]
+    assert isinstance(_strategy(cfg.trainer), Sharded)
 
 
 def test_mining_task_writes_records_that_train(trained, tmp_path):

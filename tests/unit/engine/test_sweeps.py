@@ -206,7 +206,7 @@ def test_a_sweep_file_fits_its_project_and_its_comparison():
 
 def test_a_missing_file_and_an_unknown_arm_are_named():
     with pytest.raises(UserError, match=r"docs/sweeps\.md"):
-        read_sweep("coconut")
+        read_sweep("cacr")
     with pytest.raises(UserError, match="no arm 'ful'; did you mean 'full'"):
         arms_of("mclrec", read_sweep("mclrec"), ["ful"])
 
