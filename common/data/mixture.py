@@ -66,13 +66,18 @@ class TaskMixture:
             self._cache = epoch, self._order(epoch)
         return self._cache[1]
 
-    def _order(self, epoch: int) -> np.ndarray:
+    def in_turn(self, epoch: int) -> np.ndarray:
+        """(N, 2): all places of the first set, then those of the next."""
         parts = [
             np.stack([np.full(count, t), self._rows(t, epoch)], axis=1)
             for t, count in enumerate(self.samples)
         ]
+        found: np.ndarray = np.concatenate(parts).astype(np.int64)
+        return found
+
+    def _order(self, epoch: int) -> np.ndarray:
         rng = sample_rng(self.seed, epoch, 0, _ORDER_STREAM)
-        rows = np.concatenate(parts).astype(np.int64)
+        rows = self.in_turn(epoch)
         if not self.homogeneous:
             return rng.permutation(rows)
         batches = rows.reshape(-1, self.global_batch_size, 2)

@@ -17,6 +17,24 @@ Key = tuple[int, int]  # (sample index, epoch)
 Rng = np.random.Generator
 
 
+def drawn_rows(count: int, limit: int, seed: int, stream: int, what: str) -> np.ndarray:
+    """That many of `count` rows, drawn by the seed, in their order.
+
+    Args:
+        count: rows there are.
+        limit: rows wanted.
+        seed: of the draw.
+        stream: separates draws of one seed.
+        what: the rows' name in the message.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if limit > count:
+        raise UserError(f"data.limit={limit}, but there are {count} {what}")
+    return np.sort(sample_rng(seed, 0, 0, stream).permutation(count)[:limit])
+
+
 def sample_rng(seed: int, epoch: int, index: int, stream: int = 0) -> np.random.Generator:
     """Random generator of one access to one sample.
 

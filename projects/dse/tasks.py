@@ -1,14 +1,11 @@
 """`make run`: the teacher's logits of own pairs, ranking with the student, one table of many runs."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from common.config import UserError
 from common.engine.experiment import Experiment
+from common.engine.lifecycle.finished import finished_runs, run_metrics, run_settings
 from common.engine.workspace import Workspace
 from common.families.sentences.pair_classifier import task_pairs
 from common.families.sentences.pair_scores import score_pairs
@@ -69,16 +66,10 @@ def table(cfg: Config, workspace: Workspace) -> str:
     Raises:
         UserError: no finished run with metrics.
     """
-    folders = [Path(name) for name in cfg.table.runs] or sorted(
-        path.parent for path in (Path(cfg.runs_dir) / workspace.project).glob("*/*/metrics.json")
-    )
+    folders = finished_runs(cfg.table.runs, cfg.runs_dir, workspace.project)
     rows: list[Row] = []
     for folder in folders:
-        try:
-            settings: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
-            metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
-        except OSError as error:
-            raise UserError(f"{folder} is no finished run: {error}") from error
+        settings, metrics = run_settings(folder), dict(run_metrics(folder))
         arm = arm_name(settings)
         if arm in ARMS:
             rows.append(Row(settings["data"]["task"], arm, settings["eval"]["parts"], metrics))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from common.config import UserError, to_dict
 from common.data.lookup import bundled
 from common.data.row_map.mapper import MappedRows
-from common.data.samplers import sample_rng
+from common.data.samplers import drawn_rows, sample_rng
 from common.data.tables import read_jsonl
 from common.data.text.pairs.graded_triplets import (
     SCORES,
@@ -220,7 +220,5 @@ def views(cfg: Config, prepared: Prepared, tokenizer: Any) -> TextViews:
 def _drawn(total: int, limit: int | None, seed: int) -> list[int]:
     if limit is None:
         return list(range(total))
-    if limit > total:
-        raise UserError(f"data.limit={limit}, but there are {total} rows")
-    order = sample_rng(seed, 0, 0, 2**31 + 2).permutation(total)
-    return sorted(int(i) for i in order[:limit])
+    rows: list[int] = drawn_rows(total, limit, seed, 2**31 + 2, "rows").tolist()
+    return rows

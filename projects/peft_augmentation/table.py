@@ -1,14 +1,13 @@
 """`make run TASK=table`: tuning x augmentation x contrast of all finished runs, and what each gains."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from common.config import UserError
+from common.engine.lifecycle.finished import finished_runs, run_metrics, run_settings
 from common.engine.workspace import Workspace
 from projects.peft_augmentation.config import Config
-from projects.peft_augmentation.tasks import read_metrics, read_settings
 
 NAMES = {"full": "FT", "prefix": "P-tuning", "lora": "LoRA"}
 WORSE = " (lower)"  # marks a cell where augmentation costs
@@ -37,10 +36,8 @@ def table(cfg: Config, workspace: Workspace) -> str:
     Raises:
         UserError: no finished run with one of the metrics.
     """
-    folders = [Path(name) for name in cfg.table.runs] or sorted(
-        path.parent for path in (Path(cfg.runs_dir) / workspace.project).glob("*/*/metrics.json")
-    )
-    read = [(read_settings(folder), read_metrics(folder)) for folder in folders]
+    folders = finished_runs(cfg.table.runs, cfg.runs_dir, workspace.project)
+    read = [(run_settings(folder), run_metrics(folder)) for folder in folders]
     parts = []
     for name in cfg.table.metrics:
         key = f"test_{name}"

@@ -1,16 +1,15 @@
 """`make run`: tunings side by side on altered data, and classes of the user's own texts."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from common.config import UserError
-from common.encoders.text.tuned.classifier import Texts
+from common.data.text.labelled.readers import texts_of_lines
 from common.engine.experiment import Experiment
+from common.engine.lifecycle.finished import run_settings
 from common.engine.workspace import Workspace
 from common.evaluation.figures import tsne_maps
 from common.families.classification.evaluation import (
@@ -91,7 +90,7 @@ def newest_pair(folder: Path) -> list[str]:
     """
     newest: dict[str, str] = {}
     for path in sorted(folder.glob("*/metrics.json"), key=lambda p: p.stat().st_mtime):
-        settings = read_settings(path.parent)
+        settings = run_settings(path.parent)
         newest[settings["tuning"]["kind"]] = str(path.parent)
     missing = [kind for kind in ("prefix", "full") if kind not in newest]
     if missing:
@@ -109,7 +108,7 @@ def predict(cfg: Config, workspace: Workspace, experiment: Experiment[PeftAugmen
 
     own = cfg.predict
     module, _ = trained_module(experiment, workspace, own.run, cfg.runs_dir)
-    texts = _lines(own.input, module.task.num_texts)
+    texts = texts_of_lines(own.input, module.task.num_texts, "predict.input")
     found = module.classifier.predict(texts, cfg.eval.batch_size)
     lines = ["\t".join([label, *row]) for label, row in zip(found, texts, strict=True)]
     path = workspace.folder(".") / "predictions.tsv"
@@ -117,45 +116,3 @@ def predict(cfg: Config, workspace: Workspace, experiment: Experiment[PeftAugmen
     for line in lines:
         workspace.say(line)
     return found
-
-
-def read_settings(run: Path) -> dict[str, Any]:
-    """Config of a run.
-
-    Raises:
-        UserError: not a run.
-    """
-    import yaml
-
-    try:
-        found: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
-    except OSError as error:
-        raise UserError(f"{run} is no run: {error}") from error
-    return found
-
-
-def read_metrics(run: Path) -> dict[str, float]:
-    """Metrics of a finished run.
-
-    Raises:
-        UserError: it is not finished.
-    """
-    try:
-        found: dict[str, float] = json.loads((run / "metrics.json").read_text("utf-8"))
-    except OSError as error:
-        raise UserError(f"{run} is no finished run: {error}") from error
-    return found
-
-
-def _lines(name: str | None, num_texts: int) -> list[Texts]:
-    if name is None:
-        raise UserError("predict.input: name a text file with one text a line")
-    try:
-        lines = [line for line in Path(name).read_text("utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise UserError(f"predict.input: {error}") from error
-    rows: list[Texts] = [tuple(line.split("\t")) if num_texts == 2 else (line,) for line in lines]
-    if not rows or any(len(row) != num_texts for row in rows):
-        what = "one text a line" if num_texts == 1 else "two texts a line, separated by a tab"
-        raise UserError(f"predict.input: {name} must hold {what}")
-    return rows

@@ -1,16 +1,21 @@
 """What the arms are read against: the most frequent class, words, letters, frozen vectors, raw encoders."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from common.data.text.labelled.readers import LabelledSet, Texts
-from common.encoders.modes import evaluated
 from common.encoders.text.tuned.classifier import text_classifier
 from common.engine.workspace import Workspace
 from common.evaluation.text.pair_baselines import tfidf_cosine, word_overlap
 from common.evaluation.text.sts_protocol import score_sts
+from common.families.classification.baselines import (
+    Fit,
+    letters_fit,
+    majority_fit,
+    vectors_fit,
+    words_fit,
+)
 from common.families.sentences.evaluation import save_sts_items
 from projects.vega import pretraining as pre
 from projects.vega.config import Config
@@ -20,37 +25,27 @@ from projects.vega.network import first_classifier, first_pretraining, tokenizer
 from projects.vega.phases import Pretrain
 from projects.vega.stages import labelled_part, training_part
 
-Told = Callable[[Sequence[Texts]], np.ndarray]
-
 
 def majority(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The most frequent class of the (noisy) training labels."""
-    return _fitted(cfg, workspace, lambda train: lambda texts: np.full(len(texts), np.bincount(train.labels).argmax()))  # fmt: skip
+    return _fitted(cfg, workspace, majority_fit)
 
 
 def tfidf_words(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """Logistic regression on TF-IDF weights of words, trained on the same (noisy) labels."""
-    return _tfidf(cfg, workspace, analyzer="word", token_pattern=r"(?u)\b\w+\b")
+    return _fitted(cfg, workspace, words_fit())
 
 
 def tfidf_chars(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The same on pieces of two to five letters within words."""
-    return _tfidf(cfg, workspace, analyzer="char_wb", ngram_range=(2, 5))
+    return _fitted(cfg, workspace, letters_fit())
 
 
 def frozen_linear(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The same on the mean states of the encoder before training."""
     encoder = text_classifier(cfg.model.pretrained, ("a", "b"), pooling="mean", max_length=cfg.model.max_length)  # fmt: skip
 
-    def fit(train: LabelledSet) -> Told:
-        def features(texts: Sequence[Texts]) -> np.ndarray:
-            with evaluated(encoder, cfg.trainer.accelerator):
-                return encoder.encode(texts, cfg.eval.batch_size).numpy()
-
-        model = _regression().fit(features(train.texts), train.labels)
-        return lambda texts: model.predict(features(texts))
-
-    return _fitted(cfg, workspace, fit)
+    return _fitted(cfg, workspace, vectors_fit(encoder, cfg))
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -81,7 +76,7 @@ def _similarities(cfg: Config, workspace: Workspace, measure: Callable[..., Any]
     return score_sts(sets, told)
 
 
-def _fitted(cfg: Config, workspace: Workspace, fit: Callable[[LabelledSet], Told]) -> dict[str, float]:  # fmt: skip
+def _fitted(cfg: Config, workspace: Workspace, fit: Fit) -> dict[str, float]:  # fmt: skip
     """Scores of a baseline, which is fitted on the training part of the config."""
     train = training_part(cfg)
     predict = fit(train)
@@ -92,26 +87,3 @@ def _fitted(cfg: Config, workspace: Workspace, fit: Callable[[LabelledSet], Told
         sure = np.eye(len(train.classes))[told]
         metrics |= score_part(cfg, part, sure, data.labels, workspace)
     return metrics
-
-
-def _tfidf(cfg: Config, workspace: Workspace, **options: Any) -> dict[str, float]:
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    def fit(train: LabelledSet) -> Told:
-        vocabulary = TfidfVectorizer(sublinear_tf=True, **options)
-        model = _regression().fit(vocabulary.fit_transform(_joined(train.texts)), train.labels)
-        return lambda texts: model.predict(vocabulary.transform(_joined(texts)))
-
-    return _fitted(cfg, workspace, fit)
-
-
-def _joined(texts: Sequence[Texts]) -> list[str]:
-    return [" ".join(row) for row in texts]
-
-
-def _regression() -> Any:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import MaxAbsScaler
-
-    return make_pipeline(MaxAbsScaler(), LogisticRegression(C=10.0, max_iter=1000))

@@ -8,11 +8,11 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from common.data.text.labelled.glue_tasks import GLUE
+from common.engine.lifecycle.finished import run_metrics
 from common.engine.run import train
 from common.engine.workspace import Workspace
 from common.evaluation.text.glue import TASKS
 from projects.vega.config import Config
-from projects.vega.tasks import read_metrics
 
 
 class Combination(NamedTuple):
@@ -113,7 +113,7 @@ def _score(cfg: Config, workspace: Workspace, task: str, own: Combination, start
         if folder.exists():
             words.append(f"resume={run_id}")
         train(workspace.project, workspace.config, words)
-    metrics = read_metrics(folder)
+    metrics = run_metrics(folder)
     if task == "mnli" and "dev_mm_score" in metrics:
         return (metrics["dev_score"] + metrics["dev_mm_score"]) / 2
     return metrics["dev_score"]

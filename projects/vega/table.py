@@ -2,15 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from common.config import UserError
+from common.engine.lifecycle.finished import finished_runs, run_metrics, run_settings
 from common.engine.workspace import Workspace
 from common.evaluation.text.glue import HUMAN, TASKS, best_tasks, glue_average, leaderboard
 from projects.vega.config import Config
-from projects.vega.tasks import read_metrics, read_settings
 
 Scores = dict[str, dict[str, dict[int, float]]]  # strategy -> task -> seed -> score, per cent
 
@@ -24,14 +23,12 @@ def table(cfg: Config, workspace: Workspace) -> str:
     Raises:
         UserError: no finished run of fine-tuning.
     """
-    folders = [Path(name) for name in cfg.table.runs] or sorted(
-        path.parent for path in (Path(cfg.runs_dir) / workspace.project).glob("*/*/metrics.json")
-    )
+    folders = finished_runs(cfg.table.runs, cfg.runs_dir, workspace.project)
     scores: Scores = defaultdict(lambda: defaultdict(dict))
     for folder in folders:
-        settings = read_settings(folder)
+        settings = run_settings(folder)
         if settings.get("train") == "finetune":
-            name, task, value = row_of(settings, read_metrics(folder))
+            name, task, value = row_of(settings, run_metrics(folder))
             scores[name][task][settings["seed"]] = value
     if not scores:
         raise UserError("no finished run of fine-tuning: train some, or name table.runs")

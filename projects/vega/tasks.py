@@ -2,17 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 
 from common.config import UserError, load
 from common.data.text.labelled.glue import read_glue, read_inputs
 from common.data.text.labelled.glue_tasks import GLUE
-from common.data.text.labelled.readers import Texts
+from common.data.text.labelled.readers import Texts, texts_of_lines
 from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
+from common.engine.lifecycle.finished import run_settings
 from common.engine.run import load_module, train, trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.text.glue import glue_average, glue_metrics
@@ -29,7 +28,7 @@ def classify(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]
     """
     own = cfg.classify
     module, _ = trained_module(experiment, workspace, own.run, cfg.runs_dir)
-    texts = _lines(own.input, module.task.num_texts)
+    texts = texts_of_lines(own.input, module.task.num_texts, "classify.input")
     logits = logits_of(cfg, module, texts)
     if module.task.is_regression:
         found = [f"{x:.3f}" for x in logits[:, 0]]
@@ -129,7 +128,7 @@ def runs_of(cfg: Config, workspace: Workspace, name: str) -> list[str]:
     found: dict[int, str] = {}
     finished = (Path(cfg.runs_dir) / workspace.project).glob("*/*/metrics.json")
     for path in sorted(finished, key=lambda p: p.stat().st_mtime):
-        settings = read_settings(path.parent)
+        settings = run_settings(path.parent)
         own = settings.get("train") == "finetune" and settings["data"]["task"] == name
         if own and settings["data"]["source"] == cfg.data.source:
             found[settings["seed"]] = str(path.parent)
@@ -152,43 +151,3 @@ def logits_of(cfg: Config, module: FineTune, texts: list[Texts]) -> np.ndarray:
     with evaluated(module.classifier, cfg.trainer.accelerator):
         found: np.ndarray = module.classifier.score(texts, cfg.eval.batch_size).numpy()
     return found
-
-
-def read_settings(run: Path) -> dict[str, Any]:
-    """Config of a run.
-
-    Raises:
-        UserError: not a run.
-    """
-    try:
-        found: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
-    except OSError as error:
-        raise UserError(f"{run} is no run: {error}") from error
-    return found
-
-
-def read_metrics(run: Path) -> dict[str, float]:
-    """Metrics of a finished run.
-
-    Raises:
-        UserError: it is not finished.
-    """
-    try:
-        found: dict[str, float] = json.loads((run / "metrics.json").read_text("utf-8"))
-    except OSError as error:
-        raise UserError(f"{run} is no finished run: {error}") from error
-    return found
-
-
-def _lines(name: str | None, num_texts: int) -> list[Texts]:
-    if name is None:
-        raise UserError("classify.input: name a text file with one text a line")
-    try:
-        lines = [line for line in Path(name).read_text("utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise UserError(f"classify.input: {error}") from error
-    rows: list[Texts] = [tuple(line.split("\t")) if num_texts == 2 else (line,) for line in lines]
-    if not rows or any(len(row) != num_texts for row in rows):
-        what = "one text a line" if num_texts == 1 else "two texts a line, separated by a tab"
-        raise UserError(f"classify.input: {name} must hold {what}")
-    return rows

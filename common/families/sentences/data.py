@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from common.config import UserError
 from common.data.lookup import data_root
 from common.data.module import ContrastiveData
-from common.data.samplers import sample_rng
+from common.data.samplers import drawn_rows
 from common.data.text.sets import (
     StsSet,
     load_nli_triplets,
@@ -70,10 +70,7 @@ def text_rows(data: SentenceData, seed: int) -> list[tuple[str, ...]]:
     )
     if data.limit is None:
         return list(rows)
-    if data.limit > len(rows):
-        raise UserError(f"data.limit={data.limit}, but there are {len(rows)} rows")
-    order = sample_rng(seed, 0, 0, 2**31 + 2).permutation(len(rows))
-    return [rows[i] for i in sorted(order[: data.limit])]
+    return [rows[i] for i in drawn_rows(len(rows), data.limit, seed, 2**31 + 2, "rows")]
 
 
 def sts_set(cfg: SentenceExperimentConfig, name: str) -> StsSet:

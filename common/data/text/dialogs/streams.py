@@ -41,20 +41,13 @@ class CorpusBatches(TaskMixture):
         in_turn: bool,
     ) -> None:
         super().__init__(sizes, samples, seed, global_batch_size, homogeneous=True)
-        self.in_turn = in_turn
+        self.one_by_one = in_turn
 
     def _used(self, task: int) -> int:
         return self.sizes[task] // self.global_batch_size * self.global_batch_size
 
     def _order(self, epoch: int) -> np.ndarray:
-        if not self.in_turn:
-            return super()._order(epoch)
-        parts = [
-            np.stack([np.full(count, t), self._rows(t, epoch)], axis=1)
-            for t, count in enumerate(self.samples)
-        ]
-        found: np.ndarray = np.concatenate(parts).astype(np.int64)
-        return found
+        return self.in_turn(epoch) if self.one_by_one else super()._order(epoch)
 
 
 def corpora_stream(

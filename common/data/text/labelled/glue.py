@@ -12,7 +12,7 @@ import numpy as np
 
 from common.config import UserError, nearest
 from common.data.lookup import bundled, own_file
-from common.data.samplers import sample_rng
+from common.data.samplers import drawn_rows, sample_rng
 from common.data.tables import read_csv, read_jsonl
 from common.data.text.labelled.glue_tasks import PAIR, GlueTask, Source
 from common.data.text.labelled.readers import LabelledSet, Texts, made_up
@@ -121,10 +121,7 @@ def drawn(data: LabelledSet, limit: int | None, seed: int) -> LabelledSet:
     """
     if limit is None:
         return data
-    if limit > len(data):
-        raise UserError(f"data.limit={limit}, but there are {len(data)} examples")
-    order = sample_rng(seed, 0, 0, _DRAW_STREAM).permutation(len(data))
-    return data.subset(np.sort(order[:limit]))
+    return data.subset(drawn_rows(len(data), limit, seed, _DRAW_STREAM, "examples"))
 
 
 Row = tuple[Texts, str, str]  # texts, label (empty: none), index

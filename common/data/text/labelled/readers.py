@@ -217,3 +217,27 @@ def _table(task: LabelledTask, path: Path) -> list[tuple[Texts, str]]:
     tab = "\t" if path.name.removesuffix(".gz").endswith(".tsv") else None
     rows = read_csv(path, task.columns, delimiter=tab)
     return [(tuple(str(row[c]) for c in task.columns[:-1]), str(row[task.columns[-1]])) for row in rows]  # fmt: skip
+
+
+def texts_of_lines(name: str | None, num_texts: int, key: str) -> list[Texts]:
+    """One text a line of the user's file, or two separated by a tab.
+
+    Args:
+        name: of the file.
+        num_texts: 1 or 2.
+        key: of the config, for messages.
+
+    Raises:
+        UserError: no file, or lines of another number of texts.
+    """
+    if name is None:
+        raise UserError(f"{key}: name a text file with one text a line")
+    try:
+        lines = [line for line in Path(name).read_text("utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise UserError(f"{key}: {error}") from error
+    rows: list[Texts] = [tuple(line.split("\t")) if num_texts == 2 else (line,) for line in lines]
+    if not rows or any(len(row) != num_texts for row in rows):
+        what = "one text a line" if num_texts == 1 else "two texts a line, separated by a tab"
+        raise UserError(f"{key}: {name} must hold {what}")
+    return rows

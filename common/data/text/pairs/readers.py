@@ -8,7 +8,7 @@ import numpy as np
 
 from common.config import UserError, nearest
 from common.data.lookup import bundled, data_root, own_file, require
-from common.data.samplers import sample_rng
+from common.data.samplers import drawn_rows, sample_rng
 from common.data.splits import stable_fraction
 from common.data.tables import read_csv, read_jsonl
 from common.data.text.lexical import words
@@ -113,10 +113,7 @@ def limited(data: PairSet, limit: int | None, seed: int) -> PairSet:
     """
     if limit is None:
         return data
-    if limit > len(data):
-        raise UserError(f"data.limit={limit}, but there are {len(data)} pairs")
-    order = sample_rng(seed, 0, 0, _LIMIT_STREAM).permutation(len(data))
-    return data.subset(np.sort(order[:limit]))
+    return data.subset(drawn_rows(len(data), limit, seed, _LIMIT_STREAM, "pairs"))
 
 
 def synthetic_pairs(count: int, seed: int = 0) -> PairSet:

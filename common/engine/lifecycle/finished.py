@@ -1,0 +1,49 @@
+"""Finished runs, as tables of many runs read them: their folders, settings and metrics."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from common.config import UserError
+from common.engine.workspace import read_json
+
+
+def finished_runs(names: Sequence[str], runs_dir: str | Path, project: str) -> list[Path]:
+    """The folders that are named, or all finished runs of a project.
+
+    Args:
+        names: folders; none: all.
+        runs_dir: such as ``runs``.
+        project: slug.
+    """
+    if names:
+        return [Path(name) for name in names]
+    return sorted(path.parent for path in (Path(runs_dir) / project).glob("*/*/metrics.json"))
+
+
+def run_settings(run: Path) -> Mapping[str, Any]:
+    """The resolved config of a run.
+
+    Raises:
+        UserError: not a run.
+    """
+    try:
+        found: Mapping[str, Any] = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{run} is no run: {error}") from error
+    return found
+
+
+def run_metrics(run: Path) -> Mapping[str, float]:
+    """The metrics of a finished run.
+
+    Raises:
+        UserError: it is not finished.
+    """
+    try:
+        found: Mapping[str, float] = read_json(run / "metrics.json")
+    except OSError as error:
+        raise UserError(f"{run} is no finished run: {error}") from error
+    return found
