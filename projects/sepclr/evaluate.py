@@ -35,13 +35,7 @@ def evaluate(cfg: Config, module: SepCLR, workspace: Workspace) -> dict[str, flo
     with evaluated(module, cfg.trainer.accelerator):
         train, test = (features(cfg, module.network, pair, workspace) for pair in pairs)
         found = probes(cfg, train, test)
-        metrics = {name: probe.value for name, probe in found.items()}
-        metrics |= {f"{name}_chance": probe.chance for name, probe in found.items()}
-        metrics["separation_error"] = separation_error(found, test[0].salient)
-        for factor in test[0].salient:
-            if f"{factor}_from_common" in found:
-                gap = metrics[f"{factor}_from_salient"] - metrics[f"{factor}_from_common"]
-                metrics[f"{factor}_separation"] = gap
+        metrics = judged(found, test[0], workspace)
         if cfg.eval.untrained:
             raw = untrained(lambda: SepCLR(cfg), cfg.seed, like=module).network
             before = probes(cfg, *(features(cfg, raw, pair, workspace) for pair in pairs))
@@ -50,9 +44,23 @@ def evaluate(cfg: Config, module: SepCLR, workspace: Workspace) -> dict[str, flo
             workspace.figure("decoded", decoded_figure(cfg, module.network, pairs[1]))
     if not isinstance(module.network, SingleEncoder):
         metrics |= mechanism(cfg, test, workspace)
-    for name, probe in found.items():
-        workspace.items(name, probe.scores.tolist())
     show(test, found, workspace)
+    return metrics
+
+
+def judged(found: dict[str, ProbeResult], test: SetPair, workspace: Workspace) -> dict[str, float]:
+    """Probes as metrics with their chance, saved item by item; ``<factor>_separation`` is salient minus common."""
+    metrics = {name: probe.value for name, probe in found.items()}
+    metrics |= {f"{name}_chance": probe.chance for name, probe in found.items()}
+    metrics["separation_error"] = separation_error(found, test.salient)
+    items = {name: probe.scores for name, probe in found.items()}
+    for factor in test.salient:
+        if f"{factor}_from_common" in found:
+            gap = items[f"{factor}_from_salient"] - items[f"{factor}_from_common"]
+            items[f"{factor}_separation"] = gap
+            metrics[f"{factor}_separation"] = float(gap.double().mean())
+    for name, scores in items.items():
+        workspace.items(name, scores.tolist())
     return metrics
 
 

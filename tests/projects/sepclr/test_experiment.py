@@ -253,10 +253,10 @@ def test_mini_draws_by_seed_and_keeps_test_images_and_digits_apart():
     other = set_pair(config("seed=1", name="mini"), "train")
     assert torch.equal(first.samples.pixels, again.samples.pixels)
     assert not torch.equal(first.samples.pixels, other.samples.pixels)
-    assert len(first) == 2400
+    assert len(first) == 5000
     assert int(first.target.sum()) == 1200
     test, dev = (set_pair(config(f"eval.split={s}", name="mini"), "test") for s in ("test", "dev"))
-    assert len(test) == len(dev) == 600
+    assert len(test) == len(dev) == 2000
     assert test.common["object"][test.target].bincount().tolist() == [30] * 10
     assert (first.salient["digit"] >= 0).equal(first.target)
     known = {image.numpy().tobytes() for image in first.samples.pixels}
