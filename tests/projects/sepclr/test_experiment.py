@@ -254,7 +254,7 @@ def test_mini_draws_by_seed_and_keeps_test_images_and_digits_apart():
     assert torch.equal(first.samples.pixels, again.samples.pixels)
     assert not torch.equal(first.samples.pixels, other.samples.pixels)
     assert len(first) == 5000
-    assert int(first.target.sum()) == 1200
+    assert int(first.target.sum()) == 2500
     test, dev = (set_pair(config(f"eval.split={s}", name="mini"), "test") for s in ("test", "dev"))
     assert len(test) == len(dev) == 2000
     assert test.common["object"][test.target].bincount().tolist() == [30] * 10
