@@ -26,7 +26,7 @@ from common.data.samplers import sample_rng
 
 _DRAW_STREAM = 32
 _HELD_DIGITS = 300  # scikit-learn digits of the test part, and of the development part
-_DEV_PER_CLASS = 100
+_DEV_PER_CLASS = 200
 _DIGIT_NAMES = [str(d) for d in range(10)]
 GRID_DIGITS = (1, 3, 2, 4)  # row by row: 1 and 3 on top, 2 and 4 below
 SPRITE_FACTORS = ("shape", "scale", "orientation", "x", "y")

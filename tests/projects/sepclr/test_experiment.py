@@ -257,7 +257,7 @@ def test_mini_draws_by_seed_and_keeps_test_images_and_digits_apart():
     assert int(first.target.sum()) == 2500
     test, dev = (set_pair(config(f"eval.split={s}", name="mini"), "test") for s in ("test", "dev"))
     assert len(test) == len(dev) == 2000
-    assert test.common["object"][test.target].bincount().tolist() == [30] * 10
+    assert test.common["object"][test.target].bincount().tolist() == [100] * 10
     assert (first.salient["digit"] >= 0).equal(first.target)
     known = {image.numpy().tobytes() for image in first.samples.pixels}
     for part in (test, dev):
