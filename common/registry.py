@@ -29,6 +29,7 @@ FIELDS = {  # rooms of `common` that tell what a project is about, the more tell
     "video": "Video",
     "image_text": "Images and texts",
     "images": "Images",
+    "image": "Images",
     "retrieval": "Retrieval and search",
     "sentences": "Sentence embeddings",
     "classification": "Language understanding",

@@ -89,7 +89,8 @@ def test_every_family_has_a_two_process_smoke_and_every_project_a_test_in_the_po
     assert families <= FAMILIES.keys()
     for project in list_projects():
         files = list((ROOT / "tests/projects" / project).glob("test_*.py"))
-        assert any(n.startswith("test_") for f in files for n in users_of_the_pool(f)), project
+        pooled = any(n.startswith("test_") for f in files for n in users_of_the_pool(f))
+        assert pooled, f"no test in tests/projects/{project} takes `two_ranks`: two processes = one"
 
 
 @pytest.mark.parametrize("project", FAMILIES.values())

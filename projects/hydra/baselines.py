@@ -1,29 +1,10 @@
 """What Hydra has to beat: the pixels, the untrained network, chance."""
 
-from torch import nn
-
-from common.engine.workspace import Workspace
-from common.families.images import baselines
-from projects.hydra.config import Config
+from common.families.images.baselines import image_baselines
 from projects.hydra.data import image_part
 from projects.hydra.module import Hydra
 
-
-def raw_pixels(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """Probes on the normalised pixels."""
-    bank, test = image_part(cfg, "train"), image_part(cfg, "test")
-    return baselines.probed(cfg, nn.Flatten(), bank, test, workspace)
-
-
-def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """Probes on the network as its training begins with it."""
-    bank, test = image_part(cfg, "train"), image_part(cfg, "test")
-    return baselines.untrained_probed(
-        cfg, lambda: Hydra(cfg).network.encoder, bank, test, workspace
-    )
-
-
-def chance(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The bank's most frequent class for every test image."""
-    bank, test = image_part(cfg, "train"), image_part(cfg, "test")
-    return baselines.majority_probed(cfg, bank, test, workspace)
+raw_pixels, untrained, chance = image_baselines(
+    lambda cfg: (image_part(cfg, "train"), image_part(cfg, "test")),
+    lambda cfg: Hydra(cfg).network.encoder,
+)

@@ -65,7 +65,8 @@ class SimCLRTransform:
             raise ValueError(f"jitter needs strengths >= 0 and hue <= 0.5, got {self.jitter}")
 
     @property
-    def _crop(self) -> TrainTransform:
+    def crop(self) -> TrainTransform:
+        """The crop, which is drawn before the colours: ``crop.box`` tells where it lies."""
         return TrainTransform(
             self.size, self.scale, self.ratio, self.flip_prob, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         )
@@ -90,13 +91,13 @@ class SimCLRTransform:
             raise ValueError("images of a batch share a generator: give each one of its own")
         step = max(4, _CHUNK_PIXELS // self.size**2)
         if len(images) <= step:
-            return self._colour(self._crop.batch(images, rngs), rngs)
+            return self._colour(self.crop.batch(images, rngs), rngs)
         starts = range(0, len(images), step)
         return torch.cat([self.batch(images[i : i + step], rngs[i : i + step]) for i in starts])
 
     def one(self, image: Image.Image, rng: Rng | None = None) -> Tensor:
         """One view of a PIL image of any size (antialiased); (3, size, size) float32."""
-        crop = self._crop.one(image, rng)
+        crop = self.crop.one(image, rng)
         assert rng is not None
         return self._colour(crop[None], [rng])[0]
 

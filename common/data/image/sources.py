@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from PIL import Image
@@ -43,6 +43,30 @@ class ImageTransform(Protocol):
     def one(self, image: Image.Image, rng: Rng | None = None) -> Tensor:
         """PIL image -> (3, size, size) float32."""
         ...
+
+
+class CropBox(NamedTuple):
+    """Where a training crop lies in its image, in pixels, and whether it is mirrored.
+
+    Methods of local features match the places of two crops by it.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool
+
+    def centres(self, rows: int, columns: int) -> Tensor:
+        """(rows, columns, 2): y and x, in the image, of the centres of a grid laid over the crop.
+
+        >>> CropBox(0, 10, 4, 8, True).centres(1, 2).tolist()
+        [[[2.0, 16.0], [2.0, 12.0]]]
+        """
+        y = self.top + self.height * (torch.arange(rows) + 0.5) / rows
+        x = self.left + self.width * (torch.arange(columns) + 0.5) / columns
+        x = x.flip(0) if self.flip else x
+        return torch.stack(torch.meshgrid(y, x, indexing="ij"), -1)
 
 
 def crop_box(
@@ -116,7 +140,7 @@ class TrainTransform:
             )
         if rngs is None or len(rngs) != len(images):
             raise ValueError(f"need one generator for each of the {len(images)} images")
-        boxes = [self._draw(rng, height, width) for rng in rngs]
+        boxes = [self.box(rng, height, width) for rng in rngs]
         top, left, h, w, flip = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 5).T
         center = (2 * torch.arange(self.size) + 1) / self.size - 1  # output pixels in [-1, 1]
         mirror = 1 - 2 * flip
@@ -131,16 +155,23 @@ class TrainTransform:
         """Crop one PIL image of any size (antialiased); (3, size, size) float32, normalised."""
         if rng is None:
             raise ValueError("a training transform needs a generator")
-        top, left, h, w, flip = self._draw(rng, image.height, image.width)
+        top, left, h, w, flip = self.box(rng, image.height, image.width)
         crop = F.resized_crop(
             image.convert("RGB"), top, left, h, w, [self.size, self.size],
             InterpolationMode.BILINEAR, antialias=True,
         )  # fmt: skip
         return _to_float(F.horizontal_flip(crop) if flip else crop, self.mean, self.std)
 
-    def _draw(self, rng: Rng, height: int, width: int) -> tuple[int, int, int, int, bool]:
+    def box(self, rng: Rng, height: int, width: int) -> "CropBox":
+        """What `batch` and `one` cut out first, for a generator in the same state.
+
+        Args:
+            rng: generator of this access; its state moves on.
+            height: of the image, in pixels.
+            width: of the image, in pixels.
+        """
         box = crop_box(rng, height, width, self.scale, self.ratio)
-        return *box, self.flip_prob > 0 and rng.random() < self.flip_prob
+        return CropBox(*box, self.flip_prob > 0 and rng.random() < self.flip_prob)
 
 
 @dataclass(frozen=True)

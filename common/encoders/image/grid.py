@@ -36,6 +36,8 @@ class GridTower(nn.Module):
         backbone: Any = self.backbone
         conv = isinstance(backbone, ConvNet)
         grid = backbone.stages(images) if conv else backbone.forward_features(images)
+        if grid.ndim == 3:  # a transformer's class and register tokens have no place
+            grid = grid[:, getattr(backbone, "num_prefix_tokens", 0) :]
         if grid.ndim == 4:
             grid = grid.flatten(1, 2) if self.channels_last else grid.flatten(2).transpose(1, 2)
         return torch.cat([grid.mean(1, keepdim=True), grid], 1)
@@ -61,7 +63,7 @@ def grid_tower(
     image_size: int | None = None,
     widths: tuple[int, ...] = (32, 64, 128, 256),
 ) -> GridTower:
-    """``conv`` with `widths`, or a timm model by name (Swin drops paths at timm's rate of 0.1).
+    """``conv`` (or ``convnet``, as `image_encoder` says) with `widths`, or a timm model by name (Swin drops paths at timm's rate of 0.1).
 
     Args:
         name: "conv" or e.g. "swin_base_patch4_window7_224".
@@ -72,9 +74,9 @@ def grid_tower(
     Raises:
         UserError: unknown name, absent weights, or weights for "conv".
     """
-    if name == "conv":
+    if name in ("conv", "convnet"):
         if pretrained != "random":
-            raise UserError("the tower 'conv' starts at random: leave its pretrained= out")
+            raise UserError(f"the tower '{name}' starts at random: leave its pretrained= out")
         return GridTower(ConvNet(widths), widths[-1], channels_last=False)
     if torch.get_default_device().type == "meta":  # shapes alone
         pretrained = "random"

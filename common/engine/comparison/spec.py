@@ -104,7 +104,8 @@ def check_baseline(project: str, name: str) -> None:
         elif isinstance(node, ast.ImportFrom):
             names |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, ast.Assign):
-            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+            bound = (n for target in node.targets for n in ast.walk(target))
+            names |= {n.id for n in bound if isinstance(n, ast.Name)}
     if name not in names:
         raise UserError(
             f"no baseline '{name}' in projects/{project}/baselines.py{nearest(name, names)}"

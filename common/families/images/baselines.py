@@ -1,6 +1,7 @@
 """What learned image features have to beat: the pixels, the untrained network, chance."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -59,3 +60,31 @@ def majority_probed(
     for name in names:
         workspace.items(name, correct)
     return dict.fromkeys(names, sum(correct) / len(correct))
+
+
+Baseline = Callable[[Any, Workspace], dict[str, float]]
+
+
+def image_baselines(
+    parts: Callable[[Any], tuple[ImagePart, ImagePart]], build: Callable[[Any], nn.Module]
+) -> tuple[Baseline, Baseline, Baseline]:
+    """What a project's `baselines` module exposes as ``raw_pixels``, ``untrained`` and ``chance``.
+
+    Args:
+        parts: config -> labelled bank and test images.
+        build: config -> the encoder as training begins with it, from the global random state.
+
+    Returns:
+        Probes on the normalised pixels; on the untrained encoder; the bank's most frequent class.
+    """
+
+    def raw_pixels(cfg: Any, workspace: Workspace) -> dict[str, float]:
+        return probed(cfg, nn.Flatten(), *parts(cfg), workspace)
+
+    def untrained_encoder(cfg: Any, workspace: Workspace) -> dict[str, float]:
+        return untrained_probed(cfg, lambda: build(cfg), *parts(cfg), workspace)
+
+    def chance(cfg: Any, workspace: Workspace) -> dict[str, float]:
+        return majority_probed(cfg, *parts(cfg), workspace)
+
+    return raw_pixels, untrained_encoder, chance

@@ -6,7 +6,10 @@
 import torch
 from torch import Tensor
 
+from common.losses.output import full_precision
 
+
+@full_precision
 def vicreg_terms(image: Tensor, text: Tensor, num_texts: int = 1) -> dict[str, Tensor]:
     """Invariance, variance and covariance.
 

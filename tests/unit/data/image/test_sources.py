@@ -117,3 +117,18 @@ def test_image_files_stop_when_nothing_or_too_much_is_unreadable(tmp_path):
         source.load(range(96, 116))
     with pytest.raises(UserError, match="no image of a batch of 1"):
         ImageFiles(path, 200, EvalTransform(8)).load([0])
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_the_centres_of_a_box_are_where_its_pixels_come_from(flip):
+    """A ramp says at every pixel where it lies; boxes touch no border, where values are repeated."""
+    size = 32
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    ramp = torch.stack([y, x, 0 * x]).byte()[None]
+    transform = TrainTransform(16, (0.3, 0.5), flip_prob=flip, mean=(0.0,) * 3, std=(1 / 255,) * 3)
+    for index in range(5):
+        box = transform.box(sample_rng(0, 0, index), size, size)
+        crop = transform.batch(ramp, [sample_rng(0, 0, index)])[0, :2]
+        found = torch.nn.functional.avg_pool2d(crop, 4).permute(1, 2, 0) + 0.5
+        torch.testing.assert_close(found, box.centres(4, 4), atol=0.25, rtol=0)
+        assert box.flip == bool(flip)
