@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from common.config import DataConfig, ExperimentConfig
-from common.ranges import Count, NonNegative, Positive, Rate, Whole, at_least, not_empty
+from common.ranges import Count, NonNegative, Positive, Rate, at_least, not_empty
 
 View = Literal["D", "I", "S", "V", "DI", "IS", "SV", "DIS", "ISV", "DISV"]
 TEN: tuple[View, ...] = ("D", "I", "S", "V", "DI", "IS", "SV", "DIS", "ISV", "DISV")
@@ -37,6 +37,7 @@ class ModelConfig:
         0.2  # of embeddings, attention, feed-forward and residual; None: the model's
     )
     dim: Count = 768  # of each sub-space
+    shared: bool = False  # one sub-space for all views
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     length_groups: Count = 1  # passes over a training batch, by length
 
@@ -46,7 +47,9 @@ class MethodConfig:
     """The objective of pre-training."""
 
     learning: Literal["semi", "super", "self"] = "semi"  # which batches a step has
-    score: Literal["tree", "hard", "none"] = "tree"  # of labelled pairs; hard: 1 for equal trees
+    # of labelled pairs; hard: 1 for equal trees; combined: the mean over the views as one score, on the
+    # sentence vector itself
+    score: Literal["tree", "hard", "none", "combined"] = "tree"
     views: Annotated[list[View], not_empty] = field(default_factory=lambda: list(TEN))
     tau: Positive = 0.07
     base_tau: Positive | None = 0.07  # the loss is multiplied by tau / base_tau; None: it is not
@@ -66,16 +69,28 @@ class TaskConfig:
     # bundled: CLINC150's 50 other intents, Restaurants-8k, SNIPS, SGD; folder: DialoGLUE's layout
     source: Literal["synthetic", "bundled", "folder"] = "bundled"
     folder: str | None = None  # source=folder, below data.root: train, val, test files
+    train_file: str | None = None  # source=folder: another training file, such as train_10.csv
     examples: Count | None = None  # of the training part, drawn by the seed; None: all
-    kl_weight: NonNegative = 5.0  # symmetric KL of two dropout copies
+    per_intent: Count | None = None  # the same for each intent; None: all
+    delexicalize: bool = (
+        False  # dst, source=folder: hide the values that the system told in its texts
+    )
+    label_maps: str | None = None  # dst: JSON {value: [other ways to write it]}
+    kl_weight: NonNegative = 5.0  # symmetric KL of two dropout copies; 0: one copy
     mlm_weight: NonNegative = 0.1
-    mlm_pre_steps: Whole = 0  # steps of masked prediction alone on the task's texts, before
+    mlm_pre_epochs: NonNegative = 0.0  # of masked prediction alone on the task's texts, before
     head_dropout: Rate = 0.1
     class_loss_ratio: Rate = 0.8  # dst: of the slot gates; spans and references share the rest
 
     def __post_init__(self) -> None:
         if (self.source == "folder") != (self.folder is not None):
             raise ValueError("task.folder and task.source=folder belong together")
+        if (self.train_file or self.delexicalize) and self.folder is None:
+            raise ValueError("task.train_file and task.delexicalize need task.source=folder")
+        if self.kind != "dst" and (self.delexicalize or self.label_maps):
+            raise ValueError("task.delexicalize and task.label_maps need task.kind=dst")
+        if self.per_intent and (self.kind not in ("intent", "top") or self.examples):
+            raise ValueError("task.per_intent needs task.kind=intent or top, and no task.examples")
 
 
 @dataclass
@@ -83,6 +98,7 @@ class EvalConfig:
     """What is scored after pre-training, and on which part after fine-tuning."""
 
     part: Literal["dev", "test"] = "test"
+    corpus: str | None = None  # data.source=corpora: whose turns; None: the first with that part
     turns: Count = 1200  # held-out turns whose pairs are compared with the tree score
     act_turns: Count = 800  # turns for the few-shot sets of acts
     shots: Count = 5
@@ -105,8 +121,9 @@ class ClassifyConfig:
 class ConvertConfig:
     """`make run TASK=convert`: an annotated set as a corpus of semantic trees."""
 
-    kind: Literal["intents", "spans", "states"] = "intents"
-    input: str | None = None  # CSV (text, category), JSON of Restaurants-8k, JSON of MultiWOZ 2.1
+    kind: Literal["intents", "spans", "parses", "states"] = "intents"
+    # CSV (text, category), JSON of Restaurants-8k, lines of DialoGLUE's TOP, JSON of MultiWOZ 2.1
+    input: str | None = None
     output: str | None = None  # folder of the corpus
     part: Literal["train", "valid", "test"] = "train"
     domain: str | None = None  # of all examples; None: a placeholder
@@ -127,13 +144,16 @@ class Config(ExperimentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        pretrain = self.train == "pretrain" and self.method.learning == "semi"
-        if pretrain and self.data.batch_nolabel % self.data.batch_size:
+        pretrain, method = self.train == "pretrain", self.method
+        if (
+            pretrain
+            and method.learning == "semi"
+            and self.data.batch_nolabel % self.data.batch_size
+        ):
             raise ValueError("data.batch_nolabel must be a multiple of data.batch_size")
-
-    @property
-    def devices(self) -> int:
-        """Processes that train."""
-        devices, nodes = self.trainer.devices, self.trainer.num_nodes
-        count = len(devices) if isinstance(devices, list) else devices
-        return (count if isinstance(count, int) and count > 0 else 1) * nodes
+        if pretrain and self.trainer.val_every_n_steps is not None:
+            raise ValueError("trainer.val_every_n_steps: pre-training has no validation; set null")
+        if self.model.shared and method.score == "combined":
+            raise ValueError(
+                "model.shared: method.score=combined has no sub-space; set one of them"
+            )

@@ -18,6 +18,7 @@ from common.data.text.dialogs.encoding import DialogInputs, DialogTokenizer, Row
 from common.data.text.dialogs.streams import PairedStreams, corpora_stream
 from common.data.text.dialogs.trees import Frame, tree_ids, whole_tree_id
 from common.data.text.dialogs.turns import Corpus, user_turns
+from common.engine.trainer import world_size
 from projects.space2.config import Config
 
 _MASK_STREAM, _ROW_BITS = 2**31 + 72, 40
@@ -57,7 +58,7 @@ class Examples:
 
 def sets_of(frame: Frame, score: str, views: Sequence[str]) -> list[np.ndarray]:
     """The K sets whose Jaccard index weighs a pair: of the tree, of the whole tree as one, or empty."""
-    if score == "tree":
+    if score in ("tree", "combined"):
         return tree_ids(frame, views)
     own = whole_tree_id(frame) if score == "hard" else np.empty(0, dtype=np.int64)
     return [own] * len(views)
@@ -140,7 +141,7 @@ def training_data(cfg: Config, texts: DialogTokenizer) -> ContrastiveData:
         UserError: see `labelled_corpora` and `corpora_stream`.
     """
     data, method = cfg.data, cfg.method
-    size, streams, make = data.batch_size * cfg.devices, {}, {}
+    size, streams, make = data.batch_size * world_size(cfg.trainer), {}, {}
     mlm, views = method.mlm_weight > 0, list(method.views)
     if method.learning != "self":
         labelled = [Examples(c, texts, method.score, views) for c in labelled_corpora(cfg)]
@@ -148,9 +149,9 @@ def training_data(cfg: Config, texts: DialogTokenizer) -> ContrastiveData:
         make["labelled"] = partial(tree_batch, labelled, cfg.seed, len(views), 1, mlm)
     if method.learning != "super":
         unlabelled = [Examples(c, texts, "none", views) for c in unlabelled_corpora(cfg)]
-        # a step has as many places of both streams; a place may hold several unlabelled examples
-        ratio = data.batch_nolabel // data.batch_size if method.learning == "semi" else 1
-        streams["unlabelled"] = corpora_stream([len(e) // ratio for e in unlabelled], cfg.seed + 1, size, in_turn=data.in_turn, most=data.most)  # fmt: skip
+        ratio = unlabelled_ratio(cfg)
+        most = None if data.most is None else max(1, data.most // ratio)
+        streams["unlabelled"] = corpora_stream([len(e) // ratio for e in unlabelled], cfg.seed + 1, size, in_turn=data.in_turn, most=most)  # fmt: skip
         make["unlabelled"] = partial(tree_batch, unlabelled, cfg.seed + 1, len(views), ratio, mlm)
     return ContrastiveData(
         PairedStreams(streams, make), batch_size=data.batch_size, seed=cfg.seed,
@@ -158,16 +159,22 @@ def training_data(cfg: Config, texts: DialogTokenizer) -> ContrastiveData:
     )  # fmt: skip
 
 
+def unlabelled_ratio(cfg: Config) -> int:
+    """Unlabelled examples of a place: a step has as many places of both streams."""
+    own = cfg.data
+    return own.batch_nolabel // own.batch_size if cfg.method.learning == "semi" else 1
+
+
 def count_examples(cfg: Config) -> int:
-    """Examples of an epoch: those of the longer stream."""
+    """Places of an epoch: those of the longer stream."""
     own = []
     if cfg.method.learning != "self":
-        own.append(labelled_corpora(cfg))
+        own.append((labelled_corpora(cfg), 1))
     if cfg.method.learning != "super":
-        own.append(unlabelled_corpora(cfg))
+        own.append((unlabelled_corpora(cfg), unlabelled_ratio(cfg)))
     most = cfg.data.most
-    counts = [[len(user_turns(c.dialogs)) for c in part] for part in own]
-    return max(sum(n if most is None else min(n, most) for n in part) for part in counts)
+    counts = [[(len(user_turns(c.dialogs)), ratio) for c in part] for part, ratio in own]
+    return max(sum((n if most is None else min(n, most)) // r for n, r in part) for part in counts)
 
 
 def move(batch: Any, device: torch.device) -> Any:

@@ -1,6 +1,7 @@
 """What is scored after pre-training: do cosines of turns of unseen services follow the trees they share?"""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,6 @@ from common.data.lookup import data_root
 from common.data.samplers import sample_rng
 from common.data.text.dialogs import turns as sets
 from common.data.text.dialogs.trees import (
-    VIEWS,
     Frame,
     combined_matrix,
     is_empty,
@@ -56,14 +56,19 @@ def evaluate(cfg: Config, module: Space2, workspace: Workspace) -> dict[str, flo
     def vectors(held: HeldOut) -> dict[str, Tensor]:
         rows = network.texts.encode(held.dialogs, held.places)
         sentence = network.encode(rows, cfg.eval.batch_size, accelerator)
-        with torch.no_grad():
-            views = network.view_vectors(sentence.to(network.device)).cpu()
-        return {"": F.normalize(views, dim=-1), "_sentence": F.normalize(sentence, dim=-1)[:, None]}
+        whole = F.normalize(sentence, dim=-1)[:, None]
+        if not network.views:  # nothing but the sentence vector was trained
+            return {"": whole}
+        with torch.no_grad():  # a sub-space that was not trained says nothing
+            views = network.view_vectors(sentence.to(network.device), network.views).cpu()
+        return {"": F.normalize(views, dim=-1), "_sentence": whole}
 
-    return score_vectors(cfg, vectors, workspace)
+    return score_vectors(cfg, vectors, workspace, network.views)
 
 
-def score_vectors(cfg: Config, vectors: Callable[[HeldOut], dict[str, Tensor]], workspace: Workspace) -> dict[str, float]:  # fmt: skip
+def score_vectors(
+    cfg: Config, vectors: Callable[[HeldOut], dict[str, Tensor]], workspace: Workspace, views: Sequence[str] = (),
+) -> dict[str, float]:  # fmt: skip
     """Metrics of vectors (N, K, d) of the held-out turns, by suffix; the first one leaves its items.
 
     Args:
@@ -71,14 +76,15 @@ def score_vectors(cfg: Config, vectors: Callable[[HeldOut], dict[str, Tensor]], 
         vectors: `HeldOut` -> unit vectors by suffix of their metrics; the cosine of two turns is the
             mean over the K.
         workspace: for items and a gallery.
+        views: of the K vectors without a suffix; () if they are of no view.
     """
     held = held_out(cfg)
     found: dict[str, float] = {}
     for suffix, z in vectors(held).items():
         similarity = torch.einsum("nkd,mkd->nm", z, z).numpy() / z.shape[1]
         own = score_similarity(held, similarity, None if suffix else workspace)
-        if z.shape[1] == len(VIEWS):
-            own |= view_correlations(held, z)
+        if views and not suffix:
+            own |= view_scores(held, z, views)
         own |= few_shot("act", held.classes()[: cfg.eval.act_turns], z[: cfg.eval.act_turns], cfg)
         found |= {f"{name}{suffix}": value for name, value in own.items()}
     if cfg.data.source == "bundled":
@@ -123,15 +129,32 @@ def score_similarity(held: HeldOut, similarity: np.ndarray, workspace: Workspace
     }
 
 
-def view_correlations(held: HeldOut, z: Tensor) -> dict[str, float]:
-    """``view_spearman_<view>``: cosines in a sub-space and scores of its view, over all pairs of some turns."""
+def view_scores(held: HeldOut, z: Tensor, views: Sequence[str]) -> dict[str, float]:
+    """Cosines in each sub-space against the scores of its view, among some turns.
+
+    ``view_spearman_<view>``: correlation over all pairs. ``view_neighbour_<view>``: score under the view
+    of a turn and its nearest other one, over turns that have an element of the view; ``_chance``: of a turn
+    and any other one.
+
+    Args:
+        held: N turns.
+        z: (N, K, d) unit vectors.
+        views: K.
+    """
     some = list(range(min(len(z), VIEW_TURNS)))
-    scores = view_matrices([held.frames[i] for i in some])
-    pairs = np.triu_indices(len(some), 1)
+    frames = [held.frames[i] for i in some]
+    scores = view_matrices(frames, views)
+    pairs, off = np.triu_indices(len(some), 1), ~np.eye(len(some), dtype=bool)
     found = {}
-    for k, view in enumerate(VIEWS):
+    for k, view in enumerate(views):
         cosines = (z[some, k] @ z[some, k].T).numpy()
         found[f"view_spearman_{view}"] = correlation(scores[k][pairs], cosines[pairs])
+        has = np.array([bool(view_sets(frame)[view]) for frame in frames])
+        if has.any():
+            nearest = np.where(off, cosines, -np.inf).argmax(1)
+            best = scores[k][np.arange(len(some)), nearest]
+            found[f"view_neighbour_{view}"] = float(best[has].mean())
+            found[f"view_neighbour_{view}_chance"] = float(scores[k][has][off[has]].mean())
     return found
 
 
@@ -155,7 +178,10 @@ def few_shot(name: str, classes: Sequence[str], z: Tensor, cfg: Config) -> dict[
 
 
 def scored_corpus(cfg: Config) -> Corpus:
-    """The corpus whose turns are scored: of services, or of corpora, that nothing was trained on.
+    """The corpus whose turns are scored.
+
+    Of the bundled sets services that nothing was trained on; of corpora the held-out part of one whose
+    training part was usually trained on.
 
     Raises:
         UserError: no corpus with a test part.
@@ -165,11 +191,23 @@ def scored_corpus(cfg: Config) -> Corpus:
         return sets.synthetic(part, cfg.seed)
     if data.source == "bundled":
         return sets.sgd(part, data.root)
-    folder, file = data_root(data.root) / data.labelled, "valid" if part == "dev" else "test"
-    found = [p for p in sorted(folder.glob("*")) if (p / f"{file}.json").is_file() and (not data.corpora or p.name in data.corpora)]  # fmt: skip
+    return sets.read_corpus(*scored_folder(cfg))
+
+
+def scored_folder(cfg: Config) -> tuple[Path, str]:
+    """Folder and part of the corpus that is scored with data.source=corpora; asked for before training.
+
+    Raises:
+        UserError: no corpus with that part.
+    """
+    data, file = cfg.data, "valid" if cfg.eval.part == "dev" else "test"
+    folder = data_root(data.root) / data.labelled
+    wanted = data.corpora if cfg.eval.corpus is None else [cfg.eval.corpus]
+    found = [p for p in sorted(folder.glob("*")) if (p / f"{file}.json").is_file() and (not wanted or p.name in wanted)]  # fmt: skip
     if not found:
-        raise UserError(f"no corpus below {folder} has {file}.json to be scored on")
-    return sets.read_corpus(found[0], file)
+        names = ", ".join(wanted) or "no corpus"
+        raise UserError(f"nothing to be scored on: of {names} below {folder} there is no {file}.json; add one, or set eval.corpus or eval.part")  # fmt: skip
+    return found[0], file
 
 
 def held_out(cfg: Config) -> HeldOut:

@@ -10,10 +10,11 @@ from common.encoders.modes import evaluation_mode
 from common.engine.module import ContrastiveModule
 from common.export.dialogs.encoder import fill, load_dialog_encoder
 from projects.space2.config import Config
-from projects.space2.finetune import Finetune, run_head, unlabelled_row
+from projects.space2.finetune import Finetune
 from projects.space2.heads import TaskHead
 from projects.space2.module import Space2
 from projects.space2.network import Space2Network, load_network, save_network
+from projects.space2.scoring import run_head, unlabelled_row
 
 PROBES = ("I need a cheap hotel in the north", "what is the phone number")
 

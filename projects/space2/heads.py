@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.data.text.masking import IGNORED
+from common.losses.functional.soft import symmetric_kl
 
 GATES = ("none", "dontcare", "copy_value", "true", "false", "refer", "inform")
 """What happens to a slot at a turn: nothing, a value of its own, a span, another slot's value, the system's."""
@@ -94,6 +95,26 @@ class StateHead(nn.Module):
             "start": start,
             "end": end,
         }
+
+
+def r_drop(logits: Tensor, labels: Tensor, kl_weight: float = 5.0) -> dict[str, Tensor]:
+    """CE of both copies, mean over 2B rows, + kl_weight * symmetric KL between the copies; or CE of one copy.
+
+    Source: Liang et al. 2021, "R-Drop", arXiv 2106.14448; He et al. 2022, released `IntentUnifiedTransformer`.
+
+    Args:
+        logits: (2B, C); rows [B, 2B) are the second copies. (B, C) with weight 0.
+        labels: (B,) int64.
+        kl_weight: >= 0.
+
+    Returns:
+        "loss" and its terms.
+    """
+    ce = F.cross_entropy(logits.float(), labels.repeat(len(logits) // len(labels)))
+    if not kl_weight:
+        return {"loss": ce, "ce": ce}
+    kl = symmetric_kl(*logits.chunk(2))
+    return {"loss": ce + kl_weight * kl, "ce": ce, "kl": kl}
 
 
 def tag_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.data.text.dialogs.encoding import Row
-from common.data.text.dialogs.trees import VIEWS
 from common.data.text.dialogs.turns import Turn
 from common.evaluation.features.linear_probe import fit_logistic_regression
 from projects.space2.folder import load_parts
@@ -21,7 +20,7 @@ Text = str | Sequence[Turn]
 
 
 class DialogModel:
-    """Encoder, ten sub-spaces, and the head of a task if it was fine-tuned.
+    """Encoder, sub-spaces, and the head of a task if it was fine-tuned.
 
     Args:
         network: encoder and sub-spaces.
@@ -58,21 +57,29 @@ class DialogModel:
         return self.network.encode(self.rows(texts), batch_size)
 
     def views(self, texts: Sequence[Text], batch_size: int = 128) -> dict[str, Tensor]:
-        """Unit vectors (N, d) in the sub-space of each of the ten views."""
-        with torch.no_grad():
-            found = F.normalize(self.network.view_vectors(self.encode(texts, batch_size)), dim=-1)
-        return {view: found[:, k] for k, view in enumerate(VIEWS)}
-
-    def similarity(self, texts: Sequence[Text], others: Sequence[Text], view: str | None = None) -> Tensor:  # fmt: skip
-        """Cosines (N, M) in one sub-space, or their mean over the ten.
+        """Unit vectors (N, d) in the sub-space of each view that was trained.
 
         Raises:
-            UserError: no such view.
+            UserError: none was.
         """
-        if view is not None and view not in VIEWS:
-            raise UserError(f"view must be one of {', '.join(VIEWS)}, got {view!r}")
+        views = self.network.views
+        if not views:
+            raise UserError("no sub-space of this model was trained: use encode()")
+        with torch.no_grad():
+            vectors = self.network.view_vectors(self.encode(texts, batch_size), views)
+        return dict(zip(views, F.normalize(vectors, dim=-1).unbind(1), strict=True))
+
+    def similarity(self, texts: Sequence[Text], others: Sequence[Text], view: str | None = None) -> Tensor:  # fmt: skip
+        """Cosines (N, M) in one sub-space, or their mean over those that were trained.
+
+        Raises:
+            UserError: the view was not trained, or none was.
+        """
+        views = self.network.views
+        if view is not None and views and view not in views:
+            raise UserError(f"view must be one of {', '.join(views)}, which were trained; got {view!r}")  # fmt: skip
         a, b = self.views(texts), self.views(others)
-        chosen = VIEWS if view is None else (view,)
+        chosen = views if view is None else (view,)
         return torch.stack([a[v] @ b[v].T for v in chosen]).mean(0)
 
     def classify(self, texts: Sequence[Text], examples: Sequence[tuple[str, str]] = ()) -> list[str]:  # fmt: skip

@@ -29,6 +29,8 @@ class Space2(ContrastiveModule):
         self.network, self.method, self.batch_size = network, cfg.method, cfg.data.batch_size
         if not cfg.method.mlm_weight:
             network.words.requires_grad_(False)  # DDP wants a gradient of all that is trained
+        if cfg.method.score == "combined":
+            network.projection.requires_grad_(False)
 
     def negatives_per_query(self, global_batch_size: int) -> int:
         """Vectors of other examples in a denominator: of this device alone, unless they are gathered."""
@@ -47,11 +49,13 @@ class Space2(ContrastiveModule):
         """Contrast and masked prediction of one batch; their weighted sum is ``total``."""
         own = self.method
         inputs: Any = batch["inputs"]
-        vectors = self.network.view_vectors(self.network.twice(inputs), own.views)
+        sentence, combined = self.network.twice(inputs), own.score == "combined"
+        vectors = sentence[:, None] if combined else self.network.view_vectors(sentence, own.views)
         sets = list(zip(batch["set_ids"], batch["set_counts"], strict=True))
-        contrast = multi_view_contrast(vectors, sets, own.tau, own.base_tau, gather=own.gather)
+        contrast = multi_view_contrast(vectors, sets, own.tau, own.base_tau, gather=own.gather, combined=combined)  # fmt: skip
         found = {"contrast": contrast["loss"], "total": contrast["loss"]}
-        found |= {f"view_{own.views[int(k)]}": v for k, v in contrast.items() if k != "loss"}
+        if not combined:
+            found |= {f"view_{own.views[int(k)]}": v for k, v in contrast.items() if k != "loss"}
         if own.mlm_weight:
             mlm = self.network.masked_lm(inputs, batch["masked"], batch["labels"])
             found |= {"mlm": mlm, "total": contrast["loss"] + own.mlm_weight * mlm}

@@ -38,16 +38,21 @@ class Space2Network(nn.Module):
         dim: of each of the ten sub-spaces.
         pretrained: checkpoint whose head for masked prediction is taken over; None: a new one.
         length_groups: passes over a training batch, by length.
+        shared: the first sub-space is that of every view.
+        views: those that are trained, or were.
     """
 
-    def __init__(self, encoder: DialogEncoder, texts: DialogTokenizer, dim: int, pretrained: str | None = None, length_groups: int = 1) -> None:  # fmt: skip
+    def __init__(
+        self, encoder: DialogEncoder, texts: DialogTokenizer, dim: int, pretrained: str | None = None,
+        length_groups: int = 1, shared: bool = False, views: Sequence[str] = VIEWS,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.encoder, self.texts, self.dim = encoder, texts, dim
         self.projection = nn.Linear(encoder.num_features, len(VIEWS) * dim)
         nn.init.normal_(self.projection.weight, std=encoder.backbone.config.initializer_range)
         nn.init.zeros_(self.projection.bias)
         self.words = DialogWordHead(encoder, pretrained)
-        self.length_groups = length_groups
+        self.length_groups, self.shared, self.views = length_groups, shared, tuple(views)
 
     @property
     def device(self) -> torch.device:
@@ -65,7 +70,8 @@ class Space2Network(nn.Module):
 
     def view_vectors(self, sentence: Tensor, views: Sequence[str] = VIEWS) -> Tensor:
         """(B, K, d) of sentence vectors (B, D); only the named views' slices of the matrix are read."""
-        rows = torch.cat([torch.arange(self.dim) + self.dim * VIEWS.index(v) for v in views])
+        places = [0 if self.shared else VIEWS.index(view) for view in views]
+        rows = torch.cat([torch.arange(self.dim) + self.dim * place for place in places])
         rows = rows.to(self.projection.weight.device)
         weight, bias = self.projection.weight[rows], self.projection.bias[rows]
         return nn.functional.linear(sentence, weight, bias).tanh().view(-1, len(views), self.dim)
@@ -92,11 +98,17 @@ def build_network(cfg: Config, planned: bool = False) -> Space2Network:
     """The network before training, from the global random state.
 
     Raises:
-        UserError: absent weights, another architecture than BERT's, inputs longer than its positions.
+        UserError: absent weights, another architecture than BERT's, inputs longer than its positions, an
+            export with other sub-spaces than are wanted.
     """
     own, data = cfg.model, cfg.data
+    views = trained_views(cfg)
     if (Path(own.pretrained) / SETTINGS).is_file():
-        network = load_network(own.pretrained, data)
+        network = load_network(own.pretrained, data, own.attention)
+        if cfg.train == "pretrain":
+            if (own.dim, own.shared) != (network.dim, network.shared):
+                raise UserError(f"{own.pretrained} has model.dim={network.dim} and model.shared={network.shared}: set them so")  # fmt: skip
+            network.views = views
         network.length_groups = own.length_groups
         _set_dropout(network, own)
         return network.train()
@@ -111,16 +123,31 @@ def build_network(cfg: Config, planned: bool = False) -> Space2Network:
         tokenizer = load_tokenizer(pretrained)
     texts = DialogTokenizer(tokenizer, data.max_length, data.max_turns)
     backbone = load_transformer(pretrained, config=config, attention=own.attention)
-    positions = int(backbone.config.max_position_embeddings)
-    if data.max_length > positions or data.max_turns >= MAX_TURNS:
-        raise UserError(f"data.max_length must be at most {positions} and data.max_turns at most {MAX_TURNS - 1} with these weights")  # fmt: skip
+    check_lengths(data, int(backbone.config.max_position_embeddings), MAX_TURNS)
     vocab = max(texts.vocab_size, int(backbone.config.vocab_size))
     encoder = DialogEncoder(backbone, vocab, int(tokenizer.cls_token_id))
     network = Space2Network(
-        encoder, texts, own.dim, None if pretrained == "random" else pretrained, own.length_groups
-    )
+        encoder, texts, own.dim, None if pretrained == "random" else pretrained, own.length_groups,
+        own.shared, views,
+    )  # fmt: skip
     _set_dropout(network, own)
     return network.train()
+
+
+def trained_views(cfg: Config) -> tuple[str, ...]:
+    """Views whose sub-spaces a run trains."""
+    trains = cfg.train == "pretrain" and cfg.method.score != "combined"
+    return tuple(cfg.method.views) if trains else ()
+
+
+def check_lengths(data: DialogData, positions: int, num_turns: int) -> None:
+    """Refuse inputs that have more positions or turns than the tables.
+
+    Raises:
+        UserError: says how many there are.
+    """
+    if data.max_length > positions or data.max_turns >= num_turns:
+        raise UserError(f"data.max_length must be at most {positions} and data.max_turns at most {num_turns - 1} with these weights")  # fmt: skip
 
 
 def _set_dropout(network: Space2Network, own: ModelConfig) -> None:
@@ -130,23 +157,26 @@ def _set_dropout(network: Space2Network, own: ModelConfig) -> None:
 
 def save_network(network: Space2Network, folder: Path, settings: dict[str, Any], parts: dict[str, nn.Module]) -> Path:  # fmt: skip
     """Export: a BERT for transformers, projection and heads beside it."""
-    own = {"dim": network.dim, "views": list(VIEWS), "max_length": network.texts.max_length, "max_turns": network.texts.max_turns}  # fmt: skip
+    own = {"dim": network.dim, "shared": network.shared, "views": list(network.views), "max_length": network.texts.max_length, "max_turns": network.texts.max_turns}  # fmt: skip
     modules = {"projection": network.projection, "words": network.words, **parts}
     return save_dialog_encoder(
         network.encoder, network.texts.tokenizer, folder, {**own, **settings}, modules
     )
 
 
-def load_network(folder: str | Path, data: DialogData | None = None) -> Space2Network:
+def load_network(folder: str | Path, data: DialogData | None = None, attention: str = "auto") -> Space2Network:  # fmt: skip
     """The network of an exported folder in eval mode; lengths of the folder, or those of `data`.
 
     Raises:
-        UserError: see `load_dialog_encoder`.
+        UserError: see `load_dialog_encoder` and `check_lengths`.
     """
-    encoder, tokenizer, settings, tensors = load_dialog_encoder(folder)
+    encoder, tokenizer, settings, tensors = load_dialog_encoder(folder, attention)
+    if data is not None:
+        num_turns = len(encoder.embeddings.turn_embeddings.weight)
+        check_lengths(data, len(encoder.embeddings.position_embeddings.weight), num_turns)
     own = settings if data is None else {"max_length": data.max_length, "max_turns": data.max_turns}
     texts = DialogTokenizer(tokenizer, int(own["max_length"]), int(own["max_turns"]))
-    network = Space2Network(encoder, texts, int(settings["dim"]))
+    network = Space2Network(encoder, texts, int(settings["dim"]), shared=settings["shared"], views=settings["views"])  # fmt: skip
     for name, part in (("projection", network.projection), ("words", network.words)):
         fill(part, name, tensors, folder)
     return network.eval()

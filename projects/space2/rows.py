@@ -16,6 +16,7 @@ from common.data.samplers import Key, sample_rng
 from common.data.text.dialogs.encoding import DialogTokenizer, Row, padded_with
 from common.data.text.dialogs.tasks import Example
 from common.data.text.masking import IGNORED
+from common.evaluation.text.dialog_tasks import LabelMaps, told_value
 from projects.space2.heads import GATES, TaskHead
 
 _MASK_STREAM = 2**31 + 74
@@ -30,8 +31,8 @@ class TaskRow(NamedTuple):
     aux: np.ndarray  # (2 S,), of dialogue states
 
 
-def task_row(example: Example, texts: DialogTokenizer, head: TaskHead) -> TaskRow:
-    """Tokens and labels of an example.
+def task_row(example: Example, texts: DialogTokenizer, head: TaskHead, maps: LabelMaps | None = None) -> TaskRow:  # fmt: skip
+    """Tokens and labels of an example; `maps` holds other ways to write values of states.
 
     Raises:
         UserError: a class or tag that the head does not have.
@@ -51,7 +52,7 @@ def task_row(example: Example, texts: DialogTokenizer, head: TaskHead) -> TaskRo
         labels["tags"] = own
     aux: np.ndarray = np.zeros(0)
     if head.kind == "dst":
-        labels |= state_labels(example, row, texts, head.slots)
+        labels |= state_labels(example, row, texts, head.slots, maps)
         aux = np.array([[s in d for s in head.slots] for d in (example.told, example.before)], dtype=np.float32).ravel()  # fmt: skip
     return TaskRow(row, labels, aux)
 
@@ -78,22 +79,26 @@ def word_row(words: Sequence[str], texts: DialogTokenizer) -> tuple[Row, np.ndar
     return row, np.where(first - cut > 0, first - cut, -1)
 
 
-def state_labels(example: Example, row: Row, texts: DialogTokenizer, slots: Sequence[str]) -> dict[str, np.ndarray]:  # fmt: skip
+def state_labels(
+    example: Example, row: Row, texts: DialogTokenizer, slots: Sequence[str], maps: LabelMaps | None = None,
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Gate, span and reference of every slot that this turn changes.
 
-    A value is looked for in the user's words, then in what the system told, then among the other
-    slots; one that is nowhere keeps the gate "none", as TripPy treats it.
+    A value, or a variant of it in `maps`, is looked for in the user's words, then in what the system
+    told of the slot, then among the other slots; one that is nowhere keeps the gate "none", as TripPy
+    treats it.
     """
-    count = len(slots)
+    count, variants = len(slots), maps or {}
     found = {name: np.full(count, IGNORED, dtype=np.int64) for name in ("start", "end", "refer")}
     gates = np.zeros(count, dtype=np.int64)
     for s, slot in enumerate(slots):
         value = example.state.get(slot)
         if value is None or value == example.before.get(slot):
             continue
-        lower = value.lower()
-        span = None if lower in (*TRUE, *FALSE, *WHATEVER) else find_span(value, row, texts)
-        partner = next((o for o in slots if o != slot and example.before.get(o) == value), None)
+        lower, ways = value.lower(), (value, *variants.get(value, ()))
+        spans = () if lower in (*TRUE, *FALSE, *WHATEVER) else (find_span(w, row, texts) for w in ways)  # fmt: skip
+        span = next((s for s in spans if s is not None), None)
+        partner = next((o for o in slots if o != slot and example.before.get(o) in ways), None)
         if lower in WHATEVER:
             gate = "dontcare"
         elif lower in TRUE:
@@ -103,7 +108,7 @@ def state_labels(example: Example, row: Row, texts: DialogTokenizer, slots: Sequ
         elif span is not None:
             gate = "copy_value"
             found["start"][s], found["end"][s] = span
-        elif slot in example.told:
+        elif slot in example.told and told_value(value, example.told[slot], maps) == value:
             gate = "inform"
         elif partner is not None:
             gate = "refer"
@@ -133,11 +138,12 @@ class TaskBatches(Dataset[Any]):
         texts: tokenizer.
         head: its names give the labels.
         seed: of the hidden tokens.
+        maps: other ways to write values of states.
     """
 
-    def __init__(self, examples: Sequence[Example], texts: DialogTokenizer, head: TaskHead, seed: int) -> None:  # fmt: skip
+    def __init__(self, examples: Sequence[Example], texts: DialogTokenizer, head: TaskHead, seed: int, maps: LabelMaps | None = None) -> None:  # fmt: skip
         self.examples, self.texts, self.seed = list(examples), texts, seed
-        self.rows = [task_row(e, texts, head) for e in examples]
+        self.rows = [task_row(e, texts, head, maps) for e in examples]
 
     def __len__(self) -> int:
         return len(self.rows)

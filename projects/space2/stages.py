@@ -19,24 +19,37 @@ from common.engine.experiment import (
 from common.engine.module import ContrastiveModule
 from projects.space2.config import Config
 from projects.space2.data import count_examples, training_data
-from projects.space2.finetune import build_finetune, task_batches, task_examples
+from projects.space2.evaluate import scored_folder
+from projects.space2.finetune import (
+    build_finetune,
+    task_batches,
+    task_examples,
+    whole_loss,
+    words_alone,
+)
 from projects.space2.module import Space2
 from projects.space2.network import build_network
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
-    """One stage of pre-training; or ``mlm`` (if wanted) and ``finetune``, each with a new optimiser."""
+    """One stage of pre-training; or ``mlm`` (if wanted) and ``finetune``, each with a new optimiser.
+
+    With `trainer.val_every_n_steps` the checkpoint that is best on the development part counts.
+    """
     if cfg.train == "pretrain":
+        if cfg.data.source == "corpora":
+            scored_folder(cfg)  # what is missing is said now, not after the training
         network = untrained(lambda: build_network(cfg), cfg.seed).train()
         yield Stage("train", Space2(cfg, network), training_data(cfg, network.texts))
         return
     module = untrained(lambda: build_finetune(cfg), cfg.seed).train()
-    data = task_batches(cfg, module)
-    if cfg.task.mlm_pre_steps:
-        module.only_words = True
-        yield Stage("mlm", module, data, {"max_steps": cfg.task.mlm_pre_steps, "max_epochs": None})
-        module.only_words = False
-    yield Stage("finetune", module, data)
+    if cfg.task.mlm_pre_epochs:
+        words_alone(module, cfg)
+        length = {"max_epochs": cfg.task.mlm_pre_epochs, "max_steps": None}
+        yield Stage("mlm", module, task_batches(cfg, module), length)
+        whole_loss(module, cfg)
+    validates = cfg.trainer.val_every_n_steps is not None
+    yield Stage("finetune", module, task_batches(cfg, module, validates), monitor="val/score" if validates else None)  # fmt: skip
 
 
 def plan(cfg: Config) -> Plan[ContrastiveModule]:
@@ -69,6 +82,9 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
             found.append(Requirement(f"data: {name}", str(place), place.is_dir(), hint))
     if cfg.train == "finetune" and cfg.task.folder is not None:
         place = _root(cfg) / cfg.task.folder
+        if cfg.task.label_maps is not None:
+            maps = _root(cfg) / cfg.task.label_maps
+            found.append(Requirement(f"data: {cfg.task.label_maps}", str(maps), maps.is_file(), "TripPy, dataset_config/multiwoz21.json"))  # fmt: skip
         found.append(Requirement(f"data: {cfg.task.folder}", str(place), place.is_dir(), "alexa/dialoglue, data_utils/dialoglue"))  # fmt: skip
     return tuple(found)
 

@@ -8,8 +8,9 @@ from common.damage import reading
 from common.data.lines import read_lines
 from common.data.lookup import own_file
 from common.data.tables import read_csv
-from common.data.text.dialogs.converters import from_intent, from_spans
-from common.data.text.dialogs.tasks import multiwoz
+from common.data.text.dialogs.converters import from_intent, from_spans, from_tags
+from common.data.text.dialogs.multiwoz import multiwoz
+from common.data.text.dialogs.tasks import parse_line
 from common.data.text.dialogs.turns import Corpus, Turn, requests, span_labels
 from common.engine.experiment import Experiment
 from common.engine.module import ContrastiveModule
@@ -80,7 +81,7 @@ def convert(cfg: Config, workspace: Workspace) -> Path:
 
 
 def converted(kind: str, path: Path, domain: str | None = None) -> Corpus:
-    """Intents (CSV text, category), spans (Restaurants-8k's JSON) or states with acts (MultiWOZ 2.1).
+    """Intents (CSV text, category), spans (Restaurants-8k's JSON), parses (TOP) or states with acts (MultiWOZ 2.1).
 
     Raises:
         UserError: a file of another form.
@@ -91,6 +92,9 @@ def converted(kind: str, path: Path, domain: str | None = None) -> Corpus:
     with reading(path, "annotated set"):
         if kind == "states":
             return multiwoz(path)
+        if kind == "parses":
+            parsed = [parse_line(line) for line in read_lines(path) if line.strip()]
+            return requests(path.stem, (Turn(True, e.turns[0].text, from_tags(e.words, e.tags, e.intent, domain)) for e in parsed))  # fmt: skip
         rows = json.loads(path.read_text("utf-8"))
         turns = [Turn(True, r["userInput"]["text"], from_spans(r["userInput"]["text"], span_labels(r), domain)) for r in rows]  # fmt: skip
     return requests(path.stem, turns)

@@ -103,19 +103,24 @@ def save_dialog_encoder(
     return folder
 
 
-def load_dialog_encoder(folder: str | Path) -> tuple[DialogEncoder, Any, dict[str, Any], dict[str, Tensor]]:  # fmt: skip
+def load_dialog_encoder(folder: str | Path, attention: str = "auto") -> tuple[DialogEncoder, Any, dict[str, Any], dict[str, Tensor]]:  # fmt: skip
     """Encoder, tokenizer, settings and further tensors of such a folder, in eval mode and float32.
+
+    Args:
+        folder: see `save_dialog_encoder`.
+        attention: "eager", "sdpa", or "auto", the library's choice.
 
     Raises:
         UserError: no such folder, or files that are damaged or do not fit.
     """
     folder = Path(folder)
+    chosen = {} if attention == "auto" else {"attn_implementation": attention}
     try:
         settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text("utf-8"))
         tensors = load_file(folder / TABLES)
         role, turn, cls_row = (tensors.pop(name) for name in ("role", "turn", "cls"))
         with quiet():
-            model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True, add_pooling_layer=False)  # fmt: skip
+            model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True, add_pooling_layer=False, **chosen)  # fmt: skip
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         old, cls_id = model.embeddings, int(tokenizer.cls_token_id)
         with torch.no_grad():

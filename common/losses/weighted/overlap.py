@@ -5,6 +5,7 @@
 The weights (B, N) are made in tiles of rows and forgotten; the similarities are the pair kernel's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Unpack
 
@@ -85,6 +86,34 @@ class SetOverlap:
         score = both / (size[a:b, None] + size[None] - both).clamp(min=1)
         score[torch.arange(b - a, device=score.device), torch.arange(a, b, device=score.device)] = 1
         return score
+
+
+@dataclass(frozen=True, eq=False)
+class MeanOverlap:
+    """Mean of the Jaccard indices of several kinds of sets, over those of which either sample has an element.
+
+    Source: He et al. 2022, "SPACE-2", released `hierarchical_set_score`, arXiv 2209.06638 (combined score).
+
+    Args:
+        parts: the kinds, of the same samples.
+
+    >>> one = SetOverlap(torch.tensor([5, 5]), torch.tensor([1, 1]))
+    >>> two = SetOverlap(torch.tensor([7]), torch.tensor([1, 0]))
+    >>> MeanOverlap([one, two, SetOverlap(torch.empty(0).long(), torch.tensor([0, 0]))]).rows(0, 1, torch.empty(0))
+    tensor([[1.0000, 0.5000]])
+    """
+
+    parts: Sequence[SetOverlap]
+
+    def rows(self, start: int, stop: int, like: Tensor) -> Tensor:
+        """See `Weights`."""
+        a, b = self.parts[0].first + start, self.parts[0].first + stop
+        has = [part.counts > 0 for part in self.parts]
+        either = torch.stack([(h[a:b, None] | h[None]).to(like) for h in has])
+        scores = torch.stack([part.rows(start, stop, like) for part in self.parts])
+        found = (scores * either).sum(0) / either.sum(0).clamp(min=1)
+        found[torch.arange(b - a, device=found.device), torch.arange(a, b, device=found.device)] = 1
+        return found
 
 
 def _bag_sums(places: Tensor, table: Tensor, starts: Tensor, owners: Tensor, count: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Encoder inputs, batches of corpora, masked values, converters, readers."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,8 +23,9 @@ from common.data.text.dialogs.turns import Dialog, Turn, read_corpus
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.engine.workspace import Workspace
 from projects.space2 import tasks
-from projects.space2.data import Examples, training_data, tree_batch
-from projects.space2.evaluate import sample
+from projects.space2.data import Examples, count_examples, training_data, tree_batch
+from projects.space2.evaluate import HeldOut, sample, scored_folder, view_scores
+from projects.space2.stages import stages
 from tests.projects.space2.conftest import FRAMES, config, network_of
 
 
@@ -115,6 +117,10 @@ def test_values_are_always_masked_and_never_with_random_tokens():
     kept = np.concatenate([i == r for i, r in other]).mean()
     assert 0.6 < masks < 0.95
     assert 0 < kept < 0.3
+    changed = np.concatenate([i[(i != own.mask_id) & (i != r)] for i, r in other])
+    assert len(set(changed.tolist())) > 3  # random tokens, of which padding is none
+    assert changed.min() >= 1
+    assert changed.max() < own.vocab_size
 
 
 def test_a_labelled_batch_never_mixes_corpora():
@@ -149,13 +155,21 @@ def test_the_shorter_stream_begins_anew_within_the_epoch():
     assert len({r for s in seen for r in s}) == 5  # what did not fit waits for the next pass
 
 
-def test_unlabelled_batches_may_be_larger():
+def test_unlabelled_batches_may_be_larger(monkeypatch):
+    """`data.most` counts examples; a global batch, which holds one corpus, is that of all devices, `auto` too."""
     cfg = config("data.batch_size=4", "data.batch_nolabel=8")
     batch = training_data(cfg, texts(32, 4)).train_set[[(i, 0) for i in range(4)]]
     assert len(batch["labelled"]["inputs"]["input_ids"]) == 4
     assert len(batch["unlabelled"]["inputs"]["input_ids"]) == 8
     with pytest.raises(UserError, match="multiple"):
         config("data.batch_size=8", "data.batch_nolabel=12")
+    words = ["data.batch_size=4", "data.batch_nolabel=8", "data.most=16"]
+    cfg = config(*words, "trainer.devices=auto", "trainer.accelerator=gpu")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    streams = training_data(cfg, texts(32, 4)).train_set.streams
+    assert {s.global_batch_size for s in streams.values()} == {8}
+    assert [streams[n].samples for n in ("labelled", "unlabelled")] == [[16, 16], [8]]
+    assert count_examples(cfg) == 32
 
 
 def test_three_kinds_of_annotation_become_the_same_tree():
@@ -175,20 +189,25 @@ def test_three_kinds_of_annotation_become_the_same_tree():
         from_spans("abc", [("s", 2, 9)])
     with pytest.raises(UserError, match="a label must be"):
         check_frame({"hotel": {"inform": {"area": "north"}}}, "here")
+    for span in ([7], "ab", ["a", 3]):
+        with pytest.raises(UserError, match="a label must be"):
+            check_frame({"hotel": {"inform": {"area": [{"value": "north", "span": span}]}}}, "here")
 
 
 def test_converted_sets_are_read_as_corpora(tmp_path):
-    """Checklist 13: CSV of intents, Restaurants-8k's JSON and MultiWOZ 2.1 through TASK=convert and back."""
+    """Checklist 13: CSV of intents, Restaurants-8k's JSON, TOP's lines and MultiWOZ 2.1 through TASK=convert and back."""
     (tmp_path / "i.csv").write_text(
         "text,category\nwhere is my card,card_arrival\nstop it,cancel\n"
     )
     rows = [{"userInput": {"text": "for two at six"}, "labels": [{"slot": "people", "valueSpan": {"startIndex": 4, "endIndex": 7}}]}]  # fmt: skip
     (tmp_path / "s.json").write_text(json.dumps(rows))
     log = [{"text": "a cheap hotel"}, {"text": "which area?", "metadata": {"hotel": {"semi": {"pricerange": "cheap", "area": "not mentioned"}, "book": {"booked": []}}}, "dialog_act": {"Hotel-Request": [["Area", "?"]]}}]  # fmt: skip
+    (tmp_path / "p.txt").write_text("call:O my:B-who mum:I-who <=> IN_CALL\n")
     (tmp_path / "m.json").write_text(json.dumps({"a.json": {"log": log}}))
     want = {
         "intents": ("i.csv", {"DEFAULT_DOMAIN": {"card_arrival": {}}}),
         "spans": ("s.json", {"DEFAULT_DOMAIN": {"DEFAULT_INTENT": {"people": [{"value": "two", "span": [4, 7]}]}}}),
+        "parses": ("p.txt", {"DEFAULT_DOMAIN": {"IN_CALL": {"who": [{"value": "my mum", "span": [5, 11]}]}}}),
         "states": ("m.json", {"hotel": {"inform": {"pricerange": [{"value": "cheap", "span": None}]}}}),
     }  # fmt: skip
     for kind, (name, frame) in want.items():
@@ -206,6 +225,14 @@ def test_converted_sets_are_read_as_corpora(tmp_path):
         training_data(config("data.source=corpora", f"data.root={tmp_path}"), texts())
     with pytest.raises(UserError, match="convert"):
         tasks.convert(config(), Workspace(tmp_path))
+    with pytest.raises(UserError, match=r"eval\.corpus"):  # said before the training
+        next(stages(own))
+    (tmp_path / "all/states/test.json").write_bytes(
+        (tmp_path / "all/states/train.json").read_bytes()
+    )
+    assert scored_folder(own) == (tmp_path / "all/states", "test")
+    with pytest.raises(UserError, match="intents"):
+        scored_folder(replace(own, eval=replace(own.eval, corpus="intents")))
 
 
 def test_combined_scores_are_means_over_views_that_have_something():
@@ -214,6 +241,34 @@ def test_combined_scores_are_means_over_views_that_have_something():
         for j, b in enumerate(FRAMES):
             assert matrix[i, j] == pytest.approx(combined_score(a, b), abs=1e-6)
     assert combined_score(FRAMES[4], FRAMES[4]) == 1.0  # an intent alone: one view
+
+
+def test_scores_of_views_are_those_of_their_own_sub_spaces():
+    """Paper's retrieval check: nearest turns of a sub-space share that part of the tree, and no other is read."""
+    frames = [{"hotel": {"inform": {s: []}}} for s in ("area", "price")] + [{"taxi": {"inform": {s: []}}} for s in ("area", "price")]  # fmt: skip
+    domain, slot = torch.eye(2)[[0, 0, 1, 1]], torch.eye(2)[[0, 1, 0, 1]]
+    held = HeldOut((), [], frames)
+    found = view_scores(held, torch.stack([domain, slot], 1), ["D", "S"])
+    swapped = view_scores(held, torch.stack([slot, domain], 1), ["D", "S"])
+    for view in ("D", "S"):
+        assert found[f"view_spearman_{view}"] == pytest.approx(1.0)
+        assert swapped[f"view_spearman_{view}"] < 0
+        assert found[f"view_neighbour_{view}"] == 1.0
+        assert swapped[f"view_neighbour_{view}"] == 0.0
+        assert found[f"view_neighbour_{view}_chance"] == pytest.approx(1 / 3)
+
+
+def test_dropout_comes_before_the_norm_and_spares_the_front_slot():
+    """Sheet, Model: the summed embeddings are dropped out, then normalised; [CLS] is put in front after dropout."""
+    own = network_of("model.dropout=0.5").encoder
+    seen, after = [], []
+    own.embeddings.LayerNorm.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    own.embeddings.LayerNorm.register_forward_hook(lambda m, args, out: after.append(out))
+    own.embeddings.register_forward_hook(lambda m, args, out: after.append(out))
+    own(**texts().pad(texts().texts(["a cheap hotel", "the bank"])))
+    assert torch.equal(*after)  # nothing between the norm and the first layer
+    assert 0.3 < (seen[0][:, 1:] == 0).float().mean() < 0.7
+    torch.testing.assert_close(seen[0][:, 0], own.embeddings.word_embeddings.weight[own.cls_id].expand(2, -1))  # fmt: skip
 
 
 def test_bundled_sets_do_not_share_services_or_intents():

@@ -9,6 +9,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from common.config import UserError, config_names, load
 from common.data.text.dialogs.tasks import Example, read_examples, span_example
+from common.data.text.dialogs.trees import VIEWS
 from common.data.text.dialogs.turns import Turn
 from common.encoders.text.tower import quiet
 from common.engine import checkpoint as ckpt
@@ -21,9 +22,11 @@ from projects.space2 import load as load_model
 from projects.space2.config import Config
 from projects.space2.data import training_data
 from projects.space2.evaluate import held_out, score_similarity
-from projects.space2.finetune import task_batches, task_loss, track
+from projects.space2.finetune import task_batches, task_loss
 from projects.space2.heads import GATES, TaskHead
 from projects.space2.rows import state_labels, task_row, word_row
+from projects.space2.scoring import track
+from projects.space2.stages import stages
 from tests import cards
 from tests.figures import unrendered
 from tests.projects.space2.conftest import (
@@ -41,6 +44,7 @@ ARMS = {
     "super": ["method.learning=super"],
     "semi": ["method.learning=semi"],
     "hard": ["method.learning=super", "method.score=hard"],
+    "combined": ["method.learning=super", "method.score=combined"],
 }
 
 
@@ -56,7 +60,7 @@ def test_all_arms_run_from_one_config_group():
         assert set(batch) == wanted
         found[name] = module.losses(batch)["loss"]
         found[name].backward()
-        unused = [n for n, p in module.named_parameters() if p.grad is None]
+        unused = [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None]
         assert not unused, (name, unused)
     assert len({round(x.item(), 5) for x in found.values()}) == len(ARMS)
 
@@ -150,6 +154,45 @@ def test_the_card_s_example_runs_and_views_are_unit_vectors(run, tmp_path):
         model.encode([])
 
 
+def test_what_was_not_trained_is_not_scored_and_not_exported(tmp_path):
+    """Arm view_I: its own sub-space is scored, and an export names it; a fine-tuned BERT has none."""
+    words = ["method.views=[I]", "method.learning=super", "eval.turns=20", "eval.act_turns=20"]
+    module, cfg = module_of(*words).eval(), config(*words)
+    first = build(cfg).evaluate(module, Workspace(tmp_path / "w"))
+    assert {k for k in first if k.startswith("view_spearman")} == {"view_spearman_I"}
+    assert "view_neighbour_I_chance" in first
+    with torch.no_grad():  # other sub-spaces
+        keep = module.network.projection.weight[8:16].clone()
+        module.network.projection.weight.normal_()
+        module.network.projection.weight[8:16] = keep
+    again = build(cfg).evaluate(module, Workspace(tmp_path / "w"))
+    assert again == first
+    folder.export(cfg, module, tmp_path / "i")
+    model = load_model(tmp_path / "i")
+    assert list(model.views(["a hotel"])) == ["I"]
+    assert model.similarity(["a"], ["b"]) == model.similarity(["a"], ["b"], view="I")
+    with pytest.raises(UserError, match="which were trained"):
+        model.similarity(["a"], ["b"], view="D")
+    folder.export(config("train=finetune"), finetune_of(), tmp_path / "f")
+    with pytest.raises(UserError, match="no sub-space"):
+        load_model(tmp_path / "f").similarity(["a"], ["b"])
+
+
+def test_an_export_as_start_keeps_to_the_options(tmp_path):
+    """Lengths beyond its tables and other sub-spaces are refused; attention is what was asked for."""
+    folder.export(config(), module_of().eval(), tmp_path)
+    start = [f"model.pretrained={tmp_path}", "model.config=null"]
+    for words, said in ((["data.max_turns=20"], "data.max_turns"), (["data.max_length=200"], "data.max_length"), (["model.dim=16"], "model.dim=8"), (["model.shared=true"], "model.shared=False")):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            network_of(*start, *words)
+    own = network_of(*start, "model.attention=eager", "method.views=[I]")
+    assert own.encoder.backbone.config._attn_implementation == "eager"
+    assert own.views == ("I",)
+    assert (
+        network_of(*start, "train=finetune", "model.dim=16").views == VIEWS
+    )  # its projection is not read
+
+
 def test_classify_answers_the_user_s_own_lines(run, tmp_path):
     """`make run TASK=classify`: by examples after pre-training, by the head after fine-tuning."""
     (tmp_path / "in.txt").write_text("I want a hotel in the north\n\nI want a taxi in the south\n")
@@ -187,7 +230,7 @@ def test_every_task_has_a_head_a_loss_and_its_metric(kind, tmp_path):
     optimizer = torch.optim.Adam(module.parameters(), lr=5e-3)
     before = build(cfg).evaluate(module, Workspace(tmp_path))[METRIC[kind]]
     first = None
-    for step in range(60 if kind == "dst" else 30):
+    for step in range(60 if kind == "dst" else 24):
         loss = module.losses(data[rows[step % 2]])["loss"]
         first = loss.item() if first is None else first
         optimizer.zero_grad()
@@ -214,6 +257,12 @@ def test_fine_tuning_adds_kl_and_masked_words():
     torch.testing.assert_close(
         found["loss"], found["ce"] + 0.1 * found["mlm"], atol=1e-5, rtol=1e-5
     )
+    seen = []
+    module.network.encoder.register_forward_hook(lambda m, args, out: seen.append(len(out)))
+    module.losses(batch)
+    module.task.kl_weight = 0.0
+    assert "kl" not in module.losses(batch)
+    assert seen == [12, 6, 6, 6]  # two copies and the hidden words; without KL one copy
     noisy = finetune_of("model.dropout=0.3")
     found = noisy.losses(batch)
     assert found["kl"] > 0
@@ -309,12 +358,44 @@ def test_states_are_carried_on_from_the_model_s_own():
 
 
 def test_masked_prediction_may_come_first(tmp_path):
-    """`task.mlm_pre_steps`: a stage of its own on the task's texts, then fine-tuning of a pre-trained export."""
+    """`task.mlm_pre_epochs`: a stage of its own on the task's texts, then fine-tuning of a pre-trained export;
+    with `trainer.val_every_n_steps` the best on the development part counts."""
     folder.export(config(), module_of().eval(), tmp_path / "pre")
-    words = ["train=finetune", "task.mlm_pre_steps=2", f"model.pretrained={tmp_path / 'pre'}", "model.config=null", "trainer.max_steps=2"]  # fmt: skip
+    words = ["train=finetune", "task.mlm_pre_epochs=0.34", f"model.pretrained={tmp_path / 'pre'}", "model.config=null", "trainer.max_steps=2", "trainer.val_every_n_steps=1", "optim.warmup_steps=9"]  # fmt: skip
     found = run_of(tmp_path / "runs", "run_id=f", *words)
     assert sorted(p.name for p in (found / "checkpoints").iterdir()) == ["finetune", "mlm"]
     assert 0 <= json.loads((found / "metrics.json").read_text())["test_accuracy"] <= 1
+    assert (found / "checkpoints/finetune/best.ckpt").is_file()
+    assert not (found / "checkpoints/mlm/best.ckpt").exists()
+    rows = (found / "metrics.csv").read_text().splitlines()
+    assert sum("val/score" in row for row in rows) == 2
+    with pytest.raises(UserError, match="no validation"):
+        config("trainer.val_every_n_steps=2")
+
+
+def test_hidden_words_alone_are_trained_at_a_constant_rate():
+    """As released; the warm-up of fine-tuning may be longer than the whole stage."""
+    words = ["task.mlm_pre_epochs=1", "optim.schedule=linear", "optim.warmup_epochs=5"]
+    first, second = ((s.module.optim.schedule, s.module.optim.warmup_epochs) for s in stages(config("train=finetune", *words)))  # fmt: skip
+    assert first == ("constant", 0)
+    assert second == ("linear", 5)
+
+
+def test_dialogues_are_validated_as_a_whole(tmp_path):
+    """States of the development part, which the ranks share by dialogue, score as in evaluation."""
+    cfg = config("train=finetune", "task.kind=dst")
+    module = finetune_of("task.kind=dst").eval()
+    data = task_batches(cfg, module, validates=True)
+    assert len(data.val_sets["dev"]) == len({e.dialog for part in module.dialogs for e in part}) > 1
+    logged = {}
+    module.log = lambda name, value: logged.update({name: value})
+    for batch in data.val_dataloader()[0]:
+        module.validation_step(batch, 0)
+    with torch.no_grad():
+        module.on_validation_epoch_end()
+    dev = config("train=finetune", "task.kind=dst", "eval.part=dev")
+    want = build(dev).evaluate(module, Workspace(tmp_path))
+    assert logged == {"val/score": want["dev_joint_goal_accuracy"]}
 
 
 # -- configs -------------------------------------------------------------------------------------
@@ -326,6 +407,14 @@ def test_configs_hold_the_paper_s_values():
     assert (paper.optim.lr, paper.trainer.max_epochs, paper.model.dropout) == (1e-5, 60, 0.2)
     assert (paper.data.batch_size * 8, paper.method.tau, paper.method.mlm_weight) == (128, 0.07, 0.1)  # fmt: skip
     assert load(Config, "space2", "paper_adapt_intent").method.views == ["I"]
+    for name in ("paper", "paper_adapt_slot", "paper_banking", "paper_hwu"):
+        own = load(Config, "space2", name)
+        assert (own.optim.weight_decay, own.optim.schedule, own.trainer.gradient_clip_val) == (0.0, "linear", 5.0)  # fmt: skip
+        assert own.optim.warmup_epochs == own.trainer.max_epochs / 10
+    dst = load(Config, "space2", "paper_multiwoz")
+    assert (dst.data.batch_size, dst.optim.lr, dst.optim.eps, dst.optim.warmup_epochs, dst.trainer.max_epochs) == (48, 1e-4, 1e-6, 5, 50)  # fmt: skip
+    assert (dst.task.mlm_pre_epochs, dst.task.mlm_weight, dst.task.delexicalize, dst.optim.weight_decay) == (3, 1, True, 0)  # fmt: skip
+    assert load(Config, "space2", "paper_rest8k").trainer.val_every_n_steps
     for name, (dropout, seed) in {
         "banking": (0.25, 7),
         "clinc": (0.25, 30),

@@ -4,21 +4,36 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.data.text.dialogs.trees import VIEWS, view_scores, view_sets, whole_tree_id
+from common.data.text.dialogs.trees import (
+    VIEWS,
+    combined_score,
+    is_empty,
+    tree_ids,
+    view_matrices,
+    view_scores,
+    view_sets,
+    whole_tree_id,
+)
 from common.losses.functional.soft import symmetric_kl
 from common.losses.functional.two_view import nt_xent
 from common.losses.weighted.overlap import SetOverlap
 from projects.space2.data import sets_of
-from projects.space2.objective import (
-    multi_view_contrast,
-    r_drop,
-    soft_contrast,
-    tree_score_matrix,
+from projects.space2.heads import r_drop, state_loss
+from projects.space2.objective import multi_view_contrast, soft_contrast
+from tests.projects.space2.conftest import (
+    FRAMES,
+    GOLDEN,
+    STILL,
+    batch_of,
+    module_of,
+    network_of,
 )
-from tests.projects.space2.conftest import FRAMES, GOLDEN, STILL, batch_of, module_of
 from tests.projects.space2.workers import three_steps
 
 OUT = GOLDEN["outputs"]
+NOTHING = {
+    "hotel": {"DEFAULT_INTENT": {}}
+}  # a default intent without slots counts as an empty tree
 
 
 @pytest.mark.parametrize("case", OUT["tree_score_pairs"], ids=lambda c: f"{c['i']}-{c['j']}")
@@ -47,12 +62,15 @@ def ids_of(frames, view):
 
 def test_score_matrix_is_symmetric_with_ones_on_its_diagonal_and_tiles_agree():
     """Checklist 2: of empty trees too; the weights that training makes in tiles are the same matrix."""
-    matrix = tree_score_matrix(FRAMES)
+    frames = [*FRAMES, NOTHING, NOTHING]
+    matrix = torch.from_numpy(view_matrices(frames))
     assert torch.equal(matrix, matrix.transpose(1, 2))
-    assert torch.equal(matrix.diagonal(dim1=1, dim2=2), torch.ones(10, len(FRAMES)))
+    assert torch.equal(matrix.diagonal(dim1=1, dim2=2), torch.ones(10, len(frames)))
+    assert (matrix[:, -1, :-1] == 0).all()  # a domain alone makes no pair
+    assert not any(len(ids) for ids in tree_ids(NOTHING))
     for k, view in enumerate(VIEWS):
-        sets = SetOverlap(*ids_of(FRAMES, view))
-        tiles = [sets.rows(a, a + 1, torch.empty(0)) for a in range(len(FRAMES))]
+        sets = SetOverlap(*ids_of(frames, view))
+        tiles = [sets.rows(a, a + 1, torch.empty(0)) for a in range(len(frames))]
         torch.testing.assert_close(torch.cat(tiles), matrix[k])
 
 
@@ -108,11 +126,42 @@ def test_the_loss_is_the_mean_over_the_triggered_views():
     vectors = torch.randn(2 * len(FRAMES), 3, 8, generator=torch.Generator().manual_seed(2))
     views = ("D", "S", "DISV")
     found = multi_view_contrast(vectors, [ids_of(FRAMES, v) for v in views])
-    matrix = tree_score_matrix(FRAMES, views)
+    matrix = torch.from_numpy(view_matrices(FRAMES, views))
     z = F.normalize(vectors, dim=-1)
     want = [soft_contrast(torch.stack(z[:, k].chunk(2), 1), matrix[k]) for k in range(3)]
     torch.testing.assert_close(torch.stack([found[str(k)] for k in range(3)]), torch.stack(want))
     torch.testing.assert_close(found["loss"], torch.stack(want).mean())
+
+
+def test_one_score_a_pair_is_the_mean_over_its_views():
+    """Sheet, Tree score: the combined score, on the sentence vectors without projection."""
+    frames = [*FRAMES, NOTHING]
+    vectors = torch.randn(2 * len(frames), 6, generator=torch.Generator().manual_seed(2))
+    sets = [ids_of(frames, v) for v in VIEWS]
+    found = multi_view_contrast(vectors[:, None], sets, combined=True)
+    weights = torch.tensor([[0.0 if is_empty(a) or is_empty(b) else combined_score(a, b) for a in frames] for b in frames])  # fmt: skip
+    want = soft_contrast(torch.stack(F.normalize(vectors, dim=-1).chunk(2), 1), weights)
+    torch.testing.assert_close(found["loss"], want)
+    module = module_of("method.score=combined", "method.learning=super")
+    assert not module.network.views
+    assert not module.network.projection.weight.requires_grad
+
+
+def test_views_may_share_a_sub_space():
+    """Sheet, Ablations: one sub-space for all views, of which the first slice of the matrix is read."""
+    sentence = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    own, shared = (network_of(f"model.shared={s}").view_vectors(sentence) for s in ("false", "true"))  # fmt: skip
+    assert torch.equal(shared, own[:, :1].expand(-1, 10, -1))
+    assert not torch.allclose(own[:, 0], own[:, 1])
+
+
+def test_the_loss_of_states_by_hand():
+    """Checklist 14: ratio * gate + (1 - ratio) / 2 * (span + reference), a sum over slots, a mean over examples."""
+    logits = {"gate": torch.zeros(1, 2, 7), "refer": torch.zeros(1, 2, 3), "start": torch.zeros(1, 2, 4), "end": torch.zeros(1, 2, 5)}  # fmt: skip
+    labels = {"gate": [[2, 5]], "start": [[1, -100]], "end": [[1, -100]], "refer": [[-100, 0]]}
+    found = state_loss(logits, {k: torch.tensor(v) for k, v in labels.items()}, 0.6)
+    log4, log5, log3, log7 = (torch.tensor(float(n)).log() for n in (4, 5, 3, 7))
+    torch.testing.assert_close(found, 2 * 0.6 * log7 + 0.2 * ((log4 + log5) / 2 + log3))
 
 
 def test_one_view_trains_its_slice_alone():
@@ -149,6 +198,9 @@ def test_r_drop_is_golden():
         found = r_drop(torch.cat([p, q]), labels)
         ce = (F.cross_entropy(p, labels) + F.cross_entropy(q, labels)) / 2
         want = ce.item() + 5 * case["symmetric_kl"]
+        alone = r_drop(p, labels, 0.0)  # no KL, one copy
+        assert alone["loss"].item() == pytest.approx(F.cross_entropy(p, labels).item(), rel=1e-6)
+        assert "kl" not in alone
         assert found["loss"].item() == pytest.approx(want, rel=1e-6)
 
 

@@ -67,6 +67,31 @@ def from_acts(acts: Iterable[tuple[str, str, str]], values: Mapping[str, Mapping
     return found
 
 
+def from_tags(words: Sequence[str], tags: Sequence[str], intent: str, domain: str | None = None) -> Frame:  # fmt: skip
+    """{domain: {intent: {slot: [its values]}}} of words with IOB tags, as of a parse.
+
+    Args:
+        words: of an utterance whose text is the words with spaces between them.
+        tags: B-slot, I-slot or O, one a word; an I- that goes on with nothing begins a value.
+        intent: of the utterance.
+        domain: None: a placeholder.
+
+    >>> from_tags(["call", "my", "mum"], ["O", "B-who", "I-who"], "CALL")
+    {'DEFAULT_DOMAIN': {'CALL': {'who': [{'value': 'my mum', 'span': [5, 11]}]}}}
+    """
+    spans: list[tuple[str, int, int]] = []
+    start, before = 0, "O"
+    for word, tag in zip(words, tags, strict=True):
+        kind, _, slot = tag.partition("-")
+        end = start + len(word)
+        if kind == "I" and before.partition("-")[2] == slot:
+            spans[-1] = (slot, spans[-1][1], end)
+        elif kind in ("B", "I"):
+            spans.append((slot, start, end))
+        start, before = end + 1, tag
+    return from_spans(" ".join(words), spans, domain, intent)
+
+
 def to_slots(frame: Frame) -> dict[tuple[str, str, str], list[str]]:
     """The values of a tree by (domain, intent, slot): what a converter can be checked with."""
     return {
@@ -81,11 +106,12 @@ def check_frame(frame: object, where: str) -> Frame:
     """A tree as it was read.
 
     Raises:
-        UserError: not of the form {domain: {intent: {slot: [{"value": ...}, ...]}}}.
+        UserError: not of the form {domain: {intent: {slot: [{"value": ..., "span": [start, end]}, ...]}}};
+            a span may be left out or null.
     """
     if _is_frame(frame):
         return frame  # type: ignore[return-value]
-    raise UserError(f"{where}: a label must be {{domain: {{intent: {{slot: [{{value: ...}}]}}}}}}")
+    raise UserError(f"{where}: a label must be {{domain: {{intent: {{slot: [{{value: ..., span: [start, end] or null}}]}}}}}}")  # fmt: skip
 
 
 def _is_frame(frame: object) -> bool:
@@ -102,5 +128,11 @@ def _is_frame(frame: object) -> bool:
 
 def _is_values(values: object) -> bool:
     return isinstance(values, Sequence) and not isinstance(values, str) and all(
-        isinstance(v, Mapping) and "value" in v for v in values
+        isinstance(v, Mapping) and "value" in v and _is_span(v.get("span")) for v in values
+    )  # fmt: skip
+
+
+def _is_span(span: object) -> bool:
+    return not span or (
+        isinstance(span, Sequence) and len(span) == 2 and all(isinstance(place, int) for place in span)
     )  # fmt: skip

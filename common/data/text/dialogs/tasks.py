@@ -16,6 +16,7 @@ from common.data.lookup import bundled, require
 from common.data.splits import stable_fraction
 from common.data.tables import read_csv, read_jsonl
 from common.data.text.dialogs import turns as sets
+from common.data.text.dialogs.multiwoz import SLOTS, multiwoz, told_values
 from common.data.text.dialogs.turns import Corpus, Part, Turn, span_labels
 
 Kind = Literal["intent", "slot", "top", "dst"]
@@ -52,7 +53,10 @@ class Example:
     told: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_examples(kind: Kind, source: str, part: Part, root: str | None = None, folder: Path | None = None, seed: int = 0) -> list[Example]:  # fmt: skip
+def read_examples(
+    kind: Kind, source: str, part: Part, root: str | None = None, folder: Path | None = None,
+    seed: int = 0, file: str | None = None, delexicalize: bool = False,
+) -> list[Example]:  # fmt: skip
     """Examples of a part.
 
     Args:
@@ -62,13 +66,15 @@ def read_examples(kind: Kind, source: str, part: Part, root: str | None = None, 
         root: ``cfg.data.root``.
         folder: with source "folder": DialoGLUE's files of the task.
         seed: of "synthetic".
+        file: with source "folder": another file of the part, such as train_10.csv.
+        delexicalize: states of a folder: see `multiwoz`.
 
     Raises:
         UserError: missing files, or files of another form.
     """
     if source == "folder":
         assert folder is not None
-        return _from_folder(kind, folder, part)
+        return _from_folder(kind, folder, file or _FILES[kind][part], delexicalize)
     if kind == "intent":
         corpus = (
             sets.clinc(part, False, root) if source == "bundled" else sets.synthetic(part, seed)
@@ -125,16 +131,21 @@ def span_example(row: dict[str, Any]) -> Example:
     return tagged(words, tags)
 
 
-def frame_states(corpus: Corpus) -> list[Example]:
-    """Dialogue states that the users' trees add up to: the last value of each domain-slot."""
+def frame_states(corpus: Corpus, slots: Sequence[str] | None = None) -> list[Example]:
+    """Dialogue states that the users' trees add up to: the last value of each domain-slot.
+
+    Args:
+        corpus: of dialogues.
+        slots: those that are tracked; None: all.
+    """
     found = []
     for dialog in corpus.dialogs:
         state: dict[str, str] = {}
         for t, turn in enumerate(dialog.turns):
             if turn.user:
                 before = dict(state)
-                state |= _values(turn)
-                told = _values(dialog.turns[t - 1]) if t else {}
+                state |= {s: v for s, v in _values(turn).items() if slots is None or s in slots}
+                told = told_values(dialog.turns[t - 1].frame, slots) if t else {}
                 found.append(Example(dialog.turns[: t + 1], dialog=dialog.name, state=dict(state), before=before, told=told))  # fmt: skip
     return found
 
@@ -165,9 +176,9 @@ def _synthetic_tags(part: Part, seed: int) -> list[Example]:
     return found
 
 
-def _from_folder(kind: Kind, folder: Path, part: Part) -> list[Example]:
+def _from_folder(kind: Kind, folder: Path, file: str, delexicalize: bool) -> list[Example]:
     path = require(
-        folder / _FILES[kind][part], what=f"DialoGLUE, {folder.name}", layout=", ".join(_FILES[kind].values()),
+        folder / file, what=f"DialoGLUE, {folder.name}", layout=", ".join(_FILES[kind].values()),
         source="alexa/dialoglue, data_utils/dialoglue", size="60 MB in all",
     )  # fmt: skip
     with reading(path, "DialoGLUE file"):
@@ -177,73 +188,14 @@ def _from_folder(kind: Kind, folder: Path, part: Part) -> list[Example]:
         if kind == "slot":
             return [span_example(row) for row in json.loads(path.read_text("utf-8"))]
         if kind == "top":
-            return [_parse_line(line) for line in read_lines(path) if line.strip()]
-        return frame_states(multiwoz(path))
+            return [parse_line(line) for line in read_lines(path) if line.strip()]
+        return frame_states(multiwoz(path, delexicalize), SLOTS)
 
 
-def _parse_line(line: str) -> Example:
+def parse_line(line: str) -> Example:
     """``word:tag word:tag ... <=> intent``."""
     body, _, intent = line.partition(" <=> ")
     pairs = [item.split(":") for item in body.split()]
     if not intent or any(len(pair) < 2 for pair in pairs):
         raise UserError(f"a line of TOP is 'word:tag ... <=> intent', got {line[:80]!r}")
     return tagged([p[0] for p in pairs], [p[1] for p in pairs], intent.strip())
-
-
-def multiwoz(path: Path) -> Corpus:
-    """MultiWOZ 2.1 in its own layout: state of the users' turns in the metadata of the answers.
-
-        {id: {"log": [{"text", "metadata": {domain: {"semi": {slot: value}, "book": {...}}},
-                       "dialog_act": {"Domain-Act": [[slot, value], ...]}}]}}
-
-    A user's tree holds the values that the turn changed; an answer's those that it told. Only
-    "not mentioned" and the ways to write "dontcare" are normalised; TripPy also corrects some
-    hundred spellings.
-    """
-    content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    dialogs = []
-    for name, dialog in content.items():
-        state: dict[tuple[str, str], str] = {}
-        turns = []
-        log = dialog["log"]
-        for t, entry in enumerate(log):
-            user = t % 2 == 0
-            frame: dict[str, Any] = {}
-            if user and t + 1 < len(log):
-                new = _belief(log[t + 1].get("metadata") or {})
-                for (domain, slot), value in new.items():
-                    if state.get((domain, slot)) != value:
-                        own = frame.setdefault(domain, {}).setdefault("inform", {})
-                        own[slot] = [{"value": value, "span": None}]
-                state = new
-            elif not user:
-                frame = _answer(entry.get("dialog_act") or {})
-            turns.append(Turn(user, str(entry["text"]), frame))
-        dialogs.append(sets.Dialog(name, tuple(turns)))
-    return Corpus("multiwoz", tuple(dialogs))
-
-
-_ABSENT = ("", "none", "not mentioned", "not given")
-_WHATEVER = ("dontcare", "don't care", "dont care", "do not care", "do n't care")
-
-
-def _belief(metadata: dict[str, Any]) -> dict[tuple[str, str], str]:
-    found = {}
-    for domain, parts in metadata.items():
-        for kind in ("semi", "book"):
-            for slot, value in parts.get(kind, {}).items():
-                if isinstance(value, str) and value.lower().strip() not in _ABSENT:
-                    text = value.lower().strip()
-                    key = f"book_{slot}" if kind == "book" else slot
-                    found[domain, key] = "dontcare" if text in _WHATEVER else text
-    return found
-
-
-def _answer(acts: Any) -> dict[str, Any]:
-    frame: dict[str, Any] = {}
-    for act, pairs in acts.items() if isinstance(acts, dict) else ():
-        domain, _, name = act.lower().partition("-")
-        for slot, value in pairs:
-            if str(value).lower() not in (*_ABSENT, "?"):
-                frame.setdefault(domain, {}).setdefault(name, {})[slot.lower()] = [{"value": str(value).lower(), "span": None}]  # fmt: skip
-    return frame

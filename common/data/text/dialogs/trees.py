@@ -129,12 +129,17 @@ def view_matrices(
 ) -> np.ndarray:
     """Scores of all pairs, (K, N, M) float32, for evaluation sets of some thousand turns.
 
+    An empty tree (`is_empty`) has nothing in common with any other, as in `tree_ids`: training makes
+    the same weights in tiles, and this is the form to read and to compare with.
+
     Args:
         frames: N trees.
         views: K of the ten.
         others: M trees; None: the same, and the diagonal is 1, that of empty trees too.
     """
-    matrices = [overlap(*_incidence([view_sets(f)[v] for f in frames], None if others is None else [view_sets(f)[v] for f in others])) for v in views]  # fmt: skip
+    first, second = ([{} if is_empty(f) else view_sets(f) for f in side or ()] for side in (frames, others))  # fmt: skip
+    nothing: frozenset[str] = frozenset()
+    matrices = [overlap(*_incidence([f.get(v, nothing) for f in first], None if others is None else [f.get(v, nothing) for f in second])) for v in views]  # fmt: skip
     found = np.stack(matrices)
     if others is None:
         found[:, np.arange(len(frames)), np.arange(len(frames))] = 1.0

@@ -24,7 +24,7 @@ def table(weight: Tensor) -> nn.Embedding:
 
 
 class DialogEmbeddings(nn.Module):
-    """Sum of token, position, role and turn; then dropout, then LayerNorm (BERT has them the other way).
+    """Sum of token, position, role and turn with dropout, then LayerNorm (BERT has them the other way).
 
     Source: He et al. 2022, released `embedder`, arXiv 2209.06638.
 
@@ -47,15 +47,16 @@ class DialogEmbeddings(nn.Module):
         self.LayerNorm, self.dropout = norm, nn.Dropout(dropout)
 
     def summed(self, ids: Tensor, positions: Tensor, roles: Tensor, turns: Tensor) -> Tensor:
-        """(B, L, D) of (B, L) ids."""
+        """(B, L, D) of (B, L) ids, after dropout."""
         total: Tensor = self.word_embeddings(ids) + self.position_embeddings(positions)
         total = total + self.role_embeddings(roles) + self.turn_embeddings(turns)
-        return total
+        found: Tensor = self.dropout(total)
+        return found
 
     def forward(self, inputs_embeds: Tensor | None = None, **_: Any) -> Tensor:
-        """What enters the first layer, of the sum; called by the backbone."""
+        """What enters the first layer, of the sum and the slot in front; called by the backbone."""
         assert inputs_embeds is not None
-        found: Tensor = self.LayerNorm(self.dropout(inputs_embeds))
+        found: Tensor = self.LayerNorm(inputs_embeds)
         return found
 
 
@@ -138,7 +139,7 @@ class DialogEncoder(nn.Module):
         """
         total = self.embeddings.summed(input_ids, position_ids, role_ids, turn_ids)
         if sentence:
-            # the token embedding alone: no position, no role, no turn
+            # the token embedding alone: no position, no role, no turn, and no dropout
             slot = self.embeddings.word_embeddings.weight[self.cls_id].expand(len(total), 1, -1)
             total = torch.cat([slot, total], 1)
             attention_mask = torch.cat([attention_mask.new_ones(len(total), 1), attention_mask], 1)
