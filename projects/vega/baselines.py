@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from common.config import UserError
 from common.encoders.text.tuned.classifier import text_classifier
 from common.engine.workspace import Workspace
 from common.evaluation.text.pair_baselines import tfidf_cosine, word_overlap
@@ -19,11 +20,11 @@ from common.families.classification.baselines import (
 from common.families.sentences.evaluation import save_sts_items
 from projects.vega import pretraining as pre
 from projects.vega.config import Config
-from projects.vega.evaluate import evaluate, parts_of, score_part
+from projects.vega.evaluate import evaluate, score_part, scored_parts
 from projects.vega.module import FineTune
 from projects.vega.network import first_classifier, first_pretraining, tokenizer_of
 from projects.vega.phases import Pretrain
-from projects.vega.stages import labelled_part, training_part
+from projects.vega.stages import training_part
 
 
 def majority(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -81,9 +82,10 @@ def _fitted(cfg: Config, workspace: Workspace, fit: Fit) -> dict[str, float]:  #
     train = training_part(cfg)
     predict = fit(train)
     metrics: dict[str, float] = {}
-    for part in parts_of(cfg):
-        data = labelled_part(cfg, part)
+    for part, data in scored_parts(cfg, workspace):
         told = np.asarray(predict(data.texts))
         sure = np.eye(len(train.classes))[told]
         metrics |= score_part(cfg, part, sure, data.labels, workspace)
+    if not metrics:
+        raise UserError(f"baselines need labels, which eval.part={cfg.eval.part} has not: set eval.part=dev")  # fmt: skip
     return metrics

@@ -49,9 +49,8 @@ class PretrainConfig:
     phase2_lr: Positive | None = None  # None: optim.lr
     phase2_batch_size: Count | None = None  # per device; None: data.batch_size
     phase2_warmup: Whole | None = None  # steps; None: optim.warmup_steps
-    phase1_weights: str | None = (
-        None  # checkpoint of phase 1 of another run, in place of training it
-    )
+    # checkpoint of phase 1 of another run, in place of training it
+    phase1_weights: str | None = None
 
     def __post_init__(self) -> None:
         if (self.texts == "file") != (self.file is not None):
@@ -67,9 +66,8 @@ class VegaModel:
     # what training starts from, see common.encoders.resolve_pretrained; a BERT's content weights
     # become an encoder with disentangled attention when it is pre-trained
     pretrained: str = "bundled:text-encoder"
-    size: str | None = (
-        None  # with pretrained=random: see common.encoders.text.variants.disentangled
-    )
+    # with pretrained=random: see common.encoders.text.variants.disentangled
+    size: str | None = None
     # fields of the architecture in place of the size's own; of the encoder that a BERT becomes
     config: dict[str, Any] = field(default_factory=dict)
     tokenizer: str | None = None  # with random: of other weights; None: the built-in one
@@ -91,15 +89,13 @@ class VegaModel:
 class VegaEval:
     """What is scored."""
 
-    part: Literal["test", "dev"] = (
-        "dev"  # test: where its labels are public, as those of the bundled set
-    )
+    # test: scored where its labels are public, as those of the bundled set; else it is predicted alone
+    part: Literal["test", "dev"] = "dev"
     batch_size: Count = 128
     sets: list[str] = field(default_factory=lambda: ["stsb-test"])  # STS sets, of pre-training
     held_out: Count = 512  # texts on which detection is measured
-    noise: NonNegative = (
-        0.0  # deviation of a change of the embeddings under which logits are compared
-    )
+    # deviation of a change of the embeddings under which logits are compared
+    noise: NonNegative = 0.0
 
 
 @dataclass
@@ -151,5 +147,7 @@ class Config(ExperimentConfig):
             raise ValueError("train=pretrain: set pretrain.phase1_steps or pretrain.phase2_steps")
         if self.self_calibration.enabled and self.data.glue_task.is_regression:
             raise ValueError("self_calibration needs classes; stsb has scores")
+        if self.train == "finetune":
+            self.data.check_parts(self.eval.part, self.transductive.part or self.eval.part)
         if set(self.select.tricks) - {"sift", "self_calibration", "transductive"}:
             raise ValueError("select.tricks: sift, self_calibration and transductive are known")

@@ -1,42 +1,65 @@
-"""Scores of a classifier on the parts with public labels, and what the tricks did."""
+"""Scores of a classifier on the parts with public labels, labels of the others, what the tricks did."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from common.data.text.labelled.glue import is_labelled
+from common.data.text.labelled.readers import LabelledSet, Texts
 from common.encoders.modes import evaluated
 from common.encoders.text.tuned.perturbation import EmbeddingPerturbation, first_perturbation
 from common.engine.workspace import Workspace
 from common.evaluation.text.glue import glue_metrics
+from common.families.classification.submission import submission_lines
 from projects.vega.config import Config
 from projects.vega.module import FineTune
-from projects.vega.stages import chance, labelled_part
+from projects.vega.stages import chance, inputs_of, labelled_part, parts_of, target_parts
 
 NOISE_TEXTS = 256  # on which logits are compared under noise
 
 
-def parts_of(cfg: Config) -> list[str]:
-    """The parts that are scored: of MNLI both, matched and mismatched."""
-    other = f"{cfg.eval.part}_mm"
-    both = other in cfg.data.glue_task.files and cfg.data.source != "file"
-    return [cfg.eval.part, *([other] if both else [])]
+def scored_parts(cfg: Config, workspace: Workspace) -> Iterator[tuple[str, LabelledSet]]:
+    """The parts that are evaluated on, but for those without labels, which are named."""
+    own = cfg.data
+    for part in parts_of(cfg, cfg.eval.part):
+        if is_labelled(own.glue_task, part, own.root, own.source, own.file(part)):
+            yield part, labelled_part(cfg, part)
+        else:
+            workspace.say(f"{own.task}: the part '{part}' has no labels, so it is not scored")
 
 
 def evaluate(cfg: Config, module: FineTune, workspace: Workspace) -> dict[str, float]:
     """``<part>_<metric>`` and ``<part>_score`` by GLUE's protocol; numbers of the tricks.
 
-    Raises:
-        UserError: a part whose labels are hidden.
+    Parts that are evaluated on or adapted to without being scored leave predictions-<part>.tsv behind, and
+    ``<part>_predicted``, the number of its lines.
     """
     metrics: dict[str, float] = {}
-    for part in parts_of(cfg):
-        data = labelled_part(cfg, part)
-        with evaluated(module.classifier, cfg.trainer.accelerator):
-            logits = module.classifier.score(data.texts, cfg.eval.batch_size).numpy()
-        metrics |= score_part(cfg, part, logits, data.labels, workspace)
+    scored = []
+    for part, data in scored_parts(cfg, workspace):
+        scored.append(part)
+        metrics |= score_part(cfg, part, logits_of(cfg, module, data.texts), data.labels, workspace)
+    for part in dict.fromkeys([*parts_of(cfg, cfg.eval.part), *target_parts(cfg)]):
+        if part not in scored:
+            inputs = inputs_of(cfg, part)
+            logits = logits_of(cfg, module, inputs.texts)
+            lines = submission_lines(module.task, inputs.index, logits)
+            path = workspace.folder(".") / f"predictions-{part}.tsv"
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            metrics[f"{part}_predicted"] = len(inputs.index)
+            workspace.say(f"labels of the part '{part}': {path}")
     if cfg.eval.noise:
         metrics["logit_change"] = logit_change(cfg, module)
     return {**metrics, **module.noted()}
+
+
+def logits_of(cfg: Config, module: FineTune, texts: list[Texts]) -> np.ndarray:
+    """(N, C), float32."""
+    with evaluated(module.classifier, cfg.trainer.accelerator):
+        found: np.ndarray = module.classifier.score(texts, cfg.eval.batch_size).numpy()
+    return found
 
 
 def score_part(cfg: Config, part: str, logits: np.ndarray, labels: np.ndarray, workspace: Workspace) -> dict[str, float]:  # fmt: skip
@@ -59,7 +82,7 @@ def score_part(cfg: Config, part: str, logits: np.ndarray, labels: np.ndarray, w
 def logit_change(cfg: Config, module: FineTune) -> float:
     """Mean distance of log-probabilities (or scores) when N(0, noise^2) is added to the embeddings."""
     classifier = module.classifier
-    texts = labelled_part(cfg, cfg.eval.part).texts[:NOISE_TEXTS]
+    texts = inputs_of(cfg, cfg.eval.part).texts[:NOISE_TEXTS]
     changes = EmbeddingPerturbation(classifier.backbone, cfg.sift.layer)
     with torch.random.fork_rng(), evaluated(classifier, cfg.trainer.accelerator):
         torch.manual_seed(0)  # the same noise for all strategies

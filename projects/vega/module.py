@@ -15,7 +15,7 @@ from common.encoders.text.tuned.perturbation import EmbeddingPerturbation
 from common.engine.module import ContrastiveModule
 from common.evaluation.text.glue import glue_metrics
 from projects.vega.config import Config
-from projects.vega.objective import change, task_loss
+from projects.vega.objective import row_changes, task_loss
 
 # of self-calibration: share of the training examples that was flagged, and how many of these had been
 # flipped; of the last transductive round: share of the inputs with a pseudo label, and the largest
@@ -68,11 +68,12 @@ class FineTune(ContrastiveModule):
         with changes.clean():
             logits = self._logits(inputs)
         fixed = logits.detach()
-        deltas = changes.ascend(lambda: self._logits(inputs), lambda x: change(x, fixed), own.init, own.lr)  # fmt: skip
+        # a sum: beside a mean over R rows the 1e-6 of the step would weigh R times as much
+        deltas = changes.ascend(lambda: self._logits(inputs), lambda x: row_changes(x, fixed).sum(), own.init, own.lr)  # fmt: skip
         with changes.changed(deltas):
             changed = self._logits(inputs)
         terms = self._terms(logits, targets)
-        terms["sift"] = change(changed, logits)
+        terms["sift"] = row_changes(changed, logits).mean()
         return {**terms, "loss": terms["loss"] + own.alpha * terms["sift"]}  # Eq. 8
 
     def _logits(self, inputs: Mapping[str, Tensor]) -> Tensor:

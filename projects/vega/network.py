@@ -4,7 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+)
 from transformers.models.deberta_v2 import modeling_deberta_v2
 
 from common.config import UserError
@@ -23,6 +28,7 @@ from projects.vega.config import Config, VegaModel
 
 _ENCODER: Any = AutoModel
 _MASKED_LM: Any = AutoModelForMaskedLM
+_CLASSIFIER: Any = AutoModelForSequenceClassification
 _POOLER: Any = modeling_deberta_v2.ContextPooler
 # what `make check` builds for weights that are not on this machine
 SIZES = {
@@ -84,6 +90,7 @@ def build_pretraining(cfg: Config, planned: bool = False) -> ReplacedTokenModel:
         if kind == "bert":
             full: Any = disentangled_from_bert(model.pretrained, **model.config)
         elif kind == "deberta-v2":
+            _refuse_config(model)
             full = load_transformer(model.pretrained, auto_class=AutoModelForMaskedLM)
         else:
             raise UserError(f"model.pretrained={model.pretrained!r} is {kind}: pre-training starts from deberta-v2 or bert")  # fmt: skip
@@ -98,10 +105,15 @@ def build_pretraining(cfg: Config, planned: bool = False) -> ReplacedTokenModel:
 def build_classifier(cfg: Config, planned: bool = False) -> TextClassifier:
     """The classifier before training, from the global random state.
 
+    Weights of a classifier with disentangled attention, such as the exported folder of a run on MNLI, keep
+    their dense layer; its classes do not.
+
     Raises:
-        UserError: absent weights, or a pooling that the encoder has not.
+        UserError: absent weights, a pooling that the encoder has not, or another architecture for weights.
     """
     model = cfg.model
+    if model.pretrained != "random":
+        _refuse_config(model)
     absent = stand_in(model.pretrained, SIZES) if planned else None
     if absent is not None:
         backbone: Any = _ENCODER.from_config(_settings(absent))
@@ -110,15 +122,20 @@ def build_classifier(cfg: Config, planned: bool = False) -> TextClassifier:
         backbone = _ENCODER.from_config(_settings(random_config(model, planned)))
         if planned and reader_is_absent(model):
             model = replace(model, tokenizer=None)
+    elif model.pooling == "context" and _is_classifier(model.pretrained):
+        whole: Any = load_transformer(model.pretrained, dropout=model.dropout, attention=model.attention, auto_class=_CLASSIFIER)  # fmt: skip
+        backbone = whole.deberta
+        backbone.pooler = whole.pooler
     else:
         backbone = load_transformer(model.pretrained, dropout=model.dropout, attention=model.attention)  # fmt: skip
     if model.pooling == "context":
         if backbone.config.model_type != "deberta-v2":
             raise UserError(f"model.pooling=context is for encoders with disentangled attention, not for {backbone.config.model_type}: use cls or mean")  # fmt: skip
-        backbone.pooler = _POOLER(backbone.config)
-        dense = backbone.pooler.dense
-        torch.nn.init.normal_(dense.weight, std=backbone.config.initializer_range)
-        torch.nn.init.zeros_(dense.bias)
+        if getattr(backbone, "pooler", None) is None:
+            backbone.pooler = _POOLER(backbone.config)
+            dense = backbone.pooler.dense
+            torch.nn.init.normal_(dense.weight, std=backbone.config.initializer_range)
+            torch.nn.init.zeros_(dense.bias)
     return TextClassifier(
         backbone, tokenizer_of(model), cfg.data.glue_task.classes,
         pooling="pooler" if model.pooling == "context" else model.pooling,
@@ -134,6 +151,17 @@ def first_classifier(cfg: Config) -> TextClassifier:
 def first_pretraining(cfg: Config) -> ReplacedTokenModel:
     """Generator and discriminator as pre-training begins."""
     return untrained(lambda: build_pretraining(cfg), cfg.seed).train()
+
+
+def _is_classifier(pretrained: str) -> bool:
+    """Whether the weights are of a classifier with disentangled attention, which has a dense layer."""
+    kinds = getattr(load_config(pretrained), "architectures", None) or []
+    return "DebertaV2ForSequenceClassification" in kinds
+
+
+def _refuse_config(model: VegaModel) -> None:
+    if model.config:
+        raise UserError(f"model.config: {', '.join(model.config)} cannot change, since model.pretrained={model.pretrained!r} has an architecture of its own: leave model.config out")  # fmt: skip
 
 
 def _settings(fields: dict[str, Any]) -> Any:

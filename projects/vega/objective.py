@@ -36,15 +36,18 @@ def task_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets)  # Eq. 6
 
 
-def change(logits: Tensor, clean: Tensor) -> Tensor:
-    """l(f(x + delta), f(x)): symmetric cross-entropy of classes, squared error of scores; mean.
+def row_changes(logits: Tensor, clean: Tensor) -> Tensor:
+    """l(f(x + delta), f(x)) of every row: symmetric cross-entropy of classes, squared error of scores.
 
     Source: He et al. 2021, section 4, arXiv 2006.03654.
 
     Args:
         logits: (R, C) of changed embeddings.
         clean: (R, C).
+
+    Returns:
+        (R,); the ascent raises their sum, the training loss has their mean.
     """
     if logits.shape[1] == 1:
-        return F.mse_loss(logits, clean)
-    return symmetric_cross_entropy(logits, clean).mean()  # Eq. 7
+        return (logits - clean).square()[:, 0]
+    return symmetric_cross_entropy(logits, clean)  # Eq. 7

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.config import UserError
 from common.data.lookup import own_file
@@ -59,6 +59,8 @@ class Kept(ContrastiveModule):
 def stages(cfg: Config) -> Iterator[Stage]:
     """Phase 1, then phase 2 on the same generator and discriminator; one of them may have no steps."""
     own, model, tokenizer = cfg.pretrain, first_pretraining(cfg), tokenizer_of(cfg.model)
+    if own.phase2_steps and own.cl_gamma and not _has_dropout(model.discriminator):
+        raise UserError("the contrast tells two dropout passes apart, and this encoder has no dropout: set model.dropout=0.1, or pretrain.cl_gamma=0")  # fmt: skip
     if own.phase1_steps or own.phase1_weights:
         given = None if own.phase1_weights is None else Path(own.phase1_weights)
         if given is not None and not given.is_file():
@@ -70,6 +72,10 @@ def stages(cfg: Config) -> Iterator[Stage]:
         steps = {"max_steps": own.phase2_steps, "max_epochs": None}
         module = Pretrain(cfg, model, tokenizer, 2)
         yield Stage("rtd_cl", module, training_data(cfg, module), steps)
+
+
+def _has_dropout(model: nn.Module) -> bool:
+    return any(part.p > 0 for part in model.modules() if isinstance(part, nn.Dropout))
 
 
 def training_data(cfg: Config, module: Pretrain) -> ContrastiveData:

@@ -7,12 +7,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from common.config import UserError, nearest, to_dict
 from common.data.text.labelled.glue_tasks import GLUE
 from common.engine.lifecycle.finished import run_metrics
 from common.engine.run import train
 from common.engine.workspace import Workspace
 from common.evaluation.text.glue import TASKS
 from projects.vega.config import Config
+from projects.vega.forwarding import strategy, task_words, word
 
 
 class Combination(NamedTuple):
@@ -30,16 +32,29 @@ class Combination(NamedTuple):
 def select(cfg: Config, workspace: Workspace) -> dict[str, Any]:
     """Train every combination with every seed and choose for each task, by the median development score.
 
-    ``eval.part=dev`` holds for all runs, whatever the config says, so that no test part is read.
-    Finished runs are kept: a broken-off selection goes on. The choice is in selection.json.
+    ``eval.part=dev`` holds for all runs and for what they adapt to, whatever the config says, so that no
+    test part is read; all other settings are the config's. Finished runs of the same settings are kept:
+    a broken-off selection goes on. The choice is in selection.json.
+
+    Raises:
+        UserError: an unknown task, or own files for several.
     """
     starts = cfg.select.starts or {"start": cfg.model.pretrained}
+    tasks = cfg.select.tasks or [cfg.data.task]
+    for task in tasks:
+        if task not in GLUE:
+            raise UserError(f"select.tasks: no GLUE task '{task}'{nearest(task, GLUE)}")
+    if cfg.data.source == "file" and tasks != [cfg.data.task]:
+        raise UserError(f"data.train_file holds one task: leave select.tasks out and set data.task, not select.tasks={tasks}")  # fmt: skip
     scores: dict[str, dict[str, list[float]]] = {}
-    for task in cfg.select.tasks or [cfg.data.task]:
+    for task in tasks:
         own: dict[str, list[float]] = {}
+        words = task_words(cfg, workspace, task)
         for combination in combinations(list(starts), cfg.select.tricks, GLUE[task].is_regression):
+            start = starts[combination.start]
             own[combination.name] = [
-                _score(cfg, workspace, task, combination, starts, seed) for seed in cfg.select.seeds
+                _score(cfg, workspace, words, task, combination, start, seed)
+                for seed in cfg.select.seeds
             ]
             workspace.say(f"{task} {combination.name}: {median(own[combination.name]):.4f}")
         scores[task] = own
@@ -98,20 +113,20 @@ def grid(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _score(cfg: Config, workspace: Workspace, task: str, own: Combination, starts: Mapping[str, str], seed: int) -> float:  # fmt: skip
+def _score(cfg: Config, workspace: Workspace, words: list[str], task: str, own: Combination, start: str, seed: int) -> float:  # fmt: skip
     """Development score of a run, which is trained unless it is finished."""
-    run_id = f"select-{task}-{own.name}-{seed}"
+    # the settings stand in its name: a selection with other ones is not answered by these scores
+    run_id = f"select-{task}-{own.name}-{seed}-{strategy({**to_dict(cfg), 'start': start})}"
     folder = Path(cfg.runs_dir) / workspace.project / workspace.config / run_id
     if not (folder / "metrics.json").is_file():
         words = [
-            f"data.task={task}", f"data.source={cfg.data.source}", f"seed={seed}", f"run_id={run_id}",
-            f"runs_dir={cfg.runs_dir}", "eval.part=dev", f"model.pretrained={starts[own.start]}",
+            *words, word("seed", seed), word("run_id", run_id), word("model.pretrained", start),
+            # sizes are of random weights; a target file would be read beside the development part
+            *(["model.size=null", "model.tokenizer=null"] if start != "random" else []),
+            "eval.part=dev", "transductive.part=dev", "data.target_file=null",
             *(f"{trick}.enabled={str(trick in own.tricks).lower()}" for trick in ("sift", "self_calibration", "transductive")),
-            *([f"data.root={cfg.data.root}"] if cfg.data.root is not None else []),
-            *(["data.noise=0.0"] if GLUE[task].is_regression else []),
+            *([word("resume", run_id)] if folder.exists() else []),
         ]  # fmt: skip
-        if folder.exists():
-            words.append(f"resume={run_id}")
         train(workspace.project, workspace.config, words)
     metrics = run_metrics(folder)
     if task == "mnli" and "dev_mm_score" in metrics:

@@ -1,6 +1,6 @@
 """Fine-tuning: plain or adversarial, then self-calibration, then transductive rounds."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from common.data.module import ContrastiveData
 from common.data.text.labelled.batches import ClassBatches, EvaluationTexts
-from common.data.text.labelled.glue import drawn, flipped, read_glue, read_inputs
+from common.data.text.labelled.glue import Unlabelled, drawn, flipped, read_glue, read_inputs
 from common.data.text.labelled.readers import LabelledSet, Texts
 from common.encoders.modes import evaluated
 from common.engine.experiment import Stage
@@ -28,21 +28,22 @@ from projects.vega.network import first_classifier
 
 def stages(cfg: Config) -> Iterator[Stage]:
     """Each fine-tuning starts from the same weights; a transductive round goes on from what is there."""
-    train = training_part(cfg)
-    found: list[FineTune] = []
-    yield from first_stages(cfg, train, found)
-    module = found[-1]
-    if cfg.transductive.enabled:
-        yield from _transductive(cfg, train, module)
+    rounds = cfg.transductive.enabled and cfg.transductive.rounds
+    target = target_texts(cfg) if rounds else []  # absent files are told before anything is trained
+    module, train = yield from first_stages(cfg, training_part(cfg))
+    if rounds:
+        yield from _transductive(cfg, train, module, target)
 
 
-def first_stages(cfg: Config, train: LabelledSet, found: list[FineTune]) -> Iterator[Stage]:
-    """Up to the transductive rounds; the trained module is appended to `found`."""
+def first_stages(
+    cfg: Config, train: LabelledSet
+) -> Generator[Stage, None, tuple[FineTune, LabelledSet]]:
+    """Up to the transductive rounds; returns the trained module and the targets that it was trained on."""
     own = cfg.self_calibration
     if not own.enabled or not own.mu:  # mu = 0 would train on the labels as they are
-        found.append(_module(cfg))
-        yield _stage(cfg, "finetune", found[-1], train)
-        return
+        module = _module(cfg)
+        yield _stage(cfg, "finetune", module, train)
+        return module, train
     if own.k == 1:  # the model re-reads what it was trained on
         first = _module(cfg)
         yield _stage(cfg, "finetune", first, train)
@@ -59,13 +60,13 @@ def first_stages(cfg: Config, train: LabelledSet, found: list[FineTune]) -> Iter
     if flagged.any() and cfg.data.noise:
         wrong = train.labels != clean_part(cfg).labels
         module.note(flagged_precision=float(wrong[flagged].mean()))
-    found.append(module)
     yield _stage(cfg, "calibrated", module, targets)
+    return module, targets  # the rounds go on with these: hard labels would undo the calibration
 
 
-def _transductive(cfg: Config, train: LabelledSet, module: FineTune) -> Iterator[Stage]:
+def _transductive(cfg: Config, train: LabelledSet, module: FineTune, target: list[Texts]) -> Iterator[Stage]:  # fmt: skip
     """Rounds on training examples and pseudo labels of the inputs, which come without labels."""
-    own, target = cfg.transductive, target_texts(cfg)
+    own = cfg.transductive
     for number in range(own.rounds):
         told = predicted(cfg, module, target)
         pseudo = pseudo_labelled(target, told, train.classes, own.threshold, own.soft)
@@ -107,16 +108,28 @@ def labelled_part(cfg: Config, part: str) -> LabelledSet:
     return read_glue(own.glue_task, part, own.root, own.source, own.file(part))
 
 
-def target_texts(cfg: Config) -> list[Texts]:
-    """Inputs that are to be labelled: those of the part that is evaluated on, never of another one."""
+def parts_of(cfg: Config, part: str) -> list[str]:
+    """A part, of MNLI both: matched and mismatched."""
+    other = f"{part}_mm"
+    both = other in cfg.data.glue_task.files and cfg.data.source != "file"
+    return [part, *([other] if both else [])]
+
+
+def target_parts(cfg: Config) -> list[str]:
+    """Parts that are to be labelled: those that are evaluated on, or ``transductive.part``; one alone."""
+    return parts_of(cfg, cfg.transductive.part or cfg.eval.part)
+
+
+def inputs_of(cfg: Config, part: str) -> Unlabelled:
+    """Inputs of a part, or of ``data.target_file`` beside any source; no label is looked at."""
     own = cfg.data
-    parts: list[str] = [cfg.eval.part]
-    if f"{cfg.eval.part}_mm" in own.glue_task.files and own.source != "file":
-        parts.append(f"{cfg.eval.part}_mm")
-    return [
-        texts for part in parts
-        for texts in read_inputs(own.glue_task, part, own.root, own.source, own.file(part)).texts
-    ]  # fmt: skip
+    source = "file" if part == "target" else own.source
+    return read_inputs(own.glue_task, part, own.root, source, own.file(part))
+
+
+def target_texts(cfg: Config) -> list[Texts]:
+    """Inputs that a transductive round labels and trains on."""
+    return [texts for part in target_parts(cfg) for texts in inputs_of(cfg, part).texts]
 
 
 def training_data(cfg: Config, module: FineTune, train: LabelledSet) -> ContrastiveData:

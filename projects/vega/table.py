@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -10,6 +11,7 @@ from common.engine.lifecycle.finished import finished_runs, run_metrics, run_set
 from common.engine.workspace import Workspace
 from common.evaluation.text.glue import HUMAN, TASKS, best_tasks, glue_average, leaderboard
 from projects.vega.config import Config
+from projects.vega.forwarding import strategy, target_of
 
 Scores = dict[str, dict[str, dict[int, float]]]  # strategy -> task -> seed -> score, per cent
 
@@ -21,32 +23,50 @@ def table(cfg: Config, workspace: Workspace) -> str:
     labels: they stand side by side, they are not comparable.
 
     Raises:
-        UserError: no finished run of fine-tuning.
+        UserError: no finished run of fine-tuning that was scored.
     """
-    folders = finished_runs(cfg.table.runs, cfg.runs_dir, workspace.project)
-    scores: Scores = defaultdict(lambda: defaultdict(dict))
-    for folder in folders:
-        settings = run_settings(folder)
-        if settings.get("train") == "finetune":
-            name, task, value = row_of(settings, run_metrics(folder))
-            scores[name][task][settings["seed"]] = value
+    scores = rows_of(finished_runs(cfg.table.runs, cfg.runs_dir, workspace.project), workspace)
     if not scores:
-        raise UserError("no finished run of fine-tuning: train some, or name table.runs")
+        raise UserError("no scored run of fine-tuning: train some on a part with labels, or name table.runs")  # fmt: skip
     text = "\n".join([ablation(scores), beside_others(best_scores(scores))])
     (workspace.folder(".") / "table.md").write_text(text, encoding="utf-8")
     workspace.say(text)
     return text
 
 
-def row_of(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> tuple[str, str, float]:
-    """Strategy, task and score in per cent of a run."""
+def rows_of(folders: Sequence[Path], workspace: Workspace) -> Scores:
+    """Scores of runs; runs of one row differ in nothing but task, seed and what the tasks' runs differ in.
+
+    Where runs of one task share a name and differ in any setting, their rows get a mark of it.
+    """
+    found: dict[tuple[str, str], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))  # fmt: skip
+    for folder in folders:
+        settings, metrics = run_settings(folder), run_metrics(folder)
+        if settings.get("train") != "finetune":
+            continue
+        part = settings["eval"]["part"]
+        both = [metrics[f"{part}{end}_score"] for end in ("", "_mm") if f"{part}{end}_score" in metrics]  # fmt: skip
+        if not both:  # trained for a part without labels
+            workspace.say(f"{folder} is left out: it has no {part}_score")
+            continue
+        key = row_name(folder.parent.name, settings), str(settings["data"]["task"])
+        found[key][strategy(settings)][int(settings["seed"])] = 100 * sum(both) / len(both)
+    scores: Scores = defaultdict(lambda: defaultdict(dict))
+    for (name, task), own in found.items():
+        for mark, values in own.items():
+            scores[name if len(own) == 1 else f"{name} #{mark}"][task] = values
+    return scores
+
+
+def row_name(config: str, settings: Mapping[str, Any]) -> str:
+    """What a run is, in words: config and part, start with tricks, and what the labels went through."""
     tricks = [t for t in ("sift", "self_calibration", "transductive") if settings[t]["enabled"]]
-    part = settings["eval"]["part"]
-    both = [metrics[f"{part}{end}_score"] for end in ("", "_mm") if f"{part}{end}_score" in metrics]
-    if not both:
-        raise UserError(f"a run has no {part}_score: evaluate it again")
+    part, data = settings["eval"]["part"], settings["data"]
+    target = target_of(settings)
+    more = [f"adapted to {target}"] if target not in (None, part) else []
+    more += [f"{key} {data[key]}" for key in ("noise", "limit") if data.get(key)]
     name = "+".join([str(settings["model"]["pretrained"]), *tricks])
-    return name, str(settings["data"]["task"]), 100 * sum(both) / len(both)
+    return ", ".join([f"{config} {part}: {name}", *more])
 
 
 def ablation(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -> str:

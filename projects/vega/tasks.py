@@ -8,8 +8,7 @@ import numpy as np
 from common.config import UserError, load
 from common.data.text.labelled.glue import read_glue, read_inputs
 from common.data.text.labelled.glue_tasks import GLUE
-from common.data.text.labelled.readers import Texts, texts_of_lines
-from common.encoders.modes import evaluated
+from common.data.text.labelled.readers import texts_of_lines
 from common.engine.experiment import Experiment
 from common.engine.lifecycle.finished import run_settings
 from common.engine.run import load_module, train, trained_module
@@ -17,6 +16,8 @@ from common.engine.workspace import Workspace
 from common.evaluation.text.glue import glue_average, glue_metrics
 from common.families.classification.submission import write_submission
 from projects.vega.config import Config
+from projects.vega.evaluate import logits_of
+from projects.vega.forwarding import strategy, target_of, task_words
 from projects.vega.module import FineTune
 
 
@@ -51,23 +52,29 @@ def classify(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]
 def submit(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]) -> Path:
     """One file a task in the leaderboard's format, of all nine tasks; returns the folder.
 
-    Every task takes its newest finished run of the project (or those that ``submit.runs`` names);
-    ``submit.train=true`` trains what is missing with this config. With ``submit.parts=dev`` the same
-    files of the parts with public labels, their scores and the average: a rehearsal.
+    Every task takes its newest finished run of the project (or those that ``submit.runs`` names), of
+    runs with transductive rounds one that was adapted to the part that is submitted;
+    ``submit.train=true`` trains what is missing with this config and its overrides. With
+    ``submit.parts=dev`` the same files of the parts with public labels, their scores and the average: a
+    rehearsal.
 
     Raises:
-        UserError: a task without a run.
+        UserError: a task without such a run, or own files, which hold one task.
     """
+    parts = cfg.submit.parts
+    if cfg.data.source == "file":
+        raise UserError("submit reads the inputs of all nine tasks, data.source=file holds one: set data.source=official data.train_file=null data.dev_file=null data.target_file=null")  # fmt: skip
     unknown = sorted(set(cfg.submit.runs) - set(GLUE))
     if unknown:
         raise UserError(f"submit.runs: no GLUE task '{unknown[0]}'; there are {', '.join(GLUE)}")
     runs = {name: runs_of(cfg, workspace, name) for name in GLUE}
     missing = [name for name, own in runs.items() if not own]
     if missing and not cfg.submit.train:
-        raise UserError(f"no finished run of {', '.join(missing)}: train them (make train PROJECT=vega data.task=...), name them in submit.runs, or set submit.train=true")  # fmt: skip
+        raise UserError(f"no finished run of {', '.join(missing)}: train them (make train PROJECT=vega data.task=... transductive.part={parts}), name them in submit.runs, or set submit.train=true")  # fmt: skip
     for name in missing:
-        runs[name] = [str(train(workspace.project, workspace.config, _overrides(cfg, name)))]
-    folder = workspace.folder(f"submission-{cfg.submit.parts}")
+        words = [*task_words(cfg, workspace, name), f"transductive.part={parts}", "data.target_file=null"]  # fmt: skip
+        runs[name] = [str(train(workspace.project, workspace.config, words))]
+    folder = workspace.folder(f"submission-{parts}")
     scores: dict[str, float] = {}
     for name, own in runs.items():
         scores |= _write_task(cfg, workspace, experiment, name, own, folder)
@@ -111,43 +118,31 @@ def _module_of(cfg: Config, workspace: Workspace, which: str, name: str) -> Fine
     """The classifier of a run or of an exported folder, which must be of the task."""
     from projects.vega.experiment import finetuning
 
-    own = load(Config, workspace.project, workspace.config, _overrides(cfg, name))
     place = Path(which)
     if place.is_dir() and not (place / "meta.json").exists():
-        return load_module(finetuning(own), place)
-    module, run = trained_module(finetuning(own), workspace, which, cfg.runs_dir)
+        words = task_words(cfg, workspace, name)
+        return load_module(finetuning(load(Config, workspace.project, workspace.config, words)), place)  # fmt: skip
+    module, run = trained_module(finetuning(cfg), workspace, which, cfg.runs_dir)
     if module.task.name != name:
         raise UserError(f"submit.runs: {run} is a run of {module.task.name}, not of {name}")
     return module
 
 
 def runs_of(cfg: Config, workspace: Workspace, name: str) -> list[str]:
-    """Named run of a task; else the newest finished one, or one of each seed to be averaged."""
+    """Named run of a task; else the newest finished one, or those that differ from it in the seed alone."""
     if name in cfg.submit.runs:
         return [cfg.submit.runs[name]]
-    found: dict[int, str] = {}
+    found: dict[str, dict[int, str]] = {}  # strategy -> seed -> newest run
+    newest: tuple[str, int] | None = None
     finished = (Path(cfg.runs_dir) / workspace.project).glob("*/*/metrics.json")
     for path in sorted(finished, key=lambda p: p.stat().st_mtime):
         settings = run_settings(path.parent)
         own = settings.get("train") == "finetune" and settings["data"]["task"] == name
-        if own and settings["data"]["source"] == cfg.data.source:
-            found[settings["seed"]] = str(path.parent)
-    every = list(found.values())
-    return every if cfg.submit.average else every[-1:]
-
-
-def _overrides(cfg: Config, name: str) -> list[str]:
-    """The config for another task; what it must not have is switched off."""
-    words = [f"data.task={name}", f"data.source={cfg.data.source}", f"runs_dir={cfg.runs_dir}", f"seed={cfg.seed}"]  # fmt: skip
-    if cfg.data.root is not None:
-        words.append(f"data.root={cfg.data.root}")
-    if GLUE[name].is_regression:
-        words += ["self_calibration.enabled=false", "data.noise=0.0"]
-    return words
-
-
-def logits_of(cfg: Config, module: FineTune, texts: list[Texts]) -> np.ndarray:
-    """(N, C), float32."""
-    with evaluated(module.classifier, cfg.trainer.accelerator):
-        found: np.ndarray = module.classifier.score(texts, cfg.eval.batch_size).numpy()
-    return found
+        own = own and settings["data"]["source"] == cfg.data.source
+        if own and target_of(settings) in (None, cfg.submit.parts):
+            newest = strategy(settings), int(settings["seed"])
+            found.setdefault(newest[0], {})[newest[1]] = str(path.parent)
+    if newest is None:
+        return []
+    same = found[newest[0]]
+    return list(same.values()) if cfg.submit.average else [same[newest[1]]]

@@ -57,8 +57,10 @@ class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
         mask_share: in (0, 1], of the tokens that are not special.
         mask_limit: no more than this share, but at least one token.
         packed: rows of `max_length` that run over the borders of texts; else a row is a text.
-        sentence_length: sentences beside the rows, cut to this: of a row its own text, of packed rows
-            one that the row draws; None: no sentences.
+        sentence_length: sentences beside the rows, cut to this: of a row its own text; of packed rows
+            one that no other row of the epoch has, since it would be its own negative. Where there
+            are fewer texts than packed rows, further pieces of the texts are sentences as well.
+            None: no sentences.
         seed: the experiment's.
 
     Raises:
@@ -99,6 +101,8 @@ class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
                 raise UserError(f"the texts have {len(stream)} tokens, fewer than a row of {self.room}")  # fmt: skip
         self.packed = packed
         self.sentence_room = None if sentence_length is None else sentence_length - around
+        self.pieces = self._pieces() if packed and sentence_length is not None else []
+        self._drawn: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -139,8 +143,22 @@ class ReplacedTokenRows(Dataset[ReplacedTokenBatch]):
     def _sentence(self, index: int, epoch: int) -> Sequence[int]:
         if not self.packed:
             return self.texts[index]
-        rng = sample_rng(self.seed, epoch, index, _SENTENCE_STREAM)
-        return self.texts[int(rng.integers(len(self.texts)))]
+        if self._drawn is None or self._drawn[0] != epoch:
+            rng = sample_rng(self.seed, epoch, 0, _SENTENCE_STREAM)
+            self._drawn = epoch, rng.permutation(len(self.pieces))
+        text, start = self.pieces[int(self._drawn[1][index])]
+        return self.texts[text][start:]
+
+    def _pieces(self) -> list[tuple[int, int]]:
+        """Texts and places where a sentence may begin, at least as many as rows.
+
+        With fewer texts than rows, steps no longer than a row cut the texts into enough pieces.
+        """
+        if len(self.texts) >= len(self.rows):
+            return [(text, 0) for text in range(len(self.texts))]
+        assert self.sentence_room is not None
+        step = max(1, min(self.sentence_room, self.room))
+        return [(i, start) for i, ids in enumerate(self.texts) for start in range(0, len(ids), step)]  # fmt: skip
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids and mask (N, L) of rows without special tokens."""

@@ -13,6 +13,7 @@ from common.config import UserError
 from common.data.text.labelled.glue import flipped, read_glue
 from common.data.text.labelled.glue_tasks import GLUE
 from common.data.text.labelled.readers import LabelledSet
+from common.encoders.text.tuned import perturbation
 from common.encoders.text.tuned.perturbation import EmbeddingPerturbation, perturbation_step
 from common.families.classification.pseudo_labels import calibrated, folds, pseudo_labelled, united
 from common.losses.auxiliary.adversarial import (
@@ -22,8 +23,8 @@ from common.losses.auxiliary.adversarial import (
 from projects.vega import stages as vega_stages
 from projects.vega.exported import load_finetuned, save_finetuned
 from projects.vega.module import FineTune
-from projects.vega.network import first_classifier
-from projects.vega.objective import change, task_loss
+from projects.vega.network import build_pretraining, first_classifier
+from projects.vega.objective import row_changes, task_loss
 from projects.vega.stages import stages, target_texts, training_data, training_part
 from tests.projects.vega.conftest import (
     FAST,
@@ -80,11 +81,15 @@ def test_embeddings_are_normalised_and_the_ascent_leaves_no_gradient():
     torch.testing.assert_close(clean, model(**inputs), atol=1e-4, rtol=1e-3)
     fixed = clean.detach()
     torch.manual_seed(5)
-    deltas = changes.ascend(lambda: model(**inputs), lambda x: change(x, fixed), 1e-2, 1e-2)
+    deltas = changes.ascend(
+        lambda: model(**inputs), lambda x: row_changes(x, fixed).sum(), 1e-2, 1e-2
+    )
     assert all(p.grad is None for p in module.parameters())
     assert all(p.requires_grad for p in module.parameters())
     torch.manual_seed(5)
-    start = changes.ascend(lambda: model(**inputs), lambda x: change(x, fixed), 1e-2, 1e-12)
+    start = changes.ascend(
+        lambda: model(**inputs), lambda x: row_changes(x, fixed).sum(), 1e-2, 1e-12
+    )
     values = []
     for own in (start, deltas):
         with changes.changed(own):
@@ -94,7 +99,7 @@ def test_embeddings_are_normalised_and_the_ascent_leaves_no_gradient():
     assert float(values[1].detach()) > float(values[0].detach())
     assert float(start[0].abs().max()) <= 2e-2 + 1e-6
     assert (deltas[0] - start[0]).abs().max() <= 1e-2 + 1e-6
-    change(changed, fixed).backward()
+    row_changes(changed, fixed).mean().backward()
     assert model.head.weight.grad.any()
     assert model.backbone.encoder.layer[0].attention.self.value_proj.weight.grad.any()
     assert model.backbone.embeddings.word_embeddings.weight.grad is None
@@ -109,12 +114,36 @@ def test_the_adversarial_term_is_added_with_its_weight():
         torch.manual_seed(0)
         terms[alpha] = module.losses(batch)
     torch.testing.assert_close(terms[2.0]["loss"] - terms[0.0]["loss"], 2 * terms[2.0]["sift"])
-    assert float(change(torch.tensor([[2.0]]), torch.tensor([[-1.0]]))) == 9.0
+    assert row_changes(torch.tensor([[2.0], [1.0]]), torch.tensor([[-1.0], [1.0]])).tolist() == [
+        9.0,
+        0.0,
+    ]
     module, batch = finetune_of("data.task=stsb", "self_calibration.enabled=false", *STILL)
     module.losses(batch)["loss"].backward()
     assert module.classifier.head.weight.grad.any()
     with pytest.raises(UserError, match=r"sift\.layer"):
         EmbeddingPerturbation(module.classifier.backbone, "nothing.LayerNorm")
+
+
+def test_a_row_s_step_does_not_hang_on_the_size_of_the_batch(monkeypatch):
+    """Checklist 7: the ascent raises a sum, else 1e-6 would weigh more the more rows there are."""
+    module, batch = finetune_of("sift.enabled=true", *STILL)
+    # small changes: gradients of the size that they have in an encoder of use
+    monkeypatch.setattr(perturbation, "first_perturbation", lambda like, std: 1e-6 * like.sin())
+    ascend, found = EmbeddingPerturbation.ascend, {}
+
+    def noting(self, *given):
+        deltas = ascend(self, *given)
+        found[len(deltas[0])] = deltas[0] - 1e-6 * self.noted[0].detach().sin()
+        return deltas
+
+    monkeypatch.setattr(EmbeddingPerturbation, "ascend", noting)
+    for rows in (8, 2):
+        inputs = {name: x[:rows] for name, x in batch["inputs"].items()}
+        terms = module.losses({"inputs": inputs, "labels": batch["labels"][:rows]})
+        assert terms["sift"].shape == ()  # the term itself is a mean
+    torch.testing.assert_close(found[8][:2], found[2], atol=2e-6, rtol=1e-2)
+    assert 1e-6 < float(found[2].abs().max()) < 0.99 * module.sift.lr
 
 
 def test_groups_by_length_are_changed_in_their_order():
@@ -250,6 +279,66 @@ def test_rounds_go_on_from_the_weights_with_a_lower_rate():
     assert len(found[1].data.train_set) == len(training_part(cfg)) + len(target_texts(cfg))
     assert found[1].trainer["max_epochs"] == cfg.transductive.epochs
     assert found[1].module.noted()["pseudo_share"] == 1.0
+
+
+def test_rounds_label_anew_and_keep_the_calibrated_targets(monkeypatch):
+    """Checklist 9, 10: each round reads the model as it is then, at one rate, beside soft targets."""
+    cfg = config("self_calibration.k=1", "transductive.rounds=2", "transductive.threshold=0", "sift.enabled=false")  # fmt: skip
+    answers = iter([(0.01, 0.99), (0.9, 0.1), (0.2, 0.8)])  # to calibrate; of rounds 1 and 2
+    monkeypatch.setattr(vega_stages, "predicted", lambda c, m, texts: np.tile(np.array([next(answers)], dtype=np.float32), (len(texts), 1)))  # fmt: skip
+    targets, whole = None, training_part(cfg)
+    for number, stage in enumerate(stages(cfg)):
+        labels = stage.data.train_set.labels
+        if stage.name == "calibrated":
+            targets = labels
+            assert targets[0].tolist() == pytest.approx([0.505, 0.495])
+        if stage.name.startswith("transductive"):
+            assert torch.equal(labels[: len(whole)], targets), stage.name
+            assert (labels[len(whole) :].argmax(1) == number - 2).all(), stage.name
+            assert stage.module.optim.lr == pytest.approx(0.3 * cfg.optim.lr)
+    assert stage.name == "transductive_2"
+
+
+def test_a_round_adapts_to_the_inputs_that_it_is_told(tmp_path):
+    """Inference: test inputs beside a score of the development part, or any file of inputs; files that
+    nobody reads or names are told before anything is trained."""
+    told = config("transductive.part=test")
+    assert told.eval.part == "dev"
+    assert target_texts(told) == read_glue(GLUE["sst2"], "test", source="synthetic").texts
+    file = tmp_path / "inputs.jsonl"
+    file.write_text('{"sentence": "a cat"}\n{"sentence": "rain"}\n')
+    own = config("transductive.part=target", f"data.target_file={file}")
+    assert target_texts(own) == [("a cat",), ("rain",)]
+    absent = config("transductive.part=target", "data.target_file=nowhere.jsonl", *PLAIN[:2])
+    with pytest.raises(UserError, match=r"nowhere\.jsonl"):
+        next(stages(absent))
+    for words, message in (
+        ([f"data.target_file={file}"], r"transductive\.part=target"),
+        (["transductive.part=target"], r"set data\.target_file"),
+        (["data.source=file", "data.train_file=x.tsv"], r"set data\.dev_file"),
+        (["data.dev_file=x.tsv"], r"data\.source=file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            config(*words)
+
+
+def test_a_start_on_a_tuned_classifier_keeps_its_dense_layer(tmp_path):
+    """Recipe: RTE, MRPC and STS-B start from a run on MNLI; its classes go, its dense layer stays. An
+    architecture beside weights is refused, when fine-tuning and when pre-training."""
+    tuned, _ = finetune_of("data.task=mnli")
+    folder = save_finetuned(tuned.classifier.eval(), tmp_path / "mnli")
+    words = ["data.source=synthetic", "data.task=rte", "model.pooling=context", f"model.pretrained={folder}"]  # fmt: skip
+    started = first_classifier(config(*words, name="mini"))
+    wanted = tuned.classifier.backbone.state_dict()
+    found = started.backbone.state_dict()
+    assert {"pooler.dense.weight", "pooler.dense.bias"} <= found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert started.head.weight.shape[0] == 2
+    assert started.training
+    with pytest.raises(UserError, match=r"model\.config"):
+        first_classifier(config(*words, "model.config.hidden_size=999", name="mini"))
+    with pytest.raises(UserError, match=r"model\.config: position_buckets"):
+        build_pretraining(config(f"model.pretrained={folder}", name="mini_pretrain"))
 
 
 def test_a_round_never_reads_labels_of_the_target(monkeypatch, tmp_path):

@@ -6,6 +6,9 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM
 
+from common.config import UserError
+from common.data.text.replaced_tokens import ReplacedTokenRows
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_tokenizer, load_transformer
 from common.encoders.text.variants.disentangled import disentangled_from_bert, shallow
 from common.encoders.text.variants.replaced_tokens import put_in, sample_tokens
@@ -13,7 +16,7 @@ from common.engine.run import export
 from common.losses.auxiliary.replaced_tokens import replaced_token_loss
 from projects.vega.network import build_pretraining, random_config
 from projects.vega.phases import PretrainObjective
-from projects.vega.pretraining import sentence_encoder
+from projects.vega.pretraining import sentence_encoder, stages, training_data
 from tests.projects.vega.conftest import (
     GOLDEN,
     STILL,
@@ -180,8 +183,6 @@ def test_phase_2_begins_where_phase_1_ended(pretrained_run):
     for name in ("train/mlm", "train/rtd", "train/contrast"):
         assert text.count(f"{name},") == (6 if name != "train/contrast" else 3), name
     cfg = config(name="smoke_pretrain")
-    from projects.vega.pretraining import stages
-
     generator = stages(cfg)
     one = next(generator).module
     one.model.generator.get_input_embeddings().weight.data.add_(1.0)
@@ -218,6 +219,48 @@ def test_the_two_views_are_clean_sentences_that_differ_by_dropout():
     assert torch.equal(seen[1], seen[2])
     assert torch.equal(seen[1], batch["rows"]["input_ids"])
     assert not torch.allclose(views[0], views[1])
+
+
+def test_the_sentence_vector_is_bounded_by_its_tanh():
+    """Checklist 6: first token, dense layer, tanh."""
+    module, _ = pretrain_of()
+    states = 100 * torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    dense = module.cl_head[0]
+    torch.testing.assert_close(module.cl_head(states), (states @ dense.weight.T + dense.bias).tanh())  # fmt: skip
+
+
+def test_phase_2_has_a_rate_a_warm_up_and_a_batch_of_its_own():
+    """Recipe: 1e-5 to 3e-5 and 1,000 steps in phase 2; unset they are those of phase 1."""
+    own = ["pretrain.phase2_lr=3e-5", "pretrain.phase2_warmup=7", "pretrain.phase2_batch_size=4", "optim.warmup_steps=2"]  # fmt: skip
+    for words, phase, wanted in ((own, 2, (3e-5, 7, 4)), (own, 1, (1e-2, 2, 8)), (own[3:], 2, (1e-2, 2, 8))):  # fmt: skip
+        module, _ = pretrain_of(*words, phase=phase)
+        size = training_data(config(*words, name="smoke_pretrain"), module).batch_size
+        assert (module.optim.lr, module.optim.warmup_steps, size) == wanted
+
+
+def test_a_contrast_without_dropout_is_refused():
+    """Pitfall: two passes that are equal teach nothing; without the contrast there is no need."""
+    with pytest.raises(UserError, match=r"model\.dropout=0\.1"):
+        next(stages(config("model.dropout=0", name="smoke_pretrain")))
+    assert next(stages(config("model.dropout=0", "pretrain.cl_gamma=0", name="smoke_pretrain")))
+
+
+@pytest.mark.parametrize(("texts", "words"), [(60, 4), (3, 90)], ids=["sentences", "documents"])
+def test_no_packed_row_draws_the_sentence_of_another(texts, words):
+    """Checklist 6: a sentence that is twice in a batch would be its own negative."""
+    tokenizer = tiny_tokenizer(300)
+    # every text has words of its own, so that equal pieces are the same piece
+    corpus = [" ".join(f"{chr(97 + t % 26)}{chr(97 + t // 26)}{w}" for w in range(words)) for t in range(texts)]  # fmt: skip
+    data = ReplacedTokenRows(corpus, tokenizer, max_length=16, packed=True, sentence_length=16)
+    assert (len(data) > texts) == (words > 16)
+    drawn, pieces = [], []
+    for epoch in (0, 1):
+        drawn.append(data[[(i, epoch) for i in range(len(data))]]["sentences"]["ids"].tolist())
+        pieces.append([data.pieces[i] for i in data._drawn[1][: len(data)]])
+    assert len(set(map(tuple, drawn[0]))) == len(set(pieces[0])) == len(data)
+    assert pieces[0] != pieces[1]
+    alone = data[[(2, 0)]]["sentences"]["ids"][0].tolist()  # whatever stands beside it
+    assert alone == drawn[0][2][: len(alone)]
 
 
 def test_without_gamma_a_step_is_one_of_phase_1():

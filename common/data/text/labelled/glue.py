@@ -91,6 +91,27 @@ def read_inputs(
     return Unlabelled([texts for texts, _, _ in rows], [index for _, _, index in rows])
 
 
+def is_labelled(
+    task: GlueTask, part: str, root: str | None = None, source: Source = "official", file: str | None = None
+) -> bool:  # fmt: skip
+    """Whether a part has labels: GLUE's test parts have none, a file has those of its column ``label``.
+
+    Args:
+        task: see `read_glue`; so are the others.
+        part: any.
+        root: of the files.
+        source: of the files.
+        file: of "file".
+
+    Raises:
+        UserError: "file" without one, or a file that is not there.
+    """
+    if source != "file":
+        return source != "official" or not part.startswith("test")
+    rows = _table(task, own_file(_named(file, part), root, "texts"), ())
+    return any(row.get("label") not in (None, "", "-") for row in rows)
+
+
 def flipped(data: LabelledSet, share: float, seed: int) -> LabelledSet:
     """A copy in which that share of the labels, drawn by the seed, is another class.
 
@@ -131,9 +152,7 @@ def _rows(
     task: GlueTask, part: str, root: str | None, source: Source, file: str | None, labelled: bool = True
 ) -> list[Row]:  # fmt: skip
     if source == "file":
-        if file is None:
-            raise UserError(f"data.source=file: no file is named for the part '{part}'")
-        return _own(task, own_file(file, root, "texts"), labelled)
+        return _own(task, own_file(_named(file, part), root, "texts"), labelled)
     if part not in task.files and source == "official":
         raise UserError(f"GLUE's {task.name} has no part '{part}'{nearest(part, task.files)}")
     if source == "bundled":
@@ -168,17 +187,31 @@ def _official(task: GlueTask, part: str, path: Path) -> list[Row]:
 
 
 def _own(task: GlueTask, path: Path, labelled: bool) -> list[Row]:
-    names = PAIR if task.num_texts == 2 else ("sentence",)
-    columns = (*names, *(("label",) if labelled else ()))
-    if ".jsonl" in path.name:
-        rows: Sequence[Mapping[str, object]] = read_jsonl(path, columns)
-    else:
-        tab = "\t" if path.name.removesuffix(".gz").endswith(".tsv") else None
-        rows = read_csv(path, columns, delimiter=tab)
+    rows = _table(task, path, ("label",) if labelled else ())
+    names = _text_columns(task)
     return [
         (tuple(str(row[name]) for name in names), str(row["label"]) if labelled else "", str(row.get("idx", i)))
         for i, row in enumerate(rows)
     ]  # fmt: skip
+
+
+def _table(task: GlueTask, path: Path, further: tuple[str, ...]) -> Sequence[Mapping[str, object]]:
+    """Rows of an own file with the columns of the texts and the further ones."""
+    columns = (*_text_columns(task), *further)
+    if ".jsonl" in path.name:
+        return read_jsonl(path, columns)
+    tab = "\t" if path.name.removesuffix(".gz").endswith(".tsv") else None
+    return read_csv(path, columns, delimiter=tab)
+
+
+def _text_columns(task: GlueTask) -> tuple[str, ...]:
+    return PAIR if task.num_texts == 2 else ("sentence",)
+
+
+def _named(file: str | None, part: str) -> str:
+    if file is None:
+        raise UserError(f"data.source=file: no file is named for the part '{part}'")
+    return file
 
 
 def _value(task: GlueTask, label: str, where: str) -> float:

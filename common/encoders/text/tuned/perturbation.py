@@ -104,7 +104,8 @@ class EmbeddingPerturbation:
 
         Args:
             run: the model's logits, computed as within `clean`.
-            loss: logits -> scalar to raise.
+            loss: logits -> scalar to raise: a sum over the rows, so that a row's step does not
+                depend on how many there are (1e-6 is added to its gradient's largest entry).
             std: of the deltas at the beginning, see `first_perturbation`.
             step: see `perturbation_step`.
         """
