@@ -20,7 +20,7 @@ from common.evaluation.search import search
 from common.export.files import write_tensors
 from projects.demo_retrieval.config import Selection
 from projects.demo_retrieval.retriever import Retriever
-from projects.demo_retrieval.template import Example, demonstration_text, text_key
+from projects.demo_retrieval.template import Example, demonstration_text, from_row, text_key
 
 
 class Hits(NamedTuple):
@@ -34,19 +34,15 @@ def read_bank(path: Path) -> list[Example]:
     """Demonstrations of a JSONL file: ``question``, ``answer`` (or ``answers``), ``context``, ``task``.
 
     Raises:
-        UserError: no such file, a row without question or answer, or an empty file.
+        UserError: no such file, a row without question or answer, a field of another kind, or an
+            empty file.
     """
     found = []
     for i, row in enumerate(read_jsonl(path)):
-        answers = row.get("answers", [row["answer"]] if "answer" in row else [])
-        if not isinstance(answers, list) or not (row.get("question") or row.get("context")):
-            raise UserError(f"{path}, row {i + 1}: expected question, answer (or answers) and context")  # fmt: skip
-        if row.get("question") and not answers:
+        example = from_row(row, f"{path}, row {i + 1}", path.stem, i)
+        if example.question and not example.answers:
             raise UserError(f"{path}, row {i + 1} has no answer: a demonstration is labelled")
-        found.append(Example(
-            str(row.get("task", path.stem)), str(row.get("question", "")), tuple(map(str, answers)),
-            str(row.get("context", "")), tuple(map(str, row.get("options", []))), str(row.get("id", i)),
-        ))  # fmt: skip
+        found.append(example)
     if not found:
         raise UserError(f"{path} holds no demonstration")
     return found
@@ -94,7 +90,8 @@ class Bank:
         if not examples:
             raise UserError("the bank is empty: name tasks in data.bank, a data.bank_file, or set data.bank_targets")  # fmt: skip
         self.examples, self.retriever, self.key = list(examples), retriever, key
-        self.vectors = self._vectors(cache)
+        self.cache = None if cache is None else Path(cache).expanduser()
+        self.vectors = self._vectors()
         self.by_text: dict[str, list[int]] = defaultdict(list)
         self.by_id: dict[tuple[str, str], list[int]] = defaultdict(list)
         self.by_task: dict[str, list[int]] = defaultdict(list)
@@ -113,10 +110,10 @@ class Bank:
         content = json.dumps([self.retriever.fingerprint(), self.key, self.texts()])
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
-    def _vectors(self, cache: str | None) -> Tensor:
-        if cache is None:
+    def _vectors(self) -> Tensor:
+        if self.cache is None:
             return self.retriever.demonstrations(self.texts())
-        path = Path(cache).expanduser() / f"{self.digest()}.safetensors"
+        path = self.cache / f"{self.digest()}.safetensors"
         if not path.is_file():  # another encoder or another bank has another name
             write_tensors(path, {"vectors": self.retriever.demonstrations(self.texts())})
         return read_state_dict(path)["vectors"]
@@ -138,6 +135,24 @@ class Bank:
         vectors = self.retriever.questions([query_text(e) for e in examples])
         found = search(vectors, self.vectors, k, metric="dot", exclude=excluded)
         return Hits(found.indices.numpy(), found.scores.float() * scale)
+
+    def nearest_kept(self, examples: Sequence[Example], k: int, scale: float = 1.0) -> Hits:
+        """As `nearest`; the cache keeps what many inputs found, for the next start of a run.
+
+        Raises:
+            UserError: see `nearest`.
+        """
+        if self.cache is None:
+            return self.nearest(examples, k, scale)
+        name = hashlib.sha256(f"{self.digest()} {k} {scale}".encode())
+        for example in (*self.examples, *examples):  # ids and texts say what is excluded
+            name.update(json.dumps([example.task, example.id, example.question, example.context]).encode())  # fmt: skip
+        path = self.cache / f"hits-{name.hexdigest()[:32]}.safetensors"
+        if not path.is_file():
+            found = self.nearest(examples, k, scale)
+            write_tensors(path, {"positions": torch.from_numpy(found.positions), "scores": found.scores})  # fmt: skip
+        state = read_state_dict(path)
+        return Hits(state["positions"].numpy(), state["scores"])
 
     def at_random(
         self, example: Example, k: int, rng: np.random.Generator, *, same_task: bool
@@ -181,11 +196,17 @@ class Demonstrations:
         """Whether they are drawn anew at every access."""
         return self.selection in ("random_task", "random_bank")
 
-    def fixed(self, examples: Sequence[Example]) -> Hits | None:
-        """Those that are found once, before training; None: drawn at every access, or none at all."""
+    def fixed(self, examples: Sequence[Example], *, kept: bool = False) -> Hits | None:
+        """Those that are found once, before training; None: drawn at every access, or none at all.
+
+        Args:
+            examples: inputs.
+            kept: whether the bank's cache keeps them.
+        """
         if self.random or self.bank is None or not examples:
             return None
-        return self.bank.nearest(examples, self.k, self.scale)
+        find = self.bank.nearest_kept if kept else self.bank.nearest
+        return find(examples, self.k, self.scale)
 
     def drawn(self, example: Example, rng: np.random.Generator) -> list[int]:
         """K at random."""

@@ -73,7 +73,7 @@ def _fitted(cfg: Config, workspace: Workspace, fit: Fit) -> dict[str, float]:
         raise UserError("the baselines are of targets with labels: see data.targets")
     for task in tasks:
         inputs = (task.dev if cfg.eval.split == "dev" else task.test)[: cfg.eval.limit]
-        items = score(task, inputs, Answers([], fit(task)(inputs)))["accuracy"]
+        items = score(task, inputs, Answers(fit(task)(inputs), []))["accuracy"]
         metrics[f"{short(task.name)}_accuracy"] = float(np.mean(items))
         workspace.items(f"{short(task.name)}_accuracy", items)
     names = list(metrics)

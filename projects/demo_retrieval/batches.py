@@ -99,7 +99,7 @@ class DemoRows(Dataset[Any]):
         self.mixture = TaskMixture(sizes, counts, seed, global_batch_size)
         self.starts = np.cumsum([0, *sizes])
         flat = [e for t in tasks for e in t.train]
-        self.hits = demonstrations.fixed(flat)
+        self.hits = demonstrations.fixed(flat, kept=True)
 
     def __len__(self) -> int:
         return len(self.mixture)
@@ -195,7 +195,7 @@ class InfillRows(Dataset[Any]):
             rng = sample_rng(self.seed, epoch, index, INFILL_STREAM)
             text = infilled(words, own.mask, self.options.mask_share, self.options.mean_span, rng)
             room = min(own.max_source, own.max_target) - len(own.prefix) - len(own.suffix)
-            sources.append([*own.prefix, *own.ids(text)[:room], *own.suffix])
+            sources.append([*own.prefix, *own.masked(text)[:room], *own.suffix])
             targets.append([*own.target_prefix, *own.ids(" ".join(words))[:room], own.end])
         found = padded(sources, int(own.tokenizer.pad_token_id))
         return DemoBatch(

@@ -10,8 +10,8 @@ from projects.demo_retrieval.options import (
     DemoData,
     DenoiseConfig,
     FewShotConfig,
+    FinetuneConfig,
     GeneratorConfig,
-    PhaseConfig,
     RetrieverConfig,
 )  # fmt: skip
 
@@ -39,6 +39,13 @@ class EvalConfig:
     batch_size: Count = 32  # inputs of a pass, K copies each
     generate: bool = True  # tasks with labels: free answers beside the ranked labels
     rank: bool = True  # tasks with labels: by likelihood
+    headline: Literal["generated", "ranked"] = "generated"  # which of the two is `accuracy`
+
+    def __post_init__(self) -> None:
+        if not (self.generate if self.headline == "generated" else self.rank):
+            raise ValueError(
+                f"eval.headline={self.headline}, but such answers are off: see eval.generate, eval.rank"
+            )
 
 
 @dataclass
@@ -51,7 +58,7 @@ class Config(ExperimentConfig):
     method: MethodConfig = field(default_factory=MethodConfig)
     meta: bool = True  # False: fine-tuning alone
     denoise: DenoiseConfig = field(default_factory=DenoiseConfig)
-    finetune: PhaseConfig = field(default_factory=PhaseConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     finetune_epochs: NonNegative = 0.0  # in place of finetune.max_steps
     eval: EvalConfig = field(default_factory=EvalConfig)
     answer: AnswerConfig = field(default_factory=AnswerConfig)

@@ -10,6 +10,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from projects.demo_retrieval.batches import label_rows
 from projects.demo_retrieval.objective import (
+    IGNORED,
     demonstration_log_probs,
     rag_sequence_nll,
     rag_token_nll,
@@ -66,6 +67,40 @@ def generate(
     )  # fmt: skip
     found: Tensor = out[:, 1:].view(len(scores), scores.shape[1], -1)[:, 0]
     return found
+
+
+@torch.no_grad()
+def generate_sequence(
+    network: Any, input_ids: Tensor, attention_mask: Tensor, scores: Tensor, *, start: int, end: int,
+    pad: int, max_new_tokens: int, num_beams: int = 1,
+) -> Tensor:  # fmt: skip
+    """As `generate` with RAG-Sequence: each copy writes a text, the likeliest under all copies is taken.
+
+    Source: Lewis et al. 2020, section 2.5 (thorough decoding), arXiv 2005.11401; an ablation here.
+
+    Args: see `generate`.
+
+    Returns:
+        (B, L).
+    """
+    (count, k), alone = scores.shape, scores.new_zeros(scores.numel(), 1)
+    texts = generate(
+        network, input_ids, attention_mask, alone, start=start, end=end, pad=pad,
+        max_new_tokens=max_new_tokens, num_beams=num_beams,
+    ).view(count, k, -1)  # fmt: skip
+    ended = texts.eq(end).cumsum(2) - texts.eq(end).long() > 0  # behind the end
+    gold = texts.masked_fill(ended, IGNORED)
+    states = network.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)[0]
+    found = []
+    for c in range(k):  # the c-th text of each question, under its K copies
+        inputs = torch.cat([torch.full_like(texts[:, c, :1], start), texts[:, c, :-1]], 1)
+        logits = network(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=attention_mask,
+            decoder_input_ids=inputs.repeat_interleave(k, 0),
+        ).logits  # fmt: skip
+        found.append(rag_sequence_nll(logits, scores, gold[:, c]))
+    best = torch.stack(found, 1).argmin(1)
+    return texts[torch.arange(count, device=texts.device), best]
 
 
 @torch.no_grad()

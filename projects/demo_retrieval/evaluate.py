@@ -28,6 +28,12 @@ class Answers(NamedTuple):
 
     generated: list[str]  # [] if none were asked for
     ranked: list[str]  # best label; [] of question answering
+    headline: str = "generated"  # which of both a task with labels is judged by
+
+    @property
+    def told(self) -> list[str]:
+        """The answers that the headline is about; questions without labels have free ones alone."""
+        return self.ranked if self.ranked and self.headline == "ranked" else self.generated
 
 
 def evaluate(cfg: Config, module: DemoRetrieval, workspace: Workspace) -> dict[str, float]:
@@ -55,8 +61,9 @@ def evaluate(cfg: Config, module: DemoRetrieval, workspace: Workspace) -> dict[s
             values.setdefault(name, []).append(f"{prefix}_{name}")
         if task.labels:
             metrics[f"{prefix}_accuracy_chance"] = 1 / len(task.labels)
-            best = found.ranked or found.generated
-            metrics[f"{prefix}_macro_f1"] = macro_f1(best, [e.answers[0] for e in rows.examples])
+            gold = [e.answers[0] for e in rows.examples]
+            for kind, texts in named(found).items():
+                metrics[f"{prefix}_{kind}macro_f1"] = macro_f1(texts, gold)
         gallery(rows, found, task, workspace)
     for name, own_names in values.items():  # means over the targets that have the metric
         metrics[name] = float(np.mean([metrics[n] for n in own_names]))
@@ -97,7 +104,16 @@ def answered(cfg: Config, module: DemoRetrieval, task: Task, rows: EvalRows) -> 
                 best = module.ranked(batch, task.labels).argmax(1).tolist()
                 ranked |= zip(part, (task.labels[i] for i in best), strict=True)
     places = range(len(rows))
-    return Answers([generated[i] for i in places if i in generated], [ranked[i] for i in places if i in ranked])  # fmt: skip
+    return Answers(
+        [generated[i] for i in places if i in generated], [ranked[i] for i in places if i in ranked],
+        cfg.eval.headline,
+    )  # fmt: skip
+
+
+def named(found: Answers) -> dict[str, list[str]]:
+    """Answers under the beginnings of their metrics' names; the headline's have none."""
+    kinds = {"": found.told, "generated_": found.generated, "ranked_": found.ranked}
+    return {kind: texts for kind, texts in kinds.items() if texts}
 
 
 def score(task: Task, examples: Sequence[Example], found: Answers) -> dict[str, list[float]]:
@@ -108,11 +124,10 @@ def score(task: Task, examples: Sequence[Example], found: Answers) -> dict[str, 
             "f1": [best_answer(answer_f1, t, g) for t, g in zip(found.generated, golds, strict=True)],
             "exact": [best_answer(answer_exact, t, g) for t, g in zip(found.generated, golds, strict=True)],
         }  # fmt: skip
-    items = {}
-    for name, texts in (("accuracy", found.ranked), ("generated_accuracy", found.generated)):
-        if texts:
-            items[name] = [best_answer(answer_exact, t, g) for t, g in zip(texts, golds, strict=True)]  # fmt: skip
-    return items
+    return {
+        f"{kind}accuracy": [best_answer(answer_exact, t, g) for t, g in zip(texts, golds, strict=True)]
+        for kind, texts in named(found).items()
+    }  # fmt: skip
 
 
 def macro_f1(predicted: Sequence[str], gold: Sequence[str]) -> float:
@@ -131,7 +146,7 @@ def mechanism(task: Task, rows: EvalRows, found: Answers) -> dict[str, list[floa
         answer is that of some demonstration), ``other_task`` (share of the K of other tasks).
     """
     items: dict[str, list[float]] = {"label_hit": [], "copied": [], "other_task": []}
-    for example, shown, told in zip(rows.examples, rows.shown, found.ranked or found.generated, strict=True):  # fmt: skip
+    for example, shown, told in zip(rows.examples, rows.shown, found.told, strict=True):
         own = [d for d in shown if d is not None]
         if not own:
             return {}
@@ -155,7 +170,7 @@ def write_manifest(cfg: Config, module: DemoRetrieval, tasks: Tasks, workspace: 
 
 def gallery(rows: EvalRows, found: Answers, task: Task, workspace: Workspace) -> None:
     """A few inputs with their demonstrations and answers."""
-    told = found.ranked or found.generated
+    told = found.told
     shown = []
     for i in range(0, len(rows), max(1, len(rows) // SHOWN)):
         own, weights = rows.shown[i], rows.scores[i].softmax(0)

@@ -14,7 +14,7 @@ from common.evaluation.generation.question_answering import answer_f1, best_answ
 from projects.demo_retrieval.bank import Bank
 from projects.demo_retrieval.batches import DemoBatch
 from projects.demo_retrieval.config import Config
-from projects.demo_retrieval.decode import generate, label_log_likelihoods
+from projects.demo_retrieval.decode import generate, generate_sequence, label_log_likelihoods
 from projects.demo_retrieval.network import make_encoder, start_id
 from projects.demo_retrieval.objective import IGNORED, rag_sequence_nll, rag_token_nll
 from projects.demo_retrieval.template import parse_answer
@@ -74,8 +74,9 @@ class DemoRetrieval(ContrastiveModule):
         """Generated answers of B inputs; "" where none was written."""
         own, encoder = self.cfg.eval, self._encoder()
         head = max(len(encoder.target_head(e)) for e in batch["examples"])
+        write = generate_sequence if self.cfg.method.coupling == "sequence" else generate
         with evaluation_mode(self):
-            out = generate(
+            out = write(
                 self.network, batch["input_ids"], batch["attention_mask"], batch["scores"],
                 start=self.start, end=encoder.end, pad=int(self.tokenizer.pad_token_id),
                 max_new_tokens=head + own.max_new_tokens, num_beams=own.num_beams,

@@ -9,6 +9,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     BertLMHeadModel,
     EncoderDecoderModel,
+    GenerationConfig,
 )
 
 from common.config import UserError
@@ -44,6 +45,7 @@ def build_generator(model: GeneratorConfig) -> tuple[Any, Any]:
         network = _random(model, tokenizer)
     if tokenizer.pad_token_id is None:
         raise UserError("the generator's tokenizer has no padding token")
+    plain_generation(network)
     if model.checkpointing:
         network.gradient_checkpointing_enable()
     network.train()
@@ -101,6 +103,16 @@ def with_decoder(model: GeneratorConfig) -> tuple[Any, Any]:
     network.config.update(ids)
     network.generation_config.update(**{k: v for k, v in ids.items() if k != "vocab_size"})
     return network, tokenizer
+
+
+def plain_generation(network: Any) -> None:
+    """Forget how weights were last decoded, but for the special ids.
+
+    The library fills what a call leaves open with the folder's defaults: BART's forbid repeated
+    trigrams and force ids at both ends, so a question could not be repeated word for word.
+    """
+    known, names = network.generation_config, ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id")  # fmt: skip
+    network.generation_config = GenerationConfig(**{name: getattr(known, name) for name in names})  # type: ignore[no-untyped-call]
 
 
 def start_id(network: Any) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from common.config import DataConfig
-from common.ranges import Count, Positive, Rate, Seed, Share, Whole, at_least
+from common.ranges import Count, Positive, Rate, Seed, Share, Whole, at_least, between
 
 
 @dataclass
@@ -29,7 +29,7 @@ class DemoData(DataConfig):
     max_source: Annotated[int, at_least(16)] = 800  # tokens of demonstration and input
     max_demo: Annotated[int, at_least(4)] = 350  # tokens of a demonstration
     max_target: Annotated[int, at_least(4)] = 128
-    max_options: Whole = 26  # tasks of more labels don't list them
+    max_options: Annotated[int, between(0, 26)] = 26  # examples of more candidates don't list them
     demo_options: bool = True  # demonstrations list theirs
     demo_answers: bool = True  # False: demonstrations without labels
 
@@ -82,6 +82,13 @@ class PhaseConfig:
     max_steps: Whole = 0  # 0: no such stage
     lr: Positive = 1e-4
     batch_size: Count = 8
+    accumulate_grad_batches: Count = 1  # the trainer's own is that of meta-training
+
+
+@dataclass
+class FinetuneConfig(PhaseConfig):
+    """Fine-tuning on the targets' few examples."""
+
     val_every_n_steps: Count | None = None  # keeps the best step by F1 on development examples
 
 
@@ -92,7 +99,6 @@ class DenoiseConfig(PhaseConfig):
     sentences: Count = 20_000
     mask_share: Share = 0.3  # of the words
     mean_span: Positive = 3.0  # of a Poisson distribution
-    cache: str | None = None  # folder that keeps the weights of each seed
 
 
 @dataclass

@@ -107,13 +107,15 @@ class DenseRetriever:
         context: of the demonstrations.
         tokenizers: of both.
         max_length: tokens of a text; longer ones are cut on their right.
+        form: kind and pooling, which the weights don't tell.
     """
 
     def __init__(
-        self, question: nn.Module, context: nn.Module, tokenizers: tuple[Any, Any], max_length: int
-    ) -> None:
+        self, question: nn.Module, context: nn.Module, tokenizers: tuple[Any, Any], max_length: int,
+        form: str = "dpr",
+    ) -> None:  # fmt: skip
         self.question, self.context = freeze(question), freeze(context)
-        self.tokenizers, self.max_length = tokenizers, max_length
+        self.tokenizers, self.max_length, self.form = tokenizers, max_length, form
 
     def questions(self, texts: Sequence[str]) -> Tensor:
         """E_q."""
@@ -124,9 +126,11 @@ class DenseRetriever:
         return self._encode(self.context, self.tokenizers[1], texts)
 
     def fingerprint(self) -> str:
-        """Of the weights of both encoders and the length of texts."""
-        parts = (weights_digest(self.question), weights_digest(self.context), str(self.max_length))
-        return hashlib.sha256("".join(parts).encode()).hexdigest()
+        """Of kind and pooling, weights and tokenizers of both encoders, and the length of texts."""
+        parts = [self.form, str(self.max_length)]
+        parts += [weights_digest(encoder) for encoder in (self.question, self.context)]
+        parts += [tokenizer_digest(tokenizer) for tokenizer in self.tokenizers]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
         """Nothing: the config names the weights."""
@@ -148,6 +152,17 @@ class DenseRetriever:
                 ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
                 found.append(encoder(ids, mask).float().cpu())
         return torch.cat(found)
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Hash of what turns a text into ids: of the library's fast tokenizers the whole pipeline, else the vocabulary."""
+    if hasattr(tokenizer, "backend_tokenizer"):
+        about = json.loads(tokenizer.backend_tokenizer.to_str())
+        for call in ("truncation", "padding"):  # what the last call asked for
+            about.pop(call, None)
+    else:
+        about = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 class _Pooled(nn.Module):
@@ -193,7 +208,8 @@ def build_retriever(cfg: RetrieverConfig, texts: Callable[[], Sequence[str]]) ->
         ]
     else:
         sides = [text_tower(name, cfg.pooling) for name in names]
-    return DenseRetriever(sides[0], sides[1], (load_tokenizer(names[0]), load_tokenizer(names[1])), cfg.max_length)  # fmt: skip
+    form = cfg.kind if cfg.kind == "dpr" else f"{cfg.kind} {cfg.pooling}"
+    return DenseRetriever(sides[0], sides[1], (load_tokenizer(names[0]), load_tokenizer(names[1])), cfg.max_length, form)  # fmt: skip
 
 
 def load_retriever(cfg: RetrieverConfig, folder: Path) -> Retriever:

@@ -5,6 +5,7 @@
 | ``snips``, ``banking20``, ``clinc_<domain>``, ``restaurant``, ``qnli``, ``choices`` | bundled |
 | ``unifiedqa/<set>`` | ``unifiedqa/<set>/{train,dev,test}.tsv`` |
 | ``crossfit/<task>`` | ``crossfit/<task>/<task>_<shots>_<seed>_{train,dev,test}.tsv`` |
+| ``crossfit/glue-mnli-mismatched`` | those of ``crossfit/glue-mnli``, but for the test: GLUE's ``MNLI/dev_mismatched.tsv`` |
 | ``mrqa/<set>`` | ``mrqa/<set>/<set>-train-seed-<seed>-num-examples-<n>.jsonl`` and ``dev.jsonl``, which is the test |
 | ``made_up_*`` | none |
 """
@@ -26,6 +27,8 @@ from common.data.lookup import bundled, data_root, require
 from common.data.samplers import sample_rng
 from common.data.splits import stable_fraction
 from common.data.tables import read_jsonl
+from common.data.text.labelled.glue import read_glue
+from common.data.text.labelled.glue_tasks import GLUE
 from common.data.text.labelled.subsets import low_resource
 from projects.demo_retrieval.options import DemoData
 from projects.demo_retrieval.template import Example, parse_unifiedqa, text_key
@@ -37,6 +40,7 @@ DOMAINS = (
 BUNDLED = ("snips", "banking20", "restaurant", "qnli", "choices", *(f"clinc_{d}" for d in DOMAINS))
 MADE_UP = ("made_up_qa", "made_up_nli", "made_up_topic", "made_up_other")
 MRQA_DEV_SEED, MRQA_DEV_SIZE = 42, 1024  # development examples: the first of this split [FewshotQA]
+MISMATCHED = "-mismatched"  # of glue-mnli: CrossFit's test part holds the matched genres alone
 _SHOT_STREAM, _MADE_STREAM, _DEV_STREAM = 81, 82, 83
 _LAYOUT = {
     "unifiedqa": ("<set>/{train,dev,test}.tsv", "github.com/allenai/unifiedqa", "3 GB"),
@@ -81,7 +85,8 @@ def about(name: str) -> dict[str, Any]:
     """
     for pattern, found in _questions().items():
         if fnmatch(name, pattern):
-            return {"same": name, **found}
+            # one name in two collections is one data set
+            return {"same": name.partition("/")[2] or name, **found}
     raise UserError(f"unknown task '{name}'{nearest(name, [*BUNDLED, *MADE_UP])}, or mrqa/<set>, unifiedqa/<set>, crossfit/<task>")  # fmt: skip
 
 
@@ -178,7 +183,9 @@ def _folder(kind: str, data: DemoData, name: str = "") -> Path:
 def _official(
     kind: str, name: str, data: DemoData, seed: int, target: bool
 ) -> dict[str, list[Example]]:
-    folder, task = _folder(kind, data, name), f"{kind}/{name}"
+    task, mismatched = f"{kind}/{name}", (kind, name) == ("crossfit", f"glue-mnli{MISMATCHED}")
+    name = name.removesuffix(MISMATCHED) if mismatched else name
+    folder = _folder(kind, data, name)
     if kind == "mrqa":
         own = read_mrqa(folder / f"{name}-train-seed-{seed}-num-examples-{data.qa_shots}.jsonl", task)  # fmt: skip
         if not target:
@@ -195,14 +202,35 @@ def _official(
         # a target's few examples are drawn from the training file: the development file is not needed
         return {part: _unifiedqa(folder / f"{part}.tsv", task) for part in parts if part != "dev"}
     stem = f"{name}_{data.shots}_{seed}" if target else _any_split(folder, name, data.shots, seed)
-    return {part: read_crossfit(folder / f"{stem}_{part}.tsv", task) for part in parts}
+    found = {
+        part: read_crossfit(folder / f"{stem}_{part}.tsv", task)
+        for part in parts if not (mismatched and part == "test")
+    }  # fmt: skip
+    return found | ({"test": _mismatched(task, data)} if mismatched and target else {})
+
+
+def _mismatched(task: str, data: DemoData) -> list[Example]:
+    """GLUE's development part of the other genres, as CrossFit writes the matched one."""
+    own, words = read_glue(GLUE["mnli"], "dev_mm", data.root), about(task)["answers"]
+    return [
+        Example(task, str(about(task)["question"]), (str(words[own.classes[int(label)]]),),
+                " ".join(f"premise: {premise} [SEP] hypothesis: {hypothesis}".split()), (), f"dev_mm-{i}")
+        for i, ((premise, hypothesis), label) in enumerate(zip(own.texts, own.labels, strict=True))
+    ]  # fmt: skip
 
 
 def _any_split(folder: Path, name: str, shots: int, seed: int) -> str:
-    """The split of a seed, or the first one: CrossFit's seeds are not those of MRQA."""
+    """The split of a seed, whatever its size: tasks without classes have 32 examples in all.
+
+    CrossFit's seeds are not those of MRQA; without the seed it is the first of as many examples.
+    """
     if (folder / f"{name}_{shots}_{seed}_train.tsv").is_file():
         return f"{name}_{shots}_{seed}"
-    found = sorted(folder.glob(f"{name}_*_train.tsv"))
+    found = [
+        path
+        for pattern in (f"{name}_*_{seed}_train.tsv", f"{name}_{shots}_*_train.tsv", f"{name}_*_train.tsv")
+        for path in sorted(folder.glob(pattern))
+    ]  # fmt: skip
     if not found:
         raise UserError(f"{folder} holds no {name}_<shots>_<seed>_train.tsv")
     return found[0].name.removesuffix("_train.tsv")

@@ -28,7 +28,7 @@ from projects.demo_retrieval.sources import Task, about, expand, read_task
 from projects.demo_retrieval.template import Example, text_key
 
 # settings of the trainer that trained weights depend on
-TRAINED_BY = ("precision", "gradient_clip_val", "accumulate_grad_batches", "devices", "num_nodes", "ema_decay")  # fmt: skip
+TRAINED_BY = ("precision", "gradient_clip_val", "devices", "num_nodes", "ema_decay")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Tasks:
         meta: of meta-training.
         bank: demonstrations.
         left_out: names of tasks that share a data set with a target.
-        removed: examples of meta-training and bank that are also evaluated.
+        removed: examples of meta-training, bank and fine-tuning that are also evaluated.
     """
 
     targets: tuple[Task, ...]
@@ -62,17 +62,27 @@ class Tasks:
 
 
 def read_tasks(cfg: Config) -> Tasks:
-    """Tasks of a config; no evaluated example is in meta-training or in the bank.
+    """Tasks of a config; no evaluated example is in meta-training, in fine-tuning or in the bank.
 
     Raises:
-        UserError: unknown tasks, missing files, or nothing left for meta-training.
+        UserError: unknown tasks, missing files, or nothing left for meta-training or a target.
     """
     data = cfg.data
-    targets = tuple(read_task(n, data, cfg.seed, target=True) for n in expand(data.targets, data))
-    sets = {about(t.name)["same"] for t in targets}
-    evaluated = {text_key(e) for t in targets for e in (*t.dev, *t.test)}
+    read = [read_task(n, data, cfg.seed, target=True) for n in expand(data.targets, data)]
+    sets = {about(t.name)["same"] for t in read}
+    evaluated = {text_key(e) for t in read for e in (*t.dev, *t.test)}
     left_out: list[str] = []
     removed: dict[str, int] = {}
+
+    def clean(task: Task) -> Task:
+        kept = tuple(e for e in task.train if text_key(e) not in evaluated)
+        removed[task.name] = len(task.train) - len(kept)
+        return replace(task, train=kept)
+
+    # official splits repeat texts, too, and a target may repeat those of another one
+    targets = tuple(clean(t) for t in read)
+    if empty := [t.name for t in targets if not t.train]:
+        raise UserError(f"all training examples of {', '.join(empty)} are evaluated: choose other data.targets or another data.split_seed")  # fmt: skip
     known: dict[str, Task] = {t.name: t for t in targets}
 
     def allowed(names: Sequence[str]) -> list[Task]:
@@ -84,10 +94,7 @@ def read_tasks(cfg: Config) -> Tasks:
                 left_out.append(name)
                 continue
             if name not in known:
-                task = read_task(name, data, cfg.seed)
-                kept = tuple(e for e in task.train if text_key(e) not in evaluated)
-                removed[name] = len(task.train) - len(kept)
-                known[name] = replace(task, train=kept)
+                known[name] = clean(read_task(name, data, cfg.seed))
             found.append(known[name])
         return [t for t in found if t.train]
 
@@ -142,7 +149,8 @@ def stages(cfg: Config) -> Iterator[Stage]:
         yield stage("meta", cfg, module, rows, tasks, cfg.data.batch_size, cfg.trainer.val_every_n_steps, {})  # fmt: skip
     own = cfg.finetune
     if own.max_steps or cfg.finetune_epochs:
-        length = {"max_steps": own.max_steps} if own.max_steps else {"max_epochs": cfg.finetune_epochs}  # fmt: skip
+        length: dict[str, Any] = {"max_steps": own.max_steps} if own.max_steps else {"max_epochs": cfg.finetune_epochs}  # fmt: skip
+        length["accumulate_grad_batches"] = own.accumulate_grad_batches
         module.optim = phase_optim(cfg, own)
         rows = rows_of(cfg, module, tasks.targets, own.batch_size)
         yield stage("finetune", cfg, module, rows, tasks, own.batch_size, own.val_every_n_steps, length)  # fmt: skip
@@ -200,7 +208,10 @@ def denoising(cfg: Config, module: DemoRetrieval) -> Iterator[Stage]:
         num_workers=cfg.data.num_workers,
     )  # fmt: skip
     known = denoised_path(cfg)
-    trainer = {"max_steps": own.max_steps, "val_every_n_steps": None}
+    trainer = {
+        "max_steps": own.max_steps, "val_every_n_steps": None,
+        "accumulate_grad_batches": own.accumulate_grad_batches,
+    }  # fmt: skip
     yield Stage("denoise", module, data, trainer, weights=known if known.is_file() else None)
     keep_weights(known, module)
 

@@ -6,14 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.config import UserError, to_dict
+from common.config import UserError, load, to_dict
 from common.data.tables import read_jsonl
+from common.engine.lifecycle.settings import resolved
 from common.engine.workspace import Workspace, read_json, write_json
 from projects.demo_retrieval.bank import write_bank
 from projects.demo_retrieval.config import Config
 from projects.demo_retrieval.inference import Answerer
 from projects.demo_retrieval.stages import make_bank, read_tasks
-from projects.demo_retrieval.template import Example
+from projects.demo_retrieval.template import from_row
 
 Train = Callable[[str, str, Sequence[str]], Path]
 
@@ -33,10 +34,11 @@ def answer(cfg: Config, workspace: Workspace) -> list[str]:
     rows: list[Mapping[str, Any]] = [{"question": own.question, "context": own.context}]
     if own.input is not None:
         rows = list(read_jsonl(Path(own.input), ("question",)))
-    examples = [
-        Example("", str(r["question"]), (), str(r.get("context", "")), tuple(map(str, r.get("options", []))))
-        for r in rows
-    ]  # fmt: skip
+    read = [from_row(r, f"{own.input or 'answer.question'}, row {i + 1}") for i, r in enumerate(rows)]  # fmt: skip
+    if any(not e.question for e in read):
+        raise UserError(f"{own.input or 'answer.question'} holds an empty question")
+    # no task and no id: nothing of the bank is the question itself, but for equal texts
+    examples = [e._replace(task="", answers=(), id="") for e in read]
     if not examples:
         raise UserError(f"{own.input} holds no question")
     model = Answerer(own.run, own.bank)
@@ -75,7 +77,7 @@ def few_shot(cfg: Config, workspace: Workspace, train: Train | None = None) -> d
         train: trains a config with overrides and returns the run folder.
 
     Raises:
-        UserError: fewer than two draws.
+        UserError: fewer than two draws, or a draw of an earlier call with other settings.
     """
     from common.engine.run import train as engine_train
 
@@ -88,8 +90,7 @@ def few_shot(cfg: Config, workspace: Workspace, train: Train | None = None) -> d
         if own.run is not None:
             words += [f"model.pretrained={own.run}", "model.encoder=null", "model.config=null", "meta=false", "denoise.max_steps=0"]  # fmt: skip
         place = workspace.folder("runs") / workspace.project / workspace.config / f"draw-{seed}"
-        done = place / "metrics.json"
-        run = place if done.is_file() else train(workspace.project, workspace.config, words)
+        run = place if _finished(place, workspace, words) else train(workspace.project, workspace.config, words)  # fmt: skip
         for name, value in read_json(run / "metrics.json").items():
             values.setdefault(name, []).append(float(value))
     found = {
@@ -102,15 +103,34 @@ def few_shot(cfg: Config, workspace: Workspace, train: Train | None = None) -> d
     return found
 
 
+def _finished(place: Path, workspace: Workspace, words: list[str]) -> bool:
+    """Whether a draw has its numbers; one that was begun gets the word that continues it.
+
+    Raises:
+        UserError: it was made with other settings.
+    """
+    if not (place / "meta.json").is_file():
+        return False
+    meta = read_json(place / "meta.json")
+    now = resolved(load(Config, workspace.project, workspace.config, words))
+    changed = set(_words(now)) ^ set(_words(meta["resolved"]))
+    if other := sorted({word.partition("=")[0] for word in changed}):
+        raise UserError(f"{place} was made with other values of {', '.join(other)}: undo the change, or move the folder away")  # fmt: skip
+    if "finished" in meta:
+        return True
+    words.append(f"resume={place.name}")
+    return False
+
+
 def as_overrides(cfg: Config) -> list[str]:
     """Every value of a config as ``a.b=value``, without those that name a run."""
-
-    def walk(node: Mapping[str, Any], prefix: str) -> list[str]:
-        words = []
-        for key, value in node.items():
-            inner = isinstance(value, dict) and bool(value)
-            words += walk(value, f"{prefix}{key}.") if inner else [f"{prefix}{key}={json.dumps(value)}"]  # fmt: skip
-        return words
-
     names = ("runs_dir", "run_id", "resume", "answer", "few_shot")
-    return walk({k: v for k, v in to_dict(cfg).items() if k not in names}, "")
+    return _words({k: v for k, v in to_dict(cfg).items() if k not in names})
+
+
+def _words(node: Mapping[str, Any], prefix: str = "") -> list[str]:
+    words = []
+    for key, value in node.items():
+        inner = isinstance(value, dict) and bool(value)
+        words += _words(value, f"{prefix}{key}.") if inner else [f"{prefix}{key}={json.dumps(value)}"]  # fmt: skip
+    return words

@@ -1,15 +1,15 @@
 """One template for all tasks: question, answer and context as text, as token ids, and back."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from common.config import UserError
 from common.evaluation.generation.question_answering import normalize_answer
 
 SEPARATOR = " \n "
+LETTERS = "abcdefghijklmnopqrstuvwxyz"  # of candidates; more of them are not listed
 ANSWER = re.compile(r"answer\s*:")
-_OPTION = re.compile(r"\(([a-z])\)\s*")
 _SHOWN = 60
 _REMEMBERED = 50_000  # texts of an encoder
 
@@ -40,7 +40,7 @@ def listed(options: Sequence[str]) -> str:
     >>> listed(["yes", "no"])
     '(a) yes (b) no'
     """
-    return " ".join(f"({chr(97 + i)}) {option}" for i, option in enumerate(options))
+    return " ".join(f"({letter}) {x}" for letter, x in zip(LETTERS, options, strict=False))
 
 
 def with_options(example: Example, shown: bool = True) -> str:
@@ -96,6 +96,43 @@ def text_key(example: Example) -> str:
     return f"{normalize_answer(example.question)}\t{normalize_answer(example.context)}"
 
 
+def from_row(row: Mapping[str, Any], place: str, task: str = "", number: int = 0) -> Example:
+    """An example of a user's JSON object: question, answer (or answers), context, options, task, id.
+
+    What is absent or null is empty.
+
+    Args:
+        row: the object.
+        place: where it stands, for messages.
+        task: of a row that names none.
+        number: id of a row that has none.
+
+    Raises:
+        UserError: a field of another kind, or neither question nor context.
+    """
+
+    def text(value: Any, name: str) -> str:
+        if value is None:
+            return ""
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise UserError(f"{place}: {name} must be a text, got {value!r}")
+        return str(value)
+
+    def texts(name: str) -> tuple[str, ...]:
+        values = row.get(name) or []
+        if not isinstance(values, list) or None in values:
+            raise UserError(f"{place}: {name} must be a list of texts, got {row[name]!r}")
+        return tuple(text(value, name) for value in values)
+
+    question, context = text(row.get("question"), "question"), text(row.get("context"), "context")
+    if not question and not context:
+        raise UserError(f"{place}: expected question, answer (or answers) and context")
+    single = text(row.get("answer"), "answer")
+    answers = texts("answers") or ((single,) if single else ())
+    own = text(row.get("task"), "task") or task
+    return Example(own, question, answers, context, texts("options"), text(row.get("id"), "id") or str(number))  # fmt: skip
+
+
 # -- UnifiedQA -----------------------------------------------------------------------------------
 
 LITERAL = "\\n"  # two characters, a backslash and an n
@@ -119,10 +156,26 @@ def parse_unifiedqa(line: str, task: str, number: int = 0) -> Example:
     question, rest = fields[0], fields[1:]
     options: tuple[str, ...] = ()
     if rest and rest[0].startswith("(a)"):
-        options = tuple(part.strip() for part in _OPTION.split(rest.pop(0))[2::2])
+        options = parse_options(rest.pop(0))
     context = SEPARATOR.join(part for part in rest if part)
     golds = (" ".join(answer.split("\t")[0].split()).strip("'"),)
     return Example(task, question, golds, context, options, str(number))
+
+
+def parse_options(text: str) -> tuple[str, ...]:
+    """The inverse of `listed`: a letter in brackets begins a candidate only where it is the next one.
+
+    >>> parse_options("(a) h2o (s) (b) f(x) = 2 (c) iron")
+    ('h2o (s)', 'f(x) = 2', 'iron')
+    """
+    starts: list[int] = []
+    for letter in LETTERS:
+        found = re.search(rf"(?:^|\s)\({letter}\)", text[starts[-1] :] if starts else text)
+        if found is None:
+            break
+        starts.append(found.end() + (starts[-1] if starts else 0))
+    ends = [*(start - len(" (a)") for start in starts[1:]), len(text)]
+    return tuple(text[start:end].strip() for start, end in zip(starts, ends, strict=True))
 
 
 def unifiedqa_line(example: Example) -> str:
@@ -149,7 +202,7 @@ class Encoder:
         max_target: tokens of a target, the end included.
         demo_answers: False: demonstrations without labels.
         demo_options: whether demonstrations list theirs.
-        max_options: inputs with more candidates don't list them.
+        max_options: inputs and demonstrations with more candidates don't list them.
 
     Raises:
         UserError: a tokenizer that has neither.
@@ -183,9 +236,16 @@ class Encoder:
         return int(self.suffix[-1])
 
     def ids(self, text: str) -> list[int]:
-        """Ids without special tokens."""
-        found = self.tokenizer(text, add_special_tokens=False, padding=False, truncation=False)
+        """Ids without special tokens: a text that holds the mask token's name holds no mask."""
+        found = self.tokenizer(
+            text, add_special_tokens=False, padding=False, truncation=False, split_special_tokens=True
+        )  # fmt: skip
         return list(found["input_ids"])
+
+    def masked(self, text: str) -> list[int]:
+        """As `ids`, but the mask token's name stands for a mask."""
+        first, *others = [self.ids(part.rstrip()) for part in text.split(self.mask)]
+        return [*first, *(i for part in others for i in (self.mask_id, *part))]
 
     def piece(self, text: str) -> list[int]:
         """As `ids`, remembered: template words and questions come again and again."""
@@ -195,10 +255,30 @@ class Encoder:
             self._known[text] = self.ids(text)
         return self._known[text]
 
-    def demonstration(self, example: Example) -> list[int]:
-        """Ids of a demonstration, cut on its right, where the context is."""
-        text = demonstration_text(example, answer=self.demo_answers, options=self.demo_options)
-        return self.piece(text)[: self.max_demo]
+    def demonstration(self, example: Example, limit: int | None = None) -> list[int]:
+        """Ids of a demonstration; what is too long is cut in the context, then in the question.
+
+        The answer lies between the two and stays, since a demonstration is labelled.
+
+        Args:
+            example: with its answer, or a passage.
+            limit: tokens; None: `max_demo`.
+        """
+        limit = max(0, self.max_demo if limit is None else limit)
+        text = with_options(self._listing(example), self.demo_options)
+        if not example.question:  # a passage
+            return self.piece(f"context: {text}")[:limit]
+        labelled = self.demo_answers and bool(example.answers)
+        answer = self.piece(f"{SEPARATOR}answer: {example.answers[0]}") if labelled else []
+        question, head = self.piece(f"question: {example.question}"), self.piece("question:")
+        question = question[: max(len(head), limit - len(answer))]
+        context = [*self.piece(f"{SEPARATOR}context:"), *(self.piece(f" {text}") if text else [])]
+        return [*question, *answer, *context][:limit]
+
+    def _listing(self, example: Example) -> Example:
+        """Without candidates where there are too many to list."""
+        many = len(example.options) > self.max_options
+        return example._replace(options=()) if many else example
 
     def source(self, example: Example, demonstration: Example | None) -> list[int]:
         """Ids that the encoder reads: a demonstration before the input.
@@ -206,10 +286,8 @@ class Encoder:
         Raises:
             UserError: question and template alone are too long.
         """
-        if len(example.options) > self.max_options:
-            example = example._replace(options=())
         head = [*self.piece(f"question: {example.question}{SEPARATOR}answer:"), self.mask_id, *self.piece(f"{SEPARATOR}context:")]  # fmt: skip
-        text = with_options(example)
+        text = with_options(self._listing(example))
         context = self.ids(f" {text}") if text else []
         tail = self.piece(" \n")
         room = self.max_source - len(head) - len(tail) - len(self.prefix) - len(self.suffix)
@@ -221,6 +299,8 @@ class Encoder:
         before = [] if demonstration is None else [*self.demonstration(demonstration), *tail]
         # a context keeps what the demonstration leaves, and half of the room in any case
         kept = context[: max(room - len(before), room // 2)]
+        if demonstration is not None and len(before) > room - len(kept):
+            before = [*self.demonstration(demonstration, room - len(kept) - len(tail)), *tail]
         before = before[: room - len(kept)]
         return [*self.prefix, *before, *head, *kept, *tail, *self.suffix]
 

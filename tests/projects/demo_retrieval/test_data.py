@@ -1,4 +1,4 @@
-"""Template, files, bank and mixtures: items 4, 5, 7, 8, 12, 13, 14, 16, 17, 18, 19, 22."""
+"""Template, files, bank and mixtures: items 4, 5, 7, 8, 12 to 19, 22."""
 
 import itertools
 import json
@@ -11,7 +11,8 @@ import torch
 from common.config import UserError
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from projects.demo_retrieval.bank import Bank, Demonstrations, read_bank, write_bank
-from projects.demo_retrieval.batches import EvalRows, infilled
+from projects.demo_retrieval.batches import EvalRows, InfillRows, infilled
+from projects.demo_retrieval.options import DenoiseConfig
 from projects.demo_retrieval.retriever import TfidfSvd
 from projects.demo_retrieval.sources import BUNDLED, about, read_task
 from projects.demo_retrieval.stages import (
@@ -80,6 +81,57 @@ def test_item_8_only_contexts_and_demonstrations_are_cut():
     assert short[:-3] == own.target_head(WHO)
 
 
+def test_item_18_a_demonstration_keeps_its_answer_whatever_is_cut():
+    """Checklist 18, 8: the context is cut first, then the question, by its own limit or by the room that an input leaves."""
+    own = encoder_of(max_source=70, max_demo=20)
+    for long in (WHO._replace(context="noon " * 99), WHO._replace(question="who came? " * 30), WHO._replace(question="who? " * 30, context="noon " * 99)):  # fmt: skip
+        text = own.tokenizer.decode(own.demonstration(long))
+        assert "answer : ann" in text
+        assert text.startswith("question : who")
+        assert len(own.demonstration(long)) == 20
+    busy = WHO._replace(context="noon " * 99, options=())
+    room = own.tokenizer.decode(own.source(busy, WHO._replace(question="who came? " * 30)))
+    assert "answer : ann" in room.partition("[MASK]")[0]
+    assert len(own.demonstration(WHO, 3)) == 3
+    longest = own.demonstration(WHO._replace(answers=("noon " * 99,)))
+    assert own.tokenizer.decode(longest).startswith("question : answer : noon")
+
+
+def test_demonstrations_of_many_candidates_do_not_list_them():
+    """Finding 14: data.max_options is that of inputs and demonstrations; there are letters for 26."""
+    many = WHO._replace(options=("Ann", "Bob", "Eve"))
+    for own, shown in ((encoder_of(max_options=3), True), (encoder_of(max_options=2), False)):
+        assert ("bob" in own.tokenizer.decode(own.demonstration(many))) == shown
+        assert ("bob" in own.tokenizer.decode(own.source(many, None))) == shown
+
+
+def test_item_7_texts_hold_no_special_tokens():
+    """Checklist 7: a text that names the mask or the end is plain text; infilling still masks."""
+    own = encoder_of()
+    odd = Example("t", "what is [MASK]?", ("[SEP]",), "a [MASK] and a [SEP].", (), "0")
+    ids = own.source(odd, odd)
+    assert ids.count(own.mask_id) == 1
+    assert ids.count(own.end) == 1
+    assert own.target(odd, "[SEP]").count(own.end) == 1
+    assert own.masked("a [MASK] b") == [*own.ids("a"), own.mask_id, *own.ids("b")]
+    assert own.masked("[MASK]") == [own.mask_id]
+    rows = InfillRows(["a cat sat on the mat " * 3], own, DenoiseConfig(), 0)
+    batch = rows[[(0, 0)]]
+    assert own.mask_id in batch["input_ids"]
+    assert own.mask_id not in batch["labels"]
+
+
+@pytest.mark.parametrize(("text", "want"), [
+    ("(a) h2o (s) (b) f(x) = 2 (c) iron", ("h2o (s)", "f(x) = 2", "iron")), ("(a) f(b) (b) x", ("f(b)", "x")),
+    ("(a) (c) (b) y", ("(c)", "y")), ("(a) x", ("x",)),
+])  # fmt: skip
+def test_item_12_only_the_next_letter_begins_an_option(text, want):
+    """Checklist 12: brackets inside options don't tear them."""
+    found = parse_unifiedqa(f"which? \\n {text}\t{want[0]}", "t")
+    assert found.options == want
+    assert unifiedqa_line(found).partition("\t")[0] == f"which? \\n {text}"
+
+
 def test_item_12_unifiedqa_lines_round_trip():
     """Checklist 12: literal separators, options, missing context, several contexts."""
     lines = [
@@ -136,6 +188,51 @@ def test_item_4_an_input_is_never_its_own_demonstration():
         bank.at_random(bank.examples[3], 4, rng, same_task=True)
 
 
+def test_what_a_query_reads_and_how_its_scores_are_scaled():
+    """Checklist 4: the answer is no part of the query; copies are found by id alone, too; scores are scaled."""
+    bank, asked = small_bank(), []
+
+    class Spy(TfidfSvd):
+        def questions(self, texts):
+            asked.extend(texts)
+            return super().questions(texts)
+
+    bank.retriever = Spy(bank.retriever.terms, bank.retriever.idf, bank.retriever.components)
+    query = Example("task0", "what is it?", ("dog",), "number 99", ("cat", "dog"), "q")
+    plain, scaled = bank.nearest([query], 4), bank.nearest([query], 4, 3.0)
+    assert asked == ["what is it? number 99"] * 2
+    assert plain.scores.abs().max() > 0
+    torch.testing.assert_close(scaled.scores, 3 * plain.scores)
+    same_id = bank.examples[4]._replace(question="another?", context="other words")
+    assert bank.own(same_id) == [4]
+    assert 4 not in bank.nearest([same_id], 11).positions
+    assert bank.own(same_id._replace(task="other")) == []
+
+
+def test_finding_16_training_inputs_are_searched_once(tmp_path):
+    """The cache keeps what they found under bank, inputs, K and scale; a second start encodes nothing."""
+    plain, calls = small_bank(cache=str(tmp_path)), []
+
+    class Counting(TfidfSvd):
+        def questions(self, texts):
+            calls.append(len(texts))
+            return super().questions(texts)
+
+    own = Counting(plain.retriever.terms, plain.retriever.idf, plain.retriever.components)
+    bank = Bank(plain.examples, own, "full", str(tmp_path))
+    shown = Demonstrations(bank, "retrieved", 2, 1.0)
+    first, again = (shown.fixed(bank.examples[:5], kept=True) for _ in range(2))
+    assert calls == [5]
+    want = plain.nearest(bank.examples[:5], 2)
+    for found in (first, again):
+        assert np.array_equal(found.positions, want.positions)
+        assert torch.equal(found.scores, want.scores)
+    bank.nearest_kept([e._replace(id="") for e in bank.examples[:5]], 2)
+    bank.nearest_kept(bank.examples[:5], 3)
+    bank.nearest_kept(bank.examples[:5], 2, 2.0)
+    assert len(calls) == 4
+
+
 def test_items_14_and_18_the_index_is_built_once_and_hashed(tmp_path):
     """Checklist 14, 18: cached under encoder, texts and key; each change makes another; the key has the answer or not."""
     calls = []
@@ -190,7 +287,17 @@ def test_a_bank_file_round_trips_and_says_what_is_wrong(tmp_path):
     path = tmp_path / "bank.jsonl"
     write_bank(path, [WHO, WHO._replace(id="8", options=())])
     assert read_bank(path)[0] == WHO
-    for row, said in (({"question": "x"}, "has no answer"), ({"answer": "x"}, "expected question")):
+    path.write_text(
+        '{"question": "x", "answer": 3, "context": null, "options": null, "task": null}\n'
+    )
+    assert read_bank(path) == [Example("bank", "x", ("3",), "", (), "0")]
+    for row, said in (
+        ({"question": "x"}, "has no answer"), ({"answer": "x"}, "expected question"),
+        ({"question": "x", "answer": None}, "has no answer"), ({"question": "x", "answers": "yes"}, "answers must be a list"),
+        ({"question": "x", "answer": "y", "options": "yes"}, "row 1: options must be a list"),
+        ({"question": "x", "answers": [None]}, "answers must be a list"), ({"question": "x", "answer": True}, "answer must be a text"),
+        ({"question": {}, "answer": "y"}, "question must be a text"),
+    ):  # fmt: skip
         path.write_text(json.dumps(row) + "\n")
         with pytest.raises(UserError, match=said):
             read_bank(path)
@@ -249,6 +356,76 @@ def test_items_5_and_22_the_manifest_of_official_files(tmp_path):
     assert all(name.partition("/")[0] in ("unifiedqa", "crossfit") for name in kept.manifest()["meta"])  # fmt: skip
     own = read_tasks(config(*words, "data.bank_targets=true")).manifest()
     assert {"mrqa/SQuAD", "crossfit/trec"} <= set(own["bank"])
+
+
+def test_item_5_evaluated_texts_leave_every_training_part(tmp_path):
+    """Checklist 5: test and development texts are taken out of the target's own official training part and of the bank, and counted."""
+    root = official(tmp_path)
+    trec = root / "crossfit/trec/trec_2_42_train.tsv"
+    trec.write_text(trec.read_text() + "text trec 20\tNUM\nText TREC 10!\tLOC\n")
+    race = root / "unifiedqa/race/train.tsv"
+    cfg = config(f"data.root={root}", *OFFICIAL)
+    asked = read_task("mrqa/SQuAD", cfg.data, 0, target=True).dev[0]
+    race.write_text(
+        race.read_text() + f"{asked.question} \\n {asked.context}\t{asked.answers[0]}\n"
+    )
+    tasks = read_tasks(cfg)
+    assert [len(t.train) for t in tasks.targets] == [4, 4, 4]
+    assert tasks.removed == 4
+    assert tasks.manifest()["bank"] == {"unifiedqa/race": 6}
+    trec.write_text("text trec 20\tNUM\ntext trec 21\tLOC\n")
+    with pytest.raises(UserError, match="crossfit/trec are evaluated"):
+        read_tasks(cfg)
+
+
+def test_item_22_a_data_set_has_one_name_in_all_collections():
+    """Checklist 22: what data.exclude_eval_tasks leaves out, whatever the collection calls it."""
+    for same in (
+        ("mrqa/HotpotQA", "crossfit/hotpot_qa", "crossfit/kilt_hotpotqa"), ("mrqa/SearchQA", "crossfit/search_qa", "crossfit/jeopardy"),
+        ("mrqa/NaturalQuestions", "crossfit/kilt_nq", "unifiedqa/natural_questions_with_dpr_para", "unifiedqa/ambigqa"),
+        ("mrqa/SQuAD", "unifiedqa/squad2", "crossfit/squad-no_context", "crossfit/lama-squad"), ("mrqa/TriviaQA", "crossfit/freebase_qa"),
+        ("mrqa/NewsQA", "unifiedqa/newsqa"), ("crossfit/glue-rte", "crossfit/superglue-rte"), ("crossfit/glue-mnli", "crossfit/glue-mnli-mismatched"),
+        ("crossfit/boolq", "unifiedqa/boolq", "unifiedqa/contrast_sets_boolq"), ("choices", "crossfit/openbookqa", "unifiedqa/openbookqa_with_ir"),
+        ("crossfit/qasc", "unifiedqa/qasc_with_ir"), ("crossfit/race-high", "unifiedqa/race_string"), ("crossfit/ai2_arc", "unifiedqa/arc_hard"),
+        ("crossfit/piqa", "unifiedqa/physical_iqa"), ("crossfit/trec", "crossfit/trec-finegrained"), ("qnli", "crossfit/glue-qnli"),
+    ):  # fmt: skip
+        assert len({about(name)["same"] for name in same}) == 1, same
+    others = ("crossfit/hellaswag", "crossfit/swag", "crossfit/glue-mrpc", "crossfit/glue-qqp", "crossfit/paws", "mrqa/BioASQ", "snips")  # fmt: skip
+    assert len({about(name)["same"] for name in others}) == len(others)
+
+
+def test_a_split_of_another_size_keeps_its_seed(tmp_path):
+    """Checklist 15: CrossFit's tasks without classes have 32 examples; the seed of the draw goes before the size."""
+    folder = tmp_path / "crossfit/piqa"
+    folder.mkdir(parents=True)
+    for seed in (100, 13, 42):
+        (folder / f"piqa_32_{seed}_train.tsv").write_text(f"text {seed}\tyes\n")
+    cfg = config(f"data.root={tmp_path}")
+    assert read_task("crossfit/piqa", cfg.data, 42).train[0].context == "text 42"
+    assert read_task("crossfit/piqa", cfg.data, 43).train[0].context == "text 100"
+    (folder / "piqa_4_13_train.tsv").write_text("text 4\tyes\n")
+    assert (
+        read_task("crossfit/piqa", cfg.data, 43).train[0].context == "text 4"
+    )  # of as many examples
+
+
+def test_finding_10_the_mismatched_genres_of_mnli(tmp_path):
+    """CrossFit's training part with GLUE's own development file of the other genres, in CrossFit's words."""
+    labels = ("entailment", "neutral", "contradiction")
+    folder = tmp_path / "crossfit/glue-mnli"
+    folder.mkdir(parents=True)
+    for part, start in (("train", 0), ("dev", 10), ("test", 20)):
+        rows = [f"premise: text {start + i} [SEP] hypothesis: it\t{label}" for i, label in enumerate(labels)]  # fmt: skip
+        (folder / f"glue-mnli_1_42_{part}.tsv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "MNLI").mkdir()
+    (tmp_path / "MNLI/dev_mismatched.tsv").write_text("index\tsentence1\tsentence2\tgold_label\n0\tA  cat.\tAn animal.\tentailment\n1\tx\ty\t-\n")  # fmt: skip
+    cfg = config(f"data.root={tmp_path}", "data.shots=1", "data.split_seed=42")
+    plain, other = (read_task(f"crossfit/glue-mnli{m}", cfg.data, 0, target=True) for m in ("", "-mismatched"))  # fmt: skip
+    assert [e.context for e in other.train] == [e.context for e in plain.train]
+    assert [e.answers for e in other.dev] == [("yes",), ("maybe",), ("no",)]
+    assert [(e.context, e.answers) for e in other.test] == [("premise: A cat. [SEP] hypothesis: An animal.", ("yes",))]  # fmt: skip
+    assert plain.test[0].context == "premise: text 20 [SEP] hypothesis: it"
+    assert other.labels == ("maybe", "no", "yes") == other.test[0].options
 
 
 def test_item_19_official_files_of_three_families(tmp_path):

@@ -10,13 +10,18 @@ from transformers import AutoModelForSeq2SeqLM
 from common.config import UserError, config_names
 from common.encoders.state_dict import weights_digest
 from common.engine import checkpoint as ckpt
+from common.engine.lifecycle.settings import resolved
 from common.engine.run import train
+from common.engine.trainer import stage_config
 from common.engine.workspace import Workspace
 from common.models import load as load_model
 from projects.demo_retrieval import baselines, build, tasks
 from projects.demo_retrieval.bank import write_bank
+from projects.demo_retrieval.evaluate import Answers, score
 from projects.demo_retrieval.folder import SETTINGS, load
 from projects.demo_retrieval.inference import Answerer
+from projects.demo_retrieval.sources import Task
+from projects.demo_retrieval.stages import stages
 from projects.demo_retrieval.template import Example
 from tests.cards import exported_by, run_snippet, snippets
 from tests.projects.demo_retrieval.conftest import WORDS, config, module_of
@@ -25,8 +30,10 @@ from tests.projects.demo_retrieval.conftest import WORDS, config, module_of
 def test_items_19_and_21_one_run_trains_and_scores_three_families(run):
     """Checklist 19, 21: questions, entailment and topics end to end; wall time and peak memory are logged."""
     found = json.loads((run / "metrics.json").read_text())
-    for name in ("made_up_qa_f1", "made_up_qa_exact", "made_up_nli_accuracy", "made_up_topic_accuracy", "made_up_topic_macro_f1"):  # fmt: skip
+    kinds = [f"made_up_topic_{kind}{name}" for kind in ("", "generated_", "ranked_") for name in ("accuracy", "macro_f1")]  # fmt: skip
+    for name in ("made_up_qa_f1", "made_up_qa_exact", "made_up_nli_accuracy", *kinds):
         assert 0 <= found[name] <= 1
+    assert found["made_up_topic_macro_f1"] == found["made_up_topic_generated_macro_f1"]
     assert found["accuracy_chance"] == pytest.approx((1 / 2 + 1 / 4) / 2)
     assert found["accuracy"] == pytest.approx((found["made_up_nli_accuracy"] + found["made_up_topic_accuracy"]) / 2)  # fmt: skip
     meta = json.loads((run / "meta.json").read_text())
@@ -126,38 +133,72 @@ def test_item_20_another_bank_changes_answers_and_no_weight(tmp_path):
         tasks.answer(config(), workspace)
 
 
-def test_item_15_the_few_shot_runner_repeats_five_draws(tmp_path):
-    """Checklist 15: five draws by default, a run of each, mean and deviation; finished draws are not repeated."""
-    asked = []
+def value(words, key):
+    """The last value that overrides give a key."""
+    return next(w.partition("=")[2] for w in reversed(words) if w.startswith(f"{key}="))
 
-    def fake(project, name, overrides):
-        asked.append(overrides)
-        base = next(w.partition("=")[2] for w in overrides if w.startswith("runs_dir="))
-        place = next(Path(base) / project / name / w.partition("=")[2] for w in overrides if w.startswith("run_id="))  # fmt: skip
-        place.mkdir(parents=True)
-        seed = next(int(w.partition("=")[2]) for w in reversed(overrides) if w.startswith("data.split_seed="))  # fmt: skip
+
+def fake_run(asked):
+    """A training that notes its overrides and writes what a run leaves behind; seed 44 is cut off once."""
+    base: dict = {}  # settings of all draws, but for their seeds
+
+    def train(project, name, overrides):
+        asked.append(list(overrides))
+        place = Path(value(overrides, "runs_dir")) / project / name / value(overrides, "run_id")
+        again = any(w.startswith("resume=") for w in overrides)
+        assert place.exists() == again
+        place.mkdir(parents=True, exist_ok=True)
+        seed = int(value(overrides, "data.split_seed"))
+        if not base:
+            base.update(resolved(config(*overrides)))
+        meta = {"resolved": {**base, "data": {**base["data"], "split_seed": seed}}}
+        if seed == 44 and not again:
+            (place / "meta.json").write_text(json.dumps(meta))
+            raise KeyboardInterrupt
+        (place / "meta.json").write_text(json.dumps({**meta, "finished": "now"}))
         (place / "metrics.json").write_text(json.dumps({"f1": seed / 100}))
         return place
 
-    cfg = config("optim.lr=0.5")
+    return train
+
+
+def test_item_15_the_few_shot_runner_repeats_five_draws(tmp_path):
+    """Checklist 15: five draws by default, a run of each, mean and deviation; a cut-off draw goes on, finished ones are not repeated."""
+    asked: list[list[str]] = []
+    cfg, train = config("optim.lr=0.5"), fake_run(asked)
     workspace = Workspace(tmp_path / "task", "demo_retrieval", "smoke")
-    found = tasks.few_shot(cfg, workspace, fake)
+    with pytest.raises(KeyboardInterrupt):
+        tasks.few_shot(cfg, workspace, train)
+    assert len(asked) == 3
+    found = tasks.few_shot(cfg, workspace, train)
     assert found["f1"]["mean"] == pytest.approx(0.44)
     assert found["f1"]["sd"] == pytest.approx(0.0158113883)
-    assert len(asked) == 5
-    assert all("optim.lr=0.5" in words for words in asked)
-    tasks.few_shot(cfg, workspace, fake)
-    assert len(asked) == 5
+    assert [value(w, "data.split_seed") for w in asked] == ["42", "43", "44", "44", "45", "46"]
+    assert "resume=draw-44" in asked[3]
+    assert all({"optim.lr=0.5", "model.dropout=0.0"} <= set(w) for w in asked)
     assert config(*asked[0]).data.split_seed == 42
+    with pytest.raises(UserError, match=r"draw-42 was made with other values of optim\.lr:"):
+        tasks.few_shot(config("optim.lr=0.25"), workspace, train)
     cfg.few_shot.run = "folder"
-    tasks.few_shot(
-        cfg, Workspace(tmp_path / "task2", "demo_retrieval", "smoke"), lambda *a: fake(*a)
-    )
+    cfg.few_shot.seeds = [1, 2]
+    tasks.few_shot(cfg, Workspace(tmp_path / "task2", "demo_retrieval", "smoke"), train)
     own = config(*asked[-1])
     assert (own.meta, own.model.pretrained, own.model.config) == (False, "folder", None)
     cfg.few_shot.seeds = [1]
     with pytest.raises(UserError, match="at least two"):
-        tasks.few_shot(cfg, workspace, fake)
+        tasks.few_shot(cfg, workspace, train)
+
+
+@pytest.mark.parametrize(("row", "said"), [
+    ({"question": None}, "expected question"), ({"question": "x", "options": "yes"}, "options must be a list"),
+    ({"question": "x", "context": ["a"]}, "context must be a text"), ({"question": "", "context": "a"}, "empty question"),
+])  # fmt: skip
+def test_a_file_of_questions_says_what_is_wrong(row, said, tmp_path):
+    """Finding 15: fields of another kind are named before a model is opened."""
+    (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n")
+    words = [f"answer.run={tmp_path}", f"answer.input={tmp_path}/in.jsonl"]
+    with pytest.raises(UserError, match=f"row 1.*{said}|{said}"):
+        tasks.answer(config(*words), Workspace(tmp_path / "t", "demo_retrieval", "smoke"))
 
 
 def test_prepare_writes_bank_and_manifest(tmp_path):
@@ -181,6 +222,32 @@ def test_baselines_score_the_same_inputs(tmp_path):
             assert found["made_up_topic_accuracy"] == pytest.approx(0.25)
 
 
+def test_the_headline_is_the_generated_label_unless_said_otherwise():
+    """Finding 9: `accuracy` is exact match of the free answer; both kinds stand under their own names."""
+    task = Task("t", "classification", ("yes", "no"), ())
+    examples = [Example("t", "q", ("yes",)), Example("t", "q", ("no",))]
+    for headline, want in (("generated", [1.0, 0.0]), ("ranked", [1.0, 1.0])):
+        found = Answers(["Yes.", "maybe"], ["yes", "no"], headline)
+        items = score(task, examples, found)
+        assert items["accuracy"] == want
+        assert (items["generated_accuracy"], items["ranked_accuracy"]) == ([1.0, 0.0], [1.0, 1.0])
+        assert found.told == (found.ranked if headline == "ranked" else found.generated)
+    assert config(name="mini").eval.headline == "ranked"
+
+
+def test_stages_have_rate_accumulation_and_validation_of_their_own(tmp_path):
+    """Finding 1: fine-tuning and denoising accumulate by their own setting, meta-training by the trainer's."""
+    words = [f"runs_dir={tmp_path}", "trainer.accumulate_grad_batches=5", "finetune.val_every_n_steps=2", "finetune.lr=0.125", "denoise.lr=0.25"]  # fmt: skip
+    cfg = config(*words, "finetune.accumulate_grad_batches=3")
+    first = next(stages(cfg))
+    assert (first.name, first.module.optim.lr) == ("denoise", 0.25)
+    assert stage_config(cfg.trainer, first).accumulate_grad_batches == 1
+    cfg.denoise.max_steps = 0
+    seen = [(s.name, s.module.optim.lr, stage_config(cfg.trainer, s)) for s in stages(cfg)]
+    assert [(name, lr, own.accumulate_grad_batches) for name, lr, own in seen] == [("meta", 1e-3, 5), ("finetune", 0.125, 3)]  # fmt: skip
+    assert seen[1][2].val_every_n_steps == 2
+
+
 def test_selection_keeps_the_best_step_by_f1(tmp_path):
     """Fine-tuning with validation on development examples logs val/f1."""
     words = [*WORDS, f"runs_dir={tmp_path}", "run_id=v", "meta=false", "denoise.max_steps=0", "finetune.val_every_n_steps=1"]  # fmt: skip
@@ -196,6 +263,13 @@ def test_paper_configs_are_built_on_the_meta_device(name):
     cfg = config(name=name)
     assert (cfg.method.k, cfg.method.coupling, cfg.data.max_source) == (5, "token", 800)
     assert (cfg.retriever.kind, cfg.retriever.scale) == ("dpr", 1.0)
+    # 25 epochs of batches of two, each epoch validated; the sheet's main metric; seeds of the official files
+    assert (cfg.finetune.batch_size, cfg.finetune.accumulate_grad_batches, cfg.finetune_epochs) == (2, 1, 25)  # fmt: skip
+    classes = {"paper_mnli": 3, "paper_mrpc": 2, "paper_qnli": 2, "paper_trec": 6}.get(name)
+    examples = cfg.data.qa_shots if classes is None else classes * cfg.data.shots
+    assert cfg.finetune.val_every_n_steps == examples // 2
+    assert cfg.eval.headline == "generated"
+    assert cfg.few_shot.seeds == ([42, 43, 44, 45, 46] if classes is None else [100, 13, 21, 42, 87])  # fmt: skip
     report = build(cfg).plan()
     with torch.device("meta"):
         module = report.module()
@@ -208,6 +282,9 @@ def test_settings_that_do_not_fit_are_refused():
         (["retriever.train_question_encoder=true"], "frozen"), (["retriever.kind=dpr"], "belongs to"),
         (["data.meta=[]"], "meta=false"), (["meta=false", "finetune.max_steps=0"], "nothing is trained"),
         (["finetune_epochs=2"], "both set"), (["model.encoder=x"], "in place of"),
+        (["denoise.cache=x"], "cache"), (["denoise.val_every_n_steps=2"], "val_every_n_steps"),
+        (["eval.generate=false"], "headline"), (["eval.headline=ranked", "eval.rank=false"], "headline"),
+        (["data.max_options=27"], "max_options"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=said):
             config(*words)

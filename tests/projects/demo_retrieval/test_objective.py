@@ -15,7 +15,8 @@ from common.evaluation.generation.question_answering import (
     best_answer,
     normalize_answer,
 )
-from projects.demo_retrieval.decode import generate
+from projects.demo_retrieval.decode import generate, generate_sequence
+from projects.demo_retrieval.network import build_generator
 from projects.demo_retrieval.objective import (
     IGNORED,
     demonstration_log_probs,
@@ -24,8 +25,10 @@ from projects.demo_retrieval.objective import (
     rag_token_nll,
     token_log_probs,
 )
+from projects.demo_retrieval.options import GeneratorConfig, RetrieverConfig
+from projects.demo_retrieval.retriever import build_retriever
 from projects.demo_retrieval.stages import rows_of
-from projects.demo_retrieval.template import parse_answer
+from projects.demo_retrieval.template import Example, parse_answer
 from tests.projects.demo_retrieval.conftest import GOLDEN, fill, module_of
 from tests.projects.demo_retrieval.workers import three_steps
 
@@ -150,11 +153,51 @@ def test_item_10_probabilities_are_mixed_at_every_step(beams):
         assert bool((total >= alone - 1e-3).all())
 
 
+def test_item_10_defaults_of_the_weights_change_no_answer(tmp_path):
+    """Checklist 10, 11: a folder whose generation defaults ban repetition and force ids is decoded without them."""
+    module, batch = copies_of_two_questions()
+    common = {"start": module.start, "end": module.encoder.end, "pad": 0, "max_new_tokens": 6}
+    inputs = (batch["input_ids"], batch["attention_mask"], batch["scores"])
+    want = generate(module.network, *inputs, **common)
+    assert len(set(want[0].tolist())) < want.shape[1]  # it repeats tokens
+    kept = module.network.generation_config
+    for name, value in (("no_repeat_ngram_size", 1), ("forced_bos_token_id", 7), ("forced_eos_token_id", 9), ("length_penalty", 2.0), ("min_new_tokens", 6), ("num_beams", 3), ("early_stopping", True)):  # fmt: skip
+        setattr(kept, name, value)
+    assert not torch.equal(generate(module.network, *inputs, **common), want)
+    module.network.save_pretrained(tmp_path)
+    module.tokenizer.save_pretrained(tmp_path)
+    again = build_generator(GeneratorConfig(pretrained=str(tmp_path)))[0].eval()
+    assert again.generation_config.decoder_start_token_id == kept.decoder_start_token_id
+    assert torch.equal(generate(again, *inputs, **common), want)
+
+
+def test_rag_sequence_generates_the_text_of_largest_mixed_likelihood():
+    """Finding 8: each copy writes a text, and sum_k p_eta prod_i p_theta of all copies chooses among them."""
+    module, batch = copies_of_two_questions()
+    scores = fill((2, 3), 1.0)
+    common = {"start": module.start, "end": module.encoder.end, "pad": 0, "max_new_tokens": 5}  # fmt: skip
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    found = generate_sequence(module.network, ids, mask, scores, **common)
+    for row in range(2):
+        rows, values = slice(3 * row, 3 * row + 3), []
+        for k in range(3 * row, 3 * row + 3):
+            text = generate(module.network, ids[k : k + 1], mask[k : k + 1], torch.zeros(1, 1), **common)  # fmt: skip
+            end = text[0].tolist().index(module.encoder.end) + 1 if module.encoder.end in text[0] else text.shape[1]  # fmt: skip
+            text = text[:, :end]
+            inputs = torch.cat([torch.full((1, 1), module.start), text[:, :-1]], 1).expand(3, -1)
+            with torch.no_grad():
+                logits = module.network(input_ids=ids[rows], attention_mask=mask[rows], decoder_input_ids=inputs).logits  # fmt: skip
+            values.append((float(rag_sequence_nll(logits, scores[row : row + 1], text)), text[0]))
+        best = min(values, key=lambda pair: pair[0])[1]
+        assert torch.equal(found[row, : len(best)], best)
+    module.cfg.method.coupling = "sequence"
+    examples = [Example("t", "what is there?")] * 2
+    assert module.answers({**batch, "examples": examples}) == ["", ""]  # it wrote no "answer:"
+
+
 def test_labels_are_ranked_by_the_likelihood_of_the_mixture():
     """Likelihoods of candidates equal those of whole targets, but for the repeated question's share."""
     module, batch = copies_of_two_questions()
-    from projects.demo_retrieval.sources import Example
-
     examples = [Example("t", "what is there?"), Example("t", "is it true, or not?")]
     batch = {**batch, "examples": examples}
     labels = ("yes", "no more")
@@ -237,6 +280,34 @@ def test_item_1_the_retriever_stays_as_it_is(tmp_path):
         want = retriever.question.model(**{k: ids[k] for k in ("input_ids", "attention_mask")}).pooler_output  # fmt: skip
     torch.testing.assert_close(retriever.questions(text), want)
     assert not torch.allclose(retriever.demonstrations(text), want)
+
+
+def test_item_14_the_fingerprint_tells_kind_pooling_and_tokenizer(tmp_path):
+    """Checklist 14: equal weights with another pooling or tokenizer have another index; use changes nothing."""
+    from transformers import BertConfig, BertModel
+
+    from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+
+    size = {"vocab_size": 700, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}  # fmt: skip
+    BertModel(BertConfig(**size)).save_pretrained(tmp_path)
+    tokenizer = tiny_tokenizer(700)
+    tokenizer.save_pretrained(tmp_path)
+
+    def built(**options):
+        return build_retriever(RetrieverConfig(kind="dense", question=str(tmp_path), **options), list)  # fmt: skip
+
+    own = built()
+    first = own.fingerprint()
+    own.questions(["a cat", "a very long text"])
+    assert own.fingerprint() == built().fingerprint() == first
+    assert built(pooling="cls_before_pooler").fingerprint() != first
+    own.form = "dpr"
+    assert own.fingerprint() != first
+    from tokenizers import normalizers
+
+    tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+    tokenizer.save_pretrained(tmp_path)
+    assert built().fingerprint() != first
 
 
 def test_the_gradient_reaches_every_parameter_of_the_generator():
