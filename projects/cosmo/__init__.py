@@ -17,7 +17,7 @@ __all__ = ["Config", "build", "load"]
 def build(cfg: Config) -> "Experiment[COSMO]":
     """The experiment of a config; heavy imports happen here."""
     from common.engine.experiment import experiment_of
-    from projects.cosmo import build_video, folder, stages, tasks
+    from projects.cosmo import build_video, folder, official, stages, tasks
     from projects.cosmo.evaluate import evaluate
 
     experiment: Experiment[COSMO] = experiment_of(
@@ -26,6 +26,7 @@ def build(cfg: Config) -> "Experiment[COSMO]":
             "caption": tasks.caption,
             "parameters": tasks.parameters,
             "few_shot": tasks.few_shot,
+            "few_shot_rows": official.write_rows,
             "build_video": build_video.write_clips,
         },
     )  # fmt: skip

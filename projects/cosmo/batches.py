@@ -19,6 +19,7 @@ from common.data.image_text.interleaved.documents import (
     HUMAN,
     VISUAL,
     Document,
+    plain,
     token_window,
 )
 from common.data.image_text.interleaved.labels import (
@@ -95,7 +96,7 @@ class Words:
 
     def text(self, text: str) -> list[int]:
         """A text as it is embedded: as the caption of a picture that is not there."""
-        return self(f"{VISUAL}{text.strip()}{END_OF_CHUNK}")[: self.data.max_caption]
+        return self(f"{VISUAL}{plain(text)}{END_OF_CHUNK}")[: self.data.max_caption]
 
     def labels(self, kind: str, ids: Tensor) -> Tensor:
         """What a batch of a kind is trained to predict, (B, L)."""
@@ -104,9 +105,9 @@ class Words:
             return caption_labels(ids, **known)
         if kind == "interleaved_video":
             return clip_labels(ids, **known)
-        known |= {"end_of_chunk": self.ids["end_of_chunk"], "bos": self.bos}
+        known["bos"] = self.bos
         if kind == "interleaved_image":
-            return document_labels(ids, **known)
+            return document_labels(ids, **known, end_of_chunk=self.ids["end_of_chunk"])
         return instruction_labels(ids, **known, human=self.ids["human"], gpt=self.ids["gpt"])
 
 

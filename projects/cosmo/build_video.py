@@ -11,9 +11,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import UserError
+from common.damage import reading
 from common.data.image_text.interleaved.documents import clip_seconds, clip_text
 from common.data.image_text.interleaved.video import frame_times, open_video, segment_shots
 from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
@@ -26,20 +28,21 @@ from projects.cosmo.config import Config
 
 DRAW_STREAM = 95
 CHUNK = 8  # videos in a file
-INPUTS = ("frames", "regions", "asr")  # of a clip, from the user's own tools, beside tags
+INPUTS = ("frames", "regions", "asr", "tags")  # of a clip, from the user's own tools
 
 
 def write_clips(cfg: Config, workspace: Workspace) -> Path | None:
     """Videos of ``video.inputs`` as ``<video>.json`` with clips and captions (``TASK=build_video``).
 
     A row is ``{"video": place}`` with ``clips`` (``{"clip": "0:00:00 - 0:00:05", "frames": [captions], "regions": [...], "asr":
-    "..."}``) where the user's own tools found them; without clips the shots are found here.
+    "...", "tags": [...]}``) where the user's own tools found them; without clips the shots are found here, without tags they are
+    chosen from ``video.tags``. Clips are in seconds of the event: those of the stored video times ``video.speed``.
 
     Returns:
         The folder; None while shares are missing.
 
     Raises:
-        UserError: no rows, or videos that cannot be read.
+        UserError: no rows, videos that cannot be read, or clips of which the language model would be told nothing.
     """
     own = cfg.video
     if own.inputs is None:
@@ -51,9 +54,11 @@ def write_clips(cfg: Config, workspace: Workspace) -> Path | None:
     names = [Path(row["video"]).stem for row in rows]
     if not rows or len(set(names)) != len(names):
         raise UserError(f"{source} needs videos of different names")
+    for row in rows:
+        check_row(row, own.tags)
     settings = {
         name: getattr(own, name)
-        for name in ("fps", "sample_fps", "most_shots", "penalty", "tags", "num_tags")
+        for name in ("fps", "speed", "sample_fps", "most_shots", "penalty", "tags", "num_tags")
     }
     step = RowMap(
         "shots", partial(build_shots, cfg), {**settings, "clip": cfg.model.vision}, cfg.seed, CHUNK
@@ -80,7 +85,8 @@ def write_clips(cfg: Config, workspace: Workspace) -> Path | None:
     for name, clips in zip(names, found.rows(), strict=True):
         write_json(folder / f"{name}.json", {"clips": clips})
     workspace.say(
-        f"{folder}: clips of {len(rows)} videos; put each beside its video in a shard of data.shards"
+        f"{folder}: clips of {len(rows)} videos; put each beside its video file in a shard of data.shards (frames of a folder "
+        f"have to become a video file for that), and train with data.speed={own.speed:g}, the speed that they are stored at"
     )
     return folder
 
@@ -88,6 +94,28 @@ def write_clips(cfg: Config, workspace: Workspace) -> Path | None:
 def policy_of(cfg: Config) -> Policy:
     """How tokens are drawn."""
     return Policy("nucleus", temperature=cfg.video.temperature, top_p=cfg.video.top_p)
+
+
+def check_row(row: Mapping[str, Any], tags: Sequence[str]) -> None:
+    """Refuse a video whose clips cannot be read, or of which the language model would be told nothing but the time.
+
+    Raises:
+        UserError: such a video.
+    """
+    video, clips = row["video"], row.get("clips") or []
+    try:
+        for entry in clips:
+            clip_seconds(entry["clip"])
+        told = bool(clips) and all(any(entry.get(name) for name in INPUTS) for entry in clips)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f'{video}: clips are written {{"clip": "0:00:00 - 0:00:05"}} ({error})'
+        ) from error
+    if not told and not tags:
+        raise UserError(
+            f"nothing is known of the clips of {video}, their captions would be made up: set video.tags, words that the "
+            "pictures are compared with, or give every clip frames, regions, asr or tags"
+        )
 
 
 # -- shots ---------------------------------------------------------------------------------------
@@ -100,21 +128,28 @@ def build_shots(cfg: Config) -> RowFunction:
 
     def one(row: Mapping[str, Any]) -> list[dict[str, Any]]:
         video = open_video(row["video"], own.fps)
-        given = row.get("clips")
-        if given is None:
+
+        def shown(times: Sequence[float]) -> Tensor:
+            with reading(row["video"], "video"):
+                return clip.encode_images(video.frames(times))
+
+        given = row.get("clips") or []
+        if not given:
             times = frame_times(0, video.seconds, max(1, round(video.seconds * own.sample_fps)))
-            features = clip.encode_images(video.frames(times))
-            starts = segment_shots(features.numpy(), own.most_shots, own.penalty)
+            starts = segment_shots(shown(times).numpy(), own.most_shots, own.penalty)
             bounds = [0.0, *((times[i - 1] + times[i]) / 2 for i in starts[1:]), video.seconds]
-            given = [{"clip": c} for c in distinct(bounds)]
+            given = [{"clip": c} for c in distinct([own.speed * b for b in bounds])]
         found = []
         for entry in given:
-            start, end = clip_seconds(entry["clip"])
-            known = {name: entry[name] for name in ("clip", *INPUTS) if name in entry}
-            if own.tags:
-                vectors = F.normalize(
-                    clip.encode_images(video.frames(frame_times(start, end, 3))), dim=1
+            start, end = clip_seconds(entry["clip"], own.speed)
+            if 0 < video.seconds <= start:
+                raise UserError(
+                    f"{row['video']} has {video.seconds * own.speed:g} seconds at video.speed={own.speed:g}, its clip "
+                    f"{entry['clip']} begins later: set video.speed, or mend the clip"
                 )
+            known = {name: entry[name] for name in ("clip", *INPUTS) if entry.get(name)}
+            if own.tags and "tags" not in known:
+                vectors = F.normalize(shown(frame_times(start, end, 3)), dim=1)
                 best = (vectors.mean(0) @ words.T).topk(min(own.num_tags, len(words))).indices
                 known["tags"] = [own.tags[int(i)] for i in best]
             found.append(known)

@@ -19,7 +19,7 @@ from projects.cosmo.batches import Words
 from projects.cosmo.config import Config
 from projects.cosmo.inference import PictureModel, text_batch
 from projects.cosmo.module import COSMO, row_losses
-from projects.cosmo.network import CosmoNetwork
+from projects.cosmo.network import CosmoNetwork, parameter_counts
 from projects.cosmo.sources import COLOURS, SHAPES, Pictures, draw
 from projects.cosmo.stages import encode
 from projects.cosmo.table import evaluate_sets
@@ -97,9 +97,9 @@ def evaluate(cfg: Config, module: COSMO, workspace: Workspace) -> dict[str, floa
                 metrics |= head_metrics(cfg, module, found, patches)
         metrics |= written_metrics(cfg, module, found, workspace)
     metrics |= gates(module.network)
-    trained = sum(p.numel() for p in module.network.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in module.network.language.model.parameters())
-    metrics |= {"learnable": float(trained), "learnable_share": trained / (trained + frozen)}
+    vision = sum(p.numel() for p in module.tower.encoder.model.visual.parameters())
+    learnable, total = parameter_counts(module.network, vision)
+    metrics |= {"learnable": float(learnable), "learnable_share": learnable / total}
     if cfg.eval.sets:
         metrics |= evaluate_sets(cfg, PictureModel(module), workspace)
     return metrics

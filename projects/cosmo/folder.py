@@ -3,12 +3,10 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from common.config import UserError
 from common.config import load as load_config
 from common.encoders.image_text.visual_language.patch_tokens import PatchTower
 from common.encoders.modes import evaluation_mode
@@ -17,8 +15,8 @@ from common.export.files import write_files, write_json, write_tensors
 from projects.cosmo.config import Config
 from projects.cosmo.module import COSMO
 from projects.cosmo.stages import build_module
+from projects.cosmo.start import SETTINGS, WEIGHTS, read_settings
 
-SETTINGS, WEIGHTS = "cosmo.json", "cosmo.safetensors"
 EVAL = ("num_beams", "length_penalty", "max_new_tokens", "vqa_tokens")
 
 
@@ -28,26 +26,11 @@ def export(cfg: Config, module: COSMO, folder: Path) -> None:
     write_tensors(folder / WEIGHTS, module.network.state_dict())
     own = module.cfg
     settings = {
-        "model": dataclasses.asdict(own.model), "method": dataclasses.asdict(own.method),
+        "model": dataclasses.asdict(own.model) | {"init_from": None}, "method": dataclasses.asdict(own.method),
         "normalise": own.data.normalise, "max_caption": own.data.max_caption,
         "eval": {name: getattr(own.eval, name) for name in EVAL},
     }  # fmt: skip
     write_json(folder / SETTINGS, settings)
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """What an exported folder says of itself.
-
-    Raises:
-        UserError: not such a folder.
-    """
-    try:
-        found: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        return {
-            name: found[name] for name in ("model", "method", "normalise", "max_caption", "eval")
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is not an exported COSMO model: {error!r}") from error
 
 
 def config_of(folder: Path, base: Config | None = None) -> Config:

@@ -3,6 +3,7 @@
 # B rows, T pictures, F frames, N tokens of a frame, L text tokens, D_v and D_t widths, E latent width
 """
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -160,6 +161,20 @@ class CosmoNetwork(nn.Module):
         return sum((p.sum() * 0 for p in unused), torch.zeros((), device=self.log_scale.device))
 
 
+def parameter_counts(network: CosmoNetwork, vision: int) -> tuple[int, int]:
+    """Learnable parameters, and all of them: with both frozen towers, a row of the vocabulary once.
+
+    Args:
+        network: the trained parts and the language model.
+        vision: parameters of the image tower, see `visual_dim_of`.
+    """
+    learnable = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    rows = network.language.rows
+    shared = rows.numel() if rows.requires_grad else 0  # of the language model too
+    language = sum(p.numel() for p in network.language.model.parameters())
+    return learnable, learnable - shared + language + vision
+
+
 # -- building ------------------------------------------------------------------------------------
 
 
@@ -209,6 +224,7 @@ def dry_network(cfg: Config, visual_dim: int) -> tuple[CosmoNetwork, Any]:
     return CosmoNetwork(cfg, model, visual_dim, first, first + 1), None
 
 
+@cache  # a report asks for a dozen settings of one tower
 def visual_dim_of(vision: str) -> tuple[int, int, int]:
     """Width, number of tokens and parameters of an image tower, without its weights where open_clip knows them."""
     ref = resolve_pretrained(vision, require=False)

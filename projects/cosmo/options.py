@@ -98,6 +98,13 @@ class ModelConfig:
     mask_padding: bool = True  # of text pooling; the release reads padding
     # embeddings of tokens: none, the new special ones, all (instruction tuning)
     trained_rows: Literal["none", "new", "all"] = "none"
+    init_from: str | None = None  # folder of make export: its trained tensors are the start
+
+    def __post_init__(self) -> None:
+        if self.cross.dim_head % self.compression:
+            raise ValueError(
+                f"model.compression={self.compression} must divide model.cross.dim_head={self.cross.dim_head}"
+            )
 
 
 @dataclass
@@ -109,6 +116,19 @@ class ShotSet:
     test: str  # JSON lines below data.root; see projects/cosmo/table.py
     train: str | None = None  # where demonstrations come from
     limit: Count = 5000
+
+
+@dataclass
+class OfficialFiles:
+    """``TASK=few_shot_rows``: files of a public set that become the JSON lines of a `ShotSet`."""
+
+    output: str | None = None  # JSON lines; places of pictures are below its folder
+    karpathy: str | None = None  # captions of COCO or Flickr30k
+    split: str = "test"  # of them
+    folder: str = ""  # of their pictures
+    questions: str | None = None  # VQA's two files, or others in their form
+    annotations: str | None = None
+    image: str = "{:012d}.jpg"  # place of the picture of a question, by its number
 
 
 @dataclass
@@ -129,6 +149,7 @@ class EvalConfig:
     shot_seed: Whole = 42
     pool: Count = 2048  # training examples that demonstrations are drawn from
     sets: list[ShotSet] = field(default_factory=list)
+    official: OfficialFiles = field(default_factory=OfficialFiles)
 
 
 @dataclass
@@ -149,11 +170,15 @@ class VideoConfig:
     output: str = "interleaved"  # folder of <video>.json
     model: str = "bundled:causal-lm"  # writes the captions
     fps: Positive = 1.0  # of folders of frames
+    speed: Positive = (
+        1.0  # of the given videos: clips are in seconds of the event, as data.speed reads them
+    )
     sample_fps: Positive = 1.0  # frames that shots are found by
     most_shots: Count = 20
     penalty: NonNegative = 0.05  # of a further shot
     max_new_tokens: Count = 48
     temperature: Positive = 0.7
     top_p: Probability = 0.9
-    tags: list[str] = field(default_factory=list)  # words that the dual encoder chooses tags from
+    # words that the dual encoder chooses tags from, for clips that come without
+    tags: list[str] = field(default_factory=list)
     num_tags: Count = 3

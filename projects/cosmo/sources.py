@@ -25,6 +25,7 @@ from common.data.image_text.interleaved.documents import (
     clip_seconds,
     document_of,
     mmc4_document,
+    plain,
 )
 from common.data.image_text.interleaved.tar_rows import TarRows
 from common.data.image_text.interleaved.video import VideoFile, frame_times
@@ -50,6 +51,7 @@ PHOTO_TEXT = "a photo of a {}"
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 30), "blue": (30, 30, 220), "black": (0, 0, 0)}
 SHAPES = ("ball", "box", "bar")
 VIDEO = "mp4|webm|mkv|avi"
+ROLES = {"human": (HUMAN, ""), "gpt": (GPT, END_OF_CHUNK)}  # what stands around a turn
 NEEDED = {
     "image_text": ("jpg|jpeg|png|webp", "txt"), "video_text": (VIDEO, "txt"), "interleaved_image": ("json",),
     "interleaved_video": (VIDEO, "json"),
@@ -298,6 +300,8 @@ class Shards:
             info = row["image_info"]
             return found, lambda i: [_picture(base64.b64decode(info[i]["image_base64"]))]
         clips = row["clips"]
+        if not clips:
+            raise ValueError("a video without clips")
         count = min(len(clips), int(rng.integers(2, data.clips + 1)))
         start = int(rng.integers(len(clips) - count + 1))
         chosen = clips[start : start + count]
@@ -316,16 +320,21 @@ class Instructions:
     """A JSON list of conversations about one picture each, with ``from`` human and gpt.
 
     Raises:
-        UserError: no such file.
+        UserError: no such file, or turns of others: what they say would be trained as an answer.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             self.rows = [r for r in json.loads(path.read_text(encoding="utf-8")) if "image" in r]
-        except (OSError, ValueError, TypeError) as error:
+            roles = {str(turn["from"]) for row in self.rows for turn in row["conversations"]}
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(
-                f"{path} is no JSON list of image and conversations: {error}"
+                f"{path} is no JSON list of image and conversations (from, value): {error!r}"
             ) from error
+        if roles - set(ROLES):
+            raise UserError(
+                f"{path}: turns are from human or gpt, not {', '.join(sorted(roles - set(ROLES)))}; rename or leave them out"
+            )
         self.folder = path.parent
 
     def __len__(self) -> int:
@@ -336,9 +345,7 @@ class Instructions:
         row = self.rows[index]
         parts = []
         for turn in row["conversations"]:
-            said = str(turn["value"]).replace("<image>", "").strip()
-            parts.append(
-                f"{HUMAN}{said}" if turn["from"] == "human" else f"{GPT}{said}{END_OF_CHUNK}"
-            )
+            begin, end = ROLES[turn["from"]]
+            parts.append(f"{begin}{plain(str(turn['value']).replace('<image>', ''))}{end}")
         document = Document(VISUAL + "".join(parts), (0,))
         return document, lambda _: [Image.open(self.folder / row["image"]).convert("RGB")]

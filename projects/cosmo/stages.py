@@ -15,6 +15,7 @@ from projects.cosmo.config import Config
 from projects.cosmo.module import COSMO
 from projects.cosmo.network import build_network, dry_network, visual_dim_of
 from projects.cosmo.sources import Part, Pictures, requirements, rows_of
+from projects.cosmo.start import begin_with, start_requirement
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -56,6 +57,7 @@ def stages(cfg: Config) -> Iterator[Stage]:
     """The stage "train"."""
     tower = PatchTower(cfg.model.vision)
     module = build_module(cfg, tower)
+    begin_with(cfg, module)
     frames = frames_of(cfg, tower, "train")
     sources = [source_of(cfg, module, kind, "train", frames) for kind in cfg.data.kinds]
     sizes = [cfg.data.batch_of(kind) for kind in cfg.data.kinds]
@@ -93,7 +95,7 @@ def plan(cfg: Config) -> Plan[COSMO]:
 
     return Plan(
         lambda: COSMO(cfg, *dry_network(cfg, width)), num_samples(cfg) if all(r.present for r in needed) else 0, forward,
-        (*weights_requirement(cfg.model.vision), *weights_requirement(cfg.model.language), *needed), frozen,
+        (*weights_requirement(cfg.model.vision), *weights_requirement(cfg.model.language), *start_requirement(cfg), *needed), frozen,
     )  # fmt: skip
 
 

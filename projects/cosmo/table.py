@@ -1,14 +1,12 @@
 """Few-shot scores, retrieval and classification of all sets of a config, as one table.
 
 A set is JSON lines: ``{"image": "a.jpg"}`` or ``{"frames": ["1.jpg", ...]}`` (paths below its folder) with ``texts`` (captions, or
-the annotators' answers), ``question`` and ``label``. A Karpathy file and VQA's files become such rows by `karpathy_rows` and
-`vqa_rows`.
+the annotators' answers), ``question`` and ``label``. ``TASK=few_shot_rows`` makes such rows of a Karpathy file and of VQA's files.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
@@ -16,80 +14,146 @@ from common.config import UserError
 from common.data.lookup import data_root
 from common.data.samplers import sample_rng
 from common.data.tables import read_jsonl
-from common.engine.workspace import Workspace, write_text
-from common.evaluation.image_text.few_shot import FewShotTask, Item, evaluate_few_shot
+from common.engine.workspace import Workspace, write_json, write_text
+from common.evaluation.image_text.few_shot import (
+    FEWEST_ANSWERS,
+    TEXT_ONLY,
+    FewShotTask,
+    Item,
+    evaluate_few_shot,
+)
 from common.evaluation.image_text.zeroshot import zeroshot_roc_auc
 from common.evaluation.retrieval.cross_modal import image_text_retrieval
 from projects.cosmo.config import Config
 from projects.cosmo.inference import PictureModel
-from projects.cosmo.options import ShotSet
+from projects.cosmo.options import EvalConfig, ShotSet
 
 ROW_STREAM = 92
 CLASS_TEXT = "A photo of a {}"
 RETRIEVED = ("image_to_text_recall_at_1", "text_to_image_recall_at_1", "recall_mean")
+# what a row of a task needs beside its picture
+NEEDS = {
+    "caption": ("texts",),
+    "vqa": ("question", "texts"),
+    "retrieval": ("texts",),
+    "classification": ("label",),
+}
 
 
-def read_items(path: Path, limit: int | None = None, seed: int = 42) -> list[tuple[Item, str]]:
+class SetRows(NamedTuple):
+    """A set as it was read: test items with their labels, and what demonstrations are drawn from."""
+
+    items: list[tuple[Item, str]]
+    pool: list[Item]
+
+
+def read_items(
+    path: Path, limit: int | None = None, seed: int = 42, needs: Sequence[str] = ()
+) -> list[tuple[Item, str]]:
     """Items of a file with their labels, at most `limit` of them, drawn by the seed.
 
+    Args:
+        path: JSON lines.
+        limit: None: all rows.
+        seed: of the draw.
+        needs: fields that a row must have beside its picture.
+
     Raises:
-        UserError: a missing file, or a row without picture.
+        UserError: a missing file, or a row without picture, without one of `needs`, or with texts that are no list of texts.
     """
     if not path.is_file():
         raise UserError(
             f"there is no {path}; a set of the table is JSON lines of image, texts, question, label"
         )
-    rows = read_jsonl(path, [])
+    rows = list(enumerate(read_jsonl(path, []), start=1))
     if limit is not None and limit < len(rows):
         chosen = sorted(sample_rng(seed, 0, 0, ROW_STREAM).permutation(len(rows))[:limit].tolist())
         rows = [rows[i] for i in chosen]
     found = []
-    for number, row in enumerate(rows):
+    for number, row in rows:
         names = row.get("frames") or ([row["image"]] if "image" in row else [])
         if not names:
             raise UserError(f"{path}, row {number}: neither image nor frames")
+        texts = row.get("texts", [])
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise UserError(f'{path}, row {number}: texts are a list such as ["a bus"]')
+        lacking = [name for name in needs if row.get(name) in (None, "", [])]
+        if lacking:
+            raise UserError(f"{path}, row {number} has no {', '.join(lacking)}: add it")
         picture = [str(path.parent / name) for name in names]
-        item = Item(picture, tuple(row.get("texts", ())), str(row.get("question", "")))
-        found.append((item, str(row.get("label", ""))))
+        found.append((Item(picture, tuple(texts), str(row.get("question", ""))), str(row.get("label", ""))))  # fmt: skip
+    if not found:
+        raise UserError(f"{path} is empty")
     return found
+
+
+def read_set(own: EvalConfig, chosen: ShotSet, root: Path) -> SetRows:
+    """The rows of a set, fit for its task.
+
+    Raises:
+        UserError: files that are missing or lack something, or too few demonstrations.
+    """
+    needs = NEEDS[chosen.task]
+    items = read_items(root / chosen.test, chosen.limit, own.shot_seed, needs)
+    if chosen.task not in ("caption", "vqa"):
+        return SetRows(items, [])
+    if chosen.task == "vqa" and min(len(item.texts) for item, _ in items) < FEWEST_ANSWERS:
+        raise UserError(
+            f"{root / chosen.test}: the accuracy of a question is a mean over annotators and needs the answers (texts) of "
+            f"at least {FEWEST_ANSWERS}; repeat a single answer ten times"
+        )
+    if chosen.train is None:
+        raise UserError(f"the set {chosen.name} needs train=, where its demonstrations come from")
+    pool = [item for item, _ in read_items(root / chosen.train, own.pool, own.shot_seed, needs)]
+    most = max((shots or TEXT_ONLY for shots in own.shots), default=0)
+    if len(pool) < most:
+        raise UserError(
+            f"{root / chosen.train} has {len(pool)} rows for {most} demonstrations: add some, or lower eval.shots"
+        )
+    return SetRows(items, pool)
 
 
 def evaluate_sets(
     cfg: Config, model: PictureModel, workspace: Workspace | None
 ) -> dict[str, float]:
-    """``<set>_<metric>`` of every set; the table of shots as few_shot.md."""
+    """``<set>_<metric>`` of every set; few_shot.md (the table of shots) and few_shot.json grow with each of them.
+
+    All files are read before the first score. Sets that are judged by the latent heads are left empty for a model that
+    has none.
+
+    Raises:
+        UserError: see `read_set`.
+    """
     own, root = cfg.eval, data_root(cfg.data.root)
+    sets = [(chosen, read_set(own, chosen, root)) for chosen in own.sets]
     found: dict[str, float] = {}
-    for chosen in own.sets:
-        items = read_items(root / chosen.test, chosen.limit, own.shot_seed)
-        scores = one_set(cfg, model, chosen, items, root)
+    for chosen, rows in sets:
+        scores = one_set(cfg, model, chosen, rows)
         found |= {f"{chosen.name}_{name}": value for name, value in scores.items()}
-    if workspace is not None:
+        if workspace is None:
+            continue
+        if not scores:
+            workspace.say(
+                f"{chosen.name}: left empty, a model without contrastive loss has no vectors"
+            )
         write_text(workspace.folder(".") / "few_shot.md", markdown(own.sets, found))
+        write_json(workspace.folder(".") / "few_shot.json", found)
     return found
 
 
-def one_set(
-    cfg: Config, model: PictureModel, chosen: ShotSet, items: Sequence[tuple[Item, str]], root: Path
-) -> dict[str, float]:  # fmt: skip
-    """Scores of one set by its task.
-
-    Raises:
-        UserError: no demonstrations, or labels that are not two.
-    """
+def one_set(cfg: Config, model: PictureModel, chosen: ShotSet, rows: SetRows) -> dict[str, float]:
+    """Scores of one set by its task; none where the model lacks the latent heads that the task is judged by."""
     own = cfg.eval
     if chosen.task in ("caption", "vqa"):
         task: FewShotTask = "caption" if chosen.task == "caption" else "vqa"
-        if chosen.train is None:
-            raise UserError(
-                f"the set {chosen.name} needs train=, where its demonstrations come from"
-            )
-        pool = [item for item, _ in read_items(root / chosen.train, own.pool, own.shot_seed)]
         most = own.max_new_tokens if task == "caption" else own.vqa_tokens
         return evaluate_few_shot(
-            lambda prompts: model.write(prompts, most), task, [item for item, _ in items], pool, shots=own.shots,
+            lambda prompts: model.write(prompts, most), task, [item for item, _ in rows.items], rows.pool, shots=own.shots,
             seed=own.shot_seed, pool_size=own.pool,
         )  # fmt: skip
+    if not model.module.network.contrastive:
+        return {}
+    items = rows.items
     pictures = [item.picture for item, _ in items]
     if chosen.task == "retrieval":
         texts = [(i, text) for i, (item, _) in enumerate(items) for text in item.texts]
@@ -123,39 +187,3 @@ def markdown(sets: Sequence[ShotSet], metrics: Mapping[str, float]) -> str:
             f"| {name} | " + " | ".join(f"{row[c]:.3f}" if c in row else "" for c in columns) + " |"
         )
     return "\n".join(lines) + "\n"
-
-
-# -- official files ------------------------------------------------------------------------------
-
-
-def karpathy_rows(path: Path, split: str, folder: str = "") -> Iterator[dict[str, Any]]:
-    """Rows of a split of a Karpathy file (COCO, Flickr30k)."""
-    for row in json.loads(path.read_text(encoding="utf-8"))["images"]:
-        if row["split"] == split:
-            place = "/".join(p for p in (folder, row.get("filepath", ""), row["filename"]) if p)
-            yield {
-                "image": place,
-                "texts": [sentence["raw"].strip() for sentence in row["sentences"]],
-            }
-
-
-def vqa_rows(questions: Path, annotations: Path, image: str) -> Iterator[dict[str, Any]]:
-    """Rows of VQA's question and annotation files (VQAv2, OKVQA, and others in their form).
-
-    Args:
-        questions: file of questions.
-        annotations: file of answers.
-        image: place of a picture, such as ``val2014/COCO_val2014_{:012d}.jpg``.
-    """
-    asked = json.loads(questions.read_text(encoding="utf-8"))["questions"]
-    given = {
-        row["question_id"]: row
-        for row in json.loads(annotations.read_text(encoding="utf-8"))["annotations"]
-    }
-    for row in asked:
-        answers = [answer["answer"] for answer in given[row["question_id"]]["answers"]]
-        yield {
-            "image": image.format(row["image_id"]),
-            "question": row["question"],
-            "texts": answers,
-        }

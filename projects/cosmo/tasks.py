@@ -10,7 +10,7 @@ from common.engine.workspace import Workspace, write_json, write_text
 from common.evaluation.image_text.few_shot import FewShotTask, Item, few_shot_prompt
 from projects.cosmo.config import Config
 from projects.cosmo.inference import Cosmo, opened
-from projects.cosmo.network import dry_network, visual_dim_of
+from projects.cosmo.network import dry_network, parameter_counts, visual_dim_of
 from projects.cosmo.table import evaluate_sets
 
 
@@ -38,7 +38,10 @@ def caption(cfg: Config, workspace: Workspace) -> list[str]:
             few_shot_prompt(task, shown, Item(name, (), own.question or ""), len(shown))
             for name in own.inputs
         ]
-        texts = model.write(prompts)
+        asked = model.module.cfg.eval
+        texts = model.write(
+            prompts, asked.max_new_tokens if own.question is None else asked.vqa_tokens
+        )
     else:
         texts = model(own.inputs, own.question)
     for name, text in zip(own.inputs, texts, strict=True):
@@ -69,14 +72,7 @@ def count_parameters(cfg: Config, name: str) -> Count:
     width, _, vision = visual_dim_of(cfg.model.vision)
     with torch.device("meta"):
         network, _ = dry_network(cfg, width)
-    learnable = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    rows = (
-        network.language.rows.numel() if network.language.rows.requires_grad else 0
-    )  # of the language model too
-    language = sum(p.numel() for p in network.language.model.parameters())
-    return Count(
-        name, len(network.language.blocks), learnable, learnable - rows + language + vision
-    )
+    return Count(name, len(network.language.blocks), *parameter_counts(network, vision))
 
 
 def parameters(cfg: Config, workspace: Workspace) -> list[Count]:
@@ -87,6 +83,8 @@ def parameters(cfg: Config, workspace: Workspace) -> list[Count]:
     rows = [count_parameters(reference(cfg), "reference: all layers, no contrastive loss")]
     for interval in (1, 2, 4):
         for compression in (1, 2, 4):
+            if cfg.model.cross.dim_head % compression:
+                continue
             model = dataclasses.replace(cfg.model, interval=interval, compression=compression)
             name = f"interval {interval}, compression {compression}"
             rows.append(count_parameters(dataclasses.replace(cfg, model=model), name))
@@ -130,7 +128,6 @@ def few_shot(cfg: Config, workspace: Workspace) -> dict[str, float]:
             "set caption.run, a folder written by make export, and eval.sets, as in paper_few_shot.yaml"
         )
     found = evaluate_sets(cfg, Cosmo(cfg.caption.run), workspace)
-    write_json(workspace.folder(".") / "few_shot.json", found)
     for name, value in found.items():
         workspace.say(f"{name}: {value:.4f}")
     return found

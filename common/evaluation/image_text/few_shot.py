@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from common.config import UserError
+from common.data.image_text.interleaved.documents import plain
 from common.data.samplers import sample_rng
 from common.evaluation.generation.captions import caption_metrics
-from common.evaluation.generation.vqa import vqa_score, vqa_training_targets
+from common.evaluation.generation.vqa import vqa_preprocess, vqa_training_targets
 
 FewShotTask = Literal["caption", "vqa"]
 TEXT_ONLY = 2  # demonstrations of a prompt with 0 shots
+FEWEST_ANSWERS = 4  # annotators; with fewer the accuracy of a question can't reach 1
 DEMO_STREAM = 91
 
 
@@ -47,12 +49,12 @@ def chunk(task: FewShotTask, item: Item, visual: str, end_of_chunk: str, *, answ
     begun = (
         f"{visual}Output:"
         if task == "caption"
-        else f"{visual}Question:{item.question} Short answer:"
+        else f"{visual}Question:{plain(item.question)} Short answer:"
     )
     if not answered:
         return begun
     answer = item.texts[0] if task == "caption" else vqa_training_targets(item.texts)[0]
-    return f"{begun}{answer}{end_of_chunk}"
+    return f"{begun}{plain(answer)}{end_of_chunk}"
 
 
 def few_shot_prompt(
@@ -92,17 +94,37 @@ def draw_demonstrations(pool: Sequence[Item], shots: int, index: int, seed: int)
     return [pool[int(i)] for i in rng.choice(len(pool), size=count, replace=False)]
 
 
+def vqa_accuracy(text: str, answers: Sequence[str]) -> float:
+    """Accuracy of an answer as the official evaluation has it: each annotator in turn is left out.
+
+        1/A sum_a min(#{b != a: y_b = y} / 3, 1)
+
+    Answers are compared in their normalised form where the annotators differ, and as they are written where all agree.
+
+    Source: Goyal et al. 2017, "Making the V in VQA matter", arXiv 1612.00837, and its evaluation code.
+
+    Args:
+        text: what was written.
+        answers: A of them, one an annotator; at least 4, with which 1 can be reached.
+
+    >>> f"{vqa_accuracy('red', ['red'] * 3 + ['blue'] * 7):.2f}"  # three times 2 / 3, seven times 1
+    '0.90'
+    """
+    same = len({answer.strip() for answer in answers}) == 1
+    form: Callable[[str], str] = str.strip if same else vqa_preprocess
+    said, given = form(text), [form(answer) for answer in answers]
+    matches = given.count(said)
+    return sum(min((matches - (own == said)) / 3, 1) for own in given) / max(1, len(given))
+
+
 def few_shot_items(
     task: FewShotTask, texts: Sequence[str], items: Sequence[Item]
 ) -> dict[str, list[float]]:
     """Scores of what was written: ``cider`` (x 100), or ``vqa_score`` in [0, 1]."""
     if task == "caption":
         return {"cider": caption_metrics(texts, [item.texts for item in items])[1]["cider"]}
-    scores = []
-    for text, item in zip(texts, items, strict=True):
-        counts = {answer: item.texts.count(answer) for answer in set(item.texts)}
-        scores.append(float(vqa_score(text, counts)))
-    return {"vqa_score": scores}
+    rows = zip(texts, items, strict=True)
+    return {"vqa_score": [vqa_accuracy(text, item.texts) for text, item in rows]}
 
 
 def evaluate_few_shot(

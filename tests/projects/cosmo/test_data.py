@@ -4,7 +4,10 @@ import base64
 import io
 import itertools
 import json
+import logging
+import sys
 import tarfile
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,11 +18,18 @@ from common.config import UserError
 from common.data.image_text.interleaved import documents as docs
 from common.data.image_text.interleaved.round_robin import RoundRobin
 from common.data.image_text.interleaved.tar_rows import TarRows
-from common.data.image_text.interleaved.video import FrameFolder, segment_shots
+from common.data.image_text.interleaved.video import (
+    FrameFolder,
+    VideoFile,
+    frame_times,
+    open_video,
+    segment_shots,
+)
 from common.data.samplers import sample_rng
 from common.engine.workspace import Workspace
-from projects.cosmo import build_video
-from projects.cosmo.batches import CachedPatches, KindSource, Words
+from common.evaluation.image_text.few_shot import Item, few_shot_prompt
+from projects.cosmo import build_video, sources
+from projects.cosmo.batches import CachedPatches, KindSource, Pixels, Words
 from projects.cosmo.network import load_language
 from projects.cosmo.sources import Shards, draw, rows_of
 from projects.cosmo.table import read_items
@@ -132,6 +142,70 @@ def test_item_15_at_most_three_pictures_and_zeros(tokenizer):
     labels = batch["labels"]
     assert set(labels[0][batch["attention_mask"][0] == 0].tolist()) <= {-100}
     assert not (labels == visual).any()
+
+
+def test_item_15_windows_begin_0_to_20_tokens_before_a_picture():
+    """Spec, MMC4: every shift is drawn, none is larger, and no window begins before the place before."""
+    ids = [1] * 40 + [9] + [2] * 60
+    starts = set()
+    for i in range(300):
+        window = docs.token_window(ids, 9, 30, 3, sample_rng(0, 0, i))
+        assert (len(window.ids), window.first, window.places) == (30, 0, 1)
+        starts.add(window.ids.index(9))
+    assert starts == set(range(21))
+    near = [1] * 35 + [9, 2, 2, 9] + [3] * 60
+    firsts = set()
+    for i in range(100):
+        window = docs.token_window(near, 9, 30, 3, sample_rng(0, 0, i))
+        if window.first == 1:
+            firsts.add(window.ids.index(9))
+    assert firsts == {0, 1, 2}
+
+
+def test_special_tokens_of_a_source_are_words(tokenizer):
+    """Finding 7: a text that writes ``<visual>`` has no further place for a picture, nor roles or ends of chunks."""
+    said = "a page <human>about `<visual>` tags<|endofchunk|>"
+    rng = sample_rng(0, 0, 0)
+    texts = {
+        docs.caption_document(said, rng, 0.0).text: 1,
+        docs.mmc4_document([said, said], [(0, 1)], 128).text: 1,
+        docs.obelics_document([said], [[1.0]], rng, 128).text: 1,
+        docs.clip_document([said, said]).text: 2,
+    }
+    for text, pictures in texts.items():
+        assert text.count("<visual>") == pictures
+        assert "<human>" not in text
+    assert docs.plain("<vis<visual>ual>") == "<vis ual>"
+    words = Words(tokenizer, config().data)
+    assert words.text(said).count(words.ids["visual"]) == 1
+    assert words.text(" a dog ") == words.text("a dog")
+    query = Item(0, (said,) * 4, "what is <visual>?")
+    prompt = few_shot_prompt("vqa", [query], query, 1)
+    assert prompt.text.count("<visual>") == len(prompt.pictures) == 2
+
+
+def test_pixels_are_augmented_and_normalised_as_configured():
+    """Spec, augmentation: crop, flip and AutoAugment, ImageNet's statistics or the tower's; none in evaluation."""
+    tower = SimpleNamespace(
+        image_size=8, encoder=SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.25] * 3)
+    )
+    grey = Image.new("RGB", (16, 16), (100, 150, 200))  # crops and flips leave it as it is
+    values = torch.tensor([100, 150, 200]) / 255
+    means, stds = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    plain = {"imagenet": (values - means) / stds, "tower": (values - 0.5) / 0.25}
+    for name, want in plain.items():
+        pixels = Pixels(tower, config("data.augment=true", f"data.normalise={name}").data)
+        torch.testing.assert_close(pixels([grey], None)[0, :, 0, 0], want, rtol=1e-5, atol=1e-5)
+        drawn = [pixels([grey], sample_rng(0, 0, i))[0] for i in range(24)]
+        same = [bool(torch.allclose(d, want[:, None, None].expand_as(d), atol=1e-4)) for d in drawn]
+        assert any(same)
+        assert not all(same)  # AutoAugment changes colours
+    half = Image.new("RGB", (16, 16))
+    half.paste((255, 255, 255), (8, 0, 16, 16))
+    pixels = Pixels(tower, config("data.augment=true").data)
+    sides = {bool(d[0, 0, 0, 0] > d[0, 0, 0, -1]) for d in (pixels([half], sample_rng(1, 0, i)) for i in range(24))}  # fmt: skip
+    assert sides == {True, False}  # flips
+    assert Pixels(tower, config().data).training is None
 
 
 # -- batches in turn -----------------------------------------------------------------------------
@@ -272,6 +346,26 @@ def test_instructions_and_items_of_the_table(tmp_path):
         read_items(tmp_path / "t.jsonl")
 
 
+def test_turns_of_others_are_refused(tmp_path):
+    """Finding 8: what a system or a user says is no answer to train on."""
+    path = tmp_path / "i.json"
+    cfg = config("data.source=shards", "data.kinds=[instruction]", "data.shards={instruction: i.json}", f"data.root={tmp_path}")  # fmt: skip
+    said = [{"from": "system", "value": "be kind"}, {"from": "gpt", "value": "a ball"}]
+    path.write_text(json.dumps([{"image": "a.png", "conversations": said}]))
+    with pytest.raises(UserError, match="from human or gpt, not system; rename"):
+        rows_of(cfg, "instruction", "train")
+    path.write_text(json.dumps([{"image": "a.png"}]))
+    with pytest.raises(UserError, match="no JSON list of image and conversations"):
+        rows_of(cfg, "instruction", "train")
+    turns = [
+        {"from": "human", "value": "<image> <gpt>what?"},
+        {"from": "gpt", "value": "a <visual>"},
+    ]
+    path.write_text(json.dumps([{"image": "a.png", "conversations": turns}]))
+    document, _ = rows_of(cfg, "instruction", "train").document(0, sample_rng(0, 0, 0))
+    assert document.text == "<visual><human>what?<gpt>a<|endofchunk|>"
+
+
 # -- videos --------------------------------------------------------------------------------------
 
 
@@ -301,6 +395,137 @@ def test_shots_and_frames(videos):
     assert segment_shots(np.ones((6, 2)), 4, 0.1) == [0]
     with pytest.raises(UserError, match="no folder of pictures"):
         FrameFolder(videos / "nothing")
+
+
+class Recorder:
+    """A video of 60 seconds that notes which points in time are asked for."""
+
+    asked: list[list[float]] = []  # noqa: RUF012
+    seconds = 60.0
+
+    def __init__(self, content):
+        self.content = content
+
+    def frames(self, times):
+        self.asked.append(list(times))
+        return [draw("red", "ball") for _ in times]
+
+
+def test_clips_are_read_at_the_speed_they_are_stored_at(tmp_path, monkeypatch):
+    """Finding 4 and spec, Howto: times of clips divided by 5; videos with one text from their beginning."""
+    clips = [
+        {"clip": "0:00:00 - 0:00:05", "caption": "he cuts"},
+        {"clip": "0:00:05 - 0:00:20", "caption": "he eats"},
+    ]
+    tar(
+        tmp_path / "v.tar",
+        {
+            "0.mp4": b"film",
+            "0.json": json.dumps({"clips": clips}).encode(),
+            "1.mp4": b"film",
+            "1.json": b'{"clips": []}',
+        },
+    )
+    tar(tmp_path / "t.tar", {"0.webm": b"film", "0.txt": b"a man"})
+    data = config(
+        "data.source=shards", f"data.root={tmp_path}", "data.kinds=[interleaved_video, video_text]",
+        "data.shards={interleaved_video: v.tar, video_text: t.tar}", "data.speed=5", "data.frames=2",
+        "data.video_seconds=8",
+    ).data  # fmt: skip
+    monkeypatch.setattr(sources, "VideoFile", Recorder)
+    monkeypatch.setattr(Recorder, "asked", [])
+    document, opened = Shards("interleaved_video", data).document(0, sample_rng(0, 0, 0))
+    assert document.text.count("<visual>") == len(opened(1)) == 2
+    opened(0)
+    Shards("video_text", data).document(0, sample_rng(0, 0, 0))[1](0)
+    assert Recorder.asked == [frame_times(1, 4, 2), frame_times(0, 1, 2), [2.0, 6.0]]
+    with pytest.raises(ValueError, match="without clips"):
+        Shards("interleaved_video", data).document(1, sample_rng(0, 0, 0))
+
+
+def test_a_damaged_video_is_left_out(tmp_path, monkeypatch, tokenizer, caplog):
+    """Finding 6: counted as any other sample; without PyAV the run ends, and a single file is named."""
+
+    class Broken(Exception):
+        pass
+
+    def opened(source):
+        raise Broken("moov atom not found")
+
+    av = ModuleType("av")
+    av.open, av.error = opened, SimpleNamespace(FFmpegError=Broken)
+    monkeypatch.setitem(sys.modules, "av", av)
+    with pytest.raises(ValueError, match="no readable video: moov"):
+        VideoFile(b"x")
+    (tmp_path / "x.mp4").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"x\.mp4 is no video, or damaged .*get it again"):
+        open_video(tmp_path / "x.mp4")
+    tar(tmp_path / "t.tar", {"0.mp4": b"film", "0.txt": b"a", "1.mp4": b"x", "1.txt": b"b"})
+    data = config("data.source=shards", f"data.root={tmp_path}", "data.kinds=[video_text]", "data.shards={video_text: t.tar}").data  # fmt: skip
+    monkeypatch.setattr(
+        sources, "VideoFile", lambda c: Recorder(c) if c == b"film" else VideoFile(c)
+    )
+
+    class Zeros:
+        field = "pixels"
+
+        def __call__(self, frames, rng):
+            return torch.zeros(len(frames), 3, 4, 4)
+
+    source = KindSource(
+        "video_text", Shards("video_text", data), Words(tokenizer, data), Zeros(), data, 0
+    )
+    with caplog.at_level(logging.WARNING):
+        assert source.batch([(0, 0), (1, 0)])["ids"].tolist() == [0]
+    assert source.counter.skipped == 1
+    assert "moov" in caplog.text
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(UserError, match="pip install av"):
+        source.batch([(0, 0), (1, 0)])
+
+
+def test_item_16_clips_are_in_seconds_of_the_event(videos, monkeypatch):
+    """Finding 4: a video stored at twice the speed; its frames are asked for in its own seconds, its clips are not."""
+    given = [{"clip": "0:00:00 - 0:00:06"}, {"clip": "0:00:06 - 0:00:16", "tags": ["mine"]}]
+    folder = FrameFolder(videos / "one")
+    seen = []
+
+    def frames(times):
+        seen.append(list(times))
+        return folder.frames(times)
+
+    video = SimpleNamespace(seconds=folder.seconds, frames=frames)
+    monkeypatch.setattr(build_video, "open_video", lambda path, fps: video)
+    cfg = config("video.speed=2", "video.tags=[red, blue]", "video.penalty=0.02")
+    build = build_video.build_shots(cfg)
+    clips = build([{"video": "one", "clips": given}], [])[0]
+    assert seen == [frame_times(0, 3, 3)]  # the second clip has tags
+    assert clips[1]["tags"] == ["mine"]
+    assert len(clips[0]["tags"]) == 2
+    found = build([{"video": "one"}], [])[0]
+    assert [c["clip"] for c in found] == ["0:00:00 - 0:00:08", "0:00:08 - 0:00:16"]
+    assert docs.clip_seconds(found[1]["clip"], 2) == (4, 8)
+    late = {"video": "one", "clips": [{"clip": "0:00:16 - 0:00:18"}]}
+    with pytest.raises(UserError, match=r"16 seconds at video\.speed=2.* begins later"):
+        build([late], [])
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({}, r"made up: set video\.tags"),
+        ({"clips": []}, r"made up: set video\.tags"),
+        ({"clips": [{"clip": "0:00:00 - 0:00:03", "asr": ""}]}, r"made up: set video\.tags"),
+        ({"clips": [{"clip": "0:03 to 0:05", "asr": "cut"}]}, "clips are written"),
+        ({"clips": ["0:00:00 - 0:00:03"]}, "clips are written"),
+    ],
+)
+def test_item_16_captions_are_not_made_up(videos, tmp_path, row, said):
+    """Finding 5: clips of which nothing is known but the time are refused before anything is computed."""
+    (videos / "bad.jsonl").write_text(json.dumps({"video": "one", **row}) + "\n")
+    with pytest.raises(UserError, match=said):
+        build_video.write_clips(config(f"video.inputs={videos}/bad.jsonl"), Workspace(tmp_path))
+    assert not (tmp_path / "shots").exists()
 
 
 def test_item_16_any_local_model_captions_clips(videos, monkeypatch, tmp_path):
@@ -364,7 +589,7 @@ def test_item_16_with_a_model_of_transformers(videos, tmp_path):
         "video": "one",
         "clips": [
             {"clip": "0:00:00 - 0:00:03", "asr": "now we cut"},
-            {"clip": "0:00:03 - 0:00:08"},
+            {"clip": "0:00:03 - 0:00:08", "tags": ["knife"]},
         ],
     }
     (videos / "given.jsonl").write_text(json.dumps(row) + "\n")

@@ -3,11 +3,14 @@
 import dataclasses
 import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from common.config import UserError
+from common.engine import checkpoint as ckpt
+from common.engine.run import train
 from common.engine.workspace import Workspace
 from common.evaluation.image_text import few_shot
 from common.evaluation.image_text.few_shot import Item
@@ -17,7 +20,8 @@ from projects.cosmo.folder import export, load
 from projects.cosmo.inference import Cosmo
 from projects.cosmo.sources import COLOURS, draw, drawings
 from projects.cosmo.stages import stages
-from projects.cosmo.table import evaluate_sets, karpathy_rows, markdown, vqa_rows
+from projects.cosmo.start import begin_with, start_requirement
+from projects.cosmo.table import evaluate_sets, markdown, read_items
 from tests import cards
 from tests.projects.cosmo.conftest import config
 
@@ -40,6 +44,12 @@ def folder(stage, tmp_path_factory):
     return place
 
 
+@pytest.fixture(scope="module")
+def model(folder):
+    """The exported model in use."""
+    return Cosmo(folder)
+
+
 def test_smoke_run_leaves_metrics_and_a_gallery(run):
     """Three kinds in turn, both losses logged, pictures with their texts for the report."""
     metrics = json.loads((run / "metrics.json").read_text())
@@ -60,6 +70,23 @@ def test_smoke_run_leaves_metrics_and_a_gallery(run):
     assert len(rows) == 4
     assert all((run / "gallery/captions" / row["query"]["image"]).is_file() for row in rows)
     assert len(json.loads((run / "items/mrr.json").read_text())) == 12
+    # finding 12: of all parameters with both towers, as in the report of parameters
+    assert metrics["learnable_share"] == pytest.approx(
+        tasks.count_parameters(config(), "smoke").share
+    )
+
+
+def test_a_resumed_run_is_bit_identical(run):
+    """Weights after 3 + 3 steps of three kinds in turn equal those after 6; the folder is complete again then."""
+    place = run / "checkpoints/train"
+    whole = ckpt.load(place / "step-00000006.ckpt")["state_dict"]
+    (place / "step-00000006.ckpt").unlink()
+    (place / "finished.json").unlink()
+    words = [f"runs_dir={run.parents[2]}", "run_id=full", "resume=full"]
+    assert train("cosmo", "smoke", words) == run
+    resumed = ckpt.load(place / "step-00000006.ckpt")["state_dict"]
+    assert set(whole) == set(resumed)
+    torch.testing.assert_close(resumed, whole, rtol=0, atol=0, equal_nan=True)
 
 
 def test_batches_are_functions_of_the_seed(stage):
@@ -95,6 +122,48 @@ def test_export_reloads_with_equal_outputs(stage, folder):
         Cosmo(folder.parent)
 
 
+def test_instruction_tuning_begins_with_an_exported_model(stage, folder):
+    """Finding 2: every trained tensor and the rows of new tokens are taken over, all rows are trained from there."""
+    torch.manual_seed(7)  # new tokens are drawn: others than in the export
+    words = ["data.kinds=[instruction]", f"model.init_from={folder}", "model.trained_rows=all"]
+    second = next(stages(config(*words))).module.network
+    first = stage.module.network
+    for name, value in first.state_dict().items():
+        if name != "language.rows":
+            assert torch.equal(value, second.state_dict()[name]), name
+    new = first.language.rows
+    assert 0 < len(new) < len(second.language.rows)
+    assert torch.equal(second.language.rows[-len(new) :], new)
+    assert torch.equal(
+        second.language.model.get_input_embeddings().weight,
+        first.language.model.get_input_embeddings().weight,
+    )
+    assert second.language.rows.requires_grad
+    with pytest.raises(UserError, match=r"model\.immediate, data\.normalise: set the same here"):
+        next(stages(config(*words, "model.immediate=false", "data.normalise=tower")))
+    with pytest.raises(UserError, match="not an exported COSMO model"):
+        next(stages(config(f"model.init_from={folder.parent}")))
+    with pytest.raises(UserError, match="not a checkpoint of this CosmoNetwork"):
+        next(stages(config(*words, "method.contrastive_weight=0")))
+
+
+def test_a_second_stage_needs_a_first_one(stage, folder, tmp_path):
+    """Finding 2: the paper's second stage is refused without a pre-trained model, and `make check` says so."""
+    cfg = config(name="paper_instruction")
+    with pytest.raises(UserError, match=r"instruction tuning continues .* set model\.init_from"):
+        begin_with(cfg, stage.module)
+    assert [r.present for r in start_requirement(cfg)] == [False]
+    there = config(f"model.init_from={folder}", name="paper_instruction")
+    assert [r.present for r in start_requirement(there)] == [True]
+    assert start_requirement(config()) == ()
+    # a model whose rows were all trained has more of them than is kept where none are
+    settings = json.loads((folder / "cosmo.json").read_text())
+    settings["model"]["trained_rows"] = "all"
+    (tmp_path / "cosmo.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"model\.trained_rows: set the same here"):
+        begin_with(config(f"model.init_from={tmp_path}"), stage.module)
+
+
 def test_the_example_of_the_card(folder, monkeypatch, tmp_path):
     """The card's five lines on an export."""
     monkeypatch.chdir(tmp_path)
@@ -105,9 +174,8 @@ def test_the_example_of_the_card(folder, monkeypatch, tmp_path):
         cards.run_snippet(code, "cosmo", folder)
 
 
-def test_item_14_embeddings_are_visual_then_text(folder):
+def test_item_14_embeddings_are_visual_then_text(model):
     """Checklist 14: by name and by place, for any selection, the same in any batch, of unit length."""
-    model = Cosmo(folder)
     pictures = [draw("red", "ball"), draw("blue", "bar")]
     both = model.embed(pictures, ["a red ball", "a rather long text about a bar"])
     visual, text = both
@@ -122,13 +190,14 @@ def test_item_14_embeddings_are_visual_then_text(folder):
     assert not torch.allclose(visual[0], text[0], atol=1e-2)
 
 
-def test_captions_of_own_pictures(folder, tmp_path):
+def test_captions_of_own_pictures(folder, model, tmp_path, monkeypatch):
     """TASK=caption: own files, with demonstrations and with a question; a gallery; bad files are named."""
     draw("red", "ball").save(tmp_path / "a.png")
     words = [f"caption.run={folder}", f"caption.inputs=[{tmp_path}/a.png]"]
     texts = tasks.caption(config(*words), Workspace(tmp_path / "w"))
     assert len(texts) == 1
     assert (tmp_path / "w/gallery/captions/0-query.png").is_file()
+    monkeypatch.setattr(tasks, "Cosmo", lambda run: model)
     shown = f"caption.demonstrations=['{tmp_path}/a.png=a red ball']"
     assert len(tasks.caption(config(*words, shown), Workspace(tmp_path / "v"))) == 1
     assert (
@@ -137,12 +206,39 @@ def test_captions_of_own_pictures(folder, tmp_path):
         )
         == 1
     )
+    with pytest.raises(UserError, match=r"caption\.run"):
+        tasks.caption(config(), Workspace(tmp_path))
     with pytest.raises(UserError, match="there is no picture"):
         tasks.caption(
             config(f"caption.run={folder}", "caption.inputs=[no.png]"), Workspace(tmp_path)
         )
-    with pytest.raises(UserError, match=r"caption\.run"):
-        tasks.caption(config(), Workspace(tmp_path))
+
+
+def test_beams_and_lengths_reach_generation(model, tmp_path, monkeypatch):
+    """Spec, evaluation: beam 5, length penalty -2, 20 tokens of a caption, 5 of an answer, also after demonstrations."""
+    asked = []
+
+    def generate(ids, mask, media, **options):
+        asked.append(options)
+        return ids[:, :1]
+
+    network = model.module.network
+    monkeypatch.setattr(network.language, "generate", generate)
+    paper = config(name="paper").eval
+    monkeypatch.setattr(model.module.cfg, "eval", paper)
+    picture = str(tmp_path / "a.png")
+    draw("red", "ball").save(picture)
+    monkeypatch.setattr(tasks, "Cosmo", lambda run: model)
+    words = ["caption.run=x", f"caption.inputs=[{picture}]"]
+    shown = f"caption.demonstrations=['{picture}=red']"
+    question = "caption.question=which?"
+    for own in ([], [question], [shown], [shown, question]):
+        tasks.caption(config(*words, *own), Workspace(tmp_path / "w"))
+    assert [a["max_new_tokens"] for a in asked] == [20, 5, 20, 5]
+    assert {(a["num_beams"], a["length_penalty"]) for a in asked} == {(5, -2.0)}
+    monkeypatch.setattr(model.module.cfg, "eval", dataclasses.replace(paper, num_beams=1))
+    model([draw("red", "ball")])
+    assert "length_penalty" not in asked[-1]  # of beams alone
 
 
 # -- few shots -----------------------------------------------------------------------------------
@@ -171,7 +267,7 @@ def test_item_17_prompts_of_the_release():
 
 def test_item_17_shots_are_scored():
     """Checklist 17: every number of shots; a copying writer is right where the answer is shown."""
-    items = [Item(i, ("red",) * 3 + ("blue",), "which?") for i in range(6)]
+    items = [Item(i, ("red",) * 4 + ("blue",), "which?") for i in range(6)]
     seen = []
 
     def copier(prompts):
@@ -182,10 +278,22 @@ def test_item_17_shots_are_scored():
     assert found == {"vqa_score_0_shot": 1.0, "vqa_score_4_shot": 1.0}
     assert seen == [1] * 6 + [5] * 6
     found = few_shot.evaluate_few_shot(lambda p: ["blue"] * len(p), "vqa", items, items, shots=(4,))
-    assert found["vqa_score_4_shot"] == pytest.approx(1 / 3)
+    assert found["vqa_score_4_shot"] == pytest.approx(4 / 15)
 
 
-def test_item_17_image_and_video_sets_in_one_table(folder, tmp_path):
+def test_item_17_accuracy_of_questions_is_the_official_one():
+    """Finding 9: each annotator left out in turn; texts are normalised where the annotators differ."""
+    for count, want in ((0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (9, 1.0)):
+        answers = ["red"] * count + ["blue"] * (10 - count)
+        assert few_shot.vqa_accuracy("red", answers) == pytest.approx(want)
+    assert few_shot.vqa_accuracy("Two dogs.", ["2 dogs"] * 5 + ["two"] * 5) == 1
+    assert few_shot.vqa_accuracy("Two dogs.", ["2 dogs"] * 10) == 0  # as they are written
+    assert few_shot.vqa_accuracy(" 2 dogs", ["2 dogs "] * 10) == 1
+    items = [Item(0, ("red",) * 3 + ("blue",) * 7, "which?")]
+    assert few_shot.few_shot_items("vqa", ["red"], items)["vqa_score"] == pytest.approx([0.9])
+
+
+def test_item_17_image_and_video_sets_in_one_table(model, tmp_path):
     """Checklist 17: captions, questions, retrieval and classes of pictures and clips from files, as one table."""
     for colour in COLOURS:
         draw(colour, "ball").save(tmp_path / f"{colour}.png")
@@ -213,7 +321,7 @@ def test_item_17_image_and_video_sets_in_one_table(folder, tmp_path):
         "eval.max_new_tokens=2",
         f"data.root={tmp_path}",
     )
-    found = evaluate_sets(cfg, Cosmo(folder), Workspace(tmp_path / "w"))
+    found = evaluate_sets(cfg, model, Workspace(tmp_path / "w"))
     assert {
         "pictures_cider_0_shot",
         "clips_cider_2_shot",
@@ -230,20 +338,116 @@ def test_item_17_image_and_video_sets_in_one_table(folder, tmp_path):
     assert len(config(name="paper_few_shot").eval.sets) == 15
 
 
+def writer(fail_at=99, *, contrastive=False):
+    """A model that writes "red", until it is asked for the n-th time."""
+    calls = []
+
+    def write(prompts, most):
+        calls.append(len(prompts))
+        if len(calls) > fail_at:
+            raise RuntimeError("out of memory")
+        return ["red"] * len(prompts)
+
+    network = SimpleNamespace(contrastive=contrastive)
+    return SimpleNamespace(write=write, calls=calls, module=SimpleNamespace(network=network))
+
+
+def shot_sets(folder, *sets, **files):
+    """A config of sets, whose files are written."""
+    for name, rows in files.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return config(f"eval.sets=[{', '.join(sets)}]", "eval.shots=[2]", f"data.root={folder}")
+
+
+def test_item_17_a_model_without_heads_has_empty_cells(tmp_path):
+    """Finding 3: with lambda = 0 classes and retrieval are left out; scores are on disk after every set."""
+    rows = [{"image": "a.png", "texts": ["red"], "label": str(i)} for i in range(3)]
+    captions = "{name: NAME, task: caption, test: i.jsonl, train: i.jsonl}"
+    sets = [
+        captions.replace("NAME", "one"), "{name: memes, task: classification, test: i.jsonl}",
+        "{name: found, task: retrieval, test: i.jsonl}", captions.replace("NAME", "two"),
+    ]  # fmt: skip
+    cfg = shot_sets(tmp_path, *sets, i=rows)
+    found = evaluate_sets(cfg, writer(), Workspace(tmp_path / "w"))
+    assert set(found) == {"one_cider_2_shot", "two_cider_2_shot"}
+    table = (tmp_path / "w/few_shot.md").read_text()
+    assert "| memes |  |" in table
+    assert "| found |  |" in table
+    assert json.loads((tmp_path / "w/few_shot.json").read_text()) == found
+    assert "memes: left empty" in (tmp_path / "w/notes.txt").read_text()
+    with pytest.raises(RuntimeError):
+        evaluate_sets(cfg, writer(1), Workspace(tmp_path / "v"))
+    assert set(json.loads((tmp_path / "v/few_shot.json").read_text())) == {"one_cider_2_shot"}
+    assert "| one | 0" in (tmp_path / "v/few_shot.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("task", "bad", "said"),
+    [
+        ("caption", {"texts": []}, "row 2 has no texts"),
+        ("caption", {"texts": "red"}, "row 2: texts are a list"),
+        ("vqa", {"question": ""}, "row 2 has no question"),
+        ("vqa", {"texts": ["red"]}, "at least 4; repeat"),
+        ("retrieval", {"texts": []}, "row 2 has no texts"),
+        ("classification", {"label": None}, "row 2 has no label"),
+    ],
+)
+def test_item_17_sets_are_read_before_the_first_score(tmp_path, task, bad, said):
+    """Finding 11: a row that lacks something is named, and nothing has been scored until then."""
+    good = {"image": "a.png", "texts": ["red"] * 10, "question": "which?", "label": "red"}
+    sets = [
+        "{name: one, task: caption, test: i.jsonl, train: i.jsonl}",
+        f"{{name: two, task: {task}, test: bad.jsonl, train: i.jsonl}}",
+    ]
+    cfg = shot_sets(tmp_path, *sets, i=[good] * 3, bad=[good, {**good, **bad}])
+    model = writer(contrastive=True)
+    with pytest.raises(UserError, match=said):
+        evaluate_sets(cfg, model, None)
+    assert not model.calls
+
+
+def test_item_17_demonstrations_are_read_before_the_first_score(tmp_path):
+    """Finding 11: a demonstration without texts, too few of them, none at all."""
+    good = {"image": "a.png", "texts": ["red"]}
+    one = "{name: one, task: caption, test: i.jsonl, train: TRAIN.jsonl}"
+    files = {"i": [good], "bad": [good, {"image": "a.png"}], "two": [good] * 2, "empty": []}
+    for train_set, said in (("bad", "row 2 has no texts"), ("i", "1 rows for 2"), ("empty", "is empty")):  # fmt: skip
+        cfg = shot_sets(tmp_path, one.replace("TRAIN", train_set), **files)
+        with pytest.raises(UserError, match=said):
+            evaluate_sets(cfg, writer(), None)
+    with pytest.raises(UserError, match="needs train="):
+        evaluate_sets(shot_sets(tmp_path, one.replace(", train: TRAIN.jsonl", ""), **files), writer(), None)  # fmt: skip
+    cfg = shot_sets(tmp_path, one.replace("TRAIN", "two"), **files)
+    assert "one_cider_2_shot" in evaluate_sets(cfg, writer(), None)
+
+
 def test_official_files_become_rows(tmp_path):
+    """Finding 12: TASK=few_shot_rows writes what the table reads."""
     karpathy = {"images": [{"split": s, "filepath": "v", "filename": f"{s}.jpg", "sentences": [{"raw": "A dog. "}]} for s in ("train", "test")]}  # fmt: skip
     (tmp_path / "k.json").write_text(json.dumps(karpathy))
-    assert list(karpathy_rows(tmp_path / "k.json", "test", "coco")) == [
-        {"image": "coco/v/test.jpg", "texts": ["A dog."]}
-    ]
-    (tmp_path / "q.json").write_text(
-        json.dumps({"questions": [{"image_id": 3, "question": "q?", "question_id": 1}]})
-    )
-    (tmp_path / "a.json").write_text(
-        json.dumps({"annotations": [{"question_id": 1, "answers": [{"answer": "x"}]}]})
-    )
-    found = list(vqa_rows(tmp_path / "q.json", tmp_path / "a.json", "i/{:04d}.jpg"))
-    assert found == [{"image": "i/0003.jpg", "question": "q?", "texts": ["x"]}]
+
+    def made(**options):
+        words = [f"eval.official.{k}={v}" for k, v in options.items()]
+        build(config(*words)).tasks["few_shot_rows"](Workspace(tmp_path / "w"))
+        return read_items(tmp_path / "set/rows.jsonl")
+
+    output = tmp_path / "set/rows.jsonl"
+    found = made(output=output, karpathy=tmp_path / "k.json", folder="coco")
+    assert found == [(Item([str(tmp_path / "set/coco/v/test.jpg")], ("A dog.",)), "")]
+    asked = {"questions": [{"image_id": 3, "question": "q?", "question_id": 1}]}
+    given = {"annotations": [{"question_id": 1, "answers": [{"answer": "x"}]}]}
+    (tmp_path / "q.json").write_text(json.dumps(asked))
+    (tmp_path / "a.json").write_text(json.dumps(given))
+    files = {"questions": tmp_path / "q.json", "annotations": tmp_path / "a.json"}
+    found = made(output=output, **files, image="'i/{:04d}.jpg'")
+    assert found == [(Item([str(tmp_path / "set/i/0003.jpg")], ("x",), "q?"), "")]
+    with pytest.raises(UserError, match="no file of questions"):
+        made(output=output, questions=tmp_path / "k.json", annotations=tmp_path / "a.json")
+    with pytest.raises(UserError, match=r"no row of eval\.official\.split=val"):
+        made(output=output, karpathy=tmp_path / "k.json", split="val")
+    for wrong in ({"output": output}, {"output": output, "questions": "q.json"}, {"karpathy": "k.json"}):  # fmt: skip
+        with pytest.raises(UserError, match=r"set eval\.official\.output"):
+            made(**wrong)
 
 
 # -- parameters, reference, held-out items -------------------------------------------------------

@@ -12,7 +12,8 @@ from common.encoders.image_text.visual_language.gated_cross_attention import (
     media_times,
 )
 from common.encoders.image_text.visual_language.perceiver import PerceiverResampler, QueryPooling
-from projects.cosmo.module import row_losses
+from projects.cosmo.module import COSMO, row_losses
+from projects.cosmo.network import CosmoNetwork
 from projects.cosmo.objective import (
     LossGuard,
     caption_labels,
@@ -26,8 +27,10 @@ from tests.projects.cosmo.conftest import (
     GOLDEN,
     KINDS,
     MEDIA,
+    VOCAB,
     WIDTH,
     batch_of,
+    config,
     language,
     module_of,
     network_of,
@@ -127,7 +130,9 @@ def test_item_5_labels_equal_the_golden_values():
     builders = {
         "labels_interleaved_image": lambda ids: document_labels(ids, **more),
         "labels_interleaved_video": lambda ids: clip_labels(ids, **known),
-        "labels_instruction": lambda ids: instruction_labels(ids, **more, human=102, gpt=103),
+        "labels_instruction": lambda ids: instruction_labels(
+            ids, **known, bos=0, human=102, gpt=103
+        ),
     }
     for name, build in builders.items():
         assert build(torch.tensor(GOLDEN[name]["ids"])).tolist() == GOLDEN[name]["labels"], name
@@ -231,6 +236,39 @@ def test_item_7_rows_of_tokens_can_be_trained(which):
     torch.testing.assert_close(functional, written, rtol=1e-4, atol=1e-5)
 
 
+def test_item_7_rows_of_a_half_precision_model_are_trained_in_float32():
+    """Finding 1: a step of instruction tuning in 16-mixed; a scaler refuses gradients of half precision."""
+    cfg = config("model.trained_rows=all", "model.language_dtype=float16")
+    model = language().half()
+    module = COSMO(cfg, CosmoNetwork(cfg, model, WIDTH, VOCAB - 3, MEDIA), None)
+    optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.5)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(module.losses(batch_of("instruction"))["loss"]).backward()
+    scaler.unscale_(optimizer)
+    rows = module.network.language.rows
+    before = rows.detach().clone()
+    scaler.step(optimizer)
+    assert rows.dtype == torch.float32
+    assert not torch.equal(rows, before)
+    module.network.language.write_rows()
+    assert torch.equal(model.get_input_embeddings().weight, rows.half())
+    none = CosmoNetwork(config(), language().half(), WIDTH, VOCAB - 3, MEDIA)
+    assert none.language.rows.dtype == torch.float16  # as it is stored, if it is not trained
+
+
+def test_rows_are_taken_over_from_the_end_of_a_vocabulary():
+    """Finding 2: fewer rows than are trained here stand for the last tokens, those of the language model before them stay."""
+    lm = network_of("model.trained_rows=all").language
+    before = lm.rows.detach().clone()
+    lm.take_rows(torch.full((3, 16), 0.5))
+    assert torch.equal(lm.rows[:-3], before[:-3])
+    assert torch.equal(lm.model.get_input_embeddings().weight, lm.rows)
+    assert bool((lm.rows[-3:] == 0.5).all())
+    for shape in ((3, 17), (41, 16)):
+        with pytest.raises(ValueError, match="rows for the last"):
+            lm.take_rows(torch.zeros(shape))
+
+
 def test_item_8_latent_0_is_the_contrastive_query():
     """Checklist 8: 65 latents; cross-attention has 64, the other one alone makes the picture's vector."""
     network, seen = network_of("model.num_latents=64", open_gates=0.5), []
@@ -244,6 +282,34 @@ def test_item_8_latent_0_is_the_contrastive_query():
     assert len(seen) == 2
     torch.testing.assert_close(seen[0], resampled[:, :, 1:])
     torch.testing.assert_close(parts.visual, network.visual_head(resampled[:, 0, 0]))
+
+
+def test_item_8_the_vector_is_a_mean_over_pictures():
+    """Checklist 8: latent 0 of every picture counts; with the first one alone the others would not."""
+    network, patches = network_of(), sines(2, 3, 1, 3, WIDTH)
+    with torch.no_grad():
+        media, pooled = network.media(patches)
+        each = network.resampler(patches)[:, :, 0]
+        torch.testing.assert_close(pooled, each.mean(1))
+        assert (pooled - each[:, 0]).abs().max() > 1e-3
+    assert media.shape[:2] == (2, 3)
+
+
+def test_item_4_options_of_attention_reach_the_blocks():
+    """Checklist 4: model.immediate and model.qk_norm; after the second picture the first one is seen or not."""
+    times, x = torch.tensor([[1, 2]]), sines(1, 2, 16)
+    media, other = sines(1, 2, 3, WIDTH), sines(1, 2, 3, WIDTH)
+    other[:, 0] *= -1
+    for immediate in (True, False):
+        network = network_of(
+            f"model.immediate={immediate}", f"model.qk_norm={not immediate}", open_gates=0.5
+        )
+        for block in network.language.blocks:
+            with torch.no_grad():
+                change = (block(x, media, times) - block(x, other, times)).abs().amax(-1)[0]
+            assert change[0] > 1e-4
+            assert (change[1] < 1e-6) == immediate
+            assert (block.attn.q_norm is None) == (block.attn.k_norm is None) == immediate
 
 
 @pytest.mark.parametrize(("first", "interval"), [(0, 1), (1, 2), (2, 1), (0, 3), (3, 4)])
@@ -262,6 +328,10 @@ def test_items_10_and_11_numbers_and_widths_of_blocks(first, interval):
     assert slim.attn.heads == plain.attn.heads == 8
     with pytest.raises(ValueError, match="does not divide"):
         GatedCrossAttention(16, WIDTH, compression=5)
+    with pytest.raises(
+        UserError, match=r"model\.compression=3 must divide model\.cross\.dim_head=16"
+    ):
+        config("model.compression=3")
 
 
 def test_generation_sees_what_the_prompt_saw():
@@ -377,10 +447,25 @@ def test_options_of_the_losses():
     assert float(guard.average) == pytest.approx(0.9 * 2.0 + 0.1 * 2.6)
 
 
-def test_two_processes_train_as_one_does(two_ranks):
+def test_negatives_of_a_node(monkeypatch):
+    """method.gather=node: groups of as many ranks as a node has, made once; their number is what is reported."""
+    made = []
+    monkeypatch.setattr("projects.cosmo.module.world_size", lambda: 4)
+    monkeypatch.setattr(
+        "projects.cosmo.module.dist.new_subgroups", lambda size: (made.append(size) or "own", [])
+    )
+    module = module_of("method.gather=node", "trainer.num_nodes=2")
+    assert module.group() == module.group() == "own"
+    assert made == [2]
+    assert module.negatives_per_query(0) == 2 * module.cfg.data.batch_of("image_text") - 1
+    assert module_of().group() is None
+
+
+@pytest.mark.parametrize("gather", ["all", "node"])
+def test_two_processes_train_as_one_does(two_ranks, gather):
     """Gathered negatives, the mean over all ranks' tokens, and documents, in which the heads have no part."""
-    alone = three_steps(False)
-    for found in two_ranks.run(three_steps, distributed=True):
+    alone = three_steps(False, gather)
+    for found in two_ranks.run(three_steps, distributed=True, gather=gather):
         for name, value in alone.items():
             torch.testing.assert_close(
                 found[name], value, atol=1e-5, rtol=1e-4, msg=name, equal_nan=True

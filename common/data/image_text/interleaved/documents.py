@@ -16,6 +16,7 @@ from common.data.samplers import Rng
 
 VISUAL, END_OF_CHUNK, BEGIN_OF_CHUNK, HUMAN, GPT = "<visual>", "<|endofchunk|>", "<|beginofchunk|>", "<human>", "<gpt>"  # fmt: skip
 SPECIAL_TOKENS = (END_OF_CHUNK, VISUAL, BEGIN_OF_CHUNK, HUMAN, GPT)
+_SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 NOISE, NOISE_BOUND = 0.025, 0.08  # of similarities
 WINDOW_SHIFT = 20  # tokens that a window may begin before its first picture
 
@@ -33,6 +34,15 @@ class Window(NamedTuple):
     ids: list[int]
     first: int
     places: int
+
+
+def plain(text: str) -> str:
+    """A text of a source without our special tokens: written there they are words, not places for pictures.
+
+    >>> plain("a page about `<visual>` tags ")
+    'a page about ` ` tags'
+    """
+    return _SPECIAL.sub(" ", text).strip()  # a blank, so that what is left makes no further one
 
 
 # -- captions ------------------------------------------------------------------------------------
@@ -71,7 +81,7 @@ def caption_document(caption: str, rng: Rng, blank_prob: float = 0.5) -> Documen
     '<visual>a bus<|endofchunk|>'
     """
     blank = " " if rng.random() < blank_prob else ""
-    return Document(f"{VISUAL}{blank}{caption.strip()}{END_OF_CHUNK}", (0,))
+    return Document(f"{VISUAL}{blank}{plain(caption)}{END_OF_CHUNK}", (0,))
 
 
 # -- pictures and sentences ----------------------------------------------------------------------
@@ -122,7 +132,7 @@ def mmc4_document(
     picture = {sentence: i for i, sentence in pairs}
     parts = []
     for number, sentence in enumerate(sentences):
-        text = sentence.strip()[: most_tokens * 4 // 3]
+        text = plain(sentence)[: most_tokens * 4 // 3]
         parts.append(f"{END_OF_CHUNK}{VISUAL}{text}" if number in picture else text)
     joined = " ".join(parts).replace(f" {END_OF_CHUNK}", END_OF_CHUNK)
     text = joined.removeprefix(END_OF_CHUNK) + END_OF_CHUNK
@@ -143,7 +153,7 @@ def obelics_document(
     best = np.atleast_2d(np.asarray(score, dtype=np.float64)).argmax(1).tolist()
     order = list(range(len(best)))[:: -1 if rng.random() < 0.5 else 1]
     parts = [
-        f"{VISUAL}{texts[best[i]].strip()[: most_tokens * 4 // 3]}{END_OF_CHUNK}" for i in order
+        f"{VISUAL}{plain(texts[best[i]])[: most_tokens * 4 // 3]}{END_OF_CHUNK}" for i in order
     ]
     return Document("".join(parts), tuple(order))
 
@@ -154,7 +164,7 @@ def clip_document(captions: Sequence[str]) -> Document:
     >>> clip_document(["he cuts", "he eats"]).text
     '<visual>he cuts<|endofchunk|><visual>he eats<|endofchunk|>'
     """
-    parts = [f"{VISUAL}{caption.strip()}{END_OF_CHUNK}" for caption in captions]
+    parts = [f"{VISUAL}{plain(caption)}{END_OF_CHUNK}" for caption in captions]
     return Document("".join(parts), tuple(range(len(parts))))
 
 

@@ -64,18 +64,24 @@ def clip_labels(ids: Tensor, *, pad: int, visual: int) -> Tensor:
 
 
 def instruction_labels(
-    ids: Tensor, *, pad: int, visual: int, end_of_chunk: int, bos: int, human: int, gpt: int
+    ids: Tensor, *, pad: int, visual: int, bos: int, human: int, gpt: int
 ) -> Tensor:
-    """Instructions: as documents, without what stands from ``<human>`` to ``<gpt>``, both included.
+    """Instructions: all answers with the ends of their chunks, and the end of the text.
+
+    Nothing from ``<human>`` to ``<gpt>``, both included, and no padding, start or picture. Unlike in documents an answer
+    after the first one needs no further picture.
 
     Args:
         ids: (B, L) int64.
         pad: id of padding.
         visual: id of ``<visual>``.
-        end_of_chunk: id of ``<|endofchunk|>``.
         bos: id of the start of a text.
         human: id of ``<human>``.
         gpt: id of ``<gpt>``.
+
+    >>> ids = torch.tensor([[0, 9, 6, 11, 7, 12, 8, 2]])
+    >>> instruction_labels(ids, pad=1, visual=9, bos=0, human=6, gpt=7).tolist()
+    [[-100, -100, -100, -100, -100, 12, 8, 2]]
     """
     asked = _since(ids, human, gpt) | (ids == gpt)
     return _without(ids, pad, visual, bos).masked_fill(asked, IGNORED)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from common.config import UserError
+from common.damage import reading
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -52,7 +53,8 @@ class VideoFile:
     """A video file, or its bytes, by PyAV.
 
     Raises:
-        UserError: no PyAV, or no readable video.
+        UserError: no PyAV.
+        ValueError: content that is no video, or one without frames.
     """
 
     def __init__(self, content: str | Path | bytes) -> None:
@@ -68,9 +70,9 @@ class VideoFile:
                 stream = container.streams.video[0]
                 found = [(float(f.time or 0), f.to_image()) for f in container.decode(stream)]
         except (av.error.FFmpegError, IndexError, OSError) as error:
-            raise UserError(f"no readable video: {error}") from error
+            raise ValueError(f"no readable video: {error}") from error
         if not found:
-            raise UserError("a video without frames")
+            raise ValueError("a video without frames")
         self.times, self.pictures = [t for t, _ in found], [p for _, p in found]
         self.seconds = self.times[-1]
 
@@ -81,8 +83,15 @@ class VideoFile:
 
 
 def open_video(path: str | Path, fps: float = 1.0) -> FrameFolder | VideoFile:
-    """A folder of frames, or a file."""
-    return FrameFolder(path, fps) if Path(path).is_dir() else VideoFile(path)
+    """A folder of frames, or a file.
+
+    Raises:
+        UserError: a folder without pictures, or a file that is no video.
+    """
+    if Path(path).is_dir():
+        return FrameFolder(path, fps)
+    with reading(path, "video"):
+        return VideoFile(path)
 
 
 def frame_times(start: float, end: float, count: int) -> list[float]:

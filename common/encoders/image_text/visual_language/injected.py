@@ -72,7 +72,8 @@ class InjectedLM(nn.Module):
         trained_rows: which rows of the vocabulary are trained (input, and output where it is tied).
 
     Attributes:
-        rows: (R, W) of the vocabulary, from `first_row` on (all of it for ``trained_rows="all"``).
+        rows: (R, W) of the vocabulary, from `first_row` on (all of it for ``trained_rows="all"``); at least float32 where
+            they are trained, whatever the model's precision.
         width: W.
     """
 
@@ -88,7 +89,10 @@ class InjectedLM(nn.Module):
         self.media_token, self.start = media_token, 0 if trained_rows == "all" else first_row
         words = model.get_input_embeddings().weight
         self.width = int(words.shape[1])
-        self.rows = nn.Parameter(words[self.start :].detach().clone(), trained_rows != "none")
+        trained = trained_rows != "none"
+        # a gradient scaler refuses gradients of half precision, and steps of 2e-5 would be rounded away
+        kind = torch.promote_types(words.dtype, torch.float32) if trained else words.dtype
+        self.rows = nn.Parameter(words[self.start :].detach().clone().to(kind), trained)
         head = model.get_output_embeddings().weight
         self.tied = head.data_ptr() == words.data_ptr()
         if not self.tied:
@@ -112,6 +116,20 @@ class InjectedLM(nn.Module):
         self.model.get_input_embeddings().weight[self.start :] = self.rows
         if not self.tied:
             self.model.get_output_embeddings().weight[self.first_row :] = self.head_rows
+
+    @torch.no_grad()
+    def take_rows(self, rows: Tensor) -> None:
+        """Begin with the rows (R, W) that end another module's vocabulary of the same language model.
+
+        Raises:
+            ValueError: rows of another width, or more of them than this module keeps.
+        """
+        words = self.model.get_input_embeddings().weight
+        start = len(words) - len(rows)
+        if rows.shape[1] != self.width or start < self.start:
+            raise ValueError(f"{tuple(rows.shape)} rows for the last {tuple(self.rows.shape)}")
+        self.rows[start - self.start :] = rows.to(self.rows)
+        self.write_rows()
 
     # -- a call --------------------------------------------------------------------------------------
 

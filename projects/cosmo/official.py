@@ -1,0 +1,80 @@
+"""Official files of captions and questions as the JSON lines that the few-shot table reads."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common.config import UserError
+from common.damage import reading
+from common.data.tables import write_jsonl
+from common.engine.workspace import Workspace
+from projects.cosmo.config import Config
+
+
+def write_rows(cfg: Config, workspace: Workspace) -> int:
+    """``TASK=few_shot_rows``: the files of ``eval.official`` as JSON lines, see `projects.cosmo.table`.
+
+    Returns:
+        Number of rows.
+
+    Raises:
+        UserError: no files named, or others than official ones.
+    """
+    own = cfg.eval.official
+    asked = own.questions is not None and own.annotations is not None
+    if own.output is None or asked == (own.karpathy is not None):
+        raise UserError(
+            "set eval.official.output=<set>.jsonl and either eval.official.karpathy=<captions.json> or both "
+            "eval.official.questions and eval.official.annotations"
+        )
+    if own.karpathy is not None:
+        path = Path(own.karpathy).expanduser()
+        with reading(path, "Karpathy file of captions"):
+            rows = list(karpathy_rows(path, own.split, own.folder))
+    else:
+        questions, annotations = (
+            Path(str(p)).expanduser() for p in (own.questions, own.annotations)
+        )
+        with reading(questions, "file of questions with those annotations"):
+            rows = list(vqa_rows(questions, annotations, own.image))
+    if not rows:
+        raise UserError(f"no row of eval.official.split={own.split}")
+    output = Path(own.output).expanduser()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_jsonl(output, rows)
+    workspace.say(f"{output}: {len(rows)} rows; pictures lie below {output.parent}")
+    return len(rows)
+
+
+def karpathy_rows(path: Path, split: str, folder: str = "") -> Iterator[dict[str, Any]]:
+    """Rows of a split of a Karpathy file (COCO, Flickr30k)."""
+    for row in json.loads(path.read_text(encoding="utf-8"))["images"]:
+        if row["split"] == split:
+            place = "/".join(p for p in (folder, row.get("filepath", ""), row["filename"]) if p)
+            yield {
+                "image": place,
+                "texts": [sentence["raw"].strip() for sentence in row["sentences"]],
+            }
+
+
+def vqa_rows(questions: Path, annotations: Path, image: str) -> Iterator[dict[str, Any]]:
+    """Rows of VQA's question and annotation files (VQAv2, OKVQA, and others in their form).
+
+    Args:
+        questions: file of questions.
+        annotations: file of answers.
+        image: place of a picture, such as ``val2014/COCO_val2014_{:012d}.jpg``.
+    """
+    asked = json.loads(questions.read_text(encoding="utf-8"))["questions"]
+    given = {
+        row["question_id"]: row
+        for row in json.loads(annotations.read_text(encoding="utf-8"))["annotations"]
+    }
+    for row in asked:
+        answers = [answer["answer"] for answer in given[row["question_id"]]["answers"]]
+        yield {
+            "image": image.format(row["image_id"]),
+            "question": row["question"],
+            "texts": answers,
+        }
