@@ -33,6 +33,7 @@ class RankBatch(TypedDict):
     document: TextInputs  # B texts
     texts: TextInputs  # B descriptions, then the candidates row by row
     mask: Tensor  # (B, C) bool: which candidates there are
+    ranks: Tensor  # (B, C) int64: from 0, the best; equally good candidates share one
     rouge: Tensor  # (B, C) ROUGE-1 F1 with the paragraph
     target_rouge: Tensor  # (B,) of the description
     # means of ROUGE-1, -2, -L: candidates with description and paragraph, description with paragraph
@@ -48,18 +49,23 @@ def mean_rouge(text: str, reference: str) -> float:
     return sum(found[kind][2] for kind in ROUGE_F) / len(ROUGE_F)
 
 
-def ranked(row: Row, order: str) -> list[str]:
-    """Candidates of a row, best first; ties keep their order.
+def ranked(row: Row, order: str) -> tuple[list[str], list[int]]:
+    """Candidates of a row, best first, and their ranks from 0; equally good ones share a rank.
 
     Args:
         row: a paragraph.
         order: see `WikiDesData.order`.
     """
+    texts = list(row.candidates)
     if order == "beam":
-        return list(row.candidates)
+        return texts, list(range(len(texts)))
     if order == "source_rouge":
-        return sorted(row.candidates, key=lambda c: -rouge_f(c, row.source))
-    return sorted(row.candidates, key=lambda c: -mean_rouge(c, row.target))
+        quality = {c: rouge_f(c, row.source) for c in texts}
+    else:
+        quality = {c: mean_rouge(c, row.target) for c in texts}
+    levels = sorted(set(quality.values()), reverse=True)
+    texts.sort(key=lambda c: -quality[c])
+    return texts, [levels.index(quality[c]) for c in texts]
 
 
 class RankRows(Dataset[Any]):
@@ -70,7 +76,8 @@ class RankRows(Dataset[Any]):
         rows: paragraphs.
         tokenize: texts -> ids and mask.
         training: at most `data.num_candidates` of a row, in the order of ``data.order``; for
-            ``method.loss=official`` in random order, repeated up to that number. Otherwise all.
+            ``method.loss=official`` in random order, repeated up to that number. Otherwise all, in
+            the order of the file, so that equal scores are no advantage for the best one.
     """
 
     def __init__(self, cfg: Config, rows: Sequence[Row], tokenize: Any, *, training: bool) -> None:
@@ -78,12 +85,15 @@ class RankRows(Dataset[Any]):
         self.most = cfg.data.num_candidates if training else None
         self.official = training and cfg.method.loss == "official"
         self.texts: list[list[str]] = []
+        self.ranks: list[list[int]] = []
         self.figures: list[list[tuple[float, float, float]]] = []  # of the texts, see `RankBatch`
         self.targets: list[tuple[float, float]] = []
         for row in rows:
             kept = row._replace(candidates=row.candidates[: self.most])
-            texts = list(kept.candidates) if self.official else ranked(kept, cfg.data.order)
+            sort = training and not self.official
+            texts, ranks = ranked(kept, cfg.data.order if sort else "beam")
             self.texts.append(texts)
+            self.ranks.append(ranks)
             # the criteria are for validation alone
             figures = [(rouge_f(c, row.source), *_criteria(c, row, training)) for c in texts]
             self.figures.append(figures)
@@ -117,8 +127,11 @@ class RankRows(Dataset[Any]):
         counts = [len(own) for own in places]
         width = max(counts)
         tables = torch.zeros(3, len(keys), width)
+        ranks = torch.arange(width).repeat(len(keys), 1)  # of the official loss: the drawn places
         for b, (index, own) in enumerate(zip(indices, places, strict=True)):
             tables[:, b, : len(own)] = torch.tensor([self.figures[index][c] for c in own]).T
+            if not self.official:
+                ranks[b, : len(own)] = torch.tensor([self.ranks[index][c] for c in own])
         targets = torch.tensor([self.targets[i] for i in indices])
         chosen = [self.texts[i][c] for i, own in zip(indices, places, strict=True) for c in own]
         descriptions = [self.rows[i].target for i in indices]
@@ -126,6 +139,7 @@ class RankRows(Dataset[Any]):
             "document": self.tokenize([self.rows[i].source for i in indices]),
             "texts": self.tokenize(descriptions + chosen),
             "mask": torch.arange(width) < torch.tensor(counts)[:, None],
+            "ranks": ranks,
             "rouge": tables[0],
             "gold_quality": tables[1],
             "source_quality": tables[2],

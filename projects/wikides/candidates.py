@@ -12,6 +12,7 @@ from common.decoding.beam_sweep import beam_sweep, distinct
 from common.decoding.sequence_to_sequence import SequenceToSequence
 from common.engine.workspace import Workspace
 from projects.wikides.config import Config
+from projects.wikides.data import instance_names
 from projects.wikides.options import CandidatesConfig
 
 CHUNK = 128  # rows in a file of finished candidates
@@ -23,7 +24,8 @@ def write_candidates(cfg: Config, workspace: Workspace) -> Path | None:
     Can be stopped and continued, and shared out, see ``task``.
 
     Returns:
-        The file of ``source``, ``candidate``, ``target``; None while other shares are missing.
+        The file of ``source``, ``candidate``, ``target``, ``phase1``, the text of the first width,
+        and ``baseline_candidates`` where the input has them; None while other shares are missing.
 
     Raises:
         UserError: no input or generator, or damaged rows.
@@ -34,14 +36,16 @@ def write_candidates(cfg: Config, workspace: Workspace) -> Path | None:
             "name candidates.input (records of phase I) and candidates.generator (a folder written by "
             "`make export`, or a hub id)"
         )
-    rows = read_jsonl(Path(own.input).expanduser(), ("source", "target"))
-    asked = [
-        {"source": row["source"], "names": list(row.get("baseline_candidates") or [])}
-        for row in rows
-    ]
+    path = Path(own.input).expanduser()
+    rows, asked = read_jsonl(path, ("source", "target")), []
+    for number, row in enumerate(rows, start=1):
+        where = f"{path}, line {number}"
+        if not all(isinstance(row[name], str) for name in ("source", "target")):
+            raise UserError(f"{where}: source and target are texts")
+        asked.append({"source": row["source"], "names": instance_names(row, where) or []})
     names = ("generator", "widths", "max_new_tokens", "max_source", "baselines", "batch_size")
     settings = {name: getattr(own, name) for name in names}
-    step = RowMap("candidates", partial(build_sweep, own), settings, cfg.seed, CHUNK)
+    step = RowMap("pools", partial(build_sweep, own), settings, cfg.seed, CHUNK)
     found = map_rows(step, asked, workspace.folder("candidates"), cfg.task, workspace.meter)
     workspace.say(found.summary)
     if not found.complete:
@@ -49,7 +53,8 @@ def write_candidates(cfg: Config, workspace: Workspace) -> Path | None:
     output = Path(own.output) if own.output else workspace.folder(".") / "candidates.jsonl"
     output.parent.mkdir(parents=True, exist_ok=True)
     pairs = zip(rows, found.rows(), strict=True)
-    made = [{"source": r["source"], "candidate": c, "target": r["target"]} for r, c in pairs]
+    shown = ("source", "target", "baseline_candidates")
+    made = [{name: r[name] for name in shown if name in r} | new for r, new in pairs]
     write_jsonl(output, made)
     mean = sum(len(row["candidate"]) for row in made) / max(1, len(made))
     workspace.say(f"{output}: {len(made)} rows, {mean:.2f} candidates a row")
@@ -57,20 +62,21 @@ def write_candidates(cfg: Config, workspace: Workspace) -> Path | None:
 
 
 def build_sweep(options: CandidatesConfig) -> RowFunction:
-    """Rows of a chunk -> the pool of each."""
+    """Rows of a chunk -> the pool of each, and phase I's own text."""
     assert options.generator is not None
     model = SequenceToSequence.from_pretrained(options.generator, options.device)
     model.context = min(model.context, options.max_source)
 
-    def sweep(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[list[str]]:
+    def sweep(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[dict[str, Any]]:
         found = beam_sweep(
             model, [row["source"] for row in rows], options.widths, options.max_new_tokens,
             batch_size=options.batch_size,
         )  # fmt: skip
         return [
-            pool(outputs, row["names"] if options.baselines else ())
+            {"candidate": pool(outputs, row["names"] if options.baselines else ()),
+             "phase1": next(iter(outputs), "")}
             for outputs, row in zip(found, rows, strict=True)
-        ]
+        ]  # fmt: skip
 
     return sweep
 

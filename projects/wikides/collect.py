@@ -59,13 +59,11 @@ def read_items(path: Path) -> list[Item]:
     """Items with ``first_sentence`` and ``subclasses`` filled in, white space collapsed.
 
     Raises:
-        UserError: missing file or column, instances of another form, or no item.
+        UserError: missing file or column, a value of another kind, or no item.
     """
     found: list[Item] = []
     for number, row in enumerate(read_jsonl(path, COLUMNS), start=1):
-        pairs = [*row["instances"], *row.get("subclasses", [])]
-        if not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
-            raise UserError(f"{path}, line {number}: instances and subclasses are [id, name] pairs")
+        _check_item(row, f"{path}, line {number}")
         paragraph = one_line(row["first_paragraph"])
         sentence = row.get("first_sentence")
         sentence = first_sentence(paragraph) if sentence is None else one_line(sentence)
@@ -73,6 +71,20 @@ def read_items(path: Path) -> list[Item]:
     if not found:
         raise UserError(f"{path} holds no item")
     return found
+
+
+def _check_item(row: Item, where: str) -> None:
+    for name in ("label", "description", "first_paragraph"):
+        if not isinstance(row[name], str):
+            raise UserError(
+                f'{where}: {name} is a text; write "" for none, and the item is dropped'
+            )
+    if not isinstance(row.get("first_sentence"), str | None):
+        raise UserError(f"{where}: first_sentence is a text; leave it out to have it found")
+    for own in (row["instances"], row.get("subclasses", [])):
+        pairs = own if isinstance(own, list) else [own]
+        if not all(isinstance(p, list) and len(p) == 2 and isinstance(p[1], str) for p in pairs):
+            raise UserError(f"{where}: instances and subclasses are lists of [id, name] pairs")
 
 
 def kept(item: Item, options: CollectConfig, *, instances: bool = True) -> bool:
@@ -163,7 +175,7 @@ def topic_split(items: Sequence[Item], options: CollectConfig) -> Split:
 
 
 def random_split(items: Sequence[Item], options: CollectConfig) -> Split:
-    """80, 10 and 10 percent in the order of the items, which is that of the crawl."""
+    """80, 10 and 10 percent in the order of the items, which is that of the crawl; test before validation."""
     records = [
         record(item, options, subclasses=True)
         for item in items
@@ -172,7 +184,7 @@ def random_split(items: Sequence[Item], options: CollectConfig) -> Split:
     most = len(records) // 10 * 8
     rest = records[most:]
     half = len(rest) // 10 * 5
-    return _checked(Split(records[:most], rest[:half], rest[half:]))
+    return _checked(Split(records[:most], rest[half:], rest[:half]))  # as the release's script
 
 
 def first_sentence(paragraph: str) -> str:

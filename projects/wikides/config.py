@@ -1,24 +1,25 @@
 """What can be set in a WikiDes experiment; the tasks' sections are in options.py."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from common.config import DataConfig, ExperimentConfig, OptimConfig
 from common.data.row_map.options import RowMapConfig
 from common.families.retrieval.config import DenseModel
-from common.ranges import Count, NonNegative, Rate, at_least
+from common.ranges import Count, NonNegative, at_least
 from projects.wikides.options import (
     CandidatesConfig,
     ChoicesConfig,
     CollectConfig,
     DescribeConfig,
     FormConfig,
+    GeneratorModel,
     RankConfig,
     SentimentConfig,
+    Tokens,
 )
 
 Part = Literal["train", "dev", "test"]
-Tokens = Annotated[int, at_least(4)]  # special ones included
 
 
 @dataclass
@@ -30,20 +31,19 @@ class WikiDesData(DataConfig):
     source: Literal["synthetic", "bundled", "released", "files"] = "bundled"
     folder: str = "wikides"  # released: below data.root, holds phase1 and phase2
     split: Literal["diff", "random"] = "diff"  # released: by topic, or independent of it
-    train: str | None = (
-        None  # files, below data.root: {"source", "target", "candidate": [...]} a line
-    )
+    # files, below data.root: {"source", "target", "candidate": [...]} a line, and perhaps
+    # "phase1", what one greedy search writes, and "baseline_candidates", names of the instances
+    train: str | None = None
     dev: str | None = None
     test: str | None = None
     limit: Count | None = None  # training rows, drawn by the seed; None: all
     eval_limit: Count | None = None  # the first rows of dev and test; None: all
-    num_candidates: Count = 5  # of a row, in training: its first ones; all are ranked in the test
+    num_candidates: Count = 5  # of a row, in training: its first ones
+    eval_candidates: Count | None = None  # in validation and test: the first ones; None: all
     min_candidates: Count = 1  # rows with fewer different ones are left out, in every part
-    drop_gold: bool = (
-        False  # training rows whose description is among their candidates are left out
-    )
+    drop_gold: bool = False  # no training rows whose description is among their candidates
     # what is better in training: candidates nearer to the description (mean of ROUGE-1, -2, -L),
-    # earlier ones (beam order), or those nearer to the paragraph (ROUGE-1)
+    # earlier ones (beam order), or those nearer to the paragraph (ROUGE-1); not for loss=official
     order: Literal["gold_rouge", "beam", "source_rouge"] = "gold_rouge"
 
     def __post_init__(self) -> None:
@@ -63,20 +63,6 @@ class RankerModel(DenseModel):
 
 
 @dataclass
-class GeneratorModel:
-    """Phase I: an encoder-decoder of transformers."""
-
-    pretrained: str = "t5-small"  # folder, hub id, bundled:<name> or random
-    config: dict[str, Any] | None = None  # with random: model_type and its fields
-    tokenizer: str | None = None  # with random: of other weights; None: the built-in one
-    dropout: Rate | None = None  # every dropout probability; None: the model's own
-    max_source: Tokens = 256
-    max_target: Tokens = 32  # in training
-    max_new_tokens: Count = 256  # in decoding
-    beams: Count = 1  # of the evaluation
-
-
-@dataclass
 class MethodConfig:
     """Phase II: scores and their loss."""
 
@@ -87,7 +73,8 @@ class MethodConfig:
     gold_margin: NonNegative = 0.01  # lambda_g
     use_sim: bool = True  # cosine of paragraph and candidate
     use_rouge: bool = False  # ROUGE-1 of candidate and paragraph; with both their harmonic mean
-    sim_range: Literal["raw", "clamp", "unit"] = "raw"  # cosine, at least 0, or (1 + cosine) / 2
+    # the cosine in it: at least 0, (1 + cosine) / 2, or as released, with a pole at -ROUGE
+    sim_range: Literal["clamp", "unit", "raw"] = "clamp"
 
     def __post_init__(self) -> None:
         if not (self.use_sim or self.use_rouge):
@@ -141,3 +128,10 @@ class Config(ExperimentConfig):
     form: FormConfig = field(default_factory=FormConfig)
     choices: ChoicesConfig = field(default_factory=ChoicesConfig)
     sentiment: SentimentConfig = field(default_factory=SentimentConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method.loss == "official" and self.data.order != "gold_rouge":
+            raise ValueError("method.loss=official draws the order; leave data.order=gold_rouge")
+        if self.phase == "describe" and (self.eval.monitor == "gold" or self.eval.whiten):
+            raise ValueError("eval.monitor=gold and eval.whiten=true are for phase=rank alone")

@@ -1,7 +1,7 @@
 """Rows of both phases: read, made up, checked, and reduced to different candidates."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,8 @@ class Row(NamedTuple):
     source: str
     target: str  # gold description
     candidates: tuple[str, ...]  # different ones, in the file's order; none in phase I
+    phase1: str | None = None  # what phase I alone writes; None: the file doesn't tell
+    baseline: str | None = None  # the first name of an instance, "" without one; None: as above
 
 
 def first_seed(cfg: Config) -> int:
@@ -50,7 +52,8 @@ def load_rows(cfg: Config, part: Part) -> list[Row]:
         order = sample_rng(cfg.seed, 0, 0, _SPLIT_STREAM).permutation(len(rows))
         rows = [rows[i] for i in sorted(order[: cfg.data.limit].tolist())]
     if part != "train":
-        rows = rows[: cfg.data.eval_limit]
+        most = cfg.data.eval_candidates
+        rows = [r._replace(candidates=r.candidates[:most]) for r in rows[: cfg.data.eval_limit]]
     if not rows:
         raise UserError(
             f"the {part} part has no row with data.min_candidates={cfg.data.min_candidates} different "
@@ -83,10 +86,37 @@ def read_rows(path: Path, *, ranking: bool) -> list[Row]:
         if not row["source"].strip() or not row["target"].strip() or (ranking and not texts):
             dropped += 1
             continue
-        found.append(Row(row["source"].strip(), row["target"].strip(), tuple(texts)))
+        given = _given(row, f"{path}, line {number}")
+        found.append(Row(row["source"].strip(), row["target"].strip(), tuple(texts), *given))
     if dropped:
         sys.stderr.write(f"{path}: {dropped} rows without text or candidates are left out\n")
     return found
+
+
+def instance_names(row: Mapping[str, Any], where: str) -> list[str] | None:
+    """``baseline_candidates`` of a record without repetitions; None where it has none.
+
+    Args:
+        row: record of either phase.
+        where: file and line, for the error.
+
+    Raises:
+        UserError: not a list of texts.
+    """
+    names = row.get("baseline_candidates")
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where}: baseline_candidates is a list of texts")
+    return distinct(names)
+
+
+def _given(row: Mapping[str, Any], where: str) -> tuple[str | None, str | None]:
+    """Phase I's own text and the first name of an instance."""
+    text, names = row.get("phase1"), instance_names(row, where)
+    if text is not None and not isinstance(text, str):
+        raise UserError(f"{where}: phase1 is a text; leave it out where it is not known")
+    return text, None if names is None else next(iter(names), "")
 
 
 def part_path(cfg: Config, part: Part) -> Path:
@@ -153,4 +183,4 @@ def _made(rng: Any) -> Row:
     options = [f"{kind} in {place}", f"{kind} in {wrong}", kind, f"{wrong} of {name}", wrong]
     count = int(rng.integers(2, len(options) + 1))
     chosen = [options[i] for i in rng.permutation(len(options))[:count]]
-    return Row(source, f"{kind} in {place}, {other}", tuple(chosen))
+    return Row(source, f"{kind} in {place}, {other}", tuple(chosen), chosen[0], kind)

@@ -20,10 +20,11 @@ from common.engine.workspace import Workspace
 from common.evaluation.generation.reference import rouge_f
 from common.export.files import write_files
 from projects.wikides.batches import DescribeRows
-from projects.wikides.config import Config, GeneratorModel
+from projects.wikides.config import Config
 from projects.wikides.data import Row, first_seed, load_rows, requirements
 from projects.wikides.describer import Describer
-from projects.wikides.evaluate import full_metrics, row_metrics, table
+from projects.wikides.evaluate import GIVEN, full_metrics, given_rows, row_metrics, table
+from projects.wikides.options import GeneratorModel
 from projects.wikides.selectors import lead
 
 PROBES = ["A small cat is a pet of the house.", "The old town lies in the north of the country."]
@@ -103,7 +104,11 @@ def stages(cfg: Config) -> Iterator[Stage]:
 
 
 def evaluate(cfg: Config, module: Describer, workspace: Workspace) -> dict[str, float]:
-    """Descriptions of the test paragraphs against gold and source; ``untrained_*``, ``lead_*`` beside."""
+    """Descriptions of the test paragraphs against gold and source; ``untrained_*``, ``lead_*`` beside.
+
+    Where the rows have the names of the instances, ``baseline_*``, the first of them, and
+    ``reference_source_*``, the gold description against the paragraph.
+    """
     rows = load_rows(cfg, cfg.eval.part)
     texts = describe_rows(cfg, module, rows)
     metrics = row_metrics(rows, [[text] for text in texts], workspace)
@@ -118,8 +123,8 @@ def evaluate(cfg: Config, module: Describer, workspace: Workspace) -> dict[str, 
         metrics |= row_metrics(rows, before, None, "untrained_")
         names.append("untrained")
     if cfg.eval.grid:
-        metrics |= row_metrics(rows, lead(rows), None, "lead_")
-        names.append("lead")
+        metrics |= row_metrics(rows, lead(rows), None, "lead_") | given_rows(cfg, rows)
+        names += ["lead", *GIVEN]
     shown = range(0, len(rows), max(1, len(rows) // 12))
     pictures = []
     for i in shown:

@@ -1,6 +1,7 @@
 """Phase II: what is chosen, against the gold description and against the paragraph."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from projects.wikides.objective import Objective
 from projects.wikides.selectors import SELECTORS, Selection
 
 FAMILIES = ("gold", "source")  # what texts are compared with
+GIVEN = ("phase1", "baseline", "reference")  # texts that come with the paragraphs
 RIDGE = 1e-6
 _SHOWN = ("gold_rouge_1", "gold_rouge_2", "gold_rouge_l", "source_rouge_1", "source_rouge_2",
           "source_rouge_l", "words")  # fmt: skip
@@ -87,15 +89,24 @@ def row_metrics(
     return {f"{row}{name}": float(np.mean(own)) for name, own in values.items()}
 
 
+@lru_cache(maxsize=1)
+def _bert_score(pretrained: str, layer: int) -> BertScore:
+    return BertScore(pretrained, layer)
+
+
 def full_metrics(
-    cfg: Config, rows: Sequence[Row], texts: Sequence[str], row: str = ""
+    cfg: Config,
+    rows: Sequence[Row],
+    texts: Sequence[str],
+    row: str = "",
+    families: Sequence[str] = FAMILIES,
 ) -> dict[str, float]:
     """ROUGE with precision and recall, BLEU, METEOR and, if asked, BERTScore, of one text a row."""
     score = None
     if cfg.eval.bert_score is not None:
-        score = BertScore(cfg.eval.bert_score, cfg.eval.bert_score_layer)
+        score = _bert_score(cfg.eval.bert_score, cfg.eval.bert_score_layer)
     found: dict[str, float] = {}
-    for family in FAMILIES:
+    for family in families:
         references = [r.target if family == "gold" else r.source for r in rows]
         means, _ = mean_scores(texts, references)
         if score is not None:
@@ -152,19 +163,39 @@ def evaluate_encoder(
     return found
 
 
-def grid(rows: Sequence[Row], workspace: Workspace | None = None) -> dict[str, float]:
-    """Rows of the table that need no encoder: `SELECTORS`, and the description against the paragraph."""
+def grid(rows: Sequence[Row]) -> dict[str, float]:
+    """Rows of the table that need no encoder: `SELECTORS`."""
     found: dict[str, float] = {}
     for name, select in SELECTORS.items():
         found |= row_metrics(rows, select(rows), None, f"{name}_")
-    reference = row_metrics(rows, [[row.target] for row in rows], None, "reference_")
-    return found | {k: v for k, v in reference.items() if "_gold_" not in k}
+    return found
+
+
+def given_rows(cfg: Config, rows: Sequence[Row]) -> dict[str, float]:
+    """The same measures of texts that come with the paragraphs, where all of them have one.
+
+    ``phase1_*``: phase I's own text; ``baseline_*``: the first name of an instance, the release's
+    baseline; ``reference_source_*``: the gold description, against the paragraph alone.
+    """
+    found: dict[str, float] = {}
+    for name in GIVEN:
+        texts = [row.target if name == "reference" else getattr(row, name) for row in rows]
+        if None in texts:
+            continue
+        families = FAMILIES[1:] if name == "reference" else FAMILIES
+        own = row_metrics(rows, [[text] for text in texts], None, f"{name}_")
+        if cfg.eval.full:
+            own |= full_metrics(cfg, rows, texts, f"{name}_", families)
+        found |= {k: v for k, v in own.items() if not k.startswith("reference_gold_")}
+    return found
 
 
 def gains(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The paper's gain: the chosen text over the first candidate, each against the paragraph."""
+    """The paper's gain: the chosen text over phase I's own; nothing where that is not known."""
     names = [f"{family}_{kind}" for family in FAMILIES for kind in ROUGE_F]
-    return {f"gain_{n}": metrics[n] - metrics[f"first_{n}"] for n in names}
+    return {
+        f"gain_{n}": metrics[n] - metrics[f"phase1_{n}"] for n in names if f"phase1_{n}" in metrics
+    }
 
 
 def table(metrics: Mapping[str, float], names: Sequence[str]) -> str:
@@ -173,6 +204,8 @@ def table(metrics: Mapping[str, float], names: Sequence[str]) -> str:
     for name in names:
         prefix = f"{name}_" if name else ""
         values = [metrics.get(f"{prefix}{shown}", float("nan")) for shown in _SHOWN]
+        if np.isnan(values).all():
+            continue
         lines.append(f"{name or 'chosen':12}" + "".join(f"{value:16.4f}" for value in values))
     return "\n".join(lines)
 

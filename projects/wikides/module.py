@@ -50,7 +50,7 @@ class Ranker(ContrastiveModule):
     def losses(self, batch: RankBatch) -> dict[str, Tensor]:
         """Loss, how often the best candidate scores highest, and the description above all."""
         scores, gold = self.scores(batch)
-        out = self.objective(scores, gold, batch["mask"])
+        out = self.objective(scores, gold, batch["mask"], batch["ranks"])
         highest = scores.detach().masked_fill(~batch["mask"], -torch.inf).amax(1)
         return {
             "loss": out.loss,

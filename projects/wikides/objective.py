@@ -36,7 +36,8 @@ class Objective(nn.Module):
         L = 1/(B n) sum_i max(0, s_i - g + lambda_g)
             + sum_{d=1}^{n-1} 1/(B (n - d)) sum_i max(0, s_{i+d} - s_i + lambda d)
 
-    Rows with fewer candidates have their own n. ``loss=official`` has ``g - s_i`` in the first term.
+    Rows with fewer candidates have their own n; equally good ones share a rank and are in no pair.
+    ``loss=official`` has ``g - s_i`` in the first term, and places as ranks.
 
     Source: Ta et al. 2023, "WikiDes", arXiv 2209.13101, after Liu and Liu 2021, "SimCLS", equation 3,
     arXiv 2106.01890.
@@ -59,30 +60,29 @@ class Objective(nn.Module):
             rouge: ROUGE-1 F1 with the paragraph, the same shape; a constant.
         """
         rouge = rouge.detach().to(sim)
-        if self.method.sim_range == "clamp":
-            sim = sim.clamp(0, 1)
-        elif self.method.sim_range == "unit":
-            sim = (1 + sim) / 2
         if not self.method.use_rouge:
             return sim  # s(c, D) = cos(e_c, e_D)
         if not self.method.use_sim:
             return rouge + 0 * sim  # a graph with a zero gradient: the encoder stays as it is
+        if self.method.sim_range == "clamp":
+            sim = sim.clamp(0, 1)
+        elif self.method.sim_range == "unit":
+            sim = (1 + sim) / 2
         return fused(sim, rouge)
 
-    def forward(self, scores: Tensor, gold: Tensor, mask: Tensor) -> LossOutput:
+    def forward(
+        self, scores: Tensor, gold: Tensor, mask: Tensor, ranks: Tensor | None = None
+    ) -> LossOutput:
         """Loss of a batch.
 
         Args:
             scores: (B, C), best candidate first; for ``official`` in any order.
             gold: (B,) scores of the descriptions.
             mask: (B, C) bool, which candidates there are.
+            ranks: (B, C) int64, 0 for the best; None: their places.
         """
         method = self.method
         return candidate_ranking(
-            scores,
-            gold,
-            method.margin,
-            method.gold_margin,
-            target_on_top=method.loss == "simcls",
-            mask=mask,
-        )
+            scores, gold, method.margin, method.gold_margin,
+            target_on_top=method.loss == "simcls", mask=mask, ranks=ranks,
+        )  # fmt: skip

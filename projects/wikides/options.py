@@ -1,9 +1,25 @@
-"""Sections of the tasks."""
+"""Sections of phase I's model and of the tasks."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from common.ranges import Count, Counts, Probability, Whole
+from common.ranges import Count, Counts, Probability, Rate, Whole, at_least
+
+Tokens = Annotated[int, at_least(4)]  # special ones included
+
+
+@dataclass
+class GeneratorModel:
+    """Phase I: an encoder-decoder of transformers."""
+
+    pretrained: str = "t5-small"  # folder, hub id, bundled:<name> or random
+    config: dict[str, Any] | None = None  # with random: model_type and its fields
+    tokenizer: str | None = None  # with random: of other weights; None: the built-in one
+    dropout: Rate | None = None  # every dropout probability; None: the model's own
+    max_source: Tokens = 256
+    max_target: Tokens = 32  # in training
+    max_new_tokens: Count = 256  # in decoding
+    beams: Count = 1  # of the evaluation
 
 
 @dataclass
@@ -17,7 +33,8 @@ class CollectConfig:
     kind: Literal["para", "sen", "para_wd", "sen_wd"] = "para"  # source text; wd: instances added
     max_words: Count = 256  # of the source text
     min_sentence_words: Whole = 10  # items with a shorter first sentence are dropped
-    keep_without_instances: bool = False  # of the random split
+    # of the random split, as the release's README has it (its script drops them in both splits)
+    keep_without_instances: bool = True
     train_share: Probability = 0.8  # occurrences that the topics of the training part make up
 
 
@@ -28,7 +45,8 @@ class CandidatesConfig:
     input: str | None = None  # {"source", "target", "baseline_candidates"?} a line
     output: str | None = None  # .jsonl; None: in the task's folder
     generator: str | None = None  # exported folder or hub id of an encoder-decoder
-    widths: Counts = field(default_factory=lambda: list(range(1, 26)))  # beams of each search
+    # beams of each search; what the first one writes is phase I's own text
+    widths: Counts = field(default_factory=lambda: list(range(1, 26)))
     max_new_tokens: Count = 256
     max_source: Count = 256  # tokens
     baselines: bool = True  # the names of the instances are candidates too
@@ -54,6 +72,7 @@ class DescribeConfig:
     generator: str | None = None  # exported folder or hub id of an encoder-decoder
     widths: Counts = field(default_factory=lambda: [1, 2, 5, 10])  # beams of each search
     max_new_tokens: Count = 64
+    max_source: Count = 256  # tokens, as of the candidates
     run: str = "latest"  # of the ranker
 
 
@@ -61,7 +80,8 @@ class DescribeConfig:
 class FormConfig:
     """`make run TASK=form`: a blind form for raters, gold against phase I against phase II."""
 
-    input: str | None = None  # {"source", "gold", "phase1", "phase2"} a line
+    # {"source", "gold", "phase1", "phase2"} a line; None: test rows that have phase1, ranked
+    input: str | None = None
     items: Count = 100  # the first so many rows
 
 
@@ -77,7 +97,8 @@ class ChoicesConfig:
 class SentimentConfig:
     """`make run TASK=sentiment`: polarity of paragraphs, gold and generated descriptions."""
 
-    input: str | None = None  # {"source", "gold", "phase1"?, "phase2"?} a line
+    # {"source", "gold", "phase1"?, "phase2"?} a line; None: the test rows, ranked
+    input: str | None = None
     model: str | None = None  # folder or hub id of a sequence classifier
     labelled: str | None = None  # instead: {"text", "label"} a line to train a bag of words on
     batch_size: Count = 32

@@ -20,7 +20,7 @@ from projects.wikides.encoder import (
     planned_encoder,
     save_encoder,
 )
-from projects.wikides.evaluate import evaluate_encoder, gains, grid, table
+from projects.wikides.evaluate import GIVEN, evaluate_encoder, gains, given_rows, grid, table
 from projects.wikides.module import Ranker
 from projects.wikides.selectors import SELECTORS
 
@@ -58,7 +58,7 @@ def stages(cfg: Config) -> Iterator[Stage]:
 
 
 def evaluate(cfg: Config, module: Ranker, workspace: Workspace) -> dict[str, float]:
-    """The method's row, ``sim_*`` and ``fusion_*`` of its encoder, ``untrained_*``, selectors, gains.
+    """The method's row, ``sim_*`` and ``fusion_*`` of its encoder, ``untrained_*``, selectors, given texts, gains.
 
     Metrics are ``gold_<measure>`` against the description and ``source_<measure>`` against the paragraph.
     """
@@ -73,9 +73,9 @@ def evaluate(cfg: Config, module: Ranker, workspace: Workspace) -> dict[str, flo
         metrics |= {f"untrained_{name}": value for name, value in before.items()}
         names.append("untrained")
     if cfg.eval.grid:
-        metrics |= grid(rows)
+        metrics |= grid(rows) | given_rows(cfg, rows)
         metrics |= gains(metrics)
-        names += [*SELECTORS, "reference"]
+        names += [*SELECTORS, *GIVEN]
     workspace.say(table(metrics, names))
     return metrics
 

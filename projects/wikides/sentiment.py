@@ -84,6 +84,8 @@ def _bag_of_words(path: Path) -> Classify:
     from sklearn.pipeline import make_pipeline
 
     rows = read_jsonl(path, ("text", "label"))
+    if not all(isinstance(row["text"], str) for row in rows):
+        raise UserError(f"{path}: every text is a text, in quotes")
     labels = [str(row["label"]) for row in rows]
     if len(set(labels)) < 2:
         raise UserError(f"{path} needs texts of at least two labels")

@@ -60,11 +60,13 @@ def describe(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) 
     texts = [line.strip() for line in read_lines(Path(own.input).expanduser()) if line.strip()]
     if not texts:
         raise UserError(f"{own.input} holds no paragraph")
-    module, _ = _ranker(cfg, workspace, experiment, own.run)
+    module = _ranker(cfg, workspace, experiment, own.run)
+    method = module.objective.method
     generator = SequenceToSequence.from_pretrained(own.generator)
+    generator.context = min(generator.context, own.max_source)
     with evaluated(module.encoder, cfg.trainer.accelerator):
         found = [
-            describe_one(generator, module.encoder, text, own.widths, own.max_new_tokens, cfg.method)
+            describe_one(generator, module.encoder, text, own.widths, own.max_new_tokens, method)
             for text in workspace.progress(texts, "describe", len(texts))
         ]  # fmt: skip
     output = Path(own.output) if own.output else workspace.folder(".") / "described.jsonl"
@@ -74,12 +76,22 @@ def describe(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) 
 def form(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) -> Path:
     """Write a blind form for raters (``TASK=form``): gold, phase I and phase II of each paragraph.
 
-    Without ``form.input`` phase I is the first candidate of the test rows, phase II a trained
-    ranker's choice.
+    Without ``form.input`` the test rows bring phase I's text, and phase II is a trained ranker's
+    choice.
 
     Returns:
         The folder of ``form.csv``, for the raters, and ``key.jsonl``, not for them.
+
+    Raises:
+        UserError: no text of phase I, no trained run, or damaged rows.
     """
+    test = [] if cfg.form.input is not None else load_rows(cfg, cfg.eval.part)
+    if any(row.phase1 is None for row in test):
+        raise UserError(
+            "the test rows don't tell what phase I wrote, only a pool of candidates in no order: name "
+            "form.input, with source, gold, phase1 and phase2 a line, or give files of TASK=candidates, "
+            "whose rows have phase1, with data.source=files"
+        )
     rows = _texts(cfg, workspace, experiment, cfg.form.input)[: cfg.form.items]
     systems = {kind: [row[kind] for row in rows] for kind in KINDS[1:] if kind in rows[0]}
     folder = workspace.folder(".")
@@ -109,6 +121,8 @@ def sentiment(
 ) -> dict[str, float]:
     """Polarity of paragraphs and descriptions, and how often they agree (``TASK=sentiment``).
 
+    Without ``sentiment.input`` those of the test rows; phase I is left out where they don't tell it.
+
     Raises:
         UserError: no classifier, or damaged rows.
     """
@@ -119,22 +133,28 @@ def sentiment(
     return _told(workspace, "sentiment.json", found)
 
 
-def _ranker(
-    cfg: Config, workspace: Workspace, experiment: Experiment[Ranker], run: str
-) -> tuple[Ranker, Path | None]:
+def _ranker(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker], run: str) -> Ranker:
     if cfg.phase != "rank":
         raise UserError("this task needs a config of phase II: phase=rank")
-    return trained_module(experiment, workspace, run, cfg.runs_dir)
+    module, _ = trained_module(experiment, workspace, run, cfg.runs_dir)
+    own, asked = (
+        (m.use_sim, m.use_rouge, m.sim_range) for m in (module.objective.method, cfg.method)
+    )
+    if own != asked:
+        names = ("use_sim", "use_rouge", "sim_range")
+        told = " ".join(f"method.{n}={v}" for n, v in zip(names, own, strict=True))
+        workspace.say(f"scores are those that the run was trained with: {told}")
+    return module
 
 
 def _ranked(
     cfg: Config, workspace: Workspace, experiment: Experiment[Ranker], rows: list[Row], run: str
 ) -> list[Ranked]:
-    module, _ = _ranker(cfg, workspace, experiment, run)
+    module = _ranker(cfg, workspace, experiment, run)
     with evaluated(module.encoder, cfg.trainer.accelerator):
         return rank_all(
             module.encoder, [row.source for row in rows], [row.candidates for row in rows],
-            cfg.method, cfg.eval.batch_size,
+            module.objective.method, cfg.eval.batch_size,
         )  # fmt: skip
 
 
@@ -150,10 +170,12 @@ def _texts(
         return [{kind: row[kind] for kind in kinds} for row in rows]
     own = load_rows(cfg, cfg.eval.part)
     best = _ranked(cfg, workspace, experiment, own, cfg.rank.run)
-    return [
-        {"source": r.source, "gold": r.target, "phase1": r.candidates[0], "phase2": b[0][0]}
-        for r, b in zip(own, best, strict=True)
-    ]
+    found = []
+    known = all(row.phase1 is not None for row in own)
+    for row, ranking in zip(own, best, strict=True):
+        phase1 = {"phase1": str(row.phase1)} if known else {}
+        found.append({"source": row.source, "gold": row.target, **phase1, "phase2": ranking[0][0]})
+    return found
 
 
 def _given(path: str) -> list[Row]:

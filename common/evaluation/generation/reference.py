@@ -1,13 +1,15 @@
 """Texts against references: ROUGE, BLEU, METEOR, each by its library and averaged over the texts.
 
 Sources: ROUGE: Lin 2004, "ROUGE" (library rouge-score, stemming off); BLEU: Papineni et al. 2002, doi
-10.3115/1073083.1073135 (sacrebleu, one sentence at a time); METEOR: Denkowski and Lavie 2014, doi
+10.3115/1073083.1073135 (sacrebleu, one sentence at a time; or unsmoothed, as `bleu_unsmoothed`); METEOR: Denkowski and Lavie 2014, doi
 10.3115/v1/W14-3348 (nltk; matches of words and of their stems, without WordNet's synonyms, whose file
 that library would download).
 """
 
+import math
+from collections import Counter
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 ROUGES = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
@@ -18,7 +20,24 @@ ROUGE_F = tuple(ROUGES)
 def _scorer(kinds: tuple[str, ...]) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer([ROUGES[kind] for kind in kinds], use_stemmer=False)
+    return RougeScorer([ROUGES[kind] for kind in kinds], tokenizer=_Words())
+
+
+class _Words:
+    """The library's words, of a text that many are compared with only once."""
+
+    @staticmethod
+    @lru_cache(maxsize=1 << 13)
+    def tokenize(text: str) -> list[str]:
+        from rouge_score.tokenize import tokenize
+
+        return list(tokenize(text, None))
+
+
+@lru_cache(maxsize=1 << 15)  # selectors of candidates ask for the same pairs again and again
+def _rouge(text: str, reference: str, kind: str) -> tuple[float, float, float]:
+    precision, recall, f1 = _scorer((kind,)).score(reference, text)[ROUGES[kind]]
+    return precision, recall, f1
 
 
 def rouge(
@@ -34,8 +53,7 @@ def rouge(
     >>> rouge("One two", "one three two four", ("rouge_1",))["rouge_1"]
     (1.0, 0.5, 0.6666666666666666)
     """
-    found = _scorer(kinds).score(reference, text)
-    return {kind: tuple(found[ROUGES[kind]]) for kind in kinds}
+    return {kind: _rouge(text, reference, kind) for kind in kinds}
 
 
 def rouge_f(text: str, reference: str, kind: str = "rouge_1") -> float:
@@ -53,6 +71,54 @@ def bleu(text: str, reference: str) -> float:
 
     score = sacrebleu.sentence_bleu(text, [reference], use_effective_order=True).score / 100
     return round(float(score), 12)
+
+
+def bleu_unsmoothed(text: str, reference: str, order: int = 4) -> float:
+    """BLEU of one sentence as it was first defined, in [0, 1]: words between spaces, no smoothing.
+
+        BLEU = min(1, exp(1 - r / c)) (prod_{n=1}^{N} p_n)^{1/N}
+
+    0 where an n-gram order has no match, so of every text of fewer than `order` words.
+
+    Source: Papineni et al. 2002, section 2.3, doi 10.3115/1073083.1073135.
+
+    Args:
+        text: c words.
+        reference: r words.
+        order: N, the longest n-grams.
+
+    >>> bleu_unsmoothed("a town in the north", "a town in the south") == (0.8 * 0.75 * 2 / 3 * 0.5) ** 0.25
+    True
+    """
+    words, others = text.split(), reference.split()
+    if len(words) < order or not others:
+        return 0.0
+    product = 1.0
+    for n in range(1, order + 1):
+        own, wanted = _grams(words, n), _grams(others, n)
+        product *= (own & wanted).total() / own.total()  # clipped counts
+    brevity = min(1.0, math.exp(1 - len(others) / len(words)))
+    return brevity * math.pow(product, 1 / order)
+
+
+def _grams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+
+
+class _Stems:
+    """Porter's stems, of every word once."""
+
+    @staticmethod
+    @lru_cache(maxsize=1 << 16)
+    def stem(word: str) -> str:
+        return str(_porter().stem(word))
+
+
+@cache
+def _porter() -> Any:
+    from nltk.stem.porter import PorterStemmer
+
+    return PorterStemmer()
 
 
 class _NoSynonyms:
@@ -73,16 +139,20 @@ def meteor(text: str, reference: str) -> float:
     from nltk.translate.meteor_score import single_meteor_score
 
     words = NLTKWordTokenizer().tokenize
+    stems: Any = _Stems()
     synonyms: Any = _NoSynonyms()
-    return float(single_meteor_score(words(reference), words(text), wordnet=synonyms))
+    return float(
+        single_meteor_score(words(reference), words(text), stemmer=stems, wordnet=synonyms)
+    )
 
 
 def reference_scores(text: str, reference: str) -> dict[str, float]:
-    """All measures of one text: ``rouge_<n>`` (F1), its ``_precision`` and ``_recall``, bleu, meteor."""
+    """All measures of one text: ``rouge_<n>`` (F1), its ``_precision`` and ``_recall``, both BLEU, METEOR."""
     found: dict[str, float] = {}
     for kind, (precision, recall, f1) in rouge(text, reference).items():
         found |= {kind: f1, f"{kind}_precision": precision, f"{kind}_recall": recall}
-    return found | {"bleu": bleu(text, reference), "meteor": meteor(text, reference)}
+    found |= {"bleu": bleu(text, reference), "bleu_unsmoothed": bleu_unsmoothed(text, reference)}
+    return found | {"meteor": meteor(text, reference)}
 
 
 def mean_scores(

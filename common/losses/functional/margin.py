@@ -113,11 +113,15 @@ def candidate_ranking(
     *,
     target_on_top: bool = True,
     mask: Tensor | None = None,
+    ranks: Tensor | None = None,
 ) -> LossOutput:
     """Candidates in order of quality should score in that order, the target above all.
 
         L = mean_{b,c} max(0, s_bc - g_b + target_margin)
             + sum_{d=1}^{C-1} mean_{b, c} max(0, s_b(c+d) - s_bc + d * margin)
+
+    With `ranks` the pairs of distance d are those whose ranks differ by d, so that equally good
+    candidates, which share a rank, are in no pair, and their order does not count.
 
     Source: Liu and Liu 2021, "SimCLS", equation 3, arXiv 2106.01890.
 
@@ -130,9 +134,10 @@ def candidate_ranking(
             released WikiDes code has it.
         mask: (B, C) bool, False where a row has no candidate; the means over c are then those over
             the row's own candidates and pairs, and a row without a pair of distance d adds nothing.
+        ranks: (B, C) whole numbers from 0, the best; None: the places, 0 to C - 1.
 
     Returns:
-        The loss; per sample its share; hits: the first candidate scores highest.
+        The loss; per sample its share; hits: a candidate of rank 0 scores highest.
 
     Raises:
         ValueError: shapes that do not fit; they are printed.
@@ -154,13 +159,23 @@ def candidate_ranking(
         raise ValueError(
             f"expected a mask {tuple(candidates.shape)} like candidates, got {tuple(mask.shape)}"
         )
+    if ranks is None:
+        ranks = torch.arange(candidates.shape[1], device=candidates.device).expand_as(candidates)
+    if ranks.shape != candidates.shape:
+        raise ValueError(
+            f"expected ranks {tuple(candidates.shape)} like candidates, got {tuple(ranks.shape)}"
+        )
     above = candidates - target[:, None]
     per_sample = _row_mean(((above if target_on_top else -above) + target_margin).relu(), mask)
+    # (B, better, worse)
+    distance = ranks[:, None, :] - ranks[:, :, None]
+    pairs = mask[:, None, :] & mask[:, :, None]
+    step = (candidates[:, None, :] - candidates[:, :, None] + distance * margin).relu()
     for d in range(1, candidates.shape[1]):
-        step = candidates[:, d:] - candidates[:, :-d] + d * margin
-        per_sample = per_sample + _row_mean(step.relu(), mask[:, d:] & mask[:, :-d])
-    hits = candidates.detach().masked_fill(~mask, -torch.inf).argmax(-1) == 0
-    return LossOutput(per_sample.mean(), per_sample, hits)
+        chosen = pairs & (distance == d)
+        per_sample = per_sample + _row_mean(step.flatten(1), chosen.flatten(1))
+    highest = candidates.detach().masked_fill(~mask, -torch.inf).argmax(-1, keepdim=True)
+    return LossOutput(per_sample.mean(), per_sample, ranks.gather(1, highest)[:, 0] == 0)
 
 
 def _row_mean(values: Tensor, mask: Tensor) -> Tensor:

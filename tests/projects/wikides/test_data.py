@@ -55,11 +55,11 @@ def test_checklist_13_items_become_the_released_format_with_all_filters(tmp_path
         item(91, "town", description="a WIKIpedia page"),
         item(92, "town", first_sentence=""),
         item(93, "town", first_sentence="It is a small town of nine words only."),
-        item(94),
     ]
+    bare = item(94)  # without an instance: in the random split alone
     path = tmp_path / "items.jsonl"
     without = {name: value for name, value in items[0].items() if name != "first_sentence"}
-    write_jsonl(path, [without, *items[1:], *dropped])  # Punkt finds what is not given
+    write_jsonl(path, [without, *items[1:], *dropped, bare])  # Punkt finds what is not given
     words = [
         f"runs_dir={tmp_path}",
         f"collect.input={path}",
@@ -72,15 +72,18 @@ def test_checklist_13_items_become_the_released_format_with_all_filters(tmp_path
             for part in ("training", "validation", "test")
         }
         everything = [row for part in rows.values() for row in part]
-        assert sorted(r["wikidata_id"] for r in everything) == sorted(
-            r["wikidata_id"] for r in items
-        )
+        found = {r["wikidata_id"] for r in everything}
+        assert len(found) == len(everything)
+        assert found - {"Q94"} == {r["wikidata_id"] for r in items}
+        assert ("Q94" in found) == (split == "random")
         assert set(everything[0]) == {
             "wikidata_id", "label", "source", "target", "baseline_candidates",
         }  # fmt: skip
         assert everything[0]["source"].endswith("It has a castle.")  # period enforced, one space
         assert "  " not in everything[0]["source"]
-    assert [len(part) for part in rows.values()] == [48, 5, 7]  # random: tenths of 60
+    assert [len(part) for part in rows.values()] == [48, 8, 5]  # random: tenths of 61
+    # as the release's script: the test part comes before the validation part
+    assert [row["wikidata_id"] for row in rows["test"]] == [f"Q{i}" for i in range(48, 53)]
     # the files are what phase I trains from
     cfg = config("data.source=released", f"data.root={tmp_path}", name="smoke_describe")
     assert len(load_rows(cfg, "train")) > 20
@@ -124,9 +127,13 @@ def test_sources_are_cut_and_instances_added_as_the_release_does():
 def test_bad_items_are_refused_with_their_line(tmp_path):
     """Bad input: what is wrong and where."""
     path = tmp_path / "items.jsonl"
-    write_jsonl(path, [item(1, "town"), item(2, instances=["town"])])
-    with pytest.raises(UserError, match=r"line 2: instances and subclasses"):
-        c.read_items(path)
+    damaged = [("instances", own) for own in (["town"], None, [["Q5", None]], "Q5")]
+    damaged += [("subclasses", None), ("description", None), ("label", None)]
+    damaged += [("first_paragraph", None), ("first_sentence", 7)]
+    for name, value in damaged:
+        write_jsonl(path, [item(1, "town"), {**item(2, "town"), name: value}])
+        with pytest.raises(UserError, match=f"line 2: .*{name}.* (is a text|are lists of)"):
+            c.read_items(path)
     write_jsonl(path, [item(1, "town", label="wiki")])
     with pytest.raises(UserError, match="no item passes"):
         c.random_split(c.read_items(path), CollectConfig())
@@ -166,6 +173,13 @@ def test_checklist_2_the_pool_is_the_union_of_all_beam_widths_and_the_instance_n
     run_task("wikides", "smoke", words, "candidates")
     made = read_jsonl(out)
     assert [row["candidate"] for row in made] == [[*own, "town", "pet"] for own in found]
+    assert [row["phase1"] for row in made] == runs[0]  # of the first width
+    (row, _) = read_rows(out, ranking=True)
+    assert (row.phase1, row.baseline) == (runs[0][0], "town")
+    for damage in ({"baseline_candidates": "town"}, {"source": 3}):  # no letters as candidates
+        write_jsonl(path, [rows[0], {**rows[1], **damage}])
+        with pytest.raises(UserError, match="line 2: .*(a list of texts|are texts)"):
+            run_task("wikides", "smoke", words, "candidates")
     assert config().candidates.widths == list(range(1, 26))
     assert len(read_rows(out, ranking=True)) == 2
     with pytest.raises(UserError, match="candidates.generator"):
@@ -206,15 +220,38 @@ def test_files_are_read_checked_and_filtered(tmp_path):
     assert sizes == [3, 2, 1]
     assert load_rows(config(*words), "test")[0].candidates == ("town", "old town")
     assert len(load_rows(config(*words, "data.eval_limit=2", "data.drop_gold=true"), "test")) == 2
+    # as released: the first ones in the test as well
+    assert load_rows(config(*words, "data.eval_candidates=1"), "test")[0].candidates == ("town",)
+    assert len(load_rows(config(*words, "data.eval_candidates=1"), "train")[0].candidates) == 2
     with pytest.raises(UserError, match="min_candidates=7"):
         load_rows(config(*words, "data.min_candidates=7"), "test")
     write_jsonl(tmp_path / "train.jsonl", [{"source": "a", "target": "b", "candidate": "c"}])
     with pytest.raises(UserError, match="line 1: source and target"):
         load_rows(config(*words), "train")
+    for more, wanted in (
+        ({}, (None, None)),
+        ({"phase1": "t", "baseline_candidates": []}, ("t", "")),
+    ):
+        write_jsonl(tmp_path / "train.jsonl", [{**rows[0], **more}])
+        (row,) = load_rows(config(*words), "train")
+        assert (row.phase1, row.baseline) == wanted
+    for name in ("phase1", "baseline_candidates"):
+        write_jsonl(tmp_path / "train.jsonl", [{**rows[0], name: 5}])
+        with pytest.raises(UserError, match=f"line 1: {name} is a"):
+            load_rows(config(*words), "train")
     with pytest.raises(UserError, match="declare-lab"):
         load_rows(config("data.source=released", f"data.root={tmp_path}"), "train")
     with pytest.raises(UserError, match=r"data\.train, data\.dev and data\.test"):
         config("data.source=files")
+
+
+def test_settings_without_an_effect_are_refused():
+    """Finding: an order under the loss that draws it; choices of phase II in phase I."""
+    with pytest.raises(UserError, match=r"data\.order=gold_rouge"):
+        config("method.loss=official", "data.order=beam")
+    for word in ("eval.monitor=gold", "eval.whiten=true"):
+        with pytest.raises(UserError, match="for phase=rank alone"):
+            config(word, name="smoke_describe")
 
 
 def test_the_bundled_rows_are_those_of_the_mini():

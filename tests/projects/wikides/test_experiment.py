@@ -49,13 +49,17 @@ def test_checklist_11_both_families_of_metrics_are_reported(run):
         for family in ("gold", "source"):
             for kind in ("rouge_1", "rouge_2", "rouge_l"):
                 assert 0 <= found[f"{row}{family}_{kind}"] <= 1
-    for name in ("bleu", "meteor", "rouge_l_precision", "rouge_l_recall"):
-        assert {f"gold_{name}", f"source_{name}"} <= found.keys()
+    # the same measures of the chosen text, phase I's, the baseline's, and the gold text's with the source
+    for name in ("bleu", "bleu_unsmoothed", "meteor", "rouge_l_precision", "rouge_l_recall"):
+        for row in ("", "phase1_", "baseline_"):
+            assert {f"{row}gold_{name}", f"{row}source_{name}"} <= found.keys()
+        assert f"reference_source_{name}" in found
+    assert not any(name.startswith("reference_gold") for name in found)
     saved = json.loads((run / "items/gold_rouge_l.json").read_text(encoding="utf-8"))
     assert sum(saved) / len(saved) == pytest.approx(found["gold_rouge_l"])
     assert found["oracle_gold_rouge_l"] == max(found[f"{r}gold_rouge_l"] for r in rows)
     assert found["rouge_1_source_rouge_1"] >= found["sim_source_rouge_1"]
-    gain = found["source_rouge_1"] - found["first_source_rouge_1"]
+    gain = found["source_rouge_1"] - found["phase1_source_rouge_1"]
     assert found["gain_source_rouge_1"] == pytest.approx(gain)
     table = (run / "notes.txt").read_text(encoding="utf-8")
     assert "gold_rouge_l" in table
@@ -103,6 +107,7 @@ def test_checklist_9_a_learning_rate_of_0_leaves_the_weights_and_the_ranking_as_
     assert all(torch.equal(state[f"encoder.{name}"], value) for name, value in start.items())
     paper = config(name="paper_official")
     assert (paper.optim.lr, paper.method.loss) == (0, "official")
+    assert (paper.data.num_candidates, paper.data.eval_candidates) == (5, 5)  # cut in the test too
 
 
 @pytest.mark.usefixtures("unrendered_figures")
@@ -349,9 +354,11 @@ def test_compare_has_the_row_s_arms_at_equal_budget():
         )  # fmt: skip
     texts = [claim["claim"] for claim in spec.claims]
     assert any("fusion > random" in text for text in texts)
+    assert spec.seeds == [11, 12, 13]
+    assert (config(name="mini").trainer.max_steps, config(name="mini").trainer.val_every_n_steps) == (300, 150)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["paper", "paper_official", "paper_fusion", "paper_rouge", "paper_describe", "paper_describe_random"])  # fmt: skip
+@pytest.mark.parametrize("name", ["paper", "paper_random", "paper_official", "paper_fusion", "paper_rouge", "paper_describe", "paper_describe_random"])  # fmt: skip
 def test_paper_configs_hold_the_recipe_and_say_what_is_missing(name, tmp_path):
     """Sheet, training recipe; `make check` names files and weights."""
     cfg = config(name=name)
@@ -364,6 +371,7 @@ def test_paper_configs_hold_the_recipe_and_say_what_is_missing(name, tmp_path):
     else:
         assert (cfg.method.margin, cfg.method.gold_margin, cfg.data.batch_size) == (0.01, 0.01, 2)
         assert cfg.model.pooling == "cls_before_pooler"
+        assert cfg.data.split == ("random" if name == "paper_random" else "diff")
         assert cfg.model.max_length == 256
         assert cfg.trainer.max_epochs == (1 if cfg.method.use_rouge else 3)
     if name in ("paper", "paper_describe"):

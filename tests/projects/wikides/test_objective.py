@@ -7,10 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from common.config import ROOT
+from common.engine.comparison.compare import read_comparison
 from common.losses.auxiliary.tokens import IGNORED
-from projects.wikides.batches import DescribeRows, RankRows
+from projects.wikides.batches import DescribeRows, RankRows, ranked
 from projects.wikides.config import MethodConfig
-from projects.wikides.data import synthetic_rows
+from projects.wikides.data import Row, synthetic_rows
 from projects.wikides.objective import Objective, fused
 from tests.projects.wikides.conftest import ROWS, config, describer, ranker
 from tests.projects.wikides.workers import two_steps
@@ -102,7 +103,10 @@ def test_better_candidates_come_first_by_the_chosen_measure():
     )
     assert cut.texts[3] == ["river", "long"]  # the first ones
     whole = RankRows(config("data.num_candidates=2"), ROWS, tokenize, training=False)
-    assert len(whole.texts[3]) == 5
+    # of the file's order, as in the test: equal scores are no advantage for the nearest to the gold
+    assert whole.texts == [list(row.candidates) for row in ROWS]
+    cut = config("method.loss=official", "data.num_candidates=2")
+    assert RankRows(cut, ROWS, tokenize, training=False).texts == whole.texts
 
 
 def test_checklist_7_fusion_is_the_harmonic_mean_and_0_where_the_sum_is_not_positive():
@@ -115,9 +119,69 @@ def test_checklist_7_fusion_is_the_harmonic_mean_and_0_where_the_sum_is_not_posi
     assert sim.grad.isfinite().all()
     assert sim.grad[2] == 0
     assert sim.grad[0] > 0
-    for name, wanted in (("clamp", [0.0, 0.5]), ("unit", [0.25, 0.75])):
-        method = MethodConfig(sim_range=name)
-        assert Objective(method).score(torch.tensor([-0.5, 0.5]), rouge[:2]).tolist() == wanted
+    sims, half = torch.tensor([-0.5, 0.5]), torch.tensor([0.5, 0.5])
+    for name, wanted in (("clamp", [0.0, 0.5]), ("unit", [1 / 3, 0.6]), ("raw", [0.0, 0.5])):
+        method = MethodConfig(use_rouge=True, sim_range=name)
+        assert Objective(method).score(sims, half).tolist() == pytest.approx(wanted)
+        alone = Objective(MethodConfig(sim_range=name)).score(sims, half)
+        assert alone.tolist() == sims.tolist()  # without fusion nothing is cut, nor its gradient
+
+
+def test_checklist_7_fusion_has_bounded_gradients_by_default_and_in_the_compared_arm():
+    """Sheet, pitfalls: similarity -.59 with ROUGE .6 scores -70 with a gradient of thousands as released."""
+    arm = read_comparison("wikides").arms["fusion"]
+    paper = config(name="paper_fusion").method
+    own = config(*[f"{k}={v}" for k, v in arm.items() if k.startswith("method")]).method
+    grid = torch.linspace(-1, 1, 201, dtype=torch.float64)
+    for method in (MethodConfig(use_rouge=True), own, paper):
+        sim = grid.clone().requires_grad_()
+        score = Objective(method).score(sim, torch.full_like(grid, 0.6))
+        score.sum().backward()
+        assert score.min() >= 0
+        assert sim.grad.abs().max() <= 2
+    sim = torch.tensor([-0.59], dtype=torch.float64, requires_grad=True)
+    raw = Objective(MethodConfig(use_rouge=True, sim_range="raw"))
+    score = raw.score(sim, torch.tensor([0.6], dtype=torch.float64))
+    score.sum().backward()
+    assert float(score) == pytest.approx(-70.8)
+    assert float(sim.grad) > 7000  # the twin
+
+
+def test_checklist_5_ties_are_no_preferences():
+    """Finding: equally good candidates have one rank, so that the file's order teaches nothing."""
+    row = Row("It is a b c d.", "a b", ("x a", "a b", "y a", "z"))
+    texts, ranks = ranked(row, "gold_rouge")
+    assert (texts, ranks) == (["a b", "x a", "y a", "z"], [0, 1, 1, 2])
+    assert ranked(row, "beam")[1] == [0, 1, 2, 3]
+    assert ranked(row, "source_rouge")[1] == [0, 1, 1, 2]
+    module = ranker("method.margin=0.5", "model.dropout=0.0")
+    tokenize = module.encoder.encoder.tokenize
+    turned = row._replace(candidates=row.candidates[::-1])
+    batches = {
+        order: [RankRows(config(f"data.order={order}"), [own], tokenize, training=True)[[(0, 0)]]
+                for own in (row, turned)]
+        for order in ("gold_rouge", "beam")
+    }  # fmt: skip
+    one, other = (module.losses(batch)["loss"] for batch in batches["gold_rouge"])
+    torch.testing.assert_close(one, other)
+    one, other = (module.losses(batch)["loss"] for batch in batches["beam"])
+    assert abs(float(one - other)) > 1e-3  # the twin
+    official = RankRows(config("method.loss=official"), [row], tokenize, training=True)
+    assert official[[(0, 0)]]["ranks"].tolist() == [[0, 1, 2, 3, 4]]  # the released formula
+
+
+def test_training_figures_count_what_is_on_top():
+    """Finding: ``gold_on_top`` is the description above all candidates, ``top1`` a best one above the rest."""
+    module = ranker()
+    data = RankRows(config(), ROWS[:2], module.encoder.encoder.tokenize, training=True)
+    batch = data[[(0, 0), (1, 0)]]
+    scores = torch.tensor([[0.1, 0.2, 0.3], [0.2, 0.1, 9.0]])  # the last place is empty
+    module.scores = lambda _: (scores, torch.tensor([0.25, 0.9]))
+    found = module.losses(batch)
+    assert float(found["gold_on_top"]) == 0.5
+    assert float(found["top1"]) == 0.5
+    module.scores = lambda _: (scores, torch.tensor([0.4, 0.9]))
+    assert float(module.losses(batch)["gold_on_top"]) == 1
 
 
 def test_checklist_8_rouge_is_of_the_source_without_case_and_without_gradient():

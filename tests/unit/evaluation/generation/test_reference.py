@@ -10,7 +10,14 @@ from common.config import UserError
 from common.data.tables import read_jsonl
 from common.evaluation.generation.bert_score import greedy_match
 from common.evaluation.generation.choice import choice_shares, write_choice_form
-from common.evaluation.generation.reference import bleu, mean_scores, meteor, rouge, rouge_f
+from common.evaluation.generation.reference import (
+    bleu,
+    bleu_unsmoothed,
+    mean_scores,
+    meteor,
+    rouge,
+    rouge_f,
+)
 
 TEXT, REFERENCE = "The cats of Oslo", "the CAT in the hat of Oslo"
 
@@ -31,10 +38,24 @@ def test_bleu_of_short_sentences_and_meteor_by_stems():
     assert bleu("small town", "small town") == 1
     assert bleu("small town", "a lake") == 0
     assert 0 < bleu("small town", "a small town in the north") < 0.2  # brevity
+    # without smoothing: words between spaces with their case, 0 below four words or a missing order
+    assert bleu_unsmoothed("a small town", "a small town") == 0
+    assert bleu_unsmoothed("a b c d", "a b c d e f") == pytest.approx(2.718281828 ** (1 - 6 / 4))
+    wanted = (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** (1 / 4)
+    assert bleu_unsmoothed("a b c d x", "a b c d") == pytest.approx(wanted)
+    assert bleu_unsmoothed("A b c d x", "a b c d") == 0
+    assert bleu_unsmoothed("a a b c d", "a b c d") == pytest.approx(wanted)  # clipped counts
+    assert bleu_unsmoothed("a b c d", "") == 0
     assert meteor("small towns", "small town") > 0.9 > meteor("small lake", "small town")
     means, values = mean_scores([TEXT, "x"], [REFERENCE, "x"])
     assert means["rouge_1"] == pytest.approx(sum(values["rouge_1"]) / 2)
-    assert {"rouge_l_recall", "rouge_2_precision", "bleu", "meteor"} <= means.keys()
+    assert {
+        "rouge_l_recall",
+        "rouge_2_precision",
+        "bleu",
+        "bleu_unsmoothed",
+        "meteor",
+    } <= means.keys()
     with pytest.raises(ValueError, match="as many references"):
         mean_scores(["a"], [])
 
