@@ -1,19 +1,21 @@
-"""Callbacks of every fit: step seeds, logging, throughput, EMA."""
+"""Callbacks of every fit: step seeds, logging, throughput, EMA; and early stopping."""
 
 import contextlib
+import math
 import random
 import resource
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
+from common.engine.checkpoint import RunCheckpoint, validations
 from common.engine.module import ContrastiveModule
 from common.engine.sharding import total_norm
 from common.engine.workspace import write_json
@@ -220,3 +222,56 @@ class EMA(Callback):
     def on_validation_end(self, trainer: Trainer, module: Any) -> None:
         """Back to the live weights."""
         self._swap.__exit__(None, None, None)
+
+
+class StopWithoutGain(Callback):
+    """End the fit after a number of validations without a better value, also in a run that goes on.
+
+    It has no state in checkpoints: a step is saved before it is validated, so a count in there would lack the last
+    validation. What was validated up to a step stands in ``validations.json`` (`RunCheckpoint`), and a run that goes
+    on counts anew from it.
+
+    Args:
+        monitor: validation key, the one that selects the stage's best weights.
+        patience: validations one after the other that are no better than the best (equal ones, nan), >= 1.
+        mode: whether larger (max) or smaller (min) is better.
+
+    Raises:
+        ValueError: at the start of the fit, when the best weights are selected by another key.
+    """
+
+    def __init__(self, monitor: str, patience: int, mode: Literal["min", "max"] = "max") -> None:
+        self.monitor, self.patience = monitor, patience
+        self.sign = 1.0 if mode == "max" else -1.0
+        self.best, self.waited = -math.inf, 0
+
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        """Count what was validated before; a run that was cut off after its last validation ends here."""
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        checkpoint = next(c for c in callbacks if isinstance(c, RunCheckpoint))
+        if checkpoint.monitor != self.monitor:
+            raise ValueError(
+                f"{self.monitor} cannot stop a stage whose monitor is {checkpoint.monitor}: its "
+                "values would be lost when the run goes on"
+            )
+        self.best, self.waited = -math.inf, 0
+        for step, value in sorted(validations(checkpoint.folder).items()):
+            if step <= trainer.global_step:
+                self._count(value)
+        self._stop(trainer)
+
+    def on_validation_end(self, trainer: Trainer, module: Any) -> None:
+        """Count this one."""
+        if not trainer.sanity_checking:
+            self._count(float(trainer.callback_metrics[self.monitor]))
+            self._stop(trainer)
+
+    def _count(self, value: float) -> None:
+        better = self.sign * value > self.best
+        self.best = self.sign * value if better else self.best
+        self.waited = 0 if better else self.waited + 1
+
+    def _stop(self, trainer: Trainer) -> None:
+        """All ranks or none."""
+        enough = trainer.strategy.reduce_boolean_decision(self.waited >= self.patience, all=False)
+        trainer.should_stop = trainer.should_stop or enough

@@ -35,7 +35,7 @@ def item_knn(cfg: Config, workspace: Workspace) -> dict[str, float]:
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The encoder with its first weights."""
     sets = load_sets(cfg)
-    encoder = as_training_begins(lambda: MCLRec(cfg, sets.num_items), cfg.seed).encoder
+    encoder = as_training_begins(lambda: MCLRec(cfg, sets.log.items), cfg.seed).encoder
     with evaluated(encoder, cfg.trainer.accelerator):
         return _score(cfg, workspace, encoder_score(encoder, cfg.data.max_length))
 

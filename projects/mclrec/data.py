@@ -94,8 +94,14 @@ def file_of(data: SequenceData) -> Path:
     return given if given.is_absolute() else data_root(data.root) / given
 
 
-def training_set(cfg: Config, sets: Sets) -> Prefixes:
-    """All prefixes of the training parts, with views if the objective contrasts."""
+def training_set(cfg: Config, sets: Sets, *, views: bool | None = None) -> Prefixes:
+    """All prefixes of the training parts.
+
+    Args:
+        cfg: the experiment's config.
+        sets: its log.
+        views: whether rows have augmented views; None: if the objective contrasts.
+    """
     data, train = cfg.data, sets.split.train
     if data.train_share < 1:
         order = sample_rng(cfg.seed, 0, 0, stream=SHARE_STREAM).permutation(len(train))
@@ -106,7 +112,7 @@ def training_set(cfg: Config, sets: Sets) -> Prefixes:
         train,
         max_length=data.max_length,
         seed=cfg.seed,
-        ratios=ratios if cfg.method.contrasts else None,
+        ratios=ratios if (cfg.method.contrasts if views is None else views) else None,
         one_pass=data.prefixes == "one_pass",
     )
 
@@ -114,7 +120,12 @@ def training_set(cfg: Config, sets: Sets) -> Prefixes:
 def build_data(cfg: Config, sets: Sets) -> ContrastiveData:
     """Training batches, and the validation items of all users."""
     split, data = sets.split, cfg.data
-    held_out = HeldOut(split.histories("valid"), split.targets("valid"), data.max_length)
+    held_out = HeldOut(
+        split.histories("valid"),
+        split.targets("valid"),
+        data.max_length,
+        whole=cfg.eval.mask_history,
+    )
     return ContrastiveData(
         training_set(cfg, sets),
         batch_size=data.batch_size,

@@ -22,6 +22,7 @@ from common.evaluation.recommendation.ranking import (
 )
 from projects.mclrec.config import Config
 from projects.mclrec.data import Sets, load_sets, training_set
+from projects.mclrec.item_list import check_items, item_hash
 from projects.mclrec.module import MCLRec
 
 NOISE_STREAM = 2**31 + 89
@@ -39,13 +40,18 @@ COUNTING: Mapping[str, Callable[[Sequence[np.ndarray], int], Score]] = {
 
 
 def evaluate(cfg: Config, module: MCLRec, workspace: Workspace) -> dict[str, float]:
-    """``hr_at_k``, ``ndcg_at_k``, ``mrr_at_k``; groups of users; cosines of views; references."""
+    """``hr_at_k``, ``ndcg_at_k``, ``mrr_at_k``; groups of users; cosines of views; references.
+
+    Raises:
+        UserError: the log has other items than the module's.
+    """
     sets = load_sets(cfg)
+    check_items(module.items, item_hash(sets.log.items))
     with evaluated(module, cfg.trainer.accelerator):
         ranks = ranks_of(cfg, sets, encoder_score(module.encoder, cfg.data.max_length))
         found = metrics_of(cfg, sets, ranks, workspace) | view_cosines(cfg, module, sets)
     if cfg.eval.reference:
-        build = lambda: MCLRec(cfg, sets.num_items)  # noqa: E731
+        build = lambda: MCLRec(cfg, sets.log.items)  # noqa: E731
         raw = untrained(build, cfg.seed, module).encoder
         with torch.no_grad():
             scores = {"untrained": encoder_score(raw, cfg.data.max_length)}
@@ -98,7 +104,7 @@ def with_noise(
 
 def metrics_of(cfg: Config, sets: Sets, ranks: Ranks, workspace: Workspace) -> dict[str, float]:
     """Metrics, their chance level, and NDCG by length of history and popularity of the right item."""
-    top = cfg.eval.ks[-1]
+    top = max(cfg.eval.ks)
     workspace.items(f"ndcg_at_{top}", gains(ranks, top).tolist())
     workspace.items(f"hr_at_{top}", hits(ranks, top).tolist())
     found = rank_metrics(ranks, cfg.eval.ks)
@@ -118,18 +124,18 @@ def metrics_of(cfg: Config, sets: Sets, ranks: Ranks, workspace: Workspace) -> d
 def view_cosines(cfg: Config, module: MCLRec, sets: Sets) -> dict[str, float]:
     """Cosines of the views of training rows: mean of the pairs, mean and spread of the others.
 
-    Of the encoded views (``h_*``), and of what the augmenters make of them (``z_*``).
+    Of the encoded views (``h_*``), also where nothing was trained on views; and, where there are
+    augmenters, of what these make of them (``z_*``).
     """
-    if not cfg.method.contrasts or module.augmenters is None:
-        return {}
-    train = training_set(cfg, sets)
+    train = training_set(cfg, sets, views=True)
     rows = sample_rng(cfg.seed, 0, 0, NOISE_STREAM).permutation(len(train))[:PROBED]
     batch = train[[(int(row), 0) for row in rows]]
     device = module.encoder.item_embedding.weight.device
     moved = {name: value.to(device) for name, value in batch.items()}  # type: ignore[attr-defined]
     h = module.encode_views(moved)  # type: ignore[arg-type]
+    pairs = {"h": h} if module.augmenters is None else {"h": h, "z": module.augmenters(*h)}
     found: dict[str, float] = {}
-    for name, (x_1, x_2) in (("h", h), ("z", module.augmenters(*h))):
+    for name, (x_1, x_2) in pairs.items():
         x_1, x_2 = (torch.nn.functional.normalize(x, dim=1) for x in (x_1, x_2))
         cosines = x_1 @ x_2.T
         others = cosines[~torch.eye(len(cosines), dtype=torch.bool, device=device)]

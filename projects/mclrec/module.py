@@ -1,24 +1,21 @@
 """The method: which loss moves which part, and in which order."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from common.data.recommendation.prefixes import SequenceBatch
-from common.distributed.collectives import all_gather_no_grad
 from common.encoders.recommendation.sasrec import SASRec, last_states
+from common.engine.callbacks import StopWithoutGain
 from common.engine.module import AlternatingModule
-from common.evaluation.recommendation.ranking import rank_metrics, target_ranks
 from projects.mclrec.config import Config
+from projects.mclrec.item_list import check_items, item_hash
 from projects.mclrec.network import Augmenters, encoder_options
 from projects.mclrec.objective import Objective, recommendation_loss
-
-MONITOR = "val/mrr_at_10"
+from projects.mclrec.validation import MONITOR, ValidationRanks
 
 
 class MCLRec(AlternatingModule):
@@ -29,25 +26,25 @@ class MCLRec(AlternatingModule):
 
     Args:
         cfg: the experiment's config.
-        num_items: I.
+        items: names of the I items in the order of their ids; their hash is kept with the weights.
         encoder: an exported encoder; None builds the one of the config. With one there are no
             augmenters: they serve training alone.
 
     Distributed: gathers negatives.
     """
 
-    def __init__(self, cfg: Config, num_items: int, encoder: SASRec | None = None) -> None:
+    def __init__(self, cfg: Config, items: Sequence[str], encoder: SASRec | None = None) -> None:
         super().__init__(cfg.optim, alternating=cfg.method.alternates)
         model, method = cfg.model, cfg.method
-        self.method, self.protocol = method, cfg.eval
+        self.method, self.patience, self.items = method, cfg.eval.patience, item_hash(items)
         self.in_batch_negatives = method.contrasts
-        self.encoder = encoder or SASRec(num_items, **encoder_options(model, cfg.data.max_length))
+        self.encoder = encoder or SASRec(len(items), **encoder_options(model, cfg.data.max_length))
         self.augmenters: Augmenters | None = None
         if method.augments and encoder is None:
             inner, shared = list(model.augmenter_dims), model.shared_augmenter
             self.augmenters = Augmenters(model.dim, inner, shared=shared)
         self.objective = Objective(method)
-        self._ranks: list[Tensor] = []
+        self.validation = ValidationRanks(self.encoder, cfg.eval.ks)
 
     def negatives_per_query(self, global_batch_size: int) -> int:
         """Both views of all other rows."""
@@ -98,20 +95,21 @@ class MCLRec(AlternatingModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Ranks of the validation items among all items."""
-        scores = self.encoder.scores(self.encoder.user_vectors(batch["items"], batch["lengths"]))
-        masked = batch["items"] if self.protocol.mask_history else None
-        self._ranks.append(target_ranks(scores, batch["target"], masked))
+        self.validation.add(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics over the users of all ranks."""
-        ranks = all_gather_no_grad(torch.cat(self._ranks)).cpu().numpy()
-        self._ranks = []
-        ks = sorted({*self.protocol.ks, 10})  # MRR@10 is what the best weights are chosen by
-        for name, value in rank_metrics(np.asarray(ranks), ks).items():
-            self.log(f"val/{name}", value)
+        for name, value in self.validation.result().items():
+            self.log(name, value)
 
     def configure_callbacks(self) -> list[Any]:
         """Early stopping by MRR@10, if the config asks for it."""
-        if self.protocol.patience is None:
-            return []
-        return [EarlyStopping(MONITOR, patience=self.protocol.patience, mode="max")]
+        return [] if self.patience is None else [StopWithoutGain(MONITOR, self.patience)]
+
+    def get_extra_state(self) -> Tensor:
+        """Hash of the item names, in every state dict."""
+        return self.items
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Refuse weights of other items."""
+        check_items(state, self.items)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from common.distributed.differentiable import rank_mean_of_sums
 from common.distributed.process import default_group
 from common.losses.two_view import NTXentLoss
-from projects.mclrec.config import MethodConfig
+from projects.mclrec.method import MethodConfig
 from projects.mclrec.regulariser import regulariser
 
 
@@ -51,13 +51,13 @@ class Objective(nn.Module):
     def __init__(self, method: MethodConfig) -> None:
         super().__init__()
         self.method = method
-        self.contrast = NTXentLoss(
-            normalize=False, gather=method.gather, backend=method.loss_backend
-        )
+        cosine, kernel = method.similarity == "cosine", method.loss_backend
+        self.first = NTXentLoss(normalize=cosine, gather=method.gather, backend=kernel)
+        self.contrast = NTXentLoss(normalize=False, gather=method.gather, backend=kernel)
 
     def cl1(self, h_1: Tensor, h_2: Tensor) -> Tensor:
         """L_cl1 of the encoded views (B, D)."""
-        loss: Tensor = self.contrast(h_1, h_2, 1 / self.method.temperature).loss  # Eq. 8
+        loss: Tensor = self.first(h_1, h_2, 1 / self.method.temperature).loss  # Eq. 8
         return loss
 
     def cl2(self, h_1: Tensor, h_2: Tensor, z_1: Tensor, z_2: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ class EvalConfig:
     mask_history: bool = False  # leave out a user's own items; the paper's protocol keeps them
     noise: Probability = 0.0  # random items that are put into each test history, as a share of it
     batch_size: Count = 512
-    patience: Count | None = None  # validations without a better MRR@10 before training stops
+    patience: Count | None = None  # validations without a better MRR@10 that end training
     reference: bool = True  # also the untrained encoder and the baselines that count
 
 

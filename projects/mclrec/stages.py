@@ -10,15 +10,17 @@ from common.engine.experiment import Plan, Stage
 from common.export.recommender import Recommender, load_recommender, save_recommender
 from projects.mclrec.config import Config
 from projects.mclrec.data import build_data, load_sets, requirements, training_set
-from projects.mclrec.module import MONITOR, MCLRec
+from projects.mclrec.item_list import check_items, item_hash
+from projects.mclrec.module import MCLRec
 from projects.mclrec.network import encoder_options
+from projects.mclrec.validation import MONITOR
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
     """Train; the weights with the best MRR@10 on validation items are kept, where there is validation."""
     sets = load_sets(cfg)
     monitor = None if cfg.trainer.val_every_n_steps is None else MONITOR
-    yield Stage("train", MCLRec(cfg, sets.num_items), build_data(cfg, sets), monitor=monitor)
+    yield Stage("train", MCLRec(cfg, sets.log.items), build_data(cfg, sets), monitor=monitor)
 
 
 def plan(cfg: Config) -> Plan[MCLRec]:
@@ -26,7 +28,7 @@ def plan(cfg: Config) -> Plan[MCLRec]:
     needed = requirements(cfg)
     there = all(requirement.present for requirement in needed)
     sets = load_sets(cfg) if there else None
-    num_items = sets.num_items if sets is not None else 1000
+    items = sets.log.items if sets is not None else [str(item) for item in range(1000)]
 
     def forward(module: MCLRec, batch_size: int) -> Tensor:
         rows = batch_size * (3 if cfg.method.contrasts else 1)
@@ -36,19 +38,21 @@ def plan(cfg: Config) -> Plan[MCLRec]:
         return total
 
     num_samples = len(training_set(cfg, sets)) if sets is not None else 1
-    return Plan(lambda: MCLRec(cfg, num_items), num_samples, forward, needed)
+    return Plan(lambda: MCLRec(cfg, items), num_samples, forward, needed)
 
 
 def export(cfg: Config, module: MCLRec, folder: Path) -> None:
     """Write the encoder and the names of the items; augmenters serve training alone."""
-    recommender = Recommender(module.encoder, load_sets(cfg).log.items)
+    items = load_sets(cfg).log.items
+    check_items(module.items, item_hash(items))
+    recommender = Recommender(module.encoder, items)
     save_recommender(recommender, folder, encoder_options(cfg.model, cfg.data.max_length))
 
 
 def load_export(cfg: Config, folder: Path) -> MCLRec:
     """The module around an exported encoder."""
-    encoder = load_recommender(folder).encoder
-    return MCLRec(cfg, encoder.num_items, encoder)
+    found = load_recommender(folder)
+    return MCLRec(cfg, found.items, found.encoder)
 
 
 def embed(cfg: Config, module: MCLRec) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from common.export.files import write_json, write_tensors
 from common.export.recommender import Recommender, load_recommender
 from projects.mclrec.config import Config
 from projects.mclrec.data import load_sets
+from projects.mclrec.item_list import check_items, item_hash
 from projects.mclrec.module import MCLRec
 
 SHOWN = 10  # users of the log that are taken where no file is named
@@ -100,11 +101,7 @@ def trained_recommender(
     if run is None:
         return load_recommender(cfg.recommend.run)
     items = load_sets(cfg).log.items
-    if len(items) != module.encoder.num_items:
-        raise UserError(
-            f"{run} knows {module.encoder.num_items} items and this log has {len(items)}: give the data "
-            "settings of that run, or export it and name the folder in recommend.run"
-        )
+    check_items(module.items, item_hash(items))
     return Recommender(module.encoder.eval(), items)
 
 

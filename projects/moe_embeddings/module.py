@@ -1,12 +1,12 @@
 """Documents of a pair found among those of the batch, each by the expert of its domain."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
-from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.engine.callbacks import StopWithoutGain
 from common.engine.module import ContrastiveModule
 from projects.moe_embeddings.cocitation import Pair
 from projects.moe_embeddings.config import Config
@@ -59,12 +59,12 @@ class MoeEmbeddings(ContrastiveModule):
         self.objective.clamp_()
 
     def configure_callbacks(self) -> list[Any]:
-        """Early stopping on the validation pairs, if the config asks; its state is in checkpoints."""
+        """Early stopping on the validation pairs, if the config asks."""
         if self.method.patience is None:
             return []
-        mode = "max" if self.method.monitor == "f1" else "min"
         key = f"val/{self.method.monitor}"
-        return [EarlyStopping(key, patience=self.method.patience, mode=mode, check_finite=False)]
+        mode: Literal["min", "max"] = "max" if self.method.monitor == "f1" else "min"
+        return [StopWithoutGain(key, self.method.patience, mode)]
 
     def validation_step(self, batch: Sequence[Pair], batch_idx: int) -> None:
         """Score pairs."""

@@ -78,10 +78,14 @@ class HeldOut(Dataset[tuple[Ids, int]]):
         histories: of every user, none empty.
         targets: (U,).
         max_length: items of a history that are read, the last ones.
+        whole: batches also hold whole histories, for a ranking that leaves their items out.
     """
 
-    def __init__(self, histories: Sequence[Ids], targets: Ids, max_length: int) -> None:
+    def __init__(
+        self, histories: Sequence[Ids], targets: Ids, max_length: int, *, whole: bool = False
+    ) -> None:
         self.histories, self.targets, self.max_length = histories, targets, max_length
+        self.whole = whole
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -90,7 +94,9 @@ class HeldOut(Dataset[tuple[Ids, int]]):
         return self.histories[index], int(self.targets[index])
 
     def collate(self, rows: list[tuple[Ids, int]]) -> dict[str, Tensor]:
-        """``items`` (B, L), ``lengths`` (B,) and ``target`` (B,)."""
-        items, lengths = right_padded([own for own, _ in rows], self.max_length)
+        """``items`` (B, L), ``lengths`` (B,), ``target`` (B,); ``history`` (B, longest) if `whole`."""
+        histories = [own for own, _ in rows]
+        items, lengths = right_padded(histories, self.max_length)
         target = torch.tensor([target for _, target in rows])
-        return {"items": items, "lengths": lengths, "target": target}
+        batch = {"items": items, "lengths": lengths, "target": target}
+        return batch | ({"history": right_padded(histories)[0]} if self.whole else {})

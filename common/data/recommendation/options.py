@@ -1,10 +1,10 @@
 """Options of item sequences in a config."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from common.config import DataConfig
-from common.ranges import Count, Inner, Share, Whole
+from common.ranges import Count, Inner, Share, Whole, at_least
 
 
 @dataclass
@@ -17,7 +17,7 @@ class SequenceData(DataConfig):
     min_user: Count = 5  # k-core: users and items with fewer interactions are dropped, repeatedly
     min_item: Count = 5
     num_users: Count = 200  # synthetic
-    num_items: Count = 50  # synthetic
+    num_items: Annotated[int, at_least(20)] = 50  # synthetic: ten rings of two or more
     max_length: Count = 50  # last items of a history
     # each: every prefix is a row; one_pass: a row is a user, its prefixes are predicted together
     prefixes: Literal["each", "one_pass"] = "each"

@@ -16,7 +16,12 @@ def markov_log(
         clusters: rings.
         noise: share of items that are drawn from all, in [0, 1].
         seed: of everything.
+
+    Raises:
+        ValueError: fewer items than two a cluster.
     """
+    if num_items < 2 * clusters:
+        raise ValueError(f"{clusters} rings need {2 * clusters} items, not {num_items}")
     rng = np.random.default_rng(seed)
     ring = num_items // clusters
     found = []

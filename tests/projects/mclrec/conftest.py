@@ -30,7 +30,7 @@ def module_of(*overrides: str, kind: type[MCLRec] = MCLRec) -> MCLRec:
     """A module in training mode, equal for equal overrides."""
     torch.manual_seed(0)
     cfg = config(*overrides)
-    return kind(cfg, load_sets(cfg).num_items).train()
+    return kind(cfg, load_sets(cfg).log.items).train()
 
 
 def training(*overrides: str) -> Prefixes:

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from common.config import UserError
-from projects.mclrec.data import load_sets
+from common.evaluation.recommendation.ranking import rank_metrics
+from projects.mclrec.data import build_data, load_sets
+from projects.mclrec.evaluate import encoder_score, ranks_of
 from tests.projects.mclrec.conftest import STILL, batch, config, module_of, training
 
 
@@ -114,3 +116,45 @@ def test_checklist_15_batch_and_training_size_are_settings():
     other = training("data.prefixes=one_pass", "data.train_share=0.5", "seed=1")
     assert [x.tolist() for x in other.sequences] != [x.tolist() for x in half.sequences]
     assert len(load_sets(config("data.train_share=0.5")).split.users) == len(whole)
+
+
+def test_validation_is_on_the_item_before_the_last():
+    """Checklist 10: what selects weights never sees the test item, neither as history nor as target."""
+    cfg = config()
+    sets = load_sets(cfg)
+    held_out = build_data(cfg, sets).val_sets["valid"]
+    found = [(own.tolist(), target) for own, target in (held_out[i] for i in range(len(held_out)))]
+    assert found == [(own[:-2].tolist(), own[-2]) for own in sets.log.sequences]
+
+
+@pytest.mark.parametrize("masked", ["true", "false"])
+def test_validation_ranks_as_the_evaluation_does(masked):
+    """Finding 5: the same protocol, also where a masked history is longer than what is encoded."""
+    words = ("data.max_length=3", f"eval.mask_history={masked}")
+    cfg, module = config(*words), module_of(*words).eval()
+    sets = load_sets(cfg)
+    assert max(map(len, sets.split.train)) > 3
+    held_out = build_data(cfg, sets).val_sets["valid"]
+    with torch.no_grad():
+        for start in (0, 50, 100):
+            rows = [held_out[i] for i in range(start, min(start + 50, len(held_out)))]
+            module.validation.add(held_out.collate(rows))
+        part = config(*words, "eval.part=valid")
+        wanted = rank_metrics(ranks_of(part, sets, encoder_score(module.encoder, 3)), [5, 10, 20])
+    found = module.validation.result()
+    assert found.pop("val/mrr_at_10_rounded") == round(wanted["mrr_at_10"], 4)
+    assert found == pytest.approx({f"val/{name}": value for name, value in wanted.items()})
+
+
+def test_each_operator_has_its_own_ratio():
+    """Checklist 8: crop, mask and reorder by the setting of their name."""
+    data = training("data.crop_ratio=0.3", "data.mask_ratio=0.4", "data.reorder_ratio=0.6")
+    assert data.ratios == {"crop": 0.3, "mask": 0.4, "reorder": 0.6}
+
+
+def test_a_made_up_log_needs_two_items_a_ring():
+    """Finding 8: too few items are refused by the config."""
+    for count in (5, 9, 19):
+        with pytest.raises(UserError, match="data.num_items must be >= 20"):
+            config(f"data.num_items={count}")
+    assert load_sets(config("data.num_items=20")).num_items == 20

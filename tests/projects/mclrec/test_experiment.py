@@ -16,6 +16,7 @@ from common.engine.run import export, run_task, train
 from common.engine.workspace import Workspace
 from common.export.recommender import load_recommender
 from projects.mclrec import baselines, build
+from projects.mclrec import evaluate as evaluation
 from projects.mclrec.data import load_sets
 from projects.mclrec.evaluate import encoder_score, ranks_of, with_noise
 from tests.projects.mclrec.conftest import config, module_of
@@ -148,6 +149,29 @@ def test_a_user_s_item_list_becomes_ranked_items(run, tmp_path):
     assert [item for item in whole["items"] if item not in ("3", "4")] == me["items"]
 
 
+def test_weights_never_go_with_the_names_of_other_items(run, tmp_path):
+    """Finding 4: another log, also of equal size, is refused by tasks, export, evaluation and loading."""
+    words = [f"runs_dir={run.parents[2]}", f"recommend.output={tmp_path}/x"]
+    other = config("seed=1")
+    names, module = [load_sets(c).log.items for c in (config(), other)], module_of()
+    assert len(names[0]) == len(names[1])
+    assert names[0] != names[1]
+    for task in ("recommend", "vectors"):
+        with pytest.raises(UserError, match="belong to other items"):
+            run_task("mclrec", "smoke", [*words, "seed=1"], task)
+    with pytest.raises(UserError, match="belong to other items"):
+        build(other).export(module, tmp_path)
+    with pytest.raises(UserError, match="belong to other items"):
+        build(other).evaluate(module, Workspace(tmp_path))
+    with pytest.raises(UserError, match="belong to other items"):
+        module_of("seed=1").load_state_dict(module.state_dict())
+    module_of().load_state_dict(module.state_dict())  # the twin
+    folder = export("mclrec", "smoke", words[:1], "latest", None)  # has the names with it
+    run_task("mclrec", "smoke", [*words, "seed=1", f"recommend.run={folder}"], "recommend")
+    with pytest.raises(UserError, match="belong to other items"):
+        build(other).evaluate(build(other).load_export(folder), Workspace(tmp_path))
+
+
 def test_vectors_and_item_matrix_give_the_scores_back(run, tmp_path):
     """Sheet, inference: user vectors and item matrix for a vector index."""
     words = [f"runs_dir={run.parents[2]}", f"recommend.output={tmp_path}"]
@@ -180,6 +204,53 @@ def test_a_raw_log_is_made_ready_and_trained_on(tmp_path, capsys):
         run_task("mclrec", "smoke", words[:1], "prepare")
 
 
+def test_groups_are_thirds_of_the_users_by_history_and_by_popularity(tmp_path):
+    """Sheet, further figures: NDCG of each group, counted user by user; the largest k is the headline."""
+    cfg = config("eval.ks=[20,5]")  # finding 12
+    sets = load_sets(cfg)
+    ranks = np.random.default_rng(0).integers(1, 40, len(sets.split.users))
+    found = evaluation.metrics_of(cfg, sets, ranks, Workspace(tmp_path))
+    assert found["hr_at_20_chance"] == 20 / sets.num_items
+    assert "hr_at_5_chance" not in found
+    trained = [item for own in sets.split.train for item in own]
+    of = {
+        "length": [len(own) - 1 for own in sets.log.sequences],
+        "popularity": [trained.count(own[-1]) for own in sets.log.sequences],
+    }
+    gain = [1 / np.log2(rank + 1) if rank <= 20 else 0.0 for rank in ranks]
+    for name, values in of.items():
+        first, second = np.quantile(values, [1 / 3, 2 / 3])
+        groups = {
+            "low": [g for g, v in zip(gain, values, strict=True) if v <= first],
+            "middle": [g for g, v in zip(gain, values, strict=True) if first < v <= second],
+            "high": [g for g, v in zip(gain, values, strict=True) if v > second],
+        }
+        for group, own in groups.items():
+            assert found[f"{name}_{group}_ndcg_at_20"] == pytest.approx(np.mean(own)), group
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("method.cl2_weight=0", "method.cl1_weight=0"), ("method.cl2_weight=0",), ()],
+    ids=["ce", "cl4srec", "full"],
+)
+def test_every_arm_has_the_cosines_of_its_encoded_views(words):
+    """Finding 6: h_* of every arm, z_* of those with augmenters, by single pairs."""
+    cfg, module = config("data.prefixes=one_pass", *words), module_of(*words).eval()
+    sets = load_sets(cfg)
+    with torch.no_grad():
+        found = evaluation.view_cosines(cfg, module, sets)
+    kinds = ("positive_cosine", "negative_cosine", "negative_spread")
+    letters = "h" if words else "hz"
+    assert found.keys() == {f"{letter}_{kind}" for letter in letters for kind in kinds}
+    rows = evaluation.training_set(cfg, sets, views=True)[
+        [(i, 0) for i in range(len(sets.split.users))]
+    ]
+    h_1, h_2 = module.encode_views(rows)
+    pairs = torch.cosine_similarity(h_1, h_2)
+    assert found["h_positive_cosine"] == pytest.approx(pairs.mean().item(), abs=1e-5)
+
+
 def test_noise_is_put_into_test_histories_alone():
     """Sheet, further figures: as many random items as the share says, order of the others kept."""
     own = np.array([5, 6, 7, 8])
@@ -205,6 +276,13 @@ PAPER = {  # sheet, training recipe: lambda, beta, dropout, interactions
     "paper_toys": (0.01, 0.1, 0.5, 167597),
     "paper_ml1m": (0.0, 0.01, 0.1, 0),
 }
+FILES = {  # as the release spells them; prefixes: interactions less three a user
+    "paper": ("Amazon_Beauty", 198502 - 3 * 22363),
+    "paper_sports": ("Amazon_Sports_and_Outdoors", 296337 - 3 * 35598),
+    "paper_yelp": ("Yelp", 316354 - 3 * 30431),
+    "paper_toys": ("Amazon_Toys_and_Games", 167597 - 3 * 19412),
+    "paper_ml1m": ("ml-1m", 999611 - 3 * 6040),
+}
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -223,8 +301,18 @@ def test_paper_configs_hold_the_sheet_s_recipe(name):
     )
     assert (cfg.optim.lr, cfg.optim.weight_decay, cfg.optim.schedule) == (1e-3, 0.0, "constant")
     assert (cfg.data.batch_size, cfg.data.max_length, cfg.data.prefixes) == (256, 50, "each")
-    assert (cfg.trainer.max_epochs, cfg.eval.patience, cfg.seed) == (100, 10, 2020)
+    assert (cfg.trainer.max_epochs, cfg.eval.patience, cfg.seed) == (100, 11, 2020)
     assert (model.num_layers, model.num_heads, model.dim, model.ffn_dim) == (2, 2, 64, 256)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_paper_configs_name_the_release_s_files_and_validate_every_epoch(name):
+    """Findings 1, 10: file names with the release's capitals, validations an epoch apart."""
+    cfg = config(name=name)
+    folder, prefixes = FILES[name]
+    assert cfg.data.file == f"{folder}/{folder}.inter"
+    epoch = prefixes // cfg.data.batch_size
+    assert (cfg.trainer.val_every_n_steps, cfg.trainer.checkpoint_every_n_steps) == (epoch, epoch)
 
 
 def test_check_names_the_missing_log(tmp_path):

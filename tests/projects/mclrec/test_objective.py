@@ -102,8 +102,22 @@ def test_checklist_4_anchors_and_negatives_counted_one_by_one():
     assert objective.cl1(h_1, h_2).item() == pytest.approx(slow_info_nce(h_1, h_2).item(), rel=1e-9)
     longer = objective.cl1(3 * h_1, h_2).item()
     assert longer == pytest.approx(slow_info_nce(3 * h_1, h_2).item(), rel=1e-9)
-    warm = Objective(MethodConfig(temperature=2.0)).cl1(h_1, h_2).item()
+    warm = Objective(MethodConfig(cl1_weight=0.1, temperature=2.0)).cl1(h_1, h_2).item()
     assert warm == pytest.approx(slow_info_nce(h_1 / 2**0.5, h_2 / 2**0.5).item(), rel=1e-9)
+
+
+def test_cosines_instead_of_products_in_cl1_alone():
+    """Finding 9, sheet, shared components: sim=dot|cos; the release ignores it in the meta term."""
+    h_1, h_2 = golden_views({"B": 5, "D": 3})
+    unit_1, unit_2 = (x / x.norm(dim=1, keepdim=True) for x in (h_1, h_2))
+    method = MethodConfig(cl1_weight=0.1, similarity="cosine", temperature=0.5)
+    found = Objective(method).cl1(h_1, h_2).item()
+    wanted = slow_info_nce(unit_1 * 2**0.5, unit_2 * 2**0.5).item()
+    assert found == pytest.approx(wanted, rel=1e-9)
+    assert found != pytest.approx(slow_info_nce(h_1 * 2**0.5, h_2 * 2**0.5).item(), rel=1e-3)
+    four = (h_1, h_2, h_1.sin(), h_2.cos())
+    products = Objective(MethodConfig())
+    assert Objective(method).meta(*four)["meta"].item() == products.meta(*four)["meta"].item()
 
 
 def test_checklist_5_cl2_has_three_pairs_and_cl1_one():
@@ -199,3 +213,39 @@ def test_a_single_pair_and_a_weight_of_nothing_are_refused():
         config("method.cl2=false", "method.reg_weight=0")
     with pytest.raises(UserError, match="gradient_clip_val"):
         config("trainer.gradient_clip_val=1")
+
+
+CE = ("method.cl1_weight=0", "method.cl2_weight=0")
+IDLE = [
+    (("method.cl2_weight=0", "method.update=joint"), "method.update=joint changes nothing"),
+    (("method.cl2_weight=0", "model.shared_augmenter=true"), "shared_augmenter=true needs"),
+    (("method.cl2_weight=0", "method.cl2=false"), "method.cl2=False changes nothing"),
+    (("method.cl2_weight=0", "method.reg_weight=0.2"), "method.reg_weight=0.2 changes nothing"),
+    (
+        ("method.update=joint", "method.steps=2"),
+        "method.steps=2 changes nothing without method.update",
+    ),
+    (("method.cl1_weight=0", "method.temperature=0.5"), "without method.cl1_weight > 0"),
+    (("method.cl1_weight=0", "method.similarity=cosine"), "without method.cl1_weight > 0"),
+    (("method.reg_weight=0", "method.reg_pairs=1"), "method.reg_pairs=1 changes nothing"),
+    (("method.reg_weight=0", "method.regulariser=batchwise"), "without method.reg_weight > 0"),
+    ((*CE, "data.crop_ratio=0.3"), "data.crop_ratio shapes views"),
+    ((*CE, "data.mask_ratio=0.3"), "data.mask_ratio shapes views"),
+    ((*CE, "data.reorder_ratio=0.3"), "data.reorder_ratio shapes views"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), IDLE)
+def test_settings_that_would_do_nothing_are_refused(words, message):
+    """Finding 7: what was changed and has no part in the loss is named, with what it needs."""
+    with pytest.raises(UserError, match=message):
+        config(*words)
+    # the twin: the setting itself is fine where it is used
+    config("method.cl1_weight=0.1", words[-1])
+
+
+def test_a_batch_of_one_has_no_negatives():
+    """Finding 8: refused before the first step, where anything is contrasted."""
+    with pytest.raises(UserError, match="data.batch_size=1 leaves a contrast without negatives"):
+        config("data.batch_size=1")
+    assert config("data.batch_size=1", *CE).data.batch_size == 1

@@ -149,6 +149,21 @@ def test_training_stops_early_on_validation_pairs(tmp_path):
     assert (run / "checkpoints/train/best.ckpt").is_file()
 
 
+def test_a_resumed_run_stops_at_the_same_validation(tmp_path):
+    """No validation is lost from the count: checkpoints are written before their validation."""
+    words = [f"runs_dir={tmp_path}", "run_id=r", *QUICK, "trainer.max_steps=12", "trainer.val_every_n_steps=1",
+             "trainer.checkpoint_every_n_steps=1", "trainer.keep_checkpoints=12", "optim.lr=1.0e-12",
+             "method.patience=1"]  # fmt: skip
+    folder = train("moe_embeddings", "smoke", words) / "checkpoints/train"
+    last = max(ckpt.validations(folder))
+    assert 2 <= last < 12
+    (folder / f"step-{last:08d}.ckpt").unlink()
+    (folder / "finished.json").unlink()
+    train("moe_embeddings", "smoke", [*words, "resume=r"])
+    assert max(ckpt.validations(folder)) == last
+    assert ckpt.latest(folder) == folder / f"step-{last:08d}.ckpt"
+
+
 def test_single_domain_models_are_dense_models_of_one_domain(tmp_path):
     """Checklist 17: trained on one domain, measured at home, elsewhere and on the union."""
     words = [f"runs_dir={tmp_path}", *QUICK, "model.routing=dense", "data.train_domains=[green]",
