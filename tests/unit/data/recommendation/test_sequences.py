@@ -148,3 +148,8 @@ def test_the_made_up_log_walks_along_rings():
     assert rows == markov_log(300, 50, noise=0.0, seed=1)
     noisy = markov_log(300, 50, noise=1.0, seed=1)
     assert len({item for _, own in noisy for item in own}) == 50
+
+
+def test_rings_of_a_made_up_log_have_two_items_or_more():
+    with pytest.raises(ValueError, match="10 rings need 20 items, not 19"):
+        markov_log(5, 19)

@@ -75,6 +75,24 @@ def test_a_state_sees_neither_later_items_nor_padding_nor_masked_ones():
         assert not torch.allclose(before, whole[0, 4], atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "name", ["dropout", "multi_head_attention.out_dropout", "feed_forward.dropout", "attention"]
+)
+def test_each_dropout_is_drawn_anew_while_training_and_off_after(name):
+    """All others are switched off: two passes differ by the one that is left."""
+    weights = name == "attention"  # of the attention weights, which has no module
+    model = encoder(hidden_dropout=0.5, attention_dropout=0.5 * weights).train()
+    kept = name if name == "dropout" else f"trm_encoder.layer.0.{name}"
+    for place, module in model.named_modules():
+        if isinstance(module, torch.nn.Dropout) and place != kept:
+            module.p = 0.0
+    with torch.no_grad():
+        first, other = model(ITEMS, LENGTHS), model(ITEMS, LENGTHS)
+        assert not torch.allclose(first[0], other[0], atol=1e-3)
+        model.eval()
+        assert torch.equal(model(ITEMS, LENGTHS), model(ITEMS, LENGTHS))
+
+
 def test_groups_of_lengths_change_nothing():
     plain, grouped = encoder(), encoder(length_groups=3)
     with torch.no_grad():
