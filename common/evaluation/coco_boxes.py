@@ -81,6 +81,15 @@ def box_metrics(
     return out
 
 
+def check_library() -> None:
+    """Refuse what ends in `box_metrics` before the work that comes first.
+
+    Raises:
+        UserError: the library is not installed.
+    """
+    _library()
+
+
 def best_of_each_image(detections: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     """The `count` detections of highest score of every image, as the LVIS API keeps them."""
     of: dict[Any, list[dict[str, Any]]] = defaultdict(list)

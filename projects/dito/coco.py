@@ -57,7 +57,8 @@ def read_coco(path: Path, novel: str, *, training: bool) -> CocoSet:
         path: the JSON file.
         novel: "lvis": rare classes are novel; "coco": 48 base and 17 novel classes, the others are
             left out; "none": all are base.
-        training: leave out boxes of novel classes, crowds, and images without a box.
+        training: leave out boxes of novel classes, and images without a box; crowds are left out
+            in any case.
 
     Raises:
         UserError: no such file, or another format.
@@ -73,9 +74,7 @@ def read_coco(path: Path, novel: str, *, training: bool) -> CocoSet:
         found: dict[int, list[Any]] = defaultdict(list)
         for a in content["annotations"]:
             number = place.get(a["category_id"])
-            unwanted = number is None or (
-                training and (a.get("iscrowd", 0) or not base[number - 1])
-            )
+            unwanted = number is None or a.get("iscrowd", 0) or (training and not base[number - 1])
             if not unwanted and min(a["bbox"][2:]) > 0:
                 found[a["image_id"]].append((a["bbox"], number))
         images = [_annotated(i, found[i["id"]]) for i in content["images"]]

@@ -1,6 +1,8 @@
 """Batches of the three stages."""
 
+import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 import torch
@@ -141,7 +143,24 @@ def pairs_of(data: DitoData) -> ImageTextData:
 
 def requirements(cfg: Config) -> tuple[Requirement, ...]:
     """What must lie on disk."""
-    data = cfg.data
+    return (*_data_requirements(cfg.data), *_other_requirements(cfg))
+
+
+def _other_requirements(cfg: Config) -> list[Requirement]:
+    """The weights that the first stage starts from, and the library that judges detections."""
+    found, start = [], cfg.model.init_from
+    if start is not None or cfg.method.needs_start():
+        there = start is not None and (Path(start).expanduser() / "model.safetensors").is_file()
+        hint = "set model.init_from to the folder that make export wrote of an earlier stage"
+        found.append(Requirement("weights: model.init_from", start or "not set", there, hint))
+    if cfg.eval.detections:
+        name = "faster_coco_eval"
+        there = importlib.util.find_spec(name) is not None
+        found.append(Requirement("library: faster-coco-eval", "group eval", there, "install the 'eval' group"))  # fmt: skip
+    return found
+
+
+def _data_requirements(data: DitoData) -> tuple[Requirement, ...]:
     if data.source == "emoji":
         return tuple(bundled_requirement(name) for name in ("emoji-captions", "clipart"))
     if data.source == "coco":

@@ -16,7 +16,6 @@ from projects.dito.network import DitoNetwork
 from projects.dito.objective import class_probabilities, detection_scores, fuse_scores
 from projects.dito.options import ScoreConfig
 
-TOP = 1000  # proposals of a level, and of an image
 CANDIDATES = 5000  # pairs of a box and a class before suppression
 
 
@@ -26,6 +25,19 @@ class Detections(NamedTuple):
     boxes: Tensor  # (N, 4) x1, y1, x2, y2 in pixels
     labels: Tensor  # (N,) int64 from 1
     scores: Tensor  # (N,) in [0, 1]
+
+
+def need_head(network: DitoNetwork) -> None:
+    """Refuse a model whose region vectors would be random.
+
+    Raises:
+        UserError: a box head that was never trained.
+    """
+    if not {"region", "detect"} & set(network.trained):
+        raise UserError(
+            "this model has image-level pretraining alone: its box head was never trained; use an "
+            "export of the stage region or detect"
+        )
 
 
 @torch.no_grad()
@@ -46,11 +58,8 @@ def detect(
     Raises:
         UserError: a box head that was never trained, or the RPN of a network that has none.
     """
+    need_head(network)
     tuned = "detect" in network.trained
-    if not tuned and "region" not in network.trained:
-        raise UserError(
-            "this model has image-level pretraining alone: its box head was never trained"
-        )
     if score.proposals == "rpn" and not tuned:
         raise UserError("score.proposals=rpn needs a model with the stage detect")
     whole = (images.shape[-2], images.shape[-1])
@@ -73,7 +82,7 @@ def detect(
         )
     scores = detection_scores(fused, torch.cat([p.scores for p in found]), score.objectness_exp)
     starts = torch.cat([p.boxes for p in found])
-    boxes = apply_offsets(offsets[:, 0], starts) if tuned else starts
+    boxes = apply_offsets(offsets, starts) if tuned else starts
     counts = [len(p.boxes) for p in found]
     return [
         _suppressed(clip_boxes_to_image(b, size), s[:, 1:], score)
@@ -99,7 +108,7 @@ def _proposals(
     places = places_of(maps, network.pyramid.strides)
     boxes = boxes_at(places, distances)
     return [
-        propose(c, b, places, size, top=TOP, keep=TOP, nms_iou=score.rpn_nms)
+        propose(c, b, places, size, top=score.rpn_top, keep=score.rpn_keep, nms_iou=score.rpn_nms)
         for c, b, size in zip(centerness, boxes, sizes, strict=True)
     ]
 
@@ -131,10 +140,16 @@ def similarity_maps(
 
     Returns:
         (B, K, h, w).
+
+    Raises:
+        UserError: another kind, or regions of a box head that was never trained.
     """
+    if kind not in ("patch", "region"):
+        raise UserError(f"similarity maps are of the kind patch or region, not {kind!r}")
     if kind == "patch":
         grid = network.image_proj(network.image_map(images).permute(0, 2, 3, 1))
         return torch.einsum("bhwd,bkd->bkhw", unit(grid), texts)
+    need_head(network)
     h, w = (v // network.model.patch_size for v in images.shape[-2:])
     patch = network.model.patch_size
     y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from common.encoders.modes import evaluated
 from common.engine.workspace import Workspace
-from common.evaluation.coco_boxes import box_metrics
+from common.evaluation.coco_boxes import box_metrics, check_library
 from common.evaluation.drawn_boxes import draw_boxes
 from common.losses.output import unit
 from projects.dito import coco
@@ -32,9 +32,15 @@ def evaluate(cfg: Config, module: DITO, workspace: Workspace) -> dict[str, float
     Returns:
         ``region_top1``: share of true boxes named right among all names, with its chance; on those
         that a window border crosses and the others; ``pointing_*``; ``shift_variance_*``;
-        ``transfer_region_top1`` with another set's class list; ``ap*`` if asked for.
+        ``transfer_region_top1`` with another set's class list; ``box_recall`` of a trained RPN, and
+        ``ap*`` if asked for.
+
+    Raises:
+        UserError: `eval.detections` without the library that judges them.
     """
     network = module.network
+    if cfg.eval.detections:
+        check_library()  # before everything is detected
     with evaluated(module, cfg.trainer.accelerator):
         if cfg.data.source == "coco":
             return evaluate_files(cfg, network, workspace)
@@ -228,12 +234,7 @@ def evaluate_scenes(
     found: list[Detections] = []
     for _, images, _ in batches(cfg, network, scenes):
         found += detect(network, images, classes, cfg.score, base)
-    recalled = [
-        (box_iou(truth, d.boxes.cpu()).amax(1) >= 0.5).float()
-        if len(d.boxes)
-        else torch.zeros(len(truth))
-        for truth, d in zip(scenes.boxes, found, strict=True)
-    ]
+    recalled = [covered(truth, d.boxes.cpu()) for truth, d in zip(scenes.boxes, found, strict=True)]
     metrics = {"box_recall": float(torch.cat(recalled).mean())}
     if cfg.eval.detections:
         truth = as_coco(scenes)
@@ -241,6 +242,14 @@ def evaluate_scenes(
         results = [row for i, d in enumerate(found) for row in as_results(d, i, groups["all"])]
         metrics |= box_metrics(truth, results, groups=groups)
     return metrics
+
+
+def covered(truth: Tensor, found: Tensor) -> Tensor:
+    """Which true boxes (G, 4) a found one (N, 4) overlaps by half, (G,) of 0 and 1."""
+    if not len(found):
+        return torch.zeros(len(truth))
+    hits: Tensor = box_iou(truth, found).amax(1) >= 0.5
+    return hits.float()
 
 
 def as_coco(scenes: Scenes) -> dict[str, Any]:
@@ -276,9 +285,10 @@ def _groups(base: Sequence[bool], ids: Sequence[int]) -> dict[str, list[int]]:
 
 
 def evaluate_files(cfg: Config, network: DitoNetwork, workspace: Workspace) -> dict[str, float]:
-    """Average precision on an annotation file; its class list is swapped in, whatever was trained.
+    """Recall of boxes on an annotation file, and average precision if `eval.detections`.
 
-    With ``data.novel=none`` (transfer to another set) the split is unknown: all weigh as novel.
+    The file's class list is swapped in, whatever was trained. With ``data.novel=none`` (transfer to
+    another set) the split is unknown: all weigh as novel.
     """
     data = cfg.data
     path = coco.annotation_path(data, False)
@@ -286,6 +296,7 @@ def evaluate_files(cfg: Config, network: DitoNetwork, workspace: Workspace) -> d
     classes = network.classes(found.names, templates_of(cfg))
     base = None if data.novel == "none" else torch.tensor([False, *found.base])
     results: list[dict[str, Any]] = []
+    recalled: list[Tensor] = []
     images = found.images[: cfg.eval.limit]
     folder, device = coco.folder_of(data, False), classes.device
     for start in workspace.progress(range(0, len(images), cfg.eval.batch_size), "detecting"):
@@ -296,6 +307,11 @@ def evaluate_files(cfg: Config, network: DitoNetwork, workspace: Workspace) -> d
         pixels = torch.stack([s for s, _ in squares]).to(device)
         for own, (_, f), d in zip(part, squares, detect(network, pixels, classes, cfg.score, base, sizes), strict=True):  # fmt: skip
             results += as_results(d, own.id, found.categories, f)
+            recalled.append(covered(own.boxes, d.boxes.cpu() / f))
+    metrics = {"box_recall": float(torch.cat(recalled).mean())}
+    (workspace.folder(".") / "detections.json").write_text(json.dumps(results), encoding="utf-8")
+    if not cfg.eval.detections:
+        return metrics
     truth = json.loads(path.read_text(encoding="utf-8"))
     kept, wanted = {own.id for own in images}, set(found.categories)
     truth["images"] = [i for i in truth["images"] if i["id"] in kept]
@@ -303,6 +319,6 @@ def evaluate_files(cfg: Config, network: DitoNetwork, workspace: Workspace) -> d
         a for a in truth["annotations"] if a["image_id"] in kept and a["category_id"] in wanted
     ]
     truth["categories"] = [c for c in truth["categories"] if c["id"] in wanted]
-    (workspace.folder(".") / "detections.json").write_text(json.dumps(results), encoding="utf-8")
     style: Any = "lvis" if data.novel == "lvis" else "coco"
-    return box_metrics(truth, results, style=style, groups=_groups(found.base, found.categories))
+    groups = _groups(found.base, found.categories)
+    return metrics | box_metrics(truth, results, style=style, groups=groups)

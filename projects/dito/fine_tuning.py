@@ -23,10 +23,10 @@ from common.encoders.detection.localization_rpn import (
 )
 from common.encoders.detection.roi_align import with_image
 from common.engine.optim import lr_at
-from common.losses.output import unit
 from projects.dito.config import Config
 from projects.dito.data import DitoBatch
 from projects.dito.network import DitoNetwork
+from projects.dito.objective import class_logits
 
 COUNTS = -0.5  # a centerness target below it is ignored
 NO_L2 = ("bias", "norm", "backbone.", "log_temperature")  # and one-dimensional ones
@@ -77,13 +77,13 @@ def detection_losses(
     vectors, offsets = net.head(net.crops(maps, with_image([r.boxes for r in regions])))
     labels = torch.cat([r.labels for r in regions])
     wanted, start = torch.cat([r.offsets for r in regions]), torch.cat([r.boxes for r in regions])
-    logits = unit(vectors) @ classes.T / (cfg.score.temp_det * net.log_temperature.exp())
+    logits = class_logits(vectors, classes, cfg.score.temp_det * net.log_temperature.exp())
     count = own.regions * len(images)
     if own.box_loss == "huber":
-        box = region_box_loss(offsets[:, 0], wanted, labels, count)
+        box = region_box_loss(offsets, wanted, labels, count)
     else:
         rows = labels > 0
-        moved, aim = (apply_offsets(o[rows], start[rows]) for o in (offsets[:, 0], wanted))
+        moved, aim = (apply_offsets(o[rows], start[rows]) for o in (offsets, wanted))
         box = (1 - paired_iou(moved, aim)).sum() / count
     terms = {
         "rpn_centerness": rpn_centre,

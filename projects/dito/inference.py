@@ -14,7 +14,7 @@ from common.evaluation.drawn_boxes import draw_boxes
 from common.evaluation.image_text.zeroshot import SIMPLE_TEMPLATES
 from common.losses.output import unit
 from projects.dito.coco import opened, to_square
-from projects.dito.detector import detect, similarity_maps
+from projects.dito.detector import detect, need_head, similarity_maps
 from projects.dito.folder import load_network
 from projects.dito.options import ScoreConfig
 
@@ -33,7 +33,8 @@ class Detector:
     """A folder written by `make export`.
 
     Args:
-        folder: of any stage but image-level pretraining alone, which has no trained head.
+        folder: of any stage; image-level pretraining alone has no trained head, and of it only
+            `text_embed` and ``similarity(..., "patch")`` answer.
         score: weights and thresholds; None: the released ones.
 
     Raises:
@@ -84,7 +85,12 @@ class Detector:
         return [Found(_box(box), names[label - 1], value) for box, label, value in rows]
 
     def region_embed(self, picture: Picture, boxes: Sequence[Sequence[float]]) -> Tensor:
-        """Unit vectors (N, D) of boxes (x1, y1, x2, y2) in the picture's pixels, for retrieval."""
+        """Unit vectors (N, D) of boxes (x1, y1, x2, y2) in the picture's pixels, for retrieval.
+
+        Raises:
+            UserError: a model of image-level pretraining alone.
+        """
+        need_head(self.network)
         pixels, factor = to_square(_opened(picture), self.size)
         with torch.no_grad():
             return unit(self.network.region_vectors(pixels[None], [torch.tensor(boxes).view(-1, 4).float() * factor]))  # fmt: skip
@@ -100,6 +106,9 @@ class Detector:
             picture: PIL image or file.
             texts: N texts.
             kind: "region", or "patch" for image-level pretraining's own tokens.
+
+        Raises:
+            UserError: another kind, or regions of a model of image-level pretraining alone.
         """
         pixels, _ = to_square(_opened(picture), self.size)
         with torch.no_grad():

@@ -24,7 +24,7 @@ from common.losses.output import unit
 from common.losses.temperature import LogitScale
 from projects.dito.options import ModelConfig
 
-FROM_PRETRAINING = ("backbone", "image_proj", "text_tower", "text_proj", "image_scale", "pyramid", "head", "region_scale")  # fmt: skip
+FROM_PRETRAINING = ("backbone", "image_proj", "text_tower", "text_proj", "image_scale", "pyramid", "head", "region_scale", "vlm")  # fmt: skip
 VLM_CROP = 14
 SETTINGS = "dito.json"  # beside the weights of an exported folder
 
@@ -38,7 +38,7 @@ class DitoNetwork(nn.Module):
 
     Attributes:
         vlm: frozen copy of backbone and projection as image-level pretraining left them; None while
-            the backbone is the same.
+            the backbone is the same. It stays through all later stages, of other runs as well.
     """
 
     def __init__(self, model: ModelConfig, rpn_convs: int = 1) -> None:
@@ -116,7 +116,7 @@ class DitoNetwork(nn.Module):
         return found
 
     def keep_vlm(self) -> None:
-        """Copy backbone and projection before the detector changes them."""
+        """Copy backbone and projection before a stage changes them."""
         from copy import deepcopy
 
         self.vlm = FrozenVLM(deepcopy(self.backbone), deepcopy(self.image_proj))
@@ -192,11 +192,16 @@ def build_network(model: ModelConfig, rpn_convs: int = 1) -> DitoNetwork:
 
 
 def load_pretraining(network: DitoNetwork, state: dict[str, Tensor], source: str) -> None:
-    """Weights of a pretraining stage, all but RPN, box offsets and the detector's temperature.
+    """Weights of an earlier stage, all but RPN, box offsets and the detector's temperature.
+
+    A frozen VLM that the earlier stage kept is the one of this network: the backbone beside it has
+    been trained since.
 
     Raises:
         UserError: a part is missing or has another size.
     """
+    if any(name.startswith("vlm.") for name in state):
+        network.keep_vlm()
     own = network.state_dict()
     wanted = [
         name

@@ -9,13 +9,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from common.losses.output import unit
+from common.losses.output import full_precision, unit
 from common.losses.weighted.focal import focal_contrastive, paired_focal
 
 __all__ = [
-    "class_probabilities", "detection_scores", "focal_contrastive", "fuse_scores", "paired_focal", "pool_regions",
+    "class_logits", "class_probabilities", "detection_scores", "focal_contrastive", "fuse_scores", "paired_focal",
+    "pool_regions",
 ]  # fmt: skip
 
 
@@ -39,12 +39,18 @@ def pool_regions(regions: Tensor, kind: Literal["max", "mean"] = "max") -> Tenso
     return unit(pooled)
 
 
-# -- inference -------------------------------------------------------------------------------------
+# -- classes ---------------------------------------------------------------------------------------
+
+
+@full_precision
+def class_logits(vectors: Tensor, classes: Tensor, temperature: float | Tensor) -> Tensor:
+    """Cosines divided by a temperature, also under autocast: (R, D), (C, D) -> (R, C)."""
+    return unit(vectors) @ unit(classes).T / temperature
 
 
 def class_probabilities(vectors: Tensor, classes: Tensor, temperature: float | Tensor) -> Tensor:
     """Softmax over classes of cosines divided by a temperature: (R, D), (C, D) -> (R, C)."""
-    return (_unit(vectors) @ _unit(classes).T / temperature).softmax(-1)
+    return class_logits(vectors, classes, temperature).softmax(-1)
 
 
 def fuse_scores(
@@ -78,7 +84,3 @@ def fuse_scores(
 def detection_scores(fused: Tensor, objectness: Tensor, exponent: float = 3.0) -> Tensor:
     """Probabilities (R, C) times the proposals' scores (R,) to a power."""
     return fused * objectness[:, None] ** exponent
-
-
-def _unit(x: Tensor) -> Tensor:
-    return F.normalize(x, dim=-1)

@@ -88,7 +88,7 @@ class ModelConfig:
     head_convs: Whole = 4
     head_hidden: Count = 1024
     logit_scale_init: Positive = 1 / 0.07
-    init_from: str | None = None  # folder of an earlier stage, written by make export
+    init_from: str | None = None  # export of an earlier stage; stages without image need it
 
 
 @dataclass
@@ -96,6 +96,7 @@ class MethodConfig:
     """Stages, random boxes, pooling and what is frozen."""
 
     stages: Plan = field(default_factory=lambda: ["image", "region"])
+    continues: bool = False  # an image stage that goes on from model.init_from and needs it
     image_steps: Count | None = None  # of the first image stage; None: trainer.max_steps
     image_lr: Positive | None = None  # of the first image stage; None: optim.lr
     detect_steps: Count | None = None
@@ -110,6 +111,10 @@ class MethodConfig:
     freeze_backbone: bool = True  # in the region stage
     freeze_text: bool = True  # in the region stage
     detect_freeze_backbone: bool = False
+
+    def needs_start(self) -> bool:
+        """Whether the first stage makes no sense from random weights."""
+        return self.continues or self.stages[0] != "image"
 
 
 @dataclass
@@ -126,7 +131,8 @@ class DetectConfig:
     box_loss: Literal["huber", "iou"] = "huber"
     l2: NonNegative = 1e-4
     rpn_convs: Count = 1
-    top: Count = 1000  # proposals of a level before NMS
+    # proposals in training; score.rpn_top, rpn_keep and rpn_nms are those of evaluation
+    top: Count = 1000  # of a level before NMS
     keep: Count = 1000  # after it
     nms: Share = 0.7
     milestones: list[Probability] = field(default_factory=list)  # lr / 10 at these shares
@@ -146,7 +152,9 @@ class ScoreConfig:
     grid_sides: Annotated[list[Share], not_empty] = field(default_factory=lambda: [0.2, 0.35, 0.5, 0.75, 1.0])  # fmt: skip
     nms: Share = 0.5
     rpn_nms: Share = 1.0
-    keep: Count = 300
+    rpn_top: Count = 1000  # proposals of a level
+    rpn_keep: Count = 1000  # of an image
+    keep: Count = 300  # detections of an image
     threshold: Annotated[float, between(0, 1, "[)")] = 0.0
 
 
@@ -160,7 +168,7 @@ class EvalConfig:
     templates: Literal["plain", "clip"] = "clip"  # plain: the name alone
     batch_size: Count = 64
     limit: Count | None = None  # images
-    detections: bool = False  # average precision too; needs the group eval and a trained RPN
+    detections: bool = False  # average precision, besides the recall of boxes; needs the group eval
     transfer: bool = True  # scenes of clip art with its own class list
     mechanism: bool = True  # pointing, variance under shifts
 

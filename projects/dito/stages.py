@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.config import to_dict
+from common.config import UserError, to_dict
 from common.engine.experiment import Plan, Stage
 from common.engine.lifecycle.kept_weights import keep_weights, kept_path
+from common.evaluation.coco_boxes import check_library
 from common.evaluation.image_text.zeroshot import SIMPLE_TEMPLATES
 from projects.dito.config import Config
 from projects.dito.data import base_names, num_samples, requirements, training_data
@@ -18,13 +19,24 @@ from projects.dito.network import DitoNetwork, build_network, read_trained
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
-    """Every stage of `method.stages`; runs of equal settings share the image-level ones."""
+    """Every stage of `method.stages`; runs of equal settings share the image-level ones.
+
+    Raises:
+        UserError: nothing has pretrained the backbone, or what judges detections is not installed.
+    """
+    if cfg.method.needs_start() and "image" not in read_trained(cfg.model.init_from):
+        raise UserError(
+            f"method.stages={cfg.method.stages} would start from a backbone with random weights: set "
+            "model.init_from to the export of an image-level run, or begin with the stage image"
+        )
+    if cfg.eval.detections:
+        check_library()
     network = build_network(cfg.model, cfg.detect.rpn_convs)
     own = cfg.method
     steps = {"image": own.image_steps, "region": None, "detect": own.detect_steps}
     for number, name in enumerate(own.stages):
         module = build_module(cfg, network, number)
-        first = number == 0 and name == "image" and len(own.stages) > 1
+        first = number == 0 and name == "image"
         wanted = steps[name] if first or name == "detect" else None
         label = name if own.stages.index(name) == number else f"{name}_{number + 1}"
         trainer: dict[str, Any] = (
@@ -40,14 +52,33 @@ def stages(cfg: Config) -> Iterator[Stage]:
 
 
 def build_module(cfg: Config, network: DitoNetwork, number: int) -> DITO:
-    """Module of a stage; the detector first sets the frozen VLM aside and embeds its classes."""
+    """Module of a stage; the frozen VLM is set aside first, and the detector's classes are embedded."""
     name, classes = cfg.method.stages[number], None
     network.trained = [*read_trained(cfg.model.init_from), *cfg.method.stages[: number + 1]]
-    if name == "detect" and torch.get_default_device().type != "meta":
-        classes = network.classes(base_names(cfg), templates_of(cfg))
-        if not cfg.method.detect_freeze_backbone:
-            network.keep_vlm()
+    if torch.get_default_device().type != "meta":
+        set_vlm_aside(cfg, network, number)
+        if name == "detect":
+            classes = network.classes(base_names(cfg), templates_of(cfg))
     return DITO(cfg, network, name, first=number == 0, classes=classes)
+
+
+def set_vlm_aside(cfg: Config, network: DitoNetwork, number: int) -> None:
+    """Item 12: copy the backbone before the first stage after image-level pretraining that changes it.
+
+    Args:
+        cfg: the experiment's config.
+        network: as the stage before left it, or with new weights for the checkpoint of this stage.
+        number: of the stage that begins.
+    """
+    own = cfg.method
+    changes = {"region": not own.freeze_backbone, "detect": not own.detect_freeze_backbone}
+    kept = network.vlm is not None
+    for name in own.stages[: number + 1]:
+        kept = name != "image" and (kept or changes[name])
+    if not kept:
+        network.vlm = None  # image-level pretraining trains the backbone: it is the VLM again
+    elif network.vlm is None:
+        network.keep_vlm()
 
 
 def templates_of(cfg: Config) -> tuple[str, ...]:
@@ -69,6 +100,9 @@ def image_path(cfg: Config, number: int) -> Path:
     trained_by = [
         "precision",
         "gradient_clip_val",
+        "devices",  # with the nodes and the accumulation: the global batch
+        "num_nodes",
+        "accumulate_grad_batches",
         *(["max_steps", "max_epochs"] if number else []),
     ]
     parts["trainer"] = {name: plain["trainer"][name] for name in trained_by}

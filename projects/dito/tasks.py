@@ -62,7 +62,7 @@ def report_locality(cfg: Config, workspace: Workspace) -> dict[str, float]:
     Writes locality.json, a table into the notes and plots/locality.png.
 
     Raises:
-        UserError: no models.
+        UserError: no models, or models of different image sizes.
     """
     own = cfg.run
     if not own.models:
@@ -72,8 +72,14 @@ def report_locality(cfg: Config, workspace: Workspace) -> dict[str, float]:
         )
     report: dict[str, float] = {}
     shown: list[tuple[str, torch.Tensor]] = []
-    for number, folder in enumerate(own.models):
-        network, settings = load_network(Path(folder).expanduser())
+    loaded = [load_network(Path(folder).expanduser()) for folder in own.models]
+    sizes = [settings["image_size"] for _, settings in loaded]
+    if len(set(sizes)) > 1:  # scenes of another size are other scenes
+        raise UserError(
+            f"run.models take images of {sizes} pixels: for the same scenes give models that were "
+            "trained with the same data.image_size"
+        )
+    for number, (network, settings) in enumerate(loaded):
         data = replace(cfg.data, image_size=settings["image_size"])
         evaluated = replace(cfg.eval, templates=settings["templates"])
         its = replace(cfg, data=data, eval=evaluated, model=ModelConfig(**settings["model"]))

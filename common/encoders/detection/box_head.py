@@ -6,6 +6,8 @@ from torch import Tensor, nn
 class CosineBoxHead(nn.Module):
     """Convolutions and a linear layer on a region's crop; from these a vector in the space of texts, and offsets.
 
+    Offsets are the same whatever the class is, so that names without boxes in training have them too.
+
     Source: Kuo et al. 2023, "F-VLM" (text embeddings as classifier), arXiv 2209.15639; without batch norm.
 
     Args:
@@ -14,12 +16,10 @@ class CosineBoxHead(nn.Module):
         convs: 3x3 convolutions before the linear layer.
         hidden: outputs of the linear layer.
         size: side of the crop.
-        num_boxes: sets of offsets: 1, class-agnostic, or one for each trained class.
     """
 
     def __init__(
-        self, channels: int = 256, embed_dim: int = 512, *, convs: int = 4, hidden: int = 1024, size: int = 7,
-        num_boxes: int = 1,
+        self, channels: int = 256, embed_dim: int = 512, *, convs: int = 4, hidden: int = 1024, size: int = 7
     ) -> None:  # fmt: skip
         super().__init__()
         layers: list[nn.Module] = []
@@ -27,8 +27,7 @@ class CosineBoxHead(nn.Module):
             layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]
         self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size * size, hidden), nn.ReLU())  # fmt: skip
         self.to_text = nn.Linear(hidden, embed_dim)
-        self.to_offsets = nn.Linear(hidden, 4 * num_boxes)
-        self.num_boxes = num_boxes
+        self.to_offsets = nn.Linear(hidden, 4)
         for layer in self.trunk:
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -43,6 +42,6 @@ class CosineBoxHead(nn.Module):
         return vectors
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors (N, D), not normalised, and offsets (N, num_boxes, 4)."""
+        """Vectors (N, D), not normalised, and offsets (N, 4)."""
         states = self.trunk(crops)
-        return self.to_text(states), self.to_offsets(states).view(len(states), self.num_boxes, 4)
+        return self.to_text(states), self.to_offsets(states)

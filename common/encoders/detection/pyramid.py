@@ -1,6 +1,7 @@
 """The simple feature pyramid: several strides made from the last map of a plain ViT."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
@@ -21,19 +22,30 @@ class SimpleFeaturePyramid(nn.Module):
     Args:
         width: channels C of the map.
         channels: channels of every level.
-        scales: resolutions, finest first.
-        stride: of the map, in pixels.
+        scales: resolutions, finest first, each half the one before.
+        stride: of the map, in pixels; every level's is a whole number.
 
     Raises:
-        UserError: another scale.
+        UserError: another scale, a level left out, or a stride that is not whole.
     """
 
     def __init__(
         self, width: int, channels: int = 256, scales: Sequence[float] = (4, 2, 1, 0.5), stride: int = 16
     ) -> None:  # fmt: skip
         super().__init__()
+        if any(fine != 2 * coarse for fine, coarse in pairwise(scales)):
+            # RoIAlign takes a region from the level of its size, which has to be there
+            raise UserError(
+                f"a pyramid's scales {list(scales)} must go from fine to coarse and leave no level out, "
+                "such as [4, 2, 1, 0.5]"
+            )
         self.strides = [round(stride / scale) for scale in scales]
         self.levels = nn.ModuleList(_level(width, channels, scale) for scale in scales)
+        if any((stride / scale) % 1 for scale in scales):
+            raise UserError(
+                f"patches of {stride} pixels have no level at {max(scales):g} times their resolution: the "
+                "stride would be no whole number of pixels; leave that scale out"
+            )
 
     def forward(self, grid: Tensor) -> list[Tensor]:
         """(B, C, H, W) -> a map (B, channels, scale H, scale W) for each scale."""

@@ -16,12 +16,6 @@ from common.config import UserError
 
 Windows = Literal["mixed", "all_but_last", "none"]
 LN_EPS = 1e-6
-# size -> (width, blocks, heads, layers with global attention, from 1)
-WINDOWED_SIZES: dict[str, tuple[int, int, int, tuple[int, ...]]] = {
-    "B/16": (768, 12, 12, (3, 6, 9, 12)),
-    "L/16": (1024, 24, 16, (6, 12, 18, 24)),
-    "H/16": (1280, 32, 16, (8, 16, 24, 32)),
-}
 
 
 def split_windows(tokens: Tensor, windows: int) -> Tensor:

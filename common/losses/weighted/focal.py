@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.distributed.collectives import gather_sizes
 from common.distributed.differentiable import all_gather_with_grad
 from common.distributed.process import default_group, rank, world_size
-from common.losses.output import unit
+from common.losses.output import full_precision, unit
 
 
+@full_precision
 def focal_contrastive(
     logits: Tensor, alpha: float = 0.5, gamma: float = 1.0, first: int = 0
 ) -> Tensor:
@@ -41,6 +43,7 @@ def focal_contrastive(
     return 2 * ((alpha * y + (1 - alpha) * (1 - y)) * modulator * bce).sum()
 
 
+@full_precision
 def paired_focal(
     image: Tensor, text: Tensor, scale: Tensor, alpha: float, gamma: float
 ) -> tuple[Tensor, Tensor]:
@@ -53,12 +56,14 @@ def paired_focal(
         alpha: see `focal_contrastive`.
         gamma: see `focal_contrastive`.
 
-    Distributed: gathers negatives; times the number of ranks, since DDP takes means of a sum.
+    Distributed: gathers negatives; times the number of ranks, since DDP takes means of a sum. Ranks
+    may hold unequal numbers of pairs.
     """
     group = default_group()
-    words = all_gather_with_grad(unit(text), group)
+    sizes = gather_sizes(len(image), group, image.device)
+    words = all_gather_with_grad(unit(text), group, sizes)
     logits = scale * unit(image) @ words.T
-    first = rank() * len(image)
+    first = sum(sizes[: rank(group)])
     own = first + torch.arange(len(image), device=image.device)
     loss = focal_contrastive(logits, alpha, gamma, first) * world_size(group)
     return loss, logits.argmax(1) == own

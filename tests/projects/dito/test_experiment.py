@@ -1,6 +1,7 @@
 """Runs, files, evaluation, export and tasks as the commands drive them."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from common.models import load as load_model
 from projects.dito import baselines, build, coco, detector, evaluate, tasks
 from projects.dito.data import CocoBoxes, base_names
 from projects.dito.detector import Detections, detect, pointing, similarity_maps
-from projects.dito.folder import export, load_network
+from projects.dito.folder import export, load, load_network
 from projects.dito.inference import Detector
 from projects.dito.module import DITO
 from projects.dito.objective import detection_scores, fuse_scores
@@ -122,6 +123,10 @@ def test_detections_without_a_trained_rpn_come_from_a_grid():
         detect(network_of(cfg, ("image",)), images, classes, cfg.score)
     with pytest.raises(UserError, match="needs a model with the stage detect"):
         detect(network, images, classes, config("score.proposals=rpn").score)
+    network.trained.append("detect")
+    few = config("score.vlm=false", "score.rpn_top=3", "score.rpn_keep=4", "score.nms=1").score
+    boxes = detect(network, images, classes[:2], few)[0].boxes
+    assert len(boxes) == 4  # finding 11: of six on two levels
 
 
 def test_item_9_the_detector_s_scores_are_fused_and_weighed_by_objectness(monkeypatch):
@@ -216,7 +221,7 @@ def test_item_10_novel_boxes_of_files_are_left_out_of_training(novel, tmp_path):
     assert [(i.id, i.labels.tolist(), i.boxes.tolist()) for i in found.images] == [(11, [1], [[5, 5, 25, 15]]), (12, [3], [[0, 0, 30, 60]])]  # fmt: skip
     assert found.images[0].file == ("val/11.jpg" if novel == "lvis" else "11.jpg")
     judged = coco.read_coco(path, novel, training=False)
-    assert [len(i.labels) for i in judged.images] == [2, 3]
+    assert [len(i.labels) for i in judged.images] == [2, 2]  # without the crowd
     cfg = config("data.source=coco", f"data.root={tmp_path}", f"data.novel={novel}", "data.train_json=set.json", "data.eval_json=set.json", "method.stages=[detect]")  # fmt: skip
     assert base_names(cfg) == ["person", "fork"]
     if novel == "coco":
@@ -250,7 +255,7 @@ def test_jittered_boxes_follow_their_picture():
 def test_item_16_another_set_s_class_list_is_swapped_in(novel, tmp_path, exported, monkeypatch):
     """Checklist 16: a trained model is judged on another file by the same code, all classes weighing as novel."""
     write_set(tmp_path)
-    cfg = config("data.source=coco", f"data.root={tmp_path}", f"data.novel={novel}", "data.eval_json=set.json", "method.stages=[detect]", f"model.init_from={exported}")  # fmt: skip
+    cfg = config("data.source=coco", f"data.root={tmp_path}", f"data.novel={novel}", "data.eval_json=set.json", "method.stages=[detect]", "eval.detections=true", f"model.init_from={exported}")  # fmt: skip
     network, _ = load_network(exported)
     seen = {}
 
@@ -270,7 +275,8 @@ def test_item_16_another_set_s_class_list_is_swapped_in(novel, tmp_path, exporte
     monkeypatch.setattr(evaluate, "box_metrics", judge)
     monkeypatch.setattr(evaluate, "detect", spy)
     with evaluation_mode(network):
-        assert evaluate.evaluate_files(cfg, network, Workspace(tmp_path / "w")) == {"ap": 0.0}
+        found = evaluate.evaluate_files(cfg, network, Workspace(tmp_path / "w"))
+    assert found.keys() == {"box_recall", "ap"}
     assert (splits[0] is None) == (novel == "none")
     first = seen["results"][0]
     assert (first["image_id"], first["category_id"]) == (11, 7)
@@ -278,6 +284,31 @@ def test_item_16_another_set_s_class_list_is_swapped_in(novel, tmp_path, exporte
     assert {r["category_id"] for r in seen["results"]} <= {3, 7, 9}
     assert seen["groups"]["all"] == [3, 7, 9]
     assert seen["groups"].get("novel") == ([7] if novel == "coco" else None)
+
+
+def test_finding_5_average_precision_is_asked_for_and_checked_first(
+    tmp_path, exported, monkeypatch
+):
+    """Files give recall alone unless `eval.detections`; without the library nothing is detected, nor trained."""
+    write_set(tmp_path)
+    words = ["data.source=coco", f"data.root={tmp_path}", "data.eval_json=set.json", "data.train_json=set.json", "method.stages=[detect]", f"model.init_from={exported}"]  # fmt: skip
+    cfg = config(*words)
+    module = load(cfg, exported)
+    box = torch.tensor([[5.0, 5, 25, 15]]) * 32 / 60  # the person of the first picture
+    found = [Detections(b, torch.ones(len(b), dtype=torch.long), torch.ones(len(b))) for b in (box, box[:0])]  # fmt: skip
+    monkeypatch.setattr(evaluate, "detect", lambda *_: found)
+    assert evaluate.evaluate(cfg, module, Workspace(tmp_path / "w")) == {"box_recall": 0.25}
+    assert len(json.loads((tmp_path / "w/detections.json").read_text())) == 1
+
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    monkeypatch.setattr(evaluate, "detect", lambda *_: pytest.fail("detected before the check"))
+    asked = config(*words, "eval.detections=true")
+    with pytest.raises(UserError, match="faster-coco-eval"):
+        evaluate.evaluate(asked, module, Workspace(tmp_path / "w"))
+    with pytest.raises(UserError, match="faster-coco-eval"):
+        next(build(asked).stages())
+    needs = [r.name for r in build(asked).plan().requirements]
+    assert {"library: faster-coco-eval", "weights: model.init_from"} <= set(needs)
 
 
 # -- evaluation ------------------------------------------------------------------------------------
@@ -363,6 +394,14 @@ def test_item_15_locality_of_both_models_from_one_command(exported, tmp_path):
     cfg = config("method.stages=[image]", "method.image_steps=2")
     baseline = DITO(cfg, network_of(cfg, ("image", "image")), "image")
     export(cfg, baseline, tmp_path / "baseline")
+    model = Detector(tmp_path / "baseline")  # finding 8: its head is random
+    picture = Image.new("RGB", (32, 32))
+    for ask in (lambda: model.region_embed(picture, [(0, 0, 9, 9)]), lambda: model.similarity(picture, ["a"])):  # fmt: skip
+        with pytest.raises(UserError, match="box head was never trained"):
+            ask()
+    assert model.similarity(picture, ["a"], "patch").shape == (1, 8, 8)
+    with pytest.raises(UserError, match="patch or region, not 'nonsense'"):
+        model.similarity(picture, ["a"], "nonsense")
     cfg = config(f"run.models=[{tmp_path}/baseline,{exported}]", "eval.limit=4", "run.examples=2")
     found = tasks.report_locality(cfg, Workspace(tmp_path / "work"))
     assert set(found) == {
@@ -372,6 +411,9 @@ def test_item_15_locality_of_both_models_from_one_command(exported, tmp_path):
     assert (tmp_path / "work/plots/locality.png").exists()
     with pytest.raises(UserError, match=r"run\.models"):
         tasks.report_locality(config(), Workspace(tmp_path))
+    export(config("data.image_size=48"), baseline, tmp_path / "larger")  # finding 11: other scenes
+    with pytest.raises(UserError, match=r"\[48, 32\] pixels"):
+        tasks.report_locality(config(f"run.models=[{tmp_path}/larger,{exported}]"), Workspace(tmp_path))  # fmt: skip
 
 
 def test_the_card_s_example_runs(exported, tmp_path, monkeypatch):

@@ -1,12 +1,17 @@
 """Equations and the checklist of the paper, on tensors."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import yaml
 from torch.nn import functional as F
+from torchvision.ops import roi_align
 
 from common.config import CONFIG_DIR, UserError, load
 from common.data.image_text.captions import CaptionedImages
+from common.encoders.detection.localization_rpn import propose
+from common.engine.module import ContrastiveModule
 from common.losses.image_text import ClipLoss
 from projects.dito import fine_tuning as ft
 from projects.dito import objective as eq
@@ -17,7 +22,7 @@ from projects.dito.network import FrozenVLM, load_pretraining
 from projects.dito.scenes import is_base, scenes_of
 from projects.dito.stages import image_path
 from tests.projects.dito.conftest import GOLDEN, batch_of, config, module_of, network_of, sines
-from tests.projects.dito.workers import three_steps
+from tests.projects.dito.workers import three_steps, unequal_focal
 
 FOCAL = [c for c in GOLDEN if c["variant"].startswith("focal")]
 FUSION = next(c["outputs"] for c in GOLDEN if c["variant"] == "score fusion")
@@ -196,6 +201,83 @@ def test_item_12_the_frozen_branch_has_no_gradient_and_no_shift(monkeypatch):
     assert shared.vlm is None  # one backbone serves both
 
 
+def test_items_2_3_and_17_the_detector_s_map_is_the_mean_of_a_plain_and_a_shifted_pass():
+    """Checklist 2, 3, 17: `model.shift` reaches pyramid and heads; 0 is the rung without it."""
+    images = sines(2, 3, 32, 32).float()
+    network = network_of(config("model.shift=2")).eval()
+    net, plain = network.backbone, network_of(config("model.shift=0")).eval()
+    with torch.no_grad():
+        tokens = net.patch(images).permute(0, 2, 3, 1)
+        mean = net.ln_post((net.encode(tokens, 0) + net.encode(tokens, 2)) / 2).permute(0, 3, 1, 2)
+        torch.testing.assert_close(network.detector_map(images), mean)
+        one = net.ln_post(net.encode(tokens, 0)).permute(0, 3, 1, 2)
+        torch.testing.assert_close(plain.detector_map(images), one)
+    assert float((one - mean).abs().max()) > 1e-3
+
+
+def test_item_12_the_frozen_branch_averages_crops_of_14():
+    """Checklist 12: RoIAlign 14 x 14 of the top map, as released."""
+    network = network_of(config()).eval()
+    images, boxes = sines(1, 3, 32, 32).float(), torch.tensor([[3.0, 2, 29, 21]])
+    with torch.no_grad():
+        grid = network.backbone(images, windows="all_but_last")
+        crop = roi_align(grid, [boxes], 14, 1 / 4, sampling_ratio=2, aligned=True)
+        want = network.image_proj(crop.mean((2, 3)))
+    torch.testing.assert_close(network.vlm_vectors(images, [boxes]), want)
+
+
+def test_region_losses_take_the_configured_weights_and_no_gradient_into_the_rpn(monkeypatch):
+    """Cosines over `temp_det` times the learned temperature, 8 times the RPN's box loss; proposals are detached."""
+    seen = {}
+
+    def proposed(logits, boxes, *args, **words):
+        seen["detached"] = not (logits.requires_grad or boxes.requires_grad)
+        return propose(logits, boxes, *args, **words)
+
+    def spy(name, plain):
+        return lambda *args: seen.setdefault(name, (args, plain(*args)))[1]
+
+    monkeypatch.setattr(ft, "propose", proposed)
+    for name in ("region_class_loss", "rpn_losses"):
+        monkeypatch.setattr(ft, name, spy(name, getattr(ft, name)))
+    module = module_of("detect", "score.temp_det=0.2", "detect.rpn_box_weight=3")
+    net = module.network
+    net.log_temperature.data.fill_(0.7)
+    vectors = []
+    net.head.register_forward_hook(lambda _, __, out: vectors.append(out[0]))
+    terms = module.losses(batch_of(module))
+    assert seen["detached"]
+    logits = seen["region_class_loss"][0][0]
+    want = F.normalize(vectors[0], dim=1) @ module.classes.T / (0.2 * torch.tensor(0.7).exp())
+    torch.testing.assert_close(logits, want)
+    torch.testing.assert_close(terms["rpn_box"], 3 * seen["rpn_losses"][1][1])
+    assert float(terms["rpn_box"].detach()) > 0
+    regions = terms["region_class"] + terms["region_box"]
+    grads = torch.autograd.grad(regions, list(net.rpn.parameters()), allow_unused=True)
+    assert all(g is None for g in grads)
+
+
+def test_the_rate_warms_up_and_falls_to_a_tenth_at_every_milestone(monkeypatch):
+    """The released schedule: linear from .0032, then .1 at 80, 90 and 95 per cent of the steps."""
+    module = module_of("detect", "optim.lr=0.18", "optim.warmup_steps=10", "optim.warmup_start_lr=0.0032", "detect.milestones=[0.8,0.9,0.95]")  # fmt: skip
+    optimizer = torch.optim.SGD(module.network.head.parameters(), 0.18)
+    monkeypatch.setattr(ContrastiveModule, "configure_optimizers", lambda _: {"optimizer": optimizer})  # fmt: skip
+    module.trainer = SimpleNamespace(max_steps=100)
+    factor = module.configure_optimizers()["lr_scheduler"]["scheduler"].lr_lambdas[0]
+    want = {
+        0: 0.0032,
+        3: 0.0032 + 0.1768 / 3,
+        9: 0.18,
+        79: 0.18,
+        80: 0.018,
+        89: 0.018,
+        90: 0.0018,
+        95: 0.00018,
+    }
+    for step, rate in want.items():
+        assert 0.18 * factor(step) == pytest.approx(rate, rel=1e-6), step
+
+
 def test_detection_losses_by_hand():
     """RPN and box losses of one image, place by place; ignored ones have no part."""
     centre, boxes = (
@@ -243,6 +325,30 @@ def test_items_5_two_processes_train_as_one_does(stage, words, two_ranks):
             torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5)
 
 
+def test_finding_3_the_focal_loss_knows_its_pairs_in_unequal_batches(two_ranks):
+    """Unreadable samples are left out, so ranks differ in size: means over ranks are the whole batch's."""
+    loss, hits, grad = unequal_focal(False)
+    assert bool(hits.all())
+    found = two_ranks.run(unequal_focal, distributed=True)
+    torch.testing.assert_close((found[0][0] + found[1][0]) / 2, loss)
+    torch.testing.assert_close(torch.cat([f[1] for f in found]), hits)
+    torch.testing.assert_close((found[0][2] + found[1][2]) / 2, grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_findings_3_and_11_logits_are_exact_under_autocast(dtype):
+    """Focal loss and region logits of 16-bit runs: no product of unit vectors is rounded."""
+    image, text, scale = sines(6, 32).to(dtype), sines(6, 32, start=5.0).to(dtype), torch.tensor(100.0)  # fmt: skip
+    want = eq.paired_focal(image.float(), text.float(), scale, 0.5, 1.0)[0]
+    classes = F.normalize(text.float(), dim=1)
+    plain = F.normalize(image.float(), dim=1) @ classes.T / 0.1
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = eq.paired_focal(image, text, scale, 0.5, 1.0)[0]
+        logits = eq.class_logits(image, classes, 0.1)
+    torch.testing.assert_close(loss, want)
+    torch.testing.assert_close(logits, plain)
+
+
 def test_item_17_every_rung_is_a_switch_on_the_same_data_and_steps():
     """Checklist 17: arms of the comparison share scenes, steps, backbone and, without SWL, the first stage."""
     plan = yaml.safe_load((CONFIG_DIR / "dito/compare.yaml").read_text())
@@ -263,6 +369,9 @@ def test_item_17_every_rung_is_a_switch_on_the_same_data_and_steps():
     assert len({image_path(cfgs[a], 0) for a in plain}) == 1
     assert image_path(cfgs["swl"], 0) != image_path(cfgs["regions_max"], 0)
     assert image_path(cfgs["crop"], 1) == image_path(cfgs["image_level"], 1)
+    for word in ("trainer.devices=2", "trainer.num_nodes=2", "trainer.accumulate_grad_batches=2"):
+        other = load(Config, "dito", "mini", [word])  # finding 10: another global batch
+        assert image_path(other, 0) != image_path(cfgs["swl"], 0), word
     module = module_of("image")
     sets = [
         training_data(module.cfg, s, module.network.tokenizer).train_set

@@ -99,4 +99,6 @@ def test_without_the_library_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "faster_coco_eval", None)
     with pytest.raises(UserError, match="faster-coco-eval"):
         box_metrics(*fixture())
+    with pytest.raises(UserError, match="faster-coco-eval"):
+        coco_boxes.check_library()
     assert coco_boxes.LVIS_DETECTIONS == 300

@@ -25,6 +25,16 @@ def test_the_pyramid_has_levels_2_to_5_with_256_channels():
         SimpleFeaturePyramid(16, scales=[3])
 
 
+def test_a_pyramid_with_a_level_left_out_is_refused():
+    """Finding 9 of the audit of DITO: a region of the missing level had a crop of zeros."""
+    for scales in ([4, 1], [1, 2], [1, 1]):
+        with pytest.raises(UserError, match="leave no level out"):
+            SimpleFeaturePyramid(16, scales=scales)
+    with pytest.raises(UserError, match="whole number of pixels"):
+        SimpleFeaturePyramid(16, stride=14)
+    assert SimpleFeaturePyramid(16, scales=[2, 1], stride=14).strides == [7, 14]
+
+
 def test_every_region_is_cut_from_the_level_of_its_size():
     """The result is torchvision's on that level, in the order of the regions."""
     torch.manual_seed(0)
@@ -142,10 +152,10 @@ def test_proposals_are_clipped_sorted_and_without_duplicates():
 
 
 def test_the_head_gives_vectors_and_offsets():
-    """Equal trunk for both; one set of offsets a class if asked for."""
-    head = CosineBoxHead(8, 6, convs=2, hidden=5, num_boxes=3)
+    """Equal trunk for both; one set of offsets, whatever the class."""
+    head = CosineBoxHead(8, 6, convs=2, hidden=5)
     crops = torch.randn(4, 8, 7, 7)
     vectors, offsets = head(crops)
-    assert offsets.shape == (4, 3, 4)
+    assert offsets.shape == (4, 4)
     torch.testing.assert_close(vectors, head.embed(crops))
     assert not [m for m in head.modules() if "Norm" in type(m).__name__]

@@ -1,0 +1,108 @@
+"""What stages start from, how long they last, and which backbone is the frozen one."""
+
+import pytest
+import torch
+import yaml
+
+from common.config import CONFIG_DIR, UserError
+from projects.dito import build
+from projects.dito.folder import export, load_network
+from projects.dito.module import DITO
+from projects.dito.network import DitoNetwork
+from projects.dito.stages import build_module
+from tests.projects.dito.conftest import config, network_of
+
+SHORT = ["method.image_steps=2", "method.detect_steps=2", "data.scenes=8"]
+
+
+def exported_to(folder, trained: tuple[str, ...], *, vlm: bool = False) -> DitoNetwork:
+    """A network in an exported folder; its frozen copy, if any, has other weights than its backbone."""
+    cfg = config()
+    network = network_of(cfg, trained)
+    if vlm:
+        network.keep_vlm()
+        network.vlm.backbone.patch.weight.data += 1
+    export(cfg, DITO(cfg, network, "image"), folder)
+    return network
+
+
+@pytest.mark.parametrize("stages", [["region"], ["detect"], ["region", "detect"]])
+def test_finding_1_no_stage_starts_from_a_random_backbone(stages, tmp_path):
+    """Region and detect need an image stage before them, here or in `model.init_from`; the check names it."""
+    words = [*SHORT, f"method.stages=[{','.join(stages)}]"]
+    experiment = build(config(*words))
+    with pytest.raises(UserError, match=r"model\.init_from"):
+        next(experiment.stages())
+    with torch.device("meta"):
+        plan = experiment.plan()
+        assert isinstance(plan.module(), DITO)  # `make check` still counts it
+    need = next(r for r in plan.requirements if r.name == "weights: model.init_from")
+    assert (need.location, need.present) == ("not set", False)
+    exported_to(tmp_path, ("image",))
+    known = build(config(*words, f"model.init_from={tmp_path}"))
+    assert next(known.stages()).name == stages[0]
+    need = next(r for r in known.plan().requirements if r.name == "weights: model.init_from")
+    assert (need.location, need.present) == (str(tmp_path), True)
+
+
+def test_finding_1_a_baseline_that_goes_on_needs_its_start():
+    """`method.continues`: an image stage that would otherwise begin from nothing."""
+    words = [*SHORT, "method.stages=[image]"]
+    with pytest.raises(UserError, match=r"model\.init_from"):
+        next(build(config(*words, "method.continues=true")).stages())
+    assert next(build(config(*words)).stages()).name == "image"
+
+
+def test_finding_2_image_steps_count_for_a_single_stage_too():
+    """The first image stage has its own steps and rate, whatever follows."""
+    for stages in ("[image]", "[image,region]"):
+        cfg = config("method.image_steps=3", "method.image_lr=0.25", "method.detect_steps=null", f"method.stages={stages}")  # fmt: skip
+        stage = next(build(cfg).stages())
+        assert stage.trainer["max_steps"] == 3
+        assert stage.module.optim.lr == 0.25
+
+
+def test_finding_4_the_frozen_copy_of_an_earlier_run_is_kept(tmp_path):
+    """Checklist 12: a detector goes on with the stored VLM, not with its own fine-tuned backbone."""
+    source = exported_to(tmp_path, ("image", "region", "detect"), vlm=True)
+    for stages in ("[detect]", "[region]"):
+        cfg = config(*SHORT, f"method.stages={stages}", f"model.init_from={tmp_path}")
+        network = next(build(cfg).stages()).module.network
+        assert torch.equal(network.vlm.backbone.patch.weight, source.vlm.backbone.patch.weight)
+        assert torch.equal(network.backbone.patch.weight, source.backbone.patch.weight)
+        assert not any(p.requires_grad for p in network.vlm.parameters())
+    cfg = config(*SHORT, "method.stages=[image]", f"model.init_from={tmp_path}")
+    assert next(build(cfg).stages()).module.network.vlm is None  # it trains the VLM itself
+
+
+def test_finding_4_a_region_stage_that_trains_the_backbone_sets_the_vlm_aside_first(tmp_path):
+    """Checklist 12: its VLM is the one of the image stage; the detector, its checkpoint and export keep it."""
+    cfg = config(*SHORT, "method.freeze_backbone=false", "method.detect_freeze_backbone=true")
+    network = network_of(cfg)
+    before = network.backbone.patch.weight.detach().clone()
+    assert build_module(cfg, network, 0).network.vlm is None
+    build_module(cfg, network, 1)
+    network.backbone.patch.weight.data += 1  # the stage trains
+    module = build_module(cfg, network, 2)
+    assert torch.equal(network.vlm.backbone.patch.weight, before)
+    fresh = build(cfg).plan().module()  # what a checkpoint of the last stage is loaded into
+    assert fresh.state_dict().keys() == module.state_dict().keys()
+    export(cfg, module, tmp_path)
+    assert torch.equal(load_network(tmp_path)[0].vlm.backbone.patch.weight, before)
+
+
+def test_finding_7_paper_configs_agree_with_each_other():
+    """COCO's steps belong to batch 256; text tower by the released table; the baseline sees the same pixels."""
+    found = {name: config(name=name) for name in ("paper", "paper_coco", "paper_lvis", "paper_image_continued")}  # fmt: skip
+    coco, lvis = found["paper_coco"], found["paper_lvis"]
+    batch = coco.data.batch_size * coco.trainer.devices * coco.trainer.num_nodes
+    assert batch == 256
+    assert coco.trainer.max_steps * batch / coco.data.num_samples == pytest.approx(100, abs=1)
+    assert (coco.optim.lr, coco.trainer.max_steps) == (lvis.optim.lr, lvis.trainer.max_steps)
+    assert {k: found["paper"].model.text[k] for k in ("width", "heads", "layers")} == {"width": 768, "heads": 12, "layers": 12}  # fmt: skip
+    stage, baseline = found["paper"], found["paper_image_continued"]
+    for part in ("data", "optim", "trainer"):
+        assert getattr(stage, part) == getattr(baseline, part), part
+    assert baseline.method.continues
+    written = yaml.safe_load((CONFIG_DIR / "dito/paper_coco.yaml").read_text())
+    assert written["extends"] == "paper_lvis"
