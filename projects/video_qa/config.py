@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from common.config import DataConfig, ExperimentConfig
 from common.data.row_map.options import RowMapConfig
-from common.ranges import Count, NonNegative, Positive, Probability, Whole, at_least
+from common.ranges import Count, NonNegative, Positive, Probability, Rate, Whole, at_least
 from projects.video_qa.options import (
     AnalyseConfig,
     AnswerConfig,
@@ -54,6 +54,7 @@ class MethodConfig:
     contrast_features: Literal["text", "both"] = "text"  # both: streams side by side
     stop_gradient: bool = False  # no gradient into the unmasked candidates
     head_lr: Positive | None = None  # of all but the text encoder; None: optim.lr
+    warmup_share: Rate = 0.0  # of the steps of either stage; added to optim.warmup_*
 
 
 @dataclass

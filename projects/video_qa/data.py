@@ -1,7 +1,7 @@
 """Questions, clips and frames of a config's source, and the batches of both stages."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,10 @@ def load_part(cfg: Config, part: Part) -> Loaded:
 
 def _features(cfg: Config, root: Path) -> FrameSource | None:
     own = cfg.data
-    if own.features is None:
-        if cfg.model.streams == "both":
-            raise UserError("set data.features (TASK=features writes them), or model.streams=text")
+    if cfg.model.streams == "text":
         return None
+    if own.features is None:
+        raise UserError("set data.features (TASK=features writes them), or model.streams=text")
     path = root / own.features
     if path.suffix in (".h5", ".hdf5"):
         return FeatureTable(path, own.fps, own.feature_dim, max_frames=own.max_frames)
@@ -87,8 +87,24 @@ def layout_of(cfg: Config, *, pretraining: bool = False) -> Layout:
     own = cfg.data
     return Layout(
         own.max_sentences, own.max_length, own.max_objects,
-        own.localised and not pretraining, cfg.model.streams == "both",
+        own.localised and not pretraining, cfg.model.streams == "both", own.fps,
     )  # fmt: skip
+
+
+def judging(cfg: Config, own: Config) -> Config:
+    """Questions as one config chooses them, laid out as a network takes them.
+
+    Args:
+        cfg: of the command: source, data root, what is evaluated.
+        own: that the network was trained with: layout, tokenizer, streams, and where features and objects lie if
+            its source is the same.
+    """
+    asked, files = cfg.data, own.data if own.data.source == cfg.data.source else cfg.data
+    data = replace(
+        own.data, source=asked.source, root=asked.root, test_questions=asked.test_questions,
+        features=files.features, objects=files.objects,
+    )  # fmt: skip
+    return replace(own, data=data, eval=cfg.eval, trainer=cfg.trainer)
 
 
 def main_rows(cfg: Config, loaded: Loaded, words: Words, *, training: bool) -> VideoQARows:

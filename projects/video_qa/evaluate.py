@@ -14,7 +14,7 @@ from common.engine.workspace import Workspace, write_json
 from common.evaluation.video.answers import accuracy_by, question_type
 from common.evaluation.video.spans import best_span, span_metrics, temporal_iou
 from projects.video_qa.config import Config
-from projects.video_qa.data import Loaded, load_part, main_rows
+from projects.video_qa.data import Loaded, judging, load_part, main_rows
 from projects.video_qa.module import VideoQA
 from projects.video_qa.network import Output
 from projects.video_qa.stages import build_tokenizer
@@ -37,10 +37,11 @@ def evaluate(cfg: Config, module: VideoQA, workspace: Workspace) -> dict[str, fl
     """Accuracy, by type and by level where the set has them; mIoU and ASA; a submission where answers are kept back.
 
     Args:
-        cfg: the experiment's config.
-        module: trained.
+        cfg: the experiment's config: which questions are judged.
+        module: trained; its own config says how they are laid out.
         workspace: keeps item values, the submission and pictures.
     """
+    cfg = judging(cfg, module.cfg)
     loaded = judged_part(cfg)
     words = Words(build_tokenizer(cfg))
     with evaluated(module, cfg.trainer.accelerator):
@@ -55,7 +56,7 @@ def evaluate(cfg: Config, module: VideoQA, workspace: Workspace) -> dict[str, fl
     found |= metrics_of(cfg, loaded.questions, judged, workspace)
     for rate, masked in by_rate.items():
         found[f"accuracy_masked_{rate:g}"] = _mean(hits_of(loaded.questions, masked.chosen))
-    _pictures(cfg, module, loaded, words, workspace)
+    _pictures(cfg, module, loaded, workspace)
     return found
 
 
@@ -81,18 +82,22 @@ def counts(cfg: Config) -> dict[str, float]:
 def metrics_of(
     cfg: Config, questions: tuple[Question, ...], judged: Judged, workspace: Workspace | None
 ) -> dict[str, float]:  # fmt: skip
-    """Metrics of answers; item values go to the workspace."""
+    """Metrics of answers: those of the set's protocol, all of them where there is none.
+
+    Item values go to the workspace.
+    """
+    spec = SETS.get(cfg.data.source)
     hits = hits_of(questions, judged.chosen)
     if workspace is not None:
         workspace.items("accuracy", hits)
     found = {"accuracy": _mean(hits), "accuracy_chance": _mean([1 / len(q.candidates) for q in questions])}  # fmt: skip
     groups = [q.kind or question_type(q.text) for q in questions]
     found |= {f"accuracy_{k}": v for k, v in accuracy_by(hits, groups).items() if k}
-    if any(q.level is not None for q in questions):
+    if (spec is None or spec.levels) and any(q.level is not None for q in questions):
         levels = accuracy_by(hits, [f"level_{q.level}" for q in questions])
         found |= {f"accuracy_{k}": v for k, v in levels.items() if k}
     spanned = [(x, h) for x, h in zip(judged.ious, hits, strict=True) if x is not None]
-    if spanned:
+    if spanned and (spec is None or spec.spans):
         found |= span_metrics([x for x, _ in spanned], [h for _, h in spanned])
     if judged.own_span:
         found["attention_on_own_span"] = _mean(judged.own_span)
@@ -155,14 +160,14 @@ def _own_span(batch: VideoQABatch, out: Output, best: Tensor) -> list[float]:
     return [float(x[m].mean()) for x, m in zip(inside, there, strict=True) if bool(m.any())]
 
 
-def _pictures(cfg: Config, module: VideoQA, loaded: Loaded, words: Words, workspace: Workspace) -> None:  # fmt: skip
-    from projects.video_qa.data import layout_of
-    from projects.video_qa.folder import Exported
+def _pictures(cfg: Config, module: VideoQA, loaded: Loaded, workspace: Workspace) -> None:
+    from projects.video_qa.folder import exported_of
     from projects.video_qa.inference import Answerer, looked_figure
 
     if loaded.frames is None or cfg.model.streams == "text":
         return
-    model = Exported(module.network.cpu(), words, layout_of(cfg), cfg.model.image_encoder, cfg.data.fps)  # fmt: skip
+    module.cpu()
+    model = exported_of(module)
     shown: Callable[[Question], bool] = lambda q: loaded.clips[q.clip].sentences != ()  # noqa: E731
     for number, q in enumerate([q for q in loaded.questions if shown(q)][: cfg.eval.figures]):
         found = Answerer(model).answer(loaded.clips[q.clip], loaded.frames(q.clip), q.text, q.candidates)  # fmt: skip

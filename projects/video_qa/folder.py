@@ -1,6 +1,6 @@
 """An exported model: weights as safetensors, settings, tokenizer; the frozen encoder of frames by its name."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,13 +23,18 @@ TOKENIZER = "tokenizer"  # folder in an export
 
 
 class Exported(NamedTuple):
-    """What a folder holds."""
+    """What a folder holds, and what a trained module knows."""
 
     network: VideoQANet
     words: Words
     layout: Layout
     image_encoder: str
-    fps: float
+
+
+def exported_of(module: VideoQA) -> Exported:
+    """A trained module with the settings that it was trained with."""
+    own = module.cfg
+    return Exported(module.network, Words(build_tokenizer(own)), layout_of(own), own.model.image_encoder)  # fmt: skip
 
 
 def export(cfg: Config, module: VideoQA, folder: Path) -> None:
@@ -37,7 +42,7 @@ def export(cfg: Config, module: VideoQA, folder: Path) -> None:
     own = module.cfg
     config = {
         "encoder": module.network.encoder.config.to_diff_dict(), "network": network_options(own),
-        "layout": asdict(layout_of(own)), "image_encoder": own.model.image_encoder, "fps": own.data.fps,
+        "layout": asdict(layout_of(own)), "image_encoder": own.model.image_encoder,
     }  # fmt: skip
     save_safetensors(module.network, folder, config)
     build_tokenizer(own).save_pretrained(folder / TOKENIZER)
@@ -49,20 +54,39 @@ def read(folder: Path) -> Exported:
     Raises:
         UserError: another folder, or a damaged one.
     """
-    settings: dict[str, Any] = {}
-
-    def build(encoder: dict[str, Any], network: dict[str, Any], **rest: Any) -> VideoQANet:
-        settings.update(rest)
-        return VideoQANet(build_encoder("random", encoder, None, None), **network)
-
-    net = load_safetensors(folder, build)
+    net, settings = _opened(folder)
     words = Words(load_tokenizer(str(folder / TOKENIZER)))
-    return Exported(net, words, Layout(**settings["layout"]), settings["image_encoder"], settings["fps"])  # fmt: skip
+    return Exported(net, words, Layout(**settings["layout"]), settings["image_encoder"])
 
 
 def load_export(cfg: Config, folder: Path) -> VideoQA:
-    """The module around an exported network."""
-    return VideoQA(cfg, read(folder).network)
+    """The module around an exported network; its settings are the folder's, whatever those of the command are.
+
+    Raises:
+        UserError: another folder, or a damaged one.
+    """
+    network, settings = _opened(folder)
+    net, layout = settings["network"], settings["layout"]
+    kept = ("attention", "fusion", "pool", "streams", "rnn", "hidden", "head_dropout", "chunk", "checkpointing")  # fmt: skip
+    sizes = ("max_sentences", "max_length", "max_objects", "localised", "fps")
+    model = replace(
+        cfg.model, **{k: net[k] for k in kept}, time_embedding=net["time_sentences"] > 0,
+        image_encoder=settings["image_encoder"], tokenizer=str(folder / TOKENIZER),
+    )  # fmt: skip
+    data = replace(cfg.data, feature_dim=net["feature_dim"], **{k: layout[k] for k in sizes})
+    weight = (cfg.method.localisation_weight or 1.0) if net["localise"] else 0.0
+    method = replace(cfg.method, localisation_weight=weight, contrast_features="text")
+    return VideoQA(replace(cfg, model=model, data=data, method=method), network)
+
+
+def _opened(folder: Path) -> tuple[VideoQANet, dict[str, Any]]:
+    settings: dict[str, Any] = {}
+
+    def build(encoder: dict[str, Any], network: dict[str, Any], **rest: Any) -> VideoQANet:
+        settings.update(rest, network=network)
+        return VideoQANet(build_encoder("random", encoder, None, None), **network)
+
+    return load_safetensors(folder, build), settings
 
 
 def read_network(folder: Path, network: VideoQANet) -> dict[str, Tensor]:

@@ -95,6 +95,7 @@ class Answerer:
     def __call__(
         self, frames: Sequence[Picture] | str | Path, subtitles: Sequence[tuple[float, float, str]] | str | Path,
         question: str, candidates: Sequence[str], *, fps: float | None = None,
+        objects: Sequence[Sequence[str]] = (),
     ) -> Answer:  # fmt: skip
         """Choose among candidates.
 
@@ -104,26 +105,44 @@ class Answerer:
             question: of any wording.
             candidates: two or more answers.
             fps: pictures a second; None: as the model was trained.
+            objects: labels of what is seen in each picture, for a model that was trained with them.
 
         Raises:
-            UserError: files that cannot be read, or fewer than two candidates.
+            UserError: files that cannot be read, fewer than two candidates, or an encoder of other features.
         """
         said = read_subtitles(Path(subtitles)) if isinstance(subtitles, str | Path) else ordered([Sentence(*row) for row in subtitles])  # fmt: skip
         pictures = pictures_of(frames) if isinstance(frames, str | Path) else list(frames)
-        return self.answer(Clip("clip", said), self.frames(pictures, fps), question, candidates)
+        clip = Clip("clip", said, objects=tuple(map(tuple, objects)))
+        return self.answer(clip, self.frames(pictures, fps), question, candidates, fps)
 
     def frames(self, pictures: Sequence[Picture], fps: float | None = None) -> Frames | None:
-        """Features of pictures; None for a model that looks at none."""
-        if not self.model.network.visual:
-            return None
-        self._encoder = self._encoder or FrameEncoder(self.model.image_encoder)
-        return Frames(self._encoder(pictures), frame_times(len(pictures), fps or self.model.fps))
+        """Features of pictures; None for a model that looks at none.
 
-    def answer(self, clip: Clip, frames: Frames | None, question: str, candidates: Sequence[str]) -> Answer:  # fmt: skip
+        Raises:
+            UserError: the encoder's features are not those that the model was trained on.
+        """
+        own = self.model
+        if not own.network.visual:
+            return None
+        if self._encoder is None:
+            found, wanted = FrameEncoder(own.image_encoder), own.network.feature_dim
+            if found.network.num_features != wanted:
+                raise UserError(
+                    f"the model was trained on features of {wanted} numbers, and model.image_encoder={own.image_encoder} "
+                    f"makes {found.network.num_features}: export the run with model.image_encoder=<encoder of its features, such "
+                    "as torchvision:resnet101> and use that folder"
+                )
+            self._encoder = found
+        return Frames(self._encoder(pictures), frame_times(len(pictures), fps or own.layout.fps))
+
+    def answer(
+        self, clip: Clip, frames: Frames | None, question: str, candidates: Sequence[str], fps: float | None = None
+    ) -> Answer:  # fmt: skip
         """As `__call__`, of a clip and the features of its frames."""
         if len(candidates) < 2:
             raise UserError(f"the question '{question}' needs at least two candidates")
-        own, layout = self.model, replace(self.model.layout, localised=False)
+        own = self.model
+        layout = replace(own.layout, localised=False, fps=fps or own.layout.fps)
         source = None if frames is None else FramesInMemory({clip.name: frames}, frames.features.shape[1])  # fmt: skip
         choice = Choice(clip.name, tuple((question, c) for c in candidates), None)
         rows = VideoQARows(lambda i, e: choice, 1, {clip.name: clip}, source, own.words, layout)

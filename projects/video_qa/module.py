@@ -1,5 +1,6 @@
 """The two stages' module: question prediction, then answers with the contrastive and the localising term."""
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -76,6 +77,12 @@ class VideoQA(ContrastiveModule):
         scale = self.method.head_lr / self.optim.lr
         heads = [group | {"lr_scale": scale} for group in decay_groups(rest, decay)]
         return [*decay_groups(encoder, decay), *heads]
+
+    def configure_optimizers(self) -> Any:
+        """Warm up over the same share of either stage: they are not equally long."""
+        steps = round(self.method.warmup_share * self.trainer.max_steps)
+        self.optim = replace(self.cfg.optim, warmup_steps=self.cfg.optim.warmup_steps + steps)
+        return super().configure_optimizers()
 
     def validation_step(self, batch: VideoQABatch, batch_idx: int) -> None:
         """Count right answers."""

@@ -46,7 +46,7 @@ class VideoQANet(nn.Module):
         encoder: a transformer of the BERT kind.
         feature_dim: of a frame's features.
         attention: see `frame_reach`.
-        fusion: "matched": W [h; u; h * u] of each token h with what it attended, u; "attended": u alone.
+        fusion: "attended": what a token h attended, u, alone; "matched": W [h; u; h * u].
         pool: over the tokens.
         streams: "both", or "text" for a network without frames.
         rnn: "lstm" or "gru".
@@ -60,7 +60,7 @@ class VideoQANet(nn.Module):
 
     def __init__(
         self, encoder: PreTrainedModel, *, feature_dim: int, attention: Reach = "local",
-        fusion: Literal["matched", "attended"] = "matched", pool: Literal["max", "mean"] = "max",
+        fusion: Literal["matched", "attended"] = "attended", pool: Literal["max", "mean"] = "max",
         streams: Literal["both", "text"] = "both", rnn: Literal["lstm", "gru"] = "lstm", hidden: int = 300,
         time_sentences: int = 0, head_dropout: float = 0.0, localise: bool = True, chunk: int | None = None,
         checkpointing: bool = False,
@@ -69,6 +69,7 @@ class VideoQANet(nn.Module):
         self.encoder, dim = encoder, int(encoder.config.hidden_size)
         self.attention, self.fusion, self.pool = attention, fusion, pool
         self.visual, self.chunk, self.checkpointing = streams == "both", chunk, checkpointing
+        self.feature_dim = feature_dim
         self.text_rnn = SentenceRNN(dim, hidden, rnn)
         self.text_score = nn.Linear(2 * hidden, 1)
         self.dropout = nn.Dropout(head_dropout)

@@ -22,8 +22,8 @@ class ModelConfig:
         "local"  # frames of a sentence's own span, or all frames
     )
     time_embedding: bool = False  # tokens and frames carry a vector of their sentence's number
-    # what of the attended frames goes on: matched: W [h; u; h * u] of each token; attended: u alone
-    fusion: Literal["matched", "attended"] = "matched"
+    # what of the attended frames goes on: attended: u alone; matched: W [h; u; h * u] of each token h
+    fusion: Literal["matched", "attended"] = "attended"
     pool: Literal["max", "mean"] = "max"  # over the tokens
     streams: Literal["both", "text"] = "both"  # text: without the frames (ablation)
     rnn: Literal["lstm", "gru"] = "lstm"
@@ -76,9 +76,8 @@ class AnswerConfig:
     """`make run TASK=answer`: questions about your own clip."""
 
     run: str = "latest"  # run of this config, or a folder written by `make export`
-    clip: str | None = (
-        None  # JSON file: {frames, fps, subtitles, questions: [{question, candidates}]}
-    )
+    # JSON file: {frames, fps, objects, subtitles, questions: [{question, candidates}]}
+    clip: str | None = None
 
 
 @dataclass

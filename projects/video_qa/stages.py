@@ -1,18 +1,21 @@
 """Question prediction, then answers; what `make check` builds."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from common.config import UserError
 from common.data.module import ContrastiveData
 from common.data.video.batches import VideoQARows, Words
 from common.encoders.pretrained import stand_in
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_tokenizer
 from common.engine.experiment import Plan, Stage, weights_requirement
+from common.engine.trainer import total_steps
 from projects.video_qa.config import Config
 from projects.video_qa.data import load_part, main_rows, pretraining_rows, requirements
 from projects.video_qa.module import VideoQA
@@ -51,7 +54,11 @@ def build_network(cfg: Config, tokenizer: Any) -> VideoQANet:
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
-    """The stage "pretrain" if it is asked for, then "train" with all of its weights."""
+    """The stage "pretrain" if it is asked for, then "train" with all of its weights.
+
+    Raises:
+        UserError: absent files or weights, or a main stage that would end before its first validation.
+    """
     tokenizer = build_tokenizer(cfg)
     network, words = build_network(cfg, tokenizer), Words(tokenizer)
     own, train = cfg.pretrain, load_part(cfg, "train")
@@ -66,14 +73,30 @@ def stages(cfg: Config) -> Iterator[Stage]:
         from projects.video_qa.folder import read_network
 
         network.load_state_dict(read_network(Path(own.weights), network))
+    watched = cfg.trainer.val_every_n_steps is not None
+    val = {"dev": main_rows(cfg, load_part(cfg, "dev"), words, training=False)} if watched else None
+    rows = main_rows(cfg, train, words, training=True)
+    main = Stage("train", VideoQA(cfg, network), data(rows, val), monitor="val/accuracy" if watched else None)  # fmt: skip
+    check_validations(cfg, main)
     if own.asked:
         length = {"max_steps": own.steps, "max_epochs": own.epochs, "val_every_n_steps": None}
         yield Stage("pretrain", VideoQA(cfg, network, "pretrain"), data(pretraining_rows(cfg, train, words)), length)  # fmt: skip
-    watched = cfg.trainer.val_every_n_steps is not None
-    val = {"dev": main_rows(cfg, load_part(cfg, "dev"), words, training=False)} if watched else None
-    module = VideoQA(cfg, network).train()  # all weights, the scores' included
-    rows = main_rows(cfg, train, words, training=True)
-    yield Stage("train", module, data(rows, val), monitor="val/accuracy" if watched else None)
+    yield replace(main, module=VideoQA(cfg, network).train())  # all weights, the scores' included
+
+
+def check_validations(cfg: Config, main: Stage) -> None:
+    """Refuse an interval of validation that the main stage does not reach, before hours of pre-training.
+
+    Raises:
+        UserError: names the steps of the stage.
+    """
+    every = cfg.trainer.val_every_n_steps
+    steps = 0 if every is None else total_steps(cfg.trainer, main)[0]
+    if every is not None and every > steps:
+        raise UserError(
+            f"trainer.val_every_n_steps={every}, and the main stage has {steps} steps: no checkpoint would be chosen by "
+            f"validation; set at most {steps}, or null"
+        )
 
 
 def plan(cfg: Config) -> Plan[VideoQA]:

@@ -1,6 +1,5 @@
 """`make run`: answers about your own clip, analysis of one or two checkpoints, frames to features and to labels."""
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,12 +8,11 @@ from typing import Any
 import torch
 
 from common.config import UserError
-from common.damage import reading
 from common.data.corrupt import CorruptCounter
 from common.data.row_map.mapper import RowFunction, RowMap, map_rows
 from common.data.tables import write_jsonl
 from common.data.video.batches import Words
-from common.data.video.clips import Clip, frame_times, ordered, read_subtitles, sentences_of
+from common.data.video.clips import frame_times
 from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
 from common.engine.run import trained_module
@@ -22,9 +20,10 @@ from common.engine.workspace import Workspace
 from common.evaluation.video.answers import accuracy_by, question_type
 from common.export.files import write_json, write_tensors
 from projects.video_qa.config import Config
-from projects.video_qa.data import layout_of
+from projects.video_qa.data import judging
+from projects.video_qa.descriptions import read_description
 from projects.video_qa.evaluate import hits_of, judge, judged_part, unlabelled
-from projects.video_qa.folder import Exported
+from projects.video_qa.folder import exported_of
 from projects.video_qa.inference import (
     Answer,
     Answerer,
@@ -37,29 +36,21 @@ from projects.video_qa.module import VideoQA
 from projects.video_qa.options import PrepareConfig
 from projects.video_qa.stages import build_tokenizer
 
-FORM = '{"frames": "frames/", "fps": 3, "subtitles": "clip.srt", "questions": [{"question": "...", "candidates": ["...", "..."]}]}'  # fmt: skip
-
 
 def answer(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) -> list[Answer]:
     """Answers to the questions of a clip description; answers.json, and a picture a question of where the model looked.
 
-    Paths in the description are relative to its file. ``subtitles`` is an .srt or .json file or a list of
-    {start, end, text}; ``frames`` a folder of pictures, ``fps`` how many of them are shown a second.
-
     Raises:
         UserError: no trained model, or a description that cannot be read.
     """
-    place, told = described(cfg.answer.clip)
-    answerer = Answerer(opened_model(cfg, workspace, experiment, cfg.answer.run))
-    subtitles = told.get("subtitles", [])
-    with reading(place, "description of a clip"):
-        said = read_subtitles(place.parent / subtitles) if isinstance(subtitles, str) else ordered(sentences_of(subtitles))  # fmt: skip
-        asked = [(str(q["question"]), [str(c) for c in q["candidates"]]) for q in told["questions"]]
-    pictures = pictures_of(place.parent / told["frames"]) if told.get("frames") else []
-    frames = answerer.frames(pictures, float(told.get("fps", answerer.model.fps)))
+    told = read_description(cfg.answer.clip)
+    module, _ = trained_module(experiment, workspace, cfg.answer.run, cfg.runs_dir)
+    answerer = Answerer(exported_of(module))
+    pictures = pictures_of(told.frames) if told.frames is not None else []
+    frames = answerer.frames(pictures, told.fps)
     found, rows = [], []
-    for number, (question, candidates) in enumerate(asked):
-        one = answerer.answer(Clip("clip", said), frames, question, candidates)
+    for number, (question, candidates) in enumerate(told.questions):
+        one = answerer.answer(told.clip, frames, question, candidates, told.fps)
         found.append(one)
         where = "" if one.span is None else f" ({one.span[0]:.1f} to {one.span[1]:.1f} s)"
         workspace.say(f"{question} {one.text}, p = {max(one.probabilities):.2f}{where}")
@@ -71,35 +62,6 @@ def answer(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) -
     return found
 
 
-def described(name: str | None) -> tuple[Path, dict[str, Any]]:
-    """Place and content of a clip description.
-
-    Raises:
-        UserError: none, or one of another form.
-    """
-    if name is None:
-        raise UserError(f"set answer.clip, a JSON file such as {FORM}")
-    place = Path(name).expanduser()
-    if not place.is_file():
-        raise UserError(f"the clip description {place} does not exist: write a JSON file such as {FORM}")  # fmt: skip
-    with reading(place, "description of a clip"):
-        told = json.loads(place.read_text(encoding="utf-8"))
-    if not isinstance(told, dict) or not told.get("questions"):
-        raise UserError(f"{place} has no questions: write a JSON file such as {FORM}")
-    return place, told
-
-
-def opened_model(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA], which: str) -> Exported:  # fmt: skip
-    """The model of a run or of an exported folder."""
-    from projects.video_qa.folder import read
-
-    if Path(which).is_dir() and not (Path(which) / "meta.json").exists():
-        return read(Path(which))
-    module, _ = trained_module(experiment, workspace, which, cfg.runs_dir)
-    own = module.cfg
-    return Exported(module.network, Words(build_tokenizer(own)), layout_of(own), own.model.image_encoder, own.data.fps)  # fmt: skip
-
-
 def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) -> str:
     """Accuracy by question type of one or two checkpoints, and the questions on which two differ: analysis.md.
 
@@ -109,16 +71,17 @@ def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) 
     names = cfg.analyse.runs
     if len(names) > 2:
         raise UserError("analyse.runs: name one run, or two to set side by side")
-    loaded = judged_part(cfg)
-    if unlabelled(loaded):
-        raise UserError("these questions have no answers: set eval.split=dev")
     columns: dict[str, dict[str, float]] = {}
     chosen: list[list[int]] = []
-    types = [q.kind or question_type(q.text) for q in loaded.questions]
     for number, name in enumerate(names, start=1):
         module, _ = trained_module(experiment, workspace, name, cfg.runs_dir)
+        own = judging(cfg, module.cfg)  # objects, frames and sizes of the one may not fit the other
+        loaded = judged_part(own)
+        if unlabelled(loaded):
+            raise UserError("these questions have no answers: set eval.split=dev")
+        types = [q.kind or question_type(q.text) for q in loaded.questions]
         with evaluated(module, cfg.trainer.accelerator):
-            chosen.append(judge(cfg, module, loaded, Words(build_tokenizer(module.cfg))).chosen)
+            chosen.append(judge(own, module, loaded, Words(build_tokenizer(own))).chosen)
         columns[f"{number} {Path(name).name}"] = accuracy_by(hits_of(loaded.questions, chosen[-1]), types)  # fmt: skip
     lines = ["| questions | number | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]  # fmt: skip
     for group in next(iter(columns.values())):

@@ -21,6 +21,7 @@ from common.data.video.clips import (
     Sentence,
     Span,
     frames_of_sentences,
+    label_times,
     objects_of_sentence,
     sentences_in_span,
     within,
@@ -108,6 +109,7 @@ class Layout:
         max_objects: labels of a sentence at most; 0: none.
         localised: only the sentences and frames of the annotated span, where there is one.
         frames: whether frames are read at all.
+        fps: labelled frames a second where features tell no times.
     """
 
     max_sentences: int = 60
@@ -115,6 +117,7 @@ class Layout:
     max_objects: int = 20
     localised: bool = False
     frames: bool = True
+    fps: float = 3.0
 
 
 class Context(NamedTuple):
@@ -233,25 +236,32 @@ class ClipView(NamedTuple):
 
 
 def clip_view(clip: Clip, source: FrameSource | None, layout: Layout, span: Span | None) -> ClipView:  # fmt: skip
-    """Lay out a clip; one without subtitles gets a single empty sentence, which spans all of it."""
+    """Lay out a clip; one without subtitles gets a single empty sentence, which spans all of it.
+
+    Labels of objects have times of their own: a clip whose features are cut, absent or not looked at keeps them.
+    """
     frames = source(clip.name) if source is not None and layout.frames else None
     times = np.zeros(0) if frames is None else frames.times
     features = torch.zeros(0, 0 if source is None else source.dim) if frames is None else frames.features  # fmt: skip
+    gap = float(np.diff(times).mean()) if len(times) > 1 else 1.0
+    end = float(times[-1]) + gap if len(times) else None
     sentences, objects = clip.sentences, clip.objects
+    shown = label_times(len(objects), times, layout.fps)
     if layout.localised and span is not None:
         kept = sentences_in_span(sentences, span)
         sentences = () if kept is None else sentences[kept[0] : kept[1] + 1]
         inside = np.flatnonzero((times >= span[0]) & (times <= span[1]))
         features, times = features[torch.from_numpy(inside)], times[inside]
-        objects = tuple(objects[i] for i in inside if i < len(objects))
-    gap = float(np.diff(times).mean()) if len(times) > 1 else 1.0
-    duration = float(times[-1]) + gap if len(times) else None
-    sentences = within(sentences, duration, layout.max_sentences)
+        seen = np.flatnonzero((shown >= span[0]) & (shown <= span[1]))
+        objects, shown = tuple(objects[i] for i in seen), shown[seen]
+    whole = frames is None or not frames.cut  # else nobody knows how long the clip is
+    sentences = within(sentences, end if whole else None, layout.max_sentences)
     if not sentences:
-        sentences = (Sentence(float(times[0]) if len(times) else 0.0, duration or 0.0, ""),)
+        every = [*times, *shown]
+        sentences = (Sentence(float(min(every, default=0.0)), float(max([end or 0.0, *every])), ""),)  # fmt: skip
     spans = frames_of_sentences(sentences, times)
-    looked = frames_of_sentences(sentences, times if len(times) else np.arange(len(objects)))
     clip = clip._replace(objects=objects)
+    looked = frames_of_sentences(sentences, shown)
     labels = [objects_of_sentence(clip, row, layout.max_objects) for row in looked]
     return ClipView(sentences, labels, features, spans)
 

@@ -85,6 +85,16 @@ def frame_times(count: int, fps: float) -> np.ndarray:
     return np.arange(count) / fps
 
 
+def label_times(count: int, times: np.ndarray, fps: float) -> np.ndarray:
+    """Seconds (count,) at which labelled frames are shown: those of their features, and on at `fps` without them.
+
+    >>> label_times(3, np.array([0.5, 1.5]), 2.0).tolist(), label_times(3, np.zeros(0), 2.0).tolist()
+    ([0.5, 1.5, 2.0], [0.0, 0.5, 1.0])
+    """
+    begin = times[-1] + 1 / fps if len(times) else 0.0
+    return np.concatenate([times[:count], begin + frame_times(max(0, count - len(times)), fps)])
+
+
 def frame_at(time: float, times: np.ndarray) -> int:
     """Index of the frame that is on the screen: floor(fps * time), within the clip.
 
@@ -193,8 +203,9 @@ def sentences_of(rows: Any) -> list[Sentence]:
         ValueError: something else.
     """
     if not isinstance(rows, list) or not all(
-        isinstance(row, Mapping) and {"start", "end", "text"} <= row.keys() for row in rows
-    ):
+        isinstance(row, Mapping) and {"start", "end", "text"} <= row.keys() and _is_number(row["start"])
+        and _is_number(row["end"]) for row in rows
+    ):  # fmt: skip
         raise ValueError("expected a list of {start, end, text}, times in seconds")
     return [Sentence(float(row["start"]), float(row["end"]), str(row["text"])) for row in rows]
 
@@ -221,6 +232,10 @@ def within(sentences: Sequence[Sentence], duration: float | None, most: int) -> 
     """
     inside = [s for s in sentences if s.end >= 0 and (duration is None or s.start < duration)]
     return tuple(inside[:most])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | str) and not isinstance(value, bool)
 
 
 def _seconds(clock: tuple[str, str, str, str]) -> float:

@@ -15,10 +15,17 @@ from common.data.video.clips import frame_times
 
 
 class Frames(NamedTuple):
-    """Frames of a clip: features (F, D) float32 and the seconds (F,) at which they are shown."""
+    """Frames of a clip.
+
+    Attributes:
+        features: (F, D) float32.
+        times: (F,) seconds at which they are shown.
+        cut: whether the clip goes on after the last of them.
+    """
 
     features: Tensor
     times: np.ndarray
+    cut: bool = False
 
 
 class FrameSource(Protocol):
@@ -94,7 +101,8 @@ class FeatureFiles:
             return no_frames(self.dim)
         self.counter.good()
         times = found["times"].numpy() if "times" in found else frame_times(len(features), self.fps)
-        return Frames(features[: self.max_frames], np.asarray(times)[: self.max_frames])
+        most = self.max_frames
+        return Frames(features[:most], np.asarray(times)[:most], len(features) > most)
 
 
 class FeatureTable:
@@ -126,8 +134,10 @@ class FeatureTable:
         """Frames of a clip; of one that is not in the file, none."""
         if clip not in self.file:
             return no_frames(self.dim)
-        features = torch.from_numpy(np.asarray(self.file[clip][: self.max_frames], np.float32))
-        return Frames(features, frame_times(len(features), self.fps))
+        stored = self.file[clip]
+        features = torch.from_numpy(np.asarray(stored[: self.max_frames], np.float32))
+        cut = len(stored) > len(features)
+        return Frames(features, frame_times(len(features), self.fps), cut)
 
 
 def no_frames(dim: int) -> Frames:

@@ -35,8 +35,8 @@ class SetSpec(NamedTuple):
     source: str
     size: str
     read: Callable[[Path], list[Question]]
-    levels: bool = False
-    spans: bool = False  # metrics of spans are part of its protocol
+    levels: bool = False  # accuracy by level of difficulty is part of its protocol
+    spans: bool = False  # so are metrics of spans
 
 
 def read_tvqa(path: Path) -> list[Question]:
@@ -78,7 +78,6 @@ SETS: dict[str, SetSpec] = {
     "tvqa": SetSpec(
         {"train": "tvqa/tvqa_train.jsonl", "dev": "tvqa/tvqa_val.jsonl", "test": "tvqa/tvqa_test_public.jsonl"},
         ("tvqa/tvqa_preprocessed_subtitles.jsonl",), "https://github.com/jayleicn/TVQA", "60 MB of text", read_tvqa,
-        spans=True,
     ),
     "tvqa_plus": SetSpec(
         {"train": "tvqa_plus/tvqa_plus_train.json", "dev": "tvqa_plus/tvqa_plus_val.json",

@@ -21,14 +21,23 @@ from common.data.video.clips import (
 )
 from common.data.video.frames import FeatureFiles, FeatureTable
 from common.data.video.tv_sets import load_tv_set, show_of
-from common.engine.run import train
+from common.encoders.modes import evaluated
+from common.engine.run import train, trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.video.answers import question_type
 from common.evaluation.video.spans import best_span, span_metrics, temporal_iou
 from common.export.files import write_tensors
 from projects.video_qa import baselines, build, tasks
 from projects.video_qa.data import load_part, pretraining_rows
-from projects.video_qa.evaluate import Judged, evaluate, masked_ids, metrics_of
+from projects.video_qa.descriptions import read_description
+from projects.video_qa.evaluate import (
+    Judged,
+    evaluate,
+    judge,
+    judged_part,
+    masked_ids,
+    metrics_of,
+)
 from projects.video_qa.folder import export
 from projects.video_qa.inference import Answerer, pictures_of
 from projects.video_qa.module import VideoQA
@@ -91,7 +100,7 @@ def tv(folder, name: str = "tvqa", labelled: bool = True):
     for clip in clips:
         for place in folder.glob("*/features"):
             write_tensors(place / f"{clip}.safetensors", {"features": torch.randn(12, 64)})
-    return config(f"data.root={folder}", f"data.source={name}", f"data.features={next(folder.glob('*/features')).relative_to(folder)}", "trainer.val_every_n_steps=null")  # fmt: skip
+    return config(f"data.root={folder}", f"data.source={name}", f"data.features={next(folder.glob('*/features')).relative_to(folder)}", "data.fps=3", "trainer.val_every_n_steps=null")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["tvqa", "tvqa_plus", "dramaqa"])
@@ -103,7 +112,7 @@ def test_item_16_three_sets_feed_one_model_with_their_own_metrics(name, tmp_path
     module = found[1].module
     module.losses(found[1].data.train_set[[(0, 0), (3, 0)]])["loss"].backward()
     metrics = evaluate(cfg, module, Workspace(tmp_path / "w"))
-    assert ("miou" in metrics, "asa" in metrics) == ((name != "dramaqa"),) * 2
+    assert ("miou" in metrics, "asa" in metrics) == ((name == "tvqa_plus"),) * 2
     levels = {k for k in metrics if "level" in k}
     assert levels == ({f"accuracy_level_{i}" for i in (1, 2, 3, 4)} if name == "dramaqa" else set())
     assert 0 <= metrics["accuracy_what"] <= 1
@@ -253,10 +262,13 @@ def test_item_14_a_set_without_answers_writes_a_submission(tmp_path):
     assert found["questions"] == 6
     assert list(told) == [str(i) for i in range(6)]
     assert all(0 <= i < 5 for i in told.values())
-    for steps, said in ((1, "question prediction needs"), (None, "no answer")):
+    for steps in (1, None):
         cfg.pretrain.steps = steps
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match="no answer"):
             next(stages(cfg))
+    unknown = [Question(str(i), "c", str(i), ("a", "b")) for i in range(5)]
+    with pytest.raises(UserError, match="question prediction needs"):
+        QuestionPrediction(unknown, {"c": Clip("c", ())})
 
 
 def test_simulated_clips():
@@ -298,14 +310,42 @@ class _silent(Workspace):
         assert len(values) == 90
 
 
+def chosen_by(cfg, module, *words):
+    """Answers of a module in its own layout, asked directly."""
+    return judge(cfg, module, judged_part(cfg), Words(build_tokenizer(cfg)), *words).chosen
+
+
 def test_items_20_analysis_of_two_checkpoints(run, tmp_path):
-    """Checklist 20: accuracy by question type, and the questions on which two checkpoints differ."""
-    cfg = config(f"runs_dir={run.parents[2]}", f"analyse.runs=[{run}, {run}]")
+    """Checklist 20: accuracy by type, and a row of each question on which two unlike networks differ.
+
+    Each is shown clips as it was trained: one reads objects, one sees no frames and no objects, with a layout,
+    a tokenizer length and a command that fit neither.
+    """
+    plain = config(
+        "data.max_objects=0", "model.streams=text", "data.max_length=24", "model.hidden=5"
+    )
+    other = VideoQA(plain, network_of(plain))
+    export(plain, other, tmp_path / "text")
+    wrong = ["model.hidden=11", "data.max_objects=1", "analyse.shown=1000"]
+    cfg = config(f"runs_dir={run.parents[2]}", f"analyse.runs=[{run}, {tmp_path / 'text'}]", "model.streams=text", *wrong)  # fmt: skip
     place = Workspace(tmp_path)
     place.project, place.config = "video_qa", "smoke"
     text = tasks.analyse(cfg, place, build(cfg))
+    first, _ = trained_module(build(cfg), place, str(run), cfg.runs_dir)
+    questions, told = judged_part(config()).questions, []
+    for own, module in ((config(), first), (plain, other)):
+        with evaluated(module, "cpu"):
+            told.append(chosen_by(own, module))
+    rows = [
+        f"| {q.clip} | {q.text} | {q.candidates[q.answer]} | {q.candidates[a]} | {q.candidates[b]} |"
+        for q, a, b in zip(questions, *told, strict=True) if a != b
+    ]  # fmt: skip
+    assert rows
+    assert text.strip().split("|---|---|---|---|---|\n")[1].splitlines() == rows
+    for column, picked in enumerate(told):
+        right = sum(i == q.answer for i, q in zip(picked, questions, strict=True)) / len(questions)  # fmt: skip
+        assert text.split("| all | 24 | ")[1].split(" |")[column].strip(" |") == f"{right:.3f}"
     assert "| what |" in text
-    assert "| all | 24 |" in text
     assert (tmp_path / "analysis.md").read_text() == text
     cfg.analyse.runs = ["a", "b", "c"]
     with pytest.raises(UserError, match="one run, or two"):
@@ -346,7 +386,7 @@ def test_answers_about_a_clip_of_one_s_own(run, tmp_path, monkeypatch):
     assert sum(written[0]["probabilities"].values()) == pytest.approx(1)
     assert found[0].looked.shape == (2, 9)
     assert found[0].looked[0, 4:].eq(0).all()  # 1.2 seconds are four frames
-    again = Answerer.open(folder)(pictures_of(tmp_path / "frames"), tmp_path / "said.json", "What is red?", ["a cup", "a dog", "a car"])  # fmt: skip
+    again = Answerer.open(folder)(pictures_of(tmp_path / "frames"), tmp_path / "said.json", "What is red?", ["a cup", "a dog", "a car"], fps=3)  # fmt: skip
     assert again.probabilities == found[0].probabilities
     cfg.answer.run = str(run)  # of a run instead of an export
     place.project, place.config = "video_qa", "smoke"
@@ -363,10 +403,10 @@ def test_answers_about_a_clip_of_one_s_own(run, tmp_path, monkeypatch):
 def test_files_that_are_wrong_are_named(tmp_path):
     cfg = config()
     with pytest.raises(UserError, match=r"set answer\.clip"):
-        tasks.described(None)
+        read_description(None)
     (tmp_path / "clip.json").write_text("{}")
     with pytest.raises(UserError, match="no questions"):
-        tasks.described(str(tmp_path / "clip.json"))
+        read_description(str(tmp_path / "clip.json"))
     (tmp_path / "bad.srt").write_text("1\nhello\n")
     with pytest.raises(UserError, match="subtitles"):
         read_subtitles(tmp_path / "bad.srt")
@@ -401,7 +441,9 @@ def test_features_and_unreadable_clips(tmp_path):
         for i in (10, 2, 1):
             Image.new("RGB", (40, 30), (20 * i, 0, 0)).save(frames / clip / f"{i}.png")
     assert [p.stem for p in pictures_of(frames / "a")] == ["1", "2", "10"]
-    cfg = config(f"prepare.frames={frames}", f"prepare.output={tmp_path / 'features'}")
+    cfg = config(
+        f"prepare.frames={frames}", f"prepare.output={tmp_path / 'features'}", "data.fps=3"
+    )
     out = tasks.features(cfg, Workspace(tmp_path / "w"))
     source = FeatureFiles(out, 3.0, 64)
     assert source("a").features.shape == (3, 64)

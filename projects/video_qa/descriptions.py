@@ -1,0 +1,93 @@
+"""Descriptions of one's own clip for `TASK=answer`, read and checked."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common.config import UserError
+from common.damage import reading
+from common.data.video.clips import Clip, ordered, read_subtitles, sentences_of
+
+FORM = '{"frames": "frames/", "fps": 3, "subtitles": "clip.srt", "questions": [{"question": "...", "candidates": ["...", "..."]}]}'  # fmt: skip
+KEYS = ("frames", "fps", "objects", "subtitles", "questions")
+
+
+class Description(NamedTuple):
+    """A clip and what is asked about it.
+
+    Attributes:
+        clip: its subtitles and labels of objects.
+        frames: folder of pictures; None: nothing is seen.
+        fps: pictures a second; None: as the model was trained.
+        questions: (question, candidates), of each.
+    """
+
+    clip: Clip
+    frames: Path | None
+    fps: float | None
+    questions: list[tuple[str, list[str]]]
+
+
+def read_description(name: str | None) -> Description:
+    """A JSON file of a clip; paths in it are relative to it.
+
+    ``subtitles`` is an .srt or .json file or a list of {start, end, text}; ``frames`` a folder of pictures, ``fps`` how
+    many of them are shown a second, ``objects`` a list of labels for each of them.
+
+    Raises:
+        UserError: none, or one of another form; says which part.
+    """
+    if name is None:
+        raise UserError(f"set answer.clip, a JSON file such as {FORM}")
+    place = Path(name).expanduser()
+    if not place.is_file():
+        raise UserError(f"the clip description {place} does not exist: write a JSON file such as {FORM}")  # fmt: skip
+    with reading(place, "description of a clip"):
+        told = json.loads(place.read_text(encoding="utf-8"))
+    if not isinstance(told, dict) or not told.get("questions"):
+        raise UserError(f"{place} has no questions: write a JSON file such as {FORM}")
+    unknown = [key for key in told if key not in KEYS]
+    _ask(not unknown, place, f"has '{''.join(unknown[:1])}', which is none of {', '.join(KEYS)}")
+    subtitles, frames = told.get("subtitles", []), told.get("frames")
+    _ask(frames is None or isinstance(frames, str), place, "needs a folder of pictures as 'frames'")
+    with reading(place, "description of a clip"):
+        said = read_subtitles(place.parent / subtitles) if isinstance(subtitles, str) else ordered(sentences_of(subtitles))  # fmt: skip
+    clip = Clip("clip", said, objects=_objects(told.get("objects", []), place))
+    folder = place.parent / frames if frames else None
+    return Description(clip, folder, _fps(told.get("fps"), place), _questions(told["questions"], place))  # fmt: skip
+
+
+def _questions(told: Any, place: Path) -> list[tuple[str, list[str]]]:
+    _ask(isinstance(told, list), place, "needs a list as 'questions'")
+    found = []
+    for number, row in enumerate(told, start=1):
+        text = row.get("question") if isinstance(row, Mapping) else None
+        _ask(isinstance(text, str), place, f"needs a 'question' and 'candidates' in question {number}")  # fmt: skip
+        answers = row.get("candidates")
+        fits = _is_texts(answers) and len(answers) > 1
+        _ask(fits, place, f"needs a list of two or more texts as 'candidates' of question {number}")
+        found.append((str(text), list(answers)))
+    return found
+
+
+def _objects(told: Any, place: Path) -> tuple[tuple[str, ...], ...]:
+    fits = isinstance(told, list) and all(_is_texts(labels) for labels in told)
+    _ask(fits, place, "needs a list of labels for each frame as 'objects', such as [[\"cup\"], []]")
+    return tuple(tuple(labels) for labels in told)
+
+
+def _fps(told: Any, place: Path) -> float | None:
+    number = isinstance(told, int | float) and not isinstance(told, bool)
+    _ask(told is None or (number and 0 < told < math.inf), place, "needs a number above 0 as 'fps'")
+    return None if told is None else float(told)
+
+
+def _is_texts(told: Any) -> bool:
+    return isinstance(told, list) and all(isinstance(text, str) for text in told)
+
+
+def _ask(holds: bool, place: Path, what: str) -> None:
+    if not holds:
+        raise UserError(f"{place} {what}: write a JSON file such as {FORM}")
