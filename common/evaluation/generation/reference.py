@@ -9,7 +9,7 @@ that library would download).
 import math
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 ROUGES = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
@@ -20,24 +20,7 @@ ROUGE_F = tuple(ROUGES)
 def _scorer(kinds: tuple[str, ...]) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer([ROUGES[kind] for kind in kinds], tokenizer=_Words())
-
-
-class _Words:
-    """The library's words, of a text that many are compared with only once."""
-
-    @staticmethod
-    @lru_cache(maxsize=1 << 13)
-    def tokenize(text: str) -> list[str]:
-        from rouge_score.tokenize import tokenize
-
-        return list(tokenize(text, None))
-
-
-@lru_cache(maxsize=1 << 15)  # selectors of candidates ask for the same pairs again and again
-def _rouge(text: str, reference: str, kind: str) -> tuple[float, float, float]:
-    precision, recall, f1 = _scorer((kind,)).score(reference, text)[ROUGES[kind]]
-    return precision, recall, f1
+    return RougeScorer([ROUGES[kind] for kind in kinds], use_stemmer=False)
 
 
 def rouge(
@@ -53,7 +36,8 @@ def rouge(
     >>> rouge("One two", "one three two four", ("rouge_1",))["rouge_1"]
     (1.0, 0.5, 0.6666666666666666)
     """
-    return {kind: _rouge(text, reference, kind) for kind in kinds}
+    found = _scorer(kinds).score(reference, text)
+    return {kind: tuple(found[ROUGES[kind]]) for kind in kinds}
 
 
 def rouge_f(text: str, reference: str, kind: str = "rouge_1") -> float:
@@ -105,22 +89,6 @@ def _grams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
     return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
 
 
-class _Stems:
-    """Porter's stems, of every word once."""
-
-    @staticmethod
-    @lru_cache(maxsize=1 << 16)
-    def stem(word: str) -> str:
-        return str(_porter().stem(word))
-
-
-@cache
-def _porter() -> Any:
-    from nltk.stem.porter import PorterStemmer
-
-    return PorterStemmer()
-
-
 class _NoSynonyms:
     """In place of WordNet's reader."""
 
@@ -139,11 +107,8 @@ def meteor(text: str, reference: str) -> float:
     from nltk.translate.meteor_score import single_meteor_score
 
     words = NLTKWordTokenizer().tokenize
-    stems: Any = _Stems()
     synonyms: Any = _NoSynonyms()
-    return float(
-        single_meteor_score(words(reference), words(text), stemmer=stems, wordnet=synonyms)
-    )
+    return float(single_meteor_score(words(reference), words(text), wordnet=synonyms))
 
 
 def reference_scores(text: str, reference: str) -> dict[str, float]:
