@@ -27,7 +27,9 @@ def test_masked_lm_loss_gives_gradient_to_labelled_positions_alone_and_none_with
     labels[1, 2] = 5
     masked_lm_loss(head, states, labels).backward()
     assert states.grad[1, 2].abs().sum() > 0
-    assert float(states.grad.abs().sum()) == pytest.approx(float(states.grad[1, 2].abs().sum()), rel=1e-12)
+    assert float(states.grad.abs().sum()) == pytest.approx(
+        float(states.grad[1, 2].abs().sum()), rel=1e-12
+    )
 
 
 def test_masked_lm_loss_of_half_precision_is_taken_in_float32():
