@@ -163,7 +163,7 @@ def test_item_15_windows_begin_0_to_20_tokens_before_a_picture():
 
 
 def test_special_tokens_of_a_source_are_words(tokenizer):
-    """Finding 7: a text that writes ``<visual>`` has no further place for a picture, nor roles or ends of chunks."""
+    """A text that writes ``<visual>`` has no further place for a picture, nor roles or ends of chunks."""
     said = "a page <human>about `<visual>` tags<|endofchunk|>"
     rng = sample_rng(0, 0, 0)
     texts = {
@@ -347,7 +347,7 @@ def test_instructions_and_items_of_the_table(tmp_path):
 
 
 def test_turns_of_others_are_refused(tmp_path):
-    """Finding 8: what a system or a user says is no answer to train on."""
+    """What a system or a user says is no answer to train on."""
     path = tmp_path / "i.json"
     cfg = config("data.source=shards", "data.kinds=[instruction]", "data.shards={instruction: i.json}", f"data.root={tmp_path}")  # fmt: skip
     said = [{"from": "system", "value": "be kind"}, {"from": "gpt", "value": "a ball"}]
@@ -412,7 +412,7 @@ class Recorder:
 
 
 def test_clips_are_read_at_the_speed_they_are_stored_at(tmp_path, monkeypatch):
-    """Finding 4 and spec, Howto: times of clips divided by 5; videos with one text from their beginning."""
+    """Of HowTo: times of clips divided by 5; videos with one text from their beginning."""
     clips = [
         {"clip": "0:00:00 - 0:00:05", "caption": "he cuts"},
         {"clip": "0:00:05 - 0:00:20", "caption": "he eats"},
@@ -444,7 +444,7 @@ def test_clips_are_read_at_the_speed_they_are_stored_at(tmp_path, monkeypatch):
 
 
 def test_a_damaged_video_is_left_out(tmp_path, monkeypatch, tokenizer, caplog):
-    """Finding 6: counted as any other sample; without PyAV the run ends, and a single file is named."""
+    """Counted as any other sample; without PyAV the run ends, and a single file is named."""
 
     class Broken(Exception):
         pass
@@ -485,7 +485,7 @@ def test_a_damaged_video_is_left_out(tmp_path, monkeypatch, tokenizer, caplog):
 
 
 def test_item_16_clips_are_in_seconds_of_the_event(videos, monkeypatch):
-    """Finding 4: a video stored at twice the speed; its frames are asked for in its own seconds, its clips are not."""
+    """A video stored at twice the speed; its frames are asked for in its own seconds, its clips are not."""
     given = [{"clip": "0:00:00 - 0:00:06"}, {"clip": "0:00:06 - 0:00:16", "tags": ["mine"]}]
     folder = FrameFolder(videos / "one")
     seen = []
@@ -521,7 +521,7 @@ def test_item_16_clips_are_in_seconds_of_the_event(videos, monkeypatch):
     ],
 )
 def test_item_16_captions_are_not_made_up(videos, tmp_path, row, said):
-    """Finding 5: clips of which nothing is known but the time are refused before anything is computed."""
+    """Clips of which nothing is known but the time are refused before anything is computed."""
     (videos / "bad.jsonl").write_text(json.dumps({"video": "one", **row}) + "\n")
     with pytest.raises(UserError, match=said):
         build_video.write_clips(config(f"video.inputs={videos}/bad.jsonl"), Workspace(tmp_path))

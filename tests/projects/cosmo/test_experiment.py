@@ -70,7 +70,7 @@ def test_smoke_run_leaves_metrics_and_a_gallery(run):
     assert len(rows) == 4
     assert all((run / "gallery/captions" / row["query"]["image"]).is_file() for row in rows)
     assert len(json.loads((run / "items/mrr.json").read_text())) == 12
-    # finding 12: of all parameters with both towers, as in the report of parameters
+    # of all parameters with both towers, as in the report of parameters
     assert metrics["learnable_share"] == pytest.approx(
         tasks.count_parameters(config(), "smoke").share
     )
@@ -123,7 +123,7 @@ def test_export_reloads_with_equal_outputs(stage, folder):
 
 
 def test_instruction_tuning_begins_with_an_exported_model(stage, folder):
-    """Finding 2: every trained tensor and the rows of new tokens are taken over, all rows are trained from there."""
+    """Every trained tensor and the rows of new tokens are taken over, all rows are trained from there."""
     torch.manual_seed(7)  # new tokens are drawn: others than in the export
     words = ["data.kinds=[instruction]", f"model.init_from={folder}", "model.trained_rows=all"]
     second = next(stages(config(*words))).module.network
@@ -148,7 +148,7 @@ def test_instruction_tuning_begins_with_an_exported_model(stage, folder):
 
 
 def test_a_second_stage_needs_a_first_one(stage, folder, tmp_path):
-    """Finding 2: the paper's second stage is refused without a pre-trained model, and `make check` says so."""
+    """The paper's second stage is refused without a pre-trained model, and `make check` says so."""
     cfg = config(name="paper_instruction")
     with pytest.raises(UserError, match=r"instruction tuning continues .* set model\.init_from"):
         begin_with(cfg, stage.module)
@@ -282,7 +282,7 @@ def test_item_17_shots_are_scored():
 
 
 def test_item_17_accuracy_of_questions_is_the_official_one():
-    """Finding 9: each annotator left out in turn; texts are normalised where the annotators differ."""
+    """Each annotator left out in turn; texts are normalised where the annotators differ."""
     for count, want in ((0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (9, 1.0)):
         answers = ["red"] * count + ["blue"] * (10 - count)
         assert few_shot.vqa_accuracy("red", answers) == pytest.approx(want)
@@ -360,7 +360,7 @@ def shot_sets(folder, *sets, **files):
 
 
 def test_item_17_a_model_without_heads_has_empty_cells(tmp_path):
-    """Finding 3: with lambda = 0 classes and retrieval are left out; scores are on disk after every set."""
+    """With lambda = 0 classes and retrieval are left out; scores are on disk after every set."""
     rows = [{"image": "a.png", "texts": ["red"], "label": str(i)} for i in range(3)]
     captions = "{name: NAME, task: caption, test: i.jsonl, train: i.jsonl}"
     sets = [
@@ -393,7 +393,7 @@ def test_item_17_a_model_without_heads_has_empty_cells(tmp_path):
     ],
 )
 def test_item_17_sets_are_read_before_the_first_score(tmp_path, task, bad, said):
-    """Finding 11: a row that lacks something is named, and nothing has been scored until then."""
+    """A row that lacks something is named, and nothing has been scored until then."""
     good = {"image": "a.png", "texts": ["red"] * 10, "question": "which?", "label": "red"}
     sets = [
         "{name: one, task: caption, test: i.jsonl, train: i.jsonl}",
@@ -407,7 +407,7 @@ def test_item_17_sets_are_read_before_the_first_score(tmp_path, task, bad, said)
 
 
 def test_item_17_demonstrations_are_read_before_the_first_score(tmp_path):
-    """Finding 11: a demonstration without texts, too few of them, none at all."""
+    """A demonstration without texts, too few of them, none at all."""
     good = {"image": "a.png", "texts": ["red"]}
     one = "{name: one, task: caption, test: i.jsonl, train: TRAIN.jsonl}"
     files = {"i": [good], "bad": [good, {"image": "a.png"}], "two": [good] * 2, "empty": []}
@@ -422,7 +422,7 @@ def test_item_17_demonstrations_are_read_before_the_first_score(tmp_path):
 
 
 def test_official_files_become_rows(tmp_path):
-    """Finding 12: TASK=few_shot_rows writes what the table reads."""
+    """`TASK=few_shot_rows` writes what the table reads."""
     karpathy = {"images": [{"split": s, "filepath": "v", "filename": f"{s}.jpg", "sentences": [{"raw": "A dog. "}]} for s in ("train", "test")]}  # fmt: skip
     (tmp_path / "k.json").write_text(json.dumps(karpathy))
 

@@ -237,7 +237,7 @@ def test_item_7_rows_of_tokens_can_be_trained(which):
 
 
 def test_item_7_rows_of_a_half_precision_model_are_trained_in_float32():
-    """Finding 1: a step of instruction tuning in 16-mixed; a scaler refuses gradients of half precision."""
+    """A step of instruction tuning in 16-mixed; a scaler refuses gradients of half precision."""
     cfg = config("model.trained_rows=all", "model.language_dtype=float16")
     model = language().half()
     module = COSMO(cfg, CosmoNetwork(cfg, model, WIDTH, VOCAB - 3, MEDIA), None)
@@ -257,7 +257,7 @@ def test_item_7_rows_of_a_half_precision_model_are_trained_in_float32():
 
 
 def test_rows_are_taken_over_from_the_end_of_a_vocabulary():
-    """Finding 2: fewer rows than are trained here stand for the last tokens, those of the language model before them stay."""
+    """Fewer rows than are trained here stand for the last tokens, those of the language model before them stay."""
     lm = network_of("model.trained_rows=all").language
     before = lm.rows.detach().clone()
     lm.take_rows(torch.full((3, 16), 0.5))

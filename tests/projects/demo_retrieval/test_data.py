@@ -98,7 +98,7 @@ def test_item_18_a_demonstration_keeps_its_answer_whatever_is_cut():
 
 
 def test_demonstrations_of_many_candidates_do_not_list_them():
-    """Finding 14: data.max_options is that of inputs and demonstrations; there are letters for 26."""
+    """`data.max_options` is that of inputs and demonstrations; there are letters for 26."""
     many = WHO._replace(options=("Ann", "Bob", "Eve"))
     for own, shown in ((encoder_of(max_options=3), True), (encoder_of(max_options=2), False)):
         assert ("bob" in own.tokenizer.decode(own.demonstration(many))) == shown
@@ -209,7 +209,7 @@ def test_what_a_query_reads_and_how_its_scores_are_scaled():
     assert bank.own(same_id._replace(task="other")) == []
 
 
-def test_finding_16_training_inputs_are_searched_once(tmp_path):
+def test_training_inputs_are_searched_once(tmp_path):
     """The cache keeps what they found under bank, inputs, K and scale; a second start encodes nothing."""
     plain, calls = small_bank(cache=str(tmp_path)), []
 
@@ -409,7 +409,7 @@ def test_a_split_of_another_size_keeps_its_seed(tmp_path):
     )  # of as many examples
 
 
-def test_finding_10_the_mismatched_genres_of_mnli(tmp_path):
+def test_the_mismatched_genres_of_mnli(tmp_path):
     """CrossFit's training part with GLUE's own development file of the other genres, in CrossFit's words."""
     labels = ("entailment", "neutral", "contradiction")
     folder = tmp_path / "crossfit/glue-mnli"

@@ -194,7 +194,7 @@ def test_item_15_the_few_shot_runner_repeats_five_draws(tmp_path):
     ({"question": "x", "context": ["a"]}, "context must be a text"), ({"question": "", "context": "a"}, "empty question"),
 ])  # fmt: skip
 def test_a_file_of_questions_says_what_is_wrong(row, said, tmp_path):
-    """Finding 15: fields of another kind are named before a model is opened."""
+    """Fields of another kind are named before a model is opened."""
     (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n")
     words = [f"answer.run={tmp_path}", f"answer.input={tmp_path}/in.jsonl"]
     with pytest.raises(UserError, match=f"row 1.*{said}|{said}"):
@@ -223,7 +223,7 @@ def test_baselines_score_the_same_inputs(tmp_path):
 
 
 def test_the_headline_is_the_generated_label_unless_said_otherwise():
-    """Finding 9: `accuracy` is exact match of the free answer; both kinds stand under their own names."""
+    """`accuracy` is exact match of the free answer; both kinds stand under their own names."""
     task = Task("t", "classification", ("yes", "no"), ())
     examples = [Example("t", "q", ("yes",)), Example("t", "q", ("no",))]
     for headline, want in (("generated", [1.0, 0.0]), ("ranked", [1.0, 1.0])):
@@ -236,7 +236,7 @@ def test_the_headline_is_the_generated_label_unless_said_otherwise():
 
 
 def test_stages_have_rate_accumulation_and_validation_of_their_own(tmp_path):
-    """Finding 1: fine-tuning and denoising accumulate by their own setting, meta-training by the trainer's."""
+    """Fine-tuning and denoising accumulate by their own setting, meta-training by the trainer's."""
     words = [f"runs_dir={tmp_path}", "trainer.accumulate_grad_batches=5", "finetune.val_every_n_steps=2", "finetune.lr=0.125", "denoise.lr=0.25"]  # fmt: skip
     cfg = config(*words, "finetune.accumulate_grad_batches=3")
     first = next(stages(cfg))

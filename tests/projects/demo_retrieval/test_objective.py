@@ -172,7 +172,7 @@ def test_item_10_defaults_of_the_weights_change_no_answer(tmp_path):
 
 
 def test_rag_sequence_generates_the_text_of_largest_mixed_likelihood():
-    """Finding 8: each copy writes a text, and sum_k p_eta prod_i p_theta of all copies chooses among them."""
+    """Each copy writes a text, and sum_k p_eta prod_i p_theta of all copies chooses among them."""
     module, batch = copies_of_two_questions()
     scores = fill((2, 3), 1.0)
     common = {"start": module.start, "end": module.encoder.end, "pad": 0, "max_new_tokens": 5}  # fmt: skip

@@ -126,7 +126,7 @@ def test_detections_without_a_trained_rpn_come_from_a_grid():
     network.trained.append("detect")
     few = config("score.vlm=false", "score.rpn_top=3", "score.rpn_keep=4", "score.nms=1").score
     boxes = detect(network, images, classes[:2], few)[0].boxes
-    assert len(boxes) == 4  # finding 11: of six on two levels
+    assert len(boxes) == 4  # of six on two levels
 
 
 def test_item_9_the_detector_s_scores_are_fused_and_weighed_by_objectness(monkeypatch):
@@ -286,9 +286,7 @@ def test_item_16_another_set_s_class_list_is_swapped_in(novel, tmp_path, exporte
     assert seen["groups"].get("novel") == ([7] if novel == "coco" else None)
 
 
-def test_finding_5_average_precision_is_asked_for_and_checked_first(
-    tmp_path, exported, monkeypatch
-):
+def test_average_precision_is_asked_for_and_checked_first(tmp_path, exported, monkeypatch):
     """Files give recall alone unless `eval.detections`; without the library nothing is detected, nor trained."""
     write_set(tmp_path)
     words = ["data.source=coco", f"data.root={tmp_path}", "data.eval_json=set.json", "data.train_json=set.json", "method.stages=[detect]", f"model.init_from={exported}"]  # fmt: skip
@@ -394,7 +392,7 @@ def test_item_15_locality_of_both_models_from_one_command(exported, tmp_path):
     cfg = config("method.stages=[image]", "method.image_steps=2")
     baseline = DITO(cfg, network_of(cfg, ("image", "image")), "image")
     export(cfg, baseline, tmp_path / "baseline")
-    model = Detector(tmp_path / "baseline")  # finding 8: its head is random
+    model = Detector(tmp_path / "baseline")  # its head is random
     picture = Image.new("RGB", (32, 32))
     for ask in (lambda: model.region_embed(picture, [(0, 0, 9, 9)]), lambda: model.similarity(picture, ["a"])):  # fmt: skip
         with pytest.raises(UserError, match="box head was never trained"):
@@ -411,7 +409,7 @@ def test_item_15_locality_of_both_models_from_one_command(exported, tmp_path):
     assert (tmp_path / "work/plots/locality.png").exists()
     with pytest.raises(UserError, match=r"run\.models"):
         tasks.report_locality(config(), Workspace(tmp_path))
-    export(config("data.image_size=48"), baseline, tmp_path / "larger")  # finding 11: other scenes
+    export(config("data.image_size=48"), baseline, tmp_path / "larger")  # other scenes
     with pytest.raises(UserError, match=r"\[48, 32\] pixels"):
         tasks.report_locality(config(f"run.models=[{tmp_path}/larger,{exported}]"), Workspace(tmp_path))  # fmt: skip
 

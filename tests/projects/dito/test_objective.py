@@ -325,7 +325,7 @@ def test_items_5_two_processes_train_as_one_does(stage, words, two_ranks):
             torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5)
 
 
-def test_finding_3_the_focal_loss_knows_its_pairs_in_unequal_batches(two_ranks):
+def test_the_focal_loss_knows_its_pairs_in_unequal_batches(two_ranks):
     """Unreadable samples are left out, so ranks differ in size: means over ranks are the whole batch's."""
     loss, hits, grad = unequal_focal(False)
     assert bool(hits.all())
@@ -336,7 +336,7 @@ def test_finding_3_the_focal_loss_knows_its_pairs_in_unequal_batches(two_ranks):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_findings_3_and_11_logits_are_exact_under_autocast(dtype):
+def test_logits_are_exact_under_autocast(dtype):
     """Focal loss and region logits of 16-bit runs: no product of unit vectors is rounded."""
     image, text, scale = sines(6, 32).to(dtype), sines(6, 32, start=5.0).to(dtype), torch.tensor(100.0)  # fmt: skip
     want = eq.paired_focal(image.float(), text.float(), scale, 0.5, 1.0)[0]
@@ -370,7 +370,7 @@ def test_item_17_every_rung_is_a_switch_on_the_same_data_and_steps():
     assert image_path(cfgs["swl"], 0) != image_path(cfgs["regions_max"], 0)
     assert image_path(cfgs["crop"], 1) == image_path(cfgs["image_level"], 1)
     for word in ("trainer.devices=2", "trainer.num_nodes=2", "trainer.accumulate_grad_batches=2"):
-        other = load(Config, "dito", "mini", [word])  # finding 10: another global batch
+        other = load(Config, "dito", "mini", [word])  # another global batch
         assert image_path(other, 0) != image_path(cfgs["swl"], 0), word
     module = module_of("image")
     sets = [

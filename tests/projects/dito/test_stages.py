@@ -27,7 +27,7 @@ def exported_to(folder, trained: tuple[str, ...], *, vlm: bool = False) -> DitoN
 
 
 @pytest.mark.parametrize("stages", [["region"], ["detect"], ["region", "detect"]])
-def test_finding_1_no_stage_starts_from_a_random_backbone(stages, tmp_path):
+def test_no_stage_starts_from_a_random_backbone(stages, tmp_path):
     """Region and detect need an image stage before them, here or in `model.init_from`; the check names it."""
     words = [*SHORT, f"method.stages=[{','.join(stages)}]"]
     experiment = build(config(*words))
@@ -45,7 +45,7 @@ def test_finding_1_no_stage_starts_from_a_random_backbone(stages, tmp_path):
     assert (need.location, need.present) == (str(tmp_path), True)
 
 
-def test_finding_1_a_baseline_that_goes_on_needs_its_start():
+def test_a_baseline_that_goes_on_needs_its_start():
     """`method.continues`: an image stage that would otherwise begin from nothing."""
     words = [*SHORT, "method.stages=[image]"]
     with pytest.raises(UserError, match=r"model\.init_from"):
@@ -53,7 +53,7 @@ def test_finding_1_a_baseline_that_goes_on_needs_its_start():
     assert next(build(config(*words)).stages()).name == "image"
 
 
-def test_finding_2_image_steps_count_for_a_single_stage_too():
+def test_image_steps_count_for_a_single_stage_too():
     """The first image stage has its own steps and rate, whatever follows."""
     for stages in ("[image]", "[image,region]"):
         cfg = config("method.image_steps=3", "method.image_lr=0.25", "method.detect_steps=null", f"method.stages={stages}")  # fmt: skip
@@ -62,7 +62,7 @@ def test_finding_2_image_steps_count_for_a_single_stage_too():
         assert stage.module.optim.lr == 0.25
 
 
-def test_finding_4_the_frozen_copy_of_an_earlier_run_is_kept(tmp_path):
+def test_the_frozen_copy_of_an_earlier_run_is_kept(tmp_path):
     """Checklist 12: a detector goes on with the stored VLM, not with its own fine-tuned backbone."""
     source = exported_to(tmp_path, ("image", "region", "detect"), vlm=True)
     for stages in ("[detect]", "[region]"):
@@ -75,7 +75,7 @@ def test_finding_4_the_frozen_copy_of_an_earlier_run_is_kept(tmp_path):
     assert next(build(cfg).stages()).module.network.vlm is None  # it trains the VLM itself
 
 
-def test_finding_4_a_region_stage_that_trains_the_backbone_sets_the_vlm_aside_first(tmp_path):
+def test_a_region_stage_that_trains_the_backbone_sets_the_vlm_aside_first(tmp_path):
     """Checklist 12: its VLM is the one of the image stage; the detector, its checkpoint and export keep it."""
     cfg = config(*SHORT, "method.freeze_backbone=false", "method.detect_freeze_backbone=true")
     network = network_of(cfg)
@@ -91,7 +91,7 @@ def test_finding_4_a_region_stage_that_trains_the_backbone_sets_the_vlm_aside_fi
     assert torch.equal(load_network(tmp_path)[0].vlm.backbone.patch.weight, before)
 
 
-def test_finding_7_paper_configs_agree_with_each_other():
+def test_paper_configs_agree_with_each_other():
     """COCO's steps belong to batch 256; text tower by the released table; the baseline sees the same pixels."""
     found = {name: config(name=name) for name in ("paper", "paper_coco", "paper_lvis", "paper_image_continued")}  # fmt: skip
     coco, lvis = found["paper_coco"], found["paper_lvis"]

@@ -129,7 +129,7 @@ def test_validation_is_on_the_item_before_the_last():
 
 @pytest.mark.parametrize("masked", ["true", "false"])
 def test_validation_ranks_as_the_evaluation_does(masked):
-    """Finding 5: the same protocol, also where a masked history is longer than what is encoded."""
+    """The same protocol, also where a masked history is longer than what is encoded."""
     words = ("data.max_length=3", f"eval.mask_history={masked}")
     cfg, module = config(*words), module_of(*words).eval()
     sets = load_sets(cfg)
@@ -153,7 +153,7 @@ def test_each_operator_has_its_own_ratio():
 
 
 def test_a_made_up_log_needs_two_items_a_ring():
-    """Finding 8: too few items are refused by the config."""
+    """Too few items are refused by the config."""
     for count in (5, 9, 19):
         with pytest.raises(UserError, match="data.num_items must be >= 20"):
             config(f"data.num_items={count}")

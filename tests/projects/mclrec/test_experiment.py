@@ -150,7 +150,7 @@ def test_a_user_s_item_list_becomes_ranked_items(run, tmp_path):
 
 
 def test_weights_never_go_with_the_names_of_other_items(run, tmp_path):
-    """Finding 4: another log, also of equal size, is refused by tasks, export, evaluation and loading."""
+    """Another log, also of equal size, is refused by tasks, export, evaluation and loading."""
     words = [f"runs_dir={run.parents[2]}", f"recommend.output={tmp_path}/x"]
     other = config("seed=1")
     names, module = [load_sets(c).log.items for c in (config(), other)], module_of()
@@ -206,7 +206,7 @@ def test_a_raw_log_is_made_ready_and_trained_on(tmp_path, capsys):
 
 def test_groups_are_thirds_of_the_users_by_history_and_by_popularity(tmp_path):
     """Sheet, further figures: NDCG of each group, counted user by user; the largest k is the headline."""
-    cfg = config("eval.ks=[20,5]")  # finding 12
+    cfg = config("eval.ks=[20,5]")  # the largest k is the headline
     sets = load_sets(cfg)
     ranks = np.random.default_rng(0).integers(1, 40, len(sets.split.users))
     found = evaluation.metrics_of(cfg, sets, ranks, Workspace(tmp_path))
@@ -235,7 +235,7 @@ def test_groups_are_thirds_of_the_users_by_history_and_by_popularity(tmp_path):
     ids=["ce", "cl4srec", "full"],
 )
 def test_every_arm_has_the_cosines_of_its_encoded_views(words):
-    """Finding 6: h_* of every arm, z_* of those with augmenters, by single pairs."""
+    """`h_*` of every arm, z_* of those with augmenters, by single pairs."""
     cfg, module = config("data.prefixes=one_pass", *words), module_of(*words).eval()
     sets = load_sets(cfg)
     with torch.no_grad():
@@ -307,7 +307,7 @@ def test_paper_configs_hold_the_sheet_s_recipe(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_paper_configs_name_the_release_s_files_and_validate_every_epoch(name):
-    """Findings 1, 10: file names with the release's capitals, validations an epoch apart."""
+    """File names with the release's capitals, validations an epoch apart."""
     cfg = config(name=name)
     folder, prefixes = FILES[name]
     assert cfg.data.file == f"{folder}/{folder}.inter"

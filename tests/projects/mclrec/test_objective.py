@@ -107,7 +107,7 @@ def test_checklist_4_anchors_and_negatives_counted_one_by_one():
 
 
 def test_cosines_instead_of_products_in_cl1_alone():
-    """Finding 9, sheet, shared components: sim=dot|cos; the release ignores it in the meta term."""
+    """sim=dot|cos of the sheet; the release ignores it in the meta term."""
     h_1, h_2 = golden_views({"B": 5, "D": 3})
     unit_1, unit_2 = (x / x.norm(dim=1, keepdim=True) for x in (h_1, h_2))
     method = MethodConfig(cl1_weight=0.1, similarity="cosine", temperature=0.5)
@@ -237,7 +237,7 @@ IDLE = [
 
 @pytest.mark.parametrize(("words", "message"), IDLE)
 def test_settings_that_would_do_nothing_are_refused(words, message):
-    """Finding 7: what was changed and has no part in the loss is named, with what it needs."""
+    """What was changed and has no part in the loss is named, with what it needs."""
     with pytest.raises(UserError, match=message):
         config(*words)
     # the twin: the setting itself is fine where it is used
@@ -245,7 +245,7 @@ def test_settings_that_would_do_nothing_are_refused(words, message):
 
 
 def test_a_batch_of_one_has_no_negatives():
-    """Finding 8: refused before the first step, where anything is contrasted."""
+    """Refused before the first step, where anything is contrasted."""
     with pytest.raises(UserError, match="data.batch_size=1 leaves a contrast without negatives"):
         config("data.batch_size=1")
     assert config("data.batch_size=1", *CE).data.batch_size == 1

@@ -171,7 +171,7 @@ def test_checklist_13_resume_is_bit_identical_with_both_optimisers(tmp_path):
 
 @pytest.mark.usefixtures("unrendered_figures")
 def test_early_stopping_is_the_release_s_also_in_a_run_that_goes_on(tmp_path):
-    """Findings 2, 3: gains below four digits are none, and no validation is lost by a resume."""
+    """Gains below four digits are none, and no validation is lost by a resume."""
     (stop,) = module_of("eval.patience=2", "trainer.val_every_n_steps=1").configure_callbacks()
     assert stop.monitor == next(build(config()).stages()).monitor == "val/mrr_at_10_rounded"
     for value in (0.1, 0.2):  # larger is better

@@ -35,7 +35,7 @@ def frames_of(times, dim: int = 4, cut: bool = False) -> FramesInMemory:
 
 
 def test_item_18_objects_of_clips_without_features():
-    """Finding 1: labels keep the set's frames a second where nothing is looked at, whole and localised."""
+    """Labels keep the set's frames a second where nothing is looked at, whole and localised."""
     layout = Layout(fps=3.0)
     assert clip_view(SIX, None, layout, None).objects == [("thing0",), ("thing1",), ("thing2",)]
     part = clip_view(SIX, None, Layout(fps=3.0, localised=True), (1.9, 4.1))
@@ -51,7 +51,7 @@ def test_item_18_objects_of_clips_without_features():
 
 
 def test_features_that_are_cut_do_not_cut_the_subtitles(tmp_path):
-    """Finding 5: a clip longer than `max_frames` keeps its sentences; a shorter one ends with its frames."""
+    """A clip longer than `max_frames` keeps its sentences; a shorter one ends with its frames."""
     clip = Clip("c", tuple(Sentence(10.0 * k, 10.0 * k + 5, "x") for k in range(20)))
     write_tensors(tmp_path / "c.safetensors", {"features": torch.zeros(600, 4)})
     for most, cut, sentences in ((300, True, 20), (600, False, 20), (900, False, 20)):
@@ -83,7 +83,7 @@ def test_every_size_of_the_config_reaches_the_layout():
 
 @pytest.mark.parametrize(("name", "questions"), [("paper", 122_039), ("paper_text", 122_039), ("paper_tvqa_plus", 23_545), ("paper_dramaqa", 11_118)])  # fmt: skip
 def test_paper_configs_validate_often_and_warm_up_a_tenth(name, questions):
-    """Findings 2 and 4: about nine validations; 10 % linear warm-up in either stage; finding 6: u_ij alone."""
+    """About nine validations; 10 % linear warm-up in either stage; u_ij alone."""
     cfg = config(name=name)
     epoch = questions // cfg.data.batch_size
     main, first = (int(e * epoch) for e in (cfg.trainer.max_epochs, cfg.pretrain.epochs))
@@ -104,14 +104,14 @@ def test_paper_configs_validate_often_and_warm_up_a_tenth(name, questions):
 
 
 def test_a_main_stage_that_would_never_be_validated_is_refused():
-    """Finding 2: before pre-training begins, with the number of steps."""
+    """Before pre-training begins, with the number of steps."""
     with pytest.raises(UserError, match="main stage has 4 steps.*set at most 4"):
         next(stages(config("trainer.val_every_n_steps=5")))
     assert next(stages(config("trainer.val_every_n_steps=4"))).name == "pretrain"
 
 
 def test_settings_of_an_export_count_whatever_the_command_says(tmp_path):
-    """Finding 7: `eval` and `analyse` of a folder use its tokenizer, layout and network."""
+    """`eval` and `analyse` of a folder use its tokenizer, layout and network."""
     own = config("data.max_objects=2", "data.max_length=20", "model.rnn=gru", "model.time_embedding=true", "model.hidden=6", "model.fusion=attended")  # fmt: skip
     module = VideoQA(own, network_of(own))
     export(own, module, tmp_path / "a")
@@ -192,7 +192,7 @@ def test_the_text_stream_is_the_first_token_s():
     ({"subtitles": [{"start": None, "end": 1, "text": "x"}]}, "start, end, text"),
 ])  # fmt: skip
 def test_descriptions_of_another_form_are_refused(change, said, tmp_path):
-    """Finding 9: every part of the description is checked when it is read."""
+    """Every part of the description is checked when it is read."""
     told = {
         "fps": 3,
         "subtitles": [],
@@ -206,7 +206,7 @@ def test_descriptions_of_another_form_are_refused(change, said, tmp_path):
 
 
 def test_objects_of_a_clip_of_one_s_own(tmp_path):
-    """Finding 9: a description carries labels, at its own frames a second, to a model that looks at no frames."""
+    """A description carries labels, at its own frames a second, to a model that looks at no frames."""
     cfg = config("model.streams=text", "data.fps=6")
     answerer = Answerer(exported_of(VideoQA(cfg, network_of(cfg))))
     told = {"fps": 1, "subtitles": [{"start": 0, "end": 0.9, "text": "a"}, {"start": 1, "end": 1.9, "text": "b"}],
@@ -221,7 +221,7 @@ def test_objects_of_a_clip_of_one_s_own(tmp_path):
 
 
 def test_an_encoder_of_other_features_is_named():
-    """Finding 9: features of 2048 numbers need their encoder, not the small default."""
+    """Features of 2048 numbers need their encoder, not the small default."""
     cfg = config("data.feature_dim=20")
     answerer = Answerer(exported_of(VideoQA(cfg, network_of(cfg))))
     with pytest.raises(UserError, match=r"features of 20 numbers.*makes 64.*model\.image_encoder="):

@@ -262,7 +262,7 @@ def test_one_sided_kernels_fit_the_card(name: str, arch: int) -> None:
 
 @pytest.mark.parametrize("family", [k for k in KERNELS if k != "kept"])
 def test_tf32_reaches_the_tensor_cores_with_a_large_tile(family: str) -> None:
-    """Finding 1 of the audit: float32 embeddings, whose products without TF32 are scalar FMAs."""
+    """Float32 embeddings, whose products without TF32 are scalar FMAs."""
     used = compile_clip(family, 512, "tf32", 90)
     check(used, "tf32", 90)
     assert "tf32" in used.ptx
@@ -271,7 +271,7 @@ def test_tf32_reaches_the_tensor_cores_with_a_large_tile(family: str) -> None:
 
 @pytest.mark.parametrize("operand", ["bf16", "fp32"])
 def test_a_last_batch_of_any_size_needs_no_other_registers(operand: str) -> None:
-    """Finding 9: M that 16 does not divide; rows in storage are padded, so accesses stay aligned."""
+    """M that 16 does not divide; rows in storage are padded, so accesses stay aligned."""
     even = compile_grad(VARIANTS["clip"], operand, 90)
     ragged = compile_grad(VARIANTS["clip"], operand, 90, ragged=True)
     check(ragged, operand, 90)
@@ -281,7 +281,7 @@ def test_a_last_batch_of_any_size_needs_no_other_registers(operand: str) -> None
 
 
 def test_the_diagonal_is_not_weighed_in_the_tiles_of_the_statistics() -> None:
-    """Finding 7: one tile in a hundred meets the diagonal; its products are summed in closed form."""
+    """One tile in a hundred meets the diagonal; its products are summed in closed form."""
     assert triton_program.lower(Diagonal()).single_weights
     assert not triton_program.lower(SPECS["labels"]).single_weights
     assert not triton_program.lower(SPECS["features"]).single_weights

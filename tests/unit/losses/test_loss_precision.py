@@ -64,7 +64,7 @@ def test_the_cpu_is_exact_whatever_is_permitted():
 
 
 def test_a_large_scale_takes_running_maxima():
-    """Finding 8 of the audit: one shift for all exponentials gave NaN at scales of 200 and 300."""
+    """One shift for all exponentials gave NaN at scales of 200 and 300."""
     x = torch.eye(4)
     assert make_problem(x, x, 100.0, Diagonal()).unit_norm
     assert not make_problem(x, x, 200.0, Diagonal()).unit_norm

@@ -26,7 +26,7 @@ def test_the_pyramid_has_levels_2_to_5_with_256_channels():
 
 
 def test_a_pyramid_with_a_level_left_out_is_refused():
-    """Finding 9 of the audit of DITO: a region of the missing level had a crop of zeros."""
+    """A region of the missing level had a crop of zeros."""
     for scales in ([4, 1], [1, 2], [1, 1]):
         with pytest.raises(UserError, match="leave no level out"):
             SimpleFeaturePyramid(16, scales=scales)
