@@ -8,6 +8,7 @@ from typing import Any
 
 from common.config import load, to_dict
 from common.data.text.labelled.glue_tasks import GLUE
+from common.engine.lifecycle.index import leaves
 from common.engine.workspace import Workspace
 from projects.vega.config import Config
 
@@ -35,7 +36,7 @@ def task_words(cfg: Config, workspace: Workspace, name: str) -> list[str]:
     What the user had set on the command line goes along; what the task must not have is switched off.
     """
     file = _of_file(workspace.project, workspace.config)
-    own = _without(_leaves(to_dict(cfg)), _APART)
+    own = _without(leaves(to_dict(cfg)), _APART)
     words = [word(k, v) for k, v in own.items() if k not in file or _plain(file[k]) != _plain(v)]
     words += [word("data.task", name), word("runs_dir", cfg.runs_dir)]
     if GLUE[name].is_regression:
@@ -45,7 +46,7 @@ def task_words(cfg: Config, workspace: Workspace, name: str) -> list[str]:
 
 def strategy(settings: Mapping[str, Any]) -> str:
     """Eight hex digits of all settings that a result hangs on, but for task and seed."""
-    kept = _without(_leaves(settings), (*_APART, *_NO_MATTER, "seed", "data.task"))
+    kept = _without(leaves(settings), (*_APART, *_NO_MATTER, "seed", "data.task"))
     return hashlib.sha256(_plain(kept).encode()).hexdigest()[:8]
 
 
@@ -59,21 +60,11 @@ def target_of(settings: Mapping[str, Any]) -> str | None:
 
 @cache
 def _of_file(project: str, config: str) -> Mapping[str, Any]:
-    return _leaves(to_dict(load(Config, project, config)))
+    return leaves(to_dict(load(Config, project, config)))
 
 
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            found |= _leaves(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
-
-
-def _without(leaves: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    return {k: v for k, v in leaves.items() if not f"{k}.".startswith(tuple(f"{x}." for x in keys))}
+def _without(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if not f"{k}.".startswith(tuple(f"{x}." for x in keys))}
 
 
 def _plain(value: object) -> str:

@@ -188,17 +188,21 @@ def _described(path: Path) -> dict[str, Any]:
     if not (path / "meta.json").is_file():
         raise UserError(f"{path} is no run folder: it has no meta.json")
     meta = read_json(path / "meta.json")
-    found = {"commit": meta.get("commit"), **_flat(meta.get("resolved") or {})}
+    found = {"commit": meta.get("commit"), **leaves(meta.get("resolved") or {})}
     metrics = path / "metrics.json"
-    return found | (_flat({"metrics": read_json(metrics)}) if metrics.exists() else {})
+    return found | (leaves({"metrics": read_json(metrics)}) if metrics.exists() else {})
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of nested settings by their whole keys; an empty mapping is a value.
+
+    >>> leaves({"optim": {"lr": 0.1}, "model": {"config": {}}})
+    {'optim.lr': 0.1, 'model.config': {}}
+    """
     found: dict[str, Any] = {}
-    for key, item in value.items():
-        found |= (
-            _flat(item, f"{prefix}{key}.")
-            if isinstance(item, Mapping)
-            else {f"{prefix}{key}": item}
-        )
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            found |= leaves(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
     return found
