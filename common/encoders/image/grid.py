@@ -63,7 +63,9 @@ def grid_tower(
     image_size: int | None = None,
     widths: tuple[int, ...] = (32, 64, 128, 256),
 ) -> GridTower:
-    """``conv`` (or ``convnet``, as `image_encoder` says) with `widths`, or a timm model by name (Swin drops paths at timm's rate of 0.1).
+    """``conv`` with `widths` (what `image_encoder` calls ``convnet``), or a timm model by name.
+
+    Swin drops paths at timm's rate of 0.1.
 
     Args:
         name: "conv" or e.g. "swin_base_patch4_window7_224".
@@ -74,9 +76,9 @@ def grid_tower(
     Raises:
         UserError: unknown name, absent weights, or weights for "conv".
     """
-    if name in ("conv", "convnet"):
+    if name == "conv":
         if pretrained != "random":
-            raise UserError(f"the tower '{name}' starts at random: leave its pretrained= out")
+            raise UserError("the tower 'conv' starts at random: leave its pretrained= out")
         return GridTower(ConvNet(widths), widths[-1], channels_last=False)
     if torch.get_default_device().type == "meta":  # shapes alone
         pretrained = "random"

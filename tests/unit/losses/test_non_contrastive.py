@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from common.losses.auxiliary.vicreg import vicreg_terms
 from common.losses.functional.non_contrastive import (
     barlow_twins,
     negative_cosine,
@@ -67,3 +68,15 @@ def test_errors():
     for options in ({"epsilon": 0.0}, {"iterations": 0}):
         with pytest.raises(ValueError, match="epsilon > 0"):
             sinkhorn(torch.zeros(2, 2), **options)
+
+
+def test_terms_of_vicreg_are_exact_under_autocast():
+    """A covariance of bfloat16 products would be off by per cents."""
+    x, y = rows(64, 8, 0).detach().float(), rows(64, 8, 1).detach().float()
+    wanted = vicreg_terms(x, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = x.T @ x
+        found = vicreg_terms(x, y)
+    assert rounded.dtype == torch.bfloat16  # what autocast does outside of the loss
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0)
