@@ -1,7 +1,8 @@
 """Cases for the Triton kernels, run by Triton's interpreter in a process of its own.
 
 ``python -m tests.unit.kernels.triton_cases [CASE ...]`` with TRITON_INTERPRET=1 prints one JSON
-object: group -> case name -> {quantity: relative error against the float64 dense reference}.
+object: group -> case name -> {quantity: relative error against the float64 dense reference}; in the group "host" the
+quantities are counts.
 """
 
 import json
@@ -36,6 +37,7 @@ from tests.unit.kernels.triton_checks import (
     broken,
     confident,
     fake_shapes,
+    host_calls,
     identical,
     kept,
     repeats,
@@ -269,7 +271,13 @@ def all_cases() -> dict[str, dict[str, Callable[[], Errors]]]:
         ),
     }
     fp32["tf32"] = lambda: compare(problem(Diagonal(), columns=True, precision="tf32"))
-    return {"fp32": fp32, "bf16": bf16, "half": allowed, "api": _api_cases()}
+    return {
+        "fp32": fp32,
+        "bf16": bf16,
+        "half": allowed,
+        "api": _api_cases(),
+        "host": {"calls": host_calls},
+    }
 
 
 def main() -> None:

@@ -33,6 +33,8 @@ from tests.unit.kernels.triton_compare import (
     unit,
 )
 
+_ALLOCATIONS = ("aten::set_", "aten::empty", "aten::new_empty")
+
 
 def confident(dtype: torch.dtype) -> Errors:
     """Rows with P_ii about 0.9995: the gradient is the small difference P_ii - 1."""
@@ -171,3 +173,28 @@ def fake_shapes() -> Errors:
             (a.shape, a.dtype) != (b.shape, b.dtype) for a, b in zip(real, fake, strict=True)
         )
     return {"wrong": float(wrong)}
+
+
+def host_calls() -> Errors:
+    """Calls into aten of one loss with its backward, apart from the allocations, which the interpreter adds to."""
+    from common.losses.image_text import ClipLoss, SigLipLoss
+
+    calls: Errors = {}
+    for name, loss, bias in (
+        ("clip", ClipLoss(backend="triton"), ()),
+        ("siglip", SigLipLoss(backend="triton"), (-10.0,)),
+    ):
+        for rows in (32, 128):
+            pair = [torch.randn(rows, 32, requires_grad=True) for _ in range(2)]
+            numbers = [torch.tensor(x, requires_grad=True) for x in (10.0, *bias)]
+            for _ in range(2):  # the first one fills caches
+                with torch.autograd.profiler.profile() as profile:
+                    loss(*pair, *numbers).loss.backward()
+            outer = [e for e in profile.function_events if not _inside_aten(e)]
+            counted = [e.name for e in outer if e.name.startswith("aten::")]
+            calls[f"{name}_{rows}"] = sum(n not in _ALLOCATIONS for n in counted)
+    return calls
+
+
+def _inside_aten(event: Any) -> bool:
+    return event.cpu_parent is not None and event.cpu_parent.name.startswith("aten::")
