@@ -28,9 +28,7 @@ def build(cfg: Config) -> "Experiment[CACR]":
         passes.append((data.local_views, (3, data.local_size, data.local_size)))
     return image_experiment(
         cfg, CACR, build_data, evaluate, build_network, network_options,
-        num_samples=num_samples,
-        requirements=requirements,
-        passes=passes,
+        num_samples=num_samples, requirements=requirements, passes=passes,
         online_probe=(lambda cfg: image_part(cfg, "train")) if cfg.eval.online_probe else None,
     )  # fmt: skip
 

@@ -4,16 +4,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from common.config import ExperimentConfig, OptimConfig
-from common.families.images.config import (
-    IN_MEMORY,
-    ColourChanges,
-    ImageSetData,
-    ImageSource,
-    Jitter,
-    ProjectedModel,
-    WatchedEval,
-)
 
+from common.families.images.config import (  # isort: skip
+    IN_MEMORY, ColourChanges, ImageSetData, ImageSource, Jitter, ProjectedModel, WatchedEval,
+)  # fmt: skip
 from common.ranges import (  # isort: skip
     Count, Counts, Interval, NonNegative, Positive, Probabilities, Probability, Rate, Seed, Share, Whole, at_least,
 )  # fmt: skip

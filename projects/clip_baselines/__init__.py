@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from common.engine.experiment import Experiment
-    from common.engine.workspace import Workspace
     from common.families.image_text.module import Encoder
     from projects.clip_baselines.heads_file import ZeroShot
     from projects.clip_baselines.module import Rocket
@@ -37,9 +36,6 @@ def build(cfg: Config) -> "Experiment[Rocket]":
         num_images=views, texts_from=TEXTS_FROM,
     )  # fmt: skip
 
-    def judge(module: Rocket, workspace: "Workspace") -> dict[str, float]:
-        return evaluate(cfg, module, workspace, make_module)
-
     def export(module: Rocket, folder: "Path") -> None:
         family.export(module, folder)
         heads_file.save(module, folder)
@@ -51,7 +47,10 @@ def build(cfg: Config) -> "Experiment[Rocket]":
         local = {f"text_{key}": x.cpu() for key, x in module.embed_texts(PROBES).items()}
         return family.embed(module) | local
 
-    return replace(family, evaluate=judge, export=export, load_export=load_export, embed=embed)
+    return replace(
+        family, evaluate=lambda module, workspace: evaluate(cfg, module, workspace, make_module),
+        export=export, load_export=load_export, embed=embed,
+    )  # fmt: skip
 
 
 def load(folder: "Path") -> "ZeroShot":

@@ -45,9 +45,8 @@ class Rocket(ImageTextModule):
         if encoder is None and cfg.model.pretrained == "random":
             network.start_linear_heads(self.encoder)
         self.heads = network.Heads(parts.feature_dims(self.encoder), self.encoder.embed_dim, cfg)
-        local = cfg.method.separate_heads
         start, largest = cfg.method.local_scale_init, cfg.model.max_logit_scale
-        self.local_scale = LogitScale(start, largest) if local else None
+        self.local_scale = LogitScale(start, largest) if cfg.method.separate_heads else None
         if cfg.method.sync_batchnorm:
             synchronise_batch_norm(self)
         self.average: MomentumEncoder | None = None
@@ -79,9 +78,8 @@ class Rocket(ImageTextModule):
             return lips.barlip(out.v["image"], out.v["text"], **factors)
         if m.name == "swalip" and self.num_views:
             h = out.h["image"], out.h["text"]
-            return m.swalip_weight * lips.swalip(
-                *h, local, gather_grad=m.gather_grad, **options  # type: ignore[arg-type]
-            )  # fmt: skip
+            term = lips.swalip(*h, local, gather_grad=m.gather_grad, **options)  # type: ignore[arg-type]
+            return m.swalip_weight * term
         if m.name == "swalip":
             p = (network.prototype_scores(self.heads, out.v[side][0]) for side in ("image", "text"))
             return m.swalip_weight * lips.swalip_v1(*p, **options)  # type: ignore[arg-type]
@@ -90,8 +88,7 @@ class Rocket(ImageTextModule):
             copy = self.average.network
             with torch.no_grad():
                 target = network.encode(copy["encoder"], copy["heads"], batch, m)  # type: ignore[index]
-        codes = target.v["image"], target.v["text"]
-        return lips.siamlip(out.p["image"], out.p["text"], *codes)
+        return lips.siamlip(out.p["image"], out.p["text"], target.v["image"], target.v["text"])
 
     def _online(self) -> nn.ModuleDict:
         return nn.ModuleDict({"encoder": self.encoder, "heads": self.heads})

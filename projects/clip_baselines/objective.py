@@ -81,11 +81,8 @@ def cl2l(
     count = len(h_image)
     first = pair_loss(unit(z_image), unit(z_text), scale, 0.0, gather_grad)
     images, texts = [unit(h) for h in h_image], [unit(h) for h in h_text]
-    pairs = [
-        pair_loss(image, text, h_scale, label_smoothing, gather_grad)
-        for image in images
-        for text in texts
-    ]
+    options = (h_scale, label_smoothing, gather_grad)
+    pairs = [pair_loss(image, text, *options) for image in images for text in texts]
     views = torch.stack(pairs).mean() if pairs else first.new_zeros(())
     total = (first + count * views) / (1 + count)  # the paper's objective of CLIP
     loss = 2 * total if reduction == "sum" else total

@@ -22,12 +22,8 @@ def build(cfg: Config) -> "Experiment[CLOSE]":
 
     experiment: Experiment[CLOSE] = experiment_of(
         cfg, stages.stages, evaluate, folder.export, folder.load, folder.embed, stages.plan,
-        {
-            "caption": tasks.caption,
-            "gap": tasks.gap,
-            "statistics": tasks.write_statistics,
-            "generate": generate.write_texts,
-        },
+        {"caption": tasks.caption, "gap": tasks.gap,
+         "statistics": tasks.write_statistics, "generate": generate.write_texts},
     )  # fmt: skip
     return experiment
 

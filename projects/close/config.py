@@ -6,13 +6,10 @@ from typing import Annotated, Any, Literal
 from common.config import ExperimentConfig, OptimConfig
 from common.data.row_map.options import RowMapConfig
 from common.ranges import Count, NonNegative, Real, Whole, at_least
-from projects.close.options import (
-    CaptionConfig,
-    CloseData,
-    EvalConfig,
-    GenerateConfig,
-    ServerConfig,
-)
+
+from projects.close.options import (  # isort: skip
+    CaptionConfig, CloseData, EvalConfig, GenerateConfig, ServerConfig,
+)  # fmt: skip
 
 
 @dataclass

@@ -30,8 +30,7 @@ def build(cfg: Config) -> "Experiment[DCL]":
     views = 1 if cfg.method.host == "moco" else 2  # MoCo's second view passes the copy alone
     return image_experiment(
         cfg, DCL, build_data, evaluate, build_network, network_options,
-        num_samples=num_samples,
-        requirements=requirements,
+        num_samples=num_samples, requirements=requirements,
         passes=[(views, (3, cfg.data.image_size, cfg.data.image_size))],
         online_probe=(lambda cfg: image_part(cfg, "train")) if cfg.eval.online_probe else None,
         tasks={"sensitivity": sensitivity},

@@ -4,14 +4,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from common.config import ExperimentConfig
-from common.families.images.config import (
-    ColourChanges,
-    ImageSetData,
-    ImageSource,
-    ProjectedModel,
-    WatchedEval,
-)
 from common.ranges import Count, Positive, Probability, at_least
+
+from common.families.images.config import (  # isort: skip
+    ColourChanges, ImageSetData, ImageSource, ProjectedModel, WatchedEval,
+)  # fmt: skip
 
 Host = Literal["simclr", "moco", "nnclr"]
 Loss = Literal["infonce", "dcl", "dclw"]

@@ -47,11 +47,8 @@ def build(cfg: Config) -> "Experiment[Hydra]":
 
     return image_experiment(
         cfg, Hydra, build_data, evaluate, HydraNet, network_options,
-        num_samples=num_samples,
-        requirements=requirements,
+        num_samples=num_samples, requirements=requirements, outputs=gated_outputs, stages=stages,
         passes=[(1, (3, cfg.data.image_size, cfg.data.image_size))] * cfg.data.views,
-        outputs=gated_outputs,
-        stages=stages,
     )  # fmt: skip
 
 

@@ -33,10 +33,7 @@ class HydraData(ImageSetData):
             raise ValueError("data.folder belongs to data.source=folder: give both or neither")
         if self.samples_per_class is not None:
             if self.batch_size % self.samples_per_class:
-                raise ValueError(
-                    f"data.samples_per_class={self.samples_per_class} must divide "
-                    f"data.batch_size={self.batch_size}"
-                )
+                raise ValueError("data.samples_per_class must divide data.batch_size")
             if self.repeats > 1:
                 raise ValueError("set one of data.repeats and data.samples_per_class, not both")
 
@@ -135,9 +132,8 @@ class Config(ExperimentConfig):
         self.eval.check_split(self.data.source)
         if self.method.objective == "simclr" and self.data.views != 2:
             raise ValueError("method.objective=simclr needs data.views=2")
-        if self.method.objective == "cross_entropy" and not (
-            self.online_head.weight and self.online_head.sup_loss
-        ):
+        head = self.online_head
+        if self.method.objective == "cross_entropy" and not (head.weight and head.sup_loss):
             raise ValueError("method.objective=cross_entropy needs online_head.sup_loss=true")
         if self.layer_decay != 1.0 and self.model.backbone == "convnet":
             raise ValueError("layer_decay needs a timm model, model.backbone is convnet")

@@ -69,11 +69,9 @@ class Hydra(ContrastiveModule):
         terms["z_std"] = query.detach().float().std(dim=0).mean()
         if self.network.head is not None:
             head = self.cfg.online_head
-            read = features if head.sup_loss else features.detach()
-            predicted = self.network.head(read)
-            cross_entropy = F.cross_entropy(
-                predicted, batch["labels"], label_smoothing=head.label_smoothing
-            )
+            predicted = self.network.head(features if head.sup_loss else features.detach())
+            smoothing = head.label_smoothing
+            cross_entropy = F.cross_entropy(predicted, batch["labels"], label_smoothing=smoothing)
             loss = loss + head.weight * cross_entropy
             terms["online_loss"] = cross_entropy.detach()
             terms["online_top1"] = (predicted.argmax(dim=1) == batch["labels"]).float().mean()
@@ -148,6 +146,5 @@ class Hydra(ContrastiveModule):
         encoder = getattr(self.network.encoder, "backbone", self.network.encoder)
         decay = self.optim.weight_decay
         layers = layer_decay_groups(encoder, decay, self.cfg.layer_decay)
-        named = self.named_parameters()
-        rest = [(n, p) for n, p in named if not n.startswith("network.encoder.")]
+        rest = [(n, p) for n, p in self.named_parameters() if not n.startswith("network.encoder.")]
         return layers + decay_groups(rest, decay)

@@ -33,9 +33,7 @@ class ModelConfig:
 
     pretrained: str = "bundled:causal-lm"  # see common.encoders.pretrained
     config: dict[str, Any] | None = None  # with pretrained=random: model_type and its fields
-    small: str | None = (
-        None  # of contrastive decoding with two sizes: a smaller model of the same vocabulary
-    )
+    small: str | None = None  # of contrastive decoding with two sizes: of the same vocabulary
     device: str = "auto"  # of decoding and evaluation
 
 
@@ -101,9 +99,7 @@ class EvalConfig:
 
     # facts: nouns of `part`; truthfulqa: CSV or JSON lines; factor: CSV
     source: Literal["synthetic", "facts", "truthfulqa", "factor"] = "facts"
-    file: str | None = (
-        None  # truthfulqa and factor: below data.root; None: the bundled part of TruthfulQA
-    )
+    file: str | None = None  # below data.root; truthfulqa: None is its bundled part
     part: Literal["dev", "test"] = "test"  # facts
     limit: Count | None = None  # questions, the first ones
     methods: list[str] = field(default_factory=list)  # of `methods`; []: all
@@ -130,6 +126,4 @@ class Config(ExperimentConfig):
         super().__post_init__()
         for name in self.eval.methods:
             if name not in self.methods:
-                raise ValueError(
-                    f"eval.methods: '{name}' is none of methods: {', '.join(self.methods)}"
-                )
+                raise ValueError(f"eval.methods: '{name}' is none of methods: {', '.join(self.methods)}")  # fmt: skip

@@ -24,8 +24,7 @@ def build(cfg: Config) -> "Experiment[SepCLR]":
 
     return image_experiment(
         cfg, SepCLR, build_data, evaluate, build_network, network_options,
-        num_samples=num_samples,
-        requirements=requirements,
+        num_samples=num_samples, requirements=requirements,
         passes=[(1, image_shape(cfg))] * 2,  # one view after the other
         outputs=representations,
     )  # fmt: skip

@@ -20,9 +20,8 @@ class SepclrData(ColourChanges, DataConfig):
     source: Literal[
         "synthetic", "digits", "cifar_mnist", "celeba", "chexpert", "odir", "dsprites", "volumes"
     ] = "digits"
-    limit: Annotated[int, at_least(2)] = (
-        2400  # training samples of synthetic, digits and dsprites; half are targets
-    )
+    # training samples of synthetic, digits and dsprites; half are targets
+    limit: Annotated[int, at_least(2)] = 2400
     test_limit: Annotated[int, at_least(2)] = 600
     folder: str = "volumes"  # of source=volumes, below data.root
     image_size: Count = 16  # side of the training crops in pixels (voxels)

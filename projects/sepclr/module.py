@@ -15,13 +15,7 @@ from common.losses.functional.sepclr import attribute_loss, dependence, masked, 
 from common.losses.output import unit
 from common.losses.two_view import NTXentLoss
 from projects.sepclr.config import Config
-from projects.sepclr.networks import (
-    Codes,
-    ContrastiveVAE,
-    Network,
-    build_network,
-    network_options,
-)
+from projects.sepclr.networks import Codes, ContrastiveVAE, Network, build_network, network_options
 
 CLUB_HIDDEN = 64
 

@@ -26,16 +26,14 @@ def build(cfg: Config) -> "Experiment[VacancySBERT]":
     from projects.vacancysbert.module import VacancySBERT
 
     experiment = retrieval_experiment(
-        cfg,
-        stages.recipe_of(cfg),
-        VacancySBERT,
+        cfg, stages.recipe_of(cfg), VacancySBERT,
         stages=stages.stages,
         evaluate=evaluate,
         plan=stages.plan,
         texts=lambda cfg: load_data(cfg).test.candidates,
         tasks={"extract": extract, "benchmark": tasks.benchmark, "score": tasks.score},
         model_tasks={"normalise": tasks.normalise},
-    )
+    )  # fmt: skip
     return replace(experiment, embed=stages.embed)
 
 
