@@ -19,7 +19,10 @@ def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def raw(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The pretrained transformer, mean over tokens, without pooler and domain tokens."""
+    """Pretrained weights as they are, mean over tokens, without pooler and domain tokens.
+
+    Of a model with random weights and a bundled tokenizer, the weights which that tokenizer comes with.
+    """
     from projects.moe_embeddings.evaluate import reference_scores
 
     pairs = load_pairs(cfg, cfg.eval.part)

@@ -2,7 +2,7 @@
 
 | domain | documents | what cites them | split by |
 |---|---|---|---|
-| cisi | abstracts of library science | queries that judge them relevant | document |
+| cisi | abstracts of library science | queries that judge them relevant, see `BROAD` | document |
 | npl | abstracts of electronics | the same | document |
 | esco | descriptions of occupations | ISCO groups of four digits | group |
 | docstrings | docstrings of Python packages | modules | module |
@@ -23,6 +23,9 @@ FOLDERS = {"cisi": "retrieval-cisi", "npl": "retrieval-npl", "esco": OCCUPATIONS
            "docstrings": "code-python-doc"}  # fmt: skip
 SHARES = (0.1, 0.3)  # of validation and test
 VALID_PAIRS = 300  # positive ones of a domain
+# A query with more than this share of the collection pairs documents that have little in common: of two documents drawn
+# among CISI's pairs, every fourth would be a positive pair, so that most batches would hold false negatives.
+BROAD = 0.04
 _TOPICS, _TOPIC_WORDS, _DOCUMENTS = 12, 6, 10
 _SYNTHETIC_STREAM = 2**31 + 86
 
@@ -43,9 +46,11 @@ def collection(domain: str, root: str | None) -> Collection:
         rows = read_jsonl(folder / "train.jsonl.gz", ("module", "doc"))
         modules = {row["doc"]: row["module"] for row in rows}  # equal docstrings count once
         return Collection(domain, {d: d for d in modules}, [(m, d) for d, m in modules.items()], modules)  # fmt: skip
+    texts = load_corpus(folder)
     judged = load_beir(folder).qrels
-    citations = [(f"query {q}", d) for q, own in judged.items() for d, grade in own.items() if grade > 0]  # fmt: skip
-    return Collection(domain, load_corpus(folder), citations)
+    relevant = {q: [d for d, grade in own.items() if grade > 0] for q, own in judged.items()}
+    narrow = {q: own for q, own in relevant.items() if len(own) <= BROAD * len(texts)}
+    return Collection(domain, texts, [(f"query {q}", d) for q, own in narrow.items() for d in own])
 
 
 @lru_cache(8)

@@ -71,6 +71,10 @@ class Config(ExperimentConfig):
         count, kinds = self.model.num_experts, len(self.data.domains)
         if self.model.routing == "enforced" and count not in (None, kinds):
             raise ValueError(f"model.num_experts={count}, but enforced routing has {kinds} domains")
+        if self.model.routing in ("sentence", "token") and self.model.top_k > (count or kinds):
+            raise ValueError(
+                "model.top_k is larger than model.num_experts, or the number of domains"
+            )
         learned = self.model.routing in ("switch", "sentence", "token")
         losses = self.method.balance_weight > 0 or self.method.router_loss != "none"
         if losses and not learned:

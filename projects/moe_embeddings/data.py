@@ -1,5 +1,6 @@
 """Pairs of a config's domains: read from files or made of bundled sets; batches of pairs."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -106,11 +107,12 @@ class LabelledPairs(Dataset[Pair]):
 def expert_of(cfg: Config) -> Callable[[str, int], int]:
     """Expert of a document, given its text and the number of its domain.
 
-    The control ``method.assignment=hashed`` gives equal texts equal experts, whatever the domain.
+    The control ``method.assignment=hashed`` gives equal texts equal experts, whatever the domain; the seed
+    decides on the assignment.
     """
     if cfg.method.assignment == "domain":
         return lambda text, domain: domain
-    count, salt = len(cfg.data.domains), cfg.hashes
+    count, salt = len(cfg.data.domains), f"{cfg.seed} {cfg.hashes}"
     return lambda text, domain: int(stable_fraction(f"{salt} {text}") * count)
 
 
@@ -118,14 +120,60 @@ def load_pairs(cfg: Config, part: Part) -> dict[str, list[Pair]]:
     """Pairs of each domain, in the order of the config.
 
     Raises:
-        UserError: missing or broken files; a document in two parts.
+        UserError: missing or broken files; a part without a pair of a kind.
     """
     data = cfg.data
     if data.source == "synthetic":
         return {name: synthetic_pairs(name, cfg.seed)[part] for name in data.domains}
     if data.source == "bundled":
         return {d: bundled_pairs(d, data.root, data.test_pairs)[part] for d in data.domains}
-    return {d: read_pairs(folder_of(cfg, d), d)[part] for d in data.domains}
+    read = separated({d: read_pairs(folder_of(cfg, d), d) for d in data.domains})
+    for domain, own in read.items():
+        check_kinds(domain, own)
+    return {d: own[part] for d, own in read.items()}
+
+
+def separated(
+    read: Mapping[str, Mapping[Part, Sequence[Pair]]],
+) -> dict[str, dict[Part, list[Pair]]]:
+    """Pairs of all domains, so that no document is in two parts, neither of one domain nor of two.
+
+    Test pairs stay as they are. A validation pair with a document of the test goes, and a training pair
+    with a document of either; a warning says how many.
+
+    Args:
+        read: domain -> part -> pairs.
+    """
+    found: dict[str, dict[Part, list[Pair]]] = {name: {} for name in read}
+    held: set[str] = set()
+    for part in reversed(PARTS):
+        for name, own in read.items():
+            found[name][part] = [p for p in own[part] if p.a not in held and p.b not in held]
+        kept = [pair for own in found.values() for pair in own[part]]
+        if lost := sum(len(own[part]) for own in read.values()) - len(kept):
+            warnings.warn(
+                f"{lost} pairs of the part '{part}' are left out: a part that is evaluated holds one of their "
+                f"documents, {len(kept)} pairs are left",
+                stacklevel=2,
+            )
+        held |= {text for pair in kept for text in (pair.a, pair.b)}
+    return found
+
+
+def check_kinds(domain: str, parts: Mapping[Part, Sequence[Pair]]) -> None:
+    """Refuse with UserError, before training, evaluation parts in which nothing can be told apart.
+
+    Args:
+        domain: its name.
+        parts: of its files; an empty validation part is one that is not used.
+    """
+    for part in PARTS[1:]:
+        kinds = {pair.label for pair in parts[part]}
+        if kinds != {0, 1} and (kinds or part == "test"):
+            missing = "positive" if 1 not in kinds else "negative"
+            raise UserError(
+                f"domain '{domain}': the part '{part}' has no {missing} pair (label {int(1 not in kinds)})"
+            )
 
 
 def folder_of(cfg: Config, domain: str) -> Path:
@@ -138,13 +186,12 @@ def read_pairs(folder: Path, domain: str) -> dict[Part, list[Pair]]:
     """Pairs of a folder with ``train``, ``valid`` and ``test``: .jsonl, .csv, .tsv or .parquet.
 
     Columns a, b, label; a part may have several files ``train-*.parquet``, as published sets have
-    them, also below a folder ``data``.
+    them, also below a folder ``data``. Pairs with an empty document are left out, as the paper does.
 
     Raises:
-        UserError: a missing or broken file, or a text that is in two parts.
+        UserError: a missing or broken file, or a part in two formats.
     """
     found: dict[Part, list[Pair]] = {}
-    owner: dict[str, Part] = {}
     for part in PARTS:
         paths = [
             p for place in (folder, folder / "data") for p in sorted(place.glob(f"{part}[.-]*"))
@@ -155,17 +202,24 @@ def read_pairs(folder: Path, domain: str) -> dict[Part, list[Pair]]:
                 f"domain '{domain}': {folder} needs {part}.jsonl (or .jsonl.gz, .csv, .tsv, .parquet) with the "
                 "columns a, b, label; `make run PROJECT=moe_embeddings TASK=pairs` writes it"
             )
+        if len({_ending(path) for path in paths}) > 1:
+            raise UserError(
+                f"domain '{domain}': {folder} has the part '{part}' in two formats "
+                f"({', '.join(path.name for path in paths)}); keep one"
+            )
         columns = ("a", "b", "label")
         rows = [row for path in paths for row in READERS[_ending(path)](path, columns)]
         if {str(row["label"]) for row in rows} - {"0", "1", "0.0", "1.0"}:
             raise UserError(f"{paths[0]}: labels are 0 or 1")
-        found[part] = [Pair(str(r["a"]), str(r["b"]), int(float(r["label"])), domain) for r in rows]
-        for text in {t for pair in found[part] for t in (pair.a, pair.b)}:
-            if owner.setdefault(text, part) != part:
-                raise UserError(
-                    f"domain '{domain}': a text is in the parts {owner[text]} and {part} "
-                    f"({text[:60]!r}); split by documents"
-                )
+        pairs = [
+            Pair(str(r["a"] or ""), str(r["b"] or ""), int(float(r["label"])), domain) for r in rows
+        ]
+        found[part] = [pair for pair in pairs if pair.a.strip() and pair.b.strip()]
+        if empty := len(pairs) - len(found[part]):
+            warnings.warn(
+                f"domain '{domain}': {empty} pairs of the part '{part}' have an empty document and are left out",
+                stacklevel=2,
+            )
     return found
 
 
@@ -198,8 +252,13 @@ def training_data(cfg: Config, encoder: DomainEncoder) -> ContrastiveData:
     train = PairTexts(pairs, encoder, expert_of(cfg), data.swap_prob, cfg.seed)
     val: dict[str, Dataset[Pair]] = {}
     if cfg.trainer.val_every_n_steps is not None:
-        rows = [p for own in evaluated_domains(cfg, "valid").values() for p in own]
-        val["pairs"] = LabelledPairs(rows)
+        known = evaluated_domains(cfg, "valid")
+        if empty := [name for name, own in known.items() if not own]:
+            raise UserError(
+                f"domain '{empty[0]}' has no validation pair; give some, or set trainer.val_every_n_steps=null "
+                "and method.patience=null"
+            )
+        val["pairs"] = LabelledPairs([pair for own in known.values() for pair in own])
     return ContrastiveData(
         train, batch_size=data.batch_size, seed=cfg.seed, num_workers=data.num_workers, val=val,
         eval_batch_size=cfg.eval.batch_size,
@@ -215,7 +274,8 @@ def evaluated_domains(cfg: Config, part: Part) -> dict[str, list[Pair]]:
 
 def requirements(cfg: Config) -> list[Requirement]:
     """Weights and data that the config needs."""
-    found = list(weights_requirement(cfg.model.pretrained))
+    places = (cfg.model.pretrained, cfg.model.tokenizer, *cfg.eval.references.values())
+    found = [r for place in dict.fromkeys(places) if place for r in weights_requirement(place)]
     if cfg.data.source == "bundled":
         found += [bundled_requirement(FOLDERS[name]) for name in cfg.data.domains]
     for name in cfg.data.paths:

@@ -117,8 +117,12 @@ class DomainEncoder(nn.Module):
             model.pooler = None
         self.routes: Routes | None = None
         if layout.routing != "dense":
+            mixed = layout.routing in (
+                "sentence",
+                "token",
+            )  # of the others each row meets one expert
             self.routes = to_mixture(
-                model, layout.num_experts, routing=layout.routing, top_k=layout.top_k,  # type: ignore[arg-type]
+                model, layout.num_experts, routing=layout.routing, top_k=layout.top_k if mixed else 1,  # type: ignore[arg-type]
                 layers=layout.layers,  # type: ignore[arg-type]
                 install=gated_blocks(layout.num_experts) if layout.block == "gated" else None,
             )  # fmt: skip
@@ -287,8 +291,14 @@ def add_domain_tokens(model: Any, tokenizer: Any, domains: Sequence[str]) -> lis
     """Add a token for each domain, its embedding a copy of that of [CLS]; their ids.
 
     Tokens that the tokenizer has already keep their embeddings.
+
+    Raises:
+        UserError: a domain whose token has another meaning, such as "mask".
     """
     names = [domain_token(name) for name in domains]
+    own = {getattr(tokenizer, f"{kind}_token") for kind in ("cls", "sep", "pad", "mask", "unk")}
+    if taken := own.intersection(names):
+        raise UserError(f"{min(taken)} means something else to this tokenizer: rename that domain")
     known = tokenizer.get_vocab()
     new = [name for name in names if name not in known]
     tokenizer.add_tokens(new, special_tokens=True)

@@ -9,6 +9,7 @@ from scipy.stats import wilcoxon
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.config import UserError
 from common.encoders.modes import evaluated, untrained
 from common.encoders.text.mixture_of_experts import feed_forwards, mixtures, parameter_counts
 from common.encoders.text.sentence import sentence_encoder
@@ -52,7 +53,12 @@ def evaluate(cfg: Config, module: MoeEmbeddings, workspace: Workspace) -> dict[s
     if cfg.eval.lexical:
         found |= _named("tfidf", score_row(cfg, tfidf_scores(pairs), pairs))
     for row, place in cfg.eval.references.items():
-        found |= _named(row, score_row(cfg, reference_scores(cfg, place, pairs), pairs))
+        try:
+            known = reference_scores(cfg, place, pairs)
+        except UserError as error:  # the rows of the trained model are not lost for it
+            workspace.say(f"row {row} is left out: {error}")
+            continue
+        found |= _named(row, score_row(cfg, known, pairs))
     if cfg.eval.gradients and len(cfg.data.domains) > 1:
         found |= gradient_cosines(cfg, module)
     total, active = parameter_counts(encoder.model)
@@ -169,6 +175,7 @@ def gradient_cosines(cfg: Config, module: MoeEmbeddings) -> dict[str, float]:
 
     ``gradient_cosine`` over the feed-forward weights of a dense model or of a layer's experts taken
     together (0 for enforced experts, which share none), ``shared_gradient_cosine`` over all others.
+    Nothing if fewer than two domains have a validation pair.
 
     Args:
         cfg: the experiment's config.
@@ -183,15 +190,20 @@ def gradient_cosines(cfg: Config, module: MoeEmbeddings) -> dict[str, float]:
     module.eval()
     for own in load_pairs(cfg, "valid").values():
         right = [pair for pair in own if pair.label == 1][:GRADIENT_PAIRS]
+        if not right:
+            continue
         batch = PairTexts(right, encoder, module.experts, 0.0, 0)[
             [(i, 0) for i in range(len(right))]
         ]
         inputs = {k: batch[k].to(encoder.device) for k in ("input_ids", "attention_mask")}
         with torch.enable_grad():
             first, second = encoder(**inputs, expert=batch["expert"]).chunk(2)
-            loss = module.objective(first, second).loss
+            # the main process evaluates alone: waiting for rows of others would never end
+            loss = module.objective(first, second, gather=False).loss
             grads.append(torch.autograd.grad(loss, trained, allow_unused=True))
     module.train(was)
+    if len(grads) < 2:
+        return {}
     found = {}
     for name, feed in (("gradient_cosine", True), ("shared_gradient_cosine", False)):
         places = [i for i, p in enumerate(trained) if (id(p) in inside) == feed]

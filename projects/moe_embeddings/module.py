@@ -6,6 +6,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.config import UserError
 from common.engine.callbacks import StopWithoutGain
 from common.engine.module import ContrastiveModule
 from projects.moe_embeddings.cocitation import Pair
@@ -74,3 +75,12 @@ class MoeEmbeddings(ContrastiveModule):
         """Log ``val/f1``, ``val/auc`` and ``val/loss`` over the pairs of all ranks."""
         for name, value in self.validation.result().items():
             self.log(f"val/{name}", value)
+
+
+def check_domains_route(module: MoeEmbeddings) -> None:
+    """Refuse with UserError to use a control outside its run: there, domains decide on the expert."""
+    if module.method.assignment != "domain":
+        raise UserError(
+            "method.assignment=hashed is a control of `make compare`: an export or a search would send "
+            "documents to experts by domain; train with method.assignment=domain"
+        )

@@ -107,6 +107,6 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def clamp_(self) -> None:
-        """Keep a learned temperature at 0.01 or more."""
-        if self.temperature is not None:
+        """Keep a learned temperature at 0.01 or more; a given one stays as it was given."""
+        if isinstance(self.temperature, nn.Parameter):
             self.temperature.clamp_(min=LEAST_TEMPERATURE)

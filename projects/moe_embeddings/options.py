@@ -25,8 +25,13 @@ class PairData(DataConfig):
     max_length: Annotated[int, at_least(4)] = 512  # tokens of a document
 
     def __post_init__(self) -> None:
-        if len(set(self.domains)) < len(self.domains) or not self.domains:
-            raise ValueError("data.domains needs at least one name, each once")
+        if len({d.upper() for d in self.domains}) < len(self.domains) or not self.domains:
+            raise ValueError("data.domains needs at least one name, each once, whatever its case")
+        means = {"macro", "home", "all"} if len(self.domains) > 1 else {"macro", "home"}
+        if taken := means.intersection(self.domains):
+            raise ValueError(
+                f"data.domains: '{min(taken)}' is the name of a mean in the metrics, take another"
+            )
         unknown = [d for d in (*self.train_domains, *self.paths) if d not in self.domains]
         if unknown:
             raise ValueError(f"'{unknown[0]}' is not in data.domains")
@@ -66,9 +71,6 @@ class ModelConfig:
             raise ValueError(
                 "model.block=gated and model.lora_rank need experts: set model.routing"
             )
-        experts = self.num_experts
-        if self.routing in ("sentence", "token") and experts is not None and self.top_k > experts:
-            raise ValueError("model.top_k is larger than model.num_experts")
 
 
 @dataclass

@@ -11,7 +11,7 @@ from projects.moe_embeddings.config import Config
 from projects.moe_embeddings.data import requirements, training_data, training_pairs
 from projects.moe_embeddings.encoder import build_encoder
 from projects.moe_embeddings.export import load_encoder, save_encoder
-from projects.moe_embeddings.module import MoeEmbeddings
+from projects.moe_embeddings.module import MoeEmbeddings, check_domains_route
 
 PROBES = ["Catalogues of small libraries.", "Noise in a transistor amplifier at low frequencies."]
 
@@ -26,7 +26,12 @@ def stages(cfg: Config) -> Iterator[Stage]:
 
 
 def export(cfg: Config, module: MoeEmbeddings, folder: Path) -> None:
-    """Write the encoder."""
+    """Write the encoder.
+
+    Raises:
+        UserError: the control that routes by hash, whose experts are not those of domains.
+    """
+    check_domains_route(module)
     save_encoder(module.encoder, folder)
 
 

@@ -17,7 +17,7 @@ from projects.moe_embeddings.cocitation import PARTS, Collection, Pair, pairs_of
 from projects.moe_embeddings.config import Config
 from projects.moe_embeddings.data import load_pairs, texts_by_domain
 from projects.moe_embeddings.encoder import DomainEncoder
-from projects.moe_embeddings.module import MoeEmbeddings
+from projects.moe_embeddings.module import MoeEmbeddings, check_domains_route
 
 SHOWN = 200  # documents of a domain where no file is named
 
@@ -42,7 +42,10 @@ def pairs(cfg: Config, workspace: Workspace) -> Path:
     citations = [(str(row["citing"]), str(row["cited"])) for row in rows]
     texts: dict[str, dict[str, str]] = defaultdict(dict)
     for row in read_jsonl(Path(own.documents).expanduser(), ("id", "text")):
-        texts[str(row.get("domain") or "all")][str(row["id"])] = str(row["text"])
+        known, name = texts[str(row.get("domain") or "all")], str(row["id"])
+        text = str(row["text"] or "")  # no abstract: dropped with the empty ones
+        if known.setdefault(name, text) != text:
+            raise UserError(f"{own.documents}: two documents have the id '{name}' and differ")
     folder = workspace.folder("pairs") if own.output is None else Path(own.output).expanduser()
     for domain, known in texts.items():
         found = pairs_of(
@@ -71,7 +74,9 @@ def embed(cfg: Config, experiment: Experiment[MoeEmbeddings], workspace: Workspa
     texts, domains = [row["text"] for row in rows], [row["domain"] for row in rows]
     with evaluated(encoder, cfg.trainer.accelerator):
         vectors = encoder.encode(texts, domains, cfg.eval.batch_size)
-    folder = workspace.folder("embeddings") if cfg.use.output is None else Path(cfg.use.output)
+    own = cfg.use.output
+    folder = workspace.folder("embeddings") if own is None else Path(own).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
     numbers = torch.tensor(encoder.indices(domains, len(domains)))
     write_tensors(folder / "embeddings.safetensors", {"embeddings": vectors, "domain": numbers})
     write_jsonl(folder / "documents.jsonl", rows)
@@ -121,6 +126,9 @@ def documents(cfg: Config) -> list[Row]:
         rows = read_jsonl(Path(cfg.use.file).expanduser(), ("text", "domain"))
         if not rows:
             raise UserError(f"{cfg.use.file} holds no document")
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row["text"], str) or not row["text"].strip():
+                raise UserError(f"{cfg.use.file}: document {number} has no text")
         return rows
     held: dict[str, list[Pair]] = load_pairs(cfg, cfg.eval.part)
     return [
@@ -132,4 +140,5 @@ def documents(cfg: Config) -> list[Row]:
 
 def _encoder(cfg: Config, experiment: Experiment[MoeEmbeddings], workspace: Workspace) -> DomainEncoder:  # fmt: skip
     module, _ = trained_module(experiment, workspace, cfg.use.run, cfg.runs_dir)
+    check_domains_route(module)
     return module.encoder

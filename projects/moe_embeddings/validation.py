@@ -26,19 +26,22 @@ class PairScores:
 
     @torch.no_grad()
     def add(self, batch: Sequence[Pair], objective: Objective) -> None:
-        """Score the pairs of a batch; the loss is that of its positive ones, within this rank."""
+        """Score the pairs of a batch; positive ones have a loss against each other, within this rank."""
         sides = []
         domains = [pair.domain for pair in batch]
         for texts in ([pair.a for pair in batch], [pair.b for pair in batch]):
             numbers = self.encoder.indices(domains, len(texts))
             own = [self.experts(t, d) for t, d in zip(texts, numbers, strict=True)]
             sides.append(self.encoder.encode(texts, domains, len(texts), experts=own, normalize=False))  # fmt: skip
-        right, loss = torch.tensor([pair.label == 1 for pair in batch]), float("nan")
+        right = torch.tensor([pair.label == 1 for pair in batch])
+        losses = torch.full((len(batch),), torch.nan)  # negative pairs have none: no weight either
         if right.any():
             first, second = (side[right].to(self.encoder.device) for side in sides)
-            loss = float(objective(first, second, gather=False).loss)
+            rows = objective(first, second, gather=False).per_sample
+            losses[right] = rows.float().cpu()
         scores = F.cosine_similarity(sides[0], sides[1]).tolist()
-        self.seen += [(x, pair.label, loss) for x, pair in zip(scores, batch, strict=True)]
+        labels = [pair.label for pair in batch]
+        self.seen += list(zip(scores, labels, losses.tolist(), strict=True))
 
     def result(self) -> dict[str, float]:
         """``f1``, ``auc`` and ``loss`` over the pairs of all ranks; what was collected is forgotten."""

@@ -82,10 +82,10 @@ def test_checklist_14_equal_texts_and_units_stay_together():
     assert all(p.a != p.b for own in parts.values() for p in own)
     texts, _ = graph(60)
     units = {name: str(int(name[1:]) % 12) for name in texts}
-    pairs = pairs_of(Collection("d", texts, [(u, n) for n, u in units.items()], units), (0.2, 0.3))
+    pairs = pairs_of(Collection("d", texts, [(u, n) for n, u in units.items()], units), (0.3, 0.3))
     for part, own in pairs.items():
         for pair in own:
-            assert part_of(str(int(pair.a.split()[1]) % 12), (0.2, 0.3)) == part
+            assert part_of(str(int(pair.a.split()[1]) % 12), (0.3, 0.3)) == part
     with pytest.raises(UserError, match="part 'train'"):
         pairs_of(Collection("d", texts, [("x", "p1")]), (0.0, 0.0))
 
@@ -95,7 +95,8 @@ def test_checklist_7_training_ignores_labels_and_uses_positive_pairs(tmp_path):
     right = [(f"a{i}", f"b{i}", 1) for i in range(6)]
     test = [("x", "y", 1), ("x", "z", 0)]
     words = ["data.source=files", "data.domains=[d]", f"data.root={tmp_path}", "data.paths={d: d}"]
-    write_pairs(tmp_path / "d", {"train": right, "valid": [("v", "w", 1)], "test": test})
+    valid = [("v", "w", 1), ("v", "u", 0)]
+    write_pairs(tmp_path / "d", {"train": right, "valid": valid, "test": test})
     plain = training_pairs(config(*words))
     write_pairs(tmp_path / "d", {"train": [*right, ("a0", "b3", 0)]})
     assert training_pairs(config(*words)) == plain
@@ -152,8 +153,9 @@ def test_the_control_routes_by_the_text_and_not_by_the_domain():
     found = [route(f"text {i}", 0) for i in range(60)]
     assert found == [route(f"text {i}", 2) for i in range(60)]
     assert {found.count(e) > 10 for e in range(3)} == {True}
-    other = expert_of(config("method.assignment=hashed", "hashes=1"))
-    assert found != [other(f"text {i}", 0) for i in range(60)]
+    for word in ("hashes=1", "seed=1"):
+        other = expert_of(config("method.assignment=hashed", word))
+        assert found != [other(f"text {i}", 0) for i in range(60)]
 
 
 @pytest.mark.parametrize("end", ["csv", "parquet", "data"])
@@ -177,18 +179,94 @@ def test_published_layouts_are_read(tmp_path, end):
     assert found["test"][0] == ("a test", "b test", 1, "d")
 
 
-def test_checklist_14_files_whose_parts_share_a_text_are_refused(tmp_path):
-    """Checklist 14: also of files that were made elsewhere."""
-    rows = {"train": [("a", "b", 1)], "valid": [("c", "d", 1)], "test": [("a", "e", 1)]}
-    write_pairs(tmp_path, rows)
-    with pytest.raises(UserError, match="in the parts train and test"):
-        read_pairs(tmp_path, "d")
+def test_checklist_14_documents_of_the_test_leave_the_other_parts_of_all_domains(tmp_path):
+    """Checklist 14: files made elsewhere; a paper of two domains is tested in one, trained on in the other."""
+    kept = {"train": [("t1", "t2", 1)], "valid": [("v1", "v2", 1), ("v1", "v3", 0)]}
+    write_pairs(tmp_path / "x", {**kept, "test": [("a", "b", 1), ("a", "e", 0)]})
+    rows = {"train": [("t3", "t4", 1), ("b", "t3", 1), ("t4", "v1", 1)],
+            "valid": [("w1", "w2", 1), ("w1", "w3", 0), ("w1", "e", 0)],
+            "test": [("c", "d", 1), ("c", "t1", 0)]}  # fmt: skip
+    write_pairs(tmp_path / "y", rows)
+    words = [
+        "data.source=files",
+        "data.domains=[x, y]",
+        f"data.root={tmp_path}",
+        "data.paths={x: x, y: y}",
+    ]
+    with pytest.warns(UserWarning, match="pairs of the part 'train' are left out") as said:
+        found = {part: load_pairs(config(*words), part) for part in PARTS}
+    assert "1 pairs of the part 'valid'" in "".join(str(w.message) for w in said)
+    assert [(p.a, p.b) for p in found["train"]["y"]] == [("t3", "t4")]
+    assert found["train"]["x"] == []  # t1 is tested in y
+    assert [(p.a, p.b) for p in found["valid"]["y"]] == [("w1", "w2"), ("w1", "w3")]
+    assert [len(own) for own in found["test"].values()] == [2, 2]  # as they are
+    seen = [{t for own in found[part].values() for p in own for t in (p.a, p.b)} for part in PARTS]
+    assert not any(one & other for one, other in itertools.combinations(seen, 2))
+
+
+def test_files_that_cannot_be_evaluated_are_refused_before_training(tmp_path):
+    """One kind of pair, no validation pair, two formats; empty documents go, as in the paper."""
+    both = [("x", "y", 1), ("x", "z", 0)]
+    valid = [("v", "w", 1), ("v", "u", 0)]
+    words = ["data.source=files", "data.domains=[d]", f"data.root={tmp_path}", "data.paths={d: d}"]
+    for part, rows, said in (("test", [("x", "y", 1)], "'test' has no negative pair"),
+                             ("test", [], "'test' has no positive pair"),
+                             ("valid", [("v", "u", 0)], "'valid' has no positive pair")):  # fmt: skip
+        write_pairs(
+            tmp_path / "d", {"train": [("a", "b", 1)], "valid": valid, "test": both, part: rows}
+        )
+        with pytest.raises(UserError, match=said):
+            training_pairs(config(*words))
+    write_pairs(tmp_path / "d", {"train": [("a", "b", 1)], "valid": [], "test": both})
+    encoder = encoder_of(*words)
+    with pytest.raises(UserError, match="no validation pair"):
+        training_data(config(*words), encoder)
+    training_data(config(*words, "trainer.val_every_n_steps=null"), encoder)
+    rows = [
+        {"a": "a", "b": "b", "label": 1},
+        {"a": None, "b": "c", "label": 1},
+        {"a": "d", "b": " ", "label": 1},
+    ]
+    write_jsonl(tmp_path / "d/train.jsonl", rows)
+    with pytest.warns(UserWarning, match="2 pairs of the part 'train' have an empty document"):
+        assert len(training_pairs(config(*words))) == 1
+    (tmp_path / "d/train.csv").write_text("a,b,label\na,b,1\n")
+    with pytest.raises(UserError, match="two formats"):
+        training_pairs(config(*words))
+
+
+def test_checklist_16_evaluation_parts_stay_balanced_where_negative_pairs_are_few():
+    """Checklist 16: F1 of calling all pairs positive is 2/3 for equal numbers alone."""
+    texts = {f"p{i}": f"text {i}" for i in range(40)}
+    everything = Collection("d", texts, [("x", name) for name in texts])
+    with pytest.raises(UserError, match="no negative pair"):
+        pairs_of(everything, (0.0, 0.5))
+    # but for one document, all of the part are cited together
+    held = [name for name, text in texts.items() if part_of(text, (0.0, 0.5)) == "test"]
+    cites = [("x", name) for name in texts if name != held[0]] + [("y", name) for name in held[:2]]
+    test = pairs_of(Collection("d", texts, cites), (0.0, 0.5))["test"]
+    labels = [pair.label for pair in test]
+    assert 0 < labels.count(0) == labels.count(1) <= len(held) - 2
+
+
+def test_files_with_wrong_labels_or_without_a_part_are_refused(tmp_path):
+    write_pairs(tmp_path, {"train": [("a", "b", 1)], "valid": [("c", "d", 1)]})
     write_jsonl(tmp_path / "test.jsonl", [{"a": "x", "b": "y", "label": 2}])
     with pytest.raises(UserError, match="labels are 0 or 1"):
         read_pairs(tmp_path, "d")
     (tmp_path / "valid.jsonl").unlink()
     with pytest.raises(UserError, match="needs valid.jsonl"):
         read_pairs(tmp_path, "d")
+
+
+def test_queries_that_judge_much_of_a_collection_relevant_pair_no_documents():
+    """CISI: of two training documents drawn by how often they occur, less than 16 % are a positive pair."""
+    pairs = bundled_pairs("cisi", None, 1000)
+    assert [sum(p.label == y for p in pairs["test"]) for y in (0, 1)] == [1000, 1000]
+    ends = [t for p in pairs["train"] for t in (p.a, p.b)]
+    known = {frozenset((p.a, p.b)) for p in pairs["train"]}
+    drawn = torch.randint(len(ends), (4000, 2), generator=torch.Generator().manual_seed(0)).tolist()
+    assert sum(frozenset((ends[i], ends[j])) in known for i, j in drawn) / 4000 < 0.16
 
 
 def test_bundled_domains_have_disjoint_parts_and_words_help():

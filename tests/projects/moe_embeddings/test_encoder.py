@@ -224,6 +224,8 @@ def test_what_is_asked_wrongly_is_refused():
             encoder(**inputs, expert=wrong)
     with pytest.raises(UserError, match="only enforced experts"):
         dense_model(encoder_of(*ROUTED["token"]), 0)
+    with pytest.raises(UserError, match="means something else"):
+        encoder_of("data.domains=[red, mask]")
     with pytest.raises(UserError, match="reads at most 64 tokens"):
         encoder_of("data.max_length=65")
     layout = layout_of(config().model, ["a"], 8)

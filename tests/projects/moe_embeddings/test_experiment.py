@@ -18,6 +18,7 @@ from common.engine.run import train
 from common.engine.workspace import Workspace
 from projects.moe_embeddings import baselines, build
 from projects.moe_embeddings.cocitation import Pair
+from projects.moe_embeddings.data import load_pairs, requirements
 from projects.moe_embeddings.evaluate import gradient_cosines, paired_p, score_row, scores_of
 from tests.cards import exported_by
 from tests.projects.moe_embeddings.conftest import config, module_of
@@ -95,6 +96,64 @@ def test_dense_gradients_of_equal_domains_agree_and_leave_no_trace():
     assert abs(found["gradient_cosine"]) > 1e-3
     assert module.training
     assert all(p.grad is None for p in module.parameters())
+
+
+def test_gradients_are_compared_by_one_process_alone(monkeypatch):
+    """Only the main process evaluates: a collective would wait for the others for ever."""
+
+    def never(rows):
+        raise AssertionError("rows of other processes are asked for")
+
+    monkeypatch.setattr("projects.moe_embeddings.objective.all_gather_with_grad", never)
+    module = module_of()
+    assert gradient_cosines(config(), module).keys() == {
+        "gradient_cosine",
+        "shared_gradient_cosine",
+    }
+    assert gradient_cosines(config("data.domains=[red]"), module) == {}
+
+
+def test_the_validation_loss_is_a_mean_over_positive_pairs():
+    """A batch counts by its positive pairs, not by its size."""
+    module = module_of().eval()
+    pairs = load_pairs(config(), "valid")["red"]
+    right, wrong = ([p for p in pairs if p.label == y] for y in (1, 0))
+    batches = [right[:5], [right[5], *wrong[:7]]]
+    for batch in batches:
+        module.validation.add(batch, module.objective)
+    sides = [
+        module.encoder.encode([p[i] for p in right[:5]], "red", normalize=False) for i in (0, 1)
+    ]
+    wanted = float(module.objective(*sides).loss) * 5 / 6  # the other one has no negatives: 0
+    found = module.validation.result()
+    assert found["loss"] == pytest.approx(wanted, rel=1e-5)
+    assert {"f1", "auc"} <= found.keys()
+
+
+def test_a_reference_that_is_not_here_costs_its_row_alone(tmp_path):
+    """Offline the rows of the trained model are not lost; `make check` names the weights."""
+    words = ["eval.references={gone: nobody/nothing}", *QUICK]
+    found = build(config(*words)).evaluate(module_of().eval(), Workspace(tmp_path))
+    assert "all_auc" in found
+    assert not any(name.startswith("gone_") for name in found)
+    assert "weights: nobody/nothing" in {r.name for r in requirements(config(*words))}
+    assert "weights: bundled:text-encoder" in {r.name for r in requirements(config(name="mini"))}
+
+
+def test_the_control_by_hash_is_neither_exported_nor_searched(tmp_path):
+    """Its experts are not those of domains, by which an export routes."""
+    words = ["method.assignment=hashed"]
+    with pytest.raises(UserError, match="is a control"):
+        build(config(*words)).export(module_of(*words).eval(), tmp_path)
+    train(
+        "moe_embeddings",
+        "smoke",
+        [f"runs_dir={tmp_path}", "run_id=h", "trainer.max_steps=1", *words, *QUICK],
+    )
+    with pytest.raises(UserError, match="is a control"):
+        build(config(f"runs_dir={tmp_path}", "use.run=h")).tasks["search"](
+            Workspace(tmp_path / "t", "moe_embeddings", "smoke")
+        )
 
 
 def test_training_separates_domains_whose_words_mean_different_things():
@@ -194,6 +253,11 @@ def test_checklist_18_one_index_holds_all_domains_and_is_searched(full_run, tmp_
     assert scores == sorted(scores, reverse=True)
     only = run("search", "use.domain=blue", "use.k=9")
     assert {hit["domain"] for hit in only} == {"blue"}
+    run("embed", f"use.output={tmp_path}/new/folder")
+    assert (tmp_path / "new/folder/documents.jsonl").is_file()
+    write_jsonl(tmp_path / "bad.jsonl", [*rows, {"text": None, "domain": "red"}])
+    with pytest.raises(UserError, match="document 7 has no text"):
+        run("embed", f"use.file={tmp_path}/bad.jsonl")
     assert "blue: babado kilu" in capsys.readouterr().out
     for wrong, said in (("use.query=x", "use.query_domain"), ("use.domain=green", "no document of the domain")):  # fmt: skip
         with pytest.raises(UserError, match=said):
@@ -203,9 +267,9 @@ def test_checklist_18_one_index_holds_all_domains_and_is_searched(full_run, tmp_
 def test_pairs_of_own_citations_train(tmp_path):
     """TASK=pairs writes what data.paths reads; then a run on it."""
     domains = ("soil", "sea")
-    docs = [{"id": f"{d}{i}", "text": f"{d} words {i} {i % 7}", "domain": d} for d in domains for i in range(40)]  # fmt: skip
+    docs = [{"id": f"{d}{i}", "text": f"{d} words {i} {i % 7}", "domain": d} for d in domains for i in range(60)]  # fmt: skip
     write_jsonl(tmp_path / "docs.jsonl", docs)
-    lines = [f"r{d}{i % 7},{d}{i}" for d in domains for i in range(40)] + ["soil1,soil1"]
+    lines = [f"r{d}{i % 7},{d}{i}" for d in domains for i in range(60)] + ["soil1,soil1"]
     (tmp_path / "cites.csv").write_text("citing,cited\n" + "\n".join(lines) + "\n")
     words = [f"pairs.citations={tmp_path}/cites.csv", f"pairs.documents={tmp_path}/docs.jsonl",
              "pairs.most=20", "pairs.shares=[0.2, 0.3]"]  # fmt: skip
@@ -218,6 +282,15 @@ def test_pairs_of_own_citations_train(tmp_path):
     assert {"soil_f1", "sea_f1", "all_f1"} <= metrics_of(run).keys()
     with pytest.raises(UserError, match="name pairs.citations"):
         build(config()).tasks["pairs"](Workspace(tmp_path / "task"))
+    write_jsonl(tmp_path / "docs.jsonl", [*docs, {"id": "sea1", "text": "other", "domain": "sea"}])
+    with pytest.raises(UserError, match="the id 'sea1' and differ"):
+        build(config(*words)).tasks["pairs"](Workspace(tmp_path / "task"))
+    write_jsonl(tmp_path / "docs.jsonl", [*docs, *({"id": f"sea{i}", "text": None, "domain": "sea"} for i in range(60, 67))])  # fmt: skip
+    (tmp_path / "cites.csv").write_text(
+        "citing,cited\n" + "\n".join([*lines, *(f"q,sea{i}" for i in range(60, 67))]) + "\n"
+    )
+    folder = build(config(*words)).tasks["pairs"](Workspace(tmp_path / "nulls"))
+    assert "None" not in (folder / "sea/train.jsonl").read_text()
 
 
 def test_the_snippet_of_the_card_runs(full_run, tmp_path, capsys):
@@ -252,6 +325,11 @@ def test_paper_configs_hold_both_generations():
     b, a = config(name="paper"), config(name="paper_2024")
     assert (b.optim.lr, b.data.batch_size, b.optim.schedule, b.method.loss) == (1e-4, 16, "linear", "mnr_plus")  # fmt: skip
     assert (b.method.normalize, b.method.temperature, b.method.patience) == (False, None, 5)
+    assert (b.trainer.gradient_clip_val, b.optim.weight_decay, b.eval.gradients) == (
+        1.0,
+        0.0,
+        False,
+    )
     assert (b.model.routing, b.model.block, b.model.layers, len(b.data.domains)) == ("enforced", "copy", "all", 5)  # fmt: skip
     assert (a.model.num_experts, a.model.top_k, a.model.block, a.model.pooler) == (8, 2, "gated", "cls")  # fmt: skip
     assert (a.optim.lr, a.optim.weight_decay, a.optim.schedule) == (1e-5, 0.01, "cosine")
@@ -266,4 +344,5 @@ def test_the_comparison_has_the_paper_s_arms():
     """Checklist 17: dense and experts by default; single domains, one layer, routers on demand."""
     spec = read_comparison("moe_embeddings")
     assert {"dense", "moe", "wrong_routing"} == set(default_arms(spec))
+    assert "moe > untrained and moe > raw" in {claim["claim"] for claim in spec.claims}
     assert {"single@cisi", "single@npl", "single@esco", "one_layer", "sentence"} <= set(spec.arms)

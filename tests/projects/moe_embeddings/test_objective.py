@@ -66,6 +66,9 @@ def test_checklist_6_a_learned_temperature_has_the_golden_gradient_and_stays_pos
     assert float(objective.temperature) == pytest.approx(0.01)
     fixed = objective_of("clip_temp0.7")
     assert not list(fixed.parameters())
+    fixed.temperature.fill_(0.005)
+    fixed.clamp_()
+    assert float(fixed.temperature) == pytest.approx(0.005)  # as it was given
     assert "temperature" in fixed.state_dict()
 
 
@@ -156,9 +159,13 @@ def test_twin_negatives_of_one_rank_are_another_objective(two_ranks):
         (["model.routing=switch"], "trains its router by"),
         (["model.num_experts=2"], "enforced routing has 3 domains"),
         (["model.routing=token", "model.num_experts=2", "method.router_loss=specified"], "expert for every"),
+        (["model.routing=token", "data.domains=[a]", "method.balance_weight=0.1"], "larger than"),
         (["model.routing=dense", "model.block=gated"], "need experts"),
         (["model.routing=token", "model.num_experts=2", "model.top_k=3"], "larger than"),
         (["data.domains=[a, a]"], "each once"),
+        (["data.domains=[a, A]"], "each once"),  # one token
+        (["data.domains=[a, home]"], "name of a mean"),
+        (["data.domains=[a, all]"], "name of a mean"),
         (["data.train_domains=[x]"], "is not in data.domains"),
         (["data.source=files"], "needs a folder in data.paths"),
         (["data.source=bundled"], "bundled domains are"),
