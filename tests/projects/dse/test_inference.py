@@ -280,15 +280,16 @@ def test_baselines_without_training(tmp_path, name):
 
 
 def test_trees_see_that_overlap_tells_most_in_the_middle(tmp_path, monkeypatch):
-    """A linear baseline can't: equal pairs share half of their words, the others none or all."""
+    """Pairs of one class overlap by half, the others hardly or almost wholly: no line parts them."""
     rng = np.random.default_rng(0)
-    firsts = [" ".join(f"w{i}" for i in rng.integers(0, 900, 4)) for _ in range(400)]
-    labels = rng.integers(0, 2, 400)
-    seconds = [" ".join(a.split()[:2]) + " x y" if own else (a if i % 2 else "x y z v")
-               for i, (a, own) in enumerate(zip(firsts, labels, strict=True))]  # fmt: skip
-    monkeypatch.setattr(baselines, "task_pairs", lambda *_: PairSet(firsts, seconds, labels))
+    shared = rng.random((400, 1))
+    labels = (abs(shared[:, 0] - 0.5) < 0.25).astype(np.int64)
+    data = PairSet(["a b"] * 400, ["a c"] * 400, labels)
+    monkeypatch.setattr(baselines, "task_pairs", lambda *_: data)
+    monkeypatch.setattr(baselines, "overlap_features", lambda _: shared)
     cfg = config("data.task=same_intent")
     assert baselines.overlap_trees(cfg, Workspace(tmp_path))["test_accuracy"] > 0.95
+    assert baselines.overlap(cfg, Workspace(tmp_path))["test_accuracy"] < 0.7
 
 
 def test_the_students_first_weights_are_a_baseline(tmp_path):

@@ -241,6 +241,9 @@ def test_a_corrected_file_has_a_teacher_of_its_own(tmp_path):
         found.append(stages.teacher_path(cfg))
     assert found[0] == found[1]  # the test part plays no part in training
     assert found[1] != found[2]
+    (tmp_path / "test.tsv").unlink()
+    needed = {r.location: r.present for r in experiment.requirements(cfg)}
+    assert needed == {f"{tmp_path}/{part}.tsv": part != "test" for part in ("train", "dev", "test")}
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
