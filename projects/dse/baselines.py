@@ -5,7 +5,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.sparse import csr_matrix, hstack
+from torch import Tensor
+from torch.nn import functional as F
 
 from common.data.text.lexical import surface_similarity, words
 from common.data.text.pairs.readers import PairSet
@@ -13,6 +16,7 @@ from common.encoders.heads import pair_features
 from common.encoders.modes import evaluated, untrained
 from common.encoders.text.sentence import sentence_encoder
 from common.engine.workspace import Workspace
+from common.evaluation.features.postprocessing import EmbeddingTransform, fit_whitening
 from common.evaluation.text.pair_baselines import tfidf_cosine
 from common.evaluation.text.pair_tasks import score_pair_task
 from common.families.sentences.pair_classifier import task_pairs
@@ -45,6 +49,25 @@ def overlap(cfg: Config, workspace: Workspace) -> dict[str, float]:
     return _linear(cfg, workspace, lambda vocabulary, data: csr_matrix(overlap_features(data)))
 
 
+def overlap_trees(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Boosted trees on the same numbers: overlap may count most where it is neither high nor low."""
+    return _linear(cfg, workspace, lambda vocabulary, data: overlap_features(data), trees=True)
+
+
+def whitened_cosine(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Boosted trees on the cosine of the encoder's vectors before training, whitened on the training pairs."""
+    fitted: list[EmbeddingTransform] = []
+
+    def features(data: PairSet) -> np.ndarray:
+        u, v = _vectors(cfg, data)
+        if not fitted:  # the training pairs come first
+            fitted.append(fit_whitening(torch.cat([u, v]), ridge=1e-3))
+        u, v = (F.normalize(fitted[0](x), dim=1) for x in (u, v))
+        return np.asarray((u * v).sum(1, keepdim=True).numpy(), dtype=np.float64)
+
+    return _linear(cfg, workspace, lambda vocabulary, data: features(data), trees=True)
+
+
 def hypothesis_overlap(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The same on both."""
     return _linear(
@@ -55,15 +78,9 @@ def hypothesis_overlap(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 def frozen_linear(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The same on [u; v; u * v; |u - v|] of the encoder before training, mean over tokens."""
-    encoder = untrained(lambda: sentence_encoder(cfg.student.encoder, config=cfg.student.config), cfg.seed)  # fmt: skip
 
     def features(data: PairSet) -> np.ndarray:
-        with evaluated(encoder, cfg.trainer.accelerator):
-            texts = list(dict.fromkeys([*data.first, *data.second]))
-            known = dict(zip(texts, range(len(texts)), strict=True))
-            vectors = encoder.encode(texts, cfg.eval.batch_size)
-        u, v = (vectors[[known[t] for t in side]] for side in (data.first, data.second))
-        return np.asarray(pair_features(u, v).numpy(), dtype=np.float64)
+        return np.asarray(pair_features(*_vectors(cfg, data)).numpy(), dtype=np.float64)
 
     return _linear(cfg, workspace, lambda vocabulary, data: features(data))
 
@@ -90,8 +107,20 @@ def overlap_features(data: PairSet) -> np.ndarray:
     return np.array(rows)
 
 
-def _linear(cfg: Config, workspace: Workspace, features: Any) -> dict[str, float]:
-    """Logistic (or ridge) regression with its usual penalty."""
+def _vectors(cfg: Config, data: PairSet) -> tuple[Tensor, Tensor]:
+    """Vectors (N, D) of both sides by the encoder before training, mean over tokens."""
+    encoder = untrained(lambda: sentence_encoder(cfg.student.encoder, config=cfg.student.config), cfg.seed)  # fmt: skip
+    texts = list(dict.fromkeys([*data.first, *data.second]))
+    known = dict(zip(texts, range(len(texts)), strict=True))
+    with evaluated(encoder, cfg.trainer.accelerator):
+        vectors = encoder.encode(texts, cfg.eval.batch_size)
+    u, v = (vectors[[known[t] for t in side]] for side in (data.first, data.second))
+    return u, v
+
+
+def _linear(cfg: Config, workspace: Workspace, features: Any, trees: bool = False) -> dict[str, float]:  # fmt: skip
+    """Logistic (or ridge) regression with its usual penalty, or boosted trees as they come."""
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.preprocessing import MaxAbsScaler
@@ -103,7 +132,12 @@ def _linear(cfg: Config, workspace: Workspace, features: Any) -> dict[str, float
         vocabulary.fit(train.second)
         scaler = MaxAbsScaler()
         x = scaler.fit_transform(features(vocabulary, train))
-        model = Ridge() if kind == "regression" else LogisticRegression(max_iter=1000)
+        if kind == "regression":
+            model = HistGradientBoostingRegressor(random_state=cfg.seed) if trees else Ridge()
+        elif trees:
+            model = HistGradientBoostingClassifier(random_state=cfg.seed)
+        else:
+            model = LogisticRegression(max_iter=1000)
         model.fit(x, train.labels)
         found = []
         for test in tests:

@@ -14,7 +14,6 @@ from common.engine.workspace import Workspace
 from common.evaluation.features import geometry
 from common.evaluation.text.pair_tasks import (
     logit_r2,
-    main_score,
     predictions,
     relative_degradation,
     score_pair_task,
@@ -27,6 +26,7 @@ from projects.dse.module import DSE
 from projects.dse.speed import measure_costs, speed_metrics, speed_table
 from projects.dse.stages import teacher_logits
 
+# what a run, the table and the comparison measure degradation in
 MAIN = {"multiclass": "accuracy", "binary": "accuracy", "regression": "pearson"}
 
 
@@ -70,6 +70,7 @@ def save_items(
 def against_teacher(cfg: Config, part: str, data: PairSet, logits: Tensor) -> dict[str, float]:
     """How close the student is to the teacher: R2 of the logits, agreement, relative degradation.
 
+    Degradation is that of accuracy or Pearson's r, and left out where the teacher's is not above 0.
     Nothing where the teacher's logits of this part are not stored (a named file of training logits).
     """
     try:
@@ -80,8 +81,9 @@ def against_teacher(cfg: Config, part: str, data: PairSet, logits: Tensor) -> di
     scores = [score_pair_task(x, data.labels, kind, cfg.eval.thresholds) for x in (teacher, own)]
     found = {f"teacher_{part}_{name}": value for name, value in scores[0].items()}
     found[f"{part}_logit_r2"] = logit_r2(own, teacher)
-    loss = relative_degradation(*(main_score(score, kind) for score in scores))
-    found[f"{part}_relative_degradation"] = loss
+    best, reached = (score[MAIN[kind]] for score in scores)
+    if best > 0:
+        found[f"{part}_relative_degradation"] = relative_degradation(best, reached)
     if kind != "regression":
         threshold = cfg.eval.thresholds[0]
         same = predictions(own, kind, threshold) == predictions(teacher, kind, threshold)

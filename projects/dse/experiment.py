@@ -111,11 +111,12 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
     if task.name == "synthetic":
         return ()
     root = data_root(cfg.data.root)
+    wanted = ["train", *cfg.eval.parts, *([] if cfg.trainer.val_every_n_steps is None else [cfg.eval.dev])]  # fmt: skip
+    wanted = list(dict.fromkeys(wanted))
     if task.name == "file":
-        names = [str(cfg.data.train_file)]
+        names = [name for part in wanted for name in cfg.data.files(part)]
         places = [[Path(name), root / name] for name in names]
     else:
-        wanted = ["train", *cfg.eval.parts]
         names = [name for part in wanted for name in task.files.get(part, ())]
         places = [[root / name, root / "glue_data" / name] for name in names]
     hint = "columns first, second, label" if task.name == "file" else "GLUE, see the card, Data"

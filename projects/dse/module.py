@@ -14,7 +14,7 @@ from common.families.sentences.module import ARCHITECTURES
 from common.families.sentences.pair_classifier import Pair, PairModule
 from projects.dse.config import Config
 from projects.dse.objective import Objective
-from projects.dse.scorer import PairScorer
+from projects.dse.scorer import PairScorer, layer_tower
 
 WWM = "bert-large-uncased-whole-word-masking"
 SIZES = {**ARCHITECTURES, WWM: ARCHITECTURES["bert-large-uncased"]}
@@ -37,7 +37,10 @@ class DSE(PairModule):
         self.scorer = scorer
         self.objective = Objective(self.task.kind, cfg.distill.alpha)
         if cfg.student.freeze:  # its dropout stays on, as released
-            scorer.encoder.tower.model.requires_grad_(False)
+            tower = layer_tower(scorer.encoder)
+            for part in (tower.model, tower.pooler):  # BERT's own pooler is part of BERT
+                if part is not None:
+                    part.requires_grad_(False)
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Loss, its terms, and how much of the teacher's logits is explained."""

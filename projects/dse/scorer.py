@@ -96,7 +96,8 @@ class PairScorer(nn.Module):
             candidates: K texts or vectors.
             k: at most K.
             label: class whose log-probability ranks; None: "entailment" where there is such a class,
-                else the last one. A task of one logit is ranked by it.
+                else the last one. The one logit of two classes belongs to the second: for the first
+                it is turned round (QNLI, RTE). A regression is ranked by its score.
             both_orders: see `score`.
 
         Returns:
@@ -106,12 +107,14 @@ class PairScorer(nn.Module):
             UserError: a label that the task has not.
         """
         logits = self.score_all(queries, candidates, both_orders=both_orders)
-        scores = logits[..., 0]
+        if label is not None and label not in self.labels:
+            raise UserError(f"no class '{label}'; there are {', '.join(self.labels) or 'none, but a score'}")  # fmt: skip
+        name = label or ("entailment" if "entailment" in self.labels else None)
+        place = self.labels.index(name) if name else logits.shape[-1] - 1
         if logits.shape[-1] > 1:
-            name = label or ("entailment" if "entailment" in self.labels else self.labels[-1])
-            if name not in self.labels:
-                raise UserError(f"no class '{name}'; there are {', '.join(self.labels)}")
-            scores = logits.log_softmax(-1)[..., self.labels.index(name)]
+            scores = logits.log_softmax(-1)[..., place]
+        else:
+            scores = -logits[..., 0] if name and place == 0 else logits[..., 0]
         top = scores.topk(min(k, scores.shape[1]), dim=1)
         return top.values, top.indices
 
@@ -137,7 +140,7 @@ def save_scorer(scorer: PairScorer, folder: str | Path) -> Path:
     Returns:
         The folder.
     """
-    folder, tower = Path(folder), _tower(scorer.encoder)
+    folder, tower = Path(folder), layer_tower(scorer.encoder)
     write_files(folder, lambda new: save_model(scorer.encoder, new))
     own = {f"tower.{name}": value for name, value in tower.own_state().items()}
     write_tensors(folder / WEIGHTS, own | {f"head.{k}": v for k, v in scorer.head.state_dict().items()})  # fmt: skip
@@ -167,7 +170,7 @@ def load_scorer(folder: str | Path) -> PairScorer:
         parts = {name: {k.removeprefix(name): v for k, v in stored.items() if k.startswith(name)}
                  for name in ("tower.", "head.")}  # fmt: skip
         head.load_state_dict(parts["head."])
-        own = _tower(encoder)
+        own = layer_tower(encoder)
         if parts["tower."].keys() != own.own_state().keys():
             raise KeyError(f"{WEIGHTS} has not all weights of the tower")
         own.load_state_dict(parts["tower."], strict=False)
@@ -176,7 +179,8 @@ def load_scorer(folder: str | Path) -> PairScorer:
     return PairScorer(encoder, head, about["labels"]).float().eval()
 
 
-def _tower(encoder: SentenceEncoder) -> LayerTower:
+def layer_tower(encoder: SentenceEncoder) -> LayerTower:
+    """The tower of an encoder that `layer_encoder` built."""
     tower = encoder.tower
     assert isinstance(tower, LayerTower)
     return tower

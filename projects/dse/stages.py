@@ -1,5 +1,6 @@
 """Teacher, its logits, student: the stages of an experiment."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.config import UserError, to_dict
+from common.data.lookup import own_file
 from common.data.module import ContrastiveData
 from common.data.offline import content_digest
 from common.data.text.pairs.batches import EvaluationPairs, TowerPairs
@@ -19,6 +21,7 @@ from common.encoders.state_dict import weights_digest
 from common.engine import checkpoint as ckpt
 from common.engine.experiment import Stage
 from common.engine.lifecycle.kept_weights import keep_weights, kept_path
+from common.engine.trainer import run_precision
 from common.families.sentences.pair_classifier import (
     PairClassifier,
     binary_logit,
@@ -118,6 +121,10 @@ def teacher_path(cfg: Config) -> Path:
         parts["teacher"].pop(name)
     parts["optim"] = {name: parts["optim"][name] for name in ("name", "betas", "eps", "momentum")}
     parts["trainer"] = {name: plain["trainer"][name] for name in TRAINED_BY}
+    if cfg.data.task == "file":  # a corrected file is another training set
+        used = ["train", *([cfg.eval.dev] if _monitor(cfg) else [])]
+        files = [own_file(name, cfg.data.root, "pairs") for part in used for name in cfg.data.files(part)]  # fmt: skip
+        parts["files"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     if _monitor(cfg):
         parts["dev"] = [cfg.eval.dev, plain["trainer"]["val_every_n_steps"], cfg.eval.thresholds]
     return kept_path(Path(cfg.runs_dir) / "dse" / "offline", "teacher", "dse", parts)
@@ -162,7 +169,7 @@ def store_logits(cfg: Config, module: PairClassifier, part: str, pairs: PairSet)
 def scoring(cfg: Config, module: PairClassifier) -> tuple[Any, dict[str, Any]]:
     """What makes the row function of a teacher, and the settings that its rows depend on."""
     own, classifier = cfg.teacher, module.classifier
-    order, bf16 = label_order(classifier, module.task), cfg.trainer.precision == "bf16-mixed"
+    order, bf16 = label_order(classifier, module.task), run_precision(cfg.trainer) == "bf16-mixed"
     row = ScorePairs(classifier, order, own.score_batch_size, cfg.trainer.accelerator, bf16)
     settings = {
         "teacher": weights_digest(classifier), "order": order, "bf16": bf16,

@@ -4,15 +4,29 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any, NamedTuple
 
+from common.engine.lifecycle.index import leaves
 from common.evaluation.text.pair_tasks import relative_degradation
 
 TEACHER, STUDENT, PLAIN = "teacher", "DSE", "student, alpha 0"
+# in the order of the table; variants such as "DSE, dot head" follow
 ARMS = (TEACHER, STUDENT, "student, alpha 1", PLAIN, "frozen encoder", "BiLSTM", "word vectors")
+BASELINES = {"word_vectors": "word vectors", "bilstm": "BiLSTM"}
+# what runs of one arm and task may differ in
+FREE = (
+    "seed", "run_id", "runs_dir", "resume", "tracking", "eval", "score", "rank", "table", "task",
+    "data.num_workers", "trainer.num_threads", "trainer.accelerator", "trainer.log_every",
+    "trainer.checkpoint_every", "trainer.keep",
+)  # fmt: skip
+# what does not train a teacher: it has a section of its own
+STUDENTS = (
+    "student", "distill", "data.batch_size", "data.max_length", "trainer.max", "trainer.accumulate",
+    "optim.lr", "optim.weight", "optim.schedule", "optim.warmup", "optim.final", "optim.decay",
+)  # fmt: skip
 MAIN = ("accuracy", "pearson")  # of classes, of scores
 
 
 class Row(NamedTuple):
-    """One run: task, arm (of `ARMS`), parts that it was scored on, metrics."""
+    """One run: task, arm (see `arm_name`), parts that it was scored on, metrics."""
 
     task: str
     arm: str
@@ -21,22 +35,42 @@ class Row(NamedTuple):
 
 
 def arm_name(settings: Mapping[str, Any]) -> str:
-    """Which arm of the table a run's config is."""
+    """Which arm of the table a run's config is: one of `ARMS`, or a variant of it."""
     if settings["train"] == "teacher":
         return TEACHER
-    kind, alpha = settings["student"]["pool"]["kind"], settings["distill"]["alpha"]
-    if settings["student"]["freeze"]:
-        names = {"word_vectors": "word vectors", "bilstm": "BiLSTM"}
-        return names.get(kind, "frozen encoder")
-    return {0: PLAIN, 1: "student, alpha 1"}.get(alpha, STUDENT)
+    own, alpha = settings["student"], settings["distill"]["alpha"]
+    kind = own["pool"]["kind"]
+    names = {0: PLAIN, 0.5: STUDENT}
+    found = [names.get(alpha, f"student, alpha {alpha:g}")]
+    if own["freeze"] and alpha == 0:
+        found = [BASELINES.get(kind, "frozen encoder")]
+    elif own["freeze"]:
+        found.append("frozen")
+    if kind != "concat_top_mean" and found != [BASELINES.get(kind)]:
+        found.append(kind)
+    return ", ".join([*found, "dot head"] if own["head"]["kind"] == "dot" else found)
+
+
+def mixed_settings(arm: str, runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys in which the configs of one arm's runs differ, but for seeds, places and evaluation.
+
+    What an arm does not use (the student of a teacher, the teacher of a student without one) is free.
+    """
+    if arm == TEACHER:
+        free = FREE + STUDENTS
+    else:
+        free = FREE + (("distill", "teacher") if runs[0]["distill"]["alpha"] == 0 else ())
+    flat = [leaves(run) for run in runs]
+    keys = dict.fromkeys(key for run in flat for key in run if not key.startswith(free))
+    return [key for key in keys if any(run.get(key) != flat[0].get(key) for run in flat)]
 
 
 def degradation_table(rows: Sequence[Row]) -> str:
     """Markdown: a line an arm, a column a task and part, averages, and degradation of the averages.
 
-    Of several runs of one arm and task the mean counts. The average of an arm and its relative
+    Of several runs (seeds) of one arm and task the mean counts. The average of an arm and its relative
     degradation ``(teacher - arm) / teacher``, averaged over the columns, are given where the arm and
-    the teacher have all columns.
+    the teacher have all columns; no degradation from a teacher that is not above 0.
 
     Args:
         rows: runs.
@@ -52,15 +86,20 @@ def degradation_table(rows: Sequence[Row]) -> str:
                 cells.setdefault((row.arm, column), []).append(row.metrics[f"{part}_{name}"])
     lines = ["| | " + " | ".join([*columns, "average", "relative degradation"]) + " |"]
     lines.append("|" + "---|" * (len(columns) + 3))
-    for arm in [name for name in ARMS if any(key[0] == name for key in cells)]:
+    for arm in sorted(dict.fromkeys(key[0] for key in cells), key=_place):
         values = [mean(cells[arm, c]) if (arm, c) in cells else None for c in columns]
         known = [value for value in values if value is not None]
         average = f"{mean(known):.4f}" if len(known) == len(columns) else ""
         teacher = [mean(cells[TEACHER, c]) for c in columns if (TEACHER, c) in cells]
         loss = ""
-        if average and len(teacher) == len(columns) and arm != TEACHER:
+        if average and len(teacher) == len(columns) and arm != TEACHER and min(teacher) > 0:
             losses = [relative_degradation(t, v) for t, v in zip(teacher, known, strict=True)]
             loss = f"{100 * mean(losses):.2f} %"
         shown = ["" if value is None else f"{value:.4f}" for value in values]
         lines.append("| " + " | ".join([arm, *shown, average, loss]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _place(arm: str) -> tuple[int, str]:
+    """Arms in their order, variants by name after them."""
+    return (ARMS.index(arm) if arm in ARMS else len(ARMS)), arm

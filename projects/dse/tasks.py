@@ -1,7 +1,8 @@
 """`make run`: the teacher's logits of own pairs, ranking with the student, one table of many runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from common.config import UserError
 from common.engine.experiment import Experiment
@@ -12,7 +13,7 @@ from common.families.sentences.pair_scores import score_pairs
 from projects.dse.config import Config
 from projects.dse.module import DSE
 from projects.dse.stages import load_teacher, scoring
-from projects.dse.table import ARMS, Row, arm_name, degradation_table
+from projects.dse.table import Row, arm_name, degradation_table, mixed_settings
 
 
 def score(cfg: Config, workspace: Workspace) -> Path:
@@ -68,14 +69,19 @@ def table(cfg: Config, workspace: Workspace) -> str:
     """
     folders = finished_runs(cfg.table.runs, cfg.runs_dir, workspace.project)
     rows: list[Row] = []
+    alike: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for folder in folders:
         settings, metrics = run_settings(folder), dict(run_metrics(folder))
-        arm = arm_name(settings)
-        if arm in ARMS:
-            rows.append(Row(settings["data"]["task"], arm, settings["eval"]["parts"], metrics))
+        task, arm = settings["data"]["task"], arm_name(settings)
+        rows.append(Row(task, arm, settings["eval"]["parts"], metrics))
+        alike.setdefault((arm, task), []).append(settings)
     if not rows:
         raise UserError("no finished run of a teacher or student: train some, or name table.runs")
     text = degradation_table(rows)
+    for (arm, task), runs in alike.items():
+        if keys := mixed_settings(arm, runs):
+            text += (f"\n{arm} on {task} is the mean of {len(runs)} runs that differ in {', '.join(keys)}: "
+                     "name those that belong together with table.runs.\n")  # fmt: skip
     (workspace.folder(".") / "table.md").write_text(text, encoding="utf-8")
     workspace.say(text)
     return text
@@ -85,11 +91,10 @@ def _lines(name: str | None, which: str) -> Sequence[str]:
     if name is None:
         raise UserError(f"rank.{which}: name a text file with one of them a line")
     try:
-        found = [
-            line.strip() for line in Path(name).read_text("utf-8").splitlines() if line.strip()
-        ]
-    except OSError as error:
+        lines = Path(name).read_text("utf-8-sig").split("\n")  # a text may hold other separators
+    except (OSError, UnicodeError) as error:
         raise UserError(f"rank.{which}: {error}") from error
+    found = [line.strip() for line in lines if line.strip()]
     if not found:
         raise UserError(f"rank.{which}: {name} is empty")
     return found

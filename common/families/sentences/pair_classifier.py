@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from common.config import OptimConfig
+from common.config import OptimConfig, UserError
 from common.data.module import ContrastiveData
 from common.data.text.pairs.batches import EvaluationPairs, SequencePairs
 from common.data.text.pairs.readers import PairSet, limited, read_pairs
@@ -167,9 +168,14 @@ def task_pairs(data: PairData, part: str, seed: int) -> PairSet:
     """A part of the config's task; the training part cut to ``data.limit``.
 
     Raises:
-        UserError: see `read_pairs`.
+        UserError: see `read_pairs`; a file in another encoding, or a score that is not finite.
     """
-    found = read_pairs(data.pair_task, part, data.root, data.files(part))
+    try:
+        found = read_pairs(data.pair_task, part, data.root, data.files(part))
+    except UnicodeDecodeError as error:
+        raise UserError(f"the pairs of '{part}' are no plain UTF-8 text: {error}") from error
+    if not np.isfinite(found.labels).all():
+        raise UserError(f"the pairs of the part '{part}' hold a score that is no finite number")
     return limited(found, data.limit, seed) if part == "train" else found
 
 

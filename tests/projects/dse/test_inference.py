@@ -1,13 +1,17 @@
 """Stored vectors, ranking, export, the embedding on its own, speed, and the table of all arms."""
 
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from common.config import ROOT, UserError
+from common.config import ROOT, UserError, to_dict
+from common.data.text.pairs.readers import PairSet
 from common.data.text.sets import StsSet
 from common.engine.run import run_task
 from common.engine.workspace import Workspace
@@ -17,7 +21,16 @@ from projects.dse.config import SpeedConfig
 from projects.dse.module import first_student
 from projects.dse.scorer import load_scorer, save_scorer
 from projects.dse.speed import Costs, measure_costs, speed_metrics, speed_table
-from projects.dse.table import Row, arm_name, degradation_table
+from projects.dse.table import (
+    ARMS,
+    PLAIN,
+    STUDENT,
+    Row,
+    arm_name,
+    degradation_table,
+    mixed_settings,
+)
+from projects.dse.tasks import _lines
 from tests.cards import exported_by
 from tests.projects.dse.conftest import TEXTS, classifier, config, metrics_of, student
 
@@ -56,6 +69,22 @@ def test_a_symmetric_score_is_asked_for():
     torch.testing.assert_close(values, log_prob.topk(2, 1).values)
     with pytest.raises(UserError, match="no class 'x'"):
         scorer.rank(TEXTS, OTHERS, label="x")
+
+
+def test_two_classes_are_ranked_by_the_one_that_is_asked_for():
+    """The one logit is that of the second class, which is not_entailment of QNLI and RTE."""
+    scorer = student("data.task=rte", "eval.parts=[dev]", "eval.dev=dev").scorer
+    logits = scorer.score_all(TEXTS[:1], OTHERS)[..., 0]
+    for label, sign in ((None, -1), ("entailment", -1), ("not_entailment", 1)):
+        values, places = scorer.rank(TEXTS[:1], OTHERS, k=5, label=label)
+        torch.testing.assert_close(values, (sign * logits).sort(1, descending=True).values)
+        assert torch.equal(places, (sign * logits).argsort(1, descending=True))
+    with pytest.raises(UserError, match="no class 'x'"):
+        scorer.rank(TEXTS[:1], OTHERS, label="x")
+    same = student("data.task=same_intent").scorer
+    assert torch.equal(same.rank(TEXTS, OTHERS)[0], same.rank(TEXTS, OTHERS, label="same")[0])
+    with pytest.raises(UserError, match="none, but a score"):
+        student("data.task=stsb").scorer.rank(TEXTS, OTHERS, label="same")
 
 
 @pytest.mark.parametrize(
@@ -107,6 +136,54 @@ def test_metrics_of_a_run_stand_beside_its_teacher(trained):
     assert found["test_accuracy_chance"] >= 1 / 3
 
 
+def test_degradation_of_two_classes_is_that_of_accuracy(monkeypatch):
+    """As in the table and the claims; F1 of a teacher that tells no pair positive is 0."""
+    cfg = config("data.task=same_intent", "eval.thresholds=[0.5, 0.3]")
+    data = PairSet(TEXTS, OTHERS[:4], np.array([1, 0, 0, 0]))
+    logits = {"teacher": [[-1.0], [-2.0], [-3.0], [-4.0]], "own": [[1.0], [1.0], [-1.0], [1.0]]}
+    teacher, own = (torch.tensor(x) for x in logits.values())
+    monkeypatch.setattr(evaluate, "teacher_logits", lambda *_: teacher)
+    found = evaluate.against_teacher(cfg, "test", data, own)
+    assert found["teacher_test_f1"] == 0
+    assert found["test_relative_degradation"] == pytest.approx((0.75 - 0.5) / 0.75)
+    data.labels[:] = 1  # its accuracy is 0 too
+    assert "test_relative_degradation" not in evaluate.against_teacher(cfg, "test", data, own)
+
+
+def test_runs_of_one_arm_are_seeds():
+    """The table names what else they differ in; variants are arms of their own."""
+
+    def told(*words: str) -> dict[str, Any]:
+        return to_dict(config(*words))
+
+    other = told("seed=3", "run_id=x", "eval.batch_size=7", "tracking.tags=[a]")
+    assert mixed_settings("DSE", [told(), other]) == []
+    faster = told("optim.lr=0.1", "student.projection_dim=4")
+    assert mixed_settings("DSE", [told(), faster]) == ["optim.lr", "student.projection_dim"]
+    assert mixed_settings("teacher", [told("train=teacher"), {**faster, "train": "teacher"}]) == []
+    plain = [told("distill.alpha=0.0", f"teacher.lr={lr}") for lr in (0.1, 0.2)]
+    assert mixed_settings(PLAIN, plain) == []
+    dot = told("data.task=stsb", "student.head.kind=dot")
+    assert [arm_name(x) for x in (told(), told("distill.alpha=0.0"), dot)] == [STUDENT, PLAIN, f"{STUDENT}, dot head"]  # fmt: skip
+    assert arm_name(told("distill.alpha=0.3")) == "student, alpha 0.3"
+    assert arm_name(told("distill.alpha=0.0", "student.pool.kind=word_vectors")) == f"{PLAIN}, word_vectors"  # fmt: skip
+    frozen = ("distill.alpha=0.0", "student.freeze=true")
+    assert arm_name(told(*frozen)) == "frozen encoder"
+    assert arm_name(told(*frozen, "student.pool.kind=bilstm")) == "BiLSTM"
+    assert set(ARMS) > {STUDENT, PLAIN, "frozen encoder", "BiLSTM"}
+
+
+def test_the_table_says_what_its_mean_mixes(tmp_path, trained, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(trained, other, ignore=shutil.ignore_patterns("checkpoints"))
+    text = (other / "config.yaml").read_text().replace("alpha: 0.5", "alpha: 0.5\n  scores: x")
+    (other / "config.yaml").write_text(text.replace("  scores: null\n", ""))
+    run_task("dse", "smoke", [f"table.runs=[{trained},{other}]", f"runs_dir={tmp_path}"], "table")
+    assert "DSE on synthetic is the mean of 2 runs that differ in distill.scores" in capsys.readouterr().out.replace("\n", " ")  # fmt: skip
+    zero = [Row("sts-b", arm, ["dev"], {"dev_pearson": x}) for arm, x in (("teacher", 0.0), ("DSE", 0.5))]  # fmt: skip
+    assert "| DSE | 0.5000 | 0.5000 |  |" in degradation_table(zero)
+
+
 def test_one_table_of_all_arms(tmp_path, trained):
     """Checklist 16: tasks, average, relative degradation averaged over the tasks."""
     scores = {"teacher": (0.8, 0.9), "DSE": (0.76, 0.81), "student, alpha 0": (0.72, 0.72),
@@ -122,8 +199,6 @@ def test_one_table_of_all_arms(tmp_path, trained):
     assert "| teacher | 0.8000 | 0.9000 | 0.8500 |  |" in lines
     partial = degradation_table([*rows, Row("qqp", "teacher", ["dev"], {"dev_accuracy": 0.9})])
     assert "| DSE | 0.7600 | 0.8100 |  |  |  |" in partial
-    told = {"train": "student", "student": {"freeze": True, "pool": {"kind": "bilstm"}}, "distill": {"alpha": 0}}  # fmt: skip
-    assert arm_name(told) == "BiLSTM"
     run_task("dse", "smoke", [f"table.runs=[{trained}]", f"runs_dir={tmp_path}"], "table")
     (made,) = tmp_path.rglob("table.md")
     assert "| DSE |" in made.read_text()
@@ -179,7 +254,7 @@ def test_the_vectors_are_a_universal_embedding(tmp_path, monkeypatch):
 
 def test_ranking_the_users_own_files(tmp_path, trained, capsys):
     for name, lines in (("q.txt", TEXTS[:2]), ("c.txt", OTHERS)):
-        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (tmp_path / name).write_text("\ufeff" + "\r\n\n".join(lines) + "\n", encoding="utf-8")
     words = [f"runs_dir={trained.parents[2]}", f"rank.queries={tmp_path}/q.txt", "rank.k=2"]
     run_task("dse", "smoke", [*words, f"rank.candidates={tmp_path}/c.txt"], "rank")
     printed = capsys.readouterr().out
@@ -187,9 +262,14 @@ def test_ranking_the_users_own_files(tmp_path, trained, capsys):
     assert TEXTS[0] in printed
     with pytest.raises(UserError, match=r"rank\.candidates"):
         run_task("dse", "smoke", words, "rank")
+    (tmp_path / "c.txt").write_bytes("one\u2028line\n".encode())
+    assert _lines(str(tmp_path / "c.txt"), "candidates") == ["one\u2028line"]
+    (tmp_path / "c.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(UserError, match=r"rank\.candidates"):
+        _lines(str(tmp_path / "c.txt"), "candidates")
 
 
-@pytest.mark.parametrize("name", ["majority", "hypothesis_only", "overlap", "hypothesis_overlap", "frozen_linear"])  # fmt: skip
+@pytest.mark.parametrize("name", ["majority", "hypothesis_only", "overlap", "overlap_trees", "hypothesis_overlap", "frozen_linear", "whitened_cosine"])  # fmt: skip
 def test_baselines_without_training(tmp_path, name):
     cfg = config()
     found = getattr(baselines, name)(cfg, Workspace(tmp_path))
@@ -197,6 +277,19 @@ def test_baselines_without_training(tmp_path, name):
     if name == "majority":
         regression = config("data.task=stsb", "eval.parts=[dev]", "data.limit=60")
         assert baselines.majority(regression, Workspace(tmp_path))["dev_pearson"] == 0
+
+
+def test_trees_see_that_overlap_tells_most_in_the_middle(tmp_path, monkeypatch):
+    """Pairs of one class overlap by half, the others hardly or almost wholly: no line parts them."""
+    rng = np.random.default_rng(0)
+    shared = rng.random((400, 1))
+    labels = (abs(shared[:, 0] - 0.5) < 0.25).astype(np.int64)
+    data = PairSet(["a b"] * 400, ["a c"] * 400, labels)
+    monkeypatch.setattr(baselines, "task_pairs", lambda *_: data)
+    monkeypatch.setattr(baselines, "overlap_features", lambda _: shared)
+    cfg = config("data.task=same_intent")
+    assert baselines.overlap_trees(cfg, Workspace(tmp_path))["test_accuracy"] > 0.95
+    assert baselines.overlap(cfg, Workspace(tmp_path))["test_accuracy"] < 0.7
 
 
 def test_the_students_first_weights_are_a_baseline(tmp_path):

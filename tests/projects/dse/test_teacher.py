@@ -228,3 +228,40 @@ def test_a_classifier_of_two_classes_and_a_regression_are_trained_as_usual():
     want = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 1, 0]))
     torch.testing.assert_close(module.losses(batch)["loss"], want)
     assert module.pair_logits(data.pairs).shape == (4, 1)
+
+
+def test_a_corrected_file_has_a_teacher_of_its_own(tmp_path):
+    """A kept teacher of the same name and settings was trained on other labels."""
+    files = [f"data.{part}_file={tmp_path}/{part}.tsv" for part in ("train", "dev", "test")]
+    cfg = config("data.task=file", *files, "data.labels=[other,same]", f"runs_dir={tmp_path}")
+    found = []
+    for train, test in (("same", "same"), ("same", "other"), ("other", "other")):
+        for part, label in (("train", train), ("dev", "same"), ("test", test)):
+            (tmp_path / f"{part}.tsv").write_text(f"first\tsecond\tlabel\na\tb\t{label}\n", "utf-8")
+        found.append(stages.teacher_path(cfg))
+    assert found[0] == found[1]  # the test part plays no part in training
+    assert found[1] != found[2]
+    (tmp_path / "test.tsv").unlink()
+    needed = {r.location: r.present for r in experiment.requirements(cfg)}
+    assert needed == {f"{tmp_path}/{part}.tsv": part != "test" for part in ("train", "dev", "test")}
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    """A compressed or otherwise encoded TSV, and a score that would make every weight nan."""
+    path = tmp_path / "train.tsv"
+    words = ["data.task=file", "eval.parts=[train]", "eval.dev=train", f"data.train_file={path}"]
+    path.write_bytes("first\tsecond\tlabel\ncaf\u00e9\tb\t1\n".encode("latin-1"))
+    with pytest.raises(UserError, match="no plain UTF-8 text"):
+        stages.task_pairs(config(*words).data, "train", 0)
+    path.write_text("first\tsecond\tlabel\na\tb\tnan\n", "utf-8")
+    with pytest.raises(UserError, match="no finite number"):
+        stages.task_pairs(config(*words).data, "train", 0)
+
+
+def test_logits_are_computed_in_the_precision_that_training_used(monkeypatch):
+    """bf16-mixed runs in float32 where the processor only emulates bfloat16; so do the logits."""
+    cfg = config("trainer.precision=bf16-mixed")
+    module = teacher_module(cfg)
+    for able in (True, False):
+        monkeypatch.setattr("common.engine.trainer.computes_bfloat16", lambda able=able: able)
+        assert stages.scoring(cfg, module)[1]["bf16"] == able

@@ -1,18 +1,21 @@
 """Labels, accumulation, freezing, selection, resume, two processes."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
-from common.config import UserError
+from common.config import ROOT, UserError
 from common.data.text.pairs.batches import TowerPairs
 from common.data.text.pairs.readers import PairSet, read_pairs, synthetic_pairs
 from common.data.text.pairs.tasks import NLI, TASKS
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
+from common.engine.sweeps.schema import read_sweep
 from common.evaluation.text.pair_tasks import main_score, score_pair_task
-from projects.dse import build
+from projects.dse import baselines, build
 from projects.dse.module import first_student
 from projects.dse.stages import student_data
 from tests.projects.dse.conftest import config, run_of, student
@@ -63,7 +66,7 @@ def test_thresholds_are_probabilities():
     assert main_score(found, "binary") == found["f1_at_0.4"]
 
 
-@pytest.mark.parametrize("kind", ["concat_top_mean", "bilstm"])
+@pytest.mark.parametrize("kind", ["concat_top_mean", "bilstm", "cls"])
 def test_freezing_trains_head_and_projection_alone(kind):
     """Checklist 15 (and the LSTM of that baseline)."""
     words = ["student.freeze=true", "student.projection_dim=8", f"student.pool.kind={kind}"]
@@ -158,6 +161,28 @@ def test_plan_of_the_paper(name):
 def test_claims_of_the_comparison():
     comparison = read_comparison("dse")
     assert {"teacher", "alpha_0", "alpha_05", "frozen"} <= set(comparison.arms)
+    assert all(callable(getattr(baselines, name)) for name in comparison.baselines)
+
+
+def test_every_student_of_the_comparison_is_searched_alike_on_development_pairs():
+    """The same rates for each default arm, none of them at an end of the grid of `mini`."""
+    sweep, comparison, mini = read_sweep("dse"), read_comparison("dse"), config(name="mini")
+    assert {*sweep.arms, "teacher"} == set(comparison.default_arms)
+    rates = sweep.space["optim.lr"].values
+    assert min(rates) < mini.optim.lr < max(rates)
+    assert sweep.metric == "dev_accuracy"
+    assert sweep.shared["eval.parts"] == [mini.eval.dev]
+    assert not {sweep.seed} & set(comparison.seeds)
+
+
+def test_commands_of_the_card_name_classes_as_words():
+    """YAML reads yes and no as truth values, which no file holds."""
+    card = (ROOT / "projects/dse/README.md").read_text(encoding="utf-8")
+    (plain,) = re.findall(r"`data\.task=file.*?(data\.labels=\S+)`", card)
+    (quoted,) = re.findall(r"`'(data\.labels=[^']*)'`", card)
+    files = [f"data.{part}_file=a.tsv" for part in ("train", "dev", "test")]
+    for word, labels in ((plain, ["other", "same"]), (quoted, ["no", "yes"])):
+        assert config("data.task=file", *files, word).data.labels == labels
 
 
 @pytest.mark.parametrize(
@@ -165,6 +190,10 @@ def test_claims_of_the_comparison():
     [(["student.head.kind=dot"], "has classes"), (["data.task=file"], "train_file"),
      (["student.pool={kind: cls, sqrt_len: true}"], "divides a sum"),
      (["data.labels=[yes]"], "two different"), (["distill.alpha=1.5"], "alpha"),
+     (["eval.parts=[test, devv]"], r"eval\.parts: synthetic has no part 'devv'"),
+     (["data.task=mrpc"], "mrpc has no part 'test'; it has train, dev"),
+     (["data.task=mnli", "eval.parts=[dev]", "eval.dev=test"], r"eval\.dev: mnli has no part"),
+     (["data.task=file", "data.train_file=a.tsv", "data.test_file=b.tsv"], r"eval\.dev: file .* no data\.dev_file"),
      (["eval.thresholds=[]"], "at least one"), (["eval.transfer=[XX]"], "no XX")],
 )  # fmt: skip
 def test_settings_that_mean_nothing_are_refused(words, message):
