@@ -117,10 +117,8 @@ class DomainEncoder(nn.Module):
             model.pooler = None
         self.routes: Routes | None = None
         if layout.routing != "dense":
-            mixed = layout.routing in (
-                "sentence",
-                "token",
-            )  # of the others each row meets one expert
+            # of the other routings each row meets one expert
+            mixed = layout.routing in ("sentence", "token")
             self.routes = to_mixture(
                 model, layout.num_experts, routing=layout.routing, top_k=layout.top_k if mixed else 1,  # type: ignore[arg-type]
                 layers=layout.layers,  # type: ignore[arg-type]
