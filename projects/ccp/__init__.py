@@ -23,16 +23,10 @@ def build(cfg: Config) -> "Experiment[ContrastiveModule]":
     from projects.ccp.towers import recipe_of
 
     return retrieval_experiment(
-        cfg,
-        recipe_of(cfg),
-        loaded_module,
-        stages=stages,
-        evaluate=evaluate,
-        plan=plan,
-        texts=search_texts,
-        tasks={"split": tasks.split},
-        model_tasks={"calibrate": tasks.calibrate},
-    )
+        cfg, recipe_of(cfg), loaded_module,
+        stages=stages, evaluate=evaluate, plan=plan, texts=search_texts,
+        tasks={"split": tasks.split}, model_tasks={"calibrate": tasks.calibrate},
+    )  # fmt: skip
 
 
 def load(folder: "Path") -> "SentenceEncoder":

@@ -47,9 +47,8 @@ class MethodConfig:
     norm_momentum: Share = 0.1  # how far the running statistics move in a step
     bank_size: Count = 4096  # rows of all languages
     language_bank: bool = True  # False: rows of every language are negatives (ablation)
-    bank_sides: Literal["both", "own"] = (
-        "both"  # own: contexts against contexts, as in the equations
-    )
+    # own: contexts against contexts, as in the equations
+    bank_sides: Literal["both", "own"] = "both"
     bank_initial: Literal["masked", "random"] = "masked"  # random: as released with MSM
     in_batch_negatives: bool = True  # False: the bank alone
     cts_weight: NonNegative = 1.0  # of the two directions
@@ -83,9 +82,7 @@ class Config(ExperimentConfig):
         if not method.pretrain and not self.finetune.steps:
             raise ValueError("method.pretrain=false needs finetune.steps: nothing would be trained")
         if method.pretrain and method.mlm_weight and self.data.batch_size < method.mlm_every:
-            raise ValueError(
-                "data.batch_size below method.mlm_every leaves ranks without masked rows"
-            )
+            raise ValueError("data.batch_size < method.mlm_every leaves ranks without masked rows")
         if method.pretrain and self.simulated and self.model.pretrained != "random":
             raise ValueError(
                 "the simulated language has pieces of its own: it needs model.pretrained=random, "
@@ -93,9 +90,8 @@ class Config(ExperimentConfig):
             )
         if self.eval.pseudo_bitext and not self.simulated:
             raise ValueError("eval.pseudo_bitext is for the simulated language: use eval.bitext")
-        if (self.finetune.steps and self.finetune.file is None) and not (
-            self.eval.held_out_queries and self.eval.beir
-        ):
+        questions = self.finetune.file or (self.eval.held_out_queries and self.eval.beir)
+        if self.finetune.steps and not questions:
             raise ValueError(
                 "fine-tuning needs questions: finetune.file, or eval.held_out_queries of eval.beir"
             )

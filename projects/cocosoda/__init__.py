@@ -22,16 +22,10 @@ def build(cfg: Config) -> "Experiment[CoCoSoDa]":
     from projects.cocosoda.module import CoCoSoDa
 
     return retrieval_experiment(
-        cfg,
-        stages.recipe_of(cfg),
-        CoCoSoDa,
-        stages=stages.stages,
-        evaluate=evaluate,
-        plan=stages.plan,
-        texts=tasks.bundled_codes,
-        tasks={"prepare": tasks.prepare},
-        model_tasks={"search": tasks.search},
-    )
+        cfg, stages.recipe_of(cfg), CoCoSoDa,
+        stages=stages.stages, evaluate=evaluate, plan=stages.plan, texts=tasks.bundled_codes,
+        tasks={"prepare": tasks.prepare}, model_tasks={"search": tasks.search},
+    )  # fmt: skip
 
 
 def load(folder: "Path") -> "SentenceEncoder":

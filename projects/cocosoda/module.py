@@ -48,9 +48,8 @@ class CoCoSoDa(ContrastiveModule):
         self.encoder, self.method = encoder, method
         self.momentum_encoder: MomentumEncoder | None = None
         self.queues: QueueSet | None = None
-        self.objective = (
-            FinetuneObjective(own.logit_scale, method) if finetune else Objective(method)
-        )
+        scale = own.logit_scale
+        self.objective = FinetuneObjective(scale, method) if finetune else Objective(method)
         if not finetune:
             self.momentum_encoder = MomentumEncoder(encoder.tower, method.momentum)
             if method.queue_size:

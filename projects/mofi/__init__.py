@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from common.engine.experiment import Experiment
-    from common.engine.workspace import Workspace
     from common.families.image_text.module import Encoder
     from projects.mofi.module import MOFI
     from projects.mofi.tasks import Embedder
@@ -19,6 +18,7 @@ __all__ = ["Config", "build", "load"]
 def build(cfg: Config) -> "Experiment[MOFI]":
     """The experiment of a config; heavy imports happen here."""
     from dataclasses import replace
+    from functools import partial
 
     from common.families.image_text.experiment import image_text_experiment
     from projects.mofi import planning, tasks
@@ -29,13 +29,11 @@ def build(cfg: Config) -> "Experiment[MOFI]":
     def make_module(encoder: "Encoder | None" = None) -> MOFI:
         return MOFI(cfg, encoder)
 
-    def judge(module: MOFI, workspace: "Workspace") -> dict[str, float]:
-        return evaluate(cfg, module, workspace)
-
-    family = image_text_experiment(
-        cfg, make_module, stages=lambda: stages(cfg), tasks=tasks.of(cfg)
+    own = partial(stages, cfg)
+    family = image_text_experiment(cfg, make_module, stages=own, tasks=tasks.of(cfg))
+    return replace(
+        family, evaluate=partial(evaluate, cfg), plan=lambda: planning.plan(cfg, family.plan())
     )
-    return replace(family, evaluate=judge, plan=lambda: planning.plan(cfg, family.plan()))
 
 
 def load(folder: "Path") -> "Embedder":

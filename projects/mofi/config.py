@@ -7,16 +7,11 @@ from common.config import ExperimentConfig
 from common.data.row_map.options import RowMapConfig
 from common.decoding.options import ServerConfig
 from common.ranges import Count, NonNegative, Positive, Probability, at_least
-from projects.mofi.options import (
-    AnnotateConfig,
-    BuildConfig,
-    EntityData,
-    EntityEval,
-    EntityTowers,
-    FilterConfig,
-    SearchConfig,
+
+from projects.mofi.options import (  # isort: skip
+    AnnotateConfig, BuildConfig, EntityData, EntityEval, EntityTowers, FilterConfig, SearchConfig,
     SelectConfig,
-)
+)  # fmt: skip
 
 
 @dataclass

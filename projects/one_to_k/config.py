@@ -59,7 +59,7 @@ class Config(ExperimentConfig):
             raise ValueError("data.source=jsonl needs data.files, such as cc3m/part_*.data")
         if languages and texts is not None and texts > len(languages):
             raise ValueError(
-                f"data.texts_per_image={texts}, but data.languages has {len(languages)}"
+                f"data.texts_per_image={texts}, but there are {len(languages)} languages"
             )
         if self.method.fusion and self.model.text == "ngrams":
             raise ValueError(
@@ -76,6 +76,5 @@ class Config(ExperimentConfig):
             raise ValueError(f"data.pivot={self.data.pivot} is not among data.languages")
         unknown = sorted(set(self.eval.benchmarks) - set(options.BENCHMARKS))
         if unknown:
-            raise ValueError(
-                f"eval.benchmarks {unknown}: use some of {', '.join(options.BENCHMARKS)}"
-            )
+            known = ", ".join(options.BENCHMARKS)
+            raise ValueError(f"eval.benchmarks {unknown}: use some of {known}")

@@ -14,14 +14,9 @@ from common.losses.auxiliary.tokens import masked_lm_loss
 from common.losses.auxiliary.vicreg import vicreg_terms
 from common.losses.output import LossOutput
 from common.losses.temperature import Temperature
+from projects.one_to_k import objective
 from projects.one_to_k.config import Config
 from projects.one_to_k.network import CrossLingualNetwork, build_network, network_options
-from projects.one_to_k.objective import (
-    finetune_loss,
-    one_to_k_loss,
-    pivot_loss,
-    random_language_loss,
-)
 
 # parameters that no pretrained model has
 NEW = ("network.image_projection", "network.text_projection", "network.matching",
@@ -103,12 +98,12 @@ class OneToK(ContrastiveModule):
         """The contrastive term of the config's objective."""
         method, backend = self.method, self.method.loss_backend
         if method.objective == "one_to_k":
-            return one_to_k_loss(
+            return objective.one_to_k_loss(
                 image, text, tau, num_texts, need_divm=method.need_divm,
                 t2i_scale=method.t2i_scale, backend=backend,
             )  # fmt: skip
         if method.objective == "pivot":
-            return pivot_loss(image, text, tau, backend)
+            return objective.pivot_loss(image, text, tau, backend)
         if method.objective == "finetune":
-            return finetune_loss(image, text, tau, ids, backend)
-        return random_language_loss(image, text, tau, backend)
+            return objective.finetune_loss(image, text, tau, ids, backend)
+        return objective.random_language_loss(image, text, tau, backend)
