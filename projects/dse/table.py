@@ -17,7 +17,8 @@ FREE = (
     "data.num_workers", "trainer.num_threads", "trainer.accelerator", "trainer.log_every",
     "trainer.checkpoint_every", "trainer.keep",
 )  # fmt: skip
-# what does not train a teacher: it has a section of its own
+# what does not train a teacher, which has a section of its own; and what a student without one leaves out
+TEACHERS = ("teacher", "distill")
 STUDENTS = (
     "student", "distill", "data.batch_size", "data.max_length", "trainer.max", "trainer.accumulate",
     "optim.lr", "optim.weight", "optim.schedule", "optim.warmup", "optim.final", "optim.decay",
@@ -56,10 +57,8 @@ def mixed_settings(arm: str, runs: Sequence[Mapping[str, Any]]) -> list[str]:
 
     What an arm does not use (the student of a teacher, the teacher of a student without one) is free.
     """
-    if arm == TEACHER:
-        free = FREE + STUDENTS
-    else:
-        free = FREE + (("distill", "teacher") if runs[0]["distill"]["alpha"] == 0 else ())
+    unused = STUDENTS if arm == TEACHER else TEACHERS if runs[0]["distill"]["alpha"] == 0 else ()
+    free: tuple[str, ...] = (*FREE, *unused)
     flat = [leaves(run) for run in runs]
     keys = dict.fromkeys(key for run in flat for key in run if not key.startswith(free))
     return [key for key in keys if any(run.get(key) != flat[0].get(key) for run in flat)]
