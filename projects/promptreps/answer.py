@@ -30,7 +30,9 @@ class AnswerModule(ContrastiveModule):
 
     def __init__(self, cfg: Config, encoder: PromptRepsEncoder) -> None:
         own = cfg.instruct
-        super().__init__(replace(cfg.optim, lr=own.lr, warmup_steps=own.warmup_steps))
+        super().__init__(
+            replace(cfg.optim, lr=own.lr, warmup_steps=own.warmup_steps, warmup_epochs=0.0)
+        )
         self.encoder = encoder
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:

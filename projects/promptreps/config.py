@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from common.config import DataConfig, ExperimentConfig
 from common.data.row_map.options import RowMapConfig
-from common.evaluation.retrieval.options import SearchConfig
 from common.families.retrieval.config import RetrievalEval
 from common.ranges import Count, Positive, Probabilities, Probability, Rate, Whole
+from projects.promptreps.options import EncodeConfig, HybridSearchConfig
 
 Attention = Literal["auto", "eager", "sdpa"]
 Kind = Literal[
@@ -140,26 +140,6 @@ class EvalConfig(RetrievalEval):
 
 
 @dataclass
-class HybridSearchConfig(SearchConfig):
-    """`make run TASK=search`."""
-
-    alpha: Probability = 0.5
-    zero_shot: bool = False  # search with model.pretrained, no run is needed
-
-
-@dataclass
-class EncodeConfig:
-    """`make run TASK=encode`: a collection as files of vectors, in parts that can be shared out."""
-
-    input: str | None = None  # folder in the BEIR layout, or texts as search.file
-    output: str | None = None  # folder; None: the task's
-    role: Literal["passage", "query"] = "passage"
-    run: str = "latest"  # a run of this config, or a folder written by `make export`
-    zero_shot: bool = False
-    pickle: bool = False  # also write Tevatron's pickle of (vectors, ids)
-
-
-@dataclass
 class Config(ExperimentConfig):
     """PromptReps experiment."""
 
@@ -179,3 +159,6 @@ class Config(ExperimentConfig):
         kind = self.model.representation.kind
         if self.method.supervised and kind not in ("first_token", "mean"):
             raise ValueError("supervised training is for representation.kind=first_token")
+        learnt = self.instruct.steps and self.instruct.source in ("synthetic", "file")
+        if self.eval.probe and learnt:
+            raise ValueError("eval.probe needs held-out texts: instruct.source=glosses or keywords")

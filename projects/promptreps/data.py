@@ -65,8 +65,12 @@ def worded_texts(cfg: Config, *, held_out: bool = False) -> list[WordedText]:
             if words and (sentence_split(row["definition"]) == "train") != held_out:
                 found.append(WordedText(row["definition"], words))
     else:
-        path = _place(cfg, str(own.file))
+        path = file_of(cfg, str(own.file))
         rows = read_jsonl(path, ("text", "words"))
+        for number, row in enumerate(rows, 1):
+            spelt = row["words"] if isinstance(row["words"], list) else [None]
+            if not isinstance(row["text"], str) or not all(isinstance(w, str) and w.strip() for w in spelt):  # fmt: skip
+                raise UserError(f"{path}, row {number}: 'text' must be a text and 'words' a list of words")  # fmt: skip
         found = [WordedText(row["text"], tuple(row["words"])) for row in rows if row["words"]]
     if not found:
         raise UserError("instruct: there is no text with a word to learn from")
@@ -145,7 +149,7 @@ class AnswerBatches(Dataset[dict[str, Tensor]]):
         labels = torch.full_like(batch["input_ids"], -1)
         for row, (prompt, answer) in zip(labels, pairs, strict=True):
             row[len(prompt) - 1 : len(prompt) - 1 + len(answer)] = torch.tensor(answer)
-        firsts = [self._firsts(index) for index, _ in keys]
+        firsts = [first_tokens(self.encoder, self.texts[index].words) for index, _ in keys]
         first = torch.full((len(keys), max(map(len, firsts))), -1)
         for row, own in zip(first, firsts, strict=True):
             row[: len(own)] = torch.tensor(own)
@@ -156,10 +160,11 @@ class AnswerBatches(Dataset[dict[str, Tensor]]):
             "ids": torch.tensor([i for i, _ in keys]),
         }
 
-    def _firsts(self, index: int) -> list[int]:
-        space = "" if self.encoder.prompt.framed else " "
-        spelt = [space + word for word in self.texts[index].words]
-        return [ids[0] for ids in plain_ids(self.encoder.lm.tokenizer, spelt)]
+
+def first_tokens(encoder: PromptRepsEncoder, words: Sequence[str]) -> list[int]:
+    """What an answer of each word begins with: behind a bare text a space stands before the word."""
+    space = "" if encoder.prompt.framed else " "
+    return [ids[0] for ids in plain_ids(encoder.lm.tokenizer, [space + word for word in words])]
 
 
 def group_of(record: EmbeddingRecord, size: int, seed: int, index: int, epoch: int) -> list[str]:
@@ -236,7 +241,7 @@ def questions(cfg: Config) -> list[EmbeddingRecord]:
         UserError: a missing or broken file.
     """
     if cfg.data.file is not None:
-        return read_records(_place(cfg, cfg.data.file), "tevatron")
+        return read_records(file_of(cfg, cfg.data.file), "tevatron")
     data = synthetic_set(SYNTHETIC, seed=cfg.seed)
     texts, found = list(data.corpus.values()), []
     for query, grades in data.qrels.items():
@@ -280,6 +285,7 @@ def requirements(cfg: Config) -> list[Requirement]:
     return found
 
 
-def _place(cfg: Config, file: str) -> Path:
+def file_of(cfg: Config, file: str) -> Path:
+    """A file as named, or below the data root."""
     path = Path(file).expanduser()
     return path if path.is_file() else data_root(cfg.data.root) / path

@@ -75,7 +75,9 @@ class PromptRepsEncoder(nn.Module):
             UserError: see `PromptedModel.text_rows`.
         """
         own = self.options.query_length if role == "query" else self.options.passage_length
-        return self.lm.text_rows(texts, self.frames[role], max_length or own)
+        rows = self.lm.text_rows(texts, self.frames[role], max_length or own)
+        # an empty text without prompt and beginning has a state too
+        return [row or [self.lm.pad_id] for row in rows]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """One representation of each prompt, as training needs it.
@@ -123,6 +125,8 @@ class PromptRepsEncoder(nn.Module):
         rows = self.rows(texts, role)
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
         blocks = [slice(i, i + batch_size) for i in range(0, len(order), batch_size)]
+        # words of several vectors have their length already, see `_represent`
+        unit = self.options.normalize and self.options.kind != "multi_word_multi"
         dense: list[Tensor] = [torch.empty(0)] * len(texts)
         sparse: list[list[dict[int, int]]] = [[]] * len(texts)
         with evaluation_mode(self), torch.inference_mode():
@@ -131,12 +135,11 @@ class PromptRepsEncoder(nn.Module):
                 for i, (vectors, values) in zip(
                     own, self._represent([rows[i] for i in own]), strict=True
                 ):
-                    dense[i] = F.normalize(vectors, dim=-1) if self.options.normalize else vectors
+                    dense[i] = F.normalize(_wide(vectors), dim=-1) if unit else _wide(vectors)
                     sparse[i] = self._weighted(texts[i], values)
         counts = torch.tensor([len(row) for row in sparse])
-        vectors = torch.cat(dense).cpu()
         return {
-            "dense": vectors.clone() if vectors.dtype == torch.float64 else vectors.float().clone(),
+            "dense": torch.cat(dense).cpu().clone(),
             "sparse": [vector for row in sparse for vector in row],
             "owner": torch.arange(len(texts)).repeat_interleave(counts),
         }
@@ -159,7 +162,11 @@ class PromptRepsEncoder(nn.Module):
                 groups = [list(range(len(tokens)))]
             elif kind == "multi_token_multi":
                 groups = [[i] for i in range(len(tokens))]
-            own = pooled(states[:count], self.lm.logits(states[:count]), groups)
+            vectors = _wide(states[:count])
+            if kind == "multi_word_multi" and self.options.normalize:
+                # as released: means of unit vectors stay as long as they are
+                vectors = F.normalize(vectors, dim=-1)
+            own = pooled(vectors, self.lm.logits(states[:count]), groups)
             if kind == "multi_word_single":
                 own = own[0].mean(0, keepdim=True), own[1].amax(0, keepdim=True)
             found.append((own[0], log1p_relu(own[1]).cpu()))
@@ -175,6 +182,11 @@ class PromptRepsEncoder(nn.Module):
             )
             for v in values
         ]
+
+
+def _wide(states: Tensor) -> Tensor:
+    """Float32 at least: lengths and means of 16-bit states would be rounded to three digits."""
+    return states.to(torch.promote_types(states.dtype, torch.float32))
 
 
 def frame(tokenizer: object, prompt: PromptConfig, role: Role) -> Frame:

@@ -27,8 +27,9 @@ from common.families.retrieval.evaluation import (
     set_names,
 )
 from projects.promptreps.config import Config
-from projects.promptreps.data import worded_texts
+from projects.promptreps.data import first_tokens, worded_texts
 from projects.promptreps.encoder import PromptRepsEncoder, build_encoder, variant
+from projects.promptreps.stages import zero_shot_encoder
 
 KS = (10, 100, 1000)
 SHOWN = ("ndcg_at_10", "recall_at_100", "recall_at_1000", "mrr_at_10")
@@ -51,8 +52,8 @@ def evaluate(cfg: Config, encoder: PromptRepsEncoder, workspace: Workspace) -> d
     """Metrics on every set of ``eval.beir``, ``<row><set>_<metric>``, and their averages.
 
     Rows: "" (the ranking that the config chooses), ``dense_``, ``sparse_``, ``hybrid_``,
-    ``alpha_<weight>_``, ``bm25_``, ``untrained_*`` and, for each of ``eval.rows``,
-    ``<name>_dense_``, ``<name>_sparse_``, ``<name>_hybrid_``. table.md has all of them.
+    ``alpha_<weight>_``, ``bm25_``; all but the first and BM25 again as ``untrained_*`` and, for each
+    of ``eval.rows``, as ``<name>_*``. table.md has all of them.
 
     Raises:
         UserError: a set that is missing or broken, or a model that cannot be had.
@@ -76,7 +77,9 @@ def evaluate(cfg: Config, encoder: PromptRepsEncoder, workspace: Workspace) -> d
             if f"{row}{next(iter(names.values()))}_map" in found:
                 means = average_scores(list(names.values()), found, row, "average", workspace)
                 found |= {f"{row}{metric}": value for metric, value in means.items()}
-    write_text(workspace.folder(".") / "table.md", table(found, list(rows), list(names.values())))
+    write_text(
+        workspace.folder(".") / "table.md", table(found, list(rows), [*names.values(), "average"])
+    )
     return found
 
 
@@ -95,11 +98,12 @@ def search_set(cfg: Config, encoder: PromptRepsEncoder, data: RetrievalSet) -> S
 
 
 def _rankings(cfg: Config, runs: SetRuns) -> dict[str, Run]:
-    """The rankings of a set by the prefix of their metrics."""
+    """The rankings of a set by the prefix of their metrics, those of the sweep of weights last."""
     named: dict[str, Run] = {
         "dense_": runs.dense, "sparse_": runs.sparse, "hybrid_": runs.fused(cfg.eval.alpha),
     }  # fmt: skip
-    return {"": named[f"{cfg.eval.ranking}_"], **named}
+    swept = {f"alpha_{alpha:g}_": runs.fused(alpha) for alpha in cfg.eval.alphas}
+    return {"": named[f"{cfg.eval.ranking}_"], **named, **swept}
 
 
 def _one_set(
@@ -114,8 +118,6 @@ def _one_set(
     runs = search_set(cfg, encoder, data)
     for row, run in _rankings(cfg, runs).items():
         keep(row, run_scores(data, run, KS))
-    for alpha in cfg.eval.alphas:
-        keep(f"alpha_{alpha:g}_", run_scores(data, runs.fused(alpha), KS))
     if cfg.eval.lexical:
         keep("bm25_", run_scores(data, lexical_run(data, "bm25", depth=cfg.eval.depth), KS))
     workspace.gallery(f"best documents {name}", beir_gallery(data, runs.fused(cfg.eval.alpha)))
@@ -140,9 +142,7 @@ def _further(cfg: Config, encoder: PromptRepsEncoder, workspace: Workspace) -> d
     if cfg.eval.untrained:
         add("untrained_", untrained(lambda: build_encoder(cfg.model), cfg.seed, like=encoder))
     for title, row in cfg.eval.rows.items():
-        base = (
-            encoder if row.pretrained is None else build_encoder(cfg.model, row.pretrained).eval()
-        )
+        base = encoder if row.pretrained is None else zero_shot_encoder(cfg, row.pretrained)
         add(f"{title}_", variant(base, row.prompt, kind=row.kind))
     return found
 
@@ -176,17 +176,17 @@ def word_probe(cfg: Config, encoder: PromptRepsEncoder) -> dict[str, float]:
         on_device = {name: x.to(encoder.device) for name, x in inputs.items()}
         best = encoder.lm.logits(encoder.lm(**on_device)).argmax(-1).tolist()
         for token, own in zip(best, part, strict=True):
-            wanted = {encoder.lm.tokenizer(w, add_special_tokens=False)["input_ids"][0] for w in own.words}  # fmt: skip
-            right.append(token in wanted)
+            right.append(token in first_tokens(encoder, own.words))
     return {"word_accuracy": float(np.mean(right))}
 
 
 def table(found: dict[str, float], rows: list[str], names: list[str]) -> str:
     """All rows beside each other, as Markdown."""
     shown: Callable[[float | None], str] = lambda v: "" if v is None else f"{100 * v:.2f}"  # noqa: E731
-    heads = [f"{name} {metric}" for name in names for metric in SHOWN]
-    lines = ["| row | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(heads)]
+    keys = [f"{name}_{metric}" for name in names for metric in SHOWN]
+    keys = [key for key in keys if any(f"{row}{key}" in found for row in rows)]
+    lines = ["| row | " + " | ".join(keys) + " |", "|---|" + "--:|" * len(keys)]
     for row in rows:
-        values = [found.get(f"{row}{name}_{metric}") for name in names for metric in SHOWN]
+        values = [found.get(f"{row}{key}") for key in keys]
         lines.append(f"| {row.rstrip('_') or 'method'} | " + " | ".join(map(shown, values)) + " |")
     return "\n".join(lines) + "\n"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from common.encoders.text.language_models.causal import add_lora, block_classes
@@ -36,6 +37,10 @@ class PromptReps(ContrastiveModule):
                 encoder.lm.model, rank=cfg.method.lora_rank, alpha=cfg.method.lora_alpha,
                 dropout=cfg.method.lora_dropout, targets=cfg.method.lora_targets.split(","),
             )  # fmt: skip
+            for parameter in encoder.lm.parameters():
+                # small steps are rounded away in adapters of 16 bits
+                if parameter.requires_grad and parameter.dtype == torch.bfloat16:
+                    parameter.data = parameter.data.float()
         if lora and cfg.method.grad_checkpointing:
             encoder.lm.model.gradient_checkpointing_enable({"use_reentrant": False})
 

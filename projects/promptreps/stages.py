@@ -1,5 +1,6 @@
 """Stages of an experiment, and what `make check` builds."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from projects.promptreps.answer import AnswerModule
 from projects.promptreps.config import Config
 from projects.promptreps.data import (
     answer_data,
+    file_of,
     questions,
     requirements,
     supervised_data,
@@ -71,7 +73,9 @@ def kept_answers(cfg: Config) -> Path:
     model = {name: value for name, value in plain["model"].items() if name != "representation"}
     model["prompt"] = {**model["prompt"], "framed": cfg.instruct.framed}
     parts = {name: plain[name] for name in ("instruct", "optim", "trainer", "seed")}
-    parts |= {"model": model, "root": cfg.data.root}
+    file = None if cfg.instruct.file is None else file_of(cfg, cfg.instruct.file)
+    content = file.read_bytes() if file is not None and file.is_file() else b""
+    parts |= {"model": model, "root": cfg.data.root, "file": hashlib.sha256(content).hexdigest()}
     return kept_path(Path(cfg.runs_dir) / "promptreps" / "answers", "answer", "promptreps", parts)
 
 

@@ -14,13 +14,16 @@ import torch
 
 from common.config import UserError
 from common.data.row_map.mapper import RowFunction, RowMap, map_rows
+from common.data.tables import read_jsonl
+from common.data.text.normalize import text_preparation
 from common.encoders.modes import evaluated
 from common.encoders.state_dict import weights_digest
 from common.engine.experiment import Experiment
 from common.engine.run import trained_module
 from common.engine.workspace import Workspace
-from common.evaluation.retrieval.beir import has_corpus, load_corpus
-from common.evaluation.retrieval.sparse.hybrid_texts import HybridTextIndex
+from common.evaluation.retrieval.beir import QUERIES, has_corpus, load_corpus
+from common.evaluation.retrieval.sparse.hybrid import Encoded
+from common.evaluation.retrieval.sparse.hybrid_texts import EncodeBoth, HybridTextIndex
 from common.evaluation.retrieval.sparse.impact_files import (
     token_names,
     write_impacts,
@@ -30,10 +33,12 @@ from common.evaluation.retrieval.text_search import kept_index, read_texts, sear
 from common.evaluation.tables import write_report
 from common.export.files import write_atomic, write_json, write_tensors
 from common.families.retrieval.evaluation import load_set
+from common.families.retrieval.sets import set_folder
 from projects.promptreps.config import Config
 from projects.promptreps.encoder import PromptRepsEncoder
 from projects.promptreps.evaluate import evaluate
 from projects.promptreps.module import PromptReps
+from projects.promptreps.prompt import Role
 from projects.promptreps.stages import zero_shot_encoder
 
 
@@ -56,6 +61,22 @@ def chosen_encoder(
     return encoder
 
 
+def prepared_encode(cfg: Config, encoder: PromptRepsEncoder) -> EncodeBoth:
+    """(texts, role, ...) -> representations of the texts as the evaluation prepares them."""
+    prepare = text_preparation(cfg.eval.normalize_text, cfg.eval.lower_case)
+
+    def run(texts: Sequence[str], role: Role, **options: Any) -> Encoded:
+        return encoder.encode([prepare(t) for t in texts], role, cfg.eval.batch_size, **options)
+
+    return run
+
+
+def settings_of(cfg: Config, encoder: PromptRepsEncoder) -> dict[str, Any]:
+    """What representations depend on beside the weights."""
+    prepared = {"normalize_text": cfg.eval.normalize_text, "lower_case": cfg.eval.lower_case}
+    return {"prompt": asdict(encoder.prompt), "representation": asdict(encoder.options)} | prepared
+
+
 def search(cfg: Config, workspace: Workspace, experiment: Experiment[PromptReps]) -> None:
     """Index a file or folder for both searches and print the best texts of queries.
 
@@ -71,13 +92,13 @@ def search(cfg: Config, workspace: Workspace, experiment: Experiment[PromptReps]
         return list(load_set(cfg, cfg.eval.beir[0]).corpus.values())
 
     def key() -> str:
-        about = json.dumps([asdict(encoder.prompt), asdict(encoder.options)], sort_keys=True)
+        about = json.dumps(settings_of(cfg, encoder), sort_keys=True)
         return f"{weights_digest(encoder)} {about}"
 
     with evaluated(encoder, cfg.trainer.accelerator):
         index = kept_index(
-            HybridTextIndex, options, partial(encoder.encode, batch_size=cfg.eval.batch_size), texts,
-            key, alpha=options.alpha, depth=cfg.eval.depth, progress=workspace.progress,
+            HybridTextIndex, options, prepared_encode(cfg, encoder), texts, key,
+            alpha=options.alpha, depth=cfg.eval.depth, progress=workspace.progress,
         )  # fmt: skip
         search_texts(index, options)
 
@@ -98,17 +119,11 @@ def encode(cfg: Config, workspace: Workspace, experiment: Experiment[PromptReps]
     options = cfg.encode
     if options.input is None:
         raise UserError("name a text file or a folder in encode.input")
-    place = Path(options.input).expanduser()
-    if has_corpus(place):
-        texts = load_corpus(place)
-    else:
-        texts = {str(i): text for i, text in enumerate(read_texts(place))}
+    texts = collection(cfg, options.input)
     encoder = chosen_encoder(cfg, workspace, experiment, options.run, options.zero_shot)
     folder = workspace.folder("encoded") if options.output is None else Path(options.output)
-    settings = {
-        "role": options.role, "weights": weights_digest(encoder), "prompt": asdict(encoder.prompt),
-        "representation": asdict(encoder.options),
-    }  # fmt: skip
+    settings = {"role": options.role, "weights": weights_digest(encoder)}
+    settings |= settings_of(cfg, encoder)
     step = RowMap("encode", partial(row_function, cfg, encoder), settings, chunk_size=256)
     mapped = map_rows(step, list(texts.values()), folder / "parts", cfg.task, workspace.meter)
     workspace.say(mapped.summary)
@@ -117,12 +132,28 @@ def encode(cfg: Config, workspace: Workspace, experiment: Experiment[PromptReps]
     return folder
 
 
+def collection(cfg: Config, place: str) -> dict[str, str]:
+    """Texts by id: documents or, for the role of a query, queries of a BEIR folder; or lines.
+
+    Raises:
+        UserError: nothing is there, or a file of another layout.
+    """
+    folder = set_folder(place, cfg.data.root)
+    if not has_corpus(folder):
+        return {str(i): text for i, text in enumerate(read_texts(place))}
+    if cfg.encode.role == "passage":
+        return load_corpus(folder)
+    plain = folder / QUERIES
+    path = plain if plain.is_file() else plain.with_name(f"{QUERIES}.gz")
+    return {str(row["_id"]): str(row["text"]) for row in read_jsonl(path, ("_id", "text"))}
+
+
 def row_function(cfg: Config, encoder: PromptRepsEncoder) -> RowFunction:
     """Texts -> for each a list of representations, dense vectors as base64 of float32."""
 
     def run(rows: Sequence[Any], seeds: Sequence[Any]) -> list[Any]:
         with evaluated(encoder, cfg.trainer.accelerator):
-            found = encoder.encode(list(rows), cfg.encode.role, cfg.eval.batch_size)
+            found = prepared_encode(cfg, encoder)(list(rows), cfg.encode.role)
         result: list[list[Any]] = [[] for _ in rows]
         for owner, vector, weights in zip(found["owner"].tolist(), found["dense"].numpy(), found["sparse"], strict=True):  # fmt: skip
             packed = base64.b64encode(vector.astype("<f4").tobytes()).decode()
@@ -140,7 +171,9 @@ def _write(
     folder: Path,
     pickled: bool,
 ) -> None:
-    names = token_names(encoder.lm.tokenizer.get_vocab())
+    # a head may be wider than the vocabulary, and a text of stop words has the best ids of all
+    names = {i: f"<{i}>" for i in range(encoder.lm.vocab_size)}
+    names |= token_names(encoder.lm.tokenizer.get_vocab())
     for place in range(max(len(own) for own in rows)):
         held = [(i, own[place]) for i, own in zip(ids, rows, strict=True) if len(own) > place]
         own_ids = [i for i, _ in held]

@@ -165,6 +165,25 @@ def test_item_9_zero_shot_has_nothing_to_train_and_no_graph():
     assert seen == [True]
 
 
+def test_vectors_of_a_16_bit_model_have_unit_length():
+    """Lengths are taken in float32: rounded ones would rank documents by chance."""
+    half = encoder_of("model.weights=bfloat16", "instruct.steps=0")
+    dense = half.encode(TEXTS, "passage")["dense"]
+    assert dense.dtype == torch.float32
+    torch.testing.assert_close(dense.norm(dim=1), torch.ones(4), rtol=0, atol=1e-6)
+
+
+def test_an_empty_text_without_prompt_has_a_vector():
+    """Tokenizers without a beginning token, in a row of the table and in the whitened baseline."""
+    for kind in ("first_token", "mean"):
+        bare = variant(encoder_of(), PromptConfig(framed=False), kind=kind)
+        assert bare.lm.tokenizer.bos_token_id is None
+        found = bare.encode(["", "a good house"], "passage")
+        alone = bare.encode(["a good house"], "passage")
+        assert bool(found["dense"].isfinite().all())
+        torch.testing.assert_close(found["dense"][1:], alone["dense"], rtol=1e-4, atol=1e-5)
+
+
 # -- sparse --------------------------------------------------------------------------------------
 
 
@@ -317,3 +336,17 @@ def test_items_10_and_11_alternative_representations(kind, monkeypatch):
         best = log1p_relu(lm.logits(states).amax(0))
         for token, weight in found["sparse"][0].items():
             assert abs(weight - 100 * float(best[token])) <= 0.51
+
+
+def test_words_of_several_vectors_are_means_of_unit_vectors(monkeypatch):
+    """As released: each token's state gets unit length, the mean of a word keeps its own."""
+    encoder = encoder_of("model.representation.kind=multi_word_multi", "model.representation.max_tokens=3")  # fmt: skip
+    lm = encoder.lm
+    monkeypatch.setattr(lm.tokenizer, "convert_ids_to_tokens", lambda ids: ["a", "b", " c"][: len(ids)], raising=False)  # fmt: skip
+    monkeypatch.setattr(lm, "_ends", lambda tokens, stop: torch.zeros(len(list(tokens)), dtype=torch.bool))  # fmt: skip
+    found = encoder.encode(TEXTS[:1], "query")["dense"]
+    states = F.normalize(lm.answer(encoder.rows(TEXTS[:1], "query"), 3, '"').states[0], dim=-1)
+    torch.testing.assert_close(found, torch.stack([states[:2].mean(0), states[2]]), rtol=1e-4, atol=1e-5)  # fmt: skip
+    assert float(found[0].norm()) < 0.999
+    single = variant(encoder, encoder.prompt, kind="multi_word_single").encode(TEXTS[:1], "query")
+    assert float(single["dense"].norm()) == pytest.approx(1.0, abs=1e-5)

@@ -15,7 +15,9 @@ from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.run import train
 from common.engine.workspace import Workspace
-from projects.promptreps import baselines, build
+from projects.promptreps import baselines, build, tasks
+from projects.promptreps.encoder import PromptRepsEncoder
+from projects.promptreps.evaluate import table
 from projects.promptreps.export import load_encoder, save_encoder
 from projects.promptreps.stages import kept_answers, plan, stages
 from tests.cards import exported_by
@@ -34,6 +36,20 @@ QUICK = [
 def full_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("full")
     return train("promptreps", "smoke", [f"runs_dir={folder}", "run_id=full"])
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Texts as they reach the encoder."""
+    texts: list[str] = []
+    rows = PromptRepsEncoder.rows
+
+    def watched(self, found, *rest):
+        texts.extend(found)
+        return rows(self, found, *rest)
+
+    monkeypatch.setattr(PromptRepsEncoder, "rows", watched)
+    return texts
 
 
 def test_a_resumed_run_is_bit_identical(tmp_path):
@@ -65,13 +81,18 @@ def test_an_answer_stage_is_trained_once_for_the_arms_that_share_it(tmp_path):
         for more in ([], ["instruct.framed=false"], ["model.prompt.words=free"], ["seed=1"])
     }
     assert len(kept) == 4
+    file, paths = tmp_path / "w.jsonl", set()
+    for content in ("one", "two"):  # what a file holds counts, not its name alone
+        file.write_text(content)
+        paths.add(kept_answers(config("instruct.source=file", f"instruct.file={file}")))
+    assert len(paths) == 2
 
 
 def test_item_16_one_table_holds_all_searches_weights_models_and_prompts(full_run):
     """Checklist 16: dense, sparse, hybrid with the sweep of alpha, BM25, further models and prompts."""
     found = json.loads((full_run / "metrics.json").read_text())
     rows = ["", "dense_", "sparse_", "hybrid_", "alpha_0_", "alpha_0.5_", "alpha_1_", "bm25_", "untrained_hybrid_",
-            "no_quote_dense_", "bare_hybrid_"]  # fmt: skip
+            "no_quote_dense_", "bare_hybrid_", "bare_alpha_0.5_", "untrained_alpha_1_"]  # fmt: skip
     table = (full_run / "table.md").read_text()
     for row in rows:
         for metric in ("ndcg_at_10", "recall_at_100", "recall_at_1000", "mrr_at_10"):
@@ -81,6 +102,7 @@ def test_item_16_one_table_holds_all_searches_weights_models_and_prompts(full_ru
         items = json.loads((full_run / f"items/{row}synthetic_ndcg_at_10.json").read_text())
         assert found[f"{row}synthetic_ndcg_at_10"] == pytest.approx(np.mean(items))
     assert found["synthetic_ndcg_at_10"] == found["hybrid_synthetic_ndcg_at_10"] == found["alpha_0.5_synthetic_ndcg_at_10"]  # fmt: skip
+    assert found["bare_alpha_0.5_synthetic_ndcg_at_10"] == found["bare_hybrid_synthetic_ndcg_at_10"]
     # documents of one list only go behind at the ends of the sweep: the first ten are the same
     assert found["alpha_1_synthetic_mrr_at_10"] == pytest.approx(found["dense_synthetic_mrr_at_10"])
     assert -1 <= found["synthetic_weight_idf_correlation"] <= 1
@@ -211,6 +233,63 @@ def test_encode_writes_files_in_parts(tmp_path, kind):
         build(config()).tasks["encode"](Workspace(tmp_path / "t"))
 
 
+def test_encode_reads_the_queries_of_a_folder(tmp_path, seen):
+    """Below the data root, for the role of a query; texts in lower case where the evaluation has them."""
+    folder = tmp_path / "root/beir/own"
+    folder.mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text('{"_id": "d", "title": "", "text": "a good house"}\n')
+    (folder / "queries.jsonl").write_text('{"_id": "q", "text": "MEN AT WORK"}\n')
+    words = [f"data.root={tmp_path}/root", "encode.input=beir/own", f"encode.output={tmp_path}/out", "encode.role=query",
+             "encode.zero_shot=true", "method.supervised=false", "instruct.steps=0"]  # fmt: skip
+
+    def run(*further):
+        torch.manual_seed(0)
+        build(config(*words, *further)).tasks["encode"](Workspace(tmp_path / "task"))
+        return load_file(tmp_path / "out/rep-0/dense.safetensors")["vectors"]
+
+    found = run("eval.lower_case=true")
+    assert seen == ["men at work"]
+    assert json.loads((tmp_path / "out/rep-0/ids.json").read_text()) == ["q"]
+    assert (tmp_path / "out/rep-0/queries.tsv").read_text().startswith("q\t")
+    wanted = encoder_of().encode("men at work", "query")["dense"]
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+    with pytest.raises(UserError, match="another lower_case"):
+        run()
+    passages = run("encode.role=passage", f"encode.output={tmp_path}/p")
+    assert json.loads((tmp_path / "p/rep-0/ids.json").read_text()) == ["d"]
+    assert len(passages) == 1
+
+
+def test_ids_beyond_the_vocabulary_have_a_name_in_files(tmp_path):
+    """A head may be wider than the tokenizer, and a text of stop words has the best ids of all."""
+    encoder = encoder_of()
+    beyond = len(encoder.lm.tokenizer.get_vocab()) + 3
+    encoder.lm.vocab_size = beyond + 1
+    row = [{"dense": "AACAPw==", "sparse": [[beyond, 7]]}]
+    tasks._write("passage", ["x"], [row], encoder, tmp_path, False)
+    assert json.loads((tmp_path / "rep-0/sparse.jsonl").read_text())["vector"] == {f"<{beyond}>": 7}
+
+
+def test_search_prepares_texts_as_the_evaluation_does(tmp_path, capsys, seen):
+    """Capitals find what they spell; the kept index says how its texts were prepared."""
+    (tmp_path / "a.txt").write_text("people and houses\nmen at work\n")
+    (tmp_path / "q.txt").write_text("MEN AT WORK\n")
+    words = ["search.zero_shot=true", f"search.file={tmp_path}/a.txt", f"search.queries={tmp_path}/q.txt",
+             f"search.index={tmp_path}/index"]  # fmt: skip
+    build(config(*words, "eval.lower_case=true")).tasks["search"](Workspace(tmp_path / "task"))
+    assert seen == ["people and houses", "men at work", "men at work"]
+    assert "MEN AT WORK" in capsys.readouterr().out  # shown as it was asked
+    with pytest.raises(UserError, match="another encoder or prompt"):
+        build(config(*words)).tasks["search"](Workspace(tmp_path / "task"))
+
+
+def test_averages_over_sets_are_columns_of_the_table():
+    found = {f"{row}{name}_ndcg_at_10": v for row in ("", "bm25_") for name, v in (("a", 0.1), ("b", 0.3), ("average", 0.2))}  # fmt: skip
+    shown = table(found, ["", "bm25_"], ["a", "b", "average"])
+    assert "| row | a_ndcg_at_10 | b_ndcg_at_10 | average_ndcg_at_10 |" in shown
+    assert "| bm25 | 10.00 | 30.00 | 20.00 |" in shown
+
+
 def test_baselines_score_the_sets_of_the_method(tmp_path):
     found = {}
     for name in baselines.__all__:
@@ -246,6 +325,10 @@ def test_paper_configs_hold_the_published_recipe():
         156,
     )
     assert (tuned.optim.lr, tuned.optim.schedule, tuned.trainer.max_epochs) == (1e-4, "linear", 1)
+    assert (tuned.optim.warmup_epochs, tuned.optim.warmup_steps) == (0.1, 0)  # a tenth of one epoch
+    assert (tuned.trainer.gradient_clip_val, tuned.optim.weight_decay) == (1.0, 0.0)
+    assert cfg.eval.remove_query
+    assert not config(name="paper_msmarco").eval.remove_query
     assert tuned.method.temperature == 0.01
     assert tuned.method.hybrid
     assert not config(name="paper_supervised_dense").method.hybrid

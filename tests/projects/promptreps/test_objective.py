@@ -8,15 +8,19 @@ from common.config import UserError
 from common.data.retrieval.records import EmbeddingRecord
 from common.encoders.text.language_models.lexical_head import LEFT_OUT, in_text_mask, log1p_relu
 from projects.promptreps.answer import AnswerModule, answer_loss
-from projects.promptreps.config import MethodConfig
+from projects.promptreps.config import MethodConfig, PromptConfig
 from projects.promptreps.data import (
     AnswerBatches,
     GroupBatches,
     WordedText,
+    first_tokens,
     group_of,
     questions,
     worded_texts,
 )
+from projects.promptreps.encoder import build_encoder, variant
+from projects.promptreps.evaluate import word_probe
+from projects.promptreps.module import PromptReps
 from projects.promptreps.objective import Objective
 from tests.projects.promptreps.conftest import GOLDEN, config, encoder_of, module_of
 from tests.projects.promptreps.workers import two_steps
@@ -179,3 +183,59 @@ def test_training_lowers_both_losses():
     optimizer.zero_grad()
     module.losses(batch)["loss"].backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in module.parameters() if p.requires_grad)  # fmt: skip
+
+
+def test_adapters_of_a_16_bit_model_keep_small_steps():
+    """Their weights are float32, as are those that the release's optimiser changes."""
+    cfg = config("model.weights=bfloat16", "instruct.steps=0")
+    module = PromptReps(cfg, build_encoder(cfg.model), lora=True)
+    kinds = {p.requires_grad: p.dtype for p in module.parameters()}
+    assert kinds == {True: torch.float32, False: torch.bfloat16}
+    inputs = GroupBatches(questions(cfg), module.encoder, cfg)[[(0, 0)]]["query"]
+    weight = next(p for n, p in module.named_parameters() if "lora_B" in n)
+    with torch.no_grad():
+        assert all(bool(x.isfinite().all()) for x in module._masked(inputs))
+        weight.fill_(0.5)
+    weight.grad = torch.ones_like(weight)
+    torch.optim.AdamW([weight], lr=1e-5, weight_decay=0.0).step()
+    assert bool((weight != 0.5).any())
+
+
+@pytest.mark.parametrize("row", ['{"text": "a house", "words": "home"}', '{"text": 3, "words": ["home"]}',
+                                 '{"text": "a house", "words": ["home", 4]}', '{"text": "a house", "words": [" "]}'])  # fmt: skip
+def test_a_file_of_words_of_another_form_is_refused(tmp_path, row):
+    """A text in the place of the list would be learnt letter by letter."""
+    own = tmp_path / "w.jsonl"
+    own.write_text('{"text": "a hut", "words": []}\n' + row + "\n")
+    with pytest.raises(UserError, match="row 2: 'text' must be a text and 'words' a list"):
+        worded_texts(config("instruct.source=file", f"instruct.file={own}"))
+
+
+def spaced_ids(tokenizer, texts):
+    """A tokenizer that tells a word behind a space from one without."""
+    return [[7 if text.startswith(" ") else 8] for text in texts]
+
+
+def test_words_are_guessed_as_they_were_learnt(monkeypatch):
+    """Behind a bare text with a space before them."""
+    monkeypatch.setattr("projects.promptreps.data.plain_ids", spaced_ids)
+    for framed, wanted in ((True, 8), (False, 7)):
+        own = variant(encoder_of(), PromptConfig(framed=framed))
+        assert first_tokens(own, ["men", "work"]) == [wanted, wanted]
+        batch = AnswerBatches([WordedText("at sea", ("men", "work"))], own, 0)[[(0, 0)]]
+        assert batch["first"].tolist() == [[wanted, wanted]]
+        assert int(batch["labels"][batch["labels"] >= 0][0]) == wanted
+
+
+def test_the_probe_asks_behind_a_bare_text_for_what_stands_there(monkeypatch):
+    """And only for words of texts that were held out."""
+    cfg = config("eval.probe=5", "instruct.source=glosses", "model.prompt.framed=false")
+    encoder = variant(encoder_of(), PromptConfig(framed=False))
+    text = WordedText("men at work", ("house",))
+    monkeypatch.setattr("projects.promptreps.evaluate.worded_texts", lambda *_, **__: [text])
+    monkeypatch.setattr("projects.promptreps.data.plain_ids", spaced_ids)
+    sure = F.one_hot(torch.tensor([7]), encoder.lm.vocab_size).float()
+    monkeypatch.setattr(encoder.lm, "logits", lambda states: sure)
+    assert word_probe(cfg, encoder) == {"word_accuracy": 1.0}
+    with pytest.raises(UserError, match="held-out texts"):
+        config("eval.probe=5")
