@@ -29,13 +29,15 @@ def classify(asked: ClassifyConfig, load: Callable[[str], Exported], workspace: 
         workspace: prints.
 
     Raises:
-        UserError: one of them is missing, or a file cannot be read.
+        UserError: one of them is missing, a text stands there twice, or a file cannot be read.
     """
     if asked.run is None or not asked.inputs or not asked.texts:
         raise UserError(
             "TASK=classify needs classify.run (an exported folder), classify.inputs and "
             "classify.texts"
         )
+    if len(set(asked.texts)) < len(asked.texts):
+        raise UserError("classify.texts names a text twice")
     lines = []
     probabilities = load(asked.run).classify(asked.inputs, asked.texts)
     for name, row in zip(asked.inputs, probabilities, strict=True):
@@ -44,4 +46,6 @@ def classify(asked: ClassifyConfig, load: Callable[[str], Exported], workspace: 
         lines.append(json.dumps({"input": name, "text": asked.texts[best], "scores": scores}))
         workspace.say(f"{name}: {asked.texts[best]} ({float(row[best]):.2f})")
     if asked.output is not None:
-        Path(asked.output).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        output = Path(asked.output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -8,6 +8,11 @@ from common.data.speech.options import SpokenData
 from common.families.image_text.config import ImageTextData, ImageTextEval, LockedTowers
 from common.ranges import Count, Counts, Positive, Rate
 
+OTHER_PAIR = {  # what belongs to the other pair of modalities
+    "image_text": ("intents", "keywords", "intent_texts"),
+    "speech_text": ("datasets", "pairs", "validate"),
+}
+
 
 @dataclass
 class MethodConfig:
@@ -48,9 +53,11 @@ class CwclEval(ImageTextEval):
     sweep: Counts = field(default_factory=lambda: [1, 3, 7])  # numbers of templates
     pairs: str | None = None  # held-out CSV path,caption: retrieval and structure
     structure_pairs: Count = 1000  # held-out pairs that similarity matrices are compared on
-    intents: str | None = None  # JSONL {audio, text, intent}, below data.root
+    # spoken intents beside those of speech.source: slurp, fsc, or a JSONL {audio, text, intent}
+    intents: list[str] = field(default_factory=list)  # below data.root
     keywords: str | None = None  # folder of Speech Commands V2, below data.root
     intent_prompts: list[str] = field(default_factory=lambda: ["{}"])  # of class names
+    intent_texts: str | None = None  # instead: JSON {intent: [utterances]}, embeddings averaged
 
 
 @dataclass
@@ -86,6 +93,9 @@ class Config(ExperimentConfig):
             )
         if (self.method.smoothing > 0) != (mode == "smoothing"):
             raise ValueError("method.smoothing > 0 goes with method.weight_mode=smoothing, alone")
+        for name in OTHER_PAIR[self.pair]:
+            if getattr(self.eval, name):
+                raise ValueError(f"eval.{name} has no meaning with pair={self.pair}")
         if self.pair == "image_text":
             self.data.check_source()
             self.model.check_towers()
@@ -93,6 +103,10 @@ class Config(ExperimentConfig):
                 raise ValueError("method.weight_mode=classes needs labels: data.source=cifar10")
         else:
             self.model.check_frozen()
+            if self.model.cache_dir is not None:
+                raise ValueError("model.cache_dir keeps features of images: pair=image_text")
+            if self.speech_model.encoder == "conv" and self.speech_model.pretrained != "random":
+                raise ValueError("speech_model.encoder=conv has no pretrained weights")
         part: DataConfig = self.speech
         part.root, part.num_workers = self.data.root, self.data.num_workers
         part.batch_size = self.data.batch_size

@@ -9,7 +9,7 @@ from common.config import UserError
 from common.data.lookup import data_root
 from common.data.module import ContrastiveData
 from common.encoders.image_text.locked import LockedEncoder
-from common.engine.experiment import Experiment, Plan, Stage, weights_requirement
+from common.engine.experiment import Experiment, Plan, Requirement, Stage, weights_requirement
 from common.engine.workspace import Workspace
 from common.evaluation.image_text.image_sets import require_image_sets
 from common.export.locked import load_locked, save_locked
@@ -37,6 +37,9 @@ def image_text(cfg: Config) -> Experiment[ImageTextCWCL]:
 
     def stages() -> Iterator[Stage]:
         require_image_sets(cfg.eval.datasets, data_root(cfg.eval.root or cfg.data.root))
+        for pairs in held_out_files(cfg):
+            if not pairs.present:
+                raise UserError(f"{pairs.name} not found: {pairs.location}. {pairs.hint}")
         module = make()
         monitor = "val/zeroshot_top1" if cfg.eval.validate else None
         yield Stage("train", module, training_data(cfg, module), monitor=monitor)
@@ -63,7 +66,11 @@ def image_text(cfg: Config) -> Experiment[ImageTextCWCL]:
     )  # fmt: skip
 
     def plan() -> Plan[ImageTextCWCL]:
-        needed = (*requirements(cfg), *weights_requirement(cfg.model.vision_pretrained))
+        needed = (
+            *requirements(cfg),
+            *held_out_files(cfg),
+            *weights_requirement(cfg.model.vision_pretrained),
+        )
         bare = lambda: make(build_towers(cfg, weights=False))  # noqa: E731
         return replace(base.plan(), module=bare, requirements=needed)
 
@@ -71,6 +78,14 @@ def image_text(cfg: Config) -> Experiment[ImageTextCWCL]:
         base, plan=plan, export=lambda module, folder: export(cfg, module, folder),
         load_export=lambda folder: load_export(cfg, folder),
     )  # fmt: skip
+
+
+def held_out_files(cfg: Config) -> tuple[Requirement, ...]:
+    """The CSV of held-out pairs, if one is named."""
+    if cfg.eval.pairs is None:
+        return ()
+    path = data_root(cfg.data.root) / cfg.eval.pairs
+    return (Requirement("eval: pairs", str(path), path.exists(), "a CSV path,caption"),)
 
 
 def training_data(cfg: Config, module: ImageTextCWCL) -> ContrastiveData:

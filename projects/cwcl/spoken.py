@@ -2,50 +2,40 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.data.lookup import data_root
+from common.data.corrupt import CorruptCounter
 from common.data.module import ContrastiveData
-from common.data.speech.pairs import load_manifest, load_speech_commands
-from common.data.speech.sources import FOLDERS, SAMPLE_RATES, num_train, spoken_part
-from common.data.speech.spoken import FSC_HINT, SLURP_HINT, SpokenPart, SpokenSet
+from common.data.speech.spoken import SpokenSet
 from common.data.speech.transcribed import TranscribedSpeech
 from common.data.speech.waveforms import pad_waveforms
 from common.encoders.modes import evaluated, untrained
 from common.encoders.pretrained import stand_in
 from common.encoders.speech.embedder import speech_embedder
-from common.encoders.text.sentence import SentenceEncoder, sentence_encoder
-from common.engine.experiment import (
-    Experiment,
-    Plan,
-    Requirement,
-    Stage,
-    bundled_requirement,
-    experiment_of,
-    weights_requirement,
-)
+from common.encoders.text.sentence import sentence_encoder
+from common.engine.experiment import Experiment, Plan, Stage, experiment_of, weights_requirement
 from common.engine.workspace import Workspace
 from common.evaluation.encoding import encode
 from common.evaluation.features.structure import linear_cka, structure_spearman
 from common.evaluation.retrieval.cross_modal import image_text_retrieval
 from common.evaluation.speech.zero_shot import class_phrase, prompt_embeddings, spoken_zeroshot
 from common.export.spoken_text import load_spoken_text, save_spoken_text
+from projects.cwcl import spoken_sets
 from projects.cwcl.classify import classify
 from projects.cwcl.config import Config
 from projects.cwcl.spoken_module import SpeechTextCWCL
-
-ARCHITECTURES = {  # of the encoder that paper_speech names, for a dry run without its weights
-    "FacebookAI/roberta-base": {
-        "model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514,
-        "type_vocab_size": 1, "pad_token_id": 1,
-    },
-}  # fmt: skip
-NUM_MANIFEST = 1_000_000  # recordings of a manifest that is not on disk, for `make check`
+from projects.cwcl.spoken_sets import sample_rate
+from projects.cwcl.spoken_towers import (
+    ARCHITECTURES,
+    architecture,
+    build_module,
+    build_text,
+    tower_sizes,
+)
 
 
 def speech_text(cfg: Config) -> Experiment[SpeechTextCWCL]:
@@ -56,56 +46,12 @@ def speech_text(cfg: Config) -> Experiment[SpeechTextCWCL]:
     )  # fmt: skip
 
 
-# -- towers and data -----------------------------------------------------------------------------
-
-
-def sample_rate(cfg: Config) -> int:
-    """Of all recordings, in Hz."""
-    by_source: dict[str, int] = dict(SAMPLE_RATES)
-    return cfg.speech.sample_rate if cfg.speech.manifest else by_source[cfg.speech.source]
-
-
-def architecture(cfg: Config, embed_dim: int) -> dict[str, Any]:
-    """Arguments of `speech_embedder`, without the place of weights."""
-    model = cfg.speech_model
-    return {
-        "encoder": model.encoder, "embed_dim": embed_dim, "sample_rate": sample_rate(cfg),
-        "sizes": dict(model.sizes),
-    }  # fmt: skip
-
-
-def build_text(cfg: Config) -> SentenceEncoder:
-    """The text encoder of the config.
-
-    Raises:
-        UserError: a locked encoder without weights.
-    """
-    model = cfg.speech_model
-    if model.text == "random" and cfg.model.locked:
-        raise UserError("speech_model.text=random can't be locked: name an encoder with weights")
-    return sentence_encoder(model.text, model.text_pooling)
-
-
-def build_module(cfg: Config) -> SpeechTextCWCL:
-    """Both towers of the config under the objective."""
-    text = build_text(cfg)
-    speech = speech_embedder(
-        **architecture(cfg, text.num_features), pretrained=cfg.speech_model.pretrained
-    )
-    return SpeechTextCWCL(cfg, text, speech)
-
-
-def recordings(cfg: Config, part: SpokenPart) -> SpokenSet:
-    """Utterances of a part; a manifest is the training part, ``eval.intents`` the other ones."""
-    if cfg.speech.manifest is None:
-        return spoken_part(cfg.speech, part, cfg.seed)
-    name = cfg.speech.manifest if part == "train" else cfg.eval.intents
-    return load_manifest(data_root(cfg.data.root) / str(name), cfg.speech.sample_rate)
+# -- training --------------------------------------------------------------------------------------
 
 
 def training_data(cfg: Config, module: SpeechTextCWCL) -> ContrastiveData:
     """Pairs for training; with `model.cache` every different transcript is embedded once, here."""
-    spoken = recordings(cfg, "train")
+    spoken = spoken_sets.training_set(cfg)
     train = TranscribedSpeech(spoken, tokenize=module.text.tokenize)
     if cfg.model.cache or cfg.model.centred:
         with evaluated(module, cfg.trainer.accelerator):
@@ -120,7 +66,8 @@ def training_data(cfg: Config, module: SpeechTextCWCL) -> ContrastiveData:
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
-    """One fit."""
+    """One fit; what its evaluation needs is looked for before it."""
+    spoken_sets.require_sets(cfg)
     module = build_module(cfg)
     yield Stage("train", module, training_data(cfg, module))
 
@@ -128,56 +75,77 @@ def stages(cfg: Config) -> Iterator[Stage]:
 # -- evaluation ----------------------------------------------------------------------------------
 
 
-def encode_speech(cfg: Config, module: SpeechTextCWCL, spoken: SpokenSet) -> Tensor:
-    """Unit embeddings (N, D) of all recordings, on the CPU."""
+def encode_speech(
+    cfg: Config, module: SpeechTextCWCL, spoken: SpokenSet
+) -> tuple[Tensor, SpokenSet]:
+    """Unit embeddings (K, D) of the K <= N recordings that can be read, on the CPU, and these.
+
+    Raises:
+        UserError: more than one in twenty cannot be read.
+    """
     device = module.mean.device
+    counter = CorruptCounter("recordings of the evaluation")
+    kept: list[int] = []
 
     def run(rows: list[int]) -> Tensor:
-        waveforms, lengths = pad_waveforms([spoken.waveforms[i] for i in rows])
-        found: Tensor = module.speech(waveforms.to(device), lengths.to(device))
-        return found.float()
+        found, good, waveforms = torch.zeros(len(rows), module.speech.embed_dim), [], []
+        for place, row in enumerate(rows):
+            try:
+                waveforms.append(spoken.waveforms[row])
+            except OSError as error:
+                counter.bad(spoken.keys[row], error)
+                continue
+            counter.good()
+            good.append(place)
+            kept.append(row)
+        if good:
+            padded, lengths = pad_waveforms(waveforms)
+            found[good] = module.speech(padded.to(device), lengths.to(device)).float().cpu()
+        return found
 
-    return F.normalize(encode(run, range(len(spoken)), batch_size=cfg.eval.batch_size), dim=1)
+    found = encode(run, range(len(spoken)), batch_size=cfg.eval.batch_size)
+    counter.finish()
+    return F.normalize(found[kept], dim=1), spoken.subset(kept)
 
 
 def evaluate(cfg: Config, module: SpeechTextCWCL, workspace: Workspace) -> dict[str, float]:
-    """Intents, keywords, retrieval and structure on the held-out part; the untrained model beside it.
+    """Intents, keywords, retrieval and structure on held-out sets; the untrained model beside it.
 
     The transcript's own embedding among the class texts is the text model's ceiling (``*_text``).
     """
-    metrics = {"logit_scale": float(module.logit_scale())}
+    metrics = {"logit_scale": float(module.logit_scale().detach())}
     with evaluated(module, cfg.trainer.accelerator):
-        if cfg.speech.manifest is None or cfg.eval.intents is not None:
-            held_out = recordings(cfg, cfg.eval.split)
-            metrics |= zero_shot(cfg, module, held_out, workspace)
-            fresh = untrained(lambda: build_module(cfg), cfg.seed, module)
-            fresh.mean.copy_(module.mean)
-            raw = zero_shot(cfg, fresh, held_out, None)
+        fresh = untrained(lambda: build_module(cfg), cfg.seed, module)
+        fresh.mean.copy_(module.mean)
+        for prefix, held_out in spoken_sets.held_out_sets(cfg):
+            found = zero_shot(cfg, module, held_out, workspace, prefix)
+            raw = zero_shot(cfg, fresh, held_out)
             kept = ("intent_top1", "keyword_top1", "structure_spearman")
-            metrics |= {f"untrained_{name}": raw[name] for name in kept if name in raw}
+            found |= {f"untrained_{name}": raw[name] for name in kept if name in raw}
+            metrics |= {f"{prefix}{name}": value for name, value in found.items()}
         if cfg.eval.keywords is not None:
-            folder = data_root(cfg.data.root) / cfg.eval.keywords
-            found = keywords(cfg, module, load_speech_commands(folder, cfg.eval.split), workspace)
+            speech, spoken = encode_speech(cfg, module, spoken_sets.command_set(cfg))
+            found = keywords(module, speech, spoken, workspace, "commands_")
             metrics |= {f"commands_{name}": value for name, value in found.items()}
     return metrics
 
 
 def zero_shot(
-    cfg: Config, module: SpeechTextCWCL, spoken: SpokenSet, workspace: Workspace | None
-) -> dict[str, float]:
+    cfg: Config, module: SpeechTextCWCL, spoken: SpokenSet, workspace: Workspace | None = None,
+    prefix: str = "",
+) -> dict[str, float]:  # fmt: skip
     """Intents by name, keywords where every utterance is one word, retrieval, structure."""
-    speech = encode_speech(cfg, module, spoken)
-    text = module.encode_texts([t.transcript or t.intent for t in spoken.targets])
+    speech, spoken = encode_speech(cfg, module, spoken)
+    text = module.encode_texts([t.transcript for t in spoken.targets])
     names = sorted({t.intent for t in spoken.targets})
     labels = torch.tensor([names.index(t.intent) for t in spoken.targets])
-    phrases = [[p.replace("{}", class_phrase(n)) for p in cfg.eval.intent_prompts] for n in names]
-    classes = prompt_embeddings(module.encode_texts, phrases)
+    classes = prompt_embeddings(module.encode_texts, class_texts(cfg, names))
     metrics, items = spoken_zeroshot(speech, labels, classes, name="intent_top1")
     metrics["intent_top1_text"] = spoken_zeroshot(text, labels, classes)[0]["top1"]
     if workspace is not None:
-        workspace.items("intent_top1", items)
-    if all(" " not in t.transcript for t in spoken.targets):
-        metrics |= keywords(cfg, module, spoken, workspace, speech)
+        workspace.items(f"{prefix}intent_top1", items)
+    if all(len(t.transcript.split()) == 1 for t in spoken.targets):
+        metrics |= keywords(module, speech, spoken, workspace, prefix)
     rows = _one_of_each_text(spoken)
     found = image_text_retrieval(speech[rows], text[rows], torch.arange(len(rows)))
     for key, value in found.items():
@@ -189,18 +157,32 @@ def zero_shot(
     return metrics
 
 
+def class_texts(cfg: Config, names: list[str]) -> list[list[str]]:
+    """What an intent is looked up by: example utterances if there are any, else its name in prompts.
+
+    Raises:
+        UserError: an intent without an example.
+    """
+    told = spoken_sets.intent_texts(cfg)
+    missing = [name for name in names if name not in told] if told else []
+    if missing:
+        raise UserError(f"{cfg.eval.intent_texts} has no utterance of: {', '.join(missing)}")
+    if told:
+        return [told[name] for name in names]
+    return [[p.replace("{}", class_phrase(n)) for p in cfg.eval.intent_prompts] for n in names]
+
+
 def keywords(
-    cfg: Config, module: SpeechTextCWCL, spoken: SpokenSet, workspace: Workspace | None,
-    speech: Tensor | None = None,
+    module: SpeechTextCWCL, speech: Tensor, spoken: SpokenSet, workspace: Workspace | None,
+    prefix: str = "",
 ) -> dict[str, float]:  # fmt: skip
     """Accuracy over the words of a set in which every utterance is one word."""
     words = sorted({t.transcript for t in spoken.targets})
     labels = torch.tensor([words.index(t.transcript) for t in spoken.targets])
-    speech = encode_speech(cfg, module, spoken) if speech is None else speech
     classes = prompt_embeddings(module.encode_texts, [[word] for word in words])
     metrics, items = spoken_zeroshot(speech, labels, classes, name="keyword_top1")
     if workspace is not None:
-        workspace.items("keyword_top1", items)
+        workspace.items(f"{prefix}keyword_top1", items)
     return metrics
 
 
@@ -208,7 +190,7 @@ def _one_of_each_text(spoken: SpokenSet) -> Tensor:
     """Row of the first recording of every different transcript."""
     first: dict[str, int] = {}
     for row, target in enumerate(spoken.targets):
-        first.setdefault(target.transcript or target.intent, row)
+        first.setdefault(target.transcript, row)
     return torch.tensor(list(first.values()))
 
 
@@ -247,13 +229,14 @@ def embed(cfg: Config, module: SpeechTextCWCL) -> dict[str, Tensor]:
 
 
 def plan(cfg: Config) -> Plan[SpeechTextCWCL]:
-    """What `make check` reports on; a speech tower without weights has the sizes of the config."""
+    """What `make check` reports on; towers whose weights are not here have their known sizes."""
 
     def bare() -> SpeechTextCWCL:
         shape = stand_in(cfg.speech_model.text, ARCHITECTURES)
         pooling = cfg.speech_model.text_pooling
         text = sentence_encoder("random", pooling, config=shape) if shape else build_text(cfg)
-        return SpeechTextCWCL(cfg, text, speech_embedder(**architecture(cfg, text.num_features)))
+        options = architecture(cfg, text.num_features) | {"sizes": tower_sizes(cfg.speech_model)}
+        return SpeechTextCWCL(cfg, text, speech_embedder(**options))
 
     def forward(module: SpeechTextCWCL, batch_size: int) -> Tensor:
         length = 3 * sample_rate(cfg)
@@ -264,18 +247,6 @@ def plan(cfg: Config) -> Plan[SpeechTextCWCL]:
         return found
 
     model = cfg.speech_model
-    needed = [*weights_requirement(model.text), *weights_requirement(model.pretrained)]
-    root = Path(cfg.data.root or "data")
-    if cfg.speech.manifest is not None:
-        path = root / cfg.speech.manifest
-        hint = "JSON lines {audio, text}: https://commonvoice.mozilla.org"
-        needed.append(Requirement("data: speech manifest", str(path), path.exists(), hint))
-    elif cfg.speech.source == "digits":
-        needed.append(bundled_requirement("spoken-digits"))
-    elif cfg.speech.source in FOLDERS:
-        hints = FSC_HINT if cfg.speech.source == "fsc" else SLURP_HINT
-        folder = root / FOLDERS[cfg.speech.source]
-        text = f"{hints['source']} ({hints['size']}), layout {hints['layout']}"
-        needed.append(Requirement(f"data: {cfg.speech.source}", str(folder), folder.exists(), text))
-    count = NUM_MANIFEST if cfg.speech.manifest is not None else num_train(cfg.speech)
-    return Plan(bare, count, forward, tuple(needed))
+    weights = (*weights_requirement(model.text), *weights_requirement(model.pretrained))
+    needed = (*weights, *spoken_sets.requirements(cfg))
+    return Plan(bare, spoken_sets.num_recordings(cfg), forward, needed)

@@ -50,7 +50,7 @@ class SpeechTextCWCL(ContrastiveModule):
         return self
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Terms of a batch of `projects.cwcl.speech_data.SpokenPairs`."""
+        """Terms of a batch of `common.data.speech.transcribed.TranscribedSpeech`."""
         if "frozen" in batch:
             raw = batch["frozen"]
         else:

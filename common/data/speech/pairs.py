@@ -8,7 +8,8 @@ from common.config import UserError
 from common.data.lookup import require
 from common.data.speech.spoken import SpokenPart, SpokenSet, WaveformFiles
 from common.data.speech.transcripts import SpokenTarget, normalize_transcript
-from common.data.tables import read_jsonl
+from common.data.speech.waveforms import num_frames
+from common.data.tables import Row, read_jsonl
 
 COMMANDS_HINT = {
     "layout": "speech_commands_v0.02/{<word>/*.wav,validation_list.txt,testing_list.txt}",
@@ -18,30 +19,51 @@ COMMANDS_HINT = {
 NO_WORD = "_background_noise_"
 
 
-def load_manifest(path: str | Path, sample_rate: int = 16000) -> SpokenSet:
+def load_manifest(
+    path: str | Path,
+    sample_rate: int = 16000,
+    *,
+    intents: bool = False,
+    max_samples: int | None = None,
+    max_characters: int | None = None,
+) -> SpokenSet:
     """JSON lines ``{"audio": path, "text": transcript}``, such as Common Voice or STOP converted.
 
     Args:
         path: the manifest; audio paths are relative to its folder. A further key "intent" is what
             the utterance means; without it, meaning and class are the transcript.
         sample_rate: recordings of another rate are resampled.
+        intents: every row needs its "intent".
+        max_samples: longer recordings (at 16 kHz) are left out; their length is "duration" (in
+            seconds) where a row tells it, else that of the file.
+        max_characters: longer transcripts are left out.
 
     Raises:
-        UserError: no such file, a row without audio or text, or no rows.
+        UserError: no such file, a row without audio, text or (if it must be there) intent, one of
+            them that is no text, or no rows.
     """
     path = require(
         path, what="speech manifest", layout='one {"audio": path, "text": transcript} a line',
         source="made from your recordings", size="one line each",
     )  # fmt: skip
-    rows = read_jsonl(path, ["audio", "text"])
+    needed = ["audio", "text", *(["intent"] if intents else [])]
+    rows = read_jsonl(path, needed)
+    for row in rows:
+        wrong = [name for name in needed if not isinstance(row[name], str)]
+        if wrong:
+            raise UserError(f"{path}: '{wrong[0]}' must be a text, got {row[wrong[0]]!r} in {row}")
+    rows = [row for row in rows if not _too_long(path.parent, row, max_samples, max_characters)]
     if not rows:
-        raise UserError(f"{path} has no rows")
+        raise UserError(f"{path} has no rows (of the lengths asked for)")
     transcripts = [normalize_transcript(row["text"]) for row in rows]
-    intents = [str(row.get("intent", t)) for row, t in zip(rows, transcripts, strict=True)]
-    return _spoken([path.parent / row["audio"] for row in rows], transcripts, intents, sample_rate)
+    told = [row.get("intent") for row in rows]
+    meant = [t if m is None else str(m) for m, t in zip(told, transcripts, strict=True)]
+    return _spoken([path.parent / row["audio"] for row in rows], transcripts, meant, sample_rate)
 
 
-def load_speech_commands(folder: str | Path, part: SpokenPart) -> SpokenSet:
+def load_speech_commands(
+    folder: str | Path, part: SpokenPart, sample_rate: int = 16000
+) -> SpokenSet:
     """Speech Commands V2: one of 35 words a recording.
 
     Source: Warden 2018, arXiv 1804.03209.
@@ -49,6 +71,7 @@ def load_speech_commands(folder: str | Path, part: SpokenPart) -> SpokenSet:
     Args:
         folder: ``speech_commands_v0.02``.
         part: train, dev or test, by the official lists.
+        sample_rate: the recordings' own 16 kHz, or what they are resampled to.
 
     Raises:
         UserError: missing files (layout and source are named), or no such part.
@@ -69,7 +92,22 @@ def load_speech_commands(folder: str | Path, part: SpokenPart) -> SpokenSet:
             {p.relative_to(folder).as_posix() for p in files} - held["dev"] - held["test"]
         )
     words = [name.split("/")[0] for name in names]
-    return _spoken([folder / name for name in names], words, words, 16000)
+    return _spoken([folder / name for name in names], words, words, sample_rate)
+
+
+def _too_long(folder: Path, row: Row, max_samples: int | None, max_characters: int | None) -> bool:
+    if max_characters is not None and len(normalize_transcript(row["text"])) > max_characters:
+        return True
+    if max_samples is None:
+        return False
+    seconds = row.get("duration")
+    if isinstance(seconds, int | float):
+        return bool(seconds * 16000 > max_samples)
+    try:
+        count, rate = num_frames(folder / row["audio"])
+    except OSError:  # counted where it is read
+        return False
+    return count * 16000 > max_samples * rate
 
 
 def _spoken(

@@ -44,7 +44,7 @@ class TranscribedSpeech(Dataset[Any]):
         max_corrupt: float = 0.05,
     ) -> None:
         self.spoken, self.tokenize, self.features = spoken, tokenize, features
-        self.transcripts = [t.transcript or t.intent for t in spoken.targets]
+        self.transcripts = [t.transcript for t in spoken.targets]  # never what is meant: a label
         self.texts = list(dict.fromkeys(self.transcripts))
         place = {text: i for i, text in enumerate(self.texts)}
         self.numbers = torch.tensor([place[text] for text in self.transcripts])

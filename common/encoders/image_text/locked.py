@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from common.config import UserError
 from common.encoders.image.by_name import image_encoder
 from common.encoders.image.cifar_resnet import cifar_resnet
-from common.encoders.image.towers import timm_tower
+from common.encoders.image.towers import ImageTower, timm_tower
 from common.encoders.image_text.bag_of_words import BagOfWords
 from common.encoders.image_text.clip_text import ClipTextTransformer
 from common.encoders.image_text.dual import DualEncoder, Tokenizer
@@ -26,6 +26,7 @@ TEXT_TOWERS: dict[str, type[ClipTextTransformer] | type[BagOfWords]] = {
     "clip": ClipTextTransformer, "bag": BagOfWords,
 }  # fmt: skip
 CIFAR = "cifar_resnet"
+Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]  # means, deviations
 
 
 class CentredTower(nn.Module):
@@ -69,6 +70,7 @@ def build_locked(
     embed_dim: int = 512,
     pretrained: str = "random",
     tokenizer: Tokenizer | None = None,
+    normalization: Normalization | None = None,
 ) -> LockedEncoder:
     """An image tower with its own weights, and a text tower with one linear map to its width.
 
@@ -85,18 +87,22 @@ def build_locked(
         embed_dim: dimension of the joint space, with `projected`.
         pretrained: of a whole open_clip model.
         tokenizer: texts -> ids.
+        normalization: channel means and deviations of the images; where timm's weights learnt with
+            others, see `fold_normalization`. None: images come as the weights want them.
 
     Raises:
-        UserError: unknown names, absent weights, or sizes that a text tower doesn't take.
+        UserError: unknown names, absent weights, sizes that a text tower doesn't take, or weights
+            that want another normalisation and cannot have it.
 
     Source: Zhai et al. 2022 (LiT), arXiv 2111.07991.
     """
     if vision is None:
         encoder = open_clip_dual_encoder(open_clip, pretrained, tokenizer)
         if vision_pretrained != "random":
-            _load_trunk(encoder, vision_pretrained, image_size)
+            _load_trunk(encoder, vision_pretrained, image_size, normalization)
         return encoder
     tower = image_tower(vision, vision_pretrained, image_size)
+    _as_trained(tower, vision_pretrained, normalization)
     try:
         words = TEXT_TOWERS[text_tower](**(text or {}))
     except (TypeError, ValueError) as error:
@@ -143,7 +149,51 @@ def from_features(encoder: LockedEncoder, features: Tensor) -> tuple[Tensor, Ten
     return centred, encoder.image_proj(centred)
 
 
-def _load_trunk(encoder: OpenClipDualEncoder, pretrained: str, image_size: int) -> None:
+def fold_normalization(
+    network: nn.Module, layer: str, own: Normalization, given: Normalization
+) -> None:
+    """Let a network that learnt with one image normalisation take images of another, in place.
+
+        W ((x - m') / s') + b = (W a) ((x - m) / s) + b + sum W c,   a = s / s',   c = (m - m') / s'
+
+    Args:
+        network: whose first layer is changed.
+        layer: its name: a convolution of three channels with a bias and without padding, such as
+            the patches of a ViT (behind padding, the equation fails at the border).
+        own: channel means m' and deviations s' that the weights learnt with.
+        given: m and s of the images to come.
+
+    Raises:
+        UserError: a first layer of another kind.
+    """
+    conv = network.get_submodule(layer)
+    if not isinstance(conv, nn.Conv2d) or conv.bias is None or conv.padding != (0, 0):
+        raise UserError(
+            f"these weights learnt with mean {own[0]} and deviation {own[1]}, not with the "
+            f"normalisation of data.normalize, and layer {layer} cannot take up the difference"
+        )
+    (m_own, s_own), (m, s) = (torch.tensor(pair, dtype=torch.float64) for pair in (own, given))
+    weight = conv.weight.detach().double()
+    shift = torch.einsum("ochw,c->o", weight, (m - m_own) / s_own)
+    conv.weight.data = (weight * (s / s_own)[:, None, None]).to(conv.weight.dtype)
+    conv.bias.data = (conv.bias.detach().double() + shift).to(conv.bias.dtype)
+
+
+def _as_trained(tower: nn.Module, pretrained: str, normalization: Normalization | None) -> None:
+    """Timm's weights of a tower see the pixels that they learnt with; a file's are left alone."""
+    if normalization is None or not pretrained.startswith("timm:"):
+        return
+    assert isinstance(tower, ImageTower)
+    about: Any = tower.backbone.pretrained_cfg
+    own = tuple(about["mean"]), tuple(about["std"])
+    if own != normalization:
+        fold_normalization(tower.backbone, about["first_conv"], own, normalization)
+
+
+def _load_trunk(
+    encoder: OpenClipDualEncoder, pretrained: str, image_size: int,
+    normalization: Normalization | None,
+) -> None:  # fmt: skip
     """Timm's weights for the image tower of an open_clip model that is made of a timm model."""
     name = encoder.config["vision_cfg"].get("timm_model_name")
     if name is None:
@@ -152,4 +202,5 @@ def _load_trunk(encoder: OpenClipDualEncoder, pretrained: str, image_size: int) 
             "use pretrained for the weights of a whole open_clip model"
         )
     tower = timm_tower(name, pretrained, image_size=image_size)
+    _as_trained(tower, pretrained, normalization)
     load_state(encoder.model.visual.trunk, tower.backbone.state_dict(), source=pretrained)

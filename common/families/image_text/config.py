@@ -85,7 +85,8 @@ class LockedTowers(TwoTowers):
 
     # vision: cifar_resnet<depth>, convnet, timm/<model> or a torchvision model
     locked: bool = True  # False trains both towers (CLIP)
-    vision_pretrained: str = "random"  # weights of the image tower alone
+    # weights of the image tower alone; a file's want the images of data.normalize
+    vision_pretrained: str = "random"
     centred: bool = False  # subtract the mean feature of the training images, with vision
     projected: bool = False  # a trainable map to embed_dim on the image side too, with vision
     text_tower: Literal["clip", "bag"] = "clip"  # with vision; bag: mean of word vectors
@@ -102,6 +103,11 @@ class LockedTowers(TwoTowers):
         super().check_towers()
         if self.open_clip is not None and (self.centred or self.projected):
             raise ValueError("model.centred and model.projected need model.vision")
+        if self.vision is not None and self.pretrained != "random":
+            raise ValueError(
+                "model.pretrained holds both towers of model.open_clip: with model.vision set "
+                "model.vision_pretrained"
+            )
         if self.locked and self.vision_pretrained == "random" and self.pretrained == "random":
             raise ValueError(
                 "model.locked=true keeps the image tower as it is: name its weights in "

@@ -29,6 +29,7 @@ from common.families.image_text.config import LockedTowers
 from common.families.image_text.data import (
     eval_transform,
     image_text_data,
+    normalization,
     train_pairs,
     train_transform,
 )
@@ -58,6 +59,7 @@ def build_towers(cfg: LockedConfig, *, weights: bool = True) -> LockedEncoder:
         embed_dim=model.embed_dim,
         pretrained=model.pretrained if weights else "random",
         tokenizer=build_tokenizer(model),
+        normalization=normalization(cfg.data),
     )
     if model.activation_checkpointing:
         encoder.set_grad_checkpointing()

@@ -17,6 +17,7 @@ from common.engine.run import train
 from common.engine.workspace import Workspace
 from common.export.locked import load_locked
 from common.families.image_text.class_captions import captioned_cifar
+from common.families.image_text.locked import build_towers
 from projects.cwcl import build
 from projects.cwcl.evaluate import photographs
 from projects.cwcl.module import ImageTextCWCL
@@ -190,14 +191,17 @@ def test_the_card_s_snippet_and_the_task_classify_pictures(tmp_path, capsys):
     assert float(names["probabilities"].sum()) == pytest.approx(1)
     cfg = config(
         f"classify.run={tmp_path}/export", f"classify.inputs=[{picture}]",
-        "classify.texts=[a cat,a dog]", f"classify.output={tmp_path}/out.jsonl",
+        "classify.texts=[a cat,a dog]", f"classify.output={tmp_path}/new/out.jsonl",
     )  # fmt: skip
     build(cfg).tasks["classify"](Workspace(tmp_path / "w"))
-    (row,) = (json.loads(x) for x in (tmp_path / "out.jsonl").read_text().splitlines())
+    (row,) = (json.loads(x) for x in (tmp_path / "new/out.jsonl").read_text().splitlines())
     assert row["text"] in ("a cat", "a dog")
     with pytest.raises(UserError, match="TASK=classify needs"):
         build(config()).tasks["classify"](Workspace(tmp_path / "w"))
-    cfg.classify.inputs = [str(tmp_path / "out.jsonl")]
+    cfg.classify.texts, cfg.classify.output = ["a cat", "a cat"], None
+    with pytest.raises(UserError, match="names a text twice"):
+        build(cfg).tasks["classify"](Workspace(tmp_path / "w"))
+    cfg.classify.texts, cfg.classify.inputs = ["a cat"], [str(tmp_path / "new/out.jsonl")]
     with pytest.raises(UserError, match="not a readable picture"):
         build(cfg).tasks["classify"](Workspace(tmp_path / "w"))
 
@@ -263,7 +267,62 @@ def test_check_builds_the_paper_s_models_and_names_what_is_missing(tmp_path):
     """Item 17: pretrained towers are loaded; the dry run says what is not here."""
     rows = inspect("cwcl", "paper", [f"data.root={tmp_path}"])
     assert rows["negatives per query"] == "15,999"
+    for name in ("paper", "paper_clip"):  # one vector an image, as wide as the texts'
+        with torch.device("meta"):
+            encoder = build_towers(config(name=name), weights=False).eval()
+            image = encoder.encode_image(torch.empty(2, 3, 224, 224))
+            text = encoder.encode_text(torch.zeros(2, 77, dtype=torch.long))
+        assert image.shape == text.shape == (2, 1024)
     assert any("MISSING" in value for value in rows.values())
+
+
+def test_held_out_pairs_are_looked_for_before_training(tmp_path):
+    """A CSV that the evaluation needs is named by the dry run, and before the first step."""
+    words = [f"data.root={tmp_path}", "eval.pairs=coco.csv"]
+    assert "MISSING" in inspect("cwcl", "smoke", words)["eval: pairs"]
+    with pytest.raises(UserError, match="eval: pairs not found"):
+        next(build(config(*words)).stages())
+
+
+def test_item_5_weights_of_timm_see_the_pixels_that_they_learnt_with(monkeypatch):
+    """The paper's ViT learnt with mean and deviation 1/2; images come with those of `data.normalize`."""
+    import timm
+
+    from common.data.image.sources import IMAGENET_MEAN, IMAGENET_STD
+    from common.encoders.image.towers import ImageTower
+    from common.encoders.image_text import locked
+
+    half, name = ((0.5,) * 3, (0.5,) * 3), "vit_tiny_patch16_224"
+
+    def released(*_, **__):
+        torch.manual_seed(0)
+        network = timm.create_model(name, num_classes=0)
+        assert (network.pretrained_cfg["mean"], network.pretrained_cfg["std"]) == half
+        return ImageTower(network, network.num_features)
+
+    monkeypatch.setattr(locked, "timm_tower", released)
+    monkeypatch.setattr(locked, "image_tower", released)
+    pixels = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+    wanted = released()((pixels - 0.5) / 0.5)
+    given = (pixels - mean) / std
+    assert not torch.allclose(released()(given), wanted, atol=1e-2)
+    trunk = {"timm_model_name": name, "timm_pool": "token", "timm_proj": "none", "image_size": 224}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    whole = {"embed_dim": 192, "vision_cfg": trunk, "text_cfg": text}
+    for words in (
+        ["model.vision=null", f"model.open_clip={json.dumps(whole)}", "model.centred=false"],
+        [f"model.vision=timm/{name}"],
+    ):
+        module = module_of(*words, f"model.vision_pretrained=timm:{name}").eval()
+        with torch.no_grad():
+            found = locked.tower_features(module.encoder, given)
+        assert torch.allclose(found, wanted, atol=1e-4), words
+    with pytest.raises(UserError, match="cannot take up the difference"):
+        locked.fold_normalization(
+            torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1)), "0", half,
+            (IMAGENET_MEAN, IMAGENET_STD),
+        )  # fmt: skip
 
 
 def test_smoothing_of_the_comparison_matches_the_entropy_of_the_weights():
