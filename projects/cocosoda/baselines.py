@@ -11,8 +11,16 @@ from common.encoders.modes import untrained as as_training_begins
 from common.encoders.pooling import mean_pool
 from common.engine.workspace import Workspace
 from projects.cocosoda.config import Config
+from projects.cocosoda.data import evaluation_sets
 from projects.cocosoda.encoder import build_encoder
-from projects.cocosoda.evaluate import cosines, encoded, lexical_compare, score_sets, whitened
+from projects.cocosoda.evaluate import (
+    cosines,
+    encoded,
+    geometry,
+    lexical_compare,
+    score_sets,
+    whitened,
+)
 
 
 def tfidf(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -26,10 +34,12 @@ def bm25(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The encoder as training begins with it."""
+    """The encoder as training begins with it, with its geometry."""
     encoder = as_training_begins(lambda: build_encoder(cfg.model), cfg.seed)
     with evaluated(encoder, cfg.trainer.accelerator):
-        return score_sets(cfg, cosines(encoded(cfg, encoder)), workspace)
+        vectors, data = encoded(cfg, encoder), evaluation_sets(cfg)
+        found = geometry(vectors(data[0]), data[0], cfg.eval.sample)
+        return score_sets(cfg, cosines(vectors), workspace, sets=data) | found
 
 
 def word_embeddings(cfg: Config, workspace: Workspace) -> dict[str, float]:

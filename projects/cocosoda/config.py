@@ -33,6 +33,8 @@ class CodeData(DataConfig):
             raise ValueError("data.languages: all sources but csn are Python")
         if len(set(self.languages)) < len(self.languages):
             raise ValueError("data.languages names a language twice")
+        if self.limit is not None and self.source != "bundled":
+            raise ValueError("data.limit is for data.source=bundled")
 
 
 @dataclass
@@ -41,13 +43,11 @@ class ModelConfig(DenseModel):
 
     code_length: Tokens = 256
     query_length: Tokens = 128
-    prefix: str | None = (
-        None  # token after [CLS], before another [SEP]: <encoder-only> of UniXcoder
-    )
+    # token after [CLS], before another [SEP]: <encoder-only> of UniXcoder
+    prefix: str | None = None
     split_identifiers: bool = False  # the tokenizer divides names at underscores and capitals
-    type_tokens: bool = (
-        True  # the tokenizer has a piece for each type, its embedding starts at random
-    )
+    # the tokenizer has a piece for each type, its embedding starts at random
+    type_tokens: bool = True
 
 
 @dataclass
@@ -93,8 +93,8 @@ class Config(ExperimentConfig):
             check_queue(self.method.queue_size, batch * self.trainer.accumulate_grad_batches)
         if not self.method.pretrain and not self.finetune.wanted:
             raise ValueError("method.pretrain=false needs finetune.steps or finetune.epochs")
-        if self.finetune.steps and self.finetune.epochs is not None:
-            raise ValueError("finetune.steps and finetune.epochs are both set; null one")
+        if self.method.pretrain and self.method.momentum and self.trainer.precision == "bf16-true":
+            raise ValueError("trainer.precision=bf16-true freezes the key encoder: use bf16-mixed")
         replacing = {*self.data.soda.strategies} - {"mask", "mask_type"}
         if self.method.pretrain and replacing and not self.model.type_tokens:
             raise ValueError("replacing tokens by their types needs model.type_tokens")

@@ -41,6 +41,9 @@ from common.engine.trainer import world_size
 from projects.cocosoda.config import Config
 
 _SODA_STREAM, _TYPE_STREAM, _SYNTHETIC_STREAM = 83, 2**31 + 84, 85
+_LINE_COMMENTS: dict[Language, tuple[str, ...]] = {
+    "go": ("//",), "java": ("//",), "javascript": ("//",), "php": ("//", "#"), "python": ("#",), "ruby": ("#",),
+}  # fmt: skip
 _CACHED = 1 << 15  # functions whose pieces are kept by a process
 _SYNTHETIC = {"train": 64, "valid": 12, "test": 24}
 
@@ -181,13 +184,17 @@ class SearchQueries(Dataset[tuple[str, int]]):
         return list(queries), torch.tensor(places)
 
 
-def typed_pieces(tokenizer: Any, pair: CodePair, room: int) -> tuple[Ids, Ids]:
+def typed_pieces(
+    tokenizer: Any, pair: CodePair, room: int, lines: str | None = None
+) -> tuple[Ids, Ids]:
     """Ids of a function's first pieces (L,), and the place of each one's type in `TYPES`, -1 for none.
 
     Args:
         tokenizer: fast, of transformers.
         pair: its stored pieces are taken where it has some.
         room: L at most.
+        lines: the code in which types are looked up, with line breaks for some of its spaces, see
+            `with_line_breaks`; None: the pair's own.
 
     Raises:
         UserError: stored pieces of another tokenizer.
@@ -209,8 +216,22 @@ def typed_pieces(tokenizer: Any, pair: CodePair, room: int) -> tuple[Ids, Ids]:
         pair.code, add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False
     )  # fmt: skip
     ids, offsets = found["input_ids"][:room], found["offset_mapping"][:room]
-    shown = pair.code[: offsets[-1][1]] if offsets else ""
-    return np.array(ids, dtype=np.int64), piece_types(token_spans(shown, pair.language), offsets)
+    shown = (pair.code if lines is None else lines)[: offsets[-1][1]] if offsets else ""
+    # byte pairs have their space in front, whose place is not that of their token
+    texts = [shown[start:end] for start, end in offsets]
+    inside = [(e - len(t.lstrip() or t), e) for t, (_, e) in zip(texts, offsets, strict=True)]
+    return np.array(ids, dtype=np.int64), piece_types(token_spans(shown, pair.language), inside)
+
+
+def with_line_breaks(tokens: Sequence[str], language: Language) -> str:
+    r"""Tokens separated by spaces, but for a line break where a comment ends that would go on to the end.
+
+    >>> with_line_breaks(["# why", "return", "a"], "python")
+    '# why\nreturn a'
+    """
+    starts = _LINE_COMMENTS[language]
+    ends = [t.startswith(starts) and not t.startswith("#{") for t in tokens]
+    return "".join(t + ("\n" if end else " ") for t, end in zip(tokens, ends, strict=True))[:-1]
 
 
 def soft_augmentation(tokenizer: Any, cfg: Config) -> SoftAugmentation:

@@ -173,6 +173,7 @@ def memory(cfg: Config) -> dict[str, float]:
     count = len(devices) if isinstance(devices, list) else devices
     if method.queue_size and isinstance(count, int):
         batch = cfg.data.batch_size * count * cfg.trainer.num_nodes
+        batch *= cfg.trainer.accumulate_grad_batches
         found["queue_age"] = (method.queue_size / batch + 1) / 2
     return found
 

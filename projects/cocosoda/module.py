@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from common.config import UserError
 from common.encoders.momentum import MomentumEncoder
@@ -14,6 +13,7 @@ from common.encoders.queue import FeatureQueue, QueueSet
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.module import ContrastiveModule
 from common.families.retrieval.config import check_queue
+from common.losses.output import unit
 from projects.cocosoda.config import Config
 from projects.cocosoda.finetune import FinetuneObjective
 from projects.cocosoda.objective import KEYS, Objective
@@ -43,7 +43,8 @@ class CoCoSoDa(ContrastiveModule):
 
     def __init__(self, cfg: Config, encoder: SentenceEncoder, *, finetune: bool = False) -> None:
         own, method = cfg.finetune, cfg.method
-        tuned = replace(cfg.optim, lr=own.lr, warmup_steps=own.warmup_steps, warmup_epochs=0.0)
+        lr = cfg.optim.lr if own.lr is None else own.lr
+        tuned = replace(cfg.optim, lr=lr, warmup_steps=own.warmup_steps, warmup_epochs=0.0)
         super().__init__(tuned if finetune else cfg.optim)
         self.encoder, self.method = encoder, method
         self.momentum_encoder: MomentumEncoder | None = None
@@ -68,7 +69,7 @@ class CoCoSoDa(ContrastiveModule):
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Loss, share of rows whose positive scores best, share of augmented tokens."""
-        code, query = (F.normalize(self.encoder(**batch[k]), dim=1) for k in ("code", "query"))
+        code, query = (unit(self.encoder(**batch[k])) for k in ("code", "query"))
         if self.momentum_encoder is None:
             out = self.objective(query, code)
             return {"loss": out.loss, "accuracy": _share(out.hits)}
@@ -99,8 +100,7 @@ class CoCoSoDa(ContrastiveModule):
     def keys(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Unit vectors (B, D) of the key encoder for ids and mask (B, L), without gradient."""
         assert self.momentum_encoder is not None
-        found = self.momentum_encoder(inputs["input_ids"], inputs["attention_mask"])
-        return F.normalize(found, dim=1)
+        return unit(self.momentum_encoder(inputs["input_ids"], inputs["attention_mask"]))
 
     def after_optimizer_step(self) -> None:
         """Write the vectors of this step into the queues, all at the same place."""

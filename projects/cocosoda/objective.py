@@ -78,7 +78,6 @@ class Objective(nn.Module):
         found = self.terms(anchors, keys, queues).values()
         rows = torch.cat([term.per_sample for term in found])  # (4 B,) or (6 B,)
         hits = torch.cat([term.hits for term in found if term.hits is not None])
-        loss = torch.stack(
-            [term.loss for term in found]
-        ).mean()  # Eq. of the sum: all terms weigh the same
+        # Eq. of the sum: all terms weigh the same
+        loss = torch.stack([term.loss for term in found]).mean()
         return LossOutput(loss, rows, hits)

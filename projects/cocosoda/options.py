@@ -13,9 +13,13 @@ class FinetuneConfig:
 
     steps: Whole = 0  # with epochs null and 0: no fine-tuning
     epochs: Positive | None = None  # instead of steps
-    lr: Positive = 2.0e-5
+    lr: Positive | None = None  # None: optim.lr
     warmup_steps: Whole = 0
     logit_scale: Positive = 20.0  # multiplies the cosines
+
+    def __post_init__(self) -> None:
+        if self.steps and self.epochs is not None:
+            raise ValueError("finetune.steps and finetune.epochs are both set; null one")
 
     @property
     def wanted(self) -> bool:

@@ -1,5 +1,6 @@
 """The encoder's recipe, pre-training and fine-tuning, and what `make check` builds."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.data.module import ContrastiveData
 from common.encoders.pretrained import stand_in
 from common.encoders.text.sentence import SentenceEncoder, sentence_encoder
 from common.engine.experiment import Plan, Stage
+from common.engine.trainer import world_size
 from common.families.retrieval.encoder import EncoderRecipe
 from common.families.retrieval.experiment import text_plan
 from projects.cocosoda.config import Config, ModelConfig
@@ -51,7 +54,8 @@ def recipe_of(cfg: Config) -> EncoderRecipe[SentenceEncoder]:
 def stages(cfg: Config) -> Iterator[Stage]:
     """The stage "pretrain", unless the config goes without, and "finetune" if it is asked for.
 
-    With validation the checkpoint of the best mean MRR over the languages is kept.
+    With validation the checkpoint of the best mean MRR over the languages is kept. Fine-tuning of whole epochs is
+    validated after each of them, and of fewer steps than `trainer.val_every_n_steps` at its end.
     """
     encoder = recipe_of(cfg).build()
     monitor = None if cfg.trainer.val_every_n_steps is None else "val/mrr"
@@ -62,11 +66,23 @@ def stages(cfg: Config) -> Iterator[Stage]:
         length: dict[str, Any] = {"max_steps": cfg.finetune.steps or None, "max_epochs": cfg.finetune.epochs}  # fmt: skip
         module = CoCoSoDa(cfg, encoder, finetune=True)
         data = training_data(cfg, encoder, finetune=True)
+        if monitor is not None:
+            length["val_every_n_steps"] = validated_every(cfg, data)
         yield Stage("finetune", module, data, length, monitor=monitor)
 
 
+def validated_every(cfg: Config, data: ContrastiveData) -> int:
+    """Steps of the fine-tuning between validations; there is always one, which the choice of a checkpoint needs."""
+    own = cfg.finetune
+    if own.epochs is None:
+        return min(cfg.trainer.val_every_n_steps or own.steps, own.steps)
+    batches = data.batches_per_epoch(world_size(cfg.trainer)) or 1
+    epoch = batches / cfg.trainer.accumulate_grad_batches
+    return max(1, math.floor(min(own.epochs, 1.0) * epoch))
+
+
 def plan(cfg: Config) -> Plan[CoCoSoDa]:
-    """What `make check` reports on."""
+    """What `make check` reports on: the last stage, whose weights are kept."""
     needed = requirements(cfg)
     here = all(r.present for r in needed if r.name.startswith("data"))
     samples = sum(len(own) for own in training_pairs(cfg).values()) if here else 0

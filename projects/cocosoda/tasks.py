@@ -1,6 +1,7 @@
 """`make run TASK=search` on a folder of code, and `TASK=prepare` for CodeSearchNet."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from common.config import UserError
 from common.data.code.functions import Function, read_functions
 from common.data.code.lexer import plain_code
 from common.data.code.search_sets import PIECES, CodePair, joined_rows
-from common.data.code.types import TYPES
+from common.data.code.types import TYPES, Language
 from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
 from common.data.tables import write_jsonl
 from common.encoders.modes import evaluated
@@ -19,7 +20,7 @@ from common.engine.workspace import Workspace
 from common.evaluation.retrieval.text_index import INDEX, TextIndex
 from common.evaluation.retrieval.text_search import queries_of
 from projects.cocosoda.config import Config
-from projects.cocosoda.data import evaluation_sets, typed_pieces
+from projects.cocosoda.data import evaluation_sets, typed_pieces, with_line_breaks
 from projects.cocosoda.encoder import build_encoder
 from projects.cocosoda.module import CoCoSoDa
 from projects.cocosoda.stages import recipe_of
@@ -89,17 +90,20 @@ def prepare(cfg: Config, workspace: Workspace) -> Path:
     Raises:
         UserError: no input, or a language without archives or lists.
     """
-    options = cfg.prepare
+    options, model = cfg.prepare, cfg.model
     if options.input is None:
         raise UserError("name the folder of the languages' archives and lists in prepare.input")
     source = Path(options.input).expanduser()
+    settings = {
+        "model": model.pretrained, "tokenizer": model.tokenizer, "length": model.code_length,
+        "split_identifiers": model.split_identifiers,
+    }  # fmt: skip
     target = Path(options.output).expanduser() if options.output else workspace.folder("csn")
     for language in cfg.data.languages:
         for part in PARTS:
             rows = joined_rows(source / language, part)
             step = RowMap(
-                f"{language} {part}", lambda: _typed(cfg), {"model": cfg.model.pretrained, "language": language},
-                options.seed,
+                f"{language} {part}", partial(_typed, cfg, language), settings | {"language": language}, options.seed,
             )  # fmt: skip
             folder = workspace.folder(f"parts/{language}-{part}")
             done = map_rows(step, rows, folder, cfg.task, workspace.meter)
@@ -110,15 +114,18 @@ def prepare(cfg: Config, workspace: Workspace) -> Path:
     return target
 
 
-def _typed(cfg: Config) -> RowFunction:
+def _typed(cfg: Config, language: Language) -> RowFunction:
     tokenizer = build_encoder(cfg.model).tokenizer
 
     def add(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[Any]:
         found = []
         for row in rows:
-            code = " ".join(row["code_tokens"])
-            pair = CodePair("", code, row["language"], row["url"])
-            ids, types = typed_pieces(tokenizer, pair, cfg.model.code_length)
+            tokens = row["code_tokens"]
+            tokens = tokens.split() if isinstance(tokens, str) else tokens
+            code = " ".join(tokens)
+            lines = with_line_breaks(tokens, language)
+            pair = CodePair("", code, language, row["url"])
+            ids, types = typed_pieces(tokenizer, pair, cfg.model.code_length, lines)
             pieces = tokenizer.convert_ids_to_tokens(ids.tolist())
             names = [TYPES[t] if t >= 0 else "other" for t in types.tolist()]
             found.append(row | ({PIECES: list(zip(pieces, names, strict=True))} if code else {}))

@@ -19,6 +19,11 @@ from common.data.code.types import COMMENT, LANGUAGES, OTHER, TYPES, Language, l
 
 _LITERALS = frozenset({"True", "False", "None"})
 _SEPARATORS = frozenset("()[]{},;:.")
+# what the parser takes for names where the line breaks that end Go's statements are gone
+_GO_KEYWORDS = frozenset((
+    "break", "case", "chan", "const", "continue", "default", "defer", "else", "fallthrough", "for", "func", "go", "goto",
+    "if", "import", "interface", "map", "package", "range", "return", "select", "struct", "switch", "type", "var",
+))  # fmt: skip
 _LAYOUT = (tokenize.NEWLINE, tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER, tokenize.ENCODING)  # fmt: skip
 _PLAIN = re.compile(  # what is left of a Python text that `tokenize` gives up on
     r"""(?P<comment>\#[^\n]*)|(?P<string>'[^'\n]*'|"[^"\n]*")|(?P<name>[^\W\d]\w*)|(?P<number>\d[\w.]*)"""
@@ -159,7 +164,10 @@ def _leaves(code: str, language: Language) -> Iterator[Span]:
             continue
         if wide is not None:
             start, end = int(wide[start]), int(wide[end])
-        yield Span(start, end, leaf_type(node.type, code[start:end], node.is_named))
+        text = code[start:end]
+        reserved = language == "go" and text in _GO_KEYWORDS
+        kind = "keyword" if reserved else leaf_type(node.type, text, node.is_named)
+        yield Span(start, end, kind)
 
 
 def _characters(code: str, size: int) -> NDArray[np.int64]:

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from sys import intern
 from typing import Any, Literal
 
 import numpy as np
@@ -182,13 +183,14 @@ def _csn_rows(folder: Path, language: str, part: str) -> Iterator[Row]:
 
 
 def _csn_pair(row: Row, language: Language) -> CodePair:
-    pieces = row.get(PIECES)
+    pieces = row.get(PIECES)  # a few thousand names come again and again: one string each
+    names = ((intern(str(p)), intern(str(kind))) for p, kind in pieces or ())
     return CodePair(
         _joined(row["docstring_tokens"]),
         _joined(row["code_tokens"]),
         language,
         str(row["url"]),
-        None if pieces is None else tuple((str(p), str(kind)) for p, kind in pieces),
+        None if pieces is None else tuple(names),
     )
 
 
@@ -200,6 +202,8 @@ def _lines(path: Path) -> Iterator[Row]:
     opened: Any = gzip.open if path.suffix == ".gz" else open
     with reading(path, "table of functions"), opened(path, "rt", encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
             try:
                 row = json.loads(line)
                 missing = {"url", "code_tokens", "docstring_tokens"} - row.keys()
@@ -207,6 +211,11 @@ def _lines(path: Path) -> Iterator[Row]:
                 raise UserError(f"{path}, line {number} is not a JSON object") from None
             if missing:
                 raise UserError(f"{path}, line {number} lacks {', '.join(sorted(missing))}")
+            for name in ("code_tokens", "docstring_tokens"):
+                if not isinstance(row[name], str | list):
+                    raise UserError(
+                        f"{path}, line {number}: {name} is no list of tokens, nor a text"
+                    )
             yield row
 
 
@@ -214,7 +223,7 @@ def _lines(path: Path) -> Iterator[Row]:
 
 
 def read_cosqa(folder: Path, part: str = "dev") -> CodeSearchSet:
-    """Web queries of a part and the collection of all its Python functions.
+    """Web queries of a part that have an answer, and the collection of all its Python functions.
 
     Args:
         folder: with the files of the release (``code_idx_map.txt``, ``cosqa-retrieval-<part>-*.json``),
@@ -231,7 +240,8 @@ def read_cosqa(folder: Path, part: str = "dev") -> CodeSearchSet:
         files = sorted(folder.glob(f"cosqa-retrieval-{part}-*.json"))
         if not files:
             raise UserError(f"{folder} holds no cosqa-retrieval-{part}-*.json")
-        asked = [(row["doc"], str(row["retrieval_idx"])) for row in _json(files[0])]
+        rows = [row for row in _json(files[0]) if row.get("label", 1)]  # 0: no answer, in training
+        asked = [(row["doc"], str(row["retrieval_idx"])) for row in rows]
     else:
         rows = read_jsonl(_either(folder, "codebase"), ("_id", "code"))
         base = {str(row["_id"]): _joined(plain_code(row["code"], "python")) for row in rows}

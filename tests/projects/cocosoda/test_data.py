@@ -17,6 +17,7 @@ from projects.cocosoda.data import (
     training_data,
     training_pairs,
     typed_pieces,
+    with_line_breaks,
 )
 from projects.cocosoda.encoder import build_encoder
 from tests.projects.cocosoda.conftest import config
@@ -171,6 +172,29 @@ def test_pieces_inherit_the_type_of_their_token_also_when_stored(tokenizer):
     with pytest.raises(UserError, match="no piece of this tokenizer"):
         typed_pieces(tokenizer, other, 100)
     assert len(typed_pieces(tokenizer, pair, 5)[0]) == 5
+
+
+@pytest.mark.parametrize(
+    ("language", "comment"),
+    [("go", "// c"), ("java", "// c"), ("javascript", "// c"), ("php", "# c"), ("python", "# c"), ("ruby", "# c")],
+)  # fmt: skip
+def test_types_go_on_behind_a_comment_within_the_code(tokenizer, language, comment):
+    """Code on one line would be a comment to its end, as it is in rows that were not prepared."""
+    code = ["a", "=", "1", comment, "return", "b"]
+    lines = with_line_breaks(code, language)
+    pair = CodePair("q", " ".join(code), language, "k")
+    assert (len(lines), lines.split()) == (len(pair.code), pair.code.split())
+    found = []
+    for shown in (lines, None):
+        ids, types = typed_pieces(tokenizer, pair, 100, shown)
+        pieces = [p.removeprefix("##") for p in tokenizer.convert_ids_to_tokens(ids.tolist())]
+        start = len("".join(pieces)) - len("returnb")
+        ends = np.cumsum([len(p) for p in pieces])
+        found.append({TYPES[t] if t >= 0 else "other" for t in types[ends > start]})
+    assert found[0] == {"keyword", "identifier"}
+    assert found[1] == {"other"}
+    assert with_line_breaks(["#{", "x", "}"], "ruby") == "#{ x }"
+    assert with_line_breaks([], language) == ""
 
 
 def test_lengths_are_those_of_the_config(tokenizer):

@@ -8,16 +8,30 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from common.config import UserError, config_names
-from common.data.code.search_sets import PIECES, CodeSearchSet, read_code_search_net
+from common.data.code.search_sets import (
+    PIECES,
+    CodePair,
+    CodeSearchSet,
+    read_code_search_net,
+)
 from common.data.code.types import TYPES, TYPES_OF, type_token
 from common.data.tables import read_jsonl, write_jsonl
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
+from common.engine.comparison.spec import read_comparisons
 from common.engine.run import train
+from common.engine.sweeps.schema import read_sweep
 from common.engine.workspace import Workspace
 from projects.cocosoda import baselines, build
+from projects.cocosoda.data import CodePairs, synthetic_pairs, typed_pieces
 from projects.cocosoda.encoder import build_encoder, load_encoder
-from projects.cocosoda.evaluate import evaluate, lexical_compare, score_sets, whitened
+from projects.cocosoda.evaluate import (
+    evaluate,
+    lexical_compare,
+    memory,
+    score_sets,
+    whitened,
+)
 from projects.cocosoda.ranks import gold_ranks, reciprocal, search_metrics
 from tests.cards import exported_by
 from tests.projects.cocosoda.conftest import config, module_of
@@ -84,10 +98,42 @@ def test_stages_validate_on_the_mean_over_the_languages(full_run):
     assert first.name == "pretrain"
     for wrong, message in ((["method.pretrain=false", "finetune.steps=0"], "needs finetune.steps"),
                            (["finetune.epochs=1"], "both set"),
+                           (["data.limit=9"], "limit is for data.source=bundled"),
                            (["model.type_tokens=false"], "needs model.type_tokens"),
                            (["model.max_length=20"], "max_length is below")):  # fmt: skip
         with pytest.raises(UserError, match=message):
             config(*wrong)
+
+
+def test_fine_tuning_is_validated_after_every_epoch_and_at_least_once(tmp_path):
+    """Also where an epoch is shorter than the interval of the pre-training, as for Ruby in `paper_finetune_ruby`."""
+    words = ["method.pretrain=false", "trainer.val_every_n_steps=1000"]
+
+    def interval(*further):
+        (stage,) = build(config(*words, *further)).stages()
+        return stage.trainer["val_every_n_steps"]
+
+    assert interval("finetune.steps=0", "finetune.epochs=5") == 8  # 64 pairs in batches of 8
+    assert interval("finetune.steps=0", "finetune.epochs=0.5") == 4
+    assert interval() == 2
+    assert interval("finetune.steps=5", "trainer.val_every_n_steps=3") == 3
+    run = train("cocosoda", "smoke", [*words, f"runs_dir={tmp_path}", "eval.untrained=false", "eval.lexical=false",
+                                      "eval.whitened=false"])  # fmt: skip
+    assert (run / "metrics.csv").read_text().count("val/mrr") == 1
+    assert (run / "checkpoints/finetune/best.ckpt").is_file()
+
+
+def test_fine_tuning_has_the_rate_of_the_pre_training_unless_it_has_its_own():
+    """So that one sweep gives all arms of the comparison the same number of rates."""
+    for own, wanted in (("null", 3e-3), ("0.1", 0.1)):
+        module = module_of(f"finetune.lr={own}", "optim.lr=0.003", finetune=True)
+        assert module.optim.lr == wanted
+    sweep, mini = read_sweep("cocosoda"), config(name="mini")
+    rates = sweep.space["optim.lr"].values
+    assert min(rates) < mini.optim.lr < max(rates)
+    assert mini.finetune.lr is None
+    assert sweep.arms == read_comparisons("cocosoda")[0].default_arms
+    assert sweep.shared["eval.part"] == "valid"
 
 
 def topics(seed, partners=0):
@@ -168,6 +214,8 @@ def test_items_17_and_18_one_table_with_all_rows_and_geometry(full_run):
         assert found[name] != found[f"untrained_{name}"]
     assert found["key_start_share"] == pytest.approx(0.9**4)
     assert found["queue_age"] == 1.5
+    twice = config("trainer.accumulate_grad_batches=2", "trainer.allow_small_negatives=true")
+    assert memory(twice)["queue_age"] == 1.0
     assert list((full_run / "gallery").glob("code search *"))
     assert "untrained" in (full_run / "notes.txt").read_text()
 
@@ -200,7 +248,9 @@ def test_baselines_score_the_sets_of_the_method(tmp_path):
     found = {}
     for name in ("bm25", "tfidf", "untrained", "word_embeddings"):
         workspace = Workspace(tmp_path / name)
-        found[name] = getattr(baselines, name)(config(), workspace)["synthetic_mrr"]
+        metrics = getattr(baselines, name)(config(), workspace)
+        found[name] = metrics["synthetic_mrr"]
+        assert ("alignment" in metrics) == (name == "untrained")
         assert (tmp_path / name / "items/synthetic_mrr.json").is_file()
     assert found["tfidf"] > found["untrained"]
     assert found["bm25"] > found["untrained"]
@@ -274,8 +324,6 @@ def test_item_7_unixcoder_reads_prefix_and_separator_before_the_text(unixcoder, 
     assert pieces[:3] == ["<s>", "<encoder-only>", "</s>"]
     assert pieces[-1] == "</s>"
     assert "<encoder-only>" not in pieces[3:]
-    from projects.cocosoda.data import CodePairs, synthetic_pairs
-
     data = CodePairs({"python": synthetic_pairs("train", 0)}, encoder.tokenizer, cfg, augment=True)
     batch = data[[(i, 0) for i in range(8)]]
     for side in ("code", "augmented_code", "augmented_query"):
@@ -292,6 +340,20 @@ def test_item_7_unixcoder_reads_prefix_and_separator_before_the_text(unixcoder, 
     assert plain.tokenize(["read a file"])["input_ids"].tolist() == [rows.tolist()]
     with pytest.raises(UserError, match="is no piece of this tokenizer"):
         build_encoder(config("model.prefix=<encoder-only>").model)
+
+
+def test_item_9_pieces_with_their_space_in_front_have_the_type_of_their_token(unixcoder):
+    """Checklist 9: byte pairs, behind a prefix too, where the tokenizer counts the space to the piece."""
+    words = [f"model.pretrained={unixcoder}", "model.config=null", "model.split_identifiers=false"]
+    code = "def read ( path ) : return open ( path )"
+    found = []
+    for prefix in ("null", "<encoder-only>"):
+        tokenizer = build_encoder(config(*words, f"model.prefix={prefix}").model).tokenizer
+        _, types = typed_pieces(tokenizer, CodePair("q", code, "python", "k"), 50)
+        found.append([TYPES[t] if t >= 0 else "other" for t in types])
+    assert "other" not in found[0]
+    assert found[0] == found[1]
+    assert {"keyword", "identifier", "separators"} == set(found[0])
 
 
 def test_the_snippet_of_the_card_runs(tmp_path, capsys):
@@ -349,7 +411,7 @@ def test_prepare_joins_archives_and_types_pieces(tmp_path):
     for part in ("train", "valid", "test"):
         own = folder / "final/jsonl" / part
         own.mkdir(parents=True)
-        row = {"url": part, "language": "go", "code_tokens": ["func", "Add", "(", "a", ")"],
+        row = {"url": part, "language": "go", "code_tokens": ["func", "Add", "// c", "(", "a", ")"],
                "docstring_tokens": ["adds"], "original_string": "func Add(a)"}  # fmt: skip
         write_jsonl(own / "x.jsonl", [row])
         (folder / f"{part}.txt").write_text(part)
@@ -359,8 +421,10 @@ def test_prepare_joins_archives_and_types_pieces(tmp_path):
     task = build(cfg).tasks["prepare"]
     task(Workspace(tmp_path / "task"))
     (row,) = read_jsonl(tmp_path / "CSN/go/train.jsonl")
-    assert row[PIECES][0][1] == "keyword"
-    assert {kind for _, kind in row[PIECES]} <= {*TYPES_OF["go"]}
+    kinds = [kind for _, kind in row[PIECES]]
+    assert (kinds[0], kinds[-1]) == ("keyword", "separators")
+    assert set(kinds) <= {*TYPES_OF["go"], "other"}
+    assert kinds.count("other") < 4  # the comment
     (pair,) = read_code_search_net(tmp_path / "CSN", "go")
     assert pair.pieces is not None
     assert len(read_jsonl(tmp_path / "CSN/go/codebase.jsonl")) == 2
@@ -368,6 +432,10 @@ def test_prepare_joins_archives_and_types_pieces(tmp_path):
     times = [p.stat().st_mtime_ns for p in parts]
     task(Workspace(tmp_path / "task"))
     assert [p.stat().st_mtime_ns for p in parts] == times  # nothing was computed again
+    shorter = config("data.source=csn", "data.folder=x", "data.languages=[go]", f"prepare.input={tmp_path}/raw",
+                     "model.code_length=12")  # fmt: skip
+    with pytest.raises(UserError, match="length"):  # what was kept has other pieces
+        build(shorter).tasks["prepare"](Workspace(tmp_path / "task"))
     with pytest.raises(UserError, match="prepare.input"):
         build(config()).tasks["prepare"](Workspace(tmp_path / "task"))
 
@@ -405,7 +473,7 @@ def test_paper_configs_hold_the_published_recipe():
     assert (released.method.logit_scale, released.method.intra_modal) == (20, False)
     tuned = {n: config(name=n) for n in config_names("cocosoda") if n.startswith("paper_finetune")}
     assert len({own.data.languages[0] for own in tuned.values()}) == 6
-    assert all(own.finetune.epochs == 5 for own in tuned.values())
+    assert all(own.finetune.epochs == own.trainer.max_epochs == 5 for own in tuned.values())
 
 
 @pytest.mark.parametrize("name", ["paper", "paper_finetune"])

@@ -229,6 +229,22 @@ def test_item_11_pads_count_for_nothing_and_vectors_have_unit_length():
         torch.testing.assert_close(found.norm(dim=1), torch.ones(len(found)))
 
 
+def test_vectors_of_sixteen_bits_have_unit_length_and_their_average_is_refused():
+    """Vectors are brought to unit length in float32, so that what is compared with queues is a cosine."""
+    module = module_of("model.dropout=0.0", "method.momentum=0.0").bfloat16()
+    assert torch.isfinite(module.losses(batch())["loss"])
+    for value in module._new[0].values():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value.norm(dim=1), torch.ones(4), rtol=0, atol=1e-5)
+    with pytest.raises(UserError, match="bf16-true freezes the key encoder"):
+        config("trainer.precision=bf16-true")
+    assert config("trainer.precision=bf16-true", "method.momentum=0").method.momentum == 0
+    own = torch.ones(
+        1, dtype=torch.bfloat16
+    )  # a step of a thousandth of any such distance is rounded away
+    assert torch.equal(own.lerp(2 * own, 0.001), own)
+
+
 def test_ablations_leave_out_queues_terms_and_the_lag_of_the_keys():
     """Without queues, without one kind of terms, with keys by the encoder as it is (m = 0)."""
     module = module_of("method.queue_size=0", "method.momentum=0.0", "model.dropout=0.0")

@@ -63,6 +63,9 @@ def test_special_kinds_of_tokens():
     assert kind(SOURCES["java"], "java", '"x\\n"') == "string"  # one token, as in CodeSearchNet
     assert kind("var x = /ab/g;", "javascript", "/ab/g") == "regex"
     assert kind("x := 0x1f", "go", "0x1f") == "number"
+    joined = "func f ( ) { x , e := g ( ) if e != nil { return } for { x ( ) } }"  # on one line, as in CodeSearchNet
+    assert {kind(joined, "go", word) for word in ("func", "if", "return", "for")} == {"keyword"}
+    assert kind(joined, "go", "e") == "identifier"
 
 
 def test_mistakes_and_characters_of_several_bytes_do_not_move_tokens():
@@ -173,6 +176,12 @@ def test_archives_are_joined_with_the_lists_of_urls(tmp_path):
         write_jsonl(folder / f"{part}.jsonl", joined_rows(folder, part))
     data = code_search_net_set(tmp_path, "go", "valid")
     assert (data.queries, data.gold_places, data.codes[2]) == (["d d"], [[2]], "f d")
+    file = folder / "valid.jsonl"
+    file.write_text(f"\n{file.read_text()}\n")  # empty lines are passed over
+    assert code_search_net_set(tmp_path, "go", "valid").gold_places == [[2]]
+    write_jsonl(file, [{"url": "e", "code_tokens": [], "docstring_tokens": None}])
+    with pytest.raises(UserError, match="line 1: docstring_tokens is no list"):
+        code_search_net_set(tmp_path, "go", "valid")
     (folder / "test.txt").write_text("nothing\n")
     with pytest.raises(UserError, match="none of the URLs"):
         joined_rows(folder, "test")
@@ -185,7 +194,8 @@ def test_cosqa_is_read_as_released_and_as_rows(tmp_path):
         json.dumps({"def a ( ) :  pass": 0, "def b ( ) : 1": 1})
     )
     rows = [
-        {"idx": "1", "doc": "how to b", "retrieval_idx": 1},
+        {"idx": "1", "doc": "how to b", "retrieval_idx": 1, "label": 1},
+        {"idx": "3", "doc": "no answer", "retrieval_idx": 0, "label": 0},
         {"idx": "2", "doc": "gone", "retrieval_idx": 9},
     ]
     (tmp_path / "cosqa-retrieval-dev-500.json").write_text(json.dumps(rows))
