@@ -33,7 +33,8 @@ def generate(cfg: Config, workspace: Workspace) -> Path:
     records = list(done.rows())
     triplets = generation.written(texts, records)
     write_triplets(path, triplets, scores=False)
-    workspace.say(data.report(done, triplets, path))
+    note = data.report(done, triplets, path)
+    workspace.say(f"{note}; {len(records) - len(triplets)} premises without an answer")
     differs = [row[kind]["differs"] for row in records for kind in generation.KINDS]
     if cfg.stage1.compare_plain:
         workspace.say(
