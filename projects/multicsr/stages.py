@@ -26,6 +26,9 @@ def stages(cfg: Config) -> Iterator[Stage]:
     """
     if missing := missing_sets(cfg):
         raise UserError(f"the evaluation needs what is not here: {', '.join(missing)}")
+    judged = cfg.stage2.enabled and cfg.stage2.judge == "file" and cfg.stage2.scores is None
+    if cfg.data.generate and judged:  # hours of stage 1 later it would be said anyway
+        raise UserError("triplets that are written now have no scores: set stage2.judge=lm")
     module = make_module(cfg, build_encoder(cfg.model))
     yield train_stage(cfg, module, training_set(cfg, module.encoder))
 

@@ -47,8 +47,10 @@ def score(cfg: Config, workspace: Workspace) -> Path:
     """Stage 2: write ``sent0,sent1,hard_neg,positive_score,negative_score``; rows stay as they are.
 
     Raises:
-        UserError: no triplets, no such model, or a folder of other triplets.
+        UserError: no judge, no triplets, no such model, or a folder of other triplets.
     """
+    if cfg.stage2.judge == "file":
+        raise UserError("TASK=score asks a judge: set stage2.judge=lm and stage2.score_model")
     triplets, path = _triplets(cfg), _output(cfg, workspace, "scored.csv")
     if cfg.stage2.judge in ("words", "overlap"):
         scored = data.grade(cfg, triplets)

@@ -15,6 +15,7 @@ from projects.multicsr.config import SpoilConfig, Stage2Config
 from projects.multicsr.data import ERRORS, prepare, spoilt, triplet_rows
 from projects.multicsr.evaluate import data_metrics
 from projects.multicsr.judges import Spoilt, curated, expected_grades, lm_scored, rule_of
+from projects.multicsr.stages import stages
 from tests.projects.multicsr.conftest import TEXTS, config
 
 ROWS = [(f"premise {i}", f"entailed {i}", f"denied {i}", f"added {i}") for i in range(40)]
@@ -100,6 +101,16 @@ def test_reversed_triplets_count_whether_kept_or_not():
     ]
     found = curated(config("stage2.keep=overlap"), [Spoilt(row, "") for row in rows])
     assert (found.places, found.swapped) == ([0], [1])
+
+
+def test_scores_have_to_come_from_somewhere(tmp_path):
+    """No model is asked that was not named, and stage 1 does not run before this is said."""
+    write_triplets(tmp_path / "in.csv", TRIPLETS, scores=False)
+    task = build(config(f"files.input={tmp_path / 'in.csv'}")).tasks["score"]
+    with pytest.raises(UserError, match="asks a judge"):
+        task(Workspace(tmp_path / "run", "multicsr", "smoke"))
+    with pytest.raises(UserError, match="have no scores"):
+        next(stages(config("data.generate=true")))
 
 
 def test_nothing_left_is_said():
