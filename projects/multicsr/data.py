@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.config import UserError, to_dict
+from common.config import UserError
 from common.data.lookup import bundled
 from common.data.row_map.mapper import MappedRows
+from common.data.row_map.parts import Parts
 from common.data.samplers import drawn_rows, sample_rng
 from common.data.tables import read_jsonl
 from common.data.text.pairs.graded_triplets import (
@@ -38,25 +39,30 @@ class Prepared(NamedTuple):
     curated: Curated | None
 
 
-def prepare(cfg: Config) -> Prepared:
+def prepare(cfg: Config, *, kept: bool = False) -> Prepared:
     """Stages 1 and 2 as the config says; what a language model wrote or graded is kept for other runs.
 
+    Args:
+        cfg: the experiment's config.
+        kept: read what is kept, ask no language model and wait for no other process.
+
     Raises:
-        UserError: files that are missing or of the wrong shape; nothing left after a stage.
+        UserError: files that are missing or of the wrong shape; nothing left after a stage; with
+            `kept`, rows of a language model that are not there.
     """
-    rows = triplet_rows(cfg)
+    rows = triplet_rows(cfg, kept=kept)
     if not cfg.stage2.enabled:
         return Prepared([row.triplet for row in rows], rows, None)
-    graded = grade(cfg, [row.triplet for row in rows])
+    graded = grade(cfg, [row.triplet for row in rows], kept=kept)
     rows = [Spoilt(triplet, row.error) for triplet, row in zip(graded, rows, strict=True)]
     curated = judges.curated(cfg, rows)
     return Prepared(curated.kept, rows, curated)
 
 
-def triplet_rows(cfg: Config) -> list[Spoilt]:
-    """Triplets before stage 2."""
+def triplet_rows(cfg: Config, *, kept: bool = False) -> list[Spoilt]:
+    """Triplets before stage 2; see `prepare`."""
     if cfg.data.generate:
-        return [Spoilt(triplet, "") for triplet in generated(cfg)]
+        return [Spoilt(triplet, "") for triplet in generated(cfg, kept=kept)]
     if cfg.data.source == "nli":
         return nli_rows(cfg)
     return [Spoilt(triplet, "") for triplet in given(cfg)]
@@ -145,10 +151,16 @@ def synthetic(count: int, seed: int) -> list[GradedTriplet]:
 # -- stages that are kept --------------------------------------------------------------------------
 
 
-def generated(cfg: Config) -> list[GradedTriplet]:
-    """Triplets of stage 1: written by one process where they are not kept, then read by all."""
+def generated(cfg: Config, *, kept: bool = False) -> list[GradedTriplet]:
+    """Triplets of stage 1: written by one process where they are not kept, then read by all.
+
+    Raises:
+        UserError: no answers; with `kept`, rows that are missing.
+    """
     texts = premises(cfg)
-    folder = kept_folder(cfg, "stage1", to_dict(cfg)["stage1"], texts)
+    folder = kept_folder(cfg, "stage1", generation.settings(cfg.stage1), texts)
+    if kept:
+        return generation.written(texts, list(Parts.opened(folder).rows()))
     if is_rank_zero():
         generation.write_records(cfg.stage1, texts, folder, cfg.seed)
     barrier()
@@ -156,11 +168,13 @@ def generated(cfg: Config) -> list[GradedTriplet]:
     return generation.written(texts, list(done.rows()))
 
 
-def grade(cfg: Config, triplets: Sequence[GradedTriplet]) -> list[GradedTriplet]:
-    """Triplets with the scores of the config's judge.
+def grade(
+    cfg: Config, triplets: Sequence[GradedTriplet], *, kept: bool = False
+) -> list[GradedTriplet]:
+    """Triplets with the scores of the config's judge; see `prepare`.
 
     Raises:
-        UserError: judge=file without scores.
+        UserError: judge=file without scores; with `kept`, rows that are missing.
     """
     options = cfg.stage2
     if options.judge == "file":
@@ -177,22 +191,17 @@ def grade(cfg: Config, triplets: Sequence[GradedTriplet]) -> list[GradedTriplet]
         return judges.grade_triplets(triplets, judges.overlap_grades)
     if options.judge == "words":
         return judges.grade_triplets(triplets, judges.word_grades(cfg.data.root))
-    folder = kept_folder(
-        cfg,
-        "stage2",
-        [options.score_model, options.read, options.batch_size],
-        [t.key for t in triplets],
-    )
+    folder = kept_folder(cfg, "stage2", judges.lm_settings(options), [t.key for t in triplets])
+    if kept:
+        return judges.scored_by(triplets, Parts.opened(folder).rows())
     if is_rank_zero():
         judges.lm_scored(options, triplets, folder)
     barrier()
-    done, scored = judges.lm_scored(options, triplets, folder)
-    return scored or list(done.rows())
+    return judges.lm_scored(options, triplets, folder)[1]
 
 
 def kept_folder(cfg: Config, stage: str, settings: Any, texts: Sequence[str]) -> Path:
     """Where a stage's rows of these texts and settings are kept for other runs."""
-    # a folder is also claimed by what its rows depend on, prompts included
     used = json.dumps([settings, cfg.seed if stage == "stage1" else 0, list(texts)], sort_keys=True)
     digest = hashlib.sha256(used.encode()).hexdigest()[:16]
     return Path(cfg.runs_dir) / "multicsr" / "offline" / f"{stage}-{digest}"

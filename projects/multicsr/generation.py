@@ -99,16 +99,20 @@ def write_records(
     Raises:
         UserError: the folder was made from other premises or with other settings; no such model.
     """
-    settings = {
-        "model": cfg.model, "omega": effective_omega(cfg), "plausibility": cfg.plausibility,
-        "sample": cfg.sample, "max_new_tokens": cfg.max_new_tokens, "instruction": cfg.instruction,
-        "compare_plain": cfg.compare_plain, "batch_size": cfg.batch_size,
-        "prompts": content_digest(generation_prompt("", kind, cfg.instruction) for kind in KINDS),
-    }  # fmt: skip
     step = RowMap(
-        "generate", partial(build_writer, cfg), settings, seed, cfg.batch_size * CHUNK_BATCHES
+        "generate", partial(build_writer, cfg), settings(cfg), seed, cfg.batch_size * CHUNK_BATCHES
     )
     return map_rows(step, [one_line(text) for text in premises], folder, options, display)
+
+
+def settings(cfg: Stage1Config) -> dict[str, Any]:
+    """What the records depend on besides premises and seed."""
+    return {
+        "model": cfg.model, "omega": effective_omega(cfg), "plausibility": cfg.plausibility,
+        "sample": cfg.sample, "max_new_tokens": cfg.max_new_tokens, "instruction": cfg.instruction,
+        "compare_plain": cfg.compare_plain, "batch_size": cfg.batch_size, "quotes": "in pairs",
+        "prompts": content_digest(generation_prompt("", kind, cfg.instruction) for kind in KINDS),
+    }  # fmt: skip
 
 
 def written(premises: Sequence[str], records: Sequence[dict[str, Any]]) -> list[GradedTriplet]:

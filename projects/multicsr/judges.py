@@ -1,6 +1,6 @@
 """Stage 2: what grades the similarity of a pair in [0, 5], and the curation of triplets with it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -73,10 +73,21 @@ def build_lm_judge(cfg: Stage2Config) -> RowFunction:
 
 
 def expected_grades(model: LanguageModel, prompts: Sequence[str], batch_size: int) -> list[float]:
-    """Mean of the digits 0 to 5 under their probabilities as the next word."""
+    """Mean of the digits 0 to 5 under their probabilities as the next word.
+
+    An answer's turn of a chat template begins with the digit, any other prompt is followed by a space.
+    """
+    joint = " " if getattr(model.tokenizer, "chat_template", None) is None else ""
     asked = [prompt for prompt in prompts for _ in DIGITS]
-    scores = model.log_likelihood(asked, DIGITS * len(prompts), batch_size)
-    p = scores.double().reshape(len(prompts), len(DIGITS)).softmax(dim=1)
+    means = model.log_likelihood(asked, DIGITS * len(prompts), batch_size, joint=joint)
+    # of a digit of several tokens the whole: a mean would be a temperature above 1
+    tokens = [
+        len(model.token_ids(f"{prompt}{joint}{digit}", True)) - len(model.token_ids(prompt, True))
+        for prompt in prompts
+        for digit in DIGITS
+    ]
+    scores = means.double() * torch.tensor(tokens, dtype=torch.double)
+    p = scores.reshape(len(prompts), len(DIGITS)).softmax(dim=1)
     found: list[float] = (p @ torch.arange(len(DIGITS), dtype=p.dtype)).tolist()
     return found
 
@@ -195,27 +206,43 @@ def lm_scored(
         UserError: the folder was made from other triplets or with another model.
     """
     pairs = [[t.sent0, other] for t in triplets for other in (t.sent1, t.hard_neg)]
-    settings = {
-        "model": cfg.score_model, "read": cfg.read, "batch_size": cfg.batch_size,
-        "prompt": similarity_prompt("", ""),
-    }  # fmt: skip
-    step = RowMap("score", partial(build_lm_judge, cfg), settings, chunk_size=cfg.batch_size * CHUNK_BATCHES)  # fmt: skip
+    step = RowMap("score", partial(build_lm_judge, cfg), lm_settings(cfg), chunk_size=cfg.batch_size * CHUNK_BATCHES)  # fmt: skip
     done = map_rows(step, pairs, folder, options, display)
-    if not done.complete:
-        return done, []
-    grades = [row["grade"] for row in done.rows()]
-    scored = [
+    return done, scored_by(triplets, done.rows()) if done.complete else []
+
+
+def lm_settings(cfg: Stage2Config) -> dict[str, Any]:
+    """What a language model's grades depend on besides the pairs."""
+    read = {"text": "text", "expectation": "expectation of whole digits"}[cfg.read]
+    prompt = similarity_prompt("", "")
+    return {"model": cfg.score_model, "read": read, "batch_size": cfg.batch_size, "prompt": prompt}
+
+
+def scored_by(
+    triplets: Sequence[GradedTriplet], rows: Iterable[dict[str, Any]]
+) -> list[GradedTriplet]:
+    """Triplets with the grades of a judge's rows, two of each triplet: a, then b."""
+    grades = [row["grade"] for row in rows]
+    return [
         t._replace(positive_score=a, negative_score=b)
         for t, a, b in zip(triplets, grades[::2], grades[1::2], strict=True)
     ]
-    return done, scored
 
 
 def rule_of(cfg: Stage2Config) -> TripletFilter:
-    """The three inequalities of the config."""
+    """The three inequalities of the config.
+
+    Raises:
+        UserError: own thresholds beside a preset, which has its own.
+    """
     if cfg.preset is None:
         return TripletFilter(cfg.alpha, cfg.beta, cfg.gamma, cfg.gap_mode)
-    own = preset(cfg.preset, cfg.gamma)
+    own, plain = preset(cfg.preset, cfg.gamma), Stage2Config()
+    if (cfg.alpha, cfg.beta) not in ((plain.alpha, plain.beta), (own.alpha, own.beta)):
+        raise UserError(
+            f"stage2.preset={cfg.preset} has thresholds of its own ({own.alpha:g}, {own.beta:g}): "
+            "leave stage2.alpha and stage2.beta out, or the preset"
+        )
     return TripletFilter(own.alpha, own.beta, own.gamma, cfg.gap_mode)
 
 
@@ -249,7 +276,7 @@ def curated(cfg: Config, rows: Sequence[Spoilt]) -> Curated:
         if options.keep == "oracle":
             order = [i for i in order if not rows[i].error]
         places = sorted(int(i) for i in order[:count])
-        swapped = [i for i in places if plain[i].sent1 != triplets[i].sent1]
+        swapped = [i for i, t in enumerate(plain) if t.sent1 != triplets[i].sent1]
         found = Curated([plain[i] for i in places], places, len(plain), 0, swapped, *[float("nan")] * 2)  # fmt: skip
     if not found.kept:
         raise UserError(

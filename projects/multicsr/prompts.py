@@ -1,5 +1,6 @@
 """Prompts of stages 1 and 2, and what is read from the answers."""
 
+import re
 from typing import Literal
 
 Kind = Literal["entailment", "contradiction"]
@@ -36,6 +37,8 @@ TASKS: dict[str, dict[Kind, str]] = {
     },
 }
 _SENTENCE, _ANSWER = "Sentence:", "Answer:"
+_APOSTROPHE = re.compile(r"(?<=\w)['\u2019](?=\w)")
+_QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
 
 
 def generation_prompt(premise: str, kind: Kind, instruction: str = "plain") -> str:
@@ -52,13 +55,20 @@ def generation_prompt(premise: str, kind: Kind, instruction: str = "plain") -> s
 
 
 def parse_sentence(answer: str) -> str:
-    r"""First line of an answer that is not empty, without quotation marks around it.
+    r"""First line of an answer that is not empty, without quotation marks around the whole of it.
 
     >>> parse_sentence(' "A man sleeps." \nSentence: next')
     'A man sleeps.'
+    >>> parse_sentence('He said "no"')
+    'He said "no"'
     """
-    line = next((line for line in answer.splitlines() if line.strip()), "")
-    return " ".join(line.strip().strip("\"'`").split())
+    line = " ".join(next((line for line in answer.splitlines() if line.strip()), "").split())
+    while len(line) > 1 and line[-1] == _QUOTES.get(line[0]):
+        inner = line[1:-1].strip()
+        if {line[0], line[-1]} & set(_APOSTROPHE.sub("", inner)):  # two quotations
+            break
+        line = inner
+    return line.strip('"').strip() if line.count('"') == 1 else line  # one that was never closed
 
 
 def similarity_prompt(first: str, second: str) -> str:

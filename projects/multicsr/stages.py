@@ -14,11 +14,21 @@ from common.families.sentences.experiment import train_stage
 from common.families.sentences.module import build_encoder, planned_encoder
 from projects.multicsr.config import Config, Stage3Config
 from projects.multicsr.data import premises, prepare, triplet_rows, views
+from projects.multicsr.evaluate import missing_sets, set_requirements
 from projects.multicsr.module import MultiCSR
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
-    """Triplets as stages 1 and 2 leave them, then the student on them."""
+    """Triplets as stages 1 and 2 leave them, then the student on them.
+
+    Raises:
+        UserError: as `build_guide` and `training_set`; a set of the evaluation is missing.
+    """
+    if missing := missing_sets(cfg):
+        raise UserError(f"the evaluation needs what is not here: {', '.join(missing)}")
+    judged = cfg.stage2.enabled and cfg.stage2.judge == "file" and cfg.stage2.scores is None
+    if cfg.data.generate and judged:  # hours of stage 1 later it would be said anyway
+        raise UserError("triplets that are written now have no scores: set stage2.judge=lm")
     module = make_module(cfg, build_encoder(cfg.model))
     yield train_stage(cfg, module, training_set(cfg, module.encoder))
 
@@ -70,7 +80,7 @@ def load_student(cfg: Config, folder: Path) -> MultiCSR:
 
 
 def requirements(cfg: Config) -> list[Requirement]:
-    """Weights of the language model, the judge and the mask model."""
+    """Weights of the language model, the judge and the mask model; sets of the evaluation."""
     names = []
     if cfg.data.generate:
         names.append(cfg.stage1.model)
@@ -81,7 +91,7 @@ def requirements(cfg: Config) -> list[Requirement]:
     found = [part for name in dict.fromkeys(names) for part in weights_requirement(name)]
     if cfg.stage2.enabled and cfg.stage2.judge == "words":
         found.append(bundled_requirement("nli", "labelled pairs of NLI"))
-    return found
+    return found + set_requirements(cfg)
 
 
 def num_samples(cfg: Config) -> int:

@@ -33,7 +33,8 @@ def generate(cfg: Config, workspace: Workspace) -> Path:
     records = list(done.rows())
     triplets = generation.written(texts, records)
     write_triplets(path, triplets, scores=False)
-    workspace.say(data.report(done, triplets, path))
+    note = data.report(done, triplets, path)
+    workspace.say(f"{note}; {len(records) - len(triplets)} premises without an answer")
     differs = [row[kind]["differs"] for row in records for kind in generation.KINDS]
     if cfg.stage1.compare_plain:
         workspace.say(
@@ -46,8 +47,10 @@ def score(cfg: Config, workspace: Workspace) -> Path:
     """Stage 2: write ``sent0,sent1,hard_neg,positive_score,negative_score``; rows stay as they are.
 
     Raises:
-        UserError: no triplets, no such model, or a folder of other triplets.
+        UserError: no judge, no triplets, no such model, or a folder of other triplets.
     """
+    if cfg.stage2.judge == "file":
+        raise UserError("TASK=score asks a judge: set stage2.judge=lm and stage2.score_model")
     triplets, path = _triplets(cfg), _output(cfg, workspace, "scored.csv")
     if cfg.stage2.judge in ("words", "overlap"):
         scored = data.grade(cfg, triplets)

@@ -155,6 +155,17 @@ def test_prompts_have_a_task_two_examples_and_an_open_slot():
     assert parse_sentence("  \n") == ""
 
 
+@pytest.mark.parametrize(
+    ("answer", "wanted"),
+    [('He said "no."', 'He said "no."'), ('"Yes" and "no"', '"Yes" and "no"'), ("the dogs'", "the dogs'"),
+     ("'It's late.'", "It's late."), ("\u201cIt rains.\u201d", "It rains."), ('"It rains.', "It rains."),
+     ("`\"It rains.\"`", "It rains.")],
+)  # fmt: skip
+def test_quotation_marks_around_the_whole_answer_are_left_out(answer, wanted):
+    """Those of a part of the sentence are the sentence's own."""
+    assert parse_sentence(answer) == wanted
+
+
 def test_worked_examples_are_in_no_evaluation_set():
     """Sheet, pitfalls: few-shot sentences are not among the evaluation data."""
     from common.data.text.sets import load_nli_triplets, load_sts

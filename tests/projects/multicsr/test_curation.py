@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from common.config import UserError
 from common.data.row_map.options import RowMapConfig
@@ -14,6 +15,7 @@ from projects.multicsr.config import SpoilConfig, Stage2Config
 from projects.multicsr.data import ERRORS, prepare, spoilt, triplet_rows
 from projects.multicsr.evaluate import data_metrics
 from projects.multicsr.judges import Spoilt, curated, expected_grades, lm_scored, rule_of
+from projects.multicsr.stages import stages
 from tests.projects.multicsr.conftest import TEXTS, config
 
 ROWS = [(f"premise {i}", f"entailed {i}", f"denied {i}", f"added {i}") for i in range(40)]
@@ -91,6 +93,26 @@ def test_controls_keep_as_many_as_the_rule(keep):
         assert curated(config("stage2.keep=random", "seed=7"), rows).places != found.places
 
 
+def test_reversed_triplets_count_whether_kept_or_not():
+    """As with the rule: the second one is reversed by its words, and dropped."""
+    rows = [
+        GradedTriplet("a b c d", "a b c d", "x y", 4.5, 1.0),
+        GradedTriplet("e f g h", "p q", "e f r s", 1.0, 0.5),
+    ]
+    found = curated(config("stage2.keep=overlap"), [Spoilt(row, "") for row in rows])
+    assert (found.places, found.swapped) == ([0], [1])
+
+
+def test_scores_have_to_come_from_somewhere(tmp_path):
+    """No model is asked that was not named, and stage 1 does not run before this is said."""
+    write_triplets(tmp_path / "in.csv", TRIPLETS, scores=False)
+    task = build(config(f"files.input={tmp_path / 'in.csv'}")).tasks["score"]
+    with pytest.raises(UserError, match="asks a judge"):
+        task(Workspace(tmp_path / "run", "multicsr", "smoke"))
+    with pytest.raises(UserError, match="have no scores"):
+        next(stages(config("data.generate=true")))
+
+
 def test_nothing_left_is_said():
     with pytest.raises(UserError, match="lower stage2.alpha"):
         curated(config(), [Spoilt(t, "") for t in TRIPLETS])
@@ -148,6 +170,42 @@ def test_the_expected_grade_is_the_mean_of_the_digits(model_folders, models, tmp
     options = Stage2Config(score_model=model_folders["encoder-decoder"], read="expectation")
     with pytest.raises(UserError, match="for causal models"):
         lm_scored(options, [GradedTriplet(*TEXTS[:3])], tmp_path / "b")
+
+
+def test_a_digit_of_two_tokens_has_the_probability_of_both():
+    """A mean over its tokens would flatten the six probabilities."""
+    model = judges.load_model("bundled:stories260k")
+    prompt = "Similarity:"
+    ids = [model.token_ids(f"{prompt} {digit}", special=True) for digit in judges.DIGITS]
+    start = len(model.token_ids(prompt, special=True))
+    assert {len(row) - start for row in ids} == {2}
+    p = []
+    for row in ids:
+        with torch.no_grad():
+            log_p = model.model(input_ids=torch.tensor([row])).logits[0].log_softmax(-1)
+        p.append(sum(float(log_p[i - 1, row[i]]) for i in range(start, len(row))))
+    wanted = float(torch.tensor(p).softmax(0) @ torch.arange(6.0))
+    assert expected_grades(model, [prompt], 3) == pytest.approx([wanted], abs=1e-3)
+
+
+def test_the_digit_follows_the_head_of_a_chat_turn_without_a_space(models, monkeypatch):
+    asked = []
+    model = models["causal"]
+    monkeypatch.setattr(model.tokenizer, "chat_template", None)
+    monkeypatch.setattr(
+        model, "log_likelihood",
+        lambda a, b, size, joint: asked.append(joint) or torch.zeros(len(a)),
+    )  # fmt: skip
+    expected_grades(model, ["how near?"], 4)
+    monkeypatch.setattr(model.tokenizer, "chat_template", "{{ messages }}")
+    expected_grades(model, ["how near?"], 4)
+    assert asked == [" ", ""]
+
+
+def test_thresholds_beside_a_preset_are_refused():
+    assert rule_of(Stage2Config(preset=2, alpha=4.0, beta=3.0)).alpha == 4
+    with pytest.raises(UserError, match=r"preset=9 has thresholds of its own \(5, 0\)"):
+        rule_of(Stage2Config(preset=9, alpha=2.0))
 
 
 def test_corpora_made_elsewhere_enter_at_stage_2(tmp_path):

@@ -77,6 +77,14 @@ def test_equality_with_the_threshold_is_kept():
     assert keep.tolist() == [[True, False, False, True], [False, True, True, False]]
 
 
+def test_half_precision_does_not_move_the_threshold():
+    """A cosine of 0.951 exceeds 0.95; bfloat16 has none between 0.9492 and 0.9531."""
+    anchor = torch.tensor([[1.0, 0.0]])
+    near = torch.tensor([[0.951, (1 - 0.951**2) ** 0.5]])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert keep_mask(anchor, anchor, near, 0.95).tolist() == [[True, False]]
+
+
 @pytest.mark.parametrize("guided", [True, False])
 def test_without_masking_it_is_supervised_simcse(guided):
     """Checklist 1 and 10: phi above 1, or stage 3 off, gives SimCSE's loss with hard negatives."""

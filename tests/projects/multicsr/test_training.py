@@ -1,6 +1,7 @@
 """Stages together: the mask model beside the student, ablations, a whole run, resume, configs."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -9,18 +10,26 @@ import yaml
 from common.config import CONFIG_DIR, UserError
 from common.data.text.pairs.graded_triplets import GradedTriplet, write_triplets
 from common.engine.check import inspect
-from common.engine.comparison.compare import read_comparison
+from common.engine.comparison.spec import read_comparisons
 from common.engine.run import train
+from common.engine.sweeps.schema import read_sweep
 from common.engine.workspace import Workspace
 from common.families.sentences.module import build_encoder
 from projects.multicsr import build
 from projects.multicsr.data import prepare, views
+from projects.multicsr.evaluate import (
+    data_metrics,
+    kept_data_metrics,
+    retrieval_names,
+    second_pooler,
+)
 from projects.multicsr.module import MultiCSR
-from projects.multicsr.stages import make_module, stages, training_set
+from projects.multicsr.stages import make_module, requirements, stages, training_set
 from tests.interrupted import assert_killed, die_after_checkpoint, final_state, same
 from tests.projects.multicsr.conftest import TEXTS, config, module
 from tests.unit.losses.golden import assert_close
 
+PAPER = ("paper", "paper_roberta", "paper_wiki", "paper_chatgpt", "paper_official")
 SHORT = ["eval.untrained=false", "trainer.val_every_n_steps=null"]
 
 
@@ -155,9 +164,51 @@ def test_held_back_triplets_are_counted_by_nearness(monkeypatch):
     assert hits == [1.0, 0.0]
 
 
+def test_equally_near_sentences_are_half_a_hit(monkeypatch):
+    """Word overlap ties often: as a loss, a tie would make the baseline weaker than it is."""
+    from projects.multicsr import baselines
+
+    rows = [["a b", "a b"], ["a", "a"], ["b", "c"]]
+    monkeypatch.setattr(baselines, "held_back", lambda cfg: rows)
+    found = baselines._triplets(config("eval.triplets=true"), Seen(), baselines.word_overlap)
+    assert found == {"triplet_accuracy": 0.75}
+
+
+class Seen:
+    """A workspace that keeps names of items."""
+
+    def __init__(self):
+        self.names = []
+
+    def items(self, name, values):
+        self.names.append(name)
+
+    def rank_items(self, name, predicted, gold):
+        self.names.append(name)
+
+    mean_items = items
+
+
+def test_every_baseline_has_what_the_claims_read(monkeypatch):
+    """Held-back triplets and retrieval of the encoders, the words and the judge."""
+    from projects.multicsr import baselines, evaluate
+
+    rows = [(f"a {text}", f"a {text} b", "it rains") for text in TEXTS]
+    monkeypatch.setattr(evaluate, "load_nli_triplets", lambda root, split: rows)
+    monkeypatch.setattr(baselines, "word_grades", lambda root: lambda pairs: [1.0 for _ in pairs])
+    cfg, search = config("eval.triplets=true"), {"synthetic_ndcg_at_10", "synthetic_recall_at_100"}
+    main, ablation = (part.baselines for part in read_comparisons("multicsr"))
+    for name in {*main, *ablation}:
+        seen = Seen()
+        found = getattr(baselines, name)(cfg, seen)
+        assert ("triplet_accuracy" in found) == (name in main), name
+        assert (search <= set(found)) == (name not in ("jaccard", "judge")), name
+        assert {"triplet_accuracy", *search} & set(found) <= set(seen.names)
+
+
 def test_the_paper_configs_hold_the_recipe():
     """Sheet, training recipe: every main setting, official protocol."""
-    for name in ("paper", "paper_roberta", "paper_chatgpt", "paper_official"):
+    for name in PAPER:
         cfg = config(name=name)
         assert (cfg.data.batch_size, cfg.optim.lr, cfg.trainer.max_epochs) == (128, 5e-5, 3)
         assert (cfg.data.max_length, cfg.method.temperature, cfg.stage3.phi) == (32, 0.05, 0.95)
@@ -171,6 +222,82 @@ def test_the_paper_configs_hold_the_recipe():
     assert config(name="paper_official").stage3.variant == "official_bce"
 
 
+def test_what_the_comparison_shows_of_retrieval_is_measured():
+    """Checklist 17: a name that no run has would leave its column out without a word."""
+    _, ablation = read_comparisons("multicsr")
+    (name,) = retrieval_names(config(name=ablation.base)).values()
+    shown = {key for key in ablation.also if "ndcg" in key or "recall" in key}
+    assert shown == {f"{name}_ndcg_at_10", f"{name}_recall_at_100"}
+
+
+def test_a_set_of_the_evaluation_that_is_missing_is_said_before_training(tmp_path):
+    cfg = config(f"eval.retrieval=[{tmp_path / 'scifact'}]")
+    with pytest.raises(UserError, match="scifact"):
+        next(stages(cfg))
+    assert any(not need.present and "scifact" in need.location for need in requirements(cfg))
+
+
+def test_the_evaluation_asks_no_language_model_and_waits_for_nobody(
+    model_folders, monkeypatch, tmp_path
+):
+    """One process evaluates, perhaps elsewhere: figures of the data come from what is kept."""
+    from projects.multicsr import data, generation, judges
+
+    folder = model_folders["causal"]
+    (tmp_path / "p.txt").write_text("\n".join(TEXTS) + "\n")
+    words = [
+        "data.source=file", f"data.file={tmp_path / 'p.txt'}", "data.limit=null", "data.generate=true",
+        f"stage1.model={folder}", "stage1.max_new_tokens=3", "stage2.judge=lm", f"stage2.score_model={folder}",
+        "stage2.read=expectation", "stage2.alpha=0", "stage2.beta=5", "stage2.gamma=0",
+    ]  # fmt: skip
+    cfg = config(*words, f"runs_dir={tmp_path / 'here'}")
+    wanted = data_metrics(prepare(cfg))
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("work of stages 1 and 2")
+
+    for place, name in ((data, "barrier"), (generation, "load_model"), (judges, "load_model")):
+        monkeypatch.setattr(place, name, refuse)
+    assert kept_data_metrics(cfg) == wanted
+    assert wanted["triplets"] > 0
+    with pytest.warns(UserWarning, match="no figures on the training triplets"):
+        assert kept_data_metrics(config(*words, f"runs_dir={tmp_path / 'elsewhere'}")) == {}
+
+
+def test_an_exported_student_has_no_second_pooler(tmp_path):
+    """It has no MLP, so that figures through one would be those of the raw [CLS] again."""
+    cfg = config("eval.retrieval=[]")
+    assert second_pooler(cfg, module())
+    build(cfg).export(module().eval(), tmp_path / "export")
+    assert second_pooler(cfg, build(cfg).load_export(tmp_path / "export")) == {}
+
+
+def test_every_default_arm_is_searched_alike_on_development_pairs():
+    """The same rates, that of `mini` at no end of them, seeds that no verdict uses."""
+    sweep, (comparison, _) = read_sweep("multicsr"), read_comparisons("multicsr")
+    assert set(sweep.arms) == set(comparison.default_arms)
+    rates, mini = sweep.space["optim.lr"].values, config(name="mini")
+    assert min(rates) < mini.optim.lr < max(rates)
+    assert sweep.metric == "stsb_dev_spearman"
+    assert sweep.shared["eval.sets"] == [mini.eval.dev]
+    assert not {sweep.seed} & set(comparison.seeds)
+
+
+def test_commands_of_the_card_cut_nothing_off():
+    """Stage 1 on own premises: all of them, sentences of any length, the paper's rule."""
+    card = (CONFIG_DIR.parent / "projects/multicsr/README.md").read_text(encoding="utf-8")
+    commands = re.findall(
+        r"`make run PROJECT=multicsr ([^`]*TASK=(?:generate|score|filter)[^`]*)`", card
+    )
+    assert len(commands) == 3
+    for command in commands:
+        name, *words = (word for word in command.split() if not word.startswith("TASK="))
+        cfg = config(*words, name=name.removeprefix("CONFIG="))
+        assert cfg.data.limit is None
+        assert cfg.stage1.max_new_tokens == 256
+        assert (cfg.stage2.alpha, cfg.stage2.beta, cfg.stage2.gamma) == (3, 3, 1)
+
+
 def test_the_ablation_is_one_group_of_arms():
     """Checklist 17: {none, 1, 2, 3, 1+2, 2+3, all} from one config, on STS and retrieval."""
     text = yaml.safe_load((CONFIG_DIR / "multicsr/compare.yaml").read_text())
@@ -182,14 +309,14 @@ def test_the_ablation_is_one_group_of_arms():
     assert config(name=text["more"]["ablation"]["base"]).eval.retrieval
 
 
-@pytest.mark.parametrize("name", ["mini", "paper", "paper_chatgpt"])
-def test_a_dry_run_names_what_is_missing(name):
+@pytest.mark.parametrize("name", ["mini", "ablation", *PAPER])
+def test_a_dry_run_builds_every_config(name):
     report = inspect("multicsr", name, [])
-    assert report
-
-
-def test_the_comparison_reads():
-    assert read_comparison("multicsr")
+    size, steps = {"mini": ("5.29 M (5.29 M", "200"), "ablation": ("10.58 M (5.29 M", "20")}.get(
+        name, (("248.70 M (124.65 M" if "roberta" in name else "218.37 M (109.48 M"), "0")
+    )
+    assert report["parameters"].startswith(size)  # the mask model is not trained
+    assert report["steps"] == steps
 
 
 def test_few_triplets_are_refused():

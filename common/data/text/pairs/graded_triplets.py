@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from common.data.tables import read_csv
 TRIPLET = ("sent0", "sent1", "hard_neg")
 SCORES = ("positive_score", "negative_score")
 _GRADE = re.compile(r"[0-5](\.[0-9])?")  # `d` or `d.d`
+_ABOVE = 6  # every grade lies below it
 GapMode = Literal["paper", "official_neq"]
 
 
@@ -182,8 +184,10 @@ def curate(
 def read_triplets(path: str | Path) -> list[GradedTriplet]:
     """Triplets of a CSV with the header ``sent0,sent1,hard_neg``, with or without the two scores.
 
+    Rows without one of the three texts are left out, with a warning that counts them.
+
     Raises:
-        UserError: file missing, empty, without these columns, or a score that is no number.
+        UserError: file missing, empty, without these columns, or a score that is no grade from 0 to 5.9.
     """
     path = Path(path).expanduser()
     rows = read_csv(path, TRIPLET, fill="")
@@ -197,10 +201,18 @@ def read_triplets(path: str | Path) -> list[GradedTriplet]:
     found = []
     for number, row in enumerate(rows, start=2):
         try:
-            grades = [float(row[name]) if row[name] else None for name in scored]
+            grades = [float(row[name]) if row[name].strip() else None for name in scored]
         except ValueError:
             raise UserError(f"{path}, line {number}: a score is no number") from None
-        found.append(GradedTriplet(*(row[name] for name in TRIPLET), *grades))
+        if not all(grade is None or 0 <= grade < _ABOVE for grade in grades):  # nan is refused too
+            raise UserError(f"{path}, line {number}: a score is not from 0 to 5.9")
+        if all(row[name].strip() for name in TRIPLET):
+            found.append(GradedTriplet(*(row[name] for name in TRIPLET), *grades))
+    if not found:
+        raise UserError(f"{path} has no row with all of {', '.join(TRIPLET)}")
+    if len(found) < len(rows):
+        lost = f"{len(rows) - len(found)} of {len(rows)} rows lack a text"
+        warnings.warn(f"{path}: {lost} and are left out", stacklevel=2)
     return found
 
 

@@ -89,13 +89,25 @@ def test_files_come_back_as_they_were(tmp_path):
     ("text", "message"),
     [("sent0,sent1\na,b\n", "hard_neg"), ("sent0,sent1,hard_neg\n", "no rows"),
      ("sent0,sent1,hard_neg,positive_score\na,b,c,1\n", "both"),
-     ("sent0,sent1,hard_neg,positive_score,negative_score\na,b,c,1,much\n", "line 2")],
+     ("sent0,sent1,hard_neg,positive_score,negative_score\na,b,c,1,much\n", "line 2"),
+     ("sent0,sent1,hard_neg,positive_score,negative_score\na,b,c,4,nan\n", "line 2: .* from 0 to 5.9"),
+     ("sent0,sent1,hard_neg,positive_score,negative_score\na,b,c,80,20\n", "line 2: .* from 0 to 5.9"),
+     ("sent0,sent1,hard_neg\na,b, \n", "no row with all")],
 )  # fmt: skip
 def test_files_of_another_shape_are_refused(tmp_path, text, message):
     path = tmp_path / "x.csv"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         read_triplets(path)
+
+
+def test_rows_without_a_text_are_left_out_and_counted(tmp_path):
+    """An empty hard negative is one text for all rows; short rows and unicode are read."""
+    path = tmp_path / "x.csv"
+    path.write_text("sent0,sent1,hard_neg\na,b,c\n\na,,c\na,b\n\u00e9,\u732b,d\n", "utf-8")
+    with pytest.warns(UserWarning, match="2 of 4 rows lack a text"):
+        found = read_triplets(path)
+    assert [row.texts for row in found] == [("a", "b", "c"), ("\u00e9", "\u732b", "d")]
 
 
 def test_scores_are_joined_by_content():
