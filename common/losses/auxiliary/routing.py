@@ -121,7 +121,7 @@ class AccumulatedInformation(nn.Module):
     Attributes:
         table: (T, E) sums of probabilities so far.
 
-    Distributed: local; each rank has the table of its own rows.
+    Distributed: local; under DDP, which broadcasts buffers, all ranks go on from the table of the first.
     """
 
     table: Tensor
