@@ -12,6 +12,7 @@ from common.engine.workspace import Workspace
 from common.evaluation.retrieval.normalisation import (
     read_candidates,
     score_embeddings,
+    strings,
     write_benchmark,
 )
 from common.evaluation.search import search
@@ -35,7 +36,12 @@ def normalise(cfg: Config, workspace: Workspace, experiment: Experiment[VacancyS
     module, _ = trained_module(experiment, workspace, own.run, cfg.runs_dir)
     if own.input is not None:
         rows = read_jsonl(Path(own.input).expanduser(), ("title",))
-        ads = [(row["title"], tuple(row.get("skills") or ())) for row in rows]
+        places = [f"{own.input}, row {number}" for number in range(1, len(rows) + 1)]
+        titles = [
+            strings([row["title"]], place)[0] for row, place in zip(rows, places, strict=True)
+        ]
+        given = [strings(row.get("skills") or [], p) for row, p in zip(rows, places, strict=True)]
+        ads = list(zip(titles, given, strict=True))
     else:
         ads = [(r.title, r.skills) for r in load_data(cfg).benchmark(cfg.eval.part).rows[:SHOWN]]
     if own.candidates is not None:
