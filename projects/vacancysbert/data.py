@@ -265,7 +265,8 @@ def _from_files(cfg: Config) -> VacancySets:
             dropped += 1
         else:
             place = f"{path}, row {number}"
-            ads.append(Ad(name, *strings([row["title"]], place), strings(row["skills"], place)))
+            (title,) = strings([row["title"]], place)
+            ads.append(Ad(name, title, strings(row["skills"], place)))
     kept, counts = usable_ads(ads, data, [test] if dev is None else [test, dev], cfg.seed)
     if dropped:
         counts["dropped_test_ads"] = counts.get("dropped_test_ads", 0) + dropped

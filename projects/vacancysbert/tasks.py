@@ -36,12 +36,11 @@ def normalise(cfg: Config, workspace: Workspace, experiment: Experiment[VacancyS
     module, _ = trained_module(experiment, workspace, own.run, cfg.runs_dir)
     if own.input is not None:
         rows = read_jsonl(Path(own.input).expanduser(), ("title",))
-        places = [f"{own.input}, row {number}" for number in range(1, len(rows) + 1)]
-        titles = [
-            strings([row["title"]], place)[0] for row, place in zip(rows, places, strict=True)
-        ]
-        given = [strings(row.get("skills") or [], p) for row, p in zip(rows, places, strict=True)]
-        ads = list(zip(titles, given, strict=True))
+        ads = []
+        for number, row in enumerate(rows, 1):
+            place = f"{own.input}, row {number}"
+            (title,) = strings([row["title"]], place)
+            ads.append((title, strings(row.get("skills") or [], place)))
     else:
         ads = [(r.title, r.skills) for r in load_data(cfg).benchmark(cfg.eval.part).rows[:SHOWN]]
     if own.candidates is not None:

@@ -137,11 +137,9 @@ def read_title_rows(path: str | Path) -> list[TitleRow]:
             )
         place = f"{path}, row {number}"
         others = {k: strings(v, place) for k, v in (row.get("other_skills") or {}).items()}
-        skills, titles = (
-            strings(row.get("skills") or [], place),
-            [row["title"], row["normalized_title"]],
-        )
-        found.append(TitleRow(*strings(titles, place), skills, row.get("part"), others))
+        skills = strings(row.get("skills") or [], place)
+        title, gold = strings([row["title"], row["normalized_title"]], place)
+        found.append(TitleRow(title, gold, skills, row.get("part"), others))
     return found
 
 
