@@ -29,7 +29,7 @@ class MethodConfig:
     logq_correction: bool = False  # of frequency sampling
     # an image's texts of entities that it shares with others: no negatives, negatives, or positives
     same_entity: Literal["masked", "negative", "positive"] = "masked"
-    num_classes: Count | None = None  # C; None: as many as the data set has
+    num_classes: Count | None = None  # C of a set that is not on disk, for `make check`
     class_lr_scale: Positive = 1.0  # times optim.lr, of class vectors
     class_weight_decay: NonNegative = 0.0
     class_moments: Literal["full", "row"] = "full"  # row: one number a class

@@ -84,7 +84,10 @@ class EntityImages(Dataset[EntityBatch]):
         tokenizer: texts -> ids.
         seed: the experiment's seed.
         text: of the contrast: the drawn entity's name, name and description, or the alt-text.
-        max_entities: E; of more the first ones count.
+        max_entities: E.
+
+    Raises:
+        UserError: on access, an image of more entities: one left out could be drawn as a negative.
     """
 
     def __init__(
@@ -101,7 +104,12 @@ class EntityImages(Dataset[EntityBatch]):
         rngs = [sample_rng(self.seed, epoch, index, IMAGE_STREAM) for index, epoch in keys]
         images, kept = self.data.images.load([index for index, _ in keys], rngs)
         chosen = [keys[place] for place in kept]
-        own = [list(self.data.numbers[index])[: self.max_entities] for index, _ in chosen]
+        own = [list(self.data.numbers[index]) for index, _ in chosen]
+        most = max(map(len, own), default=0)
+        if most > self.max_entities:
+            raise UserError(
+                f"an image has {most} entities, but data.max_entities={self.max_entities}: set data.max_entities={most}"
+            )
         labels = [self._drawn(row, *key) for row, key in zip(own, chosen, strict=True)]
         entities = torch.full((len(own), self.max_entities), NO_ENTITY)
         for place, row in enumerate(own):

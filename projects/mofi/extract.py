@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
-from common.config import UserError
 from common.data.samplers import Rng
 from common.data.text.stop_words import FUNCTION_WORDS
 from common.decoding.generators import Prompt, TextGenerator
+from common.encoders.text.tagger import span_tagger
 from projects.mofi.knowledge import LONGEST, Knowledge
 
 Extractor = Callable[[Sequence[str], Sequence[Rng]], list[list[str]]]
@@ -98,28 +97,12 @@ def ner_extractor(model: str, limit: int, batch_size: int, device: str = "auto")
     """Spans of a token-classification model.
 
     Raises:
-        UserError: absent weights, or a model without a tokenizer that knows character offsets.
+        UserError: see `span_tagger`.
     """
-    from transformers import AutoModelForTokenClassification, pipeline
-
-    from common.encoders.text.tower import load_tokenizer, load_transformer
-
-    network: Any = load_transformer(model, auto_class=AutoModelForTokenClassification)
-    tokenizer = load_tokenizer(model)
-    if not tokenizer.is_fast:
-        raise UserError(f"build.ner_model={model} has no fast tokenizer, which spans need")
-    place = None if device == "auto" else device
-    tagger: Any = pipeline(
-        "token-classification", model=network.eval(), tokenizer=tokenizer, device=place,
-        aggregation_strategy="simple",
-    )  # fmt: skip
+    spans = span_tagger(model, batch_size, device)
 
     def extract(texts: Sequence[str], rngs: Sequence[Rng]) -> list[list[str]]:
-        tagged = tagger(list(texts), batch_size=batch_size)
-        spans = [
-            [text[s["start"] : s["end"]] for s in row]
-            for text, row in zip(texts, tagged, strict=True)
-        ]
-        return [checked_mentions(row, text, limit) for row, text in zip(spans, texts, strict=True)]
+        pairs = zip(spans(texts), texts, strict=True)
+        return [checked_mentions(row, text, limit) for row, text in pairs]
 
     return extract

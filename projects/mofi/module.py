@@ -29,7 +29,7 @@ class MOFI(ImageTextModule):
     Args:
         cfg: the experiment's config.
         encoder: towers; None builds those of the config.
-        num_classes: C; None: the config's.
+        num_classes: C of the set; None: the config's.
         counts: (C,) images of each class.
 
     Distributed: classes are shared out from `setup` to `teardown`; gathers images and negatives.
@@ -48,7 +48,7 @@ class MOFI(ImageTextModule):
         fixed = {"supervised": 1.0, "contrastive": 0.0}
         self.cls_weight = fixed.get(method.recipe, method.cls_weight)
         self.classifier: EntityClassifier | None = None
-        if self.cls_weight > 0 and (size := method.num_classes or num_classes):
+        if self.cls_weight > 0 and (size := num_classes or method.num_classes):
             dim = self.encoder.embed_dim
             self.classifier = EntityClassifier(size, dim, method, cfg.optim, cfg.seed, counts)
         self.quality: Tensor

@@ -16,7 +16,7 @@ class EntityData(ImageTextData):
     files: str | None = None  # JSONL of the engine, below data.root; entities.tsv lies beside it
     image_root: str | None = None  # folder of its image paths, below data.root; None: the JSONL's
     text: Literal["name", "name_description", "alt_text"] = "name_description"  # contrastive text
-    max_entities: Count = 4  # entities of an image that labels and masks know of
+    max_entities: Count = 8  # of an image; the engine keeps build.max_mentions
     flip_prob: Probability = 0.5  # horizontal flip of training images
     photos: Whole = 5000  # pool: CIFAR-10 photographs, drawn by the seed
 

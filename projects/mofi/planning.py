@@ -39,11 +39,9 @@ def class_bytes(cfg: Config, module: Any, ranks: int) -> dict[str, int]:
 
 def num_classes(cfg: Config) -> int:
     """Entities of the set; of one that is not on disk, what the config says."""
-    if cfg.method.num_classes is not None:
-        return cfg.method.num_classes
     if cfg.data.source == "jsonl" and files_of(cfg)[1].exists():
         return len(read_entities(files_of(cfg)[1]))
-    return 1000
+    return cfg.method.num_classes or 1000
 
 
 def num_samples(cfg: Config) -> int:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from common.data.image_text.multilingual import plain_caption
-from common.data.image_text.retrieval_sets import aligned
+from common.data.image_text.retrieval_sets import LanguageSet, aligned
 from common.data.lookup import bundled
 from common.data.packed import PackedImages
 from common.encoders.modes import evaluated, untrained
@@ -19,9 +20,16 @@ from common.evaluation.image_text.cross_lingual import (
     cross_lingual_metrics,
     rank_deviation,
 )
-from common.evaluation.image_text.two_stage import best_ranks, rescored
+from common.evaluation.image_text.two_stage import ScorePairs, best_ranks, rescored
 from projects.one_to_k.config import Config
-from projects.one_to_k.data import EMOJI, EvalSet, Tokenizer, build_tokenizer, evaluation_sets
+from projects.one_to_k.data import (
+    EMOJI,
+    MRV_LANGUAGES,
+    EvalSet,
+    Tokenizer,
+    build_tokenizer,
+    evaluation_sets,
+)
 from projects.one_to_k.module import OneToK
 from projects.one_to_k.network import CrossLingualNetwork
 
@@ -38,7 +46,7 @@ def evaluate(cfg: Config, module: OneToK, workspace: Workspace) -> dict[str, flo
         prefix = "" if name == cfg.data.source else f"{name}_"
         with evaluated(module, cfg.trainer.accelerator):
             ranks, scores = ranks_of(cfg, module.network, found, tokenizer)
-        own = cross_lingual_metrics(ranks, aligned=aligned(found.sets), ks=KS)
+        own = table(name, ranks, found)
         metrics |= {f"{prefix}{key}": value for key, value in own.items()}
         if prefix:
             continue
@@ -53,10 +61,24 @@ def evaluate(cfg: Config, module: OneToK, workspace: Workspace) -> dict[str, flo
     return metrics
 
 
+def table(name: str, ranks: dict[str, Ranks], found: EvalSet) -> dict[str, float]:
+    """Recall over all languages of a set, and MRV over those that the paper has it for.
+
+    A set without one of these languages has its MRV over all of its own.
+    """
+    own = cross_lingual_metrics(ranks, aligned=aligned(found.sets), ks=KS)
+    few = {x: ranks[x] for x in MRV_LANGUAGES.get(name, []) if x in ranks}
+    if len(few) < len(MRV_LANGUAGES.get(name, [""])):
+        return own
+    narrow = cross_lingual_metrics(few, aligned=aligned({x: found.sets[x] for x in few}), ks=KS)
+    recalls = {key: value for key, value in own.items() if "mrv" not in key}
+    return recalls | {key: value for key, value in narrow.items() if "mrv" in key}
+
+
 def ranks_of(
     cfg: Config, network: CrossLingualNetwork, found: EvalSet, tokenizer: Tokenizer
 ) -> tuple[dict[str, Ranks], list[Tensor]]:
-    """Ranks by language, and the cosines (I, T) of each language's images and texts."""
+    """Ranks by language, among the images of a fold, and the cosines (I, T) of a language's images and texts."""
     names = list(dict.fromkeys(name for one in found.sets.values() for name in one.images))
     place = {name: i for i, name in enumerate(names)}
     size, device = cfg.eval.batch_size, next(network.parameters()).device
@@ -72,15 +94,35 @@ def ranks_of(
         states, mask = (torch.cat(list(x)) for x in zip(*parts, strict=True))
         scores = (images[rows] @ network.text_embeddings(states).T).cpu()
         cosines.append(scores)
-        i2t, t2i = scores, scores.T
-        if cfg.eval.k_test:
-            match = partial(_match, network, tokens[rows], states, mask)
-            i2t = rescored(scores, match, cfg.eval.k_test, batch_size=size)
-            flipped = partial(_flipped, match)
-            t2i = rescored(scores.T.contiguous(), flipped, cfg.eval.k_test, batch_size=size)
-        own = [[image] for image in one.image_of_text]
-        ranks[language] = Ranks(best_ranks(i2t, one.texts_of_image()), best_ranks(t2i, own))
+        match = partial(_match, network, tokens[rows], states, mask)
+        count = found.folds.get(language, 1)
+        starts = [len(one.images) // count * i for i in range(count)]
+        folds = [range(a, b) for a, b in pairwise([*starts, len(one.images)])]
+        parts = [_fold_ranks(cfg, scores, match, one, fold) for fold in folds]
+        ranks[language] = Ranks(*(torch.cat(values) for values in zip(*parts, strict=True)))
     return ranks, cosines
+
+
+def _fold_ranks(
+    cfg: Config, scores: Tensor, match: ScorePairs, one: LanguageSet, fold: range
+) -> Ranks:
+    """Ranks of the images of a fold and their texts, among one another."""
+    texts = [text for text, image in enumerate(one.image_of_text) if image in fold]
+    i2t = scores[fold.start : fold.stop, texts]
+    t2i = i2t.T.contiguous()
+    place = torch.tensor(texts)
+    if cfg.eval.k_test:
+        rescore = partial(rescored, k=cfg.eval.k_test, batch_size=cfg.eval.batch_size)
+
+        def pairs(local: Tensor) -> Tensor:  # of image and text
+            return match(torch.stack([local[:, 0] + fold.start, place[local[:, 1]]], 1))
+
+        i2t, t2i = rescore(i2t, pairs), rescore(t2i, lambda local: pairs(local.flip(1)))
+    own = [[one.image_of_text[text] - fold.start] for text in texts]
+    of_image: list[list[int]] = [[] for _ in fold]
+    for text, (image,) in enumerate(own):
+        of_image[image].append(text)
+    return Ranks(best_ranks(i2t, of_image), best_ranks(t2i, own))
 
 
 def _match(
@@ -89,11 +131,6 @@ def _match(
     """Logit 1 of the matching head for (P, 2) pairs of image and text."""
     image, text = pairs.to(tokens.device).unbind(1)
     return network.match(states[text], mask[text], tokens[image])[:, 1]
-
-
-def _flipped(match: Any, pairs: Tensor) -> Tensor:
-    found: Tensor = match(pairs.flip(1))
-    return found
 
 
 def save_items(workspace: Workspace, ranks: dict[str, Ranks]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.config import UserError
 from common.data.image_text.multilingual import CaptionLines
 from common.data.lookup import data_root
 from common.encoders.pretrained import stand_in
@@ -18,13 +19,15 @@ from common.engine.experiment import (  # fmt: skip
     bundled_requirement,
     weights_requirement,
 )
+from common.engine.trainer import world_size
 from common.engine.workspace import Workspace
 from projects.one_to_k import export as exports
 from projects.one_to_k.config import Config
-from projects.one_to_k.data import EMOJI, build_data, build_tokenizer
+from projects.one_to_k.data import EMOJI, build_data, build_tokenizer, validation_set
 from projects.one_to_k.module import OneToK
 from projects.one_to_k.network import resize_images
 from projects.one_to_k.translate import translate_file
+from projects.one_to_k.validation import ValidatedOneToK, Whole
 
 SIZES = {"emoji": 1047, "captions": 29000, "multi30k": 29000 * 5, "coco": 113287 * 5}
 ARCHITECTURES: dict[str, dict[str, Any]] = {  # what `make check` builds for absent weights
@@ -39,14 +42,31 @@ PROBES = ["a red apple", "ein roter Apfel"]
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
-    """One stage; it starts from an export where the config names one (fine-tuning)."""
-    network = None
-    if cfg.model.init is not None:
-        network, _ = exports.load_export(cfg.model.init)
-        network.train()
+    """One stage; it starts from an export where the config names one (fine-tuning).
+
+    With `trainer.val_every_n_steps` the weights of the best mean recall are kept.
+
+    Raises:
+        UserError: no export there, or one without a matching head that is to be trained.
+    """
+    validates = cfg.trainer.val_every_n_steps is not None
+    if cfg.model.init is None:
+        module = ValidatedOneToK(cfg)
+    else:
+        network, reading = exports.load_export(cfg.model.init)
+        if cfg.method.itm_weight > 0 and network.matching is None:
+            raise UserError(
+                f"{cfg.model.init} has no matching head: set method.itm_weight=0 and eval.k_test=0"
+            )
         if cfg.model.window is not None:
             resize_images(network, cfg.data.image_size, cfg.model.window)
-    yield Stage("train", OneToK(cfg, network), build_data(cfg))
+        module = ValidatedOneToK(cfg, network.train())
+        module.temperature.temperature.data.fill_(reading["temperature"])  # it was learnt
+    data = build_data(cfg)
+    if validates:
+        module.validated_on(validation_set(cfg, build_tokenizer(cfg.model)))
+        data.val_sets = {"retrieval": Whole(world_size(cfg.trainer))}
+    yield Stage("train", module, data, monitor="val/recall_mean" if validates else None)
 
 
 def export(cfg: Config, module: OneToK, folder: Path) -> None:

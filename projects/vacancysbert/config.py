@@ -68,18 +68,19 @@ class MethodConfig:
 class ExtractConfig:
     """`make run TASK=extract`: skills of adverts from their descriptions."""
 
-    # dictionary: entries of a list; lm: a language model's answer; clauses: pieces of the text;
-    # precomputed: the skills that the rows have, cleaned
-    kind: Literal["dictionary", "lm", "clauses", "precomputed"] = "dictionary"
+    # dictionary: entries of a list; lm: a language model's answer; ner: spans that a model marks;
+    # clauses: pieces of the text; precomputed: the skills that the rows have, cleaned
+    kind: Literal["dictionary", "lm", "ner", "clauses", "precomputed"] = "dictionary"
     inputs: list[str] = field(default_factory=list)  # training and test files, in one call
     output: str | None = None  # folder of the files <name>.jsonl; None: the task's
     dictionary: str | None = None  # one skill a line; None: ESCO's labels
-    max_words: Count = 6  # lm, clauses, precomputed: longer items are dropped
+    max_words: Count = 6  # all but dictionary: longer items are dropped
+    ner_model: str | None = None  # ner: folder or hub id of a token-classification model
     model: str = "bundled:causal-lm"  # lm: folder or hub id of a causal or encoder-decoder model
     max_prompt_tokens: Annotated[int, at_least(64)] = 1000  # lm: instruction and description
     max_new_tokens: Count = 128  # lm
-    batch_size: Count = 16  # lm: descriptions per pass
-    device: str = "auto"  # lm
+    batch_size: Count = 16  # lm, ner: descriptions per pass
+    device: str = "auto"  # lm, ner
     seed: Seed = 0
 
 

@@ -23,6 +23,7 @@ from common.evaluation.retrieval.normalisation import (
     TitleRow,
     read_candidates,
     read_title_rows,
+    strings,
     title_benchmark,
     title_key,
 )
@@ -263,7 +264,9 @@ def _from_files(cfg: Config) -> VacancySets:
         if "id" in row and name in ids:
             dropped += 1
         else:
-            ads.append(Ad(name, row["title"], tuple(row["skills"])))
+            place = f"{path}, row {number}"
+            (title,) = strings([row["title"]], place)
+            ads.append(Ad(name, title, strings(row["skills"], place)))
     kept, counts = usable_ads(ads, data, [test] if dev is None else [test, dev], cfg.seed)
     if dropped:
         counts["dropped_test_ads"] = counts.get("dropped_test_ads", 0) + dropped

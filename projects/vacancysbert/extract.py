@@ -4,6 +4,7 @@ Training and test files go through one call, so the same settings hold for both.
 kept beside the outputs; other settings or other rows are refused there.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,9 @@ from common.data.tables import read_jsonl, write_jsonl
 from common.data.text.lexical import PhraseMatcher, clauses
 from common.decoding.generators import Prompt, generator_settings, text_generator
 from common.decoding.options import Policy, ServerConfig
+from common.encoders.text.tagger import span_tagger
 from common.engine.workspace import Workspace
+from common.evaluation.retrieval.normalisation import strings
 from projects.vacancysbert.config import Config, ExtractConfig
 
 INSTRUCTION = (
@@ -28,7 +31,7 @@ CUT = "\n\nSkills:\n-"
 POLICY = Policy("greedy")
 TOKEN_STREAM = 74
 CHUNK = 64
-_BULLETS = "-*\u2022\u00b7 \t0123456789.)"
+_BULLET = re.compile(r"\s*(?:[-*\u2022\u00b7]\s*|\d+[.)]\s+)*")  # "3D design" keeps its number
 
 
 def extract(cfg: Config, workspace: Workspace) -> list[Path]:
@@ -60,6 +63,8 @@ def extract(cfg: Config, workspace: Workspace) -> list[Path]:
     for path in inputs:
         rows = read_jsonl(path, (field,))
         parts = folder / f"{path.name}.parts"
+        for number, row in enumerate(rows, 1):
+            _check(row[field], own.kind, f"{path}, row {number}")
         found = map_rows(step, [row[field] for row in rows], parts, cfg.task, workspace.meter)
         workspace.say(f"{path.name}: {found.summary}")
         if found.complete:
@@ -67,6 +72,13 @@ def extract(cfg: Config, workspace: Workspace) -> list[Path]:
             both = zip(rows, found.rows(), strict=True)
             write_jsonl(written[-1], [_with_skills(row, skills) for row, skills in both])
     return written
+
+
+def _check(found: Any, kind: str, place: str) -> None:
+    if kind == "precomputed":
+        strings(found, place)
+    elif not isinstance(found, str):
+        raise UserError(f"{place}: a description is a string, got {found!r}")
 
 
 def settings_of(cfg: Config) -> dict[str, Any]:
@@ -77,6 +89,8 @@ def settings_of(cfg: Config) -> dict[str, Any]:
         found["dictionary"] = own.dictionary or "ESCO"
     else:
         found["max_words"] = own.max_words
+    if own.kind == "ner":
+        found["model"] = own.ner_model
     if own.kind == "lm":
         sizes = {
             "prompt": own.max_prompt_tokens,
@@ -95,16 +109,21 @@ def extractor(own: ExtractConfig, server: ServerConfig, root: str | None) -> Row
         return _each(lambda text: clauses(text, own.max_words))
     if own.kind == "precomputed":
         return _each(lambda skills: tidy(skills, own.max_words))
+    if own.kind == "ner":
+        if own.ner_model is None:
+            raise UserError("name a token-classification model in extract.ner_model")
+        spans = span_tagger(own.ner_model, own.batch_size, own.device)
+        return lambda rows, seeds: [tidy(found, own.max_words) for found in spans(rows)]
     return _by_language_model(own, server)
 
 
 def parse_answer(answer: str, max_words: int) -> list[str]:
     r"""Skills of an answer: one a line, without bullets.
 
-    >>> parse_answer("- Python\n2. SQL\n* python\nI would be glad to tell you much more", 6)
-    ['Python', 'SQL']
+    >>> parse_answer("- Python\n2. SQL\n* python\n- 3D design\nI would be glad to tell you much more", 6)
+    ['Python', 'SQL', '3D design']
     """
-    return tidy([line.strip().lstrip(_BULLETS) for line in answer.splitlines()], max_words)
+    return tidy([_BULLET.sub("", line, count=1) for line in answer.splitlines()], max_words)
 
 
 def tidy(skills: Sequence[str], max_words: int) -> list[str]:

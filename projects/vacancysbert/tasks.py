@@ -12,6 +12,7 @@ from common.engine.workspace import Workspace
 from common.evaluation.retrieval.normalisation import (
     read_candidates,
     score_embeddings,
+    strings,
     write_benchmark,
 )
 from common.evaluation.search import search
@@ -35,7 +36,11 @@ def normalise(cfg: Config, workspace: Workspace, experiment: Experiment[VacancyS
     module, _ = trained_module(experiment, workspace, own.run, cfg.runs_dir)
     if own.input is not None:
         rows = read_jsonl(Path(own.input).expanduser(), ("title",))
-        ads = [(row["title"], tuple(row.get("skills") or ())) for row in rows]
+        ads = []
+        for number, row in enumerate(rows, 1):
+            place = f"{own.input}, row {number}"
+            (title,) = strings([row["title"]], place)
+            ads.append((title, strings(row.get("skills") or [], place)))
     else:
         ads = [(r.title, r.skills) for r in load_data(cfg).benchmark(cfg.eval.part).rows[:SHOWN]]
     if own.candidates is not None:

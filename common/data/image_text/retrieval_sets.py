@@ -71,6 +71,8 @@ def read_benchmark(
     - xflickrco: ``xflickrco/<language>/<split>.jsonl`` of IGLUE (img_path, sentences).
     - wit: ``wit/<language>_<split>.jsonl`` of IGLUE (img_path, caption_reference_description).
 
+    Images whose captions are all empty are left out, as the release leaves them out.
+
     Args:
         name: benchmark.
         root: the data folder.
@@ -116,13 +118,18 @@ def _coco(root: Path, language: str, split: str) -> list[tuple[str, str]]:
 
 def _xflickrco(root: Path, language: str, split: str) -> list[tuple[str, str]]:
     rows = _rows(root / "xflickrco" / language / f"{split}.jsonl", "xflickrco", "sentences")
-    return [(row["img_path"], sentence) for row in rows for sentence in row["sentences"]]
+    return [
+        (row["img_path"], text)
+        for row in rows
+        if any(row["sentences"])
+        for text in row["sentences"]
+    ]
 
 
 def _wit(root: Path, language: str, split: str) -> list[tuple[str, str]]:
     column = "caption_reference_description"
     rows = _rows(root / "wit" / f"{language}_{split}.jsonl", "wit", column)
-    return [(row["img_path"], row[column]) for row in rows]
+    return [(row["img_path"], row[column]) for row in rows if row[column]]
 
 
 def _rows(path: Path, name: str, column: str) -> list[dict[str, Any]]:

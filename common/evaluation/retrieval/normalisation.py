@@ -135,12 +135,25 @@ def read_title_rows(path: str | Path) -> list[TitleRow]:
                 f"{path}, row {number}: a description without skills; extract them first with "
                 "`make run TASK=extract`, in one call with the training file"
             )
-        others = {k: tuple(v) for k, v in (row.get("other_skills") or {}).items()}
-        skills = tuple(row.get("skills") or ())
-        found.append(
-            TitleRow(row["title"], row["normalized_title"], skills, row.get("part"), others)
-        )
+        place = f"{path}, row {number}"
+        others = {k: strings(v, place) for k, v in (row.get("other_skills") or {}).items()}
+        skills = strings(row.get("skills") or [], place)
+        title, gold = strings([row["title"], row["normalized_title"]], place)
+        found.append(TitleRow(title, gold, skills, row.get("part"), others))
     return found
+
+
+def strings(found: Any, place: str) -> tuple[str, ...]:
+    """A list of strings of a file's row.
+
+    Raises:
+        UserError: something else, such as one string, whose letters would be taken for strings.
+    """
+    if not isinstance(found, list) or not all(isinstance(x, str) for x in found):
+        raise UserError(
+            f"{place}: titles are strings and skills are lists of strings, got {found!r}"
+        )
+    return tuple(found)
 
 
 def read_candidates(path: str | Path) -> list[str]:

@@ -12,7 +12,7 @@ from common.config import UserError
 from projects.mofi.bundled import CLASS_ALIASES, half_of, linked_rows, precision, read_pool
 from projects.mofi.config import Config
 from projects.mofi.data import NO_ENTITY, file_set, synthetic_set, training_data
-from projects.mofi.stages import filter_config, pool_set
+from projects.mofi.stages import filter_config, pool_set, stages
 from tests.projects.mofi.conftest import TOKENIZER, batch_of, config
 
 POOL = (
@@ -36,12 +36,21 @@ def test_one_entity_of_an_image_is_drawn_at_every_access():
     assert drawn.keys() == own
     assert all(abs(n / 300 - 0.5) < 0.1 for n in drawn.values())
     batch = batch_of(count=4)
-    assert batch["entities"].shape == (4, 4)
+    assert batch["entities"].shape == (4, 8)
     for row, numbers in zip(batch["entities"].tolist(), data.data.numbers, strict=False):
         assert [y for y in row if y != NO_ENTITY] == numbers
     assert all(y in row for y, row in zip(batch["labels"], batch["entities"], strict=True))
     few = data_of("data.max_entities=1")
-    assert few[[(0, 0)]]["entities"].shape == (1, 1)
+    assert few[[(1, 0)]]["entities"].shape == (1, 1)
+    with pytest.raises(UserError, match=r"set data\.max_entities=2"):
+        few[[(0, 0)]]  # the second one could be drawn as its negative
+
+
+def test_the_set_and_not_the_config_says_how_many_classes_there_are():
+    """A class that no image has would be drawn as a negative for ever."""
+    cfg = config("method.num_classes=2000")
+    module = next(stages(cfg)).module
+    assert module.classifier.matrix.num_classes == len(synthetic_set(cfg).table)
 
 
 @pytest.mark.parametrize("text", ["name", "name_description", "alt_text"])

@@ -171,11 +171,13 @@ def benchmark_files(root):
     for language in ("en", "de"):
         (root / "xflickrco" / language).mkdir(parents=True)
         rows = [{"img_path": f"{n}.jpg", "sentences": [f"{language} {n}"]} for n in (1, 2)]
+        rows.append({"img_path": "3.jpg", "sentences": [""]})
         text = "".join(json.dumps(r) + "\n" for r in rows)
         (root / "xflickrco" / language / "test.jsonl").write_text(text)
     (root / "wit").mkdir()
     row = {"img_path": "1.jpg", "caption_reference_description": "et kort"}
-    (root / "wit/da_test.jsonl").write_text(json.dumps(row) + "\n")
+    nothing = {"img_path": "2.jpg", "caption_reference_description": None}
+    (root / "wit/da_test.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(nothing) + "\n")
 
 
 def test_item_18_readers_of_the_four_benchmarks(tmp_path):
@@ -192,7 +194,8 @@ def test_item_18_readers_of_the_four_benchmarks(tmp_path):
     x = read_benchmark("xflickrco", tmp_path, ["en", "de"], "test")
     assert x["de"].texts == ("de 1", "de 2")
     assert aligned(x)
-    assert read_benchmark("wit", tmp_path, ["da"], "test")["da"].texts == ("et kort",)
+    da = read_benchmark("wit", tmp_path, ["da"], "test")["da"]
+    assert (da.texts, da.images) == (("et kort",), ("1.jpg",))  # others have no caption
     with pytest.raises(UserError, match=r"ru/test\.jsonl.*iglue"):
         read_benchmark("xflickrco", tmp_path, ["ru"], "test")
     (tmp_path / "multi30k/task1/raw/test.fr").write_text("un\n")

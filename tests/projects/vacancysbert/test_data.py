@@ -163,6 +163,13 @@ def test_files_that_lack_something_say_what_to_do(tmp_path):
     write_jsonl(tmp_path / "train.jsonl", [{"title": "a title", "skills": ["SQL"]}])
     with pytest.raises(UserError, match=r"data\.min_skills"):
         training_data(config(*words), build_encoder(config()))
+    for bad in ({"title": "a title", "skills": "SQL"}, {"title": None, "skills": ["SQL"]}):
+        write_jsonl(tmp_path / "train.jsonl", [rows[0] | {"skills": ["SQL"]}, bad])
+        with pytest.raises(UserError, match=r"train\.jsonl, row 2: titles are strings"):
+            load_data(config(*words))
+    write_jsonl(tmp_path / "test.jsonl", [test[0] | {"skills": "SQL"}])
+    with pytest.raises(UserError, match=r"test\.jsonl, row 1: titles are strings"):
+        load_data(config(*words))
     for bad, message in (
         ("data.source=files", r"data\.train"),
         ("data.max_skills=2", "max_skills"),

@@ -12,6 +12,7 @@ from projects.vacancysbert import extract as stage
 from projects.vacancysbert.data import load_data
 from tests.completion_server import CompletionServer
 from tests.projects.vacancysbert.conftest import config
+from tests.taggers import save_tagger
 
 TRAIN = [{"title": "coder", "description": "Knows Machine Learning, SQL and C++; sql again. Git."},
          {"title": "baker", "description": "Nothing that is listed."}]  # fmt: skip
@@ -106,6 +107,38 @@ def test_the_bundled_language_model_writes_offline(files, tmp_path):
 def test_what_is_wrong_with_the_inputs_is_said(words, message, tmp_path):
     with pytest.raises(UserError, match=message):
         stage.extract(config(*words, f"extract.output={tmp_path / 'out'}"), Workspace(tmp_path))
+
+
+def test_a_tagger_s_spans_are_skills(files, tmp_path):
+    """Sheet, extraction (c); distinct, in the order of the text."""
+    model = save_tagger(tmp_path / "tagger", ["Machine", "and"], ["Python", "python", "SQL"])
+    words = ["extract.kind=ner", f"extract.ner_model={model}", "extract.device=cpu"]
+    write_jsonl(tmp_path / "ads.jsonl", [{"title": "x", "description": "Python , python and SQL"}])
+    run_task(
+        "vacancysbert",
+        "smoke",
+        [*files, *words, f"extract.inputs=[{tmp_path / 'ads.jsonl'}]"],
+        "extract",
+    )
+    (row,) = read_jsonl(tmp_path / "out/ads.jsonl")
+    assert row["skills"] == ["Python", "SQL"]
+    with pytest.raises(UserError, match=r"extract\.ner_model"):
+        stage.extractor(config("extract.kind=ner").extract, config().generator, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [("clauses", {"description": None}), ("precomputed", {"skills": "SQL, Python"})],
+)
+def test_fields_of_another_kind_are_refused_with_their_place(kind, row, tmp_path):
+    """One string in the place of a list would be read letter by letter."""
+    write_jsonl(
+        tmp_path / "ads.jsonl",
+        [{"title": "x", "description": "a", "skills": ["b"]}, {"title": "y", **row}],
+    )
+    words = (f"extract.inputs=[{tmp_path / 'ads.jsonl'}]", f"extract.output={tmp_path / 'out'}")
+    with pytest.raises(UserError, match=r"ads\.jsonl, row 2"):
+        stage.extract(config(f"extract.kind={kind}", *words), Workspace(tmp_path))
 
 
 def test_the_default_dictionary_is_esco_s_and_ready_skills_are_tidied(tmp_path):

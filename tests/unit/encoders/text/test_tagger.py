@@ -1,0 +1,20 @@
+"""Spans of token-classification models."""
+
+import pytest
+
+from common.config import UserError
+from common.encoders.text.tagger import span_tagger
+from tests.taggers import save_tagger
+
+
+def test_spans_are_what_the_model_marks_as_the_text_writes_it(tmp_path):
+    """In the order of the text, with spaces of any number, of texts that are padded in one batch."""
+    find = span_tagger(save_tagger(tmp_path, ["an", "in", "a"], ["eagle", "tree"]), 2, "cpu")
+    texts = ["an  eagle in a tree", "in a tree", "an"]
+    assert find(texts) == [["eagle", "tree"], ["tree"], []]
+    assert find(texts[::-1]) == find(texts)[::-1]
+
+
+def test_absent_weights_are_named(tmp_path):
+    with pytest.raises(UserError, match="nothing-here"):
+        span_tagger(str(tmp_path / "nothing-here"), 2)
