@@ -4,9 +4,12 @@ The sweep only starts processes and reads what they write; training itself knows
 Several commands may work on the same sweep: a trial belongs to whoever holds the lock of its log.
 """
 
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from common.engine.tracking import read_metrics
 
 log = logging.getLogger(__name__)
 STORAGE = "study.db"
+COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
 class ArmStudy:
@@ -35,6 +39,10 @@ class ArmStudy:
         words: overrides from the command line.
         folder: of the sweep; holds the database, one for all arms.
         runs: folder of the base config's runs.
+        config: the base config with all overrides.
+
+    With another config, other overrides or another space the study begins anew; a point of a grid whose run
+    is finished is taken over, so that a grid can be widened.
     """
 
     def __init__(
@@ -46,14 +54,20 @@ class ArmStudy:
         words: Sequence[str],
         folder: Path,
         runs: Path,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.project, self.sweep, self.arm, self.runs = project, sweep, arm, runs
         self.words = [*words, *words_of(sweep.shared), *words_of(own), f"seed={sweep.seed}"]
-        self.study = open_study(folder, arm, sweep)
+        self.settings = [sorted(self.words), config]
+        self.key = digest([self.settings, {k: asdict(axis) for k, axis in sweep.space.items()}])
+        self.study = open_study(folder, f"{arm or sweep.base}-{self.key}", sweep)
         self.target = len(sweep.grid()) if sweep.sampler == "grid" else sweep.trials
         if sweep.sampler == "grid":
-            for point in sweep.grid():
-                self.study.enqueue_trial(point, skip_if_exists=True)
+            states = (TrialState.WAITING, *COUNTED)
+            known = [_point(t) for t in self.study.get_trials(deepcopy=False, states=states)]
+            for point in sweep.grid():  # a failed point is tried again
+                if point not in known:
+                    self.study.enqueue_trial(point)
 
     def interrupted(self) -> list[optuna.trial.Trial]:
         """Trials that were begun and have no result."""
@@ -62,8 +76,10 @@ class ArmStudy:
 
     def ask(self) -> optuna.trial.Trial | None:
         """The next trial with its settings; None if there are enough."""
-        counted = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        if len(self.study.get_trials(deepcopy=False, states=counted)) >= self.target:
+        if self.sweep.sampler == "grid":  # what has failed is tried again by the next command
+            if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                return None
+        elif len(self.study.get_trials(deepcopy=False, states=COUNTED)) >= self.target:
             return None
         trial = self.study.ask()
         for key, axis in self.sweep.space.items():
@@ -76,14 +92,32 @@ class ArmStudy:
         return trial
 
     def run_of(self, trial: optuna.trial.Trial) -> TrialRun:
-        """The run of a trial; a failed one's number is never used again."""
-        name = "-".join(["sweep", *([self.arm] if self.arm else []), f"{trial.number:03d}"])
+        """The run of a trial, named by its settings or its number; a failed one's name is never used again."""
+        if self.sweep.sampler == "grid":
+            parts = [digest([self.settings, trial.params])]
+            failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+            tries = sum(t.params == trial.params and t.number < trial.number for t in failed)
+            parts += [str(tries)] if tries else []
+        else:
+            parts = [self.key, f"{trial.number:03d}"]
+        name = "-".join(["sweep", *([self.arm] if self.arm else []), *parts])
         words = [*self.words, *words_of(trial.params)]
         return TrialRun(self.project, self.sweep.base, words, self.runs / name)
 
 
-def open_study(folder: Path, arm: str, sweep: Sweep) -> optuna.Study:
-    """The study of an arm, new or continued."""
+def digest(parts: Any) -> str:
+    """Eight hexadecimal digits of settings."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _point(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """Settings of a trial, or those that it is to have."""
+    return trial.params or dict(trial.system_attrs.get("fixed_params", {}))
+
+
+def open_study(folder: Path, name: str, sweep: Sweep) -> optuna.Study:
+    """The study of a name, new or continued."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
     prune, samplers = sweep.prune, optuna.samplers
@@ -92,7 +126,7 @@ def open_study(folder: Path, arm: str, sweep: Sweep) -> optuna.Study:
     )  # grid: enqueued
     study = optuna.create_study(
         storage=f"sqlite:///{(folder / STORAGE).resolve()}",
-        study_name=arm or sweep.base,
+        study_name=name,
         direction="maximize" if sweep.direction == "max" else "minimize",
         pruner=optuna.pruners.MedianPruner(prune.trials, prune.steps) if prune else None,
         load_if_exists=True,

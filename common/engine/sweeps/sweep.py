@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common.config import load
+from common.config import load, to_dict
 from common.engine.progress import track
 from common.engine.sweeps.results import wandb_sweep, write_results
 from common.engine.sweeps.schema import arms_of, read_sweep, words_of
@@ -43,10 +43,12 @@ def run_sweep(
     cfg = load(config_class(project), project, sweep.base, [*words, *words_of(sweep.shared)])
     runs = run_folder(cfg, project, sweep.base)
     folder = runs / "sweep"
-    studies = [
-        ArmStudy(project, sweep, name, own, [*words, *quiet], folder, runs)
-        for name, own in chosen.items()
-    ]
+    studies = []
+    for name, own in chosen.items():
+        given = [*words, *quiet]
+        every = [*given, *words_of(sweep.shared), *words_of(own)]
+        config = to_dict(load(config_class(project), project, sweep.base, every))
+        studies.append(ArmStudy(project, sweep, name, own, given, folder, runs, config))
     threads = max(1, (os.cpu_count() or 1) // jobs)
     total = sum(study.target for study in studies)
     for line in track(work(studies, jobs, threads), f"sweep of {project}", total):

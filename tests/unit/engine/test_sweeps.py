@@ -75,6 +75,51 @@ def test_every_arm_gets_the_same_grid_and_the_best_of_each_is_named(tmp_path, pr
     assert list(work(again, jobs=1, threads=1)) == []  # nothing is run twice
 
 
+def test_a_grid_is_widened_without_running_its_finished_points_again(tmp_path, program):
+    program(FINISH)
+    _, (one,) = studies(tmp_path, arms=("a",))
+    list(work([one], jobs=1, threads=1))
+    wider = {"space": {"optim.lr": {"values": [0.001, 0.01, 0.1, 1.0]}}}
+    program(FINISH.replace("import math;", "import math; assert lr == 1.0, lr;"))
+    sweep, (more,) = studies(tmp_path, arms=("a",), **wider)
+    assert len(list(work([more], jobs=1, threads=1))) == 4
+    write_results("dcl", sweep, [more], tmp_path / "sweep")
+    found = json.loads((tmp_path / "sweep/sweep.json").read_text())
+    assert len(found["trials"]) == 4
+    assert found["best"]["a"]["settings"] == {"optim.lr": 0.01}
+
+
+@pytest.mark.parametrize(
+    "change", [{"shared": {"eval.part": "dev"}}, {"seed": 101}, {"config": {"steps": 9}}]
+)
+def test_other_settings_do_not_take_over_what_was_found_with_the_first(tmp_path, program, change):
+    program(FINISH)
+    _, (one,) = studies(tmp_path, arms=("a",))
+    list(work([one], jobs=1, threads=1))
+    config = change.get("config")
+    sweep = from_mapping(
+        "sweep.yaml", Sweep, GOOD | {k: v for k, v in change.items() if k != "config"}
+    )
+    other = ArmStudy("dcl", sweep, "a", {"arm": "a"}, [], tmp_path / "sweep", tmp_path, config)
+    assert other.ask() is not None
+    assert not other.run_of(other.interrupted()[0]).done
+
+
+def test_a_failed_point_of_a_grid_is_tried_again_in_a_folder_of_its_own(tmp_path, program):
+    program(
+        "lr = [w for w in words if w.startswith('optim.lr')][0]; sys.exit('broken') if lr.endswith('=0.01') else None;"
+        + FINISH
+    )
+    _, (one,) = studies(tmp_path, arms=("a",))
+    lines = list(work([one], jobs=1, threads=1))
+    assert sum("failed" in line for line in lines) == 1
+    program(FINISH)
+    _, (again,) = studies(tmp_path, arms=("a",))
+    (line,) = work([again], jobs=1, threads=1)
+    assert "score 1.0000 with optim.lr=0.01" in line
+    assert len(list(tmp_path.glob("sweep-a-*"))) == 4
+
+
 def test_a_killed_sweep_goes_on_with_the_trial_that_was_running(tmp_path, program):
     program(
         "import sys; sys.exit(0) if os.path.exists('begun') else open('begun', 'w'); time.sleep(60)"
@@ -157,10 +202,10 @@ sweep = from_mapping("sweep.yaml", Sweep, {GOOD!r})
 list(work([ArmStudy("dcl", sweep, "a", {{}}, [], folder / "sweep", folder)], 1, 1))
 """
     process = subprocess.Popen([sys.executable, "-c", code])
-    log = tmp_path / "sweep-a-000/log.txt"
-    while not log.exists() or not log.read_text().strip():
+    while not (logs := [p for p in tmp_path.glob("sweep-a-*/log.txt") if p.read_text().strip()]):
         assert process.poll() is None
         time.sleep(0.05)
+    (log,) = logs
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 143
     with pytest.raises(ProcessLookupError):
