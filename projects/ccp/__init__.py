@@ -19,13 +19,14 @@ def build(cfg: Config) -> "Experiment[ContrastiveModule]":
     from common.families.retrieval.experiment import retrieval_experiment
     from projects.ccp import tasks
     from projects.ccp.evaluate import evaluate, search_texts
+    from projects.ccp.sets import sets
     from projects.ccp.stages import loaded_module, plan, stages
     from projects.ccp.towers import recipe_of
 
     return retrieval_experiment(
         cfg, recipe_of(cfg), loaded_module,
         stages=stages, evaluate=evaluate, plan=plan, texts=search_texts,
-        tasks={"split": tasks.split}, model_tasks={"calibrate": tasks.calibrate},
+        tasks={"split": tasks.split, "sets": sets}, model_tasks={"calibrate": tasks.calibrate},
     )  # fmt: skip
 
 

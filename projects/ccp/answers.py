@@ -36,14 +36,15 @@ def answer_within_tokens(
         tokenize: text -> word tokens.
 
     Returns:
-        Budget -> hit; None for a question with no answer but yes or no, which does not count.
+        Budget -> hit; None for a question with no answer but yes, no or blank ones, which does not
+        count.
 
     >>> answer_within_tokens(["a b", "c d"], ["c"], (2, 3), str.split)
     {2: False, 3: True}
     >>> answer_within_tokens(["a"], ["yes"]) is None
     True
     """
-    spans = [answer for answer in answers if answer not in YES_NO]
+    spans = [answer for answer in answers if answer.strip() and answer not in YES_NO]
     if not spans:
         return None
     tokens: list[str] = []

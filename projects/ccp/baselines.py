@@ -1,8 +1,11 @@
 """What CCP has to beat: words, and the encoder before training."""
 
+from functools import partial
+
 from common.encoders.modes import evaluated
 from common.encoders.modes import untrained as as_training_begins
 from common.engine.workspace import Workspace
+from common.evaluation.features.postprocessing import fit_whitening
 from common.evaluation.retrieval.beir import RetrievalSet
 from common.evaluation.retrieval.runs import lexical_run
 from projects.ccp.config import Config
@@ -17,7 +20,7 @@ from projects.ccp.evaluate import (
 )
 from projects.ccp.towers import recipe_of
 
-__all__ = ["tfidf", "untrained"]
+__all__ = ["tfidf", "untrained", "whitened"]
 
 
 def tfidf(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -38,3 +41,10 @@ def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
     towers = as_training_begins(recipe_of(cfg).build, cfg.seed)
     with evaluated(towers, cfg.trainer.accelerator):
         return neighbours(cfg, towers, workspace) | bitext(cfg, towers, workspace)
+
+
+def whitened(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Neighbours of the untrained encoder, whitened by training sentences."""
+    towers = as_training_begins(recipe_of(cfg).build, cfg.seed)
+    with evaluated(towers, cfg.trainer.accelerator):
+        return neighbours(cfg, towers, workspace, {NEIGHBOURS: partial(fit_whitening, ridge=1e-6)})

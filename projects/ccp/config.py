@@ -1,38 +1,21 @@
 """What can be set in a CCP experiment."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Literal
 
-from common.config import DataConfig, ExperimentConfig
-from common.families.retrieval.config import DenseModel, SearchConfig
-from common.ranges import Count, Inner, NonNegative, Positive, Probability, Share, at_least
-from projects.ccp.options import CalibrateConfig, CCPEval, CCPFinetune, SplitConfig
-
-
-@dataclass
-class CCPData(DataConfig):
-    """Documents of several languages, and pairs of neighbouring sentences."""
-
-    # bundled: books-en, and other chapters of it in a simulated language; files: `languages`
-    source: Literal["synthetic", "bundled", "files"] = "bundled"
-    languages: dict[str, str] = field(default_factory=dict)  # files: language -> .jsonl below root
-    window: Count = 5  # w, sentences to either side of the centre
-    sampling_exponent: Probability = 0.3  # of the size of a language
-    max_length: Annotated[int, at_least(4)] = 256  # tokens of a sentence in training
-
-    def __post_init__(self) -> None:
-        if (self.source == "files") != bool(self.languages):
-            raise ValueError("data.languages and data.source=files belong together")
-
-
-@dataclass
-class CCPModel(DenseModel):
-    """The encoder; with a simulated language it has pieces for both."""
-
-    pooling: Literal["avg", "cls_before_pooler", "last_token"] = "cls_before_pooler"
-    length_groups: Count = 1  # passes over a batch by length, see SentenceEncoder
-    architecture: str | None = None  # what `make check` builds for a folder that is not here yet
-    normalize: bool = False  # unit vectors in evaluation, export and search
+from common.config import ExperimentConfig
+from common.families.retrieval.config import SearchConfig
+from common.ranges import Count, Inner, NonNegative, Positive, Share
+from projects.ccp.options import (
+    SIMULATED,
+    CalibrateConfig,
+    CCPData,
+    CCPEval,
+    CCPFinetune,
+    CCPModel,
+    SetsConfig,
+    SplitConfig,
+)
 
 
 @dataclass
@@ -45,7 +28,7 @@ class MethodConfig:
     last_norm: bool = True  # a second norm after the last linear map
     norm_eps: Positive = 1.0e-12
     norm_momentum: Share = 0.1  # how far the running statistics move in a step
-    bank_size: Count = 4096  # rows of all languages
+    bank_size: Count = 4096  # rows of all languages together; a step writes two for each pair
     language_bank: bool = True  # False: rows of every language are negatives (ablation)
     # own: contexts against contexts, as in the equations
     bank_sides: Literal["both", "own"] = "both"
@@ -69,6 +52,7 @@ class Config(ExperimentConfig):
     eval: CCPEval = field(default_factory=CCPEval)
     search: SearchConfig = field(default_factory=SearchConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
+    sets: SetsConfig = field(default_factory=SetsConfig)
     calibrate: CalibrateConfig = field(default_factory=CalibrateConfig)
 
     @property
@@ -90,6 +74,14 @@ class Config(ExperimentConfig):
             )
         if self.eval.pseudo_bitext and not self.simulated:
             raise ValueError("eval.pseudo_bitext is for the simulated language: use eval.bitext")
+        own = {"en", SIMULATED} if self.simulated else {*self.data.languages}
+        needed = {language for pair in self.eval.bitext for language in pair.split("-")}
+        without = sorted(needed - own - {*self.eval.monolingual})
+        if without:
+            raise ValueError(
+                f"eval.bitext: '{without[0]}' has no text to calibrate with: name a .jsonl file in "
+                f"eval.monolingual.{without[0]}"
+            )
         questions = self.finetune.file or (self.eval.held_out_queries and self.eval.beir)
         if self.finetune.steps and not questions:
             raise ValueError(

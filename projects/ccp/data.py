@@ -32,13 +32,14 @@ from common.encoders.text.sentence import SentenceEncoder
 from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
 from common.engine.trainer import world_size
 from common.families.retrieval.finetuning import finetuning_data, passage_batches, questions
+from common.families.retrieval.sets import set_folder
 from projects.ccp.config import Config
 from projects.ccp.options import SIMULATED
 from projects.ccp.towers import Towers, language_view
 
 ENGLISH = "en"
-BLOCK = 32  # consecutive sentences of a document, as in the released code of MSM
 MIN_WORDS, MAX_WORDS = 5, 40  # of a bundled sentence
+VAL_PAIRS = 256  # of a language, or one global batch if that is more
 _SYNTHETIC_DOCUMENTS, _SYNTHETIC_SENTENCES = 24, 8
 _VAL_STREAM = 2**31 + 73
 
@@ -50,16 +51,56 @@ def training_documents(cfg: Config) -> dict[str, Documents]:
         UserError: a missing file.
     """
     if cfg.data.source == "files":
-        return {name: DocumentFile(below(cfg, place)) for name, place in cfg.data.languages.items()}
+        return {name: training for name, (training, _) in _files(cfg).items()}
     if cfg.data.source == "synthetic":
         every = _synthetic(cfg.seed)
         half = len(every) // 2
         return {ENGLISH: every[:half], SIMULATED: every[half:]}
-    first, second = halves(load_books(cfg.data.root, "train"))  # no sentence is in both languages
+    first, second = halves(load_books(cfg.data.root, "train"))  # no chapter is in both languages
+    size = cfg.data.block
     return {
-        ENGLISH: [block for own in first for block in in_blocks(_kept(own.sentences), BLOCK)],
-        SIMULATED: [block for own in second for block in in_blocks(_kept(own.sentences), BLOCK)],
+        ENGLISH: [block for own in first for block in in_blocks(_kept(own.sentences), size)],
+        SIMULATED: [block for own in second for block in in_blocks(_kept(own.sentences), size)],
     }
+
+
+class Stretch(Sequence[Sequence[str]]):
+    """Documents ``[first, last)`` of others, read when they are asked for."""
+
+    def __init__(self, documents: Documents, first: int, last: int) -> None:
+        self.documents, self.first, self.last = documents, first, last
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(f"document {index} of {len(self)}")
+        return self.documents[self.first + index]
+
+
+def _files(cfg: Config) -> dict[str, tuple[Documents, Documents]]:
+    """Documents of each file that are trained on, and the last ones, which are held out."""
+    found: dict[str, tuple[Documents, Documents]] = {}
+    held = cfg.data.heldout_documents
+    for name, place in cfg.data.languages.items():
+        every = DocumentFile(below(cfg, place))
+        border = len(every) - held
+        if border < 1:
+            raise UserError(
+                f"{every.path} has {len(every)} documents, and data.heldout_documents={held} leaves "
+                "none of them for the training"
+            )
+        found[name] = Stretch(every, 0, border), Stretch(every, border, len(every))
+    return found
+
+
+def validation_documents(cfg: Config) -> dict[str, Documents]:
+    """Documents by language, in the order of `training_documents`, that no training sees."""
+    if cfg.data.source == "files":
+        return {name: held for name, (_, held) in _files(cfg).items() if len(held)}
+    blocks = [block for own in heldout_documents(cfg) for block in in_blocks(own, cfg.data.block)]
+    return {ENGLISH: blocks, SIMULATED: blocks}
 
 
 def heldout_documents(cfg: Config) -> list[list[str]]:
@@ -117,19 +158,33 @@ def calibration_sentences(cfg: Config, language: str, without: Sequence[str]) ->
         found += [s for s in documents[int(index)] if s not in tested]
         if len(found) >= cfg.eval.calibration_texts:
             break
+    if len(found) < 2:
+        raise UserError(
+            f"calibration of '{language}' needs two or more sentences that are not scored, "
+            f"got {len(found)}"
+        )
     return found[: cfg.eval.calibration_texts]
 
 
 def pretraining_data(cfg: Config, towers: Towers) -> ContrastiveData:
-    """Batches of neighbouring sentences; held-out pairs of the first language for the validation."""
+    """Batches of neighbouring sentences; held-out pairs of every language for the validation.
+
+    Raises:
+        UserError: a bank that one step overwrites, or too few held-out documents.
+    """
     encoder, data, method = towers.passage, cfg.data, cfg.method
     known = training_documents(cfg)
     views = {n: language_view(encoder, n, _limit(cfg, encoder)).tokenize for n in known}
     languages = [LanguageText(name, own, views[name]) for name, own in known.items()]
+    together = data.batch_size * world_size(cfg.trainer)
+    if method.language_bank and len(known) > 1 and method.bank_size <= 2 * together:
+        raise UserError(
+            f"method.bank_size={method.bank_size}: one step writes {2 * together} rows of one language "
+            "over it, which leaves no negatives for the others; it counts the rows of all languages"
+        )
     mixture = language_mixture(
-        [len(own.documents) for own in languages], data.sampling_exponent, cfg.seed,
-        data.batch_size * world_size(cfg.trainer),
-    )  # fmt: skip
+        [len(own.documents) for own in languages], data.sampling_exponent, cfg.seed, together
+    )
     masking = None
     if method.mlm_weight:
         tokenizer, model = encoder.tokenizer, encoder.tower.model
@@ -138,12 +193,27 @@ def pretraining_data(cfg: Config, towers: Towers) -> ContrastiveData:
             int(model.config.vocab_size), tokenizer.all_special_ids,
         )  # fmt: skip
     train = ContextPairs(languages, mixture, window=data.window, seed=cfg.seed, masking=masking)
-    heldout = heldout_documents(cfg) if cfg.trainer.val_every_n_steps else []
-    val = {"pairs": HeldoutPairs(heldout, views[ENGLISH], data.window, cfg.seed)} if heldout else {}
+    val: dict[str, HeldoutPairs] = {}
+    if cfg.trainer.val_every_n_steps:
+        for i, (name, documents) in enumerate(validation_documents(cfg).items()):
+            chosen = _whole_batches(documents, together, name)
+            val[name] = HeldoutPairs(chosen, views[name], data.window, cfg.seed, i)
     return ContrastiveData(
         train, batch_size=data.batch_size, seed=cfg.seed, num_workers=data.num_workers, val=val,
         shuffle=False,
     )  # fmt: skip
+
+
+def _whole_batches(documents: Documents, size: int, name: str) -> list[Sequence[str]]:
+    """Documents, spread evenly, that fill batches as large as those of the training."""
+    count = min(len(documents), max(size, VAL_PAIRS)) // size * size
+    if not count:
+        raise UserError(
+            f"the validation needs {size} held-out documents of '{name}', a batch of all ranks, and "
+            f"there are {len(documents)}: set data.heldout_documents (files) or "
+            "trainer.val_every_n_steps=null"
+        )
+    return [documents[i * len(documents) // count] for i in range(count)]
 
 
 def _limit(cfg: Config, encoder: SentenceEncoder) -> int:
@@ -151,19 +221,25 @@ def _limit(cfg: Config, encoder: SentenceEncoder) -> int:
 
 
 class HeldoutPairs(Dataset[tuple[str, str]]):
-    """One pair of each held-out document.
+    """One pair of each held-out document of a language.
 
     Args:
         documents: of two or more sentences.
         tokenize: texts -> ids and mask.
         window: w.
         seed: of the draw.
+        language: its number.
     """
 
     def __init__(
-        self, documents: Documents, tokenize: Callable[..., Any], window: int, seed: int
+        self,
+        documents: Documents,
+        tokenize: Callable[..., Any],
+        window: int,
+        seed: int,
+        language: int = 0,
     ) -> None:
-        self.tokenize, self.pairs = tokenize, list[tuple[str, str]]()
+        self.tokenize, self.pairs, self.language = tokenize, list[tuple[str, str]](), language
         for i, document in enumerate(documents):
             rng = sample_rng(seed, 0, i, _VAL_STREAM)
             center = int(rng.integers(len(document)))
@@ -177,11 +253,11 @@ class HeldoutPairs(Dataset[tuple[str, str]]):
         return self.pairs[index]
 
     def collate(self, rows: Sequence[tuple[str, str]]) -> Mapping[str, Any]:
-        """A batch as that of the training, of the first language."""
+        """A batch as that of the training."""
         texts = [center for center, _ in rows] + [context for _, context in rows]
         found: ContextBatch = {
             "inputs": self.tokenize(texts),
-            "language": torch.zeros(len(rows), dtype=torch.long),
+            "language": torch.full((len(rows),), self.language),
             "ids": torch.arange(len(rows)),
         }
         return found
@@ -241,7 +317,37 @@ def requirements(cfg: Config) -> list[Requirement]:
     files = {"questions": cfg.finetune.file, "questions (dev)": cfg.finetune.dev_file}
     if cfg.finetune.steps:
         found += [need(f"data: {n}", f, "see the card, Data") for n, f in files.items() if f]
-    return found
+    return found + evaluation_files(cfg)
+
+
+def evaluation_files(cfg: Config) -> list[Requirement]:
+    """Bitext, text to calibrate with, and XOR-Retrieve; the sets of the family are added there."""
+    places: dict[str, Path] = {}
+    for pair, place in cfg.eval.bitext.items():
+        prefix = bitext_prefix(cfg, place)
+        for side in prefix.name.split("-"):
+            places[f"{pair} {side}"] = prefix.parent / f"tatoeba.{prefix.name}.{side}"
+    places |= {f"calibration {n}": below(cfg, place) for n, place in cfg.eval.monolingual.items()}
+    for place in cfg.eval.xor:
+        folder = set_folder(place, cfg.data.root)
+        places[f"{folder.name} corpus"] = folder / "corpus.jsonl"
+        places[f"{place} questions"] = folder / xor_file(place)
+    return [
+        Requirement(f"data: {name} (evaluation)", str(path), path.is_file(), "see the card, Data")
+        for name, path in places.items()
+    ]
+
+
+def bitext_prefix(cfg: Config, place: str) -> Path:
+    """Folder and pair of a bitext, absolute or below the data root."""
+    own = Path(place).expanduser()
+    return own if own.is_absolute() else data_root(cfg.data.root) / own
+
+
+def xor_file(place: str) -> str:
+    """File of the questions of a set of ``eval.xor``."""
+    language = place.partition("@")[2]
+    return f"questions.{language}.jsonl" if language else "questions.jsonl"
 
 
 def _file(cfg: Config, name: str, place: str, hint: str) -> Requirement:

@@ -1,13 +1,13 @@
 """Neighbours, bitext before and after calibration, XOR-Retrieve, and monitors of the training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from common.config import UserError
-from common.data.lookup import data_root
 from common.data.tables import read_jsonl
 from common.encoders.modes import evaluated
 from common.engine.module import ContrastiveModule
@@ -19,6 +19,8 @@ from common.evaluation.features.bitext import (
     mean_by_group,
     read_bitext,
 )
+from common.evaluation.features.calibration import fit_shift_and_scale
+from common.evaluation.features.postprocessing import EmbeddingTransform
 from common.evaluation.features.rotation import AdversarialOptions
 from common.evaluation.retrieval.beir import RetrievalSet, load_corpus
 from common.evaluation.search import search
@@ -32,9 +34,11 @@ from projects.ccp.answers import BUDGETS, answer_within_tokens
 from projects.ccp.config import Config
 from projects.ccp.data import (
     ENGLISH,
+    bitext_prefix,
     calibration_sentences,
     encode_language,
     heldout_documents,
+    xor_file,
 )
 from projects.ccp.module import CCP
 from projects.ccp.monitors import leakage, other_language_share, separation
@@ -69,29 +73,47 @@ def evaluate(cfg: Config, module: ContrastiveModule, workspace: Workspace) -> di
 # -- neighbours ----------------------------------------------------------------------------------
 
 
-def neighbours(cfg: Config, towers: Towers, workspace: Workspace | None) -> dict[str, float]:
-    """Whether a sentence finds one of its neighbours among the nearest ten of all held-out ones."""
+def neighbours(
+    cfg: Config,
+    towers: Towers,
+    workspace: Workspace | None,
+    fits: Mapping[str, Callable[[Tensor], EmbeddingTransform]] | None = None,
+) -> dict[str, float]:
+    """Whether a sentence finds one of its neighbours among the nearest ten of all held-out ones.
+
+    Args:
+        cfg: the experiment's config.
+        towers: in evaluation mode.
+        workspace: None: no values by query are kept.
+        fits: metric -> map of the vectors that training sentences (N, D) give; None: that of shift
+            and scale beside the plain vectors.
+    """
     documents = heldout_documents(cfg)
     if not documents or not cfg.eval.neighbour_queries:
         return {}
     texts = [s for document in documents for s in document]
     vectors = encode_language(towers, texts, ENGLISH, cfg.eval.batch_size)
+    mono = calibration_sentences(cfg, ENGLISH, texts)
+    fitted = encode_language(towers, mono, ENGLISH, cfg.eval.batch_size)
+    ways = {NEIGHBOURS: vectors, f"{NEIGHBOURS}_scaled": fit_shift_and_scale(fitted)(vectors)}
+    if fits is not None:
+        ways = {name: fit(fitted)(vectors) for name, fit in fits.items()}
     asked = neighbour_queries(documents, cfg.eval.neighbour_queries)
     right = neighbour_lists(documents, cfg.eval.neighbour_window)
-    k = min(K, len(texts) - 1)
-    found = search(vectors[asked], vectors, k, metric="cosine", exclude=torch.tensor(asked))
-    hits = [
-        float(bool(right[q] & set(row)))
-        for q, row in zip(asked, found.indices.tolist(), strict=True)
-    ]
-    if workspace is not None:
-        workspace.items(NEIGHBOURS, hits)
-        workspace.gallery("nearest sentences", _gallery(texts, asked, found.indices, right))
+    k, metrics = min(K, len(texts) - 1), dict[str, float]()
+    for name, rows in ways.items():
+        found = search(rows[asked], rows, k, metric="cosine", exclude=torch.tensor(asked))
+        hits = [
+            float(bool(right[q] & set(row)))
+            for q, row in zip(asked, found.indices.tolist(), strict=True)
+        ]
+        metrics[name] = sum(hits) / len(hits)
+        if workspace is not None:
+            workspace.items(name, hits)
+        if workspace is not None and name == NEIGHBOURS:
+            workspace.gallery("nearest sentences", _gallery(texts, asked, found.indices, right))
     chance = [_chance(len(right[q]), len(texts) - 1, k) for q in asked]
-    return {
-        NEIGHBOURS: sum(hits) / len(hits),
-        f"{NEIGHBOURS}_chance": sum(chance) / len(chance),
-    }
+    return {**metrics, f"{NEIGHBOURS}_chance": sum(chance) / len(chance)}
 
 
 def neighbour_queries(documents: Sequence[Sequence[str]], count: int) -> list[int]:
@@ -187,7 +209,9 @@ def bitext(cfg: Config, towers: Towers, workspace: Workspace | None) -> dict[str
 
 def bitext_pairs(cfg: Config) -> dict[str, tuple[list[str], list[str]]]:
     """Sentences of both sides by pair; held-out ones twice for the simulated language."""
-    pairs = {pair: read_bitext(_prefix(cfg, place)) for pair, place in cfg.eval.bitext.items()}
+    pairs = {
+        pair: read_bitext(bitext_prefix(cfg, place)) for pair, place in cfg.eval.bitext.items()
+    }
     if cfg.eval.pseudo_bitext:
         texts = [s for document in heldout_documents(cfg) for s in document]
         texts = list(dict.fromkeys(texts))
@@ -195,11 +219,6 @@ def bitext_pairs(cfg: Config) -> dict[str, tuple[list[str], list[str]]]:
         chosen = texts[::step][: cfg.eval.pseudo_bitext]
         pairs[PSEUDO] = chosen, chosen
     return pairs
-
-
-def _prefix(cfg: Config, place: str) -> Path:
-    own = Path(place).expanduser()
-    return own if own.is_absolute() else data_root(cfg.data.root) / own
 
 
 def _bitext_metrics(
@@ -227,31 +246,60 @@ def _bitext_metrics(
 
 
 def xor_retrieve(cfg: Config, towers: Towers, workspace: Workspace | None) -> dict[str, float]:
-    """R@2kt and R@5kt of every set, ``<set>_r_at_2kt``, and their macro average."""
+    """R@2kt and R@5kt of every set, ``<set>_r_at_2kt``, and their macro average.
+
+    As in the official script a set without any question that counts is left out of the average.
+    Sets of one folder share its collection, which is encoded once.
+    """
     metrics: dict[str, float] = {}
     names = set_names(cfg.eval.xor)
-    for place, name in names.items():
-        folder, language = beir_folder(cfg, place), place.partition("@")[2]
-        file = f"questions.{language}.jsonl" if language else "questions.jsonl"
-        rows = read_jsonl(folder / file, ("question", "answers"))
-        questions = {str(i): str(row["question"]) for i, row in enumerate(rows)}
+    folders: dict[Path, list[str]] = {}
+    for place in names:
+        folders.setdefault(beir_folder(cfg, place), []).append(place)
+    for folder, places in folders.items():
+        asked = {place: xor_questions(folder / xor_file(place)) for place in places}
+        # a retrieval leaves out the document that has the query's id: no passage has one of these
+        questions = {
+            f"question {place} {i}": str(row["question"])
+            for place, rows in asked.items()
+            for i, row in enumerate(rows)
+        }
         data = RetrievalSet(load_corpus(folder), questions, {})
         run = encoder_run(recipe_of(cfg), towers, data)
-        counted = [
-            own
-            for i, row in enumerate(rows)
-            if (own := answer_within_tokens([data.corpus[d] for d in run[str(i)]], row["answers"]))
-        ]
-        for budget in BUDGETS:
-            values = [float(own[budget]) for own in counted]
-            key = f"{name}_r_at_{budget // 1000}kt"
-            metrics[key] = sum(values) / len(values) if values else float("nan")
-            if workspace is not None:
-                workspace.items(key, values)
-    for budget in BUDGETS if names else ():
+        for place, rows in asked.items():
+            found = (
+                answer_within_tokens(
+                    [data.corpus[d] for d in run[f"question {place} {i}"]], row["answers"]
+                )
+                for i, row in enumerate(rows)
+            )
+            counted = [own for own in found if own is not None]
+            for budget in BUDGETS if counted else ():
+                values = [float(own[budget]) for own in counted]
+                key = f"{names[place]}_r_at_{budget // 1000}kt"
+                metrics[key] = sum(values) / len(values)
+                if workspace is not None:
+                    workspace.items(key, values)
+    for budget in BUDGETS:
         key = f"r_at_{budget // 1000}kt"
-        metrics[f"xor_{key}"] = sum(metrics[f"{n}_{key}"] for n in names.values()) / len(names)
+        values = [metrics[f"{n}_{key}"] for n in names.values() if f"{n}_{key}" in metrics]
+        if values:
+            metrics[f"xor_{key}"] = sum(values) / len(values)
     return metrics
+
+
+def xor_questions(file: Path) -> list[dict[str, Any]]:
+    """Rows with ``question`` and ``answers``.
+
+    Raises:
+        UserError: a missing file, or answers that are no list of texts.
+    """
+    rows = read_jsonl(file, ("question", "answers"))
+    for number, row in enumerate(rows, start=1):
+        answers = row["answers"]
+        if not isinstance(answers, list) or not all(isinstance(a, str) for a in answers):
+            raise UserError(f"{file}, row {number}: 'answers' has to be a list of texts")
+    return rows
 
 
 # -- monitors ------------------------------------------------------------------------------------

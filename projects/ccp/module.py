@@ -13,7 +13,7 @@ from common.engine.module import ContrastiveModule
 from common.losses.auxiliary.tokens import IGNORED, masked_lm_loss
 from projects.ccp.config import Config
 from projects.ccp.head import PairHead
-from projects.ccp.monitors import separation
+from projects.ccp.monitors import batch_hits, separation
 from projects.ccp.objective import Objective
 from projects.ccp.towers import Towers
 
@@ -86,6 +86,7 @@ class CCP(ContrastiveModule):
             "center_to_context": terms.center_to_context.loss,
             "context_to_center": terms.context_to_center.loss,
             "accuracy": torch.stack([p.hits for p in terms if p.hits is not None]).float().mean(),
+            "batch_accuracy": batch_hits(center.detach(), context.detach()).mean(),
             **separation(bank, self.bank.label("language")),
         }
         if self.mlm_head is not None:
@@ -121,16 +122,15 @@ class CCP(ContrastiveModule):
         own = self.method.bank_size // (1 if self.method.bank_sides == "both" else 2)
         return own + 2 * (global_batch_size - 1) * self.method.in_batch_negatives
 
-    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Held-out pairs one by one, since running statistics know no batch: own context first?"""
+    def validation_step(
+        self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Held-out pairs of one language: running statistics know no batch, each is on its own."""
         assert self.head is not None
-        center, context = self.head(*self.encoder.passage(**batch["inputs"]).chunk(2))
-        unit = [nn.functional.normalize(x, dim=1) for x in (center, context)]
-        own = torch.arange(len(center), device=center.device)
-        self._seen.append((unit[0] @ unit[1].T).argmax(1) == own)
+        self._seen.append(batch_hits(*self.head(*self.encoder.passage(**batch["inputs"]).chunk(2))))
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/accuracy``, to be held against ``train/accuracy`` (leakage)."""
-        hits = all_gather_no_grad(torch.cat(self._seen).float())
+        """Log ``val/batch_accuracy``, to be held against ``train/batch_accuracy`` (leakage)."""
+        hits = all_gather_no_grad(torch.cat(self._seen))
         self._seen = []
-        self.log("val/accuracy", hits.mean())
+        self.log("val/batch_accuracy", hits.mean())

@@ -1,4 +1,7 @@
-"""Monitors: do languages fall apart, and does the batch tell what belongs together?"""
+"""Monitors: do languages fall apart, and does the batch tell what belongs together?
+
+Legend: B pairs, D dimension.
+"""
 
 import copy
 from collections.abc import Sequence
@@ -60,6 +63,23 @@ def other_language_share(vectors: Sequence[Tensor], k: int = 10) -> float:
 
 
 @torch.no_grad()
+def batch_hits(center: Tensor, context: Tensor) -> Tensor:
+    """Whether each centre is nearest to its own context among those of the batch, (B,) float.
+
+    Only values of equal B can be held against each other.
+
+    Args:
+        center: (B, D), any length.
+        context: (B, D), row i belongs to ``center[i]``.
+
+    >>> batch_hits(torch.eye(2), torch.tensor([[2.0, 0.0], [3.0, 1.0]])).tolist()
+    [1.0, 0.0]
+    """
+    z = [F.normalize(x.float(), dim=1) for x in (center, context)]
+    return ((z[0] @ z[1].T).argmax(1) == torch.arange(len(z[0]), device=z[0].device)).float()
+
+
+@torch.no_grad()
 def leakage(
     head: PairHead, center: Tensor, context: Tensor, batch_size: int = 64
 ) -> dict[str, float]:
@@ -86,8 +106,7 @@ def leakage(
         for start in range(0, len(center) - batch_size + 1, batch_size):
             rows = slice(start, start + batch_size)
             probe.load_state_dict(head.state_dict())  # the statistics of the training
-            z = [F.normalize(x, dim=1) for x in probe(center[rows], context[rows])]
-            hits.append((z[0] @ z[1].T).argmax(1) == torch.arange(batch_size, device=z[0].device))
-        found[name] = float(torch.cat(hits).float().mean()) if hits else float("nan")
+            hits.append(batch_hits(*probe(center[rows], context[rows])))
+        found[name] = float(torch.cat(hits).mean()) if hits else float("nan")
     found["leakage"] = found["accuracy_batch"] - found["accuracy_single"]
     return found

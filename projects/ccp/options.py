@@ -1,13 +1,43 @@
-"""Options of what comes after the pre-training: fine-tuning, evaluation and tasks."""
+"""Options of data and encoder, and of what comes after the pre-training."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from common.families.retrieval.config import RetrievalEval
+from common.config import DataConfig
+from common.families.retrieval.config import DenseModel, RetrievalEval
 from common.families.retrieval.finetuning_options import FinetuneConfig
 from common.ranges import Count, Positive, Probability, Whole, at_least
 
 SIMULATED = "permuted"  # a language with the sentences of another, in pieces of its own
+
+
+@dataclass
+class CCPData(DataConfig):
+    """Documents of several languages, and pairs of neighbouring sentences."""
+
+    # bundled: books-en, and other chapters of it in a simulated language; files: `languages`
+    source: Literal["synthetic", "bundled", "files"] = "bundled"
+    languages: dict[str, str] = field(default_factory=dict)  # files: language -> .jsonl below root
+    window: Count = 5  # w, sentences to either side of the centre
+    sampling_exponent: Probability = 0.3  # of the size of a language
+    max_length: Annotated[int, at_least(4)] = 256  # tokens of a sentence in training
+    block: Annotated[int, at_least(2)] = 32  # bundled: consecutive sentences of a document
+    # files: last documents of every language, which only the validation reads
+    heldout_documents: Whole = 0
+
+    def __post_init__(self) -> None:
+        if (self.source == "files") != bool(self.languages):
+            raise ValueError("data.languages and data.source=files belong together")
+
+
+@dataclass
+class CCPModel(DenseModel):
+    """The encoder; with a simulated language it has pieces for both."""
+
+    pooling: Literal["avg", "cls_before_pooler", "last_token"] = "cls_before_pooler"
+    length_groups: Count = 1  # passes over a batch by length, see SentenceEncoder
+    architecture: str | None = None  # what `make check` builds for a folder that is not here yet
+    normalize: bool = False  # unit vectors in evaluation, calibration, export and search
 
 
 @dataclass
@@ -21,6 +51,13 @@ class CCPFinetune(FinetuneConfig):
     dev_file: str | None = None  # questions whose loss selects the checkpoint
     dev_batch_size: Count = 32
     dev_every_n_steps: Count = 1000
+
+    def __post_init__(self) -> None:
+        if self.dev_file is not None and 0 < self.steps < self.dev_every_n_steps:
+            raise ValueError(
+                f"finetune.dev_every_n_steps={self.dev_every_n_steps} is more than the "
+                f"{self.steps} steps: dev_file would select nothing"
+            )
 
 
 @dataclass
@@ -39,6 +76,12 @@ class CCPEval(RetrievalEval):
     # XOR-Retrieve: folders with corpus.jsonl, "@ar" takes questions.ar.jsonl (question, answers)
     xor: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for pair in self.bitext:
+            if len(pair.split("-")) != 2 or not all(pair.split("-")):
+                raise ValueError(f"eval.bitext: '{pair}' is no pair of languages such as de-en")
+
 
 @dataclass
 class SplitConfig:
@@ -49,6 +92,16 @@ class SplitConfig:
     # lines: one sentence a line, a blank line between documents; text: one document a line
     layout: Literal["lines", "text"] = "lines"
     block: Annotated[int, at_least(2)] = 32  # sentences of a document, at most
+
+
+@dataclass
+class SetsConfig:
+    """`make run TASK=sets`: official files of Mr. TyDi or XOR-Retrieve -> those of the evaluation."""
+
+    kind: Literal["mrtydi", "xor"] = "mrtydi"
+    input: str | None = None  # folder with the files, of one language (mrtydi)
+    output: str | None = None  # folder; None: below the task's folder
+    part: str = "test"  # of mrtydi: test or dev; of xor: dev or dev_retrieve
 
 
 @dataclass

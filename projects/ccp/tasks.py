@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.config import UserError
+from common.damage import reading
 from common.data.lines import read_lines
 from common.data.tables import write_jsonl
 from common.data.text.documents.neighbours import documents_of_lines, in_blocks
@@ -41,7 +42,7 @@ def split(cfg: Config, workspace: Workspace) -> Path:
     def rows() -> Iterator[dict[str, list[str]]]:
         nonlocal count
         for file in files:
-            lines = read_lines(file)
+            lines = text_lines(file)
             documents = (
                 documents_of_lines(lines)
                 if options.layout == "lines"
@@ -54,13 +55,27 @@ def split(cfg: Config, workspace: Workspace) -> Path:
 
     partial = output.with_name(output.name + ".tmp")  # the file appears whole or not at all
     partial.parent.mkdir(parents=True, exist_ok=True)
-    write_jsonl(partial, rows())
+    try:
+        write_jsonl(partial, rows())
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     if not count:
         partial.unlink()
         raise UserError(f"{source} holds no document of two or more sentences; see split.layout")
     partial.replace(output)
     workspace.say(f"{output}: {count:,} documents")
     return output
+
+
+def text_lines(file: Path) -> list[str]:
+    """Lines of a text file.
+
+    Raises:
+        UserError: no such file, or one that is not UTF-8.
+    """
+    with reading(file, "text file in UTF-8"):
+        return read_lines(file)
 
 
 def calibrate(cfg: Config, workspace: Workspace, experiment: Experiment[ContrastiveModule]) -> Path:
@@ -81,7 +96,7 @@ def calibrate(cfg: Config, workspace: Workspace, experiment: Experiment[Contrast
     found = {}
     with evaluated(towers, cfg.trainer.accelerator):
         for language, place in options.input.items():
-            texts = [line for line in read_lines(Path(place).expanduser()) if line.strip()]
+            texts = [line for line in text_lines(Path(place).expanduser()) if line.strip()]
             if len(texts) < 2:
                 raise UserError(f"calibrate.input.{language}: {place} needs two or more texts")
             vectors = encode_language(towers, texts, language, cfg.eval.batch_size)

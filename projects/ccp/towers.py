@@ -61,7 +61,9 @@ class PermutedTokenizer:
         self.table: list[int] = table.tolist()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["base"], name)
+        if "base" not in self.__dict__:  # while a copy is made, also in a loader process
+            raise AttributeError(name)
+        return getattr(self.base, name)
 
     def __call__(self, texts: Sequence[str], **options: Any) -> dict[str, list[list[int]]]:
         """Ids of texts of the base language, in pieces of the simulated one."""
@@ -104,14 +106,16 @@ def recipe_of(cfg: Config) -> EncoderRecipe[Towers]:
 
     def prepared(encoder: SentenceEncoder) -> Towers:
         """With the second tower of a fine-tuned export that the training goes on from."""
-        encoder.length_groups = cfg.model.length_groups
+        encoder.length_groups, encoder.normalize = cfg.model.length_groups, unit
         if cfg.simulated and cfg.model.pretrained == "random":
             size = 2 * len(encoder.tokenizer)
             encoder.tower.model.resize_token_embeddings(size, mean_resizing=False)
-        second = Path(cfg.model.pretrained) / QUESTION
+        second = Path(cfg.model.pretrained).expanduser() / QUESTION
         if not second.is_dir():
             return Towers(encoder)
-        return Towers(encoder, build_dense(replace(cfg.model, pretrained=str(second))))
+        question = build_dense(replace(cfg.model, pretrained=str(second)))
+        question.normalize = unit
+        return Towers(encoder, question)
 
     def planned() -> SentenceEncoder:
         model = cfg.model
@@ -125,7 +129,9 @@ def recipe_of(cfg: Config) -> EncoderRecipe[Towers]:
 
     def load(folder: Path) -> Towers:
         second = folder / QUESTION
-        return Towers(base.load(folder), base.load(second) if second.is_dir() else None).eval()
+        towers = Towers(base.load(folder), base.load(second) if second.is_dir() else None).eval()
+        towers.passage.normalize = towers.question.normalize = unit  # as after the training
+        return towers
 
     return EncoderRecipe(
         lambda: prepared(base.build()),

@@ -30,15 +30,14 @@ def build(cfg: Config) -> "Experiment[Rocket]":
     def make_module(encoder: "Encoder | None" = None) -> Rocket:
         return Rocket(cfg, encoder)
 
-    views = 1 + cfg.data.num_augs
     family = image_text_experiment(
-        cfg, make_module, lambda tokenizer: build_data(cfg, tokenizer), num_texts=views,
-        num_images=views, texts_from=TEXTS_FROM,
+        cfg, make_module, lambda tokenizer: build_data(cfg, tokenizer), texts_from=TEXTS_FROM,
+        num_texts=1 + cfg.data.num_augs, num_images=1 + cfg.data.num_augs,
     )  # fmt: skip
 
     def export(module: Rocket, folder: "Path") -> None:
         family.export(module, folder)
-        heads_file.save(module, folder)
+        heads_file.save(module, folder, cfg.eval.ensemble)
 
     def load_export(folder: "Path") -> Rocket:
         return heads_file.load(family.load_export(folder), folder)
@@ -57,4 +56,4 @@ def load(folder: "Path") -> "ZeroShot":
     """Both heads of an exported folder, for classification by text."""
     from projects.clip_baselines.heads_file import ZeroShot
 
-    return ZeroShot(folder, weight=0.5)
+    return ZeroShot(folder)

@@ -29,7 +29,7 @@ class MethodConfig:
     barlow_lambda: NonNegative = 5e-3
     barlow_weight: NonNegative = 0.025
     momentum: Probability = 0.99  # BYOLIP
-    swalip_weight: NonNegative = 0.2  # 1 for prototypes
+    swalip_weight: NonNegative = 0.2  # the release has 1 with prototypes
     prototypes: Count = 3000  # SwALIP without views
     freeze_prototypes_steps: Whole = 100
     sinkhorn_epsilon: Positive = 0.05
@@ -61,8 +61,6 @@ class Config(ExperimentConfig):
             raise ValueError("set model.open_clip; this project trains open_clip's towers")
         if data.source == "webdataset":
             raise ValueError("data.source=webdataset has no views yet: write a CSV of the shards")
-        if data.photos and data.source != "pool":
-            raise ValueError("data.photos needs data.source=pool")
         if method.separate_heads and not data.num_augs:
             raise ValueError("method.separate_heads needs views: set data.num_augs, or false")
         if method.name == "swalip":
@@ -70,5 +68,7 @@ class Config(ExperimentConfig):
                 raise ValueError("method.name=swalip needs data.num_augs 2, or 0 for prototypes")
             if data.num_augs and method.label_smoothing:
                 raise ValueError("method.name=swalip needs method.label_smoothing=0")
-        if data.asymmetric and data.num_augs != 2:
-            raise ValueError("data.asymmetric needs data.num_augs=2")
+        if self.eval.protocols != ["zeroshot"]:
+            raise ValueError("eval.protocols: this project judges by zero-shot alone")
+        if (self.eval.validate is None) != (self.trainer.val_every_n_steps is None):
+            raise ValueError("eval.validate and trainer.val_every_n_steps go together")

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from common.data.image.benchmarks import IMAGE_SETS, load_image_set
+from common.data.image.benchmarks import IMAGE_SETS, LabelledImages, load_image_set
+from common.data.image.sources import CachedImages
 from common.data.lookup import data_root
 from common.encoders import modes
 from common.engine.tracking import read_metrics
@@ -18,6 +19,7 @@ from common.engine.workspace import Workspace
 from common.evaluation.gallery import retrieval_gallery
 from common.evaluation.image_text.image_sets import require_image_sets
 from common.evaluation.image_text.zeroshot import (
+    CIFAR_TEMPLATES,
     LACLIP_TEMPLATES,
     OPENAI_TEMPLATES,
     class_embeddings,
@@ -27,9 +29,9 @@ from common.evaluation.retrieval.cross_modal import cross_modal_recall, relevant
 from common.families.image_text.data import eval_transform
 from common.families.image_text.drawings import (
     pool_images,
+    pool_pairs,
     pool_picture,
     read_held_out,
-    read_train_names,
 )
 from common.families.image_text.evaluation import LOSS_BATCH, evaluate_synthetic, pair_loss
 from common.families.image_text.photographs import (
@@ -151,7 +153,7 @@ def evaluate_pool(
         metrics[f"{key}_name_recall_at_10"] = _both_ways(images, texts[key], own)
         metrics[f"{key}_score"] = _mean(metrics, f"{key}_")
     images, found = headline(cfg, drawings), headline(cfg, words)
-    right = (headline(cfg, photos) @ headline(cfg, classes).T).argmax(1) == labels
+    right = relevant_ranks(headline(cfg, photos), headline(cfg, classes), labels) == 1
     metrics["cifar_top1"] = float(right.double().mean())
     metrics["name_recall_at_10"] = _both_ways(images, found, own)
     metrics["score"] = _mean(metrics, "")
@@ -159,7 +161,7 @@ def evaluate_pool(
     chance = cross_modal_recall(images, found, own, (10,))["recall_at_10_chance"]
     metrics["name_recall_at_10_chance"] = chance
     metrics["score_chance"] = (1 / len(CLASSES) + chance) / 2
-    metrics |= _loss_gap(cfg, module, drawings["z"], words["z"])
+    metrics |= loss_gap(cfg, module, drawings["z"], words["z"])
     if workspace is not None:
         both = torch.stack([relevant_ranks(images, found, own), relevant_ranks(found, images, own)])
         workspace.items("name_recall_at_10", (both <= 10).double().mean(0).tolist())
@@ -203,12 +205,22 @@ def _mean(metrics: dict[str, float], prefix: str) -> float:
     return (metrics[f"{prefix}cifar_top1"] + metrics[f"{prefix}name_recall_at_10"]) / 2
 
 
-def _loss_gap(cfg: Config, module: Rocket, images: Tensor, texts: Tensor) -> dict[str, float]:
-    """Loss of plain CLIP on the clean pair, training and held-out names, and their difference."""
-    pixels, names = read_train_names(cfg.data, len(images))
-    count = max(LOSS_BATCH, len(names) // LOSS_BATCH * LOSS_BATCH)
-    known = embed_pixels(cfg, module, pixels[:count])["z"]
-    train = pair_loss(module, known, embed_words(cfg, module, names[:count])["z"])
+def loss_gap(cfg: Config, module: Rocket, images: Tensor, texts: Tensor) -> dict[str, float]:
+    """Loss of plain CLIP on the clean pair, trained and held-out names, and their difference.
+
+    Args:
+        cfg: its seed tells which drawings were trained on.
+        module: trained.
+        images: (N, E) unit rows of the held-out drawings.
+        texts: (N, E) of their names.
+    """
+    source, known = pool_pairs(cfg, eval_transform(cfg.data))
+    assert isinstance(source, CachedImages)
+    count = min(len(known), max(LOSS_BATCH, len(images) // LOSS_BATCH * LOSS_BATCH))
+    rows = [i * len(known) // count for i in range(count)]  # evenly spaced
+    pixels = embed_pixels(cfg, module, source.images[rows])["z"]
+    names = embed_words(cfg, module, [known.texts(i)[0] for i in rows])["z"]
+    train = pair_loss(module, pixels, names)
     test = pair_loss(module, images, texts)
     return {"pair_loss_train": train, "pair_loss_test": test, "loss_gap": test - train}
 
@@ -217,7 +229,10 @@ def _loss_gap(cfg: Config, module: Rocket, images: Tensor, texts: Tensor) -> dic
 
 
 def evaluate_image_set(cfg: Config, module: Rocket, name: str) -> dict[str, float]:
-    """Zero-shot metric of a labelled set for every read-out, ``<set>_<read-out>``; CLIP's templates."""
+    """Zero-shot metric of a labelled set for every read-out, ``<set>_<read-out>_<metric>``.
+
+    ``<set>_<metric>`` is that of the headline read-out.
+    """
     root = data_root(cfg.eval.root or cfg.data.root)
     require_image_sets([name], root)
     data = load_image_set(name, root, eval_transform(cfg.data))
@@ -229,10 +244,19 @@ def evaluate_image_set(cfg: Config, module: Rocket, name: str) -> dict[str, floa
     for batch in loader:
         parts.append(module.embed_images(batch["images"].to(device)))
         labels.append(batch["labels"])
-    templates: Sequence[str] = data.templates
-    if name == "imagenet":
-        templates = OPENAI_TEMPLATES if cfg.eval.templates == "openai" else LACLIP_TEMPLATES
-    classes = class_weights(module, data.class_names, templates)
+    classes = class_weights(module, data.class_names, templates_of(cfg, name, data))
     metric = "mean_per_class" if IMAGE_SETS[name].mean_per_class else "top1"
-    found = zeroshot(_unit_rows(parts), classes, torch.cat(labels), metric)
-    return {f"{name}_{key}_{metric}": value for key, value in found.items()}
+    images, truth = _unit_rows(parts), torch.cat(labels)
+    found = zeroshot(images, classes, truth, metric)
+    judged = zeroshot_accuracy(headline(cfg, images), truth, headline(cfg, classes), ks=(1,))
+    read_outs = {f"{name}_{key}_{metric}": value for key, value in found.items()}
+    return {f"{name}_{metric}": judged[metric]} | read_outs
+
+
+def templates_of(cfg: Config, name: str, data: LabelledImages) -> Sequence[str]:
+    """Sentences of a set: with ``eval.templates=openai`` CLIP's 80 of ImageNet and 18 of CIFAR."""
+    if name == "imagenet":
+        return OPENAI_TEMPLATES if cfg.eval.templates == "openai" else LACLIP_TEMPLATES
+    if name in ("cifar10", "cifar100") and cfg.eval.templates == "openai":
+        return CIFAR_TEMPLATES
+    return data.templates

@@ -15,14 +15,18 @@ from projects.clip_baselines.evaluate import combined
 from projects.clip_baselines.module import Rocket
 
 FILE = "local_heads.safetensors"
-SCALE = "log_scale"
+SCALE, WEIGHT = "log_scale", "weight_of_z"
+HALF = 0.5  # exports before the weight was stored
 
 
-def save(module: Rocket, folder: Path) -> None:
-    """Write the MLP heads and the logarithm of their logit scale; nothing without such heads."""
+def save(module: Rocket, folder: Path, weight: float = HALF) -> None:
+    """Write the MLP heads, the logarithm of their logit scale, and the weight of the linear heads.
+
+    Nothing is written without such heads.
+    """
     if module.local_scale is not None:
-        scale = {SCALE: module.local_scale.log_scale}
-        write_tensors(folder / FILE, module.heads.local.state_dict() | scale)
+        more = {SCALE: module.local_scale.log_scale, WEIGHT: torch.tensor(weight)}
+        write_tensors(folder / FILE, module.heads.local.state_dict() | more)
 
 
 def load(module: Rocket, folder: Path) -> Rocket:
@@ -33,6 +37,7 @@ def load(module: Rocket, folder: Path) -> Rocket:
     """
     if module.local_scale is not None:
         state = _read(folder)
+        state.pop(WEIGHT, None)
         with torch.no_grad():
             module.local_scale.log_scale.copy_(state.pop(SCALE))
         load_state(module.heads.local, state, source=str(folder / FILE))
@@ -44,7 +49,8 @@ class ZeroShot:
 
     Args:
         folder: as `make export` writes it.
-        weight: of the linear heads, in [0, 1]; exports without MLP heads have these only.
+        weight: of the linear heads, in [0, 1]; None: that of the run's headline read-out. Exports
+            without MLP heads have the linear ones only.
 
     Attributes:
         preprocess: PIL image -> tensor (3, S, S).
@@ -53,17 +59,19 @@ class ZeroShot:
         UserError: not such a folder.
     """
 
-    def __init__(self, folder: str | Path, weight: float = 0.5) -> None:
-        folder, self.weight = Path(folder), weight
+    def __init__(self, folder: str | Path, weight: float | None = None) -> None:
+        folder = Path(folder)
         self.encoder = OpenClipDualEncoder.from_folder(folder).eval()
         self.preprocess = self.encoder.preprocess()
-        self.heads = nn.ModuleDict()
+        self.heads, stored = nn.ModuleDict(), HALF
         if (folder / FILE).exists():
             state = _read(folder)
             state.pop(SCALE)
+            stored = float(state.pop(WEIGHT, HALF))
             self.heads = _heads(state)
             load_state(self.heads, state, source=str(folder / FILE))
         self.heads.eval()
+        self.weight = stored if weight is None else weight
 
     @torch.inference_mode()
     def encode_image(self, images: Tensor) -> dict[str, Tensor]:

@@ -20,13 +20,19 @@ from common.losses.functional.non_contrastive import (
     sinkhorn,
     swapped_prediction,
 )
-from common.losses.output import unit
+from common.losses.output import full_precision, unit
 
 Scale = Tensor | float
 
 
 def _mean_of_pairs(terms: list[Tensor]) -> Tensor:
     return torch.stack(terms).mean()
+
+
+@full_precision
+def _cosines(queries: Tensor, keys: Tensor) -> Tensor:
+    """Of unit rows; Sinkhorn divides them by a small epsilon, so half precision would show."""
+    return queries @ keys.T
 
 
 def barlip(
@@ -116,7 +122,7 @@ def swalip(
     )
     terms = []
     for queries, keys in ((images, all_texts), (texts, all_images)):
-        scores = [[query @ key.T for key in keys] for query in queries]
+        scores = [[_cosines(query, key) for key in keys] for query in queries]
         target = [
             [sinkhorn(s, epsilon=epsilon, iterations=iterations, group=group) for s in row]
             for row in scores

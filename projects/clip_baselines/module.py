@@ -9,6 +9,7 @@ from common.encoders.image_text import open_clip_parts as parts
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
 from common.encoders.momentum import MomentumEncoder
 from common.encoders.sync_norm import synchronise_batch_norm
+from common.evaluation.image_text.zeroshot import LACLIP_TEMPLATES, OPENAI_TEMPLATES
 from common.families.image_text.module import Encoder, ImageTextModule
 from common.losses.temperature import LogitScale
 from projects.clip_baselines import lips, network
@@ -37,7 +38,8 @@ class Rocket(ImageTextModule):
     """
 
     def __init__(self, cfg: Config, encoder: Encoder | None = None) -> None:
-        super().__init__(cfg, encoder)
+        openai = cfg.eval.templates == "openai"  # of the validation's classes
+        super().__init__(cfg, encoder, OPENAI_TEMPLATES if openai else LACLIP_TEMPLATES)
         self.method, self.num_views = cfg.method, cfg.data.num_augs
         if not isinstance(self.encoder, OpenClipDualEncoder):
             raise UserError("set model.open_clip; this project trains open_clip's towers")
@@ -120,8 +122,7 @@ class Rocket(ImageTextModule):
         return self._both("text", parts.text_features(self.encoder, tokens))  # type: ignore[arg-type]
 
     def _both(self, side: str, features: Tensor) -> dict[str, Tensor]:
-        project = parts.project_image if side == "image" else parts.project_text
-        found = {"z": project(self.encoder, features).float()}  # type: ignore[arg-type]
+        found = {"z": network.LINEAR[side](self.encoder, features).float()}  # type: ignore[arg-type]
         if side in self.heads.local:
             found["h"] = self.heads.local[side](features).float()
         return found

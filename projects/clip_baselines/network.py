@@ -13,10 +13,11 @@ from common.data.image_text.multi_view import MultiViewPair
 from common.encoders.heads import MLPHead
 from common.encoders.image_text import open_clip_parts as parts
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
-from common.losses.output import unit
+from common.losses.output import full_precision, unit
 from projects.clip_baselines.config import Config, MethodConfig
 
 SIDES = ("image", "text")
+LINEAR = {"image": parts.project_image, "text": parts.project_text}
 
 
 class ChildHead(nn.Module):
@@ -97,24 +98,22 @@ class Encoded:
 def encode(
     encoder: OpenClipDualEncoder, heads: Heads, batch: MultiViewPair, method: MethodConfig
 ) -> Encoded:
-    """Each view through its tower by itself, so that batch statistics are those of one view.
+    """Each view through image tower and heads by itself, so batch statistics are those of one view.
 
     The clean pair takes the linear heads and no dropout, the others the MLPs (where there are any).
     """
-    tokens = batch["tokens"].unbind(1)
-    noise = {"dropout": method.text_dropout, "drop_path": method.text_drop_path}
-    features = {
-        "image": [encoder.image_features(x) for x in (batch["images"], *batch["views"])],
-        "text": [
-            parts.text_features(encoder, t, **(noise if i else {})) for i, t in enumerate(tokens)
-        ],
-    }
-    linear = {"image": parts.project_image, "text": parts.project_text}
+    tokens, *others = batch["tokens"].unbind(1)
+    texts = [parts.text_features(encoder, tokens)]
+    if others:  # at once: no batch norm here, and every call costs a dense gradient of the words
+        noise = {"dropout": method.text_dropout, "drop_path": method.text_drop_path}
+        texts += parts.text_features(encoder, torch.cat(others), **noise).chunk(len(others))
+    images = [encoder.image_features(x) for x in (batch["images"], *batch["views"])]
+    features = {"image": images, "text": texts}
     out = Encoded()
     for side, (clean, *augmented) in features.items():
-        out.z[side] = linear[side](encoder, clean)
+        out.z[side] = LINEAR[side](encoder, clean)
         own = side in heads.local
-        out.h[side] = [heads.local[side](x) if own else linear[side](encoder, x) for x in augmented]
+        out.h[side] = [heads.local[side](x) if own else LINEAR[side](encoder, x) for x in augmented]
         if side in heads.child:
             child = heads.child[side]
             both = [child(x, i > 0) for i, x in enumerate(features[side])]
@@ -123,6 +122,7 @@ def encode(
     return out
 
 
+@full_precision
 def prototype_scores(heads: Heads, code: Tensor) -> Tensor:
     """Cosines of codes (B, out) and prototypes (C) -> (B, C)."""
     assert heads.prototypes is not None

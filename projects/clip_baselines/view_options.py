@@ -24,9 +24,16 @@ class RocketData(ImageTextData):
     blur_prob: Probability = 0.5
     solarise_prob: Probability = 0.0
     asymmetric: bool = False  # BYOL's two views: jitter .4 .4 .2 .1, blur 1 / .1, solarise 0 / .2
-    text_augmentation: bool = True  # False: texts of the views are those of the clean pair
+    text_augmentation: bool = True  # False: texts of the views change as the clean one does
     remove_stopwords_prob: Probability = 0.8  # of clean and augmented texts
     # synonym replacement, swap, deletion, identity
     eda_weights: tuple[NonNegative, NonNegative, NonNegative, NonNegative] = (0.4, 0.4, 0.2, 0.0)
     eda_synonyms: bool = True  # False: no WordNet
     clean_before_augment: bool = False  # lower-case and repair texts first
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.photos and self.source != "pool":
+            raise ValueError("data.photos needs data.source=pool")
+        if self.asymmetric and self.num_augs != 2:
+            raise ValueError("data.asymmetric needs data.num_augs=2")

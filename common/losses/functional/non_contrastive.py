@@ -18,7 +18,7 @@ from common.losses.functional.kernel import (
     process_group,
     sum_over_ranks,
 )
-from common.losses.output import check_pair, full_precision
+from common.losses.output import at_least_float32, check_pair, full_precision
 
 
 @full_precision
@@ -47,6 +47,7 @@ def negative_cosine(prediction: Tensor, target: Tensor, **kernel: Unpack[KernelO
     2.0
     """
     check_pair(prediction, target, names="prediction, target")
+    prediction, target = at_least_float32(prediction), at_least_float32(target)
     cosine = F.cosine_similarity(prediction, target.detach(), dim=1)
     return mean_loss(2 - 2 * cosine, kernel)
 
@@ -85,6 +86,7 @@ def barlow_twins(
     1.0
     """
     check_pair(code_1, code_2, names="code_1, code_2")
+    code_1, code_2 = at_least_float32(code_1), at_least_float32(code_2)  # D^2 terms overflow fp16
     rows = count_rows(code_1.shape[0], code_1, kernel)
     correlation = sum_over_ranks(code_1.T @ code_2, kernel) / rows  # Eq. 2
     squared = correlation.square()
@@ -132,7 +134,7 @@ def sinkhorn(
     if epsilon <= 0 or iterations < 1:
         raise ValueError(f"need epsilon > 0 and iterations >= 1, got {epsilon} and {iterations}")
     sharded, group = process_group(kernel)
-    log_q = scores / epsilon
+    log_q = at_least_float32(scores) / epsilon
     log_k = math.log(scores.shape[1])
     for _ in range(iterations):  # the sum of Q and its B cancel in the first step
         mass = log_q.logsumexp(0)
@@ -171,5 +173,5 @@ def swapped_prediction(
     tensor(2.)
     """
     check_pair(assignment, scores, names="assignment, scores")
-    log_probability = F.log_softmax(scale * scores, dim=1)
+    log_probability = F.log_softmax(scale * at_least_float32(scores), dim=1)
     return mean_loss(-(assignment.detach() * log_probability).sum(1), kernel)

@@ -1,6 +1,8 @@
 """Pairs, languages, files, calibration text, answers: checklist items 8, 10, 11, 12, 16, 17."""
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from common.config import UserError
+from common.data.text.documents import neighbours
 from common.data.text.documents.neighbours import (
     DocumentFile,
     draw_context,
@@ -32,13 +35,15 @@ from projects.ccp.data import (
     ENGLISH,
     calibration_sentences,
     heldout_documents,
+    pretraining_data,
     training_documents,
     tuning_data,
+    validation_documents,
 )
 from projects.ccp.evaluate import bitext_pairs
 from projects.ccp.options import SIMULATED
-from projects.ccp.towers import language_view, recipe_of
-from tests.projects.ccp.conftest import config, training_set
+from projects.ccp.towers import PermutedTokenizer, language_view, recipe_of
+from tests.projects.ccp.conftest import PRETRAIN, config, training_set
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 4, 5])
@@ -117,15 +122,21 @@ def test_item_12_calibration_text_is_of_the_training_side():
     assert not held & {s for own in training_documents(cfg).values() for d in own for s in d}
     with pytest.raises(UserError, match="eval.monolingual.xx"):
         calibration_sentences(cfg, "xx", [])
+    every = [s for d in training_documents(cfg)[ENGLISH] for s in d]
+    with pytest.raises(UserError, match="two or more sentences that are not scored, got 1"):
+        calibration_sentences(cfg, ENGLISH, every[1:])
 
 
 def test_bundled_documents_are_disjoint_and_as_many_as_the_card_says():
-    """Training chapters of one language, of the other, and the held-out ones."""
+    """Training chapters of one language, of the other, and the held-out ones; runs of eight sentences."""
     cfg = config(name="mini")
-    own = {n: {s for d in docs for s in d} for n, docs in training_documents(cfg).items()}
+    trained, held = training_documents(cfg), validation_documents(cfg)
+    own = {n: {s for d in docs for s in d} for n, docs in trained.items()}
     assert len(own[ENGLISH] & own[SIMULATED]) < 60  # "Yes, sir, I do." stands in several chapters
-    assert sum(len(d) for docs in training_documents(cfg).values() for d in docs) > 25_000
-    assert sum(len(d) for d in heldout_documents(cfg)) == 7016
+    assert sum(len(d) for docs in trained.values() for d in docs) > 25_000
+    assert {len(d) for docs in trained.values() for d in docs} <= {*range(2, 10)}
+    assert sum(len(d) for d in held[SIMULATED]) == 7016
+    assert max(len(d) for d in held[SIMULATED]) == 9
 
 
 def test_item_11_calibration_and_rotation():
@@ -194,7 +205,12 @@ def test_questions_are_read_as_released(tmp_path):
     ]  # fmt: skip
     for name in ("train.json", "dev.json"):
         (tmp_path / name).write_text(json.dumps(rows))
-    cfg = config(f"data.root={tmp_path}", "finetune.file=train.json", "finetune.dev_file=dev.json")
+    words = [
+        "finetune.file=train.json",
+        "finetune.dev_file=dev.json",
+        "finetune.dev_every_n_steps=2",
+    ]
+    cfg = config(f"data.root={tmp_path}", *words)
     torch.manual_seed(0)
     towers = recipe_of(cfg).build()
     data = tuning_data(cfg, towers)
@@ -223,3 +239,85 @@ def test_sentences_end_in_many_scripts():
     assert split_any('He said "no." Then 2.5 m. Right?') == ['He said "no."', "Then 2.5 m.", "Right?"]  # fmt: skip
     assert len(split_any("\u0647\u0644 \u0647\u0630\u0627\u061f \u0646\u0639\u0645.")) == 2
     assert len(split_any("\u092f\u0939 \u0939\u0948\u0964 \u0935\u0939 \u0939\u0948\u0964")) == 2
+
+
+def documents_of(path, name, count):
+    rows = [{"sentences": [f"{name} number {i} part {j}" for j in range(3)]} for i in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def files_config(root, *overrides):
+    for name, count in (("de", 14), ("fi", 20)):
+        documents_of(root / f"{name}.jsonl", name, count)
+    return config(
+        *PRETRAIN, f"data.root={root}", "data.source=files", "data.languages={de: de.jsonl, fi: fi.jsonl}",
+        "data.batch_size=4", "eval.pseudo_bitext=0", *overrides,
+    )  # fmt: skip
+
+
+def test_item_18_the_last_documents_of_each_file_are_for_the_validation_alone(tmp_path):
+    """Checklist 18: every language, whole batches as large as those of the training, none trained on."""
+    cfg = files_config(tmp_path, "data.heldout_documents=6")
+    towers = recipe_of(cfg).build()
+    data = pretraining_data(cfg, towers)
+    trained = training_documents(cfg)
+    assert {name: len(own) for name, own in trained.items()} == {"de": 8, "fi": 14}
+    assert [d[0] for d in trained["de"]] == [f"de number {i} part 0" for i in range(8)]
+    assert {i for own in data.train_set.languages for i in [own.name]} == {"de", "fi"}
+    for language, (name, pairs) in enumerate(data.val_sets.items()):
+        assert len(pairs) == 4
+        assert pairs.collate([pairs[0]])["language"].tolist() == [language]
+        seen = {text for row in pairs for text in row}
+        assert all(text.startswith(name) for text in seen)
+        assert not seen & {s for d in trained[name] for s in d}
+    assert data.eval_batch_size == 4
+    for words, match in (("heldout_documents=3", "needs 4 held-out documents of 'de'"), ("heldout_documents=14", "leaves none")):  # fmt: skip
+        with pytest.raises(UserError, match=match):
+            pretraining_data(files_config(tmp_path, f"data.{words}"), towers)
+    assert not pretraining_data(files_config(tmp_path), towers).val_sets
+
+
+def test_a_bank_that_one_step_overwrites_is_refused(tmp_path):
+    """It would hold one language: no negatives for the others. A shared bank may be of any size."""
+    with pytest.raises(UserError, match="one step writes 16 rows of one language"):
+        training_set("method.bank_size=16")
+    assert training_set("method.bank_size=17")
+    assert training_set("method.bank_size=16", "method.language_bank=false")
+
+
+def test_an_epoch_is_no_longer_than_memory_allows(monkeypatch):
+    """Shares of the languages stay; the documents of the next epoch are others."""
+    monkeypatch.setattr(neighbours, "MOST_PAIRS", 100)
+    mixture = language_mixture([400, 400], 0.3, 0, 10)
+    assert mixture.samples == [50, 50]
+    rows = [{tuple(r) for r in mixture.order(epoch).tolist()} for epoch in range(2)]
+    assert not rows[0] & rows[1]
+
+
+def test_blank_sentences_are_passed_over(tmp_path):
+    """They would be pairs of nothing; a document of one other sentence is refused."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"sentences": ["a", " ", "b", ""]}\n{"sentences": ["a", " "]}\n')
+    assert DocumentFile(path)[0] == ["a", "b"]
+    with pytest.raises(UserError, match="line 2.*two or more"):
+        DocumentFile(path)[1]
+
+
+def test_the_simulated_tokenizer_can_be_copied_for_loader_processes():
+    """Copies and pickles read a text as it does."""
+    tokenizer = PermutedTokenizer(recipe_of(config()).build().passage.tokenizer)
+    for other in (copy.copy(tokenizer), pickle.loads(pickle.dumps(tokenizer))):
+        assert other(["the people"]) == tokenizer(["the people"])
+
+
+def test_sets_that_cannot_be_evaluated_are_named_before_the_training():
+    """A pair without a dash, a language without text to calibrate with, a selection that never comes."""
+    for words, match in (
+        (["eval.bitext={deen: a}"], "'deen' is no pair"),
+        (["eval.bitext={zh-Hans-en: a}"], "'zh-Hans-en' is no pair"),
+        (["eval.bitext={de-en: a}"], "'de' has no text to calibrate with"),
+        (["finetune.dev_file=a", "finetune.dev_every_n_steps=3"], "would select nothing"),
+    ):
+        with pytest.raises(UserError, match=match):
+            config(*words)
+    assert config("eval.bitext={de-en: a}", "eval.monolingual={de: b}")

@@ -1,5 +1,6 @@
 """Runs, export, tasks and configs as the commands drive them: items 1, 4, 12, 16, 17, 18."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -9,11 +10,15 @@ import torch
 from common.config import UserError, config_names
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
+from common.engine.comparison.spec import read_comparisons
 from common.engine.run import train
+from common.engine.sweeps.schema import read_sweep
 from common.engine.workspace import Workspace
 from common.evaluation.features.calibration import load_calibration
+from common.evaluation.retrieval.beir import load_beir, load_corpus
 from projects.ccp import baselines, build
-from projects.ccp.evaluate import bitext, neighbour_lists, xor_retrieve
+from projects.ccp.data import encode_language
+from projects.ccp.evaluate import bitext, neighbour_lists, xor_questions, xor_retrieve
 from projects.ccp.stages import loaded_module
 from projects.ccp.towers import recipe_of
 from tests.cards import exported_by
@@ -61,7 +66,7 @@ def test_items_16_and_18_one_evaluation_has_all_stages_and_the_monitors(full_run
     assert found["bitext_en-permuted_gain"] == pytest.approx(gain)
     assert found["untrained_neighbour_hit_at_10"] > 0
     names = (full_run / "metrics.csv").read_text()
-    for name in ("train/accuracy", "train/within_variance", "train/language_distance", "train/mlm", "val/accuracy"):  # fmt: skip
+    for name in ("train/accuracy", "train/within_variance", "train/language_distance", "train/mlm", "train/batch_accuracy", "val/batch_accuracy"):  # fmt: skip
         assert f",{name}," in names
     assert (full_run / "items/neighbour_hit_at_10.json").is_file()
 
@@ -99,7 +104,9 @@ def test_item_17_zero_shot_and_supervised_are_the_same_stage(full_run):
     for cfg in (nq, target, xor):
         assert (cfg.finetune.temperature, cfg.finetune.num_negatives) == (1.0, 1)
         assert not cfg.method.pretrain
-    assert target.model.pretrained == "runs/ccp/paper_nq/export"
+        assert (cfg.eval.bitext, cfg.data.languages) == ({}, {})  # of the pre-training alone
+        assert cfg.finetune.steps % cfg.finetune.dev_every_n_steps == 0  # the last weights too
+    assert target.model.pretrained == "runs/ccp/paper_nq/release/export"
     assert len(nq.eval.beir) == 11
     assert len(nq.eval.xor) == 7
     with pytest.raises(UserError, match="nothing would be trained"):
@@ -123,6 +130,56 @@ def test_item_17_xor_sets_are_asked_by_language(tmp_path):
     assert found["xor_r_at_5kt"] == 0.5
 
 
+def test_item_17_xor_passages_are_never_taken_for_the_question(tmp_path):
+    """Checklist 17: ids of Wikipedia's passages are numbers; blank answers and sets of yes and no alone."""
+    folder = tmp_path / "xor"
+    folder.mkdir()
+    (folder / "corpus.jsonl").write_text('{"_id": "0", "title": "", "text": "number one"}\n')
+    asked = {"ar": [["one"]], "bn": [["yes"], [" "]], "te": "one"}
+    for language, every in asked.items():
+        rows = [{"question": "which", "answers": answers} for answers in every] if language != "te" else [{"question": "which", "answers": every}]  # fmt: skip
+        (folder / f"questions.{language}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))  # fmt: skip
+    cfg = config(f"data.root={tmp_path}", 'eval.xor=["xor@ar","xor@bn"]')
+    towers = recipe_of(cfg).build().eval()
+    found = xor_retrieve(cfg, towers, None)
+    assert found == {"xor_ar_r_at_2kt": 1.0, "xor_ar_r_at_5kt": 1.0, "xor_r_at_2kt": 1.0, "xor_r_at_5kt": 1.0}  # fmt: skip
+    with pytest.raises(UserError, match="row 1: 'answers' has to be a list"):
+        xor_retrieve(config(f"data.root={tmp_path}", 'eval.xor=["xor@te"]'), towers, None)
+
+
+def test_official_files_of_the_sets_become_those_of_the_evaluation(tmp_path):
+    """Mr. TyDi 1.1 of a language, XOR-Retrieve with DPR's passages; quotes, titles, a line of another layout."""
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "docs.jsonl").write_text(
+        json.dumps({"id": "1#0", "contents": "Title\n\nFirst \"text\"."})
+        + "\n" + json.dumps({"id": 2, "contents": "No title."}) + "\n"
+    )  # fmt: skip
+    (source / "topic.test.tsv").write_text('7\tWho said "no?\n8\tWhen?\n')
+    (source / "qrels.test.txt").write_text("7 Q0 1#0 1\n8 Q0 2 1\n")
+    with gzip.open(source / "psgs_w100.tsv.gz", "wt") as file:
+        file.write('id\ttext\ttitle\n0\t"She said ""no""."\tTitle\n')
+    rows = [{"id": i, "question": "q", "answers": ["no"], "lang": lang} for i, lang in enumerate(["ar", "te", "ar"])]  # fmt: skip
+    (source / "xor_dev_retrieve_v1_1.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))  # fmt: skip
+
+    def run(kind, part):
+        words = [f"sets.{k}={v}" for k, v in {"kind": kind, "part": part, "input": source, "output": tmp_path / kind}.items()]  # fmt: skip
+        return build(config(*words)).tasks["sets"](Workspace(tmp_path / "task"))
+
+    run("mrtydi", "test")
+    data = load_beir(tmp_path / "mrtydi")
+    assert data.corpus == {"1#0": 'Title First "text".', "2": "No title."}
+    assert data.queries == {"7": 'Who said "no?', "8": "When?"}
+    assert data.qrels == {"7": {"1#0": 1}, "8": {"2": 1}}
+    run("xor", "dev")
+    assert load_corpus(tmp_path / "xor") == {"0": 'Title She said "no".'}
+    assert [len(xor_questions(tmp_path / f"xor/questions.{lang}.jsonl")) for lang in ("ar", "te")] == [2, 1]  # fmt: skip
+    (source / "qrels.test.txt").write_text("7 1#0\n")
+    for kind, part, match in (("mrtydi", "test", "query Q0 document grade"), ("xor", "test", "has 0 files")):  # fmt: skip
+        with pytest.raises(UserError, match=match):
+            run(kind, part)
+
+
 def test_item_1_the_export_is_the_state_of_the_first_token(tmp_path):
     """Checklist 1: no head, bank or prediction head in the folder; equal vectors after reload."""
     cfg = config("finetune.steps=0")
@@ -143,7 +200,20 @@ def test_item_1_the_export_is_the_state_of_the_first_token(tmp_path):
     torch.testing.assert_close(recipe_of(cfg).documents(again.encoder, text), states[:, 0])
 
 
-def test_two_towers_are_exported_reloaded_and_trained_on(tmp_path):
+def test_an_export_is_evaluated_as_the_run_was(tmp_path):
+    """Checklist 16: unit vectors are calibrated before and after, so the figures are the same."""
+    cfg = config("finetune.steps=0", "model.normalize=true", "model.pooling=avg")
+    experiment, module = build(cfg), module_of("model.normalize=true", "model.pooling=avg").eval()
+    experiment.export(module, tmp_path)
+    before, after = (bitext(cfg, m.encoder, None) for m in (module, experiment.load_export(tmp_path)))  # fmt: skip
+    assert before == after
+    vectors = encode_language(module.encoder, ["the people"], "en", 1)
+    assert float(vectors.norm()) == pytest.approx(1.0)
+    other = build(config("finetune.steps=0", "model.pooling=avg")).load_export(tmp_path)
+    assert not other.encoder.passage.normalize
+
+
+def test_two_towers_are_exported_reloaded_and_trained_on(tmp_path, monkeypatch):
     """Questions and passages differ, before and after; the supervised stage begins with both."""
     cfg, module = config(), tuned_module().eval()
     with torch.no_grad():
@@ -157,6 +227,9 @@ def test_two_towers_are_exported_reloaded_and_trained_on(tmp_path):
     words = ["method.pretrain=false", f"model.pretrained={tmp_path}/export", "model.config=null"]
     towers = recipe_of(config(*words)).build().eval()
     assert torch.equal(recipe_of(cfg).queries(towers, ["a"]), recipe_of(cfg).queries(module.encoder, ["a"]))  # fmt: skip
+    monkeypatch.setenv("HOME", str(tmp_path))
+    again = recipe_of(config(*words, "model.pretrained=~/export")).build()
+    assert again.own_question is not None
     with pytest.raises(UserError, match="has two towers"):
         loaded_module(config(*words, "finetune.share_towers=true"), towers)
 
@@ -169,7 +242,7 @@ def test_training_brings_neighbours_together():
         words = [
             "method.mlm_weight=0",
             "method.norm_momentum=0.5",
-            "method.bank_size=16",
+            "method.bank_size=32",
             "model.pooling=avg",
         ]
         module, data = module_of(*words), training_set(*words)
@@ -214,6 +287,10 @@ def test_split_writes_documents_that_training_reads(full_run, tmp_path):
     (tmp_path / "c.txt").write_text("alone\n")
     with pytest.raises(UserError, match="no document of two"):
         build(config(f"split.input={tmp_path}/c.txt")).tasks["split"](Workspace(tmp_path / "task"))
+    (tmp_path / "d.txt").write_bytes("Gr\u00fc\u00dfe.\nJa.\n".encode("latin-1"))
+    with pytest.raises(UserError, match="UTF-8"):
+        build(config(f"split.input={tmp_path}/d.txt")).tasks["split"](Workspace(tmp_path / "task"))
+    assert not [*(tmp_path / "task").rglob("*.tmp")]
     words = [f"runs_dir={tmp_path}", f"data.root={tmp_path}", "data.source=files", "data.languages={a: a.jsonl, b: b.jsonl}",
              "finetune.steps=0", "trainer.max_steps=2", "trainer.val_every_n_steps=null", *QUIET]  # fmt: skip
     assert train("ccp", "smoke", words)
@@ -238,12 +315,18 @@ def test_baselines_score_what_the_method_is_scored_on(tmp_path):
         items = json.loads((tmp_path / name / "items/neighbour_hit_at_10.json").read_text())
         assert sum(items) / 20 == found[name]["neighbour_hit_at_10"]
     assert found["tfidf"]["neighbour_hit_at_10"] == 1.0
+    plain = found["untrained"]["neighbour_hit_at_10"]
+    assert found["untrained"]["neighbour_hit_at_10_scaled"] != plain != found["whitened"]["neighbour_hit_at_10"]  # fmt: skip
     assert neighbour_lists([["a", "b"], ["c"]], 2) == [{1}, {0}, set()]
 
 
 def test_paper_configs_hold_the_published_recipe():
     cfg, nq = config(name="paper"), config(name="paper_nq")
-    assert (cfg.method.temperature, cfg.method.bank_size, cfg.data.window) == (0.1, 4096, 5)
+    assert (cfg.method.temperature, cfg.data.window) == (0.1, 5)
+    assert cfg.method.bank_size == 4096 * len(cfg.data.languages)
+    assert len(cfg.eval.bitext) == 36
+    assert {language for pair in cfg.eval.bitext for language in pair.split("-")} == {*cfg.data.languages}  # fmt: skip
+    assert cfg.data.heldout_documents == cfg.data.batch_size * cfg.trainer.devices
     assert (cfg.optim.lr, cfg.optim.betas, cfg.optim.eps, cfg.optim.warmup_steps) == (4e-5, (0.9, 0.98), 1e-6, 10000)  # fmt: skip
     assert cfg.data.batch_size * cfg.trainer.devices == 2048
     assert cfg.model.pooling == "cls_before_pooler"
@@ -257,5 +340,22 @@ def test_paper_configs_hold_the_published_recipe():
 @pytest.mark.parametrize("name", ["paper", "paper_nq"])
 def test_check_builds_the_model_and_names_what_is_missing(name, tmp_path):
     rows = inspect("ccp", name, [f"data.root={tmp_path}"])
-    assert rows["negatives per query"] == ("8,190" if name == "paper" else "95")
+    assert rows["negatives per query"] == ("155,646" if name == "paper" else "95")
+    named = [key for key, value in rows.items() if "MISSING" in value and "(evaluation)" in key]
+    wanted = (
+        "data: de-en eng (evaluation)" if name == "paper" else "data: xor@ar questions (evaluation)"
+    )
+    assert wanted in named
     assert any("MISSING" in value for value in rows.values())
+
+
+def test_sweep_and_comparison_have_the_same_arms():
+    """So that one sweep gives all arms of the comparison the same rates, the default one inside."""
+    sweep, mini, comparison = read_sweep("ccp"), config(name="mini"), read_comparisons("ccp")[0]
+    rates = sweep.space["optim.lr"].values
+    assert len(rates) >= 3
+    assert mini.model.dropout in sweep.space["model.dropout"].values
+    assert min(rates) < mini.optim.lr < max(rates)
+    assert sweep.arms == comparison.default_arms
+    assert sweep.shared["eval.part"] == "dev"
+    assert sweep.seed not in comparison.seeds

@@ -154,7 +154,7 @@ def test_mini_mixes_drawings_and_photographs():
     data = build_data(cfg, TOKENIZER).train_set
     drawings = round(0.1 * 3456)
     assert len(data) == round(drawings / 0.75)
-    assert len(data.images) == drawings + 6000
+    assert len(data.images) == drawings + cfg.data.photos == drawings + 4500
     found = data[[(i, 0) for i in (3, drawings + 1, drawings + 2)]]
     known = {t.format(c) for t in TEMPLATES for c in CLASSES}
     assert [texts[0] in known for texts in found["texts"]] == [False, True, True]

@@ -2,16 +2,25 @@
 
 import json
 import re
+import shlex
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
-from common.config import ROOT, UserError, config_names
+from common.config import ROOT, UserError, config_names, load
 from common.data.image.labelled import load_cifar10
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
+from common.engine.sweeps.schema import arms_of, read_sweep
 from common.engine.workspace import Workspace
+from common.evaluation.image_text.zeroshot import CIFAR_TEMPLATES, OPENAI_TEMPLATES
+from common.families.image_text.data import eval_transform
+from common.families.image_text.drawings import pool_pairs
+from common.registry import config_class
 from projects.clip_baselines import build, heads_file
 from projects.clip_baselines import evaluate as evaluation
 from projects.clip_baselines.evaluate import WEIGHTS, combined, evaluate_pool, readouts
@@ -22,11 +31,24 @@ from tests.projects.clip_baselines.conftest import BASIC, METHODS, config, modul
 TEXTS = ["a drawing of a cat", "two red arrows"]
 
 
+@pytest.fixture
+def resisc(tmp_path):
+    """RESISC45's layout with a red and a blue class."""
+    for channel, name in ((0, "airport"), (2, "beach")):
+        (tmp_path / "NWPU-RESISC45" / name).mkdir(parents=True)
+        for i in range(4):
+            pixels = np.zeros((32, 32, 3), np.uint8)
+            pixels[..., channel] = 100 + 40 * i
+            Image.fromarray(pixels).save(tmp_path / "NWPU-RESISC45" / name / f"{i}.png")
+    return tmp_path
+
+
 @pytest.mark.usefixtures("unrendered_figures")
-def test_a_resumed_run_is_bit_identical_and_reports_its_cost(tmp_path):
+def test_a_resumed_run_is_bit_identical_validates_and_reports_its_cost(resisc, tmp_path):
     """Exact resume of BYOLIP, momentum copy included; checklist 17: speed and memory are metrics."""
     words = [f"runs_dir={tmp_path}", "run_id=r", "method.name=byolip", "trainer.max_steps=4",
-             "trainer.checkpoint_every_n_steps=2"]  # fmt: skip
+             "trainer.checkpoint_every_n_steps=2", "trainer.val_every_n_steps=2",
+             "eval.validate=resisc45", f"eval.root={resisc}"]  # fmt: skip
     run = train("clip_baselines", "smoke", words)
     folder = run / "checkpoints/train"
     last = folder / "step-00000004.ckpt"
@@ -34,6 +56,8 @@ def test_a_resumed_run_is_bit_identical_and_reports_its_cost(tmp_path):
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["samples_per_second"] > 0
     assert metrics["peak_memory_mib"] > 0
+    assert (run / "metrics.csv").read_text(encoding="utf-8").count("val/zeroshot_top1") == 2
+    assert (folder / "best.ckpt").exists()
     last.unlink()
     (folder / "finished.json").unlink()
     assert train("clip_baselines", "smoke", [*words, "resume=r"]) == run
@@ -69,7 +93,7 @@ def test_item_14_evaluation_of_an_untrained_model_has_all_readouts_near_chance(
     )  # fmt: skip
     rows = evaluation.read_held_out(config(name="mini"))[:100]
     monkeypatch.setattr(evaluation, "read_held_out", lambda cfg: rows)
-    cfg = config(name="mini")
+    cfg = config("data.train_fraction=0.05", name="mini")
     module = build(cfg).plan().module().eval()
     with torch.inference_mode():
         metrics = evaluate_pool(cfg, module, Workspace(tmp_path))
@@ -83,12 +107,75 @@ def test_item_14_evaluation_of_an_untrained_model_has_all_readouts_near_chance(
         "mean_of": ["name_recall_at_10", "cifar_top1"]
     }
     assert (tmp_path / "gallery/name to drawings/gallery.json").exists()
+    for head in (module.encoder.model.visual.head.proj, module.heads.local["image"].layers[-1]):
+        head.weight.data.zero_()  # all images alike: ties are wrong, whichever class stands first
+    module.heads.local["image"].layers[-1].bias.data.zero_()
+    monkeypatch.setattr(evaluation, "loss_gap", lambda *inputs: {})
+    with torch.inference_mode():
+        collapsed = evaluate_pool(cfg, module)
+    assert collapsed["cifar_top1"] == collapsed["ens_0.5_cifar_top1"] == 0
+
+
+def test_loss_on_training_names_is_of_drawings_that_were_trained_on(monkeypatch):
+    """The seed draws a share of the pool; the others are unseen, so they don't count as training."""
+    cfg = config("data.train_fraction=0.05", name="mini")
+    module = build(cfg).plan().module().eval()
+    seen = []
+    embed = evaluation.embed_words
+    monkeypatch.setattr(
+        evaluation, "embed_words", lambda c, m, texts: seen.extend(texts) or embed(c, m, texts)
+    )
+    held_out = F.normalize(torch.randn(150, 128), dim=1)
+    with torch.inference_mode():
+        found = evaluation.loss_gap(cfg, module, held_out, held_out)
+    _, texts = pool_pairs(cfg, eval_transform(cfg.data))
+    trained = {texts.texts(i)[0] for i in range(len(texts))}
+    assert len(texts) == round(0.05 * 3456)
+    assert len(seen) == 128
+    assert set(seen) <= trained
+    assert found["loss_gap"] == found["pair_loss_test"] - found["pair_loss_train"]
+
+
+def test_item_14_labelled_sets_have_all_read_outs_and_the_headline(resisc, tmp_path, monkeypatch):
+    """Checklist 14: eleven read-outs of a set, the headline's weight, CLIP's sentences."""
+    cfg = config("eval.datasets=[resisc45]", f"eval.root={resisc}", "eval.ensemble=0.3")
+    module = module_of()
+    codes = {"z": torch.tensor([[1.0, 0.0]]), "h": torch.tensor([[0.0, 1.0]])}
+    monkeypatch.setattr(module, "embed_images", lambda x: {k: v.expand(len(x), 2) for k, v in codes.items()})  # fmt: skip
+    names = {"z": [[1.0, 0.0], [0.8, 0.6]], "h": [[0.6, 0.8], [0.0, 1.0]]}  # z: airport, h: beach
+    monkeypatch.setattr(
+        module, "embed_texts", lambda texts: {k: torch.tensor([v["beach" in t] for t in texts]) for k, v in names.items()}
+    )  # fmt: skip
+    found = evaluation.evaluate_image_set(cfg, module, "resisc45")
+    assert set(found) == {"resisc45_top1", *(f"resisc45_{r}_top1" for r in ["z", "h", *(f"ens_{w}" for w in WEIGHTS)])}  # fmt: skip
+    # z says airport and h says beach for every image, so each is right for half of them; a tie is wrong
+    wrong = {key for key, value in found.items() if value != 0.5}
+    assert wrong == {"resisc45_ens_0.5_top1"}
+    judged = []
+    original = evaluation.zeroshot_accuracy
+
+    def spy(images, labels, classes, **options):
+        judged.append(float(images[0] @ classes[0]))
+        return original(images, labels, classes, **options)
+
+    monkeypatch.setattr(evaluation, "zeroshot_accuracy", spy)
+    evaluation.evaluate_image_set(cfg, module, "resisc45")
+    assert judged[-1] == pytest.approx(0.3 * 1 + 0.7 * 0.8)  # cosines of z and h with "airport"
+    data = SimpleNamespace(templates=["a photo of {}."])
+    for templates, expected in (("openai", (OPENAI_TEMPLATES, CIFAR_TEMPLATES)), ("simple", (None, data.templates))):  # fmt: skip
+        own = config(f"eval.templates={templates}")
+        validated = module_of(f"eval.templates={templates}").templates
+        assert (validated == OPENAI_TEMPLATES) == (templates == "openai")
+        imagenet, cifar = (evaluation.templates_of(own, n, data) for n in ("imagenet", "cifar100"))
+        assert cifar == expected[1]
+        assert (imagenet == OPENAI_TEMPLATES) == (templates == "openai")
+        assert evaluation.templates_of(own, "resisc45", data) == data.templates
 
 
 def test_export_opens_in_open_clip_with_equal_embeddings_and_keeps_both_heads(tmp_path):
     import open_clip
 
-    cfg = config()
+    cfg = config("eval.ensemble=0.4")
     experiment, module = build(cfg), module_of().eval()
     module.local_scale.log_scale.data.fill_(1.5)
     with torch.inference_mode():
@@ -109,6 +196,7 @@ def test_export_opens_in_open_clip_with_equal_embeddings_and_keeps_both_heads(tm
         h = F.normalize(h, dim=1) @ F.normalize(before["text_h"], dim=1).T
         torch.testing.assert_close(user.similarity(pixels, TEXTS), 0.3 * z + 0.7 * h, atol=1e-5, rtol=1e-4)  # fmt: skip
     assert float(again.local_scale.log_scale) == 1.5
+    assert ZeroShot(tmp_path).weight == pytest.approx(0.4)  # that of the run's headline read-out
     (tmp_path / heads_file.FILE).unlink()
     with pytest.raises(UserError, match="separate heads"):
         experiment.load_export(tmp_path)
@@ -144,6 +232,32 @@ def test_item_16_one_grid_of_recipes_and_methods():
         smoothing = ["method.label_smoothing=0"] if method == "swalip" else []
         assert config(f"method.name={method}", *smoothing, name="paper").method.name == method
         config(f"method.name={method}", *BASIC, name="paper")
+
+
+def test_the_search_is_equal_and_has_the_config_s_rate_inside():
+    """Same rates for every default arm, on the development part, with a seed of its own."""
+    from common.engine.comparison.spec import read_comparison
+
+    spec, sweep = read_comparison("clip_baselines"), read_sweep("clip_baselines")
+    assert list(arms_of("clip_baselines", sweep, [])) == spec.default_arms
+    rates = [point["optim.lr"] for point in sweep.grid()]
+    assert min(rates) < config(name="mini").optim.lr < max(rates)
+    assert len(rates) >= 3
+    assert sweep.shared["eval.split"] == "dev"
+    assert sweep.seed not in spec.seeds
+    mini = config(name="mini")
+    assert 10 * mini.method.freeze_prototypes_steps <= mini.trainer.max_steps
+
+
+def test_commands_that_documents_show_are_accepted():
+    """The page on own data, and the card: what they tell to type has a valid config."""
+    text = (ROOT / "docs/your-data.md").read_text(encoding="utf-8")
+    commands = [shlex.split(line) for line in text.split("\n") if "PROJECT=clip_baselines" in line]
+    assert commands
+    for _make, _verb, _project, *words in commands:
+        name = next((w.partition("=")[2] for w in words if w.startswith("CONFIG=")), "mini")
+        own = [w for w in words if not w.isupper() and not w.startswith("CONFIG=")]
+        load(config_class("clip_baselines"), "clip_baselines", name, own)
 
 
 def test_every_main_setting_has_a_config_with_its_values():

@@ -9,7 +9,7 @@ from torch import nn
 from common.config import UserError
 from common.encoders.image_text import open_clip_parts as parts
 from common.encoders.sync_norm import SyncBatchNorm
-from projects.clip_baselines.network import encode
+from projects.clip_baselines.network import encode, prototype_scores
 from tests.projects.clip_baselines.conftest import (
     BASIC,
     METHODS,
@@ -181,12 +181,16 @@ def test_prototypes_are_unit_vectors_and_rest_at_first():
     module.losses(batch(views=0))["loss"].backward()
     direction = prototypes.parametrizations.weight.original1
     assert direction.grad.any()
+    code = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = prototype_scores(module.heads, code)
+    torch.testing.assert_close(scores, prototype_scores(module.heads, code))
     module.on_before_optimizer_step(None)
     assert direction.grad is None
 
 
-# siamlip and byolip gather nothing of their own: their norms are those of swalip's heads
-@pytest.mark.parametrize("method", ["clip", "barlip", "swalip"])
+# swalip holds CL2L too; siamlip and byolip gather nothing of their own: their norms are those of its heads
+@pytest.mark.parametrize("method", ["barlip", "swalip"])
 def test_two_processes_equal_one(two_ranks, method):
     """Weights, statistics and gradients after two steps, keys with gradient."""
     words = [*words_of(method), "method.gather_grad=true"]
@@ -215,6 +219,9 @@ def test_items_12_and_15_twins_without_either_they_differ(two_ranks, word):
         (["method.name=swalip", "method.label_smoothing=0", "data.num_augs=1"], "num_augs 2"),
         (["data.asymmetric=true", "data.num_augs=3"], "num_augs=2"),
         (["data.photos=100"], "source=pool"),
+        (["eval.protocols=[zeroshot,linear_probe]"], "zero-shot alone"),
+        (["eval.validate=resisc45"], "go together"),
+        (["trainer.val_every_n_steps=2"], "go together"),
         (["data.source=webdataset", "data.shards=x.tar"], "CSV"),
         (["method.name=moco"], "moco"),
         (["method.label_smoothing=1.0"], "label_smoothing"),

@@ -197,3 +197,14 @@ def test_item_12_one_process_keeps_the_gradient_of_the_keys():
     both = [objective.pair_loss(unit(z[0]), unit(z[1]), 5.0, 0.1, flag) for flag in (True, False)]
     grads = [torch.autograd.grad(loss, z[1])[0] for loss in both]
     assert torch.equal(*grads)
+
+
+def test_16_bit_training_forms_the_cosines_in_float32():
+    """SwALIP and CL2L: equal embeddings give equal losses in and out of autocast."""
+    g = torch.Generator().manual_seed(0)
+    h = [[torch.randn(16, 8, generator=g) for _ in range(2)] for _ in range(2)]
+    scale = torch.tensor(10.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = swalip(*h, scale), cl2l(h[0][0], h[1][0], *h, scale, scale)["loss"]
+    torch.testing.assert_close(found[0], swalip(*h, scale))
+    torch.testing.assert_close(found[1], cl2l(h[0][0], h[1][0], *h, scale, scale)["loss"])

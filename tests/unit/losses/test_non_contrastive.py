@@ -80,3 +80,19 @@ def test_terms_of_vicreg_are_exact_under_autocast():
     assert rounded.dtype == torch.bfloat16  # what autocast does outside of the loss
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_codes_are_summed_in_float32(dtype):
+    """Thousands of squared correlations overflow float16; assignments would not sum to 1."""
+    codes = (rows(64, 1, 0) + 0.1 * rows(64, 1024, 1)).detach().to(dtype)
+    expected = barlow_twins(codes.float(), codes.float(), off_diagonal=1.0)
+    assert expected > 65504
+    torch.testing.assert_close(barlow_twins(codes, codes, off_diagonal=1.0), expected)
+    scores = rows(32, 16, 2).detach().clamp(-1, 1).to(dtype)
+    assignment = sinkhorn(scores)
+    torch.testing.assert_close(assignment, sinkhorn(scores.float()))
+    found = swapped_prediction(assignment, scores, 10.0)
+    torch.testing.assert_close(found, swapped_prediction(assignment, scores.float(), 10.0))
+    found = negative_cosine(codes, codes.flip(0))
+    torch.testing.assert_close(found, negative_cosine(codes.float(), codes.flip(0).float()))

@@ -23,12 +23,13 @@ from common.data.samplers import Key, sample_rng
 from common.data.text.masking import IGNORED, mask_tokens
 
 _PAIR_STREAM, _MASK_STREAM = 2**31 + 71, 2**31 + 72
+MOST_PAIRS = 2**23  # of an epoch: its order is held in memory, 16 bytes a pair, by every process
 
 Documents = Sequence[Sequence[str]]
 
 
 class DocumentFile(Sequence[list[str]]):
-    """Documents of a ``.jsonl`` file by index, memory-mapped.
+    """Documents of a ``.jsonl`` file by index, memory-mapped, without blank sentences.
 
     Args:
         path: the file.
@@ -51,11 +52,9 @@ class DocumentFile(Sequence[list[str]]):
             raise TypeError("documents are read one by one")
         try:
             found = json.loads(self.lines[index])["sentences"]
-            right = (
-                isinstance(found, list)
-                and len(found) > 1
-                and all(isinstance(s, str) for s in found)
-            )
+            right = isinstance(found, list) and all(isinstance(s, str) for s in found)
+            found = [s for s in found if s.strip()] if right else []
+            right = len(found) > 1
         except (json.JSONDecodeError, KeyError, TypeError):
             right = False
         if not right:
@@ -121,6 +120,9 @@ def language_mixture(
 ) -> TaskMixture:
     """Batches of one language each; an epoch has ``n_l ** exponent`` shares of the documents.
 
+    An epoch has as many pairs as there are documents, at most `MOST_PAIRS`; the next one goes on where
+    it ends.
+
     Args:
         sizes: documents of each language.
         exponent: 0 is uniform over languages, 1 by their size.
@@ -131,7 +133,7 @@ def language_mixture(
     [11190, 88900]
     """
     shares = source_probabilities(sizes, exponent)
-    total = sum(sizes)
+    total = min(sum(sizes), MOST_PAIRS)
     samples = [max(global_batch_size, round(share * total)) for share in shares]
     return TaskMixture(sizes, samples, seed, global_batch_size, homogeneous=True)
 

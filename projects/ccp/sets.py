@@ -1,0 +1,99 @@
+"""`make run TASK=sets`: Mr. TyDi and XOR-Retrieve as they are offered -> what the evaluation reads."""
+
+import csv
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from common.config import UserError
+from common.damage import parse_json, reading
+from common.data.tables import read_jsonl, write_jsonl
+from common.engine.workspace import Workspace
+from projects.ccp.config import Config
+
+
+def sets(cfg: Config, workspace: Workspace) -> Path:
+    """Write a folder of ``eval.beir`` (mrtydi, one language) or of ``eval.xor`` (all languages).
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: no input, or files that are missing or of another layout.
+    """
+    options = cfg.sets
+    if options.input is None:
+        raise UserError("name the folder of the official files in sets.input")
+    source = Path(options.input).expanduser()
+    output = Path(options.output) if options.output else workspace.folder(".") / options.kind
+    output.mkdir(parents=True, exist_ok=True)
+    count = (_mrtydi if options.kind == "mrtydi" else _xor)(source, output, options.part)
+    workspace.say(f"{output}: {count:,} questions")
+    return output
+
+
+def _mrtydi(source: Path, output: Path, part: str) -> int:
+    """Release 1.1 of one language: ``collection/docs.jsonl``, ``topic.<part>.tsv``, ``qrels.<part>.txt``."""
+    write_jsonl(output / "corpus.jsonl", _documents(_only(source, "docs.jsonl")))
+    asked = _fields(_only(source, f"topic.{part}.tsv"), "\t", "query, question")
+    write_jsonl(output / "queries.jsonl", ({"_id": q, "text": text} for q, text in asked))
+    judged = _fields(_only(source, f"qrels.{part}.txt"), None, "query Q0 document grade")
+    lines = ["query-id\tcorpus-id\tscore", *(f"{q}\t{d}\t{grade}" for q, _, d, grade in judged)]
+    (output / "qrels.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return len(asked)
+
+
+def _documents(path: Path) -> Iterator[dict[str, str]]:
+    """``contents`` is a title, a blank line and the text, or the text alone."""
+    with reading(path, "file of documents"), _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            row = parse_json(line, path, number)
+            if not isinstance(row, dict) or not {"id", "contents"} <= row.keys():
+                raise UserError(f"{path}, line {number}: expected 'id' and 'contents'")
+            title, blank, text = str(row["contents"]).partition("\n\n")
+            title, text = (title.strip(), text) if blank else ("", title)
+            yield {"_id": str(row["id"]), "title": title, "text": text}
+
+
+def _fields(path: Path, mark: str | None, wanted: str) -> list[list[str]]:
+    """Fields of every line; quotes are characters like others."""
+    with reading(path, "table"), _open(path) as file:
+        rows = [line.rstrip("\r\n").split(mark) for line in file if line.strip()]
+    if any(len(row) != len(wanted.split()) for row in rows):
+        raise UserError(f"{path}: expected lines of '{wanted}'")
+    return rows
+
+
+def _xor(source: Path, output: Path, part: str) -> int:
+    """``psgs_w100.tsv`` (id, text, title) and a file ``xor_<part>_*.jsonl`` (question, answers, lang)."""
+    write_jsonl(output / "corpus.jsonl", _passages(_only(source, "psgs_w100.tsv")))
+    rows = read_jsonl(_only(source, f"xor_{part}_*.jsonl"), ("question", "answers", "lang"))
+    for language in sorted({str(row["lang"]) for row in rows}):
+        own = [row for row in rows if row["lang"] == language]
+        write_jsonl(output / f"questions.{language}.jsonl", own)
+    return len(rows)
+
+
+def _only(folder: Path, name: str) -> Path:
+    """The one file of a name, or of its gzipped kind, anywhere below a folder."""
+    found = sorted({*folder.rglob(name), *folder.rglob(f"{name}.gz")})
+    if len(found) != 1:
+        raise UserError(f"{folder} has {len(found)} files {name}[.gz], and one is needed")
+    return found[0]
+
+
+def _passages(path: Path) -> Iterator[dict[str, str]]:
+    """DPR's collection: tabs, a header, fields with quotes in quotes."""
+    with reading(path, "collection of DPR's"), _open(path) as file:
+        for number, row in enumerate(csv.reader(file, delimiter="\t"), start=1):
+            if len(row) != 3:
+                raise UserError(f"{path}, line {number}: expected id, text and title")
+            if row[0] != "id":
+                yield {"_id": row[0], "title": row[2], "text": row[1]}
+
+
+def _open(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8", newline="")
+    return path.open(encoding="utf-8", newline="")
