@@ -271,7 +271,12 @@ def test_the_snippet_of_the_card_runs(tmp_path, capsys):
 def test_fresh_pairs_tell_whether_words_were_learnt(tmp_path):
     """The head's accuracy on pairs that no step has seen, beside what counts alone decide."""
     for kind, decided in (("unigram", True), ("entropy", False)):
-        cfg = config(f"words.distribution={kind}", "eval.pairs=40", "words.vocabulary=30")
+        cfg = config(
+            f"words.distribution={kind}",
+            "eval.pairs=40",
+            "words.vocabulary=30",
+            "words.labels=random",
+        )
         module = module_of()
         found = evaluation.pair_quality(cfg, module.ranker, Workspace(tmp_path / kind))
         assert found.keys() == {"pair_accuracy", "pair_shared_words", "pair_idf"}

@@ -129,6 +129,7 @@ def test_prop_fills_the_vocabulary_from_the_collection():
     assert 15 < len(few) <= 30
     many = sampler.candidates(row_of(dict.fromkeys(names[:40], 1)), np.random.default_rng(1)).words
     assert 40 < len(many) <= 45
+    words.extra_words = 40
     nearly = sampler.candidates(row_of(dict.fromkeys(names[:28], 1)), np.random.default_rng(1))
     assert 28 <= len(nearly.words) <= 30  # up to K, not extra_words more
 
