@@ -1,6 +1,6 @@
 """Re-ranking of a first stage's candidates, before and after fine-tuning; how good the words are."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,7 +172,7 @@ def pair_quality(cfg: Config, ranker: CrossEncoder, workspace: Workspace) -> dic
     kept, sampler = kept_documents(documents, cfg), WordSampler(words, collection)
     pairs = PairBatches(documents, kept, sampler, ranker, plain)
     order = sample_rng(cfg.seed, FRESH, 0).permutation(len(pairs))[: cfg.eval.pairs]
-    scores = {name: list[tuple[float, float]]() for name in ("accuracy", "shared_words", "idf")}
+    scores = {name: list[Sequence[float]]() for name in ("accuracy", "shared_words", "idf")}
     terms = Terms(words)
 
     def idf(word: str) -> float:  # the collection counts no stop words
@@ -183,12 +183,12 @@ def pair_quality(cfg: Config, ranker: CrossEncoder, workspace: Workspace) -> dic
         keys = [(int(i), FRESH) for i in order[start : start + size]]
         inputs = {k: v.to(ranker.device) for k, v in pairs[keys]["pairs"].items()}
         with evaluation_mode(ranker):
-            scores["accuracy"] += map(tuple, ranker(**inputs).reshape(-1, 2).tolist())
+            scores["accuracy"] += ranker(**inputs).reshape(-1, 2).tolist()
         for key in keys:
             row, sets = pairs.draw(*key)
             own = {*row["words"]}
-            scores["shared_words"].append(tuple(sum(w in own for w in s) for s, _ in sets))
-            scores["idf"].append(tuple(float(np.mean([idf(w) for w in s])) for s, _ in sets))
+            scores["shared_words"].append([sum(w in own for w in s) for s, _ in sets])
+            scores["idf"].append([float(np.mean([idf(w) for w in s])) for s, _ in sets])
     right = {k: [(a > b) + 0.5 * (a == b) for a, b in rows] for k, rows in scores.items()}
     workspace.items("pair_accuracy", right["accuracy"])
     return {f"pair_{name}": float(np.mean(rows)) for name, rows in right.items()}
