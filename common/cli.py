@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from common.completion import complete_words
 from common.config import ExperimentConfig, UserError, config_names, load, to_yaml
@@ -130,6 +131,7 @@ def _one_project(args: argparse.Namespace, project: str, config: str, overrides:
     schema = config_class(project)
     if args.verb not in ("compare", "report", "smoke", "sweep"):
         cfg = load(schema, project, config, overrides)  # refuses typos before torch is imported
+        _refuse_empty_mappings(cfg, overrides)
         if args.verb == "show":
             print(to_yaml(cfg), end="")
             return 0
@@ -138,6 +140,22 @@ def _one_project(args: argparse.Namespace, project: str, config: str, overrides:
     if args.verb == "compare":
         _check_comparison(project, args.seeds, [a for a in args.arms.split(",") if a])
     return _with_torch(args, project, config, overrides)
+
+
+def _refuse_empty_mappings(cfg: ExperimentConfig, overrides: Sequence[str]) -> None:
+    """Mappings are merged, so that an empty one would change nothing without a word."""
+    for text in overrides:
+        key, value = text.split("=", 1)
+        if value.replace(" ", "") != "{}":
+            continue
+        found: Any = cfg
+        for name in key.split("."):
+            found = found[name] if isinstance(found, dict) else getattr(found, name)
+        if isinstance(found, dict) and found:
+            raise UserError(
+                f"'{text}' would change nothing: mappings are merged, and {key} keeps {', '.join(map(str, found))}; "
+                "leave entries out in a config of your own that does not extend this one"
+            )
 
 
 def _with_torch(args: argparse.Namespace, project: str, config: str, overrides: list[str]) -> int:

@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from omegaconf import OmegaConf
 
-from common.config import CONFIG_DIR, UserError, config_names, leaf_keys, load
+from common.config import CONFIG_DIR, UserError, _chain, config_names, config_path, leaf_keys, load
 from common.registry import config_class, list_projects
 
 CASES = [(p, c) for p in list_projects() for c in config_names(p)]
@@ -62,3 +63,28 @@ def test_keys_of_a_schema_are_unique_and_dotted():
     keys = leaf_keys(OmegaConf.structured(config_class(next(iter(list_projects())))))
     assert len(keys) == len(set(keys))
     assert "optim.lr" in keys
+
+
+@pytest.mark.parametrize("project", list_projects())
+def test_no_config_believes_that_an_empty_mapping_clears_what_it_extends(project):
+    """Mappings are merged: ``references: {}`` keeps all entries of the parent."""
+    for name in config_names(project):
+        chain = _chain(config_path(project, name))
+        for place, (path, layer) in enumerate(chain):
+            before = (
+                OmegaConf.merge(*(node for _, node in chain[:place]))
+                if place
+                else OmegaConf.create()
+            )
+            for key, value in _leaves(OmegaConf.to_container(layer)):
+                kept = OmegaConf.select(before, key) if value == {} else None
+                assert not kept, f"{path.name}: {key}"
+
+
+def _leaves(node, prefix=""):
+    """Dotted keys of a nested mapping with their values; an empty mapping is a value."""
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

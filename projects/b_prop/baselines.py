@@ -1,14 +1,22 @@
 """What pre-training has to beat: the first stage, words, chance, and the encoder without it.
 
 Orders without training stand under both names of the table, as they are and ``tuned_``: there is
-nothing in them that judged queries could change.
+nothing in them that judged queries could change. The rows ``words_*`` look at words alone, which no
+training changes.
 """
 
-from common.encoders.modes import untrained as as_training_begins
+from dataclasses import replace
+
 from common.engine.workspace import Workspace
-from projects.b_prop.config import Config
-from projects.b_prop.evaluate import evaluation_sets, lexical_runs, score_ranker, score_runs
-from projects.b_prop.stages import build_ranker
+from projects.b_prop.config import Config, Distribution
+from projects.b_prop.evaluate import (
+    evaluation_sets,
+    lexical_runs,
+    score_ranker,
+    score_runs,
+    word_quality,
+)
+from projects.b_prop.stages import at_start
 
 
 def _order(cfg: Config, workspace: Workspace, row: str) -> dict[str, float]:
@@ -40,5 +48,36 @@ def random_order(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The encoder without any of this pre-training: a new head, and fine-tuned as the others are."""
-    ranker = as_training_begins(lambda: build_ranker(cfg), cfg.seed)
-    return score_ranker(cfg, ranker, evaluation_sets(cfg), workspace)
+    return score_ranker(cfg, at_start(cfg), evaluation_sets(cfg), workspace)
+
+
+def words_attention(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The likeliest words by attention without contrast."""
+    return _words(cfg, workspace, "attention")
+
+
+def words_entropy(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The likeliest words of B-PROP."""
+    return _words(cfg, workspace, "entropy")
+
+
+def words_subtract(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The likeliest words of B-PROP's other contrast."""
+    return _words(cfg, workspace, "subtract")
+
+
+def words_unigram(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The likeliest words of PROP, stop words left out."""
+    return _words(cfg, workspace, "unigram")
+
+
+def words_tfidf(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Count times inverse document frequency, which needs no attention."""
+    return _words(cfg, workspace, "entropy", tfidf=True)
+
+
+def _words(
+    cfg: Config, workspace: Workspace, kind: Distribution, tfidf: bool = False
+) -> dict[str, float]:
+    own = replace(cfg, words=replace(cfg.words, distribution=kind))
+    return word_quality(own, workspace, tfidf)

@@ -7,7 +7,9 @@ from common.config import DataConfig, ExperimentConfig
 from common.data.row_map.options import RowMapConfig
 from common.families.retrieval.config import RankerTuning
 from common.ranges import Count, NonNegative, Positive, Probability, Whole, at_least, between
-from projects.b_prop.task_options import PrepareConfig, RankConfig
+from projects.b_prop.task_options import PrepareConfig, RankConfig, RerankEval
+
+Distribution = Literal["unigram", "attention", "entropy", "subtract"]
 
 
 @dataclass
@@ -18,6 +20,7 @@ class BPropData(DataConfig):
     # bundled: texts of CISI and NPL without their titles; files: a folder that TASK=prepare wrote
     source: Literal["synthetic", "bundled", "files"] = "bundled"
     documents: str | None = None  # files: that folder
+    max_documents: Count | None = None  # bundled: of each set's (eval.max_documents); None: all
     max_document: Annotated[int, at_least(8)] = 512  # pieces that attention and training see
     pairs: Count = 5  # of word sets, for a document in an epoch of the data
     min_words: Count = 10  # documents with fewer candidate words are left out
@@ -42,7 +45,7 @@ class ModelConfig:
     head: Literal["new", "keep"] = "new"  # keep: go on from a pre-trained ranker with its head
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     max_length: Annotated[int, at_least(8)] = 512  # pieces of set (or query) and document
-    max_first: Count = 64  # pieces of a query, which is cut there; of a word set
+    max_first: Count = 64  # pieces of a query, which is cut there; word sets are never cut
 
 
 @dataclass
@@ -50,7 +53,7 @@ class WordsConfig:
     """How representative words are drawn. All arms differ in this section alone."""
 
     # unigram: PROP; attention: of [CLS], without contrast; entropy, subtract: B-PROP
-    distribution: Literal["unigram", "attention", "entropy", "subtract"] = "entropy"
+    distribution: Distribution = "entropy"
     labels: Literal["score", "random"] = "score"  # random: a control, which set is better is drawn
     poisson_mean: Positive = 3.0  # lambda of a set's length
     temperature: Positive | None = None  # of the softmax; None: 1 (entropy), 0.1 (subtract)
@@ -106,29 +109,6 @@ class FinetuneConfig(RankerTuning):
         super().__post_init__()
         if self.steps and self.set is None:
             raise ValueError("finetune.steps needs finetune.set, such as msmarco@train")
-
-
-@dataclass
-class RerankEval:
-    """Re-ranking: of the first stage's candidates, before and after fine-tuning on the set."""
-
-    sets: list[str] = field(default_factory=list)  # BEIR folders, below data.root or bundled
-    candidates: dict[str, str] = field(default_factory=dict)  # set -> run file; else BM25
-    depth: Count = 100  # candidates of a query
-    max_documents: Count | None = None  # of a set; also of the bundled training texts
-    batch_size: Count = 64
-    tune: RankerTuning = field(default_factory=RankerTuning)  # steps=0: no fine-tuned rows
-    query_counts: list[Count] = field(default_factory=list)  # curve: rows tuned_<n>_*
-    untrained: bool = True  # also before the pre-training, as untrained_*
-    lexical: bool = True  # also BM25, query likelihood, shared words and the best possible order
-    words: bool = True  # how good the ten most likely words of the first set's titles are
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.candidates if name not in self.sets]
-        if unknown:
-            raise ValueError(f"eval.candidates: '{unknown[0]}' is no set of eval.sets")
-        if self.query_counts and not self.tune.steps:
-            raise ValueError("eval.query_counts needs eval.tune.steps")
 
 
 @dataclass

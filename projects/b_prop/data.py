@@ -15,8 +15,9 @@ from common.data.lookup import data_root
 from common.data.module import ContrastiveData
 from common.data.retrieval.groups import RankingGroups
 from common.data.samplers import Key, sample_rng
+from common.data.splits import stable_fraction
 from common.data.text.masking import IGNORED, mask_words
-from common.encoders.text.cross_encoder import CrossEncoder, pair_ids
+from common.encoders.text.cross_encoder import SPECIAL_PIECES, CrossEncoder, pair_ids
 from common.encoders.text.tower import load_tokenizer, load_transformer
 from common.encoders.text.word_attention import expose_attention, word_pieces
 from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
@@ -82,7 +83,6 @@ class PairBatches(Dataset[PairBatch]):
             )
         self.documents, self.kept, self.sampler, self.cfg = documents, kept, sampler, cfg
         self.tokenizer, self.max_length = ranker.tokenizer, ranker.max_length
-        self.max_first = ranker.max_first
         self.pad = ranker.pad
 
     def __len__(self) -> int:
@@ -116,9 +116,9 @@ class PairBatches(Dataset[PairBatch]):
     ) -> tuple[list[int], list[int], list[int]]:
         """Ids, segments and labels of one (word set, document)."""
         own = self.tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
-        ids, segments = pair_ids(
-            own[: self.max_first], document.ids, self.tokenizer, self.max_length
-        )
+        # truncation takes from the document; a set that fills the input leaves it one piece
+        own = own[: self.max_length - SPECIAL_PIECES - 1]
+        ids, segments = pair_ids(own, document.ids, self.tokenizer, self.max_length)
         if not self.cfg.method.mlm:
             return ids, segments, [IGNORED] * len(ids)
         start = segments.index(1)
@@ -171,6 +171,15 @@ def attention_source(cfg: Config, ranker: CrossEncoder | None) -> tuple[Any, Any
     return tokenizer, freeze(expose_attention(encoder))
 
 
+def attention_settings(cfg: Config) -> dict[str, Any]:
+    """Where the attention of a config comes from: the weights that are trained, unless named."""
+    words = cfg.words
+    return {
+        "encoder": words.encoder or cfg.model.pretrained, "layer": words.layer,
+        "heads": words.heads, "parity_extraction": words.parity_extraction,
+    }  # fmt: skip
+
+
 def analyser(cfg: Config, tokenizer: Any, encoder: Any, batch_size: int) -> Analyser:
     """Cuts documents to what both the encoder and the config allow."""
     limit = cfg.data.max_document
@@ -195,7 +204,8 @@ def training_documents(cfg: Config, ranker: CrossEncoder) -> tuple[Documents, Co
     """
     if cfg.data.source == "files":
         folder = documents_folder(cfg)
-        return PreparedDocuments(folder), Collection.load(folder / COLLECTION, cfg.words)
+        source = None if cfg.words.distribution == "unigram" else attention_settings(cfg)
+        return PreparedDocuments(folder), Collection.load(folder / COLLECTION, cfg.words, source)
     if cfg.data.source == "synthetic":
         texts = read_set(SYNTHETIC, root=None, seed=cfg.seed).corpus
     else:
@@ -203,7 +213,10 @@ def training_documents(cfg: Config, ranker: CrossEncoder) -> tuple[Documents, Co
         for name in BUNDLED:
             chosen = read_set(name, root=cfg.data.root, max_documents=cfg.eval.max_documents).corpus
             bodies = load_titles(set_folder(name, cfg.data.root))[1]
-            texts |= {f"{name}/{i}": bodies[i] for i in chosen if bodies[i].strip()}
+            own = {f"{name}/{i}": bodies[i] for i in chosen if bodies[i].strip()}
+            # a part by hash: judgements have no say in what is trained on
+            kept = {*sorted(own, key=stable_fraction)[: cfg.data.max_documents]}
+            texts |= {i: text for i, text in own.items() if i in kept}
     found = analyse(cfg, ranker, texts)
     return found, Collection.of(found, cfg.words)
 

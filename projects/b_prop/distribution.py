@@ -158,7 +158,7 @@ def sample_word_sets(
 ) -> list[tuple[WordSet, WordSet]]:
     """Pairs of word sets of one document, in the order in which they were drawn.
 
-    Words of a set are distinct if `candidates` says so and there are more of them than the set holds.
+    Words of a set are distinct if `candidates` says so and more of them can be drawn than the set holds.
 
     Source: Ma et al. 2021, "PROP", section 3.1 (sets of one length), arXiv 2010.10137.
 
@@ -168,11 +168,13 @@ def sample_word_sets(
         poisson_mean: lambda of the length.
         rng: see `set_lengths`.
     """
-    size = len(candidates.words)
+    size = np.count_nonzero(candidates.probabilities)  # attention can round to 0
 
     def draw(length: int) -> WordSet:
         replace = candidates.replace or size <= length
-        places = rng.choice(size, length, replace=replace, p=candidates.probabilities)
+        places = rng.choice(
+            len(candidates.words), length, replace=replace, p=candidates.probabilities
+        )
         words = [candidates.words[i] for i in places]
         return words, float(candidates.scores[places].sum())
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -130,6 +130,17 @@ class Terms:
                 found[term] = found.get(term, 0) + count
         return found
 
+    def all_counts(self, row: Row) -> dict[str, int]:
+        """All terms of a document with their counts, stop words too."""
+        found: dict[str, int] = {}
+        for word, count in zip(row["words"], row["counts"], strict=True):
+            term = self._term(word)
+            found[term] = found.get(term, 0) + count
+        return found
+
+    def _term(self, word: str) -> str:
+        return self.stem(word) if word.isalpha() else word
+
     def attention(self, row: Row) -> dict[str, float]:
         """Summed attention of all terms of a document.
 
@@ -143,7 +154,7 @@ class Terms:
             )
         found: dict[str, float] = {}
         for word, value in zip(row["words"], row["attention"], strict=True):
-            term = self.stem(word) if word.isalpha() else word
+            term = self._term(word)
             found[term] = found.get(term, 0.0) + value
         return found
 
@@ -154,15 +165,18 @@ class Collection:
 
     Attributes:
         statistics: counts of terms without stop words.
-        totals: term -> sum of the saturated attention; empty without attention.
+        totals: term -> sum of the saturated attention, numbers and punctuation included; empty
+            without attention.
         surfaces: stem -> its words and their counts; empty without stemming.
         settings: of the config, that these depend on.
+        attention: encoder, layer and so on that the attention was read from; empty without.
     """
 
     settings: dict[str, Any]
     statistics: CorpusStatistics = field(default_factory=CorpusStatistics)
     totals: dict[str, float] = field(default_factory=dict)
     surfaces: dict[str, dict[str, int]] = field(default_factory=dict)
+    attention: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rows: Iterable[Row], words: WordsConfig) -> "Collection":
@@ -176,7 +190,7 @@ class Collection:
                         own = found.surfaces.setdefault(terms.stem(word), {})
                         own[word] = own.get(word, 0) + count
             if "attention" in row:
-                attention = {w: a for w, a in terms.attention(row).items() if w.isalpha()}
+                attention = terms.attention(row)  # numbers too: they are left out of gamma alone
                 saturated = saturate(
                     np.array(list(attention.values())), words.saturation, words.saturation_k
                 )
@@ -193,6 +207,7 @@ class Collection:
         """Write as JSON."""
         values = {
             "settings": self.settings,
+            "attention": self.attention,
             "statistics": self.statistics.to_json(),
             "totals": self.totals,
             "surfaces": self.surfaces,
@@ -200,8 +215,15 @@ class Collection:
         path.write_text(json.dumps(values, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: Path, words: WordsConfig) -> "Collection":
+    def load(
+        cls, path: Path, words: WordsConfig, attention: Mapping[str, Any] | None = None
+    ) -> "Collection":
         """Read what `save` wrote.
+
+        Args:
+            path: of the file.
+            words: section of the config.
+            attention: where the config reads it from; None: it is not used.
 
         Raises:
             UserError: no such file, or one that was made with other settings.
@@ -213,7 +235,7 @@ class Collection:
             settings, statistics = values["settings"], values["statistics"]
             found = cls(
                 settings, CorpusStatistics.from_json(statistics), values["totals"],
-                values["surfaces"],
+                values["surfaces"], values["attention"],
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is no collection of TASK=prepare: {error!r}") from error
@@ -222,6 +244,12 @@ class Collection:
                 raise UserError(
                     f"{path} was made with words.{name}={settings.get(name)}, the config has "
                     f"{wanted}: prepare the documents again, or set words.{name}"
+                )
+        for name, wanted in (attention or {}).items() if found.attention else ():
+            if found.attention.get(name) != wanted:
+                raise UserError(
+                    f"{path.parent}: the attention was read with {name}={found.attention.get(name)}, "
+                    f"the config has {wanted}: set words.{name}, or prepare the documents again"
                 )
         return found
 

@@ -1,36 +1,46 @@
 """Re-ranking of a first stage's candidates, before and after fine-tuning; how good the words are."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from common.data.lookup import data_root
 from common.data.samplers import sample_rng
+from common.data.splits import stable_fraction
 from common.data.text.documents.corpus_statistics import CorpusStatistics
-from common.encoders.modes import evaluated, untrained
+from common.encoders.modes import evaluated, evaluation_mode
 from common.encoders.text.cross_encoder import CrossEncoder
 from common.encoders.text.word_attention import word_pieces
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.beir import RetrievalSet, load_titles
 from common.evaluation.retrieval.ranking import Run
 from common.evaluation.retrieval.runs import run_scores
+from common.evaluation.retrieval.subsets import split_queries
 from common.families.retrieval.evaluation import average_scores, beir_gallery, keep_scores
 from common.families.retrieval.reranking import cross_validated, first_stage, rank
 from common.families.retrieval.sets import SYNTHETIC, read_set, set_folder, set_names
 from projects.b_prop import lexical
 from projects.b_prop.config import Config
-from projects.b_prop.data import analyse
+from projects.b_prop.data import (
+    PairBatches,
+    analyse,
+    documents_folder,
+    kept_documents,
+    training_documents,
+)
 from projects.b_prop.distribution import top_words
 from projects.b_prop.documents import Collection, Terms
 from projects.b_prop.module import BProp
-from projects.b_prop.stages import build_ranker
+from projects.b_prop.stages import at_start
 from projects.b_prop.words import WordSampler
 
 KS = (10, 20, 100)
 METRICS = ("ndcg_at_10", "ndcg_at_20", "precision_at_10", "precision_at_20", "mrr_at_10", "mrr_at_100",
            "recall_at_100", "mrr", "map")  # fmt: skip
-TOP = 10  # words of a document that are looked at
+TOP, WORD_DOCUMENTS = 10, 2000  # words of a document that are looked at; documents
+FRESH = 2**30  # epoch of pairs that no training reaches
 Sets = dict[str, tuple[RetrievalSet, Run]]  # name -> set and candidates
 
 
@@ -50,11 +60,14 @@ def evaluate(cfg: Config, module: BProp, workspace: Workspace) -> dict[str, floa
     if sets:
         found |= score_ranker(cfg, module.ranker, sets, workspace)
         if cfg.eval.untrained:
-            raw = untrained(lambda: build_ranker(cfg), cfg.seed, like=module.ranker)
+            raw = at_start(cfg).to(module.ranker.device)
             found |= score_ranker(cfg, raw, sets, workspace, "untrained_")
         if cfg.eval.lexical:
             for row, runs in lexical_runs(cfg, sets).items():
                 found |= score_runs(sets, runs, row, workspace)
+    if cfg.eval.pairs and cfg.method.pretrain:
+        with evaluated(module.ranker, cfg.trainer.accelerator):
+            found |= pair_quality(cfg, module.ranker, workspace)
     if cfg.eval.words and cfg.eval.sets and cfg.eval.sets[0] != SYNTHETIC:
         found |= word_quality(cfg, workspace)
     return found
@@ -67,6 +80,8 @@ def evaluation_sets(cfg: Config) -> Sets:
         data = read_set(
             place, root=cfg.data.root, seed=cfg.seed, max_documents=cfg.eval.max_documents
         )
+        if cfg.eval.max_queries is not None and cfg.eval.max_queries < len(data.queries):
+            data = split_queries(data, cfg.eval.max_queries)[0]
         own = cfg.eval.candidates.get(place)
         file = None if own is None else given_file(cfg, own)
         found[name] = data, first_stage(data, cfg.eval.depth, file)
@@ -138,11 +153,58 @@ def sorted_run(run: Run) -> Run:
     return {q: dict(sorted(own.items(), key=lambda x: -x[1])) for q, own in run.items()}
 
 
-def word_quality(cfg: Config, workspace: Workspace) -> dict[str, float]:
+def pair_quality(cfg: Config, ranker: CrossEncoder, workspace: Workspace) -> dict[str, float]:
+    """Share of fresh pairs of word sets that are put in their order; of equal scores half.
+
+    The documents are those of the pre-training, the pairs belong to an epoch that it never reaches.
+
+    Returns:
+        ``pair_accuracy`` of the ranker; of two orders without training ``pair_shared_words``, words
+        that the document holds, and ``pair_idf``, mean inverse document frequency of the words,
+        which does not look at the document. Nothing if prepared documents are not at hand.
+    """
+    if cfg.data.source == "files" and not documents_folder(cfg).is_dir():
+        return {}
+    raw = at_start(cfg)  # whose attention the training read
+    documents, collection = training_documents(cfg, raw)
+    words = replace(cfg.words, labels="score")  # also where the training had random ones
+    plain = replace(cfg, words=words, method=replace(cfg.method, mlm=False, rop=True))
+    kept, sampler = kept_documents(documents, cfg), WordSampler(words, collection)
+    pairs = PairBatches(documents, kept, sampler, ranker, plain)
+    order = sample_rng(cfg.seed, FRESH, 0).permutation(len(pairs))[: cfg.eval.pairs]
+    scores = {name: list[Sequence[float]]() for name in ("accuracy", "shared_words", "idf")}
+    terms = Terms(words)
+
+    def idf(word: str) -> float:  # the collection counts no stop words
+        return 0.0 if word in terms.stop_words else collection.statistics.idf(terms.stem(word))
+
+    size = max(1, cfg.eval.batch_size // 2)
+    for start in range(0, len(order), size):
+        keys = [(int(i), FRESH) for i in order[start : start + size]]
+        inputs = {k: v.to(ranker.device) for k, v in pairs[keys]["pairs"].items()}
+        with evaluation_mode(ranker):
+            scores["accuracy"] += ranker(**inputs).reshape(-1, 2).tolist()
+        for key in keys:
+            row, sets = pairs.draw(*key)
+            own = {*row["words"]}
+            scores["shared_words"].append([sum(w in own for w in s) for s, _ in sets])
+            scores["idf"].append([float(np.mean([idf(w) for w in s])) for s, _ in sets])
+    right = {k: [(a > b) + 0.5 * (a == b) for a, b in rows] for k, rows in scores.items()}
+    workspace.items("pair_accuracy", right["accuracy"])
+    return {f"pair_{name}": float(np.mean(rows)) for name, rows in right.items()}
+
+
+def word_quality(cfg: Config, workspace: Workspace, tfidf: bool = False) -> dict[str, float]:
     """How specific the ten likeliest words of a document are, and how many are in its title.
 
-    The documents are those of the first set, without their titles; the attention is that of the
-    encoder before training, as the pre-training sees it.
+    The documents are those of the first set, without their titles, at most `WORD_DOCUMENTS`, those
+    of smallest hash; the attention is that of the encoder before training, as the pre-training sees
+    it.
+
+    Args:
+        cfg: the experiment's config.
+        workspace: takes the values of every document.
+        tfidf: take the words of the highest count times idf, whatever the config draws from.
 
     Returns:
         ``word_idf``, mean inverse document frequency of the words; ``word_title_overlap``, share of
@@ -150,23 +212,31 @@ def word_quality(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """
     folder = set_folder(cfg.eval.sets[0], cfg.data.root)
     titles, bodies = load_titles(folder)
-    texts = {i: text for i, text in bodies.items() if text.strip() and titles[i].strip()}
+    titled = [i for i, text in bodies.items() if text.strip() and titles[i].strip()]
+    chosen = {*sorted(titled, key=stable_fraction)[:WORD_DOCUMENTS]}
+    texts = {i: bodies[i] for i in titled if i in chosen}
     if not texts:
         return {}
-    ranker = untrained(lambda: build_ranker(cfg), cfg.seed)
+    ranker = at_start(cfg)
     found = analyse(cfg, ranker, texts)
     sampler = WordSampler(cfg.words, Collection.of(found, cfg.words))
-    statistics = CorpusStatistics.of(dict(zip(r["words"], r["counts"], strict=True)) for r in found)
     terms = Terms(cfg.words)
+    counts = [terms.all_counts(row) for row in found]
+    statistics = CorpusStatistics.of(counts)
     idf, overlap = [], []
-    for place, row in enumerate(found):
+    for place, (row, own) in enumerate(zip(found, counts, strict=True)):
         cut = word_pieces(ranker.tokenizer, [titles[row["id"]]], cfg.data.max_document)[0]
         title = {w for w in cut.words if w.isalpha() and w not in terms.stop_words}
         candidates = sampler.candidates(row, sample_rng(cfg.seed, 0, place))
         if title and len(candidates.words) >= TOP:
-            best = top_words(candidates, candidates.scores, TOP)
+            scores = candidates.scores
+            if tfidf:
+                scores = np.array([own[w] * statistics.idf(w) for w in candidates.words])
+            best = top_words(candidates, scores, TOP)
             idf.append(float(np.mean([statistics.idf(w) for w in best])))
             overlap.append(len({terms.stem(w) for w in title} & {*best}) / min(TOP, len(title)))
+    if not idf:
+        return {}
     workspace.items("word_idf", idf)
     workspace.items("word_title_overlap", overlap)
     return {"word_idf": float(np.mean(idf)), "word_title_overlap": float(np.mean(overlap))}

@@ -70,10 +70,9 @@ class BProp(ContrastiveModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean over the groups of all ranks, as ``val/ranking_loss``."""
-        if self._seen:
-            losses = all_gather_no_grad(torch.cat(self._seen))
-            self._seen = []
-            self.log("val/ranking_loss", losses.mean())
+        own = torch.cat(self._seen) if self._seen else torch.zeros(0, device=self.device)
+        self._seen = []  # a rank may have had none; all take part in the exchange
+        self.log("val/ranking_loss", all_gather_no_grad(own).mean())
 
     def negatives_per_query(self, global_batch_size: int) -> int:
         """The other set of the pair; the other documents of the group."""

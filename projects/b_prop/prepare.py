@@ -19,6 +19,7 @@ from projects.b_prop.config import Config
 from projects.b_prop.data import (
     PairBatches,
     analyser,
+    attention_settings,
     attention_source,
     kept_documents,
     training_documents,
@@ -76,8 +77,10 @@ class Articles(Sequence[Row]):
             if not isinstance(row, dict) or "text" not in row:
                 raise UserError(f"{path}, line {index + 1}: expected an object with title and text")
             name = row.get("id", row.get("_id", row.get("docid", index)))
-            title, body = row.get("title") or "", row["text"]
-        text = f"{title}. {body}" if title else str(body)
+            title, body = row.get("title") or "", row["text"] or ""
+            if not (isinstance(title, str) and isinstance(body, str)):
+                raise UserError(f"{path}, line {index + 1}: title and text have to be texts")
+        text = f"{title}. {body}" if title else body
         if self.keep_words is not None:
             text = " ".join(text.split()[: self.keep_words])
         return {"id": str(name), "text": text}
@@ -112,7 +115,9 @@ def prepare(cfg: Config, workspace: Workspace) -> Path | None:
     if not found.complete:
         return None
     count, path = write_documents(folder, found.rows())
-    Collection.of(found.rows(), cfg.words).save(folder / COLLECTION)
+    collection = Collection.of(found.rows(), cfg.words)
+    collection.attention = attention_settings(cfg) if own.attention else {}
+    collection.save(folder / COLLECTION)
     workspace.say(f"{path}: {count:,} documents; collection settings {settings_of(cfg.words)}")
     return folder
 
@@ -133,15 +138,16 @@ def word_sets(cfg: Config, workspace: Workspace) -> Path | None:
     epoch, count = cfg.prepare.epoch, cfg.data.pairs
     folder = Path(cfg.prepare.output) if cfg.prepare.output else workspace.folder("word_sets")
 
-    def draw(rows: Sequence[int], seeds: Sequence[RowSeed]) -> list[Row]:
-        return [_instance(pairs, place, epoch, count) for place in rows]
+    def draw(rows: Sequence[list[int]], seeds: Sequence[RowSeed]) -> list[Row]:
+        return [_instance(pairs, place, epoch, count) for place, _ in rows]
 
     settings = {
         "words": vars(cfg.words), "pairs": count, "epoch": epoch,
         "documents": cfg.data.documents or cfg.data.source,
+        "attention": attention_settings(cfg), "max_document": cfg.data.max_document,
     }  # fmt: skip
     step = RowMap("word sets", lambda: draw, settings, cfg.seed, chunk_size=CHUNK)
-    places = list(range(len(pairs.kept)))
+    places = [[place, int(index)] for place, index in enumerate(pairs.kept)]
     found = map_rows(step, places, folder / f"parts-{epoch}", cfg.task, workspace.meter)
     workspace.say(f"{folder}: {found.summary}")
     if not found.complete:

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.encoders.modes import untrained
 from common.encoders.pretrained import stand_in
 from common.encoders.text.cross_encoder import CrossEncoder, cross_encoder
 from common.encoders.text.mlm_head import masked_lm_head
+from common.engine.callbacks import step_seed
 from common.engine.experiment import Plan, Stage
 from common.export.cross_encoder import load_cross_encoder, save_cross_encoder
 from common.families.retrieval.dense import ARCHITECTURES
@@ -42,6 +44,11 @@ def build_ranker(cfg: Config) -> CrossEncoder:
         model.pretrained, head=model.head, config=model.config, attention=model.attention,
         max_length=model.max_length, max_first=model.max_first,
     )  # fmt: skip
+
+
+def at_start(cfg: Config) -> CrossEncoder:
+    """The very cross-encoder that training begins with, in evaluation mode."""
+    return untrained(lambda: build_ranker(cfg), step_seed(cfg.seed, 0, 0, 0))
 
 
 def lm_head(cfg: Config, ranker: CrossEncoder) -> nn.Module | None:
@@ -130,7 +137,8 @@ def num_documents(cfg: Config) -> int:
         return len(PreparedDocuments(documents_folder(cfg)))
     if cfg.data.source == "synthetic":
         return SYNTHETIC_DOCUMENTS
-    most = cfg.eval.max_documents
-    return sum(
-        len(read_set(name, root=cfg.data.root, max_documents=most).corpus) for name in BUNDLED
-    )
+    found = [
+        len(read_set(name, root=cfg.data.root, max_documents=cfg.eval.max_documents).corpus)
+        for name in BUNDLED
+    ]
+    return sum(min(n, cfg.data.max_documents or n) for n in found)

@@ -1,8 +1,34 @@
-"""What can be set for the tasks of `make run`."""
+"""What can be set for the evaluation and for the tasks of `make run`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from common.families.retrieval.config import RankerTuning
 from common.ranges import Count, Whole
+
+
+@dataclass
+class RerankEval:
+    """Re-ranking: of the first stage's candidates, before and after fine-tuning on the set."""
+
+    sets: list[str] = field(default_factory=list)  # BEIR folders, below data.root or bundled
+    candidates: dict[str, str] = field(default_factory=dict)  # set -> run file; else BM25
+    depth: Count = 100  # candidates of a query
+    max_documents: Count | None = None  # of a set
+    max_queries: Count | None = None  # of a set, those of smallest hash; None: all
+    batch_size: Count = 64
+    tune: RankerTuning = field(default_factory=RankerTuning)  # steps=0: no fine-tuned rows
+    query_counts: list[Count] = field(default_factory=list)  # curve: rows tuned_<n>_*
+    untrained: bool = True  # also before the pre-training, as untrained_*
+    lexical: bool = True  # also BM25, query likelihood, shared words and the best possible order
+    pairs: Whole = 200  # fresh pairs of word sets: is their order learnt?
+    words: bool = True  # how good the ten most likely words of the first set's titles are
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.candidates if name not in self.sets]
+        if unknown:
+            raise ValueError(f"eval.candidates: '{unknown[0]}' is no set of eval.sets")
+        if self.query_counts and not self.tune.steps:
+            raise ValueError("eval.query_counts needs eval.tune.steps")
 
 
 @dataclass

@@ -83,7 +83,9 @@ class WordSampler:
     def _unigram(self, row: Row, rng: Any) -> Candidates:
         own, words = self.terms.counts(row), self.words
         terms = dict.fromkeys(own)
-        missing = max(words.vocabulary - len(terms), words.extra_words)
+        # up to K candidates; a document that has K words gets some of the collection all the same
+        missing = words.vocabulary - len(terms)
+        missing = missing if missing > 0 else words.extra_words
         draws = rng.random(missing) * self._cumulative[-1]
         places = np.searchsorted(self._cumulative, draws, side="right")
         for i in np.minimum(places, len(self._known) - 1):

@@ -133,6 +133,16 @@ def test_typos_end_with_code_2_before_torch_is_imported(words):
     assert not Path("runs/toy").exists()
 
 
+def test_an_empty_mapping_on_the_command_line_is_no_silent_nothing(capsys):
+    assert cli.main(["show", "vacancysbert", "paper", "eval.references={}"]) == 2
+    said = capsys.readouterr().err
+    assert "'eval.references={}' would change nothing" in said
+    assert "sentence_bert" in said
+    assert (
+        cli.main(["show", "vacancysbert", "paper_esco", "eval.references={}"]) == 0
+    )  # there is none
+
+
 @pytest.mark.parametrize(("load", "policy"), [(0.0, None), (64.0, "passive")])
 def test_threads_yield_on_a_busy_machine_only(monkeypatch, load, policy):
     monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))

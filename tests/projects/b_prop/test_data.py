@@ -7,11 +7,13 @@ import torch
 
 from common.config import UserError
 from common.data.samplers import SeededBatchSampler
+from common.data.splits import stable_fraction
 from common.encoders.text.cross_encoder import pair_ids
 from common.encoders.text.word_attention import word_pieces
 from common.engine.workspace import Workspace
 from projects.b_prop import build, data
 from projects.b_prop.data import training_documents
+from projects.b_prop.prepare import Articles
 from projects.b_prop.stages import build_ranker
 from tests.projects.b_prop.conftest import config, pairs_of
 
@@ -38,7 +40,7 @@ def test_item_2_members_of_a_pair_stay_side_by_side():
                 for member, (words, _) in enumerate(sets):
                     own = ids[2 * i + member]
                     first = data.tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
-                    first = first[: data.max_first]
+                    first = first[: data.max_length - 4]
                     assert own[0] == cls
                     assert own[1 : 1 + len(first)].tolist() == first
                     tails = [ids[2 * i + m][segments[2 * i + m] == 1] for m in (0, 1)]
@@ -77,17 +79,21 @@ def test_item_4_only_whole_words_of_the_document_are_masked():
 
 
 def test_item_5_truncation_takes_from_the_document_alone():
-    """Checklist 5: the word set is whole, the last piece is [SEP]."""
-    data = pairs_of("model.max_length=24", "words.poisson_mean=4")
+    """Checklist 5: the word set is whole, also where a query would be cut; the last piece is [SEP]."""
+    data = pairs_of("model.max_length=44", "model.max_first=4", "words.poisson_mean=4")
     batch = data[[(i, 0) for i in range(8)]]
-    ids = originals(batch)
+    ids, longest = originals(batch), 0
     for i in range(8):
         for member, (words, _) in enumerate(data.draw(i, 0)[1]):
             first = data.tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
-            first = first[: data.max_first]
             row = ids[2 * i + member]
             assert row[1 : 1 + len(first)].tolist() == first
-            assert row[23] == data.tokenizer.sep_token_id
+            assert row[1 + len(first)] == row[43] == data.tokenizer.sep_token_id
+            longest = max(longest, len(first))
+    assert longest > 16
+    tiny = pairs_of("model.max_length=12", "model.max_first=4", "words.poisson_mean=9")
+    row = originals(tiny[[(0, 0)]])[0]  # a set that fills the input leaves the document one piece
+    assert row[9] == row[11] == tiny.tokenizer.sep_token_id
     with pytest.raises(ValueError, match="no room"):
         pair_ids(list(range(9)), [1], data.tokenizer, 12)
     with pytest.raises(UserError, match="max_first leaves no room"):
@@ -151,9 +157,16 @@ def test_prepare_gives_what_training_computes_and_goes_on_in_shares(tmp_path, en
     assert row["id"] == "x3"
     assert row["text"].startswith("Title 3. people")
     assert len(row["attention"]) == len(row["words"]) == len(row["counts"])
-    files = ["data.source=files", f"data.documents={tmp_path}/a", "data.min_words=2"]
+    files = ["data.source=files", f"data.documents={tmp_path}/a", "data.min_words=2",
+             f"words.encoder={encoder}"]  # fmt: skip
     data = pairs_of(*files)
     assert len(data) == 9 * 2
+    # item 17: the attention is that of the weights which are trained, unless the config says so
+    with pytest.raises(UserError, match=r"encoder=.*the config has random: set words\.encoder"):
+        pairs_of(*files[:3])
+    with pytest.raises(UserError, match=r"parity_extraction=False, the config has True"):
+        pairs_of(*files, "words.parity_extraction=true")
+    assert len(pairs_of(*files[:3], "words.distribution=unigram")) == 9 * 2  # reads none
     assert data[[(0, 0)]]["pairs"]["input_ids"].shape[0] == 2
     with pytest.raises(UserError, match="words.saturation_k=0.01, the config has 0.02"):
         pairs_of(*files, "words.saturation_k=0.02")
@@ -183,6 +196,11 @@ def test_prepare_reads_tables_and_leaves_attention_out(tmp_path, encoder):
         build(config(f"prepare.input={path}", f"prepare.output={tmp_path}/x", f"words.encoder={encoder}")).tasks[
             "prepare"
         ](Workspace(tmp_path / "t"))  # fmt: skip
+    named = tmp_path / "named.jsonl"
+    named.write_text('{"text": null, "title": "people"}\n{"text": ["a"]}\n')
+    assert Articles(named)[0]["text"] == "people. "
+    with pytest.raises(UserError, match="line 2: title and text have to be texts"):
+        Articles(named)[1]
     for text, words in (("prepare.input", []), ("random weights", [f"prepare.input={path}"])):
         with pytest.raises(UserError, match=text):
             build(config(*words)).tasks["prepare"](Workspace(tmp_path / "t"))
@@ -204,6 +222,10 @@ def test_word_sets_are_those_of_the_training(tmp_path):
             assert pair[0][1] >= pair[1][1]
 
 
+def cfg_words(root):
+    return ["data.source=bundled", f"data.root={root}", "words.distribution=unigram"]
+
+
 def test_bundled_documents_come_without_their_titles(tmp_path):
     """The title words of a document are what the word quality is measured by."""
     for name in data.BUNDLED:  # a folder below the data root comes before the bundled one
@@ -217,15 +239,16 @@ def test_bundled_documents_come_without_their_titles(tmp_path):
         (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (folder / "queries.jsonl").write_text('{"_id": "q", "text": "people"}\n')
         (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq\td1\t1\n")
-    cfg = config("data.source=bundled", f"data.root={tmp_path}", "words.distribution=unigram")
+    cfg = config(*cfg_words(tmp_path))
     documents, collection = training_documents(cfg, build_ranker(cfg))
     assert [row["id"] for row in documents] == [f"{n}/d{i}" for n in data.BUNDLED for i in range(3)]
     assert all(row["text"].startswith("people") for row in documents)
     assert collection.statistics.num_documents == 6
-    few = config(
-        "data.source=bundled",
-        f"data.root={tmp_path}",
-        "words.distribution=unigram",
-        "eval.max_documents=1",
-    )
+    few = config(*cfg_words(tmp_path), "eval.max_documents=1")
     assert len(training_documents(few, build_ranker(few))[0]) == 2
+    part = config(*cfg_words(tmp_path), "data.max_documents=2")
+    own = [row["id"] for row in training_documents(part, build_ranker(part))[0]]
+    names = [f"{n}/d{i}" for n in data.BUNDLED for i in range(3)]
+    kept = [sorted(names[k : k + 3], key=stable_fraction)[:2] for k in (0, 3)]
+    assert {*own} == {*kept[0], *kept[1]}  # by hash of their names: judgements have no say
+    assert own == [name for name in names if name in own]

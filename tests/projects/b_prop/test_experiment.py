@@ -18,7 +18,7 @@ from common.evaluation.retrieval.beir import RetrievalSet
 from projects.b_prop import baselines, build
 from projects.b_prop import evaluate as evaluation
 from projects.b_prop.lexical import agreement, best_order, query_likelihood, shared_words
-from projects.b_prop.stages import build_ranker
+from projects.b_prop.stages import at_start, build_ranker
 from tests.cards import exported_by
 from tests.projects.b_prop.conftest import QUICK, batch_of, config, module_of, pairs_of
 
@@ -96,11 +96,28 @@ def test_item_16_one_table_holds_all_rows(full_run):
 def test_item_16_the_arms_share_one_path_and_one_budget():
     """Checklist 16: arms differ in how words are drawn and whether their order is trained."""
     spec = read_comparison("b_prop")
-    shared = {"trainer.max_steps", "optim.lr", "data.batch_size", "eval.tune", "eval.depth"}
-    for overrides in spec.arms.values():
-        assert not {k for k in overrides if k in shared or k.startswith("eval.tune")}
-    assert {"mlm_only", "prop", "b_prop", "subtract", "vanilla"} <= spec.arms.keys()
-    assert {"bm25", "untrained"} <= {*spec.baselines}
+    shared = {"trainer.max_steps", "data.batch_size", "eval.tune", "eval.depth"}
+    for arm, overrides in spec.arms.items():
+        own = {k for k in overrides if k in shared or k.startswith("eval.tune")}
+        assert not own or (arm.endswith("no_pretraining") and own == {"trainer.max_steps"})
+    named = {"no_pretraining", "mlm_only", "prop", "b_prop"}
+    assert named == {*spec.default_arms}
+    assert {"subtract", "vanilla"} | {f"curve_{arm}" for arm in named} <= spec.arms.keys()
+    assert "bm25" in spec.baselines
+    # masked words alone: the inputs of prop, without its term
+    only, prop = ({**spec.arms[arm]} for arm in ("mlm_only", "prop"))
+    assert only.pop("method.rop") is False
+    assert only == prop
+
+
+def test_item_16_without_pre_training_no_weight_moves(tmp_path):
+    """The arm's one step leaves what is fine-tuned as training begins with it."""
+    own = read_comparison("b_prop").arms["no_pretraining"]
+    words = [f"{key}={json.dumps(value)}" for key, value in own.items()]
+    run = train("b_prop", "smoke", [*words, f"runs_dir={tmp_path}", "run_id=none", *QUICK])
+    found = ckpt.load(next((run / "checkpoints/pretrain").glob("step-*.ckpt")))["state_dict"]
+    for name, value in at_start(config()).state_dict().items():
+        torch.testing.assert_close(found[f"ranker.{name}"], value, rtol=0, atol=1e-11, msg=name)
 
 
 def test_item_15_queries_without_relevant_candidates_count(tmp_path):
@@ -173,6 +190,26 @@ def test_word_quality_of_the_first_set(tmp_path, monkeypatch):
         assert 0 <= found["word_title_overlap"] <= 0.5  # zebra is in no text
         counts.add(len(json.loads((tmp_path / kind / "items/word_idf.json").read_text())))
     assert counts == {6}
+    rows = {}
+    for name in ("words_entropy", "words_unigram", "words_tfidf"):
+        workspace = Workspace(tmp_path / name)
+        rows[name] = getattr(baselines, name)(cfg, workspace)
+        assert rows[name].keys() == {"word_idf", "word_title_overlap"}
+    assert rows["words_entropy"] == found
+    assert rows["words_unigram"] != found
+    # a stem is counted as a stem: with one word to each nothing changes
+    cfg = config(f"eval.sets=[{folder}]", "words.stemming=true", "eval.query_counts=[]")
+    assert evaluation.word_quality(cfg, workspace) == pytest.approx(found)
+    # a collection of millions is not read whole
+    monkeypatch.setattr(evaluation, "WORD_DOCUMENTS", 2)
+    evaluation.word_quality(cfg, workspace)
+    assert len(json.loads((workspace.path / "items/word_idf.json").read_text())) == 2
+
+
+def test_queries_of_a_set_can_be_fewer():
+    data, candidates = evaluation.evaluation_sets(config("eval.max_queries=5"))["synthetic"]
+    assert len(data.queries) == len(data.qrels) == len(candidates) == 5
+    assert len(evaluation.evaluation_sets(config())["synthetic"][0].queries) == 12
 
 
 def test_baselines_stand_under_both_names(tmp_path):
@@ -231,6 +268,30 @@ def test_the_snippet_of_the_card_runs(tmp_path, capsys):
     assert capsys.readouterr().out.strip() in ("Libraries lend books.", "Diodes rectify.")
 
 
+def test_fresh_pairs_tell_whether_words_were_learnt(tmp_path):
+    """The head's accuracy on pairs that no step has seen, beside what counts alone decide."""
+    for kind, decided in (("unigram", True), ("entropy", False)):
+        cfg = config(
+            f"words.distribution={kind}",
+            "eval.pairs=40",
+            "words.vocabulary=30",
+            "words.labels=random",
+        )
+        module = module_of()
+        found = evaluation.pair_quality(cfg, module.ranker, Workspace(tmp_path / kind))
+        assert found.keys() == {"pair_accuracy", "pair_shared_words", "pair_idf"}
+        items = json.loads((tmp_path / kind / "items/pair_accuracy.json").read_text())
+        assert len(items) == 40
+        assert found["pair_accuracy"] == pytest.approx(sum(items) / 40)
+        # B-PROP's words all stand in their document, so that sharing them says nothing
+        assert (found["pair_shared_words"] > 0.6) == decided
+    with torch.no_grad():
+        for head in module.ranker.head_parameters().values():
+            head.zero_()
+    tied = evaluation.pair_quality(cfg, module.ranker, Workspace(tmp_path / "tied"))
+    assert tied["pair_accuracy"] == 0.5
+
+
 # -- tasks ---------------------------------------------------------------------------------------
 
 
@@ -284,6 +345,7 @@ def test_paper_configs_hold_the_published_recipe():
     assert entropy.method.score_norm == "softmax"
     assert entropy.eval.tune.folds == 5
     assert len([name for name in config_names("b_prop") if name.startswith("paper")]) == 7
+    assert not marco.eval.words  # nothing is drawn there
 
 
 @pytest.mark.parametrize("name", ["paper", "paper_finetune_marco"])
@@ -300,6 +362,7 @@ def test_check_builds_the_model_and_names_what_is_missing(name, tmp_path):
     (["finetune.set=null"], "needs finetune.set"),
     (["finetune.loss=hinge", "finetune.group_size=3"], "group_size=2"),
     (["words.poisson_mean=0"], "poisson_mean"),
+    (["eval.max_queries=0"], "max_queries"),
 ])  # fmt: skip
 def test_wrong_settings_are_refused(words, text):
     with pytest.raises(UserError, match=text):
@@ -324,4 +387,8 @@ def test_validation_logs_the_mean_over_held_out_groups():
     module.validation_step(batch, 0)
     assert module._seen[0].shape == (2,)
     torch.testing.assert_close(module._seen[0].mean(), module.losses(batch)["loss"])
+    logged = {}
+    module.log = lambda name, value: logged.update({name: value})
+    module.on_validation_epoch_end()
+    torch.testing.assert_close(logged["val/ranking_loss"], module.losses(batch)["loss"])
     assert batch_of(2)["labels"].shape[0] == 4

@@ -129,6 +129,9 @@ def test_prop_fills_the_vocabulary_from_the_collection():
     assert 15 < len(few) <= 30
     many = sampler.candidates(row_of(dict.fromkeys(names[:40], 1)), np.random.default_rng(1)).words
     assert 40 < len(many) <= 45
+    words.extra_words = 40
+    nearly = sampler.candidates(row_of(dict.fromkeys(names[:28], 1)), np.random.default_rng(1))
+    assert 28 <= len(nearly.words) <= 30  # up to K, not extra_words more
 
 
 def test_vanilla_attention_is_the_distribution_without_contrast():
@@ -141,6 +144,18 @@ def test_vanilla_attention_is_the_distribution_without_contrast():
     assert not found.replace
     assert found.probabilities == pytest.approx(wanted)
     assert found.scores == pytest.approx(np.log(wanted))
+
+
+def test_item_7_all_words_take_part_in_the_random_distribution():
+    """Checklist 7: P(w|R) sums to 1 over the vocabulary, numbers included; gamma leaves them out."""
+    words = config().words
+    row = row_of({"red": 1, "cow": 1, "7": 1}, attention=[0.01, 0.03, 0.01])
+    sampler = WordSampler(words, Collection.of([row, row], words))
+    found = sampler.background
+    assert found == pytest.approx({"red": 0.5 / 1.75, "cow": 0.75 / 1.75, "7": 0.5 / 1.75})
+    candidates = sampler.candidates(row, None)
+    assert candidates.words == ["red", "cow"]
+    assert candidates.scores[0] == pytest.approx(-found["red"] * math.log2(found["red"]))
 
 
 @pytest.mark.parametrize(("kind", "value"), [("ratio", 0.75), ("sqrt", 0.03**0.5), ("logistic", 1 / (1 + math.exp(-0.03))), ("none", 0.03)])  # fmt: skip
@@ -214,8 +229,9 @@ def test_parity_extraction_hides_later_pieces_and_keeps_the_special_tokens():
     row = analyser(cfg, *attention_source(cfg, ranker), 2)([{"id": "a", "text": "zebra cow"}])[0]
     assert row["words"] == ["[CLS]", "zebra", "cow", "[SEP]"]
     assert sum(row["attention"]) == pytest.approx(1, abs=1e-4)  # nothing is left for later pieces
-    candidates = WordSampler(cfg.words, Collection.of([row], cfg.words)).candidates(row, None)
-    assert candidates.words == ["zebra", "cow"]
+    sampler = WordSampler(cfg.words, Collection.of([row], cfg.words))
+    assert {"[CLS]", "[SEP]"} <= sampler.background.keys()  # of P(w|R) as well
+    assert sampler.candidates(row, None).words == ["zebra", "cow"]
     plain = analyser(config(), *attention_source(config(), ranker), 2)([{"id": "a", "text": "zebra cow"}])[0]  # fmt: skip
     assert sum(plain["attention"]) < 0.9
 
@@ -251,6 +267,9 @@ def test_item_9_lengths_are_never_zero():
     for first, second in sample_word_sets(candidates, 200, 3.0, np.random.default_rng(0)):
         assert len(first[0]) == len(second[0]) > 0
         assert len({*first[0]}) == min(len(first[0]), 5) or len(first[0]) >= 5
+    some = Candidates(names, np.array([0.5, 0.5, 0, 0, 0]), np.arange(5.0), False)
+    for pair in sample_word_sets(some, 50, 3.0, np.random.default_rng(0)):  # more than can be drawn
+        assert {*pair[0][0], *pair[1][0]} <= {"w0", "w1"}
 
 
 def test_item_1_the_score_decides_and_ties_are_settled_alike():
