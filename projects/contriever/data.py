@@ -21,6 +21,7 @@ from common.engine.workspace import read_json
 from common.evaluation.retrieval.beir import load_titles
 from common.evaluation.retrieval.subsets import synthetic_set
 from common.families.retrieval.finetuning import passage_batches, questions
+from common.families.retrieval.sets import TITLES, set_folder
 from projects.contriever.config import Config
 from projects.contriever.normalize import preparation
 
@@ -156,4 +157,10 @@ def requirements(cfg: Config) -> list[Requirement]:
         path = named if named.is_file() else data_root(cfg.data.root) / named
         hint = "see the card, Data"
         found.append(Requirement("data: questions", str(path), path.is_file(), hint))
+    for place in cfg.eval.beir:
+        part = place.partition("@")[2]
+        if part and part != TITLES:
+            path = set_folder(place, cfg.data.root) / f"queries.{part}.jsonl"
+            hint = "a copy of queries.jsonl, if that holds them: see the card, Data"
+            found.append(Requirement(f"data: queries of {place}", str(path), path.is_file(), hint))
     return found

@@ -239,6 +239,14 @@ def test_a_file_of_questions_is_present_wherever_training_reads_it(tmp_path, mon
     assert [r.present for r in needed if r.name == "data: questions"] == [True]
 
 
+def test_check_asks_for_the_queries_of_a_part(tmp_path):
+    """MS MARCO's development queries, before a run ends at them."""
+    needed = requirements(config(f"data.root={tmp_path}", name="paper"))
+    (own,) = [r for r in needed if r.name == "data: queries of beir/msmarco@dev"]
+    assert own.location == str(tmp_path / "beir/msmarco/queries.dev.jsonl")
+    assert not own.present
+
+
 # -- fine-tuning ---------------------------------------------------------------------------------
 
 RECORD = PassageRecord(
