@@ -17,7 +17,9 @@ class ContrieverData(DataConfig):
 
     # bundled: texts of CISI and NPL; files: token shards as `TASK=tokenize` writes them
     source: Literal["synthetic", "bundled", "files"] = "bundled"
-    sources: dict[str, str] = field(default_factory=dict)  # files: name -> folder below data.root
+    sources: dict[str, str] = field(
+        default_factory=dict
+    )  # files: name -> folder; "" leaves one out
     sampling_coefficient: NonNegative = 0.0  # P(source) ~ tokens ** this; 0: uniform
     chunk_length: Count = 256  # tokens
     views: Literal["crops", "inverse_cloze"] = "crops"
@@ -27,6 +29,8 @@ class ContrieverData(DataConfig):
     noise: TokenNoise = field(default_factory=TokenNoise)  # of each view by itself
 
     def __post_init__(self) -> None:
+        # a mapping of the command line is merged with the config's, so a name has to be taken out
+        self.sources = {name: path for name, path in self.sources.items() if path}
         if self.ratio_min > self.ratio_max:
             raise ValueError("data needs ratio_min <= ratio_max")
         if math.floor(self.chunk_length * self.ratio_min) < 1:
@@ -66,8 +70,8 @@ class TokenizeConfig:
 class MineConfig:
     """`make run TASK=mine`: hard negatives for fine-tuning, found by a trained encoder."""
 
-    input: str | None = None  # questions as finetune.file; None: eval.held_out_queries
-    corpus: str | None = None  # folder in the BEIR layout; None: passages of the questions
+    input: str | None = None  # questions; None: finetune.file, or eval.held_out_queries
+    corpus: str | None = None  # as a set of eval.beir; None: passages of the questions
     output: str | None = None  # .jsonl; None: in the task's folder
     run: str = "latest"  # run of this config, or a folder written by `make export`
     num_negatives: Count = 100

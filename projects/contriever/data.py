@@ -1,9 +1,14 @@
 """Chunks of token streams in two views; questions with passages for the second stage."""
 
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.config import UserError
 from common.data.lookup import bundled, data_root
@@ -12,24 +17,39 @@ from common.data.text.tokens.noise import Ids, inverse_cloze, random_crop, token
 from common.data.text.tokens.stream import ChunkPairs, TokenStream, TwoViews, flat_ids, open_shards
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
+from common.engine.workspace import read_json
 from common.evaluation.retrieval.beir import load_titles
 from common.evaluation.retrieval.subsets import synthetic_set
+from common.families.retrieval.finetuning import passage_batches, questions
+from common.families.retrieval.sets import TITLES, set_folder
 from projects.contriever.config import Config
+from projects.contriever.normalize import preparation
 
 BUNDLED = ("retrieval-cisi", "retrieval-npl")  # texts without their titles, which are dev queries
 SYNTHETIC_DOCUMENTS = 96
+SHARD_SETTINGS = "shards.json"  # beside token shards: what they were written with
 
 
 def token_streams(cfg: Config, tokenizer: Any) -> dict[str, TokenStream]:
     """The sources of the config.
 
     Raises:
-        UserError: missing files, or a source that is shorter than two chunks.
+        UserError: missing files, a source that is shorter than two chunks, or one that was
+            tokenised for another vocabulary.
     """
     data = cfg.data
+    shards: dict[str, Sequence[NDArray[np.integer]]]
     if data.source == "files":
+        folders = {name: source_folder(cfg, path) for name, path in data.sources.items()}
+        for name, folder in folders.items():
+            about = folder / SHARD_SETTINGS
+            if about.is_file() and read_json(about)["vocabulary"] != vocabulary_of(tokenizer):
+                raise UserError(
+                    f"data.sources: the shards of '{name}' ({folder}) were written with another "
+                    "tokenizer: run TASK=tokenize with the config that you train"
+                )
         shards = {
-            name: open_shards(source_folder(cfg, path)) for name, path in data.sources.items()
+            name: joined(open_shards(folder), data.chunk_length) for name, folder in folders.items()
         }
     elif data.source == "synthetic":
         texts = list(synthetic_set(SYNTHETIC_DOCUMENTS, seed=cfg.seed).corpus.values())
@@ -40,6 +60,24 @@ def token_streams(cfg: Config, tokenizer: Any) -> dict[str, TokenStream]:
         read = {name: load_titles(bundled(name, data.root))[1] for name in BUNDLED}
         shards = {name: [flat_ids(tokenizer, list(own.values()))] for name, own in read.items()}
     return {name: TokenStream(own, data.chunk_length, name) for name, own in shards.items()}
+
+
+def joined(shards: Sequence[NDArray[np.integer]], length: int) -> list[NDArray[np.integer]]:
+    """Shards; those of less than two chunks, which nothing is drawn from, one after the other.
+
+    Args:
+        shards: (T,) each, such as one of every small text file.
+        length: tokens of a chunk.
+    """
+    short = [shard for shard in shards if len(shard) < 2 * length]
+    long = [shard for shard in shards if len(shard) >= 2 * length]
+    return [*long, np.concatenate(short)] if short else long
+
+
+def vocabulary_of(tokenizer: Any) -> str:
+    """Fingerprint of which ids stand for which tokens."""
+    rows = json.dumps(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(rows.encode()).hexdigest()[:16]
 
 
 def source_folder(cfg: Config, path: str) -> Path:
@@ -90,6 +128,21 @@ def pretraining_data(cfg: Config, encoder: SentenceEncoder) -> ContrastiveData:
     )
 
 
+def question_data(cfg: Config, encoder: SentenceEncoder) -> ContrastiveData:
+    """Batches of questions with passages, for the fine-tuning.
+
+    Raises:
+        UserError: missing or broken files, no questions, or too few passages for the negatives.
+    """
+    own = cfg.finetune
+    plain = replace(own, normalize_text=False)
+    train = passage_batches(questions(cfg, own.file), plain, encoder, cfg.seed)
+    return ContrastiveData(
+        replace(train, prepare=preparation(own.normalize_text)), batch_size=own.batch_size,
+        seed=cfg.seed, num_workers=cfg.data.num_workers,
+    )  # fmt: skip
+
+
 def requirements(cfg: Config) -> list[Requirement]:
     """Weights and training data that the config needs."""
     found = list(weights_requirement(cfg.model.pretrained))
@@ -100,7 +153,14 @@ def requirements(cfg: Config) -> list[Requirement]:
         hint = "folder of token shards: make run PROJECT=contriever TASK=tokenize"
         found.append(Requirement(f"data: {name}", str(path), path.is_dir(), hint))
     if cfg.finetune.steps and cfg.finetune.file is not None:
-        path = data_root(cfg.data.root) / cfg.finetune.file
+        named = Path(cfg.finetune.file).expanduser()
+        path = named if named.is_file() else data_root(cfg.data.root) / named
         hint = "see the card, Data"
         found.append(Requirement("data: questions", str(path), path.is_file(), hint))
+    for place in cfg.eval.beir:
+        part = place.partition("@")[2]
+        if part and part != TITLES:
+            path = set_folder(place, cfg.data.root) / f"queries.{part}.jsonl"
+            hint = "a copy of queries.jsonl, if that holds them: see the card, Data"
+            found.append(Requirement(f"data: queries of {place}", str(path), path.is_file(), hint))
     return found

@@ -26,7 +26,8 @@ def evaluate(cfg: Config, module: Contriever) -> dict[str, float]:
         count = len(devices) if isinstance(devices, list) else devices
         if isinstance(count, int):
             batch = cfg.data.batch_size * count * cfg.trainer.num_nodes
-            found["queue_age"] = (method.queue_size / batch + 1) / 2
+            step = batch * cfg.trainer.accumulate_grad_batches  # keys of an optimiser step
+            found["queue_age"] = (method.queue_size / step + 1) / 2
     if cfg.eval.beir:
         documents = list(first_set(cfg).corpus.values())[:SAMPLE]
         with evaluated(module.encoder, cfg.trainer.accelerator):

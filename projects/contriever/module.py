@@ -60,6 +60,11 @@ class Contriever(ContrastiveModule):
             size = cfg.method.queue_size
             self.queue = FeatureQueue(size, encoder.num_features, normalize=False)
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """One group: the release decays every parameter, biases and norms too."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return [{"params": trained, "weight_decay": self.optim.weight_decay}]
+
     def on_fit_start(self) -> None:
         """Refuse a queue that the global batch does not divide (devices may be counted late)."""
         if self.queue is not None:

@@ -1,6 +1,7 @@
 """Pre-training, then fine-tuning if asked for; what `make check` builds."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,22 +11,31 @@ from common.engine.experiment import Plan, Stage
 from common.families.retrieval.dense import dense_recipe
 from common.families.retrieval.encoder import EncoderRecipe
 from common.families.retrieval.experiment import text_plan
-from common.families.retrieval.finetuning import finetuning_data
 from projects.contriever.config import Config
 from projects.contriever.data import (
     pretraining_data,
+    question_data,
     requirements,
     token_streams,
 )
 from projects.contriever.module import Contriever
+from projects.contriever.normalize import preparation
+
+Encode = Callable[[SentenceEncoder, Sequence[str]], Tensor]
 
 
 def recipe_of(cfg: Config) -> EncoderRecipe[SentenceEncoder]:
-    """The project's encoder: mean pooling, dot products."""
-    method = cfg.method
-    return dense_recipe(
-        cfg.model, cfg.eval, norm_query=method.norm_query, norm_document=method.norm_document
-    )
+    """The project's encoder: mean pooling, dot products, texts prepared as the release does."""
+    method, prepare = cfg.method, preparation(cfg.eval.normalize_text, cfg.eval.lower_case)
+    found = dense_recipe(
+        cfg.model, replace(cfg.eval, normalize_text=False, lower_case=False),
+        norm_query=method.norm_query, norm_document=method.norm_document,
+    )  # fmt: skip
+
+    def prepared(encode: Encode) -> Encode:
+        return lambda encoder, texts: encode(encoder, [prepare(text) for text in texts])
+
+    return replace(found, queries=prepared(found.queries), documents=prepared(found.documents))
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
@@ -36,7 +46,7 @@ def stages(cfg: Config) -> Iterator[Stage]:
     if cfg.finetune.steps:
         steps = {"max_steps": cfg.finetune.steps, "max_epochs": None}
         module = Contriever(cfg, encoder, finetune=True)
-        yield Stage("finetune", module, finetuning_data(cfg, cfg.finetune, encoder), steps)
+        yield Stage("finetune", module, question_data(cfg, encoder), steps)
 
 
 def plan(cfg: Config) -> Plan[Contriever]:

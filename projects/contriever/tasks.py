@@ -2,25 +2,28 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
 
 from common.config import UserError
+from common.damage import reading
 from common.data.retrieval.passages import write_passages
-from common.data.text.normalize import text_preparation
-from common.data.text.tokens.stream import flat_ids
+from common.data.text.tokens.stream import SHARDS, flat_ids
 from common.encoders.modes import evaluated
 from common.encoders.text.tower import load_tokenizer
 from common.engine.experiment import Experiment
 from common.engine.run import trained_module
-from common.engine.workspace import Workspace
-from common.evaluation.retrieval.beir import load_corpus
+from common.engine.workspace import Workspace, read_json, write_json
+from common.evaluation.retrieval.beir import load_titles
 from common.evaluation.retrieval.text_mining import mine_text_negatives
 from common.families.retrieval.finetuning import questions
+from common.families.retrieval.sets import set_folder
 from projects.contriever.config import Config
+from projects.contriever.data import SHARD_SETTINGS, vocabulary_of
 from projects.contriever.module import Contriever
+from projects.contriever.normalize import preparation
 from projects.contriever.stages import recipe_of
 
 
@@ -28,13 +31,15 @@ def tokenize(cfg: Config, workspace: Workspace) -> Path:
     """Write the ids of text files, one text a line, as shards without borders of texts.
 
     A shard that is there already is kept, so that a stopped task goes on; shards come from disjoint
-    lines and may be spread over machines by giving each its own files.
+    lines and may be spread over machines by giving each its own files. What they were written with
+    lies beside them, and a folder of other settings is refused.
 
     Returns:
         The folder, for ``data.sources``.
 
     Raises:
-        UserError: no input, or no text in it.
+        UserError: no input, no text in it, two files whose shards would have one name, or a folder
+            whose shards were written with another tokenizer or other options.
     """
     options = cfg.tokenize
     if options.input is None:
@@ -43,19 +48,27 @@ def tokenize(cfg: Config, workspace: Workspace) -> Path:
     files = sorted(source.rglob("*.txt")) if source.is_dir() else [source]
     if not files or not all(file.is_file() for file in files):
         raise UserError(f"tokenize.input={source} is no text file and no folder of .txt files")
+    titles = {file: _title(file, source) for file in files}
+    for first, second in pairwise(sorted(files, key=lambda file: titles[file])):
+        if titles[first] == titles[second]:
+            raise UserError(f"{first} and {second} would share shards: rename one of them")
     folder = workspace.folder("shards") if options.output is None else Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
     if cfg.model.pretrained == "random" and cfg.model.tokenizer is None:
         tokenizer = recipe_of(cfg).build().tokenizer
     else:
         tokenizer = load_tokenizer(cfg.model.tokenizer or cfg.model.pretrained)
-    prepare = text_preparation(options.normalize_text, False)
-    total = 0
+    _same_settings(folder, {
+        "vocabulary": vocabulary_of(tokenizer), "normalize_text": options.normalize_text,
+        "shard_lines": options.shard_lines,
+    })  # fmt: skip
+    prepare = preparation(options.normalize_text)
+    total = kept = 0
     for file in files:
         for number, lines in enumerate(_parts(file, options.shard_lines)):
-            name = file.relative_to(source) if source.is_dir() else Path(file.name)
-            path = folder / f"{str(name.with_suffix('')).replace('/', '_')}-{number:05d}.npy"
+            path = folder / f"{titles[file]}-{number:05d}.npy"
             if path.is_file():
+                kept += 1
                 continue
             ids = flat_ids(tokenizer, [prepare(line) for line in lines])
             partial = path.with_suffix(".tmp")  # the shard appears whole or not at all
@@ -63,12 +76,33 @@ def tokenize(cfg: Config, workspace: Workspace) -> Path:
                 np.save(target, ids.astype(np.uint16) if len(tokenizer) <= 2**16 else ids)
             partial.replace(path)
             total += len(ids)
-    workspace.say(f"{folder}: {total:,} tokens written")
+    if not total and not kept:
+        raise UserError(f"tokenize.input={source} holds no text")
+    workspace.say(f"{folder}: {total:,} tokens written, {kept} shards were there and are kept")
     return folder
 
 
+def _title(file: Path, source: Path) -> str:
+    """What the shards of a file are called: its name, with the folders between."""
+    name = file.relative_to(source) if source.is_dir() else Path(file.name)
+    return str(name.with_suffix("")).replace("/", "_")
+
+
+def _same_settings(folder: Path, settings: dict[str, str | bool | int]) -> None:
+    """Write down what shards are made with, or refuse a folder whose shards were made otherwise."""
+    about = folder / SHARD_SETTINGS
+    known = read_json(about) if about.is_file() else None
+    if known is None and not any(folder.glob(SHARDS)):
+        write_json(about, settings)
+    elif known != settings:
+        raise UserError(
+            f"{folder} holds shards of other settings ({known or 'unknown'} instead of {settings}): "
+            "name another folder in tokenize.output"
+        )
+
+
 def _parts(file: Path, count: int) -> Iterator[list[str]]:
-    with file.open(encoding="utf-8") as lines:
+    with reading(file, "text file in UTF-8"), file.open(encoding="utf-8") as lines:
         texts = (line.strip() for line in lines)
         kept = (text for text in texts if text)
         while part := list(islice(kept, count)):
@@ -79,20 +113,29 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment[Contriever]) 
     """Write the questions with the nearest passages that are no positives as hard negatives.
 
     ``finetune.file=<path>`` trains on them; the second phase starts again from the pre-trained
-    encoder.
+    encoder. A passage of the collection that is a positive with a title before it is no negative.
 
     Raises:
-        UserError: no trained run, or missing files.
+        UserError: no trained run, no questions, or missing files.
     """
     options = cfg.mine
     module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
-    records = questions(cfg, options.input)
+    records = questions(cfg, options.input or cfg.finetune.file)
+    if not records:
+        raise UserError("there is no question: name a file in mine.input or finetune.file")
     texts = [passage for record in records for passage in record.positives]
+    twins: dict[str, list[str]] = {}  # text without its title -> passages that hold it
     if options.corpus is not None:
-        texts += load_corpus(Path(options.corpus).expanduser()).values()
+        titles, bodies = load_titles(set_folder(options.corpus, cfg.data.root))
+        for document, body in bodies.items():
+            texts.append(passage := f"{titles[document]} {body}".strip())
+            twins.setdefault(body.strip(), []).append(passage)
     collection = list(dict.fromkeys(texts))
     place = {text: i for i, text in enumerate(collection)}
-    right = [[place[passage] for passage in record.positives] for record in records]
+    right = [
+        sorted({place[t] for p in record.positives for t in (p, *twins.get(p, ()))})
+        for record in records
+    ]
     most = max(len(own) for own in right)
     count = min(options.num_negatives, len(collection) - most)
     if count < 1:

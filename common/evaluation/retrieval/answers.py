@@ -3,16 +3,19 @@
 Source: Karpukhin et al. 2020, "DPR", section 5 and released evaluation, arXiv 2004.04906.
 """
 
-import re
 import unicodedata
 from collections.abc import Sequence
 
-_TOKEN = re.compile(r"[\w\u0300-\u036f]+|[^\w\s]")  # combining marks belong to their word
+import regex
+
+# letters, numbers and the marks on them; any other character but spaces and invisible ones
+_TOKEN = regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]")
 
 
 def answer_tokens(text: str) -> list[str]:
     """Lower-cased words and single punctuation marks of a text in NFD."""
-    return _TOKEN.findall(unicodedata.normalize("NFD", text).lower())
+    found: list[str] = _TOKEN.findall(unicodedata.normalize("NFD", text).lower())
+    return found
 
 
 def has_answer(passage: str, answers: Sequence[str]) -> bool:

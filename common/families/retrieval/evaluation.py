@@ -7,7 +7,7 @@ from common.data.tables import read_jsonl
 from common.encoders.modes import evaluated, untrained
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.answers import answer_recall
-from common.evaluation.retrieval.beir import RetrievalSet, load_corpus
+from common.evaluation.retrieval.beir import RetrievalSet, load_titles
 from common.evaluation.retrieval.fusion import linear_fusion, reciprocal_rank_fusion
 from common.evaluation.retrieval.ranking import Run
 from common.evaluation.retrieval.runs import (
@@ -86,8 +86,9 @@ def evaluate_beir(
     for place, name in set_names(cfg.eval.dev).items():
         metrics |= _evaluate_dev(cfg, recipe, encoder, load_set(cfg, place), name, workspace)
     asked = set_names(cfg.eval.answers)
-    for place, name in asked.items():
-        metrics |= _evaluate_answers(cfg, recipe, encoder, place, name, workspace)
+    for folder in dict.fromkeys(place.partition("@")[0] for place in asked):
+        own_sets = {p: name for p, name in asked.items() if p.partition("@")[0] == folder}
+        metrics |= _evaluate_answers(cfg, recipe, encoder, own_sets, workspace)
     if len(asked) > 1:
         for k in ANSWER_KS:
             own = [metrics[f"{name}_answer_recall_at_{k}"] for name in asked.values()]
@@ -199,22 +200,38 @@ def _evaluate_set(
 
 
 def _evaluate_answers(
-    cfg: RetrievalExperimentConfig, recipe: EncoderRecipe[E], encoder: E, place: str, name: str,
+    cfg: RetrievalExperimentConfig, recipe: EncoderRecipe[E], encoder: E, asked: Mapping[str, str],
     workspace: Workspace,
 ) -> dict[str, float]:  # fmt: skip
-    folder, part = beir_folder(cfg, place), place.partition("@")[2]
-    file = f"questions.{part}.jsonl" if part else "questions.jsonl"
-    rows = read_jsonl(folder / file, ("question", "answers"))
-    questions = {str(i): row["question"] for i, row in enumerate(rows)}
-    data = RetrievalSet(load_corpus(folder), questions, {})
-    accepted = [row["answers"] for row in rows]
+    """Answer recall of the sets of one folder, place -> name, whose passages are encoded once.
+
+    Passages are found by title and text, answers are looked for in the text alone, as DPR does.
+    """
+    folder = beir_folder(cfg, next(iter(asked)))
+    titles, texts = load_titles(folder)
+    corpus = {i: f"{title} {texts[i]}".strip() for i, title in titles.items()}
+    questions: dict[str, str] = {}
+    accepted: dict[str, dict[str, list[str]]] = {}  # name of a set -> question's id -> answers
+    for place, name in asked.items():
+        part = place.partition("@")[2]
+        file = f"questions.{part}.jsonl" if part else "questions.jsonl"
+        rows = read_jsonl(folder / file, ("question", "answers"))
+        ids = [f"{name} question {i}" for i in range(len(rows))]  # not those of passages
+        questions |= {i: row["question"] for i, row in zip(ids, rows, strict=True)}
+        right = [row["answers"] for row in rows]  # a single one may be no list
+        lists = [[own] if isinstance(own, str) else own for own in right]
+        accepted[name] = dict(zip(ids, lists, strict=True))
+    data = RetrievalSet(corpus, questions, {})
 
     def found(run: Run, row: str) -> dict[str, float]:
-        passages = [[data.corpus[d] for d in hits] for hits in run.values()]
-        values = answer_recall(passages, accepted, ANSWER_KS)
-        for metric, own in values.items():
-            workspace.items(f"{row}{name}_answer_{metric}", own)
-        return {f"{name}_answer_{m}": sum(own) / len(own) for m, own in values.items()}
+        metrics = {}
+        for name, own in accepted.items():
+            passages = [[texts[d] for d in run[question]] for question in own]
+            values = answer_recall(passages, list(own.values()), ANSWER_KS)
+            for metric, items in values.items():
+                workspace.items(f"{row}{name}_answer_{metric}", items)
+                metrics[f"{name}_answer_{metric}"] = sum(items) / len(items)
+        return metrics
 
     def measure(some: E, own: Workspace | None) -> dict[str, float]:
         return found(encoder_run(recipe, some, data), "untrained_" if own is None else "")

@@ -12,12 +12,17 @@ from common.data.mixture import source_probabilities
 from common.data.retrieval.passages import NegativeDraw, PassageRecord
 from common.data.text.tokens.noise import delete_tokens, mask_with, random_span
 from common.families.retrieval.dense import build_dense
-from common.families.retrieval.finetuning import finetuning_data, questions
+from common.families.retrieval.finetuning import questions
 from projects.contriever.data import (
+    joined,
     pretraining_data,
+    question_data,
+    requirements,
     token_streams,
     two_views,
 )
+from projects.contriever.normalize import plain_punctuation
+from projects.contriever.stages import recipe_of
 from tests.projects.contriever.conftest import GOLDEN, PythonDraws, config
 
 
@@ -189,6 +194,59 @@ def test_bundled_sources_hold_a_million_pieces_without_titles():
     assert head.startswith("the present study")
 
 
+def test_short_shards_are_joined_and_not_dropped(tmp_path, encoder):
+    """A folder of small files: all of their tokens are read."""
+    parts = [np.arange(100 * i, 100 * i + n, dtype=np.uint16) for i, n in enumerate([5, 64, 9, 58])]
+    found = joined(parts, 32)
+    assert [len(shard) for shard in found] == [64, 72]
+    assert found[1].tolist() == [*range(5), *range(200, 209), *range(300, 358)]
+    (tmp_path / "x").mkdir()
+    for i in range(9):
+        np.save(tmp_path / f"x/{i}.npy", np.full(20, 50 + i))
+    words = [f"data.root={tmp_path}", "data.source=files", "data.sources={x: x}"]
+    (stream,) = token_streams(config(*words), encoder.tokenizer).values()
+    assert stream.num_tokens == 180
+
+
+def test_a_source_of_the_config_is_left_out_by_an_empty_path():
+    """Mappings are merged: a name that the command line does not give stays."""
+    cfg = config("data.sources={wikipedia: '', ccnet: '', mine: mine}", name="paper")
+    assert cfg.data.sources == {"mine": "mine"}
+    words = ["data.source=bundled", "data.sources={wikipedia: '', ccnet: ''}", "eval.groups.cqadupstack=[]",
+             "eval.beir=[retrieval-cisi,retrieval-npl]", "eval.answers=[]"]  # fmt: skip
+    assert not config(*words, name="paper").data.sources  # the card's line
+
+
+def test_texts_are_normalised_as_in_the_release(encoder):
+    """Its characters and no others: in the search and in the questions."""
+    rough = "\u201ca\u201d \u2019\u2033 \u2013 \u2044 b\u00ad\u0007\u2026"
+    plain = "\"a\" ''' - / b..."
+    kept = "e\u0301 \u3002 \u200c \uff08 \u00ab  \u0010"
+    assert plain_punctuation(rough) == plain
+    assert plain_punctuation(kept) == kept
+    assert plain_punctuation("a . . . b") == "a ... b"
+    recipe = recipe_of(config("eval.normalize_text=true", "eval.lower_case=true"))
+    for side in (recipe.queries, recipe.documents):
+        assert torch.equal(side(encoder, [rough.upper()]), side(encoder, [plain]))
+    batches = question_data(config(), encoder).train_set
+    assert batches.prepare(rough + kept) == plain + kept
+
+
+def test_a_file_of_questions_is_present_wherever_training_reads_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "q.jsonl").touch()
+    needed = requirements(config("finetune.file=q.jsonl", f"data.root={tmp_path}/elsewhere"))
+    assert [r.present for r in needed if r.name == "data: questions"] == [True]
+
+
+def test_check_asks_for_the_queries_of_a_part(tmp_path):
+    """MS MARCO's development queries, before a run ends at them."""
+    needed = requirements(config(f"data.root={tmp_path}", name="paper"))
+    (own,) = [r for r in needed if r.name == "data: queries of beir/msmarco@dev"]
+    assert own.location == str(tmp_path / "beir/msmarco/queries.dev.jsonl")
+    assert not own.present
+
+
 # -- fine-tuning ---------------------------------------------------------------------------------
 
 RECORD = PassageRecord(
@@ -236,13 +294,13 @@ def test_item_15_batches_of_a_file_hold_golds_then_negatives(tmp_path, encoder):
     ]
     for name in ("a.json", "b.jsonl"):
         cfg = config(*words, f"finetune.file={name}")
-        data = finetuning_data(cfg, cfg.finetune, encoder)
+        data = question_data(cfg, encoder)
         batch = data.train_set[[(i, 0) for i in (2, 0)]]
         texts = [encoder.tokenizer.decode(row[1:-1]) for row in plain(batch["key"])]
         assert texts == ["t right 2", "t right 0", "hard 2", "hard 0"]
         assert encoder.tokenizer.decode(plain(batch["query"])[0][1:-1]).startswith("question 2 '")
     cfg = config(*words, "finetune.file=a.json", "finetune.normalize_text=false")
-    rough = finetuning_data(cfg, cfg.finetune, encoder)
+    rough = question_data(cfg, encoder)
     asked = plain(rough.train_set[[(0, 0)]]["query"])[0]
     assert encoder.tokenizer.unk_token_id in asked
     (tmp_path / "c.json").write_text("[]")

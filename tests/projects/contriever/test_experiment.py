@@ -1,6 +1,7 @@
 """Runs, evaluation, export, tasks and configs as the commands drive them: items 13, 16, 17, 18."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,15 @@ from common.data.text.tokens.stream import open_shards
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
+from common.engine.comparison.spec import read_comparisons
 from common.engine.run import train
+from common.engine.sweeps.schema import arms_of, read_sweep
 from common.engine.workspace import Workspace
 from common.families.retrieval.evaluation import evaluate_beir
+from common.families.retrieval.finetuning import questions
 from projects.contriever import baselines, build
+from projects.contriever.data import token_streams
+from projects.contriever.evaluate import evaluate
 from projects.contriever.stages import recipe_of
 from tests.cards import exported_by
 from tests.projects.contriever.conftest import config, module_of
@@ -127,6 +133,8 @@ def test_item_16_one_table_holds_all_methods_and_the_sets_won(full_run):
     )
     assert found["key_start_share"] == pytest.approx(0.9**4)
     assert found["queue_age"] == 4.5
+    twice = config("trainer.accumulate_grad_batches=2", "eval.beir=[]", "finetune.steps=0")
+    assert evaluate(twice, module_of())["queue_age"] == 2.5  # of optimiser steps
 
 
 def test_item_17_three_regimes_each_also_from_the_start_without_contrast(full_run, tmp_path):
@@ -185,6 +193,33 @@ def test_item_18_languages_are_sampled_alike_and_scored_within_and_across(tmp_pa
     assert found["across_mrr"] == found["toy_ru_mrr"] > 0  # three documents: all are ranked
     assert found["average_mrr"] == pytest.approx((found["toy_en_mrr"] + found["toy_ru_mrr"]) / 2)
     assert found["average_answer_recall_at_5"] == 1.0
+
+
+def test_answers_count_in_the_text_of_a_passage_alone(tmp_path):
+    """DPR's rule: passages are found by title and text; numbers of questions are no ids of passages."""
+    folder = tmp_path / "qa"
+    folder.mkdir()
+    corpus = [{"_id": str(i), "title": word, "text": f"text {i}"} for i, word in enumerate(["red", "blue"])]  # fmt: skip
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in corpus))
+    for part, answers in (("title", ["red"]), ("text", ["text 0"]), ("plain", "0 9")):
+        row = {"question": "red", "answers": answers}
+        (folder / f"questions.{part}.jsonl").write_text(json.dumps(row) + "\n")
+    cfg = config(
+        f"data.root={tmp_path}", "eval.beir=[]", "eval.held_out_queries=0", "finetune.steps=0",
+        'eval.answers=["qa@title","qa@text","qa@plain"]', "eval.untrained=false",
+    )  # fmt: skip
+    recipe, encoded = recipe_of(cfg), []
+
+    def documents(encoder, texts):
+        encoded.append(list(texts))
+        return recipe.documents(encoder, texts)
+
+    module, place = module_of(), Workspace(tmp_path / "run")
+    found = evaluate_beir(cfg, replace(recipe, documents=documents), module.encoder, place)
+    assert encoded == [["red text 0", "blue text 1"]]  # once for the three parts
+    for row in ("", "bm25_"):
+        shares = [found[f"{row}qa_{part}_answer_recall_at_5"] for part in ("title", "text", "plain")]  # fmt: skip
+        assert shares == [0.0, 1.0, 0.0]  # a single string is one answer, not its characters
 
 
 # -- weights in and out --------------------------------------------------------------------------
@@ -308,6 +343,63 @@ def test_tokenize_writes_shards_that_training_reads(tmp_path):
         open_shards(tmp_path / "nowhere")
 
 
+def test_tokenize_refuses_what_would_lose_or_mix_texts(tmp_path):
+    """Names that collide, other settings, another vocabulary, no text, damaged text."""
+    source, out = tmp_path / "in", tmp_path / "x"
+
+    def run(*words):
+        own = [f"tokenize.input={source}", f"tokenize.output={out}", f"data.root={tmp_path}"]
+        build(config(*own, *words)).tasks["tokenize"](Workspace(tmp_path / "task"))
+
+    (source / "a").mkdir(parents=True)
+    (source / "a_b.txt").write_text(" \n\n")
+    with pytest.raises(UserError, match="holds no text"):
+        run()
+    (source / "a_b.txt").write_text("people of the world\n" * 40)
+    run()
+    for words in (["tokenize.shard_lines=7"], ["tokenize.normalize_text=true"], ["model.config.vocab_size=300"]):  # fmt: skip
+        with pytest.raises(UserError, match="shards of other settings"):
+            run(*words)
+    files = ["data.source=files", "data.sources={x: x}", f"data.root={tmp_path}"]
+    cfg = config(*files)
+    assert token_streams(cfg, recipe_of(cfg).build().tokenizer)["x"].num_tokens > 0
+    other = recipe_of(config("model.config.vocab_size=300")).build().tokenizer
+    with pytest.raises(UserError, match="written with another tokenizer"):
+        token_streams(cfg, other)
+    (source / "a/b.txt").write_text("state of the world\n")
+    with pytest.raises(UserError, match="share shards"):
+        run()
+    (source / "a/b.txt").rename(source / "z.txt")
+    (source / "z.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(UserError, match="UTF-8"):
+        run()
+
+
+def test_mine_takes_no_positive_under_a_title_and_the_questions_of_the_fine_tuning(full_run, tmp_path):  # fmt: skip
+    folder = tmp_path / "beir/toy"
+    folder.mkdir(parents=True)
+    corpus = [{"_id": str(i), "title": "title", "text": f"text {i}"} for i in range(4)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in corpus))
+    rows = [{"question": f"text {i}", "positive_ctxs": [{"text": f"text {i}"}]} for i in range(2)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [f"runs_dir={full_run.parents[2]}", "mine.run=full", f"data.root={tmp_path}",
+             f"mine.output={tmp_path}/mined.jsonl", "mine.corpus=beir/toy"]  # fmt: skip
+
+    def mined(*further):
+        task = build(config(*words, *further)).tasks["mine"]
+        task(Workspace(tmp_path / "task", "contriever", "smoke"))
+        return read_passages(tmp_path / "mined.jsonl")
+
+    for i, record in enumerate(mined("finetune.file=q.jsonl")):
+        assert record.question == f"text {i}"
+        others = {f"title text {k}" for k in range(4) if k != i} | {f"text {1 - i}"}
+        assert set(record.hard_negatives) == others
+    without = ["finetune.steps=0", "eval.held_out_queries=0"]
+    assert questions(config(*without, "eval.beir=[]"), None) == []
+    with pytest.raises(UserError, match="there is no question"):
+        mined(*without, "eval.beir=[]")
+
+
 def test_mine_writes_hard_negatives_that_fine_tuning_reads(full_run, tmp_path):
     """Phase 1 -> phase 2: nearest passages that are no positives."""
     words = [
@@ -354,7 +446,24 @@ def test_paper_configs_hold_the_published_recipe():
         assert not cfg.method.norm_query
         assert not cfg.method.norm_document
     assert config(name="paper_msmarco_hard").finetune.negative_hard_ratio == 0.1
-    assert len([name for name in config_names("contriever") if name.startswith("paper")]) == 11
+    assert english.eval.beir[0] == "beir/msmarco@dev"  # the test part is another task
+    papers = [name for name in config_names("contriever") if name.startswith("paper")]
+    assert len(papers) == 13
+    tuned = [cfg for cfg in (config(name=name) for name in papers) if not cfg.method.pretrain]
+    assert len(tuned) == 8
+    for cfg in tuned:  # what `make check` counts is what is trained
+        assert (cfg.trainer.max_steps, cfg.data.batch_size) == (cfg.finetune.steps, cfg.finetune.batch_size)  # fmt: skip
+    assert config(name="paper_mrtydi").model.pretrained == "facebook/mcontriever-msmarco"
+    assert config(name="paper_msmarco_multilingual_bert").model.pretrained == "bert-base-multilingual-cased"  # fmt: skip
+
+
+def test_rates_are_searched_alike_for_every_way_of_pre_training():
+    sweep = read_sweep("contriever")
+    assert sweep.metric.startswith("retrieval-cisi_titles")  # no judged query
+    assert list(arms_of("contriever", sweep, [])) == ["cloze", "in_batch", "queue"]
+    assert len(sweep.grid()) == 4
+    (comparison,) = read_comparisons("contriever")
+    assert sweep.seed not in comparison.seeds
 
 
 @pytest.mark.parametrize("name", ["paper", "paper_msmarco"])

@@ -1,5 +1,7 @@
 """Golden values, and checklist items 1 to 6, 10 and 12 on the module."""
 
+from unittest import mock
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -115,6 +117,21 @@ def test_item_2_no_gradient_reaches_the_key_side():
     assert not trained & {id(p) for p in frozen}
     assert trained == {id(p) for p in module.encoder.parameters()}
     assert all(p.grad is not None for p in module.encoder.parameters())
+
+
+def test_every_parameter_is_decayed_as_in_the_release():
+    """One group with biases and norms, in both stages."""
+    for module in (module_of("optim.weight_decay=0.3"), module_of("optim.weight_decay=0.3", finetune=True)):  # fmt: skip
+        (group,) = module.parameter_groups()
+        assert group["weight_decay"] == 0.3
+        assert sum(p.ndim < 2 for p in group["params"]) > 10
+        assert len(group["params"]) == len(list(module.encoder.parameters()))
+
+
+def test_logits_are_exact_under_mixed_precision():
+    """Free lengths over tau = 0.05: 16-bit operands would round the logits."""
+    with mock.patch("torch.is_autocast_enabled", return_value=True):
+        assert module_of().objective.loss.kernel["precision"] == "exact"
 
 
 def test_item_3_the_key_encoder_moves_once_a_step_before_it_encodes():

@@ -86,5 +86,8 @@ def test_answers_are_found_by_words_in_any_form_of_their_letters():
     assert has_answer("In S\u00e3o Paulo, 1922.", ["Sa\u0303o PAULO"])
     assert not has_answer("Pauline", ["Paul"])
     assert not has_answer("text", ["", "other"])
+    assert has_answer("a \u200bb", ["a b"])  # invisible characters and underscores as in DPR
+    assert has_answer("x_y", ["y"])
+    assert not has_answer("\u0939\u093f\u0928", ["\u0939"])  # a vowel sign belongs to its letter
     found = answer_recall([["no", "the end"], ["x"]], [["end"], ["y"]], (1, 2))
     assert found == {"recall_at_1": [0.0, 0.0], "recall_at_2": [1.0, 0.0]}
