@@ -2,6 +2,7 @@
 
 import torch
 
+from common.data.splits import stable_fraction
 from common.data.text.lexical import words
 from common.engine.workspace import Workspace
 from common.families.sentences import baselines as family
@@ -24,8 +25,9 @@ def whitened(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def definitions(cfg: Config) -> list[str]:
-    """Distinct training definitions."""
-    return list(dict.fromkeys(text for text, _ in load_dictionary(cfg).pairs()))
+    """Distinct training definitions, shuffled: the file begins with the most general nouns."""
+    found = {text for text, _ in load_dictionary(cfg).pairs()}
+    return sorted(found, key=lambda text: (stable_fraction(f"baseline {text}"), text))
 
 
 def tfidf(cfg: Config, workspace: Workspace) -> dict[str, float]:

@@ -19,6 +19,8 @@ class DictionaryData(SentenceData):
     long: Literal["refuse", "truncate"] = "refuse"  # what happens to longer definitions
     single_piece: bool = False  # only entries that are one piece of the tokenizer's vocabulary
     held_out: Rate = 0.0  # share of the definitions that is never trained on, by their text
+    # STS sets whose texts are no definitions here: those of 2012 to 2014 hold some of WordNet
+    exclude_sets: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,6 +68,7 @@ class TrainConfig:
 
     pool: Literal["cls", "mean", "max"] = "mean"  # before the pooler
     lr: list[Positive] = field(default_factory=list)  # one a round; []: optim.lr in all
+    freeze_embeddings: bool = False  # words, positions and their layer norm, as DefSent does
 
 
 @dataclass

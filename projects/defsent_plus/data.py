@@ -1,5 +1,6 @@
 """Dictionaries: entries of any number of words with their definitions, and the training set."""
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +16,11 @@ from common.data.samplers import Key, sample_rng
 from common.data.splits import stable_fraction
 from common.data.synthetic_words import SYLLABLES
 from common.data.tables import read_jsonl
+from common.data.text.lexical import words
+from common.data.text.sets import load_sts
 from common.data.text.views import TextViews
 from common.encoders.text.sentence import SentenceEncoder
-from common.encoders.text.template import plain_ids, without_template
+from common.encoders.text.template import plain_ids, special_tokens, without_template
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import TextTower, load_tokenizer
 from common.engine.experiment import Requirement, bundled_requirement
@@ -49,6 +52,7 @@ class Dictionary:
         held_out: definitions that occur nowhere above, with the rows of all entries that they define.
         pieces: vocabulary ids of the entries, if only entries of one piece are kept, else empty.
         num_dropped: entries that are not one piece.
+        num_excluded: distinct definitions that are texts of `data.exclude_sets`.
     """
 
     entries: list[str]
@@ -56,6 +60,7 @@ class Dictionary:
     held_out: list[tuple[str, tuple[int, ...]]]
     pieces: tuple[int, ...] = ()
     num_dropped: int = 0
+    num_excluded: int = 0
 
     @property
     def num_definitions(self) -> int:
@@ -77,6 +82,7 @@ class Dictionary:
             "multi_word_share": sum(" " in e for e in self.entries) / len(self.entries),
             "shared_definition_share": shared / self.num_definitions,
             "dropped_entry_share": self.num_dropped / total,
+            "num_excluded_definitions": self.num_excluded,
         }
 
 
@@ -84,7 +90,8 @@ def load_dictionary(cfg: Config) -> Dictionary:
     """The dictionary of a config, cut into training and held-out definitions.
 
     A definition is held out by its text, so that none of its entries (synonyms share a definition)
-    is trained on it; entries without another definition are left out.
+    is trained on it; entries without another definition are left out. Those with the words of a text
+    of `data.exclude_sets` are neither trained on nor held out.
 
     Raises:
         UserError: missing or malformed file, `data.limit` out of range, or nothing left.
@@ -96,6 +103,7 @@ def load_dictionary(cfg: Config) -> Dictionary:
         pieces = single_pieces(plain_tokenizer(cfg), [entry for entry, _ in rows])
         rows = [row for row, piece in zip(rows, pieces, strict=True) if piece is not None]
     dropped = total - len(rows)
+    rows, excluded = _without(rows, evaluation_texts(data) if data.exclude_sets else frozenset())
     kept = [(entry, [t for t in texts if not _held_out(t, data.held_out)]) for entry, texts in rows]
     entries = [entry for entry, texts in kept if texts]
     if not entries:
@@ -107,7 +115,10 @@ def load_dictionary(cfg: Config) -> Dictionary:
             if _held_out(text, data.held_out):
                 golds.setdefault(text, []).append(row)
     held_out = [(text, tuple(dict.fromkeys(gold))) for text, gold in golds.items()]
-    found = Dictionary(entries, [t for _, t in kept if t], held_out, num_dropped=dropped)
+    definitions = [t for _, t in kept if t]
+    found = Dictionary(
+        entries, definitions, held_out, num_dropped=dropped, num_excluded=len(excluded)
+    )
     if not data.single_piece:
         return found
     ids = single_pieces(plain_tokenizer(cfg), entries)
@@ -139,7 +150,8 @@ def dictionary_requirements(cfg: Config) -> tuple[Requirement, ...]:
 def read_dictionary(lines: Iterable[str], place: str) -> list[tuple[str, list[str]]]:
     r"""Entries with their definitions, one a line: ``entry TAB def-1<|list_more_def|>def-2...``.
 
-    The number of an entry is that of its line; empty lines are skipped.
+    The number of an entry is that of its line; empty lines are skipped. As in the official code an
+    entry of two lines is two entries, and further columns are not read; both are warned of.
 
     Args:
         lines: of the file, decoded.
@@ -151,11 +163,13 @@ def read_dictionary(lines: Iterable[str], place: str) -> list[tuple[str, list[st
     >>> read_dictionary(["ice cream\tfrozen dessert<|list_more_def|>cold sweet"], "x")
     [('ice cream', ['frozen dessert', 'cold sweet'])]
     """
-    found = []
+    found, wider = [], 0
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        entry, tab, rest = line.rstrip("\r\n").partition("\t")
+        entry, tab, rest = line.rstrip("\r\n").removeprefix("\ufeff").partition("\t")
+        rest, *others = rest.split("\t")
+        wider += any(cell.strip() for cell in others)
         texts = [text.strip() for text in rest.split(SEPARATOR) if text.strip()]
         if not tab or not entry.strip() or not texts:
             raise UserError(
@@ -165,6 +179,13 @@ def read_dictionary(lines: Iterable[str], place: str) -> list[tuple[str, list[st
         found.append((entry.strip(), texts))
     if not found:
         raise UserError(f"{place} has no entries")
+    repeated = len(found) - len({entry for entry, _ in found})
+    if repeated:
+        text = f"{place}: {repeated} lines repeat an entry, and count as entries of their own"
+        warnings.warn(f"{text}; to merge them, join their definitions by {SEPARATOR}", stacklevel=2)
+    if wider:
+        text = f"{place}: {wider} lines have more than two columns, of which only two are read"
+        warnings.warn(f"{text}; definitions are joined by {SEPARATOR}", stacklevel=2)
     return found
 
 
@@ -221,16 +242,33 @@ class DefinitionViews(TextViews):
         super().__init__(rows, encoder.tokenizer, max_length=length)
         self.labels = torch.tensor([row for _, row in items])
         longest = int(np.diff(self._offsets).max()) + len(self.prefix) + len(self.suffix)
-        if longest > length and long == "refuse":
-            raise UserError(
-                f"the longest definition has {longest} tokens: set data.max_length={longest}, or "
-                "data.long=truncate to cut it"
-            )
+        if long == "refuse":
+            _refuse_above(length, longest)
 
     def __getitem__(self, keys: Sequence[Key]) -> Any:
         """Batch of the given ``(index, epoch)`` keys, a `DefinitionBatch`."""
         batch = super().__getitem__(keys)
         return {**batch, "labels": self.labels[batch["ids"]]}
+
+
+def refuse_long(texts: Sequence[str], encoder: SentenceEncoder) -> None:
+    """Refuse definitions that an encoder would cut.
+
+    Raises:
+        UserError: there is one; it names the length to set.
+    """
+    around = sum(len(ids) for ids in special_tokens(encoder.tokenizer))
+    longest = max(len(ids) for ids in plain_ids(encoder.tokenizer, list(dict.fromkeys(texts))))
+    assert encoder.max_length is not None
+    _refuse_above(encoder.max_length, longest + around)
+
+
+def _refuse_above(length: int, longest: int) -> None:
+    if longest > length:
+        raise UserError(
+            f"the longest definition has {longest} tokens: set data.max_length={longest}, or "
+            "data.long=truncate to cut it"
+        )
 
 
 def definition_views(
@@ -265,6 +303,8 @@ def _rows(cfg: Config) -> list[tuple[str, list[str]]]:
             f"dictionary {path} does not exist: give data.file, a line an entry (entry, tab, "
             "definitions)"
         ) from None
+    except OSError as error:
+        raise UserError(f"dictionary {path} cannot be read: name a file ({error})") from error
     except (UnicodeError, LookupError) as error:
         raise UserError(f"{path} is not {data.encoding}: set data.encoding ({error})") from error
     return read_dictionary(lines, str(path))
@@ -299,6 +339,27 @@ def _limited(
         raise UserError(f"data.limit={data.limit}, but there are {len(rows)} entries")
     order = sample_rng(seed, 0, 0, _DRAW).permutation(len(rows))
     return [rows[i] for i in sorted(order[: data.limit])]
+
+
+def evaluation_texts(data: DictionaryData) -> frozenset[str]:
+    """Words of the texts of `data.exclude_sets`, whatever their case and punctuation."""
+    sets = [load_sts(data.root, name, drop_stsb_overlap=False) for name in data.exclude_sets]
+    return frozenset(_wording(text) for sts in sets for text in [*sts.first, *sts.second])
+
+
+def _wording(text: str) -> str:
+    return " ".join(words(text))
+
+
+def _without(
+    rows: list[tuple[str, list[str]]], taken: frozenset[str]
+) -> tuple[list[tuple[str, list[str]]], set[str]]:
+    """Rows without the definitions of those words, and what was left out."""
+    if not taken:
+        return rows, set()
+    out = {text for text in {t for _, texts in rows for t in texts} if _wording(text) in taken}
+    kept = [(entry, [t for t in texts if t not in out]) for entry, texts in rows]
+    return [(entry, texts) for entry, texts in kept if texts], out
 
 
 def _held_out(text: str, share: float) -> bool:

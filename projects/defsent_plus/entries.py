@@ -17,7 +17,7 @@ from common.evaluation.text.sts_protocol import encode_distinct
 from common.export.files import write_tensors
 from common.families.sentences.evaluation import encoding
 from projects.defsent_plus.config import Config, IcaConfig
-from projects.defsent_plus.data import Dictionary, definition_encoder
+from projects.defsent_plus.data import Dictionary, definition_encoder, refuse_long
 
 
 def entry_matrix(definitions: list[list[str]], encode: Callable[[list[str]], Tensor]) -> Tensor:
@@ -102,8 +102,14 @@ def round_entries(
 
 
 def cached_entries(cfg: Config, dictionary: Dictionary, encoder: SentenceEncoder) -> Tensor:
-    """`entry_matrix` by an encoder, read from the disk if an earlier run has computed the same."""
+    """`entry_matrix` by an encoder, read from the disk if an earlier run has computed the same.
+
+    Raises:
+        UserError: a definition that is too long, unless data.long=truncate.
+    """
     own = definition_encoder(cfg, encoder, cfg.entry.encoding)
+    if cfg.data.long == "refuse":
+        refuse_long([t for texts in dictionary.definitions for t in texts], own)
     parts = {
         "weights": weights_digest(encoder.tower.model), "definitions": dictionary.definitions,
         "encoding": cfg.entry.encoding, "max_length": own.max_length, "model": cfg.model.pretrained,

@@ -4,15 +4,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from common.config import UserError
 from common.encoders.modes import evaluation_mode
 from common.encoders.text.sentence import SentenceEncoder
 from common.families.sentences.module import SentenceModule
 from projects.defsent_plus.config import Config
 from projects.defsent_plus.data import Dictionary, definition_encoder, dictionary_if_here
 from projects.defsent_plus.objective import definition_loss
-from projects.defsent_plus.pooler import Pooler, activation
+from projects.defsent_plus.pooler import Pooler, activation, norm_eps
 
 
 def num_samples(cfg: Config) -> int:
@@ -57,9 +58,15 @@ class DefSentPlus(SentenceModule):
         # it shares the transformer, so it is kept out of the module's own parts
         self._definitions = (definition_encoder(cfg, encoder, self.pool),)
         dim = encoder.num_features
-        self.pooler = Pooler(dim, self.activation, norm=self.to_words)
+        self.pooler = Pooler(dim, self.activation, norm_eps(encoder) if self.to_words else None)
         if self.to_words:
             self.pooler.requires_grad_(False)
+        if cfg.train.freeze_embeddings:
+            if not isinstance(
+                embeddings := getattr(encoder.tower.model, "embeddings", None), nn.Module
+            ):
+                raise UserError("train.freeze_embeddings is for BERT, RoBERTa and their like")
+            embeddings.requires_grad_(False)
         dictionary = dictionary or dictionary_if_here(cfg)
         self.names: list[str] = [] if dictionary is None else dictionary.entries
         self.pieces: list[int] = [] if dictionary is None else list(dictionary.pieces)

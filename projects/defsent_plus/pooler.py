@@ -26,16 +26,16 @@ class Pooler(nn.Module):
     Args:
         dim: D.
         activation: name of a transformers activation.
-        norm: the layer norm that follows in the word-prediction layer of DefSent (Tsukagoshi et al.
-            2021, section 3, arXiv 2105.04339), and a constant 1 behind its output, which the bias of
-            the decoder is multiplied by.
+        norm: eps of the layer norm that follows in the word-prediction layer of DefSent (Tsukagoshi
+            et al. 2021, section 3, arXiv 2105.04339), with a constant 1 behind its output, which the
+            bias of the decoder is multiplied by; None: neither.
     """
 
-    def __init__(self, dim: int, activation: str, norm: bool = False) -> None:
+    def __init__(self, dim: int, activation: str, norm: float | None = None) -> None:
         super().__init__()
         self.dense = nn.Linear(dim, dim)
         self.activation = ACT2FN[activation]
-        self.norm = nn.LayerNorm(dim, eps=1e-12) if norm else None
+        self.norm = None if norm is None else nn.LayerNorm(dim, eps=norm)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Pooled features (B, D) -> h (B, D), with norm (B, D + 1); at least float32."""
@@ -53,6 +53,11 @@ def activation(cfg: Config, encoder: SentenceEncoder) -> str:
     if cfg.pooler.activation != "auto":
         return cfg.pooler.activation
     return "gelu" if pooler_source(cfg, encoder) == "lm_head" else "tanh"
+
+
+def norm_eps(encoder: SentenceEncoder) -> float:
+    """Of the layer norms of the architecture, that of its word-prediction layer included."""
+    return float(getattr(encoder.tower.model.config, "layer_norm_eps", 1e-12))
 
 
 def pooler_source(cfg: Config, encoder: SentenceEncoder) -> Literal["own", "lm_head"]:
@@ -88,7 +93,6 @@ def _fill_from_lm_head(cfg: Config, module: "DefSentPlus") -> None:
     module.pooler.dense.load_state_dict(head.dense.state_dict())
     if module.pooler.norm is not None:
         module.pooler.norm.load_state_dict(head.norm.state_dict())
-        module.pooler.norm.eps = head.norm.eps
         module.set_entries(torch.cat([head.weight, head.bias[:, None]], dim=1))
 
 

@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from common.config import to_dict
 from common.distributed.process import is_rank_zero
+from common.encoders.state_dict import weights_digest
 from common.engine.experiment import Stage
 from common.engine.lifecycle.kept_weights import keep_weights, kept_path
 from common.families.sentences.experiment import train_stage
@@ -33,11 +35,13 @@ def stages(cfg: Config) -> Iterator[Stage]:
     """
     dictionary = load_dictionary(cfg)
     before: DefSentPlus | None = None
+    start = ""
     for number in range(1, cfg.rounds + 1):
         module = round_module(cfg, dictionary, before, number)
+        start = start or weights_digest(nn.ModuleList([module.encoder, module.pooler]))
         views = definition_views(cfg, module.encoder, dictionary)
         stage = train_stage(cfg, module, views, f"round_{number}")
-        kept = model_path(cfg, number)
+        kept = model_path(cfg, number, start, dictionary)
         last = number == cfg.rounds
         yield replace(stage, weights=kept if kept.is_file() and not last else None)
         if _may_serve(cfg, number) and is_rank_zero():
@@ -71,10 +75,20 @@ def round_module(
     return module.train()
 
 
-def model_path(cfg: Config, number: int) -> Path:
-    """Where the model of a round is kept for runs with more rounds."""
+def model_path(cfg: Config, number: int, start: str, dictionary: Dictionary) -> Path:
+    """Where the model of a round is kept for runs with more rounds.
+
+    Args:
+        cfg: the experiment's config.
+        number: k.
+        start: digest of M_0 and its pooler: files that the config names may have changed since.
+        dictionary: entries and definitions, for the same reason.
+    """
     plain = to_dict(cfg)
-    parts = {name: plain[name] for name in _SETTINGS} | {"round": number}
+    parts = {name: plain[name] for name in _SETTINGS} | {"round": number, "start": start}
+    parts["definitions"] = dictionary.definitions
+    # the set that selects a checkpoint, where one is selected
+    parts["dev"] = None if cfg.trainer.val_every_n_steps is None else cfg.eval.dev
     parts["entry"] = {**plain["entry"], "ica": None}  # acts in the last round alone
     parts["train"] = {**plain["train"], "lr": plain["train"]["lr"][:number]}
     return kept_path(offline_folder(cfg), f"round_{number}", "defsent_plus", parts)

@@ -20,10 +20,15 @@ def write_entries(cfg: Config, workspace: Workspace) -> Path:
 
     Returns:
         ``entries.safetensors`` with ``entries`` (n, D); ``entries.jsonl`` beside it names the rows.
+
+    Raises:
+        UserError: another kind of file is wanted, or a definition is too long.
     """
+    path = Path(cfg.lookup.output or workspace.folder(".") / "entries.safetensors").expanduser()
+    if path.suffix != ".safetensors":
+        raise UserError(f"lookup.output={path} must end in .safetensors; the names lie beside it")
     dictionary = load_dictionary(cfg)
     entries = cached_entries(cfg, dictionary, first_encoder(cfg))
-    path = Path(cfg.lookup.output or workspace.folder(".") / "entries.safetensors").expanduser()
     write_tensors(path, {"entries": entries})
     rows = zip(dictionary.entries, dictionary.definitions, strict=True)
     names = [{"entry": entry, "definitions": len(texts)} for entry, texts in rows]
@@ -49,7 +54,13 @@ def lookup(cfg: Config, workspace: Workspace) -> Path:
         path = Path(own.file).expanduser()
         if not path.is_file():
             raise UserError(f"lookup.file {path} does not exist: give one description a line")
-        texts += [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+        try:
+            lines = path.read_text("utf-8-sig").split("\n")
+        except UnicodeError as error:
+            raise UserError(
+                f"lookup.file {path} is not UTF-8: save it as that ({error})"
+            ) from error
+        texts += [line.strip() for line in lines if line.strip()]
     if not texts:
         raise UserError("describe what you look for: lookup.text='...', or lookup.file")
     module, _ = trained_module(build(cfg), workspace, own.run, cfg.runs_dir)

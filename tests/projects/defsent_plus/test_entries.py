@@ -7,10 +7,14 @@ import torch
 from torch import Tensor
 
 from common.config import UserError
+from common.data.text.lexical import words
+from common.data.text.sets import load_sts
 from common.encoders.modes import evaluation_mode
 from common.evaluation.features.geometry import mean_cosine
+from common.families.sentences.baselines import FIT_TEXTS
 from common.families.sentences.module import build_encoder
 from projects.defsent_plus import entries as entries_module
+from projects.defsent_plus.baselines import definitions
 from projects.defsent_plus.config import IcaConfig
 from projects.defsent_plus.data import (
     _WORDS,
@@ -41,8 +45,8 @@ LINES = (
 def dictionary_file(tmp_path, text=LINES, encoding="utf-16", *options):
     path = tmp_path / "glossary.csv"
     path.write_text(text, encoding=encoding)
-    words = [f"data.file={path}", "data.source=file", "data.limit=null", "data.held_out=0"]
-    return config(*PLAIN, *words, "data.encoding=utf-16", f"runs_dir={tmp_path}", *options)
+    own = [f"data.file={path}", "data.source=file", "data.limit=null", "data.held_out=0"]
+    return config(*PLAIN, *own, "data.encoding=utf-16", f"runs_dir={tmp_path}", *options)
 
 
 # -- reader --------------------------------------------------------------------------------------
@@ -67,6 +71,22 @@ def test_item_14_malformed_lines_are_named(line):
         read_dictionary(["a\tb", line] if line else [line], "glossary.csv")
 
 
+def test_item_14_byte_order_mark_further_columns_and_repeated_entries(tmp_path):
+    """Checklist 14: nothing of a user's file is lost in silence."""
+    text = "ice\tfrozen water\n\nwork\teffort\tnoun\nwork\twhat is done\t \n"
+    cfg = dictionary_file(tmp_path, text, "utf-8-sig", "data.encoding=utf-8")
+    with (
+        pytest.warns(UserWarning, match="1 lines repeat an entry"),
+        pytest.warns(UserWarning, match="1 lines have more than two columns"),
+    ):
+        found = load_dictionary(cfg)
+    assert found.entries == ["ice", "work", "work"]
+    assert found.definitions == [["frozen water"], ["effort"], ["what is done"]]
+    cfg.data.file = str(tmp_path)
+    with pytest.raises(UserError, match="name a file"):
+        load_dictionary(cfg)
+
+
 def test_item_2_entries_of_several_and_of_unknown_words(tmp_path):
     """Checklist 2: n is the number of entries, whatever the vocabulary."""
     cfg = dictionary_file(tmp_path)
@@ -85,8 +105,10 @@ def test_item_12_long_definitions_are_refused_or_cut(tmp_path):
     long = "entry\t" + "word " * 30 + "\nother\tshort\n"
     cfg = dictionary_file(tmp_path, long, "utf-16", "data.max_length=16")
     encoder = build_encoder(cfg.model)
-    with pytest.raises(UserError, match=r"set data\.max_length=\d+, or data\.long=truncate"):
+    with pytest.raises(UserError, match=r"set data\.max_length=122, or data\.long=truncate"):
         definition_views(cfg, encoder)
+    with pytest.raises(UserError, match=r"set data\.max_length=122, or data\.long=truncate"):
+        cached_entries(cfg, load_dictionary(cfg), encoder)  # before anything is encoded
     cfg.data.long = "truncate"
     batch = definition_views(cfg, encoder)[[(0, 0), (1, 0)]]
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, 16)
@@ -114,15 +136,39 @@ def test_held_out_definitions_are_trained_on_for_no_entry():
 
 def test_bundled_wordnet_has_entries_of_several_words_and_shared_definitions():
     """Sizes of the row in the plan: lemmas in lower case; synonyms share their definition."""
-    found = load_dictionary(config("data.held_out=0", name="mini"))
+    found = load_dictionary(config("data.held_out=0", "data.exclude_sets=[]", name="mini"))
     sizes = found.statistics()
     assert len(found.entries) == 20811
     assert round(sizes["multi_word_share"] * 20811) == 6232
     assert sum(len(texts) > 1 for texts in found.definitions) > 5000
     assert sizes["shared_definition_share"] > 0.5
-    held = load_dictionary(config(name="mini")).held_out
+    held = load_dictionary(config("data.exclude_sets=[]", name="mini")).held_out
     assert 800 < len(held) < 1300
     assert len({text for text, _ in held}) == len(held)
+
+
+def test_no_definition_of_the_mini_experiment_is_a_text_of_the_evaluation():
+    """SemEval's OnWN and FNWN pairs hold WordNet's own definitions, with a full stop or without."""
+    cfg = config(name="mini")
+    assert {*cfg.eval.sets, cfg.eval.dev} <= set(cfg.data.exclude_sets)
+    found = load_dictionary(cfg)
+    known = {" ".join(words(t)) for t in [*definitions(cfg), *(t for t, _ in found.held_out)]}
+    for name in (*cfg.eval.sets, cfg.eval.dev):
+        sts = load_sts(None, name)
+        assert not known & {" ".join(words(t)) for t in [*sts.first, *sts.second]}, name
+    assert found.statistics()["num_excluded_definitions"] > 500
+    assert len(found.held_out) > 700
+    assert len(found.entries) > 19000
+
+
+def test_baselines_are_fitted_on_a_draw_of_the_definitions():
+    """At most 5,000 are used, and those of the file's beginning are nouns of the most general kind."""
+    cfg = config("data.exclude_sets=[]", name="mini")
+    in_order = list(dict.fromkeys(text for text, _ in load_dictionary(cfg).pairs()))
+    found = definitions(cfg)
+    assert sorted(found) == sorted(in_order)
+    share = len(set(found[:FIT_TEXTS]) & set(in_order[:FIT_TEXTS])) / FIT_TEXTS
+    assert share == pytest.approx(FIT_TEXTS / len(in_order), abs=0.05)
 
 
 def test_pitfall_entries_that_share_a_definition_are_counted():

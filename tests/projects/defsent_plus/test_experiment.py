@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from common.config import ROOT, UserError, load
 from common.data.tables import read_jsonl
 from common.encoders.state_dict import read_state_dict
-from common.engine.comparison.spec import claims_of, read_comparison
+from common.engine.comparison.spec import claims_of, default_arms, read_comparison
 from common.engine.run import export
+from common.engine.sweeps.schema import read_sweep, words_of
 from common.engine.workspace import Workspace
 from projects.defsent_plus.config import Config
 from projects.defsent_plus.export import load_export
@@ -58,6 +60,18 @@ def test_pitfall_the_activation_survives_the_export(tmp_path):
     assert again.lookup(texts, 2) == words.lookup(texts, 2)
 
 
+def test_the_layer_norm_of_defsent_survives_the_export(tmp_path):
+    """Its eps is the architecture's: 1e-12 of BERT, 1e-5 of RoBERTa, here a large one."""
+    from projects.defsent_plus.export import export as write
+
+    module = module_of(*DEFSENT, "model.config.layer_norm_eps=0.1", folder=tmp_path)
+    write(module, tmp_path / "words")
+    again, texts = load_export(tmp_path / "words"), ["a small thing", "two of them"]
+    torch.testing.assert_close(again.entry_scores(texts), module.entry_scores(texts))
+    other = module_of(*DEFSENT, folder=tmp_path).pooler.norm
+    assert (again.pooler.norm.eps, other.eps) == (0.1, 1e-12)
+
+
 def test_the_card_s_lines_run(exported, capsys):
     """The code block of the README, on the run's export."""
     card = (ROOT / "projects/defsent_plus/README.md").read_text(encoding="utf-8")
@@ -81,6 +95,9 @@ def test_lookup_answers_from_a_run_and_from_an_export(exported, finished, tmp_pa
         lookup(config(words[0]), Workspace(tmp_path))
     with pytest.raises(UserError, match="does not exist"):
         lookup(config(words[0], "lookup.file=none.txt"), Workspace(tmp_path))
+    (tmp_path / "latin.txt").write_text("gr\u00f6\u00dfer", encoding="latin-1")
+    with pytest.raises(UserError, match="is not UTF-8"):
+        lookup(config(words[0], f"lookup.file={tmp_path}/latin.txt"), Workspace(tmp_path))
 
 
 def test_entries_of_a_user_s_glossary_are_written(tmp_path):
@@ -91,6 +108,9 @@ def test_entries_of_a_user_s_glossary_are_written(tmp_path):
     out = write_entries(cfg, Workspace(tmp_path / "task"))
     assert read_state_dict(out)["entries"].shape == (2, 32)
     assert [r["entry"] for r in read_jsonl(out.with_suffix(".jsonl"))] == ["ice cream", "work"]
+    cfg.lookup.output = f"{tmp_path}/e.jsonl"  # the names would be written over the vectors
+    with pytest.raises(UserError, match=r"must end in \.safetensors"):
+        write_entries(cfg, Workspace(tmp_path / "task"))
 
 
 PAPER = {
@@ -107,11 +127,23 @@ def test_paper_configs_hold_the_published_recipe(name):
     cfg = config(name=name)
     found = (cfg.rounds, cfg.entry.encoding, cfg.train.pool, cfg.train.lr, cfg.data.batch_size, cfg.data.max_length)  # fmt: skip
     assert found == PAPER[name]
-    assert (cfg.optim.weight_decay, cfg.trainer.gradient_clip_val, cfg.optim.schedule) == (
-        0,
-        1,
-        "linear",
+    defsent = name == "paper_defsent"
+    recipe = (
+        cfg.trainer.gradient_clip_val,
+        cfg.optim.schedule,
+        cfg.optim.warmup_epochs,
+        cfg.optim.eps,
     )
+    assert recipe == ((None, "constant", 0.1, 1e-8) if defsent else (1, "linear", 0, 1e-6))
+    assert (cfg.optim.name, cfg.optim.weight_decay, cfg.trainer.precision) == (
+        "adamw",
+        0,
+        "32-true",
+    )
+    assert cfg.train.freeze_embeddings == defsent
+    assert (cfg.data.held_out, cfg.data.exclude_sets) == (0, [])
+    if defsent:
+        assert cfg.optim.lr == pytest.approx(1.1314e-5, rel=1e-4)
     assert cfg.entry.ica.enabled == (name in ("paper", "paper_bert_large"))
     assert cfg.restart_from_base
     assert (cfg.trainer.max_epochs, cfg.data.encoding) == (1, "utf-16")
@@ -124,8 +156,23 @@ def test_arms_differ_in_rounds_targets_and_entries_alone():
         for name, words in spec.arms.items()
     }  # fmt: skip
     whole = arms["round_2"]
-    for name in ("defsent", "round_1", "round_2", "round_1_pieces", "random"):
-        for section in ("model", "optim", "trainer", "pooler", "train", "eval"):
-            assert getattr(arms[name], section) == getattr(whole, section), (name, section)
+    sweep = read_sweep("defsent_plus")
+    rates = sweep.space["optim.lr"].values
+    assert len(rates) >= 3
+    assert sweep.arms == default_arms(spec)
+    assert sweep.metric == "stsb_dev_spearman"
+    assert sweep.seed not in spec.seeds
+    assert load(Config, "defsent_plus", sweep.base, words_of(sweep.shared)).eval.sets == [
+        "stsb-dev"
+    ]
+    for name in default_arms(spec):
+        arm = arms[name]
+        assert min(rates) < arm.optim.lr < max(rates), name
+        assert replace(arm.optim, lr=whole.optim.lr) == whole.optim, name
+        assert replace(arm.train, freeze_embeddings=False, lr=whole.train.lr) == whole.train, name
+        assert arm.train.freeze_embeddings == (name == "defsent")
+        assert replace(arm.data, single_piece=False) == whole.data, name
+        for section in ("model", "trainer", "pooler", "eval"):
+            assert getattr(arm, section) == getattr(whole, section), (name, section)
     texts = [claim.text for claim in claims_of(spec)]
     assert texts[:3] == ["round_1 > defsent", "round_2 > defsent", "round_2 > raw"]

@@ -234,9 +234,26 @@ def test_item_15_defsent_is_the_frozen_word_prediction_layer(tmp_path):
     assert abs(float(module.losses(inputs)["loss"] - found["loss"])) > 1e-2
 
 
+def test_item_15_defsent_can_freeze_the_embedding_layer(tmp_path):
+    """As released: words, positions and their layer norm stay; the layers above are trained."""
+    words = (*DEFSENT, "train.freeze_embeddings=true")
+    module = module_of(*words, folder=tmp_path)
+    module.losses(batch(words=200))["loss"].backward()
+    embeddings = list(module.encoder.tower.model.embeddings.parameters())
+    assert len(embeddings) == 5
+    assert all(p.grad is None for p in embeddings)
+    trained = {id(p) for group in module.parameter_groups() for p in group["params"]}
+    assert not trained & {id(p) for p in embeddings}
+    layers = list(module.encoder.tower.model.encoder.parameters())
+    assert trained == {id(p) for p in layers}
+    assert all(p.grad is not None for p in layers)
+    free = module_of(*DEFSENT, folder=tmp_path)
+    assert all(p.requires_grad for p in free.encoder.parameters())
+
+
 def test_item_15_the_bias_of_the_decoder_counts():
     """Checklist 15: the last column of the matrix is the bias."""
-    pooler = Pooler(4, "gelu", norm=True)
+    pooler = Pooler(4, "gelu", norm=1e-12)
     assert isinstance(pooler.norm, nn.LayerNorm)
     h = pooler(torch.randn(3, 4))
     assert h.shape == (3, 5)

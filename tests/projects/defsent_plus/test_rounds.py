@@ -1,6 +1,7 @@
 """Progressive separate training: what each round begins with and is trained towards."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from common.engine.run import train
 from common.evaluation.features.geometry import mean_cosine
 from common.export.sentence_encoders import save_sentence_encoder
 from common.families.sentences.module import first_encoder
-from projects.defsent_plus.data import definition_encoder, load_dictionary
+from projects.defsent_plus import stages as stages_module
+from projects.defsent_plus.data import Dictionary, definition_encoder, load_dictionary
 from projects.defsent_plus.entries import entry_matrix, independent_entries
 from projects.defsent_plus.module import DefSentPlus
 from projects.defsent_plus.stages import model_path, round_module, stages
@@ -189,9 +191,8 @@ def test_resume_is_bit_identical(finished):
 def test_a_run_with_more_rounds_takes_the_first_model_of_an_earlier_one(finished, tmp_path):
     """Bit-identical weights without a fit; the last round is always fitted."""
     run, words = finished
-    own = config(*words)
-    assert model_path(own, 1).is_file()
-    assert not model_path(own, 2).is_file()  # ICA entries are of the last round alone
+    kept = sorted((run.parents[2] / "defsent_plus/offline").glob("round_*.ckpt"))
+    assert [path.name[:8] for path in kept] == ["round_1-"]  # ICA entries are of the last round
     again = train("defsent_plus", "smoke", [words[0], words[2], "run_id=again"])
     taken = sorted(path.name for path in (again / "checkpoints/round_1").iterdir())
     assert taken == ["best.ckpt", "finished.json"]  # no step was made
@@ -202,13 +203,50 @@ def test_a_run_with_more_rounds_takes_the_first_model_of_an_earlier_one(finished
 
 
 def test_a_kept_model_belongs_to_what_it_was_trained_with():
+    first = Dictionary(["a", "b"], [["x"], ["y"]], [])
+
+    def path_of(*words: str, start: str = "m", dictionary: Dictionary = first) -> Path:
+        return model_path(config(*words), 1, start, dictionary)
+
     paths = [
-        model_path(config(*words), 1)
+        path_of(*words)
         for words in ([], ["seed=1"], ["optim.lr=0.5"], ["trainer.max_steps=9"], ["data.limit=32"], ["entry.encoding=ac"], ["train.pool=cls"], ["train.lr=[0.1,0.2]"])
     ]  # fmt: skip
     assert len(set(paths)) == len(paths)
-    assert model_path(config("entry.ica.enabled=false", "rounds=1"), 1) == paths[0]
-    assert model_path(config("train.lr=[0.1,0.3]"), 1) == paths[-1]
+    assert path_of("entry.ica.enabled=false", "rounds=1") == paths[0]
+    assert path_of("train.lr=[0.1,0.3]") == paths[-1]
+    # files that a config names may change between runs
+    assert path_of(start="other") != paths[0]
+    assert path_of(dictionary=Dictionary(["a", "b"], [["x"], ["z"]], [])) != paths[0]
+    assert path_of("eval.dev=stsb-test") == paths[0]
+    select = "trainer.val_every_n_steps=2"
+    assert path_of(select, "eval.dev=stsb-test") != path_of(select)
+
+
+def test_a_kept_model_belongs_to_the_weights_that_it_began_with(tmp_path, monkeypatch):
+    """An encoder of the same name may have been trained further since: M_0 counts by its weights."""
+    starts = []
+    real = stages_module.model_path
+    monkeypatch.setattr(stages_module, "model_path", lambda *a: starts.append(a[2]) or real(*a))
+    cfg = config(f"runs_dir={tmp_path}", "data.limit=20")
+    encoder, place = first_encoder(cfg), tmp_path / "m"
+    save_sentence_encoder(encoder, place)
+    full(cfg).save_pretrained(tmp_path / "base")
+    encoder.tokenizer.save_pretrained(tmp_path / "base")
+    own = config(
+        *PLAIN, f"runs_dir={tmp_path}", "data.limit=20", f"model.pretrained={place}",
+        "model.config=null", "pooler.source=lm_head", f"pooler.lm_head={tmp_path}/base",
+    )  # fmt: skip
+    for _ in range(2):
+        next(stages(own))
+    with torch.no_grad():
+        encoder.tower.model.embeddings.word_embeddings.weight.add_(1)
+    save_sentence_encoder(encoder, place)
+    next(stages(own))
+    full(cfg).save_pretrained(tmp_path / "base")  # another draw
+    next(stages(own))
+    assert starts[0] == starts[1]
+    assert len(set(starts)) == 3
 
 
 def test_each_round_has_its_learning_rate():
