@@ -29,6 +29,7 @@ _GPT2: dict[str, Any] = {"model_type": "gpt2"}
 # what `make check` builds for weights that are not on this machine
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gpt2": _GPT2, "openai-community/gpt2": _GPT2,
+    "dbmdz/german-gpt2": {**_GPT2, "vocab_size": 50265},
     "gpt2-large": {**_GPT2, "n_embd": 1280, "n_layer": 36, "n_head": 20},
     "facebook/opt-1.3b": {"model_type": "opt", "hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 32, "ffn_dim": 8192},
     "facebook/opt-2.7b": {"model_type": "opt", "hidden_size": 2560, "num_hidden_layers": 32, "num_attention_heads": 32, "ffn_dim": 10240},
