@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from common.data.text.normalize import text_preparation
+
 _CHARACTERS = {
     "-": "\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u207b\u2212\uff0d",
     "'": "`\u00b4\u055a\u2018\u2019\u201a\u201b\u2032\u2035\ua78b\ua78c\uff07",
@@ -39,9 +41,5 @@ def preparation(normalize: bool, lower: bool = False) -> Callable[[str], str]:
         normalize: see `plain_punctuation`.
         lower: lower-case letters (MKQA's protocol).
     """
-
-    def prepare(text: str) -> str:
-        text = plain_punctuation(text) if normalize else text
-        return text.lower() if lower else text
-
-    return prepare
+    cased = text_preparation(False, lower)
+    return (lambda text: cased(plain_punctuation(text))) if normalize else cased

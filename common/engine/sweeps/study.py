@@ -41,7 +41,7 @@ class ArmStudy:
         runs: folder of the base config's runs.
         config: the base config with all overrides.
 
-    With another config, other overrides or another space the study begins anew; a point of a grid whose run
+    With another config, other overrides, space or metric the study begins anew; a point of a grid whose run
     is finished is taken over, so that a grid can be widened.
     """
 
@@ -59,7 +59,8 @@ class ArmStudy:
         self.project, self.sweep, self.arm, self.runs = project, sweep, arm, runs
         self.words = [*words, *words_of(sweep.shared), *words_of(own), f"seed={sweep.seed}"]
         self.settings = [sorted(self.words), config]
-        self.key = digest([self.settings, {k: asdict(axis) for k, axis in sweep.space.items()}])
+        space = {key: asdict(axis) for key, axis in sweep.space.items()}
+        self.key = digest([self.settings, space, sweep.metric, sweep.direction])
         self.study = open_study(folder, f"{arm or sweep.base}-{self.key}", sweep)
         self.target = len(sweep.grid()) if sweep.sampler == "grid" else sweep.trials
         if sweep.sampler == "grid":

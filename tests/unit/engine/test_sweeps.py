@@ -105,6 +105,15 @@ def test_other_settings_do_not_take_over_what_was_found_with_the_first(tmp_path,
     assert not other.run_of(other.interrupted()[0]).done
 
 
+def test_another_metric_of_finished_runs_is_read_and_not_the_first_one_s_value(tmp_path, program):
+    program(FINISH.replace("{'score': 1", "{'loss': 7.0, 'score': 1"))
+    _, (one,) = studies(tmp_path, arms=("a",))
+    list(work([one], jobs=1, threads=1))
+    _, (other,) = studies(tmp_path, arms=("a",), metric="loss", direction="min")
+    assert all("loss 7.0000" in line for line in work([other], jobs=1, threads=1))
+    assert len(list(tmp_path.glob("sweep-a-*"))) == 3  # nothing is run again
+
+
 def test_a_failed_point_of_a_grid_is_tried_again_in_a_folder_of_its_own(tmp_path, program):
     program(
         "lr = [w for w in words if w.startswith('optim.lr')][0]; sys.exit('broken') if lr.endswith('=0.01') else None;"
