@@ -21,11 +21,9 @@ from common.engine.workspace import Workspace
 from common.evaluation.gallery import retrieval_gallery
 from common.evaluation.image_text.zeroshot import class_embeddings
 from common.evaluation.retrieval.cross_modal import cross_modal_recall, relevant_ranks
-from common.families.image_text.data import eval_transform
 from common.families.image_text.drawings import (
     POOL,
     pool_images,
-    pool_pairs,
     pool_picture,
     read_held_out,
 )
@@ -39,7 +37,7 @@ from common.families.image_text.evaluation import (
 )
 from common.families.image_text.module import build_tokenizer
 from projects.laclip.config import Config
-from projects.laclip.data import build_data
+from projects.laclip.data import Formed, build_data
 from projects.laclip.module import LaCLIP
 
 LEFT_OUT = ("flag",)  # a quarter of the class items, told by nothing but a rectangle
@@ -87,13 +85,13 @@ def evaluate(
         return evaluate_image_text(cfg, module, workspace, build)
     metrics = {"logit_scale": float(module.logit_scale())}
     with modes.evaluated(module, cfg.trainer.accelerator):
-        held = held_out(cfg)
+        held, pairs = held_out(cfg), training_pairs(cfg)
         raw = pool_metrics(encoders(cfg, modes.untrained(build, cfg.seed, module)), held)
         metrics |= {f"untrained_{name}": raw[name] for name in UNTRAINED}
         metrics |= pool_metrics(encoders(cfg, module), held, workspace)
-        metrics |= loss_gap(cfg, module, held)
+        metrics |= loss_gap(cfg, module, held, pairs)
         show(cfg, encoders(cfg, module), held, workspace)
-    return metrics | drawn_texts(cfg)
+    return metrics | drawn_texts(pairs)
 
 
 def encoders(cfg: Config, module: LaCLIP) -> Encoders:
@@ -240,14 +238,28 @@ def _cosine_of_others(rows: Tensor) -> Tensor:
     return ((rows.sum(1).square().sum(-1) - size) / (size * (size - 1))).mean()
 
 
-def loss_gap(cfg: Config, module: LaCLIP, held: HeldOut) -> dict[str, float]:
+def training_pairs(cfg: Config) -> CaptionedImages:
+    """The training set of a config on the pool."""
+    pairs = build_data(cfg, build_tokenizer(cfg.model)).train_set
+    assert isinstance(pairs, CaptionedImages)
+    return pairs
+
+
+def name_of(pairs: CaptionedImages, row: int) -> str:
+    """The name of a training drawing, whatever its texts are made to be."""
+    captions = pairs.captions
+    return (captions.captions if isinstance(captions, Formed) else captions).texts(row)[0]
+
+
+def loss_gap(
+    cfg: Config, module: LaCLIP, held: HeldOut, pairs: CaptionedImages
+) -> dict[str, float]:
     """Loss on names that were trained on and on held-out ones, and how much higher the latter is."""
-    source, known = pool_pairs(cfg, eval_transform(cfg.data))
+    source, model = pairs.images, encoders(cfg, module)
     assert isinstance(source, CachedImages)
-    model = encoders(cfg, module)
     count = max(LOSS_BATCH, len(held.rows) // LOSS_BATCH * LOSS_BATCH)
-    rows = [i * len(known) // count for i in range(count)]  # evenly spaced
-    train = (source.images[rows], [known.texts(i)[0] for i in rows])
+    rows = [i * len(pairs) // count for i in range(count)]  # evenly spaced
+    train = (source.images[rows], [name_of(pairs, i) for i in rows])
     test = (held.pixels, [row["name"] for row in held.rows])
     found = {
         f"pair_loss_{part}": pair_loss(module, model.images(images), model.texts(names))
@@ -256,27 +268,24 @@ def loss_gap(cfg: Config, module: LaCLIP, held: HeldOut) -> dict[str, float]:
     return {**found, "loss_gap": found["pair_loss_test"] - found["pair_loss_train"]}
 
 
-def drawn_texts(cfg: Config, epochs: int = 8, step: int = 16) -> dict[str, float]:
+def drawn_texts(pairs: CaptionedImages, epochs: int = 8, step: int = 16) -> dict[str, float]:
     """How varied the texts of training are, over some epochs of every 16th drawing.
 
     ``text_altered_share``: drawn texts that are not the name. ``texts_per_image``: different texts
     of a drawing in these epochs.
     """
-    pairs = build_data(cfg, build_tokenizer(cfg.model)).train_set
-    assert isinstance(pairs, CaptionedImages)
     rows = range(0, len(pairs), step)
     drawn = [pairs[[(i, epoch) for i in rows]]["texts"] for epoch in range(epochs)]
-    names = pool_pairs(cfg, eval_transform(cfg.data))[1]
-    texts = [[_first(batch[k]) for batch in drawn] for k in range(len(rows))]
-    other = [text != names.texts(i)[0] for i, own in zip(rows, texts, strict=True) for text in own]
+    texts = [[_last(batch[k]) for batch in drawn] for k in range(len(rows))]
+    other = [t != name_of(pairs, i) for i, own in zip(rows, texts, strict=True) for t in own]
     return {
         "text_altered_share": sum(other) / len(other),
         "texts_per_image": sum(len(set(own)) for own in texts) / len(texts),
     }
 
 
-def _first(text: Any) -> str:
-    """The last of several texts (multi-text: the rewrite), or the text."""
+def _last(text: Any) -> str:
+    """The text, or the rewrite of multi-text."""
     return str(text if isinstance(text, str) else text[-1])
 
 

@@ -25,6 +25,7 @@ from projects.laclip.evaluate import (
     pool_metrics,
     prompt_agreement,
     recall,
+    training_pairs,
 )
 from tests.projects.laclip.conftest import config
 
@@ -139,16 +140,21 @@ def test_prompt_agreement_tells_meaning_from_wording():
     assert prompt_agreement(planted(10.0), COLOURS) < mixed < 1
 
 
-def test_drawn_texts_are_those_of_training():
+@pytest.mark.parametrize(
+    ("words", "altered", "texts"),
+    [
+        (["data.num_rewrites=0", "data.text_form=given"], (0, 0), (1, 1)),
+        ([], (0.6, 0.9), (3, 5)),
+        (["data.text_form=joined"], (0.9, 1), (1, 1)),
+        (["method.num_texts=2"], (0.8, 1), (2, 4)),
+    ],
+)
+def test_drawn_texts_are_those_of_training(words, altered, texts):
     """In small: the share of draws that are not the name, and how many texts a drawing has."""
-    small = ["data.train_fraction=0.01", "seed=3"]
-    clip = drawn_texts(config("data.num_rewrites=0", "data.text_form=given", *small, name="mini"))
-    assert clip == {"text_altered_share": 0.0, "texts_per_image": 1.0}
-    found = drawn_texts(config(*small, name="mini"), epochs=12, step=4)
-    assert 0.6 < found["text_altered_share"] < 0.9
-    assert 3 < found["texts_per_image"] <= 5
-    multi = drawn_texts(config("method.num_texts=2", *small, name="mini"), epochs=4, step=4)
-    assert multi["text_altered_share"] > 0.8
+    pairs = training_pairs(config("data.train_fraction=0.02", "seed=3", *words, name="mini"))
+    found = drawn_texts(pairs, epochs=12, step=2)
+    assert altered[0] <= found["text_altered_share"] <= altered[1]
+    assert texts[0] <= found["texts_per_image"] <= texts[1]
 
 
 def test_raw_pixels_learn_words_from_the_pictures_they_name(tmp_path, monkeypatch):
