@@ -136,8 +136,8 @@ def test_recall_takes_equal_names_for_each_other():
 
 def test_prompt_agreement_tells_meaning_from_wording():
     assert prompt_agreement(planted(), COLOURS) == pytest.approx(1, abs=1e-5)
-    mixed = prompt_agreement(planted(1.0), COLOURS)
-    assert prompt_agreement(planted(10.0), COLOURS) < mixed < 1
+    assert prompt_agreement(planted(1.0), COLOURS) == pytest.approx(0, abs=1e-5)
+    assert prompt_agreement(planted(10.0), COLOURS) < -0.9  # one sentence, nearly one vector
 
 
 @pytest.mark.parametrize(
