@@ -93,7 +93,10 @@ def _cell(directions: Floats) -> NDArray[np.int64]:
     azimuth = np.rad2deg(np.arctan2(directions[:, 1], directions[:, 0]))
     columns = round(360 / AZIMUTH)
     row = np.floor((elevation + 90) / ELEVATION).astype(np.int64)
-    return row * columns + np.floor((azimuth + 180) / AZIMUTH).astype(np.int64) % columns
+    cell: NDArray[np.int64] = (
+        row * columns + np.floor((azimuth + 180) / AZIMUTH).astype(np.int64) % columns
+    )
+    return cell
 
 
 def _median_table(held: Sequence[Held]) -> Floats:
