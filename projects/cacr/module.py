@@ -39,8 +39,7 @@ class CACR(KnnValidatedModule):
         super().__init__(cfg.optim, k=cfg.eval.items_k, temperature=cfg.eval.knn_temperature)
         method, model = cfg.method, cfg.model
         self.method, self.milestones = method, cfg.optim.milestones
-        self.network = network or projected_encoder(cfg)
-        self.objective = build_objective(method)
+        self.network, self.objective = network or projected_encoder(cfg), build_objective(method)
         self.tau_pos, self.tau_neg = method.tau_pos, method.tau_neg
         self.diagnose_every = cfg.trainer.log_every_n_steps
         if method.host != "batch":
