@@ -32,12 +32,9 @@ class DCL(KnnValidatedModule):
 
     def __init__(self, cfg: Config, network: ProjectedEncoder | None = None) -> None:
         super().__init__(cfg.optim, k=cfg.eval.items_k, temperature=cfg.eval.knn_temperature)
-        method, model = cfg.method, cfg.model
-        self.network, self.host = network or projected_encoder(cfg), method.host
-        self.average, self.diagnose_every = (
-            method.reduction == "mean",
-            cfg.trainer.log_every_n_steps,
-        )
+        method, model, self.diagnose_every = cfg.method, cfg.model, cfg.trainer.log_every_n_steps
+        self.network = network or projected_encoder(cfg)
+        self.host, self.average = method.host, method.reduction == "mean"
         self.objective: TwoViewObjective | OneWayObjective
         if self.host == "simclr":
             self.objective = TwoViewObjective(method)
