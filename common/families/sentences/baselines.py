@@ -74,6 +74,22 @@ def whitened(
     return _encoder(cfg, workspace, untrained_encoder(cfg), fit, texts)
 
 
+def raw_mean(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The encoder that training starts from, its last states averaged: whatever the config pools."""
+    return _encoder(cfg, workspace, untrained_encoder(_averaged(cfg)))
+
+
+def whitened_mean(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """`whitened`, of averaged states: whatever the config pools."""
+    return whitened(_averaged(cfg), workspace)
+
+
+def _averaged(cfg: Config) -> Config:
+    model = replace(cfg.model, pooling="avg", mlp_only_train=False)
+    found: Config = replace(cfg, model=model)  # type: ignore[type-var]
+    return found
+
+
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The encoder's architecture with random weights."""
     model = replace(cfg.model, random_init=True)
