@@ -3,12 +3,13 @@
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.data.image.multi_view import MultiViewBatch
 from common.encoders.heads import MLPHead, ProjectedEncoder
 from common.encoders.momentum import MomentumEncoder, cosine_momentum
 from common.encoders.queue import FeatureQueue
+from common.encoders.sync_norm import synchronise_batch_norm
 from common.engine.optim import milestone_schedule
 from common.families.images.networks import embed_views, projected_encoder
 from common.families.images.validation import KnnValidatedModule
@@ -55,7 +56,7 @@ class CACR(KnnValidatedModule):
                 last_norm=model.predictor_last_norm, last_affine=False,
             )  # fmt: skip
         if model.sync_batchnorm:
-            nn.SyncBatchNorm.convert_sync_batchnorm(self)  # type: ignore[no-untyped-call]
+            synchronise_batch_norm(self)
         self._new_rows: list[Tensor] = []  # enqueued after the optimiser step
 
     def losses(self, batch: MultiViewBatch) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.data.text.sets import StsSet
 from common.encoders.modes import untrained as as_training_begins
+from common.encoders.text.pooling import Pooling
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.workspace import Workspace
 from common.evaluation.features.postprocessing import EmbeddingTransform, fit_whitening
@@ -75,17 +76,18 @@ def whitened(
 
 
 def raw_mean(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The encoder that training starts from, its last states averaged: whatever the config pools."""
-    return _encoder(cfg, workspace, untrained_encoder(_averaged(cfg)))
+    """`raw`, of averaged states: whatever the config pools."""
+    return raw(with_pooling(cfg, "avg"), workspace)
 
 
 def whitened_mean(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """`whitened`, of averaged states: whatever the config pools."""
-    return whitened(_averaged(cfg), workspace)
+    return whitened(with_pooling(cfg, "avg"), workspace)
 
 
-def _averaged(cfg: Config) -> Config:
-    model = replace(cfg.model, pooling="avg", mlp_only_train=False)
+def with_pooling(cfg: Config, pooling: Pooling) -> Config:
+    """A config whose encoder pools otherwise, without head."""
+    model = replace(cfg.model, pooling=pooling, mlp_only_train=False)
     found: Config = replace(cfg, model=model)  # type: ignore[type-var]
     return found
 
