@@ -34,8 +34,13 @@ def load_teacher(place: str, model: ModelConfig) -> InstructedEncoder:
         UserError: none of these, or absent or unreadable files.
     """
     ref = resolve_pretrained(place)
-    if ref.path is None or is_released(place) or (ref.path / SETTINGS).is_file():
+    if is_released(place) or (ref.path is not None and (ref.path / SETTINGS).is_file()):
         return load_encoder(place, model)
+    if ref.path is None:
+        raise UserError(
+            f"data.mining.encoder={place} is no released checkpoint and no folder here: download the teacher "
+            f"and name its folder"
+        )
     pooling, with_prompt = _pooling(ref.path)
     encoder = instructed_encoder(
         place,
