@@ -3,12 +3,13 @@
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.data.image.multi_view import MultiViewBatch
 from common.encoders.heads import MLPHead, ProjectedEncoder
 from common.encoders.momentum import MomentumEncoder, cosine_momentum
 from common.encoders.queue import FeatureQueue
+from common.encoders.sync_norm import synchronise_batch_norm
 from common.engine.optim import milestone_schedule
 from common.families.images.networks import embed_views, projected_encoder
 from common.families.images.validation import KnnValidatedModule
@@ -38,8 +39,7 @@ class CACR(KnnValidatedModule):
         super().__init__(cfg.optim, k=cfg.eval.items_k, temperature=cfg.eval.knn_temperature)
         method, model = cfg.method, cfg.model
         self.method, self.milestones = method, cfg.optim.milestones
-        self.network = network or projected_encoder(cfg)
-        self.objective = build_objective(method)
+        self.network, self.objective = network or projected_encoder(cfg), build_objective(method)
         self.tau_pos, self.tau_neg = method.tau_pos, method.tau_neg
         self.diagnose_every = cfg.trainer.log_every_n_steps
         if method.host != "batch":
@@ -55,7 +55,7 @@ class CACR(KnnValidatedModule):
                 last_norm=model.predictor_last_norm, last_affine=False,
             )  # fmt: skip
         if model.sync_batchnorm:
-            nn.SyncBatchNorm.convert_sync_batchnorm(self)  # type: ignore[no-untyped-call]
+            synchronise_batch_norm(self)
         self._new_rows: list[Tensor] = []  # enqueued after the optimiser step
 
     def losses(self, batch: MultiViewBatch) -> dict[str, Tensor]:

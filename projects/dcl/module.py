@@ -1,12 +1,13 @@
 """Decoupled contrastive learning on a SimCLR, MoCo or NNCLR host."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.data.image.views import TwoViewBatch
 from common.encoders.heads import MLPHead, ProjectedEncoder
 from common.encoders.momentum import MomentumEncoder
 from common.encoders.queue import FeatureQueue, SupportSet
+from common.encoders.sync_norm import synchronise_batch_norm
 from common.families.images.networks import projected_encoder
 from common.families.images.validation import KnnValidatedModule
 from projects.dcl.config import Config
@@ -31,10 +32,9 @@ class DCL(KnnValidatedModule):
 
     def __init__(self, cfg: Config, network: ProjectedEncoder | None = None) -> None:
         super().__init__(cfg.optim, k=cfg.eval.items_k, temperature=cfg.eval.knn_temperature)
-        method, model = cfg.method, cfg.model
+        method, model, self.diagnose_every = cfg.method, cfg.model, cfg.trainer.log_every_n_steps
         self.network = network or projected_encoder(cfg)
         self.host, self.average = method.host, method.reduction == "mean"
-        self.diagnose_every = cfg.trainer.log_every_n_steps
         self.objective: TwoViewObjective | OneWayObjective
         if self.host == "simclr":
             self.objective = TwoViewObjective(method)
@@ -50,7 +50,7 @@ class DCL(KnnValidatedModule):
             )
             self.support = SupportSet(method.support_size, model.out_dim)
         if model.sync_batchnorm:
-            nn.SyncBatchNorm.convert_sync_batchnorm(self)  # type: ignore[no-untyped-call]
+            synchronise_batch_norm(self)
         self._new_rows: list[Tensor] = []  # enqueued after the optimiser step
 
     def losses(self, batch: TwoViewBatch) -> dict[str, Tensor]:

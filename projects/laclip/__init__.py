@@ -18,8 +18,11 @@ __all__ = ["Config", "build", "load"]
 
 def build(cfg: Config) -> "Experiment[LaCLIP]":
     """The experiment of a config; heavy imports happen here."""
+    from dataclasses import replace
+
     from common.families.image_text.experiment import image_text_experiment
     from projects.laclip.data import REWRITES_FROM, build_data
+    from projects.laclip.evaluate import evaluate
     from projects.laclip.module import LaCLIP
     from projects.laclip.rewrite import rewrite_file
 
@@ -30,13 +33,16 @@ def build(cfg: Config) -> "Experiment[LaCLIP]":
         found = rewrite_file(cfg.rewrite, workspace, task=cfg.task, server=cfg.generator)
         workspace.say(f"{cfg.rewrite.output}: {found.summary}")
 
-    return image_text_experiment(
+    family = image_text_experiment(
         cfg,
         make_module,
         lambda tokenizer: build_data(cfg, tokenizer),
         tasks={"rewrite": rewrite},
         num_texts=cfg.method.num_texts,
         texts_from=REWRITES_FROM,
+    )
+    return replace(
+        family, evaluate=lambda module, workspace: evaluate(cfg, module, workspace, make_module)
     )
 
 

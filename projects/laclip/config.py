@@ -10,6 +10,7 @@ from common.families.image_text.config import ORIGINAL, ImageTextData, ImageText
 from common.ranges import Count, Inner, Positive, Probability, Seed, Share, Whole
 
 ALIASES = {"coco": "mscoco"}  # spelling of the official script
+MAX_VERSIONS = 1000  # of a caption
 
 
 @dataclass
@@ -21,25 +22,56 @@ class LaclipData(ImageTextData):
         default_factory=lambda: [ORIGINAL, "chatgpt", "bard", "mscoco", "human"]
     )
     num_rewrites: Whole | None = None  # M: use the first M rewrites; 0 is CLIP, None takes all
+    # instead of the rewrites; num_rewrites is the number of fixed versions then. None: eda and
+    # word_dropout alter the caption anew at every access, of back_translation there is one
     augmentation: Literal["none", "eda", "word_dropout", "back_translation"] = "none"
-    augment_prob: Probability = 1.0  # probability that a drawn text is altered (eda, word_dropout)
+    augment_prob: Probability = 1.0  # of altering the caption at an access (eda, word_dropout)
     augment_strength: Inner = 0.1  # share of words changed (eda) or dropped (word_dropout)
+    # with_caption: a rewrite keeps the caption's words, before or behind its own; joined: all texts
+    # as one fixed caption; framed: each rewrite is the caption in a sentence frame, no word added
+    text_form: Literal["given", "with_caption", "joined", "framed"] = "given"
 
     def __post_init__(self) -> None:
         self.texts = [ALIASES.get(name, name) for name in self.texts]
         super().__post_init__()
-        available = len(self.texts) - 1
-        limit = available if self.augmentation != "back_translation" else 1000
+        limit = MAX_VERSIONS if self.augmentation != "none" else len(self.texts) - 1
         if self.num_rewrites is not None and self.num_rewrites > limit:
-            raise ValueError(f"data.num_rewrites must lie between 0 and {available}, the rewrites")
+            what = "versions" if self.augmentation != "none" else "rewrites"
+            raise ValueError(f"data.num_rewrites must lie between 0 and {limit}, the {what}")
+        if self.augmentation != "none" and self.text_form != "given":
+            raise ValueError("data.text_form is of rewrites: it needs data.augmentation=none")
 
     @property
     def text_sources(self) -> list[str]:
-        """Sources of the rewrites in use, in order."""
+        """Sources of the texts beside the caption that are read, in order."""
         if self.augmentation == "back_translation":
-            return [f"back_translation_{i + 1}" for i in range(self.num_rewrites or 1)]
+            count = 1 if self.num_rewrites is None else self.num_rewrites
+            return [f"back_translation_{i + 1}" for i in range(count)]
+        if self.augmentation != "none":  # altered captions are made, not read
+            return []
         count = len(self.texts) - 1 if self.num_rewrites is None else self.num_rewrites
         return self.texts[1 : 1 + count]
+
+    @property
+    def num_texts(self) -> int:
+        """M + 1, the texts that an access draws from."""
+        if self.augmentation in ("eda", "word_dropout"):
+            return 1 + (self.num_rewrites or 0)
+        return 1 if self.text_form == "joined" else 1 + len(self.text_sources)
+
+    def check_source(self) -> None:
+        """Refuse a source without its files, and a stream where texts are looked up by sample.
+
+        Raises:
+            ValueError: see above.
+        """
+        super().check_source()
+        made = self.augmentation in ("eda", "word_dropout") and bool(self.num_rewrites)
+        if self.source == "webdataset" and (self.text_form != "given" or made):
+            raise ValueError(
+                "data.source=webdataset takes its texts as they are: leave data.text_form=given, "
+                "and data.num_rewrites=null with eda or word_dropout"
+            )
 
 
 @dataclass
@@ -83,7 +115,7 @@ class Config(ExperimentConfig):
         super().__post_init__()
         self.data.check_source()
         self.model.check_towers()
-        available = 1 + len(self.data.text_sources)
+        available = self.data.num_texts
         if self.method.num_texts > available:
             raise ValueError(
                 f"method.num_texts={self.method.num_texts}, but an image has {available} texts"

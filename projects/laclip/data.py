@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
+from common.data.image_text.captions import CaptionedImages, TextSource
+from common.data.image_text.drawings import FRAMES
 from common.data.lookup import bundled
 from common.data.module import ContrastiveData
-from common.data.samplers import Rng
+from common.data.samplers import Rng, sample_rng
 from common.data.tables import read_jsonl
 from common.data.text.augment import Eda, WordDropout, synonyms_from_synsets
 from common.data.text.tokenizers import ClipTokenizer
@@ -13,42 +16,112 @@ from common.families.image_text.data import image_text_data
 from projects.laclip.config import Config, LaclipData
 
 REWRITES_FROM = "https://github.com/LijieFan/LaCLIP, or write them with TASK=rewrite"
+TRIES = 10  # draws of an augmentation until it alters the text
+VERSION_STREAM, FRAME_STREAM = 13, 14  # independent random streams of one sample
+Augment = Callable[[str, Rng], str]
+
+
+def altered(augment: Augment, text: str, rng: Rng) -> str:
+    """What an augmentation makes of a text, drawn again while that is the text itself.
+
+    Two words stay two at least. A text that no draw alters (one word without synonyms) is returned.
+    """
+    words = text.split()
+    for _ in range(TRIES):
+        found = augment(text, rng)
+        if found.split() != words and len(found.split()) >= min(2, len(words)):
+            return found
+    return text
 
 
 @dataclass(frozen=True)
 class Sometimes:
-    """Alters a text with a probability; a result of fewer than two words is not used."""
+    """Alters a text with a probability, see `altered`."""
 
-    augment: Callable[[str, Rng], str]
+    augment: Augment
     prob: float
 
     def __call__(self, text: str, rng: Rng) -> str:
         """The altered or the given text."""
-        if rng.random() >= self.prob:
-            return text
-        altered = self.augment(text, rng)
-        return altered if len(altered.split()) >= 2 else text
+        return text if rng.random() >= self.prob else altered(self.augment, text, rng)
 
 
-def text_augmentation(data: LaclipData) -> Sometimes | None:
-    """EDA or word dropout as configured; back-translation is a rewrite file, hence None."""
+@dataclass(frozen=True)
+class Versions:
+    """A caption and M altered versions of it, which a seed fixes."""
+
+    captions: TextSource
+    augment: Augment
+    count: int
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def texts(self, index: int) -> list[str]:
+        """The caption first."""
+        caption = self.captions.texts(index)[0]
+        rngs = [sample_rng(self.seed, m, index, VERSION_STREAM) for m in range(self.count)]
+        return [caption, *(altered(self.augment, caption, rng) for rng in rngs)]
+
+
+@dataclass(frozen=True)
+class Formed:
+    """Rewrites in a form of `LaclipData.text_form`."""
+
+    captions: TextSource
+    form: str
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def texts(self, index: int) -> list[str]:
+        """The caption first; of form joined all texts as one."""
+        caption, *others = self.captions.texts(index)
+        if self.form == "joined":
+            return [", ".join(dict.fromkeys([caption, *others]))]
+        return [caption, *(self._one(caption, other, index, m) for m, other in enumerate(others))]
+
+    def _one(self, caption: str, other: str, index: int, m: int) -> str:
+        if self.form == "framed":
+            frames = FRAMES[m % len(FRAMES)]
+            rng = sample_rng(self.seed, m, index, FRAME_STREAM)
+            return frames[int(rng.integers(len(frames)))].format(caption)
+        if other == caption:
+            return caption
+        return f"{other}, {caption}" if m % 2 else f"{caption}, {other}"
+
+
+def word_augmentation(data: LaclipData) -> Augment | None:
+    """EDA or word dropout; back-translation is a text file, hence None."""
     if data.augmentation == "eda":
-        synsets = read_jsonl(bundled("wordnet/synsets.jsonl.gz", data.root), ["lemmas"])
-        return Sometimes(
-            Eda(synonyms_from_synsets(synsets), data.augment_strength), data.augment_prob
-        )
-    if data.augmentation == "word_dropout":
-        return Sometimes(WordDropout(data.augment_strength), data.augment_prob)
-    return None
+        return Eda(_synonyms(data.root), data.augment_strength)
+    return WordDropout(data.augment_strength) if data.augmentation == "word_dropout" else None
+
+
+@lru_cache(1)
+def _synonyms(root: str | None) -> dict[str, list[str]]:
+    synsets = read_jsonl(bundled("wordnet/synsets.jsonl.gz", root), ["lemmas"])
+    return synonyms_from_synsets(synsets)
 
 
 def build_data(cfg: Config, tokenizer: ClipTokenizer) -> ContrastiveData:
     """Pairs whose text is drawn at every access; with multi-text the original and others."""
-    return image_text_data(
+    data, augment = cfg.data, word_augmentation(cfg.data)
+    anew = augment is not None and data.num_rewrites is None
+    found = image_text_data(
         cfg,
         tokenizer,
         text_policy="multi" if cfg.method.num_texts > 1 else "random",
         num_texts=cfg.method.num_texts,
-        augment_text=text_augmentation(cfg.data),
+        augment_text=Sometimes(augment, data.augment_prob) if augment and anew else None,
         texts_from=REWRITES_FROM,
     )
+    pairs = found.train_set
+    if isinstance(pairs, CaptionedImages):  # the config refuses these settings for a stream
+        if augment and not anew:
+            pairs.captions = Versions(pairs.captions, augment, data.num_rewrites or 0, cfg.seed)
+        elif data.text_form != "given":
+            pairs.captions = Formed(pairs.captions, data.text_form, cfg.seed)
+    return found

@@ -1,9 +1,13 @@
 """LaCLIP's objective: CLIP's symmetric contrastive loss on drawn texts, and the multi-text variant."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from common.data.image.benchmarks import IMAGE_SETS
 from common.data.image_text.captions import ImageTextBatch
+from common.evaluation.image_text.zeroshot import LACLIP_TEMPLATES, OPENAI_TEMPLATES
 from common.families.image_text.module import Encoder, ImageTextModule
 from common.losses.image_text import ClipLoss
 from projects.laclip.config import Config
@@ -28,7 +32,7 @@ class LaCLIP(ImageTextModule):
     """
 
     def __init__(self, cfg: Config, encoder: Encoder | None = None) -> None:
-        super().__init__(cfg, encoder)
+        super().__init__(cfg, encoder, validation_templates(cfg))
         self.loss = ClipLoss(backend=cfg.method.loss_backend)
 
     def losses(self, batch: ImageTextBatch) -> dict[str, Tensor]:
@@ -42,3 +46,11 @@ class LaCLIP(ImageTextModule):
         loss = torch.stack([term.loss for term in terms]).mean()
         top1 = terms[0].hits.float().mean()
         return {"loss": loss, "logit_scale": scale.detach(), "batch_top1": top1}
+
+
+def validation_templates(cfg: Config) -> Sequence[str]:
+    """Sentences of `eval.validate`, those that the evaluation takes for the same set."""
+    known = IMAGE_SETS.get(cfg.eval.validate or "imagenet")
+    if known is not None and cfg.eval.validate not in (None, "imagenet"):
+        return known.templates
+    return OPENAI_TEMPLATES if cfg.eval.templates == "openai" else LACLIP_TEMPLATES

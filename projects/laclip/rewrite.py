@@ -72,7 +72,7 @@ def parse_rewrite(completion: str, caption: str) -> str:
     """The rewrite in what the LM wrote after the prompt's final arrow.
 
     It ends at the first line break or at a further arrow. The caption is returned instead where
-    fewer than two words are left.
+    fewer than two words are left, or where it is empty: there was nothing to say again.
 
     Args:
         completion: new text without the prompt.
@@ -80,7 +80,7 @@ def parse_rewrite(completion: str, caption: str) -> str:
     """
     line = completion.strip().split("\n", 1)[0]
     text = line.split(ARROW, 1)[0].strip()
-    return text if len(text.split()) >= 2 else caption
+    return text if caption.strip() and len(text.split()) >= 2 else caption
 
 
 def build_rewriter(cfg: RewriteConfig, server: ServerConfig) -> "RowFunction":

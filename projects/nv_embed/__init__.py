@@ -20,6 +20,7 @@ def build(cfg: Config) -> "Experiment[NvEmbed]":
     from projects.nv_embed import tasks
     from projects.nv_embed.evaluate import evaluate, test_documents
     from projects.nv_embed.module import NvEmbed
+    from projects.nv_embed.overlap import overlap
     from projects.nv_embed.stages import plan, recipe_of, stages
     from projects.nv_embed.synthesis import synthesize
 
@@ -31,7 +32,7 @@ def build(cfg: Config) -> "Experiment[NvEmbed]":
         evaluate=evaluate,
         plan=plan,
         texts=test_documents,
-        tasks={"synthesize": synthesize},
+        tasks={"synthesize": synthesize, "overlap": overlap},
         model_tasks={"mine": tasks.mine, "mteb": tasks.mteb},
     )
 

@@ -105,6 +105,15 @@ class SynthesisConfig:
 
 
 @dataclass
+class OverlapConfig:
+    """`make run TASK=overlap`: training sets without the texts of an evaluation."""
+
+    texts: dict[str, str] = field(default_factory=dict)  # set -> file of its evaluation's texts
+    threshold: Share | None = 0.9  # of the BM25 similarity, see the task; None: equal texts alone
+    output: str | None = None  # folder; None: the task's
+
+
+@dataclass
 class Config(ExperimentConfig):
     """NV-Embed experiment."""
 
@@ -115,6 +124,7 @@ class Config(ExperimentConfig):
     search: SearchConfig = field(default_factory=SearchConfig)
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     generator: ServerConfig = field(default_factory=ServerConfig)  # in place of synthesis.model
+    overlap: OverlapConfig = field(default_factory=OverlapConfig)
     task: RowMapConfig = field(default_factory=RowMapConfig)  # of synthesize and mine
 
     def __post_init__(self) -> None:

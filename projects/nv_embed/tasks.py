@@ -24,7 +24,8 @@ from common.evaluation.text.embedding_tasks import type_averages
 from common.families.retrieval.training_sets import read_set, right_places, synthetic_tasks
 from projects.nv_embed.config import Config
 from projects.nv_embed.module import NvEmbed
-from projects.nv_embed.stages import build_encoder, load_encoder
+from projects.nv_embed.stages import build_encoder
+from projects.nv_embed.teachers import load_teacher
 
 CHUNK = 2048  # queries in a file of finished negatives
 
@@ -40,7 +41,7 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment[NvEmbed]) -> 
     options = cfg.data.mining
     if options.teacher == "none":
         raise UserError("name a teacher: data.mining.teacher=bm25, or encoder with its folder")
-    encoder = None if options.encoder is None else load_encoder(options.encoder, cfg.model)
+    encoder = None if options.encoder is None else load_teacher(options.encoder, cfg.model)
     if cfg.data.source == "synthetic":
         tasks = synthetic_tasks(cfg)
     else:

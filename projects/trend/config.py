@@ -119,7 +119,8 @@ class EvalConfig:
 
     split: Literal["test", "dev"] = "test"
     horizon: Count = 3  # future frames
-    rays: Count = 400  # of a frame: all moving points first, then others
+    rays: Count = 400  # of a frame: half on moving objects where there are enough
+    ground_threshold: Real = 0.3  # as data.ground_threshold, of the rays that are judged
     clip_rays: Count = 400
     clip_step: Count = 2  # frames between the starts on the bundled drive
     max_windows: Whole = 200  # of a set, evenly spaced; 0: all

@@ -1,6 +1,6 @@
 """TREND's evaluation: forecasts against copies and an untrained net, detection, figures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,15 @@ from projects.trend.config import Config
 from projects.trend.finetune import Finetune
 from projects.trend.forecasts import (
     Errors,
+    Floats,
     Held,
     chamfer_of,
     copy_errors,
     errors_of,
     held_out,
-    moving_items,
     moving_points,
     summary,
+    window_errors,
 )
 from projects.trend.module import Trend
 from projects.trend.networks import TrendNetwork, network_options
@@ -31,6 +32,7 @@ from projects.trend.probes import (
     segmentation_probe,
     test_frames,
 )
+from projects.trend.sources import LidarPart
 
 PREFIX = {"simulated": "", "kitti_clip": "kitti_"}  # of the metrics of a set
 NUM_SHOWN = 2  # sequences in the figures
@@ -44,13 +46,8 @@ def evaluate(cfg: Config, module: Trend | Finetune, workspace: Workspace) -> dic
         plain = None
         if cfg.eval.untrained:
             plain = untrained(lambda: TrendNetwork(**network_options(cfg)), cfg.seed, network)
-        for source in dict.fromkeys(cfg.data.sources):
-            clip = source == "kitti_clip"
-            held = held_out(
-                cfg, source, cfg.eval.clip_rays if clip else cfg.eval.rays,
-                cfg.eval.clip_step if clip else 1,
-            )  # fmt: skip
-            prefix = PREFIX.get(source, f"{source}_")
+        # where an encoder was given, or none was pre-trained, the field has never seen a scan
+        for prefix, held in held_sets(cfg) if cfg.finetune.encoder_weights is None else ():
             found = forecast_metrics(cfg, network, plain, held, workspace, prefix)
             metrics |= {f"{prefix}{name}": value for name, value in found.items()}
         if isinstance(module, Finetune):
@@ -65,6 +62,30 @@ def evaluate(cfg: Config, module: Trend | Finetune, workspace: Workspace) -> dic
     return metrics
 
 
+def held_sets(cfg: Config, part: LidarPart | None = None) -> Iterator[tuple[str, list[Held]]]:
+    """Prefix of the metrics and windows of every set, of the evaluation part or another one."""
+    for source in dict.fromkeys(cfg.data.sources):
+        clip = source == "kitti_clip"
+        rays, step = (cfg.eval.clip_rays, cfg.eval.clip_step) if clip else (cfg.eval.rays, 1)
+        yield PREFIX.get(source, f"{source}_"), held_out(cfg, source, rays, step, part)
+
+
+def judged(
+    held: Sequence[Held],
+    errors: Sequence[Sequence[Floats]],
+    horizon: int,
+    workspace: Workspace,
+    prefix: str,
+) -> dict[str, float]:
+    """`summary`, with the windows' values saved for claims."""
+    ahead = range(1, horizon + 1)
+    for name, moving in (("forecast_moving_l1", True), ("forecast_l1", None)):
+        items = window_errors(held, errors, ahead, moving=moving)
+        if items:
+            workspace.items(f"{prefix}{name}", items)
+    return summary(held, errors, horizon)
+
+
 def forecast_metrics(
     cfg: Config,
     network: TrendNetwork,
@@ -76,10 +97,8 @@ def forecast_metrics(
     """Errors of the network and its references on one set."""
     horizon = cfg.eval.horizon
     errors = errors_of(cfg, network, held)
-    metrics = summary(held, errors.ranges, horizon)
-    metrics["current_intensity_l1"] = float(
-        np.mean([np.abs(e[0]).mean() for e in errors.intensity])
-    )
+    metrics = judged(held, errors.ranges, horizon, workspace, prefix)
+    metrics["current_intensity_l1"] = float(np.mean(window_errors(held, errors.intensity, [0])))
     metrics["opacity"] = errors.opacity
     for k in range(1, horizon + 1):
         metrics[f"chamfer_t{k}"] = chamfer_of(held, errors.ranges, k)
@@ -89,15 +108,11 @@ def forecast_metrics(
     for name, values in references.items():
         found = summary(held, values, horizon)
         metrics |= {f"{name}_{key}": value for key, value in found.items()}
-    if cfg.method.horizons[-1] > 0:  # what the actions are worth
+    if network.forecasts:  # what the actions are worth
         for kind in ("zero", "shuffled"):
             other = errors_of(cfg, network, held, kind).ranges
             change = summary(held, other, horizon)["forecast_l1"] - metrics["forecast_l1"]
             metrics[f"{kind}_actions_change"] = change
-    workspace.items(f"{prefix}forecast_moving_l1", moving_items(held, errors.ranges))
-    workspace.items(
-        f"{prefix}forecast_l1", [float(np.abs(np.concatenate(e[1:])).mean()) for e in errors.ranges]
-    )
     if cfg.eval.figures:
         show(cfg, network, held, errors, metrics, workspace, prefix)
     return metrics

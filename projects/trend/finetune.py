@@ -2,35 +2,42 @@
 
 import copy
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from common.config import UserError
+from common.data.lidar.augment import PlanarSimilarity
 from common.data.lidar.detection import (
     BoxesInGrid,
     DetectionBatch,
     LabelledFrames,
     labelled_frames,
 )
+from common.data.lidar.sequences import LidarSet
 from common.data.module import ContrastiveData
 from common.encoders.lidar.detector import Detector
 from common.engine.module import ContrastiveModule
+from common.engine.sharding import clip_to
 from common.losses.auxiliary.detection import detector_losses
 from projects.trend.config import Config, Source
 from projects.trend.module import Trend
 from projects.trend.networks import TrendNetwork, encoder_options, network_options
-from projects.trend.sources import open_source
+from projects.trend.sources import LABEL_SEED, open_source
 
 WITH_BOXES: tuple[Source, ...] = ("simulated", "npz", "nuscenes", "once", "waymo")
+LOOKED_AT = 200  # labelled frames, until one has a box
 
 
 class Finetune(ContrastiveModule):
     """Trains one detector from the pre-trained encoder and, as a reference, one from scratch.
 
     Both have the same design, the same initial neck, backbone and head, the same batches and the
-    same number of steps; they share no parameter. The pre-training network stays beside them,
-    frozen, so that forecasts can be evaluated.
+    same number of steps; they share no parameter, and each is clipped by its own gradient norm.
+    What is initialised here depends on the seed alone, so that runs of other pre-training start from the
+    same detector. The pre-training network stays beside them, frozen, so that forecasts can be evaluated.
 
     Source: Chen et al. 2025, "TREND", section 4 (fine-tuning protocol), arXiv 2412.03054.
 
@@ -51,7 +58,9 @@ class Finetune(ContrastiveModule):
         self.network = network or TrendNetwork(**network_options(cfg))
         self.network.requires_grad_(False)
         self.box_weight = cfg.finetune.box_weight
-        scratch = Detector(encoder_options(cfg), cfg.finetune)
+        with torch.random.fork_rng(devices=[]):  # of all initialisations alike
+            torch.manual_seed(LABEL_SEED + cfg.seed)
+            scratch = Detector(encoder_options(cfg), cfg.finetune)
         pretrained = copy.deepcopy(scratch)
         transfer_encoder(self.network, pretrained)
         self.detectors = nn.ModuleDict({"pretrained": pretrained})
@@ -70,6 +79,16 @@ class Finetune(ContrastiveModule):
             logged |= {f"{name}_{term}": value for term, value in terms.items()}
         total = torch.stack([logged[f"{name}_loss"] for name in self.detectors]).sum()
         return {"loss": total, **logged}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """One norm for each detector: the gradient of one does not shorten the step of the other."""
+        for detector in self.detectors.values() if gradient_clip_val else ():
+            clip_to(detector.parameters(), float(gradient_clip_val or 0))
 
 
 def last_module(cfg: Config) -> Trend | Finetune:
@@ -105,10 +124,13 @@ def labelled_source(cfg: Config) -> Source:
     """The set that the detector is trained and evaluated on.
 
     Raises:
-        UserError: no set of the config has boxes.
+        UserError: no set of the config has boxes, or that of finetune.source.
     """
-    if cfg.finetune.source is not None:
-        return cfg.finetune.source
+    given = cfg.finetune.source
+    if given is not None and given not in WITH_BOXES:
+        raise UserError(f"finetune.source={given} has no boxes: use {', '.join(WITH_BOXES)}")
+    if given is not None:
+        return given
     for name in cfg.data.sources:
         if name in WITH_BOXES:
             return name
@@ -119,16 +141,34 @@ def labelled_source(cfg: Config) -> Source:
 
 
 def build_finetune_data(cfg: Config) -> ContrastiveData:
-    """Training frames of the detector."""
+    """Training frames of the detector.
+
+    Raises:
+        UserError: files are missing, or no frame has a box of the classes.
+    """
     tune = cfg.finetune
     data = open_source(cfg, labelled_source(cfg), "labelled", tune.folder)
-    frames = LabelledFrames(
-        data,
-        labelled_frames(data, tune.frames),
-        BoxesInGrid(cfg.data, tune.classes),
-        tune,
-        cfg.seed,
-    )
+    chosen, select = labelled_frames(data, tune.frames), BoxesInGrid(cfg.data, tune.classes)
+    check_boxes(data, chosen, select)
+    frames = LabelledFrames(data, chosen, select, tune, cfg.seed)
     return ContrastiveData(
         frames, batch_size=tune.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers
+    )
+
+
+def check_boxes(data: LidarSet, frames: Sequence[tuple[int, int]], select: BoxesInGrid) -> None:
+    """Refuse frames without anything to detect, which would train a detector that finds nothing.
+
+    Raises:
+        UserError: none of the first frames has a box; the message names the classes that are there.
+    """
+    seen: set[str] = set()
+    for place in frames[:LOOKED_AT]:
+        frame = data.frame(*place)
+        if len(select(frame, PlanarSimilarity())["boxes"]):
+            return
+        seen |= set(frame.names)
+    raise UserError(
+        f"no box of finetune.classes={list(select.classes)} in the grid in {min(len(frames), LOOKED_AT)} "
+        f"labelled frames; their classes: {', '.join(sorted(seen)) or 'none'}"
     )

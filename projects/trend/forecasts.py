@@ -1,7 +1,7 @@
 """Forecast errors on held-out sequences, split by motion, with copies and untrained nets beside."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.config import UserError
 from common.data.lidar.augment import PlanarSimilarity
 from common.data.lidar.rays import inside
 from common.data.lidar.sequences import LidarSet, Window, windows
@@ -24,7 +25,7 @@ from projects.trend.data import (
 )
 from projects.trend.module import conditioned
 from projects.trend.networks import Rays, TrendNetwork
-from projects.trend.sources import STRIDE, open_source
+from projects.trend.sources import STRIDE, LidarPart, open_source
 
 Floats = NDArray[np.floating]
 MOVED = 1.0  # metres: a ray that a still copy misses by more shows motion or a fresh view
@@ -38,6 +39,7 @@ class Target:
         step: frames ahead of the current one.
         time: seconds.
         rays: origin, directions, ranges, intensity.
+        weight: (R,) how many returns of the frame a ray stands for.
         moving: (R,) bool, returns of moving objects; by the copy's error where that is unknown.
         copied: (R,) ranges of the current scan held still in the world.
     """
@@ -45,6 +47,7 @@ class Target:
     step: int
     time: float
     rays: dict[str, Any]
+    weight: Floats
     moving: NDArray[np.bool_]
     copied: Floats
 
@@ -67,9 +70,15 @@ class Errors:
     opacity: float
 
 
-def held_out(cfg: Config, source: Any, rays: int, step: int = 1) -> list[Held]:
-    """Windows of the evaluation part with rays that depend on nothing but the part."""
-    data: LidarSet = open_source(cfg, source, cfg.eval.split)
+def held_out(
+    cfg: Config, source: Any, rays: int, step: int = 1, part: LidarPart | None = None
+) -> list[Held]:
+    """Windows of the evaluation part (or another one) with rays that depend on nothing but the part.
+
+    Raises:
+        UserError: in no window every frame has a return above the ground in the grid.
+    """
+    data: LidarSet = open_source(cfg, source, part or cfg.eval.split)
     stride = cfg.data.stride * STRIDE.get(source, 1)
     items = windows(0, data, cfg.eval.horizon, stride, step)
     if source == "simulated":
@@ -77,11 +86,18 @@ def held_out(cfg: Config, source: Any, rays: int, step: int = 1) -> list[Held]:
     most = cfg.eval.max_windows
     if most and len(items) > most:
         items = [items[i * len(items) // most] for i in range(most)]
-    return [_held(cfg, data, item, rays, number) for number, item in enumerate(items)]
+    found = [_held(cfg, data, item, rays, number) for number, item in enumerate(items)]
+    whole = [one for one in found if one is not None]
+    if not whole:
+        raise UserError(f"no window of {source} has returns above the ground in all its frames")
+    return whole
 
 
-def _held(cfg: Config, data: LidarSet, item: Window, rays: int, number: int) -> Held:
+def _held(cfg: Config, data: LidarSet, item: Window, rays: int, number: int) -> Held | None:
+    """A window, or None if a frame has no return above the ground in the grid."""
     still = PlanarSimilarity()
+    # the threshold of the evaluation, not that of the training rays: all arms are asked the same
+    judged = replace(cfg.data, ground_threshold=cfg.eval.ground_threshold)
     current = data.frame(item.sequence, item.first)
     low, high = np.array(cfg.data.low), np.array(cfg.data.high)
     seen = current.points[inside(current.points, low, high), : 3 + cfg.data.num_features]
@@ -89,26 +105,41 @@ def _held(cfg: Config, data: LidarSet, item: Window, rays: int, number: int) -> 
     for step in range(cfg.eval.horizon + 1):
         frame = data.frame(item.sequence, item.first + step * item.stride)
         points, origin = in_first_frame(data, item, step, frame, still)
-        rows = candidates(frame.points, points, cfg.data)
-        rng = sample_rng(0, step, number)
-        if frame.moving is not None:  # all moving returns, and others
-            order = rng.permutation(rows)
-            rows = order[np.argsort(~frame.moving[order], kind="stable")][:rays]
-        else:
-            rows = rng.permutation(rows)[:rays]
+        every = candidates(frame.points, points, judged)
+        if not len(every):
+            return None
+        rows, weight = _drawn(every, frame.moving, rays, sample_rng(0, step, number))
         found = as_rays(points[rows], origin)
         copied = copied_ranges(current.points, origin, found["directions"])
         moving = (
             np.abs(copied - found["ranges"]) > MOVED if frame.moving is None else frame.moving[rows]
         )
-        targets.append(Target(step, elapsed(data, item, step), found, moving, copied))
+        targets.append(Target(step, elapsed(data, item, step), found, weight, moving, copied))
     return Held(seen, window_actions(data, item, cfg.eval.horizon), targets)
+
+
+def _drawn(
+    rows: NDArray[np.int64], moving: NDArray[np.bool_] | None, count: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], Floats]:
+    """At most `count` of a frame's returns, and how many each stands for.
+
+    Half of them are returns of moving objects where there are enough, so that a mean over these is
+    known as well as one over the others; weighted, both keep their share of the frame.
+    """
+    order = rng.permutation(rows)
+    if moving is None:
+        return order[:count], np.full(min(count, len(rows)), max(1.0, len(rows) / count))
+    moves, stands = order[moving[order]], order[~moving[order]]
+    num_moves = min(len(moves), max(count // 2, count - len(stands)))
+    parts = (moves, num_moves), (stands, min(len(stands), count - num_moves))
+    chosen = np.concatenate([kind[:n] for kind, n in parts])
+    return chosen, np.concatenate([np.full(n, len(kind) / max(1, n)) for kind, n in parts])
 
 
 def errors_of(
     cfg: Config, network: TrendNetwork, held: Sequence[Held], actions: str | None = None
 ) -> Errors:
-    """Forecast all windows; a network that never forecast holds its volume still at time 0.
+    """Forecast all windows; a network that never learnt to forecast holds its volume still at time 0.
 
     Args:
         cfg: the experiment's config.
@@ -137,7 +168,7 @@ def _rendered(
 ) -> list[list[tuple[Floats, Floats, Floats]]]:
     """Ranges, intensities and opacities of every frame of several windows, frame by frame."""
     device = next(network.parameters()).device
-    forecasts = cfg.method.horizons[-1] > 0
+    forecasts = network.forecasts
     points = torch.from_numpy(np.concatenate([one.points for one in part])).to(device)
     owner = torch.repeat_interleave(
         torch.arange(len(part)), torch.tensor([len(one.points) for one in part])
@@ -180,45 +211,53 @@ def _padded(values: Sequence[Floats], device: torch.device) -> Tensor:
 def summary(
     held: Sequence[Held], errors: Sequence[Sequence[Floats]], horizon: int
 ) -> dict[str, float]:
-    """Mean absolute range errors: of all, moving and static rays, of each horizon, and squared.
+    """Mean absolute range errors: of all, moving and static returns, of each horizon, and squared.
 
-    Every value is a mean over windows of the mean over their rays; ``forecast`` is over the frames
-    1 to `horizon`, ``current`` is frame 0.
+    Every value is a mean over windows of the mean over their returns; ``forecast`` is over the frames
+    1 to `horizon`, ``current`` is frame 0. Where no window has a moving (static) return its keys are
+    missing.
     """
-    metrics = {
-        "current_l1": _mean_of_windows([np.abs(e[0]) for e in errors]),
-        "forecast_moving_l1": float(np.mean(moving_items(held, errors))),
-        "forecast_static_l1": _split(held, errors, moving=False),
-        "forecast_l1": _mean_of_windows([np.abs(np.concatenate(e[1:])) for e in errors]),
-        "forecast_mse": _mean_of_windows([np.concatenate(e[1:]) ** 2 for e in errors]),
+    ahead = range(1, horizon + 1)
+    found = {
+        "current_l1": window_errors(held, errors, [0]),
+        "forecast_moving_l1": window_errors(held, errors, ahead, moving=True),
+        "forecast_static_l1": window_errors(held, errors, ahead, moving=False),
+        "forecast_l1": window_errors(held, errors, ahead),
+        "forecast_mse": window_errors(held, errors, ahead, power=2),
     }
-    for k in range(1, horizon + 1):
-        metrics[f"forecast_l1_t{k}"] = _mean_of_windows([np.abs(e[k]) for e in errors])
-    return metrics
+    for k in ahead:
+        found[f"forecast_l1_t{k}"] = window_errors(held, errors, [k])
+        found[f"forecast_moving_l1_t{k}"] = window_errors(held, errors, [k], moving=True)
+    return {name: float(np.mean(values)) for name, values in found.items() if values}
 
 
-def moving_items(held: Sequence[Held], errors: Sequence[Sequence[Floats]]) -> list[float]:
-    """Mean absolute error over the moving rays of each window that has some; 0 if none has."""
-    return _items(held, errors, moving=True) or [0.0]
-
-
-def _items(
-    held: Sequence[Held], errors: Sequence[Sequence[Floats]], *, moving: bool
+def window_errors(
+    held: Sequence[Held],
+    errors: Sequence[Sequence[Floats]],
+    frames: Sequence[int],
+    *,
+    moving: bool | None = None,
+    power: int = 1,
 ) -> list[float]:
+    """Mean |error|^power over the returns of some frames, of each window that has such returns.
+
+    Args:
+        held: windows.
+        errors: of every frame's rays of every window.
+        frames: numbers of the frames ahead.
+        moving: only returns of moving (True) or standing (False) objects; None: of all.
+        power: 1 or 2.
+    """
     found = []
     for one, error in zip(held, errors, strict=True):
-        mask = np.concatenate([t.moving == moving for t in one.targets[1:]])
-        if mask.any():
-            found.append(float(np.abs(np.concatenate(error[1:]))[mask].mean()))
+        targets = [one.targets[k] for k in frames]
+        weight = np.concatenate([t.weight for t in targets])
+        if moving is not None:
+            weight = weight * (np.concatenate([t.moving for t in targets]) == moving)
+        if weight.any():
+            values = np.abs(np.concatenate([error[k] for k in frames])) ** power
+            found.append(float((weight * values).sum() / weight.sum()))
     return found
-
-
-def _split(held: Sequence[Held], errors: Sequence[Sequence[Floats]], *, moving: bool) -> float:
-    return float(np.mean(_items(held, errors, moving=moving) or [0.0]))
-
-
-def _mean_of_windows(values: Sequence[Floats]) -> float:
-    return float(np.mean([v.mean() for v in values]))
 
 
 def copy_errors(held: Sequence[Held]) -> list[list[Floats]]:

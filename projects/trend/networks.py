@@ -70,6 +70,7 @@ class TrendNetwork(nn.Module):
         alpha_mode: see `render_sdf`.
         nearest: metres to the first sample.
         intensity_at: observed or rendered.
+        forecasts: False: never trained to forecast (T = 0), so the present volume is held still.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class TrendNetwork(nn.Module):
         alpha_mode: AlphaMode = "consecutive",
         nearest: float = 1.0,
         intensity_at: str = "observed",
+        forecasts: bool = True,
     ) -> None:
         super().__init__()
         self.encoder = build_voxel_encoder(**encoder)
@@ -106,6 +108,7 @@ class TrendNetwork(nn.Module):
         )  # fmt: skip
         self.samples, self.importance_samples = samples, importance_samples
         self.alpha_mode, self.nearest, self.intensity_at = alpha_mode, nearest, intensity_at
+        self.forecasts = forecasts
 
     def encode(self, points: Tensor, owner: Tensor, batch_size: int) -> Tensor:
         """The volume at t_0 (B, C, D, H, W) of points (N, 3 + d); `owner` (N,) is their sample."""
@@ -199,9 +202,12 @@ class TrendNetwork(nn.Module):
         """
         owner = torch.zeros(len(points), dtype=torch.long, device=points.device)
         volume = self.encode(points, owner, 1)
-        steps = torch.tensor([len(actions)], device=points.device)
-        volume = self.recurrent(volume, actions.view(1, -1, 3), steps)
-        rays = Rays(origin[None], directions[None], origin.new_tensor([time]))
+        if self.forecasts:
+            steps = torch.tensor([len(actions)], device=points.device)
+            volume = self.recurrent(volume, actions.view(1, -1, 3), steps)
+        rays = Rays(
+            origin[None], directions[None], origin.new_tensor([time if self.forecasts else 0.0])
+        )
         scan = self.render(volume, rays)
         return scan.ranges[0], scan.intensity[0]
 
@@ -248,6 +254,7 @@ def network_options(cfg: Config) -> dict[str, Any]:
         "alpha_mode": method.alpha_mode,
         "nearest": method.nearest,
         "intensity_at": method.intensity_at,
+        "forecasts": method.horizons[-1] > 0,
     }
 
 

@@ -21,7 +21,7 @@ from common.evaluation.features.linear_probe import fit_logistic_regression
 from common.evaluation.lidar.detection import FrameBoxes, nuscenes_metrics
 from common.evaluation.lidar.rotated_iou import once_metrics
 from common.evaluation.lidar.scans import segmentation_scores
-from projects.trend.config import Config
+from projects.trend.config import Config, Source
 from projects.trend.finetune import labelled_source
 from projects.trend.sources import open_source
 
@@ -82,25 +82,34 @@ def point_features(encoder: Any, points: Tensor) -> Tensor:
     return trilinear(volume, place[None])[0]
 
 
+def semantic_source(cfg: Config) -> Source:
+    """The first set of the config with labelled points.
+
+    Raises:
+        UserError: none has.
+    """
+    for name in cfg.data.sources:
+        if name in SEMANTIC:
+            return name
+    raise UserError(
+        f"eval.segmentation_frames needs one of {', '.join(SEMANTIC)} among data.sources"
+    )
+
+
 def segmentation_probe(cfg: Config, encoder: Any) -> dict[str, float]:
     """Mean IoU and accuracy of a linear classifier of points on frozen volume features.
 
     Raises:
         UserError: no set of the config has labelled points.
     """
-    names = [n for n in cfg.data.sources if n in SEMANTIC]
-    if not names:
-        raise UserError(
-            f"eval.segmentation_frames needs one of {', '.join(SEMANTIC)} among data.sources"
-        )
-    parts = []
+    name, parts = semantic_source(cfg), []
     for part in ("labelled", cfg.eval.split):
-        data: LidarSet = open_source(cfg, names[0], part)
+        data: LidarSet = open_source(cfg, name, part)
         frames = labelled_frames(data, cfg.eval.segmentation_frames)
         parts.append(_points_of([data.frame(*f) for f in frames], cfg, encoder))
     (x, y), (test_x, test_y) = parts
     mean, spread = x.mean(0), x.std(0) + 1e-5
-    count = len(SEMANTIC[names[0]])
+    count = len(SEMANTIC[name])
     weight, bias = fit_logistic_regression((x - mean) / spread, y, L2, count, max_iterations=60)
     predicted = ((test_x - mean) / spread @ weight.T + bias).argmax(1)
     return segmentation_scores(predicted.numpy(), test_y.numpy(), count)

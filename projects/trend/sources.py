@@ -40,6 +40,7 @@ SAMPLES: dict[str, int] = {  # frames of the official training parts
     "once": 100_000, "nuscenes": 34_149, "waymo": 158_081, "semantic_kitti": 19_130, "kitti": 40_000,
 }  # fmt: skip
 SEMANTIC_TRAIN = tuple(f"{i:02d}" for i in (0, 1, 2, 3, 4, 5, 6, 7, 9, 10))
+WITH_DEV: tuple[Source, ...] = ("simulated", "kitti_clip", "npz", "kitti")
 TEST_SEED, DEV_SEED, TRAIN_SEED, LABEL_SEED = 1, 2, 1_000, 500_000
 
 
@@ -61,6 +62,7 @@ def open_source(cfg: Config, name: Source, part: LidarPart, folder: str | None =
     Raises:
         UserError: files are missing; the message names layout and source.
     """
+    check_part(name, part)
     if name == "simulated":
         return _simulated(cfg, part)
     if name == "kitti_clip":
@@ -76,7 +78,7 @@ def open_source(cfg: Config, name: Source, part: LidarPart, folder: str | None =
                 "time_k, boxes_k", source=ORIGINS[name], size="-")  # fmt: skip
         return read_npz_sequences(sorted(where.glob("*.npz")))
     if name == "kitti":
-        return kitti_raw(root)
+        return kitti_raw(root, _drives(root, part, cfg.eval.split))
     if name == "semantic_kitti":
         return semantic_kitti(root, SEMANTIC_TRAIN if train else ("08",))
     if name == "nuscenes":
@@ -84,6 +86,41 @@ def open_source(cfg: Config, name: Source, part: LidarPart, folder: str | None =
     if name == "once":
         return once(root, {"train": "raw_small", "labelled": "train"}.get(part, "val"))
     return waymo(root, "train" if train else "val")
+
+
+def check_part(name: Source, part: LidarPart) -> None:
+    """Refuse a development part where there is none; the official test part is no stand-in.
+
+    Raises:
+        UserError: the set has none.
+    """
+    if part == "dev" and name not in WITH_DEV:
+        raise UserError(
+            f"eval.split=dev: {name} has training and validation parts alone, and the latter is what "
+            f"results are reported on; sets with a development part: {', '.join(WITH_DEV)}"
+        )
+
+
+def _drives(root: Path, part: LidarPart, split: str) -> list[str] | None:
+    """Names of the drives of a part of KITTI raw, which has no official ones.
+
+    Every fifth drive by name is held out for the test, the ones before these are the development
+    part, which is trained on where the test part is judged.
+
+    Raises:
+        UserError: too few drives.
+    """
+    names = sorted(p.name for p in root.glob("*/*_sync"))
+    if not names:
+        return None  # `kitti_raw` says what is missing
+    test = names[4::5] or names[-1:]
+    dev = [names[names.index(name) - 1] for name in test]
+    train = [n for n in names if n not in test and not (split == "dev" and n in dev)]
+    if not train or (split == "dev" and len(names) < 3):
+        raise UserError(
+            f"{root} has {len(names)} drive(s); some for training, others to be held out"
+        )
+    return {"test": test, "dev": dev}.get(part, train)
 
 
 def _split(part: LidarPart) -> str:
@@ -110,7 +147,9 @@ def strides(cfg: Config) -> list[int]:
 
 
 def num_samples(cfg: Config) -> int:
-    """Training windows per epoch, also of sets that are not on disk."""
+    """Training windows (or labelled frames, without pre-training) per epoch, also of sets not on disk."""
+    if cfg.finetune.encoder_weights is not None and cfg.finetune.frames:
+        return cfg.finetune.frames
     ahead = cfg.frames_ahead
     count = 0
     for name in cfg.data.sources:
@@ -126,7 +165,8 @@ def num_samples(cfg: Config) -> int:
 
 def requirements(cfg: Config) -> tuple[Requirement, ...]:
     """What the config needs on disk."""
-    names = [*cfg.data.sources]
+    tunes_alone = cfg.finetune.encoder_weights is not None and cfg.finetune.source is not None
+    names = [] if tunes_alone and not cfg.eval.segmentation_frames else [*cfg.data.sources]
     if cfg.finetunes and cfg.finetune.source is not None:
         names.append(cfg.finetune.source)
     found = []

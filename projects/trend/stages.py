@@ -9,14 +9,21 @@ from common.engine.experiment import Plan, Stage
 from projects.trend.config import Config
 from projects.trend.data import build_data, open_sets
 from projects.trend.export import load_backbone
-from projects.trend.finetune import Finetune, build_finetune_data, last_module
+from projects.trend.finetune import Finetune, build_finetune_data, labelled_source, last_module
 from projects.trend.module import Trend
 from projects.trend.networks import Rays, TrendNetwork, network_options
-from projects.trend.sources import num_samples, requirements
+from projects.trend.probes import semantic_source
+from projects.trend.sources import check_part, num_samples, requirements
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
-    """One stage a horizon, all on one network; then the detector, if the config trains one."""
+    """One stage a horizon, all on one network; then the detector, if the config trains one.
+
+    Raises:
+        UserError: what a later stage or the evaluation needs is missing; said before pre-training.
+    """
+    tuning = build_finetune_data(cfg) if cfg.finetunes else None
+    check_parts(cfg)
     network = TrendNetwork(**network_options(cfg))
     given = cfg.finetune.encoder_weights
     if given is not None and given != "random":
@@ -29,10 +36,23 @@ def stages(cfg: Config) -> Iterator[Stage]:
             module = Trend(cfg, network, horizon)
             data = build_data(cfg, sets, horizon)
             yield Stage(f"pretrain_{horizon}", module, data, {unit: lengths[number]})
-    if cfg.finetunes:
+    if tuning is not None:
         tune = cfg.finetune
         length = {"max_epochs": tune.epochs} if tune.epochs else {"max_steps": tune.steps}
-        yield Stage("finetune", Finetune(cfg, network), build_finetune_data(cfg), length)
+        yield Stage("finetune", Finetune(cfg, network), tuning, length)
+
+
+def check_parts(cfg: Config) -> None:
+    """Refuse what the evaluation after all stages could not do.
+
+    Raises:
+        UserError: a set without a development part, or no set with labelled points for the probe.
+    """
+    labelled = [labelled_source(cfg)] if cfg.finetunes else []
+    for name in dict.fromkeys([*cfg.data.sources, *labelled]):
+        check_part(name, cfg.eval.split)
+    if cfg.eval.segmentation_frames:
+        semantic_source(cfg)
 
 
 def plan(cfg: Config) -> Plan[Trend | Finetune]:

@@ -4,9 +4,20 @@ from common.families.sentences.baselines import (
     centred,
     jaccard,
     raw,
+    raw_mean,
     tfidf,
     untrained,
     whitened,
+    whitened_mean,
 )
 
-__all__ = ["centred", "jaccard", "raw", "tfidf", "untrained", "whitened"]
+__all__ = [
+    "centred",
+    "jaccard",
+    "raw",
+    "raw_mean",
+    "tfidf",
+    "untrained",
+    "whitened",
+    "whitened_mean",
+]

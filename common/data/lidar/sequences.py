@@ -1,6 +1,6 @@
 """LiDAR sequences: what a frame holds, sets of sequences, windows of frames, npz files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -177,19 +177,35 @@ def _read_sequence(path: Path) -> list[LidarFrame]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         count = sum(name.startswith("points_") for name in arrays)
-        return [
-            LidarFrame(
-                arrays[f"points_{k}"].astype(np.float32),
-                arrays[f"pose_{k}"].astype(np.float64),
-                float(arrays[f"time_{k}"]),
-                arrays.get(f"boxes_{k}", _empty_boxes()),
-                tuple(str(name) for name in arrays.get(f"names_{k}", ())),
-                np.full(len(arrays.get(f"boxes_{k}", ())), -1, dtype=np.int64),
-            )
-            for k in range(count)
-        ]
+        if not count:
+            raise ValueError("no array points_0")
+        return [_read_frame(arrays, k) for k in range(count)]
     except ERRORS as error:
         raise UserError(
             f"{path} is no LiDAR sequence (arrays points_k (N, 3 + d), pose_k (4, 4), time_k, and "
             f"optionally boxes_k (K, 9) and names_k), or damaged: {error}; {remedy(path)}"
         ) from error
+
+
+def _read_frame(arrays: Mapping[str, Any], k: int) -> LidarFrame:
+    """Frame k of a file's arrays; boxes without velocities (K, 7) stand still.
+
+    Raises:
+        ValueError: shapes that do not belong together, or values that are not finite.
+    """
+    points, pose = arrays[f"points_{k}"].astype(np.float32), arrays[f"pose_{k}"].astype(np.float64)
+    boxes = arrays.get(f"boxes_{k}", _empty_boxes())
+    names = tuple(str(name) for name in arrays.get(f"names_{k}", ()))
+    if boxes.size == 0:
+        boxes = _empty_boxes()
+    elif boxes.ndim == 2 and boxes.shape[1] == 7:
+        boxes = np.pad(boxes, ((0, 0), (0, 2)))
+    if points.ndim != 2 or points.shape[1] < 4 or pose.shape != (4, 4):
+        shapes = f"points {points.shape}, pose {pose.shape}"
+        raise ValueError(f"frame {k}: {shapes} instead of (N, 4 or more), (4, 4)")
+    if boxes.ndim != 2 or boxes.shape[1] != 9 or len(names) != len(boxes):
+        raise ValueError(f"frame {k}: boxes {boxes.shape} and {len(names)} names")
+    if not all(np.isfinite(values).all() for values in (points, pose, boxes)):
+        raise ValueError(f"frame {k}: values are not finite")
+    known = np.full(len(boxes), -1, dtype=np.int64)
+    return LidarFrame(points, pose, float(arrays[f"time_{k}"]), boxes, names, known)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.data.text.sets import StsSet
 from common.encoders.modes import untrained as as_training_begins
+from common.encoders.text.pooling import Pooling
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.workspace import Workspace
 from common.evaluation.features.postprocessing import EmbeddingTransform, fit_whitening
@@ -72,6 +73,23 @@ def whitened(
         return fit_whitening(embeddings, ridge=RIDGE)
 
     return _encoder(cfg, workspace, untrained_encoder(cfg), fit, texts)
+
+
+def raw_mean(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """`raw`, of averaged states: whatever the config pools."""
+    return raw(with_pooling(cfg, "avg"), workspace)
+
+
+def whitened_mean(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """`whitened`, of averaged states: whatever the config pools."""
+    return whitened(with_pooling(cfg, "avg"), workspace)
+
+
+def with_pooling(cfg: Config, pooling: Pooling) -> Config:
+    """A config whose encoder pools otherwise, without head."""
+    model = replace(cfg.model, pooling=pooling, mlp_only_train=False)
+    found: Config = replace(cfg, model=model)  # type: ignore[type-var]
+    return found
 
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:

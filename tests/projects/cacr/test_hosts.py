@@ -165,12 +165,13 @@ def test_learning_rate_falls_at_the_milestones(tmp_path):
     assert rates == pytest.approx([0.05, 0.05, 0.005, 0.005, 0.0005, 0.0005])
 
 
-@pytest.mark.parametrize(("host", "weighting"), [("batch", "full"), ("batch", "none"),
-                                                 ("queue", "full"), ("momentum", "full")])  # fmt: skip
-def test_two_processes_equal_one(two_ranks, host, weighting):
-    """Weights, momentum encoder, queue and its position after three steps."""
-    wanted = three_steps(host, distributed=False, weighting=weighting)
-    found = two_ranks.run(three_steps, host=host, distributed=True, weighting=weighting)
+@pytest.mark.parametrize(("host", "weighting", "synced"), [("batch", "full", False), ("batch", "none", False),
+    ("queue", "full", False), ("momentum", "full", False), ("momentum", "full", True)])  # fmt: skip
+def test_two_processes_equal_one(two_ranks, host, weighting, synced):
+    """Weights, momentum encoder, queue and its position after three steps; with synchronised batch norm its statistics too."""
+    words = {"host": host, "weighting": weighting, "synced": synced}
+    wanted = three_steps(distributed=False, **words)
+    found = two_ranks.run(three_steps, distributed=True, **words)
     for state in found:
         assert state.keys() == wanted.keys()
         for name, value in wanted.items():

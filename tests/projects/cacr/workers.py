@@ -47,10 +47,13 @@ def one_rank_loss(host: str, **options: object) -> float:
     return float(objective_value(host, z[:, own], keys[:, own], **options))
 
 
-def three_steps(host: str, distributed: bool, weighting: str = "full") -> dict[str, Tensor]:
+def three_steps(
+    host: str, distributed: bool, weighting: str = "full", synced: bool = False
+) -> dict[str, Tensor]:
     """State after three SGD steps of eight images; each of two ranks holds four."""
     torch.manual_seed(0)
-    overrides = ["model.out_dim=8", "method.queue_size=20", "model.head_norm=none"]
+    overrides = ["model.out_dim=8", "method.queue_size=20"]
+    overrides.append("model.sync_batchnorm=true" if synced else "model.head_norm=none")
     cfg = config(f"method.host={host}", f"method.weighting={weighting}", *overrides)
     module = CACR(cfg, linear_network()).double()
     own = slice(4 * process.rank(), 4 * process.rank() + 4) if distributed else slice(None)

@@ -19,11 +19,12 @@ def one_rank_loss(loss: str, host: str) -> float:
     return float(OneWayObjective(method(loss), in_batch=True)(z_1[own], z_2[own]).loss)
 
 
-def three_steps(host: str, distributed: bool) -> dict[str, Tensor]:
+def three_steps(host: str, distributed: bool, synced: bool = False) -> dict[str, Tensor]:
     """State after three SGD steps of eight images; each of two ranks holds four."""
     torch.manual_seed(0)
     overrides = ["model.out_dim=8", "method.queue_size=20", "method.support_size=20"]
-    cfg = config(f"method.host={host}", "model.head_norm=none", *overrides)
+    norm = ["model.sync_batchnorm=true"] if synced else ["model.head_norm=none"]
+    cfg = config(f"method.host={host}", *norm, *overrides)
     module = DCL(cfg, linear_network()).double()
     own = slice(4 * process.rank(), 4 * process.rank() + 4) if distributed else slice(None)
     whole = [batch(8, 4, seed=number, dtype=torch.float64) for number in range(3)]

@@ -1,6 +1,7 @@
 """The experiment as the commands drive it, the length probe, the shortcut, and the arms."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from common.data.text.views import TextViews
 from common.engine.check import inspect
 from common.engine.comparison.spec import claims_of, read_comparison
 from common.engine.run import train
+from common.engine.sweeps.schema import read_sweep
 from common.evaluation.text.sts import partial_spearman, spearman
 from projects.esimcse import build
 from projects.esimcse.config import Config
@@ -127,7 +129,7 @@ def test_repetition_closes_the_length_shortcut():
 
 
 def test_item_15_arms_differ_in_the_two_parts_alone():
-    """Checklist 15: four arms from one config, equal steps, data, encoder and optimiser."""
+    """Checklist 15: four arms from one config, equal steps, data, encoder and optimiser; one search of the rate for all."""
     spec = read_comparison("esimcse")
     arms = {
         name: load(Config, "esimcse", spec.base, [f"{k}={v}" for k, v in overrides.items()])
@@ -150,7 +152,15 @@ def test_item_15_arms_differ_in_the_two_parts_alone():
             "eval",
             "length",
         ):
-            assert getattr(cfg, section) == getattr(whole, section), section
+            own = getattr(cfg, section)
+            if section == "optim":
+                own = replace(own, lr=whole.optim.lr)
+            assert own == getattr(whole, section), section
+    sweep = read_sweep("esimcse")
+    assert {*sweep.arms} == arms.keys()
+    rates = [point["optim.lr"] for point in sweep.grid()]
+    assert all(min(rates) < cfg.optim.lr < max(rates) for cfg in arms.values())
+    assert not {sweep.seed} & {*spec.seeds}
     assert [claim.text for claim in claims_of(spec)] == ["both > simcse", "repetition > simcse"]
 
 

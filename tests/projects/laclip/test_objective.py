@@ -12,7 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from common.config import OptimConfig, UserError
 from common.data.text.tokenizers import ClipTokenizer
 from common.engine.optim import lr_at
-from common.evaluation.image_text.zeroshot import LACLIP_TEMPLATES, class_embeddings
+from common.evaluation.image_text.zeroshot import (
+    LACLIP_TEMPLATES,
+    OPENAI_TEMPLATES,
+    class_embeddings,
+)
 from common.losses.image_text import ClipLoss
 from common.losses.temperature import LogitScale
 from projects.laclip.module import LaCLIP
@@ -243,6 +247,28 @@ def test_item_14_templates_are_averaged_and_renormalised(module):
         assert torch.allclose(found[row], F.normalize(mean, dim=0), atol=1e-6)
         assert float(mean.norm()) < 0.999999  # so that the second normalisation matters
     assert len(LACLIP_TEMPLATES) == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "sentences"),
+    [
+        ([], LACLIP_TEMPLATES),
+        (["eval.validate=imagenet", "eval.templates=openai"], OPENAI_TEMPLATES),
+        (["eval.validate=imagenet"], LACLIP_TEMPLATES),
+        (["eval.validate=dtd", "eval.templates=openai"], ("a photo of a {} texture.",)),
+    ],
+)
+def test_item_14_validation_has_the_sentences_of_the_evaluation(words, sentences):
+    """Item 14: the checkpoint is chosen by what is reported."""
+    assert tuple(LaCLIP(config(*words)).templates) == tuple(sentences)
+
+
+@pytest.mark.parametrize("name", ["paper", "paper_cc3m", "paper_redcaps", "paper_laion400m_b32"])
+def test_paper_configs_choose_the_checkpoint_by_imagenet_once_an_epoch(name):
+    cfg = config(name=name)
+    step = cfg.data.batch_size * cfg.trainer.devices * cfg.trainer.num_nodes
+    assert cfg.eval.validate == "imagenet"
+    assert cfg.trainer.val_every_n_steps == cfg.data.num_samples // step
 
 
 @pytest.mark.parametrize("num_texts", [1, 2])

@@ -89,6 +89,12 @@ def test_item_11_parser_never_returns_prompt_text(completion, expected):
     assert parse_rewrite(completion, "the original") == expected
 
 
+def test_an_empty_caption_is_not_rewritten():
+    """A blank line of the input stays one: what the model makes up is about nothing."""
+    assert parse_rewrite(" a dog runs", "") == ""
+    assert parse_rewrite(" a dog runs", "  ") == "  "
+
+
 def test_item_11_arrow_inside_a_caption_does_not_break_the_prompt_or_parser():
     """Item 11: a caption that holds an arrow or line breaks still ends the prompt with one."""
     prompt = build_prompt("left => right\nsign", "bard", rng())

@@ -7,11 +7,15 @@ from common.config import UserError
 from common.data.text.sets import StsSet
 from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
+from common.engine.comparison.spec import default_arms
 from common.engine.run import train
+from common.engine.sweeps.schema import read_sweep
+from common.engine.workspace import Workspace
 from common.evaluation.text.sts_protocol import evaluate_sts
 from common.export.transformers import save_transformers
+from common.families.sentences import baselines as family
 from common.families.sentences.data import sentence_data, text_rows
-from projects.simcse import build
+from projects.simcse import baselines, build
 from projects.simcse.data import crop, num_views, train_set
 from projects.simcse.module import SimCSE
 from tests.projects.simcse.conftest import TEXTS, config, encoder, module
@@ -275,10 +279,8 @@ def test_arms_cover_the_paper_s_ablations():
     assert heads >= {("cls", True), ("cls", False), ("cls_before_pooler", False), ("avg", False)}
     assert any(arm.method.mlm_weight for arm in arms.values())
     assert len({(a.trainer.max_steps, a.data.batch_size) for a in arms.values()}) == 1
-    rates = {
-        (a.data.source, a.optim.lr) for a in arms.values()
-    }  # one each, by searches of equal size
-    assert rates == {("sentences", 1e-5), ("nli", 1e-3)}
+    # one search for every claimed arm
+    assert list(read_sweep("simcse").arms) == list(default_arms(read_comparison("simcse")))
 
 
 PAPER = {  # batch on a GPU, learning rate, epochs, GPUs, negatives of a query
@@ -329,3 +331,20 @@ def test_bucketed_batches_are_those_of_the_sampler():
     cfg = config("data.bucket_batches=4")
     data = sentence_data(cfg, train_set(cfg, encoder(cfg).tokenizer))
     assert data.batches_per_epoch() == 4
+
+
+def test_rows_without_training_pool_as_the_paper_s(monkeypatch, tmp_path):
+    """Evaluation: the paper's BERT row averages first and last layer; the head, random before training, is in no row."""
+    seen = []
+
+    def score(cfg, workspace, model, *_):
+        seen.append((model.tower.pooling, model.tower.cls_head))
+        return {}
+
+    monkeypatch.setattr(family, "_encoder", score)
+    cfg = config("model.pooling=cls")
+    rows = (baselines.raw, baselines.raw_cls, baselines.centred, baselines.whitened, baselines.raw_mean, baselines.whitened_mean)  # fmt: skip
+    for row in rows:
+        row(cfg, Workspace(tmp_path))
+    first_last = ("avg_first_last", None)
+    assert seen == [first_last, ("cls_before_pooler", None), first_last, first_last, ("avg", None), ("avg", None)]  # fmt: skip

@@ -262,6 +262,34 @@ def test_windows_and_npz_sequences(tmp_path):
         read_npz_sequences([tmp_path / "b.npz"])
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"boxes_0": np.ones((2, 9))}, "and 0 names"),
+        ({"boxes_0": np.ones((1, 5)), "names_0": np.array(["car"])}, "boxes"),
+        ({"points_0": np.ones((3, 3))}, "instead of"),
+        ({"points_0": np.full((3, 4), np.nan)}, "not finite"),
+        ({"pose_0": np.eye(4)[:3]}, "instead of"),
+    ],
+)
+def test_odd_npz_sequences_are_refused_when_they_are_read(tmp_path, change, said):
+    whole = {"points_0": scan(), "pose_0": np.eye(4), "time_0": 0.0}
+    np.savez(tmp_path / "a.npz", **{**whole, **change})
+    with pytest.raises(UserError, match=said):
+        read_npz_sequences([tmp_path / "a.npz"])
+
+
+def test_npz_boxes_without_velocities_and_files_without_frames(tmp_path):
+    boxes, names = np.arange(14.0).reshape(2, 7), np.array(["car", "bus"])
+    np.savez(tmp_path / "a.npz", points_0=scan(), pose_0=np.eye(4), time_0=0.0, boxes_0=boxes,
+             names_0=names)  # fmt: skip
+    frame = read_npz_sequences([tmp_path / "a.npz"]).frame(0, 0)
+    np.testing.assert_array_equal(frame.boxes, np.pad(boxes, ((0, 0), (0, 2))))
+    np.savez(tmp_path / "b.npz", other=scan())
+    with pytest.raises(UserError, match="no array points_0"):
+        read_npz_sequences([tmp_path / "b.npz"])
+
+
 def test_kitti_raw_layout(tmp_path):
     """Poses of the packets: one degree of longitude, then a turn; calibration is applied."""
     drive = tmp_path / "2011_09_26/2011_09_26_drive_0005_sync"

@@ -1,0 +1,89 @@
+"""What the arms have to beat without training: guessing, raw pixels, the towers at their start."""
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.config import UserError
+from common.data.image.sources import CachedImages
+from common.data.image_text.drawings import words
+from common.encoders import modes
+from common.engine.workspace import Workspace
+from common.families.image_text.data import eval_transform
+from common.families.image_text.drawings import pool_pairs
+from projects.laclip.config import Config
+from projects.laclip.evaluate import Encoders, encoders, held_out, nouns_of, pool_metrics
+from projects.laclip.module import LaCLIP
+
+SIDE = 12  # of the pictures that raw pixels are compared at
+
+
+def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The model as training begins with it."""
+    _check(cfg)
+    with torch.no_grad():
+        model = encoders(cfg, modes.untrained(lambda: LaCLIP(cfg), cfg.seed))
+        return pool_metrics(model, held_out(cfg), workspace)
+
+
+def chance(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Expectation of a random class and of a random ranking."""
+    found = untrained(cfg, Workspace(workspace.folder("untrained")))
+    return {name.removesuffix("_chance"): v for name, v in found.items() if "_chance" in name}
+
+
+def majority(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The class with the most held-out drawings, for every drawing."""
+    _check(cfg)
+    held = held_out(cfg)
+    top1 = int(torch.bincount(held.labels).max()) / len(held.labels)
+    per_class = 1 / len(held.classes)
+    return {
+        f"{kind}_{name}": value
+        for kind in ("zeroshot", "bare")
+        for name, value in (("top1", top1), ("mean_per_class", per_class))
+    }
+
+
+def raw_pixels(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """A word is the mean picture of the training drawings that are named by it, a text its words.
+
+    Pictures are 12 x 12 pixels less the mean picture; a text without known words is none of them.
+    """
+    _check(cfg)
+    source, known = pool_pairs(cfg, eval_transform(cfg.data))
+    assert isinstance(source, CachedImages)
+    mean = _small(source.images).mean(0)
+    pictures = F.normalize(_small(source.images) - mean, dim=1)
+    named = defaultdict(list)
+    for i in range(len(known)):
+        for noun in nouns_of(known.texts(i)[0]):
+            named[noun].append(i)
+    of_word = {word: pictures[rows].mean(0) for word, rows in named.items()}
+    unknown = torch.full((pictures.shape[1],), 1e-3)  # no direction of its own
+
+    def embed(texts: list[str]) -> Tensor:
+        rows = []
+        for text in texts:
+            own = [of_word[word] for word in words(text) if word in of_word]
+            rows.append(torch.stack(own).mean(0) if own else unknown)
+        return F.normalize(torch.stack(rows), dim=1)
+
+    model = Encoders(
+        lambda pixels: F.normalize(_small(pixels) - mean, dim=1), lambda texts: embed(list(texts))
+    )
+    found = pool_metrics(model, held_out(cfg), workspace)
+    return {name: value for name, value in found.items() if "_chance" not in name}
+
+
+def _small(pixels: Tensor) -> Tensor:
+    """(N, 3, S, S) uint8 -> (N, 3 * 12 * 12) float32 in [0, 1]."""
+    small = F.interpolate(pixels.float() / 255, (SIDE, SIDE), mode="area")
+    return small.flatten(1)
+
+
+def _check(cfg: Config) -> None:
+    if cfg.data.source != "pool":
+        raise UserError("the baselines are of data.source=pool")

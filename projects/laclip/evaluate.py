@@ -1,0 +1,300 @@
+"""What varied texts change: class nouns, names and keywords of held-out drawings."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.data.image.sources import CachedImages
+from common.data.image_text.captions import CaptionedImages, CaptionFiles
+from common.data.image_text.drawings import words
+from common.data.lookup import bundled
+from common.data.packed import Packed
+from common.encoders import modes
+from common.engine.workspace import Workspace
+from common.evaluation.gallery import retrieval_gallery
+from common.evaluation.image_text.zeroshot import class_embeddings
+from common.evaluation.retrieval.cross_modal import cross_modal_recall, relevant_ranks
+from common.families.image_text.drawings import (
+    POOL,
+    pool_images,
+    pool_picture,
+    read_held_out,
+)
+from common.families.image_text.evaluation import (
+    LOSS_BATCH,
+    UNSEEN_TEMPLATES,
+    encode_images,
+    encode_texts,
+    evaluate_image_text,
+    pair_loss,
+)
+from common.families.image_text.module import build_tokenizer
+from projects.laclip.config import Config
+from projects.laclip.data import Formed, build_data
+from projects.laclip.module import LaCLIP
+
+LEFT_OUT = ("flag",)  # a quarter of the class items, told by nothing but a rectangle
+NAMED = 2  # training names that hold a class noun, at least: every arm has read it
+KNOWN = 3  # training names that hold every word of a known keyword, at least
+CUT = 10
+UNTRAINED = ("zeroshot_mean_per_class", "name_recall_at_10", "keyword_recall_at_10")
+
+
+class HeldOut(NamedTuple):
+    """Drawings of a split and what is asked about them.
+
+    Attributes:
+        rows: as stored: image, name, query, noun.
+        pixels: (N, 3, S, S) uint8.
+        classes: C nouns, sorted.
+        labelled: rows whose noun is a class.
+        labels: (K,) their classes.
+        queried: rows whose keyword query is theirs alone, of two keywords or more.
+        known: rows and queries cut to words of training names, each query once.
+    """
+
+    rows: list[dict[str, Any]]
+    pixels: Tensor
+    classes: list[str]
+    labelled: list[int]
+    labels: Tensor
+    queried: list[int]
+    known: list[tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """Unit rows (N, D) of uint8 images and of texts."""
+
+    images: Callable[[Tensor], Tensor]
+    texts: Callable[[Sequence[str]], Tensor]
+
+
+def evaluate(
+    cfg: Config, module: LaCLIP, workspace: Workspace, build: Callable[[], LaCLIP]
+) -> dict[str, float]:
+    """All metrics that the config asks for; of the pool those of this file."""
+    if cfg.data.source != "pool":
+        return evaluate_image_text(cfg, module, workspace, build)
+    metrics = {"logit_scale": float(module.logit_scale())}
+    with modes.evaluated(module, cfg.trainer.accelerator):
+        held, pairs = held_out(cfg), training_pairs(cfg)
+        raw = pool_metrics(encoders(cfg, modes.untrained(build, cfg.seed, module)), held)
+        metrics |= {f"untrained_{name}": raw[name] for name in UNTRAINED}
+        metrics |= pool_metrics(encoders(cfg, module), held, workspace)
+        metrics |= loss_gap(cfg, module, held, pairs)
+        show(cfg, encoders(cfg, module), held, workspace)
+    return metrics | drawn_texts(pairs)
+
+
+def encoders(cfg: Config, module: LaCLIP) -> Encoders:
+    """Those of a model."""
+    return Encoders(
+        lambda pixels: encode_images(cfg, module, pixels),
+        lambda texts: encode_texts(cfg, module, texts),
+    )
+
+
+# -- what is asked -------------------------------------------------------------------------------
+
+
+def held_out(cfg: Config) -> HeldOut:
+    """The drawings of `eval.split` that are not, byte for byte, a training drawing.
+
+    Class nouns are the held-out ones that stand in two training names or more, without `LEFT_OUT`.
+    """
+    files = CaptionFiles(bundled(POOL, cfg.data.root) / "train.csv", root="")
+    images, names = zip(
+        *((str(files.path(i)), files.texts(i)[0]) for i in range(len(files))), strict=True
+    )
+    trained = set(_contents(images, cfg))
+    rows = read_held_out(cfg)
+    contents = _contents([row["image"] for row in rows], cfg)
+    rows = [row for row, content in zip(rows, contents, strict=True) if content not in trained]
+    counts = Counter(noun for name in names for noun in nouns_of(name))
+    classes = sorted(
+        {row["noun"] for row in rows if counts[row["noun"]] >= NAMED} - {*LEFT_OUT, ""}
+    )
+    labelled = [i for i, row in enumerate(rows) if row["noun"] in classes]
+    times = Counter(row["query"] for row in rows)
+    single = Counter(word for name in names for word in set(words(name)))
+    cut = [_cut(row["query"], single) for row in rows]
+    alone = Counter(cut)
+    return HeldOut(
+        rows,
+        pool_images([row["image"] for row in rows], cfg.data),
+        classes,
+        labelled,
+        torch.tensor([classes.index(rows[i]["noun"]) for i in labelled]),
+        [i for i, r in enumerate(rows) if times[r["query"]] == 1 and ", " in r["query"]],
+        [(i, query) for i, query in enumerate(cut) if query and alone[query] == 1],
+    )
+
+
+def nouns_of(name: str) -> set[str]:
+    """Words and pairs of words of a name, with and without a final s: what a noun may be.
+
+    >>> sorted(nouns_of("red cats"))
+    ['cat', 'cats', 'red', 'red cat', 'red cats']
+    """
+    single = words(name)
+    found = {*single, *(f"{a} {b}" for a, b in pairwise(single))}
+    return found | {word.removesuffix("s") for word in found}
+
+
+def _cut(query: str, counts: Counter[str]) -> str:
+    """The keywords of a query whose words all stand in training names."""
+    known = [k for k in query.split(", ") if k and all(counts[w] >= KNOWN for w in words(k))]
+    return ", ".join(known)
+
+
+def _contents(names: Sequence[str], cfg: Config) -> list[bytes]:
+    """Encoded bytes of drawings ``<set>/<row>.jpg``."""
+    sets = {Path(name).parent.name for name in names}
+    packed = {s: Packed(bundled(f"{s}/images.npz", cfg.data.root)) for s in sets}
+    return [packed[Path(n).parent.name].item(int(Path(n).stem)).tobytes() for n in names]
+
+
+# -- metrics -------------------------------------------------------------------------------------
+
+
+def pool_metrics(
+    model: Encoders, held: HeldOut, workspace: Workspace | None = None
+) -> dict[str, float]:
+    """Zero-shot nouns, retrieval by name and by keywords; a workspace gets the item values.
+
+    ``zeroshot_*`` is over prompts in sentences that no text is made from, ``bare_*`` over the nouns
+    alone, as names are; items of ``*_mean_per_class`` are the classes. Recalls are means of both
+    directions. ``known_keyword_*`` has queries of words that stand in training names. ``score`` is
+    the mean of zero-shot and name recall. ``prompt_agreement`` is the mean cosine of a class's
+    prompts in different sentences minus that of different classes in one sentence.
+    """
+    images = model.images(held.pixels)
+    metrics: dict[str, float] = {}
+    items: dict[str, list[float]] = {}
+    for name, templates in (("zeroshot", UNSEEN_TEMPLATES), ("bare", ("{}",))):
+        weights = class_embeddings(lambda t: model.texts(t), held.classes, templates)
+        right = (relevant_ranks(images[held.labelled], weights, held.labels) == 1).double()
+        own = torch.bincount(held.labels, minlength=len(held.classes))
+        recalls = torch.bincount(held.labels, right, minlength=len(held.classes)) / own
+        metrics[f"{name}_top1"] = float(right.mean())
+        metrics[f"{name}_mean_per_class"] = float(recalls.mean())
+        items[f"{name}_mean_per_class"] = recalls.tolist()
+        for key in ("top1", "mean_per_class"):
+            metrics[f"{name}_{key}_chance"] = 1 / len(held.classes)
+    names = [row["name"] for row in held.rows]
+    asked = {
+        "name": (list(range(len(names))), names),
+        "keyword": (held.queried, [held.rows[i]["query"] for i in held.queried]),
+        "known_keyword": ([i for i, _ in held.known], [query for _, query in held.known]),
+    }
+    for name, (rows, texts) in asked.items():
+        found, chance = recall(images[rows], model.texts(texts), texts)
+        metrics[f"{name}_recall_at_10"] = float(found.mean())
+        metrics[f"{name}_recall_at_10_chance"] = chance
+        items[f"{name}_recall_at_10"] = found.tolist()
+    parts = ["zeroshot_mean_per_class", "name_recall_at_10"]
+    for end in ("", "_chance"):
+        metrics[f"score{end}"] = sum(metrics[part + end] for part in parts) / 2
+    metrics["prompt_agreement"] = prompt_agreement(model, held.classes)
+    if workspace is not None:
+        for name, values in items.items():
+            workspace.items(name, values)
+        workspace.mean_items("score", parts)
+    return metrics
+
+
+def recall(images: Tensor, texts: Tensor, said: Sequence[str]) -> tuple[Tensor, float]:
+    """Recall@10 of pairs (N, D), (N, D) item by item, mean of both directions, and its chance.
+
+    Pairs with one text between them are right for each other.
+    """
+    same: dict[str, list[int]] = {}
+    for i, text in enumerate(said):
+        same.setdefault(text, []).append(i)
+    own = [same[text] for text in said]
+    ranks = torch.stack([relevant_ranks(images, texts, own), relevant_ranks(texts, images, own)])
+    chance = cross_modal_recall(images, texts, own, (CUT,))[f"recall_at_{CUT}_chance"]
+    return (ranks <= CUT).double().mean(0), chance
+
+
+def prompt_agreement(model: Encoders, classes: Sequence[str]) -> float:
+    """Cosine within classes across templates, minus that across classes within templates."""
+    prompts = [t.replace("{}", name) for name in classes for t in UNSEEN_TEMPLATES]
+    rows = model.texts(prompts).reshape(len(classes), len(UNSEEN_TEMPLATES), -1)  # (C, T, D)
+    return float(_cosine_of_others(rows) - _cosine_of_others(rows.transpose(0, 1)))
+
+
+def _cosine_of_others(rows: Tensor) -> Tensor:
+    """Mean cosine of different unit vectors of a group, mean of groups; (G, K, D)."""
+    size = rows.shape[1]
+    return ((rows.sum(1).square().sum(-1) - size) / (size * (size - 1))).mean()
+
+
+def training_pairs(cfg: Config) -> CaptionedImages:
+    """The training set of a config on the pool."""
+    pairs = build_data(cfg, build_tokenizer(cfg.model)).train_set
+    assert isinstance(pairs, CaptionedImages)
+    return pairs
+
+
+def name_of(pairs: CaptionedImages, row: int) -> str:
+    """The name of a training drawing, whatever its texts are made to be."""
+    captions = pairs.captions
+    return (captions.captions if isinstance(captions, Formed) else captions).texts(row)[0]
+
+
+def loss_gap(
+    cfg: Config, module: LaCLIP, held: HeldOut, pairs: CaptionedImages
+) -> dict[str, float]:
+    """Loss on names that were trained on and on held-out ones, and how much higher the latter is."""
+    source, model = pairs.images, encoders(cfg, module)
+    assert isinstance(source, CachedImages)
+    count = max(LOSS_BATCH, len(held.rows) // LOSS_BATCH * LOSS_BATCH)
+    rows = [i * len(pairs) // count for i in range(count)]  # evenly spaced
+    train = (source.images[rows], [name_of(pairs, i) for i in rows])
+    test = (held.pixels, [row["name"] for row in held.rows])
+    found = {
+        f"pair_loss_{part}": pair_loss(module, model.images(images), model.texts(names))
+        for part, (images, names) in {"train": train, "test": test}.items()
+    }
+    return {**found, "loss_gap": found["pair_loss_test"] - found["pair_loss_train"]}
+
+
+def drawn_texts(pairs: CaptionedImages, epochs: int = 8, step: int = 16) -> dict[str, float]:
+    """How varied the texts of training are, over some epochs of every 16th drawing.
+
+    ``text_altered_share``: drawn texts that are not the name. ``texts_per_image``: different texts
+    of a drawing in these epochs.
+    """
+    rows = range(0, len(pairs), step)
+    drawn = [pairs[[(i, epoch) for i in rows]]["texts"] for epoch in range(epochs)]
+    texts = [[_last(batch[k]) for batch in drawn] for k in range(len(rows))]
+    other = [t != name_of(pairs, i) for i, own in zip(rows, texts, strict=True) for t in own]
+    return {
+        "text_altered_share": sum(other) / len(other),
+        "texts_per_image": sum(len(set(own)) for own in texts) / len(texts),
+    }
+
+
+def _last(text: Any) -> str:
+    """The text, or the rewrite of multi-text."""
+    return str(text if isinstance(text, str) else text[-1])
+
+
+def show(cfg: Config, model: Encoders, held: HeldOut, workspace: Workspace) -> None:
+    """Galleries: names to drawings and keywords to drawings, the best five of each query."""
+    images = F.normalize(model.images(held.pixels[held.queried]), dim=1)
+    pictures = [pool_picture(held.rows[i]["image"], cfg.data) for i in held.queried]
+    right = list(range(len(pictures)))
+    for title, key in (("names to drawings", "name"), ("keywords to drawings", "query")):
+        texts = [held.rows[i][key] for i in held.queried]
+        scores = model.texts(texts) @ images.T
+        workspace.gallery(title, retrieval_gallery(scores, texts, pictures, right))

@@ -1,0 +1,120 @@
+"""`make run TASK=overlap`: training texts that an evaluation holds, or nearly so, are left out.
+
+Source: Lee et al. 2024, "NV-Embed", section 4 (overlap with MTEB removed; by a BM25 similarity for Emotion and
+AmazonCounterfactual), arXiv 2405.17428.
+Deviation: similarity and threshold are not printed. Here it is the BM25 score of the training text against an evaluation
+text, as a share of the highest that the evaluation text reaches itself.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config import UserError
+from common.data.lookup import data_root
+from common.data.retrieval.readers import read_labels, read_table
+from common.data.retrieval.records import EmbeddingTask, write_task
+from common.data.tables import write_jsonl
+from common.engine.workspace import Workspace
+from common.evaluation.retrieval.bm25 import BM25
+from common.families.retrieval.training_sets import described, read_set
+from projects.nv_embed.config import Config
+
+NEAREST = 20  # evaluation texts that a training text is compared with
+
+
+def overlap(cfg: Config, workspace: Workspace) -> Path:
+    """Write the sets named in ``overlap.texts`` without the examples whose query overlaps; the folder of the files.
+
+    Raises:
+        UserError: no set is named, one that the config lacks or that has no file, or an unreadable file.
+    """
+    options = cfg.overlap
+    if not options.texts:
+        raise UserError(
+            "name the evaluation texts of a set: overlap.texts={emotion: emotion-test.jsonl}"
+        )
+    folder = workspace.folder(".") if options.output is None else Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, place in options.texts.items():
+        if name not in cfg.data.sets:
+            raise UserError(f"overlap.texts: data.sets holds no set '{name}'")
+        tested = evaluation_texts(data_root(cfg.data.root) / Path(place).expanduser())
+        own = cfg.data.sets[name]
+        layout = described(name, own).layout
+        if layout in ("labelled", "clusters"):
+            if own.path is None:
+                raise UserError(
+                    f"overlap.texts: give data.sets.{name}.path, the file to be cleaned"
+                )
+            texts, labels = read_labels(
+                data_root(cfg.data.root) / Path(own.path).expanduser(), layout
+            )
+            kept = ~overlapping(texts, tested, options.threshold)
+            rows = [{"text": texts[i], "label": labels[i]} for i in np.flatnonzero(kept)]
+            write_jsonl(folder / f"{name}.jsonl", rows)
+        else:
+            task = read_set(cfg, name, own)
+            kept = ~overlapping([r.query for r in task.records], tested, options.threshold)
+            records = [task.records[i] for i in np.flatnonzero(kept)]
+            write_task(
+                folder / f"{name}.jsonl",
+                EmbeddingTask(name, task.kind, task.instruction, records, task.symmetric),
+            )
+        workspace.say(
+            f"{name}: {int((~kept).sum())} of {len(kept)} examples overlap with {place}, {int(kept.sum())} kept"
+        )
+    return folder
+
+
+def evaluation_texts(path: Path) -> list[str]:
+    """Texts of a file: its lines (``.txt``), or the columns "text", "query", "first" and "second" of a table.
+
+    Raises:
+        UserError: a missing or unreadable file, or one without texts.
+    """
+    if path.suffix == ".txt":
+        try:
+            texts = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        except (OSError, ValueError) as error:
+            raise UserError(f"evaluation texts {path}: {error}") from error
+    else:
+        columns = ("text", "query", "first", "second")
+        texts = [str(row[c]) for row in read_table(path) for c in columns if row.get(c)]
+    texts = [text for text in texts if text]
+    if not texts:
+        raise UserError(
+            f"{path} holds no texts: lines, or a column 'text', 'query', 'first' or 'second'"
+        )
+    return texts
+
+
+def overlapping(
+    texts: Sequence[str], tested: Sequence[str], threshold: float | None
+) -> NDArray[np.bool_]:
+    """Which training texts an evaluation holds, or comes near to.
+
+    Args:
+        texts: N training texts.
+        tested: M evaluation texts.
+        threshold: in (0, 1], similarity from which a text overlaps; None: only equal texts do, case and space aside.
+
+    Returns:
+        (N,) bool.
+    """
+    seen = {_normal(text) for text in tested}
+    found = np.array([_normal(text) in seen for text in texts], dtype=bool)
+    if threshold is None or found.all():
+        return found
+    index = BM25(tested)
+    own = index.search(tested, k=1).scores[:, 0].numpy()  # the most that its words can score here
+    near = index.search(texts, k=min(NEAREST, len(tested)))
+    shares = near.scores.numpy() / np.maximum(own[near.indices.numpy()], 1e-12)
+    similar: NDArray[np.bool_] = shares.max(axis=1) >= threshold - 1e-9
+    return found | similar
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.lower().split())

@@ -1,0 +1,112 @@
+"""What TREND has to beat without training: a copied scan, typical ranges and places, a random net."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.data.lidar.augment import PlanarSimilarity
+from common.data.lidar.detection import BoxesInGrid, labelled_frames
+from common.encoders.modes import untrained as as_training_begins
+from common.engine.workspace import Workspace
+from common.evaluation.lidar.detection import FrameBoxes, nuscenes_metrics
+from projects.trend.config import Config
+from projects.trend.evaluate import held_sets, judged
+from projects.trend.finetune import Finetune, labelled_source
+from projects.trend.forecasts import Floats, Held, copy_errors, errors_of
+from projects.trend.probes import detection_metrics, segmentation_probe, test_frames
+from projects.trend.sources import open_source
+
+ELEVATION, AZIMUTH = 2.0, 10.0  # degrees of a cell of directions
+NEAR = 2.0  # metres within which boxes of a class count as one place
+
+
+def copy_frame(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The present scan, held still in the world and moved by the pose."""
+    return _all_sets(cfg, workspace, ((p, h, copy_errors(h)) for p, h in held_sets(cfg)))
+
+
+def median_range(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The median range of the training scans in the direction of a ray, whatever the scan shows."""
+    typical = [_median_table(held) for _, held in held_sets(cfg, "train")]
+    found = []
+    for (prefix, held), table in zip(held_sets(cfg), typical, strict=True):
+        errors = [
+            [table[_cell(t.rays["directions"])] - t.rays["ranges"] for t in one.targets]
+            for one in held
+        ]
+        found.append((prefix, held, errors))
+    return _all_sets(cfg, workspace, found)
+
+
+def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Network and detector as training begins with them."""
+    module = as_training_begins(lambda: Finetune(cfg), cfg.seed)
+    network = module.network
+    sets = ((p, h, errors_of(cfg, network, h).ranges) for p, h in held_sets(cfg))
+    metrics = _all_sets(cfg, workspace, sets)
+    detector = module.detectors["pretrained"]
+    metrics |= detection_metrics(cfg, detector, test_frames(cfg))[0]  # type: ignore[arg-type]
+    if cfg.eval.segmentation_frames:
+        scores = segmentation_probe(cfg, network.encoder)
+        metrics |= {f"segmentation_{k}": v for k, v in scores.items()}
+    return metrics
+
+
+def usual_boxes(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """The same boxes for every scan: those of the labelled frames, where most of their class are near."""
+    data = open_source(cfg, labelled_source(cfg), "labelled", cfg.finetune.folder)
+    select, still = BoxesInGrid(cfg.data, cfg.finetune.classes), PlanarSimilarity()
+    rows = [select(data.frame(*f), still) for f in labelled_frames(data, cfg.finetune.frames)]
+    boxes = np.concatenate([row["boxes"] for row in rows])
+    labels = np.concatenate([row["labels"] for row in rows])
+    gaps = np.linalg.norm(boxes[:, None, :2] - boxes[None, :, :2], axis=2)
+    near = (gaps < NEAR) & (labels[:, None] == labels[None])
+    kept: list[int] = []
+    for i in np.argsort(-near.sum(1), kind="stable"):
+        if not near[i, kept].any():
+            kept.append(int(i))
+    kept = kept[: cfg.finetune.max_boxes]
+    scores = near[kept].sum(1) / len(rows)
+    frames = test_frames(cfg)
+    found = [FrameBoxes(boxes[kept], labels[kept], scores)] * len(frames)
+    wanted = [FrameBoxes(f["boxes"], f["labels"], np.ones(len(f["labels"]))) for f in frames]
+    return nuscenes_metrics(found, wanted, cfg.finetune.classes)
+
+
+def _all_sets(
+    cfg: Config,
+    workspace: Workspace,
+    sets: Iterable[tuple[str, Sequence[Held], Sequence[Sequence[Floats]]]],
+) -> dict[str, float]:
+    """Metrics of prefix, windows and errors of every set."""
+    metrics: dict[str, float] = {}
+    for prefix, held, errors in sets:
+        found = judged(held, errors, cfg.eval.horizon, workspace, prefix)
+        metrics |= {f"{prefix}{name}": value for name, value in found.items()}
+    return metrics
+
+
+def _cell(directions: Floats) -> NDArray[np.int64]:
+    """Number of the cell of each direction (R, 3)."""
+    elevation = np.rad2deg(np.arcsin(np.clip(directions[:, 2], -1, 1)))
+    azimuth = np.rad2deg(np.arctan2(directions[:, 1], directions[:, 0]))
+    columns = round(360 / AZIMUTH)
+    row = np.floor((elevation + 90) / ELEVATION).astype(np.int64)
+    cell: NDArray[np.int64] = (
+        row * columns + np.floor((azimuth + 180) / AZIMUTH).astype(np.int64) % columns
+    )
+    return cell
+
+
+def _median_table(held: Sequence[Held]) -> Floats:
+    """Median range of every cell of directions; of all returns where a cell has none."""
+    rays = [t.rays for one in held for t in one.targets]
+    cells = np.concatenate([_cell(r["directions"]) for r in rays])
+    ranges = np.concatenate([r["ranges"] for r in rays])
+    table = np.full((round(180 / ELEVATION) + 1) * round(360 / AZIMUTH), np.median(ranges))
+    order = np.argsort(cells, kind="stable")
+    found, starts = np.unique(cells[order], return_index=True)
+    for cell, own in zip(found, np.split(ranges[order], starts[1:]), strict=True):
+        table[cell] = np.median(own)
+    return table

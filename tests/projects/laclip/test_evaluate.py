@@ -1,0 +1,211 @@
+"""What the comparison measures: nouns, names and keywords of drawings nobody has seen."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from common.config import UserError
+from common.data.image.sources import CachedImages
+from common.data.image_text.captions import CaptionFiles, CaptionLists
+from common.data.image_text.drawings import words
+from common.data.lookup import bundled
+from common.data.packed import Packed
+from common.engine.comparison.spec import claims_of, read_comparison
+from common.engine.workspace import Workspace, read_json
+from common.families.image_text import drawings
+from projects.laclip import baselines, evaluate
+from projects.laclip.evaluate import (
+    Encoders,
+    HeldOut,
+    drawn_texts,
+    held_out,
+    nouns_of,
+    pool_metrics,
+    prompt_agreement,
+    recall,
+    training_pairs,
+)
+from tests.projects.laclip.conftest import config
+
+COLOURS = ("red", "green", "blue")
+
+
+@pytest.fixture(scope="module")
+def names():
+    files = CaptionFiles(bundled("drawings") / "train.csv", root="")
+    return [(str(files.path(i)), files.texts(i)[0]) for i in range(len(files))]
+
+
+@pytest.fixture(scope="module")
+def dev():
+    return held_out(config("eval.split=dev", name="mini"))
+
+
+def test_no_held_out_drawing_is_a_training_drawing_byte_for_byte(names, dev):
+    """The stored split is by words: four development pictures are training pictures too."""
+
+    packed = {s: Packed(bundled(f"{s}/images.npz")) for s in ("clipart", "emoji-captions")}
+
+    def content(image):
+        folder, row = image.split("/")
+        return packed[folder].item(int(row.removesuffix(".jpg"))).tobytes()
+
+    rows = drawings.read_held_out(config("eval.split=dev", name="mini"))
+    assert len(rows) - len(dev.rows) == 4
+    trained = {content(image) for image, _ in names}
+    kept = {row["image"] for row in dev.rows}
+    for row in rows:
+        assert (content(row["image"]) in trained) == (row["image"] not in kept)
+    assert len(dev.pixels) == len(dev.rows)
+
+
+def test_every_arm_has_read_the_class_nouns_and_the_known_keywords(names, dev):
+    """The vocabulary is that of the names, which all arms have."""
+    assert len(dev.classes) > 50
+    assert "flag" not in dev.classes
+    times = Counter(noun for _, name in names for noun in nouns_of(name))
+    assert min(times[noun] for noun in dev.classes) >= 2
+    assert [dev.rows[i]["noun"] for i in dev.labelled] == [dev.classes[k] for k in dev.labels]
+    assert set(dev.labels.tolist()) == set(range(len(dev.classes)))
+    single = Counter(word for _, name in names for word in set(words(name)))
+    assert min(single[word] for _, query in dev.known for word in words(query)) >= 3
+    for i, query in dev.known:
+        assert set(query.split(", ")) <= set(dev.rows[i]["query"].split(", "))
+        assert not set(words(query)) & set(words(dev.rows[i]["name"]))
+
+
+def colour_rows(shown, named):
+    rows = [{"image": "", "name": f"{n} {i}", "query": "", "noun": n} for i, n in enumerate(named)]
+    pixels = torch.zeros(len(shown), 3, 4, 4, dtype=torch.uint8)
+    for i, colour in enumerate(shown):
+        pixels[i, COLOURS.index(colour)] = 200
+    labels = torch.tensor([COLOURS.index(n) for n in named])
+    rest = [(i, n) for i, n in enumerate(named)]
+    return HeldOut(rows, pixels, list(COLOURS), list(range(len(rows))), labels, [0, 1], rest[:2])
+
+
+def planted(wording=0.0):
+    """Images are their colour, texts the colour that they name, and a share of their wording."""
+
+    def texts(sentences):
+        rows = torch.zeros(len(sentences), 6)
+        for row, sentence in zip(rows, sentences, strict=True):
+            for k, colour in enumerate(COLOURS):
+                row[k] = float(colour in sentence)
+            row[3 + len(sentence.split()) % 3] = wording
+        return F.normalize(rows, dim=1)
+
+    def images(pixels):
+        flat = pixels.float().mean((2, 3))
+        return F.normalize(torch.cat([flat, torch.zeros(len(flat), 3)], 1), dim=1)
+
+    return Encoders(images, texts)
+
+
+def test_items_of_the_primary_metric_are_the_classes(tmp_path):
+    """Red 2 of 4, green 1 of 1, blue 0 of 1: mean of classes .5, of drawings .5."""
+    held = colour_rows(
+        ["red", "red", "blue", "green", "green", "red"],
+        ["red", "red", "red", "red", "green", "blue"],
+    )
+    found = pool_metrics(planted(), held, Workspace(tmp_path))
+    assert found["zeroshot_mean_per_class"] == pytest.approx((0.5 + 1 + 0) / 3)
+    assert found["zeroshot_top1"] == pytest.approx(3 / 6)
+    assert read_json(tmp_path / "items/zeroshot_mean_per_class.json") == [0.5, 1.0, 0.0]
+    for name in ("bare_mean_per_class", "name_recall_at_10", "keyword_recall_at_10"):
+        items = read_json(tmp_path / f"items/{name}.json")
+        assert sum(items) / len(items) == pytest.approx(found[name])
+    of = read_json(tmp_path / "items/score.json")["mean_of"]
+    assert found["score"] == pytest.approx(sum(found[name] for name in of) / 2)
+    assert found["zeroshot_top1_chance"] == 1 / 3
+
+
+def test_recall_takes_equal_names_for_each_other():
+    """Twelve drawings in a row, two of one name: either is right for it, both ways."""
+    rows = torch.eye(12)
+    swapped = rows[[1, 0, *range(2, 12)]]
+    said = ["cat", "cat", *map(str, range(10))]
+    assert recall(rows, swapped, said)[0].tolist() == [1.0] * 12
+    away = -rows  # its own text is the farthest of twelve
+    found, chance = recall(rows, away, [str(i) for i in range(12)])
+    assert found.tolist() == [0.0] * 12
+    assert chance == pytest.approx(10 / 12)
+
+
+def test_prompt_agreement_tells_meaning_from_wording():
+    assert prompt_agreement(planted(), COLOURS) == pytest.approx(1, abs=1e-5)
+    assert prompt_agreement(planted(1.0), COLOURS) == pytest.approx(0, abs=1e-5)
+    assert prompt_agreement(planted(10.0), COLOURS) < -0.9  # one sentence, nearly one vector
+
+
+@pytest.mark.parametrize(
+    ("words", "altered", "texts"),
+    [
+        (["data.num_rewrites=0", "data.text_form=given"], (0, 0), (1, 1)),
+        ([], (0.6, 0.9), (3, 5)),
+        (["data.text_form=joined"], (0.9, 1), (1, 1)),
+        (["method.num_texts=2"], (0.8, 1), (2, 4)),
+    ],
+)
+def test_drawn_texts_are_those_of_training(words, altered, texts):
+    """In small: the share of draws that are not the name, and how many texts a drawing has."""
+    pairs = training_pairs(config("data.train_fraction=0.02", "seed=3", *words, name="mini"))
+    found = drawn_texts(pairs, epochs=12, step=2)
+    assert altered[0] <= found["text_altered_share"] <= altered[1]
+    assert texts[0] <= found["texts_per_image"] <= texts[1]
+
+
+def test_raw_pixels_learn_words_from_the_pictures_they_name(tmp_path, monkeypatch):
+    train = colour_rows(COLOURS * 3, COLOURS * 3)
+    pairs = CachedImages(train.pixels, None), CaptionLists([[f"a {c}"] for c in COLOURS * 3])
+    test = colour_rows(["red", "blue", "green"], ["red", "blue", "green"])
+    monkeypatch.setattr(baselines, "pool_pairs", lambda *_: pairs)
+    monkeypatch.setattr(baselines, "held_out", lambda _: test)
+    found = baselines.raw_pixels(config(name="mini"), Workspace(tmp_path))
+    assert found["bare_mean_per_class"] == 1
+    swapped = test._replace(labels=torch.tensor([1, 0, 2]))
+    monkeypatch.setattr(baselines, "held_out", lambda _: swapped)
+    assert baselines.raw_pixels(config(name="mini"), Workspace(tmp_path))["bare_top1"] == 0
+    monkeypatch.setattr(
+        baselines, "held_out", lambda _: colour_rows(COLOURS, ["red", "red", "blue"])
+    )
+    assert baselines.majority(config(name="mini"), Workspace(tmp_path))["bare_top1"] == 2 / 3
+    with pytest.raises(UserError, match="source=pool"):
+        baselines.majority(config(), Workspace(tmp_path))
+
+
+def test_untrained_model_is_near_chance(tmp_path, monkeypatch, dev):
+    monkeypatch.setattr(baselines, "held_out", lambda _: dev)
+    cfg = config("eval.split=dev", name="mini")
+    found = baselines.untrained(cfg, Workspace(tmp_path))
+    monkeypatch.setattr(baselines, "untrained", lambda *_: found)
+    chance = baselines.chance(cfg, Workspace(tmp_path))
+    assert chance["bare_top1"] == 1 / len(dev.classes)
+    assert found["zeroshot_mean_per_class"] < 0.06
+    assert found["name_recall_at_10"] < 2 * chance["name_recall_at_10"]
+
+
+def test_claimed_arms_differ_in_their_texts_alone():
+    """Same data, steps, batch, towers and search for every arm of a claim."""
+    spec = read_comparison("laclip")
+    base = config(name="mini")
+    for name in spec.default_arms:
+        cfg = config(*(f"{k}={v}" for k, v in spec.arms[name].items()), name="mini")
+        text = {
+            "texts",
+            "text_form",
+            "num_rewrites",
+            "augmentation",
+            "augment_prob",
+            "augment_strength",
+        }
+        assert {k for k, v in vars(cfg.data).items() if v != vars(base.data)[k]} <= text
+        assert vars(cfg.trainer) == vars(base.trainer)
+        assert {k for k, v in vars(cfg.optim).items() if v != vars(base.optim)[k]} <= {"lr"}
+        assert cfg.model.open_clip["vision_cfg"] == base.model.open_clip["vision_cfg"]
+    claimed = {arm for c in claims_of(spec) if not c.appendix for arm in c.arms}
+    assert claimed <= {*spec.default_arms, *spec.baselines}
+    assert len([c for c in claims_of(spec) if not c.paper.startswith("ours")]) >= 3
+    assert evaluate.LEFT_OUT == ("flag",)

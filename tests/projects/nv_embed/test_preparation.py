@@ -1,0 +1,155 @@
+"""Teachers of the miner, and overlap with evaluations."""
+
+import json
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from common.config import UserError, load
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from common.encoders.text.tower import load_transformer
+from common.export.instructed import save_instructed
+from projects.nv_embed.config import Config, ModelConfig
+from projects.nv_embed.overlap import overlapping
+from projects.nv_embed.teachers import load_teacher
+from tests.projects.nv_embed.conftest import config, encoder
+
+TINY = {"model_type": "mistral", "vocab_size": 256, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}  # fmt: skip
+MODEL = ModelConfig(max_length=32, attention="eager")
+
+
+def teacher_folder(folder, pooling, **options):
+    """A decoder in the layout of sentence-transformers, as E5-mistral has it."""
+    torch.manual_seed(0)
+    model = load_transformer("random", config=TINY)
+    model.save_pretrained(folder)
+    tiny_tokenizer(256).save_pretrained(folder)
+    parts = [
+        ("0", "", "Transformer"),
+        ("1", "1_Pooling", "Pooling"),
+        ("2", "2_Normalize", "Normalize"),
+    ]
+    modules = [
+        {"idx": int(i), "name": i, "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, path, kind in parts
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    modes = {"pooling_mode_cls_token": False, pooling: True} | options
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+    return model.eval()
+
+
+@pytest.mark.parametrize("pooling", ["pooling_mode_lasttoken", "pooling_mode_mean_tokens"])
+def test_a_decoder_of_sentence_transformers_is_a_teacher(tmp_path, pooling):
+    """Mining: E5-mistral's vectors are the causal state of EOS under "Instruct: ...", padding aside; documents have no prefix."""
+    model = teacher_folder(tmp_path, pooling)
+    teacher = load_teacher(str(tmp_path), MODEL)
+    texts, told = ["a red fox", "no"], "Find it"
+    for instruction, prefix in ((told, f"Instruct: {told}\nQuery: "), ("", "")):
+        for text, found in zip(texts, teacher.encode(texts, instruction=instruction), strict=True):
+            ids = teacher.tokenizer(prefix + text, return_tensors="pt")["input_ids"]
+            assert ids[0, -1] == teacher.tokenizer.convert_tokens_to_ids("[SEP]")  # ends every text
+            with torch.no_grad():
+                states = model(input_ids=ids).last_hidden_state[0]  # causal, as the file says
+            wanted = states[-1] if pooling.endswith("lasttoken") else states.mean(dim=0)
+            torch.testing.assert_close(found, F.normalize(wanted, dim=0), rtol=1e-5, atol=1e-5)
+    assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_the_prompt_is_pooled_only_where_the_folder_says_so(tmp_path):
+    """Mining: ``include_prompt: false`` leaves the instruction out of the mean."""
+    teacher_folder(tmp_path, "pooling_mode_mean_tokens", include_prompt=False)
+    assert load_teacher(str(tmp_path), MODEL).span == "exact"
+
+
+def test_own_exports_are_teachers(tmp_path):
+    """Mining: an export keeps its own pooling and mask."""
+    made = encoder()
+    save_instructed(made, tmp_path)
+    torch.testing.assert_close(
+        load_teacher(str(tmp_path), config().model).encode(["a", "b c"], instruction="x"),
+        made.encode(["a", "b c"], instruction="x"), rtol=1e-5, atol=1e-6,
+    )  # fmt: skip
+
+
+def test_what_is_no_teacher_is_named(tmp_path):
+    """Mining: nothing about a vector is guessed."""
+    with pytest.raises(UserError, match="no folder here"):
+        load_teacher("random", MODEL)
+    teacher_folder(tmp_path, "pooling_mode_cls_token")
+    with pytest.raises(UserError, match="pooling_mode_cls_token"):
+        load_teacher(str(tmp_path), MODEL)
+    modules = json.loads((tmp_path / "modules.json").read_text())
+    more = [
+        *modules,
+        {"idx": 3, "name": "3", "path": "3", "type": "sentence_transformers.models.Dense"},
+    ]
+    (tmp_path / "modules.json").write_text(json.dumps(more))
+    with pytest.raises(UserError, match="Dense"):
+        load_teacher(str(tmp_path), MODEL)
+    (tmp_path / "modules.json").unlink()
+    with pytest.raises(UserError, match="does not say how"):
+        load_teacher(str(tmp_path), MODEL)
+
+
+TESTED = ["I feel wonderful about the new garden today", "she was angry at the late train"]
+TRAINED = [
+    "i feel  WONDERFUL about the new garden today",  # equal but for case and space
+    "I feel wonderful about the new big garden today",  # nearly
+    "the train was late",  # some of its words
+    "he likes cheese",
+]
+
+
+def test_overlap_is_equal_or_nearly_equal_text():
+    """Data: evaluation overlap goes, by equality and by a BM25 similarity."""
+    assert overlapping(TRAINED, TESTED, None).tolist() == [True, False, False, False]
+    assert overlapping(TRAINED, TESTED, 0.9).tolist() == [True, True, False, False]
+    assert overlapping(TRAINED, TESTED, 0.3).tolist() == [True, True, True, False]
+
+
+def test_overlap_task_writes_the_sets_without_it(tmp_path):
+    """Data: labelled sets stay tables of texts and classes, others become records; what is missing is named."""
+    from common.engine.workspace import Workspace
+    from projects.nv_embed.overlap import overlap
+
+    rows = [{"text": text, "label": str(i % 2)} for i, text in enumerate(TRAINED)]
+    (tmp_path / "emotion.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pairs = [
+        {
+            "task": "nq",
+            "instruction": "find",
+            "symmetric": False,
+            "query": text,
+            "pos": [f"answer {i}"],
+            "neg": [],
+        }
+        for i, text in enumerate(TRAINED)
+    ]
+    (tmp_path / "nq.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    (tmp_path / "test.txt").write_text("\n".join(TESTED))
+
+    def run(*overrides):
+        sets = f"data.sets={{emotion: {{path: {tmp_path}/emotion.jsonl}}, nq: {{path: {tmp_path}/nq.jsonl, layout: records}}}}"
+        cfg = load(
+            Config,
+            "nv_embed",
+            "smoke",
+            ["data.source=sets", "eval.tasks=[stsb]", "eval.primary=[stsb]", sets, *overrides],
+        )
+        return overlap(cfg, Workspace(tmp_path / "run"))
+
+    files = f"overlap.texts={{emotion: {tmp_path}/test.txt, nq: {tmp_path}/test.txt}}"
+    folder = run(files)
+    read = lambda name: [json.loads(line) for line in (folder / name).read_text().splitlines()]  # noqa: E731
+    assert read("emotion.jsonl") == rows[2:]
+    assert [row["query"] for row in read("nq.jsonl")] == TRAINED[2:]
+    with pytest.raises(UserError, match=r"overlap\.texts"):
+        run()
+    with pytest.raises(UserError, match="no set 'imdb'"):
+        run("overlap.texts={imdb: x.txt}")
+    with pytest.raises(UserError, match=r"absent\.txt"):
+        run(f"overlap.texts={{emotion: {tmp_path}/absent.txt}}")
