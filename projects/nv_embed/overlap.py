@@ -119,9 +119,8 @@ def overlapping(
     index = BM25(tested)
     own = index.search(tested, k=1).scores[:, 0].numpy()  # the most that its words can score here
     bound = np.maximum(own, 1e-12)
-    for rows in blocks(
-        len(texts), ROWS
-    ):  # all of them: a long text is nearer to long ones in raw scores
+    # with all evaluation texts: by raw scores a long text is nearer to long ones
+    for rows in blocks(len(texts), ROWS):
         shares = index.scores(texts[rows]).numpy() / bound
         found[rows] |= shares.max(axis=1) >= threshold - 1e-9
     return found

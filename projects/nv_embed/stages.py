@@ -122,10 +122,9 @@ def build_encoder(model: ModelConfig, pretrained: str | None = None, **options: 
     build = released_encoder if is_released(place) else instructed_encoder
     encoder = build(place, **{**chosen, **options})
     encoder.length_groups = model.length_groups
+    # peft makes adapters in the frozen weights' type; a step of 2e-5 is lost in bfloat16
     for parameter in encoder.model.parameters() if model.lora_rank is not None else ():
-        if (
-            parameter.requires_grad
-        ):  # peft makes adapters in the frozen weights' type; a step of 2e-5 is lost in bfloat16
+        if parameter.requires_grad:
             parameter.data = parameter.data.float()
     if model.grad_checkpointing:
         encoder.set_grad_checkpointing()
