@@ -126,6 +126,7 @@ class CACRQueueLoss(PairLoss):
         beta: factor of the repulsion.
         in_batch: whether queries of other samples are negatives too.
         reuse_first_view: the released code's mistake, see `functional.cacr_queue`.
+        weighting: "full", "without_w1", "without_w2" or "none".
         gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
 
     Distributed: gathers negatives of the batch (local if `gather=False`); a queue is never gathered.
@@ -143,6 +144,7 @@ class CACRQueueLoss(PairLoss):
         beta: float = 1.0,
         in_batch: bool = True,
         reuse_first_view: bool = False,
+        weighting: Weighting = "full",
         *,
         gather: bool = True,
         normalize: bool = True,
@@ -160,13 +162,14 @@ class CACRQueueLoss(PairLoss):
         self.tau_positive, self.tau_negative = tau_positive, tau_negative
         self.alpha, self.beta = alpha, beta
         self.in_batch, self.reuse_first_view = in_batch, reuse_first_view
+        self.weighting: Weighting = weighting
 
     def terms(self, queries: Tensor, keys: Tensor, queue: Tensor) -> CacrTerms:
         """Both costs and the entropies of their weights, per sample; arguments as `forward`."""
         return cacr_queue(
             self.prepare(queries), self.prepare(keys), queue, self.tau_positive, self.tau_negative,
             alpha=self.alpha, beta=self.beta, in_batch=self.in_batch,
-            reuse_first_view=self.reuse_first_view, **self.kernel,
+            reuse_first_view=self.reuse_first_view, weighting=self.weighting, **self.kernel,
         )  # fmt: skip
 
     def forward(self, queries: Tensor, keys: Tensor, queue: Tensor) -> LossOutput:
@@ -194,6 +197,8 @@ class CACRMomentumLoss(PairLoss):
         temperature: T > 0.
         cost: of the repulsion, "rbf" or "euclidean".
         reduction: over the samples of this rank; "sum" as in the released Euclidean form.
+        weighted: False gives every view the same weight; with the RBF cost that is MoCo v3's loss
+            over all views, times T.
         gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
 
     Distributed: gathers negatives (local if `gather=False`).
@@ -208,6 +213,7 @@ class CACRMomentumLoss(PairLoss):
         temperature: float = 1.0,
         cost: RepulsionCost = "rbf",
         reduction: Literal["mean", "sum"] = "mean",
+        weighted: bool = True,
         *,
         gather: bool = True,
         normalize: bool = True,
@@ -223,6 +229,7 @@ class CACRMomentumLoss(PairLoss):
             precision=precision,
         )
         self.temperature, self.cost, self.reduction = temperature, cost, reduction
+        self.weighted = weighted
 
     def forward(self, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> LossOutput:
         """Mean over keys of their loss; hits are those of the last key.
@@ -236,7 +243,12 @@ class CACRMomentumLoss(PairLoss):
             others = torch.cat([q[:index], q[index + 1 :]])
             outputs.append(
                 cacr_momentum(
-                    others, self.prepare(key), self.temperature, cost=self.cost, **self.kernel
+                    others,
+                    self.prepare(key),
+                    self.temperature,
+                    cost=self.cost,
+                    weighted=self.weighted,
+                    **self.kernel,
                 )
             )
         loss = torch.stack([out.loss for out in outputs]).mean()

@@ -63,13 +63,13 @@ class MethodConfig:
 
     # batch: K + 1 views against each other; queue: MoCo v2 form; momentum: MoCo v3 form
     host: Literal["batch", "queue", "momentum"] = "batch"
-    loss: Literal["cacr", "infonce"] = "cacr"  # infonce: the plain baseline on the same views
+    loss: Literal["cacr", "infonce"] = "cacr"  # infonce: plain, on the same views and negatives
     # t+ and t-: multiply squared distances, so they are inverses of a `temperature`
     tau_pos: Positive = 1.0  # in the weights of positives
     tau_neg: Positive = 0.9  # in the weights of negatives
     alpha: NonNegative = 1.0  # factor of the attraction
     beta: NonNegative = 1.0  # factor of the repulsion
-    # which weights are conditional: both, only the negatives', only the positives', none
+    # conditional weights: both, only the negatives', only the positives', none (momentum: the first two)
     weighting: Literal["full", "without_w1", "without_w2", "none"] = "full"
     detach_weights: bool = False  # no gradient through the weights (host=batch)
     cost: Literal["euclidean", "rbf"] = "euclidean"  # of the repulsion
@@ -87,10 +87,15 @@ class MethodConfig:
     loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
 
     def __post_init__(self) -> None:
-        defaults = {"loss": "cacr", "weighting": "full", "detach_weights": False, "tau_plus": 0.0}
-        changed = [name for name, value in defaults.items() if getattr(self, name) != value]
+        changed = [name for name in ("detach_weights", "tau_plus") if getattr(self, name)]
         if self.host != "batch" and changed:
             raise ValueError(f"method.{' and method.'.join(changed)} need method.host=batch")
+        if self.host == "momentum" and self.weighting in ("without_w2", "none"):
+            raise ValueError("method.host=momentum has the weighting full or without_w1")
+        if self.loss == "infonce" and self.weighting != "full":
+            raise ValueError("method.weighting belongs to method.loss=cacr")
+        if self.host == "momentum" and (self.loss, self.cost) == ("infonce", "euclidean"):
+            raise ValueError("method.loss=infonce with method.host=momentum needs method.cost=rbf")
         if self.tau_plus and (self.cost == "rbf" or self.weighting in ("without_w2", "none")):
             raise ValueError("method.tau_plus needs the Euclidean cost and weighted negatives")
         if self.host == "queue" and self.cost == "rbf":
@@ -104,6 +109,8 @@ class EvalConfig(WatchedEval):
     """Evaluation protocol."""
 
     ks: Counts = field(default_factory=lambda: [10, 20, 100, 200])
+    adam_probe_epochs: Whole = 0  # of the small-scale release's probe (there 100); 0: none
+    untrained: bool = True  # also probe the encoder as it was before training (sets in memory)
 
 
 @dataclass

@@ -1,8 +1,11 @@
 """Images of CACR: K + 1 training views, imbalanced subsets, pictures without labels."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from common.config import UserError
 from common.data.image.files import EXTENSIONS, LabelledFiles, image_files
@@ -14,6 +17,7 @@ from common.data.lookup import data_root, require
 from common.data.module import ContrastiveData
 from common.engine.experiment import Requirement
 from common.families.images import data as images
+from common.families.images.config import IN_MEMORY
 from projects.cacr.config import CacrData, Config
 
 FOLDER_SIZES = {"webvision": 2439574, "imagenet22k": 14197122}  # for plans without the files
@@ -94,9 +98,38 @@ def pictures_below(cfg: CacrData) -> LabelledFiles:
     return LabelledFiles(folder, paths, torch.full((len(paths),), -1), [])
 
 
+def tail_classes(cfg: Config, names: Sequence[str]) -> Tensor | None:
+    """Which classes are the rarer half of pre-training; None where the images do not tell.
+
+    Imbalanced subsets keep more of a class the larger its index is, so the first half is the tail;
+    a balanced run is read with the same halves. Pictures without labels are counted by the name of
+    their folder, which ImageNet-22k shares with the classes that are judged.
+
+    Args:
+        cfg: the experiment's config.
+        names: of the C judged classes.
+
+    Returns:
+        (C,) bool, C // 2 of them true.
+    """
+    count = torch.arange(len(names))
+    if cfg.data.folder is not None:
+        found = Counter(Path(path).parent.name for path in pictures_below(cfg.data).paths)
+        count = torch.tensor([found[name] for name in names])
+    elif cfg.data.source not in IN_MEMORY:
+        return None
+    if not count.any():
+        return None
+    return count.argsort(stable=True).argsort() < len(names) // 2
+
+
 def build_data(cfg: Config) -> ContrastiveData:
     """K + 1 views of the training images; bank and test for validation if the config asks."""
     train, data = image_part(cfg, "train"), cfg.data
+    if data.folder is not None:  # a missing set is named before training, not after it
+        judges: tuple[Part, ...] = ("bank", "test")
+        for part in judges:
+            image_part(cfg, part)
     local = train.source(local_transforms(data)) if data.local_views else None
     views = MultiViews(train.source(view_transforms(data)), local, seed=cfg.seed)
     return images.image_data(cfg, views, lambda part: image_part(cfg, part))

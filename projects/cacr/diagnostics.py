@@ -3,6 +3,8 @@
 # V views, K positives, N samples, D dim
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,6 +13,7 @@ from common.evaluation.text.sts import spearman
 from common.losses.functional.geometry import pairwise_squared_distance
 
 DIAGNOSED_QUERIES = 64  # rows of a batch whose weights are looked at
+RANKED_PAIRS = 2**18  # at most so many, evenly spaced, enter a rank correlation
 
 
 def attraction_weights(query: Tensor, positives: Tensor, tau: float) -> Tensor:
@@ -35,7 +38,7 @@ def attraction_weights(query: Tensor, positives: Tensor, tau: float) -> Tensor:
     return (tau * positive_distances(query, positives)).softmax(1)  # Eq. 5
 
 
-def repulsion_weights(query: Tensor, negatives: Tensor, tau: float) -> Tensor:
+def repulsion_weights(query: Tensor, negatives: Tensor, tau: float, own: bool = True) -> Tensor:
     """Share of each negative in the repulsion: near ones weigh more, the own sample has none.
 
         pi_j|i = exp(-tau * ||q_i - n_j||^2) / sum_{j' != i} exp(-tau * ||q_i - n_j'||^2)
@@ -44,15 +47,21 @@ def repulsion_weights(query: Tensor, negatives: Tensor, tau: float) -> Tensor:
 
     Args:
         query: (N, D), L2-normalised.
-        negatives: (M, D), L2-normalised, M >= N; row i belongs to the sample of query i.
+        negatives: (M, D), L2-normalised.
         tau: > 0, t-.
+        own: M >= N and row i belongs to the sample of query i, so that it is left out.
 
     Returns:
         (N, M), rows sum to 1, zero where j = i.
     """
     logits = -tau * pairwise_squared_distance(query, negatives)
-    own = torch.eye(*logits.shape, dtype=torch.bool, device=logits.device)
-    return logits.masked_fill(own, -torch.inf).softmax(1)  # Eq. 6
+    return logits.masked_fill(~_others(logits, own), -torch.inf).softmax(1)  # Eq. 6
+
+
+def _others(pairs: Tensor, own: bool) -> Tensor:
+    """Which pairs (N, M) are of two samples."""
+    every = torch.ones_like(pairs, dtype=torch.bool)
+    return every.fill_diagonal_(not own)
 
 
 def positive_distances(query: Tensor, positives: Tensor) -> Tensor:
@@ -62,8 +71,9 @@ def positive_distances(query: Tensor, positives: Tensor) -> Tensor:
 
 @torch.no_grad()
 def weight_diagnostics(
-    query: Tensor, positives: Tensor, negatives: Tensor, tau_pos: float, tau_neg: float
-) -> dict[str, float]:
+    query: Tensor, positives: Tensor, negatives: Tensor | Sequence[Tensor], tau_pos: float, tau_neg: float,
+    *, anchors: Tensor | None = None, own: bool = True,
+) -> dict[str, float]:  # fmt: skip
     """Contrast within the positives and within the negatives of some queries.
 
     The weights are CACR's, whatever the loss in use weighs by, so that all losses compare.
@@ -71,35 +81,45 @@ def weight_diagnostics(
     Args:
         query: (N, D) raw embeddings.
         positives: (K, N, D) raw, other views.
-        negatives: (M, D) raw, M >= N; row i belongs to the sample of query i.
+        negatives: (M, D) raw, or parts of them.
         tau_pos: t+.
         tau_neg: t-.
+        anchors: (N, D) raw, what is repelled from the negatives; None: the queries.
+        own: M >= N and row i of the negatives belongs to the sample of query i.
 
     Returns:
         Mean entropy of the weights in nats (``positive_entropy``, at most log K;
-        ``negative_entropy``, at most log(M - 1)), and over all pairs the rank correlation of
-        weight and distance (``positive_rank_correlation`` is 0 if K = 1).
+        ``negative_entropy``, at most the log of the number of negatives), and over the pairs the
+        rank correlation of weight and distance (``positive_rank_correlation`` is 0 if K = 1).
     """
-    query, positives, negatives = (
-        F.normalize(x.float(), dim=-1) for x in (query, positives, negatives)
+    pushing = negatives if isinstance(negatives, Tensor) else torch.cat(list(negatives))
+    query, positives, pushing, anchors = (
+        F.normalize(x.float(), dim=-1)
+        for x in (query, positives, pushing, query if anchors is None else anchors)
     )
     pi = attraction_weights(query, positives, tau_pos)
-    pushed = repulsion_weights(query, negatives, tau_neg)
-    others = ~torch.eye(*pushed.shape, dtype=torch.bool, device=pushed.device)
-    near = pairwise_squared_distance(query, negatives)[others]
+    pushed = repulsion_weights(anchors, pushing, tau_neg, own)
+    others = _others(pushed, own)
+    near = pairwise_squared_distance(anchors, pushing)[others]
     far = positive_distances(query, positives)
+    step = max(1, near.numel() // RANKED_PAIRS)
     return {
         "positive_entropy": float(torch.special.entr(pi).sum(1).mean()),
         "negative_entropy": float(torch.special.entr(pushed).sum(1).mean()),
         "positive_rank_correlation": spearman(pi.flatten().cpu(), far.flatten().cpu()),
-        "negative_rank_correlation": spearman(pushed[others].cpu(), near.cpu()),
+        "negative_rank_correlation": spearman(pushed[others][::step].cpu(), near[::step].cpu()),
     }
 
 
 def batch_diagnostics(
-    query: Tensor, positives: Tensor, negatives: Tensor, tau_pos: float, tau_neg: float
-) -> dict[str, Tensor]:
-    """`weight_diagnostics` of the first queries of this rank, to be logged."""
+    query: Tensor, positives: Tensor, negatives: Tensor | Sequence[Tensor], tau_pos: float, tau_neg: float,
+    *, anchors: Tensor | None = None, own: bool = True,
+) -> dict[str, Tensor]:  # fmt: skip
+    """`weight_diagnostics` of the first queries of this rank, to be logged; float32."""
     few = slice(0, DIAGNOSED_QUERIES)
-    found = weight_diagnostics(query[few], positives[:, few], negatives, tau_pos, tau_neg)
-    return {name: query.new_tensor(value) for name, value in found.items()}
+    found = weight_diagnostics(
+        query[few], positives[:, few], negatives, tau_pos, tau_neg,
+        anchors=None if anchors is None else anchors[few], own=own,
+    )  # fmt: skip
+    # Not in the dtype of the embeddings: half precision has three digits.
+    return {name: torch.tensor(value, device=query.device) for name, value in found.items()}

@@ -22,9 +22,10 @@ from common.families.images.evaluation import (
 )
 from common.losses.functional.geometry import pairwise_squared_distance
 from projects.cacr.config import Config
-from projects.cacr.data import image_part, view_transforms
-from projects.cacr.diagnostics import positive_distances, weight_diagnostics
+from projects.cacr.data import image_part, tail_classes, view_transforms
+from projects.cacr.diagnostics import positive_distances, repulsion_weights, weight_diagnostics
 from projects.cacr.module import CACR
+from projects.cacr.probe import adam_probe
 
 DIAGNOSED_IMAGES, DIAGNOSED_VIEWS = 512, 5  # test images and views of the mechanism table
 VIEW_STREAM = 25
@@ -36,16 +37,22 @@ def evaluate(cfg: Config, module: CACR, workspace: Workspace) -> dict[str, float
     with evaluated(module, cfg.trainer.accelerator):
         parts = frozen_parts(cfg, module.network.encoder, bank, test, workspace)
         metrics, correct = judged(cfg, parts)
+        if cfg.eval.adam_probe_epochs:
+            trained, right = adam_probe(cfg, module.network.encoder, bank, parts.test)
+            metrics, correct = metrics | trained, correct | {"adam_probe_top1": right}
         if isinstance(test.data, LabelledPixels):
+            metrics |= mechanism(cfg, module, test.data)
+        if cfg.eval.untrained and isinstance(test.data, LabelledPixels):
             raw = untrained(lambda: CACR(cfg), cfg.seed, like=module).network.encoder
             _, before = judged(cfg, frozen_parts(cfg, raw, bank, test, workspace))
             metrics |= {f"untrained_{name}": _mean(values) for name, values in before.items()}
-            metrics |= mechanism(cfg, module, test.data)
     for name, values in correct.items():
         workspace.items(name, values.double().tolist())
+    names = test.class_names
+    tail = tail_classes(cfg, names)
+    if tail is not None:
+        metrics |= by_frequency(correct, parts.test.labels, tail)
     if isinstance(test.data, LabelledPixels):
-        names = test.class_names
-        metrics |= by_frequency(correct, parts.test.labels, len(names))
         report = per_class(correct, parts.test.labels, names)
         write_json(workspace.folder(".") / "per_class.json", report)
         workspace.figure("per class", per_class_figure(report))
@@ -70,30 +77,28 @@ def _mean(correct: Tensor) -> float:
 # -- classes by frequency ------------------------------------------------------------------------
 
 
-def by_frequency(correct: dict[str, Tensor], labels: Tensor, num_classes: int) -> dict[str, float]:
+def by_frequency(correct: dict[str, Tensor], labels: Tensor, tail: Tensor) -> dict[str, float]:
     """Accuracy on the rare and on the frequent half of the classes.
-
-    Imbalanced subsets keep more of a class the larger its index is, so the first half is the tail;
-    a balanced run is read with the same halves.
 
     Args:
         correct: metric name (``..._top1``) -> (M,) bool.
-        labels: (M,) int64 in [0, num_classes).
-        num_classes: C.
+        labels: (M,) int64 in [0, C).
+        tail: (C,) bool, the rare classes, see `tail_classes`.
 
     Returns:
-        ``..._tail_top1`` and ``..._head_top1``.
+        ``..._tail_top1``, ``..._head_top1`` and ``..._gap``, head minus tail.
 
-    >>> found = by_frequency({"knn_top1": torch.tensor([True, False])}, torch.tensor([0, 1]), 2)
-    >>> found["knn_tail_top1"], found["knn_head_top1"]
-    (1.0, 0.0)
+    >>> hits, tail = {"knn_top1": torch.tensor([True, False])}, torch.tensor([True, False])
+    >>> by_frequency(hits, torch.tensor([0, 1]), tail)
+    {'knn_tail_top1': 1.0, 'knn_head_top1': 0.0, 'knn_gap': -1.0}
     """
-    tail = labels < num_classes // 2
+    rare = tail[labels]
     found = {}
     for name, values in correct.items():
         stem = name.removesuffix("_top1")
-        for half, rows in (("tail", tail), ("head", ~tail)):
+        for half, rows in (("tail", rare), ("head", ~rare)):
             found[f"{stem}_{half}_top1"] = float(values[rows].double().mean())
+        found[f"{stem}_gap"] = found[f"{stem}_head_top1"] - found[f"{stem}_tail_top1"]
     return found
 
 
@@ -137,13 +142,16 @@ def mechanism(cfg: Config, module: CACR, test: LabelledPixels) -> dict[str, floa
 
     Five augmented views of the same test images: entropy of the conditional weights and their rank
     correlation with the distance, mean distance of the farthest positive and of the nearest
-    negative, alignment and uniformity.
+    negative, alignment and uniformity; ``same_class_weight``, the part of pi- that repels images of
+    the query's own class (uniform weights: their share).
     """
-    z = views_of_test_images(cfg, module, test)
-    tau_pos, tau_neg = cfg.method.tau_pos, cfg.method.tau_neg
-    metrics = weight_diagnostics(z[0], z[1:], z[1], tau_pos, tau_neg)
+    z, labels = views_of_test_images(cfg, module, test)
+    metrics = weight_diagnostics(z[0], z[1:], z[1], module.tau_pos, module.tau_neg)
     unit = F.normalize(z, dim=-1)
     far = positive_distances(unit[0], unit[1:])
+    pushed = repulsion_weights(unit[0], unit[1], module.tau_neg)
+    same = labels[:, None] == labels
+    metrics["same_class_weight"] = float((pushed * same).sum(1).mean())
     near = pairwise_squared_distance(unit[0], unit[1])
     near.fill_diagonal_(torch.inf)
     metrics["positive_distance"] = float(far.mean())
@@ -154,13 +162,14 @@ def mechanism(cfg: Config, module: CACR, test: LabelledPixels) -> dict[str, floa
     return metrics
 
 
-def views_of_test_images(cfg: Config, module: CACR, test: LabelledPixels) -> Tensor:
-    """Raw embeddings (5, N, D) float64 of augmented views of evenly spaced test images."""
-    step = max(1, len(test.labels) // DIAGNOSED_IMAGES)
-    images = test.images[::step][:DIAGNOSED_IMAGES]
+def views_of_test_images(cfg: Config, module: CACR, test: LabelledPixels) -> tuple[Tensor, Tensor]:
+    """Raw embeddings (5, N, D) float64 of views of evenly spaced test images, and labels (N,)."""
+    total = len(test.labels)
+    rows = torch.linspace(0, total - 1, min(total, DIAGNOSED_IMAGES)).long()
+    images = test.images[rows]
     rngs = [sample_rng(0, 0, i, VIEW_STREAM) for i in range(len(images))]
     views = view_transforms(cfg.data, DIAGNOSED_VIEWS).batch(images, rngs).transpose(0, 1)
     device = next(module.parameters()).device
     parts = torch.split(views.flatten(0, 1), cfg.eval.batch_size)
     embedded = torch.cat([module.network(part.to(device)).cpu() for part in parts])
-    return embedded.double().view(*views.shape[:2], -1)
+    return embedded.double().view(*views.shape[:2], -1), test.labels[rows]

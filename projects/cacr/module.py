@@ -13,10 +13,11 @@ from common.encoders.sync_norm import synchronise_batch_norm
 from common.engine.optim import milestone_schedule
 from common.families.images.networks import embed_views, projected_encoder
 from common.families.images.validation import KnnValidatedModule
-from common.losses.cacr import CACRLoss, CACRQueueLoss
+from common.losses.cacr import CACRLoss
 from projects.cacr.config import Config
 from projects.cacr.diagnostics import batch_diagnostics
-from projects.cacr.objective import build_objective, logged_terms, multi_view_terms
+from projects.cacr.objective import build_objective
+from projects.cacr.terms import multi_view_terms, queue_terms
 
 
 class CACR(KnnValidatedModule):
@@ -72,9 +73,11 @@ class CACR(KnnValidatedModule):
         queries = embed_views(self.network, batch["views"])
         keys = embed_views(self.momentum_encoder, batch["views"])  # no gradient
         self._new_rows.append(keys[-1])  # only the last view's, as in the release
-        loss = cast(CACRQueueLoss, self.objective)
-        terms = logged_terms(loss.terms(queries, keys, self.queue.features), loss.kernel)
-        return terms | self._diagnose(queries[0], keys[1:], keys[1])
+        stored = self.queue.features
+        terms = queue_terms(cast(Any, self.objective), queries, keys, stored, self.method)
+        own = self.in_batch_negatives
+        negatives = (queries[0], stored) if own else (stored,)
+        return terms | self._diagnose(queries[0], keys[1:], negatives, own=own)
 
     def _momentum(self, batch: MultiViewBatch) -> dict[str, Tensor]:
         queries = [*self._predict(batch["views"])]
@@ -84,18 +87,21 @@ class CACR(KnnValidatedModule):
             if self.method.local_keys:
                 keys += [*embed_views(self.momentum_encoder, batch["local_views"])]
         terms = {"loss": self.objective(queries, keys).loss}
-        return terms | self._diagnose(keys[0], torch.stack(queries[1:]), queries[1])
+        positives = torch.stack(queries[1:])
+        return terms | self._diagnose(keys[0], positives, keys[0], anchors=queries[1])
 
     def _predict(self, views: Tensor) -> Tensor:
         """Predictions (V, B, D)."""
         predicted: Tensor = self.predictor(embed_views(self.network, views).flatten(0, 1))
         return predicted.view(*views.shape[:2], -1)
 
-    def _diagnose(self, query: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+    def _diagnose(
+        self, query: Tensor, positives: Tensor, negatives: Any, **options: Any
+    ) -> dict[str, Tensor]:
         """What the weights say, on logged steps."""
         if (self.global_step + 1) % self.diagnose_every:
             return {}
-        return batch_diagnostics(query, positives, negatives, self.tau_pos, self.tau_neg)
+        return batch_diagnostics(query, positives, negatives, self.tau_pos, self.tau_neg, **options)
 
     def after_optimizer_step(self) -> None:
         """Move the momentum encoder, then enqueue what this step has seen."""

@@ -10,7 +10,7 @@ from common.families.retrieval.config import RetrievalData, RetrievalEval, Searc
 from common.ranges import Count, Positive, Rate, Share, at_least
 
 BUNDLED_EVAL = ("wikides", "wikides_rerank", "snips", "banking77", "banking77_clusters", "nli_pairs",
-                "stsb")  # fmt: skip
+                "stsb", "snips_clusters")  # fmt: skip
 SYNTHETIC_EVAL = ("retrieval", "reranking", "classification", "clustering", "pair_classification",
                   "sts", "summarisation")  # fmt: skip
 
@@ -53,12 +53,18 @@ class MethodConfig:
     """Objective and order of the stages."""
 
     temperature: Positive = 0.02  # tau, divides the cosines
+    without: list[str] = field(default_factory=list)  # sets of data.sets that are not trained on
     # two_stage: retrieval with in-batch negatives, then everything without; reversed: the same
     # stages the other way round; single and single_in_batch: one stage on everything
     schedule: Literal["two_stage", "reversed", "single", "single_in_batch"] = "two_stage"
     stage_1_steps: Count = 20000  # the second stage has the rest of trainer.max_steps
-    stage_2_lr: Positive = 1.5e-5  # peak learning rate of the stage without in-batch negatives
+    stage_2_lr: Positive | None = (
+        1.5e-5  # peak rate of stages without in-batch negatives; None: optim.lr
+    )
     shared_hard_negatives: bool = True  # in-batch: other queries' hard negatives count too
+    mask_own_class: bool = (
+        False  # in-batch: what is known to be of the query's class is no negative (ours)
+    )
     gather: bool = True  # in-batch negatives of all ranks
     loss_backend: Literal["auto", "dense", "blocked", "triton"] = "auto"
 
@@ -69,6 +75,9 @@ class EvalConfig(RetrievalEval):
 
     tasks: list[str] = field(default_factory=lambda: list(BUNDLED_EVAL))
     primary: list[str] = field(default_factory=lambda: ["wikides", "snips", "banking77", "stsb"])
+    split: Literal["test", "dev"] = "test"  # dev: for choices, such as that of a learning rate
+    shots: Count = 8  # texts of every class that a classification's probe is trained on, as in MTEB
+    draws: Count = 10  # of them, whose scores are averaged
     max_items: Count | None = None  # texts, pairs or queries of a task
     untrained: bool = False  # a second model in memory
     # of queries in the sets of eval.beir and in the task search
@@ -131,6 +140,8 @@ class Config(ExperimentConfig):
         super().__post_init__()
         if self.data.source == "sets" and not self.data.sets:
             raise ValueError("data.sets names no training set")
+        if unknown := set(self.method.without) - set(self.data.sets):
+            raise ValueError(f"method.without: data.sets holds no {', '.join(sorted(unknown))}")
         known = SYNTHETIC_EVAL if self.data.source == "synthetic" else BUNDLED_EVAL
         for name in (*self.eval.tasks, *self.eval.primary):
             if name not in known:

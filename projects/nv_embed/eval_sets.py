@@ -1,10 +1,11 @@
 """Test sets of the local protocol, one builder for each task name."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
+from common.config import UserError
 from common.data.lookup import bundled
 from common.data.retrieval.registry import known_set
 from common.data.samplers import sample_rng
@@ -20,34 +21,41 @@ from common.evaluation.text.embedding_sets import (
     Retrieval,
     Summaries,
 )
+from common.families.retrieval.training_sets import intent_rows
 from projects.nv_embed.config import Config
 
+Split = Literal["test", "dev"]
 RERANK_CANDIDATES = 10  # of a query, the right one included
-_PROBE_PER_CLASS = {"snips": 100, "banking77": 10}
-_TEST_PER_CLASS = {"snips": 200, "banking77": 10}
+PARAGRAPH_WORDS = 60  # of data/wikides
+_PROBE_PER_CLASS = {"snips": 40, "banking77": 10}  # that a probe's few texts are drawn from
 _STREAM = 2**31 + 51
 _Item = TypeVar("_Item")
 _CLASSES, _SYNTHETIC = 4, 48
 
 
 def build_set(cfg: Config, name: str) -> EvalSet:
-    """The test set of a task of ``eval.tasks``; equal for all seeds."""
+    """The test set of a task of ``eval.tasks``, or its development part; equal for all seeds.
+
+    Raises:
+        UserError: a task without development part.
+    """
     if cfg.data.source == "synthetic":
         return _synthetic(name)
-    limit, root = cfg.eval.max_items, cfg.data.root
+    limit, root, split = cfg.eval.max_items, cfg.data.root, cfg.eval.split
     if name in ("wikides", "wikides_rerank"):
-        retrieval = wikides(root, limit)
+        retrieval = wikides(root, limit, split)
         return retrieval if name == "wikides" else _hard_candidates(retrieval)
-    if name in ("snips", "banking77", "banking77_clusters"):
-        base = name.removesuffix("_clusters")
-        return _intents(root, base, limit, probe=base == name)
+    if name.removesuffix("_clusters") in _PROBE_PER_CLASS:
+        return _intents(cfg, name.removesuffix("_clusters"), probe=not name.endswith("_clusters"))
     if name == "nli_pairs":
+        if split == "dev":
+            raise UserError("eval.tasks: 'nli_pairs' has no development part: leave it out")
         rows = [row for row in load_nli_pairs(root, "test") if row[2] != "neutral"]
         rows = _some(rows, limit)
         first, second, labels = (list(column) for column in zip(*rows, strict=True))
         same = [float(label == "entailment") for label in labels]
         return Pairs(known_set("stsb").instruction, first, second, same)
-    sts = load_sts(root, "stsb-test")
+    sts = load_sts(root, f"stsb-{split}")
     chosen = _some(range(len(sts)), limit)
     return Pairs(
         known_set("stsb").instruction, [sts.first[i] for i in chosen],
@@ -55,9 +63,9 @@ def build_set(cfg: Config, name: str) -> EvalSet:
     )  # fmt: skip
 
 
-def wikides(root: str | None, limit: int | None) -> Retrieval:
-    """Paragraphs as queries, all distinct descriptions of the test part as documents."""
-    rows = wikides_rows(root)
+def wikides(root: str | None, limit: int | None, split: Split = "test") -> Retrieval:
+    """Paragraphs as queries, all distinct descriptions of the test or development part as documents."""
+    rows = wikides_rows(root, split)
     documents = list(dict.fromkeys(row["target"].lower() for row in rows))
     place = {text: i for i, text in enumerate(documents)}
     kept = _some(rows, limit)
@@ -67,18 +75,30 @@ def wikides(root: str | None, limit: int | None) -> Retrieval:
     )  # fmt: skip
 
 
-def wikides_rows(root: str | None) -> list[Row]:
-    """Test rows: paragraph, right description, descriptions written by a model."""
-    return read_jsonl(bundled("wikides", root) / "test.jsonl.gz", ("source", "candidate", "target"))
+def wikides_rows(root: str | None, split: Split = "test") -> list[Row]:
+    """Rows of a part: paragraph, right description, descriptions written by a model.
+
+    The development part is that of ``wikides-ranking``, cut to as many words, without what is also in the test part.
+    """
+    columns = ("source", "candidate", "target")
+    test = read_jsonl(bundled("wikides", root) / "test.jsonl.gz", columns)
+    if split == "test":
+        return test
+    tested = {row["source"] for row in test}
+    rows = read_jsonl(bundled("wikides-ranking", root) / "dev.jsonl.gz", columns)
+    cut = [row | {"source": " ".join(row["source"].split()[:PARAGRAPH_WORDS])} for row in rows]
+    return [row for row in cut if row["source"] not in tested]
 
 
-def planted_task(root: str | None, limit: int | None) -> tuple[Retrieval, list[set[int]]]:
-    """Test queries, a collection with the right and the model-written descriptions, and the latter.
+def planted_task(
+    root: str | None, limit: int | None, split: Split = "test"
+) -> tuple[Retrieval, list[set[int]]]:
+    """Queries, a collection with the right and the model-written descriptions, and the latter.
 
     The model-written descriptions of a query's own paragraph mean about the same as its positive but
     are not named as positives: a miner should leave them out.
     """
-    rows = _some(wikides_rows(root), limit)
+    rows = _some(wikides_rows(root, split), limit)
     documents: dict[str, int] = {}
     relevant, planted = [], []
     for row in rows:
@@ -103,17 +123,16 @@ def _hard_candidates(retrieval: Retrieval) -> Reranking:
     return Reranking(retrieval.instruction, retrieval.queries, candidates, flags)
 
 
-def _intents(root: str | None, name: str, limit: int | None, *, probe: bool) -> Classes:
-    folder = bundled("intents", root)
-    train = read_jsonl(folder / f"{name}-train.jsonl.gz", ("text", "intent")) if probe else []
-    test = read_jsonl(folder / f"{name}-test.jsonl.gz", ("text", "intent"))
+def _intents(cfg: Config, name: str, *, probe: bool) -> Classes:
+    train = intent_rows(name, "train", cfg.data.root) if probe else []
+    test = intent_rows(name, cfg.eval.split, cfg.data.root)
     classes = {c: i for i, c in enumerate(sorted({row["intent"] for row in test}))}
-    train = _per_class(train, _PROBE_PER_CLASS[name])
-    test = _some(_per_class(test, _TEST_PER_CLASS[name]), limit)
+    train, test = _per_class(train, _PROBE_PER_CLASS[name]), _some(test, cfg.eval.max_items)
     return Classes(
         known_set(name).instruction,
         [row["text"] for row in train], [classes[row["intent"]] for row in train],
         [row["text"] for row in test], [classes[row["intent"]] for row in test],
+        shots=min(cfg.eval.shots, _PROBE_PER_CLASS[name]), draws=cfg.eval.draws,
     )  # fmt: skip
 
 

@@ -5,11 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from common.encoders.text.language_models.instructed import InstructedEncoder
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.text_mining import mine_text_negatives, planted_share
 from common.evaluation.text.embedding_sets import (
+    Classes,
     Encode,
     Retrieval,
     score_sets,
@@ -57,6 +59,9 @@ def evaluate(cfg: Config, module: NvEmbed, workspace: Workspace) -> dict[str, fl
         encode = Encoded(encoder, cfg.eval.batch_size)
         metrics, items = score_sets(lambda _: encode, sets, cfg.eval.primary)
         _keep(items, workspace, "untrained_" if own is None else "")
+        for name, data in sets.items():
+            if isinstance(data, Classes) and not data.train:
+                metrics |= {f"{name}_{k}": v for k, v in class_cosines(encode, data).items()}
         for name, data in sets.items() if own is not None else ():
             show_set(encode, data, name, workspace)
         if cfg.eval.planted and cfg.data.source == "sets":
@@ -75,6 +80,23 @@ def evaluate(cfg: Config, module: NvEmbed, workspace: Workspace) -> dict[str, fl
     return metrics
 
 
+def class_cosines(encode: Encode, data: Classes) -> dict[str, float]:
+    """Mean cosine of two texts of one class, ``within_cosine``, and of two classes, ``between_cosine``.
+
+    What in-batch negatives of the own class act on.
+
+    Args:
+        encode: texts, instruction -> (N, D).
+        data: labelled texts.
+    """
+    rows = F.normalize(encode(data.test, data.instruction).double(), dim=1)
+    labels = torch.tensor(data.test_labels)
+    cosines, same = rows @ rows.T, labels[:, None] == labels
+    others = ~torch.eye(len(rows), dtype=torch.bool)
+    means = [float(cosines[chosen].mean()) for chosen in (same & others, ~same)]
+    return dict(zip(("within_cosine", "between_cosine"), means, strict=True))
+
+
 def test_documents(cfg: Config) -> list[str]:
     """Documents of the retrieval test set, for the task "search"."""
     if cfg.data.source == "synthetic":
@@ -91,7 +113,7 @@ def planted_metrics(cfg: Config, encode: Encode) -> dict[str, float]:
     that the encoder mines for queries that have one; ``mined_removed``: share of nearest candidates
     dropped by the filter. ``bm25_*``: the same of BM25, the teacher of the mini config.
     """
-    task, planted = planted_task(cfg.data.root, cfg.eval.max_items)
+    task, planted = planted_task(cfg.data.root, cfg.eval.max_items, cfg.eval.split)
     among = [q for q, own in enumerate(planted) if own]
     right = [sorted(own) for own in task.relevant]
     encoders: dict[str, Any] = {

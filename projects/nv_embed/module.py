@@ -11,6 +11,7 @@ from common.distributed.collectives import all_gather_no_grad
 from common.encoders.text.language_models.causal import block_classes
 from common.encoders.text.language_models.instructed import InstructedEncoder
 from common.engine.module import ContrastiveModule
+from common.kernels.specs.masks import Exclude
 from common.losses.info_nce import InfoNCELoss
 from common.losses.output import LossOutput
 from projects.nv_embed.config import Config, MethodConfig
@@ -45,9 +46,13 @@ class Objective(nn.Module):
             backend=method.loss_backend,
         )
 
-    def forward(self, query: Tensor, positive: Tensor, negative: Tensor) -> LossOutput:
-        """Loss of raw embeddings (B, D), (B, D) and (B, n, D)."""
-        out: LossOutput = self.loss(query, positive, self.scale, hard_negatives=negative)
+    def forward(
+        self, query: Tensor, positive: Tensor, negative: Tensor, left_out: Exclude | None = None
+    ) -> LossOutput:
+        """Loss of raw embeddings (B, D), (B, D) and (B, n, D); `left_out`: documents that are no negatives."""
+        out: LossOutput = self.loss(
+            query, positive, self.scale, hard_negatives=negative, mask=left_out
+        )
         return out
 
 
@@ -70,14 +75,14 @@ class NvEmbed(ContrastiveModule):
     own_class_seen: Tensor
 
     def __init__(self, cfg: Config, encoder: InstructedEncoder, *, in_batch: bool = False) -> None:
-        lr = cfg.optim.lr if in_batch else cfg.method.stage_2_lr
-        super().__init__(replace(cfg.optim, lr=lr))
+        lr = None if in_batch else cfg.method.stage_2_lr
+        super().__init__(replace(cfg.optim, lr=lr or cfg.optim.lr))
         self.encoder = encoder
         self.objective = Objective(cfg.method, in_batch=in_batch)
         self.in_batch_negatives = in_batch
         self.num_hard = cfg.data.num_negatives
         self.shared_hard = cfg.method.shared_hard_negatives
-        self.gather = cfg.method.gather
+        self.gather, self.mask = cfg.method.gather, in_batch and cfg.method.mask_own_class
         self.register_buffer("negatives_seen", torch.zeros((), dtype=torch.int64))
         self.register_buffer("own_class_seen", torch.zeros((), dtype=torch.int64))
 
@@ -105,7 +110,8 @@ class NvEmbed(ContrastiveModule):
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Loss of the stage, share of queries whose positive wins, in-batch mates of one class."""
-        out = self.objective(*self.embed(batch))
+        left_out = own_class(batch["label"], batch["document_label"]) if self.mask else None
+        out = self.objective(*self.embed(batch), left_out)
         terms = {"loss": out.loss, "accuracy": out.hits.float().mean()}
         if self.in_batch_negatives:
             kinds = torch.stack([batch["task"], batch["label"]], dim=1)
@@ -117,6 +123,17 @@ class NvEmbed(ContrastiveModule):
                 self.negatives_seen += total
             terms["own_class_negatives"] = same / max(1, total)
         return terms
+
+
+def own_class(label: Tensor, documents: Tensor) -> Exclude:
+    """Documents of a batch that are of a query's class.
+
+    Args:
+        label: (B,) class of the queries, -1 without.
+        documents: (B, 1 + n) class of the positive and of the negatives, -1 where it is not known.
+    """
+    columns = torch.cat([documents[:, 0], documents[:, 1:].flatten()])
+    return Exclude(label.where(label.ge(0), -2), columns)  # -2: no document's
 
 
 def own_class_negatives(task: Tensor, label: Tensor) -> tuple[Tensor, int]:

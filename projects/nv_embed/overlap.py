@@ -18,15 +18,18 @@ from common.data.retrieval.readers import read_labels, read_table
 from common.data.retrieval.records import EmbeddingTask, write_task
 from common.data.tables import write_jsonl
 from common.engine.workspace import Workspace
+from common.evaluation.matrices import blocks
 from common.evaluation.retrieval.bm25 import BM25
 from common.families.retrieval.training_sets import described, read_set
 from projects.nv_embed.config import Config
 
-NEAREST = 20  # evaluation texts that a training text is compared with
+ROWS = 256  # training texts that are compared with all evaluation texts at a time
 
 
 def overlap(cfg: Config, workspace: Workspace) -> Path:
-    """Write the sets named in ``overlap.texts`` without the examples whose query overlaps; the folder of the files.
+    """Write the sets named in ``overlap.texts`` without the examples that overlap; the folder of the files.
+
+    An example overlaps by its query, and in a symmetric set (STS) by its positives too: they are texts of the same sort.
 
     Raises:
         UserError: no set is named, one that the config lacks or that has no file, or an unreadable file.
@@ -58,6 +61,11 @@ def overlap(cfg: Config, workspace: Workspace) -> Path:
         else:
             task = read_set(cfg, name, own)
             kept = ~overlapping([r.query for r in task.records], tested, options.threshold)
+            if task.symmetric:
+                texts = list(dict.fromkeys(text for r in task.records for text in r.positives))
+                found = overlapping(texts, tested, options.threshold)
+                gone = {text for text, is_in in zip(texts, found, strict=True) if is_in}
+                kept &= np.array([gone.isdisjoint(r.positives) for r in task.records])
             records = [task.records[i] for i in np.flatnonzero(kept)]
             write_task(
                 folder / f"{name}.jsonl",
@@ -110,10 +118,12 @@ def overlapping(
         return found
     index = BM25(tested)
     own = index.search(tested, k=1).scores[:, 0].numpy()  # the most that its words can score here
-    near = index.search(texts, k=min(NEAREST, len(tested)))
-    shares = near.scores.numpy() / np.maximum(own[near.indices.numpy()], 1e-12)
-    similar: NDArray[np.bool_] = shares.max(axis=1) >= threshold - 1e-9
-    return found | similar
+    bound = np.maximum(own, 1e-12)
+    # with all evaluation texts: by raw scores a long text is nearer to long ones
+    for rows in blocks(len(texts), ROWS):
+        shares = index.scores(texts[rows]).numpy() / bound
+        found[rows] |= shares.max(axis=1) >= threshold - 1e-9
+    return found
 
 
 def _normal(text: str) -> str:

@@ -60,7 +60,7 @@ def stage_plans(cfg: Config) -> list[StagePlan]:
 
 def stages(cfg: Config) -> Iterator[Stage]:
     """Each stage goes on with the weights of the one before, with a new optimiser and schedule."""
-    tasks = training_tasks(cfg)
+    tasks = training_tasks(trained_on(cfg))
     encoder = build_encoder(cfg.model)
     module: NvEmbed | None = None
     for stage in stage_plans(cfg):
@@ -70,6 +70,12 @@ def stages(cfg: Config) -> Iterator[Stage]:
         chosen = of_stage(tasks, retrieval_only=stage.retrieval_only)
         data = stage_data(cfg, encoder, chosen)
         yield Stage(stage.name, module, data, {"max_steps": stage.steps})
+
+
+def trained_on(cfg: Config) -> Config:
+    """The config without the sets of ``method.without``."""
+    sets = {name: own for name, own in cfg.data.sets.items() if name not in cfg.method.without}
+    return replace(cfg, data=replace(cfg.data, sets=sets), method=replace(cfg.method, without=[]))
 
 
 def of_stage(tasks: list[EmbeddingTask], *, retrieval_only: bool) -> list[EmbeddingTask]:
@@ -116,6 +122,10 @@ def build_encoder(model: ModelConfig, pretrained: str | None = None, **options: 
     build = released_encoder if is_released(place) else instructed_encoder
     encoder = build(place, **{**chosen, **options})
     encoder.length_groups = model.length_groups
+    # peft makes adapters in the frozen weights' type; a step of 2e-5 is lost in bfloat16
+    for parameter in encoder.model.parameters() if model.lora_rank is not None else ():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
     if model.grad_checkpointing:
         encoder.set_grad_checkpointing()
     return encoder
@@ -176,6 +186,7 @@ def plan(cfg: Config) -> Plan[NvEmbed]:
         pooled: Tensor = encoder.pooler(states, ids, ids)
         return pooled
 
+    cfg = trained_on(cfg)
     needed = (*weights_requirement(cfg.model.pretrained), *set_requirements(cfg))
     samples = 0
     if all(r.present for r in needed if r.name.startswith("data")):

@@ -35,6 +35,7 @@ class InstructionBatch(TypedDict):
     document: TextInputs  # B positives, then B * K negatives, those of a query together
     task: Tensor  # (B,) int64, index of the training set
     label: Tensor  # (B,) int64, class within all labelled sets; -1 elsewhere
+    document_label: Tensor  # (B, 1 + K) int64, the same of the positive and of the negatives; -1 where it is not known
     ids: Tensor  # (B,) int64, places in the epoch
 
 
@@ -43,7 +44,8 @@ class InstructionBatches(Dataset[InstructionBatch]):
 
     The order is the mixture's. Positive and negatives of an access depend on (seed, epoch, place):
     one of the record's positives, K of its negatives without repetition. A record with fewer gets
-    random documents of its set, for labelled sets of other classes.
+    random documents of its set, for labelled sets of other classes; where there is none left (names of two classes), a
+    negative is repeated. No positive of the query is among them, also of another record of the same query.
 
     Args:
         tasks: training sets.
@@ -93,11 +95,19 @@ class InstructionBatches(Dataset[InstructionBatch]):
             self._label_ids.get((task.name, record.label or ""), -1)
             for task, (_, record, _, _) in zip(tasks, chosen, strict=True)
         ]
+        of_documents = [
+            [
+                self._label_ids.get((self.tasks[t].name, self._pools[t].labels.get(text) or ""), -1)
+                for text in (right, *wrong)
+            ]
+            for t, _, right, wrong in chosen
+        ]
         return {
             "query": self.pad(queries),  # type: ignore[typeddict-item]
             "document": self.pad(positives + negatives),  # type: ignore[typeddict-item]
             "task": torch.tensor([t for t, *_ in chosen]),
             "label": torch.tensor(labels),
+            "document_label": torch.tensor(of_documents),
             "ids": torch.tensor([place for place, _ in keys]),
         }
 
@@ -107,29 +117,42 @@ class InstructionBatches(Dataset[InstructionBatch]):
         record = self.tasks[task].records[row]
         rng = sample_rng(self.seed, epoch, place, _DRAW_STREAM)
         positive = record.positives[int(rng.integers(len(record.positives)))]
-        own = rng.permutation(len(record.negatives))[: self.num_negatives]
-        wrong = [record.negatives[int(i)] for i in own]
         pool = self._pools[task]
+        negatives = [text for text in record.negatives if text not in pool.right[record.query]]
+        own = rng.permutation(len(negatives))[: self.num_negatives]
+        wrong = [negatives[int(i)] for i in own]
         while len(wrong) < self.num_negatives:
             wrong.append(pool.draw(rng, record, wrong))
         return task, record, positive, wrong
 
 
 class _Pool:
-    """Documents of a set, with the class of each where the set has classes."""
+    """Documents of a set, with the class of each where the set has classes, and what is right for each query."""
 
     def __init__(self, task: EmbeddingTask) -> None:
         self.name, self.texts = task.name, task.documents()
         self.labels: dict[str, str | None] = {}
+        self.right: dict[str, set[str]] = {}
+        for record in task.records:  # a text that is nobody's positive has a class as a query
+            self.labels.setdefault(record.query, record.label)
         for record in task.records:
             self.labels.update(dict.fromkeys(record.positives, record.label))
+            self.right.setdefault(record.query, {record.query}).update(record.positives)
 
     def draw(self, rng: np.random.Generator, record: EmbeddingRecord, taken: list[str]) -> str:
+        right = self.right[record.query]
+
+        def wrong(text: str) -> bool:
+            same_class = record.label is not None and self.labels.get(text) == record.label
+            return text not in right and not same_class
+
         for _ in range(_TRIES):
             text = self.texts[int(rng.integers(len(self.texts)))]
-            same_class = record.label is not None and self.labels.get(text) == record.label
-            if text not in (record.query, *record.positives, *taken) and not same_class:
+            if text not in taken and wrong(text):
                 return text
+        left = [text for text in self.texts if text not in taken and wrong(text)] or taken
+        if left:
+            return left[int(rng.integers(len(left)))]
         raise UserError(
             f"the training set '{self.name}' has no further document that is wrong for "
             f"{record.query[:60]!r}; lower data.num_negatives"

@@ -80,14 +80,24 @@ def read_labels(path: str | Path, layout: Layout) -> tuple[list[str], list[str]]
                 for text, label in zip(row["sentences"], row["labels"], strict=True)
             ]
         else:
-            pairs = [
-                (str(row["text"]), str(row.get("label_text", row.get("label")))) for row in rows
-            ]
+            pairs = [(str(row["text"]), _label(row)) for row in rows]
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not of the layout '{layout}': {error!r}") from error
     if not pairs:
         raise UserError(f"{path} holds no text")
     return [text for text, _ in pairs], [label for _, label in pairs]
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    """Class of a row, by name where it has one.
+
+    Raises:
+        ValueError: it has none.
+    """
+    label = row.get("label_text", row.get("label"))
+    if label is None or str(label).strip() == "":
+        raise ValueError(f"no label_text or label for {str(row['text'])[:60]!r}")
+    return str(label)
 
 
 def read_table(path: str | Path) -> list[dict[str, Any]]:

@@ -47,7 +47,7 @@ def summarise(
     judged = [
         (claim, judge(claim, spec, runs))
         for claim in claims_of(spec)
-        if all(arm in runs for arm in claim.arms)
+        if all(arm in runs for arm in claim.needed)
     ]
     usual = set(default_arms(spec))
     meta = plan[0].meta()
@@ -227,19 +227,21 @@ def _not_testable(claim: Claim, runs: Mapping[str, Sequence[PlannedRun]]) -> dic
     if note is None:
         return None
     measured = {}
-    for arm in claim.arms:
+    for arm in note.difference or claim.arms:
         values = [run.metrics().get(note.metric) for run in runs[arm]]
         if None not in values:
             measured[arm] = float(np.mean([v for v in values if v is not None]))
-    if not measured:
+    if not measured or len(measured) < len(note.difference):
         known = runs[claim.arms[0]][0].metrics()
         raise UserError(
             f"claim '{claim.text}': not_testable: no metric '{note.metric}'"
             f"{nearest(note.metric, known)}"
         )
-    mean = float(np.mean(list(measured.values())))
-    if (note.below is not None and mean >= note.below) or (
-        note.above is not None and mean <= note.above
+    found = float(np.mean(list(measured.values())))
+    if note.difference:
+        found = measured[note.difference[0]] - measured[note.difference[1]]
+    if (note.below is not None and found >= note.below) or (
+        note.above is not None and found <= note.above
     ):
         return None
     return {"reason": note.reason, "measured": {note.metric: measured}}

@@ -20,6 +20,12 @@ class NotTestable:
     metric: str = "???"  # a metric of the result, printed with the reason
     below: float | None = None  # only if its mean over the claim's arms is below this
     above: float | None = None
+    # two arms: measured is the metric of the first minus that of the second, in place of that mean
+    difference: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if len(self.difference) not in (0, 2):
+            raise ValueError("not_testable: difference names two arms")
 
 
 @dataclass

@@ -53,6 +53,12 @@ class Claim:
         """Arms and baselines that it compares."""
         return arms_of(*(node for part in self.parts for node in (part.left, part.right)))
 
+    @property
+    def needed(self) -> list[str]:
+        """Arms and baselines that must have run for its verdict."""
+        premise = [] if self.not_testable is None else self.not_testable.difference
+        return list(dict.fromkeys([*self.arms, *premise]))
+
 
 def read_comparison(project: str) -> Comparison:
     """The first comparison of the project's compare.yaml, arms with the shared overrides.
@@ -180,7 +186,10 @@ def _claims(spec: Comparison, entry: Any, appendix: bool = False) -> list[Claim]
     for i, claim in enumerate(claims):
         if not claim.arms:
             raise UserError(f"claim '{own.claim}' compares no arms")
-        optional = [arm for arm in claim.arms if arm not in runs_by_default]
+        optional = [arm for arm in claim.needed if arm not in runs_by_default]
+        for arm in claim.needed:
+            if arm not in names:
+                raise UserError(f"claim '{own.claim}': no arm '{arm}'{nearest(arm, names)}")
         if optional and not appendix and not short:
             raise UserError(
                 f"claim '{own.claim}': arm '{optional[0]}' does not run by default; add it to "

@@ -4,7 +4,7 @@
 |---|---|---|---|
 | retrieval | `Retrieval` | queries | nDCG@10 |
 | reranking | `Reranking` | queries | mean average precision |
-| classification | `Classes` | all texts | accuracy |
+| classification | `Classes` | all texts | accuracy, of few texts a class if the set says so |
 | clustering | `Classes` without training part | all texts | V-measure |
 | pair classification | `Pairs` with flags | all texts | average precision |
 | STS | `Pairs` with scores | all texts | Spearman |
@@ -29,6 +29,7 @@ from common.evaluation.text.embedding_tasks import (
     average_items,
     classification_correct,
     clustering_v_measure,
+    few_shot_correct,
     pair_average_precision,
     reranking_scores,
     retrieval_scores,
@@ -38,6 +39,7 @@ from common.evaluation.text.embedding_tasks import (
 )
 from common.evaluation.text.sts import pair_cosine, spearman
 
+STARTS = 10  # of k-means, whose mean counts: from one start alone two classes may share a cluster
 CLASS_MAP_LIMIT = 10  # classes of an embedding map
 Encode = Callable[[Sequence[str], str], Tensor]  # texts, instruction -> (N, D)
 
@@ -64,13 +66,20 @@ class Reranking:
 
 @dataclass(frozen=True)
 class Classes:
-    """Labelled texts; the training part is empty for clustering."""
+    """Labelled texts; the training part is empty for clustering.
+
+    Attributes:
+        shots: texts of every class that a probe is trained on; 0: the whole training part.
+        draws: of them, whose scores are averaged.
+    """
 
     instruction: str
     train: list[str]
     train_labels: list[int]
     test: list[str]
     test_labels: list[int]
+    shots: int = 0
+    draws: int = 1
 
 
 @dataclass(frozen=True)
@@ -142,10 +151,13 @@ def score_set(encode: Encode, data: EvalSet, name: str) -> SetScore:
     if isinstance(data, Classes):
         labels, test = torch.tensor(data.test_labels), encode(data.test, told)
         if not data.train:
-            value = clustering_v_measure(test, data.test_labels)
-            return SetScore("clustering", f"{name}_v_measure", value, [])
-        train = encode(data.train, told)
-        correct = classification_correct(train, torch.tensor(data.train_labels), test, labels)
+            starts = [clustering_v_measure(test, data.test_labels, seed=s) for s in range(STARTS)]
+            return SetScore("clustering", f"{name}_v_measure", _mean(starts), [])
+        train, train_labels = encode(data.train, told), torch.tensor(data.train_labels)
+        if data.shots:
+            correct = few_shot_correct(train, train_labels, test, labels, data.shots, data.draws)
+        else:
+            correct = classification_correct(train, train_labels, test, labels)
         scores = correct.double().tolist()
         return SetScore("classification", f"{name}_accuracy", _mean(scores), scores)
     if isinstance(data, Summaries):
@@ -169,32 +181,34 @@ def score_sets(
     Args:
         encoder_of: encoder for a set; `tfidf_of` is the trivial baseline.
         sets: by name.
-        primary: names whose mean is ``primary_average``, if all of them have items.
+        primary: names whose mean is ``primary_average``.
 
     Returns:
-        Metrics, and the items of those that have some.
+        Metrics, and the items of those that have some; ``primary_average`` has them if all of its sets do.
     """
     metrics: dict[str, float] = {}
     by_type: dict[str, dict[str, float]] = {}
     items: dict[str, list[float]] = {}
     chosen: dict[str, list[float]] = {}
+    values: dict[str, float] = {}
     for name, data in sets.items():
         found = score_set(encoder_of(data), data, name)
-        metrics[found.metric] = found.value
+        metrics[found.metric] = values[name] = found.value
         by_type.setdefault(found.kind, {})[name] = found.value
         if found.items:
             items[found.metric] = chosen[name] = found.items
         if isinstance(data, Classes) and data.train:
             metrics[f"{found.metric}_chance"] = 1 / (1 + max(data.test_labels))
+    if primary and values.keys() >= set(primary):
+        metrics["primary_average"] = _mean([values[name] for name in primary])
     if primary and chosen.keys() >= set(primary):
         items["primary_average"] = average_items({name: chosen[name] for name in primary})
-        metrics["primary_average"] = _mean(items["primary_average"])
     return metrics | type_averages(by_type), items
 
 
 def tfidf_of(data: EvalSet) -> Encode:
     """TF-IDF of a set's own texts; instructions are left out, they are the same words in all."""
-    encode = tfidf_encoder(list(dict.fromkeys(_texts(data))))
+    encode = tfidf_encoder(set_texts(data))
     return lambda texts, _: encode(list(texts))
 
 
@@ -225,6 +239,11 @@ def show_set(encode: Encode, data: EvalSet, name: str, shown: Shows) -> None:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def set_texts(data: EvalSet) -> list[str]:
+    """The distinct texts of a set."""
+    return list(dict.fromkeys(_texts(data)))
 
 
 def _texts(data: EvalSet) -> list[str]:

@@ -16,16 +16,20 @@ Source: Muennighoff et al. 2023, "MTEB", section 3.2, arXiv 2210.07316.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.data.samplers import sample_rng
 from common.evaluation.features.linear_probe import fit_logistic_regression
 from common.evaluation.matrices import as_labels, as_matrix
 from common.evaluation.retrieval.ranking import average_precision, ndcg
 from common.evaluation.search import stable_topk
 from common.evaluation.text.sts import spearman
 from common.evaluation.text.transfer import C_GRID, stratified_folds
+
+_SHOT_STREAM = 2**31 + 61
 
 
 def retrieval_scores(
@@ -94,6 +98,36 @@ def classification_correct(
     best = C_GRID[int(np.argmax(hits))]
     fit = fit_logistic_regression(x, y, 1 / (best * len(x)), classes, tolerance=1e-4)
     return (F.linear(test, *fit).argmax(1) == test_labels.to(test.device)).cpu()
+
+
+def few_shot_correct(
+    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, shots: int, draws: int
+) -> Tensor:
+    """How often a logistic regression on a few texts of every class is right, (N,) float64 in [0, 1].
+
+    MTEB's classification: the mean over draws of the few texts, penalty fixed (C = 1 in scikit-learn's terms). The draws are
+    the same for every encoder.
+
+    Source: Muennighoff et al. 2023, "MTEB", section 3.2, arXiv 2210.07316.
+
+    Args:
+        train: (M, D).
+        train_labels: (M,) int64 in [0, C), at least `shots` of every class.
+        test: (N, D).
+        test_labels: (N,) int64.
+        shots: texts of a class.
+        draws: > 0.
+    """
+    x, test = as_matrix(train, "train"), as_matrix(test, "test")
+    classes = int(max(train_labels.max(), test_labels.max())) + 1
+    y = as_labels(train_labels, len(x), "train_labels", classes)
+    found = torch.zeros(len(test), dtype=torch.float64)
+    for draw in range(draws):
+        order = torch.from_numpy(sample_rng(0, draw, 0, _SHOT_STREAM).permutation(len(x)))
+        rows = torch.cat([order[y.cpu()[order] == c][:shots] for c in range(classes)])
+        fit = fit_logistic_regression(x[rows], y[rows], 1 / len(rows), classes, tolerance=1e-3)
+        found += (F.linear(test, *fit).argmax(1).cpu() == test_labels.cpu()).double()
+    return found / draws
 
 
 def clustering_v_measure(x: Tensor, labels: Sequence[int], *, seed: int = 0) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from common.config import UserError
 from common.data.lookup import bundled, data_root
@@ -20,7 +21,8 @@ from common.data.retrieval.records import (
     with_negatives,
 )
 from common.data.retrieval.registry import TRAINING_SETS, KnownSet, known_set
-from common.data.tables import read_jsonl
+from common.data.splits import stable_fraction
+from common.data.tables import Row, read_jsonl
 from common.data.text.sets import load_nli_pairs, load_sts
 from common.data.text.synthetic import synthetic_sentences
 from common.encoders.text.language_models.instructed import InstructedEncoder
@@ -33,6 +35,8 @@ from common.families.retrieval.protocol import TrainingSetsConfig
 BUNDLED_SETS = ("wikides", "nli", "snips", "banking77", "stsb")
 BUNDLED_FOLDERS = {"wikides": "wikides", "nli": "nli", "snips": "intents", "banking77": "intents",
                    "stsb": "stsb"}  # fmt: skip
+IntentPart = Literal["train", "dev", "test"]
+DEV_SHARE = 0.1  # of the training rows of BANKING77
 SYNTHETIC_SETS = ("retrieval", "sts", "classification")
 _SYNTHETIC_SIZE, _SYNTHETIC_CLASSES = 96, 4
 
@@ -75,7 +79,8 @@ def described(name: str, options: TrainingSet) -> KnownSet:
 
 def read_set(cfg: TrainingSetsConfig, name: str, options: TrainingSet) -> EmbeddingTask:
     """One training set."""
-    known = described(name, options)
+    known, told = described(name, options), options.symmetric  # a file of records says it itself
+    named = cfg.data.class_positives == "label"  # the documents are names of classes
     if options.path is not None:
         path = Path(options.path).expanduser()
         path = path if path.exists() else data_root(cfg.data.root) / path
@@ -88,8 +93,11 @@ def read_set(cfg: TrainingSetsConfig, name: str, options: TrainingSet) -> Embedd
         if known.layout == "records":
             task = read_task(path)
             records: Sequence[EmbeddingRecord] = task.records
+            told = task.symmetric if told is None else told
         elif known.layout in ("labelled", "clusters"):
-            records = _by_class(cfg, *read_labels(path, known.layout))
+            texts, labels = read_labels(path, known.layout)
+            records = _by_class(cfg, texts, labels)
+            named |= len(set(labels)) == 2
         else:
             records = read_records(path, known.layout)
     elif name in BUNDLED_SETS:
@@ -98,15 +106,48 @@ def read_set(cfg: TrainingSetsConfig, name: str, options: TrainingSet) -> Embedd
         raise UserError(
             f"training set '{name}' is not bundled: give its file in data.sets.{name}.path"
         )
-    records = limited(records, options.limit, cfg.seed)
-    symmetric = known.symmetric
-    if known.kind in ("classification", "clustering") and cfg.data.class_positives == "label":
+    symmetric = known.symmetric if told is None else told
+    if named and known.layout != "records" and known.kind in ("classification", "clustering"):
         symmetric = bool(options.symmetric)  # names of classes are no texts of the set
+    records = limited(records, options.limit, cfg.seed)
     return EmbeddingTask(name, known.kind, known.instruction, records, symmetric)
 
 
+def intent_rows(name: str, part: IntentPart, root: str | None = None) -> list[Row]:
+    """Requests of a bundled labelled set with their intents, which no part shares with another.
+
+    SNIPS has a development part; that of BANKING77 is a tenth of its training rows, by hash. What is also in the test or
+    development part is no training text.
+
+    Args:
+        name: snips or banking77.
+        part: train, dev or test.
+        root: see `bundled`.
+    """
+    folder = bundled("intents", root)
+
+    def rows(of: str) -> list[Row]:
+        return read_jsonl(folder / f"{name}-{of}.jsonl.gz", ("text", "intent"))
+
+    if part == "test":
+        return rows("test")
+    train, test = rows("train"), {_plain(row["text"]) for row in rows("test")}
+    if name == "snips":
+        dev = rows("valid")
+    else:
+        dev = [row for row in train if stable_fraction(_plain(row["text"])) < DEV_SHARE]
+    if part == "dev":
+        return [row for row in dev if _plain(row["text"]) not in test]
+    taken = test | {_plain(row["text"]) for row in dev}
+    return [row for row in train if _plain(row["text"]) not in taken]
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
 def bundled_records(cfg: TrainingSetsConfig, name: str) -> list[EmbeddingRecord]:
-    """Training part of a set that ships with the repository."""
+    """Training part of a set that ships with the repository, without texts of its test and development parts."""
     root = cfg.data.root
     if name == "wikides":
         rows = read_jsonl(bundled("wikides", root) / "train.jsonl.gz", ("source", "target"))
@@ -114,9 +155,17 @@ def bundled_records(cfg: TrainingSetsConfig, name: str) -> list[EmbeddingRecord]
     if name == "nli":
         return nli_records(load_nli_pairs(root))
     if name == "stsb":
-        sts = load_sts(root, "stsb-train")
-        return sts_records(sts.first, sts.second, sts.scores)
-    rows = read_jsonl(bundled("intents", root) / f"{name}-train.jsonl.gz", ("text", "intent"))
+        sts, tested = load_sts(root, "stsb-train"), set[str]()
+        for part in ("stsb-dev", "stsb-test"):
+            other = load_sts(root, part)
+            tested |= {_plain(text) for text in (*other.first, *other.second)}
+        kept = [
+            (a, b, s)
+            for a, b, s in zip(sts.first, sts.second, sts.scores, strict=True)
+            if not {_plain(a), _plain(b)} & tested
+        ]
+        return sts_records(*(list(column) for column in zip(*kept, strict=True)))
+    rows = intent_rows(name, "train", root)
     return _by_class(cfg, [r["text"] for r in rows], [r["intent"] for r in rows])
 
 

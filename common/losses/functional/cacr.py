@@ -311,6 +311,7 @@ def cacr_momentum(
     temperature: float,
     *,
     cost: Literal["rbf", "euclidean"] = "rbf",
+    weighted: bool = True,
     **kernel: Unpack[KernelOptions],
 ) -> LossOutput:
     """CACR of several online views against one momentum view (ImageNet recipe).
@@ -326,6 +327,7 @@ def cacr_momentum(
         key: (N, D), L2-normalised momentum embeddings; no gradient.
         temperature: T > 0.
         cost: "rbf" is the default of the paper's ImageNet runs.
+        weighted: False gives every view the weight 1 / V; with the RBF cost that is InfoNCE.
         **kernel: see `KernelOptions`.
 
     Returns:
@@ -345,7 +347,8 @@ def cacr_momentum(
     if cost not in ("rbf", "euclidean"):
         raise ValueError(f"cost must be 'rbf' or 'euclidean', got {cost!r}")
     key = key.detach()
-    weight = ((queries.detach() - key).square().sum(-1) / temperature).softmax(0)  # (V, N)
+    far = (queries.detach() - key).square().sum(-1) / temperature  # (V, N)
+    weight = (far if weighted else torch.zeros_like(far)).softmax(0)
     outputs = [info_nce(query, key, 1 / temperature, **kernel) for query in queries]
     if cost == "rbf":
         costs = [2 * temperature * out.per_sample for out in outputs]

@@ -3,15 +3,21 @@
 # V views, B samples, Q rows of the queue, D dim
 """
 
-from typing import Unpack
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
 
 from common.kernels.specs.weights import All, ExcludeSelf, Spec
-from common.losses.functional.cacr import CacrTerms, _check_views
+from common.losses.functional.cacr import (
+    WEIGHTINGS,
+    CacrTerms,
+    WeightedCost,
+    _check_views,
+    _uniform_repulsion,
+)
 from common.losses.functional.geometry import gaussian_factors
-from common.losses.functional.kernel import KernelOptions, Stats, local, sweep
+from common.losses.functional.kernel import KernelOptions, Stats, count_rows, local, sweep
 from common.losses.output import at_least_float32, full_precision
 
 
@@ -27,6 +33,7 @@ def cacr_queue(
     beta: float = 1.0,
     in_batch: bool = True,
     reuse_first_view: bool = False,
+    weighting: Literal["full", "without_w1", "without_w2", "none"] = "full",
     **kernel: Unpack[KernelOptions],
 ) -> CacrTerms:
     """Attraction to the keys of a sample's other views, repulsion from queue and batch.
@@ -51,13 +58,14 @@ def cacr_queue(
         in_batch: whether queries of other samples are negatives too.
         reuse_first_view: the released code's mistake: every view takes the distances of the first
             view to the queue.
+        weighting: see `cacr`; uniform weights are equal over queue and batch.
         **kernel: see `KernelOptions`.
 
     Returns:
         The two terms per sample and the entropies of their weights.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: an unknown weighting, or shapes that do not fit.
 
     Distributed: gathers in-batch negatives if a `group` is given; a queue is never gathered.
 
@@ -72,36 +80,62 @@ def cacr_queue(
         raise ValueError(
             f"queries and keys have shapes {tuple(queries.shape)} and {tuple(keys.shape)}"
         )
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting must be one of {WEIGHTINGS}, got {weighting!r}")
     queries, keys = at_least_float32(queries), at_least_float32(keys).detach()
     own = torch.eye(len(queries), dtype=torch.bool, device=queries.device)
     distance = (queries[:, None] - keys[None]).square().sum(-1)  # (V, V, B)
-    logits = (tau_positive * distance.detach()).masked_fill(own[..., None], -torch.inf)
+    slope = tau_positive if weighting in ("full", "without_w2") else 0.0
+    logits = (slope * distance.detach()).masked_fill(own[..., None], -torch.inf)
     log_weight = logits.log_softmax(1)
     pulled = (log_weight.exp() * distance).sum(1).mean(0)
     positive_entropy = -(log_weight.exp() * log_weight.masked_fill(own[..., None], 0)).sum(1)
 
     costs, entropies = [], []
-    first = _logits(queries[0], queue.detach(), tau_negative, All(), local(kernel))
-    for x, query in enumerate(queries):
-        stored = first
-        if x and not reuse_first_view:
-            stored = _logits(query, queue.detach(), tau_negative, All(), local(kernel))
-        # Value of the queue's cost, with the gradient at fixed weights (d lse / d logit = pi).
-        fixed = stored.row_lse.detach()
-        cost = -(stored.row_mom.detach() + stored.row_lse - fixed) / tau_negative
-        entropy = fixed - stored.row_mom.detach()
-        if in_batch:
-            batch = _logits(query, query, tau_negative, ExcludeSelf(), kernel)
-            both = torch.logaddexp(fixed, batch.row_lse)
-            share = (batch.row_lse - both).exp()
-            cost = (fixed - both).exp() * cost - share * batch.row_mom / tau_negative
-            entropy = both - (1 - share) * stored.row_mom - share * batch.row_mom
-        costs.append(cost)
-        entropies.append(entropy.detach())
+    far = _uniform if weighting in ("without_w2", "none") else _weighted
+    for query in queries:
+        seen = queries[0] if reuse_first_view else query
+        push = far(query, seen, queue.detach(), tau_negative, in_batch, kernel)
+        costs.append(push.cost)
+        entropies.append(push.entropy)
     pushed = torch.stack(costs).mean(0)
     return CacrTerms(
         alpha * pulled, -beta * pushed, positive_entropy.mean(0), torch.stack(entropies).mean(0)
     )
+
+
+def _weighted(
+    query: Tensor, seen: Tensor, queue: Tensor, tau: float, in_batch: bool, kernel: KernelOptions
+) -> WeightedCost:
+    """Near rows of the queue (at their distances to `seen`) and near queries weigh more."""
+    stored = _logits(seen, queue, tau, All(), local(kernel))
+    # Value of the queue's cost, with the gradient at fixed weights (d lse / d logit = pi).
+    fixed = stored.row_lse.detach()
+    cost = -(stored.row_mom.detach() + stored.row_lse - fixed) / tau
+    entropy = fixed - stored.row_mom.detach()
+    if in_batch:
+        batch = _logits(query, query, tau, ExcludeSelf(), kernel)
+        both = torch.logaddexp(fixed, batch.row_lse)
+        share = (batch.row_lse - both).exp()
+        cost = (fixed - both).exp() * cost - share * batch.row_mom / tau
+        entropy = both - (1 - share) * stored.row_mom - share * batch.row_mom
+    return WeightedCost(cost, entropy.detach())
+
+
+def _uniform(
+    query: Tensor, seen: Tensor, queue: Tensor, tau: float, in_batch: bool, kernel: KernelOptions
+) -> WeightedCost:
+    """Mean squared distance over the rows of the queue and, `in_batch`, other queries."""
+    rows = torch.tensor(float(len(queue)), device=query.device, dtype=query.dtype)
+    mean, squares = queue.to(query.dtype).mean(0), queue.to(query.dtype).square().sum(1).mean()
+    cost = seen.square().sum(-1) + squares - 2 * seen @ mean
+    if in_batch:
+        others = count_rows(query.shape[0], query, kernel) - 1
+        cost = (rows * cost + others * _uniform_repulsion(query, query, kernel).cost) / (
+            rows + others
+        )
+        rows = rows + others
+    return WeightedCost(cost, rows.log().expand_as(cost).detach())
 
 
 def _logits(query: Tensor, key: Tensor, tau: float, spec: Spec, kernel: KernelOptions) -> Stats:

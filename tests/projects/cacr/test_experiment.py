@@ -6,16 +6,28 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from common.config import UserError
 from common.data.image.files import imagenet100_synsets
 from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import train
-from projects.cacr import build
-from projects.cacr.data import build_data, image_part, num_samples, view_transforms
+from common.engine.sweeps.schema import read_sweep
+from common.families.images.data import eval_transform
+from common.families.images.evaluation import Frozen
+from projects.cacr import build, probe
+from projects.cacr.data import (
+    build_data,
+    image_part,
+    num_samples,
+    tail_classes,
+    view_transforms,
+)
+from projects.cacr.diagnostics import repulsion_weights
 from projects.cacr.evaluate import by_frequency, mechanism, per_class, views_of_test_images
 from projects.cacr.module import CACR
+from projects.cacr.probe import adam_probe
 from tests.projects.cacr.conftest import HOSTS, config
 
 
@@ -56,24 +68,41 @@ def test_item_13_halves_and_classes_are_told_apart():
     """Checklist 13: tail are the classes of low index; classes without images are left out."""
     correct = {"knn5_top1": torch.tensor([True, False, False, True])}
     labels = torch.tensor([0, 1, 2, 2])
-    found = by_frequency(correct, labels, 4)
-    assert (found["knn5_tail_top1"], found["knn5_head_top1"]) == (0.5, 0.5)
-    assert by_frequency(correct, labels, 2)["knn5_tail_top1"] == 1.0
+    found = by_frequency(correct, labels, torch.tensor([True, True, False, False]))
+    assert (found["knn5_tail_top1"], found["knn5_head_top1"], found["knn5_gap"]) == (0.5, 0.5, 0.0)
+    other = by_frequency(correct, labels, torch.tensor([False, False, True, False]))
+    assert (other["knn5_tail_top1"], other["knn5_gap"]) == (0.5, 0.0)
+    assert tail_classes(config(), ["a", "b", "c"]).tolist() == [True, False, False]
+    assert tail_classes(config(name="paper_imagenet"), ["a", "b"]) is None
     report = per_class(correct, labels, ["a", "b", "c", "d"])
     assert report == {"knn5_top1": {"a": 1.0, "b": 0.0, "c": 0.5}}
 
 
 def test_item_13_balanced_and_imbalanced_arms_have_equal_size():
     """Checklist 13: the arms of the comparison; bank and test do not depend on the subset."""
-    arms = read_comparison("cacr").arms
-    imbalanced = [f"{k}={json.dumps(v)}" for k, v in arms["full_imbalanced"].items()]
-    one, other = config(name="mini"), config(*imbalanced, name="mini")
-    balanced, skewed = image_part(one, "train"), image_part(other, "train")
-    assert len(balanced.labels) == len(skewed.labels) == 4950
-    assert num_samples(one) == num_samples(other) == 4950
-    assert balanced.labels.bincount().tolist() == [495] * 10
-    for part in ("bank", "test"):
-        assert torch.equal(image_part(one, part).data.images, image_part(other, part).data.images)
+    arms, parts = read_comparison("cacr").arms, {}
+    for name, size in (("full", 1420), ("full_exponential", 1420),
+                       ("full_4950", 4950), ("full_linear", 4950)):  # fmt: skip
+        cfg = config(*(f"{k}={json.dumps(v)}" for k, v in arms[name].items()), name="mini")
+        assert num_samples(cfg) == size
+        parts[name] = [image_part(cfg, part) for part in ("train", "bank", "test")]
+        assert len(parts[name][0].labels) == size
+        for mine, first in zip(parts[name][1:], parts["full"][1:], strict=True):
+            assert torch.equal(mine.data.images, first.data.images)
+    assert parts["full"][0].labels.bincount().tolist() == [142] * 10
+    kept = parts["full_exponential"][0].labels.bincount().tolist()
+    assert kept == [0, 0, 0, 2, 6, 16, 44, 121, 331, 900]
+    pair = ("data.imbalance=none", "data.limit=27500")
+    assert num_samples(config(*pair, name="paper_cifar10_imbalanced")) == 27500
+
+
+def test_every_arm_of_the_comparison_is_searched_alike_and_on_other_seeds():
+    spec, sweep = read_comparison("cacr"), read_sweep("cacr")
+    assert sweep.arms == spec.default_arms
+    assert sweep.shared["eval.split"] == "dev"
+    assert sweep.seed not in spec.seeds
+    differ = {key for arm in spec.default_arms for key in spec.arms[arm]} - set(spec.shared)
+    assert differ <= {"method.weighting", "method.loss", "data.limit", "data.imbalance", "optim.lr"}
 
 
 def test_item_10_imbalanced_sizes_are_the_paper_s():
@@ -113,12 +142,28 @@ def test_mechanism_is_deterministic_and_equal_for_all_losses(tmp_path):
     module, test = CACR(cfg).eval(), image_part(cfg, "test").data
     with torch.inference_mode():
         first, again = mechanism(cfg, module, test), mechanism(other, module, test)
-        z = views_of_test_images(cfg, module, test)
+        z, labels = views_of_test_images(cfg, module, test)
     assert first == again
     assert z.shape == (5, 256, 16)
+    pushed = repulsion_weights(F.normalize(z[0], dim=1), F.normalize(z[1], dim=1), 2.0)
+    same = sum(float(row[labels == y].sum()) for row, y in zip(pushed, labels, strict=True)) / 256
+    assert first["same_class_weight"] == pytest.approx(same)
     assert not torch.equal(z[0], z[1])
     assert first["farthest_positive_distance"] > first["positive_distance"]
     assert first["negative_rank_correlation"] < 0 < first["positive_rank_correlation"]
+
+
+def test_mechanism_of_the_momentum_form_has_the_temperature_of_its_loss():
+    words = ("method.host=momentum", "method.cost=rbf")
+    entropies = []
+    for temperature in (0.2, 1.0):
+        torch.manual_seed(0)
+        cfg = config(*words, f"method.temperature={temperature}")
+        with torch.inference_mode():
+            found = mechanism(cfg, CACR(cfg).eval(), image_part(cfg, "test").data)
+        entropies.append((found["positive_entropy"], found["negative_entropy"]))
+    assert entropies[0] < entropies[1]
+    assert entropies[0][1] < entropies[1][1]
 
 
 def test_validation_gives_a_neighbour_curve(tmp_path):
@@ -157,24 +202,31 @@ def test_rank_returns_the_image_itself_first():
 
 @pytest.fixture
 def imagenet(tmp_path):
-    """One image of each ImageNet-100 class, and some pictures without labels."""
+    """One image of each ImageNet-100 class; pictures by query, and by class in unequal numbers."""
     rng = np.random.default_rng(0)
-    folders = [f"imagenet/{s}/{n}" for s in ("train", "val") for n in imagenet100_synsets()]
-    for name in [*folders, *(f"web/google/q{i}" for i in range(40))]:
-        folder = tmp_path / name
-        folder.mkdir(parents=True)
+    synsets = imagenet100_synsets()
+    folders = [f"imagenet/{s}/{n}" for s in ("train", "val") for n in synsets]
+    files = [f"{name}/a.jpg" for name in [*folders, *(f"web/google/q{i}" for i in range(20))]]
+    files += [f"classes/{n}/{i}.jpg" for i in range(2) for n in synsets[: 100 - 50 * i]]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "a.jpg")
+        Image.fromarray(pixels).save(tmp_path / name)
     return tmp_path
 
 
 @pytest.mark.usefixtures("unrendered_figures")
-def test_pictures_without_labels_train_and_imagenet_judges(imagenet, tmp_path):
-    """The uncurated sets of the shift experiments, with local crops and two kinds of view."""
-    words = [f"data.root={imagenet}", "data.source=folder", "data.folder=web",
-             "method.host=momentum", "data.views=2", "data.local_views=2", "data.local_size=8",
-             "data.blur_prob=[1.0,0.1]", "data.solarise_prob=[0.0,0.9]"]  # fmt: skip
-    assert num_samples(config(*words)) == 40
+@pytest.mark.parametrize(("folder", "host"), [("web", "momentum"), ("classes", "queue")])
+def test_item_13_pictures_without_labels_train_and_imagenet_judges(
+    imagenet, tmp_path, folder, host
+):
+    """Checklist 13: uncurated sets; head and tail where the folders are named after classes."""
+    words = [f"data.root={imagenet}", "data.source=folder", f"data.folder={folder}",
+             f"method.host={host}", "data.views=2", "data.blur_prob=[1.0,0.1]",
+             "data.solarise_prob=[0.0,0.9]", "method.loss=infonce"]  # fmt: skip
+    if host == "momentum":  # also local crops and two kinds of view
+        words += ["data.local_views=2", "data.local_size=8", "method.cost=rbf"]
+    assert num_samples(config(*words)) == (20 if folder == "web" else 150)
     run = train(
         "cacr", "smoke",
         [f"runs_dir={tmp_path / 'runs'}", *words, "trainer.max_steps=2",
@@ -182,7 +234,22 @@ def test_pictures_without_labels_train_and_imagenet_judges(imagenet, tmp_path):
     )  # fmt: skip
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["knn5_top1_chance"] == 1 / 100
-    assert "knn5_tail_top1" not in metrics  # classes of ImageNet are not ordered by frequency
+    if folder == "web":
+        assert "knn5_tail_top1" not in metrics  # queries are no classes
+    else:
+        tail = tail_classes(config(*words), imagenet100_synsets())
+        assert tail.tolist() == [False] * 50 + [True] * 50  # the first fifty have two pictures
+        both = (metrics["knn5_tail_top1"] + metrics["knn5_head_top1"]) / 2
+        assert metrics["knn5_top1"] == pytest.approx(both)
+
+
+def test_a_missing_judge_is_named_before_training(tmp_path):
+    """Pictures of one's own without ImageNet beside them could be trained on, not evaluated."""
+    (tmp_path / "mine").mkdir()
+    Image.fromarray(np.zeros((12, 12, 3), dtype=np.uint8)).save(tmp_path / "mine/a.png")
+    words = (f"data.root={tmp_path}", "data.source=folder", "data.folder=mine")
+    with pytest.raises(UserError, match="image set 'imagenet'"):
+        build_data(config(*words))
 
 
 def test_an_empty_or_missing_folder_is_named(tmp_path):
@@ -209,8 +276,10 @@ def test_check_builds_the_paper_s_model_and_names_what_is_missing(name, tmp_path
     ("overrides", "message"),
     [
         (["method.tau_pos=0"], "must be > 0"),
-        (["method.host=queue", "method.loss=infonce"], "method.loss need method.host=batch"),
-        (["method.host=momentum", "method.weighting=none"], "weighting need method.host=batch"),
+        (["method.host=queue", "method.tau_plus=0.1"], "tau_plus need method.host=batch"),
+        (["method.host=momentum", "method.weighting=none"], "has the weighting full or without_w1"),
+        (["method.loss=infonce", "method.weighting=none"], "belongs to method.loss=cacr"),
+        (["method.host=momentum", "method.loss=infonce"], "needs method.cost=rbf"),
         (["method.cost=rbf", "method.tau_plus=0.1"], "tau_plus needs the Euclidean cost"),
         (["method.host=queue", "method.cost=rbf"], "has the Euclidean cost only"),
         (["method.reduction=sum"], "reduction=sum needs"),
@@ -229,3 +298,54 @@ def test_check_builds_the_paper_s_model_and_names_what_is_missing(name, tmp_path
 def test_settings_that_do_not_fit_are_refused(overrides, message):
     with pytest.raises(UserError, match=message):
         config(*overrides)
+
+
+# -- the release's probe -------------------------------------------------------------------------
+
+
+def probed(*words, separable=True):
+    """The release's probe on features that show the class, or nothing."""
+    cfg = config("eval.adam_probe_epochs=6", *words)
+    bank, test = (image_part(cfg, part) for part in ("bank", "test"))
+    seen = []
+
+    class Encoder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, images):
+            seen.append(images)
+            colour = images.flatten(2).mean(2) * self.scale
+            return torch.cat([colour, colour.square()], 1) if separable else 0 * colour
+
+    encoder = Encoder().eval()
+    with torch.inference_mode():
+        features = encoder(eval_transform(cfg.data).batch(test.data.images))
+        seen.clear()
+        found, right = adam_probe(cfg, encoder, bank, Frozen(features, test.labels, test.labels))
+    assert encoder.scale.grad is None
+    return found, right, seen
+
+
+def test_adam_probe_learns_from_fresh_crops_of_the_bank_alone(monkeypatch):
+    """Every image once an epoch, the last batch kept, other crops each time; rate in steps."""
+    step, lr = torch.optim.Adam.step, []
+    monkeypatch.setattr(probe, "RATE", 0.05)
+    monkeypatch.setattr(probe, "BATCH", 100)
+    monkeypatch.setattr(
+        torch.optim.Adam, "step",
+        lambda self: lr.append(self.param_groups[0]["lr"]) or step(self),
+    )  # fmt: skip
+    found, right, seen = probed()
+    assert found["adam_probe_top1"] == pytest.approx(float(right.double().mean()))
+    assert found["adam_probe_best_top1"] >= found["adam_probe_top1"] > 2 / 8  # chance is 1 / 8
+    assert [len(images) for images in seen] == [100, 100, 56] * 6
+    first, second = (sum(x.sum(0) for x in seen[at : at + 3]) for at in (0, 3))
+    assert not torch.allclose(first, second, atol=0.1)  # other crops, not another order alone
+    assert lr == pytest.approx([0.05] * 12 + [0.01] * 3 + [0.002] * 3)
+    assert probed()[0] == found
+
+
+def test_adam_probe_on_features_without_information_stays_at_chance():
+    assert probed(separable=False)[0]["adam_probe_top1"] == pytest.approx(1 / 8, abs=0.06)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from common.config import UserError
 from common.encoders.image.conv_nets import SmallAlexNet
@@ -17,6 +18,8 @@ ARMS = [("batch", ("method.loss=infonce",))]
 ARMS += [("batch", (f"method.weighting={w}",)) for w in WEIGHTINGS]
 ARMS += [("batch", ("method.cost=rbf",)), ("batch", ("method.detach_weights=true",))]
 ARMS += [("queue", ()), ("momentum", ("method.cost=rbf",)), ("momentum", ())]
+ARMS += [("queue", ("method.loss=infonce",)), ("queue", ("method.weighting=none",))]
+ARMS += [("momentum", ("method.loss=infonce", "method.cost=rbf"))]
 
 
 def module_of(host, *overrides):
@@ -45,6 +48,38 @@ def test_item_14_diagnostics_are_logged(host):
     assert names <= module_of(host).losses(batch()).keys()
     sparse = module_of(host, "trainer.log_every_n_steps=2")
     assert not names & sparse.losses(batch()).keys()  # step 1 of 2
+
+
+@pytest.mark.parametrize("in_batch", [True, False])
+def test_item_14_the_queue_s_diagnostics_are_those_of_its_negatives(in_batch):
+    """Checklist 14: pi- over the stored rows and, where they count, other samples' queries."""
+    module = module_of("queue", f"method.in_batch_negatives={str(in_batch).lower()}")
+    with torch.no_grad():
+        query = F.normalize(embed_views(module.network, batch()["views"])[0], dim=1)
+    stored = torch.cdist(query, module.queue.features)
+    others = torch.cdist(query, query).fill_diagonal_(torch.inf)
+    distance = torch.cat([stored, others], 1) if in_batch else stored
+    entropy = torch.special.entr((-2.0 * distance.square()).softmax(1)).sum(1).mean()
+    found = module.losses(batch())["negative_entropy"]
+    torch.testing.assert_close(found, entropy, rtol=1e-4, atol=1e-4)
+
+
+def test_item_14_momentum_diagnostics_are_predictions_against_keys():
+    """Checklist 14: pi- is a softmax over the keys of other samples, at 1 / T of half a distance."""
+    module = module_of("momentum", "method.temperature=0.5")
+    with torch.no_grad():
+        key = F.normalize(embed_views(module.momentum_encoder, batch()["views"])[0], dim=1)
+        query = F.normalize(module._predict(batch()["views"])[1], dim=1)
+    logits = (query @ key.T / 0.5).masked_fill(torch.eye(6, dtype=torch.bool), -torch.inf)
+    entropy = torch.special.entr(logits.softmax(1)).sum(1).mean()
+    found = module.losses(batch())["negative_entropy"]
+    torch.testing.assert_close(found, entropy, rtol=1e-4, atol=1e-4)
+
+
+def test_item_14_diagnostics_keep_their_digits_in_half_precision():
+    module = module_of("batch").bfloat16()
+    found = module.losses(batch(dtype=torch.bfloat16))
+    assert found["negative_entropy"].dtype == torch.float32
 
 
 @pytest.mark.parametrize("host", ["queue", "momentum"])
@@ -165,11 +200,12 @@ def test_learning_rate_falls_at_the_milestones(tmp_path):
     assert rates == pytest.approx([0.05, 0.05, 0.005, 0.005, 0.0005, 0.0005])
 
 
-@pytest.mark.parametrize(("host", "weighting", "synced"), [("batch", "full", False), ("batch", "none", False),
-    ("queue", "full", False), ("momentum", "full", False), ("momentum", "full", True)])  # fmt: skip
-def test_two_processes_equal_one(two_ranks, host, weighting, synced):
+@pytest.mark.parametrize(("host", "words", "synced"), [("batch", (), False), ("batch", ("method.weighting=none",), False),
+    ("queue", (), False), ("queue", ("method.weighting=none",), False), ("queue", ("method.loss=infonce",), False),
+    ("momentum", (), False), ("momentum", (), True)])  # fmt: skip
+def test_two_processes_equal_one(two_ranks, host, words, synced):
     """Weights, momentum encoder, queue and its position after three steps; with synchronised batch norm its statistics too."""
-    words = {"host": host, "weighting": weighting, "synced": synced}
+    words = {"host": host, "words": words, "synced": synced}
     wanted = three_steps(distributed=False, **words)
     found = two_ranks.run(three_steps, distributed=True, **words)
     for state in found:

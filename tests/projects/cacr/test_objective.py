@@ -9,13 +9,15 @@ from torch.nn import functional as F
 from common.encoders.momentum import cosine_momentum
 from common.losses.functional.cacr import attraction, repulsion
 from common.losses.functional.info_nce import info_nce
+from projects.cacr import diagnostics
 from projects.cacr.diagnostics import (
     attraction_weights,
     positive_distances,
     repulsion_weights,
     weight_diagnostics,
 )
-from projects.cacr.objective import build_objective, multi_view_terms
+from projects.cacr.objective import build_objective
+from projects.cacr.terms import multi_view_terms
 from tests.projects.cacr.conftest import (
     GOLDEN,
     WEIGHTINGS,
@@ -305,8 +307,10 @@ def test_infonce_without_its_positive_repels_like_detached_cacr():
 # -- queue ---------------------------------------------------------------------------------------
 
 
-def slow_queue(q, k, queue, tau_pos, tau_neg, in_batch=True, cached=False):
+def slow_queue(q, k, queue, tau_pos, tau_neg, in_batch=True, cached=False, weighting="full"):
     """The loss with every distance spelt out; queue distances are fixed inside the weights."""
+    tau_pos = tau_pos if weighting in ("full", "without_w2") else 0.0
+    tau_neg = tau_neg if weighting in ("full", "without_w1") else 0.0
     views, rows = q.shape[:2]
     others = ~torch.eye(rows, dtype=torch.bool)
     pulled, pushed = [], []
@@ -324,20 +328,50 @@ def slow_queue(q, k, queue, tau_pos, tau_neg, in_batch=True, cached=False):
 
 @pytest.mark.parametrize("in_batch", [True, False])
 @pytest.mark.parametrize("cached", [True, False])
-def test_queue_form_is_its_formula(in_batch, cached):
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_queue_form_is_its_formula(in_batch, cached, weighting):
     """Values and gradients of the MoCo v2 form; queue weights fixed, in-batch weights not."""
     z, k = random_views(3, 5), random_views(3, 5, seed=1)
     queue = F.normalize(wave(9, 8, 0.5), dim=1)
     options = {"tau_neg": 2.0, "alpha": 0.5, "beta": 2.0, "in_batch_negatives": in_batch,
-               "replicate_cached_queue_bug": cached}  # fmt: skip
+               "replicate_cached_queue_bug": cached, "weighting": weighting}  # fmt: skip
     left, right = z.clone().requires_grad_(), z.clone().requires_grad_()
     found = with_queue(left, k, queue, **options)
-    pulled, pushed = slow_queue(F.normalize(right, dim=-1), k, queue, 1.0, 2.0, in_batch, cached)
+    unit = F.normalize(right, dim=-1)
+    pulled, pushed = slow_queue(unit, k, queue, 1.0, 2.0, in_batch, cached, weighting)
     close(found["attraction"], 0.5 * pulled.detach())
     close(found["repulsion"], 2 * pushed.detach())
     found["loss"].backward()
     (0.5 * pulled + 2 * pushed).backward()
     torch.testing.assert_close(left.grad, right.grad, **EXACT)
+
+
+@pytest.mark.parametrize("in_batch", [True, False])
+def test_queue_baseline_is_moco_s_loss_on_the_negatives_of_cacr(in_batch):
+    """Every other view's key against the queue and, as in CACR, other samples' queries."""
+    z, k = random_views(3, 5), random_views(3, 5, seed=1)
+    queue = F.normalize(wave(9, 8, 0.5), dim=1)
+    tau, wanted = 1 / 4, []
+    for x in range(3):
+        logits = [z[x] @ queue.T]
+        if in_batch:
+            logits.append((z[x] @ z[x].T)[~torch.eye(5, dtype=torch.bool)].view(5, 4))
+        for y in {0, 1, 2} - {x}:
+            row = torch.cat([(z[x] * k[y]).sum(1, keepdim=True), *logits], 1) / tau
+            wanted.append(F.cross_entropy(row, torch.zeros(5, dtype=torch.long)))
+    options = {"tau_neg": 2.0, "in_batch_negatives": in_batch}
+    close(with_queue(z, k, queue, loss="infonce", **options)["loss"], 2 * tau * sum(wanted) / 6)
+
+
+@pytest.mark.parametrize("options", [{"loss": "infonce"}, {"weighting": "without_w1"}])
+def test_momentum_baseline_averages_moco_v3_s_loss_over_the_views(options):
+    """No view weighs more than another; CACR's own weights give another value."""
+    q, k = random_views(4, 5), random_views(1, 5, seed=1)
+    labels = torch.arange(5)
+    wanted = sum(2 * 0.5 * F.cross_entropy(q[v] @ k[0].T * 2.0, labels) for v in (1, 2, 3)) / 3
+    same = {"cost": "rbf", "temperature": 0.5}
+    close(with_momentum([*q], [*k], **same, **options), wanted)
+    assert abs(float(with_momentum([*q], [*k], **same) - wanted)) > 1e-3
 
 
 def test_cached_queue_product_is_another_loss():
@@ -380,6 +414,30 @@ def test_item_14_negative_twin_shuffled_weights_do_not_follow_the_distance():
     assert abs(unrelated) < 0.25 < shuffled
 
 
+def test_item_14_anchors_and_a_queue_of_other_samples():
+    """Checklist 14: what is repelled may differ from what is attracted, and no row be left out."""
+    z, queue = random_views(3, 6).float(), random_views(1, 9, seed=1)[0].float()
+    found = weight_diagnostics(z[0], z[1:], queue, 1.0, 2.0, anchors=z[1], own=False)
+    weights = (-2.0 * torch.cdist(z[1], queue).square()).softmax(1)
+    assert found["negative_entropy"] == pytest.approx(
+        float(torch.special.entr(weights).sum(1).mean()), rel=1e-5
+    )
+    whole = weight_diagnostics(z[0], z[1:], queue, 1.0, 2.0, anchors=z[1])
+    assert whole["negative_entropy"] < found["negative_entropy"]
+
+
+def test_item_14_many_pairs_are_thinned_out_for_the_rank_correlation(monkeypatch):
+    """Checklist 14: a queue of 65,536 rows would be millions of pairs."""
+    z = random_views(3, 64)
+    whole = weight_diagnostics(z[0], z[1:], z[1], 1.0, 2.0)
+    monkeypatch.setattr(diagnostics, "RANKED_PAIRS", 500)
+    seen = []
+    monkeypatch.setattr(diagnostics, "spearman", lambda a, b: seen.append(len(a)) or 0.0)
+    thin = weight_diagnostics(z[0], z[1:], z[1], 1.0, 2.0)
+    assert seen == [128, 504]  # 64 x 63 pairs, every eighth
+    assert thin["negative_entropy"] == whole["negative_entropy"]
+
+
 def test_momentum_rises_to_one():
     values = [cosine_momentum(p, 0.996) for p in (0.0, 0.25, 0.5, 0.75, 1.0)]
     assert values == sorted(values)
@@ -394,7 +452,10 @@ OPTIONS = [
     ("batch", {"cost": "rbf"}),
     ("batch", {"loss": "infonce"}),
     ("queue", {}),
+    ("queue", {"weighting": "without_w2"}),
+    ("queue", {"loss": "infonce"}),
     ("momentum", {"cost": "rbf"}),
+    ("momentum", {"cost": "rbf", "loss": "infonce"}),
     ("momentum", {"cost": "euclidean", "reduction": "sum"}),
 ]
 

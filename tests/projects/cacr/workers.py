@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from common.distributed import process
 from projects.cacr.module import CACR
-from projects.cacr.objective import build_objective, logged_terms, multi_view_terms
+from projects.cacr.objective import build_objective
+from projects.cacr.terms import multi_view_terms, queue_terms
 from tests.distributed.wrapped import linear_network, sgd_steps
 from tests.projects.cacr.conftest import batch, config, method, random_views, wave
 
@@ -21,8 +22,8 @@ def multi_view(z: Tensor, **options: object) -> dict[str, Tensor]:
 
 def with_queue(z: Tensor, keys: Tensor, queue: Tensor, **options: object) -> dict[str, Tensor]:
     """Loss and terms on host=queue."""
-    loss = build_objective(method(host="queue", **options))
-    return logged_terms(loss.terms(z, keys, queue), loss.kernel)  # type: ignore[union-attr]
+    cfg = method(host="queue", **options)
+    return queue_terms(build_objective(cfg), z, keys, queue, cfg)  # type: ignore[arg-type]
 
 
 def with_momentum(queries: Sequence[Tensor], keys: Sequence[Tensor], **options: object) -> Tensor:
@@ -48,13 +49,13 @@ def one_rank_loss(host: str, **options: object) -> float:
 
 
 def three_steps(
-    host: str, distributed: bool, weighting: str = "full", synced: bool = False
+    host: str, distributed: bool, words: Sequence[str] = (), synced: bool = False
 ) -> dict[str, Tensor]:
     """State after three SGD steps of eight images; each of two ranks holds four."""
     torch.manual_seed(0)
     overrides = ["model.out_dim=8", "method.queue_size=20"]
     overrides.append("model.sync_batchnorm=true" if synced else "model.head_norm=none")
-    cfg = config(f"method.host={host}", f"method.weighting={weighting}", *overrides)
+    cfg = config(f"method.host={host}", *words, *overrides)
     module = CACR(cfg, linear_network()).double()
     own = slice(4 * process.rank(), 4 * process.rank() + 4) if distributed else slice(None)
     views = (batch(8, 4, seed=number, dtype=torch.float64)["views"] for number in range(3))

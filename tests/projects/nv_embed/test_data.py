@@ -17,22 +17,29 @@ from common.data.retrieval.records import (
     sts_records,
 )
 from common.data.retrieval.registry import known_set
+from common.data.text.sets import load_sts
 from common.evaluation.retrieval.mining import select_negatives
 from common.evaluation.search import SearchResult
 from common.families.retrieval.config import TrainingSet
 from common.families.retrieval.training_sets import (
+    bundled_records,
     described,
+    intent_rows,
     mined,
     read_set,
     stage_data,
     training_tasks,
 )
-from projects.nv_embed.stages import of_stage
+from projects.nv_embed.eval_sets import build_set
+from projects.nv_embed.stages import of_stage, stages, trained_on
 from tests.projects.nv_embed.conftest import config, encoder
+from tests.projects.nv_embed.conftest import tasks as smoke_tasks
 from tests.projects.nv_embed.workers import batches
 from tests.unit.losses.golden import load
 
 GOLDEN = load("nv_embed")
+TINY = ("model.pretrained=random", "model.config={model_type: llama, vocab_size: 400, hidden_size: 32, num_hidden_layers: 1, "
+        "num_attention_heads: 2, intermediate_size: 32, max_position_embeddings: 64}")  # fmt: skip
 CANDIDATES = [0.95, 0.91, 0.88, 0.83, 0.8, 0.79, 0.6, 0.41, 0.4, 0.1]
 
 
@@ -119,11 +126,11 @@ def test_graded_pairs():
 def test_documents_of_symmetric_sets_carry_the_instruction():
     """Checklist 9: those of retrieval sets do not."""
     cfg, model = config("data.mining.teacher=none"), encoder()
-    tasks = training_tasks(cfg)
-    data = stage_data(cfg, model, tasks).train_set
+    tasks = smoke_tasks("data.mining.teacher=none")
+    data = stage_data(cfg, model, list(tasks)).train_set
     told = {"retrieval": False, "sts": True, "classification": True}
     seen = set()
-    for place in range(40):
+    for place in range(12):
         name = tasks[int(data.mixture.order(0)[place][0])].name
         batch = data[[(place, 0)]]
         assert int((batch["query"]["pool_mask"] < batch["query"]["attention_mask"]).sum()) > 3
@@ -177,13 +184,13 @@ def test_homogeneous_batches_hold_one_set():
     with pytest.raises(UserError, match="homogeneous"):
         TaskMixture([10], [5], 0, 8, homogeneous=True)
     cfg = config("data.batches=homogeneous")
-    data = stage_data(cfg, encoder(), training_tasks(cfg))
+    data = stage_data(cfg, encoder(), list(smoke_tasks()))
     assert all(len(set(b["task"].tolist())) == 1 for b in batches(data, 0, 1, 8, 6))
 
 
 def test_batches_do_not_depend_on_ranks():
     cfg, model = config(), encoder()
-    data = stage_data(cfg, model, training_tasks(cfg))
+    data = stage_data(cfg, model, list(smoke_tasks()))
     whole = batches(data, 0, 1, 8, 4)
     halves = [batches(data, rank, 2, 8, 4) for rank in range(2)]
     for one, *parts in zip(whole, *halves, strict=True):
@@ -203,17 +210,138 @@ def test_batches_do_not_depend_on_ranks():
 def test_a_record_with_few_negatives_is_filled_up():
     """Fillers are never right for the query: not its positives, not of its class."""
     cfg = config("data.mining.teacher=none")
-    tasks = training_tasks(cfg)
-    data = stage_data(cfg, encoder(), tasks).train_set
+    data = stage_data(cfg, encoder(), list(smoke_tasks("data.mining.teacher=none"))).train_set
     for place in range(len(data) // 2):
         _, record, positive, wrong = data.example(place, 0)
         assert positive in record.positives
         assert len(wrong) == 2
         assert not set(wrong) & {record.query, *record.positives}
         assert data.example(place, 0)[2:] == (positive, wrong)
+    # of another record of the same query neither, whether drawn or in the file
+    twice = [
+        EmbeddingRecord("q", ("one",), ("two",)),
+        EmbeddingRecord("q", ("two",)),
+        EmbeddingRecord("r", ("three",)),
+    ]
+    data = stage_data(
+        cfg, encoder(), [EmbeddingTask("twice", "retrieval", "find", twice)]
+    ).train_set
+    seen = [data.example(place, epoch)[1:] for place in range(3) for epoch in range(8)]
+    assert {text for record, _, wrong in seen for text in wrong if record.query == "q"} == {"three"}
     few = EmbeddingTask("few", "retrieval", "find", [EmbeddingRecord("q", ("p",))])
     with pytest.raises(UserError, match=r"no further document"):
         stage_data(cfg, encoder(), [few]).train_set.example(0, 0)
+
+
+def labelled(folder, classes, *overrides):
+    """The training set of a file of so many classes, and its batches with seven negatives."""
+    rows = [{"text": f"text {i}", "label": f"class_{i % classes}"} for i in range(24)]
+    (folder / "own.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    cfg = config("data.source=sets", "eval.tasks=[]", "eval.primary=[]", "data.num_negatives=7", "data.mining.teacher=none",
+                 f"data.sets={{tweet_sentiment: {{path: {folder}/own.jsonl, instruction: find, samples: 24}}}}", *overrides)  # fmt: skip
+    (task,) = training_tasks(cfg)
+    return task, stage_data(cfg, encoder(), [task]).train_set
+
+
+@pytest.mark.parametrize(("classes", "overrides"), [(2, ()), (3, ("data.class_positives=label",))])
+def test_names_of_few_classes_train_with_more_negatives_than_classes(tmp_path, classes, overrides):
+    """Checklist 8: names of the other classes, again where there are too few; they carry no instruction."""
+    task, data = labelled(tmp_path, classes, *overrides)
+    assert (task.symmetric, task.document_instruction) == (False, "")
+    for place in range(24):
+        _, record, positive, wrong = data.example(place, 0)
+        assert positive == record.label.replace("_", " ")
+        assert len(wrong) == 7
+        assert set(wrong) == {f"class {i}" for i in range(classes)} - {positive}
+    batch = data[[(0, 0), (1, 0)]]
+    assert torch.equal(batch["document"]["pool_mask"], batch["document"]["attention_mask"])
+    assert batch["document"]["input_ids"].shape[0] == 2 * 8
+
+
+def test_texts_of_a_labelled_set_carry_the_instruction(tmp_path):
+    """The negative twin: three classes by example. The batch knows the class of every document."""
+    task, data = labelled(tmp_path, 3)
+    assert task.symmetric
+    assert not set(data.example(0, 0)[3]) & {"class 0", "class 1", "class 2"}
+    batch = data[[(i, 0) for i in range(6)]]
+    of = {f"text {i}": i % 3 for i in range(24)}
+    for i in range(6):
+        _, record, positive, wrong = data.example(i, 0)
+        assert batch["document_label"][i].tolist() == [of[text] for text in (positive, *wrong)]
+        assert int(batch["label"][i]) == of[record.query]
+
+
+def test_records_say_themselves_whether_documents_are_instructed(tmp_path):
+    """Checklist 9: what TASK=mine wrote of a symmetric set is read as one, unless the config says otherwise."""
+    row = {"task": "own", "kind": "sts", "instruction": "x", "pos": ["p"], "neg": ["n"]}
+    for symmetric in (True, False):
+        path = tmp_path / f"{symmetric}.jsonl"
+        path.write_text(json.dumps({**row, "query": "q", "symmetric": symmetric}) + "\n")
+        options = TrainingSet(path=str(path), kind="sts", layout="records", instruction="find")
+        assert read_set(config(), "own", options).symmetric == symmetric
+        options.symmetric = not symmetric
+        assert read_set(config(), "own", options).symmetric != symmetric
+
+
+def test_sets_that_are_left_out():
+    """`method.without`: neither read nor trained on."""
+    cfg = trained_on(config("method.without=[wikides,nli]", name="mini"))
+    assert list(cfg.data.sets) == ["snips", "banking77", "stsb"]
+    words = [
+        "method.without=[wikides,nli,banking77,stsb]",
+        "method.schedule=single",
+        "data.sets.snips.limit=40",
+    ]
+    (stage,) = stages(config(*words, *TINY, name="mini"))
+    assert [task.name for task in stage.data.train_set.tasks] == ["snips"]
+    with pytest.raises(UserError, match="no imdb"):
+        config("method.without=[imdb]", name="mini")
+
+
+def test_no_evaluation_text_is_trained_on():
+    """Nor a text of the development parts; BANKING77's is held back from its training rows."""
+    plain = lambda texts: {" ".join(text.lower().split()) for text in texts}  # noqa: E731
+    for name, sizes in (("snips", (13000, 690)), ("banking77", (8900, 950))):
+        train, dev, test = (
+            plain(r["text"] for r in intent_rows(name, p)) for p in ("train", "dev", "test")
+        )
+        assert not train & (dev | test)
+        assert not dev & test
+        assert sizes[0] - 700 < len(train) <= sizes[0] + 100
+        assert abs(len(dev) - sizes[1]) < 110
+    sts = [load_sts(None, f"stsb-{part}") for part in ("dev", "test")]
+    tested = plain(text for part in sts for text in (*part.first, *part.second))
+    records = bundled_records(config(name="mini"), "stsb")
+    assert len(records) > 1000
+    assert not plain(text for r in records for text in (r.query, *r.positives)) & tested
+
+
+def test_development_sets_are_apart_from_the_test_sets():
+    """eval.split=dev: other queries and requests, of the same form."""
+    for name in ("wikides", "snips", "stsb"):
+        dev, test = (
+            build_set(config(f"eval.split={split}", name="mini"), name) for split in ("dev", "test")
+        )
+        texts = [
+            set(s.queries if name == "wikides" else s.first if name == "stsb" else s.test)
+            for s in (dev, test)
+        ]
+        assert len(texts[0]) > 400
+        if name != "stsb":  # the two parts of STS-B have sentences in common
+            assert not texts[0] & texts[1]
+        else:
+            assert not set(zip(dev.first, dev.second, strict=True)) & set(
+                zip(test.first, test.second, strict=True)
+            )
+        if name == "snips":
+            assert (dev.shots, len(test.test), set(dev.test_labels)) == (4, 700, set(range(7)))
+            assert not set(dev.train) & (texts[0] | texts[1])
+        if name == "wikides":
+            assert len(test.queries) == 1000
+            assert max(len(q.split()) for q in dev.queries) <= 60
+    assert len(build_set(config(name="mini"), "banking77_clusters").test) == 3080
+    with pytest.raises(UserError, match="no development part"):
+        build_set(config("eval.split=dev", name="mini"), "nli_pairs")
 
 
 def test_sets_of_a_config(tmp_path):
@@ -249,7 +377,9 @@ def test_sets_of_a_config(tmp_path):
 def test_bundled_sets():
     """Every set of the mini config is there, with negatives where its kind has them."""
     sets = "{wikides: {limit: 30}, nli: {limit: 30}, snips: {limit: 30}, banking77: {limit: 30}, stsb: {limit: 30}}"
-    cfg = config(f"data.sets={sets}", "data.mining.teacher=bm25", name="mini")
+    cfg = config(
+        f"data.sets={sets}", "data.mining.teacher=bm25", "data.num_negatives=3", name="mini"
+    )
     tasks = {task.name: task for task in training_tasks(cfg)}
     assert [t.kind for t in tasks.values()] == [
         "retrieval",

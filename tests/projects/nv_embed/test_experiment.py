@@ -1,7 +1,9 @@
 """Stages, evaluation, resume, export, check and tasks, as the commands drive them."""
 
 import json
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,17 +15,28 @@ from common.encoders.modes import untrained
 from common.engine import checkpoint as ckpt
 from common.engine.callbacks import seed_all, step_seed
 from common.engine.check import inspect
+from common.engine.comparison.spec import default_arms, read_comparisons
 from common.engine.run import evaluate, export, prepare, train
+from common.engine.sweeps.schema import read_sweep, words_of
 from common.engine.workspace import Workspace
+from common.evaluation.text.embedding_sets import Classes
 from common.export.instructed import load_instructed
-from projects.nv_embed import build
+from projects.nv_embed import baselines, build
+from projects.nv_embed import tasks as own_tasks
+from projects.nv_embed.evaluate import class_cosines
 from projects.nv_embed.module import NvEmbed
-from projects.nv_embed.stages import build_encoder, recipe_of, stage_plans, stages
-from projects.nv_embed.tasks import mine, mteb
-from tests.projects.nv_embed.conftest import config
+from projects.nv_embed.stages import build_encoder, recipe_of, stage_plans, stages, trained_on
+from projects.nv_embed.tasks import english_tasks, mine, mteb
+from tests.figures import unrendered
+from tests.projects.nv_embed.conftest import batch_of, config, module
 
-FEW = ["eval.tasks=[retrieval,classification,sts]", "tracking.wandb=disabled"]
-WEIGHTS = ["eval.tasks=[sts]", "eval.primary=[sts]", "tracking.wandb=disabled"]  # looked at alone
+FEW = ["eval.tasks=[retrieval,sts]", "eval.primary=[retrieval,sts]", "tracking.wandb=disabled"]
+WEIGHTS = [
+    "eval.tasks=[sts]",
+    "eval.primary=[sts]",
+    "eval.lexical=false",
+    "tracking.wandb=disabled",
+]  # looked at alone
 
 
 def final(run, stage):
@@ -35,7 +48,14 @@ def final(run, stage):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    return train("nv_embed", "smoke", [f"runs_dir={folder}", "run_id=r", "tracking.wandb=disabled"])
+    words = [f"runs_dir={folder}", "run_id=r", "tracking.wandb=disabled"]
+    with unrendered():  # the smoke test renders them
+        return train("nv_embed", "smoke", words)
+
+
+@pytest.fixture(scope="module")
+def exported(trained):
+    return export("nv_embed", "smoke", [f"runs_dir={trained.parents[2]}"], str(trained), None)
 
 
 def test_schedules_have_equal_total_steps():
@@ -53,6 +73,91 @@ def test_schedules_have_equal_total_steps():
     }
     with pytest.raises(UserError, match="stage_1_steps"):
         config("method.stage_1_steps=4")
+
+
+def test_a_stage_without_rate_of_its_own_has_the_other_s():
+    """One search serves all arms: method.stage_2_lr=null follows optim.lr."""
+    for schedule, rates in (("two_stage", [0.5, 0.5]), ("single", [0.5])):
+        cfg = config("optim.lr=0.5", "method.stage_2_lr=null", f"method.schedule={schedule}")
+        encoder = build_encoder(cfg.model)
+        found = [NvEmbed(cfg, encoder, in_batch=plan.in_batch) for plan in stage_plans(cfg)]
+        assert [module.optim.lr for module in found] == rates
+
+
+def test_the_comparison_has_equal_arms_equal_search_and_fresh_seeds():
+    """Default arms differ in the objective or the documents alone, and have one search; it reads no test part."""
+    few, whole = read_comparisons("nv_embed")
+    sweep = read_sweep("nv_embed")
+    shared = {"sets", "steps", "batch", "tasks"}
+    for spec in (few, whole):
+        arms = {}
+        for name in default_arms(spec):
+            own = {k: v for k, v in spec.arms[name].items() if k != "optim.lr"}
+            cfg = config(*words_of(spec.shared), *words_of(own), name=spec.base)
+            own_sets = {k: v.samples for k, v in trained_on(cfg).data.sets.items()}
+            arms[name] = {"sets": own_sets, "steps": cfg.trainer.max_steps, "tasks": (cfg.eval.tasks, cfg.eval.primary),
+                          "batch": (cfg.data.batch_size, cfg.data.num_negatives)}  # fmt: skip
+        assert all(arm == next(iter(arms.values())) for arm in arms.values())
+        assert set(next(iter(arms.values()))) == shared
+        assert sweep.seed not in spec.seeds
+        assert not {0, 1, 2} & {*spec.seeds}  # those of the design before
+    assert sweep.arms == [*default_arms(few), *default_arms(whole)]
+    assert sweep.shared["eval.split"] == "dev"
+    assert config(name="mini").method.stage_2_lr is None
+    assert config(name="mini").eval.max_items is None
+    assert list(few.arms["few_classes"]["method.without"]) == [
+        "wikides",
+        "nli",
+        "banking77",
+        "stsb",
+    ]
+
+
+def test_paper_ablations_of_the_data():
+    """Checklist 12 and the table S0 to S3: what each adds to the one before."""
+    found = {}
+    for name in ("paper_s0", "paper_s1", "paper_s2", "paper"):
+        sets = trained_on(config(name=name)).data.sets
+        found[name] = {k: (v.path, v.samples) for k, v in sets.items()}
+    assert len(found["paper"]) == 38
+    assert found["paper"].keys() - found["paper_s2"].keys() == {"synthetic_pairs"}
+    new = {"hover", "scifact", "nfcorpus", "miracl", "mrtydi"}
+    assert found["paper_s2"].keys() - found["paper_s1"].keys() == new
+    assert found["paper_s0"].keys() == found["paper_s1"].keys()
+    other = {k for k, v in found["paper_s0"].items() if v != found["paper_s1"][k]}
+    assert other == {k for k, (path, _) in found["paper_s1"].items() if path.startswith("mined/")}
+    assert {
+        "sts12",
+        "sts22",
+        "sts_benchmark",
+        "msmarco",
+    } <= other  # retrieval sets and STS are mined
+    assert all(found["paper_s0"][k][0].startswith("naive/") for k in other)
+
+
+@pytest.mark.parametrize(
+    "name", ["chance", "tfidf", "word_vectors", "raw_mean", "whitened_mean", "untrained"]
+)
+def test_baselines_score_the_sets_of_the_arms(trained, tmp_path, name):
+    """Under the names that trained arms have, with items; none of them is the trained encoder."""
+    cfg = config(*FEW)
+    found = getattr(baselines, name)(cfg, Workspace(tmp_path))
+    assert {"retrieval_ndcg_at_10", "sts_spearman", "primary_average"} <= found.keys()
+    items = json.loads((tmp_path / "items/primary_average.json").read_text())
+    assert sum(items) / len(items) == pytest.approx(found["primary_average"])
+    stored = json.loads((trained / "metrics.json").read_text())
+    if name == "tfidf":
+        assert found["retrieval_ndcg_at_10"] == stored["tfidf_retrieval_ndcg_at_10"]
+    assert found["retrieval_ndcg_at_10"] != stored["retrieval_ndcg_at_10"]
+    if name == "chance":
+        assert found["retrieval_ndcg_at_10"] < 0.3
+
+
+def test_cosines_within_and_between_classes():
+    rows = {"a": [1.0, 0], "b": [0.6, 0.8], "c": [0, 1.0]}
+    data = Classes("", [], [], ["a", "b", "c"], [0, 0, 1])
+    found = class_cosines(lambda texts, _: torch.tensor([rows[t] for t in texts]), data)
+    assert found == pytest.approx({"within_cosine": 0.6, "between_cosine": 0.4})
 
 
 def test_second_stage_goes_on_with_the_weights_and_a_new_optimiser():
@@ -99,13 +204,35 @@ def test_base_weights_are_bit_identical_after_training(trained):
     assert not torch.equal(start[name], one[name])
 
 
-@pytest.mark.usefixtures("unrendered_figures")
-def test_without_adapters_the_base_weights_are_trained(tmp_path):
-    """The negative twin of checklist 10."""
-    words = [f"runs_dir={tmp_path}", "run_id=r", "model.lora_rank=null", *WEIGHTS]
-    run = train("nv_embed", "smoke", words)
-    one, two = (base_weights(final(run, s)["state_dict"]) for s in ("retrieval", "blended"))
-    assert not any(torch.equal(one[n], two[n]) for n in one if n.endswith("q_proj.weight"))
+def test_without_adapters_the_base_weights_are_trained():
+    """The negative twin of checklist 10: by a step of the optimiser that the module's groups make."""
+    model = module("model.lora_rank=null", in_batch=True).train()
+    start = {name: value.clone() for name, value in base_weights(model.state_dict()).items()}
+    optimizer = torch.optim.SGD(model.parameter_groups(), lr=0.5)
+    model.losses(batch_of(8))["loss"].backward()
+    optimizer.step()
+    after = base_weights(model.state_dict())
+    assert not any(torch.equal(start[n], after[n]) for n in after if n.endswith("q_proj.weight"))
+
+
+def test_what_is_trained_stays_in_float32_beside_a_frozen_model_in_bfloat16():
+    """The paper config's precision: a step of its rate, 2e-5, is not rounded away, as it is in bfloat16."""
+    paper = config(name="paper")
+    assert paper.trainer.precision == "bf16-mixed"  # bf16-true would round what is trained as well
+    model = module(f"model.weights={paper.model.weights}", in_batch=True).train()
+    start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.losses(batch_of(8))["loss"]
+    loss.backward()
+    torch.optim.AdamW(model.parameter_groups(), lr=paper.optim.lr).step()
+    latents = "encoder.pooler.layer.latents"
+    for name, before in start.items():
+        after = model.get_parameter(name).detach()
+        assert after.dtype == torch.float32
+        if name == latents or "lora_B" in name:  # A has no gradient while B is zero
+            assert float((after - before).abs().max()) == pytest.approx(paper.optim.lr, rel=0.2)
+    rounded = start[latents].bfloat16()
+    assert (rounded - paper.optim.lr == rounded).float().mean() > 0.9  # but for a few near zero
 
 
 def test_evaluation_covers_the_seven_types(trained):
@@ -163,23 +290,24 @@ def test_the_encoder_before_training_beside(tmp_path):
 
 
 @pytest.mark.usefixtures("unrendered_figures")
-@pytest.mark.parametrize("stage", ["retrieval", "blended"])
-def test_a_killed_run_continues_bit_for_bit(trained, tmp_path, monkeypatch, stage):
-    """Weights, optimiser, schedule and counts, mid-stage."""
+def test_a_killed_run_continues_bit_for_bit(trained, tmp_path, monkeypatch):
+    """Weights, optimiser, schedule and counts; killed in the middle of either stage."""
     whole = final(trained, "blended")
     plain = NvEmbed.losses
+    words = [f"runs_dir={tmp_path}", *WEIGHTS]
+    for in_batch, more in ((True, "run_id=r"), (False, "resume=latest")):
 
-    def failing(self, batch):
-        if self.in_batch_negatives == (stage == "retrieval") and self.trainer.global_step == 1:
-            raise RuntimeError("killed")
-        return plain(self, batch)
+        def failing(self, batch, in_batch=in_batch):
+            if self.in_batch_negatives == in_batch and self.trainer.global_step == 1:
+                raise RuntimeError("killed")
+            return plain(self, batch)
 
-    words = [f"runs_dir={tmp_path}", "run_id=r", *WEIGHTS]
-    monkeypatch.setattr(NvEmbed, "losses", failing)
-    with pytest.raises(RuntimeError, match="killed"):
-        train("nv_embed", "smoke", words)
+        monkeypatch.setattr(NvEmbed, "losses", failing)
+        with pytest.raises(RuntimeError, match="killed"):
+            train("nv_embed", "smoke", [*words, more])
+        assert ckpt.finished(tmp_path / "nv_embed/smoke/r/checkpoints/blended") is None
     monkeypatch.setattr(NvEmbed, "losses", plain)
-    again = final(train("nv_embed", "smoke", [*words[:1], *WEIGHTS, "resume=latest"]), "blended")
+    again = final(train("nv_embed", "smoke", [*words, "resume=latest"]), "blended")
     assert again["state_dict"].keys() == whole["state_dict"].keys()
     assert all(torch.equal(v, again["state_dict"][k]) for k, v in whole["state_dict"].items())
     left, right = (s["optimizer_states"][0]["state"] for s in (whole, again))
@@ -187,11 +315,11 @@ def test_a_killed_run_continues_bit_for_bit(trained, tmp_path, monkeypatch, stag
 
 
 @pytest.mark.usefixtures("unrendered_figures")
-def test_export_reloads_with_equal_embeddings(trained, tmp_path):
+def test_export_reloads_with_equal_embeddings(trained, exported, tmp_path):
     """Merged folder: our loader, and plain transformers with the mask still bidirectional."""
     from transformers import AutoModel
 
-    folder = export("nv_embed", "smoke", [f"runs_dir={trained.parents[2]}"], str(trained), None)
+    folder = exported
     _, experiment = prepare("nv_embed", "smoke", [])
     module = experiment.plan().module()
     ckpt.load_weights(module, ckpt.finished(trained / "checkpoints/blended"))
@@ -251,9 +379,8 @@ def test_check_of_the_paper_config_says_what_each_strategy_takes():
     assert "MISSING" in table["data: msmarco"]
 
 
-def test_check_of_weights_that_are_here_builds_their_shapes(trained):
-    folder = export("nv_embed", "smoke", [f"runs_dir={trained.parents[2]}"], str(trained), None)
-    words = [f"model.pretrained={folder}", "model.config=null"]
+def test_check_of_weights_that_are_here_builds_their_shapes(exported):
+    words = [f"model.pretrained={exported}", "model.config=null"]
     table = inspect("nv_embed", "smoke", words)
     assert table["parameters"] == inspect("nv_embed", "smoke", [])["parameters"]
 
@@ -268,10 +395,9 @@ def test_fsdp_shards_the_blocks():
     assert isinstance(_strategy(cfg.trainer), Sharded)
 
 
-def test_mining_task_writes_records_that_train(trained, tmp_path):
+def test_mining_task_writes_records_that_train(exported, tmp_path):
     """Checklist 7, with BM25 and with an exported encoder as the teacher."""
-    folder = export("nv_embed", "smoke", [f"runs_dir={trained.parents[2]}"], str(trained), None)
-    for teacher in ("bm25", f"encoder data.mining.encoder={folder}"):
+    for teacher in ("bm25", f"encoder data.mining.encoder={exported}"):
         cfg = config(
             *f"data.mining.teacher={teacher}".split(), f"data.mining.output={tmp_path / 'm'}"
         )
@@ -291,6 +417,21 @@ def test_mining_task_writes_records_that_train(trained, tmp_path):
         mine(config("data.mining.teacher=none"), Workspace(tmp_path), build(cfg))
 
 
+def test_mteb_tasks_are_those_of_the_english_benchmark(monkeypatch):
+    """Checklist 16: the benchmark's own task (language and split), not all languages of that name."""
+    task = SimpleNamespace(metadata=SimpleNamespace(name="STS17"), hf_subsets=["en-en"])
+    asked = []
+    library = SimpleNamespace(
+        get_benchmark=lambda name: asked.append(name) or SimpleNamespace(tasks=[task])
+    )
+    monkeypatch.setitem(sys.modules, "mteb", library)
+    assert english_tasks(["STS17", "Other"]) == [task, "Other"]
+    assert asked == ["MTEB(eng, v1)"]
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    with pytest.raises(UserError, match="mteb is not installed"):
+        english_tasks(["STS17"])
+
+
 def test_mteb_task(trained, tmp_path, monkeypatch):
     """Checklist 16: instructions reach the encoder apart from the text; averages by type."""
     import common.evaluation.text.mteb as adapter
@@ -302,6 +443,7 @@ def test_mteb_task(trained, tmp_path, monkeypatch):
         return {f"mteb_{task}": 0.5 for task in names}
 
     monkeypatch.setattr(adapter, "evaluate_mteb", fake)
+    monkeypatch.setattr(own_tasks, "english_tasks", lambda names: names)
     cfg = config(f"runs_dir={trained.parents[2]}")
     scores = mteb(cfg, Workspace(tmp_path, "nv_embed", "smoke"), build(cfg))
     assert len(seen["names"]) == 56

@@ -10,6 +10,7 @@ from common.config import UserError
 from common.engine import checkpoint as ckpt
 from common.engine import trainer as engine
 from common.engine.run import train
+from tests.figures import unrendered
 from tests.projects.nv_embed.conftest import config
 from tests.projects.nv_embed.workers import SHARDED, train_sharded
 
@@ -23,7 +24,8 @@ def weights(run, stage):
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
     folder = tmp_path_factory.mktemp("one")
-    return train("nv_embed", "smoke", [f"runs_dir={folder}", "run_id=one", *SHARDED])
+    with unrendered():
+        return train("nv_embed", "smoke", [f"runs_dir={folder}", "run_id=one", *SHARDED])
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.families.retrieval.training_sets import stage_data, training_tasks
+from common.families.retrieval.training_sets import stage_data
 from projects.nv_embed.config import MethodConfig
-from projects.nv_embed.module import NvEmbed, Objective, own_class_negatives
-from tests.projects.nv_embed.conftest import config, encoder, module
-from tests.projects.nv_embed.workers import three_steps
+from projects.nv_embed.module import NvEmbed, Objective, own_class, own_class_negatives
+from tests.projects.nv_embed.conftest import batch_of, config, encoder, module, tasks
+from tests.projects.nv_embed.workers import all_steps, three_steps
 from tests.unit.losses.golden import assert_close, fill, grad_norm, load
 
 GOLDEN = load("nv_embed")["outputs"]["losses"]
@@ -56,8 +56,7 @@ def test_terms_of_the_denominator():
 def test_loss_of_a_sample_and_its_batch_mates(in_batch):
     """Checklist 6: stage 2 gives a sample the same loss in any batch; stage 1 does not."""
     model = module("model.lora_dropout=0", in_batch=in_batch).train()
-    cfg = config("model.lora_dropout=0")
-    data = stage_data(cfg, model.encoder, training_tasks(cfg)).train_set
+    data = stage_data(config(), model.encoder, list(tasks())).train_set
     first, second = data[[(0, 0), (1, 0), (2, 0)]], data[[(0, 0), (5, 0), (9, 0)]]
     a, b = (float(model.objective(*model.embed(x)).per_sample[0].detach()) for x in (first, second))
     assert (abs(a - b) < 1e-4 * abs(a)) == (not in_batch)
@@ -79,11 +78,17 @@ def of_one_process(in_batch):
     return three_steps(in_batch, distributed=False)
 
 
+@pytest.fixture(scope="module")
+def of_two_processes(pool):
+    """What each of two ranks has, started once."""
+    return pool(2).run(all_steps)
+
+
 @pytest.mark.parametrize("in_batch", [True, False])
-def test_two_processes_equal_one(two_ranks, in_batch):
+def test_two_processes_equal_one(of_two_processes, in_batch):
     """Checklist 5: in-batch negatives cross ranks; weights after three steps on mixed batches."""
     wanted = of_one_process(in_batch)
-    for state in two_ranks.run(three_steps, in_batch=in_batch, distributed=True):
+    for state in (steps[in_batch] for steps, _ in of_two_processes):
         assert state.keys() == wanted.keys()
         for name, value in wanted.items():
             # the norms of the language model run in float32, and the ranks pad to other lengths
@@ -95,6 +100,13 @@ def test_two_processes_equal_one(two_ranks, in_batch):
     assert not torch.allclose(wanted[name], other, rtol=1e-5, atol=1e-5)
 
 
+def test_frozen_weights_in_bfloat16_beside_trained_ones_in_float32(of_two_processes):
+    """The paper config: weights=bfloat16 under bf16-mixed; one block holds both."""
+    for trained, frozen in (mixed for _, mixed in of_two_processes):
+        assert trained == {"torch.float32"}
+        assert "torch.bfloat16" in frozen
+
+
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("pooling", ["last", "mean", "latent", "self_attention"])
 def test_gradient_reaches_every_trained_parameter(pooling, causal):
@@ -104,11 +116,7 @@ def test_gradient_reaches_every_trained_parameter(pooling, causal):
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # zero at the start, which hides lora_A
             torch.nn.init.normal_(parameter, std=0.1)
-    cfg = config()
-    batch = stage_data(cfg, model.encoder, training_tasks(cfg)).train_set[
-        [(i, 0) for i in range(6)]
-    ]
-    terms = model.losses(batch)
+    terms = model.losses(batch_of(6))
     terms["loss"].backward()
     assert all(torch.isfinite(v).all() for v in terms.values())
     silent = [n for n, p in model.named_parameters() if p.requires_grad and not p.grad.abs().sum()]
@@ -116,16 +124,37 @@ def test_gradient_reaches_every_trained_parameter(pooling, causal):
     assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
 
 
+def test_documents_of_the_own_class_can_be_left_out():
+    """The control of the comparison: in-batch terms without those of the query's class, by hand; its positive stays."""
+    q, p, n = vectors()
+    label, documents = torch.tensor([4, 4, -1]), torch.tensor([[4, 5, -1], [4, 4, 5], [-1, 4, -1]])
+    method = MethodConfig(temperature=0.1)
+    found = Objective(method, in_batch=True)(q, p, n, own_class(label, documents)).per_sample
+    for i in range(3):
+        terms = [(q[i] @ p[i]) / 0.1]
+        for j in range(3):
+            columns = [(p[j], documents[j, 0]), *zip(n[j], documents[j, 1:], strict=True)]
+            terms += [(q[i] @ d) / 0.1 for k, (d, of) in enumerate(columns)
+                      if (j, k) != (i, 0) and not (label[i] >= 0 and of == label[i])]  # fmt: skip
+        assert_close(found[i], torch.stack(terms).logsumexp(0) - terms[0])
+    every = Objective(method, in_batch=True)(q, p, n).per_sample
+    assert (found[:2] < every[:2] - 1e-4).all()
+    assert_close(found[2], every[2])  # without class, nothing is left out
+    assert not module("method.mask_own_class=true").mask  # there are no batch mates
+    model = module("method.mask_own_class=true", "model.lora_dropout=0", in_batch=True).train()
+    masked = float(model.losses(batch_of(8))["loss"].detach())
+    model.mask = False
+    assert masked < float(model.losses(batch_of(8))["loss"].detach()) - 1e-3
+
+
 def test_share_of_own_class_among_in_batch_negatives():
     task, label = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([3, 3, 4, -1, -1])
     same, total = own_class_negatives(task, label)
     assert (int(same), total) == (2, 20)
     model = module(in_batch=True).train()
-    cfg = config()
-    data = stage_data(cfg, model.encoder, training_tasks(cfg)).train_set
-    model.losses(data[[(i, 0) for i in range(8)]])
+    model.losses(batch_of(8))
     assert int(model.negatives_seen) == 56
-    later = NvEmbed(cfg, model.encoder)
+    later = NvEmbed(config(), model.encoder)
     later.continue_counts(model)
     assert int(later.negatives_seen) == 56
-    assert "own_class_negatives" not in later.losses(data[[(0, 0), (1, 0)]])
+    assert "own_class_negatives" not in later.losses(batch_of(6))

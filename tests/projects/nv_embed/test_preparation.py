@@ -7,11 +7,14 @@ import torch
 from torch.nn import functional as F
 
 from common.config import UserError, load
+from common.data.retrieval.records import read_task
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_transformer
+from common.engine.workspace import Workspace
 from common.export.instructed import save_instructed
 from projects.nv_embed.config import Config, ModelConfig
-from projects.nv_embed.overlap import overlapping
+from projects.nv_embed.overlap import overlap, overlapping
+from projects.nv_embed.tasks import mine
 from projects.nv_embed.teachers import load_teacher
 from tests.projects.nv_embed.conftest import config, encoder
 
@@ -109,13 +112,57 @@ def test_overlap_is_equal_or_nearly_equal_text():
     assert overlapping(TRAINED, TESTED, None).tolist() == [True, False, False, False]
     assert overlapping(TRAINED, TESTED, 0.9).tolist() == [True, True, False, False]
     assert overlapping(TRAINED, TESTED, 0.3).tolist() == [True, True, True, False]
+    # a short evaluation text within a long training text, beside many long ones that score higher in it
+    words = [f"word{i}" for i in range(180)]
+    longer = [
+        " ".join([*words[i : i + 6], *(f"x{i}y{j}" for j in range(6))]) for i in range(0, 180, 6)
+    ]
+    trained = [" ".join([*words, "late train"]), " ".join(words)]
+    assert overlapping(trained, [*longer, "late train"], 0.9).tolist() == [True, False]
+
+
+def test_an_example_of_a_symmetric_set_overlaps_by_its_positive_too(tmp_path):
+    """Data: both sentences of an STS pair are texts that are compared; a passage of a retrieval set is not."""
+    row = {"task": "sts22", "instruction": "find", "neg": []}
+    pairs = [(TESTED[0], "a new text"), ("a new text", TESTED[0]), ("fine", "good")]
+    (tmp_path / "test.txt").write_text(TESTED[0])
+    for symmetric, left in ((True, ["fine"]), (False, ["a new text", "fine"])):
+        (tmp_path / "sts22.jsonl").write_text(
+            "\n".join(
+                json.dumps({**row, "query": a, "pos": [b], "symmetric": symmetric})
+                for a, b in pairs
+            )
+        )
+        words = ["data.source=sets", "eval.tasks=[stsb]", "eval.primary=[stsb]",
+                 f"data.sets={{sts22: {{path: {tmp_path}/sts22.jsonl, layout: records}}}}",
+                 f"overlap.texts={{sts22: {tmp_path}/test.txt}}"]  # fmt: skip
+        folder = overlap(config(*words), Workspace(tmp_path / f"run-{symmetric}"))
+        lines = (folder / "sts22.jsonl").read_text().splitlines()
+        assert [json.loads(line)["query"] for line in lines] == left
+
+
+def test_negatives_are_mined_from_the_whole_corpus(tmp_path):
+    """Mining: a passage that is right for no query is a candidate as well."""
+    (tmp_path / "qrels").mkdir()
+    passages = {
+        "a": "the red fox runs",
+        "b": "the red fox sleeps in its red den",
+        "c": "a blue whale",
+    }
+    rows = [{"_id": i, "title": "", "text": text} for i, text in passages.items()]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    queries = [{"_id": "q", "text": "red fox runs"}, {"_id": "r", "text": "whale"}]
+    (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
+    (tmp_path / "qrels/train.tsv").write_text("query-id\tcorpus-id\tscore\nq\ta\t1\nr\tc\t1\n")
+    cfg = config("data.source=sets", "eval.tasks=[]", "eval.primary=[]", "data.mining.teacher=bm25", "data.mining.ratio=null",
+                 f"data.sets={{msmarco: {{path: {tmp_path}}}}}")  # fmt: skip
+    folder = mine(cfg, Workspace(tmp_path / "run"), None)
+    found = {r.query: r.negatives for r in read_task(folder / "msmarco.jsonl").records}
+    assert found["red fox runs"][0] == passages["b"]
 
 
 def test_overlap_task_writes_the_sets_without_it(tmp_path):
     """Data: labelled sets stay tables of texts and classes, others become records; what is missing is named."""
-    from common.engine.workspace import Workspace
-    from projects.nv_embed.overlap import overlap
-
     rows = [{"text": text, "label": str(i % 2)} for i, text in enumerate(TRAINED)]
     (tmp_path / "emotion.jsonl").write_text("\n".join(map(json.dumps, rows)))
     pairs = [

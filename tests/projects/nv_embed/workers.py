@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
@@ -9,12 +10,14 @@ from common.data.module import ContrastiveData
 from common.data.samplers import SeededBatchSampler
 from common.distributed import process
 from common.engine.run import train
+from common.engine.sharding import shard
 from common.families.retrieval.training_sets import stage_data, training_tasks
 from projects.nv_embed.module import NvEmbed
 from tests.distributed.launched import as_torchrun
-from tests.projects.nv_embed.conftest import config, encoder
+from tests.figures import unrendered
+from tests.projects.nv_embed.conftest import TEXTS, config, encoder
 
-SHARDED = ["tracking.wandb=disabled", "eval.tasks=[retrieval]", "eval.primary=[retrieval]",
+SHARDED = ["tracking.wandb=disabled", "eval.lexical=false", "eval.tasks=[retrieval]", "eval.primary=[retrieval]",
          "model.lora_dropout=0", "optim.lr=0.05", "method.stage_2_lr=0.05",
          "optim.eps=0.1",  # else AdamW turns rounding of small gradients into whole steps
          "optim.weight_decay=1", "trainer.gradient_clip_val=1.0"]  # fmt: skip
@@ -57,6 +60,32 @@ def three_steps(in_batch: bool, distributed: bool) -> dict[str, Tensor]:
     return {k: v.detach().clone() for k, v in module.named_parameters() if v.requires_grad}
 
 
+def mixed_step() -> tuple[set[str], set[str]]:
+    """A step of a sharded module whose frozen weights are in bfloat16: types of what is trained and of the rest."""
+    words = ("model.weights=bfloat16", "model.lora_dropout=0")
+    module = NvEmbed(config(*words), encoder(*words), in_batch=True).train()
+    mesh = init_device_mesh("cpu", (2,), mesh_dim_names=("data_parallel",))
+    shard(module, module.fsdp_units(), mesh["data_parallel"], "bf16-mixed")
+    trained = [p for p in module.parameters() if p.requires_grad]
+    told = {"query": (TEXTS, "find"), "document": (TEXTS * 3, "")}
+    batch = {side: module.encoder.tokenize(*given) for side, given in told.items()}
+    kinds = torch.full((4,), -1)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = module.training_step({**batch, "task": kinds, "label": kinds}, 0)
+    loss.backward()
+    torch.optim.AdamW(trained, lr=2e-5, foreach=False).step()
+    grads = {str(p.grad.dtype) for p in trained if p.grad is not None}
+    return grads | {str(p.dtype) for p in trained}, {
+        str(p.dtype) for p in module.parameters() if not p.requires_grad
+    }
+
+
+def all_steps() -> tuple[dict[bool, dict[str, Tensor]], tuple[set[str], set[str]]]:
+    """On a rank: `three_steps` with and without in-batch negatives, and `mixed_step`."""
+    steps = {in_batch: three_steps(in_batch, distributed=True) for in_batch in (True, False)}
+    return steps, mixed_step()
+
+
 def train_sharded(folder: str, words: list[str]) -> tuple[str, int]:
     """Runs on every rank of the pool, as torchrun would start it: run folder, sharded modules seen."""
     two = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=fsdp"]
@@ -68,7 +97,7 @@ def train_sharded(folder: str, words: list[str]) -> tuple[str, int]:
 
     NvEmbed.losses = watched
     try:
-        with as_torchrun():
+        with as_torchrun(), unrendered():
             run = train("nv_embed", "smoke", [f"runs_dir={folder}", *two, *SHARDED, *words])
         return str(run), max(seen, default=0)
     finally:

@@ -245,6 +245,37 @@ def test_what_is_not_testable_says_what_was_measured(tmp_path):
         claim_of(tmp_path / "2", values, wrong)
 
 
+LOST = {"reason": "nothing is lost", "metric": "score"}
+
+
+def test_a_premise_is_the_difference_of_two_arms(tmp_path):
+    """A claim on a loss that must be there first: a lost .1 here, and a loses nothing to a."""
+    values = {"a": HIGH, "b": MIDDLE, "c": LOW}
+    for difference, bound, verdict in ((["a", "b"], 0.2, "not testable here"), (["a", "b"], 0.05, "contradicted"),
+                                       (["b", "a"], 0.05, "not testable here")):  # fmt: skip
+        note = {**LOST, "difference": difference, "below": bound}
+        entry = {"claim": "c > b", "not_testable": note}
+        claim = claim_of(tmp_path / f"{difference}{bound}", values, entry)
+        assert claim["verdict"] == verdict
+        if verdict == "not testable here":
+            assert claim["measured"] == {"score": pytest.approx({"a": 0.6, "b": 0.5})}
+
+
+@pytest.mark.parametrize(
+    ("difference", "message"),
+    [
+        (["a", "B"], "no arm 'B'"),
+        (["a"], "names two arms"),
+        (["a", "b"], "does not run by default"),
+    ],
+)
+def test_a_premise_of_arms_that_do_not_run_is_refused(tmp_path, difference, message):
+    entry = {"claim": "c > b", "not_testable": {**LOST, "difference": difference}}
+    values = {"a": HIGH, "b": MIDDLE, "c": LOW}
+    with pytest.raises(UserError, match=message):
+        claim_of(tmp_path, values, entry, default_arms=["b", "c"])
+
+
 def test_the_paper_stands_beside_our_numbers(tmp_path):
     entry = {"claim": "a > b", "paper": "table 3: 78.27 against 76.25"}
     result = result_of(tmp_path, {"a": HIGH, "b": MIDDLE}, [entry, "b > a"])

@@ -258,11 +258,12 @@ def test_a_sweep_file_fits_its_project_and_its_comparison():
         assert sweep.seed not in read_comparison(project).seeds, project
 
 
-def test_a_missing_file_and_an_unknown_arm_are_named():
-    with pytest.raises(UserError, match=r"docs/sweeps\.md"):
-        read_sweep("cacr")
+def test_a_missing_file_and_an_unknown_arm_are_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no arm 'ful'; did you mean 'full'"):
         arms_of("mclrec", read_sweep("mclrec"), ["ful"])
+    monkeypatch.setattr(schema_module, "CONFIG_DIR", tmp_path)  # where no project has one
+    with pytest.raises(UserError, match=r"docs/sweeps\.md"):
+        read_sweep("mclrec")
 
 
 def test_edges_of_intervals_and_values_that_are_no_numbers():

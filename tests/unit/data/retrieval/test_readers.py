@@ -72,6 +72,10 @@ def test_labels(tmp_path):
     assert found == (["a", "b", "c"], ["x", "y", "x"])
     with pytest.raises(UserError, match="layout 'clusters'"):
         read_labels(tmp_path / "c.csv", "clusters")
+    for broken in ({"text": "b"}, {"text": "b", "label": None}, {"text": "b", "label": " "}):
+        path = lines(tmp_path / "b.jsonl", [{"text": "a", "label": 0}, broken])
+        with pytest.raises(UserError, match="no label_text or label for 'b'"):
+            read_labels(path, "labelled")
 
 
 @pytest.mark.parametrize("layout", ["beir", "dpr", "pairs", "tevatron", "squad", "nli"])

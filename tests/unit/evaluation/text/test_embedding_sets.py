@@ -50,7 +50,39 @@ def test_averages_by_type_and_of_the_primary_sets():
     assert sum(items["primary_average"]) / 4 == pytest.approx(metrics["primary_average"])
     kinds = [v for k, v in metrics.items() if k.endswith("_average") and k != "primary_average"]
     assert len(kinds) == 4
-    assert "primary_average" not in score_sets(tfidf_of, SETS, ["find", "groups"])[0]
+    metrics, items = score_sets(tfidf_of, SETS, ["find", "groups"])  # V-measure has no items
+    values = [metrics[k] for k in ("find_ndcg_at_10", "groups_v_measure")]
+    assert metrics["primary_average"] == pytest.approx(sum(values) / 2)
+    assert "primary_average" not in items
+    assert "primary_average" not in score_sets(tfidf_of, SETS, ["find", "absent"])[0]
+
+
+def test_v_measure_is_the_mean_of_several_starts(monkeypatch):
+    import common.evaluation.text.embedding_sets as module
+
+    monkeypatch.setattr(module, "clustering_v_measure", lambda x, labels, *, seed: float(seed))
+    found = score_set(lambda texts, _: torch.eye(4), SETS["groups"], "groups")
+    assert found.value == pytest.approx(sum(range(module.STARTS)) / module.STARTS)
+
+
+def test_few_shots_of_a_set(monkeypatch):
+    """The set's own number of texts and draws; without one, its whole training part."""
+    import common.evaluation.text.embedding_sets as module
+
+    asked = []
+    monkeypatch.setattr(module, "few_shot_correct", lambda *given: asked.append(given[4:]) or torch.tensor([0.25, 0.5]))  # fmt: skip
+    rows = [
+        ["red a", "red b", "red e", "blue c", "blue d", "blue f"],
+        [0, 0, 0, 1, 1, 1],
+        ["red x", "blue y"],
+        [0, 1],
+    ]
+    few = Classes("", *rows, shots=2, draws=4)
+    found = score_set(tfidf_of(few), few, "x")
+    assert (found.metric, found.items, asked) == ("x_accuracy", [0.25, 0.5], [(2, 4)])
+    whole = Classes("", *rows)
+    assert score_set(tfidf_of(whole), whole, "x").items == [1.0, 1.0]
+    assert len(asked) == 1
 
 
 def test_chance_of_a_probe():

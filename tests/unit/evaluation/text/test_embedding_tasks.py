@@ -9,6 +9,7 @@ from common.evaluation.text.embedding_tasks import (
     average_items,
     classification_correct,
     clustering_v_measure,
+    few_shot_correct,
     pair_average_precision,
     reranking_scores,
     retrieval_scores,
@@ -33,6 +34,27 @@ def test_retrieval_and_reranking():
     scores = reranking_scores(query[:1], [document], [[False, True, False]])
     assert scores == [0.5]
     assert reranking_scores(query[:1], [document], [[True, True, False]]) == [1.0]
+
+
+def test_few_shots_are_the_mean_over_draws():
+    """Against scikit-learn with C = 1 on the rows that were drawn: each draw has `shots` of every class."""
+    from sklearn.linear_model import LogisticRegression
+
+    from common.data.samplers import sample_rng
+
+    (x, y), (test_x, test_y) = blobs(noise=0.8), blobs(count=90, noise=0.8, seed=1)
+    found = few_shot_correct(x, y, test_x, test_y, shots=2, draws=3)
+    wanted = torch.zeros(90)
+    for draw in range(3):
+        order = sample_rng(0, draw, 0, 2**31 + 61).permutation(60)
+        rows = [i for c in range(3) for i in [i for i in order if y[i] == c][:2]]
+        probe = LogisticRegression(C=1.0).fit(x[rows].numpy(), y[rows].numpy())
+        wanted += torch.from_numpy(probe.predict(test_x.numpy()) == test_y.numpy()) / 3
+    assert (found - wanted).abs().mean() < 0.02
+    assert set(found.mul(3).round().tolist()) == {0, 1, 2, 3}
+    more = few_shot_correct(x, y, test_x, test_y, shots=20, draws=3)
+    assert more.mean() > found.mean()
+    assert torch.equal(found, few_shot_correct(x, y, test_x, test_y, shots=2, draws=3))
 
 
 def test_classification_and_clustering():
