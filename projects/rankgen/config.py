@@ -36,8 +36,10 @@ class ModelConfig:
     # see common.encoders.resolve_pretrained; released checkpoints bring their projection
     pretrained: str = "bundled:text-encoder"
     config: dict[str, Any] | None = None  # with pretrained=random: model_type and its fields
-    tokenizer: str | None = None  # where the weights come without one; None: of T5 v1.1
+    # where the weights come without one; None: of T5 v1.1, and with pretrained=random the built-in one
+    tokenizer: str | None = None
     pooling: Literal["first", "mean"] = "first"  # mean: where the first state is not trained
+    layers: Count | None = None  # first layers of the transformer that are kept; None: all
     prefix_length: Annotated[int, at_least(4)] = 512  # tokens, marker included
     suffix_length: Annotated[int, at_least(4)] = 128
     dropout: Rate | None = None  # every dropout probability; None: the model's own
@@ -90,6 +92,9 @@ class GeneratorConfig(ServerConfig):
     top_k: Count = 40
     typical_p: Inner = 0.9
     tokens_per_word: Positive = 1.4  # budget of a negative: this times the words of its gold
+    # end of a negative: its last of . ? ! ; or a sentence end as of golds, the nearest to its gold's length
+    ending: Literal["punctuation", "sentence"] = "punctuation"
+    attempts: Count = 1  # samples of a negative until one is long enough
     batch_size: Count = 64
     device: str = "auto"
 
@@ -115,6 +120,7 @@ class DecodeConfig:
     beam_samples: Count = 10  # segments per beam and round
     segment_tokens: Count = 20
     max_tokens: Count = 115  # of the language model, per continuation
+    mauve_model: str | None = None  # causal LM whose last state MAUVE compares; None: the generator
     ab_pair: list[str] = field(default_factory=lambda: ["nucleus", "rerank"])  # of the A/B form
 
 

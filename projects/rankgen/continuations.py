@@ -9,7 +9,7 @@ import torch
 
 from common.config import UserError, to_dict
 from common.data.offline import content_digest
-from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
+from common.data.row_map.mapper import Once, RowFunction, RowMap, RowSeed, map_rows
 from common.decoding.language_model import LanguageModel
 from common.decoding.options import STRATEGIES
 from common.engine.workspace import Workspace
@@ -43,6 +43,14 @@ def language_model(cfg: Config) -> LanguageModel:
             "likelihoods need a local generator.model"
         )
     return LanguageModel.from_pretrained(section.model, section.device, section.amateur)
+
+
+def mauve_judge(cfg: Config, lm: LanguageModel) -> Callable[[], LanguageModel]:
+    """The model whose features MAUVE compares, loaded at its first use: `decode.mauve_model` or `lm`."""
+    place = cfg.decode.mauve_model
+    if place is None:
+        return lambda: lm
+    return Once(lambda: LanguageModel.from_pretrained(place, cfg.generator.device))
 
 
 def decode_all(
@@ -192,7 +200,7 @@ def text_metrics(prefixes: Sequence[str], found: dict[str, list[str]]) -> dict[s
 def repeated_metrics(
     prefixes: Sequence[str],
     found: Sequence[dict[str, list[str]]],
-    lm: LanguageModel,
+    judge: Callable[[], LanguageModel],
     workspace: Workspace,
 ) -> dict[str, float]:
     """`text_metrics`, and MAUVE where it can be had; what was repeated is averaged.
@@ -204,14 +212,14 @@ def repeated_metrics(
         prefixes: that were continued.
         found: the first run's continuations of every method, and those of "human" where there are
             any; then those of the repeats, of methods that sample.
-        lm: gives the features of MAUVE.
+        judge: language model that gives the features of MAUVE, asked for when there are texts for it.
         workspace: keeps the reason why there is no MAUVE.
     """
     human = {name: texts for name, texts in found[0].items() if name == "human"}
     metrics = text_metrics(prefixes, found[0])
     with_mauve = True
     try:
-        metrics |= mauve_metrics(prefixes, found[0], lm)
+        metrics |= mauve_metrics(prefixes, found[0], judge)
     except UserError as reason:
         with_mauve = False
         workspace.say(f"without MAUVE: {reason}")
@@ -219,7 +227,7 @@ def repeated_metrics(
     for again in found[1:]:
         runs.append(text_metrics(prefixes, again))
         if with_mauve:
-            runs[-1] |= mauve_metrics(prefixes, again | human, lm)
+            runs[-1] |= mauve_metrics(prefixes, again | human, judge)
     for name in runs[-1] if len(runs) > 1 else ():
         values = [run[name] for run in runs]
         metrics[name] = float(np.mean(values))
@@ -228,9 +236,9 @@ def repeated_metrics(
 
 
 def mauve_metrics(
-    prefixes: Sequence[str], found: dict[str, list[str]], lm: LanguageModel
+    prefixes: Sequence[str], found: dict[str, list[str]], judge: Callable[[], LanguageModel]
 ) -> dict[str, float]:
-    """MAUVE of each method against "human", on the generator's features of prefix and continuation.
+    """MAUVE of each method against "human", on a language model's features of prefix and continuation.
 
     Raises:
         UserError: no human continuations, fewer than `MAUVE_TEXTS` prefixes, or no library.
@@ -241,6 +249,7 @@ def mauve_metrics(
         )
     if len(prefixes) < MAUVE_TEXTS:
         raise UserError(f"MAUVE needs decode.num_prefixes >= {MAUVE_TEXTS}, here {len(prefixes)}")
+    lm = judge()
     features = {
         name: lm.features([f"{p} {t}" for p, t in zip(prefixes, texts, strict=True)]).numpy()
         for name, texts in found.items()
@@ -258,7 +267,7 @@ def decode_metrics(
     prefixes = [row.prefix for row in rows]
     methods = [policy_of(cfg).strategy, "rerank"]
     found = decode_all(cfg, ranker, lm, prefixes, methods, workspace)
-    found["human"] = [row.gold for row in rows]
+    found["human"] = [tidy(row.gold) for row in rows]
     workspace.gallery("continuations", side_by_side(ranker, prefixes, found))
     return text_metrics(prefixes, found)
 

@@ -75,7 +75,8 @@ class TripleFile:
     """Triples of a JSONL file, read when they are used; only the documents are in memory.
 
     Args:
-        path: one object per line with ``doc_id``, ``prefix``, ``gold`` and ``generated``.
+        path: one object per line with ``doc_id``, ``prefix``, ``gold`` and, but for
+            ``method.negatives=inbook``, ``generated``.
 
     Raises:
         UserError: no such file, or a line that is not such an object.
@@ -88,9 +89,9 @@ class TripleFile:
                 "gold and generated, as `make run PROJECT=rankgen TASK=generate` writes it"
             )
         self.lines = LineFile(path)
-        names = [self[i].document for i in range(len(self.lines))]
-        _, documents = np.unique(names, return_inverse=True)
-        self.documents: np.ndarray = documents.astype(np.int64)
+        codes: dict[str, int] = {}  # one string per document, not per triple
+        found = (codes.setdefault(self[i].document, len(codes)) for i in range(len(self.lines)))
+        self.documents: np.ndarray = np.fromiter(found, np.int64, len(self.lines))
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -235,4 +236,8 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
 
 
 def _triple(row: dict[str, Any]) -> Triple:
-    return Triple(str(row["doc_id"]), row["prefix"], row["gold"], row["generated"])
+    """Triple of a row; rows of `TASK=windows` have no ``generated``."""
+    texts = row["prefix"], row["gold"], row.get("generated")
+    if not all(isinstance(text, str) for text in texts[:2]) or not isinstance(texts[2], str | None):
+        raise TypeError("prefix, gold and generated must be texts")
+    return Triple(str(row["doc_id"]), *texts)

@@ -149,6 +149,7 @@ def build_encoder(
     tokenizer: str | None = None,
     projection_std: float | None = None,
     pooling: Literal["first", "mean"] = "first",
+    layers: int | None = None,
 ) -> PrefixSuffixEncoder:
     """Encoder of a ``pretrained:`` string.
 
@@ -163,9 +164,11 @@ def build_encoder(
         attention: see `common.encoders.load_transformer`.
         prefix_length: see `PrefixSuffixEncoder`.
         suffix_length: see `PrefixSuffixEncoder`.
-        tokenizer: place of the tokenizer where the weights come without one (the release).
+        tokenizer: place of the tokenizer where the weights come without one (the release, or
+            random weights, whose vocabulary then is as large); None: the built-in one of random weights.
         projection_std: of a new projection; None: 1/sqrt(d).
         pooling: "first" is the paper's.
+        layers: first layers of the transformer that are kept; None: all.
 
     Raises:
         UserError: absent or unfitting weights, or no tokenizer.
@@ -174,6 +177,17 @@ def build_encoder(
     state: dict[str, Tensor] | None = None
     model: Any
     stored = stored_config(ref)
+    if ref.kind == "random" and tokenizer is None:
+        words = tiny_tokenizer(int((config or {}).get("vocab_size", 256)))
+    else:
+        words = load_words(ref, tokenizer)
+    if ref.kind == "random" and config is not None and tokenizer is not None:
+        config = {"vocab_size": len(words), **config}
+        if config["vocab_size"] < len(words):
+            raise UserError(
+                f"model.config: vocab_size={config['vocab_size']} is less than the {len(words)} "
+                f"tokens of model.tokenizer={tokenizer}"
+            )
     if stored is not None and RELEASED in (stored.architectures or []):
         state = read_pretrained_state(ref)
         model = T5EncoderModel(stored)
@@ -185,10 +199,8 @@ def build_encoder(
             attention=attention,
             auto_class=encoder_class(stored.model_type if stored else (config or {})["model_type"]),
         )
-    if ref.kind == "random":
-        words = tiny_tokenizer(int((config or {}).get("vocab_size", 256)))
-    else:
-        words = load_words(ref, tokenizer)
+    if layers is not None:
+        keep_layers(model, layers)
     encoder = PrefixSuffixEncoder(
         TextTower(model, POOLERS[pooling]), words, prefix_length, suffix_length
     )
@@ -199,6 +211,22 @@ def build_encoder(
         if dropout is not None:
             set_dropout(encoder, dropout)
     return encoder
+
+
+def keep_layers(model: Any, layers: int) -> None:
+    """Drop all but the first layers of a transformer (of BERT's or T5's kind).
+
+    Raises:
+        UserError: it has fewer, or keeps them elsewhere.
+    """
+    stack = getattr(model, "encoder", None)
+    t5 = hasattr(stack, "block")
+    name, field = ("block", "num_layers") if t5 else ("layer", "num_hidden_layers")
+    found = getattr(stack, name, ())
+    if len(found) < layers:
+        raise UserError(f"model.layers={layers}, but {type(model).__name__} has {len(found)} here")
+    setattr(stack, name, found[:layers])
+    setattr(model.config, field, layers)
 
 
 def encoder_class(model_type: str) -> Any:

@@ -94,7 +94,11 @@ def rank_metrics(
     triples: TripleList,
     workspace: Workspace | None = None,
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Identification and retrieval of one encoder; per-prefix values by metric."""
+    """Identification and retrieval of one encoder; per-prefix values by metric.
+
+    ``generated_blind_accuracy`` scores gold and generation of a prefix with another prefix of the book;
+    ``identification_accuracy`` is the mean of those against in-book and generated ones.
+    """
     size = cfg.eval.batch_size
     prefix = encoder.encode([t.prefix for t in triples.rows], "prefix", size)
     gold = encoder.encode([t.gold for t in triples.rows], "suffix", size)
@@ -109,6 +113,9 @@ def rank_metrics(
     if None not in texts:
         written = encoder.encode([t or "." for t in texts], "suffix", size)
         against["generated"] = (prefix * written).sum(1, keepdim=True)
+        # the same two by another prefix of the book: what tells a machine's text without its prefix
+        other = prefix[random[:, 0]]
+        blind = beaten((other * gold).sum(1), (other * written).sum(1, keepdim=True))
     metrics: dict[str, float] = {}
     items: dict[str, Tensor] = {}
     for name, other in against.items():
@@ -120,6 +127,14 @@ def rank_metrics(
                 f"{name}_all_accuracy_chance": found["all_chance"],
             }
         items[f"{name}_accuracy"] = beaten(own, other).mean(1)
+    if "generated" in against:
+        metrics["generated_blind_accuracy"] = float(blind.mean())
+        metrics["identification_accuracy"] = (
+            metrics["inbook_accuracy"] + metrics["generated_accuracy"]
+        ) / 2
+        metrics |= {
+            f"{name}_accuracy_chance": 0.5 for name in ("generated_blind", "identification")
+        }
     recall, hits = book_retrieval(triples, prefix, gold)
     if workspace is not None:
         workspace.figure("scores", score_figure(own, against))

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from common.config import UserError
 from common.data.lookup import data_root
 from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
@@ -19,6 +21,7 @@ from common.data.text.books import (
     halves,
     load_books,
     read_book_folder,
+    split_sentences,
 )
 from common.decoding.generators import Prompt, generator_settings, text_generator
 from common.decoding.options import Policy
@@ -28,12 +31,12 @@ from projects.rankgen.data import FILE
 from projects.rankgen.decode import tidy
 
 GENERATION_STREAM = 67
-CHUNK = 512  # windows in a file of finished continuations
+CHUNK = 128  # windows in a file of finished continuations
 # part -> half and number of windows of the bundled set
 BUNDLED_PARTS: dict[Part, tuple[Half, int]] = {
-    "train": ("ranker", 2304),
-    "dev": ("all", 192),
-    "test": ("all", 448),
+    "dev": ("all", 512),
+    "test": ("all", 1600),
+    "train": ("ranker", 5632),
 }
 
 
@@ -96,9 +99,9 @@ def write_windows(cfg: Config, workspace: Workspace) -> Path:
 def write_generations(cfg: Config, workspace: Workspace) -> Path:
     """Let the language model continue every prefix (``TASK=generate``); can be stopped and continued.
 
-    A continuation has a token budget of `generator.tokens_per_word` times the words of the gold, is
-    cut at its last sentence end, and is dropped with its window if fewer than
-    `window.min_words` words are left.
+    A continuation has a token budget of `generator.tokens_per_word` times the words of the gold and is
+    cut as `generator.ending` says (see `fitted`). If fewer than `window.min_words` words are left
+    it is sampled again, `generator.attempts` times in all, then dropped with its window.
     """
     path = _output(cfg, workspace, "triples.jsonl")
     rows = generated_rows(cfg, workspace)
@@ -143,6 +146,9 @@ def generated_rows(
             "amateur": section.amateur,
             "tokens_per_word": section.tokens_per_word,
             "min_words": cfg.window.min_words,
+            "max_words": cfg.window.max_words,
+            "ending": section.ending,
+            "attempts": section.attempts,
             "batch_size": section.batch_size,
         },
         cfg.seed,
@@ -171,22 +177,53 @@ def build_continuer(cfg: Config) -> RowFunction:
         amateur=section.amateur,
     )
 
+    attempts = section.attempts if policy.samples else 1
+
     def proceed(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[str | None]:
         # windows of similar length share a batch, which is as long as its longest
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]["gold"]))
-        words = [len(rows[i]["gold"].split()) for i in order]
-        found = generate(
-            [Prompt(rows[i]["prefix"]) for i in order],
-            [seeds[i].rng(GENERATION_STREAM) for i in order],
-            [math.ceil(section.tokens_per_word * n) for n in words],
-        )
         texts: list[str | None] = [None] * len(rows)
-        for i, continuation in zip(order, found, strict=True):
-            text = tidy(continuation)
-            texts[i] = text if len(text.split()) >= cfg.window.min_words else None
+        for attempt in range(attempts):
+            left = [i for i in order if texts[i] is None]
+            if not left:
+                break
+            words = [len(rows[i]["gold"].split()) for i in left]
+            found = generate(
+                [Prompt(rows[i]["prefix"]) for i in left],
+                [seeds[i].rng(GENERATION_STREAM, attempt) for i in left],
+                [math.ceil(section.tokens_per_word * n) for n in words],
+            )
+            for i, n, continuation in zip(left, words, found, strict=True):
+                texts[i] = fitted(cfg, continuation, n)
         return texts
 
     return proceed
+
+
+def fitted(cfg: Config, text: str, words: int) -> str | None:
+    """What is kept of a continuation; None if it is too short.
+
+    With ``generator.ending=punctuation`` all up to its last ``. ? ! ;``, as the paper has it. Golds
+    end with whole sentences, closing quotes included, and a ranker can tell the two by that alone;
+    ``sentence`` cuts where the same splitter sees a sentence end, of those within
+    `window.min_words` and `window.max_words` at the one nearest to the gold's length.
+
+    Args:
+        cfg: the experiment's config.
+        text: as the language model wrote it.
+        words: of the gold.
+    """
+    least, most = cfg.window.min_words, cfg.window.max_words
+    if cfg.generator.ending == "punctuation":
+        text = tidy(text)
+        return text if len(text.split()) >= least else None
+    whole = split_sentences(f"{text} X")[:-1]  # a capital tells an ended sentence from a begun one
+    totals = np.cumsum([len(sentence.split()) for sentence in whole]).tolist()
+    ends = [i for i, total in enumerate(totals) if least <= total <= most]
+    if not ends:
+        return None
+    best = min(ends, key=lambda i: abs(totals[i] - words))
+    return " ".join(whole[: best + 1])
 
 
 def _output(cfg: Config, workspace: Workspace, name: str) -> Path:

@@ -42,6 +42,7 @@ def make_encoder(cfg: Config) -> PrefixSuffixEncoder:
         tokenizer=model.tokenizer,
         projection_std=model.projection_std,
         pooling=model.pooling,
+        layers=model.layers,
     )
 
 
@@ -55,6 +56,7 @@ def planned_encoder(cfg: Config) -> PrefixSuffixEncoder:
         config=config,
         prefix_length=model.prefix_length,
         suffix_length=model.suffix_length,
+        layers=model.layers,
     )
 
 

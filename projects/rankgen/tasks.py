@@ -22,10 +22,12 @@ from projects.rankgen.continuations import (
     SAMPLED,
     decode_kept,
     language_model,
+    mauve_judge,
     repeated_metrics,
     side_by_side,
 )
 from projects.rankgen.data import Triple, eval_triples
+from projects.rankgen.decode import tidy
 from projects.rankgen.module import RankGen
 from projects.rankgen.stages import make_encoder
 
@@ -63,9 +65,9 @@ def decode(cfg: Config, experiment: Experiment[RankGen], workspace: Workspace) -
             return {}
         found = runs[0]
         if all(row.gold for row in rows):
-            found["human"] = [row.gold for row in rows]
+            found["human"] = [tidy(row.gold) for row in rows]  # cut like the generations
         shown = side_by_side(module.encoder, prefixes, found)
-        metrics = repeated_metrics(prefixes, runs, lm, workspace)
+        metrics = repeated_metrics(prefixes, runs, mauve_judge(cfg, lm), workspace)
     folder = workspace.folder(".")
     ws.write_json(folder / "metrics.json", metrics)
     place = workspace if run is None else Workspace(run)

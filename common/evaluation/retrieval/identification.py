@@ -26,14 +26,15 @@ class Identification:
 
 
 def identification_metrics(gold: Tensor, negatives: Tensor) -> dict[str, float]:
-    """Accuracy against each false continuation and against all of them; ties count as wrong.
+    """Accuracy against each false continuation and against all of them.
 
     Args:
         gold: (N,) scores of the true continuations.
         negatives: (N, K) scores of the false ones.
 
     Returns:
-        ``pairwise`` (mean over all pairs) and ``all``, each with its chance.
+        ``pairwise`` (mean over all pairs, a tie is half a pair) and ``all`` (ties are wrong), each with
+        its chance.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -51,12 +52,13 @@ def identification_metrics(gold: Tensor, negatives: Tensor) -> dict[str, float]:
 
 
 def beaten(gold: Tensor, negatives: Tensor) -> Tensor:
-    """(N, K) float64, 1 where the true continuation scores above the false one."""
+    """(N, K) float64, 1 where the true continuation scores above the false one, 0.5 where as high."""
     if gold.ndim != 1 or negatives.ndim != 2 or len(gold) != len(negatives):
         raise ValueError(
             f"need (N,) and (N, K), got {tuple(gold.shape)} and {tuple(negatives.shape)}"
         )
-    return (gold[:, None] > negatives).double()
+    own = gold[:, None]
+    return (own > negatives).double() + 0.5 * (own == negatives).double()
 
 
 def load_identification(path: Path) -> list[Identification]:

@@ -186,6 +186,48 @@ def test_other_backbones_and_lengths():
         save_released(model, None)
 
 
+def test_random_weights_with_a_tokenizer_of_their_own():
+    """Its vocabulary sets the width of the embedding; without one the built-in one is used."""
+    bert = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "intermediate_size": 64, "max_position_embeddings": 64}  # fmt: skip
+    options = {"prefix_length": 64, "suffix_length": 32, "tokenizer": "bundled:text-encoder"}
+    model = build_encoder("random", config=bert, **options)
+    assert model.tower.model.config.vocab_size == len(model.tokenizer) == 8192
+    assert model.encode(TEXTS, "prefix").shape == (2, 32)
+    plain = build_encoder(
+        "random", config={**bert, "vocab_size": 400}, prefix_length=64, suffix_length=32
+    )
+    assert len(plain.tokenizer) == 400
+    with pytest.raises(UserError, match="less than the 8192"):
+        build_encoder("random", config={**bert, "vocab_size": 400}, **options)
+
+
+@pytest.mark.parametrize("source", ["bundled:text-encoder", "random"])
+def test_first_layers_are_kept(tmp_path, source):
+    """Their states are those of the whole transformer after so many layers; an export has no more."""
+    options = {
+        "prefix_length": 32,
+        "suffix_length": 32,
+        "config": T5 if source == "random" else None,
+    }
+    torch.manual_seed(0)
+    whole = build_encoder(source, **options)
+    torch.manual_seed(0)
+    part = build_encoder(source, layers=1, **options)
+    inputs = whole.pad(whole.token_ids(TEXTS, "prefix"))
+    with torch.no_grad():
+        states = whole.tower.model.eval()(**inputs, output_hidden_states=True).hidden_states[1]
+        found = part.tower.model.eval()(**inputs).last_hidden_state
+    if source == "random":  # T5's last norm follows
+        states = whole.tower.model.encoder.final_layer_norm(states)
+    states, found = (x[inputs["attention_mask"].bool()] for x in (states, found))
+    torch.testing.assert_close(found, states)
+    save_encoder(part, tmp_path)
+    assert torch.equal(load_encoder(tmp_path).encode(TEXTS, "suffix"), part.encode(TEXTS, "suffix"))
+    with pytest.raises(UserError, match="layers=9"):
+        build_encoder(source, layers=9, **options)
+
+
 @pytest.mark.parametrize(
     ("name", "millions"), [("paper", 110.2), ("paper_large", 342.3), ("paper_xl", 1200)]
 )

@@ -16,10 +16,10 @@ from common.evaluation.retrieval.identification import (
 
 def test_pairwise_and_all_accuracy():
     gold = torch.tensor([2.0, 2.0, 0.0])
-    other = torch.tensor([[1.0, 0.0], [1.0, 2.0], [1.0, 1.0]])  # a tie is no win
-    assert beaten(gold, other).tolist() == [[1, 1], [1, 0], [0, 0]]
+    other = torch.tensor([[1.0, 0.0], [1.0, 2.0], [1.0, 1.0]])  # a tie is half a win
+    assert beaten(gold, other).tolist() == [[1, 1], [1, 0.5], [0, 0]]
     metrics = identification_metrics(gold, other)
-    assert metrics["pairwise"] == pytest.approx(0.5)
+    assert metrics["pairwise"] == pytest.approx(3.5 / 6)
     assert metrics["all"] == pytest.approx(1 / 3)
     assert metrics["all_chance"] == pytest.approx(1 / 3)
     with pytest.raises(ValueError, match=r"need \(N,\) and \(N, K\)"):
