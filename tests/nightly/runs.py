@@ -36,6 +36,11 @@ class Run:
         return self.folder / self.project / "smoke" / self.name
 
     @property
+    def is_begun(self) -> bool:
+        """Whether its settings are written, which makes a folder a run that can be resumed."""
+        return (self.path / "meta.json").exists()
+
+    @property
     def is_done(self) -> bool:
         """Whether its metrics are written."""
         return (self.path / "metrics.json").exists()
@@ -43,9 +48,7 @@ class Run:
     def start(self) -> None:
         """Begin, or go on from what there is."""
         words = [f"runs_dir={self.folder}", *QUIET, *self.overrides]
-        # meta.json is the first thing that makes a folder a run which can be resumed
-        known = (self.path / "meta.json").exists()
-        words.append(f"resume={self.name}" if known else f"run_id={self.name}")
+        words.append(f"resume={self.name}" if self.is_begun else f"run_id={self.name}")
         command = [sys.executable, "-m", "common.cli", "train", self.project, "smoke", *words]
         with (self.folder / f"{self.project}-{self.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -63,6 +66,24 @@ class Run:
         assert self.process is not None
         return self.process.wait(GRACE)
 
+    def waits_until_begun(self) -> None:
+        """Return when its settings are written, or when it has ended."""
+        assert self.process is not None
+        while not self.is_begun and self.process.poll() is None:
+            time.sleep(0.01)
+
+    def reached(self) -> str:
+        """How far it has come: "import", "ended", or the newest stage and whether that is finished."""
+        if not self.is_begun:
+            return "import"
+        if self.is_done:
+            return "ended"
+        stages = [p for p in self.path.glob("checkpoints/*") if p.is_dir()]
+        if not stages:
+            return "set-up"
+        newest = max(stages, key=lambda p: p.stat().st_mtime_ns)
+        return f"{newest.name} {'done' if (newest / 'finished.json').exists() else 'begun'}"
+
     def result(self) -> dict[str, object]:
         """What must be equal: metrics, rows of the log without times, last weights of each stage."""
         with (self.path / "metrics.csv").open(newline="", encoding="utf-8") as file:
@@ -79,25 +100,37 @@ class Run:
         }
 
 
-def whole(project: str, folder: Path) -> tuple[dict[str, object], float]:
-    """Result and seconds of a run that nobody disturbs."""
+def whole(project: str, folder: Path) -> tuple[dict[str, object], float, float]:
+    """Result of a run that nobody disturbs, its seconds and those after its settings were written."""
     run, start = Run(project, folder, "whole"), time.monotonic()
     run.start()
+    run.waits_until_begun()
+    begun = time.monotonic()
     assert run.ends() == 0, (folder / f"{project}-whole.log").read_text()[-2000:]
-    return run.result(), time.monotonic() - start
+    end = time.monotonic()
+    return run.result(), end - start, end - begun
 
 
-def killed_once(project: str, folder: Path, name: str, after: float) -> dict[str, object]:
-    """Result of a run that is killed after some seconds, then goes on to its end."""
-    run = Run(project, folder, name)
+def killed_once(
+    project: str, folder: Path, number: int, seconds: float, busy: float
+) -> tuple[dict[str, object], str]:
+    """Result of a run that is killed once, then goes on to its end, and how far it was by then.
+
+    Args:
+        project: slug.
+        folder: of all runs.
+        number: of the kill. Even ones come at any time of the run's life, odd ones, since a smoke run
+            mostly imports, at any time after its settings are written.
+        seconds: of an undisturbed run.
+        busy: seconds of it after its settings are written.
+    """
+    run, draw = Run(project, folder, f"k{number}"), random.Random(number)
     run.start()
-    time.sleep(after)
+    if number % 2:
+        run.waits_until_begun()
+    time.sleep(draw.uniform(0.0, 1.05 * (busy if number % 2 else seconds)))
     run.kill()
+    where = run.reached()
     run.start()
-    assert run.ends() == 0, (folder / f"{project}-{name}.log").read_text()[-2000:]
-    return run.result()
-
-
-def moment(seed: int, seconds: float) -> float:
-    """A random time of a run's life, its import and its last writing included."""
-    return random.Random(seed).uniform(0.0, 1.05 * seconds)
+    assert run.ends() == 0, (folder / f"{project}-{run.name}.log").read_text()[-2000:]
+    return run.result(), where

@@ -1,5 +1,7 @@
 """Killed at any time, a run goes on to the same result, bit for bit."""
 
+from collections import Counter
+
 import pytest
 
 from tests.interrupted import same
@@ -13,17 +15,20 @@ def undisturbed(request, tmp_path_factory):
 
 
 @pytest.mark.timeout(0)
-def test_a_kill_at_a_random_time_changes_nothing(undisturbed, pytestconfig):
+def test_a_kill_at_a_random_time_changes_nothing(undisturbed, pytestconfig, capsys):
     """Import, set-up, each stage, the writing of a checkpoint, evaluation: whatever the time hits."""
-    project, folder, expected, seconds = undisturbed
-    different = []
+    project, folder, expected, seconds, busy = undisturbed
+    different: list[tuple[int, str]] = []
+    hit: Counter[str] = Counter()
     for number in range(pytestconfig.getoption("--kills")):
-        after = runs.moment(number, seconds)
-        result = runs.killed_once(project, folder, f"k{number}", after)
+        result, where = runs.killed_once(project, folder, number, seconds, busy)
+        hit[where] += 1
         if not (
             result["metrics"] == expected["metrics"]
             and result["rows"] == expected["rows"]
             and same(result["states"], expected["states"])
         ):
-            different.append((number, after))
+            different.append((number, where))
+    with capsys.disabled():
+        print(f"\n{project}: kills by what the run had reached: {dict(hit.most_common())}")
     assert different == []
