@@ -17,7 +17,7 @@ from tests.unit.engine.lifecycle.test_lock import locked_by
 PROJECTS = ["laclip", "simcse", "coconut", "trend"]
 QUIET = ["tracking.wandb=disabled", "trainer.checkpoint_every_n_steps=2", "trainer.keep_checkpoints=9",
          "optim.lr=2e-3"]  # fmt: skip
-SAVES = 2  # checkpoints that are written before the kill
+SAVES = 2  # the kill comes when this one is written
 
 
 def flip(path):
@@ -30,13 +30,16 @@ def train(project, folder, *words):
     return cli.main(["train", project, "smoke", f"runs_dir={folder}", *words])
 
 
-def train_and_die(project, folder):
-    save, saved = ckpt.RunCheckpoint.save, []
+def train_and_die(project, folder, before=False):
+    """`before`: the checkpoint is not written any more, what was logged up to it is."""
+    save, saves = ckpt.RunCheckpoint.save, []
 
     def save_and_die(self, trainer, module):
+        saves.append(trainer.global_step)
+        if before and len(saves) == SAVES:
+            die()
         path = save(self, trainer, module)
-        saved.append(path)
-        if len(saved) == SAVES:
+        if len(saves) == SAVES:
             die()
         return path
 
@@ -45,10 +48,11 @@ def train_and_die(project, folder):
 
 
 def results(run):
-    """Metrics of a run that has ended, and the last state of each stage."""
+    """Metrics of a run that has ended, rows of its log without times, and the last state of each stage."""
     stages = sorted(p.name for p in (run / "checkpoints").iterdir())
     metrics = json.loads((run / "metrics.json").read_text())
-    return metrics, {stage: final_state(run, stage) for stage in stages}
+    rows = [row for row in (run / "metrics.csv").read_text().splitlines() if ",sys/" not in row]
+    return (metrics, rows), {stage: final_state(run, stage) for stage in stages}
 
 
 @pytest.fixture(scope="module", params=PROJECTS)
@@ -91,6 +95,15 @@ def test_a_flipped_bit_is_named_and_an_older_checkpoint_taken(killed, capsys):
     assert_equal(run, wanted)
 
 
+def test_what_was_logged_past_the_last_checkpoint_is_not_logged_twice(runs, tmp_path):
+    """Losses and validations."""
+    project, whole, _ = runs
+    assert_killed(train_and_die, project, tmp_path, True)
+    with unrendered():
+        assert train(project, tmp_path, "resume=latest") == 0
+    assert_equal(tmp_path / f"{project}/smoke/r", results(whole))
+
+
 def test_all_damaged_is_refused_and_nothing_begins_anew(killed, capsys):
     project, _, folder, run = killed
     found = checkpoints(run)
@@ -114,8 +127,8 @@ def test_other_settings_are_refused_by_name_and_what_may_change_is_recorded(kill
     assert "optim.lr" in said
     assert "seed" in said
     assert (run / "meta.json").read_bytes() == before
-    assert train(project, folder, "resume=r", "trainer.log_every_n_steps=2") == 0
-    assert "trainer.log_every_n_steps" in (run / "meta.json").read_text()
+    assert train(project, folder, "resume=r", "trainer.keep_checkpoints=5") == 0
+    assert "trainer.keep_checkpoints" in (run / "meta.json").read_text()
     assert_equal(run, wanted)
 
 

@@ -1,5 +1,6 @@
 """Real runs in processes of their own, killed at random and continued."""
 
+import contextlib
 import csv
 import os
 import random
@@ -7,7 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 from common.engine.workspace import read_json
 from tests.interrupted import final_state
@@ -66,11 +70,18 @@ class Run:
         assert self.process is not None
         return self.process.wait(GRACE)
 
-    def waits_until_begun(self) -> None:
-        """Return when its settings are written, or when it has ended."""
+    def works_until(self, stop: Callable[[float], bool]) -> float:
+        """Wait until `stop` of its CPU seconds, or until it ends; its CPU seconds then."""
         assert self.process is not None
-        while not self.is_begun and self.process.poll() is None:
+        watched, spent = psutil.Process(self.process.pid), 0.0
+        while self.process.poll() is None:
+            with contextlib.suppress(psutil.Error):
+                times = watched.cpu_times()
+                spent = times.user + times.system
+            if stop(spent):
+                break
             time.sleep(0.01)
+        return spent
 
     def reached(self) -> str:
         """How far it has come: "import", "ended", or the newest stage and whether that is finished."""
@@ -101,34 +112,35 @@ class Run:
 
 
 def whole(project: str, folder: Path) -> tuple[dict[str, object], float, float]:
-    """Result of a run that nobody disturbs, its seconds and those after its settings were written."""
-    run, start = Run(project, folder, "whole"), time.monotonic()
+    """Result of a run that nobody disturbs, its CPU seconds when its settings are written, and in all."""
+    run = Run(project, folder, "whole")
     run.start()
-    run.waits_until_begun()
-    begun = time.monotonic()
+    begun = run.works_until(lambda _: run.is_begun)
+    spent = run.works_until(lambda _: False)
     assert run.ends() == 0, (folder / f"{project}-whole.log").read_text()[-2000:]
-    end = time.monotonic()
-    return run.result(), end - start, end - begun
+    return run.result(), begun, spent
 
 
 def killed_once(
-    project: str, folder: Path, number: int, seconds: float, busy: float
+    project: str, folder: Path, number: int, begun: float, spent: float
 ) -> tuple[dict[str, object], str]:
     """Result of a run that is killed once, then goes on to its end, and how far it was by then.
 
     Args:
         project: slug.
         folder: of all runs.
-        number: of the kill. Even ones come at any time of the run's life, odd ones, since a smoke run
-            mostly imports, at any time after its settings are written.
-        seconds: of an undisturbed run.
-        busy: seconds of it after its settings are written.
+        number: of the kill. One of four comes at any time of the run's life, the others, since a smoke
+            run mostly imports, at any time after its settings are written; time is CPU time, which a
+            busy machine does not stretch.
+        begun: CPU seconds of an undisturbed run until its settings are written.
+        spent: its CPU seconds in all.
     """
     run, draw = Run(project, folder, f"k{number}"), random.Random(number)
     run.start()
-    if number % 2:
-        run.waits_until_begun()
-    time.sleep(draw.uniform(0.0, 1.05 * (busy if number % 2 else seconds)))
+    after = draw.uniform(0.0, spent if number % 4 == 0 else spent - begun)
+    if number % 4:
+        after += run.works_until(lambda _: run.is_begun)
+    run.works_until(lambda used: used >= after)
     run.kill()
     where = run.reached()
     run.start()

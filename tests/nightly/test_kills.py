@@ -17,11 +17,11 @@ def undisturbed(request, tmp_path_factory):
 @pytest.mark.timeout(0)
 def test_a_kill_at_a_random_time_changes_nothing(undisturbed, pytestconfig, capsys):
     """Import, set-up, each stage, the writing of a checkpoint, evaluation: whatever the time hits."""
-    project, folder, expected, seconds, busy = undisturbed
+    project, folder, expected, begun, spent = undisturbed
     different: list[tuple[int, str]] = []
     hit: Counter[str] = Counter()
     for number in range(pytestconfig.getoption("--kills")):
-        result, where = runs.killed_once(project, folder, number, seconds, busy)
+        result, where = runs.killed_once(project, folder, number, begun, spent)
         hit[where] += 1
         if not (
             result["metrics"] == expected["metrics"]

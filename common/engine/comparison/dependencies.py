@@ -2,7 +2,7 @@
 
 Definitions count, not files (`common.engine.comparison.symbols`): a function that a run cannot
 reach may change beside one that it uses. A finished run is reused while this hash, and its config,
-are the same.
+are the same. What only writes down how a run goes (`RECORDS`) counts nowhere: no number comes from it.
 """
 
 import hashlib
@@ -17,6 +17,13 @@ from common.registry import load_project
 
 ENGINE = ("common.engine.run", "train")  # what every run of a project executes beside the project
 DATA = "data"  # folder of bundled sets and, in models/, weights
+# loggers, the lock of a run folder, signals, this file: neither weights nor metrics depend on them
+RECORDS = frozenset({
+    "common/engine/comparison/dependencies.py",
+    "common/engine/lifecycle/lock.py",
+    "common/engine/lifecycle/signals.py",
+    "common/engine/tracking.py",
+})  # fmt: skip
 
 
 @cache
@@ -37,7 +44,12 @@ def file_hashes(project: str, *modules: str) -> dict[str, str]:
     sources = reached(project, *modules)
     code = {p: hashlib.sha256(text.encode()).hexdigest() for p, text in sources.items()}
     data = {p: _content(p) for p in data_files(sources, project)}
-    return {p.relative_to(ROOT).as_posix(): h[:8] for p, h in (code | data).items()}
+    return counted({p.relative_to(ROOT).as_posix(): h[:8] for p, h in (code | data).items()})
+
+
+def counted(files: Mapping[str, str]) -> dict[str, str]:
+    """Files and hashes without `RECORDS`, which results made before that rule still list."""
+    return {name: value for name, value in files.items() if name not in RECORDS}
 
 
 def forget() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.config import ROOT
-from common.engine.comparison.dependencies import code_hash, file_hashes
+from common.engine.comparison.dependencies import code_hash, counted, file_hashes
 from common.engine.comparison.pages import (
     FRESH,
     NOT_RUN,
@@ -74,8 +74,9 @@ def freshness(project: str, spec: Comparison, result: Mapping[str, Any] | None) 
         return NOT_RUN
     if "code" not in result:
         return "stale: its code is not recorded"
-    if result["code"] != code_hash(project):
-        return f"stale: {changed_files(result.get('files', {}), file_hashes(project))}"
+    then, now = counted(result.get("files", {})), file_hashes(project)
+    if then != now and result["code"] != code_hash(project):
+        return f"stale: {changed_files(then, now)}"
     arms = {arm: spec.arms[arm] for arm in default_arms(spec)}
     if (
         {arm: entry["overrides"] for arm, entry in result["arms"].items()} != arms

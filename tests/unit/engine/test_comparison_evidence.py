@@ -3,11 +3,14 @@
 import dataclasses
 import datetime
 import json
+import re
 from xml.etree import ElementTree
 
 import pytest
 
+from common.config import ROOT
 from common.engine.comparison import evidence
+from common.engine.comparison.dependencies import RECORDS
 from common.engine.comparison.evidence import age, changed_files, freshness, stale_projects
 from common.engine.comparison.pages import COLOURS, WORDS, Row, counts, evidence_picture
 from common.engine.comparison.schema import Comparison
@@ -31,6 +34,24 @@ def published(tmp_path, monkeypatch):
 
 def test_a_result_of_todays_code_is_fresh(published):
     assert freshness("dcl", *published) == "fresh"
+
+
+def test_what_only_writes_down_leaves_it_fresh(published):
+    """A result from before the rule lists such files; no other one is passed over."""
+    spec, result = published
+    assert not RECORDS & set(result["files"])
+    before = {**result, "code": "0", "files": {**result["files"], min(RECORDS): "0"}}
+    assert freshness("dcl", spec, before) == "fresh"
+    before["files"]["common/engine/trainer.py"] = "0"
+    assert freshness("dcl", spec, before) == "stale: common/engine/trainer.py changed"
+
+
+def test_what_only_writes_down_touches_neither_weights_nor_random_numbers():
+    for name in RECORDS:
+        text = (ROOT / name).read_text()
+        assert not re.search(
+            r"state_dict|optimizer|parameters\(|manual_seed|\brandom\b|\.data\b", text
+        )
 
 
 def test_what_makes_it_stale(published):
