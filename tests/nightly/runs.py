@@ -70,6 +70,13 @@ class Run:
         assert self.process is not None
         return self.process.wait(GRACE)
 
+    def works_for(self, seconds: float, from_settings: bool) -> bool:
+        """Begin and wait for CPU seconds, counted from its settings on if asked; whether it still runs."""
+        self.start()
+        start = self.works_until(lambda _: self.is_begun) if from_settings else 0.0
+        self.works_until(lambda spent: spent >= start + seconds)
+        return self.process is not None and self.process.poll() is None
+
     def works_until(self, stop: Callable[[float], bool]) -> float:
         """Wait until `stop` of its CPU seconds, or until it ends; its CPU seconds then."""
         assert self.process is not None
@@ -135,12 +142,12 @@ def killed_once(
         begun: CPU seconds of an undisturbed run until its settings are written.
         spent: its CPU seconds in all.
     """
-    run, draw = Run(project, folder, f"k{number}"), random.Random(number)
-    run.start()
+    draw = random.Random(number)
     after = draw.uniform(0.0, spent if number % 4 == 0 else spent - begun)
-    if number % 4:
-        after += run.works_until(lambda _: run.is_begun)
-    run.works_until(lambda used: used >= after)
+    run = Run(project, folder, f"k{number}")
+    while not run.works_for(after, from_settings=number % 4 != 0):
+        # it took less time than the undisturbed one and has ended: another, killed earlier
+        run, after = Run(project, folder, f"{run.name}x"), 0.8 * after
     run.kill()
     where = run.reached()
     run.start()
