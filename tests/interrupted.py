@@ -39,6 +39,13 @@ def assert_killed(target: Callable[..., None], *args: object) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 def final_state(run: Path, stage: str) -> dict[str, Any]:
     """Weights, optimiser and step of the last checkpoint of a stage."""
     path = ckpt.latest(run / "checkpoints" / stage)

@@ -11,19 +11,13 @@ from common import cli
 from common.engine import checkpoint as ckpt
 from common.engine import run as engine
 from tests.figures import unrendered
-from tests.interrupted import assert_killed, die, final_state, same
+from tests.interrupted import assert_killed, die, final_state, flip, same
 from tests.unit.engine.lifecycle.test_lock import locked_by
 
 PROJECTS = ["laclip", "simcse", "coconut", "trend"]
 QUIET = ["tracking.wandb=disabled", "trainer.checkpoint_every_n_steps=2", "trainer.keep_checkpoints=9",
          "optim.lr=2e-3"]  # fmt: skip
 SAVES = 2  # the kill comes when this one is written
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def train(project, folder, *words):

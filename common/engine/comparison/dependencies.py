@@ -2,7 +2,7 @@
 
 Definitions count, not files (`common.engine.comparison.symbols`): a function that a run cannot
 reach may change beside one that it uses. A finished run is reused while this hash, and its config,
-are the same. What only writes down how a run goes (`RECORDS`) counts nowhere: no number comes from it.
+are the same. What only writes down how a run goes (`RECORDS`) counts nowhere.
 """
 
 import hashlib
@@ -17,7 +17,8 @@ from common.registry import load_project
 
 ENGINE = ("common.engine.run", "train")  # what every run of a project executes beside the project
 DATA = "data"  # folder of bundled sets and, in models/, weights
-# loggers, the lock of a run folder, signals, this file: neither weights nor metrics depend on them
+# loggers, the lock of a run folder, signals, this file: no weights depend on them, and no metrics but the
+# speed and memory that a run has logged of itself
 RECORDS = frozenset({
     "common/engine/comparison/dependencies.py",
     "common/engine/lifecycle/lock.py",

@@ -16,16 +16,10 @@ from common.engine import checkpoint as ckpt
 from common.engine import tracking
 from common.engine.lifecycle import lock
 from common.engine.lifecycle.run import Run
-from tests.interrupted import final_state, same
+from tests.interrupted import final_state, flip, same
 from tests.unit.engine.lifecycle.test_lock import locked_by
 
 OFTEN = ("trainer.checkpoint_every_n_steps=2", "trainer.keep_checkpoints=5")
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def meta(folder):
