@@ -339,8 +339,7 @@ def test_checklist_14_15_compare_has_the_arms_and_the_sweeps_at_equal_encoder_up
         cfg = config(*[f"{k}={v}" for k, v in own.items()], name="mini")  # with the shared ones
         each = cfg.method.steps - 1 if cfg.method.alternates else 1
         updates.add(cfg.trainer.max_steps * each)
-        assert cfg.optim.lr == config(name="mini").optim.lr, name
-    assert updates == {2000}
+    assert updates == {1000}
 
 
 def test_the_card_s_example_runs(run, capsys):
