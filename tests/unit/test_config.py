@@ -13,6 +13,7 @@ import pytest
 from common import cli
 from common import config as config_module
 from common.config import ExperimentConfig, UserError, load, to_dict, to_yaml
+from tests import configs as merged_once
 
 
 @dataclass
@@ -154,3 +155,21 @@ def test_threads_yield_on_a_busy_machine_only(monkeypatch, load, policy):
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     assert cli.main(["list"]) == 0
     assert os.environ["OMP_WAIT_POLICY"] == "active"
+
+
+def test_the_tests_helper_gives_what_load_gives():
+    """`tests/configs.py`: equal configs, apart from each other; the same refusals."""
+    from projects.simcse.config import Config as Own
+
+    words = ("optim.lr=3e-4", "eval.sets=[stsb-dev]")
+    first = merged_once.load(Own, "simcse", "mini", words)
+    assert first == load(Own, "simcse", "mini", words)
+    first.eval.sets.append("changed")
+    assert merged_once.load(Own, "simcse", "mini", words).eval.sets == ["stsb-dev"]
+    assert merged_once.load(Own, "simcse", "smoke") == load(Own, "simcse", "smoke")
+    with pytest.raises(UserError) as wanted:
+        load(Own, "simcse", "mini", ["optim.lrr=1"])
+    with pytest.raises(UserError) as found:
+        merged_once.load(Own, "simcse", "mini", ["optim.lrr=1"])
+    assert str(found.value) == str(wanted.value)
+    assert config_module._chain(config_module.config_path("simcse", "mini"))  # whole again

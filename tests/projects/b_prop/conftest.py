@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.config import load
 from common.data.text.documents.corpus_statistics import CorpusStatistics
 from projects.b_prop.config import Config, WordsConfig
 from projects.b_prop.data import PairBatches, kept_documents, training_documents
@@ -15,6 +14,7 @@ from projects.b_prop.documents import Collection, settings_of
 from projects.b_prop.module import BProp
 from projects.b_prop.stages import build_ranker, lm_head
 from projects.b_prop.words import WordSampler
+from tests.configs import load
 from tests.unit.losses.golden import fill
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/b_prop.json").read_text(encoding="utf-8"))

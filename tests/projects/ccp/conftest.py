@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.config import load
 from projects.ccp.config import Config
 from projects.ccp.data import pretraining_data
 from projects.ccp.finetune import DPR
@@ -14,6 +13,7 @@ from projects.ccp.head import PairHead
 from projects.ccp.module import CCP
 from projects.ccp.stages import prediction_head
 from projects.ccp.towers import recipe_of
+from tests.configs import load
 from tests.unit.losses.golden import fill
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/ccp.json").read_text(encoding="utf-8"))[

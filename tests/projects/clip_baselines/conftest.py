@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.config import load
 from projects.clip_baselines.config import Config
 from projects.clip_baselines.module import Rocket
+from tests.configs import load
 
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden/clip_baselines.json").read_text(encoding="utf-8")

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.config import load
 from common.encoders.image_text.frozen_clip import FrozenClip
 from common.engine.run import train
 from projects.close.config import Config
 from projects.close.module import CLOSE
 from projects.close.stages import build_module
+from tests.configs import load
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/close.json").read_text(encoding="utf-8"))[
     "outputs"

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.config import load
 from common.encoders.speech.special_tokens import EOS, SEP, SOS
 from projects.coconut.config import Config
 from projects.coconut.module import Coconut
 from projects.coconut.network import build_network
+from tests.configs import load
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/coconut.json").read_text(encoding="utf-8"))
 ER = ("method.mm_weight=0", "method.nspt_weight=0")

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common.config import load
 from projects.cocosoda.config import Config
 from projects.cocosoda.encoder import build_encoder
 from projects.cocosoda.module import CoCoSoDa
+from tests.configs import load
 from tests.table_encoder import TableEncoder
 from tests.unit.losses.golden import fill
 

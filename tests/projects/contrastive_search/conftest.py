@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from common.config import load
 from common.decoding.language_model import LanguageModel
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from projects.contrastive_search.config import Config
 from projects.contrastive_search.module import SimCTG
 from projects.contrastive_search.stages import build_module
+from tests.configs import load
 
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden/contrastive_search.json").read_text(encoding="utf-8")

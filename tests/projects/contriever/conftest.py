@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common.config import load
 from common.families.retrieval.dense import build_dense
 from projects.contriever.config import Config
 from projects.contriever.module import Contriever
+from tests.configs import load
 from tests.table_encoder import TableEncoder
 from tests.unit.losses.golden import fill
 

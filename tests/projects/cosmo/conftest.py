@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from common.config import load
 from common.engine.run import train
 from projects.cosmo.batches import CosmoBatch
 from projects.cosmo.config import Config
 from projects.cosmo.module import COSMO
 from projects.cosmo.network import CosmoNetwork
+from tests.configs import load
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/cosmo.json").read_text(encoding="utf-8"))[
     "outputs"

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from common.config import load
 from projects.cwcl.config import Config
 from projects.cwcl.module import ImageTextCWCL
+from tests.configs import load
 
 
 def config(*overrides: str, name: str = "smoke") -> Config:

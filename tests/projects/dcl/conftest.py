@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.config import load
 from projects.dcl.config import Config, MethodConfig
+from tests.configs import load
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/dcl.json").read_text(encoding="utf-8"))
 HOSTS, LOSSES = ("simclr", "moco", "nnclr"), ("infonce", "dcl", "dclw")

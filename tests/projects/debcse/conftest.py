@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.config import load
 from projects.debcse.config import Config
 from projects.debcse.sampling import Pools
+from tests.configs import load
 
 SLOTS, VALUES, SYNONYMS = 4, 4, 3
 

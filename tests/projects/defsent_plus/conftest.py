@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.config import load
 from common.engine.run import train
 from projects.defsent_plus.config import Config
 from projects.defsent_plus.data import load_dictionary
 from projects.defsent_plus.module import DefSentPlus
 from projects.defsent_plus.stages import round_module
+from tests.configs import load
 
 TEMPLATE = '"This sentence : \\"{text}\\" means [MASK] ."'
 ROBERTA = "{model_type: roberta, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 4, intermediate_size: 64, max_position_embeddings: 64, vocab_size: 256, pad_token_id: 0}"  # fmt: skip

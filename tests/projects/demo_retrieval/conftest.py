@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.config import load
 from common.engine.run import train
 from projects.demo_retrieval.config import Config
 from projects.demo_retrieval.module import DemoRetrieval
 from projects.demo_retrieval.stages import Tasks, build_module, make_bank, read_tasks
+from tests.configs import load
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/demo_retrieval.json").read_text("utf-8"))
 WORDS = ["model.dropout=0.0"]

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.config import load
 from common.engine.run import export, train
 from projects.dito.config import Config
 from projects.dito.data import training_data
 from projects.dito.module import DITO
 from projects.dito.network import DitoNetwork, build_network
 from projects.dito.stages import build_module
+from tests.configs import load
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/dito.json").read_text(encoding="utf-8"))["cases"]  # fmt: skip
 

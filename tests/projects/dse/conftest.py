@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.config import load
 from common.encoders.text.cross_encoder import CrossEncoder, cross_encoder
 from common.engine.run import train
 from projects.dse.config import Config
 from projects.dse.module import DSE, first_student
+from tests.configs import load
 from tests.figures import unrendered
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/dse.json").read_text(encoding="utf-8"))

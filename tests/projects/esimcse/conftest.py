@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.config import load
 from common.families.sentences.module import build_encoder
 from projects.esimcse.config import Config
 from projects.esimcse.module import ESimCSE
+from tests.configs import load
 from tests.unit.losses.golden import sentences
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/esimcse.json").read_text(encoding="utf-8"))

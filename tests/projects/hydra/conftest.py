@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.config import load
 from projects.hydra.config import Config
 from projects.hydra.module import Hydra
+from tests.configs import load
 
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden" / "hydra.json").read_text(encoding="utf-8")

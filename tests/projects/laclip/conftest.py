@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config import load
 from projects.laclip.config import Config
+from tests.configs import load
 
 SOURCES = ("chatgpt", "bard", "mscoco", "human")
 

@@ -10,13 +10,13 @@ import torch
 from tokenizers import processors
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from common.config import load
 from common.decoding.language_model import LanguageModel
 from common.encoders.text.language_models.causal import add_lora
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from projects.lol.config import Config, MethodConfig
 from projects.lol.decoder import Decoder, Models
 from projects.lol.prompts import Prompts
+from tests.configs import load
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/lol.json").read_text(encoding="utf-8"))[
     "outputs"

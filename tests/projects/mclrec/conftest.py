@@ -1,18 +1,17 @@
 """Configs, golden inputs, batches and small modules for the tests of MCLRec."""
 
 import json
-from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from common.config import load
 from common.data.recommendation.prefixes import Prefixes, SequenceBatch
 from projects.mclrec.config import Config
 from projects.mclrec.data import load_sets, training_set
 from projects.mclrec.module import MCLRec
 from projects.mclrec.network import Augmenter
+from tests.configs import load
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/mclrec.json").read_text(encoding="utf-8"))[
     "outputs"
@@ -20,7 +19,6 @@ GOLDEN = json.loads((Path(__file__).parents[2] / "golden/mclrec.json").read_text
 STILL = ("model.hidden_dropout=0", "model.attention_dropout=0")
 
 
-@cache
 def config(*overrides: str, name: str = "smoke") -> Config:
     """A config of the project with overrides."""
     return load(Config, "mclrec", name, overrides)

@@ -335,7 +335,7 @@ def test_checklist_14_15_compare_has_the_arms_and_the_sweeps_at_equal_encoder_up
         "full_quarter",
     } <= spec.arms.keys()
     updates = set()
-    for name, own in spec.arms.items():
+    for own in spec.arms.values():
         cfg = config(*[f"{k}={v}" for k, v in own.items()], name="mini")  # with the shared ones
         each = cfg.method.steps - 1 if cfg.method.alternates else 1
         updates.add(cfg.trainer.max_steps * each)

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.config import load
 from common.families.sentences.module import build_encoder
 from projects.mirror_bert.config import Config
 from projects.mirror_bert.data import mirror_views
 from projects.mirror_bert.module import MirrorBERT
+from tests.configs import load
 from tests.unit.losses.golden import sentences
 
 GOLDEN = json.loads(

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from common.config import load
 from common.data.tables import write_jsonl
 from projects.moe_embeddings.config import Config
 from projects.moe_embeddings.data import PairBatch, PairTexts, training_pairs
 from projects.moe_embeddings.encoder import DomainEncoder, build_encoder
 from projects.moe_embeddings.module import MoeEmbeddings
+from tests.configs import load
 from tests.unit.losses.golden import load as load_golden
 
 GOLDEN = load_golden("moe_embeddings")["outputs"]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from common.config import load
 from common.data.text.tokenizers import ClipTokenizer
 from projects.mofi.config import Config
 from projects.mofi.data import EntityBatch, EntitySet, synthetic_set, training_data
 from projects.mofi.module import MOFI
+from tests.configs import load
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/mofi.json").read_text(encoding="utf-8"))
 TOKENIZER = ClipTokenizer(16)

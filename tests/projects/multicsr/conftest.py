@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
-from common.config import load
 from common.decoding.language_model import LanguageModel
 from common.decoding.sequence_to_sequence import SequenceToSequence
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
@@ -16,6 +15,7 @@ from common.families.sentences.module import build_encoder
 from projects.multicsr.config import Config
 from projects.multicsr.module import MultiCSR
 from projects.multicsr.stages import make_module
+from tests.configs import load
 
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden/multicsr.json").read_text(encoding="utf-8")

@@ -5,24 +5,19 @@ from functools import cache
 
 import torch
 
-from common.config import load
 from common.data.retrieval.records import EmbeddingTask
 from common.encoders.text.language_models.instructed import InstructedEncoder
 from common.families.retrieval.training_sets import stage_data, training_tasks
 from projects.nv_embed.config import Config
 from projects.nv_embed.module import NvEmbed
 from projects.nv_embed.stages import build_encoder
+from tests.configs import load
 
 TEXTS = ["the cat sleeps", "two men are here", "a long walk in the old town", "no"]
 
 
 def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides, read once."""
-    return deepcopy(_loaded(name, overrides))
-
-
-@cache
-def _loaded(name: str, overrides: tuple[str, ...]) -> Config:
+    """A config of the project with overrides."""
     return load(Config, "nv_embed", name, overrides)
 
 

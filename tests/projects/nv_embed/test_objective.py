@@ -10,7 +10,7 @@ from common.families.retrieval.training_sets import stage_data
 from projects.nv_embed.config import MethodConfig
 from projects.nv_embed.module import NvEmbed, Objective, own_class, own_class_negatives
 from tests.projects.nv_embed.conftest import batch_of, config, encoder, module, tasks
-from tests.projects.nv_embed.workers import all_steps, three_steps
+from tests.projects.nv_embed.workers import all_steps, two_steps
 from tests.unit.losses.golden import assert_close, fill, grad_norm, load
 
 GOLDEN = load("nv_embed")["outputs"]["losses"]
@@ -75,7 +75,7 @@ def test_query_side_only():
 
 @cache
 def of_one_process(in_batch):
-    return three_steps(in_batch, distributed=False)
+    return two_steps(in_batch, distributed=False)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def of_two_processes(pool):
 
 @pytest.mark.parametrize("in_batch", [True, False])
 def test_two_processes_equal_one(of_two_processes, in_batch):
-    """Checklist 5: in-batch negatives cross ranks; weights after three steps on mixed batches."""
+    """Checklist 5: in-batch negatives cross ranks; weights after two steps on mixed batches."""
     wanted = of_one_process(in_batch)
     for state in (steps[in_batch] for steps, _ in of_two_processes):
         assert state.keys() == wanted.keys()

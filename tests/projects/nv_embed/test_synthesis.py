@@ -1,6 +1,7 @@
 """Synthetic examples: prompts, answers that are repaired or dropped, resume, and training on them."""
 
 import json
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -135,7 +136,8 @@ def test_a_model_without_usable_answers_is_a_user_error(script, tmp_path, monkey
 
 def test_the_bundled_language_model_writes_records_and_resumes(tmp_path, monkeypatch):
     """The whole task with `bundled:causal-lm`; a format that was stopped ends with the same records."""
-    words = ["synthesis.examples=2", "synthesis.max_new_tokens=12"]
+    monkeypatch.setattr(LanguageModel, "from_pretrained", cache(LanguageModel.from_pretrained))
+    words = ["synthesis.examples=2", "synthesis.max_new_tokens=8"]
     build(config(*words)).tasks["synthesize"](Workspace(tmp_path / "whole"))
     whole = (tmp_path / "whole/synthetic_pairs.jsonl").read_text().splitlines(keepends=True)
     rows = [json.loads(line) for line in whole]

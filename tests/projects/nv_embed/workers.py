@@ -11,11 +11,11 @@ from common.data.samplers import SeededBatchSampler
 from common.distributed import process
 from common.engine.run import train
 from common.engine.sharding import shard
-from common.families.retrieval.training_sets import stage_data, training_tasks
+from common.families.retrieval.training_sets import stage_data
 from projects.nv_embed.module import NvEmbed
 from tests.distributed.launched import as_torchrun
 from tests.figures import unrendered
-from tests.projects.nv_embed.conftest import TEXTS, config, encoder
+from tests.projects.nv_embed.conftest import TEXTS, config, encoder, tasks
 
 SHARDED = ["tracking.wandb=disabled", "eval.lexical=false", "eval.tasks=[retrieval]", "eval.primary=[retrieval]",
          "model.lora_dropout=0", "optim.lr=0.05", "method.stage_2_lr=0.05",
@@ -43,17 +43,17 @@ def batches(data: ContrastiveData, rank: int, world: int, size: int, count: int)
     return [data.train_set[keys] for keys in sampler]
 
 
-def three_steps(in_batch: bool, distributed: bool) -> dict[str, Tensor]:
-    """Trained weights after three SGD steps of eight queries; each of two ranks has four."""
+def two_steps(in_batch: bool, distributed: bool) -> dict[str, Tensor]:
+    """Trained weights after two SGD steps of eight queries; each of two ranks has four."""
     cfg = config("model.lora_dropout=0", "data.batch_size=8")
     model = encoder("model.lora_dropout=0").double()
     module = NvEmbed(cfg, model, in_batch=in_batch).double().train()
-    data = stage_data(cfg, model, training_tasks(cfg))
+    data = stage_data(cfg, model, list(tasks()))
     step = Loss(module)
     wrapped = DistributedDataParallel(step) if distributed else step
     optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.05)
     place = (process.rank(), 2) if distributed else (0, 1)
-    for batch in batches(data, *place, 8, 3):
+    for batch in batches(data, *place, 8, 2):
         optimizer.zero_grad()
         wrapped(batch).backward()
         optimizer.step()
@@ -81,8 +81,8 @@ def mixed_step() -> tuple[set[str], set[str]]:
 
 
 def all_steps() -> tuple[dict[bool, dict[str, Tensor]], tuple[set[str], set[str]]]:
-    """On a rank: `three_steps` with and without in-batch negatives, and `mixed_step`."""
-    steps = {in_batch: three_steps(in_batch, distributed=True) for in_batch in (True, False)}
+    """On a rank: `two_steps` with and without in-batch negatives, and `mixed_step`."""
+    steps = {in_batch: two_steps(in_batch, distributed=True) for in_batch in (True, False)}
     return steps, mixed_step()
 
 

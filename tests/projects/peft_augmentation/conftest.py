@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from common.config import load
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
 from projects.peft_augmentation.config import Config
 from projects.peft_augmentation.module import PeftAugmentation
 from projects.peft_augmentation.stages import first_classifier
+from tests.configs import load
 from tests.figures import unrendered
 
 GOLDEN = json.loads(

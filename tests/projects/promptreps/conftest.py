@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from common.config import load
 from projects.promptreps.config import Config
 from projects.promptreps.encoder import build_encoder
 from projects.promptreps.module import PromptReps
+from tests.configs import load
 
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden/promptreps.json").read_text(encoding="utf-8")

@@ -3,11 +3,11 @@
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from common.config import load
 from common.decoding.language_model import LanguageModel
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from projects.rankgen.config import Config
 from projects.rankgen.encoder import PrefixSuffixEncoder, build_encoder
+from tests.configs import load
 
 T5 = {
     "model_type": "t5", "vocab_size": 400, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2,

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.config import load
 from projects.rtd.config import Config
 from projects.rtd.module import RTD
 from projects.rtd.stages import composer_of, rtd_data
+from tests.configs import load
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/rtd.json").read_text(encoding="utf-8"))
 

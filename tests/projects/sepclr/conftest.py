@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.config import load
 from projects.sepclr.config import Config
 from projects.sepclr.module import SepCLR
+from tests.configs import load
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/sepclr.json").read_text(encoding="utf-8"))
 LEAKAGES = ("kjem", "none", "mmd", "correlation", "vclub")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
-from common.config import load
 from common.encoders.text.sentence import SentenceEncoder
 from common.families.sentences.module import build_encoder
 from projects.simcse.config import Config
 from projects.simcse.module import SimCSE
+from tests.configs import load
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/simcse.json").read_text(encoding="utf-8"))
 TEXTS = ["a man plays the guitar", "the cat sleeps", "two dogs run over a field", "it rains"]

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from common.config import load
 from common.engine.run import train
 from projects.space2.config import Config
 from projects.space2.data import training_data
 from projects.space2.finetune import Finetune, build_finetune
 from projects.space2.module import Space2
 from projects.space2.network import Space2Network, build_network
+from tests.configs import load
 from tests.figures import unrendered
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/space2.json").read_text("utf-8"))

@@ -2,10 +2,10 @@
 
 import torch
 
-from common.config import load
 from projects.trend.config import Config
 from projects.trend.data import build_data, open_sets
 from projects.trend.module import Trend
+from tests.configs import load
 
 
 def config(*overrides: str, name: str = "smoke") -> Config:

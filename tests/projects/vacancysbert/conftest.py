@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from common.config import load
 from common.data.tables import write_jsonl
 from projects.vacancysbert.config import Config
 from projects.vacancysbert.encoder import build_encoder
 from projects.vacancysbert.module import VacancySBERT
+from tests.configs import load
 
 TITLES = ["Java developer", "baker", "nurse", "train driver"]
 SKILLS = [

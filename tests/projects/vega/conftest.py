@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.config import load
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
 from projects.vega.config import Config
@@ -15,6 +14,7 @@ from projects.vega.network import first_classifier, first_pretraining, tokenizer
 from projects.vega.phases import Pretrain
 from projects.vega.pretraining import training_data as pretraining_data
 from projects.vega.stages import training_data, training_part
+from tests.configs import load
 from tests.figures import unrendered
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/vega.json").read_text("utf-8"))

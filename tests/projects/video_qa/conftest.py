@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.config import load
 from common.data.video.batches import VideoQABatch, VideoQARows, Words
 from common.engine.run import train
 from projects.video_qa.config import Config
 from projects.video_qa.data import load_part, main_rows
 from projects.video_qa.network import VideoQANet
 from projects.video_qa.stages import build_network, build_tokenizer
+from tests.configs import load
 
 
 def config(*overrides: str, name: str = "smoke") -> Config:

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.config import load
 from common.families.sentences.module import build_encoder
 from projects.whitenedcse.config import Config
 from projects.whitenedcse.data import train_set
 from projects.whitenedcse.module import WhitenedCSE
+from tests.configs import load
 
 FOLDER = Path(__file__).parents[2] / "golden"
 GOLDEN = json.loads((FOLDER / "whitenedcse.json").read_text(encoding="utf-8"))

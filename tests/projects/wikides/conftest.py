@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from common.config import load
 from projects.wikides import build
 from projects.wikides.config import Config
 from projects.wikides.data import Row
@@ -11,6 +10,7 @@ from projects.wikides.describe import build_generator
 from projects.wikides.describer import Describer
 from projects.wikides.encoder import build_encoder
 from projects.wikides.module import Ranker
+from tests.configs import load
 
 PARAGRAPH = "The old town lies in the north of the country. It has a castle and two churches."
 ROWS = [
