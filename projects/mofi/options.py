@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from common.families.image_text.config import ImageTextData, ImageTextEval, TwoTowers
-from common.ranges import Count, NonNegative, Probability, Rate, Whole, between
+from common.ranges import Count, NonNegative, Positive, Probability, Rate, Whole, between
 
 
 @dataclass
@@ -63,6 +63,7 @@ class FilterConfig:
     """Two CLIP models on halves of the bundled pool, each scoring the half that it never saw."""
 
     steps: Count = 200  # optimiser steps of each
+    lr: Positive | None = None  # None: optim.lr
 
 
 @dataclass

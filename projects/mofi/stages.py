@@ -72,7 +72,8 @@ def scored(cfg: Config, pool: Pool, rows: Sequence[Row]) -> Iterator[Stage]:
 def filter_config(cfg: Config) -> Config:
     """Plain CLIP on the alt-texts: no entity is known to it."""
     method = replace(cfg.method, recipe="contrastive", same_entity="negative")
-    return replace(cfg, method=method, data=replace(cfg.data, text="alt_text"))
+    optim = replace(cfg.optim, lr=cfg.filter.lr or cfg.optim.lr)
+    return replace(cfg, method=method, optim=optim, data=replace(cfg.data, text="alt_text"))
 
 
 def filter_path(cfg: Config, half: int) -> Path:

@@ -12,7 +12,7 @@ from common.config import UserError
 from projects.mofi.bundled import CLASS_ALIASES, half_of, linked_rows, precision, read_pool
 from projects.mofi.config import Config
 from projects.mofi.data import NO_ENTITY, file_set, synthetic_set, training_data
-from projects.mofi.stages import filter_config, pool_set, stages
+from projects.mofi.stages import filter_config, filter_path, pool_set, stages
 from tests.projects.mofi.conftest import TOKENIZER, batch_of, config
 
 POOL = (
@@ -114,6 +114,19 @@ def test_the_filters_never_see_what_they_score(pool):
     assert (own.method.recipe, own.method.same_entity, own.data.text) == (
         "contrastive", "negative", "alt_text",
     )  # fmt: skip
+
+
+def test_the_filters_do_not_depend_on_the_rate_of_the_recipe():
+    """A search of the rate must not change the labels; without a rate of its own a filter has the recipe's."""
+
+    def places(*words):
+        cfg = config(*words, name="mini")
+        own = filter_config(cfg)
+        return own.optim.lr, [filter_path(own, half) for half in (0, 1)]
+
+    assert places("optim.lr=1e-2") == places() == places("method.recipe=supervised")
+    assert places("filter.lr=1e-2") != places()
+    assert places("filter.lr=null", "optim.lr=1e-2")[0] == 1e-2
 
 
 def test_selection_of_the_pool_raises_the_precision_of_labels(pool):
