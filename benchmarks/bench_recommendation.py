@@ -253,7 +253,7 @@ def main() -> None:
     """Measure, print and write all epochs, and print the summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", required=True, help="folder with RecBole and what it needs")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument(
         "--quick", action="store_true", help="one epoch and seed, nothing is written"
@@ -273,7 +273,7 @@ def main() -> None:
             other = Peer(args.peer, folder, seed)
             rows += run(OURS[0], seed, args.epochs, other, folder)
             other.close()
-            users = 1 if args.quick else 6  # an epoch has a seventh of the updates
+            users = 1 if args.quick else 3  # an epoch has a seventh of the updates
             rows += run(OURS[1], seed, args.epochs * users, None, folder)
     print(summary(rows, cpu_name()))
     if not args.quick:
