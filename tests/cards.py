@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from common.config import ROOT
 from common.models import ABOUT
@@ -40,8 +41,8 @@ def exported_by(project: str, folder: Path) -> None:
     (folder / ABOUT).write_text(json.dumps(about))
 
 
-def run_snippet(code: str, project: str, export: Path) -> None:
-    """Execute a block; its export folder is the given one, and nothing else is changed.
+def run_snippet(code: str, project: str, export: Path) -> dict[str, Any]:
+    """Execute a block and return its names; its export folder is the given one, and nothing else is changed.
 
     Raises:
         AssertionError: the block names neither an export folder of the project nor a bundled model.
@@ -51,6 +52,12 @@ def run_snippet(code: str, project: str, export: Path) -> None:
         assert "bundled:" in code, f"no 'runs/{project}/<config>/<id>/export' in\n{code}"
     else:
         assert named["project"] == project, code
-    exec(
-        compile(EXPORT.sub(str(export), code), f"card of {project}", "exec"), {"__name__": project}
-    )
+    names: dict[str, Any] = {"__name__": project}
+    exec(compile(EXPORT.sub(str(export), code), f"card of {project}", "exec"), names)
+    return names
+
+
+def run_card(project: str, export: Path) -> dict[str, Any]:
+    """`run_snippet` of a card's first example on a model that an experiment has exported."""
+    exported_by(project, export)
+    return run_snippet(snippets(project)[0], project, export)

@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from projects.b_prop import baselines, build
 from projects.b_prop import evaluate as evaluation
 from projects.b_prop.lexical import agreement, best_order, query_likelihood, shared_words
 from projects.b_prop.stages import at_start, build_ranker
-from tests.cards import exported_by
+from tests.cards import run_card
 from tests.projects.b_prop.conftest import QUICK, batch_of, config, module_of, pairs_of
 
 
@@ -257,14 +256,9 @@ def test_item_12_fine_tuning_goes_on_from_an_export_with_its_head(tmp_path):
         config("method.pretrain=false", "finetune.steps=0")
 
 
-def test_the_snippet_of_the_card_runs(tmp_path, capsys):
-    """Five lines of the card, with an exported folder in place of its own."""
-    card = Path(__file__).parents[3] / "projects/b_prop/README.md"
-    code = card.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    assert len([line for line in code.splitlines() if line]) == 5
+def test_the_example_of_the_card_names_the_better_text(tmp_path, capsys):
     build(config()).export(module_of().eval(), tmp_path)
-    exported_by("b_prop", tmp_path)
-    exec(code.replace("runs/b_prop/mini/<id>/export", str(tmp_path)))
+    run_card("b_prop", tmp_path)
     assert capsys.readouterr().out.strip() in ("Libraries lend books.", "Diodes rectify.")
 
 

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +20,6 @@ from projects.ccp.data import encode_language
 from projects.ccp.evaluate import bitext, neighbour_lists, xor_questions, xor_retrieve
 from projects.ccp.stages import loaded_module
 from projects.ccp.towers import recipe_of
-from tests.cards import exported_by
 from tests.projects.ccp.conftest import config, module_of, tuned_module
 
 QUIET = ["eval.beir=[]", "eval.held_out_queries=0", "eval.neighbour_queries=0", "eval.pseudo_bitext=0"]  # fmt: skip
@@ -261,17 +259,6 @@ def test_training_brings_neighbours_together():
         return sum(seen[-10:]) / 10
 
     assert accuracy(False) > 0.4 > 0.2 > accuracy(True)
-
-
-def test_the_snippet_of_the_card_runs(tmp_path, capsys):
-    """Five lines of the card, with an exported folder in place of its own."""
-    card = Path(__file__).parents[3] / "projects/ccp/README.md"
-    code = card.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    assert len([line for line in code.splitlines() if line]) == 5
-    build(config("finetune.steps=0")).export(module_of().eval(), tmp_path)
-    exported_by("ccp", tmp_path)
-    exec(code.replace("runs/ccp/mini/<id>/export", str(tmp_path)))
-    assert "text=" in capsys.readouterr().out
 
 
 def test_split_writes_documents_that_training_reads(full_run, tmp_path):

@@ -1,7 +1,6 @@
 """The experiment as the commands drive it: read-outs, export, resume, card (checklist 14, 16, 17)."""
 
 import json
-import re
 import shlex
 from types import SimpleNamespace
 
@@ -25,7 +24,6 @@ from projects.clip_baselines import build, heads_file
 from projects.clip_baselines import evaluate as evaluation
 from projects.clip_baselines.evaluate import WEIGHTS, combined, evaluate_pool, readouts
 from projects.clip_baselines.heads_file import ZeroShot
-from tests.cards import exported_by
 from tests.projects.clip_baselines.conftest import BASIC, METHODS, config, module_of
 
 TEXTS = ["a drawing of a cat", "two red arrows"]
@@ -202,20 +200,6 @@ def test_export_opens_in_open_clip_with_equal_embeddings_and_keeps_both_heads(tm
         experiment.load_export(tmp_path)
     with torch.inference_mode():
         torch.testing.assert_close(ZeroShot(tmp_path).similarity(pixels, TEXTS), z, atol=1e-5, rtol=1e-4)  # fmt: skip
-
-
-def test_the_card_s_snippet_runs_as_it_is(tmp_path, capsys):
-    card = (ROOT / "projects/clip_baselines/README.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    place = "runs/clip_baselines/mini/<id>/export"
-    assert place in snippet
-    with torch.inference_mode():
-        build(config()).export(module_of().eval(), tmp_path)
-    names: dict[str, torch.Tensor] = {}
-    exported_by("clip_baselines", tmp_path)
-    exec(snippet.replace(place, str(tmp_path)), names)
-    assert names["similarity"].shape == (1, 2)
-    assert "tensor" in capsys.readouterr().out
 
 
 def test_item_16_one_grid_of_recipes_and_methods():

@@ -1,7 +1,6 @@
 """Runs, evaluation, export, tasks and configs as the commands drive them: items 7 and 14 to 18."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -33,7 +32,7 @@ from projects.cocosoda.evaluate import (
     whitened,
 )
 from projects.cocosoda.ranks import gold_ranks, reciprocal, search_metrics
-from tests.cards import exported_by
+from tests.cards import at_hand, run_card
 from tests.projects.cocosoda.conftest import config, module_of
 
 
@@ -356,18 +355,12 @@ def test_item_9_pieces_with_their_space_in_front_have_the_type_of_their_token(un
     assert {"keyword", "identifier", "separators"} == set(found[0])
 
 
-def test_the_snippet_of_the_card_runs(tmp_path, capsys):
-    """Five lines of the card, with an exported folder in place of its own."""
-    card = Path(__file__).parents[3] / "projects/cocosoda/README.md"
-    code = card.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    assert len([line for line in code.splitlines() if line]) == 5
+def test_the_example_of_the_card_finds_code(tmp_path, monkeypatch, capsys):
     build(config()).export(module_of().eval(), tmp_path / "export")
-    (tmp_path / "src").mkdir()
-    (tmp_path / "src/a.py").write_text("def read_lines(path):\n    return open(path).readlines()\n")
-    code = code.replace("runs/cocosoda/mini/<id>/export", str(tmp_path / "export"))
-    exported_by("cocosoda", tmp_path / "export")
-    exec(code.replace('"src/"', repr(str(tmp_path / "src"))))
-    assert "a.py:1" in capsys.readouterr().out
+    at_hand(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run_card("cocosoda", tmp_path / "export")
+    assert "lines.py:1" in capsys.readouterr().out
 
 
 # -- tasks ---------------------------------------------------------------------------------------

@@ -1,14 +1,13 @@
 """Evaluation, baselines, runs, export and configs as the commands drive them."""
 
 import json
-import re
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from common.config import ROOT, UserError
+from common.config import UserError
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.run import load_module, module_of_run, prepare, train
@@ -160,16 +159,6 @@ def test_a_paper_config_can_be_checked_without_its_weights():
     found = inspect("contrastive_search", "paper", [])
     assert "124" in found["parameters"]
     assert "wiki.train.raw" in str(found)
-
-
-def test_the_card_s_five_lines_run():
-    """README: inference with a bundled model."""
-    card = (ROOT / "projects/contrastive_search/README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
-    names: dict = {}
-    exec(code.replace("bundled:causal-lm", "bundled:stories260k"), names)
-    assert len(names["texts"]) == 1
-    assert len(names["texts"][0].text.split()) > 3
 
 
 def test_the_tasks_of_the_contract_are_there():

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +24,6 @@ from projects.contriever import baselines, build
 from projects.contriever.data import token_streams
 from projects.contriever.evaluate import evaluate
 from projects.contriever.stages import recipe_of
-from tests.cards import exported_by
 from tests.projects.contriever.conftest import config, module_of
 
 QUICK = [
@@ -271,17 +269,6 @@ def test_export_is_the_query_encoder_for_dot_products(tmp_path):
     unit = build(config("method.norm_query=true", "method.norm_document=true"))
     unit.export(module, tmp_path / "unit")
     assert list((tmp_path / "unit").glob("*_Normalize"))
-
-
-def test_the_snippet_of_the_card_runs(full_run, tmp_path, capsys):
-    """Five lines of the card, with an exported folder in place of its own."""
-    card = Path(__file__).parents[3] / "projects/contriever/README.md"
-    code = card.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    assert len([line for line in code.splitlines() if line]) == 5
-    build(config()).export(module_of().eval(), tmp_path)
-    exported_by("contriever", tmp_path)
-    exec(code.replace("runs/contriever/mini/<id>/export", str(tmp_path)))
-    assert "text=" in capsys.readouterr().out
 
 
 # -- tasks ---------------------------------------------------------------------------------------

@@ -1,14 +1,13 @@
 """Export, card, tasks, paper configs and arms."""
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from common.config import ROOT, UserError, load
+from common.config import UserError, load
 from common.data.tables import read_jsonl
 from common.encoders.state_dict import read_state_dict
 from common.engine.comparison.spec import claims_of, default_arms, read_comparison
@@ -70,14 +69,6 @@ def test_the_layer_norm_of_defsent_survives_the_export(tmp_path):
     torch.testing.assert_close(again.entry_scores(texts), module.entry_scores(texts))
     other = module_of(*DEFSENT, folder=tmp_path).pooler.norm
     assert (again.pooler.norm.eps, other.eps) == (0.1, 1e-12)
-
-
-def test_the_card_s_lines_run(exported, capsys):
-    """The code block of the README, on the run's export."""
-    card = (ROOT / "projects/defsent_plus/README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
-    exec(code.replace("runs/defsent_plus/mini/<id>/export", str(exported)), {})
-    assert "tensor" in capsys.readouterr().out
 
 
 def test_lookup_answers_from_a_run_and_from_an_export(exported, finished, tmp_path):

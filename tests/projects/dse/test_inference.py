@@ -1,6 +1,5 @@
 """Stored vectors, ranking, export, the embedding on its own, speed, and the table of all arms."""
 
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from common.config import ROOT, UserError, to_dict
+from common.config import UserError, to_dict
 from common.data.text.pairs.readers import PairSet
 from common.data.text.sets import StsSet
 from common.engine.run import run_task
@@ -31,7 +30,6 @@ from projects.dse.table import (
     mixed_settings,
 )
 from projects.dse.tasks import _lines
-from tests.cards import exported_by
 from tests.projects.dse.conftest import TEXTS, classifier, config, metrics_of, student
 
 OTHERS = ["a cat", "somebody plays music", "dogs run", "the sun shines", "a field"]
@@ -112,16 +110,6 @@ def test_vectors_with_transformers_alone(tmp_path):
         states = model.eval()(**inputs, output_hidden_states=True).hidden_states
     vector = torch.cat(states[-2:], dim=2)[:, 1:].mean(1)
     torch.testing.assert_close(vector, module.scorer.encode(TEXTS[:1]), atol=1e-5, rtol=1e-5)
-
-
-def test_example_of_the_card(tmp_path, monkeypatch, capsys):
-    save_scorer(student().scorer, tmp_path / "export")
-    card = (ROOT / "projects/dse/README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```", card, re.M | re.S)
-    assert len([line for line in code.splitlines() if line.strip()]) <= 6
-    exported_by("dse", tmp_path / "export")
-    exec(re.sub(r'"runs/[^"]*export"', repr(str(tmp_path / "export")), code), {})
-    assert capsys.readouterr().out
 
 
 def test_metrics_of_a_run_stand_beside_its_teacher(trained):

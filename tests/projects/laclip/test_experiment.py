@@ -1,14 +1,13 @@
 """The experiment as the commands drive it: evaluation, export, check, validation, wrong input."""
 
 import json
-import re
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from common.config import ROOT, UserError
+from common.config import UserError
 from common.engine.run import module_of_run, train
 from common.engine.workspace import Workspace
 from common.families.image_text.evaluation import UNSEEN_TEMPLATES
@@ -60,21 +59,6 @@ def test_export_reloads_in_open_clip_with_equal_embeddings(tmp_path):
         assert torch.allclose(model.eval().encode_text(tokens), before["text"], atol=1e-5)
     assert abs(float(model.logit_scale) - 3.25) < 1e-6
     assert abs(float(again.logit_scale.log_scale) - 3.25) < 1e-6
-
-
-def test_the_card_s_snippet_runs_as_it_is(tmp_path, capsys):
-    card = (ROOT / "projects/laclip/README.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    place = "runs/laclip/mini/<id>/export"
-    assert place in snippet
-    cfg = config()
-    with torch.inference_mode():
-        build(cfg).export(LaCLIP(cfg).eval(), tmp_path / "export")
-    names: dict[str, torch.Tensor] = {}
-    exec(snippet.replace(place, str(tmp_path / "export")), names)
-    assert names["similarity"].shape == (1, 2)
-    assert float(names["similarity"].abs().max()) <= 1
-    assert "tensor" in capsys.readouterr().out
 
 
 def test_export_of_the_paper_s_towers_keeps_their_embeddings(tmp_path):

@@ -3,7 +3,6 @@
 import copy
 import csv
 import json
-import re
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from common.config import ROOT, UserError
+from common.config import UserError
 from common.decoding.language_model import LanguageModel
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
@@ -26,7 +25,7 @@ from projects.lol.module import LOL
 from projects.lol.prompts import Prompts
 from projects.lol.questions import load_questions
 from projects.lol.stages import build_decoder, build_original, load, save, with_amateur
-from tests.cards import exported_by
+from tests.cards import run_card
 from tests.projects.lol.conftest import config, models, tiny, tokens, with_adapters
 from tests.projects.lol.workers import three_steps
 
@@ -352,15 +351,9 @@ def test_a_paper_config_can_be_checked_without_its_weights():
     assert "halueval" in str(found)
 
 
-def test_the_card_s_lines_run(full_run):
-    """README: inference with an exported folder."""
+def test_the_tasks_and_the_example_of_the_card(full_run):
     run, words = full_run
-    card = (ROOT / "projects/lol/README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
     _, experiment = prepare("lol", "smoke", words)
     experiment.export(copy.deepcopy(module_of_run(experiment, run)).eval(), run / "export")
-    names: dict = {}
-    exported_by("lol", run / "export")
-    exec(code.replace("runs/lol/mini/<id>/export", str(run / "export")), names)
-    assert len(names["scores"]) == 2
+    assert len(run_card("lol", run / "export")["scores"]) == 2
     assert set(build(config()).tasks) == {"generate", "strategyqa", "gsm8k", "score", "hallucinate"}

@@ -1,13 +1,12 @@
 """Through the engine: metrics, export, tasks, card, configs: checklist items 11, 12, 14, 15."""
 
 import json
-import re
 
 import numpy as np
 import pytest
 import torch
 
-from common.config import ROOT, UserError
+from common.config import UserError
 from common.data.tables import read_jsonl, write_jsonl
 from common.encoders.state_dict import read_state_dict
 from common.engine.check import inspect
@@ -19,6 +18,7 @@ from projects.mclrec import baselines, build
 from projects.mclrec import evaluate as evaluation
 from projects.mclrec.data import load_sets
 from projects.mclrec.evaluate import encoder_score, ranks_of, with_noise
+from tests.cards import run_card
 from tests.projects.mclrec.conftest import config, module_of
 
 pytestmark = pytest.mark.usefixtures("unrendered_figures")
@@ -342,13 +342,6 @@ def test_checklist_14_15_compare_has_the_arms_and_the_sweeps_at_equal_encoder_up
     assert updates == {1000}
 
 
-def test_the_card_s_example_runs(run, capsys):
-    """README card: inference in five lines."""
-    card = (ROOT / "projects/mclrec/README.md").read_text(encoding="utf-8")
-    code = re.search(r"```python\n(.+?)```", card, re.S)
-    assert code is not None
-    lines = code.group(1).strip().splitlines()
-    assert len(lines) <= 5
-    folder = export("mclrec", "smoke", [f"runs_dir={run.parents[2]}"], "latest", None)
-    exec(re.sub(r'"runs/[^"]+"', repr(str(folder)), code.group(1)), {})
+def test_the_example_of_the_card_recommends_three_items(run, capsys):
+    run_card("mclrec", export("mclrec", "smoke", [f"runs_dir={run.parents[2]}"], "latest", None))
     assert len(capsys.readouterr().out.split("('")) == 4

@@ -1,7 +1,6 @@
 """Runs, evaluation, tasks, comparison and configs as the commands drive them."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from projects.moe_embeddings import baselines, build
 from projects.moe_embeddings.cocitation import Pair
 from projects.moe_embeddings.data import load_pairs, requirements
 from projects.moe_embeddings.evaluate import gradient_cosines, paired_p, score_row, scores_of
-from tests.cards import exported_by
 from tests.projects.moe_embeddings.conftest import config, module_of
 
 QUICK = [
@@ -291,19 +289,6 @@ def test_pairs_of_own_citations_train(tmp_path):
     )
     folder = build(config(*words)).tasks["pairs"](Workspace(tmp_path / "nulls"))
     assert "None" not in (folder / "sea/train.jsonl").read_text()
-
-
-def test_the_snippet_of_the_card_runs(full_run, tmp_path, capsys):
-    """Five lines of the card, with an exported folder in place of its own."""
-    card = Path(__file__).parents[3] / "projects/moe_embeddings/README.md"
-    code = card.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    assert len([line for line in code.splitlines() if line]) == 5
-    build(config("data.domains=[cisi, npl, esco]")).export(
-        module_of("data.domains=[cisi, npl, esco]").eval(), tmp_path
-    )
-    exported_by("moe_embeddings", tmp_path)
-    exec(code.replace("runs/moe_embeddings/mini/<id>/export", str(tmp_path)))
-    assert "tensor([[" in capsys.readouterr().out
 
 
 def test_baselines_have_the_names_of_the_method(tmp_path):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 
 import pytest
 import torch
@@ -22,7 +21,7 @@ from projects.one_to_k.data import EvalSet, build_tokenizer, evaluation_sets, va
 from projects.one_to_k.evaluate import ranks_of, table
 from projects.one_to_k.export import Retriever
 from projects.one_to_k.stages import embed
-from tests.cards import exported_by
+from tests.cards import run_card
 from tests.projects.one_to_k.conftest import PLAIN, config, module_of
 from tests.projects.one_to_k.test_data import benchmark_files, picture
 
@@ -101,22 +100,15 @@ def test_export_reloads_with_equal_embeddings_and_a_matching_head(tmp_path):
     assert bool(((match > 0) & (match < 1)).all())
 
 
-def test_the_card_s_snippet_runs_as_it_is(tmp_path):
-    card = (ROOT / "projects/one_to_k/README.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    place = "runs/one_to_k/mini/<id>/export"
-    assert place in snippet
+def test_the_mini_s_model_gives_cosines_and_has_no_matching(tmp_path):
     cfg = config(name="mini")
     from projects.one_to_k.module import OneToK
 
     with torch.inference_mode():
-        build(cfg).export(OneToK(cfg).eval(), tmp_path / "export")
-    names: dict[str, torch.Tensor] = {}
-    exported_by("one_to_k", tmp_path / "export")
-    exec(snippet.replace(place, str(tmp_path / "export")), names)
-    assert names["cosines"].shape == (1, 2)
+        build(cfg).export(OneToK(cfg).eval(), tmp_path)
+    assert run_card("one_to_k", tmp_path)["cosines"].shape == (1, 2)
     with pytest.raises(UserError, match="without matching"):
-        Retriever.load(tmp_path / "export").match([Image.new("RGB", (9, 9))], ["x"])
+        Retriever.load(tmp_path).match([Image.new("RGB", (9, 9))], ["x"])
 
 
 def test_trivial_rows_show_that_mrv_alone_says_nothing():

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from projects.promptreps.encoder import PromptRepsEncoder
 from projects.promptreps.evaluate import table
 from projects.promptreps.export import load_encoder, save_encoder
 from projects.promptreps.stages import kept_answers, plan, stages
-from tests.cards import exported_by
 from tests.projects.promptreps.conftest import TEXTS, config, encoder_of, module_of
 
 QUICK = [
@@ -158,17 +156,6 @@ def test_export_opens_in_transformers_and_gives_equal_representations(tmp_path):
     assert load_encoder(tmp_path, config("model.prompt.lowercase=false")).prompt.lowercase is False
     with pytest.raises(UserError, match="does not exist"):
         load_encoder(tmp_path / "nowhere")
-
-
-def test_the_snippet_of_the_card_runs(tmp_path, capsys):
-    """Five lines of the card, with an exported folder in place of its own."""
-    card = Path(__file__).parents[3] / "projects/promptreps/README.md"
-    code = card.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    assert len([line for line in code.splitlines() if line]) == 5
-    save_encoder(encoder_of(), tmp_path)
-    exported_by("promptreps", tmp_path)
-    exec(code.replace("runs/promptreps/mini/<id>/export", str(tmp_path)))
-    assert "Hit(text=" in capsys.readouterr().out
 
 
 def test_search_over_the_users_files(full_run, tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.config import ROOT, UserError
+from common.config import UserError
 from common.data.tables import read_jsonl, write_jsonl
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
@@ -30,7 +30,7 @@ from projects.vacancysbert.evaluate import (
     text_compare,
 )
 from projects.vacancysbert.objective import Objective
-from tests.cards import exported_by
+from tests.cards import run_card
 from tests.projects.vacancysbert.conftest import SKILLS, TITLES, config, module_of
 
 VECTORS = "3 2\njava 1 0\nbaker 0 1\nnurse 1 1\n"
@@ -331,14 +331,7 @@ def test_compare_has_the_default_arms_and_the_abstract_s_figures():
         assert cfg.trainer.max_steps == config(name="mini").trainer.max_steps
 
 
-def test_the_card_s_snippet_runs_as_it_is(tmp_path, capsys):
-    """Card: five lines, from the export of a model to the nearest standard title."""
-    card = (ROOT / "projects/vacancysbert/README.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    assert len([line for line in snippet.splitlines() if line.strip()]) == 5
-    place = "runs/vacancysbert/mini/<id>/export"
-    assert place in snippet
-    build(config()).export(module_of().eval(), tmp_path / "export")
-    exported_by("vacancysbert", tmp_path / "export")
-    exec(snippet.replace(place, str(tmp_path / "export")), {})
+def test_the_example_of_the_card_names_a_standard_title(tmp_path, capsys):
+    build(config()).export(module_of().eval(), tmp_path)
+    run_card("vacancysbert", tmp_path)
     assert "technical director" in capsys.readouterr().out

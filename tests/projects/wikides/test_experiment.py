@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from common.config import ROOT, UserError
+from common.config import UserError
 from common.data.tables import read_jsonl, write_jsonl
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
@@ -23,7 +23,7 @@ from projects.wikides.data import first_seed, load_rows
 from projects.wikides.evaluate import chosen, evaluate_encoder, score_rows, similarities
 from projects.wikides.inference import describe, rank
 from projects.wikides.sentiment import polarity_table
-from tests.cards import exported_by
+from tests.cards import run_card
 from tests.projects.wikides.conftest import PARAGRAPH, ROWS, config, describer, ranker
 
 
@@ -379,14 +379,7 @@ def test_paper_configs_hold_the_recipe_and_say_what_is_missing(name, tmp_path):
         assert sum("MISSING" in value for value in rows.values()) >= 3
 
 
-def test_the_card_s_snippet_runs_as_it_is(tmp_path, capsys):
-    """Card: five lines, from an exported ranker to the best description."""
-    card = (ROOT / "projects/wikides/README.md").read_text(encoding="utf-8")
-    snippet = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
-    assert len([line for line in snippet.splitlines() if line.strip()]) <= 5
-    place = "runs/wikides/mini/<id>/export"
-    assert place in snippet
-    build(config()).export(ranker().eval(), tmp_path / "export")
-    exported_by("wikides", tmp_path / "export")
-    exec(snippet.replace(place, str(tmp_path / "export")), {})
+def test_the_example_of_the_card_chooses_a_description(tmp_path, capsys):
+    build(config()).export(ranker().eval(), tmp_path)
+    run_card("wikides", tmp_path)
     assert "town in Algeria" in capsys.readouterr().out
