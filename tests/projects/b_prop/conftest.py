@@ -14,17 +14,14 @@ from projects.b_prop.documents import Collection, settings_of
 from projects.b_prop.module import BProp
 from projects.b_prop.stages import build_ranker, lm_head
 from projects.b_prop.words import WordSampler
-from tests.configs import load
+from tests.configs import configs_of
 from tests.unit.losses.golden import fill
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/b_prop.json").read_text(encoding="utf-8"))
 WORDS = GOLDEN["inputs"]["words"]
 QUICK = ["eval.sets=[]", "finetune.steps=0", "eval.query_counts=[]"]
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "b_prop", name, overrides)
+config = configs_of(Config, "b_prop")
 
 
 def module_of(*overrides: str, finetune: bool = False) -> BProp:

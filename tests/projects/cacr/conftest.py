@@ -8,16 +8,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from projects.cacr.config import Config, MethodConfig
-from tests.configs import load
+from tests.configs import configs_of
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/cacr.json").read_text(encoding="utf-8"))
 HOSTS = ("batch", "queue", "momentum")
 WEIGHTINGS = ("full", "without_w1", "without_w2", "none")
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "cacr", name, overrides)
+config = configs_of(Config, "cacr")
 
 
 def method(**options: object) -> MethodConfig:

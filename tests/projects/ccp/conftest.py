@@ -13,7 +13,7 @@ from projects.ccp.head import PairHead
 from projects.ccp.module import CCP
 from projects.ccp.stages import prediction_head
 from projects.ccp.towers import recipe_of
-from tests.configs import load
+from tests.configs import configs_of
 from tests.unit.losses.golden import fill
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/ccp.json").read_text(encoding="utf-8"))[
@@ -21,10 +21,7 @@ GOLDEN = json.loads((Path(__file__).parents[2] / "golden/ccp.json").read_text(en
 ]
 PRETRAIN = ["finetune.steps=0", "model.dropout=0.0"]
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "ccp", name, overrides)
+config = configs_of(Config, "ccp")
 
 
 def module_of(*overrides: str) -> CCP:

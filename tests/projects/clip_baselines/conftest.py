@@ -8,7 +8,7 @@ from torch import Tensor
 
 from projects.clip_baselines.config import Config
 from projects.clip_baselines.module import Rocket
-from tests.configs import load
+from tests.configs import configs_of
 
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden/clip_baselines.json").read_text(encoding="utf-8")
@@ -17,10 +17,7 @@ BASIC = ("data.num_augs=0", "method.separate_heads=false", "method.label_smoothi
          "method.text_dropout=0")  # fmt: skip
 METHODS = ("clip", "siamlip", "byolip", "barlip", "swalip")
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "clip_baselines", name, overrides)
+config = configs_of(Config, "clip_baselines")
 
 
 def words_of(method: str, basic: bool = False) -> list[str]:

@@ -12,16 +12,13 @@ from common.engine.run import train
 from projects.close.config import Config
 from projects.close.module import CLOSE
 from projects.close.stages import build_module
-from tests.configs import load
+from tests.configs import configs_of
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/close.json").read_text(encoding="utf-8"))[
     "outputs"
 ]
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "close", name, overrides)
+config = configs_of(Config, "close")
 
 
 def module_of(cfg: Config, clip: FrozenClip) -> CLOSE:

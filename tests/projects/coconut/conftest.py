@@ -10,16 +10,13 @@ from common.encoders.speech.special_tokens import EOS, SEP, SOS
 from projects.coconut.config import Config
 from projects.coconut.module import Coconut
 from projects.coconut.network import build_network
-from tests.configs import load
+from tests.configs import configs_of
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/coconut.json").read_text(encoding="utf-8"))
 ER = ("method.mm_weight=0", "method.nspt_weight=0")
 VOCAB = 12
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "coconut", name, overrides)
+config = configs_of(Config, "coconut")
 
 
 def module_of(*overrides: str, task: int = 1) -> Coconut:

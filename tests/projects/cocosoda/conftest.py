@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from projects.cocosoda.config import Config
 from projects.cocosoda.encoder import build_encoder
 from projects.cocosoda.module import CoCoSoDa
-from tests.configs import load
+from tests.configs import configs_of
 from tests.table_encoder import TableEncoder
 from tests.unit.losses.golden import fill
 
@@ -18,10 +18,7 @@ GOLDEN = json.loads(
 )["outputs"]
 SIDES = ("code", "query", "augmented_code", "augmented_query")
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "cocosoda", name, overrides)
+config = configs_of(Config, "cocosoda")
 
 
 def module_of(*overrides: str, finetune: bool = False) -> CoCoSoDa:

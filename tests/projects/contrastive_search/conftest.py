@@ -14,16 +14,13 @@ from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from projects.contrastive_search.config import Config
 from projects.contrastive_search.module import SimCTG
 from projects.contrastive_search.stages import build_module
-from tests.configs import load
+from tests.configs import configs_of
 
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden/contrastive_search.json").read_text(encoding="utf-8")
 )["outputs"]
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "contrastive_search", name, overrides)
+config = configs_of(Config, "contrastive_search")
 
 
 def sines(*shape: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from common.families.retrieval.dense import build_dense
 from projects.contriever.config import Config
 from projects.contriever.module import Contriever
-from tests.configs import load
+from tests.configs import configs_of
 from tests.table_encoder import TableEncoder
 from tests.unit.losses.golden import fill
 
@@ -18,10 +18,7 @@ GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden/contriever.json").read_text(encoding="utf-8")
 )["outputs"]
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "contriever", name, overrides)
+config = configs_of(Config, "contriever")
 
 
 def module_of(*overrides: str, finetune: bool = False) -> Contriever:

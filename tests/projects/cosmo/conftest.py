@@ -14,7 +14,7 @@ from projects.cosmo.batches import CosmoBatch
 from projects.cosmo.config import Config
 from projects.cosmo.module import COSMO
 from projects.cosmo.network import CosmoNetwork
-from tests.configs import load
+from tests.configs import configs_of
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/cosmo.json").read_text(encoding="utf-8"))[
     "outputs"
@@ -27,10 +27,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "gpt_neox": {"model_type": "gpt_neox", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4, "num_attention_heads": 2},
 }  # fmt: skip
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "cosmo", name, overrides)
+config = configs_of(Config, "cosmo")
 
 
 def language(kind: str = "llama") -> Any:

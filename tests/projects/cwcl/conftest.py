@@ -5,12 +5,9 @@ from torch import Tensor
 
 from projects.cwcl.config import Config
 from projects.cwcl.module import ImageTextCWCL
-from tests.configs import load
+from tests.configs import configs_of
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "cwcl", name, overrides)
+config = configs_of(Config, "cwcl")
 
 
 def wave(phase: float, rows: int, columns: int) -> Tensor:

@@ -8,15 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from projects.dcl.config import Config, MethodConfig
-from tests.configs import load
+from tests.configs import configs_of
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/dcl.json").read_text(encoding="utf-8"))
 HOSTS, LOSSES = ("simclr", "moco", "nnclr"), ("infonce", "dcl", "dclw")
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "dcl", name, overrides)
+config = configs_of(Config, "dcl")
 
 
 def method(loss: str = "dcl", temperature: float = 0.1, **options: object) -> MethodConfig:

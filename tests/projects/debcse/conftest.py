@@ -9,14 +9,11 @@ from torch import Tensor, nn
 
 from projects.debcse.config import Config
 from projects.debcse.sampling import Pools
-from tests.configs import load
+from tests.configs import configs_of
 
 SLOTS, VALUES, SYNONYMS = 4, 4, 3
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "debcse", name, overrides)
+config = configs_of(Config, "debcse")
 
 
 def sentence(slots: tuple[int, ...], rng: np.random.Generator) -> str:

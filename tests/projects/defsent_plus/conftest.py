@@ -9,17 +9,14 @@ from projects.defsent_plus.config import Config
 from projects.defsent_plus.data import load_dictionary
 from projects.defsent_plus.module import DefSentPlus
 from projects.defsent_plus.stages import round_module
-from tests.configs import load
+from tests.configs import configs_of
 
 TEMPLATE = '"This sentence : \\"{text}\\" means [MASK] ."'
 ROBERTA = "{model_type: roberta, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 4, intermediate_size: 64, max_position_embeddings: 64, vocab_size: 256, pad_token_id: 0}"  # fmt: skip
 PLAIN = ("rounds=1", "entry.ica.enabled=false")
 DEFSENT = (*PLAIN, "entry.targets=lm_head", "data.single_piece=true", "data.held_out=0")
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "defsent_plus", name, overrides)
+config = configs_of(Config, "defsent_plus")
 
 
 def module_of(*overrides: str, folder: object = "runs") -> DefSentPlus:

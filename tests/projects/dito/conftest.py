@@ -14,14 +14,11 @@ from projects.dito.data import training_data
 from projects.dito.module import DITO
 from projects.dito.network import DitoNetwork, build_network
 from projects.dito.stages import build_module
-from tests.configs import load
+from tests.configs import configs_of
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/dito.json").read_text(encoding="utf-8"))["cases"]  # fmt: skip
 
-
-def config(*words: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "dito", name, words)
+config = configs_of(Config, "dito")
 
 
 def network_of(cfg: Config, trained: tuple[str, ...] = ()) -> DitoNetwork:

@@ -10,7 +10,7 @@ from common.encoders.text.cross_encoder import CrossEncoder, cross_encoder
 from common.engine.run import train
 from projects.dse.config import Config
 from projects.dse.module import DSE, first_student
-from tests.configs import load
+from tests.configs import configs_of
 from tests.figures import unrendered
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/dse.json").read_text(encoding="utf-8"))
@@ -20,10 +20,7 @@ TINY = {"model_type": "bert", "vocab_size": 200, "hidden_size": 16, "num_hidden_
 TINY_WORDS = "{" + ", ".join(f"{k}: {v}" for k, v in TINY.items()) + "}"
 FAST = ["trainer.val_every_n_steps=null", "eval.speed.queries=0"]
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "dse", name, overrides)
+config = configs_of(Config, "dse")
 
 
 def student(*overrides: str) -> DSE:

@@ -9,15 +9,12 @@ from torch import Tensor
 from common.families.sentences.module import build_encoder
 from projects.esimcse.config import Config
 from projects.esimcse.module import ESimCSE
-from tests.configs import load
+from tests.configs import configs_of
 from tests.unit.losses.golden import sentences
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/esimcse.json").read_text(encoding="utf-8"))
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "esimcse", name, overrides)
+config = configs_of(Config, "esimcse")
 
 
 def module_of(*overrides: str) -> ESimCSE:

@@ -8,16 +8,13 @@ from torch import nn
 
 from projects.hydra.config import Config
 from projects.hydra.module import Hydra
-from tests.configs import load
+from tests.configs import configs_of
 
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden" / "hydra.json").read_text(encoding="utf-8")
 )["cases"]
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "hydra", name, overrides)
+config = configs_of(Config, "hydra")
 
 
 def module_of(*overrides: str) -> Hydra:

@@ -7,14 +7,11 @@ import pytest
 from PIL import Image
 
 from projects.laclip.config import Config
-from tests.configs import load
+from tests.configs import configs_of
 
 SOURCES = ("chatgpt", "bard", "mscoco", "human")
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "laclip", name, overrides)
+config = configs_of(Config, "laclip")
 
 
 def text_of(source: str, row: int) -> str:

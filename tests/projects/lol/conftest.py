@@ -16,7 +16,7 @@ from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from projects.lol.config import Config, MethodConfig
 from projects.lol.decoder import Decoder, Models
 from projects.lol.prompts import Prompts
-from tests.configs import load
+from tests.configs import configs_of
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/lol.json").read_text(encoding="utf-8"))[
     "outputs"
@@ -27,10 +27,7 @@ GREEDY = {"amateur": "none", "lambda_final": 0.0, "omega": 0.0, "refocus": "none
 ICD = {"lambda_final": 1.0, "beta": 1.0, "omega": 0.0, "refocus": "none"}
 LAYERS = {"layers": "list", "layer_list": [1, 2, 3]}
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "lol", name, overrides)
+config = configs_of(Config, "lol")
 
 
 def tiny(seed: int, layers: int = 4):

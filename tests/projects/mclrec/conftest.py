@@ -11,17 +11,14 @@ from projects.mclrec.config import Config
 from projects.mclrec.data import load_sets, training_set
 from projects.mclrec.module import MCLRec
 from projects.mclrec.network import Augmenter
-from tests.configs import load
+from tests.configs import configs_of
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/mclrec.json").read_text(encoding="utf-8"))[
     "outputs"
 ]
 STILL = ("model.hidden_dropout=0", "model.attention_dropout=0")
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "mclrec", name, overrides)
+config = configs_of(Config, "mclrec")
 
 
 def module_of(*overrides: str, kind: type[MCLRec] = MCLRec) -> MCLRec:

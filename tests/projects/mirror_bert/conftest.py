@@ -10,7 +10,7 @@ from common.families.sentences.module import build_encoder
 from projects.mirror_bert.config import Config
 from projects.mirror_bert.data import mirror_views
 from projects.mirror_bert.module import MirrorBERT
-from tests.configs import load
+from tests.configs import configs_of
 from tests.unit.losses.golden import sentences
 
 GOLDEN = json.loads(
@@ -19,10 +19,7 @@ GOLDEN = json.loads(
 NO_NOISE = ("model.dropout=0.0", "model.drop_head=0.0")
 PADDED = ("model.pooling=avg_all", "model.max_length=32")
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "mirror_bert", name, overrides)
+config = configs_of(Config, "mirror_bert")
 
 
 def module_of(cfg: Config) -> MirrorBERT:

@@ -9,7 +9,7 @@ from projects.moe_embeddings.config import Config
 from projects.moe_embeddings.data import PairBatch, PairTexts, training_pairs
 from projects.moe_embeddings.encoder import DomainEncoder, build_encoder
 from projects.moe_embeddings.module import MoeEmbeddings
-from tests.configs import load
+from tests.configs import configs_of
 from tests.unit.losses.golden import load as load_golden
 
 GOLDEN = load_golden("moe_embeddings")["outputs"]
@@ -25,10 +25,7 @@ ROUTED = {
 }
 TEXTS = ["babado kilu", "mona peri soto", "ba", "kilu kilu dodo nape"]
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "moe_embeddings", name, overrides)
+config = configs_of(Config, "moe_embeddings")
 
 
 def encoder_of(*overrides: str) -> DomainEncoder:

@@ -13,7 +13,7 @@ from common.data.text.tokenizers import ClipTokenizer
 from projects.mofi.config import Config
 from projects.mofi.data import EntityBatch, EntitySet, synthetic_set, training_data
 from projects.mofi.module import MOFI
-from tests.configs import load
+from tests.configs import configs_of
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/mofi.json").read_text(encoding="utf-8"))
 TOKENIZER = ClipTokenizer(16)
@@ -25,10 +25,7 @@ KNOWLEDGE = [  # id, name, description, prior, aliases
     ("Q5", "boat", "a vessel for travel on water", "1", "dinghy|rowing boat"),
 ]
 
-
-def config(*words: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "mofi", name, words)
+config = configs_of(Config, "mofi")
 
 
 def small_set(cfg: Config) -> EntitySet:

@@ -15,17 +15,14 @@ from common.families.sentences.module import build_encoder
 from projects.multicsr.config import Config
 from projects.multicsr.module import MultiCSR
 from projects.multicsr.stages import make_module
-from tests.configs import load
+from tests.configs import configs_of
 
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden/multicsr.json").read_text(encoding="utf-8")
 )["cases"]
 TEXTS = ["a man plays the guitar", "the cat sleeps", "two dogs run over a wide field", "it rains"]
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "multicsr", name, overrides)
+config = configs_of(Config, "multicsr")
 
 
 def module(*overrides: str) -> MultiCSR:

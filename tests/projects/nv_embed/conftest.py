@@ -11,14 +11,11 @@ from common.families.retrieval.training_sets import stage_data, training_tasks
 from projects.nv_embed.config import Config
 from projects.nv_embed.module import NvEmbed
 from projects.nv_embed.stages import build_encoder
-from tests.configs import load
+from tests.configs import configs_of
 
 TEXTS = ["the cat sleeps", "two men are here", "a long walk in the old town", "no"]
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "nv_embed", name, overrides)
+config = configs_of(Config, "nv_embed")
 
 
 @cache

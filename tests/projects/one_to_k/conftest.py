@@ -6,14 +6,11 @@ from common.data.image_text.multilingual import MultilingualBatch
 from projects.one_to_k.config import Config
 from projects.one_to_k.data import build_data
 from projects.one_to_k.module import OneToK
-from tests.configs import load
+from tests.configs import configs_of
 
 PLAIN = ("method.itm_weight=0", "method.mlm_weight=0", "method.vicreg=false", "eval.k_test=0")
 
-
-def config(*words: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "one_to_k", name, words)
+config = configs_of(Config, "one_to_k")
 
 
 def module_of(*words: str, seed: int = 0) -> OneToK:

@@ -10,7 +10,7 @@ from common.engine.run import train
 from projects.peft_augmentation.config import Config
 from projects.peft_augmentation.module import PeftAugmentation
 from projects.peft_augmentation.stages import first_classifier
-from tests.configs import load
+from tests.configs import configs_of
 from tests.figures import unrendered
 
 GOLDEN = json.loads(
@@ -31,10 +31,7 @@ STILL = [
 ]
 FAST = ["trainer.val_every_n_steps=null", "eval.alterations=[]", "eval.separation=false"]
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "peft_augmentation", name, overrides)
+config = configs_of(Config, "peft_augmentation")
 
 
 def module_of(*overrides: str) -> PeftAugmentation:

@@ -8,17 +8,14 @@ import torch
 from projects.promptreps.config import Config
 from projects.promptreps.encoder import build_encoder
 from projects.promptreps.module import PromptReps
-from tests.configs import load
+from tests.configs import configs_of
 
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden/promptreps.json").read_text(encoding="utf-8")
 )
 TEXTS = ["the state of the world", "men at work", "a good house", "people made these years"]
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "promptreps", name, overrides)
+config = configs_of(Config, "promptreps")
 
 
 def encoder_of(*overrides: str):

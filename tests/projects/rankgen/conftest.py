@@ -7,17 +7,14 @@ from common.decoding.language_model import LanguageModel
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from projects.rankgen.config import Config
 from projects.rankgen.encoder import PrefixSuffixEncoder, build_encoder
-from tests.configs import load
+from tests.configs import configs_of
 
 T5 = {
     "model_type": "t5", "vocab_size": 400, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2,
     "num_heads": 2, "feed_forward_proj": "gated-gelu",
 }  # fmt: skip
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "rankgen", name, overrides)
+config = configs_of(Config, "rankgen")
 
 
 def encoder(

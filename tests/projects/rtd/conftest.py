@@ -10,14 +10,11 @@ from torch import Tensor
 from projects.rtd.config import Config
 from projects.rtd.module import RTD
 from projects.rtd.stages import composer_of, rtd_data
-from tests.configs import load
+from tests.configs import configs_of
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/rtd.json").read_text(encoding="utf-8"))
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "rtd", name, overrides)
+config = configs_of(Config, "rtd")
 
 
 def module_of(*overrides: str) -> RTD:

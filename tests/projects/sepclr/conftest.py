@@ -8,17 +8,14 @@ from torch import Tensor
 
 from projects.sepclr.config import Config
 from projects.sepclr.module import SepCLR
-from tests.configs import load
+from tests.configs import configs_of
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/sepclr.json").read_text(encoding="utf-8"))
 LEAKAGES = ("kjem", "none", "mmd", "correlation", "vclub")
 SUPERVISED = ("method.objective=supervised", "method.attributes=[corner]",
               "method.discrete=[corner]", "model.salient_dim=1")  # fmt: skip
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "sepclr", name, overrides)
+config = configs_of(Config, "sepclr")
 
 
 def module_of(*overrides: str) -> SepCLR:

@@ -9,15 +9,12 @@ from common.encoders.text.sentence import SentenceEncoder
 from common.families.sentences.module import build_encoder
 from projects.simcse.config import Config
 from projects.simcse.module import SimCSE
-from tests.configs import load
+from tests.configs import configs_of
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/simcse.json").read_text(encoding="utf-8"))
 TEXTS = ["a man plays the guitar", "the cat sleeps", "two dogs run over a field", "it rains"]
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "simcse", name, overrides)
+config = configs_of(Config, "simcse")
 
 
 def encoder(cfg: Config, seed: int = 0) -> SentenceEncoder:

@@ -13,17 +13,14 @@ from projects.space2.data import training_data
 from projects.space2.finetune import Finetune, build_finetune
 from projects.space2.module import Space2
 from projects.space2.network import Space2Network, build_network
-from tests.configs import load
+from tests.configs import configs_of
 from tests.figures import unrendered
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/space2.json").read_text("utf-8"))
 FRAMES = GOLDEN["inputs"]["frames"]
 STILL = ["model.dropout=0.0", "task.head_dropout=0.0"]
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "space2", name, overrides)
+config = configs_of(Config, "space2")
 
 
 def network_of(*overrides: str) -> Space2Network:

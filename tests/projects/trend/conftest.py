@@ -5,12 +5,9 @@ import torch
 from projects.trend.config import Config
 from projects.trend.data import build_data, open_sets
 from projects.trend.module import Trend
-from tests.configs import load
+from tests.configs import configs_of
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "trend", name, overrides)
+config = configs_of(Config, "trend")
 
 
 def module_of(*overrides: str) -> Trend:

@@ -8,7 +8,7 @@ from common.data.tables import write_jsonl
 from projects.vacancysbert.config import Config
 from projects.vacancysbert.encoder import build_encoder
 from projects.vacancysbert.module import VacancySBERT
-from tests.configs import load
+from tests.configs import configs_of
 
 TITLES = ["Java developer", "baker", "nurse", "train driver"]
 SKILLS = [
@@ -18,10 +18,7 @@ SKILLS = [
     ("signals", "brakes"),
 ]
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "vacancysbert", name, overrides)
+config = configs_of(Config, "vacancysbert")
 
 
 def module_of(*overrides: str) -> VacancySBERT:

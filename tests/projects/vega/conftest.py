@@ -14,7 +14,7 @@ from projects.vega.network import first_classifier, first_pretraining, tokenizer
 from projects.vega.phases import Pretrain
 from projects.vega.pretraining import training_data as pretraining_data
 from projects.vega.stages import training_data, training_part
-from tests.configs import load
+from tests.configs import configs_of
 from tests.figures import unrendered
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/vega.json").read_text("utf-8"))
@@ -22,10 +22,7 @@ PLAIN = ["sift.enabled=false", "self_calibration.enabled=false", "transductive.e
 STILL = ["model.dropout=0.0", "model.head_dropout=0.0"]
 FAST = ["trainer.val_every_n_steps=null", "eval.noise=0.0"]
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "vega", name, overrides)
+config = configs_of(Config, "vega")
 
 
 def finetune_of(*overrides: str) -> tuple[FineTune, dict[str, object]]:

@@ -11,12 +11,9 @@ from projects.video_qa.config import Config
 from projects.video_qa.data import load_part, main_rows
 from projects.video_qa.network import VideoQANet
 from projects.video_qa.stages import build_network, build_tokenizer
-from tests.configs import load
+from tests.configs import configs_of
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "video_qa", name, overrides)
+config = configs_of(Config, "video_qa")
 
 
 def network_of(cfg: Config) -> VideoQANet:

@@ -10,16 +10,13 @@ from common.families.sentences.module import build_encoder
 from projects.whitenedcse.config import Config
 from projects.whitenedcse.data import train_set
 from projects.whitenedcse.module import WhitenedCSE
-from tests.configs import load
+from tests.configs import configs_of
 
 FOLDER = Path(__file__).parents[2] / "golden"
 GOLDEN = json.loads((FOLDER / "whitenedcse.json").read_text(encoding="utf-8"))
 SIMCSE = json.loads((FOLDER / "simcse.json").read_text(encoding="utf-8"))
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "whitenedcse", name, overrides)
+config = configs_of(Config, "whitenedcse")
 
 
 def module_of(*overrides: str) -> WhitenedCSE:

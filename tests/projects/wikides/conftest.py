@@ -10,7 +10,7 @@ from projects.wikides.describe import build_generator
 from projects.wikides.describer import Describer
 from projects.wikides.encoder import build_encoder
 from projects.wikides.module import Ranker
-from tests.configs import load
+from tests.configs import configs_of
 
 PARAGRAPH = "The old town lies in the north of the country. It has a castle and two churches."
 ROWS = [
@@ -20,10 +20,7 @@ ROWS = [
     Row("The river is long.", "long river", ("river", "long", "the long river", "lake", "long lake")),
 ]  # fmt: skip
 
-
-def config(*overrides: str, name: str = "smoke") -> Config:
-    """A config of the project with overrides."""
-    return load(Config, "wikides", name, overrides)
+config = configs_of(Config, "wikides")
 
 
 def ranker(*overrides: str) -> Ranker:
