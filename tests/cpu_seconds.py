@@ -31,7 +31,7 @@ SMOKE_BUDGET = 12.0  # its smoke test
 NOISE = 1.25
 # debt: projects above the budget, with a ceiling that may only shrink; none may be added
 CEILINGS = {
-    "tests/projects/nv_embed": 28.0,
+    "tests/projects/nv_embed": 25.0,
 }
 SAMPLE_EVERY = 15.0
 REFERENCE_SECONDS = 0.06  # of `reference_work` on the machine whose figures docs/ records

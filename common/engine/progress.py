@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from rich.progress import (
 
 LINE_SECONDS = 10.0  # time between lines where there is no terminal
 NARROW = 60  # columns of a terminal below which bar and elapsed time are left out
+MOST_TERMS = 6  # of a loss that are shown; metrics.csv has all
 
 
 class _Screen(Console):
@@ -121,6 +122,17 @@ def track(items: Iterable[Any], description: str, total: int | None = None) -> I
         meter.close()
 
 
+def shown_terms(terms: Mapping[str, Any]) -> str:
+    """The first terms of a loss with their values, and how many more there are.
+
+    >>> shown_terms({"loss": 1.5, "pull": 0.25})
+    'loss 1.5 pull 0.25'
+    """
+    shown = [f"{name} {float(terms[name]):.4g}" for name in list(terms)[:MOST_TERMS]]
+    more = len(terms) - len(shown)
+    return " ".join([*shown, *([f"(+{more})"] if more else [])])
+
+
 class TrainingProgress(ProgressBar):
     """Steps, loss, learning rate and speed of the running stage."""
 
@@ -146,9 +158,7 @@ class TrainingProgress(ProgressBar):
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
         """Draw when due."""
         if self.meter is not None and self.meter.due():
-            terms = {k: float(v) for k, v in module.logged_terms().items()}
-            info = " ".join(f"{k} {v:.4g}" for k, v in terms.items())
-            self.meter.update(trainer.global_step, info)
+            self.meter.update(trainer.global_step, shown_terms(module.logged_terms()))
 
     def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
         """Leave the terminal in order."""

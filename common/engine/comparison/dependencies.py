@@ -17,12 +17,13 @@ from common.registry import load_project
 
 ENGINE = ("common.engine.run", "train")  # what every run of a project executes beside the project
 DATA = "data"  # folder of bundled sets and, in models/, weights
-# loggers, the lock of a run folder, signals, this file: no weights depend on them, and no metrics but the
-# speed and memory that a run has logged of itself
+# loggers, the lock of a run folder, signals, what shows how far it is, this file: no weights depend on them, and
+# no metrics but the speed and memory that a run has logged of itself
 RECORDS = frozenset({
     "common/engine/comparison/dependencies.py",
     "common/engine/lifecycle/lock.py",
     "common/engine/lifecycle/signals.py",
+    "common/engine/progress.py",
     "common/engine/tracking.py",
 })  # fmt: skip
 

@@ -48,3 +48,20 @@ def test_a_bar_fits_its_terminal(monkeypatch, width):
     assert lines[0].startswith("retrieval-ci")
     assert "6000/12000" in lines[0]
     assert ("loss 1.234" in lines[0]) == (width == 120)
+
+
+def test_many_terms_are_cut_and_counted():
+    """A line of a loss with ten views stays a line; the rest is in metrics.csv."""
+    terms = {"loss": 1.25, **{f"view_{i}": i / 7 for i in range(9)}}
+    shown = progress.shown_terms(terms)
+    assert shown.startswith("loss 1.25 view_0 0 view_1 0.1429")
+    assert shown.endswith("view_4 0.5714 (+4)")
+    assert progress.shown_terms({"loss": 2.0}) == "loss 2"
+
+
+def test_what_is_tracked_is_neither_changed_nor_left_out(clock, capsys):
+    """No result depends on how work is shown, so a change of this file ages none."""
+    items = [object() for _ in range(50)]
+    for total in (None, 50, 7):
+        assert list(progress.track(iter(items), "evaluate", total)) == items
+        clock[0] += 11
