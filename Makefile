@@ -7,7 +7,7 @@ override define NEWLINE
 
 
 endef
-override OWN   := PROJECT CONFIG PYTHON TASK RUN CKPT SEEDS JOBS ARMS PLAN BASELINE SLUG TRIALS WANDB KERNEL EVAL ARGS TIMES BUDGETS ENTITY DRY WHERE A B YES
+override OWN   := PROJECT CONFIG PYTHON TASK RUN CKPT SEEDS JOBS ARMS PLAN VERIFY BASELINE SLUG TRIALS WANDB KERNEL EVAL ARGS TIMES BUDGETS ENTITY DRY WHERE A B YES
 override TYPED := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v)))
 $(foreach v,$(TYPED),$(if $(findstring $(NEWLINE),$(value $v)),$(error the value of $v has a line break)))
 $(foreach v,$(TYPED) $(OWN),$(if $(filter command environment,$(origin $v)),$(eval override $v := $$(value $v))))
@@ -65,8 +65,8 @@ train: $(STAMP) ## train and evaluate: PROJECT= [CONFIG=mini] [resume=latest] [a
 eval: $(STAMP) ## evaluation protocol: PROJECT= [CONFIG=] [RUN=latest | CKPT=path | BASELINE=name]
 	@$(CLI) eval $(WHICH) $(SETTINGS) $(call option,run,$(RUN)) $(call option,ckpt,$(CKPT)) $(call option,baseline,$(BASELINE))
 
-compare: $(STAMP) ## method against baselines: PROJECT= [PLAN=1] [SEEDS=2|10,11] [JOBS=1] [ARMS=a,b|full]
-	@$(CLI) compare $(call quoted,$(PROJECT)) $(SETTINGS) $(call option,seeds,$(SEEDS)) $(call option,jobs,$(JOBS)) $(call option,arms,$(ARMS)) $(if $(PLAN),--plan)
+compare: $(STAMP) ## method against baselines: PROJECT= [PLAN=1] [VERIFY=1] [SEEDS=2|10,11] [JOBS=1] [ARMS=a,b|full]
+	@$(CLI) compare $(call quoted,$(PROJECT)) $(SETTINGS) $(call option,seeds,$(SEEDS)) $(call option,jobs,$(JOBS)) $(call option,arms,$(ARMS)) $(if $(PLAN),--plan) $(if $(VERIFY),--verify)
 
 compare-all: $(STAMP) ## every comparison whose result is stale, at lowest priority, resumable: [JOBS=1]
 	@$(CLI) compare-all $(call option,jobs,$(JOBS))

@@ -79,6 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--wandb", action="store_true", help="sweep: write the W&B file alone")
     parser.add_argument("--plan", action="store_true", help="compare: estimate, run nothing")
     parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare: one seed again; renew a stale result whose numbers are the same",
+    )
+    parser.add_argument(
         "--arms", default="", help="compare, sweep: comma-separated arms, or 'full'"
     )
     parser.add_argument(
@@ -181,6 +186,13 @@ def _with_torch(args: argparse.Namespace, project: str, config: str, overrides: 
         verbs.dashboard(project, config, args.entity, args.dry_run)
     elif args.verb == "compare":
         arms = [a for a in args.arms.split(",") if a]
+        if args.verify:
+            if arms or overrides or args.plan:
+                raise UserError(
+                    "VERIFY=1 runs what was published: leave ARMS, PLAN and settings out"
+                )
+            verbs.verify(project, args.seeds, args.jobs)
+            return 0
         show = verbs.plan if args.plan else verbs.compare
         show(project, overrides, args.seeds, args.jobs, arms)
     return 0

@@ -121,6 +121,32 @@ def compare(
     log_comparison(project, result, overrides)
 
 
+def verify(project: str, seeds: str | None, jobs: int) -> None:
+    """Run a seed of a published comparison again and renew the result if no number has changed.
+
+    Raises:
+        UserError: some number has; the result stays as it is.
+    """
+    from common.engine.comparison.verify import verify as run_again
+
+    found = run_again(project, seeds, jobs)
+    if not found:
+        console.print(f"{project}: every metric as published; the result is one of today's code")
+        return
+    lines = [f"{d.run}: {d.metric} {d.published} then, {d.now} now" for d in found[:8]]
+    more = [f"and {len(found) - len(lines)} more"] if len(found) > len(lines) else []
+    raise UserError(
+        "\n".join(
+            [
+                f"{project}: {len(found)} metrics are not what was published, so the result stays stale; "
+                f"make compare PROJECT={project} runs it anew",
+                *lines,
+                *more,
+            ]
+        )
+    )
+
+
 def plan(
     project: str, overrides: Sequence[str], seeds: str | None, jobs: int, arms: Sequence[str]
 ) -> None:

@@ -72,24 +72,31 @@ def freshness(project: str, spec: Comparison, result: Mapping[str, Any] | None) 
     """Whether a result is what today's code, config and compare.yaml would give."""
     if result is None:
         return NOT_RUN
-    if "code" not in result:
+    known = result.get("verified", result)  # `make compare VERIFY=1`
+    if "code" not in known:
         return "stale: its code is not recorded"
-    then, now = counted(result.get("files", {})), file_hashes(project)
-    if then != now and result["code"] != code_hash(project):
+    then, now = counted(known.get("files", {})), file_hashes(project)
+    if then != now and known["code"] != code_hash(project):
         return f"stale: {changed_files(then, now)}"
-    arms = {arm: spec.arms[arm] for arm in default_arms(spec)}
-    if (
-        {arm: entry["overrides"] for arm, entry in result["arms"].items()} != arms
-        or result["seeds"] != sorted(spec.seeds)
-        or list(result["baselines"]) != spec.baselines
-        or [c["claim"] for c in result["claims"]]
-        != [claim.text for claim in claims_of(spec) if not claim.appendix]
-    ):
+    if not same_design(spec, result):
         return "stale: compare.yaml changed"
-    for arm, entry in result["arms"].items():
-        if PlannedRun(project, spec, arm, min(spec.seeds)).config_hash != entry["config_hash"]:
+    hashes = known.get("config_hashes") or {a: e["config_hash"] for a, e in result["arms"].items()}
+    for arm, value in hashes.items():
+        if PlannedRun(project, spec, arm, min(spec.seeds)).config_hash != value:
             return "stale: config changed"
     return FRESH
+
+
+def same_design(spec: Comparison, result: Mapping[str, Any]) -> bool:
+    """Whether a result has the arms, seeds, baselines and claims of compare.yaml."""
+    arms = {arm: spec.arms[arm] for arm in default_arms(spec)}
+    return (
+        {arm: entry["overrides"] for arm, entry in result["arms"].items()} == arms
+        and result["seeds"] == sorted(spec.seeds)
+        and list(result["baselines"]) == spec.baselines
+        and [c["claim"] for c in result["claims"]]
+        == [claim.text for claim in claims_of(spec) if not claim.appendix]
+    )
 
 
 def changed_files(then: Mapping[str, str], now: Mapping[str, str], most: int = 3) -> str:

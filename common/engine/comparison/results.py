@@ -91,9 +91,21 @@ def _one(result: Mapping[str, Any]) -> str:
         f"{settings}, {first_steps({**arms, **appendix['arms']})} steps each{precision}; "
         f"{hardware['gpu'] or hardware['cpu']} ({hardware['cores']} cores); "
         f"commit {(result['commit'] or 'unknown')[:10]}"
-        f"{' with local changes' if result['dirty'] else ''}{design}; {result['date']}.",
+        f"{' with local changes' if result['dirty'] else ''}{design}; {result['date']}"
+        f"{_verified(result)}.",
     ]
     return "\n".join(lines)
+
+
+def _verified(result: Mapping[str, Any]) -> str:
+    """That runs of later code gave the same numbers, if they did (`make compare VERIFY=1`)."""
+    if (again := result.get("verified")) is None:
+        return ""
+    return (
+        f"; seeds {again['seeds']} and the baselines again on {again['date']}, commit "
+        f"{(again['commit'] or 'unknown')[:10]}{' with local changes' if again['dirty'] else ''}: "
+        "every metric equal to the last digit"
+    )
 
 
 def _table(
