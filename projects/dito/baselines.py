@@ -1,26 +1,26 @@
-"""What the arms have to beat without training: chance, the commonest name, the untrained network, its head."""
+"""What the arms have to beat without training: chance, the commonest name, pixels, the untrained network."""
 
 import torch
 
 from common.encoders.modes import untrained as as_training_begins
 from common.engine.workspace import Workspace
 from projects.dito.config import Config
-from projects.dito.evaluate import predicted
+from projects.dito.evaluate import by_scene, predicted
 from projects.dito.network import build_network
-from projects.dito.scenes import scenes_of
+from projects.dito.scenes import Scenes, scenes_of
 
 
 def chance(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """One of all names at random."""
     value = 1 / len(scenes_of(cfg, cfg.eval.split).names)
-    return {"region_top1": value, "region_top1_border": value}
+    return {f"region_top1{part}": value for part in ("", "_border", "_inside")}
 
 
 def majority(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The name that training scenes hold most often, for every box."""
     train, test = scenes_of(cfg, "train"), scenes_of(cfg, cfg.eval.split)
     best = int(train.labels.flatten().bincount().argmax())
-    return {"region_top1": float((test.labels == best).float().mean())}
+    return _accuracy(cfg, test, test.labels == best)
 
 
 def template_matching(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -39,7 +39,7 @@ def template_matching(cfg: Config, workspace: Workspace) -> dict[str, float]:
     for image, boxes, wanted in zip(scenes.images, scenes.boxes.long(), scenes.labels, strict=True):
         crops = torch.stack([_flat(image[:, y0:y1, x0:x1]) for x0, y0, x1, y1 in boxes.tolist()])
         right.append(labels[(crops @ known.T).argmax(1)] == wanted)
-    return {"region_top1": float(torch.stack(right).float().mean())}
+    return _accuracy(cfg, scenes, torch.stack(right))
 
 
 def _flat(pixels: torch.Tensor) -> torch.Tensor:
@@ -53,17 +53,12 @@ def _flat(pixels: torch.Tensor) -> torch.Tensor:
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The image-level model as training begins with it, on RoIAlign of its map."""
-    return _untrained(cfg, "map")
-
-
-def random_head(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """Pyramid and box head as training begins with them."""
-    return _untrained(cfg, "head")
-
-
-def _untrained(cfg: Config, kind: str) -> dict[str, float]:
     network = as_training_begins(lambda: build_network(cfg.model, cfg.detect.rpn_convs), cfg.seed)
     scenes = scenes_of(cfg, cfg.eval.split)
     with torch.no_grad():
-        best, _ = predicted(cfg, network, scenes, kind)
-    return {"region_top1": float((best == scenes.labels).float().mean())}
+        best, _ = predicted(cfg, network, scenes, "map")
+    return _accuracy(cfg, scenes, best == scenes.labels)
+
+
+def _accuracy(cfg: Config, scenes: Scenes, right: torch.Tensor) -> dict[str, float]:
+    return {name: float(own.mean()) for name, own in by_scene(cfg, scenes, right.float()).items()}

@@ -31,7 +31,8 @@ def evaluate(cfg: Config, module: DITO, workspace: Workspace) -> dict[str, float
 
     Returns:
         ``region_top1``: share of true boxes named right among all names, with its chance; on those
-        that a window border crosses and the others; ``pointing_*``; ``shift_variance_*``;
+        that a window border crosses and the others (means of scenes); ``caption_r1_in_batch`` among
+        ``eval.batch_size`` captions; ``pointing_*``; ``shift_variance``;
         ``transfer_region_top1`` with another set's class list; ``box_recall`` of a trained RPN, and
         ``ap*`` if asked for.
 
@@ -100,7 +101,10 @@ def regions_of(network: DitoNetwork, images: Tensor, boxes: Tensor, kind: str) -
 def predicted(
     cfg: Config, network: DitoNetwork, scenes: Scenes, kind: str
 ) -> tuple[Tensor, Tensor]:
-    """Nearest name of every box (N, K), and the share of images whose own caption is nearest in its batch."""
+    """Nearest name of every box (N, K), and whether an image's own caption is nearest in its batch, (M,).
+
+    M < N where the last of several batches is smaller: among fewer captions a hit is easier.
+    """
     names = network.classes(scenes.names, templates_of(cfg))[1:]
     rows, nearest = [], []
     for part, images, boxes in batches(cfg, network, scenes):
@@ -109,7 +113,8 @@ def predicted(
         texts = [scenes.caption(i) for i in range(*part.indices(len(scenes.images)))]
         words = unit(network.text_vectors(network.tokenizer(texts).to(images.device)))
         scores = unit(network.image_vectors(images)) @ words.T
-        nearest.append((scores.argmax(1).cpu() == torch.arange(len(images))).float())
+        if part.start == 0 or len(images) == cfg.eval.batch_size:
+            nearest.append((scores.argmax(1).cpu() == torch.arange(len(images))).float())
     return torch.cat(rows), torch.cat(nearest)
 
 
@@ -119,27 +124,42 @@ def named_regions(
     """Accuracy over all true boxes; items are scenes, so that the bootstrap draws whole scenes."""
     best, nearest = predicted(cfg, network, scenes, region_kind(cfg, network))
     right = (best == scenes.labels).float()
-    crossed = crosses(scenes.boxes, cfg)
-    workspace.items("region_top1", right.mean(1).tolist())
     metrics = {
-        "region_top1": float(right.mean()),
         "region_top1_chance": 1 / len(scenes.names),
         "caption_r1_in_batch": float(nearest.mean()),
     }
-    for name, rows in (("border", crossed), ("inside", ~crossed)):
-        metrics[f"region_top1_{name}"] = (
-            float(right[rows].mean()) if bool(rows.any()) else float("nan")
-        )
+    for name, shares in by_scene(cfg, scenes, right).items():
+        metrics[name] = float(shares.mean())  # NaN without such a box
+        if len(shares):
+            workspace.items(name, shares.tolist())
     base = torch.tensor([is_base(n) for n in scenes.names])[scenes.labels]
     if "detect" in network.trained:
         metrics |= {
             "region_top1_base": float(right[base].mean()),
             "region_top1_novel": float(right[~base].mean()),
         }
-    if bool(crossed.any()):
-        workspace.items("region_top1_border", right[crossed].tolist())
     workspace.gallery("regions", gallery(scenes, best))
     return metrics
+
+
+def by_scene(cfg: Config, scenes: Scenes, right: Tensor) -> dict[str, Tensor]:
+    """Share of boxes named right in every scene: of all, of those on a border of windows, of the others.
+
+    Args:
+        cfg: image size and windows.
+        scenes: N scenes of K boxes.
+        right: (N, K) float, 1 where a box has got its name, else 0.
+
+    Returns:
+        ``region_top1`` (N,), ``region_top1_border`` and ``region_top1_inside``, both shorter where
+        scenes have no such box.
+    """
+    crossed = crosses(scenes.boxes, cfg)
+    parts = {"": torch.ones_like(crossed), "_border": crossed, "_inside": ~crossed}
+    return {
+        f"region_top1{name}": ((right * kept).sum(1) / kept.sum(1).clamp(min=1))[kept.any(1)]
+        for name, kept in parts.items()
+    }
 
 
 def crosses(boxes: Tensor, cfg: Config) -> Tensor:
@@ -279,9 +299,10 @@ def as_results(
 
 
 def _groups(base: Sequence[bool], ids: Sequence[int]) -> dict[str, list[int]]:
-    pairs = list(zip(ids, base, strict=True))
+    """Ids of base and novel classes and of all; of all alone where no split is known."""
+    pairs, whole = list(zip(ids, base, strict=True)), {"all": list(ids)}
     groups = {"base": [i for i, b in pairs if b], "novel": [i for i, b in pairs if not b]}
-    return {name: own for name, own in groups.items() if own} | {"all": list(ids)}
+    return groups | whole if all(groups.values()) else whole
 
 
 def evaluate_files(cfg: Config, network: DitoNetwork, workspace: Workspace) -> dict[str, float]:

@@ -24,9 +24,13 @@ PROBES = ["a dog", "two red balls"]
 
 
 def export(cfg: Config, module: DITO, folder: Path) -> None:
-    """Weights, sizes, image size and templates; an earlier stage of another run starts from it."""
+    """Weights, sizes, image size, templates and temperature; a stage of another run starts from it."""
     write_tensors(folder / "model.safetensors", module.network.state_dict())
-    extra = {"image_size": cfg.data.image_size, "templates": cfg.eval.templates}
+    extra = {
+        "image_size": cfg.data.image_size,
+        "templates": cfg.eval.templates,
+        "temp_det": cfg.score.temp_det,
+    }
     write_json(folder / SETTINGS, settings_of(module.network) | extra)
 
 

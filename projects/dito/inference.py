@@ -35,7 +35,8 @@ class Detector:
     Args:
         folder: of any stage; image-level pretraining alone has no trained head, and of it only
             `text_embed` and ``similarity(..., "patch")`` answer.
-        score: weights and thresholds; None: the released ones.
+        score: weights and thresholds; None: the released ones. The folder's `temp_det` is taken in
+            any case: the box head was trained with it.
 
     Raises:
         UserError: not such a folder.
@@ -45,7 +46,7 @@ class Detector:
         self.network, own = load_network(Path(folder))
         self.size = int(own["image_size"])
         self.templates = SIMPLE_TEMPLATES if own["templates"] == "clip" else ("{}",)
-        self.score = score or ScoreConfig()
+        self.score = replace(score or ScoreConfig(), temp_det=float(own["temp_det"]))
 
     def __call__(
         self,

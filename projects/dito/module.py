@@ -48,7 +48,10 @@ class DITO(ContrastiveModule):
         self, cfg: Config, network: DitoNetwork, stage: StageName, *, first: bool = True, classes: Tensor | None = None
     ) -> None:  # fmt: skip
         rates = {"image": cfg.method.image_lr if first else None, "detect": cfg.method.detect_lr}
-        super().__init__(replace(cfg.optim, lr=rates.get(stage) or cfg.optim.lr))
+        optim = replace(cfg.optim, lr=rates.get(stage) or cfg.optim.lr)
+        if stage == "detect" and cfg.detect.l2 > 0:
+            optim.weight_decay = 0.0  # the loss has an L2 term, which spares the backbone
+        super().__init__(optim)
         self.cfg, self.network, self.stage = cfg, network, stage
         self.in_batch_negatives = stage != "detect"
         self.info_nce = ClipLoss()

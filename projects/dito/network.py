@@ -27,6 +27,7 @@ from projects.dito.options import ModelConfig
 FROM_PRETRAINING = ("backbone", "image_proj", "text_tower", "text_proj", "image_scale", "pyramid", "head", "region_scale", "vlm")  # fmt: skip
 VLM_CROP = 14
 SETTINGS = "dito.json"  # beside the weights of an exported folder
+TEMP_DET = 0.1  # released; of folders that do not name theirs
 
 
 class DitoNetwork(nn.Module):
@@ -38,7 +39,8 @@ class DitoNetwork(nn.Module):
 
     Attributes:
         vlm: frozen copy of backbone and projection as image-level pretraining left them; None while
-            the backbone is the same. It stays through all later stages, of other runs as well.
+            the backbone is the same. It stays through all later stages, of other runs as well, and
+            is what `image_map` and `image_vectors` come from.
     """
 
     def __init__(self, model: ModelConfig, rpn_convs: int = 1) -> None:
@@ -71,10 +73,11 @@ class DitoNetwork(nn.Module):
     # -- image level -----------------------------------------------------------------------------
 
     def image_map(self, images: Tensor) -> Tensor:
-        """Last map (B, W, h, w) as image-level pretraining sees it."""
+        """Last map (B, W, h, w) as image-level pretraining sees it, also after later stages."""
         own = self.model
         windows: Windows = "mixed" if own.image_windows else "none"
-        grid: Tensor = self.backbone(images, shift=own.shift if own.image_shift else 0, windows=windows)  # fmt: skip
+        backbone = self.backbone if self.vlm is None else self.vlm.backbone
+        grid: Tensor = backbone(images, shift=own.shift if own.image_shift else 0, windows=windows)
         return grid
 
     def image_vectors(self, images: Tensor) -> Tensor:
@@ -236,6 +239,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        return {**found, "model": dict(found["model"]), "trained": list(found["trained"])}
+        parts = {"model": dict(found["model"]), "trained": list(found["trained"])}
+        return {"temp_det": TEMP_DET, **found, **parts}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is not an exported DITO model: {error!r}") from error

@@ -145,7 +145,8 @@ class ScoreConfig:
     alpha: Probability = 0.35  # weight of the frozen VLM for base classes
     beta: Probability = 0.65  # for novel ones, and for all if the split is not known
     objectness_exp: NonNegative = 3.0
-    temp_det: Positive = 0.1  # times the learned temperature
+    # times the learned temperature; `make run` and the loaded detector take their export's
+    temp_det: Positive = 0.1
     temp_vlm: Positive = 0.01
     vlm: bool = True  # False: the detector alone
     proposals: Literal["auto", "rpn", "grid"] = "auto"  # auto: the RPN if it was trained

@@ -34,6 +34,8 @@ def stages(cfg: Config) -> Iterator[Stage]:
     network = build_network(cfg.model, cfg.detect.rpn_convs)
     own = cfg.method
     steps = {"image": own.image_steps, "region": None, "detect": own.detect_steps}
+    # the key of kept weights names these steps; of the folder it would know the name alone
+    keyed = own.image_steps is not None and cfg.model.init_from is None
     for number, name in enumerate(own.stages):
         module = build_module(cfg, network, number)
         first = number == 0 and name == "image"
@@ -42,7 +44,7 @@ def stages(cfg: Config) -> Iterator[Stage]:
         trainer: dict[str, Any] = (
             {} if wanted is None else {"max_steps": wanted, "max_epochs": None}
         )
-        shared = len(own.stages) > 1 and set(own.stages[: number + 1]) == {"image"}
+        shared = keyed and set(own.stages[: number + 1]) == {"image"}
         known = image_path(cfg, number) if shared else None
         weights = known if known is not None and known.is_file() else None
         data = training_data(cfg, name, network.tokenizer)
@@ -90,6 +92,7 @@ def image_path(cfg: Config, number: int) -> Path:
     """Where the weights of an image-level stage are kept; arms of a comparison share them."""
     plain: dict[str, Any] = to_dict(cfg)
     parts = {name: plain[name] for name in ("data", "optim", "seed")} | {"number": number}
+    parts["rpn_convs"] = cfg.detect.rpn_convs  # the untrained RPN is kept with the rest
     parts["model"] = {
         k: v for k, v in plain["model"].items() if k != "shift" or cfg.model.image_shift
     }

@@ -1,5 +1,6 @@
 """What `make run` does: objects of free names in a user's pictures, and the report of locality."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,12 @@ def detect(cfg: Config, workspace: Workspace) -> dict[str, list[Found]]:
         )
     model, found = Detector(own.model, cfg.score), {}
     rows = []
-    for name in own.inputs:
-        path = Path(name).expanduser()
+    paths = [Path(name).expanduser() for name in own.inputs]
+    for name, path, stem in zip(own.inputs, paths, own_stems(paths), strict=True):
         boxes = model(path, own.names, base=own.base, threshold=own.threshold)[: own.most]
         found[name] = boxes
         drawn = Detector.draw(path, boxes)
-        place = workspace.folder("boxes") / f"{path.stem}.png"
+        place = workspace.folder("boxes") / f"{stem}.png"
         drawn.save(place)
         text = (
             ", ".join(f"{f.name} {f.score:.2f}" for f in boxes[:5]) or "nothing above run.threshold"
@@ -52,6 +53,22 @@ def detect(cfg: Config, workspace: Workspace) -> dict[str, list[Found]]:
     workspace.gallery("detections", rows)
     plain = {name: [f._asdict() for f in boxes] for name, boxes in found.items()}
     write_json(workspace.folder(".") / "detections.json", plain)
+    return found
+
+
+def own_stems(paths: Sequence[Path]) -> list[str]:
+    """A name for every file: its stem, with a number where an earlier file has that name.
+
+    >>> own_stems([Path("a/dog.png"), Path("b/dog.jpg"), Path("cat.png")])
+    ['dog', 'dog_2', 'cat']
+    """
+    found: list[str] = []
+    for path in paths:
+        name, number = path.stem, 1
+        while name in found:
+            number += 1
+            name = f"{path.stem}_{number}"
+        found.append(name)
     return found
 
 

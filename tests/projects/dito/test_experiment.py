@@ -17,14 +17,14 @@ from common.engine import checkpoint as ckpt
 from common.engine.run import train
 from common.engine.workspace import Workspace
 from common.models import load as load_model
-from projects.dito import baselines, build, coco, detector, evaluate, tasks
+from projects.dito import build, coco, detector, evaluate, tasks
 from projects.dito.data import CocoBoxes, base_names
-from projects.dito.detector import Detections, detect, pointing, similarity_maps
+from projects.dito.detector import Detections, detect
 from projects.dito.folder import export, load, load_network
 from projects.dito.inference import Detector
 from projects.dito.module import DITO
 from projects.dito.objective import detection_scores, fuse_scores
-from projects.dito.scenes import Scenes, clipart_pictures, emoji_pictures, scenes_of, shape_pictures
+from projects.dito.scenes import clipart_pictures, emoji_pictures, scenes_of, shape_pictures
 from tests.cards import at_hand, exported_by, run_snippet, snippets
 from tests.projects.dito.conftest import config, network_of
 
@@ -283,7 +283,8 @@ def test_item_16_another_set_s_class_list_is_swapped_in(novel, tmp_path, exporte
     assert first["bbox"] == pytest.approx([1 * 60 / 32, 2 * 60 / 32, 10 * 60 / 32, 12 * 60 / 32])
     assert {r["category_id"] for r in seen["results"]} <= {3, 7, 9}
     assert seen["groups"]["all"] == [3, 7, 9]
-    assert seen["groups"].get("novel") == ([7] if novel == "coco" else None)
+    split = {"base": [3, 9], "novel": [7]} if novel == "coco" else {}  # all alone: AP once
+    assert {k: v for k, v in seen["groups"].items() if k != "all"} == split
 
 
 def test_average_precision_is_asked_for_and_checked_first(tmp_path, exported, monkeypatch):
@@ -309,65 +310,6 @@ def test_average_precision_is_asked_for_and_checked_first(tmp_path, exported, mo
     assert {"library: faster-coco-eval", "weights: model.init_from"} <= set(needs)
 
 
-# -- evaluation ------------------------------------------------------------------------------------
-
-
-def test_borders_pointing_and_kinds_of_regions():
-    """By hand on small boxes; each kind of region gives unit vectors, whole and centre know no box."""
-    cfg = config()
-    boxes = torch.tensor([[0.0, 0, 16, 16], [15, 3, 17, 9], [17, 2, 30, 20], [17, 17, 30, 30]])
-    assert evaluate.crosses(boxes, cfg).tolist() == [False, True, True, False]
-    maps = torch.zeros(1, 2, 8, 8)
-    maps[0, 0, 1, 6], maps[0, 1, 7, 0] = 1, 1
-    inside = torch.tensor([[[24.0, 4, 28, 8], [0, 0, 4, 28]]])
-    assert pointing(maps, inside, 4).tolist() == [[True, False]]
-    network = network_of(cfg, ("region",)).eval()
-    images = torch.randn(2, 3, 32, 32)
-    own = torch.tensor([[[0.0, 0, 16, 16], [8, 8, 30, 30]]]).repeat(2, 1, 1)
-    with torch.no_grad():
-        for kind in ("head", "map", "crop", "whole", "centre"):
-            rows = evaluate.regions_of(network, images, own, kind)
-            torch.testing.assert_close(rows.norm(dim=-1), torch.ones(2, 2))
-            same = torch.allclose(rows[:, 0], rows[:, 1], atol=1e-5)
-            assert same == (kind in ("whole", "centre")), kind
-        texts = F.normalize(torch.randn(2, 3, 32), dim=-1)
-        patch = similarity_maps(network, images, texts, "patch")
-        region = similarity_maps(network, images, texts, "region")
-        place = network.region_vectors(
-            images[:1], [torch.tensor([[14 - 6.4, 10 - 6.4, 14 + 6.4, 10 + 6.4]])]
-        )
-        want = F.normalize(place, dim=1)[0] @ texts[0, 1]
-        torch.testing.assert_close(region[0, 1, 2, 3], want)
-        token = network.image_proj(network.image_map(images)[1, :, 2, 5])
-        torch.testing.assert_close(patch[1, 2, 2, 5], F.normalize(token, dim=0) @ texts[1, 2])
-
-
-def test_scenes_as_an_annotation_file_and_back():
-    """True boxes as results have the ids and coordinates of the file."""
-    scenes = Scenes(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.tensor([[[1.0, 2, 5, 8]]]), torch.tensor([[1]]), ["a", "b"])  # fmt: skip
-    truth = evaluate.as_coco(scenes)
-    assert truth["annotations"] == [{"image_id": 0, "category_id": 2, "bbox": [1, 2, 4, 6]}]
-    rows = evaluate.as_results(
-        Detections(scenes.boxes[0], torch.tensor([2]), torch.tensor([0.5])), 0, [1, 2]
-    )
-    assert rows == [{"image_id": 0, "category_id": 2, "bbox": [1, 2, 4, 6], "score": 0.5}]
-
-
-def test_baselines_and_the_transfer_list(tmp_path):
-    """Chance, the commonest name, pixels, untrained; clip art is named by its own list without training."""
-    words = ["data.source=emoji", "data.image_size=64", "model.patch_size=8", "data.scenes=20", "data.eval_scenes=10", "data.names=60", "data.objects=3"]  # fmt: skip
-    cfg, work = config(*words), Workspace(tmp_path)
-    values = {n: getattr(baselines, n)(cfg, work)["region_top1"] for n in ("chance", "majority", "template_matching", "untrained", "random_head")}  # fmt: skip
-    assert values["chance"] == pytest.approx(1 / 60)
-    assert values["template_matching"] > 5 / 60
-    assert all(0 <= v <= 1 for v in values.values())
-    network = network_of(cfg, ("region",)).eval()
-    with torch.no_grad():
-        found = evaluate.transfer(cfg, network)
-    assert found["transfer_region_top1_chance"] < 1 / 60
-    assert "transfer_region_top1_new_names" in found
-
-
 # -- tasks -----------------------------------------------------------------------------------------
 
 
@@ -385,6 +327,35 @@ def test_task_detect_draws_boxes_of_free_names(exported, tmp_path):
     (tmp_path / "no.png").write_text("text")
     with pytest.raises(UserError, match="as an image"):
         tasks.detect(config(f"run.model={exported}", f"run.inputs=[{tmp_path}/no.png]", "run.names=[a]"), Workspace(tmp_path))  # fmt: skip
+
+
+def test_pictures_of_one_stem_have_their_own_files(exported, tmp_path):
+    """`a/mine.png` and `b/mine.png` are both drawn, none over the other."""
+    inputs = [tmp_path / folder / "mine.png" for folder in ("a", "b")]
+    for path, size in zip(inputs, ((90, 60), (60, 90)), strict=True):
+        path.parent.mkdir()
+        Image.new("RGB", size).save(path)
+    cfg = config(f"run.model={exported}", f"run.inputs=[{inputs[0]},{inputs[1]}]", "run.names=[a]")
+    found = tasks.detect(cfg, Workspace(tmp_path / "work"))
+    assert list(found) == [str(path) for path in inputs]
+    drawn = {p.name: Image.open(p).size for p in (tmp_path / "work/boxes").iterdir()}
+    assert drawn.keys() == {"mine.png", "mine_2.png"}
+    assert drawn["mine.png"] == drawn["mine_2.png"][::-1]
+    paths = [Path(p) for p in ("dog.png", "a/dog.jpg", "dog_2.png")]
+    assert tasks.own_stems(paths) == ["dog", "dog_2", "dog_2_2"]
+
+
+def test_an_export_brings_the_temperature_it_was_trained_with(tmp_path):
+    """`score.temp_det` is read back, whatever else the scores of a call are; older folders have the released one."""
+    cfg = config("score.temp_det=0.2")
+    export(cfg, DITO(cfg, network_of(cfg, ("image", "region")), "image"), tmp_path)
+    for score in (None, config("score.keep=7").score):
+        own = Detector(tmp_path, score).score
+        assert (own.temp_det, own.keep) == (0.2, 7 if score else 300)
+    settings = json.loads((tmp_path / "dito.json").read_text())
+    del settings["temp_det"]
+    (tmp_path / "dito.json").write_text(json.dumps(settings))
+    assert Detector(tmp_path, cfg.score).score.temp_det == 0.1
 
 
 def test_item_15_locality_of_both_models_from_one_command(exported, tmp_path):

@@ -1,7 +1,5 @@
 """Equations and the checklist of the paper, on tensors."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 import yaml
@@ -10,8 +8,6 @@ from torchvision.ops import roi_align
 
 from common.config import CONFIG_DIR, UserError, load
 from common.data.image_text.captions import CaptionedImages
-from common.encoders.detection.localization_rpn import propose
-from common.engine.module import ContrastiveModule
 from common.losses.image_text import ClipLoss
 from projects.dito import fine_tuning as ft
 from projects.dito import objective as eq
@@ -70,6 +66,7 @@ def test_item_8_background_is_class_0_with_weight_nine_tenths():
     each = F.cross_entropy(logits, labels, reduction="none")
     want = (0.9 * each[0] + each[1] + 0.9 * each[2] + each[3]) / 4
     torch.testing.assert_close(ft.region_class_loss(logits, labels), want)
+    assert config().detect.background_weight == 0.9
     network = network_of(config("model.text_tower=clip", "model.text={width: 16, heads: 2, layers: 1, context_length: 16}"))  # fmt: skip
     rows = network.eval().classes(["a", "b"])
     with torch.no_grad():
@@ -226,94 +223,6 @@ def test_item_12_the_frozen_branch_averages_crops_of_14():
     torch.testing.assert_close(network.vlm_vectors(images, [boxes]), want)
 
 
-def test_region_losses_take_the_configured_weights_and_no_gradient_into_the_rpn(monkeypatch):
-    """Cosines over `temp_det` times the learned temperature, 8 times the RPN's box loss; proposals are detached."""
-    seen = {}
-
-    def proposed(logits, boxes, *args, **words):
-        seen["detached"] = not (logits.requires_grad or boxes.requires_grad)
-        return propose(logits, boxes, *args, **words)
-
-    def spy(name, plain):
-        return lambda *args: seen.setdefault(name, (args, plain(*args)))[1]
-
-    monkeypatch.setattr(ft, "propose", proposed)
-    for name in ("region_class_loss", "rpn_losses"):
-        monkeypatch.setattr(ft, name, spy(name, getattr(ft, name)))
-    module = module_of("detect", "score.temp_det=0.2", "detect.rpn_box_weight=3")
-    net = module.network
-    net.log_temperature.data.fill_(0.7)
-    vectors = []
-    net.head.register_forward_hook(lambda _, __, out: vectors.append(out[0]))
-    terms = module.losses(batch_of(module))
-    assert seen["detached"]
-    logits = seen["region_class_loss"][0][0]
-    want = F.normalize(vectors[0], dim=1) @ module.classes.T / (0.2 * torch.tensor(0.7).exp())
-    torch.testing.assert_close(logits, want)
-    torch.testing.assert_close(terms["rpn_box"], 3 * seen["rpn_losses"][1][1])
-    assert float(terms["rpn_box"].detach()) > 0
-    regions = terms["region_class"] + terms["region_box"]
-    grads = torch.autograd.grad(regions, list(net.rpn.parameters()), allow_unused=True)
-    assert all(g is None for g in grads)
-
-
-def test_the_rate_warms_up_and_falls_to_a_tenth_at_every_milestone(monkeypatch):
-    """The released schedule: linear from .0032, then .1 at 80, 90 and 95 per cent of the steps."""
-    module = module_of("detect", "optim.lr=0.18", "optim.warmup_steps=10", "optim.warmup_start_lr=0.0032", "detect.milestones=[0.8,0.9,0.95]")  # fmt: skip
-    optimizer = torch.optim.SGD(module.network.head.parameters(), 0.18)
-    monkeypatch.setattr(ContrastiveModule, "configure_optimizers", lambda _: {"optimizer": optimizer})  # fmt: skip
-    module.trainer = SimpleNamespace(max_steps=100)
-    factor = module.configure_optimizers()["lr_scheduler"]["scheduler"].lr_lambdas[0]
-    want = {
-        0: 0.0032,
-        3: 0.0032 + 0.1768 / 3,
-        9: 0.18,
-        79: 0.18,
-        80: 0.018,
-        89: 0.018,
-        90: 0.0018,
-        95: 0.00018,
-    }
-    for step, rate in want.items():
-        assert 0.18 * factor(step) == pytest.approx(rate, rel=1e-6), step
-
-
-def test_detection_losses_by_hand():
-    """RPN and box losses of one image, place by place; ignored ones have no part."""
-    centre, boxes = (
-        torch.tensor([[0.0, 2.0, 5.0]]),
-        torch.tensor([[[0.0, 0, 4, 4], [0, 0, 2, 2], [1, 1, 9, 9]]]),
-    )
-    target = torch.tensor([[0.25, 1.0, -1.0]])
-    truth = torch.tensor([[[0.0, 0, 4, 2], [0, 0, 2, 2], [0, 0, 0, 0]]])
-    l1, iou = ft.rpn_losses(centre, boxes, target, truth)
-    assert l1.item() == pytest.approx((0.25 + 1 - torch.tensor(2.0).sigmoid().item()) / 256)
-    assert iou.item() == pytest.approx(0.5 / 256)
-    offsets, wanted = (
-        torch.tensor([[2.0, 0, 0, 0], [0.5, 0, 0, 0], [9.0, 0, 0, 0]]),
-        torch.zeros(3, 4),
-    )
-    loss = ft.region_box_loss(offsets, wanted, torch.tensor([1, 2, 0]))
-    assert loss.item() == pytest.approx((1.5 + 0.125) / 3)
-    module = module_of("detect")
-    for words in ([], ["detect.box_loss=iou"]):
-        terms = module_of("detect", *words).losses(batch_of(module))
-        total = sum(v for k, v in terms.items() if k != "loss")
-        torch.testing.assert_close(terms["loss"], total)
-        assert set(terms) == {
-            "loss",
-            "rpn_centerness",
-            "rpn_box",
-            "region_class",
-            "region_box",
-            "l2",
-        }
-    own = [p for n, p in module.network.named_parameters() if p.requires_grad and p.ndim > 1 and not n.startswith("backbone.")]  # fmt: skip
-    torch.testing.assert_close(
-        ft.half_squares(module.network), 0.5 * sum(p.square().sum() for p in own)
-    )
-
-
 @pytest.mark.parametrize(("stage", "words"), [
     ("image", []), ("region", []), ("region", ["method.loss=focal"]), ("detect", []),
 ])  # fmt: skip
@@ -361,16 +270,20 @@ def test_item_17_every_rung_is_a_switch_on_the_same_data_and_steps():
         "swl",
         "crop",
         "whole_image",
+        "centre_box",
+        "random_head",
     } <= cfgs.keys()
+    assert cfgs["random_head"].method.stages == ["image"]  # nothing of it is trained
+    assert cfgs["random_head"].eval.regions == "head"
     same = {(c.data.scenes, c.data.batch_size, c.method.image_steps, c.trainer.max_steps, c.model.depth, c.model.width) for c in cfgs.values()}  # fmt: skip
     assert len(same) == 1
-    assert all(len(c.method.stages) == 2 for c in cfgs.values())
+    assert all(len(c.method.stages) == 2 for a, c in cfgs.items() if a != "random_head")
     plain = [a for a, c in cfgs.items() if not c.model.image_shift]
     assert len({image_path(cfgs[a], 0) for a in plain}) == 1
     assert image_path(cfgs["swl"], 0) != image_path(cfgs["regions_max"], 0)
     assert image_path(cfgs["crop"], 1) == image_path(cfgs["image_level"], 1)
-    for word in ("trainer.devices=2", "trainer.num_nodes=2", "trainer.accumulate_grad_batches=2"):
-        other = load(Config, "dito", "mini", [word])  # another global batch
+    for word in ("trainer.devices=2", "trainer.num_nodes=2", "trainer.accumulate_grad_batches=2", "detect.rpn_convs=2"):  # fmt: skip
+        other = load(Config, "dito", "mini", [word])  # another global batch, or other kept tensors
         assert image_path(other, 0) != image_path(cfgs["swl"], 0), word
     module = module_of("image")
     sets = [

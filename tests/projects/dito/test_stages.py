@@ -3,14 +3,16 @@
 import pytest
 import torch
 import yaml
+from torch.nn import functional as F
 
 from common.config import CONFIG_DIR, UserError
 from projects.dito import build
+from projects.dito.detector import similarity_maps
 from projects.dito.folder import export, load_network
 from projects.dito.module import DITO
 from projects.dito.network import DitoNetwork
-from projects.dito.stages import build_module
-from tests.projects.dito.conftest import config, network_of
+from projects.dito.stages import build_module, image_path
+from tests.projects.dito.conftest import config, network_of, sines
 
 SHORT = ["method.image_steps=2", "method.detect_steps=2", "data.scenes=8"]
 
@@ -62,6 +64,26 @@ def test_image_steps_count_for_a_single_stage_too():
         assert stage.module.optim.lr == 0.25
 
 
+def test_a_single_image_stage_takes_the_kept_weights(tmp_path):
+    """The arm with an untrained head shares the first stage; a stage that starts from a folder does not."""
+    words = ["method.image_steps=2", "method.detect_steps=null", f"runs_dir={tmp_path}"]
+    kept = image_path(config(*words, "method.stages=[image,region]"), 0)
+    alone = build(config(*words, "method.stages=[image]"))
+    assert next(alone.stages()).weights is None
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    assert next(alone.stages()).weights == kept
+    exported_to(tmp_path / "start", ("image",))
+    for stages in ("[image]", "[image,region]"):
+        cfg = config(*words, f"method.stages={stages}", f"model.init_from={tmp_path}/start")
+        path = image_path(cfg, 0)
+        path.touch()
+        assert next(build(cfg).stages()).weights is None
+    cfg = config(f"runs_dir={tmp_path}", "method.stages=[image]", "method.image_steps=null", "method.detect_steps=null")  # fmt: skip
+    image_path(cfg, 0).touch()  # its key does not say how long it was trained
+    assert next(build(cfg).stages()).weights is None
+
+
 def test_the_frozen_copy_of_an_earlier_run_is_kept(tmp_path):
     """Checklist 12: a detector goes on with the stored VLM, not with its own fine-tuned backbone."""
     source = exported_to(tmp_path, ("image", "region", "detect"), vlm=True)
@@ -89,6 +111,32 @@ def test_a_region_stage_that_trains_the_backbone_sets_the_vlm_aside_first(tmp_pa
     assert fresh.state_dict().keys() == module.state_dict().keys()
     export(cfg, module, tmp_path)
     assert torch.equal(load_network(tmp_path)[0].vlm.backbone.patch.weight, before)
+
+
+@pytest.mark.parametrize(("shift", "windows"), [(False, False), (False, True), (True, False), (True, True)])  # fmt: skip
+def test_item_15_image_level_maps_are_the_pretraining_s_own(shift, windows):
+    """Checklist 15: the configured windows and shift; after fine-tuning still the backbone of image-level pretraining."""
+    words = [f"model.image_shift={shift}", f"model.image_windows={windows}", "model.shift=2"]
+    network = network_of(config(*words), ("image",)).eval()
+    images, texts = sines(2, 3, 32, 32).float(), F.normalize(sines(2, 3, 32).float(), dim=-1)
+    kind = {"shift": 2 if shift else 0, "windows": "mixed" if windows else "none"}
+    boxes = [torch.tensor([[3.0, 2, 29, 21]])] * 2
+
+    def outputs():
+        return (
+            network.image_map(images), network.image_vectors(images), network.map_vectors(images, boxes),
+            similarity_maps(network, images, texts, "patch"),
+        )  # fmt: skip
+
+    with torch.no_grad():
+        before, seen = outputs(), network.detector_map(images)
+        torch.testing.assert_close(before[0], network.backbone(images, **kind))
+        plain = network.backbone(images, windows="none")
+        assert torch.allclose(before[0], plain, atol=1e-5) == (not shift and not windows)
+        network.keep_vlm()
+        network.backbone.patch.weight.mul_(-1)  # the detector trains
+        assert all(torch.equal(a, b) for a, b in zip(before, outputs(), strict=True))
+        assert not torch.allclose(seen, network.detector_map(images), atol=1e-3)
 
 
 def test_paper_configs_agree_with_each_other():

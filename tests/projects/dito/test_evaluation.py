@@ -1,0 +1,99 @@
+"""What is measured of regions, boxes and locality, and what needs no training."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from common.engine.workspace import Workspace
+from projects.dito import baselines, evaluate
+from projects.dito.detector import Detections, pointing, similarity_maps
+from projects.dito.scenes import Scenes, scenes_of
+from tests.projects.dito.conftest import config, network_of
+
+
+def test_borders_pointing_and_kinds_of_regions():
+    """By hand on small boxes; each kind of region gives unit vectors, whole and centre know no box."""
+    cfg = config()
+    boxes = torch.tensor([[0.0, 0, 16, 16], [15, 3, 17, 9], [17, 2, 30, 20], [17, 17, 30, 30]])
+    assert evaluate.crosses(boxes, cfg).tolist() == [False, True, True, False]
+    maps = torch.zeros(1, 2, 8, 8)
+    maps[0, 0, 1, 6], maps[0, 1, 7, 0] = 1, 1
+    inside = torch.tensor([[[24.0, 4, 28, 8], [0, 0, 4, 28]]])
+    assert pointing(maps, inside, 4).tolist() == [[True, False]]
+    network = network_of(cfg, ("region",)).eval()
+    images = torch.randn(2, 3, 32, 32)
+    own = torch.tensor([[[0.0, 0, 16, 16], [8, 8, 30, 30]]]).repeat(2, 1, 1)
+    with torch.no_grad():
+        for kind in ("head", "map", "crop", "whole", "centre"):
+            rows = evaluate.regions_of(network, images, own, kind)
+            torch.testing.assert_close(rows.norm(dim=-1), torch.ones(2, 2))
+            same = torch.allclose(rows[:, 0], rows[:, 1], atol=1e-5)
+            assert same == (kind in ("whole", "centre")), kind
+        texts = F.normalize(torch.randn(2, 3, 32), dim=-1)
+        patch = similarity_maps(network, images, texts, "patch")
+        region = similarity_maps(network, images, texts, "region")
+        place = network.region_vectors(
+            images[:1], [torch.tensor([[14 - 6.4, 10 - 6.4, 14 + 6.4, 10 + 6.4]])]
+        )
+        want = F.normalize(place, dim=1)[0] @ texts[0, 1]
+        torch.testing.assert_close(region[0, 1, 2, 3], want)
+        token = network.image_proj(network.image_map(images)[1, :, 2, 5])
+        torch.testing.assert_close(patch[1, 2, 2, 5], F.normalize(token, dim=0) @ texts[1, 2])
+
+
+def test_shares_are_means_of_scenes_that_have_such_a_box(tmp_path, monkeypatch):
+    """Items and metric of the border are the same by hand: scenes weigh alike, however many boxes cross."""
+    inside, across = [0.0, 0, 8, 8], [8.0, 2, 24, 9]
+    boxes = torch.tensor([[across, across], [across, inside], [inside, inside]])
+    labels = torch.zeros(3, 2, dtype=torch.long)
+    scenes = Scenes(torch.zeros(3, 3, 32, 32, dtype=torch.uint8), boxes, labels, ["a", "b"])
+    best = torch.tensor([[0, 1], [0, 1], [0, 0]])
+    monkeypatch.setattr(evaluate, "predicted", lambda *_: (best, torch.ones(3)))
+    found = evaluate.named_regions(config(), SimpleNamespace(trained=[]), scenes, Workspace(tmp_path))  # fmt: skip
+    items = {n: json.loads((tmp_path / f"items/region_top1{n}.json").read_text()) for n in ("", "_border", "_inside")}  # fmt: skip
+    assert items == {"": [0.5, 0.5, 1.0], "_border": [0.5, 1.0], "_inside": [0.0, 1.0]}
+    for name, values in items.items():
+        assert found[f"region_top1{name}"] == pytest.approx(sum(values) / len(values))
+
+
+def test_captions_are_ranked_among_full_batches():
+    """A smaller last batch has no part; all boxes are named, by an untrained head too."""
+    network = network_of(config(), ("image",)).eval()
+    for count, ranked in ((6, 4), (8, 8), (3, 3)):
+        cfg = config(f"data.eval_scenes={count}", "eval.batch_size=4", "eval.regions=head")
+        assert evaluate.region_kind(cfg, network) == "head"
+        with torch.no_grad():
+            best, nearest = evaluate.predicted(cfg, network, scenes_of(cfg, "test"), "head")
+        assert (len(best), len(nearest)) == (count, ranked)
+
+
+def test_scenes_as_an_annotation_file_and_back():
+    """True boxes as results have the ids and coordinates of the file."""
+    scenes = Scenes(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.tensor([[[1.0, 2, 5, 8]]]), torch.tensor([[1]]), ["a", "b"])  # fmt: skip
+    truth = evaluate.as_coco(scenes)
+    assert truth["annotations"] == [{"image_id": 0, "category_id": 2, "bbox": [1, 2, 4, 6]}]
+    rows = evaluate.as_results(
+        Detections(scenes.boxes[0], torch.tensor([2]), torch.tensor([0.5])), 0, [1, 2]
+    )
+    assert rows == [{"image_id": 0, "category_id": 2, "bbox": [1, 2, 4, 6], "score": 0.5}]
+
+
+def test_baselines_and_the_transfer_list(tmp_path):
+    """Chance, the commonest name, pixels, untrained, also on borders; clip art is named by its own list without training."""
+    words = ["data.source=emoji", "data.image_size=64", "model.patch_size=8", "data.scenes=20", "data.eval_scenes=10", "data.names=60", "data.objects=3"]  # fmt: skip
+    cfg, work = config(*words), Workspace(tmp_path)
+    found = {n: getattr(baselines, n)(cfg, work) for n in ("chance", "majority", "template_matching", "untrained")}  # fmt: skip
+    wanted = {"region_top1", "region_top1_border", "region_top1_inside"}
+    assert all(own.keys() == wanted for own in found.values())
+    assert set(found["chance"].values()) == {1 / 60}
+    assert found["template_matching"]["region_top1"] > 5 / 60
+    assert found["template_matching"]["region_top1_border"] > 5 / 60
+    assert all(0 <= v <= 1 for own in found.values() for v in own.values())
+    network = network_of(cfg, ("region",)).eval()
+    with torch.no_grad():
+        found = evaluate.transfer(cfg, network)
+    assert found["transfer_region_top1_chance"] < 1 / 60
+    assert "transfer_region_top1_new_names" in found
