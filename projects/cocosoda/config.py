@@ -24,6 +24,7 @@ class CodeData(DataConfig):
     languages: Annotated[list[Language], not_empty] = field(default_factory=lambda: ["python"])
     language_exponent: NonNegative = 0.7  # P(language) ~ pairs ** this, drawn for each batch
     limit: Count | None = None  # bundled: training pairs, drawn by the seed; None: all
+    typed: bool = True  # False: no token has a type, as in the released rows
     soda: SodaConfig = field(default_factory=SodaConfig)
 
     def __post_init__(self) -> None:

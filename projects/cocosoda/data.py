@@ -1,7 +1,7 @@
 """Batches of pairs with augmented keys, one language each; collections that are searched."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -158,6 +158,8 @@ class CodePairs(Dataset[CodeBatch]):
         pair = self.pairs[language][row]
         (query,) = plain_ids(self.tokenizer, [pair.query])
         code, types = typed_pieces(self.tokenizer, pair, self.code_room)
+        if not self.cfg.data.typed:
+            types = np.full_like(types, -1)
         return code, types, np.array(query[: self.query_room], dtype=np.int64)
 
     def _inputs(self, rows: Sequence[Ids]) -> TextInputs:
@@ -200,16 +202,17 @@ def typed_pieces(
         UserError: stored pieces of another tokenizer.
     """
     if pair.pieces is not None:
-        pieces = pair.pieces[:room]
-        ids = tokenizer.convert_tokens_to_ids([piece for piece, _ in pieces])
+        pieces, kinds = (own[:room] for own in pair.pieces)
+        ids = tokenizer.convert_tokens_to_ids(list(pieces))
         unknown = tokenizer.unk_token_id
-        for (piece, _), own in zip(pieces, ids, strict=True):
+        for piece, own in zip(pieces, ids, strict=True):
             if own is None or (own == unknown and piece != tokenizer.unk_token):
                 raise UserError(
                     f"{pair.key}: {PIECES} holds {piece!r}, which is no piece of this tokenizer: "
                     "make the rows again with TASK=prepare and the model of this config"
                 )
-        names = [kind if kind in TYPES else leaf_type(kind, piece, True) for piece, kind in pieces]
+        both = zip(pieces, kinds, strict=True)
+        names = [kind if kind in TYPES else leaf_type(kind, piece, True) for piece, kind in both]
         places = [TYPES.index(name) if name in TYPES else -1 for name in names]
         return np.array(ids, dtype=np.int64), np.array(places, dtype=np.int64)
     found = tokenizer(
@@ -348,8 +351,11 @@ def requirements(cfg: Config) -> list[Requirement]:
 
 
 def evaluation_sets(cfg: Config) -> list[CodeSearchSet]:
-    """The collections of the evaluation; CoSQA is the last if the config names it."""
+    """The collections of the evaluation, of different names; CoSQA is the last if the config names it."""
     found = search_sets(cfg, cast(Part, cfg.eval.part))
     if cfg.eval.cosqa is not None:
-        found.append(read_cosqa(folder_of(cfg, cfg.eval.cosqa), cfg.eval.cosqa_part))
+        further = read_cosqa(folder_of(cfg, cfg.eval.cosqa), cfg.eval.cosqa_part)
+        if cfg.data.source == "cosqa":  # vectors and metrics are kept by name
+            further = replace(further, name=f"{further.name}_{cfg.eval.cosqa_part}")
+        found.append(further)
     return found

@@ -8,6 +8,7 @@ from torch import Tensor
 from common.data.code.lexer import split_identifiers
 from common.data.code.search_sets import CodeSearchSet
 from common.encoders.text.sentence import SentenceEncoder
+from common.engine.trainer import world_size
 from common.engine.workspace import Workspace
 from common.evaluation.features.geometry import alignment, uniformity
 from common.evaluation.features.postprocessing import fit_whitening
@@ -34,8 +35,9 @@ def evaluate(cfg: Config, module: CoCoSoDa, workspace: Workspace) -> dict[str, f
     """All rows of the table: the method, ``untrained_*``, ``tfidf_*``, ``bm25_*`` and ``whitened_*``.
 
     Metrics are ``<row><set>_<metric>``; ``<row>average_<metric>`` is the unweighted mean over the languages,
-    without CoSQA. ``key_start_share`` is the share of the initial weights in the key encoder after the
-    last step (m to the power of steps), ``queue_age`` the mean age of a queue's row in steps.
+    without CoSQA. ``alignment`` and ``uniformity_*`` are those of the first set. ``key_start_share`` is the share
+    of the initial weights in the key encoder after the last step (m to the power of steps), ``queue_age`` the
+    mean age of a queue's row in steps.
 
     Raises:
         UserError: missing data.
@@ -47,13 +49,10 @@ def evaluate(cfg: Config, module: CoCoSoDa, workspace: Workspace) -> dict[str, f
         vectors = encoded(cfg, encoder)
         found = geometry(vectors(sets[0]), sets[0], cfg.eval.sample)
         found |= score_sets(cfg, cosines(vectors), workspace, row, sets)
-        if own is not None:
-            for data in sets:
-                own.gallery(f"code search {data.name}", _gallery(cosines(vectors), data))
-            if cfg.eval.whitened:
-                compare = cosines(lambda data: whitened(*vectors(data)))
-                rows = score_sets(cfg, compare, workspace, "whitened_", sets)
-                found |= {f"whitened_{k}": v for k, v in rows.items()}
+        if own is not None and cfg.eval.whitened:
+            compare = cosines(lambda data: whitened(*vectors(data)))
+            rows = score_sets(cfg, compare, workspace, "whitened_", sets)
+            found |= {f"whitened_{k}": v for k, v in rows.items()}
         return found
 
     metrics = before_and_after(cfg, recipe_of(cfg), module.encoder, measure, workspace)
@@ -71,6 +70,8 @@ def score_sets(
 ) -> dict[str, float]:  # fmt: skip
     """Metrics of every collection and their means; values by query are saved with the row's prefix.
 
+    A gallery shows what the row finds for some queries, which are the same in all rows.
+
     Args:
         cfg: the project's config.
         compare: similarities of a collection's queries with its functions.
@@ -80,7 +81,9 @@ def score_sets(
     """
     sets, found = sets or evaluation_sets(cfg), dict[str, float]()
     for data in sets:
-        values = reciprocal(gold_ranks(compare(data), data.gold_places), cfg.eval.max_rank)
+        scores, title = compare(data), f"code search {data.name} {row.strip('_')}"
+        values = reciprocal(gold_ranks(scores, data.gold_places), cfg.eval.max_rank)
+        workspace.gallery(title.strip(), _gallery(scores, data))
         workspace.items(f"{row}{data.name}_mrr", values.tolist())
         found |= {f"{data.name}_{k}": v for k, v in search_metrics(values).items()}
     names = [data.name for data in sets if data.name != COSQA or len(sets) == 1]
@@ -169,11 +172,8 @@ def memory(cfg: Config) -> dict[str, float]:
     if not method.pretrain or steps is None:
         return {}
     found = {"key_start_share": method.momentum**steps}
-    devices = cfg.trainer.devices
-    count = len(devices) if isinstance(devices, list) else devices
-    if method.queue_size and isinstance(count, int):
-        batch = cfg.data.batch_size * count * cfg.trainer.num_nodes
-        batch *= cfg.trainer.accumulate_grad_batches
+    if method.queue_size:
+        batch = cfg.data.batch_size * world_size(cfg.trainer) * cfg.trainer.accumulate_grad_batches
         found["queue_age"] = (method.queue_size / batch + 1) / 2
     return found
 
@@ -189,9 +189,9 @@ def table(metrics: dict[str, float], sets: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _gallery(compare: Compare, data: CodeSearchSet) -> list[dict[str, object]]:
+def _gallery(scores: Scores, data: CodeSearchSet) -> list[dict[str, object]]:
     found = [(i, own[0]) for i, own in enumerate(data.gold_places) if own]
-    shown, scores = found[:: max(1, len(found) // 6)][:6], compare(data)
+    shown = found[:: max(1, len(found) // 6)][:6]
     if not shown:
         return []
     rows = torch.cat([scores(slice(i, i + 1)) for i, _ in shown])

@@ -1,10 +1,10 @@
 """Config sections of the fine-tuning, the evaluation and the preparation of data."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from common.families.retrieval.config import RetrievalEval
-from common.ranges import Count, Positive, Seed, Whole
+from common.ranges import Count, Positive, Seed, Whole, not_empty
 
 
 @dataclass
@@ -33,10 +33,11 @@ class CodeEval(RetrievalEval):
 
     part: Literal["valid", "test"] = "test"
     max_rank: Count = 1000  # MRR: a function found later counts as not found
-    names: list[Literal["hidden", "visible"]] = field(
+    names: Annotated[list[Literal["hidden", "visible"]], not_empty] = field(
         default_factory=lambda: ["hidden", "visible"]
     )  # bundled: the function's own name in its code
-    cosqa: str | None = None  # folder of CoSQA, below data.root: one more set
+    # folder of CoSQA, below data.root: one more set; cosqa_<part> beside data.source=cosqa
+    cosqa: str | None = None
     cosqa_part: Literal["dev", "test"] = "dev"
     whitened: bool = False  # also whitened_*: vectors whitened on each whole code base
     sample: Count = 1000  # pairs whose alignment and uniformity are measured

@@ -8,7 +8,7 @@ from typing import Any
 from common.config import UserError
 from common.data.code.functions import Function, read_functions
 from common.data.code.lexer import plain_code
-from common.data.code.search_sets import PIECES, CodePair, joined_rows
+from common.data.code.search_sets import PIECES, CodePair, joined_rows, listed_urls
 from common.data.code.types import TYPES, Language
 from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
 from common.data.tables import write_jsonl
@@ -26,6 +26,7 @@ from projects.cocosoda.module import CoCoSoDa
 from projects.cocosoda.stages import recipe_of
 
 PARTS = ("train", "valid", "test", "codebase")
+MOST_ABSENT = 0.1  # of a list's URLs; if more have no row, an archive is missing
 
 
 def bundled_codes(cfg: Config) -> list[str]:
@@ -40,7 +41,7 @@ def search(cfg: Config, workspace: Workspace, experiment: Experiment[CoCoSoDa]) 
     changed are encoded, those that are gone leave it.
 
     Raises:
-        UserError: no trained run, nothing to read, or an index of another encoder.
+        UserError: no trained run, nothing to read but comments, or an index of another encoder.
     """
     options = cfg.search
     module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
@@ -49,7 +50,9 @@ def search(cfg: Config, workspace: Workspace, experiment: Experiment[CoCoSoDa]) 
     for function in read_functions(options.file) if options.file else ():
         found.setdefault(" ".join(plain_code(function.code, function.language).split()), []).append(function)  # fmt: skip
     found.pop("", None)
-    texts = list(found) if options.file else bundled_codes(cfg)
+    texts = list(found)
+    if options.file and not texts:
+        raise UserError(f"{options.file} holds comments alone: name code in search.file")
     kept = None if options.index is None else Path(options.index).expanduser()
     with evaluated(encoder, cfg.trainer.accelerator):
         settings: dict[str, Any] = {
@@ -63,7 +66,7 @@ def search(cfg: Config, workspace: Workspace, experiment: Experiment[CoCoSoDa]) 
             new = index.replace(texts) if options.file else 0
             workspace.say(f"{kept}: opened, {new} functions encoded")
         else:
-            index = TextIndex(documents, texts, **settings)
+            index = TextIndex(documents, texts if options.file else bundled_codes(cfg), **settings)
         if kept is not None:
             index.save(kept, weights_digest(encoder))
         workspace.say(f"{len(index)} functions indexed")
@@ -88,7 +91,8 @@ def prepare(cfg: Config, workspace: Workspace) -> Path:
         The folder.
 
     Raises:
-        UserError: no input, or a language without archives or lists.
+        UserError: no input, a language without archives or lists, or archives that lack more than a tenth
+            of a list.
     """
     options, model = cfg.prepare, cfg.model
     if options.input is None:
@@ -102,6 +106,7 @@ def prepare(cfg: Config, workspace: Workspace) -> Path:
     for language in cfg.data.languages:
         for part in PARTS:
             rows = joined_rows(source / language, part)
+            absent = _absent(source / language, part, len(rows))
             step = RowMap(
                 f"{language} {part}", partial(_typed, cfg, language), settings | {"language": language}, options.seed,
             )  # fmt: skip
@@ -110,8 +115,18 @@ def prepare(cfg: Config, workspace: Workspace) -> Path:
             if done.complete:
                 (target / language).mkdir(parents=True, exist_ok=True)
                 write_jsonl(target / language / f"{part}.jsonl", done.rows())
-            workspace.say(f"{language} {part}: {done.summary}")
+            workspace.say(f"{language} {part}: {done.summary}; {absent}")
     return target
+
+
+def _absent(folder: Path, part: str, found: int) -> str:
+    listed = len(listed_urls(folder, part))
+    text = f"{listed - found} of {listed} listed URLs are in no archive"
+    if listed - found > MOST_ABSENT * listed:
+        raise UserError(
+            f"{folder / part}.txt: {text}; unpack every final/jsonl/*/*.jsonl.gz of CodeSearchNet beside it"
+        )
+    return text
 
 
 def _typed(cfg: Config, language: Language) -> RowFunction:

@@ -45,14 +45,14 @@ class CodePair:
 
     Attributes:
         key: identity of the function; two pairs of one key have the same code.
-        pieces: of a tokenizer, each with its type; None: found when it is needed.
+        pieces: of a tokenizer, and the type of each; None: found when they are needed.
     """
 
     query: str
     code: str
     language: Language
     key: str
-    pieces: tuple[tuple[str, str], ...] | None = None
+    pieces: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,11 @@ def code_search_net_set(folder: Path, language: Language, part: Part = "test") -
     )
 
 
+def listed_urls(folder: Path, part: str) -> list[str]:
+    """URLs of a part in the order of its list, see `joined_rows`."""
+    return (folder / f"{part}.txt").read_text(encoding="utf-8").split()
+
+
 def joined_rows(folder: Path, part: str) -> list[Row]:
     """Rows of the original archives whose URLs a list names, in its order.
 
@@ -152,7 +157,7 @@ def joined_rows(folder: Path, part: str) -> list[Row]:
             f"{folder} needs {part}.txt (URLs, from the data of GraphCodeBERT's code search) and the "
             f"archives of CodeSearchNet, final/jsonl/{parts[0]}/*.jsonl.gz"
         )
-    urls = listed.read_text(encoding="utf-8").split()
+    urls = listed_urls(folder, part)
     wanted, found = set(urls), dict[str, Row]()
     for file in files:
         for row in _lines(file):
@@ -183,14 +188,15 @@ def _csn_rows(folder: Path, language: str, part: str) -> Iterator[Row]:
 
 
 def _csn_pair(row: Row, language: Language) -> CodePair:
-    pieces = row.get(PIECES)  # a few thousand names come again and again: one string each
-    names = ((intern(str(p)), intern(str(kind))) for p, kind in pieces or ())
+    stored = row.get(PIECES)
+    # a few thousand names come again and again: one string each, and no tuple for every piece
+    pieces, kinds = (tuple(intern(str(own[i])) for own in stored or ()) for i in (0, 1))
     return CodePair(
         _joined(row["docstring_tokens"]),
         _joined(row["code_tokens"]),
         language,
         str(row["url"]),
-        None if pieces is None else tuple(names),
+        None if stored is None else (pieces, kinds),
     )
 
 

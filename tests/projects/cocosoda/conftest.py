@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,16 @@ GOLDEN = json.loads(
 SIDES = ("code", "query", "augmented_code", "augmented_query")
 
 config = configs_of(Config, "cocosoda")
+
+
+@pytest.fixture(scope="session")
+def full_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run of both stages with validation and all rows of the table."""
+    from common.engine.run import train
+
+    folder = tmp_path_factory.mktemp("full")
+    words = [f"runs_dir={folder}", "run_id=full", "trainer.val_every_n_steps=2", "trainer.keep_checkpoints=5"]  # fmt: skip
+    return train("cocosoda", "smoke", words)
 
 
 def module_of(*overrides: str, finetune: bool = False) -> CoCoSoDa:

@@ -2,13 +2,15 @@
 
 import collections
 import pickle
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from common.config import UserError
-from common.data.code.search_sets import CodePair
+from common.data.code.search_sets import PIECES, CodePair, read_code_search_net
 from common.data.code.types import TYPES, TYPES_OF, type_token
 from common.data.tables import write_jsonl
 from projects.cocosoda.data import (
@@ -153,6 +155,28 @@ def test_item_9_replaced_pieces_have_the_token_of_their_own_type(tokenizer):
     assert not batch["altered"].any()
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_item_9_rows_without_types_are_masked_in_every_fourth_step_alone(tokenizer, stored):
+    """Checklist 9: as `paper_released` trains; the other three strategies find no type to work on."""
+    released = config(name="paper_released").data
+    assert released.soda.strategies == ["mask", "replace", "replace_type", "mask_type"]
+    for typed in (released.typed, True):  # with types: the twin
+        cfg = config("data.batch_size=4", "data.soda.ratio=0.5", f"data.typed={str(typed).lower()}")
+        cfg.data.soda.strategies = released.soda.strategies
+        own = pairs("python", 8)
+        if stored:
+            both = [tuple(tokenizer.tokenize(pair.code)) for pair in own]
+            own = [replace(p, pieces=(b, ("identifier",) * len(b))) for p, b in zip(own, both, strict=True)]  # fmt: skip
+        data = CodePairs({"python": own}, tokenizer, cfg, augment=True)
+        changed = collections.Counter()
+        for step in range(80):
+            index, epoch = 4 * (step % (len(data) // 4)), step // (len(data) // 4)
+            batch = data[[(index + i, epoch) for i in range(4)]]
+            new, old = (batch[name]["input_ids"] for name in ("augmented_code", "code"))
+            changed[step % 4] += int((new != old).any())
+        assert [changed[s] > 0 for s in range(4)] == [True, typed, typed, typed]
+
+
 def test_pieces_inherit_the_type_of_their_token_also_when_stored(tokenizer):
     """Parts of a name are identifiers; stored pieces give the same; those of others are refused."""
     pair = CodePair("q", CODE, "python", "k")
@@ -165,10 +189,10 @@ def test_pieces_inherit_the_type_of_their_token_also_when_stored(tokenizer):
     stop = next(i for i, name in enumerate(names) if name == "separators")
     assert "".join(pieces[start:stop]).replace("##", "") == "readlines"  # divided at the underscore
     assert set(names[start:stop]) == {"identifier"}
-    stored = CodePair("q", "", "python", "k", tuple(zip(pieces, names, strict=True)))
+    stored = CodePair("q", "", "python", "k", (tuple(pieces), tuple(names)))
     for found, wanted in zip(typed_pieces(tokenizer, stored, 100), (ids, types), strict=True):
         assert np.array_equal(found, wanted)
-    other = CodePair("q", "", "python", "k", (("Ġnot", "keyword"),))
+    other = CodePair("q", "", "python", "k", (("Ġnot",), ("keyword",)))
     with pytest.raises(UserError, match="no piece of this tokenizer"):
         typed_pieces(tokenizer, other, 100)
     assert len(typed_pieces(tokenizer, pair, 5)[0]) == 5
@@ -195,6 +219,19 @@ def test_types_go_on_behind_a_comment_within_the_code(tokenizer, language, comme
     assert found[1] == {"other"}
     assert with_line_breaks(["#{", "x", "}"], "ruby") == "#{ x }"
     assert with_line_breaks([], language) == ""
+
+
+def test_stored_pieces_of_a_row_cost_two_pointers_each(tmp_path):
+    """A million functions of some hundred pieces fit in memory; names that come again are one string."""
+    (tmp_path / "go").mkdir()
+    own = [["func", "keyword"], ["Ġ(", "separators"]] * 500
+    row = {"url": "u", "code_tokens": [], "docstring_tokens": [], PIECES: own}
+    write_jsonl(tmp_path / "go/train.jsonl", [row, {**row, PIECES: []}])
+    full, empty = (pair.pieces for pair in read_code_search_net(tmp_path, "go"))
+    assert [list(pair) for pair in zip(*full, strict=True)] == own
+    assert empty == ((), ())
+    held = {id(x): sys.getsizeof(x) for x in (full, *full, *(y for x in full for y in x))}
+    assert sum(held.values()) < 20 * len(own)
 
 
 def test_lengths_are_those_of_the_config(tokenizer):

@@ -1,30 +1,23 @@
-"""Runs, evaluation, export, tasks and configs as the commands drive them: items 7 and 14 to 18."""
+"""Runs, evaluation and configs as the commands drive them: items 14 to 18."""
 
 import json
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel
 
 from common.config import UserError, config_names
-from common.data.code.search_sets import (
-    PIECES,
-    CodePair,
-    CodeSearchSet,
-    read_code_search_net,
-)
-from common.data.code.types import TYPES, TYPES_OF, type_token
-from common.data.tables import read_jsonl, write_jsonl
+from common.data.code.search_sets import CodeSearchSet
+from common.data.tables import write_jsonl
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.comparison.spec import read_comparisons
 from common.engine.run import train
-from common.engine.sweeps.schema import read_sweep
+from common.engine.sweeps.schema import arms_of, read_sweep, words_of
 from common.engine.workspace import Workspace
 from projects.cocosoda import baselines, build
-from projects.cocosoda.data import CodePairs, synthetic_pairs, typed_pieces
-from projects.cocosoda.encoder import build_encoder, load_encoder
+from projects.cocosoda.data import evaluation_sets
 from projects.cocosoda.evaluate import (
+    encoded,
     evaluate,
     lexical_compare,
     memory,
@@ -32,15 +25,7 @@ from projects.cocosoda.evaluate import (
     whitened,
 )
 from projects.cocosoda.ranks import gold_ranks, reciprocal, search_metrics
-from tests.cards import at_hand, run_card
 from tests.projects.cocosoda.conftest import config, module_of
-
-
-@pytest.fixture(scope="module")
-def full_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("full")
-    words = [f"runs_dir={folder}", "run_id=full", "trainer.val_every_n_steps=2", "trainer.keep_checkpoints=5"]  # fmt: skip
-    return train("cocosoda", "smoke", words)
 
 
 def metrics_of(run):
@@ -135,6 +120,20 @@ def test_fine_tuning_has_the_rate_of_the_pre_training_unless_it_has_its_own():
     assert sweep.shared["eval.part"] == "valid"
 
 
+@pytest.mark.parametrize("file", ["compare", "sweep"])
+def test_arms_have_equal_steps_or_equal_encoded_texts(file):
+    """Four texts of a pair are encoded in pre-training and two in fine-tuning; names of arms say what is equal."""
+    spec = read_comparisons("cocosoda")[0]
+    arms = spec.arms if file == "compare" else arms_of("cocosoda", read_sweep("cocosoda"), [])
+    steps, texts = {}, {}
+    for name, own in arms.items():
+        cfg = config(*words_of(own), name="mini")
+        first = cfg.trainer.max_steps if cfg.method.pretrain else 0
+        steps[name], texts[name] = first + cfg.finetune.steps, 4 * first + 2 * cfg.finetune.steps
+    assert {n for n, count in steps.items() if count != 800} == {"finetuned_long"}
+    assert texts["finetuned_long"] == texts["full"] > texts["finetuned"]
+
+
 def topics(seed, partners=0):
     """Pairs of one topic each; code and query of a topic have no token in common."""
     generator = torch.Generator().manual_seed(seed)
@@ -215,7 +214,16 @@ def test_items_17_and_18_one_table_with_all_rows_and_geometry(full_run):
     assert found["queue_age"] == 1.5
     twice = config("trainer.accumulate_grad_batches=2", "trainer.allow_small_negatives=true")
     assert memory(twice)["queue_age"] == 1.0
-    assert list((full_run / "gallery").glob("code search *"))
+    assert memory(config("trainer.devices=auto"))["queue_age"] == 1.5  # one process on a CPU
+    assert "queue_age" not in memory(config("method.queue_size=0"))
+    rows = ("", " bm25", " tfidf", " untrained", " whitened")
+    shown = {
+        row: json.loads((full_run / f"gallery/code search synthetic{row}/gallery.json").read_text())
+        for row in rows
+    }
+    queries = [[found["query"] for found in own] for own in shown.values()]
+    assert all(own == queries[0] for own in queries)  # side by side
+    assert shown[""] != shown[" tfidf"] != shown[" bm25"]
     assert "untrained" in (full_run / "notes.txt").read_text()
 
 
@@ -242,6 +250,27 @@ def test_item_17_languages_one_by_one_and_their_unweighted_mean(tmp_path):
     assert items == {"mean_of": ["tfidf_go_mrr", "tfidf_ruby_mrr"]}
 
 
+def test_cosqa_beside_itself_is_two_sets(tmp_path):
+    """Development queries beside those of the test: each with its own vectors and metrics."""
+    folder = tmp_path / "cosqa"
+    folder.mkdir()
+    rows = [{"_id": i, "code": f"def {name}(): pass"} for i, name in enumerate(("lorem", "ipsum"))]
+    write_jsonl(folder / "codebase.jsonl", rows)
+    for part, asked in (("dev", ["lorem"]), ("test", ["ipsum", "lorem"])):
+        own = [{"query": word, "code_id": int(word == "ipsum")} for word in asked]
+        write_jsonl(folder / f"{part}.jsonl", own)
+    cfg = config(
+        "data.source=cosqa", "data.folder=cosqa", f"data.root={tmp_path}", "eval.cosqa=cosqa"
+    )
+    test, dev = evaluation_sets(cfg)
+    assert (test.name, dev.name) == ("cosqa", "cosqa_dev")
+    vectors = encoded(cfg, module_of().eval().encoder)
+    assert [len(vectors(data)[0]) for data in (test, dev)] == [2, 1]
+    found = score_sets(cfg, lexical_compare("tfidf"), Workspace(tmp_path / "run"))
+    assert (found["cosqa_mrr"], found["cosqa_dev_mrr"]) == (1.0, 1.0)
+    assert "average_mrr" not in found
+
+
 def test_baselines_score_the_sets_of_the_method(tmp_path):
     """Equal names; words find made-up functions, which share words with their queries."""
     found = {}
@@ -257,180 +286,12 @@ def test_baselines_score_the_sets_of_the_method(tmp_path):
 
 def test_names_are_hidden_and_visible_in_the_bundled_sets(tmp_path):
     """Two sets of the same 895 queries; hiding the name costs words."""
+    with pytest.raises(UserError, match=r"eval.names must have at least one entry"):
+        config("eval.names=[]")
     cfg = config("data.source=bundled", "data.limit=50", "eval.names=[hidden,visible]")
     found = score_sets(cfg, lexical_compare("tfidf"), Workspace(tmp_path))
     assert 0.4 < found["hidden_mrr"] < found["visible_mrr"] - 0.04
     assert len(json.loads((tmp_path / "items/hidden_mrr.json").read_text())) == 895
-
-
-# -- weights in and out --------------------------------------------------------------------------
-
-
-def test_export_is_the_encoder_with_its_tokenizer(tmp_path):
-    """Equal vectors after reload: identifiers divided, pieces for types, unit length."""
-    experiment, module = build(config()), module_of().eval()
-    experiment.export(module, tmp_path)
-    loaded = experiment.load_export(tmp_path)
-    before, after = (experiment.embed(m) for m in (module, loaded))
-    assert before.keys() == after.keys() == {"queries", "documents"}
-    for name, value in before.items():
-        assert torch.equal(value, after[name])
-    tokenizer = loaded.encoder.tokenizer
-    assert tokenizer.tokenize("readLine_two") == module.encoder.tokenizer.tokenize("read Line two")
-    assert {type_token(name) for name in TYPES} <= tokenizer.get_vocab().keys()
-    assert (
-        json.loads((tmp_path / "config_sentence_transformers.json").read_text())[
-            "similarity_fn_name"
-        ]
-        == "cosine"
-    )
-    assert list(tmp_path.glob("*_Normalize"))
-
-
-@pytest.fixture(scope="module")
-def unixcoder(tmp_path_factory):
-    """A tiny folder in UniXcoder's layout: RoBERTa, byte pairs, <encoder-only> as a plain piece."""
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import RobertaTokenizerFast
-
-    folder = tmp_path_factory.mktemp("unixcoder")
-    pieces = ByteLevelBPETokenizer()
-    texts = ["def read ( path ) : return open ( path )", "read a file and return the lines of it"]
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<encoder-only>", "<mask>"]
-    pieces.train_from_iterator(
-        texts, 330, min_frequency=1, special_tokens=special, show_progress=False
-    )
-    pieces.save_model(str(folder))
-    tokenizer = RobertaTokenizerFast.from_pretrained(folder, model_max_length=64)
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    shape = AutoConfig.for_model(
-        "roberta", vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=66, pad_token_id=1,
-    )  # fmt: skip
-    AutoModel.from_config(shape, add_pooling_layer=False).save_pretrained(folder)
-    return folder
-
-
-def test_item_7_unixcoder_reads_prefix_and_separator_before_the_text(unixcoder, tmp_path):
-    """Checklist 7: <s> <encoder-only> </s> tokens </s>, in training, search, and after an export."""
-    words = [f"model.pretrained={unixcoder}", "model.config=null", "model.prefix=<encoder-only>",
-             "model.split_identifiers=false"]  # fmt: skip
-    cfg = config(*words)
-    encoder = build_encoder(cfg.model)
-    rows = encoder.tokenize(["read a file"])["input_ids"][0]
-    pieces = encoder.tokenizer.convert_ids_to_tokens(rows.tolist())
-    assert pieces[:3] == ["<s>", "<encoder-only>", "</s>"]
-    assert pieces[-1] == "</s>"
-    assert "<encoder-only>" not in pieces[3:]
-    data = CodePairs({"python": synthetic_pairs("train", 0)}, encoder.tokenizer, cfg, augment=True)
-    batch = data[[(i, 0) for i in range(8)]]
-    for side in ("code", "augmented_code", "augmented_query"):
-        assert (batch[side]["input_ids"][:, :3] == rows[:3]).all()
-    rows_of_types = encoder.tower.model.get_input_embeddings().num_embeddings
-    assert rows_of_types == len(encoder.tokenizer)
-    experiment = build(cfg)
-    module = next(experiment.stages()).module.eval()
-    experiment.export(module, tmp_path)
-    loaded = experiment.load_export(tmp_path)
-    assert loaded.encoder.tokenize(["read a file"])["input_ids"].tolist() == [rows.tolist()]
-    assert torch.equal(experiment.embed(module)["queries"], experiment.embed(loaded)["queries"])
-    plain = load_encoder(cfg.model, unixcoder)  # as released weights come
-    assert plain.tokenize(["read a file"])["input_ids"].tolist() == [rows.tolist()]
-    with pytest.raises(UserError, match="is no piece of this tokenizer"):
-        build_encoder(config("model.prefix=<encoder-only>").model)
-
-
-def test_item_9_pieces_with_their_space_in_front_have_the_type_of_their_token(unixcoder):
-    """Checklist 9: byte pairs, behind a prefix too, where the tokenizer counts the space to the piece."""
-    words = [f"model.pretrained={unixcoder}", "model.config=null", "model.split_identifiers=false"]
-    code = "def read ( path ) : return open ( path )"
-    found = []
-    for prefix in ("null", "<encoder-only>"):
-        tokenizer = build_encoder(config(*words, f"model.prefix={prefix}").model).tokenizer
-        _, types = typed_pieces(tokenizer, CodePair("q", code, "python", "k"), 50)
-        found.append([TYPES[t] if t >= 0 else "other" for t in types])
-    assert "other" not in found[0]
-    assert found[0] == found[1]
-    assert {"keyword", "identifier", "separators"} == set(found[0])
-
-
-def test_the_example_of_the_card_finds_code(tmp_path, monkeypatch, capsys):
-    build(config()).export(module_of().eval(), tmp_path / "export")
-    at_hand(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    run_card("cocosoda", tmp_path / "export")
-    assert "lines.py:1" in capsys.readouterr().out
-
-
-# -- tasks ---------------------------------------------------------------------------------------
-
-
-def test_search_follows_a_folder_of_code(full_run, tmp_path, capsys):
-    """Places of functions; the index forgets what is gone and encodes what is new; other weights: no."""
-    src = tmp_path / "src"
-    src.mkdir()
-    (src / "a.py").write_text("def one():\n    return 1\n\n\ndef two():\n    return one() + 1\n")
-    (src / "b.go").write_text("package p\n\nfunc Three(a int) int { return a }\n")
-    (tmp_path / "q.txt").write_text("one plus one\n")
-    words = [f"runs_dir={full_run.parents[2]}", f"search.index={tmp_path}/index", f"search.queries={tmp_path}/q.txt",
-             "search.k=9"]  # fmt: skip
-
-    def search(*further):
-        cfg = config(*words, *further)
-        build(cfg).tasks["search"](Workspace(tmp_path / "task", "cocosoda", "smoke"))
-        return capsys.readouterr().out
-
-    run = "search.run=full"
-    shown = search(run, f"search.file={src}")
-    assert "3 functions indexed" in shown
-    for place in ("a.py:1 one", "a.py:5 two", "b.go:3 Three"):
-        assert place in shown
-    (src / "b.go").unlink()
-    (src / "a.py").write_text("\n\ndef one():\n    return 1\n\n\ndef new():\n    return 3\n")
-    shown = search(run, f"search.file={src}")
-    assert "opened, 1 functions encoded" in shown
-    assert "2 functions indexed" in shown
-    assert "a.py:3 one" in shown
-    assert "Three" not in shown
-    build(config()).export(module_of("seed=5").eval(), tmp_path / "other")
-    with pytest.raises(UserError, match="made with another encoder"):
-        search(f"search.run={tmp_path}/other", f"search.file={src}")
-
-
-def test_prepare_joins_archives_and_types_pieces(tmp_path):
-    """Rows that training reads; stopped calls go on; stored pieces are those found anew."""
-    folder = tmp_path / "raw/go"
-    for part in ("train", "valid", "test"):
-        own = folder / "final/jsonl" / part
-        own.mkdir(parents=True)
-        row = {"url": part, "language": "go", "code_tokens": ["func", "Add", "// c", "(", "a", ")"],
-               "docstring_tokens": ["adds"], "original_string": "func Add(a)"}  # fmt: skip
-        write_jsonl(own / "x.jsonl", [row])
-        (folder / f"{part}.txt").write_text(part)
-    (folder / "codebase.txt").write_text("valid\ntest\n")
-    cfg = config("data.source=csn", "data.folder=x", "data.languages=[go]", f"prepare.input={tmp_path}/raw",
-                 f"prepare.output={tmp_path}/CSN")  # fmt: skip
-    task = build(cfg).tasks["prepare"]
-    task(Workspace(tmp_path / "task"))
-    (row,) = read_jsonl(tmp_path / "CSN/go/train.jsonl")
-    kinds = [kind for _, kind in row[PIECES]]
-    assert (kinds[0], kinds[-1]) == ("keyword", "separators")
-    assert set(kinds) <= {*TYPES_OF["go"], "other"}
-    assert kinds.count("other") < 4  # the comment
-    (pair,) = read_code_search_net(tmp_path / "CSN", "go")
-    assert pair.pieces is not None
-    assert len(read_jsonl(tmp_path / "CSN/go/codebase.jsonl")) == 2
-    parts = sorted((tmp_path / "task/parts/go-train").rglob("*"))
-    times = [p.stat().st_mtime_ns for p in parts]
-    task(Workspace(tmp_path / "task"))
-    assert [p.stat().st_mtime_ns for p in parts] == times  # nothing was computed again
-    shorter = config("data.source=csn", "data.folder=x", "data.languages=[go]", f"prepare.input={tmp_path}/raw",
-                     "model.code_length=12")  # fmt: skip
-    with pytest.raises(UserError, match="length"):  # what was kept has other pieces
-        build(shorter).tasks["prepare"](Workspace(tmp_path / "task"))
-    with pytest.raises(UserError, match="prepare.input"):
-        build(config()).tasks["prepare"](Workspace(tmp_path / "task"))
 
 
 # -- configs -------------------------------------------------------------------------------------
@@ -463,7 +324,10 @@ def test_paper_configs_hold_the_published_recipe():
     assert (cfg.model.code_length, cfg.model.query_length) == (256, 128)
     assert len(cfg.data.languages) == 6
     released = config(name="paper_released")
-    assert (released.method.logit_scale, released.method.intra_modal) == (20, False)
+    arm = config(*words_of(read_comparisons("cocosoda")[0].arms["released"]), name="mini")
+    for own in (released, arm):
+        assert (own.method.logit_scale, own.method.intra_modal) == (20, False)
+        assert (own.data.typed, own.data.soda.ratio) == (False, 0.1)
     tuned = {n: config(name=n) for n in config_names("cocosoda") if n.startswith("paper_finetune")}
     assert len({own.data.languages[0] for own in tuned.values()}) == 6
     assert all(own.finetune.epochs == own.trainer.max_epochs == 5 for own in tuned.values())
