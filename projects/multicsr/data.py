@@ -47,9 +47,11 @@ def prepare(cfg: Config, *, kept: bool = False) -> Prepared:
         kept: read what is kept, ask no language model and wait for no other process.
 
     Raises:
-        UserError: files that are missing or of the wrong shape; nothing left after a stage; with
-            `kept`, rows of a language model that are not there.
+        UserError: files that are missing or of the wrong shape; settings of stage 2 that would not
+            act; nothing left after a stage; with `kept`, rows of a language model that are not there.
     """
+    if cfg.stage2.enabled:
+        judges.check(cfg)
     rows = triplet_rows(cfg, kept=kept)
     if not cfg.stage2.enabled:
         return Prepared([row.triplet for row in rows], rows, None)

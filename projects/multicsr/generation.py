@@ -1,5 +1,6 @@
 """Stage 1: a positive and a hard negative for every premise, written by a local language model."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,24 +23,49 @@ from projects.multicsr.prompts import OPPOSITE, Kind, generation_prompt, parse_s
 KINDS: tuple[Kind, Kind] = ("entailment", "contradiction")
 CHUNK_BATCHES = 8  # batches in a file of finished premises
 PLAUSIBILITY = 0.1  # of causal models, unless the config says otherwise
+# `generate` takes over the model's own settings, such as a chat model's repetition penalty, and the best
+# token would no longer be that of the logits
+_NEUTRAL = {
+    "num_beams": 1, "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0,
+}  # fmt: skip
+DECODING = "logits alone, whole turns"  # of what is kept: other ways made other texts
 _STREAM = 71
 
 
 def load_model(name: str) -> Model:
     """A causal or encoder-decoder model from a folder, ``bundled:<name>`` or hub id.
 
+    Its own penalties of repetitions and its beams are switched off.
+
     Raises:
         UserError: absent or unfitting weights.
     """
+    model: Model
     if load_config(name).is_encoder_decoder:
-        return SequenceToSequence.from_pretrained(name)
-    return LanguageModel.from_pretrained(name)
+        model = SequenceToSequence.from_pretrained(name)
+    else:
+        model = LanguageModel.from_pretrained(name)
+    model.model.generation_config.update(**_NEUTRAL)
+    return model
+
+
+def takes_turns(model: Model) -> bool:
+    """Whether the tokenizer has a chat template."""
+    return getattr(model.tokenizer, "chat_template", None) is not None
+
+
+def end_of_answer(model: Model) -> str | None:
+    """The character that ends an answer: a line break, of causal models that go on with a text.
+
+    A chat model may open with line breaks and ends its turn itself, as an encoder-decoder does.
+    """
+    return "\n" if isinstance(model, LanguageModel) and not takes_turns(model) else None
 
 
 def in_frame(model: Model, text: str) -> str:
     """A prompt in the model's chat template, if its tokenizer has one."""
-    turn = getattr(model.tokenizer, "chat_template", None) is not None
-    return framed(model.tokenizer, Prompt(text, turn=turn))
+    return framed(model.tokenizer, Prompt(text, turn=takes_turns(model)))
 
 
 def effective_omega(cfg: Stage1Config) -> float:
@@ -56,7 +82,7 @@ def build_writer(cfg: Stage1Config) -> RowFunction:
         plausibility = PLAUSIBILITY if causal else 0.0
     options: dict[str, Any] = {
         "max_new_tokens": cfg.max_new_tokens, "batch_size": cfg.batch_size,
-        "stop": "\n" if causal else None,
+        "stop": end_of_answer(model),
     }  # fmt: skip
 
     def write(premises: Sequence[str], seeds: Sequence[RowSeed]) -> list[dict[str, Any]]:
@@ -111,12 +137,13 @@ def settings(cfg: Stage1Config) -> dict[str, Any]:
         "model": cfg.model, "omega": effective_omega(cfg), "plausibility": cfg.plausibility,
         "sample": cfg.sample, "max_new_tokens": cfg.max_new_tokens, "instruction": cfg.instruction,
         "compare_plain": cfg.compare_plain, "batch_size": cfg.batch_size, "quotes": "in pairs",
+        "decoding": DECODING,
         "prompts": content_digest(generation_prompt("", kind, cfg.instruction) for kind in KINDS),
     }  # fmt: skip
 
 
 def written(premises: Sequence[str], records: Sequence[dict[str, Any]]) -> list[GradedTriplet]:
-    """Triplets of premises and records; those with an empty answer are left out.
+    """Triplets of premises and records; those with an empty answer are left out, with a warning.
 
     Raises:
         UserError: none is left.
@@ -128,4 +155,9 @@ def written(premises: Sequence[str], records: Sequence[dict[str, Any]]) -> list[
     ]
     if not found:
         raise UserError("the language model wrote no sentence: take another stage1.model")
+    if len(found) < len(records):
+        lost = f"{len(records) - len(found)} of {len(records)} premises are left out"
+        warnings.warn(
+            f"{lost}: an answer is empty; another stage1.model may have more", stacklevel=2
+        )
     return found

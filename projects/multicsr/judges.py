@@ -29,9 +29,15 @@ from common.data.text.sets import load_nli_pairs
 from common.decoding.language_model import LanguageModel
 from common.decoding.options import Policy
 from common.evaluation.text.pair_baselines import tfidf_cosine
-from projects.multicsr.config import Config, Stage2Config
-from projects.multicsr.generation import in_frame, load_model
-from projects.multicsr.prompts import similarity_prompt
+from projects.multicsr.config import Config, SpoilConfig, Stage2Config
+from projects.multicsr.generation import (
+    DECODING,
+    end_of_answer,
+    in_frame,
+    load_model,
+    takes_turns,
+)
+from projects.multicsr.prompts import first_line, similarity_prompt
 
 Pair = tuple[str, str]
 Grades = Callable[[Sequence[Pair]], list[float | None]]
@@ -53,8 +59,7 @@ def build_lm_judge(cfg: Stage2Config) -> RowFunction:
         UserError: absent weights, or the expectation of a model that is not causal.
     """
     model = load_model(cfg.score_model)
-    causal = isinstance(model, LanguageModel)
-    if cfg.read == "expectation" and not causal:
+    if cfg.read == "expectation" and not isinstance(model, LanguageModel):
         raise UserError("stage2.read=expectation is for causal models: set stage2.read=text")
 
     def judge(pairs: Sequence[Any], seeds: Sequence[RowSeed]) -> list[dict[str, Any]]:
@@ -65,9 +70,11 @@ def build_lm_judge(cfg: Stage2Config) -> RowFunction:
         rngs = [seed.rng(0) for seed in seeds]  # greedy: never drawn from
         found = model.continuations(
             prompts, Policy("greedy"), rngs, ANSWER_TOKENS, batch_size=cfg.batch_size,
-            stop="\n" if causal else None,
+            stop=end_of_answer(model),
         )  # fmt: skip
-        return [{"answer": one_line(a.text), "grade": parse_grade(a.text)} for a in found]
+        return [
+            {"answer": one_line(a.text), "grade": parse_grade(first_line(a.text))} for a in found
+        ]
 
     return judge
 
@@ -77,7 +84,7 @@ def expected_grades(model: LanguageModel, prompts: Sequence[str], batch_size: in
 
     An answer's turn of a chat template begins with the digit, any other prompt is followed by a space.
     """
-    joint = " " if getattr(model.tokenizer, "chat_template", None) is None else ""
+    joint = "" if takes_turns(model) else " "
     asked = [prompt for prompt in prompts for _ in DIGITS]
     means = model.log_likelihood(asked, DIGITS * len(prompts), batch_size, joint=joint)
     # of a digit of several tokens the whole: a mean would be a temperature above 1
@@ -213,7 +220,7 @@ def lm_scored(
 
 def lm_settings(cfg: Stage2Config) -> dict[str, Any]:
     """What a language model's grades depend on besides the pairs."""
-    read = {"text": "text", "expectation": "expectation of whole digits"}[cfg.read]
+    read = {"text": f"text, {DECODING}", "expectation": "expectation of whole digits"}[cfg.read]
     prompt = similarity_prompt("", "")
     return {"model": cfg.score_model, "read": read, "batch_size": cfg.batch_size, "prompt": prompt}
 
@@ -233,7 +240,7 @@ def rule_of(cfg: Stage2Config) -> TripletFilter:
     """The three inequalities of the config.
 
     Raises:
-        UserError: own thresholds beside a preset, which has its own.
+        UserError: own thresholds beside a preset, which has its own; a gap beside one without.
     """
     if cfg.preset is None:
         return TripletFilter(cfg.alpha, cfg.beta, cfg.gamma, cfg.gap_mode)
@@ -243,7 +250,26 @@ def rule_of(cfg: Stage2Config) -> TripletFilter:
             f"stage2.preset={cfg.preset} has thresholds of its own ({own.alpha:g}, {own.beta:g}): "
             "leave stage2.alpha and stage2.beta out, or the preset"
         )
+    if cfg.gamma not in (plain.gamma, own.gamma):
+        raise UserError(
+            f"stage2.preset={cfg.preset} asks for no gap: leave stage2.gamma out, or take a preset "
+            "with one (13, 15, 18)"
+        )
     return TripletFilter(own.alpha, own.beta, own.gamma, cfg.gap_mode)
+
+
+def check(cfg: Config) -> None:
+    """Refuse settings of stage 2 that would not act, before a language model is asked.
+
+    Raises:
+        UserError: as `rule_of`; an oracle where no errors were made.
+    """
+    rule_of(cfg.stage2)
+    if cfg.stage2.keep == "oracle" and cfg.data.spoil == SpoilConfig():
+        raise UserError(
+            "stage2.keep=oracle drops the errors that data.spoil makes: set one of its shares above 0, "
+            "or another stage2.keep"
+        )
 
 
 class Spoilt(NamedTuple):

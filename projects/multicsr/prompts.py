@@ -54,6 +54,11 @@ def generation_prompt(premise: str, kind: Kind, instruction: str = "plain") -> s
     return "\n\n".join([TASKS[instruction][kind], *shown, slot])
 
 
+def first_line(answer: str) -> str:
+    """First line of an answer that is not empty; "" without one."""
+    return next((line for line in answer.splitlines() if line.strip()), "")
+
+
 def parse_sentence(answer: str) -> str:
     r"""First line of an answer that is not empty, without quotation marks around the whole of it.
 
@@ -62,7 +67,7 @@ def parse_sentence(answer: str) -> str:
     >>> parse_sentence('He said "no"')
     'He said "no"'
     """
-    line = " ".join(next((line for line in answer.splitlines() if line.strip()), "").split())
+    line = " ".join(first_line(answer).split())
     while len(line) > 1 and line[-1] == _QUOTES.get(line[0]):
         inner = line[1:-1].strip()
         if {line[0], line[-1]} & set(_APOSTROPHE.sub("", inner)):  # two quotations

@@ -72,8 +72,13 @@ def filter_triplets(cfg: Config, workspace: Workspace) -> Path:
     """Stage 2: swap what is reversed, filter, write ``sent0,sent1,hard_neg`` and filter.json.
 
     Raises:
-        UserError: no scores, or nothing left.
+        UserError: a control in place of the rule, no scores, or nothing left.
     """
+    if cfg.stage2.keep != "rule":
+        raise UserError(
+            f"TASK=filter applies the rule, and stage2.keep={cfg.stage2.keep} is a control of training: "
+            "leave it out"
+        )
     triplets, path = _triplets(cfg), _output(cfg, workspace, "filtered.csv")
     if all(t.positive_score is None for t in triplets):
         raise UserError("these triplets have no scores: run TASK=score first and give its output in files.input")  # fmt: skip

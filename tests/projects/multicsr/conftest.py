@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
-from common.decoding.language_model import LanguageModel
+from common.decoding.language_model import Continuation, LanguageModel
 from common.decoding.sequence_to_sequence import SequenceToSequence
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.families.sentences.module import build_encoder
@@ -68,6 +68,15 @@ def sequence_model(seed: int = 0) -> SequenceToSequence:
         decoder_start_token_id=0, pad_token_id=0, initializer_factor=20.0,
     )  # fmt: skip
     return SequenceToSequence(T5ForConditionalGeneration(sizes), tokenizer(), "cpu")
+
+
+def answering(text: str):
+    """In the place of `continuations`: every prompt has this answer, cut at `stop` as a model's is."""
+
+    def continuations(prompts, *args, stop=None, **options):
+        return [Continuation(text if stop is None else text.partition(stop)[0], True, 3) for _ in prompts]  # fmt: skip
+
+    return continuations
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,22 @@
 """Stage 1: decoding against the opposite instruction, prompts, records."""
 
 import json
+import shutil
+import warnings
 
 import pytest
 import torch
 
 from common.config import UserError
+from common.data.lookup import bundled
 from common.data.row_map.options import RowMapConfig
 from common.data.samplers import sample_rng
 from common.decoding.language_model import LanguageModel
 from common.decoding.options import Policy
+from common.decoding.sequence_to_sequence import SequenceToSequence
 from projects.multicsr.config import Stage1Config
 from projects.multicsr.contrast import OppositeInstruction, contrastive_answers, opposite_logits
-from projects.multicsr.generation import write_records, written
+from projects.multicsr.generation import load_model, write_records, written
 from projects.multicsr.prompts import (
     EXAMPLES,
     OPPOSITE,
@@ -21,7 +25,7 @@ from projects.multicsr.prompts import (
     parse_sentence,
     similarity_prompt,
 )
-from tests.projects.multicsr.conftest import TEXTS, config
+from tests.projects.multicsr.conftest import TEXTS, answering, config
 
 KINDS = ["causal", "encoder-decoder"]
 WANTED = [f"say the same: {text}" for text in TEXTS]
@@ -76,6 +80,25 @@ def test_without_weight_it_is_greedy_decoding_token_by_token(models, kind):
         assert [c.text for c in found] == [c.text for c in plain]
     against = contrastive_answers(model, WANTED, AGAINST, omega=0.9, max_new_tokens=8)
     assert [c.text for c in against] != [c.text for c in found]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_penalties_that_a_model_brings_along_choose_no_token(kind, model_folders, tmp_path):
+    """Checklist 2: greedy is the logits' best token, whatever generation_config.json says."""
+    source = bundled("models/stories260k") if kind == "causal" else model_folders[kind]
+    folder = shutil.copytree(source, tmp_path / "model")
+    path = folder / "generation_config.json"
+    brought = {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "num_beams": 3}
+    path.write_text(json.dumps(json.loads(path.read_text()) | brought))
+
+    def answers(model):
+        found = contrastive_answers(model, WANTED, AGAINST, omega=0.0, max_new_tokens=12)
+        return [c.text for c in found]
+
+    plain = answers(load_model(str(source)))
+    assert answers(load_model(str(folder))) == plain
+    untouched = LanguageModel if kind == "causal" else SequenceToSequence
+    assert answers(untouched.from_pretrained(str(folder))) != plain
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -205,12 +228,29 @@ def test_generation_from_a_local_folder_goes_on_after_a_stop(model_folders, kind
         )  # fmt: skip
 
 
-def test_triplets_without_an_answer_are_left_out():
+def test_triplets_without_an_answer_are_left_out_with_a_count():
+    """Training has fewer triplets than premises, and says by how many."""
     record = {"entailment": {"text": "b"}, "contradiction": {"text": "c"}}
     empty = {**record, "contradiction": {"text": ""}}
-    assert [t.texts for t in written(["a", "x"], [record, empty])] == [("a", "b", "c")]
+    with pytest.warns(UserWarning, match="1 of 2 premises are left out"):
+        assert [t.texts for t in written(["a", "x"], [record, empty])] == [("a", "b", "c")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(written(["a", "x"], [record, record])) == 2
     with pytest.raises(UserError, match=r"another stage1\.model"):
         written(["x"], [empty])
+
+
+def test_a_chat_model_may_open_with_a_line_break(models, monkeypatch, tmp_path):
+    """It ends its turn itself; a model that only goes on with a text is cut at the line's end."""
+    model = models["causal"]
+    monkeypatch.setattr("projects.multicsr.generation.load_model", lambda name: model)
+    monkeypatch.setattr(model, "continuations", answering("\n\nIt is wet.\nAnything else?"))
+    for template, wanted in (("{{ messages[0].content }}", "It is wet."), (None, "")):
+        monkeypatch.setattr(model.tokenizer, "chat_template", template)
+        folder = tmp_path / str(template is None)
+        (record,) = write_records(Stage1Config(model="any"), ["it rains"], folder).rows()
+        assert {part["text"] for part in record.values()} == {wanted}
 
 
 def test_the_cache_of_the_opposite_branch_reads_each_token_once(models, monkeypatch):

@@ -9,14 +9,16 @@ from common.config import UserError
 from common.data.row_map.options import RowMapConfig
 from common.data.text.pairs.graded_triplets import GradedTriplet, write_triplets
 from common.data.text.sets import load_nli_pairs, load_nli_triplets
+from common.engine.comparison.spec import read_comparison
+from common.engine.sweeps.schema import read_sweep
 from common.engine.workspace import Workspace
 from projects.multicsr import build, judges
 from projects.multicsr.config import SpoilConfig, Stage2Config
-from projects.multicsr.data import ERRORS, prepare, spoilt, triplet_rows
+from projects.multicsr.data import ERRORS, nli_rows, prepare, spoilt, triplet_rows
 from projects.multicsr.evaluate import data_metrics
 from projects.multicsr.judges import Spoilt, curated, expected_grades, lm_scored, rule_of
 from projects.multicsr.stages import stages
-from tests.projects.multicsr.conftest import TEXTS, config
+from tests.projects.multicsr.conftest import TEXTS, answering, config
 
 ROWS = [(f"premise {i}", f"entailed {i}", f"denied {i}", f"added {i}") for i in range(40)]
 TRIPLETS = [GradedTriplet(f"a{i}", f"b{i}", f"c{i}") for i in range(5)]
@@ -202,10 +204,54 @@ def test_the_digit_follows_the_head_of_a_chat_turn_without_a_space(models, monke
     assert asked == [" ", ""]
 
 
+def test_a_grade_is_read_from_the_first_line_that_is_not_empty(models, monkeypatch):
+    """Checklist 4: chat models open with line breaks, and explain themselves on the next line."""
+    model = models["causal"]
+    monkeypatch.setattr(judges, "load_model", lambda name: model)
+    monkeypatch.setattr(model.tokenizer, "chat_template", "{{ messages[0].content }}")
+    judge = judges.build_lm_judge(Stage2Config(judge="lm"))
+    for answer, grade in (("\n\n4.5\nBoth rain.", 4.5), ("4.5 of 5", None), ("\n", None)):
+        monkeypatch.setattr(model, "continuations", answering(answer))
+        (row,) = judge([("it rains", "it is wet")], [])
+        assert row["grade"] == grade
+
+
 def test_thresholds_beside_a_preset_are_refused():
     assert rule_of(Stage2Config(preset=2, alpha=4.0, beta=3.0)).alpha == 4
     with pytest.raises(UserError, match=r"preset=9 has thresholds of its own \(5, 0\)"):
         rule_of(Stage2Config(preset=9, alpha=2.0))
+    assert rule_of(Stage2Config(preset=13, gamma=0.5)).gamma == 0.5
+    assert rule_of(Stage2Config(preset=9, gamma=0.0)).gamma == 0
+    with pytest.raises(UserError, match="preset=9 asks for no gap"):
+        rule_of(Stage2Config(preset=9, gamma=0.5))
+
+
+def test_controls_that_would_not_act_are_refused(tmp_path):
+    """An oracle without errors would be the random filter; TASK=filter knows the rule alone."""
+    with pytest.raises(UserError, match="drops the errors that data.spoil makes"):
+        prepare(config("stage2.keep=oracle"))
+    with pytest.raises(UserError, match="asks for no gap"):  # before any grade is read
+        prepare(config("stage2.preset=9", "stage2.gamma=0.5"))
+    write_triplets(tmp_path / "in.csv", [t._replace(positive_score=4.0, negative_score=1.0) for t in TRIPLETS], scores=True)  # fmt: skip
+    task = build(config(f"files.input={tmp_path / 'in.csv'}", "stage2.keep=random")).tasks["filter"]
+    with pytest.raises(UserError, match="stage2.keep=random is a control"):
+        task(Workspace(tmp_path / "run", "multicsr", "smoke"))
+
+
+def test_a_seed_of_the_comparison_draws_triplets_that_all_its_arms_share():
+    """Seeds differ in what they train on, arms of a seed in errors and filter alone."""
+    spec = read_comparison("multicsr")
+
+    def premises(arm, seed):
+        words = [f"{key}={json.dumps(value)}" for key, value in spec.arms[arm].items()]
+        return [row.triplet.sent0 for row in nli_rows(config(*words, f"seed={seed}", name="mini"))]
+
+    first = premises("no_filter", 3)
+    assert len(first) == 3453
+    assert all(premises(arm, 3) == first for arm in spec.default_arms)
+    assert premises("no_filter", 4) != first
+    sweep = read_sweep("multicsr")
+    assert not any(key.startswith("data") for key in sweep.shared)  # as many in the search
 
 
 def test_corpora_made_elsewhere_enter_at_stage_2(tmp_path):

@@ -217,6 +217,7 @@ def test_the_paper_configs_hold_the_recipe():
         assert len(cfg.eval.sets) == 7
         assert cfg.stage2.enabled
         assert cfg.stage3.enabled
+        assert cfg.stage1.plausibility is None  # a causal model has its guard
     assert config(name="paper").stage1.enabled
     assert not config(name="paper_chatgpt").stage1.enabled
     assert config(name="paper_official").stage3.variant == "official_bce"
@@ -295,6 +296,7 @@ def test_commands_of_the_card_cut_nothing_off():
         cfg = config(*words, name=name.removeprefix("CONFIG="))
         assert cfg.data.limit is None
         assert cfg.stage1.max_new_tokens == 256
+        assert cfg.stage1.plausibility is None  # whichever kind of model is named
         assert (cfg.stage2.alpha, cfg.stage2.beta, cfg.stage2.gamma) == (3, 3, 1)
 
 
@@ -306,7 +308,9 @@ def test_the_ablation_is_one_group_of_arms():
         tuple(k for k in (1, 2, 3) if arm[f"stage{k}.enabled"]) for arm in arms.values()
     }
     assert combinations == {(), (1,), (2,), (3,), (1, 2), (2, 3), (1, 2, 3)}
-    assert config(name=text["more"]["ablation"]["base"]).eval.retrieval
+    cfg = config(name=text["more"]["ablation"]["base"])
+    assert cfg.eval.retrieval
+    assert cfg.optim.warmup_steps <= cfg.trainer.max_steps / 10  # most steps have the full rate
 
 
 @pytest.mark.parametrize("name", ["mini", "ablation", *PAPER])
