@@ -20,7 +20,7 @@ class BPropData(DataConfig):
     # bundled: texts of CISI and NPL without their titles; files: a folder that TASK=prepare wrote
     source: Literal["synthetic", "bundled", "files"] = "bundled"
     documents: str | None = None  # files: that folder
-    max_documents: Count | None = None  # bundled: of each set's (eval.max_documents); None: all
+    max_documents: Count | None = None  # bundled: of each set, by hash of their ids; None: all
     max_document: Annotated[int, at_least(8)] = 512  # pieces that attention and training see
     pairs: Count = 5  # of word sets, for a document in an epoch of the data
     min_words: Count = 10  # documents with fewer candidate words are left out

@@ -185,7 +185,7 @@ def analyser(cfg: Config, tokenizer: Any, encoder: Any, batch_size: int) -> Anal
     limit = cfg.data.max_document
     if encoder is not None:
         limit = min(limit, encoder.config.max_position_embeddings - 2)
-    return Analyser(tokenizer, encoder, cfg.words, limit, batch_size)
+    return Analyser(tokenizer, encoder, cfg.words, limit, batch_size, cfg.prepare.keep_words)
 
 
 def analyse(cfg: Config, ranker: CrossEncoder, texts: Mapping[str, str]) -> list[Row]:
@@ -205,26 +205,40 @@ def training_documents(cfg: Config, ranker: CrossEncoder) -> tuple[Documents, Co
     if cfg.data.source == "files":
         folder = documents_folder(cfg)
         source = None if cfg.words.distribution == "unigram" else attention_settings(cfg)
-        return PreparedDocuments(folder), Collection.load(folder / COLLECTION, cfg.words, source)
+        collection = Collection.load(folder / COLLECTION, cfg.words, cfg.data.max_document, source)
+        return PreparedDocuments(folder), collection
     if cfg.data.source == "synthetic":
         texts = read_set(SYNTHETIC, root=None, seed=cfg.seed).corpus
     else:
-        texts = {}
-        for name in BUNDLED:
-            chosen = read_set(name, root=cfg.data.root, max_documents=cfg.eval.max_documents).corpus
-            bodies = load_titles(set_folder(name, cfg.data.root))[1]
-            own = {f"{name}/{i}": bodies[i] for i in chosen if bodies[i].strip()}
-            # a part by hash: judgements have no say in what is trained on
-            kept = {*sorted(own, key=stable_fraction)[: cfg.data.max_documents]}
-            texts |= {i: text for i, text in own.items() if i in kept}
+        texts = bundled_texts(cfg)
     found = analyse(cfg, ranker, texts)
     return found, Collection.of(found, cfg.words)
+
+
+def bundled_texts(cfg: Config) -> dict[str, str]:
+    """Texts of the bundled sets without their titles, by set and id; of each set a part by hash.
+
+    Queries and judgements are not read: they have no say in what is trained on.
+    """
+    texts: dict[str, str] = {}
+    for name in BUNDLED:
+        bodies = load_titles(set_folder(name, cfg.data.root))[1]
+        own = {f"{name}/{i}": text for i, text in bodies.items() if text.strip()}
+        kept = {*sorted(own, key=stable_fraction)[: cfg.data.max_documents]}
+        texts |= {i: text for i, text in own.items() if i in kept}
+    return texts
 
 
 def documents_folder(cfg: Config) -> Path:
     """Folder of prepared documents: as named, or below the data root."""
     named = Path(str(cfg.data.documents)).expanduser()
     return named if named.is_dir() else data_root(cfg.data.root) / named
+
+
+def given_file(cfg: Config, name: str) -> Path:
+    """A file as named, or below the data root."""
+    path = Path(name).expanduser()
+    return path if path.is_file() else data_root(cfg.data.root) / path
 
 
 def pretraining_data(cfg: Config, ranker: CrossEncoder) -> ContrastiveData:
@@ -248,7 +262,7 @@ def finetuning_data(cfg: Config, ranker: CrossEncoder) -> ContrastiveData:
     """
     own = cfg.finetune
     data = read_set(str(own.set), root=cfg.data.root, seed=cfg.seed)
-    file = None if own.candidates is None else data_root(cfg.data.root) / own.candidates
+    file = None if own.candidates is None else given_file(cfg, own.candidates)
     candidates = first_stage(data, own.depth, file)
 
     def groups(part: RetrievalSet) -> RankingGroups:
@@ -294,7 +308,7 @@ def requirements(cfg: Config) -> list[Requirement]:
         found += [bundled_requirement(name) for name in BUNDLED]
     if cfg.method.pretrain and cfg.data.source == "files":
         path = documents_folder(cfg)
-        hint = "prepared documents: make run PROJECT=b_prop TASK=prepare"
+        hint = "prepared documents: make run PROJECT=b_prop CONFIG=<this one> TASK=prepare"
         found.append(Requirement("data: documents", str(path), path.is_dir(), hint))
     sets = [*cfg.eval.sets, *([str(cfg.finetune.set)] if cfg.finetune.steps else [])]
     for name in dict.fromkeys(sets):
@@ -310,7 +324,7 @@ def requirements(cfg: Config) -> list[Requirement]:
         *([cfg.finetune.candidates] if cfg.finetune.candidates else []),
     ]
     for name in files:
-        path = data_root(cfg.data.root) / name
+        path = given_file(cfg, name)
         found.append(
             Requirement(f"run: {name}", str(path), path.is_file(), "a run file in TREC's layout")
         )

@@ -92,10 +92,11 @@ def contrastive_weights(
     """
     if method == "subtract":
         return np.maximum(distribution - background, 0.0)
-    with np.errstate(divide="ignore"):
-        surprise = -np.log2(background)
-    weights: Floats = np.minimum(distribution * surprise, MOST)
-    return weights
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weights = np.minimum(distribution * -np.log2(background), MOST)
+    # attention can round to 0, here and in the collection: 0 times infinity is no weight
+    kept: Floats = np.where(distribution > 0, weights, 0.0)
+    return kept
 
 
 def sampling_distribution(weights: Floats, temperature: float = 1.0) -> Floats:

@@ -1,6 +1,7 @@
 """Documents with their words, attention and counts; what a whole collection says about words."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,26 +47,40 @@ class Analyser:
         tokenizer: a fast one; its own words are the words of a document.
         encoder: frozen, in evaluation mode, see `expose_attention`; None: counts alone.
         words: section of the config.
-        max_pieces: of a document, special tokens not counted.
+        max_pieces: of a document, special tokens not counted; also the most that ``pieces`` says.
         batch_size: documents of a pass.
+        keep_words: without an encoder, the first white-space words of a text, all of which are
+            counted, however many pieces they have; None: words within `max_pieces` are.
     """
 
     def __init__(
-        self, tokenizer: Any, encoder: Any, words: WordsConfig, max_pieces: int, batch_size: int
+        self,
+        tokenizer: Any,
+        encoder: Any,
+        words: WordsConfig,
+        max_pieces: int,
+        batch_size: int,
+        keep_words: int | None = None,
     ) -> None:
         self.tokenizer, self.encoder, self.words = tokenizer, encoder, words
         self.max_pieces, self.batch_size = max_pieces, batch_size
+        self.keep_words = None if encoder is not None else keep_words
 
     def __call__(self, rows: Sequence[Row], seeds: Sequence[Any] = ()) -> list[Row]:
         """Rows with id and text -> the same with words, counts, pieces and attention."""
-        texts = [str(row["text"]) for row in rows]
-        cut = word_pieces(self.tokenizer, texts, self.max_pieces)
+        texts, limit = [str(row["text"]) for row in rows], self.max_pieces
+        if self.keep_words is not None:
+            texts = [" ".join(text.split()[: self.keep_words]) for text in texts]
+            limit = sys.maxsize
+        cut = word_pieces(self.tokenizer, texts, limit)
         found: list[Row] = []
         for row, own in zip(rows, cut, strict=True):
             counts = Counter(own.words)
+            ends = (0, *own.first, len(own.ids))  # of words: none is cut in its middle
             found.append(
                 {"id": str(row["id"]), "text": row["text"], "words": list(counts),
-                 "counts": list(counts.values()), "pieces": len(own.ids)}
+                 "counts": list(counts.values()),
+                 "pieces": max(end for end in ends if end <= self.max_pieces)}
             )  # fmt: skip
         if self.encoder is not None:
             order = sorted(range(len(rows)), key=lambda i: -len(cut[i].ids))
@@ -170,6 +185,7 @@ class Collection:
         surfaces: stem -> its words and their counts; empty without stemming.
         settings: of the config, that these depend on.
         attention: encoder, layer and so on that the attention was read from; empty without.
+        max_document: pieces that the documents were cut at.
     """
 
     settings: dict[str, Any]
@@ -177,6 +193,7 @@ class Collection:
     totals: dict[str, float] = field(default_factory=dict)
     surfaces: dict[str, dict[str, int]] = field(default_factory=dict)
     attention: dict[str, Any] = field(default_factory=dict)
+    max_document: int | None = None
 
     @classmethod
     def of(cls, rows: Iterable[Row], words: WordsConfig) -> "Collection":
@@ -208,6 +225,7 @@ class Collection:
         values = {
             "settings": self.settings,
             "attention": self.attention,
+            "max_document": self.max_document,
             "statistics": self.statistics.to_json(),
             "totals": self.totals,
             "surfaces": self.surfaces,
@@ -216,29 +234,42 @@ class Collection:
 
     @classmethod
     def load(
-        cls, path: Path, words: WordsConfig, attention: Mapping[str, Any] | None = None
+        cls,
+        path: Path,
+        words: WordsConfig,
+        max_document: int,
+        attention: Mapping[str, Any] | None = None,
     ) -> "Collection":
         """Read what `save` wrote.
 
         Args:
             path: of the file.
             words: section of the config.
+            max_document: pieces that the config cuts documents at.
             attention: where the config reads it from; None: it is not used.
 
         Raises:
             UserError: no such file, or one that was made with other settings.
         """
         if not path.is_file():
-            raise UserError(f"{path} is missing: make run PROJECT=b_prop TASK=prepare writes it")
+            raise UserError(
+                f"{path} is missing: make run PROJECT=b_prop CONFIG=<yours> TASK=prepare writes it"
+            )
         values: Any = parse_json(path.read_text(encoding="utf-8"), path, 1)
         try:
             settings, statistics = values["settings"], values["statistics"]
             found = cls(
                 settings, CorpusStatistics.from_json(statistics), values["totals"],
-                values["surfaces"], values["attention"],
+                values["surfaces"], values["attention"], values.get("max_document"),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is no collection of TASK=prepare: {error!r}") from error
+        if found.max_document != max_document:
+            raise UserError(
+                f"{path.parent}: the documents were cut at data.max_document={found.max_document}, "
+                f"the config has {max_document}: prepare them again, into another folder, with the "
+                "CONFIG that you train, or set data.max_document"
+            )
         for name, wanted in settings_of(words).items():
             if settings.get(name) != wanted:
                 raise UserError(
@@ -278,8 +309,8 @@ class PreparedDocuments:
     def __init__(self, folder: Path) -> None:
         if not (folder / INDEX).is_file():
             raise UserError(
-                f"{folder} is no folder of prepared documents: make run PROJECT=b_prop TASK=prepare "
-                "writes one"
+                f"{folder} is no folder of prepared documents: make run PROJECT=b_prop "
+                "CONFIG=<yours> TASK=prepare writes one"
             )
         self.lines = LineFile(folder / DOCUMENTS)
         with np.load(folder / INDEX, allow_pickle=False) as index:

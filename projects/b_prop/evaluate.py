@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from common.data.lookup import data_root
 from common.data.samplers import sample_rng
 from common.data.splits import stable_fraction
 from common.data.text.documents.corpus_statistics import CorpusStatistics
@@ -16,7 +14,7 @@ from common.encoders.text.word_attention import word_pieces
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.beir import RetrievalSet, load_titles
 from common.evaluation.retrieval.ranking import Run
-from common.evaluation.retrieval.runs import run_scores
+from common.evaluation.retrieval.runs import RunScores, run_scores
 from common.evaluation.retrieval.subsets import split_queries
 from common.families.retrieval.evaluation import average_scores, beir_gallery, keep_scores
 from common.families.retrieval.reranking import cross_validated, first_stage, rank
@@ -27,11 +25,12 @@ from projects.b_prop.data import (
     PairBatches,
     analyse,
     documents_folder,
+    given_file,
     kept_documents,
     training_documents,
 )
 from projects.b_prop.distribution import top_words
-from projects.b_prop.documents import Collection, Terms
+from projects.b_prop.documents import Collection, Terms, num_candidates
 from projects.b_prop.module import BProp
 from projects.b_prop.stages import at_start
 from projects.b_prop.words import WordSampler
@@ -50,7 +49,8 @@ def evaluate(cfg: Config, module: BProp, workspace: Workspace) -> dict[str, floa
     Rows: the ranker as it is (zero-shot after pre-training); ``tuned_``, each query ranked by a copy
     that was fine-tuned on the other folds; ``tuned_<n>_`` with n training queries; the same of the
     encoder before pre-training as ``untrained_*``; ``bm25_`` (or the given first stage), ``ql_``,
-    ``overlap_`` and ``oracle_``. Queries without a relevant candidate count 0 in every row.
+    ``overlap_`` and ``oracle_``. Queries without a relevant candidate count 0 in every row, also
+    those without any relevant document.
 
     Source: Ma et al. 2021, "B-PROP", section 5.2 (five-fold cross-validation, re-ranking),
     arXiv 2104.09791.
@@ -88,16 +88,13 @@ def evaluation_sets(cfg: Config) -> Sets:
     return found
 
 
-def given_file(cfg: Config, name: str) -> Path:
-    """A file as named, or below the data root."""
-    path = Path(name).expanduser()
-    return path if path.is_file() else data_root(cfg.data.root) / path
-
-
 def score_ranker(
     cfg: Config, ranker: CrossEncoder, sets: Sets, workspace: Workspace, prefix: str = ""
 ) -> dict[str, float]:
-    """Rows of one ranker, as it is and fine-tuned; how far it agrees with query likelihood."""
+    """Rows of one ranker, as it is and fine-tuned.
+
+    With ``eval.lexical`` also ``ql_tau``, how far it agrees with query likelihood.
+    """
     tune, size = cfg.eval.tune, cfg.eval.batch_size
     counts = {f"tuned_{n}_": n for n in cfg.eval.query_counts}
     rows: dict[str, dict[str, Run]] = {"": {}}
@@ -113,13 +110,14 @@ def score_ranker(
         found |= score_runs(sets, runs, f"{prefix}{row}", workspace)
     taus = []
     for name, (data, candidates) in sets.items():
-        likely = lexical.query_likelihood(data, candidates, cfg.words)
-        taus.append(lexical.agreement(rows[""][name], likely))
+        if cfg.eval.lexical:
+            likely = lexical.query_likelihood(data, candidates, cfg.words)
+            taus.append(lexical.agreement(rows[""][name], likely))
         if not prefix:
             workspace.gallery(
                 f"best documents {name}", beir_gallery(data, sorted_run(rows[""][name]))
             )
-    return found | {f"{prefix}ql_tau": float(np.mean(taus))}
+    return found | ({f"{prefix}ql_tau": float(np.mean(taus))} if taus else {})
 
 
 def lexical_runs(cfg: Config, sets: Sets) -> dict[str, dict[str, Run]]:
@@ -139,13 +137,31 @@ def score_runs(
     """Metrics of one row on all sets and their average; values by query are saved."""
     found: dict[str, float] = {}
     for name, run in runs.items():
-        scores = run_scores(sets[name][0], run, KS)
-        own = keep_scores(scores, row, name, workspace)
+        own = keep_scores(all_scores(sets[name][0], run), row, name, workspace)
         found |= {f"{row}{name}_{metric}": own[f"{name}_{metric}"] for metric in METRICS}
     if len(sets) > 1:
         means = average_scores(list(sets), found, row, "average", workspace)
         found |= {f"{row}{key}": value for key, value in means.items()}
     return found
+
+
+def all_scores(data: RetrievalSet, run: Run) -> RunScores:
+    """Metrics of a ranking; queries without any relevant document count 0, as in LETOR.
+
+    Args:
+        data: collection, queries, judgements; one query at least has a relevant document.
+        run: query id -> document id -> score.
+
+    Returns:
+        Values of all queries of the judgements, in their order.
+    """
+    asked = np.array([any(g > 0 for g in own.values()) for own in data.qrels.values()])
+    found = {}
+    for metric, values in run_scores(data, run, KS).per_query.items():
+        row = np.zeros(len(asked))
+        row[asked] = values
+        found[metric] = row.tolist()
+    return RunScores(found)
 
 
 def sorted_run(run: Run) -> Run:
@@ -198,8 +214,8 @@ def word_quality(cfg: Config, workspace: Workspace, tfidf: bool = False) -> dict
     """How specific the ten likeliest words of a document are, and how many are in its title.
 
     The documents are those of the first set, without their titles, at most `WORD_DOCUMENTS`, those
-    of smallest hash; the attention is that of the encoder before training, as the pre-training sees
-    it.
+    of smallest hash; those with fewer than ten words are left out. The attention is that of the
+    encoder before training, as the pre-training sees it.
 
     Args:
         cfg: the experiment's config.
@@ -225,10 +241,12 @@ def word_quality(cfg: Config, workspace: Workspace, tfidf: bool = False) -> dict
     statistics = CorpusStatistics.of(counts)
     idf, overlap = [], []
     for place, (row, own) in enumerate(zip(found, counts, strict=True)):
+        if num_candidates(row) < TOP:  # in every distribution, also in one that adds words
+            continue
         cut = word_pieces(ranker.tokenizer, [titles[row["id"]]], cfg.data.max_document)[0]
         title = {w for w in cut.words if w.isalpha() and w not in terms.stop_words}
         candidates = sampler.candidates(row, sample_rng(cfg.seed, 0, place))
-        if title and len(candidates.words) >= TOP:
+        if title:
             scores = candidates.scores
             if tfidf:
                 scores = np.array([own[w] * statistics.idf(w) for w in candidates.words])

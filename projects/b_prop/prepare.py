@@ -109,6 +109,8 @@ def prepare(cfg: Config, workspace: Workspace) -> Path | None:
         "max_document": cfg.data.max_document, "keep_words": own.keep_words,
         "batch": own.batch_size,
     }  # fmt: skip
+    if not own.attention and own.keep_words is not None:
+        settings["counts"] = "all kept words"  # not those within max_document
     step = RowMap("words", partial(_analyse, cfg), settings, chunk_size=CHUNK)
     found = map_rows(step, rows, folder / "parts", cfg.task, workspace.meter)
     workspace.say(f"{folder}: {found.summary}")
@@ -117,6 +119,7 @@ def prepare(cfg: Config, workspace: Workspace) -> Path | None:
     count, path = write_documents(folder, found.rows())
     collection = Collection.of(found.rows(), cfg.words)
     collection.attention = attention_settings(cfg) if own.attention else {}
+    collection.max_document = cfg.data.max_document
     collection.save(folder / COLLECTION)
     workspace.say(f"{path}: {count:,} documents; collection settings {settings_of(cfg.words)}")
     return folder

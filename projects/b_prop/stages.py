@@ -15,11 +15,10 @@ from common.engine.callbacks import step_seed
 from common.engine.experiment import Plan, Stage
 from common.export.cross_encoder import load_cross_encoder, save_cross_encoder
 from common.families.retrieval.dense import ARCHITECTURES
-from common.families.retrieval.sets import read_set
 from projects.b_prop.config import Config
 from projects.b_prop.data import (
-    BUNDLED,
     SYNTHETIC_DOCUMENTS,
+    bundled_texts,
     documents_folder,
     finetuning_data,
     pretraining_data,
@@ -137,8 +136,4 @@ def num_documents(cfg: Config) -> int:
         return len(PreparedDocuments(documents_folder(cfg)))
     if cfg.data.source == "synthetic":
         return SYNTHETIC_DOCUMENTS
-    found = [
-        len(read_set(name, root=cfg.data.root, max_documents=cfg.eval.max_documents).corpus)
-        for name in BUNDLED
-    ]
-    return sum(min(n, cfg.data.max_documents or n) for n in found)
+    return len(bundled_texts(cfg))

@@ -19,7 +19,8 @@ class RerankEval:
     tune: RankerTuning = field(default_factory=RankerTuning)  # steps=0: no fine-tuned rows
     query_counts: list[Count] = field(default_factory=list)  # curve: rows tuned_<n>_*
     untrained: bool = True  # also before the pre-training, as untrained_*
-    lexical: bool = True  # also BM25, query likelihood, shared words and the best possible order
+    # also BM25, query likelihood (and ql_tau, agreement with it), shared words, the best order
+    lexical: bool = True
     pairs: Whole = 200  # fresh pairs of word sets: is their order learnt?
     words: bool = True  # how good the ten most likely words of the first set's titles are
 
@@ -38,7 +39,9 @@ class PrepareConfig:
     input: str | None = None  # .jsonl (title, text), .tsv (docid, url, title, body), or BEIR folder
     output: str | None = None  # folder; None: the task's
     attention: bool = True  # False: words and counts alone, for words.distribution=unigram
-    keep_words: Count | None = None  # white-space words of a text that are kept; None: all
+    # white-space words of a text that are kept, and all counted if attention=false; None: all are
+    # kept, and counted within data.max_document
+    keep_words: Count | None = None
     batch_size: Count = 32
     epoch: Whole = 0  # word_sets: epoch of the data
 

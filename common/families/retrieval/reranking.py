@@ -15,15 +15,20 @@ from common.data.splits import stable_fraction
 from common.encoders.text.cross_encoder import CrossEncoder
 from common.engine.optim import build_optimizer, build_schedule, decay_groups
 from common.evaluation.retrieval.beir import RetrievalSet
-from common.evaluation.retrieval.ranking import Run
-from common.evaluation.retrieval.runs import lexical_run, read_run, reranked
+from common.evaluation.retrieval.bm25 import BM25
+from common.evaluation.retrieval.ranking import Run, to_run
+from common.evaluation.retrieval.runs import read_run, reranked
 from common.evaluation.retrieval.subsets import query_folds
+from common.evaluation.search import SearchResult
 from common.families.retrieval.config import RankerTuning
 from common.losses.functional.ranking import ranking_loss
 
 
 def first_stage(data: RetrievalSet, depth: int, file: Path | None = None) -> Run:
     """Candidates of every query: of a run file in TREC's layout, or BM25's.
+
+    Ids of queries and documents have nothing to do with each other: a document that has the id of
+    the query may be a candidate.
 
     Args:
         data: collection, queries, judgements.
@@ -34,7 +39,10 @@ def first_stage(data: RetrievalSet, depth: int, file: Path | None = None) -> Run
         UserError: a missing or broken file, or one that names none of the queries.
     """
     if file is None:
-        return lexical_run(data, "bm25", depth=depth)
+        documents = list(data.corpus.values())
+        hits = BM25(documents).search(list(data.queries.values()), min(depth, len(documents)))
+        shared = hits.indices.masked_fill(hits.scores <= 0, -1)  # a common word at least
+        return to_run(SearchResult(hits.scores, shared), list(data.queries), list(data.corpus))
     found = {q: own for q, own in read_run(file, depth).items() if q in data.queries}
     if not found:
         raise UserError(f"{file} holds none of the queries; do the ids match?")
@@ -158,12 +166,19 @@ def cross_validated(
         batch_size: pairs of a pass when scoring.
 
     Raises:
-        UserError: fewer queries than folds; see `fine_tune`.
+        UserError: fewer queries than folds, or a fold trains on fewer than `num_queries`; see
+            `fine_tune`.
     """
     try:
         folds = query_folds(data, options.folds)
     except ValueError as error:
         raise UserError(f"tune.folds: {error}") from error
+    least = min(len(train.queries) for train, _ in folds)
+    if num_queries is not None and num_queries > least:
+        raise UserError(
+            f"query_counts: {num_queries} training queries are asked for, a fold of this set has "
+            f"{least}: name at most {least}, or leave the count out"
+        )
     found: dict[str, Mapping[str, float]] = {}
     for number, (train, test) in enumerate(folds):
         own = _first(train, num_queries)

@@ -12,9 +12,10 @@ from common.encoders.text.cross_encoder import pair_ids
 from common.encoders.text.word_attention import word_pieces
 from common.engine.workspace import Workspace
 from projects.b_prop import build, data
-from projects.b_prop.data import training_documents
+from projects.b_prop.data import finetuning_data, requirements, training_documents
+from projects.b_prop.evaluate import evaluation_sets
 from projects.b_prop.prepare import Articles
-from projects.b_prop.stages import build_ranker
+from projects.b_prop.stages import build_ranker, num_documents
 from tests.projects.b_prop.conftest import config, pairs_of
 
 IGNORED = -100
@@ -170,6 +171,9 @@ def test_prepare_gives_what_training_computes_and_goes_on_in_shares(tmp_path, en
     assert data[[(0, 0)]]["pairs"]["input_ids"].shape[0] == 2
     with pytest.raises(UserError, match="words.saturation_k=0.01, the config has 0.02"):
         pairs_of(*files, "words.saturation_k=0.02")
+    for kind in ("entropy", "unigram"):  # what was cut elsewhere is other statistics, counts too
+        with pytest.raises(UserError, match=r"max_document=40, the config has 30: .* CONFIG"):
+            pairs_of(*files, f"words.distribution={kind}", "data.max_document=30")
     with pytest.raises(UserError, match="another"):
         run(tmp_path / "a", "words.layer=0")
     with pytest.raises(UserError, match="TASK=prepare"):
@@ -244,11 +248,32 @@ def test_bundled_documents_come_without_their_titles(tmp_path):
     assert [row["id"] for row in documents] == [f"{n}/d{i}" for n in data.BUNDLED for i in range(3)]
     assert all(row["text"].startswith("people") for row in documents)
     assert collection.statistics.num_documents == 6
-    few = config(*cfg_words(tmp_path), "eval.max_documents=1")
-    assert len(training_documents(few, build_ranker(few))[0]) == 2
+    for judged in ("d1", "d2"):  # an evaluation on fewer documents keeps the judged ones
+        for name in data.BUNDLED:
+            path = tmp_path / name / "qrels.tsv"
+            path.write_text(f"query-id\tcorpus-id\tscore\nq\t{judged}\t1\n")
+        few = config(*cfg_words(tmp_path), "eval.max_documents=1")
+        assert [*training_documents(few, build_ranker(few))[0]] == [*documents]
+        assert num_documents(few) == 6
     part = config(*cfg_words(tmp_path), "data.max_documents=2")
     own = [row["id"] for row in training_documents(part, build_ranker(part))[0]]
     names = [f"{n}/d{i}" for n in data.BUNDLED for i in range(3)]
     kept = [sorted(names[k : k + 3], key=stable_fraction)[:2] for k in (0, 3)]
+    assert num_documents(part) == 4
     assert {*own} == {*kept[0], *kept[1]}  # by hash of their names: judgements have no say
     assert own == [name for name in names if name in own]
+
+
+def test_a_run_file_is_found_as_named_or_below_the_data_root(tmp_path, monkeypatch):
+    """In the fine-tuning, in what a config needs and in the evaluation alike."""
+    lines = [f"q{i} Q0 d{j} 1 {9 - j}.0 tag\n" for i in range(12) for j in (i, i + 1, i + 2)]
+    root, here = tmp_path / "root", tmp_path / "here"
+    for number, folder in enumerate((root, here)):
+        folder.mkdir()
+        (folder / f"{number}.run").write_text("".join(lines))
+    monkeypatch.chdir(here)
+    for name in ("0.run", "1.run"):
+        cfg = config(f"data.root={root}", f"finetune.candidates={name}", f"eval.candidates={{synthetic: {name}}}")  # fmt: skip
+        assert all(need.present for need in requirements(cfg))
+        assert len(finetuning_data(cfg, build_ranker(cfg)).train_set) == 8
+        assert len(evaluation_sets(cfg)["synthetic"][1]["q0"]) == 3

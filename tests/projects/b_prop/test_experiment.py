@@ -1,7 +1,7 @@
-"""Runs, evaluation, export, tasks and configs as the commands drive them: items 12, 15, 16."""
+"""Runs, export, tasks and configs as the commands drive them: items 12 and 16."""
 
 import json
-import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +13,7 @@ from common.engine.check import inspect
 from common.engine.comparison.spec import read_comparison
 from common.engine.run import train
 from common.engine.workspace import Workspace
-from common.evaluation.retrieval.beir import RetrievalSet
-from projects.b_prop import baselines, build
-from projects.b_prop import evaluate as evaluation
-from projects.b_prop.lexical import agreement, best_order, query_likelihood, shared_words
+from projects.b_prop import build
 from projects.b_prop.stages import at_start, build_ranker
 from tests.cards import run_card
 from tests.projects.b_prop.conftest import QUICK, batch_of, config, module_of, pairs_of
@@ -97,8 +94,13 @@ def test_item_16_the_arms_share_one_path_and_one_budget():
     spec = read_comparison("b_prop")
     shared = {"trainer.max_steps", "data.batch_size", "eval.tune", "eval.depth"}
     for arm, overrides in spec.arms.items():
-        own = {k for k in overrides if k in shared or k.startswith("eval.tune")}
+        own = {
+            k for k in overrides
+            if (k in shared or k.startswith("eval.tune")) and overrides[k] != spec.shared.get(k)
+        }  # fmt: skip
         assert not own or (arm.endswith("no_pretraining") and own == {"trainer.max_steps"})
+    assert spec.shared["trainer.max_steps"] == 800  # before that PROP orders pairs at chance
+    assert spec.shared["optim.warmup_steps"] == 80
     named = {"no_pretraining", "mlm_only", "prop", "b_prop"}
     assert named == {*spec.default_arms}
     assert {"subtract", "vanilla"} | {f"curve_{arm}" for arm in named} <= spec.arms.keys()
@@ -117,108 +119,6 @@ def test_item_16_without_pre_training_no_weight_moves(tmp_path):
     found = ckpt.load(next((run / "checkpoints/pretrain").glob("step-*.ckpt")))["state_dict"]
     for name, value in at_start(config()).state_dict().items():
         torch.testing.assert_close(found[f"ranker.{name}"], value, rtol=0, atol=1e-11, msg=name)
-
-
-def test_item_15_queries_without_relevant_candidates_count(tmp_path):
-    """Checklist 15: they are 0 in the mean, before and after fine-tuning, and so is an empty list."""
-    corpus = {"a": "red fox", "b": "blue cow", "c": "green tree", "d": "red cow"}
-    queries = {"q1": "red", "q2": "zebra", "q3": "cow"}
-    data = RetrievalSet(corpus, queries, {"q1": {"a": 1}, "q2": {"c": 1}, "q3": {"a": 1}})
-    # q2 has no candidate, q3 no relevant one
-    candidates = {"q1": {"a": 1.0, "b": 0.5}, "q3": {"b": 2.0, "d": 1.0}}
-    cfg = config("eval.tune.folds=3", "eval.query_counts=[]")
-    found = evaluation.score_ranker(
-        cfg, build_ranker(cfg), {"toy": (data, candidates)}, Workspace(tmp_path)
-    )
-    for row in ("", "tuned_"):
-        items = json.loads((tmp_path / f"items/{row}toy_ndcg_at_10.json").read_text())
-        assert items[0] > 0.6
-        assert items[1:] == [0.0, 0.0]
-        assert found[f"{row}toy_ndcg_at_10"] == pytest.approx(items[0] / 3)
-
-
-def test_lexical_orders():
-    """Query likelihood prefers what is said more often and rarer; the best order is ideal."""
-    corpus = {"a": "red red fox", "b": "red cow cow cow cow", "c": "cow tree"}
-    data = RetrievalSet(corpus, {"q": "red fox zebra"}, {"q": {"b": 1}})
-    candidates = {"q": {"a": 1.0, "b": 1.0, "c": 1.0}}
-    likely = query_likelihood(data, candidates, config("words.mu=2").words)["q"]
-    assert likely["a"] > max(likely["b"], likely["c"])
-    back = {"red": 2 / 6, "fox": 1 / 6}  # of document frequencies; zebra is nowhere
-    wanted = math.log((1 + 2 * back["red"]) / 7) + math.log(2 * back["fox"] / 7)
-    assert likely["b"] == pytest.approx(wanted)
-    assert shared_words(data, candidates)["q"] == {"a": 2.0, "b": 1.0, "c": 0.0}
-    assert best_order(data, candidates)["q"] == {"a": 0.0, "b": 1.0, "c": 0.0}
-    assert agreement({"q": likely}, {"q": likely}) == pytest.approx(1)
-    assert agreement({"q": likely}, {"q": {d: -v for d, v in likely.items()}}) == pytest.approx(-1)
-    assert agreement({"q": likely}, {"q": dict.fromkeys(corpus, 0.0)}) == 0
-
-
-def test_word_quality_of_the_first_set(tmp_path, monkeypatch):
-    """Ten likeliest words against titles that the documents do not hold; the same items in every arm."""
-    folder = tmp_path / "toy"
-    folder.mkdir()
-    words = [
-        "people",
-        "world",
-        "house",
-        "state",
-        "work",
-        "time",
-        "year",
-        "place",
-        "hand",
-        "right",
-        "three",
-        "small",
-        "group",
-        "night",
-        "water",
-    ]
-    rows = [
-        {"_id": f"d{i}", "title": f"{words[i]} zebra", "text": " ".join(words[i:] + words[:i])}
-        for i in range(6)
-    ]
-    rows.append({"_id": "none", "title": "", "text": "no title"})
-    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    counts = set()
-    for kind in ("unigram", "attention", "entropy"):
-        cfg = config(f"eval.sets=[{folder}]", f"words.distribution={kind}", "eval.query_counts=[]")
-        workspace = Workspace(tmp_path / kind)
-        found = evaluation.word_quality(cfg, workspace)
-        assert 0 <= found["word_title_overlap"] <= 0.5  # zebra is in no text
-        counts.add(len(json.loads((tmp_path / kind / "items/word_idf.json").read_text())))
-    assert counts == {6}
-    rows = {}
-    for name in ("words_entropy", "words_unigram", "words_tfidf"):
-        workspace = Workspace(tmp_path / name)
-        rows[name] = getattr(baselines, name)(cfg, workspace)
-        assert rows[name].keys() == {"word_idf", "word_title_overlap"}
-    assert rows["words_entropy"] == found
-    assert rows["words_unigram"] != found
-    # a stem is counted as a stem: with one word to each nothing changes
-    cfg = config(f"eval.sets=[{folder}]", "words.stemming=true", "eval.query_counts=[]")
-    assert evaluation.word_quality(cfg, workspace) == pytest.approx(found)
-    # a collection of millions is not read whole
-    monkeypatch.setattr(evaluation, "WORD_DOCUMENTS", 2)
-    evaluation.word_quality(cfg, workspace)
-    assert len(json.loads((workspace.path / "items/word_idf.json").read_text())) == 2
-
-
-def test_queries_of_a_set_can_be_fewer():
-    data, candidates = evaluation.evaluation_sets(config("eval.max_queries=5"))["synthetic"]
-    assert len(data.queries) == len(data.qrels) == len(candidates) == 5
-    assert len(evaluation.evaluation_sets(config())["synthetic"][0].queries) == 12
-
-
-def test_baselines_stand_under_both_names(tmp_path):
-    found = {}
-    for name in ("bm25", "query_likelihood", "shared_words", "random_order", "untrained"):
-        workspace = Workspace(tmp_path / name)
-        found[name] = getattr(baselines, name)(config(), workspace)
-        assert (tmp_path / name / "items/tuned_synthetic_ndcg_at_10.json").is_file()
-    assert found["bm25"]["synthetic_ndcg_at_10"] == found["bm25"]["tuned_synthetic_ndcg_at_10"]
-    assert found["bm25"]["synthetic_ndcg_at_10"] > found["random_order"]["synthetic_ndcg_at_10"]
 
 
 # -- weights in and out --------------------------------------------------------------------------
@@ -260,30 +160,6 @@ def test_the_example_of_the_card_names_the_better_text(tmp_path, capsys):
     build(config()).export(module_of().eval(), tmp_path)
     run_card("b_prop", tmp_path)
     assert capsys.readouterr().out.strip() in ("Libraries lend books.", "Diodes rectify.")
-
-
-def test_fresh_pairs_tell_whether_words_were_learnt(tmp_path):
-    """The head's accuracy on pairs that no step has seen, beside what counts alone decide."""
-    for kind, decided in (("unigram", True), ("entropy", False)):
-        cfg = config(
-            f"words.distribution={kind}",
-            "eval.pairs=40",
-            "words.vocabulary=30",
-            "words.labels=random",
-        )
-        module = module_of()
-        found = evaluation.pair_quality(cfg, module.ranker, Workspace(tmp_path / kind))
-        assert found.keys() == {"pair_accuracy", "pair_shared_words", "pair_idf"}
-        items = json.loads((tmp_path / kind / "items/pair_accuracy.json").read_text())
-        assert len(items) == 40
-        assert found["pair_accuracy"] == pytest.approx(sum(items) / 40)
-        # B-PROP's words all stand in their document, so that sharing them says nothing
-        assert (found["pair_shared_words"] > 0.6) == decided
-    with torch.no_grad():
-        for head in module.ranker.head_parameters().values():
-            head.zero_()
-    tied = evaluation.pair_quality(cfg, module.ranker, Workspace(tmp_path / "tied"))
-    assert tied["pair_accuracy"] == 0.5
 
 
 # -- tasks ---------------------------------------------------------------------------------------
@@ -340,6 +216,22 @@ def test_paper_configs_hold_the_published_recipe():
     assert entropy.eval.tune.folds == 5
     assert len([name for name in config_names("b_prop") if name.startswith("paper")]) == 7
     assert not marco.eval.words  # nothing is drawn there
+    for name in config_names("b_prop"):
+        if name.startswith("paper"):  # BertAdam clips each gradient itself
+            cfg = config(name=name)
+            recipe = (cfg.optim.name, cfg.trainer.gradient_clip_val)
+            assert recipe == (("bertadam", None) if cfg.method.pretrain else ("adamw", 1.0))
+    # a folder that holds attention counts no word beyond its pieces: PROP has one of its own
+    assert prop.data.documents != entropy.data.documents
+    assert (prop.prepare.keep_words, prop.prepare.attention) == (512, False)
+
+
+def test_the_card_prepares_documents_as_they_are_trained_on():
+    """`mini`, which commands take by default, cuts documents at 48 pieces."""
+    card = Path(build.__code__.co_filename).with_name("README.md").read_text(encoding="utf-8")
+    commands = [line for line in card.splitlines() if line.startswith("| `make run") and "prepare" in line]  # fmt: skip
+    assert len(commands) == 2
+    assert all("CONFIG=paper" in line for line in commands)
 
 
 @pytest.mark.parametrize("name", ["paper", "paper_finetune_marco"])

@@ -9,10 +9,12 @@ import torch
 from common.config import UserError
 from common.data.text.documents.corpus_statistics import dirichlet, keep_probability
 from common.encoders.text.cross_encoder import cross_encoder
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from projects.b_prop.data import analyser, attention_source, kept_documents, training_documents
 from projects.b_prop.distribution import (
     Candidates,
     contrastive_distribution,
+    contrastive_weights,
     ordered,
     random_distribution,
     sample_word_sets,
@@ -93,6 +95,18 @@ def test_item_10_dirichlet_and_keep_probability_equal_the_golden_values():
 # -- distributions -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("method", "wanted"), [("entropy", [0, 100, 1]), ("subtract", [0, 0.5, 0.25])])  # fmt: skip
+def test_item_8_words_without_attention_have_no_weight(method, wanted):
+    """Checklist 8: also where the collection's attention rounds to 0 too; chances stay numbers."""
+    found = contrastive_weights(np.array([0, 0.5, 0.5]), np.array([0, 0, 0.25]), method)
+    assert found.tolist() == wanted
+    words = config().words
+    row = row_of({"red": 1, "cow": 1}, attention=[0.0, 0.03])
+    candidates = WordSampler(words, Collection.of([row], words)).candidates(row, None)
+    assert candidates.scores[0] == 0
+    assert candidates.probabilities.sum() == pytest.approx(1)
+
+
 def test_item_10_prop_scores_use_the_average_length_and_document_frequencies():
     """Checklist 10: mu = average number of non-stop words; P(w|C) from df; rare words have none."""
     words = config("words.distribution=unigram", "words.min_count=2").words
@@ -118,6 +132,20 @@ def test_item_10_prop_scores_use_the_average_length_and_document_frequencies():
     assert found.probabilities == pytest.approx([product[w] / total for w in found.words])
     tf = config("words.distribution=unigram", "words.background=tf", "words.min_count=1").words
     assert WordSampler(tf, counts_collection(counts, tf)).background["cow"] == pytest.approx(5 / 12)
+
+
+def test_item_10_prop_counts_the_first_512_words_however_many_pieces_they_have():
+    """Checklist 10: counts and mu are of whole words; what is short is still told by the pieces."""
+    text = "zebra " * 300 + "tiger " * 300
+    rows = {}
+    for kept in (512, "null"):
+        cfg = config(f"prepare.keep_words={kept}", name="paper_prop")
+        rows[kept] = analyser(cfg, tiny_tokenizer(), None, 2)([{"id": "a", "text": text}])[0]
+    assert dict(zip(rows[512]["words"], rows[512]["counts"], strict=True)) == {"zebra": 300, "tiger": 212}  # fmt: skip
+    assert sum(rows["null"]["counts"]) < 300
+    assert 500 < rows[512]["pieces"] == rows["null"]["pieces"] <= 510
+    short = analyser(cfg, tiny_tokenizer(), None, 2)([{"id": "a", "text": "zebra"}, {"id": "b", "text": ""}])  # fmt: skip
+    assert [row["pieces"] for row in short] == [len(tiny_tokenizer().tokenize("zebra")), 0]
 
 
 def test_prop_fills_the_vocabulary_from_the_collection():
