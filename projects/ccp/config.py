@@ -29,7 +29,7 @@ class MethodConfig:
     norm_eps: Positive = 1.0e-12
     norm_momentum: Share = 0.1  # how far the running statistics move in a step
     bank_size: Count = 4096  # rows of all languages together; a step writes two for each pair
-    language_bank: bool = True  # False: rows of every language are negatives (ablation)
+    language_bank: bool = True  # an equal part for each; False: one for all languages (ablation)
     # own: contexts against contexts, as in the equations
     bank_sides: Literal["both", "own"] = "both"
     bank_initial: Literal["masked", "random"] = "masked"  # random: as released with MSM

@@ -170,18 +170,28 @@ def pretraining_data(cfg: Config, towers: Towers) -> ContrastiveData:
     """Batches of neighbouring sentences; held-out pairs of every language for the validation.
 
     Raises:
-        UserError: a bank that one step overwrites, or too few held-out documents.
+        UserError: a bank whose rows of a language are fewer than a step writes, a language with fewer
+            documents than a batch has pairs, or too few held-out documents.
     """
     encoder, data, method = towers.passage, cfg.data, cfg.method
     known = training_documents(cfg)
     views = {n: language_view(encoder, n, _limit(cfg, encoder)).tokenize for n in known}
     languages = [LanguageText(name, own, views[name]) for name, own in known.items()]
     together = data.batch_size * world_size(cfg.trainer)
-    if method.language_bank and len(known) > 1 and method.bank_size <= 2 * together:
+    rows = method.bank_size // len(known)
+    if method.language_bank and rows < 2 * together:
         raise UserError(
-            f"method.bank_size={method.bank_size}: one step writes {2 * together} rows of one language "
-            "over it, which leaves no negatives for the others; it counts the rows of all languages"
+            f"method.bank_size={method.bank_size} gives each of {len(known)} languages {rows} rows, and "
+            f"one step writes {2 * together} of one language: it takes "
+            f"{2 * together * len(known)} or more"
         )
+    for name, own in known.items():
+        if len(own) < together:
+            raise UserError(
+                f"'{name}' has {len(own)} documents to train on, and a batch of all ranks {together} "
+                "pairs of one language: sentences of one document would be negatives of each other; "
+                "use more text, a smaller data.batch_size, or leave the language out"
+            )
     mixture = language_mixture(
         [len(own.documents) for own in languages], data.sampling_exponent, cfg.seed, together
     )
@@ -316,7 +326,8 @@ def requirements(cfg: Config) -> list[Requirement]:
         found += [need(f"data: {name}", place, hint) for name, place in cfg.data.languages.items()]
     files = {"questions": cfg.finetune.file, "questions (dev)": cfg.finetune.dev_file}
     if cfg.finetune.steps:
-        found += [need(f"data: {n}", f, "see the card, Data") for n, f in files.items() if f]
+        hint = "questions with passages in DPR's layout; the card, Data, names where they come from"
+        found += [need(f"data: {n}", f, hint) for n, f in files.items() if f]
     return found + evaluation_files(cfg)
 
 

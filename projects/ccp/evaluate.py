@@ -22,7 +22,7 @@ from common.evaluation.features.bitext import (
 from common.evaluation.features.calibration import fit_shift_and_scale
 from common.evaluation.features.postprocessing import EmbeddingTransform
 from common.evaluation.features.rotation import AdversarialOptions
-from common.evaluation.retrieval.beir import RetrievalSet, load_corpus
+from common.evaluation.retrieval.beir import RetrievalSet, load_titles
 from common.evaluation.search import search
 from common.families.retrieval.evaluation import (
     before_and_after,
@@ -248,7 +248,8 @@ def _bitext_metrics(
 def xor_retrieve(cfg: Config, towers: Towers, workspace: Workspace | None) -> dict[str, float]:
     """R@2kt and R@5kt of every set, ``<set>_r_at_2kt``, and their macro average.
 
-    As in the official script a set without any question that counts is left out of the average.
+    As in the official script a set without any question that counts is left out of the average, and
+    answers are looked for in passages without their titles, which the encoder alone sees.
     Sets of one folder share its collection, which is encoded once.
     """
     metrics: dict[str, float] = {}
@@ -264,12 +265,13 @@ def xor_retrieve(cfg: Config, towers: Towers, workspace: Workspace | None) -> di
             for place, rows in asked.items()
             for i, row in enumerate(rows)
         }
-        data = RetrievalSet(load_corpus(folder), questions, {})
-        run = encoder_run(recipe_of(cfg), towers, data)
+        titles, texts = load_titles(folder)
+        corpus = {d: f"{titles[d]} {text}".strip() for d, text in texts.items()}
+        run = encoder_run(recipe_of(cfg), towers, RetrievalSet(corpus, questions, {}))
         for place, rows in asked.items():
             found = (
                 answer_within_tokens(
-                    [data.corpus[d] for d in run[f"question {place} {i}"]], row["answers"]
+                    [texts[d] for d in run[f"question {place} {i}"]], row["answers"]
                 )
                 for i, row in enumerate(rows)
             )

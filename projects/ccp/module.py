@@ -50,6 +50,7 @@ class CCP(ContrastiveModule):
         super().__init__(cfg.optim)
         method, width = cfg.method, encoder.passage.num_features
         self.encoder, self.method, self.mlm_head = encoder, method, mlm_head
+        self.rings = cfg.data.num_languages if method.language_bank else 1
         self.head: PairHead | None = None
         self.bank: SharedBank | None = None
         self._new: list[tuple[Tensor, Tensor, Tensor]] = []  # enqueued after the optimiser step
@@ -60,8 +61,9 @@ class CCP(ContrastiveModule):
                 momentum=method.norm_momentum,
             )  # fmt: skip
             self.bank = SharedBank(
-                method.bank_size, width, ["language", "side"], initial=method.bank_initial
-            )
+                method.bank_size, width, ["language", "side"], initial=method.bank_initial,
+                rings=self.rings,
+            )  # fmt: skip
             self.objective = Objective(
                 method.temperature, in_batch=method.in_batch_negatives, backend=method.loss_backend
             )
@@ -106,6 +108,8 @@ class CCP(ContrastiveModule):
         states = self.encoder.passage.tower.model(**batch["masked"]).last_hidden_state
         count = (batch["labels"] != IGNORED).sum()
         mean = masked_lm_loss(head, states, batch["labels"])
+        if not count:  # DDP waits for a gradient of every parameter on every rank
+            mean = mean + 0 * sum(p.sum() for p in head.parameters())
         return rank_mean_of_sums(mean * count, count.to(mean.dtype))
 
     def after_optimizer_step(self) -> None:
@@ -118,8 +122,9 @@ class CCP(ContrastiveModule):
         self._new = []
 
     def negatives_per_query(self, global_batch_size: int) -> int:
-        """Most that a query can meet: the bank, and the batch mates of both sides."""
-        own = self.method.bank_size // (1 if self.method.bank_sides == "both" else 2)
+        """Most that a query can meet: the bank of its language, and the batch mates of both sides."""
+        own = self.method.bank_size // self.rings
+        own //= 1 if self.method.bank_sides == "both" else 2
         return own + 2 * (global_batch_size - 1) * self.method.in_batch_negatives
 
     def validation_step(

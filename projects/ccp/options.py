@@ -29,6 +29,11 @@ class CCPData(DataConfig):
         if (self.source == "files") != bool(self.languages):
             raise ValueError("data.languages and data.source=files belong together")
 
+    @property
+    def num_languages(self) -> int:
+        """Those of the files, or English and the simulated one."""
+        return len(self.languages) or 2
+
 
 @dataclass
 class CCPModel(DenseModel):
@@ -36,6 +41,7 @@ class CCPModel(DenseModel):
 
     pooling: Literal["avg", "cls_before_pooler", "last_token"] = "cls_before_pooler"
     length_groups: Count = 1  # passes over a batch by length, see SentenceEncoder
+    grad_checkpointing: bool = False  # layers are computed again in the backward pass: less memory
     architecture: str | None = None  # what `make check` builds for a folder that is not here yet
     normalize: bool = False  # unit vectors in evaluation, calibration, export and search
 
@@ -101,7 +107,9 @@ class SetsConfig:
     kind: Literal["mrtydi", "xor"] = "mrtydi"
     input: str | None = None  # folder with the files, of one language (mrtydi)
     output: str | None = None  # folder; None: below the task's folder
-    part: str = "test"  # of mrtydi: test or dev; of xor: dev or dev_retrieve
+    # of mrtydi: test, the set of the evaluation, or train and dev, questions for the fine-tuning; of
+    # xor: dev or dev_retrieve
+    part: str = "test"
 
 
 @dataclass

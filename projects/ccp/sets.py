@@ -1,10 +1,10 @@
-"""`make run TASK=sets`: Mr. TyDi and XOR-Retrieve as they are offered -> what the evaluation reads."""
+"""`make run TASK=sets`: Mr. TyDi and XOR-Retrieve as they are offered -> what is read here."""
 
 import csv
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from common.config import UserError
 from common.damage import parse_json, reading
@@ -15,6 +15,8 @@ from projects.ccp.config import Config
 
 def sets(cfg: Config, workspace: Workspace) -> Path:
     """Write a folder of ``eval.beir`` (mrtydi, one language) or of ``eval.xor`` (all languages).
+
+    Of Mr. TyDi's parts train and dev it writes ``<part>.jsonl`` alone, for ``finetune.file``.
 
     Returns:
         The folder.
@@ -35,13 +37,41 @@ def sets(cfg: Config, workspace: Workspace) -> Path:
 
 def _mrtydi(source: Path, output: Path, part: str) -> int:
     """Release 1.1 of one language: ``collection/docs.jsonl``, ``topic.<part>.tsv``, ``qrels.<part>.txt``."""
-    write_jsonl(output / "corpus.jsonl", _documents(_only(source, "docs.jsonl")))
+    documents = _documents(_only(source, "docs.jsonl"))
     asked = _fields(_only(source, f"topic.{part}.tsv"), "\t", "query, question")
-    write_jsonl(output / "queries.jsonl", ({"_id": q, "text": text} for q, text in asked))
     judged = _fields(_only(source, f"qrels.{part}.txt"), None, "query Q0 document grade")
+    if part in ("train", "dev"):
+        rows = _training_rows(documents, asked, judged)
+        write_jsonl(output / f"{part}.jsonl", rows)
+        return len(rows)
+    write_jsonl(output / "corpus.jsonl", documents)
+    write_jsonl(output / "queries.jsonl", ({"_id": q, "text": text} for q, text in asked))
     lines = ["query-id\tcorpus-id\tscore", *(f"{q}\t{d}\t{grade}" for q, _, d, grade in judged)]
     (output / "qrels.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return len(asked)
+
+
+def _training_rows(
+    documents: Iterable[dict[str, str]], asked: list[list[str]], judged: list[list[str]]
+) -> list[dict[str, Any]]:
+    """Questions with the passages that answer them, of DPR's layout; the release names no negatives."""
+    right = [(q, d) for q, _, d, grade in judged if grade != "0"]
+    wanted = {d for _, d in right}
+    texts = {
+        row["_id"]: {"title": row["title"], "text": row["text"]}
+        for row in documents
+        if row["_id"] in wanted
+    }
+    if missing := sorted(wanted - texts.keys()):
+        raise UserError(f"the judgements name document '{missing[0]}', which docs.jsonl lacks")
+    positives: dict[str, list[dict[str, str]]] = {}
+    for q, d in right:
+        positives.setdefault(q, []).append(texts[d])
+    return [
+        {"question": text, "positive_ctxs": positives[q], "negative_ctxs": [], "hard_negative_ctxs": []}
+        for q, text in asked
+        if q in positives
+    ]  # fmt: skip
 
 
 def _documents(path: Path) -> Iterator[dict[str, str]]:
@@ -66,8 +96,8 @@ def _fields(path: Path, mark: str | None, wanted: str) -> list[list[str]]:
 
 
 def _xor(source: Path, output: Path, part: str) -> int:
-    """``psgs_w100.tsv`` (id, text, title) and a file ``xor_<part>_*.jsonl`` (question, answers, lang)."""
-    write_jsonl(output / "corpus.jsonl", _passages(_only(source, "psgs_w100.tsv")))
+    """The one ``.tsv`` (id, text, title) and a file ``xor_<part>_*.jsonl`` (question, answers, lang)."""
+    write_jsonl(output / "corpus.jsonl", _passages(_only(source, "*.tsv")))
     rows = read_jsonl(_only(source, f"xor_{part}_*.jsonl"), ("question", "answers", "lang"))
     for language in sorted({str(row["lang"]) for row in rows}):
         own = [row for row in rows if row["lang"] == language]

@@ -117,6 +117,12 @@ def recipe_of(cfg: Config) -> EncoderRecipe[Towers]:
         question.normalize = unit
         return Towers(encoder, question)
 
+    def built() -> Towers:
+        towers = prepared(base.build())
+        for encoder in {towers.passage, towers.question} if cfg.model.grad_checkpointing else ():
+            encoder.tower.set_grad_checkpointing()
+        return towers
+
     def planned() -> SentenceEncoder:
         model = cfg.model
         known = model.architecture if stand_in_needed(model.pretrained) else None
@@ -134,8 +140,8 @@ def recipe_of(cfg: Config) -> EncoderRecipe[Towers]:
         return towers
 
     return EncoderRecipe(
-        lambda: prepared(base.build()),
-        lambda: prepared(planned()),
+        built,
+        lambda: prepared(planned()),  # kept whole: `make check` shows what recomputation saves
         save,
         load,
         lambda towers, texts: base.queries(towers.question, texts),

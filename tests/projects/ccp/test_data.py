@@ -196,8 +196,11 @@ def test_item_17_answers_count_within_the_first_tokens_of_all_passages():
     assert answer_within_tokens(["Rome"], ["Paris"]) == {2000: False, 5000: False}
 
 
-def test_questions_are_read_as_released(tmp_path):
-    """No question mark at the end, the first positive alone, a hard negative before others."""
+def test_questions_have_their_first_positive_and_one_negative(tmp_path):
+    """No question mark at the end, the first positive alone, a hard negative before others.
+
+    Where there is no hard one, another fills up: the release would leave the place empty.
+    """
     rows = [
         {"question": f"who is {i}?", "positive_ctxs": [{"title": "t", "text": f"right {i}"}, {"text": "second"}],
          "negative_ctxs": [{"text": f"plain {i}"}], "hard_negative_ctxs": [{"text": f"hard {i}"}] if i else []}
@@ -277,12 +280,14 @@ def test_item_18_the_last_documents_of_each_file_are_for_the_validation_alone(tm
     assert not pretraining_data(files_config(tmp_path), towers).val_sets
 
 
-def test_a_bank_that_one_step_overwrites_is_refused(tmp_path):
-    """It would hold one language: no negatives for the others. A shared bank may be of any size."""
-    with pytest.raises(UserError, match="one step writes 16 rows of one language"):
-        training_set("method.bank_size=16")
-    assert training_set("method.bank_size=17")
-    assert training_set("method.bank_size=16", "method.language_bank=false")
+def test_a_language_of_fewer_documents_than_a_batch_is_refused(tmp_path):
+    """A document would stand twice in a batch: its own sentences as negatives of each other."""
+    towers = recipe_of(config()).build()
+    with pytest.raises(
+        UserError, match="'de' has 14 documents to train on, and a batch .* 15 pairs"
+    ):
+        pretraining_data(files_config(tmp_path, "data.batch_size=15"), towers)
+    assert pretraining_data(files_config(tmp_path, "data.batch_size=14"), towers)
 
 
 def test_an_epoch_is_no_longer_than_memory_allows(monkeypatch):

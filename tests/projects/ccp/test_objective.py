@@ -68,18 +68,6 @@ def test_symmetric_mode_and_masks_equal_the_golden_values(case):
         assert float(key.grad.norm()) == pytest.approx(wanted["grad_norm_key"], rel=1e-5)
 
 
-def test_bank_keeps_the_order_and_names_of_the_golden_values():
-    """Oldest first, -1 where nothing was written, rows that are left from the beginning."""
-    bank = SharedBank(4, 1, ["language"], initial="random")
-    bank.features.zero_()
-    for t, wanted in enumerate(GOLDEN["family_bank"]):
-        bank.enqueue(torch.full((2, 1), t + 1.0), language=torch.tensor([t, t]))
-        rows, labels = bank.oldest_first()
-        assert rows[:, 0].tolist() == wanted["first_column"]
-        assert labels["language"].tolist() == wanted["ids"]
-        assert bank.unfilled == wanted["random_left"]
-
-
 def test_head_equals_the_golden_values():
     """Layers, batch norm in training, the running mean after a step, evaluation."""
     wanted = GOLDEN["family_head"]
@@ -296,7 +284,32 @@ def test_masked_language_model_is_added_with_its_weight():
     torch.testing.assert_close(terms["loss"], 2 * pair + 0.5 * terms["mlm"])
     assert float(terms["mlm"].detach()) == pytest.approx(math.log(800), rel=0.1)
     assert module_of("method.mlm_weight=0").mlm_head is None
-    assert module_of().negatives_per_query(8) == 64 + 14
+    assert module_of().negatives_per_query(8) == 64 // 2 + 14  # the rows of one language
+    assert module_of("method.language_bank=false").negatives_per_query(8) == 64 + 14
+
+
+def test_a_rank_without_masked_tokens_gives_its_head_a_gradient():
+    """A batch of short sentences may have none: zero for every parameter, so that DDP does not wait."""
+    module, batch = module_of(), training_set()[[(i, 0) for i in range(8)]]
+    batch["labels"].fill_(-100)
+    terms = module.losses(batch)
+    assert terms["mlm"] == 0
+    terms["loss"].backward()
+    assert all(p.grad is not None for p in module.mlm_head.parameters())
+
+
+def test_recomputed_layers_give_equal_gradients():
+    """``model.grad_checkpointing``: of both towers; it changes memory alone."""
+    found = []
+    for words in ([], ["model.grad_checkpointing=true"]):
+        module, batch = module_of(*words), training_set()[[(i, 0) for i in range(8)]]
+        assert module.encoder.passage.tower.model.is_gradient_checkpointing == bool(words)
+        module.losses(batch)["loss"].backward()
+        found.append({n: p.grad for n, p in module.named_parameters()})
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-4, atol=1e-6, msg=name)
+    split = tuned_module("model.grad_checkpointing=true").encoder
+    assert split.question.tower.model.is_gradient_checkpointing
 
 
 def test_towers_are_two_unless_shared_and_begin_equal():
