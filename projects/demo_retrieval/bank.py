@@ -16,9 +16,11 @@ from common.data.lines import read_lines
 from common.data.offline import write_atomically
 from common.data.tables import read_jsonl
 from common.encoders.state_dict import read_state_dict
+from common.evaluation.generation.question_answering import normalize_answer
 from common.evaluation.search import search
 from common.export.files import write_tensors
 from projects.demo_retrieval.config import Selection
+from projects.demo_retrieval.questions import data_set
 from projects.demo_retrieval.retriever import Retriever
 from projects.demo_retrieval.template import Example, demonstration_text, from_row, text_key
 
@@ -71,6 +73,17 @@ def query_text(example: Example) -> str:
     return f"{example.question} {example.context}".strip()
 
 
+def twin_key(example: Example, context: bool) -> tuple[str, str, tuple[str, ...], bool]:
+    """Data set, normalised question and candidates of an example, and whether there is a context.
+
+    Args:
+        example: itself.
+        context: whether there is one; the contrary finds the twins.
+    """
+    options = tuple(normalize_answer(x) for x in example.options)
+    return data_set(example.task), normalize_answer(example.question), options, context
+
+
 class Bank:
     """Demonstrations with their vectors.
 
@@ -79,25 +92,29 @@ class Bank:
         retriever: frozen.
         key: "full" with the answer, "question_context" without.
         cache: folder that keeps vectors under a hash of retriever and texts; None: in memory.
+        index: file of `write_index`, whose vectors are taken if they are those of this bank.
 
     Raises:
         UserError: an empty bank.
     """
 
     def __init__(
-        self, examples: Sequence[Example], retriever: Retriever, key: str, cache: str | None = None
-    ) -> None:
+        self, examples: Sequence[Example], retriever: Retriever, key: str, cache: str | None = None,
+        index: Path | None = None,
+    ) -> None:  # fmt: skip
         if not examples:
             raise UserError("the bank is empty: name tasks in data.bank, a data.bank_file, or set data.bank_targets")  # fmt: skip
         self.examples, self.retriever, self.key = list(examples), retriever, key
         self.cache = None if cache is None else Path(cache).expanduser()
-        self.vectors = self._vectors()
+        self.vectors = self._vectors(index)
         self.by_text: dict[str, list[int]] = defaultdict(list)
         self.by_id: dict[tuple[str, str], list[int]] = defaultdict(list)
         self.by_task: dict[str, list[int]] = defaultdict(list)
+        self.by_question: dict[tuple[str, str, tuple[str, ...], bool], list[int]] = defaultdict(list)  # fmt: skip
         for i, example in enumerate(self.examples):
             self.by_text[text_key(example)].append(i)
             self.by_task[example.task].append(i)
+            self.by_question[twin_key(example, bool(example.context))].append(i)
             if example.id:
                 self.by_id[example.task, example.id].append(i)
 
@@ -110,7 +127,15 @@ class Bank:
         content = json.dumps([self.retriever.fingerprint(), self.key, self.texts()])
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
-    def _vectors(self) -> Tensor:
+    def write_index(self, path: Path) -> None:
+        """The vectors under their hash: another bank or retriever does not take them."""
+        write_tensors(path, {self.digest(): self.vectors})
+
+    def _vectors(self, index: Path | None) -> Tensor:
+        if index is not None and index.is_file():
+            known, digest = read_state_dict(index), self.digest()
+            if digest in known:
+                return known[digest]
         if self.cache is None:
             return self.retriever.demonstrations(self.texts())
         path = self.cache / f"{self.digest()}.safetensors"
@@ -119,9 +144,14 @@ class Bank:
         return read_state_dict(path)["vectors"]
 
     def own(self, example: Example) -> list[int]:
-        """Places of the example itself and of its copies."""
+        """Places of the example itself, of its copies and of its twins.
+
+        UnifiedQA holds some sets twice, with contexts and without; a twin is the same question with
+        the same candidates, of the same data set, where one of both has a context.
+        """
         same = self.by_id.get((example.task, example.id), []) if example.id else []
-        return sorted({*same, *self.by_text.get(text_key(example), [])})
+        twins = self.by_question.get(twin_key(example, not example.context), [])
+        return sorted({*same, *self.by_text.get(text_key(example), []), *twins})
 
     def nearest(self, examples: Sequence[Example], k: int, scale: float = 1.0) -> Hits:
         """The K best of all tasks, without the examples themselves.
@@ -145,8 +175,8 @@ class Bank:
         if self.cache is None:
             return self.nearest(examples, k, scale)
         name = hashlib.sha256(f"{self.digest()} {k} {scale}".encode())
-        for example in (*self.examples, *examples):  # ids and texts say what is excluded
-            name.update(json.dumps([example.task, example.id, example.question, example.context]).encode())  # fmt: skip
+        for example in (*self.examples, *examples):  # what says which ones are excluded
+            name.update(json.dumps([*example, data_set(example.task)]).encode())
         path = self.cache / f"hits-{name.hexdigest()[:32]}.safetensors"
         if not path.is_file():
             found = self.nearest(examples, k, scale)
@@ -157,15 +187,17 @@ class Bank:
     def at_random(
         self, example: Example, k: int, rng: np.random.Generator, *, same_task: bool
     ) -> list[int]:
-        """K different ones of the bank, or of the example's task.
+        """K different ones of the bank, or of the example's task; of a question without a task, of the bank.
 
         Raises:
             UserError: fewer than K are there.
         """
-        places = self.by_task.get(example.task, []) if same_task else range(len(self.examples))
-        own = set(self.own(example))
+        one = same_task and bool(example.task)  # users ask questions of no task
+        places = self.by_task.get(example.task, []) if one else range(len(self.examples))
+        own = {i for i in self.own(example) if not one or self.examples[i].task == example.task}
         if len(places) - len(own) < k:
-            raise UserError(f"method.k={k}, but the bank holds {len(places)} demonstrations of {example.task}")  # fmt: skip
+            what = f" of {example.task}" if one else ""
+            raise UserError(f"method.k={k}, but the bank holds {len(places)} demonstrations{what}")
         order = rng.permutation(len(places))[: k + len(own)]
         return [places[int(i)] for i in order if places[int(i)] not in own][:k]
 

@@ -40,6 +40,7 @@ class EvalConfig:
     generate: bool = True  # tasks with labels: free answers beside the ranked labels
     rank: bool = True  # tasks with labels: by likelihood
     headline: Literal["generated", "ranked"] = "generated"  # which of the two is `accuracy`
+    gold: bool = False  # copy test: the only demonstration is the input itself with its answer
 
     def __post_init__(self) -> None:
         if not (self.generate if self.headline == "generated" else self.rank):
@@ -69,9 +70,9 @@ class Config(ExperimentConfig):
         if self.finetune_epochs and self.finetune.max_steps:
             raise ValueError("finetune_epochs and finetune.max_steps are both set; zero one")
         if not (self.meta or self.finetune_epochs or self.finetune.max_steps):
-            raise ValueError(
-                "nothing is trained: set meta=true, finetune.max_steps or finetune_epochs"
-            )
+            raise ValueError("nothing is trained: set meta=true, finetune.max_steps or finetune_epochs")  # fmt: skip
+        if self.trainer.val_every_n_steps is not None:
+            raise ValueError("meta-training has no development part: set finetune.val_every_n_steps in place of trainer.val_every_n_steps")  # fmt: skip
         if self.meta and not self.data.meta:
             raise ValueError("data.meta names no task of meta-training; or set meta=false")
         if (self.method.selection == "passages") != (self.data.passages is not None):

@@ -14,6 +14,7 @@ from projects.demo_retrieval.objective import (
     demonstration_log_probs,
     rag_sequence_nll,
     rag_token_nll,
+    token_log_probs,
 )
 
 
@@ -110,8 +111,9 @@ def label_log_likelihoods(
 ) -> Tensor:  # fmt: skip
     """Log p(label | x, repeated question) of every candidate, mixed over the K copies.
 
-    The encoder and the repeated question are read once for all candidates. The likelihood of the
-    question itself is left out: it is the same for all.
+    The encoder and the repeated question are read once for all candidates. RAG-Token's likelihood of
+    the question itself is left out, a factor that is the same for all; in RAG-Sequence each copy's
+    own one weighs its share of the label.
 
     Args:
         network: encoder-decoder in evaluation mode.
@@ -121,7 +123,8 @@ def label_log_likelihoods(
         head: ids of the target before the answer, the same for all B.
         labels: C rows of ids, the end included.
         start: the decoder's first id.
-        sequence: RAG-Sequence in place of RAG-Token.
+        sequence: RAG-Sequence in place of RAG-Token: log sum_k p_eta p_theta(question, label) less
+            log sum_k p_eta p_theta(question).
 
     Returns:
         (B, C), sums over the tokens of a label.
@@ -133,6 +136,9 @@ def label_log_likelihoods(
         encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=attention_mask,
         decoder_input_ids=prefix, use_cache=True,
     )  # fmt: skip
+    if sequence:
+        question = prefix[::copies, 1:]  # (B, H)
+        scores = demonstration_log_probs(scores) + token_log_probs(out.logits[:, :-1], question).sum(2)  # fmt: skip
     gold = label_rows(labels).to(states.device)
     logits = out.logits[:, -1:].repeat_interleave(many, 0)
     if gold.shape[1] > 1:

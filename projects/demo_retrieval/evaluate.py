@@ -13,6 +13,7 @@ from common.evaluation.generation.question_answering import (
     best_answer,
     normalize_answer,
 )
+from projects.demo_retrieval.bank import Demonstrations
 from projects.demo_retrieval.batches import EvalRows
 from projects.demo_retrieval.config import Config
 from projects.demo_retrieval.module import DemoRetrieval
@@ -78,9 +79,13 @@ def short(name: str) -> str:
 
 
 def rows_to_answer(cfg: Config, module: DemoRetrieval, task: Task) -> EvalRows:
-    """Test or development inputs of a target with their demonstrations."""
+    """Test or development inputs of a target with their demonstrations; with `eval.gold` with themselves."""
     assert module.encoder is not None
     part = (task.dev if cfg.eval.split == "dev" else task.test)[: cfg.eval.limit]
+    if cfg.eval.gold:
+        rows = EvalRows(part, module.encoder, Demonstrations(None, "none", 1, 1.0), cfg.seed)
+        rows.shown = [[e] for e in part]
+        return rows
     return EvalRows(part, module.encoder, demonstrations_of(cfg, module.bank), cfg.seed)
 
 
@@ -158,11 +163,13 @@ def mechanism(task: Task, rows: EvalRows, found: Answers) -> dict[str, list[floa
 
 
 def write_manifest(cfg: Config, module: DemoRetrieval, tasks: Tasks, workspace: Workspace) -> None:
-    """manifest.json: tasks and sizes, examples of each task in an epoch, hash of the index."""
+    """manifest.json: tasks and sizes, examples of each task in an epoch, what was too long, hash of the index."""
     found = tasks.manifest() | {"exclude_eval_tasks": cfg.data.exclude_eval_tasks}
-    if tasks.meta and module.encoder is not None:
-        plain = rows_of(cfg, DemoRetrieval(cfg, module.network, module.tokenizer), tasks.meta, cfg.data.batch_size)  # fmt: skip
-        found |= {"meta_epoch": plain.counts(), "too_long": {k: n for k, n in plain.too_long.items() if n}}  # fmt: skip
+    if module.encoder is not None:
+        plain = DemoRetrieval(cfg, module.network, module.tokenizer)
+        meta, targets = (rows_of(cfg, plain, part, 1) if part else None for part in (tasks.meta, tasks.targets))  # fmt: skip
+        found["meta_epoch"] = {} if meta is None else meta.counts()
+        found["too_long"] = {k: n for rows in (meta, targets) if rows is not None for k, n in rows.too_long.items() if n}  # fmt: skip
     if module.bank is not None:
         found["index"] = module.bank.digest()
     write_json(workspace.folder(".") / "manifest.json", found)

@@ -15,25 +15,25 @@ from projects.demo_retrieval.bank import Bank, read_bank, write_bank
 from projects.demo_retrieval.batches import EvalRows
 from projects.demo_retrieval.config import Config
 from projects.demo_retrieval.module import DemoRetrieval
-from projects.demo_retrieval.network import build_generator
+from projects.demo_retrieval.network import build_generator, saved_weights
 from projects.demo_retrieval.options import GeneratorConfig, RetrieverConfig
 from projects.demo_retrieval.retriever import load_retriever
 from projects.demo_retrieval.stages import demonstrations_of
 from projects.demo_retrieval.template import Example
 
-SETTINGS, BANK = "demo_retrieval.json", "bank.jsonl"
+SETTINGS, BANK, INDEX = "demo_retrieval.json", "bank.jsonl", "index.safetensors"
 _DATA = ("max_source", "max_demo", "max_target", "max_options", "demo_options", "demo_answers")
 _METHOD = ("selection", "k", "coupling")
 _RETRIEVER = ("kind", "question", "context", "pooling", "max_length", "dim", "scale", "key")
-PROBES = (Example("probe", "what is there?", ("cat",), "one cat"), Example("probe", "what is it about?", ("a",), "two dogs"))  # fmt: skip
+PROBES = (Example("", "what is there?", ("cat",), "one cat"), Example("", "what is it about?", ("a",), "two dogs"))  # fmt: skip
 
 
 def export(cfg: Config, module: DemoRetrieval, folder: Path) -> None:
-    """Generator and tokenizer for `AutoModelForSeq2SeqLM`; the bank is a JSONL file that may be replaced."""
+    """Generator and tokenizer for `AutoModelForSeq2SeqLM`; the bank is a JSONL file that may be replaced, then it is indexed anew."""
 
     def write(new: Path) -> None:
         with quiet():
-            module.network.save_pretrained(new)
+            module.network.save_pretrained(new, state_dict=saved_weights(module.network))
             module.tokenizer.save_pretrained(new)
 
     write_files(folder, write)
@@ -47,6 +47,7 @@ def export(cfg: Config, module: DemoRetrieval, folder: Path) -> None:
     if module.bank is not None:
         module.bank.retriever.save(folder)
         write_bank(folder / BANK, module.bank.examples)
+        module.bank.write_index(folder / INDEX)
 
 
 def settings(folder: Path) -> dict[str, Any]:
@@ -81,7 +82,8 @@ def load(cfg: Config, folder: Path, bank: Sequence[Example] | None = None) -> De
     if cfg.method.selection != "none":
         own: RetrieverConfig = cfg.retriever
         examples = read_bank(folder / BANK) if bank is None else bank
-        module.bank = Bank(examples, load_retriever(own, folder), own.key, own.cache)
+        index = folder / INDEX if bank is None else None
+        module.bank = Bank(examples, load_retriever(own, folder), own.key, own.cache, index)
     return module
 
 

@@ -46,6 +46,12 @@ class Answerer:
 
     def answers(self, examples: Sequence[Example], batch_size: int = 16) -> list[str]:
         """Answers to questions; those with options get the likeliest of them."""
+        return self.answered(examples, batch_size)[0]
+
+    def answered(
+        self, examples: Sequence[Example], batch_size: int = 16
+    ) -> tuple[list[str], list[list[Example]]]:
+        """Answers as `answers`, and the demonstrations that each question was shown with."""
         rows, found = self._rows(examples), []
         for start in range(0, len(examples), batch_size):
             part = list(range(len(examples)))[start : start + batch_size]
@@ -56,10 +62,10 @@ class Answerer:
                 if options:
                     told[i] = options[int(self.module.ranked(rows.collate([i]), options).argmax())]
             found += [told[i] for i in part]
-        return found
+        return found, [[d for d in shown if d is not None] for shown in rows.shown]
 
     def demonstrations(self, question: str, context: str = "") -> list[Example]:
-        """What the model would be shown with a question."""
+        """What the model would be shown with a single question."""
         shown = self._rows([Example("", question, (), context)]).shown[0]
         return [d for d in shown if d is not None]
 

@@ -3,7 +3,8 @@
 import copy
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
@@ -40,6 +41,9 @@ def build_generator(model: GeneratorConfig) -> tuple[Any, Any]:
     elif model.pretrained != "random":
         network = load_transformer(model.pretrained, dropout=model.dropout, auto_class=AutoModelForSeq2SeqLM)  # fmt: skip
         tokenizer = load_tokenizer(model.pretrained)
+        encoder: Any = getattr(network, "encoder", None)
+        if isinstance(network, EncoderDecoderModel) and hasattr(encoder, "pooler"):
+            encoder.pooler = None  # see `saved_weights`
     else:
         tokenizer = load_tokenizer(model.tokenizer) if model.tokenizer else tiny_tokenizer(700)
         network = _random(model, tokenizer)
@@ -103,6 +107,20 @@ def with_decoder(model: GeneratorConfig) -> tuple[Any, Any]:
     network.config.update(ids)
     network.generation_config.update(**{k: v for k, v in ids.items() if k != "vocab_size"})
     return network, tokenizer
+
+
+def saved_weights(network: Any) -> dict[str, Tensor]:
+    """Weights for `save_pretrained`: all of them, and of a pair zeros for the pooler of its encoder.
+
+    The library opens the encoder with a pooler, which no decoder reads, so none is trained here.
+    """
+    found: dict[str, Tensor] = network.state_dict()
+    encoder: Any = network.encoder if isinstance(network, EncoderDecoderModel) else None
+    if encoder is not None and getattr(encoder, "pooler", encoder) is None:
+        size = encoder.config.hidden_size
+        found["encoder.pooler.dense.weight"] = torch.zeros(size, size)
+        found["encoder.pooler.dense.bias"] = torch.zeros(size)
+    return found
 
 
 def plain_generation(network: Any) -> None:

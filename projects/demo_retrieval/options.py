@@ -15,7 +15,7 @@ class DemoData(DataConfig):
     meta: list[str] = field(default_factory=list)  # of meta-training; "unifiedqa/*" is all of them
     bank: list[str] = field(default_factory=list)  # whose training examples are demonstrations
     bank_targets: bool = True  # the targets' few training examples are in the bank, too
-    bank_file: str | None = None  # demonstrations (JSONL) in place of both
+    bank_file: str | None = None  # demonstrations (JSONL) in place of `bank`
     passages: str | None = None  # method.selection=passages: one passage a line
     exclude_eval_tasks: bool = True  # neither meta-training nor bank hold the targets' data sets
     shots: Count = 16  # of each class of a target
@@ -80,7 +80,7 @@ class PhaseConfig:
     """A stage with settings of its own."""
 
     max_steps: Whole = 0  # 0: no such stage
-    lr: Positive = 1e-4
+    lr: Positive | None = 1e-4  # None: optim.lr
     batch_size: Count = 8
     accumulate_grad_batches: Count = 1  # the trainer's own is that of meta-training
 

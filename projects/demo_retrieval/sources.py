@@ -11,6 +11,7 @@
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from common.config import UserError, nearest
 from common.data.lines import read_lines
@@ -31,14 +31,9 @@ from common.data.text.labelled.glue import read_glue
 from common.data.text.labelled.glue_tasks import GLUE
 from common.data.text.labelled.subsets import low_resource
 from projects.demo_retrieval.options import DemoData
+from projects.demo_retrieval.questions import BUNDLED, MADE_UP, about, are_classes
 from projects.demo_retrieval.template import Example, parse_unifiedqa, text_key
 
-DOMAINS = (
-    "auto_and_commute", "banking", "credit_cards", "home", "kitchen_and_dining", "meta",
-    "small_talk", "travel", "utility", "work",
-)  # fmt: skip
-BUNDLED = ("snips", "banking20", "restaurant", "qnli", "choices", *(f"clinc_{d}" for d in DOMAINS))
-MADE_UP = ("made_up_qa", "made_up_nli", "made_up_topic", "made_up_other")
 MRQA_DEV_SEED, MRQA_DEV_SIZE = 42, 1024  # development examples: the first of this split [FewshotQA]
 MISMATCHED = "-mismatched"  # of glue-mnli: CrossFit's test part holds the matched genres alone
 _SHOT_STREAM, _MADE_STREAM, _DEV_STREAM = 81, 82, 83
@@ -68,26 +63,6 @@ class Task:
     train: tuple[Example, ...]
     dev: tuple[Example, ...] = ()
     test: tuple[Example, ...] = ()
-
-
-@cache
-def _questions() -> dict[str, dict[str, Any]]:
-    path = Path(__file__).with_name("questions.yaml")
-    found: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return found
-
-
-def about(name: str) -> dict[str, Any]:
-    """Family, question and words of a task.
-
-    Raises:
-        UserError: an unknown name.
-    """
-    for pattern, found in _questions().items():
-        if fnmatch(name, pattern):
-            # one name in two collections is one data set
-            return {"same": name.partition("/")[2] or name, **found}
-    raise UserError(f"unknown task '{name}'{nearest(name, [*BUNDLED, *MADE_UP])}, or mrqa/<set>, unifiedqa/<set>, crossfit/<task>")  # fmt: skip
 
 
 def expand(names: Iterable[str], data: DemoData) -> list[str]:
@@ -132,6 +107,8 @@ def read_task(name: str, data: DemoData, seed: int, *, target: bool = False) -> 
     else:
         parts = {part: _bundled(name, part, data.root) for part in ("train", "test")}
     family = str(about(name)["family"])
+    if kind == "crossfit" and family == "qa" and are_classes(parts["train"]):
+        family = "classification"
     labels: tuple[str, ...] = ()
     if family != "qa":
         labels = tuple(sorted({e.answers[0] for e in parts["train"]}))
@@ -154,6 +131,10 @@ def few(
         UserError: not so many are there.
     """
     if labels:
+        counts = Counter(e.answers[0] for e in examples)
+        rarest = min(labels, key=lambda label: counts[label])
+        if data.shots + data.dev_shots > counts[rarest]:
+            raise UserError(f"the label '{rarest}' has {counts[rarest]} examples: lower data.shots or data.dev_shots")  # fmt: skip
         classes = np.array([labels.index(e.answers[0]) for e in examples])
         train, dev = low_resource(
             classes, data.shots * len(labels), data.dev_shots * len(labels), seed, "equal"
@@ -190,10 +171,14 @@ def _official(
         own = read_mrqa(folder / f"{name}-train-seed-{seed}-num-examples-{data.qa_shots}.jsonl", task)  # fmt: skip
         if not target:
             return {"train": own}
-        # as large as the training part, of the largest split, without its examples [FewshotQA]
-        more = read_mrqa(folder / f"{name}-train-seed-{MRQA_DEV_SEED}-num-examples-{MRQA_DEV_SIZE}.jsonl", task)  # fmt: skip
+        # as large as the training part, of the largest split, without its examples [FewshotQA]; where it is
+        # that split itself, of the next seed's
+        draw = MRQA_DEV_SEED + ((seed, data.qa_shots) == (MRQA_DEV_SEED, MRQA_DEV_SIZE))
+        more = read_mrqa(folder / f"{name}-train-seed-{draw}-num-examples-{MRQA_DEV_SIZE}.jsonl", task)  # fmt: skip
         known = {(e.question, e.context) for e in own}
         rest = [e for e in more if (e.question, e.context) not in known]
+        if not rest:
+            raise UserError(f"{task} has no development example beside its {len(own)} training ones: lower data.qa_shots")  # fmt: skip
         order = sample_rng(MRQA_DEV_SEED, 0, 0, _DEV_STREAM).permutation(len(rest))
         dev = [rest[i] for i in order[: data.qa_shots]]
         return {"train": own, "dev": dev, "test": read_mrqa(folder / "dev.jsonl", task)}
@@ -243,7 +228,8 @@ def _lines(path: Path) -> list[str]:
 
 
 def _unifiedqa(path: Path, task: str) -> list[Example]:
-    return [parse_unifiedqa(line, task, i) for i, line in enumerate(_lines(path))]
+    # a number alone would be that of another example in another part
+    return [parse_unifiedqa(line, task, i)._replace(id=f"{path.stem}-{i}") for i, line in enumerate(_lines(path))]  # fmt: skip
 
 
 def read_crossfit(path: Path, task: str) -> list[Example]:

@@ -23,8 +23,9 @@ from projects.demo_retrieval.config import Config
 from projects.demo_retrieval.module import DemoRetrieval
 from projects.demo_retrieval.network import build_generator, dry_generator
 from projects.demo_retrieval.options import PhaseConfig
+from projects.demo_retrieval.questions import data_set
 from projects.demo_retrieval.retriever import Retriever, build_retriever
-from projects.demo_retrieval.sources import Task, about, expand, read_task
+from projects.demo_retrieval.sources import Task, expand, read_task
 from projects.demo_retrieval.template import Example, text_key
 
 # settings of the trainer that trained weights depend on
@@ -69,7 +70,7 @@ def read_tasks(cfg: Config) -> Tasks:
     """
     data = cfg.data
     read = [read_task(n, data, cfg.seed, target=True) for n in expand(data.targets, data)]
-    sets = {about(t.name)["same"] for t in read}
+    sets = {data_set(t.name) for t in read}
     evaluated = {text_key(e) for t in read for e in (*t.dev, *t.test)}
     left_out: list[str] = []
     removed: dict[str, int] = {}
@@ -90,7 +91,7 @@ def read_tasks(cfg: Config) -> Tasks:
         for name in expand(names, data):
             if name in {t.name for t in targets}:
                 continue  # a target has its few examples alone
-            if data.exclude_eval_tasks and about(name)["same"] in sets:
+            if data.exclude_eval_tasks and data_set(name) in sets:
                 left_out.append(name)
                 continue
             if name not in known:
@@ -106,13 +107,18 @@ def read_tasks(cfg: Config) -> Tasks:
         bank = read_passages(own_file(str(data.passages), data.root, "passages"))
     elif data.bank_file is not None:
         found = read_bank(own_file(data.bank_file, data.root, "demonstrations"))
-        bank = [e for e in found if text_key(e) not in evaluated]
-        removed["bank_file"] = len(found) - len(bank)
+        names, shared = {t.name for t in targets}, data.exclude_eval_tasks
+        barred = {e.task for e in found if e.task in names or (shared and data_set(e.task) in sets)}
+        left_out += sorted(barred - names)  # the targets' own few examples come below
+        kept = [e for e in found if e.task not in barred]
+        bank = [e for e in kept if text_key(e) not in evaluated]
+        removed["bank_file"] = len(kept) - len(bank)
     else:
         # random demonstrations are of an input's own task, whether or not the bank holds it
-        names = [*data.bank, *data.meta] if kind == "random_task" else data.bank
-        own = [*allowed(names), *(targets if data.bank_targets or kind == "random_task" else ())]
-        bank = [e for t in own for e in t.train]
+        wanted = [*data.bank, *data.meta] if kind == "random_task" else data.bank
+        bank = [e for t in allowed(wanted) for e in t.train]
+    if kind == "random_task" or (data.bank_targets and kind != "passages"):
+        bank += [e for t in targets for e in t.train]
     return Tasks(targets, tuple(meta), tuple(bank), tuple(dict.fromkeys(left_out)), sum(removed.values()))  # fmt: skip
 
 
@@ -146,7 +152,8 @@ def stages(cfg: Config) -> Iterator[Stage]:
     if cfg.meta:
         module.optim = cfg.optim
         rows = rows_of(cfg, module, tasks.meta, cfg.data.batch_size)
-        yield stage("meta", cfg, module, rows, tasks, cfg.data.batch_size, cfg.trainer.val_every_n_steps, {})  # fmt: skip
+        # the targets' development examples choose no step here: they are for fine-tuning alone
+        yield stage("meta", cfg, module, rows, tasks, cfg.data.batch_size, None, {})
     own = cfg.finetune
     if own.max_steps or cfg.finetune_epochs:
         length: dict[str, Any] = {"max_steps": own.max_steps} if own.max_steps else {"max_epochs": cfg.finetune_epochs}  # fmt: skip
@@ -159,7 +166,8 @@ def stages(cfg: Config) -> Iterator[Stage]:
 def phase_optim(cfg: Config, phase: PhaseConfig) -> Any:
     """The optimiser of meta-training with a stage's own rate."""
     warmup = min(cfg.optim.warmup_steps, max(0, phase.max_steps // 10)) if phase.max_steps else 0
-    return replace(cfg.optim, lr=phase.lr, warmup_steps=warmup, warmup_epochs=0.0)
+    lr = cfg.optim.lr if phase.lr is None else phase.lr
+    return replace(cfg.optim, lr=lr, warmup_steps=warmup, warmup_epochs=0.0)
 
 
 def rows_of(cfg: Config, module: DemoRetrieval, tasks: Sequence[Task], batch_size: int) -> DemoRows:
@@ -175,8 +183,13 @@ def stage(
     name: str, cfg: Config, module: DemoRetrieval, rows: DemoRows, tasks: Tasks, batch_size: int,
     every: int | None, trainer: dict[str, Any],
 ) -> Stage:  # fmt: skip
-    """A stage on rows; with validation the step that answers best on development examples is kept."""
+    """A stage on rows; with validation the step that answers best on development examples is kept.
+
+    Raises:
+        UserError: no development example, or fewer rows than a batch.
+    """
     assert module.encoder is not None
+    fills(len(rows), batch_size, f"{'data' if name == 'meta' else name}.batch_size")
     val: dict[str, Dataset[Any]] = {}
     if every is not None:
         dev = [e for t in tasks.targets for e in t.dev]
@@ -191,6 +204,16 @@ def stage(
     return Stage(name, module, data, {**trainer, "val_every_n_steps": every}, monitor)
 
 
+def fills(count: int, batch_size: int, key: str) -> None:
+    """Refuse fewer examples than a batch of all processes.
+
+    Raises:
+        UserError: names the setting.
+    """
+    if count < batch_size * world_size():
+        raise UserError(f"{count} examples do not fill a batch of {batch_size} on {world_size()} process(es): lower {key}")  # fmt: skip
+
+
 # -- denoising -----------------------------------------------------------------------------------
 
 
@@ -203,6 +226,7 @@ def denoising(cfg: Config, module: DemoRetrieval) -> Iterator[Stage]:
         sentences = [e.context for t in read_tasks(cfg).targets for e in t.train]
     else:
         sentences = load_sentences(cfg.data.root, limit=own.sentences, seed=cfg.seed)
+    fills(len(sentences), own.batch_size, "denoise.batch_size")
     data = ContrastiveData(
         InfillRows(sentences, module.encoder, own, cfg.seed), batch_size=own.batch_size, seed=cfg.seed,
         num_workers=cfg.data.num_workers,
@@ -220,7 +244,7 @@ def denoised_path(cfg: Config) -> Path:
     """Where the denoised generator of these settings, this seed and this code is kept for other runs."""
     plain = to_dict(cfg)
     parts: dict[str, Any] = {name: plain[name] for name in ("model", "denoise", "seed")}
-    parts["optim"] = {k: v for k, v in plain["optim"].items() if k not in ("lr",)}
+    parts["optim"] = plain["optim"] | {"lr": phase_optim(cfg, cfg.denoise).lr}
     parts["trainer"] = {name: plain["trainer"][name] for name in TRAINED_BY}
     parts["data"] = [cfg.data.root, cfg.data.max_source, cfg.data.max_target, "made_up_qa" in cfg.data.targets]  # fmt: skip
     return kept_path(Path(cfg.runs_dir) / "demo_retrieval" / "offline", "denoise", "demo_retrieval", parts)  # fmt: skip

@@ -42,10 +42,9 @@ def answer(cfg: Config, workspace: Workspace) -> list[str]:
     if not examples:
         raise UserError(f"{own.input} holds no question")
     model = Answerer(own.run, own.bank)
-    found = model.answers(examples)
+    found, demonstrations = model.answered(examples)
     lines = []
-    for example, told in zip(examples, found, strict=True):
-        shown = model.demonstrations(example.question, example.context)
+    for example, told, shown in zip(examples, found, demonstrations, strict=True):
         workspace.say(f"{example.question} {example.context} -> {told or '-'}")
         for d in shown:
             workspace.say(f"    {d.task}: {d.question} {d.context} -> {d.answers[0] if d.answers else '-'}")  # fmt: skip
@@ -88,7 +87,8 @@ def few_shot(cfg: Config, workspace: Workspace, train: Train | None = None) -> d
     for seed in own.seeds:
         words = [*as_overrides(cfg), f"data.split_seed={seed}", f"runs_dir={workspace.folder('runs')}", f"run_id=draw-{seed}"]  # fmt: skip
         if own.run is not None:
-            words += [f"model.pretrained={own.run}", "model.encoder=null", "model.config=null", "meta=false", "denoise.max_steps=0"]  # fmt: skip
+            # the export keeps its own dropout, which a pair of encoder and decoder has no single place for
+            words += [f"model.pretrained={own.run}", "model.encoder=null", "model.config=null", "model.dropout=null", "meta=false", "denoise.max_steps=0"]  # fmt: skip
         place = workspace.folder("runs") / workspace.project / workspace.config / f"draw-{seed}"
         run = place if _finished(place, workspace, words) else train(workspace.project, workspace.config, words)  # fmt: skip
         for name, value in read_json(run / "metrics.json").items():

@@ -13,8 +13,9 @@ from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from projects.demo_retrieval.bank import Bank, Demonstrations, read_bank, write_bank
 from projects.demo_retrieval.batches import EvalRows, InfillRows, infilled
 from projects.demo_retrieval.options import DenoiseConfig
+from projects.demo_retrieval.questions import BUNDLED, about
 from projects.demo_retrieval.retriever import TfidfSvd
-from projects.demo_retrieval.sources import BUNDLED, about, read_task
+from projects.demo_retrieval.sources import read_task
 from projects.demo_retrieval.stages import (
     build_module,
     demonstrations_of,
@@ -231,6 +232,9 @@ def test_training_inputs_are_searched_once(tmp_path):
     bank.nearest_kept(bank.examples[:5], 3)
     bank.nearest_kept(bank.examples[:5], 2, 2.0)
     assert len(calls) == 4
+    for other in ({"options": ("a",)}, {"task": "other"}):  # both say what else is a copy
+        bank.nearest_kept([e._replace(id="", **other) for e in bank.examples[:5]], 2)
+    assert len(calls) == 6
 
 
 def test_items_14_and_18_the_index_is_built_once_and_hashed(tmp_path):
@@ -495,6 +499,8 @@ def test_item_13_the_mixture_has_the_proportions_of_the_config():
 @pytest.mark.parametrize(("selection", "k"), [("retrieved", 2), ("random_task", 2), ("random_bank", 2), ("none", 1)])  # fmt: skip
 def test_item_17_arms_differ_in_their_demonstrations_alone(selection, k):
     """Checklist 17: the same inputs, targets and code; random ones are drawn anew at every access, with equal weights."""
+    from dataclasses import replace
+
     module, tasks = module_of(f"method.selection={selection}")
     plain, _ = module_of()
     rows, base = (rows_of(m.cfg, m, tasks.targets, 4) for m in (module, plain))
@@ -508,10 +514,15 @@ def test_item_17_arms_differ_in_their_demonstrations_alone(selection, k):
             assert {d.task for d in shown} == {example.task}
         if selection.startswith("random"):
             assert scores.tolist() == [0.0, 0.0]
-    first, second = ([rows.chosen(i, e)[1] for i in range(8)] for e in (0, 1))
-    drawn = {tuple(rows.demonstrations.drawn(example, np.random.default_rng(s))) for s in range(5)} if selection.startswith("random") else set()  # fmt: skip
-    assert len(drawn) > 1 or not selection.startswith("random")
-    assert first is not second
+    # one example again and again, over the epochs and over the places of one
+    single, several = (replace(t, train=t.train[:n]) for t, n in zip(tasks.targets, (1, 9), strict=False))  # fmt: skip
+    module.cfg.data.mixing = "uniform"
+    alone, mixed = (rows_of(module.cfg, module, part, 4) for part in ([single], [single, several]))
+    keys = [[(0, epoch) for epoch in range(6)], [(i, 0) for i in range(len(mixed))]]
+    for own, accesses in zip((alone, mixed), keys, strict=True):
+        seen = [shown for e, shown, _ in (own.chosen(*key) for key in accesses) if e == single.train[0]]  # fmt: skip
+        assert len(seen) >= 4
+        assert (len({tuple(shown) for shown in seen}) > 1) == selection.startswith("random")
     batch = rows[[(i, 0) for i in range(4)]]
     assert batch["input_ids"].shape[0] == 4 * k
     assert torch.equal(batch["labels"], base[[(i, 0) for i in range(4)]]["labels"])

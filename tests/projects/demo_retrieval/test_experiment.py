@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
@@ -10,18 +11,22 @@ from transformers import AutoModelForSeq2SeqLM
 from common.config import UserError, config_names
 from common.encoders.state_dict import weights_digest
 from common.engine import checkpoint as ckpt
+from common.engine.comparison.spec import read_comparisons
 from common.engine.lifecycle.settings import resolved
 from common.engine.run import train
+from common.engine.sweeps.schema import arms_of, read_sweep, words_of
 from common.engine.trainer import stage_config
 from common.engine.workspace import Workspace
 from common.models import load as load_model
 from projects.demo_retrieval import baselines, build, tasks
 from projects.demo_retrieval.bank import write_bank
-from projects.demo_retrieval.evaluate import Answers, score
-from projects.demo_retrieval.folder import SETTINGS, load
+from projects.demo_retrieval.evaluate import Answers, answered, mechanism, rows_to_answer, score
+from projects.demo_retrieval.folder import BANK, INDEX, SETTINGS, load
 from projects.demo_retrieval.inference import Answerer
+from projects.demo_retrieval.network import build_generator
+from projects.demo_retrieval.retriever import TfidfSvd
 from projects.demo_retrieval.sources import Task
-from projects.demo_retrieval.stages import stages
+from projects.demo_retrieval.stages import phase_optim, stages
 from projects.demo_retrieval.template import Example
 from tests.cards import exported_by, run_snippet, snippets
 from tests.projects.demo_retrieval.conftest import WORDS, config, module_of
@@ -133,6 +138,41 @@ def test_item_20_another_bank_changes_answers_and_no_weight(tmp_path):
         tasks.answer(config(), workspace)
 
 
+def test_item_14_an_export_holds_its_index(tmp_path, monkeypatch):
+    """Checklist 14, 20: nothing is encoded anew when a folder is opened; another bank has another index."""
+    module, calls = exported(tmp_path / "export"), []
+    plain = TfidfSvd.demonstrations
+    monkeypatch.setattr(TfidfSvd, "demonstrations", lambda self, texts: calls.append(len(texts)) or plain(self, texts))  # fmt: skip
+    again = load(config(), tmp_path / "export")
+    assert calls == []
+    assert torch.equal(again.bank.vectors, module.bank.vectors)
+    assert (tmp_path / "export" / INDEX).is_file()
+    write_bank(tmp_path / "export" / BANK, module.bank.examples[::-1])
+    turned = load(config(), tmp_path / "export")
+    assert calls == [len(module.bank.examples)]
+    torch.testing.assert_close(turned.bank.vectors, module.bank.vectors.flip(0))
+
+
+def test_item_17_an_export_with_random_demonstrations_answers(tmp_path):
+    """Checklist 17: a question of no task draws from the whole bank, and the answers name what was shown."""
+    module = exported(tmp_path / "export", "method.selection=random_task")
+    experiment = build(config())
+    before, after = (experiment.embed(m) for m in (module, experiment.load_export(tmp_path / "export")))  # fmt: skip
+    torch.testing.assert_close(before, after, atol=1e-6, rtol=1e-6)
+    rows = [{"question": "what is there?", "context": "a cat", "options": ["cat", "dog"]}] * 3
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    words = [f"answer.run={tmp_path}/export", f"answer.input={tmp_path}/in.jsonl"]
+    tasks.answer(config(*words), Workspace(tmp_path / "task", "demo_retrieval", "smoke"))
+    lines = [json.loads(x) for x in (tmp_path / "task/answers.jsonl").read_text().splitlines()]
+    found = [[d["context"] for d in line["demonstrations"]] for line in lines]
+    asked = [Example("", "what is there?", (), "a cat", ("cat", "dog"))] * 3
+    shown = load_model(tmp_path / "export")._rows(asked).shown
+    assert found == [[d.context for d in own] for own in shown]
+    assert len({tuple(own) for own in found}) > 1
+    with pytest.raises(UserError, match="0 demonstrations of another"):  # no silent other bank
+        module.bank.at_random(Example("another", "q"), 1, np.random.default_rng(0), same_task=True)
+
+
 def value(words, key):
     """The last value that overrides give a key."""
     return next(w.partition("=")[2] for w in reversed(words) if w.startswith(f"{key}="))
@@ -189,6 +229,28 @@ def test_item_15_the_few_shot_runner_repeats_five_draws(tmp_path):
         tasks.few_shot(cfg, workspace, train)
 
 
+def test_item_15_draws_begin_with_an_exported_pair(tmp_path):
+    """Checklist 15: a masked language model with a decoder opens although the config, as `mini`, sets its dropout."""
+    words = ["model.encoder=bundled:text-encoder", "model.config=null", "model.decoder_layers=1"]
+    module, experiment = exported(tmp_path / "export", *words), build(config(*words))
+    pairs = (experiment.embed(m) for m in (module, experiment.load_export(tmp_path / "export")))
+    torch.testing.assert_close(*pairs, atol=1e-6, rtol=1e-6)
+    cfg, opened = config(*words, f"few_shot.run={tmp_path}/export", "few_shot.seeds=[1,2]"), []
+
+    def train(project, name, overrides):
+        opened.append(build_generator(config(*overrides).model)[0])
+        place = tmp_path / value(overrides, "run_id")
+        place.mkdir()
+        (place / "metrics.json").write_text('{"f1": 0.5}')
+        return place
+
+    tasks.few_shot(cfg, Workspace(tmp_path / "task", "demo_retrieval", "smoke"), train)
+    assert cfg.model.dropout == 0
+    assert [n.encoder.config.hidden_dropout_prob for n in opened] == [0, 0]
+    names = set(module.network.state_dict())  # no pooler, which would get no gradient
+    assert all(set(n.state_dict()) == names for n in opened)
+
+
 @pytest.mark.parametrize(("row", "said"), [
     ({"question": None}, "expected question"), ({"question": "x", "options": "yes"}, "options must be a list"),
     ({"question": "x", "context": ["a"]}, "context must be a text"), ({"question": "", "context": "a"}, "empty question"),
@@ -236,13 +298,18 @@ def test_the_headline_is_the_generated_label_unless_said_otherwise():
 
 
 def test_stages_have_rate_accumulation_and_validation_of_their_own(tmp_path):
-    """Fine-tuning and denoising accumulate by their own setting, meta-training by the trainer's."""
+    """Fine-tuning and denoising accumulate by their own setting, meta-training by the trainer's, which validates nothing."""
     words = [f"runs_dir={tmp_path}", "trainer.accumulate_grad_batches=5", "finetune.val_every_n_steps=2", "finetune.lr=0.125", "denoise.lr=0.25"]  # fmt: skip
     cfg = config(*words, "finetune.accumulate_grad_batches=3")
     first = next(stages(cfg))
     assert (first.name, first.module.optim.lr) == ("denoise", 0.25)
     assert stage_config(cfg.trainer, first).accumulate_grad_batches == 1
     cfg.denoise.max_steps = 0
+    found = [(s.monitor, sorted(s.data.val_sets)) for s in stages(cfg)]
+    assert found == [
+        (None, []),
+        ("val/f1", ["dev"]),
+    ]  # item 5: no development example chooses a step of meta-training
     seen = [(s.name, s.module.optim.lr, stage_config(cfg.trainer, s)) for s in stages(cfg)]
     assert [(name, lr, own.accumulate_grad_batches) for name, lr, own in seen] == [("meta", 1e-3, 5), ("finetune", 0.125, 3)]  # fmt: skip
     assert seen[1][2].val_every_n_steps == 2
@@ -253,6 +320,40 @@ def test_selection_keeps_the_best_step_by_f1(tmp_path):
     words = [*WORDS, f"runs_dir={tmp_path}", "run_id=v", "meta=false", "denoise.max_steps=0", "finetune.val_every_n_steps=1"]  # fmt: skip
     run = train("demo_retrieval", "smoke", words)
     assert "val/f1" in (run / "metrics.csv").read_text()
+
+
+@pytest.mark.parametrize("selection", ["retrieved", "random_task", "none"])
+def test_the_copy_test_shows_an_input_itself(selection):
+    """`eval.gold`: a single demonstration with the right answer, whatever the model was trained with."""
+    module, found = module_of(f"method.selection={selection}", "eval.gold=true", "eval.limit=6")
+    task = found.targets[2]
+    rows = rows_to_answer(module.cfg, module, task)
+    assert rows.shown == [[e] for e in task.test[:6]]
+    batch = rows.collate([0, 1])
+    assert batch["input_ids"].shape[0] == 2
+    text = module.tokenizer.decode(batch["input_ids"][0])
+    assert f"answer : {task.test[0].answers[0]}" in text.partition("[MASK]")[0]
+    items = mechanism(task, rows, answered(module.cfg, module, task, rows))
+    assert items["label_hit"] == [1.0] * 6
+    assert items["other_task"] == [0.0] * 6
+
+
+def test_every_arm_has_the_same_search():
+    """As many different rates for each arm, over the same range; none_long encodes as many inputs as `retrieved`."""
+    sweep, rates = read_sweep("demo_retrieval"), {}
+    for arm, own in arms_of("demo_retrieval", sweep, []).items():
+        points = [config(*words_of({**sweep.shared, **own, **point}), name="mini") for point in sweep.grid()]  # fmt: skip
+        rates[arm] = [phase_optim(cfg, cfg.finetune).lr for cfg in points]
+        assert all(cfg.optim.lr == lr for cfg, lr in zip(points, rates[arm], strict=True) if cfg.meta)  # fmt: skip
+    assert len(rates) == 5
+    assert len({tuple(own) for own in rates.values()}) == 1
+    assert len(set(rates["retrieved_no_meta"])) == len(sweep.grid()) > 2
+    arms, encoded = read_comparisons("demo_retrieval")[0].arms, []
+    for arm in ("retrieved", "none_long"):
+        cfg = config(*words_of(arms[arm]), name="mini")
+        copies = 1 if cfg.method.selection == "none" else cfg.method.k
+        encoded.append((copies * cfg.trainer.max_steps * cfg.data.batch_size, copies * cfg.finetune.max_steps * cfg.finetune.batch_size))  # fmt: skip
+    assert encoded[0] == encoded[1]
 
 
 @pytest.mark.parametrize(
@@ -284,7 +385,7 @@ def test_settings_that_do_not_fit_are_refused():
         (["finetune_epochs=2"], "both set"), (["model.encoder=x"], "in place of"),
         (["denoise.cache=x"], "cache"), (["denoise.val_every_n_steps=2"], "val_every_n_steps"),
         (["eval.generate=false"], "headline"), (["eval.headline=ranked", "eval.rank=false"], "headline"),
-        (["data.max_options=27"], "max_options"),
+        (["data.max_options=27"], "max_options"), (["trainer.val_every_n_steps=2"], r"finetune\.val_every_n_steps"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=said):
             config(*words)

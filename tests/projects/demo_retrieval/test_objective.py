@@ -1,6 +1,7 @@
 """Equations, decoding and the frozen retriever: golden values and properties, items 1-3, 6, 9, 10."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from common.evaluation.generation.question_answering import (
     best_answer,
     normalize_answer,
 )
-from projects.demo_retrieval.decode import generate, generate_sequence
+from projects.demo_retrieval.decode import generate, generate_sequence, label_log_likelihoods
 from projects.demo_retrieval.network import build_generator
 from projects.demo_retrieval.objective import (
     IGNORED,
@@ -195,9 +196,28 @@ def test_rag_sequence_generates_the_text_of_largest_mixed_likelihood():
     assert module.answers({**batch, "examples": examples}) == ["", ""]  # it wrote no "answer:"
 
 
-def test_labels_are_ranked_by_the_likelihood_of_the_mixture():
+def test_a_copy_that_reads_the_question_well_has_more_say_in_rag_sequence():
+    """By hand: equal priors, the question's likelihood .9 and .1, label a .2 and .8, label b .6 and .15."""
+    tables = torch.tensor([[[0.9, 0.05, 0.03, 0.02], [0.1, 0.2, 0.6, 0.1]], [[0.1, 0.3, 0.3, 0.3], [0.02, 0.8, 0.15, 0.03]]])  # fmt: skip
+
+    class Copies:
+        def get_encoder(self):
+            return lambda **_: (torch.zeros(2, 1, 1),)
+
+        def __call__(self, **_):
+            return SimpleNamespace(logits=tables.log())
+
+    ids = torch.ones(2, 1, dtype=torch.long)
+    for sequence, want in ((True, [0.26, 0.555]), (False, [0.5, 0.375])):
+        found = label_log_likelihoods(Copies(), ids, ids, torch.zeros(1, 2), [0], [[1], [2]], start=3, sequence=sequence)  # fmt: skip
+        assert found.exp()[0].tolist() == pytest.approx(want)
+
+
+@pytest.mark.parametrize("coupling", ["token", "sequence"])
+def test_labels_are_ranked_by_the_likelihood_of_the_mixture(coupling):
     """Likelihoods of candidates equal those of whole targets, but for the repeated question's share."""
     module, batch = copies_of_two_questions()
+    module.cfg.method.coupling = coupling
     examples = [Example("t", "what is there?"), Example("t", "is it true, or not?")]
     batch = {**batch, "examples": examples}
     labels = ("yes", "no more")
@@ -213,8 +233,10 @@ def test_labels_are_ranked_by_the_likelihood_of_the_mixture():
                     input_ids=batch["input_ids"][3 * row : 3 * row + 3], attention_mask=batch["attention_mask"][3 * row : 3 * row + 3],
                     decoder_input_ids=inputs,
                 ).logits  # fmt: skip
-            gold[:, : len(head)] = IGNORED
-            want = -rag_token_nll(logits, batch["scores"][row : row + 1], gold)
+            scores, asked = batch["scores"][row : row + 1], gold.clone()
+            asked[:, len(head) :] = IGNORED
+            nll = rag_token_nll if coupling == "token" else rag_sequence_nll
+            want = nll(logits, scores, asked) - nll(logits, scores, gold)
             torch.testing.assert_close(found[row, c], want[0], atol=1e-4, rtol=1e-4)
 
 
