@@ -31,11 +31,38 @@ def beam_sweep(
         texts: N texts.
         widths: beams of each search; 1 is greedy search.
         max_new_tokens: most tokens of an output.
+        batch_size: see `beam_outputs`.
+
+    Returns:
+        N lists of one to len(widths) texts; none for a text whose outputs are all empty.
+
+    Raises:
+        ValueError: no width, or one below 1.
+    """
+    runs = beam_outputs(model, texts, widths, max_new_tokens, batch_size=batch_size)
+    return [distinct(outputs) for outputs in runs]
+
+
+def beam_outputs(
+    model: SequenceToSequence,
+    texts: Sequence[str],
+    widths: Sequence[int],
+    max_new_tokens: int,
+    *,
+    batch_size: int = 16,
+) -> list[list[str]]:
+    """What beam search of each width writes for each text: one output a width, empty ones too.
+
+    Args:
+        model: an encoder-decoder.
+        texts: N texts.
+        widths: beams of each search; 1 is greedy search.
+        max_new_tokens: most tokens of an output.
         batch_size: texts of a pass with one beam; wider searches get fewer, so that a pass has about
             as many rows.
 
     Returns:
-        N lists of one to len(widths) texts; none for a text whose outputs are all empty.
+        N lists of len(widths) texts without white space around them.
 
     Raises:
         ValueError: no width, or one below 1.
@@ -46,4 +73,4 @@ def beam_sweep(
         model.beam_search(texts, width, max_new_tokens, batch_size=max(1, batch_size // width))
         for width in widths
     ]
-    return [distinct(outputs) for outputs in zip(*runs, strict=True)]
+    return [[text.strip() for text in outputs] for outputs in zip(*runs, strict=True)]

@@ -8,7 +8,7 @@ from typing import Any
 from common.config import UserError
 from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
 from common.data.tables import read_jsonl, write_jsonl
-from common.decoding.beam_sweep import beam_sweep, distinct
+from common.decoding.beam_sweep import beam_outputs, distinct
 from common.decoding.sequence_to_sequence import SequenceToSequence
 from common.engine.workspace import Workspace
 from projects.wikides.config import Config
@@ -25,7 +25,8 @@ def write_candidates(cfg: Config, workspace: Workspace) -> Path | None:
 
     Returns:
         The file of ``source``, ``candidate``, ``target``, ``phase1``, the text of the first width,
-        and ``baseline_candidates`` where the input has them; None while other shares are missing.
+        "" where it writes nothing, and ``baseline_candidates`` where the input has them; None while
+        other shares are missing.
 
     Raises:
         UserError: no input or generator, or damaged rows.
@@ -66,19 +67,26 @@ def build_sweep(options: CandidatesConfig) -> RowFunction:
     assert options.generator is not None
     model = SequenceToSequence.from_pretrained(options.generator, options.device)
     model.context = min(model.context, options.max_source)
+    most = fitting(model, options.max_new_tokens)
 
     def sweep(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[dict[str, Any]]:
-        found = beam_sweep(
-            model, [row["source"] for row in rows], options.widths, options.max_new_tokens,
+        found = beam_outputs(
+            model, [row["source"] for row in rows], options.widths, most,
             batch_size=options.batch_size,
         )  # fmt: skip
         return [
             {"candidate": pool(outputs, row["names"] if options.baselines else ()),
-             "phase1": next(iter(outputs), "")}
+             "phase1": outputs[0]}
             for outputs, row in zip(found, rows, strict=True)
         ]  # fmt: skip
 
     return sweep
+
+
+def fitting(model: SequenceToSequence, max_new_tokens: int) -> int:
+    """At most as many new tokens as the decoder has positions; T5's, which are relative, have no end."""
+    places = getattr(model.model.config, "max_position_embeddings", None)
+    return max_new_tokens if places is None else min(max_new_tokens, int(places))
 
 
 def pool(outputs: Sequence[str], names: Sequence[str]) -> list[str]:

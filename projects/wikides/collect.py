@@ -35,7 +35,7 @@ def collect(cfg: Config, workspace: Workspace) -> Path:
     """Write both splits of a file of items (``TASK=collect``), in the layout of ``data.source=released``.
 
     Raises:
-        UserError: no input, damaged rows, or no item left.
+        UserError: no input, damaged rows, or too few items for three parts.
     """
     own = cfg.collect
     if own.input is None:
@@ -162,20 +162,27 @@ def training_topics(items: Sequence[Item], share: float) -> set[str]:
 def topic_split(items: Sequence[Item], options: CollectConfig) -> Split:
     """Training items have an instance among the training topics; the others are halved.
 
-    No validation or test item has any of these topics. An instance named as the item itself does not count.
+    No validation or test item has any of these topics, not even one that has the item's own name.
+
+    Raises:
+        UserError: a part without an item.
     """
     topics = training_topics(items, options.train_share)
     training, rest = Records(), Records()
     for item in items:
         if kept(item, options):
-            inside = not topics.isdisjoint(_names(item, "instances"))
+            inside = not topics.isdisjoint(name for _, name in item["instances"])
             (training if inside else rest).append(record(item, options))
     half = len(rest) // 10 * 5
     return _checked(Split(training, rest[:half], rest[half:]))
 
 
 def random_split(items: Sequence[Item], options: CollectConfig) -> Split:
-    """80, 10 and 10 percent in the order of the items, which is that of the crawl; test before validation."""
+    """80, 10 and 10 percent in the order of the items, which is that of the crawl.
+
+    Raises:
+        UserError: a part without an item.
+    """
     records = [
         record(item, options, subclasses=True)
         for item in items
@@ -184,7 +191,7 @@ def random_split(items: Sequence[Item], options: CollectConfig) -> Split:
     most = len(records) // 10 * 8
     rest = records[most:]
     half = len(rest) // 10 * 5
-    return _checked(Split(records[:most], rest[half:], rest[:half]))  # as the release's script
+    return _checked(Split(records[:most], rest[:half], rest[half:]))
 
 
 def first_sentence(paragraph: str) -> str:
@@ -210,4 +217,10 @@ def _names(item: Item, field: str) -> list[str]:
 def _checked(split: Split) -> Split:
     if not any(split):
         raise UserError("no item passes the filters; lower collect.min_sentence_words or look at the items")  # fmt: skip
+    if not all(split):
+        sizes = " / ".join(str(len(records)) for records in split)
+        raise UserError(
+            f"{sizes} items in training / validation / test, and every part needs some: give more items, or, "
+            "for the split by topic, change collect.train_share"
+        )
     return split

@@ -70,7 +70,7 @@ class MethodConfig:
     # released, the description below, candidates in random order and repeated up to their number
     loss: Literal["simcls", "official"] = "simcls"
     margin: NonNegative = 0.01  # lambda, a step of rank
-    gold_margin: NonNegative = 0.01  # lambda_g
+    gold_margin: NonNegative | None = 0.01  # lambda_g; None: as margin
     use_sim: bool = True  # cosine of paragraph and candidate
     use_rouge: bool = False  # ROUGE-1 of candidate and paragraph; with both their harmonic mean
     # the cosine in it: at least 0, (1 + cosine) / 2, or as released, with a pole at -ROUGE
@@ -105,7 +105,7 @@ class WikiDesEval:
     full: bool = True  # BLEU and METEOR beside ROUGE
     bert_score: str | None = None  # folder or hub id of an encoder: BERTScore; None: not computed
     bert_score_layer: Annotated[int, at_least(-1)] = -1  # 0: the embeddings; -1: the last layer
-    whiten: bool = False  # vectors are whitened on the evaluated texts
+    whiten: bool = False  # vectors are whitened on the evaluated texts; tasks never do it
 
 
 @dataclass

@@ -55,11 +55,21 @@ def load_rows(cfg: Config, part: Part) -> list[Row]:
         most = cfg.data.eval_candidates
         rows = [r._replace(candidates=r.candidates[:most]) for r in rows[: cfg.data.eval_limit]]
     if not rows:
-        raise UserError(
-            f"the {part} part has no row with data.min_candidates={cfg.data.min_candidates} different "
-            "candidates; give a file with more or lower it"
-        )
+        raise UserError(f"the {part} part has no row {_wanted(cfg, part)}")
     return rows
+
+
+def _wanted(cfg: Config, part: Part) -> str:
+    """What a row must have, and what to do where none has it."""
+    if cfg.phase == "describe":
+        return "with a source and a target; give a file with some"
+    candidates = f"with data.min_candidates={cfg.data.min_candidates} different candidates"
+    if part == "train" and cfg.data.drop_gold:
+        return (
+            f"{candidates} whose description is not among them (data.drop_gold=true); give a file with "
+            "some, lower the one or set the other to false"
+        )
+    return f"{candidates}; give a file with more or lower it"
 
 
 def read_rows(path: Path, *, ranking: bool) -> list[Row]:

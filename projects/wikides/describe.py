@@ -20,6 +20,7 @@ from common.engine.workspace import Workspace
 from common.evaluation.generation.reference import rouge_f
 from common.export.files import write_files
 from projects.wikides.batches import DescribeRows
+from projects.wikides.candidates import fitting
 from projects.wikides.config import Config
 from projects.wikides.data import Row, first_seed, load_rows, requirements
 from projects.wikides.describer import Describer
@@ -138,12 +139,12 @@ def evaluate(cfg: Config, module: Describer, workspace: Workspace) -> dict[str, 
 
 def describe_rows(cfg: Config, module: Describer, rows: list[Row]) -> list[str]:
     """A description of every paragraph by beam search."""
-    own = cfg.generator
+    own, generator = cfg.generator, generator_of(cfg, module)
+    most = fitting(generator, own.max_new_tokens)
     with evaluation_mode(module.model):
-        return generator_of(cfg, module).beam_search(
-            [row.source for row in rows], own.beams, own.max_new_tokens,
-            batch_size=cfg.eval.batch_size,
-        )  # fmt: skip
+        return generator.beam_search(
+            [row.source for row in rows], own.beams, most, batch_size=cfg.eval.batch_size
+        )
 
 
 def export(cfg: Config, module: Describer, folder: Path) -> None:

@@ -1,19 +1,26 @@
 """The ranker's encoder: one transformer for paragraphs, candidates and descriptions; its folder."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
+from common.damage import reading
 from common.encoders.length_groups import in_length_groups
 from common.encoders.modes import evaluation_mode
 from common.encoders.pretrained import stand_in
 from common.encoders.text.sentence import SentenceEncoder
+from common.export.files import write_json
 from common.export.projected import load_projected, save_projected
 from common.families.retrieval.dense import ARCHITECTURES, build_dense
-from projects.wikides.config import RankerModel
+from projects.wikides.config import MethodConfig, RankerModel
+
+SCORES_FILE = "scores.json"  # beside the weights: how candidates are scored
+SCORES = ("use_sim", "use_rouge", "sim_range")  # of `MethodConfig`
 
 
 class RankerEncoder(nn.Module):
@@ -22,7 +29,12 @@ class RankerEncoder(nn.Module):
     Args:
         encoder: tower, pooling and tokenizer.
         head: (F, D) map with bias; None: none.
+
+    Attributes:
+        method: how candidates are scored, where the encoder is of an exported folder that says so.
     """
+
+    method: MethodConfig | None = None
 
     def __init__(self, encoder: SentenceEncoder, head: nn.Linear | None = None) -> None:
         super().__init__()
@@ -70,16 +82,36 @@ def planned_encoder(model: RankerModel) -> RankerEncoder:
     return build_encoder(model)
 
 
-def save_encoder(encoder: RankerEncoder, folder: Path) -> None:
-    """A folder that transformers (the encoder) and sentence-transformers (all of it) load."""
+def save_encoder(encoder: RankerEncoder, method: MethodConfig, folder: Path) -> None:
+    """A folder that transformers (the encoder) and sentence-transformers (all of it) load.
+
+    Beside them lies how the method scores candidates, which the weights don't tell.
+    """
     save_projected(encoder.encoder, encoder.head, folder)
+    write_json(folder / SCORES_FILE, {name: getattr(method, name) for name in SCORES})
 
 
 def load_encoder(folder: str | Path) -> RankerEncoder:
-    """Encoder of such a folder, in evaluation mode.
+    """Encoder of such a folder, in evaluation mode; its ``method`` is None where the folder has none.
 
     Raises:
-        UserError: another kind of folder.
+        UserError: another kind of folder, or damaged settings of the scores.
     """
     head = (Path(folder) / "2_Dense").is_dir()
-    return RankerEncoder(*load_projected(folder, head=head)).eval()
+    encoder = RankerEncoder(*load_projected(folder, head=head)).eval()
+    path = Path(folder) / SCORES_FILE
+    if path.is_file():
+        with reading(path, f"file of {', '.join(SCORES)}"):
+            encoder.method = _method(json.loads(path.read_text(encoding="utf-8")))
+    return encoder
+
+
+def _method(found: object) -> MethodConfig:
+    if not isinstance(found, dict) or set(found) != set(SCORES):
+        raise ValueError("other names")
+    if not all(isinstance(found[name], bool) for name in SCORES[:2]):
+        raise ValueError("use_sim and use_rouge are true or false")
+    ranges = get_args(get_type_hints(MethodConfig)["sim_range"])
+    if found["sim_range"] not in ranges:
+        raise ValueError(f"sim_range is one of {', '.join(ranges)}")
+    return MethodConfig(**found)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from common.decoding.beam_sweep import beam_sweep
 from common.decoding.sequence_to_sequence import SequenceToSequence
+from projects.wikides.candidates import fitting
 from projects.wikides.config import MethodConfig
 from projects.wikides.data import Row
 from projects.wikides.encoder import RankerEncoder, load_encoder
@@ -26,8 +27,8 @@ def rank(
         encoder: trained, or any text encoder around `RankerEncoder`.
         paragraph: what is described.
         candidates: at least one.
-        method: how scores are made; None: by similarity. ``MethodConfig(use_rouge=True)`` fuses it
-            with ROUGE-1.
+        method: how scores are made; None: as the exported folder says, and by similarity for an
+            encoder of no folder. ``MethodConfig(use_rouge=True)`` fuses it with ROUGE-1.
 
     Raises:
         ValueError: no candidates.
@@ -46,7 +47,8 @@ def rank_all(
     if not all(candidates):
         raise ValueError("every paragraph needs a candidate")
     rows = [Row(p, "", tuple(own)) for p, own in zip(paragraphs, candidates, strict=True)]
-    scores = score_rows(method or MethodConfig(), rows, similarities(encoder, rows, batch_size))
+    method = method or encoder.method or MethodConfig()
+    scores = score_rows(method, rows, similarities(encoder, rows, batch_size))
     found = []
     for row, own in zip(rows, scores, strict=True):
         order = sorted(range(len(own)), key=lambda i, own=own: -float(own[i]))  # type: ignore[misc]
@@ -69,11 +71,11 @@ def describe(
         encoder: of phase II.
         paragraph: what is described.
         widths: beams of each search.
-        max_new_tokens: most tokens of a description.
+        max_new_tokens: most tokens of a description; no more than the generator has positions.
         method: see `rank`.
 
     Returns:
         Nothing if the generator writes nothing.
     """
-    (found,) = beam_sweep(generator, [paragraph], widths, max_new_tokens)
+    (found,) = beam_sweep(generator, [paragraph], widths, fitting(generator, max_new_tokens))
     return rank(encoder, paragraph, found, method) if found else []

@@ -81,8 +81,8 @@ class Objective(nn.Module):
             mask: (B, C) bool, which candidates there are.
             ranks: (B, C) int64, 0 for the best; None: their places.
         """
-        method = self.method
+        margin, gold_margin = self.method.margin, self.method.gold_margin
         return candidate_ranking(
-            scores, gold, method.margin, method.gold_margin,
-            target_on_top=method.loss == "simcls", mask=mask, ranks=ranks,
+            scores, gold, margin, margin if gold_margin is None else gold_margin,
+            target_on_top=self.method.loss == "simcls", mask=mask, ranks=ranks,
         )  # fmt: skip

@@ -18,7 +18,7 @@ class GeneratorModel:
     dropout: Rate | None = None  # every dropout probability; None: the model's own
     max_source: Tokens = 256
     max_target: Tokens = 32  # in training
-    max_new_tokens: Count = 256  # in decoding
+    max_new_tokens: Count = 256  # in decoding; no more than the decoder has positions
     beams: Count = 1  # of the evaluation
 
 

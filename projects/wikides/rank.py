@@ -1,11 +1,13 @@
 """Phase II as an experiment: stage, evaluation, export, embeddings, plan."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from common.config import UserError
 from common.data.module import ContrastiveData
 from common.encoders.modes import evaluated, untrained
 from common.engine.experiment import Plan, Stage, weights_requirement
@@ -14,6 +16,8 @@ from projects.wikides.batches import RankRows
 from projects.wikides.config import Config
 from projects.wikides.data import first_seed, load_rows, requirements
 from projects.wikides.encoder import (
+    SCORES,
+    SCORES_FILE,
     RankerEncoder,
     build_encoder,
     load_encoder,
@@ -81,13 +85,24 @@ def evaluate(cfg: Config, module: Ranker, workspace: Workspace) -> dict[str, flo
 
 
 def export(cfg: Config, module: Ranker, folder: Path) -> None:
-    """A folder that transformers and sentence-transformers load."""
-    save_encoder(module.encoder, folder)
+    """A folder that transformers and sentence-transformers load, with the settings of the scores."""
+    save_encoder(module.encoder, module.objective.method, folder)
 
 
 def load_export(cfg: Config, folder: Path) -> Ranker:
-    """The ranker of such a folder."""
-    return Ranker(cfg, load_encoder(folder)).eval()
+    """The ranker of such a folder, which scores candidates as the run that it is of.
+
+    Raises:
+        UserError: another kind of folder, or one that doesn't tell how candidates are scored.
+    """
+    encoder = load_encoder(folder)
+    if encoder.method is None:
+        raise UserError(
+            f"{folder} doesn't tell how its ranker scores candidates: export the run again, or write "
+            f'{SCORES_FILE} there, such as {{"use_sim": true, "use_rouge": false, "sim_range": "clamp"}}'
+        )
+    own = {name: getattr(encoder.method, name) for name in SCORES}
+    return Ranker(replace(cfg, method=replace(cfg.method, **own)), encoder).eval()
 
 
 def embed(cfg: Config, module: Ranker) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """`make run TASK=...`: rank, describe, and what people and a sentiment classifier say of it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def form(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) -> P
         The folder of ``form.csv``, for the raters, and ``key.jsonl``, not for them.
 
     Raises:
-        UserError: no text of phase I, no trained run, or damaged rows.
+        UserError: no text of phase I, no trained run, or rows that are damaged or lack a text.
     """
     test = [] if cfg.form.input is not None else load_rows(cfg, cfg.eval.part)
     if any(row.phase1 is None for row in test):
@@ -92,8 +93,8 @@ def form(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) -> P
             "form.input, with source, gold, phase1 and phase2 a line, or give files of TASK=candidates, "
             "whose rows have phase1, with data.source=files"
         )
-    rows = _texts(cfg, workspace, experiment, cfg.form.input)[: cfg.form.items]
-    systems = {kind: [row[kind] for row in rows] for kind in KINDS[1:] if kind in rows[0]}
+    rows = _texts(cfg, workspace, experiment, cfg.form.input, KINDS)[: cfg.form.items]
+    systems = {kind: [row[kind] for row in rows] for kind in KINDS[1:]}
     folder = workspace.folder(".")
     sources = [row["source"] for row in rows]
     count = write_choice_form(folder / "form.csv", folder / "key.jsonl", sources, systems, cfg.seed)
@@ -124,7 +125,7 @@ def sentiment(
     Without ``sentiment.input`` those of the test rows; phase I is left out where they don't tell it.
 
     Raises:
-        UserError: no classifier, or damaged rows.
+        UserError: no classifier, or rows that are damaged, or of which some alone have a text.
     """
     classify = classifier(cfg.sentiment)
     rows = _texts(cfg, workspace, experiment, cfg.sentiment.input)
@@ -159,23 +160,33 @@ def _ranked(
 
 
 def _texts(
-    cfg: Config, workspace: Workspace, experiment: Experiment[Ranker], given: str | None
+    cfg: Config,
+    workspace: Workspace,
+    experiment: Experiment[Ranker],
+    given: str | None,
+    needed: Sequence[str] = KINDS[:2],
 ) -> list[dict[str, str]]:
     """Paragraphs with their gold, phase I and phase II texts, from a file or of the test rows."""
+    rows: list[dict[str, Any]] = []
     if given is not None:
-        rows = read_jsonl(Path(given).expanduser(), ("source", "gold"))
-        kinds = [kind for kind in KINDS if rows and all(kind in row for row in rows)]
-        if not rows or any(not isinstance(row[kind], str) for row in rows for kind in kinds):
-            raise UserError(f"{given}: expected a source, a gold and perhaps other texts a line")
-        return [{kind: row[kind] for kind in kinds} for row in rows]
-    own = load_rows(cfg, cfg.eval.part)
-    best = _ranked(cfg, workspace, experiment, own, cfg.rank.run)
-    found = []
-    known = all(row.phase1 is not None for row in own)
-    for row, ranking in zip(own, best, strict=True):
-        phase1 = {"phase1": str(row.phase1)} if known else {}
-        found.append({"source": row.source, "gold": row.target, **phase1, "phase2": ranking[0][0]})
-    return found
+        rows, where = read_jsonl(Path(given).expanduser(), needed), given
+    else:
+        own, where = load_rows(cfg, cfg.eval.part), f"{cfg.eval.part} rows"
+        best = _ranked(cfg, workspace, experiment, own, cfg.rank.run)
+        for row, ranking in zip(own, best, strict=True):
+            phase1 = {} if row.phase1 is None else {"phase1": row.phase1}
+            texts = {"source": row.source, "gold": row.target, **phase1, "phase2": ranking[0][0]}
+            rows.append(texts)
+    if not rows:
+        raise UserError(f"{where} holds no row")
+    kinds = [kind for kind in KINDS if any(kind in texts for texts in rows)]
+    for number, texts in enumerate(rows, start=1):
+        for kind in kinds:
+            if not isinstance(texts.get(kind), str):
+                raise UserError(
+                    f"{where}, line {number}: {kind} is a text, and in all rows or in none"
+                )
+    return [{kind: texts[kind] for kind in kinds} for texts in rows]
 
 
 def _given(path: str) -> list[Row]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import GPT2Tokenizer, RobertaTokenizer
 
 from common.encoders.modes import evaluation_mode
 from common.encoders.text.tower import load_tokenizer, load_transformer
@@ -40,7 +41,8 @@ class BertScore:
     """BERTScore by any encoder of transformers, without idf weights and without rescaling.
 
     The paper's English default is the 17th layer of ``roberta-large``; values of other encoders are
-    not comparable with it.
+    not comparable with it. As in the authors' package, texts of RoBERTa and GPT-2 begin with a space:
+    their pieces of a word differ with and without one before it.
 
     Args:
         pretrained: folder, hub id or ``bundled:<name>``.
@@ -68,6 +70,9 @@ class BertScore:
     def _states(self, text: str) -> tuple[Tensor, Tensor]:
         """States of a text's tokens (L, D), and which of them are no special tokens."""
         limit = min(int(self.tokenizer.model_max_length), 512)
+        text = text.strip()
+        if text and isinstance(self.tokenizer, GPT2Tokenizer | RobertaTokenizer):
+            text = f" {text}"
         batch = self.tokenizer(
             text, truncation=True, max_length=limit, return_special_tokens_mask=True,
             return_tensors="pt",

@@ -1,5 +1,7 @@
 """From items to rows: collection with both splits, candidates, files of all kinds."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from common.config import UserError
@@ -8,10 +10,13 @@ from common.decoding.beam_sweep import beam_sweep
 from common.decoding.sequence_to_sequence import SequenceToSequence
 from common.engine.run import run_task
 from projects.wikides import collect as c
+from projects.wikides.candidates import build_sweep
 from projects.wikides.candidates import pool as candidate_pool
 from projects.wikides.data import load_rows, read_rows
-from projects.wikides.options import CollectConfig
-from tests.projects.wikides.conftest import PARAGRAPH, config
+from projects.wikides.describe import build_generator
+from projects.wikides.inference import describe
+from projects.wikides.options import CandidatesConfig, CollectConfig, GeneratorModel
+from tests.projects.wikides.conftest import PARAGRAPH, config, ranker
 
 LONG = "is one of the many small towns in the north of the country."
 
@@ -81,9 +86,8 @@ def test_checklist_13_items_become_the_released_format_with_all_filters(tmp_path
         }  # fmt: skip
         assert everything[0]["source"].endswith("It has a castle.")  # period enforced, one space
         assert "  " not in everything[0]["source"]
-    assert [len(part) for part in rows.values()] == [48, 8, 5]  # random: tenths of 61
-    # as the release's script: the test part comes before the validation part
-    assert [row["wikidata_id"] for row in rows["test"]] == [f"Q{i}" for i in range(48, 53)]
+    assert [len(part) for part in rows.values()] == [48, 5, 8]  # random: tenths of 61
+    assert [row["wikidata_id"] for row in rows["validation"]] == [f"Q{i}" for i in range(48, 53)]
     # the files are what phase I trains from
     cfg = config("data.source=released", f"data.root={tmp_path}", name="smoke_describe")
     assert len(load_rows(cfg, "train")) > 20
@@ -92,19 +96,28 @@ def test_checklist_13_items_become_the_released_format_with_all_filters(tmp_path
 def test_checklist_3_no_topic_of_training_is_in_validation_or_test(items):
     """Checklist 3: the deciding topics occur in no other part, and every training item has one."""
     options = CollectConfig()
+    items = [*items, item(95, "river", label="River")]  # its own name is a topic all the same
     topics = c.training_topics(items, 0.8)
     split = c.topic_split(items, options)
+    own = {i["wikidata_id"]: {name for _, name in i["instances"]} for i in items}
     for part in (split.validation, split.test):
         assert part
-        assert not any(topics & set(row["baseline_candidates"]) for row in part)
-    assert all(topics & set(row["baseline_candidates"]) for row in split.training)
+        assert not any(topics & own[row["wikidata_id"]] for row in part)
+    assert all(topics & own[row["wikidata_id"]] for row in split.training)
+    (river,) = (row for row in split.training if row["wikidata_id"] == "Q95")
+    assert river["baseline_candidates"] == []
     assert len(split.training) + len(split.validation) + len(split.test) == len(items)
-    # the most frequent ones, until their occurrences are 0.8 of the items: 32 + 7 + 4 + 4 < 48
-    assert sorted(topics) == sorted({"town", "lake", *topics})
-    assert "town" in topics
+    # the most frequent ones, until their occurrences are 0.8 of the items: 32 + 7 + 5 + 4 >= 48
+    assert topics == {"town", "lake", "river", "castle"}
     assert c.training_topics(items, 0.5) == {"town"}
     mixed = next(r for r in [*split.training] if r["wikidata_id"] == "Q45")
     assert mixed["baseline_candidates"] == ["rare 3", "lake"]  # one training topic is enough
+
+
+def test_the_random_split_has_the_stated_sizes():
+    """Sheet, data: 68,296 / 8,540 / 8,542 of 85,378 records."""
+    split = c.random_split([item(1, "town")] * 85_378, CollectConfig())
+    assert [len(part) for part in split] == [68_296, 8_540, 8_542]
 
 
 def test_sources_are_cut_and_instances_added_as_the_release_does():
@@ -137,6 +150,11 @@ def test_bad_items_are_refused_with_their_line(tmp_path):
     write_jsonl(path, [item(1, "town", label="wiki")])
     with pytest.raises(UserError, match="no item passes"):
         c.random_split(c.read_items(path), CollectConfig())
+    few = [item(i, "town") for i in range(15)]
+    with pytest.raises(UserError, match=r"^8 / 0 / 7 items in training / validation / test"):
+        c.random_split(few, CollectConfig())
+    with pytest.raises(UserError, match=r"^15 / 0 / 0 .*train_share"):
+        c.topic_split(few, CollectConfig())
     with pytest.raises(UserError, match=r"collect\.input"):
         run_task("wikides", "smoke", [f"runs_dir={tmp_path}"], "collect")
 
@@ -184,6 +202,40 @@ def test_checklist_2_the_pool_is_the_union_of_all_beam_widths_and_the_instance_n
     assert len(read_rows(out, ranking=True)) == 2
     with pytest.raises(UserError, match="candidates.generator"):
         run_task("wikides", "smoke", words[:2], "candidates")
+
+
+def test_phase_1_s_text_is_the_first_width_s_even_where_that_writes_nothing(monkeypatch):
+    """Sheet, data: what one greedy search writes; the next width's text is a candidate alone."""
+    stub = Widths()
+    stub.context, stub.model = 99, SimpleNamespace(config=SimpleNamespace())
+    search = stub.beam_search
+    stub.beam_search = lambda texts, width, *a, **k: (
+        search(texts, width, *a, **k) if width > 1 else [" "] * len(texts)
+    )
+    monkeypatch.setattr(SequenceToSequence, "from_pretrained", lambda *_: stub)
+    sweep = build_sweep(CandidatesConfig(generator="x", widths=[1, 2, 4]))
+    assert sweep([{"source": "a", "names": ["town"]}], []) == [
+        {"candidate": ["a 1", "a 2", "town"], "phase1": ""}
+    ]
+
+
+def test_a_generator_with_few_positions_writes_to_their_end(tmp_path):
+    """Sheet, data: 256 new tokens asked of BART, whose positions are learned and may be fewer."""
+    size = {f"{side}_{name}": 1 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")}  # fmt: skip
+    size |= {"encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "d_model": 16, "vocab_size": 400}
+    size |= {"model_type": "bart", "max_position_embeddings": 12}
+    model, tokenizer = build_generator(GeneratorModel(pretrained="random", config=size))
+    model.generation_config.suppress_tokens = list(range(5))  # no end
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    own = CandidatesConfig(generator=str(tmp_path), widths=[1, 2], max_new_tokens=40, device="cpu")
+    (found,) = build_sweep(own)([{"source": PARAGRAPH, "names": []}], [])
+    generator = SequenceToSequence.from_pretrained(str(tmp_path), "cpu")
+    assert found["phase1"] == generator.beam_search([PARAGRAPH], 1, 12)[0] != ""
+    encoder = ranker().encoder.eval()
+    assert describe(generator, encoder, PARAGRAPH, widths=[1], max_new_tokens=40)[0][0] == found["phase1"]  # fmt: skip
+    with pytest.raises(IndexError):  # the twin
+        generator.beam_search([PARAGRAPH], 1, 40)
 
 
 def test_checklist_12_candidates_have_the_order_of_their_making():
@@ -243,6 +295,22 @@ def test_files_are_read_checked_and_filtered(tmp_path):
         load_rows(config("data.source=released", f"data.root={tmp_path}"), "train")
     with pytest.raises(UserError, match=r"data\.train, data\.dev and data\.test"):
         config("data.source=files")
+
+
+def test_a_part_without_rows_is_told_by_what_the_config_asks_for(tmp_path):
+    """Bad input: candidates are named in phase II alone, and the setting that has dropped all rows."""
+    words = ["data.source=files", f"data.root={tmp_path}"]
+    words += [f"data.{part}=rows.jsonl" for part in ("train", "dev", "test")]
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, [{"source": "a town", "target": "town", "candidate": ["town"]}])
+    cfg = config(*words, "data.drop_gold=true")
+    with pytest.raises(UserError, match=r"train part .* \(data\.drop_gold=true\)"):
+        load_rows(cfg, "train")
+    assert len(load_rows(cfg, "dev")) == 1
+    write_jsonl(path, [{"source": " ", "target": "town"}])
+    with pytest.raises(UserError, match="no row with a source and a target") as error:
+        load_rows(config(*words, name="smoke_describe"), "train")
+    assert "candidates" not in str(error.value)
 
 
 def test_settings_without_an_effect_are_refused():

@@ -15,6 +15,7 @@ from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import run_task, train
+from common.engine.sweeps.schema import read_sweep, words_of
 from common.engine.workspace import Workspace
 from common.evaluation.generation.reference import rouge_f
 from projects.wikides import baselines, build, selectors
@@ -348,13 +349,18 @@ def test_compare_has_the_row_s_arms_at_equal_budget():
     spec = read_comparison("wikides")
     assert {"simcls", "official", "fusion"} <= spec.arms.keys()
     for arm in spec.arms.values():
-        cfg = config(*[f"{k}={'null' if v is None else v}" for k, v in arm.items()], name="mini")
-        assert (cfg.trainer.max_steps, cfg.optim.lr) == (
-            config(name="mini").trainer.max_steps, config(name="mini").optim.lr,
-        )  # fmt: skip
+        cfg = config(*words_of(arm), name="mini")
+        assert (cfg.trainer.max_steps, cfg.optim.lr) == (600, config(name="mini").optim.lr)
     texts = [claim["claim"] for claim in spec.claims]
     assert any("fusion > random" in text for text in texts)
     assert spec.seeds == [11, 12, 13]
+    # the sweep tries rates and margins at the same steps, both margins as one
+    sweep = read_sweep("wikides")
+    assert [axis.values for axis in sweep.space.values()] == [[2e-4, 5e-4, 1e-3], [0.02, 0.05, 0.1]]
+    for point in sweep.grid():
+        cfg = config(*words_of(sweep.shared), *words_of(point), name=sweep.base)
+        method = (cfg.method.margin, cfg.method.gold_margin)
+        assert (cfg.trainer.max_steps, *method) == (600, point["method.margin"], None)
     assert (config(name="mini").trainer.max_steps, config(name="mini").trainer.val_every_n_steps) == (300, 150)  # fmt: skip
 
 

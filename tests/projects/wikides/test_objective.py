@@ -48,6 +48,9 @@ def test_checklist_5_the_margin_grows_with_the_distance_of_ranks():
     method = MethodConfig(margin=0.1, gold_margin=0.03)
     found = Objective(method)(scores, gold, torch.ones(1, 4).bool()).loss
     assert float(found) == pytest.approx(0.03 + 0.1 * (1 + 2 + 3))
+    one = MethodConfig(margin=0.1, gold_margin=None)  # lambda for both
+    found = Objective(one)(scores, gold, torch.ones(1, 4).bool()).loss
+    assert float(found) == pytest.approx(0.1 + 0.1 * (1 + 2 + 3))
 
 
 def test_checklist_6_places_without_a_candidate_count_for_nothing():

@@ -1,6 +1,7 @@
 """What comes with the paragraphs, what selects by hand, and tasks that score as the run was trained."""
 
 import csv
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ def test_tasks_score_as_the_run_was_trained(tmp_path, monkeypatch):
     assert "method.use_rouge=True" in (tmp_path / "r/notes.txt").read_text(encoding="utf-8")
 
     class Generator:
-        context = 512
+        context, model = 512, SimpleNamespace(config=SimpleNamespace())
 
         def beam_search(self, texts, *_, **__):
             assert self.context == 9  # as TASK=candidates cuts its paragraphs
@@ -119,3 +120,26 @@ def test_tasks_score_as_the_run_was_trained(tmp_path, monkeypatch):
     found = tasks.sentiment(config(), Workspace(tmp_path / "s"), None)
     assert len(asked) == 3
     assert not any("phase1" in name for name in found)
+
+
+def test_a_text_that_some_rows_alone_have_is_refused(tmp_path, monkeypatch):
+    """Checklist 14 and 15: a system is never left out of a form, nor of the table, without a word."""
+    monkeypatch.setattr(tasks, "classifier", lambda _: lambda own: ["+"] * len(own))
+    given, place = tmp_path / "texts.jsonl", Workspace(tmp_path / "w")
+    whole = {"source": "s", "gold": "g", "phase1": "one", "phase2": "two"}
+    less = {name: text for name, text in whole.items() if name != "phase1"}
+    words = [f"form.input={given}", f"sentiment.input={given}"]
+    write_jsonl(given, [whole, less])
+    with pytest.raises(UserError, match=r"line 2.*phase1"):
+        tasks.form(config(*words), place, None)
+    with pytest.raises(UserError, match="line 2: phase1 is a text, and in all rows or in none"):
+        tasks.sentiment(config(*words), place, None)
+    write_jsonl(given, [less, less])
+    with pytest.raises(UserError, match="phase1"):
+        tasks.form(config(*words), place, None)
+    assert tasks.sentiment(config(*words), place, None)["gold_agrees_phase2"] == 1
+    # rows of the test part alike
+    monkeypatch.setattr(tasks, "load_rows", lambda *_: [ROWS[0]._replace(phase1="x"), ROWS[1]])
+    monkeypatch.setattr(tasks, "_ranked", lambda *_: [[("y", 1.0)]] * 2)
+    with pytest.raises(UserError, match="line 2: phase1"):
+        tasks.sentiment(config(), place, None)
