@@ -31,7 +31,7 @@ class VideoData(DataConfig):
     )
     fps: Positive = 3.0  # frames a second of the features
     feature_dim: Count = 64  # D_v of the features
-    max_frames: Count = 300  # of a clip
+    max_frames: Count = 300  # of a clip; of longer ones as many, evenly chosen
     objects: str | None = None  # file of labels in each frame (TASK=objects), below the data root
     max_objects: Whole = 20  # labels of a sentence; 0: without objects (ablation)
     max_sentences: Count = 60  # N

@@ -1,6 +1,7 @@
 """Questions, clips and frames of a config's source, and the batches of both stages."""
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,15 @@ from common.data.video.frames import (
     FramesInMemory,
     FrameSource,
 )
-from common.data.video.tv_sets import SETS, Part, QASet, load_tv_set, read_objects, with_objects
+from common.data.video.tv_sets import (
+    SETS,
+    Part,
+    QASet,
+    load_tv_set,
+    read_objects,
+    subtitles_of,
+    with_objects,
+)
 from common.engine.experiment import Requirement, bundled_requirement
 from projects.video_qa.config import Config
 from projects.video_qa.pretraining import QuestionPrediction
@@ -60,7 +69,7 @@ def load_part(cfg: Config, part: Part) -> Loaded:
         found = bundled_questions(own.root, part)
     else:
         found = load_tv_set(root, own.source, part)
-        frames = _features(cfg, root)
+        frames = _features(cfg, root, found.clips)
     if own.objects is not None:
         found = with_objects(found, read_objects(root / own.objects))
     questions = found.questions
@@ -70,16 +79,20 @@ def load_part(cfg: Config, part: Part) -> Loaded:
     return Loaded(questions, found.clips, frames if cfg.model.streams == "both" else None)
 
 
-def _features(cfg: Config, root: Path) -> FrameSource | None:
+def _features(cfg: Config, root: Path, clips: Collection[str]) -> FrameSource | None:
     own = cfg.data
     if cfg.model.streams == "text":
         return None
     if own.features is None:
         raise UserError("set data.features (TASK=features writes them), or model.streams=text")
     path = root / own.features
+    kind: type[FeatureTable] | type[FeatureFiles] = FeatureFiles
     if path.suffix in (".h5", ".hdf5"):
-        return FeatureTable(path, own.fps, own.feature_dim, max_frames=own.max_frames)
-    return FeatureFiles(path, own.fps, own.feature_dim, max_frames=own.max_frames)
+        kind = FeatureTable
+    source = kind(path, own.fps, own.feature_dim, max_frames=own.max_frames)
+    if clips and not any(name in source for name in clips):
+        raise UserError(f"{path} has features of none of the clips, which are named as '{next(iter(clips))}'")  # fmt: skip
+    return source
 
 
 def layout_of(cfg: Config, *, pretraining: bool = False) -> Layout:
@@ -138,19 +151,21 @@ def pretraining_rows(cfg: Config, loaded: Loaded, words: Words) -> VideoQARows:
 
 def requirements(cfg: Config) -> tuple[Requirement, ...]:
     """What must lie on disk."""
-    own, root = cfg.data, Path(cfg.data.root or "data")
+    own = cfg.data
     if own.source == "simulated":
         return (bundled_requirement("cifar10"), bundled_requirement("sentences-en"), bundled_requirement("models/cifar-resnet20"))  # fmt: skip
     if own.source == "questions":
         return (bundled_requirement("videoqa-tvqaplus"),)
     if own.source == "synthetic":
         return ()
-    spec = SETS[own.source]
-    names = [spec.files["train"], spec.files["dev"], spec.subtitles[0]]
-    names += [name for name in (own.features, own.objects) if name is not None]
-    hints = {own.features: "write it with TASK=features", own.objects: "write it with TASK=objects"}
+    spec, root = SETS[own.source], data_root(own.root)
     where = f"{spec.source} ({spec.size})"
-    return tuple(Requirement(f"data: {n}", str(root / n), (root / n).exists(), hints.get(n, where)) for n in names)  # fmt: skip
+    needed = dict.fromkeys(
+        (spec.files["train"], spec.files["dev"], subtitles_of(root, spec)), where
+    )
+    needed |= {} if own.features is None else {own.features: "write it with TASK=features"}
+    needed |= {} if own.objects is None else {own.objects: "write it with TASK=objects"}
+    return tuple(Requirement(f"data: {n}", str(root / n), (root / n).exists(), hint) for n, hint in needed.items())  # fmt: skip
 
 
 # -- sources without files, and the bundled questions --------------------------------------------

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from common.config import UserError
 from common.data.video.batches import VideoQABatch, Words
 from common.data.video.clips import Question
 from common.data.video.tv_sets import SETS
@@ -49,7 +50,7 @@ def evaluate(cfg: Config, module: VideoQA, workspace: Workspace) -> dict[str, fl
         by_rate = {} if unlabelled(loaded) else {p: judge(cfg, module, loaded, words, p) for p in cfg.eval.mask_probs}  # fmt: skip
     found = counts(cfg)
     if unlabelled(loaded):
-        told = {q.qid: i for q, i in zip(loaded.questions, judged.chosen, strict=True)}
+        told = submission(cfg.data.source, loaded.questions, judged.chosen)
         write_json(workspace.folder(".") / "submission.json", told)
         workspace.say(f"{len(told)} answers without labels: submission.json")
         return {"questions": float(len(told)), **found}
@@ -60,9 +61,23 @@ def evaluate(cfg: Config, module: VideoQA, workspace: Workspace) -> dict[str, fl
     return found
 
 
+def submission(source: str, questions: tuple[Question, ...], chosen: list[int]) -> dict[str, int] | list[dict[str, int]]:  # fmt: skip
+    """Answers as the set's judges take them: DramaQA [{correct_idx, qid}] with whole numbers, else {qid: place}."""
+    pairs = list(zip(questions, chosen, strict=True))
+    if source == "dramaqa":
+        return [{"correct_idx": place, "qid": int(q.qid)} for q, place in pairs]
+    return {q.qid: place for q, place in pairs}
+
+
 def judged_part(cfg: Config) -> Loaded:
-    """The questions that are judged."""
+    """The questions that are judged.
+
+    Raises:
+        UserError: files are missing or of another form, or have no question.
+    """
     loaded = load_part(cfg, cfg.eval.split)
+    if not loaded.questions:
+        raise UserError(f"eval.split={cfg.eval.split} of {cfg.data.source} has no question: check its file below data.root")  # fmt: skip
     return Loaded(loaded.questions[: cfg.eval.limit], loaded.clips, loaded.frames)
 
 
@@ -127,9 +142,13 @@ def judge(cfg: Config, module: VideoQA, loaded: Loaded, words: Words, mask_prob:
 
 
 def masked_ids(ids: Tensor, words: Words, probability: float, generator: torch.Generator) -> Tensor:
-    """Ids with a share of the tokens masked; special ones never."""
+    """Ids (B, A, N, L) with a share of the tokens masked; special ones never.
+
+    A token is drawn once for each question, as it could else be read beside another sentence or candidate.
+    """
     special = (ids == words.cls) | (ids == words.sep) | (ids == words.pad)
-    drawn = torch.rand(ids.shape, generator=generator) < probability
+    rates = torch.rand(len(ids), len(words.tokenizer), generator=generator)
+    drawn = rates.gather(1, ids.flatten(1)).view(ids.shape) < probability
     return ids.masked_fill(drawn & ~special, words.mask)
 
 

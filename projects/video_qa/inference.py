@@ -1,6 +1,6 @@
 """An exported model for use: answers to questions about a clip, with the time and the frames that they rest on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -170,9 +170,15 @@ def pictures_of(folder: str | Path) -> list[Path]:
         UserError: no such folder, or one without pictures.
     """
     place = Path(folder)
-    found = [p for p in place.iterdir() if p.suffix.lower() in PICTURES] if place.is_dir() else []
+    found = in_order(place.iterdir()) if place.is_dir() else []
     if not found:
         raise UserError(f"{place} is no folder with pictures ({', '.join(PICTURES)})")
+    return found
+
+
+def in_order(files: Iterable[Path]) -> list[Path]:
+    """The pictures among files in the order of their names, numbers by value."""
+    found = [p for p in files if p.suffix.lower() in PICTURES]
     return sorted(found, key=lambda p: (_number(p.stem), p.name))
 
 

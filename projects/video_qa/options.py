@@ -92,7 +92,7 @@ class AnalyseConfig:
 class PrepareConfig:
     """`make run TASK=features` and `TASK=objects`: frames of clips to vectors and to labels."""
 
-    frames: str | None = None  # folder with a folder of pictures for each clip
+    frames: str | None = None  # folder with a folder of pictures for each clip, at any depth
     output: str | None = None  # folder of features, or file of labels; None: in the task's folder
     detector: str = "facebook/detr-resnet-50"  # objects: any object detector of transformers
     threshold: Probability = 0.5  # objects: least probability of a label

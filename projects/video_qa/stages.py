@@ -30,6 +30,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+# training questions of the sets, for files that are not on this machine
+TRAINED = {"tvqa": 122_039, "tvqa_plus": 23_545, "dramaqa": 11_118}
+
 
 def build_tokenizer(cfg: Config) -> Any:
     """The tokenizer that the config names, that of its weights, or a small one without files."""
@@ -43,11 +46,14 @@ def build_network(cfg: Config, tokenizer: Any) -> VideoQANet:
     """The network before any training.
 
     Raises:
-        UserError: absent or unfitting weights.
+        UserError: absent or unfitting weights, or an encoder with fewer positions than ``data.max_length``.
     """
     own = cfg.model
     vocab_size = len(tokenizer) if own.config else None
     encoder = build_encoder(own.pretrained, own.config, own.dropout, own.num_layers, vocab_size)
+    places = getattr(encoder.config, "max_position_embeddings", None)
+    if places is not None and cfg.data.max_length > places:
+        raise UserError(f"data.max_length={cfg.data.max_length}: the text encoder has {places} positions; set at most {places}")  # fmt: skip
     if own.alike:
         attend_alike(encoder)
     return VideoQANet(encoder, **network_options(cfg))
@@ -119,5 +125,5 @@ def plan(cfg: Config) -> Plan[VideoQA]:
         return states.sum()
 
     here = all(r.present for r in needed)
-    count = len(load_part(cfg, "train").questions) if here else 122_039
+    count = len(load_part(cfg, "train").questions) if here else TRAINED.get(cfg.data.source, 1000)
     return Plan(module, count, forward, (*weights_requirement(cfg.model.pretrained), *needed))

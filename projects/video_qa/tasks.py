@@ -1,6 +1,8 @@
 """`make run`: answers about your own clip, analysis of one or two checkpoints, frames to features and to labels."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from projects.video_qa.inference import (
     Answer,
     Answerer,
     FrameEncoder,
+    in_order,
     looked_figure,
     opened,
     pictures_of,
@@ -104,24 +107,24 @@ def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) 
 
 
 def features(cfg: Config, workspace: Workspace) -> Path:
-    """Frames of clips (a folder of pictures each) to <clip>.safetensors; clips that are done are left as they are.
+    """Frames of clips (see `clip_folders`) to <clip>.safetensors; clips that are done are left as they are.
 
     Raises:
-        UserError: no such folder, or too many unreadable pictures.
+        UserError: no such folder, or too many clips without a readable picture.
     """
     clips, output = clip_folders(cfg.prepare), _output(cfg, workspace, "features")
     encoder = FrameEncoder(cfg.model.image_encoder)
     device, counter = _device(cfg.prepare), CorruptCounter("clips", max_fraction=0.05)
-    todo = [p for p in clips if not (output / f"{p.name}.safetensors").is_file()]
-    for place in workspace.progress(todo, "clips", len(todo)):
+    todo = [n for n in clips if not (output / f"{n}.safetensors").is_file()]
+    for name in workspace.progress(todo, "clips", len(todo)):
         try:
-            found = encoder(pictures_of(place), cfg.prepare.batch_size, device)
+            found = encoder(some(clips[name]), cfg.prepare.batch_size, device)
         except UserError as error:
-            counter.bad(str(place), error)
+            counter.bad(name, error)
             continue
         counter.good()
         times = torch.from_numpy(frame_times(len(found), cfg.data.fps))
-        write_tensors(output / f"{place.name}.safetensors", {"features": found, "times": times})
+        write_tensors(output / f"{name}.safetensors", {"features": found, "times": times})
     counter.finish()
     workspace.say(f"{len(todo)} clips encoded by {cfg.model.image_encoder}; data.features={output.resolve()}")  # fmt: skip
     return output
@@ -130,24 +133,28 @@ def features(cfg: Config, workspace: Workspace) -> Path:
 def objects(cfg: Config, workspace: Workspace) -> Path:
     """Labels that a detector finds in each frame: JSON lines {clip, labels}; can be stopped, continued, shared out.
 
+    A clip with an unreadable picture, or without any, is left out and counted.
+
     Raises:
-        UserError: no such folder, or absent weights.
+        UserError: no such folder, absent weights, or too many clips that are left out.
     """
     own = cfg.prepare
-    rows = [{"clip": p.name, "frames": [str(x) for x in pictures_of(p)]} for p in clip_folders(own)]
+    rows = [
+        {"clip": n, "frames": [str(x) for x in found]} for n, found in clip_folders(own).items()
+    ]
     output = _output(cfg, workspace, "objects.jsonl")
     settings = {"detector": own.detector, "threshold": own.threshold, "most": own.most}
     step = RowMap("objects", partial(detector, own), settings, cfg.seed, chunk_size=8)
     done = map_rows(step, rows, output.with_name(output.name + ".parts"), cfg.task, workspace.meter)
     workspace.say(done.summary)
     if done.complete:
-        write_jsonl(output, done.rows())
+        write_jsonl(output, _without_errors(done.rows(), done.parts.folder))
         workspace.say(f"data.objects={output.resolve()}")
     return output
 
 
 def detector(own: PrepareConfig) -> RowFunction:
-    """{clip, frames} -> {clip, labels} by an object detector of transformers.
+    """{clip, frames} -> {clip, labels} by an object detector of transformers; {clip, error} of unreadable pictures.
 
     Raises:
         UserError: absent weights.
@@ -167,7 +174,7 @@ def detector(own: PrepareConfig) -> RowFunction:
 
     def labels(paths: Sequence[str]) -> list[list[str]]:
         found: list[list[str]] = []
-        for i in range(0, len(paths), own.batch_size):
+        for i in range(0, len(some(paths)), own.batch_size):
             pictures = [opened(p) for p in paths[i : i + own.batch_size]]
             with torch.no_grad():
                 out = model(**processor(images=pictures, return_tensors="pt").to(model.device))
@@ -177,20 +184,72 @@ def detector(own: PrepareConfig) -> RowFunction:
                 found.append(list(told)[: own.most])
         return found
 
-    return lambda rows, seeds: [{"clip": r["clip"], "labels": labels(r["frames"])} for r in rows]
+    def told(row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {"clip": row["clip"], "labels": labels(row["frames"])}
+        except UserError as error:
+            return {"clip": row["clip"], "error": str(error)}
+
+    return lambda rows, seeds: [told(row) for row in rows]
 
 
-def clip_folders(own: PrepareConfig) -> list[Path]:
-    """A folder of pictures for each clip.
+def clip_folders(own: PrepareConfig) -> dict[str, list[Path]]:
+    """Pictures of each clip in their order, by its name; folders may lie at any depth.
+
+    A clip has its folder's name, as TVQA's <show>_frames/<clip>. DramaQA's shots <episode>/<scene>/<shot>, scene and
+    shot in digits, are <episode>_<scene>_<shot>, and <episode>_<scene>_0000 has all pictures of a scene's shots.
 
     Raises:
-        UserError: no such folder, or an empty one.
+        UserError: no such folder, none with pictures in it, or two clips of one name.
     """
-    place = None if own.frames is None else Path(own.frames).expanduser()
-    found = sorted(p for p in place.iterdir() if p.is_dir()) if place and place.is_dir() else []
-    if not found:
-        raise UserError(f"set prepare.frames, a folder with one folder of pictures for each clip, not {place}")  # fmt: skip
+    nothing = UserError(f"set prepare.frames, a folder with one folder of pictures for each clip, not {own.frames}")  # fmt: skip
+    if own.frames is None:
+        raise nothing
+    place = Path(own.frames).expanduser()
+    found, scenes = dict[str, list[Path]](), defaultdict[str, list[Path]](list)
+    for folder, below, files in os.walk(place, followlinks=True):
+        below.sort()  # the order in which they are walked
+        at, pictures = Path(folder), in_order(Path(folder, file) for file in files)
+        if at == place or (below and not pictures):
+            continue
+        inside, name = at.relative_to(place).parts, at.name
+        if len(inside) > 1 and all(part.isdigit() for part in inside[-2:]):
+            scene = "_".join((place.resolve() / at.relative_to(place)).parts[-3:-1])
+            name = f"{scene}_{name}"
+            scenes[f"{scene}_0000"] += pictures
+        if name in found:
+            raise UserError(
+                f"prepare.frames: two folders, one of them {at}, are of the clip {name}"
+            )
+        found[name] = pictures
+    found = {**scenes, **found}
+    if not any(found.values()):
+        raise nothing
     return found
+
+
+def some(pictures: Sequence[Any]) -> Sequence[Any]:
+    """The pictures of a clip.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not pictures:
+        raise UserError("its folder has no pictures")
+    return pictures
+
+
+def _without_errors(rows: Iterable[dict[str, Any]], parts: Path) -> list[dict[str, Any]]:
+    counter = CorruptCounter(f"clips (delete {parts} once they are mended)", max_fraction=0.05)
+    kept = []
+    for row in rows:
+        if "error" in row:
+            counter.bad(row["clip"], row["error"])
+        else:
+            counter.good()
+            kept.append(row)
+    counter.finish()
+    return kept
 
 
 def _output(cfg: Config, workspace: Workspace, name: str) -> Path:

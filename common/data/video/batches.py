@@ -20,10 +20,11 @@ from common.data.video.clips import (
     Question,
     Sentence,
     Span,
+    frame_times,
     frames_of_sentences,
-    label_times,
     objects_of_sentence,
     sentences_in_span,
+    sentences_shown,
     within,
 )
 from common.data.video.frames import FrameSource
@@ -31,6 +32,7 @@ from common.data.video.frames import FrameSource
 MASK_STREAM = 61
 UNKNOWN = -1  # label of a question whose answer is kept back
 NO_SPAN = -100  # span of a question that has none
+PADDING = 1.0  # seconds of frames before and after a span that is seen alone, as in TVQA's release
 MaskScope = Literal["all", "answer", "subtitle"]
 
 
@@ -107,9 +109,9 @@ class Layout:
         max_sentences: N at most; later ones are left out.
         max_length: L at most, special tokens included.
         max_objects: labels of a sentence at most; 0: none.
-        localised: only the sentences and frames of the annotated span, where there is one.
+        localised: only the sentences of the annotated span and the frames around it, where there is one.
         frames: whether frames are read at all.
-        fps: labelled frames a second where features tell no times.
+        fps: labelled frames a second.
     """
 
     max_sentences: int = 60
@@ -238,7 +240,7 @@ class ClipView(NamedTuple):
 def clip_view(clip: Clip, source: FrameSource | None, layout: Layout, span: Span | None) -> ClipView:  # fmt: skip
     """Lay out a clip; one without subtitles gets a single empty sentence, which spans all of it.
 
-    Labels of objects have times of their own: a clip whose features are cut, absent or not looked at keeps them.
+    Labels of objects have times of their own: a clip whose features are thinned out, absent or not looked at keeps them.
     """
     frames = source(clip.name) if source is not None and layout.frames else None
     times = np.zeros(0) if frames is None else frames.times
@@ -246,16 +248,15 @@ def clip_view(clip: Clip, source: FrameSource | None, layout: Layout, span: Span
     gap = float(np.diff(times).mean()) if len(times) > 1 else 1.0
     end = float(times[-1]) + gap if len(times) else None
     sentences, objects = clip.sentences, clip.objects
-    shown = label_times(len(objects), times, layout.fps)
+    shown = frame_times(len(objects), layout.fps)
     if layout.localised and span is not None:
-        kept = sentences_in_span(sentences, span)
-        sentences = () if kept is None else sentences[kept[0] : kept[1] + 1]
-        inside = np.flatnonzero((times >= span[0]) & (times <= span[1]))
+        sentences = tuple(sentences_shown(sentences, span))
+        begin, last = span[0] - PADDING, span[1] + PADDING
+        inside = np.flatnonzero((times >= begin) & (times <= last))
         features, times = features[torch.from_numpy(inside)], times[inside]
-        seen = np.flatnonzero((shown >= span[0]) & (shown <= span[1]))
+        seen = np.flatnonzero((shown >= begin) & (shown <= last))
         objects, shown = tuple(objects[i] for i in seen), shown[seen]
-    whole = frames is None or not frames.cut  # else nobody knows how long the clip is
-    sentences = within(sentences, end if whole else None, layout.max_sentences)
+    sentences = within(sentences, end, layout.max_sentences)
     if not sentences:
         every = [*times, *shown]
         sentences = (Sentence(float(min(every, default=0.0)), float(max([end or 0.0, *every])), ""),)  # fmt: skip

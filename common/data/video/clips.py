@@ -85,16 +85,6 @@ def frame_times(count: int, fps: float) -> np.ndarray:
     return np.arange(count) / fps
 
 
-def label_times(count: int, times: np.ndarray, fps: float) -> np.ndarray:
-    """Seconds (count,) at which labelled frames are shown: those of their features, and on at `fps` without them.
-
-    >>> label_times(3, np.array([0.5, 1.5]), 2.0).tolist(), label_times(3, np.zeros(0), 2.0).tolist()
-    ([0.5, 1.5, 2.0], [0.0, 0.5, 1.0])
-    """
-    begin = times[-1] + 1 / fps if len(times) else 0.0
-    return np.concatenate([times[:count], begin + frame_times(max(0, count - len(times)), fps)])
-
-
 def frame_at(time: float, times: np.ndarray) -> int:
     """Index of the frame that is on the screen: floor(fps * time), within the clip.
 
@@ -138,6 +128,20 @@ def sentences_in_span(sentences: Sequence[Sentence], span: Span | None) -> tuple
         return None
     inside = [i for i, s in enumerate(sentences) if s.start < span[1] and s.end > span[0]]
     return (inside[0], inside[-1]) if inside else None
+
+
+def sentences_shown(sentences: Sequence[Sentence], span: Span) -> Sequence[Sentence]:
+    """Those that overlap a span; if none does, the three whose starts are nearest to its start, as TVQA's release.
+
+    >>> said = [Sentence(float(k), k + 0.5, str(k)) for k in range(9)]
+    >>> [s.text for s in sentences_shown(said, (1.2, 3.2))], [s.text for s in sentences_shown(said, (4.6, 4.9))]
+    (['1', '2', '3'], ['4', '5', '6'])
+    """
+    kept = sentences_in_span(sentences, span)
+    if kept is None:
+        near = min(range(len(sentences)), key=lambda i: abs(sentences[i].start - span[0]), default=0)  # fmt: skip
+        kept = max(0, near - 1), near + 1
+    return sentences[kept[0] : kept[1] + 1]
 
 
 def objects_of_sentence(clip: Clip, frames: np.ndarray, most: int) -> tuple[str, ...]:

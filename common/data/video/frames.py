@@ -1,6 +1,6 @@
 """Features of the frames of clips: in memory, a file a clip, or one HDF5 file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -20,12 +20,10 @@ class Frames(NamedTuple):
     Attributes:
         features: (F, D) float32.
         times: (F,) seconds at which they are shown.
-        cut: whether the clip goes on after the last of them.
     """
 
     features: Tensor
     times: np.ndarray
-    cut: bool = False
 
 
 class FrameSource(Protocol):
@@ -69,7 +67,7 @@ class FeatureFiles:
         folder: of the files.
         fps: frames a second where a file has no times.
         dim: D.
-        max_frames: of a clip; longer ones are cut.
+        max_frames: of a clip; of longer ones as many are kept, evenly chosen, each with its own time.
         max_corrupt: largest tolerated share of clips without a readable file, in [0, 1].
 
     Raises:
@@ -86,6 +84,9 @@ class FeatureFiles:
         self.folder, self.fps, self.dim, self.max_frames = folder, fps, dim, max_frames
         self.counter = CorruptCounter(str(folder), max_fraction=max_corrupt)
 
+    def __contains__(self, clip: str) -> bool:
+        return (self.folder / f"{clip}.safetensors").is_file()
+
     def __call__(self, clip: str) -> Frames:
         """Frames of a clip; of one that cannot be read, none."""
         from common.encoders.state_dict import read_state_dict
@@ -94,31 +95,34 @@ class FeatureFiles:
         try:
             found = read_state_dict(path)
             features = found["features"].float()
-            if features.ndim != 2 or features.shape[1] != self.dim:
-                raise UserError(f"{path}: features {tuple(features.shape)}, expected (F, {self.dim})")  # fmt: skip
+            _check_shape(str(path), features.shape, self.dim)
         except (UserError, KeyError) as error:
             self.counter.bad(str(path), error)
             return no_frames(self.dim)
         self.counter.good()
         times = found["times"].numpy() if "times" in found else frame_times(len(features), self.fps)
-        most = self.max_frames
-        return Frames(features[:most], np.asarray(times)[:most], len(features) > most)
+        return _at_most(features, np.asarray(times), self.max_frames)
 
 
 class FeatureTable:
     """An HDF5 file with a data set (F, D) a clip, as released with TVQA.
 
+    A clip that is absent or of another width has no frames; it is counted, and too many of them stop the run.
+
     Args:
         path: the file.
-        fps: frames a second.
+        fps: frames a second; a data set does not tell whether its frames were thinned out before, and is read as if not.
         dim: D.
-        max_frames: of a clip; longer ones are cut.
+        max_frames: of a clip; of longer ones as many are kept, evenly chosen, each with its own time.
+        max_corrupt: largest tolerated share of clips without a readable data set, in [0, 1].
 
     Raises:
         UserError: no such file, or the library h5py is missing.
     """
 
-    def __init__(self, path: Path, fps: float, dim: int, *, max_frames: int = 300) -> None:
+    def __init__(
+        self, path: Path, fps: float, dim: int, *, max_frames: int = 300, max_corrupt: float = 0.05
+    ) -> None:  # fmt: skip
         try:
             import h5py
         except ImportError as error:
@@ -129,17 +133,38 @@ class FeatureTable:
         with reading(path, "HDF5 file of frame features"):
             self.file: Any = h5py.File(path, "r")
         self.fps, self.dim, self.max_frames = fps, dim, max_frames
+        self.counter = CorruptCounter(str(path), max_fraction=max_corrupt)
+
+    def __contains__(self, clip: str) -> bool:
+        return clip in self.file
 
     def __call__(self, clip: str) -> Frames:
-        """Frames of a clip; of one that is not in the file, none."""
-        if clip not in self.file:
+        """Frames of a clip; of one that cannot be read, none."""
+        try:
+            if clip not in self.file:
+                raise UserError("the file has no such data set")
+            stored = self.file[clip]
+            _check_shape(clip, stored.shape, self.dim)
+        except UserError as error:
+            self.counter.bad(clip, error)
             return no_frames(self.dim)
-        stored = self.file[clip]
-        features = torch.from_numpy(np.asarray(stored[: self.max_frames], np.float32))
-        cut = len(stored) > len(features)
-        return Frames(features, frame_times(len(features), self.fps), cut)
+        self.counter.good()
+        features = torch.from_numpy(np.asarray(stored[:], np.float32))
+        return _at_most(features, frame_times(len(features), self.fps), self.max_frames)
 
 
 def no_frames(dim: int) -> Frames:
     """A clip of which nothing is seen."""
     return Frames(torch.zeros(0, dim), np.zeros(0))
+
+
+def _check_shape(where: str, shape: Sequence[int], dim: int) -> None:
+    if len(shape) != 2 or shape[1] != dim:
+        raise UserError(f"{where}: features {tuple(shape)}, expected (F, {dim})")
+
+
+def _at_most(features: Tensor, times: np.ndarray, most: int) -> Frames:
+    if len(features) <= most:
+        return Frames(features, times)
+    kept = np.linspace(0, len(features) - 1, most).round().astype(int)
+    return Frames(features[torch.from_numpy(kept)], times[kept])

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from common.config import UserError
 from common.damage import reading
+from common.data.corrupt import CorruptCounter
 from common.data.lookup import require
 from common.data.tables import read_jsonl
 from common.data.video.clips import Clip, Question, Sentence, ordered, read_span, sentences_of
@@ -109,14 +110,15 @@ def load_tv_set(root: Path, name: str, part: Part) -> QASet:
     layout = ", ".join([*spec.files.values(), " or ".join(spec.subtitles)])
     path = require(root / spec.files[part], what=f"{name} ({part})", layout=layout, source=spec.source, size=spec.size)  # fmt: skip
     questions = spec.read(path)
-    places = [root / place for place in spec.subtitles]
-    subtitles = next((place for place in places if place.is_file()), None)
-    if subtitles is None:
-        require(places[0], what=f"subtitles of {name}", layout=layout, source=spec.source, size=spec.size)  # fmt: skip
-        raise AssertionError
+    subtitles = require(root / subtitles_of(root, spec), what=f"subtitles of {name}", layout=layout, source=spec.source, size=spec.size)  # fmt: skip
     said = read_all_subtitles(subtitles, dict.fromkeys(q.clip for q in questions))
     clips = {n: Clip(n, s, show_of(name, n)) for n, s in said.items()}
     return QASet(tuple(questions), clips)
+
+
+def subtitles_of(root: Path, spec: SetSpec) -> str:
+    """The file of subtitles that is read: the first that exists, else the first."""
+    return next((name for name in spec.subtitles if (root / name).is_file()), spec.subtitles[0])
 
 
 def show_of(set_name: str, clip: str) -> str:
@@ -161,7 +163,23 @@ def read_objects(path: Path) -> dict[str, tuple[tuple[str, ...], ...]]:
 
 
 def with_objects(found: QASet, objects: Mapping[str, tuple[tuple[str, ...], ...]]) -> QASet:
-    """The set whose clips have these labels."""
+    """The set whose clips have these labels; clips without any are counted.
+
+    Raises:
+        UserError: no clip has labels, or too many have none.
+    """
+    if found.clips and not found.clips.keys() & objects.keys():
+        raise UserError(
+            f"the file of labels (data.objects) has none of the {len(found.clips)} clips: it names '{next(iter(objects), '')}' and the like, "
+            f"and they are named as '{next(iter(found.clips))}'"
+        )
+    counter = CorruptCounter("labels (data.objects)", max_fraction=0.05)
+    for name in found.clips:
+        if name in objects:
+            counter.good()
+        else:
+            counter.bad(name, "no labels")
+    counter.finish()
     clips = {n: c._replace(objects=objects.get(n, ())) for n, c in found.clips.items()}
     return QASet(found.questions, clips)
 

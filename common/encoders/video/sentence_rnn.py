@@ -10,6 +10,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 class SentenceRNN(nn.Module):
     """A bidirectional LSTM or GRU over sentences, and the maximum of its states.
 
+    It works in the precision of its weights, also under autocast: rounding adds up over the sentences.
+
     Args:
         dim: of the inputs.
         hidden: of the states in each direction.
@@ -32,7 +34,9 @@ class SentenceRNN(nn.Module):
         Returns:
             States (R, N, 2 hidden), 0 at padding; maximum over the sentences (R, 2 hidden).
         """
-        packed = pack_padded_sequence(x, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
-        states, _ = pad_packed_sequence(self.rnn(packed)[0], True, 0.0, x.shape[1])
+        length, x = x.shape[1], x.to(next(self.rnn.parameters()).dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            packed = pack_padded_sequence(x, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)  # fmt: skip
+            states, _ = pad_packed_sequence(self.rnn(packed)[0], True, 0.0, length)
         lowest = torch.finfo(states.dtype).min
         return states, states.masked_fill(~mask[..., None], lowest).amax(1)

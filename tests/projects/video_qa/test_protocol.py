@@ -11,11 +11,10 @@ from PIL import Image
 from common.config import UserError
 from common.data.video.batches import Layout, clip_view
 from common.data.video.clips import Clip, Sentence, within
-from common.data.video.frames import FeatureFiles, FeatureTable, Frames, FramesInMemory
+from common.data.video.frames import Frames, FramesInMemory
 from common.encoders.modes import evaluated, evaluation_mode
 from common.engine.workspace import Workspace
 from common.evaluation.video.spans import temporal_iou
-from common.export.files import write_tensors
 from projects.video_qa.data import layout_of, load_part
 from projects.video_qa.descriptions import read_description
 from projects.video_qa.evaluate import evaluate, judge, judged_part
@@ -30,8 +29,8 @@ from tests.projects.video_qa.conftest import batch_of, config, network_of
 SIX = Clip("c", tuple(Sentence(2.0 * k, 2.0 * k + 1.8, f"line {k}") for k in range(3)), objects=tuple((f"thing{i // 6}",) for i in range(18)))  # fmt: skip
 
 
-def frames_of(times, dim: int = 4, cut: bool = False) -> FramesInMemory:
-    return FramesInMemory({"c": Frames(torch.ones(len(times), dim), np.asarray(times), cut)}, dim)
+def frames_of(times, dim: int = 4) -> FramesInMemory:
+    return FramesInMemory({"c": Frames(torch.ones(len(times), dim), np.asarray(times))}, dim)
 
 
 def test_item_18_objects_of_clips_without_features():
@@ -43,29 +42,11 @@ def test_item_18_objects_of_clips_without_features():
     assert part.objects == [("thing1",), ("thing2",)]  # the one of second 4.0
     seen = clip_view(SIX, frames_of(np.arange(18) / 3), Layout(localised=True), (1.9, 4.1))
     assert seen.objects == part.objects
-    short = clip_view(SIX, frames_of(np.arange(9) / 3, cut=True), layout, None)
-    assert short.objects == [("thing0",), ("thing1",), ("thing2",)]
+    thin = clip_view(SIX, frames_of(np.arange(9) * 2 / 3), layout, None)  # every other frame
+    assert thin.objects == [("thing0",), ("thing1",), ("thing2",)]
     absent = clip_view(SIX, frames_of([]), Layout(fps=6.0), None)
     assert absent.objects[0] == ("thing0", "thing1")  # 1.8 seconds are 11 frames
     assert clip_view(SIX._replace(sentences=()), None, Layout(max_objects=1), None).objects == [("thing0",)]  # fmt: skip
-
-
-def test_features_that_are_cut_do_not_cut_the_subtitles(tmp_path):
-    """A clip longer than `max_frames` keeps its sentences; a shorter one ends with its frames."""
-    clip = Clip("c", tuple(Sentence(10.0 * k, 10.0 * k + 5, "x") for k in range(20)))
-    write_tensors(tmp_path / "c.safetensors", {"features": torch.zeros(600, 4)})
-    for most, cut, sentences in ((300, True, 20), (600, False, 20), (900, False, 20)):
-        source = FeatureFiles(tmp_path, 3.0, 4, max_frames=most)
-        assert source("c").cut is cut
-        view = clip_view(clip, source, Layout(), None)
-        assert len(view.sentences) == sentences
-        assert len(view.features) == min(most, 600)
-        assert view.spans.any(1).all()
-    table = object.__new__(FeatureTable)  # h5py is not there
-    table.file, table.fps, table.dim, table.max_frames = {"c": np.zeros((600, 4))}, 3.0, 4, 300
-    assert (table("c").cut, len(table("c").features)) == (True, 300)
-    whole = clip_view(clip, frames_of(np.arange(300) / 3), Layout(), None)
-    assert len(whole.sentences) == 10
 
 
 def test_sentences_outside_a_clip_are_dropped():
