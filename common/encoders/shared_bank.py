@@ -130,7 +130,7 @@ class SharedBank(FeatureQueue):
         rows = F.normalize(rows, dim=1) if self.normalize else rows
         every = {name: all_gather_no_grad(value.long()) for name, value in labels.items()}
         kinds, size = every[self.labels[0]], self.ring_size
-        for ring in kinds.unique().tolist():
+        for ring in sorted(set(kinds.tolist())):
             if not 0 <= ring < self.rings:
                 raise ValueError(f"{self.labels[0]} {ring} has none of the {self.rings} rings")
             mine = (kinds == ring).nonzero()[:, 0]
