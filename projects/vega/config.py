@@ -44,6 +44,8 @@ class PretrainConfig:
     rtd_lambda: NonNegative = 50.0
     cl_gamma: NonNegative = 0.1
     cl_tau: Positive = 0.05
+    # vector that is scored and exported: the first token's state, which the contrast trains, or the mean
+    pooling: Literal["cls", "avg"] = "avg"
     phase1_steps: Whole = 0
     phase2_steps: Whole = 0
     phase2_lr: Positive | None = None  # None: optim.lr
@@ -68,6 +70,7 @@ class VegaModel:
     pretrained: str = "bundled:text-encoder"
     # with pretrained=random: see common.encoders.text.variants.disentangled
     size: str | None = None
+    random_start: bool = False  # fine-tune random weights, which is of use in dry runs alone
     # fields of the architecture in place of the size's own; of the encoder that a BERT becomes
     config: dict[str, Any] = field(default_factory=dict)
     tokenizer: str | None = None  # with random: of other weights; None: the built-in one
@@ -94,6 +97,8 @@ class VegaEval:
     batch_size: Count = 128
     sets: list[str] = field(default_factory=lambda: ["stsb-test"])  # STS sets, of pre-training
     held_out: Count = 512  # texts on which detection is measured
+    # validate once an epoch where trainer.val_every_n_steps is not set; steps of an epoch are rounded
+    every_epoch: bool = False
     # deviation of a change of the embeddings under which logits are compared
     noise: NonNegative = 0.0
 

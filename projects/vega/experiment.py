@@ -23,7 +23,7 @@ from projects.vega.config import Config
 from projects.vega.evaluate import evaluate
 from projects.vega.exported import load_finetuned, save_finetuned
 from projects.vega.module import FineTune
-from projects.vega.network import build_classifier
+from projects.vega.network import build_classifier, is_dry
 from projects.vega.select import select
 from projects.vega.stages import clean_part, stages
 from projects.vega.table import table
@@ -87,7 +87,7 @@ def plan(cfg: Config) -> Plan[FineTune]:
 
     count = _count(cfg)
     return Plan(
-        lambda: FineTune(cfg, build_classifier(cfg, planned=True)), count, forward,
+        lambda: FineTune(cfg, build_classifier(cfg, planned=is_dry())), count, forward,
         requirements(cfg, count),
     )  # fmt: skip
 

@@ -63,6 +63,15 @@ def random_config(model: VegaModel, planned: bool = False) -> dict[str, Any]:
     return disentangled_config(str(model.size), **fields)
 
 
+def is_dry() -> bool:
+    """Whether only shapes are asked for, on the meta device, as `make check` does.
+
+    A run that is opened again asks for a module too: a stand-in would fit its checkpoint and read with
+    another tokenizer.
+    """
+    return torch.get_default_device().type == "meta"
+
+
 def reader_is_absent(model: VegaModel) -> bool:
     """Whether the tokenizer is not on this machine."""
     name = model.tokenizer if model.pretrained == "random" else model.pretrained

@@ -90,6 +90,7 @@ class Pretrain(AlternatingModule):
         )  # fmt: skip
         super().__init__(optim, alternating=own.decoupled)
         self.model, self.tokenizer, self.phase = model, tokenizer, phase
+        self.pooling = own.pooling
         gamma = own.cl_gamma if phase == 2 else 0.0
         self.objective = PretrainObjective(own.rtd_lambda, gamma, own.cl_tau)
         self.in_batch_negatives = gamma > 0

@@ -34,6 +34,7 @@ from projects.vega.config import Config
 from projects.vega.network import (
     build_pretraining,
     first_pretraining,
+    is_dry,
     reader_is_absent,
     tokenizer_of,
 )
@@ -98,34 +99,41 @@ def rows(cfg: Config, module: Pretrain, texts: list[str], sentences: bool) -> Re
 
 
 def training_texts(cfg: Config) -> list[str]:
-    """Texts of the config.
+    """Texts of the config; of a file those behind the ones that are held out.
 
     Raises:
-        UserError: no such file, or fewer texts than the limit.
+        UserError: no such file, or fewer texts than are held out or than the limit.
     """
     own = cfg.pretrain
     if own.texts == "synthetic":
         return synthetic_sentences(own.limit or SYNTHETIC, seed=cfg.seed)
     if own.texts == "sentences":
         return load_sentences(cfg.data.root, limit=own.limit, seed=cfg.seed)
-    path = own_file(str(own.file), cfg.data.root, "texts")
-    texts = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    whole = _texts_of_file(cfg)
+    texts = whole[cfg.eval.held_out :]
+    if not texts:
+        raise UserError(f"pretrain.file={own.file} has {len(whole)} texts, and the first eval.held_out={cfg.eval.held_out} are not trained on: lower eval.held_out, or name a longer file")  # fmt: skip
     if own.limit is None:
         return texts
     if own.limit > len(texts):
-        raise UserError(f"pretrain.limit={own.limit}, but {path} has {len(texts)} texts")
+        raise UserError(f"pretrain.limit={own.limit}, but {own.file} has {len(texts)} texts beside the eval.held_out={cfg.eval.held_out} first ones: lower pretrain.limit")  # fmt: skip
     order = sample_rng(cfg.seed, 0, 0, _DRAW_STREAM).permutation(len(texts))
     return [texts[i] for i in sorted(order[: own.limit])]
 
 
 def held_out(cfg: Config) -> list[str]:
-    """Texts that are not trained on; of a file its own first ones, as they are."""
+    """Texts that are not trained on; of a file its first ones."""
     count = cfg.eval.held_out
     if cfg.pretrain.texts == "synthetic":
         return synthetic_sentences(min(count, SYNTHETIC), seed=cfg.seed + 1)
     if cfg.pretrain.texts == "sentences":
         return load_sentences(cfg.data.root, split="test", limit=count, seed=0)
-    return training_texts(cfg)[:count]
+    return _texts_of_file(cfg)[:count]
+
+
+def _texts_of_file(cfg: Config) -> list[str]:
+    path = own_file(str(cfg.pretrain.file), cfg.data.root, "texts")
+    return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
 
 
 def sts_set(cfg: Config, name: str) -> StsSet:
@@ -136,10 +144,10 @@ def sts_set(cfg: Config, name: str) -> StsSet:
 
 
 def sentence_encoder(module: Pretrain | Kept) -> SentenceEncoder:
-    """The discriminator alone, with the mean over its tokens; a copy."""
+    """The discriminator alone with its sentence vector, see ``pretrain.pooling``; a copy."""
     if isinstance(module, Kept):
         return module.encoder
-    tower = TextTower(module.model.encoder(), "avg")
+    tower = TextTower(module.model.encoder(), "cls_before_pooler" if module.pooling == "cls" else "avg")  # fmt: skip
     return SentenceEncoder(tower, copy.deepcopy(module.tokenizer)).eval()
 
 
@@ -212,14 +220,14 @@ def plan(cfg: Config) -> Plan[Any]:
         return module.model.states(ids, mask).sum() + guessed.sum()
 
     return Plan(
-        lambda: Pretrain(cfg, build_pretraining(cfg, planned=True), _reader(cfg), phase),
+        lambda: Pretrain(cfg, build_pretraining(cfg, planned=is_dry()), _reader(cfg), phase),
         _count(cfg), forward, requirements(cfg),
     )  # fmt: skip
 
 
 def _reader(cfg: Config) -> Any:
     """The tokenizer; None for a dry run where it is not on this machine."""
-    return None if reader_is_absent(cfg.model) else tokenizer_of(cfg.model)
+    return None if is_dry() and reader_is_absent(cfg.model) else tokenizer_of(cfg.model)
 
 
 def requirements(cfg: Config) -> tuple[Requirement, ...]:

@@ -16,6 +16,8 @@ from common.evaluation.text.glue import TASKS
 from projects.vega.config import Config
 from projects.vega.forwarding import strategy, task_words, word
 
+TRICKS = ("sift", "self_calibration", "transductive")
+
 
 class Combination(NamedTuple):
     """One strategy: what fine-tuning starts from, and the tricks that are on."""
@@ -28,16 +30,23 @@ class Combination(NamedTuple):
         """For tables and run ids."""
         return "+".join([self.start, *self.tricks])
 
+    def settings(self, weights: str) -> dict[str, Any]:
+        """Settings of its runs: the weights of its start, and each trick on or off."""
+        # sizes are of random weights
+        sizes = {} if weights == "random" else {"model.size": None, "model.tokenizer": None}
+        tricks = {f"{trick}.enabled": trick in self.tricks for trick in TRICKS}
+        return {"model.pretrained": weights, **sizes, **tricks}
+
 
 def select(cfg: Config, workspace: Workspace) -> dict[str, Any]:
     """Train every combination with every seed and choose for each task, by the median development score.
 
     ``eval.part=dev`` holds for all runs and for what they adapt to, whatever the config says, so that no
     test part is read; all other settings are the config's. Finished runs of the same settings are kept:
-    a broken-off selection goes on. The choice is in selection.json.
+    a broken-off selection goes on. The choice is in selection.json, with the settings that `submit` reads.
 
     Raises:
-        UserError: an unknown task, or own files for several.
+        UserError: an unknown task, own files for several, or bundled ones for others than sst2.
     """
     starts = cfg.select.starts or {"start": cfg.model.pretrained}
     tasks = cfg.select.tasks or [cfg.data.task]
@@ -46,19 +55,24 @@ def select(cfg: Config, workspace: Workspace) -> dict[str, Any]:
             raise UserError(f"select.tasks: no GLUE task '{task}'{nearest(task, GLUE)}")
     if cfg.data.source == "file" and tasks != [cfg.data.task]:
         raise UserError(f"data.train_file holds one task: leave select.tasks out and set data.task, not select.tasks={tasks}")  # fmt: skip
+    if cfg.data.source == "bundled" and set(tasks) != {"sst2"}:
+        raise UserError(f"select.tasks={tasks}, but sst2 alone is bundled: put GLUE's files below data.root and set CONFIG=paper, or data.source=official")  # fmt: skip
     scores: dict[str, dict[str, list[float]]] = {}
+    settings: dict[str, dict[str, Any]] = {}
     for task in tasks:
         own: dict[str, list[float]] = {}
         words = task_words(cfg, workspace, task)
         for combination in combinations(list(starts), cfg.select.tricks, GLUE[task].is_regression):
             start = starts[combination.start]
+            settings[combination.name] = combination.settings(start)
             own[combination.name] = [
                 _score(cfg, workspace, words, task, combination, start, seed)
                 for seed in cfg.select.seeds
             ]
             workspace.say(f"{task} {combination.name}: {median(own[combination.name]):.4f}")
         scores[task] = own
-    found = {"measure": "dev_score, median over seeds", "seeds": cfg.select.seeds, "tasks": chosen(scores)}  # fmt: skip
+    choices = {k: {**v, "settings": settings[v["chosen"]]} for k, v in chosen(scores).items()}
+    found = {"measure": "dev_score, median over seeds", "seeds": cfg.select.seeds, "tasks": choices}
     folder = workspace.folder(".")
     (folder / "selection.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     text = grid(scores)
@@ -120,11 +134,10 @@ def _score(cfg: Config, workspace: Workspace, words: list[str], task: str, own: 
     folder = Path(cfg.runs_dir) / workspace.project / workspace.config / run_id
     if not (folder / "metrics.json").is_file():
         words = [
-            *words, word("seed", seed), word("run_id", run_id), word("model.pretrained", start),
-            # sizes are of random weights; a target file would be read beside the development part
-            *(["model.size=null", "model.tokenizer=null"] if start != "random" else []),
+            *words, word("seed", seed), word("run_id", run_id),
+            *(word(key, value) for key, value in own.settings(start).items()),
+            # a target file would be read beside the development part
             "eval.part=dev", "transductive.part=dev", "data.target_file=null",
-            *(f"{trick}.enabled={str(trick in own.tricks).lower()}" for trick in ("sift", "self_calibration", "transductive")),
             *([word("resume", run_id)] if folder.exists() else []),
         ]  # fmt: skip
         train(workspace.project, workspace.config, words)

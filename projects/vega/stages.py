@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from common.config import OptimConfig, UserError
 from common.data.module import ContrastiveData
 from common.data.text.labelled.batches import ClassBatches, EvaluationTexts
-from common.data.text.labelled.glue import Unlabelled, drawn, flipped, read_glue, read_inputs
+from common.data.text.labelled.glue import Unlabelled, drawn, flipped, read_inputs, read_part
 from common.data.text.labelled.readers import LabelledSet, Texts
 from common.encoders.modes import evaluated
 from common.engine.experiment import Stage
+from common.engine.trainer import stage_config, total_steps
 from common.families.classification.pseudo_labels import (
     calibrated,
     class_shares,
@@ -27,7 +29,13 @@ from projects.vega.network import first_classifier
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
-    """Each fine-tuning starts from the same weights; a transductive round goes on from what is there."""
+    """Each fine-tuning starts from the same weights; a transductive round goes on from what is there.
+
+    Raises:
+        UserError: files that are not there, or random weights without ``model.random_start``.
+    """
+    if cfg.model.pretrained == "random" and not cfg.model.random_start:
+        raise UserError("fine-tuning would begin with random weights: set model.pretrained=FOLDER model.size=null model.tokenizer=null with an encoder that was pre-trained (make export PROJECT=vega CONFIG=paper_pretrain writes one), or model.random_start=true for a dry run")  # fmt: skip
     rounds = cfg.transductive.enabled and cfg.transductive.rounds
     target = target_texts(cfg) if rounds else []  # absent files are told before anything is trained
     module, train = yield from first_stages(cfg, training_part(cfg))
@@ -75,11 +83,23 @@ def _transductive(cfg: Config, train: LabelledSet, module: FineTune, target: lis
             pairs = zip(class_shares(pseudo, classes), class_shares(train, classes), strict=True)
             module.note(pseudo_drift=max(abs(a - b) for a, b in pairs))
         module.note(pseudo_share=0.0 if pseudo is None else len(pseudo) / len(target))
-        slower = replace(cfg.optim, lr=cfg.optim.lr * own.lr_scale)
-        following = FineTune(cfg, module.classifier, slower)
+        following = FineTune(cfg, module.classifier, round_optim(cfg))
         following.record.copy_(module.record)
         module = following
         yield _stage(cfg, f"transductive_{number + 1}", module, united(train, pseudo), own.epochs)
+
+
+def round_optim(cfg: Config) -> OptimConfig:
+    """Optimiser of a round: a lower rate, and a warm-up that is shorter as the epochs are fewer.
+
+    Where lengths are in steps (``trainer.max_steps``) the warm-up is that of the other stages.
+    """
+    own, optim = cfg.transductive, cfg.optim
+    share = 1.0 if cfg.trainer.max_epochs is None else own.epochs / cfg.trainer.max_epochs
+    return replace(
+        optim, lr=optim.lr * own.lr_scale, warmup_steps=round(optim.warmup_steps * share),
+        warmup_epochs=optim.warmup_epochs * share,
+    )  # fmt: skip
 
 
 def predicted(cfg: Config, module: FineTune, texts: list[Texts]) -> np.ndarray:
@@ -93,7 +113,7 @@ def predicted(cfg: Config, module: FineTune, texts: list[Texts]) -> np.ndarray:
 def clean_part(cfg: Config) -> LabelledSet:
     """Training examples with the labels of the files."""
     own = cfg.data
-    whole = read_glue(own.glue_task, "train", own.root, own.source, own.file("train"))
+    whole = read_part(own.glue_task, "train", own.root, own.source, own.file("train"))
     return drawn(whole, own.limit, cfg.seed)
 
 
@@ -105,7 +125,7 @@ def training_part(cfg: Config) -> LabelledSet:
 def labelled_part(cfg: Config, part: str) -> LabelledSet:
     """A part with public labels, as it is."""
     own = cfg.data
-    return read_glue(own.glue_task, part, own.root, own.source, own.file(part))
+    return read_part(own.glue_task, part, own.root, own.source, own.file(part))
 
 
 def parts_of(cfg: Config, part: str) -> list[str]:
@@ -135,7 +155,7 @@ def target_texts(cfg: Config) -> list[Texts]:
 def training_data(cfg: Config, module: FineTune, train: LabelledSet) -> ContrastiveData:
     """Shuffled training examples; the development part as it is, if the config validates."""
     val: dict[str, Dataset[Any]] = {}
-    if cfg.trainer.val_every_n_steps is not None:
+    if _validates(cfg):
         val["dev"] = DevTexts(labelled_part(cfg, "dev"))
     return ContrastiveData(
         ClassBatches(train, module.classifier, seed=cfg.seed), batch_size=cfg.data.batch_size,
@@ -156,8 +176,20 @@ def _module(cfg: Config) -> FineTune:
 
 def _stage(cfg: Config, name: str, module: FineTune, train: LabelledSet, epochs: float | None = None) -> Stage:  # fmt: skip
     length = {} if epochs is None else {"max_epochs": epochs, "max_steps": None}
-    monitor = None if cfg.trainer.val_every_n_steps is None else "val/score"
-    return Stage(name, module, training_data(cfg, module, train), length, monitor)
+    monitor = "val/score" if _validates(cfg) else None
+    stage = Stage(name, module, training_data(cfg, module, train), length, monitor)
+    if monitor is None or cfg.trainer.val_every_n_steps is not None:
+        return stage
+    # whole steps an epoch: the last step, at the end of the schedule, is validated too
+    steps, per_epoch = total_steps(stage_config(cfg.trainer, stage), stage)
+    times = max(1, round(steps / per_epoch))
+    every = max(1, round(steps / times))
+    own = {"max_steps": every * times, "max_epochs": None, "val_every_n_steps": every}
+    return replace(stage, trainer=own)
+
+
+def _validates(cfg: Config) -> bool:
+    return cfg.trainer.val_every_n_steps is not None or cfg.eval.every_epoch
 
 
 def chance(labels: np.ndarray) -> float:

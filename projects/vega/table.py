@@ -11,7 +11,7 @@ from common.engine.lifecycle.finished import finished_runs, run_metrics, run_set
 from common.engine.workspace import Workspace
 from common.evaluation.text.glue import HUMAN, TASKS, best_tasks, glue_average, leaderboard
 from projects.vega.config import Config
-from projects.vega.forwarding import strategy, target_of
+from projects.vega.forwarding import is_trained, strategy, target_of
 
 Scores = dict[str, dict[str, dict[int, float]]]  # strategy -> task -> seed -> score, per cent
 
@@ -23,9 +23,14 @@ def table(cfg: Config, workspace: Workspace) -> str:
     labels: they stand side by side, they are not comparable.
 
     Raises:
-        UserError: no finished run of fine-tuning that was scored.
+        UserError: no finished run of fine-tuning that was scored, or a named folder that is none.
     """
-    scores = rows_of(finished_runs(cfg.table.runs, cfg.runs_dir, workspace.project), workspace)
+    folders = finished_runs(cfg.table.runs, cfg.runs_dir, workspace.project)
+    trained = [folder for folder in folders if is_trained(folder)]
+    if cfg.table.runs and len(trained) < len(folders):
+        wrong = next(folder for folder in folders if folder not in trained)
+        raise UserError(f"table.runs: {wrong} is no trained run: leave it out, or name another")
+    scores = rows_of(trained, workspace)
     if not scores:
         raise UserError("no scored run of fine-tuning: train some on a part with labels, or name table.runs")  # fmt: skip
     text = "\n".join([ablation(scores), beside_others(best_scores(scores))])

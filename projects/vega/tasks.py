@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,13 +12,14 @@ from common.data.text.labelled.glue_tasks import GLUE
 from common.data.text.labelled.readers import texts_of_lines
 from common.engine.experiment import Experiment
 from common.engine.lifecycle.finished import run_settings
+from common.engine.lifecycle.index import leaves
 from common.engine.run import load_module, train, trained_module
-from common.engine.workspace import Workspace
+from common.engine.workspace import Workspace, read_json, run_folder
 from common.evaluation.text.glue import glue_average, glue_metrics
 from common.families.classification.submission import write_submission
 from projects.vega.config import Config
 from projects.vega.evaluate import logits_of
-from projects.vega.forwarding import strategy, target_of, task_words
+from projects.vega.forwarding import is_trained, strategy, target_of, task_words, word
 from projects.vega.module import FineTune
 
 
@@ -53,7 +55,8 @@ def submit(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]) 
     """One file a task in the leaderboard's format, of all nine tasks; returns the folder.
 
     Every task takes its newest finished run of the project (or those that ``submit.runs`` names), of
-    runs with transductive rounds one that was adapted to the part that is submitted;
+    runs with transductive rounds one that was adapted to the part that is submitted, and where `select`
+    chose a combination for the task one of that; runs of the selection itself are not sent.
     ``submit.train=true`` trains what is missing with this config and its overrides. With
     ``submit.parts=dev`` the same files of the parts with public labels, their scores and the average: a
     rehearsal.
@@ -70,13 +73,17 @@ def submit(cfg: Config, workspace: Workspace, experiment: Experiment[FineTune]) 
     runs = {name: runs_of(cfg, workspace, name) for name in GLUE}
     missing = [name for name, own in runs.items() if not own]
     if missing and not cfg.submit.train:
-        raise UserError(f"no finished run of {', '.join(missing)}: train them (make train PROJECT=vega data.task=... transductive.part={parts}), name them in submit.runs, or set submit.train=true")  # fmt: skip
+        choices = {name: selected(cfg, workspace, name)[0] for name in missing}
+        told = ", ".join(f"{name} ({own}, chosen by select)" if own else name for name, own in choices.items())  # fmt: skip
+        raise UserError(f"no finished run of {told}: train them (make train PROJECT=vega data.task=... transductive.part={parts}), name them in submit.runs, or set submit.train=true")  # fmt: skip
     for name in missing:
         words = [*task_words(cfg, workspace, name), f"transductive.part={parts}", "data.target_file=null"]  # fmt: skip
+        words += [word(key, value) for key, value in selected(cfg, workspace, name)[1].items()]
         runs[name] = [str(train(workspace.project, workspace.config, words))]
     folder = workspace.folder(f"submission-{parts}")
     scores: dict[str, float] = {}
     for name, own in runs.items():
+        workspace.say(f"{name}: {', '.join(own)}")
         scores |= _write_task(cfg, workspace, experiment, name, own, folder)
     if scores:
         average = glue_average(scores)
@@ -128,17 +135,32 @@ def _module_of(cfg: Config, workspace: Workspace, which: str, name: str) -> Fine
     return module
 
 
+def selected(cfg: Config, workspace: Workspace, name: str) -> tuple[str, dict[str, Any]]:
+    """Name and settings of what `select` chose for a task with this config; empty if nothing."""
+    path = run_folder(cfg, workspace.project, workspace.config) / "task-select/selection.json"
+    own = read_json(path)["tasks"].get(name, {}) if path.is_file() else {}
+    return own.get("chosen", ""), own.get("settings", {})
+
+
 def runs_of(cfg: Config, workspace: Workspace, name: str) -> list[str]:
-    """Named run of a task; else the newest finished one, or those that differ from it in the seed alone."""
+    """Named run of a task; else the newest finished one, or those that differ from it in the seed alone.
+
+    Where `select` chose a combination for the task, a run of that.
+    """
     if name in cfg.submit.runs:
         return [cfg.submit.runs[name]]
     found: dict[str, dict[int, str]] = {}  # strategy -> seed -> newest run
     newest: tuple[str, int] | None = None
+    _, wanted = selected(cfg, workspace, name)
     finished = (Path(cfg.runs_dir) / workspace.project).glob("*/*/metrics.json")
     for path in sorted(finished, key=lambda p: p.stat().st_mtime):
+        if path.parent.name.startswith("select-") or not is_trained(path.parent):
+            continue
         settings = run_settings(path.parent)
+        flat = leaves(settings)
         own = settings.get("train") == "finetune" and settings["data"]["task"] == name
         own = own and settings["data"]["source"] == cfg.data.source
+        own = own and all(flat.get(key) == value for key, value in wanted.items())
         if own and target_of(settings) in (None, cfg.submit.parts):
             newest = strategy(settings), int(settings["seed"])
             found.setdefault(newest[0], {})[newest[1]] = str(path.parent)

@@ -1,13 +1,15 @@
 """Configs, golden values and small models for the tests of Vega."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
+from common.config import to_yaml
 from common.engine import checkpoint as ckpt
-from common.engine.run import train
+from common.engine.run import run_task, train
 from projects.vega.config import Config
 from projects.vega.module import FineTune
 from projects.vega.network import first_classifier, first_pretraining, tokenizer_of
@@ -46,6 +48,55 @@ def run_of(folder: Path, *overrides: str, name: str = "smoke") -> Path:
     """A trained smoke run."""
     with unrendered():
         return train("vega", name, [f"runs_dir={folder}", *overrides])
+
+
+def task(folder: Path, name: str, *words: str) -> None:
+    """`make run` of a task with the smoke config."""
+    with unrendered():
+        run_task("vega", "smoke", [f"runs_dir={folder}", *words], name)
+
+
+def finished_run(folder: Path, run_id: str, *words: str, age: int = 0, **metrics: float) -> Path:  # fmt: skip
+    """What a finished run leaves behind, without its training."""
+    path = folder / "vega/smoke" / run_id
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text(to_yaml(config(*words)))
+    (path / "metrics.json").write_text(json.dumps(metrics))
+    os.utime(path / "metrics.json", (10**9 - age, 10**9 - age))
+    return path
+
+
+def official(root: Path) -> str:
+    """GLUE's folders with two rows a part, in the layout of each file."""
+    pair = "index\tsentence1\tsentence2\tlabel"
+    layout = {
+        "CoLA": (None, "gj04\t1\t\tIt is so.\ngj04\t0\t*\tIt so is.", "index\tsentence", "0\tIt.\n1\tSo."),
+        "SST-2": ("sentence\tlabel", 'a "fine" film \t1\ndull\t0', "index\tsentence", "0\tgood\n1\tbad"),
+        "MRPC": ("Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", "1\t5\t6\ta b\tb a\n0\t7\t8\tc\td",
+                 "index\t#1 ID\t#2 ID\t#1 String\t#2 String", "0\t1\t2\ta\tb\n1\t3\t4\tc\td"),
+        "STS-B": ("index\tgenre\tsentence1\tsentence2\tscore", "0\tx\ta\tb\t2.5\n1\tx\tc\td\t5.000",
+                  "index\tgenre\tsentence1\tsentence2", "0\tx\ta\tb\n1\tx\tc\td"),
+        "QQP": ("id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", "7\t1\t2\ta\tb\t1\n8\t3\t4\tc\td\t0",
+                "id\tquestion1\tquestion2", "0\ta\tb\n1\tc\td"),
+        "QNLI": ("index\tquestion\tsentence\tlabel", "0\ta\tb\tentailment\n1\tc\td\tnot_entailment",
+                 "index\tquestion\tsentence", "0\ta\tb\n1\tc\td"),
+        "RTE": (pair, "0\ta\tb\tentailment\n1\tc\td\tnot_entailment", "index\tsentence1\tsentence2", "0\ta\tb\n1\tc\td"),
+        "WNLI": (pair, "0\ta\tb\t1\n1\tc\td\t0", "index\tsentence1\tsentence2", "0\ta\tb\n1\tc\td"),
+    }  # fmt: skip
+    for name, (header, rows, test_header, test) in layout.items():
+        folder = root / "glue_data" / name
+        folder.mkdir(parents=True)
+        for part in ("train", "dev"):
+            (folder / f"{part}.tsv").write_text(f"{header}\n{rows}\n" if header else f"{rows}\n")
+        (folder / "test.tsv").write_text(f"{test_header}\n{test}\n")
+    folder = root / "glue_data/MNLI"
+    folder.mkdir()
+    labelled = "index\tsentence1\tsentence2\tgold_label\n0\ta\tb\tneutral\n1\tc\td\tcontradiction\n2\tx\ty\t-\n"
+    for name in ("train", "dev_matched", "dev_mismatched"):
+        (folder / f"{name}.tsv").write_text(labelled)
+    for name in ("test_matched", "test_mismatched"):
+        (folder / f"{name}.tsv").write_text("index\tsentence1\tsentence2\n0\ta\tb\n1\tc\td\n")
+    return str(root)
 
 
 def weights_of(run: Path, stage: str) -> dict[str, torch.Tensor]:

@@ -16,7 +16,13 @@ from common.engine.run import export
 from common.losses.auxiliary.replaced_tokens import replaced_token_loss
 from projects.vega.network import build_pretraining, random_config
 from projects.vega.phases import PretrainObjective
-from projects.vega.pretraining import sentence_encoder, stages, training_data
+from projects.vega.pretraining import (
+    held_out,
+    sentence_encoder,
+    stages,
+    training_data,
+    training_texts,
+)
 from tests.projects.vega.conftest import (
     GOLDEN,
     STILL,
@@ -346,6 +352,37 @@ def test_an_encoder_is_taken_out_without_change():
     kept = sentence_encoder(module)
     torch.testing.assert_close(kept.tower.model(input_ids=ids, attention_mask=mask).last_hidden_state, module.model.states(ids, mask))  # fmt: skip
     assert module.model.discriminator.get_input_embeddings() is table
+
+
+def test_the_vector_that_is_scored_is_the_one_that_the_config_names():
+    """Model: the first token, which the contrast trains, without its dense layer; or the mean."""
+    texts = ["a small cat", "two men repair a roof"]
+    for pooling in ("cls", "avg"):
+        module, _ = pretrain_of(f"pretrain.pooling={pooling}")
+        encoder = sentence_encoder(module)
+        inputs = encoder.tokenize(texts)
+        with torch.no_grad():
+            states = module.eval().model.states(inputs["input_ids"], inputs["attention_mask"])
+        mask = inputs["attention_mask"][..., None]
+        wanted = states[:, 0] if pooling == "cls" else (states * mask).sum(1) / mask.sum(1)
+        torch.testing.assert_close(encoder.encode(texts), wanted, atol=1e-5, rtol=1e-4)
+    assert config(name="paper_pretrain").pretrain.pooling == "cls"
+
+
+def test_detection_is_measured_on_texts_of_the_file_that_are_not_trained_on(tmp_path):
+    """Evaluation: the first eval.held_out rows; a file that has no others is refused."""
+    texts = [f"text number {i}" for i in range(10)]
+    file = tmp_path / "texts.txt"
+    file.write_text("\n".join(texts))
+    words = ["pretrain.texts=file", f"pretrain.file={file}", "eval.held_out=3"]
+    cfg = config(*words, name="smoke_pretrain")
+    assert (held_out(cfg), training_texts(cfg)) == (texts[:3], texts[3:])
+    few = training_texts(config(*words, "pretrain.limit=6", name="smoke_pretrain"))
+    assert len(few) == 6
+    assert set(few) < set(texts[3:])
+    for more, message in (("eval.held_out=10", r"lower eval\.held_out"), ("pretrain.limit=8", "has 7 texts")):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            training_texts(config(*words, more, name="smoke_pretrain"))
 
 
 def test_vega_has_1_3_billion_parameters():

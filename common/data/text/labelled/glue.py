@@ -18,6 +18,9 @@ from common.data.text.labelled.glue_tasks import PAIR, GlueTask, Source
 from common.data.text.labelled.readers import LabelledSet, Texts, made_up
 from common.data.text.pairs.readers import glue_file, synthetic_pairs
 
+# labels that are none: MNLI's "-" (the annotators did not agree), and what the datasets library writes
+# for hidden ones (-1, of scores -1.0, or null)
+HIDDEN = frozenset({"", "-", "-1", "-1.0", "None"})
 SYNTHETIC = {"train": 96, "dev": 36, "dev_mm": 36, "test": 36, "test_mm": 36}
 _NOISE_STREAM, _DRAW_STREAM, _SCORE_STREAM = 2**31 + 71, 2**31 + 72, 2**31 + 73
 
@@ -69,6 +72,35 @@ def read_glue(
     return LabelledSet(texts, np.array(labels, dtype=kind), task.classes)
 
 
+def read_part(
+    task: GlueTask, part: str, root: str | None = None, source: Source = "official", file: str | None = None
+) -> LabelledSet:  # fmt: skip
+    """As `read_glue`, but rows of own files whose labels are hidden are left out.
+
+    Single texts of own files stand in a column sentence or sentence1.
+
+    Args:
+        task: see `read_glue`; so are the others.
+        part: any with labels.
+        root: of the files.
+        source: of the files.
+        file: of "file".
+
+    Raises:
+        UserError: see `read_glue`; an own file all of whose labels are hidden.
+    """
+    if source != "file":
+        return read_glue(task, part, root, source)
+    path = own_file(_named(file, part), root, "texts")
+    rows = _own_rows(task, path, ("label",))
+    known = [(texts, label, i) for i, (texts, label, _) in enumerate(rows) if label and all(texts)]
+    if not known:
+        raise UserError(f"{path} has no labels that are not hidden: name a file with labels")
+    labels = [_value(task, label, f"{path}, row {i + 1}") for _, label, i in known]
+    kind = np.float32 if task.is_regression else np.int64
+    return LabelledSet([texts for texts, _, _ in known], np.array(labels, dtype=kind), task.classes)
+
+
 def read_inputs(
     task: GlueTask, part: str, root: str | None = None, source: Source = "official", file: str | None = None
 ) -> Unlabelled:  # fmt: skip
@@ -87,7 +119,10 @@ def read_inputs(
     if source == "synthetic":
         texts = _synthetic(task, part).texts
         return Unlabelled(texts, [str(i) for i in range(len(texts))])
-    rows = _rows(task, part, root, source, file, labelled=False)
+    if source == "file":
+        rows = _own_rows(task, own_file(_named(file, part), root, "texts"))
+    else:
+        rows = _rows(task, part, root, source, file, labelled=False)
     return Unlabelled([texts for texts, _, _ in rows], [index for _, _, index in rows])
 
 
@@ -95,6 +130,8 @@ def is_labelled(
     task: GlueTask, part: str, root: str | None = None, source: Source = "official", file: str | None = None
 ) -> bool:  # fmt: skip
     """Whether a part has labels: GLUE's test parts have none, a file has those of its column ``label``.
+
+    Hidden labels are none.
 
     Args:
         task: see `read_glue`; so are the others.
@@ -108,8 +145,8 @@ def is_labelled(
     """
     if source != "file":
         return source != "official" or not part.startswith("test")
-    rows = _table(task, own_file(_named(file, part), root, "texts"), ())
-    return any(row.get("label") not in (None, "", "-") for row in rows)
+    rows = _own_rows(task, own_file(_named(file, part), root, "texts"))
+    return any(label for _, label, _ in rows)
 
 
 def flipped(data: LabelledSet, share: float, seed: int) -> LabelledSet:
@@ -193,6 +230,21 @@ def _own(task: GlueTask, path: Path, labelled: bool) -> list[Row]:
         (tuple(str(row[name]) for name in names), str(row["label"]) if labelled else "", str(row.get("idx", i)))
         for i, row in enumerate(rows)
     ]  # fmt: skip
+
+
+def _own_rows(task: GlueTask, path: Path, further: tuple[str, ...] = ()) -> list[Row]:
+    """Rows of an own file that has the further columns; hidden and absent labels are empty."""
+    found: list[Row] = []
+    for number, row in enumerate(read_jsonl(path) if ".jsonl" in path.name else read_csv(path)):
+        single = PAIR[0] if PAIR[0] in row and "sentence" not in row else "sentence"
+        names = PAIR if task.num_texts == 2 else (single,)
+        for name in (*names, *further):
+            if name not in row:
+                raise UserError(f"{path}, row {number + 1}: no column '{name}'{nearest(name, row)}")
+        label = str(row.get("label")).strip()
+        texts = tuple(str(row[name]) for name in names)
+        found.append((texts, "" if label in HIDDEN else label, str(row.get("idx", number))))
+    return found
 
 
 def _table(task: GlueTask, path: Path, further: tuple[str, ...]) -> Sequence[Mapping[str, object]]:
