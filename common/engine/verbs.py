@@ -127,7 +127,7 @@ def verify(project: str, seeds: str | None, jobs: int) -> None:
     Raises:
         UserError: some number has; the result stays as it is.
     """
-    from common.engine.comparison.verify import verify as run_again
+    from common.engine.comparison.compare import verify as run_again
 
     found = run_again(project, seeds, jobs)
     if not found:
