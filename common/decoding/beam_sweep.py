@@ -1,4 +1,4 @@
-"""Candidates for re-ranking: the distinct outputs of beam searches of several widths."""
+"""Candidates for re-ranking: the outputs of beam searches of several widths."""
 
 from collections.abc import Iterable, Sequence
 
@@ -22,36 +22,11 @@ def beam_sweep(
     *,
     batch_size: int = 16,
 ) -> list[list[str]]:
-    """What beam search of each width writes for each text, in the order of the widths, no text twice.
+    """What beam search of each width writes for each text: one output a width, empty ones too.
+
+    Candidates are the `distinct` ones of them.
 
     Source: Ta et al. 2023, "WikiDes", section 4 (candidates of phase II), arXiv 2209.13101.
-
-    Args:
-        model: an encoder-decoder.
-        texts: N texts.
-        widths: beams of each search; 1 is greedy search.
-        max_new_tokens: most tokens of an output.
-        batch_size: see `beam_outputs`.
-
-    Returns:
-        N lists of one to len(widths) texts; none for a text whose outputs are all empty.
-
-    Raises:
-        ValueError: no width, or one below 1.
-    """
-    runs = beam_outputs(model, texts, widths, max_new_tokens, batch_size=batch_size)
-    return [distinct(outputs) for outputs in runs]
-
-
-def beam_outputs(
-    model: SequenceToSequence,
-    texts: Sequence[str],
-    widths: Sequence[int],
-    max_new_tokens: int,
-    *,
-    batch_size: int = 16,
-) -> list[list[str]]:
-    """What beam search of each width writes for each text: one output a width, empty ones too.
 
     Args:
         model: an encoder-decoder.

@@ -8,7 +8,7 @@ from typing import Any
 from common.config import UserError
 from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
 from common.data.tables import read_jsonl, write_jsonl
-from common.decoding.beam_sweep import beam_outputs, distinct
+from common.decoding.beam_sweep import beam_sweep, distinct
 from common.decoding.sequence_to_sequence import SequenceToSequence
 from common.engine.workspace import Workspace
 from projects.wikides.config import Config
@@ -70,7 +70,7 @@ def build_sweep(options: CandidatesConfig) -> RowFunction:
     most = fitting(model, options.max_new_tokens)
 
     def sweep(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[dict[str, Any]]:
-        found = beam_outputs(
+        found = beam_sweep(
             model, [row["source"] for row in rows], options.widths, most,
             batch_size=options.batch_size,
         )  # fmt: skip

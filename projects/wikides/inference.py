@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from common.decoding.beam_sweep import beam_sweep
+from common.decoding.beam_sweep import beam_sweep, distinct
 from common.decoding.sequence_to_sequence import SequenceToSequence
 from projects.wikides.candidates import fitting
 from projects.wikides.config import MethodConfig
@@ -77,5 +77,6 @@ def describe(
     Returns:
         Nothing if the generator writes nothing.
     """
-    (found,) = beam_sweep(generator, [paragraph], widths, fitting(generator, max_new_tokens))
+    (outputs,) = beam_sweep(generator, [paragraph], widths, fitting(generator, max_new_tokens))
+    found = distinct(outputs)
     return rank(encoder, paragraph, found, method) if found else []

@@ -1,4 +1,4 @@
-"""The union of beam searches: order of the widths, no text twice, none that is empty."""
+"""Beam searches of several widths: one output each; candidates are none twice and none that is empty."""
 
 import pytest
 
@@ -18,11 +18,11 @@ class Searches:
         ]
 
 
-def test_distinct_outputs_in_the_order_of_the_widths():
+def test_an_output_a_width_and_the_distinct_ones():
     model = Searches({1: " x", 2: " y", 3: " x ", 4: ""})
     assert beam_sweep(model, ["a", "b"], [1, 2, 3, 4], 9, batch_size=6) == [
-        ["a x", "a y"],
-        ["b x", "b y"],
+        ["a x", "a y", "a x", ""],
+        ["b x", "b y", "b x", ""],
     ]
     assert model.asked == [(1, 9, 6), (2, 9, 3), (3, 9, 2), (4, 9, 1)]
     assert distinct(["", "b ", "b", "a"]) == ["b", "a"]
