@@ -1,5 +1,7 @@
 """`make check`: what a config would take, without data, weights or an accelerator."""
 
+import math
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -38,8 +40,8 @@ def inspect(project: str, config: str, overrides: Sequence[str]) -> dict[str, st
         "parameters": f"{parameters / 1e6:,.2f} M ({trainable / 1e6:,.2f} M trained)",
         "processes": f"{ranks} ({cfg.trainer.num_nodes} node(s))",
         "batch size": f"{cfg.data.batch_size:,} a device, {global_batch:,} in all",
-        "samples": f"{plan.num_samples:,}",
-        "steps": f"{count_steps(cfg, plan.num_samples, global_batch):,}",
+        "samples": f"{plan.num_samples:,}" if plan.num_samples else "not known without the data",
+        "steps": f"{steps:,}" if (steps := count_steps(cfg, plan.num_samples)) else "by the data",
         "negatives per query": f"{module.negatives_per_query(step_batch):,}",
     }
     rows |= memory_rows(plan, module, cfg.data.batch_size, ranks, cfg)
@@ -49,12 +51,17 @@ def inspect(project: str, config: str, overrides: Sequence[str]) -> dict[str, st
     return rows
 
 
-def count_steps(cfg: ExperimentConfig, num_samples: int, global_batch: int) -> int:
-    """Optimiser steps of the config."""
+def count_steps(cfg: ExperimentConfig, num_samples: int) -> int:
+    """Optimiser steps of the config, as `common.engine.trainer.total_steps`; 0 where the data would tell."""
     if cfg.trainer.max_steps is not None:
         return cfg.trainer.max_steps
     assert cfg.trainer.max_epochs is not None
-    return int(cfg.trainer.max_epochs * (num_samples // global_batch))
+    if not num_samples:
+        return 0
+    batches = num_samples // (cfg.data.batch_size * world_size(cfg.trainer))
+    return max(
+        1, math.floor(cfg.trainer.max_epochs * batches / cfg.trainer.accumulate_grad_batches)
+    )
 
 
 def memory_rows(
@@ -155,6 +162,14 @@ def device_memory(
     return Memory(fixed, block, extra, Saved(*(count // half for count in saved)), "")
 
 
+def recomputed_blocks(module: ContrastiveModule) -> list[nn.Module]:
+    """What gradient checkpointing computes again: the blocks that a module names, else transformers' layers in it."""
+    units: tuple[type[nn.Module], ...] = tuple(module.fsdp_units())
+    if not units and (layers := sys.modules.get("transformers.modeling_layers")) is not None:
+        units = (layers.GradientCheckpointingLayer,)
+    return [m for m in module.modules() if units and isinstance(m, units)]
+
+
 def saved_activations(plan: Plan[Any], module: ContrastiveModule, batch_size: int) -> Saved:
     """Bytes that autograd keeps for the backward pass, counted on the meta device in fp32.
 
@@ -183,8 +198,7 @@ def saved_activations(plan: Plan[Any], module: ContrastiveModule, batch_size: in
     def leave(block: nn.Module, args: Any, output: Any) -> None:
         stack.pop()
 
-    units = tuple(module.fsdp_units())
-    blocks = [m for m in module.modules() if units and isinstance(m, units)]
+    blocks = recomputed_blocks(module)
     handles = [b.register_forward_pre_hook(enter) for b in blocks]
     handles += [b.register_forward_hook(leave) for b in blocks]
     assert plan.forward is not None

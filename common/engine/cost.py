@@ -1,8 +1,9 @@
 """`make check-all`: what every paper config would cost, as docs/cost.md."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,6 +19,7 @@ from common.registry import list_projects
 PEAK = 989e12  # FLOP/s of an H100 SXM in bfloat16 without sparsity, by its data sheet
 UTILISATION = 0.4  # of it; what well-kept training loops report for transformers
 BACKWARD = 3.0  # a step is a forward pass and a backward pass of twice its products
+RECOMPUTED = 4.0  # and a second forward pass where blocks are recomputed
 PAGE = ROOT / "docs" / "cost.md"
 HEAD = f"""# What every paper config costs
 
@@ -25,10 +27,11 @@ Written by `make check-all`, which builds every `paper*` config on the meta devi
 
 - **FLOPs** of one optimiser step over all devices: products of a counted forward pass times {BACKWARD:.0f} (frozen
   towers count like trained ones, so two-stage and frozen-tower recipes cost less). Empty: the project's plan has no
-  forward pass to count (sparse convolutions), or its masks look at values, which a dry run has not.
+  forward pass to count (sparse convolutions), or its masks look at values, which a dry run has not. Where the config recomputes
+  blocks in the backward pass, times {RECOMPUTED:.0f}.
 - **hours** on one H100 at {UTILISATION:.0%} of {PEAK / 1e12:.0f} TFLOP/s, without data loading and evaluation: a lower bound, not a measurement.
 - **memory** of one device with DDP, and with its share of FSDP on the config's devices where there are several: weights,
-  gradients, optimiser and activations (an upper estimate).
+  gradients, optimiser and activations (an upper estimate; with blocks recomputed: their inputs, one block and what lies outside).
 - **steps** are told by the data where a config counts epochs of data that are not here.
 - A config whose start is another run's export, or released weights of unknown size, is *not known* before those are there.
 - **needs** are the weights and data sets that must lie on disk; `make check PROJECT= CONFIG=` says where each comes from.
@@ -93,13 +96,17 @@ def measure(project: str, config: str, overrides: Sequence[str] = ()) -> Cost:
     ranks, batch = world_size(cfg.trainer), cfg.data.batch_size
     accumulate = cfg.trainer.accumulate_grad_batches
     flops, memory, sharded = None, None, None
+    again = recomputes(cfg)
     found = device_memory(plan, module, batch, ranks, cfg)
     if found.saved is not None:
-        memory = found.share(1) + found.saved.total
-        sharded = found.share(ranks) + found.saved.total if ranks > 1 else None
+        shrinks = again and found.saved.largest_block
+        activations = found.saved.recomputed if shrinks else found.saved.total
+        memory = found.share(1) + activations
+        sharded = found.share(ranks) + activations if ranks > 1 else None
     if plan.forward is not None:
         products = forward_flops(plan.forward, module, batch)
-        flops = None if products is None else BACKWARD * accumulate * ranks * products
+        passes = RECOMPUTED if again else BACKWARD
+        flops = None if products is None else passes * accumulate * ranks * products
     return Cost(
         project, config,
         (
@@ -107,13 +114,24 @@ def measure(project: str, config: str, overrides: Sequence[str] = ()) -> Cost:
             sum(p.numel() for p in module.parameters() if p.requires_grad),
         ),
         flops,
-        count_steps(cfg, plan.num_samples, batch * ranks * accumulate),
+        count_steps(cfg, plan.num_samples),
         ranks,
         module.negatives_per_query(batch * ranks),
         memory,
         sharded,
         tuple(need.name for need in plan.requirements),
     )  # fmt: skip
+
+
+def recomputes(cfg: Any) -> bool:
+    """Whether a section of the config has its switch for gradient checkpointing on."""
+    values = [(field.name, getattr(cfg, field.name)) for field in fields(cfg)]
+    return any(
+        recomputes(value)
+        if is_dataclass(value)
+        else name.endswith("checkpointing") and value is True
+        for name, value in values
+    )
 
 
 def forward_flops(

@@ -236,8 +236,12 @@ def _bindings(node: ast.Import | ast.ImportFrom, package: str) -> dict[str, tupl
     return {a.asname or a.name: (module, WHOLE if a.name == "*" else a.name) for a in node.names}
 
 
+@cache
 def file_of(root: Path, module: str) -> Path | None:
-    """The file of a module; None if the repository has none of that name."""
+    """The file of a module; None if the repository has none of that name.
+
+    Looked up once in a process, as each file is parsed once; see `dependencies.forget`.
+    """
     base = root.joinpath(*module.split(".")) if module else root
     for path in (base.with_suffix(".py"), base / "__init__.py"):
         if module and path.is_file():

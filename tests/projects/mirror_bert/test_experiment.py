@@ -132,8 +132,8 @@ def test_checklist_9_fifty_steps_an_epoch_at_a_constant_rate(tmp_path):
         (tmp_path / "mirror_bert" / name).write_text("\n".join(lines), encoding="utf-8")
     for name, steps in (("paper", 50), ("paper_word", 100)):
         cfg = config(f"data.root={tmp_path}", name=name)
-        assert count_steps(cfg, len(lines), cfg.data.batch_size) == steps
-        assert count_steps(cfg, len(lines) + 199, cfg.data.batch_size) == steps
+        assert count_steps(cfg, len(lines)) == steps
+        assert count_steps(cfg, len(lines) + 199) == steps
         assert (cfg.optim.schedule, cfg.optim.warmup_steps) == ("constant", 0)
     run = train("mirror_bert", "smoke", [f"runs_dir={tmp_path}", "optim.lr=2.0e-5"])
     curves = read_metrics(run / "metrics.csv")

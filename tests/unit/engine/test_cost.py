@@ -67,3 +67,12 @@ def test_the_committed_page_names_no_config_that_is_gone():
         ]
         assert rows
         assert set(rows) <= set(paper_configs(project)), project
+
+
+def test_recomputed_blocks_keep_less_and_pass_forward_again():
+    """ccp's `paper` has the switch on: 512 texts of 256 tokens in 24 layers."""
+    one = measure("ccp", "paper")
+    kept = measure("ccp", "paper", ["model.grad_checkpointing=false"])
+    assert one.flops == pytest.approx(kept.flops * cost.RECOMPUTED / cost.BACKWARD)
+    assert one.memory < kept.memory / 3
+    assert one.memory > 562e6 * 16  # weights, gradients and two moments stay
