@@ -1,6 +1,7 @@
 """Exported models: ``load(folder)`` opens what ``make export`` of any project wrote."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,23 @@ from common.damage import reading
 from common.registry import load_project
 
 ABOUT = "exported.json"  # beside the weights: the project whose `load` reads the folder
+
+
+@dataclass(frozen=True)
+class About:
+    """What an exported folder says of itself.
+
+    Attributes:
+        project: slug.
+        config: name of the config that the model was trained with.
+        version: of this package.
+        overrides: ``a.b=value`` on top of that config; of folders of older versions not known.
+    """
+
+    project: str
+    config: str
+    version: str
+    overrides: tuple[str, ...] = ()
 
 
 def load(folder: str | Path) -> Any:
@@ -24,11 +42,11 @@ def load(folder: str | Path) -> Any:
         UserError: no such folder, or one that no project of this repository exported.
     """
     place = Path(folder)
-    return load_project(str(about(place)["project"])).load(place)
+    return load_project(about(place).project).load(place)
 
 
-def about(folder: Path) -> dict[str, str]:
-    """What an exported folder says of itself: ``project``, ``config``, ``version``.
+def about(folder: Path) -> About:
+    """What an exported folder says of itself.
 
     Raises:
         UserError: no such folder, or one that no project of this repository exported.
@@ -41,4 +59,8 @@ def about(folder: Path) -> dict[str, str]:
         )
     with reading(path, "description of an exported model"):
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {key: str(found[key]) for key in ("project", "config", "version")}
+        words = found.get("overrides", [])
+        if not isinstance(words, list):
+            raise ValueError("overrides is a list")
+        project, config, version = (str(found[key]) for key in ("project", "config", "version"))
+        return About(project, config, version, tuple(map(str, words)))

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ def at_hand(folder: Path) -> None:
     )
 
 
-def exported_by(project: str, folder: Path) -> None:
+def exported_by(project: str, folder: Path, overrides: Sequence[str] = ()) -> None:
     """Write beside a model what `make export` writes, so that `common.models.load` opens it."""
-    about = {"project": project, "config": "smoke", "version": "0"}
+    about = {"project": project, "config": "smoke", "version": "0", "overrides": [*overrides]}
     (folder / ABOUT).write_text(json.dumps(about))
 
 

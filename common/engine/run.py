@@ -1,5 +1,6 @@
 """Train, evaluate, export and run tasks: what the CLI verbs do."""
 
+import json
 import os
 import shutil
 import time
@@ -19,7 +20,7 @@ from common.engine.lifecycle.find import find_finished, find_unfinished
 from common.engine.lifecycle.fit import fit_stages
 from common.engine.lifecycle.launch import is_main_process
 from common.engine.lifecycle.run import Run
-from common.engine.lifecycle.settings import own_overrides, resumed_config
+from common.engine.lifecycle.settings import as_trained, own_overrides, resumed_config
 from common.engine.lifecycle.signals import Signals
 from common.engine.processor import SWITCH, choose_cpu_gemm
 from common.engine.tracking import close_loggers, open_loggers
@@ -28,6 +29,7 @@ from common.engine.workspace import Workspace, check_writable, new_run_id, run_f
 from common.evaluation.tables import write_report
 from common.export.files import write_json
 from common.models import ABOUT
+from common.models import about as exported_about
 from common.registry import config_class, load_project
 
 RUN_PATH = "CONTRASTIVE_RUN_PATH"  # the launching process tells its DDP children
@@ -133,13 +135,29 @@ def evaluate(
     name = f"eval-{new_run_id()}"
     if path is not None:
         cfg, experiment = prepare(project, config, overrides)
+        check_writable(run_folder(cfg, project, config))
         module = load_module(experiment, Path(path))
         workspace = Workspace(run_folder(cfg, project, config) / name, project, config)
     else:
-        experiment, found = prepare_run(project, config, overrides, run or "latest")
+        experiment, found, _ = _reopened(project, config, overrides, run or "latest")
+        check_writable(found.path)
         module = module_of_run(experiment, found.path)
         workspace = found.workspace(name)
     return workspace.path, evaluate_module(experiment, module, workspace)
+
+
+def _reopened(
+    project: str, config: str, overrides: Sequence[str], which: str
+) -> tuple[Experiment[Any], Run, list[str]]:
+    """`prepare_run`, whatever was edited in the run's config file since; and all overrides of it."""
+    schema = config_class(project)
+    run = find_finished(load(schema, project, config, overrides), project, config, which)
+    known = run.meta
+    words = [*overrides]
+    if known["project"] == project:  # else it is refused below
+        words = [*as_trained(schema, run.settings(), known, overrides), *overrides]
+    experiment, run = prepare_run(project, config, words, which)
+    return experiment, run, [*own_overrides(known), *words]
 
 
 def load_module(experiment: Experiment[M], path: Path) -> M:
@@ -197,25 +215,83 @@ def trained_module(
 def export(
     project: str, config: str, overrides: Sequence[str], run: str | None, path: str | None
 ) -> Path:
-    """Write the trained model in the format of its field; returns the folder."""
-    about = {"project": project, "config": config, "version": __version__}
-    if path is not None:
-        _, experiment = prepare(project, config, overrides)
-        source, module = Path(path), load_module(experiment, Path(path))
-        out = source.parent / "export"
+    """Write the trained model in the format of its field.
+
+    Args:
+        project: slug.
+        config: config name; an exported folder and a run have their own.
+        overrides: come on top of those of the run or of the exported folder.
+        run: run id, ``latest`` or folder; default when `path` is None.
+        path: a ``.ckpt`` file or a folder in the format of an export.
+
+    Returns:
+        The folder: ``export`` in the run's, ``<name>-export`` beside a file or folder.
+
+    Raises:
+        UserError: no such run, file or folder, one of another project, or a place that cannot be
+            written or holds something that is no export.
+    """
+    if path is None:
+        experiment, found, words = _reopened(project, config, overrides, run or "latest")
+        source, out = found.path, found.path / "export"
+        told, config = {"run": source.name}, found.meta["config"]
     else:
-        experiment, found = prepare_run(project, config, overrides, run or "latest")
-        module, out = module_of_run(experiment, found.path), found.path / "export"
-        about |= {"config": found.meta["config"], "run": found.path.name}
+        source = Path(os.path.abspath(path))
+        if not source.exists():
+            raise UserError(f"no checkpoint or exported folder at {path}")
+        out = source.with_name(f"{source.name if source.is_dir() else source.stem}-export")
+        told = {"source": str(source)}
+        config, words = _exported_with(source, project, config, overrides)
+        _, experiment = prepare(project, config, words)
+    _check_place(out, source)
+    module = (module_of_run if path is None else load_module)(experiment, source)
     temporary = out.with_name(out.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     module.eval()
     experiment.export(module, temporary)
-    write_json(temporary / ABOUT, about)
+    named = {"project": project, "config": config, "version": __version__, **told}
+    own = [w for w in own_overrides({"overrides": words}) if not w.startswith("tracking")]
+    once = list(dict.fromkeys(reversed(own)))[::-1]  # the last one of equal words counts
+    write_json(temporary / ABOUT, named | {"overrides": once})
+    _rename(temporary, out)
+    return out
+
+
+def _exported_with(
+    source: Path, project: str, config: str, overrides: Sequence[str]
+) -> tuple[str, list[str]]:
+    """Config and overrides of what is exported again: its own where it is one of our exports."""
+    if not (source / ABOUT).is_file():
+        return config, [*overrides]
+    known = exported_about(source)
+    if known.project != project:
+        raise UserError(f"{source} is an export of {known.project}, not of {project}")
+    return known.config, [*known.overrides, *overrides]
+
+
+def _check_place(out: Path, source: Path) -> None:
+    """Refuse to export where nothing can be written, or over what is no export of ours."""
+    if out.exists() and not (out / ABOUT).is_file():
+        raise UserError(
+            f"{out} is in the way: without {ABOUT} it is no exported model, which would be "
+            "replaced; move it away"
+        )
+    try:
+        check_writable(out.parent)
+    except UserError as error:
+        raise UserError(f"{error}, or copy {source} to a folder of your own") from error
+
+
+def _rename(temporary: Path, out: Path) -> None:
+    """Let a complete folder replace an older one; the path that open_clip finds an image tower by goes along."""
+    before, after = (json.dumps(str(place.resolve()))[1:-1] for place in (temporary, out))
+    for file in temporary.rglob("*.json"):
+        text = file.read_text(encoding="utf-8")
+        if before in text:
+            file.write_text(text.replace(before, after), encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     temporary.rename(out)
-    return out
 
 
 def run_task(project: str, config: str, overrides: Sequence[str], task: str) -> None:
@@ -233,6 +309,7 @@ def run_task(project: str, config: str, overrides: Sequence[str], task: str) -> 
             f"project '{project}' has no task '{task}'{nearest(task, experiment.tasks)}"
         )
     folder = run_folder(cfg, project, config) / f"task-{task}"
+    check_writable(folder.parent)
     experiment.tasks[task](Workspace(folder, project, config))
 
 

@@ -36,7 +36,7 @@ def build(cfg: Config) -> "Experiment[Contriever]":
 
 
 def load(folder: "Path") -> "SentenceEncoder":
-    """The sentence encoder of an exported folder."""
-    from common.export.sentence_transformers import load_sentence_transformers
+    """The sentence encoder of an exported folder, which prepares texts as in evaluation."""
+    from projects.contriever.exported import load_prepared
 
-    return load_sentence_transformers(folder)
+    return load_prepared(folder)

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.experiment import Plan, Stage
+from common.export.files import write_json
 from common.families.retrieval.dense import dense_recipe
 from common.families.retrieval.encoder import EncoderRecipe
 from common.families.retrieval.experiment import text_plan
@@ -21,6 +23,7 @@ from projects.contriever.data import (
 from projects.contriever.module import Contriever
 from projects.contriever.normalize import preparation
 
+PREPARATION = "contriever.json"  # beside exported weights: what is done to texts
 Encode = Callable[[SentenceEncoder, Sequence[str]], Tensor]
 
 
@@ -35,7 +38,13 @@ def recipe_of(cfg: Config) -> EncoderRecipe[SentenceEncoder]:
     def prepared(encode: Encode) -> Encode:
         return lambda encoder, texts: encode(encoder, [prepare(text) for text in texts])
 
-    return replace(found, queries=prepared(found.queries), documents=prepared(found.documents))
+    def save(encoder: SentenceEncoder, folder: Path) -> None:
+        found.save(encoder, folder)
+        switches = {name: getattr(cfg.eval, name) for name in ("normalize_text", "lower_case")}
+        write_json(folder / PREPARATION, switches)
+
+    queries, documents = prepared(found.queries), prepared(found.documents)
+    return replace(found, save=save, queries=queries, documents=documents)
 
 
 def stages(cfg: Config) -> Iterator[Stage]:

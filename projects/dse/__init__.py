@@ -7,6 +7,7 @@ from projects.dse.config import Config
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from common.encoders.text.cross_encoder import CrossEncoder
     from common.engine.experiment import Experiment
     from projects.dse.scorer import PairScorer
 
@@ -20,8 +21,8 @@ def build(cfg: Config) -> "Experiment[Any]":
     return teacher_experiment(cfg) if cfg.train == "teacher" else student_experiment(cfg)
 
 
-def load(folder: "Path") -> "PairScorer":
-    """Encoder and pair scorer of an exported folder."""
-    from projects.dse.scorer import load_scorer
+def load(folder: "Path") -> "PairScorer | CrossEncoder":
+    """Encoder and pair scorer of an exported student, or the cross-encoder of an exported teacher."""
+    from projects.dse.exported import load_exported
 
-    return load_scorer(folder)
+    return load_exported(folder)

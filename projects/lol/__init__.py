@@ -37,10 +37,7 @@ def build(cfg: Config) -> "Experiment[LOL]":
 
 
 def load(folder: "Path") -> "Decoder":
-    """Original and amateur of an exported folder, with the settings of their config."""
-    from common import config
-    from common.models import about
-    from projects.lol import stages
+    """Original and amateur of an exported folder, with the settings of their run."""
+    from projects.lol.exported import load_decoder
 
-    cfg = config.load(Config, "lol", about(folder)["config"])
-    return stages.build_decoder(cfg, stages.load(cfg, folder), "lol")
+    return load_decoder(folder)

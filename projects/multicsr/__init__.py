@@ -39,6 +39,6 @@ def build(cfg: Config) -> "Experiment[MultiCSR]":
 
 def load(folder: "Path") -> "SentenceEncoder":
     """The sentence encoder of an exported folder."""
-    from common.export.sentence_transformers import load_sentence_transformers
+    from common.export.sentence_encoders import load_sentence_encoder
 
-    return load_sentence_transformers(folder)
+    return load_sentence_encoder(folder)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from common.encoders.text.sentence import SentenceEncoder
     from common.engine.experiment import Experiment
+    from projects.vacancysbert.encoder import TitleSkillEncoder
     from projects.vacancysbert.module import VacancySBERT
 
 __all__ = ["Config", "build", "load"]
@@ -37,8 +38,8 @@ def build(cfg: Config) -> "Experiment[VacancySBERT]":
     return replace(experiment, embed=stages.embed)
 
 
-def load(folder: "Path") -> "SentenceEncoder":
-    """The sentence encoder of an exported folder."""
-    from common.export.sentence_transformers import load_sentence_transformers
+def load(folder: "Path") -> "SentenceEncoder | TitleSkillEncoder":
+    """The sentence encoder of an exported folder, or the encoder with a map for each side."""
+    from projects.vacancysbert.exported import load_exported
 
-    return load_sentence_transformers(folder)
+    return load_exported(folder)

@@ -7,6 +7,7 @@ from projects.wikides.config import Config
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from common.decoding.sequence_to_sequence import SequenceToSequence
     from common.engine.experiment import Experiment
     from projects.wikides.encoder import RankerEncoder
 
@@ -40,8 +41,8 @@ def build(cfg: Config) -> "Experiment[Any]":
     return replace(experiment, tasks={**experiment.tasks, **made})
 
 
-def load(folder: "Path") -> "RankerEncoder":
-    """The encoder of an exported folder."""
-    from projects.wikides.encoder import load_encoder
+def load(folder: "Path") -> "RankerEncoder | SequenceToSequence":
+    """The ranker's encoder, or the generator, of an exported folder."""
+    from projects.wikides.exported import load_exported
 
-    return load_encoder(folder)
+    return load_exported(folder)

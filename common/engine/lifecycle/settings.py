@@ -70,6 +70,31 @@ def resumed_config(
     return cfg, changes
 
 
+def as_trained(
+    schema: type[ExperimentConfig],
+    settings: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    overrides: Sequence[str],
+) -> list[str]:
+    """Overrides that undo what was edited in the config file since a run was trained.
+
+    What is typed holds, and so does the file in what no weights hang on: `FREE`, and ``eval.*``.
+
+    Args:
+        schema: the project's.
+        settings: all values of the run's config.
+        meta: the run's meta.json.
+        overrides: of the command that looks at it.
+    """
+    now = load(schema, meta["project"], meta["config"], [*own_overrides(meta), *overrides])
+    given = [word.split("=")[0] for word in overrides]
+    return [
+        f"{key}={json.dumps(old)}"
+        for key, (old, _) in _changes(settings, resolved(now), given).items()
+        if not (_under(key, given) or _is_free(key) or key.startswith("eval."))
+    ]
+
+
 def resolved(cfg: ExperimentConfig) -> dict[str, Any]:
     """All values of a config as meta.json gives them back."""
     plain: dict[str, Any] = json.loads(json.dumps(to_dict(cfg)))
