@@ -15,6 +15,35 @@ override quoted = '$(subst ','\'',$1)'
 override split  = $(foreach w,$1,$(call quoted,$w))
 override option = $(if $2,$(call quoted,--$1=$2))
 
+# what each target reads; anything else of OWN that is typed beside it is refused, so that none is typed in vain
+override TAKES-list :=
+override TAKES-show := PROJECT CONFIG
+override TAKES-check := PROJECT CONFIG
+override TAKES-train := PROJECT CONFIG
+override TAKES-eval := PROJECT CONFIG RUN CKPT BASELINE
+override TAKES-export := PROJECT CONFIG RUN CKPT
+override TAKES-compare := PROJECT PLAN VERIFY SEEDS JOBS ARMS
+override TAKES-compare-all := PROJECT JOBS
+override TAKES-check-all := PROJECT
+override TAKES-evidence := PROJECT
+override TAKES-sweep := PROJECT TRIALS JOBS ARMS WANDB
+override TAKES-run := PROJECT CONFIG TASK
+override TAKES-report := PROJECT
+override TAKES-smoke := PROJECT
+override TAKES-runs := PROJECT WHERE
+override TAKES-prune := PROJECT WHERE YES
+override TAKES-diff := A B
+override TAKES-dashboard := PROJECT CONFIG ENTITY DRY
+override TAKES-test := TIMES BUDGETS
+override TAKES-faults := ARGS
+override TAKES-gpu-check := ARGS
+override TAKES-mutants := PROJECT ARGS
+override TAKES-bench := KERNEL ARGS
+override TAKES-docs := ARGS
+override TAKES-new-project := SLUG
+override TAKEN := PYTHON EVAL $(foreach g,$(MAKECMDGOALS),$(TAKES-$g))
+$(foreach v,$(filter $(OWN),$(TYPED)),$(if $(filter $v,$(TAKEN)),,$(error make $(MAKECMDGOALS) takes no $v)))
+
 PROJECT ?=
 CONFIG  ?= mini
 TIMES   ?= reports/test-times.md
@@ -57,7 +86,7 @@ check: $(STAMP) ## dry run: parameters, steps, memory, missing data: PROJECT= [C
 	@$(CLI) check $(call quoted,$(PROJECT)) $(if $(filter file,$(origin CONFIG)),paper,$(call quoted,$(CONFIG))) $(SETTINGS)
 
 check-all: $(STAMP) ## every paper config: FLOPs, steps, memory, hours, needs; writes docs/cost.md
-	@$(CLI) check-all
+	@$(CLI) check-all $(call split,$(PROJECT)) $(SETTINGS)
 
 train: $(STAMP) ## train and evaluate: PROJECT= [CONFIG=mini] [resume=latest] [a.b=c]
 	@$(CLI) train $(WHICH) $(SETTINGS)
@@ -68,11 +97,11 @@ eval: $(STAMP) ## evaluation protocol: PROJECT= [CONFIG=] [RUN=latest | CKPT=pat
 compare: $(STAMP) ## method against baselines: PROJECT= [PLAN=1] [VERIFY=1] [SEEDS=2|10,11] [JOBS=1] [ARMS=a,b|full]
 	@$(CLI) compare $(call quoted,$(PROJECT)) $(SETTINGS) $(call option,seeds,$(SEEDS)) $(call option,jobs,$(JOBS)) $(call option,arms,$(ARMS)) $(if $(PLAN),--plan) $(if $(VERIFY),--verify)
 
-compare-all: $(STAMP) ## every comparison whose result is stale, at lowest priority, resumable: [JOBS=1]
-	@$(CLI) compare-all $(call option,jobs,$(JOBS))
+compare-all: $(STAMP) ## every comparison whose result is stale or missing, at lowest priority, resumable: [JOBS=1]
+	@$(CLI) compare-all $(call split,$(PROJECT)) $(SETTINGS) $(call option,jobs,$(JOBS))
 
 evidence: $(STAMP) ## all claims: verdict, age, fresh or stale; writes docs/evidence.md
-	@$(CLI) evidence
+	@$(CLI) evidence $(call split,$(PROJECT)) $(SETTINGS)
 
 sweep: $(STAMP) ## vary settings by configs/<project>/sweep.yaml: PROJECT= [TRIALS=20] [JOBS=1] [ARMS=a,b] [WANDB=1]
 	@$(CLI) sweep $(call quoted,$(PROJECT)) $(SETTINGS) $(call option,trials,$(TRIALS)) $(call option,jobs,$(JOBS)) $(call option,arms,$(ARMS)) $(if $(WANDB),--wandb)
@@ -81,7 +110,7 @@ run: $(STAMP) ## a project's own task: PROJECT= TASK= [a.b=c]
 	@$(CLI) run $(WHICH) $(SETTINGS) $(call option,task,$(TASK))
 
 report: $(STAMP) ## static pages of runs and comparisons; of everything without a project: [PROJECT=]
-	@$(CLI) report $(call split,$(PROJECT))
+	@$(CLI) report $(call split,$(PROJECT)) $(SETTINGS)
 
 runs: $(STAMP) ## runs at hand: [PROJECT=] [WHERE='state=failed, seed>=3']
 	@$(CLI) runs $(call split,$(PROJECT)) $(call option,where,$(WHERE)) $(SETTINGS)
@@ -89,17 +118,17 @@ runs: $(STAMP) ## runs at hand: [PROJECT=] [WHERE='state=failed, seed>=3']
 diff: $(STAMP) ## settings and metrics in which two runs differ: A= B= (ids or folders)
 	@$(CLI) diff $(call quoted,$(A)) $(call quoted,$(B)) $(SETTINGS)
 
-prune: $(STAMP) ## name failed and superseded runs; YES=1 removes them: [PROJECT=]
-	@$(CLI) prune $(call split,$(PROJECT)) $(if $(YES),--yes) $(SETTINGS)
+prune: $(STAMP) ## name failed and superseded runs; YES=1 removes them: [PROJECT=] [WHERE='config=mini']
+	@$(CLI) prune $(call split,$(PROJECT)) $(call option,where,$(WHERE)) $(if $(filter 1 yes true,$(YES)),--yes) $(SETTINGS)
 
 dashboard: $(STAMP) ## W&B workspace of a project: PROJECT= ENTITY= | DRY=1 prints it
-	@$(CLI) dashboard $(WHICH) $(call option,entity,$(ENTITY)) $(if $(DRY),--dry-run)
+	@$(CLI) dashboard $(WHICH) $(SETTINGS) $(call option,entity,$(ENTITY)) $(if $(DRY),--dry-run)
 
-export: $(STAMP) ## trained model in its field's format: PROJECT= [RUN=latest | CKPT=path]
+export: $(STAMP) ## trained model in its field's format, into export/ of the run or <name>-export beside CKPT: PROJECT= [RUN=latest | CKPT=path]
 	@$(CLI) export $(WHICH) $(SETTINGS) $(call option,run,$(RUN)) $(call option,ckpt,$(CKPT))
 
 smoke: $(STAMP) ## train, evaluate, export, reload the smoke config: [PROJECT=]
-	@$(CLI) smoke $(call split,$(PROJECT))
+	@$(CLI) smoke $(call split,$(PROJECT)) $(SETTINGS)
 
 test: lint type imports ## lint, types, import rules and all tests; CPU seconds: [TIMES=file] [BUDGETS=fail]
 	@exec $(PY) -m pytest tests -n logical --maxprocesses 4 --cpu-seconds $(call quoted,$(TIMES)) $(if $(filter fail,$(BUDGETS)),--cpu-budgets)

@@ -24,7 +24,7 @@ VERBS = {
     "eval": "the evaluation protocol on a run, checkpoint or exported model",
     "compare": "train every arm with every seed and write the verdict",
     "check-all": "every paper config on the meta device; writes docs/cost.md",
-    "compare-all": "compare every project whose published result is stale",
+    "compare-all": "every comparison whose result is stale or missing",
     "evidence": "list all claims and verdicts, write docs/evidence.md",
     "sweep": "vary settings by configs/<slug>/sweep.yaml, resumable; --wandb writes it as a W&B sweep",
     "run": "a project's own task",
@@ -35,6 +35,18 @@ VERBS = {
     "report": "static pages of runs and comparisons, of everything without a project",
     "export": "write the trained model in its field's format",
     "smoke": "train, evaluate, export and reload the smoke config of one or all projects",
+}
+# options of a verb; any other is refused, so that none is typed in vain
+TAKES = {
+    "eval": {"run", "ckpt", "baseline"},
+    "export": {"run", "ckpt"},
+    "compare": {"seeds", "jobs", "arms", "plan", "verify"},
+    "compare-all": {"jobs"},
+    "sweep": {"jobs", "trials", "arms", "wandb"},
+    "run": {"task"},
+    "runs": {"where"},
+    "prune": {"where", "yes"},
+    "dashboard": {"entity", "dry_run"},
 }
 
 
@@ -87,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "--arms", default="", help="compare, sweep: comma-separated arms, or 'full'"
     )
     parser.add_argument(
-        "--where", default="", help="runs: conditions, such as state=failed,seed>=3"
+        "--where", default="", help="runs, prune: conditions, such as state=failed,seed>=3"
     )
     parser.add_argument("--yes", action="store_true", help="prune: remove what is named")
     parser.add_argument("--entity", default="", help="dashboard: W&B user or team")
@@ -99,7 +111,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _refuse_options(args: argparse.Namespace) -> None:
+    plain = vars(_parser().parse_args([args.verb]))
+    given = [k for k, v in vars(args).items() if k not in ("verb", "words") and v != plain[k]]
+    for name in given:
+        if name not in TAKES.get(args.verb, ()):
+            raise UserError(f"{args.verb} takes no --{name.replace('_', '-')}")
+    chosen = [name for name in ("run", "ckpt", "baseline") if getattr(args, name)]
+    if len(chosen) > 1:
+        raise UserError(f"{args.verb} looks at one thing: give --{' or --'.join(chosen)}")
+
+
 def _dispatch(args: argparse.Namespace) -> int:
+    _refuse_options(args)
     if args.jobs < 1:
         raise UserError(f"JOBS={args.jobs}: run at least one job at a time, such as JOBS=2")
     if args.verb == "list":
@@ -114,8 +138,8 @@ def _dispatch(args: argparse.Namespace) -> int:
         return _whole_repository(args)
     if args.verb in ("runs", "diff", "prune"):
         return _runs_at_hand(args)
-    if args.verb in ("report", "smoke") and not words:
-        return _all_projects(args.verb)
+    if args.verb in ("report", "smoke"):
+        return _pages_or_smoke(args.verb, words, overrides)
     for word in overrides:
         if word.split("=")[0].lower() in ("project", "config"):
             raise UserError(
@@ -128,13 +152,17 @@ def _dispatch(args: argparse.Namespace) -> int:
     if len(words) > 2:
         raise UserError(f"cannot read '{words[2]}': overrides have the form section.key=value")
     project = words[0]
+    if len(words) > 1 and args.verb in ("compare", "sweep"):
+        raise UserError(
+            f"{args.verb} takes no config: configs/{project}/{args.verb}.yaml names the one that it starts from"
+        )
     config = words[1] if len(words) > 1 else _default_config(args.verb)
     return _one_project(args, project, config, overrides)
 
 
 def _one_project(args: argparse.Namespace, project: str, config: str, overrides: list[str]) -> int:
     schema = config_class(project)
-    if args.verb not in ("compare", "report", "smoke", "sweep"):
+    if args.verb not in ("compare", "sweep"):
         cfg = load(schema, project, config, overrides)  # refuses typos before torch is imported
         _refuse_empty_mappings(cfg, overrides)
         if args.verb == "show":
@@ -178,12 +206,8 @@ def _with_torch(args: argparse.Namespace, project: str, config: str, overrides: 
         verbs.check(project, config, overrides)
     elif args.verb == "run":
         verbs.run_task(project, config, overrides, args.task)
-    elif args.verb == "smoke":
-        verbs.smoke([project])
-    elif args.verb == "report":
-        verbs.report([project])
     elif args.verb == "dashboard":
-        verbs.dashboard(project, config, args.entity, args.dry_run)
+        verbs.dashboard(project, config, overrides, args.entity, args.dry_run)
     elif args.verb == "compare":
         arms = [a for a in args.arms.split(",") if a]
         if args.verify:
@@ -236,12 +260,7 @@ def _whole_repository(args: argparse.Namespace) -> int:
 def _runs_at_hand(args: argparse.Namespace) -> int:
     from common.engine import verbs
 
-    words = [word for word in args.words if word and not word.startswith("runs_dir=")]
-    folders = [word.partition("=")[2] for word in args.words if word.startswith("runs_dir=")]
-    folder = Path(folders[-1] if folders else ExperimentConfig.runs_dir)
-    unknown = [word for word in words if "=" in word]
-    if unknown:
-        raise UserError(f"{args.verb} takes no setting but runs_dir=...: {' '.join(unknown)}")
+    words, folder = _folder_of_runs(args.verb, args.words)
     if len(words) != 2 and args.verb == "diff":
         raise UserError("name two runs: make diff A=<id or folder> B=<id or folder>")
     if len(words) > 1 and args.verb != "diff":
@@ -252,14 +271,40 @@ def _runs_at_hand(args: argparse.Namespace) -> int:
     elif args.verb == "runs":
         verbs.runs(project, args.where, folder)
     else:
-        verbs.prune(project, args.yes, folder)
+        verbs.prune(project, args.where, args.yes, folder)
     return 0
 
 
-def _all_projects(verb: str) -> int:
+def _folder_of_runs(verb: str, words: Sequence[str]) -> tuple[list[str], Path]:
+    """Words without ``runs_dir=...``, and that folder; no other setting is taken."""
+    folder, kept = ExperimentConfig.runs_dir, []
+    for word in filter(None, words):
+        name, sign, value = word.partition("=")
+        if not sign:
+            kept.append(word)
+        elif name == "runs_dir":
+            folder = value
+        else:
+            raise UserError(f"{verb} takes no setting but runs_dir=...: {word}")
+    return kept, Path(folder)
+
+
+def _pages_or_smoke(verb: str, words: list[str], overrides: list[str]) -> int:
+    """Of one project, or of all."""
+    if len(words) > 1:
+        raise UserError(f"{verb} takes one project and no config: {' '.join(words)}")
+    if verb == "smoke" and overrides:
+        raise UserError(f"smoke takes no settings: {' '.join(overrides)}")
+    _, folder = _folder_of_runs(verb, overrides)
+    projects = [word for word in words if word]
+    for project in projects:
+        config_class(project)  # refuses a name that is none, before torch is imported
     from common.engine import verbs
 
-    verbs.smoke(list(list_projects())) if verb == "smoke" else verbs.report([])
+    if verb == "smoke":
+        verbs.smoke(projects or list(list_projects()))
+    else:
+        verbs.report(projects, folder)
     return 0
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from common.config import UserError, config_names
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)  # brackets are text
 
 
 def metrics_table(title: str, metrics: Mapping[str, float | None]) -> Table:
@@ -104,7 +104,7 @@ def check_all() -> None:
     costs = list(track(all_costs(), "paper configs", total))
     unknown = [cost for cost in costs if isinstance(cost, Unknown)]
     for cost in unknown:
-        console.print(f"{cost.project}/{cost.config}: {cost.reason}", markup=False)
+        console.print(f"{cost.project}/{cost.config}: {cost.reason}")
     console.print(f"{len(costs)} configs, {len(unknown)} not known; written: {write_costs(costs)}")
 
 
@@ -156,7 +156,7 @@ def plan(
 
     for spec, chosen, runs in planned_runs(project, overrides, seeds, arms):
         for line in make_plan(project, spec, chosen, runs, jobs).lines():
-            console.print(line, markup=False)
+            console.print(line)
 
 
 def sweep(
@@ -167,20 +167,20 @@ def sweep(
     trials: int | None,
     wandb: bool,
 ) -> None:
-    """Vary a project's settings, print what was best; or write the W&B sweep alone."""
+    """Vary a project's settings, print what was best; or write the W&B sweeps alone, one for each arm."""
     from common.engine.sweeps.sweep import run_sweep, write_wandb_sweep
 
     if wandb:
-        path = write_wandb_sweep(project, overrides)
-        console.print(f"written: {path}; start it by: wandb sweep {path}", markup=False)
+        for path in write_wandb_sweep(project, overrides, arms, trials):
+            console.print(f"written: {path}; start it by: wandb sweep {path}")
         return
 
     def say(line: str) -> None:
-        console.print(line, markup=False)
+        console.print(line)
 
     folder, text = run_sweep(project, overrides, arms, jobs, trials, say)
-    console.print(text, markup=False)
-    console.print(f"written: {folder}", markup=False)
+    console.print(text)
+    console.print(f"written: {folder}")
 
 
 def compare_all(jobs: int) -> None:
@@ -214,16 +214,22 @@ def evidence() -> None:
         verdict = row.verdict + (f" (below {row.below})" if row.below else "")
         table.add_row(row.project, row.claim, verdict, row.paper, age(row), row.state, minutes)
     # seven columns in eighty characters are a column of syllables
-    wide = Console(highlight=False, width=max(console.width, 160))
-    wide.print(table, counts(rows), markup=False)
+    wide = Console(highlight=False, markup=False, width=max(console.width, 160))
+    wide.print(table, counts(rows))
     console.print(f"written: {', '.join(write_evidence(rows))}")
 
 
-def report(projects: Sequence[str]) -> None:
-    """Write the HTML report of some projects, or of everything if none is named; print its path."""
+def report(projects: Sequence[str], folder: Path) -> None:
+    """Write the HTML report of some projects, or of everything if none is named; print its path.
+
+    Args:
+        projects: slugs.
+        folder: of the runs.
+    """
     from common.engine.report.pages import write_report, write_site
 
-    console.print(f"report: {write_report(projects) if projects else write_site()}")
+    path = write_report(projects, runs=folder) if projects else write_site(runs=folder)
+    console.print(f"report: {path}")
 
 
 def runs(project: str | None, where: str, folder: Path) -> None:
@@ -242,7 +248,7 @@ def runs(project: str | None, where: str, folder: Path) -> None:
         table.add_row(
             e.project, e.config, name, e.state, seed, steps, seconds, e.started[:19], value
         )
-    Console(highlight=False, width=max(console.width, 160)).print(table, markup=False)
+    Console(highlight=False, markup=False, width=max(console.width, 160)).print(table)
 
 
 def diff(left: str, right: str, folder: Path) -> None:
@@ -255,23 +261,30 @@ def diff(left: str, right: str, folder: Path) -> None:
         table.add_column(column, overflow="fold")
     for name, a, b in differences(*paths):
         table.add_row(name, *("" if x is None else str(x) for x in (a, b)))
-    console.print(table, markup=False)
+    console.print(table)
 
 
-def prune(project: str | None, agreed: bool, folder: Path) -> None:
-    """Name the runs that are of no use, and remove them if that is agreed to."""
-    from common.engine.lifecycle.index import entries, removable, remove
+def prune(project: str | None, where: str, agreed: bool, folder: Path) -> None:
+    """Name the runs that are of no use, and remove them if that is agreed to.
 
-    found = removable(entries(folder, project))
+    A condition chooses among them: what supersedes a run is looked for among all.
+    """
+    from common.engine.lifecycle.index import entries, removable, remove, select
+
+    useless = removable(entries(folder, project))
+    chosen = {entry.path for entry in select([entry for entry, _ in useless], where)}
+    found = [(entry, reason) for entry, reason in useless if entry.path in chosen]
     for entry, reason in found:
-        console.print(f"{entry.path}: {reason}", markup=False)
+        console.print(f"{entry.path}: {reason}")
     if agreed:
         remove([entry for entry, _ in found])
     done = "removed" if agreed else "would go; to remove them: YES=1"
     console.print(f"{len(found)} runs {done}")
 
 
-def dashboard(project: str, config: str, entity: str, dry_run: bool) -> None:
+def dashboard(
+    project: str, config: str, overrides: Sequence[str], entity: str, dry_run: bool
+) -> None:
     """Save the project's W&B workspace and print its address; or print its definition.
 
     Raises:
@@ -282,9 +295,9 @@ def dashboard(project: str, config: str, entity: str, dry_run: bool) -> None:
     from common.engine.online.dashboard import dashboard as define
     from common.engine.online.dashboard import save_dashboard
 
-    definition = define(project, config)
+    definition = define(project, config, overrides)
     if dry_run:
-        console.print(json.dumps(definition, indent=1), markup=False)
+        console.print(json.dumps(definition, indent=1))
         return
     if not entity:
         raise UserError("name the W&B user or team: make dashboard PROJECT=... ENTITY=<name>")

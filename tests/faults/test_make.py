@@ -86,6 +86,21 @@ def test_nothing_that_is_typed_is_evaluated(checkout, text):
     assert left == {"Makefile", ".venv", "requirements.lock"}
 
 
+@pytest.mark.parametrize(
+    ("target", "word"),
+    [
+        ("train", "SEEDS=3"),
+        ("prune", "CONFIG=smoke"),
+        ("compare", "CONFIG=paper"),
+        ("runs", "RUN=x"),
+    ],
+)
+def test_what_a_target_does_not_read_is_refused(checkout, target, word):
+    done = make(checkout, target, "PROJECT=p", word)
+    assert done.returncode == 2
+    assert f"make {target} takes no {word.split('=')[0]}" in done.stderr
+
+
 def test_a_line_break_is_refused(checkout):
     done = make(checkout, "train", "PROJECT=p", "CONFIG=a\ntouch x")
     assert done.returncode == 2
@@ -105,6 +120,10 @@ def test_defaults(checkout):
     assert words_of(checkout, "check", "PROJECT=p", CONFIG="smoke") == ["check", "p", "smoke"]
     assert words_of(checkout, "compare", "PROJECT=p", "PLAN=1") == ["compare", "p", "--plan"]
     assert words_of(checkout, "report") == ["report"]
+    assert words_of(checkout, "report", "runs_dir=a b") == ["report", "runs_dir=a b"]
+    assert words_of(checkout, "compare-all", "PROJECT=p", "a.b=1") == ["compare-all", "p", "a.b=1"]
+    assert words_of(checkout, "prune", "WHERE=a=b", "YES=1") == ["prune", "--where=a=b", "--yes"]
+    assert words_of(checkout, "prune", "YES=0") == ["prune"]
     assert words_of(checkout, "bench") == ["benchmarks/bench_losses.py"]
     # a program of another place is no way to run something else
     assert words_of(checkout, "train", "PROJECT=p", "PY=touch") == [

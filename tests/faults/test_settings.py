@@ -84,6 +84,17 @@ def test_runs_in_a_file_are_refused(command, tmp_path):
         (["train", "laclip", "config=smoke"], "'config=smoke' is no setting"),
         (["train", "laclip", "smoke", "SEED=3"], "unknown key 'SEED'; did you mean 'seed'?"),
         (["train", "laclip", "smoke", "zzzz=3"], "valid: data, eval, generator, method"),
+        # what would be typed in vain
+        (["train", "laclip", "--seeds", "3"], "train takes no --seeds"),
+        (["eval", "laclip", "--run", "a", "--ckpt", "b"], "give --run or --ckpt"),
+        (["compare", "laclip", "paper"], "compare takes no config"),
+        (["sweep", "laclip", "paper"], "sweep takes no config"),
+        (["compare", "wikides", "--plan", "seed=7"], "'seed=7' would change nothing"),
+        (["compare-all", "laclip"], "takes no project"),
+        (["report", "laclip", "optim.lr=1"], "no setting but runs_dir"),
+        (["report", "laclip", "paper"], "one project and no config"),
+        (["smoke", "laclip", "seed=1"], "smoke takes no settings"),
+        (["prune", "laclip", "--run", "a"], "prune takes no --run"),
     ],
 )
 def test_other_verbs_refuse_as_well(command, words, said):

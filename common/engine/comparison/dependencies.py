@@ -12,15 +12,18 @@ from functools import cache
 from pathlib import Path
 
 from common.config import CONFIG_DIR, ROOT
-from common.engine.comparison.symbols import WHOLE, parse, reach
+from common.engine.comparison.symbols import WHOLE, file_of, parse, reach
 from common.registry import load_project
 
 ENGINE = ("common.engine.run", "train")  # what every run of a project executes beside the project
 DATA = "data"  # folder of bundled sets and, in models/, weights
-# loggers, the lock of a run folder, signals, what shows how far it is, this file: no weights depend on them, and
-# no metrics but the speed and memory that a run has logged of itself
+# loggers, the lock of a run folder, signals, what shows how far it is, what finds other runs by name, this file and its walk: no
+# weights depend on them, and no metrics but the speed and memory that a run has logged of itself
 RECORDS = frozenset({
     "common/engine/comparison/dependencies.py",
+    "common/engine/comparison/symbols.py",
+    "common/engine/lifecycle/find.py",
+    "common/engine/lifecycle/finished.py",
     "common/engine/lifecycle/lock.py",
     "common/engine/lifecycle/signals.py",
     "common/engine/progress.py",
@@ -56,7 +59,7 @@ def counted(files: Mapping[str, str]) -> dict[str, str]:
 
 def forget() -> None:
     """Look at the files again at the next call; until then each is read once per process."""
-    for function in (code_hash, file_hashes, reached, parse, _content):
+    for function in (code_hash, file_hashes, reached, parse, file_of, _content):
         function.cache_clear()
 
 

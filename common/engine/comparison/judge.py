@@ -260,7 +260,7 @@ def _entry(project: str, spec: Comparison, members: Sequence[PlannedRun]) -> dic
         return entry
     if spec.metric not in metrics[0]:
         raise UserError(f"{project}: no metric '{spec.metric}'{nearest(spec.metric, metrics[0])}")
-    values = [m[spec.metric] for m in metrics]
+    values = [run.value(spec.metric) for run in members]
     return {
         "values": values,
         "mean": float(np.mean(values)),

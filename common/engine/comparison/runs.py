@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from common.config import ROOT, UserError, load, nearest, to_yaml
+from common.config import ROOT, ExperimentConfig, UserError, load, nearest, to_yaml
 from common.engine import workspace as ws
 from common.engine.comparison.dependencies import code_hash, forget
 from common.engine.comparison.schema import Comparison
@@ -36,7 +36,8 @@ class PlannedRun:
         overrides: of every run, from the command line.
 
     Raises:
-        UserError: the config with the arm's overrides doesn't load.
+        UserError: the config with the arm's overrides doesn't load, or an override is of a setting that
+            compare.yaml sets.
     """
 
     def __init__(
@@ -46,16 +47,23 @@ class PlannedRun:
         self.spec, self.common_overrides = spec, tuple(overrides)
         self.is_baseline = name in spec.baselines
         own = spec.shared if self.is_baseline else spec.arms[name]
+        refuse_beaten(overrides, [*own, "seed"], f"compare.yaml sets it for '{name}'")
         words = [f"{key}={json.dumps(value)}" for key, value in own.items()]
         self.overrides = [*overrides, *words, f"seed={seed}"]
-        cfg = load(config_class(project), project, spec.base, self.overrides)
-        self.config_hash = hashlib.sha256(to_yaml(cfg).encode()).hexdigest()[:8]
+        cfg = self._config()
+        self.config_hash = self._config_hash(cfg)
         self.folder = ws.run_folder(cfg, project, spec.base)
         self.quiet = cfg.tracking.wandb == "auto"
         self.tags = [*cfg.tracking.tags, f"arm:{name}"]
         self.code = self._code()
         self.run_id = f"{self.stem}-{self.code}"
         self.path = self.folder / self.run_id
+
+    def _config(self) -> ExperimentConfig:
+        return load(config_class(self.project), self.project, self.base, self.overrides)
+
+    def _config_hash(self, cfg: ExperimentConfig | None = None) -> str:
+        return hashlib.sha256(to_yaml(cfg or self._config()).encode()).hexdigest()[:8]
 
     def _code(self) -> str:
         return code_hash(self.project, *([BASELINES] if self.is_baseline else []))
@@ -91,11 +99,13 @@ class PlannedRun:
         """Start its process with that many threads; None while another process works on it.
 
         Raises:
-            UserError: the code is no longer that which its folder is named by.
+            UserError: code or config is no longer that which its folder is named by.
         """
         forget()
         if self._code() != self.code:
             raise UserError("the code has changed since the comparison began; start it again")
+        if self._config_hash() != self.config_hash:
+            raise UserError("the config has changed since the comparison began; start it again")
         process = start_process(self.path, self.command(), threads)
         if process is None:
             return None
@@ -182,10 +192,11 @@ def start_process(folder: Path, command: Sequence[str], threads: int) -> RunProc
     except OSError:
         log.close()
         return None
-    env = {"OMP_WAIT_POLICY": "passive", **os.environ, "OMP_NUM_THREADS": str(threads)}
+    # relative folders, such as runs/, are those of whoever started this, so the package is found by its path
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {"OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}  # fmt: skip
     popen = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env, cwd=ROOT,
-        start_new_session=True,
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env, start_new_session=True
     )  # fmt: skip
     return RunProcess(popen, log)
 
@@ -210,16 +221,36 @@ class Started:
         return True
 
 
+def refuse_beaten(overrides: Sequence[str], taken: Iterable[str], why: str) -> None:
+    """Refuse overrides that a later word would beat without telling.
+
+    Args:
+        overrides: from the command line.
+        taken: settings that are set after them.
+        why: ends the message.
+
+    Raises:
+        UserError: names the first of them.
+    """
+    names = set(taken)
+    for word in overrides:
+        if word.split("=", 1)[0] in names:
+            raise UserError(f"'{word}' would change nothing: {why}")
+
+
 def metric_of(folder: Path, metric: str) -> float:
     """One of a run's metrics.
 
     Raises:
-        UserError: it has no such metric.
+        UserError: it has no such metric, or it is undefined there.
     """
-    metrics: dict[str, float] = ws.read_json(folder / "metrics.json")
+    metrics: dict[str, float | None] = ws.read_json(folder / "metrics.json")
     if metric not in metrics:
         raise UserError(f"{folder.name}: no metric '{metric}'{nearest(metric, metrics)}")
-    return metrics[metric]
+    value = metrics[metric]
+    if value is None:  # not a number, or infinite
+        raise UserError(f"{folder.name}: '{metric}' is undefined; see {folder / 'log.txt'}")
+    return value
 
 
 def why_failed(folder: Path) -> str:

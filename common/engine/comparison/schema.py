@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -73,6 +75,18 @@ class Comparison:
     note: str = ""  # printed under the table
     more: dict[str, Any] = field(default_factory=dict)  # name -> further comparison
     name: str = ""  # of a further comparison
+
+
+def read_yaml(where: str, path: Path) -> Any:
+    """Content of a file.
+
+    Raises:
+        UserError: it is not YAML.
+    """
+    try:
+        return OmegaConf.load(path)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where} is not valid YAML: {error}") from error
 
 
 def from_mapping(where: str, schema: type[Any], content: Any) -> Any:

@@ -7,12 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from common.config import CONFIG_DIR, UserError, nearest
 from common.engine.comparison.claims import NAME, parse
 from common.engine.comparison.expressions import Part, arms_of
-from common.engine.comparison.schema import ClaimEntry, Comparison, NotTestable, from_mapping
+from common.engine.comparison.schema import (
+    ClaimEntry,
+    Comparison,
+    NotTestable,
+    from_mapping,
+    read_yaml,
+)
 from common.registry import load_project
 
 INHERITED = ("base", "metric", "direction", "margin", "seeds", "shared")
@@ -80,10 +84,10 @@ def read_comparisons(project: str) -> list[Comparison]:
     where = f"configs/{project}/compare.yaml"
     if not path.is_file():
         raise UserError(f"project '{project}' has no compare.yaml")
-    main = from_mapping(where, Comparison, OmegaConf.load(path))
+    main = from_mapping(where, Comparison, read_yaml(where, path))
     shared = {key: getattr(main, key) for key in INHERITED}
     further = [
-        from_mapping(f"{where}, more.{name}", Comparison, {**shared, **own, "name": name})
+        from_mapping(f"{where}, more.{name}", Comparison, {**shared, **(own or {}), "name": name})
         for name, own in main.more.items()
     ]
     for name in dict.fromkeys([*main.baselines, *(n for s in further for n in s.baselines)]):

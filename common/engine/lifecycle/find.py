@@ -1,4 +1,8 @@
-"""Runs by name: ``latest``, a run id, or a folder."""
+"""Runs by name: ``latest``, a run id, or a folder.
+
+``latest`` is one of the runs that somebody started: not a baseline, and no run of a comparison or a sweep, which go
+on by themselves and may be of an arm that the method is compared with.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +12,7 @@ from common.engine.lifecycle.run import Run
 from common.engine.workspace import run_folder
 
 MOST = 8  # runs that a message names
+OWNED = ("compare-", "sweep-")  # begin the names of runs that a comparison or a sweep starts
 
 
 def find_finished(cfg: ExperimentConfig, project: str, config: str, which: str) -> Run:
@@ -33,7 +38,10 @@ def find_unfinished(cfg: ExperimentConfig, project: str, config: str, which: str
     """
     base = run_folder(cfg, project, config)
     if which != "latest":
-        return _named(base, project, config, which)
+        run = _named(base, project, config, which)
+        if "baseline" in run.meta:
+            raise UserError(f"{run.path.name} is a baseline: there is nothing to train in it")
+        return run
     hint = "name one of them by resume=<run id>"
     return _latest(base, project, config, _last_start, "nothing to resume", hint)
 
@@ -76,7 +84,8 @@ def _latest(
             f"no run of {project}/{config} under {base} yet: "
             f"make train PROJECT={project} CONFIG={config}"
         )
-    times = {run: time for run in runs if (time := when(run)) is not None}
+    own = (r for r in runs if "baseline" not in r.meta and not r.path.name.startswith(OWNED))
+    times = {run: time for run in own if (time := when(run)) is not None}
     if not times:
         raise UserError(
             f"{missing} of {project}/{config} under {base}, which holds {_listed(runs)}: {hint}"

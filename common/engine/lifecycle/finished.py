@@ -14,13 +14,21 @@ def finished_runs(names: Sequence[str], runs_dir: str | Path, project: str) -> l
     """The folders that are named, or all finished runs of a project.
 
     Args:
-        names: folders; none: all.
+        names: folders; none: all trained ones, not baselines and evaluations of other weights.
         runs_dir: such as ``runs``.
         project: slug.
     """
     if names:
         return [Path(name) for name in names]
-    return sorted(path.parent for path in (Path(runs_dir) / project).glob("*/*/metrics.json"))
+    found = (path.parent for path in (Path(runs_dir) / project).glob("*/*/metrics.json"))
+    return sorted(run for run in found if _is_trained(run))
+
+
+def _is_trained(run: Path) -> bool:
+    """Whether a folder with metrics is a trained run; a baseline has an arm's settings, whose place it would take."""
+    if not (run / "config.yaml").is_file() or not (run / "meta.json").is_file():
+        return False
+    return "baseline" not in read_json(run / "meta.json")
 
 
 def run_settings(run: Path) -> Mapping[str, Any]:

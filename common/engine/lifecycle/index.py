@@ -1,5 +1,6 @@
 """The runs at hand: a list that can be asked, two of them side by side, and removing what is of no use."""
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -85,6 +86,8 @@ def select(found: Sequence[Entry], where: str) -> list[Entry]:
         names = [f.name for f in fields(Entry) if f.name != "path"]
         if name not in names:
             raise UserError(f"WHERE={condition}: no field '{name}'{nearest(name, names)}")
+        if sign not in ("=", "!=") and _is_text(name):
+            raise UserError(f"WHERE={condition}: {name} is text; compare it by = or !=")
         kept = [e for e in kept if _fulfils(getattr(e, name), SIGNS[sign], wanted)]
     return kept
 
@@ -105,22 +108,38 @@ def differences(left: Path, right: Path) -> list[tuple[str, Any, Any]]:
 def removable(found: Sequence[Entry]) -> list[tuple[Entry, str]]:
     """Runs that `make prune` offers to remove, and why.
 
-    Failed ones, ones that ended before their first step, and finished ones that a later finished run
-    of the same project, config, seed, arm and overrides has superseded.
+    Ones that ended before their first step, and finished or failed ones that a later finished run of
+    the same settings, seed included, has superseded: of a comparison or sweep the same arm, baseline
+    or trial. What else failed after its first step may be gone on with, and stays.
     """
-    reasons = {e.path: "failed" for e in found if e.state == "failed"}
-    reasons |= {e.path: "made no step" for e in found if e.state == "stopped" and not e.begun}
-    latest: dict[Any, Entry] = {}
-    for entry in (e for e in found if e.state == "finished"):
-        meta = read_json(entry.path / "meta.json")
-        own = tuple(
-            w for w in meta.get("overrides", []) if not w.startswith(("run_id=", "resume="))
-        )
-        key = (entry.project, entry.config, entry.seed, entry.arm, own)
-        if key in latest:
-            reasons[latest[key].path] = "superseded"
-        latest[key] = entry
+    reasons = {
+        e.path: "made no step" for e in found if e.state in ("failed", "stopped") and not e.begun
+    }
+    earlier: dict[Any, list[Entry]] = {}
+    for entry in (e for e in found if e.state == "finished" or (e.state == "failed" and e.begun)):
+        same = earlier.setdefault(_what_ran(entry), [])
+        if entry.state == "finished":
+            reasons |= dict.fromkeys((e.path for e in same), "superseded")
+            same.clear()
+        same.append(entry)
     return [(entry, reasons[entry.path]) for entry in found if entry.path in reasons]
+
+
+def _what_ran(entry: Entry) -> tuple[Any, ...]:
+    """What two runs must share for the later one to stand for the earlier one."""
+    meta = read_json(entry.path / "meta.json")
+    settings = meta.get("resolved")
+    if settings is None:  # of an earlier version: what was typed
+        settings = [
+            w for w in meta.get("overrides", []) if not w.startswith(("run_id=", "resume="))
+        ]
+    else:  # names and places of runs, and what is told to others, change nothing in them
+        aside = ("tracking", "run_id", "resume", "runs_dir")
+        settings = {name: value for name, value in settings.items() if name not in aside}
+    # arms may share settings with each other and with a baseline; the last part of their names is a hash of the code
+    asked = entry.run.rpartition("-")[0] if entry.run.startswith(("compare-", "sweep-")) else ""
+    told = json.dumps(settings, sort_keys=True)
+    return entry.project, entry.config, entry.seed, meta.get("baseline"), asked, told
 
 
 def find(runs_dir: Path, which: str) -> Path:
@@ -141,14 +160,15 @@ def find(runs_dir: Path, which: str) -> Path:
 
 
 def remove(chosen: Sequence[Entry]) -> None:
-    """Delete run folders; one that is being written stays.
+    """Delete run folders.
 
     Raises:
-        UserError: one of them belongs to a process.
+        UserError: one of them belongs to a process; none is removed then.
     """
     for entry in chosen:
         if held(entry.path):
-            raise UserError(f"{entry.path} is being written; nothing of it was removed")
+            raise UserError(f"{entry.path} is being written; nothing was removed")
+    for entry in chosen:
         shutil.rmtree(entry.path)
 
 
@@ -171,6 +191,12 @@ def _metric(project: str) -> str:
         return read_comparison(project).metric
     except UserError:  # a project that is gone, or without a comparison
         return ""
+
+
+def _is_text(name: str) -> bool:
+    """Whether a field has no order; times have one."""
+    (kind,) = (f.type for f in fields(Entry) if f.name == name)
+    return kind in (str, "str") and name != "started"
 
 
 def _fulfils(value: Any, compare: Callable[[Any, Any], bool], wanted: str) -> bool:

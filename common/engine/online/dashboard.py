@@ -1,6 +1,6 @@
 """`make dashboard`: a project's W&B workspace, made from its compare.yaml by W&B's own library."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.config import UserError, load
@@ -16,19 +16,20 @@ MISSING = (
 )
 
 
-def dashboard(project: str, config: str) -> dict[str, Any]:
+def dashboard(project: str, config: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """What the workspace of a project shows, as plain data.
 
     Args:
         project: slug.
         config: whose W&B project is taken.
+        overrides: ``a.b=value``, such as ``tracking.wandb_project=mine``.
 
     Returns:
         ``name``, ``wandb_project``, ``tags`` that its runs have, ``group`` (what curves are averaged
         over), and ``sections``: name -> list of panels, each ``{title, curve}`` with a
         regular expression over logged names, or ``{title, bar}`` with the name of a final metric.
     """
-    cfg = load(config_class(project), project, config, [])
+    cfg = load(config_class(project), project, config, overrides)
     specs = read_comparisons(project)
     metrics = {name: None for spec in specs for name in (spec.metric, *spec.also)}
     return {

@@ -24,7 +24,8 @@ def project_contents(slug: str, runs: Path) -> dict[str, Any]:
         runs: folder of all runs.
 
     Returns:
-        ``slug``, ``comparison`` (None without a published result), ``runs`` and ``sweeps``.
+        ``slug``, ``comparison`` (None without a published result), ``runs`` (the latest), ``count`` (of
+        all) and ``sweeps``.
     """
     folders = [p.parent for p in (runs / slug).glob("*/*/meta.json")]
     folders = [f for f in folders if not f.name.startswith(("compare-", "sweep-"))]
@@ -32,6 +33,7 @@ def project_contents(slug: str, runs: Path) -> dict[str, Any]:
     return {
         "slug": slug,
         "comparison": _comparison(slug),
+        "count": len(folders),
         "runs": [_run(folder, f"{slug}-run-{i}") for i, folder in enumerate(latest, 1)],
         "sweeps": [_sweep(path) for path in sorted((runs / slug).glob("*/sweep/sweep.md"))],
     }

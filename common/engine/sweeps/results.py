@@ -62,8 +62,12 @@ def at_the_edge(sweep: Sweep, settings: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def wandb_sweep(project: str, sweep: Sweep, words: Sequence[str]) -> str:
-    """The same sweep as a W&B sweep (YAML), for ``wandb sweep`` and ``wandb agent``.
+def wandb_sweep(
+    project: str, sweep: Sweep, words: Sequence[str], own: Mapping[str, Any] | None = None
+) -> str:
+    """The same sweep of one arm as a W&B sweep (YAML), for ``wandb sweep`` and ``wandb agent``.
+
+    The metric is the one that a run logs when it has been evaluated, ``test/<metric>``.
 
     Settings reach the program as ``a.b=c``, which is what `contrastive train` reads.
     """
@@ -82,11 +86,12 @@ def wandb_sweep(project: str, sweep: Sweep, words: Sequence[str]) -> str:
             kind = "log_uniform_values" if axis.log else "uniform"
             parameters[key] = {"distribution": kind, "min": low, "max": high}
     command = ["${env}", "python", "-m", "common.cli", "train", project, sweep.base, *words]
-    command += [*words_of(sweep.shared), f"seed={sweep.seed}", "tracking.wandb=online"]
+    command += [*words_of(sweep.shared), *words_of(own or {})]
+    command += [f"seed={sweep.seed}", "tracking.wandb=online"]
     content: dict[str, Any] = {
         "method": methods[sweep.sampler],
         "metric": {
-            "name": sweep.metric, "goal": "maximize" if sweep.direction == "max" else "minimize",
+            "name": f"test/{sweep.metric}", "goal": "maximize" if sweep.direction == "max" else "minimize",
         },
         "parameters": parameters,
         "command": [*command, "${args_no_hyphens}"],

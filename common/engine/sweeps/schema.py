@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
-
 from common.config import CONFIG_DIR, UserError, load
-from common.engine.comparison.schema import Direction, from_mapping
+from common.engine.comparison.schema import Direction, from_mapping, read_yaml
 from common.engine.comparison.spec import choose_arms, read_comparisons
 from common.registry import config_class
 
@@ -100,7 +98,7 @@ def read_sweep(project: str, overrides: Sequence[str] = ()) -> Sweep:
     path, where = CONFIG_DIR / project / "sweep.yaml", f"configs/{project}/sweep.yaml"
     if not path.is_file():
         raise UserError(f"no {where}; docs/sweeps.md shows how to write one")
-    sweep: Sweep = from_mapping(where, Sweep, OmegaConf.load(path))
+    sweep: Sweep = from_mapping(where, Sweep, read_yaml(where, path))
     for key, axis in sweep.space.items():
         for value in axis.values or axis.bounds:
             typed = int(value) if axis.whole else value

@@ -17,7 +17,7 @@ import optuna
 from optuna.trial import TrialState
 
 from common.config import UserError
-from common.engine.comparison.runs import metric_of, why_failed
+from common.engine.comparison.runs import metric_of, refuse_beaten, why_failed
 from common.engine.comparison.schedule import POLL, told_to_end
 from common.engine.sweeps.schema import Prune, Sweep, words_of
 from common.engine.sweeps.trials import TrialRun
@@ -57,6 +57,8 @@ class ArmStudy:
         config: Mapping[str, Any] | None = None,
     ) -> None:
         self.project, self.sweep, self.arm, self.runs = project, sweep, arm, runs
+        taken = [*sweep.shared, *own, *sweep.space, "seed"]
+        refuse_beaten(words, taken, "sweep.yaml, or the arm, sets it for every trial")
         self.words = [*words, *words_of(sweep.shared), *words_of(own), f"seed={sweep.seed}"]
         self.settings = [sorted(self.words), config]
         space = {key: asdict(axis) for key, axis in sweep.space.items()}
@@ -193,8 +195,13 @@ def _look(study: ArmStudy, trial: optuna.trial.Trial, run: TrialRun) -> str | No
             study.sweep.prune, trial, run
         )  # also the curve of one that has ended: others are judged by it
     if run.done and run.ended():
-        value = metric_of(run.path, study.sweep.metric)
-        study.study.tell(trial, value)
+        try:
+            value = metric_of(run.path, study.sweep.metric)
+        except UserError as error:
+            study.study.tell(trial, state=TrialState.FAIL)
+            run.stop()
+            return f"{name} failed with {shown}: {error}"
+        study.study.tell(trial, value, skip_if_finished=True)  # a second sweep may have told it
         run.stop()
         return f"{name}: {study.sweep.metric} {value:.4f} with {shown}"
     if run.ended():

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common.config import load, to_dict
+from common.config import UserError, load, to_dict
 from common.engine.progress import track
 from common.engine.sweeps.results import wandb_sweep, write_results
 from common.engine.sweeps.schema import arms_of, read_sweep, words_of
@@ -33,8 +33,16 @@ def run_sweep(
 
     Returns:
         The sweep's folder, ``<runs>/<project>/<base>/sweep``; the Markdown that was written there.
+
+    Raises:
+        UserError: `trials` for a grid, whose points are its trials.
     """
     sweep = read_sweep(project, words)
+    if trials and sweep.sampler == "grid":
+        raise UserError(
+            f"TRIALS={trials}: configs/{project}/sweep.yaml has a grid, which has as many trials as points; "
+            "leave values out there, or some arms here (ARMS=a,b)"
+        )
     sweep.trials = trials or sweep.trials
     quiet = (
         [] if any(w.startswith("tracking.wandb") for w in words) else ["tracking.wandb=disabled"]
@@ -56,11 +64,25 @@ def run_sweep(
     return folder, write_results(project, sweep, studies, folder)
 
 
-def write_wandb_sweep(project: str, words: Sequence[str]) -> Path:
-    """Write the sweep as a W&B sweep file beside the others; returns it."""
+def write_wandb_sweep(
+    project: str, words: Sequence[str], arms: Sequence[str], trials: int | None
+) -> list[Path]:
+    """Write the sweep as W&B sweep files, one for each arm; returns them.
+
+    Args:
+        project: slug.
+        words: overrides of every trial.
+        arms: as for `run_sweep`.
+        trials: of each arm; None: the file's.
+    """
     sweep = read_sweep(project, words)
+    sweep.trials = trials or sweep.trials
     cfg = load(config_class(project), project, sweep.base, words)
-    path = run_folder(cfg, project, sweep.base) / "sweep" / "wandb-sweep.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(wandb_sweep(project, sweep, words), encoding="utf-8")
-    return path
+    folder = run_folder(cfg, project, sweep.base) / "sweep"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, own in arms_of(project, sweep, arms).items():
+        paths.append(folder / f"wandb-sweep{f'-{name}' if name else ''}.yaml")
+        text = wandb_sweep(project, sweep, words, own)
+        paths[-1].write_text(text, encoding="utf-8")
+    return paths

@@ -100,6 +100,7 @@ more:
         (ARMS + "baselines: [raw_pixel]", "no baseline 'raw_pixel'.*did you mean 'raw_pixels'"),
         ("arms: {chance: {}}\nbaselines: [chance]", "'chance' is an arm and a baseline"),
         (ARMS + "more: {x: {clams: []}}", "more.x: unknown key 'clams'"),
+        ("arms: {a: [", "compare.yaml is not valid YAML"),
     ],
 )
 def test_mistakes_are_named(read, text, message):

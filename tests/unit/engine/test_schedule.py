@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -24,11 +25,15 @@ FINISH = "open('metrics.json', 'w').write('{}')"
 class Script(PlannedRun):
     """A run whose process is a line of Python in the run's folder."""
 
-    def __init__(self, folder, name, program=FINISH, code="c0de"):
+    def __init__(self, folder, name, program=FINISH, code="c0de", config="c0f"):
         self.path, self.run_id, self.program, self.code = folder / name, name, program, code
+        self.config_hash = config
 
     def _code(self):
         return "c0de"
+
+    def _config_hash(self):
+        return "c0f"
 
     def command(self):
         self.path.mkdir(exist_ok=True)
@@ -109,6 +114,20 @@ def test_a_run_that_another_process_works_on_is_waited_for(tmp_path):
 def test_code_that_has_changed_since_is_not_run_under_the_old_name(tmp_path):
     with pytest.raises(UserError, match="the code has changed"):
         run_all([Script(tmp_path, "a", code="01d")], 1)
+    with pytest.raises(UserError, match="the config has changed"):  # a file that was edited
+        run_all([Script(tmp_path, "a", config="01d")], 1)
+    assert not (tmp_path / "a/metrics.json").exists()
+
+
+def test_relative_folders_are_those_of_whoever_starts_it(tmp_path, monkeypatch):
+    """`contrastive compare` from any folder; the package is found all the same."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    program = "import common.config; open('runs/a/metrics.json', 'w').write('{}')"
+    started = runs_module.start_process(Path("runs/a"), [sys.executable, "-c", program], 1)
+    started.popen.wait(60)
+    assert started.ended() == 0
+    assert (tmp_path / "runs/a/metrics.json").exists()
 
 
 QUEUE = """

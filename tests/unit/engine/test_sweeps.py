@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -19,6 +20,7 @@ from common.engine.sweeps import study as study_module
 from common.engine.sweeps.results import at_the_edge, wandb_sweep, write_results
 from common.engine.sweeps.schema import Axis, Prune, Sweep, arms_of, read_sweep
 from common.engine.sweeps.study import ArmStudy, work
+from common.engine.sweeps.sweep import run_sweep, write_wandb_sweep
 from common.engine.sweeps.trials import TrialRun
 from common.registry import list_projects
 
@@ -206,6 +208,7 @@ trials.TrialRun.command = lambda self: [sys.executable, "-c", "import os, time; 
 from common.engine.comparison.schema import from_mapping
 from common.engine.sweeps.schema import Sweep
 from common.engine.sweeps.study import ArmStudy, work
+from common.engine.sweeps.sweep import run_sweep, write_wandb_sweep
 folder = Path({str(tmp_path)!r})
 sweep = from_mapping("sweep.yaml", Sweep, {GOOD!r})
 list(work([ArmStudy("dcl", sweep, "a", {{}}, [], folder / "sweep", folder)], 1, 1))
@@ -285,13 +288,46 @@ def test_the_same_sweep_for_weights_and_biases():
     sweep = Sweep(
         metric="m", direction="min", space=axes, prune=Prune("val/m"), shared={"a.b": "x y"}
     )
-    found = yaml.safe_load(wandb_sweep("dcl", sweep, ["trainer.devices=2"]))
+    own = {"method.loss": "dclw"}  # an arm's, which come after what all share
+    found = yaml.safe_load(wandb_sweep("dcl", sweep, ["trainer.devices=2"], own))
     assert found["method"] == "bayes"
-    assert found["metric"] == {"name": "m", "goal": "minimize"}
+    assert found["metric"] == {"name": "test/m", "goal": "minimize"}  # as a run logs it
     assert found["parameters"]["optim.lr"] == {"distribution": "log_uniform_values", "min": 1e-4, "max": 1.0}  # fmt: skip
     assert found["parameters"]["method.k"] == {"distribution": "int_uniform", "min": 1, "max": 9}
     assert found["command"][:7] == ["${env}", "python", "-m", "common.cli", "train", "dcl", "mini"]
     assert "trainer.devices=2" in found["command"]
-    assert 'a.b="x y"' in found["command"]
+    assert found["command"].index('a.b="x y"') < found["command"].index('method.loss="dclw"')
     assert found["command"][-1] == "${args_no_hyphens}"
     assert found["run_cap"] == 20
+
+
+def test_the_weights_and_biases_sweep_has_a_file_for_each_arm(tmp_path):
+    words = [f"runs_dir={tmp_path}"]
+    paths = write_wandb_sweep("mclrec", words, ["ce", "full"], None)
+    assert [p.name for p in paths] == ["wandb-sweep-ce.yaml", "wandb-sweep-full.yaml"]
+    commands = [yaml.safe_load(p.read_text())["command"] for p in paths]
+    assert "method.cl1_weight=0.0" in commands[0]
+    assert "method.cl1_weight=0.0" not in commands[1]
+
+
+def test_a_grid_takes_no_number_of_trials(tmp_path):
+    with pytest.raises(UserError, match="as many trials as points"):
+        run_sweep("mclrec", [f"runs_dir={tmp_path}"], ["ce"], 1, 2, print)
+
+
+def test_settings_that_the_sweep_beats_are_refused():
+    """They came first on the command line of a trial, so a later word won without a sign."""
+    sweep = from_mapping("sweep.yaml", Sweep, {**GOOD, "shared": {"eval.part": "dev"}})
+    for word in ("seed=7", "eval.part=test", "optim.lr=1.0", "arm=b"):
+        with pytest.raises(UserError, match="would change nothing"):
+            ArmStudy("dcl", sweep, "a", {"arm": "a"}, [word], Path("sweep"), Path())
+
+
+def test_a_trial_whose_metric_is_undefined_has_failed_and_the_others_go_on(tmp_path, program):
+    program(FINISH.replace("'score': 1 -", "'score': None if lr == 0.01 else 1 -"))
+    sweep, (one,) = studies(tmp_path, arms=("a",))
+    lines = list(work([one], jobs=1, threads=1))
+    assert len(lines) == 3
+    assert sum("failed" in line and "'score' is undefined" in line for line in lines) == 1
+    write_results("dcl", sweep, [one], tmp_path / "sweep")
+    assert len(json.loads((tmp_path / "sweep/sweep.json").read_text())["trials"]) >= 2

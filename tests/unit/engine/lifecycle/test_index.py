@@ -55,6 +55,7 @@ def test_conditions(make, tmp_path):
         "sed=1": "did you mean 'seed'",
         "seed": "field=value",
         "seed>x": "number",
+        "metric>=0.4": "metric is text",
     }.items():
         with pytest.raises(UserError, match=words):
             index.select(found, where)
@@ -75,16 +76,46 @@ def test_differences_are_settings_and_metrics(make, tmp_path):
         index.differences(left, tmp_path)
 
 
-def test_failed_and_superseded_runs_are_offered_and_nothing_else(make, tmp_path):
+def offered(folder):
+    return {e.run: why for e, why in index.removable(index.entries(folder))}
+
+
+def test_superseded_runs_and_ones_without_a_step_are_offered_and_nothing_else(make, tmp_path):
     make("old", 1)
+    make("broken", 1, state="failed")
     make("new", 2)
     make("seed", 3, seed=1)
     make("other", 4, overrides=["optim.lr=1", "run_id=other"])
-    make("failed", 5, state="failed")
+    make("failed", 5, state="failed")  # after its first step: resume=failed goes on with it
+    make("nothing", 5, state="failed", begun=False)
     make("empty", 6, state="created", begun=False)
     make("stopped", 7, state="running")
-    offered = {e.run: why for e, why in index.removable(index.entries(tmp_path))}
-    assert offered == {"old": "superseded", "failed": "failed", "empty": "made no step"}
+    assert offered(tmp_path) == {
+        "old": "superseded",
+        "broken": "superseded",
+        "nothing": "made no step",
+        "empty": "made no step",
+    }
+
+
+def test_runs_of_other_settings_supersede_nothing(make, tmp_path):
+    """Equal words on the command line over a config file that was edited between."""
+    make("a", 1, resolved={"optim": {"lr": 0.1}, "tracking": {"tags": ["x"]}})
+    make("b", 2, resolved={"optim": {"lr": 0.2}})
+    assert offered(tmp_path) == {}
+    make("c", 3, resolved={"optim": {"lr": 0.1}, "tracking": {"tags": []}})
+    assert offered(tmp_path) == {"a": "superseded"}
+
+
+def test_baselines_and_arms_of_equal_settings_are_kept(make, tmp_path):
+    """Baselines of a comparison, and an arm without overrides, have one config and one seed."""
+    for minute, name in enumerate(("chance", "untrained")):
+        make(f"compare-baseline-{name}-seed3-c0de", minute, resolved={"x": 1}, baseline=name, begun=False)  # fmt: skip
+    make("compare-method-seed3-c0ffee00-c0de", 2, resolved={"x": 1})
+    make("compare-other-seed3-c0ffee00-c0de", 3, resolved={"x": 1})
+    assert offered(tmp_path) == {}
+    make("compare-method-seed3-c0ffee00-beef", 4, resolved={"x": 1})  # of other code
+    assert offered(tmp_path) == {"compare-method-seed3-c0ffee00-c0de": "superseded"}
 
 
 def test_a_run_that_is_written_is_not_removed(make, tmp_path):
@@ -98,6 +129,15 @@ def test_a_run_that_is_written_is_not_removed(make, tmp_path):
     assert not path.exists()
 
 
+def test_a_condition_chooses_among_what_is_of_no_use(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(verbs, "console", Console(highlight=False, markup=False))
+    old, other = make("old", 1), make("other", 1, begun=False, state="failed")
+    make("new", 2)
+    verbs.prune(None, "run=other", True, tmp_path)
+    assert old.exists()
+    assert not other.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
@@ -106,6 +146,7 @@ def test_a_run_that_is_written_is_not_removed(make, tmp_path):
         (["diff", "a"], 2, "name two runs"),
         (["prune", "x", "y"], 2, "takes one project"),
         (["prune"], 0, "0 runs would go"),
+        (["prune", "--where", "sed=1"], 2, "did you mean 'seed'"),
         (["runs", "runs_dir=elsewhere"], 0, "0 runs"),
         (["runs", "seed=3"], 2, "no setting but runs_dir"),
     ],

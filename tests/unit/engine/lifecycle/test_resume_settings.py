@@ -11,6 +11,7 @@ from common.engine import checkpoint as ckpt
 from common.engine import run as verbs
 from common.engine.lifecycle.find import find_finished
 from common.engine.lifecycle.run import Run
+from common.engine.lifecycle.settings import as_trained
 from tests.interrupted import final_state, same
 
 OWN = ("model.dropout=0.3", "optim.lr=0.02", "trainer.checkpoint_every_n_steps=2")
@@ -114,6 +115,38 @@ def test_latest_of_an_evaluation_is_the_run_that_finished_last(toy, broken_at, t
     assert verbs.export(*words, None, None).parent.name == "a"
     with pytest.raises(UserError, match="c is not trained to its end; continue it with resume=c"):
         verbs.evaluate(*words, "c", None)
+
+
+def test_latest_is_neither_a_baseline_nor_a_run_of_a_comparison(toy, tmp_path):
+    """They finish after the method's run, and are of an arm that it is compared with, or of nothing trained."""
+    toy("run_id=b")
+    toy("run_id=compare-large-seed7-c0ffee00")
+    baseline = toy("run_id=base")
+    (baseline / "meta.json").write_text(json.dumps({**meta(baseline), "baseline": "constant"}))
+    cfg = load(tests.toy.Config, "toy", "smoke", [f"runs_dir={tmp_path / 'runs'}"])
+    assert find_finished(cfg, "toy", "smoke", "latest").path.name == "b"
+    assert find_finished(cfg, "toy", "smoke", "base").path == baseline  # by its name
+    before = (baseline / "metrics.json").read_text()
+    with pytest.raises(UserError, match="base is a baseline: there is nothing to train"):
+        toy("resume=base")
+    assert (baseline / "metrics.json").read_text() == before
+
+
+def test_a_run_is_evaluated_as_it_was_trained_whatever_the_config_file_says_now(toy, tmp_path):
+    """A setting without weights, such as pooling, would be another one without a word."""
+    folder = toy("run_id=r")
+    file = tmp_path / "configs/toy/smoke.yaml"
+    words = [f"runs_dir={tmp_path / 'runs'}"]
+    known, schema = meta(folder), tests.toy.Config
+    assert as_trained(schema, Run(folder, "toy", "smoke").settings(), known, words) == []
+    file.write_text(file.read_text() + "model: {dim: 24}\n")
+    kept = as_trained(schema, Run(folder, "toy", "smoke").settings(), known, words)
+    assert kept == ["model.dim=16"]
+    verbs.evaluate("toy", "smoke", words, "r", None)
+    typed = [*words, "model.dim=24"]
+    assert as_trained(schema, Run(folder, "toy", "smoke").settings(), known, typed) == []
+    with pytest.raises(UserError):  # what is typed holds
+        verbs.evaluate("toy", "smoke", typed, "r", None)
 
 
 def test_an_evaluation_leaves_the_metrics_of_the_run(toy, tmp_path):
