@@ -75,7 +75,7 @@ def test_command_is_accepted_and_leaves_nothing_of_the_config_s_own_data(command
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("make train PROJECT=simcse data.source=file data.fiel=a.txt", "unknown key 'data.fiel'"),
+        ("make train PROJECT=simcse data.source=file data.file_=a.txt", "unknown key 'data.file_'"),
         ("make train PROJECT=coconut data.source=fsc data.root=/data", "data.command_words"),
         ("make run PROJECT=mclrec TASK=recommend recommend.inputs=u.jsonl", "recommend.inputs"),
     ],
