@@ -4,13 +4,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from common.config import load, to_dict
 from common.data.text.labelled.glue_tasks import GLUE
 from common.engine.lifecycle.index import leaves
-from common.engine.workspace import Workspace, read_json
+from common.engine.workspace import Workspace
 from projects.vega.config import Config
 
 # what says which run it is, or what a task does with runs
@@ -57,17 +56,6 @@ def target_of(settings: Mapping[str, Any]) -> str | None:
     if not own["enabled"] or not own["rounds"]:
         return None
     return str(own.get("part") or settings["eval"]["part"])
-
-
-def is_trained(folder: Path) -> bool:
-    """Whether a folder with metrics is that of a trained run.
-
-    Evaluations leave no settings behind; a baseline has those of an arm, whose place it would take.
-    """
-    meta = folder / "meta.json"
-    if not (folder / "config.yaml").is_file():
-        return False
-    return not meta.is_file() or "baseline" not in read_json(meta)
 
 
 @cache

@@ -7,11 +7,11 @@ from statistics import median
 from typing import Any
 
 from common.config import UserError
-from common.engine.lifecycle.finished import finished_runs, run_metrics, run_settings
+from common.engine.lifecycle.finished import finished_runs, is_trained, run_metrics, run_settings
 from common.engine.workspace import Workspace
 from common.evaluation.text.glue import HUMAN, TASKS, best_tasks, glue_average, leaderboard
 from projects.vega.config import Config
-from projects.vega.forwarding import is_trained, strategy, target_of
+from projects.vega.forwarding import strategy, target_of
 
 Scores = dict[str, dict[str, dict[int, float]]]  # strategy -> task -> seed -> score, per cent
 

@@ -11,7 +11,7 @@ from common.data.text.labelled.glue import read_glue, read_inputs
 from common.data.text.labelled.glue_tasks import GLUE
 from common.data.text.labelled.readers import texts_of_lines
 from common.engine.experiment import Experiment
-from common.engine.lifecycle.finished import run_settings
+from common.engine.lifecycle.finished import is_trained, run_settings
 from common.engine.lifecycle.index import leaves
 from common.engine.run import load_module, train, trained_module
 from common.engine.workspace import Workspace, read_json, run_folder
@@ -19,7 +19,7 @@ from common.evaluation.text.glue import glue_average, glue_metrics
 from common.families.classification.submission import write_submission
 from projects.vega.config import Config
 from projects.vega.evaluate import logits_of
-from projects.vega.forwarding import is_trained, strategy, target_of, task_words, word
+from projects.vega.forwarding import strategy, target_of, task_words, word
 from projects.vega.module import FineTune
 
 

@@ -21,14 +21,18 @@ def finished_runs(names: Sequence[str], runs_dir: str | Path, project: str) -> l
     if names:
         return [Path(name) for name in names]
     found = (path.parent for path in (Path(runs_dir) / project).glob("*/*/metrics.json"))
-    return sorted(run for run in found if _is_trained(run))
+    return sorted(run for run in found if is_trained(run))
 
 
-def _is_trained(run: Path) -> bool:
-    """Whether a folder with metrics is a trained run; a baseline has an arm's settings, whose place it would take."""
-    if not (run / "config.yaml").is_file() or not (run / "meta.json").is_file():
+def is_trained(folder: Path) -> bool:
+    """Whether a folder with metrics is that of a trained run.
+
+    Evaluations leave no settings behind; a baseline has those of an arm, whose place it would take.
+    """
+    meta = folder / "meta.json"
+    if not (folder / "config.yaml").is_file():
         return False
-    return "baseline" not in read_json(run / "meta.json")
+    return not meta.is_file() or "baseline" not in read_json(meta)
 
 
 def run_settings(run: Path) -> Mapping[str, Any]:
