@@ -28,9 +28,7 @@ def build(cfg: Config) -> "Experiment[VacancySBERT]":
 
     experiment = retrieval_experiment(
         cfg, stages.recipe_of(cfg), VacancySBERT,
-        stages=stages.stages,
-        evaluate=evaluate,
-        plan=stages.plan,
+        stages=stages.stages, evaluate=evaluate, plan=stages.plan,
         texts=lambda cfg: load_data(cfg).test.candidates,
         tasks={"extract": extract, "benchmark": tasks.benchmark, "score": tasks.score},
         model_tasks={"normalise": tasks.normalise},
