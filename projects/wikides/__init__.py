@@ -25,11 +25,7 @@ def build(cfg: Config) -> "Experiment[Any]":
     own = describe if cfg.phase == "describe" else rank
     experiment: Experiment[Any] = experiment_of(
         cfg, own.stages, own.evaluate, own.export, own.load_export, own.embed, own.plan,
-        {
-            "collect": collect.collect,
-            "candidates": candidates.write_candidates,
-            "choices": tasks.choices,
-        },
+        {"collect": collect.collect, "candidates": candidates.write_candidates, "choices": tasks.choices},
     )  # fmt: skip
     with_model = {
         "rank": tasks.rank,
