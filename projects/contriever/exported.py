@@ -4,10 +4,8 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from torch import Tensor
-
 from common.damage import reading
-from common.encoders.text.sentence import Progress, SentenceEncoder
+from common.encoders.text.sentence import SentenceEncoder
 from common.export.sentence_transformers import load_sentence_transformers
 from projects.contriever.normalize import preparation
 from projects.contriever.stages import PREPARATION
@@ -30,20 +28,10 @@ class PreparedEncoder(SentenceEncoder):
         )
         self.prepare = prepare
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """As `SentenceEncoder.tokenize`, of prepared texts."""
-        return super().tokenize([self.prepare(text) for text in texts])
-
-    def encode(
-        self,
-        texts: str | Sequence[str],
-        batch_size: int = 64,
-        normalize: bool | None = None,
-        progress: Progress | None = None,
-    ) -> Tensor:
-        """As `SentenceEncoder.encode`, of prepared texts."""
-        texts = [texts] if isinstance(texts, str) else texts
-        return super().encode([self.prepare(t) for t in texts], batch_size, normalize, progress)
+    def _ids(
+        self, texts: Sequence[str]
+    ) -> list[list[int]]:  # both `tokenize` and `encode` come through it
+        return super()._ids([self.prepare(text) for text in texts])
 
 
 def load_prepared(folder: str | Path) -> SentenceEncoder:
