@@ -28,9 +28,8 @@ class PreparedEncoder(SentenceEncoder):
         )
         self.prepare = prepare
 
-    def _ids(
-        self, texts: Sequence[str]
-    ) -> list[list[int]]:  # both `tokenize` and `encode` come through it
+    # what `tokenize` and `encode` have in common
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         return super()._ids([self.prepare(text) for text in texts])
 
 
