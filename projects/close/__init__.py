@@ -17,13 +17,12 @@ __all__ = ["Config", "build", "load"]
 def build(cfg: Config) -> "Experiment[CLOSE]":
     """The experiment of a config; heavy imports happen here."""
     from common.engine.experiment import experiment_of
-    from projects.close import folder, generate, stages, tasks
+    from projects.close import folder, stages, tasks
     from projects.close.evaluate import evaluate
 
     experiment: Experiment[CLOSE] = experiment_of(
         cfg, stages.stages, evaluate, folder.export, folder.load, folder.embed, stages.plan,
-        {"caption": tasks.caption, "gap": tasks.gap,
-         "statistics": tasks.write_statistics, "generate": generate.write_texts},
+        tasks.TASKS,
     )  # fmt: skip
     return experiment
 

@@ -1,6 +1,6 @@
 """What `make run` does: texts for a user's pictures, the gap with its sensitivity curve, statistics of pairs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from projects.close.batches import Example
 from projects.close.config import Config
 from projects.close.evaluate import judged, score, unit_vectors, written
 from projects.close.folder import load
+from projects.close.generate import write_texts
 from projects.close.inference import Captioner
 from projects.close.official import open_picture
 from projects.close.stages import make_inputs, pair_statistics
@@ -114,3 +115,8 @@ def _plot(cfg: Config, curve: dict[str, float]) -> object:
         ax.plot(xs, [curve[f"{kind}_{x:g}"] for x in xs], marker="o")
         ax.set_xlabel(f"{kind} added to image vectors")
     return figure
+
+
+TASKS: Mapping[str, Callable[[Config, Workspace], object]] = {
+    "caption": caption, "gap": gap, "statistics": write_statistics, "generate": write_texts,
+}  # fmt: skip

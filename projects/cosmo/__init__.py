@@ -17,18 +17,12 @@ __all__ = ["Config", "build", "load"]
 def build(cfg: Config) -> "Experiment[COSMO]":
     """The experiment of a config; heavy imports happen here."""
     from common.engine.experiment import experiment_of
-    from projects.cosmo import build_video, folder, official, stages, tasks
+    from projects.cosmo import folder, stages, tasks
     from projects.cosmo.evaluate import evaluate
 
     experiment: Experiment[COSMO] = experiment_of(
         cfg, stages.stages, evaluate, folder.export, folder.load, folder.embed, stages.plan,
-        {
-            "caption": tasks.caption,
-            "parameters": tasks.parameters,
-            "few_shot": tasks.few_shot,
-            "few_shot_rows": official.write_rows,
-            "build_video": build_video.write_clips,
-        },
+        tasks.TASKS,
     )  # fmt: skip
     return experiment
 

@@ -1,6 +1,7 @@
 """What `make run` does: captions for a user's pictures, the parameter report, the few-shot table."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -8,9 +9,11 @@ import torch
 from common.config import UserError
 from common.engine.workspace import Workspace, write_json, write_text
 from common.evaluation.image_text.few_shot import FewShotTask, Item, few_shot_prompt
+from projects.cosmo.build_video import write_clips
 from projects.cosmo.config import Config
 from projects.cosmo.inference import Cosmo, opened
 from projects.cosmo.network import dry_network, parameter_counts, visual_dim_of
+from projects.cosmo.official import write_rows
 from projects.cosmo.table import evaluate_sets
 
 
@@ -131,3 +134,8 @@ def few_shot(cfg: Config, workspace: Workspace) -> dict[str, float]:
     for name, value in found.items():
         workspace.say(f"{name}: {value:.4f}")
     return found
+
+
+TASKS: Mapping[str, Callable[[Config, Workspace], object]] = {
+    "caption": caption, "parameters": parameters, "few_shot": few_shot, "few_shot_rows": write_rows, "build_video": write_clips,
+}  # fmt: skip

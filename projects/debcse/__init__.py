@@ -9,7 +9,6 @@ if TYPE_CHECKING:
 
     from common.encoders.text.sentence import SentenceEncoder
     from common.engine.experiment import Experiment
-    from common.engine.workspace import Workspace
     from projects.debcse.module import DebCSE
 
 __all__ = ["Config", "build", "load"]
@@ -21,12 +20,8 @@ def build(cfg: Config) -> "Experiment[DebCSE]":
     from projects.debcse.data import corpus_size, pair_requirements, twin_views
     from projects.debcse.evaluate import evaluate
     from projects.debcse.module import DebCSE
-    from projects.debcse.paraphrase import paraphrase
     from projects.debcse.stages import stages
-    from projects.debcse.tasks import mine_pairs, report_pairs
-
-    def paraphrases(cfg: Config, workspace: "Workspace") -> None:
-        workspace.note(f"{paraphrase(cfg, workspace)} sentences paraphrased")
+    from projects.debcse.tasks import TASKS
 
     return sentence_experiment(
         cfg,
@@ -34,7 +29,7 @@ def build(cfg: Config) -> "Experiment[DebCSE]":
         lambda cfg, encoder: twin_views(cfg, encoder.tokenizer),
         evaluate=evaluate,
         stages=stages,
-        tasks={"mine": mine_pairs, "pairs": report_pairs, "paraphrase": paraphrases},
+        tasks=TASKS,
         requirements=pair_requirements,
         num_samples=corpus_size,
         num_views=cfg.num_views,

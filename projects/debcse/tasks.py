@@ -1,5 +1,6 @@
 """`make run TASK=mine` and `TASK=pairs`: the sampling on its own, and its distribution report."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from projects.debcse.config import Config, IpwConfig
 from projects.debcse.data import corpus
 from projects.debcse.evaluate import examples, pair_figure, pair_metrics
 from projects.debcse.mining import Mined, mine, scorer_encoding
+from projects.debcse.paraphrase import paraphrase
 from projects.debcse.record import PairRecord, nli_labels, supervised_features
 from projects.debcse.sampling import PairSampler
 from projects.debcse.stages import load_scorer
@@ -95,3 +97,13 @@ def _mined(cfg: Config, workspace: Workspace, scorer: SentenceEncoder) -> Mined:
     return mine(
         cfg, corpus(cfg), scorer, lambda blocks: workspace.progress(blocks, "mine", len(blocks))
     )
+
+
+def write_paraphrases(cfg: Config, workspace: Workspace) -> None:
+    """``TASK=paraphrase``: a paraphrase of each sentence, for ``pool.paraphrases``."""
+    workspace.note(f"{paraphrase(cfg, workspace)} sentences paraphrased")
+
+
+TASKS: Mapping[str, Callable[[Config, Workspace], object]] = {
+    "mine": mine_pairs, "pairs": report_pairs, "paraphrase": write_paraphrases,
+}  # fmt: skip

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
 
     from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
     from common.engine.experiment import Experiment
-    from common.engine.workspace import Workspace
     from common.families.image_text.module import Encoder
     from projects.laclip.module import LaCLIP
 
@@ -19,25 +18,22 @@ __all__ = ["Config", "build", "load"]
 def build(cfg: Config) -> "Experiment[LaCLIP]":
     """The experiment of a config; heavy imports happen here."""
     from dataclasses import replace
+    from functools import partial
 
     from common.families.image_text.experiment import image_text_experiment
+    from projects.laclip import tasks
     from projects.laclip.data import REWRITES_FROM, build_data
     from projects.laclip.evaluate import evaluate
     from projects.laclip.module import LaCLIP
-    from projects.laclip.rewrite import rewrite_file
 
     def make_module(encoder: "Encoder | None" = None) -> LaCLIP:
         return LaCLIP(cfg, encoder)
-
-    def rewrite(workspace: "Workspace") -> None:
-        found = rewrite_file(cfg.rewrite, workspace, task=cfg.task, server=cfg.generator)
-        workspace.say(f"{cfg.rewrite.output}: {found.summary}")
 
     family = image_text_experiment(
         cfg,
         make_module,
         lambda tokenizer: build_data(cfg, tokenizer),
-        tasks={"rewrite": rewrite},
+        tasks={"rewrite": partial(tasks.rewrite, cfg)},
         num_texts=cfg.method.num_texts,
         texts_from=REWRITES_FROM,
     )

@@ -17,12 +17,12 @@ __all__ = ["Config", "build", "load"]
 def build(cfg: Config) -> "Experiment[OneToK]":
     """The experiment of a config; heavy imports happen here."""
     from common.engine.experiment import experiment_of
-    from projects.one_to_k import stages
+    from projects.one_to_k import stages, tasks
     from projects.one_to_k.evaluate import evaluate
 
     return experiment_of(
         cfg, stages.stages, evaluate, stages.export, stages.load_export, stages.embed, stages.plan,
-        {"translate": stages.translate},
+        {"translate": tasks.translate},
     )  # fmt: skip
 
 

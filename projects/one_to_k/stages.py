@@ -20,13 +20,11 @@ from common.engine.experiment import (  # fmt: skip
     weights_requirement,
 )
 from common.engine.trainer import world_size
-from common.engine.workspace import Workspace
 from projects.one_to_k import export as exports
 from projects.one_to_k.config import Config
 from projects.one_to_k.data import EMOJI, build_data, build_tokenizer, validation_set
 from projects.one_to_k.module import OneToK
 from projects.one_to_k.network import resize_images
-from projects.one_to_k.translate import translate_file
 from projects.one_to_k.validation import ValidatedOneToK, Whole
 
 SIZES = {"emoji": 1047, "captions": 29000, "multi30k": 29000 * 5, "coco": 113287 * 5}
@@ -140,12 +138,6 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
         found = [Requirement(f"data: {data.source}", str(path), path.exists(), hint)]
     weights = [*weights_requirement(cfg.model.image_pretrained), *weights_requirement(cfg.model.text_pretrained)]  # fmt: skip
     return (*found, *weights)
-
-
-def translate(cfg: Config, workspace: Workspace) -> None:
-    """``make run TASK=translate``."""
-    found = translate_file(cfg.translate, workspace, cfg.task)
-    workspace.say(f"{cfg.translate.output}: {found.summary}")
 
 
 def _images(cfg: Config, count: int) -> Tensor:

@@ -17,7 +17,7 @@ __all__ = ["Config", "build", "load"]
 def build(cfg: Config) -> "Experiment[RankGen]":
     """The experiment of a config; heavy imports happen here."""
     from common.families.retrieval.experiment import one_stage, retrieval_experiment
-    from projects.rankgen import generate, tasks
+    from projects.rankgen import tasks
     from projects.rankgen.data import build_data, eval_triples
     from projects.rankgen.evaluate import evaluate
     from projects.rankgen.module import RankGen
@@ -34,12 +34,7 @@ def build(cfg: Config) -> "Experiment[RankGen]":
         evaluate=evaluate,
         plan=plan,
         texts=lambda cfg: [triple.gold for triple in eval_triples(cfg).rows],
-        tasks={
-            "windows": generate.write_windows,
-            "generate": generate.write_generations,
-            "bundle": generate.write_bundled,
-            "preference": tasks.preference,
-        },
+        tasks=tasks.TASKS,
         model_tasks={"decode": lambda cfg, workspace, own: tasks.decode(cfg, own, workspace)},
     )
 

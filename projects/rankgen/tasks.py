@@ -1,5 +1,6 @@
 """`make run TASK=...`: decode and score what raters said."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from projects.rankgen.continuations import (
 )
 from projects.rankgen.data import Triple, eval_triples
 from projects.rankgen.decode import tidy
+from projects.rankgen.generate import write_bundled, write_generations, write_windows
 from projects.rankgen.module import RankGen
 from projects.rankgen.stages import make_encoder
 
@@ -179,3 +181,8 @@ def _cell(metrics: dict[str, float], name: str) -> str:
         return ""
     spread = metrics.get(f"{name}_std")
     return f"{metrics[name]:.3f}" + ("" if spread is None else f" +- {spread:.3f}")
+
+
+TASKS: Mapping[str, Callable[[Config, Workspace], object]] = {
+    "windows": write_windows, "generate": write_generations, "bundle": write_bundled, "preference": preference,
+}  # fmt: skip

@@ -23,14 +23,13 @@ def build(cfg: Config) -> "Experiment[VacancySBERT]":
     from projects.vacancysbert import stages, tasks
     from projects.vacancysbert.data import load_data
     from projects.vacancysbert.evaluate import evaluate
-    from projects.vacancysbert.extract import extract
     from projects.vacancysbert.module import VacancySBERT
 
     experiment = retrieval_experiment(
         cfg, stages.recipe_of(cfg), VacancySBERT,
         stages=stages.stages, evaluate=evaluate, plan=stages.plan,
         texts=lambda cfg: load_data(cfg).test.candidates,
-        tasks={"extract": extract, "benchmark": tasks.benchmark, "score": tasks.score},
+        tasks=tasks.TASKS,
         model_tasks={"normalise": tasks.normalise},
     )  # fmt: skip
     return replace(experiment, embed=stages.embed)

@@ -1,5 +1,6 @@
 """Tasks: normalise adverts, write the benchmark, score embeddings of any model on it."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from common.config import UserError
@@ -18,6 +19,7 @@ from common.evaluation.retrieval.normalisation import (
 from common.evaluation.search import search
 from projects.vacancysbert.config import Config
 from projects.vacancysbert.data import load_data
+from projects.vacancysbert.extract import extract
 from projects.vacancysbert.module import VacancySBERT
 
 SHOWN = 10  # test rows that are normalised where no file is named
@@ -97,3 +99,8 @@ def score(cfg: Config, workspace: Workspace) -> dict[str, float]:
     for name, value in found.items():
         workspace.say(f"{name:40}{value:.4f}")
     return found
+
+
+TASKS: Mapping[str, Callable[[Config, Workspace], object]] = {
+    "extract": extract, "benchmark": benchmark, "score": score,
+}  # fmt: skip

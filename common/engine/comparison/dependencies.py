@@ -2,7 +2,8 @@
 
 Definitions count, not files (`common.engine.comparison.symbols`): a function that a run cannot
 reach may change beside one that it uses. A finished run is reused while this hash, and its config,
-are the same. What only writes down how a run goes (`RECORDS`) counts nowhere.
+are the same. What only writes down how a run goes (`RECORDS`) counts nowhere, and neither does what
+only `make run` does: the `tasks` modules of the projects and the families' search.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from common.engine.comparison.symbols import WHOLE, file_of, parse, reach
 from common.registry import load_project
 
 ENGINE = ("common.engine.run", "train")  # what every run of a project executes beside the project
+SEARCHES = ("common.families.retrieval.search", "common.families.sentences.search")  # TASK=search
 DATA = "data"  # folder of bundled sets and, in models/, weights
 # loggers, the lock of a run folder, signals, what shows how far it is, what finds other runs by name, this file and its walk: no
 # weights depend on them, and no metrics but the speed and memory that a run has logged of itself
@@ -73,7 +75,7 @@ def reached(project: str, *modules: str) -> Mapping[Path, str]:
         (package, "build"),
         *((f"{package}.{name}", WHOLE) for name in modules),
     ]
-    return reach(ROOT, entries)
+    return reach(ROOT, entries, without={f"{package}.tasks", *SEARCHES})
 
 
 def data_files(sources: Mapping[Path, str], project: str = "") -> list[Path]:

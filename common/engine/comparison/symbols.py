@@ -8,7 +8,7 @@ under ``if TYPE_CHECKING`` never count.
 """
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -49,13 +49,16 @@ class Source:
     bindings: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
-def reach(root: Path, entries: Iterable[tuple[str, str]]) -> dict[Path, str]:
+def reach(
+    root: Path, entries: Iterable[tuple[str, str]], without: Container[str] = ()
+) -> dict[Path, str]:
     """Source text that counts, by file.
 
     Args:
         root: folder of the repository.
         entries: (module, name) to begin with; `WHOLE` as the name takes all of a module. A module
             that is no file of the repository is left out.
+        without: modules that are not entered.
 
     Returns:
         File -> text of its reached units in a fixed order, without comments and docstrings.
@@ -65,7 +68,7 @@ def reach(root: Path, entries: Iterable[tuple[str, str]]) -> dict[Path, str]:
     while waiting:
         module, name = entry = waiting.pop()
         path = file_of(root, module)
-        if path is None or entry in seen:
+        if path is None or entry in seen or module in without:
             continue
         seen.add(entry)
         source = parse(path, _package(root, path))

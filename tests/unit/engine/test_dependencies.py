@@ -1,5 +1,6 @@
 """The hash of what a run depends on: what changes it and what does not."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -20,14 +21,17 @@ FILES = {
     "common/lazy.py": "y = 1\n",
     "common/typed.py": "z = 1\n",
     "common/unused.py": "u = 1\n",
+    "common/searched.py": "s = 1\n",
     "common/room/__init__.py": "",
     "common/room/inner.py": "i = 1\n",
     "projects/p/__init__.py": (
         "from typing import TYPE_CHECKING\n"
         "from common.room import inner\n"
         "if TYPE_CHECKING:\n    import common.typed\n"
-        "def build():\n    from common.lazy import y\n    return bundled('words')\n"
+        "def build():\n    from common.lazy import y\n    from projects.p import tasks\n"
+        "    return bundled('words'), {'search': tasks.search}\n"
     ),
+    "projects/p/tasks.py": "from common.searched import s\ndef search():\n    return s\n",
     "projects/p/baselines.py": "b = 1\n",
     "data/words/a.txt": "one",
     "data/others/a.txt": "one",
@@ -78,6 +82,8 @@ def test_what_a_run_uses_changes_the_hash(tree, name, text):
     [
         ("common/used.py", '"""Other words."""\n\nx = 1  # still one\n'),
         ("common/unused.py", "u = 2\n"),
+        ("common/searched.py", "s = 2\n"),  # by a task alone
+        ("projects/p/tasks.py", "def search():\n    return 2\n"),
         ("common/typed.py", "z = 2\n"),  # for type checkers only
         ("common/engine/other.py", "x = 2\n"),
         ("projects/p/baselines.py", "b = 2\n"),
@@ -271,3 +277,26 @@ def test_real_projects_reach_their_code_and_data_and_not_each_others():
         mini = (ROOT / "configs" / project / "mini.yaml").read_text(encoding="utf-8")
         assert data_files(found, project) or "made from the seed" in mini, project
     assert len({code_hash(project) for project in list_projects()}) == len(list_projects())
+
+
+def test_what_only_make_run_does_is_named_where_a_project_is_put_together():
+    """`reached` leaves these modules out, so nothing that trains or evaluates may take from them."""
+    searches = {f"{module.replace('.', '/')}.py" for module in dependencies.SEARCHES}
+    assert all((ROOT / path).is_file() for path in searches)
+    for path in [*ROOT.glob("projects/*/*.py"), *ROOT.glob("common/**/*.py")]:
+        imported = imported_modules(path)
+        if path.is_relative_to(ROOT / "projects"):
+            own = f"projects.{path.parent.name}.tasks"
+            assert own not in imported or path.stem in {"__init__", "experiment"}, path
+        assert not imported & set(dependencies.SEARCHES) or path.name == "experiment.py", path
+
+
+def imported_modules(path):
+    """Modules that a file imports, and what it takes from packages as if it were modules."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
