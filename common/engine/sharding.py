@@ -1,13 +1,10 @@
-"""FSDP2: parameters, gradients and optimiser states shared out over all processes, undone after the fit."""
+"""FSDP2: parameters, gradients and optimiser states shared out over all processes."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed import _composable_state
-from torch.distributed._composable.contract import REGISTRY_KEY, STATE_KEY
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import (
     FSDPModule,
@@ -89,66 +86,3 @@ def clip_to(parameters: Iterable[Tensor], largest: float) -> None:
     norm = total_norm([p.grad for p in trained if p.grad is not None])
     for part in by_kind(trained):
         torch.nn.utils.clip_grads_with_norm_(part, largest, norm)
-
-
-class _Owner(NamedTuple):
-    """A module as it was: its class, parameters and hooks."""
-
-    module: nn.Module
-    kind: type[nn.Module]
-    parameters: dict[str, nn.Parameter | None]
-    hooks: dict[str, dict[Any, Any]]
-
-
-_HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks",
-          "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_state_dict_pre_hooks",
-          "_load_state_dict_pre_hooks", "_state_dict_hooks", "_load_state_dict_post_hooks")  # fmt: skip
-
-
-class Unsharded:
-    """A module as it is before its parameters are sharded.
-
-    FSDP2 puts shards in the place of parameters, hooks and a class of its own, in the module itself. The stages of an
-    experiment go on with that module, evaluation and export run on one rank: both need it whole.
-
-    Args:
-        module: not yet sharded; nothing of its memory is held on to but what is there anyway.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.root = module
-        self.owners = [
-            _Owner(
-                part,
-                type(part),
-                dict(part._parameters),
-                {name: getattr(part, name).copy() for name in _HOOKS if hasattr(part, name)},
-            )
-            for part in module.modules()
-        ]
-        self.kinds = {
-            id(p): (p.shape, p.dtype, p.requires_grad)
-            for owner in self.owners
-            for p in owner.parameters.values()
-            if p is not None
-        }
-
-    def restore(self) -> None:
-        """Take the shards out; parameters are empty ones on the CPU, to be loaded."""
-        fresh = {
-            key: nn.Parameter(torch.empty(shape, dtype=dtype), requires_grad=trained)
-            for key, (shape, dtype, trained) in self.kinds.items()
-        }
-        for module, kind, parameters, hooks in self.owners:
-            module.__class__ = kind
-            for name, before in hooks.items():
-                now = getattr(module, name)
-                now.clear()
-                now.update(before)
-            for name, parameter in parameters.items():
-                module._parameters[name] = None if parameter is None else fresh[id(parameter)]
-            for key in (STATE_KEY, REGISTRY_KEY):
-                module.__dict__.pop(key, None)
-            _composable_state._module_state_mapping.pop(module, None)
-        for name in STEPS:  # the wrapped methods
-            self.root.__dict__.pop(name, None)

@@ -19,15 +19,18 @@ from common.registry import load_project
 ENGINE = ("common.engine.run", "train")  # what every run of a project executes beside the project
 SEARCHES = ("common.families.retrieval.search", "common.families.sentences.search")  # TASK=search
 DATA = "data"  # folder of bundled sets and, in models/, weights
-# loggers, the lock of a run folder, signals, what shows how far it is, what finds other runs by name, this file and its walk: no
-# weights depend on them, and no metrics but the speed and memory that a run has logged of itself
+# loggers, the lock of a run folder, signals, what shows how far it is, what finds other runs by name, this file and its walk, how
+# several processes begin and FSDP is undone (tests show that they train as one does): no weights depend on them, and no metrics but
+# the speed and memory that a run has logged of itself
 RECORDS = frozenset({
     "common/engine/comparison/dependencies.py",
     "common/engine/comparison/symbols.py",
     "common/engine/lifecycle/find.py",
     "common/engine/lifecycle/finished.py",
+    "common/engine/lifecycle/launch.py",
     "common/engine/lifecycle/lock.py",
     "common/engine/lifecycle/signals.py",
+    "common/engine/lifecycle/unsharded.py",
     "common/engine/progress.py",
     "common/engine/tracking.py",
 })  # fmt: skip

@@ -14,8 +14,9 @@ from common.engine.experiment import Stage
 from common.engine.lifecycle.launch import is_main_process
 from common.engine.lifecycle.run import Run
 from common.engine.lifecycle.signals import Signals, StopSignal
+from common.engine.lifecycle.unsharded import Unsharded
 from common.engine.module import ContrastiveModule
-from common.engine.sharding import Sharded, Unsharded
+from common.engine.sharding import Sharded
 from common.engine.tracking import drop_rows_after
 from common.engine.trainer import build_trainer, run_precision, stage_config
 
