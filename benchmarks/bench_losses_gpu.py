@@ -8,7 +8,8 @@ Precisions: bf16, fp16, fp32 (exact), tf32, and half: float32 embeddings that ou
 others get what autocast would hand them, bfloat16). The floor is what the case needs at least: four or three N x N x D
 products in the same round. Rounds alternate between the candidates; times are medians of CUDA-event timings.
 A row is written as soon as it is measured, with the card and the versions; what a results file has already is
-left out, so a run that was cut off goes on. **No row exists until somebody runs this on a GPU.**
+left out, so a run that was cut off goes on. A row of ours whose errors are beyond those of its precision is named
+and not written, and the exit code is 1. **No row exists until somebody runs this on a GPU.**
 
     python benchmarks/bench_losses_gpu.py [--cases symmetric] [--dtypes bf16 tf32] [--sizes 8192 32768] [--dims 512]
 """
@@ -22,6 +23,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,13 @@ DTYPES = {
     "tf32": torch.float32,
     "half": torch.float32,
 }
+BOUNDS = {  # largest relative error of value and gradient of ours
+    "bf16": (1e-3, 1e-2),
+    "fp16": (1e-3, 1e-2),
+    "fp32": (5e-5, 2e-4),
+    "tf32": (1e-3, 1e-2),
+    "half": (1e-3, 1e-2),
+}
 KEY = ("card", "torch", "case", "dtype", "n", "dim", "candidate")
 FIELDS = [
     "date", "card", "torch", "cuda", "triton", "case", "dtype", "n", "dim", "candidate", "ms", "over_floor",
@@ -56,15 +65,15 @@ FIELDS = [
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def ours(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+def ours(image: Tensor, text: Tensor, scale: Tensor, precision: str = "exact") -> Tensor:
     """The fused loss of this repository."""
-    return info_nce(image, text, scale, backend="triton")
+    return info_nce(image, text, scale, backend="triton", precision=precision)
 
 
-def kept(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+def kept(image: Tensor, text: Tensor, scale: Tensor, precision: str = "exact") -> Tensor:
     """The same with a budget for all exponentials."""
     budget = 4 * len(image) * len(text)
-    return info_nce(image, text, scale, backend="triton", memory_budget=budget)
+    return info_nce(image, text, scale, backend="triton", memory_budget=budget, precision=precision)
 
 
 def dense(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
@@ -122,21 +131,22 @@ def _wide(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Case:
-    """A loss: its exact dense form, and how many N x N x D products it needs at least."""
+    """A loss: its exact dense form, how many N x N x D products it needs at least, its candidates at a precision."""
 
     exact: Loss
     products: int
-    losses: Callable[[], dict[str, Loss]]
+    losses: Callable[[str], dict[str, Loss]]
 
 
 def _of(module: Callable[..., LossOutput]) -> Loss:
     return lambda q, k, scale: module(q, k, scale).loss
 
 
-def _symmetric() -> dict[str, Loss]:
+def _symmetric(precision: str) -> dict[str, Loss]:
+    allowed = precision if precision in ("tf32", "half") else "exact"  # as the module finds it
     losses: dict[str, Loss] = {
-        "ours": ours,
-        "ours, tiles kept": kept,
+        "ours": partial(ours, precision=allowed),
+        "ours, tiles kept": partial(kept, precision=allowed),
         "ours, module": _of(ClipLoss(normalize=False)),
     }
     losses |= {"dense": dense, "compiled": torch.compile(dense), "dense, in blocks": both_in_blocks}
@@ -145,7 +155,7 @@ def _symmetric() -> dict[str, Loss]:
     return losses
 
 
-def _row_only() -> dict[str, Loss]:
+def _row_only(precision: str) -> dict[str, Loss]:
     losses: dict[str, Loss] = {"ours, module": _of(InfoNCELoss(normalize=False))}
     losses |= {
         "dense": dense_rows,
@@ -161,12 +171,12 @@ def _row_only() -> dict[str, Loss]:
     return losses
 
 
-def _two_views() -> dict[str, Loss]:
+def _two_views(precision: str) -> dict[str, Loss]:
     losses: dict[str, Loss] = {"ours, module": _of(NTXentLoss(normalize=False))}
     return losses | {"dense": dense_two_views, "compiled": torch.compile(dense_two_views)}
 
 
-def _sigmoid() -> dict[str, Loss]:
+def _sigmoid(precision: str) -> dict[str, Loss]:
     module = SigLipLoss(normalize=False)
     losses: dict[str, Loss] = {"ours, module": lambda q, k, scale: module(q, k, scale, -10.0).loss}
     losses |= {"dense": dense_sigmoid, "compiled": torch.compile(dense_sigmoid)}
@@ -254,7 +264,7 @@ def measure(
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     case, dtype = CASES[name], DTYPES[precision]
     mixed = precision == "half"
-    losses = {label: loss for label, loss in case.losses().items() if label not in known}
+    losses = {label: loss for label, loss in case.losses(precision).items() if label not in known}
     if not losses:
         return
     leaves, base = inputs(n, dim, dtype), None
@@ -281,6 +291,14 @@ def measure(
         yield row | {"loss_error": f"{value:.1e}", "grad_error": f"{grad:.1e}"}
     if base is not None and "floor" not in known:
         yield {"candidate": "floor", "ms": round(base, 3), "over_floor": 1.0}
+
+
+def wrong(row: dict[str, object], precision: str) -> bool:
+    """Whether a row of ours has an error that its precision does not explain; an error that is no number is one."""
+    if not str(row["candidate"]).startswith("ours") or "loss_error" not in row:
+        return False
+    found = float(str(row["loss_error"])), float(str(row["grad_error"]))
+    return not all(e <= bound for e, bound in zip(found, BOUNDS[precision], strict=True))
 
 
 def rows_at_hand(path: Path) -> list[dict[str, str]]:
@@ -320,6 +338,7 @@ def main() -> int:
     print(f"card: {env['card']}, torch {env['torch']}, CUDA {env['cuda']}, triton {env['triton']}")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     here = rows_at_hand(args.out)
+    beyond: list[dict[str, object]] = []
     with args.out.open("a", newline="") as handle:
         writer = csv.DictWriter(handle, FIELDS, restval="")
         if not here:
@@ -331,10 +350,17 @@ def main() -> int:
             same = [str(about[k]) for k in KEY[:-1]]
             known = {r["candidate"] for r in here if [r[k] for k in KEY[:-1]] == same}
             for row in measure(case, n, dim, dtype, args.rounds, known):
+                shown = {f: (row | about).get(f, "") for f in FIELDS[5:]}
+                print(shown, flush=True)
+                if wrong(row, dtype):
+                    beyond.append(shown)
+                    continue
                 writer.writerow(row | about)
                 handle.flush()
-                print({f: (row | about).get(f, "") for f in FIELDS[5:]}, flush=True)
-    return 0
+    for shown in beyond:
+        bounds = BOUNDS[str(shown["dtype"])]
+        sys.stderr.write(f"wrong, errors of {shown['dtype']} stay below {bounds}: {shown}\n")
+    return 1 if beyond else 0
 
 
 if __name__ == "__main__":

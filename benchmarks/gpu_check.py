@@ -1,20 +1,24 @@
 #!/usr/bin/env python3
 """`make gpu-check`: everything that needs a CUDA device, in pieces that can be interrupted.
 
-Kernel tests and bit-equal resume on the device, the losses against other libraries in every precision, and one short
-training run each of laclip and simcse. A piece takes at most nine minutes and has a file of its own in the results folder; what has
-passed with the same commit on the same card is not run again, so the same command goes on after a cut.
+Kernel tests and bit-equal resume on the device, two devices against one (left out where there is one), the losses against
+other libraries in every precision, and one short training run each of laclip and simcse. A losses piece fails if one
+of ours is further from float64 than its precision allows. A piece takes at most nine minutes and has a file of its own in the results folder; what has
+passed with the same commit on the same card is not run again, so the same command goes on after a cut. Triton builds its
+launchers in C: without a compiler and Python's headers nothing is begun.
 
     python benchmarks/gpu_check.py [--out reports/gpu-check] [--minutes 9] [--only tests losses-bf16] [--dry-run]
 
-Exit code: 0 all passed, 1 something failed (named), 2 no device, 3 the minutes are over and pieces are left.
+Exit code: 0 all passed, 1 something failed (named), 2 no device or no compiler, 3 the minutes are over and pieces are left.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +36,7 @@ class Piece:
     name: str
     what: str
     words: Sequence[str]
+    devices: int = 1  # that it needs
 
 
 def pieces(out: Path) -> list[Piece]:
@@ -43,10 +48,13 @@ def pieces(out: Path) -> list[Piece]:
         "trainer.max_steps=60",
         "tracking.wandb=disabled",
     ]
-    bench, table = str(ROOT / "benchmarks/bench_losses_gpu.py"), str(out / "losses_gpu.csv")
+    bench = str(ROOT / "benchmarks/bench_losses_gpu.py")
+    # of this commit alone: rows that another one has measured are no check of this one
+    table = str(out / f"losses_gpu-{commit()}.csv")
     return [
-        Piece("tests", "kernels against float64 and dense torch", ["-m", "pytest", "tests/gpu", "-q", "-rs", "-k", "not resume"]),
+        Piece("tests", "kernels against float64 and dense torch", ["-m", "pytest", "tests/gpu", "-q", "-rs", "-k", "not resume and not two_gpus"]),
         Piece("resume", "a run that goes on equals one that was not stopped", ["-m", "pytest", "tests/gpu", "-q", "-rs", "-k", "resume"]),
+        Piece("two-gpus", "two devices train the weights of one, by copies and by shards", ["-m", "pytest", "tests/gpu", "-q", "-rs", "-k", "two_gpus"], devices=2),
         *[
             Piece(f"losses-{p}", f"losses in {p} against other libraries", [bench, "--dtypes", p, "--out", table])
             for p in PRECISIONS
@@ -60,15 +68,39 @@ def pieces(out: Path) -> list[Piece]:
 
 def card() -> str:
     """Name of the device, empty where there is none; asked in a process of its own."""
-    code = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    return done.stdout.strip()
+    return _asked("torch.cuda.get_device_name() if torch.cuda.is_available() else ''")
+
+
+def devices() -> int:
+    """How many there are."""
+    return int(_asked("torch.cuda.device_count()") or 0)
+
+
+def _asked(expression: str) -> str:
+    words = [sys.executable, "-c", f"import torch; print({expression})"]
+    return subprocess.run(words, capture_output=True, text=True, cwd=ROOT).stdout.strip()
 
 
 def commit() -> str:
-    """Of the checkout; "unknown" outside of one."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT)
+    """Of the checkout; "unknown" outside of one, or without git."""
+    words = ["git", "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    except OSError:
+        return "unknown"
     return done.stdout.strip()[:10] or "unknown"
+
+
+def unmet() -> str:
+    """What Triton lacks to build its launchers, empty if nothing: a C compiler, the headers of Python."""
+    own = os.environ.get("CC")
+    found = any(shutil.which(name) for name in ([own] if own else ["gcc", "clang"]))
+    lacks = [] if found else ["a C compiler (gcc, clang, or what the variable CC names)"]
+    scheme = sysconfig.get_default_scheme()
+    scheme = "posix_prefix" if scheme == "posix_local" else scheme  # Debian's has no headers
+    header = Path(sysconfig.get_paths(scheme)["include"]) / "Python.h"
+    lacks += [] if header.exists() else [f"{header} (package python3-dev or python3-devel)"]
+    return " and ".join(lacks)
 
 
 def run_piece(piece: Piece, out: Path, about: dict[str, str], limit: float) -> dict[str, object]:
@@ -115,7 +147,9 @@ def summary(results: Sequence[dict[str, object]], left: Sequence[Piece], out: Pa
             f"| {r['piece']} | {r['what']} | {said} | {r['seconds']} | {r['card']} | {r['commit']} |"
         )
         failed += [] if ok else [str(r["piece"])]
-    lines += [f"| {p.name} | {p.what} | not run | | | |" for p in left]
+    for p in left:
+        why = f" (needs {p.devices} devices)" if p.devices > 1 else ""
+        lines.append(f"| {p.name} | {p.what} | not run{why} | | | |")
     for name in failed:
         tail = (
             (out / f"{name}.log").read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
@@ -149,6 +183,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             "gpu-check needs a CUDA device; there is none here (--dry-run prints what it would do)\n"
         )
         return 2
+    if lacks := unmet():
+        sys.stderr.write(
+            f"gpu-check needs {lacks}: Triton builds the launchers of its kernels in C\n"
+        )
+        return 2
+    there = devices()
+    beyond = [p for p in chosen if p.devices > there]
+    chosen = [p for p in chosen if p not in beyond]
+    if not chosen:
+        sys.stderr.write(f"{beyond[0].name} needs {beyond[0].devices} devices, there is {there}\n")
+        return 2
     out.mkdir(parents=True, exist_ok=True)
     about = {"card": name, "commit": commit()}
     deadline = None if args.minutes is None else time.monotonic() + 60 * args.minutes
@@ -163,8 +208,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = run_piece(piece, out, about, limit)
         left.remove(piece)
         results.append(found)
-        (out / "summary.md").write_text(summary(results, left, out), encoding="utf-8")
-    print(summary(results, left, out))
+        (out / "summary.md").write_text(summary(results, [*left, *beyond], out), encoding="utf-8")
+    print(summary(results, [*left, *beyond], out))
     if any(r["exit_code"] != 0 for r in results):
         return 1
     return 3 if left else 0

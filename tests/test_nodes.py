@@ -116,6 +116,7 @@ def test_the_job_script_queues_again_what_has_saved_at_the_end_of_its_time(
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
         "SLURM_JOB_ID": "5",
         "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_CPUS_PER_TASK": "7",
     }
     done = subprocess.run(["bash", SCRIPT, "laclip", "paper", "seed=2"], env=env)
     assert done.returncode == code
@@ -129,6 +130,8 @@ def test_the_job_script_queues_again_what_has_saved_at_the_end_of_its_time(
         "trainer.num_nodes=2",
         "seed=2",
     ]
+    # one task that failed left the others waiting; srun took over no CPUs per task
+    assert {"--kill-on-bad-exit=1", "--cpus-per-task=7"} <= set(said)
     assert (tmp_path / "scontrol.txt").exists() == requeued
     if requeued:
         assert (tmp_path / "scontrol.txt").read_text() == "requeue 5\n"

@@ -32,12 +32,18 @@ def metrics_table(title: str, metrics: Mapping[str, float | None]) -> Table:
 
 def train(project: str, config: str, overrides: Sequence[str]) -> None:
     """Train and print the metrics and the run folder."""
+    from common.config import load
     from common.engine import run
-    from common.engine.lifecycle.launch import is_main_process
+    from common.engine.lifecycle.launch import is_main_process, take_device, wait_for_owner
     from common.engine.workspace import read_json
+    from common.registry import config_class
 
+    # before the stages are built: some encode or generate before the trainer chooses the device
+    take_device(load(config_class(project), project, config, overrides).trainer)
     path = run.train(project, config, overrides)
-    if is_main_process():
+    if not is_main_process():
+        wait_for_owner(path)
+    else:
         metrics = read_json(path / "metrics.json")
         console.print(metrics_table(f"{project}/{config}", metrics))
         skipped = read_json(path / "meta.json").get("skipped_samples", 0)

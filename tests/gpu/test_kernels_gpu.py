@@ -218,6 +218,33 @@ def test_gradient_workspace_beyond_two_to_the_31_elements() -> None:
 
 
 @needs_card
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_values_and_gradients_at_a_size_that_no_dense_matrix_has(dtype: torch.dtype) -> None:
+    """65,536 pairs against torch in blocks in float32: many splits, many blocks of the gradient."""
+    assert_matches_blocks(65_536, dtype)
+
+
+def test_values_and_gradients_in_blocks() -> None:
+    """The same comparison where it is cheap, in the interpreter too."""
+    assert_matches_blocks(70, torch.float32)
+
+
+def assert_matches_blocks(n: int, dtype: torch.dtype) -> None:
+    q = unit(n, 64, 0, dtype)
+    k = F.normalize(q.float() + 2.5 * unit(n, 64, 1), dim=1).to(dtype)  # no confident rows
+    mine = [q.clone().requires_grad_(), k.clone().requires_grad_()]
+    mine.append(torch.tensor(20.0, device=CUDA, requires_grad=True))
+    other = [x.detach().float().requires_grad_() for x in mine]
+    got, want = (clip(*x, backend) for x, backend in ((mine, "triton"), (other, "blocked")))
+    assert close(got, want.double(), VALUE[dtype], 20.0)
+    tolerance = max(TOLERANCE[dtype], 1e-4)  # the other one is float32 as well
+    grads, wants = torch.autograd.grad(got, mine), torch.autograd.grad(want, other)
+    for grad, reference in zip(grads, wants, strict=True):
+        assert distance(grad, reference.double()) <= tolerance
+        assert distance(1.05 * grad, reference.double()) > tolerance  # it would be noticed
+
+
+@needs_card
 @pytest.mark.parametrize("dim", [512, 1024])
 def test_memory_stays_within_workspace_and_gradients(dim: int) -> None:
     n = 16_384  # the dense logits alone would take 1 GiB

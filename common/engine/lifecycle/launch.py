@@ -1,13 +1,18 @@
-"""Which process of a run this is, and how processes started from outside agree on a run id."""
+"""Which process of a run this is, its device, and how processes begin and leave together."""
 
 import os
+import time
+from pathlib import Path
 
 import torch
+from torch.distributed.constants import default_pg_timeout
 
-from common.config import ExperimentConfig
+from common.config import ExperimentConfig, TrainerConfig
+from common.engine.lifecycle import lock
 from common.engine.workspace import new_run_id
 
 SHELLS = {"bash", "sh", "zsh", "interactive"}  # names of jobs that somebody types in
+LONGEST_PAUSE = 5.0  # seconds between two looks at the lock of a run
 
 
 def is_main_process() -> bool:
@@ -41,15 +46,48 @@ def job_run_id(cfg: ExperimentConfig) -> str | None:
     return cfg.run_id or f"slurm-{job}"
 
 
+def uses_cuda(trainer: TrainerConfig) -> bool:
+    """Whether a run with these settings trains on CUDA devices."""
+    return trainer.accelerator in ("auto", "gpu") and torch.cuda.is_available()
+
+
+def take_device(trainer: TrainerConfig) -> None:
+    """Make the CUDA device that this process will train on the current one.
+
+    The trainer does so when it begins to fit. What is encoded or generated before, on "cuda", would be on the first
+    device in all processes of a machine. A process that sees one device alone, whatever its place, keeps that.
+    """
+    if not uses_cuda(trainer):
+        return
+    devices = trainer.devices
+    place = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+    index = devices[place] if isinstance(devices, list) and place < len(devices) else place
+    if 0 < index < torch.cuda.device_count():  # the first one is current anyway
+        torch.cuda.set_device(index)
+
+
 def agreed_run_id(cfg: ExperimentConfig) -> str:
     """The same new run id in all processes: the config's, the job's, or rank 0's."""
     known = cfg.run_id or job_run_id(cfg)
     if known is not None or external_rank() is None:
         return known or new_run_id()
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        backend = "nccl" if uses_cuda(cfg.trainer) else "gloo"
+        # the trainer takes this group over: the time is the one that it would have given, NCCL's own is a third of it
+        torch.distributed.init_process_group(backend, timeout=default_pg_timeout)
     box = [new_run_id()]
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    take_device(cfg.trainer)  # NCCL sends the id from the current device
     torch.distributed.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def wait_for_owner(run: Path) -> None:
+    """Stay until the owner of a run, which evaluates alone after the fit, has left it.
+
+    All processes of a machine have to take NCCL's communicators down together. A SLURM task on another machine
+    than the owner's goes at once: there the lock of its own job never counts as held.
+    """
+    pause = 0.05
+    while lock.held(run):
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)

@@ -31,6 +31,7 @@ class Signals:
         self._children: list[subprocess.Popen[bytes]] = []
         self._watched: list[list[subprocess.Popen[bytes]]] = []  # Lightning's lists of them
         self._held = False
+        self._leaves = False  # saved at the end of a job's time, on its way out
         self._owner = os.getpid()
         self._previous: dict[int, Any] = {}
 
@@ -42,7 +43,8 @@ class Signals:
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            if not (self._leaves and number == signal.SIGTERM):
+                signal.signal(number, handler)
         if error is not None:
             self._end_children()
 
@@ -63,6 +65,11 @@ class Signals:
         for processes in self._watched:
             # Lightning would kill this process as soon as one of them has ended with an error
             processes.clear()
+        if number == signal.SIGUSR1 and signal.SIGTERM in self._previous:
+            # srun may end a job's other processes as soon as one has left: they leave with their own code, by which
+            # the job is queued again
+            self._leaves = True
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
     def add_children(self, processes: list[subprocess.Popen[bytes]]) -> None:

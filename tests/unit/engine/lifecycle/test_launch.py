@@ -1,0 +1,124 @@
+"""Devices, groups and the end of several processes, seen from one of them."""
+
+import datetime
+import multiprocessing as mp
+import os
+import signal
+import threading
+
+import pytest
+import torch
+
+from common.config import ExperimentConfig, TrainerConfig
+from common.engine import run, verbs
+from common.engine.lifecycle import launch, lock
+from common.engine.lifecycle.signals import Signals
+from tests.toy.command import use_toy
+from tests.unit.engine.lifecycle.test_lock import locked_by
+
+PLACES = ("LOCAL_RANK", "SLURM_LOCALID", "RANK", "WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_JOB_ID")  # fmt: skip
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """`cuda(number, **variables)`: so many devices; the list of those that were made current."""
+    taken = []
+
+    def install(number, **variables):
+        for name in PLACES:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
+        monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+        return taken
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("variables", "trainer", "found"),
+    [
+        ({"LOCAL_RANK": "3"}, {"devices": 8}, [3]),
+        ({"SLURM_LOCALID": "5"}, {"devices": 8}, [5]),
+        ({"LOCAL_RANK": "2", "SLURM_LOCALID": "0"}, {"devices": "auto"}, [2]),  # torchrun in a job
+        ({"LOCAL_RANK": "1"}, {"devices": [2, 6]}, [6]),
+        ({}, {"devices": [4]}, [4]),
+        ({"LOCAL_RANK": "0"}, {"devices": 8}, []),  # current anyway
+        ({}, {"devices": 1}, []),
+        ({"LOCAL_RANK": "3"}, {"devices": 8, "accelerator": "cpu"}, []),
+    ],
+)
+def test_a_process_takes_the_device_that_it_will_train_on(cuda, variables, trainer, found):
+    taken = cuda(8, **variables)
+    launch.take_device(TrainerConfig(**trainer))
+    assert taken == found
+
+
+def test_a_process_that_sees_one_device_keeps_it(cuda):
+    taken = cuda(1, SLURM_LOCALID="3")
+    launch.take_device(TrainerConfig(devices=1))
+    assert taken == []
+
+
+def test_the_device_is_taken_before_stages_are_built(cuda, monkeypatch, tmp_path):
+    """What stages encode before the first fit ran on the first device in all processes."""
+    use_toy(monkeypatch)
+    taken = cuda(8, LOCAL_RANK="3")
+
+    def train(*_):
+        taken.append("train")
+        return tmp_path
+
+    monkeypatch.setattr(run, "train", train)
+    verbs.train("toy", "smoke", ["trainer.accelerator=auto", "trainer.devices=8"])
+    assert taken == [3, "train"]
+
+
+@pytest.mark.parametrize(("accelerator", "backend"), [("auto", "nccl"), ("cpu", "gloo")])
+def test_the_group_of_torchrun_has_the_time_of_the_trainers(
+    cuda, monkeypatch, accelerator, backend
+):
+    """NCCL's own time-out is ten minutes; a run on the CPU of a machine with GPUs got NCCL."""
+    cuda(2, RANK="1", LOCAL_RANK="1", WORLD_SIZE="2")
+    begun = []
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda name, timeout: begun.append((name, timeout))
+    )
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda box, src: None)
+    trainer = TrainerConfig(accelerator=accelerator, max_steps=1)
+    launch.agreed_run_id(ExperimentConfig(trainer=trainer))
+    assert begun == [(backend, datetime.timedelta(minutes=30))]
+
+
+def test_other_processes_stay_until_the_owner_has_evaluated(cuda, monkeypatch, tmp_path):
+    """They left after the fit, while rank 0 evaluated with NCCL's communicators still up."""
+    use_toy(monkeypatch)
+    cuda(0, LOCAL_RANK="1")
+    locked_by(tmp_path, os.getppid())
+    monkeypatch.setattr(run, "train", lambda *_: tmp_path)
+    owner = threading.Timer(0.4, (tmp_path / lock.NAME).unlink)
+    owner.start()
+    try:
+        verbs.train("toy", "smoke", [])
+        assert not lock.held(tmp_path)
+    finally:
+        owner.join()
+
+
+def leave(number):
+    try:
+        with Signals():
+            os.kill(os.getpid(), number)
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)  # what srun sends once another task has left
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 138), (signal.SIGINT, -15)])
+def test_a_task_on_its_way_out_keeps_the_code_that_queues_the_job_again(number, code):
+    """With 143 in place of 138 the job script would not queue the job again."""
+    task = mp.get_context("fork").Process(target=leave, args=(number,))
+    task.start()
+    task.join(60)
+    assert task.exitcode == code
