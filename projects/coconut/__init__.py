@@ -25,7 +25,7 @@ def build(cfg: Config) -> "Experiment[Coconut]":
 
 
 def load(folder: "Path") -> "Recognizer":
-    """The speech model of an exported folder."""
-    from common.export.recognizer import Recognizer
+    """The speech model of an exported folder; it decodes as its run did."""
+    from projects.coconut.exported import load_exported
 
-    return Recognizer.load(folder)
+    return load_exported(folder)

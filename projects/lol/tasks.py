@@ -33,6 +33,7 @@ from projects.lol.prompts import read_shots
 from projects.lol.reasoning import gold_number, number, yes_or_no
 from projects.lol.stages import build_decoder, build_original, with_amateur
 
+KEYWORDS = "keyword_emphasis"
 EXPLAINED = 3  # answers that are shown token by token
 CHUNK = 64  # questions in a file of finished answers
 _DRAW_STREAM, _WRITE_STREAM = 93, 94
@@ -68,29 +69,39 @@ def strategyqa(cfg: Config, workspace: Workspace, experiment: Experiment[LOL]) -
     """StrategyQA: chain of thought, accuracy of yes and no (``TASK=strategyqa``).
 
     Raises:
-        UserError: missing file, or rows without question and true or false as answer.
+        UserError: missing file, rows without question and true or false as answer, or demonstrations of
+            another set.
     """
     layout = "a JSON list of {question, answer: true or false} (strategyqa_train.json)"
     rows = _set(cfg, layout, "allenai's StrategyQA")
     for i, row in enumerate(rows):
         if not isinstance(row.get("question"), str) or not isinstance(row.get("answer"), bool):
             raise UserError(f"{cfg.generate.file}, row {i}: expected {layout}")
-    return _accuracy(cfg, workspace, experiment, rows, lambda text, gold: yes_or_no(text) == gold)
+    shots = _shots(cfg, _says_yes_or_no, "the answer is yes. (or no.)")
+    return _accuracy(
+        cfg, workspace, experiment, rows, shots, lambda text, gold: yes_or_no(text) == gold
+    )
 
 
 def gsm8k(cfg: Config, workspace: Workspace, experiment: Experiment[LOL]) -> dict[str, float]:
     """GSM8K: chain of thought, accuracy of the final number (``TASK=gsm8k``).
 
     Raises:
-        UserError: missing file, or an answer without ``#### number``.
+        UserError: missing file, an answer without ``#### number``, or demonstrations of another set.
     """
     layout = "JSON lines of {question, answer: '... #### number'} (test.jsonl)"
     rows = _set(cfg, layout, "openai/grade-school-math")
     for i, row in enumerate(rows):
         if not isinstance(row.get("question"), str) or gold_number(str(row.get("answer"))) is None:
             raise UserError(f"{cfg.generate.file}, row {i}: expected {layout}")
+    shots = _shots(cfg, lambda answer: number(answer) is not None, "The answer is <number>.")
     return _accuracy(
-        cfg, workspace, experiment, rows, lambda text, gold: number(text) == gold_number(gold)
+        cfg,
+        workspace,
+        experiment,
+        rows,
+        shots,
+        lambda text, gold: number(text) == gold_number(gold),
     )
 
 
@@ -98,10 +109,17 @@ def score_off_the_shelf(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The evaluation with `model.pretrained` and `amateur.path` as they are; no run (``TASK=score``).
 
     Raises:
-        UserError: absent weights, or methods that need an amateur which is not there.
+        UserError: absent weights, methods that need an amateur which is not there, or one that has no
+            effect on the set.
     """
     if cfg.base.steps:
         raise UserError("base.steps > 0 trains its own original: use `make train`, or base.steps=0")
+    named = [n for n in cfg.eval.methods or cfg.methods if cfg.methods[n].refocus == KEYWORDS]
+    if cfg.eval.source == "factor" and named:
+        raise UserError(
+            f"methods.{named[0]}.refocus={KEYWORDS} names the words of a question, and FACTOR has none: "
+            "take prompt_contrast, or leave the method out of eval.methods"
+        )
     plain = cfg if cfg.amateur.path else replace(cfg, amateur=replace(cfg.amateur, kind="none"))
     with torch.inference_mode():
         found = evaluate(cfg, with_amateur(plain, *build_original(cfg)), workspace)
@@ -229,11 +247,12 @@ def _accuracy(
     workspace: Workspace,
     experiment: Experiment[LOL],
     rows: Sequence[Mapping[str, Any]],
+    shots: Sequence[tuple[str, str]] | None,
     right: Callable[[str, Any], bool],
 ) -> dict[str, float]:
     decoder = decoder_of(cfg, workspace, experiment)
-    if cfg.generate.shots_file is not None:
-        decoder.prompts.shots = read_shots(cfg, cfg.generate.shots_file)
+    if shots is not None:
+        decoder.prompts.shots = shots
     texts = written(cfg, decoder, [row["question"] for row in rows])
     marks = [right(text, row["answer"]) for text, row in zip(texts, rows, strict=True)]
     out = [
@@ -245,6 +264,26 @@ def _accuracy(
     write_report(metrics, workspace.folder("."), title=cfg.generate.method)
     workspace.say((workspace.path / "metrics.md").read_text("utf-8"))
     return metrics
+
+
+def _says_yes_or_no(answer: str) -> bool:
+    _, found, rest = answer.lower().partition("answer is")
+    return bool(found) and rest.partition(".")[0].strip() in ("yes", "no")
+
+
+def _shots(cfg: Config, fits: Callable[[str], bool], ending: str) -> list[tuple[str, str]] | None:
+    """Demonstrations of ``generate.shots_file``; an answer that this set's reader cannot read is refused."""
+    name = cfg.generate.shots_file
+    if name is None:
+        return None
+    shots = read_shots(cfg, name)
+    for i, (_, answer) in enumerate(shots, start=1):
+        if not fits(answer):
+            raise UserError(
+                f"generate.shots_file={name}, row {i}: the answer does not end in {ending!r}, so these "
+                "are demonstrations of another set"
+            )
+    return shots
 
 
 def _set(cfg: Config, layout: str, source: str) -> list[dict[str, Any]]:

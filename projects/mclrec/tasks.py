@@ -1,5 +1,9 @@
 """Tasks: items for users of your own, vectors for an index, a raw log made ready."""
 
+import csv
+import gzip
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +23,9 @@ from projects.mclrec.module import MCLRec
 
 SHOWN = 10  # users of the log that are taken where no file is named
 CHUNK = 512
+COLUMNS = ("user", "item", "user_id:token", "item_id:token")
+# what `read_log` sorts by
+TIMES = {".csv": (",", "timestamp"), ".inter": ("\t", "timestamp:float")}
 
 
 def recommend(cfg: Config, workspace: Workspace, experiment: Experiment[MCLRec]) -> Path:
@@ -33,7 +40,8 @@ def recommend(cfg: Config, workspace: Workspace, experiment: Experiment[MCLRec])
     own = cfg.recommend
     recommender = trained_recommender(cfg, workspace, experiment)
     rows: list[Row] = []
-    for user, history in histories_of(cfg):
+    histories = histories_of(cfg, workspace)
+    for user, history in histories:
         found: list[tuple[str, float]] = []
         if len(recommender.known(history)):
             found = recommender(history, own.k, mask_history=own.mask_history)
@@ -44,6 +52,7 @@ def recommend(cfg: Config, workspace: Workspace, experiment: Experiment[MCLRec])
         workspace.say(f"{row['user']}: {', '.join(row['items'])}")
     if empty := sum(not row["items"] for row in rows):
         workspace.say(f"{empty} of {len(rows)} users have no item that training knew")
+    _say_unknown(recommender, histories, workspace)
     return output
 
 
@@ -57,10 +66,16 @@ def vectors(cfg: Config, workspace: Workspace, experiment: Experiment[MCLRec]) -
         UserError: no trained run, or an unreadable file.
     """
     recommender = trained_recommender(cfg, workspace, experiment)
-    rows = [(user, recommender.known(history)) for user, history in histories_of(cfg)]
+    histories = histories_of(cfg, workspace)
+    rows = [(user, recommender.known(history)) for user, history in histories]
     rows = [(user, known) for user, known in rows if len(known)]
     if not rows:
         raise UserError("no history holds an item that training knew")
+    if empty := len(histories) - len(rows):
+        workspace.say(
+            f"{empty} of {len(histories)} users have no item that training knew, and no vector"
+        )
+    _say_unknown(recommender, histories, workspace)
     parts = [
         recommender.user_vectors([known for _, known in rows[start : start + CHUNK]])
         for start in range(0, len(rows), CHUNK)
@@ -75,17 +90,29 @@ def prepare(cfg: Config, workspace: Workspace) -> Path:
     """Filter a raw log to its k-core and write it in RecBole's format.
 
     Raises:
-        UserError: no file named, unreadable, or nothing left.
+        UserError: no file named, unreadable, several histories of one user, or nothing left.
     """
     if cfg.prepare.input is None:
         raise UserError("name a log in prepare.input, such as a CSV file of user, item, timestamp")
-    found = k_core(read_log(cfg.prepare.input), cfg.data.min_user, cfg.data.min_item)
+    raw = own_log(cfg.prepare.input, workspace)
+    twice = [user for user, lines in Counter(user for user, _ in raw).items() if lines > 1]
+    if twice:
+        raise UserError(
+            f"{cfg.prepare.input}: users with several lines: {len(twice)}, such as {twice[0]}; each line "
+            "would be a user of its own: write all items of a user in one line, oldest first"
+        )
+    found = k_core(raw, cfg.data.min_user, cfg.data.min_item)
     if not found:
         raise UserError("nothing is left: lower data.min_user and data.min_item")
     output = Path(cfg.prepare.output) if cfg.prepare.output else workspace.folder(".") / "log.inter"
     items = {item for _, own in found for item in own}
     actions = sum(len(own) for _, own in found)
-    workspace.say(f"{len(found):,} users, {len(items):,} items, {actions:,} interactions: {output}")
+    removed = sum(len(own) for _, own in raw) - actions
+    workspace.say(
+        f"{len(found):,} users, {len(items):,} items, {actions:,} interactions: {output} (removed: "
+        f"{len(raw) - len(found):,} users, {len({i for _, own in raw for i in own} - items):,} items, "
+        f"{removed:,} interactions)"
+    )
     return write_inter(found, output)
 
 
@@ -105,10 +132,44 @@ def trained_recommender(
     return Recommender(module.encoder.eval(), items)
 
 
-def histories_of(cfg: Config) -> list[History]:
+def own_log(path: str, workspace: Workspace) -> list[History]:
+    """As `read_log`; says where the order of the file is taken for that of the interactions.
+
+    Raises:
+        UserError: see `read_log`.
+    """
+    found = read_log(path)
+    name = path.removesuffix(".gz")
+    delimiter, time = TIMES.get(Path(name).suffix, ("", ""))
+    if time:
+        opener = gzip.open if path.endswith(".gz") else open
+        with opener(Path(path).expanduser(), "rt", encoding="utf-8-sig") as file:
+            others = [
+                c for c in next(csv.reader(file, delimiter=delimiter), []) if c not in COLUMNS
+            ]
+        if others and time not in others:
+            workspace.say(
+                f"{path} has no column {time}: its rows are taken in the order of the file, not sorted by "
+                f"one of {', '.join(others)}"
+            )
+    return found
+
+
+def _say_unknown(
+    recommender: Recommender, histories: Sequence[History], workspace: Workspace
+) -> None:
+    count = sum(len(own) for _, own in histories)
+    unknown = count - sum(len(recommender.known(own)) for _, own in histories)
+    if unknown:
+        workspace.say(
+            f"{unknown} of {count} items of the histories are unknown and were passed over"
+        )
+
+
+def histories_of(cfg: Config, workspace: Workspace) -> list[History]:
     """Histories of the config's file, or those of some users of its log."""
     if cfg.recommend.input is not None:
-        return read_log(cfg.recommend.input)
+        return own_log(cfg.recommend.input, workspace)
     log = load_sets(cfg).log
     return [
         (user, [log.items[item - 1] for item in own])

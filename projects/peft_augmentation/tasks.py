@@ -8,6 +8,7 @@ from torch import Tensor
 
 from common.config import UserError
 from common.data.text.labelled.readers import texts_of_lines
+from common.encoders.text.tuned.classifier import TextClassifier, Texts
 from common.engine.experiment import Experiment
 from common.engine.lifecycle.finished import run_settings
 from common.engine.workspace import Workspace
@@ -109,10 +110,21 @@ def predict(cfg: Config, workspace: Workspace, experiment: Experiment[PeftAugmen
     own = cfg.predict
     module, _ = trained_module(experiment, workspace, own.run, cfg.runs_dir)
     texts = texts_of_lines(own.input, module.task.num_texts, "predict.input")
-    found = module.classifier.predict(texts, cfg.eval.batch_size)
+    classifier = module.classifier
+    if cut := num_cut(classifier, texts):
+        workspace.say(
+            f"{cut} of {len(texts)} rows are cut to {classifier.max_length} pieces: the model reads no more"
+        )
+    found = classifier.predict(texts, cfg.eval.batch_size)
     lines = ["\t".join([label, *row]) for label, row in zip(found, texts, strict=True)]
     path = workspace.folder(".") / "predictions.tsv"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     for line in lines:
         workspace.say(line)
     return found
+
+
+def num_cut(classifier: TextClassifier, texts: Sequence[Texts]) -> int:
+    """Rows of which `TextClassifier.rows` leaves something out."""
+    whole = classifier.tokenizer(*(list(side) for side in zip(*texts, strict=True)), verbose=False)
+    return sum(len(ids) > classifier.max_length for ids in whole["input_ids"])

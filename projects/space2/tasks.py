@@ -1,6 +1,7 @@
 """`make run`: intents of the user's own texts, and annotated sets as corpora of semantic trees."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.config import UserError
@@ -41,12 +42,25 @@ def classify(cfg: Config, workspace: Workspace, experiment: Experiment[Contrasti
         rows = read_csv(own_file(own.examples, cfg.data.root, "examples"), ("text", "label"))
         examples = [(str(r["text"]), str(r["label"])) for r in rows]
     module, _ = trained_module(experiment, workspace, own.run, cfg.runs_dir)
-    found = model_of(module).classify(texts, examples)
+    model = model_of(module)
+    if cut := num_cut(model, texts):
+        limit = model.network.texts.max_length
+        workspace.say(
+            f"{cut} of {len(texts)} requests are cut to their last {limit} tokens: the model reads no more"
+        )
+    found = model.classify(texts, examples)
     lines = [f"{label}\t{text}" for label, text in zip(found, texts, strict=True)]
     (workspace.folder(".") / "predictions.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")  # fmt: skip
     for line in lines:
         workspace.say(line)
     return found
+
+
+def num_cut(model: DialogModel, texts: Sequence[str]) -> int:
+    """Requests of which only the end is read."""
+    own = model.network.texts
+    found = own.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    return sum(len(ids) > own.max_length - 2 for ids in found)
 
 
 def model_of(module: ContrastiveModule) -> DialogModel:
@@ -60,12 +74,16 @@ def convert(cfg: Config, workspace: Workspace) -> Path:
     """An annotated set as ``<output>/<part>.json`` in the form that `data.source=corpora` reads.
 
     Raises:
-        UserError: no input or output, a file of another form, or an existing output.
+        UserError: no input or output, a file of another form, an existing output, or a domain for states.
     """
     own = cfg.convert
     if own.input is None or own.output is None:
         raise UserError(
             "convert.input and convert.output: name a file and the folder of the corpus"
+        )
+    if own.domain is not None and own.kind == "states":
+        raise UserError(
+            "convert.domain has no effect on states, which name their domains: leave it out"
         )
     target = Path(own.output) / f"{own.part}.json"
     if target.exists():

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
@@ -12,12 +11,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.config import UserError
-from common.data.lookup import data_root
 from common.data.module import ContrastiveData
 from common.data.padding import TextInputs
 from common.data.samplers import Key, sample_rng
 from common.data.tables import read_jsonl
-from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
+from common.data.text.lexical import without_phrases
 from common.evaluation.retrieval.normalisation import (
     TitleBenchmark,
     TitleRow,
@@ -30,6 +28,7 @@ from common.evaluation.retrieval.normalisation import (
 from projects.vacancysbert.config import Config, VacancyData
 from projects.vacancysbert.encoder import TitleSkillEncoder
 from projects.vacancysbert.esco import esco_parts
+from projects.vacancysbert.places import file_path
 from projects.vacancysbert.synthetic import synthetic_parts
 from projects.vacancysbert.texts import (
     clean_title,
@@ -61,7 +60,8 @@ class VacancySets:
         ads: training adverts that passed the filters.
         test: the benchmark.
         dev: the same for validation; None where the config has no file.
-        counts: adverts kept and dropped, by reason.
+        counts: adverts kept and dropped, by reason; test rows of a file whose skills named a title,
+            which was taken out.
     """
 
     ads: list[Ad]
@@ -172,29 +172,30 @@ class TitleQueries(Dataset[tuple[str, int]]):
 
 
 def usable_ads(
-    rows: Iterable[Ad], data: VacancyData, tests: Sequence[TitleBenchmark] = (), seed: int = 0
+    rows: Iterable[Ad], data: VacancyData, tests: Iterable[TitleRow] = (), seed: int = 0
 ) -> tuple[list[Ad], dict[str, int]]:
     """Adverts that pass the filters, and how many were dropped for which reason.
 
     The title is taken out of its skills; adverts with a short title, with too few distinct skills,
-    beyond the cap of their title, or equal to a test row in title and skills are dropped.
+    beyond the cap of their title, or equal to a test row in title and skills are dropped. With
+    ``data.clean_titles`` they are equal if their titles are once these are cleaned.
 
     Args:
         rows: adverts.
         data: section of the config.
-        tests: benchmarks whose rows are kept out.
+        tests: rows that are kept out.
         seed: of the draw where ``data.limit`` takes a part.
 
     Raises:
         UserError: fewer adverts are left than ``data.limit``.
     """
-    held_out = {(title_hash(r.title), skills_hash(r.skills)) for t in tests for r in t.rows}
+    held_out = {(title_hash(_shown(r.title, data)), skills_hash(r.skills)) for r in tests}
     kept: list[Ad] = []
     counts, seen = Counter[str](), Counter[int]()
     for ad in rows:
-        title = clean_title(ad.title) if data.clean_titles else " ".join(ad.title.split())
+        title = _shown(ad.title, data)
         plain = list(dict.fromkeys(" ".join(skill.split()) for skill in ad.skills))
-        skills, key = without_title(plain, [title]), title_hash(title)
+        skills, key = without_title(plain, _spellings(data, ad.title)), title_hash(title)
         if len(title) < MIN_TITLE:
             counts["dropped_short_title"] += 1
         elif len({title_key(skill) for skill in skills}) < data.min_skills:
@@ -214,6 +215,39 @@ def usable_ads(
     return kept, {"train_ads": len(kept), **counts}
 
 
+def _shown(title: str, data: VacancyData) -> str:
+    """A title as every model is shown it, in training and in the benchmark."""
+    return clean_title(title) if data.clean_titles else " ".join(title.split())
+
+
+def _spellings(data: VacancyData, *titles: str) -> list[str]:
+    """The titles as they stand in a file and as they are shown."""
+    return list(
+        dict.fromkeys(t for raw in titles for t in (" ".join(raw.split()), _shown(raw, data)))
+    )
+
+
+def _benchmark(
+    rows: Sequence[TitleRow], candidates: Sequence[str], data: VacancyData
+) -> TitleBenchmark:
+    """Queries and candidates as they are shown to all rows of the table, ours and the others."""
+    if not data.clean_titles:
+        return title_benchmark(rows, candidates)
+    own = [replace(r, title=_shown(r.title, data), gold=_shown(r.gold, data)) for r in rows]
+    return title_benchmark(own, [_shown(title, data) for title in candidates])
+
+
+def _without_titles(rows: Sequence[TitleRow], data: VacancyData) -> tuple[list[TitleRow], int]:
+    """Test rows whose skills name neither their title nor the standard one, and how many did."""
+    found, count = list[TitleRow](), 0
+    for row in rows:
+        titles = _spellings(data, row.title, row.gold)
+        count += any(without_phrases(s, titles) != " ".join(s.split()) for s in row.skills)
+        others = {name: without_title(own, titles) for name, own in row.others.items()}
+        found.append(replace(row, skills=without_title(row.skills, titles), others=others))
+    return found, count
+
+
 def load_data(cfg: Config) -> VacancySets:
     """Training adverts and benchmarks of a config.
 
@@ -227,15 +261,9 @@ def load_data(cfg: Config) -> VacancySets:
         rows, *parts, candidates = synthetic_parts(data.occupations, cfg.seed)
     else:
         rows, *parts, candidates = esco_parts(data.root)
-    test, dev = (title_benchmark(part, candidates) for part in parts)
-    ads, counts = usable_ads((Ad(*row) for row in rows), data, (test, dev), cfg.seed)
+    test, dev = (_benchmark(part, candidates, data) for part in parts)
+    ads, counts = usable_ads((Ad(*row) for row in rows), data, [*test.rows, *dev.rows], cfg.seed)
     return VacancySets(ads, test, dev, counts)
-
-
-def file_path(data: VacancyData, name: str) -> Path:
-    """A file of the config: as named, or below the data root."""
-    path = Path(name).expanduser()
-    return path if path.is_file() else data_root(data.root) / path
 
 
 def _from_files(cfg: Config) -> VacancySets:
@@ -245,13 +273,17 @@ def _from_files(cfg: Config) -> VacancySets:
     listed = None if data.candidates is None else read_candidates(file_path(data, data.candidates))
     path = file_path(data, data.train)
     test_path = file_path(data, data.test)
-    test_rows: list[TitleRow] = read_title_rows(test_path)
-    listed = [row.gold for row in test_rows] if listed is None else listed
-    test, dev, held = title_benchmark(test_rows, listed), None, [test_path]
+    raw: list[TitleRow] = read_title_rows(test_path)
+    listed = [row.gold for row in raw] if listed is None else listed
+    rows, naming = _without_titles(raw, data)
+    test, dev, held, kept_out = _benchmark(rows, listed, data), None, [test_path], [*raw, *rows]
     if data.dev is not None:
         dev_path = file_path(data, data.dev)
-        dev = title_benchmark(read_title_rows(dev_path), listed)
+        raw = read_title_rows(dev_path)
+        rows = _without_titles(raw, data)[0]
+        dev = _benchmark(rows, listed, data)
         held.append(dev_path)
+        kept_out += [*raw, *rows]
     ids = {str(row["id"]) for file in held for row in read_jsonl(file) if "id" in row}
     ads, dropped = [], 0
     for number, row in enumerate(read_jsonl(path, ("title",)), 1):
@@ -267,9 +299,10 @@ def _from_files(cfg: Config) -> VacancySets:
             place = f"{path}, row {number}"
             (title,) = strings([row["title"]], place)
             ads.append(Ad(name, title, strings(row["skills"], place)))
-    kept, counts = usable_ads(ads, data, [test] if dev is None else [test, dev], cfg.seed)
+    kept, counts = usable_ads(ads, data, kept_out, cfg.seed)
     if dropped:
         counts["dropped_test_ads"] = counts.get("dropped_test_ads", 0) + dropped
+    counts["test_rows_with_title_in_skills"] = naming
     return VacancySets(kept, test, dev, counts)
 
 
@@ -288,18 +321,3 @@ def training_data(cfg: Config, encoder: TitleSkillEncoder) -> ContrastiveData:
         train, batch_size=cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers,
         val=val, eval_batch_size=cfg.eval.batch_size,
     )  # fmt: skip
-
-
-def requirements(cfg: Config) -> list[Requirement]:
-    """Weights and data that the config needs."""
-    found = list(weights_requirement(cfg.model.pretrained))
-    if cfg.data.source == "esco":
-        found.append(bundled_requirement("esco-occupations"))
-    for what in ("train", "test", "dev", "candidates"):
-        name = getattr(cfg.data, what)
-        if name is not None:
-            path = file_path(cfg.data, name)
-            found.append(
-                Requirement(f"data: {what}", str(path), path.is_file(), "see the card, Data")
-            )
-    return found

@@ -56,6 +56,10 @@ class TitleSkillEncoder(nn.Module):
     def encode_titles(self, titles: Sequence[str], batch_size: int = 64) -> Tensor:
         """N titles -> (N, D) unit vectors on the CPU."""
         texts = [clean_title(t) if self.clean else t for t in titles]
+        return self.encode_title_texts(texts, batch_size)
+
+    def encode_title_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+        """N texts of the titles' side as they are, never cleaned -> (N, D) unit vectors on the CPU."""
         return self._encode("titles", texts, batch_size)
 
     def encode_skill_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:

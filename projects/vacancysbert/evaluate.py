@@ -1,5 +1,6 @@
 """Title normalisation of the trained encoder and of all baselines, in one call and on one list.
 
+All of them read the texts of the benchmark as `load_data` hands them out: cleaned for all or for none.
 Every row of the table asks twice: with the title alone and with the advert's skills beside it (and,
 as a control, with the skills of a related occupation, where the benchmark has them).
 """
@@ -35,6 +36,7 @@ from projects.vacancysbert.config import Config
 from projects.vacancysbert.data import load_data
 from projects.vacancysbert.encoder import TitleSkillEncoder
 from projects.vacancysbert.module import VacancySBERT
+from projects.vacancysbert.places import WORD_VECTORS, file_path
 from projects.vacancysbert.stages import recipe_of
 from projects.vacancysbert.texts import skill_text
 
@@ -76,6 +78,10 @@ def evaluate(cfg: Config, module: VacancySBERT, workspace: Workspace) -> dict[st
         with reference_compare(cfg, place) as compare:
             metrics |= _named(name, score_row(cfg, compare, workspace, f"{name}_"))
     metrics |= {name: float(count) for name, count in sets.counts.items()}
+    if naming := sets.counts.get("test_rows_with_title_in_skills"):
+        workspace.say(
+            f"{naming} test rows had a title among their skills; it was taken out of them"
+        )
     metrics["excluded_queries"] = float(data.excluded)
     names = [
         n
@@ -177,14 +183,17 @@ def best_beta(cfg: Config, compare: Compare, dev: TitleBenchmark) -> float:
 
 
 def encoder_compare(cfg: Config, encoder: TitleSkillEncoder) -> Compare:
-    """Similarities by the encoder, in evaluation mode; candidates are embedded once."""
+    """Similarities by the encoder, in evaluation mode; candidates are embedded once.
+
+    Texts are taken as they are, as the baselines take them: the benchmark's titles are clean.
+    """
     held: dict[str, Tensor] = {}
 
     def compare(texts: list[str], side: Side, candidates: list[str]) -> Scores:
         key = "\n".join(candidates)
         if key not in held:
-            held[key] = encoder.encode_titles(candidates, cfg.eval.batch_size)
-        encode = encoder.encode_titles if side == "titles" else encoder.encode_skill_texts
+            held[key] = encoder.encode_title_texts(candidates, cfg.eval.batch_size)
+        encode = encoder.encode_title_texts if side == "titles" else encoder.encode_skill_texts
         return cosines(encode(texts, cfg.eval.batch_size), held[key])
 
     return compare
@@ -218,21 +227,21 @@ class reference_compare:
 
     Args:
         cfg: the project's config.
-        place: word vectors (.vec), a folder of sentence-transformers, or a ``pretrained:`` string,
-            pooled as the config's own encoder.
+        place: word vectors (.vec; as named or below the data root), a folder of sentence-transformers,
+            or a ``pretrained:`` string, pooled as the config's own encoder.
     """
 
     def __init__(self, cfg: Config, place: str) -> None:
         self.cfg, self.place = cfg, place
 
     def __enter__(self) -> Compare:
-        if self.place.endswith(".vec"):
-            return text_compare(read_word_vectors(self.place))
+        if self.place.endswith(WORD_VECTORS):
+            return text_compare(read_word_vectors(file_path(self.cfg.data, self.place)))
         from dataclasses import replace
 
         encoder: SentenceEncoder
-        if (Path(self.place) / "modules.json").is_file():
-            encoder = load_sentence_transformers(self.place)
+        if (Path(self.place).expanduser() / "modules.json").is_file():
+            encoder = load_sentence_transformers(Path(self.place).expanduser())
         else:
             own = replace(self.cfg.model, pretrained=self.place, config=None, tokenizer=None)
             encoder = build_dense(own).eval()

@@ -9,7 +9,7 @@ from common.engine.experiment import Plan, Stage
 from common.families.retrieval.encoder import EncoderRecipe
 from common.families.retrieval.experiment import PROBES, text_plan
 from projects.vacancysbert.config import Config
-from projects.vacancysbert.data import load_data, requirements, training_data
+from projects.vacancysbert.data import load_data, training_data
 from projects.vacancysbert.encoder import (
     TitleSkillEncoder,
     build_encoder,
@@ -18,6 +18,7 @@ from projects.vacancysbert.encoder import (
     save_encoder,
 )
 from projects.vacancysbert.module import VacancySBERT
+from projects.vacancysbert.places import check_references, requirements
 
 
 def recipe_of(cfg: Config) -> EncoderRecipe[TitleSkillEncoder]:
@@ -34,7 +35,12 @@ def recipe_of(cfg: Config) -> EncoderRecipe[TitleSkillEncoder]:
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
-    """The stage "train", whose best checkpoint on the development titles is kept if it validates."""
+    """The stage "train", whose best checkpoint on the development titles is kept if it validates.
+
+    Raises:
+        UserError: data, weights or references of the evaluation that are missing.
+    """
+    check_references(cfg)
     encoder = build_encoder(cfg)
     monitor = None if cfg.trainer.val_every_n_steps is None else "val/recall_at_10"
     module = VacancySBERT(cfg, encoder)

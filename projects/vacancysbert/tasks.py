@@ -9,7 +9,7 @@ from common.encoders.modes import evaluated
 from common.encoders.state_dict import read_state_dict
 from common.engine.experiment import Experiment
 from common.engine.run import trained_module
-from common.engine.workspace import Workspace
+from common.engine.workspace import Workspace, read_json
 from common.evaluation.retrieval.normalisation import (
     read_candidates,
     score_embeddings,
@@ -32,15 +32,21 @@ def normalise(cfg: Config, workspace: Workspace, experiment: Experiment[VacancyS
         A JSON-lines file of ``title``, ``candidates`` and ``scores``.
 
     Raises:
-        UserError: no trained run, or missing files.
+        UserError: no trained run, missing files, or adverts whose skills are not extracted.
     """
     own = cfg.normalise
-    module, _ = trained_module(experiment, workspace, own.run, cfg.runs_dir)
+    _check_query(cfg)
+    module, run = trained_module(experiment, workspace, own.run, cfg.runs_dir)
     if own.input is not None:
         rows = read_jsonl(Path(own.input).expanduser(), ("title",))
         ads = []
         for number, row in enumerate(rows, 1):
             place = f"{own.input}, row {number}"
+            if "skills" not in row and "description" in row:
+                raise UserError(
+                    f"{place}: a description without skills; extract them first with `make run "
+                    "PROJECT=vacancysbert TASK=extract`, or leave the description out"
+                )
             (title,) = strings([row["title"]], place)
             ads.append((title, strings(row.get("skills") or [], place)))
     else:
@@ -50,7 +56,7 @@ def normalise(cfg: Config, workspace: Workspace, experiment: Experiment[VacancyS
     else:
         candidates = load_data(cfg).benchmark(cfg.eval.part).candidates
     titles, skills = zip(*ads, strict=True)
-    beta = 0.5 if cfg.eval.beta is None else cfg.eval.beta
+    beta = _beta(cfg, workspace, run)
     encoder, size = module.encoder, cfg.eval.batch_size
     with evaluated(encoder, cfg.trainer.accelerator):
         queries = encoder.encode_ads(titles, skills, beta, size)
@@ -83,13 +89,14 @@ def score(cfg: Config, workspace: Workspace) -> dict[str, float]:
     Raises:
         UserError: no file, or one without the tensors or of another number of rows.
     """
+    _check_query(cfg)
     if cfg.score.embeddings is None:
         raise UserError("name a safetensors file with titles and candidates in score.embeddings")
     tensors = read_state_dict(Path(cfg.score.embeddings).expanduser())
     if not {"titles", "candidates"} <= tensors.keys():
         raise UserError(f"{cfg.score.embeddings} needs the tensors titles and candidates")
     data = load_data(cfg).benchmark(cfg.eval.part)
-    beta = 0.5 if cfg.eval.beta is None else cfg.eval.beta
+    beta = _beta(cfg, workspace)
     try:
         found = score_embeddings(
             data, tensors["titles"], tensors["candidates"], tensors.get("skills"), beta
@@ -99,6 +106,25 @@ def score(cfg: Config, workspace: Workspace) -> dict[str, float]:
     for name, value in found.items():
         workspace.say(f"{name:40}{value:.4f}")
     return found
+
+
+def _check_query(cfg: Config) -> None:
+    if cfg.eval.query != "mean":
+        raise UserError(
+            "this task mixes the vectors of title and skills by eval.beta: leave eval.query=mean"
+        )
+
+
+def _beta(cfg: Config, workspace: Workspace, run: Path | None = None) -> float:
+    """``eval.beta``; without one that of the run's evaluation, else a half, and which it is is said."""
+    if cfg.eval.beta is not None:
+        return cfg.eval.beta
+    metrics = None if run is None else run / "metrics.json"
+    tuned = read_json(metrics).get("beta") if metrics is not None and metrics.is_file() else None
+    beta = 0.5 if tuned is None else float(tuned)
+    source = "not tuned; eval.beta sets it" if tuned is None else f"of {metrics}"
+    workspace.say(f"share of the title beside skills: {beta:g} ({source})")
+    return beta
 
 
 TASKS: Mapping[str, Callable[[Config, Workspace], object]] = {

@@ -25,11 +25,18 @@ _PLACE = re.compile(r"\s[-|]\s*(?:[A-Z][\w.]*\s?)+,\s*[A-Z]{2}(?=\s|$)")  # "- S
 def clean_title(title: str) -> str:
     """A title without links, gender markers, salaries, ids, places of the form "- City, XX" and emoji.
 
-    What would leave nothing is returned as it was.
+    What would leave nothing is returned as it was. Cleaning again changes nothing.
 
     >>> clean_title("Java Developer (m/f/d) - San Jose, CA #4711 $90k-$110k per year")
     'Java Developer'
     """
+    text = _cleaned_once(title)
+    while (again := _cleaned_once(text)) != text:  # a place may stand before what hid its end
+        text = again
+    return text
+
+
+def _cleaned_once(title: str) -> str:
     text = _REMOVED.sub(" ", _PLACE.sub(" ", title))
     text = "".join(c for c in text if unicodedata.category(c) not in ("So", "Cn", "Cs", "Cf"))
     text = " ".join(text.replace("\ufe0f", "").split()).strip(" -|,;:/()")

@@ -13,10 +13,13 @@ from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import train
 from common.export.recognizer import Recognizer
-from projects.coconut import build
+from projects.coconut import build, load
+from projects.coconut.data import build_tokenizer
 from projects.coconut.history import History
-from projects.coconut.network import network_options
+from projects.coconut.module import Coconut
+from projects.coconut.network import build_network, network_options
 from projects.coconut.stages import Task
+from tests.cards import exported_by
 from tests.projects.coconut.conftest import batch, config, module_of
 
 PAPERS = ("paper", "paper_fsc3", "paper_slurp6", "paper_slurp3", "paper_slurp6_random_order",
@@ -169,6 +172,21 @@ def test_export_gives_equal_outputs_and_the_card_s_lines_work(tmp_path):
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"no tokenizer.json"):
         Recognizer.load(tmp_path)
+
+
+def test_an_exported_model_searches_as_its_run_did(tmp_path):
+    """It took five beams and forty tokens, whatever the run had: longer answers were cut."""
+    words = ["eval.beam_size=2", "eval.max_length=3", "eval.length_power=0.5"]
+    cfg = config(*words)
+    network = build_network(cfg, len(build_tokenizer(cfg)))
+    build(cfg).export(Coconut(cfg, network, 0).eval(), tmp_path)
+    exported_by("coconut", tmp_path, words)
+    recognize, seen = load(tmp_path), []
+    token = torch.tensor([[2, 6, 4, 6, 3]])
+    recognize.network.transcribe = lambda waves, lengths, search: (seen.append(search), token)[1]
+    recognize([torch.zeros(4000)])
+    recognize([torch.zeros(4000)], BeamSearch(max_length=8))
+    assert seen == [BeamSearch(2, 0.5, 3), BeamSearch(max_length=8)]
 
 
 def test_history_knows_what_was_not_evaluated():

@@ -297,6 +297,28 @@ def test_answers_questions_and_reasoning_of_one_s_own(full_run, tmp_path):
         )
 
 
+def test_demonstrations_of_another_set_are_refused(tmp_path):
+    """CONFIG=paper_reasoning TASK=gsm8k put StrategyQA's yes and no before GSM8K's questions, silently."""
+    yes = '{"question": "is it", "answer": "It is. So the answer is yes."}\n'
+    seven = '{"question": "3 and 4", "answer": "3 + 4 = 7. The answer is 7."}\n'
+    (tmp_path / "s.json").write_text('[{"question": "is babaki bax", "answer": false}]')
+    (tmp_path / "g.jsonl").write_text('{"question": "one and one", "answer": "1 + 1 #### 2"}\n')
+    for task, file, shots in ((tasks.gsm8k, "g.jsonl", yes), (tasks.strategyqa, "s.json", seven)):
+        (tmp_path / "shots.jsonl").write_text(shots)
+        cfg = config(f"data.root={tmp_path}", f"generate.file={file}", "generate.shots_file=shots.jsonl")  # fmt: skip
+        with pytest.raises(UserError, match="row 1: .* another set"):
+            task(cfg, Workspace(tmp_path), None)
+    names = [config(name=name).generate for name in ("paper_reasoning", "paper_gsm8k")]
+    assert not {names[0].file, names[0].shots_file} & {names[1].file, names[1].shots_file}
+
+
+def test_key_words_are_refused_where_there_is_no_question(tmp_path):
+    """FACTOR: keyword_emphasis was prompt_contrast, digit for digit, under another name."""
+    words = ["eval.source=factor", "eval.file=factor", "methods.lol.refocus=keyword_emphasis", "base.steps=0"]  # fmt: skip
+    with pytest.raises(UserError, match=r"methods\.lol\.refocus"):
+        tasks.score_off_the_shelf(config(*words), Workspace(tmp_path))
+
+
 def test_false_answers_are_written_and_filtered(tmp_path):
     """Hallucination stage: refused draws are drawn again, what never passes is left out; data.file reads it."""
     rows = [

@@ -14,7 +14,7 @@ from common.engine.comparison.compare import read_comparison
 from common.engine.run import export, run_task, train
 from common.engine.workspace import Workspace
 from common.export.recommender import load_recommender
-from projects.mclrec import baselines, build
+from projects.mclrec import baselines, build, tasks
 from projects.mclrec import evaluate as evaluation
 from projects.mclrec.data import load_sets
 from projects.mclrec.evaluate import encoder_score, ranks_of, with_noise
@@ -122,11 +122,12 @@ def test_checklist_12_export_holds_the_encoder_alone_and_reloads_equal(run):
         recommender(["unknown"])
 
 
-def test_a_user_s_item_list_becomes_ranked_items(run, tmp_path):
+def test_a_user_s_item_list_becomes_ranked_items(run, tmp_path, capsys):
     """Issue: `make run TASK=recommend`, from a run and from an export; histories masked or not."""
     asked, out = tmp_path / "asked.jsonl", tmp_path / "out.jsonl"
     write_jsonl(
-        asked, [{"user": "me", "items": ["3", "4"]}, {"user": "new", "items": ["never seen"]}]
+        asked,
+        [{"user": "me", "items": ["3", "?", "4"]}, {"user": "new", "items": ["never seen"]}],
     )
     words = [
         f"runs_dir={run.parents[2]}",
@@ -135,6 +136,7 @@ def test_a_user_s_item_list_becomes_ranked_items(run, tmp_path):
         "recommend.k=40",
     ]
     run_task("mclrec", "smoke", words, "recommend")
+    assert "2 of 4 items of the histories are unknown" in capsys.readouterr().out
     me, new = read_jsonl(out)
     assert len(me["items"]) == load_sets(config()).num_items - 2
     assert new["items"] == []
@@ -188,6 +190,37 @@ def test_vectors_and_item_matrix_give_the_scores_back(run, tmp_path):
     )
 
 
+def test_vectors_say_whom_they_leave_out(run, tmp_path, capsys):
+    """Users without a known item vanished from names.json without a word."""
+    asked = tmp_path / "asked.jsonl"
+    write_jsonl(asked, [{"user": "me", "items": ["3"]}, {"user": "new", "items": ["?"]}])
+    words = [f"runs_dir={run.parents[2]}", f"recommend.output={tmp_path}"]
+    run_task("mclrec", "smoke", [*words, f"recommend.input={asked}"], "vectors")
+    assert "1 of 2 users have no item that training knew" in capsys.readouterr().out
+    assert json.loads((tmp_path / "names.json").read_text(encoding="utf-8"))["users"] == ["me"]
+
+
+def test_the_order_of_an_own_log_is_not_guessed_silently(tmp_path, capsys):
+    """Times under another name were passed over, and two lines of one user became two users."""
+    log = tmp_path / "log.csv"
+    for header, said in (
+        ("user,item,time", True),
+        ("item,timestamp,user", False),
+        ("user,item", False),
+    ):
+        log.write_text(f"{header}\n{','.join('1' * (header.count(',') + 1))}\n", encoding="utf-8")
+        tasks.own_log(str(log), Workspace(tmp_path))
+        found = capsys.readouterr().out
+        assert ("has no column timestamp" in found and "by one of time" in found) == said
+    for name, lines in (
+        ("a.txt", "u 1 2\nu 3\n"),
+        ("a.jsonl", '{"user": "u", "items": [1]}\n' * 2),
+    ):
+        (tmp_path / name).write_text(lines, encoding="utf-8")
+        with pytest.raises(UserError, match="several lines: 1, such as u"):
+            tasks.prepare(config(f"prepare.input={tmp_path / name}"), Workspace(tmp_path))
+
+
 def test_a_raw_log_is_made_ready_and_trained_on(tmp_path, capsys):
     """Sheet, data: k-core of raw interactions, written in the release's format, read by the config."""
     lines = [f"u{u},i{(u + n) % 7},{n}" for u in range(12) for n in range(6)]
@@ -197,7 +230,9 @@ def test_a_raw_log_is_made_ready_and_trained_on(tmp_path, capsys):
     )
     words = [f"runs_dir={tmp_path}", f"prepare.input={raw}", f"prepare.output={ready}"]
     run_task("mclrec", "smoke", words, "prepare")
-    assert "12 users, 7 items, 72 interactions" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "12 users, 7 items, 72 interactions" in said
+    assert "(removed: 1 users, 1 items, 1 interactions)" in said
     cfg = config("data.source=file", f"data.file={ready}", "data.num_actions=72")
     assert load_sets(cfg).num_items == 7
     with pytest.raises(UserError, match="prepare.input"):

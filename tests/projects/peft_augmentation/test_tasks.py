@@ -85,6 +85,23 @@ def test_own_texts_are_classified(runs, tmp_path):
         task(runs, "predict", "predict.run=prefix")
 
 
+def test_predict_says_how_many_rows_are_cut(runs, tmp_path, capsys):
+    """Texts beyond model.max_length lost their ends without a word."""
+    lines = tmp_path / "texts.txt"
+    lines.write_text(f"the cat\n{'the dog and ' * 40}\n")
+    task(runs, "predict", f"predict.input={lines}", "predict.run=prefix")
+    assert "1 of 2 rows are cut to 48 pieces" in capsys.readouterr().out
+
+
+def test_the_development_set_of_the_paper_follows_n():
+    """It stayed at 200 for every n, and CB, with 250 examples, could not be run at all."""
+    for n in (100, 1000):
+        cfg = config(f"data.examples={n}", "data.task=cb", name="paper_lora_bert_base")
+        assert cfg.data.dev_examples == n
+    assert config("data.dev_examples=50", name="paper").data.dev_examples == 50
+    assert {"f1", "macro_f1"} <= set(cfg.table.metrics)
+
+
 def test_a_run_that_was_broken_off_ends_as_one_that_was_not(tmp_path):
     """Exact resume: two steps and two more are four, best step included."""
     whole = run_of(tmp_path, "run_id=whole")

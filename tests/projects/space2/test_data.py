@@ -225,6 +225,13 @@ def test_converted_sets_are_read_as_corpora(tmp_path):
         training_data(config("data.source=corpora", f"data.root={tmp_path}"), texts())
     with pytest.raises(UserError, match="convert"):
         tasks.convert(config(), Workspace(tmp_path))
+    words = (
+        "convert.kind=states",
+        f"convert.input={tmp_path}/m.json",
+        f"convert.output={tmp_path}/x",
+    )
+    with pytest.raises(UserError, match=r"convert\.domain"):  # it had no effect, without a word
+        tasks.convert(config(*words, "convert.domain=hotel"), Workspace(tmp_path))
     with pytest.raises(UserError, match=r"eval\.corpus"):  # said before the training
         next(stages(own))
     (tmp_path / "all/states/test.json").write_bytes(

@@ -193,22 +193,24 @@ def test_an_export_as_start_keeps_to_the_options(tmp_path):
     )  # its projection is not read
 
 
-def test_classify_answers_the_user_s_own_lines(run, tmp_path):
+def test_classify_answers_the_user_s_own_lines(run, tmp_path, capsys):
     """`make run TASK=classify`: by examples after pre-training, by the head after fine-tuning."""
-    (tmp_path / "in.txt").write_text("I want a hotel in the north\n\nI want a taxi in the south\n")
+    lines = "I want a hotel in the north\n\nI want a taxi in the south\n"
+    (tmp_path / "in.txt").write_text(lines + "I want a taxi " * 30 + "\n")
     (tmp_path / "ex.csv").write_text("text,label\nI want a hotel in the north,hotel\nI want a taxi in the south,taxi\n")  # fmt: skip
     words = [f"runs_dir={run.parents[2]}", f"classify.input={tmp_path}/in.txt", "classify.run=a"]
     with unrendered():
         with pytest.raises(UserError, match="no head"):
             run_task("space2", "smoke", words, "classify")
         run_task("space2", "smoke", [*words, f"classify.examples={tmp_path}/ex.csv"], "classify")
+        said = capsys.readouterr().out  # what long requests lose was not said
+        assert "1 of 3 requests are cut to their last" in said
         with pytest.raises(UserError, match=r"classify\.input"):
             run_task("space2", "smoke", words[:1], "classify")
     found = max(run.parents[2].rglob("predictions.tsv"), key=lambda p: p.stat().st_mtime)
-    assert (
-        found.read_text()
-        == "hotel\tI want a hotel in the north\ntaxi\tI want a taxi in the south\n"
-    )
+    told = found.read_text().splitlines()
+    assert told[:2] == ["hotel\tI want a hotel in the north", "taxi\tI want a taxi in the south"]
+    assert len(told) == 3
     tuned = finetune_of().eval()
     folder.export(config("train=finetune"), tuned, tmp_path / "export")
     names = load_model(tmp_path / "export").classify(["I want a hotel", "a taxi"])

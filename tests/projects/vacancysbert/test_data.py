@@ -7,7 +7,7 @@ import torch
 
 from common.config import UserError
 from common.data.tables import write_jsonl
-from common.evaluation.retrieval.normalisation import TitleRow, title_benchmark, title_key
+from common.evaluation.retrieval.normalisation import TitleRow, title_key
 from projects.vacancysbert.data import Ad, AdPairs, load_data, training_data, usable_ads
 from projects.vacancysbert.encoder import build_encoder
 from projects.vacancysbert.texts import clean_title, skills_hash, title_hash, without_title
@@ -91,8 +91,7 @@ def test_checklist_7_adverts_without_enough_skills_are_dropped_and_counted():
         Ad("4", " baker ", ("dough", "cakes")),  # beyond the cap
         Ad("5", "asked", ("x y", "z")),  # a test row
     ]
-    test = title_benchmark([TitleRow("Asked", "gold", ("z", "x y"))])
-    kept, counts = usable_ads(ads, data, [test])
+    kept, counts = usable_ads(ads, data, [TitleRow("Asked", "gold", ("z", "x y"))])
     assert [ad.id for ad in kept] == ["0", "3"]
     assert counts == {"train_ads": 2, "dropped_short_title": 1, "dropped_few_skills": 1,
                       "dropped_title_cap": 1, "dropped_test_ads": 1}  # fmt: skip
@@ -112,6 +111,33 @@ def test_checklist_10_test_adverts_are_not_trained_on(esco, tmp_path):
     asked = {title_hash(row.title) for row in esco.test.rows}
     assert len(asked) == 5000
     assert not asked & {title_hash(row.title) for row in esco.dev.rows}
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_checklist_10_a_test_row_is_known_again_after_its_title_was_cleaned(clean, tmp_path):
+    """Checklist 10: cleaned training titles were compared with raw test titles, and trained on."""
+    skills = ["a", "b", "c"]
+    train = [{"title": "Nurse (m/f/d)", "skills": skills}, {"title": "baker", "skills": skills}]
+    test = [{"title": "Nurse (m/f/d)", "skills": skills, "normalized_title": "gold"}]
+    words = [*write_files(tmp_path, train, test), f"data.clean_titles={clean}"]
+    sets = load_data(config(*words))
+    assert [ad.title for ad in sets.ads] == ["baker"]
+    assert sets.counts["dropped_test_ads"] == 1
+
+
+def test_checklist_6_skills_of_a_test_file_do_not_name_its_titles(tmp_path):
+    """Checklist 6: only training adverts were cut; a row that named its answer kept it. Counted."""
+    rows = [{"title": "chef (m/f/d)", "skills": ["Cook", "assist chefs", "knives"],
+             "other_skills": {"sibling_skills": ["cook", "ovens"]}, "normalized_title": "cook"},
+            {"title": "clerk", "skills": ["cooking", "files"], "normalized_title": "office clerk"}]  # fmt: skip
+    train = [{"title": "chef (m/f/d)", "skills": rows[0]["skills"]},  # the row as its file has it
+             {"title": "a title", "skills": ["a", "b", "c"]}]  # fmt: skip
+    words = [*write_files(tmp_path, train, rows), "data.clean_titles=true", "data.min_skills=2"]
+    sets = load_data(config(*words))
+    assert [row.skills for row in sets.test.rows] == [("assist", "knives"), ("cooking", "files")]
+    assert sets.test.rows[0].others == {"sibling_skills": ("ovens",)}
+    assert sets.counts["test_rows_with_title_in_skills"] == 1
+    assert [ad.title for ad in sets.ads] == ["a title"]
 
 
 def test_bundled_parts_do_not_depend_on_the_seed_but_the_training_draw_does(esco):
@@ -142,11 +168,12 @@ def test_hashes_are_of_titles_without_case_and_of_sets_of_skills():
     ("title", "wanted"),
     [("Java Developer (m/f/d)", "Java Developer"), ("Nurse $30 - $40 per hour", "Nurse"),
      ("Cook - San Jose, CA", "Cook"), ("Driver #4711 \U0001f69a", "Driver"),
-     ("C++ engineer", "C++ engineer"), ("Clerk (ref: A-12)", "Clerk"), ("#4711", "#4711")],
+     ("C++ engineer", "C++ engineer"), ("Clerk (ref: A-12)", "Clerk"), ("#4711", "#4711"),
+     ("Cook - San Jose, CA(m/f/d)", "Cook")],
 )  # fmt: skip
 def test_titles_are_cleaned_the_same_in_training_and_after_it(title, wanted):
     """Pitfalls: one function for both; nothing is ever cleaned away altogether."""
-    assert clean_title(title) == wanted
+    assert clean_title(title) == clean_title(wanted) == wanted
     cfg = config("data.clean_titles=true")
     kept, _ = usable_ads([Ad("0", title, ("a", "b", "c"))], cfg.data)
     assert [ad.title for ad in kept] == [wanted]

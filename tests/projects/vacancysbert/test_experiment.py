@@ -13,6 +13,7 @@ from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import run_task, train
+from common.engine.workspace import Workspace
 from common.evaluation.retrieval.normalisation import (
     TitleRow,
     rank_metrics,
@@ -20,18 +21,20 @@ from common.evaluation.retrieval.normalisation import (
 )
 from common.export.files import write_tensors
 from common.export.sentence_transformers import load_sentence_transformers
-from projects.vacancysbert import baselines, build
+from projects.vacancysbert import baselines, build, stages, tasks
 from projects.vacancysbert.data import AdPairs, load_data
 from projects.vacancysbert.evaluate import (
     encoder_compare,
     gains,
     lexical_compare,
+    reference_compare,
     setting_ranks,
     text_compare,
 )
 from projects.vacancysbert.objective import Objective
+from projects.vacancysbert.places import requirements
 from tests.cards import run_card
-from tests.projects.vacancysbert.conftest import SKILLS, TITLES, config, module_of
+from tests.projects.vacancysbert.conftest import SKILLS, TITLES, config, module_of, write_files
 
 VECTORS = "3 2\njava 1 0\nbaker 0 1\nnurse 1 1\n"
 
@@ -112,8 +115,8 @@ def test_checklist_11_candidates_are_embedded_once_and_batches_change_nothing():
     cfg, encoder = config(), module_of().encoder.eval()
     data = load_data(cfg).test
     seen: list[list[str]] = []
-    plain = encoder.encode_titles
-    encoder.encode_titles = lambda texts, size=64: (seen.append(list(texts)), plain(texts, size))[1]
+    plain = encoder.encode_title_texts
+    encoder.encode_title_texts = lambda texts, size=64: (seen.append(list(texts)), plain(texts, size))[1]  # fmt: skip
     compare = encoder_compare(cfg, encoder)
     first = setting_ranks(cfg, compare, data, 0.5)
     setting_ranks(cfg, compare, data, 0.7)
@@ -143,6 +146,28 @@ def test_concatenated_queries_are_one_text():
     )
     setting_ranks(cfg, compare, data, 0.5)
     assert asked == [["chef", "x"], ["chef: a, b", "x"]]
+
+
+@pytest.mark.parametrize("query", ["mean", "concatenated"])
+def test_all_rows_of_the_table_read_the_same_titles(query, tmp_path):
+    """Pitfalls: only our encoder cleaned them, so its gain over the baselines held the cleaning."""
+    rows = [{"title": "Chef (m/f/d) #12", "skills": ["c# 3"], "normalized_title": "Cook (remote)"},
+            {"title": "chef", "skills": [], "normalized_title": "cook"}]  # fmt: skip
+    words = [*write_files(tmp_path, [], rows), "data.clean_titles=true", f"eval.query={query}"]
+    data = load_data(config(*words)).test
+    assert (data.candidates, [row.title for row in data.rows]) == (["Cook"], ["Chef", "chef"])
+    asked: list[list[str]] = []
+
+    def encode(texts, size=64):
+        asked.append(list(texts))
+        return torch.ones(len(texts), 2)
+
+    encoder = module_of("data.clean_titles=true").encoder.eval()
+    encoder._encode = lambda side, texts, size: encode(texts)
+    for compare in (encoder_compare(config(), encoder), text_compare(encode)):
+        setting_ranks(config(*words), compare, data, 0.5)
+    assert asked[: len(asked) // 2] == asked[len(asked) // 2 :]
+    assert asked[-1] == (["c# 3", "chef"] if query == "mean" else ["Chef: c# 3", "chef"])
 
 
 class WordTable(torch.nn.Module):
@@ -265,6 +290,45 @@ def test_checklist_19_the_benchmark_scores_embeddings_of_any_model(tmp_path):
         run_task("vacancysbert", "smoke", [*words, f"score.embeddings={path}"], "score")
 
 
+def test_the_tasks_say_which_beta_they_take_and_refuse_what_they_would_pass_over(
+    run, tmp_path, capsys
+):
+    """Half a share was taken for the tuned one, descriptions and eval.query were not read: no word."""
+    ads, runs = tmp_path / "ads.jsonl", f"runs_dir={run.parents[2]}"
+    write_jsonl(ads, [{"title": "baker", "skills": ["x"]}])
+    words = [runs, f"normalise.input={ads}", f"normalise.output={tmp_path / 'out.jsonl'}"]
+    run_task("vacancysbert", "smoke", words, "normalise")
+    assert f"beside skills: {metrics_of(run)['beta']:g} (of " in capsys.readouterr().out
+    assert tasks._beta(config("eval.beta=null"), Workspace(tmp_path)) == 0.5
+    assert "not tuned" in (tmp_path / "notes.txt").read_text(encoding="utf-8")
+    with pytest.raises(UserError, match=r"eval\.query=mean"):
+        run_task("vacancysbert", "smoke", [*words, "eval.query=concatenated"], "normalise")
+    with pytest.raises(UserError, match=r"eval\.query=mean"):
+        run_task("vacancysbert", "smoke", [*words, "eval.query=concatenated"], "score")
+    write_jsonl(ads, [{"title": "baker", "description": "bakes bread"}])
+    with pytest.raises(UserError, match=r"ads\.jsonl, row 1: a description without skills"):
+        run_task("vacancysbert", "smoke", words, "normalise")
+
+
+def test_references_are_looked_for_before_the_training(tmp_path):
+    """They were opened after it, and word vectors not below the data root as all other files are."""
+    words = [f"data.root={tmp_path}", "eval.references={fasttext: x/words.vec}"]
+    with pytest.raises(UserError, match=r"references\.fasttext: .*x/words\.vec does not exist"):
+        next(stages.stages(config(*words)))
+    rows = {need.name: need for need in requirements(config(*words))}
+    assert not rows["eval.references.fasttext"].present
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/words.vec").write_text(VECTORS, encoding="utf-8")
+    next(stages.stages(config(*words)))
+    with reference_compare(config(*words), "x/words.vec") as compare:
+        scores = compare(["java"], "titles", ["java", "baker"])(slice(0, 1))
+    assert scores.tolist() == [[1, 0]]
+    lacking = config("eval.references={other: ./absent/folder}")
+    assert [n.present for n in requirements(lacking)] == [False]
+    with pytest.raises(UserError, match="does not exist"):
+        next(stages.stages(lacking))
+
+
 @pytest.mark.usefixtures("unrendered_figures")
 def test_resume_is_bit_identical(tmp_path):
     """Four steps equal two, and two more from the checkpoint, with dropout and validation on."""
@@ -286,8 +350,6 @@ def test_resume_is_bit_identical(tmp_path):
 
 def test_baselines_have_the_metrics_of_the_method(run, tmp_path):
     """Checklist 16: what needs no training is scored by the same function; whitening changes ranks."""
-    from common.engine.workspace import Workspace
-
     cfg = config("eval.beta=0.5")
     found = {n: getattr(baselines, n)(cfg, Workspace(tmp_path / n))
              for n in ("tfidf", "char_ngrams", "raw", "whitened", "untrained")}  # fmt: skip

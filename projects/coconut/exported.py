@@ -1,0 +1,44 @@
+"""An exported recogniser that decodes as its run did."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from common import config
+from common.data.speech.transcripts import SpokenTarget
+from common.encoders.speech.options import BeamSearch
+from common.export.recognizer import Recognizer
+from common.models import about
+from projects.coconut.config import Config
+
+
+class RunRecognizer(Recognizer):
+    """A recogniser with a search of its own.
+
+    Args:
+        known: network and tokenizer.
+        search: beams and length where a call names none.
+    """
+
+    def __init__(self, known: Recognizer, search: BeamSearch) -> None:
+        super().__init__(known.network, known.tokenizer)
+        self.search = search
+
+    def __call__(
+        self, waveforms: Sequence[Tensor], search: BeamSearch | None = None
+    ) -> list[SpokenTarget]:
+        """See `Recognizer`."""
+        return super().__call__(waveforms, search or self.search)
+
+
+def load_exported(folder: str | Path) -> RunRecognizer:
+    """The model of a folder that ``make export`` wrote, with the search of its run's settings.
+
+    Raises:
+        UserError: it is not such a folder.
+    """
+    run = about(Path(folder))
+    own = config.load(Config, "coconut", run.config, run.overrides).eval
+    search = BeamSearch(own.beam_size, own.length_power, own.max_length)
+    return RunRecognizer(Recognizer.load(folder), search)
