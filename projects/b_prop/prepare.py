@@ -36,6 +36,7 @@ from projects.b_prop.stages import build_ranker
 from projects.b_prop.words import WordSampler
 
 CHUNK = 256
+LOST = "\ufffd"  # what bytes that are not UTF-8 are read as
 
 
 class Articles(Sequence[Row]):
@@ -116,6 +117,12 @@ def prepare(cfg: Config, workspace: Workspace) -> Path | None:
     workspace.say(f"{folder}: {found.summary}")
     if not found.complete:
         return None
+    doubtful = sum(LOST in row["text"] for row in found.rows())
+    if doubtful:
+        workspace.say(
+            f"{own.input}: {doubtful} documents hold U+FFFD, where the file is not UTF-8 or has it itself; words are "
+            "cut there: convert the file to UTF-8 and remove the output"
+        )
     count, path = write_documents(folder, found.rows())
     collection = Collection.of(found.rows(), cfg.words)
     collection.attention = attention_settings(cfg) if own.attention else {}

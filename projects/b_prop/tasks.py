@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from common.config import UserError
+from common.damage import reading
 from common.data.lines import read_lines
 from common.data.tables import read_jsonl, write_jsonl
 from common.encoders.modes import evaluated
@@ -62,6 +63,12 @@ def _given(path: str) -> list[tuple[str, list[str]]]:
     return [(row["query"], row["documents"]) for row in rows]
 
 
+def _texts(path: str) -> list[str]:
+    """Lines of a text file that hold something."""
+    with reading(path, "text file in UTF-8"):
+        return [line for line in read_lines(Path(path).expanduser()) if line.strip()]
+
+
 def _found(cfg: Config) -> list[tuple[str, list[str]]]:
     """BM25's candidates of queries among the lines of a file."""
     own = cfg.rank
@@ -70,8 +77,7 @@ def _found(cfg: Config) -> list[tuple[str, list[str]]]:
             "name rank.input (.jsonl of query and documents), or rank.documents and rank.queries "
             "(text files, one text a line)"
         )
-    collection = [line for line in read_lines(Path(own.documents).expanduser()) if line.strip()]
-    queries = [line for line in read_lines(Path(own.queries).expanduser()) if line.strip()]
+    collection, queries = _texts(own.documents), _texts(own.queries)
     if not collection or not queries:
         raise UserError(f"{own.documents} and {own.queries}: one of them holds no text")
     try:

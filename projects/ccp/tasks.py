@@ -23,7 +23,7 @@ from projects.ccp.towers import Towers
 def split(cfg: Config, workspace: Workspace) -> Path:
     """Write the text of one language as documents of consecutive sentences, for ``data.languages``.
 
-    Documents of one sentence are left out. Languages are independent: run one process for each.
+    Documents of one sentence are left out and counted. Languages are independent: run one process for each.
 
     Returns:
         The file.
@@ -37,10 +37,10 @@ def split(cfg: Config, workspace: Workspace) -> Path:
     source = Path(options.input).expanduser()
     files = sorted(source.rglob("*.txt")) if source.is_dir() else [source]
     output = Path(options.output) if options.output else workspace.folder(".") / "documents.jsonl"
-    count = 0
+    count = alone = 0
 
     def rows() -> Iterator[dict[str, list[str]]]:
-        nonlocal count
+        nonlocal count, alone
         for file in files:
             lines = text_lines(file)
             documents = (
@@ -49,6 +49,7 @@ def split(cfg: Config, workspace: Workspace) -> Path:
                 else (split_any(line) for line in lines)
             )
             for document in documents:
+                alone += len(document) == 1
                 for block in in_blocks(document, options.block):
                     count += 1
                     yield {"sentences": block}
@@ -64,7 +65,8 @@ def split(cfg: Config, workspace: Workspace) -> Path:
         partial.unlink()
         raise UserError(f"{source} holds no document of two or more sentences; see split.layout")
     partial.replace(output)
-    workspace.say(f"{output}: {count:,} documents")
+    left_out = f"; {alone:,} of one sentence are left out, see split.layout" if alone else ""
+    workspace.say(f"{output}: {count:,} documents{left_out}")
     return output
 
 

@@ -47,7 +47,7 @@ def search(cfg: Config, workspace: Workspace, experiment: Experiment[CoCoSoDa]) 
     module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
     recipe, encoder = recipe_of(cfg), module.encoder
     found: dict[str, list[Function]] = {}
-    for function in read_functions(options.file) if options.file else ():
+    for function in read_functions(options.file, workspace.say) if options.file else ():
         found.setdefault(" ".join(plain_code(function.code, function.language).split()), []).append(function)  # fmt: skip
     found.pop("", None)
     texts = list(found)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from common.config import load as load_config
 from projects.demo_retrieval import folder as exported
-from projects.demo_retrieval.bank import Bank, read_bank
+from projects.demo_retrieval.bank import Bank, query_text, read_bank
 from projects.demo_retrieval.batches import EvalRows
 from projects.demo_retrieval.config import Config
+from projects.demo_retrieval.retriever import TfidfSvd
 from projects.demo_retrieval.stages import demonstrations_of
 from projects.demo_retrieval.template import Example
 
@@ -63,6 +64,24 @@ class Answerer:
                     told[i] = options[int(self.module.ranked(rows.collate([i]), options).argmax())]
             found += [told[i] for i in part]
         return found, [[d for d in shown if d is not None] for shown in rows.shown]
+
+    def unread(self, example: Example, shown: Sequence[Example]) -> tuple[int, int]:
+        """Tokens of a question's context that are not read beside any demonstration it was shown; all of them."""
+        encoder = self.module.encoder
+        assert encoder is not None
+        if not shown:
+            return encoder.unread(example, None)
+        return min(encoder.unread(example, one) for one in shown)
+
+    def unknown(self, examples: Sequence[Example]) -> tuple[int, list[bool]]:
+        """How many demonstrations, and which questions, have no word that the retriever of words knows."""
+        own = demonstrations_of(self.module.cfg, self.module.bank)
+        if own.bank is None or own.random or not isinstance(own.bank.retriever, TfidfSvd):
+            return 0, [False] * len(examples)
+        answers = int(own.bank.key == "full")
+        texts = [" ".join((query_text(e), *e.answers[:answers])) for e in own.bank.examples]
+        known = own.bank.retriever.knows
+        return known(texts).count(False), [not x for x in known([query_text(e) for e in examples])]
 
     def demonstrations(self, question: str, context: str = "") -> list[Example]:
         """What the model would be shown with a single question."""

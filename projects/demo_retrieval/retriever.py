@@ -86,6 +86,10 @@ class TfidfSvd:
         table = self._words.transform(list(texts)) @ self.components.numpy().astype(np.float64).T
         return nn.functional.normalize(torch.from_numpy(np.asarray(table)), dim=1).float()
 
+    def knows(self, texts: Sequence[str]) -> list[bool]:
+        """Whether a text has a known word; the vectors of those without are alike whatever they say."""
+        return [bool(count) for count in self._words.transform(list(texts)).getnnz(1)]
+
     def fingerprint(self) -> str:
         """Of terms, weights and components."""
         digest = hashlib.sha256(json.dumps(self.terms).encode())

@@ -22,6 +22,8 @@ Train = Callable[[str, str, Sequence[str]], Path]
 def answer(cfg: Config, workspace: Workspace) -> list[str]:
     """Answers to ``answer.question`` or a file of questions, by an exported model; answers.jsonl.
 
+    A context that is cut, and words that the retriever does not know, are said.
+
     Raises:
         UserError: no folder, nothing to answer, or a damaged file.
     """
@@ -43,12 +45,20 @@ def answer(cfg: Config, workspace: Workspace) -> list[str]:
         raise UserError(f"{own.input} holds no question")
     model = Answerer(own.run, own.bank)
     found, demonstrations = model.answered(examples)
+    strange, arbitrary = model.unknown(examples)
+    if strange:
+        workspace.say(f"{strange} demonstrations have no word that the retriever knows and are found by none of theirs: use a model with retriever.kind=dense")  # fmt: skip
     lines = []
-    for example, told, shown in zip(examples, found, demonstrations, strict=True):
+    for i, (example, told, shown) in enumerate(zip(examples, found, demonstrations, strict=True)):
         workspace.say(f"{example.question} {example.context} -> {told or '-'}")
+        cut, whole = model.unread(example, shown)
+        if cut:
+            workspace.say(f"    question {i + 1}: the last {cut} of {whole} tokens of the context are not read, the model was trained with data.max_source={model.module.cfg.data.max_source}")  # fmt: skip
+        if arbitrary[i]:
+            workspace.say(f"    question {i + 1}: the retriever knows none of its words, so its demonstrations are arbitrary")  # fmt: skip
         for d in shown:
             workspace.say(f"    {d.task}: {d.question} {d.context} -> {d.answers[0] if d.answers else '-'}")  # fmt: skip
-        lines.append({"question": example.question, "context": example.context, "answer": told, "demonstrations": [d._asdict() for d in shown]})  # fmt: skip
+        lines.append({"question": example.question, "context": example.context, "answer": told, "context_tokens_cut": cut, "demonstrations": [d._asdict() for d in shown]})  # fmt: skip
     path = workspace.folder(".") / "answers.jsonl"
     path.write_text("".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines), encoding="utf-8")  # fmt: skip
     return found

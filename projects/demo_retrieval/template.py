@@ -286,6 +286,18 @@ class Encoder:
         Raises:
             UserError: question and template alone are too long.
         """
+        before, head, kept, _ = self._laid_out(example, demonstration)
+        return [*self.prefix, *before, *head, *kept, *self.piece(" \n"), *self.suffix]
+
+    def unread(self, example: Example, demonstration: Example | None) -> tuple[int, int]:
+        """Last tokens of the context that `source` cuts, and tokens of the whole context."""
+        _, _, kept, whole = self._laid_out(example, demonstration)
+        return whole - len(kept), whole
+
+    def _laid_out(
+        self, example: Example, demonstration: Example | None
+    ) -> tuple[list[int], list[int], list[int], int]:
+        """Demonstration, question and template, context as far as it is read; length of the whole."""
         head = [*self.piece(f"question: {example.question}{SEPARATOR}answer:"), self.mask_id, *self.piece(f"{SEPARATOR}context:")]  # fmt: skip
         text = with_options(self._listing(example))
         context = self.ids(f" {text}") if text else []
@@ -301,8 +313,7 @@ class Encoder:
         kept = context[: max(room - len(before), room // 2)]
         if demonstration is not None and len(before) > room - len(kept):
             before = [*self.demonstration(demonstration, room - len(kept) - len(tail)), *tail]
-        before = before[: room - len(kept)]
-        return [*self.prefix, *before, *head, *kept, *tail, *self.suffix]
+        return before[: room - len(kept)], head, kept, len(context)
 
     def fits(self, example: Example) -> bool:
         """Whether question and template leave room: at least an answer's first token in the target."""

@@ -17,6 +17,7 @@ from projects.moe_embeddings.cocitation import PARTS, Collection, Pair, pairs_of
 from projects.moe_embeddings.config import Config
 from projects.moe_embeddings.data import load_pairs, texts_by_domain
 from projects.moe_embeddings.encoder import DomainEncoder
+from projects.moe_embeddings.left_out import left_out
 from projects.moe_embeddings.module import MoeEmbeddings, check_domains_route
 
 SHOWN = 200  # documents of a domain where no file is named
@@ -25,7 +26,7 @@ SHOWN = 200  # documents of a domain where no file is named
 def pairs(cfg: Config, workspace: Workspace) -> Path:
     """Write ``<domain>/train.jsonl``, ``valid.jsonl`` and ``test.jsonl``, which ``data.paths`` reads.
 
-    Citations between documents of different domains are not used.
+    Citations between documents of different domains are not used. What else is left out is counted and said.
 
     Returns:
         The folder.
@@ -47,16 +48,19 @@ def pairs(cfg: Config, workspace: Workspace) -> Path:
         if known.setdefault(name, text) != text:
             raise UserError(f"{own.documents}: two documents have the id '{name}' and differ")
     folder = workspace.folder("pairs") if own.output is None else Path(own.output).expanduser()
+    ids = {name for known in texts.values() for name in known}
+    if strange := sum(cited not in ids for _, cited in citations):
+        workspace.say(f"{strange} of {len(citations)} citations name no document in 'cited'")
     for domain, known in texts.items():
-        found = pairs_of(
-            Collection(domain, known, citations), own.shares, lambda _: own.most, cfg.seed
-        )
+        collection = Collection(domain, known, citations)
+        found = pairs_of(collection, own.shares, lambda _: own.most, cfg.seed)
         (folder / domain).mkdir(parents=True, exist_ok=True)
         for part in PARTS:
             kept = [{"a": p.a, "b": p.b, "label": p.label} for p in found[part]]
             write_jsonl(folder / domain / f"{part}.jsonl", kept)
         counts = ", ".join(f"{len(found[part])} {part}" for part in PARTS)
         workspace.say(f"{domain}: {counts} pairs in {folder / domain}")
+        workspace.say(f"{domain}: {left_out(collection, own.shares, own.most, found)}")
     return folder
 
 

@@ -14,7 +14,7 @@ import torch
 
 from common.config import UserError
 from common.data.row_map.mapper import RowFunction, RowMap, map_rows
-from common.data.tables import read_jsonl
+from common.data.tables import read_jsonl, write_jsonl
 from common.data.text.normalize import text_preparation
 from common.encoders.modes import evaluated
 from common.encoders.state_dict import weights_digest
@@ -108,7 +108,8 @@ def encode(cfg: Config, workspace: Workspace, experiment: Experiment[PromptReps]
 
     Work is done in parts that survive a kill and can be shared out (``task.shard=0/4``). For
     representation r of the texts, ``rep-<r>/`` holds ``dense.safetensors`` (``vectors``) with
-    ``ids.json``, and ``sparse.jsonl`` (passages) or ``queries.tsv``.
+    ``ids.json``, and ``sparse.jsonl`` (passages) or ``queries.tsv``. Texts without ids of their own, those of
+    a text file or of a folder of such, are numbered, and ``texts.jsonl`` holds them (``_id``, ``text``).
 
     Returns:
         The folder.
@@ -128,7 +129,12 @@ def encode(cfg: Config, workspace: Workspace, experiment: Experiment[PromptReps]
     mapped = map_rows(step, list(texts.values()), folder / "parts", cfg.task, workspace.meter)
     workspace.say(mapped.summary)
     if mapped.complete:
-        _write(options.role, list(texts), list(mapped.rows()), encoder, folder, options.pickle)
+        if not has_corpus(set_folder(options.input, cfg.data.root)):
+            numbered = [{"_id": own, "text": text} for own, text in texts.items()]
+            write_jsonl(folder / "texts.jsonl", numbered)
+        rows = list(mapped.rows())
+        for note in _write(options.role, list(texts), rows, encoder, folder, options.pickle):
+            workspace.say(note)
     return folder
 
 
@@ -170,10 +176,12 @@ def _write(
     encoder: PromptRepsEncoder,
     folder: Path,
     pickled: bool,
-) -> None:
+) -> list[str]:
+    """Write the files of all representations; what is left out of them, in words."""
     # a head may be wider than the vocabulary, and a text of stop words has the best ids of all
     names = {i: f"<{i}>" for i in range(encoder.lm.vocab_size)}
     names |= token_names(encoder.lm.tokenizer.get_vocab())
+    notes = []
     for place in range(max(len(own) for own in rows)):
         held = [(i, own[place]) for i, own in zip(ids, rows, strict=True) if len(own) > place]
         own_ids = [i for i, _ in held]
@@ -184,11 +192,14 @@ def _write(
         write_tensors(own / "dense.safetensors", {"vectors": torch.from_numpy(vectors)})
         write_json(own / "ids.json", own_ids)
         if role == "query":
-            write_query_lines(own / "queries.tsv", own_ids, sparse, names)
+            file = own / "queries.tsv"
+            if left_out := write_query_lines(file, own_ids, sparse, names):
+                notes.append(f"{file}: {left_out} queries without a token of weight are left out")
         else:
             write_impacts(own / "sparse.jsonl", own_ids, sparse, names)
         if pickled:  # written for Tevatron's reader; never read here
             write_atomic(own / "dense.pkl", partial(_dump, (vectors, own_ids)))
+    return notes
 
 
 def _dump(content: Any, path: Path) -> None:

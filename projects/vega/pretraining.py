@@ -1,7 +1,9 @@
 """Pre-training: its two phases, what the encoder is worth afterwards, export, dry run."""
 
 import copy
+import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config import UserError
+from common.damage import reading
 from common.data.lookup import own_file
 from common.data.module import ContrastiveData
 from common.data.samplers import sample_rng
@@ -26,6 +29,7 @@ from common.engine.experiment import (
     weights_requirement,
 )
 from common.engine.module import ContrastiveModule
+from common.engine.trainer import world_size
 from common.engine.workspace import Workspace
 from common.evaluation.text.sts_protocol import evaluate_sts
 from common.export.sentence_encoders import load_sentence_encoder, save_sentence_encoder
@@ -41,6 +45,7 @@ from projects.vega.network import (
 from projects.vega.phases import Pretrain
 
 SYNTHETIC, STS_PAIRS = 96, 48
+IN_MEMORY = 15  # bytes of memory for a byte of a text: itself, and lists of its ids (some 56 bytes for each)
 _DRAW_STREAM = 2**31 + 75
 
 
@@ -102,23 +107,45 @@ def training_texts(cfg: Config) -> list[str]:
     """Texts of the config; of a file those behind the ones that are held out.
 
     Raises:
-        UserError: no such file, or fewer texts than are held out or than the limit.
+        UserError: no such file, fewer texts than are held out or than the limit, or more than memory holds.
     """
     own = cfg.pretrain
     if own.texts == "synthetic":
         return synthetic_sentences(own.limit or SYNTHETIC, seed=cfg.seed)
     if own.texts == "sentences":
         return load_sentences(cfg.data.root, limit=own.limit, seed=cfg.seed)
-    whole = _texts_of_file(cfg)
-    texts = whole[cfg.eval.held_out :]
-    if not texts:
-        raise UserError(f"pretrain.file={own.file} has {len(whole)} texts, and the first eval.held_out={cfg.eval.held_out} are not trained on: lower eval.held_out, or name a longer file")  # fmt: skip
+    count = sum(1 for _ in _texts_of_file(cfg))
+    left = count - cfg.eval.held_out
+    if left < 1:
+        raise UserError(f"pretrain.file={own.file} has {count} texts, and the first eval.held_out={cfg.eval.held_out} are not trained on: lower eval.held_out, or name a longer file")  # fmt: skip
+    if (own.limit or 0) > left:
+        raise UserError(f"pretrain.limit={own.limit}, but {own.file} has {left} texts beside the eval.held_out={cfg.eval.held_out} first ones: lower pretrain.limit")  # fmt: skip
+    _check_memory(cfg, left)
+    texts = islice(_texts_of_file(cfg), cfg.eval.held_out, None)
     if own.limit is None:
-        return texts
-    if own.limit > len(texts):
-        raise UserError(f"pretrain.limit={own.limit}, but {own.file} has {len(texts)} texts beside the eval.held_out={cfg.eval.held_out} first ones: lower pretrain.limit")  # fmt: skip
-    order = sample_rng(cfg.seed, 0, 0, _DRAW_STREAM).permutation(len(texts))
-    return [texts[i] for i in sorted(order[: own.limit])]
+        return list(texts)
+    order = sample_rng(cfg.seed, 0, 0, _DRAW_STREAM).permutation(left)
+    drawn = set(order[: own.limit].tolist())
+    return [text for i, text in enumerate(texts) if i in drawn]
+
+
+def _check_memory(cfg: Config, count: int) -> None:
+    """Refuse more texts of the file than this machine has memory for.
+
+    Args:
+        cfg: the experiment's config.
+        count: texts of the file.
+    """
+    own, processes = cfg.pretrain, world_size(cfg.trainer) // cfg.trainer.num_nodes
+    size = own_file(str(own.file), cfg.data.root, "texts").stat().st_size
+    each = max(1.0, IN_MEMORY * size / count) * processes  # bytes of memory for a text
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if each * (own.limit or count) > memory:
+        raise UserError(
+            f"pretrain.file={own.file}: {own.limit or count} texts and their ids need about "
+            f"{each * (own.limit or count) / 1e9:.0f} GB in {processes} processes of this machine, which has "
+            f"{memory / 1e9:.0f} GB: set pretrain.limit={int(memory / each)} or less"
+        )
 
 
 def held_out(cfg: Config) -> list[str]:
@@ -128,12 +155,16 @@ def held_out(cfg: Config) -> list[str]:
         return synthetic_sentences(min(count, SYNTHETIC), seed=cfg.seed + 1)
     if cfg.pretrain.texts == "sentences":
         return load_sentences(cfg.data.root, split="test", limit=count, seed=0)
-    return _texts_of_file(cfg)[:count]
+    return list(islice(_texts_of_file(cfg), count))
 
 
-def _texts_of_file(cfg: Config) -> list[str]:
+def _texts_of_file(cfg: Config) -> Iterator[str]:
+    """Lines that hold something, one by one; a text may hold other separators than line breaks."""
     path = own_file(str(cfg.pretrain.file), cfg.data.root, "texts")
-    return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    with reading(path, "text file in UTF-8"), path.open(encoding="utf-8-sig", newline="\n") as file:
+        for line in file:
+            if line.strip():
+                yield line.rstrip("\r\n")
 
 
 def sts_set(cfg: Config, name: str) -> StsSet:

@@ -1,5 +1,6 @@
 """An exported model for use: answers to questions about a clip, with the time and the frames that they rest on."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from common.config import UserError
 from common.data.image.sources import EvalTransform
-from common.data.video.batches import Choice, ClipView, VideoQARows, clip_view
+from common.data.video.batches import Choice, ClipView, VideoQARows, clip_end, clip_view
 from common.data.video.clips import Clip, Sentence, frame_times, ordered, read_subtitles
 from common.data.video.frames import Frames, FramesInMemory
 from common.encoders.image.cifar_resnet import cifar_resnet
@@ -35,6 +36,8 @@ class Answer(NamedTuple):
         span: seconds of the part that the answer rests on; None for a model without a head for it.
         looked: (N, F) attention of each sentence to each frame for the chosen candidate; (N, 0) without frames.
         view: sentences as they were laid out.
+        beyond: sentences of the clip that are not read because the model takes no more (``data.max_sentences``).
+        after_end: those that are not read because they start after the last frame.
     """
 
     text: str
@@ -43,6 +46,8 @@ class Answer(NamedTuple):
     span: tuple[float, float] | None
     looked: Tensor
     view: ClipView
+    beyond: int = 0
+    after_end: int = 0
 
 
 class FrameEncoder:
@@ -160,7 +165,13 @@ class Answerer:
                 span = (float(times[first, 0]), float(times[last, 1]))
         view = clip_view(clip, source, layout, None)
         looked = torch.zeros(len(view.sentences), 0) if out.looked is None else out.looked[0, best]
-        return Answer(candidates[best], best, out.scores[0].softmax(0).tolist(), span, looked, view)
+        end = clip_end(frames.times) if frames is not None and layout.frames else None
+        after = 0 if end is None else sum(s.start >= end for s in clip.sentences)
+        # a clip without a sentence to read has an empty one
+        beyond = sum(s.end >= 0 for s in clip.sentences) - after - len(view.sentences)
+        return Answer(
+            candidates[best], best, out.scores[0].softmax(0).tolist(), span, looked, view, max(0, beyond), after
+        )  # fmt: skip
 
 
 def pictures_of(folder: str | Path) -> list[Path]:
@@ -179,7 +190,7 @@ def pictures_of(folder: str | Path) -> list[Path]:
 def in_order(files: Iterable[Path]) -> list[Path]:
     """The pictures among files in the order of their names, numbers by value."""
     found = [p for p in files if p.suffix.lower() in PICTURES]
-    return sorted(found, key=lambda p: (_number(p.stem), p.name))
+    return sorted(found, key=lambda p: (_natural(p.stem), p.name))
 
 
 def opened(picture: Picture) -> Image.Image:
@@ -196,9 +207,12 @@ def opened(picture: Picture) -> Image.Image:
         raise UserError(f"{picture} is no picture: {error}") from error
 
 
-def _number(stem: str) -> int:
-    digits = "".join(c if c.isdigit() else " " for c in stem).split()
-    return int(digits[-1]) if digits else -1
+def _natural(stem: str) -> list[tuple[str, int]]:
+    """Text and number by turns: 10_5fps comes after 2_5fps."""
+    parts = re.split(r"(\d+)", stem.lower())
+    return [
+        (text, int(number)) for text, number in zip(parts[::2], [*parts[1::2], "-1"], strict=True)
+    ]
 
 
 def looked_figure(answer: Answer, pictures: Sequence[Picture] = (), title: str = "", most: int = 24) -> object:  # fmt: skip

@@ -1,5 +1,6 @@
 """`make run`: answers about your own clip, analysis of one or two checkpoints, frames to features and to labels."""
 
+import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -14,11 +15,12 @@ from common.data.corrupt import CorruptCounter
 from common.data.row_map.mapper import RowFunction, RowMap, map_rows
 from common.data.tables import write_jsonl
 from common.data.video.batches import Words
-from common.data.video.clips import frame_times
+from common.data.video.clips import Clip, frame_times
+from common.data.video.frames import Frames
 from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
 from common.engine.run import trained_module
-from common.engine.workspace import Workspace
+from common.engine.workspace import Workspace, read_json
 from common.evaluation.video.answers import accuracy_by, question_type
 from common.export.files import write_json, write_tensors
 from projects.video_qa.config import Config
@@ -55,14 +57,28 @@ def answer(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) -
     for number, (question, candidates) in enumerate(told.questions):
         one = answerer.answer(told.clip, frames, question, candidates, told.fps)
         found.append(one)
+        if not number:
+            for note in unread(one, told.clip, frames, answerer.model.layout.max_sentences):
+                workspace.say(note)
         where = "" if one.span is None else f" ({one.span[0]:.1f} to {one.span[1]:.1f} s)"
         workspace.say(f"{question} {one.text}, p = {max(one.probabilities):.2f}{where}")
         rows.append({"question": question, "answer": one.text, "span": one.span,
+                     "subtitles_not_read": one.beyond + one.after_end,
                      "probabilities": dict(zip(candidates, one.probabilities, strict=True))})  # fmt: skip
         if one.looked.shape[1]:
             workspace.figure(f"looked-{number}", looked_figure(one, pictures, question))
     write_json(workspace.folder(".") / "answers.json", rows)
     return found
+
+
+def unread(one: Answer, clip: Clip, frames: Frames | None, most: int) -> list[str]:
+    """What an answer does not rest on: subtitles that were not read, in words."""
+    notes, count = [], len(clip.sentences)
+    if one.after_end and frames is not None:
+        notes.append(f"{one.after_end} of {count} subtitles start after the last picture, shown at {frames.times[-1]:.1f} s, and are not read: give the pictures a second as fps in answer.clip")  # fmt: skip
+    if one.beyond:
+        notes.append(f"{one.beyond} of {count} subtitles are not read, the model takes the first {most} (data.max_sentences)")  # fmt: skip
+    return notes
 
 
 def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) -> str:
@@ -109,11 +125,14 @@ def analyse(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) 
 def features(cfg: Config, workspace: Workspace) -> Path:
     """Frames of clips (see `clip_folders`) to <clip>.safetensors; clips that are done are left as they are.
 
+    ``features.json`` says by which encoder, and at how many pictures a second.
+
     Raises:
-        UserError: no such folder, or too many clips without a readable picture.
+        UserError: no such folder, too many clips without a readable picture, or files of another encoder or fps.
     """
     clips, output = clip_folders(cfg.prepare), _output(cfg, workspace, "features")
     encoder = FrameEncoder(cfg.model.image_encoder)
+    _same_settings(output, {"encoder": cfg.model.image_encoder, "fps": cfg.data.fps})
     device, counter = _device(cfg.prepare), CorruptCounter("clips", max_fraction=0.05)
     todo = [n for n in clips if not (output / f"{n}.safetensors").is_file()]
     for name in workspace.progress(todo, "clips", len(todo)):
@@ -128,6 +147,18 @@ def features(cfg: Config, workspace: Workspace) -> Path:
     counter.finish()
     workspace.say(f"{len(todo)} clips encoded by {cfg.model.image_encoder}; data.features={output.resolve()}")  # fmt: skip
     return output
+
+
+def _same_settings(output: Path, settings: dict[str, Any]) -> None:
+    """Refuse to go on in a folder of features that were made another way."""
+    file = output / "features.json"
+    if not any(output.glob("*.safetensors")):
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(file, settings)
+    elif not file.is_file():
+        raise UserError(f"{output} holds features, and no features.json says how they were made: name another prepare.output, or write {json.dumps(settings)} into {file} if that is so")  # fmt: skip
+    elif (known := read_json(file)) != settings:
+        raise UserError(f"{output} holds features made with {known}, not with {settings}: name another prepare.output, or delete the folder")  # fmt: skip
 
 
 def objects(cfg: Config, workspace: Workspace) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import UserError
+from common.damage import reading
 from common.data.lines import read_lines
 from common.data.tables import read_jsonl, write_jsonl
 from common.decoding.beam_sweep import distinct
@@ -58,7 +59,8 @@ def describe(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) 
             "name describe.input (a paragraph a line) and describe.generator (a folder written by "
             "`make export` with phase=describe, or a hub id)"
         )
-    texts = [line.strip() for line in read_lines(Path(own.input).expanduser()) if line.strip()]
+    with reading(own.input, "text file in UTF-8"):
+        texts = [line.strip() for line in read_lines(Path(own.input).expanduser()) if line.strip()]
     if not texts:
         raise UserError(f"{own.input} holds no paragraph")
     module = _ranker(cfg, workspace, experiment, own.run)

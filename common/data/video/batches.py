@@ -237,6 +237,16 @@ class ClipView(NamedTuple):
     spans: np.ndarray  # (N, F)
 
 
+def clip_end(times: np.ndarray) -> float | None:
+    """Second at which the last frame is gone; None without frames.
+
+    >>> clip_end(np.array([0.0, 2.0])), clip_end(np.zeros(0))
+    (4.0, None)
+    """
+    gap = float(np.diff(times).mean()) if len(times) > 1 else 1.0
+    return float(times[-1]) + gap if len(times) else None
+
+
 def clip_view(clip: Clip, source: FrameSource | None, layout: Layout, span: Span | None) -> ClipView:  # fmt: skip
     """Lay out a clip; one without subtitles gets a single empty sentence, which spans all of it.
 
@@ -245,8 +255,7 @@ def clip_view(clip: Clip, source: FrameSource | None, layout: Layout, span: Span
     frames = source(clip.name) if source is not None and layout.frames else None
     times = np.zeros(0) if frames is None else frames.times
     features = torch.zeros(0, 0 if source is None else source.dim) if frames is None else frames.features  # fmt: skip
-    gap = float(np.diff(times).mean()) if len(times) > 1 else 1.0
-    end = float(times[-1]) + gap if len(times) else None
+    end = clip_end(times)
     sentences, objects = clip.sentences, clip.objects
     shown = frame_times(len(objects), layout.fps)
     if layout.localised and span is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from common.config import UserError
+from common.damage import reading
 from common.evaluation.retrieval.beir import has_corpus, load_corpus
 from common.evaluation.retrieval.options import SearchConfig
 from common.evaluation.retrieval.text_index import INDEX, Hit, TextEncoder, TextIndex
@@ -117,13 +118,13 @@ def read_texts(place: str | Path) -> list[str]:
     """Texts of a file, one a line, or of a folder, see `SearchConfig.file`.
 
     Raises:
-        UserError: nothing is there, or no text in it.
+        UserError: nothing is there, no text in it, or a file that is not UTF-8.
     """
     path = Path(place).expanduser()
     if path.is_dir():
         found = list(load_corpus(path).values()) if has_corpus(path) else _paragraphs(path)
     elif path.is_file():
-        found = path.read_text(encoding="utf-8").splitlines()
+        found = _lines(path)
     else:
         raise UserError(f"text file {path} does not exist")
     found = [text.strip() for text in found if text.strip()]
@@ -132,13 +133,19 @@ def read_texts(place: str | Path) -> list[str]:
     return found
 
 
+def _lines(file: Path) -> list[str]:
+    """Lines at line breaks alone (a text may hold other separators), without a byte order mark."""
+    with reading(file, "text file in UTF-8"):
+        return file.read_text(encoding="utf-8-sig").split("\n")
+
+
 def _paragraphs(folder: Path) -> Sequence[str]:
     """What blank lines divide, each on one line, of the files in the order of their names."""
     files = sorted(file for file in folder.rglob("*") if file.suffix in KINDS)
     parts: list[str] = []
     for file in files:
         part: list[str] = []
-        for line in (*file.read_text(encoding="utf-8").splitlines(), ""):
+        for line in (*_lines(file), ""):
             if line.strip():
                 part.append(line.strip())
             elif part:

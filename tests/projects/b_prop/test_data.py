@@ -264,6 +264,23 @@ def test_bundled_documents_come_without_their_titles(tmp_path):
     assert own == [name for name in names if name in own]
 
 
+def test_files_in_another_encoding_are_told(tmp_path, encoder, capsys):
+    """Words of prepared documents were cut at lost letters without a word; TASK=rank ended in a traceback."""
+    rows = [
+        {"id": "1", "text": "caf\u00e9 people men house"},
+        {"id": "2", "text": "people men house"},
+    ]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (tmp_path / "in.jsonl").write_bytes(lines.encode("latin-1"))
+    words = [f"prepare.input={tmp_path}/in.jsonl", f"prepare.output={tmp_path}/out", "prepare.attention=false",
+             f"words.encoder={encoder}"]  # fmt: skip
+    build(config(*words)).tasks["prepare"](Workspace(tmp_path / "task"))
+    assert "in.jsonl: 1 documents hold U+FFFD" in capsys.readouterr().out
+    files = [f"rank.documents={tmp_path}/in.jsonl", f"rank.queries={tmp_path}/in.jsonl"]
+    with pytest.raises(UserError, match="in.jsonl is no text file in UTF-8"):
+        build(config(*files)).tasks["rank"](Workspace(tmp_path / "task"))
+
+
 def test_a_run_file_is_found_as_named_or_below_the_data_root(tmp_path, monkeypatch):
     """In the fine-tuning, in what a config needs and in the evaluation alike."""
     lines = [f"q{i} Q0 d{j} 1 {9 - j}.0 tag\n" for i in range(12) for j in (i, i + 1, i + 2)]

@@ -212,6 +212,7 @@ def test_paper_configs_hold_the_published_recipe():
     assert config(name="paper_subtract").words.softmax_temperature == 0.1
     assert marco.finetune.group_size * marco.finetune.batch_size == 144
     assert marco.finetune.loss == "groupwise"
+    assert marco.eval.sets == [*marco.eval.candidates] == ["msmarco-doc@dev", "msmarco-doc@dl19"]
     assert entropy.method.score_norm == "softmax"
     assert entropy.eval.tune.folds == 5
     assert len([name for name in config_names("b_prop") if name.startswith("paper")]) == 7

@@ -260,6 +260,17 @@ def test_split_writes_documents_that_training_reads(full_run, tmp_path):
     assert train("ccp", "smoke", words)
 
 
+def test_split_says_how_many_documents_have_one_sentence(tmp_path, capsys):
+    """Text whose lines are single sentences once vanished behind a small, plausible number."""
+    (tmp_path / "a.txt").write_text("It is so. We know.\n\n" + "One alone.\n" * 5)
+    words = [f"split.input={tmp_path}/a.txt", f"split.output={tmp_path}/a.jsonl", "split.layout=text"]  # fmt: skip
+    build(config(*words)).tasks["split"](Workspace(tmp_path / "task"))
+    assert "1 documents; 5 of one sentence are left out" in capsys.readouterr().out
+    (tmp_path / "a.txt").write_text("It is so. We know.\n")
+    build(config(*words)).tasks["split"](Workspace(tmp_path / "task"))
+    assert "left out" not in capsys.readouterr().out
+
+
 def test_calibrate_writes_what_the_card_loads(full_run, tmp_path):
     """Mean and deviation of the exported encoder's vectors of a language."""
     (tmp_path / "de.txt").write_text("".join(f"people of {i}\n" for i in range(5)))

@@ -138,6 +138,30 @@ def test_item_20_another_bank_changes_answers_and_no_weight(tmp_path):
         tasks.answer(config(), workspace)
 
 
+def test_answers_say_what_was_not_read_and_what_was_not_known(tmp_path, capsys):
+    """A long context was cut without a word, and a bank of unknown words gave its first rows as if found."""
+    exported(tmp_path / "export")
+    rows = [Example("mine", f"qqx{i}", ("qqy",), "", (), str(i)) for i in range(3)]  # fmt: skip
+    write_bank(tmp_path / "own.jsonl", rows)
+    asked = [{"question": "what is there?", "context": "a cat"},
+             {"question": "zzyzx?", "context": "vv " * 300}]  # fmt: skip
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    words = [f"answer.run={tmp_path}/export", f"answer.input={tmp_path}/in.jsonl"]
+    workspace = Workspace(tmp_path / "task", "demo_retrieval", "smoke")
+    tasks.answer(config(*words), workspace)
+    said = capsys.readouterr().out
+    assert "question 2: the retriever knows none of its words" in said
+    assert "question 1:" not in said
+    assert "demonstrations have no word" not in said
+    first, second = (
+        json.loads(x) for x in (tmp_path / "task/answers.jsonl").read_text().splitlines()
+    )
+    assert first["context_tokens_cut"] == 0 < second["context_tokens_cut"]
+    assert f"question 2: the last {second['context_tokens_cut']} of" in said
+    tasks.answer(config(*words, f"answer.bank={tmp_path}/own.jsonl"), workspace)
+    assert "3 demonstrations have no word that the retriever knows" in capsys.readouterr().out
+
+
 def test_item_14_an_export_holds_its_index(tmp_path, monkeypatch):
     """Checklist 14, 20: nothing is encoded anew when a folder is opened; another bank has another index."""
     module, calls = exported(tmp_path / "export"), []

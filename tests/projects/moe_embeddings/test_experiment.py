@@ -1,6 +1,7 @@
 """Runs, evaluation, tasks, comparison and configs as the commands drive them."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -291,6 +292,27 @@ def test_pairs_of_own_citations_train(tmp_path):
     assert "None" not in (folder / "sea/train.jsonl").read_text()
 
 
+def test_pairs_say_what_they_leave_out(tmp_path, capsys):
+    """A domain cut to `pairs.most`, empty and equal documents and unknown ids once left no trace."""
+    docs = [{"id": f"d{i}", "text": f"words {i}"} for i in range(30)]
+    docs += [{"id": "e", "text": " "}, {"id": "f", "text": "words 0"}]
+    write_jsonl(tmp_path / "docs.jsonl", docs)
+    cites = [f"r{i},d{i + k}" for i in range(28) for k in range(3)] + ["r0,gone", "r1,gone"]
+    (tmp_path / "cites.csv").write_text("citing,cited\n" + "\n".join(cites) + "\n")
+    words = [f"pairs.citations={tmp_path}/cites.csv", f"pairs.documents={tmp_path}/docs.jsonl", f"pairs.output={tmp_path}/out"]  # fmt: skip
+    words += ["pairs.most=4", "pairs.shares=[0.0, 0.4]"]
+    build(config(*words)).tasks["pairs"](Workspace(tmp_path / "task"))
+    said = capsys.readouterr().out
+    rows = {p: read_jsonl(tmp_path / f"out/all/{p}.jsonl", ("a", "b", "label")) for p in ("train", "test")}  # fmt: skip
+    kept = sum(row["label"] for own in rows.values() for row in own)
+    assert "2 of 86 citations name no document" in said
+    assert f"all: {kept} of 57 co-cited pairs kept; left out: " in said
+    assert "1 documents without text, 1 documents with the text of another one" in said
+    counts = {what: int(count) for count, what in re.findall(r"(\d+) (pairs across parts|pairs above)", said)}  # fmt: skip
+    assert kept == 8
+    assert counts["pairs across parts"] + counts["pairs above"] == 57 - kept
+
+
 def test_baselines_have_the_names_of_the_method(tmp_path):
     for name in ("tfidf", "untrained"):
         found = getattr(baselines, name)(config(), Workspace(tmp_path / name))
@@ -298,7 +320,7 @@ def test_baselines_have_the_names_of_the_method(tmp_path):
         assert (tmp_path / name / "items/all_auc.json").is_file()
 
 
-def test_checklist_12_and_13_the_paper_model_has_383_million_parameters():
+def test_checklist_13_the_paper_model_has_383_million_parameters():
     """Checklist 13: ModernBERT-base with five experts a layer, as the paper counts; weights missing."""
     rows = inspect("moe_embeddings", "paper", [])
     assert rows["parameters"].startswith("383.")

@@ -196,6 +196,7 @@ def test_configs_of_the_paper():
     assert (own.rtd_lambda, own.cl_gamma, own.cl_tau, own.generator_depth_ratio) == (50, 0.1, 0.05, 0.5)  # fmt: skip
     assert cfg.optim.betas == (0.9, 0.98)
     whole = config(name="paper")
+    assert whole.select.seeds == [0, 1, 2, 3, 4]  # medians of five
     assert whole.sift.enabled
     assert (whole.self_calibration.k, whole.self_calibration.threshold, whole.self_calibration.mu) == (5, 0.9, 0.5)  # fmt: skip
     assert (whole.transductive.rounds, whole.transductive.threshold, whole.transductive.lr_scale) == (1, 0.9, 0.3)  # fmt: skip

@@ -14,6 +14,7 @@ from common.encoders.text.variants.disentangled import disentangled_from_bert, s
 from common.encoders.text.variants.replaced_tokens import put_in, sample_tokens
 from common.engine.run import export
 from common.losses.auxiliary.replaced_tokens import replaced_token_loss
+from projects.vega import pretraining
 from projects.vega.network import build_pretraining, random_config
 from projects.vega.phases import PretrainObjective
 from projects.vega.pretraining import (
@@ -383,6 +384,22 @@ def test_detection_is_measured_on_texts_of_the_file_that_are_not_trained_on(tmp_
     for more, message in (("eval.held_out=10", r"lower eval\.held_out"), ("pretrain.limit=8", "has 7 texts")):  # fmt: skip
         with pytest.raises(UserError, match=message):
             training_texts(config(*words, more, name="smoke_pretrain"))
+
+
+def test_a_file_of_texts_is_read_by_lines_and_refused_where_it_does_not_fit(tmp_path, monkeypatch):
+    """The whole file and two copies of its ids once went into memory until the kernel ended the run."""
+    texts = [f"text\u2028number {i}" for i in range(10)]
+    file = tmp_path / "texts.txt"
+    file.write_bytes(("\ufeff" + "\r\n\r\n".join(texts)).encode())
+    words = ["pretrain.texts=file", f"pretrain.file={file}", "eval.held_out=3"]
+    cfg = config(*words, name="smoke_pretrain")
+    assert (held_out(cfg), training_texts(cfg)) == (texts[:3], texts[3:])
+    monkeypatch.setattr(pretraining, "IN_MEMORY", 1e13)
+    with pytest.raises(UserError, match=r"texts and their ids need about .* set pretrain\.limit="):
+        training_texts(cfg)
+    file.write_bytes("caf\u00e9\n".encode("latin-1"))
+    with pytest.raises(UserError, match="no text file in UTF-8"):
+        training_texts(cfg)
 
 
 def test_vega_has_1_3_billion_parameters():

@@ -368,6 +368,50 @@ def clip_files(folder):
     return folder / "clip.json"
 
 
+def test_answers_say_which_subtitles_were_not_read(tmp_path, capsys):
+    """Subtitles beyond N, and those after the last picture, were left out of an answer without a word."""
+    description = clip_files(tmp_path)
+    lines = [{"start": 0.1 * i, "end": 0.1 * i + 0.1, "text": f"line {i}"} for i in range(40)]
+    told = json.loads(description.read_text()) | {"subtitles": lines}
+    description.write_text(json.dumps(told))
+    cfg = config(f"answer.run={tmp_path / 'export'}", f"answer.clip={description}", "data.max_sentences=5")  # fmt: skip
+    export(cfg, VideoQA(cfg, network_of(cfg)), tmp_path / "export")
+    one, _ = tasks.answer(cfg, Workspace(tmp_path / "task"), build(cfg))
+    left = (len(one.view.sentences), one.beyond, one.after_end)
+    assert left == (5, 25, 10)  # 9 pictures, 3 a second
+    said = capsys.readouterr().out
+    assert said.count("10 of 40 subtitles start after the last picture, shown at 2.7 s") == 1
+    assert "25 of 40 subtitles are not read" in said
+    assert json.loads((tmp_path / "task/answers.json").read_text())[0]["subtitles_not_read"] == 35
+    description.write_text(json.dumps(told | {"subtitles": lines[:5]}))
+    tasks.answer(cfg, Workspace(tmp_path / "task"), build(cfg))
+    assert "not read" not in capsys.readouterr().out
+
+
+def test_features_of_another_encoder_or_rate_are_not_mixed(tmp_path):
+    """Files that were there were kept, whatever made them."""
+    for clip in ("a", "b"):
+        (tmp_path / "clips" / clip).mkdir(parents=True)
+        Image.new("RGB", (40, 30)).save(tmp_path / "clips" / clip / "1.png")
+    out = tmp_path / "features"
+    words = [f"prepare.frames={tmp_path}/clips", f"prepare.output={out}"]
+    tasks.features(config(*words, "data.fps=3"), Workspace(tmp_path / "w"))
+    (out / "b.safetensors").unlink()
+    with pytest.raises(UserError, match="made with .*3.0.*name another prepare.output"):
+        tasks.features(config(*words, "data.fps=1"), Workspace(tmp_path / "w"))
+    (out / "features.json").unlink()
+    with pytest.raises(UserError, match="no features.json"):
+        tasks.features(config(*words, "data.fps=3"), Workspace(tmp_path / "w"))
+    assert not (out / "b.safetensors").exists()
+
+
+def test_pictures_are_ordered_by_all_their_numbers(tmp_path):
+    """By the last number alone 10_5fps stood before 2_5fps."""
+    for name in ("10_5fps", "2_5fps", "1_5fps", "cover"):
+        (tmp_path / f"{name}.jpg").touch()
+    assert [p.stem for p in pictures_of(tmp_path)] == ["1_5fps", "2_5fps", "10_5fps", "cover"]
+
+
 def test_answers_about_a_clip_of_one_s_own(run, tmp_path, monkeypatch):
     """The task on files, an export, and the card's lines; SubRip and JSON say the same."""
     description = clip_files(tmp_path)

@@ -42,7 +42,9 @@ def test_item_16_nested_folders_get_the_names_of_the_sets(tmp_path):
     cfg = config(f"prepare.frames={tmp_path / 'drama'}", f"prepare.output={tmp_path / 'features'}", "data.fps=3")  # fmt: skip
     source = FeatureFiles(tasks.features(cfg, Workspace(tmp_path / "w")), 3.0, 64)
     names = {"001_0000": 3, "001_0078": 2, "001_0079": 1, "002_0000": 1, "002_0080": 1}
-    made = {p.stem: len(source(p.stem).features) for p in (tmp_path / "features").iterdir()}
+    made = {
+        p.stem: len(source(p.stem).features) for p in (tmp_path / "features").glob("*.safetensors")
+    }
     assert made == {f"AnotherMissOh01_{name}": count for name, count in names.items()}
     shots = [source(f"AnotherMissOh01_001_{shot}").features for shot in ("0078", "0079")]
     scene = source("AnotherMissOh01_001_0000")

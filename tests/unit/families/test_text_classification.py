@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from common.config import UserError
 from common.data.text.labelled.copies import text_rng
 from common.data.text.labelled.eda import altered
-from common.data.text.labelled.readers import LabelledSet, distinct
+from common.data.text.labelled.readers import LabelledSet, distinct, texts_of_lines
 from common.data.text.labelled.tasks import TASKS
 from common.encoders.text.tuned.classifier import Tuning, blocks, text_classifier
 from common.evaluation.features.separation import class_separation
@@ -18,6 +18,20 @@ from common.families.classification.evaluation import evaluate_classifier
 from common.losses.auxiliary.soft_targets import mixer, mixture, soft_cross_entropy
 
 CONFIG = {"model_type": "bert", "vocab_size": 256, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32}  # fmt: skip
+
+
+def test_own_texts_are_lines_of_a_file_in_utf_8(tmp_path):
+    """Blank lines shifted the predictions without a word; a text was cut at U+2028; Latin-1 was a traceback."""
+    file = tmp_path / "in.txt"
+    file.write_bytes("\ufeffone\u2028more\r\n\r\ntwo\r\n\r\n".encode())
+    with pytest.warns(UserWarning, match="1 blank lines between texts are left out"):
+        assert texts_of_lines(str(file), 1, "x") == [("one\u2028more",), ("two",)]
+    file.write_text("a\tb\nc\t\n")
+    assert texts_of_lines(str(file), 2, "x") == [("a", "b"), ("c", "")]
+    file.write_bytes("caf\u00e9\n".encode("latin-1"))
+    for place, said in ((file, "no text file in UTF-8"), (tmp_path / "gone.txt", "x: there is no")):
+        with pytest.raises(UserError, match=said):
+            texts_of_lines(str(place), 1, "x")
 
 
 def test_soft_targets_that_are_hard_give_cross_entropy():

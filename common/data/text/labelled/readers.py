@@ -1,5 +1,6 @@
 """Reading texts with classes: GLUE and SuperGLUE, bundled requests, shifted words, own files."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.config import UserError, nearest
+from common.damage import reading
 from common.data.lookup import bundled, data_root, own_file, require
 from common.data.offline import content_key
 from common.data.samplers import sample_rng
@@ -228,14 +230,18 @@ def texts_of_lines(name: str | None, num_texts: int, key: str) -> list[Texts]:
         key: of the config, for messages.
 
     Raises:
-        UserError: no file, or lines of another number of texts.
+        UserError: no file, one that is not UTF-8, or lines of another number of texts.
     """
     if name is None:
         raise UserError(f"{key}: name a text file with one text a line")
-    try:
-        lines = [line for line in Path(name).read_text("utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise UserError(f"{key}: {error}") from error
+    if not Path(name).is_file():
+        raise UserError(f"{key}: there is no text file {name}")
+    with reading(name, "text file in UTF-8"):  # a text may hold other separators than line breaks
+        whole = Path(name).read_text("utf-8-sig").split("\n")
+    filled = [place for place, line in enumerate(whole, start=1) if line.strip()]
+    if filled and (blank := filled[-1] - len(filled)):
+        warnings.warn(f"{name}: {blank} blank lines between texts are left out", stacklevel=2)
+    lines = [whole[place - 1] for place in filled]
     rows: list[Texts] = [tuple(line.split("\t")) if num_texts == 2 else (line,) for line in lines]
     if not rows or any(len(row) != num_texts for row in rows):
         what = "one text a line" if num_texts == 1 else "two texts a line, separated by a tab"

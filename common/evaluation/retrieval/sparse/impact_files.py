@@ -85,7 +85,13 @@ def query_line(vector: Vector, names: Mapping[int, str]) -> str:
 
 def write_query_lines(
     path: Path, ids: Sequence[str], vectors: Sequence[Vector], names: Mapping[int, str]
-) -> None:
-    """Write queries, whole or not at all; those without a weight are left out."""
-    lines = ((i, query_line(v, names)) for i, v in zip(ids, vectors, strict=True))
-    write_joined(path, (f"{i}\t{text}" for i, text in lines if text))
+) -> int:
+    """Write queries, whole or not at all; those without a weight are left out.
+
+    Returns:
+        How many are left out.
+    """
+    pairs = zip(ids, vectors, strict=True)
+    lines = [f"{i}\t{text}" for i, vector in pairs if (text := query_line(vector, names))]
+    write_joined(path, lines)
+    return len(ids) - len(lines)

@@ -145,13 +145,62 @@ def test_functions_of_a_folder_with_their_places(tmp_path):
     assert found[0].code == "@cache\ndef one(a):\n    return a"
     assert "Only" in found[1].code  # a body is left
     assert found[0].place.endswith("a.py:4")
-    assert functions_of("def f(:", "python") == []
     assert without_docstring("def f():\n    '''d'''\n    return 1") == "def f():\n    return 1"
     with pytest.raises(UserError, match="does not exist"):
         read_functions(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no code"):
         read_functions(tmp_path / "empty")
+
+
+def test_functions_of_javascript_are_expressions_as_well():
+    """A file with one declared function or method once lost all its arrows and function expressions."""
+    code = (
+        "export const load = async (x) => {\n  return x;\n};\n"
+        "class A { go() { return 1; } handle = () => 2; }\n"
+        "const B = function (y) { return y; };\n"
+        "module.exports.run = function own(z) { return z; };\n"
+        "const o = { 'key': (a) => a };\n"
+        "items.map((x) => x * 2);\n"
+        "app.get('/', (req, res) => {\n  res.end();\n});\n"
+        "const g = function* () { yield 1; };\n"
+    )
+    found = functions_of(code, "javascript")
+    assert [(line, name) for line, name, _ in found] == [
+        (1, "load"), (4, "handle"), (4, "go"), (5, "B"), (6, "module.exports.run"), (7, "key"), (9, ""), (12, "g"),
+    ]  # fmt: skip
+    assert found[0][2] == "load = async (x) => {\n  return x;\n}"
+    assert functions_of("<?php\n$f = fn($x) => $x;\nfunction four($a) { return $a; }\n", "php") == [
+        (3, "four", "function four($a) { return $a; }")
+    ]
+
+
+def test_python_that_does_not_parse_keeps_its_functions(tmp_path):
+    """A file of Python 2 was one text, named after the file, and cut to the model's length."""
+    code = "class C:\n    def f(\n        self,\n    ):\n        print 'f'\n\n        return 1\n\n    x = 1\n\ndef g(): pass\n"
+    assert functions_of(code, "python") == [
+        (2, "f", "def f(\n    self,\n):\n    print 'f'\n\n    return 1"),
+        (11, "g", "def g(): pass"),
+    ]
+    (tmp_path / "two.py").write_text(code)
+    (tmp_path / "three.py").write_text("def h(): pass\n")
+    said = list[str]()
+    assert [f.name for f in read_functions(tmp_path, said.append)] == ["h", "f", "g"]
+    (told,) = said
+    assert told.startswith("1 Python files do not parse")
+
+
+def test_source_files_in_another_encoding_are_counted(tmp_path):
+    """They were left out without a word, and one that was named itself "holds no code"."""
+    (tmp_path / "a.py").write_text("def one(): pass\n")
+    latin = tmp_path / "b.go"
+    latin.write_bytes("// caf\u00e9\nfunc Two() {}\n".encode("latin-1"))
+    said = list[str]()
+    assert [f.name for f in read_functions(tmp_path, said.append)] == ["one"]
+    assert "1 files are left out" in said[0]
+    assert "b.go" in said[0]
+    with pytest.raises(UserError, match="b.go is no source file in UTF-8"):
+        read_functions(latin)
 
 
 def test_archives_are_joined_with_the_lists_of_urls(tmp_path):

@@ -34,6 +34,24 @@ def test_nothing_to_read_is_said(tmp_path):
         read_texts(tmp_path)
 
 
+def test_a_line_ends_at_a_line_break_alone_and_a_byte_order_mark_is_no_text(tmp_path):
+    """Other separators of Unicode once cut a text in two, and the mark stayed in the first text."""
+    (tmp_path / "a.txt").write_bytes(
+        "\ufefffirst\u2028text\x0b \x85 goes on\r\nsecond\r\n".encode()
+    )
+    assert read_texts(tmp_path / "a.txt") == ["first\u2028text\x0b \x85 goes on", "second"]
+    (tmp_path / "a.txt").rename(tmp_path / "a.md")
+    assert read_texts(tmp_path) == ["first\u2028text\x0b \x85 goes on second"]
+
+
+def test_a_file_that_is_not_utf_8_is_named(tmp_path):
+    """It once ended in a traceback."""
+    (tmp_path / "latin.txt").write_bytes("caf\u00e9 du nord\n".encode("latin-1"))
+    for place in (tmp_path / "latin.txt", tmp_path):
+        with pytest.raises(UserError, match="latin.txt is no text file in UTF-8"):
+            read_texts(place)
+
+
 def rows(texts):
     return torch.tensor([[float(len(text)), 1.0] for text in texts])
 
