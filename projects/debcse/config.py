@@ -114,7 +114,7 @@ class ParaphraseConfig:
     temperature: Positive = 0.8
     top_p: Share = 0.95
     max_new_tokens: Count = 40
-    prompt_budget: Count = 160
+    prompt_budget: Count = 160  # tokens of a sentence; a longer one stays as it is
     batch_size: Count = 16
 
 

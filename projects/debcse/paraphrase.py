@@ -1,6 +1,6 @@
 """`make run TASK=paraphrase`: one paraphrase of every sentence by a local causal LM."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.config import UserError
 from projects.debcse.config import Config
@@ -33,20 +33,37 @@ def parse_paraphrase(completion: str, sentence: str) -> str:
     return text if len(text.split()) >= 2 else sentence
 
 
-def paraphrase(cfg: Config, workspace: "Workspace | None" = None) -> int:
+class Made(NamedTuple):
+    """What a call of `paraphrase` did, in sentences."""
+
+    computed: int
+    unchanged: int = 0  # came back as they are: the answer was the same or too short
+    long: int = 0  # of more tokens than paraphrase.prompt_budget: not asked for, as they are
+
+
+def prompt_tokens(tokenizer: Any, sentence: str) -> int:
+    """Tokens of a sentence's prompt, without special ones."""
+    from common.encoders.text.template import plain_ids
+
+    return len(plain_ids(tokenizer, [build_prompt(sentence)])[0])
+
+
+def paraphrase(cfg: Config, workspace: "Workspace | None" = None) -> Made:
     """Fill the cache of paraphrases, keyed by sentence; restartable.
 
-    A sentence's paraphrase depends on (seed, sentence), not on the batch it is made in.
+    A sentence's paraphrase depends on (seed, sentence), not on the batch it is made in. No sentence
+    is cut: one of more than ``paraphrase.prompt_budget`` tokens stays as it is, and is counted.
 
     Args:
         cfg: the experiment's config.
         workspace: shows the progress.
 
     Returns:
-        Number of sentences paraphrased by this call.
+        Counts of this call.
 
     Raises:
-        UserError: no output folder, no such model, or a cache that was made with other settings.
+        UserError: no output folder, no such model, a model that reads too little, or a cache that
+            was made with other settings.
     """
     options = cfg.paraphrase
     if options.output is None:
@@ -56,6 +73,7 @@ def paraphrase(cfg: Config, workspace: "Workspace | None" = None) -> int:
     from common.data.samplers import sample_rng
     from common.decoding.generators import Prompt, text_generator
     from common.decoding.options import Policy, ServerConfig
+    from common.encoders.text.tower import load_tokenizer
     from projects.debcse.data import corpus
 
     texts = corpus(cfg)[: options.limit]
@@ -63,27 +81,36 @@ def paraphrase(cfg: Config, workspace: "Workspace | None" = None) -> int:
     settings = {
         "model": options.model, "temperature": options.temperature, "top_p": options.top_p,
         "max_new_tokens": options.max_new_tokens, "prompt_budget": options.prompt_budget,
-        "seed": cfg.seed,
+        "budget_of": "sentence", "seed": cfg.seed,
     }  # fmt: skip
     cache = OfflineCache(options.output, settings)
     if not cache.missing(texts):
-        return 0
+        return Made(0)
+    tokenizer = load_tokenizer(options.model)
+    longest = prompt_tokens(tokenizer, "") + options.prompt_budget
     generate = text_generator(
         options.model, policy, ServerConfig(), batch_size=options.batch_size, stop="\n",
-        prompt_budget=options.prompt_budget, cut_suffix=f" {ARROW}",
+        prompt_budget=longest + 1,  # a start token
     )  # fmt: skip
+    unchanged, long = 0, 0
 
     def compute(positions: list[int]) -> list[Row]:
-        chosen = [texts[i] for i in positions]
-        rngs = [sample_rng(cfg.seed, 0, int(content_key(t)[:12], 16), STREAM) for t in chosen]
-        prompts = [Prompt(build_prompt(text)) for text in chosen]
-        completions = generate(prompts, rngs, options.max_new_tokens)
-        return [
-            {"text": one_line(parse_paraphrase(completion, text))}
-            for completion, text in zip(completions, chosen, strict=True)
-        ]
+        nonlocal unchanged, long
+        made = {i: texts[i] for i in positions}
+        asked = [i for i in positions if prompt_tokens(tokenizer, texts[i]) <= longest]
+        long += len(positions) - len(asked)
+        if asked:
+            keys = [int(content_key(texts[i])[:12], 16) for i in asked]
+            rngs = [sample_rng(cfg.seed, 0, key, STREAM) for key in keys]
+            prompts = [Prompt(build_prompt(texts[i])) for i in asked]
+            completions = generate(prompts, rngs, options.max_new_tokens)
+            for i, completion in zip(asked, completions, strict=True):
+                made[i] = parse_paraphrase(completion, texts[i])
+            unchanged += sum(made[i] == texts[i] for i in asked)
+        return [{"text": one_line(text)} for text in made.values()]
 
-    return cache.fill(
+    computed = cache.fill(
         texts, compute, block_size=options.batch_size,
         progress=lambda s: workspace.progress(s, "paraphrase", len(s)) if workspace else s,
     )  # fmt: skip
+    return Made(computed, unchanged, long)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from common.config import UserError
+from common.data.offline import OfflineCache
 from common.data.tables import write_jsonl
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.workspace import Workspace, write_json
@@ -94,14 +95,32 @@ def report_pairs(cfg: Config, workspace: Workspace) -> dict[str, dict[str, float
 
 
 def _mined(cfg: Config, workspace: Workspace, scorer: SentenceEncoder) -> Mined:
-    return mine(
-        cfg, corpus(cfg), scorer, lambda blocks: workspace.progress(blocks, "mine", len(blocks))
-    )
+    texts = corpus(cfg)
+    if cfg.pool.paraphrases is not None:
+        missing = len(OfflineCache(cfg.pool.paraphrases, settings=None).missing(texts))
+        if missing == len(texts):
+            raise UserError(
+                f"pool.paraphrases={cfg.pool.paraphrases} has a paraphrase of none of the {len(texts)} "
+                "sentences: run TASK=paraphrase with the same data and seed, or leave it out"
+            )
+        if missing:
+            workspace.say(f"{missing} of {len(texts)} sentences have no paraphrase")
+    return mine(cfg, texts, scorer, lambda blocks: workspace.progress(blocks, "mine", len(blocks)))
 
 
 def write_paraphrases(cfg: Config, workspace: Workspace) -> None:
     """``TASK=paraphrase``: a paraphrase of each sentence, for ``pool.paraphrases``."""
-    workspace.note(f"{paraphrase(cfg, workspace)} sentences paraphrased")
+    made = paraphrase(cfg, workspace)
+    workspace.say(f"{made.computed - made.unchanged - made.long} sentences paraphrased")
+    if made.unchanged:
+        workspace.say(
+            f"{made.unchanged} stay as they are: the answer was the same or shorter than two words"
+        )
+    if made.long:
+        budget = cfg.paraphrase.prompt_budget
+        workspace.say(
+            f"{made.long} stay as they are: they have more than paraphrase.prompt_budget={budget} tokens"
+        )
 
 
 TASKS: Mapping[str, Callable[[Config, Workspace], object]] = {

@@ -1,10 +1,12 @@
 """Tasks: the entry matrix of a glossary by any encoder, and the entries that fit a description."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from common.config import UserError
 from common.data.tables import write_jsonl
 from common.encoders.modes import evaluated
+from common.encoders.text.template import plain_ids, special_tokens
 from common.engine.run import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.features.geometry import mean_cosine
@@ -18,6 +20,8 @@ from projects.defsent_plus.entries import cached_entries
 def write_entries(cfg: Config, workspace: Workspace) -> Path:
     """Entry embeddings of the config's dictionary by its starting model, for any other use.
 
+    Nothing is evaluated here, so no definition is held out or left out as a text of an STS set.
+
     Returns:
         ``entries.safetensors`` with ``entries`` (n, D); ``entries.jsonl`` beside it names the rows.
 
@@ -27,13 +31,17 @@ def write_entries(cfg: Config, workspace: Workspace) -> Path:
     path = Path(cfg.lookup.output or workspace.folder(".") / "entries.safetensors").expanduser()
     if path.suffix != ".safetensors":
         raise UserError(f"lookup.output={path} must end in .safetensors; the names lie beside it")
-    dictionary = load_dictionary(cfg)
+    dictionary = load_dictionary(
+        replace(cfg, data=replace(cfg.data, held_out=0.0, exclude_sets=[]))
+    )
     entries = cached_entries(cfg, dictionary, first_encoder(cfg))
     write_tensors(path, {"entries": entries})
     rows = zip(dictionary.entries, dictionary.definitions, strict=True)
     names = [{"entry": entry, "definitions": len(texts)} for entry, texts in rows]
     write_jsonl(path.with_suffix(".jsonl"), names)
     workspace.say(f"{len(entries)} entries, mean cosine {mean_cosine(entries):.3f}: {path}")
+    if dictionary.num_dropped:
+        workspace.say(f"{dictionary.num_dropped} entries are left out: data.single_piece=true")
     return path
 
 
@@ -64,6 +72,15 @@ def lookup(cfg: Config, workspace: Workspace) -> Path:
     if not texts:
         raise UserError("describe what you look for: lookup.text='...', or lookup.file")
     module, _ = trained_module(build(cfg), workspace, own.run, cfg.runs_dir)
+    reader = module.definitions
+    around = sum(len(ids) for ids in special_tokens(reader.tokenizer))
+    sizes = [len(ids) + around for ids in plain_ids(reader.tokenizer, texts)]
+    long = sum(size > (reader.max_length or size) for size in sizes)
+    if long:
+        workspace.say(
+            f"{long} of {len(texts)} descriptions are longer than {reader.max_length} tokens and read "
+            "up to there: shorten them, or train with a larger data.max_length"
+        )
     with evaluated(module, cfg.trainer.accelerator):
         found = module.lookup(texts, own.k)
     for text, best in zip(texts, found, strict=True):

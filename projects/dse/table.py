@@ -68,35 +68,44 @@ def degradation_table(rows: Sequence[Row]) -> str:
     """Markdown: a line an arm, a column a task and part, averages, and degradation of the averages.
 
     Of several runs (seeds) of one arm and task the mean counts. The average of an arm and its relative
-    degradation ``(teacher - arm) / teacher``, averaged over the columns, are given where the arm and
+    degradation ``(teacher - arm) / teacher`` are means over tasks, of the mean over a task's parts (dev
+    and dev_mm of MNLI weigh as much as the one part of another task). They are given where the arm and
     the teacher have all columns; no degradation from a teacher that is not above 0.
 
     Args:
         rows: runs.
     """
     cells: dict[tuple[str, str], list[float]] = {}
-    columns: list[str] = []
+    columns: dict[str, str] = {}  # name -> task
     for row in rows:
         for part in row.parts:
             name = next((m for m in MAIN if f"{part}_{m}" in row.metrics), None)
             if name is not None:
                 column = f"{row.task} {part} {name}"
-                columns += [] if column in columns else [column]
+                columns[column] = row.task
                 cells.setdefault((row.arm, column), []).append(row.metrics[f"{part}_{name}"])
     lines = ["| | " + " | ".join([*columns, "average", "relative degradation"]) + " |"]
     lines.append("|" + "---|" * (len(columns) + 3))
     for arm in sorted(dict.fromkeys(key[0] for key in cells), key=_place):
         values = [mean(cells[arm, c]) if (arm, c) in cells else None for c in columns]
         known = [value for value in values if value is not None]
-        average = f"{mean(known):.4f}" if len(known) == len(columns) else ""
+        average = f"{_over_tasks(columns, known):.4f}" if len(known) == len(columns) else ""
         teacher = [mean(cells[TEACHER, c]) for c in columns if (TEACHER, c) in cells]
         loss = ""
         if average and len(teacher) == len(columns) and arm != TEACHER and min(teacher) > 0:
             losses = [relative_degradation(t, v) for t, v in zip(teacher, known, strict=True)]
-            loss = f"{100 * mean(losses):.2f} %"
+            loss = f"{100 * _over_tasks(columns, losses):.2f} %"
         shown = ["" if value is None else f"{value:.4f}" for value in values]
         lines.append("| " + " | ".join([arm, *shown, average, loss]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _over_tasks(columns: Mapping[str, str], values: Sequence[float]) -> float:
+    """Mean over tasks of the mean over a task's columns."""
+    tasks: dict[str, list[float]] = {}
+    for task, value in zip(columns.values(), values, strict=True):
+        tasks.setdefault(task, []).append(value)
+    return mean(mean(own) for own in tasks.values())
 
 
 def _place(arm: str) -> tuple[int, str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import UserError
+from common.encoders.text.template import plain_ids, special_tokens
 from common.engine.experiment import Experiment
 from common.engine.lifecycle.finished import finished_runs, run_metrics, run_settings
 from common.engine.workspace import Workspace
@@ -24,10 +25,18 @@ def score(cfg: Config, workspace: Workspace) -> Path:
     Raises:
         UserError: no trained teacher, or a folder of other pairs.
     """
-    pairs = task_pairs(cfg.data, cfg.score.part, cfg.seed)
+    pairs, part = task_pairs(cfg.data, cfg.score.part, cfg.seed), cfg.score.part
     folder = Path(cfg.score.output) if cfg.score.output else workspace.folder("logits")
-    build, settings = scoring(cfg, load_teacher(cfg))
-    settings["part"] = cfg.score.part
+    teacher = load_teacher(cfg)
+    if pairs.skipped:
+        workspace.say(f"{pairs.skipped} rows of '{part}' lack a text or a label ('-' counts as none): left out")  # fmt: skip
+    reader = teacher.classifier
+    special = reader.tokenizer.num_special_tokens_to_add(pair=True)
+    first, second = (_pieces(reader.tokenizer, texts) for texts in (pairs.first, pairs.second))
+    sizes = [a + b + special for a, b in zip(first, second, strict=True)]
+    _say_cut(workspace, f"pairs of '{part}'", sizes, reader.max_length, "teacher.max_length")
+    build, settings = scoring(cfg, teacher)
+    settings["part"] = part
     done = score_pairs(
         build, pairs.pairs, folder, settings, chunk_size=cfg.teacher.chunk_size,
         options=cfg.task, display=workspace.meter,
@@ -48,6 +57,11 @@ def rank(cfg: Config, workspace: Workspace, experiment: Experiment[DSE]) -> list
     queries, candidates = (_lines(name, which) for name, which in
                            ((options.queries, "queries"), (options.candidates, "candidates")))  # fmt: skip
     module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
+    reader = module.scorer.encoder
+    special = sum(len(ids) for ids in special_tokens(reader.tokenizer))
+    for which, texts in (("queries", queries), ("candidates", candidates)):
+        sizes = [size + special for size in _pieces(reader.tokenizer, texts)]
+        _say_cut(workspace, which, sizes, reader.max_length, "data.max_length of the training")
     scores, places = module.scorer.rank(
         queries, candidates, options.k, options.label, options.both_orders
     )
@@ -85,6 +99,20 @@ def table(cfg: Config, workspace: Workspace) -> str:
     (workspace.folder(".") / "table.md").write_text(text, encoding="utf-8")
     workspace.say(text)
     return text
+
+
+def _pieces(tokenizer: Any, texts: Sequence[str]) -> list[int]:
+    """Pieces of each text without special ones."""
+    distinct = list(dict.fromkeys(texts))
+    sizes = dict(zip(distinct, map(len, plain_ids(tokenizer, distinct)), strict=True))
+    return [sizes[text] for text in texts]
+
+
+def _say_cut(workspace: Workspace, what: str, sizes: Sequence[int], limit: int | None, option: str) -> None:  # fmt: skip
+    """Say how many are longer than what is read of them."""
+    long = 0 if limit is None else sum(size > limit for size in sizes)
+    if long:
+        workspace.say(f"{long} of {len(sizes)} {what} are longer than {limit} pieces ({option}): the rest is not read")  # fmt: skip
 
 
 def _lines(name: str | None, which: str) -> Sequence[str]:

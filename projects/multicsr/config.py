@@ -98,7 +98,7 @@ class TaskIo:
     """Files of `make run TASK=generate`, `score` and `filter`."""
 
     input: str | None = None  # score, filter: CSV; None: the triplets of the config
-    output: str | None = None  # CSV; None: in the task's folder
+    output: str | None = None  # CSV that is not there yet; None: in the task's folder
 
 
 @dataclass

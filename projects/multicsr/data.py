@@ -84,15 +84,23 @@ def given(cfg: Config) -> list[GradedTriplet]:
     return [found[i] for i in _drawn(len(found), data.limit, cfg.seed)]
 
 
-def premises(cfg: Config) -> list[str]:
-    """First column of the config's texts, stripped, each once."""
+def given_premises(cfg: Config) -> list[str]:
+    """First column of the config's texts, `data.limit` of them."""
     data = cfg.data
     if data.source == "file":
         found = [row[0] for row in load_text_rows(text_path(data))]
-        found = [found[i] for i in _drawn(len(found), data.limit, cfg.seed)]
-    else:
-        found = [row[0] for row in text_rows(data, cfg.seed)]
-    return list(dict.fromkeys(text.strip() for text in found if text.strip()))
+        return [found[i] for i in _drawn(len(found), data.limit, cfg.seed)]
+    return [row[0] for row in text_rows(data, cfg.seed)]
+
+
+def distinct(texts: Sequence[str]) -> list[str]:
+    """The texts stripped, each once, without blank ones."""
+    return list(dict.fromkeys(text.strip() for text in texts if text.strip()))
+
+
+def premises(cfg: Config) -> list[str]:
+    """What stage 1 writes for."""
+    return distinct(given_premises(cfg))
 
 
 def nli_rows(cfg: Config) -> list[Spoilt]:

@@ -4,13 +4,17 @@ import json
 from pathlib import Path
 
 from common.config import UserError
+from common.data.tables import read_csv
 from common.data.text.pairs.graded_triplets import (
+    SCORES,
+    TRIPLET,
     GradedTriplet,
     curate,
     read_triplets,
     write_triplets,
 )
 from common.engine.workspace import Workspace
+from common.families.sentences.data import text_path
 from projects.multicsr import data, generation, judges
 from projects.multicsr.config import Config
 
@@ -22,10 +26,15 @@ def generate(cfg: Config, workspace: Workspace) -> Path:
     when all shares (``task.shard=i/n``) are there.
 
     Raises:
-        UserError: no premises or no such model.
+        UserError: no premises or no such model; see `_output`.
     """
-    texts, path = data.premises(cfg), _output(cfg, workspace, "triplets.csv")
-    folder = path.with_name(path.name + ".parts")
+    path = _output(cfg, workspace, "triplets.csv", goes_on=True)
+    given = data.given_premises(cfg)
+    texts, folder = data.distinct(given), _parts(path)
+    if len(texts) < len(given):
+        workspace.say(
+            f"{len(given)} premises; {len(texts)} are left, each once and without blank ones"
+        )
     done = generation.write_records(cfg.stage1, texts, folder, cfg.seed, cfg.task, workspace.meter)
     if not done.complete:
         workspace.say(done.summary)
@@ -47,17 +56,20 @@ def score(cfg: Config, workspace: Workspace) -> Path:
     """Stage 2: write ``sent0,sent1,hard_neg,positive_score,negative_score``; rows stay as they are.
 
     Raises:
-        UserError: no judge, no triplets, no such model, or a folder of other triplets.
+        UserError: no judge, no triplets, no such model, or a folder of other triplets; see `_output`.
     """
     if cfg.stage2.judge == "file":
         raise UserError("TASK=score asks a judge: set stage2.judge=lm and stage2.score_model")
-    triplets, path = _triplets(cfg), _output(cfg, workspace, "scored.csv")
-    if cfg.stage2.judge in ("words", "overlap"):
+    by_rule = cfg.stage2.judge in ("words", "overlap")
+    path = _output(cfg, workspace, "scored.csv", goes_on=not by_rule)
+    triplets = _triplets(cfg, workspace)
+    if by_rule:
         scored = data.grade(cfg, triplets)
         note = f"{len(scored)} triplets in {path}"
     else:
-        folder = path.with_name(path.name + ".parts")
-        done, scored = judges.lm_scored(cfg.stage2, triplets, folder, cfg.task, workspace.meter)
+        done, scored = judges.lm_scored(
+            cfg.stage2, triplets, _parts(path), cfg.task, workspace.meter
+        )
         if not done.complete:
             workspace.say(done.summary)
             return path
@@ -72,14 +84,15 @@ def filter_triplets(cfg: Config, workspace: Workspace) -> Path:
     """Stage 2: swap what is reversed, filter, write ``sent0,sent1,hard_neg`` and filter.json.
 
     Raises:
-        UserError: a control in place of the rule, no scores, or nothing left.
+        UserError: a control in place of the rule, no scores, or nothing left; see `_output`.
     """
     if cfg.stage2.keep != "rule":
         raise UserError(
             f"TASK=filter applies the rule, and stage2.keep={cfg.stage2.keep} is a control of training: "
             "leave it out"
         )
-    triplets, path = _triplets(cfg), _output(cfg, workspace, "filtered.csv")
+    path = _output(cfg, workspace, "filtered.csv")
+    triplets = _triplets(cfg, workspace)
     if all(t.positive_score is None for t in triplets):
         raise UserError("these triplets have no scores: run TASK=score first and give its output in files.input")  # fmt: skip
     found = curate(triplets, judges.rule_of(cfg.stage2).keeps)
@@ -96,11 +109,42 @@ def filter_triplets(cfg: Config, workspace: Workspace) -> Path:
     return path
 
 
-def _triplets(cfg: Config) -> list[GradedTriplet]:
-    if cfg.files.input is not None:
-        return read_triplets(cfg.files.input)
-    return [row.triplet for row in data.triplet_rows(cfg)]
+def _triplets(cfg: Config, workspace: Workspace) -> list[GradedTriplet]:
+    if cfg.files.input is None:
+        return [row.triplet for row in data.triplet_rows(cfg)]
+    found = read_triplets(cfg.files.input)
+    names = read_csv(Path(cfg.files.input).expanduser(), TRIPLET, fill="")[0]
+    others = [name for name in names if name not in (*TRIPLET, *SCORES)]
+    if others:
+        workspace.say(f"columns that are not written again: {', '.join(others)}")
+    return found
 
 
-def _output(cfg: Config, workspace: Workspace, name: str) -> Path:
-    return Path(cfg.files.output) if cfg.files.output else workspace.folder(".") / name
+def _parts(path: Path) -> Path:
+    """Where what a language model wrote or graded is kept beside a task's CSV."""
+    return path.with_name(path.name + ".parts")
+
+
+def _output(cfg: Config, workspace: Workspace, name: str, *, goes_on: bool = False) -> Path:
+    """Where a task writes its CSV; nothing that it did not write itself is written over.
+
+    Args:
+        cfg: the experiment's config.
+        workspace: of the task.
+        name: of the file, where the config names none.
+        goes_on: a file beside its own `_parts` may be written again.
+
+    Raises:
+        UserError: it is read from as well, or it is there already.
+    """
+    own = cfg.files.output
+    path = Path(own).expanduser() if own else workspace.folder(".") / name
+    read = [Path(given).expanduser() for given in (cfg.files.input, cfg.stage2.scores) if given]
+    read += [text_path(cfg.data)] if cfg.data.source == "file" else []
+    if path.resolve() in [given.resolve() for given in read]:
+        raise UserError(
+            f"{path} would be written over what is read from it: give another files.output"
+        )
+    if own and path.exists() and not (goes_on and _parts(path).is_dir()):
+        raise UserError(f"{path} is there already: delete it, or give another files.output")
+    return path

@@ -9,15 +9,19 @@ import torch
 from common.config import UserError
 from common.data.offline import OfflineCache
 from common.data.text.lexical import surface_similarity
+from common.decoding.language_model import Continuation, LanguageModel
 from common.encoders.state_dict import weights_digest
 from common.engine.module import freeze
+from common.engine.workspace import Workspace
 from common.evaluation.features.postprocessing import fit_whitening
+from projects.debcse import tasks
 from projects.debcse.config import IpwConfig
 from projects.debcse.data import length_difference
 from projects.debcse.mining import RIDGE, mine, scorer_encoding, with_variants
-from projects.debcse.paraphrase import build_prompt, paraphrase, parse_paraphrase
+from projects.debcse.paraphrase import Made, build_prompt, paraphrase, parse_paraphrase
 from projects.debcse.record import SUMMARY, PairRecord, label_shares
 from projects.debcse.sampling import PairSampler
+from projects.debcse.tasks import write_paraphrases
 from tests.projects.debcse.conftest import (
     MeaningScorer,
     config,
@@ -279,8 +283,8 @@ def test_paraphrases_are_cached_by_sentence_and_become_candidates(tmp_path, monk
     overrides = [f"paraphrase.output={tmp_path / 'p'}", "paraphrase.limit=3", "data.limit=64"]
     overrides += ["paraphrase.max_new_tokens=4", f"runs_dir={tmp_path}"]
     cfg = config(*overrides)
-    assert paraphrase(cfg) == 3
-    assert paraphrase(cfg) == 0
+    assert paraphrase(cfg).computed == 3
+    assert paraphrase(cfg) == Made(0)
     with pytest.raises(UserError, match="made for another temperature"):
         paraphrase(config(*overrides, "paraphrase.temperature=0.5"))
     with pytest.raises(UserError, match="set paraphrase.output"):
@@ -294,6 +298,45 @@ def test_paraphrases_are_cached_by_sentence_and_become_candidates(tmp_path, monk
     assert found.texts[len(TEXTS)] == "another wording"
     assert len(TEXTS) in found.pools.positive_ids[0]
     assert found.pools.positive_ids[1:].max() < len(TEXTS)  # equal texts are no candidates
+
+
+def test_no_sentence_is_cut_from_its_prompt(tmp_path, monkeypatch, capsys):
+    """The prompt's fixed part filled the budget, and the default model read "Two dog" of a sentence."""
+    asked = []
+
+    def continuations(self, prompts, policy, rngs, most, **options):
+        asked.extend(prompts)
+        return [
+            Continuation("on" if i else "a new wording", True, 1) for i, _ in enumerate(prompts)
+        ]
+
+    monkeypatch.setattr(LanguageModel, "continuations", continuations)
+    texts = ["Two dogs run over a green field.", "It rains.", "so " * 200]
+    (tmp_path / "own.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    words = ["data.source=file", f"data.file={tmp_path}/own.txt", "data.limit=null"]
+    cfg = config(*words, f"paraphrase.output={tmp_path / 'p'}")
+    write_paraphrases(cfg, Workspace(tmp_path / "task"))
+    assert asked == [build_prompt(text) for text in texts[:2]]
+    said = capsys.readouterr().out
+    assert "1 sentences paraphrased" in said
+    assert "1 stay as they are: the answer was the same or shorter" in said
+    assert "1 stay as they are: they have more than paraphrase.prompt_budget=160" in said
+
+
+def test_mining_says_how_many_sentences_have_no_paraphrase(tmp_path, monkeypatch, capsys):
+    """Paraphrases of another draw or corpus acted as if they were off, without a word."""
+    monkeypatch.setattr(tasks, "corpus", lambda cfg: TEXTS)
+    monkeypatch.setattr(tasks, "load_scorer", lambda cfg: MeaningScorer())
+    cache = OfflineCache(tmp_path / "p", {})
+    cfg = config(f"pool.paraphrases={tmp_path / 'p'}", f"runs_dir={tmp_path}", "pool.neg_lex=0")
+    cache.add(["of another corpus"], [{"text": "x y"}])
+    with pytest.raises(UserError, match=f"of none of the {len(TEXTS)} sentences"):
+        tasks.mine_pairs(cfg, Workspace(tmp_path / "task"))
+    cache.add([TEXTS[0]], [{"text": "another wording"}])
+    tasks.mine_pairs(cfg, Workspace(tmp_path / "task"))
+    assert (
+        f"{len(TEXTS) - 1} of {len(TEXTS)} sentences have no paraphrase" in capsys.readouterr().out
+    )
 
 
 def test_prompt_and_parser():

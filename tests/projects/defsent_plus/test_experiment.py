@@ -9,12 +9,14 @@ import torch
 
 from common.config import UserError, load
 from common.data.tables import read_jsonl
+from common.data.text.sets import load_sts
 from common.encoders.state_dict import read_state_dict
 from common.engine.comparison.spec import claims_of, default_arms, read_comparison
 from common.engine.run import export
 from common.engine.sweeps.schema import read_sweep, words_of
 from common.engine.workspace import Workspace
 from projects.defsent_plus.config import Config
+from projects.defsent_plus.data import load_dictionary
 from projects.defsent_plus.export import load_export
 from projects.defsent_plus.tasks import lookup, write_entries
 from tests.projects.defsent_plus.conftest import DEFSENT, PLAIN, config, module_of
@@ -89,6 +91,32 @@ def test_lookup_answers_from_a_run_and_from_an_export(exported, finished, tmp_pa
     (tmp_path / "latin.txt").write_text("gr\u00f6\u00dfer", encoding="latin-1")
     with pytest.raises(UserError, match="is not UTF-8"):
         lookup(config(words[0], f"lookup.file={tmp_path}/latin.txt"), Workspace(tmp_path))
+
+
+def test_a_description_that_is_cut_is_said(finished, tmp_path, capsys):
+    """Definitions that are too long are refused; a description was cut without a word."""
+    words = [finished[1][0], f"lookup.run={finished[0]}"]
+    for text, said in (("a big house", False), ("a very big house " * 20, True)):
+        lookup(config(*words, f"lookup.text={text}"), Workspace(tmp_path, "defsent_plus", "smoke"))
+        out = capsys.readouterr().out.replace("\n", " ")
+        assert ("1 of 1 descriptions are longer than 40 tokens" in out) == said
+
+
+def test_every_entry_of_a_glossary_is_written(tmp_path):
+    """The mini's command lost definitions that are held out, or in an STS set, with their entries."""
+    sets = load_sts(None, "stsb-dev")
+    lines = [f"term {i}\tmeaning number {i}\n" for i in range(60)]
+    lines.append(f"of a set\t{sets.first[0]}\n")
+    (tmp_path / "glossary.tsv").write_text("".join(lines), encoding="utf-8")
+    words = [f"data.file={tmp_path}/glossary.tsv", "data.source=file", "data.limit=null",
+             "data.held_out=0.06", "data.exclude_sets=[stsb-dev]"]  # fmt: skip
+    cfg = config(*PLAIN, *words, f"runs_dir={tmp_path}")
+    assert len(load_dictionary(cfg).entries) < 61  # what training leaves out
+    out = write_entries(cfg, Workspace(tmp_path / "task"))
+    assert len(read_state_dict(out)["entries"]) == 61
+    assert [r["entry"] for r in read_jsonl(out.with_suffix(".jsonl"))] == [
+        line.partition("\t")[0] for line in lines
+    ]
 
 
 def test_entries_of_a_user_s_glossary_are_written(tmp_path):

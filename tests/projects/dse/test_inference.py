@@ -15,11 +15,12 @@ from common.data.text.sets import StsSet
 from common.engine.run import run_task
 from common.engine.workspace import Workspace
 from common.evaluation.text.transfer import LabelledTexts, TransferTask
-from projects.dse import baselines, evaluate
+from projects.dse import baselines, evaluate, tasks
 from projects.dse.config import SpeedConfig
 from projects.dse.module import first_student
 from projects.dse.scorer import load_scorer, save_scorer
 from projects.dse.speed import Costs, measure_costs, speed_metrics, speed_table
+from projects.dse.stages import teacher_module
 from projects.dse.table import (
     ARMS,
     PLAIN,
@@ -192,6 +193,18 @@ def test_one_table_of_all_arms(tmp_path, trained):
     assert "| DSE |" in made.read_text()
 
 
+def test_the_parts_of_a_task_count_once_in_the_average():
+    """Two parts of MNLI had twice the weight of STS-B's one, in average and degradation."""
+    scores = {"teacher": (0.8, 0.6, 0.9), "DSE": (0.72, 0.57, 0.9)}
+    rows = [
+        row for arm, (a, b, c) in scores.items()
+        for row in (Row("mnli", arm, ["dev", "dev_mm"], {"dev_accuracy": a, "dev_mm_accuracy": b}),
+                    Row("sts-b", arm, ["dev"], {"dev_pearson": c}))
+    ]  # fmt: skip
+    line = degradation_table(rows).splitlines()[3]  # (.72 + .57) / 2 and .9; (10 % + 5 %) / 2 and 0
+    assert line == "| DSE | 0.7200 | 0.5700 | 0.9000 | 0.7725 | 3.75 % |"
+
+
 def test_break_even_and_speedup():
     """Checklist 17: by hand. Text 2 s, pair 5 s, head 1 s."""
     costs = Costs(text=2.0, pair=5.0, head=1.0)
@@ -255,6 +268,26 @@ def test_ranking_the_users_own_files(tmp_path, trained, capsys):
     (tmp_path / "c.txt").write_bytes(b"caf\xe9\n")
     with pytest.raises(UserError, match=r"rank\.candidates"):
         _lines(str(tmp_path / "c.txt"), "candidates")
+
+
+def test_ranking_and_scoring_say_what_is_cut_or_left_out(tmp_path, trained, monkeypatch, capsys):
+    """Texts were read up to the training length, and rows without a label left out, without a word."""
+    (tmp_path / "q.txt").write_text("a cat\n", encoding="utf-8")
+    (tmp_path / "c.txt").write_text("a dog\n" + "very " * 40 + "old\n", encoding="utf-8")
+    words = [f"runs_dir={trained.parents[2]}", f"rank.queries={tmp_path}/q.txt"]
+    run_task("dse", "smoke", [*words, f"rank.candidates={tmp_path}/c.txt"], "rank")
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "1 of 2 candidates are longer than 24 pieces" in said
+    assert "queries are longer" not in said
+    rows = ["a cat,a dog,+", "a cat,,+", "a cat,a dog,-", "a man," + "very " * 50 + "old,+"]
+    (tmp_path / "p.csv").write_text("\n".join(["first,second,label", *rows]), encoding="utf-8")
+    own = config("data.task=file", f"data.train_file={tmp_path}/p.csv", 'data.labels=["0","+"]', "eval.parts=[train]",
+                 "eval.dev=train", f"score.output={tmp_path}/logits")  # fmt: skip
+    monkeypatch.setattr(tasks, "load_teacher", lambda cfg: teacher_module(cfg).eval())
+    tasks.score(own, Workspace(tmp_path / "task"))
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "2 rows of 'train' lack a text or a label" in said
+    assert "1 of 2 pairs of 'train' are longer than 40 pieces (teacher.max_length)" in said
 
 
 @pytest.mark.parametrize("name", ["majority", "hypothesis_only", "overlap", "overlap_trees", "hypothesis_overlap", "frozen_linear", "whitened_cosine"])  # fmt: skip

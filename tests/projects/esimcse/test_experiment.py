@@ -1,13 +1,14 @@
 """The experiment as the commands drive it, the length probe, the shortcut, and the arms."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from common.config import UserError, load
+from common.config import ROOT, UserError, load
 from common.data.text.augment import Repetition
 from common.data.text.repeated_views import RepeatedSubwords
 from common.data.text.views import TextViews
@@ -18,6 +19,7 @@ from common.engine.sweeps.schema import read_sweep
 from common.evaluation.text.sts import partial_spearman, spearman
 from projects.esimcse import build
 from projects.esimcse.config import Config
+from projects.esimcse.data import training_rows
 from projects.esimcse.evaluate import length_bias
 from projects.esimcse.length import length_r2, pair_bias, word_counts
 from tests.projects.esimcse.conftest import config, module_of
@@ -219,3 +221,24 @@ def test_check_builds_the_paper_s_model_and_names_what_is_missing(name, tmp_path
     rows = inspect("esimcse", name, [f"data.root={tmp_path}"])
     assert rows["negatives per query"] == PAPER[name][4]
     assert any("MISSING" in value for value in rows.values())
+
+
+def test_the_card_s_command_without_the_paper_s_files_asks_for_none_of_them():
+    """It was refused, or left sets in the config whose absence was said after training."""
+    card = (ROOT / "projects/esimcse/README.md").read_text(encoding="utf-8")
+    (words,) = re.findall(
+        r"`make train PROJECT=esimcse CONFIG=paper ([^`]*data\.file=null[^`]*)`", card
+    )
+    cfg = config(*words.split(), name="paper")
+    assert cfg.data.source == "sentences"
+    assert not cfg.eval.transfer
+    assert not any(name.startswith("senteval:") for name in [*cfg.eval.sets, cfg.eval.dev])
+
+
+def test_the_card_s_command_for_own_text_reads_it(tmp_path):
+    """With the mini's equal_parts the bundled sentences are drawn whatever the file is."""
+    card = (ROOT / "projects/esimcse/README.md").read_text(encoding="utf-8")
+    (words,) = re.findall(r"`make train PROJECT=esimcse (data\.source=file [^`]*)`", card)
+    (tmp_path / "own.txt").write_text("one line\nanother\n", encoding="utf-8")
+    own = words.replace("<.txt>", f"{tmp_path}/own.txt").split()
+    assert training_rows(config(*own, name="mini")) == [("one line",), ("another",)]

@@ -115,6 +115,30 @@ def test_scores_have_to_come_from_somewhere(tmp_path):
         next(stages(config("data.generate=true")))
 
 
+@pytest.mark.parametrize("task", ["filter", "score"])
+def test_grades_are_not_written_over(task, tmp_path, capsys):
+    """TASK=filter with its input as output left the kept rows, and no grade of an LLM."""
+    path, judge = tmp_path / "in.csv", ["stage2.judge=overlap"] if task == "score" else []
+    text = (
+        "sent0,sent1,hard_neg,positive_score,negative_score,id\na,b,c,4.0,1.0,7\nd,e,f,1.0,1.0,8\n"
+    )
+    for name in ("in.csv", "other.csv"):
+        (tmp_path / name).write_text(text)
+    for name, message in (
+        ("in.csv", "over what is read"),
+        ("x/../in.csv", "over what is read"),
+        ("other.csv", "is there already"),
+    ):
+        words = [f"files.input={path}", f"files.output={tmp_path / name}", *judge]
+        with pytest.raises(UserError, match=message):
+            build(config(*words)).tasks[task](Workspace(tmp_path / "run", "multicsr", "smoke"))
+    assert {(tmp_path / name).read_text() for name in ("in.csv", "other.csv")} == {text}
+    words = [f"files.input={path}", f"files.output={tmp_path / 'new.csv'}", *judge]
+    build(config(*words)).tasks[task](Workspace(tmp_path / "run", "multicsr", "smoke"))
+    assert (tmp_path / "new.csv").is_file()
+    assert "columns that are not written again: id" in capsys.readouterr().out
+
+
 def test_nothing_left_is_said():
     with pytest.raises(UserError, match="lower stage2.alpha"):
         curated(config(), [Spoilt(t, "") for t in TRIPLETS])

@@ -329,8 +329,8 @@ def test_few_triplets_are_refused():
         training_set(cfg, encoder)
 
 
-def test_generation_task_writes_the_documented_header(model_folders, tmp_path):
-    """Checklist 13: sent0,sent1,hard_neg; records beside it."""
+def test_generation_task_writes_the_documented_header(model_folders, tmp_path, capsys):
+    """Checklist 13: sent0,sent1,hard_neg; records beside it, of distinct premises that are counted."""
     (tmp_path / "p.txt").write_text("\n".join([*TEXTS, TEXTS[0], ""]) + "\n")
     words = ["data.source=file", f"data.file={tmp_path / 'p.txt'}", "data.limit=null", "data.generate=true",
              "stage1.enabled=true", f"stage1.model={model_folders['causal']}", "stage1.max_new_tokens=4",
@@ -339,7 +339,14 @@ def test_generation_task_writes_the_documented_header(model_folders, tmp_path):
     lines = (tmp_path / "out.csv").read_text().splitlines()
     assert lines[0] == "sent0,sent1,hard_neg"
     assert len(lines) == 5  # each premise once
+    assert "6 premises; 4 are left, each once" in capsys.readouterr().out
     assert (tmp_path / "out.csv.parts/part-000000.jsonl").is_file()
+    build(config(*words)).tasks["generate"](Workspace(tmp_path / "run", "multicsr", "smoke"))
+    (tmp_path / "given.csv").write_text("kept")  # somebody else's: no records beside it
+    words[-1] = f"files.output={tmp_path / 'given.csv'}"
+    with pytest.raises(UserError, match="is there already"):
+        build(config(*words)).tasks["generate"](Workspace(tmp_path / "run", "multicsr", "smoke"))
+    assert (tmp_path / "given.csv").read_text() == "kept"
 
 
 def test_the_module_is_one_of_the_family():

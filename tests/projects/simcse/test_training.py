@@ -118,6 +118,23 @@ def test_masked_lm_is_a_second_pass_scaled_by_lambda():
     assert "mlm_input_ids" not in batch(config("method.mlm_weight=0.0"), plain)
 
 
+def test_every_view_is_masked_at_the_rate():
+    """Checklist 7: first and second views alike, each sentence with draws of its own."""
+    cfg = config("method.mlm_weight=0.5", "method.mlm_probability=0.3")
+    views, shares, alike = train_set(cfg, encoder(cfg).tokenizer), [], 0
+    for epoch in range(40):
+        data = views[[(i, epoch) for i in range(16)]]
+        chosen = (data["mlm_labels"] != -100).view(2, 16, -1)
+        special = torch.isin(data["input_ids"], torch.tensor(views.tokenizer.all_special_ids))
+        words = (~special & data["attention_mask"].bool()).view(2, 16, -1)
+        shares.append(chosen.sum((1, 2)) / words.sum((1, 2)))
+        alike += int(torch.equal(chosen[0], chosen[1]))
+    torch.testing.assert_close(
+        torch.stack(shares).mean(0), torch.tensor([0.3, 0.3]), rtol=0, atol=0.03
+    )
+    assert not alike
+
+
 def test_prediction_head_is_tied_to_the_word_embeddings():
     model = module("method.mlm_weight=0.1")
     words = model.encoder.tower.model.get_input_embeddings().weight
