@@ -108,9 +108,11 @@ class RunnerConfig:
     """`make run TASK=summarisation|translation|code`: files of the release, or of the same form."""
 
     file: str | None = None  # items to answer, below data.root
-    shots_file: str | None = None  # examples that stand before them, below data.root
+    # examples that stand before them, below data.root; {split} in the name: a file for each draw
+    shots_file: str | None = None
     num_shots: Whole = 1
     split: Count = 1  # which draw of the shots, 1 to 3 in the paper
+    splits: list[Count] = field(default_factory=list)  # several, averaged; []: `split`
     limit: Count = 1000
     new_tokens: Count = 128
     execute: bool = False  # code: run the generated programs against the tests, on this machine
@@ -122,7 +124,7 @@ class HumanConfig:
     """`make run TASK=rating_form` and `TASK=ratings`."""
 
     num_items: Count = 50
-    form: str | None = None  # ratings: the form as it was filled in
+    form: str | None = None  # ratings: the form as it was filled in, or a folder of such forms
     key: str | None = None  # ratings: written beside the form; None: that of the task rating_form
 
 

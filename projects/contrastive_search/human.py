@@ -19,11 +19,14 @@ from projects.contrastive_search.data import Passage, passages
 from projects.contrastive_search.evaluate import decode, policies
 from projects.contrastive_search.stages import build_module
 
-FORM, KEY = "rating_form.csv", "rating_key.json"
+KEY = "rating_key.json"  # of all forms of a config
 
 
 def rating_form(cfg: Config, workspace: Workspace) -> Path:
     """Write the form, and the key that tells which text is whose (``TASK=rating_form``).
+
+    The form is named after `eval.language`. The key holds the texts of all forms that were written;
+    a form of other texts that has the same name is renamed.
 
     Raises:
         UserError: a set without human continuations.
@@ -45,11 +48,12 @@ def rating_form(cfg: Config, workspace: Workspace) -> Path:
         for i, p in enumerate(texts)
     ]  # fmt: skip
     folder = workspace.folder(".")
-    count = write_rating_form(folder / FORM, folder / KEY, items, cfg.seed)
+    form = folder / f"rating_form-{cfg.eval.language}.csv"
+    count = write_rating_form(form, folder / KEY, items, cfg.seed)
     workspace.say(
-        f"{count} texts: give {folder / FORM} to raters (1 to 5 for each criterion), keep {folder / KEY}"
+        f"{count} texts: give {form} to raters (1 to 5 for each criterion), keep {folder / KEY}"
     )
-    return folder / FORM
+    return form
 
 
 def ratings(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -60,10 +64,16 @@ def ratings(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """
     if cfg.human.form is None:
         raise UserError("set human.form: the CSV of TASK=rating_form as raters filled it in")
+    named = Path(cfg.human.form)
+    forms = sorted(named.glob("*.csv")) if named.is_dir() else [named]
+    if not forms:
+        raise UserError(f"human.form={named} holds no .csv: put the filled forms there")
     key = cfg.human.key
     beside = workspace.path.parent / "task-rating_form" / KEY
-    found = rating_metrics(read_ratings(Path(cfg.human.form), Path(key) if key else beside))
+    given = read_ratings(forms, Path(key) if key else beside)
+    found = rating_metrics(given)
     ws.write_json(workspace.folder(".") / "ratings.json", found)
+    workspace.say(f"{len(given)} texts are rated in {', '.join(form.name for form in forms)}")
     workspace.say(markdown_table(found))
     return found
 

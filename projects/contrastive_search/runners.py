@@ -5,7 +5,7 @@ The fourth task, open-ended text, is `TASK=open_ended` (`projects.contrastive_se
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from common.config import UserError
 from common.data.row_map.mapper import RowSeed
 from common.decoding.harness import decode_side_by_side
 from common.decoding.language_model import LanguageModel
+from common.decoding.prompts import cut_note
 from common.engine import workspace as ws
 from common.engine.workspace import Workspace
 from common.evaluation.generation.programs import passes
@@ -47,7 +48,7 @@ def translation(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def code(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """HumanEval: one completion a problem, pass@1.
+    """HumanEval: one completion a problem and draw, pass@1.
 
     ``samples_<method>.jsonl`` (``task_id``, ``completion``) is what the official harness reads. With
     `runner.execute` the programs run here, each in a process of its own with limits of time and
@@ -60,25 +61,24 @@ def code(cfg: Config, workspace: Workspace) -> dict[str, float]:
     _check(items, ("task_id", "prompt", *(("test", "entry_point") if cfg.runner.execute else ())))
     lm = build_module(cfg).language_model()
     found = answers(cfg, lm, [item["prompt"] for item in items], workspace, start=False)
-    metrics: dict[str, float] = {}
-    for name, texts in found.items():
-        completions = [truncated(text) for text in texts]
-        rows = [
-            {"task_id": item["task_id"], "completion": text}
-            for item, text in zip(items, completions, strict=True)
-        ]
+    runs: dict[str, list[dict[str, float]]] = {}
+    for name, draws in found.items():
+        rows = []
+        for texts in draws:
+            done = [(item, truncated(text)) for item, text in zip(items, texts, strict=True)]
+            rows += [{"task_id": item["task_id"], "completion": text} for item, text in done]
+            own = {"words": float(np.mean([len(text.split()) for _, text in done]))}
+            if cfg.runner.execute:
+                programs = [
+                    f"{i['prompt']}{text}\n{i['test']}\ncheck({i['entry_point']})\n"
+                    for i, text in done
+                ]
+                passed = [passes(program, cfg.runner.timeout) for program in programs]
+                own["pass_at_1"] = 100 * float(np.mean(passed))
+            runs.setdefault(name, []).append(own)
         path = workspace.folder(".") / f"samples_{name}.jsonl"
         ws.write_text(path, "".join(f"{_json(row)}\n" for row in rows))
-        if cfg.runner.execute:
-            programs = [
-                f"{i['prompt']}{text}\n{i['test']}\ncheck({i['entry_point']})\n"
-                for i, text in zip(items, completions, strict=True)
-            ]
-            metrics[f"{name}_pass_at_1"] = 100 * float(
-                np.mean([passes(p, cfg.runner.timeout) for p in programs])
-            )
-        metrics[f"{name}_words"] = float(np.mean([len(text.split()) for text in completions]))
-    return _reported(metrics, workspace, "code")
+    return _reported(averaged(runs), workspace, "code")
 
 
 def few_shot_prompts(
@@ -141,23 +141,49 @@ def answers(
     *,
     stop: str | None = None,
     start: bool = True,
-) -> dict[str, list[str]]:
-    """New text of every method for every prompt; the first draw of those that sample."""
-    rows = []
+) -> dict[str, list[list[str]]]:
+    """New text by method, draw and prompt: `eval.draws` of the methods that sample, one of others.
+
+    A prompt that does not fit loses its beginning, but not its start token.
+    """
+    whole, bos = [], lm.tokenizer.bos_token_id if start else None
     for prompt in prompts:
-        ids, bos = lm.token_ids(prompt, special=start), lm.tokenizer.bos_token_id
-        if start and bos is not None and ids[0] != bos:
-            ids = [bos, *ids]
-        rows.append(lm.fitting(ids, cfg.runner.new_tokens))
+        ids = lm.token_ids(prompt, special=start)
+        whole.append(ids if bos is None or ids[0] == bos else [bos, *ids])
+    rows = [lm.fitting(ids, cfg.runner.new_tokens) for ids in whole]
+    if bos is not None:
+        rows = [[bos, *row[1:]] for row in rows]
+    note = cut_note(lm, whole, cfg.runner.new_tokens)
+    if note is not None:
+        workspace.say(note)
     seeds = [RowSeed(cfg.seed, i) for i in range(len(rows))]
     found = decode_side_by_side(
-        lm, rows, policies(cfg), cfg.runner.new_tokens, seeds=seeds, stop=stop,
+        lm, rows, policies(cfg), cfg.runner.new_tokens, seeds=seeds, draws=cfg.eval.draws, stop=stop,
         batch_size=cfg.eval.batch_size, progress=workspace.progress,
     )  # fmt: skip
     return {
-        name: [lm.finished(row, new, stop).text for row, new in zip(rows, draws[0], strict=True)]
+        name: [
+            [lm.finished(row, new, stop).text for row, new in zip(rows, draw, strict=True)]
+            for draw in draws
+        ]
         for name, draws in found.items()
     }
+
+
+def averaged(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, float]:
+    """``<method>_<metric>``: means over the runs of a method, and ``..._std`` where there are several.
+
+    >>> averaged({"greedy": [{"bleu": 1.0}], "nucleus": [{"bleu": 2.0}, {"bleu": 4.0}]})
+    {'greedy_bleu': 1.0, 'nucleus_bleu': 3.0, 'nucleus_bleu_std': 1.4142135623730951}
+    """
+    metrics: dict[str, float] = {}
+    for name, own in runs.items():
+        for key in own[0]:
+            values = [run[key] for run in own]
+            metrics[f"{name}_{key}"] = float(np.mean(values))
+            if len(values) > 1:
+                metrics[f"{name}_{key}_std"] = float(np.std(values, ddof=1))
+    return metrics
 
 
 def _few_shot(
@@ -167,40 +193,58 @@ def _few_shot(
     tidy: Callable[[str], str],
     metric: Callable[[Sequence[str], Sequence[str]], dict[str, float]],
 ) -> dict[str, float]:
+    """Answers with the shots of every split; files in a folder of their own for shots and splits."""
     section = cfg.runner
     items = read_items(cfg, section.file, f"runner.file: the test items of {task}")[: section.limit]
-    shots = (
-        read_items(cfg, section.shots_file, f"runner.shots_file: examples for {task}")
-        if section.num_shots
-        else []
-    )
-    _check([*items, *shots], ("context", "completion"))
-    prompts = few_shot_prompts(items, shots, section.num_shots, section.split)
+    _check(items, ("context", "completion"))
+    splits = (section.splits or [section.split]) if section.num_shots else [1]
+    prompts = {split: _prompts(cfg, items, split, task) for split in splits}
     lm = build_module(cfg).language_model()
     golds = [item["completion"].strip() for item in items]
-    metrics: dict[str, float] = {}
-    for name, texts in answers(cfg, lm, prompts, workspace, stop="\n").items():
-        predictions = [tidy(text) for text in texts]
-        metrics |= {f"{name}_{k}": v for k, v in metric(predictions, golds).items()}
-        rows = [{"prediction": p, "reference": g} for p, g in zip(predictions, golds, strict=True)]
-        ws.write_json(workspace.folder(".") / f"predictions_{name}.json", rows)
-    return _reported(metrics, workspace, task)
+    runs: dict[str, list[dict[str, float]]] = {}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for split in splits:
+        for name, draws in answers(cfg, lm, prompts[split], workspace, stop="\n").items():
+            for draw, texts in enumerate(draws):
+                said = [tidy(text) for text in texts]
+                runs.setdefault(name, []).append(metric(said, golds))
+                rows.setdefault(name, []).extend(
+                    {"split": split, "draw": draw, "prediction": p, "reference": g}
+                    for p, g in zip(said, golds, strict=True)
+                )
+    named = "-".join(map(str, splits)) if section.num_shots else ""
+    folder = f"{section.num_shots}-shot" + (f"-split-{named}" if named else "")
+    for name, own in rows.items():
+        ws.write_json(workspace.folder(folder) / f"predictions_{name}.json", own)
+    return _reported(averaged(runs), workspace, task, folder)
 
 
-def _reported(metrics: dict[str, float], workspace: Workspace, task: str) -> dict[str, float]:
-    write_report(metrics, workspace.folder("."), title=task)
-    workspace.say((workspace.path / "metrics.md").read_text("utf-8"))
+def _prompts(cfg: Config, items: Sequence[Any], split: int, task: str) -> list[str]:
+    section, shots = cfg.runner, []
+    name, place = section.shots_file, split
+    if section.num_shots:
+        if name is not None and "{split}" in name:
+            name, place = name.replace("{split}", str(split)), 1
+        shots = read_items(cfg, name, f"runner.shots_file: examples for {task}")
+        _check(shots, ("context", "completion"), "runner.shots_file")
+    return few_shot_prompts(items, shots, section.num_shots, place)
+
+
+def _reported(
+    metrics: dict[str, float], workspace: Workspace, task: str, folder: str = "."
+) -> dict[str, float]:
+    place = workspace.folder(folder)
+    write_report(metrics, place, title=task)
+    workspace.say((place / "metrics.md").read_text("utf-8"))
     return metrics
 
 
-def _check(items: Sequence[Any], fields: Sequence[str]) -> None:
+def _check(items: Sequence[Any], fields: Sequence[str], file: str = "runner.file") -> None:
     if not items:
-        raise UserError("runner.file holds no items")
+        raise UserError(f"{file} holds no items")
     for number, item in enumerate(items):
         if not isinstance(item, dict) or not all(isinstance(item.get(f), str) for f in fields):
-            raise UserError(
-                f"item {number} of runner.file or runner.shots_file needs {', '.join(fields)}"
-            )
+            raise UserError(f"item {number} of {file} needs {', '.join(fields)}")
 
 
 def _json(row: Any) -> str:

@@ -16,12 +16,14 @@ from common.data.row_map.mapper import RowFunction, RowMap, map_rows
 from common.data.text.books import load_books
 from common.decoding.harness import decode_side_by_side
 from common.decoding.language_model import LanguageModel
+from common.decoding.prompts import cut_note
+from common.encoders.state_dict import weights_digest
 from common.engine import workspace as ws
 from common.engine.experiment import Experiment
 from common.engine.run import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.generation.diversity import diversity
-from common.evaluation.generation.preference import write_form
+from common.evaluation.generation.preference import FORM, KEY, write_form
 from common.evaluation.tables import write_report
 from projects.contrastive_search.config import Config
 from projects.contrastive_search.data import language_texts, passages
@@ -66,12 +68,15 @@ def decode(cfg: Config, workspace: Workspace, experiment: Experiment[SimCTG]) ->
 
     Can be stopped, continued and shared out (``task.shard=0/4``). Writes ``continuations.md`` and
     ``continuations.json``, a gallery that `make report` shows, diversity and words of each method
-    and, for `decode.ab_pair`, a blind A/B form (``ab_form.csv``).
+    and, for `decode.ab_pair`, a blind A/B form (``ab_form.csv``) with its key.
 
     Raises:
-        UserError: no prompts, absent weights, or prompts that do not fit the model's context.
+        UserError: no prompts, absent weights, no room for a prompt in the model's context, or an A/B
+            pair that is not of two methods.
     """
     section, methods = cfg.decode, policies(cfg)
+    if section.ab_pair and not (len(section.ab_pair) == 2 and {*section.ab_pair} <= methods.keys()):
+        raise UserError(f"decode.ab_pair: choose two of {', '.join(methods)}")
     lm, name = chosen_model(cfg, workspace, experiment)
     if section.file is not None:
         prompts = [line.strip() for line in read_lines(Path(section.file)) if line.strip()]
@@ -81,8 +86,11 @@ def decode(cfg: Config, workspace: Workspace, experiment: Experiment[SimCTG]) ->
         few = replace(cfg.eval, num_prefixes=section.num_prompts, per_chapter=1)
         found = passages(replace(cfg, eval=few), lm)
         prompts = [lm.tokenizer.decode(p.prefix, skip_special_tokens=True) for p in found]
+    note = cut_note(lm, [lm.token_ids(text, special=True) for text in prompts], section.new_tokens)
+    if note is not None:
+        workspace.say(note)
     settings = {
-        "model": name, "methods": {n: repr(p) for n, p in methods.items()},
+        "model": name, "weights": weights_digest(lm.model), "methods": {n: repr(p) for n, p in methods.items()},
         "new_tokens": section.new_tokens, "prompts_cut_to": lm.context,
     }  # fmt: skip
     step = RowMap("decode", partial(row_function, cfg, lm), settings, cfg.seed, CHUNK)
@@ -115,10 +123,11 @@ def decode(cfg: Config, workspace: Workspace, experiment: Experiment[SimCTG]) ->
     ws.write_text(folder / "continuations.md", page)
     write_report(metrics, folder, title=f"{name}: decoders side by side")
     if section.ab_pair:
-        if not set(section.ab_pair) <= texts.keys():
-            raise UserError(f"decode.ab_pair: choose two of {', '.join(texts)}")
-        write_form(
-            folder / "ab_form.csv", prompts, {m: texts[m] for m in section.ab_pair}, cfg.seed
+        pair = {m: texts[m] for m in section.ab_pair}
+        count = write_form(folder / FORM, prompts, pair, cfg.seed)
+        workspace.say(
+            f"{count} of {len(prompts)} pairs, those of unequal texts: give {folder / FORM} to "
+            f"raters, keep {folder / KEY}"
         )
     workspace.say(f"{page}\nwritten: {folder}")
     return metrics

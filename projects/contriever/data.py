@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from common.config import UserError
 from common.data.lookup import bundled, data_root
 from common.data.module import ContrastiveData
+from common.data.retrieval.readers import read_dpr
 from common.data.text.tokens.noise import Ids, inverse_cloze, random_crop, token_noise
 from common.data.text.tokens.stream import ChunkPairs, TokenStream, TwoViews, flat_ids, open_shards
 from common.encoders.text.sentence import SentenceEncoder
@@ -135,12 +137,31 @@ def question_data(cfg: Config, encoder: SentenceEncoder) -> ContrastiveData:
         UserError: missing or broken files, no questions, or too few passages for the negatives.
     """
     own = cfg.finetune
+    if note := left_out(cfg, own.file):
+        warnings.warn(note, stacklevel=2)
     plain = replace(own, normalize_text=False)
     train = passage_batches(questions(cfg, own.file), plain, encoder, cfg.seed)
     return ContrastiveData(
         replace(train, prepare=preparation(own.normalize_text)), batch_size=own.batch_size,
         seed=cfg.seed, num_workers=cfg.data.num_workers,
     )  # fmt: skip
+
+
+def left_out(cfg: Config, file: str | None) -> str | None:
+    """How many questions of a file `questions` passes over, in words; None if none."""
+    if file is None:
+        return None
+    rows = read_dpr(questions_file(cfg, file))
+    lost = sum(not row["positive_ctxs"] for row in rows)
+    if not lost:
+        return None
+    return f"{file}: {lost} of {len(rows)} questions have no positive passage and are left out"
+
+
+def questions_file(cfg: Config, file: str) -> Path:
+    """A file of questions: as named, or below the data root."""
+    named = Path(file).expanduser()
+    return named if named.is_file() else data_root(cfg.data.root) / named
 
 
 def requirements(cfg: Config) -> list[Requirement]:
@@ -153,8 +174,7 @@ def requirements(cfg: Config) -> list[Requirement]:
         hint = "folder of token shards: make run PROJECT=contriever TASK=tokenize"
         found.append(Requirement(f"data: {name}", str(path), path.is_dir(), hint))
     if cfg.finetune.steps and cfg.finetune.file is not None:
-        named = Path(cfg.finetune.file).expanduser()
-        path = named if named.is_file() else data_root(cfg.data.root) / named
+        path = questions_file(cfg, cfg.finetune.file)
         hint = "see the card, Data"
         found.append(Requirement("data: questions", str(path), path.is_file(), hint))
     for place in cfg.eval.beir:

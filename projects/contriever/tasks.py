@@ -1,5 +1,6 @@
 """`make run TASK=tokenize` and `TASK=mine`."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice, pairwise
@@ -9,6 +10,7 @@ import numpy as np
 
 from common.config import UserError
 from common.damage import reading
+from common.data.offline import content_digest
 from common.data.retrieval.passages import write_passages
 from common.data.text.tokens.stream import SHARDS, flat_ids
 from common.encoders.modes import evaluated
@@ -21,7 +23,7 @@ from common.evaluation.retrieval.text_mining import mine_text_negatives
 from common.families.retrieval.finetuning import questions
 from common.families.retrieval.sets import set_folder
 from projects.contriever.config import Config
-from projects.contriever.data import SHARD_SETTINGS, vocabulary_of
+from projects.contriever.data import SHARD_SETTINGS, left_out, vocabulary_of
 from projects.contriever.module import Contriever
 from projects.contriever.normalize import preparation
 from projects.contriever.stages import recipe_of
@@ -30,9 +32,11 @@ from projects.contriever.stages import recipe_of
 def tokenize(cfg: Config, workspace: Workspace) -> Path:
     """Write the ids of text files, one text a line, as shards without borders of texts.
 
-    A shard that is there already is kept, so that a stopped task goes on; shards come from disjoint
-    lines and may be spread over machines by giving each its own files. What they were written with
-    lies beside them, and a folder of other settings is refused.
+    A shard of the same lines that is there already is kept, so that a stopped task goes on; one of
+    other lines is written anew, and one beyond the end of its file is removed. Shards come from
+    disjoint lines and may be spread over machines by giving each its own files. What they were
+    written with and from lies beside them (``shards.json``, ``<file>.lines.json``); a folder of
+    other settings is refused.
 
     Returns:
         The folder, for ``data.sources``.
@@ -63,23 +67,50 @@ def tokenize(cfg: Config, workspace: Workspace) -> Path:
         "shard_lines": options.shard_lines,
     })  # fmt: skip
     prepare = preparation(options.normalize_text)
-    total = kept = 0
+    total = kept = renewed = 0
+    stale: dict[Path, list[str]] = {}
     for file in files:
+        about = folder / f"{titles[file]}.lines.json"
+        known = read_json(about) if about.is_file() else []
+        digests: list[str] = []
         for number, lines in enumerate(_parts(file, options.shard_lines)):
             path = folder / f"{titles[file]}-{number:05d}.npy"
-            if path.is_file():
+            digests.append(content_digest(lines)[:16])
+            if path.is_file() and known[number : number + 1] == digests[-1:]:
                 kept += 1
                 continue
+            renewed += path.is_file()
             ids = flat_ids(tokenizer, [prepare(line) for line in lines])
             partial = path.with_suffix(".tmp")  # the shard appears whole or not at all
             with partial.open("wb") as target:
                 np.save(target, ids.astype(np.uint16) if len(tokenizer) <= 2**16 else ids)
             partial.replace(path)
+            write_json(about, [*digests, *known[len(digests) :]])
             total += len(ids)
+        for path in _shards(folder, titles[file])[len(digests) :]:
+            stale[path] = digests
     if not total and not kept:
         raise UserError(f"tokenize.input={source} holds no text")
-    workspace.say(f"{folder}: {total:,} tokens written, {kept} shards were there and are kept")
+    for path, digests in stale.items():
+        path.unlink()
+        write_json(folder / f"{path.stem.rpartition('-')[0]}.lines.json", digests)
+    said = f"{folder}: {total:,} tokens written, {kept} shards were there and are kept"
+    if renewed:
+        said += f", {renewed} were written anew (their lines have changed, or were not on record)"
+    if stale:
+        said += f", {len(stale)} beyond the end of their files are removed"
+    own = {path for title in titles.values() for path in _shards(folder, title)}
+    if others := len({*folder.glob(SHARDS)} - own):
+        said += f"; {others} shards of other text files lie there too and are read with them"
+    workspace.say(said)
     return folder
+
+
+def _shards(folder: Path, title: str) -> list[Path]:
+    """The shards of a text file, in the order of their numbers."""
+    name = re.compile(rf"{re.escape(title)}-(\d{{5,}})\.npy")
+    found = ((name.fullmatch(path.name), path) for path in folder.glob(SHARDS))
+    return [path for _, path in sorted((int(m[1]), path) for m, path in found if m)]
 
 
 def _title(file: Path, source: Path) -> str:
@@ -114,13 +145,16 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment[Contriever]) 
 
     ``finetune.file=<path>`` trains on them; the second phase starts again from the pre-trained
     encoder. A passage of the collection that is a positive with a title before it is no negative.
+    Questions without a positive are left out, and counted.
 
     Raises:
         UserError: no trained run, no questions, or missing files.
     """
     options = cfg.mine
     module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
-    records = questions(cfg, options.input or cfg.finetune.file)
+    records = questions(cfg, file := options.input or cfg.finetune.file)
+    if note := left_out(cfg, file):
+        workspace.say(note)
     if not records:
         raise UserError("there is no question: name a file in mine.input or finetune.file")
     texts = [passage for record in records for passage in record.positives]

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
 
     from common.encoders.heads import ProjectedEncoder
     from common.engine.experiment import Experiment
-    from common.engine.workspace import Workspace
     from projects.dcl.module import DCL
 
 __all__ = ["Config", "build", "load"]
@@ -22,10 +21,7 @@ def build(cfg: Config) -> "Experiment[DCL]":
     from projects.dcl.data import build_data, image_part, num_samples, requirements
     from projects.dcl.evaluate import evaluate
     from projects.dcl.module import DCL
-    from projects.dcl.sensitivity import run_sensitivity
-
-    def sensitivity(workspace: "Workspace") -> None:
-        run_sensitivity(cfg, workspace)
+    from projects.dcl.sensitivity import sensitivity
 
     views = 1 if cfg.method.host == "moco" else 2  # MoCo's second view passes the copy alone
     return image_experiment(
@@ -33,7 +29,7 @@ def build(cfg: Config) -> "Experiment[DCL]":
         num_samples=num_samples, requirements=requirements,
         passes=[(views, (3, cfg.data.image_size, cfg.data.image_size))],
         online_probe=(lambda cfg: image_part(cfg, "train")) if cfg.eval.online_probe else None,
-        tasks={"sensitivity": sensitivity},
+        tasks={"sensitivity": lambda workspace: sensitivity(cfg, workspace)},
     )  # fmt: skip
 
 

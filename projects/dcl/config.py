@@ -69,6 +69,7 @@ class SensitivityConfig:
     temperatures: list[Positive] = field(default_factory=lambda: [0.07, 0.1, 0.2, 0.5])
     lr_factors: list[Positive] = field(default_factory=lambda: [0.3, 1.0, 3.0])
     epoch_factors: list[Positive] = field(default_factory=lambda: [0.5, 1.0])
+    queue_sizes: list[Count] = field(default_factory=list)  # method.host=moco
     num_seeds: Count = 1
 
 

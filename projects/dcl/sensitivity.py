@@ -1,5 +1,6 @@
 """`make run PROJECT=dcl TASK=sensitivity`: how much each loss depends on its settings."""
 
+import hashlib
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -9,42 +10,55 @@ from typing import Any
 from common.config import UserError, to_dict
 from common.engine.optim import scaled_lr
 from common.engine.run import train
+from common.engine.trainer import world_size
 from common.engine.workspace import Workspace, read_json, write_json
 from projects.dcl.config import Config
 from projects.dcl.data import num_samples
 
 Train = Callable[[str, str, Sequence[str]], Path]
+LOGGING = ("tracking.", "trainer.log_every")  # settings that no result hangs on
 
 
 def cells(cfg: Config) -> dict[str, dict[str, list[str]]]:
     """Overrides by axis and setting, one setting changed at a time.
 
-    Every cell sees the same number of images, but for the axis of epochs. The learning rate follows
-    the batch size by the square-root rule.
+    Every cell sees the same number of images, but for the axis of epochs, and warms up for the same
+    share of its steps. The learning rate follows the batch size by `optim.lr_scaling`, or by the
+    square-root rule where that is "none".
 
     Returns:
-        ``{"batch_size": {"16": [overrides], ...}, "temperature": ..., "lr": ..., "epochs": ...}``.
+        ``{"batch_size": {"16": [overrides], ...}, "temperature": ..., "lr": ..., "epochs": ...}``,
+        and ``"queue_size"`` where sizes are named.
+
+    Raises:
+        UserError: sizes of a queue for a host without one.
     """
     options, batch = cfg.sensitivity, cfg.data.batch_size
+    if options.queue_sizes and cfg.method.host != "moco":
+        raise UserError("sensitivity.queue_sizes needs method.host=moco")
     steps = base_steps(cfg)
+    same = _steps(cfg, steps, steps)
     found: dict[str, dict[str, list[str]]] = {}
     found["batch_size"] = {
         str(size): [
             f"data.batch_size={size}",
-            f"optim.lr={scaled_lr(cfg.optim.lr, size, 'sqrt', batch)}",
-            *_steps(max(1, steps * batch // size)),
+            *_scaled(cfg, size),
+            *_steps(cfg, max(1, steps * batch // size), steps),
         ]
         for size in options.batch_sizes
     }
     found["temperature"] = {
-        str(tau): [f"method.temperature={tau}", *_steps(steps)] for tau in options.temperatures
+        str(tau): [f"method.temperature={tau}", *same] for tau in options.temperatures
     }
     found["lr"] = {
-        str(factor): [f"optim.lr={factor * cfg.optim.lr}", *_steps(steps)]
-        for factor in options.lr_factors
+        str(factor): [f"optim.lr={factor * cfg.optim.lr}", *same] for factor in options.lr_factors
     }
     found["epochs"] = {
-        str(factor): _steps(max(1, round(factor * steps))) for factor in options.epoch_factors
+        str(factor): _steps(cfg, max(1, round(factor * steps)), steps)
+        for factor in options.epoch_factors
+    }
+    found["queue_size"] = {
+        str(size): [f"method.queue_size={size}", *same] for size in options.queue_sizes
     }
     return {axis: settings for axis, settings in found.items() if settings}
 
@@ -54,11 +68,12 @@ def base_steps(cfg: Config) -> int:
     if cfg.trainer.max_steps is not None:
         return cfg.trainer.max_steps
     assert cfg.trainer.max_epochs is not None
-    return max(1, int(cfg.trainer.max_epochs * (num_samples(cfg) // cfg.data.batch_size)))
+    images = cfg.data.batch_size * world_size(cfg.trainer) * cfg.trainer.accumulate_grad_batches
+    return max(1, int(cfg.trainer.max_epochs * (num_samples(cfg) // images)))
 
 
 def as_overrides(cfg: Config) -> list[str]:
-    """Every value of a config as ``a.b=value``, without those that name a run."""
+    """Every value of a config as ``a.b=value``, without those that name a run or the cells."""
 
     def walk(node: Mapping[str, Any], prefix: str) -> list[str]:
         words = []
@@ -70,7 +85,7 @@ def as_overrides(cfg: Config) -> list[str]:
             words += own
         return words
 
-    names = ("runs_dir", "run_id", "resume")
+    names = ("runs_dir", "run_id", "resume", "sensitivity")
     return walk({k: v for k, v in to_dict(cfg).items() if k not in names}, "")
 
 
@@ -79,7 +94,8 @@ def run_sensitivity(cfg: Config, workspace: Workspace, train: Train = train) -> 
 
     Args:
         cfg: the base config.
-        workspace: of the task; the runs lie in its sub-folder ``runs`` and are reused.
+        workspace: of the task; the runs lie in its sub-folder ``runs``, and those of equal settings
+            are reused.
         train: trains a config with overrides and returns the run folder.
 
     Returns:
@@ -102,9 +118,9 @@ def run_sensitivity(cfg: Config, workspace: Workspace, train: Train = train) -> 
     metric = f"knn{cfg.eval.items_k}_top1"
     values: dict[str, dict[str, dict[str, list[float]]]] = {}
     for axis, setting, loss, seed, overrides in workspace.progress(plan, "runs", len(plan)):
-        name = f"{axis}-{setting}-{loss}-seed{seed}"
         own = [*as_overrides(cfg), "trainer.val_every_n_steps=null", *overrides]
         own += [f"method.loss={loss}", f"seed={seed}"]
+        name = f"{axis}-{setting}-{loss}-seed{seed}-{_digest(own)}"
         score = _score(workspace, name, own, metric, train)
         values.setdefault(axis, {}).setdefault(setting, {}).setdefault(loss, []).append(score)
     spread = {axis: _spread(settings, options.losses) for axis, settings in values.items()}
@@ -113,6 +129,11 @@ def run_sensitivity(cfg: Config, workspace: Workspace, train: Train = train) -> 
     (workspace.path / "sensitivity.md").write_text(table(result) + "\n", encoding="utf-8")
     workspace.figure("sensitivity", figure(result))
     return result
+
+
+def sensitivity(cfg: Config, workspace: Workspace) -> None:
+    """`run_sensitivity` as ``TASK=sensitivity``."""
+    run_sensitivity(cfg, workspace)
 
 
 def _score(
@@ -176,5 +197,21 @@ def figure(result: Mapping[str, Any]) -> Any:
     return figure
 
 
-def _steps(steps: int) -> list[str]:
-    return ["trainer.max_epochs=null", f"trainer.max_steps={steps}"]
+def _steps(cfg: Config, steps: int, of: int) -> list[str]:
+    """A length, with a warm-up as long in proportion; `of` are the config's own steps."""
+    warmup = round(cfg.optim.warmup_steps * steps / of)
+    return ["trainer.max_epochs=null", f"trainer.max_steps={steps}", f"optim.warmup_steps={warmup}"]
+
+
+def _scaled(cfg: Config, size: int) -> list[str]:
+    """The learning rate of a batch size, unless the optimiser scales it itself."""
+    if cfg.optim.lr_scaling != "none":
+        return []
+    return [f"optim.lr={scaled_lr(cfg.optim.lr, size, 'sqrt', cfg.data.batch_size)}"]
+
+
+def _digest(overrides: Sequence[str]) -> str:
+    """Stands for the settings of a run in its name, but for those of its log."""
+    last = dict(word.split("=", 1) for word in overrides)
+    kept = {key: value for key, value in last.items() if not key.startswith(LOGGING)}
+    return hashlib.sha256(repr(sorted(kept.items())).encode()).hexdigest()[:8]

@@ -6,7 +6,7 @@ Deviation: similarity and threshold are not printed. Here it is the BM25 score o
 text, as a share of the highest that the evaluation text reaches itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,8 @@ def overlap(cfg: Config, workspace: Workspace) -> Path:
     An example overlaps by its query, and in a symmetric set (STS) by its positives too: they are texts of the same sort.
 
     Raises:
-        UserError: no set is named, one that the config lacks or that has no file, or an unreadable file.
+        UserError: no set is named, one that the config lacks or that has no file, an unreadable file, or
+            an output that is an input.
     """
     options = cfg.overlap
     if not options.texts:
@@ -41,6 +42,10 @@ def overlap(cfg: Config, workspace: Workspace) -> Path:
         )
     folder = workspace.folder(".") if options.output is None else Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
+    tests = [
+        data_root(cfg.data.root) / Path(place).expanduser() for place in options.texts.values()
+    ]
+    spare_inputs(cfg, folder, options.texts, tests, "overlap.output")
     for name, place in options.texts.items():
         if name not in cfg.data.sets:
             raise UserError(f"overlap.texts: data.sets holds no set '{name}'")
@@ -52,9 +57,7 @@ def overlap(cfg: Config, workspace: Workspace) -> Path:
                 raise UserError(
                     f"overlap.texts: give data.sets.{name}.path, the file to be cleaned"
                 )
-            texts, labels = read_labels(
-                data_root(cfg.data.root) / Path(own.path).expanduser(), layout
-            )
+            texts, labels = read_labels(set_place(cfg, own.path), layout)
             kept = ~overlapping(texts, tested, options.threshold)
             rows = [{"text": texts[i], "label": labels[i]} for i in np.flatnonzero(kept)]
             write_jsonl(folder / f"{name}.jsonl", rows)
@@ -75,6 +78,37 @@ def overlap(cfg: Config, workspace: Workspace) -> Path:
             f"{name}: {int((~kept).sum())} of {len(kept)} examples overlap with {place}, {int(kept.sum())} kept"
         )
     return folder
+
+
+def set_place(cfg: Config, path: str) -> Path:
+    """Where a set lies, as `read_set` finds it: as named, or below the data root."""
+    named = Path(path).expanduser()
+    return named if named.exists() else data_root(cfg.data.root) / named
+
+
+def spare_inputs(
+    cfg: Config, folder: Path, names: Iterable[str], further: Sequence[Path], option: str
+) -> None:
+    """Refuse a folder where a written set would take the place of a file that is read.
+
+    Args:
+        cfg: the experiment's config, whose sets are read.
+        folder: ``<name>.jsonl`` of every name is written here.
+        names: of the sets that are written.
+        further: files that are read besides.
+        option: what names the folder.
+
+    Raises:
+        UserError: see above.
+    """
+    read = [set_place(cfg, own.path) for own in cfg.data.sets.values() if own.path is not None]
+    there = [path for path in (*read, *further) if path.exists()]
+    for target in (folder / f"{name}.jsonl" for name in names):
+        if target.exists() and any(target.samefile(path) for path in there):
+            raise UserError(
+                f"{target} is read by this config and would be overwritten: name another folder in "
+                f"{option}"
+            )
 
 
 def evaluation_texts(path: Path) -> list[str]:

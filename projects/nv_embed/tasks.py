@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from common.config import UserError
-from common.data.lookup import data_root
 from common.data.offline import content_digest
 from common.data.retrieval.records import EmbeddingTask, with_negatives, write_task
 from common.data.retrieval.registry import MTEB_TASKS, mteb_prompts
@@ -31,6 +30,7 @@ from common.families.retrieval.training_sets import (
 )
 from projects.nv_embed.config import Config
 from projects.nv_embed.module import NvEmbed
+from projects.nv_embed.overlap import set_place, spare_inputs
 from projects.nv_embed.stages import build_encoder
 from projects.nv_embed.teachers import load_teacher
 
@@ -44,7 +44,7 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment[NvEmbed]) -> 
     ``data.sets.<name>.path=<folder>/<name>.jsonl data.sets.<name>.layout=records`` trains on them.
 
     Raises:
-        UserError: no teacher is named.
+        UserError: no teacher is named, or the output folder is where a set lies.
     """
     options = cfg.data.mining
     if options.teacher == "none":
@@ -56,11 +56,12 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment[NvEmbed]) -> 
         tasks = [read_set(cfg, name, own) for name, own in cfg.data.sets.items()]
     folder = workspace.folder(".") if options.output is None else Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
+    tasks = [task for task in tasks if task.kind in ("retrieval", "sts")]
+    spare_inputs(cfg, folder, [task.name for task in tasks], [], "data.mining.output")
     for task in tasks:
-        if task.kind in ("retrieval", "sts"):
-            found = _mined(cfg, workspace, task, collection(cfg, task), encoder)
-            if found is not None:
-                write_task(folder / f"{task.name}.jsonl", found)
+        found = _mined(cfg, workspace, task, collection(cfg, task), encoder)
+        if found is not None:
+            write_task(folder / f"{task.name}.jsonl", found)
     return folder
 
 
@@ -69,7 +70,7 @@ def collection(cfg: Config, task: EmbeddingTask) -> list[str]:
     own = cfg.data.sets.get(task.name) if cfg.data.source == "sets" else None
     if own is None or own.path is None or described(task.name, own).layout != "beir":
         return task.documents()
-    corpus = load_corpus(data_root(cfg.data.root) / Path(own.path).expanduser())
+    corpus = load_corpus(set_place(cfg, own.path))
     return list(dict.fromkeys([*task.documents(), *corpus.values()]))
 
 

@@ -85,9 +85,12 @@ def write_windows(cfg: Config, workspace: Workspace) -> Path:
     """Write prefix and continuation of every window (``TASK=windows``).
 
     ``window.half=generator`` gives the pairs to tune a language model on; they share no chapter
-    with those of ``window.half=ranker``.
+    with those of ``window.half=ranker``, and each has a file of its own,
+    ``windows-<part or folder of books>-<half>.jsonl``.
     """
-    path = _output(cfg, workspace, "windows.jsonl")
+    section = cfg.window
+    source = section.part if section.books is None else Path(section.books).name
+    path = _output(cfg, workspace, f"windows-{source}-{section.half}.jsonl")
     rows = [
         {"doc_id": w.book, "prefix": w.prefix, "gold": w.continuation} for w in book_windows(cfg)
     ]

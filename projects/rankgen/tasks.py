@@ -1,6 +1,6 @@
 """`make run TASK=...`: decode and score what raters said."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,21 @@ import torch
 
 from common.config import UserError
 from common.data.lines import read_lines
+from common.decoding.language_model import LanguageModel
+from common.decoding.prompts import cut_note
 from common.encoders.modes import evaluated
 from common.encoders.state_dict import weights_digest
 from common.engine import workspace as ws
 from common.engine.experiment import Experiment
 from common.engine.run import trained_module
 from common.engine.workspace import Workspace
-from common.evaluation.generation.preference import preference_metrics, read_answers, write_form
+from common.evaluation.generation.preference import (
+    FORM,
+    KEY,
+    preference_metrics,
+    read_answers,
+    write_form,
+)
 from common.evaluation.tables import markdown_table
 from projects.rankgen.config import Config
 from projects.rankgen.continuations import (
@@ -29,6 +37,7 @@ from projects.rankgen.continuations import (
 )
 from projects.rankgen.data import Triple, eval_triples
 from projects.rankgen.decode import tidy
+from projects.rankgen.encoder import MARKERS, PrefixSuffixEncoder
 from projects.rankgen.generate import write_bundled, write_generations, write_windows
 from projects.rankgen.module import RankGen
 from projects.rankgen.stages import make_encoder
@@ -38,18 +47,24 @@ def decode(cfg: Config, experiment: Experiment[RankGen], workspace: Workspace) -
     """Continue prefixes by every method, side by side (``TASK=decode``).
 
     Writes ``continuations.md`` and ``continuations.json``, the metrics, a blind A/B form
-    (``ab_form.csv``) of the two methods of `decode.ab_pair`, and a gallery and a figure, which
-    `make report` shows with the run that was decoded.
+    (``ab_form.csv``, its key in ``ab_key.csv``) of the two methods of `decode.ab_pair`, and a
+    gallery and a figure, which `make report` shows with the run that was decoded.
 
     Raises:
-        UserError: no trained run, unknown method, or absent weights of the language model.
+        UserError: no trained run, unknown method, an A/B pair that is not of two methods, or absent
+            weights of the language model.
     """
     section = cfg.decode
     module, run = trained(cfg, experiment, workspace)
     lm = language_model(cfg)
     rows = read_prefixes(Path(section.file)) if section.file else _held_back(cfg)
     prefixes = [row.prefix for row in rows]
-    name = f"{run or section.run} {weights_digest(module.encoder)}"
+    _check_pair(cfg, [*section.methods, *(["human"] if all(row.gold for row in rows) else [])])
+    for note in cut_notes(cfg, module.encoder, lm, prefixes):
+        workspace.say(note)
+    writers = [lm.model] if lm.amateur is lm.model else [lm.model, lm.amateur]
+    digests = [weights_digest(model) for model in (module.encoder, *writers)]
+    name = " ".join([str(run or section.run), *digests])
     sampled = [method for method in section.methods if method in SAMPLED]
     repeats = section.repeats if sampled else 1
     plans = [
@@ -81,9 +96,13 @@ def decode(cfg: Config, experiment: Experiment[RankGen], workspace: Workspace) -
         for i, prefix in enumerate(prefixes)
     ]
     ws.write_json(folder / "continuations.json", texts)
-    if set(section.ab_pair) <= found.keys():
+    if section.ab_pair:
         pair = {name: found[name] for name in section.ab_pair}
-        write_form(folder / "ab_form.csv", prefixes, pair, cfg.seed)
+        count = write_form(folder / FORM, prefixes, pair, cfg.seed)
+        workspace.say(
+            f"{count} of {len(prefixes)} pairs, those of unequal texts: give {folder / FORM} to "
+            f"raters, keep {folder / KEY}"
+        )
     print(_markdown(shown, metrics))  # noqa: T201
     print(f"written: {folder}")  # noqa: T201
     return metrics
@@ -92,14 +111,16 @@ def decode(cfg: Config, experiment: Experiment[RankGen], workspace: Workspace) -
 def preference(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """Majority votes and agreement of raters (``TASK=preference``).
 
+    The key of the form is looked for beside the answers, then where ``TASK=decode`` wrote it.
+
     Raises:
-        UserError: no file of answers, or one that cannot be read.
+        UserError: no file of answers, or one that cannot be read or does not fit its key.
     """
     if cfg.preference.answers is None:
-        raise UserError(
-            "set preference.answers: a CSV with InstanceNum, Order, Choice, Explanation"
-        )
-    answers = read_answers(Path(cfg.preference.answers))
+        raise UserError("set preference.answers: the CSV of TASK=decode as raters filled it in")
+    given = Path(cfg.preference.answers)
+    keys = given.with_name(KEY), workspace.path.parent / "task-decode" / KEY
+    answers = read_answers(given, next((key for key in keys if key.is_file()), None))
     metrics = preference_metrics(answers, cfg.preference.system)
     ws.write_json(workspace.folder(".") / "preference.json", metrics)
     print(markdown_table(metrics))  # noqa: T201
@@ -132,6 +153,18 @@ def read_prefixes(path: Path) -> list[Triple]:
     return found
 
 
+def cut_notes(
+    cfg: Config, encoder: PrefixSuffixEncoder, lm: LanguageModel, prefixes: Sequence[str]
+) -> list[str]:
+    """What language model and ranker do not read of the prefixes, in words; nothing if all fit."""
+    ids = [lm.token_ids(prefix, special=True) for prefix in prefixes]
+    note = cut_note(lm, ids, cfg.decode.max_tokens)
+    room, marked = encoder.lengths["prefix"], [MARKERS["prefix"] + text for text in prefixes]
+    long = sum(len(row) > room for row in encoder.tokenizer(marked)["input_ids"])
+    ranked = f"{long} of {len(prefixes)} prefixes are too long: the ranker reads their first {room} tokens"
+    return [*([note] if note else []), *([ranked] if long else [])]
+
+
 def method_figure(metrics: dict[str, float]) -> Any:
     """Bars of repetition, overlap and, where it was computed, MAUVE; a line marks human texts."""
     from matplotlib.figure import Figure
@@ -153,6 +186,14 @@ def method_figure(metrics: dict[str, float]) -> Any:
         axes.set_title(titles[end], fontsize=9)
         axes.tick_params(labelsize=8)
     return figure
+
+
+def _check_pair(cfg: Config, methods: Sequence[str]) -> None:
+    pair = cfg.decode.ab_pair
+    if pair and not (len(pair) == 2 and {*pair} <= {*methods}):
+        raise UserError(
+            f"decode.ab_pair={pair}: choose two of {', '.join(methods)}, or none by decode.ab_pair=[]"
+        )
 
 
 def _held_back(cfg: Config) -> list[Triple]:

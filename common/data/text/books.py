@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from common.config import UserError
+from common.damage import reading
 from common.data.lookup import bundled
 from common.data.samplers import sample_rng
 from common.data.splits import book_split, stable_fraction
@@ -178,7 +179,7 @@ def read_book_folder(folder: Path) -> Iterator[Chapter]:
     Paragraphs are separated by blank lines.
 
     Raises:
-        UserError: no such folder, or no text files in it.
+        UserError: no such folder, no text files in it, or one that is not in UTF-8.
     """
     paths = sorted(folder.glob("*.txt")) if folder.is_dir() else []
     if not paths:
@@ -187,7 +188,8 @@ def read_book_folder(folder: Path) -> Iterator[Chapter]:
             "validation and test folders (github.com/google-deepmind/pg19, 11 GB)"
         )
     for path in paths:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        with reading(path, "text file in UTF-8"):
+            text = path.read_text(encoding="utf-8")
         yield _chapter(path.stem, "", re.split(r"\n\s*\n", text))
 
 

@@ -1,19 +1,22 @@
 """Blind A/B comparison of texts by people: the form, the answers, majority and agreement."""
 
 import csv
+import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from common.config import UserError
+from common.data.offline import content_digest
 from common.data.samplers import sample_rng
 from common.data.tables import read_csv
 
-COLUMNS = ("Prefix", "First", "Second", "Order", "InstanceNum")
+COLUMNS = ("InstanceNum", "Prefix", "First", "Second", "Choice", "Explanation")
+FORM, KEY = "ab_form.csv", "ab_key.csv"
 CHOICE = re.compile(r"^\W*(?:text\s*)?(1|2|first|second)\b", re.I)
 _ORDER_STREAM = 62
 
@@ -31,13 +34,14 @@ class Answer:
 def write_form(
     path: Path, prefixes: Sequence[str], systems: Mapping[str, Sequence[str]], seed: int = 0
 ) -> int:
-    """Write a CSV with two continuations of each prefix in random order.
+    """Write a CSV with two continuations of each prefix in random order, and the key beside it.
 
-    The columns are those of the RankGen release (``Prefix, First, Second, Order, InstanceNum``).
-    ``Order`` names the systems; hide it from the raters.
+    The form (``InstanceNum, Prefix, First, Second`` and empty ``Choice`` and ``Explanation``) names
+    no system. ``ab_key.csv`` beside it (``InstanceNum, Order``) does, and stays with the
+    experimenter; it keeps the instances of earlier forms, which have other names (see `form_name`).
 
     Args:
-        path: the file.
+        path: the form; see `place_form` for one that is there already.
         prefixes: N texts.
         systems: two names, each with N continuations.
         seed: of the order.
@@ -51,18 +55,40 @@ def write_form(
     if len(systems) != 2 or any(len(texts) != len(prefixes) for texts in systems.values()):
         raise UserError("an A/B form needs two systems with one continuation per prefix")
     names = list(systems)
-    rows = []
+    own = form_name([*names, str(seed), *prefixes, *(t for name in names for t in systems[name])])
+    rows, orders = [], {}
     for i, prefix in enumerate(prefixes):
         order = shuffled(names, seed, i)
         first, second = (systems[name][i] for name in order)
         if first != second:
-            rows.append([prefix, first, second, ",".join(order), i])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
+            rows.append([f"{own}-{i}", prefix, first, second, "", ""])
+            orders[f"{own}-{i}"] = ",".join(order)
+    place_form(path, COLUMNS, rows)
+    key = path.with_name(KEY)
+    known = _read_key(key) if key.is_file() else {}
+    _write_csv(key, ("InstanceNum", "Order"), list((known | orders).items()))
     return len(rows)
+
+
+def form_name(texts: Iterable[str]) -> str:
+    """What the rows of a form are named after: its content, so that no other form's key fits them."""
+    return f"f{content_digest(texts)[:8]}"
+
+
+def place_form(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a form, whose first column names its rows.
+
+    The same form that is there already stays as it is, since it may have been filled in; another
+    one is renamed (``ab_form-<name>.csv``).
+    """
+    old = [row.get(columns[0], "") for row in read_csv(path)] if path.is_file() else []
+    if old and set(old) <= {row[0] for row in rows}:
+        return
+    if old:
+        name = f"{path.stem}-{old[0].rpartition('-')[0] or 'old'}"
+        names = (f"{name}{n or ''}{path.suffix}" for n in itertools.count())
+        path.rename(next(p for p in map(path.with_name, names) if not p.exists()))
+    _write_csv(path, columns, rows)
 
 
 def shuffled(names: Sequence[str], seed: int, item: int) -> list[str]:
@@ -70,15 +96,20 @@ def shuffled(names: Sequence[str], seed: int, item: int) -> list[str]:
     return [names[j] for j in sample_rng(seed, 0, item, _ORDER_STREAM).permutation(len(names))]
 
 
-def read_answers(path: Path) -> list[Answer]:
+def read_answers(path: Path, key: Path | None = None) -> list[Answer]:
     """Answers of raters, one row each.
 
-    Either of our form with the columns ``InstanceNum``, ``Order``, ``Choice`` (1 or 2) and
-    ``Explanation``, or the crowd-sourcing export of the RankGen release (``HITId``,
-    ``Input.Order``, ``Answer.utterance``), whose free text begins with the choice.
+    Either our form with ``InstanceNum``, ``Choice`` (1 or 2) and ``Explanation``, whose systems
+    are in its key (or in a column ``Order``), or the crowd-sourcing export of the RankGen release
+    (``HITId``, ``Input.Order``, ``Answer.utterance``), whose free text begins with the choice.
+
+    Args:
+        path: the answers.
+        key: of the form; None: ``ab_key.csv`` beside the answers.
 
     Raises:
-        UserError: missing file or columns, or a row without a choice.
+        UserError: missing file, key or columns, an instance that the key lacks, or a row without a
+            choice.
     """
     rows = read_csv(path)
     if not rows:
@@ -86,8 +117,10 @@ def read_answers(path: Path) -> list[Answer]:
     names = ("HITId", "Input.Order", "Answer.utterance")
     if not set(names) <= rows[0].keys():
         names = ("InstanceNum", "Order", "Choice")
-        if not set(names) <= rows[0].keys():
-            raise UserError(f"{path} needs the columns {', '.join(names)}")
+        if not {"InstanceNum", "Choice"} <= rows[0].keys():
+            raise UserError(f"{path} needs the columns InstanceNum and Choice")
+        if "Order" not in rows[0]:
+            _add_orders(rows, path, key or path.with_name(KEY))
     found = []
     for number, row in enumerate(rows, start=2):
         text = row[names[2]]
@@ -160,6 +193,31 @@ def fleiss_kappa(counts: Sequence[Sequence[int]]) -> float:
     agree = ((table * (table - 1)).sum(1) / (raters * (raters - 1))).mean()
     chance = float(np.square(table.sum(0) / table.sum()).sum())
     return float((agree - chance) / (1 - chance)) if chance < 1 else float("nan")
+
+
+def _add_orders(rows: Sequence[dict[str, str]], path: Path, key: Path) -> None:
+    orders = _read_key(key)
+    for number, row in enumerate(rows, start=2):
+        if row["InstanceNum"] not in orders:
+            raise UserError(
+                f"{path}, row {number}: {key} has no instance {row['InstanceNum']!r}: put the key "
+                "that was written with this form beside the answers"
+            )
+        row["Order"] = orders[row["InstanceNum"]]
+
+
+def _read_key(key: Path) -> dict[str, str]:
+    if not key.is_file():
+        raise UserError(f"{key} is missing: it was written beside the form and names the systems")
+    return {row["InstanceNum"]: row["Order"] for row in read_csv(key, ["InstanceNum", "Order"])}
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
 def _names(answers: Sequence[Answer]) -> str:

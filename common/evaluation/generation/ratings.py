@@ -1,6 +1,5 @@
 """Blind rating of texts by people: the form, its key, and scores by language beside the human text."""
 
-import csv
 import json
 import math
 from collections import defaultdict
@@ -12,7 +11,7 @@ import numpy as np
 
 from common.config import UserError
 from common.data.tables import read_csv
-from common.evaluation.generation.preference import shuffled
+from common.evaluation.generation.preference import form_name, place_form, shuffled
 from common.evaluation.statistics import paired_bootstrap
 
 CRITERIA = ("coherence", "fluency", "informativeness")
@@ -33,7 +32,7 @@ class RatingItem:
 class Rating:
     """What one rater gave one text."""
 
-    item: int
+    item: str  # form and number of the prefix
     language: str
     system: str
     scores: Mapping[str, float]  # by criterion
@@ -43,11 +42,12 @@ def write_rating_form(form: Path, key: Path, items: Sequence[RatingItem], seed: 
     """Write a CSV with one text a row, the systems of an item in random order, and its key.
 
     The form (``Text, Language, Prefix, Continuation`` and an empty column for each criterion) names
-    no system; the key (JSON, text number -> item, language, system) stays with the experimenter.
+    no system; the key (JSON, text -> item, language, system) stays with the experimenter. Texts are
+    named after the form's content, so one key holds any number of forms.
 
     Args:
-        form: what raters fill in.
-        key: what `read_ratings` needs.
+        form: what raters fill in; see `place_form` for one that is there already.
+        key: what `read_ratings` needs; the texts of this form join those that it holds.
         items: each with the human text among its systems.
         seed: of the orders.
 
@@ -60,47 +60,44 @@ def write_rating_form(form: Path, key: Path, items: Sequence[RatingItem], seed: 
     names = sorted(items[0].texts) if items else []
     if HUMAN not in names or any(sorted(item.texts) != names for item in items):
         raise UserError(f"a rating form needs items with the same systems, '{HUMAN}' among them")
+    own = form_name(
+        [str(seed), *(text for i in items for text in (i.language, i.prefix, *_flat(i.texts)))]
+    )
     rows: list[list[str]] = []
-    known: dict[str, dict[str, int | str]] = {}
+    known: dict[str, dict[str, str]] = _read_key(key) if key.is_file() else {}
     for number, item in enumerate(items):
         for name in shuffled(names, seed, number):
-            text = str(len(rows) + 1)
+            text = f"{own}-{len(rows) + 1}"
             rows.append([text, item.language, item.prefix, item.texts[name], *[""] * len(CRITERIA)])
-            known[text] = {"item": number, "language": item.language, "system": name}
-    form.parent.mkdir(parents=True, exist_ok=True)
-    with form.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["Text", "Language", "Prefix", "Continuation", *CRITERIA])
-        writer.writerows(rows)
+            known[text] = {"item": f"{own}-{number}", "language": item.language, "system": name}
+    place_form(form, ["Text", "Language", "Prefix", "Continuation", *CRITERIA], rows)
     key.write_text(json.dumps(known, indent=1), encoding="utf-8")
     return len(rows)
 
 
-def read_ratings(path: Path, key: Path) -> list[Rating]:
-    """Ratings of a form that was filled in, or of several in one file.
+def read_ratings(forms: Sequence[Path], key: Path) -> list[Rating]:
+    """Ratings of forms that were filled in; those of several raters may stand in one file.
 
     Rows without any score are passed over: a rater need not do all.
 
     Raises:
-        UserError: missing files or columns, an unknown text, or a score off the scale.
+        UserError: missing files or columns, a text of another form, or a score off the scale.
     """
-    if not key.is_file():
-        raise UserError(f"{key} is missing: it was written beside the form")
-    try:
-        known = json.loads(key.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{key} is no key of a rating form: {error}") from error
-    found = []
-    for number, row in enumerate(read_csv(path, ["Text", *CRITERIA]), start=2):
-        if not any(row[name].strip() for name in CRITERIA):
-            continue
-        if row["Text"] not in known:
-            raise UserError(f"{path}, row {number}: the key has no text {row['Text']!r}")
-        own = known[row["Text"]]
-        scores = {name: _score(row[name], f"{path}, row {number}, {name}") for name in CRITERIA}
-        found.append(Rating(own["item"], own["language"], own["system"], scores))
+    known, found = _read_key(key), []
+    for path in forms:
+        for number, row in enumerate(read_csv(path, ["Text", *CRITERIA]), start=2):
+            if not any(row[name].strip() for name in CRITERIA):
+                continue
+            if row["Text"] not in known:
+                raise UserError(
+                    f"{path}, row {number}: {key} has no text {row['Text']!r}: name the key that "
+                    "was written with this form"
+                )
+            own = known[row["Text"]]
+            scores = {name: _score(row[name], f"{path}, row {number}, {name}") for name in CRITERIA}
+            found.append(Rating(own["item"], own["language"], own["system"], scores))
     if not found:
-        raise UserError(f"{path} holds no ratings")
+        raise UserError(f"{', '.join(map(str, forms))} holds no ratings")
     return found
 
 
@@ -114,7 +111,7 @@ def rating_metrics(ratings: Sequence[Rating], seed: int = 0) -> dict[str, float]
         ``<language>_<system>_<criterion>``, with ``_minus_human`` (and its ``_low`` and ``_high``)
         for systems; the criterion "overall" is the mean of the others.
     """
-    by_text: dict[tuple[str, str, int], list[Mapping[str, float]]] = defaultdict(list)
+    by_text: dict[tuple[str, str, str], list[Mapping[str, float]]] = defaultdict(list)
     for rating in ratings:
         full = {**rating.scores, "overall": float(np.mean(list(rating.scores.values())))}
         by_text[rating.language, rating.system, rating.item].append(full)
@@ -143,6 +140,20 @@ def rating_metrics(ratings: Sequence[Rating], seed: int = 0) -> dict[str, float]
                     f"{key}_minus_human_high": interval.high,
                 }
     return metrics
+
+
+def _flat(texts: Mapping[str, str]) -> list[str]:
+    return [part for name in sorted(texts) for part in (name, texts[name])]
+
+
+def _read_key(key: Path) -> dict[str, dict[str, str]]:
+    if not key.is_file():
+        raise UserError(f"{key} is missing: it was written beside the form")
+    try:
+        known: dict[str, dict[str, str]] = json.loads(key.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{key} is no key of a rating form: {error}") from error
+    return known
 
 
 def _score(text: str, where: str) -> float:

@@ -14,6 +14,7 @@ from common.engine.run import load_module, module_of_run, prepare, train
 from common.engine.workspace import Workspace
 from common.evaluation.generation.ngram_model import NgramModel
 from projects.contrastive_search import baselines, build
+from projects.contrastive_search import evaluate as own
 from projects.contrastive_search.data import Passage, passages
 from projects.contrastive_search.evaluate import (
     group_places,
@@ -80,6 +81,42 @@ def test_without_training_a_run_is_the_model_off_the_shelf_and_can_be_exported(t
     own = experiment.embed(load_module(experiment, tmp_path / "export").eval())
     torch.testing.assert_close(own["logits"], experiment.embed(module)["logits"])
     assert "untrained_isotropy" not in json.loads((run / "metrics.json").read_text())
+
+
+def test_mauve_compares_pairs_of_one_length(monkeypatch):
+    """Guards the sheet's rule: human first, both cut to the shorter of a pair, pairs with an empty side dropped."""
+    lm, seen = tiny_lm(), []
+    words = [lm.token_ids(text) for text in ("the state of the world", "he was", "a man")]
+    lm.features = lambda texts: seen.append(texts) or torch.zeros(len(texts), 2)
+    monkeypatch.setattr(
+        own.measures, "mauve", lambda human, machine: 0.5 * len(human) / len(machine)
+    )
+    prefix = lm.token_ids("so")
+    texts = [
+        Passage("1", prefix, words[0]),
+        Passage("1", prefix, words[2]),
+        Passage("2", prefix, words[1]),
+    ]
+    new = [words[1][:2], [], words[0]]
+    assert own.mauve(config(), lm, texts, new) == 0.5
+    text_of = lm.tokenizer.decode
+    assert seen == [
+        [text_of(words[0][:2]), text_of(words[1])],
+        [text_of(words[1][:2]), text_of(words[0][: len(words[1])])],
+    ]
+    with pytest.raises(UserError, match="needs references"):
+        own.mauve(config(), lm, [Passage("1", prefix, [])], [words[0]])
+
+
+def test_item_15_open_ended_measures_every_decoder_off_the_shelf(tmp_path, lm_folder):
+    """Checklist 15: the fourth runner, no training and no run."""
+    cfg = config(f"model.pretrained={lm_folder}", "model.config=null", *QUICK)
+    workspace = Workspace(tmp_path / "task", "contrastive_search", "smoke")
+    found = build(cfg).tasks["open_ended"](workspace)
+    assert found["diversity"] == found["contrastive_diversity"]
+    assert {"greedy_coherence", "human_diversity", "isotropy"} <= found.keys()
+    assert json.loads((tmp_path / "task/metrics.json").read_text()) == pytest.approx(found)
+    assert "greedy_coherence" in (tmp_path / "task/metrics.md").read_text()
 
 
 def test_passages_come_evenly_from_held_back_chapters():

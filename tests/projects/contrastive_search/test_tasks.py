@@ -27,6 +27,9 @@ def test_decode_continues_a_user_s_prompts_and_goes_on_where_it_stopped(
     """Any model, a text file: texts of all methods, a gallery for the report, an A/B form."""
     (tmp_path / "prompts.txt").write_text("the state of the world\n\nhe was\n", encoding="utf-8")
     words = [f"decode.file={tmp_path}/prompts.txt", f"decode.model={lm_folder}", FEW]
+    with pytest.raises(UserError, match=r"decode\.ab_pair: choose two of contrastive, greedy"):
+        build(config(*words, "decode.ab_pair=[contrastive,human]")).tasks["decode"](place(tmp_path))
+    assert not (tmp_path / "task/decoded").exists()  # refused before anything is decoded
     cfg = config(*words, "decode.ab_pair=[contrastive,greedy]")
     workspace = place(tmp_path)
     found = build(cfg).tasks["decode"](workspace)
@@ -39,7 +42,9 @@ def test_decode_continues_a_user_s_prompts_and_goes_on_where_it_stopped(
     assert "> he was" in page
     assert "**contrastive:**" in page
     assert (tmp_path / "task/gallery/continuations/gallery.json").is_file()
-    assert (tmp_path / "task/ab_form.csv").is_file()
+    form, key = ((tmp_path / f"task/ab_{name}.csv").read_text() for name in ("form", "key"))
+    assert "contrastive" not in form
+    assert "contrastive,greedy" in key or "greedy,contrastive" in key
     (part,) = (tmp_path / "task/decoded").iterdir()
     kept = sorted(p for p in part.rglob("*") if p.is_file())
     before = [p.stat().st_mtime_ns for p in kept]
@@ -48,6 +53,39 @@ def test_decode_continues_a_user_s_prompts_and_goes_on_where_it_stopped(
     again = tasks.row_function(cfg, tasks.LanguageModel.from_pretrained(lm_folder))
     rows = again(["he was"], [RowSeed(cfg.seed, 1)])
     assert rows[0]["contrastive"] == texts[1]["contrastive"]
+
+
+def test_other_weights_of_one_name_are_decoded_anew(tmp_path):
+    """Guards against old texts of a model that was trained again, or exported again, in its folder."""
+    (tmp_path / "prompts.txt").write_text("he was\n", encoding="utf-8")
+    lm = tiny_lm()
+    lm.tokenizer.save_pretrained(tmp_path / "lm")
+    words = [
+        f"decode.file={tmp_path}/prompts.txt",
+        f"decode.model={tmp_path}/lm",
+        "eval.methods=[greedy]",
+    ]
+    cfg, texts = config(*words), []
+    for change in (1.0, -1.0):
+        lm.model.transformer.wte.weight.data *= change
+        lm.model.transformer.wte.weight.data += change
+        lm.model.save_pretrained(tmp_path / "lm")
+        build(cfg).tasks["decode"](place(tmp_path))
+        texts.append(json.loads((tmp_path / "task/continuations.json").read_text())[0]["greedy"])
+    assert texts[0] != texts[1]
+
+
+def test_prompts_that_are_cut_are_counted(tmp_path, lm_folder):
+    """Guards against a model that reads a part of a prompt while the whole one is shown."""
+    (tmp_path / "prompts.txt").write_text("he was\n" + "the state of the world " * 60)
+    words = [
+        f"decode.file={tmp_path}/prompts.txt",
+        f"decode.model={lm_folder}",
+        "eval.methods=[greedy]",
+    ]
+    build(config(*words, "decode.new_tokens=20")).tasks["decode"](place(tmp_path))
+    notes = (tmp_path / "task/notes.txt").read_text()
+    assert "1 of 2 prompts are too long: the language model reads their last 140 tokens" in notes
 
 
 def test_item_13_isotropy_of_any_list_of_models_and_languages_is_one_table(tmp_path, lm_folder):
@@ -99,9 +137,8 @@ def test_item_15_few_shot_runners(files, lm_folder, task, metric, monkeypatch):
     def answered(cfg, lm, texts, workspace, *, stop):
         prompts.extend(texts)
         assert stop == "\n"
-        return {
-            "contrastive": ["a Summarization: sea."[13 if task == "translation" else 0 :], "man"]
-        }
+        first = "a Summarization: sea."[13 if task == "translation" else 0 :]
+        return {"contrastive": [[first, "man"]]}
 
     monkeypatch.setattr(runners, "answers", answered)
     words = task_words(
@@ -110,10 +147,41 @@ def test_item_15_few_shot_runners(files, lm_folder, task, metric, monkeypatch):
     found = getattr(runners, task)(config(*words), place(files))
     assert prompts == [f"c2=2.c3=3.{item['context']}" for item in ARTICLES]
     assert f"contrastive_{metric}" in found
-    rows = json.loads((files / "task/predictions_contrastive.json").read_text())
+    rows = json.loads((files / "task/2-shot-split-2/predictions_contrastive.json").read_text())
     if task == "summarisation":
         assert [row["prediction"] for row in rows] == ["sea.", "man"]
         assert found["contrastive_rougeL"] == pytest.approx(100.0)
+
+
+def test_item_15_splits_and_draws_are_averaged(files, lm_folder, monkeypatch):
+    """Guards the paper's means over three draws of shots and of samples; no call overwrites another's files."""
+    prompts = []
+
+    def answered(cfg, lm, texts, workspace, *, stop):
+        prompts.append(texts[0])
+        drawn = [["sea.", "man."], ["sea.", "x"]] if len(prompts) < 3 else [["x", "x"], ["x", "x"]]
+        return {"nucleus": drawn, "greedy": [["sea.", "man."]]}
+
+    monkeypatch.setattr(runners, "answers", answered)
+    for i in (1, 2):
+        (files / f"one-{i}.json").write_text(
+            json.dumps([{"context": f"file{i}=", "completion": "."}])
+        )
+    words = task_words(files, lm_folder, "runner.file=items.json", "runner.num_shots=1")
+    found = runners.summarisation(
+        config(*words, "runner.shots_file=one-{split}.json", "runner.splits=[1,2]"), place(files)
+    )
+    assert [text.split(".")[0] for text in prompts] == ["file1=", "file2="]
+    assert found["nucleus_rouge1"] == pytest.approx((100 + 50 + 100 + 50) / 4)
+    assert found["nucleus_rouge1_std"] == pytest.approx(50 / 3**0.5)
+    assert (found["greedy_rouge1"], found["greedy_rouge1_std"]) == (100.0, 0.0)
+    folder = files / "task/1-shot-split-1-2"
+    rows = json.loads((folder / "predictions_nucleus.json").read_text())
+    assert [(row["split"], row["draw"]) for row in rows[::2]] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    before = (folder / "metrics.json").read_text()
+    runners.summarisation(config(*words, "runner.split=3"), place(files))
+    assert (folder / "metrics.json").read_text() == before
+    assert (files / "task/1-shot-split-3/metrics.json").read_text() != before
 
 
 def test_item_15_prompts_begin_with_the_start_token_and_answers_end_at_the_line(monkeypatch):
@@ -129,10 +197,30 @@ def test_item_15_prompts_begin_with_the_start_token_and_answers_end_at_the_line(
     found = runners.answers(
         config("eval.methods=[greedy]"), lm, ["the man"], place_nowhere(), stop="e"
     )
-    assert found == {"greedy": [" y"]}
+    assert found == {"greedy": [[" y"]]}
     ((rows, stop),) = seen
     assert rows[0][0] == lm.tokenizer.bos_token_id != rows[0][1]
     assert stop == "e"
+
+
+def test_item_15_a_cut_prompt_keeps_its_start_token_and_samplers_their_draws(tmp_path, monkeypatch):
+    """Guards against shots that push out the start token unseen, and against one draw for three."""
+    lm, seen = tiny_lm(), {}
+    lm.tokenizer.bos_token = "[CLS]"
+    lm.continue_ids = lambda rows, policy, rngs, *a, **k: (
+        seen.setdefault(policy.strategy, rows) and [[int(rng.integers(5, 300))] for rng in rngs]
+    )
+    cfg = config("eval.methods=[greedy,nucleus]", "eval.draws=3", "runner.new_tokens=20")
+    found = runners.answers(cfg, lm, ["the man", "the state of the world " * 60], place(tmp_path))
+    assert [len(draws) for draws in found.values()] == [1, 3]
+    assert len({texts[0] for texts in found["nucleus"]}) > 1
+    short, cut = seen["greedy"]
+    assert (short[0], cut[0], len(cut)) == (
+        lm.tokenizer.bos_token_id,
+        lm.tokenizer.bos_token_id,
+        140,
+    )
+    assert "1 of 2 prompts are too long" in (tmp_path / "task/notes.txt").read_text()
 
 
 def place_nowhere():
@@ -145,7 +233,10 @@ def test_item_15_code_runner_cuts_runs_and_writes_what_the_harness_reads(
     """Checklist 15: stop rules, pass@1 only where programs may run, samples for the official harness."""
     monkeypatch.setattr(
         runners, "answers",
-        lambda *_, **__: {"greedy": ["    return 1\n\ndef two(): broken("], "beam": ["    return 2"]},
+        lambda *_, **__: {
+            "greedy": [["    return 1\n\ndef two(): broken("]], "beam": [["    return 2"]],
+            "nucleus": [["    return 1"], ["    return 2"], ["    return 3"]],
+        },
     )  # fmt: skip
     words = task_words(files, lm_folder, "runner.file=code.jsonl")
     found = runners.code(config(*words), place(files))
@@ -154,6 +245,8 @@ def test_item_15_code_runner_cuts_runs_and_writes_what_the_harness_reads(
     assert json.loads(sample) == {"task_id": "T/0", "completion": "    return 1"}
     found = runners.code(config(*words, "runner.execute=true"), place(files))
     assert (found["greedy_pass_at_1"], found["beam_pass_at_1"]) == (100.0, 0.0)
+    assert found["nucleus_pass_at_1"] == pytest.approx(100 / 3)
+    assert len((files / "task/samples_nucleus.jsonl").read_text().splitlines()) == 3
     assert not passes("while True: pass", timeout=1)
 
 
@@ -182,12 +275,13 @@ def test_item_16_blind_form_and_paired_scores_by_language(tmp_path):
     rows = list(csv.DictReader(text.splitlines()))
     key = json.loads((form.parent / "rating_key.json").read_text())
     assert len(rows) == len(key) == 18
-    orders = {tuple(key[str(3 * i + j + 1)]["system"] for j in range(3)) for i in range(6)}
+    systems = [key[row["Text"]]["system"] for row in rows]
+    orders = {tuple(systems[3 * i : 3 * i + 3]) for i in range(6)}
     assert len(orders) > 1
     given = {"human": 4, "contrastive": 3, "nucleus": 1}
     for number, row in enumerate(rows):
         own = key[row["Text"]]
-        extra = own["item"] == 0 and own["system"] == "contrastive"
+        extra = own["item"].endswith("-0") and own["system"] == "contrastive"
         row |= dict.fromkeys(CRITERIA, str(given[own["system"]] + extra))
         if number == 17:
             row |= dict.fromkeys(CRITERIA, "")  # a rater may leave texts out
@@ -210,6 +304,55 @@ def test_item_16_blind_form_and_paired_scores_by_language(tmp_path):
         human.ratings(config(f"human.form={filled}"), place(tmp_path, "task-ratings"))
     with pytest.raises(UserError, match=r"set human\.form"):
         human.ratings(config(), place(tmp_path))
+
+
+def test_item_16_forms_of_several_languages_are_one_table_under_one_key(tmp_path, lm_folder):
+    """Guards against ratings that a later form's key ascribes to other systems, silently."""
+    give = {"human": 5, "contrastive": 1}
+    task, filled = place(tmp_path, "task-rating_form"), tmp_path / "filled"
+    filled.mkdir()
+
+    def form(language, *words):
+        small = ["human.num_items=2", "eval.methods=[contrastive]", "eval.new_tokens=6"]
+        lm = [f"model.pretrained={lm_folder}", "model.config=null"]
+        return human.rating_form(config(*small, *lm, f"eval.language={language}", *words), task)
+
+    def rate(path):
+        key = json.loads((path.parent / "rating_key.json").read_text())
+        rows = list(csv.DictReader(path.read_text().splitlines()))
+        for row in rows:
+            row |= dict.fromkeys(CRITERIA, str(give[key[row["Text"]]["system"]]))
+        with (filled / path.name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+        return filled / path.name
+
+    english = rate(form("en"))
+    german = form("de", "seed=5")  # written before the English one is read
+    found = human.ratings(config(f"human.form={english}"), place(tmp_path, "task-ratings"))
+    assert (found["en_human_overall"], found["en_contrastive_overall"]) == (5, 1)
+    rate(german)
+    both = human.ratings(config(f"human.form={filled}"), place(tmp_path, "task-ratings"))
+    assert (
+        both["de_contrastive_overall_minus_human"]
+        == both["en_contrastive_overall_minus_human"]
+        == -4
+    )
+    german.write_text(text := (filled / german.name).read_text())
+    form("de", "seed=5")
+    assert (
+        german.read_text() == text
+    )  # filled in where it lies: the same form is no reason to lose it
+    form("de", "seed=6")
+    (aside,) = german.parent.glob("rating_form-de-*.csv")
+    assert aside.read_text() == text
+    assert german.read_text() != text
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(UserError, match="has no text"):
+        human.ratings(
+            config(f"human.form={english}", f"human.key={tmp_path}/other.json"), place(tmp_path)
+        )
 
 
 @pytest.mark.parametrize(

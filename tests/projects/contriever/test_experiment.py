@@ -21,7 +21,7 @@ from common.engine.workspace import Workspace
 from common.families.retrieval.evaluation import evaluate_beir
 from common.families.retrieval.finetuning import questions
 from projects.contriever import baselines, build
-from projects.contriever.data import token_streams
+from projects.contriever.data import question_data, token_streams
 from projects.contriever.evaluate import evaluate
 from projects.contriever.stages import recipe_of
 from tests.projects.contriever.conftest import config, module_of
@@ -328,6 +328,49 @@ def test_tokenize_writes_shards_that_training_reads(tmp_path):
     assert train("contriever", "smoke", [f"runs_dir={tmp_path}", f"data.root={tmp_path}", *sources])
     with pytest.raises(UserError, match="TASK=tokenize"):
         open_shards(tmp_path / "nowhere")
+
+
+def test_tokenize_follows_a_text_file_that_has_changed(tmp_path):
+    """Guards against shards of old lines: lines added to a short last shard, edited, or taken away."""
+    text, lines = tmp_path / "x.txt", [f"people of the world {i}" for i in range(8)]
+    words = [f"tokenize.input={text}", f"tokenize.output={tmp_path}/x", "tokenize.shard_lines=3"]
+    tokenizer = recipe_of(config()).build().tokenizer
+
+    def run(count):
+        text.write_text("\n".join(lines[:count]))
+        task = Workspace(tmp_path / "task")
+        build(config(*words)).tasks["tokenize"](task)
+        found = [i for path in sorted((tmp_path / "x").glob("x-*.npy")) for i in np.load(path)]
+        wanted = tokenizer(lines[:count], add_special_tokens=False)["input_ids"]
+        assert found == [i for row in wanted for i in row]
+        return (tmp_path / "task/notes.txt").read_text().splitlines()[-1]
+
+    assert run(7).endswith("0 shards were there and are kept")
+    assert run(7).endswith("3 shards were there and are kept")
+    assert "2 shards were there and are kept, 1 were written anew" in run(8)
+    lines[0] = "other words"
+    assert "2 shards were there and are kept, 1 were written anew" in run(8)
+    assert "2 shards were there and are kept, 1 beyond the end" in run(6)
+    np.save(tmp_path / "x/y-00000.npy", np.zeros(3, dtype=np.uint16))
+    assert "1 shards of other text files lie there" in run(6)  # training reads them too
+    with pytest.raises(UserError, match="holds no text"):
+        run(0)
+    assert len(open_shards(tmp_path / "x")) == 3  # nothing was removed for a file that was emptied
+
+
+def test_questions_without_a_positive_are_counted(full_run, tmp_path):
+    """Guards against a file that shrinks without a word, for mining and for fine-tuning."""
+    rows = [
+        {"question": f"q {i}", "positive_ctxs": [{"text": f"text {i}"}] * (i > 0)} for i in range(4)
+    ]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cfg = config(f"runs_dir={full_run.parents[2]}", "mine.run=full", f"data.root={tmp_path}",
+                 "finetune.file=q.jsonl", "finetune.num_negatives=1")  # fmt: skip
+    said = "q.jsonl: 1 of 4 questions have no positive passage"
+    build(cfg).tasks["mine"](Workspace(tmp_path / "task", "contriever", "smoke"))
+    assert said in (tmp_path / "task/notes.txt").read_text()
+    with pytest.warns(UserWarning, match=said):
+        question_data(cfg, recipe_of(cfg).build())
 
 
 def test_tokenize_refuses_what_would_lose_or_mix_texts(tmp_path):

@@ -10,6 +10,7 @@ from PIL import Image
 from common.config import UserError
 from common.data.image.files import imagenet100_synsets
 from common.engine.check import inspect
+from common.engine.optim import scaled_optim
 from common.engine.run import train
 from common.engine.tracking import read_metrics
 from common.engine.workspace import Workspace
@@ -17,7 +18,7 @@ from projects.dcl import build
 from projects.dcl.data import build_data, image_part, num_samples
 from projects.dcl.evaluate import batch_npc, mechanism, two_views
 from projects.dcl.module import DCL
-from projects.dcl.sensitivity import cells, run_sensitivity, table
+from projects.dcl.sensitivity import base_steps, cells, run_sensitivity, table
 from tests.projects.dcl.conftest import HOSTS, LOSSES, config, random_views
 
 OPEN = "paper_imagenet100"
@@ -242,6 +243,77 @@ def test_item_13_runner_reports_mean_and_spread_per_loss(tmp_path):
     assert (workspace.path / "sensitivity.md").exists()
     assert run_sensitivity(cfg, workspace, fake) == result
     assert len(calls) == 9  # nothing is trained twice
+
+
+def test_item_13_other_settings_are_trained_anew(tmp_path):
+    """Guards against old runs that answer for other settings; what no result hangs on is no other setting."""
+    calls = []
+
+    def fake(project, name, overrides):
+        values = dict(word.split("=", 1) for word in overrides)
+        calls.append(values["run_id"])
+        folder = tmp_path / "task/runs" / project / name / values["run_id"]
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(
+            json.dumps({"knn5_top1": len(calls)}), encoding="utf-8"
+        )
+        return folder
+
+    def run(*words):
+        cfg = config("sensitivity.temperatures=[0.5]", "sensitivity.losses=[dcl]", "sensitivity.batch_sizes=[]",
+                     "sensitivity.lr_factors=[]", "sensitivity.epoch_factors=[]", *words)  # fmt: skip
+        found = run_sensitivity(cfg, Workspace(tmp_path / "task", "dcl", "smoke"), fake)
+        return found["values"]["temperature"]["0.5"]["dcl"]
+
+    assert run() == [1.0]
+    for i, word in enumerate(["optim.lr=0.1", "data.image_size=12", "model.widths=[8,8]"], start=2):
+        assert run(word) == [i]
+    assert run() == [1.0]
+    assert run("tracking.wandb_project=other") == [1.0]
+    assert run("sensitivity.temperatures=[0.5,0.7]") == [1.0]
+    assert len(set(calls)) == len(calls) == 5  # the fifth is the further temperature
+
+
+def test_item_13_a_cell_is_scaled_once_and_warms_up_in_proportion():
+    """Guards equal budgets: the rate is not scaled twice, warm-up is a share of the steps, GPUs count."""
+    grid = cells(config(name="mini"))
+    for axis, setting, steps in (
+        ("batch_size", "128", 625),
+        ("epochs", "0.5", 2500),
+        ("lr", "3.0", 5000),
+    ):
+        own = config(*grid[axis][setting], name="mini")
+        assert (own.trainer.max_steps, own.optim.warmup_steps) == (steps, round(steps / 50))
+    scaled = ["optim.lr_scaling=sqrt", "optim.lr_batch=16"]
+    own = config(*scaled, *cells(config(*scaled, name="mini"))["batch_size"]["64"], name="mini")
+    assert scaled_optim(own.optim, 64).lr == pytest.approx(2 * own.optim.lr)
+    assert own.optim.lr == config(name="mini").optim.lr
+    one = base_steps(config("trainer.devices=1", name="paper"))
+    assert base_steps(config(name="paper")) == pytest.approx(one / 8, rel=1e-3)
+    words = ["trainer.accumulate_grad_batches=2", "trainer.allow_small_negatives=true"]
+    assert base_steps(config(*words, name="paper")) == pytest.approx(one / 16, rel=1e-3)
+
+
+def test_the_queue_is_an_axis_of_its_own():
+    """Evaluation: the curve over queue sizes of MoCo and MoCo-DCL."""
+    cfg = config("method.host=moco", "sensitivity.queue_sizes=[32,64]")
+    queue = cells(cfg)["queue_size"]
+    assert [config(*queue[size]).method.queue_size for size in ("32", "64")] == [32, 64]
+    with pytest.raises(UserError, match="needs method.host=moco"):
+        cells(config("sensitivity.queue_sizes=[32]"))
+
+
+def test_splits_with_other_classes_are_refused(tmp_path):
+    """Guards against ImageNet labels that are numbered by each split's own folders."""
+    for name in ("train/a", "train/b", "train/c", "val/a", "val/c"):
+        (tmp_path / "imagenet" / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "imagenet" / name / "x.JPEG")
+    cfg = config(f"data.root={tmp_path}", name="paper")
+    for part in ("train", "test"):
+        with pytest.raises(UserError, match=r"1 class folders .* \(b\)"):
+            image_part(cfg, part)
+    (tmp_path / "imagenet/val/b").mkdir()
+    assert image_part(cfg, "test").labels.tolist() == [0, 2]
 
 
 @pytest.mark.usefixtures("unrendered_figures")

@@ -1,20 +1,21 @@
 """Teachers of the miner, and overlap with evaluations."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from common.config import UserError, load
-from common.data.retrieval.records import read_task
+from common.data.retrieval.records import EmbeddingRecord, EmbeddingTask, read_task
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_transformer
 from common.engine.workspace import Workspace
 from common.export.instructed import save_instructed
 from projects.nv_embed.config import Config, ModelConfig
 from projects.nv_embed.overlap import overlap, overlapping
-from projects.nv_embed.tasks import mine
+from projects.nv_embed.tasks import collection, mine
 from projects.nv_embed.teachers import load_teacher
 from tests.projects.nv_embed.conftest import config, encoder
 
@@ -98,6 +99,8 @@ def test_what_is_no_teacher_is_named(tmp_path):
         load_teacher(str(tmp_path), MODEL)
 
 
+SETS = ["data.source=sets", "eval.tasks=[]", "eval.primary=[]", "data.mining.teacher=bm25",
+        "data.mining.ratio=null"]  # fmt: skip
 TESTED = ["I feel wonderful about the new garden today", "she was angry at the late train"]
 TRAINED = [
     "i feel  WONDERFUL about the new garden today",  # equal but for case and space
@@ -154,11 +157,27 @@ def test_negatives_are_mined_from_the_whole_corpus(tmp_path):
     queries = [{"_id": "q", "text": "red fox runs"}, {"_id": "r", "text": "whale"}]
     (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
     (tmp_path / "qrels/train.tsv").write_text("query-id\tcorpus-id\tscore\nq\ta\t1\nr\tc\t1\n")
-    cfg = config("data.source=sets", "eval.tasks=[]", "eval.primary=[]", "data.mining.teacher=bm25", "data.mining.ratio=null",
-                 f"data.sets={{msmarco: {{path: {tmp_path}}}}}")  # fmt: skip
+    cfg = config(*SETS, f"data.sets={{msmarco: {{path: {tmp_path}}}}}")
     folder = mine(cfg, Workspace(tmp_path / "run"), None)
+    shutil.copy(folder / "msmarco.jsonl", tmp_path)
+    words = [f"data.sets={{msmarco: {{path: {tmp_path}/msmarco.jsonl, layout: records}}}}",
+             f"data.mining.output={tmp_path}"]  # fmt: skip
+    with pytest.raises(UserError, match=r"another folder in data\.mining\.output"):
+        mine(config(*SETS, *words), Workspace(tmp_path / "run"), None)
     found = {r.query: r.negatives for r in read_task(folder / "msmarco.jsonl").records}
     assert found["red fox runs"][0] == passages["b"]
+
+
+def test_the_corpus_is_that_of_the_set_that_is_read(tmp_path, monkeypatch):
+    """Guards against a set that is read as named, while its corpus is looked for below the data root."""
+    (tmp_path / "beir").mkdir()
+    (tmp_path / "beir/corpus.jsonl").write_text('{"_id": "a", "title": "", "text": "here"}\n')
+    (tmp_path / "root/beir").mkdir(parents=True)
+    (tmp_path / "root/beir/corpus.jsonl").write_text('{"_id": "a", "title": "", "text": "other"}\n')
+    monkeypatch.chdir(tmp_path)
+    cfg = config(*SETS, "data.sets={msmarco: {path: beir}}", f"data.root={tmp_path}/root")
+    task = EmbeddingTask("msmarco", "retrieval", "find", [EmbeddingRecord("q", ("p",))], False)
+    assert collection(cfg, task) == ["p", "here"]
 
 
 def test_overlap_task_writes_the_sets_without_it(tmp_path):
@@ -194,6 +213,12 @@ def test_overlap_task_writes_the_sets_without_it(tmp_path):
     read = lambda name: [json.loads(line) for line in (folder / name).read_text().splitlines()]  # noqa: E731
     assert read("emotion.jsonl") == rows[2:]
     assert [row["query"] for row in read("nq.jsonl")] == TRAINED[2:]
+    (tmp_path / "link").symlink_to(tmp_path)
+    for place in (tmp_path, tmp_path / "link"):
+        with pytest.raises(UserError, match=r"name another folder in overlap\.output"):
+            run(files, f"overlap.output={place}")  # the only copy of a set is never overwritten
+    assert read(tmp_path / "emotion.jsonl") == rows
+    assert read(tmp_path / "nq.jsonl") == pairs
     with pytest.raises(UserError, match=r"overlap\.texts"):
         run()
     with pytest.raises(UserError, match="no set 'imdb'"):

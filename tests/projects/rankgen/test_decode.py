@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.config import UserError
 from common.decoding.language_model import Continuation
 from common.decoding.options import Policy
 from common.engine.workspace import Workspace
@@ -163,20 +164,36 @@ def test_truncation_reproduces_the_released_strings():
     assert tidy("no end of  a\nsentence") == "no end of a sentence"
 
 
+def test_the_key_of_the_task_is_found(tmp_path):
+    """Guards the way from TASK=decode to TASK=preference: answers elsewhere, the key where it was written."""
+    place = tmp_path / "task-decode"
+    write_form(place / "ab_form.csv", ["p"], {"nucleus": ["one."], "rerank": ["two."]})
+    with (place / "ab_form.csv").open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    choice = 1 if row["First"] == "two." else 2
+    (tmp_path / "filled.csv").write_text(f"InstanceNum,Choice\n{row['InstanceNum']},{choice}\n")
+    workspace = Workspace(tmp_path / "task-preference", "rankgen", "smoke")
+    cfg = config(f"preference.answers={tmp_path}/filled.csv")
+    assert tasks.preference(cfg, workspace)["vote_share"] == 1.0
+    (place / "ab_key.csv").unlink()
+    with pytest.raises(UserError, match="is missing"):
+        tasks.preference(cfg, workspace)
+
+
 def test_three_raters_by_majority(tmp_path):
     """Checklist 15: form out, choices and explanations in, majority vote and agreement."""
     pair = {"nucleus": ["one.", "two.", "three."], "rerank": ["a.", "b.", "c."]}
     assert write_form(tmp_path / "form.csv", ["p", "q", "r"], pair, seed=0) == 3
-    with (tmp_path / "form.csv").open(encoding="utf-8", newline="") as file:
+    with (tmp_path / "ab_key.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     votes = [("rerank",) * 3, ("rerank", "rerank", "nucleus"), ("nucleus",) * 3]
     with (tmp_path / "answers.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["InstanceNum", "Order", "Choice", "Explanation"])
+        writer.writerow(["InstanceNum", "Choice", "Explanation"])
         for row, chosen in zip(rows, votes, strict=True):
             for name in chosen:
                 choice = row["Order"].split(",").index(name) + 1
-                writer.writerow([row["InstanceNum"], row["Order"], choice, f"{name} fits"])
+                writer.writerow([row["InstanceNum"], choice, f"{name} fits"])
     workspace = Workspace(tmp_path / "task", "rankgen", "smoke")
     found = tasks.preference(config(f"preference.answers={tmp_path}/answers.csv"), workspace)
     assert found["majority_share"] == pytest.approx(2 / 3)

@@ -295,6 +295,19 @@ def test_halves_are_written_for_the_generator(tmp_path, books):
     assert found[0] | found[1] == {"four", "one", "three", "two"}
 
 
+def test_the_halves_do_not_take_each_other_s_place(tmp_path, books):
+    """Guards against a second TASK=windows that overwrites the first."""
+    workspace = Workspace(tmp_path / "task")
+    paths = {
+        write_windows(config(*books, f"window.half={h}"), workspace)
+        for h in ("generator", "ranker")
+    }
+    assert {path.name for path in paths} == {
+        "windows-books-generator.jsonl", "windows-books-ranker.jsonl",
+    }  # fmt: skip
+    assert all(path.is_file() for path in paths)
+
+
 @pytest.mark.usefixtures("one_book")
 def test_windows_of_the_paper():
     """Checklist 8: 256 words before, 10 to 128 after, at every sentence boundary."""
@@ -312,6 +325,10 @@ def test_windows_of_the_paper():
 def test_missing_books_and_models(tmp_path):
     with pytest.raises(UserError, match=r"one \.txt file per document"):
         book_windows(config(f"data.root={tmp_path}", "window.books=none"))
+    (tmp_path / "latin").mkdir()
+    (tmp_path / "latin/a.txt").write_bytes("He said \u201cyes\u201d.".encode("cp1252"))
+    with pytest.raises(UserError, match=r"a\.txt is no text file in UTF-8"):
+        book_windows(config(f"data.root={tmp_path}", "window.books=latin"))
     with pytest.raises(UserError, match="no window of these lengths"):
         book_windows(config("window.prefix_words=100000"))
     cfg = config("generator.model=bundled:nothing", "window.limit=1")
@@ -514,7 +531,8 @@ def test_decode_task_writes_samples_and_a_form(tmp_path, full_run, monkeypatch):
     shown = json.loads((full_run / "gallery/decoded continuations/gallery.json").read_text())
     assert [r["name"] for r in shown[0]["results"]] == ["nucleus", "rerank", "beam"]
     assert not (tmp_path / "task/meta.json").exists()  # it would count as a run
-    assert (tmp_path / "task/ab_form.csv").read_text().startswith("Prefix,First,Second,Order")
+    assert (tmp_path / "task/ab_form.csv").read_text().startswith("InstanceNum,Prefix,First,Second")
+    assert "too long" not in (tmp_path / "task/notes.txt").read_text()
     with monkeypatch.context() as patch:  # started again, it decodes nothing twice
         patch.setattr(continuations, "_decode_one", lambda *a: pytest.fail("decoded again"))
         tasks.decode(cfg, experiment, workspace)
@@ -530,6 +548,45 @@ def test_decode_task_writes_samples_and_a_form(tmp_path, full_run, monkeypatch):
     assert tasks.preference(scored, workspace)["majority_share"] == 1.0
     with pytest.raises(UserError, match=r"set preference\.answers"):
         tasks.preference(cfg, workspace)
+
+
+def test_a_form_that_cannot_be_written_is_refused_before_decoding(tmp_path, full_run, monkeypatch):
+    """Guards against hours of decoding that end without the A/B form that was asked for."""
+    save_language_model(tmp_path / "lm")
+    (tmp_path / "p.txt").write_text("a man\n")
+    words = [f"generator.model={tmp_path}/lm", "generator.device=cpu", f"decode.run={full_run}",
+             f"decode.file={tmp_path}/p.txt", "decode.max_tokens=4"]  # fmt: skip
+    monkeypatch.setattr(tasks, "decode_kept", lambda *a: pytest.fail("decoded"))
+    for wrong in ("[nucleus,rerank]", "[greedy,human]", "[greedy]"):
+        cfg = config(*words, "decode.methods=[greedy,nucleus]", f"decode.ab_pair={wrong}")
+        with pytest.raises(UserError, match=r"choose two of greedy, nucleus, or none"):
+            tasks.decode(cfg, build(cfg), Workspace(tmp_path / "task", "rankgen", "smoke"))
+
+
+def test_prefixes_that_are_cut_are_counted(tmp_path):
+    """Guards against a language model and a ranker that read different texts, and nobody knows."""
+    lm, ranker = language_model(), encoder(prefix_length=16)
+    cfg, long = config("decode.max_tokens=10"), "the state of the world " * 30
+    assert tasks.cut_notes(cfg, ranker, lm, ["a man"]) == []
+    seen, ranked = tasks.cut_notes(cfg, ranker, lm, ["a man", long])
+    assert "1 of 2 prompts are too long: the language model reads their last 86 tokens" in seen
+    assert "1 of 2 prefixes are too long: the ranker reads their first 16 tokens" in ranked
+
+
+def test_other_weights_of_one_name_are_decoded_anew(tmp_path, full_run, monkeypatch):
+    """Guards against old texts of a language model that was trained further in its folder."""
+    save_language_model(tmp_path / "lm")
+    (tmp_path / "p.txt").write_text("a man\n")
+    cfg = config(f"generator.model={tmp_path}/lm", "generator.device=cpu", f"decode.run={full_run}",
+                 f"decode.file={tmp_path}/p.txt", "decode.methods=[greedy]", "decode.ab_pair=[]")  # fmt: skip
+    names = []
+    monkeypatch.setattr(tasks, "decode_kept", lambda *args: names.append(args[-1]))
+    for amount in (0.0, 1.0):
+        lm = language_model()
+        lm.model.transformer.wte.weight.data += amount
+        lm.model.save_pretrained(tmp_path / "lm")
+        tasks.decode(cfg, build(cfg), Workspace(tmp_path / "task", "rankgen", "smoke"))
+    assert names[0] != names[1]
 
 
 def test_mauve_and_the_report_of_a_decoded_run(tmp_path, full_run, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 
 from common.config import UserError
 from common.evaluation.generation.preference import (
+    KEY,
     fleiss_kappa,
     majority,
     preference_metrics,
@@ -18,18 +19,22 @@ PREFIXES = [f"prefix {i}" for i in range(40)]
 SYSTEMS = {"a": [f"a{i}" for i in range(40)], "b": [f"b{i}" for i in range(39)] + ["a39"]}
 
 
+def read(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def answers(path, form, raters=3):
     """Rater r of pair i prefers system a unless (i + r) is a multiple of four."""
-    with form.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read(form)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["InstanceNum", "Order", "Choice", "Explanation"])
-        for row in rows:
+        writer.writerow(["InstanceNum", "Choice", "Explanation"])
+        for i, row in enumerate(rows):
             for r in range(raters):
-                wanted = "b" if (int(row["InstanceNum"]) + r) % 4 == 0 else "a"
-                place = row["Order"].split(",").index(wanted) + 1
-                writer.writerow([row["InstanceNum"], row["Order"], place, "it fits"])
+                wanted = "b" if (i + r) % 4 == 0 else "a"
+                place = 1 if row["First"][0] == wanted else 2
+                writer.writerow([row["InstanceNum"], place, "it fits"])
     return rows
 
 
@@ -38,10 +43,11 @@ def test_round_trip(tmp_path):
     form, path = tmp_path / "form.csv", tmp_path / "answers.csv"
     assert write_form(form, PREFIXES, SYSTEMS) == 39  # one pair is of equal texts
     rows = answers(path, form)
-    assert {row["Order"] for row in rows} == {"a,b", "b,a"}
+    orders = {row["InstanceNum"]: row["Order"] for row in read(tmp_path / KEY)}
+    assert set(orders.values()) == {"a,b", "b,a"}
     for row in rows:
         texts = [row["First"], row["Second"]]
-        assert [t[0] for t in texts] == row["Order"].split(",")
+        assert [t[0] for t in texts] == orders[row["InstanceNum"]].split(",")
     found = read_answers(path)
     assert found[0].explanation == "it fits"
     assert set(majority(found).values()) == {"a"}
@@ -50,6 +56,44 @@ def test_round_trip(tmp_path):
     assert metrics["vote_share"] == pytest.approx(sum(x.chosen == "a" for x in found) / len(found))
     assert metrics["vote_share"] < 1.0
     assert preference_metrics(found, "b")["majority_share"] == 0.0
+
+
+def test_the_form_is_blind_and_asks_for_what_is_read(tmp_path):
+    """Guards against a form that names the systems, or lacks the columns of the answers."""
+    systems = {"nucleus": ["one", "two"], "rerank": ["three", "four"]}
+    write_form(tmp_path / "form.csv", ["p", "q"], systems)
+    text = (tmp_path / "form.csv").read_text()
+    assert "nucleus" not in text
+    assert "rerank" not in text
+    rows = read(tmp_path / "form.csv")
+    assert all((row["Choice"], row["Explanation"]) == ("", "") for row in rows)
+    shown = {(row["First"], row["Second"]) for row in rows}
+    assert {frozenset(pair) for pair in shown} == {
+        frozenset(p) for p in zip(*systems.values(), strict=True)
+    }
+
+
+def test_answers_are_never_read_with_another_form_s_key(tmp_path):
+    """Guards against a second form that takes the place of a filled one, or of its key."""
+    form = tmp_path / "form.csv"
+    write_form(form, ["p"], {"a": ["a1"], "b": ["b1"]})
+    filled = form.read_text().replace(",,", ",1,")
+    form.write_text(filled)
+    write_form(form, ["p"], {"a": ["a1"], "b": ["b1"]})
+    assert form.read_text() == filled  # the same form
+    (mine,) = read_answers(form)
+    write_form(form, ["p"], {"c": ["a1"], "d": ["b1"]})
+    (aside,) = tmp_path.glob("form-*.csv")
+    assert aside.read_text() == filled
+    assert read_answers(aside) == [mine]
+    other = tmp_path / "other/ab.csv"
+    write_form(other, ["p"], {"a": ["x"], "b": ["y"]})
+    with pytest.raises(UserError, match="has no instance"):
+        read_answers(aside, other.with_name(KEY))
+    aside.rename(tmp_path / "other/moved.csv")
+    (tmp_path / "other" / KEY).unlink()
+    with pytest.raises(UserError, match=r"ab_key\.csv is missing"):
+        read_answers(tmp_path / "other/moved.csv")
 
 
 def test_release_format(tmp_path):
@@ -92,7 +136,7 @@ def test_mistakes_are_named(tmp_path):
     with pytest.raises(UserError, match="row 2: no choice"):
         read_answers(path)
     path.write_text("x,y\n1,2\n")
-    with pytest.raises(UserError, match="needs the columns InstanceNum"):
+    with pytest.raises(UserError, match="needs the columns InstanceNum and Choice"):
         read_answers(path)
     path.write_text('InstanceNum,Order,Choice\n0,"a,b",1\n')
     with pytest.raises(UserError, match="no answer is about 'c'"):
