@@ -12,6 +12,7 @@ from typing import Any
 from common.config import UserError
 from common.data.lookup import bundled
 from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
+from common.data.row_map.parts import MANIFEST
 from common.data.samplers import Rng, sample_rng
 from common.data.tables import read_jsonl
 from common.decoding.generators import Prompt, generator_settings
@@ -25,7 +26,7 @@ from common.evaluation.generation.captions import caption_words
 from common.families.image_text.drawings import POOL
 from projects.close.config import Config
 from projects.close.options import GenerateConfig
-from projects.close.prompts import CAPTIONS, FIRST_PERSON, INSTRUCTIONS
+from projects.close.prompts import CAPTIONS, FIRST_PERSON, INSTRUCTIONS, shortened, shown
 
 CHUNK = 64  # rows in a file of finished texts
 KEYWORD_STREAM, SHOT_STREAM, FILTER_STREAM, DRAW_STREAM = 61, 62, 63, 64
@@ -50,16 +51,16 @@ def keyword_prompt(
     c, d:
     <BLANKLINE>
     """
-    parts = [f"{', '.join(shot['keywords'])}:\n{shot['caption']}" for shot in shots]
-    return "\n\n".join([instruction, *parts, f"{', '.join(keywords)}:\n"])
+    return "\n\n".join([instruction, *map(shown, shots), f"{', '.join(keywords)}:\n"])
 
 
 def rewrite_prompt(
     instruction: str, shots: Sequence[dict[str, Any]], source: str, story: str = ""
 ) -> str:
     """Instruction, perhaps an excerpt, pairs of a caption and its rewriting, and a caption."""
-    parts = [f"{shot['source']}\n-> {shot['target']}" for shot in shots]
-    return "\n\n".join([*([story] if story else []), instruction, *parts, f"{source}\n-> "])
+    return "\n\n".join(
+        [*([story] if story else []), instruction, *map(shown, shots), f"{source}\n-> "]
+    )
 
 
 def draw_keywords(counts: Counter[str], draw: str, rng: Rng) -> list[str]:
@@ -98,21 +99,25 @@ def keyword_counts(path: str | None) -> Counter[str]:
     return counts
 
 
-def prompts(own: GenerateConfig, seed: int) -> list[dict[str, str]]:
-    """Rows of the stage: a prompt and the text that its answer must not copy.
+def prompts(own: GenerateConfig, seed: int) -> list[dict[str, Any]]:
+    """Rows of the stage: a prompt, the demonstrations in it, and the text that its answer must not copy.
 
     Raises:
         UserError: files that are missing or hold something else.
     """
     instruction = own.instruction or INSTRUCTIONS[own.kind]
     shots = _demonstrations(own)
-    rows = []
+    rows: list[dict[str, Any]] = []
+
+    def add(prompt: str, chosen: Sequence[dict[str, Any]], copy: str) -> None:
+        rows.append({"prompt": prompt, "shots": [shown(shot) for shot in chosen], "copy": copy})
+
     if own.kind == "captions":
         counts = keyword_counts(own.keywords)
         for i in range(own.count):
             words = draw_keywords(counts, own.draw, sample_rng(seed, 0, i, KEYWORD_STREAM))
             chosen = _drawn(shots, own.num_demonstrations, sample_rng(seed, 0, i, SHOT_STREAM))
-            rows.append({"prompt": keyword_prompt(instruction, chosen, words), "copy": ""})
+            add(keyword_prompt(instruction, chosen, words), chosen, "")
         return rows
     if own.sources is None:
         raise UserError("generate.sources is a file of captions to rewrite, one a line")
@@ -129,7 +134,7 @@ def prompts(own: GenerateConfig, seed: int) -> list[dict[str, str]]:
             told = instruction.format(name=own.characters[int(rng.integers(len(own.characters)))])
             story = stories[int(rng.integers(len(stories)))]
         chosen = _drawn(shots, own.num_demonstrations, rng)
-        rows.append({"prompt": rewrite_prompt(told, chosen, source, story), "copy": source})
+        add(rewrite_prompt(told, chosen, source, story), chosen, source)
     return rows
 
 
@@ -168,11 +173,14 @@ def write_texts(cfg: Config, workspace: Workspace) -> Path | None:
         The file, a JSON list of strings that ``data.source=text`` reads; None while shares are missing.
 
     Raises:
-        UserError: no model, or see `prompts`.
+        UserError: no model, an output that this task did not write, or see `prompts`, `shortened`.
     """
     own = cfg.generate
     if own.model is None and cfg.generator.endpoint is None:
         raise UserError("set generate.model, such as bundled:causal-lm, or generator.endpoint")
+    output = workspace.folder(".") / Path(own.output).expanduser()  # an absolute one stays as it is
+    if output.exists() and not (workspace.path / "texts" / MANIFEST).is_file():
+        raise UserError(f"generate.output={output} exists already: delete it or choose another name")  # fmt: skip
     names = ("max_new_tokens", "best_of", "frequency_penalty", "presence_penalty", "batch_size")
     settings = {name: getattr(own, name) for name in names}
     settings |= generator_settings(str(own.model), policy_of(own), cfg.generator)
@@ -182,12 +190,17 @@ def write_texts(cfg: Config, workspace: Workspace) -> Path | None:
     workspace.say(found.summary)
     if not found.complete:
         return None
-    demonstrated = {str(s.get("caption", s.get("target"))) for s in _demonstrations(own)}
-    kept = cleaned(list(found.rows()), [row["copy"] for row in rows], demonstrated)
+    shots, written = _demonstrations(own), list(found.rows())
+    least, most = (choose(count for _, count in written) for choose in (min, max))
+    if least < own.num_demonstrations:
+        workspace.say(
+            f"{least} to {most} demonstrations a prompt instead of generate.num_demonstrations={own.num_demonstrations}: "
+            f"there are {len(shots)} (generate.demonstrations), as far as the model's context has room for them"
+        )
+    demonstrated = {str(s.get("caption", s.get("target"))) for s in shots}
+    kept = cleaned([text for text, _ in written], [row["copy"] for row in rows], demonstrated)
     if own.ngram_filter:
         kept = ngram_filter(kept, sample_rng(cfg.seed, 0, 0, FILTER_STREAM))
-    output = Path(own.output).expanduser()
-    output = output if output.is_absolute() else workspace.folder(".") / output
     output.parent.mkdir(parents=True, exist_ok=True)
     write_json(output, kept)
     workspace.say(f"{output}: {len(kept)} of {len(rows)} texts; train on them with data.source=text data.text_file={output.resolve()}")  # fmt: skip
@@ -200,27 +213,35 @@ def policy_of(own: GenerateConfig) -> Policy:
 
 
 def build_writer(cfg: Config) -> RowFunction:
-    """Rows with a prompt -> texts: of `best_of` draws the one with the highest mean log-probability."""
+    """Rows -> [text, demonstrations]: of `best_of` draws the one with the highest mean log-probability."""
     own = cfg.generate
-    draw, judge = _drawer(cfg)
+    draw, judge, fits = _drawer(cfg)
 
-    def run(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[str]:
-        asked = [row["prompt"] for row in rows]
+    def run(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[tuple[str, int]]:
+        fitting = [shortened(row["prompt"], row["shots"], fits) for row in rows]
+        asked, counts = [text for text, _ in fitting], [count for _, count in fitting]
+        return list(zip(best(asked, seeds), counts, strict=True))
+
+    def best(asked: list[str], seeds: Sequence[RowSeed]) -> list[str]:
         drawn = [draw(asked, [s.rng(DRAW_STREAM, i) for s in seeds]) for i in range(own.best_of)]
         if own.best_of == 1:
             return drawn[0]
         scores = [judge(asked, texts) for texts in drawn]
-        best = [max(range(own.best_of), key=lambda i, r=r: scores[i][r]) for r in range(len(rows))]  # type: ignore[misc]
-        return [drawn[i][r] for r, i in enumerate(best)]
+        chosen = []
+        for r in range(len(asked)):
+            own_scores = [row[r] for row in scores]
+            chosen.append(own_scores.index(max(own_scores)))
+        return [drawn[i][r] for r, i in enumerate(chosen)]
 
     return run
 
 
 Draw = Callable[[list[str], list[Rng]], list[str]]
 Judge = Callable[[list[str], list[str]], list[float]]
+Fits = Callable[[str], bool]
 
 
-def _drawer(cfg: Config) -> tuple[Draw, Judge]:
+def _drawer(cfg: Config) -> tuple[Draw, Judge, Fits]:
     own, policy = cfg.generate, policy_of(cfg.generate)
     if cfg.generator.endpoint is not None:
         from common.decoding.endpoint import EndpointGenerator
@@ -237,13 +258,15 @@ def _drawer(cfg: Config) -> tuple[Draw, Judge]:
         def served(asked: list[str], rngs: list[Rng]) -> list[str]:
             return ask([Prompt(text) for text in asked], rngs, own.max_new_tokens)
 
-        return served, lambda asked, texts: [0.0] * len(texts)
+        # a server refuses what is too long for it
+        return served, lambda asked, texts: [0.0] * len(texts), lambda text: True
     model = str(own.model)
     lm: Any
+    beside = own.max_new_tokens  # places of the context that a prompt leaves
     if load_config(model).is_encoder_decoder:
         if own.best_of > 1:
             raise UserError("an encoder-decoder has no likelihoods here: set generate.best_of=1")
-        lm = SequenceToSequence.from_pretrained(model, own.device)
+        lm, beside = SequenceToSequence.from_pretrained(model, own.device), 0
     else:
         lm = LanguageModel.from_pretrained(model, own.device)
 
@@ -264,7 +287,10 @@ def _drawer(cfg: Config) -> tuple[Draw, Judge]:
             for score, text in zip(found, texts, strict=True)
         ]
 
-    return local, likelihood
+    def fits(text: str) -> bool:
+        return bool(len(lm.tokenizer(text, verbose=False)["input_ids"]) + beside <= lm.context)
+
+    return local, likelihood, fits
 
 
 # -- what is kept --------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -50,7 +50,7 @@ class Captioner:
             UserError: a file that is no image.
         """
         return self.write(
-            F.normalize(self.clip.encode_images([_opened(i) for i in images]), dim=1), context
+            F.normalize(self.clip.encode_images([opened(i) for i in images]), dim=1), context
         )
 
     def from_texts(self, texts: Sequence[str], context: str | Sequence[str] = "") -> list[str]:
@@ -65,5 +65,12 @@ class Captioner:
         return self.module.write(vectors, *self.words.batch(contexts))
 
 
-def _opened(image: Any) -> Image.Image:
-    return image.convert("RGB") if isinstance(image, Image.Image) else open_picture(Path(image))
+def opened(image: Any) -> Image.Image:
+    """A picture of a user's as RGB, turned as its camera says.
+
+    Raises:
+        UserError: a file that is no image.
+    """
+    if isinstance(image, Image.Image):
+        return ImageOps.exif_transpose(image).convert("RGB")
+    return ImageOps.exif_transpose(open_picture(Path(image)))

@@ -1,4 +1,9 @@
-"""Instructions and demonstrations of the few-shot prompts, written for this repository."""
+"""Instructions and demonstrations of the few-shot prompts, written for this repository, and how many fit."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from common.config import UserError
 
 INSTRUCTIONS = {
     "captions": "Write one plain sentence that describes a photograph with both things in it.",
@@ -52,3 +57,38 @@ FIRST_PERSON = (
     {"source": "A cup of tea stands by a window.", "target": "I put my tea beside the window."},
     {"source": "Two cats sleep on a sofa.", "target": "I see my two cats asleep on the sofa."},
 )
+
+
+def shown(shot: Mapping[str, Any]) -> str:
+    """A demonstration as it stands in a prompt."""
+    if "keywords" in shot:
+        return f"{', '.join(shot['keywords'])}:\n{shot['caption']}"
+    return f"{shot['source']}\n-> {shot['target']}"
+
+
+def shortened(prompt: str, shots: Sequence[str], fits: Callable[[str], bool]) -> tuple[str, int]:
+    r"""A prompt without its first demonstrations, as far as it does not fit the model.
+
+    Args:
+        prompt: parts with blank lines between them.
+        shots: its demonstrations, as `shown`.
+        fits: whether a text is short enough.
+
+    Returns:
+        The prompt and the number of demonstrations that are left.
+
+    Raises:
+        UserError: it does not fit even without any.
+
+    >>> shortened("Write.\n\na\n\nb\n\nc:", ["a", "b"], lambda text: len(text) < 14)
+    ('Write.\n\nb\n\nc:', 1)
+    """
+    left = list(shots)
+    while not fits(prompt):
+        if not left:
+            raise UserError(
+                "a prompt of generate.* is too long for the model even without demonstrations: lower "
+                "generate.max_new_tokens, shorten generate.instruction and generate.stories, or take another model"
+            )
+        prompt = prompt.replace(left.pop(0) + "\n\n", "", 1)
+    return prompt, len(left)

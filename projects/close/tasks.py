@@ -8,18 +8,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import UserError
+from common.data.lookup import data_root
 from common.data.samplers import sample_rng
 from common.encoders.image_text.frozen_clip import FrozenClip
+from common.encoders.image_text.modality_gap import gap_statistics
 from common.engine.workspace import Workspace, write_json
 from common.evaluation.image_text.modality_gap import gap_report
 from common.export.files import write_tensors
-from projects.close.batches import Example
+from projects.close.batches import Example, ImageInputs
 from projects.close.config import Config
 from projects.close.evaluate import judged, score, unit_vectors, written
 from projects.close.folder import load
 from projects.close.generate import write_texts
 from projects.close.inference import Captioner
 from projects.close.official import open_picture
+from projects.close.pairs import own_pairs
 from projects.close.stages import make_inputs, pair_statistics
 
 CURVE_STREAM = 71
@@ -96,10 +99,23 @@ def sensitivity(
 
 
 def write_statistics(cfg: Config, workspace: Workspace) -> Path:
-    """Statistics of held-back pairs for the adapters shift, linear and covariance, as ``gap.safetensors``."""
+    """Statistics of pairs for the adapters shift, linear and covariance, as ``gap.safetensors``.
+
+    Held-back pairs of the source, or with ``data.source=text`` those of a CSV as ``data.text_file``.
+    """
+    file = cfg.data.text_file
+    own = data_root(cfg.data.root) / file if file and file.lower().endswith(".csv") else None
+    pairs = None if own is None else own_pairs(own)
     clip = FrozenClip(cfg.model.clip, half=cfg.model.half)
     path = workspace.folder(".") / "gap.safetensors"
-    write_tensors(path, pair_statistics(cfg, clip)._asdict())
+    if pairs is None:
+        found = pair_statistics(cfg, clip)
+    else:
+        images = ImageInputs(clip, [e.image for e in pairs], lambda name: open_picture(Path(name)))
+        texts = clip.encode_texts([e.texts[0] for e in pairs])
+        found = gap_statistics(texts, images(pairs)["features"])
+        workspace.say(f"{len(pairs)} pairs of {own}")
+    write_tensors(path, found._asdict())
     workspace.say(f"{path}: use it with method.statistics={path.resolve()}")
     return path
 

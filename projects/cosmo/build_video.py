@@ -19,16 +19,18 @@ from common.damage import reading
 from common.data.image_text.interleaved.documents import clip_seconds, clip_text
 from common.data.image_text.interleaved.video import frame_times, open_video, segment_shots
 from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
+from common.data.row_map.parts import MANIFEST
 from common.data.tables import read_jsonl
-from common.decoding.generators import Prompt, generator_settings, text_generator
+from common.decoding.generators import LocalGenerator, Prompt, generator_settings, text_generator
 from common.decoding.options import Policy
 from common.encoders.image_text.frozen_clip import FrozenClip
 from common.engine.workspace import Workspace, write_json
+from projects.cosmo.clip_prompt import INPUTS, fitted
 from projects.cosmo.config import Config
 
 DRAW_STREAM = 95
 CHUNK = 8  # videos in a file
-INPUTS = ("frames", "regions", "asr", "tags")  # of a clip, from the user's own tools
+TRIES = 4  # draws of a caption that comes out empty
 
 
 def write_clips(cfg: Config, workspace: Workspace) -> Path | None:
@@ -42,7 +44,8 @@ def write_clips(cfg: Config, workspace: Workspace) -> Path | None:
         The folder; None while shares are missing.
 
     Raises:
-        UserError: no rows, videos that cannot be read, or clips of which the language model would be told nothing.
+        UserError: no rows, videos that cannot be read, clips of which the language model would be told nothing, a file
+            that would be replaced, or no caption at all.
     """
     own = cfg.video
     if own.inputs is None:
@@ -56,6 +59,10 @@ def write_clips(cfg: Config, workspace: Workspace) -> Path | None:
         raise UserError(f"{source} needs videos of different names")
     for row in rows:
         check_row(row, own.tags)
+    folder = workspace.folder(".") / Path(own.output).expanduser()  # an absolute one stays as it is
+    there = [path for name in names if (path := folder / f"{name}.json").exists()]
+    if there and not (workspace.path / "captions" / MANIFEST).is_file():
+        raise UserError(f"{there[0]} exists already: choose another folder as video.output")
     settings = {
         name: getattr(own, name)
         for name in ("fps", "speed", "sample_fps", "most_shots", "penalty", "tags", "num_tags")
@@ -70,6 +77,7 @@ def write_clips(cfg: Config, workspace: Workspace) -> Path | None:
     policy = policy_of(cfg)
     asked = {
         "max_new_tokens": own.max_new_tokens,
+        "tries": TRIES,
         **generator_settings(own.model, policy, cfg.generator),
     }
     step = RowMap("captions", partial(build_captions, cfg), asked, cfg.seed, CHUNK)
@@ -79,16 +87,32 @@ def write_clips(cfg: Config, workspace: Workspace) -> Path | None:
     workspace.say(found.summary)
     if not found.complete:
         return None
-    folder = Path(own.output).expanduser()
-    folder = folder if folder.is_absolute() else workspace.folder(".") / folder
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, clips in zip(names, found.rows(), strict=True):
-        write_json(folder / f"{name}.json", {"clips": clips})
+    captioned = list(found.rows())
+    written = write_captions(folder, names, captioned)
+    clips = [clip for own_clips in captioned for clip in own_clips]
     workspace.say(
-        f"{folder}: clips of {len(rows)} videos; put each beside its video file in a shard of data.shards (frames of a folder "
+        f"{sum(clip['shortened'] for clip in clips)} of {len(clips)} clips: inputs shortened to what video.model reads; "
+        f"{sum(not clip['caption'] for clip in clips)} clips and {len(rows) - written} videos left out, no caption came"
+    )
+    if not written:
+        raise UserError("no caption came for any clip: take another video.model")
+    workspace.say(
+        f"{folder}: clips of {written} videos; put each beside its video file in a shard of data.shards (frames of a folder "
         f"have to become a video file for that), and train with data.speed={own.speed:g}, the speed that they are stored at"
     )
     return folder
+
+
+def write_captions(folder: Path, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
+    """Write ``<name>.json`` of every video that has a caption, without its other clips; how many these are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for name, own in zip(names, rows, strict=True):
+        clips = [{key: clip[key] for key in ("clip", "caption")} for clip in own if clip["caption"]]
+        if clips:
+            write_json(folder / f"{name}.json", {"clips": clips})
+            count += 1
+    return count
 
 
 def policy_of(cfg: Config) -> Policy:
@@ -176,53 +200,43 @@ def distinct(bounds: Sequence[float]) -> list[str]:
 # -- captions ------------------------------------------------------------------------------------
 
 
-def clip_prompt(clip: Mapping[str, Any], previous: str) -> str:
-    """What a language model is told of a clip, and what it is asked.
-
-    >>> print(clip_prompt({"clip": "0:00:00 - 0:00:05", "asr": "now cut it"}, "He washes it."))
-    Describe what happens in a part of a video in one sentence.
-    Time: 0:00:00 - 0:00:05
-    Speech: now cut it
-    Before: He washes it.
-    Sentence:
-    """
-    named = {
-        "clip": "Time",
-        "frames": "Frames",
-        "regions": "Regions",
-        "tags": "Tags",
-        "asr": "Speech",
-    }
-    lines = ["Describe what happens in a part of a video in one sentence."]
-    for key, name in named.items():
-        value = clip.get(key)
-        if value:
-            lines.append(
-                f"{name}: {value if isinstance(value, str) else '; '.join(map(str, value))}"
-            )
-    if previous:
-        lines.append(f"Before: {previous}")
-    return "\n".join([*lines, "Sentence:"])
-
-
 def build_captions(cfg: Config) -> RowFunction:
-    """Lists of clips -> lists of ``{"clip", "caption"}``; the videos of a chunk go on side by side."""
+    """Lists of clips -> lists of ``{"clip", "caption", "shortened"}``; the videos of a chunk go on side by side.
+
+    An empty caption is drawn again; one that stays empty is no sentence before the next clip.
+    """
     own = cfg.video
-    generate = text_generator(
-        own.model, policy_of(cfg), cfg.generator, stop="\n", prompt_budget=None if cfg.generator.endpoint else prompt_budget(cfg)
-    )  # fmt: skip
+    generate = text_generator(own.model, policy_of(cfg), cfg.generator, stop="\n")
+    budget = prompt_budget(cfg) if isinstance(generate, LocalGenerator) else 0
+
+    def fits(text: str) -> bool:
+        if not isinstance(generate, LocalGenerator):
+            return True  # a server refuses what is too long for it
+        return len(generate.model.tokenizer(text, verbose=False)["input_ids"]) <= budget
+
+    def written(prompts: Sequence[str], seeds: Sequence[RowSeed], number: int) -> list[str]:
+        texts = [""] * len(prompts)
+        for attempt in range(TRIES):
+            empty = [i for i, text in enumerate(texts) if not text]
+            if not empty:
+                break
+            rngs = [seeds[i].rng(DRAW_STREAM + attempt, number) for i in empty]
+            answers = generate([Prompt(prompts[i]) for i in empty], rngs, own.max_new_tokens)
+            for i, text in zip(empty, answers, strict=True):
+                texts[i] = first_sentence(text)
+        return texts
 
     def run(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[Any]:
-        found: list[list[dict[str, str]]] = [[] for _ in rows]
+        found: list[list[dict[str, Any]]] = [[] for _ in rows]
         for number in range(max((len(clips) for clips in rows), default=0)):
             # videos that have such a clip; every caption is conditioned on the one before it
             here = [i for i, clips in enumerate(rows) if number < len(clips)]
-            prompts = [
-                Prompt(clip_prompt(rows[i][number], found[i][-1]["caption"] if found[i] else "")) for i in here
-            ]  # fmt: skip
-            rngs = [seeds[i].rng(DRAW_STREAM, number) for i in here]
-            for i, text in zip(here, generate(prompts, rngs, own.max_new_tokens), strict=True):
-                found[i].append({"clip": rows[i][number]["clip"], "caption": first_sentence(text)})
+            before = [next((c["caption"] for c in reversed(found[i]) if c["caption"]), "") for i in here]  # fmt: skip
+            asked = [fitted(rows[i][number], text, fits) for i, text in zip(here, before, strict=True)]  # fmt: skip
+            texts = written([prompt for prompt, _ in asked], [seeds[i] for i in here], number)
+            for i, text, (_, short) in zip(here, texts, asked, strict=True):
+                clip = rows[i][number]["clip"]
+                found[i].append({"clip": clip, "caption": text, "shortened": short})
         return found
 
     return run

@@ -308,14 +308,16 @@ def _groups(base: Sequence[bool], ids: Sequence[int]) -> dict[str, list[int]]:
 def evaluate_files(cfg: Config, network: DitoNetwork, workspace: Workspace) -> dict[str, float]:
     """Recall of boxes on an annotation file, and average precision if `eval.detections`.
 
-    The file's class list is swapped in, whatever was trained. With ``data.novel=none`` (transfer to
-    another set) the split is unknown: all weigh as novel.
+    The file's class list is swapped in, whatever was trained. With ``data.novel=none`` all weigh as
+    base if all were trained on with boxes; else (transfer to another set) the split is unknown and
+    all weigh as novel.
     """
     data = cfg.data
     path = coco.annotation_path(data, False)
     found = coco.read_coco(path, data.novel, training=False)
     classes = network.classes(found.names, templates_of(cfg))
-    base = None if data.novel == "none" else torch.tensor([False, *found.base])
+    known = data.novel != "none" or set(found.names) <= set(network.base_names)
+    base = torch.tensor([False, *found.base]) if known else None
     results: list[dict[str, Any]] = []
     recalled: list[Tensor] = []
     images = found.images[: cfg.eval.limit]

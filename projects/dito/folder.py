@@ -44,7 +44,7 @@ def load_network(folder: Path) -> tuple[DitoNetwork, dict[str, Any]]:
     network = build_network(ModelConfig(**settings["model"]), settings["rpn_convs"])
     if settings["vlm"]:
         network.keep_vlm()
-    network.trained = settings["trained"]
+    network.trained, network.base_names = settings["trained"], list(settings["base_names"])
     load_state_dict_file(folder / "model.safetensors", network)
     return network.eval(), settings
 

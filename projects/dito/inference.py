@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from common.config import UserError
@@ -53,7 +53,7 @@ class Detector:
         picture: Picture,
         names: Sequence[str],
         *,
-        base: Sequence[str] = (),
+        base: Sequence[str] | None = None,
         threshold: float = 0.0,
     ) -> list[Found]:
         """Objects of the given names, best first.
@@ -61,12 +61,15 @@ class Detector:
         Args:
             picture: PIL image or file.
             names: any texts; the classes of this call.
-            base: those of them that the detector was trained on with boxes, where known.
+            base: those of them that the detector was trained on with boxes; None: those that the
+                export names.
             threshold: least score.
 
         Raises:
             UserError: a file that is no image, no names, or a `base` that is no name.
         """
+        if base is None:
+            base = [name for name in names if name in self.network.base_names]
         unknown = sorted(set(base) - set(names))
         if unknown:
             raise UserError(f"base names {unknown} are not among the names")
@@ -129,4 +132,7 @@ def _box(values: Sequence[float]) -> tuple[float, float, float, float]:
 
 
 def _opened(picture: Any) -> Image.Image:
-    return picture.convert("RGB") if isinstance(picture, Image.Image) else opened(Path(picture))
+    """A picture of a user's as RGB, turned as its camera says; boxes are in the pixels of what is seen."""
+    if isinstance(picture, Image.Image):
+        return ImageOps.exif_transpose(picture).convert("RGB")
+    return ImageOps.exif_transpose(opened(Path(picture)))

@@ -69,6 +69,7 @@ class DitoNetwork(nn.Module):
         )  # of the detector's classes, starts at 1
         self.vlm: FrozenVLM | None = None
         self.trained: list[str] = []  # names of finished stages
+        self.base_names: list[str] = []  # classes that were trained on with boxes
 
     # -- image level -----------------------------------------------------------------------------
 
@@ -175,7 +176,10 @@ def settings_of(network: DitoNetwork) -> dict[str, Any]:
     """What is needed to build the network again, as plain values."""
     plain = asdict(network.model) | {"init_from": None}
     convs = sum(isinstance(layer, nn.Conv2d) for layer in network.rpn.tower)
-    return {"model": plain, "rpn_convs": convs, "trained": network.trained, "vlm": network.vlm is not None}  # fmt: skip
+    return {
+        "model": plain, "rpn_convs": convs, "trained": network.trained, "vlm": network.vlm is not None,
+        "base_names": network.base_names,
+    }  # fmt: skip
 
 
 def build_network(model: ModelConfig, rpn_convs: int = 1) -> DitoNetwork:
@@ -240,6 +244,6 @@ def read_settings(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         parts = {"model": dict(found["model"]), "trained": list(found["trained"])}
-        return {"temp_det": TEMP_DET, **found, **parts}
+        return {"temp_det": TEMP_DET, "base_names": [], **found, **parts}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is not an exported DITO model: {error!r}") from error

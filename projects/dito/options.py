@@ -182,7 +182,8 @@ class RunConfig:
     models: list[str] = field(default_factory=list)  # TASK=locality: folders, side by side
     inputs: list[str] = field(default_factory=list)  # pictures
     names: list[str] = field(default_factory=list)  # class names, free text
-    base: list[str] = field(default_factory=list)  # those of them that were trained with boxes
+    # those of them that were trained with boxes; empty: those that the export names
+    base: list[str] = field(default_factory=list)
     threshold: Probability = 0.3
     most: Count = 20  # boxes of a picture
     examples: Count = 6  # TASK=locality: scenes drawn

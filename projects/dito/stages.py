@@ -60,7 +60,8 @@ def build_module(cfg: Config, network: DitoNetwork, number: int) -> DITO:
     if torch.get_default_device().type != "meta":
         set_vlm_aside(cfg, network, number)
         if name == "detect":
-            classes = network.classes(base_names(cfg), templates_of(cfg))
+            network.base_names = base_names(cfg)
+            classes = network.classes(network.base_names, templates_of(cfg))
     return DITO(cfg, network, name, first=number == 0, classes=classes)
 
 

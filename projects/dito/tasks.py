@@ -37,7 +37,7 @@ def detect(cfg: Config, workspace: Workspace) -> dict[str, list[Found]]:
     rows = []
     paths = [Path(name).expanduser() for name in own.inputs]
     for name, path, stem in zip(own.inputs, paths, own_stems(paths), strict=True):
-        boxes = model(path, own.names, base=own.base, threshold=own.threshold)[: own.most]
+        boxes = model(path, own.names, base=own.base or None, threshold=own.threshold)[: own.most]
         found[name] = boxes
         drawn = Detector.draw(path, boxes)
         place = workspace.folder("boxes") / f"{stem}.png"

@@ -1,5 +1,6 @@
 """The rewrite stage: in-context prompts for a base LM, and the parser of its answers."""
 
+import csv
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -133,7 +134,7 @@ def rewrite_file(
 
     Args:
         cfg: the rewrite section of the config.
-        workspace: shows the progress.
+        workspace: shows the progress, and is told of rows without rewrite.
         task: share, engine and size of the chunks.
         server: endpoint that writes in place of a local model.
 
@@ -141,8 +142,8 @@ def rewrite_file(
         The rewrites, in the order of the captions.
 
     Raises:
-        UserError: input, output or model missing, or an output that this task did not make or
-            made with other settings.
+        UserError: input, output or model missing, an output that this task did not make or made with
+            other settings, or see `csv_captions`.
     """
     if cfg.input is None or cfg.output is None:
         raise UserError("set rewrite.input (a caption per line, or the CSV) and rewrite.output")
@@ -152,10 +153,12 @@ def rewrite_file(
     from common.decoding.generators import generator_settings
 
     if cfg.input.endswith(".csv"):
-        from common.data.image_text.captions import CaptionFiles
-
-        files = CaptionFiles(cfg.input)
-        captions = [files.texts(i)[0] for i in range(len(files))]
+        captions, skipped = csv_captions(Path(cfg.input))
+        if skipped and workspace is not None:
+            workspace.say(
+                f"{skipped} of {skipped + len(captions)} rows of {cfg.input} are skipped, here and in training: their "
+                "paths do not end in .png, .jpg or .jpeg (in lower case)"
+            )
     else:
         captions = read_lines(Path(cfg.input))
     output, server = Path(cfg.output), server or ServerConfig()
@@ -180,4 +183,40 @@ def rewrite_file(
     found = map_rows(step, [one_line(text) for text in captions], folder, task, display)
     if found.complete:
         write_joined(output, found.rows())
+        if workspace is not None:
+            workspace.say(copies([one_line(text) for text in captions], list(found.rows())))
     return found
+
+
+def csv_captions(path: Path) -> tuple[list[str], int]:
+    """Captions of a CSV as training reads them, and the number of rows that it skips.
+
+    Raises:
+        UserError: no such file, no usable row, or one of more than two cells.
+    """
+    from common.data.image_text.captions import IMAGE_SUFFIXES, CaptionFiles
+
+    files = CaptionFiles(path)
+    skipped = 0
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        reader = csv.reader(file)
+        for row in reader:
+            if len(row) > 2 and row[0].endswith(IMAGE_SUFFIXES):
+                raise UserError(
+                    f"{path}, line {reader.line_num}: {len(row)} cells, not path,caption: training would read "
+                    f"'{row[1]}' alone. Put captions that hold commas between \"quotes\""
+                )
+            skipped += bool(row) and not row[0].endswith(IMAGE_SUFFIXES)
+    return [files.texts(i)[0] for i in range(len(files))], skipped
+
+
+def copies(captions: Sequence[str], rewrites: Sequence[str]) -> str:
+    """What is said of rewrites that are the caption itself, as `parse_rewrite` falls back to it.
+
+    >>> copies(["a dog", "a cat", ""], ["a dog", "one cat", ""])
+    '1 of 2 rewrites are the caption itself: more than a tenth, so take a larger rewrite.model'
+    """
+    pairs = [(a, b) for a, b in zip(captions, rewrites, strict=True) if a.strip()]
+    same = sum(a == b for a, b in pairs)
+    many = ": more than a tenth, so take a larger rewrite.model" if 10 * same > len(pairs) else ""
+    return f"{same} of {len(pairs)} rewrites are the caption itself{many}"

@@ -19,14 +19,14 @@ from common.data.image.sources import EvalTransform
 from common.data.lines import read_lines
 from common.data.row_map.mapper import MappedRows, RowFunction, RowMap, RowSeed, map_rows
 from common.data.row_map.options import RowMapConfig
-from common.data.row_map.parts import rows_digest, write_joined
+from common.data.row_map.parts import rows_digest
 from common.decoding.generators import Prompt, TextGenerator, generator_settings, text_generator
 from common.decoding.options import Policy, ServerConfig
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder, open_clip_dual_encoder
 from common.encoders.state_dict import read_state_dict
-from common.engine.workspace import Workspace, write_json
+from common.engine.workspace import Workspace
 from projects.mofi.bundled import row_of
-from projects.mofi.extract import Extractor, dictionary_extractor, lm_extractor, ner_extractor
+from projects.mofi.extract import Extractor, lm_extractor, named_extractor, ner_extractor
 from projects.mofi.knowledge import (
     Entity,
     Knowledge,
@@ -36,14 +36,8 @@ from projects.mofi.knowledge import (
 )
 from projects.mofi.linking import Linker, lm_linker, table_linker
 from projects.mofi.options import BuildConfig, SelectConfig
-from projects.mofi.select import (
-    Row,
-    entity_table,
-    frequency_filter,
-    hand_check,
-    split_by_score,
-    statistics,
-)
+from projects.mofi.select import Row
+from projects.mofi.write_set import check_folder, check_readable, finish
 
 DESCRIBE = "Describe {name} in at most 12 words, as a noun phrase. {sentence}"
 MOST_WORDS = 12
@@ -56,6 +50,7 @@ def build_set(
     server: ServerConfig,
     task: RowMapConfig,
     workspace: Workspace | None = None,
+    max_corrupt: float = 0.05,
 ) -> dict[str, Any] | None:
     """Run all stages and write ``<output>``, entities.tsv, report.json and hand_check.tsv beside it.
 
@@ -67,16 +62,20 @@ def build_set(
         server: of the language model, instead of a local one.
         task: share of the work.
         workspace: shows the progress.
+        max_corrupt: share of images that may be unreadable.
 
     Returns:
         The statistics; None where other shares have chunks left.
 
     Raises:
-        UserError: a path that is not set, unreadable input, absent weights, or no image left.
+        UserError: a path that is not set, unreadable input, absent weights, files of another set in the
+            output's folder, too many unreadable images, or no image left.
     """
     for name, value in (("input", cfg.input), ("output", cfg.output), ("clip", cfg.clip)):
         if value is None:
             raise UserError(f"set build.{name}; see make show PROJECT=mofi for what it is")
+    output = Path(str(cfg.output))
+    check_folder(output)
     rows = read_input(Path(str(cfg.input)))
     parts = Path(f"{cfg.output}.parts")
 
@@ -88,7 +87,7 @@ def build_set(
 
     knowledge = partial(read_knowledge, Path(cfg.knowledge) if cfg.knowledge else None)
     lm = generator_settings(str(cfg.lm), GREEDY, server)
-    base = {"knowledge": cfg.knowledge or "bundled", "digest": digest_of(cfg.knowledge)}
+    base = {"knowledge": cfg.knowledge or "bundled", "digest": digest_of(cfg.knowledge), "names": "letters, digits"}  # fmt: skip
     found = mapped(
         "extract", partial(extract_rows, cfg, server, knowledge), rows, **base,
         extractor=cfg.extractor, limit=cfg.max_mentions,
@@ -115,7 +114,11 @@ def build_set(
     images = cfg.images or str(Path(str(cfg.input)).parent)
     score = partial(score_rows, str(cfg.clip), Path(images), cfg.batch_size, cfg.device)
     found = mapped("score", score, linked, clip=cfg.clip)
-    return finish(list(found.rows()), Path(str(cfg.output)), select) if found.complete else None
+    if not found.complete:
+        return None
+    scored = list(found.rows())
+    check_readable(scored, max_corrupt, parts / "score")
+    return finish(scored, linked, output, select)
 
 
 def read_input(path: Path) -> list[Row]:
@@ -160,7 +163,7 @@ def extract_rows(
     """Rows -> rows with ``mentions``."""
     extract: Extractor
     if cfg.extractor == "dictionary":
-        extract = dictionary_extractor(knowledge(), cfg.max_mentions)
+        extract = named_extractor(knowledge(), cfg.max_mentions)
     elif cfg.extractor == "lm":
         extract = lm_extractor(_generator(cfg, server), cfg.max_mentions, cfg.max_new_tokens)
     elif cfg.ner_model is None:
@@ -254,7 +257,7 @@ def checked_description(answer: str, caption: str) -> str:
 
 
 def score_rows(clip: str, folder: Path, batch_size: int, device: str) -> RowFunction:
-    """Rows -> rows with CLIP scores; entities of an image that cannot be read are dropped."""
+    """Rows -> rows with CLIP scores; without entities and ``unreadable`` where the image cannot be read."""
     encoder = open_clip_dual_encoder(None, clip).eval()
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)  # fmt: skip
     encoder.to(place)
@@ -282,8 +285,11 @@ def scored(
     pixels = [
         picture(folder / row["image"], transform) if row["entities"] else None for row in rows
     ]
-    kept = [i for i, x in enumerate(pixels) if x is not None]
+    kept = [i for i, x in enumerate(pixels) if isinstance(x, Tensor)]
     found = [{**row, "entities": []} for row in rows]
+    for row, x in zip(found, pixels, strict=True):
+        if isinstance(x, str):
+            row["unreadable"] = x
     if not kept:
         return found
     texts = {entity_of(e): 0 for i in kept for e in rows[i]["entities"]}
@@ -309,34 +315,10 @@ def unit_rows(x: Tensor) -> Tensor:
     return torch.nn.functional.normalize(x.float(), dim=1).cpu()
 
 
-def picture(path: Path, transform: EvalTransform) -> Tensor | None:
-    """A file as the image tower takes it; None if it is no image."""
+def picture(path: Path, transform: EvalTransform) -> Tensor | str:
+    """A file as the image tower takes it; what is wrong if it cannot be read."""
     try:
         with Image.open(path) as image:
             return transform.one(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError):
-        return None
-
-
-def finish(rows: Sequence[Row], output: Path, select: SelectConfig) -> dict[str, Any]:
-    """Both filters and all files.
-
-    Raises:
-        UserError: no image keeps an entity.
-    """
-    kept, dropped = split_by_score(rows, select)
-    left, numbers = frequency_filter(kept, select.min_images, select.cap)
-    if not left:
-        raise UserError(
-            f"none of {len(rows)} images keeps an entity: lower select.threshold or "
-            "select.min_images, or look at build.knowledge"
-        )
-    table = entity_table(left, numbers)
-    lines = ["\t".join(("id", "name", "description", "count"))]
-    lines += ["\t".join(" ".join(str(cell).split()) for cell in entry) for entry in table]
-    write_joined(output.with_name("entities.tsv"), lines)
-    write_joined(output.with_name("hand_check.tsv"), hand_check(left))
-    found = statistics(left, rows, dropped)
-    write_json(output.with_name("report.json"), found)
-    write_joined(output, (json.dumps(row, ensure_ascii=False) for row in left))
-    return found
+    except (OSError, SyntaxError, ValueError) as error:
+        return f"{path}: {getattr(error, 'strerror', None) or error}"

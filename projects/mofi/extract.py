@@ -7,7 +7,7 @@ from common.data.samplers import Rng
 from common.data.text.stop_words import FUNCTION_WORDS
 from common.decoding.generators import Prompt, TextGenerator
 from common.encoders.text.tagger import span_tagger
-from projects.mofi.knowledge import LONGEST, Knowledge
+from projects.mofi.knowledge import LONGEST, Knowledge, name_spans
 
 Extractor = Callable[[Sequence[str], Sequence[Rng]], list[list[str]]]
 NONE = "NONE"
@@ -60,6 +60,42 @@ def dictionary_mentions(text: str, knowledge: Knowledge) -> list[str]:
         else:
             i += 1
     return found
+
+
+def named_mentions(text: str, knowledge: Knowledge) -> list[str]:
+    """As `dictionary_mentions`, but letters of every script and digits count; see `NamedKnowledge`."""
+    spans = name_spans(text)
+    found, i = [], 0
+    while i < len(spans):
+        for count in range(min(LONGEST, len(spans) - i), 0, -1):
+            piece = text[spans[i][0] : spans[i + count - 1][1]]
+            function = piece.lower() in FUNCTION_WORDS or too_short(piece)
+            if not function and knowledge.candidates(piece):
+                found.append(piece)
+                i += count
+                break
+        else:
+            i += 1
+    return found
+
+
+def too_short(piece: str) -> bool:
+    """One sign, or two that are both Latin letters without accent or both digits.
+
+    >>> [too_short(piece) for piece in ("3M", "in", "42", "747")]
+    [False, True, True, False]
+    """
+    plain = piece.isdigit() or (piece.isascii() and piece.isalpha())
+    return len(piece) < 2 or (len(piece) == 2 and plain)
+
+
+def named_extractor(knowledge: Knowledge, limit: int) -> Extractor:
+    """Alias lookup of ``TASK=build``."""
+
+    def extract(texts: Sequence[str], rngs: Sequence[Rng]) -> list[list[str]]:
+        return [checked_mentions(named_mentions(t, knowledge), t, limit) for t in texts]
+
+    return extract
 
 
 def dictionary_extractor(knowledge: Knowledge, limit: int) -> Extractor:

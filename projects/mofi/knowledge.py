@@ -1,6 +1,7 @@
 """The knowledge base: entities with names, descriptions, aliases and priors; the files of a set."""
 
 import math
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,60 @@ class Knowledge:
         return entity_text(self.entities[index], with_description)
 
 
+class NamedKnowledge(Knowledge):
+    """As `Knowledge`, but letters of every script, accents and digits of a name count.
+
+    What ``TASK=build`` looks up. The bundled pool keeps to Latin letters, for which its comparison was run.
+    """
+
+    @cached_property
+    def by_alias(self) -> Mapping[str, list[int]]:
+        """See `Knowledge.by_alias`."""
+        found = defaultdict(list)
+        for i, entity in enumerate(self.entities):
+            for key in dict.fromkeys(map(name_key, (entity.name, *entity.aliases))):
+                found[key].append(i)
+        found.pop("", None)
+        return dict(found)
+
+    def candidates(self, mention: str) -> list[int]:
+        """See `Knowledge.candidates`."""
+        key = name_key(mention)
+        found = self.by_alias.get(key)
+        return list(found if found is not None else self.by_alias.get(key.removesuffix("s"), []))
+
+    def odds(self, mention: str) -> Tensor:
+        """See `Knowledge.odds`."""
+        key = name_key(mention)
+        names = {key, key.removesuffix("s")}
+        own = [self.entities[i] for i in self.candidates(mention)]
+        return torch.tensor([e.prior * (OWN_NAME if name_key(e.name) in names else 1) for e in own])
+
+
+def name_key(text: str) -> str:
+    """A name as it is looked up: case and compatible forms folded, what is no letter or digit a blank.
+
+    >>> name_key("BOEING-747")
+    'boeing 747'
+    """
+    text = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(text[start:end] for start, end in name_spans(text))
+
+
+def name_spans(text: str) -> list[tuple[int, int]]:
+    """Places of the words of a text: runs of letters, digits and the marks that belong to them.
+
+    >>> name_spans("a 747!")
+    [(0, 1), (2, 5)]
+    """
+    found: list[tuple[int, int]] = []
+    for i, sign in enumerate(text):
+        if sign.isalnum() or unicodedata.category(sign).startswith("M"):
+            start = found.pop()[0] if found and found[-1][1] == i else i
+            found.append((start, i + 1))
+    return found
+
+
 def entity_text(entity: Any, with_description: bool = True) -> str:
     """Name, or name and description, of anything that has both.
 
@@ -105,9 +160,10 @@ def read_knowledge(path: Path | None, root: str | None = None) -> Knowledge:
         root: ``cfg.data.root``.
 
     Raises:
-        UserError: no such file, a column is missing, or a prior is no positive number.
+        UserError: no such file, a column is missing, a prior is no positive number, or an entity
+            without a letter or digit in its names.
     """
-    return bundled_knowledge(root) if path is None else Knowledge(_read(path))
+    return NamedKnowledge(bundled_knowledge(root).entities if path is None else _read(path))
 
 
 def _read(path: Path) -> list[Entity]:
@@ -123,6 +179,12 @@ def _read(path: Path) -> list[Entity]:
         entities.append(Entity(row["id"], row["name"], row["description"], prior, aliases))
     if not entities:
         raise UserError(f"{path} has no entity: write one a line below the header")
+    nameless = [e.id for e in entities if not any(map(name_key, (e.name, *e.aliases)))]
+    if nameless:
+        raise UserError(
+            f"{path}: {len(nameless)} entities ({', '.join(nameless[:5])}) have no letter or digit in name and "
+            "aliases, so that no caption can name them: add an alias or leave them out"
+        )
     return entities
 
 

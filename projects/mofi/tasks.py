@@ -4,19 +4,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
+import yaml
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import UserError
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
 from common.engine.workspace import Workspace
+from common.evaluation.encoding import encode
 from common.evaluation.image_text.zeroshot import class_embeddings
 from projects.mofi.build_set import build_set
 from projects.mofi.config import Config
 from projects.mofi.data import EntityName, read_entities
 from projects.mofi.gpr1200 import SUFFIXES
 from projects.mofi.knowledge import entity_text
+
+BATCH = 64  # pictures or texts of a forward pass
 
 
 def nearest_entities(image: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -57,14 +61,20 @@ class Embedder:
         Raises:
             UserError: a file that is no image.
         """
-        pixels = torch.stack([self.preprocess(_opened(image)) for image in images])
-        return F.normalize(self.encoder.encode_image(pixels), dim=1)
+
+        def rows(batch: list[Image.Image | str | Path]) -> Tensor:
+            pixels = torch.stack([self.preprocess(opened(image)) for image in batch])
+            return self.encoder.encode_image(pixels)
+
+        return F.normalize(encode(rows, images, batch_size=BATCH), dim=1)
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Unit rows (B, D) of sentences."""
-        assert self.encoder.tokenizer is not None
-        return F.normalize(self.encoder.encode_text(self.encoder.tokenizer(list(texts))), dim=1)
+        tokenizer = self.encoder.tokenizer
+        assert tokenizer is not None
+        found = encode(lambda batch: self.encoder.encode_text(tokenizer(batch)), texts, batch_size=BATCH)  # fmt: skip
+        return F.normalize(found, dim=1)
 
     def annotate(
         self, images: Sequence[Image.Image | str | Path], texts: Sequence[str], top: int = 5
@@ -96,7 +106,9 @@ def of(cfg: Config) -> Mapping[str, Callable[[Workspace], None]]:
 
 def build(cfg: Config, workspace: Workspace) -> None:
     """``TASK=build``."""
-    found = build_set(cfg.build, cfg.select, cfg.generator, cfg.task, workspace)
+    found = build_set(
+        cfg.build, cfg.select, cfg.generator, cfg.task, workspace, cfg.data.max_corrupt
+    )
     if found is None:
         workspace.say(
             "chunks are left to other shares; when all are done, run with task.shard=join"
@@ -106,6 +118,10 @@ def build(cfg: Config, workspace: Workspace) -> None:
         f"{cfg.build.output}: {found['num_images']} of {found['num_images_before']} images, "
         f"{found['num_entities']} of {found['num_entities_before']} entities; report.json beside it"
     )
+    if found["num_unreadable"]:
+        workspace.say(
+            f"{found['num_unreadable']} images could not be read, such as {found['unreadable_first'][0]}"
+        )
 
 
 def annotate(cfg: Config, workspace: Workspace) -> None:
@@ -113,10 +129,30 @@ def annotate(cfg: Config, workspace: Workspace) -> None:
     own = cfg.annotate
     if own.run is None or own.entities is None or not own.inputs:
         raise UserError("set annotate.run, annotate.entities (an entities.tsv) and annotate.inputs")
+    refuse_untrained_texts(Path(own.run))
     table: list[EntityName] = read_entities(Path(own.entities))
     texts = [entity_text(entity, own.text == "name_description") for entity in table]
     for name, found in zip(own.inputs, Embedder(own.run).annotate(own.inputs, texts, own.top), strict=True):  # fmt: skip
         workspace.say(f"{name}: " + "; ".join(f"{text} {score:.3f}" for text, score in found))
+
+
+def refuse_untrained_texts(export: Path) -> None:
+    """Refuse an export whose run says that its text tower was never trained.
+
+    Raises:
+        UserError: recipe supervised, or multi-task with all weight on the classifier.
+    """
+    settings = export.absolute().parent / "config.yaml"
+    if not settings.is_file():  # an export that was moved away from its run
+        return
+    found = yaml.safe_load(settings.read_text(encoding="utf-8"))
+    method = found.get("method", {}) if isinstance(found, dict) else {}
+    recipe, weight = method.get("recipe"), method.get("cls_weight")
+    if recipe == "supervised" or (recipe == "multitask" and weight == 1):
+        raise UserError(
+            f"annotate.run={export} was trained by classes alone: its text tower is untrained, and an export holds no "
+            "class vectors. Take a model of recipe multitask or contrastive; TASK=search needs no texts"
+        )
 
 
 def search(cfg: Config, workspace: Workspace) -> None:
@@ -128,18 +164,23 @@ def search(cfg: Config, workspace: Workspace) -> None:
     if not paths:
         raise UserError(f"{own.gallery} holds no image ({', '.join(SUFFIXES)})")
     model = Embedder(own.run)
-    gallery = torch.cat([model.encode_image([path]) for path in paths])
+    gallery = model.encode_image(paths)
     scores, found = nearest_entities(model.encode_image(own.inputs), gallery, own.top)
     for name, values, places in zip(own.inputs, scores.tolist(), found.tolist(), strict=True):
         listed = (f"{paths[i].name} {s:.3f}" for i, s in zip(places, values, strict=True))
         workspace.say(f"{name}: " + "; ".join(listed))
 
 
-def _opened(image: Image.Image | str | Path) -> Image.Image:
+def opened(image: Image.Image | str | Path) -> Image.Image:
+    """A picture of a user's as RGB, turned as its camera says.
+
+    Raises:
+        UserError: a file that is no image.
+    """
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        return ImageOps.exif_transpose(image).convert("RGB")
     try:
-        with Image.open(image) as opened:
-            return opened.convert("RGB")
+        with Image.open(image) as file:
+            return ImageOps.exif_transpose(file).convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"cannot read {image} as an image: {error}") from error

@@ -19,7 +19,7 @@ CHUNK_BATCHES = 10  # batches in a file of finished lines
 
 
 def build_translator(cfg: TranslateConfig) -> Any:
-    """Lines of a chunk -> the same lines with the texts of the further languages."""
+    """Lines of a chunk -> the same lines with the texts of the further languages that they lack."""
     from common.decoding.sequence_to_sequence import SequenceToSequence
 
     model = SequenceToSequence.from_pretrained(cfg.model, cfg.device)
@@ -32,18 +32,19 @@ def build_translator(cfg: TranslateConfig) -> Any:
 
     def translate(lines: Sequence[str], seeds: Sequence[RowSeed]) -> list[str]:
         rows = [json.loads(line) for line in lines]
-        texts = [one_line(row["caption"][cfg.source]) for row in rows]
-        rngs = [seed.rng(0) for seed in seeds]
         for language in cfg.languages:
             if speaks is not None:
                 model.tokenizer.src_lang = cfg.source
                 model.model.generation_config.forced_bos_token_id = speaks(language)
+            lacking = [i for i, row in enumerate(rows) if not row["caption"].get(language)]
+            texts = [one_line(rows[i]["caption"][cfg.source]) for i in lacking]
             asked = [cfg.prompt.format(text=text, language=language) for text in texts]
+            rngs = [seeds[i].rng(0) for i in lacking]
             found = model.continuations(
                 asked, Policy("greedy"), rngs, cfg.max_new_tokens, batch_size=cfg.batch_size
             )
-            for row, answer in zip(rows, found, strict=True):
-                row["caption"][language] = one_line(answer.text)
+            for i, answer in zip(lacking, found, strict=True):
+                rows[i]["caption"][language] = one_line(answer.text)
         return [json.dumps(row, ensure_ascii=False) for row in rows]
 
     return translate
@@ -52,19 +53,21 @@ def build_translator(cfg: TranslateConfig) -> Any:
 def translate_file(
     cfg: TranslateConfig, workspace: Workspace | None = None, task: RowMapConfig | None = None
 ) -> MappedRows:
-    """Translate every line of a JSONL file (``TASK=translate``).
+    """Translate every line of a JSONL file (``TASK=translate``); texts that it has already are kept.
 
     Args:
         cfg: the section of the config.
-        workspace: shows the progress.
+        workspace: shows the progress, and is told of kept and of empty texts.
         task: share of the work, see `common.data.row_map`.
 
     Raises:
-        UserError: no input or output named, a line without the source language, an output that
-            was made by something else, or no such model.
+        UserError: no input or output named, the source among the further languages, a line without the
+            source language, an output that was made by something else, or no such model.
     """
     if cfg.input is None or cfg.output is None:
         raise UserError("set translate.input and translate.output, files of JSON lines")
+    if cfg.source in cfg.languages:
+        raise UserError(f"translate.languages names the source '{cfg.source}': leave it out")
     lines, output = read_lines(Path(cfg.input)), Path(cfg.output)
     for number, line in enumerate(lines, 1):
         _check(f"{cfg.input}, line {number}", line, cfg.source)
@@ -74,6 +77,7 @@ def translate_file(
     settings = {
         "model": cfg.model, "source": cfg.source, "languages": list(cfg.languages),
         "prompt": cfg.prompt, "max_new_tokens": cfg.max_new_tokens, "batch_size": cfg.batch_size,
+        "given": "kept",
     }  # fmt: skip
     step = RowMap(
         "translate", partial(build_translator, cfg), settings, 0,
@@ -82,7 +86,24 @@ def translate_file(
     found = map_rows(step, lines, folder, task, workspace.meter if workspace else None)
     if found.complete:
         write_joined(output, found.rows())
+        if workspace is not None:
+            kept = sum(counted(line, cfg.languages)[0] for line in lines)
+            empty = sum(counted(line, cfg.languages)[1] for line in found.rows())
+            workspace.say(
+                f"{kept} texts were there and are kept; {empty} came out empty (training leaves such lines out)"
+            )
     return found
+
+
+def counted(line: str, languages: Sequence[str]) -> tuple[int, int]:
+    """How many of the languages a line has a text in, and how many it has not.
+
+    >>> counted('{"caption": {"en": "a", "id": "b", "ru": ""}}', ["id", "ru", "tr"])
+    (1, 2)
+    """
+    caption = json.loads(line)["caption"]
+    there = sum(bool(caption.get(language)) for language in languages)
+    return there, len(languages) - there
 
 
 def _check(place: str, line: str, source: str) -> None:

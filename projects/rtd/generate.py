@@ -2,18 +2,21 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from common.data.text.lexical import words
+from common.data.text.tokenizers import ClipTokenizer
 from common.decoding.options import Policy, ServerConfig
 from projects.rtd.options import MakePhrases, MakeTriplets
-from projects.rtd.triplets import MAX_WORDS, Triplet, clean, same_text
+from projects.rtd.triplets import Triplet, clean, same_text
 
 if TYPE_CHECKING:
     from common.data.row_map.mapper import RowFunction, RowSeed
 
 TOKEN_STREAM = 91
 END = "###"
+MAX_TOKENS = 77  # of CLIP's vocabulary, start and end included
 DEMONSTRATIONS = (
     ("a brown dog sleeps on a sofa", "turn the dog into a cat", "a brown cat sleeps on a sofa"),
     ("two red apples in a bowl", "make the apples green", "two green apples in a bowl"),
@@ -39,7 +42,7 @@ def build_prompt(caption: str) -> str:
 def parse(answer: str, caption: str, min_overlap: float) -> Triplet | None:
     r"""The triplet in what a model wrote, or None if it is refused.
 
-    Refused: no instruction or edit, an edit that says the same, one of more than 75 words, and one that keeps less
+    Refused: no instruction or edit, an edit that says the same, one of more than 77 tokens, and one that keeps less
     than `min_overlap` of the caption's words.
 
     >>> parse(" make it blue\nEdited: a blue car\n###", "a red car", 0.3).condition
@@ -52,12 +55,22 @@ def parse(answer: str, caption: str, min_overlap: float) -> Triplet | None:
     condition, edited = found["c"].strip(), found["t"].strip()
     if not condition or not edited or same_text(edited, caption):
         return None
-    if len(edited.split()) > MAX_WORDS or len(condition.split()) > MAX_WORDS:
+    if too_long(edited) or too_long(condition):
         return None
     old, new = set(words(caption)), set(words(edited))
     if len(old & new) < min_overlap * len(old):
         return None
     return Triplet(*map(clean, (caption, condition, edited)))
+
+
+def too_long(text: str) -> bool:
+    """Whether CLIP's text tower would cut a text."""
+    return bool(_tokenizer()(text)[0, MAX_TOKENS])  # a shorter row is padded with zeros
+
+
+@lru_cache(1)
+def _tokenizer() -> ClipTokenizer:
+    return ClipTokenizer(MAX_TOKENS + 1)
 
 
 def build_editor(cfg: MakeTriplets, server: ServerConfig) -> "RowFunction":
@@ -104,6 +117,17 @@ def build_writer(cfg: MakePhrases, server: ServerConfig) -> "RowFunction":
         return [(row[0], clean(text)) for row, text in zip(rows, texts, strict=True)]
 
     return write
+
+
+def holding(concept: str, phrase: str) -> str | None:
+    """A cleaned phrase with the concept in its own case, as `oti.Phrases` looks for it; None without it.
+
+    >>> holding("Golden Retriever", "a photo of golden retriever on a lawn")
+    'a photo of Golden Retriever on a lawn'
+    """
+    own = concept.lower()
+    start = phrase.find(own)
+    return None if start < 0 else phrase[:start] + concept + phrase[start + len(own) :]
 
 
 def writer_policy(cfg: MakePhrases) -> Policy:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -73,10 +73,18 @@ class ComposedSearch:
     def _images(self, pictures: Sequence[Picture], batch_size: int) -> Tensor:
         parts = []
         for start in range(0, len(pictures), batch_size):
-            opened = [
-                p.convert("RGB") if isinstance(p, Image.Image) else open_rgb(Path(p))
-                for p in pictures[start : start + batch_size]
-            ]
-            pixels = torch.stack([self.preprocess(picture) for picture in opened])
+            part = pictures[start : start + batch_size]
+            pixels = torch.stack([self.preprocess(opened(picture)) for picture in part])
             parts.append(self.composer.encoder.encode_image(pixels).float())
         return torch.cat(parts)
+
+
+def opened(picture: Picture) -> Image.Image:
+    """A picture of a user's as RGB, turned as its camera says.
+
+    Raises:
+        UserError: a file that is no picture.
+    """
+    if isinstance(picture, Image.Image):
+        return ImageOps.exif_transpose(picture).convert("RGB")
+    return ImageOps.exif_transpose(open_rgb(Path(picture)))

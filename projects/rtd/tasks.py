@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 from common.config import UserError
 from common.data.lines import read_lines
 from common.data.row_map.mapper import RowMap, map_rows
+from common.data.row_map.parts import MANIFEST
 from common.data.samplers import sample_rng
 from common.decoding.generators import generator_settings
+from common.encoders.image_text.pseudo_tokens import without_placeholder
 from common.engine.workspace import Workspace
 from projects.rtd.config import Config
-from projects.rtd.data import SUFFIXES, rules, tagger_of
-from projects.rtd.generate import build_editor, build_writer, editor_policy, writer_policy
-from projects.rtd.inference import ComposedSearch, Found
+from projects.rtd.data import SUFFIXES, TRIES, tagger_of
+from projects.rtd.generate import build_editor, build_writer, editor_policy, holding, writer_policy
+from projects.rtd.inference import ComposedSearch, Found, opened
 from projects.rtd.table import before_after
-from projects.rtd.triplets import Triplet, clean, key_phrases, write_triplets
+from projects.rtd.triplets import Triplet, clean, key_phrases, rule_triplet, write_triplets
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,13 +57,11 @@ def draw(reference: Path, text: str, found: list[tuple[Path, Found]]) -> "Figure
     """Reference with its sentence, then the answers with their cosines, in a row."""
     from matplotlib.figure import Figure
 
-    from common.data.image_text.composed_sets import open_rgb
-
     figure = Figure(figsize=(1.8 * (1 + len(found)), 2.2))
     cells = figure.subplots(1, 1 + len(found), squeeze=False)[0]
     shown = [(reference, text)] + [(path, f"{path.name}\n{f.score:.3f}") for path, f in found]
     for axes, (path, title) in zip(cells, shown, strict=True):
-        axes.imshow(open_rgb(path))
+        axes.imshow(opened(path))
         axes.set_title(title, fontsize=8, wrap=True)
         axes.axis("off")
     return figure
@@ -77,6 +77,7 @@ def make_triplets(cfg: Config, workspace: Workspace) -> None:
         raise UserError(
             f"triplets.input={source} does not exist: give a text file, a caption a line"
         )
+    check_output(own.output, parts=own.by == "lm")
     captions = [text for line in read_lines(source) if (text := clean(line))]
     if own.by == "rules":
         found = by_rules(cfg, captions)
@@ -100,13 +101,17 @@ def make_triplets(cfg: Config, workspace: Workspace) -> None:
 
 
 def by_rules(cfg: Config, captions: list[str]) -> list[Triplet]:
-    """One rule-based triplet a caption."""
+    """One rule-based triplet of each caption that has a key phrase to swap."""
     tagger, path = tagger_of(cfg), cfg.triplets.keywords
     phrases = [p for p in read_lines(Path(path)) if p] if path else key_phrases(captions, tagger)
     if not captions or not phrases:
         raise UserError("triplets.input holds no caption with a noun")
-    draw_one = rules(captions, phrases, tagger)
-    return [draw_one(i, sample_rng(cfg.seed, 0, i, RULE_STREAM)) for i in range(len(captions))]
+    found = []
+    for i, caption in enumerate(captions):
+        rng = sample_rng(cfg.seed, 0, i, RULE_STREAM)
+        tries = (rule_triplet(caption, phrases, tagger, rng) for _ in range(TRIES))
+        found.append(next((triplet for triplet in tries if triplet is not None), None))
+    return [triplet for triplet in found if triplet is not None]
 
 
 def make_phrases(cfg: Config, workspace: Workspace) -> None:
@@ -116,7 +121,14 @@ def make_phrases(cfg: Config, workspace: Workspace) -> None:
         raise UserError("set phrases.concepts (a concept a line) and phrases.output (a JSON file)")
     if not Path(own.concepts).is_file():
         raise UserError(f"phrases.concepts={own.concepts} does not exist")
-    concepts = [line.strip() for line in read_lines(Path(own.concepts)) if line.strip()]
+    if cfg.generator.endpoint is not None and cfg.generator.api == "chat":
+        raise UserError(
+            "TASK=phrases has 'a photo of <concept>' gone on with, which a chat server does not do: "
+            "set generator.api=completions, or phrases.model to a local model"
+        )
+    check_output(own.output)
+    lines = read_lines(Path(own.concepts))
+    concepts = list(dict.fromkeys(name for line in lines if (name := without_placeholder(line))))
     rows = [[concept, i] for concept in concepts for i in range(own.per_concept)]
     step = RowMap(
         "phrases", partial(build_writer, own, cfg.generator),
@@ -130,20 +142,42 @@ def make_phrases(cfg: Config, workspace: Workspace) -> None:
         return
     found: dict[str, list[str]] = {concept: [] for concept in concepts}
     for concept, phrase in mapped.rows():
-        if concept in phrase:
-            found[concept].append(phrase)
+        if (held := holding(concept, phrase)) is not None:
+            found[concept].append(held)
+    kept, without = sum(map(len, found.values())), sum(not own for own in found.values())
+    if not kept:
+        raise UserError(f"none of {len(rows)} phrases holds its concept: take another phrases.model")  # fmt: skip
     Path(own.output).write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
-    workspace.say(f"{own.output}: {sum(map(len, found.values()))} phrases")
+    workspace.say(
+        f"{own.output}: {kept} of {len(rows)} phrases hold their concept; {without} of {len(concepts)} concepts have "
+        "none (SEARLE takes its fixed sentences)"
+    )
 
 
 def table(cfg: Config, workspace: Workspace) -> None:
     """``TASK=table``: before and after RTD of several runs, with what each part cost."""
     if not cfg.table.runs:
         raise UserError("set table.runs=[<run folder>, ...]")
+    if cfg.table.output is not None:
+        check_output(cfg.table.output, parts=False)
     text = before_after([Path(run) for run in cfg.table.runs])
     workspace.say(text)
     if cfg.table.output is not None:
         Path(cfg.table.output).write_text(text + "\n", encoding="utf-8")
+
+
+def check_output(output: str, *, parts: bool = True) -> None:
+    """Refuse a file that would be replaced.
+
+    Args:
+        output: the file.
+        parts: it may be there if ``<output>.parts`` shows that this task made it.
+
+    Raises:
+        UserError: the file exists.
+    """
+    if Path(output).exists() and not (parts and (Path(f"{output}.parts") / MANIFEST).is_file()):
+        raise UserError(f"{output} exists already: delete it or choose another output")
 
 
 TASKS: Mapping[str, Callable[[Config, Workspace], None]] = {

@@ -218,6 +218,35 @@ def test_item_16_one_grid_of_recipes_and_methods():
         config(f"method.name={method}", *BASIC, name="paper")
 
 
+def test_item_17_all_cells_of_the_grid_see_the_same_number_of_images():
+    """Checklist 17: of {basic, strong} x five methods; the arm with three times as many is none of them."""
+    from common.engine.comparison.spec import read_comparison
+
+    arms = read_comparison("clip_baselines").arms
+    cells = [f"{name}_{recipe}" for name in ("clip", "siam", "byol", "bar", "swal") for recipe in ("basic", "strong")]  # fmt: skip
+    seen = {}
+    for name in [*cells, "clip_basic_x3"]:
+        cfg = config(*(f"{k}={v}" for k, v in arms[name].items()), name="mini")
+        seen[name] = (cfg.trainer.max_steps, cfg.data.batch_size, cfg.trainer.max_epochs)
+    assert len({seen[name] for name in cells}) == 1
+    assert seen["clip_basic_x3"] != seen["clip_basic"]
+
+
+@pytest.mark.parametrize("name", ["paper_yfcc_vits", "paper_yfcc_vitb"])
+def test_image_towers_of_the_vits_are_timm_s_as_far_as_open_clip_allows(name):
+    """Guards against the text tower's QuickGELU and LayerNorm eps 1e-5 in ViT-B's image tower; ViT-S keeps the former."""
+    from open_clip.model import CLIP
+
+    with torch.device("meta"):
+        built = CLIP(**config(name=name).model.open_clip)
+    kinds = {type(module).__name__ for module in built.visual.modules()}
+    assert {m.eps for m in built.visual.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}
+    assert ("QuickGELU" in kinds) == (name == "paper_yfcc_vits")
+    assert sum(p.numel() for p in built.visual.parameters()) > (
+        2e7 if name == "paper_yfcc_vits" else 8.5e7
+    )
+
+
 def test_the_search_is_equal_and_has_the_config_s_rate_inside():
     """Same rates for every default arm, on the development part, with a seed of its own."""
     from common.engine.comparison.spec import read_comparison

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from common.config import UserError
 from common.data.samplers import sample_rng
+from common.encoders.image_text.frozen_clip import FrozenClip
+from common.encoders.image_text.modality_gap import gap_statistics, read_gap_statistics
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
@@ -22,7 +24,9 @@ from projects.close.batches import Example
 from projects.close.data import load_examples
 from projects.close.evaluate import named_class, score
 from projects.close.folder import load
-from projects.close.inference import Captioner
+from projects.close.inference import Captioner, opened
+from projects.close.pairs import own_pairs
+from projects.close.prompts import INSTRUCTIONS
 from projects.close.stages import rows_of, stages
 from projects.close.texts import read_texts
 from tests.projects.close.conftest import config, module_of
@@ -327,6 +331,37 @@ def test_statistics_are_written_and_read(clip, tmp_path):
     assert torch.equal(*found)
 
 
+def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
+    """Guards against a user's pictures that the model sees lying on their side."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    Image.new("RGB", (48, 24)).save(tmp_path / "phone.jpg", exif=exif)
+    for picture in (tmp_path / "phone.jpg", Image.open(tmp_path / "phone.jpg")):
+        assert opened(picture).size == (24, 48)
+
+
+def test_statistics_of_a_csv_of_own_pairs(tmp_path):
+    """Adapters from other pairs than COCO's: a CSV; unquoted commas and unreadable pictures are refused."""
+    colours = ["red", "blue", "green"]
+    for colour in colours:
+        Image.new("RGB", (32, 32), colour).save(tmp_path / f"{colour}.png")
+    table = tmp_path / "pairs.csv"
+    table.write_text("".join(f'{c}.png,"something, {c}"\n' for c in colours))
+    cfg = config("data.source=text", f"data.text_file={table}")
+    path = tasks.write_statistics(cfg, Workspace(tmp_path / "w"))
+    assert "3 pairs of" in (tmp_path / "w/notes.txt").read_text()
+    clip = FrozenClip(cfg.model.clip, half=cfg.model.half)
+    images = clip.encode_images([Image.new("RGB", (32, 32), c) for c in colours])
+    wanted = gap_statistics(clip.encode_texts([f"something, {c}" for c in colours]), images)
+    assert torch.allclose(read_gap_statistics(path).shift, wanted.shift, atol=1e-6)
+    table.write_text("red.png,something, red\n")
+    with pytest.raises(UserError, match='line 1: 3 cells.*"quotes"'):
+        own_pairs(table)
+    table.write_text("none.png,nothing\n")
+    with pytest.raises(UserError, match=r"none\.png"):
+        tasks.write_statistics(cfg, Workspace(tmp_path / "w"))
+
+
 # -- text as the only training data --------------------------------------------------------------
 
 
@@ -379,6 +414,41 @@ def test_item_15_a_language_model_writes_a_training_set(tmp_path):
     assert read_texts(path, 1, 99, {})
     with pytest.raises(UserError, match=r"generate\.model"):
         generate.write_texts(config(), Workspace(tmp_path))
+
+
+def test_item_15_demonstrations_are_left_out_whole_and_counted(tmp_path, monkeypatch):
+    """Guards against a prompt that is cut on its left: the instruction stays, what is left out is said."""
+    from common.decoding.language_model import LanguageModel
+
+    seen = []
+
+    def continuations(self, prompts, *args, own=LanguageModel.continuations, **options):
+        seen.extend(prompts)
+        return own(self, prompts, *args, **options)
+
+    monkeypatch.setattr(LanguageModel, "continuations", continuations)
+    model = f"generate.model={tiny_lm(tmp_path)}"
+    own = ["generate.count=2", "generate.num_demonstrations=50", "generate.max_new_tokens=8", "generate.best_of=1"]  # fmt: skip
+    generate.write_texts(config(model, *own), Workspace(tmp_path / "work"))
+    told = (tmp_path / "work/notes.txt").read_text()
+    assert "instead of generate.num_demonstrations=50: there are 20" in told
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "lm")
+    for prompt in seen:
+        assert prompt.startswith(INSTRUCTIONS["captions"] + "\n\n")
+        assert 0 < prompt.count(":\n") - 1 < 20
+        assert len(tokenizer(prompt)["input_ids"]) + 8 <= 256
+    long = ["generate.count=1", "generate.max_new_tokens=8", f"generate.instruction={'x ' * 300}"]
+    with pytest.raises(UserError, match="even without demonstrations"):
+        generate.write_texts(config(model, *long), Workspace(tmp_path / "other"))
+
+
+def test_item_15_an_output_of_somebody_else_is_not_replaced(tmp_path):
+    """An absolute generate.output that is there stays as it is."""
+    (tmp_path / "mine.json").write_text("mine")
+    cfg = config("generate.model=bundled:causal-lm", f"generate.output={tmp_path}/mine.json")
+    with pytest.raises(UserError, match="exists already"):
+        generate.write_texts(cfg, Workspace(tmp_path / "work"))
+    assert (tmp_path / "mine.json").read_text() == "mine"
 
 
 def test_item_15_prompts_of_all_kinds(tmp_path):

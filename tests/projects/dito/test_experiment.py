@@ -17,14 +17,16 @@ from common.engine import checkpoint as ckpt
 from common.engine.run import train
 from common.engine.workspace import Workspace
 from common.models import load as load_model
-from projects.dito import build, coco, detector, evaluate, tasks
+from projects.dito import build, coco, detector, evaluate, inference, tasks
 from projects.dito.data import CocoBoxes, base_names
 from projects.dito.detector import Detections, detect
 from projects.dito.folder import export, load, load_network
 from projects.dito.inference import Detector
 from projects.dito.module import DITO
+from projects.dito.network import build_network
 from projects.dito.objective import detection_scores, fuse_scores
 from projects.dito.scenes import clipart_pictures, emoji_pictures, scenes_of, shape_pictures
+from projects.dito.stages import build_module
 from tests.cards import at_hand, exported_by, run_snippet, snippets
 from tests.projects.dito.conftest import config, network_of
 
@@ -285,6 +287,46 @@ def test_item_16_another_set_s_class_list_is_swapped_in(novel, tmp_path, exporte
     assert seen["groups"]["all"] == [3, 7, 9]
     split = {"base": [3, 9], "novel": [7]} if novel == "coco" else {}  # all alone: AP once
     assert {k: v for k, v in seen["groups"].items() if k != "all"} == split
+
+
+@pytest.mark.parametrize("trained", [["person", "tie", "fork"], ["person"]])
+def test_a_set_of_one_s_own_weighs_as_base_where_it_was_trained_on(trained, tmp_path, exported, monkeypatch):  # fmt: skip
+    """Guards against the fusion of novel classes for boxes that were trained on; the export remembers the names."""
+    write_set(tmp_path)
+    words = ["data.source=coco", f"data.root={tmp_path}", "data.train_json=set.json", "data.eval_json=set.json", "method.stages=[detect]", f"model.init_from={exported}"]  # fmt: skip
+    cfg = config(*words)
+    module = build_module(cfg, build_network(cfg.model, cfg.detect.rpn_convs), 0)
+    assert module.network.base_names == ["person", "tie", "fork"]
+    module.network.base_names = trained
+    export(cfg, module, tmp_path / "export")
+    network, _ = load_network(tmp_path / "export")
+    assert network.base_names == trained
+    splits = []
+
+    def spy(net, images, classes, score, base, sizes):
+        splits.append(None if base is None else base.tolist())
+        return [Detections(torch.ones(1, 4), torch.tensor([2]), torch.tensor([0.5]))] * len(images)
+
+    monkeypatch.setattr(evaluate, "detect", spy)
+    evaluate.evaluate_files(cfg, network, Workspace(tmp_path / "w"))
+    assert splits == [[False, True, True, True] if len(trained) == 3 else None]
+    monkeypatch.setattr(inference, "detect", spy)
+    inference.Detector(tmp_path / "export")(Image.new("RGB", (40, 30)), ["a dog", "person"])
+    assert splits[1] == [False, False, True]
+
+
+def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
+    """Guards against pictures that lie on their side: what is seen and drawn is upright."""
+    upright = Image.new("RGB", (24, 48), "white")
+    upright.paste((255, 0, 0), (0, 0, 24, 12))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to the right
+    upright.rotate(90, expand=True).save(tmp_path / "phone.jpg", exif=exif, quality=95)
+    for picture in (tmp_path / "phone.jpg", Image.open(tmp_path / "phone.jpg")):
+        drawn = inference.Detector.draw(picture, [])
+        assert drawn.height == 2 * drawn.width
+        red, green, _ = drawn.getpixel((drawn.width // 2, 8))
+        assert red > 200 > 90 > green
 
 
 def test_average_precision_is_asked_for_and_checked_first(tmp_path, exported, monkeypatch):

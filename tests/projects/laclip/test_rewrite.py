@@ -14,11 +14,14 @@ from common.data.row_map.parts import Parts
 from common.data.samplers import sample_rng
 from common.decoding.options import ServerConfig
 from common.engine.run import run_task
+from common.engine.workspace import Workspace
 from projects.laclip.config import RewriteConfig
 from projects.laclip.rewrite import (
     ARROW,
     INSTRUCTION,
     build_prompt,
+    copies,
+    csv_captions,
     demonstrations,
     meta_pairs,
     parse_rewrite,
@@ -143,6 +146,31 @@ def test_an_output_of_somebody_else_is_not_overwritten(captions, tmp_path):
     with pytest.raises(UserError, match="delete it or choose another output"):
         rewrite_file(run_cfg(captions, tmp_path / "out.txt"))
     assert (tmp_path / "out.txt").read_text() == "precious"
+
+
+def test_a_caption_with_an_unquoted_comma_is_refused(tmp_path):
+    """Guards against rewrites of captions that end at their first comma; quoted ones are whole."""
+    table = tmp_path / "pairs.csv"
+    table.write_text('a.jpg,"A red, round ball"\nb.JPG,A cat\n"c.png","two\nlines, here"\n')
+    assert csv_captions(table) == (["A red, round ball", "two\nlines, here"], 1)
+    rewrite_file(run_cfg(table, tmp_path / "out.txt"), Workspace(tmp_path / "w"))
+    assert "1 of 3 rows" in (tmp_path / "w/notes.txt").read_text()
+    table.write_text("a.jpg,A ball\nb.jpg,A red, round ball\n")
+    with pytest.raises(UserError, match=r"line 2: 3 cells.*'A red' alone.*quotes"):
+        rewrite_file(run_cfg(table, tmp_path / "other.txt"))
+
+
+def test_copies_among_the_rewrites_are_counted(captions, tmp_path, monkeypatch):
+    """Guards against a file of rewrites that are the captions themselves, without a word."""
+    answers = iter(["", "some other words"] + [" a rewrite of it"] * 9)
+    monkeypatch.setattr(
+        "common.decoding.generators.text_generator",
+        lambda *args, **options: lambda prompts, rngs, most: [next(answers) for _ in prompts],
+    )
+    rewrite_file(run_cfg(captions, tmp_path / "out.txt"), Workspace(tmp_path / "w"))
+    assert "1 of 11 rewrites are the caption itself" in (tmp_path / "w/notes.txt").read_text()
+    assert copies(["a b"] * 10, ["a b"] + ["c d"] * 9) == "1 of 10 rewrites are the caption itself"
+    assert "larger rewrite.model" in copies(["a b"] * 9, ["a b"] + ["c d"] * 8)
 
 
 def test_item_13_one_line_per_caption_and_other_settings_refused(captions, tmp_path):

@@ -17,6 +17,7 @@ from projects.mofi.extract import (
     checked_mentions,
     dictionary_extractor,
     lm_extractor,
+    named_extractor,
     ner_extractor,
 )
 from projects.mofi.knowledge import Knowledge, description_vectors, read_knowledge
@@ -30,6 +31,7 @@ from projects.mofi.select import (
     statistics,
 )
 from projects.mofi.tasks import build as build_task
+from projects.mofi.write_set import check_folder, finish
 from tests.projects.mofi.conftest import config, write_knowledge
 from tests.taggers import save_tagger
 
@@ -57,6 +59,7 @@ def test_item_9_mentions_are_substrings_of_the_alt_text(known):
     text = "A SKYLARK and two eagles over a Golden Eagle's tree"
     (found,) = dictionary_extractor(known, 8)([text], RNGS)
     assert found == ["SKYLARK", "eagles", "Golden Eagle", "tree"]
+    assert named_extractor(known, 8)([text], RNGS) == [found]  # what TASK=build uses
     generate = Scripted("- skylark\n- a zebra\nthe\nTREE\nskylark\neagles", "NONE")
     found, nothing = lm_extractor(generate, 2, 64)([text, "a day"], RNGS[:2])
     assert found == ["SKYLARK", "tree"]  # no zebra, no stop word, each once, two at most
@@ -187,22 +190,27 @@ def build_words(captions: Path, exported: Path, *more: str) -> Config:
     return config(
         f"build.input={captions}", f"build.output={folder}/i2e.jsonl", f"build.clip={exported}",
         f"build.knowledge={folder}/knowledge.tsv", "build.device=cpu", "build.chunk_size=5",
-        "build.batch_size=4", "select.threshold=-1", "select.slack=2", "select.min_images=2", *more,
+        "build.batch_size=4", "select.threshold=-1", "select.slack=2", "select.min_images=2",
+        "data.max_corrupt=0.1", *more,
     )  # fmt: skip
 
 
 def run(cfg: Config):
-    return build_set(cfg.build, cfg.select, cfg.generator, cfg.task)
+    return build_set(cfg.build, cfg.select, cfg.generator, cfg.task, None, cfg.data.max_corrupt)
 
 
 def test_items_8_9_13_the_whole_engine_on_files(captions, exported, tmp_path, capsys):
     """Checklist 8, 9, 13: rows with link probability and CLIP score; the files beside them; a restart."""
     cfg = build_words(captions, exported)
     build_task(cfg, Workspace(tmp_path / "task"))
-    assert "8 of 12 images, 4 of 4 entities" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "8 of 12 images, 4 of 4 entities" in told
+    assert "1 images could not be read, such as" in told
+    assert "10.png" in told
     found = json.loads((captions.parent / "report.json").read_text())
     rows = [json.loads(line) for line in Path(cfg.build.output).read_text().splitlines()]
-    assert found["num_images"] == len(rows) == 8  # four say nothing or are no image
+    assert found["num_images"] == len(rows) == 8  # three say nothing, one is no image
+    assert found["num_unreadable"] == 1
     for row in rows:
         for entity in row["entities"]:
             assert entity.keys() == {"id", "name", "description", "link_prob", "clip_score"}
@@ -241,6 +249,47 @@ def test_shares_of_the_work_are_joined(captions, exported):
             break
     assert found is not None
     assert found["num_images"] == 8
+
+
+def test_names_keep_digits_accents_and_scripts(tmp_path):
+    """Guards against names that are linked by their letters a to z alone: wrong entities, without a word."""
+    names = ["Boeing 747", "Boeing 737", "Boeing", "\u00c5land", "3M", "\u0412\u043b\u0430\u0434\u0438\u043c\u0438\u0440", "land"]  # fmt: skip
+    path = tmp_path / "k.tsv"
+    rows = [f"Q{i}\t{name}\t\t{1 + (name == 'Boeing')}\t" for i, name in enumerate(names)]
+    path.write_text("id\tname\tdescription\tprior\taliases\n" + "\n".join(rows), "utf-8")
+    known = read_knowledge(path)
+    assert [known.candidates(name) for name in names] == [[i] for i in range(7)]
+    text = f"Two Boeing 747s over the land; a Boeing 737 to A\u030aland, {names[5]} at 3M"
+    (found,) = named_extractor(known, 8)([text], RNGS)
+    assert found == ["Boeing 747s", "land", "Boeing 737", "A\u030aland", names[5], "3M"]
+    (links,) = table_linker(known, None)([text], [found], RNGS)
+    assert [link.entity for link in links] == [0, 6, 1, 3, 5, 4]
+    path.write_text("id\tname\tdescription\tprior\taliases\nQ9\t!!!\t\t1\t\n", "utf-8")
+    with pytest.raises(UserError, match="Q9.*no letter or digit"):
+        read_knowledge(path)
+
+
+def test_unreadable_images_are_not_blamed_on_the_threshold(captions, exported):
+    """Guards against a wrong folder of images that only looks like a bad threshold; the files are named."""
+    words = [f"build.images={captions.parent}/elsewhere"]
+    with pytest.raises(UserError, match=r"9 of 12 images cannot be read.*elsewhere/0\.png.*build\.images"):  # fmt: skip
+        run(build_words(captions, exported, *words))
+    assert not (captions.parent / "i2e.jsonl").exists()
+
+
+def test_two_sets_do_not_share_a_folder(tmp_path):
+    """Guards against an entities.tsv that a second set of the folder has replaced."""
+    check_folder(tmp_path / "a.jsonl")
+    row = rows_of([("A", 0.3)])
+    for _ in range(2):  # a set may be written again
+        check_folder(tmp_path / "a.jsonl")
+        finish(row, row, tmp_path / "a.jsonl", config("select.min_images=1").select)
+    with pytest.raises(UserError, match="folder of its own"):
+        check_folder(tmp_path / "b.jsonl")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/c.jsonl").write_text("mine")
+    with pytest.raises(UserError, match="folder of its own"):
+        check_folder(tmp_path / "other/c.jsonl")
 
 
 @pytest.mark.parametrize(

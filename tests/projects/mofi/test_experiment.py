@@ -18,7 +18,7 @@ from projects.mofi.baselines import colour_features, pixel_features
 from projects.mofi.evaluate import evaluate, near_copies, pool_retrieval
 from projects.mofi.gpr1200 import gpr1200_metrics, gpr_files, read_image, released_resize
 from projects.mofi.module import MOFI
-from projects.mofi.tasks import Embedder, annotate, nearest_entities, search
+from projects.mofi.tasks import BATCH, Embedder, annotate, nearest_entities, opened, search
 from tests.cards import run_card
 from tests.projects.mofi.conftest import config, module_of
 
@@ -205,6 +205,41 @@ def test_annotation_by_class_vectors_and_by_texts(exported, tmp_path, capsys):
     with pytest.raises(UserError, match="as an image"):
         Embedder(exported).encode_image([table])
     assert Embedder(exported).classify([picture], ["a", "b"])[0] in ("a", "b")
+
+
+def test_a_long_table_of_entities_is_embedded_in_batches(exported, monkeypatch):
+    """Guards against one forward pass of a whole table, which no memory holds; the order stays."""
+    model = Embedder(exported)
+    texts = [f"thing {i}" for i in range(BATCH + 3)]
+    whole = model.encoder.encode_text(model.encoder.tokenizer(texts)).detach()
+    sizes = []
+
+    def encode_text(tokens, own=model.encoder.encode_text):
+        sizes.append(len(tokens))
+        return own(tokens)
+
+    monkeypatch.setattr(model.encoder, "encode_text", encode_text)
+    found = model.encode_text(texts)
+    assert sizes == [BATCH, 3]
+    assert torch.allclose(found, torch.nn.functional.normalize(whole, dim=1), atol=1e-6)
+
+
+def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
+    """Guards against a user's pictures that the model sees lying on their side."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    Image.new("RGB", (48, 24)).save(tmp_path / "phone.jpg", exif=exif)
+    for picture in (tmp_path / "phone.jpg", Image.open(tmp_path / "phone.jpg")):
+        assert opened(picture).size == (24, 48)
+
+
+def test_a_model_without_a_trained_text_tower_does_not_annotate(tmp_path):
+    """Guards against cosines of an untrained text tower; other recipes go on to read the table."""
+    words = [f"annotate.run={tmp_path}/export", f"annotate.entities={tmp_path}/none.tsv", "annotate.inputs=[a.png]"]  # fmt: skip
+    for recipe, told in (("supervised", "text tower is untrained"), ("multitask", r"none\.tsv")):
+        (tmp_path / "config.yaml").write_text(f"method: {{recipe: {recipe}, cls_weight: 0.9}}\n")
+        with pytest.raises(UserError, match=told):
+            annotate(config(*words), Workspace(tmp_path / "a"))
 
 
 def test_the_example_of_the_card_names_entities(exported, capsys):

@@ -12,6 +12,7 @@ from common.data.image_text.multilingual import CaptionLines, choose_languages, 
 from common.data.image_text.retrieval_sets import aligned, read_benchmark
 from common.data.samplers import sample_rng
 from common.data.text.fixed_length import NgramTokenizer
+from common.engine.workspace import Workspace
 from projects.one_to_k.data import build_data, build_tokenizer, emoji_rows, training_source
 from projects.one_to_k.options import TranslateConfig
 from projects.one_to_k.translate import translate_file
@@ -242,6 +243,25 @@ def translator(tmp_path):
     BartForConditionalGeneration(sizes).save_pretrained(tmp_path / "bart")
     tiny_tokenizer(256).save_pretrained(tmp_path / "bart")
     return tmp_path / "bart"
+
+
+def test_translation_keeps_texts_that_are_there(translator, tmp_path):
+    """Guards against a person's text that a machine's replaces; kept and empty ones are counted."""
+    rows = [{"image_path": "a.png", "caption": {"en": "a dog", "id": "anjing"}},
+            {"image_path": "b.png", "caption": {"en": "a cat", "id": ""}}]  # fmt: skip
+    (tmp_path / "in.data").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {
+        "input": str(tmp_path / "in.data"), "output": str(tmp_path / "out.data"), "device": "cpu",
+        "model": str(translator), "languages": ["id"], "max_new_tokens": 4, "prompt": "{language}: {text}",
+    }  # fmt: skip
+    translate_file(TranslateConfig(**options), Workspace(tmp_path / "w"))
+    found = [json.loads(x)["caption"] for x in (tmp_path / "out.data").read_text("utf-8").splitlines()]  # fmt: skip
+    assert found[0] == {"en": "a dog", "id": "anjing"}
+    empty = int(not found[1]["id"])
+    told = (tmp_path / "w/notes.txt").read_text()
+    assert f"1 texts were there and are kept; {empty} came out empty" in told
+    with pytest.raises(UserError, match="names the source 'en'"):
+        translate_file(TranslateConfig(**{**options, "languages": ["en", "de"]}))
 
 
 def test_translation_adds_languages_and_goes_on_after_a_stop(lines, translator, tmp_path):

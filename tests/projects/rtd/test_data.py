@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from common.config import UserError
@@ -29,9 +30,11 @@ from projects.rtd.evaluate import (
     reference_first,
     synthetic_task,
 )
-from projects.rtd.generate import build_prompt, parse
+from projects.rtd.generate import build_prompt, parse, too_long
+from projects.rtd.inference import opened
 from projects.rtd.key_phrases import LemmaTagger, hide_key_phrases, key_phrase_spans
-from projects.rtd.tasks import make_phrases, make_triplets
+from projects.rtd.oti import Phrases, read_phrases
+from projects.rtd.tasks import make_phrases, make_triplets, table
 from projects.rtd.triplets import SWAPS, clean, read_triplets, rule_triplet, same_text
 from tests.projects.rtd.conftest import config
 
@@ -97,14 +100,21 @@ def test_item_12_rules_swap_one_key_phrase():
         (" make it blue", False),
         (" make it blue\nEdited: something else entirely", False),  # keeps less than 30 %
         (" make it blue\nEdited: a car " + "x " * 80, False),
+        (
+            " make it blue\nEdited: a car " + "unbelievability's " * 25,
+            False,
+        ),  # 27 words, > 77 tokens
+        (" make it blue\nEdited: a car " + "and so " * 30, True),
     ],
 )
 def test_item_12_answers_of_a_language_model_are_parsed_or_refused(answer, kept):
-    """Checklist 12: two lines, no copy, at most 75 words, enough words in common."""
+    """Checklist 12: two lines, no copy, at most 77 tokens (not words), enough words in common."""
     assert (parse(answer, "a red car", 0.3) is not None) == kept
     prompt = build_prompt("a red car")
     assert prompt.endswith("Caption: a red car\nInstruction:")
     assert same_text("A dog.", "a  dog")
+    assert not too_long("x " * 75)
+    assert too_long("x " * 76)
 
 
 def test_item_12_triplets_come_from_rules_and_from_any_local_model(tmp_path, monkeypatch):
@@ -144,6 +154,63 @@ def test_item_12_and_14_a_bundled_causal_model_writes_phrases(tmp_path):
     found = json.loads((tmp_path / "p.json").read_text())["dog"]
     assert found
     assert all(text.startswith("a photo of dog") for text in found)
+
+
+def test_item_12_and_14_phrases_of_a_concept_with_capital_letters_reach_searle(tmp_path):
+    """Guards against phrases in lower case that are thrown away, or that SEARLE does not find."""
+    (tmp_path / "c.txt").write_text("Golden  Retriever\r\ndog\n dog\n")
+    words = [f"phrases.concepts={tmp_path}/c.txt", f"phrases.output={tmp_path}/p.json",
+             "phrases.model=bundled:stories260k", "phrases.per_concept=3", "phrases.max_new_tokens=6"]  # fmt: skip
+    workspace = Workspace(tmp_path / "w")
+    make_phrases(config(*words), workspace)
+    assert "6 of 6 phrases hold their concept; 0 of 2" in (tmp_path / "w/notes.txt").read_text()
+    phrases = Phrases(["Golden  Retriever\r"], read_phrases(f"{tmp_path}/p.json"))
+    phrase, hidden = phrases.draw(0, np.random.default_rng(0))
+    assert phrase.startswith("a photo of Golden Retriever")
+    assert hidden.startswith("a photo of $")
+    chat = ["generator.endpoint=http://localhost:1/v1", "generator.api=chat"]
+    with pytest.raises(UserError, match="completions"):
+        make_phrases(config(*words, *chat), workspace)
+
+
+def test_item_12_a_caption_that_rules_cannot_change_is_left_out(tmp_path):
+    """Guards against a second triplet of another caption in its place, and a count that hides it."""
+    source, target = tmp_path / "captions.txt", tmp_path / "t.json"
+    source.write_text("a red dog\nof with from\na cat under a tree\n")
+    words = [f"triplets.input={source}", f"triplets.output={target}", "data.source=drawings"]
+    make_triplets(config(*words), Workspace(tmp_path / "w"))
+    assert [t.reference for t in read_triplets(target)] == ["a red dog", "a cat under a tree"]
+    assert "2 triplets of 3 captions" in (tmp_path / "w/notes.txt").read_text()
+
+
+def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
+    """Guards against a user's pictures that the model sees lying on their side."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    Image.new("RGB", (48, 24)).save(tmp_path / "phone.jpg", exif=exif)
+    for picture in (tmp_path / "phone.jpg", Image.open(tmp_path / "phone.jpg")):
+        assert opened(picture).size == (24, 48)
+
+
+def test_no_task_replaces_a_file(tmp_path):
+    """An output that the task did not make stays as it is."""
+    (tmp_path / "c.txt").write_text("a dog\n")
+    output = tmp_path / "mine.json"
+    output.write_text("mine")
+    for task, words in (
+        (make_triplets, [f"triplets.input={tmp_path}/c.txt", f"triplets.output={output}"]),
+        (make_triplets, [f"triplets.input={tmp_path}/c.txt", f"triplets.output={output}", "triplets.by=lm"]),
+        (make_phrases, [f"phrases.concepts={tmp_path}/c.txt", f"phrases.output={output}"]),
+        (table, [f"table.runs=[{tmp_path}]", f"table.output={output}"]),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match="exists already"):
+            task(config(*words), Workspace(tmp_path / "w"))
+    assert output.read_text() == "mine"
+
+
+def test_paper_searle_reads_the_phrases_it_tells_to_make():
+    """Guards against training on the fixed sentences although phrases were written."""
+    assert config(name="paper_searle").phi.searle.phrases is not None
 
 
 def test_drawings_of_held_out_families_are_in_no_caption_and_no_triplet(drawings):

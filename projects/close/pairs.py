@@ -1,0 +1,37 @@
+"""A user's own pairs of picture and caption, for statistics of the gap (such as CC3M's)."""
+
+import csv
+from pathlib import Path
+
+from common.config import UserError
+from projects.close.batches import Example
+
+MOST = 100_000  # pairs, as many as the paper took of CC3M
+
+
+def own_pairs(path: Path) -> list[Example]:
+    """Rows ``path,caption`` of a CSV without header, at most `MOST` of them, evenly over the file.
+
+    Args:
+        path: the CSV; its picture paths are relative to its folder.
+
+    Raises:
+        UserError: no such file, no row, or a row that has not two cells.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: give data.text_file a CSV of path,caption")
+    found = []
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.reader(file)
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != 2:
+                raise UserError(
+                    f"{path}, line {reader.line_num}: {len(row)} cells, not path,caption; put captions that hold "
+                    'commas between "quotes"'
+                )
+            found.append(Example((row[1],), str(path.parent / row[0]), ()))
+    if not found:
+        raise UserError(f"{path} has no pair: write path,caption a line")
+    return found[:: -(-len(found) // MOST)]
