@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import load as load_config
+from common.data.image.upright import upright
 from common.encoders.image_text.frozen_clip import FrozenClip
 from projects.close import folder as exported
 from projects.close.batches import Words
 from projects.close.config import Config
-from projects.close.official import open_picture
 
 
 class Captioner:
@@ -50,7 +49,7 @@ class Captioner:
             UserError: a file that is no image.
         """
         return self.write(
-            F.normalize(self.clip.encode_images([opened(i) for i in images]), dim=1), context
+            F.normalize(self.clip.encode_images([upright(i) for i in images]), dim=1), context
         )
 
     def from_texts(self, texts: Sequence[str], context: str | Sequence[str] = "") -> list[str]:
@@ -63,14 +62,3 @@ class Captioner:
         """A text for each unit vector of the dual encoder, (B, D)."""
         contexts = [context] * len(vectors) if isinstance(context, str) else list(context)
         return self.module.write(vectors, *self.words.batch(contexts))
-
-
-def opened(image: Any) -> Image.Image:
-    """A picture of a user's as RGB, turned as its camera says.
-
-    Raises:
-        UserError: a file that is no image.
-    """
-    if isinstance(image, Image.Image):
-        return ImageOps.exif_transpose(image).convert("RGB")
-    return ImageOps.exif_transpose(open_picture(Path(image)))

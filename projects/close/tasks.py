@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import UserError
+from common.data.image.upright import upright
 from common.data.lookup import data_root
 from common.data.samplers import sample_rng
 from common.encoders.image_text.frozen_clip import FrozenClip
@@ -45,7 +46,7 @@ def caption(cfg: Config, workspace: Workspace) -> list[str]:
     for name, text in zip([*own.inputs, *own.texts], [*found, *said], strict=True):
         workspace.say(f"{name}: {text}")
     workspace.gallery("texts", [
-        {"query": open_picture(Path(name)), "results": [{"item": text or "-", "score": 0.0, "name": Path(name).name}]}
+        {"query": upright(name), "results": [{"item": text or "-", "score": 0.0, "name": Path(name).name}]}
         for name, text in zip(own.inputs, found, strict=True)
     ])  # fmt: skip
     return [*found, *said]

@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from common.config import UserError
+from common.data.image.upright import upright
 from common.evaluation.drawn_boxes import draw_boxes
 from common.evaluation.image_text.zeroshot import SIMPLE_TEMPLATES
 from common.losses.output import unit
-from projects.dito.coco import opened, to_square
+from projects.dito.coco import to_square
 from projects.dito.detector import detect, need_head, similarity_maps
 from projects.dito.folder import load_network
 from projects.dito.options import ScoreConfig
@@ -75,7 +76,7 @@ class Detector:
             raise UserError(f"base names {unknown} are not among the names")
         classes = self.network.classes(names, self.templates)
         split = torch.tensor([False, *(n in set(base) for n in names)]) if base else None
-        image = _opened(picture)
+        image = upright(picture)
         pixels, factor = to_square(image, self.size)
         size = (round(image.height * factor), round(image.width * factor))
         score = replace(self.score, threshold=max(threshold, self.score.threshold))
@@ -95,7 +96,7 @@ class Detector:
             UserError: a model of image-level pretraining alone.
         """
         need_head(self.network)
-        pixels, factor = to_square(_opened(picture), self.size)
+        pixels, factor = to_square(upright(picture), self.size)
         with torch.no_grad():
             return unit(self.network.region_vectors(pixels[None], [torch.tensor(boxes).view(-1, 4).float() * factor]))  # fmt: skip
 
@@ -114,7 +115,7 @@ class Detector:
         Raises:
             UserError: another kind, or regions of a model of image-level pretraining alone.
         """
-        pixels, _ = to_square(_opened(picture), self.size)
+        pixels, _ = to_square(upright(picture), self.size)
         with torch.no_grad():
             return similarity_maps(self.network, pixels[None], self.text_embed(texts)[None], kind)[
                 0
@@ -123,16 +124,9 @@ class Detector:
     @staticmethod
     def draw(picture: Picture, found: Sequence[Found]) -> Image.Image:
         """The picture with boxes and names."""
-        return draw_boxes(_opened(picture), [f.box for f in found], [f.name for f in found], [f.score for f in found])  # fmt: skip
+        return draw_boxes(upright(picture), [f.box for f in found], [f.name for f in found], [f.score for f in found])  # fmt: skip
 
 
 def _box(values: Sequence[float]) -> tuple[float, float, float, float]:
     x0, y0, x1, y1 = values
     return x0, y0, x1, y1
-
-
-def _opened(picture: Any) -> Image.Image:
-    """A picture of a user's as RGB, turned as its camera says; boxes are in the pixels of what is seen."""
-    if isinstance(picture, Image.Image):
-        return ImageOps.exif_transpose(picture).convert("RGB")
-    return ImageOps.exif_transpose(opened(Path(picture)))

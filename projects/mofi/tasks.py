@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 import yaml
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import UserError
+from common.data.image.upright import upright
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
 from common.engine.workspace import Workspace
 from common.evaluation.encoding import encode
@@ -63,7 +64,7 @@ class Embedder:
         """
 
         def rows(batch: list[Image.Image | str | Path]) -> Tensor:
-            pixels = torch.stack([self.preprocess(opened(image)) for image in batch])
+            pixels = torch.stack([self.preprocess(upright(image)) for image in batch])
             return self.encoder.encode_image(pixels)
 
         return F.normalize(encode(rows, images, batch_size=BATCH), dim=1)
@@ -169,18 +170,3 @@ def search(cfg: Config, workspace: Workspace) -> None:
     for name, values, places in zip(own.inputs, scores.tolist(), found.tolist(), strict=True):
         listed = (f"{paths[i].name} {s:.3f}" for i, s in zip(places, values, strict=True))
         workspace.say(f"{name}: " + "; ".join(listed))
-
-
-def opened(image: Image.Image | str | Path) -> Image.Image:
-    """A picture of a user's as RGB, turned as its camera says.
-
-    Raises:
-        UserError: a file that is no image.
-    """
-    if isinstance(image, Image.Image):
-        return ImageOps.exif_transpose(image).convert("RGB")
-    try:
-        with Image.open(image) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"cannot read {image} as an image: {error}") from error

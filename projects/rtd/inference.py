@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.data.image_text.composed_sets import open_rgb
+from common.data.image.upright import upright
 from common.evaluation.search import search
 from projects.rtd.export import load_composer
 from projects.rtd.pictures import preprocess
@@ -74,17 +74,6 @@ class ComposedSearch:
         parts = []
         for start in range(0, len(pictures), batch_size):
             part = pictures[start : start + batch_size]
-            pixels = torch.stack([self.preprocess(opened(picture)) for picture in part])
+            pixels = torch.stack([self.preprocess(upright(picture)) for picture in part])
             parts.append(self.composer.encoder.encode_image(pixels).float())
         return torch.cat(parts)
-
-
-def opened(picture: Picture) -> Image.Image:
-    """A picture of a user's as RGB, turned as its camera says.
-
-    Raises:
-        UserError: a file that is no picture.
-    """
-    if isinstance(picture, Image.Image):
-        return ImageOps.exif_transpose(picture).convert("RGB")
-    return ImageOps.exif_transpose(open_rgb(Path(picture)))

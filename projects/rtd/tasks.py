@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.config import UserError
+from common.data.image.upright import upright
 from common.data.lines import read_lines
 from common.data.row_map.mapper import RowMap, map_rows
 from common.data.row_map.parts import MANIFEST
@@ -17,7 +18,7 @@ from common.engine.workspace import Workspace
 from projects.rtd.config import Config
 from projects.rtd.data import SUFFIXES, TRIES, tagger_of
 from projects.rtd.generate import build_editor, build_writer, editor_policy, holding, writer_policy
-from projects.rtd.inference import ComposedSearch, Found, opened
+from projects.rtd.inference import ComposedSearch, Found
 from projects.rtd.table import before_after
 from projects.rtd.triplets import Triplet, clean, key_phrases, rule_triplet, write_triplets
 
@@ -61,7 +62,7 @@ def draw(reference: Path, text: str, found: list[tuple[Path, Found]]) -> "Figure
     cells = figure.subplots(1, 1 + len(found), squeeze=False)[0]
     shown = [(reference, text)] + [(path, f"{path.name}\n{f.score:.3f}") for path, f in found]
     for axes, (path, title) in zip(cells, shown, strict=True):
-        axes.imshow(opened(path))
+        axes.imshow(upright(path))
         axes.set_title(title, fontsize=8, wrap=True)
         axes.axis("off")
     return figure

@@ -24,7 +24,7 @@ from projects.close.batches import Example
 from projects.close.data import load_examples
 from projects.close.evaluate import named_class, score
 from projects.close.folder import load
-from projects.close.inference import Captioner, opened
+from projects.close.inference import Captioner
 from projects.close.pairs import own_pairs
 from projects.close.prompts import INSTRUCTIONS
 from projects.close.stages import rows_of, stages
@@ -329,15 +329,6 @@ def test_statistics_are_written_and_read(clip, tmp_path):
         for where in ("pairs", path)
     ]
     assert torch.equal(*found)
-
-
-def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
-    """Guards against a user's pictures that the model sees lying on their side."""
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
-    Image.new("RGB", (48, 24)).save(tmp_path / "phone.jpg", exif=exif)
-    for picture in (tmp_path / "phone.jpg", Image.open(tmp_path / "phone.jpg")):
-        assert opened(picture).size == (24, 48)
 
 
 def test_statistics_of_a_csv_of_own_pairs(tmp_path):

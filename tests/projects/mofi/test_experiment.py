@@ -18,7 +18,7 @@ from projects.mofi.baselines import colour_features, pixel_features
 from projects.mofi.evaluate import evaluate, near_copies, pool_retrieval
 from projects.mofi.gpr1200 import gpr1200_metrics, gpr_files, read_image, released_resize
 from projects.mofi.module import MOFI
-from projects.mofi.tasks import BATCH, Embedder, annotate, nearest_entities, opened, search
+from projects.mofi.tasks import BATCH, Embedder, annotate, nearest_entities, search
 from tests.cards import run_card
 from tests.projects.mofi.conftest import config, module_of
 
@@ -222,15 +222,6 @@ def test_a_long_table_of_entities_is_embedded_in_batches(exported, monkeypatch):
     found = model.encode_text(texts)
     assert sizes == [BATCH, 3]
     assert torch.allclose(found, torch.nn.functional.normalize(whole, dim=1), atol=1e-6)
-
-
-def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
-    """Guards against a user's pictures that the model sees lying on their side."""
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
-    Image.new("RGB", (48, 24)).save(tmp_path / "phone.jpg", exif=exif)
-    for picture in (tmp_path / "phone.jpg", Image.open(tmp_path / "phone.jpg")):
-        assert opened(picture).size == (24, 48)
 
 
 def test_a_model_without_a_trained_text_tower_does_not_annotate(tmp_path):

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 from common.config import UserError
@@ -31,7 +30,6 @@ from projects.rtd.evaluate import (
     synthetic_task,
 )
 from projects.rtd.generate import build_prompt, parse, too_long
-from projects.rtd.inference import opened
 from projects.rtd.key_phrases import LemmaTagger, hide_key_phrases, key_phrase_spans
 from projects.rtd.oti import Phrases, read_phrases
 from projects.rtd.tasks import make_phrases, make_triplets, table
@@ -181,15 +179,6 @@ def test_item_12_a_caption_that_rules_cannot_change_is_left_out(tmp_path):
     make_triplets(config(*words), Workspace(tmp_path / "w"))
     assert [t.reference for t in read_triplets(target)] == ["a red dog", "a cat under a tree"]
     assert "2 triplets of 3 captions" in (tmp_path / "w/notes.txt").read_text()
-
-
-def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
-    """Guards against a user's pictures that the model sees lying on their side."""
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
-    Image.new("RGB", (48, 24)).save(tmp_path / "phone.jpg", exif=exif)
-    for picture in (tmp_path / "phone.jpg", Image.open(tmp_path / "phone.jpg")):
-        assert opened(picture).size == (24, 48)
 
 
 def test_no_task_replaces_a_file(tmp_path):

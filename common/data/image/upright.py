@@ -1,0 +1,25 @@
+"""Pictures of a user's own, as they are seen."""
+
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from common.config import UserError
+
+
+def upright(picture: Image.Image | str | Path) -> Image.Image:
+    """A picture as RGB, turned as its camera says; boxes and crops are in the pixels of what is seen.
+
+    Args:
+        picture: an image, or the path of a file.
+
+    Raises:
+        UserError: a file that is missing or no picture.
+    """
+    if isinstance(picture, Image.Image):
+        return ImageOps.exif_transpose(picture).convert("RGB")
+    try:
+        with Image.open(Path(picture).expanduser()) as file:
+            return ImageOps.exif_transpose(file).convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"cannot read {picture} as an image: {error}") from error

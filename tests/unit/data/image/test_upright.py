@@ -1,0 +1,23 @@
+"""Pictures of a user's own."""
+
+import pytest
+from PIL import Image
+
+from common.config import UserError
+from common.data.image.upright import upright
+
+
+def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    Image.new("L", (48, 24)).save(tmp_path / "phone.jpg", exif=exif)
+    for picture in (tmp_path / "phone.jpg", str(tmp_path / "phone.jpg"), Image.open(tmp_path / "phone.jpg")):  # fmt: skip
+        found = upright(picture)
+        assert (found.size, found.mode) == ((24, 48), "RGB")
+
+
+def test_what_is_no_picture_is_named(tmp_path):
+    (tmp_path / "notes.jpg").write_text("no picture")
+    for name in ("notes.jpg", "nowhere.png"):
+        with pytest.raises(UserError, match=name):
+            upright(tmp_path / name)
