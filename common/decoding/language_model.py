@@ -377,3 +377,21 @@ def _limits(max_new_tokens: int | Sequence[int], count: int) -> list[int]:
 
 def _shifted(further: Further, start: int) -> Further:
     return lambda rows, columns: further([start + row for row in rows], columns)
+
+
+def cut_note(lm: LanguageModel, rows: Sequence[Sequence[int]], max_new_tokens: int) -> str | None:
+    """How many prompts `LanguageModel.fitting` cuts, in words; None if all fit.
+
+    Args:
+        lm: the language model.
+        rows: prompts as token ids, before they are cut.
+        max_new_tokens: budget of a continuation.
+    """
+    room = lm.context - max_new_tokens
+    cut = sum(len(row) > room for row in rows)
+    if not cut:
+        return None
+    return (
+        f"{cut} of {len(rows)} prompts are too long: the language model reads their last {room} tokens "
+        f"(its context of {lm.context} without {max_new_tokens} new ones)"
+    )

@@ -13,8 +13,7 @@ import numpy as np
 from common.config import UserError
 from common.data.row_map.mapper import RowSeed
 from common.decoding.harness import decode_side_by_side
-from common.decoding.language_model import LanguageModel
-from common.decoding.prompts import cut_note
+from common.decoding.language_model import LanguageModel, cut_note
 from common.engine import workspace as ws
 from common.engine.workspace import Workspace
 from common.evaluation.generation.programs import passes

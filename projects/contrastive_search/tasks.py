@@ -15,8 +15,7 @@ from common.data.offline import content_digest
 from common.data.row_map.mapper import RowFunction, RowMap, map_rows
 from common.data.text.books import load_books
 from common.decoding.harness import decode_side_by_side
-from common.decoding.language_model import LanguageModel
-from common.decoding.prompts import cut_note
+from common.decoding.language_model import LanguageModel, cut_note
 from common.encoders.state_dict import weights_digest
 from common.engine import workspace as ws
 from common.engine.experiment import Experiment

@@ -9,8 +9,7 @@ import torch
 
 from common.config import UserError
 from common.data.lines import read_lines
-from common.decoding.language_model import LanguageModel
-from common.decoding.prompts import cut_note
+from common.decoding.language_model import LanguageModel, cut_note
 from common.encoders.modes import evaluated
 from common.encoders.state_dict import weights_digest
 from common.engine import workspace as ws

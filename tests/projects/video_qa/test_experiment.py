@@ -97,9 +97,10 @@ def tv(folder, name: str = "tvqa", labelled: bool = True):
             {"st": str(100.5 + 2 * k), "et": str(101.5 + 2 * k), "utter": f"line {k}", "speaker": "Anna"}]}
             for s in (1, 2) for k in (1, 2)}  # fmt: skip
         (folder / "AnotherMissOh/AnotherMissOh_script.json").write_text(json.dumps(shots))
+    drawn = torch.Generator().manual_seed(0)
     for clip in clips:
         for place in folder.glob("*/features"):
-            write_tensors(place / f"{clip}.safetensors", {"features": torch.randn(12, 64)})
+            write_tensors(place / f"{clip}.safetensors", {"features": torch.randn(12, 64, generator=drawn)})  # fmt: skip
     return config(f"data.root={folder}", f"data.source={name}", f"data.features={next(folder.glob('*/features')).relative_to(folder)}", "data.fps=3", "trainer.val_every_n_steps=null")  # fmt: skip
 
 

