@@ -12,6 +12,12 @@ from benchmarks import gpu_check
 from benchmarks.gpu_check import Piece
 
 
+def small_bench(case, out):
+    """The command line of one case on few pairs."""
+    words = f"bench --cases {case} --dtypes fp32 --sizes 32 --dims 8 --rounds 1 --out"
+    return [*words.split(), str(out)]
+
+
 def test_the_plan_names_every_piece(capsys, tmp_path):
     assert gpu_check.main(["--dry-run", "--out", str(tmp_path)]) == 0
     plan = capsys.readouterr().out
@@ -194,21 +200,7 @@ def test_a_wrong_loss_of_ours_fails(on_the_cpu, monkeypatch, tmp_path, capsys, f
         bench.CASES, "symmetric", bench.Case(bench.dense, 4, lambda precision: candidates)
     )
     out = tmp_path / "losses_gpu.csv"
-    words = [
-        "bench",
-        "--cases",
-        "symmetric",
-        "--dtypes",
-        "fp32",
-        "--sizes",
-        "32",
-        "--dims",
-        "8",
-        "--rounds",
-        "1",
-        "--out",
-    ]
-    monkeypatch.setattr(sys, "argv", [*words, str(out)])
+    monkeypatch.setattr(sys, "argv", small_bench("symmetric", out))
     assert bench.main() == code
     names = {row["candidate"] for row in bench.rows_at_hand(out)}
     assert ("ours, module" in names) == (code == 0)  # measured again, once it is mended
@@ -221,22 +213,7 @@ def test_rows_are_written_as_they_come_and_go_on_after_a_cut(on_the_cpu, monkeyp
     env = dict.fromkeys(("date", "card", "torch", "cuda", "triton"), "x")
     monkeypatch.setattr(bench, "environment", lambda: env)
     out = tmp_path / "losses_gpu.csv"
-    words = [
-        "bench",
-        "--cases",
-        "row-only",
-        "--dtypes",
-        "fp32",
-        "--sizes",
-        "32",
-        "--dims",
-        "8",
-        "--rounds",
-        "1",
-        "--out",
-        str(out),
-    ]
-    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(sys, "argv", small_bench("row-only", out))
     measure = bench.measure
 
     def cut(*arguments):

@@ -103,3 +103,14 @@ def test_a_wrong_key_or_combination_is_noticed(text, message):
 )
 def test_what_a_command_leaves_is_noticed(text, left):
     assert Command(text).left == left
+
+
+@pytest.mark.parametrize("project", ["debcse", "esimcse", "mirror_bert", "whitenedcse"])
+def test_a_card_s_command_without_the_paper_s_files_asks_for_none_of_them(project):
+    """It was refused, or left sets in the config whose absence was said after training."""
+    card = (ROOT / "projects" / project / "README.md").read_text(encoding="utf-8")
+    (own,) = (text for text in COMMAND.findall(card) if "data.file=null" in text)
+    cfg = Command(own).config
+    assert cfg.data.source == "sentences"
+    assert not cfg.eval.transfer
+    assert not any(name.startswith("senteval:") for name in [*cfg.eval.sets, cfg.eval.dev])

@@ -1,7 +1,6 @@
 """Loss, batches, two processes, resume, and training as the commands drive it."""
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from common.config import ROOT, UserError
+from common.config import UserError
 from common.data.module import ContrastiveData, identity
 from common.data.samplers import SeededBatchSampler
 from common.encoders.text.template import plain_ids
@@ -405,15 +404,3 @@ def test_item_16_frequency_of_a_text_is_its_mean_log_count():
     first, other = torch.eye(2)
     assert frequency_cosine(torch.stack([first, other, first]), texts, counts) > 0.99
     assert frequency_cosine(torch.stack([first, first, other]), texts, counts) < 0.01
-
-
-def test_the_card_s_command_without_the_paper_s_files_asks_for_none_of_them():
-    """It was refused, or left sets in the config whose absence was said after training."""
-    card = (ROOT / "projects/debcse/README.md").read_text(encoding="utf-8")
-    (words,) = re.findall(
-        r"`make train PROJECT=debcse CONFIG=paper ([^`]*data\.file=null[^`]*)`", card
-    )
-    cfg = config(*words.split(), name="paper")
-    assert cfg.data.source == "sentences"
-    assert not cfg.eval.transfer
-    assert not any(name.startswith("senteval:") for name in [*cfg.eval.sets, cfg.eval.dev])

@@ -223,18 +223,6 @@ def test_check_builds_the_paper_s_model_and_names_what_is_missing(name, tmp_path
     assert any("MISSING" in value for value in rows.values())
 
 
-def test_the_card_s_command_without_the_paper_s_files_asks_for_none_of_them():
-    """It was refused, or left sets in the config whose absence was said after training."""
-    card = (ROOT / "projects/esimcse/README.md").read_text(encoding="utf-8")
-    (words,) = re.findall(
-        r"`make train PROJECT=esimcse CONFIG=paper ([^`]*data\.file=null[^`]*)`", card
-    )
-    cfg = config(*words.split(), name="paper")
-    assert cfg.data.source == "sentences"
-    assert not cfg.eval.transfer
-    assert not any(name.startswith("senteval:") for name in [*cfg.eval.sets, cfg.eval.dev])
-
-
 def test_the_card_s_command_for_own_text_reads_it(tmp_path):
     """With the mini's equal_parts the bundled sentences are drawn whatever the file is."""
     card = (ROOT / "projects/esimcse/README.md").read_text(encoding="utf-8")

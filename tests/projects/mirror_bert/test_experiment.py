@@ -277,16 +277,8 @@ def test_encoder_of_the_config_has_the_configured_limit():
     assert build_encoder(config("model.max_length=40").model).max_length == 40
 
 
-def test_the_card_s_command_without_the_paper_s_files_asks_for_none_of_them():
-    """It was refused, or left sets in the config whose absence was said after training."""
+def test_the_card_s_words_without_a_list_of_terms_ask_for_none():
     card = (ROOT / "projects/mirror_bert/README.md").read_text(encoding="utf-8")
-    (words,) = re.findall(
-        r"`make train PROJECT=mirror_bert CONFIG=paper ([^`]*data\.file=null[^`]*)`", card
-    )
-    cfg = config(*words.split(), name="paper")
-    assert cfg.data.source == "sentences"
-    assert not cfg.eval.transfer
-    assert not any(name.startswith("senteval:") for name in [*cfg.eval.sets, cfg.eval.dev])
     (words,) = re.findall(r"`(data\.source=lexicon [^`]*)`", card)
     cfg = config(*words.split(), name="paper_word")
     assert (cfg.data.source, cfg.eval.word_pairs) == ("lexicon", [])

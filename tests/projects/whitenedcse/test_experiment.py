@@ -1,12 +1,11 @@
 """The experiment as the commands drive it: data, evaluation, export, resume, arms, refusals."""
 
 import json
-import re
 
 import pytest
 import torch
 
-from common.config import ROOT, UserError
+from common.config import UserError
 from common.data.text.sets import StsSet
 from common.encoders.batch_whitening import Whitening
 from common.engine import checkpoint as ckpt
@@ -262,15 +261,3 @@ def test_check_names_what_is_missing(name, tmp_path):
 def test_settings_that_do_not_fit_are_refused(override, message):
     with pytest.raises(UserError, match=message):
         config(override)
-
-
-def test_the_card_s_command_without_the_paper_s_files_asks_for_none_of_them():
-    """It was refused, or left sets in the config whose absence was said after training."""
-    card = (ROOT / "projects/whitenedcse/README.md").read_text(encoding="utf-8")
-    (words,) = re.findall(
-        r"`make train PROJECT=whitenedcse CONFIG=paper ([^`]*data\.file=null[^`]*)`", card
-    )
-    cfg = config(*words.split(), name="paper")
-    assert cfg.data.source == "sentences"
-    assert not cfg.eval.transfer
-    assert not any(name.startswith("senteval:") for name in [*cfg.eval.sets, cfg.eval.dev])
