@@ -15,6 +15,7 @@ from common.config import ROOT
 from common.engine import checkpoint as ckpt
 from common.engine.lifecycle.launch import job_run_id
 from tests.test_resume import COMMON
+from tests.toy.command import Command
 
 HALF = ["trainer.num_nodes=2", "data.batch_size=8"]  # a process's share of the 16 of one
 SCRIPT = ROOT / "scripts/slurm/train.sbatch"
@@ -28,8 +29,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def words(folder: Path, *more: str) -> list[str]:
     # dropout is drawn by each process for itself
-    same = [*COMMON, "model.dropout=0.0"]
-    return ["-m", "tests.toy", "train", "toy", "smoke", f"runs_dir={folder}", *same, *more]
+    return ["train", "toy", "smoke", f"runs_dir={folder}", *COMMON, "model.dropout=0.0", *more]
 
 
 def free_port() -> int:
@@ -41,7 +41,8 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> dict[str, torch.Tensor]:
     folder = tmp_path_factory.mktemp("alone")
-    subprocess.run([sys.executable, *words(folder, "run_id=r")], check=True, capture_output=True)
+    run = Command(folder / "printed", *words(folder, "run_id=r"))
+    assert run.ends() == 0, run.errors
     return weights(folder / "toy/smoke/r")
 
 
@@ -56,7 +57,7 @@ def test_two_torchrun_nodes_train_the_same_weights_into_one_folder(tmp_path, alo
     nodes = [
         subprocess.Popen(
             [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1",
-             "--master-addr=localhost", f"--master-port={port}", *words(tmp_path, *HALF)],
+             "--master-addr=localhost", f"--master-port={port}", "-m", "tests.toy", *words(tmp_path, *HALF)],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in range(2)
@@ -67,7 +68,7 @@ def test_two_torchrun_nodes_train_the_same_weights_into_one_folder(tmp_path, alo
     assert_close(weights(run), alone)
 
 
-def tasks(folder: Path, *more: str, sleep: str = "0") -> list[subprocess.Popen[bytes]]:
+def tasks(folder: Path, said: Path, sleep: str = "0") -> list[Command]:
     """What srun starts for a job of two nodes with one task each."""
     job = {
         "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "contrastive", "SLURM_NTASKS": "2", "SLURM_NNODES": "2",
@@ -75,29 +76,28 @@ def tasks(folder: Path, *more: str, sleep: str = "0") -> list[subprocess.Popen[b
         "SLURM_LOCALID": "0", "MASTER_PORT": str(free_port()), "TOY_SLEEP": sleep,
     }  # fmt: skip
     return [
-        subprocess.Popen(
-            [sys.executable, *words(folder, *HALF, *more)],
-            env={**os.environ, **job, "SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank)},
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        Command(
+            said / str(rank), *words(folder, *HALF),
+            env={**job, "SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank)},
         )
         for rank in range(2)
     ]  # fmt: skip
 
 
 def test_a_job_that_is_told_its_end_saves_and_goes_on_when_it_is_queued_again(tmp_path, alone):
-    first = tasks(tmp_path, sleep="0.15")
+    first = tasks(tmp_path, tmp_path / "first", sleep="0.15")
     run = tmp_path / "toy/smoke/slurm-77"
     deadline = time.monotonic() + 200
     while not (run / "checkpoints/stage0/step-00000002.ckpt").exists():
-        assert all(task.poll() is None for task in first)
+        assert all(task.process.is_alive() for task in first), [task.errors for task in first]
         assert time.monotonic() < deadline
         time.sleep(0.05)
     for task in first:
-        task.send_signal(signal.SIGUSR1)
-    assert [task.wait(120) for task in first] == [138, 138]
+        task.send(signal.SIGUSR1)
+    assert [task.ends(120) for task in first] == [138, 138]
     assert not (run / "checkpoints/stage0/finished.json").exists()
-    second = tasks(tmp_path)
-    assert [task.wait(240) for task in second] == [0, 0]
+    second = tasks(tmp_path, tmp_path / "second")
+    assert [task.ends(240) for task in second] == [0, 0], [task.errors for task in second]
     assert [p.name for p in (tmp_path / "toy/smoke").iterdir()] == ["slurm-77"]
     assert_close(weights(run), alone)
 

@@ -14,13 +14,16 @@ import torch
 import tests.toy
 from common import cli, config, registry
 from common.engine import run
+from common.engine.comparison import baselines, dependencies, runs, spec
 
 
 def use_toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine of this process knows the toy project."""
-    for module in (registry, run):
-        monkeypatch.setattr(module, "load_project", lambda slug: tests.toy)
-    monkeypatch.setattr(config, "CONFIG_DIR", Path(tests.toy.__file__).parent / "configs")
+    folder = Path(tests.toy.__file__).parent / "configs"
+    toy = {"load_project": lambda slug: tests.toy, "CONFIG_DIR": folder}
+    for module in (config, registry, baselines, dependencies, spec, run):
+        for name in toy.keys() & vars(module).keys():
+            monkeypatch.setattr(module, name, toy[name])
 
 
 class Command:
@@ -70,4 +73,5 @@ def _main(words: tuple[str, ...], out: Path, errors: Path, env: dict[str, str]) 
     torch.seed()
     with pytest.MonkeyPatch.context() as monkeypatch:
         use_toy(monkeypatch)
+        monkeypatch.setattr(runs, "COMMAND", (sys.executable, "-m", "tests.toy"))  # of a comparison
         sys.exit(cli.main(words))

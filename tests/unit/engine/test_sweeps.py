@@ -1,14 +1,14 @@
 """Sweeps: the schema, trials that go on after a kill, pruning, failures, tables; runs are one-line programs."""
 
 import json
+import multiprocessing as mp
 import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from optuna.trial import TrialState
 
@@ -198,28 +198,24 @@ def test_a_continued_study_draws_new_points(tmp_path, program):
     assert len({t.params["optim.lr"] for t in one.study.get_trials()}) == 4
 
 
+def _sweep_of_sleepers(folder):
+    sleeper = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    TrialRun.command = lambda self: [sys.executable, "-c", sleeper]
+    sweep = from_mapping("sweep.yaml", Sweep, GOOD)
+    list(work([ArmStudy("dcl", sweep, "a", {}, [], folder / "sweep", folder)], 1, 1))
+
+
 def test_a_told_sweep_ends_its_trials(tmp_path):
-    code = f"""
-import sys
-from pathlib import Path
-sys.argv = ["x"]
-from common.engine.sweeps import trials
-trials.TrialRun.command = lambda self: [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
-from common.engine.comparison.schema import from_mapping
-from common.engine.sweeps.schema import Sweep
-from common.engine.sweeps.study import ArmStudy, work
-from common.engine.sweeps.sweep import run_sweep, write_wandb_sweep
-folder = Path({str(tmp_path)!r})
-sweep = from_mapping("sweep.yaml", Sweep, {GOOD!r})
-list(work([ArmStudy("dcl", sweep, "a", {{}}, [], folder / "sweep", folder)], 1, 1))
-"""
-    process = subprocess.Popen([sys.executable, "-c", code])
+    start = "spawn" if torch.cuda.is_available() else "fork"  # a fork costs no imports
+    process = mp.get_context(start).Process(target=_sweep_of_sleepers, args=(tmp_path,))
+    process.start()
     while not (logs := [p for p in tmp_path.glob("sweep-a-*/log.txt") if p.read_text().strip()]):
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.05)
     (log,) = logs
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 143
+    process.terminate()
+    process.join(30)
+    assert process.exitcode == 143
     with pytest.raises(ProcessLookupError):
         os.kill(int(log.read_text().split()[0]), 0)
 
