@@ -207,7 +207,9 @@ def _sweep_of_sleepers(folder):
 
 def test_a_told_sweep_ends_its_trials(tmp_path):
     start = "spawn" if torch.cuda.is_available() else "fork"  # a fork costs no imports
-    process = mp.get_context(start).Process(target=_sweep_of_sleepers, args=(tmp_path,))
+    process = mp.get_context(start).Process(
+        target=_sweep_of_sleepers, args=(tmp_path,), daemon=True
+    )
     process.start()
     while not (logs := [p for p in tmp_path.glob("sweep-a-*/log.txt") if p.read_text().strip()]):
         assert process.is_alive()
