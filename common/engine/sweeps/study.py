@@ -190,11 +190,10 @@ def _next(
 def _look(study: ArmStudy, trial: optuna.trial.Trial, run: TrialRun) -> str | None:
     """Tell the study what a run gave; None while it goes on."""
     name, shown = run.path.name, ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())  # fmt: skip
+    ended = run.ended()  # before its curve is read, which is whole then: others are judged by it
     if study.sweep.prune:
-        _report(
-            study.sweep.prune, trial, run
-        )  # also the curve of one that has ended: others are judged by it
-    if run.done and run.ended():
+        _report(study.sweep.prune, trial, run)
+    if run.done and ended:
         try:
             value = metric_of(run.path, study.sweep.metric)
         except UserError as error:
@@ -204,7 +203,7 @@ def _look(study: ArmStudy, trial: optuna.trial.Trial, run: TrialRun) -> str | No
         study.study.tell(trial, value, skip_if_finished=True)  # a second sweep may have told it
         run.stop()
         return f"{name}: {study.sweep.metric} {value:.4f} with {shown}"
-    if run.ended():
+    if ended:
         study.study.tell(trial, state=TrialState.FAIL)
         run.stop()
         return f"{name} failed with {shown}: {why_failed(run.path)}"

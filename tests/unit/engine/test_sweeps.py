@@ -189,6 +189,24 @@ def test_a_curve_below_the_median_is_ended_early(tmp_path, program):
     assert [t.state for t in one.study.get_trials()].count(TrialState.PRUNED) == 2
 
 
+def test_the_curve_of_a_trial_that_ends_between_two_looks_is_read(tmp_path):
+    _, (one,) = studies(tmp_path, arms=("a",), prune={"metric": "val/s", "trials": 1})
+
+    class EndsNow:
+        path, done = tmp_path, True
+
+        def ended(self):
+            (tmp_path / "metrics.csv").write_text("stage,step,name,value\ntrain,9,val/s,1.0\n")
+            (tmp_path / "metrics.json").write_text('{"score": 1.0}')
+            return True
+
+        def stop(self):
+            pass
+
+    assert "score 1.0000" in study_module._look(one, one.ask(), EndsNow())
+    assert one.study.get_trials()[0].intermediate_values == {9: 1.0}
+
+
 def test_a_continued_study_draws_new_points(tmp_path, program):
     program(FINISH)
     space = {"space": {"optim.lr": {"low": 1e-4, "high": 1.0, "log": True}}, "sampler": "random"}
