@@ -1,6 +1,5 @@
 """Runs that die by SIGKILL, and the equality of what two runs leave behind."""
 
-import multiprocessing as mp
 import os
 import signal
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from common.engine import checkpoint as ckpt
+from tests.forked import forked
 
 
 def die(*_: object, **__: object) -> None:
@@ -32,9 +32,7 @@ def die_after_checkpoint(stage: str, step: int) -> None:
 
 def assert_killed(target: Callable[..., None], *args: object) -> None:
     """Run a function in a process of its own, which has to die by SIGKILL."""
-    start = "spawn" if torch.cuda.is_available() else "fork"  # a fork costs no imports
-    process = mp.get_context(start).Process(target=target, args=args)
-    process.start()
+    process = forked(target, *args)
     process.join()
     assert process.exitcode == -signal.SIGKILL
 

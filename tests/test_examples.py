@@ -1,16 +1,14 @@
 """The notebooks of examples/ run from beginning to end, each in a process of its own."""
 
 import json
-import multiprocessing as mp
 import os
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
-import torch
 
 from common.config import ROOT
+from tests.forked import forked, print_to
 
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
@@ -24,27 +22,19 @@ def test_there_is_one_of_each_modality():
     assert {p.stem for p in NOTEBOOKS} >= {"text", "images_and_texts", "retrieval", "recommendation", "speech", "lidar"}  # fmt: skip
 
 
-def run_cells(path: Path, printed: Path) -> None:
-    """In a fork, which costs no imports; what is printed and a traceback go to a file."""
-    with printed.open("w", encoding="utf-8") as stream:
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
-    sys.stdout = sys.stderr = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+def run_cells(path: Path, out: Path, errors: Path) -> None:
+    print_to(out, errors)
     os.chdir(ROOT)
-    sys.path.insert(0, str(ROOT))
     warnings.simplefilter("ignore")
     exec(compile(code_of(path), path.name, "exec"), {"__name__": "__main__"})
-    sys.stdout.flush()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs(path, tmp_path):
-    start = "spawn" if torch.cuda.is_available() else "fork"
-    process = mp.get_context(start).Process(target=run_cells, args=(path, tmp_path / "printed.txt"))
-    process.start()
+    out, errors = tmp_path / "stdout.txt", tmp_path / "stderr.txt"
+    process = forked(run_cells, path, out, errors)
     process.join(240)
     if process.exitcode is None:
         process.kill()
-    printed = (tmp_path / "printed.txt").read_text(encoding="utf-8")
-    assert process.exitcode == 0, printed[-3000:]
-    assert printed.strip()
+    assert process.exitcode == 0, errors.read_text(encoding="utf-8")[-3000:]
+    assert out.read_text(encoding="utf-8").strip()

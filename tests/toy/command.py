@@ -1,6 +1,5 @@
 """Commands on the toy project in forks of the test's process, which cost no imports."""
 
-import multiprocessing as mp
 import os
 import random
 import sys
@@ -15,6 +14,7 @@ import tests.toy
 from common import cli, config, registry
 from common.engine import run
 from common.engine.comparison import baselines, dependencies, runs, spec
+from tests.forked import forked, print_to
 
 
 def use_toy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,10 +32,7 @@ class Command:
     def __init__(self, folder: Path, *words: str, env: Mapping[str, str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._out, self._errors = folder / "stdout.txt", folder / "stderr.txt"
-        target = (words, self._out, self._errors, dict(env or {}))
-        start = "spawn" if torch.cuda.is_available() else "fork"
-        self.process = mp.get_context(start).Process(target=_main, args=target)
-        self.process.start()
+        self.process = forked(_main, words, self._out, self._errors, dict(env or {}))
 
     def send(self, number: int) -> None:
         """Send a signal."""
@@ -63,10 +60,7 @@ class Command:
 
 def _main(words: tuple[str, ...], out: Path, errors: Path, env: dict[str, str]) -> None:
     os.environ.update(env)
-    for number, name, path in ((1, "stdout", out), (2, "stderr", errors)):
-        stream = path.open("w", encoding="utf-8", buffering=1)
-        os.dup2(stream.fileno(), number)
-        setattr(sys, name, stream)
+    print_to(out, errors)
     # a fork inherits what a new process would not: states of generators that a run has to seed
     random.seed()
     np.random.seed()  # noqa: NPY002

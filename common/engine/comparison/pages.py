@@ -66,15 +66,16 @@ def read_results(folder: Path) -> dict[str, Result]:
 
 
 def verdict_counts(result: Result) -> str:
-    """How many claims have which verdict.
+    """How many claims of a result and of the further comparisons in it have which verdict.
 
     >>> verdict_counts({"claims": [{"verdict": "supported"}, {"verdict": "contradicted"}] * 2})
     '2 supported, 2 contradicted'
     """
-    counts = Counter(str(claim["verdict"]) for claim in result["claims"])
+    found = [claim for own in (result, *result.get("more", [])) for claim in own["claims"]]
+    counts = Counter(str(claim["verdict"]) for claim in found)
     names = [*ORDER, *sorted(counts.keys() - set(ORDER))]
-    found = ", ".join(f"{counts[name]} {SHORT.get(name, name)}" for name in names if counts[name])
-    return found or "no claims"
+    shown = ", ".join(f"{counts[name]} {SHORT.get(name, name)}" for name in names if counts[name])
+    return shown or "no claims"
 
 
 def project_table(

@@ -45,6 +45,10 @@ def test_counts_are_in_the_order_of_the_verdicts_and_keep_unknown_ones():
     shown = verdict_counts({"claims": claims})
     assert shown == "2 supported, 1 contradicted, 1 not testable, 1 odd"
     assert verdict_counts({"claims": []}) == "no claims"
+    further = {"claims": [{"verdict": "supported"}]}
+    assert (
+        verdict_counts({"claims": claims[:1], "more": [further]}) == "1 supported, 1 contradicted"
+    )
 
 
 def test_the_readme_counts_links_and_says_what_has_not_been_run():

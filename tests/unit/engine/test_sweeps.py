@@ -1,14 +1,12 @@
 """Sweeps: the schema, trials that go on after a kill, pruning, failures, tables; runs are one-line programs."""
 
 import json
-import multiprocessing as mp
 import os
 import sys
 import time
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from optuna.trial import TrialState
 
@@ -23,6 +21,7 @@ from common.engine.sweeps.study import ArmStudy, work
 from common.engine.sweeps.sweep import run_sweep, write_wandb_sweep
 from common.engine.sweeps.trials import TrialRun
 from common.registry import list_projects
+from tests.forked import forked
 
 GOOD = {"metric": "score", "space": {"optim.lr": {"values": [0.001, 0.01, 0.1]}}, "sampler": "grid"}
 # the score is highest at 0.01 for the arm "a" and at 0.1 for "b"
@@ -224,11 +223,7 @@ def _sweep_of_sleepers(folder):
 
 
 def test_a_told_sweep_ends_its_trials(tmp_path):
-    start = "spawn" if torch.cuda.is_available() else "fork"  # a fork costs no imports
-    process = mp.get_context(start).Process(
-        target=_sweep_of_sleepers, args=(tmp_path,), daemon=True
-    )
-    process.start()
+    process = forked(_sweep_of_sleepers, tmp_path, daemon=True)
     while not (logs := [p for p in tmp_path.glob("sweep-a-*/log.txt") if p.read_text().strip()]):
         assert process.is_alive()
         time.sleep(0.05)
