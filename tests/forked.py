@@ -19,9 +19,22 @@ def forked(target: Callable[..., object], *args: object, daemon: bool = False) -
         daemon: ends with the tests, whatever becomes of the one that started it.
     """
     start = "spawn" if torch.cuda.is_available() else "fork"
-    process: BaseProcess = mp.get_context(start).Process(target=target, args=args, daemon=daemon)  # type: ignore[attr-defined]
+    process: BaseProcess = mp.get_context(start).Process(  # type: ignore[attr-defined]
+        target=_child, args=(target, torch.get_num_threads(), *args), daemon=daemon
+    )
     process.start()
     return process
+
+
+def _child(target: Callable[..., object], threads: int, *args: object) -> None:
+    """Run the function in the child, after torch has made its pool of threads anew.
+
+    A fork loses the pool's threads, and torch replaces the pool at its next use without a lock: where the first
+    use is by several threads at once, as transformers reads weights, one of them finds no pool ("Invalid thread
+    pool"). Here a single thread uses it first, as a worker of torch's DataLoader does.
+    """
+    torch.set_num_threads(threads)
+    target(*args)
 
 
 def print_to(out: Path, errors: Path) -> None:
