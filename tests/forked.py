@@ -37,9 +37,9 @@ def _child(target: Callable[..., object], threads: int, *args: object) -> None:
     target(*args)
 
 
-def print_to(out: Path, errors: Path) -> None:
+def print_to(out: Path, errors: Path, mode: str = "w") -> None:
     """From now on standard output and errors of this process go to these files, line by line."""
     for number, name, path in ((1, "stdout", out), (2, "stderr", errors)):
-        stream = path.open("w", encoding="utf-8", buffering=1)
+        stream = path.open(mode, encoding="utf-8", buffering=1)
         os.dup2(stream.fileno(), number)
         setattr(sys, name, stream)

@@ -1,8 +1,9 @@
-"""Which tests one xdist worker gets together: all users of the pool of processes, else a file.
+"""Which tests one xdist worker gets together: users of the pool, users of the evidence, else a file.
 
-Starting a pool costs a quarter of a minute of CPU time, so a run starts one. xdist's own groups
+Starting a pool costs a quarter of a minute of CPU time, and so does the evidence of all projects; a run
+does both once. xdist's own groups
 (`--dist loadgroup`) cannot say so: they are written into node ids, which pytest 9.2 and later
-ignores without a word. Here the controller reads who uses the pool from the source of a test file.
+ignores without a word. Here the controller reads who uses them from the source of a test file.
 """
 
 import ast
@@ -13,6 +14,16 @@ from typing import Any
 import pytest
 
 POOL = "pool"
+EVIDENCE = "evidence"
+# one worker parses the code of every project once, then has the rows
+EVIDENCE_FILES = frozenset(
+    {
+        "tests/test_docs.py",
+        "tests/unit/engine/test_comparison_evidence.py",
+        "tests/unit/engine/test_dependencies.py",
+        "tests/unit/engine/test_report.py",
+    }
+)
 POOL_FIXTURES = frozenset({"pool", "two_ranks"})
 
 
@@ -35,7 +46,9 @@ def group_of(test: str, root: Path) -> str:
     """The group of a test, by its node id."""
     path, _, name = test.partition("::")
     function = name.partition("[")[0].rpartition("::")[2]
-    return POOL if function in users_of_the_pool(root / path) else path
+    if function in users_of_the_pool(root / path):
+        return POOL
+    return EVIDENCE if path in EVIDENCE_FILES else path
 
 
 @pytest.hookimpl(optionalhook=True)

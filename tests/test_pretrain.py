@@ -1,6 +1,7 @@
 """The bundled models: what they may read, and that their training still runs."""
 
 import importlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,18 +34,42 @@ def test_held_out_text_is_not_read():
     assert not set(held) & set(corpus.chapters(None, "train"))
 
 
-@pytest.mark.parametrize("kind", ["masked_lm", "causal_lm", "dual_encoder"])
-def test_training_runs_and_the_export_reloads(kind, tmp_path, monkeypatch):
+WORDS = {
+    "masked_lm": ["data.limit=400", "data.vocab_size=300"],
+    "causal_lm": ["data.limit=400"],
+    "dual_encoder": ["data.limit=400"],
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """`trained(kind)` is the folder of a short training, made once; the engine knows the kinds."""
+    folders: dict[str, Path] = {}
+
+    def of(kind):
+        if kind not in folders:
+            out = tmp_path_factory.mktemp(kind)
+            folders[kind] = run.train(kind, "smoke", [f"runs_dir={out}", *WORDS[kind]])
+        return folders[kind]
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(common.config, "CONFIG_DIR", ROOT / "scripts/pretrain/configs")
+        for place in (registry, run):
+            monkeypatch.setattr(
+                place,
+                "load_project",
+                lambda slug: importlib.import_module(f"scripts.pretrain.{slug}"),
+            )
+        yield of
+
+
+@pytest.mark.parametrize("kind", WORDS)
+def test_training_runs_and_the_export_reloads(kind, tmp_path, trained):
     """The shipped weights are float16, hence the tolerance."""
-    module = importlib.import_module(f"scripts.pretrain.{kind}")
-    monkeypatch.setattr(common.config, "CONFIG_DIR", ROOT / "scripts/pretrain/configs")
-    for place in (registry, run):
-        monkeypatch.setattr(place, "load_project", lambda slug: module)
-    folder = run.train(kind, "smoke", [f"runs_dir={tmp_path}", "data.limit=400"])
-    _, experiment = run.prepare(kind, "smoke", ["data.limit=400"])
-    trained = run.module_of_run(experiment, folder).eval()
-    before = experiment.embed(trained)
-    experiment.export(trained, Path(tmp_path / "export"))
+    _, experiment = run.prepare(kind, "smoke", WORDS[kind])
+    module = run.module_of_run(experiment, trained(kind)).eval()
+    before = experiment.embed(module)
+    experiment.export(module, tmp_path / "export")
     after = experiment.embed(experiment.load_export(tmp_path / "export").eval())
     assert before.keys() == after.keys()
     for name, value in before.items():
@@ -72,21 +97,15 @@ def test_inference_sentences_hold_no_evaluation_text():
     assert not {corpus._words(t) for t in train} & held
 
 
-def test_weights_of_another_vocabulary_are_refused(tmp_path, monkeypatch):
+def test_weights_of_another_vocabulary_are_refused(trained, tmp_path, monkeypatch):
     """Pieces exchanged, sizes equal: nothing but the stored vocabulary can tell."""
-    module = importlib.import_module("scripts.pretrain.masked_lm")
-    monkeypatch.setattr(common.config, "CONFIG_DIR", ROOT / "scripts/pretrain/configs")
-    for place in (registry, run):
-        monkeypatch.setattr(place, "load_project", lambda slug: module)
-    words = [f"runs_dir={tmp_path}", "data.limit=400", "data.vocab_size=300"]
-    folder = run.train("masked_lm", "smoke", words)
+    words, made = WORDS["masked_lm"], trained("masked_lm")
+    folder = shutil.copytree(made, tmp_path / "masked_lm/smoke" / made.name)
     assert (folder / "tokenizer" / "tokenizer.json").exists()
-    _, experiment = run.prepare("masked_lm", "smoke", words)
-    run.module_of_run(experiment, folder)
-    trained = vocabulary.train_wordpiece
+    train_wordpiece = vocabulary.train_wordpiece
 
     def shifted(texts, size, max_length):
-        vocab = trained(texts, size, max_length).get_vocab()
+        vocab = train_wordpiece(texts, size, max_length).get_vocab()
         last = max(vocab.values())
         moved = {p: i if i < 50 else 50 + (i - 49) % (last - 49) for p, i in vocab.items()}
         return vocabulary.wordpiece(moved, max_length)
@@ -97,7 +116,7 @@ def test_weights_of_another_vocabulary_are_refused(tmp_path, monkeypatch):
         run.module_of_run(experiment, folder)
     (folder / "checkpoints/train/finished.json").unlink()
     with pytest.raises(UserError, match="another vocabulary"):
-        run.train("masked_lm", "smoke", [*words, f"resume={folder.name}"])
+        run.train("masked_lm", "smoke", [f"runs_dir={tmp_path}", *words, f"resume={folder.name}"])
 
 
 def test_variants_of_held_out_drawings_are_not_trained_on():

@@ -11,9 +11,4 @@ common.registry.load_project = lambda slug: __import__("tests.toy", fromlist=["b
 
 from common import cli  # noqa: E402
 
-if "compare" in sys.argv:
-    from common.engine.comparison import runs
-
-    runs.COMMAND = (sys.executable, "-m", "tests.toy")
-
 sys.exit(cli.main())

@@ -2,9 +2,12 @@
 
 import os
 import random
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO
 
 import numpy as np
 import pytest
@@ -58,14 +61,45 @@ class Command:
         return self._errors.read_text(encoding="utf-8")
 
 
-def _main(words: tuple[str, ...], out: Path, errors: Path, env: dict[str, str]) -> None:
+class ForkedRun:
+    """What `subprocess.Popen` is to a comparison, for the runs of the toy project."""
+
+    def __init__(
+        self, command: Sequence[str], *, stdout: IO[bytes], env: Mapping[str, str], **_: object
+    ) -> None:
+        words, log = tuple(command[len(runs.COMMAND) :]), Path(stdout.name)
+        self.process = forked(_main, words, log, log, dict(env), "a")
+
+    @property
+    def pid(self) -> int | None:
+        """Of its process and, once it runs, of the group that it leads."""
+        return self.process.pid
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self.process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, once it has ended."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired("toy", timeout or 0.0)
+        return self.process.exitcode
+
+
+def _main(
+    words: tuple[str, ...], out: Path, errors: Path, env: dict[str, str], mode: str = "w"
+) -> None:
     os.environ.update(env)
-    print_to(out, errors)
+    if mode == "a":  # a run of a comparison
+        os.setsid()
+    print_to(out, errors, mode)
     # a fork inherits what a new process would not: states of generators that a run has to seed
     random.seed()
     np.random.seed()  # noqa: NPY002
     torch.seed()
     with pytest.MonkeyPatch.context() as monkeypatch:
         use_toy(monkeypatch)
-        monkeypatch.setattr(runs, "COMMAND", (sys.executable, "-m", "tests.toy"))  # of a comparison
+        starts_runs = SimpleNamespace(**{**vars(subprocess), "Popen": ForkedRun})
+        monkeypatch.setattr(runs, "subprocess", starts_runs)  # of a comparison
         sys.exit(cli.main(words))

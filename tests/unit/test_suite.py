@@ -17,7 +17,14 @@ from tests.cpu_seconds import (
     slowness,
     table,
 )
-from tests.schedule import POOL, POOL_FIXTURES, group_of, users_of_the_pool
+from tests.schedule import (
+    EVIDENCE,
+    EVIDENCE_FILES,
+    POOL,
+    POOL_FIXTURES,
+    group_of,
+    users_of_the_pool,
+)
 
 
 def test_a_project_over_its_budget_is_named_with_its_three_slowest():
@@ -84,9 +91,12 @@ def test_asleep():
 
 
 @pytest.mark.parametrize(
-    ("budget", "asked", "code"), [(0.3, True, 1), (0.3, False, 0), (60.0, True, 0)]
+    ("budget", "asked", "code", "workers"),
+    [(0.3, True, 1, "2"), (0.3, False, 0, "0"), (60.0, True, 0, "0")],
 )
-def test_a_run_that_asks_fails_when_a_project_spends_too_much(tmp_path, budget, asked, code):
+def test_a_run_that_asks_fails_when_a_project_spends_too_much(
+    tmp_path, budget, asked, code, workers
+):
     folder = tmp_path / "tests/projects/demo"
     folder.mkdir(parents=True)
     (tmp_path / "plugin_of_the_run.py").write_text(PLUGIN.format(budget=budget))
@@ -99,7 +109,7 @@ def test_a_run_that_asks_fails_when_a_project_spends_too_much(tmp_path, budget, 
         "-p",
         "plugin_of_the_run",
         "-n",
-        "2",
+        workers,
         "--cpu-seconds=times.md",
         *["--cpu-budgets"][: int(asked)],
     ]
@@ -124,6 +134,19 @@ def test_users_of_the_pool_are_found_also_behind_a_fixture(tmp_path):
     assert users_of_the_pool(path) == POOL_FIXTURES | {"trained", "test_a"}
     assert group_of("test_a.py::test_a[x::y]", tmp_path) == POOL
     assert group_of("test_a.py::test_b", tmp_path) == "test_a.py"
+
+
+def test_who_looks_at_all_evidence_shares_a_worker():
+    words = "from tests.published " + "import"
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.glob("tests/**/test_*.py")
+        if words in path.read_text(encoding="utf-8")
+    }
+    assert users
+    assert users <= EVIDENCE_FILES
+    for name in EVIDENCE_FILES:
+        assert group_of(f"{name}::test_a", ROOT) == EVIDENCE
 
 
 def test_every_collected_test_of_the_pool_is_in_its_group(request):

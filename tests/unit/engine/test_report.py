@@ -12,6 +12,7 @@ from common.engine.report.pages import write_report, write_site
 from common.engine.tracking import MetricsCSV
 from common.engine.workspace import Workspace, write_json
 from common.registry import list_projects
+from tests.published import published_rows
 
 META = {
     "seed": 0, "num_steps": 3, "global_batch_size": 4, "parameters": 10, "commit": "a" * 40,
@@ -98,7 +99,8 @@ def test_curves_name_their_axes(run, monkeypatch):
     )
 
 
-def test_the_site_has_every_project_its_card_and_needs_no_network(tmp_path):
+def test_the_site_has_every_project_its_card_and_needs_no_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "evidence_rows", published_rows)
     index = write_site(tmp_path / "out", tmp_path / "none")
     page = Page(index.read_text())
     assert page.loose_tables == 0

@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,11 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from common.config import ROOT, UserError
+from common.config import UserError
 from common.engine.comparison import runs as runs_module
 from common.engine.comparison import schedule
 from common.engine.comparison.runs import PlannedRun, last_line
 from common.engine.comparison.schedule import run_all
+from tests.forked import forked
 
 NO_PROGRESS = SimpleNamespace(track=lambda items, *_: items)
 FINISH = "open('metrics.json', 'w').write('{}')"
@@ -130,38 +130,34 @@ def test_relative_folders_are_those_of_whoever_starts_it(tmp_path, monkeypatch):
     assert (tmp_path / "runs/a/metrics.json").exists()
 
 
-QUEUE = """
-import sys
-from pathlib import Path
-from common.engine.comparison.schedule import run_all
-from tests.unit.engine.test_schedule import NO_PROGRESS, Script
-sys.modules["common.engine.progress"] = NO_PROGRESS
-folder, slow = Path(sys.argv[1]), sys.argv[2]
-write = "open('pid', 'w').write(str(os.getpid())); open('metrics.json', 'w').write('{}')"
-stuck = f"import signal; signal.signal(15, signal.SIG_IGN); {write.split(';')[0]}; time.sleep(60)"
-run_all([Script(folder, "a", write), Script(folder, "b", stuck if slow == "1" else write)], 1)
-"""
+def queue(folder, stuck):
+    """Two runs, one after the other; the second one may be deaf."""
+    sys.modules["common.engine.progress"] = NO_PROGRESS
+    write = "open('pid', 'w').write(str(os.getpid())); open('metrics.json', 'w').write('{}')"
+    deaf = (
+        f"import signal; signal.signal(15, signal.SIG_IGN); {write.split(';')[0]}; time.sleep(60)"
+    )
+    run_all([Script(folder, "a", write), Script(folder, "b", deaf if stuck else write)], 1)
 
 
 def test_a_queue_that_is_told_to_end_ends_its_runs_and_goes_on_later(tmp_path):
     """Also one that does not listen; what was finished is not run again."""
 
-    def queue(slow):
-        words = [sys.executable, "-c", QUEUE, str(tmp_path), slow]
-        return subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL)
-
-    first = queue("1")
+    first = forked(queue, tmp_path, True)
     deadline = time.monotonic() + 60
     while not ((pid := tmp_path / "b/pid").exists() and pid.read_text()):
         assert time.monotonic() < deadline
-        assert first.poll() is None
+        assert first.is_alive()
         time.sleep(0.05)
     done = (tmp_path / "a/pid").read_text()
-    first.send_signal(signal.SIGTERM)
-    assert first.wait(30) == 128 + signal.SIGTERM
+    first.terminate()
+    first.join(30)
+    assert first.exitcode == 128 + signal.SIGTERM
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
     assert not (tmp_path / "b/metrics.json").exists()
-    assert queue("0").wait(60) == 0
+    second = forked(queue, tmp_path, False)
+    second.join(60)
+    assert second.exitcode == 0
     assert (tmp_path / "b/metrics.json").exists()
     assert (tmp_path / "a/pid").read_text() == done
