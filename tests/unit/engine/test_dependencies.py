@@ -39,6 +39,30 @@ FILES = {
 }
 
 
+def test_real_projects_reach_their_code_and_data_and_not_each_others():
+    """First in the file: later tests let the process forget what it has parsed."""
+    for project in list_projects():
+        found = reached(project)
+        sources = {str(p.relative_to(ROOT)) for p in found}
+        assert "common/engine/trainer.py" in sources
+        assert f"projects/{project}/module.py" in sources
+        assert (
+            not {
+                "common/cli.py",
+                "common/engine/report/pages.py",
+                "common/engine/comparison/results.py",
+            }
+            & sources
+        )
+        assert all(
+            s.startswith(("common/", f"projects/{project}/", "projects/__init__")) for s in sources
+        )
+        assert "def run_task" not in found[ROOT / "common/engine/run.py"]
+        mini = (ROOT / "configs" / project / "mini.yaml").read_text(encoding="utf-8")
+        assert data_files(found, project) or "made from the seed" in mini, project
+    assert len({code_hash(project) for project in list_projects()}) == len(list_projects())
+
+
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
     """A small repository; `change(path, text)` is its hash before and after a change."""
@@ -254,29 +278,6 @@ def test_what_a_run_calls_and_opens_is_what_counts(tmp_path):
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", CALLED, str(tmp_path)], capture_output=True, text=True, timeout=240)  # fmt: skip
     assert run.stdout.splitlines()[-2:] == ["", "True"], run.stdout[-2000:] + run.stderr[-2000:]
     assert "not counted" not in run.stdout
-
-
-def test_real_projects_reach_their_code_and_data_and_not_each_others():
-    for project in list_projects():
-        found = reached(project)
-        sources = {str(p.relative_to(ROOT)) for p in found}
-        assert "common/engine/trainer.py" in sources
-        assert f"projects/{project}/module.py" in sources
-        assert (
-            not {
-                "common/cli.py",
-                "common/engine/report/pages.py",
-                "common/engine/comparison/results.py",
-            }
-            & sources
-        )
-        assert all(
-            s.startswith(("common/", f"projects/{project}/", "projects/__init__")) for s in sources
-        )
-        assert "def run_task" not in found[ROOT / "common/engine/run.py"]
-        mini = (ROOT / "configs" / project / "mini.yaml").read_text(encoding="utf-8")
-        assert data_files(found, project) or "made from the seed" in mini, project
-    assert len({code_hash(project) for project in list_projects()}) == len(list_projects())
 
 
 def test_what_only_make_run_does_is_named_where_a_project_is_put_together():
