@@ -20,7 +20,7 @@ from common.engine.comparison.dependencies import code_hash, file_hashes
 from common.engine.comparison.evidence import same_design
 from common.engine.comparison.judge import summarise
 from common.engine.comparison.results import publish
-from common.engine.comparison.runs import PlannedRun
+from common.engine.comparison.runs import PlannedRun, code_of
 from common.engine.comparison.schedule import run_all
 from common.engine.comparison.schema import Comparison
 from common.engine.comparison.spec import (
@@ -224,12 +224,12 @@ def differences(result: Mapping[str, Any], plan: Sequence[PlannedRun]) -> list[D
 
 def stamp(project: str, arms: Sequence[str], plan: Sequence[PlannedRun]) -> dict[str, Any]:
     """What a renewed result says of its second runs: seeds, code, configs, commit and date."""
-    meta = plan[0].meta()
     return {
         "seeds": sorted({run.seed for run in plan if not run.is_baseline}),
         "code": code_hash(project),
         "files": file_hashes(project),
         "config_hashes": {arm: next(r for r in plan if r.arm == arm).config_hash for arm in arms},
-        **{key: meta[key] for key in ("commit", "dirty", "hardware")},
+        **code_of(plan),
+        "hardware": plan[0].meta()["hardware"],
         "date": datetime.date.today().isoformat(),
     }

@@ -10,7 +10,7 @@ import numpy as np
 from common.config import CONFIG_DIR, ROOT, UserError, config_path, nearest
 from common.engine.comparison.dependencies import code_hash, file_hashes
 from common.engine.comparison.expressions import evaluate, favoured
-from common.engine.comparison.runs import PlannedRun, scores
+from common.engine.comparison.runs import PlannedRun, code_of, scores
 from common.engine.comparison.schema import Comparison
 from common.engine.comparison.spec import Claim, claims_of, default_arms
 from common.evaluation.resampling import Floats, Scores, resample
@@ -68,7 +68,8 @@ def summarise(
         "code": code_hash(project),
         "files": file_hashes(project),
         **design_commit(project, spec.base),
-        **{key: meta[key] for key in ("commit", "dirty", "hardware", "versions")},
+        **code_of(plan),
+        **{key: meta[key] for key in ("hardware", "versions")},
         "precision": meta.get("precision"),
         "date": datetime.date.today().isoformat(),
     }

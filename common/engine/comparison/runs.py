@@ -238,6 +238,12 @@ def refuse_beaten(overrides: Sequence[str], taken: Iterable[str], why: str) -> N
             raise UserError(f"'{word}' would change nothing: {why}")
 
 
+def code_of(plan: Sequence[PlannedRun]) -> dict[str, Any]:
+    """Commit of the first of finished runs, and whether any of them had local changes."""
+    found = [run.meta() for run in plan]
+    return {"commit": found[0]["commit"], "dirty": any(meta["dirty"] for meta in found)}
+
+
 def metric_of(folder: Path, metric: str) -> float:
     """One of a run's metrics.
 

@@ -8,6 +8,7 @@ import pytest
 from common.config import UserError
 from common.engine.comparison import compare, results
 from common.engine.comparison.judge import design_commit, judge
+from common.engine.comparison.runs import code_of
 from common.engine.comparison.schema import Comparison
 from common.engine.comparison.spec import claims_of
 from common.engine.report.pages import write_report
@@ -314,6 +315,14 @@ def test_the_result_names_the_commit_of_its_design():
     found = design_commit("dcl", "mini")
     assert len(found["design_commit"]) == 40
     assert design_commit("simcse", "mini")["design_dirty"] in (True, False)
+
+
+def test_local_changes_of_any_run_are_told(tmp_path):
+    plan = [FakeRun(tmp_path, "a", seed, 0.5) for seed in range(3)]
+    assert code_of(plan) == {"commit": "a" * 40, "dirty": False}
+    later = plan[2].path / "meta.json"
+    later.write_text(json.dumps(json.loads(later.read_text()) | {"dirty": True}))
+    assert code_of(plan) == {"commit": "a" * 40, "dirty": True}
 
 
 def card_of(folder, slug="demo"):
