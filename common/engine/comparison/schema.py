@@ -69,6 +69,7 @@ class Comparison:
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> dotted overrides
     default_arms: list[str] = field(default_factory=list)  # empty: all; ARMS=full runs the others
     baselines: list[str] = field(default_factory=list)  # functions of projects/<slug>/baselines.py
+    bounds: list[str] = field(default_factory=list)  # those that know the answers: none to beat
     claims: list[Any] = field(default_factory=list)  # ClaimEntry each; all arms are default arms
     appendix: list[Any] = field(default_factory=list)  # claims on other arms, judged by ARMS=full
     also: list[str] = field(default_factory=list)  # further metrics shown in the table

@@ -257,6 +257,9 @@ def _check(where: str, spec: Comparison) -> None:
             raise UserError(f"{where}: '{name}' can't be the name of an arm or baseline")
         if name in spec.arms and name in spec.baselines:
             raise UserError(f"{where}: '{name}' is an arm and a baseline")
+    for name in spec.bounds:
+        if name not in spec.baselines:
+            raise UserError(f"{where}: bounds: no baseline '{name}'{nearest(name, spec.baselines)}")
     for arm in spec.default_arms:
         if arm not in spec.arms:
             raise UserError(f"{where}: default_arms: no arm '{arm}'{nearest(arm, spec.arms)}")

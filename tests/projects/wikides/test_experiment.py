@@ -351,7 +351,8 @@ def test_compare_has_the_row_s_arms_at_equal_budget():
     sweep = read_sweep("wikides")
     for arm in spec.arms.values():
         cfg = config(*words_of(arm), name="mini")
-        assert cfg.trainer.max_steps == 600 and cfg.optim.lr in sweep.space["optim.lr"].values
+        assert cfg.trainer.max_steps == 600
+        assert cfg.optim.lr in sweep.space["optim.lr"].values
     texts = [claim["claim"] for claim in spec.claims]
     assert any("fusion > random" in text for text in texts)
     assert spec.seeds == [11, 12, 13]

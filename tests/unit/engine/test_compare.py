@@ -219,6 +219,15 @@ def test_a_method_below_its_best_baseline_is_marked(tmp_path):
     assert found["below"] == []  # the baseline doesn't have the claim's metric
 
 
+def test_a_bound_stands_in_the_table_and_is_none_to_beat(tmp_path):
+    values, claim = {"a": HIGH, "b": MIDDLE}, "a > b"
+    baselines = {"overlap": 0.65, "oracle": 0.9}
+    result = result_of(tmp_path, values, [claim], baselines=baselines, bounds=["oracle"])
+    (found,) = result["claims"]
+    assert [(low["arm"], low["baseline"]) for low in found["below"]] == [("a", "overlap")]
+    assert "| *oracle* | 0.9000 | 1.0 |" in results.markdown(result)
+
+
 def test_baselines_can_be_claimed_against(tmp_path):
     values = {"a": HIGH}
     good = claim_of(tmp_path / "1", values, "a > overlap", baselines={"overlap": 0.45})

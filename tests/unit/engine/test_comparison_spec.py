@@ -97,6 +97,7 @@ more:
         (ARMS + "seeds: [1, 1]", "seeds must be distinct"),
         (ARMS + "seed: [1]", "unknown key 'seed'; did you mean 'seeds'"),
         ("arms: {'a b': {}}", "'a b' can't be the name"),
+        (ARMS + "bounds: [raw_pixels]", "bounds: no baseline 'raw_pixels'"),
         (ARMS + "baselines: [raw_pixel]", "no baseline 'raw_pixel'.*did you mean 'raw_pixels'"),
         ("arms: {chance: {}}\nbaselines: [chance]", "'chance' is an arm and a baseline"),
         (ARMS + "more: {x: {clams: []}}", "more.x: unknown key 'clams'"),
