@@ -122,14 +122,15 @@ def test_fine_tuning_has_the_rate_of_the_pre_training_unless_it_has_its_own():
 
 @pytest.mark.parametrize("file", ["compare", "sweep"])
 def test_arms_have_equal_steps_or_equal_encoded_texts(file):
-    """Four texts of a pair are encoded in pre-training and two in fine-tuning; names of arms say what is equal."""
+    """Code, query, their augmented keys and, by the key encoder, their own: names of arms say what is equal."""
     spec = read_comparisons("cocosoda")[0]
     arms = spec.arms if file == "compare" else arms_of("cocosoda", read_sweep("cocosoda"), [])
     steps, texts = {}, {}
     for name, own in arms.items():
         cfg = config(*words_of(own), name="mini")
         first = cfg.trainer.max_steps if cfg.method.pretrain else 0
-        steps[name], texts[name] = first + cfg.finetune.steps, 4 * first + 2 * cfg.finetune.steps
+        encoded = 6 if cfg.method.original_keys == "momentum" else 4
+        steps[name], texts[name] = first + cfg.finetune.steps, encoded * first + 2 * cfg.finetune.steps
     assert {n for n, count in steps.items() if count != 800} == {"finetuned_long"}
     assert texts["finetuned_long"] == texts["full"] > texts["finetuned"]
 
