@@ -130,7 +130,8 @@ def test_arms_have_equal_steps_or_equal_encoded_texts(file):
         cfg = config(*words_of(own), name="mini")
         first = cfg.trainer.max_steps if cfg.method.pretrain else 0
         encoded = 6 if cfg.method.original_keys == "momentum" else 4
-        steps[name], texts[name] = first + cfg.finetune.steps, encoded * first + 2 * cfg.finetune.steps
+        steps[name] = first + cfg.finetune.steps
+        texts[name] = encoded * first + 2 * cfg.finetune.steps
     assert {n for n, count in steps.items() if count != 800} == {"finetuned_long"}
     assert texts["finetuned_long"] == texts["full"] > texts["finetuned"]
 
