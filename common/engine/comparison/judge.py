@@ -270,6 +270,7 @@ def _entry(project: str, spec: Comparison, members: Sequence[PlannedRun]) -> dic
         **entry,
         "overrides": spec.arms[one.arm],
         "num_steps": metas[0].get("num_steps"),
+        "stage_steps": one.stage_steps(),
         "parameters": metas[0].get("parameters"),
     }
 

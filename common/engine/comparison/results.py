@@ -88,7 +88,7 @@ def _one(result: Mapping[str, Any]) -> str:
     lines += [
         "",
         f"Mean and standard deviation over seeds {result['seeds']}; config `{result['base']}`"
-        f"{settings}, {first_steps({**arms, **appendix['arms']})} steps each{precision}; "
+        f"{settings}, {steps_text({**arms, **appendix['arms']})}{precision}; "
         f"{hardware['gpu'] or hardware['cpu']} ({hardware['cores']} cores); "
         f"commit {(result['commit'] or 'unknown')[:10]}"
         f"{' with local changes' if result['dirty'] else ''}{design}; {result['date']}"
@@ -147,10 +147,18 @@ def _claims(claims: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
     return [*lines, *(f"- {verdict_line(claim, metric)}." for claim in claims)]
 
 
-def first_steps(arms: Mapping[str, Any]) -> str:
-    """Steps of the arms: one number when they are equal."""
-    steps = sorted({str(entry["num_steps"]) for entry in arms.values()})
-    return " / ".join(steps)
+def steps_text(arms: Mapping[str, Any]) -> str:
+    """Steps of the arms: one number when they are equal, a sum where a run has several stages.
+
+    Results of before stages were counted know those of the first stage alone.
+    """
+    of: dict[str, list[str]] = {}
+    for arm, entry in arms.items():
+        stages = entry.get("stage_steps") or {"": entry["num_steps"]}
+        of.setdefault(" + ".join(map(str, stages.values())), []).append(arm)
+    if len(of) == 1 or not any("+" in steps for steps in of):
+        return f"{' / '.join(sorted(of))} steps each"
+    return "steps by stage " + ", ".join(f"{s} ({', '.join(names)})" for s, names in of.items())
 
 
 def publish(project: str, result: Mapping[str, Any]) -> None:

@@ -129,6 +129,14 @@ class PlannedRun:
         """Its meta.json."""
         return ws.read_json(self.path / "meta.json")  # type: ignore[no-any-return]
 
+    def stage_steps(self) -> dict[str, int]:
+        """Steps of its finished stages, in the order in which they ended; no stage of another run's weights."""
+        ended = sorted(
+            self.path.glob("checkpoints/*/finished.json"), key=lambda p: p.stat().st_mtime_ns
+        )
+        found = {m.parent.name: sorted(m.parent.glob("step-*.ckpt")) for m in ended}
+        return {s: int(p[-1].stem.removeprefix("step-")) for s, p in found.items() if p}
+
     def items(self, metric: str) -> list[Any] | None:
         """Items per test set: values, or predictions with gold values; None if it saved none."""
         path = self.path / "items" / f"{metric}.json"

@@ -1,7 +1,9 @@
 """What README and docs/evidence.md say about the published comparisons."""
 
 import json
+import os
 
+from common.engine.checkpoint import mark_finished
 from common.engine.comparison import results
 from common.engine.comparison.pages import (
     Row,
@@ -12,6 +14,7 @@ from common.engine.comparison.pages import (
     verdict_counts,
 )
 from common.registry import field_of, list_projects
+from tests.unit.engine.comparison_runs import FakeRun
 
 CLAIMS = [
     {"claim": "a > b", "verdict": "supported", "difference": 0.125, "interval": [0.05, 0.2]},
@@ -136,3 +139,32 @@ def test_a_baseline_named_chance_takes_the_place_of_the_row_of_chance_values():
         rows = results._table(["m"], {"a": entry}, baselines)
         (row,) = [row for row in rows if "*chance*" in row]
         assert value in row
+
+
+def test_steps_of_all_stages_are_told_and_of_old_results_those_that_are_known():
+    """Stages are read from a run's folder; a stage that isn't finished isn't counted."""
+    old = {"a": {"num_steps": 5}, "b": {"num_steps": 10}}
+    assert results.steps_text({"a": old["a"]}) == "5 steps each"
+    assert results.steps_text(old) == "10 / 5 steps each"
+    both = {"num_steps": 4, "stage_steps": {"pretrain": 4, "finetune": 2}}
+    assert results.steps_text({"a": both, "b": both}) == "4 + 2 steps each"
+    one = {"num_steps": 6, "stage_steps": {"finetune": 6}}
+    assert (
+        results.steps_text({"a": both, "b": one, "c": both}) == "steps by stage 4 + 2 (a, c), 6 (b)"
+    )
+
+
+def test_a_run_knows_the_steps_of_its_finished_stages(tmp_path):
+    run = FakeRun(tmp_path, "a", 0, 0.5)
+    stages = [("second", 12), ("first", 300), ("unfinished", 9), ("of_another_run", None)]
+    for order, (stage, step) in enumerate(stages):
+        folder = run.path / "checkpoints" / stage
+        folder.mkdir(parents=True)
+        final = folder / "best.ckpt"  # of an earlier step, if there are any
+        final.touch()
+        for saved in [] if step is None else [step - 1, step]:
+            (folder / f"step-{saved:08d}.ckpt").touch()
+        if stage != "unfinished":
+            mark_finished(folder, final)
+            os.utime(folder / "finished.json", (100 - order, 100 - order))
+    assert list(run.stage_steps().items()) == [("first", 300), ("second", 12)]
