@@ -26,6 +26,7 @@ class Encodes(Protocol):
 
 
 INDEX = "index.safetensors"  # embeddings, texts and what they were made by, in one file
+FEW = 8  # queries
 SCORES = 2**24  # that are held at a time, 64 MiB
 TextEncoder = Encodes | Callable[[list[str]], Tensor]
 
@@ -201,10 +202,20 @@ class TextIndex:
             return search(vectors, self.embeddings, k, metric="dot", backend=self.backend)
         with exact_math(vectors.device):
             parts = [
-                stable_topk(vectors[rows] @ self.embeddings.T, k)
+                stable_topk(self._scores(vectors[rows]), k)
                 for rows in blocks(len(vectors), max(1, SCORES // len(self)))
             ]
         return SearchResult(*(torch.cat(side) for side in zip(*parts, strict=True)))
+
+    def _scores(self, vectors: Tensor) -> Tensor:
+        """Dot products (B, N) of B queries with all texts."""
+        count = len(vectors)
+        if count > FEW:
+            return vectors @ self.embeddings.T
+        # measured: a tall product takes a quarter to two thirds of the time of a wide one for so few,
+        # and one with two columns half of that with one
+        columns = vectors.repeat(2, 1) if count == 1 else vectors
+        return (self.embeddings @ columns.T).T[:count].contiguous()
 
     def _embed(self, encoder: TextEncoder, texts: Sequence[str], progress: Progress) -> Tensor:
         rows = as_matrix(embed_texts(encoder, texts, self.batch_size, progress), "embeddings")
