@@ -44,6 +44,9 @@ SYNTHETIC_DOCUMENTS = 48
 _PAIR, _MASK, _SKIP = (2**31 + k for k in (81, 82, 84))  # streams of randomness
 
 
+Drawn = tuple[Row, tuple[WordSet, WordSet]]  # document and its sets, the better one first
+
+
 class PairBatch(TypedDict):
     """P pairs; row 2i holds the more representative set of pair i, row 2i + 1 the other."""
 
@@ -88,16 +91,23 @@ class PairBatches(Dataset[PairBatch]):
     def __len__(self) -> int:
         return len(self.kept) * self.cfg.data.pairs
 
-    def draw(self, index: int, epoch: int) -> tuple[Row, tuple[WordSet, WordSet]]:
+    def row(self, index: int) -> Row:
+        """The document of a pair."""
+        return self.documents[int(self.kept[index // self.cfg.data.pairs])]
+
+    def draw(self, index: int, epoch: int) -> Drawn:
         """Document and sets of a pair, the more representative set first."""
-        row = self.documents[int(self.kept[index // self.cfg.data.pairs])]
+        row = self.row(index)
         return row, self.sampler.pair(row, sample_rng(self.cfg.seed, epoch, index, _PAIR))
 
     def __getitem__(self, keys: Sequence[Key]) -> PairBatch:
         """Batch of the given ``(index, epoch)`` keys."""
+        return self.batch(keys, [self.draw(*key) for key in keys])
+
+    def batch(self, keys: Sequence[Key], drawn: Sequence[Drawn]) -> PairBatch:
+        """Batch of documents and sets; the keys give the masks and the ids."""
         rows, labels = [], []
-        for index, epoch in keys:
-            row, sets = self.draw(index, epoch)
+        for (index, epoch), (row, sets) in zip(keys, drawn, strict=True):
             document = word_pieces(self.tokenizer, [row["text"]], self.cfg.data.max_document)[0]
             for member, (words, _) in enumerate(sets):
                 rng = sample_rng(self.cfg.seed, epoch, index, _MASK + member)

@@ -39,6 +39,7 @@ KS = (10, 20, 100)
 METRICS = ("ndcg_at_10", "ndcg_at_20", "precision_at_10", "precision_at_20", "mrr_at_10", "mrr_at_100",
            "recall_at_100", "mrr", "map")  # fmt: skip
 TOP, WORD_DOCUMENTS = 10, 2000  # words of a document that are looked at; documents
+PAIR_ORDERS = ("accuracy", "other_document", "shared_words", "idf")
 FRESH = 2**30  # epoch of pairs that no training reaches
 Sets = dict[str, tuple[RetrievalSet, Run]]  # name -> set and candidates
 
@@ -175,7 +176,9 @@ def pair_quality(cfg: Config, ranker: CrossEncoder, workspace: Workspace) -> dic
     The documents are those of the pre-training, the pairs belong to an epoch that it never reaches.
 
     Returns:
-        ``pair_accuracy`` of the ranker; of two orders without training ``pair_shared_words``, words
+        ``pair_accuracy`` of the ranker, ``pair_other_document`` of the ranker that gets the sets with
+        a document they were not drawn from: as much as it knows without a look at the document; of
+        two orders without training ``pair_shared_words``, words
         that the document holds, and ``pair_idf``, mean inverse document frequency of the words,
         which does not look at the document. Nothing if prepared documents are not at hand.
     """
@@ -188,7 +191,7 @@ def pair_quality(cfg: Config, ranker: CrossEncoder, workspace: Workspace) -> dic
     kept, sampler = kept_documents(documents, cfg), WordSampler(words, collection)
     pairs = PairBatches(documents, kept, sampler, ranker, plain)
     order = sample_rng(cfg.seed, FRESH, 0).permutation(len(pairs))[: cfg.eval.pairs]
-    scores = {name: list[Sequence[float]]() for name in ("accuracy", "shared_words", "idf")}
+    scores = {name: list[Sequence[float]]() for name in PAIR_ORDERS}
     terms = Terms(words)
 
     def idf(word: str) -> float:  # the collection counts no stop words
@@ -197,16 +200,21 @@ def pair_quality(cfg: Config, ranker: CrossEncoder, workspace: Workspace) -> dic
     size = max(1, cfg.eval.batch_size // 2)
     for start in range(0, len(order), size):
         keys = [(int(i), FRESH) for i in order[start : start + size]]
-        inputs = {k: v.to(ranker.device) for k, v in pairs[keys]["pairs"].items()}
-        with evaluation_mode(ranker):
-            scores["accuracy"] += ranker(**inputs).reshape(-1, 2).tolist()
-        for key in keys:
-            row, sets = pairs.draw(*key)
+        drawn = [pairs.draw(*key) for key in keys]
+        strangers = [pairs.row((i + cfg.data.pairs) % len(pairs)) for i, _ in keys]
+        moved = [(row, sets) for row, (_, sets) in zip(strangers, drawn, strict=True)]
+        for name, members in (("accuracy", drawn), ("other_document", moved)):
+            batch = pairs.batch(keys, members)["pairs"]
+            inputs = {k: v.to(ranker.device) for k, v in batch.items()}
+            with evaluation_mode(ranker):
+                scores[name] += ranker(**inputs).reshape(-1, 2).tolist()
+        for row, sets in drawn:
             own = {*row["words"]}
             scores["shared_words"].append([sum(w in own for w in s) for s, _ in sets])
             scores["idf"].append([float(np.mean([idf(w) for w in s])) for s, _ in sets])
     right = {k: [(a > b) + 0.5 * (a == b) for a, b in rows] for k, rows in scores.items()}
-    workspace.items("pair_accuracy", right["accuracy"])
+    for name in ("accuracy", "other_document"):
+        workspace.items(f"pair_{name}", right[name])
     return {f"pair_{name}": float(np.mean(rows)) for name, rows in right.items()}
 
 

@@ -1,6 +1,7 @@
 """Queries from a file or the keyboard, nearest texts of a file or folder printed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -11,6 +12,7 @@ from common.evaluation.retrieval.options import SearchConfig
 from common.evaluation.retrieval.text_index import INDEX, Hit, TextEncoder, TextIndex
 
 KINDS = (".txt", ".md")  # files of a folder that are read
+BLOCK = 256  # queries of a file that are searched at a time
 
 
 class SearchesTexts(Protocol):
@@ -46,14 +48,16 @@ def search_texts(index: SearchesTexts, options: SearchConfig) -> None:
         UserError: a file of queries that is missing or empty.
     """
     print(f"{len(index)} texts indexed")  # noqa: T201
-    for query in queries_of(options):
-        print(f"\n{query}")  # noqa: T201
-        (hits,) = index.search([query], options.k, options.threshold)
-        for hit in hits:
-            print(f"  {hit.score:6.3f}  {hit.text}")  # noqa: T201
-        if not hits:
-            name = "cosine" if index.metric == "cosine" else "score"
-            print(f"  no text has a {name} of {options.threshold} or more")  # noqa: T201
+    size = BLOCK if options.queries else 1  # what is typed is answered at once
+    asked = iter(queries_of(options))
+    while part := list(islice(asked, size)):
+        for query, hits in zip(part, index.search(part, options.k, options.threshold), strict=True):
+            print(f"\n{query}")  # noqa: T201
+            for hit in hits:
+                print(f"  {hit.score:6.3f}  {hit.text}")  # noqa: T201
+            if not hits:
+                name = "cosine" if index.metric == "cosine" else "score"
+                print(f"  no text has a {name} of {options.threshold} or more")  # noqa: T201
 
 
 def queries_of(options: SearchConfig) -> Iterable[str]:

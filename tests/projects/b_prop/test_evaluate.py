@@ -191,7 +191,7 @@ def test_fresh_pairs_tell_whether_words_were_learnt(tmp_path):
         )
         module = module_of()
         found = evaluation.pair_quality(cfg, module.ranker, Workspace(tmp_path / kind))
-        assert found.keys() == {"pair_accuracy", "pair_shared_words", "pair_idf"}
+        assert found.keys() == {f"pair_{name}" for name in evaluation.PAIR_ORDERS}
         items = json.loads((tmp_path / kind / "items/pair_accuracy.json").read_text())
         assert len(items) == 40
         assert found["pair_accuracy"] == pytest.approx(sum(items) / 40)
@@ -202,3 +202,30 @@ def test_fresh_pairs_tell_whether_words_were_learnt(tmp_path):
             head.zero_()
     tied = evaluation.pair_quality(cfg, module.ranker, Workspace(tmp_path / "tied"))
     assert tied["pair_accuracy"] == 0.5
+
+
+def test_a_strangers_document_tells_whether_the_head_looks_at_its_own(tmp_path, monkeypatch):
+    """Sets beside a document they were not drawn from: shared words decide no more, the sets alone do."""
+    cfg = config("words.distribution=unigram", "eval.pairs=60", "words.vocabulary=30")
+    ranker = module_of().ranker
+
+    def shared(input_ids, attention_mask, token_type_ids):
+        rows = []
+        for ids, mask, side in zip(input_ids, attention_mask, token_type_ids, strict=True):
+            parts = [ids[(side == k) & (mask == 1)][1 - k : -1] for k in (0, 1)]
+            own, document = (ranker.tokenizer.decode(part).split() for part in parts)
+            rows.append(sum(word in document for word in own))
+        return torch.tensor(rows).float()[:, None]
+
+    def sets_alone(input_ids, attention_mask, token_type_ids):
+        return (input_ids * (token_type_ids == 0)).sum(1, keepdim=True).float()
+
+    found = {}
+    for name, forward in (("shared", shared), ("alone", sets_alone)):
+        monkeypatch.setattr(ranker, "forward", forward)
+        found[name] = evaluation.pair_quality(cfg, ranker, Workspace(tmp_path / name))
+        items = json.loads((tmp_path / name / "items/pair_other_document.json").read_text())
+        assert found[name]["pair_other_document"] == pytest.approx(sum(items) / 60)
+    looks, blind = found["shared"], found["alone"]
+    assert looks["pair_accuracy"] > 0.6 > looks["pair_other_document"]
+    assert blind["pair_accuracy"] == blind["pair_other_document"]

@@ -180,12 +180,13 @@ def test_equals_trec_eval_on_the_judgements_of_cisi():
     assert any(other[q]["map"] != rows[q]["map"] for q in rows)  # the rule for ties matters
 
 
-def test_equals_trec_eval_on_all_of_cisi():
-    """The whole set with our BM25, where trec_eval and the set are at hand."""
+@pytest.mark.parametrize("name", ["retrieval-cisi", "retrieval-npl"])
+def test_equals_trec_eval_on_a_whole_set(name):
+    """With our BM25, where trec_eval and the set are at hand."""
     pytrec_eval = pytest.importorskip("pytrec_eval", reason="pytrec_eval is not installed")
-    folder = data_root() / "retrieval-cisi"
+    folder = data_root() / name
     if not folder.is_dir():
-        pytest.skip("no retrieval-cisi (BEIR layout) below DATA_DIR")
+        pytest.skip(f"no {name} (BEIR layout) below DATA_DIR")
     data = load_beir(folder)
     found = BM25(list(data.corpus.values())).search(list(data.queries.values()), 200)
     run = to_run(found, list(data.queries), list(data.corpus))

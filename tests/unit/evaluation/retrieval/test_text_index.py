@@ -5,6 +5,7 @@ import torch
 
 from common.config import UserError
 from common.encoders.text.sentence import sentence_encoder
+from common.evaluation.retrieval import text_index
 from common.evaluation.retrieval.text_index import TextIndex
 
 CONFIG = {
@@ -18,7 +19,7 @@ CONFIG = {
 TEXTS = ["a dog runs", "two cats sleep", "the sun is far away", "a dog ran", "no"]
 
 
-@pytest.mark.parametrize("backend", ["torch", "auto"])
+@pytest.mark.parametrize("backend", ["torch", "faiss", "auto"])
 def test_hits_are_the_sorted_cosines(backend):
     torch.manual_seed(0)
     encoder = sentence_encoder("random", "avg", config=CONFIG)
@@ -51,6 +52,30 @@ def test_threshold_and_limits():
         index.search("bb", k=0)
     with pytest.raises(ValueError, match="nothing to encode"):
         TextIndex(encode, [])
+
+
+def test_queries_in_blocks_give_what_all_at_once_give(monkeypatch):
+    """Equal scores by ascending position, whatever the blocks."""
+    torch.manual_seed(0)
+    table = torch.randint(-2, 3, (60, 3)).float()  # many ties
+    texts = [f"{i}" for i in range(50)]
+
+    def encode(rows: list[str]) -> torch.Tensor:
+        return table[[int(row) for row in rows]]
+
+    index = TextIndex(encode, texts, metric="dot")
+    queries = [f"{i}" for i in range(40, 60)]
+    whole = index.search(queries, k=7)
+    monkeypatch.setattr(text_index, "SCORES", 150)  # three queries at a time
+    assert index.search(queries, k=7) == whole
+    assert [index.search(query, k=7)[0] for query in queries] == whole
+    other = TextIndex(encode, texts, metric="dot", backend="torch")
+    assert other.search(queries, k=7) == whole
+
+
+def test_embeddings_that_are_no_numbers_are_refused():
+    with pytest.raises(ValueError, match="1 of 2 rows hold NaN"):
+        TextIndex(lambda rows: torch.tensor([[1.0, 0.0], [float("nan"), 1.0]]), ["a", "b"])
 
 
 def test_a_stored_index_is_opened_without_encoding_and_extended(tmp_path):

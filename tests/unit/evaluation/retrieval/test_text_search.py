@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from common.config import UserError
+from common.evaluation.retrieval import text_search
 from common.evaluation.retrieval.options import SearchConfig
 from common.evaluation.retrieval.text_index import TextIndex
 from common.evaluation.retrieval.text_search import read_texts, search_texts
@@ -73,3 +74,32 @@ def test_what_is_printed(tmp_path, capsys):
     assert capsys.readouterr().out.split() == ["2", "texts", "indexed", "cc", "9.000", "bbbb"]
     search_texts(index, SearchConfig(queries=str(tmp_path / "q.txt"), threshold=99.0))
     assert "no text has a score of 99.0 or more" in capsys.readouterr().out
+
+
+def test_queries_of_a_file_are_searched_in_blocks_and_printed_in_order(
+    tmp_path, monkeypatch, capsys
+):
+    """Each with its own hits; what is typed is answered one by one."""
+    asked = ["cc", "a", "", "dddd", "bb"]
+    (tmp_path / "q.txt").write_text("\n".join(asked))
+    index = TextIndex(rows, ["a", "bbbb"], metric="dot")
+    sizes = []
+    plain = index.search
+    monkeypatch.setattr(
+        index, "search", lambda part, *rest: (sizes.append(len(part)), plain(part, *rest))[1]
+    )
+    monkeypatch.setattr(text_search, "BLOCK", 3)
+    search_texts(index, SearchConfig(queries=str(tmp_path / "q.txt"), k=2))
+    said = capsys.readouterr().out
+    assert sizes == [3, 1]
+    typed = iter(["cc", "a", "dddd", "bb", ""])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
+    search_texts(index, SearchConfig(k=2))
+    assert sizes == [3, 1, 1, 1, 1, 1]
+    assert capsys.readouterr().out == said
+    assert [line for line in said.splitlines()[1:] if line and line[0] != " "] == [
+        "cc",
+        "a",
+        "dddd",
+        "bb",
+    ]

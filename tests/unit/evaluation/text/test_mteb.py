@@ -1,12 +1,16 @@
 """MTEB tasks on our encoders, with tasks whose data are in memory."""
 
 import json
+from itertools import islice
 
 import pytest
 import torch
 
 from common.config import UserError
+from common.data.lookup import data_root
 from common.encoders.text.sentence import sentence_encoder
+from common.evaluation.retrieval.beir import RetrievalSet, load_beir
+from common.evaluation.retrieval.runs import dense_run, run_scores
 from common.evaluation.text.mteb import MtebEncoder, evaluate_mteb
 from common.evaluation.text.sts import pair_cosine, spearman
 
@@ -26,31 +30,36 @@ SECOND = ["a dog ran", "the stock fell by ten", "a far sun", "a guitar is played
 GOLD = [4.5, 0.0, 3.0, 4.0, 2.0]
 
 
-def local_sts():
-    from mteb.abstasks.sts import AbsTaskSTS
+def about(name, kind, main_score):
     from mteb.abstasks.task_metadata import TaskMetadata
 
+    return TaskMetadata(
+        name=name,
+        dataset={"path": f"local/{name}", "revision": "1"},
+        description="made up",
+        type=kind,
+        category="t2t",
+        modalities=["text"],
+        eval_splits=["test"],
+        eval_langs=["eng-Latn"],
+        main_score=main_score,
+        date=("2024-01-01", "2024-01-02"),
+        domains=[],
+        task_subtypes=[],
+        license="mit",
+        annotations_creators="derived",
+        dialect=[],
+        sample_creation="created",
+        bibtex_citation="",
+        reference="https://example.org",
+    )
+
+
+def local_sts():
+    from mteb.abstasks.sts import AbsTaskSTS
+
     class LocalSTS(AbsTaskSTS):
-        metadata = TaskMetadata(
-            name="LocalSTS",
-            dataset={"path": "local/sts", "revision": "1"},
-            description="five pairs",
-            type="STS",
-            category="t2t",
-            modalities=["text"],
-            eval_splits=["test"],
-            eval_langs=["eng-Latn"],
-            main_score="cosine_spearman",
-            date=("2024-01-01", "2024-01-02"),
-            domains=[],
-            task_subtypes=[],
-            license="mit",
-            annotations_creators="derived",
-            dialect=[],
-            sample_creation="created",
-            bibtex_citation="",
-            reference="https://example.org",
-        )
+        metadata = about("LocalSTS", "STS", "cosine_spearman")
 
         def load_data(self, **kwargs):
             columns = {"sentence1": FIRST, "sentence2": SECOND, "score": GOLD}
@@ -58,6 +67,28 @@ def local_sts():
             self.data_loaded = True
 
     return LocalSTS()
+
+
+def local_retrieval(data):
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+
+    class LocalRetrieval(AbsTaskRetrieval):
+        metadata = about("LocalRetrieval", "Retrieval", "ndcg_at_10")
+
+        def load_data(self, **kwargs):
+            def rows(texts):
+                return datasets.Dataset.from_list([{"id": i, "text": t} for i, t in texts.items()])
+
+            split = {
+                "corpus": rows(data.corpus),
+                "queries": rows(data.queries),
+                "relevant_docs": data.qrels,
+                "top_ranked": None,
+            }
+            self.dataset = {"default": {"test": split}}
+            self.data_loaded = True
+
+    return LocalRetrieval()
 
 
 @pytest.fixture
@@ -77,6 +108,31 @@ def test_score_equals_ours_and_is_written_with_its_circumstances(encoder, tmp_pa
     assert report["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert report["prompts"] == {"LocalSTS/text": ""}
     assert report["tasks"][0]["scores"]["test"][0]["main_score"] == pytest.approx(ours, abs=1e-6)
+
+
+@pytest.mark.parametrize("bodies", [False, True])
+def test_retrieval_equals_ours(encoder, tmp_path, bodies):
+    """The part of CISI that `mini` reads, or its abstracts without their titles."""
+    data = load_beir(data_root() / "retrieval-cisi")
+    kept = dict(islice(data.qrels.items(), 15))
+    wanted = {document for own in kept.values() for document in own}
+    rest = [i for i in data.corpus if i not in wanted][:100]
+    corpus = {i: data.corpus[i][:200] for i in [*sorted(wanted)[:300], *rest]}
+    if bodies:
+        corpus = {i: text[40:] for i, text in corpus.items()}
+    # CISI numbers both from 1, and a document of the query's own number is left out by us
+    queries = {f"q{i}": data.queries[i][:100] for i in kept}
+    qrels = {f"q{q}": {d: g for d, g in own.items() if d in corpus} for q, own in kept.items()}
+    small = RetrievalSet(corpus, queries, qrels)
+    path = tmp_path / "mteb.json"
+    found = evaluate_mteb(encoder, [local_retrieval(small)], path, name="tiny", batch_size=16)
+    run = dense_run(small, encoder.encode, encoder.encode, depth=100)
+    ours = run_scores(small, run, (10, 100)).metrics
+    theirs = json.loads(path.read_text())["tasks"][0]["scores"]["test"][0]
+    assert found["mteb_LocalRetrieval"] == theirs["ndcg_at_10"]
+    assert 0 < ours["ndcg_at_10"] < 1
+    for metric in ("ndcg_at_10", "ndcg_at_100", "recall_at_10", "recall_at_100"):
+        assert theirs[metric] == pytest.approx(ours[metric], abs=1e-5), metric  # five digits
 
 
 def test_prompts_reach_the_encoder_and_the_report(encoder, tmp_path):
