@@ -13,10 +13,7 @@ before anything is timed.
 
 import argparse
 import copy
-import csv
 import datetime
-import os
-import resource
 import statistics
 import sys
 import time
@@ -24,11 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from measure import growth, write_rows
 from torch import Tensor
 from torch.nn import functional as F
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from common.config import load
 from common.encoders.text.sentence import SentenceEncoder
@@ -158,22 +156,6 @@ def contenders(what: str, batch: int, width: int | None, queue: int) -> dict[str
     return {"ours": ours, "plain": plain}
 
 
-def growth(case: tuple[str, int, int | None, int], name: str) -> float:
-    """Growth of the resident set by two steps in a process of its own, in MiB."""
-    read, write = os.pipe()
-    if os.fork() == 0:
-        run = contenders(*case)[name]
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        run(), run()
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        os.write(write, str(grown).encode())
-        os._exit(0)
-    os.wait()
-    os.close(write)
-    with os.fdopen(read) as file:
-        return float(file.read())
-
-
 def main() -> None:
     """Measure, print, write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -183,7 +165,10 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = []
     for case in QUICK if args.quick else CASES:
-        memory = {name: growth(case, name) for name in ("ours", "plain")}
+        memory = {
+            name: growth(lambda case=case, name=name: contenders(*case)[name], 2)
+            for name in ("ours", "plain")
+        }
         runs = contenders(*case)
         first = {name: [run() for _ in range(3)] for name, run in runs.items()}
         torch.testing.assert_close(first["ours"], first["plain"], rtol=1e-4, atol=1e-4)
@@ -205,11 +190,7 @@ def main() -> None:
         print(row, flush=True)
         rows.append(row)
     if not args.quick:
-        OUT.parent.mkdir(parents=True, exist_ok=True)
-        with OUT.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(rows, OUT)
 
 
 if __name__ == "__main__":

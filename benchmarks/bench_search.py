@@ -11,7 +11,6 @@ wall clock beside them. Needs the eval group; without it the search alone is mea
 """
 
 import argparse
-import csv
 import datetime
 import os
 import statistics
@@ -24,11 +23,12 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import faiss
 import numpy as np
 import torch
+from measure import write_rows
 from torch.nn import functional as F
 
 from common.data.lookup import bundled
@@ -154,11 +154,7 @@ def main() -> None:
             print(row, flush=True)
             rows.append(row)
     if not args.quick:
-        OUT.parent.mkdir(parents=True, exist_ok=True)
-        with OUT.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(rows, OUT)
 
 
 if __name__ == "__main__":

@@ -10,22 +10,20 @@ resident set in a process of its own.
 """
 
 import argparse
-import csv
 import datetime
-import os
 import platform
-import resource
 import statistics
 import sys
 import time
 from pathlib import Path
 
 import torch
+from measure import growth, write_rows
 from torch import Tensor
 from torch.nn import functional as F
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from common.losses.weighted.overlap import SetOverlap
 from projects.space2.objective import multi_view_contrast
@@ -76,22 +74,6 @@ def step(name: str, batch: int) -> tuple[float, float]:
     return time.process_time() - begun, float(loss.detach())
 
 
-def growth(name: str, batch: int) -> float:
-    """Growth of the resident set by one step in a process of its own, in MiB."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        step(name, batch)
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        os.write(write, str(grown).encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    os.close(write)
-    with os.fdopen(read) as file:
-        return float(file.read())
-
-
 def main() -> None:
     """Measure, print, write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -104,7 +86,11 @@ def main() -> None:
     for name in ("ours", "dense"):
         step(name, 64)  # what is loaded at first use
     # before the timed steps, whose freed memory this process would keep
-    memory = {(name, batch): growth(name, batch) for batch in batches for name in ("ours", "dense")}
+    memory = {
+        (name, batch): growth(lambda name=name, batch=batch: lambda: step(name, batch))
+        for batch in batches
+        for name in ("ours", "dense")
+    }
     for batch in batches:
         times: dict[str, list[float]] = {"ours": [], "dense": []}
         losses = {}
@@ -123,11 +109,7 @@ def main() -> None:
             rows.append(row)
             print(row, flush=True)
     if not args.quick:
-        OUT.parent.mkdir(parents=True, exist_ok=True)
-        with OUT.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(rows, OUT)
 
 
 if __name__ == "__main__":
