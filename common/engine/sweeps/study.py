@@ -4,6 +4,8 @@ The sweep only starts processes and reads what they write; training itself knows
 Several commands may work on the same sweep: a trial belongs to whoever holds the lock of its log.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -24,7 +26,7 @@ from common.engine.sweeps.trials import TrialRun
 from common.engine.tracking import read_metrics
 
 log = logging.getLogger(__name__)
-STORAGE = "study.db"
+STORAGE, LOCK = "study.db", "study.lock"
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
@@ -63,14 +65,20 @@ class ArmStudy:
         self.settings = [sorted(self.words), config]
         space = {key: asdict(axis) for key, axis in sweep.space.items()}
         self.key = digest([self.settings, space, sweep.metric, sweep.direction])
-        self.study = open_study(folder, f"{arm or sweep.base}-{self.key}", sweep)
         self.target = len(sweep.grid()) if sweep.sampler == "grid" else sweep.trials
-        if sweep.sampler == "grid":
-            states = (TrialState.WAITING, *COUNTED)
-            known = [_point(t) for t in self.study.get_trials(deepcopy=False, states=states)]
-            for point in sweep.grid():  # a failed point is tried again
-                if point not in known:
-                    self.study.enqueue_trial(point)
+        with _alone(folder):  # of two commands that begin at once, one makes tables and points
+            self.study = open_study(folder, f"{arm or sweep.base}-{self.key}", sweep)
+            self._enqueue_grid()
+
+    def _enqueue_grid(self) -> None:
+        """Ask for the points of a grid that are not waiting, running or finished."""
+        if self.sweep.sampler != "grid":
+            return
+        states = (TrialState.WAITING, *COUNTED)
+        known = [_point(t) for t in self.study.get_trials(deepcopy=False, states=states)]
+        for point in self.sweep.grid():  # a failed point is tried again
+            if point not in known:
+                self.study.enqueue_trial(point)
 
     def interrupted(self) -> list[optuna.trial.Trial]:
         """Trials that were begun and have no result."""
@@ -114,6 +122,16 @@ def digest(parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let no other command work on the folder's database as long as this lasts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") as file:
+        with contextlib.suppress(OSError):  # a file system without flock
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _point(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
     """Settings of a trial, or those that it is to have."""
     return trial.params or dict(trial.system_attrs.get("fixed_params", {}))
@@ -122,7 +140,6 @@ def _point(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
 def open_study(folder: Path, name: str, sweep: Sweep) -> optuna.Study:
     """The study of a name, new or continued."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
     prune, samplers = sweep.prune, optuna.samplers
     kind = (
         samplers.TPESampler if sweep.sampler == "tpe" else samplers.RandomSampler

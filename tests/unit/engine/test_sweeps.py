@@ -3,7 +3,9 @@
 import json
 import os
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -213,6 +215,19 @@ def test_a_continued_study_draws_new_points(tmp_path, program):
         _, (one,) = studies(tmp_path, arms=("a",), trials=trials, **space)
         list(work([one], jobs=1, threads=1))
     assert len({t.params["optim.lr"] for t in one.study.get_trials()}) == 4
+
+
+def test_commands_that_begin_at_once_share_one_database_and_its_points(tmp_path):
+    """Without the lock, the second finds tables half made, and each of them asks for the whole grid."""
+    gate = threading.Barrier(4)
+
+    def begin(_):
+        gate.wait()
+        return studies(tmp_path, arms=("a",))[1][0]
+
+    with ThreadPoolExecutor(4) as pool:
+        opened = list(pool.map(begin, range(4)))
+    assert [len(one.study.get_trials()) for one in opened] == [3] * 4
 
 
 def _sweep_of_sleepers(folder):
