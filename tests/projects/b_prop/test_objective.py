@@ -12,6 +12,7 @@ from common.encoders.text.cross_encoder import cross_encoder
 from projects.b_prop.data import attention_source
 from projects.b_prop.objective import rop_loss
 from projects.b_prop.stages import stages
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.b_prop.conftest import (
     GOLDEN,
     QUICK,
@@ -135,11 +136,7 @@ def test_item_12_the_head_stays_when_the_checkpoint_becomes_a_ranker(tmp_path):
 @pytest.mark.parametrize("words", [(), ("method.rop=false",)])
 def test_item_2_two_processes_equal_one(two_ranks, words):
     """Checklist 2: pairs are shared out whole; losses and weights after two steps."""
-    whole = two_steps(False, words=words)
-    for found in two_ranks.run(two_steps, distributed=True, words=words):
-        assert found.keys() == whole.keys()
-        for name, value in whole.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-10, msg=name)
+    assert_ranks_equal_one(two_ranks, two_steps, rtol=1e-8, atol=1e-10, words=words)
 
 
 def test_item_2_twin_a_mean_of_means_is_another_training(two_ranks):

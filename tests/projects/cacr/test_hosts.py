@@ -11,6 +11,7 @@ from common.engine import checkpoint as ckpt
 from common.engine.run import train
 from common.families.images.networks import build_network, embed_views, network_options
 from projects.cacr.module import CACR
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.cacr.conftest import HOSTS, WEIGHTINGS, batch, config
 from tests.projects.cacr.workers import three_steps
 
@@ -206,12 +207,7 @@ def test_learning_rate_falls_at_the_milestones(tmp_path):
 def test_two_processes_equal_one(two_ranks, host, words, synced):
     """Weights, momentum encoder, queue and its position after three steps; with synchronised batch norm its statistics too."""
     words = {"host": host, "words": words, "synced": synced}
-    wanted = three_steps(distributed=False, **words)
-    found = two_ranks.run(three_steps, distributed=True, **words)
-    for state in found:
-        assert state.keys() == wanted.keys()
-        for name, value in wanted.items():
-            torch.testing.assert_close(state[name], value, rtol=1e-10, atol=1e-12, msg=name)
+    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-10, atol=1e-12, **words)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from projects.ccp.head import PairHead
 from projects.ccp.module import CENTER, CONTEXT
 from projects.ccp.monitors import leakage, other_language_share, separation
 from projects.ccp.objective import Objective
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.ccp.conftest import (
     GOLDEN,
     golden_head,
@@ -358,11 +359,7 @@ def test_item_18_leakage_shows_what_batch_statistics_add():
 @pytest.mark.parametrize("kind", ["asymmetric", "plain", "finetune"])
 def test_item_14_two_processes_equal_one(two_ranks, kind):
     """Checklist 14: weights, gradients, losses, statistics, and the bank equal on both."""
-    whole = steps(kind, distributed=False)
-    for found in two_ranks.run(steps, kind=kind, distributed=True):
-        assert found.keys() == whole.keys()
-        for name, value in whole.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-10, msg=name)
+    assert_ranks_equal_one(two_ranks, steps, rtol=1e-8, atol=1e-10, kind=kind)
 
 
 def test_item_14_twin_statistics_of_one_rank_are_others(two_ranks):

@@ -10,6 +10,7 @@ from common.config import UserError
 from common.encoders.image_text import open_clip_parts as parts
 from common.encoders.sync_norm import SyncBatchNorm
 from projects.clip_baselines.network import encode, prototype_scores
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.clip_baselines.conftest import (
     BASIC,
     METHODS,
@@ -194,11 +195,7 @@ def test_prototypes_are_unit_vectors_and_rest_at_first():
 def test_two_processes_equal_one(two_ranks, method):
     """Weights, statistics and gradients after two steps, keys with gradient."""
     words = [*words_of(method), "method.gather_grad=true"]
-    whole = two_steps(words, distributed=False)
-    for found in two_ranks.run(two_steps, words=words, distributed=True):
-        assert found.keys() == whole.keys()
-        for name, value in whole.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-8, msg=name)
+    assert_ranks_equal_one(two_ranks, two_steps, rtol=1e-6, atol=1e-8, words=words)
 
 
 @pytest.mark.parametrize("word", ["method.sync_batchnorm=false", "method.gather_grad=false"])

@@ -17,6 +17,7 @@ from projects.coconut.data import (
 )
 from projects.coconut.module import Coconut
 from projects.coconut.stages import Task, grown_memory, stages, teacher_hypotheses
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.figures import unrendered
 from tests.interrupted import assert_killed, final_state, same
 from tests.projects.coconut.conftest import ER, GOLDEN, batch, config, module_of
@@ -232,12 +233,9 @@ def test_item_13_fine_tuning_and_offline_are_configs():
 )
 def test_two_processes_train_as_one(two_ranks, overrides):
     """All memory samples on one rank, targets of unequal length: the same weights after two steps."""
-    one = two_steps(overrides, distributed=False)
-    for state in two_ranks.run(two_steps, overrides=overrides, distributed=True):
-        for name, value in one.items():
-            torch.testing.assert_close(
-                state[name], value, rtol=1e-7, atol=1e-9, msg=name, equal_nan=True
-            )
+    assert_ranks_equal_one(
+        two_ranks, two_steps, rtol=1e-7, atol=1e-9, equal_nan=True, overrides=overrides
+    )
 
 
 def test_two_processes_negative_twin(two_ranks):

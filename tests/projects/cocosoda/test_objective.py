@@ -9,6 +9,7 @@ from common.data.mixture import source_probabilities
 from common.evaluation.features.postprocessing import fit_whitening
 from projects.cocosoda.objective import INTER, INTRA, KEYS, Objective
 from projects.cocosoda.ranks import search_metrics
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.cocosoda.conftest import (
     GOLDEN,
     batch,
@@ -200,11 +201,7 @@ def test_item_5_queues_are_written_after_the_loss_by_the_right_encoder(original)
 @pytest.mark.parametrize("stage", ["pretrain", "momentum", "finetune"])
 def test_item_5_two_processes_equal_one(two_ranks, stage):
     """Checklist 5: weights, gradients, losses and queues of two ranks are those of one process."""
-    whole = three_steps(stage, distributed=False)
-    for found in two_ranks.run(three_steps, stage=stage, distributed=True):
-        assert found.keys() == whole.keys()
-        for name, value in whole.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-11, msg=name)
+    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-9, atol=1e-11, stage=stage)
 
 
 def test_item_5_twin_vectors_of_one_rank_are_another_queue(two_ranks):

@@ -25,6 +25,7 @@ from projects.contriever.data import question_data, token_streams
 from projects.contriever.evaluate import evaluate
 from projects.contriever.stages import recipe_of
 from tests.projects.contriever.conftest import config, module_of
+from tests.searching import index_two_files
 
 QUICK = [
     "eval.beir=[]",
@@ -276,19 +277,7 @@ def test_export_is_the_query_encoder_for_dot_products(tmp_path):
 
 def test_search_keeps_its_index_and_extends_it(full_run, tmp_path, capsys):
     """Index a file, save; open again and add a folder's texts; another encoder is refused."""
-    (tmp_path / "a.txt").write_text("state of the world\npeople and houses\n")
-    (tmp_path / "b.txt").write_text("people and houses\nmen at work\n")
-    (tmp_path / "q.txt").write_text("work\n")
-    words = [f"runs_dir={full_run.parents[2]}", f"search.index={tmp_path}/index", f"search.queries={tmp_path}/q.txt",
-             "search.run=full", "search.k=9"]  # fmt: skip
-
-    def search(*further):
-        cfg = config(*words, *further)
-        build(cfg).tasks["search"](Workspace(tmp_path / "task", "contriever", "smoke"))
-        return capsys.readouterr().out
-
-    assert "2 texts indexed" in search(f"search.file={tmp_path}/a.txt")
-    assert "opened, 1 texts added" in search(f"search.file={tmp_path}/b.txt")
+    search = index_two_files(build, config, full_run, tmp_path, capsys)
     shown = search()
     assert "opened, 0 texts added" in shown
     assert shown.count("\n  ") == 3

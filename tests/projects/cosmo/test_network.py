@@ -23,6 +23,7 @@ from projects.cosmo.objective import (
     instruction_labels,
     lm_loss,
 )
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.cosmo.conftest import (
     GOLDEN,
     KINDS,
@@ -464,9 +465,6 @@ def test_negatives_of_a_node(monkeypatch):
 @pytest.mark.parametrize("gather", ["all", "node"])
 def test_two_processes_train_as_one_does(two_ranks, gather):
     """Gathered negatives, the mean over all ranks' tokens, and documents, in which the heads have no part."""
-    alone = three_steps(False, gather)
-    for found in two_ranks.run(three_steps, distributed=True, gather=gather):
-        for name, value in alone.items():
-            torch.testing.assert_close(
-                found[name], value, atol=1e-5, rtol=1e-4, msg=name, equal_nan=True
-            )
+    assert_ranks_equal_one(
+        two_ranks, three_steps, rtol=1e-4, atol=1e-5, equal_nan=True, gather=gather
+    )

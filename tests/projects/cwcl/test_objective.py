@@ -11,6 +11,7 @@ from common.config import ROOT, UserError
 from common.losses.temperature import LogitScale
 from projects.cwcl.objective import Objective, similarity_weights, soft_targets
 from projects.cwcl.weights import matching_smoothing, mean_entropy, weight_statistics
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.cwcl.conftest import config, module_of, wave
 from tests.projects.cwcl.workers import golden_share, golden_whole, two_steps
 
@@ -172,11 +173,7 @@ def test_item_8_mean_over_ranks_is_the_loss_of_the_whole_batch(two_ranks, mode):
 
 def test_item_8_two_processes_train_as_one_does(two_ranks):
     """Checklist 8: all weights after two SGD steps with momentum under DDP."""
-    whole = two_steps(distributed=False)
-    for found in two_ranks.run(two_steps, distributed=True):
-        assert found.keys() == whole.keys()
-        for name, value in whole.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-10, msg=name)
+    assert_ranks_equal_one(two_ranks, two_steps, rtol=1e-8, atol=1e-10)
 
 
 def test_item_12_the_multiplier_is_clamped_after_every_step():

@@ -10,6 +10,7 @@ from common.encoders.sync_norm import SyncBatchNorm
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
 from projects.dcl.module import DCL
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.dcl.conftest import HOSTS, LOSSES, batch, config
 from tests.projects.dcl.workers import three_steps
 
@@ -128,13 +129,10 @@ def test_sync_batchnorm_replaces_every_norm_and_keeps_the_keys():
 @pytest.mark.parametrize(("host", "synced"), [("moco", False), ("nnclr", False), ("moco", True)])
 def test_two_processes_equal_one(two_ranks, host, synced):
     """Weights, momentum encoder, queue and its position after three steps; with synchronised batch norm its statistics too."""
-    wanted = three_steps(host, distributed=False, synced=synced)
-    found = two_ranks.run(three_steps, host=host, distributed=True, synced=synced)
-    assert any("features" in name for name in wanted)
-    for state in found:
-        assert state.keys() == wanted.keys()
-        for name, value in wanted.items():
-            torch.testing.assert_close(state[name], value, rtol=1e-10, atol=1e-12, msg=name)
+    whole = assert_ranks_equal_one(
+        two_ranks, three_steps, rtol=1e-10, atol=1e-12, host=host, synced=synced
+    )
+    assert any("features" in name for name in whole)
 
 
 # -- exact resume --------------------------------------------------------------------------------

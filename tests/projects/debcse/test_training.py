@@ -25,6 +25,7 @@ from projects.debcse.evaluate import frequency_cosine
 from projects.debcse.module import DebCSE, Objective
 from projects.debcse.stages import scorer_module, scorer_path
 from projects.debcse.tasks import mine_pairs, report_pairs
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.debcse.conftest import config, tiny_scorer
 from tests.projects.debcse.workers import three_steps, triplet_views
 from tests.unit.losses.golden import assert_close, grad_norm, load, sentence_head, sentences
@@ -172,12 +173,7 @@ def test_item_9_batches_do_not_depend_on_workers_or_ranks():
 
 def test_two_processes_equal_one(two_ranks):
     """Weights after three steps of drawn triplets with a twin term."""
-    wanted = three_steps(distributed=False)
-    for state in two_ranks.run(three_steps, distributed=True):
-        for name, value in wanted.items():
-            torch.testing.assert_close(
-                state[name], value, rtol=1e-9, atol=1e-11, equal_nan=True, msg=name
-            )
+    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-9, atol=1e-11, equal_nan=True)
 
 
 def test_nli_sentences_come_without_labels(monkeypatch):

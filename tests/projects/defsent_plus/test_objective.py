@@ -16,6 +16,7 @@ from common.kernels.blocked import sweep as blocked
 from common.losses.auxiliary.prototypes import prototype_softmax
 from projects.defsent_plus.objective import definition_loss
 from projects.defsent_plus.pooler import Pooler
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.defsent_plus.conftest import DEFSENT, ROBERTA, batch, config, module_of
 from tests.projects.defsent_plus.workers import three_steps
 from tests.unit.losses.golden import assert_close, grad_norm, load
@@ -202,12 +203,9 @@ def test_item_1_entries_stay_as_they_are(tmp_path):
 
 def test_two_processes_equal_one(two_ranks, tmp_path):
     """Weights after three steps on halves of the batches: the entries are on both ranks."""
-    wanted = three_steps(False, str(tmp_path))
-    for state in two_ranks.run(three_steps, distributed=True, folder=str(tmp_path)):
-        for name, value in wanted.items():
-            torch.testing.assert_close(
-                state[name], value, rtol=1e-9, atol=1e-11, equal_nan=True, msg=name
-            )
+    wanted = assert_ranks_equal_one(
+        two_ranks, three_steps, rtol=1e-9, atol=1e-11, equal_nan=True, folder=str(tmp_path)
+    )
     start = module_of("model.dropout=0.0", "data.limit=60", folder=tmp_path).state_dict()
     assert not torch.allclose(wanted["pooler.dense.weight"].float(), start["pooler.dense.weight"])
 

@@ -17,6 +17,7 @@ from projects.dito.data import training_data
 from projects.dito.network import FrozenVLM, load_pretraining
 from projects.dito.scenes import is_base, scenes_of
 from projects.dito.stages import image_path
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.dito.conftest import GOLDEN, batch_of, config, module_of, network_of, sines
 from tests.projects.dito.workers import three_steps, unequal_focal
 
@@ -228,10 +229,7 @@ def test_item_12_the_frozen_branch_averages_crops_of_14():
 ])  # fmt: skip
 def test_items_5_two_processes_train_as_one_does(stage, words, two_ranks):
     """Checklist 5: negatives of all ranks; random boxes and sampled regions depend on the image alone."""
-    alone = three_steps(stage, words, False)
-    for found in two_ranks.run(three_steps, stage=stage, words=words, distributed=True):
-        for name, value in alone.items():
-            torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-5)
+    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-5, atol=1e-6, stage=stage, words=words)
 
 
 def test_the_focal_loss_knows_its_pairs_in_unequal_batches(two_ranks):

@@ -18,6 +18,7 @@ from common.evaluation.text.pair_tasks import main_score, score_pair_task
 from projects.dse import baselines, build
 from projects.dse.module import first_student
 from projects.dse.stages import student_data
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.dse.conftest import config, run_of, student
 from tests.projects.dse.workers import three_steps
 
@@ -127,10 +128,7 @@ def test_a_run_that_was_broken_off_ends_as_one_that_was_not(tmp_path, trained):
 
 def test_two_processes_train_as_one(two_ranks):
     """Every rank has its own pairs; mean over all of them."""
-    want = three_steps(distributed=False)
-    for found in two_ranks.run(three_steps, distributed=True):
-        for name, value in want.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-7, atol=1e-9)
+    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-7, atol=1e-9)
 
 
 def test_configs_of_the_paper_are_the_released_settings():

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from common.encoders.queue import GrowingQueue
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.esimcse.conftest import GOLDEN, batch, module_of, queue_wave, wave
 from tests.projects.esimcse.workers import three_steps
 
@@ -276,13 +277,8 @@ def test_item_11_evaluation_is_the_raw_state_of_the_online_encoder():
 @pytest.mark.parametrize("decay", [0.9, 0.0])
 def test_item_13_two_processes_equal_one(two_ranks, decay):
     """Checklist 13: losses, weights, momentum encoder and queue with its order, on both ranks."""
-    wanted = three_steps(decay, distributed=False)
-    found = two_ranks.run(three_steps, decay=decay, distributed=True)
-    assert int(wanted["queue.filled"]) == 20
-    for state in found:
-        assert state.keys() == wanted.keys()
-        for name, value in wanted.items():
-            torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-11, msg=name)
+    whole = assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-9, atol=1e-11, decay=decay)
+    assert int(whole["queue.filled"]) == 20
 
 
 def test_item_13_twin_queues_of_their_own_would_differ(two_ranks):

@@ -15,6 +15,7 @@ from common.losses.functional.gated_pairs import (
 from common.losses.multi_positive import HydraLoss
 from projects.hydra.data import build_data
 from projects.hydra.gates import bernoulli_entropy
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.hydra.conftest import (
     GOLDEN,
     FixedGate,
@@ -147,11 +148,7 @@ def test_item_6_arbitrary_partners_are_a_permutation_in_every_training_batch():
 )
 def test_item_8_two_processes_train_as_one(two_ranks, overrides):
     """Item 8: weights of encoder, filter and head after three steps of the joint batch."""
-    wanted = three_steps(overrides, distributed=False)
-    for state in two_ranks.run(three_steps, overrides=overrides, distributed=True):
-        assert state.keys() == wanted.keys()
-        for name, value in wanted.items():
-            torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-11, msg=name)
+    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-9, atol=1e-11, overrides=overrides)
 
 
 @pytest.mark.parametrize("form", ["fused", "dense", "renormalised"])

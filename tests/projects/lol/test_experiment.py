@@ -26,6 +26,7 @@ from projects.lol.prompts import Prompts
 from projects.lol.questions import load_questions
 from projects.lol.stages import build_decoder, build_original, load, save, with_amateur
 from tests.cards import run_card
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.lol.conftest import config, models, tiny, tokens, with_adapters
 from tests.projects.lol.workers import three_steps
 
@@ -149,10 +150,7 @@ def test_an_amateur_of_other_words_is_refused(tmp_path):
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_two_processes_train_as_one_does(two_ranks, kind):
     """Answers of uneven lengths on the ranks: the mean is over all answer tokens; theta stays."""
-    alone = three_steps(kind, False)
-    for found in two_ranks.run(three_steps, kind=kind, distributed=True):
-        for name, value in alone.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-10)
+    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-9, atol=1e-10, kind=kind)
 
 
 def test_the_loss_covers_answer_tokens_alone():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.mirror_bert.conftest import (
     GOLDEN,
     NO_NOISE,
@@ -106,10 +107,6 @@ def test_checklist_12_negative_twin_without_gathering_it_is_not(two_ranks):
 
 def test_checklist_12_two_processes_train_as_one(two_ranks):
     """Checklist 12: equal weights after three steps; without gathering they differ."""
-    wanted = three_steps(distributed=False)
-    for state in two_ranks.run(three_steps, distributed=True):
-        assert state.keys() == wanted.keys()
-        for name, value in wanted.items():
-            torch.testing.assert_close(state[name], value, rtol=1e-8, atol=1e-10, msg=name)
+    wanted = assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-8, atol=1e-10)
     local = two_ranks.run(three_steps, distributed=True, gather=False)[0]
     assert any(not torch.allclose(local[name], wanted[name], atol=1e-6) for name in wanted)

@@ -10,6 +10,7 @@ from projects.mofi.objective import (
     multi_task,
     shared_entity_mask,
 )
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.mofi.conftest import GOLDEN, batch_of, module_of
 from tests.projects.mofi.workers import golden_case, three_steps
 from tests.unit.losses.golden import assert_close
@@ -228,9 +229,4 @@ def test_log_q_correction_lowers_the_logits_of_classes_that_are_drawn_often():
 @pytest.mark.parametrize("words", [["method.sampled=7"], ["method.recipe=contrastive"]])
 def test_two_processes_train_as_one(two_ranks, words):
     """Images, texts and the class matrix are shared out; weights and class vectors are equal."""
-    one = three_steps(words, False)
-    two = two_ranks.run(three_steps, words=words, distributed=True)
-    for rank in two:
-        assert rank.keys() == one.keys()
-        for name, value in one.items():
-            torch.testing.assert_close(rank[name], value, rtol=1e-6, atol=1e-9, msg=name)
+    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-6, atol=1e-9, words=words)

@@ -8,6 +8,7 @@ from common.losses.auxiliary.matching import choose_positive, hard_negatives
 from common.losses.auxiliary.vicreg import vicreg_terms
 from common.losses.image_text import ClipLoss
 from projects.one_to_k.objective import direction_weights, one_to_k_loss, pivot_loss
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.one_to_k.conftest import PLAIN, batch_of, module_of
 from tests.projects.one_to_k.workers import golden_case, three_steps
 from tests.unit.losses.golden import assert_close, load, wave
@@ -165,8 +166,4 @@ def test_item_17_pivot_pairs_image_with_pivot_and_pivot_with_the_other():
 @pytest.mark.parametrize("objective", ["one_to_k", "random_language", "pivot", "finetune"])
 def test_two_processes_equal_one(two_ranks, objective):
     """Weights after three steps of the contrast; matching and MLM are local by design."""
-    whole = three_steps(objective, distributed=False)
-    for found in two_ranks.run(three_steps, objective=objective, distributed=True):
-        assert found.keys() == whole.keys()
-        for name, value in whole.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-11, msg=name)
+    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-9, atol=1e-11, objective=objective)

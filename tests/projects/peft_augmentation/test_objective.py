@@ -9,6 +9,7 @@ from common.data.text.labelled.batches import ClassBatches
 from projects.peft_augmentation.config import ContrastConfig
 from projects.peft_augmentation.objective import Objective, margin_contrast, mixup_loss
 from projects.peft_augmentation.stages import labelled_parts, training_data
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.peft_augmentation.conftest import PLAIN, STILL, config, module_of
 from tests.projects.peft_augmentation.workers import three_steps
 
@@ -177,7 +178,4 @@ def test_a_repeated_example_is_its_own_copy():
 
 def test_two_processes_train_as_one(two_ranks):
     """Every rank has its own examples with their copies; the contrast sees those of both."""
-    want = three_steps(distributed=False)
-    for found in two_ranks.run(three_steps, distributed=True):
-        for name, value in want.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-7, atol=1e-9)
+    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-7, atol=1e-9)

@@ -20,6 +20,7 @@ from projects.promptreps.evaluate import table
 from projects.promptreps.export import load_encoder, save_encoder
 from projects.promptreps.stages import kept_answers, plan, stages
 from tests.projects.promptreps.conftest import TEXTS, config, encoder_of, module_of
+from tests.searching import index_two_files
 
 QUICK = [
     "eval.alphas=[0.5]",
@@ -160,19 +161,7 @@ def test_export_opens_in_transformers_and_gives_equal_representations(tmp_path):
 
 def test_search_over_the_users_files(full_run, tmp_path, capsys):
     """A file is indexed and kept; opened and extended; another prompt is refused; zero-shot works."""
-    (tmp_path / "a.txt").write_text("state of the world\npeople and houses\n")
-    (tmp_path / "b.txt").write_text("people and houses\nmen at work\n")
-    (tmp_path / "q.txt").write_text("work\n")
-    words = [f"runs_dir={full_run.parents[2]}", f"search.index={tmp_path}/index", f"search.queries={tmp_path}/q.txt",
-             "search.run=full", "search.k=9"]  # fmt: skip
-
-    def search(*further):
-        cfg = config(*words, *further)
-        build(cfg).tasks["search"](Workspace(tmp_path / "task", "promptreps", "smoke"))
-        return capsys.readouterr().out
-
-    assert "2 texts indexed" in search(f"search.file={tmp_path}/a.txt")
-    assert "opened, 1 texts added" in search(f"search.file={tmp_path}/b.txt")
+    search = index_two_files(build, config, full_run, tmp_path, capsys)
     shown = search("search.alpha=0.0")
     assert shown.split("\n  ")[1].endswith("men at work")  # the only text with the word
     assert shown.count("\n  ") == 3

@@ -22,6 +22,7 @@ from projects.promptreps.encoder import build_encoder, variant
 from projects.promptreps.evaluate import word_probe
 from projects.promptreps.module import PromptReps
 from projects.promptreps.objective import Objective
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.promptreps.conftest import GOLDEN, config, encoder_of, module_of
 from tests.projects.promptreps.workers import two_steps
 from tests.unit.losses.golden import fill
@@ -154,10 +155,7 @@ def test_glosses_are_single_words_and_a_twentieth_is_held_out(tmp_path):
 @pytest.mark.parametrize("stage", ["supervised", "answer"])
 def test_two_processes_equal_one(two_ranks, stage):
     """Weights and losses; passages of both ranks are candidates."""
-    whole = two_steps(stage, distributed=False)
-    for found in two_ranks.run(two_steps, stage=stage, distributed=True):
-        for name, value in whole.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-10, msg=name)
+    assert_ranks_equal_one(two_ranks, two_steps, rtol=1e-8, atol=1e-10, stage=stage)
 
 
 def test_training_lowers_both_losses():

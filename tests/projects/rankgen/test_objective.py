@@ -6,6 +6,7 @@ import torch
 from projects.rankgen.config import MethodConfig
 from projects.rankgen.data import TripleBatches, train_triples
 from projects.rankgen.module import Objective, RankGen
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.rankgen.conftest import config, encoder
 from tests.projects.rankgen.workers import three_steps
 from tests.unit.losses.golden import assert_close, flat, load
@@ -117,10 +118,7 @@ def test_gradient_cache_changes_nothing():
 def test_two_processes_equal_one(two_ranks, negatives):
     """Checklist 7: loss with 2 x B/2 equals 1 x B; weights and gradients after three steps."""
     overrides = [f"method.negatives={negatives}"]
-    wanted = three_steps(overrides, distributed=False)
-    for state in two_ranks.run(three_steps, overrides=overrides, distributed=True):
-        for name, value in wanted.items():
-            torch.testing.assert_close(state[name], value, rtol=1e-8, atol=1e-10, msg=name)
+    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-8, atol=1e-10, overrides=overrides)
 
 
 def test_without_gathering_two_processes_differ(two_ranks):

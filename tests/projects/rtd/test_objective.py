@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from projects.rtd.data import composed_texts
 from projects.rtd.objective import Objective, contrastive_loss, refined_batch
 from projects.rtd.triplets import Triplet
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.rtd.conftest import GOLDEN, batch_of, config, module_of, waves
 from tests.projects.rtd.workers import three_steps
 
@@ -110,7 +111,4 @@ def test_a_trainable_target_has_another_gradient_than_a_frozen_one():
 
 def test_two_processes_train_as_one_does(two_ranks):
     """With rtd.gather_negatives: weights of both ranks equal those of one process."""
-    alone = three_steps(False)
-    for found in two_ranks.run(three_steps, distributed=True):
-        for name, value in alone.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-7, atol=1e-9)
+    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-7, atol=1e-9)

@@ -7,6 +7,7 @@ from common.config import UserError
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
 from projects.sepclr.networks import Codes, Decoder, build_network
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.sepclr.conftest import LEAKAGES, SUPERVISED, batch, config, module_of
 from tests.projects.sepclr.workers import three_steps
 
@@ -223,11 +224,7 @@ def test_settings_that_do_not_fit_are_refused():
 def test_two_processes_equal_one(two_ranks, arm):
     """Weights after three steps; the sets lie unevenly on the ranks."""
     overrides = [*ARMS[arm], "model.common_dim=8"]
-    wanted = three_steps(overrides, distributed=False)
-    for state in two_ranks.run(three_steps, overrides=overrides, distributed=True):
-        assert state.keys() == wanted.keys()
-        for name, value in wanted.items():
-            torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-11, msg=name)
+    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-9, atol=1e-11, overrides=overrides)
 
 
 def test_two_processes_without_gathering_do_not(two_ranks):

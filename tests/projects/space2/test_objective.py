@@ -20,6 +20,7 @@ from common.losses.weighted.overlap import SetOverlap
 from projects.space2.data import sets_of
 from projects.space2.heads import r_drop, state_loss
 from projects.space2.objective import multi_view_contrast, soft_contrast
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.space2.conftest import (
     FRAMES,
     GOLDEN,
@@ -220,7 +221,4 @@ def test_total_is_the_plain_sum_with_a_tenth_of_masked_prediction():
 
 def test_two_processes_train_as_one(two_ranks):
     """With `method.gather` trees and negatives are those of both ranks, masked tokens too."""
-    want = three_steps(distributed=False)
-    for found in two_ranks.run(three_steps, distributed=True):
-        for name, value in want.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-8)
+    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-6, atol=1e-8)

@@ -12,6 +12,7 @@ from projects.trend.module import conditioned
 from projects.trend.networks import Rays
 from projects.trend.objective import frame_terms, horizon_probabilities, weighted
 from projects.trend.recurrent import embed_action
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.trend.conftest import as_double, batch_of, config, module_of
 from tests.projects.trend.workers import three_steps
 
@@ -342,10 +343,7 @@ def test_actions_of_the_arms():
 
 def test_two_processes_equal_one(two_ranks):
     """Weights after three steps, futures one and two frames ahead."""
-    wanted = three_steps([], distributed=False)
-    for state in two_ranks.run(three_steps, overrides=[], distributed=True):
-        for name, value in wanted.items():
-            torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-11, msg=name)
+    wanted = assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-9, atol=1e-11, overrides=[])
     other = three_steps(["seed=1"], distributed=False)
     assert any(
         not torch.allclose(other[k], v) for k, v in wanted.items()

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from common.losses.functional.masks import masked_share
 from projects.vacancysbert.objective import Objective, SkillPrediction
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.vacancysbert.conftest import batch, config, module_of
 from tests.projects.vacancysbert.workers import two_steps
 
@@ -97,10 +98,7 @@ def test_gradient_reaches_every_parameter_through_both_towers(words):
 @pytest.mark.parametrize("objective", ["pairs", "skills"])
 def test_two_processes_train_as_one(two_ranks, objective):
     """Duplicates are found across the ranks: hashes are gathered with the embeddings."""
-    want = two_steps(objective, distributed=False)
-    for found in two_ranks.run(two_steps, objective=objective, distributed=True):
-        for name, value in want.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-7, atol=1e-10)
+    want = assert_ranks_equal_one(two_ranks, two_steps, rtol=1e-7, atol=1e-10, objective=objective)
     start = module_of("model.dropout=0.0", "method.skill_buckets=40").state_dict()
     key = "encoder.encoder.tower.model.embeddings.word_embeddings.weight"
     assert not torch.allclose(want[key].float(), start[key])

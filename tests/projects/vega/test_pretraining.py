@@ -24,6 +24,7 @@ from projects.vega.pretraining import (
     training_data,
     training_texts,
 )
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.vega.conftest import (
     GOLDEN,
     STILL,
@@ -310,10 +311,7 @@ def test_decoupled_steps(tmp_path):
 
 def test_two_processes_pretrain_as_one(two_ranks):
     """Distributed: masked and counted tokens of both ranks, negatives of both."""
-    alone = two_steps(False)
-    for other in two_ranks.run(two_steps, distributed=True):
-        for name, value in alone.items():
-            torch.testing.assert_close(other[name], value, atol=1e-6, rtol=1e-5, msg=name)
+    assert_ranks_equal_one(two_ranks, two_steps, rtol=1e-5, atol=1e-6)
 
 
 def test_the_export_is_the_discriminator_alone(pretrained_run):
