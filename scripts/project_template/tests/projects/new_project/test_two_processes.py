@@ -6,6 +6,7 @@ from torch import Tensor
 from common.config import load
 from projects.new_project.config import Config
 from projects.new_project.module import NewProject
+from tests.distributed.equal import assert_ranks_equal_one
 from tests.distributed.wrapped import linear_network, own_share, sgd_steps
 
 
@@ -22,7 +23,4 @@ def three_steps(distributed: bool) -> dict[str, Tensor]:
 
 def test_two_processes_equal_one(two_ranks):
     """Negatives are gathered, and the average over ranks is the mean over all rows."""
-    wanted = three_steps(distributed=False)
-    for state in two_ranks.run(three_steps, distributed=True):
-        for name, value in wanted.items():
-            torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-11, msg=name)
+    assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-9, atol=1e-11)
