@@ -1,23 +1,5 @@
 """What ESimCSE has to beat: word overlap, and the encoder that it starts from, post-processed."""
 
-from common.families.sentences.baselines import (
-    centred,
-    jaccard,
-    raw,
-    raw_mean,
-    tfidf,
-    untrained,
-    whitened,
-    whitened_mean,
-)
+from common.families.sentences.baselines import centred, jaccard, raw, raw_mean, tfidf, untrained, whitened, whitened_mean  # noqa: I001  # fmt: skip
 
-__all__ = [
-    "centred",
-    "jaccard",
-    "raw",
-    "raw_mean",
-    "tfidf",
-    "untrained",
-    "whitened",
-    "whitened_mean",
-]
+__all__ = ["centred", "jaccard", "raw", "raw_mean", "tfidf", "untrained", "whitened", "whitened_mean"]  # fmt: skip
