@@ -29,10 +29,6 @@ SMOKE_BUDGET = 12.0  # its smoke test
 # CPU time of the same tests differs by a quarter between runs of a day, as two threads share a core:
 # what is above its budget is listed, what is further above it fails a run with --cpu-budgets
 NOISE = 1.25
-# debt: projects above the budget, with a ceiling that may only shrink; none may be added
-CEILINGS = {
-    "tests/projects/nv_embed": 25.0,
-}
 SAMPLE_EVERY = 15.0
 REFERENCE_SECONDS = 0.06  # of `reference_work` on the machine whose figures docs/ records
 START = "start and collection"
@@ -102,7 +98,7 @@ def overdrawn(seconds: Mapping[str, float], slow: float = 1.0) -> list[str]:
     lines = []
     for project, tests in sorted(spent.items()):
         smoke = project.startswith("smoke")
-        budget = slow * (SMOKE_BUDGET if smoke else CEILINGS.get(project, PROJECT_BUDGET))
+        budget = slow * (SMOKE_BUDGET if smoke else PROJECT_BUDGET)
         if sum(tests.values()) > budget:
             slowest = sorted(tests.items(), key=lambda item: -item[1])[:3]
             lines.append(
