@@ -366,7 +366,7 @@ def test_every_arm_has_the_same_search():
     """As many different rates for each arm, over the same range; none_long encodes as many inputs as `retrieved`."""
     sweep, rates = read_sweep("demo_retrieval"), {}
     for arm, own in arms_of("demo_retrieval", sweep, []).items():
-        points = [config(*words_of({**sweep.shared, **own, **point}), name="mini") for point in sweep.grid()]  # fmt: skip
+        points = [config(*words_of({**sweep.shared, **own, **point}), name=sweep.base) for point in sweep.grid()]  # fmt: skip
         rates[arm] = [phase_optim(cfg, cfg.finetune).lr for cfg in points]
         assert all(cfg.optim.lr == lr for cfg, lr in zip(points, rates[arm], strict=True) if cfg.meta)  # fmt: skip
     assert set(rates) == set(read_comparisons("demo_retrieval")[0].default_arms)
@@ -374,7 +374,7 @@ def test_every_arm_has_the_same_search():
     assert len(set(rates["retrieved_no_meta"])) == len(sweep.grid()) > 2
     arms, encoded = read_comparisons("demo_retrieval")[0].arms, []
     for arm in ("retrieved", "none_long"):
-        cfg = config(*words_of(arms[arm]), name="mini")
+        cfg = config(*words_of(arms[arm]), name=sweep.base)
         copies = 1 if cfg.method.selection == "none" else cfg.method.k
         encoded.append((copies * cfg.trainer.max_steps * cfg.data.batch_size, copies * cfg.finetune.max_steps * cfg.finetune.batch_size))  # fmt: skip
     assert encoded[0] == encoded[1]
