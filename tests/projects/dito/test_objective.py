@@ -260,7 +260,7 @@ def test_item_17_every_rung_is_a_switch_on_the_same_data_and_steps():
     """Checklist 17: arms of the comparison share scenes, steps, backbone and, without SWL, the first stage."""
     plan = yaml.safe_load((CONFIG_DIR / "dito/compare.yaml").read_text())
     arms = {name: plan["arms"][name] for name in plan["default_arms"]}
-    cfgs = {a: load(Config, "dito", "mini", [f"{k}={str(v).replace(' ', '')}" for k, v in own.items()]) for a, own in arms.items()}  # fmt: skip
+    cfgs = {a: load(Config, "dito", plan["base"], [f"{k}={str(v).replace(' ', '')}" for k, v in own.items()]) for a, own in arms.items()}  # fmt: skip
     assert {
         "image_level",
         "regions_max",
@@ -281,7 +281,9 @@ def test_item_17_every_rung_is_a_switch_on_the_same_data_and_steps():
     assert image_path(cfgs["swl"], 0) != image_path(cfgs["regions_max"], 0)
     assert image_path(cfgs["crop"], 1) == image_path(cfgs["image_level"], 1)
     for word in ("trainer.devices=2", "trainer.num_nodes=2", "trainer.accumulate_grad_batches=2", "detect.rpn_convs=2"):  # fmt: skip
-        other = load(Config, "dito", "mini", [word])  # another global batch, or other kept tensors
+        other = load(
+            Config, "dito", plan["base"], [word]
+        )  # another global batch, or other kept tensors
         assert image_path(other, 0) != image_path(cfgs["swl"], 0), word
     module = module_of("image")
     sets = [
