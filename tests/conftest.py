@@ -20,7 +20,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--cpu-budgets", action="store_true", help="fail where a project exceeds its CPU seconds"
     )
-    parser.addoption("--nightly", action="store_true", help="also tests/nightly")
+    parser.addoption(
+        "--nightly", action="store_true", help="also what is marked nightly, and tests/nightly"
+    )
     parser.addoption("--kills", type=int, default=25, help="nightly: kills of each project")
     parser.addoption("--soak-minutes", type=float, default=60.0, help="nightly: of the soak test")
 
@@ -28,6 +30,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(CpuSeconds(config))
     config.pluginmanager.register(schedule)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what `make faults` runs at night."""
+    if config.getoption("--nightly"):
+        return
+    late = [item for item in items if item.get_closest_marker("nightly")]
+    config.hook.pytest_deselected(items=late)
+    items[:] = [item for item in items if not item.get_closest_marker("nightly")]
 
 
 @pytest.fixture(scope="session")

@@ -143,7 +143,33 @@ def _judge(
     shown = _not_testable(claim, runs)
     if shown is not None:
         found |= {"interval_verdict": found["verdict"], "verdict": NOT_TESTABLE, **shown}
-    return found
+    return against_published(found, claim.published) if claim.published else found
+
+
+def against_published(found: Mapping[str, Any], published: Sequence[float]) -> dict[str, Any]:
+    """A judged claim beside an effect of the paper's relative size.
+
+    That effect is (left / right - 1) of the published values times the right side's mean here. Where
+    the interval holds both it and no effect, and reaches at least as far to either side as it is
+    large, "not shown" would only say that seeds and items are few: the claim is not testable here.
+
+    Args:
+        found: of `judge`, with one difference.
+        published: the paper's values of the left and of the right side.
+
+    Returns:
+        The same with `published`: values, effect, and whether the interval excludes it.
+    """
+    effect = (published[0] / published[1] - 1) * found["here"][1]
+    own: dict[str, Any] = {"values": list(published), "effect": effect}
+    if found["interval"] is None:
+        return {**found, "published": own}
+    low, high = found["interval"]
+    own["excluded"] = not low <= effect <= high
+    told = {**found, "published": own}
+    if found["verdict"] != "not shown" or own["excluded"] or (high - low) / 2 < abs(effect):
+        return told
+    return {**told, "interval_verdict": found["verdict"], "verdict": NOT_TESTABLE}
 
 
 def comparable(

@@ -20,7 +20,10 @@ HEAD = """# Evidence
 
 Written by `make evidence` (and `make docs`) from `results/*.json` and `configs/*/compare.yaml`. A claim is *supported*
 when the whole 95 % interval of the paired difference lies on its side (beyond minus its margin),
-*contradicted* when the whole interval lies on the other, and *not shown at this scale* otherwise.
+*contradicted* when the whole interval lies on the other, and *not shown at this scale* otherwise. It is *not testable
+here* when a measurement named before the runs says so (a premise of the claim does not hold), or when a claim that is
+not shown has the paper's two values, the interval holds an effect of their relative size as well as none, and is wider to
+either side than that effect: seeds and items are too few to tell. The cards say which, and what the interval alone says.
 Tables of all arms are in the projects' cards. A result is *stale* when the code or the data that its
 runs depend on, their config or the comparison has changed since; `make compare-all` works through
 those. A claim is marked "below" where the method lies below a baseline that needs no training.

@@ -53,9 +53,25 @@ def verdict_line(claim: Mapping[str, Any], metric: str) -> str:
         text += (
             f"; {claim['reason']}: {name} {shown} (by the interval: {claim['interval_verdict']})"
         )
+    if "published" in claim and claim["interval"] is not None:
+        text += f"; {_published_text(claim)}"
     for part in claim.get("parts", []):
         text += f"\n  - {escaped(part['claim'])}: {part['verdict']}, {part['difference']:+.4f}, {interval_text(part)}"
     return text
+
+
+def _published_text(claim: Mapping[str, Any]) -> str:
+    """An effect of the paper's relative size beside the interval."""
+    own, (low, high) = claim["published"], claim["interval"]
+    text = f"an effect of the paper's relative size would be {own['effect']:+.4f}"
+    if own["excluded"]:
+        return f"{text}, outside the interval"
+    if verdict_word(claim) == "not testable here" and "measured" not in claim:
+        return (
+            f"{text}, too small for seeds and items that tell {(high - low) / 2:.4f} to either side "
+            f"(by the interval: {claim['interval_verdict']})"
+        )
+    return f"{text}, inside the interval"
 
 
 def interval_text(claim: Mapping[str, Any]) -> str:

@@ -43,8 +43,13 @@ class ClaimEntry:
     margin: float | None = None  # may be worse by less than this
     at_least: float = 0.0  # must be better by more than this
     not_testable: NotTestable | None = None
+    # the paper's values of the two sides, in the claim's order: what an effect of that relative
+    # size would be here is set against the interval, see `judge.against_published`
+    published: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if len(self.published) not in (0, 2):
+            raise ValueError("published: two values, of the claim's left and of its right side")
         if (self.margin or 0.0) < 0 or self.at_least < 0:
             raise ValueError("margin and at_least must be >= 0")
         if not set(self.and_in.values()) <= {"max", "min"}:

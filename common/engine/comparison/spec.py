@@ -37,6 +37,7 @@ class Claim:
         paper: what the paper reports, or "ours".
         appendix: judged where its arms have run, never counted.
         not_testable: why not.
+        published: the paper's values of the two sides, or nothing.
         others: the same claim in further metrics; all must hold for its verdict.
     """
 
@@ -50,6 +51,7 @@ class Claim:
     paper: str
     appendix: bool
     not_testable: NotTestable | None
+    published: tuple[float, ...] = ()
     others: "tuple[Claim, ...]" = ()
 
     @property
@@ -236,6 +238,15 @@ def _claim(spec: Comparison, own: ClaimEntry, parts: tuple[Part, ...], appendix:
         text, extras["margin"] = f"{text} - {own.margin:g}", own.margin
     if own.at_least:
         text, extras["at_least"] = f"{text} by at least {own.at_least:g}", own.at_least
+    if own.published:
+        left, right = own.published
+        if len(parts) > 1 or own.and_in:
+            raise UserError(f"claim '{own.claim}': published is of one difference in one metric")
+        if right <= 0 or signs[0] * (left - right) <= 0:
+            raise UserError(
+                f"claim '{own.claim}': published values {left:g} and {right:g} do not show what it "
+                "says, left against right in the direction of the claim"
+            )
     allowed = spec.margin if own.margin is None else own.margin
     others = tuple(
         _claim(spec, replace(own, metric=metric, direction=way, and_in={}), parts, appendix)  # type: ignore[arg-type]
@@ -245,7 +256,8 @@ def _claim(spec: Comparison, own: ClaimEntry, parts: tuple[Part, ...], appendix:
         text, extras["and_in"] = f"{text} and in {', '.join(own.and_in)}", dict(own.and_in)
     return Claim(
         text, parts, tuple(signs), own.metric or spec.metric, direction == "max",
-        own.at_least or -allowed, extras, own.paper, appendix, own.not_testable, others,
+        own.at_least or -allowed, extras, own.paper, appendix, own.not_testable,
+        tuple(own.published), others,
     )  # fmt: skip
 
 

@@ -255,6 +255,43 @@ def test_what_is_not_testable_says_what_was_measured(tmp_path):
         claim_of(tmp_path / "2", values, wrong)
 
 
+@pytest.mark.parametrize(
+    ("a", "published", "verdict", "words"),
+    [
+        # the interval of [.5 .4 .7] less [.4 .5 .6] is [-.1, .1]
+        ([0.5, 0.4, 0.7], [11, 10], "not testable here", "too small for seeds and items"),
+        # [-.05, .2] holds .15 and none, but tells .125 to either side
+        ([0.35, 0.6, 0.8], [1.3, 1], "not shown", "would be +0.1500, inside the interval"),
+        ([0.5, 0.4, 0.7], [2, 1], "not shown", "would be +0.5000, outside the interval"),
+        (HIGH, [1.2, 1], "supported", "would be +0.1000"),
+        (LOW, [11, 10], "contradicted", "outside the interval"),
+    ],
+)
+def test_an_effect_of_the_paper_s_size_tells_not_shown_from_not_testable(
+    tmp_path, a, published, verdict, words
+):
+    """Only where the interval holds none as well as the paper's effect, and is wider than it."""
+    entry = {"claim": "a > b", "published": published}
+    claim = claim_of(tmp_path, {"a": a, "b": MIDDLE}, entry)
+    assert claim["verdict"] == verdict
+    assert words in results.verdict_line(claim, "score")
+    effect = (published[0] / published[1] - 1) * 0.5
+    assert claim["published"]["effect"] == pytest.approx(effect)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"claim": "a > b", "published": [1, 2]}, "do not show what it says"),
+        ({"claim": "a > b", "published": [2]}, "published: two values"),
+        ({"claim": "a > b and b > a", "published": [2, 1]}, "one difference in one metric"),
+    ],
+)
+def test_published_values_fit_their_claim(tmp_path, entry, words):
+    with pytest.raises((UserError, ValueError), match=words):
+        claim_of(tmp_path, {"a": HIGH, "b": MIDDLE}, entry)
+
+
 LOST = {"reason": "nothing is lost", "metric": "score"}
 
 

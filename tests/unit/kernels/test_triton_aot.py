@@ -3,10 +3,12 @@
 D is a run-time argument: what depends on it is the tile and whether its depth divides D. Each kernel
 is compiled once per card, dtype, tile and answer, and every D is checked against the code it runs.
 Where the tile is the same, the smaller card answers for float32 on the larger one, and there bfloat16
-for float16, which differs in the name of a type.
+for float16, which differs in the name of a type. `make faults` compiles the whole matrix, the daily
+suite every kernel and mask for the larger card in bfloat16, and every kernel in float32.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import product
 from typing import Any, NamedTuple
 
 import pytest
@@ -225,10 +227,19 @@ def compile_clip(family: str, dim: int, operand: str, arch: int) -> Resources:
     return _compiled[key]
 
 
-@pytest.mark.parametrize("family", KERNELS)
-@pytest.mark.parametrize("arch", [80, 90])
-@pytest.mark.parametrize("operand", ["bf16", "fp16", "fp32"])
-@pytest.mark.parametrize("dim", [256, 512, 768, 1024])
+def cases(matrix: Iterable[tuple[Any, ...]], daily: Callable[..., bool]) -> list[Any]:
+    """The matrix of a test, of which some rows run every day and all at night."""
+    return [pytest.param(*row, marks=() if daily(*row) else pytest.mark.nightly) for row in matrix]
+
+
+def _daily(dim: int, operand: str, arch: int, _: str) -> bool:
+    return dim == 512 and (operand, arch) in (("bf16", 90), ("fp32", 80))
+
+
+MATRIX = product([256, 512, 768, 1024], ["bf16", "fp16", "fp32"], [80, 90], KERNELS)
+
+
+@pytest.mark.parametrize(("dim", "operand", "arch", "family"), cases(MATRIX, _daily))
 def test_every_kernel_fits_the_card(dim: int, operand: str, arch: int, family: str) -> None:
     used = compile_clip(family, dim, operand, arch)
     check(used, "fp32" if family == "kept" else operand, arch)  # "kept" has no product
@@ -247,14 +258,18 @@ def test_every_variant_is_compiled() -> None:
     assert {name for name, _, _ in COMBINATIONS} == VARIANTS.keys() - {"clip"}
 
 
-@pytest.mark.parametrize(("name", "operand", "arch"), COMBINATIONS)
+@pytest.mark.parametrize(
+    ("name", "operand", "arch"),
+    cases(COMBINATIONS, lambda name, operand, arch: name not in HEAVY or arch == 90),
+)
 def test_masks_moments_and_halves_fit_the_card(name: str, operand: str, arch: int) -> None:
     check(compile_lse(VARIANTS[name], operand, arch), operand, arch)
     check(compile_grad(VARIANTS[name], operand, arch), operand, arch)
 
 
-@pytest.mark.parametrize("arch", [80, 90])
-@pytest.mark.parametrize("name", ["index", "top1"])
+@pytest.mark.parametrize(
+    ("name", "arch"), cases(product(["index", "top1"], [80, 90]), lambda _, arch: arch == 90)
+)
 def test_one_sided_kernels_fit_the_card(name: str, arch: int) -> None:
     variant = VARIANTS[name]._replace(columns=False)
     check(compile_lse(variant, "bf16", arch, keep=True), "bf16", arch)
@@ -269,7 +284,7 @@ def test_tf32_reaches_the_tensor_cores_with_a_large_tile(family: str) -> None:
     assert "wgmma.mma_async" not in compile_clip(family, 512, "fp32", 90).ptx
 
 
-@pytest.mark.parametrize("operand", ["bf16", "fp32"])
+@pytest.mark.parametrize("operand", ["bf16", pytest.param("fp32", marks=pytest.mark.nightly)])
 def test_a_last_batch_of_any_size_needs_no_other_registers(operand: str) -> None:
     """M that 16 does not divide; rows in storage are padded, so accesses stay aligned."""
     even = compile_grad(VARIANTS["clip"], operand, 90)
