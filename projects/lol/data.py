@@ -1,6 +1,7 @@
 """What the amateur learns: prompts with hallucinated answers, of which only the answers count."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class Answers(Dataset[dict[str, Tensor]]):
         rows: questions with answers.
         lm: whose tokenizer is used.
         prompts: frames the questions as at decoding.
-        length: tokens; longer rows are left out.
+        length: tokens; longer rows are left out, with a warning that counts them.
 
     Raises:
         UserError: no row is left.
@@ -63,6 +64,12 @@ class Answers(Dataset[dict[str, Tensor]]):
         if not self.rows:
             raise UserError(
                 f"no hallucinated answer fits data.length={length} tokens: raise it or look at data.file"
+            )
+        if missing := len(rows) - len(self.rows):
+            warnings.warn(
+                f"{missing} of {len(rows)} hallucinated answers are left out: empty, or longer than "
+                f"data.length={length} tokens with their prompt",
+                stacklevel=2,
             )
 
     def __len__(self) -> int:

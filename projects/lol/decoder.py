@@ -163,9 +163,10 @@ class Decoder:
         spread = [] if divergence is None else divergence[:, 0].T.tolist()
         return Scored(ids, own.tolist(), layers, spread, best)
 
-    def contexts(self, question: str) -> Contexts:
-        """The prompts of a question."""
-        return self.prompts(question, keywords=self.method.refocus == "keyword_emphasis")
+    def contexts(self, text: str, *, plain: bool = False) -> Contexts:
+        """The prompts of a question, or of a text that is continued as it stands (`plain`)."""
+        keywords = self.method.refocus == "keyword_emphasis"
+        return (self.prompts.plain if plain else self.prompts)(text, keywords=keywords)
 
     # -- framed texts ----------------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ def measure(
     """Measures of every question, in percent, and what the decoder did inside."""
     rows, starts = [], [0]
     for q in questions:
-        context = decoder.prompts.plain(q.text) if q.plain else decoder.contexts(q.text)
+        context = decoder.contexts(q.text, plain=q.plain)
         rows += [(context, answer) for answer in [*q.true, *q.false]]
         starts.append(len(rows))
     seen: list[Scored] = []

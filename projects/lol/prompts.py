@@ -69,15 +69,18 @@ class Prompts:
 
     def __call__(self, question: str, *, keywords: bool = False) -> Contexts:
         """A question framed; `keywords` makes the refocus prompt name its key words instead."""
-        focus = FOCUS.format(words=", ".join(key_words(question))) if keywords else self.truthful
+        focus = self._focus(question, keywords)
         asked = [self.question.format(question=q) + f" {a}" for q, a in self.shots]
         body = "\n\n".join([*asked, self.question.format(question=question)])
         return Contexts(*(self._framed(extra, body) for extra in ("", focus, self.fabricate)))
 
-    def plain(self, prefix: str) -> Contexts:
+    def plain(self, prefix: str, *, keywords: bool = False) -> Contexts:
         """A text that is continued as it stands (FACTOR); instructions come before it."""
-        extras = ("", self.truthful, self.fabricate)
+        extras = ("", self._focus(prefix, keywords), self.fabricate)
         return Contexts(*(f"{extra}\n\n{prefix}" if extra else prefix for extra in extras))
+
+    def _focus(self, text: str, keywords: bool) -> str:
+        return FOCUS.format(words=", ".join(key_words(text))) if keywords else self.truthful
 
     def _framed(self, extra: str, body: str) -> str:
         head = " ".join(part for part in (self.instruction, extra) if part)

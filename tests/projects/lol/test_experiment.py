@@ -175,6 +175,25 @@ def test_the_loss_covers_answer_tokens_alone():
         Answers([Hallucination("who", "a man")], lm, Prompts(cfg, lm.tokenizer), 3)
 
 
+def test_answers_that_do_not_fit_are_counted():
+    """Own files: nothing is left out in silence."""
+    lm = LanguageModel(tiny(1), tokens(), "cpu")
+    rows = [Hallucination("who", "a man"), Hallucination("who", "a man " * 20)]
+    prompts = Prompts(config("prompt.question=say {question}"), lm.tokenizer)
+    with pytest.warns(UserWarning, match="1 of 2 hallucinated answers are left out"):
+        assert len(Answers(rows, lm, prompts, 20)) == 1
+
+
+def test_key_words_are_named_before_a_continued_text_too():
+    """FACTOR: `keyword_emphasis` names the words of the prefix, as it does those of a question."""
+    cfg = config()
+    prompts = Prompts(cfg, tokens())
+    named = prompts.plain("the old bird", keywords=True)
+    assert "old, bird" in named.refocused
+    assert named.refocused.endswith("\n\nthe old bird")
+    assert named._replace(refocused="") == prompts.plain("the old bird")._replace(refocused="")
+
+
 def test_nothing_of_the_test_nouns_leaks_into_the_amateur():
     """Parts share no noun; shares and registers hold."""
     cfg = config(
