@@ -271,6 +271,24 @@ def test_two_runs_are_bit_equal() -> None:
 
 
 @needs_card
+@pytest.mark.parametrize("dim", [384, 100])  # rows of 200 bytes are read by addresses either way
+def test_operands_copied_by_blocks_change_no_result(
+    dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q, k = unit(1500, dim, 0, torch.bfloat16), unit(1111, dim, 1, torch.bfloat16)
+    runs = []
+    for setting in ("1", "0"):
+        monkeypatch.setenv("CONTRASTIVE_TMA", setting)
+        stats = pair_stats(
+            q, k, torch.tensor(30.0, device=CUDA), Diagonal(), columns=True, top1=True,
+            backend="triton",
+        )  # fmt: skip
+        runs.append([stats.row_lse, stats.col_lse, stats.row_lin])
+    for by_blocks, by_addresses in zip(*runs, strict=True):
+        torch.testing.assert_close(by_blocks, by_addresses, rtol=1e-6, atol=1e-6)
+
+
+@needs_card
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_losses_do_not_synchronise_with_the_host(symmetric: bool) -> None:
     q, k = (unit(640, 256, s, torch.bfloat16).requires_grad_() for s in (0, 1))

@@ -18,6 +18,7 @@ from common.registry import load_project
 
 ENGINE = ("common.engine.run", "train")  # what every run of a project executes beside the project
 SEARCHES = ("common.families.retrieval.search", "common.families.sentences.search")  # TASK=search
+GPU_KERNELS = "common/kernels/gpu/"  # need a CUDA device (or Triton's interpreter, for tests)
 DATA = "data"  # folder of bundled sets and, in models/, weights
 # loggers, the lock of a run folder, signals, what shows how far it is, what finds other runs by name, this file and its walk, how
 # several processes begin and FSDP is undone (tests show that they train as one does): no weights depend on them, and no metrics but
@@ -60,6 +61,11 @@ def file_hashes(project: str, *modules: str) -> dict[str, str]:
 def counted(files: Mapping[str, str]) -> dict[str, str]:
     """Files and hashes without `RECORDS`, which results made before that rule still list."""
     return {name: value for name, value in files.items() if name not in RECORDS}
+
+
+def without(folder: str, files: Mapping[str, str]) -> dict[str, str]:
+    """Files and hashes outside a folder."""
+    return {name: value for name, value in files.items() if not name.startswith(folder)}
 
 
 def forget() -> None:

@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.config import ROOT
-from common.engine.comparison.dependencies import code_hash, counted, file_hashes
+from common.engine.comparison.dependencies import (
+    GPU_KERNELS,
+    code_hash,
+    counted,
+    file_hashes,
+    without,
+)
 from common.engine.comparison.pages import (
     FRESH,
     NOT_RUN,
@@ -76,6 +82,8 @@ def freshness(project: str, spec: Comparison, result: Mapping[str, Any] | None) 
     if "code" not in known:
         return "stale: its code is not recorded"
     then, now = counted(known.get("files", {})), file_hashes(project)
+    if not result["hardware"]["gpu"]:  # a run on a CPU cannot have launched them
+        then, now = without(GPU_KERNELS, then), without(GPU_KERNELS, now)
     if then != now and known["code"] != code_hash(project):
         return f"stale: {changed_files(then, now)}"
     if not same_design(spec, result):

@@ -13,6 +13,8 @@ Exponentials are base 2 with log2(e) folded into the scale. Flags (compile-time 
     POS        (KEEP only) every row has at most one positive: store 0 there and its exponential
                apart, in fp32, because a 16-bit P_ii near 1 would spoil P_ii - 1
     LIN, MOMENT, TOP, BIAS, ROW_SCALE, ROW_OFFSET      which extra outputs / inputs exist
+    TMA        q and k are tensor descriptors (compute capability 9)
+    FLAT       one loop over tiles and slices of D, so that loads run ahead across tiles
 
 See ``triton_tiles`` for the naming of tile coordinates and ``triton_pair`` for the driver.
 """
@@ -23,7 +25,15 @@ See ``triton_tiles`` for the naming of tile coordinates and ``triton_pair`` for 
 import triton
 import triton.language as tl
 
-from common.kernels.gpu.kernel_tiles import LOG2E, bias, keep, positives, scores, weight
+from common.kernels.gpu.kernel_tiles import (
+    LOG2E,
+    bias,
+    keep,
+    positives,
+    scores,
+    scores_of_blocks,
+    weight,
+)
 
 
 @triton.jit
@@ -72,7 +82,7 @@ def lse_kernel(
     MASKED: tl.constexpr, HALF: tl.constexpr, KEEP: tl.constexpr, POS: tl.constexpr,
     LIN: tl.constexpr, MOMENT: tl.constexpr,
     TOP: tl.constexpr, BIAS: tl.constexpr, ROW_SCALE: tl.constexpr, EVEN_D: tl.constexpr,
-    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr, TMA: tl.constexpr, FLAT: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Row and column statistics of one row block and one column split.
@@ -103,10 +113,14 @@ def lse_kernel(
     last = tl.minimum(first + split_cols, M)
     if HALF:  # tiles left of the diagonal are mirror images
         first = tl.maximum(first, (tl.program_id(0) * BM + diag) // BN * BN)
-    for start in range(first, last, BN):
+    for start in tl.range(first, last, BN, flatten=FLAT):
         cols = start + tl.arange(0, BN)
         cn = tl.minimum(cols, M - 1)
-        acc_RC = scores(q, k, rm, cn, D, sq, sk, BM, BN, BD, EVEN_D, PRECISION, UPCAST)
+        if TMA:
+            row = tl.program_id(0) * BM
+            acc_RC = scores_of_blocks(q, k, row, start, D, BM, BN, BD, PRECISION, UPCAST)
+        else:
+            acc_RC = scores(q, k, rm, cn, D, sq, sk, BM, BN, BD, EVEN_D, PRECISION, UPCAST)
         hit_RC = positives(PROG, sides, rm, cn, diag, row_start, col_start, BM, BN)
         a_RC = pairs(PROG, False, HALF, sides, hit_RC, rows, cols, rm, cn, N, M, diag, BM, BN)
         x_RC = acc_RC * (factor_R * LOG2E)[:, None]

@@ -58,24 +58,47 @@ def scores(
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
     EVEN_D: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """Inner products (BM, BN) fp32 of rows ``rm`` of q and ``cn`` of k, D in slices of BD."""
+    """Inner products (BM, BN) fp32 of rows ``rm`` of q and ``cn`` of k, D in slices of BD.
+
+    Addresses follow from ``d``: carried from slice to slice they would keep a flattened loop over
+    tiles and slices from loading ahead.
+    """
     rd = tl.arange(0, BD)
     q_RD = q + rm.to(tl.int64)[:, None] * sq + rd[None, :]
     k_DC = k + cn.to(tl.int64)[None, :] * sk + rd[:, None]
     acc_RC = tl.zeros([BM, BN], dtype=tl.float32)
     for d in range(0, D, BD):
         if EVEN_D:
-            a_RD = tl.load(q_RD)
-            b_DC = tl.load(k_DC)
+            a_RD = tl.load(q_RD + d)
+            b_DC = tl.load(k_DC + d)
         else:
-            a_RD = tl.load(q_RD, mask=(d + rd < D)[None, :], other=0.0)
-            b_DC = tl.load(k_DC, mask=(d + rd < D)[:, None], other=0.0)
+            a_RD = tl.load(q_RD + d, mask=(d + rd < D)[None, :], other=0.0)
+            b_DC = tl.load(k_DC + d, mask=(d + rd < D)[:, None], other=0.0)
         if UPCAST:
             a_RD = a_RD.to(tl.float32)
             b_DC = b_DC.to(tl.float32)
         acc_RC = tl.dot(a_RD, b_DC, acc_RC, input_precision=PRECISION)
-        q_RD += BD
-        k_DC += BD
+    return acc_RC
+
+
+@triton.jit
+def scores_of_blocks(
+    q, k, row, col, D, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """The same of rows ``row`` ... and columns ``col`` ..., read by the card's copy engine (TMA).
+
+    ``q`` and ``k`` are tensor descriptors with blocks (BM, BD) and (BN, BD); what lies outside the
+    matrices reads as 0, so D may be any number.
+    """
+    acc_RC = tl.zeros([BM, BN], dtype=tl.float32)
+    for d in range(0, D, BD):
+        a_RD = q.load([row, d])
+        b_CD = k.load([col, d])
+        if UPCAST:
+            a_RD = a_RD.to(tl.float32)
+            b_CD = b_CD.to(tl.float32)
+        acc_RC = tl.dot(a_RD, b_CD.T, acc_RC, input_precision=PRECISION)
     return acc_RC
 
 

@@ -3,6 +3,7 @@
 # Shape suffixes: N queries, M keys, D dim, S column splits, B row blocks.
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ WORKSPACE_BYTES = 256 * 2**20
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 FIXED_SIZE = 512  # fewer rows or columns: running maxima, a small set may hold no large logit
 _KEEP_ROWS = 128  # kept rows come in multiples of this
+_BOX = 256  # rows that one copy of the engine takes
 _WAVES = 4  # programs per multiprocessor that a forward launch should have at least
 
 
@@ -194,6 +196,20 @@ class Plan:
         if self.q.dtype != torch.float32:
             return "half"
         return "tf32" if self.product == "tf32" else "float"
+
+    def copied(self, x: Tensor, rows: int, depth: int) -> Any:
+        """A tensor descriptor of x (R, D) with blocks (rows, depth), or None where x must be read by addresses.
+
+        The copy engine (TMA) of compute capability 9 takes rows that begin at multiples of 16 bytes. Products
+        without tensor cores gain nothing by it. CONTRASTIVE_TMA=0 turns it off.
+        """
+        able = self.capability[0] >= 9 and self.operand != "float"
+        aligned = x.data_ptr() % 16 == 0 and x.stride(0) * x.itemsize % 16 == 0
+        if not (able and aligned and rows <= _BOX) or os.environ.get("CONTRASTIVE_TMA") == "0":
+            return None
+        from triton.tools.tensor_descriptor import TensorDescriptor
+
+        return TensorDescriptor(x, list(x.shape), list(x.stride()), [rows, depth])
 
     def tile(self, family: str) -> TileConfig:
         """Tile of a kernel family for this problem."""

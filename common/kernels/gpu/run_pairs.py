@@ -142,9 +142,14 @@ def lse_chunk(
         for name, value in cols.items():
             value.fill_(0.0 if name in ("sum", "lin") else -torch.inf)
     flags = plan.flags(tile, num_rows, num_cols)
+    q, k = plan.q[r0:r1], plan.k
+    copied = plan.copied(q, tile.rows, tile.depth), plan.copied(k, tile.cols, tile.depth)
+    if tma := None not in copied:
+        q, k = copied
+        flags["EVEN_D"] = True  # what lies beyond D reads as 0
     with on_device(plan.q):
         modules()[0].lse_kernel[(blocks, splits)](
-            plan.q[r0:r1], plan.k, plan.scale, plan.shift if plan.fixed else None,
+            q, k, plan.scale, plan.shift if plan.fixed else None,
             part(plan.row_scale, r0, r1), plan.program.rows(r0, r1),
             rows.get("max"), rows["sum"], rows.get("lin"), rows.get("mom"), rows.get("best"),
             rows.get("hit"), rows.get("pos"), kept, cols.get("max"), cols.get("sum"), cols.get("lin"), cols.get("best"),
@@ -153,7 +158,7 @@ def lse_chunk(
             0 if kept is None else kept.stride(0), problem.row_start + r0, problem.col_start, split_cols,
             FIXED=plan.fixed, COLUMNS=columns, TWO_MASKS=columns and plan.program.two_masks,
             HALF=plan.half, KEEP=kept is not None, POS="pos" in rows, LIN="lin" in rows,
-            MOMENT=problem.moment, TOP=problem.top1, **flags,
+            MOMENT=problem.moment, TOP=problem.top1, TMA=tma, FLAT=not plan.program.features, **flags,
         )  # fmt: skip
     return rows, cols
 

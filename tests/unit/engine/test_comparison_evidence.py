@@ -10,7 +10,7 @@ import pytest
 
 from common.config import ROOT
 from common.engine.comparison import evidence
-from common.engine.comparison.dependencies import RECORDS
+from common.engine.comparison.dependencies import GPU_KERNELS, RECORDS
 from common.engine.comparison.evidence import age, changed_files, freshness, stale_projects
 from common.engine.comparison.pages import COLOURS, WORDS, Row, counts, evidence_picture
 from common.engine.comparison.schema import Comparison
@@ -45,6 +45,19 @@ def test_what_only_writes_down_leaves_it_fresh(published):
     assert freshness("dcl", spec, before) == "fresh"
     before["files"]["common/engine/trainer.py"] = "0"
     assert freshness("dcl", spec, before) == "stale: common/engine/trainer.py changed"
+
+
+def test_kernels_of_a_gpu_make_results_of_gpus_stale_alone(published):
+    """A run on a CPU cannot launch them: there the dispatcher refuses."""
+    spec, result = published
+    name = next(n for n in sorted(result["files"]) if n.startswith(GPU_KERNELS))
+    before = {**result, "code": "0", "files": {**result["files"], name: "0"}}
+    for gpu, state in ((None, "fresh"), ("H100", f"stale: {name} changed")):
+        own = {**before, "hardware": {**result["hardware"], "gpu": gpu}}
+        assert freshness("dcl", spec, own) == state
+    other = next(n for n in sorted(result["files"]) if n.startswith("common/kernels/blocked/"))
+    before["files"] = {**result["files"], other: "0"}
+    assert freshness("dcl", spec, before) == f"stale: {other} changed"
 
 
 def test_what_only_writes_down_touches_neither_weights_nor_random_numbers():

@@ -7,6 +7,7 @@ for float16, which differs in the name of a type. `make faults` compiles the who
 suite every kernel and mask for the larger card in bfloat16, and every kernel in float32.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 from typing import Any, NamedTuple
@@ -114,8 +115,10 @@ def gradient(operand: str) -> str:
 
 
 def compile_lse(
-    variant: Variant, operand: str, arch: int, keep: bool = False, ragged: bool = False
-) -> Resources:
+    variant: Variant, operand: str, arch: int, keep: bool = False, ragged: bool = False,
+    tma: bool | None = None,
+) -> Resources:  # fmt: skip
+    """The lse kernel; by default with the loads that a card of this kind takes."""
     from common.kernels.gpu.kernel_pairs import lse_kernel
 
     family = "rows" if keep else "lse"
@@ -125,7 +128,8 @@ def compile_lse(
         "FIXED": variant.fixed, "COLUMNS": columns, "HALF": variant.half,
         "LIN": program.weighted and not program.single_weights,
         "TWO_MASKS": columns and program.two_masks, "MOMENT": variant.moment, "TOP": variant.top1,
-        "KEEP": keep, "POS": keep,
+        "KEEP": keep, "POS": keep, "FLAT": not program.features,
+        "TMA": arch >= 90 and operand != "fp32" if tma is None else tma,
     }  # fmt: skip
     mirrored = variant.half and variant.top1
     present = {
@@ -293,6 +297,20 @@ def test_a_last_batch_of_any_size_needs_no_other_registers(operand: str) -> None
     assert ragged.registers <= even.registers + 32
     top1 = VARIANTS["top1"]._replace(columns=False)
     check(compile_lse(top1, operand, 90, keep=True, ragged=True), operand, 90)
+
+
+@pytest.mark.parametrize("name", ["clip", "online_top1"])
+def test_loads_run_ahead_across_tiles_by_blocks_and_by_addresses(name: str) -> None:
+    """The product of a step may still run when the loop goes on, whichever way its operands come."""
+    by_blocks = compile_lse(VARIANTS[name], "bf16", 90)
+    by_addresses = compile_lse(VARIANTS[name], "bf16", 90, tma=False)
+    assert "cp.async.bulk.tensor" in by_blocks.ptx
+    assert "cp.async.bulk.tensor" not in by_addresses.ptx
+    for used in (by_blocks, by_addresses):
+        check(used, "bf16", 90)
+        first = re.findall(r"wgmma\.wait_group\.sync\.aligned (\d+)", used.ptx)[0]
+        assert first == "1"  # a loop of its own for each tile drains first
+    assert by_blocks.registers <= by_addresses.registers
 
 
 def test_the_diagonal_is_not_weighed_in_the_tiles_of_the_statistics() -> None:

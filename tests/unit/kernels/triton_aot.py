@@ -55,6 +55,9 @@ def compile_kernel(
         elif name == "sides":
             signature[name] = sides
             attrs.update({(index, i): divisible for i in range(len(sides))})
+        elif name in ("q", "k") and flags.get("TMA"):
+            rows = tile.rows if name == "q" else tile.cols
+            signature[name] = f"tensordesc<{operand}[{rows}, {tile.depth}]>"
         elif name in ("D", "sq", "sk", "sg", "skept", "split_cols") or (
             name in ("N", "M") and not ragged
         ):

@@ -35,6 +35,7 @@ from common.kernels.specs.weights import (
 )  # fmt: skip
 from tests.unit.kernels.triton_checks import (
     broken,
+    by_descriptors,
     confident,
     fake_shapes,
     host_calls,
@@ -254,6 +255,9 @@ def all_cases() -> dict[str, dict[str, Callable[[], Errors]]]:
             problem(Diagonal(), m=N, dtype=half), None, torch.rand(N)
         ),
     }
+    read = {name: fp32[name] for name in ("online", "nt_xent", "d_48", "kept_half", "rows")}
+    fp32 |= {f"{name}_tma": lambda run=run: by_descriptors(run) for name, run in read.items()}
+    bf16["clip_bf16_tma"] = lambda: by_descriptors(bf16["clip_bf16"])
     # float32 inputs whose products may be rounded, against float64 of the inputs as they are
     allowed = {
         "clip": lambda: compare(problem(Diagonal(), columns=True, precision="half")),

@@ -154,6 +154,26 @@ def tuner() -> Errors:
     return {"wrong": float(wrong or left or len(ran) != 3 * len(FAMILIES)), "changed": worst}
 
 
+def by_descriptors(run: Callable[[], Errors]) -> Errors:
+    """A case whose q and k the statistics read through tensor descriptors, as on compute capability 9."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    from common.kernels.gpu.launch import Plan
+
+    original, made = Plan.copied, 0
+
+    def copied(_: Plan, x: Tensor, rows: int, depth: int) -> TensorDescriptor:
+        nonlocal made
+        made += 1
+        return TensorDescriptor(x, list(x.shape), list(x.stride()), [rows, depth])
+
+    Plan.copied = copied  # type: ignore[method-assign]
+    try:
+        return run() | {"unused": float(made == 0)}
+    finally:
+        Plan.copied = original  # type: ignore[method-assign]
+
+
 def fake_shapes() -> Errors:
     """The operators' fake implementations give the shapes and dtypes of the real ones."""
     from torch._subclasses.fake_tensor import FakeTensorMode

@@ -159,6 +159,37 @@ def test_another_mask_is_another_kernel(launches: Launches) -> None:
     assert len({code for name, code in launches if name == "lse_kernel"}) == 2
 
 
+def test_only_aligned_operands_of_tensor_cores_are_copied_by_blocks(
+    launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of 16 bytes; float32 without TF32, other cards and CONTRASTIVE_TMA=0 read by addresses."""
+
+    def copied(dim: int, dtype: torch.dtype = torch.bfloat16, rows: int = 128) -> bool:
+        q = torch.zeros(640, dim, dtype=dtype)
+        plan = triton_launch.Plan.make(Problem(q, q.clone(), torch.tensor(20.0), Diagonal()))
+        return plan.copied(plan.q, rows, 64) is not None
+
+    assert copied(64)
+    assert not copied(100)  # rows of 200 bytes
+    assert not copied(64, torch.float32)
+    assert not copied(64, rows=512)
+    monkeypatch.setenv("CONTRASTIVE_TMA", "0")
+    assert not copied(64)
+    monkeypatch.delenv("CONTRASTIVE_TMA")
+    monkeypatch.setattr(triton_launch.Plan, "capability", (8, 0))
+    assert not copied(64)
+
+
+def test_operands_read_by_blocks_and_by_addresses_are_two_kernels(
+    launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep(Diagonal(), 640, 640, 64, torch.bfloat16)
+    monkeypatch.setenv("CONTRASTIVE_TMA", "0")
+    sweep(Diagonal(), 640, 640, 64, torch.bfloat16)
+    assert len({code for name, code in launches if name == "lse_kernel"}) == 2
+    assert len({code for name, code in launches if name == "grad_kernel"}) == 1
+
+
 def test_the_workspace_bounds_the_row_chunks(launches: Launches) -> None:
     q = torch.zeros(640, 64, dtype=torch.bfloat16)
     problem = Problem(q, q.clone(), torch.tensor(20.0), Diagonal(), columns=True)
