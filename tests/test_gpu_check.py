@@ -181,9 +181,9 @@ def test_our_candidates_may_round_what_the_precision_says(on_the_cpu, monkeypatc
     monkeypatch.setattr(
         bench, "info_nce", lambda *args, **options: asked.append(options["precision"])
     )
-    for name in ("ours", "ours, tiles kept"):
+    for name in ("ours", "ours, by addresses", "ours, tiles kept"):
         losses[name](*bench.inputs(4, 8, torch.float32))
-    assert asked == [precision if precision in ("half", "tf32") else "exact"] * 2
+    assert asked == [precision if precision in ("half", "tf32") else "exact"] * 3
 
 
 @pytest.mark.parametrize(("factor", "code"), [(1.0, 0), (1.1, 1), (float("nan"), 1)])
