@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Regenerate what is generated: `make docs`.
 
-README's project table, docs/evidence.md, docs/equations.md, the rooms of docs/architecture.md and
-the vision table of docs/performance.md. ``--check`` changes nothing, names what is out of date and then exits with 1.
+README's project table, docs/evidence.md, docs/equations.md, docs/sizes.md, both pictures drawn from
+these, the rooms of docs/architecture.md and the vision table of docs/performance.md. ``--check`` changes nothing, names what is out of date and then exits with 1.
 (`make bench` writes the table of the losses itself.) Run it after a merge, not in a project's own
 branch: branches that leave the generated parts alone do not conflict in them.
 """
@@ -24,8 +24,10 @@ from common.engine.comparison.pages import (  # noqa: E402
     read_results,
 )
 from common.registry import field_of, list_projects  # noqa: E402
+from scripts.architecture_picture import architecture_picture  # noqa: E402
 from scripts.equation_index import equation_index  # noqa: E402
 from scripts.rooms_table import rooms_table  # noqa: E402
+from scripts.sizes_table import sizes_page  # noqa: E402
 
 BENCHMARKS = (("augment", "two augmented views"), ("vision_training", "training"))
 
@@ -125,6 +127,8 @@ def parts() -> Mapping[str, Callable[[str], str]]:
         "README.md": readme,
         "docs/evidence.md": lambda _: current_page(rows),
         "docs/images/evidence.svg": lambda _: evidence_picture(rows),
+        "docs/images/architecture.svg": lambda _: architecture_picture(ROOT),
+        "docs/sizes.md": lambda _: sizes_page(ROOT),
         "docs/equations.md": lambda _: equation_index(ROOT),
         "docs/architecture.md": lambda text: between(text, "rooms", rooms_table(ROOT)),
         "docs/performance.md": lambda text: between(

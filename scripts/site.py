@@ -36,7 +36,7 @@ NAVIGATION: dict[str, list[tuple[str, str]]] = {
     "Extend": [
         ("A paper in an afternoon", "docs/adding-a-project.md"), ("Architecture", "docs/architecture.md"),
         ("Kernels", "docs/kernels.md"), ("Equations", "docs/equations.md"),
-        ("Dependencies", "docs/dependencies.md"), ("Contributing", "CONTRIBUTING.md"),
+        ("Size of the projects", "docs/sizes.md"), ("Dependencies", "docs/dependencies.md"), ("Contributing", "CONTRIBUTING.md"),
         ("Data and models", "data/README.md"), ("Changelog", "CHANGELOG.md"),
     ],
 }  # fmt: skip

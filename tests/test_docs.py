@@ -5,15 +5,18 @@ import re
 import subprocess
 import warnings
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from common.config import ROOT
 from common.registry import list_projects
 from scripts import make_tables
+from scripts.architecture_picture import architecture_picture
 from scripts.collect_changelog import merged, read_fragment
 from scripts.equation_index import marks
 from scripts.rooms_table import described
+from scripts.sizes_table import LARGE, reasons, sizes
 from tests.published import published_rows
 
 FENCE = re.compile(r"^```.*?^```", re.M | re.S)
@@ -121,6 +124,21 @@ def test_every_loss_names_its_source(path, node):
 def test_project_module_names_its_source(slug):
     text = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "projects" / slug).glob("*.py"))
     assert re.search(r"Source: .*\d{4}", text)
+
+
+def test_a_large_project_says_what_its_lines_are_for():
+    """Above 700 lines; and the core of the method has at most 350 in each."""
+    why, found = reasons(ROOT), sizes(ROOT)
+    assert set(why) == {name for name, (lines, _) in found.items() if lines > LARGE}
+    assert all(core <= 350 for _, core in found.values())
+
+
+def test_the_picture_has_every_layer_once():
+    ElementTree.fromstring(architecture_picture(ROOT))
+    names = re.findall(r"font-weight='bold' fill='#111'>([^<]+)<", architecture_picture(ROOT))
+    assert names[0] == "projects"
+    assert {"families", "engine", "data", "losses", "kernels", "config"} <= set(names)
+    assert len(set(names)) == len(names)
 
 
 # -- links ---------------------------------------------------------------------------------------
