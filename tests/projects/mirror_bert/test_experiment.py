@@ -257,17 +257,17 @@ def test_settings_that_do_not_fit_are_refused(override, message):
 @pytest.mark.usefixtures("unrendered_figures")
 def test_checklist_13_a_short_fit_improves_the_raw_backbone_on_sts_b_dev(tmp_path):
     """Checklist 13: a few steps of the mini config, against the encoder before them. Over seeds 0 to
-    2 the gain on these pairs is 0.015 to 0.035: the strings come from all parts of the file, since
+    2 the gain on these pairs is 0.039 to 0.058: the strings come from all parts of the file, since
     its first ones are near copies of each other, which are negatives."""
     few_pairs(tmp_path)
     texts = [row["sentence1"] for row in read_jsonl(ROOT / "data/stsb/en-train.jsonl.gz")[::9]]
     texts = texts[:400]
     (tmp_path / "strings.txt").write_text("\n".join(texts), encoding="utf-8")
-    words = ["trainer.max_steps=16", "data.batch_size=32", "data.source=file", "data.file=strings.txt",
+    words = ["trainer.max_steps=12", "data.batch_size=24", "data.source=file", "data.file=strings.txt",
              f"data.root={tmp_path}", "data.limit=null", "data.max_length=16",
              "trainer.val_every_n_steps=null", "eval.sets=[stsb-dev]", "eval.titles=none",
              "data.bucket_batches=8", f"runs_dir={tmp_path}", "tracking.wandb=disabled",
-             "optim.lr=2.0e-4"]  # fmt: skip
+             "optim.lr=3.0e-4"]  # fmt: skip
     metrics = metrics_of(train("mirror_bert", "mini", words))
     assert metrics["stsb_dev_spearman"] > metrics["untrained_stsb_dev_spearman"] + 0.01
     assert metrics["mean_cosine"] < metrics["untrained_mean_cosine"] - 0.15
