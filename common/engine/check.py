@@ -56,9 +56,9 @@ def count_steps(cfg: ExperimentConfig, num_samples: int) -> int:
     if cfg.trainer.max_steps is not None:
         return cfg.trainer.max_steps
     assert cfg.trainer.max_epochs is not None
-    if not num_samples:
-        return 0
     batches = num_samples // (cfg.data.batch_size * world_size(cfg.trainer))
+    if not batches:  # a plan that has not seen the data may count a stand-in
+        return 0
     return max(
         1, math.floor(cfg.trainer.max_epochs * batches / cfg.trainer.accumulate_grad_batches)
     )
