@@ -1,5 +1,6 @@
 """Sharded pair statistics: gathered and in a ring, against the dense reference on one process."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from common.kernels.blocked import sweep as blocked
 from common.kernels.core import reference
 from common.kernels.core.problem import Problem, merge_rows
 from common.kernels.pair import info_nce, pair_softplus, pair_stats
+from common.kernels.sharded import plan
 from common.kernels.sharded.plan import Sharding
 from common.kernels.sharded.statistics import sharded_stats
 from common.kernels.specs import weights as S
@@ -319,6 +321,58 @@ def test_frozen_keys_cause_no_gradient_traffic(pool):
     keys_and_dk = pool(4).run(traffic_worker, mode="ring", frozen=False)[0]
     only_keys = pool(4).run(traffic_worker, mode="ring", frozen=True)[0]
     assert (len(keys_and_dk), len(only_keys)) == (2 * (3 + 4), 2 * 3)
+
+
+def equal_worker(promised: bool, mode: str) -> dict[str, object]:
+    """Four rows on every rank, twice, then five; how often sizes were told at each of the steps."""
+    told, results, tell = [], [], plan.all_gather_no_grad
+    os.environ["CONTRASTIVE_EQUAL_SHARDS"] = str(int(promised))
+
+    def counted(x: Tensor, *args: object) -> Tensor:
+        told[-1] += x.shape == (1, 2)
+        return tell(x, *args)
+
+    plan.all_gather_no_grad = counted
+    try:
+        for rows in (4, 4, 5, 4):
+            generator = torch.Generator().manual_seed(rows + 10 * process.rank())
+            q, k = torch.randn(2, rows, DIM, dtype=torch.float64, generator=generator)
+            q.requires_grad_()
+            told.append(0)
+            loss = info_nce(q, k, 3.0, unit_norm=False, group=Sharding(mode=mode))
+            results += [loss.detach(), *torch.autograd.grad(loss, q)]
+    finally:
+        plan.all_gather_no_grad = tell
+        del os.environ["CONTRASTIVE_EQUAL_SHARDS"]
+    return {"told": told, "results": results}
+
+
+@pytest.mark.parametrize("mode", ["gather", "ring"])
+def test_sizes_of_equal_shards_are_told_once(pool, mode):
+    """As long as the ranks' pool lives; nothing else changes."""
+    always = pool(2).run(equal_worker, promised=False, mode=mode)
+    once = pool(2).run(equal_worker, promised=True, mode=mode)
+    assert [x["told"] for x in always] == [[1, 1, 1, 1]] * 2
+    first = [1, 0, 1, 0] if mode == "gather" else [0, 0, 0, 0]  # of a group, by the case before
+    assert [x["told"] for x in once] == [first] * 2
+    for x, y in zip(always, once, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(x["results"], y["results"], strict=True))
+
+
+def broken_promise_worker() -> str:
+    os.environ["CONTRASTIVE_EQUAL_SHARDS"] = "1"
+    q = torch.randn(8 + process.rank(), DIM)
+    try:
+        with pytest.raises(ValueError, match="drop the last batch") as error:
+            info_nce(q, q, 7.0, unit_norm=False, group=Sharding())
+    finally:
+        del os.environ["CONTRASTIVE_EQUAL_SHARDS"]
+    return str(error.value)
+
+
+def test_unequal_shards_are_refused_where_equal_ones_are_promised(pool):
+    for message in pool(2).run(broken_promise_worker):
+        assert "ranks have [8, 9] rows and [8, 9] keys" in message
 
 
 def replicated_worker() -> dict[str, object]:

@@ -19,6 +19,10 @@ from common.registry import load_project
 ENGINE = ("common.engine.run", "train")  # what every run of a project executes beside the project
 SEARCHES = ("common.families.retrieval.search", "common.families.sentences.search")  # TASK=search
 GPU_KERNELS = "common/kernels/gpu/"  # need a CUDA device (or Triton's interpreter, for tests)
+# what only several processes run; one asks `plan.as_sharding` alone, which answers None
+SEVERAL_PROCESSES = tuple(
+    f"common/kernels/sharded/{name}.py" for name in ("gather", "plan", "softplus", "statistics")
+)
 DATA = "data"  # folder of bundled sets and, in models/, weights
 # loggers, the lock of a run folder, signals, what shows how far it is, what finds other runs by name, this file and its walk, how
 # several processes begin and FSDP is undone (tests show that they train as one does): no weights depend on them, and no metrics but
@@ -63,9 +67,9 @@ def counted(files: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in files.items() if name not in RECORDS}
 
 
-def without(folder: str, files: Mapping[str, str]) -> dict[str, str]:
-    """Files and hashes outside a folder."""
-    return {name: value for name, value in files.items() if not name.startswith(folder)}
+def without(places: tuple[str, ...], files: Mapping[str, str]) -> dict[str, str]:
+    """Files and hashes outside of folders and files."""
+    return {name: value for name, value in files.items() if not name.startswith(places)}
 
 
 def forget() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from common.config import ROOT
 from common.engine.comparison.dependencies import (
     GPU_KERNELS,
+    SEVERAL_PROCESSES,
     code_hash,
     counted,
     file_hashes,
@@ -82,15 +83,18 @@ def freshness(project: str, spec: Comparison, result: Mapping[str, Any] | None) 
     if "code" not in known:
         return "stale: its code is not recorded"
     then, now = counted(known.get("files", {})), file_hashes(project)
-    if not result["hardware"]["gpu"]:  # a run on a CPU cannot have launched them
-        then, now = without(GPU_KERNELS, then), without(GPU_KERNELS, now)
+    runs = {arm: PlannedRun(project, spec, arm, min(spec.seeds)) for arm in default_arms(spec)}
+    idle: tuple[str, ...] = ()  # what its runs cannot have executed
+    idle += () if result["hardware"]["gpu"] else (GPU_KERNELS,)
+    idle += SEVERAL_PROCESSES if all(run.alone for run in runs.values()) else ()
+    then, now = without(idle, then), without(idle, now)
     if then != now and known["code"] != code_hash(project):
         return f"stale: {changed_files(then, now)}"
     if not same_design(spec, result):
         return "stale: compare.yaml changed"
     hashes = known.get("config_hashes") or {a: e["config_hash"] for a, e in result["arms"].items()}
     for arm, value in hashes.items():
-        if PlannedRun(project, spec, arm, min(spec.seeds)).config_hash != value:
+        if runs[arm].config_hash != value:
             return "stale: config changed"
     return FRESH
 

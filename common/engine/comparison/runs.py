@@ -53,6 +53,7 @@ class PlannedRun:
         cfg = self._config()
         self.config_hash = self._config_hash(cfg)
         self.folder = ws.run_folder(cfg, project, spec.base)
+        self.alone = cfg.trainer.devices == 1 and cfg.trainer.num_nodes == 1
         self.quiet = cfg.tracking.wandb == "auto"
         self.tags = [*cfg.tracking.tags, f"arm:{name}"]
         self.code = self._code()

@@ -1,8 +1,16 @@
-"""How a pair matrix is split over ranks, and the loop that lets keys pass by all of them."""
+"""How a pair matrix is split over ranks, and the loop that lets keys pass by all of them.
 
+Ranks tell each other how many rows they have, in every call, and the host waits for the answer. With
+``CONTRASTIVE_EQUAL_SHARDS=1``, a promise that at every call all ranks have as many rows, and as many
+keys, as each other (as samplers do that pad or drop the last batch), each pair of sizes is told and
+checked once. A promise broken later ends as any mismatch of collectives: an error of gloo, a hang of NCCL.
+"""
+
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -167,10 +175,7 @@ class Plan:
 def make_plan(problem: Problem, sharding: Sharding) -> Plan:
     """Exchange the shard sizes and turn the local problem into one with global columns."""
     group = sharding.group
-    counts = torch.tensor([[problem.num_rows, problem.num_cols]], device=problem.q.device)
-    queries, keys = zip(
-        *all_gather_no_grad(counts, group, [1] * world_size(group)).tolist(), strict=True
-    )
+    queries, keys = _sizes(problem, group)
     if sharding.keys == "replicated":
         keys = keys[:1]
     shards = Shards(rank(group), queries, keys)
@@ -183,6 +188,33 @@ def make_plan(problem: Problem, sharding: Sharding) -> Plan:
         keep=-1 if sharding.mode == "ring" else problem.keep,  # -1: keep nothing
     )
     return Plan(local, shards, sharding)
+
+
+_EQUAL: WeakKeyDictionary[dist.ProcessGroup, set[tuple[int, int]]] = WeakKeyDictionary()
+
+
+def _sizes(
+    problem: Problem, group: dist.ProcessGroup | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Rows and keys of every rank; see the module for what is told once."""
+    own, num_ranks = (problem.num_rows, problem.num_cols), world_size(group)
+    promised = os.environ.get("CONTRASTIVE_EQUAL_SHARDS") == "1"
+    of_all = group or dist.group.WORLD
+    assert of_all is not None  # `as_sharding` found several processes
+    checked = _EQUAL.setdefault(of_all, set())
+    if not (promised and own in checked):
+        counts = torch.tensor([own], device=problem.q.device)
+        sizes = all_gather_no_grad(counts, group, [1] * num_ranks).tolist()
+        queries, keys = zip(*sizes, strict=True)
+        if not promised:
+            return queries, keys
+        if len({*queries}) > 1 or len({*keys}) > 1:
+            raise ValueError(
+                f"CONTRASTIVE_EQUAL_SHARDS=1, but the ranks have {list(queries)} rows and "
+                f"{list(keys)} keys: drop the last batch, or unset the variable"
+            )
+        checked.add(own)
+    return (own[0],) * num_ranks, (own[1],) * num_ranks
 
 
 def ring_sum(

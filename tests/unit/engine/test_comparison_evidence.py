@@ -7,13 +7,18 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
 from common.config import ROOT
 from common.engine.comparison import evidence
-from common.engine.comparison.dependencies import GPU_KERNELS, RECORDS
+from common.engine.comparison.dependencies import GPU_KERNELS, RECORDS, SEVERAL_PROCESSES
 from common.engine.comparison.evidence import age, changed_files, freshness, stale_projects
 from common.engine.comparison.pages import COLOURS, WORDS, Row, counts, evidence_picture
+from common.engine.comparison.runs import PlannedRun
 from common.engine.comparison.schema import Comparison
+from common.kernels.pair import info_nce, pair_softplus, pair_stats
+from common.kernels.sharded import plan
+from common.kernels.specs.weights import Diagonal
 from tests.published import published_rows
 from tests.unit.engine.comparison_runs import result_of
 
@@ -27,7 +32,7 @@ def published(tmp_path, monkeypatch):
     result = result_of(tmp_path / "runs", VALUES, ["a > b"])
 
     class Config:
-        config_hash = "c0ffee00"
+        config_hash, alone = "c0ffee00", True
 
     monkeypatch.setattr(evidence, "PlannedRun", lambda *_: Config)
     return spec, json.loads(json.dumps(result))
@@ -58,6 +63,36 @@ def test_kernels_of_a_gpu_make_results_of_gpus_stale_alone(published):
     other = next(n for n in sorted(result["files"]) if n.startswith("common/kernels/blocked/"))
     before["files"] = {**result["files"], other: "0"}
     assert freshness("dcl", spec, before) == f"stale: {other} changed"
+
+
+def test_what_several_processes_run_makes_results_of_several_stale_alone(published, monkeypatch):
+    """One process has no shards: `as_sharding` answers None before anything else of it is called."""
+    spec, result = published
+    name = "common/kernels/sharded/plan.py"
+    assert name in SEVERAL_PROCESSES
+    assert name in result["files"]
+    assert all((ROOT / path).is_file() for path in SEVERAL_PROCESSES)
+    before = {**result, "code": "0", "files": {**result["files"], name: "0"}}
+    assert freshness("dcl", spec, before) == "fresh"
+    monkeypatch.setattr(evidence.PlannedRun(), "alone", False)
+    assert freshness("dcl", spec, before) == f"stale: {name} changed"
+
+
+def test_a_run_is_alone_with_one_device_on_one_machine():
+    spec = Comparison(arms={"a": {}, "b": {"trainer.devices": 2}, "c": {"trainer.num_nodes": 2}})
+    alone = {arm: PlannedRun("dcl", spec, arm, 0).alone for arm in spec.arms}
+    assert alone == {"a": True, "b": False, "c": False}
+
+
+def test_one_process_calls_none_of_the_sharded_code(monkeypatch):
+    """But the gate: with world size 1 a loss of every kind is what it is without a group."""
+    for name in ("make_plan", "Plan"):
+        monkeypatch.setattr(plan, name, None)
+    q, k = torch.nn.functional.normalize(torch.randn(2, 12, 8), dim=2)
+    for group in (None, plan.Sharding()):
+        info_nce(q, k, 5.0, group=group)
+        pair_stats(q, k, 5.0, Diagonal(), columns=True, group=group)
+        pair_softplus(q, k, 5.0, Diagonal(), bias=0.0, group=group)
 
 
 def test_what_only_writes_down_touches_neither_weights_nor_random_numbers():
