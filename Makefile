@@ -134,7 +134,7 @@ test: lint type imports ## lint, types, import rules and all tests; CPU seconds:
 	@exec $(PY) -m pytest tests -n logical --maxprocesses 4 --cpu-seconds $(call quoted,$(TIMES)) $(if $(filter fail,$(BUDGETS)),--cpu-budgets)
 
 faults: $(STAMP) ## tests/faults, then 50 kills, an hour of soak and all kernels compiled: [ARGS="--kills 5 --soak-minutes 3"]
-	@exec $(PY) -m pytest tests/faults tests/nightly tests/unit/kernels/test_triton_aot.py --nightly $(call split,$(ARGS))
+	@exec $(PY) -m pytest tests/faults tests/nightly tests/unit/kernels/test_triton_aot.py tests/unit/kernels/gpu/test_launch.py --nightly $(call split,$(ARGS))
 
 test-gpu: $(STAMP) ## kernel tests on a CUDA device
 	@exec $(PY) -m pytest tests/gpu -rs

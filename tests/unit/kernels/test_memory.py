@@ -1,9 +1,11 @@
 """Peak extra memory of the blocked back end.
 
-Each probe is a fork of one fresh process, whose heap holds no freed pages that it could take.
+Each probe is a fork of one process that has imported what it needs. Large blocks come fresh from the system, so that
+no probe takes pages that the imports have freed.
 """
 
 import json
+import os
 import subprocess
 import sys
 from functools import cache
@@ -25,24 +27,25 @@ PROBES = [
 
 PROBE = """
 import json, os, sys, torch
+import torch._dynamo  # what the first call of an operator imports
 from common.kernels.pair import info_nce
 from common.kernels.specs.weights import nt_xent_spec
 from common.kernels.pair import pair_stats
 dim = int(sys.argv[1])
-def peak():  # not ru_maxrss: that one is inherited from the parent process
+def now(name):  # VmHWM, the peak: not ru_maxrss, which is inherited from the parent process
     lines = open("/proc/self/status").read().splitlines()
-    return 1024 * int(next(x for x in lines if x.startswith("VmHWM")).split()[1])
+    return 1024 * int(next(x for x in lines if x.startswith(name)).split()[1])
 def run(mode, n, budget):
     q = torch.nn.functional.normalize(torch.randn(n, dim)).requires_grad_()
     k = torch.nn.functional.normalize(torch.randn(n, dim)).requires_grad_()
-    before = peak()
+    before = now("VmRSS")
     if mode == "self":
         stats = pair_stats(q, q, 10.0, nt_xent_spec(n // 2), memory_budget=budget)
         (stats.row_lse - stats.row_lin).mean().backward()
     else:
         symmetric = mode == "symmetric"
         info_nce(q, k, 10.0, symmetric=symmetric, memory_budget=budget).backward()
-    return peak() - before
+    return now("VmHWM") - before
 for mode, n, budget in json.loads(sys.argv[2]):
     child = os.fork()
     if not child:
@@ -58,7 +61,8 @@ for mode, n, budget in json.loads(sys.argv[2]):
 def measured() -> dict[tuple[str, int, int], int]:
     """Per probe the bytes that forward and backward add to the high-water mark, without inputs."""
     command = [sys.executable, "-c", PROBE, str(DIM), json.dumps(PROBES)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # where given it stays as it is
+    output = subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout
     return dict(zip(PROBES, map(int, output.split()), strict=True))
 
 

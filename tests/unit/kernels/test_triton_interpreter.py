@@ -1,7 +1,7 @@
 """The Triton kernels in Triton's interpreter against the dense float64 reference.
 
 The interpreter must be chosen before Triton is imported, so the cases (``triton_cases``) run in a
-process of their own; here each becomes a test. It is slow: shapes are about 70 x 101 x 40.
+process of their own; here each becomes a test. It is slow: shapes are about 44 x 75 x 40.
 """
 
 import json
@@ -10,10 +10,13 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.unit.kernels import triton_cases
+from common.kernels.gpu import launch as triton_launch
+from tests.unit.kernels import triton_cases, triton_checks
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.timeout(900)  # the first test waits for all cases
@@ -35,13 +38,13 @@ NAMES = {group: list(cases) for group, cases in triton_cases.all_cases().items()
 
 
 @cache
-def results() -> dict[str, dict[str, dict[str, float]]]:
+def results() -> dict[str, dict[str, dict[str, Any]]]:
     """Errors by group, case and quantity; one process for all, as most of a small one is imports."""
     env = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.unit.kernels.triton_cases"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
-    parsed: dict[str, dict[str, dict[str, float]]] = json.loads(done.stdout)
+    parsed: dict[str, dict[str, dict[str, Any]]] = json.loads(done.stdout)
     return parsed
 
 
@@ -77,6 +80,18 @@ def test_the_host_calls_of_a_step_are_few_and_do_not_grow(loss: str) -> None:
     """Each costs microseconds before the card has work; chunks of rows alone may add some."""
     calls = results()["host"]["calls"]
     assert calls[f"{loss}_32"] == calls[f"{loss}_128"] <= HOST_CALLS[loss]
+
+
+def test_fake_operators_give_the_shapes_and_dtypes_of_the_real_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(triton_launch, "FIXED_SIZE", 1)  # as for the real ones
+    real = results()["host"]["shapes"]
+    for name, problem in triton_checks.shape_problems().items():
+        with FakeTensorMode() as mode:
+            fake = triton_checks.statistics(problem, mode.from_tensor)
+        assert [[list(x.shape), str(x.dtype)] for x in fake] == real[name]
+    assert real["bf16"] != real["not_kept"]
 
 
 def test_a_different_mask_is_noticed() -> None:

@@ -2,13 +2,14 @@
 
 ``python -m tests.unit.kernels.triton_cases [CASE ...]`` with TRITON_INTERPRET=1 prints one JSON
 object: group -> case name -> {quantity: relative error against the float64 dense reference}; in the group "host" the
-quantities are counts.
+quantities are counts, or shapes.
 """
 
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,13 +38,13 @@ from tests.unit.kernels.triton_checks import (
     broken,
     by_descriptors,
     confident,
-    fake_shapes,
     host_calls,
     identical,
     kept,
     repeats,
     rows_refused,
     rows_without_gradients,
+    shapes,
     shards,
     too_large_a_scale,
     tuner,
@@ -75,8 +76,8 @@ def _api_cases() -> dict[str, Callable[[], Errors]]:
     from common.losses.functional.siglip import siglip
 
     def nt_xent(x: list[Tensor], backend: str) -> Tensor:
-        z = torch.cat([x[0][:35], x[1][:35]])
-        return info_nce(z, z, x[2], nt_xent_spec(35), symmetric=False, backend=backend)
+        z = torch.cat([x[0][: N // 2], x[1][: N // 2]])
+        return info_nce(z, z, x[2], nt_xent_spec(N // 2), symmetric=False, backend=backend)
 
     return {
         "api_clip": lambda: compare_api(lambda x, b: info_nce(*x, backend=b)),
@@ -100,7 +101,7 @@ def _api_cases() -> dict[str, Callable[[], Errors]]:
     }
 
 
-def all_cases() -> dict[str, dict[str, Callable[[], Errors]]]:
+def all_cases() -> dict[str, dict[str, Callable[[], Any]]]:
     u, v = features()
     ids, keys = integers(9, N), integers(9, M, seed=4)
     valid = Valid(integers(4, N) > 0, integers(4, M, seed=6) > 0)
@@ -113,15 +114,17 @@ def all_cases() -> dict[str, dict[str, Callable[[], Errors]]]:
         "index": lambda: compare(problem(Index(integers(M + 1, N) - 1), columns=True, top1=True)),
         "block": lambda: compare(problem(Block(3), n=33, m=99)),
         "nt_xent": lambda: compare(
-            problem(Partner(35) & ExcludeSelf(), same=True, half=True, top1=True)
+            problem(Partner(N // 2) & ExcludeSelf(), same=True, half=True, top1=True)
         ),
         "nt_xent_online": lambda: compare(
-            problem(Partner(35) & ExcludeSelf(), same=True, half=True, unit_norm=False)
+            problem(Partner(N // 2) & ExcludeSelf(), same=True, half=True, unit_norm=False)
         ),
         "nt_xent_chunks": lambda: compare(
-            problem(Partner(35) & ExcludeSelf(), same=True, half=True), workspace=4 * N * 32
+            problem(Partner(N // 2) & ExcludeSelf(), same=True, half=True), workspace=4 * N * 32
         ),
-        "nt_xent_full": lambda: compare(problem(Partner(35) & ExcludeSelf(), m=N, columns=True)),
+        "nt_xent_full": lambda: compare(
+            problem(Partner(N // 2) & ExcludeSelf(), m=N, columns=True)
+        ),
         "sup_con": lambda: compare(problem(labels(), same=True, half=True, top1=True)),
         "sup_con_sum": lambda: compare(problem(labels(average=False), m=N, columns=True)),
         "dcl": lambda: compare(problem(Diagonal(0.7) & ExcludePositive(), top1=True)),
@@ -201,7 +204,6 @@ def all_cases() -> dict[str, dict[str, Callable[[], Errors]]]:
         "rows_offsets": lambda: compare_rows(problem(Diagonal(), row_start=40, col_start=7)),
         "rows_without_gradients": rows_without_gradients,
         "rows_refused": rows_refused,
-        "fake_shapes": fake_shapes,
         "tuner": tuner,
         "repeats": repeats,
         "too_large_a_scale": too_large_a_scale,
@@ -247,7 +249,7 @@ def all_cases() -> dict[str, dict[str, Callable[[], Errors]]]:
             problem(Diagonal() & ExcludePositive(), dtype=half), join=True
         ),
         "rows_fp16": lambda: compare_rows(problem(Index(integers(M, N)), dtype=torch.float16)),
-        "rows_partner_bf16": lambda: compare_rows(problem(Partner(35) & valid, dtype=half)),
+        "rows_partner_bf16": lambda: compare_rows(problem(Partner(N // 2) & valid, dtype=half)),
         "confident_rows_bf16": lambda: compare_rows(
             replace(confident_problem(half), columns=False)
         ),
@@ -265,7 +267,7 @@ def all_cases() -> dict[str, dict[str, Callable[[], Errors]]]:
             problem(Diagonal(), columns=True, unit_norm=False, precision="half")
         ),
         "nt_xent": lambda: compare(
-            problem(Partner(35) & ExcludeSelf(), same=True, half=True, precision="half")
+            problem(Partner(N // 2) & ExcludeSelf(), same=True, half=True, precision="half")
         ),
         "kept": lambda: kept(1.0, Diagonal(), columns=True, precision="half"),
         "rows": lambda: compare_rows(problem(Diagonal(), precision="half")),
@@ -280,7 +282,7 @@ def all_cases() -> dict[str, dict[str, Callable[[], Errors]]]:
         "bf16": bf16,
         "half": allowed,
         "api": _api_cases(),
-        "host": {"calls": host_calls},
+        "host": {"calls": host_calls, "shapes": shapes},
     }
 
 

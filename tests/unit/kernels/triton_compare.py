@@ -25,7 +25,7 @@ from common.kernels.specs.weights import (
     encode,
 )  # fmt: skip
 
-N, M, D = 70, 101, 40  # no multiples of the 32 x 32 x 32 tiles
+N, M, D = 44, 75, 40  # two tiles of 32 x 64 along each side, the second one not full
 Errors = dict[str, float]
 
 
