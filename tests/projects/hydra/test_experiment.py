@@ -225,7 +225,8 @@ def test_transfer_sets_are_asked_for_before_training(tmp_path):
 def test_every_arm_of_the_comparison_trains(arm, tmp_path):
     """Two steps of the smoke config with the arm's overrides; the primary metric exists."""
     own = [f"{key}={json.dumps(v)}" for key, v in read_comparison("hydra").arms[arm].items()]
-    run = train_smoke(tmp_path, *own, "trainer.max_steps=2", "optim.warmup_steps=0")
+    words = ["trainer.max_steps=2", "optim.warmup_steps=0", "eval.probe_l2=[1.0]"]
+    run = train_smoke(tmp_path, *own, *words)
     metrics = metrics_of(run)
     assert {"linear_probe_top1", "knn20_top1", "participation_ratio", "z_std"} <= metrics.keys()
 
