@@ -1,0 +1,61 @@
+"""Results whose code only moved keep counting; anything more is refused."""
+
+import pytest
+
+from scripts.moved_code import Tree, refusal, statements, was_fresh
+
+DATA = {"data/nli/train.csv": "aa"}
+USED = "from common.a import shift\n\ndef loss(x):\n    from common.a import late\n    return late(shift(x))"
+SHIFT = "LIMIT = 3\n\ndef shift(x):\n    return x + LIMIT"
+LATE = "def late(x):\n    return 2 * x"
+OTHER = "def unused():\n    return 0"
+
+
+def tree(reached, everything=(), **files):
+    found = statements(reached)
+    return Tree("", {**DATA, **files}, found, found | statements(everything))
+
+
+BEFORE = tree([USED, SHIFT, LATE], [OTHER])
+
+
+def test_definitions_may_stand_in_other_files():
+    late_elsewhere = USED.replace("from common.a import late", "from common.b import late")
+    assert not refusal(BEFORE, tree([late_elsewhere, LATE + "\n" + SHIFT]))
+
+
+def test_what_the_earlier_tree_had_unreached_may_be_reached_by_the_move():
+    assert not refusal(BEFORE, tree([USED, SHIFT, LATE + "\n" + OTHER]))
+
+
+@pytest.mark.parametrize(
+    ("texts", "why"),
+    [
+        ([USED, SHIFT.replace("3", "4"), LATE], "1 statements are gone"),
+        ([USED, SHIFT], "1 statements are gone"),
+        ([USED.replace("import late", "import later as late"), SHIFT, LATE], "are gone"),
+        ([USED, SHIFT, LATE, "def late_too():\n    return 1"], "1 statements are new"),
+        (
+            [USED.replace("from common.a import late", "from torch import late"), SHIFT, LATE],
+            "gone",
+        ),
+    ],
+)
+def test_anything_else_is_refused(texts, why):
+    assert why in refusal(BEFORE, tree(texts))
+
+
+def test_other_data_are_refused():
+    changed = tree([USED, SHIFT, LATE], **{"data/nli/train.csv": "bb"})
+    assert refusal(BEFORE, changed) == "the data differ"
+
+
+def test_only_results_of_the_earlier_tree_are_renewed():
+    """Places that a run of one process on a CPU does not execute apart."""
+    files = {"common/a.py": "1", "common/kernels/gpu/launch.py": "2"}
+    known = {"files": {**files, "common/kernels/gpu/launch.py": "0"}}
+    before = Tree("", files, set(), set())
+    assert was_fresh(known, before, ("common/kernels/gpu/",))
+    assert not was_fresh(known, before, ())
+    assert not was_fresh({"files": {"common/a.py": "0"}}, before, ("common/kernels/gpu/",))
+    assert not was_fresh({}, before, ())
