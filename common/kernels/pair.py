@@ -10,9 +10,9 @@ from common.kernels import dispatch, ops
 from common.kernels.arguments import flatten, make_problem, prepare
 from common.kernels.blocked.rows import valid_rows
 from common.kernels.core import reference
+from common.kernels.core.linear import is_symmetric
 from common.kernels.core.problem import Problem
-from common.kernels.core.symmetry import is_symmetric
-from common.kernels.fallback import blocked_autograd
+from common.kernels.dispatch import blocked_autograd
 from common.kernels.row_loss import info_nce_rows, softplus_rows
 from common.kernels.sharded import statistics as sharded
 from common.kernels.sharded.plan import Group, as_sharding

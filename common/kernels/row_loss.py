@@ -15,11 +15,10 @@ from common.kernels import dispatch, ops, softplus_ops
 from common.kernels.arguments import flatten, make_problem, prepare
 from common.kernels.blocked.rows import row_values, valid_rows
 from common.kernels.core import reference
-from common.kernels.core.linear import split
+from common.kernels.core.linear import is_symmetric, split
 from common.kernels.core.problem import Problem, SoftplusSums
-from common.kernels.core.symmetry import is_symmetric
 from common.kernels.sharded.plan import Group, as_sharding
-from common.kernels.sharded.softplus import sharded_softplus
+from common.kernels.sharded.statistics import sharded_softplus
 from common.kernels.specs.weights import Spec
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from common.kernels.specs.masks import Valid
+from common.kernels.specs.base import Valid
 from common.losses.info_nce import InfoNCELoss
 from common.losses.output import LossOutput
 

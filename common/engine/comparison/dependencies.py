@@ -20,9 +20,7 @@ ENGINE = ("common.engine.run", "train")  # what every run of a project executes 
 SEARCHES = ("common.families.retrieval.search", "common.families.sentences.search")  # TASK=search
 GPU_KERNELS = "common/kernels/gpu/"  # need a CUDA device (or Triton's interpreter, for tests)
 # what only several processes run; one asks `plan.as_sharding` alone, which answers None
-SEVERAL_PROCESSES = tuple(
-    f"common/kernels/sharded/{name}.py" for name in ("gather", "plan", "softplus", "statistics")
-)
+SEVERAL_PROCESSES = ("common/kernels/sharded/plan.py", "common/kernels/sharded/statistics.py")
 DATA = "data"  # folder of bundled sets and, in models/, weights
 # loggers, the lock of a run folder, signals, what shows how far it is, what finds other runs by name, this file and its walk, how
 # several processes begin and FSDP is undone (tests show that they train as one does): no weights depend on them, and no metrics but

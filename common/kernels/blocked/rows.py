@@ -10,8 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.kernels.blocked.sums import exp_shifted_, fixed_shift, in_range, sum_floor
-from common.kernels.blocked.tiling import Sweep, TopOne, masks
+from common.kernels.blocked.tiling import (
+    Sweep,
+    TopOne,
+    exp_shifted_,
+    fixed_shift,
+    in_range,
+    masks,
+    sum_floor,
+)
 from common.kernels.core.linear import linear_backward, linear_forward, num_positives, split
 from common.kernels.core.problem import Gradients, Problem, RawStats
 from common.kernels.specs.weights import Tile

@@ -1,4 +1,4 @@
-"""The Triton kernels of the losses with a partition function: ``lse_kernel``, ``grad_kernel``.
+"""The Triton kernels of the losses with a partition function: ``lse_kernel``, ``grad_kernel``, ``kept_grad_kernel``.
 
 All of them work on a chunk of N query rows against M key columns; they only ever overwrite their
 outputs (no atomics, no locks), so results are deterministic and a tile table may be tuned freely.
@@ -16,7 +16,7 @@ Exponentials are base 2 with log2(e) folded into the scale. Flags (compile-time 
     TMA        q and k are tensor descriptors (compute capability 9)
     FLAT       one loop over tiles and slices of D, so that loads run ahead across tiles
 
-See ``triton_tiles`` for the naming of tile coordinates and ``triton_pair`` for the driver.
+See ``kernel_tiles`` for the naming of tile coordinates and ``run_pairs`` for the driver.
 """
 
 # mypy: ignore-errors
@@ -264,3 +264,44 @@ def grad_kernel(
             g_RC += w_RC * tl.load(row_c + rm)[:, None]
     at_RC = g + rows.to(tl.int64)[:, None] * sg + cols[None, :]
     tl.store(at_RC, g_RC.to(g.dtype.element_ty), mask=(rows < N)[:, None] & (cols < M)[None, :])
+
+
+# --- kept exponentials: no product ----------------------------------------------------------------
+
+
+@triton.jit(do_not_specialize=["row_start", "col_start"])
+def kept_grad_kernel(
+    kept, sides, row_pos, row_a, row_c, col_b, g,
+    N, M, sg, row_start, col_start,
+    PROG: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, POS: tl.constexpr,
+    LIN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """G = E*(a_i + b_j) + c_i*omega of one tile, formed in fp32, stored in the dtype of ``g`` (N, M).
+
+    ``kept`` (N, M) holds the masked exponentials E of ``lse_kernel``, relative to the fixed shift;
+    a and b hold the denominators. With POS the exponential of the one positive of a row is taken
+    from ``row_pos`` in fp32.
+    """
+    diag = row_start - col_start
+    rows = tl.program_id(0) * BM + tl.arange(0, BM)
+    cols = tl.program_id(1) * BN + tl.arange(0, BN)
+    rm = tl.minimum(rows, N - 1)
+    cn = tl.minimum(cols, M - 1)
+    in_RC = (rows < N)[:, None] & (cols < M)[None, :]
+    at_RC = kept + rows.to(tl.int64)[:, None] * M + cols[None, :]
+    e_RC = tl.load(at_RC, mask=in_RC, other=0.0).to(tl.float32)
+    hit_RC = positives(PROG, sides, rm, cn, diag, row_start, col_start, BM, BN)
+    if POS:
+        e_RC = tl.where(hit_RC, tl.load(row_pos + rm)[:, None], e_RC)
+    factor_RC = tl.zeros([BM, BN], dtype=tl.float32)
+    if ROWS:
+        factor_RC += tl.load(row_a + rm)[:, None]
+    if COLUMNS:
+        factor_RC += tl.load(col_b + cn)[None, :]
+    g_RC = e_RC * factor_RC
+    if LIN:
+        a_RC = pairs(PROG, False, False, sides, hit_RC, rows, cols, rm, cn, N, M, diag, BM, BN)
+        w_RC = weight(PROG, sides, a_RC, rm, cn, diag, row_start, col_start, BM, BN)
+        g_RC += w_RC * tl.load(row_c + rm)[:, None]
+    out_RC = g + rows.to(tl.int64)[:, None] * sg + cols[None, :]
+    tl.store(out_RC, g_RC.to(g.dtype.element_ty), mask=in_RC)

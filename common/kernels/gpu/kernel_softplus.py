@@ -3,7 +3,7 @@
     row_sp_i = sum over A(i) of softplus(z_ij),   z = y*(s + beta + offset) + o_i,   y = -1 for the
     positives of the spec and +1 elsewhere
 
-Rules and names as in ``triton_kernels``; like there, outputs are only overwritten.
+Rules and names as in ``kernel_pairs``; like there, outputs are only overwritten.
 """
 
 # mypy: ignore-errors

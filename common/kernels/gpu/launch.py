@@ -30,13 +30,11 @@ _WAVES = 4  # programs per multiprocessor that a forward launch should have at l
 
 
 @lru_cache(maxsize=1)
-def modules() -> tuple[ModuleType, ModuleType, ModuleType]:
-    """The kernel modules, imported at the first use."""
-    from common.kernels.gpu import kernel_kept as triton_kept
-    from common.kernels.gpu import kernel_pairs as triton_kernels
-    from common.kernels.gpu import kernel_softplus as triton_softplus
+def modules() -> tuple[ModuleType, ModuleType]:
+    """The kernels with and without a partition function, imported at the first use."""
+    from common.kernels.gpu import kernel_pairs, kernel_softplus
 
-    return triton_kernels, triton_softplus, triton_kept
+    return kernel_pairs, kernel_softplus
 
 
 @lru_cache(maxsize=1)

@@ -3,7 +3,7 @@
 Example: ``Diagonal() & ExcludeSelf()`` becomes ``"and,1,2;diagonal,1.0;exclude_self"``. Node 0 is
 the conjunction of the atoms; arguments are node numbers (``and``, ``or``), numbers, or positions in
 the tuple of side tensors (-1 = absent). The kernels walk the string while they are compiled
-(``triton_tiles``), so one kernel source serves every spec and a tile pays only for its own terms.
+(``kernel_tiles``), so one kernel source serves every spec and a tile pays only for its own terms.
 This module does not import Triton.
 """
 

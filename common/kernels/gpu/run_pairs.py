@@ -37,14 +37,6 @@ from common.kernels.gpu.launch import (
     part,
 )
 from common.kernels.gpu.lowering import one_positive
-from common.kernels.gpu.merge import (
-    accumulate,
-    finish_lse,
-    finish_moment,
-    merge_columns,
-    merge_splits,
-    product,
-)
 
 _LN2 = 0.6931471805599453
 
@@ -296,10 +288,85 @@ def _kept_chunk(
     pos = part(stats.shift, r0, r1) if stats.shift.ndim else None
     grid = (-(-num_rows // tile.rows), -(-num_cols // tile.cols))
     with on_device(plan.q):
-        modules()[2].kept_grad_kernel[grid](
+        modules()[0].kept_grad_kernel[grid](
             stats.kept.view(-1, num_cols)[r0:r1], plan.program.rows(r0, r1), pos, a, c, b, g_CM,
             num_rows, num_cols, g_CM.stride(0), problem.row_start + r0, problem.col_start,
             PROG=plan.program.code, ROWS=a is not None, COLUMNS=b is not None,
             POS=pos is not None, LIN=c is not None and plan.program.weighted, BM=tile.rows,
             BN=tile.cols, num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
+
+
+# --- partial sums in a fixed order, and products in float32 ---------------------------------------
+
+
+def merge_splits(partials: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Reduce partials (P, L) to (L,): sums relative to the largest maximum (log2 units).
+
+    Keys: "sum" (and "mom") relative to "max" where that exists, "lin", "pos", "best", "hit", "max".
+    """
+    merged: dict[str, Tensor] = {}
+    fade = None
+    if "max" in partials:
+        top = partials["max"].amax(0)
+        merged["max"] = top
+        fade = (partials["max"] - torch.where(top.isneginf(), 0.0, top)).exp2()
+    for name, value in partials.items():
+        if name in ("sum", "mom"):
+            merged[name] = (value if fade is None else value * fade).sum(0)
+        elif name in ("lin", "pos"):
+            merged[name] = value.sum(0)
+        elif name in ("best", "hit"):
+            merged[name] = value.amax(0)
+    return merged
+
+
+def merge_columns(total: dict[str, Tensor], partials: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add the column partials (P, M) of a row chunk to the running totals (M,)."""
+    merged = merge_splits(partials) if partials else {}
+    if not total:
+        return merged
+    return merge_splits({name: torch.stack([total[name], merged[name]]) for name in merged})
+
+
+def finish_lse(
+    top: Tensor | None, total: Tensor, shift: Tensor | None, count: int, may_be_empty: bool
+) -> Tensor:
+    """Natural log-sum-exp from (maximum, sum) or from a sum with a fixed shift; -inf = empty.
+
+    Sums with a fixed shift that are too small to be exact (below 1e-32 per term) or infinite become NaN:
+    the scale is too large for it, or the rows are no unit vectors. A sum of 0 counts as empty only where a mask can
+    empty a row.
+    """
+    if shift is None:
+        assert top is not None
+        return torch.where(top.isneginf(), -torch.inf, (top + total.log2()) * _LN2)
+    tiny = total < 1e-32 * count
+    if may_be_empty:
+        tiny &= total > 0
+    return torch.where(tiny | total.isinf(), torch.nan, total.log() + shift)
+
+
+def finish_moment(moment: Tensor, total: Tensor) -> Tensor:
+    """Softmax-weighted mean of the logits; 0 for empty rows."""
+    return torch.where(total > 0, moment / total, 0.0)
+
+
+def product(g_CM: Tensor, k_MD: Tensor, out_CD: Tensor) -> None:
+    """Write g k into out, accumulated and stored in fp32."""
+    if g_CM.dtype == torch.float32:
+        torch.mm(g_CM, k_MD, out=out_CD)
+    elif g_CM.is_cuda:
+        torch.ops.aten.mm.dtype_out(g_CM, k_MD, torch.float32, out=out_CD)
+    else:
+        torch.mm(g_CM.float(), k_MD.float(), out=out_CD)
+
+
+def accumulate(total_MD: Tensor, g_CM: Tensor, q_CD: Tensor) -> None:
+    """Add g^T q to total in fp32."""
+    if g_CM.dtype == torch.float32:
+        total_MD.addmm_(g_CM.T, q_CD)
+    elif g_CM.is_cuda:
+        torch.ops.aten.addmm.dtype_out(total_MD, g_CM.T, q_CD, torch.float32, out=total_MD)
+    else:
+        total_MD.addmm_(g_CM.T.float(), q_CD.float())

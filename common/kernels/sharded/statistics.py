@@ -10,34 +10,44 @@ mean, which DDP averages back. `d scale` is the local share; its mean over ranks
 | gather | keys gathered, column log-sums reduced    | dk reduced to its owners       | O(N D) |
 | ring   | keys travel with their column log-sums    | keys travel with col_lse, dk   | O(n D) |
 
-Both modes compute while tensors travel (gather: see `sharded_gather`).
+Both modes compute while tensors travel (gather: see `gathered_stats`).
 
 Keys that need no gradient (a frozen tower) cause no traffic in the backward of the gather mode and
 none for dk in the ring. Whether q and k need gradients must agree between ranks. O(N) side data of
 the spec (labels, ids, weights of the keys) is gathered in both modes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import reduce
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
+from common.distributed.collectives import log_sum_exp_over_ranks
 from common.distributed.differentiable import all_reduce_sum, global_mean
+from common.distributed.pending import Pending, start_gather, start_reduce
 from common.kernels.core.linear import num_positives
-from common.kernels.core.problem import Gradients, Problem, RawStats, Upstream
-from common.kernels.sharded.gather import gathered_stats, gathered_sum, merge
+from common.kernels.core.problem import (
+    Gradients,
+    Problem,
+    RawStats,
+    SoftplusSums,
+    Upstream,
+    merge_rows,
+)
 from common.kernels.sharded.plan import (
     Backend,
     Plan,
     Sharding,
+    add_gradients,
     autocast_off,
     make_plan,
     ring_sum,
     scale_grad,
 )
-from common.kernels.sharded.softplus import sharded_softplus
 
 __all__ = ["reduce_rows", "sharded_info_nce", "sharded_softplus", "sharded_stats"]
 
@@ -55,7 +65,7 @@ def sharded_stats(problem: Problem, backend: Backend, sharding: Sharding) -> Raw
         row_* of the local rows, col_lse of the local (or the replicated) keys.
 
     Raises:
-        ValueError: See `sharded_spec.globalise`.
+        ValueError: See `globalise`.
     """
     return _stats(problem, make_plan(problem, sharding), backend)
 
@@ -207,3 +217,178 @@ def _gradients(
 
     collect = ring_sum if plan.ring else gathered_sum
     return collect(plan, whole, columns, block_gradients, need_k)
+
+
+# --- gather mode ----------------------------------------------------------------------------------
+#
+# Forward: while the keys are gathered, the rows meet the own keys; then those of the ranks before and
+# after. Backward: dk is formed piece by piece, and a piece is on its way to its owners while the next
+# is formed. Every rank forms the pieces in the same order, so that the collectives match.
+
+_PIECES = 8  # at most so many pieces of dk, whatever the number of ranks
+
+
+def gathered_stats(plan: Plan, own: Problem, backend: Backend) -> tuple[RawStats, Tensor]:
+    """Statistics of the local rows against the keys of all ranks, and those keys.
+
+    Args:
+        plan: Where the shards lie.
+        own: The local rows against the local keys.
+        backend: Runs one block.
+    """
+    if plan.overlaps:
+        stats, keys = _overlapped(plan, own, backend)
+    else:
+        keys = plan.fetch(own.k)
+        stats = backend.forward(replace(own, k=keys))
+    if own.columns:
+        stats = stats._replace(col_lse=log_sum_exp_over_ranks(stats.col_lse, plan.group))
+    return stats, keys
+
+
+def _overlapped(plan: Plan, own: Problem, backend: Backend) -> tuple[RawStats, Tensor]:
+    pending = start_gather(own.k, plan.shards.keys, plan.group)
+    start, stop = plan.shards.columns(plan.shards.rank)
+    stats = backend.forward(plan.part(own, own.k, start, stop))
+    keys = pending.wait()
+    if start:
+        stats = merge(backend.forward(plan.part(own, keys[:start], 0, start)), stats)
+    if stop < len(keys):
+        stats = merge(stats, backend.forward(plan.part(own, keys[stop:], stop, len(keys))))
+    return stats._replace(kept=stats.kept.new_empty(0)), keys
+
+
+def merge(left: RawStats, right: RawStats) -> RawStats:
+    """`merge_rows`; if the fixed shift failed (NaN) on one block, no block uses it."""
+    return merge_rows(left, right)._replace(shift=left.shift + 0 * right.shift)
+
+
+def gathered_softplus(
+    plan: Plan, own: Problem, sums: Callable[[Problem], SoftplusSums]
+) -> tuple[SoftplusSums, Tensor]:
+    """Softplus sums of the local rows against the keys of all ranks, and those keys."""
+    if not plan.overlaps:
+        keys = plan.fetch(own.k)
+        return sums(replace(own, k=keys)), keys
+    pending = start_gather(own.k, plan.shards.keys, plan.group)
+    start, stop = plan.shards.columns(plan.shards.rank)
+    total = sums(plan.part(own, own.k, start, stop))
+    keys = pending.wait()
+    for first, last in ((0, start), (stop, len(keys))):
+        if first < last:
+            total = total.join(sums(plan.part(own, keys[first:last], first, last)))
+    return total, keys
+
+
+def gathered_sum(
+    plan: Plan,
+    whole: Problem,
+    columns: Sequence[Tensor],
+    block_gradients: Callable[[Problem, Sequence[Tensor]], Gradients],
+    need_k: bool,
+) -> Gradients:
+    """Gradients of all blocks; dk summed over ranks, own rows. Arguments as `ring_sum`."""
+    if not (need_k and plan.overlaps):
+        grads = block_gradients(whole, columns)
+        return grads._replace(dk=plan.scatter(grads.dk) if need_k else grads.dk)
+    sizes, total, pending = plan.shards.keys, None, []
+    step = -(-len(sizes) // _PIECES)
+    for first in range(0, len(sizes), step):
+        owners = sizes[first : first + step]
+        start = sum(sizes[:first])
+        stop = start + sum(owners)
+        if start == stop:
+            continue
+        block = plan.part(whole, whole.k[start:stop], start, stop)
+        grads = block_gradients(block, [x[start:stop] for x in columns])
+        pending.append(start_reduce(grads.dk, owners, first, plan.group))
+        total = grads if total is None else add_gradients(total, grads)
+    assert total is not None
+    return total._replace(dk=_own_rows(pending))
+
+
+def _own_rows(pending: Sequence[Pending]) -> Tensor:
+    parts = [work.wait() for work in pending]
+    return next((part for part in parts if len(part)), parts[0])
+
+
+# --- softplus sums (SigLIP, positives of Hydra) ---------------------------------------------------
+
+
+@_disable_dynamo
+def sharded_softplus(
+    problem: Problem, bias: Tensor, offset: Tensor | None, backend: Backend, sharding: Sharding
+) -> SoftplusSums:
+    """Softplus sums of the local rows against the keys of all ranks; differentiable.
+
+    Args:
+        problem: As `sharded_stats`.
+        bias: 0-dim, added to all logits.
+        offset: (n,) added per row outside the sign, or None.
+        backend: Runs one block.
+        sharding: Group and mode.
+
+    Returns:
+        The sums (n,), and the largest logits if the problem wants them.
+    """
+    plan = make_plan(problem, sharding)
+    inputs = problem.q, problem.k, problem.scale, problem.row_scale, bias, offset
+    with autocast_off(problem.q):
+        parts = _Softplus.apply(*inputs, plan, backend)  # type: ignore[no-untyped-call]
+    return SoftplusSums(*parts)
+
+
+class _Softplus(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, scale: Tensor, row_scale: Tensor | None, bias: Tensor,
+        offset: Tensor | None, plan: Plan, backend: Backend,
+    ) -> SoftplusSums:  # fmt: skip
+        ctx.plan, ctx.backend = plan, backend
+        whole = plan.bound(q, k, scale, row_scale)
+        found: list[SoftplusSums] = []
+        keys = k
+        if plan.ring:
+
+            def visit(owner: int, fixed: Sequence[Tensor], _: Sequence[Tensor]) -> Sequence[Tensor]:
+                block = plan.block(whole, fixed[0], owner)
+                found.append(backend.softplus_forward(block, bias, offset))
+                return []
+
+            plan.travel([whole.k], [], visit)
+        else:
+            total, keys = gathered_softplus(
+                plan, whole, lambda block: backend.softplus_forward(block, bias, offset)
+            )
+            found.append(total)
+        ctx.save_for_backward(q, keys, scale, row_scale, bias, offset)
+        sums = reduce(SoftplusSums.join, found)
+        ctx.mark_non_differentiable(sums.best, sums.positive)
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        plan: Plan = ctx.plan
+        q, keys, scale, row_scale, bias, offset = ctx.saved_tensors
+        whole = plan.bound(q, keys, scale, row_scale)
+        need_q, need_k, *need = ctx.needs_input_grad[:6]
+        need_dq = need_q or any(need)  # row sums come with dq
+        backend: Backend = ctx.backend
+
+        def block_gradients(block: Problem, _: Sequence[Tensor]) -> Gradients:
+            return backend.softplus_backward(block, bias, offset, upstream, need_dq, need_k)
+
+        with autocast_off(q):
+            collect = ring_sum if plan.ring else gathered_sum
+            grads = collect(plan, whole, [], block_gradients, need_k)
+        assert grads.row_sum is not None
+        return (
+            grads.dq.to(q.dtype) if need_q else None,
+            grads.dk.to(keys.dtype) if need_k else None,
+            scale_grad(grads.row_dot, whole) if need[0] else None,
+            (scale * grads.row_dot).to(row_scale.dtype) if need[1] else None,
+            grads.row_sum.sum().to(bias.dtype) if need[2] else None,
+            grads.d_offset.to(offset.dtype) if need[3] and grads.d_offset is not None else None,
+            None,
+            None,
+        )

@@ -55,14 +55,21 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from common.kernels.specs.base import SIDES, All, And, Or, Side, Spec, Tile, inner
-from common.kernels.specs.masks import (
+from common.kernels.specs.base import (
+    SIDES,
+    All,
+    And,
     Exclude,
     ExcludePositive,
     ExcludeSelf,
     OnlyPositive,
+    Or,
+    Side,
+    Spec,
     Threshold,
+    Tile,
     Valid,
+    inner,
 )
 
 __all__ = [

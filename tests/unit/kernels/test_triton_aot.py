@@ -166,7 +166,7 @@ def compile_grad(variant: Variant, operand: str, arch: int, ragged: bool = False
 
 
 def compile_kept(variant: Variant, operand: str, arch: int) -> Resources:
-    from common.kernels.gpu.kernel_kept import kept_grad_kernel
+    from common.kernels.gpu.kernel_pairs import kept_grad_kernel
 
     program, tile, flags, sides = _flags(variant, operand, "kept", (arch // 10, 0))
     flags = {"PROG": program.code, "ROWS": True, "COLUMNS": True, "POS": True, "LIN": True}

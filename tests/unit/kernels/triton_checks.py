@@ -11,7 +11,6 @@ from common.kernels.core.problem import Problem, Upstream, merge_rows
 from common.kernels.gpu import backend as triton_backend
 from common.kernels.gpu import launch as triton_launch
 from common.kernels.gpu import run_pairs as triton_pair
-from common.kernels.gpu import run_rows as triton_rows  # fmt: skip
 from common.kernels.specs.weights import (
     Bias,
     Block,
@@ -110,9 +109,9 @@ def kept(share: float, spec: Spec, dtype: Any = torch.float32, chunk: int = 2**2
 def rows_without_gradients() -> Errors:
     """Evaluation: no exponentials are stored, the statistics are the same."""
     p = problem(Diagonal(), top1=True)
-    want, full = triton_rows.info_nce_rows(p, True, True)
-    got, grads = triton_rows.info_nce_rows(p, False, False)
-    _, only_k = triton_rows.info_nce_rows(p, False, True)
+    want, full = triton_backend.info_nce_rows(p, True, True)
+    got, grads = triton_backend.info_nce_rows(p, False, False)
+    _, only_k = triton_backend.info_nce_rows(p, False, True)
     empty = grads.dq.numel() + grads.dk.numel() + grads.row_dot.numel() + only_k.dq.numel()
     return {"row_lse": error(got.row_lse, want.row_lse), "hit": error(got.row_hit, want.row_hit),
             "empty": float(empty), "dk": error(only_k.dk, full.dk)}  # fmt: skip

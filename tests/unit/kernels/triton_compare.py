@@ -16,7 +16,6 @@ from common.kernels.core import reference
 from common.kernels.core.problem import Problem, Upstream
 from common.kernels.gpu import backend as triton_backend
 from common.kernels.gpu import run_pairs as triton_pair
-from common.kernels.gpu import run_rows as triton_rows  # fmt: skip
 from common.kernels.specs.weights import (
     Diagonal,
     Labels,
@@ -186,7 +185,7 @@ def compare_rows(p: Problem, workspace: int = 2**28, join: bool = False) -> Erro
     total = torch.where(valid, row_values(want.row_lse, want.row_lin, join), 0.0).sum()
     names = ["q", "k", "scale"]
     wants = torch.autograd.grad(total, [leaves[n] for n in names])
-    got, grads = triton_rows.info_nce_rows(p, True, True, join, workspace)
+    got, grads = triton_backend.info_nce_rows(p, True, True, join, workspace)
     errors = {n: error(getattr(got, n), getattr(want, n)) for n in ("row_lse", "row_lin")}
     if p.top1:
         errors["hit"] = error(got.row_hit, want.row_hit)
