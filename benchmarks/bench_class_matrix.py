@@ -9,8 +9,6 @@ stays (weights, moments) and what a step adds at its peak.
 """
 
 import argparse
-import csv
-import platform
 import statistics
 import sys
 import time
@@ -20,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from measure import write_table
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,11 +126,8 @@ def main() -> None:
                     added,
                 ]
             )
-    with OUT.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["classes", "form", "sampled", "batch", "dim", "cpu_ms", "held_mib", "step_mib",
-                         "machine", "torch"])  # fmt: skip
-        writer.writerows([*row, platform.machine(), torch.__version__] for row in rows)
+    names = ["classes", "form", "sampled", "batch", "dim", "cpu_ms", "held_mib", "step_mib"]
+    write_table(names, rows, OUT)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ tokens of the pictures are computed before.
 """
 
 import argparse
-import csv
 import dataclasses
-import platform
 import statistics
 import sys
 import time
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measure import write_table
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -80,10 +79,8 @@ def main() -> None:
         rows.append([name, count.blocks, count.learnable, f"{count.share:.4f}", f"{statistics.median(seconds[name]):.4f}", f"{against:.2f}"])  # fmt: skip
     for row in rows:
         print("  ".join(f"{cell!s:>20}" for cell in row))
-    with OUT.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["arm", "cross_attention_blocks", "learnable_parameters", "share_of_all", "cpu_seconds_a_step", "time_over_reference", "machine", "torch"])  # fmt: skip
-        writer.writerows([*row, platform.machine(), torch.__version__] for row in rows)
+    names = ["arm", "cross_attention_blocks", "learnable_parameters", "share_of_all", "cpu_seconds_a_step", "time_over_reference"]  # fmt: skip
+    write_table(names, rows, OUT)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ installed (it is in no group).
 import argparse
 import contextlib
 import copy
-import csv
 import io
 import statistics
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from measure import write_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -132,10 +132,7 @@ def main() -> None:
         row |= {"seconds": round(row["seconds"], 4), "cpu": cpu_name()}
         print(f"{row['what']:45s} {row['seconds']:.4f} s")
     if not quick:
-        with (RESULTS / "dito.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["what", "seconds", "cpu"], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(rows, RESULTS / "dito.csv")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ CPU seconds of one thread, fastest of the rounds.
 """
 
 import argparse
-import csv
-import platform
 import sys
 from pathlib import Path
 
 import torch
+from measure import write_table
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -51,10 +50,7 @@ def main() -> None:
         print("  ".join(f"{cell:>12}" for cell in row))
     for name, value in speed_metrics(costs, options).items():
         print(f"{name}: {value:.2f}")
-    with OUT.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*rows[0], "machine", "torch"])
-        writer.writerows([*row, platform.machine(), torch.__version__] for row in rows[1:])
+    write_table(rows[0], rows[1:], OUT)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ on the machine disturb less). The embeddings are compared before anything is tim
 """
 
 import argparse
-import csv
 import datetime
 import os
 import statistics
@@ -20,6 +19,8 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+from measure import write_rows
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -124,11 +125,7 @@ def main() -> None:
                     "wall_ratio": round(statistics.median(wall), 3),
                 }
             )
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    with OUT.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(rows, OUT)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ runs one form once, minus what was resident when the inputs lay there.
 """
 
 import argparse
-import csv
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,6 +19,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from measure import write_table
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,10 +110,7 @@ def main() -> None:
             row = [f"{ms[n]:.1f}" for n in FORMS] + [f"{mib[n]:.1f}" for n in FORMS]
             rows.append([batch, num, args.dim, *row])
     names = [*(f"{n}_cpu_ms" for n in FORMS), *(f"{n}_extra_mib" for n in FORMS)]
-    with OUT.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["batch", "entries", "dim", *names, "machine", "torch"])
-        writer.writerows([*row, platform.machine(), torch.__version__] for row in rows)
+    write_table(["batch", "entries", "dim", *names], rows, OUT)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measure import write_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -93,13 +94,10 @@ def main() -> None:
         f"the cache took {once:.2f} s for {len(cached)} images: paid after {once / saved:.1f} epochs"
     )
     if not quick:
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / f"frozen_{args.project}.csv").write_text(
-            "cpu,torch,batch,images_s,cached_s,ratio,build_s,images\n"
-            f'"{cpu_name()}",{torch.__version__},{batch},{slow:.4f},{fast:.4f},{ratio:.2f},'
-            f"{once:.2f},{len(cached)}\n",
-            encoding="utf-8",
-        )
+        row = {"cpu": cpu_name(), "torch": torch.__version__, "batch": batch, "images_s": f"{slow:.4f}",
+               "cached_s": f"{fast:.4f}", "ratio": f"{ratio:.2f}", "build_s": f"{once:.2f}",
+               "images": len(cached)}  # fmt: skip
+        write_rows([row], RESULTS / f"frozen_{args.project}.csv")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ CPU seconds (on a GPU: of the seconds) of a step to those of the dense model in 
 """
 
 import argparse
-import csv
 import datetime
 import statistics
 import sys
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from measure import write_rows
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -148,11 +148,7 @@ def main() -> None:
         ratio = float(rows[-2]["ratio"])
         print(f"{name:18}experts within {LIMIT} of dense: {'yes' if ratio <= LIMIT else 'NO'}")
     if not args.quick:
-        RESULTS.mkdir(exist_ok=True)
-        with (RESULTS / "moe.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(rows, RESULTS / "moe.csv")
 
 
 if __name__ == "__main__":

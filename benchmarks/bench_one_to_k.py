@@ -9,8 +9,6 @@ an image are no candidates). Forward and backward, CPU seconds, median of the ro
 """
 
 import argparse
-import csv
-import platform
 import statistics
 import sys
 import time
@@ -19,6 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from measure import write_table
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,10 +87,7 @@ def main() -> None:
             found = {name: 1000 * statistics.median(values[2:]) for name, values in times.items()}
             print(f"B={batch} K={k}: " + ", ".join(f"{n} {t:.1f} ms" for n, t in found.items()))
             rows.append([batch, k, args.dim, *(f"{found[n]:.2f}" for n in FORMS)])
-    with OUT.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["batch", "K", "dim", *(f"{n}_cpu_ms" for n in FORMS), "machine", "torch"])
-        writer.writerows([*row, platform.machine(), torch.__version__] for row in rows)
+    write_table(["batch", "K", "dim", *(f"{n}_cpu_ms" for n in FORMS)], rows, OUT)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ thread, median of the rounds.
 """
 
 import argparse
-import csv
-import platform
 import statistics
 import sys
 import time
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measure import write_table
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,10 +89,8 @@ def main() -> None:
     for row in rows:
         print("  ".join(f"{cell!s:>12}" for cell in row))
     print(f"peft / ours, median of {args.rounds} paired steps: {ratio:.2f}")
-    with OUT.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["implementation", "trained_parameters", "cpu_seconds_a_step", "peft_over_ours", "machine", "torch"])  # fmt: skip
-        writer.writerows([*row, f"{ratio:.2f}", platform.machine(), torch.__version__] for row in rows)  # fmt: skip
+    names = ["implementation", "trained_parameters", "cpu_seconds_a_step", "peft_over_ours"]
+    write_table(names, [[*row, f"{ratio:.2f}"] for row in rows], OUT)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ of its own with the packages of a folder, for instance of
 """
 
 import argparse
-import csv
 import datetime
 import json
 import os
@@ -27,6 +26,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from measure import write_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
@@ -277,10 +278,8 @@ def main() -> None:
             rows += run(OURS[1], seed, args.epochs * users, None, folder)
     print(summary(rows, cpu_name()))
     if not args.quick:
-        with (RESULTS / "recommendation.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({k: round(v, 5) if isinstance(v, float) else v for k, v in r.items()} for r in rows)  # fmt: skip
+        short = [{k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in rows]  # fmt: skip
+        write_rows(short, RESULTS / "recommendation.csv")
 
 
 def summary(rows: list[dict[str, Any]], processor: str) -> str:

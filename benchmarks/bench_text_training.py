@@ -16,7 +16,6 @@ Needs the eval group and `pip install accelerate` (sentence-transformers' traine
 
 import argparse
 import copy
-import csv
 import datetime
 import logging
 import statistics
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measure import write_rows
 from torch.utils.data import Dataset
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -311,11 +311,7 @@ def main() -> None:
             f"{row['step_ms']:.0f} ms, of it data {row['data_ms']:.1f} ms; "
             f"{row['tokens_per_sentence']:.1f} padded tokens per sentence"
         )
-    args.out.mkdir(parents=True, exist_ok=True)
-    with (args.out / "text_training.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, table[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
+    write_rows(table, args.out / "text_training.csv")
     title = f"{machine['machine']}, {machine['threads']} thread(s), batch {args.batch} pairs"
     write_figure(rounds, title, args.out / "text_training.png")
 

@@ -10,7 +10,6 @@ samples per second. Also: where our time goes, and start-up (process start to fi
 
 import argparse
 import copy
-import csv
 import datetime
 import logging
 import statistics
@@ -21,6 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from measure import write_rows
 from torch.utils.data import Dataset
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -208,11 +208,7 @@ def main() -> None:
         "ratio": round(ratio, 3),
         "start_up_seconds": round(seconds, 1),
     }
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    with OUT.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, row)
-        writer.writeheader()
-        writer.writerow(row)
+    write_rows([row], OUT)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 import csv
 import os
+import platform
 import resource
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+import torch
 
 
 def growth(prepare: Callable[[], Callable[[], object]], calls: int = 1) -> float:
@@ -51,3 +54,9 @@ def write_rows(rows: Sequence[Mapping[str, object]], path: Path) -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def write_table(names: Sequence[str], rows: Sequence[Sequence[object]], path: Path) -> None:
+    """`write_rows` of cells in the order of the names, each row with the machine and torch's version."""
+    here = {"machine": platform.machine(), "torch": torch.__version__}
+    write_rows([dict(zip(names, row, strict=True)) | here for row in rows], path)

@@ -1,4 +1,6 @@
-"""FSDP2 against DDP on two processes: one project of every family trains the same weights."""
+"""FSDP2 against DDP on two processes: one project of every family trains the same weights; resume."""
+
+import shutil
 
 import pytest
 import torch
@@ -19,8 +21,12 @@ WORDS = ["trainer.max_steps=3", "optim.eps=0.1", "trainer.gradient_clip_val=1.0"
 # turns rounding of small gradients into whole steps
 
 
-def weights(folder, strategy):
-    (run,) = (p.parent for p in (folder / strategy).glob("*/smoke/*/meta.json"))
+def run_in(folder):
+    (run,) = (p.parent for p in folder.glob("*/smoke/*/meta.json"))
+    return run
+
+
+def weights(run):
     (stage, *_) = sorted((run / "checkpoints").iterdir())
     path = ckpt.finished(stage)
     assert path is not None
@@ -34,9 +40,38 @@ def test_shards_train_the_weights_of_copies(family, tmp_path, pool):
         words = [f"runs_dir={tmp_path / strategy}", f"trainer.strategy={strategy}", *WORDS, *own]
         shares = pool(2).run(train_on_two, slug=slug, words=words)
         assert all((share < 0.75) == (strategy == "fsdp") for share in shares)
-    copies, shards = (weights(tmp_path, strategy) for strategy in ("ddp", "fsdp"))
+    copies, shards = (weights(run_in(tmp_path / strategy)) for strategy in ("ddp", "fsdp"))
     assert list(copies) == list(shards)
     for name, value in copies.items():
         torch.testing.assert_close(
             shards[name], value, rtol=1e-4, atol=1e-5, equal_nan=True, msg=name
         )
+
+
+def test_a_sharded_run_goes_on_where_it_was_stopped(tmp_path, pool):
+    """Trained weights beside frozen ones; AdamW's state comes from the checkpoint."""
+    words = ["trainer.strategy=fsdp", *WORDS, "trainer.checkpoint_every_n_steps=1"]
+    words += ["trainer.keep_checkpoints=3"]
+
+    def train(folder, *more):
+        pool(2).run(
+            train_on_two, slug="peft_augmentation", words=[f"runs_dir={folder}", *words, *more]
+        )
+        return run_in(folder)
+
+    whole = train(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "part")
+    run = run_in(tmp_path / "part")
+    (stage,) = (run / "checkpoints").iterdir()
+    (stage / "finished.json").unlink()
+    first, *later = sorted(stage.glob("step-*.ckpt"))
+    assert len(later) == 2
+    for path in later:
+        path.unlink()
+    start = ckpt.load(first)["state_dict"]
+    assert train(tmp_path / "part", f"resume={run.name}") == run
+    again, moved = weights(run), 0
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(again[name], value, rtol=1e-6, atol=1e-7, msg=name)
+        moved += not torch.allclose(start[name], value, rtol=1e-5, atol=1e-6)
+    assert moved

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 from common.families.retrieval.training_sets import stage_data
 from projects.nv_embed.config import MethodConfig
 from projects.nv_embed.module import NvEmbed, Objective, own_class, own_class_negatives
-from tests.projects.nv_embed.conftest import batch_of, config, encoder, module, tasks
-from tests.projects.nv_embed.workers import all_steps, two_steps
+from tests.projects.nv_embed.conftest import batch_of, config, module, tasks
+from tests.projects.nv_embed.workers import mixed_step
 from tests.unit.losses.golden import assert_close, fill, grad_norm, load
 
 GOLDEN = load("nv_embed")["outputs"]["losses"]
@@ -71,29 +71,9 @@ def test_query_side_only():
     assert abs(float(wanted - back)) > 1e-3
 
 
-@pytest.fixture(scope="module")
-def of_two_processes(pool):
-    """What each of two ranks has, started once."""
-    return pool(2).run(all_steps)
-
-
-def test_two_processes_equal_one(of_two_processes):
-    """Checklist 5: in-batch negatives cross ranks; weights after two steps on mixed batches."""
-    wanted, other = (two_steps(in_batch, distributed=False) for in_batch in (True, False))
-    for state, _ in of_two_processes:
-        assert state.keys() == wanted.keys()
-        for name, value in wanted.items():
-            # the norms of the language model run in float32, and the ranks pad to other lengths
-            torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-6)
-    name = "encoder.pooler.layer.latents"
-    start = encoder("model.lora_dropout=0").double().get_parameter(name.removeprefix("encoder."))
-    for else_ in (start, other[name]):
-        assert not torch.allclose(wanted[name], else_, rtol=1e-5, atol=1e-5)
-
-
-def test_frozen_weights_in_bfloat16_beside_trained_ones_in_float32(of_two_processes):
+def test_frozen_weights_in_bfloat16_beside_trained_ones_in_float32(pool):
     """The paper config: weights=bfloat16 under bf16-mixed; one block holds both."""
-    for trained, frozen in (mixed for _, mixed in of_two_processes):
+    for trained, frozen in pool(2).run(mixed_step):
         assert trained == {"torch.float32"}
         assert "torch.bfloat16" in frozen
 

@@ -1,37 +1,22 @@
 """What the two processes of the tests run; importable by name."""
 
 import torch
-from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
-from torch.nn.parallel import DistributedDataParallel
 
 from common.data.module import ContrastiveData
 from common.data.samplers import SeededBatchSampler
-from common.distributed import process
 from common.engine.run import train
 from common.engine.sharding import shard
-from common.families.retrieval.training_sets import stage_data
 from projects.nv_embed.module import NvEmbed
 from tests.distributed.launched import as_torchrun
 from tests.figures import unrendered
-from tests.projects.nv_embed.conftest import TEXTS, config, encoder, tasks
+from tests.projects.nv_embed.conftest import TEXTS, config, encoder
 
 SHARDED = ["tracking.wandb=disabled", "eval.lexical=false", "eval.tasks=[retrieval]", "eval.primary=[retrieval]",
          "model.lora_dropout=0", "optim.lr=0.05", "method.stage_2_lr=0.05",
          "optim.eps=0.1",  # else AdamW turns rounding of small gradients into whole steps
          "optim.weight_decay=1", "trainer.gradient_clip_val=1.0"]  # fmt: skip
-
-
-class Loss(nn.Module):
-    """What DDP wraps."""
-
-    def __init__(self, module: NvEmbed) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, batch: dict) -> Tensor:
-        return self.module.losses(batch)["loss"]
 
 
 def batches(data: ContrastiveData, rank: int, world: int, size: int, count: int) -> list[dict]:
@@ -41,23 +26,6 @@ def batches(data: ContrastiveData, rank: int, world: int, size: int, count: int)
         num_batches=count,
     )  # fmt: skip
     return [data.train_set[keys] for keys in sampler]
-
-
-def two_steps(in_batch: bool, distributed: bool) -> dict[str, Tensor]:
-    """Trained weights after two SGD steps of eight queries; each of two ranks has four."""
-    cfg = config("model.lora_dropout=0", "data.batch_size=8")
-    model = encoder("model.lora_dropout=0").double()
-    module = NvEmbed(cfg, model, in_batch=in_batch).double().train()
-    data = stage_data(cfg, model, list(tasks()))
-    step = Loss(module)
-    wrapped = DistributedDataParallel(step) if distributed else step
-    optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.05)
-    place = (process.rank(), 2) if distributed else (0, 1)
-    for batch in batches(data, *place, 8, 2):
-        optimizer.zero_grad()
-        wrapped(batch).backward()
-        optimizer.step()
-    return {k: v.detach().clone() for k, v in module.named_parameters() if v.requires_grad}
 
 
 def mixed_step() -> tuple[set[str], set[str]]:
@@ -78,11 +46,6 @@ def mixed_step() -> tuple[set[str], set[str]]:
     return grads | {str(p.dtype) for p in trained}, {
         str(p.dtype) for p in module.parameters() if not p.requires_grad
     }
-
-
-def all_steps() -> tuple[dict[str, Tensor], tuple[set[str], set[str]]]:
-    """On a rank: `two_steps` with in-batch negatives, and `mixed_step`."""
-    return two_steps(True, distributed=True), mixed_step()
 
 
 def train_sharded(folder: str, words: list[str]) -> tuple[str, int]:

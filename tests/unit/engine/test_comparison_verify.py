@@ -37,7 +37,7 @@ def stale(tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "run_all", lambda *_, **__: None)
 
     class Config:
-        config_hash = "c0ffee00"
+        config_hash, alone = "c0ffee00", True
 
     monkeypatch.setattr(evidence, "PlannedRun", lambda *_: Config)
 
