@@ -137,7 +137,7 @@ def task(seed: int, count: int) -> Task:
     return Task(texts, counts, found, first, second, gold)
 
 
-def trained_score(arm: str, seed: int, steps: int = 35, rows: int = 32, count: int = 960) -> float:
+def trained_score(arm: str, seed: int, steps: int = 31, rows: int = 32, count: int = 960) -> float:
     """Spearman on graded pairs after training with the pairs that the arm draws."""
     texts, counts, found, first, second, gold = task(seed, count)
     cfg = config("model.pooling=avg", "model.mlp_only_train=false", *ARMS[arm])

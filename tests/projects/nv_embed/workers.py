@@ -16,7 +16,7 @@ from tests.projects.nv_embed.conftest import TEXTS, config, encoder
 SHARDED = ["tracking.wandb=disabled", "eval.lexical=false", "eval.tasks=[retrieval]", "eval.primary=[retrieval]",
          "model.lora_dropout=0", "optim.lr=0.05", "method.stage_2_lr=0.05",
          "optim.eps=0.1",  # else AdamW turns rounding of small gradients into whole steps
-         "optim.weight_decay=1", "trainer.gradient_clip_val=1.0"]  # fmt: skip
+         "optim.weight_decay=1", "trainer.gradient_clip_val=1.0", "trainer.checkpoint_every_n_steps=4"]  # fmt: skip
 
 
 def batches(data: ContrastiveData, rank: int, world: int, size: int, count: int) -> list[dict]:
