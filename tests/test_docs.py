@@ -229,6 +229,14 @@ def test_readme_names_only_existing_targets():
 # -- generated parts -----------------------------------------------------------------------------
 
 
+def test_every_variable_that_the_code_reads_is_told():
+    """Those of our own; docs/runs.md names no other."""
+    name = re.compile(r"CONTRASTIVE_[A-Z_]+")
+    code = [p.read_text(encoding="utf-8") for p in (ROOT / "common").rglob("*.py")]
+    told = (ROOT / "docs/runs.md").read_text(encoding="utf-8")
+    assert set(name.findall("".join(code))) == set(name.findall(told))
+
+
 def test_generated_parts_can_be_made(monkeypatch):
     """A stale one is a warning: a new project or a merge must not need `make docs` to be green."""
     monkeypatch.setattr(make_tables, "evidence_rows", published_rows)
