@@ -124,8 +124,16 @@ def test_padding_changes_nothing(pooling, causal):
         torch.testing.assert_close(model(**inputs), model(**wider), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("pooling", ["last", "mean", "latent", "self_attention"])
+@pytest.mark.parametrize(
+    ("pooling", "causal"),
+    [
+        ("last", True),
+        ("mean", False),
+        ("latent", False),
+        ("latent", True),
+        ("self_attention", False),
+    ],
+)
 def test_groups_by_length_give_the_embeddings_and_gradients_of_one_pass(pooling, causal):
     """In the order of the batch, with less arithmetic on padding, in training only; in float64."""
     words = (f"model.pooling={pooling}", f"model.causal={causal}", "model.lora_dropout=0")

@@ -137,7 +137,7 @@ def test_a_model_without_usable_answers_is_a_user_error(script, tmp_path, monkey
 def test_the_bundled_language_model_writes_records_and_resumes(tmp_path, monkeypatch):
     """Two formats with `bundled:causal-lm`; one that was stopped ends with the same records."""
     monkeypatch.setattr(LanguageModel, "from_pretrained", cache(LanguageModel.from_pretrained))
-    words = ["synthesis.examples=2", "synthesis.max_new_tokens=5"]
+    words = ["synthesis.examples=2", "synthesis.max_new_tokens=4"]
     first, *_, last = FORMATS  # records of the first come first
     both = f"synthesis.formats=[{first},{last}]"
     build(config(*words, both)).tasks["synthesize"](Workspace(tmp_path / "whole"))
