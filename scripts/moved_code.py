@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from common.config import ROOT, UserError
 from common.engine.comparison import dependencies as deps
 from common.engine.comparison.results import comparisons
-from common.engine.comparison.symbols import parse
+from common.engine.comparison.symbols import WHOLE, _package, _used, file_of, parse
 from common.engine.workspace import read_json, write_json
 
 OWN = ("common", "projects")  # packages whose names may change
@@ -32,8 +32,8 @@ class Tree(NamedTuple):
     Attributes:
         code: as `code_hash`.
         files: as `file_hashes`.
-        statements: hashes of the reached ones.
-        all: hashes of all statements of `common` and of the project.
+        statements: hashes of the reached ones, and of what the names in them stand for.
+        all: the same of all statements of `common` and of the project.
     """
 
     code: str
@@ -78,9 +78,11 @@ def tree_of(project: str, idle: tuple[str, ...]) -> Tree:
     """This tree's."""
     texts = {p.relative_to(ROOT).as_posix(): t for p, t in deps.reached(project).items()}
     counted = deps.without(idle, {n: t for n, t in texts.items() if n not in deps.RECORDS})
+    found = statements(counted.values())
+    used = set().union(*(uses(ROOT / name, found) for name in counted))
     everything = [*(ROOT / "common").rglob("*.py"), *(ROOT / "projects" / project).rglob("*.py")]
     return Tree(
-        deps.code_hash(project), deps.file_hashes(project), statements(counted.values()),
+        deps.code_hash(project), deps.file_hashes(project), found | used,
         set().union(*map(_of_file, everything)),
     )  # fmt: skip
 
@@ -88,8 +90,41 @@ def tree_of(project: str, idle: tuple[str, ...]) -> Tree:
 @cache
 def _of_file(path: Path) -> set[str]:
     """Hashes of all statements of a file, as `symbols` counts them."""
-    source = parse(path, "")
-    return statements([source.always.text, *(unit.text for unit in source.units.values())])
+    source = parse(path, _package(ROOT, path))
+    found = statements([source.always.text, *(unit.text for unit in source.units.values())])
+    return found | uses(path, found)
+
+
+def uses(path: Path, among: set[str]) -> set[str]:
+    """Hashes of (unit, name, what the name stands for) of a file's units whose statements are among these.
+
+    Two definitions of one name are told apart by it: an import of the other one is a change.
+    """
+    source = parse(path, _package(ROOT, path))
+    found = set()
+    for unit in (source.always, *source.units.values()):
+        own = statements([unit.text])
+        if own <= among:
+            inside = {(n, source.units[n].text) for n in unit.names & source.units.keys()}
+            outside = {(n, _text(m, n)) for m, n in _used(ROOT, source, unit) if n != WHOLE}
+            for name, text in inside | outside:
+                told = f"{sorted(own)} {name} {sorted(statements([text]))}"
+                found.add(hashlib.sha256(told.encode()).hexdigest()[:16])
+    return found
+
+
+def _text(module: str, name: str) -> str:
+    """What a name of a module stands for, followed through modules that pass it on; empty for other packages."""
+    path = file_of(ROOT, module)
+    if path is None:
+        return ""
+    source = parse(path, _package(ROOT, path))
+    if name in source.bindings:
+        return _text(*source.bindings[name])
+    if name in source.units:
+        return source.units[name].text
+    run = ast.parse(source.always.text).body  # at import, such as what a decorator registers
+    return "".join(ast.unparse(s) for s in run if getattr(s, "name", "") == name)
 
 
 def idle_places() -> tuple[str, ...]:

@@ -30,7 +30,6 @@ from common.kernels.gpu.launch import (
     part,
     unsupported,
 )
-from common.kernels.gpu.launch import grad_dtype as _grad_dtype
 from common.kernels.gpu.run_pairs import (
     accumulate,
     finish_rows,
@@ -79,7 +78,7 @@ def fuses_rows(problem: Problem) -> bool:
 
     With 16-bit inputs a row may have one positive only (Diagonal, Index, Partner).
     """
-    return fixed_shift(problem) and kept_dtype(problem) == _grad_dtype(problem)
+    return fixed_shift(problem) and kept_dtype(problem) == grad_dtype(problem)
 
 
 @_rounded

@@ -13,6 +13,8 @@ from projects.nv_embed.module import NvEmbed
 from projects.nv_embed.stages import build_encoder
 from tests.configs import configs_of
 
+# every pooling, and both masks where it makes a difference to how states are pooled
+POOLINGS = [("last", True), ("mean", False), ("latent", False), ("latent", True), ("self_attention", False)]  # fmt: skip
 TEXTS = ["the cat sleeps", "two men are here", "a long walk in the old town", "no"]
 
 config = configs_of(Config, "nv_embed")

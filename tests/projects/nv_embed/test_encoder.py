@@ -10,7 +10,7 @@ from common.encoders.text.language_models.causal import append_eos, looks_ahead,
 from common.encoders.text.language_models.instructed import instruction_prefix
 from common.encoders.text.latent_attention import LatentAttention, SelfAttention, TokenPooler
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
-from tests.projects.nv_embed.conftest import TEXTS, config, encoder
+from tests.projects.nv_embed.conftest import POOLINGS, TEXTS, config, encoder
 from tests.unit.losses.golden import assert_close, fill, grad_norm, load
 
 GOLDEN = load("nv_embed")["outputs"]["latent_attention"]
@@ -124,16 +124,7 @@ def test_padding_changes_nothing(pooling, causal):
         torch.testing.assert_close(model(**inputs), model(**wider), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("pooling", "causal"),
-    [
-        ("last", True),
-        ("mean", False),
-        ("latent", False),
-        ("latent", True),
-        ("self_attention", False),
-    ],
-)
+@pytest.mark.parametrize(("pooling", "causal"), POOLINGS)
 def test_groups_by_length_give_the_embeddings_and_gradients_of_one_pass(pooling, causal):
     """In the order of the batch, with less arithmetic on padding, in training only; in float64."""
     words = (f"model.pooling={pooling}", f"model.causal={causal}", "model.lora_dropout=0")

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from common.families.retrieval.training_sets import stage_data
 from projects.nv_embed.config import MethodConfig
 from projects.nv_embed.module import NvEmbed, Objective, own_class, own_class_negatives
-from tests.projects.nv_embed.conftest import batch_of, config, module, tasks
+from tests.projects.nv_embed.conftest import POOLINGS, batch_of, config, module, tasks
 from tests.projects.nv_embed.workers import mixed_step
 from tests.unit.losses.golden import assert_close, fill, grad_norm, load
 
@@ -78,16 +78,7 @@ def test_frozen_weights_in_bfloat16_beside_trained_ones_in_float32(pool):
         assert "torch.bfloat16" in frozen
 
 
-@pytest.mark.parametrize(
-    ("pooling", "causal"),
-    [
-        ("last", True),
-        ("mean", False),
-        ("latent", False),
-        ("latent", True),
-        ("self_attention", False),
-    ],
-)
+@pytest.mark.parametrize(("pooling", "causal"), POOLINGS)
 def test_gradient_reaches_every_trained_parameter(pooling, causal):
     """Checklist 15: every pooling and mask trains with one module."""
     words = ("model.lora_dropout=0", f"model.pooling={pooling}", f"model.causal={causal}")
