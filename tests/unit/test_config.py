@@ -146,7 +146,7 @@ def test_an_empty_mapping_on_the_command_line_is_no_silent_nothing(capsys):
 
 @pytest.mark.parametrize(("load", "policy"), [(0.0, None), (64.0, "passive")])
 def test_threads_yield_on_a_busy_machine_only(monkeypatch, load, policy):
-    monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
+    monkeypatch.setattr(cli, "_running_beside", lambda: load)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     monkeypatch.delenv("OMP_WAIT_POLICY")
@@ -155,6 +155,16 @@ def test_threads_yield_on_a_busy_machine_only(monkeypatch, load, policy):
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     assert cli.main(["list"]) == 0
     assert os.environ["OMP_WAIT_POLICY"] == "active"
+
+
+def test_what_runs_now_counts_not_what_ran_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (9.0, 9.0, 9.0))
+    kernel = tmp_path / "loadavg"
+    kernel.write_text("9.00 9.00 9.00 1/234 56\n")
+    assert cli._running_beside(kernel) == 0
+    kernel.write_text("0.00 0.00 0.00 3/234 56\n")
+    assert cli._running_beside(kernel) == 2
+    assert cli._running_beside(tmp_path / "not Linux") == 9
 
 
 def test_the_tests_helper_gives_what_load_gives():

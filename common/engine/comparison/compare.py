@@ -24,6 +24,7 @@ from common.engine.comparison.runs import PlannedRun, code_of
 from common.engine.comparison.schedule import run_all
 from common.engine.comparison.schema import Comparison
 from common.engine.comparison.spec import (
+    asks_for_all,
     choose_arms,
     choose_seeds,
     read_comparison,
@@ -45,7 +46,7 @@ def planned_runs(
         project: slug.
         overrides: applied to every arm alike.
         seeds: None for those of compare.yaml; a count (the first ones) or a list, such as ``10,11``.
-        arms: names, or ["full"] for all; empty for the default arms.
+        arms: names, or ["full"] for all (see `asks_for_all`); empty for the default arms.
 
     Raises:
         UserError: an arm, baseline, seed or config that isn't valid.
@@ -83,7 +84,7 @@ def compare(
         overrides: applied to every arm alike.
         seeds: see `planned_runs`.
         jobs: runs at the same time; the cores are divided between them.
-        arms: names, or ["full"] for all; empty for the default arms.
+        arms: names, or ["full"] for all (see `asks_for_all`); empty for the default arms.
         lowest_priority: of the runs, to work beside something else.
 
     Returns:
@@ -96,7 +97,8 @@ def compare(
     runs = {run.path: run for _, _, plan in planned for run in plan}
     run_all(list(runs.values()), jobs, lowest_priority=lowest_priority, title=project)
     results = [summarise(project, spec, a, plan, overrides) for spec, a, plan in planned]
-    whole = not overrides and list(arms) in ([], ["full"])
+    known = {arm for spec, _, _ in planned for arm in spec.arms}
+    whole = not overrides and (not arms or asks_for_all(arms, known))
     complete = all(
         {run.seed for run in plan if not run.is_baseline} == set(spec.seeds)
         for spec, _, plan in planned

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -134,20 +134,25 @@ def choose_arms(specs: Sequence[Comparison], arms: Sequence[str]) -> list[list[s
 
     Args:
         specs: comparisons of a project.
-        arms: names, or ["full"] for all; empty for the default arms.
+        arms: names, or ["full"] for all (see `asks_for_all`); empty for the default arms.
 
     Raises:
         UserError: no comparison has such an arm.
     """
-    if list(arms) == ["full"]:
-        return [list(spec.arms) for spec in specs]
     known = {arm for spec in specs for arm in spec.arms}
+    if asks_for_all(arms, known):
+        return [list(spec.arms) for spec in specs]
     for arm in arms:
         if arm not in known:
             raise UserError(f"no arm '{arm}'{nearest(arm, known)}")
     if not arms:
         return [default_arms(spec) for spec in specs]
     return [[arm for arm in arms if arm in spec.arms] for spec in specs]
+
+
+def asks_for_all(arms: Sequence[str], known: Collection[str]) -> bool:
+    """Whether a command means every arm: ``full`` or ``all``, whichever is no arm's own name."""
+    return list(arms) in (["full"], ["all"]) and arms[0] not in known
 
 
 def choose_seeds(spec: Comparison, asked: str | None) -> list[int]:

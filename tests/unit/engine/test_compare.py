@@ -408,6 +408,7 @@ def test_publishing_writes_result_plot_and_card_and_the_report_shows_them(tmp_pa
     [
         ({}, True),
         ({"arms": ["full"]}, True),
+        ({"arms": ["all"]}, True),
         ({"seeds": "3"}, True),  # all of them
         ({"seeds": "1"}, False),
         ({"seeds": "7,8,9"}, False),

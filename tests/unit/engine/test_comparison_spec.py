@@ -79,8 +79,15 @@ more:
     assert [c.text for c in claims_of(more)] == ["d < e"]
     assert choose_arms([main, more], []) == [["a", "b", "c"], ["d", "e"]]
     assert choose_arms([main, more], ["e"]) == [[], ["e"]]
+    assert choose_arms([main, more], ["full"]) == [list(main.arms), list(more.arms)]
     with pytest.raises(UserError, match="no arm 'f'"):
         choose_arms([main, more], ["f"])
+
+
+def test_an_arm_of_that_name_goes_before_every_arm(read):
+    (spec,) = read("arms: {full: {}, none: {}}\nclaims: [full > none]\n")
+    assert choose_arms([spec], ["full"]) == [["full"]]
+    assert choose_arms([spec], ["all"]) == [["full", "none"]]
 
 
 @pytest.mark.parametrize(
