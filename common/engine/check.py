@@ -15,6 +15,8 @@ from common.engine.run import prepare
 from common.engine.trainer import world_size
 
 GIB = 2**30
+# printed for a plan that counts less than a batch, as one does that has not seen its data and needs some stand-in
+UNKNOWN = "not known without the data"
 
 
 def inspect(project: str, config: str, overrides: Sequence[str]) -> dict[str, str]:
@@ -40,7 +42,7 @@ def inspect(project: str, config: str, overrides: Sequence[str]) -> dict[str, st
         "parameters": f"{parameters / 1e6:,.2f} M ({trainable / 1e6:,.2f} M trained)",
         "processes": f"{ranks} ({cfg.trainer.num_nodes} node(s))",
         "batch size": f"{cfg.data.batch_size:,} a device, {global_batch:,} in all",
-        "samples": f"{plan.num_samples:,}" if plan.num_samples else "not known without the data",
+        "samples": f"{plan.num_samples:,}" if plan.num_samples >= step_batch else UNKNOWN,
         "steps": f"{steps:,}" if (steps := count_steps(cfg, plan.num_samples)) else "by the data",
         "negatives per query": f"{module.negatives_per_query(step_batch):,}",
     }
@@ -57,7 +59,7 @@ def count_steps(cfg: ExperimentConfig, num_samples: int) -> int:
         return cfg.trainer.max_steps
     assert cfg.trainer.max_epochs is not None
     batches = num_samples // (cfg.data.batch_size * world_size(cfg.trainer))
-    if not batches:  # a plan that has not seen the data may count a stand-in
+    if not batches:  # a stand-in, see `UNKNOWN`
         return 0
     return max(
         1, math.floor(cfg.trainer.max_epochs * batches / cfg.trainer.accumulate_grad_batches)

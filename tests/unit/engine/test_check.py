@@ -7,7 +7,15 @@ import torch
 from torch import nn
 
 from common.config import DataConfig, ExperimentConfig, OptimConfig, TrainerConfig
-from common.engine.check import GIB, count_steps, fixed_bytes, memory_rows, saved_activations
+from common.engine.check import (
+    GIB,
+    UNKNOWN,
+    count_steps,
+    fixed_bytes,
+    inspect,
+    memory_rows,
+    saved_activations,
+)
 from common.engine.experiment import Plan
 from common.engine.module import ContrastiveModule
 
@@ -107,10 +115,12 @@ def test_activations_that_cannot_be_counted_are_said_and_the_rest_is_shown():
     assert "weights + gradients + optimiser" in rows
 
 
-def test_fewer_samples_than_a_batch_tell_no_number_of_steps():
+def test_fewer_samples_than_a_batch_tell_no_number_of_steps(tmp_path):
     """Interaction logs that are not here counted as one sample, and the paper's cost as one step."""
     trainer = TrainerConfig(max_epochs=100, max_steps=None)
     cfg = ExperimentConfig(data=DataConfig(batch_size=256), trainer=trainer)
     batch = cfg.data.batch_size
     assert [count_steps(cfg, n) for n in (0, 1, batch - 1)] == [0, 0, 0]
     assert count_steps(cfg, 2 * batch) == 200
+    rows = inspect("mclrec", "paper", [f"data.root={tmp_path}"])
+    assert (rows["samples"], rows["steps"]) == (UNKNOWN, "by the data")
