@@ -2,7 +2,8 @@
 
 import pytest
 
-from scripts.moved_code import Tree, refusal, statements, was_fresh
+from scripts import moved_code
+from scripts.moved_code import Tree, refusal, statements, uses, was_fresh
 
 DATA = {"data/nli/train.csv": "aa"}
 USED = "from common.a import shift\n\ndef loss(x):\n    from common.a import late\n    return late(shift(x))"
@@ -59,3 +60,40 @@ def test_only_results_of_the_earlier_tree_are_renewed():
     assert not was_fresh(known, before, ())
     assert not was_fresh({"files": {"common/a.py": "0"}}, before, ("common/kernels/gpu/",))
     assert not was_fresh({}, before, ())
+
+
+@pytest.fixture
+def used(tmp_path, monkeypatch):
+    """`used(place, files)` is what the names of common/c.py stand for in a tree of these files."""
+
+    def used(place, files):
+        root = tmp_path / place
+        for name, text in {"c": USED, **files}.items():
+            path = root / "common" / f"{name}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        monkeypatch.setattr(moved_code, "ROOT", root)
+        found = statements([USED])
+        return found, uses(root / "common/c.py", found)
+
+    return used
+
+
+def test_a_name_that_moves_stands_for_the_same(used):
+    before = used("before", {"a": f"{SHIFT}\n\n{LATE}"})
+    assert before[1]
+    late = USED.replace("from common.a import late", "from common.b import late")
+    moved = used("after", {"a": SHIFT, "b": LATE, "c": late})
+    assert before == moved
+    passed_on = used("passed_on", {"a": f"{SHIFT}\nfrom common.b import late", "b": LATE})
+    assert before == passed_on
+
+
+def test_two_definitions_of_one_name_are_told_apart(used):
+    """The statements alone are equal: both definitions are there, and only an import differs."""
+    both = {"a": f"{SHIFT}\n\n{LATE}", "b": LATE.replace("2", "3")}
+    first = used("first", both)
+    late = USED.replace("from common.a import late", "from common.b import late")
+    second = used("second", {**both, "c": late})
+    assert first[0] == second[0]
+    assert first[1] != second[1]
