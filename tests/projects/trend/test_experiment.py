@@ -444,6 +444,36 @@ def test_shuffled_actions_reach_the_evaluation():
     np.testing.assert_allclose(own[0][0], true[0][0], atol=1e-5)
 
 
+def test_published_errors_see_each_frame_from_its_own_origin_at_its_own_time():
+    """Items 1, 4: the errors are those of `forecast`, the model as a user calls it; twins with the first frame's rays are not."""
+    cfg = config()
+    network = module_of().eval().network
+    held = held_out(cfg, "simulated", 20)
+    with torch.no_grad():
+        found = errors_of(cfg, network, held).ranges
+    for one, own in zip(held[:2], found, strict=False):
+        for step, target in enumerate(one.targets):
+            points, actions = torch.from_numpy(one.points).float(), torch.tensor(one.actions[:step])
+
+            def error(origin, time, points=points, actions=actions, rays=target.rays):
+                directions = torch.from_numpy(rays["directions"]).float()
+                with torch.no_grad():
+                    ranges, _ = network.forecast(
+                        points, actions.float(), torch.as_tensor(origin).float(), directions, time
+                    )
+                return ranges.double().numpy() - rays["ranges"]
+
+            wanted = error(target.rays["origin"], target.time)
+            np.testing.assert_allclose(own[step], wanted, atol=1e-3)
+            if step:
+                first = one.targets[0]
+                for twin in (
+                    (first.rays["origin"], target.time),
+                    (target.rays["origin"], first.time),
+                ):
+                    assert np.abs(error(*twin) - own[step]).max() > 1e-2
+
+
 def test_arms_differ_in_one_thing():
     """Arms of all horizons see the same training scans, as often of each set."""
     comparison = read_comparison("trend")
