@@ -50,6 +50,7 @@ def summarise(
         if all(arm in runs for arm in claim.needed)
     ]
     usual = set(default_arms(spec))
+    at_hand = usual | set(spec.baselines)
     meta = plan[0].meta()
     result = {
         "project": project,
@@ -64,6 +65,8 @@ def summarise(
         "arms": {arm: entry for arm, entry in table.items() if arm in usual},
         "baselines": {name: _entry(project, spec, runs[name]) for name in spec.baselines},
         "claims": [found for claim, found in judged if not claim.appendix],
+        # of the appendix, but on arms that run anyway: judged, never counted
+        "uncounted": [f for claim, f in judged if claim.appendix and at_hand >= set(claim.needed)],
         "note": spec.note,
         "code": code_hash(project),
         "files": file_hashes(project),
@@ -77,7 +80,9 @@ def summarise(
     if further:
         result["appendix"] = {
             "arms": further,
-            "claims": [found for claim, found in judged if claim.appendix],
+            "claims": [
+                f for claim, f in judged if claim.appendix and not at_hand >= set(claim.needed)
+            ],
             **{key: result[key] for key in ("seeds", "code", "commit", "dirty", "date")},
         }
     return result

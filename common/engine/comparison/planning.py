@@ -190,7 +190,11 @@ def _from_runs(
 
 def _from_result(claim: Claim, before: Mapping[str, Any], num_seeds: int) -> list[Resolution]:
     """From a published interval: what its seeds don't explain is the items'."""
-    published = [*before.get("claims", []), *before.get("appendix", {}).get("claims", [])]
+    published = [
+        *before.get("claims", []),
+        *before.get("uncounted", []),
+        *before.get("appendix", {}).get("claims", []),
+    ]
     same = [c for c in published if c["claim"] == claim.text and c["interval"] is not None]
     if not same or len(claim.parts) > 1:
         return [Resolution(claim.text, None, "no runs at hand; try pilots, such as SEEDS=100,101")]

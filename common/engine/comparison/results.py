@@ -91,6 +91,8 @@ def _one(result: Mapping[str, Any]) -> str:
     if arms:
         lines += _table(names, arms, baselines)
         lines += ["", *_claims(result["claims"], result["metric"])]
+    if result.get("uncounted"):
+        lines += ["", "Judged, not counted:", "", *_claims(result["uncounted"], result["metric"])]
     if appendix["arms"]:
         lines += ["", "Appendix (further arms):", "", *_table(names, appendix["arms"], {})]
         lines += ["", *_claims(appendix["claims"], result["metric"])]

@@ -15,6 +15,7 @@ from common.encoders.text.template import plain_ids
 from common.encoders.text.tower import load_tokenizer
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
+from common.engine.comparison.spec import default_arms, read_comparison
 from common.engine.run import train
 from common.engine.workspace import Workspace
 from common.families.sentences.module import build_encoder
@@ -400,3 +401,17 @@ def test_item_16_frequency_of_a_text_is_its_mean_log_count():
     first, other = torch.eye(2)
     assert frequency_cosine(torch.stack([first, other, first]), texts, counts) > 0.99
     assert frequency_cosine(torch.stack([first, first, other]), texts, counts) < 0.01
+
+
+def test_required_arms_are_published_and_one_has_equal_encoded_texts():
+    """Candidates without weights, and SimCSE with as many encoded texts as the full method, run by default."""
+    spec = read_comparison("debcse")
+    assert {"simcse", "simcse_long", "uniform", "semantic_only", "ipw"} <= {*default_arms(spec)}
+    loaded = {
+        arm: config(*[f"{k}={json.dumps(v)}" for k, v in words.items()], name=spec.base)
+        for arm, words in spec.arms.items()
+    }
+    texts = {"simcse": 2, "simcse_long": 2, "ipw": 3}  # an anchor, its positive, its negative
+    encoded = {arm: n * loaded[arm].trainer.max_steps for arm, n in texts.items()}
+    assert encoded["simcse_long"] == encoded["ipw"] > encoded["simcse"]
+    assert len({cfg.data.batch_size for cfg in loaded.values()}) == 1

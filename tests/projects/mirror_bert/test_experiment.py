@@ -10,7 +10,7 @@ from common.config import ROOT, UserError, load
 from common.data.tables import read_jsonl, write_jsonl
 from common.engine import checkpoint as ckpt
 from common.engine.check import count_steps, inspect
-from common.engine.comparison.compare import read_comparison
+from common.engine.comparison.spec import default_arms, read_comparison
 from common.engine.run import export, run_task, train
 from common.engine.tracking import read_metrics
 from common.export.sentence_encoders import load_sentence_encoder
@@ -104,6 +104,7 @@ def test_checklist_16_one_compare_file_has_every_analysis():
                for arm, c in cfg.items() if c.optim.lr > 1e-20}  # fmt: skip
     assert len(trained) == 1
     assert "mean_cosine" in spec.also
+    assert {"dropout", "span_mask", "both", "raw", "random", "random_both"} <= {*default_arms(spec)}
 
 
 @pytest.mark.usefixtures("unrendered_figures")

@@ -346,6 +346,24 @@ def test_arms_that_do_not_run_by_default_stand_in_the_appendix(tmp_path):
     assert text.index("**a > b: supported**") < text.index("Appendix") < text.index("**a > c")
 
 
+def test_claims_of_the_appendix_on_arms_that_run_anyway_are_judged(tmp_path):
+    """They were judged and dropped where no further arm had run; with further arms each stands once."""
+    values = {"a": HIGH, "b": MIDDLE, "c": LOW}
+    options = {"default_arms": ["a", "b"], "appendix": [{"claim": "b > a"}, {"claim": "a > c"}]}
+    usual = {"a": HIGH, "b": MIDDLE}
+    result = result_of(
+        tmp_path / "usual", usual, [{"claim": "a > b"}], appendix=[{"claim": "b > a"}]
+    )
+    assert [c["claim"] for c in result["claims"]] == ["a > b"]
+    assert [(c["claim"], c["verdict"]) for c in result["uncounted"]] == [("b > a", "contradicted")]
+    assert "appendix" not in result
+    text = results.markdown(result)
+    assert text.index("**a > b: supported**") < text.index("Judged, not counted") < text.index("**b > a: contradicted**")  # fmt: skip
+    whole = result_of(tmp_path / "whole", values, [{"claim": "a > b"}], **options)
+    assert [c["claim"] for c in whole["uncounted"]] == ["b > a"]
+    assert [c["claim"] for c in whole["appendix"]["claims"]] == ["a > c"]
+
+
 def test_a_metric_of_one_arm_only_is_an_empty_cell_elsewhere(tmp_path):
     values = {"a": [0.5, 0.6], "b": [0.4, 0.5]}
     result = result_of(tmp_path, values, ["a > b"], also=["extra"])
