@@ -9,6 +9,7 @@ byte-identical files.
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -77,6 +78,13 @@ INTENTS_WHOLE = (
     "clinc150-train", "clinc150-val", "clinc150-test", "slurp-devel", "slurp-test",
     "restaurant8k-train", "restaurant8k-test",
 )  # fmt: skip
+CLINC_ROWS = 40  # of each intent
+RESTAURANT_ROWS, RESTAURANT_WORDS = {"train": 800, "test": 400}, 4
+QNLI_ROWS, QNLI_WORDS = 1200, 41  # question and sentence together
+CHOICES = (
+    ("openbookqa", "qa-openbookqa/sample.jsonl.gz", None),
+    ("commonsenseqa", "qa-commonsenseqa/dev-part.jsonl.gz", 400),
+)
 INTENTS = ("banking77-train", "banking77-test", "snips-train", "snips-valid", "snips-test")
 LICENCES = {
     "noto-emoji.txt": "noto-emoji.txt",
@@ -260,7 +268,7 @@ def prepare_wikides_ranking(source: Path, target: Path) -> None:
 
 
 def prepare_intents(source: Path, target: Path) -> None:
-    """Utterances and intents only."""
+    """Utterances and intents only; SNIPS with the tags of its slots as well, the others whole."""
     target.mkdir(parents=True, exist_ok=True)
     for name in INTENTS:
         rows = read_jsonl(source / f"{name}.jsonl.gz", ("text", "intent"))
@@ -270,6 +278,49 @@ def prepare_intents(source: Path, target: Path) -> None:
         shutil.copyfile(source / f"{name}.jsonl.gz", target / f"{name}.jsonl.gz")
     for part in ("train", "valid", "test"):
         shutil.copyfile(source / f"snips-{part}.jsonl.gz", target / f"snips-slots-{part}.jsonl.gz")
+    for part in ("train", "valid", "test"):
+        shutil.copyfile(source / f"snips-{part}.jsonl.gz", target / f"snips-slots-{part}.jsonl.gz")
+
+
+def prepare_demonstrations(source: Path, target: Path) -> None:
+    """Parts of five small tasks in rows of one form a task; data/README.md has the rules."""
+    target.mkdir(parents=True, exist_ok=True)
+    seen: Counter[str] = Counter()
+    requests = []
+    for row in read_jsonl(source / "intents/clinc150-train.jsonl.gz", ("text", "intent", "domain")):
+        seen[row["intent"]] += 1
+        if seen[row["intent"]] <= CLINC_ROWS:
+            requests.append(row)
+    write_jsonl(target / "clinc150-train.jsonl.gz", requests)
+    for split, count in RESTAURANT_ROWS.items():
+        rows = read_jsonl(source / f"intents/restaurant8k-{split}.jsonl.gz", ("userInput",))
+        slots = [slot for row in rows for slot in _slots(row)]
+        write_jsonl(target / f"restaurant8k-{split}.jsonl.gz", slots[:count])
+    pairs = [
+        {"question": r["premise"], "sentence": r["hypothesis"], "label": r["label"]}
+        for r in read_jsonl(source / "glue-small/qnli-dev.jsonl.gz", ("premise", "hypothesis"))
+        if len(f"{r['premise']} {r['hypothesis']}".split()) <= QNLI_WORDS
+    ]
+    write_jsonl(target / "qnli.jsonl.gz", pairs[:QNLI_ROWS])
+    choices: list[Row] = []
+    for name, file, count in CHOICES:
+        rows = read_jsonl(source / file, ("id", "question", "choices", "answer"))[:count]
+        kept = ("id", "question", "choices", "answer")
+        choices += [{**{key: row[key] for key in kept}, "source": name} for row in rows]
+    write_jsonl(target / "multiple-choice.jsonl.gz", choices)
+
+
+def _slots(row: Row) -> list[Row]:
+    """A row for every span of a text of at least four words; an offset that is left out is 0."""
+    text = row["userInput"]["text"]
+    if len(text.split()) < RESTAURANT_WORDS:
+        return []
+    found = []
+    for label in row.get("labels", []):
+        span = label["valueSpan"]
+        value = text[span.get("startIndex", 0) : span["endIndex"]]
+        found.append({"text": text, "slot": label["slot"], "value": value})
+    return found
 
 
 def prepare_beauty(source: Path, target: Path) -> None:
@@ -318,7 +369,7 @@ def spans(texts: Iterable[str]) -> set[str]:
 
 
 def main(source: Path, target: Path) -> None:
-    """Write all tracked sets."""
+    """Write the tracked sets; data/README.md says what is made elsewhere."""
     emoji = prepare_emoji(source / "emoji-captions", target / "emoji-captions")
     prepare_names(source / "emoji-captions", target / "emoji-captions")
     prepare_tones(source / "emoji-captions", target / "emoji-tones")
@@ -332,6 +383,7 @@ def main(source: Path, target: Path) -> None:
     prepare_wikides(source / "wikides", target / "wikides")
     prepare_wikides_ranking(source / "wikides", target / "wikides-ranking")
     prepare_intents(source / "intents", target / "intents")
+    prepare_demonstrations(source, target / "demonstrations")
     prepare_beauty(source / "rec-amazon", target / "rec-amazon")
     prepare_lidar(source / "lidar-kitti", target / "lidar-kitti")
     for name in COPIED:
@@ -352,6 +404,7 @@ def main(source: Path, target: Path) -> None:
     licences.mkdir(parents=True, exist_ok=True)
     for name, new in LICENCES.items():
         shutil.copyfile(source / "licences" / name, licences / new)
+    shutil.copyfile(licences / "cc-by-3.0.txt", licences / "clinc-oos-eval.txt")
     for path in sorted(p for p in target.rglob("*") if p.is_file()):
         print(f"{path.stat().st_size:>9}  {path.relative_to(target)}")
 

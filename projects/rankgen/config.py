@@ -17,7 +17,7 @@ Half = Literal["ranker", "generator", "all"]
 class RankgenData(DataConfig):
     """Triples of prefix, gold continuation and generated continuation."""
 
-    # bundled: continuations of eight novels; file: JSONL as `TASK=generate` writes it; synthetic
+    # bundled: continuations of eight books; file: JSONL as `TASK=generate` writes it; synthetic
     source: Literal["synthetic", "bundled", "file"] = "bundled"
     file: str | None = None  # source=file: training triples, below data.root
     eval_file: str | None = None  # source=file: triples of other documents, below data.root

@@ -2,7 +2,7 @@
 
 Definitions count, not files (`common.engine.comparison.symbols`): a function that a run cannot
 reach may change beside one that it uses. A finished run is reused while this hash, and its config,
-are the same. What only writes down how a run goes (`RECORDS`) counts nowhere, and neither does what
+are the same. What only writes down how a run goes (`RECORDS`) counts nowhere, nor does a card beside data or what
 only `make run` does: the `tasks` modules of the projects and the families' search.
 """
 
@@ -61,8 +61,13 @@ def file_hashes(project: str, *modules: str) -> dict[str, str]:
 
 
 def counted(files: Mapping[str, str]) -> dict[str, str]:
-    """Files and hashes without `RECORDS`, which results made before that rule still list."""
-    return {name: value for name, value in files.items() if name not in RECORDS}
+    """Files and hashes without `RECORDS` and cards of data, which results made before these rules still list."""
+    return {name: value for name, value in files.items() if not (name in RECORDS or _is_card(name))}
+
+
+def _is_card(name: str) -> bool:
+    """A README beside bundled data or a model, which no run reads."""
+    return name.startswith("data/") and name.endswith("/README.md")
 
 
 def without(places: tuple[str, ...], files: Mapping[str, str]) -> dict[str, str]:

@@ -88,8 +88,11 @@ class PlannedRun:
         """Words of its process."""
         verb = "eval" if self.is_baseline else "train"
         words = [*COMMAND, verb, self.project, self.base, *self.overrides, f"run_id={self.run_id}"]
-        quiet = "tracking.wandb=disabled"
-        words.append(quiet if self.quiet else f"tracking.tags={json.dumps(self.tags)}")
+        words.append(
+            f"tracking.tags={json.dumps(self.tags)}"
+        )  # `make runs WHERE=arm=...` reads them
+        if self.quiet:
+            words.append("tracking.wandb=disabled")
         if self.is_baseline:
             return [*words, "--baseline", self.arm]
         if (self.path / "meta.json").exists():

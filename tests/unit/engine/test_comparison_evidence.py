@@ -46,7 +46,8 @@ def test_what_only_writes_down_leaves_it_fresh(published):
     """A result from before the rule lists such files; no other one is passed over."""
     spec, result = published
     assert not RECORDS & set(result["files"])
-    before = {**result, "code": "0", "files": {**result["files"], min(RECORDS): "0"}}
+    unread = {min(RECORDS): "0", "data/models/text-encoder/README.md": "0"}
+    before = {**result, "code": "0", "files": {**result["files"], **unread}}
     assert freshness("dcl", spec, before) == "fresh"
     before["files"]["common/engine/trainer.py"] = "0"
     assert freshness("dcl", spec, before) == "stale: common/engine/trainer.py changed"
@@ -82,6 +83,15 @@ def test_a_run_is_alone_with_one_device_on_one_machine():
     spec = Comparison(arms={"a": {}, "b": {"trainer.devices": 2}, "c": {"trainer.num_nodes": 2}})
     alone = {arm: PlannedRun("dcl", spec, arm, 0).alone for arm in spec.arms}
     assert alone == {"a": True, "b": False, "c": False}
+
+
+def test_runs_carry_their_arm_whether_or_not_they_are_tracked():
+    """`make runs WHERE=arm=a` found nothing of a comparison that W&B did not see."""
+    spec = Comparison(arms={"a": {}, "b": {}})
+    for overrides, quiet in (((), True), (("tracking.wandb=offline",), False)):
+        words = PlannedRun("dcl", spec, "a", 0, overrides).command()
+        assert 'tracking.tags=["arm:a"]' in words
+        assert ("tracking.wandb=disabled" in words) == quiet
 
 
 def test_one_process_calls_none_of_the_sharded_code(monkeypatch):

@@ -112,6 +112,7 @@ def test_what_a_run_uses_changes_the_hash(tree, name, text):
         ("common/engine/other.py", "x = 2\n"),
         ("projects/p/baselines.py", "b = 2\n"),
         ("data/others/a.txt", "two"),
+        ("data/words/README.md", "the card of a set"),
         ("common/room/__init__.py", "r = 2\n"),  # nobody names it
         ("common/lazy.py", "y = 1\n\ndef other():\n    return 2\n"),
         (
