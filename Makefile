@@ -133,8 +133,11 @@ smoke: $(STAMP) ## train, evaluate, export, reload the smoke config: [PROJECT=]
 test: lint type imports ## lint, types, import rules and all tests; CPU seconds: [TIMES=file] [BUDGETS=fail]
 	@exec $(PY) -m pytest tests -n logical --maxprocesses 4 --cpu-seconds $(call quoted,$(TIMES)) $(if $(filter fail,$(BUDGETS)),--cpu-budgets)
 
-faults: $(STAMP) ## tests/faults, then 50 kills, an hour of soak and all kernels compiled: [ARGS="--kills 5 --soak-minutes 3"]
-	@exec $(PY) -m pytest tests/faults tests/nightly tests/unit/kernels/test_triton_aot.py tests/unit/kernels/gpu/test_launch.py --nightly $(call split,$(ARGS))
+# files with tests that are marked nightly
+override LATE := tests/unit/kernels/test_triton_aot.py tests/unit/kernels/gpu/test_launch.py tests/test_nodes.py tests/test_resume.py tests/test_new_project.py tests/test_pretrain.py
+
+faults: $(STAMP) ## tests/faults, then 50 kills, an hour of soak, all kernels compiled, two nodes: [ARGS="--kills 5 --soak-minutes 3"]
+	@exec $(PY) -m pytest tests/faults tests/nightly $(LATE) --nightly $(call split,$(ARGS))
 
 test-gpu: $(STAMP) ## kernel tests on a CUDA device
 	@exec $(PY) -m pytest tests/gpu -rs

@@ -121,6 +121,7 @@ def test_types(clone):
         face.write_text(text, encoding="utf-8")
 
 
+@pytest.mark.nightly  # tens of seconds: make faults
 def test_contract_own_tests_and_smoke(clone):
     """In one process, since loading the libraries takes longest."""
     files = ["test_projects.py", "test_configs.py", "test_docs.py", f"projects/{LONG}",

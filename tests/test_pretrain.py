@@ -63,7 +63,9 @@ def trained(tmp_path_factory):
         yield of
 
 
-@pytest.mark.parametrize("kind", WORDS)
+@pytest.mark.parametrize(
+    "kind", ["masked_lm", *(pytest.param(k, marks=pytest.mark.nightly) for k in list(WORDS)[1:])]
+)
 def test_training_runs_and_the_export_reloads(kind, tmp_path, trained):
     """The shipped weights are float16, hence the tolerance."""
     _, experiment = run.prepare(kind, "smoke", WORDS[kind])
