@@ -1,6 +1,7 @@
 """The suite's own rules: CPU seconds against budgets, and one worker for the pool of processes."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -155,3 +156,13 @@ def test_every_collected_test_of_the_pool_is_in_its_group(request):
     for item in items:
         in_pool = bool(POOL_FIXTURES & set(getattr(item, "fixturenames", ())))
         assert (group_of(item.nodeid, Path(request.config.rootpath)) == POOL) == in_pool, item
+
+
+def test_make_faults_runs_every_file_with_tests_for_the_night():
+    line = next(x for x in (ROOT / "Makefile").read_text().splitlines() if "LATE :=" in x)
+    marked = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if re.search(r"@pytest\.mark\.nightly|marks=.*pytest\.mark\.nightly", path.read_text())
+    }
+    assert set(line.split(":=")[1].split()) == {n for n in marked if "tests/nightly/" not in n}

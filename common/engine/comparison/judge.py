@@ -44,13 +44,13 @@ def summarise(
         name: sorted((r for r in plan if r.arm == name), key=lambda r: r.seed) for name in names
     }
     table = {arm: _entry(project, spec, runs[arm]) for arm in arms}
-    judged = [
-        (claim, judge(claim, spec, runs))
-        for claim in claims_of(spec)
-        if all(arm in runs for arm in claim.needed)
-    ]
     usual = set(default_arms(spec))
-    at_hand = usual | set(spec.baselines)
+    judged: dict[str, list[dict[str, Any]]] = {"claims": [], "uncounted": [], "appendix": []}
+    for claim in claims_of(spec):
+        if all(arm in runs for arm in claim.needed):
+            further = not usual.union(spec.baselines).issuperset(claim.needed)
+            kind = "claims" if not claim.appendix else "appendix" if further else "uncounted"
+            judged[kind].append(judge(claim, spec, runs))
     meta = plan[0].meta()
     result = {
         "project": project,
@@ -64,9 +64,8 @@ def summarise(
         "overrides": list(overrides),
         "arms": {arm: entry for arm, entry in table.items() if arm in usual},
         "baselines": {name: _entry(project, spec, runs[name]) for name in spec.baselines},
-        "claims": [found for claim, found in judged if not claim.appendix],
-        # of the appendix, but on arms that run anyway: judged, never counted
-        "uncounted": [f for claim, f in judged if claim.appendix and at_hand >= set(claim.needed)],
+        "claims": judged["claims"],
+        "uncounted": judged["uncounted"],  # of the appendix, on arms that run anyway
         "note": spec.note,
         "code": code_hash(project),
         "files": file_hashes(project),
@@ -76,13 +75,11 @@ def summarise(
         "precision": meta.get("precision"),
         "date": datetime.date.today().isoformat(),
     }
-    further = {arm: entry for arm, entry in table.items() if arm not in usual}
-    if further:
+    others = {arm: entry for arm, entry in table.items() if arm not in usual}
+    if others:
         result["appendix"] = {
-            "arms": further,
-            "claims": [
-                f for claim, f in judged if claim.appendix and not at_hand >= set(claim.needed)
-            ],
+            "arms": others,
+            "claims": judged["appendix"],
             **{key: result[key] for key in ("seeds", "code", "commit", "dirty", "date")},
         }
     return result

@@ -88,9 +88,8 @@ class PlannedRun:
         """Words of its process."""
         verb = "eval" if self.is_baseline else "train"
         words = [*COMMAND, verb, self.project, self.base, *self.overrides, f"run_id={self.run_id}"]
-        words.append(
-            f"tracking.tags={json.dumps(self.tags)}"
-        )  # `make runs WHERE=arm=...` reads them
+        # `make runs WHERE=arm=...` reads the tags, whether or not the run is tracked
+        words.append(f"tracking.tags={json.dumps(self.tags)}")
         if self.quiet:
             words.append("tracking.wandb=disabled")
         if self.is_baseline:

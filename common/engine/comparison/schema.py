@@ -76,9 +76,7 @@ class Comparison:
     baselines: list[str] = field(default_factory=list)  # functions of projects/<slug>/baselines.py
     bounds: list[str] = field(default_factory=list)  # those that know the answers: none to beat
     claims: list[Any] = field(default_factory=list)  # ClaimEntry each; all arms are default arms
-    appendix: list[Any] = field(
-        default_factory=list
-    )  # judged, never counted; on other arms by ARMS=full
+    appendix: list[Any] = field(default_factory=list)  # judged where its arms ran, never counted
     also: list[str] = field(default_factory=list)  # further metrics shown in the table
     note: str = ""  # printed under the table
     more: dict[str, Any] = field(default_factory=dict)  # name -> further comparison
