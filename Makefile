@@ -7,7 +7,7 @@ override define NEWLINE
 
 
 endef
-override OWN   := PROJECT CONFIG PYTHON TASK RUN CKPT SEEDS JOBS ARMS PLAN VERIFY BASELINE SLUG TRIALS WANDB KERNEL EVAL ARGS TIMES BUDGETS ENTITY DRY WHERE A B YES
+override OWN   := PROJECT CONFIG PYTHON TASK RUN CKPT SEEDS JOBS ARMS ONLY PLAN VERIFY BASELINE SLUG TRIALS WANDB KERNEL EVAL ARGS TIMES BUDGETS ENTITY DRY WHERE A B YES
 override TYPED := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v)))
 $(foreach v,$(TYPED),$(if $(findstring $(NEWLINE),$(value $v)),$(error the value of $v has a line break)))
 $(foreach v,$(TYPED) $(OWN),$(if $(filter command environment,$(origin $v)),$(eval override $v := $$(value $v))))
@@ -22,7 +22,7 @@ override TAKES-check := PROJECT CONFIG
 override TAKES-train := PROJECT CONFIG
 override TAKES-eval := PROJECT CONFIG RUN CKPT BASELINE
 override TAKES-export := PROJECT CONFIG RUN CKPT
-override TAKES-compare := PROJECT PLAN VERIFY SEEDS JOBS ARMS
+override TAKES-compare := PROJECT PLAN VERIFY SEEDS JOBS ARMS ONLY
 override TAKES-compare-all := PROJECT JOBS
 override TAKES-check-all := PROJECT
 override TAKES-evidence := PROJECT
@@ -57,6 +57,10 @@ override WHICH := $(call quoted,$(PROJECT)) $(call quoted,$(CONFIG))
 # EVAL=1 adds the eval group; once added it stays until .venv is removed
 override LOCK  := $(if $(EVAL)$(wildcard $(VENV)/.stamp-requirements-eval.lock),requirements-eval.lock,requirements.lock)
 override STAMP := $(VENV)/.stamp-$(LOCK)
+
+# Python keeps what it has compiled, in an image that forbids it too: each command would compile torch and Lightning
+# anew (import of the engine on two slow cores: 24 s in place of 10)
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup list show check check-all train eval compare compare-all evidence sweep run runs diff prune \
@@ -94,8 +98,8 @@ train: $(STAMP) ## train and evaluate: PROJECT= [CONFIG=mini] [resume=latest] [a
 eval: $(STAMP) ## evaluation protocol: PROJECT= [CONFIG=] [RUN=latest | CKPT=path | BASELINE=name]
 	@$(CLI) eval $(WHICH) $(SETTINGS) $(call option,run,$(RUN)) $(call option,ckpt,$(CKPT)) $(call option,baseline,$(BASELINE))
 
-compare: $(STAMP) ## method against baselines: PROJECT= [PLAN=1] [VERIFY=1] [SEEDS=2|10,11] [JOBS=1] [ARMS=a,b|full]
-	@$(CLI) compare $(call quoted,$(PROJECT)) $(SETTINGS) $(call option,seeds,$(SEEDS)) $(call option,jobs,$(JOBS)) $(call option,arms,$(ARMS)) $(if $(PLAN),--plan) $(if $(VERIFY),--verify)
+compare: $(STAMP) ## method against baselines: PROJECT= [PLAN=1] [VERIFY=1] [SEEDS=2|10,11] [JOBS=1] [ARMS=a,b|full] [ONLY=name]
+	@$(CLI) compare $(call quoted,$(PROJECT)) $(SETTINGS) $(call option,seeds,$(SEEDS)) $(call option,jobs,$(JOBS)) $(call option,arms,$(ARMS)) $(call option,only,$(ONLY)) $(if $(PLAN),--plan) $(if $(VERIFY),--verify)
 
 compare-all: $(STAMP) ## every comparison whose result is stale or missing, at lowest priority, resumable: [JOBS=1]
 	@$(CLI) compare-all $(call split,$(PROJECT)) $(SETTINGS) $(call option,jobs,$(JOBS))

@@ -42,7 +42,7 @@ VERBS = {
 TAKES = {
     "eval": {"run", "ckpt", "baseline"},
     "export": {"run", "ckpt"},
-    "compare": {"seeds", "jobs", "arms", "plan", "verify"},
+    "compare": {"seeds", "jobs", "arms", "only", "plan", "verify"},
     "compare-all": {"jobs"},
     "sweep": {"jobs", "trials", "arms", "wandb"},
     "run": {"task"},
@@ -121,6 +121,12 @@ def _parser() -> argparse.ArgumentParser:
         help="compare, sweep: comma-separated arms, or every one: 'full' ('all' where one is called full)",
     )
     parser.add_argument(
+        "--only",
+        default="",
+        metavar="NAME",
+        help="compare: one comparison of the project alone ('main' or a name under more:)",
+    )
+    parser.add_argument(
         "--where", default="", help="runs, prune: conditions, such as state=failed,seed>=3"
     )
     parser.add_argument("--yes", action="store_true", help="prune: remove what is named")
@@ -193,7 +199,7 @@ def _one_project(args: argparse.Namespace, project: str, config: str, overrides:
     if args.verb == "sweep":
         return _sweep(args, project, overrides)
     if args.verb == "compare":
-        _check_comparison(project, args.seeds, [a for a in args.arms.split(",") if a])
+        _check_comparison(project, args.seeds, [a for a in args.arms.split(",") if a], args.only)
     return _with_torch(args, project, config, overrides)
 
 
@@ -233,22 +239,27 @@ def _with_torch(args: argparse.Namespace, project: str, config: str, overrides: 
     elif args.verb == "compare":
         arms = [a for a in args.arms.split(",") if a]
         if args.verify:
-            if arms or overrides or args.plan:
+            if arms or overrides or args.plan or args.only:
                 raise UserError(
-                    "VERIFY=1 runs what was published: leave ARMS, PLAN and settings out"
+                    "VERIFY=1 runs what was published: leave ARMS, ONLY, PLAN and settings out"
                 )
             verbs.verify(project, args.seeds, args.jobs)
             return 0
         show = verbs.plan if args.plan else verbs.compare
-        show(project, overrides, args.seeds, args.jobs, arms)
+        show(project, overrides, args.seeds, args.jobs, arms, args.only)
     return 0
 
 
-def _check_comparison(project: str, seeds: str | None, arms: list[str]) -> None:
-    """Refuse unknown arms, claims and seeds before torch is imported."""
-    from common.engine.comparison.spec import choose_arms, choose_seeds, read_comparisons
+def _check_comparison(project: str, seeds: str | None, arms: list[str], only: str) -> None:
+    """Refuse unknown comparisons, arms, claims and seeds before torch is imported."""
+    from common.engine.comparison.spec import (
+        choose_arms,
+        choose_comparisons,
+        choose_seeds,
+        read_comparisons,
+    )
 
-    specs = read_comparisons(project)
+    specs = choose_comparisons(read_comparisons(project), only)
     choose_arms(specs, arms)
     for spec in specs:
         choose_seeds(spec, seeds)

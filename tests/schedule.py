@@ -7,6 +7,7 @@ pool from the source of a test file; who looks at the evidence is listed.
 """
 
 import ast
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,13 +52,26 @@ def group_of(test: str, root: Path) -> str:
     return EVIDENCE if path in EVIDENCE_FILES else path
 
 
+def long_ones_first(groups: Iterable[str]) -> list[str]:
+    """Files of tests/ itself before the folders: few tests that start programs, half a minute each.
+
+    By their number of tests they would come last, and one worker would wait for the other's.
+    """
+    return sorted(groups, key=lambda group: not group.startswith("tests/test_"))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Workers get whole groups, the one with the most tests first."""
+    """Workers get whole groups, those that take long first, then the one with the most tests."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Groups(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             return group_of(nodeid, config.rootpath)
+
+        def schedule(self) -> None:
+            super().schedule()
+            for group in reversed(long_ones_first(self.workqueue)):
+                self.workqueue.move_to_end(group, last=False)
 
     return Groups(config, log)

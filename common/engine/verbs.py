@@ -115,14 +115,19 @@ def check_all() -> None:
 
 
 def compare(
-    project: str, overrides: Sequence[str], seeds: str | None, jobs: int, arms: Sequence[str]
+    project: str,
+    overrides: Sequence[str],
+    seeds: str | None,
+    jobs: int,
+    arms: Sequence[str],
+    only: str,
 ) -> None:
     """Train the arms, print the comparison."""
     from common.engine.comparison.compare import compare as run_arms
     from common.engine.comparison.results import markdown
     from common.engine.online.verdicts import log_comparison
 
-    result = run_arms(project, overrides, seeds, jobs, arms)
+    result = run_arms(project, overrides, seeds, jobs, arms, only=only)
     console.print(markdown(result))
     log_comparison(project, result, overrides)
 
@@ -154,13 +159,18 @@ def verify(project: str, seeds: str | None, jobs: int) -> None:
 
 
 def plan(
-    project: str, overrides: Sequence[str], seeds: str | None, jobs: int, arms: Sequence[str]
+    project: str,
+    overrides: Sequence[str],
+    seeds: str | None,
+    jobs: int,
+    arms: Sequence[str],
+    only: str,
 ) -> None:
     """Print runs, minutes and resolution of a comparison; nothing is run."""
     from common.engine.comparison.compare import planned_runs
     from common.engine.comparison.planning import make_plan
 
-    for spec, chosen, runs in planned_runs(project, overrides, seeds, arms):
+    for spec, chosen, runs in planned_runs(project, overrides, seeds, arms, only):
         for line in make_plan(project, spec, chosen, runs, jobs).lines():
             console.print(line)
 

@@ -168,3 +168,10 @@ def test_no_folder_of_the_same_name_hides_a_target(checkout):
     for name in targets:
         done = make(checkout, "-n", name)
         assert "up to date" not in done.stdout, name
+
+
+def test_compiled_modules_are_kept_where_the_environment_forbids_it(checkout: Path) -> None:
+    (checkout / ".venv/bin/python").write_text(
+        '#!/bin/sh\nprintf "%s\\n" "${PYTHONDONTWRITEBYTECODE-unset}"\n'
+    )
+    assert words_of(checkout, "list", PYTHONDONTWRITEBYTECODE="1") == ["unset"]

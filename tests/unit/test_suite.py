@@ -24,6 +24,7 @@ from tests.schedule import (
     POOL,
     POOL_FIXTURES,
     group_of,
+    long_ones_first,
     users_of_the_pool,
 )
 
@@ -135,6 +136,13 @@ def test_users_of_the_pool_are_found_also_behind_a_fixture(tmp_path):
     assert users_of_the_pool(path) == POOL_FIXTURES | {"trained", "test_a"}
     assert group_of("test_a.py::test_a[x::y]", tmp_path) == POOL
     assert group_of("test_a.py::test_b", tmp_path) == "test_a.py"
+
+
+def test_files_that_start_programs_come_first_the_others_keep_their_order():
+    groups = [POOL, "tests/unit/test_a.py", "tests/test_b.py", EVIDENCE, "tests/test_c.py"]
+    assert long_ones_first(groups) == [
+        "tests/test_b.py", "tests/test_c.py", POOL, "tests/unit/test_a.py", EVIDENCE,
+    ]  # fmt: skip
 
 
 def test_who_looks_at_all_evidence_shares_a_worker():

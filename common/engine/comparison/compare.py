@@ -17,16 +17,20 @@ from typing import Any
 from common.config import ROOT, UserError
 from common.engine import workspace as ws
 from common.engine.comparison.dependencies import code_hash, file_hashes
-from common.engine.comparison.evidence import same_design
+from common.engine.comparison.evidence import freshness, same_design
 from common.engine.comparison.judge import summarise
-from common.engine.comparison.results import publish
+from common.engine.comparison.pages import FRESH
+from common.engine.comparison.results import comparisons, publish
 from common.engine.comparison.runs import PlannedRun, code_of
 from common.engine.comparison.schedule import run_all
 from common.engine.comparison.schema import Comparison
 from common.engine.comparison.spec import (
+    MAIN,
     asks_for_all,
     choose_arms,
+    choose_comparisons,
     choose_seeds,
+    claims_of,
     read_comparison,
     read_comparisons,
 )
@@ -39,6 +43,7 @@ def planned_runs(
     overrides: Sequence[str] = (),
     seeds: str | None = None,
     arms: Sequence[str] = (),
+    only: str = "",
 ) -> list[tuple[Comparison, list[str], list[PlannedRun]]]:
     """What a comparison takes: for each of the project's comparisons its arms and runs.
 
@@ -47,11 +52,12 @@ def planned_runs(
         overrides: applied to every arm alike.
         seeds: None for those of compare.yaml; a count (the first ones) or a list, such as ``10,11``.
         arms: names, or ["full"] for all (see `asks_for_all`); empty for the default arms.
+        only: name of one of the comparisons; empty for all.
 
     Raises:
-        UserError: an arm, baseline, seed or config that isn't valid.
+        UserError: an arm, baseline, seed, config or name that isn't valid.
     """
-    specs = read_comparisons(project)
+    specs = choose_comparisons(read_comparisons(project), only)
     found = []
     for spec, chosen in zip(specs, choose_arms(specs, arms), strict=True):
         if not chosen:
@@ -74,10 +80,12 @@ def compare(
     jobs: int = 1,
     arms: Sequence[str] = (),
     lowest_priority: bool = False,
+    only: str = "",
 ) -> dict[str, Any]:
     """Run what is missing, compute the verdicts, write results/<slug>.json, card and plot.
 
-    With overrides, chosen arms or other seeds than compare.yaml's nothing is written.
+    With overrides, chosen arms or other seeds than compare.yaml's nothing is written. With `only`
+    the project's other comparisons stay as they are published.
 
     Args:
         project: slug.
@@ -86,28 +94,84 @@ def compare(
         jobs: runs at the same time; the cores are divided between them.
         arms: names, or ["full"] for all (see `asks_for_all`); empty for the default arms.
         lowest_priority: of the runs, to work beside something else.
+        only: name of the one comparison to run; empty for all.
 
     Returns:
-        The content of the result file: the main comparison, the others under ``more``.
+        The content of the result file: the main comparison, the others under ``more``; of what ran
+        alone where nothing is written.
 
     Raises:
-        UserError: unknown arm or metric, or a run failed (its log is named).
+        UserError: unknown arm or metric, a run failed (its log is named), or with `only` the others
+            are not published or stale.
     """
-    planned = planned_runs(project, overrides, seeds, arms)
+    planned = planned_runs(project, overrides, seeds, arms, only)
     runs = {run.path: run for _, _, plan in planned for run in plan}
-    run_all(list(runs.values()), jobs, lowest_priority=lowest_priority, title=project)
-    results = [summarise(project, spec, a, plan, overrides) for spec, a, plan in planned]
     known = {arm for spec, _, _ in planned for arm in spec.arms}
     whole = not overrides and (not arms or asks_for_all(arms, known))
     complete = all(
         {run.seed for run in plan if not run.is_baseline} == set(spec.seeds)
         for spec, _, plan in planned
     )
+    kept = others_as_published(project, only) if only and whole and complete else []
+    run_all(list(runs.values()), jobs, lowest_priority=lowest_priority, title=project)
+    results = [summarise(project, spec, a, plan, overrides) for spec, a, plan in planned]
+    specs = [spec for spec, _, _ in planned]
+    if kept:
+        by_name = {own["name"]: own for own in (*kept, *results)}
+        specs = read_comparisons(project)
+        results = [by_name[spec.name] for spec in specs]
     result = {**results[0], "more": results[1:]}
     if whole and complete:
-        keep_appendices(project, result, [spec for spec, _, _ in planned])
+        keep_appendices(project, result, specs)
         publish(project, result)
     return result
+
+
+def others_as_published(project: str, only: str) -> list[dict[str, Any]]:
+    """A project's comparisons but one, as they stand in its result file.
+
+    Args:
+        project: slug.
+        only: name of the one that is left out.
+
+    Raises:
+        UserError: one of them is not published, or is stale.
+    """
+    path = ROOT / "results" / f"{project}.json"
+    published = (
+        {own.get("name", ""): own for own in comparisons(ws.read_json(path))}
+        if path.exists()
+        else {}
+    )
+    found = []
+    for spec in read_comparisons(project):
+        name = spec.name or MAIN
+        if name == only:
+            continue
+        own = recounted(published[spec.name], spec) if spec.name in published else None
+        state = freshness(project, spec, own)
+        if own is None or state != FRESH:
+            raise UserError(
+                f"ONLY={only} would leave '{name}' as it is published, and that is {state}; "
+                f"make compare PROJECT={project} runs both"
+            )
+        found.append({key: value for key, value in own.items() if key != "more"})
+    return found
+
+
+def recounted(result: Mapping[str, Any], spec: Comparison) -> Mapping[str, Any]:
+    """A result whose judged claims stand where compare.yaml has them now, counted or in the appendix.
+
+    Their verdicts are the published ones. Where a claim was never judged or is nowhere in
+    compare.yaml any more, the result comes back as it is, and `same_design` tells.
+    """
+    judged = {c["claim"]: c for c in (*result["claims"], *result.get("uncounted", []))}
+    counted = [claim.text for claim in claims_of(spec) if not claim.appendix]
+    further = [claim.text for claim in claims_of(spec) if claim.appendix and claim.text in judged]
+    if {*counted, *further} != judged.keys():
+        return result
+    places = {"claims": counted, "uncounted": further}
+    return {**result, **{key: [judged[text] for text in own] for key, own in places.items()}}
 
 
 def keep_appendices(project: str, result: dict[str, Any], specs: Sequence[Comparison]) -> None:

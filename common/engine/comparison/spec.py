@@ -19,6 +19,7 @@ from common.engine.comparison.schema import (
 )
 from common.registry import load_project
 
+MAIN = "main"  # what commands call the comparison that has no name
 INHERITED = ("base", "metric", "direction", "margin", "seeds", "shared")
 
 
@@ -127,6 +128,20 @@ def check_baseline(project: str, name: str) -> None:
 def default_arms(spec: Comparison) -> list[str]:
     """Arms that run without being asked for."""
     return spec.default_arms or list(spec.arms)
+
+
+def choose_comparisons(specs: Sequence[Comparison], only: str) -> list[Comparison]:
+    """Those that a command asks for: all, or the one of that name (``main``: the first).
+
+    Raises:
+        UserError: no comparison is called so.
+    """
+    if not only:
+        return list(specs)
+    known = {spec.name or MAIN: spec for spec in specs}
+    if only not in known:
+        raise UserError(f"ONLY={only}: no such comparison; there are {', '.join(known)}")
+    return [known[only]]
 
 
 def choose_arms(specs: Sequence[Comparison], arms: Sequence[str]) -> list[list[str]]:

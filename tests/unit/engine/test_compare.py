@@ -441,7 +441,7 @@ def test_only_a_whole_comparison_is_published(tmp_path, monkeypatch, options, wr
     monkeypatch.setattr(compare, "ROOT", tmp_path)
     spec = Comparison(metric="score", arms={"a": {}, "b": {}, "c": {}}, default_arms=["a", "b"])
 
-    def planned(project, overrides=(), seeds=None, arms=()):
+    def planned(project, overrides=(), seeds=None, arms=(), only=""):
         (chosen,) = choose_arms([spec], arms)
         numbers = choose_seeds(spec, seeds)
         return [(spec, chosen, [FakeRun(tmp_path, a, s, 0.5) for s in numbers for a in chosen])]
@@ -462,6 +462,84 @@ def test_an_appendix_stays_until_its_arms_change(tmp_path, monkeypatch):
         result = {"name": "", "more": []}
         compare.keep_appendices("dcl", result, [Comparison(arms={"c": overrides})])
         assert result.get("appendix") == expected
+
+
+TWO = {
+    "": Comparison(metric="score", arms={"a": {}, "b": {}}, seeds=[0, 1, 2], claims=["a > b"]),
+    "late": Comparison(
+        metric="score", arms={"a": {}, "b": {}}, seeds=[0, 1, 2], claims=["b > a"], name="late"
+    ),
+}
+
+
+@pytest.fixture
+def two_comparisons(tmp_path, monkeypatch):
+    """A project with a published comparison and one that never ran; yields results as they are written."""
+    monkeypatch.setattr(compare, "ROOT", tmp_path)
+    (tmp_path / "results").mkdir()
+    main = result_of(tmp_path / "main", {"a": HIGH, "b": LOW}, ["a > b"])
+    (tmp_path / "results/dcl.json").write_text(json.dumps(main | {"more": []}))
+    made = [
+        FakeRun(tmp_path / "late", arm, seed, v)
+        for arm, own in (("a", LOW), ("b", HIGH))
+        for seed, v in enumerate(own)
+    ]
+    written = []
+    monkeypatch.setattr(compare, "read_comparisons", lambda project: list(TWO.values()))
+    monkeypatch.setattr(
+        compare,
+        "PlannedRun",
+        lambda _, spec, arm, seed, __: next(r for r in made if (r.arm, r.seed) == (arm, seed)),
+    )
+    monkeypatch.setattr(compare, "publish", lambda project, result: written.append(result))
+    return written
+
+
+def test_one_comparison_alone_is_published_beside_the_others(two_comparisons, monkeypatch):
+    monkeypatch.setattr(compare, "freshness", lambda *_: "fresh")
+    printed = compare.compare("dcl", only="late")
+    assert printed == two_comparisons[0]
+    assert [c["claim"] for c in printed["claims"]] == ["a > b"]
+    assert printed["arms"]["a"]["values"] == HIGH  # as published: other runs of a have LOW
+    (late,) = printed["more"]
+    assert (late["name"], late["claims"][0]["verdict"]) == ("late", "supported")
+    assert late["arms"]["a"]["values"] == LOW
+
+    alone = compare.compare("dcl", only="late", seeds="1")  # printed, not written
+    assert (alone["name"], alone["more"], len(two_comparisons)) == ("late", [], 1)
+
+
+@pytest.mark.parametrize("state", ["stale: config changed", "not run"])
+def test_beside_a_stale_comparison_nothing_runs(two_comparisons, monkeypatch, state):
+    monkeypatch.setattr(compare, "freshness", lambda *_: state)
+    monkeypatch.setattr(compare, "run_all", lambda *_, **__: pytest.fail("ran"))
+    with pytest.raises(
+        UserError, match=f"'main' as it is published, and that is {state}.*make compare PROJECT=dcl"
+    ):
+        compare.compare("dcl", only="late")
+    assert two_comparisons == []
+
+
+def test_a_claim_that_moves_to_the_appendix_takes_its_verdict_along(tmp_path):
+    arms = {"a": {}, "b": {}, "c": {}}
+    result = result_of(tmp_path, {"a": HIGH, "b": LOW, "c": MIDDLE}, ["a > b", "c > a"])
+    moved = compare.recounted(
+        result, Comparison(metric="score", arms=arms, claims=["a > b"], appendix=["c > a"])
+    )
+    assert [c["claim"] for c in moved["claims"]] == ["a > b"]
+    assert moved["uncounted"] == result["claims"][1:]
+    back = compare.recounted(
+        moved, Comparison(metric="score", arms=arms, claims=["c > a", "a > b"])
+    )
+    assert (back["claims"], back["uncounted"]) == (result["claims"][::-1], [])
+    for claims in (
+        ["a > b"],
+        ["a > b", "c > a", "c > b"],
+    ):  # one would be lost; one was never judged
+        assert (
+            compare.recounted(result, Comparison(metric="score", arms=arms, claims=claims))
+            is result
+        )
 
 
 @pytest.mark.parametrize(

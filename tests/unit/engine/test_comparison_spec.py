@@ -9,6 +9,7 @@ from common.config import ROOT, UserError
 from common.engine.comparison import spec as spec_module
 from common.engine.comparison.spec import (
     choose_arms,
+    choose_comparisons,
     choose_seeds,
     claims_of,
     read_comparison,
@@ -159,3 +160,12 @@ def test_arms_and_seeds_are_refused_before_torch_is_imported(words, message):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout.strip()) == (2, "False")
     assert message in done.stderr
+
+
+def test_one_of_several_comparisons_is_named(read):
+    specs = read(ARMS + "claims: [a > b]\nmore: {late: {arms: {a: {}, b: {}}, claims: [b > a]}}")
+    assert choose_comparisons(specs, "") == specs
+    assert choose_comparisons(specs, "main") == specs[:1]
+    assert choose_comparisons(specs, "late") == specs[1:]
+    with pytest.raises(UserError, match="ONLY=lata: no such comparison; there are main, late"):
+        choose_comparisons(specs, "lata")
