@@ -19,7 +19,7 @@ from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
 from common.engine.workspace import Workspace
-from projects.close import baselines, build, bundled, generate, official, tasks
+from projects.close import baselines, build, bundled, evaluate, generate, official, tasks
 from projects.close.batches import Example
 from projects.close.data import load_examples
 from projects.close.evaluate import named_class, score
@@ -27,7 +27,7 @@ from projects.close.folder import load
 from projects.close.inference import Captioner
 from projects.close.pairs import own_pairs
 from projects.close.prompts import INSTRUCTIONS
-from projects.close.stages import rows_of, stages
+from projects.close.stages import make_inputs, rows_of, stages
 from projects.close.texts import read_texts
 from tests.projects.close.conftest import config, module_of
 
@@ -202,6 +202,27 @@ def test_item_18_all_tasks_share_one_module(task, inputs, tmp_path):
     assert 0 <= found[wanted] <= 1000
     assert (tmp_path / f"items/{wanted}.json").exists()
     assert (tmp_path / "gallery/texts/gallery.json").exists()
+
+
+def test_texts_in_evaluation_pass_the_adapter_without_noise(clip, tmp_path, monkeypatch):
+    """With eval.inputs=text the shift was left out: the module wrote for vectors it never reads."""
+    cfg = config("eval.inputs=text", "eval.limit=4", "method.adapter=random_shift", *TINY)
+    module, seen = module_of(cfg, clip), []
+
+    def record(cfg, module, vectors, examples):
+        seen.append(vectors)
+        return [""] * len(examples)
+
+    monkeypatch.setattr(evaluate, "written", record)
+    evaluate.evaluate(cfg, module, Workspace(tmp_path))
+    assert module.adapter.training  # as it was before
+    examples = evaluate.judged(cfg)
+    inputs = make_inputs(cfg, clip, examples, "text")
+    rows = rows_of(cfg, module, inputs, examples, training=False)
+    with torch.no_grad():
+        wanted = module.eval().vectors(rows[[(i, 0) for i in range(4)]])
+    torch.testing.assert_close(seen, [wanted])
+    assert not torch.allclose(evaluate.unit_vectors(inputs, examples), wanted, atol=0.1)
 
 
 def test_scores_by_hand():
