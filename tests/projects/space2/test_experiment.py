@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from common.data.text.dialogs.trees import VIEWS
 from common.data.text.dialogs.turns import Turn
 from common.encoders.text.tower import quiet
 from common.engine import checkpoint as ckpt
-from common.engine.comparison.compare import read_comparison
+from common.engine.comparison.spec import default_arms, read_comparison
 from common.engine.run import run_task, train
+from common.engine.sweeps.schema import read_sweep, words_of
 from common.engine.workspace import Workspace
 from common.export.dialogs.encoder import as_bert, bert_inputs
 from projects.space2 import build, folder
@@ -432,9 +434,22 @@ def test_configs_hold_the_paper_s_values():
 
 
 def test_the_comparison_is_ready():
-    """Arms differ in the method alone; all have the same steps and rate; seeds are not the pilots'."""
-    read = read_comparison("space2")
-    assert read
+    """Arms differ in the method and the searched rate, which is self's own; the pilots' seed is no verdict's."""
+    spec, sweep = read_comparison("space2"), read_sweep("space2")
+    arms = {a: load(Config, "space2", spec.base, words_of(own)) for a, own in spec.arms.items()}
+    assert {cfg.trainer.max_steps for cfg in arms.values()} == {300}
+    rates = {name: cfg.optim.lr for name, cfg in arms.items()}
+    assert rates == {"self": 1e-4, "hard": 1e-3, "tree": 1e-3, "tree_self": 1e-3, "view_I": 1e-3}
+    whole = arms["tree_self"]
+    for name, cfg in arms.items():
+        optim = replace(whole.optim, lr=rates[name])
+        assert cfg == replace(whole, method=cfg.method, optim=optim), name
+    assert sweep.arms == default_arms(spec) == ["self", "hard", "tree", "tree_self"]
+    tried = sweep.space["optim.lr"].values
+    assert all(min(tried) < rates[name] < max(tried) for name in sweep.arms)
+    assert sweep.seed == 100
+    assert sweep.seed not in spec.seeds
+    assert sweep.shared["eval.part"] == "dev" != whole.eval.part
 
 
 def test_lengths_beyond_the_weights_are_refused():
