@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from common.config import UserError
+from common.encoders.modes import evaluated
 from common.engine.workspace import Workspace, write_json, write_text
 from common.evaluation.image_text.few_shot import FewShotTask, Item, few_shot_prompt
 from projects.cosmo.build_video import write_clips
@@ -136,7 +137,8 @@ def few_shot(cfg: Config, workspace: Workspace) -> dict[str, float]:
         )
     model = Cosmo(cfg.caption.run)
     model.module.cfg = dataclasses.replace(model.module.cfg, eval=cfg.eval)
-    found = evaluate_sets(cfg, model, workspace)
+    with evaluated(model.module, cfg.trainer.accelerator):
+        found = evaluate_sets(cfg, model, workspace)
     for name, value in found.items():
         workspace.say(f"{name}: {value:.4f}")
     return found
