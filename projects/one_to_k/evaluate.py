@@ -23,6 +23,7 @@ from common.evaluation.image_text.cross_lingual import (
 from common.evaluation.image_text.two_stage import ScorePairs, best_ranks, rescored
 from projects.one_to_k.config import Config
 from projects.one_to_k.data import (
+    BENCHMARK_SETS,
     EMOJI,
     MRV_LANGUAGES,
     EvalSet,
@@ -45,6 +46,8 @@ def evaluate(cfg: Config, module: OneToK, workspace: Workspace) -> dict[str, flo
     """
     tokenizer, metrics = build_tokenizer(cfg.model), {"temperature": float(module.temperature())}
     for name, found in evaluation_sets(cfg, tokenizer).items():
+        if name in BENCHMARK_SETS:
+            workspace.note(f"{name}: {counts(found)}")
         prefix = "" if name == cfg.data.source else f"{name}_"
         with evaluated(module, cfg.trainer.accelerator):
             ranks, scores = ranks_of(cfg, module.network, found, tokenizer)
@@ -63,15 +66,47 @@ def evaluate(cfg: Config, module: OneToK, workspace: Workspace) -> dict[str, flo
     return metrics
 
 
+def counts(found: EvalSet) -> str:
+    """Images and texts of each language, which tell the files that were read.
+
+    >>> counts(EvalSet({"en": LanguageSet(("1.jpg",), ("one", "two"), (0, 0))}, torch.zeros))
+    'en 1 images, 2 texts'
+    """
+    return "; ".join(
+        f"{language} {len(one.images)} images, {len(one.texts)} texts"
+        for language, one in found.sets.items()
+    )
+
+
 def table(name: str, ranks: dict[str, Ranks], found: EvalSet) -> dict[str, float]:
-    """Recall over all languages of a set, and MRV over `mrv_languages` where these are aligned."""
-    own = cross_lingual_metrics(ranks, aligned=_aligned(found, ranks), ks=KS)
-    few = {x: ranks[x] for x in mrv_languages(name, ranks)}
-    if few.keys() == ranks.keys():
-        return own
-    narrow = cross_lingual_metrics(few, aligned=_aligned(found, few), ks=KS)
-    recalls = {key: value for key, value in own.items() if "mrv" not in key}
-    return recalls | {key: value for key, value in narrow.items() if "mrv" in key}
+    """Recall over all languages of a set, and MRV where `mrv_ranks` has what it is over."""
+    own = cross_lingual_metrics(ranks, aligned=False, ks=KS)
+    if (few := mrv_ranks(name, ranks, found)) is not None:
+        narrow = cross_lingual_metrics(few, aligned=True, ks=KS)
+        own |= {key: value for key, value in narrow.items() if "mrv" in key}
+    return own
+
+
+def mrv_ranks(name: str, ranks: dict[str, Ranks], found: EvalSet) -> dict[str, Ranks] | None:
+    """Ranks of `mrv_languages` with query q the same in each; None where there is no such order.
+
+    A set of `MRV_LANGUAGES` has translations of one caption an image, and may lack a few: there the images that
+    all of them have are compared (xFlickr&CO: one German caption is empty).
+    """
+    few = mrv_languages(name, ranks)
+    if _aligned(found, few):
+        return {language: ranks[language] for language in few}
+    sets = {language: found.sets[language] for language in few}
+    paired = all(one.image_of_text == tuple(range(len(one.images))) for one in sets.values())
+    shared = set.intersection(*(set(one.images) for one in sets.values()))
+    if name not in MRV_LANGUAGES or not paired or not shared:
+        return None
+    order = [image for image in sets[few[0]].images if image in shared]
+    kept = {}
+    for language, one in sets.items():
+        rows = [one.images.index(image) for image in order]
+        kept[language] = Ranks(*(values[rows] for values in ranks[language]))
+    return kept
 
 
 def mrv_languages(name: str, languages: Iterable[str]) -> list[str]:
@@ -154,18 +189,16 @@ def save_items(workspace: Workspace, name: str, ranks: dict[str, Ranks], found: 
     if any(len(own.image_to_text) != len(own.text_to_image) for own in ranks.values()):
         return
     if _aligned(found, ranks):
-        both = _stacked(ranks, list(ranks))
+        both = _stacked(ranks)
         hits = torch.stack([(both <= k).double().mean(0) for k in KS]).mean(0)
         workspace.items("recall_mean", hits.tolist())
-    if _aligned(found, few := mrv_languages(name, ranks)):
-        workspace.items("mrv_std", rank_deviation(_stacked(ranks, few)).tolist())
+    if (few := mrv_ranks(name, ranks, found)) is not None:
+        workspace.items("mrv_std", rank_deviation(_stacked(few)).tolist())
 
 
-def _stacked(ranks: dict[str, Ranks], languages: Sequence[str]) -> Tensor:
+def _stacked(ranks: dict[str, Ranks]) -> Tensor:
     """(L, 2 Q) of both directions."""
-    return torch.cat(
-        [torch.stack([getattr(ranks[x], d) for x in languages]) for d in Ranks._fields], 1
-    )
+    return torch.cat([torch.stack([getattr(x, d) for x in ranks.values()]) for d in Ranks._fields], 1)  # fmt: skip
 
 
 def show(cfg: Config, workspace: Workspace, found: EvalSet, scores: Sequence[Tensor]) -> None:

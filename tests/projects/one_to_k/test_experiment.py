@@ -23,7 +23,7 @@ from projects.one_to_k.export import Retriever
 from projects.one_to_k.stages import embed, requirements
 from tests.cards import run_card
 from tests.projects.one_to_k.conftest import PLAIN, batch_of, config, module_of
-from tests.projects.one_to_k.test_data import benchmark_files, picture
+from tests.projects.one_to_k.test_data import benchmark_files, picture, wit_files
 
 
 def test_items_13_18_one_table_of_recall_spread_and_mrv():
@@ -194,6 +194,21 @@ def test_item_18_xflickrco_has_recall_in_eight_languages_and_mrv_over_four():
     assert table("xflickrco", few, EvalSet(dict.fromkeys(few, one), torch.zeros))["mrv_std"] == 5.0
 
 
+def test_items_13_18_mrv_leaves_out_the_image_that_a_language_lacks(tmp_path):
+    """Checklist 13, 18: one German caption of xFlickr&CO is empty; WIT's languages stay apart."""
+    whole, part = LanguageSet(tuple("abc"), tuple("xyz"), (0, 1, 2)), LanguageSet(tuple("ac"), tuple("xz"), (0, 1))  # fmt: skip
+    first, second = torch.tensor([1, 9, 5]), torch.tensor([1, 3])
+    ranks = {x: Ranks(first, first) for x in ("en", "ja", "zh")} | {"de": Ranks(second, second)}
+    found = EvalSet({x: part if x == "de" else whole for x in ranks}, torch.zeros)
+    by_hand = torch.tensor([5.0, 5, 5, 3]).std(correction=0).item() / 2  # a: 0, c
+    assert table("xflickrco", ranks, found)["mrv_std"] == pytest.approx(by_hand)
+    save_items(Workspace(tmp_path), "xflickrco", ranks, found)
+    assert read_items(tmp_path) == {"mrv_std": pytest.approx([0, 2 * by_hand] * 2)}
+    assert not any("mrv" in key for key in table("wit", ranks, found))
+    several = EvalSet({**found.sets, "de": LanguageSet(("a",), ("x", "z"), (0, 0))}, torch.zeros)
+    assert not any("mrv" in key for key in table("xflickrco", ranks, several))
+
+
 def read_items(folder):
     """Items of a run by metric."""
     return {p.stem: json.loads(p.read_text("utf-8")) for p in folder.glob("items/*.json")}
@@ -201,11 +216,8 @@ def read_items(folder):
 
 def test_items_13_18_a_source_whose_languages_differ_has_metrics_and_no_items(tmp_path):
     """Checklist 13, 18: WIT has other images in each language, so no MRV and nothing to pair."""
-    (tmp_path / "wit").mkdir()
-    for language, names in (("en", (1, 2, 3)), ("da", (2, 3))):
-        rows = [{"img_path": f"{n}.png", "caption_reference_description": f"{language} {n}"} for n in names]  # fmt: skip
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (tmp_path / f"wit/{language}_test.jsonl").write_text(text)
+    numbers = {"en": (1, 2, 3), "da": (2, 3)}
+    wit_files(tmp_path, {x: [(n, f"{x} {n}") for n in own] for x, own in numbers.items()})
     for n in (1, 2, 3):
         picture(tmp_path / f"wit/images/{n}.png", n)
     cfg = config(
@@ -216,6 +228,8 @@ def test_items_13_18_a_source_whose_languages_differ_has_metrics_and_no_items(tm
     assert not any("mrv" in key for key in metrics)
     assert read_items(tmp_path / "run") == {}
     assert (tmp_path / "run/gallery/da to images/gallery.json").exists()
+    told = (tmp_path / "run/notes.txt").read_text("utf-8")
+    assert "wit: en 3 images, 3 texts; da 2 images, 2 texts\n" in told
 
 
 def test_items_13_18_all_mrv_is_over_the_headline_s_languages(tmp_path):
