@@ -19,6 +19,7 @@ from projects.demo_retrieval.sources import read_task
 from projects.demo_retrieval.stages import (
     build_module,
     demonstrations_of,
+    fills,
     make_bank,
     read_tasks,
     rows_of,
@@ -510,6 +511,19 @@ def test_item_13_the_mixture_has_the_proportions_of_the_config():
     assert list(rows.counts().values()) == [70, 70]
     module.cfg.data.mixing = "proportional"
     assert list(rows_of(module.cfg, module, uneven, 4).counts().values()) == [120, 20]
+
+
+def test_a_batch_is_that_of_all_processes_of_the_config():
+    """Stages are built before the trainer forms the group of processes, where there is one alone."""
+    module, tasks = module_of("trainer.devices=2")
+    assert rows_of(module.cfg, module, tasks.targets, 4).mixture.global_batch_size == 8
+    fills(module.cfg, 8, 4, "data.batch_size")
+    with pytest.raises(
+        UserError, match=r"7 examples .* of 4 on 2 process.*: lower data\.batch_size"
+    ):
+        fills(module.cfg, 7, 4, "data.batch_size")
+    module.cfg.trainer.devices = 1
+    fills(module.cfg, 7, 4, "data.batch_size")
 
 
 @pytest.mark.parametrize(("selection", "k"), [("retrieved", 2), ("random_task", 2), ("random_bank", 2), ("none", 1)])  # fmt: skip

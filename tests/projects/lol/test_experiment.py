@@ -25,7 +25,7 @@ from projects.lol.facts import Statements, statement, word_tokenizer, world_of
 from projects.lol.module import LOL
 from projects.lol.prompts import Prompts
 from projects.lol.questions import load_questions
-from projects.lol.stages import build_decoder, build_original, load, save, with_amateur
+from projects.lol.stages import build_decoder, build_original, load, save, stages, with_amateur
 from tests.cards import run_card
 from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.lol.conftest import config, models, tiny, tokens, with_adapters
@@ -135,6 +135,15 @@ def test_adapters_and_whole_amateurs_share_one_loader(kind, tmp_path):
     )
     with pytest.raises(UserError, match="neither original"):
         load(cfg, tmp_path / "amateur")
+
+
+@pytest.mark.parametrize("kind", ["lora", "full", "none"])
+def test_nothing_moves_before_the_trainer_does_it(kind, tmp_path):
+    """For its tokenizer's sake the original went to the GPU, in float32 although it is trained in bf16."""
+    words = ["eval.methods=[greedy]", f"amateur.kind={kind}", f"runs_dir={tmp_path}"]
+    *_, last = stages(config(*words, "model.device=meta"))  # where decoding would put it
+    assert {p.device.type for p in last.module.parameters()} == {"cpu"}
+    assert last.module.model.training == (kind == "lora")
 
 
 def test_an_amateur_of_other_words_is_refused(tmp_path):

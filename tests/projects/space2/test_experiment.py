@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from common.config import UserError, config_names, load
 from common.data.text.dialogs.tasks import Example, read_examples, span_example
 from common.data.text.dialogs.trees import VIEWS
 from common.data.text.dialogs.turns import Turn
+from common.encoders.modes import evaluated
 from common.encoders.text.tower import quiet
 from common.engine import checkpoint as ckpt
 from common.engine.comparison.spec import default_arms, read_comparison
@@ -19,7 +21,7 @@ from common.engine.run import run_task, train
 from common.engine.sweeps.schema import read_sweep, words_of
 from common.engine.workspace import Workspace
 from common.export.dialogs.encoder import as_bert, bert_inputs
-from projects.space2 import build, folder
+from projects.space2 import build, folder, tasks
 from projects.space2 import load as load_model
 from projects.space2.config import Config
 from projects.space2.data import training_data
@@ -217,6 +219,29 @@ def test_classify_answers_the_user_s_own_lines(run, tmp_path, capsys):
     folder.export(config("train=finetune"), tuned, tmp_path / "export")
     names = load_model(tmp_path / "export").classify(["I want a hotel", "a taxi"])
     assert set(names) <= set(tuned.head.names)
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_classify_works_where_the_config_says(tuned, tmp_path, monkeypatch):
+    """It stayed on the CPU beside a GPU; every pass lies within `evaluated`, and the head where its vectors are."""
+    module, seen = finetune_of() if tuned else module_of(), []
+
+    @contextmanager
+    def spy(part, accelerator):
+        with (
+            evaluated(part, "cpu"),
+            part.encoder.register_forward_hook(lambda *_: seen.append((part, accelerator))),
+        ):
+            yield
+
+    monkeypatch.setattr(tasks, "evaluated", spy)
+    monkeypatch.setattr("common.engine.run.trained_module", lambda *_: (module, None))
+    (tmp_path / "in.txt").write_text("I want a hotel\nI want a taxi\n")
+    (tmp_path / "ex.csv").write_text("text,label\na hotel,hotel\na taxi,taxi\n")
+    words = [] if tuned else [f"classify.examples={tmp_path}/ex.csv"]
+    cfg = config(f"classify.input={tmp_path}/in.txt", *words, "trainer.accelerator=auto")
+    assert len(tasks.classify(cfg, Workspace(tmp_path), None)) == 2
+    assert set(seen) == {(module.network, "auto")}
 
 
 # -- fine-tuning ---------------------------------------------------------------------------------
