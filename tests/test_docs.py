@@ -237,6 +237,7 @@ def test_every_variable_that_the_code_reads_is_told():
     assert set(name.findall("".join(code))) == set(name.findall(told))
 
 
+@pytest.mark.nightly  # tens of seconds: make faults
 def test_generated_parts_can_be_made(monkeypatch):
     """A stale one is a warning: a new project or a merge must not need `make docs` to be green."""
     monkeypatch.setattr(make_tables, "evidence_rows", published_rows)

@@ -29,7 +29,14 @@ def run_cells(path: Path, out: Path, errors: Path) -> None:
     exec(compile(code_of(path), path.name, "exec"), {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+SLOW = {"retrieval"}  # tens of seconds: make faults
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=pytest.mark.nightly if p.stem in SLOW else ()) for p in NOTEBOOKS],
+    ids=lambda p: p.stem,
+)
 def test_notebook_runs(path, tmp_path):
     out, errors = tmp_path / "stdout.txt", tmp_path / "stderr.txt"
     process = forked(run_cells, path, out, errors)

@@ -40,6 +40,7 @@ def pages(tmp_path_factory):
     }
 
 
+@pytest.mark.nightly  # tens of seconds: make faults
 def test_every_card_and_room_has_a_page_and_every_link_leads_somewhere(pages):
     assert {f"papers/{p}.html" for p in list_projects()} <= pages.keys()
     assert {"index.html", "docs/library.html", "api/common.losses.html", "api/common.models.html"} <= pages.keys()  # fmt: skip
@@ -63,6 +64,7 @@ def test_every_card_and_room_has_a_page_and_every_link_leads_somewhere(pages):
     assert not broken
 
 
+@pytest.mark.nightly  # tens of seconds: make faults
 def test_a_page_loads_nothing_from_the_network(pages):
     for page in pages.values():
         assert not [x for x in page.loaded if x.startswith(("http:", "https:", "//"))]

@@ -27,10 +27,12 @@ from common.data.text.documents.neighbours import (
     in_blocks,
     language_mixture,
 )
+from common.data.text.normalize import text_preparation
 from common.data.text.synthetic import synthetic_sentences
 from common.encoders.text.sentence import SentenceEncoder
 from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
 from common.engine.trainer import world_size
+from common.families.retrieval.config import RetrievalEval
 from common.families.retrieval.finetuning import finetuning_data, passage_batches, questions
 from common.families.retrieval.sets import set_folder
 from projects.ccp.config import Config
@@ -152,10 +154,11 @@ def calibration_sentences(cfg: Config, language: str, without: Sequence[str]) ->
                 f"eval.monolingual.{language}"
             )
         documents = known[language]
-    tested, found = {*without}, list[str]()
+    prepare = text_preparation(cfg.eval.normalize_text, cfg.eval.lower_case)
+    tested, found = {prepare(text) for text in without}, list[str]()
     order = sample_rng(cfg.seed, 0, 0, _VAL_STREAM).permutation(len(documents))
     for index in order:
-        found += [s for s in documents[int(index)] if s not in tested]
+        found += [s for s in documents[int(index)] if prepare(s) not in tested]
         if len(found) >= cfg.eval.calibration_texts:
             break
     if len(found) < 2:
@@ -366,6 +369,17 @@ def _file(cfg: Config, name: str, place: str, hint: str) -> Requirement:
     return Requirement(name, str(path), path.is_file(), hint)
 
 
-def encode_language(towers: Towers, texts: Sequence[str], language: str, batch_size: int) -> Tensor:
-    """Vectors (N, D) of sentences of a language, with the passage tower."""
-    return language_view(towers.passage, language).encode(texts, batch_size)
+def encode_language(
+    towers: Towers, texts: Sequence[str], language: str, options: RetrievalEval
+) -> Tensor:
+    """Vectors (N, D) of sentences of a language, with the passage tower.
+
+    Args:
+        towers: in evaluation mode.
+        texts: N sentences.
+        language: whose.
+        options: section of the config: batch size and preparation of texts, as in a search.
+    """
+    prepare = text_preparation(options.normalize_text, options.lower_case)
+    view = language_view(towers.passage, language)
+    return view.encode([prepare(text) for text in texts], options.batch_size)

@@ -92,9 +92,9 @@ def neighbours(
     if not documents or not cfg.eval.neighbour_queries:
         return {}
     texts = [s for document in documents for s in document]
-    vectors = encode_language(towers, texts, ENGLISH, cfg.eval.batch_size)
+    vectors = encode_language(towers, texts, ENGLISH, cfg.eval)
     mono = calibration_sentences(cfg, ENGLISH, texts)
-    fitted = encode_language(towers, mono, ENGLISH, cfg.eval.batch_size)
+    fitted = encode_language(towers, mono, ENGLISH, cfg.eval)
     ways = {NEIGHBOURS: vectors, f"{NEIGHBOURS}_scaled": fit_shift_and_scale(fitted)(vectors)}
     if fits is not None:
         ways = {name: fit(fitted)(vectors) for name, fit in fits.items()}
@@ -172,10 +172,9 @@ def bitext(cfg: Config, towers: Towers, workspace: Workspace | None) -> dict[str
     for pair, sides in pairs.items():
         for language, texts in zip(pair.split("-"), sides, strict=True):
             tested.setdefault(language, set()).update(texts)
-    size = cfg.eval.batch_size
     mono = {
         language: encode_language(
-            towers, calibration_sentences(cfg, language, sorted(own)), language, size
+            towers, calibration_sentences(cfg, language, sorted(own)), language, cfg.eval
         )
         for language, own in tested.items()
     }
@@ -187,7 +186,7 @@ def bitext(cfg: Config, towers: Towers, workspace: Workspace | None) -> dict[str
     for pair, sides in pairs.items():
         first, second = pair.split("-")
         x, y = (
-            encode_language(towers, texts, language, size)
+            encode_language(towers, texts, language, cfg.eval)
             for texts, language in zip(sides, (first, second), strict=True)
         )
         hits = calibrated_hits(x, y, mono[first], mono[second], rotation, seed=cfg.seed)
@@ -319,7 +318,7 @@ def head_metrics(cfg: Config, module: CCP) -> dict[str, float]:
         raw = module.encoder.passage.normalize
         module.encoder.passage.normalize = False  # the head sees states
         center, context = (
-            encode_language(module.encoder, side, ENGLISH, cfg.eval.batch_size)
+            encode_language(module.encoder, side, ENGLISH, cfg.eval)
             for side in (list(s) for s in zip(*chosen, strict=True))
         )
         module.encoder.passage.normalize = raw

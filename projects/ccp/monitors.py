@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.evaluation.search import search
+from common.losses.output import full_precision
 from projects.ccp.head import PairHead
 
 
@@ -62,6 +63,7 @@ def other_language_share(vectors: Sequence[Tensor], k: int = 10) -> float:
     return float((label[found] != label[:, None]).float().mean())
 
 
+@full_precision
 @torch.no_grad()
 def batch_hits(center: Tensor, context: Tensor) -> Tensor:
     """Whether each centre is nearest to its own context among those of the batch, (B,) float.

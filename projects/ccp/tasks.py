@@ -101,7 +101,7 @@ def calibrate(cfg: Config, workspace: Workspace, experiment: Experiment[Contrast
             texts = [line for line in text_lines(Path(place).expanduser()) if line.strip()]
             if len(texts) < 2:
                 raise UserError(f"calibrate.input.{language}: {place} needs two or more texts")
-            vectors = encode_language(towers, texts, language, cfg.eval.batch_size)
+            vectors = encode_language(towers, texts, language, cfg.eval)
             found[language] = fit_shift_and_scale(vectors)
     output = (
         Path(options.output)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.encoders.image_text.frozen_clip import FrozenClip
-from common.encoders.modes import evaluated
+from common.encoders.modes import evaluated, evaluation_mode
 from common.engine.workspace import Workspace
 from common.evaluation.generation.captions import caption_metrics, caption_words
 from common.evaluation.generation.measures import word_overlap
@@ -39,6 +39,8 @@ def evaluate(cfg: Config, module: CLOSE, workspace: Workspace) -> dict[str, floa
     examples = judged(cfg)
     inputs = make_inputs(cfg, clip, examples, cfg.eval.inputs)
     vectors = unit_vectors(inputs, examples)
+    if inputs.is_text:
+        vectors = adapted(module, vectors)
     texts = written(cfg, module, vectors, examples)
     metrics = score(cfg, examples, texts, workspace)
     if cfg.data.source in ("bundled", "text") and cfg.eval.inputs == "image":
@@ -62,7 +64,7 @@ def judged(cfg: Config) -> list[Example]:
 
 
 def unit_vectors(inputs: Any, examples: Sequence[Example], batch_size: int = 512) -> Tensor:
-    """Unit vectors (N, D) of examples, as the module reads them in evaluation; on the CPU."""
+    """Unit vectors (N, D) of examples, those of texts before the adapter; on the CPU."""
     parts = []
     for start in range(0, len(examples), batch_size):
         part = examples[start : start + batch_size]
@@ -73,6 +75,13 @@ def unit_vectors(inputs: Any, examples: Sequence[Example], batch_size: int = 512
             found["features"] = inputs.clip.encode_tokens(found["tokens"])
         parts.append(unit_input(found["features"], found["segments"], len(part)))
     return torch.cat(parts)
+
+
+def adapted(module: CLOSE, vectors: Tensor) -> Tensor:
+    """Unit vectors (N, D) of texts as the module reads them in evaluation, without noise; on the CPU."""
+    with evaluation_mode(module.adapter):
+        found: Tensor = module.adapter(vectors.to(module.device)).cpu()
+    return found
 
 
 def written(cfg: Config, module: CLOSE, vectors: Tensor, examples: Sequence[Example]) -> list[str]:
@@ -158,9 +167,7 @@ def own_text(
     assert cfg.eval.own_text is not None
     chosen = list(examples[:: max(1, math.ceil(len(examples) / cfg.eval.own_text))])
     vectors = F.normalize(clip.encode_texts([e.texts[0] for e in chosen]), dim=1)
-    with torch.no_grad():
-        module.adapter.eval()
-        vectors = module.adapter(vectors.to(module.device)).cpu()
+    vectors = adapted(module, vectors)
     found = bundled_items(chosen, written(cfg, module, vectors, chosen))
     return {f"own_text_{k}": sum(v) / max(1, len(v)) for k, v in found.items()}
 

@@ -91,7 +91,8 @@ class CLOSE(ContrastiveModule):
         found = super().configure_optimizers()
         if self.optim.schedule != "linear":
             return found
-        total, warmup = self.decay_total(), self.optim.warmup_steps or None
+        total, optim = self.decay_total(), self.optim
+        warmup = optim.warmup_steps + round(optim.warmup_epochs * self.warmup_epoch_steps)
         schedule = LambdaLR(
             found["optimizer"], lambda step: learning_rate(step, 1.0, total, warmup)
         )

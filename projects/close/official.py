@@ -1,10 +1,11 @@
 """The public sets in their official layouts, as examples of the tasks.
 
 Below data.root: ``coco/dataset_coco.json`` (Karpathy) with ``coco/{train2014,val2014}``; ``snli_ve`` with
-``flickr30k-images``; ``vqa2``; ``vqa_e``; ``visual_news``.
+``flickr30k-images``; ``vqa2``; ``vqa_e``; ``visual_news/origin``.
 """
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,21 +18,20 @@ from common.data.tables import read_jsonl
 from common.engine.experiment import Requirement
 from projects.close.batches import Example
 from projects.close.objective import vqa_training_targets
-from projects.close.options import CloseData
+from projects.close.options import CloseData, TaskName
 
 Part = Literal["train", "dev", "test"]
 KARPATHY = "coco/dataset_coco.json"
-COCO_YEAR = {
-    "train": "train2014",
-    "dev": "val2014",
-    "test": "val2014",
-}  # of questions, whose test has no answers
+NEWS = "visual_news/origin"  # as the set is packed; paths in its lists start here
+# of questions; those of test2015 have no answers
+COCO_YEAR = {"train": "train2014", "test": "val2014"}
+NO_DEV: tuple[TaskName, ...] = ("vqa", "evqa")
 SOURCES = {
     "s_cap": ([KARPATHY], "https://cs.stanford.edu/people/karpathy/deepimagesent and https://cocodataset.org"),
     "ve": (["snli_ve/snli_ve_train.jsonl", "snli_ve/snli_ve_test.jsonl"], "https://github.com/necla-ml/SNLI-VE"),
     "vqa": ([KARPATHY, "vqa2/v2_OpenEnded_mscoco_train2014_questions.json"], "https://visualqa.org/download.html"),
     "evqa": (["vqa_e/VQA-E_train_set.json", "vqa_e/VQA-E_val_set.json"], "https://github.com/liqing-ustc/VQA-E"),
-    "news": (["visual_news/train_data.json", "visual_news/test_data.json"],
+    "news": ([f"{NEWS}/train_data.json", f"{NEWS}/test_data.json"],
              "https://github.com/FuxiaoLiu/VisualNews-Repository"),
 }  # fmt: skip
 SOURCES["m_cap"] = SOURCES["s_cap"]
@@ -41,8 +41,9 @@ def examples(data: CloseData, part: Part) -> list[Example]:
     """Examples of a task.
 
     Raises:
-        UserError: a missing file with its source, or one of another form.
+        UserError: a missing file with its source, one of another form, or a part that the task has not.
     """
+    check_part(data.task, part)
     readers = {"s_cap": captions, "m_cap": captions, "ve": entailment, "vqa": questions, "evqa": explained, "news": news}  # fmt: skip
     try:
         return readers[data.task](data, part)
@@ -51,6 +52,20 @@ def examples(data: CloseData, part: Part) -> list[Example]:
             f"data.task={data.task}: the files below {data_root(data.root)} have another form ({error!r}); "
             f"get them from {SOURCES[data.task][1]}"
         ) from error
+
+
+def check_part(task: TaskName, part: Part) -> None:
+    """Refuse a development part where there is none; the validation part is no stand-in.
+
+    Raises:
+        UserError: the task has none.
+    """
+    if part == "dev" and task in NO_DEV:
+        raise UserError(
+            f"data.task={task} has no development part, which eval.split=dev and trainer.val_every_n_steps read: "
+            "of its parts with public answers one is trained on, and results are reported on the other; tasks "
+            f"with one: {', '.join(name for name in SOURCES if name not in NO_DEV)}"
+        )
 
 
 def requirements(data: CloseData) -> tuple[Requirement, ...]:
@@ -137,16 +152,24 @@ def explained(data: CloseData, part: Part) -> list[Example]:
 
 
 def news(data: CloseData, part: Part) -> list[Example]:
-    """Visual News: the caption as the image's text and as target, the article's first line as context."""
+    """Visual News: the caption as the image's text and as target, the article's first line as context.
+
+    Rows without their article or picture are left out, and counted; training on text asks for no picture.
+    """
     name = {"train": "train", "dev": "val", "test": "test"}[part]
-    root, found = data_root(data.root) / "visual_news", []
-    for row in _json(data, f"visual_news/{name}_data.json"):
-        article = row.get("article")
-        if article is None:
-            article = (root / row["article_path"]).read_text(encoding="utf-8", errors="replace")
-        first = next((line for line in article.split("\n") if line.strip()), "")
-        image = str(Path("visual_news") / row["image_path"])
-        found.append(Example((row["caption"],), image, (row["caption"],), first.strip()))
+    root, folder, found = data_root(data.root), Path(NEWS), []
+    shown = part != "train" or data.inputs == "image"
+    rows = _json(data, f"{NEWS}/{name}_data.json")
+    for row in rows:
+        article, image = root / folder / row["article_path"], folder / row["image_path"]
+        if not article.is_file() or (shown and not (root / image).is_file()):
+            continue
+        lines = article.read_text(encoding="utf-8", errors="replace").split("\n")
+        first = next((line for line in lines if line.strip()), "")
+        found.append(Example((row["caption"],), str(image), (row["caption"],), first.strip()))
+    if len(found) < len(rows):
+        lost = f"{len(rows) - len(found)} of {len(rows)} rows lack their article{' or picture' * shown}"
+        warnings.warn(f"{NEWS}/{name}_data.json: {lost} and are left out", stacklevel=2)
     return found
 
 

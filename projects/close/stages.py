@@ -88,6 +88,7 @@ def build_module(cfg: Config, clip: FrozenClip) -> CLOSE:
 
 def stages(cfg: Config) -> Iterator[Stage]:
     """The stage "train"; its last checkpoint is kept, as released."""
+    check_parts(cfg)
     clip = FrozenClip(cfg.model.clip, half=cfg.model.half)
     module = build_module(cfg, clip)
 
@@ -105,8 +106,20 @@ def stages(cfg: Config) -> Iterator[Stage]:
     yield Stage("train", module, data)
 
 
+def check_parts(cfg: Config) -> None:
+    """Refuse, before training, a part that the evaluation after it could not read.
+
+    Raises:
+        UserError: the task has no development part.
+    """
+    if cfg.data.source == "official":
+        validates = cfg.trainer.val_every_n_steps is not None
+        official.check_part(cfg.data.task, "dev" if validates else cfg.eval.split)
+
+
 def plan(cfg: Config) -> Plan[CLOSE]:
     """What `make check` reports on."""
+    check_parts(cfg)
     needed = requirements(cfg)
 
     def module() -> CLOSE:

@@ -42,6 +42,14 @@ class CodeEval(RetrievalEval):
     whitened: bool = False  # also whitened_*: vectors whitened on each whole code base
     sample: Count = 1000  # pairs whose alignment and uniformity are measured
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.normalize_text or self.lower_case:
+            raise ValueError(
+                "eval.normalize_text and eval.lower_case would change code, whose signs and capitals "
+                "have a meaning: leave them false and prepare queries in their files"
+            )
+
 
 @dataclass
 class PrepareConfig:

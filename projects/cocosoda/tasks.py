@@ -27,6 +27,10 @@ from projects.cocosoda.stages import recipe_of
 
 PARTS = ("train", "valid", "test", "codebase")
 MOST_ABSENT = 0.1  # of a list's URLs; if more have no row, an archive is missing
+# functions of the published code bases, whose lists name more than the archives hold
+CODE_BASES: dict[Language, int] = {
+    "ruby": 4_360, "javascript": 13_981, "java": 40_347, "go": 28_120, "php": 52_660, "python": 43_827,
+}  # fmt: skip
 
 
 def bundled_codes(cfg: Config) -> list[str]:
@@ -85,14 +89,15 @@ def prepare(cfg: Config, workspace: Workspace) -> Path:
     """Join CodeSearchNet's archives with the lists of URLs; give every piece of the code its type.
 
     Writes ``<language>/{train,valid,test,codebase}.jsonl``, which ``data.source=csn`` reads. Rows are worked
-    through in chunks that are kept, so a stopped call goes on, and may be shared out (``task.shard``).
+    through in chunks that are kept, so a stopped call goes on, and may be shared out (``task.shard``). The
+    released lists of the code bases name functions that no archive holds: how many is said, beside the published size.
 
     Returns:
         The folder.
 
     Raises:
         UserError: no input, a language without archives or lists, or archives that lack more than a tenth
-            of a list.
+            of the training, development or test list.
     """
     options, model = cfg.prepare, cfg.model
     if options.input is None:
@@ -106,7 +111,7 @@ def prepare(cfg: Config, workspace: Workspace) -> Path:
     for language in cfg.data.languages:
         for part in PARTS:
             rows = joined_rows(source / language, part)
-            absent = _absent(source / language, part, len(rows))
+            absent = _absent(source, language, part, len(rows))
             step = RowMap(
                 f"{language} {part}", partial(_typed, cfg, language), settings | {"language": language}, options.seed,
             )  # fmt: skip
@@ -119,9 +124,17 @@ def prepare(cfg: Config, workspace: Workspace) -> Path:
     return target
 
 
-def _absent(folder: Path, part: str, found: int) -> str:
+def _absent(source: Path, language: Language, part: str, found: int) -> str:
+    """How many listed URLs have no row; of a code base, also how many have one.
+
+    Raises:
+        UserError: too many of a part whose whole list the archives hold.
+    """
+    folder = source / language
     listed = len(listed_urls(folder, part))
-    text = f"{listed - found} of {listed} listed URLs are in no archive"
+    text = f"{listed - found:,} of {listed:,} listed URLs are in no archive"
+    if part == "codebase":
+        return f"{text}, {found:,} are (published code base: {CODE_BASES[language]:,})"
     if listed - found > MOST_ABSENT * listed:
         raise UserError(
             f"{folder / part}.txt: {text}; unpack every final/jsonl/*/*.jsonl.gz of CodeSearchNet beside it"

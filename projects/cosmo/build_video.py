@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.damage import reading
-from common.data.image_text.interleaved.documents import clip_seconds, clip_text
+from common.data.image_text.interleaved.clips import clip_seconds, clip_text
 from common.data.image_text.interleaved.video import frame_times, open_video, segment_shots
 from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
 from common.data.row_map.parts import MANIFEST

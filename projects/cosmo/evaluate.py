@@ -101,7 +101,8 @@ def evaluate(cfg: Config, module: COSMO, workspace: Workspace) -> dict[str, floa
     learnable, total = parameter_counts(module.network, vision)
     metrics |= {"learnable": float(learnable), "learnable_share": learnable / total}
     if cfg.eval.sets:
-        metrics |= evaluate_sets(cfg, PictureModel(module), workspace)
+        with evaluated(module, cfg.trainer.accelerator):
+            metrics |= evaluate_sets(cfg, PictureModel(module), workspace)
     return metrics
 
 

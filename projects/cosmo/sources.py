@@ -1,6 +1,5 @@
 """Documents of made-up shapes, of the bundled drawings, and of tar shards."""
 
-import base64
 import io
 import json
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from common.config import UserError
 from common.data.image.labelled import LabelledPixels
 from common.data.image_text.captions import CaptionFiles
+from common.data.image_text.interleaved.clips import adjacent_clips, clip_seconds
 from common.data.image_text.interleaved.documents import (
     END_OF_CHUNK,
     GPT,
@@ -22,9 +22,9 @@ from common.data.image_text.interleaved.documents import (
     caption_document,
     choose_caption,
     clip_document,
-    clip_seconds,
     document_of,
     mmc4_document,
+    picture_content,
     plain,
 )
 from common.data.image_text.interleaved.tar_rows import TarRows
@@ -298,19 +298,14 @@ class Shards:
         if self.kind == "interleaved_image":
             found = document_of(row, data.threshold, data.max_document, rng)
             info = row["image_info"]
-            return found, lambda i: [_picture(base64.b64decode(info[i]["image_base64"]))]
-        clips = row["clips"]
-        if not clips:
-            raise ValueError("a video without clips")
-        count = min(len(clips), int(rng.integers(2, data.clips + 1)))
-        start = int(rng.integers(len(clips) - count + 1))
-        chosen = clips[start : start + count]
+            return found, lambda i: [_picture(picture_content(info[i]))]
+        chosen = adjacent_clips(row["clips"], data.clips, rng)
         video = list[VideoFile]()
 
         def frames(place: int) -> list[Any]:
             if not video:
                 video.append(VideoFile(_first(sample, VIDEO)))
-            bounds = clip_seconds(chosen[place]["clip"], data.speed)
+            bounds = clip_seconds(chosen[place]["clip"], data.speed, repair=True)
             return list(video[0].frames(frame_times(*bounds, data.frames)))
 
         return clip_document([clip["caption"] for clip in chosen]), frames

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from common.config import UserError
+from common.encoders.modes import evaluated
 from common.engine.workspace import Workspace, write_json, write_text
 from common.evaluation.image_text.few_shot import FewShotTask, Item, few_shot_prompt
 from projects.cosmo.build_video import write_clips
@@ -19,6 +20,8 @@ from projects.cosmo.table import evaluate_sets
 
 def caption(cfg: Config, workspace: Workspace) -> list[str]:
     """Texts for ``caption.inputs`` by the folder ``caption.run``, after ``caption.demonstrations``; as a gallery too.
+
+    Beams, length penalty and lengths are those of the export, not the command's ``eval``.
 
     Raises:
         UserError: no folder, no picture, or a demonstration without text.
@@ -123,6 +126,8 @@ def reference(cfg: Config) -> Config:
 def few_shot(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The table of ``eval.sets`` by the exported model ``caption.run``, as few_shot.md and few_shot.json.
 
+    Beams, length penalty and lengths are those of the command's ``eval``, not the export's.
+
     Raises:
         UserError: no folder or no set.
     """
@@ -130,7 +135,10 @@ def few_shot(cfg: Config, workspace: Workspace) -> dict[str, float]:
         raise UserError(
             "set caption.run, a folder written by make export, and eval.sets, as in paper_few_shot.yaml"
         )
-    found = evaluate_sets(cfg, Cosmo(cfg.caption.run), workspace)
+    model = Cosmo(cfg.caption.run)
+    model.module.cfg = dataclasses.replace(model.module.cfg, eval=cfg.eval)
+    with evaluated(model.module, cfg.trainer.accelerator):
+        found = evaluate_sets(cfg, model, workspace)
     for name, value in found.items():
         workspace.say(f"{name}: {value:.4f}")
     return found

@@ -84,7 +84,10 @@ def _fitted(cfg: Config, workspace: Workspace, fit: Fit) -> dict[str, float]:
 def _neighbours(cfg: Config, workspace: Workspace, k: int) -> dict[str, float]:
     tasks = read_tasks(cfg)
     own = cfg.retriever
-    bank = Bank(tasks.bank, build_retriever(own, lambda: key_texts(tasks.bank, own.key)), own.key)
+    retriever = build_retriever(
+        own, lambda: key_texts(tasks.bank, own.key), cfg.trainer.accelerator
+    )
+    bank = Bank(tasks.bank, retriever, own.key)
 
     def fit(task: Task) -> Callable[[Sequence[Example]], list[str]]:
         def told(inputs: Sequence[Example]) -> list[str]:

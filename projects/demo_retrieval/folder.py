@@ -83,7 +83,8 @@ def load(cfg: Config, folder: Path, bank: Sequence[Example] | None = None) -> De
         own: RetrieverConfig = cfg.retriever
         examples = read_bank(folder / BANK) if bank is None else bank
         index = folder / INDEX if bank is None else None
-        module.bank = Bank(examples, load_retriever(own, folder), own.key, own.cache, index)
+        retriever = load_retriever(own, folder, cfg.trainer.accelerator)
+        module.bank = Bank(examples, retriever, own.key, own.cache, index)
     return module
 
 

@@ -28,15 +28,15 @@ def _questions() -> dict[str, dict[str, Any]]:
 
 
 def about(name: str) -> dict[str, Any]:
-    """Family, question and words of a task.
+    """Family, question and words of a task, whatever its letters' case.
 
     Raises:
         UserError: an unknown name.
     """
     for pattern, found in _questions().items():
-        if fnmatch(name, pattern):
+        if fnmatch(name.lower(), pattern):
             # one name in two collections is one data set
-            return {"same": name.partition("/")[2] or name, **found}
+            return {"same": (name.partition("/")[2] or name).lower(), **found}
     raise UserError(f"unknown task '{name}'{nearest(name, [*BUNDLED, *MADE_UP])}, or mrqa/<set>, unifiedqa/<set>, crossfit/<task>")  # fmt: skip
 
 

@@ -112,14 +112,16 @@ class DenseRetriever:
         tokenizers: of both.
         max_length: tokens of a text; longer ones are cut on their right.
         form: kind and pooling, which the weights don't tell.
+        accelerator: ``cfg.trainer.accelerator``; "cpu" leaves the encoders where they are.
     """
 
     def __init__(
         self, question: nn.Module, context: nn.Module, tokenizers: tuple[Any, Any], max_length: int,
-        form: str = "dpr",
+        form: str = "dpr", accelerator: str = "auto",
     ) -> None:  # fmt: skip
         self.question, self.context = freeze(question), freeze(context)
         self.tokenizers, self.max_length, self.form = tokenizers, max_length, form
+        self.accelerator = accelerator
 
     def questions(self, texts: Sequence[str]) -> Tensor:
         """E_q."""
@@ -143,7 +145,7 @@ class DenseRetriever:
         self, encoder: nn.Module, tokenizer: Any, texts: Sequence[str], batch_size: int = 64
     ) -> Tensor:
         device = next(encoder.parameters()).device
-        if torch.cuda.is_available() and device.type == "cpu":
+        if torch.cuda.is_available() and device.type == "cpu" and self.accelerator != "cpu":
             encoder.to("cuda")
             device = torch.device("cuda")
         found = []
@@ -186,12 +188,15 @@ class _Pooled(nn.Module):
         return found
 
 
-def build_retriever(cfg: RetrieverConfig, texts: Callable[[], Sequence[str]]) -> Retriever:
+def build_retriever(
+    cfg: RetrieverConfig, texts: Callable[[], Sequence[str]], accelerator: str = "auto"
+) -> Retriever:
     """The retriever of a config.
 
     Args:
         cfg: its section.
         texts: of the bank, which TF-IDF is fitted to.
+        accelerator: see `DenseRetriever`.
 
     Raises:
         UserError: absent or unfitting weights.
@@ -213,17 +218,23 @@ def build_retriever(cfg: RetrieverConfig, texts: Callable[[], Sequence[str]]) ->
     else:
         sides = [text_tower(name, cfg.pooling) for name in names]
     form = cfg.kind if cfg.kind == "dpr" else f"{cfg.kind} {cfg.pooling}"
-    return DenseRetriever(sides[0], sides[1], (load_tokenizer(names[0]), load_tokenizer(names[1])), cfg.max_length, form)  # fmt: skip
+    tokenizers = load_tokenizer(names[0]), load_tokenizer(names[1])
+    return DenseRetriever(sides[0], sides[1], tokenizers, cfg.max_length, form, accelerator)
 
 
-def load_retriever(cfg: RetrieverConfig, folder: Path) -> Retriever:
+def load_retriever(cfg: RetrieverConfig, folder: Path, accelerator: str = "auto") -> Retriever:
     """The retriever of an exported folder.
+
+    Args:
+        cfg: the folder's section of the config.
+        folder: see `folder.export`.
+        accelerator: see `DenseRetriever`.
 
     Raises:
         UserError: damaged files, or absent weights.
     """
     if cfg.kind != "tfidf_svd":
-        return build_retriever(cfg, list)
+        return build_retriever(cfg, list, accelerator)
     try:
         about: Mapping[str, Any] = json.loads((folder / TERMS).read_text(encoding="utf-8"))
         terms = list(map(str, about["terms"]))

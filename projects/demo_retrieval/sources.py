@@ -6,7 +6,7 @@
 | ``unifiedqa/<set>`` | ``unifiedqa/<set>/{train,dev,test}.tsv`` |
 | ``crossfit/<task>`` | ``crossfit/<task>/<task>_<shots>_<seed>_{train,dev,test}.tsv`` |
 | ``crossfit/glue-mnli-mismatched`` | those of ``crossfit/glue-mnli``, but for the test: GLUE's ``MNLI/dev_mismatched.tsv`` |
-| ``mrqa/<set>`` | ``mrqa/<set>/<set>-train-seed-<seed>-num-examples-<n>.jsonl`` and ``dev.jsonl``, which is the test |
+| ``mrqa/<set>`` | ``mrqa/<set>/<set>-train-seed-<seed>-num-examples-<n>.jsonl`` and ``dev.jsonl``, which is the test; the archive's sets are ``squad``, ``naturalquestions``, ... |
 | ``made_up_*`` | none |
 """
 

@@ -13,10 +13,10 @@ from common.config import UserError, to_dict
 from common.data.lookup import own_file
 from common.data.module import ContrastiveData
 from common.data.text.sets import load_sentences
-from common.distributed.process import world_size
 from common.encoders.modes import untrained
 from common.engine.experiment import Plan, Requirement, Stage, weights_requirement
 from common.engine.lifecycle.kept_weights import keep_weights, kept_path
+from common.engine.trainer import world_size
 from projects.demo_retrieval.bank import Bank, Demonstrations, key_texts, read_bank, read_passages
 from projects.demo_retrieval.batches import DemoRows, EvalRows, InfillRows
 from projects.demo_retrieval.config import Config
@@ -127,7 +127,7 @@ def make_bank(cfg: Config, tasks: Tasks, retriever: Retriever | None = None) -> 
     if cfg.method.selection == "none":
         return None
     own = cfg.retriever
-    retriever = retriever or build_retriever(own, lambda: key_texts(tasks.bank, own.key))
+    retriever = retriever or build_retriever(own, lambda: key_texts(tasks.bank, own.key), cfg.trainer.accelerator)  # fmt: skip
     return Bank(tasks.bank, retriever, own.key, own.cache)
 
 
@@ -175,7 +175,7 @@ def rows_of(cfg: Config, module: DemoRetrieval, tasks: Sequence[Task], batch_siz
     assert module.encoder is not None
     return DemoRows(
         tasks, module.encoder, demonstrations_of(cfg, module.bank), seed=cfg.seed, cap=cfg.data.task_cap,
-        uniform_mixing=cfg.data.mixing == "uniform", global_batch_size=batch_size * world_size(),
+        uniform_mixing=cfg.data.mixing == "uniform", global_batch_size=batch_size * world_size(cfg.trainer),
     )  # fmt: skip
 
 
@@ -189,7 +189,7 @@ def stage(
         UserError: no development example, or fewer rows than a batch.
     """
     assert module.encoder is not None
-    fills(len(rows), batch_size, f"{'data' if name == 'meta' else name}.batch_size")
+    fills(cfg, len(rows), batch_size, f"{'data' if name == 'meta' else name}.batch_size")
     val: dict[str, Dataset[Any]] = {}
     if every is not None:
         dev = [e for t in tasks.targets for e in t.dev]
@@ -204,14 +204,16 @@ def stage(
     return Stage(name, module, data, {**trainer, "val_every_n_steps": every}, monitor)
 
 
-def fills(count: int, batch_size: int, key: str) -> None:
+def fills(cfg: Config, count: int, batch_size: int, key: str) -> None:
     """Refuse fewer examples than a batch of all processes.
 
     Raises:
         UserError: names the setting.
     """
-    if count < batch_size * world_size():
-        raise UserError(f"{count} examples do not fill a batch of {batch_size} on {world_size()} process(es): lower {key}")  # fmt: skip
+    # not those of the process group, which the trainer has not formed yet
+    processes = world_size(cfg.trainer)
+    if count < batch_size * processes:
+        raise UserError(f"{count} examples do not fill a batch of {batch_size} on {processes} process(es): lower {key}")  # fmt: skip
 
 
 # -- denoising -----------------------------------------------------------------------------------
@@ -226,7 +228,7 @@ def denoising(cfg: Config, module: DemoRetrieval) -> Iterator[Stage]:
         sentences = [e.context for t in read_tasks(cfg).targets for e in t.train]
     else:
         sentences = load_sentences(cfg.data.root, limit=own.sentences, seed=cfg.seed)
-    fills(len(sentences), own.batch_size, "denoise.batch_size")
+    fills(cfg, len(sentences), own.batch_size, "denoise.batch_size")
     data = ContrastiveData(
         InfillRows(sentences, module.encoder, own, cfg.seed), batch_size=own.batch_size, seed=cfg.seed,
         num_workers=cfg.data.num_workers,

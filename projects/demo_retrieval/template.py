@@ -136,10 +136,13 @@ def from_row(row: Mapping[str, Any], place: str, task: str = "", number: int = 0
 # -- UnifiedQA -----------------------------------------------------------------------------------
 
 LITERAL = "\\n"  # two characters, a backslash and an n
+ANSWERS = "///"  # between several of them
 
 
 def parse_unifiedqa(line: str, task: str, number: int = 0) -> Example:
     r"""An example of UnifiedQA's files: ``question \n options \n context <tab> answer``.
+
+    The files are cased, ``(A) ... (B) ...``: as UnifiedQA's own loaders do, all of it is lower-cased.
 
     Args:
         line: of a tsv; the separators are a backslash and an n.
@@ -149,8 +152,8 @@ def parse_unifiedqa(line: str, task: str, number: int = 0) -> Example:
     Raises:
         UserError: no tab, or no question.
     """
-    source, tab, answer = line.rstrip("\r\n").partition("\t")
-    fields = [" ".join(part.split()).strip("'") for part in source.split(LITERAL)]
+    source, tab, answer = line.rstrip("\r\n").lower().partition("\t")
+    fields = [_plain(part) for part in source.split(LITERAL)]
     if not tab or not fields[0]:
         raise UserError(f"{task}, line {number + 1}: expected 'question \\n ... <tab> answer', got {line[:_SHOWN]!r}")  # fmt: skip
     question, rest = fields[0], fields[1:]
@@ -158,8 +161,12 @@ def parse_unifiedqa(line: str, task: str, number: int = 0) -> Example:
     if rest and rest[0].startswith("(a)"):
         options = parse_options(rest.pop(0))
     context = SEPARATOR.join(part for part in rest if part)
-    golds = (" ".join(answer.split("\t")[0].split()).strip("'"),)
-    return Example(task, question, golds, context, options, str(number))
+    golds = dict.fromkeys(_plain(part) for part in answer.split("\t")[0].split(ANSWERS))
+    return Example(task, question, tuple(filter(None, golds)) or ("",), context, options, str(number))  # fmt: skip
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).strip("'")
 
 
 def parse_options(text: str) -> tuple[str, ...]:
@@ -182,7 +189,7 @@ def unifiedqa_line(example: Example) -> str:
     """The inverse of `parse_unifiedqa`."""
     parts = [example.question, *([listed(example.options)] if example.options else [])]
     parts += [example.context.replace(SEPARATOR, f" {LITERAL} ")] if example.context else []
-    return f" {LITERAL} ".join(parts) + "\t" + (example.answers[0] if example.answers else "")
+    return f" {LITERAL} ".join(parts) + "\t" + ANSWERS.join(example.answers)
 
 
 # -- token ids -----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import UserError
+from common.encoders.modes import evaluated
 from common.encoders.text.template import plain_ids, special_tokens
 from common.engine.experiment import Experiment
 from common.engine.lifecycle.finished import finished_runs, run_metrics, run_settings
@@ -62,9 +63,10 @@ def rank(cfg: Config, workspace: Workspace, experiment: Experiment[DSE]) -> list
     for which, texts in (("queries", queries), ("candidates", candidates)):
         sizes = [size + special for size in _pieces(reader.tokenizer, texts)]
         _say_cut(workspace, which, sizes, reader.max_length, "data.max_length of the training")
-    scores, places = module.scorer.rank(
-        queries, candidates, options.k, options.label, options.both_orders
-    )
+    with evaluated(module.scorer, cfg.trainer.accelerator):
+        scores, places = module.scorer.rank(
+            queries, candidates, options.k, options.label, options.both_orders
+        )
     found = []
     for query, own, values in zip(queries, places.tolist(), scores.tolist(), strict=True):
         workspace.say(query)

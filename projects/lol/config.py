@@ -72,6 +72,7 @@ class MethodConfig:
     omega: NonNegative = 0.2  # of the lower layer's contrast
     rho_refocus: NonNegative = 0.5  # of the refocus term
     alpha_plausibility: Probability = 0.0  # 0: off
+    post_softmax: bool = False  # log-softmax of the fused score at each place, before plausibility
     layers: Literal["dola_low", "dola_high", "pli_low", "pli_mid", "pli_high", "list"] = "dola_high"
     layer_list: list[Whole] = field(default_factory=list)  # layers=list
     layer_choice: Literal["dynamic_jsd", "static"] = "dynamic_jsd"  # static: layer_list has one

@@ -306,7 +306,7 @@ def weights_of(method: MethodConfig) -> Weights:
     return Weights(
         method.lambda_final, method.lambda_lower, method.beta, method.omega,
         method.rho_refocus if prompted else 0.0, method.alpha_plausibility,
-        method.refocus == "instruct_original",
+        method.refocus == "instruct_original", method.post_softmax,
     )  # fmt: skip
 
 

@@ -125,6 +125,11 @@ def is_baseline(method: MethodConfig) -> bool:
     return not (weights.omega or weights.rho or weights.instruct_original)
 
 
+def contrasts(method: MethodConfig) -> bool:
+    """Whether a score is a difference: all methods but the original as it is, instructed or not."""
+    return method.amateur != "none" or weights_of(method).rho > 0
+
+
 def chance(questions: Sequence[Question]) -> dict[str, float]:
     """Expected measures of scores that know nothing."""
     if questions[0].plain:

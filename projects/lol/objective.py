@@ -25,6 +25,7 @@ class Weights:
     rho: float = 0.5
     alpha: float = 0.0
     instruct_original: bool = False  # the original side of both contrasts reads the instruction
+    post_softmax: bool = False  # the score is a distribution again before tokens are removed
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,15 @@ def lol_scores(logits: Logits, weights: Weights, *, removed: float = -math.inf) 
         final = _contrast(first, logits.amateur, weights.lambda_final)  # Eq. 1
         score = weights.beta * final
     if weights.omega:
-        below = weights.omega * _contrast(
-            lower, logits.lower_amateur, weights.lambda_lower
-        )  # Eq. 2
-        score = below if score is None else score + below  # Eq. 3
+        below = _contrast(lower, logits.lower_amateur, weights.lambda_lower)  # Eq. 2
+        score = weights.omega * below if score is None else score + weights.omega * below  # Eq. 3
     if weights.rho:
         refocus = _contrast(logits.instructed, logits.original, 1.0)  # Eq. 4
         score = weights.rho * refocus if score is None else score + weights.rho * refocus  # Eq. 5
     if score is None:
         raise ValueError("beta, omega and rho are all 0: there is no score")
+    if weights.post_softmax:  # DoLa's lm_score, which FACTOR's runner leaves on
+        score = score.log_softmax(-1)
     # Eq. 5: by the original without instruction, before anything is subtracted
     return score.masked_fill(~plausible(log_probabilities(logits.original), weights.alpha), removed)
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from common.config import UserError, to_dict
 from common.data.lookup import data_root
 from common.data.module import ContrastiveData
+from common.decoding.language_model import LanguageModel
 from common.decoding.tracks import read
 from common.encoders.pretrained import stand_in
 from common.encoders.text.language_models.causal import add_lora, load_lora, remove_lora, save_lora
@@ -118,20 +119,25 @@ def stages(cfg: Config) -> Iterator[Stage]:
         yield from _kept(cfg, "base", original, statements(cfg, world, tokenizer), cfg.base.steps)
     module = with_amateur(cfg, model, tokenizer)
     if cfg.amateur.kind != "none" and cfg.amateur.path is None:
-        lm = module.models().lm
         prompts = Prompts(cfg, tokenizer)
-        rows = Answers(hallucinations(cfg, world), lm, prompts, cfg.data.length)
+        rows = Answers(hallucinations(cfg, world), _reader(module), prompts, cfg.data.length)
         yield from _kept(cfg, "amateur", module.train(), amateur_data(cfg, rows), None)
         return
     # nothing is fitted: the stage takes over the weights, as from another run
     nothing = Answers(
-        [Hallucination(PROBE, PROBE)], module.models().lm, Prompts(cfg, tokenizer), 10**6
+        [Hallucination(PROBE, PROBE)], _reader(module), Prompts(cfg, tokenizer), 10**6
     )
     kept = kept_path(_folder(cfg), "off-the-shelf", "lol", _settings(cfg, "off-the-shelf"))
     keep_weights(kept, module)
     yield Stage(
         "off_the_shelf", module, ContrastiveData(nothing, batch_size=1, seed=cfg.seed), weights=kept
     )
+
+
+def _reader(module: LOL) -> LanguageModel:
+    """The original for its tokenizer's sake, where it is: on the GPU it comes in the trainer's precision."""
+    device = next(module.model.parameters()).device
+    return LanguageModel(module.model, module.tokenizer, str(device))
 
 
 def statements(cfg: Config, world: World, tokenizer: Any) -> ContrastiveData:

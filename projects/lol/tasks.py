@@ -1,6 +1,7 @@
 """`make run TASK=generate|strategyqa|gsm8k|score|hallucinate`: the user's own models and files."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,7 +28,7 @@ from common.evaluation.generation.measures import normalized_words
 from common.evaluation.tables import write_report
 from projects.lol.config import Config
 from projects.lol.decoder import Decoder
-from projects.lol.evaluate import evaluate
+from projects.lol.evaluate import contrasts, evaluate
 from projects.lol.module import LOL
 from projects.lol.prompts import read_shots
 from projects.lol.reasoning import gold_number, number, yes_or_no
@@ -223,6 +224,13 @@ def decoder_of(cfg: Config, workspace: Workspace, experiment: Experiment[LOL]) -
         UserError: no such run or method.
     """
     section = cfg.generate
+    method = cfg.methods.get(section.method)
+    if method is not None and contrasts(method) and not method.alpha_plausibility:
+        warnings.warn(
+            f"methods.{section.method}.alpha_plausibility=0: it writes whatever the contrast prefers, "
+            "however unlikely; ICD and DoLa generate with 0.1",
+            stacklevel=2,
+        )
     if section.run == "pretrained":
         plain = cfg if cfg.amateur.path else replace(cfg, amateur=replace(cfg.amateur, kind="none"))
         module = with_amateur(plain, *build_original(cfg))

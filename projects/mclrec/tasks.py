@@ -11,6 +11,7 @@ import torch
 from common.config import UserError
 from common.data.recommendation.interactions import History, k_core, read_log, write_inter
 from common.data.tables import Row, write_jsonl
+from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
 from common.engine.run import trained_module
 from common.engine.workspace import Workspace
@@ -41,11 +42,13 @@ def recommend(cfg: Config, workspace: Workspace, experiment: Experiment[MCLRec])
     recommender = trained_recommender(cfg, workspace, experiment)
     rows: list[Row] = []
     histories = histories_of(cfg, workspace)
-    for user, history in histories:
-        found: list[tuple[str, float]] = []
-        if len(recommender.known(history)):
-            found = recommender(history, own.k, mask_history=own.mask_history)
-        rows.append({"user": user, "items": [i for i, _ in found], "scores": [s for _, s in found]})
+    with evaluated(recommender.encoder, cfg.trainer.accelerator):
+        for user, history in histories:
+            found: list[tuple[str, float]] = []
+            if len(recommender.known(history)):
+                found = recommender(history, own.k, mask_history=own.mask_history)
+            items, scores = [i for i, _ in found], [s for _, s in found]
+            rows.append({"user": user, "items": items, "scores": scores})
     output = Path(own.output) if own.output else workspace.folder(".") / "recommended.jsonl"
     write_jsonl(output, rows)
     for row in rows[:SHOWN]:
@@ -76,10 +79,11 @@ def vectors(cfg: Config, workspace: Workspace, experiment: Experiment[MCLRec]) -
             f"{empty} of {len(histories)} users have no item that training knew, and no vector"
         )
     _say_unknown(recommender, histories, workspace)
-    parts = [
-        recommender.user_vectors([known for _, known in rows[start : start + CHUNK]])
-        for start in range(0, len(rows), CHUNK)
-    ]
+    with evaluated(recommender.encoder, cfg.trainer.accelerator):
+        parts = [
+            recommender.user_vectors([known for _, known in rows[start : start + CHUNK]]).cpu()
+            for start in range(0, len(rows), CHUNK)
+        ]
     folder = Path(cfg.recommend.output) if cfg.recommend.output else workspace.folder(".")
     tensors = {"users": torch.cat(parts), "items": recommender.item_matrix}
     write_json(folder / "names.json", {"users": [u for u, _ in rows], "items": recommender.items})

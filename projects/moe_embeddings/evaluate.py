@@ -6,7 +6,8 @@ from itertools import combinations
 import numpy as np
 import torch
 from scipy.stats import wilcoxon
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from common.config import UserError
@@ -185,7 +186,9 @@ def gradient_cosines(cfg: Config, module: MoeEmbeddings) -> dict[str, float]:
     inside = {id(p) for m in mixtures(encoder.model) for p in m.experts.parameters()}
     if not inside:
         inside = {id(p) for f in feed_forwards(encoder.model) for p in f.module.parameters()}
-    trained = [p for p in encoder.parameters() if p.requires_grad]
+    named = {name: p for name, p in encoder.named_parameters() if p.requires_grad}
+    tensors = normal_tensors(encoder)
+    trained = [tensors[name] for name in named]
     was = module.training
     module.eval()
     for own in load_pairs(cfg, "valid").values():
@@ -197,7 +200,8 @@ def gradient_cosines(cfg: Config, module: MoeEmbeddings) -> dict[str, float]:
         ]
         inputs = {k: batch[k].to(encoder.device) for k in ("input_ids", "attention_mask")}
         with torch.enable_grad():
-            first, second = encoder(**inputs, expert=batch["expert"]).chunk(2)
+            rows = functional_call(encoder, tensors, (), {**inputs, "expert": batch["expert"]})
+            first, second = rows.chunk(2)
             # the main process evaluates alone: waiting for rows of others would never end
             loss = module.objective(first, second, gather=False).loss
             grads.append(torch.autograd.grad(loss, trained, allow_unused=True))
@@ -206,7 +210,7 @@ def gradient_cosines(cfg: Config, module: MoeEmbeddings) -> dict[str, float]:
         return {}
     found = {}
     for name, feed in (("gradient_cosine", True), ("shared_gradient_cosine", False)):
-        places = [i for i, p in enumerate(trained) if (id(p) in inside) == feed]
+        places = [i for i, p in enumerate(named.values()) if (id(p) in inside) == feed]
         flat = [
             torch.cat(
                 [(torch.zeros_like(trained[i]) if g[i] is None else g[i]).flatten() for i in places]
@@ -216,6 +220,21 @@ def gradient_cosines(cfg: Config, module: MoeEmbeddings) -> dict[str, float]:
         cosines = [float(F.cosine_similarity(a, b, dim=0)) for a, b in combinations(flat, 2)]
         found[name] = float(np.mean(cosines))
     return found
+
+
+def normal_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, copies in the place of inference tensors.
+
+    What `evaluated` has moved to a GPU and back in inference mode are inference tensors, which no
+    backward pass can save.
+
+    Args:
+        module: any; is not changed.
+    """
+    return {
+        name: x.detach().clone().requires_grad_(x.requires_grad) if x.is_inference() else x
+        for name, x in (*module.named_parameters(), *module.named_buffers())
+    }
 
 
 def table(metrics: Mapping[str, float], cfg: Config) -> str:

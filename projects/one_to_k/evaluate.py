@@ -1,6 +1,6 @@
 """Retrieval in every language: recall, its spread and the variance of ranks, in one table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -23,6 +23,7 @@ from common.evaluation.image_text.cross_lingual import (
 from common.evaluation.image_text.two_stage import ScorePairs, best_ranks, rescored
 from projects.one_to_k.config import Config
 from projects.one_to_k.data import (
+    BENCHMARK_SETS,
     EMOJI,
     MRV_LANGUAGES,
     EvalSet,
@@ -32,6 +33,7 @@ from projects.one_to_k.data import (
 )
 from projects.one_to_k.module import OneToK
 from projects.one_to_k.network import CrossLingualNetwork
+from projects.one_to_k.start import starting_module
 
 KS = (1, 5, 10)
 
@@ -39,10 +41,13 @@ KS = (1, 5, 10)
 def evaluate(cfg: Config, module: OneToK, workspace: Workspace) -> dict[str, float]:
     """Metrics of every set: those of the source plain, those of a benchmark under its name.
 
-    The untrained model's ``recall_mean`` and ``mrv_std`` stand beside them, and chance.
+    Beside those of the source stand chance and the ``recall_mean`` and, where it has one, ``mrv_std`` of
+    the model as its training began with it.
     """
     tokenizer, metrics = build_tokenizer(cfg.model), {"temperature": float(module.temperature())}
     for name, found in evaluation_sets(cfg, tokenizer).items():
+        if name in BENCHMARK_SETS:
+            workspace.note(f"{name}: {counts(found)}")
         prefix = "" if name == cfg.data.source else f"{name}_"
         with evaluated(module, cfg.trainer.accelerator):
             ranks, scores = ranks_of(cfg, module.network, found, tokenizer)
@@ -51,28 +56,70 @@ def evaluate(cfg: Config, module: OneToK, workspace: Workspace) -> dict[str, flo
         if prefix:
             continue
         metrics["recall_mean_chance"] = sum(min(1, k / len(scores[0])) for k in KS) / len(KS)
-        raw = untrained(lambda: OneToK(cfg), cfg.seed, module)
+        raw = untrained(lambda: starting_module(cfg, OneToK), cfg.seed, module)
         with evaluated(raw, cfg.trainer.accelerator):
             before, _ = ranks_of(cfg, raw.network, found, tokenizer)
-        start = cross_lingual_metrics(before, aligned=True, ks=KS)
-        metrics |= {f"untrained_{k}": start[k] for k in ("recall_mean", "mrv_std")}
-        save_items(workspace, ranks)
+        start = table(name, before, found)
+        metrics |= {f"untrained_{k}": start[k] for k in ("recall_mean", "mrv_std") if k in start}
+        save_items(workspace, name, ranks, found)
         show(cfg, workspace, found, scores)
     return metrics
 
 
-def table(name: str, ranks: dict[str, Ranks], found: EvalSet) -> dict[str, float]:
-    """Recall over all languages of a set, and MRV over those that the paper has it for.
+def counts(found: EvalSet) -> str:
+    """Images and texts of each language, which tell the files that were read.
 
-    A set without one of these languages has its MRV over all of its own.
+    >>> counts(EvalSet({"en": LanguageSet(("1.jpg",), ("one", "two"), (0, 0))}, torch.zeros))
+    'en 1 images, 2 texts'
     """
-    own = cross_lingual_metrics(ranks, aligned=aligned(found.sets), ks=KS)
-    few = {x: ranks[x] for x in MRV_LANGUAGES.get(name, []) if x in ranks}
-    if len(few) < len(MRV_LANGUAGES.get(name, [""])):
-        return own
-    narrow = cross_lingual_metrics(few, aligned=aligned({x: found.sets[x] for x in few}), ks=KS)
-    recalls = {key: value for key, value in own.items() if "mrv" not in key}
-    return recalls | {key: value for key, value in narrow.items() if "mrv" in key}
+    return "; ".join(
+        f"{language} {len(one.images)} images, {len(one.texts)} texts"
+        for language, one in found.sets.items()
+    )
+
+
+def table(name: str, ranks: dict[str, Ranks], found: EvalSet) -> dict[str, float]:
+    """Recall over all languages of a set, and MRV where `mrv_ranks` has what it is over."""
+    own = cross_lingual_metrics(ranks, aligned=False, ks=KS)
+    if (few := mrv_ranks(name, ranks, found)) is not None:
+        narrow = cross_lingual_metrics(few, aligned=True, ks=KS)
+        own |= {key: value for key, value in narrow.items() if "mrv" in key}
+    return own
+
+
+def mrv_ranks(name: str, ranks: dict[str, Ranks], found: EvalSet) -> dict[str, Ranks] | None:
+    """Ranks of `mrv_languages` with query q the same in each; None where there is no such order.
+
+    A set of `MRV_LANGUAGES` has translations of one caption an image, and may lack a few: there the images that
+    all of them have are compared (xFlickr&CO: one German caption is empty).
+    """
+    few = mrv_languages(name, ranks)
+    if _aligned(found, few):
+        return {language: ranks[language] for language in few}
+    sets = {language: found.sets[language] for language in few}
+    paired = all(one.image_of_text == tuple(range(len(one.images))) for one in sets.values())
+    shared = set.intersection(*(set(one.images) for one in sets.values()))
+    if name not in MRV_LANGUAGES or not paired or not shared:
+        return None
+    order = [image for image in sets[few[0]].images if image in shared]
+    kept = {}
+    for language, one in sets.items():
+        rows = [one.images.index(image) for image in order]
+        kept[language] = Ranks(*(values[rows] for values in ranks[language]))
+    return kept
+
+
+def mrv_languages(name: str, languages: Iterable[str]) -> list[str]:
+    """Languages of a set that MRV is over: those that the paper has it for.
+
+    A set without one of these has its MRV over all of its own.
+    """
+    own, few = list(languages), MRV_LANGUAGES.get(name, [])
+    return few if few and set(few) <= set(own) else own
+
+
+def _aligned(found: EvalSet, languages: Iterable[str]) -> bool:
+    return aligned({x: found.sets[x] for x in languages})
 
 
 def ranks_of(
@@ -133,13 +180,25 @@ def _match(
     return network.match(states[text], mask[text], tokens[image])[:, 1]
 
 
-def save_items(workspace: Workspace, ranks: dict[str, Ranks]) -> None:
-    """Values of the two judged metrics for every query of both directions, for paired intervals."""
-    stacked = [torch.stack([getattr(own, d) for own in ranks.values()]) for d in Ranks._fields]
-    both = torch.cat(stacked, 1)  # (L, 2 Q)
-    hits = torch.stack([(both <= k).double().mean(0) for k in KS]).mean(0)
-    workspace.items("recall_mean", hits.tolist())
-    workspace.items("mrv_std", rank_deviation(both).tolist())
+def save_items(workspace: Workspace, name: str, ranks: dict[str, Ranks], found: EvalSet) -> None:
+    """Values of the two judged metrics for every query of both directions, for paired intervals.
+
+    Their means are those of `table`. A metric has none where its languages are not aligned, and a set
+    none at all where an image has several texts: there the two directions count alike, not the queries.
+    """
+    if any(len(own.image_to_text) != len(own.text_to_image) for own in ranks.values()):
+        return
+    if _aligned(found, ranks):
+        both = _stacked(ranks)
+        hits = torch.stack([(both <= k).double().mean(0) for k in KS]).mean(0)
+        workspace.items("recall_mean", hits.tolist())
+    if (few := mrv_ranks(name, ranks, found)) is not None:
+        workspace.items("mrv_std", rank_deviation(_stacked(few)).tolist())
+
+
+def _stacked(ranks: dict[str, Ranks]) -> Tensor:
+    """(L, 2 Q) of both directions."""
+    return torch.cat([torch.stack([getattr(x, d) for x in ranks.values()]) for d in Ranks._fields], 1)  # fmt: skip
 
 
 def show(cfg: Config, workspace: Workspace, found: EvalSet, scores: Sequence[Tensor]) -> None:

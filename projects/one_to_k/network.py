@@ -1,6 +1,6 @@
 """Towers, projections and matching head, and how they are built from plain options."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ class CrossLingualNetwork(nn.Module):
         embed_dim: D.
         options: see above.
         fusion: whether there is a matching head.
+        projection_bias: plain linear layers instead of `linear_projection`.
     """
 
     def __init__(
@@ -49,11 +50,14 @@ class CrossLingualNetwork(nn.Module):
         embed_dim: int,
         options: dict[str, Any],
         fusion: bool,
+        projection_bias: bool = False,
     ) -> None:
         super().__init__()
         self.image_encoder, self.text_encoder = image_encoder, text_encoder
-        self.image_projection = linear_projection(image_encoder.width, embed_dim)
-        self.text_projection = linear_projection(text_encoder.width, embed_dim)
+        projection: Callable[[int, int], nn.Linear]
+        projection = nn.Linear if projection_bias else linear_projection
+        self.image_projection = projection(image_encoder.width, embed_dim)
+        self.text_projection = projection(text_encoder.width, embed_dim)
         self.matching = matching_head(text_encoder.width) if fusion else None
         self.options = options
 
@@ -92,13 +96,20 @@ def network_options(cfg: Config) -> dict[str, Any]:
         image = dict(text)
     return {
         "image": image, "text": text, "embed_dim": model.embed_dim, "fusion": cfg.method.fusion,
+        "projection_bias": model.projection_bias,
     }  # fmt: skip
 
 
 def build_network(
-    image: Mapping[str, Any], text: Mapping[str, Any], embed_dim: int, fusion: bool
+    image: Mapping[str, Any],
+    text: Mapping[str, Any],
+    embed_dim: int,
+    fusion: bool,
+    projection_bias: bool = False,
 ) -> CrossLingualNetwork:
     """Build a network from `network_options` or from the options of an export.
+
+    Older exports have no `projection_bias`: their projections are without.
 
     Raises:
         UserError: unknown or absent weights, wrong architecture.
@@ -124,8 +135,11 @@ def build_network(
     options = {
         "image": {**image, "pretrained": "random"} if "kind" not in image else dict(image),
         "text": stored, "embed_dim": embed_dim, "fusion": fusion,
+        "projection_bias": projection_bias,
     }  # fmt: skip
-    return CrossLingualNetwork(image_encoder, text_encoder, embed_dim, options, fusion)
+    return CrossLingualNetwork(
+        image_encoder, text_encoder, embed_dim, options, fusion, projection_bias
+    )
 
 
 def resize_images(network: CrossLingualNetwork, image_size: int, window: int) -> None:

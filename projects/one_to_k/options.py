@@ -56,6 +56,7 @@ class ModelConfig:
     ngram_dim: Count = 128
     ngram_width: Count = 256
     embed_dim: Count = 256  # joint space
+    projection_bias: bool = False  # True: plain linear layers; False: N(0, 1/width), no bias
     temperature: Positive = 0.07  # first value; learnt within [0.001, 0.5]
     init: str | None = None  # exported folder to start from, for fine-tuning
     window: Count | None = None  # Swin's window after `init`, if data.image_size changes

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.config import UserError
 from common.data.image_text.multilingual import CaptionLines
 from common.data.lookup import data_root
 from common.encoders.pretrained import stand_in
@@ -24,7 +23,7 @@ from projects.one_to_k import export as exports
 from projects.one_to_k.config import Config
 from projects.one_to_k.data import EMOJI, build_data, build_tokenizer, validation_set
 from projects.one_to_k.module import OneToK
-from projects.one_to_k.network import resize_images
+from projects.one_to_k.start import starting_module
 from projects.one_to_k.validation import ValidatedOneToK, Whole
 
 SIZES = {"emoji": 1047, "captions": 29000, "multi30k": 29000 * 5, "coco": 113287 * 5}
@@ -45,22 +44,10 @@ def stages(cfg: Config) -> Iterator[Stage]:
     With `trainer.val_every_n_steps` the weights of the best mean recall are kept.
 
     Raises:
-        UserError: no export there, or one without a matching head that is to be trained.
+        UserError: see `starting_module` and `build_data`.
     """
     validates = cfg.trainer.val_every_n_steps is not None
-    if cfg.model.init is None:
-        module = ValidatedOneToK(cfg)
-    else:
-        network, reading = exports.load_export(cfg.model.init)
-        if cfg.method.itm_weight > 0 and network.matching is None:
-            raise UserError(
-                f"{cfg.model.init} has no matching head: set method.itm_weight=0 and eval.k_test=0"
-            )
-        if cfg.model.window is not None:
-            resize_images(network, cfg.data.image_size, cfg.model.window)
-        module = ValidatedOneToK(cfg, network.train())
-        module.temperature.temperature.data.fill_(reading["temperature"])  # it was learnt
-    data = build_data(cfg)
+    module, data = starting_module(cfg, ValidatedOneToK), build_data(cfg)
     if validates:
         module.validated_on(validation_set(cfg, build_tokenizer(cfg.model)))
         data.val_sets = {"retrieval": Whole(world_size(cfg.trainer))}
@@ -123,7 +110,7 @@ def num_samples(cfg: Config) -> int:
 
 
 def requirements(cfg: Config) -> tuple[Requirement, ...]:
-    """Captions and weights that the config needs."""
+    """Captions, and weights that the config needs: for fine-tuning an export and no others."""
     data, found = cfg.data, []
     if data.source == "emoji":
         found = [bundled_requirement(EMOJI)]
@@ -136,6 +123,10 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
         path = data_root(data.root) / data.source
         hint = "layout and source in the card's section Data"
         found = [Requirement(f"data: {data.source}", str(path), path.exists(), hint)]
+    if cfg.model.init is not None:
+        there = (Path(cfg.model.init) / "model.safetensors").exists()
+        hint = "make export of pre-training, see model.init"
+        return (*found, Requirement("weights: export", cfg.model.init, there, hint))
     weights = [*weights_requirement(cfg.model.image_pretrained), *weights_requirement(cfg.model.text_pretrained)]  # fmt: skip
     return (*found, *weights)
 

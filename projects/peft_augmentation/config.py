@@ -22,7 +22,7 @@ class AugmentConfig:
     kind: Literal["none", "eda", "back_translation", "mixup"] = "none"
     copies: Count = 4  # eda: of each example, one of which is drawn each time
     alpha: Share = 0.1  # eda: share of the words
-    cache: str | None = None  # back_translation: file that `make run TASK=copies` wrote
+    cache: str | None = None  # back_translation: of TASK=copies with this seed and n
     repeat: bool = False  # none: every example stands twice in a batch, as many rows as with copies
     concentration: Positive = 0.2  # mixup: a of Beta(a, a)
     layer: Literal["input", "middle", "sentence"] = "sentence"  # mixup: what is mixed

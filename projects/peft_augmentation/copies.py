@@ -29,7 +29,8 @@ def write_copies(cfg: Config, workspace: Workspace) -> Path:
     """Reword the training examples of the config; the file becomes ``augment.cache``.
 
     Rows are ``{id, field, method, text}``: `id` is the hash of an example's texts, so that the cache
-    serves every subset. What comes back unchanged, or does not pass the filters, is left out.
+    serves this seed's examples and smaller draws of them; another seed draws others. What comes back
+    unchanged, or does not pass the filters, is left out.
 
     Raises:
         UserError: absent weights, or a folder of other examples or settings.

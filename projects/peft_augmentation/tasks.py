@@ -8,6 +8,7 @@ from torch import Tensor
 
 from common.config import UserError
 from common.data.text.labelled.readers import texts_of_lines
+from common.encoders.modes import evaluated
 from common.encoders.text.tuned.classifier import TextClassifier, Texts
 from common.engine.experiment import Experiment
 from common.engine.lifecycle.finished import run_settings
@@ -115,7 +116,8 @@ def predict(cfg: Config, workspace: Workspace, experiment: Experiment[PeftAugmen
         workspace.say(
             f"{cut} of {len(texts)} rows are cut to {classifier.max_length} pieces: the model reads no more"
         )
-    found = classifier.predict(texts, cfg.eval.batch_size)
+    with evaluated(classifier, cfg.trainer.accelerator):
+        found = classifier.predict(texts, cfg.eval.batch_size)
     lines = ["\t".join([label, *row]) for label, row in zip(found, texts, strict=True)]
     path = workspace.folder(".") / "predictions.tsv"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

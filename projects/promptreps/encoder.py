@@ -135,11 +135,12 @@ class PromptRepsEncoder(nn.Module):
                 for i, (vectors, values) in zip(
                     own, self._represent([rows[i] for i in own]), strict=True
                 ):
-                    dense[i] = F.normalize(_wide(vectors), dim=-1) if unit else _wide(vectors)
+                    vectors = F.normalize(_wide(vectors), dim=-1) if unit else _wide(vectors)
+                    dense[i] = vectors.cpu()  # millions of passages do not fit beside the model
                     sparse[i] = self._weighted(texts[i], values)
         counts = torch.tensor([len(row) for row in sparse])
         return {
-            "dense": torch.cat(dense).cpu().clone(),
+            "dense": torch.cat(dense).clone(),
             "sparse": [vector for row in sparse for vector in row],
             "owner": torch.arange(len(texts)).repeat_interleave(counts),
         }

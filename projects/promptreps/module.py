@@ -31,6 +31,7 @@ class PromptReps(ContrastiveModule):
     def __init__(self, cfg: Config, encoder: PromptRepsEncoder, *, lora: bool = False) -> None:
         super().__init__(cfg.optim)
         self.encoder, self.method, self.group_size = encoder, cfg.method, cfg.data.group_size
+        self.batch_size = cfg.data.batch_size
         self.objective = Objective(cfg.method)
         if lora and cfg.method.lora_rank is not None:
             add_lora(
@@ -57,8 +58,9 @@ class PromptReps(ContrastiveModule):
         return dense, weights * in_text_mask(inputs["in_text"], weights.shape[-1])
 
     def negatives_per_query(self, global_batch_size: int) -> int:
-        """All passages of the global batch but the own positive."""
-        return global_batch_size * self.group_size - 1
+        """All passages of the global batch but the own positive; of this device's where nothing is gathered."""
+        batch = global_batch_size if self.method.gather else self.batch_size
+        return batch * self.group_size - 1
 
     def fsdp_units(self) -> set[type[nn.Module]]:
         """The blocks of the language model."""

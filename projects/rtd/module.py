@@ -95,6 +95,7 @@ class RTD(ComposedModule):
     def __init__(self, cfg: Config, composer: Composer) -> None:
         super().__init__(composer, cfg.optim, "student")
         self.options = rtd = cfg.rtd
+        self.batch_size = cfg.data.batch_size
         self.objective = Objective(
             rtd.tau, frozen_target=rtd.frozen_target, refined=rtd.refined_batch,
             gather=rtd.gather_negatives,
@@ -124,6 +125,7 @@ class RTD(ComposedModule):
         return terms
 
     def negatives_per_query(self, global_batch_size: int) -> int:
-        """All vectors of both sides but itself and its positive."""
-        pairs = global_batch_size * (2 if self.options.refined_batch else 1)
+        """All vectors of both sides but itself and its positive, of this device alone unless they are gathered."""
+        batch = global_batch_size if self.options.gather_negatives else self.batch_size
+        pairs = batch * (2 if self.options.refined_batch else 1)
         return max(0, 2 * pairs - 2)

@@ -26,7 +26,12 @@ def before_after(runs: Sequence[Path]) -> str:
         for name in headlines(metrics):
             old, new = metrics[f"before_{name}"], metrics[name]
             rows.append([*who, name, f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}"])
-        steps = {"host": config["phi"]["steps"], "rtd": config["trainer"]["max_steps"]}
+        steps = {
+            "host": config["phi"]["steps"]
+            if config["phi"]["weights"] is None
+            else "-",  # trained by another run
+            "rtd": config["trainer"]["max_steps"] if config["rtd"]["enabled"] else "-",
+        }
         for part in ("host", "rtd"):
             seconds = metrics.get(f"cost_{part}_seconds")
             number = f"{metrics[f'cost_{part}_parameters']:,.0f}"
@@ -53,7 +58,7 @@ def _read(run: Path) -> tuple[dict[str, Any], dict[str, float]]:
     try:
         config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         metrics = read_json(run / "metrics.json")
-        return {k: config[k] for k in ("phi", "model", "trainer")}, metrics
+        return {k: config[k] for k in ("phi", "model", "trainer", "rtd")}, metrics
     except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{run} holds no finished run of this project: {error}") from error
 

@@ -13,6 +13,7 @@ from common.data.text.dialogs.converters import from_intent, from_spans, from_ta
 from common.data.text.dialogs.multiwoz import multiwoz
 from common.data.text.dialogs.tasks import parse_line
 from common.data.text.dialogs.turns import Corpus, Turn, requests, span_labels
+from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
 from common.engine.module import ContrastiveModule
 from common.engine.workspace import Workspace
@@ -48,7 +49,9 @@ def classify(cfg: Config, workspace: Workspace, experiment: Experiment[Contrasti
         workspace.say(
             f"{cut} of {len(texts)} requests are cut to their last {limit} tokens: the model reads no more"
         )
-    found = model.classify(texts, examples)
+    # the network alone: its vectors come back to the CPU, where the head reads them
+    with evaluated(model.network, cfg.trainer.accelerator):
+        found = model.classify(texts, examples)
     lines = [f"{label}\t{text}" for label, text in zip(found, texts, strict=True)]
     (workspace.folder(".") / "predictions.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")  # fmt: skip
     for line in lines:

@@ -28,7 +28,7 @@ class VacancyData(DataConfig):
     min_skills: Count = 3  # adverts with fewer distinct skills are dropped and counted
     max_skills: Count = 20  # of an advert that are shown in one draw
     max_title_len: Tokens = 32  # in training
-    max_skill_len: Tokens = 128  # in training, and of any text outside of it
+    max_skill_len: Tokens = 128  # in training; outside of it model.max_length holds for every text
     max_ads_per_title: Count | None = 500  # popular titles would dominate; None: no cap
     clean_titles: bool = False  # places, salaries, ids and emoji go, in training and after it
 

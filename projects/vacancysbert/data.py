@@ -276,12 +276,14 @@ def _from_files(cfg: Config) -> VacancySets:
     raw: list[TitleRow] = read_title_rows(test_path)
     listed = [row.gold for row in raw] if listed is None else listed
     rows, naming = _without_titles(raw, data)
+    unlisted = 0
     test, dev, held, kept_out = _benchmark(rows, listed, data), None, [test_path], [*raw, *rows]
     if data.dev is not None:
         dev_path = file_path(data, data.dev)
         raw = read_title_rows(dev_path)
         rows = _without_titles(raw, data)[0]
         dev = _benchmark(rows, listed, data)
+        unlisted = dev.excluded
         held.append(dev_path)
         kept_out += [*raw, *rows]
     ids = {str(row["id"]) for file in held for row in read_jsonl(file) if "id" in row}
@@ -303,6 +305,7 @@ def _from_files(cfg: Config) -> VacancySets:
     if dropped:
         counts["dropped_test_ads"] = counts.get("dropped_test_ads", 0) + dropped
     counts["test_rows_with_title_in_skills"] = naming
+    counts["dev_rows_without_candidate"] = unlisted
     return VacancySets(kept, test, dev, counts)
 
 

@@ -56,7 +56,7 @@ def evaluate(cfg: Config, module: VacancySBERT, workspace: Workspace) -> dict[st
     """All rows of the table: the method, ``untrained_*``, lexical ones and references.
 
     Metrics are ``<row><setting>_<part>_<metric>`` and ``<row><setting>_<metric>``, the mean over the
-    parts; gains over the best baseline of each setting as difference and as ratio.
+    parts that rows name (or over all rows); gains over the best baseline of each setting as difference and as ratio.
 
     Raises:
         UserError: missing data, weights or word vectors.
@@ -129,12 +129,13 @@ def score_row(
         items[f"with_skills_minus_{base}"] = hits["with_skills"] - hits[base]
     for name, own in items.items():
         parts = []
-        for part, rows in data.parts.items():
+        for part in data.averaged:
             parts.append(f"{row}{name}.{part}")
-            workspace.items(parts[-1], own[rows].tolist())
+            workspace.items(parts[-1], own[data.parts[part]].tolist())
         workspace.mean_items(f"{row}{name}", parts)
         if "_minus_" in name:
-            metrics[name] = float(sum(own[r].mean() for r in data.parts.values()) / len(parts))
+            means = [own[data.parts[part]].mean() for part in data.averaged]
+            metrics[name] = float(sum(means) / len(means))
     return metrics | by_overlap(hits["titles"], data)
 
 

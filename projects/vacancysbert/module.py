@@ -31,7 +31,7 @@ class VacancySBERT(ContrastiveModule):
     def __init__(self, cfg: Config, encoder: TitleSkillEncoder) -> None:
         super().__init__(cfg.optim)
         self.encoder, self.method = encoder, cfg.method
-        self.batch_size = cfg.eval.batch_size
+        self.batch_size, self.adverts = cfg.eval.batch_size, cfg.data.batch_size
         self.objective: Objective | SkillPrediction
         if cfg.method.objective == "pairs":
             self.objective = Objective(cfg.method)
@@ -58,7 +58,8 @@ class VacancySBERT(ContrastiveModule):
     def negatives_per_query(self, global_batch_size: int) -> int:
         """Skills of the other adverts, duplicates included."""
         draws = self.method.skills_per_title if self.method.objective == "skills" else 1
-        return max(0, global_batch_size * draws - draws)
+        batch = global_batch_size if self.method.gather else self.adverts
+        return max(0, batch * draws - draws)
 
     def validation_step(self, batch: tuple[Sequence[str], Tensor], batch_idx: int) -> None:
         """Embed titles; the standard ones are embedded once, at the end."""

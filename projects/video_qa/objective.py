@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.distributed.differentiable import rank_mean_of_sums
+from common.losses.output import full_precision
 
 
 def answer_loss(scores: Tensor, labels: Tensor) -> Tensor:
@@ -34,6 +35,7 @@ def answer_loss(scores: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(scores.float(), labels)
 
 
+@full_precision
 def candidate_logits(
     masked: Tensor, candidates: Tensor, similarity: Literal["dot", "cosine"] = "dot", temperature: float = 1.0
 ) -> Tensor:  # fmt: skip
@@ -53,11 +55,13 @@ def candidate_logits(
     """
     if candidates.ndim != 3 or masked.shape != candidates[:, 0].shape:
         raise ValueError(f"expected (B, D) and (B, A, D), got {tuple(masked.shape)} and {tuple(candidates.shape)}")  # fmt: skip
+    masked, candidates = masked.float(), candidates.float()
     if similarity == "cosine":
         masked, candidates = F.normalize(masked, dim=-1), F.normalize(candidates, dim=-1)
     return torch.einsum("bd,bad->ba", masked, candidates) / temperature
 
 
+@full_precision  # bfloat16 has no logit between 144 and 145
 def masked_contrast(
     masked: Tensor, candidates: Tensor, labels: Tensor, *, similarity: Literal["dot", "cosine"] = "dot",
     temperature: float = 1.0, stop_gradient: bool = False,
@@ -85,7 +89,7 @@ def masked_contrast(
     0.3133
     """
     candidates = candidates.detach() if stop_gradient else candidates
-    logits = candidate_logits(masked.float(), candidates.float(), similarity, temperature)
+    logits = candidate_logits(masked, candidates, similarity, temperature)
     return F.cross_entropy(logits, labels)
 
 

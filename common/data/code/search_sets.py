@@ -132,8 +132,9 @@ def code_search_net_set(folder: Path, language: Language, part: Part = "test") -
 
 
 def listed_urls(folder: Path, part: str) -> list[str]:
-    """URLs of a part in the order of its list, see `joined_rows`."""
-    return (folder / f"{part}.txt").read_text(encoding="utf-8").split()
+    """URLs of a part in the order of its list, one a line, see `joined_rows`; some hold blanks."""
+    with (folder / f"{part}.txt").open(encoding="utf-8") as file:
+        return [url for line in file if (url := line.strip())]
 
 
 def joined_rows(folder: Path, part: str) -> list[Row]:

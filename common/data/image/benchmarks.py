@@ -167,7 +167,11 @@ def _classes(data: Any) -> list[str]:
 
 
 def _part_of(labels: Sequence[int], part: Part, train_per_class: int) -> list[int]:
-    """Fixed parts: per class the `train_per_class` items of smallest hash train (at most half)."""
+    """Fixed parts: per class the `train_per_class` items of smallest hash train (at most half).
+
+    The hash is of the place in torchvision's listing, which for SUN397 is the file system's order: parts of
+    two copies can differ, and are not those that its authors publish.
+    """
     by_class = defaultdict[int, list[int]](list)
     for index, label in enumerate(labels):
         by_class[label].append(index)

@@ -1,5 +1,6 @@
 """Pairs of image sets from files with attributes: CelebA accessories, CheXpert, ODIR-5K."""
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -15,12 +16,13 @@ from common.data.tables import read_csv
 
 _DRAW_STREAM = 33
 CHEXPERT_TARGETS = ("Cardiomegaly", "Edema", "Pleural Effusion")
-CHEXPERT_OTHERS = (
-    "Enlarged Cardiomediastinum", "Lung Opacity", "Lung Lesion", "Consolidation", "Pneumonia",
-    "Atelectasis", "Pneumothorax", "Pleural Other", "Fracture",
+CHEXPERT_OTHERS = (  # without lung opacity, as in the official code
+    "Enlarged Cardiomediastinum", "Lung Lesion", "Consolidation", "Pneumonia", "Atelectasis",
+    "Pneumothorax", "Pleural Other", "Fracture",
 )  # fmt: skip
 ODIR_TARGETS = ("D", "G", "C", "A", "M")  # diabetes, glaucoma, cataract, AMD, myopia
-_ODIR_COLUMNS = ("N", *ODIR_TARGETS, "H", "O")
+_ODIR_COLUMNS = ("N", *ODIR_TARGETS)  # without H and O, as in the official code
+_ODIR_UNKNOWN_AGE = 1.0
 _MALE = {"Male": 1, "Female": 0}
 
 
@@ -99,7 +101,8 @@ def chexpert_subtypes(
 ) -> SetPair:
     """Frontal AP radiographs without finding, and with exactly one of three diseases.
 
-    Uncertain labels and further diseases leave a radiograph out; support devices do not.
+    Uncertain labels and further diseases leave a radiograph out; support devices and lung opacity
+    do not.
 
     Args:
         root: ``cfg.data.root``.
@@ -170,6 +173,8 @@ def odir_subtypes(
 ) -> SetPair:
     """Fundus photographs of patients without finding, and with exactly one of five diseases.
 
+    Hypertension and other diseases (H, O) beside it do not count. The age 1 stands for an unknown one: NaN.
+
     Args:
         root: ``cfg.data.root``.
         size: height and width in pixels.
@@ -179,19 +184,20 @@ def odir_subtypes(
     Raises:
         UserError: files or columns are missing.
     """
-    folder = require(
-        data_root(root) / "ODIR-5K", what="ODIR-5K",
+    folder = data_root(root) / "ODIR-5K"
+    table = require(
+        folder / "full_df.csv", what="ODIR-5K",
         layout="ODIR-5K/full_df.csv (the training annotations) and ODIR-5K/Training Images/*.jpg",
-        source="https://odir2019.grand-challenge.org", size="1.6 GB",
+        source="https://www.kaggle.com/datasets/andrewmvd/ocular-disease-recognition-odir5k", size="1.6 GB",
     )  # fmt: skip
     columns = ("Patient Age", "Patient Sex", "Left-Fundus", "Right-Fundus", *_ODIR_COLUMNS)
-    rows = read_csv(folder / "full_df.csv", columns)
+    rows = read_csv(table, columns)
     paths, classes, sexes, ages = [], [], [], []
     counts = dict.fromkeys(range(-1, len(ODIR_TARGETS)), 0)
     limits = {-1: max_background, 0: max_per_class + 50}
     for file, row in _eyes(rows):
         positive = [name for name in _ODIR_COLUMNS if row[name] == "1"]
-        if len(positive) != 1 or positive[0] not in ("N", *ODIR_TARGETS):
+        if len(positive) != 1:
             continue
         label = ODIR_TARGETS.index(positive[0]) if positive[0] != "N" else -1
         if row["Patient Sex"] not in _MALE or counts[label] >= limits.get(label, max_per_class):
@@ -200,7 +206,8 @@ def odir_subtypes(
         paths.append(folder / "Training Images" / file)
         classes.append(label)
         sexes.append(_MALE[row["Patient Sex"]])
-        ages.append(float(row["Patient Age"]))
+        age = float(row["Patient Age"])
+        ages.append(math.nan if age == _ODIR_UNKNOWN_AGE else age)
     labels = torch.tensor(classes, dtype=torch.long)
 
     def prepare(image: Image.Image) -> Image.Image:

@@ -1,24 +1,29 @@
 """Captions against several references each: CIDEr-D, BLEU, ROUGE-L, METEOR.
 
-Words are lower-case Treebank tokens without punctuation. The official evaluation uses Stanford's PTB
-tokenizer, a Java program, with the same list of punctuation; contractions and quotes may be cut differently.
+Words are lower-case Treebank tokens without punctuation. The official evaluation cuts with Stanford's PTB
+tokenizer, a Java program. Against its release 3.4.1, called as the evaluation does: abbreviations have no last
+full stop here ("u.s" for "u.s.", "mr" for "mr."), a single quote before a word stays with it, and brackets are
+left out, where the evaluation counts them as words ("-lrb-"; its list of punctuation has "-LRB-" alone).
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from common.evaluation.generation.reference import meteor, rouge
+from common.evaluation.generation.reference import meteor
 
-# what the official evaluation leaves out
+# what the official evaluation leaves out, and brackets
 PUNCTUATION = frozenset(
-    ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";",
-     "(", ")", "[", "]", "{", "}"]
+    ["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";", "(", ")", "[", "]", "{", "}"]
 )  # fmt: skip
+# at the end of a word; the Treebank tokenizer cuts that of a text's last word alone
+FULL_STOP = re.compile(r"\.+(?=[\])}>\"']*(?:\s|$))")
 ORDERS = (1, 2, 3, 4)
 SIGMA = 6.0
+ROUGE_BETA = 1.2  # recall counts so many times as much as precision
 Grams = dict[tuple[str, ...], float]
 
 
@@ -30,12 +35,13 @@ def _treebank() -> Any:
 
 
 def caption_words(text: str) -> list[str]:
-    """Words of a caption.
+    """Words of a caption; full stops at the end of a word go, wherever it stands.
 
-    >>> caption_words("A man's dog, running.")
-    ['a', 'man', "'s", 'dog', 'running']
+    >>> caption_words("A man's dog, running. It is 3.5 m long.")
+    ['a', 'man', "'s", 'dog', 'running', 'it', 'is', '3.5', 'm', 'long']
     """
-    tokens = _treebank().tokenize(" ".join(text.lower().split()))
+    line = FULL_STOP.sub(" ", " ".join(text.lower().split()))
+    tokens = _treebank().tokenize(line)
     return [t for t in tokens if t not in PUNCTUATION]
 
 
@@ -123,24 +129,66 @@ def corpus_bleu(texts: Sequence[str], references: Sequence[Sequence[str]], order
     return round(float(metric.corpus_score(lines, columns).score) / 100, 12)
 
 
+def coco_rouge_l(words: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """ROUGE-L of a caption, with the largest precision and the largest recall, be they of two references.
+
+        (1 + b^2) P R / (R + b^2 P),  P = max_j l(c, r_j) / |c|,  R = max_j l(c, r_j) / |r_j|
+
+    with l the length of the longest common subsequence and b = 1.2.
+
+    Source: Lin 2004, "ROUGE", section 3.1; for captions: Chen et al. 2015, "Microsoft COCO Captions", arXiv
+    1504.00325, and its evaluation code (tylin/coco-caption).
+
+    Args:
+        words: c, as `caption_words` gives them.
+        references: r_j, at least one, in the same form.
+
+    Returns:
+        In [0, 1]; 0 without a common word.
+
+    >>> f"{coco_rouge_l(['a', 'red', 'bus'], [['a', 'bus']]):.4f}"  # P 2 / 3, R 1: 2.44 * 2 / 3 / (1 + 0.96)
+    '0.8299'
+    """
+    common = [_longest_common(words, other) for other in references]
+    if not any(common):
+        return 0.0
+    precision = max(common) / len(words)
+    recall = max(n / max(1, len(other)) for n, other in zip(common, references, strict=True))
+    weight = ROUGE_BETA**2
+    return (1 + weight) * precision * recall / (recall + weight * precision)
+
+
+def _longest_common(words: Sequence[str], others: Sequence[str]) -> int:
+    """Length of the longest common subsequence."""
+    lengths = [0] * (len(others) + 1)  # with the first j of the others
+    for word in words:
+        diagonal = 0
+        for j, other in enumerate(others, start=1):
+            above = lengths[j]
+            lengths[j] = diagonal + 1 if word == other else max(above, lengths[j - 1])
+            diagonal = above
+    return lengths[-1]
+
+
 def caption_metrics(
     texts: Sequence[str], references: Sequence[Sequence[str]]
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """``cider`` (x 100 as published), ``bleu_1`` to ``bleu_4``, ``rouge_l``, ``meteor``; and item values.
 
-    ROUGE-L is the best F1 over the references, METEOR the best score (words and stems, no synonyms). BLEU has
-    no items.
+    All measures see the same words of captions and references. METEOR is the best score over the references (words
+    and stems, no synonyms; another version than the official one, see `reference`). BLEU has no items.
 
     Args:
         texts: N captions.
         references: M_i >= 1 for each.
     """
-    joined = [" ".join(caption_words(text)) for text in texts]
+    words = [caption_words(text) for text in texts]
+    wanted = [[caption_words(text) for text in own] for own in references]
+    rows = list(zip(words, wanted, strict=True))
     items = {
         "cider": [100 * v for v in Cider(references).scores(texts)],
-        "rouge_l": [max(rouge(t, " ".join(caption_words(r)), ("rouge_l",))["rouge_l"][2] for r in own)
-                    for t, own in zip(joined, references, strict=True)],
-        "meteor": [max(meteor(t, r.lower()) for r in own) for t, own in zip(joined, references, strict=True)],
-    }  # fmt: skip
+        "rouge_l": [coco_rouge_l(text, own) for text, own in rows],
+        "meteor": [max(meteor(" ".join(text), " ".join(r)) for r in own) for text, own in rows],
+    }
     means = {name: sum(values) / len(values) for name, values in items.items()}
     return means | {f"bleu_{n}": corpus_bleu(texts, references, n) for n in ORDERS}, items

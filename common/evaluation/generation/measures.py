@@ -69,6 +69,8 @@ def repetition(prefix: str, continuation: str, window: int = 20, *, wrap: bool =
 def word_overlap(prediction: str, reference: str) -> tuple[float, float, float]:
     """Unigram precision, recall and F1 of a text against another one, counted with multiplicity.
 
+    All words count; RankGen's released scripts leave stop words out of both texts.
+
     Args:
         prediction: its words are what precision counts.
         reference: the other text.

@@ -92,14 +92,14 @@ def compose_queries(
         batch_size: queries per call.
 
     Returns:
-        (Q, D).
+        (Q, D) float32 on the CPU, as galleries are, whatever `compose` runs on.
     """
     parts = []
     for start in range(0, len(queries), batch_size):
         rows = slice(start, start + batch_size)
         wordings = zip(*(query.texts for query in queries[rows]), strict=True)
         units = [F.normalize(compose(references[rows], list(texts)), dim=1) for texts in wordings]
-        parts.append(F.normalize(torch.stack(units).mean(0), dim=1))
+        parts.append(F.normalize(torch.stack(units).mean(0), dim=1).float().cpu())
     return torch.cat(parts)
 
 

@@ -21,8 +21,8 @@ def rescored(scores: Tensor, score_pairs: ScorePairs, k: int, *, batch_size: int
     arXiv 2107.07651.
 
     Args:
-        scores: (Q, G) of the first stage.
-        score_pairs: second stage.
+        scores: (Q, G) of the first stage, on any device; so are the pairs and the result.
+        score_pairs: second stage; its scores may be on another device.
         k: items of a query that are scored again, at most G are.
         batch_size: pairs of a call.
 
@@ -31,11 +31,11 @@ def rescored(scores: Tensor, score_pairs: ScorePairs, k: int, *, batch_size: int
             [-100.,    2.]])
     """
     best = scores.topk(min(k, scores.shape[1]), dim=1).indices
-    queries = torch.arange(len(scores))[:, None].expand_as(best)
+    queries = torch.arange(len(scores), device=scores.device)[:, None].expand_as(best)
     pairs = torch.stack([queries, best], -1).reshape(-1, 2)
-    found = torch.cat([score_pairs(part).cpu() for part in torch.split(pairs, batch_size)])
     again = torch.full_like(scores, NEVER)
-    again[pairs[:, 0], pairs[:, 1]] = found.to(again.dtype)
+    found = torch.cat([score_pairs(part).to(again) for part in torch.split(pairs, batch_size)])
+    again[pairs[:, 0], pairs[:, 1]] = found
     return again
 
 

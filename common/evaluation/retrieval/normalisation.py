@@ -64,6 +64,15 @@ class TitleBenchmark:
     parts: dict[str, list[int]]
     excluded: int
 
+    @property
+    def averaged(self) -> list[str]:
+        """Parts whose mean is the figure without a part's name: those that rows name, and "all" other rows.
+
+        "zero_overlap", where no row names it, holds rows of "all" a second time and is a figure beside it.
+        """
+        named = {row.part or ALL for row in self.rows}
+        return [part for part in self.parts if part in named]
+
     def skills(self, setting: str) -> list[tuple[str, ...]]:
         """Skills of every row: its own for "with_skills", else those of `TitleRow.others`."""
         if setting == "with_skills":
@@ -242,7 +251,7 @@ def gold_ranks(scores: Scores, gold: Tensor) -> Tensor:
 
 
 def rank_metrics(ranks: Tensor, data: TitleBenchmark, ks: Sequence[int] = KS) -> dict[str, float]:
-    """Recall@k and mean reciprocal rank of every part, and their means over the parts.
+    """Recall@k and mean reciprocal rank of every part, and their means over `TitleBenchmark.averaged`.
 
         Recall@k = 1/Q sum_q [rank_q <= k],    MRR = 1/Q sum_q 1 / rank_q
 
@@ -252,7 +261,7 @@ def rank_metrics(ranks: Tensor, data: TitleBenchmark, ks: Sequence[int] = KS) ->
         ks: cut-offs.
 
     Returns:
-        ``<part>_recall_at_<k>``, ``<part>_mrr``; ``recall_at_<k>``, ``mrr`` over the parts; chances.
+        ``<part>_recall_at_<k>``, ``<part>_mrr``; ``recall_at_<k>``, ``mrr`` as means of parts; chances.
     """
     values = {f"recall_at_{k}": ranks.le(k).double() for k in ks}
     values["mrr"] = 1 / ranks.double()
@@ -262,7 +271,7 @@ def rank_metrics(ranks: Tensor, data: TitleBenchmark, ks: Sequence[int] = KS) ->
         for name, own in values.items()
     }
     for name in values:
-        own = [found[f"{part}_{name}"] for part in data.parts]
+        own = [found[f"{part}_{name}"] for part in data.averaged]
         found[name] = sum(own) / len(own)
     for k in ks:
         found[f"recall_at_{k}_chance"] = min(1.0, k / len(data.candidates))

@@ -65,8 +65,8 @@ def per_query_metrics(
 ) -> dict[str, dict[str, float]]:
     """Metrics of every judged query, for instance as items of a paired bootstrap.
 
-    Queries without a relevant document are left out (nothing is defined for them); a query that is
-    missing in the run scores 0; queries without judgements and judged documents that are not in the
+    Queries without a relevant document are left out (nothing is defined for them; trec_eval and BEIR
+    count them as 0, so means differ where queries are judged 0 alone); a query that is missing in the run scores 0; queries without judgements and judged documents that are not in the
     run count as in trec_eval (ignored, not retrieved).
 
     Args:

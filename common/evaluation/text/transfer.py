@@ -15,7 +15,8 @@ from common.evaluation.features.linear_probe import fit_logistic_regression
 from common.evaluation.matrices import as_matrix
 from common.evaluation.text.sts_protocol import Encode, encode_distinct
 
-C_GRID: tuple[float, ...] = tuple(2.0**e for e in range(-2, 4))  # SentEval with scikit-learn
+# SentEval with scikit-learn; its tasks with a test part and no development part (TREC, MRPC) have .5 to 32 there
+C_GRID: tuple[float, ...] = tuple(2.0**e for e in range(-2, 4))
 SPLIT_SEED = 1111  # SentEval's
 _POLARITY = {  # task -> files of class 1 and class 0
     "MR": ("rt-polarity.pos", "rt-polarity.neg"),

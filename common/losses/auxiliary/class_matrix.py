@@ -219,21 +219,22 @@ def sample_classes(
 
     Returns:
         (S,) int64 in ascending order on the device of the labels, and with weights the (S,) log
-        of the expected number of draws of each class, for a log-Q correction.
+        of the expected number of draws of each class, for a log-Q correction: zeros where all
+        classes are taken, whatever their odds.
 
     >>> ids, _ = sample_classes(torch.tensor([4, 1]), 6, 4, np.random.default_rng(0))
     >>> len(ids), torch.isin(ids, torch.tensor([1, 4])).sum()
     (4, tensor(2))
     """
+    if size >= num_classes:  # each is there with probability 1, log Q = 0: the full softmax
+        ids = torch.arange(num_classes, device=labels.device)
+        return ids, None if weights is None else torch.zeros(num_classes, device=labels.device)
     true = np.unique(labels[labels >= 0].cpu().numpy())
-    if size >= num_classes:
-        chosen, drawn = np.arange(num_classes), num_classes
-    else:
-        odds = None if weights is None else weights / weights.sum()
-        drawn = size if odds is None else min(size, int((odds > 0).sum()))
-        found = rng.choice(num_classes, drawn, replace=False, p=odds, shuffle=odds is None)
-        others = found[~np.isin(found, true)][: max(0, size - len(true))]
-        chosen = np.sort(np.concatenate([true, others]))
+    odds = None if weights is None else weights / weights.sum()
+    drawn = size if odds is None else min(size, int((odds > 0).sum()))
+    found = rng.choice(num_classes, drawn, replace=False, p=odds, shuffle=odds is None)
+    others = found[~np.isin(found, true)][: max(0, size - len(true))]
+    chosen = np.sort(np.concatenate([true, others]))
     ids = torch.from_numpy(chosen.astype(np.int64)).to(labels.device)
     if weights is None:
         return ids, None

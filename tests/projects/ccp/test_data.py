@@ -34,6 +34,7 @@ from projects.ccp.answers import answer_within_tokens
 from projects.ccp.data import (
     ENGLISH,
     calibration_sentences,
+    encode_language,
     heldout_documents,
     pretraining_data,
     training_documents,
@@ -125,6 +126,21 @@ def test_item_12_calibration_text_is_of_the_training_side():
     every = [s for d in training_documents(cfg)[ENGLISH] for s in d]
     with pytest.raises(UserError, match="two or more sentences that are not scored, got 1"):
         calibration_sentences(cfg, ENGLISH, every[1:])
+
+
+def test_texts_are_prepared_in_every_part_of_the_evaluation_as_in_a_search():
+    """The switches acted on the family's sets alone; what equals a scored sentence once prepared is left out."""
+    torch.manual_seed(0)
+    plain, cfg = config(), config("eval.normalize_text=true", "eval.lower_case=true")
+    towers = recipe_of(cfg).build().eval()
+    texts = ["The\u2026 People\u00a0of", "the... people of"]
+    found = encode_language(towers, texts, ENGLISH, cfg.eval)
+    assert torch.equal(found, recipe_of(cfg).documents(towers, texts))
+    assert torch.equal(found[0], found[1])
+    assert not torch.allclose(*encode_language(towers, texts, ENGLISH, plain.eval))
+    kept = training_documents(cfg)[ENGLISH][0][:3]
+    loud = [s.upper() for s in kept]
+    assert not {*calibration_sentences(cfg, ENGLISH, loud)} & {*kept}
 
 
 def test_bundled_documents_are_disjoint_and_as_many_as_the_card_says():

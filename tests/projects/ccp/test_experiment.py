@@ -181,7 +181,7 @@ def test_an_export_is_evaluated_as_the_run_was(tmp_path):
     experiment.export(module, tmp_path)
     before, after = (bitext(cfg, m.encoder, None) for m in (module, experiment.load_export(tmp_path)))  # fmt: skip
     assert before == after
-    vectors = encode_language(module.encoder, ["the people"], "en", 1)
+    vectors = encode_language(module.encoder, ["the people"], "en", cfg.eval)
     assert float(vectors.norm()) == pytest.approx(1.0)
     other = build(config("finetune.steps=0", "model.pooling=avg")).load_export(tmp_path)
     assert not other.encoder.passage.normalize

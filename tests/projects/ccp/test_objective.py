@@ -12,7 +12,7 @@ from common.evaluation.retrieval.ranking import ranking_metrics
 from projects.ccp.finetune import DPRLoss
 from projects.ccp.head import PairHead
 from projects.ccp.module import CENTER, CONTEXT
-from projects.ccp.monitors import leakage, other_language_share, separation
+from projects.ccp.monitors import batch_hits, leakage, other_language_share, separation
 from projects.ccp.objective import Objective
 from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.ccp.conftest import (
@@ -337,6 +337,13 @@ def test_item_18_separation_tells_collapse_to_language_identity():
     assert other_language_share(mixed.split(200)) == pytest.approx(0.5, abs=0.05)
     assert other_language_share(split.split(200)) == 0.0
     assert separation(mixed, torch.full((400,), -1))["within_variance"] == 0
+
+
+def test_batch_hits_are_counted_in_float32():
+    """Under autocast the cosines were rounded to bfloat16: close neighbours were ties, and hits went lost."""
+    vectors = torch.tensor([[1.0, 0.03], [1.0, 0.0]])  # a cosine of 0.9996
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert batch_hits(vectors, vectors).tolist() == [1.0, 1.0]
 
 
 def test_item_18_leakage_shows_what_batch_statistics_add():

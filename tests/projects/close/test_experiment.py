@@ -19,15 +19,15 @@ from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
 from common.engine.workspace import Workspace
-from projects.close import baselines, build, bundled, generate, official, tasks
+from projects.close import baselines, build, bundled, evaluate, generate, official, tasks
 from projects.close.batches import Example
-from projects.close.data import load_examples
+from projects.close.data import image_opener, load_examples
 from projects.close.evaluate import named_class, score
 from projects.close.folder import load
 from projects.close.inference import Captioner
 from projects.close.pairs import own_pairs
 from projects.close.prompts import INSTRUCTIONS
-from projects.close.stages import rows_of, stages
+from projects.close.stages import make_inputs, rows_of, stages
 from projects.close.texts import read_texts
 from tests.projects.close.conftest import config, module_of
 
@@ -165,11 +165,56 @@ def test_item_6_official_questions_and_explanations(tmp_path):
     (root / "snli_ve/snli_ve_train.jsonl").write_text("\n".join(map(json.dumps, lines)))
     found = load_examples(official_config(root, "data.task=ve"), "train")
     assert [(e.texts, e.context, e.targets, e.image) for e in found] == [(("a man",), "he sits", ("neutral",), "flickr30k-images/12.jpg")]  # fmt: skip
-    (root / "visual_news").mkdir()
-    rows = [{"caption": "The Mayor", "image_path": "a.jpg", "article": "\nFirst line.\nSecond."}]
-    (root / "visual_news/train_data.json").write_text(json.dumps(rows))
-    example = load_examples(official_config(root, "data.task=news"), "train")[0]
-    assert (example.context, example.targets) == ("First line.", ("The Mayor",))
+
+
+def visual_news(tmp_path: Path) -> Path:
+    """Visual News as it is packed: a whole row, one without its picture, one without its article."""
+    folder = tmp_path / "visual_news/origin"
+    rows = [
+        {"id": i, "caption": f"The Mayor {i}", "topic": "law_crime", "source": "bbc", "image_path": f"./bbc/images/0013/60{i}.jpg", "article_path": f"./bbc/articles/{i}.txt"}
+        for i in range(3)
+    ]  # fmt: skip
+    for part in ("articles", "images/0013"):
+        (folder / "bbc" / part).mkdir(parents=True)
+    for i in (0, 1):
+        (folder / f"bbc/articles/{i}.txt").write_text("\nFirst line.\nSecond.")
+    for i in (0, 2):
+        Image.new("RGB", (30, 20)).save(folder / f"bbc/images/0013/60{i}.jpg")
+    for part in ("train", "val", "test"):
+        (folder / f"{part}_data.json").write_text(json.dumps(rows))
+    return tmp_path
+
+
+def test_news_lie_below_origin_and_rows_without_files_are_counted(tmp_path):
+    """Training on text needs no picture; images and the other parts do."""
+    root = visual_news(tmp_path)
+    news = official_config(root, "data.task=news")
+    assert all(need.present for need in official.requirements(news.data))
+    with pytest.warns(UserWarning, match="1 of 3 rows lack their article and"):
+        found = load_examples(news, "train")
+    assert [e.targets for e in found] == [("The Mayor 0",), ("The Mayor 1",)]
+    assert found[0].context == "First line."
+    assert image_opener(news)(found[0].image).size == (30, 20)
+    images = official_config(root, "data.task=news", "data.inputs=image")
+    for cfg, part in ((news, "dev"), (news, "test"), (images, "train")):
+        with pytest.warns(UserWarning, match="2 of 3 rows lack their article or picture"):
+            assert load_examples(cfg, part) == found[:1]
+
+
+@pytest.mark.parametrize("task", ["vqa", "evqa"])
+def test_the_test_questions_are_no_development_part(task, tmp_path, monkeypatch):
+    """Tuning on "dev" read the part that is reported; refused before anything is trained or read."""
+    monkeypatch.setattr(official, "requirements", lambda data: pytest.fail("read too early"))
+    with pytest.raises(UserError, match=r"no development part.*s_cap"):
+        load_examples(official_config(tmp_path, f"data.task={task}"), "dev")
+    for word in ("eval.split=dev", "trainer.val_every_n_steps=5"):
+        cfg = official_config(tmp_path, f"data.task={task}", word)
+        with pytest.raises(UserError, match="no development part"):
+            next(stages(cfg))
+        with pytest.raises(UserError, match="no development part"):
+            build(cfg).plan()
+    for name in ("s_cap", "m_cap", "ve", "news"):
+        official.check_part(name, "dev")
 
 
 def test_files_that_are_missing_or_of_another_form_are_named(tmp_path):
@@ -202,6 +247,27 @@ def test_item_18_all_tasks_share_one_module(task, inputs, tmp_path):
     assert 0 <= found[wanted] <= 1000
     assert (tmp_path / f"items/{wanted}.json").exists()
     assert (tmp_path / "gallery/texts/gallery.json").exists()
+
+
+def test_texts_in_evaluation_pass_the_adapter_without_noise(clip, tmp_path, monkeypatch):
+    """With eval.inputs=text the shift was left out: the module wrote for vectors it never reads."""
+    cfg = config("eval.inputs=text", "eval.limit=4", "method.adapter=random_shift", *TINY)
+    module, seen = module_of(cfg, clip), []
+
+    def record(cfg, module, vectors, examples):
+        seen.append(vectors)
+        return [""] * len(examples)
+
+    monkeypatch.setattr(evaluate, "written", record)
+    evaluate.evaluate(cfg, module, Workspace(tmp_path))
+    assert module.adapter.training  # as it was before
+    examples = evaluate.judged(cfg)
+    inputs = make_inputs(cfg, clip, examples, "text")
+    rows = rows_of(cfg, module, inputs, examples, training=False)
+    with torch.no_grad():
+        wanted = module.eval().vectors(rows[[(i, 0) for i in range(4)]])
+    torch.testing.assert_close(seen, [wanted])
+    assert not torch.allclose(evaluate.unit_vectors(inputs, examples), wanted, atol=0.1)
 
 
 def test_scores_by_hand():

@@ -134,6 +134,21 @@ def test_item_10_the_unit_of_the_decay_can_be_chosen(clip, monkeypatch, unit, wa
     assert optimizer.param_groups[0]["lr"] == pytest.approx(module.optim.lr * want, abs=1e-12)
 
 
+@pytest.mark.parametrize("unit", ["samples", "steps"])
+def test_the_warm_up_counts_steps_and_epochs_together(clip, monkeypatch, unit):
+    """warmup_epochs was accepted and left out: two epochs of 1.5 steps and one step are four."""
+    words = [f"optim.decay_unit={unit}", "optim.warmup_steps=1", "optim.warmup_epochs=2"]
+    module = module_of(config(*words), clip)
+    module.global_batch_size, module.warmup_epoch_steps = 8, 1.5
+
+    class Trainer:
+        max_steps, precision, gradient_clip_val, strategy = 6, "32-true", None, None
+
+    monkeypatch.setattr(type(module), "trainer", Trainer())
+    schedule = module.configure_optimizers()["lr_scheduler"]["scheduler"]
+    assert [schedule.lr_lambdas[0](step) for step in range(5)] == [0, 0.25, 0.5, 0.75, 1]
+
+
 def batch_of(clip, *overrides, kind="text", keys=((0, 0), (4, 0), (8, 0)), training=True):
     cfg = config(*overrides)
     module = module_of(cfg, clip)

@@ -241,6 +241,16 @@ def test_lengths_are_those_of_the_config(tokenizer):
     assert batch["query"]["input_ids"].shape[1] <= 8
 
 
+@pytest.mark.parametrize("name", ["normalize_text", "lower_case"])
+def test_code_is_read_as_it_is_written(name):
+    """The family's switches for texts were accepted and left out."""
+    with pytest.raises(
+        UserError, match=r"eval\.normalize_text and eval\.lower_case.*prepare queries"
+    ):
+        config(f"eval.{name}=true")
+    assert not getattr(config(f"eval.{name}=false").eval, name)
+
+
 def test_files_of_code_search_net_train_and_are_searched(tmp_path, tokenizer):
     """Four files a language; identity by URL; missing ones are named with what to do."""
     for language in ("ruby", "go"):

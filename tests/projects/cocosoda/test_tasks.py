@@ -84,9 +84,8 @@ def test_prepare_joins_archives_and_types_pieces(tmp_path):
         build(config()).tasks["prepare"](Workspace(tmp_path / "task"))
 
 
-def test_prepare_says_what_the_archives_lack_and_refuses_many(tmp_path, capsys):
-    """One of twelve listed functions may be gone; where a whole archive is, rows would be missing silently."""
-    folder = tmp_path / "raw/go"
+def go_archives(folder, codebase):
+    """Two archives of eleven rows for each part, lists of them and one that is gone, a list of the code base."""
     for part in ("train", "valid", "test"):
         own = folder / "final/jsonl" / part
         own.mkdir(parents=True)
@@ -94,7 +93,13 @@ def test_prepare_says_what_the_archives_lack_and_refuses_many(tmp_path, capsys):
         write_jsonl(own / "a.jsonl", rows[:9])
         write_jsonl(own / "b.jsonl", rows[9:])
         (folder / f"{part}.txt").write_text("\n".join([*(row["url"] for row in rows), "gone"]))
-    (folder / "codebase.txt").write_text("valid0\ntest0\n")
+    (folder / "codebase.txt").write_text("\n".join(codebase))
+
+
+def test_prepare_says_what_the_archives_lack_and_refuses_many(tmp_path, capsys):
+    """One of twelve listed functions may be gone; where a whole archive is, rows would be missing silently."""
+    folder = tmp_path / "raw/go"
+    go_archives(folder, ["valid0", "test0"])
     cfg = config("data.source=csn", "data.folder=x", "data.languages=[go]", f"prepare.input={tmp_path}/raw",
                  f"prepare.output={tmp_path}/CSN")  # fmt: skip
     task = build(cfg).tasks["prepare"]
@@ -106,3 +111,20 @@ def test_prepare_says_what_the_archives_lack_and_refuses_many(tmp_path, capsys):
     with pytest.raises(UserError, match=r"valid.txt: 3 of 12 .* unpack"):
         task(Workspace(tmp_path / "other"))
     assert not list((tmp_path / "other").rglob("*go-valid*"))
+
+
+def test_prepare_takes_a_code_base_whose_list_names_more_than_the_archives_hold(tmp_path, capsys):
+    """The released lists do (JavaScript: half of them is gone); the same share is too much of another part."""
+    folder, gone = tmp_path / "raw/go", [f"gone {i}" for i in range(1500)]
+    go_archives(folder, ["test3", *gone, "valid5", "train0"])
+    cfg = config("data.source=csn", "data.folder=x", "data.languages=[go]", f"prepare.input={tmp_path}/raw",
+                 f"prepare.output={tmp_path}/CSN")  # fmt: skip
+    task = build(cfg).tasks["prepare"]
+    task(Workspace(tmp_path / "task"))
+    said = "1,501 of 1,503 listed URLs are in no archive, 2 are (published code base: 28,120)"
+    assert said in capsys.readouterr().out
+    rows = read_jsonl(tmp_path / "CSN/go/codebase.jsonl")
+    assert [row["url"] for row in rows] == ["test3", "valid5"]  # in the list's order
+    (folder / "test.txt").write_text("\n".join(["test3", *gone, "valid5"]))
+    with pytest.raises(UserError, match=r"test.txt: 1,501 of 1,502 .* unpack"):
+        task(Workspace(tmp_path / "other"))

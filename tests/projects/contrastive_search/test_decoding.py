@@ -147,19 +147,28 @@ def test_item_6_padding_on_the_left_never_counts():
     assert counted.tolist() != both.tolist()
 
 
-def test_item_11_an_end_of_text_in_the_prefix_ends_nothing():
-    """Checklist 11; one that is written ends the row and is part of it."""
+@pytest.mark.parametrize(
+    ("end", "place", "written"), [(113, 0, True), (276, 2, True), (5, 5, False)],
+    ids=["first", "between", "last"],
+)  # fmt: skip
+def test_item_11_an_end_of_text_in_the_prefix_ends_nothing(end, place, written):
+    """Checklist 11; one that is written, if any, ends the row and is part of it."""
     lm = tiny_lm()
-    plain = lm.continue_ids([ROWS[1]], Policy("contrastive_search"), [None], 12)[0]
-    end = plain[4]
-    lm.eos = end
-    with_end = lm.continue_ids([ROWS[1]], Policy("contrastive_search"), [None], 12)[0]
-    assert with_end == plain[: plain.index(end) + 1]
-    prefix = [end, *ROWS[1]]
-    assert len(lm.continue_ids([prefix], Policy("contrastive_search"), [None], 12)[0]) > 0
-    cut = lm.finished(prefix, with_end)
-    assert cut.ended
-    assert cut.num_tokens == len(with_end)
+    prefix = [*ROWS[1][:place], end, *ROWS[1][place:]]
+
+    def continued(eos):
+        lm.eos = eos
+        return lm.continue_ids([prefix], Policy("contrastive_search"), [None], 12)[0]
+
+    free = continued(None)
+    assert len(free) == 12
+    assert (end in free) == written
+    cut = free[: free.index(end) + 1] if written else free
+    assert 1 < len(cut) <= (11 if written else 12)  # a row that had ended before would have one
+    found = continued(end)
+    assert found == cut
+    text = f" {lm.tokenizer.decode(found)}".replace(" ##", "")  # a piece goes on with the prefix
+    assert lm.finished(prefix, found) == (text, written, len(found))
 
 
 def test_items_12_and_14_one_harness_for_all_decoders():

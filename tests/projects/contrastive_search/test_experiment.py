@@ -191,6 +191,58 @@ def test_baselines_save_items_as_the_arms_do(tmp_path):
         assert len(json.loads((tmp_path / "items/chapter_diversity.json").read_text())) == 2
 
 
+PAPER = {  # k, alpha, prefix excluded; tokens of a prefix (tasks have prompts) and new ones; items
+    "paper": (5, 0.6, False, 40, 200, 1000),
+    "paper_mle": (5, 0.6, False, 40, 200, 1000),
+    "paper_open_ended": (5, 0.6, False, 40, 200, 1000),
+    "paper_multilingual": (3, 0.6, False, 16, 64, 100),
+    "paper_summarisation": (5, 0.6, True, None, 128, 1000),
+    "paper_translation": (3, 0.4, False, None, 128, 1000),
+    "paper_code": (3, 0.4, False, None, 128, 164),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_paper_configs_hold_the_published_decoding(name):
+    cfg = config(name=name)
+    search, rivals = cfg.eval.decoders["contrastive"], cfg.eval.decoders
+    budget = (cfg.eval.prefix_tokens, cfg.eval.new_tokens, cfg.eval.num_prefixes)
+    if cfg.runner.file is not None:
+        budget = (None, cfg.runner.new_tokens, cfg.runner.limit)
+    found = (search.candidates, search.penalty, search.exclude_prefix, *budget)
+    assert found == PAPER[name]
+    assert search.strategy == "contrastive_search"
+    assert (rivals["nucleus"].top_p, rivals["top_k"].top_k) == (0.95, 50)
+    assert rivals["beam"].num_beams == (5 if name == "paper_code" else 4)
+    assert cfg.eval.draws == 3
+    if name in ("paper_summarisation", "paper_translation"):
+        assert (cfg.runner.num_shots, cfg.runner.splits) == (1, [1, 2, 3])
+    if name == "paper_code":
+        assert cfg.runner.num_shots == 0
+    assert cfg.method.train == (name in ("paper", "paper_mle"))
+    demo = rivals["contrastive_k4"]
+    assert (demo.candidates, demo.penalty) == (4, 0.6)
+
+
+@pytest.mark.parametrize(("name", "margin"), [("paper", 0.5), ("paper_mle", 0.0)])
+def test_paper_configs_hold_the_published_training(name, margin):
+    """SimCTG on WikiText-103, and likelihood alone."""
+    cfg = config(name=name)
+    optim, trainer = cfg.optim, cfg.trainer
+    assert (cfg.method.margin, cfg.data.length, cfg.model.pretrained) == (margin, 256, "gpt2")
+    assert (optim.name, optim.lr, optim.weight_decay) == ("adamw", 2e-5, 0.0)
+    assert (optim.schedule, optim.warmup_steps, trainer.max_steps) == ("linear", 4000, 40000)
+    assert (cfg.data.batch_size, trainer.accumulate_grad_batches) == (8, 16)
+    assert (trainer.gradient_clip_val, trainer.precision) == (1.0, "32-true")
+    assert trainer.val_every_n_steps == 1000
+
+
+def test_the_paper_s_isotropy_is_measured_on_2000_texts_of_256_tokens():
+    own = config(name="paper_isotropy").isotropy
+    assert (own.num_texts, own.length) == (2000, 256)
+    assert len(own.models["en"]) == 14  # GPT-2 in four sizes, GPT-Neo in three, OPT in seven
+
+
 def test_a_paper_config_can_be_checked_without_its_weights():
     """Training from GPT-2: 124 million parameters, what is missing is named."""
     found = inspect("contrastive_search", "paper", [])

@@ -421,6 +421,34 @@ def test_item_17_demonstrations_are_read_before_the_first_score(tmp_path):
     assert "one_cider_2_shot" in evaluate_sets(cfg, writer(), None)
 
 
+def test_the_command_s_beams_rule_the_table_and_the_export_s_a_caption(
+    model, tmp_path, monkeypatch
+):
+    """`eval` of the few-shot command against that of the export, which `TASK=caption` goes by."""
+    asked = []
+
+    def generate(ids, mask, media, **options):
+        asked.append(tuple(options[n] for n in ("num_beams", "length_penalty", "max_new_tokens")))
+        return ids[:, :1]
+
+    monkeypatch.setattr(model.module.network.language, "generate", generate)
+    monkeypatch.setattr(model.module, "cfg", model.module.cfg)  # other tests get it back
+    monkeypatch.setattr(tasks, "Cosmo", lambda run: model)
+    rows = [{"image": "a.png", "texts": ["red"] * 4, "question": "which?"}] * 2
+    draw("red", "ball").save(tmp_path / "a.png")
+    kinds = [f"{{name: {t}, task: {t}, test: i.jsonl, train: i.jsonl}}" for t in ("caption", "vqa")]
+    (tmp_path / "i.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = [
+        "caption.run=x", f"caption.inputs=[{tmp_path}/a.png]", f"data.root={tmp_path}",
+        f"eval.sets=[{','.join(kinds)}]", "eval.shots=[2]", "eval.num_beams=3", "eval.length_penalty=-1.0",
+        "eval.max_new_tokens=7", "eval.vqa_tokens=4",
+    ]  # fmt: skip
+    tasks.caption(config(*words), Workspace(tmp_path / "v"))
+    assert asked == [(2, -2.0, 6)]  # of the config that was exported
+    tasks.few_shot(config(*words), Workspace(tmp_path / "w"))
+    assert asked[1:] == [(3, -1.0, 7), (3, -1.0, 4)]
+
+
 def test_official_files_become_rows(tmp_path):
     """`TASK=few_shot_rows` writes what the table reads."""
     karpathy = {"images": [{"split": s, "filepath": "v", "filename": f"{s}.jpg", "sentences": [{"raw": "A dog. "}]} for s in ("train", "test")]}  # fmt: skip
@@ -478,6 +506,50 @@ def test_item_18_the_reference_is_a_config():
     asked, named = tasks.reference(config(name="paper")), config(name="paper_reference")
     assert dataclasses.replace(asked.model, text_depth=None) == named.model
     assert asked.method == named.method
+
+
+PAPER = {  # B, lr, epochs, interval, c, U
+    "paper": (96, 5e-4, 5, 2, 2, 12),
+    "paper_18m": (64, 3e-4, 20, 1, 1, 12),
+    "paper_mixtral": (32, 5e-5, 5, 4, 4, 16),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_paper_configs_hold_the_published_recipe(name):
+    cfg = config(name=name)
+    own, model, method, asked = cfg.data, cfg.model, cfg.method, cfg.eval
+    assert PAPER[name] == (
+        own.batch_size, cfg.optim.lr, cfg.trainer.max_epochs, model.interval, model.compression, model.unimodal_depth,
+    )  # fmt: skip
+    assert (cfg.optim.name, cfg.optim.schedule, cfg.optim.warmup_steps) == ("adamw", "cosine", 500)
+    assert (cfg.trainer.gradient_clip_val, cfg.trainer.precision) == (1.0, "16-mixed")
+    assert (own.max_caption, own.max_document, own.max_images, own.frames) == (32, 128, 3, 3)
+    assert (own.blank_prob, own.threshold, own.speed, own.caption_use) == (0.5, 0.24, 5, "noisy_only")  # fmt: skip
+    assert (own.augment, own.normalise) == (True, "imagenet")
+    assert (method.contrastive_weight, method.logit_scale_init, method.gather) == (1.0, 0.2, "local")  # fmt: skip
+    assert (method.duplicates, method.guard, method.apply_weights) == ("keep", False, False)
+    assert (model.num_latents, model.resampler_depth, model.latent_dim) == (64, 6, 512)
+    for sizes in (model.cross, model.resampler, model.pooling):
+        assert (sizes.heads, sizes.dim_head, sizes.ff_mult) == (8, 64, 4)
+    assert (model.trained_rows, model.mask_padding, model.immediate) == ("none", False, True)
+    assert (asked.num_beams, asked.length_penalty, asked.max_new_tokens, asked.vqa_tokens) == (5, -2.0, 20, 5)  # fmt: skip
+    assert (asked.shots, asked.shot_seed, asked.pool) == ([0, 4, 8, 16, 32], 42, 2048)
+
+
+def test_the_few_shot_table_has_the_published_sizes_and_the_reference_is_flamingo_s():
+    """5,000 test samples of thirteen sets and two retrievals; the reference: all layers, c 1, no contrast."""
+    sets = config(name="paper_few_shot").eval.sets
+    assert {own.limit for own in sets} == {5000}
+    assert [own.name for own in sets if own.task != "retrieval"] == [
+        "coco", "flickr", "okvqa", "textvqa", "vizwiz", "vqav2", "hateful_memes",
+        "msvd", "msrvtt", "tgif", "vatex", "tvc", "youcook2",
+    ]  # fmt: skip
+    cfg = config(name="paper_reference")
+    assert (cfg.model.unimodal_depth, cfg.model.interval, cfg.model.compression) == (0, 1, 1)
+    assert cfg.method.contrastive_weight == 0
+    howto = config(name="paper_howto").data
+    assert (howto.kinds[-1], howto.clips, howto.frames) == ("interleaved_video", 3, 3)
 
 
 def test_paper_configs_can_be_checked_without_their_weights():

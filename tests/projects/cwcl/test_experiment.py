@@ -264,6 +264,34 @@ def test_a_resumed_run_is_bit_identical(tmp_path):
         assert torch.equal(value, again["state_dict"][name]), name
 
 
+PAPER = {  # pair, weights, tower locked, pairs a step, lr, epochs
+    "paper": ("image_text", "cosine", True, 16000, 1e-3, 70),
+    "paper_lit": ("image_text", "binary", True, 16000, 1e-3, 70),
+    "paper_clip": ("image_text", "binary", False, 16000, 1e-3, 70),
+    "paper_speech": ("speech_text", "cosine", True, 800, 5e-5, 20),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_paper_configs_hold_the_recipe_of_the_sheet(name):
+    cfg = config(name=name)
+    optim, trainer = cfg.optim, cfg.trainer
+    pairs = cfg.data.batch_size * trainer.devices * trainer.num_nodes * trainer.accumulate_grad_batches  # fmt: skip
+    found = (cfg.pair, cfg.method.weight_mode, cfg.model.locked, pairs, optim.lr, trainer.max_epochs)  # fmt: skip
+    assert found == PAPER[name]
+    assert (optim.name, optim.schedule, trainer.precision) == ("adamw", "cosine", "bf16-mixed")
+    assert optim.warmup_epochs > 0
+    assert cfg.method.reduction_factor == 1  # the sum of both directions
+    assert cfg.model.logit_scale_init == pytest.approx(1 / 0.07)
+    assert cfg.model.max_logit_scale == 100
+    if cfg.pair == "speech_text":
+        assert (cfg.speech.sample_rate, cfg.speech_model.encoder) == (16000, "whisper")
+        return
+    assert (optim.weight_decay, list(optim.betas)) == (0.2, [0.9, 0.98])
+    assert (cfg.data.image_size, cfg.data.num_samples) == (224, 27_000_000)
+    assert (cfg.eval.templates, cfg.eval.sweep[0], cfg.eval.sweep[-1]) == ("openai", 1, 80)
+
+
 def test_check_builds_the_paper_s_models_and_names_what_is_missing(tmp_path):
     """Item 17: pretrained towers are loaded; the dry run says what is not here."""
     rows = inspect("cwcl", "paper", [f"data.root={tmp_path}"])

@@ -36,6 +36,24 @@ def test_item_4_a_copy_with_or_without_a_context_is_no_demonstration():
         assert len(set(bank.at_random(example, 3, rng, same_task=True))) == 3
 
 
+@pytest.mark.parametrize("name", ["arc_easy", "openbookqa", "qasc"])
+def test_item_4_twins_are_found_in_files_as_they_are_released(tmp_path, name):
+    """Checklist 4, 12: cased lines that list (A) and (B); the same question with retrieved text is no demonstration."""
+    for folder, tail in ((name, ""), (f"{name}_with_ir", "\\nFacts on a {}.")):
+        path = tmp_path / f"unifiedqa/{folder}/train.tsv"
+        path.parent.mkdir(parents=True)
+        path.write_text("".join(f"What is a {w}? \\n (A) {w.title()} (B) None{tail.format(w)}\t{w.title()}\n" for w in WORDS))  # fmt: skip
+    data = config(f"data.root={tmp_path}").data
+    bare, texts = (read_task(f"unifiedqa/{n}", data, 0).train for n in (name, f"{name}_with_ir"))
+    assert bare[0][1:5] == ("what is a cat?", ("cat",), "", ("cat", "none"))
+    assert texts[0][1:5] == ("what is a cat?", ("cat",), "facts on a cat.", ("cat", "none"))
+    bank = bank_of([*bare, *texts])
+    for i, example in enumerate(bank.examples):
+        assert bank.own(example) == sorted({i, (i + 4) % 8})
+        shown = bank.nearest([example], 6).positions[0]
+        assert example.question not in {bank.examples[k].question for k in shown}
+
+
 def test_item_4_equal_questions_of_other_kinds_stay():
     """Checklist 4: another data set, other candidates, or another text for the same question."""
     own = BARE[0]
@@ -55,7 +73,7 @@ def test_items_5_and_22_a_bank_file_is_a_bank_like_others(tmp_path):
     rows = [
         Example("unifiedqa/squad1_1", "who ran?", ("ann",), "ann ran.", (), "0"), Example("unifiedqa/race", "who fell?", ("bob",), "bob fell.", (), "1"),
         Example("mine", "who sang?", ("eve",), "eve sang.", (), "2"), Example("mine", "Who sat 51?", ("cat",), "The cat 51 sat.", (), "3"),
-        Example("mrqa/SQuAD", "who slept?", ("tom",), "tom slept.", (), "4"),
+        Example("mrqa/squad", "who slept?", ("tom",), "tom slept.", (), "4"),
     ]  # fmt: skip
     write_bank(tmp_path / "own.jsonl", rows)
     strict = read_tasks(config(*words)).manifest()
@@ -65,23 +83,23 @@ def test_items_5_and_22_a_bank_file_is_a_bank_like_others(tmp_path):
     kept = read_tasks(config(*words, "data.exclude_eval_tasks=false")).manifest()
     assert kept["bank"] == {"unifiedqa/squad1_1": 1, "unifiedqa/race": 1, "mine": 1}
     own = read_tasks(config(*words, "data.bank_targets=true")).manifest()
-    assert own["bank"] == {**strict["bank"], "mrqa/SQuAD": 4, "crossfit/glue-qnli": 4, "crossfit/trec": 4}  # fmt: skip
+    assert own["bank"] == {**strict["bank"], "mrqa/squad": 4, "crossfit/glue-qnli": 4, "crossfit/trec": 4}  # fmt: skip
 
 
 def test_item_15_the_split_of_the_development_examples_can_be_trained_on(tmp_path):
     """Checklist 15: 1,024 examples of seed 42 take them from the next seed's; none left says what to lower."""
-    folder = official(tmp_path) / "mrqa/SQuAD"
+    folder = official(tmp_path) / "mrqa/squad"
     words = [f"data.root={tmp_path}", "data.qa_shots=1024", "data.split_seed=42"]
-    other = folder / "SQuAD-train-seed-43-num-examples-1024.jsonl"
-    own = folder / "SQuAD-train-seed-42-num-examples-1024.jsonl"
+    other = folder / "squad-train-seed-43-num-examples-1024.jsonl"
+    own = folder / "squad-train-seed-42-num-examples-1024.jsonl"
     rows = [{"context": f"the cat {i} sat.", "qas": [{"qid": f"q{i}", "question": f"who sat {i}?", "answers": ["cat"]}]} for i in (8, 20, 21)]  # fmt: skip
     other.write_text("\n".join(json.dumps(r) for r in rows) + "\n")
-    task = read_task("mrqa/SQuAD", config(*words).data, 0, target=True)
+    task = read_task("mrqa/squad", config(*words).data, 0, target=True)
     assert len(task.train) == 9
     assert {e.id for e in task.dev} == {"q20", "q21"}
     other.write_text(own.read_text())
     with pytest.raises(UserError, match=r"no development example.*data\.qa_shots"):
-        read_task("mrqa/SQuAD", config(*words).data, 0, target=True)
+        read_task("mrqa/squad", config(*words).data, 0, target=True)
 
 
 def test_item_19_few_answers_of_crossfit_are_listed(tmp_path):

@@ -19,6 +19,7 @@ from projects.demo_retrieval.sources import read_task
 from projects.demo_retrieval.stages import (
     build_module,
     demonstrations_of,
+    fills,
     make_bank,
     read_tasks,
     rows_of,
@@ -152,6 +153,22 @@ def test_item_12_unifiedqa_lines_round_trip():
     assert parse_unifiedqa("'who?' \\n x\t'ann'", "t").answers == ("ann",)
     with pytest.raises(UserError, match="line 4"):
         parse_unifiedqa("no tab", "t", 3)
+
+
+def test_item_12_unifiedqa_lines_are_lower_cased_and_hold_several_answers():
+    """Checklist 12: the released files are cased; answers joined by slashes are all accepted, the first is trained on."""
+    cased = parse_unifiedqa("Who? \\n (A) Ann (B) Bob \\n Ann came.\tAnn", "t")
+    assert cased[1:5] == ("who?", ("ann",), "ann came.", ("ann", "bob"))
+    # quoref's contrast sets have two columns, the aggregated natural questions name the first answer again
+    for line in (
+        "who?\\nAnn came.\tAnn Lee///ANN LEE///Ann///",
+        "who?\\nAnn came.\tAnn Lee///Ann\tAnn Lee",
+    ):
+        several = parse_unifiedqa(line, "t")
+        assert several.answers == ("ann lee", "ann")
+        assert target_text(several, several.answers[0]) == "question: who? \n answer: ann lee"
+        assert unifiedqa_line(several) == "who? \\n ann came.\tann lee///ann"
+    assert parse_unifiedqa("who?\t ", "t").answers == ("",)
 
 
 # -- the bank ------------------------------------------------------------------------------------
@@ -320,7 +337,7 @@ def official(root):
 
     squad = ["who sat 1? \\n the cat 1 sat.\tcat 1", "who sat 50? \\n the cat 50 sat.\tcat 50"]
     write("unifiedqa/squad1_1/train.tsv", squad)
-    write("unifiedqa/race/train.tsv", [f"what {i}? \\n (a) x (b) y \\n text {i}.\tx" for i in range(6)] + ["who sat 51? \\n the cat 51 sat.\tcat 51"])  # fmt: skip
+    write("unifiedqa/race/train.tsv", [f"What {i}? \\n (A) x (B) y \\n Text {i}.\tx" for i in range(6)] + ["who sat 51? \\n the cat 51 sat.\tcat 51"])  # fmt: skip
     for task, labels in (("glue-qnli", ("entailment", "not_entailment")), ("trec", ("NUM", "LOC")), ("ag_news", ("World", "Sports"))):  # fmt: skip
         for part, start in (("train", 0), ("dev", 10), ("test", 20)):
             rows = [f"text {task} {start + i}\t{labels[i % 2]}" for i in range(4)]
@@ -330,14 +347,14 @@ def official(root):
         rows = [{"context": f"the cat {i} sat.", "qas": [{"qid": f"q{i}", "question": f"who sat {i}?", "answers": [f"cat {i}", "cat"]}]} for i in numbers]  # fmt: skip
         return ['{"header": {}}', *(json.dumps(r) for r in rows)]
 
-    write("mrqa/SQuAD/SQuAD-train-seed-42-num-examples-4.jsonl", mrqa(range(1, 5)))
-    write("mrqa/SQuAD/SQuAD-train-seed-42-num-examples-1024.jsonl", mrqa(range(3, 12)))
-    write("mrqa/SQuAD/dev.jsonl", mrqa(range(50, 54)))
+    write("mrqa/squad/squad-train-seed-42-num-examples-4.jsonl", mrqa(range(1, 5)))
+    write("mrqa/squad/squad-train-seed-42-num-examples-1024.jsonl", mrqa(range(3, 12)))
+    write("mrqa/squad/dev.jsonl", mrqa(range(50, 54)))
     return root
 
 
 OFFICIAL = [
-    "data.targets=[mrqa/SQuAD,crossfit/glue-qnli,crossfit/trec]", "data.meta=[unifiedqa/*,crossfit/*]", "data.bank=[unifiedqa/*]",
+    "data.targets=[mrqa/squad,crossfit/glue-qnli,crossfit/trec]", "data.meta=[unifiedqa/*,crossfit/*]", "data.bank=[unifiedqa/*]",
     "data.shots=2", "data.qa_shots=4", "data.split_seed=42", "denoise.max_steps=0", "data.bank_targets=false",
 ]  # fmt: skip
 
@@ -359,7 +376,7 @@ def test_items_5_and_22_the_manifest_of_official_files(tmp_path):
     assert not evaluated & trained
     assert all(name.partition("/")[0] in ("unifiedqa", "crossfit") for name in kept.manifest()["meta"])  # fmt: skip
     own = read_tasks(config(*words, "data.bank_targets=true")).manifest()
-    assert {"mrqa/SQuAD", "crossfit/trec"} <= set(own["bank"])
+    assert {"mrqa/squad", "crossfit/trec"} <= set(own["bank"])
 
 
 def test_item_5_evaluated_texts_leave_every_training_part(tmp_path):
@@ -369,7 +386,7 @@ def test_item_5_evaluated_texts_leave_every_training_part(tmp_path):
     trec.write_text(trec.read_text() + "text trec 20\tNUM\nText TREC 10!\tLOC\n")
     race = root / "unifiedqa/race/train.tsv"
     cfg = config(f"data.root={root}", *OFFICIAL)
-    asked = read_task("mrqa/SQuAD", cfg.data, 0, target=True).dev[0]
+    asked = read_task("mrqa/squad", cfg.data, 0, target=True).dev[0]
     race.write_text(
         race.read_text() + f"{asked.question} \\n {asked.context}\t{asked.answers[0]}\n"
     )
@@ -385,16 +402,16 @@ def test_item_5_evaluated_texts_leave_every_training_part(tmp_path):
 def test_item_22_a_data_set_has_one_name_in_all_collections():
     """Checklist 22: what data.exclude_eval_tasks leaves out, whatever the collection calls it."""
     for same in (
-        ("mrqa/HotpotQA", "crossfit/hotpot_qa", "crossfit/kilt_hotpotqa"), ("mrqa/SearchQA", "crossfit/search_qa", "crossfit/jeopardy"),
-        ("mrqa/NaturalQuestions", "crossfit/kilt_nq", "unifiedqa/natural_questions_with_dpr_para", "unifiedqa/ambigqa"),
-        ("mrqa/SQuAD", "unifiedqa/squad2", "crossfit/squad-no_context", "crossfit/lama-squad"), ("mrqa/TriviaQA", "crossfit/freebase_qa"),
-        ("mrqa/NewsQA", "unifiedqa/newsqa"), ("crossfit/glue-rte", "crossfit/superglue-rte"), ("crossfit/glue-mnli", "crossfit/glue-mnli-mismatched"),
+        ("mrqa/hotpotqa", "crossfit/hotpot_qa", "crossfit/kilt_hotpotqa"), ("mrqa/searchqa", "crossfit/search_qa", "crossfit/jeopardy"),
+        ("mrqa/naturalquestions", "crossfit/kilt_nq", "unifiedqa/natural_questions_with_dpr_para", "unifiedqa/ambigqa"),
+        ("mrqa/squad", "mrqa/SQuAD", "unifiedqa/squad2", "crossfit/squad-no_context", "crossfit/lama-squad"), ("mrqa/triviaqa", "crossfit/freebase_qa"),
+        ("mrqa/newsqa", "unifiedqa/newsqa"), ("crossfit/glue-rte", "crossfit/superglue-rte"), ("crossfit/glue-mnli", "crossfit/glue-mnli-mismatched"),
         ("crossfit/boolq", "unifiedqa/boolq", "unifiedqa/contrast_sets_boolq"), ("choices", "crossfit/openbookqa", "unifiedqa/openbookqa_with_ir"),
         ("crossfit/qasc", "unifiedqa/qasc_with_ir"), ("crossfit/race-high", "unifiedqa/race_string"), ("crossfit/ai2_arc", "unifiedqa/arc_hard"),
         ("crossfit/piqa", "unifiedqa/physical_iqa"), ("crossfit/trec", "crossfit/trec-finegrained"), ("qnli", "crossfit/glue-qnli"),
     ):  # fmt: skip
         assert len({about(name)["same"] for name in same}) == 1, same
-    others = ("crossfit/hellaswag", "crossfit/swag", "crossfit/glue-mrpc", "crossfit/glue-qqp", "crossfit/paws", "mrqa/BioASQ", "snips")  # fmt: skip
+    others = ("crossfit/hellaswag", "crossfit/swag", "crossfit/glue-mrpc", "crossfit/glue-qqp", "crossfit/paws", "mrqa/bioasq", "snips")  # fmt: skip
     assert len({about(name)["same"] for name in others}) == len(others)
 
 
@@ -494,6 +511,19 @@ def test_item_13_the_mixture_has_the_proportions_of_the_config():
     assert list(rows.counts().values()) == [70, 70]
     module.cfg.data.mixing = "proportional"
     assert list(rows_of(module.cfg, module, uneven, 4).counts().values()) == [120, 20]
+
+
+def test_a_batch_is_that_of_all_processes_of_the_config():
+    """Stages are built before the trainer forms the group of processes, where there is one alone."""
+    module, tasks = module_of("trainer.devices=2")
+    assert rows_of(module.cfg, module, tasks.targets, 4).mixture.global_batch_size == 8
+    fills(module.cfg, 8, 4, "data.batch_size")
+    with pytest.raises(
+        UserError, match=r"7 examples .* of 4 on 2 process.*: lower data\.batch_size"
+    ):
+        fills(module.cfg, 7, 4, "data.batch_size")
+    module.cfg.trainer.devices = 1
+    fills(module.cfg, 7, 4, "data.batch_size")
 
 
 @pytest.mark.parametrize(("selection", "k"), [("retrieved", 2), ("random_task", 2), ("random_bank", 2), ("none", 1)])  # fmt: skip

@@ -305,16 +305,22 @@ def test_item_1_the_retriever_stays_as_it_is(tmp_path):
     assert not torch.allclose(retriever.demonstrations(text), want)
 
 
-def test_item_14_the_fingerprint_tells_kind_pooling_and_tokenizer(tmp_path):
-    """Checklist 14: equal weights with another pooling or tokenizer have another index; use changes nothing."""
+def tiny_bert(folder):
+    """Weights of a small encoder in a folder; its tokenizer."""
     from transformers import BertConfig, BertModel
 
     from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 
     size = {"vocab_size": 700, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}  # fmt: skip
-    BertModel(BertConfig(**size)).save_pretrained(tmp_path)
+    BertModel(BertConfig(**size)).save_pretrained(folder)
     tokenizer = tiny_tokenizer(700)
-    tokenizer.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def test_item_14_the_fingerprint_tells_kind_pooling_and_tokenizer(tmp_path):
+    """Checklist 14: equal weights with another pooling or tokenizer have another index; use changes nothing."""
+    tokenizer = tiny_bert(tmp_path)
 
     def built(**options):
         return build_retriever(RetrieverConfig(kind="dense", question=str(tmp_path), **options), list)  # fmt: skip
@@ -331,6 +337,26 @@ def test_item_14_the_fingerprint_tells_kind_pooling_and_tokenizer(tmp_path):
     tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
     tokenizer.save_pretrained(tmp_path)
     assert built().fingerprint() != first
+
+
+def test_the_retriever_keeps_to_the_accelerator_of_the_config(tmp_path, monkeypatch):
+    """It went to the GPU with trainer.accelerator=cpu as well."""
+    tiny_bert(tmp_path)
+    words = ["retriever.kind=dense", f"retriever.question={tmp_path}"]
+    stays, goes = (
+        module_of(*words, f"trainer.accelerator={name}")[0].bank.retriever
+        for name in ("cpu", "auto")
+    )
+    goes.question.cpu()
+
+    def move(*_):
+        raise RuntimeError("it is moved")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.nn.Module, "to", move)
+    assert stays.questions(["a cat"]).shape == (1, 16)
+    with pytest.raises(RuntimeError, match="it is moved"):
+        goes.questions(["a cat"])
 
 
 def test_the_gradient_reaches_every_parameter_of_the_generator():

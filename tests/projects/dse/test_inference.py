@@ -1,6 +1,7 @@
 """Stored vectors, ranking, export, the embedding on its own, speed, and the table of all arms."""
 
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import AutoModel, AutoTokenizer
 from common.config import UserError, to_dict
 from common.data.text.pairs.readers import PairSet
 from common.data.text.sets import StsSet
+from common.encoders.modes import evaluated
 from common.engine.run import run_task
 from common.engine.workspace import Workspace
 from common.evaluation.text.transfer import LabelledTexts, TransferTask
@@ -268,6 +270,29 @@ def test_ranking_the_users_own_files(tmp_path, trained, capsys):
     (tmp_path / "c.txt").write_bytes(b"caf\xe9\n")
     with pytest.raises(UserError, match=r"rank\.candidates"):
         _lines(str(tmp_path / "c.txt"), "candidates")
+
+
+def test_ranking_works_where_the_config_says(tmp_path, monkeypatch):
+    """It stayed on the CPU beside a GPU; every pass lies within `evaluated`."""
+    module, seen = student(), []
+
+    @contextmanager
+    def spy(part, accelerator):
+        with (
+            evaluated(part, "cpu"),
+            part.encoder.register_forward_hook(lambda *_: seen.append((part, accelerator))),
+        ):
+            yield
+
+    monkeypatch.setattr(tasks, "evaluated", spy)
+    monkeypatch.setattr("common.engine.run.trained_module", lambda *_: (module, None))
+    for name, lines in (("q", TEXTS), ("c", OTHERS)):
+        (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
+    words = [f"rank.queries={tmp_path}/q", f"rank.candidates={tmp_path}/c", "rank.k=2"]
+    cfg = config(*words, "trainer.accelerator=auto")
+    found = tasks.rank(cfg, Workspace(tmp_path), None)
+    assert [len(rows) for rows in found] == [2] * len(TEXTS)
+    assert set(seen) == {(module.scorer, "auto")}
 
 
 def test_ranking_and_scoring_say_what_is_cut_or_left_out(tmp_path, trained, monkeypatch, capsys):

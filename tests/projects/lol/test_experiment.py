@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,12 +20,12 @@ from common.engine.workspace import Workspace
 from common.losses.auxiliary.tokens import IGNORED
 from projects.lol import baselines, build, tasks
 from projects.lol.data import Answers, Hallucination, hallucinations, read_hallucinations
-from projects.lol.evaluate import evaluate, is_baseline
+from projects.lol.evaluate import contrasts, evaluate, is_baseline
 from projects.lol.facts import Statements, statement, word_tokenizer, world_of
 from projects.lol.module import LOL
 from projects.lol.prompts import Prompts
 from projects.lol.questions import load_questions
-from projects.lol.stages import build_decoder, build_original, load, save, with_amateur
+from projects.lol.stages import build_decoder, build_original, load, save, stages, with_amateur
 from tests.cards import run_card
 from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.lol.conftest import config, models, tiny, tokens, with_adapters
@@ -134,6 +135,15 @@ def test_adapters_and_whole_amateurs_share_one_loader(kind, tmp_path):
     )
     with pytest.raises(UserError, match="neither original"):
         load(cfg, tmp_path / "amateur")
+
+
+@pytest.mark.parametrize("kind", ["lora", "full", "none"])
+def test_nothing_moves_before_the_trainer_does_it(kind, tmp_path):
+    """For its tokenizer's sake the original went to the GPU, in float32 although it is trained in bf16."""
+    words = ["eval.methods=[greedy]", f"amateur.kind={kind}", f"runs_dir={tmp_path}"]
+    *_, last = stages(config(*words, "model.device=meta"))  # where decoding would put it
+    assert {p.device.type for p in last.module.parameters()} == {"cpu"}
+    assert last.module.model.training == (kind == "lora")
 
 
 def test_an_amateur_of_other_words_is_refused(tmp_path):
@@ -327,6 +337,33 @@ def test_demonstrations_of_another_set_are_refused(tmp_path):
             task(cfg, Workspace(tmp_path), None)
     names = [config(name=name).generate for name in ("paper_reasoning", "paper_gsm8k")]
     assert not {names[0].file, names[0].shots_file} & {names[1].file, names[1].shots_file}
+
+
+def test_paper_configs_filter_as_the_released_runners_do():
+    """0.1 in generation and for FACTOR, which alone normalises contrasts again; both off for TruthfulQA."""
+
+    def settings(name, among=None):
+        own = {n: m for n, m in config(name=name).methods.items() if among is None or n in among}
+        return {(m.alpha_plausibility, m.post_softmax, contrasts(m)) for m in own.values()}
+
+    plain = (0.0, False, False)  # greedy
+    assert settings("paper_reasoning") == settings("paper_gsm8k") == {plain, (0.1, False, True)}
+    assert settings("paper_factor") == {plain, (0.1, True, True)}
+    paper = config(name="paper")
+    assert settings("paper", paper.eval.methods) == {plain, (0.0, False, True)}
+    judged = [n for n in paper.eval.methods if n not in ("lol", "greedy")]
+    writing = {"generation", *(f"generation_{n}" for n in judged)}
+    assert settings("paper", writing) == {(0.1, False, True)}
+    assert writing == {n for n in paper.methods if n.startswith("generation")}
+    for name in judged:
+        twin = paper.methods[f"generation_{name}"]
+        assert replace(twin, alpha_plausibility=0.0) == paper.methods[name]
+
+
+def test_writing_by_an_unfiltered_contrast_warns():
+    words = ["generate.run=pretrained", "generate.method=dola", "methods.dola.alpha_plausibility=0"]
+    with pytest.warns(UserWarning, match=r"methods\.dola\.alpha_plausibility=0"):
+        tasks.decoder_of(config(*words), Workspace("."), None)
 
 
 def test_key_words_are_refused_where_there_is_no_question(tmp_path):

@@ -101,6 +101,15 @@ def test_plausibility_is_the_original_s_before_anything_is_subtracted():
     assert lol_scores(Logits(drawn(0), drawn(1)), ICD).isfinite().all()
 
 
+def test_a_contrast_is_normalised_again_before_the_mask():
+    """FACTOR, as DoLa's lm_score with post_softmax: p/q = 3, 1/2, 1/2 by hand; the removed token keeps its share."""
+    logits = Logits(torch.tensor([0.6, 0.3, 0.1]).log(), torch.tensor([0.2, 0.6, 0.2]).log())
+    for post_softmax, kept in ((True, [3 / 4, 1 / 8]), (False, [3.0, 1 / 2])):
+        weights = Weights(1.0, 1.0, 1.0, 0.0, 0.0, alpha=0.2, post_softmax=post_softmax)
+        expected = torch.cat([torch.tensor(kept).log(), torch.tensor([-1000.0])])
+        torch.testing.assert_close(lol_scores(logits, weights, removed=-1000.0), expected)
+
+
 def test_a_term_with_a_weight_needs_both_sides():
     with pytest.raises(ValueError, match="both of its sides"):
         lol_scores(Logits(drawn(0)), ICD)

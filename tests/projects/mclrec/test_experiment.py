@@ -1,6 +1,7 @@
 """Through the engine: metrics, export, tasks, card, configs: checklist items 11, 12, 14, 15."""
 
 import json
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -8,12 +9,13 @@ import torch
 
 from common.config import UserError
 from common.data.tables import read_jsonl, write_jsonl
+from common.encoders.modes import evaluated
 from common.encoders.state_dict import read_state_dict
 from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import export, run_task, train
 from common.engine.workspace import Workspace
-from common.export.recommender import load_recommender
+from common.export.recommender import Recommender, load_recommender
 from projects.mclrec import baselines, build, tasks
 from projects.mclrec import evaluate as evaluation
 from projects.mclrec.data import load_sets
@@ -188,6 +190,27 @@ def test_vectors_and_item_matrix_give_the_scores_back(run, tmp_path):
     torch.testing.assert_close(
         found["users"][0] @ found["items"].T, recommender.scores([own])[0, 1:], rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("name", ["recommend", "vectors"])
+def test_tasks_work_where_the_config_says(name, tmp_path, monkeypatch):
+    """They stayed on the CPU beside a GPU; every pass lies within `evaluated`."""
+    encoder, seen = module_of().encoder, []
+
+    @contextmanager
+    def spy(part, accelerator):
+        with (
+            evaluated(part, "cpu"),
+            part.item_embedding.register_forward_hook(lambda *_: seen.append((part, accelerator))),
+        ):
+            yield
+
+    recommender = Recommender(encoder, load_sets(config()).log.items)
+    monkeypatch.setattr(tasks, "evaluated", spy)
+    monkeypatch.setattr(tasks, "trained_recommender", lambda *_: recommender)
+    cfg = config("trainer.accelerator=auto")
+    assert getattr(tasks, name)(cfg, Workspace(tmp_path), None).is_file()
+    assert set(seen) == {(encoder, "auto")}
 
 
 def test_vectors_say_whom_they_leave_out(run, tmp_path, capsys):

@@ -129,9 +129,9 @@ def test_the_raw_arm_moves_no_weight(tmp_path):
 def test_checklist_9_fifty_steps_an_epoch_at_a_constant_rate(tmp_path):
     """Checklist 9: 10,000 strings in batches of 200, incomplete batches dropped, constant rate."""
     lines = [f"string {i}" for i in range(10_000)]
-    (tmp_path / "mirror_bert").mkdir()
-    for name in ("sts_train_10k.txt", "en_top10k_words.txt"):
-        (tmp_path / "mirror_bert" / name).write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "mirror_corpus").mkdir()
+    for name in ("stsbenchmark_train_10k_sents_random_sampled.txt", "en_words_top_10k.txt"):
+        (tmp_path / "mirror_corpus" / name).write_text("\n".join(lines), encoding="utf-8")
     for name, steps in (("paper", 50), ("paper_word", 100)):
         cfg = config(f"data.root={tmp_path}", name=name)
         assert count_steps(cfg, len(lines)) == steps

@@ -20,7 +20,7 @@ from projects.moe_embeddings import baselines, build
 from projects.moe_embeddings.cocitation import Pair
 from projects.moe_embeddings.data import load_pairs, requirements
 from projects.moe_embeddings.evaluate import gradient_cosines, paired_p, score_row, scores_of
-from tests.projects.moe_embeddings.conftest import config, module_of
+from tests.projects.moe_embeddings.conftest import ROUTED, config, module_of
 
 QUICK = [
     "eval.untrained=false",
@@ -95,6 +95,19 @@ def test_dense_gradients_of_equal_domains_agree_and_leave_no_trace():
     assert abs(found["gradient_cosine"]) > 1e-3
     assert module.training
     assert all(p.grad is None for p in module.parameters())
+
+
+@pytest.mark.parametrize("words", [[], ["model.routing=dense"], ROUTED["token"]])
+def test_gradients_of_an_encoder_that_was_on_a_gpu_in_inference_mode(words):
+    """`evaluated` moves it there and back within the evaluation: no backward pass saves what comes out."""
+    module, cfg = module_of(*words), config(*words)
+    wanted = gradient_cosines(cfg, module)
+    with torch.inference_mode():
+        tensors = [*module.encoder.parameters(), *module.encoder.buffers()]
+        for tensor in tensors:
+            tensor.data = tensor.data.clone()
+        assert all(tensor.is_inference() for tensor in tensors)
+        assert gradient_cosines(cfg, module) == wanted
 
 
 def test_gradients_are_compared_by_one_process_alone(monkeypatch):

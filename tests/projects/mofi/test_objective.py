@@ -221,9 +221,24 @@ def test_log_q_correction_lowers_the_logits_of_classes_that_are_drawn_often():
     found = classification_loss(f, w, ALL, y, margin=0, log_counts=counts)
     torch.testing.assert_close(found, F.cross_entropy(cosines, y))
     words = ("method.sampling=frequency", "method.logq_correction=true", "method.sampled=10")
-    corrected, plain = (module_of(*words[: n + 1]) for n in (2, 1))
+    corrected, plain = module_of(*words), module_of(words[0], words[2])
     losses = [m.losses(batch_of())["cls"] for m in (corrected, plain)]
     assert losses[0].isfinite()
+    assert not torch.isclose(*losses)  # ten of the classes, so corrected
+
+
+def test_item_4_all_classes_under_frequency_sampling_are_the_full_softmax():
+    """Checklist 4: N' >= C with a log-Q correction was a softmax of other logits; a sample is still corrected."""
+    words = ("method.sampling=frequency", "method.logq_correction=true", "method.margin=0")
+    module = module_of(*words, "method.sampled=100")
+    classifier, batch = module.classifier, batch_of()
+    f, y = torch.randn(len(batch["labels"]), classifier.matrix.dim), batch["labels"]
+    others = batch["entities"]
+    found = classifier(f, y, others)
+    cosines = 32 * F.normalize(f, dim=1) @ F.normalize(classifier.matrix.weight, dim=1).T
+    for row, own, label in zip(cosines, others, y, strict=True):
+        row[[e for e in own.tolist() if e >= 0 and e != label]] = -torch.inf
+    torch.testing.assert_close(found, F.cross_entropy(cosines, y))
 
 
 @pytest.mark.parametrize("words", [["method.sampled=7"], ["method.recipe=contrastive"]])

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from common.config import UserError
+from common.config import ROOT, UserError
 from common.data.retrieval.records import read_task
 from common.data.row_map.options import RowMapConfig
 from common.encoders.modes import untrained
@@ -21,6 +21,7 @@ from common.engine.sweeps.schema import read_sweep, words_of
 from common.engine.workspace import Workspace
 from common.evaluation.text.embedding_sets import Classes
 from common.export.instructed import load_instructed
+from common.families.retrieval.training_sets import described
 from projects.nv_embed import baselines, build
 from projects.nv_embed import tasks as own_tasks
 from projects.nv_embed.evaluate import class_cosines
@@ -119,7 +120,7 @@ def test_paper_ablations_of_the_data():
     for name in ("paper_s0", "paper_s1", "paper_s2", "paper"):
         sets = trained_on(config(name=name)).data.sets
         found[name] = {k: (v.path, v.samples) for k, v in sets.items()}
-    assert len(found["paper"]) == 38
+    assert len(found["paper"]) == 37
     assert found["paper"].keys() - found["paper_s2"].keys() == {"synthetic_pairs"}
     new = {"hover", "scifact", "nfcorpus", "miracl", "mrtydi"}
     assert found["paper_s2"].keys() - found["paper_s1"].keys() == new
@@ -133,6 +134,18 @@ def test_paper_ablations_of_the_data():
         "msmarco",
     } <= other  # retrieval sets and STS are mined
     assert all(found["paper_s0"][k][0].startswith("naive/") for k in other)
+
+
+def test_no_paper_config_trains_on_arguana_s_test_part():
+    """BEIR has no other part of it; the original corpus's training part is given as the card says."""
+    names = [path.stem for path in (ROOT / "configs/nv_embed").glob("paper*.yaml")]
+    assert len(names) > 8
+    assert not any("arguana" in config(name=name).data.sets for name in names)
+    own = "data.sets.arguana={path: mined/arguana.jsonl, layout: records, samples: 4000}"
+    for name in ("paper", "paper_s0"):
+        cfg = config(own, name=name)
+        assert described("arguana", cfg.data.sets["arguana"]).kind == "retrieval"
+        assert cfg.data.sets["arguana"].samples == 4000
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Languages of a step, cleaning, JSON lines, readers of the benchmarks, and translation."""
 
+import gzip
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -149,59 +151,201 @@ def test_broken_json_lines_are_named(tmp_path):
         found.image_path(0)
 
 
-def benchmark_files(root):
-    """Two images in each of the four official layouts."""
-    multi = root / "multi30k"
-    (multi / "task1/image_splits").mkdir(parents=True)
-    (multi / "task1/raw").mkdir()
-    (multi / "task2/raw").mkdir(parents=True)
-    (multi / "task1/image_splits/test.txt").write_text("1.jpg\n2.jpg\n")
-    (multi / "task1/raw/test.fr").write_text("un\ndeux\n")
+def name_of(number, part="val"):
+    """A file name of COCO's 2014 release."""
+    return f"COCO_{part}2014_{number:012d}.jpg"
+
+
+def write_json(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def zipped(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(text.encode()))
+
+
+def multi30k_files(root):
+    """Two images of the release: splits are called otherwise in task2 than in task1."""
+    tasks = root / "multi30k"
+    names = tasks / "task1/image_splits/test_2016_flickr.txt"
+    names.parent.mkdir(parents=True)
+    names.write_text("1.jpg\n2.jpg\n")
+    for language, text in (("en", "one\ntwo\n"), ("fr", "un\ndeux\n")):
+        zipped(tasks / f"task1/raw/test_2016_flickr.{language}.gz", text)
     for i in range(1, 6):
-        (multi / f"task2/raw/test.{i}.en").write_text(f"one {i}\ntwo {i}\n")
-    coco = root / "coco"
-    coco.mkdir()
-    karpathy = [
-        {"filepath": "val", "filename": f"{n}.jpg", "split": s, "sentences": [{"raw": f"{n} a"}]}
-        for n, s in ((1, "test"), (2, "train"))
+        zipped(tasks / f"task2/raw/test_2016.{i}.en.gz", f"one {i}\ntwo {i}\n")
+
+
+COCO = {9: "train", 42: "test", 73: "val", 74: "restval", 75: "test"}  # Karpathy's splits
+
+
+def coco_files(root):
+    """Karpathy's file, STAIR's two, whose names have no folder, and COCO-CN with its own split."""
+    parts = {n: "train" if split == "train" else "val" for n, split in COCO.items()}
+    rows = [
+        {
+            "filepath": f"{parts[n]}2014", "filename": name_of(n, parts[n]), "cocoid": n, "split": split,
+            "imgid": i, "sentids": [i], "sentences": [{"raw": f"a {n}", "imgid": i, "sentid": i}],
+        }
+        for i, (n, split) in enumerate(COCO.items())
+    ]  # fmt: skip
+    write_json(root / "coco/dataset_coco.json", {"images": rows, "dataset": "coco"})
+    for part in ("train", "val"):
+        own = sorted((n for n in COCO if parts[n] == part), reverse=True)
+        captions = [
+            {"image_id": n, "id": n + k, "caption": f"{n} {k}"} for k in (1, 2) for n in own
+        ]
+        images = [{"id": n, "file_name": name_of(n, part)} for n in own]
+        content = {"images": images, "annotations": captions}
+        write_json(root / f"coco/stair_captions_v1.2_{part}.json", content)
+    (root / "coco/coco-cn_train.txt").write_text(f"{name_of(9, 'train')[:-4]}\n")
+    (root / "coco/coco-cn_test.txt").write_text(f"{name_of(74)[:-4]}\n")
+    texts = [
+        f"{name_of(9, 'train')[:-4]}#0\t九",
+        f"{name_of(74)[:-4]}#0\t七",
+        f"{name_of(74)[:-4]}#1\t四",
     ]
-    (coco / "en_test.json").write_text(json.dumps({"images": karpathy}))
-    stair = {"images": [{"id": 7, "file_name": "7.jpg"}], "annotations": [
-        {"image_id": 7, "caption": "一"}, {"image_id": 7, "caption": "二"}]}  # fmt: skip
-    (coco / "ja_test.json").write_text(json.dumps(stair))
+    (root / "coco/imageid.human-written-caption.txt").write_text("\n".join(texts) + "\n", "utf-8")
+
+
+def address(number):
+    """An image_url of Wikipedia."""
+    return f"https://upload.wikimedia.org/wikipedia/commons/c/c0/{number}%28a%29.jpg"
+
+
+def wit_files(root, texts, split="test"):
+    """Rows of IGLUE, all of one image_idx, and the file that names the pictures."""
+    for language, own in texts.items():
+        rows = [
+            {
+                "image_idx": 57, "image_url": address(n), "meta_url": f"http://commons.wikimedia.org/wiki/File:{n}",
+                "caption_reference_description": text, "language": language, "wit_ix": f"wit-test_{i}",
+                "page_url": f"https://{language}.wikipedia.org/wiki/{n}",
+            }
+            for i, (n, text) in enumerate(own)
+        ]  # fmt: skip
+        write_lines(root / f"wit/{split}_{language}.jsonl", rows)
+    numbers = sorted({n for own in texts.values() for n, _ in own})
+    named = [{"image_url": address(n), "img_path": f"{n}.png"} for n in numbers]
+    write_lines(root / "wit/images.jsonl", named)
+
+
+def benchmark_files(root):
+    """A few images in each of the four official layouts."""
+    multi30k_files(root)
+    coco_files(root)
     for language in ("en", "de"):
-        (root / "xflickrco" / language).mkdir(parents=True)
-        rows = [{"img_path": f"{n}.jpg", "sentences": [f"{language} {n}"]} for n in (1, 2)]
-        rows.append({"img_path": "3.jpg", "sentences": [""]})
-        text = "".join(json.dumps(r) + "\n" for r in rows)
-        (root / "xflickrco" / language / "test.jsonl").write_text(text)
-    (root / "wit").mkdir()
-    row = {"img_path": "1.jpg", "caption_reference_description": "et kort"}
-    nothing = {"img_path": "2.jpg", "caption_reference_description": None}
-    (root / "wit/da_test.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(nothing) + "\n")
+        rows = [{"img_path": f"{n}.jpg", "id": str(n), "sentences": [f"{language} {n}"]} for n in (1, 2)]  # fmt: skip
+        rows.append({"img_path": "3.jpg", "id": "3", "sentences": [""]})
+        write_lines(root / "xflickrco" / language / "test.jsonl", rows)
+    wit_files(root, {"da": [(1, "et kort"), (1, "to kort"), (2, None), (3, "tredje")]})
 
 
 def test_item_18_readers_of_the_four_benchmarks(tmp_path):
     """Checklist 18: official layouts; several captions an image; aligned sets are told apart."""
     benchmark_files(tmp_path)
-    multi = read_benchmark("multi30k", tmp_path, ["en", "fr"], "test")
+    multi = read_benchmark("multi30k", tmp_path, ["en", "fr"], "test_2016_flickr")
     assert multi["en"].images == multi["fr"].images == ("1.jpg", "2.jpg")
-    assert multi["en"].texts_of_image() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
     assert multi["fr"].texts == ("un", "deux")
     assert not aligned(multi)
-    coco = read_benchmark("coco", tmp_path, ["en", "ja"], "test")
-    assert coco["en"].images == ("val/1.jpg",)
-    assert coco["ja"].image_of_text == (0, 0)
     x = read_benchmark("xflickrco", tmp_path, ["en", "de"], "test")
     assert x["de"].texts == ("de 1", "de 2")
     assert aligned(x)
-    da = read_benchmark("wit", tmp_path, ["da"], "test")["da"]
-    assert (da.texts, da.images) == (("et kort",), ("1.jpg",))  # others have no caption
     with pytest.raises(UserError, match=r"ru/test\.jsonl.*iglue"):
         read_benchmark("xflickrco", tmp_path, ["ru"], "test")
-    (tmp_path / "multi30k/task1/raw/test.fr").write_text("un\n")
+    zipped(tmp_path / "multi30k/task1/raw/test_2016_flickr.fr.gz", "un\n")
     with pytest.raises(UserError, match="another number of lines"):
-        read_benchmark("multi30k", tmp_path, ["fr"], "test")
+        read_benchmark("multi30k", tmp_path, ["fr"], "test_2016_flickr")
+
+
+def test_item_18_the_five_test_captions_of_multi30k_are_found_under_the_name_of_task2(tmp_path):
+    """Checklist 18: test_2016_flickr of task1 is test_2016 of task2; one caption instead is told."""
+    multi30k_files(tmp_path)
+    five = read_benchmark("multi30k", tmp_path, ["en"], "test_2016_flickr")["en"]
+    assert five.texts == tuple(f"{x} {i}" for x in ("one", "two") for i in range(1, 6))
+    assert five.texts_of_image() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    raw = tmp_path / "multi30k/task2/raw"
+    (raw / "test_2016.1.en.gz").unlink()  # a part of them is an error
+    with pytest.raises(UserError, match=r"task2/raw/test_2016\.1\.en"):
+        read_benchmark("multi30k", tmp_path, ["en"], "test_2016_flickr")
+    for path in raw.iterdir():
+        path.unlink()
+    with pytest.warns(UserWarning, match=r"one caption an image.*task2/raw/test_2016\.1\.en\.gz"):
+        one = read_benchmark("multi30k", tmp_path, ["en"], "test_2016_flickr")["en"]
+    assert one.texts == ("one", "two")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # task2 has no French
+        read_benchmark("multi30k", tmp_path, ["fr"], "test_2016_flickr")
+
+
+def test_item_18_coco_is_karpathy_s_split_in_english_and_japanese(tmp_path):
+    """Checklist 18: one name a picture, and no image of another split, in whichever file it stands."""
+    coco_files(tmp_path)
+    test = read_benchmark("coco", tmp_path, ["en", "ja", "zh"], "test")
+    assert test["en"].images == test["ja"].images == (f"val2014/{name_of(42)}", f"val2014/{name_of(75)}")  # fmt: skip
+    assert test["ja"].texts == ("42 1", "42 2", "75 1", "75 2")
+    assert test["zh"].images == (f"val2014/{name_of(74)}",)  # COCO-CN's own split
+    assert test["zh"].texts == ("七", "四")
+    val = read_benchmark("coco", tmp_path, ["en", "ja"], "val")
+    assert val["en"].images == val["ja"].images == (f"val2014/{name_of(73)}",)
+    train = read_benchmark("coco", tmp_path, ["en", "ja"], "train")  # with restval
+    assert train["en"].images == (f"train2014/{name_of(9, 'train')}", f"val2014/{name_of(74)}")
+    assert train["ja"].images == train["en"].images
+
+
+def test_item_18_files_that_coco_needs_are_named(tmp_path):
+    """Checklist 18: both of STAIR's for training, Karpathy's for all but COCO-CN; lost images are told."""
+    coco_files(tmp_path)
+    folder = tmp_path / "coco"
+    path = folder / "stair_captions_v1.2_val.json"
+    content = json.loads(path.read_text("utf-8"))
+    rest = [row for row in content["annotations"] if row["image_id"] != 75]
+    write_json(path, content | {"annotations": rest})
+    with pytest.warns(UserWarning, match="'ja': 1 of the 2 images of split 'test' have no caption"):
+        assert len(read_benchmark("coco", tmp_path, ["ja"], "test")["ja"].images) == 1
+    write_json(path, {"images": []})
+    with pytest.raises(UserError, match="no 'annotations'"):
+        read_benchmark("coco", tmp_path, ["ja"], "test")
+    path.unlink()
+    with pytest.raises(
+        UserError, match=r"stair_captions_v1\.2_val\.json does not exist.*STAIR-Lab"
+    ):
+        read_benchmark("coco", tmp_path, ["ja"], "train")
+    (folder / "dataset_coco.json").unlink()
+    with pytest.raises(UserError, match=r"dataset_coco\.json does not exist.*karpathy"):
+        read_benchmark("coco", tmp_path, ["zh", "ja"], "test")
+    assert read_benchmark("coco", tmp_path, ["zh"], "test")["zh"].texts == ("七", "四")
+
+
+def test_item_18_pictures_of_wit_are_known_by_their_address(tmp_path):
+    """Checklist 18: IGLUE's rows have no file name and share image_idx; a file of ours names the pictures."""
+    wit_files(tmp_path, {"da": [(1, "et kort"), (1, "to kort"), (2, None), (3, "tredje")]})
+    da = read_benchmark("wit", tmp_path, ["da"], "test")["da"]
+    assert (da.texts, da.images) == (("et kort", "to kort", "tredje"), ("1.png", "3.png"))
+    assert da.image_of_text == (0, 0, 1)
+    path = tmp_path / "wit/images.jsonl"
+    write_lines(path, [{"image_url": address(n), "img_path": "1.png"} for n in (1, 3)])
+    with pytest.raises(
+        UserError, match=r"1%28a%29\.jpg and .*3%28a%29\.jpg have the same file 1\.png"
+    ):
+        read_benchmark("wit", tmp_path, ["da"], "test")
+    write_lines(path, [{"image_url": address(1), "img_path": "1.png"}])
+    with pytest.raises(
+        UserError, match=r"no line for 1 of the 2 pictures.*3%28a%29\.jpg: save them below"
+    ):
+        read_benchmark("wit", tmp_path, ["da"], "test")
+    path.unlink()
+    with pytest.raises(
+        UserError, match=r"wit/images\.jsonl does not exist.*image_url.*base64.*kaggle"
+    ):
+        read_benchmark("wit", tmp_path, ["da"], "test")
 
 
 def test_items_12_18_fine_tuning_reads_pairs_with_the_ids_of_their_images(tmp_path):
@@ -211,11 +355,26 @@ def test_items_12_18_fine_tuning_reads_pairs_with_the_ids_of_their_images(tmp_pa
         picture(tmp_path / f"multi30k/images/{n}.jpg", n)
     words = (
         f"data.root={tmp_path}", "data.source=multi30k", "data.images=multi30k/images",
-        "data.languages=[en,fr]", "data.split=test", "method.objective=finetune", *PLAIN,
+        "data.languages=[en,fr]", "data.split=test_2016_flickr", "method.objective=finetune", *PLAIN,
     )  # fmt: skip
     batch = batch_of(*words, count=12)
     assert batch["ids"].tolist() == [0] * 5 + [1] * 5 + [0, 1]
     assert batch["languages"].flatten().tolist() == [0] * 10 + [1] * 2
+
+
+def test_items_12_18_a_picture_of_coco_has_one_id_in_all_languages(tmp_path):
+    """Checklist 12, 18: it is not its own negative where captions of several releases are mixed."""
+    coco_files(tmp_path)
+    picture(tmp_path / f"coco/images/train2014/{name_of(9, 'train')}", 1)
+    picture(tmp_path / f"coco/images/val2014/{name_of(74)}", 2)
+    words = (
+        f"data.root={tmp_path}", "data.source=coco", "data.images=coco/images",
+        "data.languages=[en,zh,ja]", "method.objective=finetune", *PLAIN,
+    )  # fmt: skip
+    batch = batch_of(*words, count=7)
+    assert batch["ids"].tolist() == [0, 1, 0, 0, 0, 1, 1]
+    assert batch["languages"].flatten().tolist() == [0, 0, 1, 2, 2, 2, 2]
+    assert batch["skipped"] == 0
 
 
 def test_trigrams_are_hashed_between_blanks():

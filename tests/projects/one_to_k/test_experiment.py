@@ -18,12 +18,12 @@ from common.evaluation.image_text.two_stage import NEVER, best_ranks, rescored
 from projects.one_to_k import build
 from projects.one_to_k.baselines import constant_text, random_ranking, untrained_model
 from projects.one_to_k.data import EvalSet, build_tokenizer, evaluation_sets, validation_set
-from projects.one_to_k.evaluate import ranks_of, table
+from projects.one_to_k.evaluate import ranks_of, save_items, table
 from projects.one_to_k.export import Retriever
-from projects.one_to_k.stages import embed
+from projects.one_to_k.stages import embed, requirements
 from tests.cards import run_card
-from tests.projects.one_to_k.conftest import PLAIN, config, module_of
-from tests.projects.one_to_k.test_data import benchmark_files, picture
+from tests.projects.one_to_k.conftest import PLAIN, batch_of, config, module_of
+from tests.projects.one_to_k.test_data import benchmark_files, picture, wit_files
 
 
 def test_items_13_18_one_table_of_recall_spread_and_mrv():
@@ -100,6 +100,42 @@ def test_export_reloads_with_equal_embeddings_and_a_matching_head(tmp_path):
     assert bool(((match > 0) & (match < 1)).all())
 
 
+@pytest.mark.parametrize("bias", ["true", "false"])
+def test_projections_of_both_kinds_go_through_an_export(tmp_path, bias):
+    """The release's are plain linear layers (`XVLMBase`); an export without the key has no bias."""
+    words = (*PLAIN, f"model.projection_bias={bias}")
+    cfg, module = config(*words), module_of(*words).eval()
+    build(cfg).export(module, tmp_path)
+    options = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    assert options["network"]["projection_bias"] == (bias == "true")
+    if bias == "false":
+        del options["network"]["projection_bias"]
+        (tmp_path / "config.json").write_text(json.dumps(options), "utf-8")
+    with torch.inference_mode():
+        before = embed(cfg, module)
+        after = embed(config(), build(config(*PLAIN)).load_export(tmp_path).eval())
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    for name in ("image_projection", "text_projection"):
+        projection = getattr(Retriever.load(tmp_path).network, name)
+        assert (projection.bias is not None) == (bias == "true")
+        bounded = float(projection.weight.abs().max()) <= projection.in_features**-0.5
+        assert bounded == (bias == "true")  # uniform as torch draws it, or normal
+    biased = {p: config(name=p).model.projection_bias for p in ("paper", "paper_wit", "mini")}
+    assert biased == {"paper": True, "paper_wit": True, "mini": False}
+
+
+def test_item_11_the_projections_biases_are_new_and_do_not_decay():
+    """Checklist 11: twice the rate, no weight decay."""
+    module = module_of(*PLAIN, "model.projection_bias=true")
+    for projection in (module.network.image_projection, module.network.text_projection):
+        (group,) = [
+            g for g in module.parameter_groups() if any(p is projection.bias for p in g["params"])
+        ]
+        assert (group["lr_scale"], group["weight_decay"]) == (2.0, 0.0)
+    module.losses(batch_of(*PLAIN))["loss"].backward()
+    assert bool(module.network.image_projection.bias.grad.abs().sum() > 0)
+
+
 def test_the_mini_s_model_gives_cosines_and_has_no_matching(tmp_path):
     cfg = config(name="mini")
     from projects.one_to_k.module import OneToK
@@ -156,6 +192,114 @@ def test_item_18_xflickrco_has_recall_in_eight_languages_and_mrv_over_four():
     assert table("multi30k", ranks, found)["mrv_std"] == pytest.approx(4.0)
     few = {x: ranks[x] for x in ("en", "ru")}
     assert table("xflickrco", few, EvalSet(dict.fromkeys(few, one), torch.zeros))["mrv_std"] == 5.0
+
+
+def test_items_13_18_mrv_leaves_out_the_image_that_a_language_lacks(tmp_path):
+    """Checklist 13, 18: one German caption of xFlickr&CO is empty; WIT's languages stay apart."""
+    whole, part = LanguageSet(tuple("abc"), tuple("xyz"), (0, 1, 2)), LanguageSet(tuple("ac"), tuple("xz"), (0, 1))  # fmt: skip
+    first, second = torch.tensor([1, 9, 5]), torch.tensor([1, 3])
+    ranks = {x: Ranks(first, first) for x in ("en", "ja", "zh")} | {"de": Ranks(second, second)}
+    found = EvalSet({x: part if x == "de" else whole for x in ranks}, torch.zeros)
+    by_hand = torch.tensor([5.0, 5, 5, 3]).std(correction=0).item() / 2  # a: 0, c
+    assert table("xflickrco", ranks, found)["mrv_std"] == pytest.approx(by_hand)
+    save_items(Workspace(tmp_path), "xflickrco", ranks, found)
+    assert read_items(tmp_path) == {"mrv_std": pytest.approx([0, 2 * by_hand] * 2)}
+    assert not any("mrv" in key for key in table("wit", ranks, found))
+    several = EvalSet({**found.sets, "de": LanguageSet(("a",), ("x", "z"), (0, 0))}, torch.zeros)
+    assert not any("mrv" in key for key in table("xflickrco", ranks, several))
+
+
+def read_items(folder):
+    """Items of a run by metric."""
+    return {p.stem: json.loads(p.read_text("utf-8")) for p in folder.glob("items/*.json")}
+
+
+def test_items_13_18_a_source_whose_languages_differ_has_metrics_and_no_items(tmp_path):
+    """Checklist 13, 18: WIT has other images in each language, so no MRV and nothing to pair."""
+    numbers = {"en": (1, 2, 3), "da": (2, 3)}
+    wit_files(tmp_path, {x: [(n, f"{x} {n}") for n in own] for x, own in numbers.items()})
+    for n in (1, 2, 3):
+        picture(tmp_path / f"wit/images/{n}.png", n)
+    cfg = config(
+        *PLAIN, f"data.root={tmp_path}", "data.source=wit", "eval.benchmarks=[wit]", "eval.languages=[en,da]",
+    )  # fmt: skip
+    metrics = build(cfg).evaluate(module_of(*PLAIN), Workspace(tmp_path / "run"))
+    assert {"recall_mean", "da_recall_mean", "untrained_recall_mean"} <= metrics.keys()
+    assert not any("mrv" in key for key in metrics)
+    assert read_items(tmp_path / "run") == {}
+    assert (tmp_path / "run/gallery/da to images/gallery.json").exists()
+    told = (tmp_path / "run/notes.txt").read_text("utf-8")
+    assert "wit: en 3 images, 3 texts; da 2 images, 2 texts\n" in told
+
+
+def test_items_13_18_all_mrv_is_over_the_headline_s_languages(tmp_path):
+    """Checklist 13, 18: xFlickr&CO as the source; the fifth language counts in recall alone."""
+    languages = ("en", "de", "ja", "zh", "ru")
+    for language in languages:
+        (tmp_path / "xflickrco" / language).mkdir(parents=True)
+        texts = ["x" if language == "ru" else f"{language * n} {n}" for n in range(1, 9)]
+        rows = [{"img_path": f"{n}.png", "sentences": [t]} for n, t in enumerate(texts, 1)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "xflickrco" / language / "test.jsonl").write_text(text)
+    for n in range(1, 9):
+        picture(tmp_path / f"xflickrco/images/{n}.png", n)
+    cfg = config(
+        *PLAIN, f"data.root={tmp_path}", "data.source=xflickrco", "eval.benchmarks=[xflickrco]",
+        f"eval.languages=[{','.join(languages)}]",
+    )  # fmt: skip
+    module = module_of(*PLAIN, seed=cfg.seed)  # equal to what the untrained row is measured with
+    metrics = build(cfg).evaluate(module, Workspace(tmp_path / "run"))
+    items = read_items(tmp_path / "run")
+    assert items.keys() == {"recall_mean", "mrv_std"}
+    for name, values in items.items():
+        assert sum(values) / len(values) == pytest.approx(metrics[name], rel=1e-9), name
+        assert metrics[f"untrained_{name}"] == metrics[name]
+    found = evaluation_sets(cfg, build_tokenizer(cfg.model))["xflickrco"]
+    with torch.inference_mode():
+        ranks, _ = ranks_of(cfg, module.eval().network, found, build_tokenizer(cfg.model))
+    everything = cross_lingual_metrics(ranks, aligned=True)["mrv_std"]
+    assert everything > metrics["mrv_std"] + 0.2  # so the test can fail
+    assert untrained_model(cfg, Workspace(ROOT / "unused"))["mrv_std"] == metrics["mrv_std"]
+
+
+def test_items_of_a_metric_are_there_where_its_own_languages_are_aligned(tmp_path):
+    """A language in another order has no part in MRV; several texts an image have no items."""
+    ranks = {x: Ranks(torch.tensor([1, 2]), torch.tensor([i, 1])) for i, x in enumerate(("en", "de", "ja", "zh", "ru"), 1)}  # fmt: skip
+    one = LanguageSet(("a", "b"), ("x", "y"), (0, 1))
+    sets = dict.fromkeys(ranks, one) | {"ru": LanguageSet(("b", "a"), ("y", "x"), (0, 1))}
+    save_items(Workspace(tmp_path / "a"), "xflickrco", ranks, EvalSet(sets, torch.zeros))
+    (values,) = read_items(tmp_path / "a").values()
+    headline = table("xflickrco", ranks, EvalSet(sets, torch.zeros))["mrv_std"]
+    assert sum(values) / len(values) == pytest.approx(headline)
+    two = EvalSet({"en": LanguageSet(("a",), ("x", "y"), (0, 0))}, torch.zeros)
+    several = {"en": Ranks(torch.tensor([1]), torch.tensor([1, 2]))}
+    save_items(Workspace(tmp_path / "b"), "coco", several, two)
+    assert read_items(tmp_path / "b") == {}
+
+
+def test_the_untrained_row_of_fine_tuning_is_the_export_that_it_starts_from(tmp_path):
+    """No other weights are read, and the window is that of fine-tuning."""
+    module = module_of(*PLAIN, seed=5).eval()
+    build(config(*PLAIN)).export(module, tmp_path / "export")
+    # weights that pre-training began with, which are not here
+    cfg = config(
+        *PLAIN, f"model.init={tmp_path}/export", "model.text_pretrained=absent/weights", "seed=9",
+        "method.objective=random_language",
+    )  # fmt: skip
+    (found,) = evaluation_sets(cfg, build_tokenizer(cfg.model)).values()
+    with torch.inference_mode():
+        ranks, _ = ranks_of(cfg, module.network, found, build_tokenizer(cfg.model))
+    expected = table("synthetic", ranks, found)
+    assert untrained_model(cfg, Workspace(ROOT / "unused")) == expected
+    metrics = build(cfg).evaluate(module_of(*PLAIN, seed=2), Workspace(tmp_path / "run"))
+    for name in ("recall_mean", "mrv_std"):
+        assert metrics[f"untrained_{name}"] == expected[name]
+    assert metrics["mrv_std"] != expected["mrv_std"]
+    (needed,) = requirements(cfg)
+    assert (needed.location, needed.present) == (f"{tmp_path}/export", True)
+    cfg.model.window = 4
+    with pytest.raises(UserError, match="only Swin"):
+        untrained_model(cfg, Workspace(ROOT / "unused"))
 
 
 def test_item_18_folds_are_searched_on_their_own():

@@ -124,9 +124,18 @@ def test_a_cache_is_written_offline_and_read_by_id(tmp_path):
         assert own == ([(told[key],)] if key in told else [])
     smaller = train.subset(range(5))
     assert cached_copies(smaller, cache, (0,)) == copies[:5]
-    other = LabelledSet([("something else",)], np.array([0]), ("a", "b"))
-    with pytest.raises(UserError, match="no copy of any"):
-        cached_copies(other, cache, (0,))
+    # another seed draws other examples: most of them stood beside themselves, in silence
+    other, _ = labelled_parts(config().data, 1)
+    lacking = [i for i, key in enumerate(other.ids) if key not in told]
+    with pytest.raises(
+        UserError, match=f"{len(lacking)} of the 48 .*this seed and this data.examples"
+    ):
+        copies_of_training(cfg, other)
+    known = [i for i in range(len(other)) if i not in lacking]
+    assert len(known) > 2
+    with pytest.warns(UserWarning, match=f"no copy of 1 of the {len(known) + 1} "):
+        found = cached_copies(other.subset([*known, lacking[0]]), cache, (0,))
+    assert [len(own) for own in found] == [1] * len(known) + [0]
 
 
 def test_what_a_rewording_must_be():

@@ -2,18 +2,21 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 
 import pytest
 import torch
 
 from common.config import UserError, config_names
+from common.encoders.modes import evaluated
 from common.engine import checkpoint as ckpt
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import run_task
-from projects.peft_augmentation import build
+from common.engine.workspace import Workspace
+from projects.peft_augmentation import build, tasks
 from projects.peft_augmentation.table import Row, differences, grid
 from tests.figures import unrendered
-from tests.projects.peft_augmentation.conftest import config, run_of, weights_of
+from tests.projects.peft_augmentation.conftest import config, module_of, run_of, weights_of
 
 
 def task(folder, name, *words):
@@ -83,6 +86,27 @@ def test_own_texts_are_classified(runs, tmp_path):
     assert {row[0] for row in rows} <= {"animals", "weather", "money"}
     with pytest.raises(UserError, match=r"predict\.input"):
         task(runs, "predict", "predict.run=prefix")
+
+
+def test_predict_works_where_the_config_says(tmp_path, monkeypatch):
+    """It stayed on the CPU beside a GPU; every pass lies within `evaluated`."""
+    module, seen = module_of(), []
+
+    @contextmanager
+    def spy(part, accelerator):
+        with (
+            evaluated(part, "cpu"),
+            part.register_forward_hook(lambda *_: seen.append((part, accelerator))),
+        ):
+            yield
+
+    monkeypatch.setattr(tasks, "evaluated", spy)
+    monkeypatch.setattr("common.engine.run.trained_module", lambda *_: (module, None))
+    lines = tmp_path / "texts.txt"
+    lines.write_text("the cat\n")
+    cfg = config(f"predict.input={lines}", "trainer.accelerator=auto")
+    assert len(tasks.predict(cfg, Workspace(tmp_path), None)) == 1
+    assert seen == [(module.classifier, "auto")]
 
 
 def test_predict_says_how_many_rows_are_cut(runs, tmp_path, capsys):

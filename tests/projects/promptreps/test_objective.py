@@ -103,6 +103,8 @@ def test_groups_hold_a_positive_first_and_rotate_with_the_epoch():
     assert len(batch["query"]["input_ids"]) == 2
     assert len(batch["passage"]["input_ids"]) == 6
     assert module_of().negatives_per_query(4) == 11
+    alone = module_of("method.gather=false", "data.batch_size=2")
+    assert alone.negatives_per_query(4) == 5  # of one device
 
 
 def test_answers_are_learnt_token_by_token_up_to_the_closing_quote():

@@ -2,16 +2,19 @@
 
 import json
 import math
+import shutil
 from functools import partial
+from operator import attrgetter
 
 import numpy as np
 import open_clip
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch.nn import functional as F
 
-from common.config import UserError
+from common.config import UserError, load
 from common.data.samplers import sample_rng
 from common.encoders.image_text.pseudo_tokens import placeholder_id
 from common.engine import checkpoint as ckpt
@@ -20,6 +23,7 @@ from common.engine.run import train
 from common.engine.workspace import Workspace
 from projects.rtd import build
 from projects.rtd.composer import ClipText, Composer, load_phi, new_phi
+from projects.rtd.config import Config
 from projects.rtd.data import Inverted, text_noise
 from projects.rtd.export import export, load_export
 from projects.rtd.hosts import LinCIR, Pic2Word, Searle, phrase_loss
@@ -27,6 +31,7 @@ from projects.rtd.inference import ComposedSearch
 from projects.rtd.module import RTD
 from projects.rtd.oti import Phrases, invert, nearest_concepts
 from projects.rtd.stages import composer_of, host_data
+from projects.rtd.table import before_after
 from projects.rtd.tasks import search, table
 from tests.projects.rtd.conftest import batch_of, config, module_of
 
@@ -192,6 +197,54 @@ def test_a_run_has_both_stages_and_its_figures(run_folder):
         table(config("table.runs=[nowhere]"), workspace)
 
 
+@pytest.mark.parametrize(
+    ("changed", "host", "rtd"),
+    [({"phi": {"weights": "phi.pt"}}, "-", "4"), ({"rtd": {"enabled": False}}, "3", "-")],
+)
+def test_the_table_shows_no_steps_that_a_run_did_not_take(tmp_path, run_folder, changed, host, rtd):
+    """Checklist 16: a host that another run trained, a run of the host alone."""
+    content = yaml.safe_load((run_folder / "config.yaml").read_text(encoding="utf-8"))
+    assert (content["phi"]["steps"], content["trainer"]["max_steps"]) == (3, 4)
+    for part, values in changed.items():
+        content[part] |= values
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    shutil.copy(run_folder / "metrics.json", tmp_path)
+    text = before_after([tmp_path])
+    steps = {
+        row.split(" | ")[2]: row.split(" | ")[4]
+        for row in text.splitlines()
+        if " | host | " in row or " | rtd | " in row
+    }
+    assert steps == {"host": host, "rtd": rtd}
+
+
+PAPER = {
+    "paper": {
+        "rtd.tau": 0.07, "rtd.noise_scale": 0.5, "rtd.frozen_target": True, "rtd.refined_batch": True,
+        "rtd.refined_concat": True, "rtd.gather_negatives": False, "optim.lr": 1e-5, "optim.weight_decay": 0.01,
+        "optim.schedule": "constant", "trainer.max_steps": 2000, "trainer.devices": 4, "data.batch_size": 128,
+        "trainer.val_every_n_steps": 100, "seed": 12345, "phi.host": "lincir", "phi.dropout": 0.5, "phi.steps": 20000,
+        "phi.noise_scale": 1.0, "phi.optim.lr": 1e-4, "phi.optim.weight_decay": 0.01,
+    },
+    "paper_searle": {
+        "phi.host": "searle", "phi.searle.steps": 350, "phi.searle.lr": 0.02, "phi.searle.image_weight": 1.0,
+        "phi.searle.phrase_weight": 0.5, "phi.searle.distil_weight": 1.0, "phi.searle.regular_weight": 0.75,
+        "phi.searle.temperature": 0.25, "phi.searle.concepts": 15, "optim.lr": 1e-5, "rtd.tau": 0.07,
+    },
+    "paper_pic2word": {
+        "phi.host": "pic2word", "phi.hidden_dim": 512, "phi.dropout": 0.1, "phi.optim.lr": 1e-4,
+        "phi.optim.weight_decay": 0.1, "phi.optim.warmup_steps": 10000, "trainer.max_steps": 2000,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_paper_configs_hold_the_published_recipe(name):
+    """Sheet, training recipe and hosts."""
+    cfg = load(Config, "rtd", name)
+    assert {key: attrgetter(key)(cfg) for key in PAPER[name]} == PAPER[name]
+
+
 def test_a_resumed_run_is_bit_identical(tmp_path, run_folder):
     """Exact resume inside the second stage."""
     words = [f"runs_dir={tmp_path}", "run_id=r"]
@@ -292,7 +345,7 @@ def test_check_reports_parameters_and_what_is_missing(tmp_path):
     """`make check` builds the paper's model without weights and names absent files."""
     rows = inspect("rtd", "paper_b32", [f"data.root={tmp_path}"])
     assert "63.43 M trained" in rows["parameters"]
-    assert rows["negatives per query"] == f"{4 * 512 - 2:,}"
+    assert rows["negatives per query"] == f"{4 * 128 - 2:,}"  # of one device: nothing is gathered
     assert any(name == "eval: cirr" and "MISSING" in value for name, value in rows.items())
     assert set(build(config()).tasks) == {"search", "triplets", "phrases", "table"}
     assert isinstance(Composer, type)

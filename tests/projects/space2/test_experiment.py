@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,13 +13,15 @@ from common.config import UserError, config_names, load
 from common.data.text.dialogs.tasks import Example, read_examples, span_example
 from common.data.text.dialogs.trees import VIEWS
 from common.data.text.dialogs.turns import Turn
+from common.encoders.modes import evaluated
 from common.encoders.text.tower import quiet
 from common.engine import checkpoint as ckpt
-from common.engine.comparison.compare import read_comparison
+from common.engine.comparison.spec import default_arms, read_comparison
 from common.engine.run import run_task, train
+from common.engine.sweeps.schema import read_sweep, words_of
 from common.engine.workspace import Workspace
 from common.export.dialogs.encoder import as_bert, bert_inputs
-from projects.space2 import build, folder
+from projects.space2 import build, folder, tasks
 from projects.space2 import load as load_model
 from projects.space2.config import Config
 from projects.space2.data import training_data
@@ -215,6 +219,29 @@ def test_classify_answers_the_user_s_own_lines(run, tmp_path, capsys):
     folder.export(config("train=finetune"), tuned, tmp_path / "export")
     names = load_model(tmp_path / "export").classify(["I want a hotel", "a taxi"])
     assert set(names) <= set(tuned.head.names)
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_classify_works_where_the_config_says(tuned, tmp_path, monkeypatch):
+    """It stayed on the CPU beside a GPU; every pass lies within `evaluated`, and the head where its vectors are."""
+    module, seen = finetune_of() if tuned else module_of(), []
+
+    @contextmanager
+    def spy(part, accelerator):
+        with (
+            evaluated(part, "cpu"),
+            part.encoder.register_forward_hook(lambda *_: seen.append((part, accelerator))),
+        ):
+            yield
+
+    monkeypatch.setattr(tasks, "evaluated", spy)
+    monkeypatch.setattr("common.engine.run.trained_module", lambda *_: (module, None))
+    (tmp_path / "in.txt").write_text("I want a hotel\nI want a taxi\n")
+    (tmp_path / "ex.csv").write_text("text,label\na hotel,hotel\na taxi,taxi\n")
+    words = [] if tuned else [f"classify.examples={tmp_path}/ex.csv"]
+    cfg = config(f"classify.input={tmp_path}/in.txt", *words, "trainer.accelerator=auto")
+    assert len(tasks.classify(cfg, Workspace(tmp_path), None)) == 2
+    assert set(seen) == {(module.network, "auto")}
 
 
 # -- fine-tuning ---------------------------------------------------------------------------------
@@ -432,9 +459,22 @@ def test_configs_hold_the_paper_s_values():
 
 
 def test_the_comparison_is_ready():
-    """Arms differ in the method alone; all have the same steps and rate; seeds are not the pilots'."""
-    read = read_comparison("space2")
-    assert read
+    """Arms differ in the method and the searched rate, which is self's own; the pilots' seed is no verdict's."""
+    spec, sweep = read_comparison("space2"), read_sweep("space2")
+    arms = {a: load(Config, "space2", spec.base, words_of(own)) for a, own in spec.arms.items()}
+    assert {cfg.trainer.max_steps for cfg in arms.values()} == {300}
+    rates = {name: cfg.optim.lr for name, cfg in arms.items()}
+    assert rates == {"self": 1e-4, "hard": 1e-3, "tree": 1e-3, "tree_self": 1e-3, "view_I": 1e-3}
+    whole = arms["tree_self"]
+    for name, cfg in arms.items():
+        optim = replace(whole.optim, lr=rates[name])
+        assert cfg == replace(whole, method=cfg.method, optim=optim), name
+    assert sweep.arms == default_arms(spec) == ["self", "hard", "tree", "tree_self"]
+    tried = sweep.space["optim.lr"].values
+    assert all(min(tried) < rates[name] < max(tried) for name in sweep.arms)
+    assert sweep.seed == 100
+    assert sweep.seed not in spec.seeds
+    assert sweep.shared["eval.part"] == "dev" != whole.eval.part
 
 
 def test_lengths_beyond_the_weights_are_refused():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.config import config_names
 from common.encoders.lidar.bev import Detections
 from common.encoders.lidar.trilinear import trilinear
 from projects.trend import probes
@@ -118,3 +119,17 @@ def test_item_20_both_encoders_train_without_a_sparse_library(monkeypatch, encod
     for name, parameter in module.network.encoder.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_item_20_the_sparse_encoder_runs_in_the_precision_of_its_configs(monkeypatch):
+    """Under bf16-mixed the first step raised: products in bfloat16 onto a sum in float32."""
+    monkeypatch.setitem(sys.modules, "spconv", None)
+    monkeypatch.setitem(sys.modules, "spconv.pytorch", None)
+    found = [config(name=name) for name in config_names("trend")]
+    sparse = [cfg.trainer.precision for cfg in found if cfg.model.encoder == "voxel_res_8x"]
+    assert len(sparse) >= 13
+    words = ["data.voxel=[1.6,1.6,0.4]", "model.encoder=voxel_res_8x", "model.widths=[4,4,8,16]"]
+    module, batch = module_of(*words), batch_of(*words)
+    for precision in set(sparse):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision.endswith("-mixed")):
+            assert torch.isfinite(module.losses(batch)["loss"])

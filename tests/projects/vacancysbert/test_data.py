@@ -125,6 +125,18 @@ def test_checklist_10_a_test_row_is_known_again_after_its_title_was_cleaned(clea
     assert sets.counts["dropped_test_ads"] == 1
 
 
+def test_checklist_8_development_rows_without_a_candidate_are_counted(tmp_path):
+    """Checklist 8: without a list the candidates are the test rows' standard titles."""
+    train = [{"title": f"t{i} x", "skills": ["a", "b", f"c{i}"]} for i in range(5)]
+    test = [{"title": "other", "skills": ["q"], "normalized_title": "gold"}]
+    dev = [{"title": "some", "skills": ["q"], "normalized_title": name} for name in ("gold", "tin")]
+    words = write_files(tmp_path, train, test)
+    write_jsonl(tmp_path / "dev.jsonl", dev)
+    assert load_data(config(*words)).counts["dev_rows_without_candidate"] == 0
+    sets = load_data(config(*words, "data.dev=dev.jsonl"))
+    assert (len(sets.benchmark("dev").rows), sets.counts["dev_rows_without_candidate"]) == (1, 1)
+
+
 def test_checklist_6_skills_of_a_test_file_do_not_name_its_titles(tmp_path):
     """Checklist 6: only training adverts were cut; a row that named its answer kept it. Counted."""
     rows = [{"title": "chef (m/f/d)", "skills": ["Cook", "assist chefs", "knives"],

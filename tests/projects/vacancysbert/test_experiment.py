@@ -376,7 +376,7 @@ def test_paper_configs_hold_the_sheet_s_recipe_and_say_what_is_missing(name, tmp
     assert cfg.data.batch_size == (2048 if other else 256)
     assert cfg.model.asymmetric_head == other
     assert cfg.data.min_skills == (5 if other else 3)
-    assert set(cfg.eval.references) == {"fasttext", "bert", "sentence_bert", "jobbert_2021"}
+    assert set(cfg.eval.references) == {"fasttext", "bert", "sentence_bert", "jobbert_2022"}
     assert not config(name="paper_esco").eval.references  # the bundled stand-in needs no files
     rows = inspect("vacancysbert", name, [f"data.root={tmp_path}"])
     assert rows["negatives per query"] == ("2,047" if other else "255")

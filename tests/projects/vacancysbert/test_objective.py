@@ -92,7 +92,10 @@ def test_gradient_reaches_every_parameter_through_both_towers(words):
     module.losses(batch())["loss"].backward()
     lacking = [n for n, p in module.named_parameters() if p.grad is None or not p.grad.any()]
     assert not [n for n in lacking if "token_type" not in n and "position" not in n]
-    assert module.negatives_per_query(8) == (28 if words == ("method.objective=skills",) else 7)
+    skills = words == ("method.objective=skills",)
+    assert module.negatives_per_query(8) == (28 if skills else 7)
+    alone = module_of("method.gather=false", "data.batch_size=4", *words)
+    assert alone.negatives_per_query(8) == (12 if skills else 3)  # of one device
 
 
 @pytest.mark.parametrize("objective", ["pairs", "skills"])

@@ -12,11 +12,12 @@ from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_tokenizer, load_transformer
 from common.encoders.text.variants.disentangled import disentangled_from_bert, shallow
 from common.encoders.text.variants.replaced_tokens import put_in, sample_tokens
+from common.engine import checkpoint as ckpt
 from common.engine.run import export
 from common.losses.auxiliary.replaced_tokens import replaced_token_loss
 from projects.vega import pretraining
 from projects.vega.network import build_pretraining, random_config
-from projects.vega.phases import PretrainObjective
+from projects.vega.phases import Pretrain, PretrainObjective
 from projects.vega.pretraining import (
     held_out,
     sentence_encoder,
@@ -30,6 +31,7 @@ from tests.projects.vega.conftest import (
     STILL,
     config,
     pretrain_of,
+    run_of,
     weights_of,
 )
 from tests.projects.vega.workers import two_steps
@@ -184,9 +186,6 @@ def test_phase_2_begins_where_phase_1_ended(pretrained_run):
     first, second = (weights_of(pretrained_run, stage) for stage in ("rtd", "rtd_cl"))
     shared = [k for k in second if k.startswith("model.")]
     assert set(shared) == {k for k in first if k.startswith("model.")}
-    rows = [r.split(",") for r in (pretrained_run / "metrics.csv").read_text().splitlines()]
-    begun = {r[-2]: float(r[-1]) for r in rows if r[0] == "rtd" or "rtd" in r}
-    assert begun
     text = (pretrained_run / "metrics.csv").read_text()
     for name in ("train/mlm", "train/rtd", "train/contrast"):
         assert text.count(f"{name},") == (6 if name != "train/contrast" else 3), name
@@ -198,6 +197,31 @@ def test_phase_2_begins_where_phase_1_ended(pretrained_run):
     two = next(generator).module
     assert two.model is one.model
     assert two.phase == 2
+
+
+def test_phase_2_begins_with_the_weights_of_another_run_s_phase_1(
+    pretrained_run, tmp_path, monkeypatch
+):
+    """`pretrain.phase1_weights`: phase 1 is not trained, its checkpoint is what phase 2 begins with."""
+    phases, begun = [], {}
+
+    def first_step(self, batch):
+        phases.append(self.phase)
+        begun.update({k: v.clone() for k, v in self.state_dict().items() if k.startswith("model.")})
+        raise KeyError("enough")
+
+    monkeypatch.setattr(Pretrain, "losses", first_step)
+    given = ckpt.latest(pretrained_run / "checkpoints/rtd")
+    words = [f"pretrain.phase1_weights={given}", "pretrain.phase1_steps=0", "run_id=second"]
+    with pytest.raises(KeyError, match="enough"):
+        run_of(tmp_path, *words, name="smoke_pretrain")
+    assert phases == [2]
+    wanted = {k: v for k, v in weights_of(pretrained_run, "rtd").items() if k.startswith("model.")}
+    assert {k.split(".")[1] for k in wanted} == {"generator", "discriminator", "head"}
+    assert begun.keys() == wanted.keys()
+    assert all(torch.equal(begun[k], wanted[k]) for k in wanted)
+    with pytest.raises(UserError, match="no checkpoint"):
+        next(stages(config("pretrain.phase1_weights=no.ckpt", name="smoke_pretrain")))
 
 
 @pytest.mark.parametrize("case", GOLDEN["outputs"]["simcse_cases"])
@@ -289,14 +313,27 @@ def test_without_gamma_a_step_is_one_of_phase_1():
     torch.testing.assert_close(added, 0.1 * full[0]["contrast"], atol=1e-4, rtol=1e-3)
 
 
-def test_decoupled_steps(tmp_path):
+def test_decoupled_steps(monkeypatch):
     """Recipe: a step of the generator, then of the discriminator, on what was sampled before the step."""
     module, batch = pretrain_of("pretrain.decoupled=true")
     assert not module.automatic_optimization
-    names = []
+    names, losses, made, read = [], [], [], []
+    generate, detect = module.model.generate, module.model.detect
+
+    def sampled(*inputs):
+        made.append(generate(*inputs))
+        return made[-1]
+
+    def detected(ids, mask):
+        read.append(ids)
+        return detect(ids, mask)
+
+    monkeypatch.setattr(module.model, "generate", sampled)
+    monkeypatch.setattr(module.model, "detect", detected)
     before = copy.deepcopy(module.model.generator.state_dict())
     for name, terms in module.updates(batch):
         names.append(name)
+        losses.append({term: float(value) for term, value in terms.items()})
         part = dict(module.parts())[name]
         owned = [p for p in part.parameters() if p.requires_grad]
         grads = torch.autograd.grad(terms["loss"], owned)
@@ -304,6 +341,17 @@ def test_decoupled_steps(tmp_path):
         for p in part.parameters():
             p.data.add_(0.01)
     assert names == ["generator", "discriminator"]
+    own = config(name="smoke_pretrain").pretrain
+    assert (own.rtd_lambda, own.cl_gamma) == (50, 0.1)
+    first, second = losses
+    assert set(first) == {"loss", "mlm"}
+    assert first["loss"] == first["mlm"] > 0
+    wanted = own.rtd_lambda * second["rtd"] + own.cl_gamma * second["contrast"]
+    assert second["loss"] == pytest.approx(wanted, rel=1e-6)
+    assert min(second["rtd"], second["contrast"]) > 0
+    assert "mlm" not in second
+    assert len(made) == len(read) == 1
+    assert read[0] is made[0].ids
     assert before.keys() == module.model.generator.state_dict().keys()
     with pytest.raises(Exception, match="decoupled=false"):
         config("pretrain.decoupled=true", "pretrain.embedding_sharing=es", name="smoke_pretrain")

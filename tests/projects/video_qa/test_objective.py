@@ -105,6 +105,32 @@ def test_item_4_the_contrast_has_one_term_a_candidate_of_the_same_question():
     assert still.grad is not None
 
 
+@pytest.mark.parametrize(("similarity", "temperature"), [("dot", 1.0), ("cosine", 0.1)])
+def test_the_contrast_keeps_its_precision_under_autocast(similarity, temperature):
+    """Guards against logits in bfloat16: between 128 and 256 it has whole numbers alone."""
+    torch.manual_seed(0)  # candidates that share most of their tokens: norm 12, logits near 144
+    z = 12 * torch.nn.functional.normalize(torch.randn(4, 1, 48) + 0.15 * torch.randn(4, 5, 48), dim=-1)  # fmt: skip
+    labels = torch.tensor([0, 2, 4, 1])
+    near = z[torch.arange(4), labels] + 0.1 * torch.randn(4, 48)
+    own = {"similarity": similarity, "temperature": temperature}
+
+    def found(autocast):
+        masked, candidates = near.clone().requires_grad_(), z.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            rounded = torch.einsum("bd,bad->ba", near, z).dtype
+            logits = candidate_logits(masked, candidates, **own)
+            loss = masked_contrast(masked, candidates, labels, **own)
+            half = candidate_logits(near.bfloat16(), z.bfloat16(), **own)
+        assert rounded == (torch.bfloat16 if autocast else torch.float32)
+        assert logits.dtype == half.dtype == torch.float32
+        return logits, loss, *torch.autograd.grad(loss, [masked, candidates])
+
+    wanted = found(False)
+    assert all(torch.equal(a, b) for a, b in zip(found(True), wanted, strict=True))
+    assert 0.01 < wanted[1] < 2
+    assert wanted[2].abs().max() > 0.01
+
+
 @pytest.mark.parametrize("scope", ["all", "answer", "subtitle"])
 def test_item_5_only_the_right_candidate_is_masked_and_no_special_token(scope):
     cfg = config("method.mask_prob=1.0", f"method.mask_scope={scope}")

@@ -275,6 +275,7 @@ def test_the_hash_is_the_same_in_every_process():
     assert len(found.pop().split()) == 2
 
 
+@pytest.mark.nightly  # tens of seconds: make faults
 def test_what_a_run_calls_and_opens_is_what_counts(tmp_path):
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", CALLED, str(tmp_path)], capture_output=True, text=True, timeout=240)  # fmt: skip
     assert run.stdout.splitlines()[-2:] == ["", "True"], run.stdout[-2000:] + run.stderr[-2000:]

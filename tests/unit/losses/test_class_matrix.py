@@ -75,6 +75,17 @@ def test_frequent_classes_are_drawn_more_often_and_their_expected_count_is_large
     assert logs[place.index(max(place))] > logs[0]
 
 
+def test_all_classes_need_no_correction():
+    """Each is in S with probability 1, so log Q = 0, however small its odds; one class less is a sample."""
+    labels, weights = torch.tensor([0]), np.array([1e-9, 1.0, 3.0, 6.0])
+    for size in (4, 9):
+        ids, logs = sample_classes(labels, 4, size, np.random.default_rng(0), weights)
+        assert ids.tolist() == [0, 1, 2, 3]
+        assert torch.equal(logs, torch.zeros(4))
+    _, logs = sample_classes(labels, 4, 3, np.random.default_rng(0), weights)
+    assert (logs < 0).all()
+
+
 @pytest.mark.parametrize(
     "options", [{"num_classes": 0}, {"std": 0.0}, {"weight_decay": -1.0}, {"moments": "none"}]
 )

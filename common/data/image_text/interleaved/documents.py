@@ -1,15 +1,17 @@
 """Documents of texts and pictures, and of clips with captions, as one text with a place for each picture.
 
-Layouts: MMC4 (``text_list``, ``image_info[].image_base64``, ``similarity_matrix``), OBELICS as the COSMO release stores it
-(``texts``, ``image_info``, ``score``), clips (``{"clips": [{"clip": "0:00:00 - 0:00:05", "caption": "..."}]}``).
+Layouts: MMC4 (``text_list``, ``image_info[].image_base64``, ``similarity_matrix``); OBELICS as the COSMO release stores it
+(``texts``, ``image_info`` and ``score``, see `obelics_document`); clips: see `clips`.
 """
 
+import ast
+import base64
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from common.data.image_text.interleaved.options import CaptionUse
 from common.data.samplers import Rng
@@ -139,22 +141,73 @@ def mmc4_document(
     return Document(text, tuple(i for i, _ in sorted(pairs, key=lambda pair: pair[1])))
 
 
+_PAIR = re.compile(r"t(\d+)_i(\d+)")
+
+
+def obelics_scores(score: str, places: int) -> NDArray[np.float64]:
+    """Similarities of a document's places, (P, P), pictures by texts; 0 where the score names none.
+
+    Args:
+        score: a list, written as in Python, of ``["t<place>_i<place>", similarity]`` with the text's place first.
+        places: P.
+
+    Raises:
+        ValueError: another form, or a place that is not there.
+
+    >>> obelics_scores('[["t0_i1", 0.3]]', 2)
+    array([[0. , 0. ],
+           [0.3, 0. ]])
+    """
+    try:
+        pairs = [(str(name), float(value)) for name, value in ast.literal_eval(score)]
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+        raise ValueError(f"score is no list of ['t0_i1', value]: {str(score)[:40]!r}") from error
+    found = np.zeros((places, places))
+    for name, value in pairs:
+        pair = _PAIR.fullmatch(name)
+        text, picture = (int(pair[1]), int(pair[2])) if pair else (places, places)
+        if max(text, picture) >= places:
+            raise ValueError(f"score names {name!r}, no pair such as t0_i1 of {places} places")
+        found[picture, text] = value
+    return found
+
+
 def obelics_document(
-    texts: Sequence[str], score: ArrayLike, rng: Rng, most_tokens: int
+    texts: Sequence[str | None], pictures: Sequence[Any], score: str, rng: Rng, most_tokens: int
 ) -> Document:
     """Each picture before the text that fits it best; in half of the cases in reverse order.
 
+    Texts and pictures stand at the P places of a document. A picture without a similarity above 0 is left out, as in the
+    COSMO release.
+
     Args:
-        texts: S of them.
-        score: (I, S).
+        texts: P of them, None at the places of pictures.
+        pictures: P of them, None at the places of texts.
+        score: see `obelics_scores`.
         rng: of this access.
         most_tokens: see `mmc4_document`.
+
+    Returns:
+        The document; its pictures are places.
+
+    Raises:
+        ValueError: not as many texts as pictures, or a score that does not belong to them.
+
+    >>> obelics_document(["a dog", None], [None, "..."], '[["t0_i1", 0.3]]', np.random.default_rng(0), 128)
+    Document(text='<visual>a dog<|endofchunk|>', pictures=(1,))
     """
-    best = np.atleast_2d(np.asarray(score, dtype=np.float64)).argmax(1).tolist()
-    order = list(range(len(best)))[:: -1 if rng.random() < 0.5 else 1]
-    parts = [
-        f"{VISUAL}{plain(texts[best[i]])[: most_tokens * 4 // 3]}{END_OF_CHUNK}" for i in order
-    ]
+    if len(texts) != len(pictures):
+        raise ValueError(f"{len(texts)} places for texts and {len(pictures)} for pictures")
+    spoken = {i: text for i, text in enumerate(texts) if text is not None}
+    shown = [i for i, picture in enumerate(pictures) if picture is not None]
+    scores = obelics_scores(score, len(texts))
+    own = scores[np.ix_(shown, list(spoken))]
+    if (own > 0).sum() < (scores > 0).sum():
+        raise ValueError("score compares places other than a text and a picture")
+    words = list(spoken.values())
+    best = {i: words[int(row.argmax())] for i, row in zip(shown, own, strict=True) if (row > 0).any()}  # fmt: skip
+    order = list(best)[:: -1 if rng.random() < 0.5 else 1]
+    parts = [f"{VISUAL}{plain(best[i])[: most_tokens * 4 // 3]}{END_OF_CHUNK}" for i in order]
     return Document("".join(parts), tuple(order))
 
 
@@ -178,10 +231,16 @@ def document_of(row: Mapping[str, Any], threshold: float, most_tokens: int, rng:
         pairs = match(row["similarity_matrix"], threshold, rng)
         found = mmc4_document(row["text_list"], pairs, most_tokens)
     else:
-        found = obelics_document(row["texts"], row["score"], rng, most_tokens)
+        own = row["texts"], row["image_info"], row["score"]
+        found = obelics_document(*own, rng, most_tokens)
     if not found.pictures:
         raise ValueError("no picture of the document fits a sentence")
     return found
+
+
+def picture_content(entry: str | Mapping[str, Any]) -> bytes:
+    """A picture of ``image_info``: in base64 itself (OBELICS), or a mapping with ``image_base64`` (MMC4)."""
+    return base64.b64decode(entry if isinstance(entry, str) else entry["image_base64"])
 
 
 # -- windows -------------------------------------------------------------------------------------
@@ -217,40 +276,3 @@ def token_window(
         end = within[most_pictures]
         within = within[:most_pictures]
     return Window(list(ids[start:end]), sum(i < start for i in spots), len(within))
-
-
-# -- clips ---------------------------------------------------------------------------------------
-
-_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
-
-
-def clip_seconds(clip: str, speed: float = 1.0) -> tuple[float, float]:
-    """Start and end of a clip such as ``0:00:05 - 0:00:10`` in seconds of a video stored at a speed.
-
-    Raises:
-        ValueError: another form, or an end that is not after the start.
-
-    >>> clip_seconds("0:01:00 - 0:01:05", speed=5)
-    (12.0, 13.0)
-    """
-    found = [_CLOCK.fullmatch(part.strip()) for part in clip.split(" - ")]
-    if len(found) != 2 or None in found:
-        raise ValueError(f"a clip is written 0:00:00 - 0:00:05, got {clip!r}")
-    start, end = (int(m[1] or 0) * 3600 + int(m[2]) * 60 + float(m[3]) for m in found if m)
-    if end <= start:
-        raise ValueError(f"clip {clip!r} ends before it begins")
-    return start / speed, end / speed
-
-
-def clip_text(start: float, end: float) -> str:
-    """The written form of a clip, in whole seconds.
-
-    >>> clip_text(0, 65)
-    '0:00:00 - 0:01:05'
-    """
-
-    def clock(seconds: float) -> str:
-        whole = round(seconds)
-        return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-
-    return f"{clock(start)} - {clock(end)}"

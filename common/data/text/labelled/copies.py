@@ -5,6 +5,7 @@ reworded how. Training reads it and never makes it.
 """
 
 import random
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -69,7 +70,8 @@ def eda_copies(
 def cached_copies(data: LabelledSet, path: str | Path, reworded: Sequence[int]) -> Copies:
     """Copies of every example that a cache holds; rows of other examples are passed over.
 
-    Of a pair whose texts are both reworded the k-th copies of both belong together.
+    Of a pair whose texts are both reworded the k-th copies of both belong together. An example
+    without a copy stands beside itself; how many do is said, and more than half are refused.
 
     Args:
         data: N examples.
@@ -77,7 +79,7 @@ def cached_copies(data: LabelledSet, path: str | Path, reworded: Sequence[int]) 
         reworded: places of the texts that may change.
 
     Raises:
-        UserError: no such file, other columns, or a cache of other examples altogether.
+        UserError: no such file, other columns, or a cache that lacks more than half of the examples.
     """
     rows = read_jsonl(path, ("id", "field", "method", "text"))
     known: dict[tuple[str, int], list[str]] = {}
@@ -91,11 +93,14 @@ def cached_copies(data: LabelledSet, path: str | Path, reworded: Sequence[int]) 
             tuple(_nth(own.get(place, []), k, text) for place, text in enumerate(texts))
             for k in range(number)
         ])  # fmt: skip
-    if not any(found):
-        raise UserError(
-            f"{path} has no copy of any of the {len(data)} training examples: run the stage that "
-            "writes it on the same data"
-        )
+    if missing := sum(not own for own in found):
+        told = f"{path} has no copy of {missing} of the {len(data)} training examples"
+        if 2 * missing > len(data):
+            raise UserError(
+                f"{told}: it was written for another seed or data.examples, or few rewordings passed "
+                "its filters; run TASK=copies with this seed and this data.examples"
+            )
+        warnings.warn(f"{told}: these stand beside themselves", stacklevel=2)
     return found
 
 

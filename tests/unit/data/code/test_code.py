@@ -15,6 +15,7 @@ from common.data.code.search_sets import (
     code_search_net_set,
     cosqa_pairs,
     joined_rows,
+    listed_urls,
     read_cosqa,
     set_of_pairs,
     without_name,
@@ -236,6 +237,17 @@ def test_archives_are_joined_with_the_lists_of_urls(tmp_path):
         joined_rows(folder, "test")
     with pytest.raises(UserError, match=r"needs train.txt"):
         joined_rows(tmp_path / "ruby", "train")
+
+
+def test_a_line_of_a_list_is_a_url_whatever_blanks_it_holds(tmp_path):
+    """Some of the released URLs have raw spaces; ends of lines and blanks around a URL are no part of it."""
+    spaced = "https://github.com/a/b/blob/c/simple example/index.js#L1-L2"
+    (tmp_path / "train.txt").write_bytes(f"\n{spaced}\r\n  b \n\n \t\nc".encode())
+    assert listed_urls(tmp_path, "train") == [spaced, "b", "c"]
+    (tmp_path / "final/jsonl/train").mkdir(parents=True)
+    rows = [{"url": url, "code_tokens": ["f"], "docstring_tokens": ["d"]} for url in ("c", spaced)]
+    write_jsonl(tmp_path / "final/jsonl/train/a.jsonl", rows)
+    assert [row["url"] for row in joined_rows(tmp_path, "train")] == [spaced, "c"]
 
 
 def test_cosqa_is_read_as_released_and_as_rows(tmp_path):

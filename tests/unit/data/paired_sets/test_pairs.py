@@ -17,6 +17,7 @@ from common.data.paired_sets import added_patterns as ap
 from common.data.paired_sets.attributes import (
     CHEXPERT_OTHERS,
     CHEXPERT_TARGETS,
+    _chexpert_class,
     celeba_accessories,
     chexpert_subtypes,
     odir_subtypes,
@@ -217,7 +218,7 @@ def test_celeba_takes_faces_with_one_accessory_balanced_by_sex(tmp_path):
 
 def test_chexpert_takes_one_certain_disease(tmp_path):
     columns = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding", *CHEXPERT_TARGETS,
-               *CHEXPERT_OTHERS, "Support Devices"]  # fmt: skip
+               *CHEXPERT_OTHERS, "Lung Opacity", "Support Devices"]  # fmt: skip
     cases = [
         ({"No Finding": "1.0", "Support Devices": "1.0"}, -1),
         ({"Edema": "1.0", "Pneumonia": "0.0"}, 1),
@@ -230,6 +231,8 @@ def test_chexpert_takes_one_certain_disease(tmp_path):
         ({"Pleural Effusion": "1.0", "Sex": "Female"}, 2),
         ({"Edema": "1.0"}, 1),
         ({"No Finding": "1.0"}, -1),
+        ({"Cardiomegaly": "1.0", "Lung Opacity": "1.0"}, 0),  # opacity is no disease of its own
+        ({"Lung Opacity": "1.0"}, None),
     ]
     lines = [",".join(columns)]
     for i, (values, _) in enumerate(cases):
@@ -239,14 +242,24 @@ def test_chexpert_takes_one_certain_disease(tmp_path):
         save(tmp_path / f"CheXpert-v1.0-small/{i}.jpg", 5 * i, (60, 50))
     (tmp_path / "CheXpert-v1.0-small/train.csv").write_text("\n".join(lines), encoding="utf-8")
     pair = chexpert_subtypes(str(tmp_path), size=24, max_per_class=1)
-    kept = [0, 1, 8, 10]  # the second edema is above the limit
+    kept = [0, 1, 8, 10, 11]  # the second edema is above the limit
     assert [int(p.stem) for p in pair.samples.paths] == kept
-    assert pair.salient["disease"].tolist() == [-1, 1, 2, -1]
-    assert pair.common["sex"].tolist() == [1, 1, 0, 1]
-    assert pair.common["age"].tolist() == [30.0, 31.0, 38.0, 40.0]
+    assert pair.salient["disease"].tolist() == [-1, 1, 2, -1, 0]
+    assert pair.common["sex"].tolist() == [1, 1, 0, 1, 1]
+    assert pair.common["age"].tolist() == [30.0, 31.0, 38.0, 40.0, 41.0]
     assert pair.samples.source(PLAIN).load([0])[0].shape == (1, 3, 8, 8)
     with pytest.raises(UserError, match="CheXpert not found"):
         chexpert_subtypes(str(tmp_path / "CheXpert-v1.0-small"))
+
+
+@pytest.mark.parametrize("other", CHEXPERT_OTHERS)
+def test_eight_further_findings_leave_a_radiograph_of_chexpert_out(other):
+    """Certain or uncertain ones, as in the official code; denied ones do not."""
+    row = {"Frontal/Lateral": "Frontal", "AP/PA": "AP", "No Finding": "", "Edema": "1.0"}
+    row |= dict.fromkeys((*set(CHEXPERT_TARGETS) - {"Edema"}, *CHEXPERT_OTHERS), "")
+    assert len(CHEXPERT_OTHERS) == 8
+    found = [_chexpert_class(row | {other: value}) for value in ("", "0.0", "1.0", "-1.0")]
+    assert found == [1, 1, None, None]
 
 
 def test_odir_takes_every_eye_once_and_single_labels(tmp_path):
@@ -255,18 +268,25 @@ def test_odir_takes_every_eye_once_and_single_labels(tmp_path):
             "0,60,Female,0_left.jpg,0_right.jpg,1,0,0,0,0,0,0,0",
             "1,50,Male,1_left.jpg,1_right.jpg,0,0,0,1,0,0,0,0",
             "2,50,Male,2_left.jpg,2_right.jpg,0,1,0,1,0,0,0,0",
-            "3,50,Male,3_left.jpg,3_right.jpg,0,0,0,0,0,1,0,0"]  # fmt: skip
+            "3,50,Male,3_left.jpg,3_right.jpg,0,0,0,0,0,1,0,0",
+            "4,1,Female,4_left.jpg,4_right.jpg,0,0,0,0,1,1,0,1",
+            "5,30,Male,5_left.jpg,5_right.jpg,0,0,0,0,0,0,0,1"]  # fmt: skip
     folder = tmp_path / "ODIR-5K"
-    for i in range(4):
+    for i in range(6):
         for side in ("left", "right"):
             save(folder / f"Training Images/{i}_{side}.jpg")
     (folder / "full_df.csv").write_text("\n".join([header, *rows]), encoding="utf-8")
     pair = odir_subtypes(str(tmp_path), size=16)
     names = [path.stem for path in pair.samples.paths]
-    assert names == ["0_left", "0_right", "1_left", "1_right"]
-    assert pair.salient["disease"].tolist() == [-1, -1, 2, 2]
-    assert pair.common["age"].tolist() == [60.0, 60.0, 50.0, 50.0]
-    assert len(odir_subtypes(str(tmp_path), max_per_class=1)) == 3
+    assert names == ["0_left", "0_right", "1_left", "1_right", "4_left", "4_right"]
+    # hypertension and other diseases beside one of the five do not count
+    assert pair.salient["disease"].tolist() == [-1, -1, 2, 2, 3, 3]
+    assert pair.common["age"][:4].tolist() == [60.0, 60.0, 50.0, 50.0]
+    assert pair.common["age"][4:].isnan().all()  # 1 stands for unknown
+    assert len(odir_subtypes(str(tmp_path), max_per_class=1)) == 4
+    (folder / "full_df.csv").unlink()
+    with pytest.raises(UserError, match=r"full_df.csv does not exist.*kaggle.com/datasets"):
+        odir_subtypes(str(tmp_path))
 
 
 # -- volumes -------------------------------------------------------------------------------------

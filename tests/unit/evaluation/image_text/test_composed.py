@@ -73,6 +73,11 @@ def test_fashion_iq_joins_both_captions_in_both_orders(tmp_path):
     )  # unit before the mean
     assert float(asked[0][0][0, 2]) > 200  # the reference is the blue one
     assert metrics == {"recall_at_10": 1.0, "recall_at_50": 1.0}
+    half = evaluate_composed(data, mean_colour, lambda *own: compose(*own).bfloat16())[1]
+    assert (half.dtype, half.device.type) == (
+        torch.float32,
+        "cpu",
+    )  # as the gallery, whatever the tower runs in
     with pytest.raises(UserError, match="toptee"):
         fashion_iq(tmp_path, "hat")
     with pytest.raises(UserError, match="image_splits"):

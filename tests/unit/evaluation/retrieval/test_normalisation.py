@@ -38,13 +38,19 @@ def test_checklist_8_one_gold_candidate_monotone_in_k_and_1_at_all_candidates():
     )
     assert found["all_mrr"] == pytest.approx((1 + 1 / 3 + 1 / 4) / 3)
     assert found["zero_overlap_recall_at_3"] == 0.5
-    assert found["recall_at_3"] == pytest.approx((2 / 3 + 0.5) / 2)
+    assert found["recall_at_3"] == found["all_recall_at_3"]  # the formula: every query once
     assert found["recall_at_3_chance"] == 0.75
 
 
 def test_rows_that_name_a_part_are_in_that_part_alone():
     data = title_benchmark([TitleRow("a b", "c", part="all"), TitleRow("d", "c", part="hard")])
     assert data.parts == {"all": [0], "hard": [1]}
+    found = rank_metrics(torch.tensor([1, 2]), data, (1,))
+    assert found["recall_at_1"] == 0.5  # the mean of both
+    named = title_benchmark(
+        [TitleRow("a", "c", part="zero_overlap"), TitleRow("c", "c", part="hard")]
+    )
+    assert named.averaged == ["zero_overlap", "hard"]
     with pytest.raises(UserError, match="among the candidates"):
         title_benchmark(ROWS, ["nothing"])
 
