@@ -1,7 +1,6 @@
 """Stored vectors, ranking, export, the embedding on its own, speed, and the table of all arms."""
 
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from transformers import AutoModel, AutoTokenizer
 from common.config import UserError, to_dict
 from common.data.text.pairs.readers import PairSet
 from common.data.text.sets import StsSet
-from common.encoders.modes import evaluated
 from common.engine.run import run_task
 from common.engine.workspace import Workspace
 from common.evaluation.text.transfer import LabelledTexts, TransferTask
@@ -33,6 +31,7 @@ from projects.dse.table import (
     mixed_settings,
 )
 from projects.dse.tasks import _lines
+from tests.placed import passes_within_evaluated
 from tests.projects.dse.conftest import TEXTS, classifier, config, metrics_of, student
 
 OTHERS = ["a cat", "somebody plays music", "dogs run", "the sun shines", "a field"]
@@ -274,17 +273,9 @@ def test_ranking_the_users_own_files(tmp_path, trained, capsys):
 
 def test_ranking_works_where_the_config_says(tmp_path, monkeypatch):
     """It stayed on the CPU beside a GPU; every pass lies within `evaluated`."""
-    module, seen = student(), []
+    module = student()
+    seen = passes_within_evaluated(monkeypatch, tasks, lambda part: part.encoder)
 
-    @contextmanager
-    def spy(part, accelerator):
-        with (
-            evaluated(part, "cpu"),
-            part.encoder.register_forward_hook(lambda *_: seen.append((part, accelerator))),
-        ):
-            yield
-
-    monkeypatch.setattr(tasks, "evaluated", spy)
     monkeypatch.setattr("common.engine.run.trained_module", lambda *_: (module, None))
     for name, lines in (("q", TEXTS), ("c", OTHERS)):
         (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")

@@ -1,7 +1,6 @@
 """Through the engine: metrics, export, tasks, card, configs: checklist items 11, 12, 14, 15."""
 
 import json
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ import torch
 
 from common.config import UserError
 from common.data.tables import read_jsonl, write_jsonl
-from common.encoders.modes import evaluated
 from common.encoders.state_dict import read_state_dict
 from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
@@ -21,6 +19,7 @@ from projects.mclrec import evaluate as evaluation
 from projects.mclrec.data import load_sets
 from projects.mclrec.evaluate import encoder_score, ranks_of, with_noise
 from tests.cards import run_card
+from tests.placed import passes_within_evaluated
 from tests.projects.mclrec.conftest import config, module_of
 
 pytestmark = pytest.mark.usefixtures("unrendered_figures")
@@ -195,18 +194,10 @@ def test_vectors_and_item_matrix_give_the_scores_back(run, tmp_path):
 @pytest.mark.parametrize("name", ["recommend", "vectors"])
 def test_tasks_work_where_the_config_says(name, tmp_path, monkeypatch):
     """They stayed on the CPU beside a GPU; every pass lies within `evaluated`."""
-    encoder, seen = module_of().encoder, []
-
-    @contextmanager
-    def spy(part, accelerator):
-        with (
-            evaluated(part, "cpu"),
-            part.item_embedding.register_forward_hook(lambda *_: seen.append((part, accelerator))),
-        ):
-            yield
+    encoder = module_of().encoder
+    seen = passes_within_evaluated(monkeypatch, tasks, lambda part: part.item_embedding)
 
     recommender = Recommender(encoder, load_sets(config()).log.items)
-    monkeypatch.setattr(tasks, "evaluated", spy)
     monkeypatch.setattr(tasks, "trained_recommender", lambda *_: recommender)
     cfg = config("trainer.accelerator=auto")
     assert getattr(tasks, name)(cfg, Workspace(tmp_path), None).is_file()

@@ -2,13 +2,11 @@
 
 import json
 import shutil
-from contextlib import contextmanager
 
 import pytest
 import torch
 
 from common.config import UserError, config_names
-from common.encoders.modes import evaluated
 from common.engine import checkpoint as ckpt
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import run_task
@@ -16,6 +14,7 @@ from common.engine.workspace import Workspace
 from projects.peft_augmentation import build, tasks
 from projects.peft_augmentation.table import Row, differences, grid
 from tests.figures import unrendered
+from tests.placed import passes_within_evaluated
 from tests.projects.peft_augmentation.conftest import config, module_of, run_of, weights_of
 
 
@@ -90,17 +89,9 @@ def test_own_texts_are_classified(runs, tmp_path):
 
 def test_predict_works_where_the_config_says(tmp_path, monkeypatch):
     """It stayed on the CPU beside a GPU; every pass lies within `evaluated`."""
-    module, seen = module_of(), []
+    module = module_of()
+    seen = passes_within_evaluated(monkeypatch, tasks)
 
-    @contextmanager
-    def spy(part, accelerator):
-        with (
-            evaluated(part, "cpu"),
-            part.register_forward_hook(lambda *_: seen.append((part, accelerator))),
-        ):
-            yield
-
-    monkeypatch.setattr(tasks, "evaluated", spy)
     monkeypatch.setattr("common.engine.run.trained_module", lambda *_: (module, None))
     lines = tmp_path / "texts.txt"
     lines.write_text("the cat\n")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -13,7 +12,6 @@ from common.config import UserError, config_names, load
 from common.data.text.dialogs.tasks import Example, read_examples, span_example
 from common.data.text.dialogs.trees import VIEWS
 from common.data.text.dialogs.turns import Turn
-from common.encoders.modes import evaluated
 from common.encoders.text.tower import quiet
 from common.engine import checkpoint as ckpt
 from common.engine.comparison.spec import default_arms, read_comparison
@@ -33,6 +31,7 @@ from projects.space2.scoring import track
 from projects.space2.stages import stages
 from tests import cards
 from tests.figures import unrendered
+from tests.placed import passes_within_evaluated
 from tests.projects.space2.conftest import (
     STILL,
     batch_of,
@@ -224,17 +223,9 @@ def test_classify_answers_the_user_s_own_lines(run, tmp_path, capsys):
 @pytest.mark.parametrize("tuned", [False, True])
 def test_classify_works_where_the_config_says(tuned, tmp_path, monkeypatch):
     """It stayed on the CPU beside a GPU; every pass lies within `evaluated`, and the head where its vectors are."""
-    module, seen = finetune_of() if tuned else module_of(), []
+    module = finetune_of() if tuned else module_of()
+    seen = passes_within_evaluated(monkeypatch, tasks, lambda part: part.encoder)
 
-    @contextmanager
-    def spy(part, accelerator):
-        with (
-            evaluated(part, "cpu"),
-            part.encoder.register_forward_hook(lambda *_: seen.append((part, accelerator))),
-        ):
-            yield
-
-    monkeypatch.setattr(tasks, "evaluated", spy)
     monkeypatch.setattr("common.engine.run.trained_module", lambda *_: (module, None))
     (tmp_path / "in.txt").write_text("I want a hotel\nI want a taxi\n")
     (tmp_path / "ex.csv").write_text("text,label\na hotel,hotel\na taxi,taxi\n")
