@@ -18,7 +18,7 @@ from common.engine.sweeps.schema import arms_of, read_sweep, words_of
 from common.engine.trainer import stage_config
 from common.engine.workspace import Workspace
 from common.models import load as load_model
-from projects.demo_retrieval import baselines, build, tasks
+from projects.demo_retrieval import baselines, build, folder, tasks
 from projects.demo_retrieval.bank import write_bank
 from projects.demo_retrieval.evaluate import Answers, answered, mechanism, rows_to_answer, score
 from projects.demo_retrieval.folder import BANK, INDEX, SETTINGS, load
@@ -175,6 +175,15 @@ def test_item_14_an_export_holds_its_index(tmp_path, monkeypatch):
     turned = load(config(), tmp_path / "export")
     assert calls == [len(module.bank.examples)]
     torch.testing.assert_close(turned.bank.vectors, module.bank.vectors.flip(0))
+
+
+def test_the_retriever_of_an_export_keeps_to_the_accelerator(tmp_path, monkeypatch):
+    """It went to the GPU with trainer.accelerator=cpu as well."""
+    exported(tmp_path / "export")
+    seen, plain = [], folder.load_retriever
+    monkeypatch.setattr(folder, "load_retriever", lambda *own: seen.append(own[2]) or plain(*own))
+    load(config("trainer.accelerator=cpu"), tmp_path / "export")
+    assert seen == ["cpu"]
 
 
 def test_item_17_an_export_with_random_demonstrations_answers(tmp_path):
