@@ -1,0 +1,250 @@
+"""`VERIFY=code` runs the code that published a result beside today's, and renews by equal runs alone."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from hashlib import sha256
+
+import pytest
+
+from common.config import ROOT, UserError, to_yaml
+from common.engine import verbs
+from common.engine.comparison import results
+from common.engine.comparison.runs import PlannedRun
+from common.engine.comparison.spec import read_comparison
+from common.engine.renewal import earlier, published
+from tests.unit.engine.comparison_runs import PROJECT, result_of
+
+CODE = "abcdef01"
+CURVE = "stage,step,name,value\nfit,10,train/loss,0.5\nfit,20,train/loss,0.4\nfit,20,sys/peak_memory_mib,7\n"
+
+
+def git(folder, *words):
+    own = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    done = subprocess.run(
+        ["git", *own, *words], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def write_run(folder, metrics=None, curve=CURVE, items=(0.0, 1.0)):
+    (folder / "items").mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text(json.dumps(metrics or {"score": 0.6, "undefined": None}))
+    (folder / "metrics.csv").write_text(curve)
+    (folder / "items/score.json").write_text(json.dumps(list(items)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, []),
+        ({"curve": CURVE.replace("mib,7", "mib,8")}, []),  # the machine's, not the code's
+        ({"metrics": {"score": 0.6000000000000001, "undefined": None}}, [("score", 0.6, 0.6000000000000001)]),
+        ({"metrics": {"score": 0.6, "undefined": None, "new": 1.0}}, [("new", None, 1.0)]),
+        ({"curve": CURVE.replace("0.4", "0.41")}, [("curve fit,20,train/loss", 0.4, 0.41)]),
+        ({"curve": CURVE.replace("fit,20,train/loss,0.4\n", "")}, [("curve fit,20,train/loss", 0.4, None)]),
+        ({"items": (1.0, 0.0)}, [("items/score.json", None, None)]),
+    ],
+)  # fmt: skip
+def test_metrics_curves_and_items_have_to_be_equal(tmp_path, change, expected):
+    then, now = write_run(tmp_path / "then"), write_run(tmp_path / "now", **change)
+    found = earlier.between(then, now, "a")
+    assert [(d.metric, d.published, d.now) for d in found] == expected
+
+
+def test_no_more_than_three_lines_of_a_curve_are_named(tmp_path):
+    curve = CURVE + "".join(f"fit,{n},train/loss,1\n" for n in range(30, 90, 10))
+    then, now = (
+        write_run(tmp_path / "then", curve=curve),
+        write_run(tmp_path / "now", curve=curve.replace(",1\n", ",2\n")),
+    )
+    assert len(earlier.between(then, now, "a")) == earlier.LISTED
+
+
+def planned(tmp_path, arm="infonce", seed=3):
+    spec = read_comparison(PROJECT)
+    return PlannedRun(
+        PROJECT, spec, next(iter(spec.arms), arm), seed, [f"runs_dir={tmp_path / 'runs'}"]
+    )
+
+
+def test_the_earlier_run_is_one_of_the_code_in_its_folder(tmp_path):
+    cli = tmp_path / "tree/common/cli.py"
+    cli.parent.mkdir(parents=True)
+    (cli.parent / "__init__.py").touch()
+    cli.write_text(
+        "import json, sys, pathlib\n"
+        "words = dict(w.split('=', 1) for w in sys.argv if '=' in w)\n"
+        "folder = pathlib.Path(words['runs_dir'], sys.argv[2], sys.argv[3], words['run_id'])\n"
+        "(folder / 'metrics.json').write_text(json.dumps([__file__, str(pathlib.Path.cwd())]))\n"
+    )
+    like = planned(tmp_path)
+    run = earlier.EarlierRun(like, tmp_path / "tree", CODE)
+    assert run.path.parent == like.path.absolute().parent
+    assert run.run_id != like.run_id
+    assert CODE in run.run_id
+    started = run.start(1)
+    assert started is not None
+    started.process.end()
+    assert started.finished()
+    assert run.metrics() == [str(cli), str(tmp_path / "tree")]
+
+
+def test_settings_beat_what_compare_yaml_sets():
+    spec = read_comparison(PROJECT)
+    arm, own = next((arm, own) for arm, own in spec.arms.items() if own)
+    key, value = next(iter(own.items()))
+    run = PlannedRun(PROJECT, spec, arm, 3)
+    assert f"{key}={json.dumps(value)}" in run.overrides
+    short = earlier.shortened(run, [f"{key}={json.dumps(value)}", "trainer.log_every_n_steps=7"])
+    assert sum(word.startswith(f"{key}=") for word in short.overrides) == 1
+    assert short.config().trainer.log_every_n_steps == 7
+    assert "seed=3" in short.overrides
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository with two commits, the first of which wrote the result file."""
+    root = tmp_path / "repository"
+    (root / "results").mkdir(parents=True)
+    git(root, "init", "-q")
+    (root / "results" / f"{PROJECT}.json").write_text("{}")
+    (root / "code.py").write_text("then")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "published")
+    (root / "code.py").write_text("now")
+    git(root, "commit", "-qam", "later")
+    monkeypatch.setattr(earlier, "ROOT", root)
+    return root
+
+
+def test_the_code_is_that_of_the_commit_that_published(repository, tmp_path):
+    commit = earlier.published_by(PROJECT)
+    assert commit == git(repository, "rev-parse", "HEAD~1")
+    earlier.copy_tree(commit, tmp_path / "tree")
+    assert (tmp_path / "tree/code.py").read_text() == "then"
+    with pytest.raises(UserError, match="no commit at hand wrote results/nothing.json"):
+        earlier.published_by("nothing")
+    with pytest.raises(UserError, match="VERIFY=typo: not a commit"):
+        earlier.copy_tree("typo", tmp_path / "other")
+
+
+def stub_tree(root, code=CODE, text="trainer:\n  max_steps: 5\n"):
+    """A tree that knows its hash and config."""
+    for name, content in {
+        "common/config.py": f"def load(*_): pass\ndef to_yaml(_): return {text!r}\n",
+        "common/registry.py": "def config_class(_): pass\n",
+        "common/engine/comparison/dependencies.py": f"def code_hash(_): return {code!r}\n",
+    }.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        for folder in path.parents:
+            if root in folder.parents:
+                (folder / "__init__.py").touch()
+    return root
+
+
+def test_the_earlier_code_has_to_be_that_of_the_result(tmp_path):
+    run = planned(tmp_path)
+    text = to_yaml(run.config())
+    result = {
+        "name": "", "seeds": [run.seed], "code": CODE,
+        "arms": {run.arm: {"config_hash": sha256(text.encode()).hexdigest()[:8]}},
+    }  # fmt: skip
+    plan = [(run.spec, [run.arm], [run])]
+
+    def check(tree, settings=()):
+        return earlier.check_earlier(PROJECT, result, plan, tree, "c" * 40, settings)
+
+    same = stub_tree(tmp_path / "same", text=text)
+    steps = run.config().trainer.max_steps
+    assert check(same) == CODE
+    assert check(same, ["trainer.max_steps=4"]) == CODE
+    with pytest.raises(UserError, match="other000.*is not that of the result.*VERIFY=<commit>"):
+        check(stub_tree(tmp_path / "other", "other000", text))
+    with pytest.raises(
+        UserError, match=f"config of '{run.arm}' at cccccccccc is not that of the result"
+    ):
+        check(stub_tree(tmp_path / "config", text=text + "new: 1\n"))
+    changed = text.replace(f"max_steps: {steps}", "max_steps: 12345")
+    result["arms"][run.arm]["config_hash"] = sha256(changed.encode()).hexdigest()[:8]
+    other = stub_tree(tmp_path / "steps", text=changed)
+    assert check(other) == CODE
+    with pytest.raises(UserError, match=rf"trainer.max_steps was 12345 and is {steps}"):
+        check(other, ["trainer.max_steps=4"])
+    (tmp_path / "same/common/registry.py").write_text("raise ImportError('no such library')")
+    with pytest.raises(UserError, match=r"cccccccccc does not start.*no such library"):
+        check(same)
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_equal_runs_renew_the_result_and_others_leave_it(tmp_path, monkeypatch, capsys, equal):
+    spec = replace(read_comparison(PROJECT), baselines=[], claims=[])
+    run = planned(tmp_path)
+    run.spec = spec
+    result = result_of(tmp_path / "old", {"a": [0.5]}, [])
+    (tmp_path / "results").mkdir()
+    path = tmp_path / "results" / f"{PROJECT}.json"
+    path.write_text(json.dumps(result))
+    before = path.read_text()
+    card = tmp_path / "projects" / PROJECT / "README.md"
+    card.parent.mkdir(parents=True)
+    card.write_text("<!-- results:begin -->\n<!-- results:end -->\n")
+    for module in (published, results):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "plot", lambda *_: None)
+    monkeypatch.setattr(earlier, "planned_again", lambda *_: [(spec, [run.arm], [run])])
+    monkeypatch.setattr(earlier, "published_by", lambda _: "c" * 40)
+    monkeypatch.setattr(earlier, "copy_tree", lambda _, root: root.mkdir(parents=True))
+    monkeypatch.setattr(earlier, "check_earlier", lambda *_: CODE)
+
+    def run_all(runs, *_, **__):
+        then, now = runs
+        assert (type(then), type(now)) == (earlier.EarlierRun, PlannedRun)
+        assert "trainer.max_steps=4" in then.command()
+        for one in runs:
+            meta = {
+                "commit": "d" * 40,
+                "dirty": False,
+                "hardware": {"cpu": "this one", "cores": 2, "gpu": None},
+            }
+            write_run(one.path)
+            (one.path / "meta.json").write_text(json.dumps(meta))
+        if not equal:
+            write_run(now.path, metrics={"score": 0.7, "undefined": None})
+
+    monkeypatch.setattr(earlier, "run_all", run_all)
+    settings = ["trainer.max_steps=4", f"runs_dir={tmp_path / 'runs'}"]
+    if not equal:
+        with pytest.raises(
+            UserError, match="1 metrics are not what was of its code.*\n.*score 0.6 then, 0.7 now"
+        ):
+            verbs.verify(PROJECT, settings, None, 1, "code")
+        assert path.read_text() == before
+        return
+    verbs.verify(PROJECT, settings, None, 1, "code")
+    assert "curves, metrics and items are those of its code" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    stamp = json.loads(path.read_text())["verified"]
+    assert stamp["earlier"] == {"commit": "c" * 40, "code": CODE}
+    assert stamp["overrides"] == settings
+    assert stamp["config_hashes"] == {
+        run.arm: run.config_hash
+    }  # of the whole run, not the short one
+    shown = card.read_text()
+    assert "with trainer.max_steps=4" in shown
+    assert "commit cccccccccc) and by commit dddddddddd, both on this one: curves, metrics" in shown
+    assert not list((tmp_path / "runs").rglob(".code-*"))  # the copy of the code goes
+
+
+def test_settings_go_with_the_code_alone():
+    words = ["compare", PROJECT, "trainer.max_steps=4", "--verify=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "common.cli", *words], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "settings, which VERIFY=code takes" in " ".join(done.stderr.split())
