@@ -14,6 +14,7 @@ $(foreach v,$(TYPED) $(OWN),$(if $(filter command environment,$(origin $v)),$(ev
 override quoted = '$(subst ','\'',$1)'
 override split  = $(foreach w,$1,$(call quoted,$w))
 override option = $(if $2,$(call quoted,--$1=$2))
+override yes    = $(filter 1 yes true,$1)
 
 # what each target reads; anything else of OWN that is typed beside it is refused, so that none is typed in vain
 override TAKES-list :=
@@ -43,6 +44,9 @@ override TAKES-docs := ARGS
 override TAKES-new-project := SLUG
 override TAKEN := PYTHON EVAL $(foreach g,$(MAKECMDGOALS),$(TAKES-$g))
 $(foreach v,$(filter $(OWN),$(TYPED)),$(if $(filter $v,$(TAKEN)),,$(error make $(MAKECMDGOALS) takes no $v)))
+# other names are settings of a run, which these targets have none of
+override PLAIN := help setup list test faults test-gpu gpu-check lint type imports bench mutants docs changelog new-project lock clean
+$(foreach v,$(filter-out $(OWN),$(TYPED)),$(if $(filter-out $(PLAIN),$(MAKECMDGOALS)),,$(if $(MAKECMDGOALS),$(error make $(MAKECMDGOALS) takes no $v))))
 
 PROJECT ?=
 CONFIG  ?= mini
@@ -55,7 +59,7 @@ override PY   := $(VENV)/bin/python
 override CLI   := exec $(PY) -m common.cli
 override WHICH := $(call quoted,$(PROJECT)) $(call quoted,$(CONFIG))
 # EVAL=1 adds the eval group; once added it stays until .venv is removed
-override LOCK  := $(if $(EVAL)$(wildcard $(VENV)/.stamp-requirements-eval.lock),requirements-eval.lock,requirements.lock)
+override LOCK  := $(if $(call yes,$(EVAL))$(wildcard $(VENV)/.stamp-requirements-eval.lock),requirements-eval.lock,requirements.lock)
 override STAMP := $(VENV)/.stamp-$(LOCK)
 
 # Python keeps what it has compiled, in an image that forbids it too: each command would compile torch and Lightning
@@ -99,7 +103,7 @@ eval: $(STAMP) ## evaluation protocol: PROJECT= [CONFIG=] [RUN=latest | CKPT=pat
 	@$(CLI) eval $(WHICH) $(SETTINGS) $(call option,run,$(RUN)) $(call option,ckpt,$(CKPT)) $(call option,baseline,$(BASELINE))
 
 compare: $(STAMP) ## method against baselines: PROJECT= [PLAN=1] [VERIFY=1|code] [SEEDS=2|10,11] [JOBS=1] [ARMS=a,b|full] [ONLY=name]
-	@$(CLI) compare $(call quoted,$(PROJECT)) $(SETTINGS) $(call option,seeds,$(SEEDS)) $(call option,jobs,$(JOBS)) $(call option,arms,$(ARMS)) $(call option,only,$(ONLY)) $(if $(PLAN),--plan) $(call option,verify,$(VERIFY))
+	@$(CLI) compare $(call quoted,$(PROJECT)) $(SETTINGS) $(call option,seeds,$(SEEDS)) $(call option,jobs,$(JOBS)) $(call option,arms,$(ARMS)) $(call option,only,$(ONLY)) $(if $(call yes,$(PLAN)),--plan) $(call option,verify,$(VERIFY))
 
 compare-all: $(STAMP) ## every comparison whose result is stale or missing, at lowest priority, resumable: [JOBS=1]
 	@$(CLI) compare-all $(call split,$(PROJECT)) $(SETTINGS) $(call option,jobs,$(JOBS))
@@ -108,7 +112,7 @@ evidence: $(STAMP) ## all claims: verdict, age, fresh or stale; writes docs/evid
 	@$(CLI) evidence $(call split,$(PROJECT)) $(SETTINGS)
 
 sweep: $(STAMP) ## vary settings by configs/<project>/sweep.yaml: PROJECT= [TRIALS=20] [JOBS=1] [ARMS=a,b] [WANDB=1]
-	@$(CLI) sweep $(call quoted,$(PROJECT)) $(SETTINGS) $(call option,trials,$(TRIALS)) $(call option,jobs,$(JOBS)) $(call option,arms,$(ARMS)) $(if $(WANDB),--wandb)
+	@$(CLI) sweep $(call quoted,$(PROJECT)) $(SETTINGS) $(call option,trials,$(TRIALS)) $(call option,jobs,$(JOBS)) $(call option,arms,$(ARMS)) $(if $(call yes,$(WANDB)),--wandb)
 
 run: $(STAMP) ## a project's own task: PROJECT= TASK= [a.b=c]
 	@$(CLI) run $(WHICH) $(SETTINGS) $(call option,task,$(TASK))
@@ -123,10 +127,10 @@ diff: $(STAMP) ## settings and metrics in which two runs differ: A= B= (ids or f
 	@$(CLI) diff $(call quoted,$(A)) $(call quoted,$(B)) $(SETTINGS)
 
 prune: $(STAMP) ## name failed and superseded runs; YES=1 removes them: [PROJECT=] [WHERE='config=mini']
-	@$(CLI) prune $(call split,$(PROJECT)) $(call option,where,$(WHERE)) $(if $(filter 1 yes true,$(YES)),--yes) $(SETTINGS)
+	@$(CLI) prune $(call split,$(PROJECT)) $(call option,where,$(WHERE)) $(if $(call yes,$(YES)),--yes) $(SETTINGS)
 
 dashboard: $(STAMP) ## W&B workspace of a project: PROJECT= ENTITY= | DRY=1 prints it
-	@$(CLI) dashboard $(WHICH) $(SETTINGS) $(call option,entity,$(ENTITY)) $(if $(DRY),--dry-run)
+	@$(CLI) dashboard $(WHICH) $(SETTINGS) $(call option,entity,$(ENTITY)) $(if $(call yes,$(DRY)),--dry-run)
 
 export: $(STAMP) ## trained model in its field's format, into export/ of the run or <name>-export beside CKPT: PROJECT= [RUN=latest | CKPT=path]
 	@$(CLI) export $(WHICH) $(SETTINGS) $(call option,run,$(RUN)) $(call option,ckpt,$(CKPT))

@@ -129,6 +129,8 @@ def compare(
 
     result = run_arms(project, overrides, seeds, jobs, arms, only=only)
     console.print(markdown(result))
+    if why := result.get("aside"):
+        console.print(f"Not published: {why}.", highlight=False)
     log_comparison(project, result, overrides)
 
 

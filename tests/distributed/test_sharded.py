@@ -175,6 +175,32 @@ def overlap_worker(overlap: bool, symmetric: bool, frozen: bool) -> list[Tensor]
     return [loss.detach(), *torch.autograd.grad(loss, [q] if frozen else [q, k])]
 
 
+def twice_worker(mode: str, softplus: bool) -> str:
+    d = Rows(process.world_size()).local(process.rank())
+    x = (
+        d["k"].clone().requires_grad_()
+    )  # the keys of an encoder, whose own second derivative is no excuse
+    k, q, group = x.sin(), d["q"], Sharding(mode=mode)
+    if softplus:
+        loss = pair_softplus(q, k, 7.0, S.Diagonal(), group=group).sum()
+    else:
+        loss = info_nce(q, k, 7.0, symmetric=False, group=group)
+    (grad,) = torch.autograd.grad(loss, x, create_graph=True)
+    try:
+        torch.autograd.grad(grad.square().sum(), x)
+    except RuntimeError as error:
+        return str(error)
+    return "no error"
+
+
+@pytest.mark.parametrize("mode", ["gather", "ring"])
+@pytest.mark.parametrize("softplus", [False, True])
+def test_second_derivatives_are_refused(pool, mode, softplus):
+    """Part of them was left out, without a word."""
+    for message in pool(2).run(twice_worker, mode=mode, softplus=softplus):
+        assert "backend='dense'" in message
+
+
 @pytest.mark.parametrize("world_size", [2, 4])
 @pytest.mark.parametrize(("symmetric", "frozen"), [(True, False), (False, False), (True, True)])
 def test_overlapping_changes_no_result(pool, world_size, symmetric, frozen):

@@ -93,12 +93,22 @@ def test_nothing_that_is_typed_is_evaluated(checkout, text):
         ("prune", "CONFIG=smoke"),
         ("compare", "CONFIG=paper"),
         ("runs", "RUN=x"),
+        ("test", "TIMS=x"),  # misspelt, where no setting is read
+        ("bench", "KERNL=tiles"),
     ],
 )
 def test_what_a_target_does_not_read_is_refused(checkout, target, word):
-    done = make(checkout, target, "PROJECT=p", word)
+    done = make(checkout, target, *(["PROJECT=p"] if target not in ("test", "bench") else []), word)
     assert done.returncode == 2
     assert f"make {target} takes no {word.split('=')[0]}" in done.stderr
+
+
+def test_a_switch_is_on_by_a_yes(checkout):
+    for target, name, option in (
+        ("compare", "PLAN", "--plan"), ("sweep", "WANDB", "--wandb"), ("dashboard", "DRY", "--dry-run"), ("prune", "YES", "--yes"),
+    ):  # fmt: skip
+        assert option in words_of(checkout, target, "PROJECT=p", f"{name}=1")
+        assert option not in words_of(checkout, target, "PROJECT=p", f"{name}=0")
 
 
 def test_a_line_break_is_refused(checkout):

@@ -91,7 +91,7 @@ def compare(
 
     Returns:
         The content of the result file: the main comparison, the others under ``more``; of what ran
-        alone where nothing is written.
+        alone where nothing is written, and why under ``aside``.
 
     Raises:
         UserError: unknown arm or metric, a run failed (its log is named), or with `only` the others
@@ -100,12 +100,8 @@ def compare(
     planned = planned_runs(project, overrides, seeds, arms, only)
     runs = {run.path: run for _, _, plan in planned for run in plan}
     known = {arm for spec, _, _ in planned for arm in spec.arms}
-    whole = not overrides and (not arms or asks_for_all(arms, known))
-    complete = all(
-        {run.seed for run in plan if not run.is_baseline} == set(spec.seeds)
-        for spec, _, plan in planned
-    )
-    kept = others_as_published(project, only) if only and whole and complete else []
+    aside = _why_aside(planned, overrides, not arms or asks_for_all(arms, known))
+    kept = others_as_published(project, only) if only and not aside else []
     run_all(list(runs.values()), jobs, lowest_priority=lowest_priority, title=project)
     results = [summarise(project, spec, a, plan, overrides) for spec, a, plan in planned]
     specs = [spec for spec, _, _ in planned]
@@ -114,10 +110,27 @@ def compare(
         specs = read_comparisons(project)
         results = [by_name[spec.name] for spec in specs]
     result = {**results[0], "more": results[1:]}
-    if whole and complete:
-        keep_appendices(project, result, specs)
-        publish(project, result)
+    if aside:
+        return {**result, "aside": aside}
+    keep_appendices(project, result, specs)
+    publish(project, result)
     return result
+
+
+def _why_aside(
+    planned: Sequence[tuple[Comparison, list[str], list[PlannedRun]]],
+    overrides: Sequence[str],
+    every_arm: bool,
+) -> str:
+    """Why a comparison is shown and not published; empty if it is published."""
+    if overrides:
+        return f"settings were given ({' '.join(overrides)})"
+    if not every_arm:
+        return "some arms were chosen"
+    for spec, _, plan in planned:
+        if {run.seed for run in plan if not run.is_baseline} != set(spec.seeds):
+            return f"compare.yaml has the seeds {sorted(spec.seeds)}"
+    return ""
 
 
 def others_as_published(project: str, only: str) -> list[dict[str, Any]]:

@@ -102,7 +102,8 @@ def data_files(sources: Mapping[Path, str], project: str = "") -> list[Path]:
     named = [
         folder
         for folder in folders
-        if re.search(rf"['\"/:]{re.escape(folder.name)}['\"/]", text) and folder.name != "models"
+        if re.search(rf"['\"/:]{re.escape(folder.name)}(?![\w.-])", text)
+        and folder.name != "models"
     ]
     return sorted(path for folder in named for path in folder.rglob("*") if path.is_file())
 

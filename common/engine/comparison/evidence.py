@@ -24,7 +24,7 @@ from common.engine.comparison.pages import (
     read_results,
 )
 from common.engine.comparison.results import comparisons, interval_text, verdict_word
-from common.engine.comparison.runs import PlannedRun
+from common.engine.comparison.runs import PlannedRun, baseline_files
 from common.engine.comparison.schema import Comparison
 from common.engine.comparison.spec import claims_of, default_arms, read_comparisons
 from common.engine.workspace import read_json, write_text
@@ -92,6 +92,10 @@ def freshness(project: str, spec: Comparison, result: Mapping[str, Any] | None) 
         return f"stale: {changed_files(then, now)}"
     if not same_design(spec, result):
         return "stale: compare.yaml changed"
+    if "baseline_files" in known:  # results published before this was recorded don't tell
+        own = baseline_files(project, spec)
+        if known["baseline_files"] != own:
+            return f"stale: {changed_files(known['baseline_files'], own)}"
     hashes = known.get("config_hashes") or {a: e["config_hash"] for a, e in result["arms"].items()}
     for arm, value in hashes.items():
         if runs[arm].config_hash != value:
@@ -100,10 +104,18 @@ def freshness(project: str, spec: Comparison, result: Mapping[str, Any] | None) 
 
 
 def same_design(spec: Comparison, result: Mapping[str, Any]) -> bool:
-    """Whether a result has the arms, seeds, baselines and claims of compare.yaml."""
+    """Whether a result has the arms, seeds, baselines and claims of compare.yaml, judged by its rules.
+
+    Results published before the rules were recorded are asked for metric and direction alone.
+    """
+    rules = {claim.text: claim.rule for claim in claims_of(spec)}
+    judged = [*result["claims"], *result.get("uncounted", [])]
     arms = {arm: spec.arms[arm] for arm in default_arms(spec)}
     return (
         {arm: entry["overrides"] for arm, entry in result["arms"].items()} == arms
+        and (result["metric"], result["direction"]) == (spec.metric, spec.direction)
+        and result.get("bounds", spec.bounds) == spec.bounds
+        and all(c.get("rule", rules.get(c["claim"])) == rules.get(c["claim"]) for c in judged)
         and result["seeds"] == sorted(spec.seeds)
         and list(result["baselines"]) == spec.baselines
         and [c["claim"] for c in result["claims"]]

@@ -10,7 +10,7 @@ import numpy as np
 from common.config import CONFIG_DIR, ROOT, UserError, config_path, nearest
 from common.engine.comparison.dependencies import code_hash, file_hashes
 from common.engine.comparison.expressions import evaluate, favoured
-from common.engine.comparison.runs import PlannedRun, code_of, scores
+from common.engine.comparison.runs import PlannedRun, baseline_files, code_of, scores
 from common.engine.comparison.schema import Comparison
 from common.engine.comparison.spec import Claim, claims_of, default_arms
 from common.evaluation.resampling import Floats, Scores, resample
@@ -64,11 +64,13 @@ def summarise(
         "overrides": list(overrides),
         "arms": {arm: entry for arm, entry in table.items() if arm in usual},
         "baselines": {name: _entry(project, spec, runs[name]) for name in spec.baselines},
+        "bounds": spec.bounds,
         "claims": judged["claims"],
         "uncounted": judged["uncounted"],  # of the appendix, on arms that run anyway
         "note": spec.note,
         "code": code_hash(project),
         "files": file_hashes(project),
+        "baseline_files": baseline_files(project, spec),
         **design_commit(project, spec.base),
         **code_of(plan),
         **{key: meta[key] for key in ("hardware", "versions")},
@@ -98,7 +100,7 @@ def judge(
     found = _judge(claim, spec, runs)
     for other in claim.others:
         found = _both(found, _judge(other, spec, runs))
-    return found
+    return {**found, "rule": claim.rule}
 
 
 def _both(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
@@ -237,7 +239,7 @@ def below_baselines(
     sign = 1.0 if claim.maximise else -1.0
     names = [name for name in spec.baselines if runs.get(name) and name not in spec.bounds]
     known = {name: runs[name][0].metrics() for name in names}
-    values = {name: m[claim.metric] for name, m in known.items() if claim.metric in m}
+    values = {name: m[claim.metric] for name, m in known.items() if m.get(claim.metric) is not None}
     if not values:
         return []
     best = max(values, key=lambda name: sign * values[name])
@@ -307,13 +309,19 @@ def design_commit(project: str, base: str) -> dict[str, Any]:
     """Last commit of compare.yaml and the base config, and whether they differ from it."""
     files = [str(CONFIG_DIR / project / "compare.yaml"), str(config_path(project, base))]
 
-    def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", *words, "--", *files], cwd=ROOT, capture_output=True, text=True
-        )
-        return done.stdout.strip() if done.returncode == 0 else ""
-
+    shallow = (
+        git("rev-parse", "--is-shallow-repository") != "false"
+    )  # where the oldest commit at hand has it all
     return {
-        "design_commit": git("log", "-1", "--format=%H") or None,
-        "design_dirty": bool(git("status", "--porcelain")),
+        "design_commit": (not shallow and git("log", "-1", "--format=%H", "--", *files)) or None,
+        "design_dirty": bool(git("status", "--porcelain", "--", *files)),
     }
+
+
+def git(*words: str) -> str:
+    """What a git command says of the repository; empty if it fails, or there is no git."""
+    try:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

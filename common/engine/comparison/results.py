@@ -216,7 +216,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
             axes.barh(row, entry["mean"], color="0.85", zorder=1)
             axes.scatter(entry["values"], [row] * len(entry["values"]), s=18, zorder=2)
         for name, entry in own.get("baselines", {}).items():
-            if own["metric"] in entry["metrics"]:
+            if None not in entry["metrics"].get(own["metric"], [None]):
                 axes.axvline(np.mean(entry["metrics"][own["metric"]]), color="0.4", linestyle="--")
                 place = (np.mean(entry["metrics"][own["metric"]]), 1.0)
                 axes.annotate(

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import numpy as np
 
 from common.config import ROOT, ExperimentConfig, UserError, load, nearest, to_yaml
 from common.engine import workspace as ws
-from common.engine.comparison.dependencies import code_hash, forget
+from common.engine.comparison.dependencies import code_hash, file_hashes, forget
 from common.engine.comparison.schema import Comparison
 from common.evaluation.resampling import Scores
 from common.registry import config_class
@@ -105,6 +106,10 @@ class PlannedRun:
         Raises:
             UserError: code or config is no longer that which its folder is named by.
         """
+        if is_held(
+            self.path
+        ):  # asked again and again while another process is at work: the code is looked at later
+            return None
         forget()
         if self._code() != self.code:
             raise UserError("the code has changed since the comparison began; start it again")
@@ -204,14 +209,28 @@ def start_process(
     log = (folder / "log.txt").open("ab")
     try:  # the process inherits the lock with its output, so it outlives whoever started it
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         log.close()
         return None
+    except OSError:  # a file system without flock, where two commands are not told from each other
+        pass
     popen = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         env=process_environment(threads, root), cwd=None if root == ROOT else root,
     )  # fmt: skip
     return RunProcess(popen, log)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether the process of a run that `start_process` has started is at work in a folder."""
+    try:
+        with (folder / "log.txt").open("rb") as log:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # not begun, or a file system without flock
+        return False
+    return False
 
 
 def process_environment(threads: int, root: Path = ROOT) -> dict[str, str]:
@@ -243,6 +262,14 @@ class Started:
         if code or not self.run.done:
             raise UserError(f"{self.run.run_id} failed: {why_failed(self.run.path)}")
         return True
+
+
+def baseline_files(project: str, spec: Comparison) -> dict[str, str]:
+    """Files, with their hashes, that the baselines of a comparison reach beyond those of its runs."""
+    if not spec.baselines:
+        return {}
+    runs = file_hashes(project)
+    return {f: h for f, h in file_hashes(project, BASELINES).items() if runs.get(f) != h}
 
 
 def refuse_beaten(overrides: Sequence[str], taken: Iterable[str], why: str) -> None:
@@ -296,11 +323,18 @@ def last_line(path: Path) -> str:
 
 def scores(runs: Sequence[PlannedRun], metric: str) -> list[Scores] | None:
     """Scores of an arm's runs on each test set; None where a run saved no items."""
-    saved = [run.items(metric) for run in runs]
-    if any(own is None for own in saved):
-        return None
+    saved = []
+    for run in runs:
+        if (own := run.items(metric)) is None:
+            return None
+        rows = (row for one in own for row in (one.values() if isinstance(one, dict) else [one]))
+        if any(v is None or not math.isfinite(v) for row in rows for v in row):
+            raise UserError(
+                f"{run.run_id}: an item of '{metric}' is undefined: {run.path / 'items'}"
+            )
+        saved.append(own)
     found = []
-    for sets in zip(*(own or [] for own in saved), strict=True):
+    for sets in zip(*saved, strict=True):
         if all(isinstance(x, dict) for x in sets):
             if any(x["gold"] != sets[0]["gold"] for x in sets):
                 return None

@@ -1,9 +1,11 @@
 """``configs/<slug>/compare.yaml`` as read: comparisons, and the claims as they are judged."""
 
 import ast
+import hashlib
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,20 @@ class Claim:
         """Arms and baselines that must have run for its verdict."""
         premise = [] if self.not_testable is None else self.not_testable.difference
         return list(dict.fromkeys([*self.arms, *premise]))
+
+    @property
+    def rule(self) -> str:
+        """Eight hexadecimal digits of what its verdict depends on beside its text."""
+        own = None if self.not_testable is None else asdict(self.not_testable)
+        parts = [
+            self.metric,
+            self.signs,
+            self.threshold,
+            own,
+            self.published,
+            [c.rule for c in self.others],
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
 
 
 def read_comparison(project: str) -> Comparison:

@@ -12,7 +12,9 @@ from common.engine.lifecycle.run import Run
 from common.engine.workspace import run_folder
 
 MOST = 8  # runs that a message names
-OWNED = ("compare-", "sweep-")  # begin the names of runs that a comparison or a sweep starts
+# begin the names of runs that a comparison, its check by an earlier code, or a sweep starts
+EARLIER = "earlier-"
+OWNED = ("compare-", EARLIER, "sweep-")
 
 
 def find_finished(cfg: ExperimentConfig, project: str, config: str, which: str) -> Run:

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from common.config import UserError
+from common.engine.lifecycle.find import EARLIER
 from common.engine.workspace import read_json
 
 
@@ -14,14 +15,14 @@ def finished_runs(names: Sequence[str], runs_dir: str | Path, project: str) -> l
     """The folders that are named, or all finished runs of a project.
 
     Args:
-        names: folders; none: all trained ones, not baselines and evaluations of other weights.
+        names: folders; none: all trained ones, not baselines, evaluations of other weights and runs of earlier code.
         runs_dir: such as ``runs``.
         project: slug.
     """
     if names:
         return [Path(name) for name in names]
     found = (path.parent for path in (Path(runs_dir) / project).glob("*/*/metrics.json"))
-    return sorted(run for run in found if is_trained(run))
+    return sorted(run for run in found if not run.name.startswith(EARLIER) and is_trained(run))
 
 
 def is_trained(folder: Path) -> bool:

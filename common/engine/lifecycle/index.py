@@ -9,6 +9,7 @@ from typing import Any
 
 from common.config import UserError, nearest
 from common.engine.comparison.spec import read_comparison
+from common.engine.lifecycle.find import OWNED
 from common.engine.lifecycle.lock import held
 from common.engine.lifecycle.run import Run
 from common.engine.workspace import read_json
@@ -137,7 +138,7 @@ def _what_ran(entry: Entry) -> tuple[Any, ...]:
         aside = ("tracking", "run_id", "resume", "runs_dir")
         settings = {name: value for name, value in settings.items() if name not in aside}
     # arms may share settings with each other and with a baseline; the last part of their names is a hash of the code
-    asked = entry.run.rpartition("-")[0] if entry.run.startswith(("compare-", "sweep-")) else ""
+    asked = entry.run.rpartition("-")[0] if entry.run.startswith(OWNED) else ""
     told = json.dumps(settings, sort_keys=True)
     return entry.project, entry.config, entry.seed, meta.get("baseline"), asked, told
 

@@ -9,13 +9,15 @@ Settings such as ``trainer.max_steps=40`` shorten both. The result then says so:
 after its 40th step is not shown.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,15 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from common.config import ROOT, UserError, to_yaml
+from common.engine.comparison.judge import git
 from common.engine.comparison.results import comparisons, publish
 from common.engine.comparison.runs import PlannedRun, Started, process_environment, start_process
 from common.engine.comparison.schedule import run_all
+from common.engine.lifecycle.find import EARLIER
 from common.engine.renewal.published import (
     Difference,
     Planned,
+    config_hash,
     planned_again,
     published_result,
     stamp,
@@ -61,7 +66,7 @@ class EarlierRun(PlannedRun):
     def __init__(self, like: PlannedRun, root: Path, code: str) -> None:
         self.__dict__.update(like.__dict__)
         self.root, self.code = root, code
-        self.run_id = f"earlier-{self.stem}-{code}"
+        self.run_id = f"{EARLIER}{self.stem}-{code}"
         self.path = like.folder.absolute() / self.run_id
 
     def command(self) -> list[str]:
@@ -98,64 +103,87 @@ def verify_code(
         UserError: nothing is published, the design has changed, the commit is not at hand or its code
             is not the result's, a setting that is overridden has another value today, or a run failed.
     """
+    commit = commit_of(commit) if commit else published_by(project)
     result = published_result(project)
     planned = planned_again(project, result, seeds)
-    commit = commit or published_by(project)
     root = planned[0][2][0].folder.absolute() / f".code-{commit[:10]}"
-    copy_tree(commit, root)
-    code = check_earlier(project, result, planned, root, commit, overrides)
-    short = [
-        (spec, arms, [shortened(run, overrides) for run in plan]) for spec, arms, plan in planned
-    ]
-    now = list({run.path: run for _, _, plan in short for run in plan}.values())
-    then = [EarlierRun(run, root, code) for run in now]
-    # an arm of today follows the same arm of then, so that a difference is seen early
-    run_all(
-        [r for pair in zip(then, now, strict=True) for r in pair],
-        jobs,
-        title=f"{project}: then, now",
-    )
-    found = [
-        d for old, new in zip(then, now, strict=True) for d in between(old.path, new.path, new.arm)
-    ]
+    with _alone(root):
+        copy_tree(commit, root)
+        code = check_earlier(project, result, planned, root, commit, overrides)
+        short = [[shortened(run, overrides) for run in plan] for _, _, plan in planned]
+        now = list({run.path: run for plan in short for run in plan}.values())
+        then = [EarlierRun(run, root, code) for run in now]
+        pairs = list(zip(then, now, strict=True))
+        # an arm of today follows the same arm of then, so that a difference is seen early
+        run_all([run for pair in pairs for run in pair], jobs, title=f"{project}: then, now")
+        shutil.rmtree(root)
+    found = [d for old, new in pairs for d in between(old.path, new.path, new.arm)]
     if not found:
         published = {own.get("name", ""): own for own in (result, *result.get("more", []))}
-        for (spec, arms, plan), (_, _, whole) in zip(short, planned, strict=True):
+        for (spec, arms, whole), plan in zip(planned, short, strict=True):
+            first = {arm: config_hash(next(r for r in whole if r.arm == arm), spec) for arm in arms}
             published[spec.name]["verified"] = {
-                **stamp(project, arms, plan),
-                "config_hashes": {
-                    a: next(r for r in whole if r.arm == a).config_hash for a in arms
-                },
+                **stamp(project, spec, arms, plan),
+                "config_hashes": first,  # of the whole runs
                 "earlier": {"commit": commit, "code": code},
                 "overrides": list(overrides),
             }
         publish(project, result)
-    shutil.rmtree(root)
     return found
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Let no other command use a copy of the code as long as this lasts.
+
+    Raises:
+        UserError: one does.
+    """
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with root.with_name(f"{root.name}.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another command works with {root}; wait for it") from None
+        except OSError:  # a file system without flock
+            pass
+        yield
+        Path(file.name).unlink()
 
 
 def published_by(project: str) -> str:
     """The commit that wrote a result file last.
 
     Raises:
-        UserError: there is no history, as in a shallow clone, or the file is in none of its commits.
+        UserError: the history is not at hand, or the file is in none of its commits.
     """
-    done = _git("log", "-1", "--format=%H", "--", f"results/{project}.json")
-    if done.returncode or not done.stdout.strip():
+    shallow = git("rev-parse", "--is-shallow-repository") != "false"
+    commit = "" if shallow else git("log", "-1", "--format=%H", "--", f"results/{project}.json")
+    if not commit:
         raise UserError(
-            f"no commit at hand wrote results/{project}.json; VERIFY=code needs the repository's history"
+            f"no commit at hand wrote results/{project}.json; VERIFY=code needs the repository's whole history"
         )
-    return done.stdout.strip()
+    return commit
+
+
+def commit_of(name: str) -> str:
+    """The whole name of a commit.
+
+    Raises:
+        UserError: the repository has none of that name.
+    """
+    found = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    if not found:
+        raise UserError(f"VERIFY={name}: not a commit that is at hand; 1, code, or a commit")
+    return found
 
 
 def copy_tree(commit: str, root: Path) -> None:
     """Write a commit's files into a folder, if it isn't there yet.
 
     Raises:
-        UserError: the repository has no such commit.
+        UserError: git cannot read them.
     """
-    if _git("cat-file", "-e", f"{commit}^{{commit}}").returncode:
-        raise UserError(f"VERIFY={commit}: not a commit that is at hand; 1, code, or a commit")
     if root.exists():
         return
     half = root.with_name(root.name + ".half")
@@ -287,7 +315,3 @@ def _items(folder: Path) -> dict[str, bytes]:
     return (
         {p.name: p.read_bytes() for p in sorted(folder.glob("*.json"))} if folder.exists() else {}
     )
-
-
-def _git(*words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)

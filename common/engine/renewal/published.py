@@ -17,7 +17,7 @@ from common.engine.comparison.compare import planned_runs
 from common.engine.comparison.dependencies import code_hash, file_hashes
 from common.engine.comparison.evidence import same_design
 from common.engine.comparison.results import comparisons, publish
-from common.engine.comparison.runs import PlannedRun, code_of
+from common.engine.comparison.runs import PlannedRun, baseline_files, code_of
 from common.engine.comparison.schedule import run_all
 from common.engine.comparison.schema import Comparison
 
@@ -101,7 +101,7 @@ def verify(
     found = [d for spec, _, plan in planned for d in differences(published[spec.name], plan)]
     if not found:
         for spec, arms, plan in planned:
-            published[spec.name]["verified"] = stamp(project, arms, plan)
+            published[spec.name]["verified"] = stamp(project, spec, arms, plan)
         publish(project, result)
     return found
 
@@ -125,13 +125,23 @@ def differences(result: Mapping[str, Any], plan: Sequence[PlannedRun]) -> list[D
     return found
 
 
-def stamp(project: str, arms: Sequence[str], plan: Sequence[PlannedRun]) -> dict[str, Any]:
+def config_hash(run: PlannedRun, spec: Comparison) -> str:
+    """Of the run's arm with the first seed, which a result is asked for."""
+    return run.with_seed(min(spec.seeds)).config_hash
+
+
+def stamp(
+    project: str, spec: Comparison, arms: Sequence[str], plan: Sequence[PlannedRun]
+) -> dict[str, Any]:
     """What a renewed result says of its second runs: seeds, code, configs, commit and date."""
     return {
         "seeds": sorted({run.seed for run in plan if not run.is_baseline}),
         "code": code_hash(project),
         "files": file_hashes(project),
-        "config_hashes": {arm: next(r for r in plan if r.arm == arm).config_hash for arm in arms},
+        "baseline_files": baseline_files(project, spec),
+        "config_hashes": {
+            arm: config_hash(next(r for r in plan if r.arm == arm), spec) for arm in arms
+        },
         **code_of(plan),
         "hardware": plan[0].meta()["hardware"],
         "date": datetime.date.today().isoformat(),

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from common.config import ROOT
 from common.engine.comparison.results import markdown
+from common.engine.lifecycle.find import OWNED
 from common.engine.tracking import read_metrics
 from common.engine.workspace import read_json
 
@@ -28,7 +29,7 @@ def project_contents(slug: str, runs: Path) -> dict[str, Any]:
         all) and ``sweeps``.
     """
     folders = [p.parent for p in (runs / slug).glob("*/*/meta.json")]
-    folders = [f for f in folders if not f.name.startswith(("compare-", "sweep-"))]
+    folders = [f for f in folders if not f.name.startswith(OWNED)]
     latest = sorted(folders, key=lambda f: (f / "meta.json").stat().st_mtime)[::-1][:MAX_RUNS]
     return {
         "slug": slug,

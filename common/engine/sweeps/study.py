@@ -19,6 +19,7 @@ import optuna
 from optuna.trial import TrialState
 
 from common.config import UserError
+from common.engine.comparison.dependencies import code_hash
 from common.engine.comparison.runs import metric_of, refuse_beaten, why_failed
 from common.engine.comparison.schedule import POLL, told_to_end
 from common.engine.sweeps.schema import Prune, Sweep, words_of
@@ -43,8 +44,8 @@ class ArmStudy:
         runs: folder of the base config's runs.
         config: the base config with all overrides.
 
-    With another config, other overrides, space or metric the study begins anew; a point of a grid whose run
-    is finished is taken over, so that a grid can be widened.
+    With other code, another config, other overrides, space or metric the study begins anew; a point of a grid
+    whose run is finished is taken over, so that a grid can be widened.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class ArmStudy:
         taken = [*sweep.shared, *own, *sweep.space, "seed"]
         refuse_beaten(words, taken, "sweep.yaml, or the arm, sets it for every trial")
         self.words = [*words, *words_of(sweep.shared), *words_of(own), f"seed={sweep.seed}"]
-        self.settings = [sorted(self.words), config]
+        self.settings = [sorted(self.words), config, code_hash(project)]
         space = {key: asdict(axis) for key, axis in sweep.space.items()}
         self.key = digest([self.settings, space, sweep.metric, sweep.direction])
         self.target = len(sweep.grid()) if sweep.sampler == "grid" else sweep.trials
@@ -93,6 +94,8 @@ class ArmStudy:
         elif len(self.study.get_trials(deepcopy=False, states=COUNTED)) >= self.target:
             return None
         trial = self.study.ask()
+        # other points than a command that began at the same time draws, or this one before it was continued
+        self.study.sampler = sampler(self.sweep, trial.number)
         for key, axis in self.sweep.space.items():
             if axis.values:
                 trial.suggest_categorical(key, axis.values)
@@ -140,20 +143,23 @@ def _point(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
 def open_study(folder: Path, name: str, sweep: Sweep) -> optuna.Study:
     """The study of a name, new or continued."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    prune, samplers = sweep.prune, optuna.samplers
-    kind = (
-        samplers.TPESampler if sweep.sampler == "tpe" else samplers.RandomSampler
-    )  # grid: enqueued
-    study = optuna.create_study(
+    prune = sweep.prune
+    return optuna.create_study(
         storage=f"sqlite:///{(folder / STORAGE).resolve()}",
         study_name=name,
         direction="maximize" if sweep.direction == "max" else "minimize",
         pruner=optuna.pruners.MedianPruner(prune.trials, prune.steps) if prune else None,
         load_if_exists=True,
+        sampler=sampler(sweep, 0),
     )
-    # a continued study draws new points, not those of its beginning again
-    study.sampler = kind(seed=sweep.seed + len(study.get_trials(deepcopy=False)))
-    return study
+
+
+def sampler(sweep: Sweep, number: int) -> optuna.samplers.BaseSampler:
+    """What draws the settings of a trial; the points of a grid are enqueued."""
+    kinds = optuna.samplers
+    return (kinds.TPESampler if sweep.sampler == "tpe" else kinds.RandomSampler)(
+        seed=sweep.seed + number
+    )
 
 
 def work(studies: Sequence[ArmStudy], jobs: int, threads: int) -> Iterator[str]:

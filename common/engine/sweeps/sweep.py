@@ -45,7 +45,7 @@ def run_sweep(
         )
     sweep.trials = trials or sweep.trials
     quiet = (
-        [] if any(w.startswith("tracking.wandb") for w in words) else ["tracking.wandb=disabled"]
+        [] if any(w.startswith("tracking.wandb=") for w in words) else ["tracking.wandb=disabled"]
     )
     chosen = arms_of(project, sweep, arms)
     cfg = load(config_class(project), project, sweep.base, [*words, *words_of(sweep.shared)])

@@ -38,6 +38,7 @@ from common.kernels.core.problem import (
     Upstream,
     merge_rows,
 )
+from common.kernels.ops import differentiable_once
 from common.kernels.sharded.plan import (
     Backend,
     Plan,
@@ -148,7 +149,7 @@ class _Stats(torch.autograd.Function):
             stats, keys = _ring_stats(plan, own, backend), k
         else:
             stats, keys = gathered_stats(plan, own, backend)
-        ctx.save_for_backward(q, keys, scale, row_scale, *stats)
+        ctx.save_for_backward(q, k, keys, scale, row_scale, *stats)
         ctx.mark_non_differentiable(stats.row_best, stats.row_hit)
         own_columns = stats.col_lse if plan.ring else plan.own(stats.col_lse)
         return (
@@ -160,7 +161,7 @@ class _Stats(torch.autograd.Function):
         ctx: Any, a: Tensor, b: Tensor, c: Tensor, e: Tensor, *_: Tensor
     ) -> tuple[Tensor | None, ...]:
         plan: Plan = ctx.plan
-        q, keys, scale, row_scale, *saved = ctx.saved_tensors
+        q, k, keys, scale, row_scale, *saved = ctx.saved_tensors
         stats, whole = RawStats(*saved), plan.bound(q, keys, scale, row_scale)
         need_q, need_k, need_scale, need_row_scale = ctx.needs_input_grad[:4]
         need_dots = need_scale or need_row_scale  # come with dq
@@ -171,14 +172,13 @@ class _Stats(torch.autograd.Function):
             grads = _gradients(
                 plan, whole, stats, upstream, ctx.backend, need_q or need_dots, need_k
             )
-        return (
+        found = (
             grads.dq.to(q.dtype) if need_q else None,
             grads.dk.to(keys.dtype) if need_k else None,
             scale_grad(grads.row_dot, whole) if need_scale else None,
             (scale * grads.row_dot).to(row_scale.dtype) if need_row_scale else None,
-            None,
-            None,
         )
+        return *differentiable_once((q, k, scale, row_scale), found), None, None
 
 
 def _ring_stats(plan: Plan, whole: Problem, backend: Backend) -> RawStats:
@@ -361,7 +361,7 @@ class _Softplus(torch.autograd.Function):
                 plan, whole, lambda block: backend.softplus_forward(block, bias, offset)
             )
             found.append(total)
-        ctx.save_for_backward(q, keys, scale, row_scale, bias, offset)
+        ctx.save_for_backward(q, k, keys, scale, row_scale, bias, offset)
         sums = reduce(SoftplusSums.join, found)
         ctx.mark_non_differentiable(sums.best, sums.positive)
         return sums
@@ -369,7 +369,7 @@ class _Softplus(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         plan: Plan = ctx.plan
-        q, keys, scale, row_scale, bias, offset = ctx.saved_tensors
+        q, k, keys, scale, row_scale, bias, offset = ctx.saved_tensors
         whole = plan.bound(q, keys, scale, row_scale)
         need_q, need_k, *need = ctx.needs_input_grad[:6]
         need_dq = need_q or any(need)  # row sums come with dq
@@ -382,13 +382,13 @@ class _Softplus(torch.autograd.Function):
             collect = ring_sum if plan.ring else gathered_sum
             grads = collect(plan, whole, [], block_gradients, need_k)
         assert grads.row_sum is not None
-        return (
+        found = (
             grads.dq.to(q.dtype) if need_q else None,
             grads.dk.to(keys.dtype) if need_k else None,
             scale_grad(grads.row_dot, whole) if need[0] else None,
             (scale * grads.row_dot).to(row_scale.dtype) if need[1] else None,
             grads.row_sum.sum().to(bias.dtype) if need[2] else None,
             grads.d_offset.to(offset.dtype) if need[3] and grads.d_offset is not None else None,
-            None,
-            None,
         )
+        inputs = (q, k, scale, row_scale, bias, offset)
+        return *differentiable_once(inputs, found), None, None

@@ -116,7 +116,8 @@ def distillation(
     check_pair(query, key, same_rows=False)
     check_pair(teacher_query, teacher_key, same_rows=False, names="teacher query, key")
     u, v = at_least_float32(teacher_query.detach()), at_least_float32(teacher_key.detach())
-    loose: KernelOptions = {**kernel, "unit_norm": False}
+    # the targets' products are float32: sums of others would not be theirs
+    loose: KernelOptions = {**kernel, "unit_norm": False, "precision": "exact"}
     teacher = sweep(u, v, teacher_scale, All(), moment=relative, **loose)
     target = LowRank(u, v, "softmax", factor=teacher_scale, row_shift=teacher.row_lse)
     stats = sweep(query, key, scale, target, **kernel)

@@ -28,6 +28,9 @@ class FakeRun(PlannedRun):
         for name, values in (items or {}).items():
             (self.path / "items" / f"{name}.json").write_text(json.dumps(values))
 
+    def with_seed(self, seed):
+        return self
+
 
 def result_of(folder, values, claims, *, items=None, baselines=None, metrics=None, **options):
     """Result of a comparison whose arms have these values, one per seed.

@@ -7,6 +7,7 @@ import pytest
 
 from common.config import UserError
 from common.engine.comparison import compare, results
+from common.engine.comparison import judge as judge_module
 from common.engine.comparison.judge import design_commit, judge
 from common.engine.comparison.runs import code_of
 from common.engine.comparison.schema import Comparison
@@ -377,8 +378,27 @@ def test_a_metric_of_one_arm_only_is_an_empty_cell_elsewhere(tmp_path):
 
 def test_the_result_names_the_commit_of_its_design():
     found = design_commit("dcl", "mini")
-    assert len(found["design_commit"]) == 40
-    assert design_commit("simcse", "mini")["design_dirty"] in (True, False)
+    assert (
+        found["design_commit"] is None or len(found["design_commit"]) == 40
+    )  # None: a shallow clone
+
+
+def test_a_comparison_without_git_has_no_design_commit(monkeypatch):
+    def run(*_, **__):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(judge_module.subprocess, "run", run)
+    assert design_commit("dcl", "mini") == {"design_commit": None, "design_dirty": False}
+
+
+def test_an_undefined_baseline_is_none_to_beat_and_an_undefined_item_is_named(tmp_path):
+    values = {"a": [0.5, 0.6], "b": [0.4, 0.5]}
+    result = result_of(tmp_path / "1", values, ["a > b"], baselines={"chance": None})
+    assert result["claims"][0]["below"] == []
+    results.plot(result, tmp_path / "plot.png")
+    items = {"a": {"score": [0.5, float("nan")]}, "b": {"score": [0.5, 0.1]}}
+    with pytest.raises(UserError, match="c0ffee00: an item of 'score' is undefined"):
+        result_of(tmp_path / "2", values, ["a > b"], items=items)
 
 
 def test_local_changes_of_any_run_are_told(tmp_path):
@@ -449,8 +469,9 @@ def test_only_a_whole_comparison_is_published(tmp_path, monkeypatch, options, wr
     seen = []
     monkeypatch.setattr(compare, "planned_runs", planned)
     monkeypatch.setattr(compare, "publish", lambda project, result: seen.append(result))
-    compare.compare("dcl", **options)
+    result = compare.compare("dcl", **options)
     assert bool(seen) == written
+    assert ("aside" in result) != written  # and why not
 
 
 def test_an_appendix_stays_until_its_arms_change(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from common.engine.comparison import evidence
 from common.engine.comparison.dependencies import GPU_KERNELS, RECORDS, SEVERAL_PROCESSES
 from common.engine.comparison.evidence import age, changed_files, freshness, stale_projects
 from common.engine.comparison.pages import COLOURS, WORDS, Row, counts, evidence_picture
-from common.engine.comparison.runs import PlannedRun
+from common.engine.comparison.runs import PlannedRun, baseline_files
 from common.engine.comparison.schema import Comparison
 from common.kernels.pair import info_nce, pair_softplus, pair_stats
 from common.kernels.sharded import plan
@@ -134,11 +134,39 @@ def test_what_makes_it_stale(published):
         {"claims": ["b > a"]},
         {"claims": [{"claim": "a > b", "at_least": 0.1}]},
         {"baselines": ["chance"]},
+        {"metric": "other"},
+        {"direction": "min"},
+        {"margin": 0.5},
+        {
+            "claims": [
+                {"claim": "a > b", "not_testable": {"reason": "x", "metric": "score", "below": 9.0}}
+            ]
+        },
+        {"claims": [{"claim": "a > b", "published": [2.0, 1.0]}]},
     ):
         changed = dataclasses.replace(spec, **change)
         assert freshness("dcl", changed, result) == "stale: compare.yaml changed", change
+    baselines = {**result, "baseline_files": {"projects/dcl/baselines.py": "0"}}
+    assert freshness("dcl", spec, baselines) == "stale: projects/dcl/baselines.py changed"
     result["arms"]["a"]["config_hash"] = "0"
     assert freshness("dcl", spec, result) == "stale: config changed"
+
+
+def test_a_result_of_before_its_rules_were_recorded_is_asked_for_what_it_has(published):
+    spec, result = published
+    old = {k: v for k, v in result.items() if k not in ("bounds", "baseline_files")}
+    old["claims"] = [{k: v for k, v in claim.items() if k != "rule"} for claim in result["claims"]]
+    assert freshness("dcl", spec, old) == "fresh"
+    assert (
+        freshness("dcl", dataclasses.replace(spec, metric="other"), old)
+        == "stale: compare.yaml changed"
+    )
+
+
+def test_baselines_have_files_of_their_own():
+    files = baseline_files("dcl", Comparison(arms={"a": {}}, baselines=["untrained"]))
+    assert "projects/dcl/baselines.py" in files
+    assert baseline_files("dcl", Comparison(arms={"a": {}})) == {}
 
 
 def row(project, verdict="supported", state="fresh", minutes=1.0, **more):

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -59,7 +60,11 @@ def test_real_projects_reach_their_code_and_data_and_not_each_others():
         )
         assert "def run_task" not in found[ROOT / "common/engine/run.py"]
         mini = (ROOT / "configs" / project / "mini.yaml").read_text(encoding="utf-8")
-        assert data_files(found, project) or "made from the seed" in mini, project
+        data = data_files(found, project)
+        assert data or "made from the seed" in mini, project
+        named = set(re.findall(r"bundled:([\w.-]+)", mini))
+        models = {p.relative_to(ROOT).parts[2] for p in data if "models" in p.parts}
+        assert {n for n in named if (ROOT / "data/models" / n).is_dir()} <= models, project
     assert len({code_hash(project) for project in list_projects()}) == len(list_projects())
 
 
@@ -131,9 +136,18 @@ def test_baselines_depend_on_their_own_module(tree):
     assert tree("projects/p/baselines.py", "b = 2\n", "baselines")
 
 
-def test_a_config_can_name_data(tree):
-    assert tree("configs/p/mini.yaml", 'model: "bundled:others"\n')
+@pytest.mark.parametrize(
+    "name", ['"bundled:others"', "bundled:others", "{pretrained: bundled:others}"]
+)
+def test_a_config_can_name_data(tree, name):
+    assert tree("configs/p/mini.yaml", f"model: {name}\n")
     assert tree("data/others/a.txt", "two")
+
+
+def test_a_longer_name_is_not_it(tree):
+    assert not tree("data/others/a.txt", "two")
+    tree("configs/p/mini.yaml", "model: bundled:others-large\n")
+    assert not tree("data/others/a.txt", "three")
 
 
 CODE = """

@@ -10,7 +10,7 @@ import pytest
 
 from common.config import ROOT, UserError, to_yaml
 from common.engine import verbs
-from common.engine.comparison import results
+from common.engine.comparison import judge, results
 from common.engine.comparison.runs import PlannedRun
 from common.engine.comparison.spec import read_comparison
 from common.engine.renewal import earlier, published
@@ -116,7 +116,8 @@ def repository(tmp_path, monkeypatch):
     git(root, "commit", "-qm", "published")
     (root / "code.py").write_text("now")
     git(root, "commit", "-qam", "later")
-    monkeypatch.setattr(earlier, "ROOT", root)
+    for module in (earlier, judge):
+        monkeypatch.setattr(module, "ROOT", root)
     return root
 
 
@@ -127,8 +128,33 @@ def test_the_code_is_that_of_the_commit_that_published(repository, tmp_path):
     assert (tmp_path / "tree/code.py").read_text() == "then"
     with pytest.raises(UserError, match="no commit at hand wrote results/nothing.json"):
         earlier.published_by("nothing")
+    assert earlier.commit_of("HEAD~1") == commit  # the result names a commit, whatever was typed
     with pytest.raises(UserError, match="VERIFY=typo: not a commit"):
-        earlier.copy_tree("typo", tmp_path / "other")
+        earlier.commit_of("typo")
+
+
+def test_a_shallow_clone_does_not_know_who_published(repository, tmp_path, monkeypatch):
+    shallow = tmp_path / "shallow"
+    git(tmp_path, "clone", "-q", "--depth", "1", f"file://{repository}", str(shallow))
+    assert git(
+        shallow, "log", "-1", "--format=%H", "--", f"results/{PROJECT}.json"
+    )  # git names its only commit
+    for module in (earlier, judge):
+        monkeypatch.setattr(module, "ROOT", shallow)
+    with pytest.raises(UserError, match="whole history"):
+        earlier.published_by(PROJECT)
+    assert judge.design_commit(PROJECT, "mini")["design_commit"] is None
+
+
+def test_two_commands_do_not_share_a_copy(tmp_path):
+    with (
+        earlier._alone(tmp_path / "runs/.code-1"),
+        pytest.raises(UserError, match="another command works with"),
+        earlier._alone(tmp_path / "runs/.code-1"),
+    ):
+        pass
+    with earlier._alone(tmp_path / "runs/.code-1"):
+        pass
 
 
 def stub_tree(root, code=CODE, text="trainer:\n  max_steps: 5\n"):

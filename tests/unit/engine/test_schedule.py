@@ -1,5 +1,6 @@
 """Processes of a comparison: threads, priority, failures, resumption, and their end."""
 
+import errno
 import fcntl
 import json
 import os
@@ -105,10 +106,23 @@ def test_a_run_that_another_process_works_on_is_waited_for(tmp_path):
     run.path.mkdir()
     with (run.path / "log.txt").open("ab") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
+        run.code = "01d"  # of code that has changed: not looked at as long as it waits
         assert run.start(1) is None
+        run.code = "c0de"
         (run.path / "metrics.json").write_text("{}")
         run_all([run], 1)
     assert "started twice" not in (run.path / "log.txt").read_text()
+
+
+def test_a_file_system_without_locks_is_worked_on(tmp_path, monkeypatch):
+    """Every lock failed there, so the queue waited for a process that did not exist."""
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    run_all([Script(tmp_path, "a")], 1)
+    assert (tmp_path / "a/metrics.json").exists()
 
 
 def test_code_that_has_changed_since_is_not_run_under_the_old_name(tmp_path):

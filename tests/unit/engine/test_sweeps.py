@@ -217,6 +217,24 @@ def test_a_continued_study_draws_new_points(tmp_path, program):
     assert len({t.params["optim.lr"] for t in one.study.get_trials()}) == 4
 
 
+def test_two_commands_draw_different_points(tmp_path):
+    space = {"space": {"optim.lr": {"low": 1e-4, "high": 1.0, "log": True}}, "trials": 8}
+    for kind in ("random", "tpe"):
+        opened = [
+            studies(tmp_path / kind, arms=("a",), sampler=kind, **space)[1][0] for _ in range(2)
+        ]
+        drawn = [one.ask().params["optim.lr"] for _ in range(3) for one in opened]
+        assert len(set(drawn)) == 6
+
+
+def test_other_code_begins_a_study_anew(tmp_path, monkeypatch):
+    _, (one,) = studies(tmp_path, arms=("a",))
+    monkeypatch.setattr(study_module, "code_hash", lambda _: "01d")
+    _, (other,) = studies(tmp_path, arms=("a",))
+    assert one.key != other.key
+    assert one.run_of(one.ask()).path != other.run_of(other.ask()).path
+
+
 def test_commands_that_begin_at_once_share_one_database_and_its_points(tmp_path):
     """Without the lock, the second finds tables half made, and each of them asks for the whole grid."""
     gate = threading.Barrier(4)

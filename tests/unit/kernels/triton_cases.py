@@ -69,6 +69,26 @@ from tests.unit.kernels.triton_compare import (
 TILE = TileConfig(32, 64, 64, 1, 1)
 
 
+def _distilled() -> Errors:
+    """The teacher's targets sum to 1 whatever the student's products are rounded to."""
+    from common.losses.functional.soft import distillation
+
+    return compare_api(
+        lambda x, b: (
+            distillation(
+                *x[:2],
+                x[0].flip(1),
+                x[1].flip(1),
+                x[2],
+                60.0,
+                relative=True,
+                backend=b,
+                precision="half",
+            ).loss
+        )
+    )
+
+
 def _api_cases() -> dict[str, Callable[[], Errors]]:
     from common.kernels.pair import info_nce, pair_softplus
     from common.kernels.specs.weights import nt_xent_spec
@@ -275,6 +295,7 @@ def all_cases() -> dict[str, dict[str, Callable[[], Any]]]:
         "siglip": lambda: compare_softplus(
             problem(Diagonal(), m=N, precision="half"), None, torch.rand(N)
         ),
+        "distillation": _distilled,
     }
     fp32["tf32"] = lambda: compare(problem(Diagonal(), columns=True, precision="tf32"))
     return {

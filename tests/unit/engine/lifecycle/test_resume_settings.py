@@ -121,6 +121,7 @@ def test_latest_is_neither_a_baseline_nor_a_run_of_a_comparison(toy, tmp_path):
     """They finish after the method's run, and are of an arm that it is compared with, or of nothing trained."""
     toy("run_id=b")
     toy("run_id=compare-large-seed7-c0ffee00")
+    toy("run_id=earlier-compare-large-seed7-c0ffee00")
     baseline = toy("run_id=base")
     (baseline / "meta.json").write_text(json.dumps({**meta(baseline), "baseline": "constant"}))
     cfg = load(tests.toy.Config, "toy", "smoke", [f"runs_dir={tmp_path / 'runs'}"])
