@@ -101,6 +101,41 @@ def stand_in(pretrained: str, sizes: Mapping[str, dict[str, Any]]) -> dict[str, 
     return sizes[pretrained]
 
 
+def load_filled(kind: Any, ref: PretrainedRef, model_type: str) -> Any:
+    """A transformers model of one kind in float32 and training mode; refuses weights that do not fill it.
+
+    Args:
+        kind: class of the library, such as `transformers.WhisperModel`.
+        ref: a folder or a Hugging Face id.
+        model_type: what the configuration there has to say.
+
+    Raises:
+        UserError: weights that cannot be had, of another kind, or that leave tensors at random.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    place, local = str(ref.path or ref.name), ref.path is not None or is_offline()
+    with loading(ref):
+        found = AutoConfig.from_pretrained(place, local_files_only=local).model_type
+        if found != model_type:
+            raise UserError(
+                f"pretrained={ref.spec!r} is a model of kind {found}; {model_type} is needed"
+            )
+        model, info = kind.from_pretrained(
+            place, dtype=torch.float32, output_loading_info=True, local_files_only=local
+        )
+    # the vector of masked frames is drawn anew where fine-tuned weights lack it; it is not used here
+    lost = [key for key in info["missing_keys"] if not key.endswith("masked_spec_embed")]
+    lost += [str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]]
+    if lost:
+        raise UserError(
+            f"pretrained={ref.spec!r} does not fill {kind.__name__}: {len(lost)} tensors such as "
+            f"{sorted(lost)[0]} would start at random"
+        )
+    return model.train()  # from_pretrained switches dropout off, and Lightning keeps modes
+
+
 def is_offline() -> bool:
     """True if the environment forbids downloads (``HF_HUB_OFFLINE`` or ``TRANSFORMERS_OFFLINE``)."""
     return any(os.environ.get(name, "0").lower() not in ("", "0", "false") for name in _OFFLINE)

@@ -14,7 +14,7 @@ from common import __version__
 from common.config import ExperimentConfig, UserError, load, nearest
 from common.engine import checkpoint as ckpt
 from common.engine.callbacks import seed_all, step_seed
-from common.engine.experiment import Experiment, M
+from common.engine.experiment import Experiment, M, Requirement
 from common.engine.lifecycle import launch
 from common.engine.lifecycle.find import find_finished, find_unfinished
 from common.engine.lifecycle.fit import fit_stages
@@ -166,9 +166,31 @@ def load_module(experiment: Experiment[M], path: Path) -> M:
         raise UserError(f"no checkpoint or exported folder at {path}")
     if path.is_dir():
         return experiment.load_export(path)
-    module = experiment.plan().module()
+    plan = experiment.plan()
+    _check_tokenizers(plan.requirements, path)
+    module = plan.module()
     ckpt.load_weights(module, path)
     return module
+
+
+def _check_tokenizers(needed: Sequence[Requirement], path: Path) -> None:
+    """Refuse a checkpoint whose Hugging Face weights are not at hand.
+
+    The checkpoint has their tensors and not their tokenizer or preprocessor: a plan would build one of its own in
+    their place, for sizes, which fits the checkpoint and reads every text otherwise.
+    """
+    for one in needed:
+        name = one.name.removeprefix("weights: ")
+        named = name != one.name and name.partition(":")[0] not in (
+            "open_clip",
+            "timm",
+            "torchvision",
+        )
+        if named and not one.present:
+            raise UserError(
+                f"{path} reads its inputs with the files of {name}, which are not on this machine: "
+                f"{one.hint} ({one.location}), or open the exported folder, which has them"
+            )
 
 
 def module_of_run(experiment: Experiment[M], run: Path) -> M:

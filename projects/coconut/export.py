@@ -6,12 +6,15 @@ import torch
 from torch import Tensor
 
 from common.data.speech.sources import SAMPLE_RATES, num_train
+from common.encoders.pretrained import resolve_pretrained
+from common.encoders.speech.speech_to_text import SpeechToText, build_speech_to_text
+from common.encoders.text.tower import load_config
 from common.engine.experiment import Plan
 from common.export.recognizer import Recognizer, save_recognizer
 from projects.coconut.config import Config
 from projects.coconut.data import build_tokenizer, data_present, requirements
 from projects.coconut.module import Coconut
-from projects.coconut.network import build_network, network_options
+from projects.coconut.network import network_options
 from projects.coconut.stages import Task
 
 
@@ -45,6 +48,14 @@ def embed(cfg: Config, module: Coconut) -> dict[str, Tensor]:
     return {name: x.float().cpu() for name, x in found.items()}
 
 
+def bare_network(cfg: Config, vocab_size: int) -> SpeechToText:
+    """The network without weights, in the architecture of those that it begins with, as far as they are here."""
+    options, own = network_options(cfg, vocab_size), cfg.model.pretrained
+    if own != "random" and resolve_pretrained(own, require=False).present:
+        options["wav2vec2"] = load_config(own).to_dict()
+    return build_speech_to_text(**options)
+
+
 def plan(cfg: Config) -> Plan[Coconut]:
     """What `make check` reports on, also without data and weights on disk."""
 
@@ -52,7 +63,7 @@ def plan(cfg: Config) -> Plan[Coconut]:
         ready = data_present(cfg)
         size = len(build_tokenizer(cfg)) if ready else cfg.data.vocab_size
         num_test = len(Task(cfg).test.spoken) if ready else 0
-        network = build_network(cfg, size, pretrained="random")
+        network = bare_network(cfg, size)
         return Coconut(cfg, network, cfg.num_tasks - 1, num_test=num_test)
 
     def forward(module: Coconut, batch_size: int) -> Tensor:

@@ -11,7 +11,7 @@ from common.config import UserError
 from common.data.code.lexer import INNER_BORDERS
 from common.data.code.types import TYPES, type_token
 from common.encoders.text.sentence import SentenceEncoder
-from common.encoders.text.template import TEXT, add_template
+from common.encoders.text.template import TEXT, add_template, general_tokenizer
 from common.export.sentence_transformers import (
     load_sentence_transformers,
     save_sentence_transformers,
@@ -76,25 +76,13 @@ def prepare_encoder(encoder: SentenceEncoder, model: ModelConfig) -> SentenceEnc
         tokenizer.add_special_tokens({"additional_special_tokens": [model.prefix]})
         add_template(tokenizer, f"{model.prefix}{tokenizer.sep_token}{TEXT}")
     if model.split_identifiers or model.prefix is not None:
-        encoder.tokenizer = tokenizer = _as_it_is(tokenizer)
+        encoder.tokenizer = tokenizer = general_tokenizer(tokenizer)
     if model.type_tokens:
         tokenizer.add_tokens([AddedToken(type_token(name), normalized=False) for name in TYPES])
         transformer = encoder.tower.model
         if len(tokenizer) > transformer.get_input_embeddings().num_embeddings:  # type: ignore[operator]
             transformer.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return encoder
-
-
-def _as_it_is(tokenizer: Any) -> Any:
-    """The same tokenizer in the general class: those of models restore their own rules when they are read."""
-    from transformers import PreTrainedTokenizerFast
-
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer.backend_tokenizer,
-        model_max_length=tokenizer.model_max_length,
-        padding_side=tokenizer.padding_side,
-        **tokenizer.special_tokens_map,
-    )
 
 
 def encode_queries(

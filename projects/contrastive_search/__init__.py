@@ -48,4 +48,4 @@ def load(folder: "Path") -> "LanguageModel":
     """The language model of an exported folder."""
     from common.decoding.language_model import LanguageModel
 
-    return LanguageModel.from_pretrained(str(folder))
+    return LanguageModel.from_pretrained(str(folder), device="cpu")

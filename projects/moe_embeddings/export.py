@@ -22,7 +22,7 @@ from common.encoders.state_dict import load_state_dict_file
 from common.encoders.text.language_models.causal import merge_lora
 from common.encoders.text.mixture_of_experts import MixtureOfExperts, feed_forwards
 from common.encoders.text.sentence import SentenceEncoder
-from common.encoders.text.template import special_tokens
+from common.encoders.text.template import general_tokenizer, special_tokens
 from common.encoders.text.tower import TextTower, load_tokenizer, quiet
 from common.export.files import write_files, write_json, write_tensors
 from common.export.sentence_transformers import save_sentence_transformers, write_modules
@@ -97,6 +97,7 @@ def save_domain(encoder: DomainEncoder, number: int, folder: Path) -> Path:
     tokenizer = copy.deepcopy(encoder.tokenizer)
     if layout.domain_tokens:
         begin_with(tokenizer, domain_token(layout.domains[number]))
+        tokenizer = general_tokenizer(tokenizer)
     cls = isinstance(pooler, ClsPooler)
     tower = TextTower(dense_model(encoder, number), "cls_before_pooler" if cls else "avg")  # type: ignore[arg-type]
     plain = SentenceEncoder(tower, tokenizer, max_length=layout.max_length)

@@ -93,11 +93,17 @@ def plan(cfg: Config) -> Plan[OneToK]:
                 total = total + net.match(states[:batch_size], mask[:batch_size], tokens).sum()
         return total
 
-    dry, sizes = cfg, stand_in(cfg.model.text_pretrained, ARCHITECTURES)
-    if sizes is not None:
+    def module() -> OneToK:
+        """Sizes; off the meta device a run is opened again, around the export that it began with."""
+        if torch.get_default_device().type != "meta":
+            return starting_module(cfg, OneToK)
+        sizes = stand_in(cfg.model.text_pretrained, ARCHITECTURES)
+        if sizes is None:
+            return OneToK(cfg)
         model = replace(cfg.model, text_pretrained="random", text_config=sizes)
-        dry = replace(cfg, model=model)
-    return Plan(lambda: OneToK(dry), num_samples(cfg), forward, requirements(cfg))
+        return OneToK(replace(cfg, model=model))
+
+    return Plan(module, num_samples(cfg), forward, requirements(cfg))
 
 
 def num_samples(cfg: Config) -> int:

@@ -129,6 +129,18 @@ def build_clip(model: ClipConfig, image_size: int) -> OpenClipDualEncoder:
     return encoder.eval()
 
 
+def prepare_as_trained(encoder: OpenClipDualEncoder, pretrained: str) -> None:
+    """Read pictures as the weights of an ``open_clip:<model>/<tag>`` do, which need not be here."""
+    from open_clip.pretrained import get_pretrained_cfg
+
+    name, _, tag = pretrained.removeprefix("open_clip:").partition("/")
+    own = get_pretrained_cfg(name, tag)
+    encoder.image_mean = tuple(own.get("mean") or encoder.image_mean)
+    encoder.image_std = tuple(own.get("std") or encoder.image_std)
+    encoder.interpolation = own.get("interpolation") or encoder.interpolation
+    encoder.resize_mode = own.get("resize_mode") or encoder.resize_mode
+
+
 def new_phi(options: HostConfig, encoder: OpenClipDualEncoder, width: int) -> nn.Module:
     """Phi of the config's host, with the weights of a checkpoint if one is named."""
     kind: PhiKind = "relu" if options.host == "pic2word" else "gelu"

@@ -33,8 +33,8 @@ def export(cfg: Config, module: ComposedModule, folder: Path) -> None:
     composer.student.write_to(encoder.model)
     try:
         save_open_clip(
-            encoder, folder, log_scale=encoder.log_scale, mean=encoder.image_mean,
-            std=encoder.image_std,
+            encoder, folder, log_scale=encoder.log_scale, mean=encoder.image_mean, std=encoder.image_std,
+            interpolation=encoder.interpolation, resize_mode=encoder.resize_mode,
         )  # fmt: skip
     finally:
         encoder.model.load_state_dict(own)

@@ -20,7 +20,7 @@ from common.engine.experiment import (
     weights_requirement,
 )
 from common.engine.lifecycle.kept_weights import keep_weights, kept_path
-from projects.rtd.composer import Composer, build_composer
+from projects.rtd.composer import Composer, build_composer, prepare_as_trained
 from projects.rtd.config import Config
 from projects.rtd.data import (
     HiddenCaptions,
@@ -173,15 +173,21 @@ def plan(cfg: Config) -> Plan[ComposedModule]:
 
 
 def bare_composer(cfg: Config) -> Composer:
-    """The composer without weights, for sizes."""
+    """The composer without weights, for sizes, and to take those of a checkpoint."""
     from dataclasses import replace
 
     model = cfg.model
-    if model.pretrained.startswith("open_clip:"):
+    named = model.pretrained.startswith("open_clip:")
+    if named:
         name = model.pretrained.removeprefix("open_clip:").split("/")[0]
         model = replace(model, open_clip=name, pretrained="random")
     host = replace(cfg.phi, weights=None)
-    return build_composer(model, host, cfg.data.image_size, cfg.rtd.template)
+    composer = build_composer(
+        model, host, cfg.data.image_size, cfg.rtd.template, l2_normalize=cfg.rtd.l2_normalize
+    )
+    if named:  # pictures are read as those weights were trained
+        prepare_as_trained(composer.encoder, cfg.model.pretrained)
+    return composer
 
 
 def num_samples(cfg: Config) -> int:

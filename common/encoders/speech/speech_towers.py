@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.encoders.pretrained import loading, resolve_pretrained
+from common.encoders.pretrained import load_filled, resolve_pretrained
 from common.encoders.sinusoidal import sinusoidal_positions
 
 _FLOOR = 1e-6  # of the mel power before the logarithm
@@ -224,6 +224,4 @@ def wav2vec2_encoder(pretrained: str, config: dict[str, Any] | None = None) -> W
         return Wav2Vec2Encoder(Wav2Vec2Model(Wav2Vec2Config(**(config or {}))))
     if ref.kind not in ("folder", "huggingface"):
         raise UserError(f"pretrained={pretrained!r}: wav2vec 2.0 needs a folder or an id")
-    ref = resolve_pretrained(pretrained)
-    with loading(ref):
-        return Wav2Vec2Encoder(Wav2Vec2Model.from_pretrained(str(ref.path or ref.name)))
+    return Wav2Vec2Encoder(load_filled(Wav2Vec2Model, resolve_pretrained(pretrained), "wav2vec2"))

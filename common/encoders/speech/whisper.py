@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.encoders.pretrained import loading, resolve_pretrained
+from common.encoders.pretrained import load_filled, resolve_pretrained
 
 SAMPLE_RATE, WINDOW, HOP = 16000, 400, 160
 
@@ -90,6 +90,6 @@ def whisper_tower(pretrained: str, config: dict[str, Any] | None = None) -> Whis
             raise UserError(f"Whisper encoder: {error}") from error
     if ref.kind not in ("folder", "huggingface"):
         raise UserError(f"pretrained={pretrained!r}: Whisper needs a folder or an id")
-    ref = resolve_pretrained(pretrained)
-    with loading(ref):
-        return WhisperTower(WhisperModel.from_pretrained(str(ref.path or ref.name)).encoder)
+    return WhisperTower(
+        load_filled(WhisperModel, resolve_pretrained(pretrained), "whisper").encoder
+    )

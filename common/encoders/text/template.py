@@ -115,3 +115,19 @@ def _write_around(tokenizer: Any, around: Mapping[str, list[int]]) -> None:
             if ids
         ],
     )
+
+
+def general_tokenizer(tokenizer: Any) -> Any:
+    """The same fast tokenizer in the general class: those of models restore their own template when they are read.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer.backend_tokenizer,
+        model_max_length=tokenizer.model_max_length,
+        padding_side=tokenizer.padding_side,
+        **tokenizer.special_tokens_map,
+    )

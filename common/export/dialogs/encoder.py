@@ -120,7 +120,9 @@ def load_dialog_encoder(folder: str | Path, attention: str = "auto") -> tuple[Di
         tensors = load_file(folder / TABLES)
         role, turn, cls_row = (tensors.pop(name) for name in ("role", "turn", "cls"))
         with quiet():
-            model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True, add_pooling_layer=False, **chosen)  # fmt: skip
+            model, info = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True, add_pooling_layer=False, output_loading_info=True, **chosen)  # fmt: skip
+            if lost := sorted(info["missing_keys"]):
+                raise UserError(f"{len(lost)} tensors such as {lost[0]} are missing")
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         old, cls_id = model.embeddings, int(tokenizer.cls_token_id)
         with torch.no_grad():

@@ -88,6 +88,18 @@ def test_item_10_wav2vec_feature_extractor_is_frozen_the_rest_trains(tmp_path):
     assert torch.equal(one, two)
 
 
+def test_a_run_from_named_weights_is_opened_in_their_architecture(tmp_path):
+    """Of weights that are not wav2vec 2.0's base, it had the base's sizes."""
+    encoder = module_of(
+        f"model.wav2vec2={json.dumps(TINY_WAV2VEC)}", "model.encoder=wav2vec2"
+    ).network.encoder
+    encoder.model.save_pretrained(tmp_path)
+    words = ["model.encoder=wav2vec2", f"model.pretrained={tmp_path}"]
+    trained, opened = module_of(*words), build(config(*words)).plan().module()
+    opened.network.encoder.load_state_dict(trained.network.encoder.state_dict())
+    assert trained.network.encoder.model.training  # its dropout acts in training
+
+
 def test_item_15_the_intent_is_generated_text_and_nothing_grows_with_the_tasks():
     """Item 15: the same parameters in every task; the output is a token sequence."""
     sizes = [sum(p.numel() for p in module_of(task=t).network.parameters()) for t in (0, 1, 2)]

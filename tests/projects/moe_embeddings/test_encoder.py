@@ -190,6 +190,22 @@ def test_export_reloads_with_equal_vectors(words, tmp_path):
         load_encoder(tmp_path)
 
 
+def test_a_domain_keeps_its_token_in_a_tokenizer_of_a_class_with_a_template(tmp_path):
+    """BertTokenizer puts its own [CLS] back when it is read."""
+    encoder = shaken(
+        encoder_of(
+            "model.pretrained=bundled:text-encoder", "model.config=null", "model.tokenizer=null"
+        )
+    )
+    save_encoder(encoder, tmp_path)
+    for name, number in (("red", 0), ("blue", 1)):
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "experts" / name)
+        ids = tokenizer(TEXTS, padding=True, return_tensors="pt")["input_ids"]
+        number = encoder.layout.domains.index(name)
+        assert ids[:, 0].tolist() == [encoder.token_ids[number]] * len(TEXTS)
+        assert int(ids[0, 1]) == encoder.tokenizer(TEXTS[0])["input_ids"][1]
+
+
 @pytest.mark.parametrize("words", [[], [MODERNBERT, "model.layers=middle"]], ids=["bert", "modernbert"])  # fmt: skip
 def test_a_domain_is_a_plain_model_for_other_libraries(words, tmp_path):
     """One folder per expert: transformers alone gives the vectors, text in, no word about domains."""

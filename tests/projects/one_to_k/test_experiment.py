@@ -20,7 +20,9 @@ from projects.one_to_k.baselines import constant_text, random_ranking, untrained
 from projects.one_to_k.data import EvalSet, build_tokenizer, evaluation_sets, validation_set
 from projects.one_to_k.evaluate import ranks_of, save_items, table
 from projects.one_to_k.export import Retriever
+from projects.one_to_k.module import OneToK
 from projects.one_to_k.stages import embed, requirements
+from projects.one_to_k.start import starting_module
 from tests.cards import run_card
 from tests.projects.one_to_k.conftest import PLAIN, batch_of, config, module_of
 from tests.projects.one_to_k.test_data import benchmark_files, picture, wit_files
@@ -297,9 +299,17 @@ def test_the_untrained_row_of_fine_tuning_is_the_export_that_it_starts_from(tmp_
     assert metrics["mrv_std"] != expected["mrv_std"]
     (needed,) = requirements(cfg)
     assert (needed.location, needed.present) == (f"{tmp_path}/export", True)
+    opened = (
+        build(cfg).plan().module()
+    )  # takes a run's weights: the export that it began with, not its sizes
+    assert opened.network.options == starting_module(cfg, OneToK).network.options
     cfg.model.window = 4
-    with pytest.raises(UserError, match="only Swin"):
-        untrained_model(cfg, Workspace(ROOT / "unused"))
+    for begin in (
+        lambda: untrained_model(cfg, Workspace(ROOT / "unused")),
+        build(cfg).plan().module,
+    ):
+        with pytest.raises(UserError, match="only Swin"):
+            begin()
 
 
 def test_item_18_folds_are_searched_on_their_own():

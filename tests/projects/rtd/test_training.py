@@ -22,7 +22,7 @@ from common.engine.check import inspect
 from common.engine.run import train
 from common.engine.workspace import Workspace
 from projects.rtd import build
-from projects.rtd.composer import ClipText, Composer, load_phi, new_phi
+from projects.rtd.composer import ClipText, Composer, load_phi, new_phi, prepare_as_trained
 from projects.rtd.config import Config
 from projects.rtd.data import Inverted, text_noise
 from projects.rtd.export import export, load_export
@@ -282,6 +282,22 @@ def test_the_export_opens_in_open_clip_with_equal_texts_and_the_old_images(tmp_p
     (tmp_path / "phi.json").unlink()
     with pytest.raises(UserError, match="make export"):
         load_export(cfg, tmp_path)
+
+
+def test_a_run_that_is_opened_again_reads_pictures_and_phi_as_it_was_trained(tmp_path):
+    """The module that takes a run's weights had CLIP's defaults in place of the config's and the tag's."""
+    trained = composer_of(config("rtd.l2_normalize=true"))
+    composer = build(config("rtd.l2_normalize=true")).plan().module().composer
+    assert composer.l2_normalize is trained.l2_normalize is True
+    encoder, names = trained.encoder, ("image_mean", "image_std", "interpolation", "resize_mode")
+    encoder.interpolation, encoder.resize_mode = "bilinear", "squash"
+    export(config(), RTD(config(), trained), tmp_path)
+    again = load_export(config(), tmp_path).composer
+    assert [getattr(again.encoder, n) for n in names] == [getattr(encoder, n) for n in names]
+    assert again.l2_normalize
+    prepare_as_trained(encoder, "open_clip:ViT-SO400M-14-SigLIP-384/webli")
+    own = open_clip.get_pretrained_cfg("ViT-SO400M-14-SigLIP-384", "webli")
+    assert [getattr(encoder, n) for n in names] == [own[n.removeprefix("image_")] for n in names]
 
 
 def test_search_on_own_files(tmp_path):

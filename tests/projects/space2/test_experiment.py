@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from common.config import UserError, config_names, load
@@ -132,6 +133,18 @@ def test_an_export_opens_in_transformers_with_equal_outputs(run, tmp_path):
     torch.testing.assert_close(again.encode(texts), network.encode(network.texts.texts(texts)))
     assert as_bert(network.encoder).config.type_vocab_size == 32
     assert not [p for p in tmp_path.iterdir() if p.suffix in (".bin", ".pt", ".ckpt")]
+    tensors = load_file(tmp_path / "model.safetensors")
+    lost = next(k for k in tensors if k.endswith("layer.0.intermediate.dense.weight"))
+    save_file(
+        {k: v for k, v in tensors.items() if k != lost},
+        tmp_path / "model.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.raises(
+        UserError, match=f"1 tensors such as .*{lost} are missing"
+    ):  # they were drawn at random
+        load_model(tmp_path)
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     (tmp_path / "dialog.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match="damaged"):
         load_model(tmp_path)

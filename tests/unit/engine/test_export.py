@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from common.config import UserError
 from common.engine import run, workspace
+from common.engine.experiment import Requirement
 from common.export.files import write_json
 from common.export.open_clip import final
 from common.models import ABOUT, about
@@ -40,6 +42,31 @@ def test_a_checkpoint_is_exported_beside_it_under_its_own_name(weights):
     assert about(folders[0]).overrides == ("model.dropout=0.3",)
     assert export(weights) == folders[0]  # an export of ours is replaced
     assert not list(weights.parent.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("name", "present", "refused"),
+    [
+        ("weights: bert-base-uncased", False, True),
+        ("weights: bert-base-uncased", True, False),
+        ("weights: open_clip:ViT-B-32/openai", False, False),  # all that it needs is in the library
+        ("data: NLI", False, False),
+    ],
+)
+def test_a_run_whose_tokenizer_is_not_here_is_not_opened_with_another(
+    weights, monkeypatch, name, present, refused
+):
+    """A plan builds a stand-in for absent weights, whose sizes fit and whose tokenizer is made up."""
+    experiment = run.prepare("toy", "smoke", [])[1]
+    needs = Requirement(name, "there", present, "download it once")
+    planned = replace(experiment, plan=lambda: replace(experiment.plan(), requirements=(needs,)))
+    if refused:
+        with pytest.raises(
+            UserError, match=r"with the files of bert-base-uncased, .* download it once \(there\)"
+        ):
+            run.load_module(planned, weights)
+    else:
+        assert run.load_module(planned, weights) is not None
 
 
 def test_what_is_no_export_is_in_the_way(weights, monkeypatch):

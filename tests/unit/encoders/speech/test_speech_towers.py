@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from common.config import UserError
@@ -14,6 +15,7 @@ from common.encoders.speech.speech_towers import (
     frame_mask,
     wav2vec2_encoder,
 )
+from common.encoders.speech.whisper import whisper_tower
 
 
 def sounds():
@@ -66,14 +68,16 @@ def test_spec_augment_masks_in_training_only_and_each_row_differently():
     assert torch.equal(augment.eval()(frames), frames)
 
 
+SMALL = {
+    "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "intermediate_size": 32, "conv_dim": [8, 8], "conv_stride": [5, 4],
+    "conv_kernel": [10, 8], "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2, "feat_extract_norm": "layer",
+}  # fmt: skip
+
+
 def test_wav2vec_takes_true_lengths():
-    config = {
-        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "intermediate_size": 32, "conv_dim": [8, 8], "conv_stride": [5, 4],
-        "conv_kernel": [10, 8], "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 4,
-        "num_conv_pos_embedding_groups": 2, "feat_extract_norm": "layer",
-    }  # fmt: skip
-    encoder = wav2vec2_encoder("random", config).eval()
+    encoder = wav2vec2_encoder("random", SMALL).eval()
     assert encoder.masked
     assert encoder.model.config.layerdrop == 0
     x, lengths = sounds()
@@ -87,6 +91,30 @@ def test_wav2vec_takes_true_lengths():
     assert not encoder.train().model.feature_extractor.training
     with pytest.raises(UserError, match="needs a folder or an id"):
         wav2vec2_encoder("torchvision:resnet18")
+
+
+def test_weights_fill_the_encoder_or_are_refused(tmp_path):
+    """They began at random where their names or their kind were others, with a table in the log."""
+    with pytest.raises(UserError, match="is a model of kind bert; wav2vec2 is needed"):
+        wav2vec2_encoder("bundled:text-encoder")
+    with pytest.raises(UserError, match="is a model of kind bert; whisper is needed"):
+        whisper_tower("bundled:text-encoder")
+    model = wav2vec2_encoder("random", SMALL).model.half()
+    model.save_pretrained(tmp_path)
+    found = wav2vec2_encoder(str(tmp_path))
+    assert found.model.dtype == torch.float32  # whatever the file has
+    assert found.model.training
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(
+        {k: v for k, v in tensors.items() if "intermediate_dense.weight" not in k},
+        tmp_path / "model.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.raises(
+        UserError,
+        match=r"does not fill Wav2Vec2Model: 1 tensors such as .*intermediate_dense.weight would start at random",
+    ):
+        wav2vec2_encoder(str(tmp_path))
 
 
 def test_positions_are_sines_and_cosines():
