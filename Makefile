@@ -7,7 +7,7 @@ override define NEWLINE
 
 
 endef
-override OWN   := PROJECT CONFIG PYTHON TASK RUN CKPT SEEDS JOBS ARMS ONLY PLAN VERIFY BASELINE SLUG TRIALS WANDB KERNEL EVAL ARGS TIMES BUDGETS ENTITY DRY WHERE A B YES
+override OWN   := ARM PROJECT CONFIG PYTHON TASK RUN CKPT SEEDS JOBS ARMS ONLY PLAN VERIFY BASELINE SLUG TRIALS WANDB KERNEL EVAL ARGS TIMES BUDGETS ENTITY DRY WHERE A B YES
 override TYPED := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v)))
 $(foreach v,$(TYPED),$(if $(findstring $(NEWLINE),$(value $v)),$(error the value of $v has a line break)))
 $(foreach v,$(TYPED) $(OWN),$(if $(filter command environment,$(origin $v)),$(eval override $v := $$(value $v))))
@@ -20,7 +20,7 @@ override yes    = $(filter 1 yes true,$1)
 override TAKES-list :=
 override TAKES-show := PROJECT CONFIG
 override TAKES-check := PROJECT CONFIG
-override TAKES-train := PROJECT CONFIG
+override TAKES-train := PROJECT CONFIG ARM
 override TAKES-eval := PROJECT CONFIG RUN CKPT BASELINE
 override TAKES-export := PROJECT CONFIG RUN CKPT
 override TAKES-compare := PROJECT PLAN VERIFY SEEDS JOBS ARMS ONLY
@@ -42,10 +42,13 @@ override TAKES-mutants := PROJECT ARGS
 override TAKES-bench := KERNEL ARGS
 override TAKES-docs := ARGS
 override TAKES-new-project := SLUG
+override VERBS := show check check-all train eval compare compare-all evidence sweep run runs diff prune dashboard report export smoke
+override PLAIN := help setup list test faults test-gpu gpu-check lint type imports bench mutants docs changelog new-project lock clean
+# before anything is begun: make would come to a word without a rule last
+$(foreach g,$(filter-out $(VERBS) $(PLAIN) .venv/%,$(MAKECMDGOALS)),$(error there is no target '$g': settings are typed as a.b=c, make help lists targets))
 override TAKEN := PYTHON EVAL $(foreach g,$(MAKECMDGOALS),$(TAKES-$g))
 $(foreach v,$(filter $(OWN),$(TYPED)),$(if $(filter $v,$(TAKEN)),,$(error make $(MAKECMDGOALS) takes no $v)))
-# other names are settings of a run, which these targets have none of
-override PLAIN := help setup list test faults test-gpu gpu-check lint type imports bench mutants docs changelog new-project lock clean
+# other names are settings of a run, which the plain targets have none of
 $(foreach v,$(filter-out $(OWN),$(TYPED)),$(if $(filter-out $(PLAIN),$(MAKECMDGOALS)),,$(if $(MAKECMDGOALS),$(error make $(MAKECMDGOALS) takes no $v))))
 
 PROJECT ?=
@@ -67,9 +70,7 @@ override STAMP := $(VENV)/.stamp-$(LOCK)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup list show check check-all train eval compare compare-all evidence sweep run runs diff prune \
-        dashboard report export smoke test faults test-gpu gpu-check lint type imports bench mutants docs changelog \
-        new-project lock clean
+.PHONY: $(PLAIN) $(VERBS)
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -96,8 +97,8 @@ check: $(STAMP) ## dry run: parameters, steps, memory, missing data: PROJECT= [C
 check-all: $(STAMP) ## every paper config: FLOPs, steps, memory, hours, needs; writes docs/cost.md
 	@$(CLI) check-all $(call split,$(PROJECT)) $(SETTINGS)
 
-train: $(STAMP) ## train and evaluate: PROJECT= [CONFIG=mini] [resume=latest] [a.b=c]
-	@$(CLI) train $(WHICH) $(SETTINGS)
+train: $(STAMP) ## train and evaluate: PROJECT= [CONFIG=mini | ARM=of compare.yaml] [resume=latest] [a.b=c]
+	@$(CLI) train $(call quoted,$(PROJECT)) $(if $(and $(ARM),$(filter file,$(origin CONFIG))),,$(call quoted,$(CONFIG))) $(SETTINGS) $(call option,arm,$(ARM))
 
 eval: $(STAMP) ## evaluation protocol: PROJECT= [CONFIG=] [RUN=latest | CKPT=path | BASELINE=name]
 	@$(CLI) eval $(WHICH) $(SETTINGS) $(call option,run,$(RUN)) $(call option,ckpt,$(CKPT)) $(call option,baseline,$(BASELINE))

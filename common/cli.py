@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common.completion import complete_words
-from common.config import ExperimentConfig, UserError, config_names, load, to_yaml
+from common.config import ExperimentConfig, UserError, config_names, load, nearest, to_yaml
 from common.registry import config_class, list_projects
 
 VERBS = {
@@ -42,6 +42,7 @@ VERBS = {
 TAKES = {
     "eval": {"run", "ckpt", "baseline"},
     "export": {"run", "ckpt"},
+    "train": {"arm"},
     "compare": {"seeds", "jobs", "arms", "only", "plan", "verify"},
     "compare-all": {"jobs"},
     "sweep": {"jobs", "trials", "arms", "wandb"},
@@ -123,6 +124,9 @@ def _parser() -> argparse.ArgumentParser:
         help="compare, sweep: comma-separated arms, or every one: 'full' ('all' where one is called full)",
     )
     parser.add_argument(
+        "--arm", default="", metavar="NAME", help="train: settings of an arm of compare.yaml"
+    )
+    parser.add_argument(
         "--only",
         default="",
         metavar="NAME",
@@ -187,6 +191,15 @@ def _dispatch(args: argparse.Namespace) -> int:
             f"{args.verb} takes no config: configs/{project}/{args.verb}.yaml names the one that it starts from"
         )
     config = words[1] if len(words) > 1 else _default_config(args.verb)
+    if args.arm:
+        if len(words) > 1:
+            raise UserError(
+                f"ARM={args.arm} is of configs/{project}/compare.yaml, which names its config: leave CONFIG out"
+            )
+        from common.engine.comparison.spec import arm_settings
+
+        config, own = arm_settings(project, args.arm, overrides)
+        overrides = [*own, *overrides]
     return _one_project(args, project, config, overrides)
 
 
@@ -302,6 +315,10 @@ def _runs_at_hand(args: argparse.Namespace) -> int:
     if len(words) > 1 and args.verb != "diff":
         raise UserError(f"{args.verb} takes one project: {' '.join(words)}")
     project = words[0] if words else None
+    if project is not None and args.verb != "diff":
+        projects = list_projects()
+        if project not in projects and not (folder / project).is_dir():
+            raise UserError(f"no project '{project}'{nearest(project, projects)}")
     if args.verb == "diff":
         verbs.diff(words[0], words[1], folder)
     elif args.verb == "runs":

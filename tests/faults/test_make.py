@@ -103,6 +103,25 @@ def test_what_a_target_does_not_read_is_refused(checkout, target, word):
     assert f"make {target} takes no {word.split('=')[0]}" in done.stderr
 
 
+def test_a_word_that_is_no_target_ends_it_before_anything_is_begun(checkout):
+    """`seed 3` in place of `seed=3` trained with the default seed and complained afterwards."""
+    for words in (["train", "PROJECT=p", "seed", "3"], ["tran", "PROJECT=p"]):
+        done = make(checkout, *words)
+        assert done.returncode == 2
+        assert "there is no target" in done.stderr
+        assert not done.stdout
+
+
+def test_an_arm_names_its_config_itself(checkout):
+    assert words_of(checkout, "train", "PROJECT=p", "ARM=a b") == ["train", "p", "--arm=a b"]
+    assert words_of(checkout, "train", "PROJECT=p", "ARM=a", "CONFIG=smoke") == [
+        "train",
+        "p",
+        "smoke",
+        "--arm=a",
+    ]  # refused there
+
+
 def test_a_switch_is_on_by_a_yes(checkout):
     for target, name, option in (
         ("compare", "PLAN", "--plan"), ("sweep", "WANDB", "--wandb"), ("dashboard", "DRY", "--dry-run"), ("prune", "YES", "--yes"),

@@ -95,6 +95,14 @@ def test_runs_in_a_file_are_refused(command, tmp_path):
         (["report", "laclip", "paper"], "one project and no config"),
         (["smoke", "laclip", "seed=1"], "smoke takes no settings"),
         (["prune", "laclip", "--run", "a"], "prune takes no --run"),
+        (["runs", "lacip"], "no project 'lacip'; did you mean 'laclip'?"),
+        (["runs", "--where", "state=stoped"], "no state 'stoped'; did you mean 'stopped'?"),
+        (["train", "simcse", "--arm", "unsop"], "simcse has no arm 'unsop'; did you mean 'unsup'?"),
+        (["train", "simcse", "smoke", "--arm", "unsup"], "leave CONFIG out"),
+        (
+            ["train", "simcse", "--arm", "unsup", "model.mlp_only_train=false"],
+            "'model.mlp_only_train=false' makes another arm",
+        ),
     ],
 )
 def test_other_verbs_refuse_as_well(command, words, said):

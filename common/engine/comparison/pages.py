@@ -143,7 +143,13 @@ def counts(rows: Sequence[Row]) -> str:
     below = sum(bool(row.below) and not row.void for row in rows)
     words += [f"{below} with a method below its best baseline without training"] if below else []
     projects = len({row.project for row in rows})
-    return f"{len(rows)} claims of {projects} projects: {', '.join(words)}."
+    text = f"{len(rows)} claims of {projects} projects: {', '.join(words)}."
+    own = sum(row.paper.startswith("ours") for row in rows)
+    if own:
+        text += f" {own} are expectations of this repository, the others say what a paper says."
+    if stale := sum(row.state not in (FRESH, NOT_RUN) for row in rows):
+        text += f" {stale} are stale: code, data or design have changed since."
+    return text
 
 
 def evidence_page(

@@ -83,6 +83,32 @@ class Claim:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
 
 
+def arm_settings(project: str, arm: str, overrides: Sequence[str] = ()) -> tuple[str, list[str]]:
+    """The config that an arm of the project's comparisons starts from, and its settings as words.
+
+    Args:
+        project: slug.
+        arm: name.
+        overrides: that come with it.
+
+    Raises:
+        UserError: no comparison has such an arm, or it sets what is to be overridden.
+    """
+    specs = read_comparisons(project)
+    for spec in specs:
+        if arm in spec.arms:
+            for word in overrides:
+                if (key := word.split("=", 1)[0]) in spec.arms[arm]:
+                    raise UserError(
+                        f"'{word}' makes another arm: compare.yaml sets {key} for '{arm}'"
+                    )
+            return spec.base, [
+                f"{key}={json.dumps(value)}" for key, value in spec.arms[arm].items()
+            ]
+    known = [name for spec in specs for name in spec.arms]
+    raise UserError(f"{project} has no arm '{arm}'{nearest(arm, known)}")
+
+
 def read_comparison(project: str) -> Comparison:
     """The first comparison of the project's compare.yaml, arms with the shared overrides.
 

@@ -5,13 +5,13 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from common.config import UserError, nearest
 from common.engine.comparison.spec import read_comparison
 from common.engine.lifecycle.find import OWNED
 from common.engine.lifecycle.lock import held
-from common.engine.lifecycle.run import Run
+from common.engine.lifecycle.run import Run, State
 from common.engine.workspace import read_json
 
 SIGNS: dict[str, Callable[[Any, Any], bool]] = {
@@ -89,6 +89,10 @@ def select(found: Sequence[Entry], where: str) -> list[Entry]:
             raise UserError(f"WHERE={condition}: no field '{name}'{nearest(name, names)}")
         if sign not in ("=", "!=") and _is_text(name):
             raise UserError(f"WHERE={condition}: {name} is text; compare it by = or !=")
+        if name == "state" and wanted not in get_args(State):
+            raise UserError(
+                f"WHERE={condition}: no state '{wanted}'{nearest(wanted, get_args(State))}"
+            )
         kept = [e for e in kept if _fulfils(getattr(e, name), SIGNS[sign], wanted)]
     return kept
 

@@ -182,8 +182,12 @@ def test_counts_and_age():
     ]
     assert counts(rows) == (
         "3 claims of 2 projects: 1 supported, 0 not shown, 1 contradicted, 0 not testable here, "
-        "1 not run, 1 with a method below its best baseline without training."
+        "1 not run, 1 with a method below its best baseline without training. "
+        "3 are expectations of this repository, the others say what a paper says."
     )
+    told = counts([row("x", paper="70 against 60"), row("x", state="stale: a.py changed")])
+    assert "1 are expectations" in told
+    assert told.endswith("1 are stale: code, data or design have changed since.")
     assert age(rows[0], datetime.date(2020, 1, 11)) == "10 d"
 
 
