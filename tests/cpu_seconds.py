@@ -108,12 +108,19 @@ def overdrawn(seconds: Mapping[str, float], slow: float = 1.0) -> list[str]:
     return lines
 
 
+HEAD = """# What the tests cost
+
+Processor time of each folder's tests, all workers together, as `make test TIMES=<file>` measures it. The reference is the machine that the
+budgets were set on; another one's slowness is that of a fixed piece of work beside the tests. Nightly tests are left out.
+"""
+
+
 def table(seconds: Mapping[str, float], starts: Mapping[str, float], slow: float) -> list[str]:
     """Markdown: tests and CPU seconds per folder, the slowest test of each."""
     rows: dict[str, dict[str, float]] = defaultdict(dict)
     for test, value in seconds.items():
         rows[folder_of(test)][test] = value
-    lines = ["| folder | tests | CPU s | slowest test | CPU s |", "|---|--:|--:|---|--:|"]
+    lines = [HEAD, "| folder | tests | CPU s | slowest test | CPU s |", "|---|--:|--:|---|--:|"]
     for folder, tests in sorted(rows.items()):
         test, most = max(tests.items(), key=lambda item: item[1])
         name = test.partition("::")[2].partition("[")[0]

@@ -36,6 +36,7 @@ class Composer(nn.Module):
 
     Attributes:
         student: text tower of queries, equal to the anchor at first.
+        has_anchor: whether CLIP's own text tower is still there; an export has the student's in its place.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Composer(nn.Module):
         super().__init__()
         self.encoder, self.phi = encoder.requires_grad_(False), phi
         self.student = ClipText(encoder.model)
-        self.template, self.l2_normalize = template, l2_normalize
+        self.template, self.l2_normalize, self.has_anchor = template, l2_normalize, True
         tokenizer = encoder.tokenizer
         assert tokenizer is not None
         self.placeholder = placeholder_id(tokenizer)

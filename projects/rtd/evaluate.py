@@ -159,7 +159,7 @@ def task_metrics(
 
 
 def evaluate(cfg: Config, module: ComposedModule, workspace: Workspace) -> dict[str, float]:
-    """Figures with the trained text tower, and ``before_*`` with CLIP's own."""
+    """Figures with the trained text tower, and ``before_*`` with CLIP's own, which an export has no longer."""
     composer = module.composer
     metrics = cost(module)
     with modes.evaluated(module, cfg.trainer.accelerator):
@@ -167,8 +167,9 @@ def evaluate(cfg: Config, module: ComposedModule, workspace: Workspace) -> dict[
         if task is not None:
             images = encode_task(cfg, composer, task)
             metrics |= task_metrics(cfg, composer, task, images)
-            before = task_metrics(cfg, composer, task, images, anchor=True)
-            metrics |= {f"before_{name}": value for name, value in before.items()}
+            if composer.has_anchor:
+                before = task_metrics(cfg, composer, task, images, anchor=True)
+                metrics |= {f"before_{name}": value for name, value in before.items()}
             metrics["recall_at_1_chance"] = 1 / (len(task.gallery) - 1)
             leave_behind(cfg, composer, task, images, workspace)
         metrics |= official(cfg, composer, workspace)
@@ -184,8 +185,9 @@ def leave_behind(
     query = composed(cfg, composer, task, images)
     save_items(task, ranks_of(task, query, images, task.gallery), workspace)
     workspace.gallery("composed queries", composed_gallery(task, query, images))
-    old = composed(cfg, composer, task, images, anchor=True)
-    workspace.gallery("composed queries before RTD", composed_gallery(task, old, images))
+    if composer.has_anchor:
+        old = composed(cfg, composer, task, images, anchor=True)
+        workspace.gallery("composed queries before RTD", composed_gallery(task, old, images))
 
 
 def save_items(task: Task, ranks: Tensor, workspace: Workspace) -> None:
@@ -250,10 +252,11 @@ def official(cfg: Config, composer: Composer, workspace: Workspace) -> dict[str,
     for name, read in official_sets(cfg):
         data = read()
         after, query, gallery = evaluate_composed(data, encode, composer.compose, batch_size=cfg.eval.batch_size)  # fmt: skip
-        old = partial(composer.compose, anchor=True)
-        before, _, _ = evaluate_composed(data, encode, old, gallery=gallery, batch_size=cfg.eval.batch_size)  # fmt: skip
         metrics |= {f"{name}_{key}": value for key, value in after.items()}
-        metrics |= {f"before_{name}_{key}": value for key, value in before.items()}
+        if composer.has_anchor:
+            old = partial(composer.compose, anchor=True)
+            before, _, _ = evaluate_composed(data, encode, old, gallery=gallery, batch_size=cfg.eval.batch_size)  # fmt: skip
+            metrics |= {f"before_{name}_{key}": value for key, value in before.items()}
         if not after:
             for file, content in submission(data, query, gallery).items():
                 write_json(workspace.folder("submission") / file, content)

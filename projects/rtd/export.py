@@ -74,8 +74,9 @@ def load_composer(folder: Path) -> Composer:
 
 
 def load_export(cfg: Config, folder: Path) -> ComposedModule:
-    """A module around an exported folder; its anchor is the trained text tower itself."""
+    """A module around an exported folder; CLIP's own text tower is not in it."""
     module: ComposedModule = RTD(cfg, load_composer(folder))
+    module.composer.has_anchor = False
     return module
 
 
