@@ -112,8 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plan", action="store_true", help="compare: estimate, run nothing")
     parser.add_argument(
         "--verify",
-        action="store_true",
-        help="compare: one seed again; renew a stale result whose numbers are the same",
+        nargs="?",
+        const="1",
+        metavar="1|code|COMMIT",
+        help="compare: one seed again; renew a stale result whose numbers are the same, or (code) whose code gives today's",
     )
     parser.add_argument(
         "--arms",
@@ -239,11 +241,12 @@ def _with_torch(args: argparse.Namespace, project: str, config: str, overrides: 
     elif args.verb == "compare":
         arms = [a for a in args.arms.split(",") if a]
         if args.verify:
-            if arms or overrides or args.plan or args.only:
+            if arms or args.plan or args.only or (overrides and args.verify == "1"):
                 raise UserError(
-                    "VERIFY=1 runs what was published: leave ARMS, ONLY, PLAN and settings out"
+                    f"VERIFY={args.verify} runs what was published: leave ARMS, ONLY and PLAN out, "
+                    "and settings, which VERIFY=code takes"
                 )
-            verbs.verify(project, args.seeds, args.jobs)
+            verbs.verify(project, overrides, args.seeds, args.jobs, args.verify)
             return 0
         show = verbs.plan if args.plan else verbs.compare
         show(project, overrides, args.seeds, args.jobs, arms, args.only)

@@ -132,24 +132,40 @@ def compare(
     log_comparison(project, result, overrides)
 
 
-def verify(project: str, seeds: str | None, jobs: int) -> None:
+def verify(project: str, overrides: Sequence[str], seeds: str | None, jobs: int, by: str) -> None:
     """Run a seed of a published comparison again and renew the result if no number has changed.
+
+    Args:
+        project: slug.
+        overrides: of both runs, where the earlier code is run as well.
+        seeds: how many, or a list of them; None for the first.
+        jobs: runs at the same time.
+        by: ``"1"``: its published numbers; ``"code"`` or a commit: the numbers of its code on this machine.
 
     Raises:
         UserError: some number has; the result stays as it is.
     """
-    from common.engine.comparison.compare import verify as run_again
+    from common.engine.renewal.earlier import verify_code
+    from common.engine.renewal.published import verify as verify_numbers
 
-    found = run_again(project, seeds, jobs)
+    if by == "1":
+        found, what, then = (
+            verify_numbers(project, seeds, jobs),
+            "every metric as published",
+            "published",
+        )
+    else:
+        found = verify_code(project, overrides, seeds, jobs, None if by == "code" else by)
+        what, then = "curves, metrics and items are those of its code", "of its code"
     if not found:
-        console.print(f"{project}: every metric as published; the result is one of today's code")
+        console.print(f"{project}: {what}; the result is one of today's code")
         return
     lines = [f"{d.run}: {d.metric} {d.published} then, {d.now} now" for d in found[:8]]
     more = [f"and {len(found) - len(lines)} more"] if len(found) > len(lines) else []
     raise UserError(
         "\n".join(
             [
-                f"{project}: {len(found)} metrics are not what was published, so the result stays stale; "
+                f"{project}: {len(found)} metrics are not what was {then}, so the result stays stale; "
                 f"make compare PROJECT={project} runs it anew",
                 *lines,
                 *more,

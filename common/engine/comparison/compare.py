@@ -3,25 +3,18 @@
 ``configs/<slug>/compare.yaml`` (`common.engine.comparison.spec`) names base config, metric, arms,
 baselines and claims. Each run is a process of its own, so that nothing leaks between arms; finished
 runs are reused when config and code are the same, interrupted ones are resumed.
-
-Most changes of code leave every number alone, and make the result stale all the same. Runs are
-deterministic on one kind of machine, so one seed of every arm and every baseline, run again, tells
-(`verify`): where all their metrics are met to the last digit, the result counts as one of today's code.
 """
 
-import datetime
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from common.config import ROOT, UserError
 from common.engine import workspace as ws
-from common.engine.comparison.dependencies import code_hash, file_hashes
-from common.engine.comparison.evidence import freshness, same_design
+from common.engine.comparison.evidence import freshness
 from common.engine.comparison.judge import summarise
 from common.engine.comparison.pages import FRESH
 from common.engine.comparison.results import comparisons, publish
-from common.engine.comparison.runs import PlannedRun, code_of
+from common.engine.comparison.runs import PlannedRun
 from common.engine.comparison.schedule import run_all
 from common.engine.comparison.schema import Comparison
 from common.engine.comparison.spec import (
@@ -35,7 +28,7 @@ from common.engine.comparison.spec import (
     read_comparisons,
 )
 
-__all__ = ["compare", "compare_all", "planned_runs", "read_comparison", "verify"]
+__all__ = ["compare", "compare_all", "planned_runs", "read_comparison"]
 
 
 def planned_runs(
@@ -213,89 +206,3 @@ def compare_all(
             failed.append(f"{project}: {error}")
             print(f"error: {failed[-1]}", flush=True)  # noqa: T201
     return failed
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A metric that isn't what was published; None where a run has none of that name."""
-
-    run: str
-    metric: str
-    published: float
-    now: float | None
-
-
-def verify(
-    project: str, seeds: str | None = None, jobs: int = 1, lowest_priority: bool = False
-) -> list[Difference]:
-    """Run some seeds of a published comparison again; without a difference the result is renewed.
-
-    Args:
-        project: slug.
-        seeds: how many of compare.yaml's, or a list of them; None for the first.
-        jobs: runs at the same time.
-        lowest_priority: of the runs.
-
-    Returns:
-        What differs. With anything in it the published result stays as it is.
-
-    Raises:
-        UserError: nothing is published, its design is no longer that of compare.yaml, a seed that
-            it doesn't have, or a run failed.
-    """
-    path = ROOT / "results" / f"{project}.json"
-    if not path.exists():
-        raise UserError(f"{project} has no published result: make compare PROJECT={project}")
-    result = ws.read_json(path)
-    published = {own.get("name", ""): own for own in (result, *result.get("more", []))}
-    planned = planned_runs(project, (), seeds or "1")
-    for spec, _, plan in planned:
-        own = published.get(spec.name)
-        if own is None or not same_design(spec, own):
-            raise UserError(
-                f"compare.yaml of {project} has changed since the result: make compare PROJECT={project}"
-            )
-        if unknown := {run.seed for run in plan if not run.is_baseline} - {*own["seeds"]}:
-            raise UserError(f"{project} was published with seeds {own['seeds']}, not {unknown}")
-    run_all(
-        list({run.path: run for _, _, plan in planned for run in plan}.values()), jobs,
-        lowest_priority=lowest_priority, title=f"{project} again",
-    )  # fmt: skip
-    found = [d for spec, _, plan in planned for d in differences(published[spec.name], plan)]
-    if not found:
-        for spec, arms, plan in planned:
-            published[spec.name]["verified"] = stamp(project, arms, plan)
-        publish(project, result)
-    return found
-
-
-def differences(result: Mapping[str, Any], plan: Sequence[PlannedRun]) -> list[Difference]:
-    """Published metrics that finished runs don't meet to the last digit.
-
-    Args:
-        result: a published comparison.
-        plan: its baselines and arms, with seeds that it has.
-    """
-    found = []
-    for run in plan:
-        entry = result["baselines" if run.is_baseline else "arms"][run.arm]
-        index = 0 if run.is_baseline else result["seeds"].index(run.seed)
-        metrics = run.metrics()
-        for name, values in entry["metrics"].items():
-            then, now = values[index], metrics.get(name)
-            if then != now and not (then != then and now is not None and now != now):
-                found.append(Difference(run.run_id, name, then, now))
-    return found
-
-
-def stamp(project: str, arms: Sequence[str], plan: Sequence[PlannedRun]) -> dict[str, Any]:
-    """What a renewed result says of its second runs: seeds, code, configs, commit and date."""
-    return {
-        "seeds": sorted({run.seed for run in plan if not run.is_baseline}),
-        "code": code_hash(project),
-        "files": file_hashes(project),
-        "config_hashes": {arm: next(r for r in plan if r.arm == arm).config_hash for arm in arms},
-        **code_of(plan),
-        "hardware": plan[0].meta()["hardware"],
-        "date": datetime.date.today().isoformat(),
-    }

@@ -116,13 +116,23 @@ def _one(result: Mapping[str, Any]) -> str:
 
 
 def _verified(result: Mapping[str, Any]) -> str:
-    """That runs of later code gave the same numbers, if they did (`make compare VERIFY=1`)."""
+    """That runs of later code gave the same numbers, if they did (`make compare VERIFY=1|code`)."""
     if (again := result.get("verified")) is None:
         return ""
+    commit = (
+        f"{(again['commit'] or 'unknown')[:10]}{' with local changes' if again['dirty'] else ''}"
+    )
+    if (earlier := again.get("earlier")) is None:
+        return (
+            f"; seeds {again['seeds']} and the baselines again on {again['date']}, commit {commit}: "
+            "every metric equal to the last digit"
+        )
+    machine = again["hardware"]["gpu"] or again["hardware"]["cpu"]
+    short = f" with {' '.join(again['overrides'])}" if again["overrides"] else ""
     return (
-        f"; seeds {again['seeds']} and the baselines again on {again['date']}, commit "
-        f"{(again['commit'] or 'unknown')[:10]}{' with local changes' if again['dirty'] else ''}: "
-        "every metric equal to the last digit"
+        f"; seeds {again['seeds']} of every arm and the baselines{short} run on {again['date']} by the "
+        f"published code (commit {earlier['commit'][:10]}) and by commit {commit}, both on {machine}: "
+        "curves, metrics and items equal to the last digit"
     )
 
 

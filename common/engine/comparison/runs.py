@@ -50,7 +50,7 @@ class PlannedRun:
         refuse_beaten(overrides, [*own, "seed"], f"compare.yaml sets it for '{name}'")
         words = [f"{key}={json.dumps(value)}" for key, value in own.items()]
         self.overrides = [*overrides, *words, f"seed={seed}"]
-        cfg = self._config()
+        cfg = self.config()
         self.config_hash = self._config_hash(cfg)
         self.folder = ws.run_folder(cfg, project, spec.base)
         self.alone = cfg.trainer.devices == 1 and cfg.trainer.num_nodes == 1
@@ -60,11 +60,12 @@ class PlannedRun:
         self.run_id = f"{self.stem}-{self.code}"
         self.path = self.folder / self.run_id
 
-    def _config(self) -> ExperimentConfig:
+    def config(self) -> ExperimentConfig:
+        """Its config."""
         return load(config_class(self.project), self.project, self.base, self.overrides)
 
     def _config_hash(self, cfg: ExperimentConfig | None = None) -> str:
-        return hashlib.sha256(to_yaml(cfg or self._config()).encode()).hexdigest()[:8]
+        return hashlib.sha256(to_yaml(cfg or self.config()).encode()).hexdigest()[:8]
 
     def _code(self) -> str:
         return code_hash(self.project, *([BASELINES] if self.is_baseline else []))
@@ -185,13 +186,16 @@ class RunProcess:
         self.log.close()
 
 
-def start_process(folder: Path, command: Sequence[str], threads: int) -> RunProcess | None:
+def start_process(
+    folder: Path, command: Sequence[str], threads: int, root: Path = ROOT
+) -> RunProcess | None:
     """Start the process of a run, its output in the folder's ``log.txt``.
 
     Args:
         folder: of the run, made if missing.
         command: words.
         threads: of the process.
+        root: folder of the code; where it is another than this, the process works there.
 
     Returns:
         None while another process works in the folder.
@@ -203,13 +207,22 @@ def start_process(folder: Path, command: Sequence[str], threads: int) -> RunProc
     except OSError:
         log.close()
         return None
-    # relative folders, such as runs/, are those of whoever started this, so the package is found by its path
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {"OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}  # fmt: skip
     popen = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env, start_new_session=True
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        env=process_environment(threads, root), cwd=None if root == ROOT else root,
     )  # fmt: skip
     return RunProcess(popen, log)
+
+
+def process_environment(threads: int, root: Path = ROOT) -> dict[str, str]:
+    """Environment of a process with that many threads, which finds the code in a folder.
+
+    Relative folders, such as runs/, are those of whoever starts it, so it finds its code by the path.
+    """
+    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {
+        "OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)
+    }  # fmt: skip
 
 
 class Started:

@@ -6,9 +6,10 @@ import pytest
 
 from common.config import UserError
 from common.engine import verbs
-from common.engine.comparison import compare, evidence, results
+from common.engine.comparison import evidence, results
 from common.engine.comparison.evidence import freshness
 from common.engine.comparison.schema import Comparison
+from common.engine.renewal import published as renewal
 from tests.unit.engine.comparison_runs import PROJECT, FakeRun, result_of
 
 VALUES = {"a": [0.5, 0.6, 0.7], "b": [0.4, 0.5, 0.6]}
@@ -31,10 +32,10 @@ def stale(tmp_path, monkeypatch):
     card = tmp_path / "projects" / PROJECT / "README.md"
     card.parent.mkdir(parents=True)
     card.write_text("<!-- results:begin -->\n<!-- results:end -->\n")
-    for module in (compare, results, evidence):
+    for module in (renewal, results, evidence):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(results, "plot", lambda *_: None)
-    monkeypatch.setattr(compare, "run_all", lambda *_, **__: None)
+    monkeypatch.setattr(renewal, "run_all", lambda *_, **__: None)
 
     class Config:
         config_hash, alone = "c0ffee00", True
@@ -48,7 +49,7 @@ def stale(tmp_path, monkeypatch):
             FakeRun(tmp_path / "new", "b", seed, values["b"][1], **own),
             FakeRun(tmp_path / "new", "chance", 0, 0.1, baseline=True),
         ]
-        monkeypatch.setattr(compare, "planned_runs", lambda *_: [(spec, ["a", "b"], plan)])
+        monkeypatch.setattr(renewal, "planned_runs", lambda *_: [(spec, ["a", "b"], plan)])
         return spec
 
     return tmp_path, runs
@@ -62,7 +63,7 @@ def test_equal_numbers_renew_it(stale):
     folder, runs = stale
     spec = runs()
     assert freshness(PROJECT, spec, published(folder)).startswith("stale: common/config.py")
-    assert compare.verify(PROJECT) == []
+    assert renewal.verify(PROJECT) == []
     result = published(folder)
     assert freshness(PROJECT, spec, result) == "fresh"
     assert result["code"] == "0"  # what the numbers were made by stays on record
@@ -75,7 +76,7 @@ def test_equal_numbers_renew_it(stale):
 def test_a_renewed_result_is_stale_again_when_the_code_changes_again(stale):
     folder, runs = stale
     spec = runs()
-    compare.verify(PROJECT)
+    renewal.verify(PROJECT)
     result = published(folder)
     files = {**result["verified"]["files"], "common/config.py": "1"}
     result["verified"] |= {"code": "1", "files": files}
@@ -100,14 +101,14 @@ def test_any_other_number_leaves_it_stale(stale, change, expected):
     if expected[0] == "a":  # the smallest step that a number can make
         path = folder / "new/a-1/metrics.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "score": 0.6000000000000001}))
-    (found,) = compare.verify(PROJECT)
+    (found,) = renewal.verify(PROJECT)
     assert (found.metric, found.published) == expected[1:]
     assert json.dumps(published(folder)) == json.dumps(before)
     assert freshness(PROJECT, spec, published(folder)).startswith("stale")
     with pytest.raises(
         UserError, match=f"1 metrics are not what was published.*\n.*{found.metric}"
     ):
-        verbs.verify(PROJECT, None, 1)
+        verbs.verify(PROJECT, [], None, 1, "1")
 
 
 def test_a_missing_metric_or_another_baseline_value_is_a_difference(stale):
@@ -115,7 +116,7 @@ def test_a_missing_metric_or_another_baseline_value_is_a_difference(stale):
     runs()
     for name, content in (("a-1", {"score": 0.6, "other": 1.0}), ("chance-0", {"score": 0.2})):
         (folder / "new" / name / "metrics.json").write_text(json.dumps(content))
-    found = {(d.metric, d.now) for d in compare.verify(PROJECT)}
+    found = {(d.metric, d.now) for d in renewal.verify(PROJECT)}
     assert {("score_chance", None), ("score", 0.2)} <= found
     assert ("score", 0.6) not in found
 
@@ -124,12 +125,12 @@ def test_refusals(stale):
     folder, runs = stale
     runs(spec=Comparison(metric="score", arms={"a": {}, "b": {"x": 1}}, claims=["a > b"]))
     with pytest.raises(UserError, match="has changed since the result"):
-        compare.verify(PROJECT)
+        renewal.verify(PROJECT)
     for run in (folder / "new").iterdir():
         run.rename(folder / f"unused-{run.name}")
     runs(seed=9)
     with pytest.raises(UserError, match=r"published with seeds \[0, 1, 2\], not \{9\}"):
-        compare.verify(PROJECT, "9,")
+        renewal.verify(PROJECT, "9,")
     (folder / "results" / f"{PROJECT}.json").unlink()
     with pytest.raises(UserError, match="no published result: make compare PROJECT=dcl"):
-        compare.verify(PROJECT)
+        renewal.verify(PROJECT)

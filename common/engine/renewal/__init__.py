@@ -1,0 +1,1 @@
+"""Stale results that count again: today's code gives the same numbers."""

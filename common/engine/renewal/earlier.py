@@ -1,0 +1,293 @@
+"""`make compare VERIFY=code`: the code that published a result beside today's, both on this machine.
+
+Another processor rounds otherwise, so numbers that were made elsewhere cannot be met to the last
+digit here. Two runs here can: one by a copy of the commit that published the result, one by today's
+code, for a seed of every arm and every baseline. Where training curves, metrics and items are equal,
+the code since then changes nothing that the result depends on, and its numbers count as today's.
+
+Settings such as ``trainer.max_steps=40`` shorten both. The result then says so: what a run does
+after its 40th step is not shown.
+"""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from common.config import ROOT, UserError, to_yaml
+from common.engine.comparison.results import comparisons, publish
+from common.engine.comparison.runs import PlannedRun, Started, process_environment, start_process
+from common.engine.comparison.schedule import run_all
+from common.engine.renewal.published import (
+    Difference,
+    Planned,
+    planned_again,
+    published_result,
+    stamp,
+)
+
+# run by a copy of the earlier code: the hash of it, and its configs of runs
+ASK = """
+import json, sys
+from common.config import load, to_yaml
+from common.engine.comparison.dependencies import code_hash
+from common.registry import config_class
+project, runs = sys.argv[1], json.loads(sys.argv[2])
+configs = [to_yaml(load(config_class(project), project, base, words)) for base, words in runs]
+print(json.dumps({"code": code_hash(project), "configs": configs}))
+"""
+CURVES = "metrics.csv"
+MACHINE = ",sys/"  # part of the lines that tell speed and memory
+LISTED = 3  # differing lines of a curve that are named
+
+
+class EarlierRun(PlannedRun):
+    """A planned run as the code in another folder does it.
+
+    Args:
+        like: today's run.
+        root: the folder.
+        code: hash of its code.
+    """
+
+    def __init__(self, like: PlannedRun, root: Path, code: str) -> None:
+        self.__dict__.update(like.__dict__)
+        self.root, self.code = root, code
+        self.run_id = f"earlier-{self.stem}-{code}"
+        self.path = like.folder.absolute() / self.run_id
+
+    def command(self) -> list[str]:
+        """Words of its process, which leaves its run beside today's."""
+        words = [w for w in super().command() if not w.startswith("runs_dir=")]
+        return [*words[:6], f"runs_dir={self.folder.absolute().parents[1]}", *words[6:]]
+
+    def start(self, threads: int, lowest_priority: bool = False) -> Started | None:
+        """Start its process; see `PlannedRun.start`."""
+        process = start_process(self.path, self.command(), threads, self.root)
+        return None if process is None else Started(self, process)
+
+
+def verify_code(
+    project: str,
+    overrides: Sequence[str] = (),
+    seeds: str | None = None,
+    jobs: int = 1,
+    commit: str | None = None,
+) -> list[Difference]:
+    """Run some seeds by the code of a published result and by today's; equal, the result is renewed.
+
+    Args:
+        project: slug.
+        overrides: of both, such as fewer steps; they beat what compare.yaml sets.
+        seeds: how many of compare.yaml's, or a list of them; None for the first.
+        jobs: runs at the same time.
+        commit: whose code to run; None for that which published the result.
+
+    Returns:
+        What differs. With anything in it the published result stays as it is.
+
+    Raises:
+        UserError: nothing is published, the design has changed, the commit is not at hand or its code
+            is not the result's, a setting that is overridden has another value today, or a run failed.
+    """
+    result = published_result(project)
+    planned = planned_again(project, result, seeds)
+    commit = commit or published_by(project)
+    root = planned[0][2][0].folder.absolute() / f".code-{commit[:10]}"
+    copy_tree(commit, root)
+    code = check_earlier(project, result, planned, root, commit, overrides)
+    short = [
+        (spec, arms, [shortened(run, overrides) for run in plan]) for spec, arms, plan in planned
+    ]
+    now = list({run.path: run for _, _, plan in short for run in plan}.values())
+    then = [EarlierRun(run, root, code) for run in now]
+    # an arm of today follows the same arm of then, so that a difference is seen early
+    run_all(
+        [r for pair in zip(then, now, strict=True) for r in pair],
+        jobs,
+        title=f"{project}: then, now",
+    )
+    found = [
+        d for old, new in zip(then, now, strict=True) for d in between(old.path, new.path, new.arm)
+    ]
+    if not found:
+        published = {own.get("name", ""): own for own in (result, *result.get("more", []))}
+        for (spec, arms, plan), (_, _, whole) in zip(short, planned, strict=True):
+            published[spec.name]["verified"] = {
+                **stamp(project, arms, plan),
+                "config_hashes": {
+                    a: next(r for r in whole if r.arm == a).config_hash for a in arms
+                },
+                "earlier": {"commit": commit, "code": code},
+                "overrides": list(overrides),
+            }
+        publish(project, result)
+    shutil.rmtree(root)
+    return found
+
+
+def published_by(project: str) -> str:
+    """The commit that wrote a result file last.
+
+    Raises:
+        UserError: there is no history, as in a shallow clone, or the file is in none of its commits.
+    """
+    done = _git("log", "-1", "--format=%H", "--", f"results/{project}.json")
+    if done.returncode or not done.stdout.strip():
+        raise UserError(
+            f"no commit at hand wrote results/{project}.json; VERIFY=code needs the repository's history"
+        )
+    return done.stdout.strip()
+
+
+def copy_tree(commit: str, root: Path) -> None:
+    """Write a commit's files into a folder, if it isn't there yet.
+
+    Raises:
+        UserError: the repository has no such commit.
+    """
+    if _git("cat-file", "-e", f"{commit}^{{commit}}").returncode:
+        raise UserError(f"VERIFY={commit}: not a commit that is at hand; 1, code, or a commit")
+    if root.exists():
+        return
+    half = root.with_name(root.name + ".half")
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir(parents=True)
+    git = subprocess.Popen(["git", "archive", commit], cwd=ROOT, stdout=subprocess.PIPE)
+    with tarfile.open(fileobj=git.stdout, mode="r|") as archive:
+        archive.extractall(half, filter="data")
+    if git.wait():
+        raise UserError(f"git archive {commit} failed")
+    half.rename(root)
+
+
+def check_earlier(
+    project: str,
+    result: Mapping[str, Any],
+    planned: Planned,
+    root: Path,
+    commit: str,
+    overrides: Iterable[str],
+) -> str:
+    """Hash of the earlier code, which is shown to be that of the result, with its configs.
+
+    Raises:
+        UserError: it is not, or a setting that is overridden would have another value today.
+    """
+    runs = [run for _, _, plan in planned for run in plan]
+    words = json.dumps([[run.base, run.overrides] for run in runs])
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, project, words],
+        cwd=root, env=process_environment(1, root), capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:]
+        raise UserError(f"the code of {commit[:10]} does not start: {' '.join(last)}")
+    said = json.loads(done.stdout.strip().splitlines()[-1])
+    for own in comparisons(result):
+        if (known := own.get("verified", own)["code"]) != said["code"]:
+            raise UserError(
+                f"the code of {commit[:10]} ({said['code']}) is not that of the result ({known}); "
+                "name the commit that it was published in: VERIFY=<commit>"
+            )
+    hashes = _published_configs(result)
+    seeds = {own.get("name", ""): own["seeds"][0] for own in comparisons(result)}
+    for run, then in zip(runs, said["configs"], strict=True):
+        known = hashes[run.spec.name].get(run.arm)
+        found = hashlib.sha256(then.encode()).hexdigest()[:8]
+        if run.seed == seeds[run.spec.name] and known not in (None, found):
+            raise UserError(f"the config of '{run.arm}' at {commit[:10]} is not that of the result")
+        for key in (word.split("=", 1)[0] for word in overrides):
+            before, today = (
+                OmegaConf.select(OmegaConf.create(text), key)
+                for text in (then, to_yaml(run.config()))
+            )
+            if before != today:
+                raise UserError(f"{run.arm}: {key} was {before} and is {today}; leave it as it is")
+    return str(said["code"])
+
+
+def _published_configs(result: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Hashes of the configs of a result's arms, per comparison."""
+    return {
+        own.get("name", ""): own.get("verified", {}).get("config_hashes")
+        or {arm: entry["config_hash"] for arm, entry in own["arms"].items()}
+        for own in comparisons(result)
+    }
+
+
+def shortened(run: PlannedRun, overrides: Sequence[str]) -> PlannedRun:
+    """The run with settings that beat those of compare.yaml."""
+    taken = {word.split("=", 1)[0] for word in overrides}
+
+    def without(own: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in own.items() if key not in taken}
+
+    arms = {arm: without(own) for arm, own in run.spec.arms.items()}
+    spec = replace(run.spec, arms=arms, shared=without(run.spec.shared))
+    return PlannedRun(run.project, spec, run.arm, run.seed, overrides)
+
+
+def between(then: Path, now: Path, name: str) -> list[Difference]:
+    """In what two runs differ: metrics, training curves but for speed and memory, and items.
+
+    Args:
+        then: folder of the earlier code's run.
+        now: folder of today's.
+        name: of both.
+    """
+    old, new = (
+        json.loads((path / "metrics.json").read_text(encoding="utf-8")) for path in (then, now)
+    )
+    found = [
+        Difference(name, metric, old.get(metric), new.get(metric))
+        for metric in sorted({*old, *new})
+        if repr(old.get(metric)) != repr(new.get(metric))
+    ]
+    curves = [_curve(path / CURVES) for path in (then, now)]
+    for line in sorted(
+        curves[0].keys() ^ curves[1].keys()
+        | {k for k in curves[0] if curves[0][k] != curves[1].get(k)}
+    )[:LISTED]:
+        found.append(Difference(name, f"curve {line}", *(_number(own.get(line)) for own in curves)))
+    items = [_items(path / "items") for path in (then, now)]
+    for file in sorted({*items[0], *items[1]}):
+        if items[0].get(file) != items[1].get(file):
+            found.append(Difference(name, f"items/{file}", None, None))
+    return found
+
+
+def _number(text: str | None) -> float | None:
+    return None if text is None else float(text)
+
+
+def _curve(path: Path) -> dict[str, str]:
+    """Value of each stage, step and name of a run's curves, without those of the machine."""
+    if not path.exists():
+        return {}
+    lines = path.read_text(encoding="utf-8").splitlines()[1:]
+    return dict(_named(line) for line in lines if MACHINE not in line)
+
+
+def _named(line: str) -> tuple[str, str]:
+    """A line's name and its last field."""
+    name, _, value = line.rpartition(",")
+    return name, value
+
+
+def _items(folder: Path) -> dict[str, bytes]:
+    return (
+        {p.name: p.read_bytes() for p in sorted(folder.glob("*.json"))} if folder.exists() else {}
+    )
+
+
+def _git(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
