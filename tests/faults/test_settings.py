@@ -96,7 +96,7 @@ def test_runs_in_a_file_are_refused(command, tmp_path):
         (["smoke", "laclip", "seed=1"], "smoke takes no settings"),
         (["prune", "laclip", "--run", "a"], "prune takes no --run"),
         (["runs", "lacip"], "no project 'lacip'; did you mean 'laclip'?"),
-        (["runs", "--where", "state=stoped"], "no state 'stoped'; did you mean 'stopped'?"),
+        (["runs", "--where", "state=stoppd"], "no state 'stoppd'; did you mean 'stopped'?"),
         (["train", "simcse", "--arm", "unsop"], "simcse has no arm 'unsop'; did you mean 'unsup'?"),
         (["train", "simcse", "smoke", "--arm", "unsup"], "leave CONFIG out"),
         (

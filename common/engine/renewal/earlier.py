@@ -31,6 +31,7 @@ from common.engine.comparison.runs import PlannedRun, Started, process_environme
 from common.engine.comparison.schedule import run_all
 from common.engine.lifecycle.find import EARLIER
 from common.engine.renewal.published import (
+    OF_THE_MACHINE,
     Difference,
     Planned,
     config_hash,
@@ -265,7 +266,7 @@ def shortened(run: PlannedRun, overrides: Sequence[str]) -> PlannedRun:
 
 
 def between(then: Path, now: Path, name: str) -> list[Difference]:
-    """In what two runs differ: metrics, training curves but for speed and memory, and items.
+    """In what two runs differ: metrics, training curves and items, but for times and memory.
 
     Args:
         then: folder of the earlier code's run.
@@ -278,7 +279,7 @@ def between(then: Path, now: Path, name: str) -> list[Difference]:
     found = [
         Difference(name, metric, old.get(metric), new.get(metric))
         for metric in sorted({*old, *new})
-        if repr(old.get(metric)) != repr(new.get(metric))
+        if repr(old.get(metric)) != repr(new.get(metric)) and not OF_THE_MACHINE.search(metric)
     ]
     curves = [_curve(path / CURVES) for path in (then, now)]
     for line in sorted(

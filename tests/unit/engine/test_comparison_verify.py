@@ -111,6 +111,17 @@ def test_any_other_number_leaves_it_stale(stale, change, expected):
         verbs.verify(PROJECT, [], None, 1, "1")
 
 
+def test_times_of_the_machine_are_no_difference(stale):
+    folder, runs = stale
+    spec = runs()
+    path = folder / "results" / f"{PROJECT}.json"
+    result = json.loads(path.read_text())
+    result["arms"]["a"]["metrics"]["train_seconds"] = [1.0, 2.0, 3.0]
+    path.write_text(json.dumps(result))
+    assert renewal.verify(PROJECT) == []
+    assert freshness(PROJECT, spec, published(folder)) == "fresh"
+
+
 def test_a_missing_metric_or_another_baseline_value_is_a_difference(stale):
     folder, runs = stale
     runs()

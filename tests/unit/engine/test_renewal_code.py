@@ -46,6 +46,7 @@ def write_run(folder, metrics=None, curve=CURVE, items=(0.0, 1.0)):
         ({"curve": CURVE.replace("0.4", "0.41")}, [("curve fit,20,train/loss", 0.4, 0.41)]),
         ({"curve": CURVE.replace("fit,20,train/loss,0.4\n", "")}, [("curve fit,20,train/loss", 0.4, None)]),
         ({"items": (1.0, 0.0)}, [("items/score.json", None, None)]),
+        ({"metrics": {"score": 0.6, "undefined": None, "cost_rtd_seconds": 7.0, "speedup_2x4": 2.0}}, []),
     ],
 )  # fmt: skip
 def test_metrics_curves_and_items_have_to_be_equal(tmp_path, change, expected):

@@ -56,7 +56,7 @@ def test_conditions(make, tmp_path):
         "seed": "field=value",
         "seed>x": "number",
         "metric>=0.4": "metric is text",
-        "state=stoped": "no state 'stoped'; did you mean 'stopped'",
+        "state=stoppd": "no state 'stoppd'; did you mean 'stopped'",
     }.items():
         with pytest.raises(UserError, match=words):
             index.select(found, where)
