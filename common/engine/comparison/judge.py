@@ -309,9 +309,8 @@ def design_commit(project: str, base: str) -> dict[str, Any]:
     """Last commit of compare.yaml and the base config, and whether they differ from it."""
     files = [str(CONFIG_DIR / project / "compare.yaml"), str(config_path(project, base))]
 
-    shallow = (
-        git("rev-parse", "--is-shallow-repository") != "false"
-    )  # where the oldest commit at hand has it all
+    # there the oldest commit at hand seems to have written every file
+    shallow = git("rev-parse", "--is-shallow-repository") != "false"
     return {
         "design_commit": (not shallow and git("log", "-1", "--format=%H", "--", *files)) or None,
         "design_dirty": bool(git("status", "--porcelain", "--", *files)),

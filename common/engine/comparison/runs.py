@@ -108,7 +108,7 @@ class PlannedRun:
         """
         if is_held(
             self.path
-        ):  # asked again and again while another process is at work: the code is looked at later
+        ):  # asked again and again; code and config are looked at once it is free
             return None
         forget()
         if self._code() != self.code:

@@ -88,7 +88,7 @@ def arm_settings(project: str, arm: str, overrides: Sequence[str] = ()) -> tuple
 
     Args:
         project: slug.
-        arm: name.
+        arm: name; of the first comparison that has it.
         overrides: that come with it.
 
     Raises:

@@ -1,6 +1,7 @@
 """Evaluation, baselines, runs, export and configs as the commands drive them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.config import UserError
+from common.decoding.language_model import LanguageModel
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.run import load_module, module_of_run, prepare, train
@@ -15,6 +17,7 @@ from common.engine.workspace import Workspace
 from common.evaluation.generation.ngram_model import NgramModel
 from projects.contrastive_search import baselines, build
 from projects.contrastive_search import evaluate as own
+from projects.contrastive_search import load as load_model
 from projects.contrastive_search.data import Passage, passages
 from projects.contrastive_search.evaluate import (
     group_places,
@@ -81,6 +84,14 @@ def test_without_training_a_run_is_the_model_off_the_shelf_and_can_be_exported(t
     own = experiment.embed(load_module(experiment, tmp_path / "export").eval())
     torch.testing.assert_close(own["logits"], experiment.embed(module)["logits"])
     assert "untrained_isotropy" not in json.loads((run / "metrics.json").read_text())
+
+
+def test_an_exported_folder_is_opened_on_the_cpu(monkeypatch):
+    """As `common.models.load` says, also where there is a GPU."""
+    asked = {}
+    monkeypatch.setattr(LanguageModel, "from_pretrained", lambda place, **more: asked.update(more))
+    load_model(Path("export"))
+    assert asked == {"device": "cpu"}
 
 
 def test_mauve_compares_pairs_of_one_length(monkeypatch):
