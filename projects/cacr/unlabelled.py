@@ -52,7 +52,7 @@ def two_views(cfg: Config, module: CACR, pictures: ImagePart) -> tuple[Tensor, T
     """Raw embeddings (N, D) each of two augmented views of the pictures that can be read."""
     source = pictures.source(view_transforms(cfg.data, 2))
     device, found = next(module.parameters()).device, []
-    for rows in torch.arange(len(pictures.labels)).split(cfg.eval.batch_size):
+    for rows in torch.split(torch.arange(len(pictures.labels)), cfg.eval.batch_size):
         rngs = [sample_rng(0, 0, int(i), VIEW_STREAM) for i in rows]
         views, _ = source.load(rows.tolist(), rngs)  # (R, 2, 3, H, W)
         embedded = module.network(views.flatten(0, 1).to(device)).float().cpu()
@@ -65,7 +65,7 @@ def nearest(features: Tensor, pictures: ImagePart, rows: list[int]) -> list[dict
     """Evenly spaced pictures with those whose features have the largest cosine."""
     unit = F.normalize(features, dim=1)
     shown = []
-    for query in torch.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).long().unique().tolist():
+    for query in torch.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).long().tolist():
         cosines = unit @ unit[query]
         cosines[query] = -torch.inf
         best = cosines.topk(min(NEIGHBOURS, len(rows) - 1))
