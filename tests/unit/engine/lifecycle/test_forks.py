@@ -166,8 +166,14 @@ def test_ctrl_c_does_not_leave_an_answer_for_the_next_request(server, tmp_path, 
         return read()
 
     monkeypatch.setattr(server, "_read", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        server.start(["train"], tmp_path / "a.txt", 1)
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            server.start(["train"], tmp_path / "a.txt", 1)
+    finally:
+        signal.signal(signal.SIGINT, before)
     monkeypatch.setattr(server, "_read", read)
     assert finished(server.start(["fail"], tmp_path / "b.txt", 1)) == 3
 
