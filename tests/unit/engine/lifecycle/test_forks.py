@@ -200,19 +200,17 @@ def test_a_folder_without_the_command_line_serves_nobody(tree, environment):
 
 @pytest.mark.slow
 def test_runs_of_a_comparison_are_forked(tmp_path, monkeypatch):
-    """Three arms of a real project, whose modules are there to be loaded."""
+    """An arm of a real project, whose modules are there to be loaded."""
     for name in schedule.LOADED:
         assert importlib.util.find_spec(name) is not None
     monkeypatch.setattr(runs, "_accelerated", lambda: False)
+    monkeypatch.setattr(schedule, "FEW", 0)
     started = []
     start = Server.start
     monkeypatch.setattr(Server, "start", lambda *own: started.append(start(*own)) or started[-1])
-    spec = Comparison(arms={"a": {}, "b": {"seed": 2}, "c": {"seed": 3}}, base="smoke")
-    plan = [
-        runs.PlannedRun("dcl", spec, arm, 1, [f"runs_dir={tmp_path}", "trainer.max_steps=1"])
-        for arm in spec.arms
-    ]
-    schedule.run_all(plan, 3)
-    assert len(started) == 3
-    assert all(run.done for run in plan)
-    assert {run.meta()["seed"] for run in plan} == {1}
+    words = [f"runs_dir={tmp_path}", "trainer.max_steps=1"]
+    plan = [runs.PlannedRun("dcl", Comparison(arms={"a": {}}, base="smoke"), "a", 7, words)]
+    schedule.run_all(plan, 1)
+    assert len(started) == 1
+    assert started[0].ended() == 0
+    assert plan[0].meta()["seed"] == 7
