@@ -144,7 +144,7 @@ test: lint type imports ## lint, types, import rules and all tests; CPU seconds:
 
 # files with tests that are marked nightly
 override LATE := tests/unit/kernels/test_triton_aot.py tests/unit/kernels/gpu/test_launch.py tests/test_nodes.py tests/test_resume.py tests/test_new_project.py tests/test_pretrain.py \
-	tests/test_docs.py tests/test_site.py tests/test_examples.py tests/unit/test_suite.py tests/unit/engine/test_dependencies.py tests/unit/engine/test_comparison_evidence.py
+	tests/test_docs.py tests/test_site.py tests/test_examples.py tests/unit/test_suite.py tests/unit/engine/test_dependencies.py tests/unit/engine/test_comparison_evidence.py tests/unit/engine/lifecycle/test_forks.py
 
 faults: $(STAMP) ## tests/faults, then 50 kills, an hour of soak, all kernels compiled, two nodes: [ARGS="--kills 5 --soak-minutes 3"]
 	@exec $(PY) -m pytest tests/faults tests/nightly $(LATE) --nightly $(call split,$(ARGS))

@@ -198,11 +198,14 @@ def test_a_folder_without_the_command_line_serves_nobody(tree, environment):
         Server(["heavy"], environment, tree)
 
 
-@pytest.mark.slow
-def test_runs_of_a_comparison_are_forked(tmp_path, monkeypatch):
-    """An arm of a real project, whose modules are there to be loaded."""
+def test_what_is_loaded_beforehand_is_there():
     for name in schedule.LOADED:
         assert importlib.util.find_spec(name) is not None
+
+
+@pytest.mark.nightly
+def test_runs_of_a_comparison_are_forked(tmp_path, monkeypatch):
+    """An arm of a real project."""
     monkeypatch.setattr(runs, "_accelerated", lambda: False)
     monkeypatch.setattr(schedule, "FEW", 0)
     started = []
