@@ -47,8 +47,8 @@ def collection(domain: str, root: str | None) -> Collection:
         modules = {row["doc"]: row["module"] for row in rows}  # equal docstrings count once
         return Collection(domain, {d: d for d in modules}, [(m, d) for d, m in modules.items()], modules)  # fmt: skip
     texts = load_corpus(folder)
-    judged = load_beir(folder).qrels
-    relevant = {q: [d for d, grade in own.items() if grade > 0] for q, own in judged.items()}
+    judged = load_beir(folder)
+    relevant = {q: judged.relevant(q) for q in judged.qrels}
     narrow = {q: own for q, own in relevant.items() if len(own) <= BROAD * len(texts)}
     return Collection(domain, texts, [(f"query {q}", d) for q, own in narrow.items() for d in own])
 

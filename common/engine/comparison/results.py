@@ -129,8 +129,9 @@ def _verified(result: Mapping[str, Any]) -> str:
         )
     machine = again["hardware"]["gpu"] or again["hardware"]["cpu"]
     short = f" with {' '.join(again['overrides'])}" if again["overrides"] else ""
+    which = "changed baselines" if again.get("unchanged_baselines") else "the baselines"
     return (
-        f"; seeds {again['seeds']} of every arm and the baselines{short} run on {again['date']} by the "
+        f"; seeds {again['seeds']} of every arm and {which}{short} run on {again['date']} by the "
         f"published code (commit {earlier['commit'][:10]}) and by commit {commit}, both on {machine}: "
         "curves, metrics and items equal to the last digit"
     )

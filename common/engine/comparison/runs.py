@@ -18,10 +18,11 @@ from common.config import ROOT, ExperimentConfig, UserError, load, nearest, to_y
 from common.engine import workspace as ws
 from common.engine.comparison.dependencies import code_hash, file_hashes, forget
 from common.engine.comparison.schema import Comparison
+from common.engine.lifecycle.forks import RUN, ForkedProcess, Forks, Unavailable
 from common.evaluation.resampling import Scores
 from common.registry import config_class
 
-COMMAND = (sys.executable, "-m", "common.cli")
+COMMAND = (sys.executable, "-m", RUN)
 BASELINES = "baselines"  # module of a project whose functions `baselines:` names
 GRACE = 10.0  # seconds between asking a process to end and killing it
 
@@ -41,6 +42,9 @@ class PlannedRun:
             compare.yaml sets.
     """
 
+    root = ROOT  # folder of its code
+    forkable = False
+
     def __init__(
         self, project: str, spec: Comparison, name: str, seed: int, overrides: Sequence[str] = ()
     ) -> None:
@@ -55,6 +59,9 @@ class PlannedRun:
         self.config_hash = self._config_hash(cfg)
         self.folder = ws.run_folder(cfg, project, spec.base)
         self.alone = cfg.trainer.devices == 1 and cfg.trainer.num_nodes == 1
+        self.forkable = (
+            self.alone and cfg.trainer.accelerator in ("auto", "cpu") and not _accelerated()
+        )
         self.quiet = cfg.tracking.wandb == "auto"
         self.tags = [*cfg.tracking.tags, f"arm:{name}"]
         self.code = self._code()
@@ -100,8 +107,15 @@ class PlannedRun:
             words.append(f"resume={self.run_id}")
         return words
 
-    def start(self, threads: int, lowest_priority: bool = False) -> "Started | None":
+    def start(
+        self, threads: int, lowest_priority: bool = False, forks: Forks | None = None
+    ) -> "Started | None":
         """Start its process with that many threads; None while another process works on it.
+
+        Args:
+            threads: of it, and of all that `forks` starts.
+            lowest_priority: of the process.
+            forks: to begin with torch loaded, where the machine allows it.
 
         Raises:
             UserError: code or config is no longer that which its folder is named by.
@@ -110,17 +124,22 @@ class PlannedRun:
             self.path
         ):  # asked again and again; code and config are looked at once it is free
             return None
+        self.check_unchanged()
+        forks = forks if self.forkable else None
+        process = start_process(self.path, self.command(), threads, self.root, forks)
+        if process is None:
+            return None
+        if lowest_priority:
+            os.setpriority(os.PRIO_PROCESS, process.pid, 19)
+        return Started(self, process)
+
+    def check_unchanged(self) -> None:
+        """Refuse code or a config that is no longer that which its folder is named by."""
         forget()
         if self._code() != self.code:
             raise UserError("the code has changed since the comparison began; start it again")
         if self._config_hash() != self.config_hash:
             raise UserError("the config has changed since the comparison began; start it again")
-        process = start_process(self.path, self.command(), threads)
-        if process is None:
-            return None
-        if lowest_priority:
-            os.setpriority(os.PRIO_PROCESS, process.popen.pid, 19)
-        return Started(self, process)
 
     def metrics(self) -> dict[str, float]:
         """Its metrics.json."""
@@ -167,7 +186,7 @@ class RunProcess:
     """The process of a run, which holds the lock of its log."""
 
     def __init__(self, popen: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
-        self.popen, self.log = popen, log
+        self.popen, self.log, self.pid = popen, log, popen.pid
 
     def ended(self) -> int | None:
         """Its exit code; None while it runs."""
@@ -192,8 +211,12 @@ class RunProcess:
 
 
 def start_process(
-    folder: Path, command: Sequence[str], threads: int, root: Path = ROOT
-) -> RunProcess | None:
+    folder: Path,
+    command: Sequence[str],
+    threads: int,
+    root: Path = ROOT,
+    forks: Forks | None = None,
+) -> RunProcess | ForkedProcess | None:
     """Start the process of a run, its output in the folder's ``log.txt``.
 
     Args:
@@ -201,11 +224,19 @@ def start_process(
         command: words.
         threads: of the process.
         root: folder of the code; where it is another than this, the process works there.
+        forks: to fork it from a process that has loaded torch; None for a new one.
 
     Returns:
         None while another process works in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    environment = process_environment(threads, root)
+    cwd = None if root == ROOT else root
+    if forks is not None and (server := forks.of(cwd, environment)) is not None:
+        try:
+            return server.start(command[len(COMMAND) :], folder / "log.txt", GRACE)
+        except Unavailable:
+            forks.gone(cwd)
     log = (folder / "log.txt").open("ab")
     try:  # the process inherits the lock with its output, so it outlives whoever started it
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -216,9 +247,14 @@ def start_process(
         pass
     popen = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-        env=process_environment(threads, root), cwd=None if root == ROOT else root,
+        env=environment, cwd=cwd,
     )  # fmt: skip
     return RunProcess(popen, log)
+
+
+def _accelerated() -> bool:
+    """Whether forks are out of the question: a GPU's driver may be open in what loads torch."""
+    return sys.platform != "linux" or Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists()
 
 
 def is_held(folder: Path) -> bool:
@@ -247,7 +283,7 @@ def process_environment(threads: int, root: Path = ROOT) -> dict[str, str]:
 class Started:
     """A run whose process has been started."""
 
-    def __init__(self, run: PlannedRun, process: RunProcess) -> None:
+    def __init__(self, run: PlannedRun, process: RunProcess | ForkedProcess) -> None:
         self.run, self.process = run, process
 
     def finished(self) -> bool:

@@ -2,7 +2,7 @@
 
 Another processor rounds otherwise, so numbers that were made elsewhere cannot be met to the last
 digit here. Two runs here can: one by a copy of the commit that published the result, one by today's
-code, for a seed of every arm and every baseline. Where training curves, metrics and items are equal,
+code, for a seed of every arm and every baseline that reaches other code than then. Where training curves, metrics and items are equal,
 the code since then changes nothing that the result depends on, and its numbers count as today's.
 
 Settings such as ``trainer.max_steps=40`` shorten both. The result then says so: what a run does
@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 from common.config import ROOT, UserError, to_yaml
 from common.engine.comparison.judge import git
 from common.engine.comparison.results import comparisons, publish
-from common.engine.comparison.runs import PlannedRun, Started, process_environment, start_process
+from common.engine.comparison.runs import PlannedRun, process_environment
 from common.engine.comparison.schedule import run_all
 from common.engine.lifecycle.find import EARLIER
 from common.engine.renewal.published import (
@@ -39,6 +39,7 @@ from common.engine.renewal.published import (
     published_result,
     stamp,
 )
+from common.engine.renewal.unchanged import same_baseline
 
 # run by a copy of the earlier code: the hash of it, and its configs of runs
 ASK = """
@@ -62,11 +63,12 @@ class EarlierRun(PlannedRun):
         like: today's run.
         root: the folder.
         code: hash of its code.
+        base: config that the arms started from then, which may have another name today.
     """
 
-    def __init__(self, like: PlannedRun, root: Path, code: str) -> None:
+    def __init__(self, like: PlannedRun, root: Path, code: str, base: str) -> None:
         self.__dict__.update(like.__dict__)
-        self.root, self.code = root, code
+        self.root, self.code, self.base = root, code, base
         self.run_id = f"{EARLIER}{self.stem}-{code}"
         self.path = like.folder.absolute() / self.run_id
 
@@ -75,10 +77,8 @@ class EarlierRun(PlannedRun):
         words = [w for w in super().command() if not w.startswith("runs_dir=")]
         return [*words[:6], f"runs_dir={self.folder.absolute().parents[1]}", *words[6:]]
 
-    def start(self, threads: int, lowest_priority: bool = False) -> Started | None:
-        """Start its process; see `PlannedRun.start`."""
-        process = start_process(self.path, self.command(), threads, self.root)
-        return None if process is None else Started(self, process)
+    def check_unchanged(self) -> None:
+        """A copy of a commit stays as it is."""
 
 
 def verify_code(
@@ -107,13 +107,17 @@ def verify_code(
     commit = commit_of(commit) if commit else published_by(project)
     result = published_result(project)
     planned = planned_again(project, result, seeds)
+    bases = {own.get("name", ""): own["base"] for own in comparisons(result)}
     root = planned[0][2][0].folder.absolute() / f".code-{commit[:10]}"
     with _alone(root):
         copy_tree(commit, root)
-        code = check_earlier(project, result, planned, root, commit, overrides)
-        short = [[shortened(run, overrides) for run in plan] for _, _, plan in planned]
+        code, idle = check_earlier(project, result, planned, root, commit, overrides)
+        short = [
+            [shortened(run, overrides) for run in plan if run.path not in idle]
+            for _, _, plan in planned
+        ]
         now = list({run.path: run for plan in short for run in plan}.values())
-        then = [EarlierRun(run, root, code) for run in now]
+        then = [EarlierRun(run, root, code, bases[run.spec.name]) for run in now]
         pairs = list(zip(then, now, strict=True))
         # an arm of today follows the same arm of then, so that a difference is seen early
         run_all([run for pair in pairs for run in pair], jobs, title=f"{project}: then, now")
@@ -122,12 +126,16 @@ def verify_code(
     if not found:
         published = {own.get("name", ""): own for own in (result, *result.get("more", []))}
         for (spec, arms, whole), plan in zip(planned, short, strict=True):
+            published[spec.name]["base"] = spec.base
             first = {arm: config_hash(next(r for r in whole if r.arm == arm), spec) for arm in arms}
             published[spec.name]["verified"] = {
                 **stamp(project, spec, arms, plan),
                 "config_hashes": first,  # of the whole runs
                 "earlier": {"commit": commit, "code": code},
                 "overrides": list(overrides),
+                "unchanged_baselines": [
+                    b for b in spec.baselines if b not in {r.arm for r in plan}
+                ],
             }
         publish(project, result)
     return found
@@ -205,14 +213,18 @@ def check_earlier(
     root: Path,
     commit: str,
     overrides: Iterable[str],
-) -> str:
-    """Hash of the earlier code, which is shown to be that of the result, with its configs.
+) -> tuple[str, set[Path]]:
+    """Look whether earlier code is that of the result, with its configs.
+
+    Returns:
+        Its hash, and folders of baselines that reach the same code, data and config today.
 
     Raises:
         UserError: it is not, or a setting that is overridden would have another value today.
     """
     runs = [run for _, _, plan in planned for run in plan]
-    words = json.dumps([[run.base, run.overrides] for run in runs])
+    bases = {own.get("name", ""): own["base"] for own in comparisons(result)}
+    words = json.dumps([[bases[run.spec.name], run.overrides] for run in runs])
     done = subprocess.run(
         [sys.executable, "-c", ASK, project, words],
         cwd=root, env=process_environment(1, root), capture_output=True, text=True,
@@ -229,6 +241,7 @@ def check_earlier(
             )
     hashes = _published_configs(result)
     seeds = {own.get("name", ""): own["seeds"][0] for own in comparisons(result)}
+    idle = set()
     for run, then in zip(runs, said["configs"], strict=True):
         known = hashes[run.spec.name].get(run.arm)
         found = hashlib.sha256(then.encode()).hexdigest()[:8]
@@ -241,7 +254,13 @@ def check_earlier(
             )
             if before != today:
                 raise UserError(f"{run.arm}: {key} was {before} and is {today}; leave it as it is")
-    return str(said["code"])
+        if (
+            run.is_baseline
+            and then == to_yaml(run.config())
+            and same_baseline(project, run.arm, root)
+        ):
+            idle.add(run.path)
+    return str(said["code"]), idle
 
 
 def _published_configs(result: Mapping[str, Any]) -> dict[str, dict[str, str]]:

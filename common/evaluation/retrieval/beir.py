@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +12,28 @@ from typing import Any
 from common.config import UserError
 from common.damage import reading
 
+_log = logging.getLogger(__name__)
+
 CORPUS = "corpus.jsonl"
 QUERIES = "queries.jsonl"
+ABSENT = 0.05  # share of judgements of unknown documents from which the files don't belong together
 
 
 @dataclass(frozen=True)
 class RetrievalSet:
-    """A collection with judged queries; documents are ``title + " " + text``."""
+    """A collection with judged queries; documents are ``title + " " + text``.
+
+    Judgements may name a few documents that the collection does not hold (BEIR's ArguAna has such):
+    nothing retrieves them, but they count as relevant, as in trec_eval.
+    """
 
     corpus: dict[str, str]
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
+
+    def relevant(self, query: str) -> list[str]:
+        """Documents of the collection that are relevant for a query."""
+        return [d for d, g in self.qrels[query].items() if g > 0 and d in self.corpus]
 
 
 def load_beir(folder: Path, split: str | None = None, queries_file: str = QUERIES) -> RetrievalSet:
@@ -36,17 +48,25 @@ def load_beir(folder: Path, split: str | None = None, queries_file: str = QUERIE
         The collection; only queries with a judgement are kept.
 
     Raises:
-        UserError: a file is missing or broken, or a judgement names an unknown document or query.
+        UserError: a file is missing or broken, or a judgement names an unknown query, or one in twenty
+            an unknown document.
     """
     corpus = load_corpus(folder)
     queries = {str(row["_id"]): str(row["text"]) for row in _rows(folder, queries_file)}
     path = folder / ("qrels.tsv" if split is None else f"qrels/{split}.tsv")
     qrels = _read_qrels(path)
-    for query, grades in qrels.items():
-        unknown = [d for d in grades if d not in corpus]
-        if query not in queries or unknown:
-            what = f"query {query!r}" if query not in queries else f"document {unknown[0]!r}"
-            raise UserError(f"{path} judges {what}, which the collection does not hold")
+    if asked := [q for q in qrels if q not in queries]:
+        raise UserError(f"{path} judges query {asked[0]!r}, which the collection does not hold")
+    unknown = [d for grades in qrels.values() for d in grades if d not in corpus]
+    if len(unknown) > ABSENT * sum(len(grades) for grades in qrels.values()):
+        raise UserError(
+            f"{path} judges document {unknown[0]!r} and {len(unknown) - 1} others, which the collection does not hold"
+        )
+    if unknown:
+        _log.warning(
+            "%s judges %d documents that the collection does not hold, such as %s: they count as not retrieved",
+            path, len(unknown), unknown[0],
+        )  # fmt: skip
     return RetrievalSet(corpus, {q: t for q, t in queries.items() if q in qrels}, qrels)
 
 

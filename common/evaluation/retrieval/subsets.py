@@ -15,7 +15,7 @@ def reduced(data: RetrievalSet, num_documents: int) -> RetrievalSet:
         data: the whole set.
         num_documents: documents to keep; all that are relevant stay, also if they are more.
     """
-    right = {d for grades in data.qrels.values() for d, grade in grades.items() if grade > 0}
+    right = {d for query in data.qrels for d in data.relevant(query)}
     others = sorted((d for d in data.corpus if d not in right), key=stable_fraction)
     kept = right | {*others[: max(0, num_documents - len(right))]}
     qrels = {q: {d: g for d, g in own.items() if d in kept} for q, own in data.qrels.items()}

@@ -12,6 +12,7 @@ from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
 from common.engine.module import ContrastiveModule
 from common.evaluation.image_text.zeroshot import LACLIP_TEMPLATES, class_embeddings
 from common.families.image_text.config import TwoTowers
+from common.families.image_text.own_tokenizer import OwnTokenizer
 from common.families.image_text.protocol import ImageTextConfig
 from common.losses.temperature import LogitScale
 
@@ -19,13 +20,24 @@ Encoder = DualEncoder | OpenClipDualEncoder
 
 
 def build_tokenizer(model: TwoTowers) -> ClipTokenizer:
-    """CLIP's byte-pair encoding at the context length of the config's text tower."""
+    """CLIP's byte-pair encoding at the context length of the config's text tower, or the open_clip model's own.
+
+    Raises:
+        UserError: a tokenizer of its own that is not on this machine.
+    """
     if isinstance(model.open_clip, str):
         from open_clip import get_model_config
 
         config = get_model_config(model.open_clip) or {}  # the encoder refuses an unknown name
-        return ClipTokenizer(config.get("text_cfg", {}).get("context_length", 77))
-    sizes = model.text if model.open_clip is None else model.open_clip["text_cfg"]
+        sizes = config.get("text_cfg", {})
+        if sizes.get("hf_tokenizer_name"):
+            return OwnTokenizer(model.open_clip)
+    else:
+        sizes = model.text if model.open_clip is None else model.open_clip["text_cfg"]
+        if sizes.get("hf_tokenizer_name"):
+            raise UserError(
+                "model.open_clip: a config whose text tower has a tokenizer of its own is taken by its name alone"
+            )
     return ClipTokenizer(sizes.get("context_length", 77))
 
 

@@ -36,8 +36,8 @@ def questions(cfg: RetrievalExperimentConfig, file: str | None) -> list[PassageR
     found = []
     for place in cfg.eval.beir:
         data = load_set(cfg, place, held_out=True)
-        for query, grades in data.qrels.items():
-            right = tuple(data.corpus[d] for d, grade in grades.items() if grade > 0)
+        for query in data.qrels:
+            right = tuple(data.corpus[d] for d in data.relevant(query))
             if right:
                 found.append(PassageRecord(data.queries[query], right))
     return found

@@ -66,7 +66,7 @@ def ranking_records(data: RetrievalSet, candidates: Run) -> list[PassageRecord]:
     found = []
     for query, text in data.queries.items():
         grades = data.qrels[query]
-        right = tuple(data.corpus[d] for d, grade in grades.items() if grade > 0)
+        right = tuple(data.corpus[d] for d in data.relevant(query))
         own = candidates.get(query, {})
         wrong = tuple(data.corpus[d] for d in own if grades.get(d, 0) <= 0)
         if right:

@@ -299,11 +299,19 @@ def _labels_backward(
 
 # --- symmetry of self-comparisons: half of the tiles suffice --------------------------------------
 
-_ALWAYS = ("all", "diagonal", "index", "partner", "uniform", "lowrank", "exclude_self")
+_ALWAYS = (
+    "all",
+    "diagonal",
+    "uniform",
+    "lowrank",
+    "exclude_self",
+    "exclude_positive",
+    "only_positive",
+)
 
 
 def is_symmetric(problem: Problem) -> bool:
-    """Whether masks are symmetric, nothing is scaled or summed per row, and no shard is involved.
+    """Whether masks and positives are symmetric, nothing is scaled or summed per row, and no shard is involved.
 
     The caller has checked that keys and queries are the same tensor. Weights may be anything that
     has a closed form.
@@ -312,13 +320,14 @@ def is_symmetric(problem: Problem) -> bool:
         return False
     if split(problem.spec)[1] is not None:
         return False
-    return all(_symmetric(atom, problem.spec) for atom in problem.spec.atoms())
+    return all(_symmetric(atom, problem) for atom in problem.spec.atoms())
 
 
-def _symmetric(atom: Spec, spec: Spec) -> bool:
-    if isinstance(atom, Labels):
-        return True  # its mask is at most "not self"
-    if isinstance(atom, Exclude):
-        same = atom.query.data_ptr() == atom.key.data_ptr() and atom.second is None
-        return same and not (atom.keep_positive and spec.has("index", "block"))
+def _symmetric(atom: Spec, problem: Problem) -> bool:
+    if isinstance(atom, Labels | Exclude):  # not by address, which torch.compile cannot read
+        return atom.query is atom.key and getattr(atom, "second", None) is None
+    if isinstance(atom, Partner):  # further rows may follow the two views
+        return problem.num_rows == 2 * atom.half
+    if isinstance(atom, Index):  # j may be the positive of i and i not that of j
+        return not (problem.top1 or problem.spec.needs_positive)
     return atom.kind in _ALWAYS

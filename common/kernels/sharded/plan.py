@@ -193,17 +193,35 @@ def make_plan(problem: Problem, sharding: Sharding) -> Plan:
 _EQUAL: WeakKeyDictionary[dist.ProcessGroup, set[tuple[int, int]]] = WeakKeyDictionary()
 
 
+def shard_rows(
+    num_rows: int, device: torch.device, group: dist.ProcessGroup | None
+) -> tuple[int, ...]:
+    """Rows of every rank; see the module for what is told once.
+
+    Raises:
+        ValueError: a broken promise of equal shards.
+    """
+    return _told((num_rows, num_rows), device, group)[0]
+
+
 def _sizes(
     problem: Problem, group: dist.ProcessGroup | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Rows and keys of every rank; see the module for what is told once."""
-    own, num_ranks = (problem.num_rows, problem.num_cols), world_size(group)
+    """Rows and keys of every rank."""
+    return _told((problem.num_rows, problem.num_cols), problem.q.device, group)
+
+
+def _told(
+    own: tuple[int, int], device: torch.device, group: dist.ProcessGroup | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Numbers of rows and keys of every rank."""
+    num_ranks = world_size(group)
     promised = os.environ.get("CONTRASTIVE_EQUAL_SHARDS") == "1"
     of_all = group or dist.group.WORLD
     assert of_all is not None  # `as_sharding` found several processes
     checked = _EQUAL.setdefault(of_all, set())
     if not (promised and own in checked):
-        counts = torch.tensor([own], device=problem.q.device)
+        counts = torch.tensor([own], device=device)
         sizes = all_gather_no_grad(counts, group, [1] * num_ranks).tolist()
         queries, keys = zip(*sizes, strict=True)
         if not promised:

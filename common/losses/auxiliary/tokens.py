@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.distributed.differentiable import rank_mean_of_sums
+from common.losses.output import full_precision
 
 IGNORED = -100  # label of a position where nothing is predicted, as in transformers
 
@@ -37,8 +38,8 @@ def masked_lm_loss(head: nn.Module, states: Tensor, labels: Tensor) -> Tensor:
     """
     chosen = labels != IGNORED
     logits: Tensor = head(states[chosen])
-    if not len(logits):
-        return states.sum() * 0
+    if not len(logits):  # the head stays in the graph: every rank has gradients of the same weights
+        return (states.sum() + logits.sum()) * 0
     wide = torch.promote_types(logits.dtype, torch.float32)
     return F.cross_entropy(logits.to(wide), labels[chosen])
 
@@ -108,6 +109,7 @@ def token_sums(
     return (ce * counts).sum(1), counts.sum(1)
 
 
+@full_precision
 def token_margin_contrastive(states: Tensor, mask: Tensor, margin: float = 0.5) -> Tensor:
     """Hinge that holds the states of different tokens of one sequence apart (SimCTG).
 

@@ -16,6 +16,7 @@ from common.losses.functional.kernel import (
     KernelOptions,
     count_rows,
     mean_loss,
+    process_group,
     sum_over_ranks,
     sweep,
 )
@@ -125,7 +126,7 @@ def repulsion(
         return _uniform_repulsion(query, key, kernel)
     left, right = gaussian_factors(query, key)  # <left_i, right_j> = -d_ij / 2
     spec = ExcludeSelf() if mask is None else mask
-    loose: KernelOptions = {**kernel, "unit_norm": False}
+    loose: KernelOptions = {**kernel, "unit_norm": False, "precision": "exact"}
     stats = sweep(left, right, 2 * tau, spec, moment=True, **loose)  # Eq. 6: weights of its sums
     cost = -stats.row_mom / tau  # Eq. 8
     if detach_weights:
@@ -177,7 +178,7 @@ def rbf_repulsion(
     """
     check_pair(query, key)
     left, right = gaussian_factors(query, key)  # <left_i, right_j> = -d_ij / 2
-    loose: KernelOptions = {**kernel, "unit_norm": False}
+    loose: KernelOptions = {**kernel, "unit_norm": False, "precision": "exact"}
     if not weighted:
         log_count = (count_rows(key.shape[0], left, kernel) - 1).log()
         log_mean = sweep(left, right, 2 * t, ExcludeSelf(), **loose).row_lse - log_count
@@ -259,7 +260,8 @@ def cacr(
         The two terms per sample and the entropies of their weights.
 
     Raises:
-        ValueError: an unknown weighting or cost, or fewer than two views.
+        ValueError: an unknown weighting or cost, fewer than two views, or a single sample and no
+            group (no negatives).
 
     Distributed: gathers negatives if a `group` is given, else local.
 
@@ -269,6 +271,8 @@ def cacr(
     (tensor([0., 0.]), tensor([-2., -2.]))
     """
     _check_views(views)
+    if views.shape[1] < 2 and not process_group(kernel)[0]:
+        raise ValueError(f"one sample has no negatives; the views are {tuple(views.shape)}")
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting must be one of {WEIGHTINGS}, got {weighting!r}")
     if cost not in COSTS:

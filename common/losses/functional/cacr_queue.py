@@ -141,5 +141,5 @@ def _uniform(
 def _logits(query: Tensor, key: Tensor, tau: float, spec: Spec, kernel: KernelOptions) -> Stats:
     """Log-sum and mean of -tau ||q_i - k_j||^2 over the keys that count."""
     left, right = gaussian_factors(query, key)
-    loose: KernelOptions = {**kernel, "unit_norm": False}
+    loose: KernelOptions = {**kernel, "unit_norm": False, "precision": "exact"}
     return sweep(left, right, 2 * tau, spec, moment=True, **loose)

@@ -102,7 +102,7 @@ def gaussian_log_sum(
     """
     check_pair(x, y, same_rows=False, names="x, y")
     left, right = gaussian_factors(x, y)
-    options: KernelOptions = {**kernel, "unit_norm": False}
+    options: KernelOptions = {**kernel, "unit_norm": False, "precision": "exact"}
     return sweep(left, right, scale, spec or All(), **options).row_lse
 
 

@@ -60,7 +60,8 @@ def clip(
         Mean over rows; per row the mean of its two directions; hits of image -> text.
 
     Raises:
-        ValueError: shapes that do not pair up.
+        ValueError: shapes that do not pair up; label smoothing with a mask, whose targets would lie on
+            pairs that don't count.
 
     Distributed: gathers negatives if a `group` is given, else local.
 
@@ -69,6 +70,10 @@ def clip(
     tensor(1.3333)
     """
     check_pair(image, text, names="image, text")
+    if label_smoothing and mask is not None:
+        raise ValueError(
+            "label_smoothing spreads over all columns: it does not combine with a mask (or ids)"
+        )
     spec = Diagonal() if mask is None else Diagonal() & mask
     stats = sweep(image, text, scale, spec, columns=True, top1=True, **kernel)
     positive = stats.row_lin  # s_ii

@@ -11,7 +11,7 @@ from common.distributed.collectives import all_gather_no_grad
 from common.distributed.differentiable import all_reduce_sum, rank_mean
 from common.distributed.process import gradient_factor
 from common.kernels.pair import pair_stats
-from common.kernels.sharded.plan import Group, as_sharding
+from common.kernels.sharded.plan import Group, as_sharding, shard_rows
 from common.kernels.specs.weights import Spec
 from common.losses.output import mean_rows
 
@@ -82,7 +82,8 @@ def mean_loss(per_sample: Tensor, kernel: KernelOptions, valid: Tensor | None = 
     if sharding is None:
         return mean_rows(per_sample, valid)
     if valid is None:
-        return rank_mean(per_sample, sharding.group, sharding.grad_reduction)
+        told = shard_rows(per_sample.shape[0], per_sample.device, sharding.group)
+        return rank_mean(per_sample, sharding.group, sharding.grad_reduction, sum(told))
     count = all_reduce_sum(valid.sum().to(per_sample.dtype), sharding.group).clamp(min=1)
     factor = gradient_factor(sharding.grad_reduction, sharding.group)
     return torch.where(valid, per_sample, 0).sum() * (factor / count)
@@ -98,6 +99,12 @@ def rows_of_all_ranks(x: Tensor, kernel: KernelOptions) -> Tensor:
     """Concatenation over ranks without gradient: labels, ids."""
     sharded, group = process_group(kernel)
     return all_gather_no_grad(x, group) if sharded else x
+
+
+def key_options(kernel: KernelOptions) -> KernelOptions:
+    """Options under which sums over keys are right: as they are, or local where all ranks hold the same keys."""
+    sharding = as_sharding(kernel.get("group"))
+    return kernel if sharding is None or sharding.keys == "sharded" else local(kernel)
 
 
 def count_rows(num_local: int, like: Tensor, kernel: KernelOptions) -> Tensor:

@@ -16,6 +16,7 @@ from common.losses.functional.info_nce import clip
 from common.losses.functional.kernel import (
     KernelOptions,
     count_rows,
+    key_options,
     mean_loss,
     rows_of_all_ranks,
     sum_over_ranks,
@@ -86,7 +87,8 @@ def sup_con(
     if mode not in ("out", "in"):
         raise ValueError(f"mode must be 'out' or 'in', got {mode!r}")
     labels = Labels(query_labels, key_labels, exclude_self=exclude_self)
-    count = positive_count(query_labels, rows_of_all_ranks(key_labels, kernel), exclude_self)
+    all_labels = rows_of_all_ranks(key_labels, key_options(kernel))
+    count = positive_count(query_labels, all_labels, exclude_self)
     valid = count > 0
     stats = sweep(query, key, scale, labels, top1=True, **kernel)
     if mode == "out":
@@ -230,7 +232,7 @@ def disparate(
     # log(1 + sum e^(s_im - s_ip)) = softplus(negatives - s_ip), summed over the positives.
     positive = Labels(partner_labels, key_labels, exclude_self) & OnlyPositive()
     per_row = pair_softplus(gated, key, scale, positive, row_offset=negatives, **options)
-    all_labels = rows_of_all_ranks(key_labels, kernel)
+    all_labels = rows_of_all_ranks(key_labels, key_options(kernel))
     count = positive_count(partner_labels, all_labels, False).to(per_row.dtype)
     if exclude_self:
         count = count - (partner_labels == query_labels).to(count)

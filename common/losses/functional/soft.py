@@ -12,6 +12,7 @@ from common.kernels.specs.weights import All, ExcludeSelf, LowRank, Spec
 from common.losses.functional.kernel import (
     KernelOptions,
     count_rows,
+    key_options,
     mean_loss,
     process_group,
     sum_over_ranks,
@@ -64,8 +65,9 @@ def cwcl(
     check_pair(query_features, key_features, same_rows=False, names="features")
     weights = LowRank(query_features, key_features, factor=0.5, shift=0.5)
     stats = sweep(query, key, scale, weights, **kernel)
-    feature_sum = sum_over_ranks(key_features.detach().sum(0), kernel)
-    num_keys = count_rows(key.shape[0], key, kernel)
+    over_keys = key_options(kernel)
+    feature_sum = sum_over_ranks(key_features.detach().sum(0), over_keys)
+    num_keys = count_rows(key.shape[0], key, over_keys)
     total = 0.5 * (query_features.detach() @ feature_sum + num_keys)  # sum_j w_ij
     per_sample = stats.row_lse - stats.row_lin / total
     return LossOutput(mean_loss(per_sample, kernel), per_sample, None)

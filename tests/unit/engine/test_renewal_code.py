@@ -82,7 +82,7 @@ def test_the_earlier_run_is_one_of_the_code_in_its_folder(tmp_path):
         "(folder / 'metrics.json').write_text(json.dumps([__file__, str(pathlib.Path.cwd())]))\n"
     )
     like = planned(tmp_path)
-    run = earlier.EarlierRun(like, tmp_path / "tree", CODE)
+    run = earlier.EarlierRun(like, tmp_path / "tree", CODE, like.base)
     assert run.path.parent == like.path.absolute().parent
     assert run.run_id != like.run_id
     assert CODE in run.run_id
@@ -178,7 +178,7 @@ def test_the_earlier_code_has_to_be_that_of_the_result(tmp_path):
     run = planned(tmp_path)
     text = to_yaml(run.config())
     result = {
-        "name": "", "seeds": [run.seed], "code": CODE,
+        "name": "", "base": "mini", "seeds": [run.seed], "code": CODE,
         "arms": {run.arm: {"config_hash": sha256(text.encode()).hexdigest()[:8]}},
     }  # fmt: skip
     plan = [(run.spec, [run.arm], [run])]
@@ -188,8 +188,8 @@ def test_the_earlier_code_has_to_be_that_of_the_result(tmp_path):
 
     same = stub_tree(tmp_path / "same", text=text)
     steps = run.config().trainer.max_steps
-    assert check(same) == CODE
-    assert check(same, ["trainer.max_steps=4"]) == CODE
+    assert check(same) == (CODE, set())
+    assert check(same, ["trainer.max_steps=4"]) == (CODE, set())
     with pytest.raises(UserError, match="other000.*is not that of the result.*VERIFY=<commit>"):
         check(stub_tree(tmp_path / "other", "other000", text))
     with pytest.raises(
@@ -199,7 +199,7 @@ def test_the_earlier_code_has_to_be_that_of_the_result(tmp_path):
     changed = text.replace(f"max_steps: {steps}", "max_steps: 12345")
     result["arms"][run.arm]["config_hash"] = sha256(changed.encode()).hexdigest()[:8]
     other = stub_tree(tmp_path / "steps", text=changed)
-    assert check(other) == CODE
+    assert check(other) == (CODE, set())
     with pytest.raises(UserError, match=rf"trainer.max_steps was 12345 and is {steps}"):
         check(other, ["trainer.max_steps=4"])
     (tmp_path / "same/common/registry.py").write_text("raise ImportError('no such library')")
@@ -226,7 +226,7 @@ def test_equal_runs_renew_the_result_and_others_leave_it(tmp_path, monkeypatch, 
     monkeypatch.setattr(earlier, "planned_again", lambda *_: [(spec, [run.arm], [run])])
     monkeypatch.setattr(earlier, "published_by", lambda _: "c" * 40)
     monkeypatch.setattr(earlier, "copy_tree", lambda _, root: root.mkdir(parents=True))
-    monkeypatch.setattr(earlier, "check_earlier", lambda *_: CODE)
+    monkeypatch.setattr(earlier, "check_earlier", lambda *_: (CODE, set()))
 
     def run_all(runs, *_, **__):
         then, now = runs

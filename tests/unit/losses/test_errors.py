@@ -98,6 +98,11 @@ def test_options_are_checked_when_the_loss_is_made(loss, options, message):
             r"query, gate have shapes \(4, 3\) and \(4, 2\)",
         ),
         (lambda: CACRLoss()(X), r"views >= 2.*\(4, 3\)"),
+        (lambda: CACRLoss()(torch.stack([X, X])[:, :1]), r"one sample has no negatives"),
+        (
+            lambda: ClipLoss(label_smoothing=0.1)(X, X, 5.0, ids=LABELS),
+            "does not combine with a mask",
+        ),
         (lambda: guide_mask(X, [X], margin=0.1, threshold=0.5), "not both"),
         (lambda: weighted_info_nce(X, X, 5.0, torch.ones(3, 4)), r"weights have shape \(3, 4\)"),
         (lambda: AlignUniformLoss(tau=0.0), r"tau must be > 0"),

@@ -12,9 +12,12 @@ import common.losses.info_nce as info_nce
 import common.losses.multi_positive as multi_positive
 import common.losses.soft as soft
 import common.losses.two_view as two_view
+from common.kernels import pair
 from common.kernels.arguments import make_problem
 from common.kernels.specs.weights import Diagonal
+from common.losses.align_uniform import AlignUniformLoss
 from common.losses.base import PairLoss
+from common.losses.cacr import CACRLoss
 from common.losses.image_text import ClipLoss
 from common.losses.info_nce import InfoNCELoss
 
@@ -70,3 +73,29 @@ def test_a_large_scale_takes_running_maxima():
     assert not make_problem(x, x, 200.0, Diagonal()).unit_norm
     assert not make_problem(x, x, -200.0, Diagonal()).unit_norm
     assert make_problem(x.double(), x.double(), 200.0, Diagonal()).unit_norm
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x, y, **k: CACRLoss(**k)(torch.stack([x, y])),
+        lambda x, y, **k: CACRLoss(weighting="full", cost="rbf", **k)(torch.stack([x, y])),
+        lambda x, y, **k: AlignUniformLoss(**k)(x, y),
+    ],
+)
+def test_squared_distances_are_exact_whatever_is_permitted(loss, monkeypatch):
+    """Rounded to half precision, differences of large products are noise."""
+    asked = []
+    ask = pair.make_problem
+
+    def noted(*words, **options):
+        problem = ask(*words, **options)
+        asked.append((problem.q.shape[1], problem.precision))
+        return problem
+
+    monkeypatch.setattr(pair, "make_problem", noted)
+    x, y = (torch.randn(6, 8) for _ in range(2))
+    loss(x, y, precision="half")
+    lengthened = [precision for width, precision in asked if width == 10]
+    assert lengthened
+    assert {*lengthened} == {"exact"}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common.losses.auxiliary.tokens import masked_lm_loss, token_sums
+from common.losses.auxiliary.tokens import masked_lm_loss, token_margin_contrastive, token_sums
 
 
 def test_masked_lm_loss_is_the_mean_over_labelled_positions():
@@ -24,6 +24,7 @@ def test_masked_lm_loss_gives_gradient_to_labelled_positions_alone_and_none_with
     labels = torch.full((2, 4), -100)
     masked_lm_loss(head, states, labels).backward()
     assert not states.grad.any()
+    assert not head.weight.grad.any()  # there, as on ranks that have labels
     labels[1, 2] = 5
     masked_lm_loss(head, states, labels).backward()
     assert states.grad[1, 2].abs().sum() > 0
@@ -57,3 +58,10 @@ def test_token_sums_are_those_of_each_row_without_padding(smoothing):
     assert with_padding[0] > sums[0]
     other = token_sums(logits, tokens, pad_id=3, label_smoothing=smoothing)[1]
     assert other.tolist() == [2, 2]
+
+
+def test_states_are_held_apart_in_full_precision_under_autocast():
+    states, mask = torch.randn(2, 5, 16), torch.ones(2, 5)
+    exact = token_margin_contrastive(states, mask, 0.9)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(token_margin_contrastive(states, mask, 0.9), exact)

@@ -1,5 +1,6 @@
 """Masks, hard negatives and banks on two ranks against one process: loss and gradients."""
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -9,13 +10,17 @@ from torch import Tensor
 
 from common.distributed import process
 from common.distributed.process import default_group, world_size
+from common.kernels.sharded import plan
 from common.kernels.sharded.plan import Sharding
 from common.losses.align_uniform import AlignUniformLoss
 from common.losses.cacr import CACRLoss
 from common.losses.functional.cacr import cacr_momentum
 from common.losses.functional.info_nce import info_nce
 from common.losses.functional.masks import guide_mask, id_mask
+from common.losses.functional.multi_positive import disparate, sup_con
 from common.losses.functional.siglip import siglip
+from common.losses.functional.soft import cwcl
+from common.losses.image_text import ClipLoss
 from common.losses.info_nce import InfoNCELoss
 from common.losses.multi_positive import SupConLoss
 from common.losses.soft import DistillationLoss
@@ -141,3 +146,67 @@ def test_hits_of_the_sigmoid_loss_are_those_of_the_whole_batch(two_ranks, mode):
     wanted = siglip_hits(mode)
     assert 0 < wanted.sum() < N
     assert torch.equal(torch.cat(list(two_ranks.run(siglip_hits, mode=mode))), wanted)
+
+
+SHARED = {  # keys that all ranks hold alike, such as prototypes
+    "sup_con_in": lambda x, k, group: sup_con(
+        x, k, torch.arange(len(x)) % 2, KINDS, 4.0, mode="in", group=group
+    ),
+    "sup_con_out": lambda x, k, group: sup_con(x, k, torch.arange(len(x)) % 2, KINDS, 4.0, group=group),
+    "cwcl": lambda x, k, group: cwcl(x, k, x.detach(), k.detach(), 4.0, group=group),
+    "disparate": lambda x, k, group: disparate(
+        x, k, torch.ones_like(x), torch.arange(len(x)) % 2, 1 - torch.arange(len(x)) % 2, KINDS, 4.0, group=group
+    ),
+}  # fmt: skip
+KINDS = torch.tensor([0, 1, 1, 0, 1])
+
+
+def shared_keys(case: str) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(6)
+    both = F.normalize(torch.randn(8, D, dtype=torch.float64, generator=generator), dim=1)
+    keys = F.normalize(torch.randn(5, D, dtype=torch.float64, generator=generator), dim=1)
+    if world_size() == 1:
+        x, group = both, None
+    else:  # equal ranks, whose labels begin anew
+        x, group = both[process.rank() * 4 :][:4], Sharding(keys="replicated")
+    loss = SHARED[case](x.requires_grad_(), keys.requires_grad_(), group).loss
+    loss.backward()
+    return [loss.detach(), x.grad, keys.grad]
+
+
+@pytest.mark.parametrize("case", SHARED)
+def test_keys_that_all_ranks_hold_count_once(two_ranks, case):
+    """Their positives and weights were counted once per rank."""
+    first, second = two_ranks.run(shared_keys, case=case)
+    loss, x, keys = shared_keys(case)
+    torch.testing.assert_close(0.5 * (first[0] + second[0]), loss)
+    torch.testing.assert_close(0.5 * torch.cat([first[1], second[1]]), x, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(0.5 * (first[2] + second[2]), keys, rtol=1e-10, atol=1e-12)
+
+
+def told(promised: bool) -> list[int]:
+    """How often ranks told their numbers of rows, in each of two steps of a module."""
+    batch, counts, tell = make_batch(), [], plan.all_gather_no_grad
+    rows = slice(process.rank() * 3, process.rank() * 3 + 3)  # a number that no other test promises
+    os.environ["CONTRASTIVE_EQUAL_SHARDS"] = str(int(promised))
+
+    def counted(x: Tensor, *words: object) -> Tensor:
+        counts[-1] += x.shape == (1, 2)
+        return tell(x, *words)
+
+    plan.all_gather_no_grad = counted
+    try:
+        for _ in range(2):
+            counts.append(0)
+            ClipLoss()(batch["x"][rows], batch["y"][rows], 4.0).loss.item()
+    finally:
+        plan.all_gather_no_grad = tell
+        del os.environ["CONTRASTIVE_EQUAL_SHARDS"]
+    return counts
+
+
+def test_a_promise_of_equal_shards_reaches_the_modules(two_ranks):
+    """The mean over rows asked for their number in every step all the same."""
+    assert two_ranks.run(told, promised=False) == [[2, 2]] * 2
+    for counts in two_ranks.run(told, promised=True):
+        assert counts[1] == 0

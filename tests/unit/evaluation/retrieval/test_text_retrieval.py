@@ -14,6 +14,8 @@ from common.evaluation.encoding import encode, encode_texts, evaluation_mode
 from common.evaluation.retrieval.beir import load_beir
 from common.evaluation.retrieval.bm25 import BM25
 from common.evaluation.retrieval.mining import mine_hard_negatives
+from common.evaluation.retrieval.ranking import per_query_metrics
+from common.evaluation.retrieval.subsets import reduced
 
 DOCUMENTS = [
     "the quick brown fox jumps over the lazy dog",
@@ -122,6 +124,26 @@ def test_beir_split_lies_in_the_qrels_folder(tmp_path):
     assert load_beir(tmp_path, "dev").queries == {"2": "unjudged"}
     with pytest.raises(UserError, match=r"test\.tsv is missing"):
         load_beir(tmp_path, "test")
+
+
+def test_beir_judges_a_few_documents_that_it_does_not_hold(tmp_path, caplog):
+    """ArguAna does; the evaluation stopped there. They count as relevant and are retrieved by nobody."""
+    write_beir(tmp_path, qrels="1\ta\t1\n1\tgone\t1\n" + "2\tb\t1\n" * 20)
+    with pytest.raises(UserError, match="judges document 'gone' and 0 others"):
+        load_beir(tmp_path)  # a judgement repeated is one: one of three
+    (tmp_path / "corpus.jsonl").write_text(
+        "".join(json.dumps({"_id": f"d{i}", "text": f"text {i}"}) + "\n" for i in range(30))
+    )
+    judged = "".join(f"2\td{i}\t1\n" for i in range(29))
+    (tmp_path / "qrels.tsv").write_text(
+        "query-id\tcorpus-id\tscore\n1\td29\t1\n1\tgone\t1\n" + judged
+    )
+    data = load_beir(tmp_path)
+    assert "judges 1 documents that the collection does not hold, such as gone" in caplog.text
+    assert data.relevant("1") == ["d29"]
+    found = per_query_metrics(data.qrels, {"1": {"d29": 1.0}}, ks=(10,))
+    assert found["1"]["recall_at_10"] == 0.5
+    assert reduced(data, 5).qrels["1"] == {"d29": 1}
 
 
 def test_beir_mistakes_are_named(tmp_path):

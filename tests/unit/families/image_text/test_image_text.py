@@ -1,14 +1,16 @@
 """The image-text family as another project uses it: languages, views, own loss and stages."""
 
+import pickle
 from dataclasses import dataclass, field
 
 import pytest
 import torch
 
-from common.config import ExperimentConfig, TrainerConfig
+from common.config import ExperimentConfig, TrainerConfig, UserError
 from common.data.image_text.captions import CaptionLists
 from common.encoders import modes
 from common.engine.workspace import Workspace
+from common.families.image_text import own_tokenizer
 from common.families.image_text.config import ImageTextData, ImageTextEval, TwoTowers
 from common.families.image_text.data import files_of, image_text_data, requirements, train_transform
 from common.families.image_text.experiment import image_text_experiment
@@ -179,3 +181,34 @@ def test_untrained_metrics_are_those_of_the_module_that_training_begins_with(tmp
 def test_wrong_sections_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+class Pieces:
+    """A tokenizer as open_clip makes them for models that have their own."""
+
+    context_length = 64
+
+    def __call__(self, texts):
+        return torch.full((len(texts), self.context_length), len(texts[0]))
+
+
+def test_an_open_clip_model_with_its_own_tokenizer_is_fed_by_it(monkeypatch):
+    """It was fed CLIP's ids, without a word; a third of open_clip's models are such."""
+    monkeypatch.setattr(own_tokenizer.open_clip, "get_tokenizer", lambda _: Pieces())
+    tokenizer = build_tokenizer(TwoTowers(open_clip="ViT-B-16-SigLIP"))
+    assert tokenizer.context_length == 64
+    assert torch.equal(tokenizer("four"), torch.full((1, 64), 4))
+    again = pickle.loads(pickle.dumps(tokenizer))  # workers take it along
+    assert torch.equal(again(["abc"]), torch.full((1, 64), 3))
+    assert isinstance(build_tokenizer(TwoTowers(open_clip="ViT-B-32"))(["a"]), torch.Tensor)
+
+
+def test_its_own_tokenizer_has_to_be_at_hand(monkeypatch):
+    def missing(_):
+        raise OSError("no such repository")
+
+    monkeypatch.setattr(own_tokenizer.open_clip, "get_tokenizer", missing)
+    with pytest.raises(UserError, match="timm/ViT-B-16-SigLIP"):
+        build_tokenizer(TwoTowers(open_clip="ViT-B-16-SigLIP"))
+    with pytest.raises(UserError, match="is taken by its name alone"):
+        build_tokenizer(TwoTowers(open_clip={"text_cfg": {"hf_tokenizer_name": "x"}}))
