@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import open_clip
 from torch import Tensor
 
+from common.config import UserError
+from common.damage import first_line
 from common.data.text.tokenizers import ClipTokenizer
-from common.encoders.pretrained import PretrainedRef, loading
 
 
 class OwnTokenizer(ClipTokenizer):
@@ -16,14 +17,20 @@ class OwnTokenizer(ClipTokenizer):
         model: name of the open_clip model.
 
     Raises:
-        UserError: its files are not on this machine; names what to download.
+        UserError: it is not on this machine; says how to get it.
     """
 
     def __init__(self, model: str) -> None:
         self.model = model
-        name = str(open_clip.get_model_config(model)["text_cfg"].get("hf_tokenizer_name", model))
-        with loading(PretrainedRef("huggingface", name, present=False)):
+        try:
             self._own = open_clip.get_tokenizer(model)
+        except Exception as error:  # of transformers, huggingface_hub or a library in Rust
+            name = open_clip.get_model_config(model)["text_cfg"]["hf_tokenizer_name"]
+            raise UserError(
+                f"model.open_clip={model} has a tokenizer of its own, {name}, which cannot be loaded "
+                f"({first_line(error)}). Run once with a network connection (and without HF_HUB_OFFLINE): "
+                f"python -c 'import open_clip; open_clip.get_tokenizer(\"{model}\")'"
+            ) from error
         self.context_length = int(self._own.context_length)
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
