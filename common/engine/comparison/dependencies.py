@@ -75,6 +75,18 @@ def without(places: tuple[str, ...], files: Mapping[str, str]) -> dict[str, str]
     return {name: value for name, value in files.items() if not name.startswith(places)}
 
 
+def executed(files: Mapping[str, str], *, on_gpu: bool, alone: bool) -> dict[str, str]:
+    """Files and hashes of `counted` without what runs cannot have executed.
+
+    Args:
+        files: of a result or of today.
+        on_gpu: whether the runs had a GPU.
+        alone: whether each was one process.
+    """
+    idle = (() if on_gpu else (GPU_KERNELS,)) + (SEVERAL_PROCESSES if alone else ())
+    return without(idle, counted(files))
+
+
 def forget() -> None:
     """Look at the files again at the next call; until then each is read once per process."""
     for function in (code_hash, file_hashes, reached, parse, file_of, _content):

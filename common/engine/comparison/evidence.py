@@ -7,12 +7,9 @@ from typing import Any
 
 from common.config import ROOT
 from common.engine.comparison.dependencies import (
-    GPU_KERNELS,
-    SEVERAL_PROCESSES,
     code_hash,
-    counted,
+    executed,
     file_hashes,
-    without,
 )
 from common.engine.comparison.pages import (
     FRESH,
@@ -82,12 +79,13 @@ def freshness(project: str, spec: Comparison, result: Mapping[str, Any] | None) 
     known = result.get("verified", result)  # `make compare VERIFY=1`
     if "code" not in known:
         return "stale: its code is not recorded"
-    then, now = counted(known.get("files", {})), file_hashes(project)
     runs = {arm: PlannedRun(project, spec, arm, min(spec.seeds)) for arm in default_arms(spec)}
-    idle: tuple[str, ...] = ()  # what its runs cannot have executed
-    idle += () if result["hardware"]["gpu"] else (GPU_KERNELS,)
-    idle += SEVERAL_PROCESSES if all(run.alone for run in runs.values()) else ()
-    then, now = without(idle, then), without(idle, now)
+    where = {
+        "on_gpu": bool(result["hardware"]["gpu"]),
+        "alone": all(run.alone for run in runs.values()),
+    }
+    then = executed(known.get("files", {}), **where)
+    now = executed(file_hashes(project), **where)
     if then != now and known["code"] != code_hash(project):
         return f"stale: {changed_files(then, now)}"
     if not same_design(spec, result):

@@ -25,6 +25,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from common.config import ROOT, UserError, to_yaml
+from common.engine.comparison.dependencies import executed
 from common.engine.comparison.judge import git
 from common.engine.comparison.results import comparisons, publish
 from common.engine.comparison.runs import PlannedRun, process_environment
@@ -45,11 +46,11 @@ from common.engine.renewal.unchanged import same_baseline
 ASK = """
 import json, sys
 from common.config import load, to_yaml
-from common.engine.comparison.dependencies import code_hash
+from common.engine.comparison.dependencies import code_hash, file_hashes
 from common.registry import config_class
 project, runs = sys.argv[1], json.loads(sys.argv[2])
 configs = [to_yaml(load(config_class(project), project, base, words)) for base, words in runs]
-print(json.dumps({"code": code_hash(project), "configs": configs}))
+print(json.dumps({"code": code_hash(project), "files": file_hashes(project), "configs": configs}))
 """
 CURVES = "metrics.csv"
 MACHINE = ",sys/"  # part of the lines that tell speed and memory
@@ -234,9 +235,10 @@ def check_earlier(
         raise UserError(f"the code of {commit[:10]} does not start: {' '.join(last)}")
     said = json.loads(done.stdout.strip().splitlines()[-1])
     for own in comparisons(result):
-        if (known := own.get("verified", own)["code"]) != said["code"]:
+        known = own.get("verified", own)
+        if known["code"] != said["code"] and not _same_files(own, known, said["files"], runs):
             raise UserError(
-                f"the code of {commit[:10]} ({said['code']}) is not that of the result ({known}); "
+                f"the code of {commit[:10]} ({said['code']}) is not that of the result ({known['code']}); "
                 "name the commit that it was published in: VERIFY=<commit>"
             )
     hashes = _published_configs(result)
@@ -261,6 +263,21 @@ def check_earlier(
         ):
             idle.add(run.path)
     return str(said["code"]), idle
+
+
+def _same_files(
+    result: Mapping[str, Any],
+    known: Mapping[str, Any],
+    files: Mapping[str, str],
+    runs: Iterable[PlannedRun],
+) -> bool:
+    """Whether the earlier code is that of a result in all that its runs can have executed."""
+    where = {
+        "on_gpu": bool(result["hardware"]["gpu"]),
+        "alone": all(run.alone for run in runs),
+    }
+    then = executed(known.get("files", {}), **where)
+    return bool(then) and then == executed(files, **where)
 
 
 def _published_configs(result: Mapping[str, Any]) -> dict[str, dict[str, str]]:

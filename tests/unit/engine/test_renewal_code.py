@@ -158,12 +158,14 @@ def test_two_commands_do_not_share_a_copy(tmp_path):
         pass
 
 
-def stub_tree(root, code=CODE, text="trainer:\n  max_steps: 5\n"):
-    """A tree that knows its hash and config."""
+def stub_tree(root, code=CODE, text="trainer:\n  max_steps: 5\n", files=()):
+    """A tree that knows its hashes and config."""
+    files = dict(files)
     for name, content in {
         "common/config.py": f"def load(*_): pass\ndef to_yaml(_): return {text!r}\n",
         "common/registry.py": "def config_class(_): pass\n",
-        "common/engine/comparison/dependencies.py": f"def code_hash(_): return {code!r}\n",
+        "common/engine/comparison/dependencies.py": f"def code_hash(_): return {code!r}\n"
+        f"def file_hashes(_): return {files!r}\n",
     }.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +180,7 @@ def test_the_earlier_code_has_to_be_that_of_the_result(tmp_path):
     run = planned(tmp_path)
     text = to_yaml(run.config())
     result = {
-        "name": "", "base": "mini", "seeds": [run.seed], "code": CODE,
+        "name": "", "base": "mini", "seeds": [run.seed], "code": CODE, "hardware": {"gpu": None},
         "arms": {run.arm: {"config_hash": sha256(text.encode()).hexdigest()[:8]}},
     }  # fmt: skip
     plan = [(run.spec, [run.arm], [run])]
@@ -192,6 +194,15 @@ def test_the_earlier_code_has_to_be_that_of_the_result(tmp_path):
     assert check(same, ["trainer.max_steps=4"]) == (CODE, set())
     with pytest.raises(UserError, match="other000.*is not that of the result.*VERIFY=<commit>"):
         check(stub_tree(tmp_path / "other", "other000", text))
+    # other code in what no run here can have executed
+    result |= {
+        "files": {"common/a.py": "1", "common/kernels/gpu/b.py": "2"},
+        "hardware": {"gpu": None},
+    }
+    later = {"common/a.py": "1", "common/kernels/gpu/b.py": "3"}
+    assert check(stub_tree(tmp_path / "later", "other000", text, later))[0] == "other000"
+    with pytest.raises(UserError, match="is not that of the result"):
+        check(stub_tree(tmp_path / "last", "other000", text, later | {"common/a.py": "4"}))
     with pytest.raises(
         UserError, match=f"config of '{run.arm}' at cccccccccc is not that of the result"
     ):
