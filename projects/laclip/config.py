@@ -100,13 +100,22 @@ class RewriteConfig:
 
 
 @dataclass
+class LaclipEval(ImageTextEval):
+    """Zero-shot classification, and retrieval on pairs of one's own."""
+
+    pairs: str | None = (
+        None  # CSV path,caption of held-out pairs, below data.root: recall both ways
+    )
+
+
+@dataclass
 class Config(ExperimentConfig):
     """LaCLIP experiment."""
 
     data: LaclipData = field(default_factory=LaclipData)
     model: TwoTowers = field(default_factory=TwoTowers)
     method: MethodConfig = field(default_factory=MethodConfig)
-    eval: ImageTextEval = field(default_factory=ImageTextEval)
+    eval: LaclipEval = field(default_factory=LaclipEval)
     rewrite: RewriteConfig = field(default_factory=RewriteConfig)
     generator: ServerConfig = field(default_factory=ServerConfig)  # in place of rewrite.model
     task: RowMapConfig = field(default_factory=RowMapConfig)  # of rewrite

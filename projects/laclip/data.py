@@ -13,6 +13,7 @@ from common.data.tables import read_jsonl
 from common.data.text.augment import Eda, WordDropout, synonyms_from_synsets
 from common.data.text.tokenizers import ClipTokenizer
 from common.families.image_text.data import image_text_data
+from common.families.image_text.pairs import read_pairs
 from projects.laclip.config import Config, LaclipData
 
 REWRITES_FROM = "https://github.com/LijieFan/LaCLIP, or write them with TASK=rewrite"
@@ -108,6 +109,8 @@ def _synonyms(root: str | None) -> dict[str, list[str]]:
 
 def build_data(cfg: Config, tokenizer: ClipTokenizer) -> ContrastiveData:
     """Pairs whose text is drawn at every access; with multi-text the original and others."""
+    if cfg.eval.pairs is not None:  # refused here rather than after the training
+        read_pairs(cfg, cfg.eval.pairs)
     data, augment = cfg.data, word_augmentation(cfg.data)
     anew = augment is not None and data.num_rewrites is None
     found = image_text_data(

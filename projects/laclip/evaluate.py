@@ -36,6 +36,7 @@ from common.families.image_text.evaluation import (
     pair_loss,
 )
 from common.families.image_text.module import build_tokenizer
+from common.families.image_text.pairs import evaluate_pairs
 from projects.laclip.config import Config
 from projects.laclip.data import Formed, build_data
 from projects.laclip.module import LaCLIP
@@ -81,8 +82,20 @@ def evaluate(
     cfg: Config, module: LaCLIP, workspace: Workspace, build: Callable[[], LaCLIP]
 ) -> dict[str, float]:
     """All metrics that the config asks for; of the pool those of this file."""
-    if cfg.data.source != "pool":
-        return evaluate_image_text(cfg, module, workspace, build)
+    if cfg.data.source == "pool":
+        metrics = evaluate_drawings(cfg, module, workspace, build)
+    else:
+        metrics = evaluate_image_text(cfg, module, workspace, build)
+    if cfg.eval.pairs is not None:
+        with modes.evaluated(module, cfg.trainer.accelerator):
+            metrics |= evaluate_pairs(cfg, module, workspace, cfg.eval.pairs)
+    return metrics
+
+
+def evaluate_drawings(
+    cfg: Config, module: LaCLIP, workspace: Workspace, build: Callable[[], LaCLIP]
+) -> dict[str, float]:
+    """Metrics on held-out drawings of the pool."""
     metrics = {"logit_scale": float(module.logit_scale())}
     with modes.evaluated(module, cfg.trainer.accelerator):
         held, pairs = held_out(cfg), training_pairs(cfg)

@@ -1,0 +1,135 @@
+"""Retrieval on held-out pairs of one's own: every image finds its captions, every caption its image."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.config import UserError
+from common.data.image import sources as im
+from common.data.image_text.captions import CaptionFiles
+from common.data.lookup import data_root, require
+from common.engine.workspace import Workspace
+from common.evaluation import encoding
+from common.evaluation.gallery import retrieval_gallery
+from common.evaluation.retrieval.cross_modal import image_text_retrieval, relevant_ranks
+from common.families.image_text.data import eval_transform
+from common.families.image_text.evaluation import encode_texts
+from common.families.image_text.module import ImageTextModule
+from common.families.image_text.protocol import ImageTextConfig
+
+SHOWN = 96  # pixels of a picture's longer side in the galleries
+CUTS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class HeldOutPairs:
+    """Pictures and captions of a CSV ``path,caption`` without header.
+
+    Attributes:
+        paths: I files, each once.
+        texts: T captions; a picture has one for each of its rows.
+        image_of_text: (T,) int64, the picture that each describes.
+    """
+
+    paths: list[Path]
+    texts: list[str]
+    image_of_text: Tensor
+
+
+def read_pairs(cfg: ImageTextConfig, file: str) -> HeldOutPairs:
+    """The pairs of a file below `data.root`.
+
+    Raises:
+        UserError: the file, or a picture that it names, is missing; no row can be used.
+    """
+    table = require(
+        data_root(cfg.data.root) / file, what="held-out pairs", size="your own", source="your own pairs",
+        layout="a CSV without header, one relative/path.jpg,caption per line; paths are relative to its folder",
+    )  # fmt: skip
+    files = CaptionFiles(table)
+    places: dict[Path, int] = {}
+    owners = [places.setdefault(files.path(i), len(places)) for i in range(len(files))]
+    missing = [path for path in places if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"{table} names {len(missing)} pictures that do not exist, such as {missing[0]}"
+        )
+    texts = [files.texts(i)[0] for i in range(len(files))]
+    return HeldOutPairs(list(places), texts, torch.tensor(owners))
+
+
+def evaluate_pairs(
+    cfg: ImageTextConfig, module: ImageTextModule, workspace: Workspace, file: str
+) -> dict[str, float]:
+    """Recall@1, 5 and 10 in both directions with their chance, as CLIP's retrieval on COCO and Flickr30K.
+
+    Args:
+        cfg: the experiment's config.
+        module: in evaluation mode.
+        workspace: gets galleries and the ranks of every caption and picture.
+        file: see `read_pairs`.
+
+    Returns:
+        ``pairs_{image_to_text,text_to_image}_recall_at_k``, their ``_chance`` and ``pairs_recall_mean``.
+
+    Raises:
+        UserError: as `read_pairs`; a picture that cannot be read.
+    """
+    pairs = read_pairs(cfg, file)
+    images = encode_files(cfg, module, pairs.paths, workspace)
+    texts = encode_texts(cfg, module, pairs.texts)
+    found = image_text_retrieval(images, texts, pairs.image_of_text, CUTS)
+    ranks = relevant_ranks(texts, images, pairs.image_of_text)
+    workspace.items("pairs_text_to_image_recall_at_10", (ranks <= CUTS[-1]).double().tolist())
+    show(workspace, images, texts, pairs)
+    return {f"pairs_{name}": value for name, value in found.items()}
+
+
+def encode_files(
+    cfg: ImageTextConfig, module: ImageTextModule, paths: list[Path], workspace: Workspace
+) -> Tensor:
+    """Unit embeddings (I, D) of picture files, on the CPU."""
+    transform, device = eval_transform(cfg.data), module.logit_scale.log_scale.device
+    files = im.ImageFiles(paths.__getitem__, len(paths), transform)
+
+    def encode(rows: list[int]) -> Tensor:
+        pixels, kept = files.load(rows)
+        if len(kept) < len(rows):
+            bad = next(row for place, row in enumerate(rows) if place not in kept)
+            raise UserError(
+                f"{paths[bad]} cannot be read as a picture: mend it or take its rows out"
+            )
+        return module.encoder.encode_image(pixels.to(device)).float()
+
+    order = list(range(len(paths)))
+    found = encoding.encode(
+        encode, order, batch_size=cfg.eval.batch_size, progress=workspace.progress, description="pictures"
+    )  # fmt: skip
+    return F.normalize(found, dim=1)
+
+
+def show(workspace: Workspace, images: Tensor, texts: Tensor, pairs: HeldOutPairs) -> None:
+    """Galleries in both directions, of the first captions of each picture."""
+    first = {image: text for text, image in reversed([*enumerate(pairs.image_of_text.tolist())])}
+    chosen = [first[i] for i in range(len(images))]
+    pictures: list[Any] = [_small(path) for path in pairs.paths[:SHOWN]]
+    count = len(pictures)
+    captions = [pairs.texts[t] for t in chosen[:count]]
+    scores = images[:count] @ texts[chosen[:count]].T
+    right = list(range(count))
+    workspace.gallery(
+        "captions to pictures", retrieval_gallery(scores.T, captions, pictures, right)
+    )
+    workspace.gallery("pictures to captions", retrieval_gallery(scores, pictures, captions, right))
+
+
+def _small(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        small = picture.convert("RGB")
+    small.thumbnail((SHOWN, SHOWN))
+    return small

@@ -1,0 +1,125 @@
+"""`eval.pairs`: recall on held-out pictures and captions of one's own."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from common.config import UserError
+from common.engine.run import train
+from common.engine.workspace import Workspace
+from common.evaluation.retrieval.cross_modal import image_text_retrieval
+from common.families.image_text import pairs
+from projects.laclip.data import build_data
+from projects.laclip.module import LaCLIP
+from tests.projects.laclip.conftest import config, csv_config
+
+COLOURS = {
+    "red": (220, 10, 10),
+    "green": (10, 220, 10),
+    "blue": (10, 10, 220),
+    "grey": (90, 90, 90),
+}
+ROWS = [
+    "red,a red square",
+    "green,grass",
+    "red,a tomato",
+    "blue,the sea",
+    "grey,a stone",
+    "green,a leaf",
+]
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Four pictures, two of which have two captions."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (50, 40), colour).save(folder / f"{name}.png")
+    lines = [row.replace(",", ".png,") for row in ROWS]
+    (folder / "held_out.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def test_recalls_of_both_directions_with_several_captions_a_picture(own, tmp_path, monkeypatch):
+    cfg = config("eval.pairs=own/held_out.csv", f"data.root={own}", "eval.batch_size=3")
+    found = pairs.read_pairs(cfg, "own/held_out.csv")
+    assert [path.stem for path in found.paths] == ["red", "green", "blue", "grey"]
+    assert found.image_of_text.tolist() == [0, 1, 0, 2, 3, 1]
+    assert found.texts[2] == "a tomato"
+    torch.manual_seed(0)
+    module, workspace = LaCLIP(cfg).eval(), Workspace(tmp_path / "run")
+    encoded = {}
+    for name in ("encode_files", "encode_texts"):
+        real = getattr(pairs, name)
+        monkeypatch.setattr(
+            pairs, name, lambda *words, n=name, f=real: encoded.setdefault(n, f(*words))
+        )
+    with torch.inference_mode():
+        metrics = pairs.evaluate_pairs(cfg, module, workspace, "own/held_out.csv")
+        one = pairs.eval_transform(cfg.data).one(Image.open(found.paths[3]).convert("RGB"), None)
+        alone = torch.nn.functional.normalize(module.encoder.encode_image(one[None]), dim=1)
+    torch.testing.assert_close(encoded["encode_files"][3:], alone, rtol=1e-4, atol=1e-5)
+    wanted = image_text_retrieval(*encoded.values(), found.image_of_text)
+    assert metrics == {f"pairs_{name}": value for name, value in wanted.items()}
+    assert metrics["pairs_text_to_image_recall_at_1_chance"] == 1 / 4
+    items = json.loads((tmp_path / "run/items/pairs_text_to_image_recall_at_10.json").read_text())
+    assert items == [1.0] * 6  # of four pictures
+    for name in ("captions to pictures", "pictures to captions"):
+        rows = json.loads((tmp_path / f"run/gallery/{name}/gallery.json").read_text())
+        assert len(rows) == 4
+
+
+def test_the_right_picture_of_a_caption_is_its_own(own):
+    """A model that knows colours finds all; one that is wrong in one caption loses it."""
+    cfg = config(f"data.root={own}")
+    read = pairs.read_pairs(cfg, "own/held_out.csv")
+    images = torch.eye(4)
+    right = images[read.image_of_text]
+    assert image_text_retrieval(images, right, read.image_of_text)["recall_mean"] == 1
+    wrong = right.clone()
+    wrong[2] = images[3]
+    found = image_text_retrieval(images, wrong, read.image_of_text, (1,))
+    assert found["text_to_image_recall_at_1"] == pytest.approx(5 / 6)
+
+
+@pytest.mark.usefixtures("unrendered_figures")
+def test_training_reports_them(official, own, tmp_path):
+    words = [
+        "data.source=csv",
+        "data.captions=toy/toy.csv",
+        f"data.root={own}",
+        "data.batch_size=4",
+    ]
+    words += ["data.texts=[original]", "data.augmentation=none", "eval.pairs=own/held_out.csv"]
+    run = train("laclip", "smoke", [*words, f"runs_dir={tmp_path / 'runs'}", "trainer.max_steps=1"])
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert 0 <= metrics["pairs_recall_mean"] <= 1
+    assert "pairs_image_to_text_recall_at_5" in metrics
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "held_out.csv").unlink(), "held-out pairs not found.*one relative/path.jpg,caption"),
+        (lambda folder: (folder / "red.png").unlink(), "names 1 pictures that do not exist, such as .*red.png"),
+        (lambda folder: (folder / "held_out.csv").write_text("notes.txt,x\n"), "no row of the form path,caption"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_refused_before_training(official, own, change, message):
+    change(own / "own")
+    cfg = csv_config(own, "eval.pairs=own/held_out.csv")
+    with pytest.raises(UserError, match=message):
+        build_data(cfg, SimpleNamespace(context_length=12))
+
+
+def test_a_picture_that_cannot_be_read_is_named(own, tmp_path):
+    (own / "own/blue.png").write_bytes(b"no picture")
+    cfg = config(f"data.root={own}")
+    with pytest.raises(UserError, match=r"blue\.png cannot be read as a picture"):
+        pairs.evaluate_pairs(
+            cfg, LaCLIP(cfg).eval(), Workspace(tmp_path / "run"), "own/held_out.csv"
+        )
