@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-import tempfile
+import secrets
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from common.config import UserError
+from common.damage import ERRORS, reading
 
 CACHE_FROM_BYTES = 1 << 24  # smaller files are indexed in memory at every start
 
@@ -57,14 +58,17 @@ class LineFile:
 def read_lines(path: Path) -> list[str]:
     """Lines of a UTF-8 text file in memory, split at line feeds only.
 
+    A carriage return before a line feed and a byte order mark are no text.
+
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or it is not UTF-8.
     """
     if not path.is_file():
         raise UserError(f"there is no text file {path}: expected one text a line")
-    with path.open(encoding="utf-8", newline="") as file:
+    with reading(path, "text file in UTF-8"), path.open(encoding="utf-8-sig", newline="") as file:
         text = file.read()
-    return text[:-1].split("\n") if text.endswith("\n") else (text.split("\n") if text else [])
+    lines = text.removesuffix("\n").split("\n") if text else []
+    return [line.removesuffix("\r") for line in lines]
 
 
 def one_line(text: str) -> str:
@@ -104,7 +108,10 @@ def cached_index(
             _replace(cache, table)
         except OSError:  # read-only folder: this process keeps the table
             return table
-    return np.asanyarray(np.load(cache, mmap_mode="r", allow_pickle=False))
+    try:
+        return np.asanyarray(np.load(cache, mmap_mode="r", allow_pickle=False))
+    except ERRORS:  # another user's, or damaged: this process makes its own
+        return _table(path, build)
 
 
 def _table(path: Path, build: Callable[[BinaryIO], Iterable[tuple[int, int]]]) -> np.ndarray:
@@ -117,11 +124,11 @@ def _table(path: Path, build: Callable[[BinaryIO], Iterable[tuple[int, int]]]) -
 
 def _replace(target: Path, table: np.ndarray) -> None:
     """Write under a temporary name and rename, so that several processes may build at once."""
-    handle, name = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
+    # not mkstemp, whose files nobody else may read
+    temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             np.save(file, table)
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)

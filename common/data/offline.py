@@ -8,7 +8,7 @@ the other texts of the corpus, settings) is written into the cache and compared 
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,16 +70,16 @@ def claim(folder: Path, owner: Mapping[str, Any], what: str = "cache", name: str
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, also when several processes write it at once."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    # not mkstemp, whose files nobody else may read
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class OfflineCache:

@@ -12,6 +12,7 @@ from common.config import UserError, nearest
 from common.damage import parse_json, remedy
 
 Row = dict[str, Any]
+MAX_CELL = 2**31 - 1  # characters; the csv module's own limit is 131,072
 
 
 def read_jsonl(path: str | Path, columns: Sequence[str] = ()) -> list[Row]:
@@ -53,6 +54,7 @@ def read_csv(
     names: Sequence[str] | None = None,
     delimiter: str | None = None,
     fill: str | None = None,
+    quoted: bool | None = None,
 ) -> list[Row]:
     """Rows of a CSV or TSV file, all values strings.
 
@@ -62,27 +64,29 @@ def read_csv(
         names: column names of a file without header.
         delimiter: None: tab if the name holds ``.tsv``, else comma.
         fill: value of the cells that a too short row lacks; None: such a row is an error.
+        quoted: whether a cell in quotation marks may hold delimiters and line breaks; None: not
+            between tabs, where a quotation mark is a character of the text.
 
     Raises:
-        UserError: file missing, a missing column, two columns of one name, or a row of another
-            length than the header.
+        UserError: file missing or damaged, a missing column, two columns of one name, or a row of
+            another length than the header.
     """
     delimiter = delimiter or ("\t" if ".tsv" in Path(path).name else ",")
     with _readable(path):
-        reader = csv.reader(_lines(path), delimiter=delimiter)
-        header = list(names) if names is not None else next(reader, [])
+        cells = _cells(path, delimiter, delimiter != "\t" if quoted is None else quoted)
+        header = list(names) if names is not None else next(cells, (0, []))[1]
         _check_columns(path, columns, header)
         if len(set(header)) < len(header):
             raise UserError(f"{path}: two columns have the same name ({', '.join(header)})")
         rows = []
-        for values in reader:
+        for number, values in cells:
             if not values:
                 continue
             if fill is not None:
                 values += [fill] * (len(header) - len(values))
             if len(values) != len(header):
                 raise UserError(
-                    f"{path}, line {reader.line_num}: {len(values)} fields, expected "
+                    f"{path}, line {number}: {len(values)} fields, expected "
                     f"{len(header)} ({', '.join(header)})"
                 )
             rows.append(dict(zip(header, values, strict=True)))
@@ -92,11 +96,13 @@ def read_csv(
 def csv_header(path: str | Path, *, delimiter: str) -> list[str]:
     """Names in the first line of a CSV or TSV file, gzipped if the name ends in ``.gz``.
 
+    Names may be in quotation marks, whatever the delimiter.
+
     Raises:
         UserError: file missing or damaged.
     """
     with _readable(path):
-        return next(csv.reader(_lines(path), delimiter=delimiter), [])
+        return next(_cells(path, delimiter, True), (0, []))[1]
 
 
 def read_parquet(path: str | Path, columns: Sequence[str] = ()) -> list[Row]:
@@ -137,9 +143,23 @@ class _readable:
             raise UserError(f"cannot read {self.path}: {error}; {remedy(self.path)}") from error
 
 
+def _cells(path: str | Path, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
+    """Number of its last line, and cells, of every row."""
+    csv.field_size_limit(MAX_CELL)
+    reader = csv.reader(
+        _lines(path), delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    )
+    try:
+        for values in reader:
+            yield reader.line_num, values
+    except csv.Error as error:
+        where = f"{path}, line {reader.line_num}"
+        raise UserError(f"{where}: not a valid table ({error}): {remedy(path)}") from error
+
+
 def _lines(path: str | Path) -> Iterator[str]:
     opener: Any = gzip.open if str(path).endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8", newline="") as file:
+    with opener(path, "rt", encoding="utf-8-sig", newline="") as file:  # Excel begins with a mark
         yield from file
 
 

@@ -13,6 +13,8 @@ from common.config import UserError
 from common.data.samplers import Rng
 from common.decoding.options import Policy, ServerConfig
 
+_CUT = 10  # tokens that a cut prompt stays below its budget: room for the suffix
+
 
 class Prompt(NamedTuple):
     """What one row asks for."""
@@ -43,9 +45,9 @@ class LocalGenerator:
         policy: how tokens are chosen.
         batch_size: prompts per pass.
         stop: a character that ends an answer.
-        prompt_budget: tokens; a longer prompt is cut to 10 fewer. None: what the model's context
-            leaves.
-        cut_suffix: appended to a prompt that was cut.
+        prompt_budget: tokens; of a longer prompt the text is cut, to 10 fewer. None: what the model's
+            context leaves.
+        cut_suffix: appended to a text that was cut.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class LocalGenerator:
         """See `TextGenerator`.
 
         Raises:
-            UserError: prompt budget and new tokens do not fit the model's context.
+            UserError: prompt budget and new tokens do not fit the model's context, or see `fit`.
         """
         if self.prompt_budget is not None:
             most = max_new_tokens if isinstance(max_new_tokens, int) else max(max_new_tokens)
@@ -76,21 +78,36 @@ class LocalGenerator:
                     f"prompt_budget {self.prompt_budget} + max_new_tokens {most} exceed the model's "
                     f"context of {self.model.context} tokens"
                 )
-        texts = [self.fit(framed(self.model.tokenizer, prompt)) for prompt in prompts]
+        texts = [self.fit(prompt) for prompt in prompts]
         options = {"batch_size": self.batch_size, "stop": self.stop}
         found = self.model.continuations(texts, self.policy, rngs, max_new_tokens, **options)
         return [p.begun + answer.text for p, answer in zip(prompts, found, strict=True)]
 
-    def fit(self, text: str) -> str:
-        """A prompt within the budget."""
-        if self.prompt_budget is None:
+    def fit(self, prompt: Prompt) -> str:
+        """The framed text of a prompt within the budget.
+
+        What was asked is cut, never the frame: a turn without its header, or without the start of
+        its answer, would be another task.
+
+        Raises:
+            UserError: the budget leaves no room beside the frame.
+        """
+        tokenizer, budget = self.model.tokenizer, self.prompt_budget
+        text = framed(tokenizer, prompt)
+        if budget is None or self._count(text) + 1 <= budget:  # one place for a start token
             return text
-        tokenizer = self.model.tokenizer
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) + 1 <= self.prompt_budget:  # one place for a start token
-            return text
-        cut: str = tokenizer.decode(ids[: self.prompt_budget - 10], skip_special_tokens=True)
-        return cut + self.cut_suffix
+        room = budget - _CUT - self._count(framed(tokenizer, prompt._replace(text="")))
+        if room < 1:
+            raise UserError(
+                f"prompt_budget {budget} leaves no room for a prompt: {_CUT} tokens are kept free and "
+                f"{budget - _CUT - room} frame it; raise it to {budget - room + 1} at least"
+            )
+        ids = tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
+        cut: str = tokenizer.decode(ids[:room], skip_special_tokens=True)
+        return framed(tokenizer, prompt._replace(text=cut + self.cut_suffix))
+
+    def _count(self, text: str) -> int:
+        return len(self.model.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def framed(tokenizer: Any, prompt: Prompt) -> str:
@@ -104,7 +121,17 @@ def framed(tokenizer: Any, prompt: Prompt) -> str:
         return plain_turn(prompt)
     turn = [{"role": "user", "content": prompt.text}]
     text: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    return text.removeprefix(tokenizer.bos_token or "") + prompt.begun  # tokenising adds it again
+    if _adds_bos(tokenizer):
+        text = text.removeprefix(tokenizer.bos_token)
+    return text + prompt.begun
+
+
+def _adds_bos(tokenizer: Any) -> bool:
+    """Whether tokenising puts the start token in front; a template that writes it would double it."""
+    if not tokenizer.bos_token:
+        return False
+    ids: list[int] = tokenizer("a")["input_ids"]
+    return bool(ids) and ids[0] == tokenizer.bos_token_id
 
 
 def plain_turn(prompt: Prompt) -> str:

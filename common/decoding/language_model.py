@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor
+from transformers import AutoModelForCausalLM, LogitsProcessor
 
 from common.config import UserError
 from common.decoding.contrastive_search import Passes, contrastive_search
 from common.decoding.options import Policy
-from common.decoding.policies import Further, processors
-from common.decoding.stopping import ending_tokens, stopping, until_end
+from common.decoding.policies import Further, generation_config, processors
+from common.decoding.stopping import end_ids, ending_tokens, held_back, stopping, until_end
 from common.encoders.text.tower import load_tokenizer, load_transformer
 
 Progress = Callable[[Iterable[int], str, int], Iterable[int]]
@@ -24,7 +24,7 @@ class Continuation(NamedTuple):
     """What a language model wrote after a prompt."""
 
     text: str  # with the leading space that joins it to the prompt, if any
-    ended: bool  # by the end-of-text token
+    ended: bool  # by a token that ends texts
     num_tokens: int
 
 
@@ -71,6 +71,11 @@ class LanguageModel:
                     f"the amateur {amateur!r} has another vocabulary than {pretrained!r}"
                 )
         return cls(model, tokenizer, device, small)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Ids that end a text: the tokenizer's end of text, and those of the model's own settings."""
+        return end_ids(self.model, self.eos)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, without special ones."""
@@ -186,7 +191,8 @@ class LanguageModel:
                 self.token_ids(prefix, special=True),
                 self.token_ids(f"{prefix}{joint}{text}", True),
             )
-            after = whole[len(before) :][: self.context - 1]
+            # without a text the joint is all that would be scored
+            after = whole[len(before) :][: self.context - 1] if text else []
             before = before[-(self.context - len(after)) :]
             rows.append(before + after)
             starts.append(len(before))
@@ -299,26 +305,21 @@ class LanguageModel:
         if policy.strategy == "contrastive_search":
             return self._search(rows, policy, rngs, max_new_tokens, stop)
         ids, mask = self.batch(rows, left=True)
-        more = () if further is None else further(ids.shape[1])
-        config: Any = GenerationConfig.from_dict(
-            {
-                "do_sample": False,  # the draw is in `SeededSampling`
-                "max_new_tokens": max_new_tokens,
-                "min_new_tokens": min(policy.min_new_tokens, max_new_tokens),
-                "pad_token_id": self.pad,
-                "eos_token_id": self.eos,
-            }
+        ends, criteria = self.ends, self._stop_criteria(stop)
+        more = held_back(criteria, ids.shape[1], min(policy.min_new_tokens, max_new_tokens))
+        more += [] if further is None else further(ids.shape[1])
+        config = generation_config(
+            policy, max_new_tokens, pad_token_id=self.pad, eos_token_id=list(ends) or None
         )
         out = self.model.generate(
             input_ids=ids,
             attention_mask=mask,
             generation_config=config,
-            logits_processor=processors(policy, rngs, self.amateur, more),
-            stopping_criteria=self._stop_criteria(stop),
-            **({"num_beams": policy.num_beams} if policy.strategy == "beam_search" else {}),
+            logits_processor=processors(policy, rngs, self.amateur, more, mask),
+            stopping_criteria=criteria,
         )
         new = out[:, ids.shape[1] :].tolist()
-        return [until_end(row, self.eos, self._stop_criteria(stop)) for row in new]
+        return [until_end(row, ends, criteria) for row in new]
 
     def _search(
         self,
@@ -330,7 +331,7 @@ class LanguageModel:
     ) -> list[list[int]]:
         """Contrastive search, after a beginning by nucleus sampling if the policy has one."""
         first = min(policy.nucleus_tokens, max_new_tokens)
-        ends = ending_tokens(self.model, self.eos, self._stop_criteria(stop))
+        ends = ending_tokens(self.model, self.ends, self._stop_criteria(stop))
         begun: list[list[int]] = [[] for _ in rows]
         if first:
             begun = self._generate(rows, replace(policy, strategy="nucleus"), rngs, first, stop)
@@ -354,7 +355,7 @@ class LanguageModel:
             passes=self.passes,
         )
         for i, new in zip(going, out.tolist(), strict=True):
-            begun[i] = begun[i] + until_end(new, self.eos, self._stop_criteria(stop))
+            begun[i] = begun[i] + until_end(new, self.ends, self._stop_criteria(stop))
         return begun
 
     def _stop_criteria(self, stop: str | None) -> Any:
@@ -364,7 +365,7 @@ class LanguageModel:
 
     def finished(self, prompt: list[int], new: list[int], stop: str | None = None) -> Continuation:
         """The text that the new tokens add to the decoded prompt, spaces included."""
-        ended = bool(new) and new[-1] == self.eos
+        ended = bool(new) and new[-1] in self.ends
         before = self.tokenizer.decode(prompt, skip_special_tokens=True)
         whole = self.tokenizer.decode(prompt + new, skip_special_tokens=True)
         text = whole[len(before) :]

@@ -34,7 +34,7 @@ class Policy:
     exclude_prefix: bool = False  # contrastive_search: only new tokens are looked back at
     nucleus_tokens: int = 0  # contrastive_search: so many first tokens by nucleus sampling
     num_beams: int = 4  # beam_search
-    min_new_tokens: int = 0  # no text ends before
+    min_new_tokens: int = 0  # no text ends before, by its end or by a stop character
     # of all strategies but contrastive_search, prompt included
     no_repeat_ngram: int = 0  # n-grams of this length never come twice; 0: off
     repetition_penalty: float = 1.0  # > 0, of tokens that were there before; 1: off

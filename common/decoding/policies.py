@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
+    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     NoRepeatNGramLogitsProcessor,
@@ -20,6 +21,16 @@ from transformers import (
 from common.config import UserError
 from common.decoding.contrastive import ContrastiveDecoding
 from common.decoding.options import Policy
+
+# `generate` fills what is left open from the model's own settings, such as a chat model's repetition
+# penalty; a policy is all that is said here. Forced and forbidden tokens, which belong to an
+# architecture (Marian never writes its padding), stay open
+_NEUTRAL = {
+    "do_sample": False,  # the draw is in `SeededSampling`
+    "num_beams": 1, "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "length_penalty": 1.0,
+    "early_stopping": False,
+}  # fmt: skip
 
 
 class SeededSampling(LogitsProcessor):
@@ -55,6 +66,7 @@ def processors(
     rngs: Sequence[np.random.Generator],
     amateur: Any = None,
     further: Sequence[LogitsProcessor] = (),
+    mask: Tensor | None = None,
 ) -> LogitsProcessorList:
     """Processors that turn transformers' greedy search into the policy.
 
@@ -63,6 +75,7 @@ def processors(
         rngs: one generator per row, for the strategies that sample.
         amateur: causal LM for contrastive decoding, with the expert's vocabulary.
         further: stand before the policy's own.
+        mask: (B, S) of the prompts, 0 at padding, for contrastive decoding; None: there is none.
 
     Raises:
         UserError: contrastive decoding without an amateur.
@@ -90,6 +103,25 @@ def processors(
                 policy.plausibility,
                 temperature=policy.amateur_temperature,
                 context=policy.amateur_context,
+                mask=mask,
             )
         )
     return LogitsProcessorList(chosen)
+
+
+def generation_config(policy: Policy, max_new_tokens: int, **ids: Any) -> GenerationConfig:
+    """Options of transformers' `generate` for a policy, whatever the model's own settings are.
+
+    Args:
+        policy: any strategy but contrastive search.
+        max_new_tokens: most tokens.
+        **ids: special tokens, by the library's names.
+    """
+    own = {
+        "max_new_tokens": max_new_tokens,
+        "min_new_tokens": min(policy.min_new_tokens, max_new_tokens),
+    }
+    if policy.strategy == "beam_search":
+        own["num_beams"] = policy.num_beams
+    found: GenerationConfig = GenerationConfig.from_dict({**_NEUTRAL, **own, **ids})
+    return found

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForSeq2SeqLM, GenerationConfig, LogitsProcessor
+from transformers import AutoModelForSeq2SeqLM, LogitsProcessor
 
 from common.config import UserError
 from common.decoding.language_model import Continuation
 from common.decoding.options import Policy
-from common.decoding.policies import Further, processors
-from common.decoding.stopping import stopping, until_end
+from common.decoding.policies import Further, generation_config, processors
+from common.decoding.stopping import end_ids, held_back, stopping, until_end
 from common.encoders.text.tower import load_tokenizer, load_transformer
 
 
@@ -138,30 +138,29 @@ class SequenceToSequence:
         stop: str | None,
         further: Sequence[LogitsProcessor],
     ) -> list[Continuation]:
-        config, eos = self.model.generation_config, self.tokenizer.eos_token_id
-        criteria = stopping(self.model, self.tokenizer, stop)
-        options: Any = GenerationConfig.from_dict(
-            {
-                "do_sample": False,  # the draw is in `SeededSampling`
-                "max_new_tokens": max(limits),
-                "min_new_tokens": min(policy.min_new_tokens, max(limits)),
-                "pad_token_id": self.tokenizer.pad_token_id,
-                "eos_token_id": eos,
-                "decoder_start_token_id": config.decoder_start_token_id,
-                "forced_bos_token_id": config.forced_bos_token_id,
-            }
+        config, ends = (
+            self.model.generation_config,
+            end_ids(self.model, self.tokenizer.eos_token_id),
         )
+        criteria, most = stopping(self.model, self.tokenizer, stop), max(limits)
+        options = generation_config(
+            policy, most, pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=list(ends) or None,
+            decoder_start_token_id=config.decoder_start_token_id,
+            forced_bos_token_id=config.forced_bos_token_id,
+        )  # fmt: skip
+        # the decoder's prompt is one column
+        held = held_back(criteria, 1, min(policy.min_new_tokens, most))
         out = self.model.generate(
             **self.inputs(prompts),
             generation_config=options,
-            logits_processor=processors(policy, rngs, further=further),
+            logits_processor=processors(policy, rngs, further=[*held, *further]),
             stopping_criteria=criteria,
-            **({"num_beams": policy.num_beams} if policy.strategy == "beam_search" else {}),
         )
         found = []
         for row, limit in zip(out[:, 1:].tolist(), limits, strict=True):
-            new = until_end(row[:limit], eos, criteria)
+            new = until_end(row[:limit], ends, criteria)
             text = self.tokenizer.decode(new, skip_special_tokens=True)
             text = text if stop is None else text.partition(stop)[0]
-            found.append(Continuation(text, bool(new) and new[-1] == eos, len(new)))
+            found.append(Continuation(text, bool(new) and new[-1] in ends, len(new)))
         return found

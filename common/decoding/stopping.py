@@ -1,10 +1,19 @@
-"""Ends a text at a character, such as a line break."""
+"""Where a text ends: at tokens of the model, or at a character such as a line break."""
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+Ends = Collection[int] | int | None
+"""Ids of tokens that end a text: several, one, or none."""
 
 
 class StopAtTokens(StoppingCriteria):
@@ -33,9 +42,46 @@ def stopping(model: Any, tokenizer: Any, character: str | None) -> StoppingCrite
     return StoppingCriteriaList([StopAtTokens(ends.to(model.device))])
 
 
-def ending_tokens(model: Any, eos: int | None, stop: StoppingCriteriaList | None) -> Tensor | None:
+def end_ids(model: Any, eos: int | None) -> tuple[int, ...]:
+    """Ids that end a text: the tokenizer's own, and those that the model was released with.
+
+    Chat models end a turn with another token than a text.
+
+    Args:
+        model: of transformers.
+        eos: of the tokenizer.
+    """
+    stored = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    listed = [stored] if isinstance(stored, int) else list(stored or ())
+    if eos is not None:
+        listed = [eos, *listed]
+    if not listed:
+        return ()
+    vocab = int(model.get_input_embeddings().num_embeddings)
+    return tuple(dict.fromkeys(i for i in listed if i < vocab))
+
+
+def held_back(
+    stop: StoppingCriteriaList | None, columns: int, min_new_tokens: int
+) -> list[LogitsProcessor]:
+    """What keeps the stop character out of the first tokens; the tokens of `end_ids` the library holds back.
+
+    Args:
+        stop: of `stopping`.
+        columns: of the (padded) prompts.
+        min_new_tokens: so many; 0: nothing is kept out.
+    """
+    ends: list[int] = [] if stop is None else stop[0].ends.nonzero()[:, 0].tolist()
+    if not ends or not min_new_tokens:
+        return []
+    device = stop[0].ends.device  # type: ignore[index]
+    return [MinNewTokensLengthLogitsProcessor(columns, min_new_tokens, ends, device=device)]
+
+
+def ending_tokens(model: Any, eos: Ends, stop: StoppingCriteriaList | None) -> Tensor | None:
     """(V,) bool of the tokens that end a text; None if none does."""
-    if eos is None and stop is None:
+    own = _listed(eos)
+    if not own and stop is None:
         return None
     vocab = int(model.get_input_embeddings().num_embeddings)
     ends = (
@@ -43,17 +89,20 @@ def ending_tokens(model: Any, eos: int | None, stop: StoppingCriteriaList | None
         if stop is None
         else stop[0].ends.clone()
     )
-    if eos is not None:
-        ends[eos] = True
+    ends[own] = True
     return ends
 
 
-def until_end(ids: list[int], eos: int | None, stop: StoppingCriteriaList | None) -> list[int]:
+def until_end(ids: list[int], eos: Ends, stop: StoppingCriteriaList | None) -> list[int]:
     """New tokens of a row up to and with its end; what follows is padding to the longest row."""
-    if eos is not None and eos in ids:
-        ids = ids[: ids.index(eos) + 1]
-    if stop is not None:
-        for place, token in enumerate(ids):
-            if stop[0].ends[token]:
-                return ids[: place + 1]
+    own = _listed(eos)
+    for place, token in enumerate(ids):
+        if token in own or (stop is not None and stop[0].ends[token]):
+            return ids[: place + 1]
     return ids
+
+
+def _listed(eos: Ends) -> list[int]:
+    if eos is None:
+        return []
+    return [eos] if isinstance(eos, int) else list(eos)

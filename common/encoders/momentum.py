@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.config import UserError
+
 
 class MomentumEncoder(nn.Module):
     """Exponential moving average of an encoder's parameters; never receives a gradient.
@@ -50,6 +52,8 @@ class MomentumEncoder(nn.Module):
 
         Raises:
             ValueError: the encoder has other parameters than the one that was copied.
+            UserError: trained parameters of half precision, which round the small steps of an average
+                away, so that it would stand still.
         """
         own, source = dict(self.network.named_parameters()), dict(encoder.named_parameters())
         if own.keys() != source.keys():
@@ -57,6 +61,12 @@ class MomentumEncoder(nn.Module):
                 f"the encoder's parameters differ: {sorted(own.keys() ^ source.keys())}"
             )
         for name, parameter in own.items():
+            moves = source[name].requires_grad and 0 < self.momentum < 1
+            if moves and parameter.dtype in (torch.float16, torch.bfloat16):
+                raise UserError(
+                    f"a momentum encoder does not move with parameters in {parameter.dtype}: set "
+                    "trainer.precision=bf16-mixed"
+                )
             parameter.lerp_(source[name].detach().to(parameter.dtype), 1 - self.momentum)
 
 

@@ -19,9 +19,10 @@ from typing import Any
 
 from common.config import UserError
 from common.encoders.state_dict import load_state_dict_file
-from common.encoders.text.language_models.causal import set_causal
+from common.encoders.text.language_models.causal import append_eos, set_causal
 from common.encoders.text.language_models.instructed import InstructedEncoder, instruction_prefix
 from common.encoders.text.latent_attention import LatentAttention, SelfAttention, TokenPooler
+from common.encoders.text.template import general_tokenizer
 from common.encoders.text.tower import load_tokenizer, load_transformer, quiet
 from common.export.files import write_files, write_json, write_tensors
 from common.export.sentence_transformers import write_modules
@@ -50,6 +51,10 @@ def save_instructed(
         with quiet():
             merged.model.save_pretrained(new)
         merged.tokenizer.save_pretrained(new)
+        # the classes of some models (GPT-NeoX) restore their own template when they are read, so that
+        # other readers would lose the end of the texts
+        if load_tokenizer(str(new))("a")["input_ids"] != merged.tokenizer("a")["input_ids"]:
+            general_tokenizer(merged.tokenizer).save_pretrained(new)
 
     write_files(folder, write)
     if weights := merged.pooler.state_dict():
@@ -82,6 +87,7 @@ def load_instructed(folder: str | Path) -> InstructedEncoder:
     if pooler.state_dict():
         load_state_dict_file(folder / _POOLER, pooler)
     tokenizer = load_tokenizer(str(folder))
+    append_eos(tokenizer)  # folders of earlier versions may have lost it
     return InstructedEncoder(model, pooler, tokenizer, max_length=max_length, span=span).eval()
 
 

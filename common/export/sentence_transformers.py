@@ -46,6 +46,8 @@ _ORDERS = (
     ("Transformer", "Pooling", "Dense"),
     ("Transformer", "Pooling", "Dense", "Normalize"),
 )
+# the name of today, then those that the library wrote by architecture and still reads
+_READS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 _TANH = "torch.nn.modules.activation.Tanh"
 
 
@@ -203,7 +205,9 @@ def _pooling(path: Path, *, head: bool) -> Pooling:
 
 
 def _max_length(root: Path) -> int | None:
-    config = _json(root / "sentence_bert_config.json", needed=False)
+    files = [root / f"sentence_{name}_config.json" for name in _READS]
+    path = next((path for path in files if path.is_file()), files[0])
+    config = _json(path, needed=False)
     if config.get("do_lower_case"):
         raise UserError(f"{root}: do_lower_case is not supported; set it in the tokenizer instead")
     if config.get("transformer_task", "feature-extraction") != "feature-extraction":

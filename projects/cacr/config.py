@@ -109,6 +109,8 @@ class EvalConfig(WatchedEval):
     """Evaluation protocol."""
 
     ks: Counts = field(default_factory=lambda: [10, 20, 100, 200])
+    # data.source=folder: labelled images that judge the features; none: the spread of features alone
+    judge: Literal["imagenet", "none"] = "imagenet"
     adam_probe_epochs: Whole = 0  # of the small-scale release's probe (there 100); 0: none
     untrained: bool = True  # also probe the encoder as it was before training (sets in memory)
 
@@ -138,6 +140,9 @@ class Config(ExperimentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        watched = self.trainer.val_every_n_steps is not None
+        if self.eval.judge == "none" and (self.data.folder is None or watched):
+            raise ValueError("eval.judge=none needs data.folder and no trainer.val_every_n_steps")
         self.eval.check_split(self.data.source)
         if self.data.local_views and self.method.host != "momentum":
             raise ValueError("data.local_views needs method.host=momentum")

@@ -126,7 +126,9 @@ def tail_classes(cfg: Config, names: Sequence[str]) -> Tensor | None:
 def build_data(cfg: Config) -> ContrastiveData:
     """K + 1 views of the training images; bank and test for validation if the config asks."""
     train, data = image_part(cfg, "train"), cfg.data
-    if data.folder is not None:  # a missing set is named before training, not after it
+    if (
+        data.folder is not None and cfg.eval.judge != "none"
+    ):  # a missing set is named before training, not after it
         judges: tuple[Part, ...] = ("bank", "test")
         for part in judges:
             image_part(cfg, part)
@@ -156,4 +158,5 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
         return weights + images.image_requirements(data.source, data.root)
     own = data_root(data.root) / data.folder
     pictures = Requirement(f"data: {data.folder}", str(own), own.exists())
-    return (*weights, *images.image_requirements("imagenet", data.root), pictures)
+    judge = () if cfg.eval.judge == "none" else images.image_requirements("imagenet", data.root)
+    return (*weights, *judge, pictures)

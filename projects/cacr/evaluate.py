@@ -26,6 +26,7 @@ from projects.cacr.data import image_part, tail_classes, view_transforms
 from projects.cacr.diagnostics import positive_distances, repulsion_weights, weight_diagnostics
 from projects.cacr.module import CACR
 from projects.cacr.probe import adam_probe
+from projects.cacr.unlabelled import evaluate_unlabelled
 
 DIAGNOSED_IMAGES, DIAGNOSED_VIEWS = 512, 5  # test images and views of the mechanism table
 VIEW_STREAM = 25
@@ -33,6 +34,9 @@ VIEW_STREAM = 25
 
 def evaluate(cfg: Config, module: CACR, workspace: Workspace) -> dict[str, float]:
     """Probes of the frozen encoder, the untrained encoder beside them, and the mechanism."""
+    if cfg.eval.judge == "none":
+        with evaluated(module, cfg.trainer.accelerator):
+            return evaluate_unlabelled(cfg, module, workspace)
     bank, test = image_part(cfg, "bank"), image_part(cfg, "test")
     with evaluated(module, cfg.trainer.accelerator):
         parts = frozen_parts(cfg, module.network.encoder, bank, test, workspace)

@@ -287,7 +287,7 @@ class Decoder:
         ]
         tracks = self._tracks(prompts)
         chosen_by: Any = processors(policy, rngs)
-        ends = ending_tokens(lm.model, lm.eos, None)
+        ends = ending_tokens(lm.model, lm.ends, None)
 
         def choose(readings: list[Reading], new: Tensor) -> Tensor:
             scores = self._scores(dict(zip(tracks, readings, strict=True)), -torch.inf)[0][:, 0]
@@ -295,7 +295,7 @@ class Decoder:
             return token
 
         out = write(list(tracks.values()), choose, new_tokens, pad=lm.pad, ends=ends)
-        rows = [until_end(row, lm.eos, None) for row in out.tolist()]
+        rows = [until_end(row, lm.ends, None) for row in out.tolist()]
         texts = [lm.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
         return [text.partition(stop)[0].strip() if stop else text.strip() for text in texts]
 

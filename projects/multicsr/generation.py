@@ -23,12 +23,6 @@ from projects.multicsr.prompts import OPPOSITE, Kind, generation_prompt, parse_s
 KINDS: tuple[Kind, Kind] = ("entailment", "contradiction")
 CHUNK_BATCHES = 8  # batches in a file of finished premises
 PLAUSIBILITY = 0.1  # of causal models, unless the config says otherwise
-# `generate` takes over the model's own settings, such as a chat model's repetition penalty, and the best
-# token would no longer be that of the logits
-_NEUTRAL = {
-    "num_beams": 1, "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0,
-}  # fmt: skip
 DECODING = "logits alone, whole turns"  # of what is kept: other ways made other texts
 _STREAM = 71
 
@@ -36,18 +30,12 @@ _STREAM = 71
 def load_model(name: str) -> Model:
     """A causal or encoder-decoder model from a folder, ``bundled:<name>`` or hub id.
 
-    Its own penalties of repetitions and its beams are switched off.
-
     Raises:
         UserError: absent or unfitting weights.
     """
-    model: Model
     if load_config(name).is_encoder_decoder:
-        model = SequenceToSequence.from_pretrained(name)
-    else:
-        model = LanguageModel.from_pretrained(name)
-    model.model.generation_config.update(**_NEUTRAL)
-    return model
+        return SequenceToSequence.from_pretrained(name)
+    return LanguageModel.from_pretrained(name)
 
 
 def takes_turns(model: Model) -> bool:

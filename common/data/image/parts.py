@@ -1,17 +1,17 @@
 """Parts of labelled image sets: what is trained on, the labelled bank, the images to classify."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from torchvision.transforms.v2 import functional as F
 
 from common.config import UserError
 from common.data.image.files import LabelledFiles
 from common.data.image.labelled import LabelledPixels, hold_out, load_cifar10, load_pixels
-from common.data.image.sources import CachedImages, ImageFiles, ImageSource, ImageTransform
+from common.data.image.sources import CachedImages, ImageFiles, ImageTransform
 from common.data.image.synthetic import synthetic_pairs
 
 Part = Literal["train", "bank", "test"]  # bank: labelled images that probes are fitted on
@@ -43,7 +43,7 @@ class ImagePart:
             raise UserError("the set has no class names")
         return self.data.class_names
 
-    def source(self, transform: ImageTransform) -> ImageSource:
+    def source(self, transform: ImageTransform) -> CachedImages | ImageFiles:
         """Transformed images by index."""
         if isinstance(self.data, LabelledPixels):
             return CachedImages(self.data.images, transform)
@@ -58,8 +58,17 @@ class ImagePart:
         return F.resize(Image.open(self.data.path(index)).convert("RGB"), [96])
 
 
-class EvalImages(Dataset[dict[str, Any]]):
+class EvalBatch(TypedDict):
+    """Images with labels."""
+
+    images: Tensor  # (B, 3, S, S) float32
+    labels: Tensor  # (B,) int64
+
+
+class EvalImages(Dataset[dict[str, Any] | None]):
     """Images with labels one by one, for validation while training.
+
+    An unreadable one is counted and left out of its batch.
 
     Args:
         part: what is read.
@@ -72,9 +81,22 @@ class EvalImages(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        images, _ = self.source.load([index])
-        return {"images": images[0], "labels": self.labels[index]}
+    def __getitem__(self, index: int) -> dict[str, Any] | None:
+        """One sample, or None if its image cannot be read."""
+        image = self.source.one(index)
+        return None if image is None else {"images": image, "labels": self.labels[index]}
+
+    def collate(self, samples: list[dict[str, Any] | None]) -> EvalBatch:
+        """Batch of the readable samples.
+
+        Raises:
+            UserError: there is none.
+        """
+        readable = [sample for sample in samples if sample is not None]
+        if not readable:
+            raise UserError(f"no image of a validation batch of {len(samples)} can be read")
+        batch: EvalBatch = default_collate(readable)
+        return batch
 
 
 def benchmark_pixels(

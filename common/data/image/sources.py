@@ -253,6 +253,10 @@ class CachedImages:
         images = self.images[torch.as_tensor(indices, dtype=torch.long)]
         return self.transform.batch(images, rngs), list(range(len(indices)))
 
+    def one(self, index: int) -> Tensor | None:
+        """Image (3, size, size) without randomness."""
+        return self.load([index])[0][0]
+
 
 class ImageFiles:
     """Images read from files at every access.
@@ -288,18 +292,30 @@ class ImageFiles:
         """
         images, kept = [], []
         for position, index in enumerate(indices):
-            path = self.path_of(index)
-            try:
-                with Image.open(path) as image:
-                    images.append(self.transform.one(image, rngs[position] if rngs else None))
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                self.counter.bad(str(path), error)
-                continue
-            self.counter.good()
-            kept.append(position)
+            image = self.one(index, rngs[position] if rngs else None)
+            if image is not None:
+                images.append(image)
+                kept.append(position)
         if not images:
-            raise UserError(f"no image of a batch of {len(indices)} can be read; last: {path}")
+            last = self.path_of(indices[-1])
+            raise UserError(f"no image of a batch of {len(indices)} can be read; last: {last}")
         return torch.stack(images), kept
+
+    def one(self, index: int, rng: Rng | None = None) -> Tensor | None:
+        """Transformed image (3, size, size); None, and counted, if it cannot be read.
+
+        Raises:
+            UserError: too many so far (see `CorruptCounter`).
+        """
+        path = self.path_of(index)
+        try:
+            with Image.open(path) as image:
+                found = self.transform.one(image, rng)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            self.counter.bad(str(path), error)
+            return None
+        self.counter.good()
+        return found
 
 
 def _to_float(image: Image.Image, mean: Channels, std: Channels) -> Tensor:

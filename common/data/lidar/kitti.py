@@ -109,7 +109,7 @@ def kitti_raw(root: Path, drives: Sequence[str] | None = None) -> ScanFiles:
         calibration = folder.parent / "calib_imu_to_velo.txt"
         scans.append(files)
         poses.append(oxts_poses(np.array(lines), _calibration(calibration)))
-        times.append(_timestamps(folder / "velodyne_points/timestamps.txt", len(files)))
+        times.append(_timestamps(folder / "velodyne_points/timestamps.txt", files))
     return ScanFiles(scans, poses, times)
 
 
@@ -207,14 +207,17 @@ def _calibration(path: Path) -> Floats:
     return _matrix(np.c_[np.reshape(rotation, (3, 3)), shift].ravel().tolist())
 
 
-def _timestamps(path: Path, count: int) -> Floats:
+def _timestamps(path: Path, scans: Sequence[Path]) -> Floats:
+    """Seconds of scans by their numbers: some drives lack scans in between, but not their lines."""
+    try:
+        numbers = [int(scan.stem) for scan in scans]
+    except ValueError as error:
+        raise UserError(f"{path.parent}: scans are named by their numbers ({error})") from None
     if not path.is_file():
-        return 0.1 * np.arange(count)
-    stamps = [
-        datetime.datetime.fromisoformat(line.strip()[:26]).timestamp()
-        for line in path.read_text(encoding="ascii").splitlines()
-        if line.strip()
-    ]
-    if len(stamps) < count:
-        raise UserError(f"{path} has {len(stamps)} lines for {count} scans")
-    return np.array(stamps[:count])
+        return 0.1 * np.array(numbers, dtype=np.float64)
+    lines = path.read_text(encoding="ascii").splitlines()
+    for scan, number in zip(scans, numbers, strict=True):
+        if number >= len(lines) or not lines[number].strip():
+            raise UserError(f"{path} has no line {number + 1} for {scan.name}: get it again")
+    stamps = [lines[number].strip()[:26] for number in numbers]
+    return np.array([datetime.datetime.fromisoformat(stamp).timestamp() for stamp in stamps])

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from common.config import UserError
+from common.damage import ERRORS
 from common.data.corrupt import CorruptCounter
 from common.data.lookup import require
 from common.data.paired_sets.pairs import SetPair
@@ -144,7 +145,7 @@ class VolumeFiles:
             path = self.paths[index]
             try:
                 volume = read_volume(path)
-            except (OSError, ValueError, EOFError) as error:
+            except ERRORS as error:
                 self.counter.bad(str(path), error)
                 continue
             self.counter.good()

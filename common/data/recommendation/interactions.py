@@ -1,6 +1,5 @@
 """Who took which items in which order: readers of logs, filters, ids."""
 
-import csv
 import gzip
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -110,10 +109,7 @@ def _lines_of_items(path: Path) -> list[History]:
 
 
 def _interactions(path: Path, delimiter: str, user: str, item: str, time: str) -> list[History]:
-    try:
-        rows = read_csv(path, (user, item), delimiter=delimiter)
-    except csv.Error as error:
-        raise UserError(f"{path}: {error}") from error
+    rows = read_csv(path, (user, item), delimiter=delimiter)
     if rows and time in rows[0]:
         try:
             rows.sort(key=lambda row: float(row[time]))  # stable

@@ -4,8 +4,10 @@ A record has the fields of DPR: ``question``, ``positive_ctxs``, ``negative_ctxs
 ``hard_negative_ctxs``, lists of ``{"title", "text"}``; the last two may be absent.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -46,7 +48,8 @@ class NegativeDraw:
 
     Each of `count` places is a hard one with probability `hard_ratio`, as far as there are hard
     negatives beyond the first `hard_min_idx`; the others are `negatives`, and where those run out,
-    random passages of other questions.
+    random passages of other questions. No passage that answers the question is a negative, and none
+    is drawn twice.
 
     Source: Izacard et al. 2022, "Contriever", released code (finetuning_data), arXiv 2112.09118.
     """
@@ -62,26 +65,41 @@ class NegativeDraw:
             )
 
     def __call__(
-        self, record: PassageRecord, rng: np.random.Generator, others: Sequence[str] = ()
+        self,
+        record: PassageRecord,
+        rng: np.random.Generator,
+        others: Sequence[str] = (),
+        answers: Collection[str] = (),
     ) -> list[str]:
         """Negatives of a record: random ones, then hard ones.
 
         Args:
             record: of the question.
             rng: source of randomness.
-            others: passages that fill up; those of the record itself are passed over.
+            others: different passages that fill up; those of the record itself are passed over.
+            answers: passages that answer the question, besides those of the record.
         """
-        pool = record.hard_negatives[self.hard_min_idx :]
+        right = {*record.positives, *answers}
+        pool = _wrong(record.hard_negatives[self.hard_min_idx :], right)
+        negatives = _wrong(record.negatives, right)
         hard = min(int((rng.random(self.count) < self.hard_ratio).sum()), len(pool))
-        plain = min(self.count - hard, len(record.negatives))
-        chosen = [record.negatives[int(i)] for i in rng.permutation(len(record.negatives))[:plain]]
-        right = {*record.positives}
-        missing = self.count - hard - plain
-        for i in rng.permutation(len(others)) if missing else ():
-            if missing and others[int(i)] not in right and others[int(i)] not in chosen:
-                chosen.append(others[int(i)])
-                missing -= 1
-        return chosen + [pool[int(i)] for i in rng.permutation(len(pool))[:hard]]
+        wanted = self.count - hard
+        order = rng.permutation(len(negatives))
+        filling = rng.permutation(len(others)) if wanted > len(negatives) else None
+        last = [pool[int(i)] for i in rng.permutation(len(pool))[:hard]]
+        taken = right | {*last}
+        found = [text for i in order if (text := negatives[int(i)]) not in taken]
+        if len(found) < wanted:  # also where a negative is one of the hard ones
+            filling = rng.permutation(len(others)) if filling is None else filling
+            taken |= {*found}
+            spare = (text for i in filling if (text := others[int(i)]) not in taken)
+            found += islice(spare, wanted - len(found))
+        return found[:wanted] + last
+
+
+def _wrong(texts: Sequence[str], right: Collection[str]) -> list[str]:
+    """Different texts, in their order, without the right ones."""
+    return [text for text in dict.fromkeys(texts) if text not in right]
 
 
 class PassageBatch(TypedDict):
@@ -96,7 +114,8 @@ class PassageBatch(TypedDict):
 class PassageBatches(Dataset[PassageBatch]):
     """Map-style training set of records that returns whole batches.
 
-    Positive and negatives of an access depend on (seed, epoch, index).
+    Positive and negatives of an access depend on (seed, epoch, index). Passages that answer a question
+    by another record of it are none of its negatives.
 
     Attributes:
         records: the questions.
@@ -112,18 +131,31 @@ class PassageBatches(Dataset[PassageBatch]):
     prepare: Callable[[str], str] = str
     seed: int = 0
     others: list[str] = field(init=False)
+    answers: dict[str, set[str]] = field(init=False)  # of questions with several records
 
     def __post_init__(self) -> None:
         if not self.records:
             raise UserError("there is no question to train on")
         self.others = list(dict.fromkeys(p for r in self.records for p in r.positives))
-        short = self.draw.count and len(self.others) - max(len(r.positives) for r in self.records)
-        if self.draw.count and short < self.draw.count:
-            lacking = [r for r in self.records if len(r.negatives) < self.draw.count]
-            if lacking:
+        asked = Counter(record.question for record in self.records)
+        self.answers = {question: set() for question, count in asked.items() if count > 1}
+        for record in self.records:
+            if record.question in self.answers:
+                self.answers[record.question].update(record.positives)
+        self._check()
+
+    def _check(self) -> None:
+        known, count = {*self.others}, self.draw.count
+        for record in self.records:
+            right = {*record.positives, *self.answers.get(record.question, ())}
+            room = len(known) - len(right)  # passages of other questions
+            own = {*record.negatives}
+            if self.draw.hard_ratio == 1:  # else a draw may have no hard one
+                own.update(record.hard_negatives[self.draw.hard_min_idx :])
+            if room + len(own - known) < count:
                 raise UserError(
-                    f"question {lacking[0].question[:60]!r} has too few negatives, and the other "
-                    f"questions too few passages: ask for fewer than {self.draw.count}"
+                    f"question {record.question[:60]!r} has too few negatives, and the other "
+                    f"questions too few passages: ask for fewer than {count}"
                 )
 
     def __len__(self) -> int:
@@ -134,7 +166,8 @@ class PassageBatches(Dataset[PassageBatch]):
         record = self.records[index]
         rng = sample_rng(self.seed, epoch, index, _DRAW_STREAM)
         positive = record.positives[int(rng.integers(len(record.positives)))]
-        return record.question, positive, self.draw(record, rng, self.others)
+        answers = self.answers.get(record.question, ())
+        return record.question, positive, self.draw(record, rng, self.others, answers)
 
     def __getitem__(self, keys: Sequence[Key]) -> PassageBatch:
         """Batch of the given ``(index, epoch)`` keys."""

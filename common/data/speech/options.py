@@ -17,6 +17,7 @@ class SpokenData(DataConfig):
     vocab_size: Count = 1000  # most ids; also used where the data are not on disk
     slots: bool = False  # entities between intent and transcript (SLURP)
     synthetic_recordings: bool = True  # SLURP: train on the synthetic recordings too
+    # of fsc and slurp
     max_samples: Count | None = None  # longer recordings (at 16 kHz) are dropped
     max_characters: Count | None = None  # longer transcripts are dropped
     train_per_class: Count = 16  # synthetic source
@@ -28,3 +29,10 @@ class SpokenData(DataConfig):
             raise ValueError("data.slots=true needs data.source=slurp")
         if self.command_words > 1 and self.source != "digits":
             raise ValueError("data.command_words joins spoken digits: data.source=digits")
+        # of a manifest, where a subclass reads one in place of `source`, lengths are limited
+        whole = self.source in ("digits", "synthetic") and not getattr(self, "manifest", None)
+        if whole and (self.max_samples is not None or self.max_characters is not None):
+            raise ValueError(
+                f"data.source={self.source} drops nothing: leave out data.max_samples and "
+                "data.max_characters"
+            )

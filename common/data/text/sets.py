@@ -4,7 +4,6 @@ Bundled sets are read from the data root or the repository's ``data/``; the offi
 from ``SentEval/data/downstream`` (or ``downstream``) below the data root.
 """
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -141,7 +140,8 @@ def load_text_rows(path: str | Path) -> list[tuple[str, ...]]:
         with path.open(encoding="utf-8") as file:
             rows = [(line.rstrip("\n") or MISSING,) for line in file]
     elif _is_table(path):
-        cells = read_csv(path, delimiter=_delimiter(path), fill=MISSING)
+        # SimCSE's reader takes quotation marks between tabs too
+        cells = read_csv(path, delimiter=_delimiter(path), fill=MISSING, quoted=True)
         rows = [tuple(value or MISSING for value in row.values()) for row in cells]
     else:
         raise UserError(f"{path}: expected a .txt, .csv or .tsv file of sentences")
@@ -270,7 +270,7 @@ def senteval_lines(path: Path, encoding: str = "utf-8") -> list[str]:
         source=_SENTEVAL,
         size="about 0.1 GB in all",
     )
-    lines = path.read_text(encoding=encoding).split("\n")
+    lines = path.read_bytes().decode(encoding).split("\n")
     return [line.rstrip("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
@@ -340,7 +340,8 @@ def _senteval_table(path: Path) -> list[tuple[str, str, float]]:
     if path.suffix == ".txt":
         lines = lines[1:]
     rows = []
-    for cells in csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
+    for line in lines:  # a quotation mark is a character of the text
+        cells = line.split("\t")
         if len(cells) <= max(score, first, second):
             raise UserError(f"{path}: a row of {len(cells)} fields: {' | '.join(cells)[:80]}")
         rows.append((joined(cells[first]), joined(cells[second]), float(cells[score])))

@@ -33,7 +33,7 @@ def image_encoder(
         pretrained: see `common.encoders.pretrained.resolve_pretrained`.
 
     Raises:
-        UserError: unknown name, or weights that the network does not have.
+        UserError: unknown name, weights that the network does not have, or a conv net without widths.
     """
     if name.startswith("timm/"):
         model = name.removeprefix("timm/")
@@ -42,6 +42,8 @@ def image_encoder(
         return torchvision_tower(name, pretrained, cifar_stem=cifar_stem)
     if pretrained != "random":
         raise UserError(f"model.backbone={name} has no pretrained weights: use a ResNet")
+    if name in CONV_NETS and not widths:
+        raise UserError(f"model.backbone={name} needs the channels of its stages: set model.widths")
     if name in CONV_NETS:
         return CONV_NETS[name](widths)
     return SmallAlexNet(image_size) if name == "small_alexnet" else SpriteNet()

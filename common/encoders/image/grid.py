@@ -23,13 +23,12 @@ class GridTower(nn.Module):
 
     Args:
         backbone: a timm model with `forward_features`, or a `ConvNet`.
-        width: channels of its last feature map.
-        channels_last: whether that map is (B, H, W, C), as Swin's, or (B, C, H, W).
+        width: channels of its last feature map, see `grid_tokens`.
     """
 
-    def __init__(self, backbone: nn.Module, width: int, channels_last: bool) -> None:
+    def __init__(self, backbone: nn.Module, width: int) -> None:
         super().__init__()
-        self.backbone, self.width, self.channels_last = backbone, width, channels_last
+        self.backbone, self.width = backbone, width
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalised -> tokens (B, S, W)."""
@@ -39,7 +38,7 @@ class GridTower(nn.Module):
         if grid.ndim == 3:  # a transformer's class and register tokens have no place
             grid = grid[:, getattr(backbone, "num_prefix_tokens", 0) :]
         if grid.ndim == 4:
-            grid = grid.flatten(1, 2) if self.channels_last else grid.flatten(2).transpose(1, 2)
+            grid = grid_tokens(grid, self.width)
         return torch.cat([grid.mean(1, keepdim=True), grid], 1)
 
     def resize(self, image_size: int, window: int) -> None:
@@ -54,6 +53,23 @@ class GridTower(nn.Module):
         if not hasattr(backbone, "set_input_size"):
             raise UserError("only Swin towers change their image size after training")
         backbone.set_input_size((image_size, image_size), window_size=(window, window))
+
+
+def grid_tokens(grid: Tensor, width: int) -> Tensor:
+    """A feature map as tokens, row by row.
+
+    Whether channels come last follows from their number: names do not tell (Swin v2 has them last, its
+    variant "cr" first).
+
+    Args:
+        grid: (B, C, H, W) or (B, H, W, C).
+        width: C.
+
+    Returns:
+        (B, H * W, C).
+    """
+    last = grid.shape[-1] == width != grid.shape[1]
+    return grid.flatten(1, 2) if last else grid.flatten(2).transpose(1, 2)
 
 
 def grid_tower(
@@ -79,8 +95,8 @@ def grid_tower(
     if name == "conv":
         if pretrained != "random":
             raise UserError("the tower 'conv' starts at random: leave its pretrained= out")
-        return GridTower(ConvNet(widths), widths[-1], channels_last=False)
+        return GridTower(ConvNet(widths), widths[-1])
     if torch.get_default_device().type == "meta":  # shapes alone
         pretrained = "random"
     tower = timm_tower(name, pretrained, image_size=image_size)
-    return GridTower(tower.backbone, tower.num_features, channels_last="swin" in name)
+    return GridTower(tower.backbone, tower.num_features)

@@ -1,6 +1,7 @@
 """Image towers: torchvision and timm networks without their classifier, and a small conv net."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,8 @@ def timm_tower(
         name: e.g. "vit_small_patch16_224" or "resnet50".
         pretrained: "random", ``timm:<name>[.<tag>]`` or a local file.
         image_size: for models with a position table, others take any size; None is timm's own.
-        any_size: ViTs also take other sizes, such as local crops, by interpolated positions.
+        any_size: transformers with a position table also take other sizes, such as local crops, by
+            interpolated positions, where timm has that.
 
     Raises:
         UserError: unknown name or absent weights.
@@ -127,16 +129,25 @@ def timm_tower(
     options: dict[str, Any] = {}
     if image_size is not None and cfg is not None and cfg.fixed_input_size:
         options["img_size"] = image_size
-    if any_size and "vit" in name:
-        options["dynamic_img_size"] = True
     source = ref.name if ref.kind == "timm" else name
+    make = partial(
+        timm.create_model, source, pretrained=ref.kind == "timm", num_classes=0, **options
+    )
     with loading(ref):
-        model: Any = timm.create_model(
-            source, pretrained=ref.kind == "timm", num_classes=0, **options
-        )
+        model: Any = _any_size(make) if any_size else make()
     if ref.path is not None:
         _load_backbone(model, ref.path)
     return ImageTower(model, model.num_features)
+
+
+def _any_size(make: Callable[..., Any]) -> Any:
+    """A timm model that interpolates its positions if its class can: names do not tell (DeiT can, MobileViT cannot)."""
+    try:
+        return make(dynamic_img_size=True)
+    except TypeError as error:
+        if "dynamic_img_size" not in str(error):
+            raise
+        return make()
 
 
 def _use_cifar_stem(model: Any, name: str) -> None:
@@ -149,8 +160,18 @@ def _use_cifar_stem(model: Any, name: str) -> None:
 
 
 def _remove_classifier(model: nn.Module) -> int:
-    """Replace the last linear layer by the identity; returns its input dimension."""
-    name, layer = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
+    """Replace the last linear layer by the identity; returns its input dimension.
+
+    Raises:
+        UserError: there is none, as in SqueezeNet.
+    """
+    linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        raise UserError(
+            f"{type(model).__name__} has no linear classifier to take off: use another network, such "
+            "as resnet18"
+        )
+    name, layer = linear[-1]
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, nn.Identity())
     return layer.in_features

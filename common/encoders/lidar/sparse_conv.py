@@ -87,7 +87,8 @@ class SparseConv3d(nn.Module):
         pairs = zip(inputs.split(counts), outputs.split(counts), weight, strict=True)
         for source, target, matrix in pairs:  # over the positions of the kernel
             if len(source):
-                out = out.index_add(0, target, voxels.features[source] @ matrix)
+                part = voxels.features[source] @ matrix  # of half precision under autocast
+                out = out.index_add(0, target, part.to(out.dtype))
         if self.bias is not None:
             out = out + self.bias
         return Voxels(out, coords, shape, voxels.batch_size)

@@ -46,12 +46,12 @@ def pair_ids(
         Ids, and segments: 0 up to the separator of `first`, 1 after it, 2 for a [CLS] at the end.
 
     Raises:
-        ValueError: `first` leaves no room for a piece of `second`.
+        ValueError: `first` leaves no room for a piece of `second`, if that has any.
     """
     sep, cls = tokenizer.sep_token_id, tokenizer.cls_token_id
     if cls_last:
         room = max_length - len(first) - SPECIAL_PIECES
-        if room < 1:
+        if room < min(1, len(second)):
             raise ValueError(_no_room(first, max_length))
         tail = [*second[:room], sep]
         ids = [*first, sep, *tail, cls]
@@ -59,7 +59,7 @@ def pair_ids(
     between = [sep] * (tokenizer.num_special_tokens_to_add(pair=True) - 2)
     head = [cls, *first, *between]
     room = max_length - len(head) - 1
-    if room < 1:
+    if room < min(1, len(second)):
         raise ValueError(_no_room(first, max_length))
     tail = [*second[:room], sep]
     return [*head, *tail], [0] * len(head) + [1] * len(tail)
@@ -180,7 +180,15 @@ class CrossEncoder(nn.Module):
     def with_states(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Logits (N, C), and the states (N, L, D) of the last layer for a second head."""
+        """Logits (N, C), and the states (N, L, D) of the last layer for a second head.
+
+        Raises:
+            UserError: a `pair_head`, which the model's own logits know nothing of.
+        """
+        if self.pair_head is not None:
+            raise UserError(
+                "a second head needs the model's own classifier: set pooling=classifier"
+            )
         inputs = self._inputs(input_ids, attention_mask, token_type_ids)
         output = self.model(**inputs, output_hidden_states=True)
         return output.logits, output.hidden_states[-1]
@@ -324,7 +332,7 @@ def cross_encoder(
         fields = {"vocab_size": 256, **(config or {}), "num_labels": num_labels}
         if tokenizer is not None:
             own = load_tokenizer(tokenizer)
-            fields["vocab_size"] = len(own)
+            fields |= {"vocab_size": len(own), "pad_token_id": own.pad_token_id}
         else:
             own = tiny_tokenizer(fields["vocab_size"])
         config = fields

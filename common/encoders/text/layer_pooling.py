@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from common.config import UserError
 from common.encoders.pooling import check_mask
+from common.encoders.text.pooling import first_token
 from common.encoders.text.sentence import SentenceEncoder
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import Attention, TextTower, load_tokenizer, load_transformer
@@ -165,7 +166,8 @@ class LayerTower(TextTower):
             input_ids=ids, attention_mask=mask, output_hidden_states="top" in self.kind, **inputs
         )
         if self.pooler is not None:
-            found: Tensor = self.pooler(output.last_hidden_state)
+            first = first_token(output.last_hidden_state, mask)  # wherever the padding is
+            found: Tensor = self.pooler(first[:, None])
             return found
         if self.lstm is not None:
             return self._recurrent(output.last_hidden_state, mask)
@@ -176,6 +178,9 @@ class LayerTower(TextTower):
 
     def _recurrent(self, states: Tensor, mask: Tensor) -> Tensor:
         assert self.lstm is not None
+        # packing takes the first ones of a row: real tokens to the left, in their order
+        order = mask.ne(0).int().argsort(dim=1, descending=True, stable=True)
+        states, mask = states.gather(1, order[..., None].expand_as(states)), mask.gather(1, order)
         lengths = mask.ne(0).sum(1).cpu()
         wide = states.to(torch.promote_types(states.dtype, torch.float32))
         packed = pack_padded_sequence(wide, lengths, True, enforce_sorted=False)

@@ -28,7 +28,20 @@ _DROPOUTS = (
     "resid_pdrop",
     "embd_pdrop",
     "attn_pdrop",
-)
+    "emb_pdrop",
+    "hidden_dropout",
+    "activation_dropout",
+    "residual_dropout",
+    "resid_dropout",
+    "embed_dropout",
+    "pooler_dropout",
+    # before the layers of a task
+    "classifier_dropout",
+    "classifier_dropout_prob",
+    "seq_classif_dropout",
+    "summary_first_dropout",
+    "summary_last_dropout",
+)  # of units alone: layerdrop and drop_path_rate leave out whole layers
 
 
 class TextTower(nn.Module):
@@ -134,7 +147,7 @@ def text_tower(
         pooling: see `common.encoders.text.pooling.pool`.
         config: with "random": the architecture, ``model_type`` and its fields, e.g.
             ``{"model_type": "bert", "hidden_size": 256, ...}``.
-        dropout: overrides every dropout probability of the model; None keeps them.
+        dropout: overrides every dropout probability of units; None keeps them.
         mlp_only_train: see `TextTower`.
         mask_token_id: see `TextTower`.
         attention: see `load_transformer`.
@@ -299,7 +312,8 @@ def _architecture(config: Mapping[str, Any]) -> Any:
 
 
 def _set_dropout(config: Any, dropout: float) -> None:
-    names = [name for name in _DROPOUTS if hasattr(config, name)]
+    # None, as BERT's classifier_dropout, follows another field
+    names = [name for name in _DROPOUTS if getattr(config, name, None) is not None]
     if not names:
         raise UserError(f"{config.model_type} models have no dropout to set; leave it out")
     for name in names:

@@ -129,9 +129,13 @@ def _verified(result: Mapping[str, Any]) -> str:
         )
     machine = again["hardware"]["gpu"] or again["hardware"]["cpu"]
     short = f" with {' '.join(again['overrides'])}" if again["overrides"] else ""
-    which = "changed baselines" if again.get("unchanged_baselines") else "the baselines"
+    idle = [*again.get("unchanged_baselines", ())]
+    which = " and the baselines"
+    if idle:
+        some = set(idle) != set(result["baselines"])
+        which = " and those baselines whose code has changed" if some else ""
     return (
-        f"; seeds {again['seeds']} of every arm and {which}{short} run on {again['date']} by the "
+        f"; seeds {again['seeds']} of every arm{which}{short} run on {again['date']} by the "
         f"published code (commit {earlier['commit'][:10]}) and by commit {commit}, both on {machine}: "
         "curves, metrics and items equal to the last digit"
     )

@@ -236,7 +236,7 @@ def start_process(
         try:
             return server.start(command[len(COMMAND) :], folder / "log.txt", GRACE)
         except Unavailable:
-            forks.gone(cwd)
+            pass
     log = (folder / "log.txt").open("ab")
     try:  # the process inherits the lock with its output, so it outlives whoever started it
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -254,7 +254,8 @@ def start_process(
 
 def _accelerated() -> bool:
     """Whether forks are out of the question: a GPU's driver may be open in what loads torch."""
-    return sys.platform != "linux" or Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists()
+    drivers = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+    return sys.platform != "linux" or any(Path(driver).exists() for driver in drivers)
 
 
 def is_held(folder: Path) -> bool:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from common.engine.comparison.runs import PlannedRun, Started
+from common.config import ROOT
+from common.engine.comparison.runs import PlannedRun, Started, process_environment
 from common.engine.lifecycle.forks import Forks
 
 POLL = 0.2  # seconds between looks at the processes
@@ -47,6 +48,10 @@ def _work(waiting: list[PlannedRun], jobs: int, lowest_priority: bool) -> Iterat
     forks: Forks | None = None
     if len(waiting) > FEW and all(run.forkable for run in waiting):
         forks = Forks([*LOADED, *sorted({f"projects.{run.project}.module" for run in waiting})])
+        for root in {
+            run.root for run in waiting
+        }:  # before a run asks whether its code is what it was
+            forks.of(None if root == ROOT else root, process_environment(threads, root))
     with told_to_end() as told:
         try:
             while waiting or running:

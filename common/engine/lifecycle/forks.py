@@ -12,6 +12,7 @@ mind forks (OpenBLAS) end theirs, and gives up if any thread is left then.
 import contextlib
 import fcntl
 import importlib
+import importlib.util
 import json
 import os
 import runpy
@@ -19,9 +20,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 RUN = "common.cli"  # the module that a run is a command line of
 LOOK = 0.05  # seconds between two looks at a process that is waited for
@@ -45,12 +46,14 @@ class ForkedProcess:
         self.code: int | None = None
 
     def ended(self) -> int | None:
-        """Its exit code; None while it runs."""
+        """Its exit code, 0 where nobody knows it; None while it runs."""
         if self.code is None:
             try:
                 self.code = self.server.ask(poll=self.pid)["code"]
-            except Unavailable:  # its parent was killed: nobody is told how it ended
-                self.code = None if _exists(self.pid) else 1
+            except (
+                Unavailable
+            ):  # its parent was killed: nobody is told how, its metrics tell whether well
+                self.code = None if _runs(self.pid) else 0
         return self.code
 
     def ask_to_end(self) -> None:
@@ -91,7 +94,11 @@ class Server:
             [sys.executable, __file__, *modules], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, start_new_session=True, env=dict(environment), cwd=folder, text=True,
         )  # fmt: skip
-        self._read()  # that it is ready
+        try:
+            self._read()  # that it is ready
+        except Unavailable:
+            self.close()
+            raise
 
     def start(self, words: Sequence[str], log: Path, grace: float) -> ForkedProcess | None:
         """Fork a process for a run.
@@ -107,8 +114,10 @@ class Server:
         Raises:
             Unavailable: it can't be forked.
         """
-        pid = self.ask(words=list(words), log=str(log.absolute()))["pid"]
-        return None if pid is None else ForkedProcess(self, pid, grace)
+        answer = self.ask(words=list(words), log=str(log.absolute()))
+        if "error" in answer:
+            raise Unavailable(answer["error"])
+        return None if answer["pid"] is None else ForkedProcess(self, answer["pid"], grace)
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """The answer to a request.
@@ -117,11 +126,12 @@ class Server:
             Unavailable: there is none any more.
         """
         assert self.popen.stdin is not None
-        try:
-            print(json.dumps(request), file=self.popen.stdin, flush=True)
-        except (OSError, ValueError):
-            raise Unavailable from None
-        return self._read()
+        with _uninterrupted():  # an answer that is left behind would be the next request's
+            try:
+                print(json.dumps(request), file=self.popen.stdin, flush=True)
+            except (OSError, ValueError):
+                raise Unavailable from None
+            return self._read()
 
     def _read(self) -> dict[str, Any]:
         assert self.popen.stdout is not None
@@ -159,22 +169,29 @@ class Forks:
                 self.servers[folder] = None
         return self.servers[folder]
 
-    def gone(self, folder: Path | None) -> None:
-        """Ask the server of a folder no more."""
-        self.servers[folder] = None
-
     def close(self) -> None:
         """End the servers."""
         for server in filter(None, self.servers.values()):
             server.close()
 
 
-def _exists(pid: int) -> bool:
+def _runs(pid: int) -> bool:
+    """Whether a process runs; one that has ended may stay until somebody asks for its code."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
         return False
-    return True
+    return state not in "XZ"
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put Ctrl-C off."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # --- the process itself -----------------------------------------------------------------------
@@ -188,31 +205,49 @@ def serve(modules: Sequence[str]) -> None:
     for name in modules:
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)
-    if not alone():
+    sys.stdout.flush()  # nowhere, else every fork would write it again
+    if importlib.util.find_spec(RUN.partition(".")[0]) is None or not alone():
         return
     print("{}", file=answers, flush=True)
     while line := sys.stdin.readline():
         request = json.loads(line)
-        if "poll" in request:
-            ended, status = os.waitpid(request["poll"], os.WNOHANG)
-            answer = {"code": os.waitstatus_to_exitcode(status) if ended else None}
-        elif (log := _locked(request["log"])) is None:
-            answer = {"pid": None}
-        else:
-            begun, beginning = os.pipe()
-            pid = os.fork()
-            if not pid:
-                answers.close()
-                os.setsid()
-                os.close(beginning)
-                _become(request["words"], nowhere, log)
-                return
-            os.close(log)  # the run has it, and with it the lock
-            os.close(beginning)
-            os.read(begun, 1)  # returns once the run is a group of its own, which signals reach
-            os.close(begun)
-            answer = {"pid": pid}
+        try:
+            answer = (
+                _poll(request["poll"]) if "poll" in request else _fork(request, answers, nowhere)
+            )
+        except OSError as error:  # no memory, no file: the runs that there are go on
+            answer = {"error": str(error)}
+        if answer is None:
+            return
         print(json.dumps(answer), file=answers, flush=True)
+
+
+def _poll(pid: int) -> dict[str, Any]:
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    return {"code": os.waitstatus_to_exitcode(status) if ended else None}
+
+
+def _fork(request: Mapping[str, Any], answers: IO[str], nowhere: int) -> dict[str, Any] | None:
+    """The answer to a request for a run; None in the run, once it has ended."""
+    log = _locked(request["log"])
+    if log is None:
+        return {"pid": None}
+    try:
+        begun, beginning = os.pipe()
+        pid = os.fork()
+        if not pid:
+            answers.close()
+            os.setsid()
+            os.close(begun)
+            os.close(beginning)
+            _become(request["words"], nowhere, log)
+            return None
+        os.close(beginning)
+        os.read(begun, 1)  # returns once the run is a group of its own, which signals reach
+        os.close(begun)
+        return {"pid": pid}
+    finally:
+        os.close(log)  # the run has it, and with it the lock
 
 
 def alone() -> bool:
@@ -246,5 +281,6 @@ def _become(words: Sequence[str], nowhere: int, log: int) -> None:
 
 
 if __name__ == "__main__":
-    del sys.path[0]  # this file's folder, whose modules have names of others
+    here = str(Path(__file__).parent)  # whose modules have names of others
+    sys.path[:] = [entry for entry in sys.path if entry != here]
     serve(sys.argv[1:])

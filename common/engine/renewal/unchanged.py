@@ -21,7 +21,7 @@ def same_baseline(project: str, name: str, earlier: Path) -> bool:
         earlier: the folder.
     """
     package = load_project(project).__name__
-    entries = [ENGINE, (f"{package}.{BASELINES}", name)]
+    entries = [ENGINE, (package, "Config"), (f"{package}.{BASELINES}", name)]
     found = []
     for root in (earlier, ROOT):
         texts = reach(root, entries)
@@ -30,12 +30,16 @@ def same_baseline(project: str, name: str, earlier: Path) -> bool:
         found.append({path.relative_to(root): text for path, text in texts.items()})
     if found[0] != found[1]:
         return False
-    data = data_files(reach(ROOT, entries), project)
-    return all(_content(path) == _content(earlier / path.relative_to(ROOT)) for path in data)
+    folders = {path.parent for path in data_files(reach(ROOT, entries), project)}
+    return all(
+        _contents(folder) == _contents(earlier / folder.relative_to(ROOT)) for folder in folders
+    )
 
 
-def _content(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _contents(folder: Path) -> dict[str, str]:
+    """Hash of every file of a folder."""
+    found = {}
+    for path in sorted(path for path in folder.glob("*") if path.is_file()):
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found

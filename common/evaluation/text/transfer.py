@@ -15,8 +15,9 @@ from common.evaluation.features.linear_probe import fit_logistic_regression
 from common.evaluation.matrices import as_matrix
 from common.evaluation.text.sts_protocol import Encode, encode_distinct
 
-# SentEval with scikit-learn; its tasks with a test part and no development part (TREC, MRPC) have .5 to 32 there
+# SentEval with scikit-learn; a grid of their own have its tasks with a test part and no development part (TREC, MRPC)
 C_GRID: tuple[float, ...] = tuple(2.0**e for e in range(-2, 4))
+TEST_C_GRID: tuple[float, ...] = tuple(2.0**e for e in range(-1, 6))
 SPLIT_SEED = 1111  # SentEval's
 _POLARITY = {  # task -> files of class 1 and class 0
     "MR": ("rt-polarity.pos", "rt-polarity.neg"),
@@ -91,7 +92,7 @@ def evaluate_transfer(
     tasks: Mapping[str, TransferTask],
     *,
     folds: int = 10,
-    c_grid: tuple[float, ...] = C_GRID,
+    c_grid: tuple[float, ...] | None = None,
     seed: int = SPLIT_SEED,
 ) -> dict[str, float]:
     """Accuracy of a logistic regression on frozen embeddings.
@@ -109,7 +110,7 @@ def evaluate_transfer(
         encode: maps N texts to (N, D).
         tasks: by name.
         folds: k >= 2 of the outer and inner cross-validation; SentEval: 10, its fast mode: 5.
-        c_grid: candidates of C, the inverse of the penalty on the sum of losses.
+        c_grid: candidates of C, the inverse of the penalty on the sum of losses; None for SentEval's.
         seed: of the folds.
 
     Returns:
@@ -119,18 +120,20 @@ def evaluate_transfer(
     Raises:
         ValueError: no tasks, or a class with fewer members than folds.
     """
-    if not tasks or folds < 2 or not c_grid:
+    if not tasks or folds < 2 or c_grid == ():
         raise ValueError("transfer needs a task, at least two folds and a candidate for C")
     metrics: dict[str, float] = {}
     for name, task in tasks.items():
         features = _Features(encode, task)
         train, labels = features(task.train)
+        alone = task.test is not None and task.dev is None
+        grid = c_grid or (TEST_C_GRID if alone else C_GRID)
         if task.test is None:
-            predicted, scored = _cross_validated(train, labels, folds, c_grid, seed), task.train
+            predicted, scored = _cross_validated(train, labels, folds, grid, seed), task.train
         else:
             test, _ = features(task.test)
             dev = None if task.dev is None else features(task.dev)
-            c = _choose_c(train, labels, dev, folds, c_grid, seed)
+            c = _choose_c(train, labels, dev, folds, grid, seed)
             predicted, scored = _fit_predict(train, labels, test, c), task.test
         gold, prefix = torch.tensor(scored.labels), name.lower().replace("-", "_")
         metrics[f"{prefix}_accuracy"] = float((predicted == gold).double().mean())

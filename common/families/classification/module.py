@@ -1,5 +1,6 @@
 """Parts of the data, the classifier of a config, and the Lightning module that a project gives a loss."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -83,10 +84,13 @@ def scored_part(cfg: ClassificationConfig) -> LabelledSet:
     With ``eval.part=dev`` the development examples, so that pilots leave the test part alone.
 
     Raises:
-        UserError: no development examples, see `read_labelled`.
+        UserError: no development examples, or a label of an own test file that training has not; see
+            `read_labelled`.
     """
     data, task = cfg.data, cfg.data.labelled_task
     if cfg.eval.part == "test":
+        if task.name == "file":  # the logits have the order of the training file's classes
+            task = replace(task, labels=class_names(data))
         return read_labelled(task, task.test_part, data.root, data.files("test"))
     dev = labelled_parts(data, cfg.seed)[1]
     if dev is None:

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from common.config import UserError
 from common.data.image.labelled import hold_out, load_cifar10
+from common.data.lookup import bundled
+from common.data.packed import Packed
 from common.data.samplers import Rng, sample_rng
 from common.families.image_text.config import ImageTextData
 
@@ -75,6 +77,12 @@ def captioned_cifar(data: ImageTextData, part: Part, seed: int) -> CaptionedImag
     return CaptionedImages(
         whole.images, texts, whole.labels, torch.tensor(named), whole.class_names
     )
+
+
+def num_photographs(data: ImageTextData) -> int:
+    """Photographs of the training part with `num_samples` of None, without decoding them."""
+    packed = Packed(bundled("cifar10/train.npz", data.root))
+    return len(packed) - DEV_PER_CLASS * len(packed.array("class_names"))
 
 
 def drawn_class(label: int, num_classes: int, data: ImageTextData, rng: Rng) -> int:

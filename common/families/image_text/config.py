@@ -134,7 +134,8 @@ class ImageTextEval:
     # imagenet, food101, ...; see common.data.image.benchmarks.IMAGE_SETS
     datasets: list[str] = field(default_factory=list)
     root: str | None = None  # folder of these sets; None: data.root
-    templates: Literal["simple", "openai"] = "simple"  # LaCLIP's 7 sentences, or CLIP's own per set
+    # of imagenet alone, the other sets keep theirs; simple: LaCLIP's 7 sentences, openai: CLIP's 80
+    templates: Literal["simple", "openai"] = "simple"
     # few_shot, knn, linear_probe
     protocols: list[str] = field(default_factory=lambda: ["zeroshot"])
     validate: str | None = None  # set of trainer.val_every_n_steps; chooses the checkpoint

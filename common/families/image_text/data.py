@@ -22,7 +22,7 @@ from common.data.module import ContrastiveData
 from common.data.samplers import Rng
 from common.data.text.tokenizers import ClipTokenizer
 from common.engine.experiment import Requirement
-from common.families.image_text.class_captions import captioned_cifar
+from common.families.image_text.class_captions import captioned_cifar, num_photographs
 from common.families.image_text.config import ORIGINAL, ImageTextData
 from common.families.image_text.drawings import pool_pairs, pool_size
 from common.families.image_text.protocol import ImageTextConfig
@@ -173,6 +173,8 @@ def num_samples(data: ImageTextData) -> int:
         return pool_size(data)
     if data.source == "csv" and files_of(data)[0].exists():
         return len(CaptionFiles(files_of(data)[0]))
+    if data.source == "cifar10" and data.num_samples is None:
+        return num_photographs(data)
     return data.num_samples or 64
 
 

@@ -87,6 +87,8 @@ class OnlineProbe(Callback):
         """Loss and accuracy before an optimiser step on features (M, F) and labels (M,)."""
         if self.weight is None:
             self._build(features.shape[1], features.device)
+        elif self.weight.device != features.device:  # a checkpoint is read to the host
+            self._restore(self.state_dict(), features.device)
         assert self.weight is not None
         assert self.optimizer is not None
         with torch.enable_grad():
@@ -111,12 +113,15 @@ class OnlineProbe(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where `state_dict` was."""
         if state_dict:
-            weight = state_dict["weight"]
-            self._build(weight.shape[1] - 1, weight.device)
-            assert self.weight is not None
-            assert self.optimizer is not None
-            self.weight.data.copy_(weight)
-            self.optimizer.load_state_dict(state_dict["optimizer"])
+            self._restore(state_dict, state_dict["weight"].device)
+
+    def _restore(self, state_dict: dict[str, Any], device: torch.device) -> None:
+        weight = state_dict["weight"]
+        self._build(weight.shape[1] - 1, device)
+        assert self.weight is not None
+        assert self.optimizer is not None
+        self.weight.data.copy_(weight)
+        self.optimizer.load_state_dict(state_dict["optimizer"])  # follows the weight's device
 
     def _build(self, num_features: int, device: torch.device) -> None:
         self.weight = nn.Parameter(torch.zeros(self.num_classes, num_features + 1, device=device))

@@ -62,8 +62,6 @@ def read_set(
         data = _load(set_folder(name, root), part)
     if max_documents is not None:
         data = reduced(data, max_documents)
-    if part == TITLES:
-        return data
     try:
         return split_queries(data, held_out_queries)[0 if held_out else 1]
     except ValueError as error:

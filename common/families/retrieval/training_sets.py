@@ -82,8 +82,7 @@ def read_set(cfg: TrainingSetsConfig, name: str, options: TrainingSet) -> Embedd
     known, told = described(name, options), options.symmetric  # a file of records says it itself
     named = cfg.data.class_positives == "label"  # the documents are names of classes
     if options.path is not None:
-        path = Path(options.path).expanduser()
-        path = path if path.exists() else data_root(cfg.data.root) / path
+        path = _place(cfg, options.path)
         if not path.exists():
             raise UserError(
                 f"training set '{name}': {path} does not exist. Expected layout "
@@ -111,6 +110,12 @@ def read_set(cfg: TrainingSetsConfig, name: str, options: TrainingSet) -> Embedd
         symmetric = bool(options.symmetric)  # names of classes are no texts of the set
     records = limited(records, options.limit, cfg.seed)
     return EmbeddingTask(name, known.kind, known.instruction, records, symmetric)
+
+
+def _place(cfg: TrainingSetsConfig, named: str) -> Path:
+    """Where a file or folder lies: as named, or below the data root."""
+    path = Path(named).expanduser()
+    return path if path.exists() else data_root(cfg.data.root) / path
 
 
 def intent_rows(name: str, part: IntentPart, root: str | None = None) -> list[Row]:
@@ -264,7 +269,7 @@ def set_requirements(cfg: TrainingSetsConfig) -> list[Requirement]:
         if options.path is None:
             found.append(bundled_requirement(BUNDLED_FOLDERS.get(name, name), name))
         else:
-            path = data_root(cfg.data.root) / options.path
+            path = _place(cfg, options.path)
             found.append(
                 Requirement(f"data: {name}", str(path), path.exists(), "see the card, Data")
             )

@@ -158,10 +158,15 @@ def label_order(classifier: CrossEncoder, task: PairTask) -> list[int]:
     A classifier whose names are others (LABEL_0, ...) is taken to have the task's order.
     """
     named = getattr(classifier.model.config, "label2id", None) or {}
-    own = {str(name).lower().replace("-", "_"): int(place) for name, place in named.items()}
-    if task.labels and all(label in own for label in task.labels):
-        return [own[label] for label in task.labels]
+    own = {_plain(str(name)): int(place) for name, place in named.items()}
+    asked = [_plain(label) for label in task.labels]
+    if asked and all(label in own for label in asked):
+        return [own[label] for label in asked]
     return list(range(classifier.num_labels))
+
+
+def _plain(label: str) -> str:
+    return label.lower().replace("-", "_")
 
 
 def task_pairs(data: PairData, part: str, seed: int) -> PairSet:

@@ -26,6 +26,9 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 FIXED_SIZE = 512  # fewer rows or columns: running maxima, a small set may hold no large logit
 _KEEP_ROWS = 128  # kept rows come in multiples of this
 _BOX = 256  # rows that one copy of the engine takes
+MOST_COLUMNS = (
+    65_535 * 64
+)  # CUDA's bound on the second axis of a grid, at the narrowest tile of the table
 _WAVES = 4  # programs per multiprocessor that a forward launch should have at least
 
 
@@ -64,6 +67,8 @@ def unsupported(problem: Problem) -> str | None:
         return f"queries are {dtype} but keys are {problem.k.dtype}"
     if 0 in problem.q.shape or 0 in problem.k.shape:
         return "there are no queries or no keys"
+    if problem.num_cols > MOST_COLUMNS:
+        return f"{problem.num_cols:,} keys; a launch has room for {MOST_COLUMNS:,}: split them"
     return None
 
 

@@ -9,7 +9,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.data.image.files import imagenet100_synsets
+from common.data.image.files import LabelledFiles, imagenet100_synsets
+from common.data.image.parts import ImagePart
 from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import train
@@ -21,6 +22,7 @@ from projects.cacr.data import (
     build_data,
     image_part,
     num_samples,
+    requirements,
     tail_classes,
     view_transforms,
 )
@@ -28,6 +30,7 @@ from projects.cacr.diagnostics import repulsion_weights
 from projects.cacr.evaluate import by_frequency, mechanism, per_class, views_of_test_images
 from projects.cacr.module import CACR
 from projects.cacr.probe import adam_probe
+from projects.cacr.unlabelled import nearest
 from tests.projects.cacr.conftest import HOSTS, config
 
 
@@ -247,6 +250,59 @@ def test_a_missing_judge_is_named_before_training(tmp_path):
     words = (f"data.root={tmp_path}", "data.source=folder", "data.folder=mine")
     with pytest.raises(UserError, match="image set 'imagenet'"):
         build_data(config(*words))
+
+
+@pytest.mark.usefixtures("unrendered_figures")
+@pytest.mark.parametrize("host", ["batch", "momentum", "queue"])
+def test_pictures_of_ones_own_need_no_judge(tmp_path, host):
+    """``eval.judge=none``: ImageNet isn't looked for, and the features' spread is what is told."""
+    rng = np.random.default_rng(0)
+    for name in ("a/1.png", "a/2.jpg", "b/c/3.png", "4.jpg", "5.png", "6.png", "7.png", "8.png"):
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "mine" / name)
+    words = [f"data.root={tmp_path}", "data.source=folder", "data.folder=mine", "data.batch_size=4",
+             "eval.judge=none", f"method.host={host}"]  # fmt: skip
+    if host == "momentum":
+        words.append("method.cost=rbf")
+    assert {r.name for r in requirements(config(*words))} == {"data: mine"}
+    run = train("cacr", "smoke", [f"runs_dir={tmp_path / 'runs'}", *words, "trainer.max_steps=2"])
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert {
+        "features_effective_rank",
+        "features_uniformity",
+        "alignment",
+        "projection_uniformity",
+    } <= metrics.keys()
+    assert not [name for name in metrics if "top1" in name]
+    assert 1 <= metrics["features_effective_rank"] <= 8
+    rows = json.loads((run / "gallery/nearest pictures/gallery.json").read_text())
+    assert len(rows) == 6
+    assert len(rows[0]["results"]) == 5
+
+
+def test_features_of_nobody_s_pictures_are_judged_by_their_own(tmp_path):
+    """Without a folder there are labels, and validation while training needs them."""
+    with pytest.raises(UserError, match=r"eval.judge=none needs data.folder"):
+        config("eval.judge=none")
+    with pytest.raises(UserError, match=r"no trainer.val_every_n_steps"):
+        config(
+            "eval.judge=none", "data.source=folder", "data.folder=x", "trainer.val_every_n_steps=1"
+        )
+
+
+def test_the_nearest_picture_is_its_copy(tmp_path):
+    rng = np.random.default_rng(0)
+    names = [f"{i}.png" for i in range(4)]
+    for name in names:
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(tmp_path / name)
+    files = ImagePart(LabelledFiles(tmp_path, names, torch.full((4,), -1), []))
+    features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.1], [0.0, 3.0]])
+    rows = nearest(features, files, [0, 1, 2, 3])
+    assert [row["results"][0]["score"] > 0.99 for row in rows] == [True] * 4
+    assert all(len(row["results"]) == 3 for row in rows)  # not itself
+    first = rows[1]["results"][0]["item"]
+    assert list(first.getdata()) == list(files.picture(3).getdata())
 
 
 def test_an_empty_or_missing_folder_is_named(tmp_path):

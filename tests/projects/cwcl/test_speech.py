@@ -150,7 +150,7 @@ def test_item_15_both_intent_sets_of_the_paper_are_judged_whole(recorded):
     assert {name: len(part) for name, part in found.items()} == {"slurp_": 2, "pairs_": 3}
     assert {t.intent for t in found["slurp_"].targets} == {"alarm_set"}
     assert [t.transcript for t in training_set(spoken(*words)).targets] == ["stop it"]
-    rate = [w for w in words if "manifest" not in w]
+    rate = [words[0], words[2]]  # lengths of the source itself are not limited
     with pytest.raises(UserError, match="slurp has 16000 Hz, this model reads 8000 Hz"):
         dict(held_out_sets(spoken(*rate)))
     manifest(recorded, [{"text": "play it"}])

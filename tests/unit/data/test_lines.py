@@ -4,7 +4,7 @@ import pickle
 import pytest
 
 from common.config import UserError
-from common.data.lines import LineFile
+from common.data.lines import LineFile, read_lines
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_folder_that_cannot_be_written(path, monkeypatch):
         raise PermissionError("read-only")
 
     monkeypatch.setattr("common.data.lines.CACHE_FROM_BYTES", 0)
-    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    monkeypatch.setattr("numpy.save", refuse)
     assert LineFile(path)[1] == "two \u00fc"
     assert os.listdir(path.parent) == ["texts.txt"]
 
@@ -59,3 +59,34 @@ def test_missing_and_empty_files(tmp_path):
         LineFile(tmp_path / "absent.txt")
     (tmp_path / "empty.txt").touch()
     assert len(LineFile(tmp_path / "empty.txt")) == 0
+
+
+def test_index_of_another_user(path, monkeypatch):
+    """In a shared folder others may read the index; where they may not, they make their own."""
+    monkeypatch.setattr("common.data.lines.CACHE_FROM_BYTES", 0)
+    before = os.umask(0o022)
+    try:
+        LineFile(path)
+    finally:
+        os.umask(before)
+    (cache,) = path.parent.glob(".texts.txt.lines-*.npy")
+    assert cache.stat().st_mode & 0o777 == 0o644
+    cache.write_bytes(b"")
+    assert LineFile(path)[1] == "two \u00fc"
+
+    def refuse(*args, **kwargs):
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr("numpy.load", refuse)
+    assert LineFile(path)[1] == "two \u00fc"
+
+
+def test_lines_in_memory(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffone\u2028still\r\n\r\ntwo\rthree\n".encode())
+    assert read_lines(path) == ["one\u2028still", "", "two\rthree"]
+    path.write_bytes(b"")
+    assert read_lines(path) == []
+    path.write_bytes("caf\u00e9\n".encode("latin-1"))
+    with pytest.raises(UserError, match="no text file in UTF-8"):
+        read_lines(path)

@@ -1,6 +1,7 @@
 """The cache of offline stages: joining by content, resuming, refusing, atomic writing."""
 
 import json
+import os
 
 import pytest
 
@@ -148,3 +149,12 @@ def test_progress_sees_the_blocks(tmp_path):
     OfflineCache(tmp_path, {}).fill(TEXTS, Lengths(TEXTS), block_size=3, progress=progress)
     assert seen == [[0, 3]]
     assert json.loads((tmp_path / CLAIM).read_text()) == {}
+
+
+def test_files_can_be_read_by_others_of_a_shared_folder(tmp_path):
+    before = os.umask(0o022)
+    try:
+        write_atomically(tmp_path / "a.json", b"{}")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o644

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.config import UserError
-from common.data.tables import read_csv, read_jsonl, read_parquet, write_jsonl
+from common.data.tables import csv_header, read_csv, read_jsonl, read_parquet, write_jsonl
 
 
 @pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.gz"])
@@ -64,3 +64,33 @@ def test_parquet_columns(tmp_path):
     path.write_bytes(b"nonsense")
     with pytest.raises(UserError, match="not a readable parquet"):
         read_parquet(path)
+
+
+def test_a_quotation_mark_between_tabs_is_a_character(tmp_path):
+    """It swallowed the rows up to the next one, without a word."""
+    path = tmp_path / "t.tsv"
+    path.write_text('text\tlabel\n"Open\ta\nshut" it\tb\n')
+    rows = [{"text": '"Open', "label": "a"}, {"text": 'shut" it', "label": "b"}]
+    assert read_csv(path) == rows
+    assert read_csv(path, quoted=False) == rows
+    assert [row["text"] for row in read_csv(path, quoted=True, fill="")] == ["Open\ta\nshut it"]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path, name):
+    """Excel writes one into its "CSV UTF-8"."""
+    content = "\ufefftext,label\na,b\n".encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert read_csv(tmp_path / name, ["text"]) == [{"text": "a", "label": "b"}]
+    assert csv_header(tmp_path / name, delimiter=",") == ["text", "label"]
+    (tmp_path / "t.jsonl").write_bytes('\ufeff{"a": 1}\n'.encode())
+    assert read_jsonl(tmp_path / "t.jsonl", ["a"]) == [{"a": 1}]
+
+
+def test_long_cells_are_read_and_broken_rows_named(tmp_path, monkeypatch):
+    path = tmp_path / "t.csv"
+    path.write_text("text,label\n" + "x" * 200_000 + ",a\n")
+    assert len(read_csv(path)[0]["text"]) == 200_000
+    monkeypatch.setattr("common.data.tables.MAX_CELL", 1000)
+    with pytest.raises(UserError, match=r"t\.csv, line 2: not a valid table"):
+        read_csv(path)

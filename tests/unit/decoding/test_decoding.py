@@ -140,6 +140,75 @@ def test_log_likelihood_is_the_mean_over_the_continuation_s_tokens():
     assert not torch.allclose(lm.log_likelihood(PROMPTS[::-1], texts), found)
 
 
+def test_an_empty_continuation_has_likelihood_0():
+    lm = tiny_lm()
+    lm.tokenizer.backend_tokenizer.post_processor = None
+    found = lm.log_likelihood([PROMPTS[0]] * 2, ["", "he"], joint=" the ")  # a joint is no text
+    assert float(found[0]) == 0
+    assert float(found[1]) < 0
+
+
+OWN = {"repetition_penalty": 50.0, "no_repeat_ngram_size": 1, "num_beams": 3, "length_penalty": 9.0,
+       "early_stopping": True}  # fmt: skip
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "nucleus", "beam_search"])
+def test_a_model_s_own_settings_do_not_change_a_policy(strategy):
+    """`generate` fills what is left open from the model's generation config."""
+    plain, own = tiny_lm(), tiny_lm()
+    own.model.generation_config.update(**OWN)
+    found = [lm.continuations(PROMPTS, Policy(strategy), streams(2), 12) for lm in (plain, own)]
+    assert found[0] == found[1]
+
+
+def test_what_ends_texts_of_the_model_ends_them_here():
+    """Chat models end a turn with another token than the tokenizer's end of text."""
+    for strategy in ("greedy", "contrastive_search"):
+        lm, policy = tiny_lm(eos="[SEP]"), Policy(strategy)
+        row = lm.fitting(lm.token_ids(PROMPTS[0], True), 12)
+        (free,) = lm.continue_ids([row], policy, streams(1), 12)
+        place = next(i for i in range(2, 12) if free[i] not in free[:i])
+        lm.model.generation_config.eos_token_id = [free[place], 50256]  # no row of this table
+        assert lm.ends == (lm.eos, free[place])
+        (ended,) = lm.continue_ids([row], policy, streams(1), 12)
+        assert ended == free[: place + 1]
+        assert lm.finished(row, ended).ended
+
+
+def test_a_stop_character_is_held_back_too():
+    lm = tiny_lm("llama")
+    (free,) = lm.continuations(PROMPTS[:1], Policy("ancestral"), streams(1), 12)
+    stop = free.text.strip()[0]
+    options = {"batch_size": 2, "stop": stop}
+    (short,) = lm.continuations(PROMPTS[:1], Policy("ancestral"), streams(1), 12, **options)
+    assert short.num_tokens < 6
+    held = Policy("ancestral", min_new_tokens=6)
+    (found,) = lm.continuations(PROMPTS[:1], held, streams(1), 12, **options)
+    assert found.num_tokens > 6
+    assert stop not in found.text
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("context", [None, 3, 30])
+def test_an_amateur_reads_no_padding(kind, context):
+    lm = tiny_lm(kind)
+    lm.amateur = tiny_lm(kind, seed=1).model
+    policy = Policy("contrastive_decoding", amateur_context=context)
+    prompts = ["the", PROMPTS[1]]
+    both = lm.continuations(prompts, policy, streams(2), 8)
+    assert both == [lm.continuations([p], policy, streams(1), 8)[0] for p in prompts]
+
+
+def test_tables_of_logits_may_be_padded_to_other_sizes():
+    lm = tiny_lm()
+    for experts, amateurs in ((300, 304), (304, 300)):
+        lm.model.resize_token_embeddings(experts)
+        lm.amateur = tiny_lm(seed=1).model
+        lm.amateur.resize_token_embeddings(amateurs)
+        (found,) = lm.continue_ids([[5, 6, 7]], Policy("contrastive_decoding"), streams(1), 8)
+        assert max(found) < 300
+
+
 def test_features_are_the_last_token_s_state():
     lm = tiny_lm()
     found = lm.features(PROMPTS)

@@ -51,12 +51,26 @@ def test_a_stop_character_ends_a_row_and_is_left_out():
 
 def test_over_long_prompts_are_cut_and_end_in_the_suffix():
     generate = stories(prompt_budget=50, cut_suffix=" =>")
-    assert generate.fit("a small cat =>") == "a small cat =>"
-    cut = generate.fit("once upon a time there was a cat " * 30 + "=>")
+    assert generate.fit(Prompt("a small cat =>")) == "a small cat =>"
+    cut = generate.fit(Prompt("once upon a time there was a cat " * 30 + "=>"))
     assert cut.endswith(" =>")
     assert len(generate.model.tokenizer(cut)["input_ids"]) <= 50
     with pytest.raises(UserError, match="context of 512"):
         generate([Prompt("a")], streams(1), 477)
+
+
+def test_a_turn_that_is_cut_keeps_its_frame():
+    long = "once upon a time there was a cat " * 30
+    generate = stories(prompt_budget=60)
+    for prompt in (Prompt(long, " She", turn=True), Prompt(long, " She")):
+        cut = generate.fit(prompt)
+        assert cut.startswith("once upon a time")
+        assert cut.endswith("\n\nAnswer:\n She" if prompt.turn else " She")
+        assert 40 < len(generate.model.tokenizer(cut)["input_ids"]) <= 60
+    with pytest.raises(UserError, match="raise it to"):
+        stories(prompt_budget=10).fit(Prompt(long))
+    with pytest.raises(UserError, match="raise it to"):
+        stories(prompt_budget=20).fit(Prompt(long, "She had a dog and a cat and", turn=True))
 
 
 def test_what_is_begun_is_part_of_the_answer():
@@ -75,12 +89,23 @@ def test_what_is_begun_is_part_of_the_answer():
 
 
 def test_chat_models_get_their_template():
-    chat = SimpleNamespace(
-        chat_template="x", bos_token="<s>",
-        apply_chat_template=lambda turns, **_: f"<s>[INST] {turns[0]['content']} [/INST]",
-    )  # fmt: skip
+    class Chat:
+        chat_template, bos_token, bos_token_id = "x", "<s>", 1
+
+        def __init__(self, added):
+            self.added = added
+
+        def __call__(self, text):
+            return {"input_ids": [*self.added, 7]}
+
+        def apply_chat_template(self, turns, **_):
+            return f"<s>[INST] {turns[0]['content']} [/INST]"
+
+    chat = Chat([1])
     assert framed(chat, Prompt("do it", "{", turn=True)) == "[INST] do it [/INST]{"
     assert framed(chat, Prompt("do it")) == "do it"  # a text to go on with
+    # nothing else would put it there: tokenizers whose start token opens every turn
+    assert framed(Chat([]), Prompt("do it", "{", turn=True)) == "<s>[INST] do it [/INST]{"
 
 
 def sequence_models():
@@ -112,6 +137,22 @@ def test_encoder_decoders_answer_row_by_row(which):
     assert long[0].num_tokens <= 3
     with pytest.raises(UserError, match="needs a causal model"):
         model.continuations(PROMPTS, Policy("contrastive_search"), streams(3), 4)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_settings_of_an_encoder_decoder_do_not_change_a_policy(which):
+    own = {"repetition_penalty": 50.0, "no_repeat_ngram_size": 1, "encoder_no_repeat_ngram_size": 1, "num_beams": 3}  # fmt: skip
+    found = []
+    for settings in ({}, own):
+        model = SequenceToSequence(sequence_models()[which], tiny_tokenizer(300), "cpu")
+        model.model.generation_config.update(**settings)
+        found.append(model.continuations(PROMPTS, Policy("greedy"), streams(3), 9))
+    assert found[0] == found[1]
+    model.model.generation_config.eos_token_id = [
+        3,
+        *range(4, 300),
+    ]  # whatever it writes ends a text
+    assert all(c.ended for c in model.continuations(PROMPTS, NUCLEUS, streams(3), 9))
 
 
 def test_the_factory_knows_encoder_decoders(tmp_path):

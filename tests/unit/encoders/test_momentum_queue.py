@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.config import UserError
 from common.encoders.momentum import MomentumEncoder
 from common.encoders.queue import FeatureQueue, GrowingQueue, QueueSet, SupportSet
 from common.losses.functional.masks import id_mask
@@ -42,6 +43,16 @@ def test_extremes_stand_still_and_copy(momentum, moves):
         model[0].weight.mul_(2)
     average.update(model)
     assert torch.equal(average.network[0].weight, model[0].weight if moves else before)
+
+
+def test_half_precision_would_stand_still_and_is_refused():
+    model = encoder().bfloat16()
+    with pytest.raises(UserError, match="precision=bf16-mixed"):
+        MomentumEncoder(model, 0.999).update(model)
+    MomentumEncoder(model, 0.0).update(model)  # a copy
+    MomentumEncoder(model, 1.0).update(model)
+    frozen = model.requires_grad_(False)  # does not move anyway
+    MomentumEncoder(frozen, 0.999).update(frozen)
 
 
 def test_no_gradient_enters_the_copy():

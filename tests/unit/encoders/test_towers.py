@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.encoders.heads import MLPHead, linear_projection
+from common.encoders.image.by_name import image_encoder
 from common.encoders.image.towers import ConvNet, timm_tower, torchvision_tower
 from common.encoders.image.vit import QKNormViT
 from common.encoders.image_text.clip_text import ClipTextTransformer
@@ -195,6 +196,25 @@ def test_timm_tower_takes_an_image_size_and_a_local_file(tmp_path):
     )
     with pytest.raises(UserError, match="not a checkpoint"):
         timm_tower("test_resnet", str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "takes"),
+    [("deit_tiny_patch16_224", 32, True), ("mobilevit_xxs", 64, False), ("test_vit_relpos", 160, False)],
+)  # fmt: skip
+def test_a_class_that_can_takes_any_size_whatever_its_name(name, size, takes):
+    tower = timm_tower(name, any_size=True).eval()
+    assert bool(getattr(tower.backbone, "dynamic_img_size", False)) == takes
+    with torch.no_grad():
+        assert tower(torch.randn(1, 3, size, size)).shape == (1, tower.num_features)
+
+
+def test_networks_that_cannot_be_are_said():
+    with pytest.raises(UserError, match="no linear classifier"):
+        torchvision_tower("squeezenet1_1")
+    for name in ("convnet", "pooled_convnet", "convnet3d"):
+        with pytest.raises(UserError, match=r"set model\.widths"):
+            image_encoder(name)
 
 
 def test_linear_projection_has_std_of_the_fan_in():

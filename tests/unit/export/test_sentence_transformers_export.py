@@ -91,6 +91,12 @@ def test_files_of_the_sentence_transformers_folder(tmp_path):
     assert not list(tmp_path.glob("*.bin"))
 
 
+def test_older_folders_name_their_length_by_architecture(tmp_path):
+    save_sentence_transformers(build("avg", max_length=7), tmp_path)
+    (tmp_path / "sentence_bert_config.json").rename(tmp_path / "sentence_xlm-roberta_config.json")
+    assert load_sentence_transformers(tmp_path).max_length == 7
+
+
 def test_module_list_of_other_classes(tmp_path):
     """One writer for every encoder: own classes keep their names, subfolders and prompts are there."""
     parts = [("here.Module", ""), ("Normalize", "1_Normalize")]

@@ -1,5 +1,7 @@
 """What text classification shares: soft targets, mixup, metrics, separation, classifiers, baselines."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,8 +15,9 @@ from common.data.text.labelled.tasks import TASKS
 from common.encoders.text.tuned.classifier import Tuning, blocks, text_classifier
 from common.evaluation.features.separation import class_separation
 from common.evaluation.text.classes import score_classes
-from common.families.classification.config import ClassifierEval
+from common.families.classification.config import ClassifierEval, LabelledData
 from common.families.classification.evaluation import evaluate_classifier
+from common.families.classification.module import class_names, scored_part
 from common.losses.auxiliary.soft_targets import mixer, mixture, soft_cross_entropy
 
 CONFIG = {"model_type": "bert", "vocab_size": 256, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32}  # fmt: skip
@@ -151,3 +154,18 @@ def test_evaluation_leaves_items_of_every_copy():
     assert "test_silhouette_altered_0.5" in found
     with pytest.raises(UserError, match="empty"):
         LabelledSet([], np.array([]), model.classes)
+
+
+def test_the_classes_of_an_own_test_file_are_those_of_training(tmp_path):
+    """Sorted anew from the test file, they gave other numbers to the same names."""
+    (tmp_path / "train.csv").write_text("text,label\none,a\ntwo,b\nthree,c\n")
+    (tmp_path / "test.csv").write_text("text,label\nfour,c\nfive,b\n")
+    files = {part: str(tmp_path / f"{part}.csv") for part in ("train", "test")}
+    data = LabelledData(task="file", train_file=files["train"], test_file=files["test"])
+    cfg = SimpleNamespace(data=data, eval=ClassifierEval(), seed=0)
+    found = scored_part(cfg)
+    assert found.classes == class_names(data) == ("a", "b", "c")
+    assert found.labels.tolist() == [2, 1]
+    (tmp_path / "test.csv").write_text("text,label\nfour,d\n")
+    with pytest.raises(UserError, match=r"test\.csv: label 'd'"):
+        scored_part(cfg)

@@ -190,7 +190,7 @@ def read_triplets(path: str | Path) -> list[GradedTriplet]:
         UserError: file missing, empty, without these columns, or a score that is no grade from 0 to 5.9.
     """
     path = Path(path).expanduser()
-    rows = read_csv(path, TRIPLET, fill="")
+    rows = read_csv(path, TRIPLET, fill="", quoted=True)  # SimCSE's format, as `load_text_rows`
     if not rows:
         raise UserError(f"{path} has no rows")
     scored = [name for name in SCORES if name in rows[0]]

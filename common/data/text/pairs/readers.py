@@ -1,5 +1,6 @@
 """Reading labelled pairs: official GLUE folders, bundled sets, own files, made-up pairs."""
 
+import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.config import UserError, nearest
+from common.damage import reading
 from common.data.lookup import bundled, data_root, own_file, require
 from common.data.samplers import drawn_rows, sample_rng
 from common.data.splits import stable_fraction
@@ -142,17 +144,21 @@ def intent_pairs(part: str, root: str | None = None) -> PairSet:
 
     Of every request four pairs (two in the test part): half with another of its intent, a quarter
     with any of another one, a quarter with one of its ten nearest by words among the other intents.
-    The parts share no request; a tenth of the training requests, by hash, is the part "dev".
+    The parts share no request: those of the test part, but for case and white space, are left out of
+    the training requests, a tenth of which, by hash, is the part "dev".
 
     Source: Casanueva et al. 2020, arXiv 2003.04807 (the requests and their 77 intents).
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    name = "test" if part == "test" else "train"
-    rows = read_jsonl(bundled("intents", root) / f"banking77-{name}.jsonl.gz", ("text", "intent"))
-    known = {str(row["text"]): str(row["intent"]) for row in rows}
+    known = _requests("test", root)
     if part != "test":
-        known = {t: i for t, i in known.items() if (stable_fraction(t) < DEV_SHARE) == (part == "dev")}  # fmt: skip
+        tested = {_plain(text) for text in known}
+        known = {
+            text: intent
+            for text, intent in _requests("train", root).items()
+            if (stable_fraction(text) < DEV_SHARE) == (part == "dev") and _plain(text) not in tested
+        }
     texts, intents = list(known), np.array(list(known.values()))
     vectors = TfidfVectorizer(analyzer=words).fit_transform(texts)
     first, second, labels = [], [], []
@@ -172,6 +178,16 @@ def intent_pairs(part: str, root: str | None = None) -> PairSet:
                     second.append(texts[int(chosen[rng.integers(len(chosen))])])
                     labels.append(label)
     return PairSet(first, second, np.array(labels, dtype=np.int64))
+
+
+def _requests(name: str, root: str | None) -> dict[str, str]:
+    """Intents of the requests of a bundled part."""
+    rows = read_jsonl(bundled("intents", root) / f"banking77-{name}.jsonl.gz", ("text", "intent"))
+    return {str(row["text"]): str(row["intent"]) for row in rows}
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
 
 
 def glue_file(root: str | None, name: str) -> Path:
@@ -211,7 +227,7 @@ def _cells(task: PairTask, path: Path) -> list[tuple[str, str, str]]:
         rows = read_csv(path, task.columns)
         return [tuple(str(row[c]) for c in task.columns) for row in rows]  # type: ignore[misc]
     # GLUE's files have no quoting: a quotation mark is a character of the text
-    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    lines = _text(path).split("\n")
     header = lines[0].rstrip("\r").split("\t")
     for name in task.columns:
         if name not in header:
@@ -224,6 +240,16 @@ def _cells(task: PairTask, path: Path) -> list[tuple[str, str, str]]:
             cells += [""] * (len(header) - len(cells))
             found.append((cells[places[0]], cells[places[1]], cells[places[2]]))
     return found
+
+
+def _text(path: Path) -> str:
+    if not path.name.endswith(".gz"):
+        return path.read_text(encoding="utf-8-sig")
+    with (
+        reading(path, "gzipped table in UTF-8"),
+        gzip.open(path, "rt", encoding="utf-8-sig") as file,
+    ):
+        return file.read()
 
 
 def _value(task: PairTask, label: str, where: str) -> float:

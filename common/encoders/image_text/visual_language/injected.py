@@ -17,6 +17,7 @@ from common.encoders.image_text.visual_language.gated_cross_attention import (
     GatedCrossAttention,
     media_times,
 )
+from common.encoders.text.language_models.causal import final_logits
 
 TrainedRows = Literal["none", "new", "all"]
 
@@ -154,9 +155,8 @@ class InjectedLM(nn.Module):
                 inputs_embeds=self.embed(ids), attention_mask=mask, use_cache=False
             ).logits
         if self.tied and self.rows.requires_grad:  # the trained rows, with their gradient
-            logits = torch.cat(
-                [logits[..., : self.start], head[0].to(self.rows.dtype) @ self.rows.T], dim=-1
-            )
+            own = final_logits(self.model, head[0].to(self.rows.dtype) @ self.rows.T)
+            logits = torch.cat([logits[..., : self.start], own], dim=-1)
         return Output(logits, states[0] if states else None)
 
     def states(self, ids: Tensor, mask: Tensor, below: int) -> Tensor:
@@ -185,8 +185,13 @@ class InjectedLM(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """(B, L) -> (B, L, W); rows of `rows` carry a gradient if they are trained."""
-        words: Tensor = self.model.get_input_embeddings()(ids)
+        table = self.model.get_input_embeddings()
+        words: Tensor = table(ids)
         own = F.embedding((ids - self.start).clamp(min=0), self.rows)
+        if (
+            scale := getattr(table, "embed_scale", None)
+        ) is not None:  # Gemma's table has one of its own
+            own = own * scale
         return torch.where((ids >= self.start)[..., None], own.to(words.dtype), words)
 
     def times(self, ids: Tensor, media: Tensor | None) -> Tensor:

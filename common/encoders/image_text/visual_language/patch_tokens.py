@@ -12,6 +12,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
 from common.config import UserError
+from common.encoders.image.grid import grid_tokens
 from common.encoders.image_text.open_clip_dual import open_clip_dual_encoder
 
 
@@ -72,5 +73,5 @@ def patch_tokens(visual: Any, pixels: Tensor) -> Tensor:
         return maps.flatten(2).transpose(1, 2)
     if isinstance(visual, TimmModel):
         found: Tensor = visual.trunk.forward_features(pixels)
-        return found.flatten(2).transpose(1, 2) if found.ndim == 4 else found
+        return grid_tokens(found, visual.trunk.num_features) if found.ndim == 4 else found
     raise UserError(f"{type(visual).__name__} has no tokens before pooling")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.config import UserError
 from common.encoders.modes import evaluation_mode
@@ -62,6 +62,25 @@ def looks_ahead(model: Any) -> bool:
     with evaluation_mode(model):
         first = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
     return not torch.equal(first[0], first[1])
+
+
+def final_logits(model: Any, found: Tensor) -> Tensor:
+    """Logits as a causal language model gives them, from what its output layer does.
+
+    Cohere scales them, Gemma bounds them softly, Granite divides them.
+
+    Args:
+        model: of transformers.
+        found: (..., V) of its output layer.
+    """
+    config = model.config.get_text_config()
+    if (scale := getattr(model, "logit_scale", None)) is not None:
+        found = found * scale
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+        found = cap * torch.tanh(found / cap)
+    if (scale := getattr(config, "logits_scaling", None)) is not None:
+        found = found / scale
+    return found
 
 
 def append_eos(tokenizer: Any) -> None:
@@ -224,9 +243,15 @@ def load_lora(model: nn.Module, folder: Path) -> None:
     if config.peft_type != "LORA":
         raise UserError(f"{folder}: only LoRA adapters are read, these are {config.peft_type}")
     model.requires_grad_(False)
-    peft.inject_adapter_in_model(config, model)
     own = {key.removeprefix("base_model.model."): value for key, value in weights.items()}
-    result = peft.set_peft_model_state_dict(model, own)
+    try:
+        peft.inject_adapter_in_model(config, model)
+        result = peft.set_peft_model_state_dict(model, own)
+    except (ValueError, RuntimeError) as error:  # no such layers; other sizes
+        raise UserError(
+            f"{folder} does not fit this model, take the one that it was trained on: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error
     lost = [key for key in result.missing_keys if "lora_" in key]
     if lost or result.unexpected_keys:
         raise UserError(

@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 from torch import Tensor, nn
 
 from common.config import UserError
+from common.encoders.text.language_models.causal import final_logits
 from common.encoders.text.pooling import last_token
 from common.encoders.text.template import TEXT, plain_ids
 
@@ -217,12 +218,7 @@ class PromptedModel(nn.Module):
         """Next-token logits (..., V) of states (..., D), float32 (float64 of a float64 model)."""
         found: Tensor = self.model.get_output_embeddings()(states)
         found = found if found.dtype == torch.float64 else found.float()
-        config = self.model.config
-        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
-            found = cap * torch.tanh(found / cap)
-        if (scale := getattr(config, "logits_scaling", None)) is not None:
-            found = found / scale
-        return found
+        return final_logits(self.model, found)
 
     @torch.no_grad()
     def answer(self, rows: Sequence[Sequence[int]], most: int, stop: str) -> Answers:

@@ -16,6 +16,7 @@ from common.config import UserError
 from common.encoders.length_groups import in_batches_by_length
 from common.encoders.modes import evaluation_mode
 from common.encoders.pooling import mean_pool
+from common.encoders.text.cross_encoder import ends_in_cls
 from common.encoders.text.language_models.causal import add_lora
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import Attention, load_tokenizer, load_transformer
@@ -75,7 +76,8 @@ class TextClassifier(nn.Module):
         max_length: pieces of a row, special ones included.
 
     Raises:
-        UserError: a length that the encoder has not, no pooler where it is wanted, see `prefix_of`.
+        UserError: a length that the encoder has not, no pooler where it is wanted, the first token of
+            a tokenizer whose [CLS] is the last one, see `prefix_of`.
     """
 
     def __init__(
@@ -93,6 +95,11 @@ class TextClassifier(nn.Module):
         config: Any = backbone.config
         if pooling == "pooler" and getattr(backbone, "pooler", None) is None:
             raise UserError("model.pooling=pooler: these weights have no pooler; use cls or mean")
+        if pooling != "mean" and ends_in_cls(tokenizer):
+            raise UserError(
+                f"model.pooling={pooling} takes the first token, and this tokenizer puts [CLS] last: "
+                "use mean"
+            )
         if pooling != "pooler" and getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None  # type: ignore[assignment]
         self.tuning = tuning or Tuning()

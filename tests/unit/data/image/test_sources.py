@@ -5,6 +5,9 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from common.config import UserError
+from common.data.image.files import LabelledFiles
+from common.data.image.labelled import LabelledPixels
+from common.data.image.parts import EvalImages, ImagePart
 from common.data.image.sources import (
     CachedImages,
     EvalTransform,
@@ -132,3 +135,30 @@ def test_the_centres_of_a_box_are_where_its_pixels_come_from(flip):
         found = torch.nn.functional.avg_pool2d(crop, 4).permute(1, 2, 0) + 0.5
         torch.testing.assert_close(found, box.centres(4, 4), atol=0.25, rtol=0)
         assert box.flip == bool(flip)
+
+
+def test_an_unreadable_image_is_left_out_of_a_validation(tmp_path):
+    """It stopped the run, whatever fraction is tolerated."""
+    for name in ("a.png", "c.png"):
+        Image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / name)
+    (tmp_path / "b.png").write_bytes(b"none")
+    files = LabelledFiles(
+        tmp_path, ["a.png", "b.png", "c.png"], torch.tensor([0, 1, 2]), list("abc")
+    )
+    data = EvalImages(ImagePart(files), EvalTransform(4, **PLAIN))
+    batch = data.collate([data[i] for i in range(3)])
+    assert batch["labels"].tolist() == [0, 2]
+    assert batch["images"].shape == (2, 3, 4, 4)
+    assert (data.source.counter.seen, data.source.counter.skipped) == (3, 1)
+    with pytest.raises(UserError, match="no image of a validation batch of 1"):
+        data.collate([None])
+    data.source.counter.min_seen = 1
+    with pytest.raises(UserError, match="more than the tolerated"):
+        data[1]
+
+
+def test_images_in_memory_are_validated_one_by_one(images):
+    data = EvalImages(ImagePart(LabelledPixels(images, torch.arange(6), [])), EvalTransform(16))
+    batch = data.collate([data[i] for i in (4, 0)])
+    assert batch["labels"].tolist() == [4, 0]
+    assert torch.equal(batch["images"], EvalTransform(16).batch(images[[4, 0]]))

@@ -383,3 +383,13 @@ def test_broken_volumes_are_left_out(volumes):
     assert kept == [0, 1, 2, 4]
     with pytest.raises(UserError, match="no volume of a batch of 1"):
         files.load([3])
+
+
+def test_a_volume_that_is_cut_off_is_corrupt(tmp_path):
+    paths = [tmp_path / "a.npz", tmp_path / "b.npz"]
+    for path in paths:
+        np.savez_compressed(path, np.random.default_rng(0).normal(size=(6, 6, 6)))
+    paths[1].write_bytes(paths[1].read_bytes()[:-200])
+    files = VolumeFiles(paths, VolumeTransform(4))
+    assert files.load([0, 1])[1] == [0]
+    assert files.counter.skipped == 1

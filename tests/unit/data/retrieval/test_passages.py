@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,3 +55,31 @@ def test_too_few_passages_are_named():
         PassageBatches([], NegativeDraw(0), tokenize)
     with pytest.raises(ValueError, match="hard_ratio"):
         NegativeDraw(1, 2.0)
+
+
+def test_no_negative_answers_the_question_and_none_is_drawn_twice():
+    """Also where another record of the question has the answer."""
+    records = [
+        PassageRecord("q", ("a",), ("b", "n", "n", "h"), ("a", "h", "h", "g")),
+        PassageRecord("q", ("b",), ("a", "m", "h"), ("h", "g", "b")),
+        *(PassageRecord(f"q{i}", (text,)) for i, text in enumerate("hnop")),
+    ]
+    data = PassageBatches(records, NegativeDraw(4, 0.5), tokenize)
+    drawn = [data.example(index, epoch)[2] for index in (0, 1) for epoch in range(60)]
+    assert all(len(row) == len({*row}) == 4 for row in drawn)
+    assert not {"a", "b"} & {text for row in drawn for text in row}
+    few = [PassageRecord("q", ("a",), ("b", "n")), PassageRecord("q", ("b",), ("n", "m", "n"))]
+    assert sorted(PassageBatches(few[1:], NegativeDraw(2), tokenize).example(0, 0)[2]) == ["m", "n"]
+    with pytest.raises(UserError, match="ask for fewer than 2"):
+        PassageBatches(few, NegativeDraw(2), tokenize)
+
+
+def test_draws_without_clashes_take_the_random_numbers_in_their_order():
+    record = PassageRecord("q", ("p",), ("n0", "n1"), ("h0", "h1", "h2"))
+    rng, others = np.random.default_rng(3), ["p", "o0", "o1", "o2"]
+    found = NegativeDraw(4, 0.3)(record, np.random.default_rng(3), others)
+    hard = int((rng.random(4) < 0.3).sum())
+    want = [record.negatives[i] for i in rng.permutation(2)[: 4 - hard]]
+    fill = [others[i] for i in rng.permutation(4) if i] if 4 - hard > 2 else []
+    want += fill[: 4 - hard - len(want)]
+    assert found == want + [record.hard_negatives[i] for i in rng.permutation(3)[:hard]]

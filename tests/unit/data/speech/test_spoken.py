@@ -10,6 +10,7 @@ from scipy.io import wavfile
 from common.config import UserError
 from common.data.lookup import BUNDLED
 from common.data.packed import PackedAudio
+from common.data.speech.options import SpokenData
 from common.data.speech.spoken import (
     DIGITS,
     join_commands,
@@ -167,3 +168,11 @@ def test_synthetic_commands_are_functions_of_their_arguments():
     assert first.subset([3, 1]).keys == [first.keys[3], first.keys[1]]
     with pytest.raises(ValueError, match="at most 5"):
         synthetic_commands(1, num_actions=6)
+
+
+@pytest.mark.parametrize("source", ["digits", "synthetic"])
+@pytest.mark.parametrize("limit", ["max_samples", "max_characters"])
+def test_limits_that_nothing_obeys_are_refused(source, limit):
+    with pytest.raises(ValueError, match=f"data.source={source} drops nothing"):
+        SpokenData(source=source, **{limit: 100})
+    assert getattr(SpokenData(source="fsc", **{limit: 100}), limit) == 100

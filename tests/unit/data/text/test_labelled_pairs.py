@@ -1,5 +1,7 @@
 """Labelled pairs: GLUE's layouts, bundled parts, own files, batches."""
 
+import gzip
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from common.config import UserError
 from common.data.lookup import bundled
 from common.data.tables import read_jsonl
 from common.data.text.pairs.batches import EvaluationPairs, SequencePairs, TowerPairs, label_tensor
-from common.data.text.pairs.readers import limited, read_pairs, synthetic_pairs
+from common.data.text.pairs.readers import intent_pairs, limited, read_pairs, synthetic_pairs
 from common.data.text.pairs.tasks import TASKS, file_task
 from common.encoders.text.cross_encoder import cross_encoder
 from common.evaluation.text.pair_baselines import word_overlap
@@ -144,3 +146,25 @@ def test_requests_in_pairs():
     likeness = np.array(word_overlap(parts["dev"].first, parts["dev"].second))
     other = likeness[parts["dev"].labels == 0]
     assert np.quantile(other, 0.75) > 2 * np.quantile(other, 0.25)
+
+
+def test_own_gzipped_table(tmp_path):
+    """It was read as plain text."""
+    path, task = tmp_path / "pairs.tsv.gz", file_task(["no", "yes"])
+    content = gzip.compress(b'first\tsecond\tlabel\n"a\tb\tyes\n')
+    path.write_bytes(content)
+    assert read_pairs(task, "train", files=[str(path)]).pairs == [('"a', "b")]
+    path.write_bytes(content[:-12])
+    with pytest.raises(UserError, match="is no gzipped table"):
+        read_pairs(task, "train", files=[str(path)])
+
+
+def test_no_request_of_the_test_part_is_trained_on():
+    """Six of BANKING77's are in both parts, one more but for white space."""
+    plain = {
+        part: {" ".join(t.lower().split()) for t in (*pairs.first, *pairs.second)}
+        for part in ("train", "dev", "test")
+        for pairs in [intent_pairs(part)]
+    }
+    assert not plain["test"] & (plain["train"] | plain["dev"])
+    assert not plain["train"] & plain["dev"]

@@ -16,6 +16,7 @@ from common.data.text.sets import (
     load_sentences,
     load_sts,
     load_text_rows,
+    senteval_lines,
     stsb_pairs,
 )
 
@@ -214,3 +215,18 @@ def test_unusable_training_files(tmp_path, name, text, message):
         load_text_rows(tmp_path / name)
     with pytest.raises(UserError, match="does not exist"):
         load_text_rows(tmp_path / "absent.txt")
+
+
+def test_quotes_of_simcse_tables_hold_tabs(tmp_path):
+    """As in the authors' reader, whatever the delimiter."""
+    (tmp_path / "pairs.tsv").write_text('x\ty\n"I\tyou"\tb\n')
+    assert load_text_rows(tmp_path / "pairs.tsv") == [("I\tyou", "b")]
+
+
+def test_senteval_lines_end_at_line_feeds_only(senteval):
+    """A carriage return inside a sentence made two lines of it."""
+    folder = senteval / "SentEval" / "data" / "downstream"
+    path = folder / "STS/STSBenchmark/sts-test.csv"
+    path.write_bytes(b'g\tf\ty\ti\t4.2\tA "man\rhere.\tA boy.\r\n')
+    assert senteval_lines(path) == ['g\tf\ty\ti\t4.2\tA "man\rhere.\tA boy.']
+    assert load_sts(str(senteval), "senteval:STSBenchmark").first == ['A "man here.']

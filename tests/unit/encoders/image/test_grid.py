@@ -1,9 +1,10 @@
 """Towers that keep their grid: one token for every place and none for anything else."""
 
 import pytest
+import timm
 import torch
 
-from common.encoders.image.grid import grid_tower
+from common.encoders.image.grid import GridTower, grid_tokens, grid_tower
 
 
 @pytest.mark.parametrize("name", ["conv", "test_vit", "test_convnext"])
@@ -19,3 +20,28 @@ def test_a_tower_has_one_token_for_each_place_and_their_mean(name):
     if name == "test_vit":
         whole = tower.backbone.forward_features(torch.zeros(1, 3, size, size)).shape[1]
         assert places == whole - tower.backbone.num_prefix_tokens < whole
+
+
+SMALL = {"depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "num_classes": 0, "img_size": 64}
+
+
+@pytest.mark.parametrize(
+    ("name", "window"), [("swin_tiny_patch4_window7_224", 2), ("swinv2_cr_tiny_224", 2)]
+)
+def test_the_axis_of_the_channels_follows_from_their_number(name, window):
+    """Swin has them last, the variant cr of its second version first."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, embed_dim=12, window_size=window, **SMALL).eval()
+    width = model.num_features
+    with torch.no_grad():
+        tokens = GridTower(model, width)(torch.randn(1, 3, 64, 64))
+        pooled = model(torch.zeros(1, 3, 64, 64))
+    assert tokens.shape == (1, 1 + 4, width)
+    assert pooled.shape == (1, width)
+
+
+def test_both_layouts_give_the_same_tokens():
+    grid = torch.randn(2, 5, 3, 4)
+    want = grid.flatten(2).transpose(1, 2)
+    assert torch.equal(grid_tokens(grid, 5), want)
+    assert torch.equal(grid_tokens(grid.permute(0, 2, 3, 1), 5), want)

@@ -187,3 +187,16 @@ def test_sinusoids_are_those_of_the_transformer():
     torch.testing.assert_close(found[1], torch.cat([(2.5 * rates).sin(), (2.5 * rates).cos()]))
     with pytest.raises(ValueError, match="even"):
         sinusoidal(values, 3)
+
+
+def test_convolutions_run_under_autocast():
+    """Features in float32 and products of half precision; without autocast nothing changes."""
+    torch.manual_seed(0)
+    conv = SparseConv3d(2, 3, submanifold=True)
+    coords = torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1], [0, 1, 1, 1]])
+    voxels = Voxels(torch.randn(3, 2), coords, (2, 2, 2), 1)
+    plain = conv(voxels).features
+    with torch.autocast("cpu", torch.bfloat16):
+        found = conv(voxels).features
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, plain, atol=0.05, rtol=0.05)

@@ -171,12 +171,30 @@ def test_the_longer_text_is_cut():
     assert small(cut="second", max_length=12, max_first=2).tokenize([("x y z", "a")])["input_ids"].shape[1] <= 12  # fmt: skip
 
 
+def test_a_long_text_beside_an_empty_one():
+    own = small(cut="longest", max_length=12)
+    ids = own.tokenize([("people " * 40, ""), ("", "people " * 40)])["input_ids"]
+    assert ids.shape == (2, 12)
+
+
+def test_a_random_model_pads_as_its_own_tokenizer(tmp_path):
+    tokenizer = tiny_tokenizer(300)
+    tokenizer.pad_token = "[MASK]"
+    tokenizer.save_pretrained(tmp_path)
+    own = small(tokenizer=str(tmp_path))
+    assert own.tokenizer.pad_token_id != 0
+    assert own.model.config.pad_token_id == own.tokenizer.pad_token_id
+    assert own.encoder.get_input_embeddings().padding_idx == own.tokenizer.pad_token_id
+
+
 def test_a_head_on_the_means_of_both_texts(tmp_path):
     own = small(num_labels=3, pooling="segments", hidden_dims=(8,), cut="longest").eval()
     pairs = [("people of the world", "more"), ("a", "b c d e")]
     inputs = own.tokenize(pairs)
     found = own.score(pairs)
     assert found.shape == (2, 3)
+    with pytest.raises(UserError, match="pooling=classifier"):
+        own.with_states(**inputs)
     with torch.no_grad():
         states = own.encoder(**inputs).last_hidden_state
         kind, real = inputs["token_type_ids"], inputs["attention_mask"]

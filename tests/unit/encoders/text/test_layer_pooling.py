@@ -1,5 +1,7 @@
 """Towers that pool several layers: sizes, dropout and map on top, own weights."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -30,6 +32,21 @@ def test_sizes_padding_and_gradients(kind):
     assert all(
         p.grad is not None for name, p in own.tower.named_parameters() if "model." not in name
     )
+
+
+@pytest.mark.parametrize("kind", ["cls", "bilstm"])
+def test_padding_on_the_left_changes_nothing(kind):
+    own = encoder(kind).eval()
+    wanted = own.encode(TEXTS)
+    inputs = own.tokenize(TEXTS)
+    states = own.tower.model(**inputs).last_hidden_state
+    left, moved = torch.zeros_like(inputs["attention_mask"]), torch.zeros_like(states)
+    for i, count in enumerate(inputs["attention_mask"].sum(1).tolist()):
+        left[i, -count:], moved[i, -count:] = 1, states[i, :count]
+    own.tower.model.forward = lambda **_: SimpleNamespace(last_hidden_state=moved)
+    with torch.no_grad():
+        found = own.tower(inputs["input_ids"], left)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_dropout_then_the_map():

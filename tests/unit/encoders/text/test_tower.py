@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, BertModel
 
 from common.config import UserError
 from common.encoders.text.pooling import POOLINGS
@@ -103,6 +103,37 @@ def test_dropout_override_switches_all_dropout_off_and_on(bert, tmp_path):
     on = text_tower(str(tmp_path), dropout=0.2).train()
     assert not torch.allclose(on(IDS), on(IDS), atol=1e-4)
     torch.testing.assert_close(on.eval()(IDS), off.eval()(IDS))
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [{"model_type": "distilbert", "dim": 16, "n_heads": 2, "n_layers": 1, "hidden_dim": 32, "vocab_size": 60},
+     {"model_type": "gpt_neox", "classifier_dropout": 0.1, **SIZES},
+     {"model_type": "albert", "classifier_dropout_prob": 0.1, **SIZES},
+     {"model_type": "electra", "summary_last_dropout": 0.1, **SIZES}],
+)  # fmt: skip
+def test_dropout_override_reaches_what_a_task_adds(architecture):
+    """The negative twin: without an override their own probabilities stay."""
+
+    def rates(dropout):
+        model = load_transformer(
+            "random", config=architecture, dropout=dropout,
+            auto_class=AutoModelForSequenceClassification,
+        )  # fmt: skip
+        return {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}, model.config
+
+    assert rates(0.35)[0] == {0.35}
+    assert rates(None)[0] != {0.35}
+    if architecture["model_type"] == "electra":
+        assert rates(0.35)[1].summary_last_dropout == 0.35
+
+
+def test_dropout_override_leaves_whole_layers_alone():
+    config = {"model_type": "bart", "d_model": 16, "encoder_layerdrop": 0.1, "encoder_layers": 1,
+              "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}  # fmt: skip
+    found = load_transformer("random", config=config, dropout=0.35).config
+    assert (found.dropout, found.activation_dropout) == (0.35, 0.35)
+    assert found.encoder_layerdrop == 0.1
 
 
 def test_loading_reports_nothing(bert, tmp_path, caplog):

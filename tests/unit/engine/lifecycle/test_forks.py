@@ -1,6 +1,7 @@
 """Runs that are forked from a process which has loaded what they need."""
 
 import fcntl
+import importlib.util
 import os
 import signal
 import subprocess
@@ -10,7 +11,8 @@ import time
 
 import pytest
 
-from common.engine.comparison import runs
+from common.engine.comparison import runs, schedule
+from common.engine.comparison.schema import Comparison
 from common.engine.lifecycle import forks
 from common.engine.lifecycle.forks import Forks, Server, Unavailable
 
@@ -37,7 +39,8 @@ def tree(tmp_path):
 
 @pytest.fixture
 def environment(tree):
-    return {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    own = {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    return {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"} | own
 
 
 @pytest.fixture
@@ -89,7 +92,7 @@ def test_runs_outlive_the_server_and_it_ends_with_its_owner(server, tmp_path):
     with pytest.raises(Unavailable):
         server.start(["train"], tmp_path / "b.txt", 1)
     os.killpg(run.pid, signal.SIGKILL)
-    assert finished(run) == 1  # nobody was told how
+    assert finished(run) == 0  # nobody was told how; `Started.finished` asks for its metrics
 
 
 def test_a_run_starts_without_a_server_where_there_is_none(tree, tmp_path, monkeypatch):
@@ -141,3 +144,69 @@ def test_what_another_process_works_on_is_not_forked(server, tmp_path):
     with (tmp_path / "log.txt").open("ab") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
         assert server.start(["train"], tmp_path / "log.txt", 1) is None
+
+
+def test_a_run_that_cannot_be_forked_leaves_the_others_alone(server, tmp_path):
+    first = server.start(["sleep"], tmp_path / "a.txt", 0.2)
+    with pytest.raises(Unavailable, match="No such file"):
+        server.start(["train"], tmp_path / "missing/b.txt", 1)
+    assert first.ended() is None
+    again = server.start(["train"], tmp_path / "c.txt", 1)
+    assert finished(again) == 0
+    first.end()
+    assert first.ended() == -signal.SIGKILL
+
+
+def test_ctrl_c_does_not_leave_an_answer_for_the_next_request(server, tmp_path, monkeypatch):
+    """The next request read it as its own."""
+    read = server._read
+
+    def interrupted():
+        signal.raise_signal(signal.SIGINT)
+        return read()
+
+    monkeypatch.setattr(server, "_read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        server.start(["train"], tmp_path / "a.txt", 1)
+    monkeypatch.setattr(server, "_read", read)
+    assert finished(server.start(["fail"], tmp_path / "b.txt", 1)) == 3
+
+
+def test_one_that_has_ended_and_is_not_asked_for_does_not_run():
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    deadline = time.monotonic() + 30
+    while forks._runs(child.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(child.pid, 0)  # a zombie is still there
+    child.wait()
+    assert not forks._runs(child.pid)
+    assert forks._runs(os.getpid())
+
+
+def test_a_folder_without_the_command_line_serves_nobody(tree, environment):
+    for path in (tree / "common").glob("*"):
+        path.unlink()
+    (tree / "common").rmdir()
+    with pytest.raises(Unavailable):
+        Server(["heavy"], environment, tree)
+
+
+@pytest.mark.slow
+def test_runs_of_a_comparison_are_forked(tmp_path, monkeypatch):
+    """Three arms of a real project, whose modules are there to be loaded."""
+    for name in schedule.LOADED:
+        assert importlib.util.find_spec(name) is not None
+    monkeypatch.setattr(runs, "_accelerated", lambda: False)
+    started = []
+    start = Server.start
+    monkeypatch.setattr(Server, "start", lambda *own: started.append(start(*own)) or started[-1])
+    spec = Comparison(arms={"a": {}, "b": {"seed": 2}, "c": {"seed": 3}}, base="smoke")
+    plan = [
+        runs.PlannedRun("dcl", spec, arm, 1, [f"runs_dir={tmp_path}", "trainer.max_steps=1"])
+        for arm in spec.arms
+    ]
+    schedule.run_all(plan, 3)
+    assert len(started) == 3
+    assert all(run.done for run in plan)
+    assert {run.meta()["seed"] for run in plan} == {1}

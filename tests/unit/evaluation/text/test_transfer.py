@@ -5,6 +5,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from common.config import UserError
+from common.evaluation.text import transfer
 from common.evaluation.text.transfer import (
     LabelledTexts,
     TransferTask,
@@ -132,6 +133,22 @@ def test_test_part_is_scored_by_a_classifier_of_the_train_part():
     assert metrics["t_1_accuracy"] > 0.9
     task = linear_task(120, test=200, flip=0.5)
     assert evaluate_transfer(vectors, {"t": task}, folds=4)["t_accuracy"] < 0.7
+
+
+def test_a_task_with_a_test_part_alone_has_a_grid_of_its_own(monkeypatch):
+    """SentEval: .25 to 8, but .5 to 32 for TREC and MRPC."""
+    asked = []
+    choose = transfer._choose_c
+    monkeypatch.setattr(transfer, "_choose_c", lambda *own: asked.append(own[4]) or choose(*own))
+    whole, part = linear_task(40), linear_task(40, test=20)
+    both = TransferTask("b", part.train, part.test, part.test)
+    for task in (whole, part, both):
+        evaluate_transfer(vectors, {"t": task}, folds=2)
+    usual = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+    assert asked == [usual, usual, (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0), usual]
+    asked.clear()
+    evaluate_transfer(vectors, {"t": part}, folds=2, c_grid=(1.0,))
+    assert asked == [(1.0,)]
 
 
 def test_development_part_selects_c():

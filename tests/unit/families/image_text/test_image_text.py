@@ -12,7 +12,13 @@ from common.encoders import modes
 from common.engine.workspace import Workspace
 from common.families.image_text import own_tokenizer
 from common.families.image_text.config import ImageTextData, ImageTextEval, TwoTowers
-from common.families.image_text.data import files_of, image_text_data, requirements, train_transform
+from common.families.image_text.data import (
+    files_of,
+    image_text_data,
+    num_samples,
+    requirements,
+    train_transform,
+)
 from common.families.image_text.experiment import image_text_experiment
 from common.families.image_text.module import ImageTextModule, build_tokenizer
 from common.losses.image_text import ClipLoss
@@ -124,6 +130,8 @@ def test_the_plan_counts_every_text_and_names_the_files(tmp_path):
         module = plan.module()
         assert plan.forward(module, 4).requires_grad
     assert plan.num_samples == 24
+    assert num_samples(ImageTextData(source="cifar10")) == 9000
+    assert num_samples(ImageTextData(source="cifar10", num_samples=64)) == 64
     data = ImageTextData(captions="cc3m/train.csv", texts=["original", "de"], root=str(tmp_path))
     assert [path.name for path in files_of(data)] == ["train.csv", "train_de.txt"]
     official = Config(data=data, eval=ImageTextEval(datasets=["cifar10"]))

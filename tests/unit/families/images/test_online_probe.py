@@ -90,3 +90,15 @@ def test_state_continues_exactly():
 def test_missing_labels_are_refused(labels):
     with pytest.raises(UserError, match="class of every training image"):
         OnlineProbe(torch.tensor(labels), 2)
+
+
+def test_a_restored_state_goes_where_the_features_are():
+    """A checkpoint is read to the host, and the features come from the accelerator."""
+    x, y = blobs()
+    probe, other = OnlineProbe(y, 2), OnlineProbe(y, 2)
+    probe.step(x, y)
+    other.load_state_dict(probe.state_dict())
+    found = other.step(x.to("meta"), y.to("meta"))
+    (state,) = other.optimizer.state.values()
+    assert {t.device.type for t in (other.weight, state["exp_avg"], *found.values())} == {"meta"}
+    assert float(state["step"]) == 2

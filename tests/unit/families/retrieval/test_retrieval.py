@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from common.families.retrieval.config import (
     DenseModel,
     RetrievalEval,
     SearchConfig,
+    TrainingSet,
     check_queue,
 )
 from common.families.retrieval.dense import build_dense
@@ -26,6 +28,8 @@ from common.families.retrieval.evaluation import (
     set_names,
 )
 from common.families.retrieval.experiment import one_stage, retrieval_experiment, text_plan
+from common.families.retrieval.finetuning import questions
+from common.families.retrieval.training_sets import read_set, set_requirements
 
 CORPUS = {"a": "red fox", "b": "blue car", "c": "green tree"}
 QUERIES = {"1": "fox", "2": "car", "3": "tree"}
@@ -300,3 +304,35 @@ def test_a_queue_is_filled_by_whole_batches(size, batch, fits):
     else:
         with pytest.raises(ValueError, match="no multiple"):
             check_queue(size, batch)
+
+
+def test_titles_are_split_too(tmp_path):
+    """Fine-tuning took the very titles that are asked."""
+    rows = [{"_id": str(i), "title": f"title {i}", "text": f"text {i}"} for i in range(6)]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    place = f"{tmp_path}@titles"
+    cfg = Config(eval=RetrievalEval(beir=[place], held_out_queries=2))
+    asked, held = ({*load_set(cfg, place, held_out=part).queries} for part in (False, True))
+    assert (len(asked), len(held)) == (4, 2)
+    assert not asked & held
+    assert {r.question for r in questions(cfg, None)} == {
+        load_set(cfg, place, held_out=True).queries[query] for query in held
+    }
+    assert len(load_set(Config(), place).queries) == 6
+
+
+def test_training_files_are_found_as_they_are_read(tmp_path, monkeypatch):
+    """`make check` missed what a run would have read from the folder that it is started in."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.jsonl").write_text('{"query": "a", "pos": ["b"]}\n')
+    named = TrainingSet(path="own.jsonl", kind="retrieval", layout="pairs", instruction="")
+    data = SimpleNamespace(
+        source="sets",
+        root=str(tmp_path / "elsewhere"),
+        sets={"own": named},
+        class_positives="label",
+    )
+    cfg = SimpleNamespace(data=data, seed=0)
+    (needed,) = set_requirements(cfg)
+    assert needed.present
+    assert len(read_set(cfg, "own", named).records) == 1

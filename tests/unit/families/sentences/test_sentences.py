@@ -1,14 +1,18 @@
 """The parts that every sentence experiment shares."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from common.config import TrainerConfig, UserError, load
+from common.data.text.pairs.tasks import file_task
 from common.encoders.text.sentence import sentence_encoder
 from common.engine.workspace import Workspace
 from common.families.sentences.data import text_requirements
 from common.families.sentences.evaluation import encoding, evaluate_sentences
 from common.families.sentences.module import SentenceModule, build_encoder
+from common.families.sentences.pair_classifier import label_order
 from projects.simcse import build
 from projects.simcse.config import Config
 from projects.simcse.module import SimCSE
@@ -82,3 +86,15 @@ def test_every_pooling_can_be_exported(pooling, tmp_path):
         before, after = experiment.embed(module), experiment.embed(again)
     torch.testing.assert_close(before["embeddings"], after["embeddings"])
     assert (tmp_path / "modules.json").exists() == (pooling != "avg_first_last")
+
+
+def test_labels_are_compared_as_the_names_of_a_model_are():
+    """ENTAILMENT of a model is "Entailment" of a task: its columns were taken in their own order."""
+    config = SimpleNamespace(label2id={"CONTRADICTION": 0, "Not-Sure": 1, "ENTAILMENT": 2})
+    classifier = SimpleNamespace(model=SimpleNamespace(config=config), num_labels=3)
+    for labels in (
+        ["Entailment", "not-sure", "Contradiction"],
+        ["entailment", "not_sure", "contradiction"],
+    ):
+        assert label_order(classifier, file_task(labels)) == [2, 1, 0]
+    assert label_order(classifier, file_task(["x", "y", "z"])) == [0, 1, 2]

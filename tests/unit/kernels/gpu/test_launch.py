@@ -24,6 +24,7 @@ from common.kernels.core.problem import Problem, Upstream  # noqa: E402
 from common.kernels.gpu import backend as triton_backend  # noqa: E402
 from common.kernels.gpu import launch as triton_launch  # noqa: E402
 from common.kernels.gpu import run_pairs as triton_pair  # noqa: E402
+from common.kernels.gpu import tile_table  # noqa: E402
 from common.kernels.specs.weights import (  # noqa: E402
     Bias,
     Diagonal,
@@ -220,6 +221,21 @@ def test_the_workspace_bounds_the_row_chunks(launches: Launches) -> None:
     problem = Problem(q, q.clone(), torch.tensor(20.0), Diagonal(), columns=True)
     triton_pair.forward(problem, workspace=8 * 640)  # one row block of partials at a time
     assert len(launches) == 640 // 128
+
+
+def test_more_keys_than_a_grid_has_room_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA would have refused the launch; `auto` takes the blocked back end instead."""
+    monkeypatch.setattr(triton_launch, "interpreted", lambda: True)
+    q, k = torch.zeros(2, 4), torch.zeros(1, 4)
+    for most, refused in (
+        (triton_launch.MOST_COLUMNS, False),
+        (triton_launch.MOST_COLUMNS + 1, True),
+    ):
+        problem = Problem(q, k.expand(most, 4), torch.tensor(1.0), Diagonal())
+        reason = triton_launch.unsupported(problem)
+        assert ("4,194,241 keys" in (reason or "")) == refused
+    narrowest = min(tile.cols for tile in (*tile_table._TABLE.values(), *tile_table._SAFE.values()))
+    assert 65_535 * narrowest == triton_launch.MOST_COLUMNS
 
 
 def test_inputs_that_cannot_run_are_refused_with_a_reason() -> None:

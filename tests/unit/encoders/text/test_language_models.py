@@ -1,0 +1,82 @@
+"""Causal language models: their final logits, adapters of another model, exported encoders."""
+
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPTNeoXTokenizer,
+)
+
+from common.config import UserError
+from common.encoders.image_text.visual_language.injected import InjectedLM
+from common.encoders.text.language_models.causal import add_lora, append_eos, load_lora, save_lora
+from common.encoders.text.language_models.instructed import InstructedEncoder
+from common.encoders.text.language_models.prompted import PromptedModel
+from common.encoders.text.latent_attention import TokenPooler
+from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from common.export.instructed import load_instructed, save_instructed
+
+SIZES = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+         "num_key_value_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32,
+         "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+OWN = {
+    "cohere": {"logit_scale": 0.25},
+    "gemma2": {"final_logit_softcapping": 0.5, "head_dim": 8, "layer_types": ["full_attention"]},
+    "granite": {"logits_scaling": 3.0},
+}
+IDS = torch.tensor([[1, 5, 9, 58, 3]])
+
+
+def language_model(kind="llama", **options):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **{**SIZES, "initializer_range": 0.3, **options})
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_logits_of_states_are_those_of_the_model(kind):
+    model = language_model(kind, **OWN[kind])
+    prompted = PromptedModel(model, tiny_tokenizer(300))
+    with torch.no_grad():
+        states = prompted.all_states(IDS, torch.ones_like(IDS))
+        torch.testing.assert_close(prompted.logits(states), model(IDS).logits)
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_trained_rows_have_the_logits_that_frozen_ones_would_have(kind):
+    model = language_model(kind, tie_word_embeddings=True, **OWN[kind])
+    want = model(IDS).logits.detach()
+    whole = InjectedLM(model, [], [], media_token=58, first_row=57, trained_rows="new")
+    torch.testing.assert_close(whole(IDS, torch.ones_like(IDS)).logits.detach(), want)
+
+
+@pytest.mark.parametrize("other", [{"hidden_size": 32}, {"kind": "gpt_neox"}])
+def test_adapters_of_another_model_are_refused(other, tmp_path):
+    model = language_model()
+    add_lora(model, rank=2, alpha=4, targets=["q_proj"])
+    save_lora(model, tmp_path, "mine")
+    load_lora(language_model(), tmp_path)
+    with pytest.raises(UserError, match="does not fit this model"):
+        load_lora(language_model(**other), tmp_path)
+
+
+def test_an_exported_tokenizer_ends_texts_whatever_its_class(tmp_path):
+    """GPT-NeoX's restores a template without an end when it is read."""
+    vocab = {"<|endoftext|>": 0, "a": 1, "b": 2, "\u0120": 3, "<|padding|>": 4}
+    tokenizer = GPTNeoXTokenizer(vocab=vocab, merges=[])
+    append_eos(tokenizer)
+    config = AutoConfig.for_model("llama", **{**SIZES, "vocab_size": 8})
+    model = AutoModel.from_config(config).eval()
+    model.config.is_causal = True
+    encoder = InstructedEncoder(model, TokenPooler("last", 16), tokenizer, max_length=16).eval()
+    wanted = encoder.encode(["ab", "b"])
+    save_instructed(encoder, tmp_path)
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path)("ab")["input_ids"] == tokenizer("ab")["input_ids"]
+    )
+    torch.testing.assert_close(load_instructed(tmp_path).encode(["ab", "b"]), wanted)
+    GPTNeoXTokenizer(vocab=vocab, merges=[]).save_pretrained(tmp_path)  # as written before
+    torch.testing.assert_close(load_instructed(tmp_path).encode(["ab", "b"]), wanted)
