@@ -40,12 +40,7 @@ SPECS = {
     "others' ids": Diagonal() & Exclude(OTHER, KIND),
     "two views and more rows": Partner(N // 3) & ExcludeSelf() & ExcludePositive(),
 }
-UNSURE = {
-    "two views and more rows",
-    "two views",
-    "two views, decoupled",
-    "ids",
-}  # hits of distant rows
+ONE_SIDED = {"others' labels", "next"}  # of which some rows hit, and others don't
 HALF = {
     "two views",
     "two views, decoupled",
