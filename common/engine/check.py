@@ -12,7 +12,7 @@ from common.config import ExperimentConfig, UserError
 from common.engine.experiment import Plan
 from common.engine.module import ContrastiveModule
 from common.engine.run import prepare
-from common.engine.trainer import world_size
+from common.engine.trainer import check_devices, world_size
 
 GIB = 2**30
 # printed for a plan that counts less than a batch, as one does that has not seen its data and needs some stand-in
@@ -23,8 +23,8 @@ def inspect(project: str, config: str, overrides: Sequence[str]) -> dict[str, st
     """Build the model on the meta device and describe the run.
 
     Returns:
-        Rows of a two-column table: parameters, batch, steps, negatives, memory by strategy, and
-        one row for each thing that must lie on disk.
+        Rows of a two-column table: parameters, batch, steps, negatives, memory by strategy, one
+        row for each thing that must lie on disk; last, if anything, what keeps this machine from it.
 
     Raises:
         UserError: the config cannot be built.
@@ -50,7 +50,12 @@ def inspect(project: str, config: str, overrides: Sequence[str]) -> dict[str, st
     for need in plan.requirements:
         state = "present" if need.present else "MISSING"
         rows[need.name] = f"{state}: {need.location}{'' if need.present else '; ' + need.hint}"
-    return rows
+    lacking = [f"{need.name} missing" for need in plan.requirements if not need.present]
+    try:
+        check_devices(cfg.trainer)
+    except UserError as error:
+        lacking.append(str(error))
+    return rows | ({"not ready here": "; ".join(lacking)} if lacking else {})
 
 
 def count_steps(cfg: ExperimentConfig, num_samples: int) -> int:

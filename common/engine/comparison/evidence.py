@@ -60,16 +60,25 @@ def _rows(project: str, spec: Comparison, result: Mapping[str, Any] | None) -> l
             project,
             claim["claim"],
             verdict_word(claim),
-            f"{claim['difference']:+.4f}, {interval_text(claim)}",
+            f"{claim['difference']:+.4f}, {interval_text(claim)}{_excluded(claim)}",
             claims.get(claim["claim"]) or claim.get("paper", ""),
             ", ".join(sorted({low["baseline"] for low in claim.get("below", [])})),
             result["date"],
             state,
             minutes,
             bool(result.get("void")),
+            bool(_excluded(claim)),
         )
         for claim in result["claims"]
     ]
+
+
+def _excluded(claim: Mapping[str, Any]) -> str:
+    """What to say of a claim that is not shown and whose interval excludes the paper's relative effect."""
+    published = claim.get("published", {})
+    if verdict_word(claim) != "not shown" or not published.get("excluded"):
+        return ""
+    return f", excludes the paper's relative size ({published['effect']:+.4f})"
 
 
 def freshness(project: str, spec: Comparison, result: Mapping[str, Any] | None) -> str:

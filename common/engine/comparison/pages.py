@@ -23,7 +23,8 @@ when the whole 95 % interval of the paired difference lies on its side (beyond m
 *contradicted* when the whole interval lies on the other, and *not shown at this scale* otherwise. It is *not testable
 here* when a measurement named before the runs says so (a premise of the claim does not hold), or when a claim that is
 not shown has the paper's two values, the interval holds an effect of their relative size as well as none, and is wider to
-either side than that effect: seeds and items are too few to tell. The cards say which, and what the interval alone says.
+either side than that effect: seeds and items are too few to tell. Where the interval of a claim that is not shown excludes
+that effect, the column "here" says so. The cards say which, and what the interval alone says.
 Tables of all arms are in the projects' cards. A result is *stale* when the code or the data that its
 runs depend on, their config or the comparison has changed since; `make compare-all` works through
 those. A claim is marked "below" where the method lies below a baseline that needs no training.
@@ -48,6 +49,7 @@ class Row:
         state: "fresh", "not run", or "stale" with the reason.
         minutes: that all runs of the comparison took, one after the other; None if not known.
         void: whether the result must not be used; it then counts as nothing else.
+        too_small: not shown, and the interval excludes an effect of the paper's relative size.
     """
 
     project: str
@@ -60,6 +62,7 @@ class Row:
     state: str
     minutes: float | None
     void: bool = False
+    too_small: bool = False
 
 
 def read_results(folder: Path) -> dict[str, Result]:
@@ -144,6 +147,8 @@ def counts(rows: Sequence[Row]) -> str:
     words += [f"{below} with a method below its best baseline without training"] if below else []
     projects = len({row.project for row in rows})
     text = f"{len(rows)} claims of {projects} projects: {', '.join(words)}."
+    if small := sum(row.too_small and not row.void for row in rows):
+        text += f" {small} of those not shown exclude an effect of the paper's relative size."
     own = sum(row.paper.startswith("ours") for row in rows)
     if own:
         text += f" {own} are expectations of this repository, the others say what a paper says."

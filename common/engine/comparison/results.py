@@ -134,9 +134,10 @@ def _verified(result: Mapping[str, Any]) -> str:
     if idle:
         some = set(idle) != set(result["baselines"])
         which = " and those baselines whose code has changed" if some else ""
+    kept = f", of {earlier['kept']} runs by what was kept of it" if earlier.get("kept") else ""
     return (
         f"; seeds {again['seeds']} of every arm{which}{short} run on {again['date']} by the "
-        f"published code (commit {earlier['commit'][:10]}) and by commit {commit}, both on {machine}: "
+        f"published code (commit {earlier['commit'][:10]}{kept}) and by commit {commit}, both on {machine}: "
         "curves, metrics and items equal to the last digit"
     )
 

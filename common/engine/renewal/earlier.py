@@ -4,6 +4,8 @@ Another processor rounds otherwise, so numbers that were made elsewhere cannot b
 digit here. Two runs here can: one by a copy of the commit that published the result, one by today's
 code, for a seed of every arm and every baseline that reaches other code than then. Where training curves, metrics and items are equal,
 the code since then changes nothing that the result depends on, and its numbers count as today's.
+What today's runs came out as is kept with the result, as a hash of each: the next renewal with the same
+settings runs the earlier code only for those that do not meet it, as on another kind of processor.
 
 Settings such as ``trainer.max_steps=40`` shorten both. The result then says so: what a run does
 after its 40th step is not shown.
@@ -31,8 +33,8 @@ from common.engine.comparison.results import comparisons, publish
 from common.engine.comparison.runs import PlannedRun, process_environment
 from common.engine.comparison.schedule import run_all
 from common.engine.lifecycle.find import EARLIER
+from common.engine.renewal.outcome import between, fingerprint
 from common.engine.renewal.published import (
-    OF_THE_MACHINE,
     Difference,
     Planned,
     config_hash,
@@ -52,9 +54,6 @@ project, runs = sys.argv[1], json.loads(sys.argv[2])
 configs = [to_yaml(load(config_class(project), project, base, words)) for base, words in runs]
 print(json.dumps({"code": code_hash(project), "files": file_hashes(project), "configs": configs}))
 """
-CURVES = "metrics.csv"
-MACHINE = ",sys/"  # part of the lines that tell speed and memory
-LISTED = 3  # differing lines of a curve that are named
 
 
 class EarlierRun(PlannedRun):
@@ -118,28 +117,48 @@ def verify_code(
             for _, _, plan in planned
         ]
         now = list({run.path: run for plan in short for run in plan}.values())
-        then = [EarlierRun(run, root, code, bases[run.spec.name]) for run in now]
-        pairs = list(zip(then, now, strict=True))
-        # an arm of today follows the same arm of then, so that a difference is seen early
-        run_all([run for pair in pairs for run in pair], jobs, title=f"{project}: then, now")
+        before = _outcomes(result)
+        if known := [run for run in now if run.stem in before]:
+            run_all(known, jobs, title=f"{project}: now")
+        met = {run.path for run in known if fingerprint(run.path) == before[run.stem]}
+        pairs = [
+            (EarlierRun(run, root, code, bases[run.spec.name]), run)
+            for run in now
+            if run.path not in met
+        ]
+        if (
+            pairs
+        ):  # an arm of today follows the same arm of then, so that a difference is seen early
+            run_all([run for pair in pairs for run in pair], jobs, title=f"{project}: then, now")
         shutil.rmtree(root)
     found = [d for old, new in pairs for d in between(old.path, new.path, new.arm)]
     if not found:
         published = {own.get("name", ""): own for own in (result, *result.get("more", []))}
         for (spec, arms, whole), plan in zip(planned, short, strict=True):
+            unrun = [shortened(run, overrides) for run in whole if run.path in idle]
             published[spec.name]["base"] = spec.base
             first = {arm: config_hash(next(r for r in whole if r.arm == arm), spec) for arm in arms}
             published[spec.name]["verified"] = {
                 **stamp(project, spec, arms, plan),
                 "config_hashes": first,  # of the whole runs
-                "earlier": {"commit": commit, "code": code},
+                "earlier": {"commit": commit, "code": code, "kept": len(met)},
                 "overrides": list(overrides),
                 "unchanged_baselines": [
                     b for b in spec.baselines if b not in {r.arm for r in plan}
                 ],
+                "outcomes": {run.stem: fingerprint(run.path) for run in plan}
+                | {run.stem: before[run.stem] for run in unrun if run.stem in before},
             }
         publish(project, result)
     return found
+
+
+def _outcomes(result: Mapping[str, Any]) -> dict[str, str]:
+    """Fingerprints of the runs of an earlier renewal, by the runs' ids without the code."""
+    known: dict[str, str] = {}
+    for own in comparisons(result):
+        known |= own.get("verified", {}).get("outcomes", {})
+    return known
 
 
 @contextlib.contextmanager
@@ -299,56 +318,3 @@ def shortened(run: PlannedRun, overrides: Sequence[str]) -> PlannedRun:
     arms = {arm: without(own) for arm, own in run.spec.arms.items()}
     spec = replace(run.spec, arms=arms, shared=without(run.spec.shared))
     return PlannedRun(run.project, spec, run.arm, run.seed, overrides)
-
-
-def between(then: Path, now: Path, name: str) -> list[Difference]:
-    """In what two runs differ: metrics, training curves and items, but for times and memory.
-
-    Args:
-        then: folder of the earlier code's run.
-        now: folder of today's.
-        name: of both.
-    """
-    old, new = (
-        json.loads((path / "metrics.json").read_text(encoding="utf-8")) for path in (then, now)
-    )
-    found = [
-        Difference(name, metric, old.get(metric), new.get(metric))
-        for metric in sorted({*old, *new})
-        if repr(old.get(metric)) != repr(new.get(metric)) and not OF_THE_MACHINE.search(metric)
-    ]
-    curves = [_curve(path / CURVES) for path in (then, now)]
-    for line in sorted(
-        curves[0].keys() ^ curves[1].keys()
-        | {k for k in curves[0] if curves[0][k] != curves[1].get(k)}
-    )[:LISTED]:
-        found.append(Difference(name, f"curve {line}", *(_number(own.get(line)) for own in curves)))
-    items = [_items(path / "items") for path in (then, now)]
-    for file in sorted({*items[0], *items[1]}):
-        if items[0].get(file) != items[1].get(file):
-            found.append(Difference(name, f"items/{file}", None, None))
-    return found
-
-
-def _number(text: str | None) -> float | None:
-    return None if text is None else float(text)
-
-
-def _curve(path: Path) -> dict[str, str]:
-    """Value of each stage, step and name of a run's curves, without those of the machine."""
-    if not path.exists():
-        return {}
-    lines = path.read_text(encoding="utf-8").splitlines()[1:]
-    return dict(_named(line) for line in lines if MACHINE not in line)
-
-
-def _named(line: str) -> tuple[str, str]:
-    """A line's name and its last field."""
-    name, _, value = line.rpartition(",")
-    return name, value
-
-
-def _items(folder: Path) -> dict[str, bytes]:
-    return (
-        {p.name: p.read_bytes() for p in sorted(folder.glob("*.json"))} if folder.exists() else {}
-    )

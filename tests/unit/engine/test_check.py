@@ -124,3 +124,15 @@ def test_fewer_samples_than_a_batch_tell_no_number_of_steps(tmp_path):
     assert count_steps(cfg, 2 * batch) == 200
     rows = inspect("mclrec", "paper", [f"data.root={tmp_path}"])
     assert (rows["samples"], rows["steps"]) == (UNKNOWN, "by the data")
+
+
+def test_check_says_what_make_train_would_refuse_on_this_machine(tmp_path):
+    """Data that is missing and devices that are not there; nothing is said of a config that can run."""
+    assert "not ready here" not in inspect("simcse", "smoke", [])
+    many = torch.cuda.device_count() + 1
+    rows = inspect("simcse", "smoke", ["trainer.accelerator=gpu", f"trainer.devices={many}"])
+    assert f"trainer.devices={many}: this machine has" in rows["not ready here"]
+    rows = inspect("mclrec", "paper", [f"data.root={tmp_path}"])
+    missing = [name for name, value in rows.items() if value.startswith("MISSING")]
+    assert missing
+    assert all(f"{name} missing" in rows["not ready here"] for name in missing)

@@ -191,6 +191,17 @@ def test_counts_and_age():
     assert age(rows[0], datetime.date(2020, 1, 11)) == "10 d"
 
 
+def test_what_is_not_shown_says_where_it_excludes_the_papers_relative_effect(monkeypatch):
+    """Only claims that are not shown: a supported one may exclude that effect as well, by a larger one."""
+    monkeypatch.setattr(evidence, "freshness", lambda *_: "fresh")
+    rows = {r.claim: r for r in evidence.evidence_rows(["simcse"])}
+    small = [claim for claim, r in rows.items() if r.too_small]
+    assert small == ["unsup > raw"]
+    assert rows["unsup > raw"].here.endswith("excludes the paper's relative size (+0.1783)")
+    assert "excludes" not in rows["unsup > same_mask"].here
+    assert "1 of those not shown exclude" in counts(list(rows.values()))
+
+
 def test_the_queue_holds_what_is_stale_the_shortest_first():
     rows = [row("long", state="stale: x", minutes=9.0), row("fresh"), row("new", "not run", "not run", None),
             row("short", state="stale: x")]  # fmt: skip

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from hashlib import sha256
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +14,7 @@ from common.engine import verbs
 from common.engine.comparison import judge, results
 from common.engine.comparison.runs import PlannedRun
 from common.engine.comparison.spec import read_comparison
-from common.engine.renewal import earlier, published
+from common.engine.renewal import earlier, outcome, published
 from tests.unit.engine.comparison_runs import PROJECT, result_of
 
 CODE = "abcdef01"
@@ -51,7 +52,8 @@ def write_run(folder, metrics=None, curve=CURVE, items=(0.0, 1.0)):
 )  # fmt: skip
 def test_metrics_curves_and_items_have_to_be_equal(tmp_path, change, expected):
     then, now = write_run(tmp_path / "then"), write_run(tmp_path / "now", **change)
-    found = earlier.between(then, now, "a")
+    found = outcome.between(then, now, "a")
+    assert (outcome.fingerprint(then) == outcome.fingerprint(now)) == (not expected)
     assert [(d.metric, d.published, d.now) for d in found] == expected
 
 
@@ -61,7 +63,7 @@ def test_no_more_than_three_lines_of_a_curve_are_named(tmp_path):
         write_run(tmp_path / "then", curve=curve),
         write_run(tmp_path / "now", curve=curve.replace(",1\n", ",2\n")),
     )
-    assert len(earlier.between(then, now, "a")) == earlier.LISTED
+    assert len(outcome.between(then, now, "a")) == outcome.LISTED
 
 
 def planned(tmp_path, arm="infonce", seed=3):
@@ -218,16 +220,15 @@ def test_the_earlier_code_has_to_be_that_of_the_result(tmp_path):
         check(same)
 
 
-@pytest.mark.parametrize("equal", [True, False])
-def test_equal_runs_renew_the_result_and_others_leave_it(tmp_path, monkeypatch, capsys, equal):
+@pytest.fixture
+def renewal(tmp_path, monkeypatch):
+    """A published result of one arm whose runs are written, not run; `run_all` gets its calls' runs."""
     spec = replace(read_comparison(PROJECT), baselines=[], claims=[])
     run = planned(tmp_path)
     run.spec = spec
-    result = result_of(tmp_path / "old", {"a": [0.5]}, [])
     (tmp_path / "results").mkdir()
     path = tmp_path / "results" / f"{PROJECT}.json"
-    path.write_text(json.dumps(result))
-    before = path.read_text()
+    path.write_text(json.dumps(result_of(tmp_path / "old", {"a": [0.5]}, [])))
     card = tmp_path / "projects" / PROJECT / "README.md"
     card.parent.mkdir(parents=True)
     card.write_text("<!-- results:begin -->\n<!-- results:end -->\n")
@@ -238,45 +239,70 @@ def test_equal_runs_renew_the_result_and_others_leave_it(tmp_path, monkeypatch, 
     monkeypatch.setattr(earlier, "published_by", lambda _: "c" * 40)
     monkeypatch.setattr(earlier, "copy_tree", lambda _, root: root.mkdir(parents=True))
     monkeypatch.setattr(earlier, "check_earlier", lambda *_: (CODE, set()))
+    found = SimpleNamespace(run=run, path=path, card=card, asked=[], score={})
+    found.settings = ["trainer.max_steps=4", f"runs_dir={tmp_path / 'runs'}"]
 
     def run_all(runs, *_, **__):
-        then, now = runs
-        assert (type(then), type(now)) == (earlier.EarlierRun, PlannedRun)
-        assert "trainer.max_steps=4" in then.command()
+        found.asked.append([type(one) for one in runs])
         for one in runs:
-            meta = {
-                "commit": "d" * 40,
-                "dirty": False,
-                "hardware": {"cpu": "this one", "cores": 2, "gpu": None},
-            }
-            write_run(one.path)
+            assert "trainer.max_steps=4" in one.command()
+            meta = {"commit": "d" * 40, "dirty": False, "hardware": {"cpu": "this one", "cores": 2, "gpu": None}}  # fmt: skip
+            write_run(
+                one.path, metrics={"score": found.score.get(type(one), 0.6), "undefined": None}
+            )
             (one.path / "meta.json").write_text(json.dumps(meta))
-        if not equal:
-            write_run(now.path, metrics={"score": 0.7, "undefined": None})
 
     monkeypatch.setattr(earlier, "run_all", run_all)
-    settings = ["trainer.max_steps=4", f"runs_dir={tmp_path / 'runs'}"]
-    if not equal:
-        with pytest.raises(
-            UserError, match="1 metrics are not what was of its code.*\n.*score 0.6 then, 0.7 now"
-        ):
-            verbs.verify(PROJECT, settings, None, 1, "code")
-        assert path.read_text() == before
-        return
-    verbs.verify(PROJECT, settings, None, 1, "code")
+    return found
+
+
+def test_a_run_that_came_out_otherwise_leaves_the_result(renewal):
+    before = renewal.path.read_text()
+    renewal.score[PlannedRun] = 0.7
+    with pytest.raises(
+        UserError, match="1 metrics are not what was of its code.*\n.*score 0.6 then, 0.7 now"
+    ):
+        verbs.verify(PROJECT, renewal.settings, None, 1, "code")
+    assert renewal.path.read_text() == before
+
+
+def test_equal_runs_renew_the_result(renewal, tmp_path, capsys):
+    verbs.verify(PROJECT, renewal.settings, None, 1, "code")
+    assert renewal.asked == [[earlier.EarlierRun, PlannedRun]]
     assert "curves, metrics and items are those of its code" in " ".join(
         capsys.readouterr().out.split()
     )
-    stamp = json.loads(path.read_text())["verified"]
-    assert stamp["earlier"] == {"commit": "c" * 40, "code": CODE}
-    assert stamp["overrides"] == settings
+    stamp = json.loads(renewal.path.read_text())["verified"]
+    assert stamp["earlier"] == {"commit": "c" * 40, "code": CODE, "kept": 0}
+    assert stamp["overrides"] == renewal.settings
     assert stamp["config_hashes"] == {
-        run.arm: run.config_hash
+        renewal.run.arm: renewal.run.config_hash
     }  # of the whole run, not the short one
-    shown = card.read_text()
+    shown = renewal.card.read_text()
     assert "with trainer.max_steps=4" in shown
     assert "commit cccccccccc) and by commit dddddddddd, both on this one: curves, metrics" in shown
     assert not list((tmp_path / "runs").rglob(".code-*"))  # the copy of the code goes
+
+
+def test_what_was_kept_of_a_renewal_stands_for_the_earlier_code(renewal):
+    """Where it is met; a run that came out otherwise is put beside the earlier code, as on another machine."""
+    verbs.verify(PROJECT, renewal.settings, None, 1, "code")
+    renewal.asked.clear()
+    verbs.verify(PROJECT, renewal.settings, None, 1, "code")
+    assert renewal.asked == [[PlannedRun]]
+    stamp = json.loads(renewal.path.read_text())["verified"]
+    assert stamp["earlier"]["kept"] == len(stamp["outcomes"]) == 1
+    assert "of 1 runs by what was kept of it" in renewal.card.read_text()
+
+    renewal.asked.clear()
+    renewal.score |= {PlannedRun: 0.65, earlier.EarlierRun: 0.65}  # another machine's rounding
+    verbs.verify(PROJECT, renewal.settings, None, 1, "code")
+    assert renewal.asked == [[PlannedRun], [earlier.EarlierRun, PlannedRun]]
+    assert json.loads(renewal.path.read_text())["verified"]["earlier"]["kept"] == 0
+
+    renewal.score[PlannedRun] = 0.66
+    with pytest.raises(UserError, match=r"score 0.65 then, 0.66 now"):
+        verbs.verify(PROJECT, renewal.settings, None, 1, "code")
 
 
 def test_settings_go_with_the_code_alone():
