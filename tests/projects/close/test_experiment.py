@@ -442,7 +442,8 @@ def test_statistics_of_a_csv_of_own_pairs(tmp_path):
     for colour in colours:
         Image.new("RGB", (32, 32), colour).save(tmp_path / f"{colour}.png")
     table = tmp_path / "pairs.csv"
-    table.write_text("".join(f'{c}.png,"something, {c}"\n' for c in colours))
+    # as spreadsheets write it, with a byte order mark
+    table.write_text("".join(f'{c}.png,"something, {c}"\n' for c in colours), "utf-8-sig")
     cfg = config("data.source=text", f"data.text_file={table}")
     path = tasks.write_statistics(cfg, Workspace(tmp_path / "w"))
     assert "3 pairs of" in (tmp_path / "w/notes.txt").read_text()
