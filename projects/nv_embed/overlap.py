@@ -40,7 +40,7 @@ def overlap(cfg: Config, workspace: Workspace) -> Path:
         raise UserError(
             "name the evaluation texts of a set: overlap.texts={emotion: emotion-test.jsonl}"
         )
-    folder = workspace.folder(".") if options.output is None else Path(options.output).expanduser()
+    folder = workspace.folder(".") if options.output is None else Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
     tests = [
         data_root(cfg.data.root) / Path(place).expanduser() for place in options.texts.values()
