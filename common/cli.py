@@ -115,8 +115,9 @@ def _parser() -> argparse.ArgumentParser:
         "--verify",
         nargs="?",
         const="1",
-        metavar="1|code|COMMIT",
-        help="compare: one seed again; renew a stale result whose numbers are the same, or (code) whose code gives today's",
+        metavar="1|code|baselines|COMMIT",
+        help="compare: one seed again; renew a stale result whose numbers are the same, or (code) whose code gives today's; "
+        "baselines: run those alone anew",
     )
     parser.add_argument(
         "--arms",
@@ -254,10 +255,12 @@ def _with_torch(args: argparse.Namespace, project: str, config: str, overrides: 
     elif args.verb == "compare":
         arms = [a for a in args.arms.split(",") if a]
         if args.verify:
-            if arms or args.plan or args.only or (overrides and args.verify == "1"):
+            alone = args.verify == "baselines"
+            settings = overrides and (alone or args.verify == "1")
+            if arms or args.plan or args.only or settings or (args.seeds and alone):
                 raise UserError(
                     f"VERIFY={args.verify} runs what was published: leave ARMS, ONLY and PLAN out, "
-                    "and settings, which VERIFY=code takes"
+                    "settings, which VERIFY=code takes, and SEEDS with VERIFY=baselines"
                 )
             verbs.verify(project, overrides, args.seeds, args.jobs, args.verify)
             return 0

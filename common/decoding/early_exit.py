@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.decoding.contrast import log_probabilities
+from common.encoders.text.language_models.causal import final_logits
 
 Bucket = Literal["dola_low", "dola_high", "pli_low", "pli_mid", "pli_high"]
 _PLI: dict[str, tuple[int, ...]] = {
@@ -88,7 +89,7 @@ def final_norm(model: Any) -> nn.Module:
 
 
 def exit_logits(model: Any, states: Tensor, layer: int, *, norm: bool = False) -> Tensor:
-    """Logits of the model's head on the states of a layer.
+    """Logits that the model gives for the states of a layer: head, then what it does to its own logits.
 
     Source: DoLa and ICD apply the head to the states as they are; with the last norm it is the
     "logit lens".
@@ -108,8 +109,7 @@ def exit_logits(model: Any, states: Tensor, layer: int, *, norm: bool = False) -
     """
     if norm and layer < num_blocks(model):
         states = final_norm(model)(states)
-    found: Tensor = model.get_output_embeddings()(states)
-    return found
+    return final_logits(model, model.get_output_embeddings()(states))
 
 
 def js_divergence(mature: Tensor, premature: Tensor) -> Tensor:

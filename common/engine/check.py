@@ -50,7 +50,8 @@ def inspect(project: str, config: str, overrides: Sequence[str]) -> dict[str, st
     for need in plan.requirements:
         state = "present" if need.present else "MISSING"
         rows[need.name] = f"{state}: {need.location}{'' if need.present else '; ' + need.hint}"
-    lacking = [f"{need.name} missing" for need in plan.requirements if not need.present]
+    missing = sum(not need.present for need in plan.requirements)
+    lacking = [f"{missing} of the above MISSING"] if missing else []
     try:
         check_devices(cfg.trainer)
     except UserError as error:

@@ -226,11 +226,12 @@ def trained_module(
     Raises:
         UserError: nothing of that name, or nothing trained.
     """
-    place = Path(which)
+    place = Path(which).expanduser()
     if place.is_dir() and not (place / "meta.json").exists():
         return load_module(experiment, place), None
     own = [f"runs_dir={runs_dir}"]
-    trained, run = prepare_run(workspace.project, workspace.config, own, which)
+    named = str(place) if place.is_dir() else which
+    trained, run = prepare_run(workspace.project, workspace.config, own, named)
     return module_of_run(trained, run.path), run.path
 
 

@@ -142,11 +142,18 @@ def verify(project: str, overrides: Sequence[str], seeds: str | None, jobs: int,
         overrides: of both runs, where the earlier code is run as well.
         seeds: how many, or a list of them; None for the first.
         jobs: runs at the same time.
-        by: ``"1"``: its published numbers; ``"code"`` or a commit: the numbers of its code on this machine.
+        by: ``"1"``: its published numbers; ``"code"`` or a commit: the numbers of its code on this
+            machine; ``"baselines"``: nothing, the baselines' numbers are put beside the arms'.
 
     Raises:
         UserError: some number has; the result stays as it is.
     """
+    if by == "baselines":
+        from common.engine.renewal.baselines import renew_baselines
+
+        names = ", ".join(renew_baselines(project, jobs))
+        console.print(f"{project}: {names} run again; the arms are as they were published")
+        return
     from common.engine.renewal.earlier import verify_code
     from common.engine.renewal.published import verify as verify_numbers
 

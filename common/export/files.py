@@ -1,15 +1,17 @@
-"""Atomic writing: a reader sees the old file or the complete new one, never a part."""
+"""Atomic writing: a reader sees the old file or the complete new one, never a part; and where a task writes."""
 
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+
+from common.config import UserError
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
@@ -64,3 +66,28 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def output_file(
+    named: str | None, folder: Path, name: str, reads: Iterable[str | None] = ()
+) -> Path:
+    """The file that a task writes. Its folder is made before the work, which would be lost without it.
+
+    Args:
+        named: by the user, perhaps with ``~``; None or empty for `name` in `folder`.
+        folder: of the run.
+        name: of the file that nobody named.
+        reads: files of the user that the task reads, None for one that is not given.
+
+    Raises:
+        UserError: a folder is there, or the file is read as well and would be written over.
+    """
+    path = Path(named).expanduser() if named else folder / name
+    if path.is_dir():
+        raise UserError(
+            f"{path} is a folder: name a {path.suffix or Path(name).suffix} file as output"
+        )
+    if path.resolve() in [Path(own).expanduser().resolve() for own in reads if own]:
+        raise UserError(f"{path} is read as well, and would be written over: name another output")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

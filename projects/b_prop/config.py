@@ -107,6 +107,10 @@ class FinetuneConfig(RankerTuning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.folds != RankerTuning.folds:
+            raise ValueError(
+                "finetune.folds: the stage trains once, without folds; see eval.tune.folds"
+            )
         if self.steps and self.set is None:
             raise ValueError("finetune.steps needs finetune.set, such as msmarco@train")
 

@@ -32,7 +32,7 @@ def saturate(
 ) -> Floats:
     """A'(w): one often attended word should not outweigh all others.
 
-    Equation: ``A' = A / (A + k)`` (ratio), ``sqrt(A)`` or ``1 / (1 + exp(-A))``.
+    Equation: ``A' = A / (A + k)`` (ratio), ``sqrt(A)`` or ``1 / (1 + exp(-200 (A - 0.02)))``.
     Source: Ma et al. 2021, "B-PROP", section 4.1, arXiv 2104.09791; the others: released code.
 
     Args:
@@ -47,7 +47,9 @@ def saturate(
         return np.asarray(attention / (attention + k))
     if kind == "sqrt":
         return np.asarray(np.sqrt(attention))
-    return np.asarray(1 / (1 + np.exp(-attention))) if kind == "logistic" else attention
+    if kind == "logistic":
+        return np.asarray(1 / (1 + np.exp(-200 * (attention - 0.02))))
+    return attention
 
 
 def term_distribution(weights: Floats) -> Floats:

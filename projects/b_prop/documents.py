@@ -49,8 +49,8 @@ class Analyser:
         words: section of the config.
         max_pieces: of a document, special tokens not counted; also the most that ``pieces`` says.
         batch_size: documents of a pass.
-        keep_words: without an encoder, the first white-space words of a text, all of which are
-            counted, however many pieces they have; None: words within `max_pieces` are.
+        keep_words: without an encoder, all words of a text are counted, and its first white-space
+            words alone are kept as the text; None: words within `max_pieces` are counted.
     """
 
     def __init__(
@@ -70,15 +70,16 @@ class Analyser:
         """Rows with id and text -> the same with words, counts, pieces and attention."""
         texts, limit = [str(row["text"]) for row in rows], self.max_pieces
         if self.keep_words is not None:
-            texts = [" ".join(text.split()[: self.keep_words]) for text in texts]
             limit = sys.maxsize
         cut = word_pieces(self.tokenizer, texts, limit)
+        if self.keep_words is not None:  # what is trained on; the counts are of the whole
+            texts = [" ".join(text.split()[: self.keep_words]) for text in texts]
         found: list[Row] = []
-        for row, own in zip(rows, cut, strict=True):
+        for row, text, own in zip(rows, texts, cut, strict=True):
             counts = Counter(own.words)
             ends = (0, *own.first, len(own.ids))  # of words: none is cut in its middle
             found.append(
-                {"id": str(row["id"]), "text": row["text"], "words": list(counts),
+                {"id": str(row["id"]), "text": text, "words": list(counts),
                  "counts": list(counts.values()),
                  "pieces": max(end for end in ends if end <= self.max_pieces)}
             )  # fmt: skip

@@ -99,7 +99,8 @@ def prepare(cfg: Config, workspace: Workspace) -> Path | None:
     own = cfg.prepare
     if own.input is None:
         raise UserError("name the documents in prepare.input: .jsonl, .tsv or a BEIR folder")
-    rows = Articles(Path(own.input).expanduser(), own.keep_words)
+    # without attention the whole text is counted before it is cut, see `Analyser`
+    rows = Articles(Path(own.input).expanduser(), own.keep_words if own.attention else None)
     folder = Path(own.output) if own.output else workspace.folder("documents")
     encoder = cfg.words.encoder or cfg.model.pretrained
     if own.attention and encoder == "random":
@@ -111,7 +112,7 @@ def prepare(cfg: Config, workspace: Workspace) -> Path | None:
         "batch": own.batch_size,
     }  # fmt: skip
     if not own.attention and own.keep_words is not None:
-        settings["counts"] = "all kept words"  # not those within max_document
+        settings["counts"] = "whole texts"  # not what is within max_document or kept
     step = RowMap("words", partial(_analyse, cfg), settings, chunk_size=CHUNK)
     found = map_rows(step, rows, folder / "parts", cfg.task, workspace.meter)
     workspace.say(f"{folder}: {found.summary}")

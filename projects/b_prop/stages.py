@@ -15,6 +15,7 @@ from common.engine.callbacks import step_seed
 from common.engine.experiment import Plan, Stage
 from common.export.cross_encoder import load_cross_encoder, save_cross_encoder
 from common.families.retrieval.dense import ARCHITECTURES
+from common.families.retrieval.reranking import renew_head
 from projects.b_prop.config import Config
 from projects.b_prop.data import (
     SYNTHETIC_DOCUMENTS,
@@ -72,6 +73,8 @@ def stages(cfg: Config) -> Iterator[Stage]:
         yield Stage("pretrain", BProp(cfg, ranker, lm_head(cfg, ranker)), data)
     own = cfg.finetune
     if own.steps:
+        if own.head == "new":
+            renew_head(ranker)
         steps = {"max_steps": own.steps, "max_epochs": None}
         if not own.val_queries:
             steps["val_every_n_steps"] = None

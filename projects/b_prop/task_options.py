@@ -39,8 +39,8 @@ class PrepareConfig:
     input: str | None = None  # .jsonl (title, text), .tsv (docid, url, title, body), or BEIR folder
     output: str | None = None  # folder; None: the task's
     attention: bool = True  # False: words and counts alone, for words.distribution=unigram
-    # white-space words of a text that are kept, and all counted if attention=false; None: all are
-    # kept, and counted within data.max_document
+    # white-space words of a text that are kept; if attention=false its whole text is counted first.
+    # None: all are kept, and counted within data.max_document
     keep_words: Count | None = None
     batch_size: Count = 32
     epoch: Whole = 0  # word_sets: epoch of the data

@@ -11,6 +11,7 @@ from common.engine.experiment import Experiment
 from common.engine.run import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.bm25 import BM25
+from common.export.files import output_file
 from projects.b_prop.config import Config
 from projects.b_prop.module import BProp
 
@@ -24,9 +25,10 @@ def rank(cfg: Config, workspace: Workspace, experiment: Experiment[BProp]) -> Pa
         A JSON-lines file of ``query``, ``documents``, best first, and ``scores``.
 
     Raises:
-        UserError: no input, a missing file, or no trained run.
+        UserError: no input, a missing file, a folder as output, or no trained run.
     """
     own = cfg.rank
+    output = output_file(own.output, workspace.folder("."), "ranked.jsonl", [own.input])
     asked = _given(own.input) if own.input is not None else _found(cfg)
     module, _ = trained_module(experiment, workspace, own.run, cfg.runs_dir)
     pairs = [(query, document) for query, documents in asked for document in documents]
@@ -43,7 +45,6 @@ def rank(cfg: Config, workspace: Workspace, experiment: Experiment[BProp]) -> Pa
             {"query": query, "documents": [documents[i] for i in order],
              "scores": [round(part[i], 5) for i in order]}
         )  # fmt: skip
-    output = Path(own.output) if own.output else workspace.folder(".") / "ranked.jsonl"
     write_jsonl(output, rows)
     for row in rows[:SHOWN]:
         best = f": {row['documents'][0][:70]}" if row["documents"] else ": no candidate"

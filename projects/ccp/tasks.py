@@ -1,12 +1,11 @@
 """`make run TASK=split` and `TASK=calibrate`."""
 
-from collections.abc import Iterator
+import json
 from pathlib import Path
 
 from common.config import UserError
 from common.damage import reading
 from common.data.lines import read_lines
-from common.data.tables import write_jsonl
 from common.data.text.documents.neighbours import documents_of_lines, in_blocks
 from common.data.text.documents.sentences import split_any
 from common.encoders.modes import evaluated
@@ -15,6 +14,7 @@ from common.engine.module import ContrastiveModule
 from common.engine.run import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.features.calibration import fit_shift_and_scale, save_calibration
+from common.export.files import output_file
 from projects.ccp.config import Config
 from projects.ccp.data import encode_language
 from projects.ccp.towers import Towers
@@ -36,28 +36,25 @@ def split(cfg: Config, workspace: Workspace) -> Path:
         raise UserError("name a text file or a folder of .txt files in split.input")
     source = Path(options.input).expanduser()
     files = sorted(source.rglob("*.txt")) if source.is_dir() else [source]
-    output = Path(options.output) if options.output else workspace.folder(".") / "documents.jsonl"
+    read = [str(file) for file in files]
+    output = output_file(options.output, workspace.folder("."), "documents.jsonl", read)
     count = alone = 0
-
-    def rows() -> Iterator[dict[str, list[str]]]:
-        nonlocal count, alone
-        for file in files:
-            lines = text_lines(file)
-            documents = (
-                documents_of_lines(lines)
-                if options.layout == "lines"
-                else (split_any(line) for line in lines)
-            )
-            for document in documents:
-                alone += len(document) == 1
-                for block in in_blocks(document, options.block):
-                    count += 1
-                    yield {"sentences": block}
-
     partial = output.with_name(output.name + ".tmp")  # the file appears whole or not at all
-    partial.parent.mkdir(parents=True, exist_ok=True)
     try:
-        write_jsonl(partial, rows())
+        # written as they come: the text of one file is held, not that of a language
+        with partial.open("w", encoding="utf-8", newline="\n") as target:
+            for file in workspace.progress(files, "split", len(files)):
+                lines = text_lines(file)
+                documents = (
+                    documents_of_lines(lines)
+                    if options.layout == "lines"
+                    else (split_any(line) for line in lines)
+                )
+                for document in documents:
+                    alone += len(document) == 1
+                    for block in in_blocks(document, options.block):
+                        count += 1
+                        target.write(json.dumps({"sentences": block}, ensure_ascii=False) + "\n")
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -92,22 +89,22 @@ def calibrate(cfg: Config, workspace: Workspace, experiment: Experiment[Contrast
     options = cfg.calibrate
     if not options.input:
         raise UserError("name a text file of each language in calibrate.input, {de: de.txt}")
+    given = {}  # all files are read before the first text is encoded
+    for language, place in options.input.items():
+        texts = [line for line in text_lines(Path(place).expanduser()) if line.strip()]
+        if len(texts) < 2:
+            raise UserError(f"calibrate.input.{language}: {place} needs two or more texts")
+        given[language] = texts
+    read = list(options.input.values())
+    output = output_file(options.output, workspace.folder("."), "calibration.safetensors", read)
     module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
     towers = module.encoder
     assert isinstance(towers, Towers)
     found = {}
     with evaluated(towers, cfg.trainer.accelerator):
-        for language, place in options.input.items():
-            texts = [line for line in text_lines(Path(place).expanduser()) if line.strip()]
-            if len(texts) < 2:
-                raise UserError(f"calibrate.input.{language}: {place} needs two or more texts")
+        for language, texts in workspace.progress(given.items(), "calibrate", len(given)):
             vectors = encode_language(towers, texts, language, cfg.eval)
             found[language] = fit_shift_and_scale(vectors)
-    output = (
-        Path(options.output)
-        if options.output
-        else workspace.folder(".") / "calibration.safetensors"
-    )
     save_calibration(output, found)
     workspace.say(f"{output}: {', '.join(found)}")
     return output

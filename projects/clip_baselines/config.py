@@ -29,7 +29,7 @@ class MethodConfig:
     barlow_lambda: NonNegative = 5e-3
     barlow_weight: NonNegative = 0.025
     momentum: Probability = 0.99  # BYOLIP
-    swalip_weight: NonNegative = 0.2  # the release has 1 with prototypes
+    swalip_weight: NonNegative = 0.2  # release's commands; its class for prototypes: 1
     prototypes: Count = 3000  # SwALIP without views
     freeze_prototypes_steps: Whole = 100
     sinkhorn_epsilon: Positive = 0.05

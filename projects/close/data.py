@@ -66,7 +66,7 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
     if cfg.data.source == "synthetic":
         return ()
     if cfg.data.source == "official":
-        return official.requirements(cfg.data)
+        return official.requirements(cfg)
     own = tuple(map(bundled_requirement, ("cifar10", "drawings")))
     if cfg.data.text_file is None:
         return own

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import UserError
+from common.data.lines import read_lines
 from common.data.lookup import bundled
 from common.data.row_map.mapper import RowFunction, RowMap, RowSeed, map_rows
 from common.data.row_map.parts import MANIFEST
@@ -86,10 +87,8 @@ def keyword_counts(path: str | None) -> Counter[str]:
             raise UserError(
                 f"generate.keywords={path} does not exist: give a text file of words or sentences"
             )
-        text = file.read_text(encoding="utf-8")
-        counts = Counter(
-            word for line in text.splitlines() for word in caption_words(line) if word.isalpha()
-        )
+        words = (word for line in read_lines(file) for word in caption_words(line))
+        counts = Counter(word for word in words if word.isalpha())
     else:
         nouns = bundled(f"{POOL}/classes.txt").read_text(encoding="utf-8").split("\n")
         names = Counter(caption_words(bundled(f"{POOL}/train.csv").read_text(encoding="utf-8")))
@@ -153,11 +152,7 @@ def _demonstrations(own: GenerateConfig) -> list[dict[str, Any]]:
 
 def _lines(path: str, name: str) -> list[str]:
     file = Path(path).expanduser()
-    lines = (
-        [x for x in file.read_text(encoding="utf-8").splitlines() if x.strip()]
-        if file.is_file()
-        else []
-    )
+    lines = [x for x in read_lines(file) if x.strip()] if file.is_file() else []
     if not lines:
         raise UserError(f"{name}={path} is no text file with a line in it")
     return lines

@@ -17,6 +17,7 @@ from common.data.lookup import data_root, require
 from common.data.tables import read_jsonl
 from common.engine.experiment import Requirement
 from projects.close.batches import Example
+from projects.close.config import Config
 from projects.close.objective import vqa_training_targets
 from projects.close.options import CloseData, TaskName
 
@@ -26,15 +27,12 @@ NEWS = "visual_news/origin"  # as the set is packed; paths in its lists start he
 # of questions; those of test2015 have no answers
 COCO_YEAR = {"train": "train2014", "test": "val2014"}
 NO_DEV: tuple[TaskName, ...] = ("vqa", "evqa")
-SOURCES = {
-    "s_cap": ([KARPATHY], "https://cs.stanford.edu/people/karpathy/deepimagesent and https://cocodataset.org"),
-    "ve": (["snli_ve/snli_ve_train.jsonl", "snli_ve/snli_ve_test.jsonl"], "https://github.com/necla-ml/SNLI-VE"),
-    "vqa": ([KARPATHY, "vqa2/v2_OpenEnded_mscoco_train2014_questions.json"], "https://visualqa.org/download.html"),
-    "evqa": (["vqa_e/VQA-E_train_set.json", "vqa_e/VQA-E_val_set.json"], "https://github.com/liqing-ustc/VQA-E"),
-    "news": ([f"{NEWS}/train_data.json", f"{NEWS}/test_data.json"],
-             "https://github.com/FuxiaoLiu/VisualNews-Repository"),
+COCO = "https://cs.stanford.edu/people/karpathy/deepimagesent and https://cocodataset.org"
+SOURCES: dict[TaskName, str] = {
+    "s_cap": COCO, "ve": "https://github.com/necla-ml/SNLI-VE", "vqa": "https://visualqa.org/download.html",
+    "evqa": "https://github.com/liqing-ustc/VQA-E", "news": "https://github.com/FuxiaoLiu/VisualNews-Repository",
+    "m_cap": COCO,
 }  # fmt: skip
-SOURCES["m_cap"] = SOURCES["s_cap"]
 
 
 def examples(data: CloseData, part: Part) -> list[Example]:
@@ -50,7 +48,7 @@ def examples(data: CloseData, part: Part) -> list[Example]:
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(
             f"data.task={data.task}: the files below {data_root(data.root)} have another form ({error!r}); "
-            f"get them from {SOURCES[data.task][1]}"
+            f"get them from {SOURCES[data.task]}"
         ) from error
 
 
@@ -68,11 +66,44 @@ def check_part(task: TaskName, part: Part) -> None:
         )
 
 
-def requirements(data: CloseData) -> tuple[Requirement, ...]:
-    """Files of a task."""
-    files, source = SOURCES[data.task]
-    paths = [Path(data.root or "data") / file for file in files]
-    return tuple(Requirement(f"data: {p.name}", str(p), p.exists(), source) for p in paths)
+def requirements(cfg: Config) -> tuple[Requirement, ...]:
+    """Lists, and folders of pictures, that training, validation and evaluation of a config read."""
+    data, judged = cfg.data, cfg.eval
+    parts: dict[Part, bool] = {"train": data.inputs == "image"}  # whether its pictures are read
+    if cfg.trainer.val_every_n_steps is not None:
+        parts["dev"] = data.inputs == "image"
+    parts[judged.split] = parts.get(judged.split, False) or judged.inputs == "image"
+    names = [n for part in parts for n in lists(data.task, part)]
+    names += [n for part, shown in parts.items() if shown for n in picture_folders(data, part)]
+    paths = [Path(data.root or "data") / name for name in dict.fromkeys(names)]
+    return tuple(
+        Requirement(f"data: {p.name}", str(p), p.exists(), SOURCES[data.task]) for p in paths
+    )
+
+
+def lists(task: TaskName, part: Part) -> list[str]:
+    """Files that name the examples of a part."""
+    year, split = COCO_YEAR.get(part), {"dev": "val"}.get(part, part)
+    found = {
+        "ve": [f"snli_ve/snli_ve_{part}.jsonl"],
+        "vqa": [KARPATHY, f"vqa2/v2_OpenEnded_mscoco_{year}_questions.json",
+                f"vqa2/v2_mscoco_{year}_annotations.json"],
+        "evqa": [f"vqa_e/VQA-E_{'train' if part == 'train' else 'val'}_set.json"],
+        "news": [f"{NEWS}/{split}_data.json"],
+    }  # fmt: skip
+    return found.get(task, [KARPATHY])
+
+
+def picture_folders(data: CloseData, part: Part) -> list[str]:
+    """Folders of a part's pictures; those of Visual News are named by its lists."""
+    if data.task == "ve":
+        return ["flickr30k-images"]
+    if data.task == "news":
+        return []
+    if data.task in NO_DEV:
+        return [f"coco/{COCO_YEAR[part]}"]
+    splits = data.splits if part == "train" else ["val"]
+    return [f"coco/{'train2014' if split == 'train' else 'val2014'}" for split in splits]
 
 
 def multi_caption(texts: Sequence[str], image: str, label: str = "") -> list[Example]:
@@ -90,7 +121,7 @@ def multi_caption(texts: Sequence[str], image: str, label: str = "") -> list[Exa
 
 
 def captions(data: CloseData, part: Part) -> list[Example]:
-    """COCO: in training each caption for itself or for the others; else an image with all its captions."""
+    """COCO: in training on text each caption for itself or for the others; else an image with all of them."""
     wanted = {"train": set(data.splits), "dev": {"val"}, "test": {"test"}}[part]
     found: list[Example] = []
     for row in _json(data, KARPATHY)["images"]:
@@ -98,7 +129,7 @@ def captions(data: CloseData, part: Part) -> list[Example]:
             continue
         texts = [sentence["raw"].strip() for sentence in row["sentences"]]
         image = _karpathy_image(row)
-        if part != "train":
+        if part != "train" or data.inputs == "image":
             found.append(Example((texts[0],), image, tuple(t.lower() for t in texts)))
         elif data.task == "m_cap":
             found += multi_caption(texts, image)
@@ -109,7 +140,7 @@ def captions(data: CloseData, part: Part) -> list[Example]:
 
 def entailment(data: CloseData, part: Part) -> list[Example]:
     """SNLI-VE: premise as the image's text, hypothesis as context, the label's word as target."""
-    path = _path(data, f"snli_ve/snli_ve_{part}.jsonl")
+    path = _path(data, *lists("ve", part))
     rows = read_jsonl(path, ["sentence1", "sentence2", "gold_label", "Flickr30K_ID"])
     return [
         Example((row["sentence1"],), f"flickr30k-images/{row['Flickr30K_ID']}.jpg", (row["gold_label"],),
@@ -123,13 +154,14 @@ def questions(data: CloseData, part: Part) -> list[Example]:
     """VQA 2.0: all captions of the image as its text, the question as context."""
     texts = {row["cocoid"]: tuple(s["raw"].strip() for s in row["sentences"]) for row in _json(data, KARPATHY)["images"]}  # fmt: skip
     year = COCO_YEAR[part]
-    asked = _json(data, f"vqa2/v2_OpenEnded_mscoco_{year}_questions.json")["questions"]
-    given = _answers(data, part)
+    _, questions_of, answers_of = lists("vqa", part)
+    rows = _json(data, answers_of)["annotations"]
+    given = {row["question_id"]: [a["answer"] for a in row["answers"]] for row in rows}
     found = []
-    for row in asked:
+    for row in _json(data, questions_of)["questions"]:
         answers = given[row["question_id"]]
         image = f"coco/{year}/COCO_{year}_{row['image_id']:012d}.jpg"
-        targets = tuple(vqa_training_targets(answers))
+        targets = answer_targets(answers)
         if row["image_id"] in texts:
             found.append(
                 Example(texts[row["image_id"]], image, targets, row["question"], tuple(answers))
@@ -139,16 +171,24 @@ def questions(data: CloseData, part: Part) -> list[Example]:
 
 def explained(data: CloseData, part: Part) -> list[Example]:
     """VQA-E: the explanation as the image's text, the question as context."""
-    name = "train" if part == "train" else "val"
     year = COCO_YEAR[part]
     found = []
-    for row in _json(data, f"vqa_e/VQA-E_{name}_set.json"):
+    for row in _json(data, *lists("evqa", part)):
         answers = tuple(row["answers"])
         image = f"coco/{year}/COCO_{year}_{row['img_id']:012d}.jpg"
         explanation = row["explanation"][0]
-        targets = tuple(vqa_training_targets(answers))
+        targets = answer_targets(answers)
         found.append(Example((explanation,), image, targets, row["question"], answers, row.get("answer_type", "")))  # fmt: skip
     return found
+
+
+def answer_targets(answers: Sequence[str]) -> tuple[str, ...]:
+    """Targets of a question in lower case, as those of all tasks; votes are counted before.
+
+    >>> answer_targets(["Red", "Red", "red", "blue"])
+    ('red',)
+    """
+    return tuple(text.lower() for text in vqa_training_targets(answers))
 
 
 def news(data: CloseData, part: Part) -> list[Example]:
@@ -156,20 +196,22 @@ def news(data: CloseData, part: Part) -> list[Example]:
 
     Rows without their article or picture are left out, and counted; training on text asks for no picture.
     """
-    name = {"train": "train", "dev": "val", "test": "test"}[part]
+    (name,) = lists("news", part)
     root, folder, found = data_root(data.root), Path(NEWS), []
     shown = part != "train" or data.inputs == "image"
-    rows = _json(data, f"{NEWS}/{name}_data.json")
+    rows = _json(data, name)
     for row in rows:
         article, image = root / folder / row["article_path"], folder / row["image_path"]
         if not article.is_file() or (shown and not (root / image).is_file()):
             continue
         lines = article.read_text(encoding="utf-8", errors="replace").split("\n")
         first = next((line for line in lines if line.strip()), "")
-        found.append(Example((row["caption"],), str(image), (row["caption"],), first.strip()))
+        found.append(
+            Example((row["caption"],), str(image), (row["caption"].lower(),), first.strip())
+        )
     if len(found) < len(rows):
         lost = f"{len(rows) - len(found)} of {len(rows)} rows lack their article{' or picture' * shown}"
-        warnings.warn(f"{NEWS}/{name}_data.json: {lost} and are left out", stacklevel=2)
+        warnings.warn(f"{name}: {lost} and are left out", stacklevel=2)
     return found
 
 
@@ -201,19 +243,13 @@ def open_picture(path: Path) -> Image.Image:
         raise UserError(f"cannot read {path} as an image: {error}") from error
 
 
-def _answers(data: CloseData, part: Part) -> dict[int, list[str]]:
-    rows = _json(data, f"vqa2/v2_mscoco_{COCO_YEAR[part]}_annotations.json")["annotations"]
-    return {row["question_id"]: [a["answer"] for a in row["answers"]] for row in rows}
-
-
 def _karpathy_image(row: dict[str, Any]) -> str:
     return str(Path("coco") / row.get("filepath", "") / row["filename"])
 
 
 def _path(data: CloseData, name: str) -> Path:
-    files, source = SOURCES[data.task]
     return require(
-        data_root(data.root) / name, what=f"task {data.task}", layout=", ".join(files), source=source,
+        data_root(data.root) / name, what=f"task {data.task}", layout=name, source=SOURCES[data.task],
         size="1 to 20 GB with its images",
     )  # fmt: skip
 

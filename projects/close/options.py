@@ -55,7 +55,7 @@ class EvalConfig:
 
     split: Literal["dev", "test"] = "test"
     inputs: Literal["image", "text"] = "image"
-    limit: Count = 20_000  # examples, the first ones
+    limit: Count | None = 20_000  # examples, the first ones; None: all
     num_beams: Count = 5
     max_new_tokens: Count = 32
     batch_size: Count = 256

@@ -21,7 +21,7 @@ def own_pairs(path: Path) -> list[Example]:
     if not path.is_file():
         raise UserError(f"{path} does not exist: give data.text_file a CSV of path,caption")
     found = []
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
         for row in reader:
             if not row:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from common.encoders.image_text.modality_gap import (
     gap_statistics,
     read_gap_statistics,
 )
-from common.engine.experiment import Plan, Stage, weights_requirement
+from common.engine.experiment import Plan, Requirement, Stage, weights_requirement
 from common.evaluation.features.cached import cached_features
 from projects.close import bundled, official
 from projects.close.batches import CloseRows, Example, ImageInputs, TextInputs, Words
@@ -136,13 +137,21 @@ def plan(cfg: Config) -> Plan[CLOSE]:
 
     here = all(r.present for r in needed)
     count = epoch_size(cfg, len(load_examples(cfg, "train"))) if here else 0
-    clip = weights_requirement(cfg.model.clip)
-    return Plan(
-        module, count, forward, (*clip, *weights_requirement(cfg.model.pretrained), *needed)
-    )
+    weights = [*map(weights_requirement, (cfg.model.clip, cfg.model.pretrained))]
+    return Plan(module, count, forward, (*chain(*weights), *needed, *statistics_requirement(cfg)))
 
 
 # -- statistics ----------------------------------------------------------------------------------
+
+
+def statistics_requirement(cfg: Config) -> tuple[Requirement, ...]:
+    """The file of the adapter's statistics, if the config names one."""
+    own = cfg.method.statistics
+    if own is None or own == "pairs":
+        return ()
+    path = Path(own).expanduser()
+    hint = "make run PROJECT=close TASK=statistics writes it"
+    return (Requirement("adapter statistics", str(path), path.is_file(), hint),)
 
 
 def statistics_of(cfg: Config, clip: FrozenClip) -> GapStatistics | None:
@@ -170,7 +179,9 @@ def pair_statistics(cfg: Config, clip: FrozenClip) -> GapStatistics:
 def statistic_pairs(cfg: Config) -> list[Example]:
     """Pairs for statistics; none of them is trained on."""
     if cfg.data.source == "official" and cfg.data.task in ("s_cap", "m_cap"):
-        found = official.captions(replace(cfg.data, task="s_cap", splits=["restval"]), "train")
+        found = official.captions(
+            replace(cfg.data, task="s_cap", inputs="text", splits=["restval"]), "train"
+        )
         return found[::5][:30_000]  # a caption an image
     if cfg.data.source == "synthetic":
         return load_examples(cfg, "train")

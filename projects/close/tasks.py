@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import UserError
+from common.damage import reading
 from common.data.image.upright import upright
 from common.data.lookup import data_root
 from common.data.samplers import sample_rng
@@ -19,14 +21,15 @@ from common.export.files import write_tensors
 from projects.close.batches import Example, ImageInputs
 from projects.close.config import Config
 from projects.close.evaluate import judged, score, unit_vectors, written
-from projects.close.folder import load
+from projects.close.folder import load, read_settings
 from projects.close.generate import write_texts
 from projects.close.inference import Captioner
-from projects.close.official import open_picture
 from projects.close.pairs import own_pairs
 from projects.close.stages import make_inputs, pair_statistics
 
 CURVE_STREAM = 71
+AT_ONCE = 64  # pictures or texts that are held and written for at a time
+SHOWN = 640  # pixels of a picture's longer side in the gallery
 
 
 def caption(cfg: Config, workspace: Workspace) -> list[str]:
@@ -41,24 +44,51 @@ def caption(cfg: Config, workspace: Workspace) -> list[str]:
             "set caption.run, a folder written by make export, and caption.inputs=[picture.png] (or caption.texts)"
         )
     model, context = Captioner(own.run), own.context or ""
-    found = model(own.inputs, context) if own.inputs else []
-    said = model.from_texts(own.texts, context) if own.texts else []
+    found, said = list[str](), list[str]()
+    parts = _parts(own.inputs)
+    for part in workspace.progress(parts, "pictures", len(parts)):
+        found += model(part, context)
+    for part in _parts(own.texts):
+        said += model.from_texts(part, context)
     for name, text in zip([*own.inputs, *own.texts], [*found, *said], strict=True):
         workspace.say(f"{name}: {text}")
     workspace.gallery("texts", [
-        {"query": upright(name), "results": [{"item": text or "-", "score": 0.0, "name": Path(name).name}]}
+        {"query": _small(name), "results": [{"item": text or "-", "score": 0.0, "name": Path(name).name}]}
         for name, text in zip(own.inputs, found, strict=True)
     ])  # fmt: skip
     return [*found, *said]
+
+
+def _parts(names: Sequence[str]) -> list[list[str]]:
+    return [list(names[i : i + AT_ONCE]) for i in range(0, len(names), AT_ONCE)]
+
+
+def _small(name: str) -> Image.Image:
+    """A picture as the gallery shows it: thousands of photographs would not fit in memory."""
+    picture = upright(name)
+    picture.thumbnail((SHOWN, SHOWN))
+    return picture
 
 
 def gap(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The gap on held-out pairs, and how an exported model (``caption.run``) bears noise and offsets.
 
     Writes gap.json and plots/sensitivity.png. Without a model the cosines alone.
+
+    Raises:
+        UserError: fewer than two pairs, or a model of another dual encoder than ``model.clip``.
     """
-    clip = FrozenClip(cfg.model.clip, half=cfg.model.half)
+    if cfg.caption.run is not None:
+        own = read_settings(Path(cfg.caption.run))["clip"]
+        if own != cfg.model.clip:
+            raise UserError(
+                f"{cfg.caption.run} reads vectors of {own}, not of model.clip={cfg.model.clip}: set "
+                f"model.clip={own}"
+            )
     examples = [e for e in judged(cfg) if e.image]
+    if len(examples) < 2:
+        raise UserError("the gap needs two or more pairs with a picture: raise eval.limit")
+    clip = FrozenClip(cfg.model.clip, half=cfg.model.half)
     examples = examples[:: max(1, len(examples) // cfg.eval.items)]
     images = unit_vectors(make_inputs(cfg, clip, examples, "image"), examples)
     texts = unit_vectors(make_inputs(cfg, clip, examples, "text"), examples)
@@ -103,16 +133,25 @@ def write_statistics(cfg: Config, workspace: Workspace) -> Path:
     """Statistics of pairs for the adapters shift, linear and covariance, as ``gap.safetensors``.
 
     Held-back pairs of the source, or with ``data.source=text`` those of a CSV as ``data.text_file``.
+
+    Raises:
+        UserError: a CSV that is missing, no UTF-8, or of fewer than two pairs, or an unreadable picture.
     """
     file = cfg.data.text_file
     own = data_root(cfg.data.root) / file if file and file.lower().endswith(".csv") else None
-    pairs = None if own is None else own_pairs(own)
+    pairs = None
+    if own is not None:
+        with reading(own, "CSV of path,caption in UTF-8"):
+            pairs = own_pairs(own)
+        if len(pairs) < 2:
+            raise UserError(f"{own} has one pair: statistics need two or more")
     clip = FrozenClip(cfg.model.clip, half=cfg.model.half)
     path = workspace.folder(".") / "gap.safetensors"
     if pairs is None:
         found = pair_statistics(cfg, clip)
     else:
-        images = ImageInputs(clip, [e.image for e in pairs], lambda name: open_picture(Path(name)))
+        # turned as its camera says, as TASK=caption reads it
+        images = ImageInputs(clip, [e.image for e in pairs], upright)
         texts = clip.encode_texts([e.texts[0] for e in pairs])
         found = gap_statistics(texts, images(pairs)["features"])
         workspace.say(f"{len(pairs)} pairs of {own}")

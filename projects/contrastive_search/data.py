@@ -1,5 +1,6 @@
 """Lines that SimCTG is trained on, and held-out texts that are continued."""
 
+import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,10 +21,12 @@ from common.data.tables import read_jsonl
 from common.data.text.books import load_books
 from common.data.text.synthetic import synthetic_sentences
 from common.decoding.language_model import LanguageModel
-from common.engine.experiment import Requirement, bundled_requirement
+from common.encoders.pretrained import resolve_pretrained
+from common.engine.experiment import Requirement, bundled_requirement, weights_requirement
 from projects.contrastive_search.config import Config
 
 CHARACTERS = 12  # at least so many stand for a token when a passage is cut out of a chapter
+NO_MAUVE = "install the 'eval' group, or set eval.mauve=false"
 _STEP_STREAM = 72
 WEBTEXT = (
     "a JSON-lines file with the field 'text' (webtext.test.jsonl)",
@@ -221,6 +224,35 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
                 )
             )
     return tuple(needed)
+
+
+def judge_weights(cfg: Config) -> list[str]:
+    """Language models that judge continuations, besides the one that writes them."""
+    named = [name for name in cfg.eval.scorers if name != "trigram"]
+    if cfg.eval.mauve and cfg.eval.mauve_features is not None:
+        named.append(cfg.eval.mauve_features)
+    return list(dict.fromkeys(named))
+
+
+def judge_requirements(cfg: Config) -> tuple[Requirement, ...]:
+    """Weights and the library that the evaluation needs after training and decoding."""
+    needed = [r for name in judge_weights(cfg) for r in weights_requirement(name)]
+    if cfg.eval.mauve:
+        there = importlib.util.find_spec("mauve") is not None
+        needed.append(Requirement("library: mauve-text", "group eval", there, NO_MAUVE))
+    return tuple(needed)
+
+
+def check_judges(cfg: Config) -> None:
+    """Refuse, before the work, an evaluation that could not be finished.
+
+    Raises:
+        UserError: absent weights of a judge that cannot be downloaded, or no library for MAUVE.
+    """
+    for name in judge_weights(cfg):
+        resolve_pretrained(name)
+    if cfg.eval.mauve and importlib.util.find_spec("mauve") is None:
+        raise UserError(f"eval.mauve needs the package mauve-text: {NO_MAUVE}")
 
 
 def _cut(cfg: Config, lm: LanguageModel, group: str, text: str) -> Passage | None:

@@ -22,7 +22,7 @@ from common.evaluation.generation import measures
 from common.evaluation.generation.diversity import ORDERS, diversity, repeated_ngrams
 from common.evaluation.generation.ngram_model import NgramModel
 from projects.contrastive_search.config import Config
-from projects.contrastive_search.data import Passage, passages, training_lines
+from projects.contrastive_search.data import Passage, check_judges, passages, training_lines
 from projects.contrastive_search.module import SimCTG
 
 Ids = list[int]
@@ -63,6 +63,7 @@ def evaluate_lm(
 ) -> dict[str, float]:
     """Decode and measure; saves items by chapter, the front of both measures, and texts."""
     methods = policies(cfg)
+    check_judges(cfg)
     scorers = build_scorers(cfg, lm)
     found = decode(cfg, lm, [p.prefix for p in texts], methods, workspace)
     table = {name: measure(cfg, lm, texts, draws, scorers) for name, draws in found.items()}
@@ -236,11 +237,14 @@ def human_rows(
 def mauve(cfg: Config, lm: LanguageModel, texts: Sequence[Passage], new: Sequence[Ids]) -> float:
     """MAUVE of continuations against references, pair by pair cut to the shorter; empty ones dropped.
 
+    The end of text is no token of a continuation.
+
     Source: Su & Collier 2023, section 5.1.2, arXiv 2210.14140; Pillutla et al. 2021, arXiv 2102.01454.
 
     Raises:
         UserError: no references, or the library is missing.
     """
+    new = [ids[:-1] if ids and ids[-1] in lm.ends else ids for ids in new]
     pairs = [
         (p.reference[: len(ids)], ids[: len(p.reference)])
         for p, ids in zip(texts, new, strict=True)

@@ -21,7 +21,14 @@ from common.engine.experiment import Plan, Stage, weights_requirement
 from common.engine.lifecycle.kept_weights import keep_weights, kept_path
 from common.export.files import write_files
 from projects.contrastive_search.config import Config
-from projects.contrastive_search.data import Lines, build_data, requirements, training_lines
+from projects.contrastive_search.data import (
+    Lines,
+    build_data,
+    check_judges,
+    judge_requirements,
+    requirements,
+    training_lines,
+)
 from projects.contrastive_search.module import SimCTG
 
 PROBE = "The rain had stopped, and"
@@ -53,8 +60,9 @@ def stages(cfg: Config) -> Iterator[Stage]:
     """SimCTG; or, without training, the language model as it is.
 
     Raises:
-        UserError: absent weights or data.
+        UserError: absent weights or data, those of the evaluation's judges too.
     """
+    check_judges(cfg)
     module = build_module(cfg)
     if cfg.method.train:
         monitor = "val/mle" if cfg.trainer.val_every_n_steps is not None else None
@@ -129,7 +137,7 @@ def plan(cfg: Config) -> Plan[SimCTG]:
     if cfg.method.train and all(r.present for r in needed):
         lines = training_lines(cfg)
         samples = len(Lines(lines, _tokenizer(cfg), cfg.data.length, cfg.seed))
-    return Plan(module, samples, forward, needed)
+    return Plan(module, samples, forward, (*needed, *judge_requirements(cfg)))
 
 
 def read_items(cfg: Config, name: str | None, what: str) -> Any:

@@ -74,11 +74,14 @@ def decode(cfg: Config, workspace: Workspace, experiment: Experiment[SimCTG]) ->
             pair that is not of two methods.
     """
     section, methods = cfg.decode, policies(cfg)
-    if section.ab_pair and not (len(section.ab_pair) == 2 and {*section.ab_pair} <= methods.keys()):
+    two = len(section.ab_pair) == len({*section.ab_pair}) == 2
+    if section.ab_pair and not (two and {*section.ab_pair} <= methods.keys()):
         raise UserError(f"decode.ab_pair: choose two of {', '.join(methods)}")
     lm, name = chosen_model(cfg, workspace, experiment)
     if section.file is not None:
-        prompts = [line.strip() for line in read_lines(Path(section.file)) if line.strip()]
+        prompts = [
+            line.strip() for line in read_lines(Path(section.file).expanduser()) if line.strip()
+        ]
         if not prompts:
             raise UserError(f"{section.file} holds no prompt: one text a line")
     else:
@@ -156,7 +159,7 @@ def isotropy_report(cfg: Config, workspace: Workspace) -> dict[str, float]:
     cut to `length` tokens, start token included where the model has one.
 
     Raises:
-        UserError: no texts of a language, or absent weights.
+        UserError: no such file, no text of two tokens in a language, or absent weights.
     """
     section = cfg.isotropy
     pairs = [(lang, name) for lang, names in section.models.items() for name in names]
@@ -169,6 +172,8 @@ def isotropy_report(cfg: Config, workspace: Workspace) -> dict[str, float]:
         lm = LanguageModel.from_pretrained(name, cfg.model.device)
         limit = min(section.length, lm.context)
         rows = [lm.token_ids(text, special=True)[:limit] for text in texts]
+        if all(len(row) < 2 for row in rows):
+            raise UserError(f"no text in '{language}' has two tokens of {name}: give longer ones")
         value = isotropy(lm, rows, section.batch_size)
         metrics[f"{language}_{name}"] = value
         lines.append(f"| {language} | {name} | {len(rows)} | {value:.2f} |")
@@ -180,7 +185,12 @@ def isotropy_report(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 def _isotropy_texts(cfg: Config, language: str) -> list[str]:
     if cfg.isotropy.file is not None:
-        return language_texts(data_root(cfg.data.root) / cfg.isotropy.file, language)
+        path = data_root(cfg.data.root) / cfg.isotropy.file
+        if not path.is_file():
+            raise UserError(
+                f"isotropy.file: {path} is no file: give JSON {{language: [text, ...]}}"
+            )
+        return language_texts(path, language)
     if language != "en":
         raise UserError(
             f"name texts in '{language}' in isotropy.file: JSON {{language: [text, ...]}}"

@@ -20,6 +20,7 @@ from common.engine.run import trained_module
 from common.engine.workspace import Workspace, read_json, write_json
 from common.evaluation.retrieval.beir import load_titles
 from common.evaluation.retrieval.text_mining import mine_text_negatives
+from common.export.files import output_file
 from common.families.retrieval.finetuning import questions
 from common.families.retrieval.sets import set_folder
 from projects.contriever.config import Config
@@ -56,7 +57,9 @@ def tokenize(cfg: Config, workspace: Workspace) -> Path:
     for first, second in pairwise(sorted(files, key=lambda file: titles[file])):
         if titles[first] == titles[second]:
             raise UserError(f"{first} and {second} would share shards: rename one of them")
-    folder = workspace.folder("shards") if options.output is None else Path(options.output)
+    folder = (
+        workspace.folder("shards") if options.output is None else Path(options.output).expanduser()
+    )
     folder.mkdir(parents=True, exist_ok=True)
     if cfg.model.pretrained == "random" and cfg.model.tokenizer is None:
         tokenizer = recipe_of(cfg).build().tokenizer
@@ -133,7 +136,8 @@ def _same_settings(folder: Path, settings: dict[str, str | bool | int]) -> None:
 
 
 def _parts(file: Path, count: int) -> Iterator[list[str]]:
-    with reading(file, "text file in UTF-8"), file.open(encoding="utf-8") as lines:
+    # a byte order mark is no text
+    with reading(file, "text file in UTF-8"), file.open(encoding="utf-8-sig") as lines:
         texts = (line.strip() for line in lines)
         kept = (text for text in texts if text)
         while part := list(islice(kept, count)):
@@ -144,13 +148,15 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment[Contriever]) 
     """Write the questions with the nearest passages that are no positives as hard negatives.
 
     ``finetune.file=<path>`` trains on them; the second phase starts again from the pre-trained
-    encoder. A passage of the collection that is a positive with a title before it is no negative.
-    Questions without a positive are left out, and counted.
+    encoder. A passage of the collection that is a positive with a title before it is no negative,
+    nor is a positive of another record of the question. Questions without a positive are left out,
+    and counted.
 
     Raises:
-        UserError: no trained run, no questions, or missing files.
+        UserError: no trained run, no questions, missing files, or a folder as output.
     """
     options = cfg.mine
+    output = output_file(options.output, workspace.folder("."), "mined.jsonl", [options.input])
     module, _ = trained_module(experiment, workspace, options.run, cfg.runs_dir)
     records = questions(cfg, file := options.input or cfg.finetune.file)
     if note := left_out(cfg, file):
@@ -166,8 +172,11 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment[Contriever]) 
             twins.setdefault(body.strip(), []).append(passage)
     collection = list(dict.fromkeys(texts))
     place = {text: i for i, text in enumerate(collection)}
+    positives: dict[str, set[str]] = {}  # question -> those of all its records
+    for record in records:
+        positives.setdefault(record.question, set()).update(record.positives)
     right = [
-        sorted({place[t] for p in record.positives for t in (p, *twins.get(p, ()))})
+        sorted({place[t] for p in positives[record.question] for t in (p, *twins.get(p, ()))})
         for record in records
     ]
     most = max(len(own) for own in right)
@@ -183,7 +192,6 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment[Contriever]) 
             ratio=None, candidates=count, metric=recipe.metric,
         )  # fmt: skip
     mined = found.texts(collection)
-    output = Path(options.output) if options.output else workspace.folder(".") / "mined.jsonl"
     rows = zip(records, mined, strict=True)
     write_passages(output, [replace(record, hard_negatives=tuple(own)) for record, own in rows])
     workspace.say(f"{output}: {len(records)} questions, {count} hard negatives each")

@@ -44,7 +44,10 @@ def gates_shut(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def dual_encoder(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The bundled dual encoder's own cosine of name and picture, on the same lists: its tower is aligned already."""
+    """The bundled dual encoder's own cosine of name and picture, on the same lists: its tower is aligned already.
+
+    Ties count as in `likelihood_metrics`.
+    """
     clip, found = FrozenClip(cfg.model.vision), judged(cfg)
     images = F.normalize(clip.encode_images(found.pictures), dim=1)
     texts = F.normalize(clip.encode_texts(found.names), dim=1)

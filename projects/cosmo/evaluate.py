@@ -127,7 +127,11 @@ def reciprocal_ranks(scores: Tensor) -> list[float]:
 def likelihood_metrics(
     cfg: Config, module: COSMO, found: Judged, patches: Tensor, workspace: Workspace | None
 ) -> dict[str, float]:  # fmt: skip
-    """Names ranked by log p(name | picture), in which no likelihood of the name alone enters."""
+    """Names ranked by log p(name | picture), in which no likelihood of the name alone enters.
+
+    Of equal likelihoods ``mrr`` is the mean over their orders; ``recall_at_1`` counts the own picture
+    only where it is alone at the top, so that of shut gates, where all are equal, is 0 and not chance.
+    """
     losses, tokens = name_losses(cfg, module, found, patches)
     ranks = reciprocal_ranks(-losses)
     hits = [float(r == 1.0) for r in ranks]

@@ -7,6 +7,7 @@ from typing import Any
 
 from common.config import UserError
 from common.damage import reading
+from common.data.lookup import data_root
 from common.data.tables import write_jsonl
 from common.engine.workspace import Workspace
 from projects.cosmo.config import Config
@@ -15,11 +16,13 @@ from projects.cosmo.config import Config
 def write_rows(cfg: Config, workspace: Workspace) -> int:
     """``TASK=few_shot_rows``: the files of ``eval.official`` as JSON lines, see `projects.cosmo.table`.
 
+    They are written below `data.root`, where the table reads its sets.
+
     Returns:
         Number of rows.
 
     Raises:
-        UserError: no files named, or others than official ones.
+        UserError: no files named, others than official ones, or no such `data.root`.
     """
     own = cfg.eval.official
     asked = own.questions is not None and own.annotations is not None
@@ -40,7 +43,7 @@ def write_rows(cfg: Config, workspace: Workspace) -> int:
             rows = list(vqa_rows(questions, annotations, own.image))
     if not rows:
         raise UserError(f"no row of eval.official.split={own.split}")
-    output = Path(own.output).expanduser()
+    output = data_root(cfg.data.root) / Path(own.output).expanduser()
     output.parent.mkdir(parents=True, exist_ok=True)
     write_jsonl(output, rows)
     workspace.say(f"{output}: {len(rows)} rows; pictures lie below {output.parent}")

@@ -122,7 +122,7 @@ class ShotSet:
 class OfficialFiles:
     """``TASK=few_shot_rows``: files of a public set that become the JSON lines of a `ShotSet`."""
 
-    output: str | None = None  # JSON lines; places of pictures are below its folder
+    output: str | None = None  # JSON lines, below data.root; its folder holds the pictures
     karpathy: str | None = None  # captions of COCO or Flickr30k
     split: str = "test"  # of them
     folder: str = ""  # of their pictures

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
+from PIL import Image
 
 from common.config import UserError
 from common.encoders.modes import evaluated
@@ -16,6 +17,8 @@ from projects.cosmo.inference import Cosmo, opened
 from projects.cosmo.network import dry_network, parameter_counts, visual_dim_of
 from projects.cosmo.official import write_rows
 from projects.cosmo.table import evaluate_sets
+
+SHOWN = 640  # pixels of a picture's longer side in the gallery
 
 
 def caption(cfg: Config, workspace: Workspace) -> list[str]:
@@ -53,10 +56,17 @@ def caption(cfg: Config, workspace: Workspace) -> list[str]:
     for name, text in zip(own.inputs, texts, strict=True):
         workspace.say(f"{name}: {text}")
     workspace.gallery("captions", [
-        {"query": opened(name), "results": [{"item": text or "-", "score": 0.0, "name": name}]}
+        {"query": _small(name), "results": [{"item": text or "-", "score": 0.0, "name": name}]}
         for name, text in zip(own.inputs, texts, strict=True)
     ])  # fmt: skip
     return texts
+
+
+def _small(name: str) -> Image.Image:
+    """A picture as the gallery shows it: thousands of photographs would not fit in memory."""
+    picture = opened(name)
+    picture.thumbnail((SHOWN, SHOWN))
+    return picture
 
 
 class Count(NamedTuple):

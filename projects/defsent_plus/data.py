@@ -51,7 +51,7 @@ class Dictionary:
         definitions: of every entry.
         held_out: definitions that occur nowhere above, with the rows of all entries that they define.
         pieces: vocabulary ids of the entries, if only entries of one piece are kept, else empty.
-        num_dropped: entries that are not one piece.
+        num_dropped: entries that are not one piece, counted before any definition is left out.
         num_excluded: distinct definitions that are texts of `data.exclude_sets`.
     """
 
@@ -72,7 +72,12 @@ class Dictionary:
         return [(text, row) for row, texts in enumerate(self.definitions) for text in texts]
 
     def statistics(self) -> dict[str, float]:
-        """Sizes; ``shared_definition_share``: of the pairs whose text defines another entry too."""
+        """Sizes; ``shared_definition_share``: of the pairs whose text defines another entry too.
+
+        ``dropped_entry_share``: entries that are not one piece, over these and `entries`. The dropped
+        ones are counted before `data.exclude_sets` and `data.held_out`, the others after: entries of
+        one piece that lose all their definitions to these are in neither number.
+        """
         owners = Counter(text for texts in self.definitions for text in set(texts))
         shared = sum(owners[text] > 1 for text, _ in self.pairs())
         total = len(self.entries) + self.num_dropped

@@ -16,6 +16,8 @@ from projects.defsent_plus.config import Config
 from projects.defsent_plus.data import load_dictionary
 from projects.defsent_plus.entries import cached_entries
 
+SCORES = 2**24  # of descriptions with entries that are held at a time, 64 MiB
+
 
 def write_entries(cfg: Config, workspace: Workspace) -> Path:
     """Entry embeddings of the config's dictionary by its starting model, for any other use.
@@ -82,7 +84,9 @@ def lookup(cfg: Config, workspace: Workspace) -> Path:
             "up to there: shorten them, or train with a larger data.max_length"
         )
     with evaluated(module, cfg.trainer.accelerator):
-        found = module.lookup(texts, own.k)
+        size = max(1, SCORES // len(module.names))
+        parts = [texts[i : i + size] for i in range(0, len(texts), size)]
+        found = [best for part in workspace.progress(parts, "lookup", len(parts)) for best in module.lookup(part, own.k)]  # fmt: skip
     for text, best in zip(texts, found, strict=True):
         workspace.say(f"{text}: " + ", ".join(f"{entry} ({s:.1f})" for entry, s in best))
     output = workspace.folder(".") / "lookup.jsonl"

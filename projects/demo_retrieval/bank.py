@@ -22,7 +22,15 @@ from common.export.files import write_tensors
 from projects.demo_retrieval.config import Selection
 from projects.demo_retrieval.questions import data_set
 from projects.demo_retrieval.retriever import Retriever
-from projects.demo_retrieval.template import Example, demonstration_text, from_row, text_key
+from projects.demo_retrieval.template import (
+    Example,
+    asked,
+    copy_keys,
+    demonstration_text,
+    from_row,
+)
+
+COPY_RULE = 2  # raised with the rule of what is a copy: kept hits of an older one are not taken
 
 
 class Hits(NamedTuple):
@@ -73,15 +81,32 @@ def query_text(example: Example) -> str:
     return f"{example.question} {example.context}".strip()
 
 
-def twin_key(example: Example, context: bool) -> tuple[str, str, tuple[str, ...], bool]:
-    """Data set, normalised question and candidates of an example, and whether there is a context.
+def twin_keys(example: Example) -> tuple[str, str]:
+    """Data set, normalised question and candidates of an example, with its own having of a context and the contrary."""
+    own = asked(example)
+    parts = [data_set(own.task), *map(normalize_answer, (own.question, *own.options))]
+    found = [json.dumps([*parts, context]) for context in (bool(own.context), not own.context)]
+    return found[0], found[1]
 
-    Args:
-        example: itself.
-        context: whether there is one; the contrary finds the twins.
+
+class Copies:
+    """Which of many examples are the same as a given one, by hashed keys.
+
+    Copies have question and start of the context in common, in whatever collection (`copy_keys`).
+    UnifiedQA holds some sets twice, with contexts and without: a twin is the same question with the same
+    candidates, of the same data set, where one of both has a context.
     """
-    options = tuple(normalize_answer(x) for x in example.options)
-    return data_set(example.task), normalize_answer(example.question), options, context
+
+    def __init__(self, examples: Iterable[Example]) -> None:
+        self._places: dict[str, list[int]] = defaultdict(list)
+        for i, example in enumerate(examples):
+            for key in (*copy_keys(example), twin_keys(example)[0]):
+                self._places[key].append(i)
+
+    def of(self, example: Example) -> set[int]:
+        """Places of its copies and twins."""
+        keys = (*copy_keys(example), twin_keys(example)[1])
+        return {i for key in keys for i in self._places.get(key, ())}
 
 
 class Bank:
@@ -107,14 +132,11 @@ class Bank:
         self.examples, self.retriever, self.key = list(examples), retriever, key
         self.cache = None if cache is None else Path(cache).expanduser()
         self.vectors = self._vectors(index)
-        self.by_text: dict[str, list[int]] = defaultdict(list)
+        self.copies = Copies(self.examples)
         self.by_id: dict[tuple[str, str], list[int]] = defaultdict(list)
         self.by_task: dict[str, list[int]] = defaultdict(list)
-        self.by_question: dict[tuple[str, str, tuple[str, ...], bool], list[int]] = defaultdict(list)  # fmt: skip
         for i, example in enumerate(self.examples):
-            self.by_text[text_key(example)].append(i)
             self.by_task[example.task].append(i)
-            self.by_question[twin_key(example, bool(example.context))].append(i)
             if example.id:
                 self.by_id[example.task, example.id].append(i)
 
@@ -144,14 +166,9 @@ class Bank:
         return read_state_dict(path)["vectors"]
 
     def own(self, example: Example) -> list[int]:
-        """Places of the example itself, of its copies and of its twins.
-
-        UnifiedQA holds some sets twice, with contexts and without; a twin is the same question with
-        the same candidates, of the same data set, where one of both has a context.
-        """
+        """Places of the example itself, of its copies and of its twins: see `Copies`."""
         same = self.by_id.get((example.task, example.id), []) if example.id else []
-        twins = self.by_question.get(twin_key(example, not example.context), [])
-        return sorted({*same, *self.by_text.get(text_key(example), []), *twins})
+        return sorted({*same, *self.copies.of(example)})
 
     def nearest(self, examples: Sequence[Example], k: int, scale: float = 1.0) -> Hits:
         """The K best of all tasks, without the examples themselves.
@@ -174,7 +191,7 @@ class Bank:
         """
         if self.cache is None:
             return self.nearest(examples, k, scale)
-        name = hashlib.sha256(f"{self.digest()} {k} {scale}".encode())
+        name = hashlib.sha256(f"{self.digest()} {k} {scale} {COPY_RULE}".encode())
         for example in (*self.examples, *examples):  # what says which ones are excluded
             name.update(json.dumps([*example, data_set(example.task)]).encode())
         path = self.cache / f"hits-{name.hexdigest()[:32]}.safetensors"

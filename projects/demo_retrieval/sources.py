@@ -36,6 +36,7 @@ from projects.demo_retrieval.template import Example, parse_unifiedqa, text_key
 
 MRQA_DEV_SEED, MRQA_DEV_SIZE = 42, 1024  # development examples: the first of this split [FewshotQA]
 MISMATCHED = "-mismatched"  # of glue-mnli: CrossFit's test part holds the matched genres alone
+CONTRAST = "contrast_sets_"
 _SHOT_STREAM, _MADE_STREAM, _DEV_STREAM = 81, 82, 83
 _LAYOUT = {
     "unifiedqa": ("<set>/{train,dev,test}.tsv", "github.com/allenai/unifiedqa", "3 GB"),
@@ -68,6 +69,9 @@ class Task:
 def expand(names: Iterable[str], data: DemoData) -> list[str]:
     """Names of tasks, those with a star replaced by all that lie below the data root.
 
+    UnifiedQA's contrast sets are perturbed test questions, whose training files repeat them: a star does
+    not stand for them.
+
     Raises:
         UserError: a star that stands for nothing, or an unknown name.
     """
@@ -75,7 +79,11 @@ def expand(names: Iterable[str], data: DemoData) -> list[str]:
     for name in names:
         if name.endswith("/*"):
             base = _folder(name.removesuffix("/*"), data)
-            own = sorted(f"{base.name}/{p.name}" for p in base.iterdir() if p.is_dir())
+            own = sorted(
+                f"{base.name}/{p.name}"
+                for p in base.iterdir()
+                if p.is_dir() and not p.name.startswith(CONTRAST)
+            )
             if not own:
                 raise UserError(f"{base} holds no task: expected {_LAYOUT[base.name][0]}")
         else:

@@ -17,7 +17,14 @@ from common.encoders.modes import untrained
 from common.engine.experiment import Plan, Requirement, Stage, weights_requirement
 from common.engine.lifecycle.kept_weights import keep_weights, kept_path
 from common.engine.trainer import world_size
-from projects.demo_retrieval.bank import Bank, Demonstrations, key_texts, read_bank, read_passages
+from projects.demo_retrieval.bank import (
+    Bank,
+    Copies,
+    Demonstrations,
+    key_texts,
+    read_bank,
+    read_passages,
+)
 from projects.demo_retrieval.batches import DemoRows, EvalRows, InfillRows
 from projects.demo_retrieval.config import Config
 from projects.demo_retrieval.module import DemoRetrieval
@@ -26,7 +33,7 @@ from projects.demo_retrieval.options import PhaseConfig
 from projects.demo_retrieval.questions import data_set
 from projects.demo_retrieval.retriever import Retriever, build_retriever
 from projects.demo_retrieval.sources import Task, expand, read_task
-from projects.demo_retrieval.template import Example, text_key
+from projects.demo_retrieval.template import Example
 
 # settings of the trainer that trained weights depend on
 TRAINED_BY = ("precision", "gradient_clip_val", "devices", "num_nodes", "ema_decay")
@@ -71,12 +78,12 @@ def read_tasks(cfg: Config) -> Tasks:
     data = cfg.data
     read = [read_task(n, data, cfg.seed, target=True) for n in expand(data.targets, data)]
     sets = {data_set(t.name) for t in read}
-    evaluated = {text_key(e) for t in read for e in (*t.dev, *t.test)}
+    evaluated = Copies(e for t in read for e in (*t.dev, *t.test))
     left_out: list[str] = []
     removed: dict[str, int] = {}
 
     def clean(task: Task) -> Task:
-        kept = tuple(e for e in task.train if text_key(e) not in evaluated)
+        kept = tuple(e for e in task.train if not evaluated.of(e))
         removed[task.name] = len(task.train) - len(kept)
         return replace(task, train=kept)
 
@@ -111,7 +118,7 @@ def read_tasks(cfg: Config) -> Tasks:
         barred = {e.task for e in found if e.task in names or (shared and data_set(e.task) in sets)}
         left_out += sorted(barred - names)  # the targets' own few examples come below
         kept = [e for e in found if e.task not in barred]
-        bank = [e for e in kept if text_key(e) not in evaluated]
+        bank = [e for e in kept if not evaluated.of(e)]
         removed["bank_file"] = len(kept) - len(bank)
     else:
         # random demonstrations are of an input's own task, whether or not the bank holds it

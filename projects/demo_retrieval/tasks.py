@@ -35,7 +35,7 @@ def answer(cfg: Config, workspace: Workspace) -> list[str]:
         )
     rows: list[Mapping[str, Any]] = [{"question": own.question, "context": own.context}]
     if own.input is not None:
-        rows = list(read_jsonl(Path(own.input), ("question",)))
+        rows = list(read_jsonl(Path(own.input).expanduser(), ("question",)))
     read = [from_row(r, f"{own.input or 'answer.question'}, row {i + 1}") for i, r in enumerate(rows)]  # fmt: skip
     if any(not e.question for e in read):
         raise UserError(f"{own.input or 'answer.question'} holds an empty question")
@@ -86,13 +86,16 @@ def few_shot(cfg: Config, workspace: Workspace, train: Train | None = None) -> d
         train: trains a config with overrides and returns the run folder.
 
     Raises:
-        UserError: fewer than two draws, or a draw of an earlier call with other settings.
+        UserError: fewer than two draws, one that is named twice, or a draw of an earlier call with other
+            settings.
     """
     from common.engine.run import train as engine_train
 
     own, train = cfg.few_shot, train or engine_train
     if len(set(own.seeds)) < 2:
         raise UserError("few_shot.seeds needs at least two different draws")
+    if len(set(own.seeds)) < len(own.seeds):  # the same numbers twice would narrow the deviation
+        raise UserError(f"few_shot.seeds={own.seeds} names a draw twice: name each once")
     values: dict[str, list[float]] = {}
     for seed in own.seeds:
         words = [*as_overrides(cfg), f"data.split_seed={seed}", f"runs_dir={workspace.folder('runs')}", f"run_id=draw-{seed}"]  # fmt: skip

@@ -10,6 +10,10 @@ from common.evaluation.generation.question_answering import normalize_answer
 SEPARATOR = " \n "
 LETTERS = "abcdefghijklmnopqrstuvwxyz"  # of candidates; more of them are not listed
 ANSWER = re.compile(r"answer\s*:")
+UNASKED = "what is the answer?"  # of CrossFit tasks without a question of their own
+MARKS = re.compile(r"\[(?:DOC|TLE|PAR|SEP)\]")  # of MRQA's documents and titles
+TITLES = re.compile(r"(?:\s*\((?:[^()]|\([^()]*\))*\))+")  # UnifiedQA's, before a document
+COPY_WORDS, _COPY_LETTERS = 50, 1000  # of a context that are compared; before normalisation
 _SHOWN = 60
 _REMEMBERED = 50_000  # texts of an encoder
 
@@ -94,6 +98,46 @@ def parse_answer(text: str) -> str:
 def text_key(example: Example) -> str:
     """Normalised question and context: equal for copies of an example."""
     return f"{normalize_answer(example.question)}\t{normalize_answer(example.context)}"
+
+
+def asked(example: Example) -> Example:
+    """Question, candidates and context each in its place: some CrossFit tasks have all of them in one text.
+
+    >>> row = Example("t", UNASKED, context="question: Who sat? (A) Ann (B) Bob context: Ann sat.")
+    >>> asked(row)[1:5]
+    ('who sat?', (), 'ann sat.', ('ann', 'bob'))
+    """
+    if example.question != UNASKED:
+        return example
+    text = example.context.lower().removeprefix("question:")
+    question, _, context = text.partition(" context:")
+    question, letter, rest = question.partition(" (a) ")
+    if not question.strip():
+        return example
+    options = parse_options(f"(a) {rest}") if letter else example.options
+    return example._replace(question=question.strip(), options=options, context=context.strip())
+
+
+def copy_keys(example: Example) -> tuple[str, ...]:
+    r"""Normalised question and context; copies in any collection have one of them in common.
+
+    UnifiedQA writes a document's title in brackets before it, MRQA marks it or has none, so there is a
+    key with what stands in brackets and one without; contexts are cut at different lengths, so that their
+    starts are compared. Bundled tasks and rows of one's own are compared as a whole.
+
+    >>> copy_keys(Example("unifiedqa/t", "Who sat?", context="(Cats) The cat sat."))
+    ('who sat\tcats cat sat', 'who sat\tcat sat')
+    """
+    if "/" not in example.task:
+        return (text_key(example),)
+    own = asked(example)
+    text = MARKS.sub(" ", own.context[:_COPY_LETTERS])
+    bare = text[found.end() :] if (found := TITLES.match(text)) else text
+    starts = (
+        " ".join(normalize_answer(t).split()[:COPY_WORDS]) for t in (text, bare.strip() or text)
+    )
+    question = normalize_answer(own.question)
+    return tuple(dict.fromkeys([text_key(example), *(f"{question}\t{start}" for start in starts)]))
 
 
 def from_row(row: Mapping[str, Any], place: str, task: str = "", number: int = 0) -> Example:

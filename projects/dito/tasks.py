@@ -21,6 +21,8 @@ from projects.dito.options import ModelConfig
 from projects.dito.scenes import Scenes, scenes_of, transform_of
 from projects.dito.stages import templates_of
 
+SHOWN = 640  # pixels of a picture's longer side in the gallery
+
 
 def detect(cfg: Config, workspace: Workspace) -> dict[str, list[Found]]:
     """Objects of ``run.names`` in the pictures ``run.inputs``; drawn as PNG, listed as detections.json.
@@ -34,10 +36,11 @@ def detect(cfg: Config, workspace: Workspace) -> dict[str, list[Found]]:
             "set run.model, a folder written by make export, run.inputs=[photo.png] and run.names=[a dog,a cat]"
         )
     model, found = Detector(own.model, cfg.score), {}
+    names = list(dict.fromkeys(own.names))  # a name twice would share its score with itself
     rows = []
     paths = [Path(name).expanduser() for name in own.inputs]
     for name, path, stem in zip(own.inputs, paths, own_stems(paths), strict=True):
-        boxes = model(path, own.names, base=own.base or None, threshold=own.threshold)[: own.most]
+        boxes = model(path, names, base=own.base or None, threshold=own.threshold)[: own.most]
         found[name] = boxes
         drawn = Detector.draw(path, boxes)
         place = workspace.folder("boxes") / f"{stem}.png"
@@ -49,6 +52,7 @@ def detect(cfg: Config, workspace: Workspace) -> dict[str, list[Found]]:
         listed = [{"item": f.name, "score": f.score} for f in boxes] or [
             {"item": "-", "score": 0.0}
         ]
+        drawn.thumbnail((SHOWN, SHOWN))  # thousands of photographs would not fit in memory
         rows.append({"query": drawn, "results": listed})
     workspace.gallery("detections", rows)
     plain = {name: [f._asdict() for f in boxes] for name, boxes in found.items()}

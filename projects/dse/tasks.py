@@ -17,6 +17,8 @@ from projects.dse.module import DSE
 from projects.dse.stages import load_teacher, scoring
 from projects.dse.table import Row, arm_name, degradation_table, mixed_settings
 
+SCORES = 2**22  # of queries with candidates that are held at a time
+
 
 def score(cfg: Config, workspace: Workspace) -> Path:
     """Write the teacher's logits of a part; its folder becomes ``distill.scores``.
@@ -27,7 +29,8 @@ def score(cfg: Config, workspace: Workspace) -> Path:
         UserError: no trained teacher, or a folder of other pairs.
     """
     pairs, part = task_pairs(cfg.data, cfg.score.part, cfg.seed), cfg.score.part
-    folder = Path(cfg.score.output) if cfg.score.output else workspace.folder("logits")
+    output = cfg.score.output
+    folder = Path(output).expanduser() if output else workspace.folder("logits")
     teacher = load_teacher(cfg)
     if pairs.skipped:
         workspace.say(f"{pairs.skipped} rows of '{part}' lack a text or a label ('-' counts as none): left out")  # fmt: skip
@@ -49,6 +52,8 @@ def score(cfg: Config, workspace: Workspace) -> Path:
 def rank(cfg: Config, workspace: Workspace, experiment: Experiment[DSE]) -> list[list[tuple[str, float]]]:  # fmt: skip
     """Best candidates of every query by a trained student: candidates are encoded once.
 
+    Scores are formed of so many queries at a time that memory does not grow with their number.
+
     Raises:
         UserError: no trained run, or files that are missing or empty.
     """
@@ -63,12 +68,19 @@ def rank(cfg: Config, workspace: Workspace, experiment: Experiment[DSE]) -> list
     for which, texts in (("queries", queries), ("candidates", candidates)):
         sizes = [size + special for size in _pieces(reader.tokenizer, texts)]
         _say_cut(workspace, which, sizes, reader.max_length, "data.max_length of the training")
+    places, scores = list[list[int]](), list[list[float]]()
     with evaluated(module.scorer, cfg.trainer.accelerator):
-        scores, places = module.scorer.rank(
-            queries, candidates, options.k, options.label, options.both_orders
-        )
+        asked, among = module.scorer.encode(queries), module.scorer.encode(candidates)
+        size = max(1, SCORES // len(candidates))
+        starts = range(0, len(queries), size)
+        for start in workspace.progress(starts, "rank", len(starts)):
+            top, best = module.scorer.rank(
+                asked[start : start + size], among, options.k, options.label, options.both_orders
+            )
+            places += best.tolist()
+            scores += top.tolist()
     found = []
-    for query, own, values in zip(queries, places.tolist(), scores.tolist(), strict=True):
+    for query, own, values in zip(queries, places, scores, strict=True):
         workspace.say(query)
         rows = [(candidates[i], value) for i, value in zip(own, values, strict=True)]
         for text, value in rows:
@@ -121,10 +133,11 @@ def _lines(name: str | None, which: str) -> Sequence[str]:
     if name is None:
         raise UserError(f"rank.{which}: name a text file with one of them a line")
     try:
-        lines = Path(name).read_text("utf-8-sig").split("\n")  # a text may hold other separators
+        text = Path(name).expanduser().read_text("utf-8-sig")
     except (OSError, UnicodeError) as error:
         raise UserError(f"rank.{which}: {error}") from error
-    found = [line.strip() for line in lines if line.strip()]
+    # at line feeds alone: a text may hold other separators
+    found = [line.strip() for line in text.split("\n") if line.strip()]
     if not found:
         raise UserError(f"rank.{which}: {name} is empty")
     return found

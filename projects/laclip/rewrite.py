@@ -153,15 +153,15 @@ def rewrite_file(
     from common.decoding.generators import generator_settings
 
     if cfg.input.endswith(".csv"):
-        captions, skipped = csv_captions(Path(cfg.input))
+        captions, skipped = csv_captions(Path(cfg.input).expanduser())
         if skipped and workspace is not None:
             workspace.say(
                 f"{skipped} of {skipped + len(captions)} rows of {cfg.input} are skipped, here and in training: their "
                 "paths do not end in .png, .jpg or .jpeg (in lower case)"
             )
     else:
-        captions = read_lines(Path(cfg.input))
-    output, server = Path(cfg.output), server or ServerConfig()
+        captions = read_lines(Path(cfg.input).expanduser())
+    output, server = Path(cfg.output).expanduser(), server or ServerConfig()
     folder = output.with_name(output.name + ".parts")
     if output.exists() and not (folder / MANIFEST).is_file():
         raise UserError(f"{output} exists, but not {folder}: delete it or choose another output")

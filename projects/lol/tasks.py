@@ -52,7 +52,9 @@ def generate(cfg: Config, workspace: Workspace, experiment: Experiment[LOL]) -> 
     section = cfg.generate
     if section.file is None:
         raise UserError("set generate.file: a text file with one question a line")
-    questions = [line.strip() for line in read_lines(Path(section.file)) if line.strip()]
+    questions = [
+        line.strip() for line in read_lines(Path(section.file).expanduser()) if line.strip()
+    ]
     if not questions:
         raise UserError(f"{section.file} holds no question: one a line")
     decoder = decoder_of(cfg, workspace, experiment)
@@ -76,7 +78,7 @@ def strategyqa(cfg: Config, workspace: Workspace, experiment: Experiment[LOL]) -
     layout = "a JSON list of {question, answer: true or false} (strategyqa_train.json)"
     rows = _set(cfg, layout, "allenai's StrategyQA")
     for i, row in enumerate(rows):
-        if not isinstance(row.get("question"), str) or not isinstance(row.get("answer"), bool):
+        if not isinstance(row["question"], str) or not isinstance(row["answer"], bool):
             raise UserError(f"{cfg.generate.file}, row {i}: expected {layout}")
     shots = _shots(cfg, _says_yes_or_no, "the answer is yes. (or no.)")
     return _accuracy(
@@ -93,7 +95,7 @@ def gsm8k(cfg: Config, workspace: Workspace, experiment: Experiment[LOL]) -> dic
     layout = "JSON lines of {question, answer: '... #### number'} (test.jsonl)"
     rows = _set(cfg, layout, "openai/grade-school-math")
     for i, row in enumerate(rows):
-        if not isinstance(row.get("question"), str) or gold_number(str(row.get("answer"))) is None:
+        if not isinstance(row["question"], str) or gold_number(str(row["answer"])) is None:
             raise UserError(f"{cfg.generate.file}, row {i}: expected {layout}")
     shots = _shots(cfg, lambda answer: number(answer) is not None, "The answer is <number>.")
     return _accuracy(
@@ -133,17 +135,25 @@ def hallucinate(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """False answers to questions by any causal LM, for the amateur (``TASK=hallucinate``).
 
     Can be stopped, continued and shared out (``task.shard=0/4``). Writes ``hallucinated.jsonl`` in the
-    form that `data.file` reads; a question of which no draw passes the filter is left out.
+    form that `data.file` reads; a question of which no draw passes the filter is left out, and counted.
 
     Raises:
-        UserError: missing file or weights.
+        UserError: missing file or weights, no rows, or one whose question, answer or knowledge is no text.
     """
     section = cfg.hallucinate
     if section.file is None:
         raise UserError(
             "set hallucinate.file: JSON lines of question, answer and perhaps knowledge"
         )
-    rows = read_jsonl(section.file, ("question", "answer"))
+    rows = read_jsonl(Path(section.file).expanduser(), ("question", "answer"))
+    if not rows:
+        raise UserError(f"{section.file} holds no question")
+    for i, row in enumerate(rows, start=1):
+        texts = (row["question"], row["answer"], row.get("knowledge") or "")
+        if not all(isinstance(text, str) for text in texts):
+            raise UserError(
+                f"{section.file}, row {i}: question, answer and knowledge are texts, in quotation marks"
+            )
     model = section.model or cfg.model.pretrained
     settings = {
         "model": model, "policy": repr(section.decoder.policy()), "new_tokens": section.new_tokens,
@@ -160,7 +170,12 @@ def hallucinate(cfg: Config, workspace: Workspace) -> dict[str, float]:
         for row, answer in zip(rows, mapped.rows(), strict=True)
         if answer is not None
     ]
-    write_jsonl(workspace.folder(".") / "hallucinated.jsonl", found)
+    output = workspace.folder(".") / "hallucinated.jsonl"
+    write_jsonl(output, found)
+    workspace.say(
+        f"{output}: {len(found)} of {len(rows)} questions; of the others no draw passed the filter "
+        "(hallucinate.attempts, hallucinate.overlap)"
+    )
     return {"questions": float(len(rows)), "kept": float(len(found))}
 
 
@@ -308,6 +323,9 @@ def _set(cfg: Config, layout: str, source: str) -> list[dict[str, Any]]:
         rows = read_jsonl(path)
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{path}: expected {layout}")
+    for i, row in enumerate(rows):
+        if not (isinstance(row, dict) and {"question", "answer"} <= row.keys()):
+            raise UserError(f"{path}, row {i}: expected {layout}")
     return rows[: cfg.generate.limit]
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 
 from common.config import UserError
+from common.damage import reading
 from common.data.recommendation.interactions import History, k_core, read_log, write_inter
 from common.data.tables import Row, write_jsonl
 from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
 from common.engine.run import trained_module
 from common.engine.workspace import Workspace
-from common.export.files import write_json, write_tensors
+from common.export.files import output_file, write_json, write_tensors
 from common.export.recommender import Recommender, load_recommender
 from projects.mclrec.config import Config
 from projects.mclrec.data import load_sets
@@ -24,6 +25,7 @@ from projects.mclrec.module import MCLRec
 
 SHOWN = 10  # users of the log that are taken where no file is named
 CHUNK = 512
+BREAKS = {"\t", "\n", "\r"}
 COLUMNS = ("user", "item", "user_id:token", "item_id:token")
 # what `read_log` sorts by
 TIMES = {".csv": (",", "timestamp"), ".inter": ("\t", "timestamp:float")}
@@ -36,20 +38,20 @@ def recommend(cfg: Config, workspace: Workspace, experiment: Experiment[MCLRec])
         A JSON-lines file of ``user``, ``items`` and ``scores``; a user without a known item has none.
 
     Raises:
-        UserError: no trained run, or an unreadable file.
+        UserError: no trained run, an unreadable file, or a folder as output.
     """
     own = cfg.recommend
+    output = output_file(own.output, workspace.folder("."), "recommended.jsonl", [own.input])
     recommender = trained_recommender(cfg, workspace, experiment)
     rows: list[Row] = []
     histories = histories_of(cfg, workspace)
     with evaluated(recommender.encoder, cfg.trainer.accelerator):
-        for user, history in histories:
+        for user, history in workspace.progress(histories, "recommend", len(histories)):
             found: list[tuple[str, float]] = []
             if len(recommender.known(history)):
                 found = recommender(history, own.k, mask_history=own.mask_history)
             items, scores = [i for i, _ in found], [s for _, s in found]
             rows.append({"user": user, "items": items, "scores": scores})
-    output = Path(own.output) if own.output else workspace.folder(".") / "recommended.jsonl"
     write_jsonl(output, rows)
     for row in rows[:SHOWN]:
         workspace.say(f"{row['user']}: {', '.join(row['items'])}")
@@ -84,7 +86,8 @@ def vectors(cfg: Config, workspace: Workspace, experiment: Experiment[MCLRec]) -
             recommender.user_vectors([known for _, known in rows[start : start + CHUNK]]).cpu()
             for start in range(0, len(rows), CHUNK)
         ]
-    folder = Path(cfg.recommend.output) if cfg.recommend.output else workspace.folder(".")
+    named = cfg.recommend.output
+    folder = Path(named).expanduser() if named else workspace.folder(".")
     tensors = {"users": torch.cat(parts), "items": recommender.item_matrix}
     write_json(folder / "names.json", {"users": [u for u, _ in rows], "items": recommender.items})
     return write_tensors(folder / "vectors.safetensors", tensors)
@@ -94,10 +97,15 @@ def prepare(cfg: Config, workspace: Workspace) -> Path:
     """Filter a raw log to its k-core and write it in RecBole's format.
 
     Raises:
-        UserError: no file named, unreadable, several histories of one user, or nothing left.
+        UserError: no file named, unreadable, several histories of one user, a name that the format cannot
+            hold, an output that is no ``.inter`` file, or nothing left.
     """
     if cfg.prepare.input is None:
         raise UserError("name a log in prepare.input, such as a CSV file of user, item, timestamp")
+    read = [cfg.prepare.input]
+    output = output_file(cfg.prepare.output, workspace.folder("."), "log.inter", read)
+    if output.suffix != ".inter":  # what it is read by
+        raise UserError(f"prepare.output={output} has to end in .inter, RecBole's format")
     raw = own_log(cfg.prepare.input, workspace)
     twice = [user for user, lines in Counter(user for user, _ in raw).items() if lines > 1]
     if twice:
@@ -108,7 +116,11 @@ def prepare(cfg: Config, workspace: Workspace) -> Path:
     found = k_core(raw, cfg.data.min_user, cfg.data.min_item)
     if not found:
         raise UserError("nothing is left: lower data.min_user and data.min_item")
-    output = Path(cfg.prepare.output) if cfg.prepare.output else workspace.folder(".") / "log.inter"
+    names = (name for user, own in found for name in (user, *own))
+    if broken := next((name for name in names if {*name} & BREAKS), None):
+        raise UserError(
+            f"{cfg.prepare.input}: the name {broken!r} holds a tab or a line break, which .inter cannot"
+        )
     items = {item for _, own in found for item in own}
     actions = sum(len(own) for _, own in found)
     removed = sum(len(own) for _, own in raw) - actions
@@ -142,7 +154,10 @@ def own_log(path: str, workspace: Workspace) -> list[History]:
     Raises:
         UserError: see `read_log`.
     """
-    found = read_log(path)
+    with reading(path, "log in UTF-8"):
+        found = read_log(path)
+    if found:  # a byte order mark is no part of the first user of a text file
+        found[0] = (found[0][0].removeprefix("\ufeff"), found[0][1])
     name = path.removesuffix(".gz")
     delimiter, time = TIMES.get(Path(name).suffix, ("", ""))
     if time:

@@ -1,35 +1,62 @@
 """What Mirror-BERT has to beat without training: words, characters, the raw encoder post-processed."""
 
-from collections.abc import Callable
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
 
+from common.data.samplers import drawn_rows
 from common.engine.workspace import Workspace
+from common.evaluation.text.sts_protocol import metric_prefix
 from common.families.sentences import baselines as family
 from projects.mirror_bert.config import Config
+from projects.mirror_bert.data import training_rows
 from projects.mirror_bert.evaluate import LEVEL_SCORE
+from projects.mirror_bert.lexicon import evaluate_titles, title_search
+
+ORDER = 83  # stream of the draw that centre and whitening are fitted on
 
 
 def jaccard(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """Overlap of the word sets."""
-    return _sentence_level(family.jaccard, cfg, workspace)
+    return _sentence_level(cfg, family.jaccard(cfg, workspace))
 
 
 def tfidf(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """Cosine of TF-IDF vectors."""
-    return _sentence_level(family.tfidf, cfg, workspace)
+    return _sentence_level(cfg, family.tfidf(cfg, workspace))
 
 
 def centred(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The raw encoder minus its mean over training texts."""
-    return _sentence_level(family.centred, cfg, workspace)
+    """The raw encoder minus its mean over the strings that the arms train on."""
+    return _sentence_level(cfg, family.centred(cfg, workspace, _texts(cfg)))
 
 
 def whitened(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The raw encoder, whitened on training texts."""
-    return _sentence_level(family.whitened, cfg, workspace)
+    """The raw encoder, whitened on the strings that the arms train on."""
+    return _sentence_level(cfg, family.whitened(cfg, workspace, _texts(cfg)))
 
 
-def _sentence_level(
-    score: Callable[[Config, Workspace], dict[str, float]], cfg: Config, workspace: Workspace
-) -> dict[str, float]:
-    metrics = score(cfg, workspace)
-    return metrics | {LEVEL_SCORE: metrics["stsb_test_spearman"]}
+def tfidf_chars(cfg: Config, workspace: Workspace) -> dict[str, float]:
+    """Job titles alone: cosine of TF-IDF vectors of 3 to 5 characters, with the frequencies of the gallery."""
+    if cfg.eval.titles == "none":
+        return {}
+    task = title_search(cfg.data.root, cfg.eval.titles, cfg.eval.num_titles)
+    vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5)).fit(task.gallery)
+    similar = vectors.transform(task.queries) @ vectors.transform(task.gallery).T
+    # rows of cosines beside unit vectors: what vectors of a dimension for each title would give
+    rows = {id(task.queries): torch.from_numpy(similar.toarray()).float()}
+    found, hits = evaluate_titles(
+        lambda texts: rows.get(id(texts), torch.eye(len(task.gallery))), task
+    )
+    workspace.items("esco_recall_at_1", hits)
+    return found
+
+
+def _texts(cfg: Config) -> list[str]:
+    """As many as a fit takes, from all sources alike."""
+    texts = list(dict.fromkeys(text for row in training_rows(cfg) for text in row))
+    kept = drawn_rows(len(texts), min(family.FIT_TEXTS, len(texts)), cfg.seed, ORDER, "texts")
+    return [texts[i] for i in kept]
+
+
+def _sentence_level(cfg: Config, metrics: dict[str, float]) -> dict[str, float]:
+    return metrics | {LEVEL_SCORE: metrics[f"{metric_prefix(cfg.eval.sets[0])}_spearman"]}

@@ -357,6 +357,9 @@ def build_encoder(
             encoder.model, rank=model.lora_rank, alpha=model.lora_alpha,
             targets=expert_linears(encoder.model),
         )  # fmt: skip
+        for layer in mixtures(encoder.model):
+            if layer.gate is not None:  # a new router is random: frozen it would stay as drawn
+                layer.gate.requires_grad_(True)
     return encoder
 
 

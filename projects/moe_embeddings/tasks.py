@@ -11,6 +11,7 @@ from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment
 from common.engine.run import trained_module
 from common.engine.workspace import Workspace
+from common.evaluation.matrices import blocks
 from common.evaluation.search import search as nearest
 from common.export.files import write_tensors
 from projects.moe_embeddings.cocitation import PARTS, Collection, Pair, pairs_of
@@ -20,6 +21,7 @@ from projects.moe_embeddings.encoder import DomainEncoder
 from projects.moe_embeddings.left_out import left_out
 from projects.moe_embeddings.module import MoeEmbeddings, check_domains_route
 
+BLOCK = 64  # batches of `embed` between two signs of progress
 SHOWN = 200  # documents of a domain where no file is named
 
 
@@ -40,11 +42,19 @@ def pairs(cfg: Config, workspace: Workspace) -> Path:
     table = Path(own.citations).expanduser()
     columns = ("citing", "cited")
     rows = read_jsonl(table, columns) if ".jsonl" in table.name else read_csv(table, columns)
+    for number, row in enumerate(rows, 1):  # without names, all of them would be one that cites
+        if row["citing"] is None or not str(row["citing"]).strip():
+            raise UserError(f"{table}, row {number}: nothing stands under 'citing'; leave the row out")  # fmt: skip
     citations = [(str(row["citing"]), str(row["cited"])) for row in rows]
     texts: dict[str, dict[str, str]] = defaultdict(dict)
-    for row in read_jsonl(Path(own.documents).expanduser(), ("id", "text")):
+    listed = read_jsonl(Path(own.documents).expanduser(), ("id", "text"))
+    if not listed:
+        raise UserError(f"{own.documents} holds no document")
+    for number, row in enumerate(listed, 1):
+        if row["id"] is None or not isinstance(row["text"], str | None):
+            raise UserError(f"{own.documents}, document {number}: id is a name, and text a text or null")  # fmt: skip
         known, name = texts[str(row.get("domain") or "all")], str(row["id"])
-        text = str(row["text"] or "")  # no abstract: dropped with the empty ones
+        text = row["text"] or ""  # no abstract: dropped with the empty ones
         if known.setdefault(name, text) != text:
             raise UserError(f"{own.documents}: two documents have the id '{name}' and differ")
     folder = workspace.folder("pairs") if own.output is None else Path(own.output).expanduser()
@@ -76,12 +86,15 @@ def embed(cfg: Config, experiment: Experiment[MoeEmbeddings], workspace: Workspa
     encoder = _encoder(cfg, experiment, workspace)
     rows = documents(cfg)
     texts, domains = [row["text"] for row in rows], [row["domain"] for row in rows]
+    numbers = torch.tensor(encoder.indices(domains, len(domains)))
+    size = cfg.eval.batch_size
+    parts = list(blocks(len(rows), BLOCK * size))
     with evaluated(encoder, cfg.trainer.accelerator):
-        vectors = encoder.encode(texts, domains, cfg.eval.batch_size)
+        shown = workspace.progress(parts, "documents", len(parts))
+        vectors = torch.cat([encoder.encode(texts[p], domains[p], size) for p in shown])
     own = cfg.use.output
     folder = workspace.folder("embeddings") if own is None else Path(own).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    numbers = torch.tensor(encoder.indices(domains, len(domains)))
     write_tensors(folder / "embeddings.safetensors", {"embeddings": vectors, "domain": numbers})
     write_jsonl(folder / "documents.jsonl", rows)
     workspace.say(f"{folder}: {len(rows)} documents of {len(set(domains))} domains")
@@ -107,7 +120,8 @@ def search(cfg: Config, experiment: Experiment[MoeEmbeddings], workspace: Worksp
     rows = [row for row in rows if own.domain in (None, row["domain"])]
     rows = [row for row in rows if (row["text"], row["domain"]) != asked_for]
     if not rows:
-        raise UserError(f"no document of the domain '{own.domain}' is left to search")
+        what = "but the query" if own.domain is None else f"of the domain '{own.domain}'"
+        raise UserError(f"no document {what} is left to search")
     encoder = _encoder(cfg, experiment, workspace)
     size = cfg.eval.batch_size
     with evaluated(encoder, cfg.trainer.accelerator):

@@ -4,6 +4,7 @@ extract -> link -> describe -> score -> select and count. Each of the first four
 ``<output>.parts/<stage>``, may be shared out (``task.shard``) and goes on where it was broken off.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -97,7 +98,8 @@ def build_set(
         return None
     found = mapped(
         "link", partial(link_rows, cfg, server, knowledge), list(found.rows()), **base,
-        linker=cfg.linker, vectors=cfg.vectors, model=lm if cfg.linker == "lm" else None,
+        linker=cfg.linker, vectors=cfg.vectors, vectors_digest=file_digest(cfg.vectors),
+        model=lm if cfg.linker == "lm" else None,
     )  # fmt: skip
     if not found.complete:
         return None
@@ -113,7 +115,7 @@ def build_set(
             row["entities"] = [e | {"description": texts[e["id"]]} for e in row["entities"]]
     images = cfg.images or str(Path(str(cfg.input)).parent)
     score = partial(score_rows, str(cfg.clip), Path(images), cfg.batch_size, cfg.device)
-    found = mapped("score", score, linked, clip=cfg.clip)
+    found = mapped("score", score, linked, clip=cfg.clip, images=images)
     if not found.complete:
         return None
     scored = list(found.rows())
@@ -146,6 +148,21 @@ def read_input(path: Path) -> list[Row]:
 def digest_of(path: str | None) -> str:
     """SHA-256 of a file's lines; empty without a file."""
     return "" if path is None else rows_digest(read_lines(Path(path)))
+
+
+def file_digest(path: str | None) -> str:
+    """SHA-256 of a file; empty without one.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if path is None:
+        return ""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 # -- stages --------------------------------------------------------------------------------------

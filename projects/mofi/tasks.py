@@ -13,7 +13,7 @@ from common.config import UserError
 from common.data.image.upright import upright
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
 from common.engine.workspace import Workspace
-from common.evaluation.encoding import encode
+from common.evaluation.encoding import Progress, encode, no_progress
 from common.evaluation.image_text.zeroshot import class_embeddings
 from projects.mofi.build_set import build_set
 from projects.mofi.config import Config
@@ -56,8 +56,10 @@ class Embedder:
         self.preprocess = self.encoder.preprocess()
 
     @torch.inference_mode()
-    def encode_image(self, images: Sequence[Image.Image | str | Path]) -> Tensor:
-        """Unit rows (B, D) of pictures or files.
+    def encode_image(
+        self, images: Sequence[Image.Image | str | Path], progress: Progress = no_progress
+    ) -> Tensor:
+        """Unit rows (B, D) of pictures or files; `progress` wraps the loop over batches.
 
         Raises:
             UserError: a file that is no image.
@@ -67,7 +69,8 @@ class Embedder:
             pixels = torch.stack([self.preprocess(upright(image)) for image in batch])
             return self.encoder.encode_image(pixels)
 
-        return F.normalize(encode(rows, images, batch_size=BATCH), dim=1)
+        found = encode(rows, images, batch_size=BATCH, progress=progress, description="pictures")
+        return F.normalize(found, dim=1)
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -130,10 +133,13 @@ def annotate(cfg: Config, workspace: Workspace) -> None:
     own = cfg.annotate
     if own.run is None or own.entities is None or not own.inputs:
         raise UserError("set annotate.run, annotate.entities (an entities.tsv) and annotate.inputs")
-    refuse_untrained_texts(Path(own.run))
-    table: list[EntityName] = read_entities(Path(own.entities))
+    run = Path(own.run).expanduser()
+    refuse_untrained_texts(run)
+    table: list[EntityName] = read_entities(Path(own.entities).expanduser())
+    if not table:
+        raise UserError(f"annotate.entities={own.entities} has a header, and no entity below it")
     texts = [entity_text(entity, own.text == "name_description") for entity in table]
-    for name, found in zip(own.inputs, Embedder(own.run).annotate(own.inputs, texts, own.top), strict=True):  # fmt: skip
+    for name, found in zip(own.inputs, Embedder(run).annotate(own.inputs, texts, own.top), strict=True):  # fmt: skip
         workspace.say(f"{name}: " + "; ".join(f"{text} {score:.3f}" for text, score in found))
 
 
@@ -161,12 +167,14 @@ def search(cfg: Config, workspace: Workspace) -> None:
     own = cfg.search
     if own.run is None or own.gallery is None or not own.inputs:
         raise UserError("set search.run, search.gallery (a folder) and search.inputs")
-    paths = sorted(p for p in Path(own.gallery).glob("*") if p.suffix.lower() in SUFFIXES)
+    folder = Path(own.gallery).expanduser()
+    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
     if not paths:
         raise UserError(f"{own.gallery} holds no image ({', '.join(SUFFIXES)})")
-    model = Embedder(own.run)
-    gallery = model.encode_image(paths)
-    scores, found = nearest_entities(model.encode_image(own.inputs), gallery, own.top)
+    model = Embedder(Path(own.run).expanduser())
+    asked = model.encode_image(own.inputs)  # first: a wrong name is told before the long part
+    gallery = model.encode_image(paths, workspace.progress)
+    scores, found = nearest_entities(asked, gallery, own.top)
     for name, values, places in zip(own.inputs, scores.tolist(), found.tolist(), strict=True):
         listed = (f"{paths[i].name} {s:.3f}" for i, s in zip(places, values, strict=True))
         workspace.say(f"{name}: " + "; ".join(listed))

@@ -113,7 +113,7 @@ def _triplets(cfg: Config, workspace: Workspace) -> list[GradedTriplet]:
     if cfg.files.input is None:
         return [row.triplet for row in data.triplet_rows(cfg)]
     found = read_triplets(cfg.files.input)
-    names = read_csv(Path(cfg.files.input).expanduser(), TRIPLET, fill="")[0]
+    names = read_csv(Path(cfg.files.input).expanduser(), TRIPLET, fill="", quoted=True)[0]
     others = [name for name in names if name not in (*TRIPLET, *SCORES)]
     if others:
         workspace.say(f"columns that are not written again: {', '.join(others)}")

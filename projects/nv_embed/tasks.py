@@ -1,6 +1,7 @@
 """`make run TASK=mine` and `TASK=mteb`."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,14 +55,19 @@ def mine(cfg: Config, workspace: Workspace, experiment: Experiment[NvEmbed]) -> 
         tasks = synthetic_tasks(cfg)
     else:
         tasks = [read_set(cfg, name, own) for name, own in cfg.data.sets.items()]
-    folder = workspace.folder(".") if options.output is None else Path(options.output)
-    folder.mkdir(parents=True, exist_ok=True)
     tasks = [task for task in tasks if task.kind in ("retrieval", "sts")]
+    if not tasks:
+        raise UserError(
+            "data.sets has no set of retrieval or STS, which alone have mined negatives: add one"
+        )
+    folder = workspace.folder(".") if options.output is None else Path(options.output).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
     spare_inputs(cfg, folder, [task.name for task in tasks], [], "data.mining.output")
     for task in tasks:
         found = _mined(cfg, workspace, task, collection(cfg, task), encoder)
         if found is not None:
             write_task(folder / f"{task.name}.jsonl", found)
+            workspace.say(f"{task.name}: {folder / task.name}.jsonl")
     return folder
 
 
@@ -90,6 +96,11 @@ def _mined(
     }  # fmt: skip
     key = content_digest([repr(settings)])[:12]  # teachers may be tried one after the other
     depth = candidate_depth(options.candidates, len(documents), right)
+    if depth < 1:
+        raise UserError(
+            f"{task.name}: every document is right for one of its queries, none is left to be a negative; give more "
+            "documents"
+        )
     place_of = workspace.folder(f"mined/{task.name}-{key}")
     build = partial(build_miner, cfg, documents, depth, encoder, task, place_of / "documents")
     step = RowMap(f"mine {task.name}", build, settings, cfg.seed, CHUNK)
@@ -140,7 +151,12 @@ def build_miner(
             cache=cache,
             model_key=weights_digest(encoder),
         )
-    miner = TextMiner(documents, depth, ratio=options.ratio, **encode)
+
+    def placed() -> AbstractContextManager[None]:
+        return nullcontext() if encoder is None else evaluated(encoder, cfg.trainer.accelerator)
+
+    with placed():  # the teacher encodes the whole collection
+        miner = TextMiner(documents, depth, ratio=options.ratio, **encode)
 
     def mine_rows(rows: Sequence[Any], seeds: Sequence[RowSeed]) -> list[dict[str, Any]]:
         queries = [row["query"] for row in rows]
@@ -148,7 +164,10 @@ def build_miner(
         if encoder is not None:
             instructions = [row["instruction"] for row in rows]
             under = lambda texts: encode_queries(encoder, texts, instructions, size)  # noqa: E731
-        found = miner.mine(queries, [row["right"] for row in rows], options.num_negatives, under)
+        with placed():
+            found = miner.mine(
+                queries, [row["right"] for row in rows], options.num_negatives, under
+            )
         counts = zip(found.dropped.tolist(), found.nearest.tolist(), strict=True)
         return [
             {"negatives": [i for i in own if i >= 0], "dropped": dropped, "nearest": nearest}

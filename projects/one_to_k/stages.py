@@ -21,12 +21,12 @@ from common.engine.experiment import (  # fmt: skip
 from common.engine.trainer import world_size
 from projects.one_to_k import export as exports
 from projects.one_to_k.config import Config
-from projects.one_to_k.data import EMOJI, build_data, build_tokenizer, validation_set
+from projects.one_to_k.data import EMOJI, build_data, build_tokenizer, emoji_rows, validation_set
 from projects.one_to_k.module import OneToK
 from projects.one_to_k.start import starting_module
 from projects.one_to_k.validation import ValidatedOneToK, Whole
 
-SIZES = {"emoji": 1047, "captions": 29000, "multi30k": 29000 * 5, "coco": 113287 * 5}
+SIZES = {"captions": 29000, "multi30k": 29000 * 5, "coco": 113287 * 5}
 ARCHITECTURES: dict[str, dict[str, Any]] = {  # what `make check` builds for absent weights
     "FacebookAI/xlm-roberta-large": {
         "model_type": "xlm-roberta", "vocab_size": 250002, "hidden_size": 1024,
@@ -112,6 +112,10 @@ def num_samples(cfg: Config) -> int:
     path = data_root(data.root) / (data.files or "")
     if data.source == "jsonl" and list(path.parent.glob(path.name)):
         return len(CaptionLines(path))
+    if data.source == "emoji":
+        return len(emoji_rows(cfg, "train")[0]) if bundled_requirement(EMOJI).present else 0
+    if data.source == "captions":
+        return round(data.train_fraction * SIZES["captions"])
     return SIZES.get(data.source, data.num_samples)
 
 

@@ -68,7 +68,7 @@ def translate_file(
         raise UserError("set translate.input and translate.output, files of JSON lines")
     if cfg.source in cfg.languages:
         raise UserError(f"translate.languages names the source '{cfg.source}': leave it out")
-    lines, output = read_lines(Path(cfg.input)), Path(cfg.output)
+    lines, output = read_lines(Path(cfg.input).expanduser()), Path(cfg.output).expanduser()
     for number, line in enumerate(lines, 1):
         _check(f"{cfg.input}, line {number}", line, cfg.source)
     folder = output.with_name(output.name + ".parts")

@@ -70,8 +70,10 @@ def settings(own: CopiesConfig) -> dict[str, Any]:
         }
     if own.method == "word_dropout":
         return {"dropped": DROPPED}
-    sampling = repr(policy) if own.sample else f"beam {own.num_beams}"
-    return {"forward": own.forward, "backward": own.backward, "decoding": sampling}
+    return {
+        "forward": own.forward, "backward": own.backward, "beams": own.num_beams,
+        "decoding": repr(policy) if own.sample else "beams", "tokens": own.max_new_tokens,
+    }  # fmt: skip
 
 
 def row_function(own: CopiesConfig) -> RowFunction:

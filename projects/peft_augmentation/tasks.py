@@ -11,7 +11,7 @@ from common.data.text.labelled.readers import texts_of_lines
 from common.encoders.modes import evaluated
 from common.encoders.text.tuned.classifier import TextClassifier, Texts
 from common.engine.experiment import Experiment
-from common.engine.lifecycle.finished import run_settings
+from common.engine.lifecycle.finished import finished_runs, run_settings
 from common.engine.workspace import Workspace
 from common.evaluation.figures import tsne_maps
 from common.families.classification.evaluation import (
@@ -91,9 +91,12 @@ def newest_pair(folder: Path) -> list[str]:
         UserError: one of them is missing.
     """
     newest: dict[str, str] = {}
-    for path in sorted(folder.glob("*/metrics.json"), key=lambda p: p.stat().st_mtime):
-        settings = run_settings(path.parent)
-        newest[settings["tuning"]["kind"]] = str(path.parent)
+    found = finished_runs([], folder.parents[1], folder.parent.name)
+    runs = (run for run in found if run.parent == folder)
+    for run in sorted(runs, key=lambda run: (run / "metrics.json").stat().st_mtime):
+        tuning = run_settings(run)["tuning"]
+        if tuning["kind"] != "prefix" or tuning["prefix_length"]:  # 0 is the linear probe
+            newest[tuning["kind"]] = str(run)
     missing = [kind for kind in ("prefix", "full") if kind not in newest]
     if missing:
         raise UserError(f"no finished run with tuning.kind={missing[0]} in {folder}: train one, or name analyse.runs")  # fmt: skip

@@ -59,10 +59,11 @@ def evaluate(cfg: Config, encoder: PromptRepsEncoder, workspace: Workspace) -> d
         UserError: a set that is missing or broken, or a model that cannot be had.
     """
     found: dict[str, float] = {}
+    rows: list[str] = []  # the prefixes of metrics
     names = set_names(cfg.eval.beir)
     with evaluated(encoder, cfg.trainer.accelerator):
         for place, name in names.items():
-            found |= _one_set(cfg, encoder, load_set(cfg, place), name, workspace)
+            found |= _one_set(cfg, encoder, load_set(cfg, place), name, workspace, rows)
         for place, name in set_names(cfg.eval.dev).items():
             data = load_set(cfg, place)
             for row, run in _rankings(cfg, search_set(cfg, encoder, data)).items():
@@ -70,16 +71,12 @@ def evaluate(cfg: Config, encoder: PromptRepsEncoder, workspace: Workspace) -> d
                 found |= {f"{row}{name}_{metric}": value for metric, value in scores.items()}
         if cfg.eval.probe:
             found |= word_probe(cfg, encoder)
-    found |= _further(cfg, encoder, workspace)
-    rows = dict.fromkeys(key.split(f"{next(iter(names.values()))}_")[0] for key in found if names and f"{next(iter(names.values()))}_" in key)  # fmt: skip
-    if len(names) > 1:
-        for row in rows:
-            if f"{row}{next(iter(names.values()))}_map" in found:
-                means = average_scores(list(names.values()), found, row, "average", workspace)
-                found |= {f"{row}{metric}": value for metric, value in means.items()}
-    write_text(
-        workspace.folder(".") / "table.md", table(found, list(rows), [*names.values(), "average"])
-    )
+    found |= _further(cfg, encoder, workspace, rows)
+    rows = list(dict.fromkeys(rows))  # every set has all of them
+    for row in rows if len(names) > 1 else ():
+        means = average_scores(list(names.values()), found, row, "average", workspace)
+        found |= {f"{row}{metric}": value for metric, value in means.items()}
+    write_text(workspace.folder(".") / "table.md", table(found, rows, [*names.values(), "average"]))
     return found
 
 
@@ -107,11 +104,18 @@ def _rankings(cfg: Config, runs: SetRuns) -> dict[str, Run]:
 
 
 def _one_set(
-    cfg: Config, encoder: PromptRepsEncoder, data: RetrievalSet, name: str, workspace: Workspace
+    cfg: Config,
+    encoder: PromptRepsEncoder,
+    data: RetrievalSet,
+    name: str,
+    workspace: Workspace,
+    rows: list[str],
 ) -> dict[str, float]:
+    """Metrics of a set; prefixes go into `rows`."""
     found: dict[str, float] = {}
 
     def keep(row: str, scores: RunScores) -> None:
+        rows.append(row)
         own = keep_scores(scores, row, name, workspace)
         found.update({f"{row}{metric}": value for metric, value in own.items()})
 
@@ -124,8 +128,10 @@ def _one_set(
     return found | {f"{name}_weight_idf_correlation": idf_correlation(runs.documents)}
 
 
-def _further(cfg: Config, encoder: PromptRepsEncoder, workspace: Workspace) -> dict[str, float]:
-    """Rows of other models and prompts, and of the model before its stages."""
+def _further(
+    cfg: Config, encoder: PromptRepsEncoder, workspace: Workspace, rows: list[str]
+) -> dict[str, float]:
+    """Rows of other models and prompts, and of the model before its stages; prefixes go into `rows`."""
     found: dict[str, float] = {}
 
     def add(prefix: str, other: PromptRepsEncoder) -> None:
@@ -134,6 +140,7 @@ def _further(cfg: Config, encoder: PromptRepsEncoder, workspace: Workspace) -> d
                 data = load_set(cfg, place)
                 for row, run in _rankings(cfg, search_set(cfg, other, data)).items():
                     if row:
+                        rows.append(prefix + row)
                         scores = keep_scores(
                             run_scores(data, run, KS), prefix + row, name, workspace
                         )

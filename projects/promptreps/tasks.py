@@ -122,7 +122,8 @@ def encode(cfg: Config, workspace: Workspace, experiment: Experiment[PromptReps]
         raise UserError("name a text file or a folder in encode.input")
     texts = collection(cfg, options.input)
     encoder = chosen_encoder(cfg, workspace, experiment, options.run, options.zero_shot)
-    folder = workspace.folder("encoded") if options.output is None else Path(options.output)
+    named = options.output
+    folder = workspace.folder("encoded") if named is None else Path(named).expanduser()
     settings = {"role": options.role, "weights": weights_digest(encoder)}
     settings |= settings_of(cfg, encoder)
     step = RowMap("encode", partial(row_function, cfg, encoder), settings, chunk_size=256)
@@ -151,7 +152,16 @@ def collection(cfg: Config, place: str) -> dict[str, str]:
         return load_corpus(folder)
     plain = folder / QUERIES
     path = plain if plain.is_file() else plain.with_name(f"{QUERIES}.gz")
-    return {str(row["_id"]): str(row["text"]) for row in read_jsonl(path, ("_id", "text"))}
+    found: dict[str, str] = {}
+    for number, row in enumerate(read_jsonl(path, ("_id", "text")), start=1):
+        name, text = str(row["_id"]), row["text"]
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f"{path}, query {number}: the text of '{name}' is no text, or empty")
+        if found.setdefault(name, text) != text:
+            raise UserError(f"{path}, query {number}: two queries have the id '{name}' and differ")
+    if not found:
+        raise UserError(f"{path} holds no query")
+    return found
 
 
 def row_function(cfg: Config, encoder: PromptRepsEncoder) -> RowFunction:

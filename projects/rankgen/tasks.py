@@ -56,7 +56,7 @@ def decode(cfg: Config, experiment: Experiment[RankGen], workspace: Workspace) -
     section = cfg.decode
     module, run = trained(cfg, experiment, workspace)
     lm = language_model(cfg)
-    rows = read_prefixes(Path(section.file)) if section.file else _held_back(cfg)
+    rows = read_prefixes(Path(section.file).expanduser()) if section.file else _held_back(cfg)
     prefixes = [row.prefix for row in rows]
     _check_pair(cfg, [*section.methods, *(["human"] if all(row.gold for row in rows) else [])])
     for note in cut_notes(cfg, module.encoder, lm, prefixes):
@@ -117,7 +117,7 @@ def preference(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """
     if cfg.preference.answers is None:
         raise UserError("set preference.answers: the CSV of TASK=decode as raters filled it in")
-    given = Path(cfg.preference.answers)
+    given = Path(cfg.preference.answers).expanduser()
     keys = given.with_name(KEY), workspace.path.parent / "task-decode" / KEY
     answers = read_answers(given, next((key for key in keys if key.is_file()), None))
     metrics = preference_metrics(answers, cfg.preference.system)
@@ -189,7 +189,7 @@ def method_figure(metrics: dict[str, float]) -> Any:
 
 def _check_pair(cfg: Config, methods: Sequence[str]) -> None:
     pair = cfg.decode.ab_pair
-    if pair and not (len(pair) == 2 and {*pair} <= {*methods}):
+    if pair and not (len(pair) == len({*pair}) == 2 and {*pair} <= {*methods}):
         raise UserError(
             f"decode.ab_pair={pair}: choose two of {', '.join(methods)}, or none by decode.ab_pair=[]"
         )

@@ -21,7 +21,7 @@ from projects.rtd.drawings import decode, family_triplets, read_drawings, traini
 from projects.rtd.hosts import CaptionBatch, ImageBatch, InvertedBatch
 from projects.rtd.key_phrases import LemmaTagger, Tagger, hide_key_phrases, wordnet_tagger
 from projects.rtd.module import TripletBatch
-from projects.rtd.oti import Phrases
+from projects.rtd.oti import Phrases, over_ranks
 from projects.rtd.triplets import Triplet, clean, key_phrases, read_triplets, rule_triplet
 
 TRIPLET_STREAM, NOISE_STREAM, PHRASE_STREAM = 61, 62, 63  # independent streams of one access
@@ -281,13 +281,14 @@ def eval_transform(cfg: Config) -> im.EvalTransform:
 def image_embeddings(
     composer: Composer, source: im.ImageSource, size: int, batch_size: int
 ) -> Tensor:
-    """(N, P) of all images of a source, on the CPU."""
-    parts = []
-    for start in range(0, size, batch_size):
+    """(N, P) of all images of a source, on the CPU; the ranks share them."""
+
+    def block(start: int) -> Tensor:
         rows = list(range(start, min(size, start + batch_size)))
         images, _ = source.load(rows, [sample_rng(0, 0, row) for row in rows])
-        parts.append(composer.encoder.encode_image(images.to(composer.device)).float().cpu())
-    return torch.cat(parts)
+        return composer.encoder.encode_image(images.to(composer.device)).float().cpu()
+
+    return over_ranks(size, batch_size, block)
 
 
 def concepts_of(cfg: Config) -> list[str]:

@@ -160,10 +160,11 @@ def task_metrics(
 
 def evaluate(cfg: Config, module: ComposedModule, workspace: Workspace) -> dict[str, float]:
     """Figures with the trained text tower, and ``before_*`` with CLIP's own, which an export has no longer."""
-    composer = module.composer
+    composer, task = module.composer, task_of(cfg)
+    if task is None and not official_sets(cfg):
+        raise UserError("nothing to evaluate: set eval.cirr, eval.circo, eval.fashioniq or eval.genecis")  # fmt: skip
     metrics = cost(module)
     with modes.evaluated(module, cfg.trainer.accelerator):
-        task = task_of(cfg)
         if task is not None:
             images = encode_task(cfg, composer, task)
             metrics |= task_metrics(cfg, composer, task, images)
@@ -173,8 +174,6 @@ def evaluate(cfg: Config, module: ComposedModule, workspace: Workspace) -> dict[
             metrics["recall_at_1_chance"] = 1 / (len(task.gallery) - 1)
             leave_behind(cfg, composer, task, images, workspace)
         metrics |= official(cfg, composer, workspace)
-    if not metrics.keys() - cost(module).keys():
-        raise UserError("nothing to evaluate: set eval.cirr, eval.circo, eval.fashioniq or eval.genecis")  # fmt: skip
     return metrics
 
 
@@ -258,6 +257,7 @@ def official(cfg: Config, composer: Composer, workspace: Workspace) -> dict[str,
             before, _, _ = evaluate_composed(data, encode, old, gallery=gallery, batch_size=cfg.eval.batch_size)  # fmt: skip
             metrics |= {f"before_{name}_{key}": value for key, value in before.items()}
         if not after:
+            metrics[f"{name}_submitted"] = float(len(data.queries))
             for file, content in submission(data, query, gallery).items():
                 write_json(workspace.folder("submission") / file, content)
     return metrics | means_of(metrics)

@@ -35,7 +35,7 @@ class ComposedModule(ContrastiveModule):
 
     Attributes:
         judge: composer -> (Q,) whether each development query is answered; None: no validation.
-        seconds: wall time of the fit, by stage.
+        seconds: wall time of the fit, by stage; of SEARLE's phi with that of the inversion.
     """
 
     def __init__(self, composer: Composer, optim: OptimConfig, learns: str) -> None:
@@ -66,8 +66,9 @@ class ComposedModule(ContrastiveModule):
         self._began = time.perf_counter()
 
     def on_train_end(self) -> None:
-        """Stop it."""
-        self.seconds[self.learns] = time.perf_counter() - self._began
+        """Stop it; what the data took before is there already."""
+        before = self.seconds.get(self.learns, 0.0)
+        self.seconds[self.learns] = before + time.perf_counter() - self._began
 
     def on_validation_epoch_start(self) -> None:
         """Answer the development queries."""

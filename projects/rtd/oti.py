@@ -1,7 +1,7 @@
 """Textual inversion of single images by optimisation (SEARLE's first stage), and its phrases."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.data.samplers import sample_rng
+from common.distributed.process import gather_objects, rank, world_size
 from common.encoders.image_text.pseudo_tokens import PLACEHOLDER, without_placeholder
 from projects.rtd.composer import Composer
 from projects.rtd.hosts import phrase_loss
@@ -69,6 +70,20 @@ def read_phrases(path: str | None) -> dict[str, list[str]]:
         ) from error
 
 
+def over_ranks(size: int, batch_size: int, make: Callable[[int], Tensor]) -> Tensor:
+    """Rows of blocks, which the ranks share, in the order of the blocks and on every rank.
+
+    Args:
+        size: number of rows.
+        batch_size: rows of a block; the last one may be smaller.
+        make: first row of a block -> its rows, on the CPU.
+    """
+    starts = range(0, size, batch_size)
+    own = {start: make(start) for start in starts[rank() :: world_size()]}
+    found = {start: rows for part in gather_objects(own) for start, rows in part.items()}
+    return torch.cat([found[start] for start in starts])
+
+
 @torch.no_grad()
 def nearest_concepts(
     composer: Composer, images: Tensor, phrases: Phrases, count: int, batch_size: int = 256
@@ -106,10 +121,10 @@ def invert(
         seed: of start, sentences and phrases.
 
     Returns:
-        (N, F) averaged tokens, on the CPU.
+        (N, F) averaged tokens, on the CPU; the ranks share the images.
     """
-    found = []
-    for start in range(0, len(images), options.batch_size):
+
+    def block(start: int) -> Tensor:
         part = images[start : start + options.batch_size].to(composer.device)
         rng = sample_rng(seed, 0, start, INVERT_STREAM)
         drawn_start = rng.standard_normal((len(part), composer.student.width)) * TOKEN_STD
@@ -132,5 +147,6 @@ def invert(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             mean.lerp_(token.detach(), 1 - options.ema_decay)
-        found.append(mean.cpu())
-    return torch.cat(found)
+        return mean.cpu()
+
+    return over_ranks(len(images), options.batch_size, block)

@@ -1,13 +1,17 @@
 """Stages of an experiment: the host's phi, then the text tower; and what `make check` builds."""
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from common.config import UserError, to_dict
+from common.data.image.sources import ImageSource
 from common.data.lookup import data_root
 from common.data.module import ContrastiveData
 from common.distributed.process import is_rank_zero
@@ -58,7 +62,7 @@ def stages(cfg: Config) -> Iterator[Stage]:
                "ema_decay": cfg.phi.ema_decay}  # fmt: skip
         kept = kept_phi(cfg) if cfg.phi.keep else None
         known = kept if kept is not None and kept.is_file() else None
-        yield Stage("host", host, host_data(cfg, composer, known is None), own, weights=known)
+        yield Stage("host", host, host_data(cfg, host), own, weights=known)
         if kept is not None and is_rank_zero():
             keep_weights(kept, host)
             remember_seconds(kept.with_suffix(".json"), host)
@@ -98,42 +102,50 @@ class _Places(torch.utils.data.Dataset[int]):
         return index
 
 
-def host_data(cfg: Config, composer: Composer, fitted: bool) -> ContrastiveData:
-    """Training data of phi.
+class InvertedImages(ContrastiveData):
+    """Training data of SEARLE, made when its fit begins: a phi that is there already needs none.
 
     Args:
-        cfg: the experiment's config.
-        composer: embeds images for SEARLE.
-        fitted: whether the stage is fitted; SEARLE's images are inverted for that alone.
+        size: number of images.
+        make: inverts them.
+        **options: of `ContrastiveData`.
     """
+
+    def __init__(self, size: int, make: Callable[[], Inverted], **options: Any) -> None:
+        super().__init__(_Places(size), **options)
+        self.make = make
+
+    def setup(self, stage: str) -> None:
+        """Invert the images; every rank is here."""
+        self.train_set = self.make()
+
+
+def host_data(cfg: Config, host: ComposedModule) -> ContrastiveData:
+    """Training data of phi."""
+    composer = host.composer
     tokenizer, dim = tokenizer_of(composer), composer.encoder.embed_dim
-    train: torch.utils.data.Dataset[object]
+    options: dict[str, Any] = {
+        "batch_size": cfg.phi.batch_size, "seed": cfg.seed, "num_workers": cfg.data.num_workers
+    }  # fmt: skip
     if cfg.phi.host == "lincir":
-        train = HiddenCaptions(train_captions(cfg), tagger_of(cfg), tokenizer, dim, cfg.seed)
-    elif cfg.phi.host == "pic2word":
-        train = Images(*host_images(cfg), cfg.seed)
-    else:
-        train = inverted(cfg, composer, fitted)
-    return ContrastiveData(
-        train, batch_size=cfg.phi.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers
-    )
-
-
-def inverted(cfg: Config, composer: Composer, fitted: bool) -> Inverted:
-    """SEARLE's first stage: a token for every image, kept in memory."""
+        captions = HiddenCaptions(train_captions(cfg), tagger_of(cfg), tokenizer, dim, cfg.seed)
+        return ContrastiveData(captions, **options)
+    if cfg.phi.host == "pic2word":
+        return ContrastiveData(Images(*host_images(cfg), cfg.seed), **options)
     phrases = Phrases(concepts_of(cfg), read_phrases(cfg.phi.searle.phrases))
     source, size = host_images(cfg)
-    if not fitted:
-        size = min(size, cfg.phi.batch_size)
+    return InvertedImages(size, partial(inverted, cfg, host, phrases, source, size), **options)
+
+
+def inverted(cfg: Config, host: ComposedModule, phrases: Phrases, source: ImageSource, size: int) -> Inverted:  # fmt: skip
+    """SEARLE's first stage: a token for every image, kept in memory; its wall time is the host's."""
+    began, composer, own = time.perf_counter(), host.composer, cfg.phi.searle
     with evaluated(composer, cfg.trainer.accelerator):
-        images = image_embeddings(composer, source, size, cfg.phi.searle.batch_size)
-        near = nearest_concepts(composer, images, phrases, cfg.phi.searle.concepts)
+        images = image_embeddings(composer, source, size, own.batch_size)
+        near = nearest_concepts(composer, images, phrases, own.concepts)
         with torch.enable_grad():
-            tokens = (
-                invert(composer, images, near, phrases, cfg.phi.searle, cfg.seed)
-                if fitted
-                else torch.zeros(size, composer.student.width)
-            )
+            tokens = invert(composer, images, near, phrases, own, cfg.seed)
+    host.seconds[host.learns] = time.perf_counter() - began
     return Inverted(images, tokens, near, phrases, tokenizer_of(composer), cfg.seed)
 
 

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from common.config import UserError
 from common.data.image.upright import upright
 from common.data.lines import read_lines
@@ -15,6 +17,7 @@ from common.data.samplers import sample_rng
 from common.decoding.generators import generator_settings
 from common.encoders.image_text.pseudo_tokens import without_placeholder
 from common.engine.workspace import Workspace
+from common.evaluation.matrices import blocks
 from projects.rtd.config import Config
 from projects.rtd.data import SUFFIXES, TRIES, tagger_of
 from projects.rtd.generate import build_editor, build_writer, editor_policy, holding, writer_policy
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RULE_STREAM = 92
+BATCH = 64  # pictures of a forward pass
 
 
 def search(cfg: Config, workspace: Workspace) -> None:
@@ -36,22 +40,46 @@ def search(cfg: Config, workspace: Workspace) -> None:
             "TASK=search needs search.run (an exported folder), search.gallery (a folder of pictures), "
             "search.reference (a picture) and search.text (what to change)"
         )
-    folder, reference = Path(own.gallery), Path(own.reference)
+    folder, reference = Path(own.gallery).expanduser(), Path(own.reference).expanduser()
+    output = None if own.output is None else picture_file(own.output)
     paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
     if not paths:
         raise UserError(f"{folder} holds no picture ({', '.join(SUFFIXES)})")
-    model = ComposedSearch(own.run)
     itself = [i for i, p in enumerate(paths) if p.resolve() == reference.resolve()]
-    found = model.search(model.compose(reference, own.text), model.index(paths), own.top, itself)
+    if len(itself) == len(paths):
+        raise UserError(f"{folder} holds no picture but the reference")
+    if output is not None and output.resolve() in {p.resolve() for p in (reference, *paths)}:
+        raise UserError(
+            f"search.output={output} is a picture that is searched with, and would be written over: name another file"
+        )
+    model = ComposedSearch(Path(own.run).expanduser())
+    asked, parts = model.compose(reference, own.text), list(blocks(len(paths), BATCH))
+    shown = workspace.progress(parts, "pictures", len(parts))
+    index = torch.cat([model.index(paths[part], BATCH) for part in shown])
+    found = model.search(asked, index, own.top, itself)
     for place, score in found:
         workspace.say(f"{paths[place].name} {score:.3f}")
     picture = draw(reference, own.text, [(paths[f.place], f) for f in found])
-    if own.output is None:
+    if output is None:
         workspace.say(str(workspace.figure("search", picture)))
     else:
-        Path(own.output).parent.mkdir(parents=True, exist_ok=True)
-        picture.savefig(own.output, dpi=110, bbox_inches="tight")
-        workspace.say(own.output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        picture.savefig(output, dpi=110, bbox_inches="tight")
+        workspace.say(str(output))
+
+
+def picture_file(output: str) -> Path:
+    """Where a figure goes.
+
+    Raises:
+        UserError: a suffix of no kind of figure, which would be told after the search alone.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    path, kinds = Path(output).expanduser(), FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in kinds:
+        raise UserError(f"search.output={output} is no picture: end it in .png (or .{', .'.join(sorted(kinds))})")  # fmt: skip
+    return path
 
 
 def draw(reference: Path, text: str, found: list[tuple[Path, Found]]) -> "Figure":
@@ -63,7 +91,7 @@ def draw(reference: Path, text: str, found: list[tuple[Path, Found]]) -> "Figure
     shown = [(reference, text)] + [(path, f"{path.name}\n{f.score:.3f}") for path, f in found]
     for axes, (path, title) in zip(cells, shown, strict=True):
         axes.imshow(upright(path))
-        axes.set_title(title, fontsize=8, wrap=True)
+        axes.set_title(title.replace("$", r"\$"), fontsize=8, wrap=True)  # a price is no formula
         axes.axis("off")
     return figure
 
@@ -73,12 +101,12 @@ def make_triplets(cfg: Config, workspace: Workspace) -> None:
     own = cfg.triplets
     if own.input is None or own.output is None:
         raise UserError("set triplets.input (a caption a line) and triplets.output (a JSON file)")
-    source = Path(own.input)
+    source, output = Path(own.input).expanduser(), Path(own.output).expanduser()
     if not source.is_file():
         raise UserError(
             f"triplets.input={source} does not exist: give a text file, a caption a line"
         )
-    check_output(own.output, parts=own.by == "lm")
+    check_output(output, parts=own.by == "lm")
     captions = [text for line in read_lines(source) if (text := clean(line))]
     if own.by == "rules":
         found = by_rules(cfg, captions)
@@ -90,23 +118,27 @@ def make_triplets(cfg: Config, workspace: Workspace) -> None:
                       "min_overlap": own.min_overlap},
             seed=cfg.seed,
         )  # fmt: skip
-        mapped = map_rows(step, captions, Path(f"{own.output}.parts"), cfg.task, workspace.meter)
+        mapped = map_rows(step, captions, Path(f"{output}.parts"), cfg.task, workspace.meter)
         workspace.say(mapped.summary)
         if not mapped.complete:
             return
         found = [Triplet(*row) for row in mapped.rows() if row is not None]
     if not found:
         raise UserError("no triplet passed: the model writes no 'Instruction: ... Edited: ...', or captions have no nouns")  # fmt: skip
-    write_triplets(Path(own.output), found)
-    workspace.say(f"{own.output}: {len(found)} triplets of {len(captions)} captions")
+    write_triplets(output, found)
+    workspace.say(f"{output}: {len(found)} triplets of {len(captions)} captions")
 
 
 def by_rules(cfg: Config, captions: list[str]) -> list[Triplet]:
     """One rule-based triplet of each caption that has a key phrase to swap."""
     tagger, path = tagger_of(cfg), cfg.triplets.keywords
-    phrases = [p for p in read_lines(Path(path)) if p] if path else key_phrases(captions, tagger)
+    if path:
+        phrases = [p for line in read_lines(Path(path).expanduser()) if (p := line.strip())]
+    else:
+        phrases = key_phrases(captions, tagger)
     if not captions or not phrases:
-        raise UserError("triplets.input holds no caption with a noun")
+        what = f"triplets.keywords={path} holds no phrase" if captions and path else "triplets.input holds no caption with a noun"  # fmt: skip
+        raise UserError(what)
     found = []
     for i, caption in enumerate(captions):
         rng = sample_rng(cfg.seed, 0, i, RULE_STREAM)
@@ -120,16 +152,19 @@ def make_phrases(cfg: Config, workspace: Workspace) -> None:
     own = cfg.phrases
     if own.concepts is None or own.output is None:
         raise UserError("set phrases.concepts (a concept a line) and phrases.output (a JSON file)")
-    if not Path(own.concepts).is_file():
-        raise UserError(f"phrases.concepts={own.concepts} does not exist")
+    source, output = Path(own.concepts).expanduser(), Path(own.output).expanduser()
+    if not source.is_file():
+        raise UserError(f"phrases.concepts={source} does not exist")
     if cfg.generator.endpoint is not None and cfg.generator.api == "chat":
         raise UserError(
             "TASK=phrases has 'a photo of <concept>' gone on with, which a chat server does not do: "
             "set generator.api=completions, or phrases.model to a local model"
         )
-    check_output(own.output)
-    lines = read_lines(Path(own.concepts))
+    check_output(output)
+    lines = read_lines(source)
     concepts = list(dict.fromkeys(name for line in lines if (name := without_placeholder(line))))
+    if not concepts:
+        raise UserError(f"phrases.concepts={source} holds no concept: write one a line")
     rows = [[concept, i] for concept in concepts for i in range(own.per_concept)]
     step = RowMap(
         "phrases", partial(build_writer, own, cfg.generator),
@@ -137,7 +172,7 @@ def make_phrases(cfg: Config, workspace: Workspace) -> None:
                   "max_new_tokens": own.max_new_tokens},
         seed=cfg.seed,
     )  # fmt: skip
-    mapped = map_rows(step, rows, Path(f"{own.output}.parts"), cfg.task, workspace.meter)
+    mapped = map_rows(step, rows, Path(f"{output}.parts"), cfg.task, workspace.meter)
     workspace.say(mapped.summary)
     if not mapped.complete:
         return
@@ -148,9 +183,9 @@ def make_phrases(cfg: Config, workspace: Workspace) -> None:
     kept, without = sum(map(len, found.values())), sum(not own for own in found.values())
     if not kept:
         raise UserError(f"none of {len(rows)} phrases holds its concept: take another phrases.model")  # fmt: skip
-    Path(own.output).write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+    output.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
     workspace.say(
-        f"{own.output}: {kept} of {len(rows)} phrases hold their concept; {without} of {len(concepts)} concepts have "
+        f"{output}: {kept} of {len(rows)} phrases hold their concept; {without} of {len(concepts)} concepts have "
         "none (SEARLE takes its fixed sentences)"
     )
 
@@ -159,16 +194,17 @@ def table(cfg: Config, workspace: Workspace) -> None:
     """``TASK=table``: before and after RTD of several runs, with what each part cost."""
     if not cfg.table.runs:
         raise UserError("set table.runs=[<run folder>, ...]")
-    if cfg.table.output is not None:
-        check_output(cfg.table.output, parts=False)
-    text = before_after([Path(run) for run in cfg.table.runs])
+    output = None if cfg.table.output is None else Path(cfg.table.output).expanduser()
+    if output is not None:
+        check_output(output, parts=False)
+    text = before_after([Path(run).expanduser() for run in cfg.table.runs])
     workspace.say(text)
-    if cfg.table.output is not None:
-        Path(cfg.table.output).write_text(text + "\n", encoding="utf-8")
+    if output is not None:
+        output.write_text(text + "\n", encoding="utf-8")
 
 
-def check_output(output: str, *, parts: bool = True) -> None:
-    """Refuse a file that would be replaced.
+def check_output(output: Path, *, parts: bool = True) -> None:
+    """Refuse a file that would be replaced; make its folder.
 
     Args:
         output: the file.
@@ -177,8 +213,9 @@ def check_output(output: str, *, parts: bool = True) -> None:
     Raises:
         UserError: the file exists.
     """
-    if Path(output).exists() and not (parts and (Path(f"{output}.parts") / MANIFEST).is_file()):
+    if output.exists() and not (parts and (Path(f"{output}.parts") / MANIFEST).is_file()):
         raise UserError(f"{output} exists already: delete it or choose another output")
+    output.parent.mkdir(parents=True, exist_ok=True)
 
 
 TASKS: Mapping[str, Callable[[Config, Workspace], None]] = {

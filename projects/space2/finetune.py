@@ -61,7 +61,7 @@ class Finetune(ContrastiveModule):
         self._seen: list[int] = []
         # DDP wants a gradient of all that is trained
         network.projection.requires_grad_(False)
-        network.words.requires_grad_(bool(cfg.task.mlm_weight or cfg.task.mlm_pre_epochs))
+        network.words.requires_grad_(bool(cfg.task.mlm_weight))
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Loss and terms of a batch."""
@@ -217,12 +217,14 @@ def task_batches(cfg: Config, module: Finetune, validates: bool = False) -> Cont
 def words_alone(module: Finetune, cfg: Config) -> None:
     """Masked prediction alone, at a constant rate: its stage is shorter than a warm-up of the next may be."""
     module.only_words = True
+    module.network.words.requires_grad_(True)
     module.optim = replace(cfg.optim, schedule="constant", warmup_steps=0, warmup_epochs=0.0, decay_steps=0)  # fmt: skip
 
 
 def whole_loss(module: Finetune, cfg: Config) -> None:
     """Back to the task's loss and schedule."""
     module.only_words, module.optim = False, cfg.optim
+    module.network.words.requires_grad_(bool(cfg.task.mlm_weight))
 
 
 # -- evaluation ----------------------------------------------------------------------------------

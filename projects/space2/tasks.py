@@ -35,13 +35,15 @@ def classify(cfg: Config, workspace: Workspace, experiment: Experiment[Contrasti
     if own.input is None:
         raise UserError("classify.input: name a text file with one request a line")
     path = own_file(own.input, cfg.data.root, "requests")
-    texts = [line for line in read_lines(path) if line.strip()]
+    read = read_lines(path)
+    texts = [line for line in read if line.strip()]
     if not texts:
         raise UserError(f"classify.input: {path} has no line with text")
+    if len(texts) < len(read):
+        workspace.say(f"{len(read) - len(texts)} blank lines of {path} are left out")
     examples: list[tuple[str, str]] = []
     if own.examples is not None:
-        rows = read_csv(own_file(own.examples, cfg.data.root, "examples"), ("text", "label"))
-        examples = [(str(r["text"]), str(r["label"])) for r in rows]
+        examples = filled(own_file(own.examples, cfg.data.root, "examples"), ("text", "label"))
     module, _ = trained_module(experiment, workspace, own.run, cfg.runs_dir)
     model = model_of(module)
     if cut := num_cut(model, texts):
@@ -57,6 +59,22 @@ def classify(cfg: Config, workspace: Workspace, experiment: Experiment[Contrasti
     for line in lines:
         workspace.say(line)
     return found
+
+
+def filled(path: Path, columns: tuple[str, str]) -> list[tuple[str, str]]:
+    """Two columns of a CSV or TSV file.
+
+    Raises:
+        UserError: missing columns, no row, or an empty cell in one.
+    """
+    rows = [tuple(str(row[name]) for name in columns) for row in read_csv(path, columns)]
+    if not rows:
+        raise UserError(f"{path} holds no row below its header: {', '.join(columns)}")
+    for number, row in enumerate(rows, start=1):
+        for name, cell in zip(columns, row, strict=True):
+            if not cell.strip():
+                raise UserError(f"{path}, row {number}: no {name}: write one, or leave the row out")
+    return [(first, second) for first, second in rows]
 
 
 def num_cut(model: DialogModel, texts: Sequence[str]) -> int:
@@ -108,17 +126,20 @@ def converted(kind: str, path: Path, domain: str | None = None) -> Corpus:
         UserError: a file of another form.
     """
     if kind == "intents":
-        rows = read_csv(path, ("text", "category"))
-        return requests(path.stem, (Turn(True, str(r["text"]), from_intent(str(r["category"]), domain)) for r in rows))  # fmt: skip
-    with reading(path, "annotated set"):
-        if kind == "states":
-            return multiwoz(path)
-        if kind == "parses":
-            parsed = [parse_line(line) for line in read_lines(path) if line.strip()]
-            return requests(path.stem, (Turn(True, e.turns[0].text, from_tags(e.words, e.tags, e.intent, domain)) for e in parsed))  # fmt: skip
-        rows = json.loads(path.read_text("utf-8"))
-        turns = [Turn(True, r["userInput"]["text"], from_spans(r["userInput"]["text"], span_labels(r), domain)) for r in rows]  # fmt: skip
-    return requests(path.stem, turns)
+        rows = filled(path, ("text", "category"))
+        return requests(path.stem, (Turn(True, text, from_intent(intent, domain)) for text, intent in rows))  # fmt: skip
+    try:
+        with reading(path, "annotated set"):
+            if kind == "states":
+                return multiwoz(path)
+            if kind == "parses":
+                parsed = [parse_line(line) for line in read_lines(path) if line.strip()]
+                return requests(path.stem, (Turn(True, e.turns[0].text, from_tags(e.words, e.tags, e.intent, domain)) for e in parsed))  # fmt: skip
+            rows = json.loads(path.read_text("utf-8-sig"))
+            turns = [Turn(True, r["userInput"]["text"], from_spans(r["userInput"]["text"], span_labels(r), domain)) for r in rows]  # fmt: skip
+            return requests(path.stem, turns)
+    except (AttributeError, TypeError) as error:  # a list where objects are expected, and the like
+        raise UserError(f"{path} is of another form than convert.kind={kind} reads: {error}") from error  # fmt: skip
 
 
 def as_json(corpus: Corpus) -> dict[str, object]:

@@ -51,7 +51,7 @@ def extract(cfg: Config, workspace: Workspace) -> list[Path]:
     inputs = [Path(name).expanduser() for name in own.inputs]
     if len({path.name for path in inputs}) < len(inputs):
         raise UserError("extract.inputs: two files have one name, and would be written to one")
-    folder = Path(own.output) if own.output else workspace.folder("extracted")
+    folder = Path(own.output).expanduser() if own.output else workspace.folder("extracted")
     if any(path.resolve().parent == folder.resolve() for path in inputs):
         raise UserError(f"extract.output={folder} holds an input, which would be overwritten")
     field = "skills" if own.kind == "precomputed" else "description"

@@ -14,9 +14,11 @@ from common.evaluation.retrieval.normalisation import (
     read_candidates,
     score_embeddings,
     strings,
+    title_key,
     write_benchmark,
 )
 from common.evaluation.search import search
+from common.export.files import output_file
 from projects.vacancysbert.config import Config
 from projects.vacancysbert.data import load_data
 from projects.vacancysbert.extract import extract
@@ -36,23 +38,37 @@ def normalise(cfg: Config, workspace: Workspace, experiment: Experiment[VacancyS
     """
     own = cfg.normalise
     _check_query(cfg)
+    read = [own.input, own.candidates]
+    output = output_file(own.output, workspace.folder("."), "normalised.jsonl", read)
     module, run = trained_module(experiment, workspace, own.run, cfg.runs_dir)
     if own.input is not None:
         rows = read_jsonl(Path(own.input).expanduser(), ("title",))
         ads = []
         for number, row in enumerate(rows, 1):
             place = f"{own.input}, row {number}"
-            if "skills" not in row and "description" in row:
+            if row.get("skills") is None and row.get("description"):
                 raise UserError(
                     f"{place}: a description without skills; extract them first with `make run "
                     "PROJECT=vacancysbert TASK=extract`, or leave the description out"
                 )
             (title,) = strings([row["title"]], place)
             ads.append((title, strings(row.get("skills") or [], place)))
+        if not ads:
+            raise UserError(
+                f'{own.input} holds no advert: write one a line, such as {{"title": "..."}}'
+            )
     else:
         ads = [(r.title, r.skills) for r in load_data(cfg).benchmark(cfg.eval.part).rows[:SHOWN]]
     if own.candidates is not None:
-        candidates = read_candidates(Path(own.candidates).expanduser())
+        listed = read_candidates(Path(own.candidates).expanduser())
+        names: dict[str, str] = {}  # a title that is there twice would take two of the k places
+        for title in listed:
+            names.setdefault(title_key(title), title)
+        candidates = list(names.values())
+        if len(candidates) < len(listed):
+            workspace.say(
+                f"{len(listed) - len(candidates)} of {len(listed)} candidates are others again, and left out"
+            )
     else:
         candidates = load_data(cfg).benchmark(cfg.eval.part).candidates
     titles, skills = zip(*ads, strict=True)
@@ -62,7 +78,6 @@ def normalise(cfg: Config, workspace: Workspace, experiment: Experiment[VacancyS
         queries = encoder.encode_ads(titles, skills, beta, size)
         known = encoder.encode_titles(candidates, size)
     found = search(queries, known, min(own.k, len(candidates)))
-    output = Path(own.output) if own.output else workspace.folder(".") / "normalised.jsonl"
     hits = zip(titles, found.indices.tolist(), found.scores.tolist(), strict=True)
     write_jsonl(
         output,

@@ -45,7 +45,7 @@ def read_description(name: str | None) -> Description:
     if not place.is_file():
         raise UserError(f"the clip description {place} does not exist: write a JSON file such as {FORM}")  # fmt: skip
     with reading(place, "description of a clip"):
-        told = json.loads(place.read_text(encoding="utf-8"))
+        told = json.loads(place.read_text(encoding="utf-8-sig"))
     if not isinstance(told, dict) or not told.get("questions"):
         raise UserError(f"{place} has no questions: write a JSON file such as {FORM}")
     unknown = [key for key in told if key not in KEYS]

@@ -49,6 +49,9 @@ def answer(cfg: Config, workspace: Workspace, experiment: Experiment[VideoQA]) -
         UserError: no trained model, or a description that cannot be read.
     """
     told = read_description(cfg.answer.clip)
+    for question, candidates in told.questions:
+        if len(set(candidates)) < len(candidates):
+            raise UserError(f"answer.clip={cfg.answer.clip}: '{question}' has a candidate twice, which would share its probability: leave one out")  # fmt: skip
     module, _ = trained_module(experiment, workspace, cfg.answer.run, cfg.runs_dir)
     answerer = Answerer(exported_of(module))
     pictures = pictures_of(told.frames) if told.frames is not None else []
@@ -135,6 +138,10 @@ def features(cfg: Config, workspace: Workspace) -> Path:
     _same_settings(output, {"encoder": cfg.model.image_encoder, "fps": cfg.data.fps})
     device, counter = _device(cfg.prepare), CorruptCounter("clips", max_fraction=0.05)
     todo = [n for n in clips if not (output / f"{n}.safetensors").is_file()]
+    for _ in range(
+        len(clips) - len(todo)
+    ):  # of all clips, so that a second call judges as the first
+        counter.good()
     for name in workspace.progress(todo, "clips", len(todo)):
         try:
             found = encoder(some(clips[name]), cfg.prepare.batch_size, device)
@@ -145,7 +152,9 @@ def features(cfg: Config, workspace: Workspace) -> Path:
         times = torch.from_numpy(frame_times(len(found), cfg.data.fps))
         write_tensors(output / f"{name}.safetensors", {"features": found, "times": times})
     counter.finish()
-    workspace.say(f"{len(todo)} clips encoded by {cfg.model.image_encoder}; data.features={output.resolve()}")  # fmt: skip
+    made, left = len(todo) - counter.skipped, counter.skipped
+    told = f"; {left} without a readable picture are left out" * bool(left)
+    workspace.say(f"{made} clips encoded by {cfg.model.image_encoder}{told}; data.features={output.resolve()}")  # fmt: skip
     return output
 
 

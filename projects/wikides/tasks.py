@@ -17,6 +17,7 @@ from common.engine.run import trained_module
 from common.engine.workspace import Workspace
 from common.evaluation.generation.choice import choice_shares, write_choice_form
 from common.evaluation.tables import markdown_table
+from common.export.files import output_file
 from projects.wikides.config import Config
 from projects.wikides.data import Row, load_rows
 from projects.wikides.inference import Ranked, rank_all
@@ -38,9 +39,9 @@ def rank(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) -> P
         UserError: no trained run, or damaged rows.
     """
     own = cfg.rank
+    output = output_file(own.output, workspace.folder("."), "ranked.jsonl", [own.input])
     rows = load_rows(cfg, cfg.eval.part)[:20] if own.input is None else _given(own.input)
     found = _ranked(cfg, workspace, experiment, rows, own.run)
-    output = Path(own.output) if own.output else workspace.folder(".") / "ranked.jsonl"
     return _write(workspace, output, [row.source for row in rows], found)
 
 
@@ -59,10 +60,14 @@ def describe(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) 
             "name describe.input (a paragraph a line) and describe.generator (a folder written by "
             "`make export` with phase=describe, or a hub id)"
         )
+    output = output_file(own.output, workspace.folder("."), "described.jsonl", [own.input])
     with reading(own.input, "text file in UTF-8"):
-        texts = [line.strip() for line in read_lines(Path(own.input).expanduser()) if line.strip()]
+        lines = read_lines(Path(own.input).expanduser())
+    texts = [line.strip() for line in lines if line.strip()]
     if not texts:
         raise UserError(f"{own.input} holds no paragraph")
+    if len(texts) < len(lines):
+        workspace.say(f"{len(lines) - len(texts)} blank lines of {own.input} are left out")
     module = _ranker(cfg, workspace, experiment, own.run)
     method = module.objective.method
     generator = SequenceToSequence.from_pretrained(own.generator)
@@ -72,7 +77,6 @@ def describe(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) 
             describe_one(generator, module.encoder, text, own.widths, own.max_new_tokens, method)
             for text in workspace.progress(texts, "describe", len(texts))
         ]  # fmt: skip
-    output = Path(own.output) if own.output else workspace.folder(".") / "described.jsonl"
     return _write(workspace, output, texts, found)
 
 
@@ -86,7 +90,7 @@ def form(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) -> P
         The folder of ``form.csv``, for the raters, and ``key.jsonl``, not for them.
 
     Raises:
-        UserError: no text of phase I, no trained run, or rows that are damaged or lack a text.
+        UserError: no text of phase I, no trained run, rows that are damaged or lack a text, or a form that is there.
     """
     test = [] if cfg.form.input is not None else load_rows(cfg, cfg.eval.part)
     if any(row.phase1 is None for row in test):
@@ -95,9 +99,14 @@ def form(cfg: Config, workspace: Workspace, experiment: Experiment[Ranker]) -> P
             "form.input, with source, gold, phase1 and phase2 a line, or give files of TASK=candidates, "
             "whose rows have phase1, with data.source=files"
         )
+    folder = workspace.folder(".")
+    if there := [path for name in ("form.csv", "key.jsonl") if (path := folder / name).exists()]:
+        raise UserError(
+            f"{there[0]} is there already: raters' answers fit the key of their own form alone, so keep both files "
+            "elsewhere, or delete them"
+        )
     rows = _texts(cfg, workspace, experiment, cfg.form.input, KINDS)[: cfg.form.items]
     systems = {kind: [row[kind] for row in rows] for kind in KINDS[1:]}
-    folder = workspace.folder(".")
     sources = [row["source"] for row in rows]
     count = write_choice_form(folder / "form.csv", folder / "key.jsonl", sources, systems, cfg.seed)
     workspace.say(f"{folder}: form.csv with {count} rows, and its key")
@@ -213,7 +222,6 @@ def _write(workspace: Workspace, output: Path, sources: list[str], found: list[R
          "scores": [round(score, 5) for _, score in own]}
         for source, own in zip(sources, found, strict=True)
     ]  # fmt: skip
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_jsonl(output, rows)
     for row in rows[:SHOWN]:
         best = row["candidate"][0] if row["candidate"] else "no description"

@@ -20,10 +20,11 @@ from common.engine.comparison.pages import (
     evidence_picture,
     read_results,
 )
+from common.engine.comparison.planning import what_it_takes
 from common.engine.comparison.results import comparisons, interval_text, verdict_word
 from common.engine.comparison.runs import PlannedRun, baseline_files
 from common.engine.comparison.schema import Comparison
-from common.engine.comparison.spec import claims_of, default_arms, read_comparisons
+from common.engine.comparison.spec import Claim, claims_of, default_arms, read_comparisons
 from common.engine.workspace import read_json, write_text
 from common.registry import list_projects
 
@@ -48,11 +49,11 @@ def evidence_rows(projects: Sequence[str] | None = None) -> list[Row]:
 
 def _rows(project: str, spec: Comparison, result: Mapping[str, Any] | None) -> list[Row]:
     state = freshness(project, spec, result)
-    claims = {claim.text: claim.paper for claim in claims_of(spec) if not claim.appendix}
+    claims = {claim.text: claim for claim in claims_of(spec) if not claim.appendix}
     if result is None:
         return [
-            Row(project, text, NOT_RUN, "", paper, "", "", state, None)
-            for text, paper in claims.items()
+            Row(project, text, NOT_RUN, "", claim.paper, "", "", state, None)
+            for text, claim in claims.items()
         ]
     minutes = run_minutes(result)
     return [
@@ -60,8 +61,9 @@ def _rows(project: str, spec: Comparison, result: Mapping[str, Any] | None) -> l
             project,
             claim["claim"],
             verdict_word(claim),
-            f"{claim['difference']:+.4f}, {interval_text(claim)}{_excluded(claim)}",
-            claims.get(claim["claim"]) or claim.get("paper", ""),
+            f"{claim['difference']:+.4f}, {interval_text(claim)}{_excluded(claim)}"
+            f"{_further(claim, claims.get(claim['claim']), result)}",
+            claims[claim["claim"]].paper if claim["claim"] in claims else claim.get("paper", ""),
             ", ".join(sorted({low["baseline"] for low in claim.get("below", [])})),
             result["date"],
             state,
@@ -79,6 +81,12 @@ def _excluded(claim: Mapping[str, Any]) -> str:
     if verdict_word(claim) != "not shown" or not published.get("excluded"):
         return ""
     return f", excludes the paper's relative size ({published['effect']:+.4f})"
+
+
+def _further(claim: Mapping[str, Any], known: Claim | None, result: Mapping[str, Any]) -> str:
+    """What more runs would do for a claim that is not shown."""
+    told = what_it_takes(known, result) if known and verdict_word(claim) == "not shown" else ""
+    return told and f"; {told}"
 
 
 def freshness(project: str, spec: Comparison, result: Mapping[str, Any] | None) -> str:

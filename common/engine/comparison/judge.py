@@ -2,7 +2,7 @@
 
 import datetime
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ def summarise(
     runs = {
         name: sorted((r for r in plan if r.arm == name), key=lambda r: r.seed) for name in names
     }
-    table = {arm: _entry(project, spec, runs[arm]) for arm in arms}
+    table = {arm: entry_of(project, spec, runs[arm]) for arm in arms}
     usual = set(default_arms(spec))
     judged: dict[str, list[dict[str, Any]]] = {"claims": [], "uncounted": [], "appendix": []}
     for claim in claims_of(spec):
@@ -63,7 +63,7 @@ def summarise(
         "seeds": sorted({run.seed for run in plan if not run.is_baseline}),
         "overrides": list(overrides),
         "arms": {arm: entry for arm, entry in table.items() if arm in usual},
-        "baselines": {name: _entry(project, spec, runs[name]) for name in spec.baselines},
+        "baselines": {name: entry_of(project, spec, runs[name]) for name in spec.baselines},
         "bounds": spec.bounds,
         "claims": judged["claims"],
         "uncounted": judged["uncounted"],  # of the appendix, on arms that run anyway
@@ -140,7 +140,12 @@ def _judge(
         "verdict": "supported" if set(verdicts) == {"supported"} else word,
         **claim.extras,
         "paper": claim.paper,
-        "below": below_baselines(claim, spec, runs),
+        "below": below_baselines(
+            claim,
+            spec,
+            {name: runs[name][0].metrics() for name in spec.baselines if runs.get(name)},
+            lambda arm: float(np.mean([run.value(claim.metric) for run in runs[arm]])),
+        ),
     }
     if len(parts) > 1:
         found["parts"] = parts
@@ -233,25 +238,31 @@ def difference_interval(samples: Floats) -> tuple[float, float]:
 
 
 def below_baselines(
-    claim: Claim, spec: Comparison, runs: Mapping[str, Sequence[PlannedRun]]
+    claim: Claim,
+    spec: Comparison,
+    baselines: Mapping[str, Mapping[str, Any]],
+    mean: Callable[[str], float],
 ) -> list[dict[str, Any]]:
-    """The claim's methods that the best baseline without training beats, bounds apart."""
+    """The claim's methods that the best baseline without training beats, bounds apart.
+
+    Args:
+        claim: with its metric.
+        spec: the comparison.
+        baselines: metrics of each that has run.
+        mean: of the claim's metric over an arm's seeds.
+    """
     sign = 1.0 if claim.maximise else -1.0
-    names = [name for name in spec.baselines if runs.get(name) and name not in spec.bounds]
-    known = {name: runs[name][0].metrics() for name in names}
+    known = {name: m for name, m in baselines.items() if name not in spec.bounds}
     values = {name: m[claim.metric] for name, m in known.items() if m.get(claim.metric) is not None}
     if not values:
         return []
     best = max(values, key=lambda name: sign * values[name])
     methods = [a for p in claim.parts for a in favoured(p.left) if a not in spec.baselines]
-    found = []
-    for arm in dict.fromkeys(methods):
-        mean = float(np.mean([run.value(claim.metric) for run in runs[arm]]))
-        if sign * mean < sign * values[best]:
-            found.append(
-                {"arm": arm, "value": mean, "baseline": best, "baseline_value": values[best]}
-            )
-    return found
+    return [
+        {"arm": arm, "value": mean(arm), "baseline": best, "baseline_value": values[best]}
+        for arm in dict.fromkeys(methods)
+        if sign * mean(arm) < sign * values[best]
+    ]
 
 
 def _not_testable(claim: Claim, runs: Mapping[str, Sequence[PlannedRun]]) -> dict[str, Any] | None:
@@ -279,7 +290,8 @@ def _not_testable(claim: Claim, runs: Mapping[str, Sequence[PlannedRun]]) -> dic
     return {"reason": note.reason, "measured": {note.metric: measured}}
 
 
-def _entry(project: str, spec: Comparison, members: Sequence[PlannedRun]) -> dict[str, Any]:
+def entry_of(project: str, spec: Comparison, members: Sequence[PlannedRun]) -> dict[str, Any]:
+    """A row of a result's table: an arm's runs in the order of their seeds, or a baseline's one."""
     metrics = [run.metrics() for run in members]
     metas = [run.meta() for run in members]
     one = members[0]

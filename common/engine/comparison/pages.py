@@ -24,7 +24,9 @@ when the whole 95 % interval of the paired difference lies on its side (beyond m
 here* when a measurement named before the runs says so (a premise of the claim does not hold), or when a claim that is
 not shown has the paper's two values, the interval holds an effect of their relative size as well as none, and is wider to
 either side than that effect: seeds and items are too few to tell. Where the interval of a claim that is not shown excludes
-that effect, the column "here" says so. The cards say which, and what the interval alone says.
+that effect, the column "here" says so; it also says how many seeds, if any number, would tell a difference as large as the
+one seen from none in four of five repetitions (the interval's noise split between seeds and test items), and how long they
+would run one after the other, where a comparison has 45 minutes. The cards say which, and what the interval alone says.
 Tables of all arms are in the projects' cards. A result is *stale* when the code or the data that its
 runs depend on, their config or the comparison has changed since; `make compare-all` works through
 those. A claim is marked "below" where the method lies below a baseline that needs no training.

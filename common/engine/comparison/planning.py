@@ -190,27 +190,73 @@ def _from_runs(
 
 def _from_result(claim: Claim, before: Mapping[str, Any], num_seeds: int) -> list[Resolution]:
     """From a published interval: what its seeds don't explain is the items'."""
+    noise = noise_of(claim, before)
+    if noise is None:
+        return [Resolution(claim.text, None, "no runs at hand; try pilots, such as SEEDS=100,101")]
+    variance = noise.seeds / num_seeds + noise.items
+    old = len(before["seeds"])
+    source = f"noise of the result of {before['date']}, {old} seeds; {num_seeds} planned"
+    return [Resolution(claim.text, POWER_ERRORS * float(np.sqrt(variance)), source)]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Variances of a claim's difference.
+
+    Attributes:
+        seeds: of one seed's difference; the mean of n seeds has an n-th of it.
+        items: that all seeds share.
+        difference: mean over the seeds.
+        seconds: wall time of one seed of all its arms, one after the other.
+    """
+
+    seeds: float
+    items: float
+    difference: float
+    seconds: float
+
+
+def noise_of(claim: Claim, result: Mapping[str, Any]) -> Noise | None:
+    """What a published interval says of seeds and items; None without one, or with several parts."""
     published = [
-        *before.get("claims", []),
-        *before.get("uncounted", []),
-        *before.get("appendix", {}).get("claims", []),
+        *result.get("claims", []),
+        *result.get("uncounted", []),
+        *result.get("appendix", {}).get("claims", []),
     ]
     same = [c for c in published if c["claim"] == claim.text and c["interval"] is not None]
     if not same or len(claim.parts) > 1:
-        return [Resolution(claim.text, None, "no runs at hand; try pilots, such as SEEDS=100,101")]
+        return None
     low, high = same[0]["interval"]
     entries = {
-        **before["arms"],
-        **before.get("baselines", {}),
-        **before.get("appendix", {}).get("arms", {}),
+        **result["arms"],
+        **result.get("baselines", {}),
+        **result.get("appendix", {}).get("arms", {}),
     }
-    values = {a: np.array(entries[a]["metrics"][claim.metric]) for a in claim.arms if a in entries}
-    old = len(before["seeds"])
+    own = {arm: entries[arm] for arm in claim.arms if arm in entries}
+    values = {arm: np.array(entry["metrics"][claim.metric]) for arm, entry in own.items()}
+    old = len(result["seeds"])
     whole = ((high - low) / (2 * 1.96)) ** 2
     seeds = whole * old
-    if len(values) == len(claim.arms):
+    if len(values) == len(claim.arms) and old > 1:
         part = claim.parts[0]
         seeds = float(np.var(evaluate(part.left, values) - evaluate(part.right, values), ddof=1))
-    variance = seeds / num_seeds + max(0.0, whole - seeds / old)
-    source = f"noise of the result of {before['date']}, {old} seeds; {num_seeds} planned"
-    return [Resolution(claim.text, POWER_ERRORS * float(np.sqrt(variance)), source)]
+    times = [entry["wall_seconds"] for entry in own.values() if "values" in entry]
+    seconds = sum(float(np.median([s or 0.0 for s in one])) for one in times)
+    items = max(0.0, whole - seeds / old)
+    return Noise(seeds, items, float(same[0]["difference"]), seconds)
+
+
+def what_it_takes(claim: Claim, result: Mapping[str, Any]) -> str:
+    """How many seeds would tell a difference as large as was seen from none, four times of five.
+
+    Empty where that cannot be said: several parts or metrics, a spread, no interval, or one seed.
+    """
+    noise = None if claim.others else noise_of(claim, result)
+    if noise is None or len(result["seeds"]) < 2 or any(p.has_spread for p in claim.parts):
+        return ""
+    wanted = (claim.signs[0] * noise.difference - claim.threshold) / POWER_ERRORS
+    left = wanted**2 - noise.items
+    if left <= 0:
+        return "too few items to tell a difference of this size, whatever the seeds"
+    count = int(np.ceil(noise.seeds / left))
+    return f"{count:,} seeds ({count * noise.seconds / 60:,.0f} minutes) would tell a difference of this size"

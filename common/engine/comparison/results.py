@@ -110,7 +110,7 @@ def _one(result: Mapping[str, Any]) -> str:
         f"{hardware['gpu'] or hardware['cpu']} ({hardware['cores']} cores); "
         f"commit {(result['commit'] or 'unknown')[:10]}"
         f"{' with local changes' if result['dirty'] else ''}{design}; {result['date']}"
-        f"{_verified(result)}.",
+        f"{_verified(result)}{_baselines_again(result)}.",
     ]
     return "\n".join(lines)
 
@@ -139,6 +139,18 @@ def _verified(result: Mapping[str, Any]) -> str:
         f"; seeds {again['seeds']} of every arm{which}{short} run on {again['date']} by the "
         f"published code (commit {earlier['commit'][:10]}{kept}) and by commit {commit}, both on {machine}: "
         "curves, metrics and items equal to the last digit"
+    )
+
+
+def _baselines_again(result: Mapping[str, Any]) -> str:
+    """That the baselines are of later runs than the arms (`make compare VERIFY=baselines`)."""
+    if (again := result.get("baselines_again")) is None:
+        return ""
+    changes = " with local changes" if again["dirty"] else ""
+    machine = again["hardware"]["gpu"] or again["hardware"]["cpu"]
+    return (
+        f"; baselines run again on {again['date']} by commit {(again['commit'] or 'unknown')[:10]}{changes} on "
+        f"{machine}"
     )
 
 

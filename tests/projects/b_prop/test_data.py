@@ -190,6 +190,7 @@ def test_prepare_reads_tables_and_leaves_attention_out(tmp_path, encoder):
     build(cfg).tasks["prepare"](Workspace(tmp_path / "task", "b_prop", "smoke"))
     row = json.loads((tmp_path / "out/documents.jsonl").read_text().splitlines()[0])
     assert row["text"] == "The title. people world"
+    assert {"house", "state"} <= {*row["words"]}  # counted before the text is cut
     assert "attention" not in row
     files = ["data.source=files", f"data.documents={tmp_path}/out", "data.min_words=2"]
     assert len(pairs_of(*files, "words.distribution=unigram").draw(0, 0)[1]) == 2

@@ -14,7 +14,7 @@ from common.engine.comparison.spec import read_comparison
 from common.engine.run import train
 from common.engine.workspace import Workspace
 from projects.b_prop import build
-from projects.b_prop.stages import at_start, build_ranker
+from projects.b_prop.stages import at_start, build_ranker, stages
 from tests.cards import run_card
 from tests.projects.b_prop.conftest import QUICK, batch_of, config, module_of, pairs_of
 
@@ -156,6 +156,16 @@ def test_item_12_fine_tuning_goes_on_from_an_export_with_its_head(tmp_path):
         config("method.pretrain=false", "finetune.steps=0")
 
 
+@pytest.mark.parametrize("head", ["keep", "new"])
+def test_item_12_the_second_stage_keeps_the_head_or_draws_it_anew(head):
+    """Checklist 12: finetune.head was read by nothing; the encoder goes on as it is."""
+    steps = stages(config(f"finetune.head={head}"))
+    old = {k: v.clone() for k, v in next(steps).module.ranker.state_dict().items()}
+    new = next(steps).module.ranker.state_dict()
+    moved = {name for name in old if not torch.equal(old[name], new[name])}
+    assert moved == ({"model.classifier.weight"} if head == "new" else set())
+
+
 def test_the_example_of_the_card_names_the_better_text(tmp_path, capsys):
     build(config()).export(module_of().eval(), tmp_path)
     run_card("b_prop", tmp_path)
@@ -197,6 +207,20 @@ def test_rank_takes_given_candidates_and_text_files(full_run, tmp_path):
         run(f"rank.input={tmp_path}/in.jsonl")
     with pytest.raises(UserError, match=r"rank\.documents and rank\.queries"):
         run()
+
+
+def test_rank_makes_the_folder_of_its_output_before_it_works(full_run, tmp_path):
+    """A folder that was missing cost the whole ranking, in a traceback at its end."""
+    (tmp_path / "in.jsonl").write_text('{"query": "work", "documents": ["men at work"]}\n')
+    words = [f"runs_dir={full_run.parents[2]}", "rank.run=full", f"rank.input={tmp_path}/in.jsonl"]
+
+    def run(output):
+        task = build(config(*words, f"rank.output={output}")).tasks["rank"]
+        return task(Workspace(tmp_path / "task", "b_prop", "smoke"))
+
+    assert run(tmp_path / "new/folder/out.jsonl").is_file()
+    with pytest.raises(UserError, match="is a folder: name"):
+        run(tmp_path / "new")
 
 
 # -- configs -------------------------------------------------------------------------------------
@@ -248,6 +272,7 @@ def test_check_builds_the_model_and_names_what_is_missing(name, tmp_path):
     (["eval.tune.steps=0"], "query_counts needs"),
     (["finetune.set=null"], "needs finetune.set"),
     (["finetune.loss=hinge", "finetune.group_size=3"], "group_size=2"),
+    (["finetune.folds=3"], r"finetune\.folds.*eval\.tune\.folds"),
     (["words.poisson_mean=0"], "poisson_mean"),
     (["eval.max_queries=0"], "max_queries"),
 ])  # fmt: skip

@@ -134,14 +134,16 @@ def test_item_10_prop_scores_use_the_average_length_and_document_frequencies():
     assert WordSampler(tf, counts_collection(counts, tf)).background["cow"] == pytest.approx(5 / 12)
 
 
-def test_item_10_prop_counts_the_first_512_words_however_many_pieces_they_have():
-    """Checklist 10: counts and mu are of whole words; what is short is still told by the pieces."""
+def test_item_10_prop_counts_whole_texts_and_trains_on_the_first_512_words():
+    """Checklist 10: tf, |D| and mu are of the whole text; what is short is still told by the pieces."""
     text = "zebra " * 300 + "tiger " * 300
     rows = {}
     for kept in (512, "null"):
         cfg = config(f"prepare.keep_words={kept}", name="paper_prop")
         rows[kept] = analyser(cfg, tiny_tokenizer(), None, 2)([{"id": "a", "text": text}])[0]
-    assert dict(zip(rows[512]["words"], rows[512]["counts"], strict=True)) == {"zebra": 300, "tiger": 212}  # fmt: skip
+    assert dict(zip(rows[512]["words"], rows[512]["counts"], strict=True)) == {"zebra": 300, "tiger": 300}  # fmt: skip
+    assert rows[512]["text"].split() == text.split()[:512]
+    assert rows["null"]["text"] == text
     assert sum(rows["null"]["counts"]) < 300
     assert 500 < rows[512]["pieces"] == rows["null"]["pieces"] <= 510
     short = analyser(cfg, tiny_tokenizer(), None, 2)([{"id": "a", "text": "zebra"}, {"id": "b", "text": ""}])  # fmt: skip
@@ -186,7 +188,7 @@ def test_item_7_all_words_take_part_in_the_random_distribution():
     assert candidates.scores[0] == pytest.approx(-found["red"] * math.log2(found["red"]))
 
 
-@pytest.mark.parametrize(("kind", "value"), [("ratio", 0.75), ("sqrt", 0.03**0.5), ("logistic", 1 / (1 + math.exp(-0.03))), ("none", 0.03)])  # fmt: skip
+@pytest.mark.parametrize(("kind", "value"), [("ratio", 0.75), ("sqrt", 0.03**0.5), ("logistic", 1 / (1 + math.exp(-2))), ("none", 0.03)])  # fmt: skip
 def test_saturations(kind, value):
     assert saturate(np.array([0.03]), kind)[0] == pytest.approx(value)
 

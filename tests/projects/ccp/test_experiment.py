@@ -13,7 +13,7 @@ from common.engine.run import evaluate, train
 from common.engine.sweeps.schema import read_sweep
 from common.engine.workspace import Workspace
 from common.evaluation.features.calibration import load_calibration
-from projects.ccp import baselines, build
+from projects.ccp import baselines, build, tasks
 from projects.ccp.data import encode_language, requirements
 from projects.ccp.evaluate import bitext, neighbour_lists, xor_retrieve
 from projects.ccp.stages import loaded_module
@@ -260,6 +260,25 @@ def test_split_writes_documents_that_training_reads(full_run, tmp_path):
     assert train("ccp", "smoke", words)
 
 
+def test_split_holds_one_file_at_a_time(tmp_path, monkeypatch):
+    """The text of a language was joined in memory before its first byte was written."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text("It is so.\nWe know.\n" * 2000)
+    output, sizes, read = tmp_path / "all.jsonl", [], tasks.text_lines
+
+    def lines(file):
+        partial = output.with_name("all.jsonl.tmp")
+        sizes.append(partial.stat().st_size if partial.exists() else None)
+        return read(file)
+
+    monkeypatch.setattr(tasks, "text_lines", lines)
+    words = [f"split.input={tmp_path}", f"split.output={output}"]
+    build(config(*words)).tasks["split"](Workspace(tmp_path / "task"))
+    assert sizes[0] == 0
+    assert sizes[1] > 0
+    assert len(output.read_text().splitlines()) == 250
+
+
 def test_split_says_how_many_documents_have_one_sentence(tmp_path, capsys):
     """Text whose lines are single sentences once vanished behind a small, plausible number."""
     (tmp_path / "a.txt").write_text("It is so. We know.\n\n" + "One alone.\n" * 5)
@@ -280,6 +299,16 @@ def test_calibrate_writes_what_the_card_loads(full_run, tmp_path):
     assert load_calibration(tmp_path / "c.safetensors")["de"].mean.shape == (32,)
     with pytest.raises(UserError, match="calibrate.input"):
         build(config()).tasks["calibrate"](Workspace(tmp_path / "task", "ccp", "smoke"))
+
+
+def test_calibrate_reads_all_files_before_it_encodes(tmp_path, monkeypatch):
+    """The last language's file was looked at after the others had been encoded."""
+    (tmp_path / "de.txt").write_text("people\nhouses\n")
+    (tmp_path / "fr.txt").write_text("people\n")
+    monkeypatch.setattr(tasks, "trained_module", lambda *_: pytest.fail("loaded first"))
+    files = f"calibrate.input={{de: {tmp_path}/de.txt, fr: {tmp_path}/fr.txt}}"
+    with pytest.raises(UserError, match=r"calibrate\.input\.fr: .* two or more"):
+        build(config(files)).tasks["calibrate"](Workspace(tmp_path / "task", "ccp", "smoke"))
 
 
 def test_baselines_score_what_the_method_is_scored_on(tmp_path):

@@ -275,15 +275,15 @@ def test_commands_that_documents_show_are_accepted():
 
 def test_every_main_setting_has_a_config_with_its_values():
     """The recipe table of the paper's release."""
-    rows = {  # epochs, text layers, text dropout, reduction, weight decay, learning rate
-        "paper": (32, 12, 0.0, "sum", 0.1, 3e-3),
-        "paper_cc3m": (32, 6, 0.2, "avg", 0.5, 3e-3),
-        "paper_cc12m": (32, 12, 0.05, "sum", 0.1, 3e-3),
-        "paper_cc12m_lip": (32, 12, 0.1, "sum", 0.1, 3e-3),
-        "paper_yfcc_lip": (32, 12, 0.0, "sum", 0.1, 3e-3),
-        "paper_yfcc_vits": (25, 12, 0.0, "sum", 0.1, 3e-3),
-        "paper_yfcc_vitb": (25, 12, 0.0, "sum", 0.1, 3e-3),
-        "paper_29m": (32, 12, 0.0, "sum", 0.1, 2e-3),
+    rows = {  # epochs, text layers, text dropout, reduction, weight decay, learning rate, texts cleaned
+        "paper": (32, 12, 0.0, "sum", 0.1, 3e-3, True),
+        "paper_cc3m": (32, 6, 0.2, "avg", 0.5, 3e-3, False),
+        "paper_cc12m": (32, 12, 0.05, "sum", 0.1, 3e-3, False),
+        "paper_cc12m_lip": (32, 12, 0.1, "sum", 0.1, 3e-3, False),
+        "paper_yfcc_lip": (32, 12, 0.0, "sum", 0.1, 3e-3, True),
+        "paper_yfcc_vits": (25, 12, 0.0, "sum", 0.1, 3e-3, True),
+        "paper_yfcc_vitb": (25, 12, 0.0, "sum", 0.1, 3e-3, True),
+        "paper_29m": (32, 12, 0.0, "sum", 0.1, 2e-3, True),
     }
     assert rows.keys() <= set(config_names("clip_baselines"))
     for name, row in rows.items():
@@ -291,7 +291,8 @@ def test_every_main_setting_has_a_config_with_its_values():
         text = cfg.model.open_clip["text_cfg"]
         method, optim = cfg.method, cfg.optim
         found = (cfg.trainer.max_epochs, text["layers"], method.text_dropout, method.reduction)
-        assert (*found, optim.weight_decay, optim.lr) == row, name
+        cleaned = cfg.data.clean_before_augment
+        assert (*found, optim.weight_decay, optim.lr, cleaned) == row, name
     assert config(name="paper").data.remove_stopwords_prob == 0.9
     assert config(name="paper_29m").data.captions_of_views == "multi"
 

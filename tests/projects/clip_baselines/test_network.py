@@ -10,7 +10,9 @@ from torch import nn
 from common.config import UserError
 from common.encoders.image_text import open_clip_parts as parts
 from common.encoders.sync_norm import SyncBatchNorm
+from projects.clip_baselines.lips import barlip, siamlip, swalip, swalip_v1
 from projects.clip_baselines.network import encode, prototype_scores
+from projects.clip_baselines.objective import cl2l
 from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.clip_baselines.conftest import (
     BASIC,
@@ -79,6 +81,39 @@ def test_item_16_every_cell_of_the_grid_trains_all_its_parameters(method, basic)
     assert ("lip" in terms) == (method != "clip")
     without = [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None]
     assert without == []
+
+
+@pytest.mark.parametrize(("method", "basic"), [*((m, False) for m in METHODS), ("swalip", True)])
+def test_items_3_to_9_a_method_s_loss_is_that_of_its_functions_with_the_published_constants(
+    method, basic
+):
+    """Checklist 3, 4 and 6 to 9: scales, smoothing, reduction and the factor of what a *LIP adds."""
+    words = [*words_of(method, basic), "method.text_dropout=0", "method.local_scale_init=5"]
+    module = module_of(*words).eval()
+    rows = batch(views=module.num_views)
+    for parameter in module.heads.child.parameters():  # away from the momentum copy
+        parameter.data += 0.02 * torch.sin(torch.arange(parameter.numel())).view_as(parameter)
+    with torch.no_grad():
+        out, scale = encoded(module, rows), module.logit_scale()
+        local = scale if module.local_scale is None else module.local_scale()
+        smoothing = 0.0 if method == "swalip" else 0.1
+        sides = [own[side] for own in (out.z, out.h) for side in ("image", "text")]
+        wanted = cl2l(*sides, scale, local, label_smoothing=smoothing, reduction="sum")["loss"]
+        if method == "barlip":
+            wanted += barlip(out.v["image"], out.v["text"], off_diagonal=5e-3, weight=0.025)
+        elif method == "swalip" and basic:
+            wanted += 0.2 * swalip_v1(*(prototype_scores(module.heads, out.v[s][0]) for s in out.v))
+        elif method == "swalip":
+            wanted += 0.2 * swalip(out.h["image"], out.h["text"], local)
+        elif method != "clip":
+            target = out
+            if module.average is not None:
+                copy = module.average.network
+                target = encode(copy["encoder"], copy["heads"], rows, module.method)
+            wanted += siamlip(out.p["image"], out.p["text"], target.v["image"], target.v["text"])
+        torch.testing.assert_close(module.losses(rows)["loss"], wanted)
+    assert float(scale) > 14
+    assert basic or float(local) == pytest.approx(5)
 
 
 def test_item_6_targets_get_no_gradient_but_through_the_predictor():

@@ -114,11 +114,14 @@ def test_items_7_and_11_official_captions(tmp_path):
     test = load_examples(official_config(root), "test")
     assert len(test) == 1
     assert len(test[0].targets) == 3
+    for task in ("s_cap", "m_cap"):  # as released: an image once, with all its captions
+        images = load_examples(official_config(root, f"data.task={task}", "data.inputs=image"), "train")  # fmt: skip
+        assert [e.targets for e in images] == [("a train dog.", "the train cat", "a train dog.")]
 
 
 def test_items_1_and_12_official_training_opens_images_only_if_it_is_trained_on_them(tmp_path):
     """Checklist 1 and 12 on files of the public layout."""
-    words = ["data.batch_size=2", "model.tokenizer=bundled:dual-encoder"]
+    words = ["data.batch_size=2", "model.tokenizer=bundled:dual-encoder", "data.splits=[train,restval]"]  # fmt: skip
     root = coco(tmp_path)
     assert not [p for p in opened_in_training(official_config(root, *words), 2) if is_image(p)]
     assert [
@@ -131,7 +134,7 @@ def test_items_1_and_12_official_training_opens_images_only_if_it_is_trained_on_
 def test_item_6_official_questions_and_explanations(tmp_path):
     """Checklist 6: all captions of the image, the question as context, targets by the annotators' votes."""
     root = coco(tmp_path)
-    answers = [{"answer": a} for a in ["red"] * 6 + ["dark"] * 3 + ["no"]]
+    answers = [{"answer": a} for a in ["Red"] * 6 + ["dark"] * 3 + ["no"]]
     (root / "vqa2").mkdir()
     for year in ("train2014", "val2014"):
         asked = [{"image_id": 1, "question": "what?", "question_id": 7}]
@@ -150,12 +153,12 @@ def test_item_6_official_questions_and_explanations(tmp_path):
     row = {
         "img_id": 1,
         "question": "what?",
-        "answers": ["red"] * 10,
+        "answers": ["Red"] * 10,
         "explanation": ["It is red.", 0.9],
     }
     (root / "vqa_e/VQA-E_val_set.json").write_text(json.dumps([row]))
     example = load_examples(official_config(root, "data.task=evqa"), "test")[0]
-    assert example.texts == ("It is red.",)
+    assert (example.texts, example.targets) == (("It is red.",), ("red",))
     assert example.image == "coco/val2014/COCO_val2014_000000000001.jpg"
     (root / "snli_ve").mkdir()
     lines = [
@@ -189,10 +192,10 @@ def test_news_lie_below_origin_and_rows_without_files_are_counted(tmp_path):
     """Training on text needs no picture; images and the other parts do."""
     root = visual_news(tmp_path)
     news = official_config(root, "data.task=news")
-    assert all(need.present for need in official.requirements(news.data))
+    assert all(need.present for need in official.requirements(news))
     with pytest.warns(UserWarning, match="1 of 3 rows lack their article and"):
         found = load_examples(news, "train")
-    assert [e.targets for e in found] == [("The Mayor 0",), ("The Mayor 1",)]
+    assert [e.targets for e in found] == [("the mayor 0",), ("the mayor 1",)]
     assert found[0].context == "First line."
     assert image_opener(news)(found[0].image).size == (30, 20)
     images = official_config(root, "data.task=news", "data.inputs=image")
@@ -366,6 +369,33 @@ def test_task_caption_writes_for_a_user_s_picture(run, tmp_path):
         tasks.caption(replace(cfg, caption=replace(cfg.caption, inputs=[str(tmp_path / "no.png")])), Workspace(tmp_path))  # fmt: skip
 
 
+def test_task_caption_holds_few_pictures_at_a_time(tmp_path, monkeypatch):
+    """All pictures of a call were open at once, and written for in one batch."""
+
+    class Counting:
+        def __init__(self, folder):
+            self.sizes = []
+            models.append(self)
+
+        def __call__(self, images, context):
+            self.sizes.append(len(images))
+            return [Path(name).stem for name in images]
+
+        def from_texts(self, texts, context):
+            return [str(text) for text in texts]
+
+    models: list[Counting] = []
+    for i in range(5):
+        Image.new("RGB", (900, 60)).save(tmp_path / f"{i}.png")
+    monkeypatch.setattr(tasks, "AT_ONCE", 2)
+    monkeypatch.setattr(tasks, "Captioner", Counting)
+    names = ",".join(str(tmp_path / f"{i}.png") for i in range(5))
+    cfg = config("caption.run=x", f"caption.inputs=[{names}]", "caption.texts=[a,b,c]")
+    assert tasks.caption(cfg, Workspace(tmp_path / "work")) == [*"01234", *"abc"]
+    assert models[0].sizes == [2, 2, 1]
+    assert Image.open(tmp_path / "work/gallery/texts/0-query.png").width == tasks.SHOWN
+
+
 def load_run(run):
     stage = next(stages(config()))
     state = ckpt.load(run / "checkpoints/train/step-00000006.ckpt")["state_dict"]
@@ -383,6 +413,15 @@ def test_item_17_gap_report_and_sensitivity_curve(run, tmp_path):
     assert found["noise_0"] == found["offset_0"]
     assert (tmp_path / "plots/sensitivity.png").exists()
     assert json.loads((tmp_path / "gap.json").read_text()) == found
+
+
+def test_gap_refuses_a_model_of_another_dual_encoder_and_a_single_pair(tmp_path):
+    """Vectors of the config's dual encoder were given to a model of another one."""
+    (tmp_path / "close.json").write_text('{"clip": "other", "dim": 512}')
+    with pytest.raises(UserError, match=r"set model\.clip=other"):
+        tasks.gap(config(f"caption.run={tmp_path}"), Workspace(tmp_path / "w"))
+    with pytest.raises(UserError, match="two or more pairs"):
+        tasks.gap(config("eval.limit=1"), Workspace(tmp_path / "w"))
 
 
 def test_statistics_are_written_and_read(clip, tmp_path):
@@ -403,7 +442,8 @@ def test_statistics_of_a_csv_of_own_pairs(tmp_path):
     for colour in colours:
         Image.new("RGB", (32, 32), colour).save(tmp_path / f"{colour}.png")
     table = tmp_path / "pairs.csv"
-    table.write_text("".join(f'{c}.png,"something, {c}"\n' for c in colours))
+    # as spreadsheets write it, with a byte order mark
+    table.write_text("".join(f'{c}.png,"something, {c}"\n' for c in colours), "utf-8-sig")
     cfg = config("data.source=text", f"data.text_file={table}")
     path = tasks.write_statistics(cfg, Workspace(tmp_path / "w"))
     assert "3 pairs of" in (tmp_path / "w/notes.txt").read_text()
@@ -411,12 +451,35 @@ def test_statistics_of_a_csv_of_own_pairs(tmp_path):
     images = clip.encode_images([Image.new("RGB", (32, 32), c) for c in colours])
     wanted = gap_statistics(clip.encode_texts([f"something, {c}" for c in colours]), images)
     assert torch.allclose(read_gap_statistics(path).shift, wanted.shift, atol=1e-6)
+    table.write_text("red.png,red\n")
+    with pytest.raises(UserError, match="two or more"):
+        tasks.write_statistics(cfg, Workspace(tmp_path / "w"))
+    table.write_bytes(b"red.png,caf\xe9\n")
+    with pytest.raises(UserError, match="in UTF-8"):
+        tasks.write_statistics(cfg, Workspace(tmp_path / "w"))
     table.write_text("red.png,something, red\n")
     with pytest.raises(UserError, match='line 1: 3 cells.*"quotes"'):
         own_pairs(table)
-    table.write_text("none.png,nothing\n")
+    table.write_text("none.png,nothing\n" * 2)
     with pytest.raises(UserError, match=r"none\.png"):
         tasks.write_statistics(cfg, Workspace(tmp_path / "w"))
+
+
+def test_statistics_turn_photographs_as_their_camera_says(tmp_path):
+    """They were of pictures lying on their side, which TASK=caption turns upright."""
+    lying = Image.linear_gradient("L").convert("RGB").resize((64, 32))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    lying.save(tmp_path / "camera.png", exif=exif)
+    lying.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.png")
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
+    shifts = []
+    for name in ("camera", "upright"):
+        (tmp_path / "pairs.csv").write_text(f"{name}.png,a gradient\nred.png,red\n")
+        cfg = config("data.source=text", f"data.text_file={tmp_path}/pairs.csv")
+        path = tasks.write_statistics(cfg, Workspace(tmp_path / name))
+        shifts.append(read_gap_statistics(path).shift)
+    torch.testing.assert_close(*shifts)
 
 
 # -- text as the only training data --------------------------------------------------------------

@@ -218,6 +218,18 @@ def test_item_5_four_tokens_stand_before_the_text(clip, overrides):
     assert torch.equal(*texts)
 
 
+def test_item_5_the_question_reaches_the_loss(clip):
+    """Checklist 5: logits with a question are those of vector and question, and others without it."""
+    module, _, batch = batch_of(clip, "data.task=vqa", "method.noise=0", keys=((0, 0), (1, 0)))
+    ids, mask = batch["context_ids"], batch["context_mask"]
+    with torch.no_grad():
+        vectors, found = module.vectors(batch), module.logits(batch)
+        wanted = module.language(vectors, batch["labels"], batch["rows"], ids, mask)
+        alone = module.language(vectors, batch["labels"], batch["rows"])
+    torch.testing.assert_close(found, wanted)
+    assert not torch.allclose(found, alone, atol=1e-3)
+
+
 def test_teacher_forcing_of_both_kinds_agrees_with_decoding(clip):
     """Greedy tokens are the arg-max of the logits that training computes for them."""
     for overrides in (

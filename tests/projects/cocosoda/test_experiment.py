@@ -1,6 +1,7 @@
 """Runs, evaluation and configs as the commands drive them: items 14 to 18."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from projects.cocosoda.evaluate import (
     whitened,
 )
 from projects.cocosoda.ranks import gold_ranks, reciprocal, search_metrics
+from projects.cocosoda.validation import MeanMRR
 from tests.projects.cocosoda.conftest import config, module_of
 
 
@@ -189,6 +191,32 @@ def test_item_14_missing_and_late_functions_count_zero_and_identity_is_the_key()
     assert reciprocal(gold_ranks(lambda rows: many[rows], [[999]])).tolist() == [1 / 1000]
     with pytest.raises(ValueError, match="no queries"):
         search_metrics([])
+
+
+def test_item_14_validation_is_the_unweighted_mean_over_sets_of_unequal_size():
+    """Checklist 14: each set's queries in its own code base, in whatever order they come."""
+
+    class Table:
+        device, max_length = torch.device("cpu"), 0
+
+        def encode(self, texts, batch_size, normalize):
+            return torch.tensor([[math.sin(ord(t[0]) * int(t[1:]) ** 2 + d) for d in range(4)] for t in texts])  # fmt: skip
+
+    encoder, sets, mrr = Table(), [], MeanMRR(config())
+    for name, size in (("a", 2), ("b", 7)):
+        keys = [f"u{i}" for i in range(size)]
+        queries, codes = ([f"{side}{i}" for i in range(size)] for side in (name, name.upper()))
+        sets.append(CodeSearchSet(name, queries, keys, codes, keys))
+    for number, places in ((1, [3, 0, 6, 1]), (0, [1, 0]), (1, [5, 2, 4])):
+        mrr.add(encoder, number, [sets[number].queries[i] for i in places], torch.tensor(places))
+    wanted = []
+    for own in sets:
+        scores = encoder.encode(own.queries, 1, True) @ encoder.encode(own.codes, 1, True).T
+        ranks = gold_ranks(lambda rows, table=scores: table[rows], own.gold_places)
+        wanted.append(search_metrics(reciprocal(ranks))["mrr"])
+    assert abs(wanted[0] - wanted[1]) > 0.1
+    assert float(mrr.compute(encoder, sets)) == pytest.approx(sum(wanted) / 2)
+    assert not mrr.found
 
 
 def test_item_15_whitening_is_fitted_on_the_whole_code_base():

@@ -1,7 +1,9 @@
 """Evaluation, baselines, runs, export and configs as the commands drive them."""
 
+import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,13 +11,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.config import UserError
-from common.decoding.language_model import LanguageModel
+from common.decoding.language_model import Continuation, LanguageModel
 from common.engine import checkpoint as ckpt
 from common.engine.check import inspect
 from common.engine.run import load_module, module_of_run, prepare, train
 from common.engine.workspace import Workspace
 from common.evaluation.generation.ngram_model import NgramModel
-from projects.contrastive_search import baselines, build
+from projects.contrastive_search import baselines, build, runners
 from projects.contrastive_search import evaluate as own
 from projects.contrastive_search import load as load_model
 from projects.contrastive_search.data import Passage, passages
@@ -95,8 +97,11 @@ def test_an_exported_folder_is_opened_on_the_cpu(monkeypatch):
 
 
 def test_mauve_compares_pairs_of_one_length(monkeypatch):
-    """Guards the sheet's rule: human first, both cut to the shorter of a pair, pairs with an empty side dropped."""
-    lm, seen = tiny_lm(), []
+    """Guards the sheet's rule: human first, both cut to the shorter of a pair, pairs with an empty side dropped.
+
+    The end of text of a continuation is no token of it.
+    """
+    lm, seen = tiny_lm(eos="[SEP]"), []
     words = [lm.token_ids(text) for text in ("the state of the world", "he was", "a man")]
     lm.features = lambda texts: seen.append(texts) or torch.zeros(len(texts), 2)
     monkeypatch.setattr(
@@ -107,8 +112,9 @@ def test_mauve_compares_pairs_of_one_length(monkeypatch):
         Passage("1", prefix, words[0]),
         Passage("1", prefix, words[2]),
         Passage("2", prefix, words[1]),
+        Passage("2", prefix, words[1]),
     ]
-    new = [words[1][:2], [], words[0]]
+    new = [[*words[1][:2], lm.eos], [], words[0], [lm.eos]]
     assert own.mauve(config(), lm, texts, new) == 0.5
     text_of = lm.tokenizer.decode
     assert seen == [
@@ -117,6 +123,76 @@ def test_mauve_compares_pairs_of_one_length(monkeypatch):
     ]
     with pytest.raises(UserError, match="needs references"):
         own.mauve(config(), lm, [Passage("1", prefix, [])], [words[0]])
+
+
+def test_what_judges_is_looked_for_before_the_work(monkeypatch):
+    """Guards against judges that are missed only after training and decoding."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "mauve" else real(name, *a)
+    )
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    needed = {r.name: r.present for r in build(config(name="paper")).plan().requirements}
+    judges = {
+        f"weights: {name}" for name in ("facebook/opt-2.7b", "facebook/opt-125m", "gpt2-large")
+    }
+    assert judges <= needed.keys()
+    assert not needed["library: mauve-text"]
+    for words, message in (
+        (["eval.scorers=[trigram,none/such]"], "none/such"),
+        (["eval.mauve=true", "eval.mauve_features=none/such"], "none/such"),
+        (["eval.mauve=true"], "needs the package mauve-text"),
+    ):
+        cfg = config(*words)
+        with pytest.raises(UserError, match=message):
+            next(iter(build(cfg).stages()))
+        with pytest.raises(UserError, match=message):
+            own.evaluate_lm(cfg, None, [], None)  # type: ignore[arg-type]
+
+
+def test_every_decoder_writes_the_least_number_of_tokens(monkeypatch):
+    """Short texts repeat less: `eval.min_new_tokens` holds for all of them."""
+    seen = {}
+    monkeypatch.setattr(
+        own, "decode_side_by_side", lambda lm, rows, methods, *_, **__: seen | methods
+    )
+    cfg = config("eval.min_new_tokens=3")
+    found = own.decode(cfg, tiny_lm(), [], own.policies(cfg), Workspace(None))  # type: ignore[arg-type]
+    assert {name: policy.min_new_tokens for name, policy in found.items()} == dict.fromkeys(
+        cfg.eval.methods, 3
+    )
+
+
+def test_chapter_diversity_is_the_mean_over_chapters_of_that_of_all_their_texts(monkeypatch):
+    """Chapter a: 7 of 10 bigrams, 6 of 8 trigrams, 5 of 6 four-grams are unique in their text."""
+    lm, plain = tiny_lm(), ["x y x y x y", "k l m n o", "p q r s t u"]
+    monkeypatch.setattr(own, "nearest_cosine", lambda *_: 0.0)
+    lm.finished = lambda prefix, ids: Continuation(plain[ids[0]], False, 1)
+    texts = [Passage(group, [5], []) for group in "aba"]
+    found = measure(config(), lm, texts, [[[0], [1], [2]]], {})
+    first = 100 * 0.7 * 0.75 * (1 - 0.1667)
+    assert found.items["chapter_diversity"] == pytest.approx([first, 100.0])
+    assert found.metrics["chapter_diversity"] == pytest.approx((first + 100) / 2)
+
+
+def test_item_15_the_prompt_of_a_program_has_no_start_token(tmp_path, monkeypatch):
+    """Checklist 15: HumanEval's prompts are given as they are, also to a model with a start token."""
+    lm, seen = tiny_lm(), []
+    lm.tokenizer.bos_token = "[CLS]"
+    monkeypatch.setattr(
+        runners, "build_module", lambda cfg: SimpleNamespace(language_model=lambda: lm)
+    )
+    monkeypatch.setattr(
+        runners,
+        "decode_side_by_side",
+        lambda lm, rows, *_, **__: seen.extend(rows) or {"greedy": [[[5]]]},
+    )
+    problem = {"task_id": "T/0", "prompt": "def one():"}
+    (tmp_path / "code.jsonl").write_text(json.dumps(problem) + "\n")
+    cfg = config(f"data.root={tmp_path}", "runner.file=code.jsonl", "runner.num_shots=0")
+    runners.code(cfg, Workspace(tmp_path / "task", "contrastive_search", "smoke"))
+    assert seen == [lm.token_ids(problem["prompt"])]
+    assert lm.tokenizer.bos_token_id not in seen[0]
 
 
 def test_item_15_open_ended_measures_every_decoder_off_the_shelf(tmp_path, lm_folder):
@@ -225,7 +301,13 @@ def test_paper_configs_hold_the_published_decoding(name):
     assert search.strategy == "contrastive_search"
     assert (rivals["nucleus"].top_p, rivals["top_k"].top_k) == (0.95, 50)
     assert rivals["beam"].num_beams == (5 if name == "paper_code" else 4)
+    assert rivals["typical"].typical_p == 0.95
     assert cfg.eval.draws == 3
+    judges = ["facebook/opt-2.7b", "facebook/opt-125m"]
+    judges += [] if name in ("paper", "paper_mle") else ["facebook/opt-13b"]
+    assert cfg.eval.scorers == judges
+    assert (cfg.eval.official_ngram_count, cfg.eval.mauve) == (True, True)
+    assert cfg.eval.mauve_features == "gpt2-large"
     if name in ("paper_summarisation", "paper_translation"):
         assert (cfg.runner.num_shots, cfg.runner.splits) == (1, [1, 2, 3])
     if name == "paper_code":

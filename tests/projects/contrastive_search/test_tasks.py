@@ -107,6 +107,20 @@ def test_item_13_isotropy_of_any_list_of_models_and_languages_is_one_table(tmp_p
         tasks.isotropy_report(config(f"isotropy.models.fr=[{lm_folder}]"), place(tmp_path))
 
 
+def test_isotropy_says_what_is_wrong_with_its_file(tmp_path, lm_folder):
+    """A file that is missing, or without a text that is long enough, ended in a traceback."""
+    words = [
+        f"data.root={tmp_path}",
+        "isotropy.file=texts.json",
+        f"isotropy.models.de=[{lm_folder}]",
+    ]
+    with pytest.raises(UserError, match=r"isotropy\.file: .* is no file"):
+        tasks.isotropy_report(config(*words), place(tmp_path))
+    (tmp_path / "texts.json").write_text('{"de": [" ", "a"]}')
+    with pytest.raises(UserError, match="no text in 'de' has two tokens"):
+        tasks.isotropy_report(config(*words), place(tmp_path))
+
+
 ARTICLES = [{"context": "Article: the sea. Summarization: ", "completion": "sea.\n"},
             {"context": "Article: a man. Summarization: ", "completion": "man.\n"}]  # fmt: skip
 
@@ -376,6 +390,11 @@ def test_bad_prompts_and_methods_are_refused(tmp_path, lm_folder):
         build(cfg).tasks["decode"](place(tmp_path))
     with pytest.raises(UserError, match=r"eval\.methods: 'beams' is none of"):
         config("eval.methods=[beams]")
+    pair = "decode.ab_pair=[greedy,greedy]"  # was refused after all prompts had been continued
+    with pytest.raises(UserError, match=r"decode\.ab_pair: choose two of"):
+        build(config(f"decode.file={tmp_path}/empty.txt", FEW, pair)).tasks["decode"](
+            place(tmp_path)
+        )
     cfg.eval.decoders, cfg.eval.methods = {}, []
     with pytest.raises(UserError, match=r"eval\.decoders is empty"):
         policies(cfg)

@@ -319,6 +319,17 @@ def test_tokenize_writes_shards_that_training_reads(tmp_path):
         open_shards(tmp_path / "nowhere")
 
 
+def test_tokenize_takes_a_byte_order_mark_for_no_text(tmp_path):
+    """Files of Windows editors begin with one, which became part of the first text."""
+    written = []
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "x.txt").write_text("the people\n", encoding=encoding)
+        words = [f"tokenize.input={tmp_path}/x.txt", f"tokenize.output={tmp_path}/{encoding}"]
+        build(config(*words)).tasks["tokenize"](Workspace(tmp_path / "task"))
+        written.append((tmp_path / encoding / "x.lines.json").read_text())
+    assert written[0] == written[1]
+
+
 def test_tokenize_follows_a_text_file_that_has_changed(tmp_path):
     """Guards against shards of old lines: lines added to a short last shard, edited, or taken away."""
     text, lines = tmp_path / "x.txt", [f"people of the world {i}" for i in range(8)]
@@ -419,6 +430,22 @@ def test_mine_takes_no_positive_under_a_title_and_the_questions_of_the_fine_tuni
         mined(*without, "eval.beir=[]")
 
 
+def test_mine_takes_no_positive_of_another_record_of_the_question(full_run, tmp_path):
+    """Files with one positive a line; their folder is made before the work."""
+    rows = [("who", "men at work"), ("who", "people"), ("where", "the world")]
+    lines = [json.dumps({"question": q, "positive_ctxs": [{"text": p}]}) + "\n" for q, p in rows]
+    (tmp_path / "q.jsonl").write_text("".join(lines))
+    output = tmp_path / "new/mined.jsonl"
+    words = [f"runs_dir={full_run.parents[2]}", "mine.run=full", f"mine.input={tmp_path}/q.jsonl"]
+    workspace = Workspace(tmp_path / "task", "contriever", "smoke")
+    build(config(*words, f"mine.output={output}")).tasks["mine"](workspace)
+    found = [record.hard_negatives for record in read_passages(output)]
+    assert found[:2] == [("the world",)] * 2
+    assert {*found[2]} <= {"men at work", "people"}
+    with pytest.raises(UserError, match="is a folder: name"):
+        build(config(*words, f"mine.output={tmp_path}/new")).tasks["mine"](workspace)
+
+
 def test_mine_writes_hard_negatives_that_fine_tuning_reads(full_run, tmp_path):
     """Phase 1 -> phase 2: nearest passages that are no positives."""
     words = [
@@ -474,6 +501,46 @@ def test_paper_configs_hold_the_published_recipe():
         assert (cfg.trainer.max_steps, cfg.data.batch_size) == (cfg.finetune.steps, cfg.finetune.batch_size)  # fmt: skip
     assert config(name="paper_mrtydi").model.pretrained == "facebook/mcontriever-msmarco"
     assert config(name="paper_msmarco_multilingual_bert").model.pretrained == "bert-base-multilingual-cased"  # fmt: skip
+
+
+FORUMS = ("android", "english", "gaming", "gis", "mathematica", "physics", "programmers", "stats", "tex", "unix",
+          "webmasters", "wordpress")  # fmt: skip
+
+
+def test_paper_configs_hold_what_both_pre_trainings_share():
+    """Un-normalised dot products over 0.05, crops of chunks of 256, mean pooling; texts of 512 are judged."""
+    english, many = config(name="paper"), config(name="paper_multilingual")
+    for cfg in (english, many):
+        data, method, optim = cfg.data, cfg.method, cfg.optim
+        assert (method.objective, method.temperature, method.label_smoothing) == ("moco", 0.05, 0)
+        assert method.key_encoder_dropout
+        assert (data.chunk_length, data.ratio_max, data.sampling_coefficient) == (256, 0.5, 0)
+        assert (optim.name, optim.weight_decay, optim.schedule) == ("adamw", 0.01, "warmup_linear")
+        assert (cfg.model.pooling, cfg.model.max_length, cfg.seed) == ("avg", 512, 0)
+        assert (cfg.trainer.precision, cfg.trainer.gradient_clip_val) == ("32-true", None)
+    assert english.data.noise.probability == 0.1
+    forums = [f"beir/cqadupstack/{name}" for name in FORUMS]
+    assert english.eval.groups == {"cqadupstack": forums}
+    assert [name for name in english.eval.beir if "cqadupstack" in name] == forums
+    assert (many.eval.normalize_text, many.tokenize.normalize_text) == (True, True)
+    mkqa = config(name="paper_mkqa").eval
+    assert (mkqa.lower_case, mkqa.normalize_text, len(mkqa.answers)) == (True, True, 26)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["paper_msmarco", "paper_msmarco_hard", "paper_msmarco_bert", "paper_msmarco_multilingual",
+     "paper_msmarco_multilingual_bert", "paper_mrtydi", "paper_few_shot", "paper_few_shot_bert"],
+)  # fmt: skip
+def test_item_17_paper_configs_hold_the_fine_tuning_of_the_sheet(name):
+    """Checklist 17: 1,024 questions a step with a negative each; few examples: 256 without any."""
+    cfg, few = config(name=name), "few_shot" in name
+    own, batch = cfg.finetune, 256 if few else 1024
+    assert own.batch_size * cfg.trainer.devices * cfg.trainer.num_nodes == batch
+    assert own.num_negatives == (0 if few else 1)
+    assert (own.lr, own.temperature, own.max_length) == (1e-5, 0.05, 256)
+    assert own.normalize_text
+    assert own.negative_hard_ratio == (0.1 if name == "paper_msmarco_hard" else 0)
 
 
 def test_rates_are_searched_alike_for_every_way_of_pre_training():

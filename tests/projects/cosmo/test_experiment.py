@@ -15,7 +15,14 @@ from common.engine.workspace import Workspace
 from common.evaluation.image_text import few_shot
 from common.evaluation.image_text.few_shot import Item
 from projects.cosmo import baselines, build, tasks
-from projects.cosmo.evaluate import judged, reciprocal_ranks
+from projects.cosmo.batches import Words
+from projects.cosmo.evaluate import (
+    Judged,
+    judged,
+    likelihood_metrics,
+    name_losses,
+    reciprocal_ranks,
+)
 from projects.cosmo.folder import export, load
 from projects.cosmo.inference import Cosmo
 from projects.cosmo.sources import COLOURS, draw, drawings
@@ -197,6 +204,8 @@ def test_captions_of_own_pictures(folder, model, tmp_path, monkeypatch):
     texts = tasks.caption(config(*words), Workspace(tmp_path / "w"))
     assert len(texts) == 1
     assert (tmp_path / "w/gallery/captions/0-query.png").is_file()
+    draw("red", "ball").resize((900, 300)).save(tmp_path / "wide.png")
+    assert tasks._small(str(tmp_path / "wide.png")).width == tasks.SHOWN  # all are held at once
     monkeypatch.setattr(tasks, "Cosmo", lambda run: model)
     shown = f"caption.demonstrations=['{tmp_path}/a.png=a red ball']"
     assert len(tasks.caption(config(*words, shown), Workspace(tmp_path / "v"))) == 1
@@ -359,6 +368,24 @@ def shot_sets(folder, *sets, **files):
     return config(f"eval.sets=[{', '.join(sets)}]", "eval.shots=[2]", f"data.root={folder}")
 
 
+def test_item_17_class_names_are_put_into_the_published_text(tmp_path):
+    """Checklist 17: A photo of a ..., and the class whose text is nearest."""
+    asked = []
+
+    def embed(pictures, texts):
+        asked.extend(texts)
+        return SimpleNamespace(visual=torch.eye(3)[[0, 1, 0]], text=torch.eye(3)[:2])
+
+    found = SimpleNamespace(
+        embed=embed, module=SimpleNamespace(network=SimpleNamespace(contrastive=True))
+    )
+    rows = [{"image": "a.png", "label": name} for name in ("bus", "cat", "cat")]
+    cfg = shot_sets(tmp_path, "{name: c, task: classification, test: i.jsonl}", i=rows)
+    scores = evaluate_sets(cfg, found, None)
+    assert asked == ["A photo of a bus", "A photo of a cat"]
+    assert scores["c_accuracy"] == pytest.approx(2 / 3)
+
+
 def test_item_17_a_model_without_heads_has_empty_cells(tmp_path):
     """With lambda = 0 classes and retrieval are left out; scores are on disk after every set."""
     rows = [{"image": "a.png", "texts": ["red"], "label": str(i)} for i in range(3)]
@@ -469,6 +496,12 @@ def test_official_files_become_rows(tmp_path):
     files = {"questions": tmp_path / "q.json", "annotations": tmp_path / "a.json"}
     found = made(output=output, **files, image="'i/{:04d}.jpg'")
     assert found == [(Item([str(tmp_path / "set/i/0003.jpg")], ("x",), "q?"), "")]
+    (tmp_path / "root").mkdir()  # a relative place is below data.root, where the table reads it
+    words = [f"data.root={tmp_path}/root", f"eval.official.karpathy={tmp_path}/k.json"]
+    build(config(*words, "eval.official.output=few_shot/coco/test.jsonl")).tasks["few_shot_rows"](
+        Workspace(tmp_path / "w")
+    )
+    assert read_items(tmp_path / "root" / config(name="paper_few_shot").eval.sets[0].test)
     with pytest.raises(UserError, match="no file of questions"):
         made(output=output, questions=tmp_path / "k.json", annotations=tmp_path / "a.json")
     with pytest.raises(UserError, match=r"no row of eval\.official\.split=val"):
@@ -527,6 +560,7 @@ def test_paper_configs_hold_the_published_recipe(name):
     assert (own.max_caption, own.max_document, own.max_images, own.frames) == (32, 128, 3, 3)
     assert (own.blank_prob, own.threshold, own.speed, own.caption_use) == (0.5, 0.24, 5, "noisy_only")  # fmt: skip
     assert (own.augment, own.normalise) == (True, "imagenet")
+    assert (model.vision, cfg.seed) == ("open_clip:ViT-L-14-quickgelu/openai", 42)
     assert (method.contrastive_weight, method.logit_scale_init, method.gather) == (1.0, 0.2, "local")  # fmt: skip
     assert (method.duplicates, method.guard, method.apply_weights) == ("keep", False, False)
     assert (model.num_latents, model.resampler_depth, model.latent_dim) == (64, 6, 512)
@@ -550,6 +584,13 @@ def test_the_few_shot_table_has_the_published_sizes_and_the_reference_is_flaming
     assert cfg.method.contrastive_weight == 0
     howto = config(name="paper_howto").data
     assert (howto.kinds[-1], howto.clips, howto.frames) == ("interleaved_video", 3, 3)
+
+
+def test_instruction_tuning_trains_all_rows_of_the_vocabulary():
+    """Checklist 7: embeddings are trained in instruction tuning alone; its pictures are not augmented."""
+    cfg = config(name="paper_instruction")
+    assert (cfg.model.trained_rows, cfg.data.kinds) == ("all", ["instruction"])
+    assert not cfg.data.augment
 
 
 def test_paper_configs_can_be_checked_without_their_weights():
@@ -586,6 +627,44 @@ def test_held_out_pictures_and_ranks():
     assert not parts["dev"] & parts["test"]
     assert reciprocal_ranks(torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.0, -1.0]])) == pytest.approx(
         [1 / 3, 0.75]
+    )
+
+
+def test_a_name_is_judged_by_its_likelihood_with_each_picture(stage, monkeypatch):
+    """-log p of every candidate by itself, without padding; gates are wide open, pictures count."""
+    module, names = stage.module, ["a purple drawing of a star", "a ball", "a red box", "a cat"]
+    candidates = torch.tensor([[0, 2, 1], [1, 3, 0], [2, 1, 3], [3, 0, 2]])
+    found = Judged([], names, candidates)
+    torch.manual_seed(1)
+    network, words = module.network.eval(), Words(module.tokenizer, config().data)
+    patches = 5 * torch.randn(4, 1, 1, 1, network.visual_head.in_features).expand(4, 1, 1, 5, -1)
+    for block in network.language.blocks:
+        for gate in (block.attn_gate, block.ff_gate):
+            monkeypatch.setattr(gate, "data", torch.full_like(gate, 2.0))
+    want, tokens = torch.zeros(4, 3), torch.zeros(4)
+    with torch.no_grad():
+        for i, row in enumerate(candidates.tolist()):
+            ids = torch.tensor([words(f"<visual>{names[i]}<|endofchunk|>")])
+            told = ids[0, 1:] != words.ids["visual"]
+            tokens[i] = told.sum()
+            for j, picture in enumerate(row):
+                media = network.media(patches[picture : picture + 1])[0]
+                logits = network.language(ids, torch.ones_like(ids), media).logits[0, :-1]
+                each = logits.log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+                want[i, j] = -each[told].sum()
+        cfg = config("eval.batch_size=6")  # two names at a time, by length
+        losses, number = name_losses(cfg, module, found, patches)
+        metrics = likelihood_metrics(cfg, module, found, patches, None)
+    assert float((want - want[:, :1])[:, 1:].abs().min()) > 1e-3
+    torch.testing.assert_close(losses, want, rtol=0, atol=2e-4)
+    assert torch.equal(number, tokens)
+    own = want[:, 0]
+    assert metrics["mrr"] == pytest.approx(sum(reciprocal_ranks(-want)) / 4)
+    assert metrics["recall_at_1"] == float((own < want[:, 1:].amin(1)).float().mean())
+    assert metrics["token_loss"] == pytest.approx(float(own.sum() / tokens.sum()), rel=1e-4)
+    assert metrics["name_loss"] == pytest.approx(float((own / tokens).mean()), rel=1e-4)
+    assert metrics["shuffled_loss"] == pytest.approx(
+        float(want[:, 1].sum() / tokens.sum()), rel=1e-4
     )
 
 

@@ -12,21 +12,10 @@ from common.losses.temperature import LogitScale
 from projects.cwcl.objective import Objective, similarity_weights, soft_targets
 from projects.cwcl.weights import matching_smoothing, mean_entropy, weight_statistics
 from tests.distributed.equal import assert_ranks_equal_one
-from tests.projects.cwcl.conftest import config, module_of, wave
+from tests.projects.cwcl.conftest import config, dense, module_of, spoken_of, wave
 from tests.projects.cwcl.workers import golden_share, golden_whole, two_steps
 
 GOLDEN = json.loads((ROOT / "tests/golden/cwcl.json").read_text(encoding="utf-8"))["outputs"]
-
-
-def dense(frozen, trained, scale, weights, reverse=None):
-    """The objective written out with matrices: soft cross entropy plus (soft) cross entropy."""
-    p, q = F.normalize(frozen, dim=1), F.normalize(trained, dim=1)
-    logits = scale * p @ q.T
-    one_hot = torch.eye(len(p), dtype=p.dtype)
-    targets = soft_targets(weights.to(p.dtype))
-    back = one_hot if reverse is None else soft_targets(reverse.to(p.dtype))
-    weighted = -(targets * logits.log_softmax(1)).sum(1).mean()
-    return weighted, -(back * logits.T.log_softmax(1)).sum(1).mean()
 
 
 def inputs(case, grad=False):
@@ -176,9 +165,10 @@ def test_item_8_two_processes_train_as_one_does(two_ranks):
     assert_ranks_equal_one(two_ranks, two_steps, rtol=1e-8, atol=1e-10)
 
 
-def test_item_12_the_multiplier_is_clamped_after_every_step():
-    """Checklist 12: starts at 1 / 0.07, stays in [1, 100]."""
-    module = module_of()
+@pytest.mark.parametrize("make", [module_of, spoken_of])
+def test_item_12_the_multiplier_is_clamped_after_every_step(make):
+    """Checklist 12: starts at 1 / 0.07, stays in [1, 100]; of both pairs of modalities."""
+    module = make()
     assert float(module.logit_scale()) == pytest.approx(1 / 0.07, rel=1e-6)
     assert isinstance(module.logit_scale, LogitScale)
     for value, wanted in ((7.0, math.log(100)), (-3.0, 0.0)):

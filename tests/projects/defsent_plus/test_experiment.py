@@ -18,6 +18,7 @@ from common.engine.workspace import Workspace
 from projects.defsent_plus.config import Config
 from projects.defsent_plus.data import load_dictionary
 from projects.defsent_plus.export import load_export
+from projects.defsent_plus.module import DefSentPlus
 from projects.defsent_plus.tasks import lookup, write_entries
 from tests.projects.defsent_plus.conftest import DEFSENT, PLAIN, config, module_of
 
@@ -93,6 +94,20 @@ def test_lookup_answers_from_a_run_and_from_an_export(exported, finished, tmp_pa
         lookup(config(words[0], f"lookup.file={tmp_path}/latin.txt"), Workspace(tmp_path))
 
 
+def test_lookup_holds_the_scores_of_few_descriptions(finished, tmp_path, monkeypatch):
+    """A matrix of all descriptions and all entries does not fit for a long file."""
+    (tmp_path / "texts.txt").write_text("a big house\na small dog\nwork\n", encoding="utf-8")
+    cfg = config(finished[1][0], f"lookup.file={tmp_path}/texts.txt", f"lookup.run={finished[0]}")
+    place = Workspace(tmp_path / "out", "defsent_plus", "smoke")
+    whole, sizes = read_jsonl(lookup(cfg, place)), []
+    scores = DefSentPlus.entry_scores
+    monkeypatch.setattr(DefSentPlus, "entry_scores", lambda self, texts: sizes.append(len(texts)) or scores(self, texts))  # fmt: skip
+    monkeypatch.setattr("projects.defsent_plus.tasks.SCORES", 1)
+    parts = read_jsonl(lookup(cfg, place))
+    assert sizes == [1, 1, 1]
+    assert [row["entries"] for row in parts] == [row["entries"] for row in whole]
+
+
 def test_a_description_that_is_cut_is_said(finished, tmp_path, capsys):
     """Definitions that are too long are refused; a description was cut without a word."""
     words = [finished[1][0], f"lookup.run={finished[0]}"]
@@ -166,6 +181,48 @@ def test_paper_configs_hold_the_published_recipe(name):
     assert cfg.entry.ica.enabled == (name in ("paper", "paper_bert_large"))
     assert cfg.restart_from_base
     assert (cfg.trainer.max_epochs, cfg.data.encoding) == (1, "utf-16")
+
+
+SYNCSE = "hkust-nlp/SynCSE-partial-RoBERTa-"
+ENCODERS = {  # M_0, its pooling in inference; pooler in training: source, activation, checkpoint of the head
+    "paper": ("bert-base-uncased", "mask", "own", "tanh", None),
+    "paper_bert_large": ("bert-large-uncased", "mask", "own", "tanh", None),
+    "paper_syncse_roberta_base": (f"{SYNCSE}base", "avg", "lm_head", "gelu", "roberta-base"),
+    "paper_syncse_roberta_large": (
+        f"{SYNCSE}large",
+        "cls_before_pooler",
+        "lm_head",
+        "gelu",
+        "roberta-large",
+    ),
+    "paper_defsent": ("bert-base-uncased", "avg", "own", "tanh", None),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_items_7_8_and_15_paper_configs_hold_the_published_encoders(name):
+    """Checklist 7, 8, 15: the pooler of each, the prompt of inference, the targets; the seven STS sets."""
+    cfg, model = config(name=name), config(name=name).model
+    pooler = cfg.pooler
+    assert ENCODERS[name] == (
+        model.pretrained,
+        model.pooling,
+        pooler.source,
+        pooler.activation,
+        pooler.lm_head,
+    )
+    prompt = 'This sentence : "{text}" means [MASK] .' if model.pooling == "mask" else None
+    assert model.template == prompt
+    defsent = name == "paper_defsent"
+    assert (cfg.entry.targets, cfg.data.single_piece) == (
+        ("lm_head", True) if defsent else ("entries", False)
+    )
+    ica = cfg.entry.ica
+    assert (ica.scale, ica.max_iter, ica.tol, ica.seed) == (100, 1000, 1e-4, 42)
+    assert cfg.data.long == "refuse"
+    named = ("STSBenchmark", "STS12", "STS13", "STS14", "STS15", "STS16", "SICKRelatedness")
+    assert cfg.eval.sets == [f"senteval:{text}" for text in named]
+    assert cfg.eval.dev == "senteval:STSBenchmark-dev"
 
 
 def test_arms_differ_in_rounds_targets_and_entries_alone():

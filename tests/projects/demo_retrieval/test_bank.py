@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 
 from common.config import UserError
-from projects.demo_retrieval.bank import Bank, write_bank
-from projects.demo_retrieval.questions import data_set
+from projects.demo_retrieval.bank import Bank, Copies, write_bank
+from projects.demo_retrieval.questions import about, data_set
 from projects.demo_retrieval.retriever import TfidfSvd
-from projects.demo_retrieval.sources import read_task
+from projects.demo_retrieval.sources import expand, read_task
 from projects.demo_retrieval.stages import read_tasks
-from projects.demo_retrieval.template import Example, demonstration_text, input_text
+from projects.demo_retrieval.template import (
+    UNASKED,
+    Example,
+    demonstration_text,
+    input_text,
+    parse_unifiedqa,
+)
 from tests.projects.demo_retrieval.conftest import config, module_of
 from tests.projects.demo_retrieval.test_data import OFFICIAL, official
 
@@ -67,6 +73,49 @@ def test_item_4_equal_questions_of_other_kinds_stay():
     assert [data_set(n) for n in ("unifiedqa/arc_hard", "crossfit/ai2_arc", "mine", "")] == ["arc", "arc", "mine", ""]  # fmt: skip
 
 
+TEXT = "The cat sat on the mat. " * 16
+
+
+@pytest.mark.parametrize(("line", "task", "question", "context", "same"), [
+    ("Who sat? \\n (Cats) {}", "mrqa/squad", "who sat", TEXT, True),
+    ("Who sat? \\n (Cats (animals)) (CNN) -- {}", "mrqa/newsqa", "Who sat?", f"ROME (CNN) {TEXT}", False),
+    ("Who sat? \\n (Cats (animals)) (CNN) -- {}", "mrqa/newsqa", "Who sat?", f"(CNN) -- {TEXT}", True),
+    ("Who sat? \\n (Cats) {}(Dogs) No dog.", "mrqa/hotpotqa", "Who sat?", f"[PAR] [TLE] Cats [SEP] {TEXT}", True),
+    ("Who sat? \\n (Cats) {}", "mrqa/squad", "Who lay?", TEXT, False),
+    ("Who sat? \\n (Cats) {}", "mrqa/squad", "Who sat?", "Another cat sat.", False),
+    ("Who sat? \\n (Cats) {}", "crossfit/tweet_qa", UNASKED, f"question: Who sat? context: {TEXT}", True),
+    ("Who sat? \\n (Cats) {}", "crossfit/tweet_qa", UNASKED, "question: Who sat? context: Another cat.", False),
+    ("Who sat? \\n (A) Ann (B) Bob \\n {}", "crossfit/multirc", UNASKED, f"question: Who sat? (A) Ann (B) Bob context: {TEXT}", True),
+    ("Who sat? \\n (Cats) {}", "crossfit/squad-no_context", UNASKED, "question: Who sat?", True),
+    ("Who sat? \\n (Cats) {}", "crossfit/kilt_nq", UNASKED, "Who sat?", False),
+])  # fmt: skip
+def test_items_4_and_5_copies_in_other_collections_are_found(line, task, question, context, same):
+    """Checklist 4, 5: titles in brackets or marks, cut contexts, and questions that stand in CrossFit's input; from either side."""
+    unified = parse_unifiedqa(line.format(TEXT) + "\tAnn", "unifiedqa/squad1_1")
+    other = Example(task, question, ("Ann",), context)
+    assert Copies([unified]).of(other) == Copies([other]).of(unified) == ({0} if same else set())
+
+
+def test_items_4_and_5_copies_of_official_files_are_no_demonstrations(tmp_path):
+    """Checklist 4, 5: own answers are not retrieved through another collection."""
+    words = [f"data.root={official(tmp_path)}", *OFFICIAL, "data.exclude_eval_tasks=false"]
+    tasks = read_tasks(config(*words))
+    bank, meta = bank_of(tasks.bank), {t.name: t.train for t in tasks.meta}
+    for example, task, question in (
+        (tasks.targets[0].train[0], "unifiedqa/squad1_1", "who sat 1?"), (meta["crossfit/tweet_qa"][0], "unifiedqa/race", "what 3?"),
+    ):  # fmt: skip
+        (own,) = bank.own(example)
+        assert bank.examples[own][:2] == (task, question)
+    assert about("crossfit/any")["question"] == UNASKED
+
+
+def test_a_star_stands_for_no_contrast_set(tmp_path):
+    """Their training files are test questions of other sets; a name of one is taken."""
+    data = config(f"data.root={official(tmp_path)}").data
+    assert expand(["unifiedqa/*"], data) == ["unifiedqa/race", "unifiedqa/squad1_1"]
+    assert expand(["unifiedqa/contrast_sets_boolq"], data) == ["unifiedqa/contrast_sets_boolq"]
+
+
 def test_items_5_and_22_a_bank_file_is_a_bank_like_others(tmp_path):
     """Checklist 5, 22: its rows of the targets' data sets and of evaluated texts leave; names that nobody knows stay."""
     words = [f"data.root={official(tmp_path)}", *OFFICIAL, f"data.bank_file={tmp_path}/own.jsonl"]
@@ -79,7 +128,9 @@ def test_items_5_and_22_a_bank_file_is_a_bank_like_others(tmp_path):
     strict = read_tasks(config(*words)).manifest()
     assert strict["bank"] == {"unifiedqa/race": 1, "mine": 1}
     assert strict["left_out"] == ["unifiedqa/squad1_1"]
-    assert strict["removed"] == 2  # a line of race in meta-training, a row of the file
+    assert (
+        strict["removed"] == 3
+    )  # lines of race and of tweet_qa in meta-training, a row of the file
     kept = read_tasks(config(*words, "data.exclude_eval_tasks=false")).manifest()
     assert kept["bank"] == {"unifiedqa/squad1_1": 1, "unifiedqa/race": 1, "mine": 1}
     own = read_tasks(config(*words, "data.bank_targets=true")).manifest()

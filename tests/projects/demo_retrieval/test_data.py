@@ -328,15 +328,20 @@ def test_a_bank_file_round_trips_and_says_what_is_wrong(tmp_path):
 
 
 def official(root):
-    """Tiny files in the official formats of UnifiedQA, CrossFit and MRQA."""
+    """Tiny files in the official formats of UnifiedQA, CrossFit and MRQA, with copies of each other's rows."""
 
     def write(name, lines):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines) + "\n")
 
-    squad = ["who sat 1? \\n the cat 1 sat.\tcat 1", "who sat 50? \\n the cat 50 sat.\tcat 50"]
+    squad = [
+        "who sat 1? \\n (Cats) the cat 1 sat.\tcat 1",
+        "who sat 50? \\n (Cats (animals)) the cat 50 sat.\tcat 50",
+    ]
     write("unifiedqa/squad1_1/train.tsv", squad)
+    write("unifiedqa/contrast_sets_boolq/train.tsv", ["is it? \\n (Cats) it is.\tyes"])
+    write("crossfit/tweet_qa/tweet_qa_2_42_train.tsv", ["question: What 3? (A) x (B) y context: Text 3.\tx", "question: Who sat 52? context: The cat 52 sat.\tcat 52"])  # fmt: skip
     write("unifiedqa/race/train.tsv", [f"What {i}? \\n (A) x (B) y \\n Text {i}.\tx" for i in range(6)] + ["who sat 51? \\n the cat 51 sat.\tcat 51"])  # fmt: skip
     for task, labels in (("glue-qnli", ("entailment", "not_entailment")), ("trec", ("NUM", "LOC")), ("ag_news", ("World", "Sports"))):  # fmt: skip
         for part, start in (("train", 0), ("dev", 10), ("test", 20)):
@@ -363,10 +368,10 @@ def test_items_5_and_22_the_manifest_of_official_files(tmp_path):
     """Checklist 5, 22: meta = UnifiedQA + CrossFit, bank = UnifiedQA; evaluated texts are removed, their data sets too unless asked."""
     words = [f"data.root={official(tmp_path)}", *OFFICIAL]
     strict = read_tasks(config(*words)).manifest()
-    assert strict["meta"] == {"unifiedqa/race": 6, "crossfit/ag_news": 4}
+    assert strict["meta"] == {"unifiedqa/race": 6, "crossfit/ag_news": 4, "crossfit/tweet_qa": 1}
     assert strict["bank"] == {"unifiedqa/race": 6}
     assert strict["left_out"] == ["unifiedqa/squad1_1"]
-    assert strict["removed"] == 1  # "who sat 51?" is a test question
+    assert strict["removed"] == 2  # "who sat 51?" and "Who sat 52?" are test questions
     kept = read_tasks(config(*words, "data.exclude_eval_tasks=false"))
     assert set(kept.manifest()["bank"]) == {"unifiedqa/race", "unifiedqa/squad1_1"}
     assert kept.manifest()["bank"]["unifiedqa/squad1_1"] == 1
@@ -392,7 +397,7 @@ def test_item_5_evaluated_texts_leave_every_training_part(tmp_path):
     )
     tasks = read_tasks(cfg)
     assert [len(t.train) for t in tasks.targets] == [4, 4, 4]
-    assert tasks.removed == 4
+    assert tasks.removed == 5
     assert tasks.manifest()["bank"] == {"unifiedqa/race": 6}
     trec.write_text("text trec 20\tNUM\ntext trec 21\tLOC\n")
     with pytest.raises(UserError, match="crossfit/trec are evaluated"):

@@ -260,6 +260,9 @@ def test_item_15_the_few_shot_runner_repeats_five_draws(tmp_path):
     cfg.few_shot.seeds = [1]
     with pytest.raises(UserError, match="at least two"):
         tasks.few_shot(cfg, workspace, train)
+    cfg.few_shot.seeds = [1, 2, 2]  # would count the second draw twice
+    with pytest.raises(UserError, match="names a draw twice"):
+        tasks.few_shot(cfg, workspace, train)
 
 
 def test_item_15_draws_begin_with_an_exported_pair(tmp_path):
@@ -346,6 +349,9 @@ def test_stages_have_rate_accumulation_and_validation_of_their_own(tmp_path):
     seen = [(s.name, s.module.optim.lr, stage_config(cfg.trainer, s)) for s in stages(cfg)]
     assert [(name, lr, own.accumulate_grad_batches) for name, lr, own in seen] == [("meta", 1e-3, 5), ("finetune", 0.125, 3)]  # fmt: skip
     assert seen[1][2].val_every_n_steps == 2
+    cfg.finetune.max_steps, cfg.finetune_epochs = 0, 3
+    last = [stage_config(cfg.trainer, s) for s in stages(cfg)][-1]
+    assert (last.max_epochs, last.max_steps) == (3, None)
 
 
 def test_selection_keeps_the_best_step_by_f1(tmp_path):

@@ -16,6 +16,7 @@ from common.evaluation.generation.question_answering import (
     best_answer,
     normalize_answer,
 )
+from projects.demo_retrieval.batches import EvalRows
 from projects.demo_retrieval.decode import generate, generate_sequence, label_log_likelihoods
 from projects.demo_retrieval.network import build_generator
 from projects.demo_retrieval.objective import (
@@ -28,7 +29,7 @@ from projects.demo_retrieval.objective import (
 )
 from projects.demo_retrieval.options import GeneratorConfig, RetrieverConfig
 from projects.demo_retrieval.retriever import build_retriever
-from projects.demo_retrieval.stages import rows_of
+from projects.demo_retrieval.stages import demonstrations_of, rows_of
 from projects.demo_retrieval.template import Example, parse_answer
 from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.demo_retrieval.conftest import GOLDEN, fill, module_of
@@ -357,6 +358,31 @@ def test_the_retriever_keeps_to_the_accelerator_of_the_config(tmp_path, monkeypa
     assert stays.questions(["a cat"]).shape == (1, 16)
     with pytest.raises(RuntimeError, match="it is moved"):
         goes.questions(["a cat"])
+
+
+@pytest.mark.parametrize("coupling", ["token", "sequence"])
+def test_the_loss_has_the_coupling_and_the_reduction_of_the_config(coupling):
+    """Checklist 2: sum over tokens or sequences, of RAG-Token or RAG-Sequence."""
+    nll = {"token": rag_token_nll, "sequence": rag_sequence_nll}[coupling]
+    for reduction in ("tokens", "sequences"):
+        module, tasks = module_of(f"method.coupling={coupling}", f"method.reduction={reduction}")
+        batch = rows_of(module.cfg, module, tasks.targets, 4)[[(i, 0) for i in range(4)]]
+        batch["scores"] = batch["scores"] + torch.tensor([0.0, 3.0])
+        module.eval()
+        total = nll(module.logits(batch), batch["scores"], batch["labels"]).sum()
+        count = batch["labels"].ne(IGNORED).sum() if reduction == "tokens" else 4
+        torch.testing.assert_close(module.losses(batch)["loss"], total / count)
+
+
+@pytest.mark.parametrize(("coupling", "name"), [("token", "generate"), ("sequence", "generate_sequence")])  # fmt: skip
+def test_answers_are_searched_with_the_beams_of_the_config(coupling, name, monkeypatch):
+    """`eval.num_beams` reaches the decoder."""
+    seen = []
+    monkeypatch.setattr(f"projects.demo_retrieval.module.{name}", lambda *a, **o: seen.append(o["num_beams"]) or torch.tensor([[0]]))  # fmt: skip
+    module, tasks = module_of("eval.num_beams=3", f"method.coupling={coupling}")
+    rows = EvalRows(tasks.targets[0].test[:1], module.encoder, demonstrations_of(module.cfg, module.bank), 0)  # fmt: skip
+    module.answers(rows.collate([0]))
+    assert seen == [3]
 
 
 def test_the_gradient_reaches_every_parameter_of_the_generator():

@@ -1,6 +1,7 @@
 """What is measured of regions, boxes and locality, and what needs no training."""
 
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from common.engine.workspace import Workspace
-from projects.dito import baselines, evaluate
+from projects.dito import baselines, detector, evaluate
 from projects.dito.detector import Detections, pointing, similarity_maps
 from projects.dito.scenes import Scenes, scenes_of
 from tests.projects.dito.conftest import config, network_of
@@ -42,6 +43,29 @@ def test_borders_pointing_and_kinds_of_regions():
         torch.testing.assert_close(region[0, 1, 2, 3], want)
         token = network.image_proj(network.image_map(images)[1, :, 2, 5])
         torch.testing.assert_close(patch[1, 2, 2, 5], F.normalize(token, dim=0) @ texts[1, 2])
+
+
+def test_item_9_each_branch_has_its_temperature(monkeypatch):
+    """Checklist 9: `temp_det` times the learned one for the detector, `temp_vlm` for the frozen branch."""
+    cfg, seen = config("score.temp_det=0.2", "score.temp_vlm=0.03"), []
+    network = network_of(cfg, ("region", "detect")).eval()
+    network.log_temperature.data.fill_(0.7)
+    plain = detector.class_probabilities
+    monkeypatch.setattr(detector, "class_probabilities", lambda v, c, t: seen.append(float(t)) or plain(v, c, t))  # fmt: skip
+    detector.detect(network, torch.randn(1, 3, 32, 32), network.classes(["a"]), cfg.score)
+    assert seen == pytest.approx([0.2 * math.exp(0.7), 0.03])
+
+
+@pytest.mark.parametrize(("words", "labels", "scores"), [
+    ([], [1, 2], [0.9, 0.7]), (["score.nms=0.85"], [1, 1, 2, 2], [0.9, 0.8, 0.7, 0.1]), (["score.keep=1"], [1], [0.9]),
+    (["score.threshold=0.75"], [1], [0.9]),
+])  # fmt: skip
+def test_item_9_boxes_are_suppressed_within_a_class(words, labels, scores):
+    """Checklist 9: two boxes with an overlap of .8; the better one of each class stays."""
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0.0, 0, 10, 8]])
+    found = detector._suppressed(boxes, torch.tensor([[0.9, 0.1], [0.8, 0.7]]), config(*words).score)  # fmt: skip
+    assert found.labels.tolist() == labels
+    torch.testing.assert_close(found.scores, torch.tensor(scores))
 
 
 def test_shares_are_means_of_scenes_that_have_such_a_box(tmp_path, monkeypatch):

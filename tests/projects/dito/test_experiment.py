@@ -371,6 +371,19 @@ def test_task_detect_draws_boxes_of_free_names(exported, tmp_path):
         tasks.detect(config(f"run.model={exported}", f"run.inputs=[{tmp_path}/no.png]", "run.names=[a]"), Workspace(tmp_path))  # fmt: skip
 
 
+def test_a_name_twice_is_one_class_and_the_gallery_has_small_pictures(exported, tmp_path):
+    """A repeated name halved its scores; all pictures were held in full size."""
+    Image.new("RGB", (1800, 1200), (10, 200, 10)).save(tmp_path / "mine.png")
+    boxes = []
+    for names in ("a,b", "a,b,a"):
+        work = tmp_path / names
+        cfg = config(f"run.model={exported}", f"run.inputs=[{tmp_path}/mine.png]", f"run.names=[{names}]", "run.threshold=0.0")  # fmt: skip
+        boxes += tasks.detect(cfg, Workspace(work)).values()
+        assert Image.open(work / "boxes/mine.png").width == 1800
+        assert Image.open(work / "gallery/detections/0-query.png").width == tasks.SHOWN
+    assert boxes[0] == boxes[1]
+
+
 def test_pictures_of_one_stem_have_their_own_files(exported, tmp_path):
     """`a/mine.png` and `b/mine.png` are both drawn, none over the other."""
     inputs = [tmp_path / folder / "mine.png" for folder in ("a", "b")]

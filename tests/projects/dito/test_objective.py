@@ -84,12 +84,23 @@ def test_item_5_one_vector_an_image_against_its_caption_alone():
     torch.testing.assert_close(
         eq.pool_regions(9 * regions, "mean"), F.normalize(unit.mean(1), dim=-1)
     )
-    module = module_of("region")
-    batch, net = batch_of(module), module.network
-    boxes = module.boxes_of(batch["ids"], (32, 32))
-    pooled = eq.pool_regions(net.region_vectors(batch["images"], boxes).view(4, 4, -1))
-    want = ClipLoss()(pooled, net.text_vectors(batch["tokens"]), net.region_scale()).loss
-    torch.testing.assert_close(module.losses(batch)["loss"], want)
+    for kind in ("max", "mean"):
+        module = module_of("region", f"method.pool={kind}")
+        batch, net = batch_of(module), module.network
+        boxes = module.boxes_of(batch["ids"], (32, 32))
+        pooled = eq.pool_regions(net.region_vectors(batch["images"], boxes).view(4, 4, -1), kind)
+        want = ClipLoss()(pooled, net.text_vectors(batch["tokens"]), net.region_scale()).loss
+        torch.testing.assert_close(module.losses(batch)["loss"], want)
+
+
+def test_random_boxes_have_the_area_and_the_aspect_of_the_config():
+    """Checklist 4: `method.area` is a share of the image, `method.aspect` width over height."""
+    module = module_of("region", "method.area=[0.2,0.25]", "method.aspect=[2.5,3.0]")
+    for boxes in module.boxes_of(torch.arange(4), (32, 32)):
+        width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(1)
+        area, aspect = width * height / 32**2, width / height
+        assert 0.199 < float(area.min()) <= float(area.max()) < 0.251
+        assert 2.49 < float(aspect.min()) <= float(aspect.max()) < 3.01
 
 
 def test_item_4_the_region_stage_trains_pyramid_and_head_without_annotation(monkeypatch):

@@ -139,6 +139,21 @@ def test_item_15_image_level_maps_are_the_pretraining_s_own(shift, windows):
         assert not torch.allclose(seen, network.detector_map(images), atol=1e-3)
 
 
+def test_the_detector_s_recipe_is_the_released_one():
+    """Checklist 8, 9, 11: values of the release for LVIS, each as the sheet has it."""
+    cfg = config(name="paper_lvis")
+    own, score, optim, trainer = cfg.detect, cfg.score, cfg.optim, cfg.trainer
+    assert (own.backbone_gradient, own.background_weight, own.rpn_box_weight, own.l2, own.nms) == (0.6, 0.9, 8.0, 1e-4, 0.7)  # fmt: skip
+    assert (own.milestones, own.places, own.box_loss) == ([0.8, 0.9, 0.95], 256, "huber")
+    assert (score.alpha, score.beta, score.objectness_exp) == (0.35, 0.65, 3.0)
+    assert (score.temp_det, score.temp_vlm) == (0.1, 0.01)
+    assert (score.nms, score.rpn_nms, score.keep, score.threshold) == (0.5, 1.0, 300, 0.0)
+    assert (optim.name, optim.lr, optim.momentum, optim.weight_decay) == ("sgd", 0.18, 0.9, 0.0)
+    assert (optim.warmup_steps, optim.warmup_start_lr, optim.schedule) == (1000, 0.0032, "constant")
+    assert (trainer.max_steps, cfg.data.batch_size * trainer.devices * trainer.num_nodes) == (46_100, 256)  # fmt: skip
+    assert (cfg.data.image_size, tuple(cfg.data.jitter)) == (1024, (0.1, 2.0))
+
+
 def test_paper_configs_agree_with_each_other():
     """COCO's steps belong to batch 256; text tower by the released table; the baseline sees the same pixels."""
     found = {name: config(name=name) for name in ("paper", "paper_coco", "paper_lvis", "paper_image_continued")}  # fmt: skip

@@ -271,6 +271,28 @@ def test_ranking_the_users_own_files(tmp_path, trained, capsys):
         _lines(str(tmp_path / "c.txt"), "candidates")
 
 
+def test_ranking_holds_the_scores_of_few_queries(tmp_path, monkeypatch):
+    """The scores of all queries with all candidates were held at once."""
+    module = student()
+    monkeypatch.setattr("common.engine.run.trained_module", lambda *_: (module, None))
+    for name, lines in (("q", TEXTS), ("c", OTHERS)):
+        (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
+    cfg = config(f"rank.queries={tmp_path}/q", f"rank.candidates={tmp_path}/c", "rank.k=2")
+    whole, sizes, rank = tasks.rank(cfg, Workspace(tmp_path), None), [], module.scorer.rank
+
+    def counted(queries, *others):
+        sizes.append(len(queries))
+        return rank(queries, *others)
+
+    monkeypatch.setattr(module.scorer, "rank", counted)
+    monkeypatch.setattr(tasks, "SCORES", len(OTHERS))
+    parts = tasks.rank(cfg, Workspace(tmp_path), None)
+    assert sizes == [1] * len(TEXTS)
+    assert [[text for text, _ in rows] for rows in parts] == [
+        [t for t, _ in rows] for rows in whole
+    ]
+
+
 def test_ranking_works_where_the_config_says(tmp_path, monkeypatch):
     """It stayed on the CPU beside a GPU; every pass lies within `evaluated`."""
     module = student()

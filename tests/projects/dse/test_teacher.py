@@ -20,6 +20,7 @@ from common.data.text.pairs.readers import synthetic_pairs
 from common.data.text.pairs.tasks import TASKS
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.engine import checkpoint as ckpt
+from common.engine.trainer import stage_config
 from common.engine.workspace import Workspace
 from common.families.sentences import pair_classifier
 from common.families.sentences.pair_classifier import label_order
@@ -27,7 +28,7 @@ from common.families.sentences.pair_scores import ScorePairs, joined, read_score
 from projects.dse import build, experiment, stages
 from projects.dse.stages import teacher_logits, teacher_module
 from projects.dse.tasks import score
-from tests.projects.dse.conftest import TINY, classifier, config, run_of
+from tests.projects.dse.conftest import TINY, TINY_WORDS, classifier, config, run_of
 
 PAIRS = synthetic_pairs(12, 3).pairs
 assert experiment  # loaded before any test replaces a function that it imports
@@ -228,6 +229,24 @@ def test_a_classifier_of_two_classes_and_a_regression_are_trained_as_usual():
     want = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 1, 0]))
     torch.testing.assert_close(module.losses(batch)["loss"], want)
     assert module.pair_logits(data.pairs).shape == (4, 1)
+
+
+def test_the_teacher_of_the_paper_has_a_recipe_of_its_own(tmp_path):
+    """The released fine-tuning in place of the student's optimiser: rate, decay, linear warm-up and decay, length."""
+    student = ["optim.lr=0.5", "optim.weight_decay=0.25", "optim.schedule=cosine", "optim.warmup_epochs=4", "optim.final_lr=0.125", "optim.lr_scaling=linear"]  # fmt: skip
+    small = ["data.task=synthetic", "teacher.pretrained=random", f"teacher.config={TINY_WORDS}", "teacher.max_length=40"]  # fmt: skip
+    cfg = config(*student, *small, f"runs_dir={tmp_path}", name="paper_mrpc")
+    stage = next(iter(build(cfg).stages()))
+    own, trainer = stage.module.optim, stage_config(cfg.trainer, stage)
+    assert (stage.name, stage.data.batch_size, stage.monitor) == ("teacher", 16, "val/pair_score")
+    assert (own.lr, own.weight_decay, own.schedule, own.final_lr) == (2e-5, 0.01, "linear", 0.0)
+    assert (own.warmup_steps, own.warmup_epochs, own.lr_scaling) == (0, pytest.approx(0.1 * 3), "none")  # fmt: skip
+    assert (trainer.max_epochs, trainer.max_steps, trainer.accumulate_grad_batches) == (3, None, 2)
+    cfg.teacher.steps = 50
+    stage = next(iter(build(cfg).stages()))
+    own, trainer = stage.module.optim, stage_config(cfg.trainer, stage)
+    assert (own.warmup_steps, own.warmup_epochs) == (5, 0.0)
+    assert (trainer.max_epochs, trainer.max_steps) == (None, 50)
 
 
 def test_a_corrected_file_has_a_teacher_of_its_own(tmp_path):

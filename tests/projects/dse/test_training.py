@@ -141,6 +141,9 @@ def test_configs_of_the_paper_are_the_released_settings():
         assert cfg.data.batch_size * cfg.trainer.accumulate_grad_batches == 32
         assert cfg.teacher.batch_size * cfg.teacher.accumulate == 32
         assert cfg.optim.warmup_epochs == pytest.approx(0.1 * cfg.trainer.max_epochs)
+    sizes = {"paper": 392_702, "paper_allnli": 942_069, "paper_mrpc": 3_668, "paper_qnli": 104_743, "paper_qqp": 363_846, "paper_snli": 549_367, "paper_stsb": 5_749}  # fmt: skip
+    for name, pairs in sizes.items():  # validated after every epoch of 32 pairs a step
+        assert config(name=name).trainer.val_every_n_steps == pairs // 32, name
     released = config(name="paper_mrpc_as_released")
     assert released.optim.name == "bertadam"
     assert released.optim.warmup_epochs == pytest.approx(0.2 * released.trainer.max_epochs)

@@ -324,6 +324,14 @@ def test_answers_questions_and_reasoning_of_one_s_own(full_run, tmp_path):
         )
 
 
+def test_rows_of_a_set_that_are_no_objects_are_named(tmp_path):
+    """A list of questions alone ended in a traceback."""
+    (tmp_path / "s.json").write_text('["is babaki bax"]')
+    cfg = config(f"data.root={tmp_path}", "generate.file=s.json")
+    with pytest.raises(UserError, match=r"s\.json, row 0: expected a JSON list of \{question"):
+        tasks.strategyqa(cfg, Workspace(tmp_path), None)
+
+
 def test_demonstrations_of_another_set_are_refused(tmp_path):
     """CONFIG=paper_reasoning TASK=gsm8k put StrategyQA's yes and no before GSM8K's questions, silently."""
     yes = '{"question": "is it", "answer": "It is. So the answer is yes."}\n'
@@ -373,7 +381,7 @@ def test_key_words_are_refused_where_there_is_no_question(tmp_path):
         tasks.score_off_the_shelf(config(*words), Workspace(tmp_path))
 
 
-def test_false_answers_are_written_and_filtered(tmp_path):
+def test_false_answers_are_written_and_filtered(tmp_path, capsys):
     """Hallucination stage: refused draws are drawn again, what never passes is left out; data.file reads it."""
     rows = [
         {"question": "who", "answer": "the man"},
@@ -395,6 +403,19 @@ def test_false_answers_are_written_and_filtered(tmp_path):
     found = tasks.hallucinate(cfg, Workspace(tmp_path, "lol", "smoke"))
     assert found["questions"] == 2
     assert len(read_hallucinations(cfg)) == found["kept"] > 0
+    assert f"{found['kept']:.0f} of 2 questions" in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize(("lines", "said"), [
+    ('{"question": "when", "answer": 1969}\n', "row 1: question, answer and knowledge are texts"),
+    ("\n", "holds no question"),
+])  # fmt: skip
+def test_questions_for_false_answers_are_checked_first(tmp_path, lines, said):
+    """A number as answer ended in a traceback after the first draws; no rows gave an empty file."""
+    (tmp_path / "in.jsonl").write_text(lines)
+    cfg = config(f"hallucinate.file={tmp_path}/in.jsonl", "hallucinate.model=bundled:stories260k")
+    with pytest.raises(UserError, match=said):
+        tasks.hallucinate(cfg, Workspace(tmp_path / "task", "lol", "smoke"))
 
 
 def test_own_files_of_hallucinations(tmp_path):

@@ -235,6 +235,35 @@ def test_the_order_of_an_own_log_is_not_guessed_silently(tmp_path, capsys):
             tasks.prepare(config(f"prepare.input={tmp_path / name}"), Workspace(tmp_path))
 
 
+def test_files_of_windows_editors_and_of_no_text(tmp_path):
+    """A byte order mark became part of the first user; other bytes ended in a traceback."""
+    log = tmp_path / "log.txt"
+    log.write_text("u 1 2\n", encoding="utf-8-sig")
+    assert tasks.own_log(str(log), Workspace(tmp_path)) == [("u", ["1", "2"])]
+    log.write_bytes(b"caf\xe9 1 2\n")
+    with pytest.raises(UserError, match="no log in UTF-8"):
+        tasks.own_log(str(log), Workspace(tmp_path))
+
+
+def test_outputs_are_checked_before_the_work(run, tmp_path):
+    """Folders that were missing, and names that .inter cannot hold, were found out too late or never."""
+    asked = tmp_path / "asked.jsonl"
+    write_jsonl(asked, [{"user": "me", "items": ["3"]}])
+    words = [f"runs_dir={run.parents[2]}", f"recommend.input={asked}"]
+    out = tmp_path / "new/folder/out.jsonl"
+    run_task("mclrec", "smoke", [*words, f"recommend.output={out}"], "recommend")
+    assert len(read_jsonl(out)) == 1
+    with pytest.raises(UserError, match="is a folder: name a .jsonl file"):
+        run_task("mclrec", "smoke", [*words, f"recommend.output={out.parent}"], "recommend")
+    raw = tmp_path / "raw.csv"
+    raw.write_text('user,item\nu,"a\tb"\n', encoding="utf-8")
+    own = [f"runs_dir={tmp_path}", f"prepare.input={raw}", "data.min_user=1", "data.min_item=1"]
+    with pytest.raises(UserError, match="a tab or a line break"):
+        run_task("mclrec", "smoke", own, "prepare")
+    with pytest.raises(UserError, match=r"has to end in \.inter"):
+        run_task("mclrec", "smoke", [*own, f"prepare.output={tmp_path}/log.csv"], "prepare")
+
+
 def test_a_raw_log_is_made_ready_and_trained_on(tmp_path, capsys):
     """Sheet, data: k-core of raw interactions, written in the release's format, read by the config."""
     lines = [f"u{u},i{(u + n) % 7},{n}" for u in range(12) for n in range(6)]
@@ -383,12 +412,15 @@ def test_checklist_14_15_compare_has_the_arms_and_the_sweeps_at_equal_encoder_up
         "ce_b16",
         "full_quarter",
     } <= spec.arms.keys()
-    updates = set()
-    for own in spec.arms.values():
+    updates, rates = set(), {}
+    for name, own in spec.arms.items():
         cfg = config(*[f"{k}={v}" for k, v in own.items()], name="mini")  # with the shared ones
         each = cfg.method.steps - 1 if cfg.method.alternates else 1
         updates.add(cfg.trainer.max_steps * each)
+        rates[name] = cfg.optim.lr
     assert updates == {1000}
+    for name in spec.arms.keys() - set(spec.default_arms):  # outside the search: as what they vary
+        assert rates[name] == rates["ce" if name.startswith("ce_") else "full"], name
 
 
 def test_the_example_of_the_card_recommends_three_items(run, capsys):

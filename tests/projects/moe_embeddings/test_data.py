@@ -98,6 +98,7 @@ def test_checklist_7_training_ignores_labels_and_uses_positive_pairs(tmp_path):
     valid = [("v", "w", 1), ("v", "u", 0)]
     write_pairs(tmp_path / "d", {"train": right, "valid": valid, "test": test})
     plain = training_pairs(config(*words))
+    assert [(p.a, p.b) for p in plain] == [(a, b) for a, b, _ in right]  # of the part "train" alone
     write_pairs(tmp_path / "d", {"train": [*right, ("a0", "b3", 0)]})
     assert training_pairs(config(*words)) == plain
     assert [p.label for p in load_pairs(config(*words), "test")["d"]] == [1, 0]

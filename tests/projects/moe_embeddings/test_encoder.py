@@ -175,6 +175,10 @@ def test_adapters_train_the_experts_alone_and_are_folded_in_on_export(tmp_path):
     save_encoder(encoder, tmp_path)
     torch.testing.assert_close(load_encoder(tmp_path).encode(TEXTS, DOMAINS), found)
     torch.testing.assert_close(encoder.encode(TEXTS, DOMAINS), found)  # the trained one stays
+    for routed in ROUTED.values():  # routers are new: they learn beside the adapters
+        parts = encoder_of("model.lora_rank=2", *routed).named_parameters()
+        gates = [p.requires_grad for n, p in parts if n.endswith(".gate.weight")]
+        assert gates == [True, True]
 
 
 @pytest.mark.parametrize("words", [["model.domain_tokens=false"], ["model.routing=dense"], [MODERNBERT], *ROUTED.values()])  # fmt: skip

@@ -16,10 +16,11 @@ from common.engine.check import inspect
 from common.engine.comparison.spec import default_arms, read_comparison
 from common.engine.run import train
 from common.engine.workspace import Workspace
-from projects.moe_embeddings import baselines, build
+from projects.moe_embeddings import baselines, build, tasks
 from projects.moe_embeddings.cocitation import Pair
 from projects.moe_embeddings.data import load_pairs, requirements
 from projects.moe_embeddings.evaluate import gradient_cosines, paired_p, score_row, scores_of
+from projects.moe_embeddings.validation import PairScores
 from tests.projects.moe_embeddings.conftest import ROUTED, config, module_of
 
 QUICK = [
@@ -210,14 +211,17 @@ def test_a_resumed_run_is_bit_identical(tmp_path):
     assert losses((run / "metrics.csv").read_text()) == losses(curve)
 
 
-def test_training_stops_early_on_validation_pairs(tmp_path):
-    """Sheet, recipe: patience on F1 of the validation part, or on its loss."""
-    words = [f"runs_dir={tmp_path}", *QUICK, "trainer.max_steps=12", "trainer.val_every_n_steps=1",
-             "optim.lr=1.0e-12", "method.patience=2", "method.monitor=loss"]  # fmt: skip
-    run = train("moe_embeddings", "smoke", words)
-    rows = [line for line in (run / "metrics.csv").read_text().splitlines() if ",val/f1," in line]
-    assert 3 <= len(rows) < 12
-    assert (run / "checkpoints/train/best.ckpt").is_file()
+@pytest.mark.parametrize("monitor", ["f1", "loss"])
+def test_training_stops_early_on_validation_pairs(monitor, tmp_path, monkeypatch):
+    """Sheet, recipe: patience on F1 of the validation part, or on its loss; the best step is kept."""
+    losses = iter([3.0, 1.0, 2.0, 4.0, 5.0, 6.0])
+    found = lambda scores: {"loss": (x := next(losses)), "f1": -x, "auc": 0.5}  # noqa: E731
+    monkeypatch.setattr(PairScores, "result", found)
+    words = [f"runs_dir={tmp_path}", *QUICK, "trainer.max_steps=6", "trainer.val_every_n_steps=1",
+             "method.patience=2", f"method.monitor={monitor}"]  # fmt: skip
+    folder = train("moe_embeddings", "smoke", words) / "checkpoints/train"
+    assert max(ckpt.validations(folder)) == 4
+    assert ckpt.load(folder / "best.ckpt")["global_step"] == 2
 
 
 def test_a_resumed_run_stops_at_the_same_validation(tmp_path):
@@ -276,6 +280,23 @@ def test_checklist_18_one_index_holds_all_domains_and_is_searched(full_run, tmp_
             run("search", wrong)
 
 
+def test_embed_works_in_blocks_that_show_progress(tmp_path, monkeypatch):
+    """Documents of hours showed nothing; the vectors stay in the order of the file."""
+    module, seen = module_of(), []
+    monkeypatch.setattr(tasks, "trained_module", lambda *_: (module, None))
+    monkeypatch.setattr(tasks, "BLOCK", 1)
+    names = module.encoder.layout.domains
+    rows = [{"text": f"{'word ' * (i % 4)}{i}", "domain": names[i % 2]} for i in range(5)]
+    write_jsonl(tmp_path / "docs.jsonl", rows)
+    place = Workspace(tmp_path / "w")
+    place.progress = lambda parts, name, total: seen.append(total) or parts
+    folder = tasks.embed(config(f"use.file={tmp_path}/docs.jsonl", "eval.batch_size=2"), None, place)  # fmt: skip
+    found = read_state_dict(folder / "embeddings.safetensors")["embeddings"]
+    want = module.encoder.encode([r["text"] for r in rows], [r["domain"] for r in rows])
+    torch.testing.assert_close(found, want)
+    assert seen == [3]
+
+
 def test_pairs_of_own_citations_train(tmp_path):
     """TASK=pairs writes what data.paths reads; then a run on it."""
     domains = ("soil", "sea")
@@ -303,6 +324,24 @@ def test_pairs_of_own_citations_train(tmp_path):
     )
     folder = build(config(*words)).tasks["pairs"](Workspace(tmp_path / "nulls"))
     assert "None" not in (folder / "sea/train.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("docs", "cites", "told"),
+    [
+        ([], ["a,b"], "holds no document"),
+        ([{"id": "a", "text": ["x"]}], ["a,b"], "document 1: id is a name"),
+        ([{"id": None, "text": "x"}], ["a,b"], "document 1: id is a name"),
+        ([{"id": "a", "text": "x"}], ["r,a", ",a"], "row 2: nothing stands under 'citing'"),
+    ],
+)
+def test_pairs_of_broken_files_are_told(docs, cites, told, tmp_path):
+    """Nothing was written without a word, lists were texts, and rows without a name cited together."""
+    write_jsonl(tmp_path / "docs.jsonl", docs)
+    (tmp_path / "cites.csv").write_text("citing,cited\n" + "\n".join(cites) + "\n")
+    words = [f"pairs.citations={tmp_path}/cites.csv", f"pairs.documents={tmp_path}/docs.jsonl"]
+    with pytest.raises(UserError, match=told):
+        build(config(*words)).tasks["pairs"](Workspace(tmp_path / "task"))
 
 
 def test_pairs_say_what_they_leave_out(tmp_path, capsys):

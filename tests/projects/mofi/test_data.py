@@ -12,7 +12,7 @@ from common.config import UserError
 from projects.mofi.bundled import CLASS_ALIASES, half_of, linked_rows, precision, read_pool
 from projects.mofi.config import Config
 from projects.mofi.data import NO_ENTITY, file_set, synthetic_set, training_data
-from projects.mofi.stages import filter_config, filter_path, pool_set, stages
+from projects.mofi.stages import filter_config, filter_path, pool_set, scored, stages
 from tests.projects.mofi.conftest import TOKENIZER, batch_of, config
 
 POOL = (
@@ -104,9 +104,20 @@ def test_the_pool_s_captions_are_as_noisy_as_the_config_says(pool):
     assert again.alt_texts[:200] == found.alt_texts[:200]
 
 
-def test_the_filters_never_see_what_they_score(pool):
+def test_the_filters_never_see_what_they_score(pool, tmp_path, monkeypatch):
     """Halves are disjoint, cover all, and depend on the seed; the filter is plain CLIP on alt-texts."""
-    cfg, found, _ = pool
+    cfg, found, rows = pool
+    learnt, judged = [], []
+    for name, stub in {
+        "MOFI": lambda cfg: torch.nn.Linear(1, 1), "training_data": lambda *_: None,
+        "filter_path": lambda *_: tmp_path / "absent", "keep_weights": lambda *_: None,
+        "alt_text_set": lambda cfg, pool, part: learnt.append(set(part.tolist())),
+        "score_rows": lambda cfg, module, pool, rows, part: judged.append(set(part.tolist())),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(f"projects.mofi.stages.{name}", stub)
+    assert [stage.name for stage in scored(cfg, found, rows)] == ["filter_0", "filter_1"]
+    assert [own & other for own, other in zip(learnt, judged, strict=True)] == [set(), set()]
+    assert judged[0] | judged[1] == set(range(len(found.images)))
     halves = half_of(cfg, found.names)
     assert 0.35 < halves.double().mean() < 0.65
     assert not torch.equal(halves, half_of(config("seed=5", name="mini"), found.names))

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -225,6 +226,26 @@ def test_items_8_9_13_the_whole_engine_on_files(captions, exported, tmp_path, ca
     (captions.parent / "i2e.jsonl.parts/score/part-000001.jsonl").unlink()
     run(cfg)
     assert Path(cfg.build.output).read_bytes() == first
+
+
+def test_other_vectors_or_pictures_are_another_set(captions, tmp_path, monkeypatch):
+    """Finished chunks were taken for those of a new file of vectors, or of another folder of images."""
+    path, found = tmp_path / "v.safetensors", {}
+
+    def mapped(step, rows, *_):
+        found[step.name] = step.settings
+        return SimpleNamespace(complete=step.name != "score", rows=lambda: rows)
+
+    monkeypatch.setattr("projects.mofi.build_set.map_rows", mapped)
+    told = []
+    for scale, images in ((1, "a"), (2, "a"), (2, "b")):
+        save_file({"vectors": scale * torch.eye(5)}, path)
+        run(build_words(captions, "clip", f"build.vectors={path}", f"build.images={images}"))
+        told.append((found["link"], found["score"]))
+    assert [a != b for a, b in zip(told[0], told[1], strict=True)] == [True, False]
+    assert [a != b for a, b in zip(told[1], told[2], strict=True)] == [False, True]
+    with pytest.raises(UserError, match="absent.* cannot be read"):
+        run(build_words(captions, "clip", "build.vectors=absent"))
 
 
 def test_the_engine_with_a_language_model(captions, exported):

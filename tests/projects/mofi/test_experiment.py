@@ -136,6 +136,8 @@ def test_items_14_15_one_report_of_the_pool(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module_of_evaluation, "JUDGED_PHOTOS", 200)
     monkeypatch.setattr(module_of_evaluation, "PROBED_PHOTOS", 200)
+    asked, read = [], module_of_evaluation.load_cifar10
+    monkeypatch.setattr(module_of_evaluation, "load_cifar10", lambda root, split, **more: asked.append(split) or read(root, split, **more))  # fmt: skip
     cfg = config("eval.split=dev", name="mini")
     module = untrained(lambda: MOFI(cfg, None, 20), 0)
     module.quality.copy_(torch.tensor([0.5, 0.7, 0.6, 0.8]))
@@ -143,6 +145,7 @@ def test_items_14_15_one_report_of_the_pool(tmp_path, monkeypatch):
     wanted = {"cifar_map", "drawings_map_macro", "drawings_map_head", "drawings_map_tail",
               "zeroshot_top1", "knn20_top1", "linear_probe_top1", "label_precision_after"}  # fmt: skip
     assert wanted <= metrics.keys()
+    assert asked == ["train"]  # kNN and probe learn from no photograph of the test
     assert metrics["cifar_map_chance"] == pytest.approx(0.12, abs=0.01)
     assert metrics["zeroshot_top1"] < 0.25
     assert 0.1 < metrics["cifar_map"] < 0.25
@@ -231,6 +234,26 @@ def test_a_model_without_a_trained_text_tower_does_not_annotate(tmp_path):
         (tmp_path / "config.yaml").write_text(f"method: {{recipe: {recipe}, cls_weight: 0.9}}\n")
         with pytest.raises(UserError, match=told):
             annotate(config(*words), Workspace(tmp_path / "a"))
+
+
+def test_a_table_without_entities_is_named(exported, tmp_path):
+    """It was a traceback: there is nothing to encode."""
+    table = tmp_path / "entities.tsv"
+    table.write_text("id\tname\tdescription\tcount\n")
+    words = [f"annotate.run={exported}", f"annotate.entities={table}", "annotate.inputs=[a.png]"]
+    with pytest.raises(UserError, match="no entity below it"):
+        annotate(config(*words), Workspace(tmp_path / "a"))
+
+
+def test_pictures_that_are_asked_about_are_read_before_the_gallery(exported, tmp_path, monkeypatch):
+    """A wrong name was told when the whole folder had been encoded."""
+    folder, seen = gpr_folder(tmp_path / "pictures"), []
+    plain = Embedder.encode_image
+    monkeypatch.setattr(Embedder, "encode_image", lambda self, images, *more: seen.append(images) or plain(self, images, *more))  # fmt: skip
+    words = [f"search.run={exported}", f"search.gallery={folder}", "search.inputs=[absent.png]"]
+    with pytest.raises(UserError, match="absent"):
+        search(config(*words), Workspace(tmp_path / "b"))
+    assert seen == [["absent.png"]]
 
 
 def test_the_example_of_the_card_names_entities(exported, capsys):

@@ -7,7 +7,7 @@ import torch
 
 from common.config import UserError
 from common.data.row_map.options import RowMapConfig
-from common.data.text.pairs.graded_triplets import GradedTriplet, write_triplets
+from common.data.text.pairs.graded_triplets import GradedTriplet, read_triplets, write_triplets
 from common.data.text.sets import load_nli_pairs, load_nli_triplets
 from common.engine.comparison.spec import read_comparison
 from common.engine.sweeps.schema import read_sweep
@@ -113,6 +113,16 @@ def test_scores_have_to_come_from_somewhere(tmp_path):
         task(Workspace(tmp_path / "run", "multicsr", "smoke"))
     with pytest.raises(UserError, match="have no scores"):
         next(stages(config("data.generate=true")))
+
+
+def test_a_cell_in_quotation_marks_may_hold_a_tab(tmp_path, capsys):
+    """The names of a .tsv's columns were read without quotation marks: a row of too many cells, and no scores."""
+    path, new = tmp_path / "in.tsv", tmp_path / "new.csv"
+    path.write_text('sent0\tsent1\thard_neg\tid\n"a\tb c"\td\te\t7\n')
+    words = [f"files.input={path}", f"files.output={new}", "stage2.judge=overlap"]
+    build(config(*words)).tasks["score"](Workspace(tmp_path / "run", "multicsr", "smoke"))
+    assert read_triplets(new)[0].texts == ("a\tb c", "d", "e")
+    assert "columns that are not written again: id" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("task", ["filter", "score"])

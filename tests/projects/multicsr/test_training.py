@@ -157,6 +157,7 @@ def test_held_back_triplets_are_counted_by_nearness(monkeypatch):
     """Share of triplets whose entailment is nearer than the contradiction, against chance."""
     from projects.multicsr import evaluate
 
+    assert len(evaluate.held_back(config())[0]) == 1200  # the test part
     rows = [("a", "b", "c"), ("a", "c", "b"), ("", "b", "c")]
     monkeypatch.setattr(evaluate, "load_nli_triplets", lambda root, split: rows)
     place = {"a": [1.0, 0.0], "b": [1.0, 0.1], "c": [0.0, 1.0]}

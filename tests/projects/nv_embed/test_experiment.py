@@ -467,7 +467,7 @@ def test_mteb_task(trained, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("unrendered_figures")
-def test_a_task_takes_the_settings_that_the_run_was_trained_with(trained, tmp_path):
+def test_a_task_takes_the_settings_that_the_run_was_trained_with(trained, tmp_path, monkeypatch):
     """An override that no weight shows, here the length of a text."""
     import json
     import shutil
@@ -489,3 +489,8 @@ def test_a_task_takes_the_settings_that_the_run_was_trained_with(trained, tmp_pa
     build(cfg).export(module, tmp_path / "export")
     exported = str(tmp_path / "export")
     assert trained_module(build(cfg), workspace, exported, cfg.runs_dir)[1] is None
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert trained_module(build(cfg), workspace, "~/export", cfg.runs_dir)[1] is None
+    assert (
+        trained_module(build(cfg), workspace, f"~/{run.relative_to(tmp_path)}", "other")[1] == run
+    )

@@ -8,15 +8,17 @@ import torch
 from torch.nn import functional as F
 
 from common.config import UserError, load
-from common.data.retrieval.records import EmbeddingRecord, EmbeddingTask, read_task
+from common.data.retrieval.records import EmbeddingRecord, EmbeddingTask, read_task, write_task
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_transformer
 from common.engine.workspace import Workspace
 from common.export.instructed import save_instructed
+from projects.nv_embed import tasks as own_tasks
 from projects.nv_embed.config import Config, ModelConfig
 from projects.nv_embed.overlap import overlap, overlapping
 from projects.nv_embed.tasks import collection, mine
 from projects.nv_embed.teachers import load_teacher
+from tests.placed import passes_within_evaluated
 from tests.projects.nv_embed.conftest import config, encoder
 
 TINY = {"model_type": "mistral", "vocab_size": 256, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
@@ -225,3 +227,31 @@ def test_overlap_task_writes_the_sets_without_it(tmp_path):
         run("overlap.texts={imdb: x.txt}")
     with pytest.raises(UserError, match=r"absent\.txt"):
         run(f"overlap.texts={{emotion: {tmp_path}/absent.txt}}")
+
+
+def test_mining_says_where_there_is_nothing_to_mine(tmp_path):
+    """Sets without retrieval left no file and no word; one document was a traceback."""
+    (tmp_path / "labels.jsonl").write_text(
+        '{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n'
+    )
+    words = [f"data.sets={{banking77: {{path: {tmp_path}/labels.jsonl, layout: labelled}}}}"]
+    with pytest.raises(UserError, match="no set of retrieval or STS"):
+        mine(config(*SETS, *words), Workspace(tmp_path / "run"), None)
+    task = EmbeddingTask("nq", "retrieval", "Find it", [EmbeddingRecord("red fox", ("it runs",))])
+    write_task(tmp_path / "nq.jsonl", task)
+    words = [f"data.sets={{nq: {{path: {tmp_path}/nq.jsonl, layout: records}}}}"]
+    with pytest.raises(UserError, match="none is left to be a negative"):
+        mine(config(*SETS, *words), Workspace(tmp_path / "run"), None)
+
+
+def test_the_teacher_works_where_the_config_says(tmp_path, monkeypatch):
+    """It stayed on the CPU beside a GPU, for the collection and for the queries."""
+    teacher = encoder()
+    monkeypatch.setattr(own_tasks, "load_teacher", lambda *_: teacher)
+    seen = passes_within_evaluated(monkeypatch, own_tasks)
+    passes = []
+    teacher.register_forward_hook(lambda *_: passes.append(1))
+    words = ["data.source=synthetic", "data.mining.teacher=encoder", "data.mining.encoder=x"]
+    mine(config(*words, "trainer.accelerator=auto"), Workspace(tmp_path / "run"), None)
+    assert len(passes) == len(seen) > 1
+    assert set(seen) == {(teacher, "auto")}

@@ -101,6 +101,10 @@ def test_the_drawings_have_three_parts_without_flags_where_they_are_retrieved():
     assert any(t["en"].startswith("flag:") for t in parts["train"][1])
     assert emoji_rows(config("seed=9", name="mini"), "train")[0] != parts["train"][0]
     assert emoji_rows(config("seed=9", name="mini"), "test")[0] == parts["test"][0]
+    few = config("data.train_fraction=0.02", name="mini")
+    source = training_source(few, build_tokenizer(few.model))
+    assert source.texts == emoji_rows(few, "train")[1]
+    assert len(source.images) == len(source.texts) == 24
 
 
 def picture(path, seed=0):

@@ -17,11 +17,18 @@ from common.evaluation.image_text.cross_lingual import Ranks, cross_lingual_metr
 from common.evaluation.image_text.two_stage import NEVER, best_ranks, rescored
 from projects.one_to_k import build
 from projects.one_to_k.baselines import constant_text, random_ranking, untrained_model
-from projects.one_to_k.data import EvalSet, build_tokenizer, evaluation_sets, validation_set
+from projects.one_to_k.data import (
+    EvalSet,
+    build_tokenizer,
+    emoji_rows,
+    evaluation_sets,
+    training_source,
+    validation_set,
+)
 from projects.one_to_k.evaluate import ranks_of, save_items, table
 from projects.one_to_k.export import Retriever
 from projects.one_to_k.module import OneToK
-from projects.one_to_k.stages import embed, requirements
+from projects.one_to_k.stages import embed, num_samples, requirements
 from projects.one_to_k.start import starting_module
 from tests.cards import run_card
 from tests.projects.one_to_k.conftest import PLAIN, batch_of, config, module_of
@@ -380,7 +387,7 @@ def test_captions_without_pictures_are_trained_on(tmp_path):
     folder = tmp_path / "multi30k-captions"
     folder.mkdir()
     for split in ("train", "val", "test_2016_flickr"):
-        rows = [{"en": f"dog {i}", "de": f"Hund {i}", "fr": f"chien {i}"} for i in range(12)]
+        rows = [{"en": f"{split} dog {i}", "de": f"Hund {split} {i}", "fr": f"chien {i}"} for i in range(12)]  # fmt: skip
         text = "".join(json.dumps(r) + "\n" for r in rows)
         (folder / f"{split}.jsonl").write_text(text)
     words = (
@@ -389,6 +396,8 @@ def test_captions_without_pictures_are_trained_on(tmp_path):
     )  # fmt: skip
     cfg = config(*words, name="mini_multi30k")
     stage = next(build(cfg).stages())
+    learnt = training_source(cfg, build_tokenizer(cfg.model)).texts
+    assert [row["de"] for row in learnt] == [f"Hund train {i}" for i in range(12)]
     batch = stage.data.train_set[[(i, 0) for i in range(4)]]
     assert batch["images"].dtype == torch.int64
     stage.module.losses(batch)["loss"].backward()
@@ -413,3 +422,5 @@ def test_swin_takes_larger_images_by_interpolated_positions():
 def test_check_of_the_mini_names_its_data(tmp_path):
     rows = inspect("one_to_k", "mini", [])
     assert any("emoji" in key for key in rows)
+    assert rows["samples"] == f"{len(emoji_rows(config(name='mini'), 'train')[0]):,}" == "1,121"
+    assert num_samples(config(name="mini_multi30k")) == 5800  # a fifth of 29,000 captions

@@ -1,5 +1,6 @@
 """EDA, copies, caches, subsets, readers."""
 
+import itertools
 import json
 import random
 
@@ -16,7 +17,7 @@ from common.data.text.labelled.tasks import TASKS
 from common.engine.run import run_task
 from common.families.classification.evaluation import altered_texts
 from common.families.classification.module import labelled_parts, scored_part
-from projects.peft_augmentation.copies import accepted
+from projects.peft_augmentation.copies import accepted, settings
 from projects.peft_augmentation.stages import copies_of_training
 from tests.figures import unrendered
 from tests.projects.peft_augmentation.conftest import GOLDEN, config
@@ -136,6 +137,14 @@ def test_a_cache_is_written_offline_and_read_by_id(tmp_path):
     with pytest.warns(UserWarning, match=f"no copy of 1 of the {len(known) + 1} "):
         found = cached_copies(other.subset([*known, lacking[0]]), cache, (0,))
     assert [len(own) for own in found] == [1] * len(known) + [0]
+
+
+def test_a_translation_of_other_settings_is_another_cache():
+    """Finished chunks of shorter texts, or of fewer beams on the way there, were taken for new ones."""
+    words = [[], ["copies.max_new_tokens=9"], ["copies.num_beams=2"], ["copies.sample=true"],
+             ["copies.sample=true", "copies.num_beams=2"]]  # fmt: skip
+    told = [settings(config("copies.method=back_translation", *own).copies) for own in words]
+    assert all(one != other for one, other in itertools.combinations(told, 2))
 
 
 def test_what_a_rewording_must_be():

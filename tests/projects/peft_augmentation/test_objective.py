@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.data.text.labelled.batches import ClassBatches
+from common.encoders.text.tuned.classifier import mixed_at
 from projects.peft_augmentation.config import ContrastConfig
 from projects.peft_augmentation.objective import Objective, margin_contrast, mixup_loss
 from projects.peft_augmentation.stages import labelled_parts, training_data
@@ -56,10 +57,30 @@ def test_mixtures_of_a_batch(layer, monkeypatch):
             assert abs(float(found - plain)) > (0 if share == 1.0 else 1e-4)
 
 
+@pytest.mark.parametrize(("layer", "at"), [("input", 0), ("middle", 1)])
+def test_mixtures_inside_the_encoder(layer, at, monkeypatch):
+    """Checklist 8: labels have the shares of the states, lambda = 1 is plain cross-entropy, and a mixture is
+    as long as the longer of its two texts."""
+    words = ["contrast.weight=0", "augment.kind=mixup", f"augment.layer={layer}", *STILL]
+    module, labels, partner = module_of(*words), torch.tensor([0, 1]), torch.tensor([1, 0])
+    model = module.classifier
+    for second, value in (("the dog", 1.0), ("the dog", 0.25), ("the dog and rain", 0.25)):
+        inputs = model.pad(model.rows([("the cat",), (second,)]))
+        share = torch.full((2,), value)
+        drawn = lambda *_, share=share: (share, partner)  # noqa: E731
+        monkeypatch.setattr("projects.peft_augmentation.module.mixture", drawn)
+        found = module.losses({"inputs": inputs, "labels": labels})["loss"]
+        want = F.cross_entropy(model(**inputs), labels)
+        if value < 1:
+            longer = {**inputs, "attention_mask": torch.ones_like(inputs["attention_mask"])}
+            with mixed_at(model.backbone, at, lambda x: 0.25 * x + 0.75 * x[partner]):
+                mixed = mixup_loss(model(**longer), labels, share, partner)
+            want = (want + mixed.mean()) / 2
+        torch.testing.assert_close(found, want)
+
+
 def test_input_mixup_of_equally_long_texts_is_that_of_their_embeddings():
     """Checklist 8: layer input; lambda = 1 gives the originals' logits."""
-    from common.encoders.text.tuned.classifier import mixed_at
-
     module = module_of(*STILL).eval()
     inputs = module.classifier.pad(module.classifier.rows([("the cat",), ("the dog",)]))
     model, before = module.classifier, module.classifier(**inputs)

@@ -1,6 +1,7 @@
 """Reports of several runs, predictions, resume, configs, comparison."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -39,6 +40,22 @@ def test_one_command_sets_tunings_side_by_side(runs):
     assert newest(runs, "tsne_altered_0.5.png").exists()
     with pytest.raises(UserError, match="alterations"):
         task(runs, "analyse", "eval.alterations=[]")
+
+
+def test_the_newest_pair_is_of_trained_runs_of_the_config(tmp_path):
+    """After `make compare` baselines and the linear probe stood in the place of runs, or broke the task."""
+    folder = tmp_path / "peft_augmentation/mini"
+    made = [("b", "prefix", 5), ("full", "full", 5), ("a", "prefix", 5), ("probe", "prefix", 0), ("words", "full", 5),
+            ("evaluated", None, 0), ("../smoke/full", "full", 5)]  # fmt: skip
+    for age, (name, kind, length) in enumerate(made):
+        run = folder / name
+        run.mkdir(parents=True)
+        (run / "meta.json").write_text('{"baseline": "words"}' if name == "words" else "{}")
+        (run / "metrics.json").write_text("{}")
+        os.utime(run / "metrics.json", (age, age))
+        if kind is not None:
+            (run / "config.yaml").write_text(f"tuning: {{kind: {kind}, prefix_length: {length}}}")
+    assert tasks.newest_pair(folder) == [str(folder / "a"), str(folder / "full")]
 
 
 def test_the_grid_marks_what_augmentation_costs_and_the_contrast_is_read_against_it(runs):

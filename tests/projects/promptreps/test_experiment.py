@@ -236,6 +236,24 @@ def test_encode_reads_the_queries_of_a_folder(tmp_path, seen):
     assert len(passages) == 1
 
 
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([], "holds no query"),
+        ([{"_id": "q", "text": None}], "'q' is no text"),
+        ([{"_id": 1, "text": "a"}, {"_id": "1", "text": "b"}], "two queries have the id '1'"),
+    ],
+)
+def test_queries_without_text_or_of_one_id_are_told(rows, told, tmp_path):
+    """They were a traceback, the word None, and the last of them alone."""
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "d", "title": "", "text": "a good house"}\n')
+    (tmp_path / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [f"encode.input={tmp_path}", f"encode.output={tmp_path}/out", "encode.role=query",
+             "encode.zero_shot=true", "method.supervised=false", "instruct.steps=0"]  # fmt: skip
+    with pytest.raises(UserError, match=told):
+        build(config(*words)).tasks["encode"](Workspace(tmp_path / "task"))
+
+
 def test_encode_keeps_the_texts_that_it_numbers(tmp_path, seen):
     """Of a text file the numbers once named nothing: blank lines and places in a folder are not counted."""
     (tmp_path / "a.txt").write_text("men at work\n\n\na good house\n")

@@ -232,7 +232,8 @@ def test_the_probe_asks_behind_a_bare_text_for_what_stands_there(monkeypatch):
     cfg = config("eval.probe=5", "instruct.source=glosses", "model.prompt.framed=false")
     encoder = variant(encoder_of(), PromptConfig(framed=False))
     text = WordedText("men at work", ("house",))
-    monkeypatch.setattr("projects.promptreps.evaluate.worded_texts", lambda *_, **__: [text])
+    texts = lambda cfg, *, held_out=False: [text] if held_out else []  # noqa: E731
+    monkeypatch.setattr("projects.promptreps.evaluate.worded_texts", texts)
     monkeypatch.setattr("projects.promptreps.data.plain_ids", spaced_ids)
     sure = F.one_hot(torch.tensor([7]), encoder.lm.vocab_size).float()
     monkeypatch.setattr(encoder.lm, "logits", lambda states: sure)

@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 
+from common.engine.workspace import Workspace
+from common.evaluation.retrieval.beir import RetrievalSet
 from common.evaluation.retrieval.fusion import max_sum
 from common.evaluation.retrieval.sparse.hybrid import (
     DenseIndex,
@@ -20,7 +22,8 @@ from common.evaluation.retrieval.sparse.impact_files import (
     write_query_lines,
 )
 from common.evaluation.retrieval.sparse.impact_index import ImpactIndex
-from tests.projects.promptreps.conftest import GOLDEN, TEXTS, encoder_of
+from projects.promptreps.evaluate import evaluate, search_set
+from tests.projects.promptreps.conftest import GOLDEN, TEXTS, config, encoder_of
 
 RUNS = GOLDEN["inputs"]["runs"]
 IDS = [f"d{i}" for i in range(len(TEXTS))]
@@ -95,6 +98,33 @@ def test_item_14_the_query_itself_is_no_hit():
             assert len(dense[query]) == 2
             assert (query in dense[query]) != remove
             assert query not in sparse[query] or not remove
+
+
+def test_item_14_the_searches_of_a_set_leave_the_query_out():
+    """Checklist 14: of a set whose queries are documents, such as ArguAna."""
+    texts = dict(zip(IDS, TEXTS, strict=True))
+    data = RetrievalSet(texts, {"d0": TEXTS[0]}, {"d0": {"d1": 1}})
+    for word, remove in (("true", True), ("false", False)):
+        runs = search_set(config(f"eval.remove_query={word}"), encoder_of(), data)
+        assert ("d0" in runs.dense["d0"]) != remove
+        assert "d0" not in runs.sparse["d0"] or not remove
+
+
+def test_item_16_a_set_s_name_may_end_with_that_of_another(tmp_path, monkeypatch):
+    """Checklist 16: rows were told by splitting names of metrics; "climate-" became one, without scores."""
+    data = RetrievalSet(dict(zip(IDS, TEXTS, strict=True)), {"q": TEXTS[0]}, {"q": {"d1": 1}})
+    monkeypatch.setattr("projects.promptreps.evaluate.load_set", lambda cfg, place: data)
+    words = ["eval.untrained=false", "eval.alphas=[0.5]"]
+    cfg = config(*words, "eval.beir=[beir/fever, beir/climate-fever]")
+    found = evaluate(cfg, encoder_of(), Workspace(tmp_path))
+    ranked = ["dense", "sparse", "hybrid", "alpha_0.5"]
+    further = [f"{model}_{name}" for model in cfg.eval.rows for name in ranked]
+    rows = ["method", *ranked, "bm25", *further]
+    lines = (tmp_path / "table.md").read_text().splitlines()[2:]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in lines] == rows
+    for row in rows:
+        prefix = "" if row == "method" else f"{row}_"
+        assert found[f"{prefix}average_map"] == found[f"{prefix}fever_map"]
 
 
 def test_search_returns_the_fused_list_and_both_runs():

@@ -205,3 +205,10 @@ def test_three_raters_by_majority(tmp_path):
     lost = [row for row in rows if not row.endswith("nucleus fits")]
     (tmp_path / "answers.csv").write_text("\n".join(lost))
     assert tasks.preference(other, workspace)["majority_share"] == 0.0  # a result, not an error
+
+
+def test_one_method_is_no_pair_of_a_form():
+    """A method named twice was told after hours of decoding, by the form."""
+    tasks._check_pair(config("decode.ab_pair=[greedy, nucleus]"), ["greedy", "nucleus"])
+    with pytest.raises(UserError, match="choose two of"):
+        tasks._check_pair(config("decode.ab_pair=[greedy, greedy]"), ["greedy", "nucleus"])

@@ -256,3 +256,27 @@ def test_baselines_of_the_small_task(tmp_path):
         found = getattr(baselines, name)(cfg, workspace)
         assert 0 <= found["recall_at_1"] <= 1, name
     assert baselines.chance(cfg, workspace)["recall_at_1"] == pytest.approx(1 / 63)
+
+
+def test_tasks_make_the_folders_that_they_write_to(tmp_path, monkeypatch):
+    """Triplets by rules ended in a traceback, and a path with ~ in a folder of that name."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.txt").write_text("a red dog\na cat under a tree\n")
+    words = ["triplets.input=~/c.txt", "triplets.output=~/new/t.json", "data.source=drawings"]
+    make_triplets(config(*words), Workspace(tmp_path / "w"))
+    assert len(read_triplets(tmp_path / "new/t.json")) == 2
+    assert not (tmp_path / "~").exists()
+
+
+def test_files_without_a_line_are_named(tmp_path):
+    """Blank key phrases were swapped in, and no concept was the fault of the model."""
+    (tmp_path / "c.txt").write_text("a red dog\n")
+    (tmp_path / "blank.txt").write_text(" \n\n")
+    words = [f"triplets.input={tmp_path}/c.txt", f"triplets.output={tmp_path}/t.json", "data.source=drawings",
+             f"triplets.keywords={tmp_path}/blank.txt"]  # fmt: skip
+    with pytest.raises(UserError, match=r"triplets\.keywords=.*blank\.txt holds no phrase"):
+        make_triplets(config(*words), Workspace(tmp_path / "w"))
+    words = [f"phrases.concepts={tmp_path}/blank.txt", f"phrases.output={tmp_path}/p.json"]
+    with pytest.raises(UserError, match=r"blank\.txt holds no concept"):
+        make_phrases(config(*words), Workspace(tmp_path / "w"))

@@ -114,7 +114,8 @@ def test_item_11_hosts_train_phi_alone_with_either_network(tmp_path):
         torch.manual_seed(0)
         composer = composer_of(cfg)
         module = kind(cfg, composer)
-        data = host_data(cfg, composer, fitted=True)
+        data = host_data(cfg, module)
+        data.setup("fit")
         batch = data.train_set[[(i, 0) for i in range(6)]]
         before = steps(module, batch)
         for name, value in module.state_dict().items():
@@ -134,7 +135,7 @@ def test_item_14_the_losses_of_the_hosts_are_what_their_papers_say():
     cfg = config("phi.dropout=0.0")
     torch.manual_seed(0)
     composer = composer_of(cfg)
-    batch = host_data(cfg, composer, True).train_set[[(i, 0) for i in range(4)]]
+    batch = host_data(cfg, LinCIR(cfg, composer)).train_set[[(i, 0) for i in range(4)]]
     whole = composer.anchor(batch["caption"])
     hidden = composer.anchor(batch["hidden"], composer.phi(whole + batch["noise"]))
     found = LinCIR(cfg, composer).losses(batch)["loss"]
@@ -326,6 +327,27 @@ def test_search_on_own_files(tmp_path):
     best = model.search(model.compose(Image.new("RGB", (32, 32), "red"), "is blue"), index, top=5)
     assert sorted(f.place for f in best) == [0, 1]
     assert best[0].score >= best[1].score
+
+
+def test_what_a_search_cannot_write_is_told_before_it(tmp_path):
+    """No kind of picture was a traceback after the search; a picture that is searched was written over."""
+    export(config(), module_of(), tmp_path / "export")
+    pictures = [tmp_path / f"p/{name}.png" for name in ("red", "blue")]
+    pictures[0].parent.mkdir()
+    for path in pictures:
+        Image.new("RGB", (40, 30), path.stem).save(path)
+    before = pictures[1].read_bytes()
+    words = [f"search.run={tmp_path}/export", f"search.gallery={tmp_path}/p", f"search.reference={pictures[0]}"]  # fmt: skip
+    asked, workspace = "search.text=from $5# to $6", Workspace(tmp_path / "w")
+    for output, told in (("f.doc", "no picture: end it in"), ("f", "no picture"), ("p/blue.png", "written over")):  # fmt: skip
+        with pytest.raises(UserError, match=told):
+            search(config(*words, asked, f"search.output={tmp_path}/{output}"), workspace)
+    assert pictures[1].read_bytes() == before
+    search(config(*words, asked), workspace)  # dollars of a text are no formula
+    assert (tmp_path / "w/plots/search.png").is_file()
+    pictures[1].unlink()
+    with pytest.raises(UserError, match="no picture but the reference"):
+        search(config(*words, asked), workspace)
 
 
 @pytest.mark.parametrize(

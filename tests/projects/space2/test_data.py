@@ -194,6 +194,32 @@ def test_three_kinds_of_annotation_become_the_same_tree():
             check_frame({"hotel": {"inform": {"area": [{"value": "north", "span": span}]}}}, "here")
 
 
+@pytest.mark.parametrize(
+    ("kind", "text", "told"),
+    [
+        ("spans", '{"rows": []}', "another form than convert.kind=spans"),
+        ("spans", '[{"userInput": null}]', "another form than convert.kind=spans"),
+        ("intents", "text,category\nwhere is it,\n", "row 1: no category"),
+        ("intents", "text,category\n", "no row below its header"),
+    ],
+)
+def test_annotations_of_another_form_are_told(kind, text, told, tmp_path):
+    """They were a traceback, or trees of an intent without a name."""
+    (tmp_path / "in").write_text(text)
+    words = [f"convert.kind={kind}", f"convert.input={tmp_path}/in", f"convert.output={tmp_path}/x"]
+    with pytest.raises(UserError, match=told):
+        tasks.convert(config(*words), Workspace(tmp_path / "w"))
+    assert not (tmp_path / "x").exists()
+
+
+def test_spans_may_begin_with_a_byte_order_mark(tmp_path):
+    """It was damage, and the file to be got again."""
+    (tmp_path / "s.json").write_text('[{"userInput": {"text": "for two"}}]', encoding="utf-8-sig")
+    words = ["convert.kind=spans", f"convert.input={tmp_path}/s.json", f"convert.output={tmp_path}/x"]  # fmt: skip
+    tasks.convert(config(*words), Workspace(tmp_path / "w"))
+    assert read_corpus(tmp_path / "x", "train").dialogs[0].turns[0].text == "for two"
+
+
 def test_converted_sets_are_read_as_corpora(tmp_path):
     """Checklist 13: CSV of intents, Restaurants-8k's JSON, TOP's lines and MultiWOZ 2.1 through TASK=convert and back."""
     (tmp_path / "i.csv").write_text(

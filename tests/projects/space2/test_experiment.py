@@ -248,6 +248,19 @@ def test_classify_works_where_the_config_says(tuned, tmp_path, monkeypatch):
     assert set(seen) == {(module.network, "auto")}
 
 
+def test_examples_that_are_none_are_not_passed_over(tmp_path, monkeypatch):
+    """A file with a header alone was as none at all: the head answered; an empty label was an intent."""
+    monkeypatch.setattr("common.engine.run.trained_module", lambda *_: (finetune_of(), None))
+    (tmp_path / "in.txt").write_text("I want a hotel\n\nI want a taxi\n")
+    words = [f"classify.input={tmp_path}/in.txt", f"classify.examples={tmp_path}/ex.csv"]
+    for rows, told in (("", "no row below its header"), ("a hotel,hotel\na taxi,\n", "row 2: no label")):  # fmt: skip
+        (tmp_path / "ex.csv").write_text(f"text,label\n{rows}")
+        with pytest.raises(UserError, match=told):
+            tasks.classify(config(*words), Workspace(tmp_path), None)
+    assert len(tasks.classify(config(words[0]), Workspace(tmp_path), None)) == 2
+    assert "1 blank lines of" in (tmp_path / "notes.txt").read_text()
+
+
 # -- fine-tuning ---------------------------------------------------------------------------------
 
 METRIC = {"intent": "test_accuracy", "slot": "test_macro_f1", "top": "test_exact_match", "dst": "test_joint_goal_accuracy"}  # fmt: skip

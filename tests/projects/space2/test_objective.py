@@ -29,7 +29,7 @@ from tests.projects.space2.conftest import (
     module_of,
     network_of,
 )
-from tests.projects.space2.workers import three_steps
+from tests.projects.space2.workers import three_steps, words_then_task
 
 OUT = GOLDEN["outputs"]
 NOTHING = {
@@ -222,3 +222,8 @@ def test_total_is_the_plain_sum_with_a_tenth_of_masked_prediction():
 def test_two_processes_train_as_one(two_ranks):
     """With `method.gather` trees and negatives are those of both ranks, masked tokens too."""
     assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-6, atol=1e-8)
+
+
+def test_two_processes_may_fine_tune_without_masked_prediction_after_it_came_first(two_ranks):
+    """The words' head had to have a gradient in a stage that gives it none, which DDP refuses."""
+    assert two_ranks.run(words_then_task, distributed=True) == [[True, False]] * 2

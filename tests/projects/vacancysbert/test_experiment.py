@@ -262,6 +262,26 @@ def test_checklist_15_candidates_are_exchanged_without_training(run, tmp_path, c
     assert "1.000  quantum plumber" in capsys.readouterr().out
 
 
+def test_normalise_on_files_that_are_not_as_they_should_be(run, tmp_path, capsys):
+    """No advert and a folder that is not there were tracebacks; a candidate twice took two of the k places."""
+    listed, ads, out = (tmp_path / n for n in ("list.txt", "ads.jsonl", "new/out.jsonl"))
+    listed.write_text("Lunar barber\nquantum plumber\nlunar  barber\n", encoding="utf-8")
+    ads.write_text("\n", encoding="utf-8")
+    words = [f"runs_dir={run.parents[2]}", f"normalise.input={ads}", f"normalise.candidates={listed}", "normalise.k=3"]  # fmt: skip
+    with pytest.raises(UserError, match="holds no advert"):
+        run_task("vacancysbert", "smoke", words, "normalise")
+    write_jsonl(ads, [{"title": "baker", "skills": None, "description": "bakes"}])
+    with pytest.raises(UserError, match="a description without skills"):
+        run_task("vacancysbert", "smoke", words, "normalise")
+    write_jsonl(ads, [{"title": "lunar barber"}])
+    for read, told in ((ads, "would be written over"), (listed, "would be written over"), (tmp_path, "is a folder")):  # fmt: skip
+        with pytest.raises(UserError, match=told):
+            run_task("vacancysbert", "smoke", [*words, f"normalise.output={read}"], "normalise")
+    run_task("vacancysbert", "smoke", [*words, f"normalise.output={out}"], "normalise")
+    assert read_jsonl(out)[0]["candidates"] == ["Lunar barber", "quantum plumber"]
+    assert "1 of 3 candidates are others again" in capsys.readouterr().out
+
+
 def test_checklist_19_the_benchmark_scores_embeddings_of_any_model(tmp_path):
     """Checklist 19: files out, embeddings in, the evaluator's own figures back."""
     words = [f"runs_dir={tmp_path}", "eval.beta=0.4", "data.occupations=6"]
@@ -372,6 +392,7 @@ def test_paper_configs_hold_the_sheet_s_recipe_and_say_what_is_missing(name, tmp
     )
     assert (cfg.data.max_title_len, cfg.data.max_skill_len, cfg.data.max_skills) == (32, 128, 20)
     assert (cfg.optim.weight_decay, cfg.trainer.gradient_clip_val, cfg.seed) == (0.01, 1.0, 42)
+    assert (cfg.optim.lr, cfg.optim.warmup_epochs, cfg.trainer.max_epochs) == (2e-5, 0.1, 1)
     other = name == "paper_asymmetric"
     assert cfg.data.batch_size == (2048 if other else 256)
     assert cfg.model.asymmetric_head == other

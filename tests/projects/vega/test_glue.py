@@ -1,7 +1,9 @@
 """GLUE's files, metrics, averages and submissions; selection, tasks, resume, configs."""
 
 import json
+import math
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ from projects.vega import baselines
 from projects.vega.evaluate import evaluate
 from projects.vega.module import FineTune
 from projects.vega.network import first_classifier
-from projects.vega.stages import training_data, training_part
+from projects.vega.stages import clean_part, labelled_part, training_data, training_part
 from projects.vega.table import beside_others
 from tests.projects.vega.conftest import FAST, PLAIN, config, official, run_of, weights_of
 
@@ -213,3 +215,34 @@ def test_configs_of_the_paper():
 
 def test_comparison_is_read():
     read_comparison("vega")
+
+
+def test_baselines_learn_the_noisy_labels_of_the_training_part(tmp_path):
+    """As every arm does: flipped labels, and no example of the part that is scored."""
+    cfg, seen = config("data.noise=0.4"), []
+
+    def fit(train):
+        seen.append(train)
+        return lambda texts: [0] * len(texts)
+
+    assert baselines._fitted(cfg, Workspace(tmp_path), fit)
+    clean = clean_part(cfg)
+    assert list(seen[0].texts) == list(clean.texts) != list(labelled_part(cfg, cfg.eval.part).texts)
+    assert 0.2 < np.mean(np.asarray(seen[0].labels) != np.asarray(clean.labels)) < 0.6
+    assert len(seen) == 1
+
+
+def test_similarities_without_a_model_by_hand(tmp_path, monkeypatch):
+    """Pre-training: words in common over all words; cosine of TF-IDF with the frequencies of both sides."""
+    pairs = SimpleNamespace(first=["a red fox", "a"], second=["a blue fox ran", "a"])
+    short = SimpleNamespace(first=["a b", "a"], second=["a c", "a"])
+    told = []
+    monkeypatch.setattr(baselines, "save_sts_items", lambda *args: None)
+    monkeypatch.setattr(baselines, "score_sts", lambda sets, found: told.extend(found.values()))
+    for baseline, data in ((baselines.jaccard, pairs), (baselines.tfidf, short)):
+        monkeypatch.setattr(baselines.pre, "sts_set", lambda cfg, name, data=data: data)
+        cfg = config(name="smoke_pretrain")
+        cfg.eval.sets = ["one"]
+        baseline(cfg, Workspace(tmp_path))
+    idf = 1 + math.log(5 / 2)
+    assert told == [pytest.approx([0.4, 1]), pytest.approx([1 / (1 + idf**2), 1])]

@@ -452,7 +452,7 @@ def test_files_that_are_wrong_are_named(tmp_path):
     cfg = config()
     with pytest.raises(UserError, match=r"set answer\.clip"):
         read_description(None)
-    (tmp_path / "clip.json").write_text("{}")
+    (tmp_path / "clip.json").write_text("{}", "utf-8-sig")  # a byte order mark is no damage
     with pytest.raises(UserError, match="no questions"):
         read_description(str(tmp_path / "clip.json"))
     (tmp_path / "bad.srt").write_text("1\nhello\n")
@@ -505,6 +505,30 @@ def test_features_and_unreadable_clips(tmp_path):
     (out / "b.safetensors").unlink()
     with pytest.raises(UserError, match="corrupt"):
         tasks.features(cfg, Workspace(tmp_path / "w"))
+
+
+def test_a_second_call_judges_the_clips_as_the_first(tmp_path):
+    """One damaged clip in twenty was left out, and when asked again was one of one: corrupt."""
+    for i in range(20):
+        (tmp_path / f"clips/{i}").mkdir(parents=True)
+        Image.new("RGB", (40, 30)).save(tmp_path / f"clips/{i}/1.png")
+    (tmp_path / "clips/7/1.png").write_text("no picture")
+    cfg = config(f"prepare.frames={tmp_path}/clips", f"prepare.output={tmp_path}/out", "data.fps=3")
+    for made in (19, 0):
+        tasks.features(cfg, Workspace(tmp_path / f"w{made}"))
+        notes = (tmp_path / f"w{made}/notes.txt").read_text()
+        assert notes.startswith(f"{made} clips encoded")
+        assert "; 1 without a readable picture are left out" in notes
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) == 19
+
+
+def test_a_candidate_twice_is_told(tmp_path):
+    """One of the two had no probability in answers.json."""
+    told = {"questions": [{"question": "Why?", "candidates": ["a", "b", "a"]}], "subtitles": [{"start": 0, "end": 1, "text": "x"}]}  # fmt: skip
+    (tmp_path / "clip.json").write_text(json.dumps(told))
+    cfg = config(f"answer.clip={tmp_path}/clip.json")
+    with pytest.raises(UserError, match="'Why\\?' has a candidate twice"):
+        tasks.answer(cfg, Workspace(tmp_path / "w"), build(cfg))
 
 
 def test_labels_of_any_detector(tmp_path):

@@ -68,6 +68,34 @@ def test_items_2_3_and_19_attention_by_hand(reach):
     assert torch.equal(attend(tokens, changed, allowed)[0][:, :, 0], seen[:, :, 0])
 
 
+@pytest.mark.parametrize("pool", ["max", "mean"])
+@pytest.mark.parametrize("fusion", ["attended", "matched"])
+def test_item_2_what_a_sentence_sees_by_hand(fusion, pool):
+    """Checklist 2: u, or W [h; u; h * u] with ReLU, of each token; then its maximum or mean over real tokens."""
+    words = [f"model.fusion={fusion}", f"model.pool={pool}", "model.attention=global"]
+    cfg = config(*words, "model.time_embedding=false")
+    net, batch = network_of(cfg).eval(), batch_of(cfg)
+    mask = batch["attention_mask"]
+    tokens = 20 * torch.randn(
+        *mask.shape, net.encoder.config.hidden_size
+    )  # that look at one frame each
+    found, _ = net.seen(batch, tokens, mask)
+    count = mask.sum(-1)
+    b, a, n = ((count > 1) & (count < mask.shape[-1])).nonzero()[0].tolist()
+    allowed = frame_reach(batch["frame_spans"], batch["frame_mask"], "global")
+    seen = net.attend(tokens, net.project(batch["frames"].float()), allowed)[0][
+        b, a, n, : count[b, a, n]
+    ]
+    h = tokens[b, a, n, : count[b, a, n]]
+    if fusion == "matched":
+        weight = net.fuse[0].weight.chunk(3, 1)
+        parts = (h @ weight[0].T, seen @ weight[1].T, (h * seen) @ weight[2].T)
+        seen = (sum(parts) + net.fuse[0].bias).relu()
+    want = seen.amax(0) if pool == "max" else seen.mean(0)
+    torch.testing.assert_close(found[b, a, n], want, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(seen.amax(0), seen.mean(0), atol=1e-2)
+
+
 def test_item_3_the_whole_network_bears_a_sentence_without_frames():
     cfg = config()
     net, batch = network_of(cfg), batch_of(cfg)

@@ -147,3 +147,22 @@ def test_a_text_that_some_rows_alone_have_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "_ranked", lambda *_: [[("y", 1.0)]] * 2)
     with pytest.raises(UserError, match="line 2: phase1"):
         tasks.sentiment(config(), place, None)
+
+
+def test_a_form_and_what_is_read_are_not_written_over(tmp_path, monkeypatch):
+    """A second form took the first one's key: its answers were of other systems; rank wrote over its input."""
+    given, place = tmp_path / "texts.jsonl", Workspace(tmp_path / "w")
+    write_jsonl(given, [{"source": "s", "gold": "g", "phase1": "one", "phase2": "two"}])
+    folder = tasks.form(config(f"form.input={given}"), place, None)
+    before = (folder / "key.jsonl").read_bytes()
+    write_jsonl(given, [{"source": "s", "gold": "two", "phase1": "g", "phase2": "one"}])
+    with pytest.raises(UserError, match=r"form\.csv is there already"):
+        tasks.form(config(f"form.input={given}"), place, None)
+    assert (folder / "key.jsonl").read_bytes() == before
+    text = given.read_text(encoding="utf-8")
+    for task in ("rank", "describe"):
+        for output, told in ((given, "written over"), (tmp_path, "is a folder")):
+            words = [f"{task}.input={given}", f"{task}.output={output}", "describe.generator=x"]
+            with pytest.raises(UserError, match=told):
+                getattr(tasks, task)(config(*words), place, None)
+    assert given.read_text(encoding="utf-8") == text

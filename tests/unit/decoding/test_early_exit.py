@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from common.config import UserError
 from common.decoding.early_exit import (
@@ -13,7 +14,13 @@ from common.decoding.early_exit import (
     js_divergence,
     num_blocks,
 )
-from tests.unit.decoding.test_contrastive_search import SIZES, tiny_model
+from tests.unit.decoding.test_contrastive_search import LLAMA, SIZES, tiny_model
+
+AFTER_HEAD = {
+    "cohere": ({"logit_scale": 0.25}, lambda x: 0.25 * x),
+    "gemma2": ({"final_logit_softcapping": 0.5, "head_dim": 8, "layer_types": ["full_attention"] * 2}, lambda x: 0.5 * (x / 0.5).tanh()),
+    "granite": ({"logits_scaling": 3.0}, lambda x: x / 3),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", sorted(SIZES))
@@ -30,6 +37,23 @@ def test_the_last_exit_is_the_model_itself_with_and_without_the_flag(kind):
     assert torch.equal(exit_logits(model, first, 1), head(first))
     assert torch.equal(exit_logits(model, first, 1, norm=True), head(final_norm(model)(first)))
     assert not torch.allclose(exit_logits(model, first, 1), exit_logits(model, first, 1, norm=True))
+
+
+@pytest.mark.parametrize("kind", AFTER_HEAD)
+def test_exits_are_scaled_and_bounded_as_the_model_s_logits_are(kind):
+    """The contrast with the last layer would be one of two temperatures otherwise."""
+    own, after = AFTER_HEAD[kind]
+    torch.manual_seed(0)
+    ids = {"bos_token_id": 2, "eos_token_id": None, "pad_token_id": 1}
+    config = AutoConfig.for_model(kind, **{**LLAMA, **ids, "initializer_range": 0.5, **own})
+    model = AutoModelForCausalLM.from_config(config).double().eval()
+    out = model(torch.tensor([[3, 9, 4]]), output_hidden_states=True)
+    for norm in (False, True):
+        found = exit_logits(model, out.hidden_states[2], 2, norm=norm)
+        torch.testing.assert_close(found, out.logits)
+    first = out.hidden_states[1]
+    expected = after(model.get_output_embeddings()(first))
+    torch.testing.assert_close(exit_logits(model, first, 1), expected)
 
 
 def test_an_unknown_norm_is_refused():

@@ -197,7 +197,8 @@ def test_what_is_not_shown_says_where_it_excludes_the_papers_relative_effect(mon
     rows = {r.claim: r for r in evidence.evidence_rows(["simcse"])}
     small = [claim for claim, r in rows.items() if r.too_small]
     assert small == ["unsup > raw"]
-    assert rows["unsup > raw"].here.endswith("excludes the paper's relative size (+0.1783)")
+    assert "], excludes the paper's relative size (+0.1783); " in rows["unsup > raw"].here
+    assert rows["unsup > raw"].here.endswith("of this size, whatever the seeds")
     assert "excludes" not in rows["unsup > same_mask"].here
     assert "1 of those not shown exclude" in counts(list(rows.values()))
 

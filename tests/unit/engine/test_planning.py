@@ -1,13 +1,15 @@
 """The plan of a comparison: runs, minutes, and what it can resolve."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
 from common.engine.comparison import planning
-from common.engine.comparison.planning import POWER_ERRORS, make_plan
+from common.engine.comparison.planning import POWER_ERRORS, make_plan, what_it_takes
 from common.engine.comparison.schema import Comparison
+from common.engine.comparison.spec import claims_of
 from tests.unit.engine.comparison_runs import FakeRun, result_of
 
 NOISE = [0.0, 0.1, 0.2, 0.3]
@@ -82,6 +84,35 @@ def test_a_published_result_stands_in(plan_of, tmp_path):
         POWER_ERRORS * np.std(NOISE, ddof=1) / np.sqrt(8), rel=0.2
     )
     assert "noise of the result of" in one.source
+
+
+def needed(tmp_path, values, claim, items=None):
+    result = result_of(tmp_path / "runs", values, [claim], items=items)
+    arms = {arm: {} for arm in values}
+    (known,) = claims_of(Comparison(metric="score", arms=arms, claims=[claim]))
+    return what_it_takes(known, result)
+
+
+def test_what_a_difference_of_its_size_would_take(tmp_path):
+    """Seeds where these are its noise; none where the same test items are. A minute a run, as the runs say."""
+    values = {"a": [0.45, 0.6, 0.55, 0.5], "b": [0.5] * 4}
+    count = np.ceil(np.var(values["a"], ddof=1) / (0.025 / POWER_ERRORS) ** 2)
+    text = needed(tmp_path / "seeds", values, "a > b")
+    seeds, minutes = re.fullmatch(r"(\d+) seeds \((\d+) minutes\) would tell .*", text).groups()
+    assert float(seeds) == pytest.approx(count, rel=0.05)
+    assert int(minutes) == 2 * int(seeds)
+    assert float(needed(tmp_path / "margin", values, {"claim": "a > b", "margin": 0.05}).split()[0]) < count  # fmt: skip
+    draw = np.random.default_rng(0)
+    few = {arm: {"score": (draw.random(40) < 0.5).astype(float).tolist()} for arm in "ab"}
+    same = {arm: [float(np.mean(own["score"]))] * 4 for arm, own in few.items()}
+    assert "too few items" in needed(tmp_path / "items", same, "a > b", few)
+
+
+def test_of_what_cannot_be_said_nothing_is(tmp_path):
+    values = {"a": [0.45, 0.6], "b": [0.5, 0.5], "c": [0.4, 0.4]}
+    for number, claim in enumerate(("a > b and a > c", "spread(a, b) < spread(a, c)")):
+        assert needed(tmp_path / str(number), values, claim) == ""
+    assert needed(tmp_path / "one", {"a": [0.5], "b": [0.4]}, "a > b") == ""
 
 
 def test_pilots_with_the_same_config_are_found(tmp_path):
