@@ -68,6 +68,8 @@ class Articles(Sequence[Row]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         line, path = self.lines[index], self.lines.path
+        if index == 0:
+            line = line.removeprefix("\ufeff")  # a byte order mark
         if path.suffix == ".tsv":
             fields = line.split("\t")
             if len(fields) != 4:

@@ -198,7 +198,7 @@ def language_texts(path: Path, language: str) -> list[str]:
         UserError: another content, or no such language.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
         return [str(text) for text in found[language]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(

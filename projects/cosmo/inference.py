@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.damage import reading
+from common.data.image.upright import upright
 from common.data.image_text.interleaved.documents import END_OF_CHUNK
 from common.encoders.modes import evaluation_mode
 from common.evaluation.image_text.few_shot import Item, Prompt, few_shot_prompt
@@ -165,7 +165,7 @@ def text_batch(words: Words, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
 
 
 def opened(image: Any) -> Image.Image:
-    """A PIL image of a file or of itself.
+    """A PIL image of a file, turned as its camera says, or of itself.
 
     Raises:
         UserError: a file that is no image.
@@ -175,8 +175,7 @@ def opened(image: Any) -> Image.Image:
     path = Path(image).expanduser()
     if not path.is_file():
         raise UserError(f"there is no picture {path}")
-    with reading(path, "picture"):
-        return Image.open(path).convert("RGB")
+    return upright(path)
 
 
 class Cosmo(PictureModel):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from common.config import UserError
 from common.data.image_text.drawings import LEXNAMES, words
+from common.data.lines import read_lines
 from common.data.lookup import bundled
 from common.data.splits import stable_fraction
 from common.data.tables import read_jsonl
@@ -207,10 +208,7 @@ def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
     Raises:
         UserError: no such file, a column is missing, or a row of another length.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+    lines = read_lines(path)
     header = lines[0].split("\t") if lines else []
     if missing := [c for c in columns if c not in header]:
         raise UserError(

@@ -18,7 +18,6 @@ from common.evaluation.image_text.zeroshot import class_embeddings
 from projects.mofi.build_set import build_set
 from projects.mofi.config import Config
 from projects.mofi.data import EntityName, read_entities
-from projects.mofi.gpr1200 import SUFFIXES
 from projects.mofi.knowledge import entity_text
 
 BATCH = 64  # pictures or texts of a forward pass
@@ -36,6 +35,9 @@ def nearest_entities(image: Tensor, vectors: Tensor, count: int) -> tuple[Tensor
     scores = F.normalize(image, dim=1) @ F.normalize(vectors, dim=1).T
     found = scores.topk(min(count, len(vectors)), dim=1)
     return found.values, found.indices
+
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # of a gallery
 
 
 class Embedder:
@@ -168,9 +170,9 @@ def search(cfg: Config, workspace: Workspace) -> None:
     if own.run is None or own.gallery is None or not own.inputs:
         raise UserError("set search.run, search.gallery (a folder) and search.inputs")
     folder = Path(own.gallery).expanduser()
-    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
+    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURES)
     if not paths:
-        raise UserError(f"{own.gallery} holds no image ({', '.join(SUFFIXES)})")
+        raise UserError(f"{own.gallery} holds no image ({', '.join(PICTURES)})")
     model = Embedder(Path(own.run).expanduser())
     asked = model.encode_image(own.inputs)  # first: a wrong name is told before the long part
     gallery = model.encode_image(paths, workspace.progress)

@@ -12,6 +12,7 @@ from common.data.text.lexical import words
 from common.decoding.generators import Prompt, generator_settings, text_generator
 from common.decoding.options import Policy
 from common.engine.workspace import Workspace
+from common.export.files import output_file
 from common.families.classification.module import labelled_parts
 from projects.peft_augmentation.config import Config, CopiesConfig
 
@@ -46,7 +47,7 @@ def write_copies(cfg: Config, workspace: Workspace) -> Path:
         own.method, partial(row_function, own), settings(own), cfg.seed,
         chunk_size=CHUNK_BATCHES * own.batch_size,
     )  # fmt: skip
-    output = Path(own.output) if own.output else workspace.folder("copies") / "copies.jsonl"
+    output = output_file(own.output, workspace.folder("copies"), "copies.jsonl")
     done = map_rows(step, rows, output.with_name(output.name + ".parts"), cfg.task, workspace.meter)
     workspace.say(done.summary)
     if done.complete:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.config import UserError
+from common.damage import reading
 from common.data.samplers import Rng
 from common.encoders.image_text.pseudo_tokens import without_placeholder
 from projects.rtd.key_phrases import Tagger, key_phrase_spans
@@ -53,9 +54,10 @@ def read_triplets(path: Path) -> list[Triplet]:
             f"{path} does not exist: give data.triplets a JSON list of records with {', '.join(COLUMNS)} "
             "(make run TASK=triplets writes one)"
         )
-    text = path.read_text(encoding="utf-8")
+    with reading(path, "triplets in UTF-8"):
+        text = path.read_text(encoding="utf-8-sig")
     try:
-        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines() if line]  # fmt: skip
+        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.split("\n") if line.strip()]  # fmt: skip
         found = [Triplet(*(clean(str(row[name])) for name in COLUMNS)) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: needs records with {', '.join(COLUMNS)}; {error!r}") from error

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 
 from common.config import UserError
 from common.data.image.sources import EvalTransform
+from common.data.image.upright import upright
 from common.data.video.batches import Choice, ClipView, VideoQARows, clip_end, clip_view
 from common.data.video.clips import Clip, Sentence, frame_times, ordered, read_subtitles
 from common.data.video.frames import Frames, FramesInMemory
@@ -194,17 +195,14 @@ def in_order(files: Iterable[Path]) -> list[Path]:
 
 
 def opened(picture: Picture) -> Image.Image:
-    """A PIL image, or the picture of a file.
+    """A PIL image, or the picture of a file, turned as its camera says.
 
     Raises:
         UserError: no such file, or no picture.
     """
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
-    try:
-        return Image.open(picture).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"{picture} is no picture: {error}") from error
+    return upright(picture)
 
 
 def _natural(stem: str) -> list[tuple[str, int]]:
@@ -229,7 +227,7 @@ def looked_figure(answer: Answer, pictures: Sequence[Picture] = (), title: str =
     n, f = answer.looked.shape
     figure = Figure(figsize=(10, 1.6 + 0.35 * n))
     top, bottom = figure.subplots(2, 1, gridspec_kw={"height_ratios": [1, max(1.0, 0.35 * n)]})
-    top.set_title(title, fontsize=9)
+    top.set_title(_plain(title), fontsize=9)
     top.set_axis_off()
     for i in np.unique(np.linspace(0, f - 1, min(f, most)).astype(int)) if len(pictures) else ():
         small = opened(pictures[int(i)]).resize((64, 48))
@@ -237,9 +235,14 @@ def looked_figure(answer: Answer, pictures: Sequence[Picture] = (), title: str =
     top.set_xlim(-0.5, f - 0.5)
     top.set_ylim(0, 1)
     bottom.imshow(answer.looked.numpy(), aspect="auto", cmap="magma", vmin=0)
-    bottom.set_yticks(range(n), [s.text[:36] for s in answer.view.sentences], fontsize=7)
+    bottom.set_yticks(range(n), [_plain(s.text[:36]) for s in answer.view.sentences], fontsize=7)
     bottom.set_xlabel("frame")
     if answer.span is not None:
         said = f"answer: {answer.text} ({max(answer.probabilities):.2f}), {answer.span[0]:.1f} to {answer.span[1]:.1f} s"
-        bottom.set_xlabel(f"frame; {said}", fontsize=8)
+        bottom.set_xlabel(_plain(f"frame; {said}"), fontsize=8)
     return figure
+
+
+def _plain(text: str) -> str:
+    """Dollar signs as they are: between two of them a figure would read a formula."""
+    return text.replace("$", r"\$")

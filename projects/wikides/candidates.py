@@ -11,6 +11,7 @@ from common.data.tables import read_jsonl, write_jsonl
 from common.decoding.beam_sweep import beam_sweep, distinct
 from common.decoding.sequence_to_sequence import SequenceToSequence
 from common.engine.workspace import Workspace
+from common.export.files import output_file
 from projects.wikides.config import Config
 from projects.wikides.data import instance_names
 from projects.wikides.options import CandidatesConfig
@@ -44,6 +45,7 @@ def write_candidates(cfg: Config, workspace: Workspace) -> Path | None:
         if not all(isinstance(row[name], str) for name in ("source", "target")):
             raise UserError(f"{where}: source and target are texts")
         asked.append({"source": row["source"], "names": instance_names(row, where) or []})
+    output = output_file(own.output, workspace.folder("."), "candidates.jsonl", [own.input])
     names = ("generator", "widths", "max_new_tokens", "max_source", "baselines", "batch_size")
     settings = {name: getattr(own, name) for name in names}
     step = RowMap("pools", partial(build_sweep, own), settings, cfg.seed, CHUNK)
@@ -51,8 +53,6 @@ def write_candidates(cfg: Config, workspace: Workspace) -> Path | None:
     workspace.say(found.summary)
     if not found.complete:
         return None
-    output = Path(own.output) if own.output else workspace.folder(".") / "candidates.jsonl"
-    output.parent.mkdir(parents=True, exist_ok=True)
     pairs = zip(rows, found.rows(), strict=True)
     shown = ("source", "target", "baseline_candidates")
     made = [{name: r[name] for name in shown if name in r} | new for r, new in pairs]

@@ -133,7 +133,8 @@ def code_search_net_set(folder: Path, language: Language, part: Part = "test") -
 
 def listed_urls(folder: Path, part: str) -> list[str]:
     """URLs of a part in the order of its list, one a line, see `joined_rows`; some hold blanks."""
-    with (folder / f"{part}.txt").open(encoding="utf-8") as file:
+    path = folder / f"{part}.txt"
+    with reading(path, "list of URLs in UTF-8"), path.open(encoding="utf-8-sig") as file:
         return [url for line in file if (url := line.strip())]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config import UserError
+from common.damage import reading
 from common.data.tables import read_csv, read_jsonl
 
 PAD = 0  # id of no item
@@ -103,7 +104,7 @@ def _lines_of_items(path: Path) -> list[History]:
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     opener = gzip.open if path.name.endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8") as file:
+    with reading(path, "log in UTF-8"), opener(path, "rt", encoding="utf-8-sig") as file:
         words = [line.split() for line in file]
     return [(user, items) for user, *items in (row for row in words if row)]
 

@@ -202,7 +202,7 @@ def test_prepare_reads_tables_and_leaves_attention_out(tmp_path, encoder):
             "prepare"
         ](Workspace(tmp_path / "t"))  # fmt: skip
     named = tmp_path / "named.jsonl"
-    named.write_text('{"text": null, "title": "people"}\n{"text": ["a"]}\n')
+    named.write_text('{"text": null, "title": "people"}\n{"text": ["a"]}\n', "utf-8-sig")
     assert Articles(named)[0]["text"] == "people. "
     with pytest.raises(UserError, match="line 2: title and text have to be texts"):
         Articles(named)[1]

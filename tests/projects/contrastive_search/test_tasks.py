@@ -91,7 +91,8 @@ def test_prompts_that_are_cut_are_counted(tmp_path, lm_folder):
 def test_item_13_isotropy_of_any_list_of_models_and_languages_is_one_table(tmp_path, lm_folder):
     """Checklist 13: texts are stripped, those under two characters left out, the rest cut."""
     (tmp_path / "texts.json").write_text(
-        json.dumps({"en": ["the state of the world", " a ", "x" * 400], "de": ["die welt und so"]})
+        json.dumps({"en": ["the state of the world", " a ", "x" * 400], "de": ["die welt und so"]}),
+        "utf-8-sig",  # as some editors write it
     )
     words = [f"data.root={tmp_path}", "isotropy.file=texts.json", "isotropy.length=12"]
     models = f"isotropy.models={{en: ['{lm_folder}', 'bundled:stories260k'], de: ['{lm_folder}']}}"

@@ -165,7 +165,9 @@ def files(tmp_path):
              for n, ids in rows]  # fmt: skip
     (tmp_path / "i2e.jsonl").write_text("\n".join(lines) + "\n")
     table = "id\tname\tdescription\tcount\nQ1\tlark\ta bird\t2\nQ2\toak\t\t2\n"
-    (tmp_path / "entities.tsv").write_text(table)
+    (tmp_path / "entities.tsv").write_text(
+        table, "utf-8-sig"
+    )  # a mark is no part of a column's name
     return tmp_path
 
 

@@ -64,7 +64,7 @@ def test_item_6_captions_cannot_contain_the_placeholder(tmp_path):
     row = {"reference_caption": "A $ dog", "conditioning_caption": "is Red", "target_caption": "b"}
     path.write_text(json.dumps([row]))
     assert read_triplets(path)[0] == ("a dog", "is red", "b")
-    path.write_text("\n".join([json.dumps(row)] * 2))
+    path.write_text("\n".join([json.dumps(row | {"target_caption": "b\u2028c"}, ensure_ascii=False)] * 2), "utf-8-sig")  # fmt: skip
     assert len(read_triplets(path)) == 2
     path.write_text("[]")
     with pytest.raises(UserError, match="no triplet"):

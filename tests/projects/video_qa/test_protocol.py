@@ -19,7 +19,7 @@ from projects.video_qa.data import layout_of, load_part
 from projects.video_qa.descriptions import read_description
 from projects.video_qa.evaluate import evaluate, judge, judged_part
 from projects.video_qa.folder import export, exported_of, load_export
-from projects.video_qa.inference import Answerer
+from projects.video_qa.inference import Answerer, looked_figure, opened
 from projects.video_qa.module import VideoQA
 from projects.video_qa.network import network_options
 from projects.video_qa.objective import localisation_loss
@@ -199,6 +199,18 @@ def test_objects_of_a_clip_of_one_s_own(tmp_path):
     called = answerer([], [(0, 0.9, "a"), (1, 1.9, "b")], "Who?", ["I", "you"], fps=1, objects=[["cup"], ["dog"]])  # fmt: skip
     assert called.probabilities == found.probabilities
     assert answerer.answer(read.clip, None, *read.questions[0]).probabilities != found.probabilities
+
+
+def test_pictures_are_turned_and_prices_are_no_formulas(tmp_path):
+    """Photographs as their camera says; a figure's words may hold dollar signs."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera stood on its side
+    Image.new("RGB", (8, 4)).save(tmp_path / "frame.jpg", exif=exif)
+    assert opened(tmp_path / "frame.jpg").size == (4, 8)
+    words = r"$\frac$ or $5"
+    view = SimpleNamespace(sentences=[SimpleNamespace(text=words)])
+    answer = SimpleNamespace(looked=torch.ones(1, 2), view=view, span=(0.0, 1.0), text=words, probabilities=[1.0])  # fmt: skip
+    looked_figure(answer, title=words).savefig(tmp_path / "looked.png")
 
 
 def test_an_encoder_of_other_features_is_named():

@@ -214,7 +214,7 @@ def test_archives_are_joined_with_the_lists_of_urls(tmp_path):
                 file.write(json.dumps({"url": url, "language": "go", "code_tokens": ["f", url], "original_string": "f",
                                        "docstring_tokens": ["d", url], "repo": "r"}) + "\n")  # fmt: skip
         (folder / f"{part}.txt").write_text("\n".join(reversed(urls[:-1] + "z")))
-    (folder / "codebase.txt").write_text("g\ne\nd\n")
+    (folder / "codebase.txt").write_text("g\ne\nd\n", "utf-8-sig")  # a mark is no part of a URL
     assert [row["url"] for row in joined_rows(folder, "train")] == ["b", "a"]
     (valid,) = joined_rows(folder, "valid")
     assert (valid["code_tokens"], valid["original_string"]) == ([], "")
