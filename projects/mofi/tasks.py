@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.data.image.upright import upright
+from common.data.image.upright import PICTURES, upright
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
 from common.engine.workspace import Workspace
 from common.evaluation.encoding import Progress, encode, no_progress
@@ -35,9 +35,6 @@ def nearest_entities(image: Tensor, vectors: Tensor, count: int) -> tuple[Tensor
     scores = F.normalize(image, dim=1) @ F.normalize(vectors, dim=1).T
     found = scores.topk(min(count, len(vectors)), dim=1)
     return found.values, found.indices
-
-
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # of a gallery
 
 
 class Embedder:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from common.config import UserError
 from common.data.image.sources import EvalTransform
-from common.data.image.upright import upright
+from common.data.image.upright import PICTURES, upright
 from common.data.video.batches import Choice, ClipView, VideoQARows, clip_end, clip_view
 from common.data.video.clips import Clip, Sentence, frame_times, ordered, read_subtitles
 from common.data.video.frames import Frames, FramesInMemory
@@ -23,7 +23,6 @@ from common.encoders.modes import evaluation_mode
 from common.evaluation.video.spans import best_span
 from projects.video_qa.folder import Exported, read
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 Picture = Image.Image | str | Path
 
 

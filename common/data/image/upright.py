@@ -6,6 +6,8 @@ from PIL import Image, ImageOps
 
 from common.config import UserError
 
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # suffixes of what is looked for in folders
+
 
 def upright(picture: Image.Image | str | Path) -> Image.Image:
     """A picture as RGB, turned as its camera says; boxes and crops are in the pixels of what is seen.

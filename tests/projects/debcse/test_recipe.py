@@ -1,10 +1,8 @@
 """Values of the paper's configs, against the sources that their comments name."""
 
 import pytest
-from omegaconf import OmegaConf
 
-from common.config import load, to_yaml
-from projects.debcse.config import Config
+from tests.recipes import assert_recipe
 
 SHARED = {
     "data.batch_size": 64,
@@ -53,5 +51,4 @@ RECIPES = {
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_paper_configs_hold_the_recipe(name):
     """Every config shares the protocol; clip, temperatures and quantiles of the draw are this project's choices."""
-    cfg = OmegaConf.create(to_yaml(load(Config, "debcse", name)))
-    assert {key: OmegaConf.select(cfg, key) for key in RECIPES[name]} == RECIPES[name]
+    assert_recipe("debcse", name, RECIPES[name])

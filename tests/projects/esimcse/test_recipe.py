@@ -1,10 +1,8 @@
 """Values of the paper's configs, against the sources that their comments name."""
 
 import pytest
-from omegaconf import OmegaConf
 
-from common.config import load, to_yaml
-from projects.esimcse.config import Config
+from tests.recipes import assert_recipe
 
 SHARED = {
     "data.batch_size": 64,
@@ -45,5 +43,4 @@ RECIPES = {
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_paper_configs_hold_the_recipe(name):
     """Rates, repetition and queue of every encoder; the protocol is SimCSE's."""
-    cfg = OmegaConf.create(to_yaml(load(Config, "esimcse", name)))
-    assert {key: OmegaConf.select(cfg, key) for key in RECIPES[name]} == RECIPES[name]
+    assert_recipe("esimcse", name, RECIPES[name])

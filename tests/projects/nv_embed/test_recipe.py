@@ -1,10 +1,8 @@
 """Values of the paper's configs, against the sources that their comments name."""
 
 import pytest
-from omegaconf import OmegaConf
 
-from common.config import load, to_yaml
-from projects.nv_embed.config import Config
+from tests.recipes import assert_recipe
 
 SHARED = {
     "data.batch_size": 16,
@@ -47,5 +45,4 @@ RECIPES = {
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_paper_configs_hold_the_recipe(name):
     """Two stages on eight devices, low-rank adapters and latent attention; ablations differ in what they name."""
-    cfg = OmegaConf.create(to_yaml(load(Config, "nv_embed", name)))
-    assert {key: OmegaConf.select(cfg, key) for key in RECIPES[name]} == RECIPES[name]
+    assert_recipe("nv_embed", name, RECIPES[name])

@@ -1,10 +1,8 @@
 """Values of the paper's configs, against the sources that their comments name."""
 
 import pytest
-from omegaconf import OmegaConf
 
-from common.config import load, to_yaml
-from projects.whitenedcse.config import Config
+from tests.recipes import assert_recipe
 
 SHARED = {
     "data.batch_size": 128,
@@ -45,5 +43,4 @@ RECIPES = {
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_paper_configs_hold_the_recipe(name):
     """Batch, rate and whitening of the release's command; the baseline has SimCSE's."""
-    cfg = OmegaConf.create(to_yaml(load(Config, "whitenedcse", name)))
-    assert {key: OmegaConf.select(cfg, key) for key in RECIPES[name]} == RECIPES[name]
+    assert_recipe("whitenedcse", name, RECIPES[name])
