@@ -26,9 +26,17 @@ def target_ranks(scores: Tensor, targets: Tensor, masked: Tensor | None = None) 
     Returns:
         (B,) int64.
 
+    Raises:
+        ValueError: NaN among the scores of items; no comparison with it holds, so every rank were 1.
+
     >>> target_ranks(torch.tensor([[9.0, 1.0, 3.0, 2.0]]), torch.tensor([3]))
     tensor([2])
     """
+    num_bad = int(scores[:, 1:].isnan().any(1).sum())
+    if num_bad:
+        raise ValueError(
+            f"scores: {num_bad} of {len(scores)} users have NaN; the encoder has diverged"
+        )
     right = scores.gather(1, targets[:, None])
     ahead = scores >= right
     if masked is not None:
