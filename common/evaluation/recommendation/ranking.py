@@ -97,8 +97,8 @@ def hits(ranks: Ranks, k: int) -> NDArray[np.float64]:
 def rank_metrics(ranks: Ranks, ks: Sequence[int] = (5, 10, 20)) -> dict[str, float]:
     """``hr_at_k``, ``ndcg_at_k`` and ``mrr_at_k``, means over users.
 
-    >>> rank_metrics(np.array([2, 50]), [10])
-    {'hr_at_10': 0.5, 'ndcg_at_10': 0.3154648767857287, 'mrr_at_10': 0.25}
+    >>> rank_metrics(np.array([3, 50]), [10])
+    {'hr_at_10': 0.5, 'ndcg_at_10': 0.25, 'mrr_at_10': 0.16666666666666666}
     """
     found = {}
     for k in ks:
