@@ -20,8 +20,7 @@ class SepclrData(ColourChanges, DataConfig):
     source: Literal[
         "synthetic", "digits", "cifar_mnist", "celeba", "chexpert", "odir", "dsprites", "volumes"
     ] = "digits"
-    # training samples of synthetic, digits and dsprites; half are targets
-    limit: Annotated[int, at_least(2)] = 2400
+    limit: Annotated[int, at_least(2)] = 2400  # of synthetic, digits, dsprites; half are targets
     test_limit: Annotated[int, at_least(2)] = 600
     folder: str = "volumes"  # of source=volumes, below data.root
     image_size: Count = 16  # side of the training crops in pixels (voxels)
