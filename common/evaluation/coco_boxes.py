@@ -9,12 +9,19 @@ from copy import deepcopy
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.config import UserError
 
 Style = Literal["coco", "lvis"]
 LVIS_DETECTIONS = 300  # of an image, over all classes
 AREAS = ("small", "medium", "large")
+RANGES = (
+    (0, 1e10),
+    (0, 32**2),
+    (32**2, 96**2),
+    (96**2, 1e10),
+)  # of all and of AREAS, ends included
 
 
 def box_metrics(
@@ -54,8 +61,7 @@ def box_metrics(
     if style == "lvis":
         found = best_of_each_image(found, LVIS_DETECTIONS)
     if not found:  # the library reads no empty list
-        precision = np.zeros((10, 101, len(content["categories"]), 4))
-        precision[:, :, _absent(content)] = -1
+        precision = _nothing_found(content)
     else:
         judged = api.COCOeval_faster(
             gold, gold.loadRes(found), kind, lvis_style=style == "lvis", print_function=_silent
@@ -104,10 +110,15 @@ def _complete(annotation: Mapping[str, Any], number: int) -> dict[str, Any]:
     return {"id": number, "iscrowd": 0, "area": w * h, **annotation}
 
 
-def _absent(content: Mapping[str, Any]) -> list[int]:
-    ids = sorted(c["id"] for c in content["categories"])
-    there = {a["category_id"] for a in content["annotations"]}
-    return [i for i, c in enumerate(ids) if c not in there]
+def _nothing_found(content: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Precision without detections: 0, and -1 where a class has no object of a size (crowds are none)."""
+    place = {c: k for k, c in enumerate(sorted(c["id"] for c in content["categories"]))}
+    precision = np.full((10, 101, len(place), len(RANGES)), -1.0)  # T, R, K, A
+    for a in content["annotations"]:
+        if a["category_id"] in place and not a["iscrowd"]:
+            sizes = [i for i, (low, high) in enumerate(RANGES) if low <= a["area"] <= high]
+            precision[:, :, place[a["category_id"]], sizes] = 0
+    return precision
 
 
 def _mean(values: Any) -> float:

@@ -197,8 +197,8 @@ class CACRMomentumLoss(PairLoss):
         temperature: T > 0.
         cost: of the repulsion, "rbf" or "euclidean".
         reduction: over the samples of this rank; "sum" as in the released Euclidean form.
-        weighted: False gives every view the same weight; with the RBF cost that is MoCo v3's loss
-            over all views, times T.
+        weighted: False gives every view the same weight; with the RBF cost that is 2T InfoNCE, the
+            mean over all pairs of views: of two, half of MoCo v3's loss.
         gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
 
     Distributed: gathers negatives (local if `gather=False`).

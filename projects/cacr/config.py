@@ -126,6 +126,8 @@ class CacrOptim(OptimConfig):
         super().__post_init__()
         if self.milestones and self.schedule != "constant":
             raise ValueError("optim.milestones need optim.schedule=constant")
+        if self.milestones and (self.warmup_steps or self.warmup_epochs):
+            raise ValueError("optim.milestones need optim.warmup_steps=0 and optim.warmup_epochs=0")
 
 
 @dataclass

@@ -3,6 +3,7 @@
 # V views, K positives, N samples, D dim
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -90,7 +91,8 @@ def weight_diagnostics(
     Returns:
         Mean entropy of the weights in nats (``positive_entropy``, at most log K;
         ``negative_entropy``, at most the log of the number of negatives), and over the pairs the
-        rank correlation of weight and distance (``positive_rank_correlation`` is 0 if K = 1).
+        rank correlation of weight and distance (``positive_rank_correlation`` is 0 if K = 1). NaN
+        for embeddings that are not finite, so that the training itself says where it diverged.
     """
     pushing = negatives if isinstance(negatives, Tensor) else torch.cat(list(negatives))
     query, positives, pushing, anchors = (
@@ -106,9 +108,15 @@ def weight_diagnostics(
     return {
         "positive_entropy": float(torch.special.entr(pi).sum(1).mean()),
         "negative_entropy": float(torch.special.entr(pushed).sum(1).mean()),
-        "positive_rank_correlation": spearman(pi.flatten().cpu(), far.flatten().cpu()),
-        "negative_rank_correlation": spearman(pushed[others][::step].cpu(), near[::step].cpu()),
+        "positive_rank_correlation": _rank_correlation(pi.flatten(), far.flatten()),
+        "negative_rank_correlation": _rank_correlation(pushed[others][::step], near[::step]),
     }
+
+
+def _rank_correlation(weight: Tensor, distance: Tensor) -> float:
+    """`spearman`, or NaN where a value is not finite."""
+    weight, distance = weight.cpu(), distance.cpu()
+    return spearman(weight, distance) if bool((weight + distance).isfinite().all()) else math.nan
 
 
 def batch_diagnostics(

@@ -1,5 +1,6 @@
 """Accuracy per task, word error rates, forgetting, and how far the features of old classes move."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,11 +26,14 @@ from projects.coconut.stages import Task, decode, evaluate_task, scores
 
 EXAMPLES = 12  # rows of the gallery
 
+log = logging.getLogger(__name__)
+
 
 def evaluate(cfg: Config, module: Coconut, workspace: Workspace) -> dict[str, float]:
     """Metrics after the last task and, with the history of a run, over all tasks.
 
-    An exported model has no history: it is judged by what it knows at the end.
+    An exported model has no history: it is judged by what it knows at the end. So is a run whose
+    earlier tasks were evaluated on another split or with another search.
     """
     shared = Task(cfg)
     final = cfg.num_tasks - 1
@@ -38,7 +42,12 @@ def evaluate(cfg: Config, module: Coconut, workspace: Workspace) -> dict[str, fl
         metrics = last_metrics(shared, module, found)
         metrics |= unseen_speaker(shared, module, workspace)
     history = module.history
-    if history.complete():
+    if not history.comparable():
+        log.warning(
+            "this run evaluated its earlier tasks with another eval.split, beam_size, length_power or "
+            "max_length: metrics over all tasks are left out. Train with these settings to have them"
+        )
+    elif history.complete():
         metrics |= all_tasks(shared, module, workspace)
     workspace.items("last_accuracy", history.correct[final].float().tolist())
     write_predictions(shared, found, workspace)

@@ -1,9 +1,12 @@
 """What was right after which task: kept in the module, so that checkpoints carry it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from common.evaluation.speech.continual import TaskResults
+from common.evaluation.speech.options import SpeechEval
 
 UNKNOWN = -1
 
@@ -17,6 +20,7 @@ class History(nn.Module):
         edits_transcript: (T, N) int32 word edits of the transcript.
         features: (N, D) float32 pooled audio features after the last finished task.
         cosine: (T,) mean cosine of those features of old classes before and after a task.
+        settings: (T, 4) split and search of every evaluation, NaN where they are unknown.
     """
 
     correct: Tensor
@@ -24,6 +28,7 @@ class History(nn.Module):
     edits_transcript: Tensor
     features: Tensor
     cosine: Tensor
+    settings: Tensor
 
     def __init__(self, num_tasks: int, num_items: int, dim: int) -> None:
         super().__init__()
@@ -32,6 +37,12 @@ class History(nn.Module):
             self.register_buffer(name, empty)
         self.register_buffer("features", torch.zeros(num_items, dim))
         self.register_buffer("cosine", torch.full((num_tasks,), torch.nan))
+        self.register_buffer("settings", torch.full((num_tasks, 4), torch.nan))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        unknown = torch.full_like(self.settings, torch.nan)
+        state_dict.setdefault(f"{prefix}settings", unknown)  # older checkpoints have none
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def record(self, task: int, rows: Tensor, correct: Tensor, full: Tensor, said: Tensor) -> None:
         """Note the results of one task for some items.
@@ -65,6 +76,16 @@ class History(nn.Module):
             cosine = torch.nn.functional.cosine_similarity(before, after, dim=1)
             self.cosine[task] = cosine.mean()
         self.features[rows] = features
+
+    def record_settings(self, task: int, how: SpeechEval) -> None:
+        """Note how the outputs after a task were generated."""
+        values = [how.split == "dev", how.beam_size, how.length_power, how.max_length]
+        self.settings[task] = self.settings.new_tensor([float(value) for value in values])
+
+    def comparable(self) -> bool:
+        """Whether all evaluations whose settings are known had the same ones."""
+        known = self.settings[~self.settings.isnan().any(1)]
+        return bool((known == known[:1]).all())
 
     def copy_from(self, other: "History") -> None:
         """Take over what another module knows."""

@@ -108,9 +108,8 @@ class Coconut(ContrastiveModule):
         if self.teacher is None or not self.method.uses_nspt:
             return total
         labels = all_gather_no_grad(batch["labels"])
-        old = rows_embedded(
-            self.teacher.network, batch, teacher_rows(self.method, batch["is_memory"])
-        )
+        read = teacher_rows(self.method, batch["is_memory"])
+        old = rows_embedded(self.teacher.network, batch, read)
         weight = nspt_weight(self.method, self.num_past, self.num_seen)
         for name, student in (("audio", audio), ("text", text)):
             if name in self.method.nspt_modalities:
@@ -131,13 +130,14 @@ class Coconut(ContrastiveModule):
         """Log intent accuracy and WER; val/selection orders by accuracy, ties by WER."""
         accuracy, wer = self.errors.over_ranks(self.device)
         self.errors.reset()
-        self.log("val/intent_accuracy", accuracy)
-        self.log("val/wer", wer)
+        self.log_dict({"val/intent_accuracy": accuracy, "val/wer": wer})
         # epochs before `method.select_from_epoch` cannot be selected in tasks >= 2
         epoch = self.global_step / max(1.0, self.warmup_epoch_steps)
         early = self.task > 0 and epoch < self.method.select_from_epoch
-        self.log("val/selection", accuracy - 1e-6 * wer - (10.0 if early else 0.0))
+        selection = accuracy - 1e-6 * wer - (10.0 if early else 0.0)
+        # as float64: the WER would be lost in the float32 that a number is logged as
+        self.log("val/selection", torch.tensor(selection, dtype=torch.float64))
 
-    def negatives_per_query(self, global_batch_size: int) -> int:
-        """Other rows of the batch, where a contrastive term is active."""
-        return max(0, global_batch_size - 1) if self.method.contrasts else 0
+    def adapt_to(self, state: dict[str, Tensor]) -> None:
+        """A checkpoint from before the history kept its settings is one whose settings are unknown."""
+        state.setdefault("history.settings", torch.full_like(self.history.settings, torch.nan))

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.config import UserError
+from common.data.corrupt import CorruptCounter
 from common.data.incremental import ClassIncremental, select_memory
 from common.data.speech.sources import spoken_part
 from common.data.speech.spoken import SpokenPart
@@ -94,8 +95,7 @@ class Task:
             tasks = self.scenario.tasks(held_out.spoken.labels)
             last = cfg.data.num_tasks if cfg.method.setting == "offline" else task
             rows = (tasks <= last).nonzero().flatten().tolist()
-            share = max(1, round(cfg.eval.val_share * len(rows)))
-            val["dev"] = EvalSpeech(held_out, rows[:: max(1, len(rows) // share)])
+            val["dev"] = EvalSpeech(held_out, spread(rows, cfg.eval.val_share))
         return TaskData(
             TaskSpeech(self.train, self.train_rows(task), module.memory),
             lambda: module.memory,
@@ -105,6 +105,16 @@ class Task:
             val=val,
             eval_batch_size=cfg.eval.batch_size,
         )
+
+
+def spread(rows: Sequence[int], share: float) -> list[int]:
+    """A share of some rows, at least one of them, evenly spaced.
+
+    >>> spread([0, 1, 2, 3, 4], 0.6)
+    [0, 1, 3]
+    """
+    count = max(1, round(share * len(rows)))
+    return [rows[i * len(rows) // count] for i in range(min(count, len(rows)))]
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
@@ -154,6 +164,7 @@ def evaluate_task(shared: Task, module: Coconut, task: int) -> list[SpokenTarget
     found, features = decode(shared, module, shared.test, rows.tolist())
     correct, full, said = scores(shared, shared.test, rows.tolist(), found)
     module.history.record(task, rows, correct, full, said)
+    module.history.record_settings(task, shared.cfg.eval)
     old = shared.evaluated_tasks[rows] < task
     module.history.record_features(task, rows, features, old)
     return found
@@ -173,6 +184,7 @@ def decode(
         features.append(module.network.features(waveforms, lengths).float().cpu())
         tokens = module.network.transcribe(waveforms, lengths, cfg.eval)
         found += [shared.tokenizer.decode_target(ids) for ids in tokens.tolist()]
+    data.counter.finish()  # every test utterance counts
     return found, torch.cat(features)
 
 
@@ -210,7 +222,7 @@ def grown_memory(shared: Task, module: Coconut, task: int) -> Tensor | None:
     rows = shared.train_rows(task)  # the task's own utterances, not the memory
     features = None
     if cfg.method.selection != "random":
-        features = pooled_features(shared, module, rows.tolist())
+        rows, features = pooled_features(shared, module, rows.tolist())
     chosen = select_memory(
         features,
         shared.train.spoken.labels[rows],
@@ -223,16 +235,18 @@ def grown_memory(shared: Task, module: Coconut, task: int) -> Tensor | None:
     return torch.cat([module.memory.cpu(), new])
 
 
-def pooled_features(shared: Task, module: Coconut, rows: Sequence[int]) -> Tensor:
-    """Pooled audio features (K, D) of training utterances."""
-    data = EvalSpeech(shared.train, rows)
+def pooled_features(shared: Task, module: Coconut, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Training utterances (K,) among some rows that can be read, and their pooled audio features (K, D)."""
+    counter = CorruptCounter("training recordings")  # tolerates what training does
     device = next(module.network.parameters()).device
-    size, parts = shared.cfg.eval.batch_size, []
+    size, ids, parts = shared.cfg.eval.batch_size, list[Tensor](), list[Tensor]()
     for start in range(0, len(rows), size):
-        batch = data.collate(list(rows[start : start + size]))
+        own = rows[start : start + size]
+        batch = shared.train.batch(own, [-1] * len(own), counter)
         waveforms, lengths = batch["waveforms"].to(device), batch["lengths"].to(device)
+        ids.append(batch["ids"])
         parts.append(module.network.features(waveforms, lengths))
-    return torch.cat(parts).float().cpu()
+    return torch.cat(ids), torch.cat(parts).float().cpu()
 
 
 def teacher_hypotheses(shared: Task, module: Coconut) -> Tensor:
@@ -241,21 +255,22 @@ def teacher_hypotheses(shared: Task, module: Coconut) -> Tensor:
     Source: Cappellazzo et al. 2023, arXiv 2305.13899; Kim & Rush 2016, arXiv 1606.07947.
 
     Returns:
-        (slots, eval.max_length + 1) token sequences, padded; an unfinished one gets its end token.
+        (slots, eval.max_length + 1) token sequences, padded; an unfinished one gets its end token,
+        a recording that cannot be read (training leaves it out) none.
     """
     cfg, teacher = shared.cfg, module.teacher
     assert teacher is not None
     out = torch.full_like(module.hypotheses, PAD)
     held = [(slot, row) for slot, row in enumerate(module.memory.tolist()) if row >= 0]
-    data = EvalSpeech(shared.train, [])
+    counter = CorruptCounter("recordings in memory")
     device, search = out.device, replace(cfg.eval, beam_size=cfg.method.kd_beam)
     for start in range(0, len(held), cfg.eval.batch_size):
         part = held[start : start + cfg.eval.batch_size]
-        batch = data.collate([row for _, row in part])
+        batch = shared.train.batch([row for _, row in part], [slot for slot, _ in part], counter)
         tokens = teacher.network.transcribe(
             batch["waveforms"].to(device), batch["lengths"].to(device), search
         )
-        for (slot, _), ids in zip(part, tokens, strict=True):
+        for slot, ids in zip(batch["slots"].tolist(), tokens, strict=True):
             out[slot, : len(ids)] = ids
             if not bool((ids == EOS).any()):
                 out[slot, len(ids) - 1] = EOS

@@ -41,7 +41,7 @@ class DCL(KnnValidatedModule):
         else:
             self.objective = OneWayObjective(method, in_batch=self.host == "nnclr")
         if self.host == "moco":
-            self.in_batch_negatives = False
+            self.in_batch_negatives = method.loss == "dclw"  # its weights average over the batch
             self.momentum_encoder = MomentumEncoder(self.network, method.momentum)
             self.queue = FeatureQueue(method.queue_size, model.out_dim)
         if self.host == "nnclr":

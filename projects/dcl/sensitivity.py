@@ -54,7 +54,10 @@ def cells(cfg: Config) -> dict[str, dict[str, list[str]]]:
         str(factor): [f"optim.lr={factor * cfg.optim.lr}", *same] for factor in options.lr_factors
     }
     found["epochs"] = {
-        str(factor): _steps(cfg, max(1, round(factor * steps)), steps)
+        str(factor): [
+            *_steps(cfg, max(1, round(factor * steps)), steps),
+            f"optim.warmup_epochs={factor * cfg.optim.warmup_epochs}",
+        ]
         for factor in options.epoch_factors
     }
     found["queue_size"] = {
@@ -116,11 +119,11 @@ def run_sensitivity(cfg: Config, workspace: Workspace, train: Train = train) -> 
     if not plan:
         raise UserError("sensitivity has nothing to run: give losses, settings and num_seeds >= 1")
     metric = f"knn{cfg.eval.items_k}_top1"
+    base = [*as_overrides(cfg), "trainer.val_every_n_steps=null"]
     values: dict[str, dict[str, dict[str, list[float]]]] = {}
     for axis, setting, loss, seed, overrides in workspace.progress(plan, "runs", len(plan)):
-        own = [*as_overrides(cfg), "trainer.val_every_n_steps=null", *overrides]
-        own += [f"method.loss={loss}", f"seed={seed}"]
-        name = f"{axis}-{setting}-{loss}-seed{seed}-{_digest(own)}"
+        own = [*base, *overrides, f"method.loss={loss}", f"seed={seed}"]
+        name = f"{loss}-seed{seed}-{_digest(own)}"  # a setting that axes share is trained once
         score = _score(workspace, name, own, metric, train)
         values.setdefault(axis, {}).setdefault(setting, {}).setdefault(loss, []).append(score)
     spread = {axis: _spread(settings, options.losses) for axis, settings in values.items()}

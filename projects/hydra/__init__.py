@@ -37,7 +37,7 @@ def build(cfg: Config) -> "Experiment[Hydra]":
         first = dataclasses.replace(
             cfg,
             method=dataclasses.replace(cfg.method, objective="simclr", frozen_simclr=False),
-            data=dataclasses.replace(cfg.data, views=2, augmentation="simclr"),
+            data=dataclasses.replace(cfg.data, views=2, augmentation="simclr", repeats=1),
         )
         simclr = Hydra(first)
         yield Stage("simclr", simclr, build_data(first))

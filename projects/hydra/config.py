@@ -20,7 +20,7 @@ class HydraData(ImageSetData):
     num_classes: Annotated[int, at_least(2)] = 10
     test_limit: Count | None = None  # test images, class-balanced, always the same; None: all
     views: Literal[1, 2] = 1  # two: queries from view 1, keys from view 2
-    repeats: Count = 1  # repeated augmentation: copies of a sample in the batch stream
+    repeats: Count = 1  # copies of a sample, augmented apart; an epoch is that many times as long
     samples_per_class: Annotated[int, at_least(2)] | None = None  # K of the PK sampler; None: off
     augmentation: Literal["crop", "simclr", "randaugment", "dino", "three_augment"] = "crop"
     crop_scale: Interval = (0.5, 1.0)
@@ -31,11 +31,15 @@ class HydraData(ImageSetData):
         super().__post_init__()
         if (self.source == "folder") != (self.folder is not None):
             raise ValueError("data.folder belongs to data.source=folder: give both or neither")
+        if self.test_limit is not None and self.source in ("folder", "imagenet"):
+            raise ValueError(f"data.test_limit is for sets in memory, not for {self.source}")
         if self.samples_per_class is not None:
             if self.batch_size % self.samples_per_class:
                 raise ValueError("data.samples_per_class must divide data.batch_size")
             if self.repeats > 1:
                 raise ValueError("set one of data.repeats and data.samples_per_class, not both")
+            if self.batch_size // self.samples_per_class > self.num_classes:
+                raise ValueError("batch_size / samples_per_class exceeds data.num_classes")
 
 
 @dataclass
@@ -92,6 +96,7 @@ class MethodConfig:
     exclude_self: bool = True  # one view: a sample is no positive of itself; False: released code
     renormalise_after_gate: bool = False  # cosine inside the subspace, as the paper has it
     alpha: Real | None = None  # start of a learnable weight that subtracts the open similarity
+    row_mean: bool = False  # mean over rows of their positives' mean (FastSSL); False: over pairs
     frozen_simclr: bool = False  # train SimCLR first, then only the gate on its frozen features
 
     def __post_init__(self) -> None:
@@ -130,8 +135,8 @@ class Config(ExperimentConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.eval.check_split(self.data.source)
-        if self.method.objective == "simclr" and self.data.views != 2:
-            raise ValueError("method.objective=simclr needs data.views=2")
+        if self.method.objective == "simclr" and (self.data.views, self.data.repeats) != (2, 1):
+            raise ValueError("method.objective=simclr needs data.views=2 and data.repeats=1")
         head = self.online_head
         if self.method.objective == "cross_entropy" and not (head.weight and head.sup_loss):
             raise ValueError("method.objective=cross_entropy needs online_head.sup_loss=true")

@@ -108,10 +108,12 @@ def class_folders(cfg: Config, part: Part) -> LabelledFiles:
 
 
 def num_samples(cfg: Config) -> int:
-    """Training images of a pass, without opening the data."""
+    """Training images of a pass, copies counted, without opening the data."""
     if cfg.data.source == "folder":
-        return sum(1 for p in _folder(cfg.data).glob("train/*/*") if p.is_file())
-    return images.num_images(cfg.data)
+        count = sum(1 for p in _folder(cfg.data).glob("train/*/*") if p.is_file())
+    else:
+        count = images.num_images(cfg.data)
+    return count * cfg.data.repeats
 
 
 def requirements(cfg: Config) -> tuple[Requirement, ...]:

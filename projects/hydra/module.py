@@ -8,14 +8,13 @@ from torch.nn import functional as F
 
 from common.data.image.class_pairs import ClassPairBatch
 from common.engine.module import ContrastiveModule
-from common.engine.optim import decay_groups, layer_decay_groups
 from common.losses.functional.gated_pairs import dense_pair_loss
 from common.losses.multi_positive import HydraLoss, SupConLoss
 from common.losses.temperature import LogitScale
 from common.losses.two_view import NTXentLoss
 from projects.hydra.config import Config
 from projects.hydra.gates import bernoulli_entropy
-from projects.hydra.networks import HydraNet, build_net
+from projects.hydra.networks import HydraNet, build_net, layered_groups
 
 
 class Hydra(ContrastiveModule):
@@ -107,11 +106,11 @@ class Hydra(ContrastiveModule):
         labels, partners = batch["labels"], batch["partner_labels"]
         gate, method = self.network.gate(labels, partners), self.cfg.method
         gate = gate.to(torch.promote_types(gate.dtype, torch.float32))  # autocast halves it
-        if method.renormalise_after_gate or self.alpha is not None:
+        if method.renormalise_after_gate or self.alpha is not None or method.row_mean:
             loss = dense_pair_loss(
                 query, query if key is None else key, gate, labels, partners, scale,
                 exclude_self=method.exclude_self and key is None,
-                renormalise=method.renormalise_after_gate, alpha=self.alpha,
+                renormalise=method.renormalise_after_gate, alpha=self.alpha, row_mean=method.row_mean,
             )  # fmt: skip
         else:
             loss = self.pair_loss(query, gate, labels, partners, scale, keys=key).loss
@@ -143,8 +142,5 @@ class Hydra(ContrastiveModule):
         """Optimiser groups; with `layer_decay` the encoder learns slower towards its input."""
         if self.cfg.layer_decay == 1.0:
             return super().parameter_groups()
-        encoder = getattr(self.network.encoder, "backbone", self.network.encoder)
-        decay = self.optim.weight_decay
-        layers = layer_decay_groups(encoder, decay, self.cfg.layer_decay)
-        rest = [(n, p) for n, p in self.named_parameters() if not n.startswith("network.encoder.")]
-        return layers + decay_groups(rest, decay)
+        encoder, decay = self.network.encoder, self.optim.weight_decay
+        return layered_groups(self, encoder, decay, self.cfg.layer_decay)

@@ -12,6 +12,7 @@ from common.config import UserError
 from common.encoders.image.towers import ConvNet, ImageTower, timm_tower
 from common.encoders.pretrained import check_choice
 from common.encoders.state_dict import load_state
+from common.engine.optim import decay_groups, layer_decay_groups
 from common.export.safetensors import load_safetensors
 from projects.hydra.config import Config, GateConfig
 from projects.hydra.gates import build_gate
@@ -73,6 +74,7 @@ class HydraNet(nn.Module):
         out_dim: D, without projector the feature dimension.
         gate: fields of `GateConfig`.
         head: whether there is an online classifier.
+        renormalise: similarities are cosines inside the subspace, as they were trained.
     """
 
     def __init__(
@@ -88,9 +90,10 @@ class HydraNet(nn.Module):
         out_dim: int = 256,
         gate: Mapping[str, Any] | None = None,
         head: bool = True,
+        renormalise: bool = False,
     ) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        self.num_classes, self.renormalise = num_classes, renormalise
         self.encoder: Encoder = build_backbone(
             backbone, widths, pretrained, image_size, stem_type, output_stride
         )
@@ -118,9 +121,11 @@ class HydraNet(nn.Module):
             labels_1: (B,) int64.
             labels_2: (B,) int64.
         """
-        first, second = (F.normalize(self(x)[1], dim=1) for x in (images_1, images_2))
         gate = self.gate(labels_1, labels_2)
-        return torch.sum(first * gate.square() * second, dim=1)
+        first, second = (F.normalize(self(x)[1], dim=1) * gate for x in (images_1, images_2))
+        if self.renormalise:
+            first, second = F.normalize(first, dim=1), F.normalize(second, dim=1)
+        return torch.sum(first * second, dim=1)
 
     def take_encoder(
         self, other: "HydraNet", parts: Sequence[str] = ("encoder", "projector")
@@ -147,6 +152,7 @@ def network_options(cfg: Config) -> dict[str, Any]:
         "out_dim": model.out_dim,
         "gate": asdict(cfg.gate) if objective == "pairs" else {"type": "open"},
         "head": cfg.online_head.weight > 0,
+        "renormalise": cfg.method.renormalise_after_gate,
     }
 
 
@@ -156,6 +162,28 @@ def build_net(cfg: Config) -> HydraNet:
     if cfg.model.init_from is not None:
         net.take_encoder(load_safetensors(cfg.model.init_from, HydraNet), ("encoder",))
     return net
+
+
+def layered_groups(
+    module: nn.Module, encoder: Encoder, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """Optimiser groups of a module whose encoder learns slower towards its input.
+
+    The full rate is that of what lies on top of the encoder: timm counts a classifier as the last
+    layer, and the encoder has none.
+
+    Args:
+        module: all parameters.
+        encoder: its timm model.
+        weight_decay: of all parameters that are not exempt.
+        layer_decay: factor of the learning rate from one layer to the one below.
+    """
+    layers = layer_decay_groups(getattr(encoder, "backbone", encoder), weight_decay, layer_decay)
+    for group in layers:
+        group["lr_scale"] *= layer_decay
+    own = {id(p) for p in encoder.parameters()}
+    rest = [(n, p) for n, p in module.named_parameters() if id(p) not in own]
+    return layers + decay_groups(rest, weight_decay)
 
 
 def gated_outputs(network: HydraNet, images: Tensor) -> dict[str, Tensor]:

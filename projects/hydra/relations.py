@@ -86,18 +86,27 @@ def class_similarity(net: HydraNet, z: Tensor, labels: Tensor) -> Tensor:
     """Mean gated similarity of the samples of two classes in the subspace of the pair, (C, C).
 
     Args:
-        net: with its gate.
+        net: with its gate; `renormalise` takes cosines inside the subspace.
         z: (N, D) unit projections.
         labels: (N,) int64; every class occurs.
     """
     num_classes = net.num_classes
-    means = torch.stack([z[labels == c].mean(dim=0) for c in range(num_classes)])
+    members = [z[labels == c] for c in range(num_classes)]
+    means = torch.stack([z_c.mean(dim=0) for z_c in members])
     device = next(net.parameters()).device
     rows = []
     for a in range(num_classes):
         one = torch.full((num_classes,), a, device=device)
         gates = net.gate(one, torch.arange(num_classes, device=device)).float().cpu()
-        rows.append((gates.square() * means[a] * means).sum(dim=1))
+        if net.renormalise:
+            own = members[a]
+            cosines = [
+                gated_logits(own, other, gate.expand_as(own), 1.0, renormalise=True).mean()
+                for gate, other in zip(gates, members, strict=True)
+            ]
+            rows.append(torch.stack(cosines))
+        else:
+            rows.append((gates.square() * means[a] * means).sum(dim=1))
     return torch.stack(rows)
 
 

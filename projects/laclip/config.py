@@ -25,7 +25,8 @@ class LaclipData(ImageTextData):
     # instead of the rewrites; num_rewrites is the number of fixed versions then. None: eda and
     # word_dropout alter the caption anew at every access, of back_translation there is one
     augmentation: Literal["none", "eda", "word_dropout", "back_translation"] = "none"
-    augment_prob: Probability = 1.0  # of altering the caption at an access (eda, word_dropout)
+    # of altering the caption at an access (eda, word_dropout); fixed versions are always altered
+    augment_prob: Probability = 1.0
     augment_strength: Inner = 0.1  # share of words changed (eda) or dropped (word_dropout)
     # with_caption: a rewrite keeps the caption's words, before or behind its own; joined: all texts
     # as one fixed caption; framed: each rewrite is the caption in a sentence frame, no word added
@@ -40,6 +41,12 @@ class LaclipData(ImageTextData):
             raise ValueError(f"data.num_rewrites must lie between 0 and {limit}, the {what}")
         if self.augmentation != "none" and self.text_form != "given":
             raise ValueError("data.text_form is of rewrites: it needs data.augmentation=none")
+        anew = self.augmentation in ("eda", "word_dropout") and self.num_rewrites is None
+        if self.augment_prob != 1 and not anew:
+            raise ValueError(
+                "data.augment_prob is of captions that are altered at every access: it needs "
+                "data.augmentation=eda or word_dropout, and data.num_rewrites=null"
+            )
 
     @property
     def text_sources(self) -> list[str]:

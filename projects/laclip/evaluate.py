@@ -34,6 +34,7 @@ from common.families.image_text.evaluation import (
     encode_texts,
     evaluate_image_text,
     pair_loss,
+    protocol,
 )
 from common.families.image_text.module import build_tokenizer
 from common.families.image_text.pairs import evaluate_pairs
@@ -95,7 +96,7 @@ def evaluate(
 def evaluate_drawings(
     cfg: Config, module: LaCLIP, workspace: Workspace, build: Callable[[], LaCLIP]
 ) -> dict[str, float]:
-    """Metrics on held-out drawings of the pool."""
+    """Metrics on held-out drawings of the pool, and on labelled image sets that the config names."""
     metrics = {"logit_scale": float(module.logit_scale())}
     with modes.evaluated(module, cfg.trainer.accelerator):
         held, pairs = held_out(cfg), training_pairs(cfg)
@@ -104,6 +105,8 @@ def evaluate_drawings(
         metrics |= pool_metrics(encoders(cfg, module), held, workspace)
         metrics |= loss_gap(cfg, module, held, pairs)
         show(cfg, encoders(cfg, module), held, workspace)
+        if cfg.eval.datasets:
+            metrics |= protocol(cfg, module, workspace)(cfg.eval.datasets)
     return metrics | drawn_texts(pairs)
 
 
@@ -267,18 +270,22 @@ def name_of(pairs: CaptionedImages, row: int) -> str:
 def loss_gap(
     cfg: Config, module: LaCLIP, held: HeldOut, pairs: CaptionedImages
 ) -> dict[str, float]:
-    """Loss on names that were trained on and on held-out ones, and how much higher the latter is."""
+    """Loss on names that were trained on and on held-out ones, and how much higher the latter is.
+
+    Of as many training drawings as held-out ones, none twice, in whole batches; with fewer than one
+    batch of them there is the held-out loss alone.
+    """
     source, model = pairs.images, encoders(cfg, module)
     assert isinstance(source, CachedImages)
-    count = max(LOSS_BATCH, len(held.rows) // LOSS_BATCH * LOSS_BATCH)
+    count = min(max(LOSS_BATCH, len(held.rows)), len(pairs)) // LOSS_BATCH * LOSS_BATCH
     rows = [i * len(pairs) // count for i in range(count)]  # evenly spaced
-    train = (source.images[rows], [name_of(pairs, i) for i in rows])
-    test = (held.pixels, [row["name"] for row in held.rows])
-    found = {
-        f"pair_loss_{part}": pair_loss(module, model.images(images), model.texts(names))
-        for part, (images, names) in {"train": train, "test": test}.items()
-    }
-    return {**found, "loss_gap": found["pair_loss_test"] - found["pair_loss_train"]}
+    names = [row["name"] for row in held.rows]
+    found = {"pair_loss_test": pair_loss(module, model.images(held.pixels), model.texts(names))}
+    if not rows:
+        return found
+    images, names = source.images[rows], [name_of(pairs, i) for i in rows]
+    loss = pair_loss(module, model.images(images), model.texts(names))
+    return {"pair_loss_train": loss, **found, "loss_gap": found["pair_loss_test"] - loss}
 
 
 def drawn_texts(pairs: CaptionedImages, epochs: int = 8, step: int = 16) -> dict[str, float]:

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
+from common.config import UserError
 from common.distributed.process import gather_objects
 from common.evaluation.text.pair_classification import pair_metrics
 from projects.moe_embeddings.cocitation import Pair
@@ -44,10 +46,16 @@ class PairScores:
         self.seen += list(zip(scores, labels, losses.tolist(), strict=True))
 
     def result(self) -> dict[str, float]:
-        """``f1``, ``auc`` and ``loss`` over the pairs of all ranks; what was collected is forgotten."""
+        """``f1``, ``auc`` and ``loss`` over the pairs of all ranks; what was collected is forgotten.
+
+        Raises:
+            UserError: a score that is not finite.
+        """
         rows = [row for own in gather_objects(self.seen) for row in own]
         self.seen = []
         scores, labels, losses = zip(*rows, strict=True)
+        if not np.isfinite(scores).all():
+            raise UserError("validation: a score is NaN or infinite, the encoder has diverged: lower optim.lr")  # fmt: skip
         found = pair_metrics(scores, labels)
         loss = float(torch.tensor(losses).nanmean())
         return {"f1": found["f1"], "auc": found["auc"], "loss": loss}

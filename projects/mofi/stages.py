@@ -33,7 +33,8 @@ from projects.mofi.select import Row, entity_table, frequency_filter, split_by_s
 
 def stages(cfg: Config) -> Iterator[Stage]:
     """The recipe on the config's set; the pool is filtered first."""
-    require_image_sets(cfg.eval.datasets, data_root(cfg.eval.root or cfg.data.root))
+    judged, root = cfg.eval, data_root(cfg.eval.root or cfg.data.root)
+    require_image_sets(judged.datasets, root, judged.protocols)
     quality = None
     if cfg.data.source == "pool":
         pool = read_pool(cfg)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config import UserError
+from common.data.lines import read_lines
 from common.data.lookup import data_root
 from common.data.retrieval.readers import read_labels, read_table
 from common.data.retrieval.records import EmbeddingTask, write_task
@@ -40,7 +41,7 @@ def overlap(cfg: Config, workspace: Workspace) -> Path:
         raise UserError(
             "name the evaluation texts of a set: overlap.texts={emotion: emotion-test.jsonl}"
         )
-    folder = workspace.folder(".") if options.output is None else Path(options.output)
+    folder = workspace.folder(".") if options.output is None else Path(options.output).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     tests = [
         data_root(cfg.data.root) / Path(place).expanduser() for place in options.texts.values()
@@ -118,10 +119,7 @@ def evaluation_texts(path: Path) -> list[str]:
         UserError: a missing or unreadable file, or one without texts.
     """
     if path.suffix == ".txt":
-        try:
-            texts = [line.strip() for line in path.read_text("utf-8").splitlines()]
-        except (OSError, ValueError) as error:
-            raise UserError(f"evaluation texts {path}: {error}") from error
+        texts = [line.strip() for line in read_lines(path)]
     else:
         columns = ("text", "query", "first", "second")
         texts = [str(row[c]) for row in read_table(path) for c in columns if row.get(c)]

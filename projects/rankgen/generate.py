@@ -26,6 +26,7 @@ from common.data.text.books import (
 from common.decoding.generators import Prompt, generator_settings, text_generator
 from common.decoding.options import Policy
 from common.engine.workspace import Workspace
+from common.export.files import output_file
 from projects.rankgen.config import Config, Half, Part
 from projects.rankgen.data import FILE
 from projects.rankgen.decode import tidy
@@ -230,6 +231,5 @@ def fitted(cfg: Config, text: str, words: int) -> str | None:
 
 
 def _output(cfg: Config, workspace: Workspace, name: str) -> Path:
-    path = workspace.folder(".") / name if cfg.window.output is None else Path(cfg.window.output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    section = cfg.window
+    return output_file(section.output, workspace.folder("."), name, [section.books])

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from common.config import UserError
 from common.data.image import sources as im
 from common.data.image.synthetic import SyntheticPairs, synthetic_pairs
+from common.data.image.upright import PICTURES
 from common.data.lines import read_lines
 from common.data.lookup import data_root
 from common.data.samplers import Key, Rng, sample_rng
@@ -26,7 +27,6 @@ from projects.rtd.triplets import Triplet, clean, key_phrases, read_triplets, ru
 
 TRIPLET_STREAM, NOISE_STREAM, PHRASE_STREAM = 61, 62, 63  # independent streams of one access
 TRIES = 20  # captions that are tried for a rule before the sample is given up
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 Tokenize = Callable[[list[str]], Tensor]
 Draw = Callable[[int, Rng], Triplet]  # place and generator -> a triplet
 
@@ -255,9 +255,9 @@ def host_images(cfg: Config) -> tuple[im.ImageSource, int]:
     data = cfg.data
     if data.source == "files":
         folder = data_root(data.root) / str(data.images)
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES)
         if not paths:
-            raise UserError(f"{folder} (data.images) holds no picture ({', '.join(SUFFIXES)})")
+            raise UserError(f"{folder} (data.images) holds no picture ({', '.join(PICTURES)})")
         clip = im.EvalTransform(data.image_size, im.CLIP_MEAN, im.CLIP_STD)
         return im.ImageFiles(lambda i: paths[i], len(paths), clip), len(paths)
     if data.source == "synthetic":

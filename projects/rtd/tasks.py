@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from common.config import UserError
-from common.data.image.upright import upright
+from common.data.image.upright import PICTURES, upright
 from common.data.lines import read_lines
 from common.data.row_map.mapper import RowMap, map_rows
 from common.data.row_map.parts import MANIFEST
@@ -19,7 +19,7 @@ from common.encoders.image_text.pseudo_tokens import without_placeholder
 from common.engine.workspace import Workspace
 from common.evaluation.matrices import blocks
 from projects.rtd.config import Config
-from projects.rtd.data import SUFFIXES, TRIES, tagger_of
+from projects.rtd.data import TRIES, tagger_of
 from projects.rtd.generate import build_editor, build_writer, editor_policy, holding, writer_policy
 from projects.rtd.inference import ComposedSearch, Found
 from projects.rtd.table import before_after
@@ -42,9 +42,9 @@ def search(cfg: Config, workspace: Workspace) -> None:
         )
     folder, reference = Path(own.gallery).expanduser(), Path(own.reference).expanduser()
     output = None if own.output is None else picture_file(own.output)
-    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
+    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURES)
     if not paths:
-        raise UserError(f"{folder} holds no picture ({', '.join(SUFFIXES)})")
+        raise UserError(f"{folder} holds no picture ({', '.join(PICTURES)})")
     itself = [i for i, p in enumerate(paths) if p.resolve() == reference.resolve()]
     if len(itself) == len(paths):
         raise UserError(f"{folder} holds no picture but the reference")

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from common.data.image.sources import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, ImageTransform
 from common.data.samplers import Rng
@@ -26,13 +27,15 @@ class Distorted:
         inner: gives images in [0, 1].
         rotation: largest angle in degrees; corners become black.
         vertical_flip_prob: of turning an image upside down.
-        noise: standard deviation of Gaussian noise.
+        noise: standard deviation of Gaussian noise, the same in all channels.
+        noise_prob: of noise in an image.
     """
 
     inner: ImageTransform
     rotation: float = 0.0
     vertical_flip_prob: float = 0.0
     noise: float = 0.0
+    noise_prob: float = 1.0
 
     @property
     def size(self) -> int:
@@ -60,9 +63,10 @@ class Distorted:
         if upside_down.any():
             pixels = torch.where(upside_down[:, None, None, None], pixels.flip(2), pixels)
         if self.noise > 0:
-            shape = tuple(pixels.shape[1:])
+            shape = (1, *pixels.shape[2:])  # the noisy images, digit grids, are grey
             grain = np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in rngs])
-            pixels = pixels + self.noise * torch.from_numpy(grain)
+            noisy = torch.tensor([rng.random() < self.noise_prob for rng in rngs])
+            pixels = pixels + self.noise * noisy[:, None, None, None] * torch.from_numpy(grain)
         return pixels
 
 
@@ -76,7 +80,7 @@ def rotated(pixels: Tensor, angles: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Rescaled:
-    """Another transform, then ImageNet's moments, then each image to [0, 1]."""
+    """A fixed map of the bytes, see `rescaled`, then another transform."""
 
     inner: ImageTransform
 
@@ -87,25 +91,30 @@ class Rescaled:
 
     def batch(self, images: Tensor, rngs: Sequence[Rng] | None = None) -> Tensor:
         """See `ImageTransform`."""
-        return rescaled(self.inner.batch(images, rngs))
+        return self.inner.batch(rescaled(images), rngs)
 
     def one(self, image: Image.Image, rng: Rng | None = None) -> Tensor:
         """See `ImageTransform`."""
-        return rescaled(self.inner.one(image, rng)[None])[0]
+        pixels = rescaled(pil_to_tensor(image.convert("RGB")))
+        return self.inner.one(to_pil_image(pixels), rng)
 
 
-def rescaled(pixels: Tensor) -> Tensor:
-    """Standardise the channels by ImageNet's moments, then each image (B, 3, S, S) to [0, 1]."""
-    mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
-    pixels = (pixels - mean) / std
-    low, high = pixels.amin((1, 2, 3), keepdim=True), pixels.amax((1, 2, 3), keepdim=True)
-    return (pixels - low) / (high - low).clamp(min=1e-6)
+def rescaled(images: Tensor) -> Tensor:
+    """Images (..., 3, H, W) uint8 on the scale of the released ODIR set, rounded to bytes again.
+
+    The release standardises bytes by ImageNet's moments of [0, 1], blue channel first, and then
+    brings the smallest and largest value of its training set (of the bytes 0 and 255) to 0 and 1.
+    Green stays as it is, red and blue lose 0.4 and 2.2 percent.
+    """
+    mean, std = (torch.tensor(x[::-1]).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
+    low, high = (-mean / std).min(), ((255 - mean) / std).max()
+    return (255 * ((images - mean) / std - low) / (high - low)).round().byte()
 
 
 def train_transform(cfg: SepclrData) -> ImageTransform:
     """The augmentation of the config."""
     crop = simclr_transform(cfg, flip_prob=cfg.flip_prob, mean=ZERO, std=ONE)
-    distorted = Distorted(crop, cfg.rotation, cfg.vertical_flip_prob, cfg.noise)
+    distorted = Distorted(crop, cfg.rotation, cfg.vertical_flip_prob, cfg.noise, cfg.noise_prob)
     return Rescaled(distorted) if cfg.rescale == "minmax" else distorted
 
 

@@ -31,7 +31,8 @@ class SepclrData(ColourChanges, DataConfig):
     vertical_flip_prob: Probability = 0.0
     rotation: Degrees = 0.0  # largest angle in degrees
     noise: NonNegative = 0.0  # standard deviation of Gaussian noise
-    rescale: Literal["none", "minmax"] = "none"  # minmax: ImageNet moments, then each to [0, 1]
+    noise_prob: Probability = 1.0  # of noise in an image; volumes always have it
+    rescale: Literal["none", "minmax"] = "none"  # minmax: fixed scale of the released ODIR
 
     def __post_init__(self) -> None:
         if self.limit % 2 or self.test_limit % 2:

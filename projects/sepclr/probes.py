@@ -43,6 +43,20 @@ def _standardized(train: Tensor, test: Tensor, standardize: bool) -> tuple[Tenso
     return (train - mean) / std, (test - mean) / std
 
 
+def default_fit(x: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Weight (C, F) and bias (C,) that predict as scikit-learn's LogisticRegression() (C = 1).
+
+    Of two classes scikit-learn fits one weight vector w, here -w/2 and w/2 with half the squared
+    norm: twice the penalty makes both the same.
+
+    Args:
+        x: (N, F).
+        labels: (N,) in [0, num_classes).
+        num_classes: C.
+    """
+    return fit_logistic_regression(x, labels, (2 if num_classes == 2 else 1) / len(x), num_classes)
+
+
 def class_probe(
     train: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
@@ -51,7 +65,7 @@ def class_probe(
     balanced: bool = False,
     standardize: bool = True,
 ) -> ProbeResult:
-    """Logistic regression with scikit-learn's default strength (C = 1).
+    """Logistic regression with scikit-learn's default strength (C = 1), see `default_fit`.
 
     Args:
         train: features (N, F) and labels (N,).
@@ -61,7 +75,7 @@ def class_probe(
         standardize: by the training features' mean and deviation.
     """
     x, test_x = _standardized(train[0], test[0], standardize)
-    weight, bias = fit_logistic_regression(x, train[1], 1 / len(x), num_classes)
+    weight, bias = default_fit(x, train[1], num_classes)
     correct = (test_x @ weight.T + bias).argmax(1) == test[1]
     value = mean_per_class_accuracy(correct, test[1]) if balanced else float(correct.float().mean())
     return ProbeResult(value, 1 / num_classes, correct.float(), True)

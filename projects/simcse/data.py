@@ -103,15 +103,13 @@ class MaskedTextViews(TextViews):
     def __getitem__(self, keys: Sequence[Key]) -> Any:
         """Batch of the given keys."""
         batch: dict[str, Tensor] = {**super().__getitem__(keys)}  # type: ignore[dict-item]
-        ids = batch["input_ids"].numpy()
-        special = (
-            np.isin(ids, self.tokenizer.all_special_ids) | (batch["attention_mask"] == 0).numpy()
-        )
-        masked, labels = ids.copy(), ids.copy()
+        ids, real = batch["input_ids"].numpy(), batch["attention_mask"].numpy() != 0
+        masked, labels = ids.copy(), np.full_like(ids, -100)
         for row in range(len(ids)):
             index, epoch = keys[row % len(keys)]
-            masked[row], labels[row] = mask_tokens(
-                ids[row], special[row],
+            own = ids[row, real[row]]  # without padding, whose width is that of the batch
+            masked[row, real[row]], labels[row, real[row]] = mask_tokens(
+                own, np.isin(own, self.tokenizer.all_special_ids),
                 sample_rng(self.seed, epoch, index, MLM_STREAM + row // len(keys)),
                 mask_id=int(self.tokenizer.mask_token_id), vocab_size=len(self.tokenizer),
                 probability=self.probability,

@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 from common.data.lidar.augment import PlanarSimilarity
 from common.data.lidar.detection import BoxesInGrid, labelled_frames
 from common.encoders.modes import untrained as as_training_begins
+from common.engine.callbacks import step_seed
 from common.engine.workspace import Workspace
 from common.evaluation.lidar.detection import FrameBoxes, nuscenes_metrics
 from projects.trend.config import Config
 from projects.trend.evaluate import held_sets, judged
 from projects.trend.finetune import Finetune, labelled_source
 from projects.trend.forecasts import Floats, Held, copy_errors, errors_of
-from projects.trend.probes import detection_metrics, segmentation_probe, test_frames
+from projects.trend.probes import detection_metrics, segmentation_probe, test_frames, true_boxes
 from projects.trend.sources import open_source
 
 ELEVATION, AZIMUTH = 2.0, 10.0  # degrees of a cell of directions
@@ -41,7 +42,7 @@ def median_range(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """Network and detector as training begins with them."""
-    module = as_training_begins(lambda: Finetune(cfg), cfg.seed)
+    module = as_training_begins(lambda: Finetune(cfg), step_seed(cfg.seed, 0, 0, 0))
     network = module.network
     sets = ((p, h, errors_of(cfg, network, h).ranges) for p, h in held_sets(cfg))
     metrics = _all_sets(cfg, workspace, sets)
@@ -58,7 +59,7 @@ def usual_boxes(cfg: Config, workspace: Workspace) -> dict[str, float]:
     data = open_source(cfg, labelled_source(cfg), "labelled", cfg.finetune.folder)
     select, still = BoxesInGrid(cfg.data, cfg.finetune.classes), PlanarSimilarity()
     rows = [select(data.frame(*f), still) for f in labelled_frames(data, cfg.finetune.frames)]
-    boxes = np.concatenate([row["boxes"] for row in rows])
+    boxes = np.nan_to_num(np.concatenate([row["boxes"] for row in rows]))  # unknown velocities
     labels = np.concatenate([row["labels"] for row in rows])
     gaps = np.linalg.norm(boxes[:, None, :2] - boxes[None, :, :2], axis=2)
     near = (gaps < NEAR) & (labels[:, None] == labels[None])
@@ -70,7 +71,7 @@ def usual_boxes(cfg: Config, workspace: Workspace) -> dict[str, float]:
     scores = near[kept].sum(1) / len(rows)
     frames = test_frames(cfg)
     found = [FrameBoxes(boxes[kept], labels[kept], scores)] * len(frames)
-    wanted = [FrameBoxes(f["boxes"], f["labels"], np.ones(len(f["labels"]))) for f in frames]
+    wanted = [true_boxes(frames[i]) for i in range(len(frames))]
     return nuscenes_metrics(found, wanted, cfg.finetune.classes)
 
 
@@ -100,13 +101,22 @@ def _cell(directions: Floats) -> NDArray[np.int64]:
 
 
 def _median_table(held: Sequence[Held]) -> Floats:
-    """Median range of every cell of directions; of all returns where a cell has none."""
-    rays = [t.rays for one in held for t in one.targets]
-    cells = np.concatenate([_cell(r["directions"]) for r in rays])
-    ranges = np.concatenate([r["ranges"] for r in rays])
-    table = np.full((round(180 / ELEVATION) + 1) * round(360 / AZIMUTH), np.median(ranges))
+    """Median range of every cell of directions; of all returns where a cell has none.
+
+    A ray counts as the returns that it stands for.
+    """
+    targets = [t for one in held for t in one.targets]
+    cells = np.concatenate([_cell(t.rays["directions"]) for t in targets])
+    ranges = np.concatenate([t.rays["ranges"] for t in targets])
+    weights = np.concatenate([t.weight for t in targets])
+    table = np.full((round(180 / ELEVATION) + 1) * round(360 / AZIMUTH), _median(ranges, weights))
     order = np.argsort(cells, kind="stable")
     found, starts = np.unique(cells[order], return_index=True)
-    for cell, own in zip(found, np.split(ranges[order], starts[1:]), strict=True):
-        table[cell] = np.median(own)
+    for cell, own in zip(found, np.split(order, starts[1:]), strict=True):
+        table[cell] = _median(ranges[own], weights[own])
     return table
+
+
+def _median(values: Floats, weights: Floats) -> float:
+    """Smallest value up to which at least half of the weight lies."""
+    return float(np.quantile(values, 0.5, weights=weights, method="inverted_cdf"))

@@ -109,7 +109,8 @@ class FinetuneConfig(DetectorOptions, PlanarAugment):
     scratch: bool = True  # train the same detector from random weights beside it
     batch_size: Count = 4  # per device
     lr_scale: Positive = 1.0  # of optim.lr
-    # in place of pre-training: the folder of an exported backbone, or random (scratch)
+    # in place of pre-training: the folder of an exported backbone, or random (scratch); batch_size
+    # and length of this section then stand for data.batch_size and trainer.max_*
     encoder_weights: str | None = None
 
 
@@ -152,6 +153,10 @@ class Config(ExperimentConfig):
             raise ValueError("data.frames_ahead must reach as far as method.horizons")
         if self.method.actions == "shuffled" and self.data.batch_size < 2:
             raise ValueError("method.actions=shuffled needs data.batch_size >= 2")
+        if self.finetune.encoder_weights is not None:  # no other stage; `make check` reads these
+            self.data.batch_size = self.finetune.batch_size
+            self.trainer.max_epochs = self.finetune.epochs
+            self.trainer.max_steps = None if self.finetune.epochs else self.finetune.steps
 
     @property
     def frames_ahead(self) -> int:

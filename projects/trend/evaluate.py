@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from common.encoders.modes import evaluated, untrained
+from common.engine.callbacks import step_seed
 from common.engine.workspace import Workspace
 from common.evaluation.figures import embedding_map
 from common.evaluation.lidar.scans import detection_figure, scan_figure
@@ -45,7 +46,8 @@ def evaluate(cfg: Config, module: Trend | Finetune, workspace: Workspace) -> dic
         network = module.network
         plain = None
         if cfg.eval.untrained:
-            plain = untrained(lambda: TrendNetwork(**network_options(cfg)), cfg.seed, network)
+            start = step_seed(cfg.seed, 0, 0, 0)  # what training draws its weights with
+            plain = untrained(lambda: TrendNetwork(**network_options(cfg)), start, network)
         # where an encoder was given, or none was pre-trained, the field has never seen a scan
         for prefix, held in held_sets(cfg) if cfg.finetune.encoder_weights is None else ():
             found = forecast_metrics(cfg, network, plain, held, workspace, prefix)
@@ -109,7 +111,7 @@ def forecast_metrics(
         found = summary(held, values, horizon)
         metrics |= {f"{name}_{key}": value for key, value in found.items()}
     if network.forecasts:  # what the actions are worth
-        for kind in ("zero", "shuffled"):
+        for kind in ("zero", "shuffled") if len(held) > 1 else ("zero",):
             other = errors_of(cfg, network, held, kind).ranges
             change = summary(held, other, horizon)["forecast_l1"] - metrics["forecast_l1"]
             metrics[f"{kind}_actions_change"] = change
@@ -127,9 +129,9 @@ def detection(cfg: Config, module: Finetune, workspace: Workspace) -> dict[str, 
         prefix = "" if name == "pretrained" else f"{name}_"
         metrics |= {f"{prefix}{key}": value for key, value in found.items()}
         if cfg.eval.figures:
-            limit = float(cfg.data.high[0])
+            limit, first = float(cfg.data.high[0]), frames[0]
             picture = detection_figure(
-                frames[0]["points"], boxes[0].boxes, frames[0]["boxes"], limit,
+                first["points"], boxes[0].boxes, first["boxes"], limit,
                 f"{name}: found (red), true (green)",
             )  # fmt: skip
             workspace.figure(f"boxes_{name}", picture)

@@ -25,9 +25,10 @@ from common.losses.auxiliary.detection import detector_losses
 from projects.trend.config import Config, Source
 from projects.trend.module import Trend
 from projects.trend.networks import TrendNetwork, encoder_options, network_options
-from projects.trend.sources import LABEL_SEED, open_source
+from projects.trend.sources import LABEL_SEED, open_source, simulated_frames
 
 WITH_BOXES: tuple[Source, ...] = ("simulated", "npz", "nuscenes", "once", "waymo")
+LABELLED = {"once": 4_961, "nuscenes": 28_130, "waymo": 158_081}  # frames of the training parts
 LOOKED_AT = 200  # labelled frames, until one has a box
 
 
@@ -79,6 +80,11 @@ class Finetune(ContrastiveModule):
             logged |= {f"{name}_{term}": value for term, value in terms.items()}
         total = torch.stack([logged[f"{name}_loss"] for name in self.detectors]).sum()
         return {"loss": total, **logged}
+
+    def compile_encoders(self) -> None:
+        """Each detector; the network beside them is not trained."""
+        for detector in self.detectors.values():
+            detector.compile()
 
     def configure_gradient_clipping(
         self,
@@ -138,6 +144,14 @@ def labelled_source(cfg: Config) -> Source:
         f"no set of data.sources={cfg.data.sources} has boxes: set finetune.source to one of "
         f"{', '.join(WITH_BOXES)}, or finetune.steps=0"
     )
+
+
+def num_labelled(cfg: Config) -> int:
+    """Frames of an epoch of fine-tuning, also of sets not on disk; 0 where that is not known."""
+    if cfg.finetune.frames:
+        return cfg.finetune.frames
+    source = labelled_source(cfg)
+    return simulated_frames(cfg) if source == "simulated" else LABELLED.get(source, 0)
 
 
 def build_finetune_data(cfg: Config) -> ContrastiveData:

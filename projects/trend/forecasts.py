@@ -23,7 +23,6 @@ from projects.trend.data import (
     in_first_frame,
     window_actions,
 )
-from projects.trend.module import conditioned
 from projects.trend.networks import Rays, TrendNetwork
 from projects.trend.sources import STRIDE, LidarPart, open_source
 
@@ -54,8 +53,16 @@ class Target:
 
 @dataclass
 class Held:
-    """A held-out window: what the network sees, and what came after."""
+    """A held-out window: what the network sees, and what came after.
 
+    Attributes:
+        sequence: number of its sequence.
+        points: (N, 3 + d) of the current frame inside the grid.
+        actions: (L, 3) ego actions to the frame after each.
+        targets: the current frame, and those after it.
+    """
+
+    sequence: int
     points: Floats
     actions: Floats
     targets: list[Target]
@@ -63,7 +70,11 @@ class Held:
 
 @dataclass
 class Errors:
-    """Rendered minus observed ranges of every target of every window, and opacities."""
+    """Rendered minus observed ranges of every target of every window, and their mean opacity.
+
+    The opacity is that of the judged rays, not weighted: where half of them end on moving objects, so
+    do half of those in this mean.
+    """
 
     ranges: list[list[Floats]]
     intensity: list[list[Floats]]
@@ -115,7 +126,7 @@ def _held(cfg: Config, data: LidarSet, item: Window, rays: int, number: int) -> 
             np.abs(copied - found["ranges"]) > MOVED if frame.moving is None else frame.moving[rows]
         )
         targets.append(Target(step, elapsed(data, item, step), found, weight, moving, copied))
-    return Held(seen, window_actions(data, item, cfg.eval.horizon), targets)
+    return Held(item.sequence, seen, window_actions(data, item, cfg.eval.horizon), targets)
 
 
 def _drawn(
@@ -146,14 +157,27 @@ def errors_of(
         network: in evaluation mode.
         held: windows.
         actions: true, zero or shuffled; None: as in training.
+
+    Raises:
+        UserError: shuffled actions of a single window.
     """
+    kind, size = actions or cfg.method.actions, cfg.eval.batch_size
+    if kind == "shuffled" and len(held) < 2:
+        raise UserError(
+            "shuffled actions are those of another window, and one alone is held out: lower "
+            "eval.horizon or eval.clip_step, or hold out more"
+        )
+    given = [one.actions for one in held]
+    if kind == "shuffled":
+        given = [given[i] for i in partners(held, size)]
+    elif kind == "zero":
+        given = [np.zeros_like(own) for own in given]
     ranges: list[list[Floats]] = []
     intensity: list[list[Floats]] = []
     opacity: list[float] = []
-    size = cfg.eval.batch_size
     for start in range(0, len(held), size):
         part = held[start : start + size]
-        rows = _rendered(cfg, network, part, actions)
+        rows = _rendered(cfg, network, part, given[start : start + size])
         for i, one in enumerate(part):
             own = [row[i] for row in rows]
             pairs = list(zip(own, one.targets, strict=True))
@@ -163,8 +187,27 @@ def errors_of(
     return Errors(ranges, intensity, float(np.mean(opacity)))
 
 
+def partners(held: Sequence[Held], size: int) -> list[int]:
+    """The window whose actions each window is given when they are shuffled.
+
+    As in training that before it in its batch, but one of another drive: windows of one drive overlap
+    and have nearly equal actions. Where that one is of the same drive it is the one half the set away.
+
+    Args:
+        held: windows.
+        size: of a batch.
+    """
+    found = []
+    for i, one in enumerate(held):
+        start = i - i % size
+        before = i - 1 if i > start else min(start + size, len(held)) - 1
+        same = held[before].sequence == one.sequence
+        found.append((i + len(held) // 2) % len(held) if same else before)
+    return found
+
+
 def _rendered(
-    cfg: Config, network: TrendNetwork, part: Sequence[Held], actions: str | None
+    cfg: Config, network: TrendNetwork, part: Sequence[Held], actions: Sequence[Floats]
 ) -> list[list[tuple[Floats, Floats, Floats]]]:
     """Ranges, intensities and opacities of every frame of several windows, frame by frame."""
     device = next(network.parameters()).device
@@ -174,8 +217,7 @@ def _rendered(
         torch.arange(len(part)), torch.tensor([len(one.points) for one in part])
     ).to(device)
     volume = network.encode(points, owner, len(part))
-    given = _tensor([one.actions for one in part], device)
-    given = conditioned(given, actions or cfg.method.actions)
+    given = _tensor(actions, device)
     one_step = torch.ones(len(part), dtype=torch.long, device=device)
     found = []
     for step in range(cfg.eval.horizon + 1):
@@ -266,7 +308,11 @@ def copy_errors(held: Sequence[Held]) -> list[list[Floats]]:
 
 
 def chamfer_of(held: Sequence[Held], errors: Sequence[Sequence[Floats]], step: int) -> float:
-    """Mean chamfer distance in metres of rendered and observed points some frames ahead."""
+    """Mean chamfer distance in metres of rendered and observed points some frames ahead.
+
+    The points are the ends of the judged rays, not weighted: where half of them are returns of moving
+    objects, so is half of either cloud.
+    """
     values = []
     for one, error in zip(held, errors, strict=True):
         rays = one.targets[step].rays

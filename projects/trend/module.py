@@ -11,6 +11,7 @@ from projects.trend.config import Config
 from projects.trend.data import ForecastBatch
 from projects.trend.networks import Rays, Scan, TrendNetwork, network_options
 from projects.trend.objective import frame_terms, weighted
+from projects.trend.recurrent import conditioned
 
 
 class Trend(ContrastiveModule):
@@ -76,16 +77,14 @@ class Trend(ContrastiveModule):
         )  # fmt: skip
         return [Scan(*(x[i * count : (i + 1) * count] for x in scan)) for i in range(frames)]
 
+    def compile_encoders(self) -> None:
+        """The parts that are called as modules; the whole network has no forward pass to compile."""
+        self.network.encoder.compile()
+        self.network.recurrent.compile()
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The sharpness z learns more slowly and without decay."""
         slow = self.network.field.log_sharpness
         named = [(n, p) for n, p in self.named_parameters() if p is not slow]
         own = {"params": [slow], "weight_decay": 0.0, "lr_scale": self.method.sharpness_lr_scale}
         return [*decay_groups(named, self.optim.weight_decay), own]
-
-
-def conditioned(actions: Tensor, kind: str) -> Tensor:
-    """Actions (B, L, 3) as an arm sees them: true, zero, or those of the next sample."""
-    if kind == "zero":
-        return torch.zeros_like(actions)
-    return actions.roll(1, dims=0) if kind == "shuffled" else actions

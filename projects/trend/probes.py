@@ -1,6 +1,7 @@
 """What the encoder is worth downstream: detection metrics and a linear segmentation probe."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,25 +31,52 @@ L2 = 1e-4
 SEMANTIC = {"simulated": CLASSES, "semantic_kitti": SEMANTIC_CLASSES}
 
 
-def test_frames(cfg: Config) -> list[dict[str, Any]]:
-    """Labelled frames of the evaluation part without augmentation."""
+@dataclass(frozen=True)
+class JudgedFrames:
+    """Labelled frames without augmentation, read on access: those of a whole set need not fit in memory.
+
+    Attributes:
+        data: the set.
+        places: (sequence, index) of the frames.
+        select: what of a frame is used.
+    """
+
+    data: LidarSet
+    places: Sequence[tuple[int, int]]
+    select: BoxesInGrid
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return self.select(self.data.frame(*self.places[number]), PlanarSimilarity())
+
+
+def test_frames(cfg: Config) -> JudgedFrames:
+    """Labelled frames of the evaluation part."""
     data = open_source(cfg, labelled_source(cfg), cfg.eval.split, cfg.finetune.folder)
-    select, still = BoxesInGrid(cfg.data, cfg.finetune.classes), PlanarSimilarity()
-    return [
-        select(data.frame(sequence, index), still) for sequence, index in labelled_frames(data, 0)
-    ]
+    return JudgedFrames(data, labelled_frames(data, 0), BoxesInGrid(cfg.data, cfg.finetune.classes))
+
+
+Frames = JudgedFrames | Sequence[dict[str, Any]]
+
+
+def true_boxes(frame: dict[str, Any]) -> FrameBoxes:
+    """The boxes of a frame, as a truth."""
+    return FrameBoxes(frame["boxes"], frame["labels"], np.ones(len(frame["labels"])))
 
 
 def detect(
-    detector: Detector, frames: Sequence[dict[str, Any]], batch_size: int
-) -> list[FrameBoxes]:
-    """Predicted boxes of all frames."""
+    detector: Detector, frames: Frames, batch_size: int
+) -> tuple[list[FrameBoxes], list[FrameBoxes]]:
+    """Predicted and true boxes of all frames, each of which is read once."""
     device = next(detector.parameters()).device
-    found = []
+    found, wanted = [], []
     for start in range(0, len(frames), batch_size):
-        part = frames[start : start + batch_size]
+        part = [frames[i] for i in range(start, min(start + batch_size, len(frames)))]
         batch = collate_frames(part, range(len(part)))
         boxes = detector.detect(batch["points"].to(device), batch["owner"].to(device), len(part))
+        wanted += [true_boxes(frame) for frame in part]
         found += [
             FrameBoxes(
                 b.boxes.cpu().double().numpy(),
@@ -57,15 +85,14 @@ def detect(
             )
             for b in boxes
         ]
-    return found
+    return found, wanted
 
 
 def detection_metrics(
-    cfg: Config, detector: Detector, frames: Sequence[dict[str, Any]]
+    cfg: Config, detector: Detector, frames: Frames
 ) -> tuple[dict[str, float], list[FrameBoxes]]:
     """NuScenes metrics; on ONCE and Waymo the average precisions over rotated overlaps as well."""
-    found = detect(detector, frames, cfg.eval.batch_size)
-    wanted = [FrameBoxes(f["boxes"], f["labels"], np.ones(len(f["labels"]))) for f in frames]
+    found, wanted = detect(detector, frames, cfg.eval.batch_size)
     metrics = nuscenes_metrics(found, wanted, cfg.finetune.classes)
     if labelled_source(cfg) in ("once", "waymo"):
         own = once_metrics(found, wanted, cfg.finetune.classes)

@@ -25,6 +25,13 @@ def embed_action(actions: Tensor, dim: int = 32) -> Tensor:
     return torch.cat([shift, yaw.sin(), yaw.cos()], dim=-1)
 
 
+def conditioned(actions: Tensor, kind: str) -> Tensor:
+    """Actions (B, L, 3) as an arm trains with them: true, zero, or those of the sample before."""
+    if kind == "zero":
+        return torch.zeros_like(actions)
+    return actions.roll(1, dims=0) if kind == "shuffled" else actions
+
+
 class RecurrentEmbedding(nn.Module):
     """P_{n+1} = f_3D([P_n, f_act(A_{n -> n+1})]); the weights are the same at every step.
 

@@ -147,9 +147,7 @@ def strides(cfg: Config) -> list[int]:
 
 
 def num_samples(cfg: Config) -> int:
-    """Training windows (or labelled frames, without pre-training) per epoch, also of sets not on disk."""
-    if cfg.finetune.encoder_weights is not None and cfg.finetune.frames:
-        return cfg.finetune.frames
+    """Training windows per epoch, also of sets not on disk."""
     ahead = cfg.frames_ahead
     count = 0
     for name in cfg.data.sources:

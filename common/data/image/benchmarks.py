@@ -1,12 +1,12 @@
 """Labelled image sets of the zero-shot, few-shot and linear-probe protocols, from local folders.
 
-The official layouts are those that torchvision reads; nothing is downloaded. Class names are made
-readable; templates follow the style of Radford et al. 2021 (arXiv 2103.00020).
+The official layouts are those that torchvision reads; nothing is downloaded. Class names are those of
+Radford et al. 2021 (arXiv 2103.00020); templates are of their lists, one to three a set.
 """
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -14,11 +14,18 @@ from typing import Any, Literal, TypedDict
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import ConcatDataset, Dataset, default_collate
 
 from common.config import UserError, nearest
 from common.data.corrupt import CorruptCounter
-from common.data.image.class_names import COUNTRIES, TRAFFIC_SIGNS, readable
+from common.data.image.class_names import (
+    CALTECH,
+    COUNTRIES,
+    EUROSAT,
+    FLOWERS,
+    TRAFFIC_SIGNS,
+    readable,
+)
 from common.data.image.sources import ImageTransform
 from common.data.lookup import require
 
@@ -46,7 +53,8 @@ class ImageSet:
         templates: prompt templates with ``{}`` for the class name.
         train_per_class: images per class of the training part where the set has no official parts.
         mean_per_class: whether the protocol's metric is the mean accuracy over classes.
-        names: class names in the order of the labels; None: those of the folders.
+        names: class names in the order of the labels; None: those of the folders, as words.
+        train_folder: what must exist for the training part, where it is downloaded by itself.
     """
 
     folder: str
@@ -58,6 +66,11 @@ class ImageSet:
     train_per_class: int | None = None
     mean_per_class: bool = False
     names: Callable[[Any], list[str]] | None = None
+    train_folder: str | None = None
+
+    def folder_of(self, part: Part) -> str:
+        """What must exist below the data root for a part."""
+        return self.train_folder if part == "train" and self.train_folder else self.folder
 
 
 class LabelledImages(Dataset[dict[str, Any] | None]):
@@ -134,8 +147,8 @@ def load_image_set(
         raise UserError(f"unknown image set '{name}'{nearest(name, IMAGE_SETS)}")
     spec = IMAGE_SETS[name]
     folder = require(
-        root / spec.folder, what=f"image set '{name}'", layout=spec.layout, source=spec.source,
-        size=spec.size,
+        root / spec.folder_of(part), what=f"image set '{name}'", layout=spec.layout,
+        source=spec.source, size=spec.size,
     )  # fmt: skip
     try:
         data = spec.read(root, part)
@@ -183,16 +196,28 @@ def _part_of(labels: Sequence[int], part: Part, train_per_class: int) -> list[in
     return sorted(chosen)
 
 
+class Joined(ConcatDataset[Any]):
+    """Splits of one torchvision set, one after the other."""
+
+    def __init__(self, splits: Sequence[Any]) -> None:
+        super().__init__(splits)
+        self.classes = _classes(splits[0])
+        self.targets = [label for split in splits for label in labels_of(split)]
+
+
 def _torchvision(name: str, **parts: str) -> Callable[[Path, Part], Any]:
-    """Reader of a torchvision set; `parts` maps our part to its ``split``."""
+    """Reader of a torchvision set; `parts` maps our part to its ``split``, or several: ``a+b``."""
 
     def read(root: Path, part: Part) -> Any:
         from torchvision import datasets
 
-        options: dict[str, Any] = {"split": parts[part]} if parts else {}
+        reader = getattr(datasets, name)
         if name in ("CIFAR10", "CIFAR100"):
-            options = {"train": part == "train"}
-        return getattr(datasets, name)(root, **options)
+            return reader(root, train=part == "train")
+        if not parts:
+            return reader(root)
+        splits = [reader(root, split=split) for split in parts[part].split("+")]
+        return splits[0] if len(splits) == 1 else Joined(splits)
 
     return read
 
@@ -206,6 +231,11 @@ def _folder(train: str, test: str) -> Callable[[Path, Part], Any]:
         return ImageFolder(str(root / (train if part == "train" else test)))
 
     return read
+
+
+def _renamed(names: Mapping[str, str]) -> Callable[[Any], list[str]]:
+    """Class names of a set, those that are in `names` replaced."""
+    return lambda data: [names.get(name, readable(name)) for name in _classes(data)]
 
 
 def _imagenet_names(data: Any) -> list[str]:
@@ -242,17 +272,18 @@ IMAGE_SETS: dict[str, ImageSet] = {
     "cars": ImageSet(
         "stanford_cars", "stanford_cars/{cars_train,cars_test,devkit,cars_test_annos_withlabels.mat}",
         "https://ai.stanford.edu/~jkrause/cars/car_dataset.html", "1.9 GB",
-        _torchvision("StanfordCars", train="train", test="test"),
+        _torchvision("StanfordCars", train="train", test="test"), names=_classes,
+        train_folder="stanford_cars/cars_train",
     ),
     "aircraft": ImageSet(
         "fgvc-aircraft-2013b", "fgvc-aircraft-2013b/data/{images,*.txt}",
         "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft", "2.8 GB",
         _torchvision("FGVCAircraft", train="trainval", test="test"),
-        ("a photo of a {}, a type of aircraft.",), mean_per_class=True,
+        ("a photo of a {}, a type of aircraft.",), mean_per_class=True, names=_classes,
     ),
     "dtd": ImageSet(
         "dtd", "dtd/dtd/{images,labels,imdb}", "https://www.robots.ox.ac.uk/~vgg/data/dtd", "600 MB",
-        _torchvision("DTD", train="train", test="test"), ("a photo of a {} texture.",),
+        _torchvision("DTD", train="train+val", test="test"), ("a photo of a {} texture.",),
     ),
     "pets": ImageSet(
         "oxford-iiit-pet", "oxford-iiit-pet/{images,annotations}",
@@ -263,13 +294,13 @@ IMAGE_SETS: dict[str, ImageSet] = {
     "caltech101": ImageSet(
         "caltech101", "caltech101/101_ObjectCategories/<class>/*.jpg",
         "https://data.caltech.edu/records/mzrjq-6wc02", "130 MB", _torchvision("Caltech101"),
-        train_per_class=30, mean_per_class=True,
+        train_per_class=30, mean_per_class=True, names=_renamed(CALTECH),
     ),
     "flowers": ImageSet(
         "flowers-102", "flowers-102/{jpg,imagelabels.mat,setid.mat}",
         "https://www.robots.ox.ac.uk/~vgg/data/flowers/102", "350 MB",
-        _torchvision("Flowers102", train="train", test="test"),
-        ("a photo of a {}, a type of flower.",), mean_per_class=True,
+        _torchvision("Flowers102", train="train+val", test="test"),
+        ("a photo of a {}, a type of flower.",), mean_per_class=True, names=_renamed(FLOWERS),
     ),
     "stl10": ImageSet(
         "stl10_binary", "stl10_binary/{train,test}_{X,y}.bin, class_names.txt",
@@ -279,6 +310,7 @@ IMAGE_SETS: dict[str, ImageSet] = {
     "eurosat": ImageSet(
         "eurosat", "eurosat/2750/<class>/*.jpg", "https://github.com/phelber/EuroSAT", "90 MB",
         _torchvision("EuroSAT"), ("a centered satellite photo of {}.",), train_per_class=1000,
+        names=_renamed(EUROSAT),
     ),
     "resisc45": ImageSet(
         "NWPU-RESISC45", f"NWPU-RESISC45/<class>/*.jpg, {_TV}",
@@ -290,17 +322,19 @@ IMAGE_SETS: dict[str, ImageSet] = {
         "gtsrb", "gtsrb/{GTSRB/Training,GTSRB/Final_Test,GT-final_test.csv}",
         "https://benchmark.ini.rub.de/gtsrb_news.html", "650 MB",
         _torchvision("GTSRB", train="train", test="test"),
-        ('a photo of a "{}" traffic sign.',), names=lambda data: list(TRAFFIC_SIGNS),
+        ('a zoomed in photo of a "{}" traffic sign.', 'a centered photo of a "{}" traffic sign.',
+         'a close up photo of a "{}" traffic sign.'), names=lambda data: list(TRAFFIC_SIGNS),
+        train_folder="gtsrb/GTSRB/Training",
     ),
     "country211": ImageSet(
         "country211", "country211/{train,valid,test}/<two-letter country code>/*.jpg",
         "https://github.com/openai/CLIP/blob/main/data/country211.md", "11 GB",
         _torchvision("Country211", train="train", test="test"), ("a photo i took in {}.",),
-        names=lambda data: [COUNTRIES.get(code, code) for code in data.classes],
+        names=_renamed(COUNTRIES), train_folder="country211/train",
     ),
     "imagenet": ImageSet(
         "imagenet/val", f"imagenet/{{train,val}}/n01440764/*.JPEG, {_TV} (synset id)",
         "https://www.image-net.org/download.php", "150 GB", _folder("imagenet/train", "imagenet/val"),
-        names=_imagenet_names,
+        names=_imagenet_names, train_folder="imagenet/train",
     ),
 }  # fmt: skip

@@ -67,16 +67,16 @@ def partner_labels(labels: Tensor, kind: PairKind, num_classes: int, rng: Rng) -
 
 
 def repeated_order(length: int, repeats: int, rng: Rng) -> np.ndarray:
-    """A permutation in which every sample stands `repeats` times in a row, cut to `length`.
+    """A permutation of `length` samples in which each stands `repeats` times in a row.
 
-    One pass then costs as much as without repetition and shows 1 / repeats of the samples.
+    One pass shows every sample and costs `repeats` times as much as without repetition.
 
     Source: Hoffer et al. 2020, "Augment Your Batch", arXiv 1901.09335.
 
-    >>> repeated_order(5, 2, sample_rng(0, 0, 0)).tolist()
-    [0, 0, 3, 3, 4]
+    >>> repeated_order(3, 2, sample_rng(0, 0, 0)).tolist()
+    [2, 2, 0, 0, 1, 1]
     """
-    return np.repeat(rng.permutation(length), repeats)[:length]
+    return np.repeat(rng.permutation(length), repeats)
 
 
 def class_balanced_order(labels: Tensor, num_classes: int, per_class: int, rng: Rng) -> np.ndarray:
@@ -126,7 +126,8 @@ class ClassPairs(Dataset[ClassPairBatch]):
         num_classes: C.
         seed: the experiment's seed.
         pairs: how partner classes are drawn, see `partner_labels`.
-        repeats: augmented copies of a sample in a batch stream (see `repeated_order`).
+        repeats: augmented copies of a sample in a batch stream (see `repeated_order`); the set is
+            as many times as long.
         classes_and_samples: (P, K) of `class_balanced_order`; excludes repeats. Sets with repeats
             or P and K give the order themselves: read them with ``shuffle=False``.
 
@@ -162,7 +163,7 @@ class ClassPairs(Dataset[ClassPairBatch]):
 
     def __len__(self) -> int:
         if self.classes_and_samples is None:
-            return len(self.labels)
+            return len(self.labels) * self.repeats
         size = int(np.prod(self.classes_and_samples))
         return len(self.labels) // size * size
 

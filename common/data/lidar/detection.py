@@ -57,6 +57,8 @@ class BoxesInGrid:
 class LabelledFrames(Dataset[DetectionBatch]):
     """Augmented frames with boxes; every draw is a function of (seed, epoch, index).
 
+    Velocities that the set does not know (NaN) are 0 as targets.
+
     Args:
         data: the set.
         frames: (sequence, index) of the frames.
@@ -83,7 +85,8 @@ class LabelledFrames(Dataset[DetectionBatch]):
         samples = []
         for index, epoch in keys:
             change = draw_similarity(sample_rng(self.seed, epoch, index, stream=1), self.augment)
-            samples.append(self.select(self.data.frame(*self.frames[index]), change))
+            sample = self.select(self.data.frame(*self.frames[index]), change)
+            samples.append({**sample, "boxes": np.nan_to_num(sample["boxes"])})
         return collate_frames(samples, [index for index, _ in keys])
 
 
@@ -101,7 +104,7 @@ def collate_frames(samples: Sequence[dict[str, Any]], ids: Sequence[int]) -> Det
 
 
 def labelled_frames(data: LidarSet, count: int) -> list[tuple[int, int]]:
-    """`count` evenly spaced frames with boxes; 0 takes all of them."""
+    """`count` evenly spaced annotated frames; 0 takes all of them."""
     every = [
         (sequence, index)
         for sequence, length in enumerate(data.lengths)

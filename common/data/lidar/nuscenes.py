@@ -94,20 +94,20 @@ class NuScenes:
         )  # fmt: skip
 
     def _box(self, row: Row, pose: Floats) -> list[float]:
-        """x, y, z, l, w, h, yaw, vx, vy in the sensor's frame."""
+        """x, y, z, l, w, h, yaw, vx, vy in the sensor's frame; NaN where the velocity is not known."""
         local = inverse(pose) @ quaternion_pose(row["translation"], row["rotation"])
         width, length, height = row["size"]
         velocity = inverse(pose)[:3, :3] @ self._velocity(row)
         return [*local[:3, 3], length, width, height, yaw_of(local), *velocity[:2]]
 
     def _velocity(self, row: Row) -> Floats:
-        """m/s in the world between the neighbouring annotations; 0 where there are none."""
+        """m/s in the world between the neighbouring annotations; NaN where there are none."""
         first = self.table.get(row["prev"], row)
         last = self.table.get(row["next"], row)
         gap = self.times[last["sample_token"]] - self.times[first["sample_token"]]
         limit = MAX_GAP * (2 if row["prev"] and row["next"] else 1)
         if not 0 < gap <= limit:
-            return np.zeros(3)
+            return np.full(3, np.nan)
         return np.asarray(np.subtract(last["translation"], first["translation"]) / gap)
 
 

@@ -30,7 +30,7 @@ class JsonSequences:
         files: point file of each frame.
         poses: (F, 4, 4) of each sequence.
         times: (F,) seconds of each sequence.
-        annotations: boxes and names of each frame; None for a frame without labels.
+        annotations: boxes and names of each frame, possibly none; None for a frame without labels.
     """
 
     kind: Literal["once", "waymo"]
@@ -54,7 +54,7 @@ class JsonSequences:
         return float(self.times[sequence][index])
 
     def labelled(self, sequence: int) -> list[int]:
-        """Frames of a sequence that have boxes."""
+        """Frames of a sequence that were annotated, also those in which nothing was found."""
         return [i for i, a in enumerate(self.annotations[sequence]) if a is not None]
 
     def frame(self, sequence: int, index: int) -> LidarFrame:
@@ -195,7 +195,7 @@ def waymo(root: Path, split: str) -> JsonSequences:
             [folder / f"{i:04d}.npy" for i in range(len(rows))],
             np.array([row["pose"] for row in rows], dtype=np.float64),
             np.array([row["timestamp"] / 1e6 for row in rows]),
-            [row if row.get("names") else None for row in rows],
+            [row if row.get("names") is not None else None for row in rows],
         )
 
     return _listed(

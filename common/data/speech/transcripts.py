@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 from common.config import UserError
 from common.encoders.speech.special_tokens import EOS, FILL, PAD, SEP, SOS, SPECIAL, UNK
 
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_QUOTES = "\u2018\u2019\u201c\u201d"  # curly ones, single and double
+_PUNCTUATION = str.maketrans("", "", string.punctuation + _QUOTES)
 
 
 class SpokenTarget(NamedTuple):
@@ -20,7 +21,7 @@ class SpokenTarget(NamedTuple):
 
 
 def normalize_transcript(text: str) -> str:
-    """Lower case, no ASCII punctuation, single spaces.
+    """Lower case, no ASCII punctuation or curly quotes, single spaces.
 
     >>> normalize_transcript("What's  on, today?")
     'whats on today'

@@ -36,9 +36,11 @@ class QKNormViT(nn.Module):
         qk_norm: False gives the plain ViT.
         activation: of the MLP; "quick_gelu" is x * sigmoid(1.702 x).
         official_init: True initialises the blocks like the official code, which creates them after
-            the ViT initialiser ran: PyTorch's default for `nn.Linear`.
+            the ViT initialiser ran: PyTorch's default for `nn.Linear`; and the class token like
+            timm 0.5.4, with which it runs: truncated normal, std 0.02.
 
-    Deviation: the default is the ViT initialiser everywhere (truncated normal, std 0.02).
+    Deviation: the default is the ViT initialiser of the installed timm (truncated normal, std 0.02;
+    class token normal, std 1e-6).
 
     Raises:
         ValueError: sizes that do not divide.
@@ -82,6 +84,7 @@ class QKNormViT(nn.Module):
             for layer in self.trunk.blocks.modules():
                 if isinstance(layer, nn.Linear):
                     layer.reset_parameters()
+            nn.init.trunc_normal_(self.trunk.get_parameter("cls_token"), std=0.02)
 
     @classmethod
     def build(

@@ -1,6 +1,7 @@
 """Bird's-eye-view parts of LiDAR detectors: neck, 2-D backbone, box codes, centre head."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -182,17 +183,22 @@ class CenterHead(nn.Module):
         ]
 
 
-def heat_peaks(heat: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def heat_peaks(
+    heat: Tensor, count: int, crowded: Sequence[int] = ()
+) -> tuple[Tensor, Tensor, Tensor]:
     """The strongest local maxima (3 x 3) over all classes.
 
     Args:
         heat: (B, K, H, W) in [0, 1].
         count: peaks wanted, at most K H W are returned.
+        crowded: classes that may have peaks in neighbouring cells: each of their cells is one.
 
     Returns:
         scores, classes and cells (row * W + column), (B, count) each, falling scores.
     """
-    peaks = heat * (F.max_pool2d(heat, 3, stride=1, padding=1) == heat)
+    highest = F.max_pool2d(heat, 3, stride=1, padding=1) == heat
+    highest[:, list(crowded)] = True
+    peaks = heat * highest
     size = math.prod(heat.shape[2:])
     scores, index = peaks.flatten(1).topk(min(count, peaks[0].numel()), dim=1)
     return scores, index // size, index % size

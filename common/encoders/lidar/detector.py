@@ -35,10 +35,11 @@ class Detector(nn.Module):
         self.backbone = BevBackbone(self.neck.out_channels, options.bev_width, options.bev_layers)
         grid = bev_grid(self.encoder.grid, (rows, columns))
         size = self.backbone.out_channels, options.head_width, len(options.classes)
+        crowded = [options.classes.index(name) for name in options.crowded]
         self.head: Any = (
             CenterHead(*size, grid)
             if options.detector == "center"
-            else TransFusionHead(*size, grid, options.proposals)
+            else TransFusionHead(*size, grid, options.proposals, crowded)
         )
         for layer in (*self.neck.modules(), *self.backbone.modules(), *self.head.modules()):
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):

@@ -17,6 +17,7 @@ class DetectorOptions:
     head_width: Count = 32
     norm_momentum: Share = 0.01  # of the batch norms behind the encoder; more for short runs
     proposals: Count = 40  # transfusion: queries
+    crowded: list[str] = field(default_factory=list)  # transfusion: classes with neighbouring peaks
     score_threshold: Probability = 0.1
     max_boxes: Count = 60
     box_weight: NonNegative = 0.25  # of the box term beside the heat map
@@ -24,3 +25,5 @@ class DetectorOptions:
     def __post_init__(self) -> None:
         if len(set(self.classes)) != len(self.classes) or not self.classes:
             raise ValueError("finetune.classes: at least one, and no name twice")
+        if unknown := set(self.crowded) - set(self.classes):
+            raise ValueError(f"finetune.crowded: not among finetune.classes: {sorted(unknown)}")

@@ -1,5 +1,6 @@
 """TransFusion-L: box queries at the peaks of a heat map, refined by one decoder layer."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -38,13 +39,20 @@ class TransFusionHead(nn.Module):
         num_classes: K.
         grid: cells of the map.
         proposals: Q.
+        crowded: classes whose queries may start from neighbouring cells, see `heat_peaks`.
     """
 
     def __init__(
-        self, in_channels: int, width: int, num_classes: int, grid: BevGrid, proposals: int = 200
+        self,
+        in_channels: int,
+        width: int,
+        num_classes: int,
+        grid: BevGrid,
+        proposals: int = 200,
+        crowded: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        self.grid, self.proposals = grid, proposals
+        self.grid, self.proposals, self.crowded = grid, proposals, crowded
         self.shared = nn.Conv2d(in_channels, width, 3, padding=1)
         self.heat = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1, bias=False),
@@ -66,7 +74,7 @@ class TransFusionHead(nn.Module):
         """Map (B, C, H, W) -> predictions of Q queries."""
         shared = self.shared(x)
         heat = self.heat(shared)
-        scores, labels, index = heat_peaks(heat.detach().sigmoid(), self.proposals)
+        scores, labels, index = heat_peaks(heat.detach().sigmoid(), self.proposals, self.crowded)
         rows, columns = self.grid.shape
         size = shared.new_tensor([columns, rows])
         keys = shared.flatten(2).transpose(1, 2)

@@ -44,14 +44,24 @@ from common.engine.renewal.published import (
 )
 from common.engine.renewal.unchanged import same_baseline
 
-# run by a copy of the earlier code: the hash of it, and its configs of runs
+# run by a copy of the earlier code: the hash of it, and its configs of runs from each base that it has
 ASK = """
 import json, sys
 from common.config import load, to_yaml
 from common.engine.comparison.dependencies import code_hash, file_hashes
 from common.registry import config_class
 project, runs = sys.argv[1], json.loads(sys.argv[2])
-configs = [to_yaml(load(config_class(project), project, base, words)) for base, words in runs]
+configs = []
+for bases, words in runs:
+    found = {}
+    for base in bases:
+        try:
+            found[base] = to_yaml(load(config_class(project), project, base, words))
+        except Exception as error:
+            refused = error
+    if not found:
+        raise refused
+    configs.append(found)
 print(json.dumps({"code": code_hash(project), "files": file_hashes(project), "configs": configs}))
 """
 
@@ -107,11 +117,10 @@ def verify_code(
     commit = commit_of(commit) if commit else published_by(project)
     result = published_result(project)
     planned = planned_again(project, result, seeds)
-    bases = {own.get("name", ""): own["base"] for own in comparisons(result)}
     root = planned[0][2][0].folder.absolute() / f".code-{commit[:10]}"
     with _alone(root):
         copy_tree(commit, root)
-        code, idle = check_earlier(project, result, planned, root, commit, overrides)
+        code, bases, idle = check_earlier(project, result, planned, root, commit, overrides)
         short = [
             [shortened(run, overrides) for run in plan if run.path not in idle]
             for _, _, plan in planned
@@ -233,18 +242,20 @@ def check_earlier(
     root: Path,
     commit: str,
     overrides: Iterable[str],
-) -> tuple[str, set[Path]]:
+) -> tuple[str, dict[str, str], set[Path]]:
     """Look whether earlier code is that of the result, with its configs.
 
     Returns:
-        Its hash, and folders of baselines that reach the same code, data and config today.
+        Its hash, the config that each comparison's arms start from there (the one that the result names,
+        or today's where that one has their configs), and folders of baselines that reach the same code,
+        data and config today.
 
     Raises:
         UserError: it is not, or a setting that is overridden would have another value today.
     """
     runs = [run for _, _, plan in planned for run in plan]
-    bases = {own.get("name", ""): own["base"] for own in comparisons(result)}
-    words = json.dumps([[bases[run.spec.name], run.overrides] for run in runs])
+    named = {own.get("name", ""): own["base"] for own in comparisons(result)}
+    words = json.dumps([[[named[run.spec.name], run.spec.base], run.overrides] for run in runs])
     done = subprocess.run(
         [sys.executable, "-c", ASK, project, words],
         cwd=root, env=process_environment(1, root), capture_output=True, text=True,
@@ -260,28 +271,59 @@ def check_earlier(
                 f"the code of {commit[:10]} ({said['code']}) is not that of the result ({known['code']}); "
                 "name the commit that it was published in: VERIFY=<commit>"
             )
-    hashes = _published_configs(result)
-    seeds = {own.get("name", ""): own["seeds"][0] for own in comparisons(result)}
+    bases = _bases(result, list(zip(runs, said["configs"], strict=True)), named, commit)
     idle = set()
-    for run, then in zip(runs, said["configs"], strict=True):
-        known = hashes[run.spec.name].get(run.arm)
-        found = hashlib.sha256(then.encode()).hexdigest()[:8]
-        if run.seed == seeds[run.spec.name] and known not in (None, found):
-            raise UserError(f"the config of '{run.arm}' at {commit[:10]} is not that of the result")
+    for run, texts in zip(runs, said["configs"], strict=True):
+        then, today = texts[bases[run.spec.name]], to_yaml(run.config())
         for key in (word.split("=", 1)[0] for word in overrides):
-            before, today = (
-                OmegaConf.select(OmegaConf.create(text), key)
-                for text in (then, to_yaml(run.config()))
-            )
-            if before != today:
-                raise UserError(f"{run.arm}: {key} was {before} and is {today}; leave it as it is")
-        if (
-            run.is_baseline
-            and then == to_yaml(run.config())
-            and same_baseline(project, run.arm, root)
-        ):
+            before, now = (OmegaConf.select(OmegaConf.create(text), key) for text in (then, today))
+            if before != now:
+                raise UserError(f"{run.arm}: {key} was {before} and is {now}; leave it as it is")
+        if run.is_baseline and then == today and same_baseline(project, run.arm, root):
             idle.add(run.path)
-    return str(said["code"]), idle
+    return str(said["code"]), bases, idle
+
+
+def _bases(
+    result: Mapping[str, Any],
+    found: Sequence[tuple[PlannedRun, Mapping[str, str]]],
+    named: Mapping[str, str],
+    commit: str,
+) -> dict[str, str]:
+    """The config per comparison from which the earlier code makes the configs that the result's arms had.
+
+    Args:
+        result: the published one.
+        found: runs, each with its config there by the base it starts from.
+        named: the base that the result names, per comparison.
+        commit: of the earlier code.
+
+    Raises:
+        UserError: neither that one nor today's does.
+    """
+    hashes = _published_configs(result)
+    first = {own.get("name", ""): own["seeds"][0] for own in comparisons(result)}
+
+    def others(name: str, base: str) -> list[str]:
+        """Arms that have another config than the result says."""
+        return [
+            run.arm
+            for run, texts in found
+            if run.spec.name == name and run.seed == first[name]
+            if (known := hashes[name].get(run.arm)) is not None
+            if base not in texts or hashlib.sha256(texts[base].encode()).hexdigest()[:8] != known
+        ]
+
+    bases = dict(named)
+    for run, _ in found:
+        name = run.spec.name
+        if wrong := others(name, bases[name]):
+            if others(name, run.spec.base):
+                raise UserError(
+                    f"the config of '{wrong[0]}' at {commit[:10]} is not that of the result"
+                )
+            bases[name] = run.spec.base
+    return bases
 
 
 def _same_files(

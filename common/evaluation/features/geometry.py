@@ -13,7 +13,7 @@ from common.evaluation.matrices import as_matrix, blocks, exact_math
 
 
 def alignment(x: Tensor, y: Tensor, *, alpha: float = 2.0) -> float:
-    """Mean distance of positive pairs on the unit sphere; 0 is perfect, 4 the maximum.
+    """Mean distance of positive pairs on the unit sphere; 0 is perfect, 2**alpha the maximum.
 
     Equation: ``E ||unit(x) - unit(y)||^alpha``.
     Source: Wang & Isola 2020, eq. 1 (L_align), arXiv 2005.10242.

@@ -27,7 +27,8 @@ def fit_logistic_regression(
     """Minimise the mean cross entropy plus an L2 penalty with L-BFGS.
 
     Equation: ``min_{W, b} 1/N sum_i CE(W x_i + b, y_i) + l2 / 2 ||W||^2``; equals
-    ``sklearn.linear_model.LogisticRegression(C=1 / (N * l2))``. The bias carries no penalty.
+    ``sklearn.linear_model.LogisticRegression(C=1 / (N * l2))``, of two classes ``C=2 / (N * l2)``, as
+    scikit-learn then has one weight vector. The bias carries no penalty.
 
     Args:
         features: (N, D).

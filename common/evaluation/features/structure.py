@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from common.evaluation.matrices import as_matrix, exact_math
 
+EQUAL = 1e-12  # cosines that differ by less are one value, up to rounding
+
 
 def structure_spearman(x: Tensor, y: Tensor) -> float:
     """Spearman correlation of the cosines of all distinct pairs in two spaces.
@@ -21,7 +23,7 @@ def structure_spearman(x: Tensor, y: Tensor) -> float:
         y: (N, R), row i is another view of sample i.
 
     Returns:
-        In [-1, 1]; 0 where one of the spaces has equal cosines only.
+        In [-1, 1]; 0 where one of the spaces has equal cosines only (they spread by < 1e-12).
 
     Raises:
         ValueError: other row counts, or fewer than three samples.
@@ -36,7 +38,10 @@ def structure_spearman(x: Tensor, y: Tensor) -> float:
     with exact_math(x.device):
         a, b = (F.normalize(z, dim=1) @ F.normalize(z, dim=1).T for z in (x, y))
     upper = x.new_ones(n, n).triu(1).bool()
-    return _correlation(_ranks(a[upper]), _ranks(b[upper]))
+    a, b = a[upper], b[upper]
+    if any(float(z.max() - z.min()) < EQUAL for z in (a, b)):
+        return 0.0
+    return _correlation(_ranks(a), _ranks(b))
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:
@@ -50,7 +55,7 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
         y: (N, R).
 
     Returns:
-        In [0, 1]; 0 where one of the spaces is a single point.
+        In [0, 1]; 0 where one of the spaces is a single point, up to rounding.
 
     Raises:
         ValueError: other row counts, or fewer than two samples.
@@ -61,11 +66,13 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
     1.0
     """
     x, y = _samples(x, y, least=2)
+    noise_x, noise_y = _centring_noise(x), _centring_noise(y)
     x, y = x - x.mean(0), y - y.mean(0)
     with exact_math(x.device):
         cross, own_x, own_y = (y.T @ x).square().sum(), (x.T @ x).norm(), (y.T @ y).norm()
-    bottom = float(own_x * own_y)
-    return float(cross) / bottom if bottom > 1e-30 else 0.0
+    if own_x <= noise_x or own_y <= noise_y:
+        return 0.0
+    return float(cross) / float(own_x * own_y)
 
 
 def _samples(x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
@@ -73,6 +80,13 @@ def _samples(x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
     if len(x) != len(y) or len(x) < least:
         raise ValueError(f"need at least {least} common samples, got {len(x)} and {len(y)}")
     return x, y
+
+
+def _centring_noise(x: Tensor) -> Tensor:
+    """What rounding leaves of ``||X^T X||_F`` where equal rows are centred."""
+    rounding = torch.finfo(x.dtype).eps * max(x.shape)
+    noise: Tensor = x.square().sum() * rounding**2
+    return noise
 
 
 def _ranks(values: Tensor) -> Tensor:

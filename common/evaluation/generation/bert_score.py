@@ -17,6 +17,8 @@ def greedy_match(
 
         P = 1/|x| sum_{x_i in x} max_j x_i . y_j,  R with the roles exchanged,  F = 2 P R / (P + R)
 
+    All three are 0 where either side has no counted token, as in the authors' package.
+
     Source: Zhang et al. 2020, "BERTScore", section 3, arXiv 1904.09675.
 
     Args:
@@ -30,9 +32,11 @@ def greedy_match(
     >>> greedy_match(a, a, yes, yes)
     (1.0, 1.0, 1.0)
     """
+    if not (text_counts.any() and reference_counts.any()):
+        return 0.0, 0.0, 0.0
     similar = F.normalize(text, dim=1) @ F.normalize(reference, dim=1).T
-    precision = float(similar.amax(1)[text_counts].mean()) if text_counts.any() else 0.0
-    recall = float(similar.amax(0)[reference_counts].mean()) if reference_counts.any() else 0.0
+    precision = float(similar.amax(1)[text_counts].mean())
+    recall = float(similar.amax(0)[reference_counts].mean())
     total = precision + recall
     return precision, recall, 2 * precision * recall / total if total else 0.0
 

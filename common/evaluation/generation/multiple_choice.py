@@ -22,9 +22,14 @@ def truthful_choice(true: Sequence[float], false: Sequence[float], best: int) ->
     Returns:
         ``mc1`` (0 or 1), ``mc2`` and ``mc3`` in [0, 1].
 
+    Raises:
+        ValueError: a score that is not finite.
+
     >>> truthful_choice([-1.0, -3.0], [-2.0], best=0)["mc3"]
     0.5
     """
+    if not np.isfinite([*true, *false]).all():
+        raise ValueError(f"scores must be finite, got {[*true]} and {[*false]}")
     most = max(false)
     scores = np.array(true, dtype=np.float64)
     own, other = _halved(scores), _halved(np.array(false, dtype=np.float64))

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.data.image_text.composed_sets import ComposedQuery, ComposedSet
+from common.evaluation.matrices import as_pair
 from common.evaluation.retrieval.cross_modal import relevant_ranks
 from common.evaluation.retrieval.ranking import average_precision
 from common.evaluation.search import search
@@ -46,8 +47,9 @@ def subset_ranks(
         targets: gallery places.
 
     Raises:
-        ValueError: a target that its subset lacks.
+        ValueError: a target that its subset lacks, or rows with NaN or infinity.
     """
+    query, gallery = as_pair(query, gallery, "dot")  # their lengths stay as they are
     ranks = torch.empty(len(query), dtype=torch.long)
     for i, (places, target) in enumerate(zip(subsets, targets, strict=True)):
         if target not in places:
@@ -80,6 +82,7 @@ def mean_average_precision(
     return float(np.mean(values))
 
 
+@torch.no_grad()
 def compose_queries(
     queries: Sequence[ComposedQuery], references: Tensor, compose: Compose, batch_size: int = 64
 ) -> Tensor:
@@ -207,6 +210,7 @@ def submission(data: ComposedSet, query: Tensor, gallery: Tensor) -> dict[str, d
     }
 
 
+@torch.no_grad()
 def _encoded(
     data: ComposedSet, names: Sequence[str], encode_images: EncodeImages, batch_size: int
 ) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from common.config import UserError, nearest
-from common.data.image.benchmarks import IMAGE_SETS, LabelledImages, load_image_set
+from common.data.image.benchmarks import IMAGE_SETS, LabelledImages, Part, load_image_set
 from common.data.image.sources import ImageTransform
 from common.data.lookup import require
 from common.evaluation.features.few_shot import few_shot_class_mean
@@ -22,6 +22,8 @@ from common.evaluation.features.linear_probe import linear_probe
 from common.evaluation.image_text.zeroshot import class_embeddings, zeroshot_accuracy
 
 PROTOCOLS = ("zeroshot", "few_shot", "knn", "linear_probe")
+TRAINED = {"knn", "linear_probe"}  # these read the training part
+DOWNSTREAM = "downstream"  # all sets but ImageNet
 WAYS, SHOTS, QUERIES, EPISODES = 5, 5, 15, 600
 NEIGHBOURS = 20
 
@@ -35,8 +37,8 @@ class ImageSetProtocol:
         encode_text: B sentences -> (B, D).
         transform: evaluation transform of the images.
         root: folder of the sets.
-        protocols: of zeroshot, few_shot, knn, linear_probe. Zero-shot and kNN take the projected
-            embeddings, the others the features.
+        protocols: of zeroshot, few_shot, knn, linear_probe, see `protocols_of`. Zero-shot and kNN
+            take the projected embeddings, the others the features.
         templates: by set name, instead of the set's own.
         batch_size: images per forward pass.
         num_workers: loader processes.
@@ -61,9 +63,7 @@ class ImageSetProtocol:
         seed: int = 0,
         progress: Callable[[Iterable[Any], str, int], Iterable[Any]] = lambda items, *_: items,
     ) -> None:
-        for name in protocols:
-            if name not in PROTOCOLS:
-                raise UserError(f"unknown protocol '{name}'{nearest(name, PROTOCOLS)}")
+        check_protocols(protocols)
         self.embed, self.encode_text, self.transform = embed, encode_text, transform
         self.root, self.protocols, self.templates = root, list(protocols), dict(templates or {})
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
@@ -74,26 +74,27 @@ class ImageSetProtocol:
 
         The mean takes each set's own metric: accuracy, or mean per class where that is customary.
         """
-        require_image_sets(names, self.root)
+        require_image_sets(names, self.root, self.protocols)
         metrics: dict[str, float] = {}
         for name in names:
             metrics |= {f"{name}_{key}": value for key, value in self._one(name).items()}
-        downstream = [name for name in names if name != "imagenet"]
-        if "zeroshot" in self.protocols and len(downstream) > 1:
-            values = [metrics[main_metric(name)] for name in downstream]
+        downstream = [main_metric(name) for name in names if name != "imagenet"]
+        values = [metrics[key] for key in downstream if key in metrics]
+        if len(values) > 1:
             metrics["zeroshot_average"] = sum(values) / len(values)
         return metrics
 
     def _one(self, name: str) -> dict[str, float]:
         test = load_image_set(name, self.root, self.transform, "test")
         embeddings, features, labels = self._embed(test)
+        protocols = protocols_of(name, self.protocols)
         metrics: dict[str, float] = {}
-        if "zeroshot" in self.protocols:
+        if "zeroshot" in protocols:
             templates = self.templates.get(name, test.templates)
             weights = class_embeddings(self.encode_text, test.class_names, templates).cpu()
             found = zeroshot_accuracy(embeddings, labels, weights)
             metrics |= {f"zeroshot_{key}": value for key, value in found.items()}
-        if "few_shot" in self.protocols:
+        if "few_shot" in protocols:
             large = (torch.bincount(labels) >= SHOTS + QUERIES)[
                 labels
             ]  # classes with enough images
@@ -101,13 +102,13 @@ class ImageSetProtocol:
                 features[large], labels[large], ways=WAYS, shots=SHOTS, queries=QUERIES,
                 episodes=EPISODES, seed=self.seed,
             )  # fmt: skip
-        if {"knn", "linear_probe"} & set(self.protocols):
+        if TRAINED & set(protocols):
             known, x, y = self._embed(load_image_set(name, self.root, self.transform, "train"))
             options: dict[str, Any] = {"num_classes": len(test.class_names)}
-            if "knn" in self.protocols:
+            if "knn" in protocols:
                 ks = (min(NEIGHBOURS, len(known)),)
                 metrics |= knn_accuracy(known, y, embeddings, labels, ks=ks, **options)
-            if "linear_probe" in self.protocols:
+            if "linear_probe" in protocols:
                 metrics |= linear_probe(x, y, features, labels, seed=self.seed, **options)
         return metrics
 
@@ -133,17 +134,59 @@ def main_metric(name: str) -> str:
     return f"{name}_zeroshot_{'mean_per_class' if IMAGE_SETS[name].mean_per_class else 'top1'}"
 
 
-def require_image_sets(names: Sequence[str], root: Path) -> None:
-    """Say which set is missing; cheap enough to be asked before training.
+def protocols_of(name: str, protocols: Sequence[str]) -> list[str]:
+    """The protocols of a set; one may be of a set alone, or of all but ImageNet.
+
+    >>> protocols_of("imagenet", ["zeroshot", "imagenet:knn", "downstream:linear_probe"])
+    ['zeroshot', 'knn']
+    >>> protocols_of("pets", ["zeroshot", "imagenet:knn", "downstream:linear_probe"])
+    ['zeroshot', 'linear_probe']
+    """
+    of_set = {"", name, *([DOWNSTREAM] if name != "imagenet" else [])}
+    parts = [protocol.rpartition(":") for protocol in protocols]
+    return [protocol for judged, _, protocol in parts if judged in of_set]
+
+
+def check_protocols(protocols: Sequence[str]) -> None:
+    """Refuse a protocol that does not exist, or that is of no set.
 
     Raises:
-        UserError: unknown name, or a set that is not below `root`.
+        UserError: see above.
     """
+    for judged, _, name in (protocol.rpartition(":") for protocol in protocols):
+        if name not in PROTOCOLS:
+            raise UserError(f"unknown protocol '{name}'{nearest(name, PROTOCOLS)}")
+        if judged not in ("", DOWNSTREAM, *IMAGE_SETS):
+            known = (DOWNSTREAM, *IMAGE_SETS)
+            raise UserError(
+                f"unknown image set '{judged}' of '{judged}:{name}'{nearest(judged, known)}"
+            )
+
+
+def set_folders(name: str, root: Path, protocols: Sequence[str]) -> dict[Part, Path]:
+    """What must exist for the protocols of a set: its test part, and a training part beside it."""
+    spec = IMAGE_SETS[name]
+    folders: dict[Part, Path] = {"test": root / spec.folder}
+    if spec.train_folder and TRAINED & set(protocols_of(name, protocols)):
+        folders["train"] = root / spec.train_folder
+    return folders
+
+
+def require_image_sets(
+    names: Sequence[str], root: Path, protocols: Sequence[str] = ("zeroshot",)
+) -> None:
+    """Say which set is missing, or its part; cheap enough to be asked before training.
+
+    Raises:
+        UserError: unknown name or protocol, or a set that is not below `root`.
+    """
+    check_protocols(protocols)
     for name in names:
         if name not in IMAGE_SETS:
             raise UserError(f"unknown image set '{name}'{nearest(name, IMAGE_SETS)}")
         spec = IMAGE_SETS[name]
-        require(
-            root / spec.folder, what=f"image set '{name}'", layout=spec.layout,
-            source=spec.source, size=spec.size,
-        )  # fmt: skip
+        for folder in set_folders(name, root, protocols).values():
+            require(
+                folder, what=f"image set '{name}'", layout=spec.layout, source=spec.source,
+                size=spec.size,
+            )  # fmt: skip

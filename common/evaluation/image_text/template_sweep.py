@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.evaluation.image_text.zeroshot import zeroshot_accuracy
+from common.evaluation.matrices import blocks
 
 
 def template_sweep(
@@ -16,6 +17,8 @@ def template_sweep(
     class_names: Sequence[str],
     templates: Sequence[str],
     counts: Sequence[int],
+    *,
+    batch_size: int = 256,
 ) -> dict[str, float]:
     """Top-1 with class vectors from the first T templates, for several T.
 
@@ -29,24 +32,28 @@ def template_sweep(
         class_names: C names.
         templates: sentences with one ``{}``, in the order in which they are added.
         counts: numbers of templates, each in [1, len(templates)].
+        batch_size: sentences per call.
 
     Returns:
         ``top1_templates_<T>`` for every T.
 
     Raises:
-        ValueError: a count that is out of range, or as `zeroshot_accuracy`.
+        ValueError: a count that is out of range, a template without ``{}``, or as `zeroshot_accuracy`.
 
     Distributed: local.
     """
     if not counts or min(counts) < 1 or max(counts) > len(templates):
         raise ValueError(f"counts must lie in [1, {len(templates)}], got {list(counts)}")
-    used = templates[: max(counts)]
-    with torch.no_grad():
-        units = [
-            F.normalize(encode_text([t.replace("{}", name) for name in class_names]).float(), dim=1)
-            for t in used
-        ]
-    total = torch.stack([unit.cpu() for unit in units]).cumsum(0)  # (T, C, D)
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ValueError(f"a template holds '{{}}' exactly once, got {template!r}")
+    units = []
+    for template in templates[: max(counts)]:
+        texts = [template.replace("{}", name) for name in class_names]
+        with torch.no_grad():
+            parts = [encode_text(texts[part]).float() for part in blocks(len(texts), batch_size)]
+        units.append(F.normalize(torch.cat(parts), dim=1).cpu())
+    total = torch.stack(units).cumsum(0)  # (T, C, D)
     return {
         f"top1_templates_{count}": zeroshot_accuracy(
             image_embeddings.cpu(), labels.cpu(), total[count - 1], ks=(1,)

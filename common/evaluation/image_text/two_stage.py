@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from common.evaluation.matrices import as_matrix
+
 NEVER = -100.0  # score of what the second stage does not look at
 
 # (P, 2) pairs of query and item -> (P,) scores
@@ -26,6 +28,9 @@ def rescored(scores: Tensor, score_pairs: ScorePairs, k: int, *, batch_size: int
         k: items of a query that are scored again, at most G are.
         batch_size: pairs of a call.
 
+    Raises:
+        ValueError: scores of the second stage with NaN or infinity.
+
     >>> rescored(torch.eye(2), lambda pairs: pairs.sum(1).float(), k=1)
     tensor([[   0., -100.],
             [-100.,    2.]])
@@ -34,8 +39,8 @@ def rescored(scores: Tensor, score_pairs: ScorePairs, k: int, *, batch_size: int
     queries = torch.arange(len(scores), device=scores.device)[:, None].expand_as(best)
     pairs = torch.stack([queries, best], -1).reshape(-1, 2)
     again = torch.full_like(scores, NEVER)
-    found = torch.cat([score_pairs(part).to(again) for part in torch.split(pairs, batch_size)])
-    again[pairs[:, 0], pairs[:, 1]] = found
+    found = [_finite(score_pairs(part)).to(again) for part in torch.split(pairs, batch_size)]
+    again[pairs[:, 0], pairs[:, 1]] = torch.cat(found)
     return again
 
 
@@ -46,11 +51,21 @@ def best_ranks(scores: Tensor, relevance: Sequence[Sequence[int]]) -> Tensor:
         scores: (Q, G).
         relevance: relevant items of every query, at least one each.
 
+    Raises:
+        ValueError: scores with NaN or infinity, which would count as the first rank.
+
     >>> best_ranks(torch.tensor([[3.0, 2.0, 2.0]]), [[1]]).tolist()
     [3]
     """
+    scores = as_matrix(scores, "scores")
     relevant = torch.zeros_like(scores, dtype=torch.bool)
     for query, items in enumerate(relevance):
         relevant[query, list(items)] = True
     best = scores.masked_fill(~relevant, -torch.inf).amax(1, keepdim=True)
     return 1 + ((scores >= best) & ~relevant).sum(1)
+
+
+def _finite(scores: Tensor) -> Tensor:
+    if not bool(torch.isfinite(scores).all()):
+        raise ValueError("the second stage gave NaN or infinity; its model has diverged")
+    return scores

@@ -198,7 +198,7 @@ def _errors(
 
 
 def _running_mean(values: Floats) -> Floats:
-    """Mean of the values so far that are numbers; 1 before the first one."""
+    """Mean of the values so far that are numbers; 0 before the first one, 1 if none is a number."""
     known = ~np.isnan(values)
     if not known.any():
         return np.ones(len(values))

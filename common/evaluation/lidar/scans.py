@@ -51,7 +51,7 @@ def range_image(directions: Floats, ranges: Floats, rows: int = 32, columns: int
     """
     elevation = np.rad2deg(np.arcsin(np.clip(directions[:, 2], -1, 1)))
     azimuth = np.arctan2(directions[:, 1], directions[:, 0])
-    row = ((5 - elevation) / 30 * rows).astype(np.int64)
+    row = np.floor((5 - elevation) / 30 * rows).astype(np.int64)
     column = ((np.pi - azimuth) / (2 * np.pi) * columns).astype(np.int64) % columns
     good = (row >= 0) & (row < rows)
     image = np.full(rows * columns, np.inf)

@@ -26,9 +26,17 @@ def target_ranks(scores: Tensor, targets: Tensor, masked: Tensor | None = None) 
     Returns:
         (B,) int64.
 
+    Raises:
+        ValueError: NaN among the scores of items; no comparison with it holds, so every rank were 1.
+
     >>> target_ranks(torch.tensor([[9.0, 1.0, 3.0, 2.0]]), torch.tensor([3]))
     tensor([2])
     """
+    num_bad = int(scores[:, 1:].isnan().any(1).sum())
+    if num_bad:
+        raise ValueError(
+            f"scores: {num_bad} of {len(scores)} users have NaN; the encoder has diverged"
+        )
     right = scores.gather(1, targets[:, None])
     ahead = scores >= right
     if masked is not None:
@@ -89,8 +97,8 @@ def hits(ranks: Ranks, k: int) -> NDArray[np.float64]:
 def rank_metrics(ranks: Ranks, ks: Sequence[int] = (5, 10, 20)) -> dict[str, float]:
     """``hr_at_k``, ``ndcg_at_k`` and ``mrr_at_k``, means over users.
 
-    >>> rank_metrics(np.array([2, 50]), [10])
-    {'hr_at_10': 0.5, 'ndcg_at_10': 0.3154648767857287, 'mrr_at_10': 0.25}
+    >>> rank_metrics(np.array([3, 50]), [10])
+    {'hr_at_10': 0.5, 'ndcg_at_10': 0.25, 'mrr_at_10': 0.16666666666666666}
     """
     found = {}
     for k in ks:

@@ -4,7 +4,7 @@ import csv
 import gzip
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,12 @@ def load_beir(folder: Path, split: str | None = None, queries_file: str = QUERIE
         The collection; only queries with a judgement are kept.
 
     Raises:
-        UserError: a file is missing or broken, or a judgement names an unknown query, or one in twenty
-            an unknown document.
+        UserError: a file is missing or broken, has two texts of one id, or a judgement names an unknown
+            query, or one in twenty an unknown document.
     """
     corpus = load_corpus(folder)
-    queries = {str(row["_id"]): str(row["text"]) for row in _rows(folder, queries_file)}
+    asking = ((str(row["_id"]), str(row["text"])) for row in _rows(folder, queries_file))
+    queries = _by_id(asking, folder / queries_file)
     path = folder / ("qrels.tsv" if split is None else f"qrels/{split}.tsv")
     qrels = _read_qrels(path)
     if asked := [q for q in qrels if q not in queries]:
@@ -74,12 +75,13 @@ def load_corpus(folder: Path) -> dict[str, str]:
     """Id -> ``title + " " + text`` of ``corpus.jsonl`` (or ``.gz``).
 
     Raises:
-        UserError: the file is missing or broken.
+        UserError: the file is missing or broken, or has two texts of one id.
     """
-    return {
-        str(row["_id"]): f"{row.get('title') or ''} {row.get('text') or ''}".strip()
+    texts = (
+        (str(row["_id"]), f"{row.get('title') or ''} {row.get('text') or ''}".strip())
         for row in _rows(folder, CORPUS)
-    }
+    )
+    return _by_id(texts, folder / CORPUS)
 
 
 def load_titles(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
@@ -99,13 +101,21 @@ def has_corpus(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (CORPUS, f"{CORPUS}.gz"))
 
 
+def _by_id(rows: Iterable[tuple[str, str]], path: Path) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for name, text in rows:
+        if texts.setdefault(name, text) != text:
+            raise UserError(f"{path} has two texts of the id {name!r}")
+    return texts
+
+
 def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
     if not path.is_file():
         raise UserError(
             f"{path} is missing: tab-separated judgements, header 'query-id corpus-id score'"
         )
     qrels: dict[str, dict[str, int]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         header = next(reader, [])
         if header != ["query-id", "corpus-id", "score"]:
@@ -133,7 +143,7 @@ def _rows(folder: Path, name: str) -> Iterator[dict[str, Any]]:
             f"{plain} (or {packed.name}) is missing: one JSON object a line with _id and text"
         )
     open_text = gzip.open if path is packed else open
-    with reading(path, "text file"), open_text(path, "rt", encoding="utf-8") as file:
+    with reading(path, "text file"), open_text(path, "rt", encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             try:
                 row = json.loads(line)

@@ -145,7 +145,7 @@ def read_run(path: Path, depth: int | None = None) -> Run:
     if not path.is_file():
         raise UserError(f"there is no run file {path}: lines of 'query Q0 document rank score tag'")
     found: dict[str, dict[str, float]] = {}
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             fields = line.split()
             try:

@@ -13,12 +13,16 @@ def reduced(data: RetrievalSet, num_documents: int) -> RetrievalSet:
 
     Args:
         data: the whole set.
-        num_documents: documents to keep; all that are relevant stay, also if they are more.
+        num_documents: documents to keep; all that are relevant stay, also if they are more. Judgements of
+            documents that the set does not hold stay too.
     """
     right = {d for query in data.qrels for d in data.relevant(query)}
     others = sorted((d for d in data.corpus if d not in right), key=stable_fraction)
     kept = right | {*others[: max(0, num_documents - len(right))]}
-    qrels = {q: {d: g for d, g in own.items() if d in kept} for q, own in data.qrels.items()}
+    left_out = data.corpus.keys() - kept
+    qrels = {
+        q: {d: g for d, g in own.items() if d not in left_out} for q, own in data.qrels.items()
+    }
     return RetrievalSet({d: t for d, t in data.corpus.items() if d in kept}, data.queries, qrels)
 
 
@@ -27,7 +31,8 @@ def split_queries(data: RetrievalSet, num_held_out: int) -> tuple[RetrievalSet, 
 
     Args:
         data: the whole set.
-        num_held_out: queries of smallest hash of their text, fewer than there are.
+        num_held_out: queries of smallest hash of their text, fewer than there are; those that repeat one of
+            these texts go with it.
 
     Raises:
         ValueError: no query would be left.
@@ -35,7 +40,10 @@ def split_queries(data: RetrievalSet, num_held_out: int) -> tuple[RetrievalSet, 
     if not 0 <= num_held_out < len(data.queries):
         raise ValueError(f"{num_held_out} of {len(data.queries)} queries cannot be held out")
     order = sorted(data.queries, key=lambda q: stable_fraction(data.queries[q]))
-    taken = {*order[:num_held_out]}
+    texts = {data.queries[q] for q in order[:num_held_out]}
+    taken = {q for q, text in data.queries.items() if text in texts}
+    if len(taken) == len(data.queries):
+        raise ValueError(f"no query is left whose text is not that of {num_held_out} held out")
 
     def part(held_out: bool) -> RetrievalSet:
         queries = {q: t for q, t in data.queries.items() if (q in taken) == held_out}
@@ -48,25 +56,26 @@ def query_folds(data: RetrievalSet, k: int) -> list[tuple[RetrievalSet, Retrieva
     """Cross-validation over queries: k pairs of (training set, test set) over the same documents.
 
     Every query is tested once. Folds are dealt out in the order of the hashes of the queries' texts,
-    so that they do not depend on a seed or on the order of the file.
+    so that they do not depend on a seed or on the order of the file; equal texts are in one fold.
 
     Args:
         data: the whole set.
-        k: folds, from 2 to the number of queries.
+        k: folds, from 2 to the number of different texts.
 
     Raises:
         ValueError: too few queries.
     """
-    if not 2 <= k <= len(data.queries):
-        raise ValueError(f"{len(data.queries)} queries cannot be cut into {k} folds")
-    order = sorted(data.queries, key=lambda q: (stable_fraction(data.queries[q]), q))
+    texts = sorted({*data.queries.values()}, key=lambda text: (stable_fraction(text), text))
+    if not 2 <= k <= len(texts):
+        raise ValueError(f"{len(texts)} different queries cannot be cut into {k} folds")
+    fold_of = {text: place % k for place, text in enumerate(texts)}
 
     def part(names: set[str]) -> RetrievalSet:
         queries = {q: t for q, t in data.queries.items() if q in names}
         return RetrievalSet(data.corpus, queries, {q: data.qrels[q] for q in queries})
 
-    folds = [set(order[i::k]) for i in range(k)]
-    return [(part(set(order) - fold), part(fold)) for fold in folds]
+    folds = [{q for q, text in data.queries.items() if fold_of[text] == i} for i in range(k)]
+    return [(part(data.queries.keys() - fold), part(fold)) for fold in folds]
 
 
 def title_queries(titles: dict[str, str], texts: dict[str, str]) -> RetrievalSet:

@@ -28,7 +28,10 @@ class TaskResults:
         return len(self.scores)
 
     def matrix(self) -> Tensor:
-        """R (T, T): mean score on the test items of task j after task k; NaN for j > k."""
+        """R (T, T): mean score on the test items of task j after task k; NaN for j > k.
+
+        The column of a task without test items is NaN.
+        """
         rows = self.scores.new_full((self.num_tasks, self.num_tasks), torch.nan)
         for j in range(self.num_tasks):
             own = self.scores[:, self.tasks == j]
@@ -42,10 +45,11 @@ class TaskResults:
 
 
 def accuracy_after_each_task(matrix: Tensor, counts: Tensor) -> Tensor:
-    """A_k = sum_{j <= k} n_j R_kj / sum_{j <= k} n_j, (T,).
+    """A_k = sum_{j <= k} n_j R_kj / sum_{j <= k} n_j, (T,); NaN before the first test item.
 
     Args:
-        matrix: (T, T) accuracies on task j after task k; the upper triangle is not read.
+        matrix: (T, T) accuracies on task j after task k; the upper triangle and the columns of
+            tasks without test items are not read.
         counts: (T,) test items of each task.
 
     >>> R = torch.tensor([[1.0, 0.0], [0.5, 0.8]])
@@ -53,6 +57,7 @@ def accuracy_after_each_task(matrix: Tensor, counts: Tensor) -> Tensor:
     [1.0, 0.7250000238418579]
     """
     weights = counts.to(matrix.dtype)
+    matrix = matrix.masked_fill(counts == 0, 0)
     return torch.stack(
         [
             (weights[: k + 1] * matrix[k, : k + 1]).sum() / weights[: k + 1].sum()
@@ -71,6 +76,9 @@ def continual_metrics(matrix: Tensor, counts: Tensor) -> dict[str, float]:
 
     The maximum includes the last task, so forgetting is never negative (Chaudhry et al. 2018 take it over the tasks before).
 
+    Tasks without test items have no accuracy: transfer and forgetting are means over the tasks
+    j < T that have items, the average accuracy one over the A_k with items of tasks 0..k.
+
     Source: Rebuffi et al. 2017, arXiv 1611.07725 (average incremental accuracy); Lopez-Paz & Ranzato
     2017, arXiv 1706.08840 (backward transfer); Chaudhry et al. 2018, arXiv 1801.10112 (forgetting).
 
@@ -79,11 +87,11 @@ def continual_metrics(matrix: Tensor, counts: Tensor) -> dict[str, float]:
         counts: (T,) test items of each task.
 
     Returns:
-        ``avg_accuracy``, ``last_accuracy``, and with several tasks ``backward_transfer`` and
-        ``forgetting``.
+        ``avg_accuracy``, ``last_accuracy``, and with test items of a task before the last one
+        ``backward_transfer`` and ``forgetting``.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, or no test items.
 
     >>> R = torch.tensor([[1.0, 0.0], [0.5, 0.75]])
     >>> continual_metrics(R, torch.tensor([1, 1]))["forgetting"]
@@ -94,11 +102,14 @@ def continual_metrics(matrix: Tensor, counts: Tensor) -> dict[str, float]:
         raise ValueError(
             f"need (T, T) and (T,), got {tuple(matrix.shape)} and {tuple(counts.shape)}"
         )
+    if not counts.any():
+        raise ValueError("no task has test items")
     matrix = matrix.double()
     after = accuracy_after_each_task(matrix, counts)
-    metrics = {"avg_accuracy": float(after.mean()), "last_accuracy": float(after[-1])}
-    if num_tasks > 1:
-        old = range(num_tasks - 1)
+    seen = counts.cumsum(0) > 0
+    metrics = {"avg_accuracy": float(after[seen].mean()), "last_accuracy": float(after[-1])}
+    old = [j for j in range(num_tasks - 1) if counts[j]]
+    if old:
         last = [float(matrix[-1, j]) for j in old]
         own = [float(matrix[j, j]) for j in old]
         best = [float(matrix[j:, j].max()) for j in old]
@@ -110,10 +121,11 @@ def continual_metrics(matrix: Tensor, counts: Tensor) -> dict[str, float]:
 def average_accuracy_items(results: TaskResults) -> Tensor:
     """One value per test item whose mean is the average accuracy, (N,) float64.
 
-    v_n = N/T * sum_{k >= task(n)} score_kn / N_k, where N_k counts the items of the tasks 0..k.
+    v_n = N/T * sum_{k >= task(n)} score_kn / N_k, where N_k counts the items of the tasks 0..k and
+    T the tasks with N_k > 0, as in `continual_metrics`.
     """
     counts = results.counts().double()
     seen = counts.cumsum(0)  # N_k
-    scores = torch.nan_to_num(results.scores.double()) / seen[:, None]
+    scores = torch.nan_to_num(results.scores.double()) / seen.clamp_min(1)[:, None]
     after = torch.arange(results.num_tasks)[:, None] >= results.tasks
-    return (scores * after).sum(0) * (len(results.tasks) / results.num_tasks)
+    return (scores * after).sum(0) * (len(results.tasks) / int((seen > 0).sum()))

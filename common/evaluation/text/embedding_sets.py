@@ -198,7 +198,7 @@ def score_sets(
         if found.items:
             items[found.metric] = chosen[name] = found.items
         if isinstance(data, Classes) and data.train:
-            metrics[f"{found.metric}_chance"] = 1 / (1 + max(data.test_labels))
+            metrics[f"{found.metric}_chance"] = 1 / (1 + max(data.train_labels + data.test_labels))
     if primary and values.keys() >= set(primary):
         metrics["primary_average"] = _mean([values[name] for name in primary])
     if primary and chosen.keys() >= set(primary):

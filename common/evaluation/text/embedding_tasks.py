@@ -29,6 +29,7 @@ from common.evaluation.search import stable_topk
 from common.evaluation.text.sts import spearman
 from common.evaluation.text.transfer import C_GRID, stratified_folds
 
+TIE = 1e-12  # difference of cosines below which two candidates are equal, as `tie_margin`
 _SHOT_STREAM = 2**31 + 61
 
 
@@ -42,6 +43,9 @@ def retrieval_scores(
         document: (G, D).
         relevant: places of each query's documents, at least one each.
         k: cut-off.
+
+    Raises:
+        ValueError: embeddings with NaN or infinity.
 
     >>> import torch
     >>> retrieval_scores(torch.eye(2), torch.eye(2), [{0}, {0}])
@@ -57,17 +61,22 @@ def retrieval_scores(
 def reranking_scores(
     query: Tensor, candidates: Sequence[Tensor], relevant: Sequence[Sequence[bool]]
 ) -> list[float]:
-    """Average precision of every query over its own candidates.
+    """Average precision of every query over its own candidates; ties count against the relevant ones.
 
     Args:
         query: (Q, D).
         candidates: for each query (C, D).
         relevant: for each query C flags, at least one true.
+
+    Raises:
+        ValueError: embeddings with NaN or infinity.
     """
     scores = []
     for row, texts, flags in zip(query, candidates, relevant, strict=True):
-        order = stable_topk(_cosine(row[None], texts), len(texts)).indices[0]
-        hits = np.asarray(flags, dtype=bool)[order.numpy()]
+        right = torch.as_tensor(flags, dtype=torch.bool)
+        cosine = _cosine(row[None], texts) - TIE * right
+        order = stable_topk(cosine, len(texts)).indices[0]
+        hits = right[order].numpy()
         scores.append(average_precision(hits, int(hits.sum())))
     return scores
 
@@ -77,7 +86,7 @@ def classification_correct(
 ) -> Tensor:
     """Which test texts a logistic regression on the embeddings classifies rightly, (N,) bool.
 
-    The strength of the penalty is chosen by three folds of the training part.
+    The strength of the penalty is chosen on one of three folds of the training part, after a fit on the other two.
 
     Args:
         train: (M, D).
@@ -121,17 +130,20 @@ def few_shot_correct(
     x, test = as_matrix(train, "train"), as_matrix(test, "test")
     classes = int(max(train_labels.max(), test_labels.max())) + 1
     y = as_labels(train_labels, len(x), "train_labels", classes)
+    scale = 2 if classes == 2 else 1  # two weight vectors carry half each of the one that C is for
     found = torch.zeros(len(test), dtype=torch.float64)
     for draw in range(draws):
         order = torch.from_numpy(sample_rng(0, draw, 0, _SHOT_STREAM).permutation(len(x)))
         rows = torch.cat([order[y.cpu()[order] == c][:shots] for c in range(classes)])
-        fit = fit_logistic_regression(x[rows], y[rows], 1 / len(rows), classes, tolerance=1e-3)
+        fit = fit_logistic_regression(x[rows], y[rows], scale / len(rows), classes, tolerance=1e-3)
         found += (F.linear(test, *fit).argmax(1).cpu() == test_labels.cpu()).double()
     return found / draws
 
 
 def clustering_v_measure(x: Tensor, labels: Sequence[int], *, seed: int = 0) -> float:
     """V-measure of mini-batch k-means with as many clusters as classes.
+
+    Deviation: rows are L2-normalised before k-means, in batches of 512; MTEB takes them as they are, in batches of 500.
 
     Args:
         x: (N, D).
@@ -174,7 +186,7 @@ def summarisation_spearman(
         scores: per document S human scores.
 
     Raises:
-        ValueError: no document is left.
+        ValueError: no document is left, or embeddings with NaN or infinity.
     """
     found = []
     for own, texts, gold in zip(human, machine, scores, strict=True):
@@ -189,12 +201,14 @@ def summarisation_spearman(
 def spearman_items(predicted: Sequence[float], gold: Sequence[float]) -> list[float]:
     """Contribution of every pair to Spearman's correlation: their mean is the correlation.
 
-    The product of the two standardised ranks.
+    The product of the two standardised ranks; zeros where one side is constant, as `spearman`.
 
     >>> round(sum(spearman_items([0.1, 0.4, 0.2], [1, 3, 2])) / 3, 6)
     1.0
     """
     sides = [rankdata(side) for side in (predicted, gold)]
+    if not all(rank.std() for rank in sides):
+        return [0.0] * len(predicted)
     a, b = ((rank - rank.mean()) / rank.std() for rank in sides)
     return [float(v) for v in a * b]
 
@@ -225,4 +239,5 @@ def average_items(items: Mapping[str, Sequence[float]]) -> list[float]:
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    return F.normalize(a.double(), dim=1) @ F.normalize(b.double(), dim=1).T
+    a, b = (F.normalize(as_matrix(x, "embeddings").double(), dim=1) for x in (a, b))
+    return a @ b.T

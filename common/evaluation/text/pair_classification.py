@@ -21,7 +21,7 @@ def max_f1(scores: ArrayLike, labels: Sequence[bool] | ArrayLike) -> dict[str, f
         ``f1``, ``precision``, ``recall``, ``threshold``.
 
     Raises:
-        ValueError: no positive pair, or shapes that differ.
+        ValueError: no positive pair, scores with NaN or infinity, or shapes that differ.
 
     >>> max_f1([0.9, 0.8, 0.3], [True, False, True])["f1"]
     0.8
@@ -49,7 +49,7 @@ def roc_auc_items(scores: ArrayLike, labels: Sequence[bool] | ArrayLike) -> list
         labels: (N,) true for positive pairs; at least one of each kind.
 
     Raises:
-        ValueError: pairs of one kind only, or shapes that differ.
+        ValueError: pairs of one kind only, scores with NaN or infinity, or shapes that differ.
 
     >>> roc_auc_items([0.9, 0.8, 0.3], [True, False, True])
     [1.0, 0.0]
@@ -96,6 +96,8 @@ def _checked(
     values, positive = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=bool)
     if values.ndim != 1 or values.shape != positive.shape:
         raise ValueError(f"need one label a score, got {values.shape} and {positive.shape}")
+    if bad := int((~np.isfinite(values)).sum()):
+        raise ValueError(f"{bad} of {len(values)} scores are NaN or infinite")
     if not positive.any():
         raise ValueError("there is no positive pair")
     return values, positive

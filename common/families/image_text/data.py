@@ -22,6 +22,7 @@ from common.data.module import ContrastiveData
 from common.data.samplers import Rng
 from common.data.text.tokenizers import ClipTokenizer
 from common.engine.experiment import Requirement
+from common.evaluation.image_text.image_sets import require_image_sets, set_folders
 from common.families.image_text.class_captions import captioned_cifar, num_photographs
 from common.families.image_text.config import ORIGINAL, ImageTextData
 from common.families.image_text.drawings import pool_pairs, pool_size
@@ -84,12 +85,12 @@ def image_text_data(
         texts_from: where missing files of further texts are to be had.
 
     Raises:
-        UserError: missing files; the message names layout and source.
+        UserError: missing files, of training or of evaluation; the message names layout and source.
     """
-    data = cfg.data
+    data, root = cfg.data, data_root(cfg.eval.root or cfg.data.root)
+    require_image_sets(cfg.eval.datasets, root, cfg.eval.protocols)  # now, not after the training
     val = {}
     if cfg.eval.validate is not None:
-        root = data_root(cfg.eval.root or data.root)
         val["zeroshot"] = load_image_set(cfg.eval.validate, root, eval_transform(data))
     transform = transform or train_transform(data)
     options: dict[str, Any] = {
@@ -187,10 +188,14 @@ def requirements(cfg: ImageTextConfig, texts_from: str = "") -> tuple[Requiremen
     ]
     root = data_root(cfg.eval.root or cfg.data.root)
     judged = [
-        Requirement(f"eval: {name}", str(folder), folder.exists(), IMAGE_SETS[name].source)
+        Requirement(
+            f"eval: {name}" + " (train)" * (part == "train"), str(folder), folder.exists(),
+            IMAGE_SETS[name].source,
+        )
         for name in cfg.eval.datasets
-        if name in IMAGE_SETS and (folder := root / IMAGE_SETS[name].folder)
-    ]
+        if name in IMAGE_SETS
+        for part, folder in set_folders(name, root, cfg.eval.protocols).items()
+    ]  # fmt: skip
     return (*training, *judged)
 
 

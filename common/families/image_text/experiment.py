@@ -67,7 +67,8 @@ def image_text_experiment(
         raise ValueError("an experiment needs the data of its stage, or stages of its own")
 
     def one_stage() -> Iterator[Stage]:
-        require_image_sets(cfg.eval.datasets, data_root(cfg.eval.root or cfg.data.root))
+        judged, root = cfg.eval, data_root(cfg.eval.root or cfg.data.root)
+        require_image_sets(judged.datasets, root, judged.protocols)
         assert make_data is not None
         data = make_data(build_tokenizer(cfg.model))
         monitor = "val/zeroshot_top1" if cfg.eval.validate else None

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from common.config import UserError
 from common.data.image.parts import ImagePart
 from common.engine.workspace import Workspace
 from common.evaluation.features.frozen import frozen_metrics, knn_correct, source_features
@@ -41,7 +42,12 @@ def frozen_parts(
     test: ImagePart,
     workspace: Workspace,
 ) -> FrozenParts:
-    """Features of both parts before the projector."""
+    """Features of both parts before the projector.
+
+    Raises:
+        UserError: fewer bank images than ``eval.items_k``.
+    """
+    _check_neighbours(cfg, len(bank.labels))
 
     def frozen(part: ImagePart) -> Frozen:
         features, rows = source_features(
@@ -74,7 +80,12 @@ def probes(cfg: ImageConfig, parts: FrozenParts, *, linear: bool | None = None) 
 
 
 def knn_items(cfg: ImageConfig, parts: FrozenParts) -> dict[str, Tensor]:
-    """Which test images the vote of ``eval.items_k`` neighbours finds, (M,) bool by metric name."""
+    """Which test images the vote of ``eval.items_k`` neighbours finds, (M,) bool by metric name.
+
+    Raises:
+        UserError: fewer bank images than that, without the ones that cannot be read.
+    """
+    _check_neighbours(cfg, len(parts.bank.features))
     k = cfg.eval.items_k
     correct = knn_correct(*parts.bank.labelled, *parts.test.labelled, k=k)
     return {f"knn{k}_top1": torch.tensor(correct).bool()}
@@ -104,6 +115,14 @@ def show_features(
     workspace.gallery("nearest neighbours", rows)
     workspace.figure("map", embedding_map(*parts.test.labelled, test.class_names, title))
     validation_curve(workspace)
+
+
+def _check_neighbours(cfg: ImageConfig, num_images: int) -> None:
+    if cfg.eval.items_k > num_images:
+        raise UserError(
+            f"eval.items_k={cfg.eval.items_k} neighbours of a bank of {num_images} images: set "
+            f"eval.items_k, which is one of eval.ks, to at most {num_images}"
+        )
 
 
 def _num_classes(parts: FrozenParts) -> int:

@@ -56,7 +56,7 @@ def gated_logits(
 
         l_ij = scale * sum_k q_ik g_ik^2 k_jk                                   (released code)
         l_ij = scale * <g_i q_i, g_i k_j> / (||g_i q_i|| ||g_i k_j||)           (renormalise: paper)
-        l_ij <- l_ij - alpha * <q_i, k_j>                                       (alpha)
+        l_ij <- l_ij - scale * alpha * <q_i, k_j>                        (alpha: erow/FastSSL)
 
     Source: Wu et al. 2024, arXiv 2410.18200, and its released code.
 
@@ -84,8 +84,9 @@ def gated_logits(
         query_norm = (query.square() * squared).sum(dim=1, keepdim=True)
         key_norm = squared @ key.square().T
         similarity = similarity * (query_norm * key_norm).clamp(min=1e-12).rsqrt()
-    logits = scale * similarity
-    return logits if alpha is None else logits - alpha * (query @ key.T)
+    if alpha is not None:
+        similarity = similarity - alpha * (query @ key.T)
+    return scale * similarity
 
 
 def per_positive_loss(logits: Tensor, masks: PairMasks) -> tuple[Tensor, Tensor]:
@@ -120,6 +121,7 @@ def dense_pair_loss(
     exclude_self: bool = False,
     renormalise: bool = False,
     alpha: Tensor | float | None = None,
+    row_mean: bool = False,
 ) -> Tensor:
     """Mean of `per_positive_loss` over all positive pairs of all ranks; 0 if there is none.
 
@@ -135,6 +137,8 @@ def dense_pair_loss(
         exclude_self: key i is query i and no positive of itself.
         renormalise: see `gated_logits`, as is `alpha`.
         alpha: see `gated_logits`.
+        row_mean: mean over all rows, with 0 for those without positives, of each row's mean over
+            its own positives (erow/FastSSL); False: rows with more positives weigh more.
 
     Returns:
         Scalar, this rank's share of the loss of the global batch.
@@ -153,5 +157,7 @@ def dense_pair_loss(
         gate = gate.to(queries.dtype)
         logits = gated_logits(queries, keys, gate, scale, renormalise=renormalise, alpha=alpha)
         per_row, counts = per_positive_loss(logits, masks)
+        if row_mean:
+            return rank_mean(per_row / counts.clamp(min=1))
         total = all_reduce_sum(counts.sum().to(per_row.dtype)).clamp(min=1)
         return rank_mean(per_row, num_rows=total)

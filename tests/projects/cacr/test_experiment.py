@@ -15,12 +15,11 @@ from common.engine.check import inspect
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import train
 from common.engine.sweeps.schema import read_sweep
-from common.families.images.data import eval_transform
-from common.families.images.evaluation import Frozen
-from projects.cacr import build, probe
+from projects.cacr import build
 from projects.cacr.data import (
     build_data,
     image_part,
+    local_transforms,
     num_samples,
     requirements,
     tail_classes,
@@ -29,7 +28,6 @@ from projects.cacr.data import (
 from projects.cacr.diagnostics import repulsion_weights
 from projects.cacr.evaluate import by_frequency, mechanism, per_class, views_of_test_images
 from projects.cacr.module import CACR
-from projects.cacr.probe import adam_probe
 from projects.cacr.unlabelled import nearest
 from tests.projects.cacr.conftest import HOSTS, config
 
@@ -61,7 +59,8 @@ def test_item_13_one_evaluation_reports_all_head_and_tail_for_both_losses(tmp_pa
              "knn5_top1", "knn5_head_top1", "knn5_tail_top1"}  # fmt: skip
     for loss in ("cacr", "infonce"):
         run = train("cacr", "smoke", [f"runs_dir={tmp_path}", f"method.loss={loss}",
-                                      "data.imbalance=linear", f"run_id={loss}"])  # fmt: skip
+                                      "data.imbalance=linear", f"run_id={loss}",
+                                      "eval.untrained=false"])  # fmt: skip
         metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
         assert names <= metrics.keys()
         both = (metrics["linear_probe_head_top1"] + metrics["linear_probe_tail_top1"]) / 2
@@ -139,8 +138,9 @@ def test_views_of_the_imagenet_recipe_differ_in_blur_and_solarisation():
     first, second = view_transforms(config(name="paper_imagenet").data).transforms
     assert (first.blur_prob, first.solarise_prob) == (1.0, 0.0)
     assert (second.blur_prob, second.solarise_prob) == (0.1, 0.2)
-    cfg = config(name="paper_imagenet_local_crops").data
-    assert (cfg.local_views, cfg.local_size, tuple(cfg.local_scale)) == (8, 96, (0.05, 0.4))
+    crops = local_transforms(config(name="paper_imagenet_local_crops").data).transforms
+    strengths = {(c.size, c.scale, c.blur_prob, c.solarise_prob) for c in crops}
+    assert (len(crops), strengths) == (8, {(96, (0.05, 0.4), 0.5, 0.0)})
 
 
 def test_mechanism_is_deterministic_and_equal_for_all_losses(tmp_path):
@@ -344,6 +344,16 @@ def test_check_builds_the_paper_s_model_and_names_what_is_missing(name, tmp_path
         (["data.source=folder"], "give both or neither"),
         (["data.views=1"], "data.views must be >= 2"),
         (["optim.milestones=[0.5]"], "need optim.schedule=constant"),
+        (["optim.milestones=[0.5]", "optim.schedule=constant"], "need optim.warmup_steps=0"),
+        (
+            [
+                "optim.milestones=[0.5]",
+                "optim.schedule=constant",
+                "optim.warmup_steps=0",
+                "optim.warmup_epochs=1",
+            ],
+            "and optim.warmup_epochs=0",
+        ),
         (["eval.items_k=7"], "must be one of eval.ks"),
         (["eval.split=dev"], "part of data.source=bundled"),
     ],
@@ -351,54 +361,3 @@ def test_check_builds_the_paper_s_model_and_names_what_is_missing(name, tmp_path
 def test_settings_that_do_not_fit_are_refused(overrides, message):
     with pytest.raises(UserError, match=message):
         config(*overrides)
-
-
-# -- the release's probe -------------------------------------------------------------------------
-
-
-def probed(*words, separable=True):
-    """The release's probe on features that show the class, or nothing."""
-    cfg = config("eval.adam_probe_epochs=6", *words)
-    bank, test = (image_part(cfg, part) for part in ("bank", "test"))
-    seen = []
-
-    class Encoder(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.scale = torch.nn.Parameter(torch.ones(()))
-
-        def forward(self, images):
-            seen.append(images)
-            colour = images.flatten(2).mean(2) * self.scale
-            return torch.cat([colour, colour.square()], 1) if separable else 0 * colour
-
-    encoder = Encoder().eval()
-    with torch.inference_mode():
-        features = encoder(eval_transform(cfg.data).batch(test.data.images))
-        seen.clear()
-        found, right = adam_probe(cfg, encoder, bank, Frozen(features, test.labels, test.labels))
-    assert encoder.scale.grad is None
-    return found, right, seen
-
-
-def test_adam_probe_learns_from_fresh_crops_of_the_bank_alone(monkeypatch):
-    """Every image once an epoch, the last batch kept, other crops each time; rate in steps."""
-    step, lr = torch.optim.Adam.step, []
-    monkeypatch.setattr(probe, "RATE", 0.05)
-    monkeypatch.setattr(probe, "BATCH", 100)
-    monkeypatch.setattr(
-        torch.optim.Adam, "step",
-        lambda self: lr.append(self.param_groups[0]["lr"]) or step(self),
-    )  # fmt: skip
-    found, right, seen = probed()
-    assert found["adam_probe_top1"] == pytest.approx(float(right.double().mean()))
-    assert found["adam_probe_best_top1"] >= found["adam_probe_top1"] > 2 / 8  # chance is 1 / 8
-    assert [len(images) for images in seen] == [100, 100, 56] * 6
-    first, second = (sum(x.sum(0) for x in seen[at : at + 3]) for at in (0, 3))
-    assert not torch.allclose(first, second, atol=0.1)  # other crops, not another order alone
-    assert lr == pytest.approx([0.05] * 12 + [0.01] * 3 + [0.002] * 3)
-    assert probed()[0] == found
-
-
-def test_adam_probe_on_features_without_information_stays_at_chance():
-    assert probed(separable=False)[0]["adam_probe_top1"] == pytest.approx(1 / 8, abs=0.06)

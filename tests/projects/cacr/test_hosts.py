@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.encoders.image.conv_nets import SmallAlexNet
+from common.encoders.momentum import MomentumEncoder
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
 from common.families.images.networks import build_network, embed_views, network_options
@@ -26,6 +27,14 @@ ARMS += [("momentum", ("method.loss=infonce", "method.cost=rbf"))]
 def module_of(host, *overrides):
     torch.manual_seed(0)
     return CACR(config(f"method.host={host}", *overrides))
+
+
+def with_other_keys(host, *overrides):
+    """A module whose momentum encoder has gone another way, so that keys are no queries."""
+    module = module_of(host, *overrides)
+    for parameter in getattr(module, "momentum_encoder", nn.Module()).parameters():
+        parameter.add_(0.3 * torch.randn_like(parameter))
+    return module
 
 
 @pytest.mark.usefixtures("unrendered_figures")
@@ -77,6 +86,39 @@ def test_item_14_momentum_diagnostics_are_predictions_against_keys():
     torch.testing.assert_close(found, entropy, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("host", HOSTS)
+@torch.no_grad()
+def test_item_14_positives_of_the_diagnostics_are_the_other_views(host):
+    """Checklist 14: pi+ is a softmax over the views but the first; the batch's pi- over the second."""
+    module, views = with_other_keys(host), batch()["views"]
+    found = module.losses(batch())
+    if host == "momentum":
+        query, others = embed_views(module.momentum_encoder, views)[0], module._predict(views)[1:]
+    else:
+        query = embed_views(module.network, views)[0]
+        keys = module.network if host == "batch" else module.momentum_encoder
+        others = embed_views(keys, views)[1:]
+    query, others = F.normalize(query, dim=-1), F.normalize(others, dim=-1)
+    logits = module.tau_pos * (query - others).square().sum(-1)
+    entropy = torch.special.entr(logits.softmax(0)).sum(0).mean()
+    torch.testing.assert_close(found["positive_entropy"], entropy, rtol=1e-5, atol=1e-5)
+    if host == "batch":
+        logits = -module.tau_neg * torch.cdist(query, others[0]).square()
+        pushed = logits.fill_diagonal_(-torch.inf).softmax(1)
+        entropy = torch.special.entr(pushed).sum(1).mean()
+        torch.testing.assert_close(found["negative_entropy"], entropy, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_diverged_batch_has_terms_by_which_the_training_stops(host):
+    """Guards against an error of the rank correlation in place of the one that names step and batch."""
+    diverged = batch()
+    diverged["views"][0, 0] = torch.nan
+    terms = module_of(host).losses(diverged)
+    assert len(terms) >= 5
+    assert all(value.isnan() for value in terms.values())
+
+
 def test_item_14_diagnostics_keep_their_digits_in_half_precision():
     module = module_of("batch").bfloat16()
     found = module.losses(batch(dtype=torch.bfloat16))
@@ -90,6 +132,26 @@ def test_item_7_momentum_encoder_and_weights_receive_no_gradient(host):
     module.losses(batch())["loss"].backward()
     assert all(p.grad is None for p in module.momentum_encoder.parameters())
     assert not embed_views(module.momentum_encoder, batch()["views"]).requires_grad
+
+
+@pytest.mark.parametrize(("host", "name"), [("queue", "terms"), ("momentum", "forward")])
+def test_item_7_keys_are_the_momentum_encoder_s(monkeypatch, host, name):
+    """Checklist 7: what the loss and the queue get is its output, not that of the trained network."""
+    module, seen = with_other_keys(host), []
+    call = getattr(module.objective, name)
+
+    def recorded(queries, keys, *stored):
+        seen.append(keys)
+        return call(queries, keys, *stored)
+
+    monkeypatch.setattr(module.objective, name, recorded)
+    module.losses(batch())
+    wanted = embed_views(module.momentum_encoder, batch()["views"])
+    (keys,) = seen
+    torch.testing.assert_close(torch.stack([*keys]), wanted)
+    assert not any(key.requires_grad for key in keys)
+    for rows in module._new_rows:
+        torch.testing.assert_close(rows, wanted[-1])
 
 
 def test_item_7_the_queue_holds_no_keys_of_the_batch_at_loss_time():
@@ -191,7 +253,7 @@ def test_learning_rate_falls_at_the_milestones(tmp_path):
         "cacr", "smoke",
         [f"runs_dir={tmp_path}", "optim.schedule=constant", "optim.warmup_steps=0",
          "optim.milestones=[0.5,0.84]", "trainer.keep_checkpoints=9",
-         "trainer.checkpoint_every_n_steps=1", "eval.linear_probe=false"],
+         "trainer.checkpoint_every_n_steps=1", "eval.linear_probe=false", "eval.untrained=false"],
     )  # fmt: skip
     folder = run / "checkpoints/train"
     rates = [
@@ -210,14 +272,22 @@ def test_two_processes_equal_one(two_ranks, host, words, synced):
     assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-10, atol=1e-12, **words)
 
 
+@pytest.mark.usefixtures("unrendered_figures")
 @pytest.mark.parametrize(
     ("host", "extra"),
     [("queue", ()), ("momentum", ("method.momentum_schedule=cosine", "data.local_views=2"))],
 )
-def test_resume_is_bit_identical(tmp_path, host, extra):
-    """Six steps equal three steps, a new process's state from the checkpoint, three more."""
+def test_resume_is_bit_identical(tmp_path, monkeypatch, host, extra):
+    """Six steps equal three steps, a new process's state from the checkpoint, three more; the momentum rises, or does not."""
+    update, momenta = MomentumEncoder.update, []
+
+    def recorded(self, encoder):
+        momenta.append(self.momentum)
+        update(self, encoder)
+
+    monkeypatch.setattr(MomentumEncoder, "update", recorded)
     words = [f"runs_dir={tmp_path}", "run_id=r", f"method.host={host}", *extra,
-             "trainer.keep_checkpoints=5", "eval.linear_probe=false"]  # fmt: skip
+             "trainer.keep_checkpoints=5", "eval.linear_probe=false", "eval.untrained=false"]  # fmt: skip
     run = train("cacr", "smoke", words)
     folder = run / "checkpoints/train"
     last, middle = folder / "step-00000006.ckpt", folder / "step-00000003.ckpt"
@@ -226,6 +296,9 @@ def test_resume_is_bit_identical(tmp_path, host, extra):
     (folder / "finished.json").unlink()
     assert train("cacr", "smoke", [*words, "resume=r"]) == run
     again = ckpt.load(last)["state_dict"]
+    rising = [0.9, 0.9067, 0.925, 0.95, 0.975, 0.9933]  # half a cosine from .9 to 1 in six steps
+    steps = rising if host == "momentum" else [0.9] * 6
+    assert momenta == pytest.approx(steps + steps[3:], abs=1e-4)
     assert any(name.startswith("momentum_encoder.") for name in whole)
     for name, value in whole.items():
         assert torch.equal(value, again[name]), name

@@ -226,6 +226,7 @@ def test_check_builds_the_paper_s_model_and_names_what_is_missing(name, tmp_path
     rows = inspect("coconut", name, [f"data.root={tmp_path}"])
     assert any("MISSING" in value for value in rows.values())
     assert rows["negatives per query"] == "31"
+    assert config(name=name).data.slots == ("slurp" in name)  # entities, for SLU-F1
     assert float(rows["parameters"].split()[0]) > 250  # student and teacher
 
 

@@ -212,12 +212,17 @@ def test_item_13_cells_have_equal_budgets():
             seen = own.trainer.max_steps * own.data.batch_size
             factor = float(setting) if axis == "epochs" else 1.0
             assert seen == pytest.approx(factor * steps * size, rel=0.01), (axis, setting)
-    big = config(*grid["batch_size"]["64"], name="mini")
+    big, warm, fast = (
+        config(*grid[axis][setting], name="mini")
+        for axis, setting in (("batch_size", "64"), ("temperature", "0.5"), ("lr", "3.0"))
+    )
     assert big.optim.lr == pytest.approx(2 * cfg.optim.lr)
+    assert (warm.method.temperature, warm.optim.lr) == (0.5, cfg.optim.lr)
+    assert (fast.method.temperature, fast.optim.lr) == (0.07, pytest.approx(3 * cfg.optim.lr))
 
 
 def test_item_13_runner_reports_mean_and_spread_per_loss(tmp_path):
-    """Item 13: every cell with every loss, results reused, table written."""
+    """Item 13: every cell with every loss, equal ones (batch 16, factor 1) trained once, table written."""
     cfg = config("sensitivity.batch_sizes=[8,16]", "sensitivity.temperatures=[]",
                  "sensitivity.lr_factors=[1.0]", "sensitivity.epoch_factors=[]")  # fmt: skip
     calls = []
@@ -234,7 +239,8 @@ def test_item_13_runner_reports_mean_and_spread_per_loss(tmp_path):
 
     workspace = Workspace(tmp_path / "task", "dcl", "smoke")
     result = run_sensitivity(cfg, workspace, fake)
-    assert len(calls) == 9
+    assert len(calls) == 6
+    assert result["values"]["lr"]["1.0"] == result["values"]["batch_size"]["16"]
     assert result["spread"]["batch_size"]["dcl"] == {
         "mean": 1.75, "std": pytest.approx(0.5**1.5), "min": 1.5, "max": 2.0,
     }  # fmt: skip
@@ -242,7 +248,7 @@ def test_item_13_runner_reports_mean_and_spread_per_loss(tmp_path):
     assert "| batch_size | **mean +- spread** |" in table(result)
     assert (workspace.path / "sensitivity.md").exists()
     assert run_sensitivity(cfg, workspace, fake) == result
-    assert len(calls) == 9  # nothing is trained twice
+    assert len(calls) == 6  # nothing is trained twice
 
 
 def test_item_13_other_settings_are_trained_anew(tmp_path):
@@ -274,6 +280,25 @@ def test_item_13_other_settings_are_trained_anew(tmp_path):
     assert len(set(calls)) == len(calls) == 5  # the fifth is the further temperature
 
 
+@pytest.mark.usefixtures("unrendered_figures")
+def test_item_13_mini_has_thirty_runs_a_seed(tmp_path):
+    """Item 13: thirteen cells of which four are the config itself, three losses, consecutive seeds."""
+    cfg, runs = config("seed=3", "sensitivity.num_seeds=2", name="mini"), []
+
+    def fake(project, name, overrides):
+        values = dict(word.split("=", 1) for word in overrides)
+        runs.append((values["method.loss"], values["seed"]))
+        folder = tmp_path / "runs" / project / name / values["run_id"]
+        folder.mkdir(parents=True)
+        metrics = {"knn50_top1": float(values["seed"])}
+        (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+        return folder
+
+    result = run_sensitivity(cfg, Workspace(tmp_path, "dcl", "mini"), fake)
+    assert {pair: runs.count(pair) for pair in runs} == {(x, s): 10 for x in LOSSES for s in "34"}
+    assert all(found == [3.0, 4.0] for found in result["values"]["lr"]["3.0"].values())
+
+
 def test_item_13_a_cell_is_scaled_once_and_warms_up_in_proportion():
     """Guards equal budgets: the rate is not scaled twice, warm-up is a share of the steps, GPUs count."""
     grid = cells(config(name="mini"))
@@ -284,6 +309,11 @@ def test_item_13_a_cell_is_scaled_once_and_warms_up_in_proportion():
     ):
         own = config(*grid[axis][setting], name="mini")
         assert (own.trainer.max_steps, own.optim.warmup_steps) == (steps, round(steps / 50))
+    paper = cells(
+        config(name="paper")
+    )  # warms up by epochs, which larger batches leave as they are
+    for axis, setting, epochs in (("epochs", "0.5", 5.0), ("batch_size", "64", 10.0)):
+        assert config(*paper[axis][setting], name="paper").optim.warmup_epochs == epochs
     scaled = ["optim.lr_scaling=sqrt", "optim.lr_batch=16"]
     own = config(*scaled, *cells(config(*scaled, name="mini"))["batch_size"]["64"], name="mini")
     assert scaled_optim(own.optim, 64).lr == pytest.approx(2 * own.optim.lr)

@@ -1,14 +1,17 @@
 """The three hosts as modules: what is stored when, gradients, two processes, resume."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from common.config import UserError
 from common.encoders.sync_norm import SyncBatchNorm
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
+from common.engine.trainer import check_accumulation
 from projects.dcl.module import DCL
 from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.dcl.conftest import HOSTS, LOSSES, batch, config
@@ -63,6 +66,29 @@ def test_item_2_keys_enter_the_queue_after_the_loss():
     assert module.negatives_per_query(6) == 64
 
 
+def test_moco_compares_the_first_view_with_the_momentum_encoder_s_second():
+    module = module_of("moco")
+    with torch.no_grad():
+        for parameter in module.momentum_encoder.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    key = module.momentum_encoder(batch()["view_2"])
+    wanted = module.objective(module.network(batch()["view_1"]), key, module.queue.features).loss
+    torch.testing.assert_close(module.losses(batch())["loss"], wanted)
+    torch.testing.assert_close(torch.cat(module._new_rows), key)
+
+
+@pytest.mark.parametrize(("reduction", "factor"), [("sum", 1.0), ("mean", 0.5)])
+def test_nnclr_compares_neighbours_of_a_view_with_predictions_of_the_other(reduction, factor):
+    """Both directions; neighbours are stored rows, not the projections themselves."""
+    module = module_of("nnclr", "dcl", f"method.reduction={reduction}")
+    z = module.network(torch.cat([batch()["view_1"], batch()["view_2"]]))
+    p_1, p_2 = module.predictor(z).chunk(2)
+    stored = module.support.features
+    near_1, near_2 = stored[(nn.functional.normalize(z, dim=1) @ stored.T).argmax(1)].chunk(2)
+    wanted = module.objective(near_1, p_2).loss + module.objective(near_2, p_1).loss
+    torch.testing.assert_close(module.losses(batch())["loss"], factor * wanted)
+
+
 def test_item_11_keys_and_neighbours_carry_no_gradient():
     """Item 11: momentum encoder, queue and support set receive none."""
     moco = module_of("moco")
@@ -114,6 +140,16 @@ def test_momentum_encoder_follows_after_the_step():
 def test_negatives_per_query_of_simclr():
     assert module_of("simclr").negatives_per_query(16) == 30
     assert not module_of("moco").in_batch_negatives
+
+
+def test_accumulation_is_refused_where_the_loss_looks_at_the_batch():
+    """MoCo's negatives are the queue, but DCLW's weights average to one over the batch at hand."""
+    trainer = config("trainer.accumulate_grad_batches=2").trainer
+    for loss in ("infonce", "dcl"):
+        check_accumulation(trainer, SimpleNamespace(module=module_of("moco", loss)))
+    for host, loss in (("moco", "dclw"), ("nnclr", "dcl"), ("simclr", "dcl")):
+        with pytest.raises(UserError, match="adds no negatives"):
+            check_accumulation(trainer, SimpleNamespace(module=module_of(host, loss)))
 
 
 def test_sync_batchnorm_replaces_every_norm_and_keeps_the_keys():

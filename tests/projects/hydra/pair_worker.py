@@ -28,8 +28,8 @@ def pair_run(form, local, dim, world_size):
     if form == "fused":
         loss = HydraLoss()(x, gate, labels, partners, 5.0).loss
     else:
-        options = {"exclude_self": True, "renormalise": form == "renormalised"}
-        loss = dense_pair_loss(x, x, gate, labels, partners, 5.0, **options)
+        options = {name: name == form for name in ("renormalise", "row_mean")}
+        loss = dense_pair_loss(x, x, gate, labels, partners, 5.0, exclude_self=True, **options)
     loss.backward()
     return loss.item(), x.grad, gate.grad
 

@@ -89,6 +89,7 @@ def test_only_the_second_dino_view_is_solarised():
 
 def test_orders_of_the_config_reach_the_loader():
     data = build_data(config("data.repeats=3"))
+    assert len(data.train_set) == num_samples(config("data.repeats=3")) == 3 * num_samples(config())
     batch = next(iter(data.train_dataloader()))
     assert max(Counter(batch["ids"].tolist()).values()) == 3
     data = build_data(config("data.samples_per_class=8"))

@@ -9,14 +9,18 @@ import torch.nn.functional as F
 from common.config import UserError
 from common.engine.comparison.compare import read_comparison
 from common.engine.run import train
+from common.engine.workspace import Workspace
 from common.export.safetensors import load_safetensors
 from projects.hydra import build
+from projects.hydra.evaluate import relations
 from projects.hydra.gates import BasicGate, OpenGate
 from projects.hydra.module import Hydra
 from projects.hydra.networks import HydraNet
 from projects.hydra.relations import (
     CIFAR10_PATHS,
     class_pairs,
+    class_similarity,
+    gate_overlap,
     hierarchy_paths,
     path_distances,
     subspace_precision,
@@ -90,6 +94,42 @@ def test_item_15_wordnet_distances_of_the_cifar_classes():
     assert hierarchy_paths(["a", "b"], None) is None
 
 
+@pytest.mark.usefixtures("unrendered_figures")
+def test_item_15_overlap_and_its_correlation_are_those_of_a_worked_example(tmp_path):
+    """Item 15: overlaps .2 .1 .6 of ab ac bc against distances 3 5 4: ranks 2 1 3, 1 3 2, rho -.5."""
+    net = HydraNet(3, widths=(8,), projector_dim=8, out_dim=2)
+    net.gate = OwnGates(torch.tensor([[1, 0], [0.2, 1], [0.1, 0.58]]))
+    wanted = torch.tensor([[1, 0.2, 0.1], [0.2, 1.04, 0.6], [0.1, 0.6, 0.3464]])
+    assert torch.allclose(gate_overlap(net), wanted, atol=1e-6)
+    file = tmp_path / "hierarchy.txt"
+    file.write_text("root/a\nroot/x/b\nroot/x/y/z/c\n", encoding="utf-8")
+    z, labels = F.normalize(torch.randn(6, 2), dim=1), torch.arange(6) % 3
+    cfg = config(f"eval.hierarchy={file}")
+    metrics = relations(cfg, net, z, labels, ["a", "b", "c"], Workspace(tmp_path))
+    assert metrics["gate_overlap_vs_class_distance"] == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_exported_and_class_similarities_are_those_that_were_trained(renormalise):
+    """With method.renormalise_after_gate both are cosines inside the subspace of the pair."""
+    torch.manual_seed(0)
+    net = Hydra(config(f"method.renormalise_after_gate={renormalise}")).network.eval()
+    images, labels = torch.randn(16, 3, 16, 16), torch.arange(16) % 8
+    z = F.normalize(net(images)[1], dim=1)
+
+    def similarity(i, j):
+        gate = net.gate(labels[i : i + 1], labels[j : j + 1])[0]
+        pair = gate * z[i], gate * z[j]
+        return F.cosine_similarity(*pair, dim=0) if renormalise else pair[0] @ pair[1]
+
+    with torch.no_grad():
+        found = net.similarity(images, images.roll(3, 0), labels, labels.roll(3))
+        assert torch.allclose(found[9], similarity(9, 6), atol=1e-6)
+        by_class = class_similarity(net, z, labels)
+        four = [similarity(i, j) for i in (2, 10) for j in (5, 13)]
+    assert torch.allclose(by_class[2, 5], torch.stack(four).mean(), atol=1e-6)
+
+
 def attribute_world(num_classes=6, per_class=30, dim=18):
     """Classes with three of nine attributes each; gates that know which ones a pair shares."""
     generator = torch.Generator().manual_seed(0)
@@ -97,6 +137,13 @@ def attribute_world(num_classes=6, per_class=30, dim=18):
     labels = torch.arange(num_classes * per_class) % num_classes
     z = attributes[labels] + 0.3 * torch.randn(len(labels), dim, generator=generator)
     return F.normalize(z, dim=1), labels, attributes
+
+
+class OwnGates(FixedGate):
+    """One gate per class."""
+
+    def forward(self, labels, partner_labels):
+        return self.given[labels]
 
 
 class SharedAttributes(FixedGate):
@@ -158,6 +205,12 @@ def test_item_13_frozen_simclr_trains_two_stages(tmp_path):
     assert all(torch.equal(stages["gate"][k], stages["simclr"][k]) for k in shared)
     names = ("subspace_precision", "subspace_precision_random_gate", "subspace_precision_no_gate")
     assert set(names) <= metrics_of(run).keys()
+
+
+def test_item_13_the_simclr_stage_sees_no_copies_of_an_image():
+    """Item 13: copies would be negatives of each other; the gate's stage keeps them."""
+    stages = build(config("method.frozen_simclr=true", "data.repeats=3")).stages()
+    assert [stage.data.train_set.repeats for stage in stages] == [1, 3]
 
 
 @pytest.mark.usefixtures("unrendered_figures")
@@ -260,5 +313,5 @@ def test_check_builds_the_paper_configs_and_names_what_is_missing(tmp_path):
 
     rows = inspect("hydra", "paper", [f"data.root={tmp_path}"])
     assert rows["negatives per query"] == "207"
-    assert rows["steps"] == "9,750"
+    assert rows["steps"] == "29,250"  # 50 epochs of three copies of every image
     assert any("MISSING" in value and "https://" in value for value in rows.values())

@@ -64,6 +64,35 @@ def test_item_12_all_gate_types_are_selectable():
         config("gate.type=closed")
 
 
+def test_item_12_basic_gate_is_the_sheet_s_network():
+    """Item 12: ReLU, BN, linear, ReLU, BN, linear, sigmoid; statistics as at the start."""
+    gate = gate_of().eval()
+    weights, shrink = dict(gate.named_parameters()), (1 + 1e-5) ** -0.5
+    table = weights["label_embedding.weight"]
+    x = ((table[A] + table[B]) / 2).relu() * shrink
+    x = (x @ weights["mlp.2.weight"].T + weights["mlp.2.bias"]).relu() * shrink
+    wanted = torch.sigmoid(x @ weights["mlp.5.weight"].T + weights["mlp.5.bias"])
+    assert torch.allclose(gate(A, B), wanted, atol=1e-6)
+
+
+def test_item_12_noise_of_the_gates_is_that_of_their_papers():
+    """Item 12: logit + Gumbel over temperature; mu + 0.5 + sigma * normal, cut to [0, 1]."""
+    logits = torch.linspace(-1, 1, 40).view(2, 20)
+    gumbel, stochastic = gate_of(type="gumbel", temperature=2.0), gate_of(type="stochastic")
+    torch.manual_seed(5)
+    found = gumbel.open(logits)
+    torch.manual_seed(5)
+    noise = torch.distributions.Exponential(1.0).sample(logits.shape).log()
+    assert torch.allclose(found, torch.sigmoid((logits - noise) / 2), atol=1e-6)
+    torch.manual_seed(5)
+    found = stochastic.open(logits)
+    torch.manual_seed(5)
+    wanted = (logits + 0.5 + 0.5 * torch.randn(logits.shape)).clamp(0, 1)
+    assert torch.allclose(found, wanted, atol=1e-6)
+    assert torch.allclose(gumbel.eval().open(logits), torch.sigmoid(logits / 2))
+    assert torch.allclose(stochastic.eval().open(logits), (logits + 0.5).clamp(0, 1))
+
+
 def test_penalties_push_gates_to_the_ends():
     gate = gate_of(penalty=0.5)
     half, sure = torch.full((3, 4), 0.5), torch.tensor([[0.0, 1.0]])
@@ -74,9 +103,9 @@ def test_penalties_push_gates_to_the_ends():
     assert torch.isfinite(saturated.grad).all()
     assert float(gate_of().penalty(half)) == 0.0
     stochastic = gate_of(type="stochastic", open_penalty=1.0)
-    with torch.no_grad():
+    with torch.no_grad():  # of 12 coordinates; the normal CDF at 1 is 0.841
         stochastic.mlp[-1].weight.zero_()
-        for logit, expected in ((5.0, 12.0), (-5.0, 0.0), (-0.5, 6.0)):  # of 12 coordinates
+        for logit, expected in ((5.0, 12.0), (-5.0, 0.0), (-0.5, 6.0), (0.0, 12 * 0.8413447)):
             stochastic.mlp[-1].bias.fill_(logit)
             penalty = stochastic.penalty(stochastic(A, B))
             assert float(penalty) == pytest.approx(expected, abs=1e-3)
@@ -167,8 +196,11 @@ def test_paper_networks_have_the_sheet_s_sizes():
     with torch.device("meta"):
         net = Hydra(config(name="paper")).network
         features, projections = net(torch.zeros(2, 3, 32, 32))
+        maps = net.encoder.backbone.forward_features(torch.zeros(2, 3, 32, 32))
         big = Hydra(config(name="paper_imagenet")).network
     assert features.shape == (2, 512)
+    assert net.encoder.backbone.conv1[0].weight.shape == (64, 3, 3, 3)  # deep stem
+    assert maps.shape == (2, 512, 4, 4)  # output stride 8
     assert projections.shape == (2, 256)
     assert [type(m).__name__ for m in net.projector] == [
         "Linear", "BatchNorm1d", "ReLU", "Linear", "LayerNorm",
@@ -193,7 +225,12 @@ def test_fine_tuning_starts_from_an_export_and_decays_layers(tmp_path):
     own, given = module.network.encoder.state_dict(), net.encoder.state_dict()
     assert all(torch.equal(own[k], given[k]) for k in own)
     groups = module.parameter_groups()
-    assert min(g.get("lr_scale", 1.0) for g in groups) < 0.1
+    # ten layers as in timm: stem, eight blocks, and the classifier on top at the full rate
+    assert {g.get("lr_scale", 1.0) for g in groups} == {0.5**i for i in range(10)}
+    scale = {id(p): g.get("lr_scale", 1.0) for g in groups for p in g["params"]}
+    assert scale[id(module.network.head.weight)] == 1.0
+    assert scale[id(module.network.encoder.backbone.layer4[1].conv2.weight)] == 0.5
+    assert scale[id(module.network.encoder.backbone.conv1.weight)] == 0.5**9
     grouped = [id(p) for g in groups for p in g["params"]]
     wanted = [id(p) for p in module.parameters() if p.requires_grad]
     assert sorted(grouped) == sorted(wanted)
@@ -202,6 +239,9 @@ def test_fine_tuning_starts_from_an_export_and_decays_layers(tmp_path):
 def test_wrong_settings_are_user_errors():
     cases = {
         "data.views=2": ["method.objective=simclr"],
+        "data.repeats=1": ["method.objective=simclr", "data.views=2", "data.repeats=2"],
+        "exceeds data.num_classes": ["data.samples_per_class=2"],
+        "data.test_limit is for sets": ["data.source=imagenet", "data.test_limit=50"],
         "sup_loss=true": ["method.objective=cross_entropy"],
         "needs a timm model": ["layer_decay=0.5"],
         "must divide": ["data.samples_per_class=5"],

@@ -151,7 +151,7 @@ def test_item_8_two_processes_train_as_one(two_ranks, overrides):
     assert_ranks_equal_one(two_ranks, three_steps, rtol=1e-9, atol=1e-11, overrides=overrides)
 
 
-@pytest.mark.parametrize("form", ["fused", "dense", "renormalised"])
+@pytest.mark.parametrize("form", ["fused", "dense", "renormalise", "row_mean"])
 def test_item_8_two_ranks_give_loss_and_gradient_of_one(two_ranks, form):
     """Item 8: keys are gathered with gradient, masks use the labels of all ranks."""
     whole = pair_run(form, 16, 6, 1)
@@ -228,10 +228,28 @@ def test_renormalised_logits_are_cosines_in_the_subspace():
 def test_alpha_subtracts_the_open_similarity_and_is_learned():
     z, gate = F.normalize(torch.randn(5, 6), dim=1), torch.rand(5, 6)
     plain = gated_logits(z, z, gate, 10.0)
-    assert torch.allclose(gated_logits(z, z, gate, 10.0, alpha=2.0), plain - 2 * z @ z.T, atol=1e-5)
+    found = gated_logits(z, z, gate, 10.0, alpha=2.0)
+    assert torch.allclose(found, plain - 10 * 2 * z @ z.T, atol=1e-5)  # both are scaled
     module = module_of("method.alpha=0.5")
     module.losses(batch_of())["loss"].backward()
     assert module.alpha.grad.abs() > 0
+
+
+@pytest.mark.parametrize("row_mean", [False, True])
+def test_rows_weigh_by_their_positives_or_equally(row_mean):
+    """`row_mean`: each row by its own number of positives, then all rows, empty ones as 0."""
+    labels, partners = torch.tensor([0, 0, 0, 1, 2]), torch.tensor([1, 2, 7, 0, 0])
+    z, gate = F.normalize(torch.randn(5, 6), dim=1), torch.rand(5, 6)
+    masks = pair_masks(labels, partners, labels)
+    per_row, counts = per_positive_loss(gated_logits(z, z, gate, 10.0), masks)
+    assert counts.tolist() == [1, 1, 0, 3, 3]
+    own = per_row[0] + per_row[1] + per_row[3] / 3 + per_row[4] / 3
+    wanted = own / 5 if row_mean else per_row.sum() / 8
+    module = module_of(f"method.row_mean={row_mean}", "method.exclude_self=false")
+    module.network.gate = FixedGate(gate)
+    batch = {"labels": labels, "partner_labels": partners}
+    found = module.gated_pairs(z, None, batch, torch.tensor(10.0))["objective"]
+    assert torch.allclose(found, wanted, rtol=1e-5)
 
 
 def test_excluding_the_sample_itself_is_a_switch():

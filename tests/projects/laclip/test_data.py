@@ -195,6 +195,16 @@ def test_item_16_word_level_augmentation_instead_of_rewrites(official, kind):
         assert not any("says" in text for text in texts)
 
 
+@pytest.mark.parametrize(
+    "options", [["data.augmentation=eda", "data.num_rewrites=2"], ["data.augmentation=none"]]
+)
+def test_a_share_of_altered_captions_needs_captions_that_are_altered_anew(official, options):
+    """Fixed versions are all altered and rewrites are no alterations: the share would do nothing."""
+    csv_config(official, *options)
+    with pytest.raises(UserError, match=r"data\.augment_prob is of captions that are altered"):
+        csv_config(official, *options, "data.augment_prob=0.5")
+
+
 def test_item_16_number_of_fixed_versions_is_a_switch(official):
     """Item 16: M altered versions beside the caption, the same at every access; 0 is CLIP."""
     for count in (0, 1, 3):

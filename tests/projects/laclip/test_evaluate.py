@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from common.config import UserError
 from common.data.image.sources import CachedImages
-from common.data.image_text.captions import CaptionFiles, CaptionLists
+from common.data.image_text.captions import CaptionedImages, CaptionFiles, CaptionLists
 from common.data.image_text.drawings import words
 from common.data.lookup import bundled
 from common.data.packed import Packed
@@ -27,6 +27,7 @@ from projects.laclip.evaluate import (
     recall,
     training_pairs,
 )
+from projects.laclip.module import LaCLIP
 from tests.projects.laclip.conftest import config
 
 COLOURS = ("red", "green", "blue")
@@ -155,6 +156,43 @@ def test_drawn_texts_are_those_of_training(words, altered, texts):
     found = drawn_texts(pairs, epochs=12, step=2)
     assert altered[0] <= found["text_altered_share"] <= altered[1]
     assert texts[0] <= found["texts_per_image"] <= texts[1]
+
+
+def test_image_sets_of_the_config_are_judged_on_the_pool_too(tmp_path, monkeypatch):
+    """`eval.datasets` beside the drawings, in evaluation mode."""
+    cfg = config("eval.datasets=[cifar10]")
+    module = LaCLIP(cfg).train()
+    for name in ("held_out", "training_pairs", "show"):
+        monkeypatch.setattr(evaluate, name, lambda *_: None)
+    zeros = dict.fromkeys(evaluate.UNTRAINED, 0.0)
+    for name in ("pool_metrics", "loss_gap", "drawn_texts"):
+        monkeypatch.setattr(evaluate, name, lambda *_: zeros)
+    judge = lambda names: {f"{n}_training": float(module.training) for n in names}  # noqa: E731
+    monkeypatch.setattr(evaluate, "protocol", lambda *_: judge)
+    found = evaluate.evaluate_drawings(cfg, module, Workspace(tmp_path), lambda: LaCLIP(cfg))
+    assert found["cifar10_training"] == 0
+
+
+@pytest.mark.parametrize(("drawings", "judged"), [(600, 256), (300, 256), (200, 128), (100, None)])
+def test_trained_names_are_judged_in_whole_batches_none_twice(drawings, judged, monkeypatch):
+    """300 held-out drawings: as many batches of training drawings as there are, at most two."""
+    number = torch.arange(drawings)
+    pixels = torch.stack([number // 256, number % 256, 0 * number], 1)[..., None, None].byte()
+    pairs = CaptionedImages(
+        CachedImages(pixels, None), CaptionLists([["x"]] * drawings), None, seed=0
+    )
+    rows = [{"name": "y"}] * 300
+    held = HeldOut(rows, torch.zeros(300, 1, 1, 1), [], [], torch.tensor([]), [], [])
+    seen = []
+    encode = Encoders(lambda pixels: pixels, lambda texts: texts)
+    monkeypatch.setattr(evaluate, "encoders", lambda *_: encode)
+    monkeypatch.setattr(evaluate, "pair_loss", lambda _, i, t: float(seen.append((i, t)) or 1))
+    found = evaluate.loss_gap(config(), None, held, pairs)
+    assert found["pair_loss_test"] == 1
+    assert ("pair_loss_train" in found) == ("loss_gap" in found) == (judged is not None)
+    if judged:
+        shown = [image for images, names in seen if names[0] == "x" for image in images.tolist()]
+        assert len(shown) == len({str(image) for image in shown}) == judged
 
 
 def test_raw_pixels_learn_words_from_the_pictures_they_name(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from PIL import Image
 from common.config import UserError
 from common.engine.run import module_of_run, train
 from common.engine.workspace import Workspace
+from common.families.image_text.data import requirements
 from common.families.image_text.evaluation import UNSEEN_TEMPLATES
 from projects.laclip import build
 from projects.laclip.module import LaCLIP
@@ -92,6 +93,19 @@ def test_evaluation_sets_are_asked_for_before_training(official):
     assert "cifar-10-batches-py" in str(error.value)
     with pytest.raises(UserError, match="did you mean 'cifar10'"):
         next(build(csv_config(official, "eval.datasets=[cifar_10]")).stages())
+
+
+def test_training_parts_of_evaluation_sets_are_asked_for_before_training(official):
+    """A linear probe on ImageNet needs its training images, zero-shot does not."""
+    (official / "imagenet/val").mkdir(parents=True)
+    cfg = csv_config(official, "eval.datasets=[imagenet]", "eval.protocols=[zeroshot,linear_probe]")
+    with pytest.raises(UserError, match="imagenet/train does not exist"):
+        next(build(cfg).stages())
+    needs = {need.name: need.present for need in requirements(cfg)}
+    assert (needs["eval: imagenet"], needs["eval: imagenet (train)"]) == (True, False)
+    zeroshot = csv_config(official, "eval.datasets=[imagenet]")
+    next(build(zeroshot).stages())
+    assert "eval: imagenet (train)" not in {need.name for need in requirements(zeroshot)}
 
 
 @pytest.fixture

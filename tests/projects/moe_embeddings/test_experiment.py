@@ -405,3 +405,10 @@ def test_the_comparison_has_the_paper_s_arms():
     assert {"dense", "moe", "wrong_routing"} == set(default_arms(spec))
     assert "moe > untrained and moe > raw" in {claim["claim"] for claim in spec.claims}
     assert {"single@cisi", "single@npl", "single@esco", "one_layer", "sentence"} <= set(spec.arms)
+
+
+def test_validation_of_a_diverged_encoder_ends_the_run_in_words():
+    module = module_of()
+    module.validation.seen = [(float("nan"), 1, 0.5), (0.1, 0, float("nan"))]
+    with pytest.raises(UserError, match=r"diverged: lower optim\.lr"):
+        module.validation.result()

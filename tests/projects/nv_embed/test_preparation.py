@@ -198,7 +198,7 @@ def test_overlap_task_writes_the_sets_without_it(tmp_path):
         for i, text in enumerate(TRAINED)
     ]
     (tmp_path / "nq.jsonl").write_text("\n".join(map(json.dumps, pairs)))
-    (tmp_path / "test.txt").write_text("\n".join(TESTED))
+    (tmp_path / "test.txt").write_text("\ufeff" + "\n".join(TESTED), "utf-8")
 
     def run(*overrides):
         sets = f"data.sets={{emotion: {{path: {tmp_path}/emotion.jsonl}}, nq: {{path: {tmp_path}/nq.jsonl, layout: records}}}}"

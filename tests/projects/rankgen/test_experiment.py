@@ -295,6 +295,14 @@ def test_halves_are_written_for_the_generator(tmp_path, books):
     assert found[0] | found[1] == {"four", "one", "three", "two"}
 
 
+def test_windows_go_where_the_user_says(tmp_path, books, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cfg = config(*books, "window.output=~/own/windows.jsonl")
+    assert write_windows(cfg, Workspace(tmp_path / "task")) == tmp_path / "own/windows.jsonl"
+    with pytest.raises(UserError, match="is a folder"):
+        write_windows(config(*books, "window.output=~/own"), Workspace(tmp_path / "task"))
+
+
 def test_the_halves_do_not_take_each_other_s_place(tmp_path, books):
     """Guards against a second TASK=windows that overwrites the first."""
     workspace = Workspace(tmp_path / "task")

@@ -1,4 +1,4 @@
-"""Data, probes, evaluation and export as the commands drive them (items 7, 8, 13)."""
+"""Data, evaluation and export as the commands drive them (items 7, 8, 13)."""
 
 import json
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2.functional import to_pil_image
 
 from common.config import UserError
 from common.data.paired_sets.pairs import PixelStore, SetPair
@@ -15,20 +16,11 @@ from common.engine.comparison.compare import read_comparison
 from common.engine.run import train
 from common.engine.workspace import Workspace
 from projects.sepclr import build
+from projects.sepclr import data as data_of_sepclr
 from projects.sepclr.augment import eval_transform, rescaled, rotated, train_transform
 from projects.sepclr.data import build_data, num_samples, set_pair
 from projects.sepclr.evaluate import features
 from projects.sepclr.module import SepCLR
-from projects.sepclr.networks import Codes
-from projects.sepclr.probes import (
-    auc,
-    class_probe,
-    code_entropies,
-    dimension_correlations,
-    number_probe,
-    separation_error,
-    space_probes,
-)
 from tests.projects.sepclr.conftest import SUPERVISED, config, module_of
 
 PAPERS = (
@@ -100,105 +92,6 @@ def test_item_8_probes_see_plain_images_before_the_projector_in_eval_mode(tmp_pa
     torch.testing.assert_close(codes.common_head, head)
     with torch.no_grad():
         assert not torch.allclose(module.encode(plain)[0], common, atol=1e-3)
-
-
-def pair_of(rows=80):
-    """Object and digit are independent; the second half of the rows are targets."""
-    index = torch.arange(rows)
-    target = index >= rows // 2
-    return SetPair(
-        PixelStore(torch.zeros(rows, 3, 2, 2, dtype=torch.uint8)), target,
-        {"digit": torch.where(target, index // 2 % 4, -1)},
-        {"object": index % 2, "age": (index % 2).float()},
-    )  # fmt: skip
-
-
-def perfect_codes(pair):
-    """Common code: the object; salient code: the digit and the set."""
-    common = torch.nn.functional.one_hot(pair.common["object"]).float()
-    salient = torch.nn.functional.one_hot(pair.salient["digit"] + 1, 5).float()
-    return Codes(common, common, salient, salient)
-
-
-def test_perfect_codes_have_no_separation_error():
-    pair = pair_of()
-    found = space_probes((pair, perfect_codes(pair)), (pair, perfect_codes(pair)))
-    values = {name: probe.value for name, probe in found.items()}
-    assert values["object_from_common"] == values["digit_from_salient"] == 1
-    assert values["domain_from_salient"] == 1
-    assert values["digit_from_common"] == pytest.approx(0.25)
-    assert values["object_from_salient"] == values["domain_from_common"] == 0.5
-    assert values["age_from_common"] == pytest.approx(0, abs=1e-6)
-    assert values["age_from_salient"] == pytest.approx(found["age_from_salient"].chance, abs=1e-6)
-    assert separation_error(found, pair.salient) == pytest.approx(0)
-
-
-def test_leaking_codes_are_found_out():
-    """The twin: codes that hold everything are as wrong as chance is far from certainty."""
-    pair = pair_of()
-    both = torch.cat([perfect_codes(pair).common_rep, perfect_codes(pair).salient_rep], 1)
-    codes = Codes(both, both, both, both)
-    found = space_probes((pair, codes), (pair, codes))
-    assert found["digit_from_common"].value == 1
-    assert separation_error(found, pair.salient) == pytest.approx((0.75 + 0.5 + 0.5) / 6)
-
-
-def test_domain_probe_may_read_the_heads():
-    pair = pair_of()
-    codes = perfect_codes(pair)._replace(salient_head=torch.zeros(80, 3))
-    part = (pair, codes)
-    assert space_probes(part, part)["domain_from_salient"].value == 1
-    assert space_probes(part, part, domain_from_heads=True)["domain_from_salient"].value == 0.5
-
-
-def test_probes_agree_with_scikit_learn():
-    from sklearn.linear_model import LinearRegression, LogisticRegression
-    from sklearn.metrics import balanced_accuracy_score
-
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((300, 6))
-    y = (x @ rng.standard_normal((6, 3)) + rng.standard_normal((300, 3))).argmax(1)
-    fit, test = slice(0, 200), slice(200, 300)
-    tensors = [(torch.from_numpy(x[part]), torch.from_numpy(y[part])) for part in (fit, test)]
-    model = LogisticRegression(max_iter=1000).fit(x[fit], y[fit])
-    found = class_probe(*tensors, 3, standardize=False)
-    assert found.value == pytest.approx(model.score(x[test], y[test]), abs=0.011)
-    balanced = class_probe(*tensors, 3, balanced=True, standardize=False)
-    wanted = balanced_accuracy_score(y[test], model.predict(x[test]))
-    assert balanced.value == pytest.approx(wanted, abs=0.02)
-    z = x @ rng.standard_normal(6) + 3
-    tensors = [(torch.from_numpy(x[part]), torch.from_numpy(z[part])) for part in (fit, test)]
-    line = LinearRegression().fit(x[fit], z[fit])
-    wanted = np.abs(line.predict(x[test]) - z[test]).mean()
-    assert number_probe(*tensors, standardize=False).value == pytest.approx(wanted, abs=1e-8)
-
-
-def test_auc_counts_pairs():
-    scores = torch.tensor([0.1, 0.9, 0.8, 0.2])
-    target = torch.tensor([False, True, True, False])
-    assert auc(scores, target) == 1.0
-    assert auc(-scores, target) == 0.0
-
-
-def test_entropies_show_dependence():
-    torch.manual_seed(0)
-    code, target = torch.randn(200, 3), torch.ones(200, dtype=torch.bool)
-    code = torch.nn.functional.normalize(code, dim=1)
-    independent = torch.nn.functional.normalize(torch.randn(200, 3), dim=1)
-    same = code_entropies(Codes(code, code, code, code), target, 0.5)
-    apart = code_entropies(Codes(code, code, independent, independent), target, 0.5)
-    gap = same["kernel_mutual_information"] - apart["kernel_mutual_information"]
-    assert gap > 0.3
-    assert same["joint_entropy"] < apart["joint_entropy"]
-
-
-def test_dimension_correlations_find_the_own_dimension():
-    torch.manual_seed(0)
-    y = torch.rand(100, 2)
-    salient = torch.stack([-3 * y[:, 0], y[:, 1] + 1], 1)
-    matrix = dimension_correlations(salient, {"a": y[:, 0], "b": y[:, 1]})
-    torch.testing.assert_close(matrix.diagonal(), torch.ones(2, dtype=torch.float64))
-    assert float(matrix[0, 1]) < 0.4
 
 
 @pytest.mark.usefixtures("unrendered_figures")
@@ -287,23 +180,13 @@ def test_attributes_come_with_a_plain_first_view():
     assert batch["factors"][:, 0].tolist() == pair.salient["corner"][[1, 2]].tolist()
 
 
-def test_rotation_turns_and_rescaling_spans_the_unit_interval():
+def test_rotation_turns_and_vertical_flips_turn_upside_down():
     image = torch.zeros(2, 3, 8, 8)
     image[:, :, 0, 0] = 1
     turned = rotated(image, torch.tensor([0.0, torch.pi / 2]))
     torch.testing.assert_close(turned[0], image[0])
     corners = [(0, 7), (7, 0)]
     assert sorted(float(turned[1, 0, a, b]) for a, b in corners) == pytest.approx([0, 1], abs=1e-5)
-    scaled = rescaled(torch.rand(3, 3, 8, 8))
-    assert scaled.amin((1, 2, 3)).tolist() == [0.0] * 3
-    assert scaled.amax((1, 2, 3)).tolist() == pytest.approx([1.0] * 3)
-    data = config("data.rescale=minmax", "data.vertical_flip_prob=1.0").data
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 20, 3), np.uint8))
-    rng = np.random.default_rng(0)
-    for transform, generator in ((train_transform(data), rng), (eval_transform(data), None)):
-        one = transform.one(picture, generator)
-        assert one.shape == (3, 16, 16)
-        assert float(one.max()) == pytest.approx(1.0)
     plain = config().data
     flipped = config("data.vertical_flip_prob=1.0").data
     images = torch.randint(0, 255, (2, 3, 16, 16)).byte()
@@ -312,6 +195,66 @@ def test_rotation_turns_and_rescaling_spans_the_unit_interval():
         for d in (plain, flipped)
     ]
     assert torch.equal(views[0].flip(2), views[1])
+
+
+@pytest.mark.parametrize(
+    ("source", "reader", "test_sizes"),
+    [
+        ("celeba", "celeba_accessories", None),
+        ("chexpert", "chexpert_subtypes", None),
+        ("odir", "odir_subtypes", {-1: 6, 0: 2, 1: 1, 2: 1}),
+        ("volumes", "volume_folders", {False: 12, True: 8}),
+    ],
+)
+def test_parts_are_the_shares_of_the_release(source, reader, test_sizes, monkeypatch):
+    """Item 15: 20 % of CelebA, 10 % of CheXpert and ODIR; of ODIR a tenth of each disease."""
+    disease = torch.tensor([-1] * 60 + [0] * 20 + [1] * 10 + [2] * 10)
+    pixels = torch.arange(100).byte()[:, None, None, None].expand(-1, 3, 1, 1)
+    pair = SetPair(PixelStore(pixels), disease >= 0, {"disease": disease}, {})
+    monkeypatch.setattr(data_of_sepclr, reader, lambda *_, **__: pair)
+    backbone = "convnet3d" if source == "volumes" else "convnet"
+    cfg = config(f"data.source={source}", f"model.backbone={backbone}")
+    train, test = (set_pair(cfg, part) for part in ("train", "test"))
+    share = 10 if source in ("chexpert", "odir") else 20
+    assert (len(train), len(test)) == (100 - share, share)
+    rows = torch.cat([train.samples.pixels, test.samples.pixels])[:, 0, 0, 0]
+    assert sorted(rows.tolist()) == list(range(100))
+    if test_sizes:
+        strata = (test.target if source == "volumes" else test.salient["disease"]).tolist()
+        assert {value: strata.count(value) for value in test_sizes} == test_sizes
+
+
+def test_noise_is_grey_and_falls_on_its_share_of_the_images():
+    """The generator's coin decides for each image; the deviation is that of the config."""
+    data = config("data.noise=2", "data.noise_prob=0.5", "data.jitter_prob=0").data
+    images = torch.full((40, 3, 16, 16), 51, dtype=torch.uint8)
+    grain = train_transform(data).batch(images, [np.random.default_rng(i) for i in range(40)]) - 0.2
+    noisy = grain.abs().amax((1, 2, 3)) > 1e-3
+    assert 10 < int(noisy.sum()) < 30
+    assert float(grain[noisy].std()) == pytest.approx(2, rel=0.05)
+    torch.testing.assert_close(grain[:, :1].expand(-1, 3, -1, -1), grain)
+
+
+def test_rescaling_is_the_release_s_fixed_map_before_the_augmentation():
+    """All images share the scale of the released ODIR set; a dark one stays dark."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 20, 20, 3), np.uint8)  # RGB
+    images[0, 0, 0], images[0, 0, 1], images[1] = 0, 255, images[1] // 4
+    # BGR and moments of [0, 1] on bytes, as cv2 and the release have them
+    found = (images[..., ::-1] - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225]
+    found = (found - found.min()) / (0.001 + (found - found.min()).max())
+    pixels = torch.from_numpy(images.copy()).permute(0, 3, 1, 2)
+    wanted = torch.from_numpy(found[..., ::-1].copy()).permute(0, 3, 1, 2)
+    ours = rescaled(pixels)
+    assert float((ours / 255 - wanted).abs().max()) < 0.51 / 255
+    on, off = (config(f"data.rescale={x}", "data.rotation=20").data for x in ("minmax", "none"))
+    rngs = [[np.random.default_rng(i) for i in range(3)] for _ in range(3)]
+    views = train_transform(on).batch(pixels, rngs[0])
+    assert torch.equal(views, train_transform(off).batch(ours, rngs[1]))
+    torch.testing.assert_close(eval_transform(on).batch(pixels), eval_transform(off).batch(ours))
+    picture, mapped = Image.fromarray(images[1]), to_pil_image(ours[1])
+    one = train_transform(on).one(picture, rngs[2][1])
+    assert torch.equal(one, train_transform(off).one(mapped, np.random.default_rng(1)))
 
 
 # -- the commands --------------------------------------------------------------------------------

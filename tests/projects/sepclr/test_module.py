@@ -6,6 +6,11 @@ import torch
 from common.config import UserError
 from common.engine import checkpoint as ckpt
 from common.engine.run import train
+from common.losses.auxiliary.independence import gaussian_kl
+from common.losses.functional.geometry import alignment, uniformity
+from common.losses.functional.sepclr import attribute_loss, k_jem, sepclr_terms
+from common.losses.functional.two_view import nt_xent
+from common.losses.output import unit
 from projects.sepclr.networks import Codes, Decoder, build_network
 from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.sepclr.conftest import LEAKAGES, SUPERVISED, batch, config, module_of
@@ -18,6 +23,11 @@ ARMS = {
     "vae": ("method.objective=vae",),
     "supervised": SUPERVISED,
 }
+UNUSUAL = (
+    "method.bandwidth=0.3", "method.temperature=0.2", "method.common_uniformity=1.5",
+    "method.salient_weight=7", "method.background_weight=3", "method.leakage_weight=5",
+    "method.attribute_bandwidth=0.04", "method.kl_weight=0.7",
+)  # fmt: skip
 
 
 def test_item_1_the_encoders_share_nothing():
@@ -59,6 +69,47 @@ def test_item_10_batches_of_one_set_are_finite(arm, targets):
     assert all(torch.isfinite(value) for value in terms.values())
     grads = [p.grad for p in module.parameters() if p.grad is not None]
     assert all(torch.isfinite(g).all() for g in grads)
+
+
+def expected_loss(module, data):
+    """The functional terms at the weights and widths of `UNUSUAL`."""
+    target, network = data["target"], module.network
+    if module.method.objective == "vae":
+        images, both = torch.cat([data["view_1"], data["view_2"]]), target.repeat(2)
+        (c, c_log), (s, s_log) = network.common(images), network.salient(images)
+        torch.manual_seed(1)
+        drawn = [m + torch.randn_like(m) * (log / 2).exp() for m, log in ((c, c_log), (s, s_log))]
+        decoded = network.decode(drawn[0], drawn[1] * both[:, None])
+        kl = (gaussian_kl(c, c_log) + both * gaussian_kl(s, s_log)).mean()
+        return (decoded - images).square().sum((1, 2, 3)).mean() + 0.7 * kl
+    views = [network(data[view]) for view in ("view_1", "view_2")]
+    common, salient = [v.common_head for v in views], [v.salient_head for v in views]
+    c = [unit(x) for x in common]
+    if module.method.objective == "simclr":
+        return nt_xent(c[0], c[1], 1 / 0.2).loss
+    if module.method.objective == "supervised":
+        uniform = (uniformity(c[0], 0.3) + uniformity(c[1], 0.3)) / 2
+        salient_term = attribute_loss(
+            salient[0], target, data["factors"], [False], attribute_tau=0.04, tau=0.3
+        )
+        penalty = k_jem(common[:1], salient[:1], target, 0.3)
+        return alignment(c[0], c[1], 0.3) + 1.5 * uniform + 7 * salient_term + 5 * penalty
+    t = sepclr_terms(common, salient, target, 0.3)
+    return (
+        t.common_align + 1.5 * t.common_uniform + 7 * (t.salient_align + 2 * t.salient_uniform)
+        + 3 * t.salient_reg + 5 * k_jem(common, salient, target, 0.3)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("arm", ["kjem", "supervised", "simclr", "vae"])
+def test_item_9_weights_and_widths_of_the_config_reach_the_objective(arm):
+    """Items 9, 13: no value of `method` is the default one."""
+    module = module_of(*ARMS[arm], "method.discrete=[]", *UNUSUAL)
+    data = batch(num_factors=1)
+    data["factors"] = data["factors"] / 10
+    torch.manual_seed(1)
+    found = module.losses(data)["loss"]
+    torch.testing.assert_close(found, expected_loss(module, data))
 
 
 def test_item_9_the_loss_is_the_weighted_sum_of_its_terms():

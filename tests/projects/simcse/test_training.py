@@ -146,7 +146,9 @@ def test_masks_do_not_depend_on_the_batch():
     views = train_set(cfg, encoder(cfg).tokenizer)
     whole, alone = views[[(3, 1), (5, 1)]], views[[(5, 1)]]
     width = alone["mlm_labels"].shape[1]
-    assert torch.equal(whole["mlm_labels"][1, :width], alone["mlm_labels"][0])
+    for name in ("mlm_labels", "mlm_input_ids"):
+        assert torch.equal(whole[name][1, :width], alone[name][0])
+    assert (whole["mlm_labels"][1, width:] == -100).all()
 
 
 def test_truncation_is_for_training_only():

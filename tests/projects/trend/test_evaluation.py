@@ -143,12 +143,12 @@ def test_baselines_report_what_the_arms_do(tmp_path):
 
 
 def test_the_median_of_a_direction():
-    """Rays ahead end at 2, 4 and 9 m, one to the left at 5 m; behind nothing is known."""
+    """Rays ahead end at 2, 4 and 9 m, one to the left at 5 m; the third stands for four; behind nothing is known."""
     rays = {"directions": np.array([[1, 0.01, 0.01]] * 3 + [[0, 1, 0.01]]), "ranges": np.array([2, 4, 9, 5.0])}  # fmt: skip
-    target = type("T", (), {"rays": rays})
+    target = type("T", (), {"rays": rays, "weight": np.array([1, 1, 4, 1])})
     table = baselines._median_table([type("H", (), {"targets": [target]})])
     cells = baselines._cell(np.array([[1, 0.02, 0.01], [0, 1, 0.01], [-1, 0.01, 0.01]]))
-    assert table[cells].tolist() == [4, 5, 4.5]
+    assert table[cells].tolist() == [9, 5, 9]
 
 
 def test_the_comparisons_differ_in_pretraining_alone():

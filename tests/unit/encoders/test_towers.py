@@ -66,8 +66,17 @@ def test_official_init_is_the_linear_default_in_the_blocks_only():
     assert official.trunk.blocks[0].attn.qkv.bias.abs().max() > 0
     assert default.trunk.blocks[0].attn.qkv.weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert default.trunk.blocks[0].attn.qkv.bias.abs().max() == 0
-    for name in ("pos_embed", "cls_token", "patch_embed.proj.weight"):
+    for name in ("pos_embed", "patch_embed.proj.weight"):
         assert torch.equal(default.trunk.state_dict()[name], official.trunk.state_dict()[name])
+
+
+def test_official_init_draws_the_class_token_like_the_release_s_timm():
+    tokens = [
+        QKNormViT(16, 8, width=600, depth=0, heads=3, official_init=official).trunk.cls_token
+        for official in (False, True)
+    ]
+    assert tokens[0].std().item() < 1e-5
+    assert tokens[1].std().item() == pytest.approx(0.02, rel=0.15)
 
 
 @pytest.mark.parametrize(

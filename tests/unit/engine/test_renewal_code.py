@@ -192,8 +192,9 @@ def test_the_earlier_code_has_to_be_that_of_the_result(tmp_path):
 
     same = stub_tree(tmp_path / "same", text=text)
     steps = run.config().trainer.max_steps
-    assert check(same) == (CODE, set())
-    assert check(same, ["trainer.max_steps=4"]) == (CODE, set())
+    base = {"": "mini"}
+    assert check(same) == (CODE, base, set())
+    assert check(same, ["trainer.max_steps=4"]) == (CODE, base, set())
     with pytest.raises(UserError, match="other000.*is not that of the result.*VERIFY=<commit>"):
         check(stub_tree(tmp_path / "other", "other000", text))
     # other code in what no run here can have executed
@@ -212,12 +213,40 @@ def test_the_earlier_code_has_to_be_that_of_the_result(tmp_path):
     changed = text.replace(f"max_steps: {steps}", "max_steps: 12345")
     result["arms"][run.arm]["config_hash"] = sha256(changed.encode()).hexdigest()[:8]
     other = stub_tree(tmp_path / "steps", text=changed)
-    assert check(other) == (CODE, set())
+    assert check(other) == (CODE, base, set())
     with pytest.raises(UserError, match=rf"trainer.max_steps was 12345 and is {steps}"):
         check(other, ["trainer.max_steps=4"])
     (tmp_path / "same/common/registry.py").write_text("raise ImportError('no such library')")
     with pytest.raises(UserError, match=r"cccccccccc does not start.*no such library"):
         check(same)
+
+
+def test_the_arms_base_may_have_got_another_name_before_its_settings_changed(tmp_path):
+    """The result names a config that is another one at the commit: today's base has the arms' settings there."""
+    run = planned(tmp_path)
+    text = to_yaml(run.config())
+    tree = stub_tree(tmp_path / "tree")
+    result = {
+        "name": "", "base": "mini_of_then", "seeds": [run.seed], "code": CODE, "hardware": {"gpu": None},
+        "arms": {run.arm: {"config_hash": sha256(text.encode()).hexdigest()[:8]}},
+    }  # fmt: skip
+
+    def check(texts):
+        (tree / "common/config.py").write_text(
+            f"def load(_, __, base, ___): return {texts!r}[base]\ndef to_yaml(text): return text\n"
+        )
+        return earlier.check_earlier(
+            PROJECT, result, [(run.spec, [run.arm], [run])], tree, "c" * 40, []
+        )
+
+    assert check({"mini_of_then": text + "new: 1\n", run.spec.base: text})[1] == {"": run.spec.base}
+    assert check({run.spec.base: text})[1] == {"": run.spec.base}
+    assert check({"mini_of_then": text, run.spec.base: "new: 1\n"})[1] == {"": "mini_of_then"}
+    assert check({"mini_of_then": text})[1] == {"": "mini_of_then"}
+    with pytest.raises(UserError, match="is not that of the result"):
+        check({run.spec.base: "new: 1\n"})
+    with pytest.raises(UserError, match=r"does not start: KeyError"):
+        check({})
 
 
 @pytest.fixture
@@ -238,7 +267,7 @@ def renewal(tmp_path, monkeypatch):
     monkeypatch.setattr(earlier, "planned_again", lambda *_: [(spec, [run.arm], [run])])
     monkeypatch.setattr(earlier, "published_by", lambda _: "c" * 40)
     monkeypatch.setattr(earlier, "copy_tree", lambda _, root: root.mkdir(parents=True))
-    monkeypatch.setattr(earlier, "check_earlier", lambda *_: (CODE, set()))
+    monkeypatch.setattr(earlier, "check_earlier", lambda *_: (CODE, {"": "mini"}, set()))
     found = SimpleNamespace(run=run, path=path, card=card, asked=[], score={})
     found.settings = ["trainer.max_steps=4", f"runs_dir={tmp_path / 'runs'}"]
 

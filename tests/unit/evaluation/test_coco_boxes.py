@@ -1,6 +1,7 @@
 """Average precision of boxes: figures of pycocotools and of the LVIS API, recorded on a fixture."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -76,6 +77,39 @@ def test_coco_figures_are_those_of_pycocotools():
     none = box_metrics(truth, [])
     assert none["ap"] == 0
     assert math.isnan(box_metrics(truth, found, groups={"absent": [8]})["ap_absent"])
+
+
+def sizes() -> dict:
+    """Class 1 with a small and a middling object, class 2 with a crowd, class 3 on the edge of two sizes."""
+    rows = [(1, 10, 10, 0), (1, 50, 50, 0), (2, 50, 50, 1), (3, 32, 32, 0)]
+    return {
+        "images": [{"id": 1, "height": 200, "width": 200}],
+        "annotations": [{"id": i, "image_id": 1, "category_id": c, "bbox": [0, 0, w, h], "area": w * h, "iscrowd": crowd} for i, (c, w, h, crowd) in enumerate(rows, 1)],
+        "categories": [{"id": c, "name": f"c{c}"} for c in (1, 2, 3)],
+    }  # fmt: skip
+
+
+GROUPS = {"sized": [1], "crowd": [2], "edge": [3]}
+
+
+def test_without_detections_only_what_has_objects_is_zero(monkeypatch):
+    """No detection is found neither among objects of a size that there are none of, nor in crowds."""
+    monkeypatch.setattr(coco_boxes, "_library", lambda: SimpleNamespace(COCO=lambda content: None))
+    got = box_metrics(sizes(), [], groups=GROUPS)
+    zero = {"ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_sized", "ap50_sized", "ap_edge", "ap50_edge"}  # fmt: skip
+    assert {name for name, value in got.items() if value == 0} == zero
+    assert all(math.isnan(value) for name, value in got.items() if name not in zero)
+    edge = sizes() | {"annotations": sizes()["annotations"][3:]}
+    got = box_metrics(edge, [])
+    assert got["ap_small"] == got["ap_medium"] == 0  # both ends of a range are in it
+
+
+def test_without_detections_figures_are_those_of_a_hopeless_one():
+    pytest.importorskip("faster_coco_eval", reason="group eval")
+    hopeless = [{"image_id": 1, "category_id": 2, "bbox": [150, 150, 9, 9], "score": 0.1}]
+    for truth in (sizes(), sizes() | {"annotations": sizes()["annotations"][3:]}):
+        wanted = box_metrics(truth, hopeless, groups=GROUPS)
+        assert box_metrics(truth, [], groups=GROUPS) == pytest.approx(wanted, nan_ok=True)
 
 
 def test_lvis_figures_are_those_of_the_lvis_api():

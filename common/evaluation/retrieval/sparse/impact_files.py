@@ -6,7 +6,9 @@ Queries: lines ``id<TAB>token token token``, each token as often as its weight s
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
 from common.config import UserError
 from common.data.row_map.parts import write_joined
@@ -30,12 +32,19 @@ def write_impacts(
         ids: of N documents.
         vectors: of the documents.
         names: id -> token.
+
+    Raises:
+        UserError: a weight that is not whole.
     """
     write_joined(
         path,
         (
             json.dumps(
-                {"id": i, "content": "", "vector": {names[t]: int(w) for t, w in v.items()}},
+                {
+                    "id": i,
+                    "content": "",
+                    "vector": {names[t]: _whole(w, path) for t, w in v.items()},
+                },
                 ensure_ascii=False,
             )
             for i, v in zip(ids, vectors, strict=True)
@@ -56,7 +65,8 @@ def read_impacts(
         Ids, vectors, vocabulary.
 
     Raises:
-        UserError: a missing file, one of another layout, or a token that is not in `vocabulary`.
+        UserError: a missing file, one of another layout, a weight that is not whole, or a token that
+            is not in `vocabulary`.
     """
     known = {} if vocabulary is None else dict(vocabulary)
     ids, vectors = [], []
@@ -70,7 +80,8 @@ def read_impacts(
                     raise UserError(f"{path}, row {number}: the vocabulary has no token {token!r}")
                 known[token] = len(known)
         ids.append(str(row["id"]))
-        vectors.append({known[token]: int(weight) for token, weight in vector.items()})
+        place = f"{path}, row {number}"
+        vectors.append({known[token]: _whole(weight, place) for token, weight in vector.items()})
     return ids, vectors, known
 
 
@@ -95,3 +106,11 @@ def write_query_lines(
     lines = [f"{i}\t{text}" for i, vector in pairs if (text := query_line(vector, names))]
     write_joined(path, lines)
     return len(ids) - len(lines)
+
+
+def _whole(weight: Any, place: object) -> int:
+    """The weight as int; one that would lose something is refused."""
+    whole = isinstance(weight, Real) and float(weight).is_integer()
+    if not whole:
+        raise UserError(f"{place}: impact weights are whole numbers, got {weight!r}")
+    return int(weight)

@@ -1,4 +1,5 @@
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -130,13 +131,56 @@ def test_caltech_eurosat_and_country_names(tmp_path):
     for code in ("AD", "XK"):
         picture(tmp_path / "country211/test" / code / "1.jpg")
     caltech = load_image_set("caltech101", tmp_path, EVAL)
-    assert caltech.class_names == ["Faces", "Leopards"]
+    assert caltech.class_names == ["off-center face", "leopard"]
     assert caltech.labels.tolist() == [0, 0, 1, 1]
     eurosat = load_image_set("eurosat", tmp_path, EVAL)
-    assert eurosat.class_names == ["Annual Crop", "Sea Lake"]
+    assert eurosat.class_names == ["annual crop land", "lake or sea"]
     country = load_image_set("country211", tmp_path, EVAL)
     assert country.class_names == ["Andorra", "Kosovo"]
     assert country.labels.tolist() == [0, 1]
+
+
+def test_names_that_are_not_those_of_torchvision_in_words():
+    """CLIP's names: flowers in words, cars and aircraft as they are written."""
+    from torchvision.datasets import Flowers102
+
+    flowers = IMAGE_SETS["flowers"].names(Flowers102)
+    assert [flowers[i] for i in (0, 15, 59, 97)] == [
+        "pink primrose", "globe flower", "pink and yellow dahlia", "mexican petunia",
+    ]  # fmt: skip
+    for name, written in (("cars", "McLaren MP4-12C Coupe 2012"), ("aircraft", "F-16A/B")):
+        assert IMAGE_SETS[name].names(SimpleNamespace(classes=[written])) == [written]
+
+
+@pytest.mark.parametrize(("name", "reader"), [("dtd", "DTD"), ("flowers", "Flowers102")])
+def test_probes_learn_from_training_and_validation_images(name, reader, tmp_path, monkeypatch):
+    """CLIP's training data of these sets: the official training and validation splits together."""
+    from torchvision import datasets
+
+    class Split:
+        classes = ("banded", "dotted")
+
+        def __init__(self, root, split):
+            self._labels = {"train": [0, 1], "val": [1], "test": [0, 0]}[split]
+
+        def __len__(self):
+            return len(self._labels)
+
+        def __getitem__(self, index):
+            return Image.new("RGB", (8, 8)), self._labels[index]
+
+    monkeypatch.setattr(datasets, reader, Split)
+    (tmp_path / IMAGE_SETS[name].folder).mkdir()
+    train, test = (load_image_set(name, tmp_path, EVAL, part) for part in ("train", "test"))
+    assert train.class_names == ["banded", "dotted"]
+    assert train.labels.tolist() == [0, 1, 1] == [train[i]["labels"] for i in range(len(train))]
+    assert test.labels.tolist() == [0, 0]
+
+
+def test_a_missing_training_part_is_named(tmp_path):
+    picture(tmp_path / "imagenet/val/n01440764/a.JPEG")
+    with pytest.raises(UserError, match="imagenet/train does not exist"):
+        load_image_set("imagenet", tmp_path, EVAL, "train")
 
 
 def test_imagenet_needs_all_its_classes(tmp_path):
@@ -148,8 +192,9 @@ def test_imagenet_needs_all_its_classes(tmp_path):
 def test_name_tables():
     assert len(TRAFFIC_SIGNS) == len(set(TRAFFIC_SIGNS)) == 43
     assert TRAFFIC_SIGNS[14] == "stop"
-    assert TRAFFIC_SIGNS[17] == "no entry"
+    assert TRAFFIC_SIGNS[0] == "red and white circle 20 kph speed limit"
+    assert TRAFFIC_SIGNS[29] == "red and white triangle with bicyle warning"  # codespell:ignore
     assert len(COUNTRIES) == 250
     assert all(len(code) == 2 for code in COUNTRIES)
-    assert COUNTRIES["VI"] == "U.S. Virgin Islands"
+    assert COUNTRIES["VI"] == "United States Virgin Islands"
     assert readable("apartment_building/outdoor") == "apartment building outdoor"

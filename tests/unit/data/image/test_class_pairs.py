@@ -46,10 +46,10 @@ def test_identical_and_distinct_partners():
         partner_labels(LABELS * 0, "distinct", 1, rng)
 
 
-def test_repeated_order_shows_each_chosen_sample_several_times_in_a_row():
-    order = repeated_order(60, 3, sample_rng(0, 0, 0)).reshape(20, 3)
+def test_repeated_order_shows_every_sample_several_times_in_a_row():
+    order = repeated_order(60, 3, sample_rng(0, 0, 0)).reshape(60, 3)
     assert (order == order[:, :1]).all()
-    assert len(set(order[:, 0].tolist())) == 20
+    assert sorted(order[:, 0].tolist()) == list(range(60)) != order[:, 0].tolist()
     assert sorted(repeated_order(60, 1, sample_rng(0, 0, 0)).tolist()) == list(range(60))
 
 
@@ -91,7 +91,7 @@ def test_copies_of_a_sample_are_augmented_differently():
     assert ids[0] == ids[1] == ids[2] != ids[3]
     assert not torch.equal(batch["view_1"][0], batch["view_1"][1])
     assert not data.shuffle
-    assert len(data) == 60
+    assert len(data) == len(data.order(0)) == 180
 
 
 def test_class_balanced_batches_through_the_data_module():

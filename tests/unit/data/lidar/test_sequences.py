@@ -376,7 +376,9 @@ def test_nuscenes_layout(tmp_path):
         "sample_annotation": [
             {"token": f"b{i}", "sample_token": f"a{i}", "instance_token": "i", "size": [2, 4, 1.5],
              "translation": [10, 5 + i, 2], "rotation": quarter, "prev": "" if i == 0 else "b0",
-             "next": "b1" if i == 0 else "", "num_lidar_pts": 3} for i in range(2)],
+             "next": "b1" if i == 0 else "", "num_lidar_pts": 3} for i in range(2)] + [
+            {"token": "c", "sample_token": "a0", "instance_token": "i", "size": [2, 4, 1.5],
+             "translation": [10, 9, 2], "rotation": quarter, "prev": "", "next": "", "num_lidar_pts": 3}],
         "instance": [{"token": "i", "category_token": "k"}],
         "category": [{"token": "k", "name": "vehicle.car"}],
     }  # fmt: skip
@@ -390,6 +392,8 @@ def test_nuscenes_layout(tmp_path):
     assert frame.names == ("car",)
     assert frame.num_points.tolist() == [3]
     assert frame.points[0].tolist() == [1, 2, 3, pytest.approx(0.2)]
+    assert np.isfinite(data.frame(0, 0).boxes).all(1).tolist() == [True, False]
+    assert np.isnan(data.frame(0, 0).boxes[1, 7:]).all()  # seen once: no velocity
     (tmp_path / "train.txt").write_text("scene-0002\n")
     assert nuscenes(tmp_path, "v1.0-mini", tmp_path / "train.txt").lengths == []
     with pytest.raises(UserError, match="official split"):
@@ -424,7 +428,12 @@ def test_once_and_waymo_layouts(tmp_path):
     np.save(segment / "0000.npy", np.array([[1, 2, 3, 1.0, 0.5, -1], [9, 9, 9, 0, 0, 1]], "f4"))
     infos = [{"pose": planar_pose(3, 0, 0).tolist(), "timestamp": 2_000_000, "names": ["Vehicle"],
               "boxes": [[1, 2, 0, 4, 2, 1.5, 0.3, 5, 6]], "num_points": [7]}]  # fmt: skip
-    (segment / "frames.json").write_text(json.dumps(infos))
+    empty = {"pose": infos[0]["pose"], "timestamp": 2_100_000, "names": [], "boxes": []}
+    blank = {"pose": infos[0]["pose"], "timestamp": 2_200_000}
+    (segment / "frames.json").write_text(json.dumps([*infos, empty, blank]))
+    np.save(segment / "0001.npy", np.load(segment / "0000.npy"))
+    assert waymo(tmp_path, "val").labelled(0) == [0, 1]  # also the one without an object
+    assert waymo(tmp_path, "val").frame(0, 1).boxes.shape[0] == 0
     frame = waymo(tmp_path, "val").frame(0, 0)
     np.testing.assert_allclose(frame.points, [[1, 2, 3, np.tanh(1.0), 0.5]], rtol=1e-6)
     assert frame.boxes[0, 7:].tolist() == [5, 6]

@@ -58,5 +58,6 @@ def test_errors():
 
 def test_text_of_a_target():
     assert normalize_transcript("  Don't, stop!  NOW ") == "dont stop now"
+    assert normalize_transcript("Don\u2019t \u201cstop\u201d \u2018now\u2019") == "dont stop now"
     assert full_text(TARGETS[0]) == "calendar_set set a meeting on next monday"
     assert full_text(TARGETS[0], slots=True).startswith("calendar_set date next monday set a")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.data.image.sources import CachedImages, EvalTransform
 from common.evaluation.features.frozen import (
@@ -70,6 +71,26 @@ def test_items_average_to_the_metric(k):
     metric = knn_accuracy(x, y, u, v, ks=[k])[f"knn{k}_top1"]
     assert sum(items) / len(items) == pytest.approx(metric)
     assert 0 < metric < 1
+
+
+class Largest(TorchDispatchMode):
+    """Number of elements of the largest tensor that is made."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        made = [out] if isinstance(out, torch.Tensor) else out
+        if isinstance(made, list | tuple):
+            self.numel = max([self.numel, *(t.numel() for t in made if torch.is_tensor(t))])
+        return out
+
+
+def test_votes_of_items_take_no_more_room_than_a_table_of_classes():
+    (x, y), (u, v) = blobs(), blobs(30, seed=1)
+    with Largest() as seen:
+        knn_correct(x, y + 497, u, v + 497, k=20)  # 500 classes
+    assert 0 < seen.numel <= 30 * 500  # never one for each neighbour, too
 
 
 def test_metrics_of_separable_and_of_random_features():

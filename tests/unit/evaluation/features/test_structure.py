@@ -31,6 +31,21 @@ def test_structure_equals_scipy_s_correlation_of_the_cosines():
         structure_spearman(x, y[:5])
 
 
+def test_a_space_without_structure_is_one_up_to_rounding():
+    """Equal cosines and single points give 0 at any scale, real structure counts at any scale."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(12, 5, generator=generator)
+    point = torch.randn(1, 5, generator=generator, dtype=torch.float64)
+    for scale in (1.0, 1e6):
+        one = point.expand(12, 5) * scale * (1 + torch.rand(12, 1, generator=generator))
+        assert structure_spearman(x, one) == structure_spearman(one, x) == 0  # one direction
+        assert linear_cka(x, point.expand(12, 5) * scale) == 0
+    assert linear_cka(1e-9 * x, 1e-9 * x) == pytest.approx(1)
+    close = point + 1e-5 * x.double()  # little structure, but more than rounding
+    assert structure_spearman(close, close) == pytest.approx(1)
+    assert linear_cka(close, x) == pytest.approx(1)
+
+
 def test_features_are_computed_once_for_each_tower(tmp_path):
     calls = []
 
@@ -68,6 +83,16 @@ def test_template_sweep_ends_at_the_ensemble():
         assert found[f"top1_templates_{count}"] == wanted
     with pytest.raises(ValueError, match="counts"):
         template_sweep(images, labels, encode, names, templates, [4])
+    with pytest.raises(ValueError, match="exactly once"):
+        template_sweep(images, labels, encode, names, ["{} 1", "a photo"], [1])
+    asked = []
+
+    def counted(texts):
+        asked.append(len(texts))
+        return encode(texts)
+
+    assert template_sweep(images, labels, counted, names, templates, [1, 3], batch_size=2) == found
+    assert asked == [2, 1] * 3
 
 
 def test_spoken_classes_are_the_mean_of_their_texts():

@@ -30,6 +30,15 @@ def test_each_side_that_vanishes_is_halved_by_itself():
     assert both["mc2"] == pytest.approx(1 / (1 + math.exp(125)), rel=1e-9)
 
 
+@pytest.mark.parametrize("value", [-math.inf, math.nan])
+def test_scores_that_are_no_numbers_are_refused(value):
+    """A side of -inf has no halves."""
+    with pytest.raises(ValueError, match="finite"):
+        truthful_choice([value], [-1.0], best=0)
+    with pytest.raises(ValueError, match="finite"):
+        truthful_choice([-1.0], [value], best=0)
+
+
 def test_large_contrasts_do_not_overflow():
     assert truthful_choice([900.0], [899.0], best=0)["mc2"] == pytest.approx(1 / (1 + math.exp(-1)))
 

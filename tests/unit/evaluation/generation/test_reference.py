@@ -73,6 +73,14 @@ def test_bert_score_takes_the_nearest_token_and_means_over_those_that_count():
     assert f1 == pytest.approx(2 * precision * recall / (precision + recall))
 
 
+def test_bert_score_of_an_empty_side_is_zero():
+    """As in the authors' package, for the other side too, whose tokens would match special ones."""
+    states, yes, no = torch.eye(2), torch.tensor([True, True]), torch.tensor([False, False])
+    assert (
+        greedy_match(states, states, yes, no) == greedy_match(states, states, no, yes) == (0, 0, 0)
+    )
+
+
 def test_a_form_names_no_system_and_its_key_gives_the_shares(tmp_path):
     form, key = tmp_path / "form.csv", tmp_path / "key.jsonl"
     systems = {

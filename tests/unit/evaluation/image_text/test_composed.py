@@ -176,6 +176,25 @@ def test_subset_ranks_count_ties_against_the_target():
     assert subset_ranks(query, gallery, [[0, 1, 2], [0, 2]], [0, 2]).tolist() == [2, 2]
     with pytest.raises(ValueError, match="subset"):
         subset_ranks(query[:1], gallery, [[1, 2]], [0])
+    for pair in ((query * torch.nan, gallery), (query, gallery * torch.nan)):
+        with pytest.raises(ValueError, match="NaN"):  # would be rank 0
+            subset_ranks(*pair, [[0, 1, 2], [0, 2]], [0, 2])
+
+
+def test_towers_run_without_gradients():
+    tower = torch.nn.Linear(3, 3)
+    asked = []
+
+    def through(vectors):
+        asked.append(torch.is_grad_enabled())
+        return tower(vectors)
+
+    pictures = {"a": Image.new("RGB", (2, 2), COLOURS["a"]), "b": Image.new("RGB", (2, 2), COLOURS["b"])}  # fmt: skip
+    queries = [ComposedQuery("0", "a", ("x",), ("b",))]
+    data = ComposedSet("cirr", queries, ["a", "b"], pictures.__getitem__, True)
+    _, query, gallery = evaluate_composed(data, lambda images: through(mean_colour(images)), lambda references, _: through(references))  # fmt: skip
+    assert asked == [False, False]
+    assert [x.requires_grad for x in (query, gallery)] == [False, False]
 
 
 def test_metrics_need_targets():

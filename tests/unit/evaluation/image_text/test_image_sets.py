@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from common.config import UserError
+from common.data.image.benchmarks import IMAGE_SETS
 from common.data.image.sources import EvalTransform
 from common.evaluation.gallery import retrieval_gallery
 from common.evaluation.image_text.image_sets import (
@@ -67,6 +68,30 @@ def test_missing_sets_and_unknown_names_are_user_errors(root):
         require_image_sets(["resisc45", "dtd"], root)
     with pytest.raises(UserError, match="did you mean 'few_shot'"):
         ImageSetProtocol(mean_color, color_of, PLAIN, root, protocols=["fewshot"])
+
+
+def test_a_protocol_can_be_of_some_sets_alone(root, monkeypatch):
+    """ImageNet by zero-shot and kNN, the others by zero-shot and a probe."""
+    monkeypatch.setitem(IMAGE_SETS, "imagenet", IMAGE_SETS["resisc45"])
+    protocols = ["zeroshot", "imagenet:knn", "downstream:linear_probe"]
+    judge = ImageSetProtocol(mean_color, color_of, PLAIN, root, protocols=protocols)
+    found = judge(["imagenet", "resisc45"])
+    of = {"imagenet": ("zeroshot", "knn"), "resisc45": ("zeroshot", "linear_probe")}
+    for name, kinds in of.items():
+        own = [key.removeprefix(f"{name}_") for key in found if key.startswith(name)]
+        assert all(key.startswith(kinds) for key in own)
+        assert all(any(key.startswith(kind) for key in own) for kind in kinds)
+    with pytest.raises(UserError, match="unknown image set 'cifar'.*; did you mean 'cifar10'"):
+        ImageSetProtocol(mean_color, color_of, PLAIN, root, protocols=["cifar:knn"])
+
+
+def test_the_training_part_is_asked_for_where_a_protocol_reads_it(tmp_path):
+    (tmp_path / "imagenet/val").mkdir(parents=True)
+    require_image_sets(["imagenet"], tmp_path)
+    require_image_sets(["imagenet"], tmp_path, ["zeroshot", "few_shot", "downstream:linear_probe"])
+    for protocol in ("linear_probe", "knn", "imagenet:knn"):
+        with pytest.raises(UserError, match="imagenet/train does not exist"):
+            require_image_sets(["imagenet"], tmp_path, ["zeroshot", protocol])
 
 
 def test_sets_with_mean_per_class_metric():

@@ -20,6 +20,13 @@ def test_ranks_count_ties_against_and_never_the_padding():
     assert target_ranks(scores, torch.tensor([2]), masked).tolist() == [2]  # it keeps its own place
 
 
+def test_scores_of_a_diverged_encoder_have_no_rank():
+    scores = torch.tensor([[math.nan, 1.0, 2.0], [0.0, 1.0, math.nan]])
+    assert target_ranks(scores[:1], torch.tensor([1])).tolist() == [2]  # padding is not read
+    with pytest.raises(ValueError, match="1 of 2 users have NaN"):
+        target_ranks(scores, torch.tensor([1, 1]))
+
+
 def test_the_history_stays_among_the_candidates_unless_masked():
     score = lambda histories: torch.tensor([[9.0, 3.0, 2.0, 1.0]] * len(histories))  # noqa: E731
     histories, targets = [np.array([1, 2]), np.array([1])], np.array([3, 2])

@@ -6,6 +6,7 @@ from common.evaluation.retrieval.answers import answer_recall, has_answer
 from common.evaluation.retrieval.beir import RetrievalSet
 from common.evaluation.retrieval.fusion import linear_fusion, reciprocal_rank_fusion
 from common.evaluation.retrieval.subsets import (
+    query_folds,
     reduced,
     split_queries,
     synthetic_set,
@@ -65,6 +66,26 @@ def test_held_out_queries_are_those_of_the_smallest_hash():
     assert held.queries.keys() < more.queries.keys()
     with pytest.raises(ValueError, match="8 of 8"):
         split_queries(collection(), 8)
+
+
+def test_a_repeated_question_is_held_out_and_tested_as_one():
+    data = collection()
+    last = sorted(data.queries)[-1]
+    twice = RetrievalSet(
+        data.corpus, data.queries | {"again": data.queries[last]}, data.qrels | {"again": data.qrels[last]}
+    )  # fmt: skip
+    for count in range(1, 8):
+        held, asked = split_queries(twice, count)
+        assert {*held.queries.values()}.isdisjoint(asked.queries.values())
+    folds = query_folds(twice, 4)
+    for trained, tested in folds:
+        assert {*trained.queries.values()}.isdisjoint(tested.queries.values())
+    assert sorted(q for _, tested in folds for q in tested.queries) == sorted(twice.queries)
+    alike = RetrievalSet({}, {"a": "x", "b": "x"}, {"a": {}, "b": {}})
+    with pytest.raises(ValueError, match="no query is left"):
+        split_queries(alike, 1)
+    with pytest.raises(ValueError, match="1 different queries cannot be cut"):
+        query_folds(alike, 2)
 
 
 def test_titles_ask_for_their_texts():

@@ -8,7 +8,7 @@ from common.config import UserError
 from common.evaluation.retrieval.fusion import linear_fusion
 from common.evaluation.retrieval.sparse.hybrid import joined, of_texts, single
 from common.evaluation.retrieval.sparse.hybrid_texts import HybridTextIndex
-from common.evaluation.retrieval.sparse.impact_files import read_impacts
+from common.evaluation.retrieval.sparse.impact_files import read_impacts, write_impacts
 from common.evaluation.retrieval.sparse.impact_index import ImpactIndex
 
 
@@ -58,6 +58,20 @@ def test_an_impact_file_of_another_layout_is_refused(tmp_path):
     path.write_text('{"id": 1, "vector": [1]}\n')
     with pytest.raises(UserError, match="must map tokens"):
         read_impacts(path)
+
+
+def test_weights_that_are_not_whole_are_refused(tmp_path):
+    """Cut to whole numbers, an index of real weights would search by others, most of them 0."""
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"id": 1, "vector": {"a": 3.0}}\n')
+    assert read_impacts(path)[1] == [{0: 3}]
+    for weight in ("0.37", "NaN", '"2"'):
+        path.write_text('{"id": 1, "vector": {"a": ' + weight + "}}\n")
+        with pytest.raises(UserError, match="row 1: impact weights are whole numbers"):
+            read_impacts(path)
+    with pytest.raises(UserError, match="whole numbers"):
+        write_impacts(tmp_path / "new.jsonl", ["1", "2"], [{0: np.int64(2)}, {0: 0.37}], {0: "a"})
+    assert not (tmp_path / "new.jsonl").exists()
 
 
 def test_flat_scores_may_count_nothing():

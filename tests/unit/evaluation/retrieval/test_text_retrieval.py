@@ -15,6 +15,7 @@ from common.evaluation.retrieval.beir import load_beir
 from common.evaluation.retrieval.bm25 import BM25
 from common.evaluation.retrieval.mining import mine_hard_negatives
 from common.evaluation.retrieval.ranking import per_query_metrics
+from common.evaluation.retrieval.runs import read_run
 from common.evaluation.retrieval.subsets import reduced
 
 DOCUMENTS = [
@@ -126,6 +127,28 @@ def test_beir_split_lies_in_the_qrels_folder(tmp_path):
         load_beir(tmp_path, "test")
 
 
+def test_beir_files_may_begin_with_a_byte_order_mark(tmp_path):
+    write_beir(tmp_path, packed=False)
+    for path in tmp_path.iterdir():
+        path.write_text("\ufeff" + path.read_text(), "utf-8")
+    assert load_beir(tmp_path).qrels == {"1": {"a": 2, "b": 0}}
+    run = tmp_path / "run.trec"
+    run.write_text("\ufeff1 Q0 a 1 9.0 x\n1 Q0 b 2 8.0 x\n", "utf-8")
+    assert read_run(run) == {"1": {"a": 9.0, "b": 8.0}}
+
+
+@pytest.mark.parametrize("name", ["corpus", "queries"])
+def test_two_texts_of_one_id_are_refused(tmp_path, name):
+    """The later one took the place of the first; the same line twice is no harm."""
+    write_beir(tmp_path, packed=False)
+    path = tmp_path / f"{name}.jsonl"
+    path.write_text(path.read_text() * 2)
+    assert len(load_beir(tmp_path).corpus) == 2
+    path.write_text(path.read_text() + '{"_id": 1, "text": "x"}\n{"_id": "1", "text": "y"}\n')
+    with pytest.raises(UserError, match=rf"{name}\.jsonl has two texts of the id '1'"):
+        load_beir(tmp_path)
+
+
 def test_beir_judges_a_few_documents_that_it_does_not_hold(tmp_path, caplog):
     """ArguAna does; the evaluation stopped there. They count as relevant and are retrieved by nobody."""
     write_beir(tmp_path, qrels="1\ta\t1\n1\tgone\t1\n" + "2\tb\t1\n" * 20)
@@ -143,7 +166,8 @@ def test_beir_judges_a_few_documents_that_it_does_not_hold(tmp_path, caplog):
     assert data.relevant("1") == ["d29"]
     found = per_query_metrics(data.qrels, {"1": {"d29": 1.0}}, ks=(10,))
     assert found["1"]["recall_at_10"] == 0.5
-    assert reduced(data, 5).qrels["1"] == {"d29": 1}
+    assert reduced(data, 5).qrels["1"] == {"d29": 1, "gone": 1}
+    assert reduced(data, 5).qrels["2"].keys() <= reduced(data, 5).corpus.keys()
 
 
 def test_beir_mistakes_are_named(tmp_path):

@@ -46,6 +46,36 @@ def test_item_values_average_to_the_average_accuracy():
     assert results.matrix()[0, 1].isnan()
 
 
+@pytest.mark.parametrize("empty", [0, 1, 2])
+def test_a_task_without_test_items_has_no_part(empty):
+    """Figures are those of the other tasks; a leading one is before the first accuracy."""
+    kept = [k for k in range(3) if k != empty]
+    tasks = torch.tensor([kept[0], kept[0], kept[1]])
+    scores = torch.tensor([[1, 1, 0], [1, 0, 1], [0, 1, 1]]).float()
+    results = TaskResults(scores.masked_fill(torch.arange(3)[:, None] < tasks, NAN), tasks)
+    matrix, counts = results.matrix(), results.counts()
+    assert matrix[:, empty].isnan().all()
+    found = continual_metrics(matrix, counts)
+    after = accuracy_after_each_task(matrix, counts)
+    seen = after[after.isfinite()]
+    assert len(seen) == (2 if empty == 0 else 3)
+    assert found["avg_accuracy"] == pytest.approx(float(seen.mean()))
+    assert float(average_accuracy_items(results).mean()) == pytest.approx(found["avg_accuracy"])
+    old = [matrix[j:, j] for j in kept if j < 2]
+    assert found["last_accuracy"] == pytest.approx(2 / 3)
+    transfer = sum(float(own[-1] - own[0]) for own in old) / len(old)
+    assert found["backward_transfer"] == pytest.approx(transfer)
+    forgotten = sum(float(own.max() - own[-1]) for own in old) / len(old)
+    assert found["forgetting"] == pytest.approx(forgotten)
+
+
+def test_without_items_before_the_last_task_nothing_is_forgotten():
+    found = continual_metrics(MATRIX, torch.tensor([0, 0, 10]))
+    assert found == {"avg_accuracy": 1.0, "last_accuracy": 1.0}
+    with pytest.raises(ValueError, match="no task has test items"):
+        continual_metrics(MATRIX, torch.zeros(3, dtype=torch.long))
+
+
 def test_error_rates():
     assert edit_distance(list("kitten"), list("sitting")) == 3
     assert word_edits("", "a b") == (2, 2)

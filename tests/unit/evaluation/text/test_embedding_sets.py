@@ -1,5 +1,7 @@
 """Scores of several test sets by one encoder, their averages, and TF-IDF in its place."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -91,6 +93,8 @@ def test_chance_of_a_probe():
     metrics, _ = score_sets(tfidf_of, {"x": data}, [])
     assert metrics["x_accuracy_chance"] == 0.5
     assert metrics["x_accuracy"] == 1.0
+    part = replace(data, test=["red g"], test_labels=[0])  # no test text of the last class
+    assert score_sets(tfidf_of, {"x": part}, [])[0]["x_accuracy_chance"] == 0.5
 
 
 def test_pictures_go_to_who_takes_them():

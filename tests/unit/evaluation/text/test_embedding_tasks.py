@@ -36,6 +36,27 @@ def test_retrieval_and_reranking():
     assert reranking_scores(query[:1], [document], [[True, True, False]]) == [1.0]
 
 
+def test_a_collapsed_encoder_reranks_nothing():
+    """The right candidate comes first in its list; of equal ones it is the last, rounding or not."""
+    generator = torch.Generator().manual_seed(0)
+    one = torch.randn(5, generator=generator)
+    texts = torch.stack([one * scale for scale in (1.0, 3.0, 0.7, 1.1)])
+    assert reranking_scores(one[None], [texts], [[True, False, False, False]]) == [0.25]
+    two = reranking_scores(one[None], [texts], [[True, True, False, False]])
+    assert two == [(1 / 3 + 2 / 4) / 2]
+
+
+def test_embeddings_of_a_diverged_encoder_are_refused():
+    good, bad = torch.eye(2), torch.tensor([[1.0, 0.0], [torch.nan, 0.0]])
+    for query, document in ((good, bad), (bad, good)):
+        with pytest.raises(ValueError, match="NaN"):
+            retrieval_scores(query, document, [{0}, {1}])
+    with pytest.raises(ValueError, match="NaN"):
+        reranking_scores(good[:1], [bad], [[True, False]])
+    with pytest.raises(ValueError, match="NaN"):
+        summarisation_spearman([good], [bad], [[1, 2]])
+
+
 def test_few_shots_are_the_mean_over_draws():
     """Against scikit-learn with C = 1 on the rows that were drawn: each draw has `shots` of every class."""
     from sklearn.linear_model import LogisticRegression
@@ -55,6 +76,26 @@ def test_few_shots_are_the_mean_over_draws():
     more = few_shot_correct(x, y, test_x, test_y, shots=20, draws=3)
     assert more.mean() > found.mean()
     assert torch.equal(found, few_shot_correct(x, y, test_x, test_y, shots=2, draws=3))
+
+
+def test_few_shots_of_two_classes_have_the_penalty_of_scikit_learn(monkeypatch):
+    """C = 1 of two classes: one weight vector, the difference of the two here."""
+    from sklearn.linear_model import LogisticRegression
+
+    import common.evaluation.text.embedding_tasks as module
+
+    x, y = blobs(count=40, classes=2, noise=0.8)
+    fits, fit = [], module.fit_logistic_regression
+
+    def kept(*given, **options):
+        fits.append(fit(*given, **options))
+        return fits[-1]
+
+    monkeypatch.setattr(module, "fit_logistic_regression", kept)
+    few_shot_correct(x, y, x, y, shots=20, draws=1)  # all rows, in any order
+    (weight, bias), probe = fits[0], LogisticRegression(C=1.0).fit(x.numpy(), y.numpy())
+    np.testing.assert_allclose((weight[1] - weight[0]).numpy(), probe.coef_[0], atol=0.02)
+    assert float(bias[1] - bias[0]) == pytest.approx(float(probe.intercept_[0]), abs=0.02)
 
 
 def test_classification_and_clustering():
@@ -91,6 +132,8 @@ def test_items_of_spearman_and_of_the_average():
     a, b = rng.integers(0, 6, 50), rng.random(50)
     items = spearman_items(b.tolist(), a.tolist())
     assert np.mean(items) == pytest.approx(spearmanr(a, b).statistic)
+    for constant in (([0.5] * 3, [1, 2, 3]), ([1, 2, 3], [0.5] * 3)):
+        assert spearman_items(*constant) == [0.0, 0.0, 0.0]  # as `spearman`
     merged = average_items({"x": items, "y": [1.0, 0.0, 1.0]})
     assert len(merged) == 53
     assert np.mean(merged) == pytest.approx((np.mean(items) + 2 / 3) / 2)

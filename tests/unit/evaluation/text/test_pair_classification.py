@@ -46,3 +46,7 @@ def test_what_cannot_be_scored_is_refused():
         roc_auc_items([0.1], [True])
     with pytest.raises(ValueError, match="one label a score"):
         max_f1([0.1, 0.2], [True])
+    for value in (np.nan, np.inf):
+        for measure in (max_f1, roc_auc_items, pair_metrics):
+            with pytest.raises(ValueError, match="1 of 2 scores"):
+                measure([value, 0.2], [True, False])

@@ -200,6 +200,17 @@ def test_unreadable_images_shift_neither_labels_nor_pictures(tmp_path):
     assert shown == [50, 100, 150, 200]
 
 
+def test_a_bank_with_fewer_images_than_neighbours_is_refused_before_the_work():
+    """And where images of it turn out to be unreadable."""
+    few = ImagePart(LabelledPixels(torch.zeros(2, 3, 16, 16).byte(), torch.arange(2), list("ab")))
+    encoder = lambda images: pytest.fail("encoded")  # noqa: E731
+    with pytest.raises(UserError, match=r"eval\.items_k=3 neighbours of a bank of 2 images"):
+        frozen_parts(config(), encoder, few, few, None)
+    part = Frozen(torch.eye(2), torch.arange(2), torch.arange(2))
+    with pytest.raises(UserError, match="to at most 2"):
+        knn_items(config(), FrozenParts(part, part))
+
+
 # -- experiment ----------------------------------------------------------------------------------
 
 

@@ -1,0 +1,146 @@
+"""Values of the paper's configs, against the sources that their comments name."""
+
+import pytest
+
+from tests.recipes import assert_recipe
+
+SMALL = {
+    "data.source": "cifar10",
+    "data.batch_size": 128,
+    "data.image_size": 32,
+    "data.views": 5,
+    "data.crop_scale": [0.2, 1.0],
+    "data.jitter": [0.4, 0.4, 0.4, 0.4],
+    "data.jitter_prob": 1.0,
+    "data.grey_prob": 0.2,
+    "data.blur_prob": [0.0],
+    "data.std": [0.2023, 0.1994, 0.2010],
+    "data.imbalance": "none",
+    "model.backbone": "small_alexnet",
+    "model.projector": [],
+    "model.out_dim": 128,
+    "method.host": "batch",
+    "method.tau_pos": 1.0,
+    "method.tau_neg": 0.9,
+    "method.alpha": 1.0,
+    "method.beta": 1.0,
+    "optim.name": "sgd",
+    "optim.lr": 0.06,
+    "optim.momentum": 0.9,
+    "optim.weight_decay": 1e-4,
+    "optim.schedule": "constant",
+    "optim.milestones": [0.775, 0.85, 0.925],
+    "trainer.max_epochs": 200,
+    "eval.adam_probe_epochs": 100,
+}
+IMAGENET = {
+    "data.source": "imagenet",
+    "data.batch_size": 256,
+    "data.image_size": 224,
+    "data.views": 2,
+    "data.local_views": 0,
+    "data.crop_scale": [0.2, 1.0],
+    "data.jitter": [0.4, 0.4, 0.2, 0.1],
+    "data.jitter_prob": 0.8,
+    "data.blur_prob": [1.0, 0.1],
+    "data.solarise_prob": [0.0, 0.2],
+    "model.backbone": "resnet50",
+    "model.projector": [4096],
+    "model.predictor": [4096],
+    "model.out_dim": 256,
+    "model.projector_last_norm": True,
+    "model.projector_last_affine": False,
+    "model.predictor_last_norm": False,
+    "method.host": "momentum",
+    "method.cost": "rbf",
+    "method.temperature": 1.0,
+    "method.momentum": 0.996,
+    "method.momentum_schedule": "cosine",
+    "optim.name": "lars",
+    "optim.lr": 4.8,
+    "optim.weight_decay": 1.5e-6,
+    "optim.schedule": "cosine",
+    "optim.warmup_epochs": 10,
+    "trainer.max_epochs": 1000,
+    "trainer.devices": 8,
+    "trainer.num_nodes": 2,
+    "trainer.precision": "16-mixed",
+}
+SHIFT = {
+    "data.source": "imagenet",
+    "data.folder": None,
+    "data.batch_size": 32,
+    "data.views": 5,
+    "data.crop_scale": [0.2, 1.0],
+    "data.jitter": [0.4, 0.4, 0.4, 0.1],
+    "data.blur_prob": [0.5],
+    "model.backbone": "resnet50",
+    "model.projector": [2048],
+    "model.out_dim": 128,
+    "model.head_norm": "none",
+    "method.host": "queue",
+    "method.tau_pos": 1.0,
+    "method.tau_neg": 2.0,
+    "method.alpha": 1.0,
+    "method.beta": 1.0,
+    "method.queue_size": 65536,
+    "method.momentum": 0.999,
+    "method.in_batch_negatives": True,
+    "optim.name": "sgd",
+    "optim.lr": 0.03,
+    "optim.weight_decay": 1e-4,
+    "optim.schedule": "cosine",
+    "trainer.max_epochs": 200,
+    "trainer.devices": 8,
+}
+RECIPES = {
+    "paper": SMALL,
+    "paper_cifar100": SMALL
+    | {"data.source": "cifar100", "data.std": [0.2675, 0.2565, 0.2761], "method.tau_neg": 2.0},
+    "paper_cifar10_imbalanced": SMALL | {"data.imbalance": "linear", "data.subset_seed": 2021},
+    "paper_stl10": SMALL
+    | {
+        "data.source": "stl10",
+        "data.image_size": 64,
+        "data.crop_scale": [0.08, 1.0],
+        "data.std": [0.2683, 0.2610, 0.2687],
+        "method.tau_neg": 2.0,
+    },
+    "paper_imagenet": IMAGENET,
+    "paper_imagenet100": IMAGENET
+    | {
+        "data.source": "imagenet100",
+        "data.batch_size": 64,
+        "optim.lr": 0.6,
+        "trainer.max_epochs": 200,
+        "trainer.num_nodes": 1,
+    },
+    "paper_imagenet_local_crops": IMAGENET | {"data.local_views": 8, "method.local_keys": False},
+    "paper_imagenet_vitb16": IMAGENET
+    | {
+        "data.batch_size": 128,
+        "data.crop_scale": [0.08, 1.0],
+        "model.backbone": "timm/vit_base_patch16_224",
+        "model.freeze_patch_embed": False,
+        "model.projector": [4096, 4096],
+        "model.predictor_last_norm": True,
+        "method.temperature": 0.2,
+        "method.momentum": 0.99,
+        "optim.name": "adamw",
+        "optim.lr": 2.4e-3,
+        "optim.weight_decay": 0.1,
+        "optim.warmup_epochs": 40,
+        "trainer.max_epochs": 300,
+        "trainer.num_nodes": 4,
+    },
+    "paper_shift": SHIFT,
+    "paper_shift_imagenet22k": SHIFT
+    | {"data.source": "folder", "data.folder": "imagenet22k/train"},
+    "paper_shift_webvision": SHIFT | {"data.source": "folder", "data.folder": "webvision/train"},
+}
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_paper_configs_hold_the_recipe(name):
+    """Views, heads, temperatures and rates of the three hosts."""
+    assert_recipe("cacr", name, RECIPES[name])
