@@ -115,9 +115,9 @@ def _parser() -> argparse.ArgumentParser:
         "--verify",
         nargs="?",
         const="1",
-        metavar="1|code|baselines|COMMIT",
+        metavar="1|code|arms|baselines|COMMIT",
         help="compare: one seed again; renew a stale result whose numbers are the same, or (code) whose code gives today's; "
-        "baselines: run those alone anew",
+        "arms: code, without the baselines; baselines: run those alone anew",
     )
     parser.add_argument(
         "--arms",

@@ -143,7 +143,7 @@ def verify(project: str, overrides: Sequence[str], seeds: str | None, jobs: int,
         seeds: how many, or a list of them; None for the first.
         jobs: runs at the same time.
         by: ``"1"``: its published numbers; ``"code"`` or a commit: the numbers of its code on this
-            machine; ``"baselines"``: nothing, the baselines' numbers are put beside the arms'.
+            machine; ``"arms"``: the same without the baselines; ``"baselines"``: nothing, the baselines' numbers are put beside the arms'.
 
     Raises:
         UserError: some number has; the result stays as it is.
@@ -164,7 +164,8 @@ def verify(project: str, overrides: Sequence[str], seeds: str | None, jobs: int,
             "published",
         )
     else:
-        found = verify_code(project, overrides, seeds, jobs, None if by == "code" else by)
+        commit = None if by in ("code", "arms") else by
+        found = verify_code(project, overrides, seeds, jobs, commit, by == "arms")
         what, then = "curves, metrics and items are those of its code", "of its code"
     if not found:
         console.print(f"{project}: {what}; the result is one of today's code")

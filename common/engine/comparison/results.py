@@ -131,7 +131,9 @@ def _verified(result: Mapping[str, Any]) -> str:
     short = f" with {' '.join(again['overrides'])}" if again["overrides"] else ""
     idle = [*again.get("unchanged_baselines", ())]
     which = " and the baselines"
-    if idle:
+    if again.get("arms_only"):
+        which = ""
+    elif idle:
         some = set(idle) != set(result["baselines"])
         which = " and those baselines whose code has changed" if some else ""
     kept = f", of {earlier['kept']} runs by what was kept of it" if earlier.get("kept") else ""

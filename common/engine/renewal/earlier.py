@@ -7,6 +7,9 @@ the code since then changes nothing that the result depends on, and its numbers 
 What today's runs came out as is kept with the result, as a hash of each: the next renewal with the same
 settings runs the earlier code only for those that do not meet it, as on another kind of processor.
 
+``VERIFY=arms`` leaves the baselines out, for one whose mended code gives other numbers: the result is then
+stale for that baseline alone, and ``VERIFY=baselines`` puts today's numbers in its place.
+
 Settings such as ``trainer.max_steps=40`` shorten both. The result then says so: what a run does
 after its 40th step is not shown.
 """
@@ -97,6 +100,7 @@ def verify_code(
     seeds: str | None = None,
     jobs: int = 1,
     commit: str | None = None,
+    arms_only: bool = False,
 ) -> list[Difference]:
     """Run some seeds by the code of a published result and by today's; equal, the result is renewed.
 
@@ -106,6 +110,7 @@ def verify_code(
         seeds: how many of compare.yaml's, or a list of them; None for the first.
         jobs: runs at the same time.
         commit: whose code to run; None for that which published the result.
+        arms_only: leave the baselines out, which stay as stale as they are.
 
     Returns:
         What differs. With anything in it the published result stays as it is.
@@ -121,6 +126,8 @@ def verify_code(
     with _alone(root):
         copy_tree(commit, root)
         code, bases, idle = check_earlier(project, result, planned, root, commit, overrides)
+        if arms_only:
+            idle |= {run.path for _, _, plan in planned for run in plan if run.is_baseline}
         short = [
             [shortened(run, overrides) for run in plan if run.path not in idle]
             for _, _, plan in planned
@@ -145,9 +152,11 @@ def verify_code(
         published = {own.get("name", ""): own for own in (result, *result.get("more", []))}
         for (spec, arms, whole), plan in zip(planned, short, strict=True):
             unrun = [shortened(run, overrides) for run in whole if run.path in idle]
-            published[spec.name]["base"] = spec.base
+            own = published[spec.name]
+            own["base"] = spec.base
+            stale = own.get("verified", own).get("baseline_files", {})
             first = {arm: config_hash(next(r for r in whole if r.arm == arm), spec) for arm in arms}
-            published[spec.name]["verified"] = {
+            own["verified"] = {
                 **stamp(project, spec, arms, plan),
                 "config_hashes": first,  # of the whole runs
                 "earlier": {"commit": commit, "code": code, "kept": len(met)},
@@ -157,6 +166,7 @@ def verify_code(
                 ],
                 "outcomes": {run.stem: fingerprint(run.path) for run in plan}
                 | {run.stem: before[run.stem] for run in unrun if run.stem in before},
+                **({"baseline_files": stale, "arms_only": True} if arms_only else {}),
             }
         publish(project, result)
     return found

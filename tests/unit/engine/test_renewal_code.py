@@ -313,6 +313,21 @@ def test_equal_runs_renew_the_result(renewal, tmp_path, capsys):
     assert not list((tmp_path / "runs").rglob(".code-*"))  # the copy of the code goes
 
 
+def test_arms_are_renewed_beside_a_baseline_that_stays_stale(renewal, monkeypatch):
+    run, published_with = renewal.run, {"projects/x/baselines.py": "then"}
+    spec = replace(run.spec, baselines=["chance"])
+    baseline = PlannedRun(PROJECT, spec, "chance", run.seed, run.common_overrides)
+    assert baseline.is_baseline
+    result = json.loads(renewal.path.read_text())
+    renewal.path.write_text(json.dumps(result | {"baseline_files": published_with}))
+    monkeypatch.setattr(earlier, "planned_again", lambda *_: [(spec, [run.arm], [baseline, run])])
+    verbs.verify(PROJECT, renewal.settings, None, 1, "arms")
+    assert renewal.asked == [[earlier.EarlierRun, PlannedRun]]
+    stamp = json.loads(renewal.path.read_text())["verified"]
+    assert stamp["baseline_files"] == published_with
+    assert "of every arm with trainer.max_steps=4" in renewal.card.read_text()
+
+
 def test_what_was_kept_of_a_renewal_stands_for_the_earlier_code(renewal):
     """Where it is met; a run that came out otherwise is put beside the earlier code, as on another machine."""
     verbs.verify(PROJECT, renewal.settings, None, 1, "code")
