@@ -103,7 +103,7 @@ train: $(STAMP) ## train and evaluate: PROJECT= [CONFIG=mini | ARM=of compare.ya
 eval: $(STAMP) ## evaluation protocol: PROJECT= [CONFIG=] [RUN=latest | CKPT=path | BASELINE=name]
 	@$(CLI) eval $(WHICH) $(SETTINGS) $(call option,run,$(RUN)) $(call option,ckpt,$(CKPT)) $(call option,baseline,$(BASELINE))
 
-compare: $(STAMP) ## method against baselines: PROJECT= [PLAN=1] [VERIFY=1|code|baselines] [SEEDS=2|10,11] [JOBS=1] [ARMS=a,b|full] [ONLY=name]
+compare: $(STAMP) ## method against baselines: PROJECT= [PLAN=1] [VERIFY=1|code|arms|baselines] [SEEDS=2|10,11] [JOBS=1] [ARMS=a,b|full] [ONLY=name]
 	@$(CLI) compare $(call quoted,$(PROJECT)) $(SETTINGS) $(call option,seeds,$(SEEDS)) $(call option,jobs,$(JOBS)) $(call option,arms,$(ARMS)) $(call option,only,$(ONLY)) $(if $(call yes,$(PLAN)),--plan) $(call option,verify,$(filter-out 0 no false,$(VERIFY)))
 
 compare-all: $(STAMP) ## every comparison whose result is stale or missing, at lowest priority, resumable: [JOBS=1]

@@ -25,5 +25,9 @@ class DetectorOptions:
     def __post_init__(self) -> None:
         if len(set(self.classes)) != len(self.classes) or not self.classes:
             raise ValueError("finetune.classes: at least one, and no name twice")
+        if self.crowded and self.detector != "transfusion":
+            raise ValueError(
+                "finetune.crowded needs finetune.detector=transfusion: the other has no queries"
+            )
         if unknown := set(self.crowded) - set(self.classes):
             raise ValueError(f"finetune.crowded: not among finetune.classes: {sorted(unknown)}")

@@ -164,6 +164,13 @@ def detector_of(*overrides):
     return Detector(encoder_options(cfg), cfg.finetune)
 
 
+def test_crowded_classes_reach_the_head_by_their_place():
+    cfg = config("finetune.detector=transfusion")
+    last = cfg.finetune.classes[-1]
+    found = detector_of("finetune.detector=transfusion", f"finetune.crowded=[{last}]")
+    assert found.head.crowded == [len(cfg.finetune.classes) - 1]
+
+
 def test_item_14_only_the_encoder_is_transferred():
     """Item 14: equal neck, backbone and head; another encoder is refused with its keys."""
     module = Finetune(config(), module_of().network)

@@ -364,10 +364,13 @@ def test_settings_that_do_not_fit_are_refused():
         "model.widths=[4]": "one stride for each layer",
         "model.encoder=voxel_res_8x": "four widths",
         "finetune.classes=[]": "at least one",
+        "finetune.crowded=[car]": "needs finetune.detector=transfusion",
         "data.sources=[nuscens]": "data.sources",
     }.items():
         with pytest.raises(UserError, match=message):
             config(override)
+    with pytest.raises(UserError, match="not among finetune.classes"):
+        config("finetune.detector=transfusion", "finetune.crowded=[cone]")
     with pytest.raises(UserError, match="needs data.batch_size >= 2"):
         config("method.actions=shuffled", "data.batch_size=1")
     with pytest.raises(UserError, match="needs finetune.steps"):
