@@ -11,12 +11,12 @@ from common.data.module import ContrastiveData
 from common.encoders.image_text.locked import LockedEncoder
 from common.engine.experiment import Experiment, Plan, Requirement, Stage, weights_requirement
 from common.engine.workspace import Workspace
-from common.evaluation.image_text.image_sets import require_image_sets
 from common.export.locked import load_locked, save_locked
 from common.families.image_text.class_captions import captioned_cifar
 from common.families.image_text.data import (
     image_text_data,
     normalization,
+    require_judged_sets,
     requirements,
     synthetic_set,
 )
@@ -36,7 +36,7 @@ def image_text(cfg: Config) -> Experiment[ImageTextCWCL]:
         return ImageTextCWCL(cfg, encoder)
 
     def stages() -> Iterator[Stage]:
-        require_image_sets(cfg.eval.datasets, data_root(cfg.eval.root or cfg.data.root))
+        require_judged_sets(cfg)
         for pairs in held_out_files(cfg):
             if not pairs.present:
                 raise UserError(f"{pairs.name} not found: {pairs.location}. {pairs.hint}")

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from common.config import UserError, to_dict
 from common.data.image.sources import CachedImages
-from common.data.lookup import data_root
 from common.encoders.modes import evaluated
 from common.engine.experiment import Stage
 from common.engine.lifecycle.kept_weights import keep_weights, kept_path
-from common.evaluation.image_text.image_sets import require_image_sets
+from common.families.image_text.data import require_judged_sets
 from common.families.image_text.evaluation import encode_images, encode_texts
 from common.families.image_text.module import build_tokenizer
 from projects.mofi.bundled import Pool, half_of, linked_rows, precision, read_pool
@@ -33,8 +32,7 @@ from projects.mofi.select import Row, entity_table, frequency_filter, split_by_s
 
 def stages(cfg: Config) -> Iterator[Stage]:
     """The recipe on the config's set; the pool is filtered first."""
-    judged, root = cfg.eval, data_root(cfg.eval.root or cfg.data.root)
-    require_image_sets(judged.datasets, root, judged.protocols)
+    require_judged_sets(cfg)
     quality = None
     if cfg.data.source == "pool":
         pool = read_pool(cfg)

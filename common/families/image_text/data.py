@@ -85,12 +85,12 @@ def image_text_data(
         texts_from: where missing files of further texts are to be had.
 
     Raises:
-        UserError: missing files, of training or of evaluation; the message names layout and source.
+        UserError: missing files; the message names layout and source.
     """
-    data, root = cfg.data, data_root(cfg.eval.root or cfg.data.root)
-    require_image_sets(cfg.eval.datasets, root, cfg.eval.protocols)  # now, not after the training
+    data = cfg.data
     val = {}
     if cfg.eval.validate is not None:
+        root = data_root(cfg.eval.root or data.root)
         val["zeroshot"] = load_image_set(cfg.eval.validate, root, eval_transform(data))
     transform = transform or train_transform(data)
     options: dict[str, Any] = {
@@ -177,6 +177,16 @@ def num_samples(data: ImageTextData) -> int:
     if data.source == "cifar10" and data.num_samples is None:
         return num_photographs(data)
     return data.num_samples or 64
+
+
+def require_judged_sets(cfg: ImageTextConfig) -> None:
+    """Say before the training which set of ``eval.datasets``, or which part of it, the evaluation would miss.
+
+    Raises:
+        UserError: so, or a set or protocol that does not exist.
+    """
+    root = data_root(cfg.eval.root or cfg.data.root)
+    require_image_sets(cfg.eval.datasets, root, cfg.eval.protocols)
 
 
 def requirements(cfg: ImageTextConfig, texts_from: str = "") -> tuple[Requirement, ...]:

@@ -13,9 +13,13 @@ from common.data.module import ContrastiveData
 from common.data.text.tokenizers import ClipTokenizer
 from common.engine.experiment import Experiment, Plan, Stage
 from common.engine.workspace import Workspace
-from common.evaluation.image_text.image_sets import require_image_sets
 from common.export.open_clip import load_open_clip, save_open_clip
-from common.families.image_text.data import normalization, num_samples, requirements
+from common.families.image_text.data import (
+    normalization,
+    num_samples,
+    require_judged_sets,
+    requirements,
+)
 from common.families.image_text.drawings import POOL
 from common.families.image_text.evaluation import evaluate_image_text
 from common.families.image_text.module import Encoder, ImageTextModule, build_tokenizer
@@ -67,8 +71,7 @@ def image_text_experiment(
         raise ValueError("an experiment needs the data of its stage, or stages of its own")
 
     def one_stage() -> Iterator[Stage]:
-        judged, root = cfg.eval, data_root(cfg.eval.root or cfg.data.root)
-        require_image_sets(judged.datasets, root, judged.protocols)
+        require_judged_sets(cfg)
         assert make_data is not None
         data = make_data(build_tokenizer(cfg.model))
         monitor = "val/zeroshot_top1" if cfg.eval.validate else None
