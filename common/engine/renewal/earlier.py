@@ -222,7 +222,9 @@ def commit_of(name: str) -> str:
     """
     found = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
     if not found:
-        raise UserError(f"VERIFY={name}: not a commit that is at hand; 1, code, arms, baselines, or a commit")
+        raise UserError(
+            f"VERIFY={name}: not a commit that is at hand; 1, code, arms, baselines, or a commit"
+        )
     return found
 
 
