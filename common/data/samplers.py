@@ -147,7 +147,10 @@ class SeededBatchSampler:
     def _grouped(self, order: np.ndarray, epoch: int, groups: np.ndarray) -> np.ndarray:
         rng = sample_rng(self.seed, epoch, 0, stream=2**31 + 4)
         size = self.batch_size * self.world_size
-        members = [order[groups[order] == g] for g in rng.permutation(np.unique(groups))]
+        # one stable sort instead of a search for every group: documents come by the ten thousand
+        names, sizes = np.unique(groups, return_counts=True)
+        by_group = np.split(order[np.argsort(groups[order], kind="stable")], np.cumsum(sizes)[:-1])
+        members = [by_group[i] for i in rng.permutation(len(names))]
         whole = [own[: len(own) // size * size].reshape(-1, size) for own in members]
         rest = [own[len(own) // size * size :] for own in members]
         return np.concatenate([rng.permutation(np.concatenate(whole)).reshape(-1), *rest])

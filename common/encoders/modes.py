@@ -45,12 +45,14 @@ def evaluated(module: nn.Module, accelerator: str) -> Iterator[None]:
     """
     before = next(module.parameters()).device
     if torch.cuda.is_available() and accelerator != "cpu":
-        module.to("cuda")
+        with torch.inference_mode(False):  # else its weights could not be trained afterwards
+            module.to("cuda")
     try:
         with evaluation_mode(module):
             yield
     finally:
-        module.to(before)
+        with torch.inference_mode(False):
+            module.to(before)
 
 
 def untrained(build: Callable[[], M], seed: int, like: nn.Module | None = None) -> M:

@@ -18,7 +18,7 @@ def build(cfg: Config) -> "Experiment[CACR]":
     """The experiment of a config; heavy imports happen here."""
     from common.families.images.experiment import image_experiment
     from common.families.images.networks import build_network, network_options
-    from projects.cacr.data import build_data, image_part, num_samples, requirements
+    from projects.cacr.data import build_data, image_part, num_samples, one_view, requirements
     from projects.cacr.evaluate import evaluate
     from projects.cacr.module import CACR
 
@@ -29,7 +29,7 @@ def build(cfg: Config) -> "Experiment[CACR]":
     return image_experiment(
         cfg, CACR, build_data, evaluate, build_network, network_options,
         num_samples=num_samples, requirements=requirements, passes=passes,
-        online_probe=(lambda cfg: image_part(cfg, "train")) if cfg.eval.online_probe else None,
+        labelled=image_part, views=one_view,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from common.config import ExperimentConfig, OptimConfig
 
 from common.families.images.config import (  # isort: skip
-    IN_MEMORY, ColourChanges, ImageSetData, ImageSource, Jitter, ProjectedModel, WatchedEval,
+    IN_MEMORY, ColourChanges, ImageSetData, ImageSource, Jitter, LinearOptions, ProjectedModel, WatchedEval,
 )  # fmt: skip
 from common.ranges import (  # isort: skip
     Count, Counts, Interval, NonNegative, Positive, Probabilities, Probability, Rate, Seed, Share, Whole, at_least,
@@ -139,6 +139,7 @@ class Config(ExperimentConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    linear: LinearOptions = field(default_factory=LinearOptions)
 
     def __post_init__(self) -> None:
         super().__post_init__()

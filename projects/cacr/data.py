@@ -12,7 +12,8 @@ from common.data.image.files import EXTENSIONS, LabelledFiles, image_files
 from common.data.image.imbalance import imbalanced_rows, kept_images
 from common.data.image.labelled import LabelledPixels
 from common.data.image.multi_view import MultiViews, ViewStack
-from common.data.image.parts import NUM_IMAGES, SYNTHETIC_CLASSES, ImagePart, Part
+from common.data.image.parts import NUM_CLASSES, NUM_IMAGES, ImagePart, Part
+from common.data.image.sources import ImageTransform
 from common.data.lookup import data_root, require
 from common.data.module import ContrastiveData
 from common.engine.experiment import Requirement
@@ -21,7 +22,6 @@ from common.families.images.config import IN_MEMORY
 from projects.cacr.config import CacrData, Config
 
 FOLDER_SIZES = {"webvision": 2439574, "imagenet22k": 14197122}  # for plans without the files
-CLASSES = {"cifar10": 10, "cifar100": 100, "bundled": 10, "synthetic": SYNTHETIC_CLASSES}
 
 
 def view_transforms(cfg: CacrData, count: int | None = None) -> ViewStack:
@@ -41,6 +41,11 @@ def view_transforms(cfg: CacrData, count: int | None = None) -> ViewStack:
             for view in range(count or cfg.views)
         )
     )
+
+
+def one_view(cfg: CacrData) -> ImageTransform:
+    """The first of the training views."""
+    return view_transforms(cfg, 1).transforms[0]
 
 
 def local_transforms(cfg: CacrData) -> ViewStack:
@@ -146,7 +151,7 @@ def num_samples(cfg: Config) -> int:
         return known if known and not there else len(pictures_below(data).paths)
     if data.imbalance == "none":
         return images.num_images(data)
-    classes = CLASSES[data.source]
+    classes = NUM_CLASSES[data.source]
     each = NUM_IMAGES[data.source] // classes
     return sum(kept_images(each, c, classes, data.imbalance) for c in range(classes))
 

@@ -5,6 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torchvision.transforms.v2 import InterpolationMode
 
 from common.data.image.multi_view import ViewStack
 from common.data.image.simclr import SimCLRTransform
@@ -80,10 +81,11 @@ def view_transforms(data: RocketData) -> tuple[ImageTransform, ...]:
     colour strength and blur; `asymmetric` is BYOL's, arXiv 2006.07733.
     """
     mean, std = normalization(data)
+    resampled = InterpolationMode(data.interpolation)
     size, scale = data.view_size or data.image_size, (data.view_scale[0], data.view_scale[1])
     if not data.image_augmentation:
         low, high = data.crop_scale
-        weak = TrainTransform(size, scale=(low, high), mean=mean, std=std)
+        weak = TrainTransform(size, (low, high), mean=mean, std=std, interpolation=resampled)
         return (weak,) * data.num_augs
 
     def view(number: int) -> SimCLRTransform:
@@ -93,7 +95,7 @@ def view_transforms(data: RocketData) -> tuple[ImageTransform, ...]:
             solarise = (0.0, 0.2)[number]
         return SimCLRTransform(
             size, scale, jitter=jitter, jitter_prob=data.jitter_prob, grey_prob=data.grey_prob,
-            blur_prob=blur, solarise_prob=solarise, mean=mean, std=std,
+            blur_prob=blur, solarise_prob=solarise, mean=mean, std=std, interpolation=resampled,
         )  # fmt: skip
 
     return tuple(view(number) for number in range(data.num_augs))

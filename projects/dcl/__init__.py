@@ -18,7 +18,7 @@ def build(cfg: Config) -> "Experiment[DCL]":
     """The experiment of a config; heavy imports happen here."""
     from common.families.images.experiment import image_experiment
     from common.families.images.networks import build_network, network_options
-    from projects.dcl.data import build_data, image_part, num_samples, requirements
+    from projects.dcl.data import build_data, image_part, num_samples, requirements, train_transform
     from projects.dcl.evaluate import evaluate
     from projects.dcl.module import DCL
     from projects.dcl.sensitivity import sensitivity
@@ -28,7 +28,7 @@ def build(cfg: Config) -> "Experiment[DCL]":
         cfg, DCL, build_data, evaluate, build_network, network_options,
         num_samples=num_samples, requirements=requirements,
         passes=[(views, (3, cfg.data.image_size, cfg.data.image_size))],
-        online_probe=(lambda cfg: image_part(cfg, "train")) if cfg.eval.online_probe else None,
+        labelled=image_part, views=train_transform,
         tasks={"sensitivity": lambda workspace: sensitivity(cfg, workspace)},
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ from common.config import ExperimentConfig
 from common.ranges import Count, Positive, Probability, at_least
 
 from common.families.images.config import (  # isort: skip
-    ColourChanges, ImageSetData, ImageSource, ProjectedModel, WatchedEval,
+    ColourChanges, ImageSetData, ImageSource, LinearOptions, ProjectedModel, WatchedEval,
 )  # fmt: skip
 
 Host = Literal["simclr", "moco", "nnclr"]
@@ -81,6 +81,7 @@ class Config(ExperimentConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    linear: LinearOptions = field(default_factory=LinearOptions)
     sensitivity: SensitivityConfig = field(default_factory=SensitivityConfig)
 
     def __post_init__(self) -> None:

@@ -1,6 +1,5 @@
 """What ESimCSE has to beat: word overlap, and the encoder that it starts from, post-processed."""
 
-from common.data.samplers import drawn_rows
 from common.engine.workspace import Workspace
 from common.families.sentences import baselines as family
 from common.families.sentences.baselines import jaccard, raw, raw_mean, tfidf, untrained
@@ -8,8 +7,6 @@ from projects.esimcse.config import Config
 from projects.esimcse.data import training_rows
 
 __all__ = ["centred", "jaccard", "raw", "raw_mean", "tfidf", "untrained", "whitened", "whitened_mean"]  # fmt: skip
-
-ORDER = 83  # stream of the draw that centre and whitening are fitted on
 
 
 def centred(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -28,7 +25,4 @@ def whitened_mean(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def _texts(cfg: Config) -> list[str]:
-    """As many as a fit takes, from all sources alike."""
-    texts = list(dict.fromkeys(text for row in training_rows(cfg) for text in row))
-    kept = drawn_rows(len(texts), min(family.FIT_TEXTS, len(texts)), cfg.seed, ORDER, "texts")
-    return [texts[i] for i in kept]
+    return [text for row in training_rows(cfg) for text in row]

@@ -3,7 +3,6 @@
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from common.data.samplers import drawn_rows
 from common.engine.workspace import Workspace
 from common.evaluation.text.sts_protocol import metric_prefix
 from common.families.sentences import baselines as family
@@ -11,8 +10,6 @@ from projects.mirror_bert.config import Config
 from projects.mirror_bert.data import training_rows
 from projects.mirror_bert.evaluate import LEVEL_SCORE
 from projects.mirror_bert.lexicon import evaluate_titles, title_search
-
-ORDER = 83  # stream of the draw that centre and whitening are fitted on
 
 
 def jaccard(cfg: Config, workspace: Workspace) -> dict[str, float]:
@@ -52,10 +49,7 @@ def tfidf_chars(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def _texts(cfg: Config) -> list[str]:
-    """As many as a fit takes, from all sources alike."""
-    texts = list(dict.fromkeys(text for row in training_rows(cfg) for text in row))
-    kept = drawn_rows(len(texts), min(family.FIT_TEXTS, len(texts)), cfg.seed, ORDER, "texts")
-    return [texts[i] for i in kept]
+    return [text for row in training_rows(cfg) for text in row]
 
 
 def _sentence_level(cfg: Config, metrics: dict[str, float]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
@@ -20,7 +20,7 @@ from common.data.lookup import data_root, require
 from common.data.module import ContrastiveData
 from common.data.samplers import Key, sample_rng
 from common.data.text.tokenizers import ClipTokenizer
-from common.families.image_text.data import normalization
+from common.families.image_text import data as image_text
 from projects.mofi.config import Config
 from projects.mofi.knowledge import entity_text, read_table
 from projects.mofi.objective import NO_ENTITY
@@ -138,12 +138,7 @@ class EntityImages(Dataset[EntityBatch]):
 
 def train_transform(cfg: Config) -> TrainTransform:
     """Random resized crop with flip."""
-    mean, std = normalization(cfg.data)
-    low, high = cfg.data.crop_scale
-    flip = cfg.data.flip_prob
-    return TrainTransform(
-        cfg.data.image_size, scale=(low, high), flip_prob=flip, mean=mean, std=std
-    )
+    return replace(image_text.train_transform(cfg.data), flip_prob=cfg.data.flip_prob)
 
 
 def training_data(cfg: Config, data: EntitySet, tokenizer: ClipTokenizer) -> ContrastiveData:

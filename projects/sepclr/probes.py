@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.data.paired_sets.pairs import SetPair
 from common.evaluation.features.accuracy import mean_per_class_accuracy
-from common.evaluation.features.linear_probe import fit_logistic_regression
+from common.evaluation.features.linear_probe import fit_logistic_regression, l2_of
 from common.losses.functional.geometry import joint_entropy
 from common.losses.functional.sepclr import masked
 from common.losses.output import unit
@@ -46,15 +46,12 @@ def _standardized(train: Tensor, test: Tensor, standardize: bool) -> tuple[Tenso
 def default_fit(x: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """Weight (C, F) and bias (C,) that predict as scikit-learn's LogisticRegression() (C = 1).
 
-    Of two classes scikit-learn fits one weight vector w, here -w/2 and w/2 with half the squared
-    norm: twice the penalty makes both the same.
-
     Args:
         x: (N, F).
         labels: (N,) in [0, num_classes).
         num_classes: C.
     """
-    return fit_logistic_regression(x, labels, (2 if num_classes == 2 else 1) / len(x), num_classes)
+    return fit_logistic_regression(x, labels, l2_of(1.0, len(x), num_classes), num_classes)
 
 
 def class_probe(

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
+from torchvision.transforms.v2 import InterpolationMode
 
 from common.data.image.sources import IMAGENET_MEAN, IMAGENET_STD, Channels, TrainTransform
 from common.data.samplers import Rng
@@ -46,6 +47,7 @@ class SimCLRTransform:
         mean: per channel, subtracted from values in [0, 1].
         std: per channel, divides.
         solarise_prob: probability of inverting the values of at least 128 / 255.
+        interpolation: of the crop, bilinear or bicubic.
     """
 
     size: int
@@ -59,6 +61,7 @@ class SimCLRTransform:
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD
     solarise_prob: float = 0.0
+    interpolation: InterpolationMode = InterpolationMode.BILINEAR
 
     def __post_init__(self) -> None:
         if min(self.jitter) < 0 or self.jitter[3] > 0.5:
@@ -68,8 +71,9 @@ class SimCLRTransform:
     def crop(self) -> TrainTransform:
         """The crop, which is drawn before the colours: ``crop.box`` tells where it lies."""
         return TrainTransform(
-            self.size, self.scale, self.ratio, self.flip_prob, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-        )
+            self.size, self.scale, self.ratio, self.flip_prob, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0),
+            self.interpolation,
+        )  # fmt: skip
 
     def batch(self, images: Tensor, rngs: Sequence[Rng] | None = None) -> Tensor:
         """One view of each image.

@@ -101,7 +101,7 @@ def crop_box(
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random resized crop (bilinear), optional horizontal flip, normalisation.
+    """Random resized crop, optional horizontal flip, normalisation.
 
     Attributes:
         size: height and width of the result in pixels.
@@ -110,6 +110,7 @@ class TrainTransform:
         flip_prob: probability of a horizontal flip.
         mean: per channel, subtracted from values in [0, 1].
         std: per channel, divides.
+        interpolation: bilinear or bicubic.
     """
 
     size: int
@@ -118,6 +119,7 @@ class TrainTransform:
     flip_prob: float = 0.0
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD
+    interpolation: InterpolationMode = InterpolationMode.BILINEAR
 
     def batch(self, images: Tensor, rngs: Sequence[Rng] | None = None) -> Tensor:
         """Crop a whole batch with one resampling, each image with its own box.
@@ -148,7 +150,10 @@ class TrainTransform:
         y = torch.outer(h / height, center) + ((2 * top + h) / height - 1)[:, None]
         shape = (len(images), self.size, self.size)
         grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=-1)
-        crops = grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+        mode = self.interpolation.value
+        crops = grid_sample(images.float(), grid, mode, padding_mode="border", align_corners=False)
+        # cubic weights can leave the range of the pixels
+        crops = crops if mode == "bilinear" else crops.clamp(0, 255)
         return _normalize(crops, self.mean, self.std)
 
     def one(self, image: Image.Image, rng: Rng | None = None) -> Tensor:
@@ -158,7 +163,7 @@ class TrainTransform:
         top, left, h, w, flip = self.box(rng, image.height, image.width)
         crop = F.resized_crop(
             image.convert("RGB"), top, left, h, w, [self.size, self.size],
-            InterpolationMode.BILINEAR, antialias=True,
+            self.interpolation, antialias=True,
         )  # fmt: skip
         return _to_float(F.horizontal_flip(crop) if flip else crop, self.mean, self.std)
 
@@ -176,24 +181,41 @@ class TrainTransform:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Shorter side to `size`, centre crop, normalisation; no randomness."""
+    """Resizing, centre crop, normalisation; no randomness.
+
+    Attributes:
+        size: height and width of the result in pixels.
+        mean: per channel, subtracted from values in [0, 1].
+        std: per channel, divides.
+        interpolation: of the resizing, bilinear or bicubic.
+        resize: shorter side before the crop, at least `size`; None: `size`.
+    """
 
     size: int
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD
     interpolation: InterpolationMode = InterpolationMode.BILINEAR
+    resize: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.resize is not None and self.resize < self.size:
+            raise ValueError(
+                f"cannot cut {self.size} pixels out of images resized to {self.resize}"
+            )
 
     def batch(self, images: Tensor, rngs: Sequence[Rng] | None = None) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, 3, size, size) float32, normalised; `rngs` are not used."""
-        if images.shape[-2:] != (self.size, self.size):
+        side = self.resize or self.size
+        if images.shape[-2:] != (self.size, self.size) or side != self.size:
             images = F.center_crop(
-                F.resize(images, [self.size], self.interpolation, antialias=True), [self.size] * 2
+                F.resize(images, [side], self.interpolation, antialias=True), [self.size] * 2
             )
         return _normalize(images.float(), self.mean, self.std)
 
     def one(self, image: Image.Image, rng: Rng | None = None) -> Tensor:
         """PIL image -> (3, size, size) float32, normalised; `rng` is not used."""
-        image = F.resize(image.convert("RGB"), [self.size], self.interpolation, antialias=True)
+        side = self.resize or self.size
+        image = F.resize(image.convert("RGB"), [side], self.interpolation, antialias=True)
         return _to_float(F.center_crop(image, [self.size, self.size]), self.mean, self.std)
 
 

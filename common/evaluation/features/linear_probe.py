@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from common.evaluation.features.accuracy import mean_per_class_accuracy
 from common.evaluation.matrices import as_labels, as_matrix, blocks, exact_math
 
+_MOMENT_ROWS = 131_072  # of a block in double
 L2_GRID: tuple[float, ...] = tuple(10.0**e for e in range(-6, 3))
 
 
@@ -27,8 +28,7 @@ def fit_logistic_regression(
     """Minimise the mean cross entropy plus an L2 penalty with L-BFGS.
 
     Equation: ``min_{W, b} 1/N sum_i CE(W x_i + b, y_i) + l2 / 2 ||W||^2``; equals
-    ``sklearn.linear_model.LogisticRegression(C=1 / (N * l2))``, of two classes ``C=2 / (N * l2)``, as
-    scikit-learn then has one weight vector. The bias carries no penalty.
+    ``sklearn.linear_model.LogisticRegression`` of the C that `l2_of` names. The bias carries no penalty.
 
     Args:
         features: (N, D).
@@ -57,6 +57,23 @@ def fit_logistic_regression(
         # Tensors made under inference mode cannot enter a backward pass, copies can.
         x, y, weight, bias = (t.clone() if t.is_inference() else t.detach() for t in (x, y, *start))
         return _minimise(x, y, weight, bias, l2, max_iterations, tolerance, chunk_size)
+
+
+def l2_of(c: float, num_samples: int, num_classes: int) -> float:
+    """The ``l2`` of `fit_logistic_regression` that scikit-learn's ``LogisticRegression(C=c)`` stands for.
+
+    Of two classes scikit-learn fits one weight vector w, here w/2 and -w/2 with half the squared
+    norm: twice the penalty makes both the same.
+
+    Args:
+        c: > 0, inverse strength.
+        num_samples: N, of the fit.
+        num_classes: C >= 2.
+
+    >>> l2_of(1.0, 100, 10), l2_of(1.0, 100, 2)
+    (0.01, 0.02)
+    """
+    return (2 if num_classes == 2 else 1) / (c * num_samples)
 
 
 def _minimise(
@@ -268,7 +285,14 @@ def _moments(x: Tensor, standardize: bool) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per feature; 1 where a feature is constant."""
     if not standardize:
         return x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
-    mean, std = x.double().mean(dim=0), x.double().std(dim=0, correction=0)
+    # Block by block (Chan et al. 1979): a copy of ImageNet's features in double takes 21 GB.
+    mean = var = x.new_zeros(x.shape[1], dtype=torch.float64)
+    for rows in blocks(len(x), _MOMENT_ROWS):
+        own_var, own = torch.var_mean(x[rows].double(), dim=0, correction=0)
+        share, shift = (rows.stop - rows.start) / rows.stop, own - mean
+        var = (1 - share) * var + share * own_var + share * (1 - share) * shift.square()
+        mean = mean + share * shift
+    std = var.sqrt()
     # Below this a feature only holds the rounding of a constant.
     constant = std <= 1e-6 * mean.abs()
     return mean.to(x.dtype), std.masked_fill(constant | (std == 0), 1.0).to(x.dtype)

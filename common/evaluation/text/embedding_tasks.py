@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.data.samplers import sample_rng
-from common.evaluation.features.linear_probe import fit_logistic_regression
+from common.evaluation.features.linear_probe import fit_logistic_regression, l2_of
 from common.evaluation.matrices import as_labels, as_matrix
 from common.evaluation.retrieval.ranking import average_precision, ndcg
 from common.evaluation.search import stable_topk
@@ -130,12 +130,12 @@ def few_shot_correct(
     x, test = as_matrix(train, "train"), as_matrix(test, "test")
     classes = int(max(train_labels.max(), test_labels.max())) + 1
     y = as_labels(train_labels, len(x), "train_labels", classes)
-    scale = 2 if classes == 2 else 1  # two weight vectors carry half each of the one that C is for
     found = torch.zeros(len(test), dtype=torch.float64)
     for draw in range(draws):
         order = torch.from_numpy(sample_rng(0, draw, 0, _SHOT_STREAM).permutation(len(x)))
         rows = torch.cat([order[y.cpu()[order] == c][:shots] for c in range(classes)])
-        fit = fit_logistic_regression(x[rows], y[rows], scale / len(rows), classes, tolerance=1e-3)
+        l2 = l2_of(1.0, len(rows), classes)
+        fit = fit_logistic_regression(x[rows], y[rows], l2, classes, tolerance=1e-3)
         found += (F.linear(test, *fit).argmax(1).cpu() == test_labels.cpu()).double()
     return found / draws
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from common.config import UserError, nearest
 from common.data.text.options import TRANSFER_NAMES
 from common.data.text.sets import joined, senteval_folder, senteval_lines
-from common.evaluation.features.linear_probe import fit_logistic_regression
+from common.evaluation.features.linear_probe import fit_logistic_regression, l2_of
 from common.evaluation.matrices import as_matrix
 from common.evaluation.text.sts_protocol import Encode, encode_distinct
 
@@ -236,9 +236,8 @@ def _fit_predict(x: Tensor, y: Tensor, test: Tensor, c: float) -> Tensor:
 def _fit(
     x: Tensor, y: Tensor, c: float, initial: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias; of two classes each weight vector carries half of the one that C is for."""
     classes = max(2, int(y.max()) + 1)
-    l2 = (2 if classes == 2 else 1) / (c * len(x))
+    l2 = l2_of(c, len(x), classes)
     return fit_logistic_regression(x, y, l2, classes, initial=initial, tolerance=1e-4)
 
 

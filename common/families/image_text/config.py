@@ -23,6 +23,8 @@ class ImageTextData(DataConfig):
     texts: list[str] = field(default_factory=lambda: [ORIGINAL])
     image_size: Count = 224  # input of the image tower in pixels
     crop_scale: Interval = (0.5, 1.0)  # area range of the random resized crop
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # of training crops
+    eval_interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # of images that are judged
     normalize: Literal["imagenet", "clip"] = "imagenet"  # channel mean and deviation
     train_fraction: Share = 1.0  # share of the pool's training drawings, drawn by the seed
     cache_size: Count = 36  # side of cached pool images in pixels, at most twice image_size

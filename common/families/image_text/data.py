@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
+from torchvision.transforms.v2 import InterpolationMode
 
 from common.data.image import sources as im
 from common.data.image.benchmarks import IMAGE_SETS, load_image_set
@@ -51,13 +52,16 @@ def train_transform(data: ImageTextData) -> im.TrainTransform:
     """Random resized crop without flip or colour jitter."""
     mean, std = normalization(data)
     low, high = data.crop_scale
-    return im.TrainTransform(data.image_size, scale=(low, high), mean=mean, std=std)
+    mode = InterpolationMode(data.interpolation)
+    return im.TrainTransform(
+        data.image_size, scale=(low, high), mean=mean, std=std, interpolation=mode
+    )
 
 
 def eval_transform(data: ImageTextData) -> im.EvalTransform:
     """Resize and centre crop."""
     mean, std = normalization(data)
-    return im.EvalTransform(data.image_size, mean=mean, std=std)
+    return im.EvalTransform(data.image_size, mean, std, InterpolationMode(data.eval_interpolation))
 
 
 # -- training sets -------------------------------------------------------------------------------

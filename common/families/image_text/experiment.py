@@ -86,7 +86,7 @@ def image_text_experiment(
         log_scale = module.logit_scale.log_scale
         save_open_clip(
             module.encoder, folder, log_scale=log_scale, mean=mean, std=std,
-            interpolation="bilinear",
+            interpolation=cfg.data.eval_interpolation,
         )  # fmt: skip
 
     def load_export(folder: Path) -> M:

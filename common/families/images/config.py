@@ -13,6 +13,7 @@ from common.ranges import (
     Positive,
     Probability,
     Real,
+    Share,
     between,
 )
 
@@ -45,12 +46,17 @@ class ImageSetData(DataConfig):
         None  # training images, class-balanced, drawn by the seed (sets in memory)
     )
     crop_scale: Interval = (0.08, 1.0)  # area range of the random resized crop
+    # images that are judged: shorter side before the centre crop (None: image_size), and how it is made
+    eval_resize: Count | None = None
+    eval_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: tuple[Real, Real, Real] = CIFAR10_MEAN
     std: tuple[Positive, Positive, Positive] = CIFAR10_STD_OF_IMAGES
 
     def __post_init__(self) -> None:
         if self.cache_size is not None and self.cache_size > 2 * self.image_size:
             raise ValueError("data.cache_size must be at most twice data.image_size")
+        if self.eval_resize is not None and self.eval_resize < self.image_size:
+            raise ValueError("data.eval_resize must be at least data.image_size, which is cut out")
         if self.limit is not None and self.source not in IN_MEMORY:
             raise ValueError(f"data.limit is for sets in memory, not for {self.source}")
 
@@ -83,6 +89,22 @@ class ProjectedModel:
         default_factory=lambda: [512]
     )  # hidden widths, for hosts with one
     sync_batchnorm: bool = False  # statistics over all GPUs
+
+
+@dataclass
+class LinearOptions:
+    """Linear evaluation: a classifier on a frozen encoder, trained by `optim` on augmented images.
+
+    Batches, length and devices are those of `data` and `trainer`, as of any training.
+    """
+
+    train: bool = False  # train the classifier instead of the method
+    encoder: str | None = None  # exported folder whose encoder is judged
+    augment: Literal["crop", "views"] = "crop"  # random crops and flips; as the method's views
+    crop_scale: Interval = (0.08, 1.0)  # of augment=crop
+    init_std: NonNegative = 0.0  # of the classifier's weights
+    # fractions of training after which the learning rate is divided by ten (optim.schedule=constant)
+    milestones: list[Share] = field(default_factory=list)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from torch.utils.data import Dataset
+from torchvision.transforms.v2 import InterpolationMode
 
 from common.config import TrainerConfig
 from common.data.image.files import FILE_SETS, image_files, source_of
@@ -111,7 +112,8 @@ def moments(data: ImageSetData) -> tuple[Channels, Channels]:
 def eval_transform(data: ImageSetData) -> EvalTransform:
     """Resize and centre crop."""
     mean, std = moments(data)
-    return EvalTransform(data.image_size, mean=mean, std=std)
+    mode = InterpolationMode(data.eval_interpolation)
+    return EvalTransform(data.image_size, mean, std, mode, data.eval_resize)
 
 
 def simclr_transform(data: ColouredCrops, **options: Any) -> SimCLRTransform:

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from common.config import ExperimentConfig
-from common.data.image.parts import ImagePart
+from common.data.image.parts import ImagePart, Part
+from common.data.image.sources import ImageTransform
 from common.data.module import ContrastiveData
 from common.engine.experiment import Experiment, Plan, Requirement, Stage
 from common.engine.module import ContrastiveModule
 from common.engine.workspace import Workspace
 from common.export.safetensors import load_safetensors, save_safetensors
+from common.families.images.linear import linear_experiment
 from common.families.images.validation import KnnValidatedModule
 
 C = TypeVar("C", bound=ExperimentConfig)
@@ -40,7 +42,8 @@ def image_experiment(
     requirements: Callable[[C], tuple[Requirement, ...]],
     passes: Sequence[tuple[int, Shape]],
     outputs: Callable[[Any, Tensor], dict[str, Tensor]] = features_and_embeddings,
-    online_probe: Callable[[C], ImagePart] | None = None,
+    labelled: Callable[[Any, Part], ImagePart] | None = None,
+    views: Callable[[Any], ImageTransform] | None = None,
     stages: Callable[[], Iterator[Stage]] | None = None,
     tasks: Mapping[str, Callable[[Workspace], None]] | None = None,
 ) -> Experiment[M]:
@@ -58,17 +61,26 @@ def image_experiment(
         passes: forward passes of the network for one training sample: how many images (views) of
             which shape, for the memory estimate. The first shape is that of the probe images.
         outputs: named outputs of the network, compared after export and reload.
-        online_probe: labelled training images that a linear classifier learns from on the side,
-            for a `KnnValidatedModule`.
+        labelled: config, part -> images with classes. With ``cfg.eval.online_probe`` a linear
+            classifier learns from the training part on the side, for a `KnnValidatedModule`.
+        views: data section -> training transform of a view. With ``cfg.linear.train`` the experiment
+            is `linear_experiment` on the parts of `labelled` in the method's place.
         stages: replaces the single stage "train".
         tasks: name -> callable for `make run TASK=name`.
     """
+    sections: Any = cfg
+    if labelled is not None and views is not None and sections.linear.train:
+        found: Any = linear_experiment(
+            sections, build_network, network_options(cfg), labelled, views,
+            [need for need in requirements(cfg) if not need.name.startswith("weights")],
+        )  # fmt: skip
+        return found  # type: ignore[no-any-return]
 
     def one_stage() -> Iterator[Stage]:
         module = make_module(cfg)
-        if online_probe is not None:
+        if labelled is not None and sections.eval.online_probe:
             assert isinstance(module, KnnValidatedModule)
-            part = online_probe(cfg)
+            part = labelled(cfg, "train")
             module.probe_online(part.labels, len(part.class_names))
         yield Stage("train", module, build_data(cfg))
 

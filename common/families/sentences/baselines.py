@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from common.data.samplers import drawn_rows
 from common.data.text.sets import StsSet
 from common.encoders.modes import untrained as as_training_begins
 from common.encoders.text.pooling import Pooling
@@ -28,6 +29,7 @@ from common.families.sentences.module import build_encoder
 from common.families.sentences.protocol import SentenceExperimentConfig
 
 FIT_TEXTS = 5_000  # training texts, at most, that centre and whitening are fitted on
+ORDER = 83  # stream of their draw
 RIDGE = 1e-6  # whitening of an encoder whose embeddings don't span its dimensions
 
 Config = SentenceExperimentConfig
@@ -52,7 +54,14 @@ def raw(cfg: Config, workspace: Workspace) -> dict[str, float]:
 def centred(
     cfg: Config, workspace: Workspace, texts: Sequence[str] | None = None
 ) -> dict[str, float]:
-    """The encoder that training starts from, minus its mean over training texts (None: `text_rows`)."""
+    """The encoder that training starts from, minus its mean over training texts.
+
+    Args:
+        cfg: the project's config.
+        workspace: of the run.
+        texts: what the arms train on, from all of which as many as a fit takes are drawn; None:
+            the first ones of `text_rows`.
+    """
 
     def fit(embeddings: Tensor) -> EmbeddingTransform:
         mean = embeddings.double().mean(dim=0)
@@ -64,7 +73,7 @@ def centred(
 def whitened(
     cfg: Config, workspace: Workspace, texts: Sequence[str] | None = None
 ) -> dict[str, float]:
-    """The encoder that training starts from, whitened on training texts (None: `text_rows`).
+    """The encoder that training starts from, whitened on training texts (see `centred`).
 
     Source: Su et al. 2021, "Whitening Sentence Representations", arXiv 2103.15316.
     """
@@ -120,11 +129,20 @@ def _encoder(
     with encoding(cfg, encoder) as plain:
         encode: Encode = plain
         if fit is not None:
-            if texts is None:
-                texts = [text for row in text_rows(cfg.data, cfg.seed) for text in row]
-            transform = fit(plain(list(dict.fromkeys(texts))[:FIT_TEXTS]))
+            transform = fit(plain(fit_texts(cfg, texts)))
             encode = lambda rows: transform(plain(rows))  # noqa: E731
         return _score(sets, encode, sets[cfg.eval.sets[0]], workspace)
+
+
+def fit_texts(cfg: Config, texts: Sequence[str] | None) -> list[str]:
+    """The distinct texts that centre and whitening are fitted on, see `centred`."""
+    if texts is None:
+        first = (text for row in text_rows(cfg.data, cfg.seed) for text in row)
+        return list(dict.fromkeys(first))[:FIT_TEXTS]
+    own = list(dict.fromkeys(texts))
+    return [
+        own[i] for i in drawn_rows(len(own), min(FIT_TEXTS, len(own)), cfg.seed, ORDER, "texts")
+    ]
 
 
 def _score(

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2 import InterpolationMode
 
 from common.data.image.simclr import SimCLRTransform
 from common.data.samplers import sample_rng
 from common.data.text.tokenizers import ClipTokenizer
+from common.families.image_text.data import train_transform
 from common.families.image_text.photographs import CLASSES, TEMPLATES
 from projects.clip_baselines.data import build_data, text_changes, view_transforms
 from tests.projects.clip_baselines.conftest import config
@@ -106,8 +108,10 @@ def test_item_16_image_and_text_augmentation_are_switches():
     assert view(CAPTION, rng()) == CAPTION
     strong = view_transforms(config(name="paper").data)
     assert strong[0] == strong[1] == SimCLRTransform(
-        224, (0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_prob=0.8, grey_prob=0.2, blur_prob=0.5
+        224, (0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_prob=0.8, grey_prob=0.2, blur_prob=0.5,
+        interpolation=InterpolationMode.BICUBIC,
     )  # fmt: skip
+    assert train_transform(config(name="paper").data).interpolation is InterpolationMode.BICUBIC
     first, second = view_transforms(data_of("data.asymmetric=true"))
     assert (first.blur_prob, first.solarise_prob) == (1.0, 0.0)
     assert (second.blur_prob, second.solarise_prob) == (0.1, 0.2)

@@ -1,9 +1,12 @@
 """Batches of one group (document) each."""
 
+import time
+
 import numpy as np
 import pytest
 
 from common.config import UserError
+from common.data import samplers
 from common.data.samplers import SeededBatchSampler
 
 GROUPS = np.repeat([0, 1, 2, 3], [23, 9, 3, 17])
@@ -59,3 +62,29 @@ def test_groups_need_shuffling_and_no_buckets():
         SeededBatchSampler(8, 2, 0, groups=[0] * 8, shuffle=False)
     with pytest.raises(ValueError, match="8 samples need"):
         SeededBatchSampler(8, 2, 0, groups=[0] * 7)
+
+
+def test_the_order_is_that_of_a_search_for_every_group():
+    """One sort in place of a pass over all samples for each document gives the same batches."""
+    for seed in range(3):
+        sampler = SeededBatchSampler(len(GROUPS), 4, seed, groups=GROUPS)
+        drawn = SeededBatchSampler(len(GROUPS), 4, seed).permutation(2)
+        rng = samplers.sample_rng(seed, 2, 0, stream=2**31 + 4)
+        members = [drawn[GROUPS[drawn] == g] for g in rng.permutation(np.unique(GROUPS))]
+        whole = np.concatenate([m[: len(m) // 4 * 4].reshape(-1, 4) for m in members])
+        rest = [m[len(m) // 4 * 4 :] for m in members]
+        expected = np.concatenate([rng.permutation(whole).reshape(-1), *rest])
+        np.testing.assert_array_equal(sampler.permutation(2), expected)
+
+
+def test_many_groups_take_one_pass():
+    """RankGen on PG19: tens of thousands of documents, millions of windows."""
+    count, documents = 200_000, 20_000
+    sampler = SeededBatchSampler(count, 8, 0, groups=np.arange(count) % documents)
+    started = time.process_time()
+    sampler.permutation(0)
+    grouped = time.process_time() - started
+    started = time.process_time()
+    for group in range(20):  # a thousandth of a search for each
+        np.flatnonzero(sampler.groups == group)
+    assert grouped < 1000 * (time.process_time() - started)

@@ -2,12 +2,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from common.config import UserError
 from common.data.image.files import LabelledFiles
 from common.data.image.labelled import LabelledPixels
 from common.data.image.parts import EvalImages, ImagePart
+from common.data.image.simclr import SimCLRTransform
 from common.data.image.sources import (
     CachedImages,
     EvalTransform,
@@ -162,3 +164,44 @@ def test_images_in_memory_are_validated_one_by_one(images):
     batch = data.collate([data[i] for i in (4, 0)])
     assert batch["labels"].tolist() == [4, 0]
     assert torch.equal(batch["images"], EvalTransform(16).batch(images[[4, 0]]))
+
+
+def test_eval_transform_resizes_before_it_crops():
+    """The usual protocol of ImageNet: shorter side to 256, then the inner 224 pixels."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    for mode in ("bilinear", "bicubic"):
+        way = InterpolationMode(mode)
+        own = EvalTransform(16, interpolation=way, resize=20)
+        expected = F.center_crop(F.resize(image, [20], way, antialias=True), [16, 16])
+        expected = F.to_dtype(F.to_image(expected), torch.float32, scale=True)
+        expected = F.normalize(expected, own.mean, own.std)
+        torch.testing.assert_close(own.one(image), expected)
+        pixels = F.to_image(image)[None]
+        assert (own.batch(pixels)[0] - expected).abs().max() < 0.2  # tensors round otherwise
+        assert (EvalTransform(16, interpolation=way).one(image) - expected).abs().max() > 0.5
+    already = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
+    enlarged = EvalTransform(16, resize=20).batch(already)
+    assert not torch.equal(enlarged, EvalTransform(16).batch(already))  # CIFAR: 36, then 32
+    with pytest.raises(ValueError, match="cannot cut"):
+        EvalTransform(16, resize=15)
+
+
+def test_training_crops_are_bicubic_where_they_are_to_be():
+    """open_clip's and the improved CLIP baselines' crops."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    cubic, linear = (
+        TrainTransform(16, interpolation=InterpolationMode(mode))
+        for mode in ("bicubic", "bilinear")
+    )
+    for take in (
+        lambda t: t.one(image, sample_rng(0, 0, 0)),
+        lambda t: t.batch(F.to_image(image)[None], [sample_rng(0, 0, 0)])[0],
+    ):
+        assert (take(cubic) - take(linear)).abs().max() > 0.1
+    low, high = (torch.tensor(x) for x in (0.0, 1.0))
+    bounds = [(edge - torch.tensor(cubic.mean)) / torch.tensor(cubic.std) for edge in (low, high)]
+    batch = cubic.batch(F.to_image(image)[None], [sample_rng(0, 0, 0)])[0]
+    assert (batch >= bounds[0][:, None, None] - 1e-5).all()
+    assert (batch <= bounds[1][:, None, None] + 1e-5).all()
+    view = SimCLRTransform(16, interpolation=InterpolationMode.BICUBIC)
+    assert view.crop.interpolation is InterpolationMode.BICUBIC

@@ -265,8 +265,18 @@ def test_the_online_probe_learns_from_the_labels_of_the_training_part():
     part = ImagePart(
         LabelledPixels(torch.zeros(4, 3, 16, 16).byte(), torch.arange(4), list("abcd"))
     )
-    options = {"passes": [(1, (3, 16, 16))], "online_probe": lambda cfg: part}
-    (stage,) = experiment_of(config(), **options)[0].stages()
+    seen = []
+    options = {
+        "passes": [(1, (3, 16, 16))],
+        "labelled": lambda cfg, name: seen.append(name) or part,
+    }
+    cfg = config()
+    (stage,) = experiment_of(cfg, **options)[0].stages()
+    assert not seen
+    assert stage.module.configure_callbacks() == []
+    cfg.eval.online_probe = True
+    (stage,) = experiment_of(cfg, **options)[0].stages()
+    assert seen == ["train"]
     (probe,) = stage.module.configure_callbacks()
     assert torch.equal(probe.labels, part.labels)
     assert probe.num_classes == 4
