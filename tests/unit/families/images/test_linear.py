@@ -162,6 +162,10 @@ def test_weights_of_elsewhere_can_be_judged(exported):
     ]
     needs = prepare(project, "smoke", words)[1].plan().requirements
     assert {need.name for need in needs} == {"weights"}
+    plan = prepare(project, "smoke", ["linear.train=true", "data.source=bundled"])[1].plan()
+    data = importlib.import_module(f"projects.{project}.data")
+    cfg = load(config_class(project), project, "smoke", ["data.source=bundled"])
+    assert plan.num_samples == len(data.image_part(cfg, "bank").labels)
 
 
 def test_nesterov_is_a_setting_of_sgd(exported, tmp_path):
