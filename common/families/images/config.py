@@ -95,14 +95,16 @@ class ProjectedModel:
 class LinearOptions:
     """Linear evaluation: a classifier on a frozen encoder, trained by `optim` on augmented images.
 
-    Batches, length and devices are those of `data` and `trainer`, as of any training.
+    Batches, length and devices are those of `data` and `trainer`, as of any training; the settings of
+    the method are not read.
     """
 
     train: bool = False  # train the classifier instead of the method
-    encoder: str | None = None  # exported folder whose encoder is judged
+    encoder: str | None = None  # exported folder whose encoder is judged; None: model.pretrained
     augment: Literal["crop", "views"] = "crop"  # random crops and flips; as the method's views
     crop_scale: Interval = (0.08, 1.0)  # of augment=crop
     init_std: NonNegative = 0.0  # of the classifier's weights
+    nesterov: bool = False  # SGD's momentum
     # fractions of training after which the learning rate is divided by ten (optim.schedule=constant)
     milestones: list[Share] = field(default_factory=list)
 

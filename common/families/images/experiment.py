@@ -72,7 +72,7 @@ def image_experiment(
     if labelled is not None and views is not None and sections.linear.train:
         found: Any = linear_experiment(
             sections, build_network, network_options(cfg), labelled, views,
-            [need for need in requirements(cfg) if not need.name.startswith("weights")],
+            requirements(cfg),
         )  # fmt: skip
         return found  # type: ignore[no-any-return]
 

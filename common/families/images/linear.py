@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from common.engine.workspace import Workspace
 from common.evaluation.features.accuracy import mean_per_class_accuracy
 from common.evaluation.features.frozen import source_outputs
 from common.export.safetensors import load_safetensors, save_safetensors
-from common.families.images.config import LinearOptions, WatchedEval
+from common.families.images.config import LinearOptions, ProjectedModel, WatchedEval
 from common.families.images.data import eval_transform, moments
 
 _STREAM = 34
@@ -48,6 +48,10 @@ class LinearConfig(Protocol):
     @property
     def data(self) -> Any:
         """`ImageSetData`."""
+
+    @property
+    def model(self) -> ProjectedModel:
+        """Whose encoder is judged."""
 
     @property
     def eval(self) -> WatchedEval:
@@ -139,6 +143,7 @@ class LinearClassification(ContrastiveModule):
         super().__init__(cfg.optim)
         self.network = network
         self.milestones = cfg.linear.milestones or list(getattr(cfg.optim, "milestones", []))
+        self.nesterov = cfg.linear.nesterov
         self._right: list[Tensor] = []
 
     def losses(self, batch: LabelledBatch) -> dict[str, Tensor]:
@@ -150,6 +155,9 @@ class LinearClassification(ContrastiveModule):
     def configure_optimizers(self) -> Any:
         """The common optimiser and schedule; with milestones a division by ten at each."""
         found = super().configure_optimizers()
+        if self.nesterov:
+            for group in found["optimizer"].param_groups:
+                group["nesterov"] = True
         if self.milestones:
             found["lr_scheduler"]["scheduler"] = milestone_schedule(
                 found["optimizer"], self.milestones, self.trainer.max_steps
@@ -174,7 +182,7 @@ def linear_experiment(
     views: Callable[[Any], ImageTransform],
     requirements: Sequence[Requirement],
 ) -> Experiment[LinearClassification]:
-    """Experiment that trains a classifier on the encoder of an exported folder.
+    """Experiment that trains a classifier on the encoder of an exported folder, or on given weights.
 
     Args:
         cfg: the project's config.
@@ -182,14 +190,17 @@ def linear_experiment(
         options: arguments of `build` by this config.
         labelled: config, part -> bank (what the classifier learns from) or test images.
         views: data section -> the method's own training transform, for ``linear.augment=views``.
-        requirements: of the images.
+        requirements: of the method.
 
     Raises:
-        UserError: milestones with another schedule than a constant one.
+        UserError: milestones with another schedule than a constant one, or Nesterov's momentum with
+            another optimiser than SGD.
     """
-    own, data = cfg.linear, cfg.data
+    own, data, pretrained = cfg.linear, cfg.data, cfg.model.pretrained
     if own.milestones and cfg.optim.schedule != "constant":
         raise UserError("linear.milestones need optim.schedule=constant")
+    if own.nesterov and (cfg.optim.name != "sgd" or not cfg.optim.momentum):
+        raise UserError("linear.nesterov needs optim.name=sgd with optim.momentum")
     source = data.source if data.source in NUM_CLASSES else "imagenet"  # a folder's judge
 
     def network(num_classes: int, init_std: float = 0.0, **shape: Any) -> LinearNetwork:
@@ -197,11 +208,14 @@ def linear_experiment(
         return LinearNetwork(encoder.encoder, num_classes, init_std)
 
     def judged() -> nn.Module:
-        if own.encoder is None:
+        if own.encoder is None and pretrained == "random":
             raise UserError(
-                "linear.train=true needs linear.encoder, the exported folder of a trained run: "
-                "`make export` names it"
+                "linear.train=true needs linear.encoder, the exported folder of a trained run (`make "
+                "export` names it), or the weights of model.pretrained"
             )
+        if own.encoder is None:
+            given: Any = build(**options, pretrained=pretrained)
+            return cast(nn.Module, given.encoder)
         folder = Path(own.encoder).expanduser()
         encoder: Any = load_safetensors(folder, build)
         known = json.loads((folder / "config.json").read_text("utf-8"))
@@ -209,8 +223,7 @@ def linear_experiment(
         if other and (other != ["widths"] or options["backbone"] == "convnet"):
             name = other[0]
             raise UserError(f"{folder} was trained with {name}={known[name]}, not {options[name]}")
-        found: nn.Module = encoder.encoder
-        return found
+        return cast(nn.Module, encoder.encoder)
 
     def stages() -> Iterator[Stage]:
         encoder, bank = judged(), labelled(cfg, "bank")
@@ -242,12 +255,14 @@ def linear_experiment(
             logits: Tensor = module.network(torch.zeros(shape))
             return logits.sum()
 
-        place = Path(own.encoder or "").expanduser()
-        needs = Requirement(
-            "encoder", own.encoder or "linear.encoder", own.encoder is not None and place.is_dir(),
-            "the exported folder of a trained run, written by `make export`",
-        )  # fmt: skip
-        return Plan(bare, data.limit or _num_images(source), forward, (*requirements, needs))
+        needs = [*requirements]
+        if own.encoder is not None or pretrained == "random":
+            place = Path(own.encoder or "").expanduser()
+            needs = [need for need in needs if not need.name.startswith("weights")]
+            hint = "the exported folder of a trained run, written by `make export`"
+            there = own.encoder is not None and place.is_dir()
+            needs.append(Requirement("encoder", own.encoder or "linear.encoder", there, hint))
+        return Plan(bare, data.limit or _num_images(source), forward, tuple(needs))
 
     return Experiment(
         stages,

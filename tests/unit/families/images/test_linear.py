@@ -13,6 +13,7 @@ from common.config import UserError, load
 from common.data.image.labelled import LabelledPixels
 from common.data.image.parts import ImagePart
 from common.data.image.sources import EvalTransform
+from common.engine import checkpoint as ckpt
 from common.engine.run import evaluate, export, prepare, train
 from common.engine.tracking import read_metrics
 from common.engine.workspace import Workspace
@@ -125,6 +126,29 @@ def test_a_missing_or_another_encoder_is_refused(exported, tmp_path):
         train(project, "smoke", options(tmp_path, encoder, "model.backbone=resnet18"))
     needs = prepare(project, "smoke", ["linear.train=true"])[1].plan().requirements
     assert not next(need for need in needs if need.name == "encoder").present
+
+
+def test_weights_of_elsewhere_can_be_judged(exported):
+    """`model.pretrained` in place of an export; nothing is drawn at random in its place."""
+    project, _ = exported
+    words = [
+        "linear.train=true",
+        "model.backbone=resnet18",
+        "model.pretrained=torchvision:resnet18",
+    ]
+    needs = prepare(project, "smoke", words)[1].plan().requirements
+    assert {need.name for need in needs} == {"weights"}
+
+
+def test_nesterov_is_a_setting_of_sgd(exported, tmp_path):
+    project, encoder = exported
+    words = ["linear.nesterov=true", "trainer.max_epochs=null", "trainer.max_steps=1",
+             "trainer.val_every_n_steps=null"]  # fmt: skip
+    run = train(project, "smoke", options(tmp_path, encoder, *words))
+    saved = ckpt.load(next((run / "checkpoints/linear").glob("*.ckpt")))
+    assert all(group["nesterov"] for group in saved["optimizer_states"][0]["param_groups"])
+    with pytest.raises(UserError, match="momentum"):
+        prepare(project, "smoke", options(tmp_path, encoder, *words, "optim.name=adamw"))
 
 
 def test_training_crops_are_those_of_the_config(exported):
