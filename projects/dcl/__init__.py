@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from common.encoders.heads import ProjectedEncoder
     from common.engine.experiment import Experiment
+    from common.families.images.linear import LinearNetwork
     from projects.dcl.module import DCL
 
 __all__ = ["Config", "build", "load"]
@@ -33,9 +34,8 @@ def build(cfg: Config) -> "Experiment[DCL]":
     )  # fmt: skip
 
 
-def load(folder: "Path") -> "ProjectedEncoder":
-    """Encoder and projection head of an exported folder."""
-    from common.export.safetensors import load_safetensors
-    from common.families.images.networks import build_network
+def load(folder: "Path") -> "ProjectedEncoder | LinearNetwork":
+    """Encoder of an exported folder, with its projection head or the classifier of a linear evaluation."""
+    from common.families.images.linear import load_network
 
-    return load_safetensors(folder, build_network)
+    return load_network(folder)

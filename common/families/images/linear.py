@@ -23,6 +23,7 @@ from common.data.image.sources import ImageTransform, TrainTransform
 from common.data.module import ContrastiveData
 from common.data.samplers import Key, sample_rng
 from common.distributed.collectives import all_gather_no_grad
+from common.encoders.heads import ProjectedEncoder
 from common.encoders.modes import evaluated
 from common.engine.experiment import Experiment, Plan, Requirement, Stage
 from common.engine.module import ContrastiveModule
@@ -33,6 +34,7 @@ from common.evaluation.features.frozen import source_outputs
 from common.export.safetensors import load_safetensors, save_safetensors
 from common.families.images.config import LinearOptions, ProjectedModel, WatchedEval
 from common.families.images.data import eval_transform, moments
+from common.families.images.networks import build_network
 
 _STREAM = 34
 SHAPE = ("backbone", "widths", "cifar_stem", "image_size")  # of an export, as the config has them
@@ -272,6 +274,20 @@ def linear_experiment(
         embed,
         plan,
     )
+
+
+def load_network(folder: str | Path) -> ProjectedEncoder | LinearNetwork:
+    """Encoder with projection head of an exported folder, or with the classifier of a linear evaluation.
+
+    Raises:
+        UserError: see `load_safetensors`.
+    """
+
+    def built(num_classes: int | None = None, **options: Any) -> ProjectedEncoder | LinearNetwork:
+        network = build_network(**options)
+        return network if num_classes is None else LinearNetwork(network.encoder, num_classes)
+
+    return load_safetensors(folder, built)
 
 
 def _num_images(source: str) -> int:

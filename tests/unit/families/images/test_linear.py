@@ -18,6 +18,7 @@ from common.engine.run import evaluate, export, prepare, train
 from common.engine.tracking import read_metrics
 from common.engine.workspace import Workspace
 from common.families.images import linear
+from common.models import load as load_model
 from common.registry import config_class
 
 CLASSES = 8
@@ -59,6 +60,9 @@ def test_the_classifier_learns_and_the_encoder_stays_as_it_was(exported, tmp_pat
     out = export(project, "smoke", [f"runs_dir={tmp_path}"], run.name, None)
     _, again = evaluate(project, "smoke", options(tmp_path, encoder), None, str(out))
     assert again == pytest.approx(metrics)
+    network, images = load_model(out), torch.rand(2, 3, 16, 16)
+    assert network(images).shape == (2, CLASSES)  # what `common.models.load` opens
+    assert load_model(encoder).encoder(images).shape[0] == 2
     found = importlib.import_module("safetensors.torch").load_file(out / "model.safetensors")
     before = importlib.import_module("safetensors.torch").load_file(encoder / "model.safetensors")
     shared = [name for name in before if name.startswith("encoder.")]
