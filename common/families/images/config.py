@@ -105,7 +105,8 @@ class LinearOptions:
     crop_scale: Interval = (0.08, 1.0)  # of augment=crop
     init_std: NonNegative = 0.0  # of the classifier's weights
     nesterov: bool = False  # SGD's momentum
-    # fractions of training after which the learning rate is divided by ten (optim.schedule=constant)
+    # fractions of training after which the learning rate is divided by ten (optim.schedule=constant);
+    # empty: those of optim, if it has any
     milestones: list[Share] = field(default_factory=list)
 
 

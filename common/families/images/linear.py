@@ -120,11 +120,11 @@ class LinearNetwork(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, S, S) -> logits (B, C) float32."""
+        """Images (B, 3, S, S) -> logits (B, C), under autocast too in the classifier's precision."""
         with torch.no_grad():
             features = self.encoder(images)
         with nullcontext() if images.is_meta else torch.autocast(images.device.type, enabled=False):
-            logits: Tensor = self.classifier(features.float())
+            logits: Tensor = self.classifier(features.to(self.classifier.weight.dtype))
         return logits
 
 
@@ -144,7 +144,7 @@ class LinearClassification(ContrastiveModule):
     def __init__(self, cfg: LinearConfig, network: LinearNetwork) -> None:
         super().__init__(cfg.optim)
         self.network = network
-        self.milestones = cfg.linear.milestones or list(getattr(cfg.optim, "milestones", []))
+        self.milestones = cfg.linear.milestones or getattr(cfg.optim, "milestones", [])
         self.nesterov = cfg.linear.nesterov
         self._right: list[Tensor] = []
 
@@ -264,7 +264,9 @@ def linear_experiment(
             hint = "the exported folder of a trained run, written by `make export`"
             there = own.encoder is not None and place.is_dir()
             needs.append(Requirement("encoder", own.encoder or "linear.encoder", there, hint))
-        return Plan(bare, data.limit or _num_images(source), forward, tuple(needs))
+        here = source in ("bundled", "synthetic")
+        size = len(labelled(cfg, "bank").labels) if here else data.limit or _num_images(source)
+        return Plan(bare, size, forward, tuple(needs))
 
     return Experiment(
         stages,

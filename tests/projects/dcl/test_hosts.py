@@ -15,7 +15,7 @@ from common.engine.trainer import check_accumulation
 from projects.dcl.module import DCL
 from tests.distributed.equal import assert_ranks_equal_one
 from tests.projects.dcl.conftest import HOSTS, LOSSES, batch, config
-from tests.projects.dcl.workers import three_steps
+from tests.projects.dcl.workers import linear_steps, three_steps
 
 
 def module_of(host, loss="dcl", *overrides):
@@ -169,6 +169,12 @@ def test_two_processes_equal_one(two_ranks, host, synced):
         two_ranks, three_steps, rtol=1e-10, atol=1e-12, host=host, synced=synced
     )
     assert any("features" in name for name in whole)
+
+
+def test_two_processes_train_the_classifier_of_one(two_ranks):
+    """Linear evaluation: DCL's headline protocol on several devices."""
+    whole = assert_ranks_equal_one(two_ranks, linear_steps, rtol=1e-5, atol=1e-6)
+    assert any("classifier.weight" in name for name in whole)
 
 
 # -- exact resume --------------------------------------------------------------------------------

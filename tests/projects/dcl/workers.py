@@ -1,9 +1,10 @@
 """What the two processes of the tests run; importable by name."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.distributed import process
+from common.families.images.linear import LinearClassification, LinearNetwork
 from projects.dcl.module import DCL
 from projects.dcl.objective import OneWayObjective, TwoViewObjective
 from tests.distributed.wrapped import linear_network, sgd_steps
@@ -29,4 +30,18 @@ def three_steps(host: str, distributed: bool, synced: bool = False) -> dict[str,
     own = slice(4 * process.rank(), 4 * process.rank() + 4) if distributed else slice(None)
     whole = [batch(8, 4, seed=number, dtype=torch.float64) for number in range(3)]
     parts = [{k: v[own] for k, v in part.items() if k != "skipped"} for part in whole]
+    return sgd_steps(module, parts, distributed)
+
+
+def linear_steps(distributed: bool) -> dict[str, Tensor]:
+    """Classifier after three SGD steps of eight images; each of two ranks holds four."""
+    torch.manual_seed(0)
+    encoder = nn.Flatten()
+    encoder.num_features = 3 * 8 * 8  # type: ignore[assignment]
+    module = LinearClassification(config("linear.train=true"), LinearNetwork(encoder, 4, 0.1))
+    own = slice(4 * process.rank(), 4 * process.rank() + 4) if distributed else slice(None)
+    parts = [
+        {"images": torch.randn(8, 3, 8, 8)[own], "labels": torch.randint(0, 4, (8,))[own]}
+        for _ in range(3)
+    ]
     return sgd_steps(module, parts, distributed)

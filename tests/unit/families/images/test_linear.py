@@ -111,6 +111,26 @@ def test_equal_logits_are_no_luck(tmp_path):
     assert found["linear_top5"] == 5 / 8 == found["linear_top5_chance"]
 
 
+@pytest.mark.usefixtures("unrendered_figures")
+def test_a_killed_training_of_the_classifier_goes_on_bit_for_bit(exported, tmp_path):
+    project, encoder = exported
+    words = options(
+        tmp_path, encoder, "trainer.max_epochs=null", "trainer.max_steps=4", "run_id=r",
+        "trainer.val_every_n_steps=null", "trainer.keep_checkpoints=5",
+        "trainer.checkpoint_every_n_steps=2",
+    )  # fmt: skip
+    run = train(project, "smoke", words)
+    folder = run / "checkpoints/linear"
+    whole = ckpt.load(folder / "step-00000004.ckpt")["state_dict"]
+    half = ckpt.load(folder / "step-00000002.ckpt")["state_dict"]
+    (folder / "step-00000004.ckpt").unlink()
+    (folder / "finished.json").unlink()
+    assert train(project, "smoke", [*words, "resume=r"]) == run
+    again = ckpt.load(folder / "step-00000004.ckpt")["state_dict"]
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert not torch.equal(whole["network.classifier.weight"], half["network.classifier.weight"])
+
+
 def test_milestones_divide_the_rate(tmp_path, exported):
     """MoCo's linear evaluation: a tenth at 60 % and 80 % of training."""
     project, encoder = exported
@@ -142,6 +162,10 @@ def test_weights_of_elsewhere_can_be_judged(exported):
     ]
     needs = prepare(project, "smoke", words)[1].plan().requirements
     assert {need.name for need in needs} == {"weights"}
+    plan = prepare(project, "smoke", ["linear.train=true", "data.source=bundled"])[1].plan()
+    data = importlib.import_module(f"projects.{project}.data")
+    cfg = load(config_class(project), project, "smoke", ["data.source=bundled"])
+    assert plan.num_samples == len(data.image_part(cfg, "bank").labels)
 
 
 def test_nesterov_is_a_setting_of_sgd(exported, tmp_path):
