@@ -102,7 +102,7 @@ def _further(
     with encoding(cfg, encoder) as plain:
         if fit is None:
             return further_metrics(cfg, plain, workspace)
-        transform = fit(plain(list(dict.fromkeys(_texts(cfg)))[:FIT_TEXTS]))
+        transform = fit(plain(_texts(cfg)))
         return further_metrics(cfg, lambda texts: transform(plain(texts)), workspace)
 
 
@@ -120,4 +120,6 @@ def _triplets(
 
 
 def _texts(cfg: Config) -> list[str]:
-    return [text for row in triplet_rows(cfg) for text in row.triplet.texts]
+    """As many as a fit takes, the first ones."""
+    texts = dict.fromkeys(text for row in triplet_rows(cfg) for text in row.triplet.texts)
+    return list(texts)[:FIT_TEXTS]
