@@ -82,7 +82,7 @@ class TrainerConfig:
     log_every_n_steps: Count = 10
     val_every_n_steps: Count | None = None  # None: no validation during training
     checkpoint_every_n_steps: Count = 500
-    keep_checkpoints: Count = 2  # latest ones kept besides the best
+    keep_checkpoints: Count = 2  # latest ones kept besides the best; with a best at least two
     deterministic: bool = True
     num_threads: Count | None = None  # CPU threads per process; None: torch's default
 
@@ -194,7 +194,7 @@ def load(schema: type[Config], project: str, config: str, overrides: Sequence[st
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         key = getattr(error, "full_key", None)
         where = f"{key}: " if key else ""
-        raise UserError(f"{project}/{config}: {where}{_first_line(error)}") from error
+        raise UserError(f"{project}/{config}: {where}{first_line(error)}") from error
 
 
 def check_ranges(schema: type[Any], values: Any, where: str, prefix: str = "") -> None:
@@ -272,7 +272,7 @@ def _parse_overrides(overrides: Sequence[str]) -> DictConfig:
         return OmegaConf.from_dotlist(list(overrides))
     except Exception as error:  # a value that is not YAML
         raise UserError(
-            f"cannot read the overrides {list(overrides)}: {_first_line(error)}"
+            f"cannot read the overrides {list(overrides)}: {first_line(error)}"
         ) from error
 
 
@@ -282,7 +282,7 @@ def _merge(base: Any, layer: DictConfig, source: str) -> Any:
         return OmegaConf.merge(base, layer)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "value"
-        raise UserError(f"{source}: {key}: {_first_line(error)}") from error
+        raise UserError(f"{source}: {key}: {first_line(error)}") from error
 
 
 def _refuse_unknown(base: Any, layer: Any, source: str, prefix: str, valid: list[str]) -> None:
@@ -297,8 +297,10 @@ def _refuse_unknown(base: Any, layer: Any, source: str, prefix: str, valid: list
             _refuse_unknown(base[key], layer._get_node(key), source, f"{name}.", valid)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its name."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _relative(path: Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.config import ROOT, UserError
+from common.config import ROOT, UserError, first_line
 
 # what readers of npz, gzip, JSON and text raise on content that is cut off or overwritten
 ERRORS = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
@@ -20,12 +20,6 @@ def remedy(path: str | Path) -> str:
     except ValueError:
         return "get it again"
     return f"restore it by: git checkout -- '{own}'" if own.parts[0] == "data" else "get it again"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its name."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def flip(path: Path) -> None:
 
 def final_state(run: Path, stage: str) -> dict[str, Any]:
     """Weights, optimiser and step of the last checkpoint of a stage."""
-    path = ckpt.latest(run / "checkpoints" / stage)
+    path = ckpt.newest_intact(run / "checkpoints" / stage)[0]
     assert path is not None
     content = ckpt.load(path)
     return {k: content[k] for k in ("state_dict", "optimizer_states", "global_step")}

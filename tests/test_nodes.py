@@ -22,7 +22,7 @@ SCRIPT = ROOT / "scripts/slurm/train.sbatch"
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    path = ckpt.latest(run / "checkpoints/stage0")
+    path = ckpt.newest_intact(run / "checkpoints/stage0")[0]
     assert path is not None
     return ckpt.load(path)["state_dict"]
 

@@ -46,7 +46,7 @@ def interrupt(folder: Path, stage: str, step: int, number: int, *overrides: str)
 
 
 def state(folder: Path) -> dict:
-    path = ckpt.latest(folder / "toy/smoke/r/checkpoints/stage1")
+    path = ckpt.newest_intact(folder / "toy/smoke/r/checkpoints/stage1")[0]
     assert path is not None
     return ckpt.load(path)
 
@@ -125,7 +125,7 @@ def test_truncated_checkpoint_is_never_chosen(tmp_path):
     whole = tmp_path / "step-00000002.ckpt"
     torch.save({"state_dict": {}}, whole)
     (tmp_path / "step-00000004.ckpt").write_bytes(whole.read_bytes()[:-40])
-    assert ckpt.latest(tmp_path) == whole
+    assert ckpt.newest_intact(tmp_path)[0] == whole
 
 
 def test_wandb_keeps_its_run_id_after_resume(tmp_path):

@@ -75,12 +75,15 @@ class LogTerms(Callback):
         self.window_step = self.first_step = trainer.global_step
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        """Time since the end of the last batch was spent on waiting for data."""
-        self.wait += time.perf_counter() - self.mark
+        """Time since the last batch, its checkpoint or its validation was spent on waiting for data."""
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        written = [c.written for c in callbacks if isinstance(c, RunCheckpoint)]
+        self.wait += time.perf_counter() - max([self.mark, *written])
 
     def on_before_optimizer_step(self, trainer: Trainer, module: Any, optimizer: Any) -> None:
         """Learning rate of the step, and the gradient norm of those that are logged."""
-        self.lr = optimizer.param_groups[0]["lr"]
+        first = optimizer.param_groups[0]  # with layer decay that of the lowest layer
+        self.lr = first["lr"] / (first.get("lr_scale") or 1.0)
         if (trainer.global_step + 1) % self.every == 0 and trainer.precision != "16-mixed":
             grads = [p.grad for p in module.parameters() if p.grad is not None]
             self.grad_norm = total_norm(grads)
@@ -94,6 +97,10 @@ class LogTerms(Callback):
             self.skipped += int(batch.get("skipped", 0))
         if step % self.every == 0 and step > self.window_step:
             self._log(trainer, module, step)
+        self.mark = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, module: Any) -> None:
+        """Validation is no waiting for data."""
         self.mark = time.perf_counter()
 
     def summary(self, trainer: Trainer) -> dict[str, float]:
@@ -136,7 +143,9 @@ def peak_memory_mib() -> float:
     status = Path("/proc/self/status")
     if status.exists():  # getrusage would return the parent's peak if that was higher
         lines = status.read_text(encoding="ascii", errors="ignore").splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**10
+        peak_line = next((line for line in lines if line.startswith("VmHWM")), None)
+        if peak_line is not None:  # gVisor's /proc has none
+            return int(peak_line.split()[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
@@ -160,9 +169,10 @@ class SaveBadBatch(Callback):
 
 
 class EMA(Callback):
-    """Exponential moving average of the weights, kept in fp32 and saved with the checkpoint.
+    """Exponential moving average of the weights, in their own dtype, saved with the checkpoint.
 
-    ema <- decay * ema + (1 - decay) * weights after every optimiser step; buffers are copied.
+    ema <- decay * ema + (1 - decay) * weights after every optimiser step. Buffers in floating point (running means,
+    queues) are averaged as weights are; all others (counters) are copied.
 
     Args:
         decay: in [0, 1).

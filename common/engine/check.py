@@ -1,6 +1,5 @@
 """`make check`: what a config would take, without data, weights or an accelerator."""
 
-import math
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from common.config import ExperimentConfig, UserError
 from common.engine.experiment import Plan
 from common.engine.module import ContrastiveModule
 from common.engine.run import prepare
-from common.engine.trainer import check_devices, world_size
+from common.engine.trainer import check_devices, epoch_steps, world_size
 
 GIB = 2**30
 # printed for a plan that counts less than a batch, as one does that has not seen its data and needs some stand-in
@@ -63,13 +62,8 @@ def count_steps(cfg: ExperimentConfig, num_samples: int) -> int:
     """Optimiser steps of the config, as `common.engine.trainer.total_steps`; 0 where the data would tell."""
     if cfg.trainer.max_steps is not None:
         return cfg.trainer.max_steps
-    assert cfg.trainer.max_epochs is not None
     batches = num_samples // (cfg.data.batch_size * world_size(cfg.trainer))
-    if not batches:  # a stand-in, see `UNKNOWN`
-        return 0
-    return max(
-        1, math.floor(cfg.trainer.max_epochs * batches / cfg.trainer.accumulate_grad_batches)
-    )
+    return epoch_steps(cfg.trainer, batches) if batches else 0  # none: a stand-in, see `UNKNOWN`
 
 
 def memory_rows(

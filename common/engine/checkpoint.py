@@ -1,7 +1,11 @@
 """Checkpoints: written whole or not at all, the newest intact one is found, loaded safely."""
 
+import math
 import pickle
 import re
+import time
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +30,8 @@ class Damaged(UserError):
 class RunCheckpoint(Checkpoint):
     """Save every n optimiser steps under ``step-<n>.ckpt``, keep the latest k and the best.
 
+    The best has the best value that validations gave, nan aside; while all are nan there is none.
+
     A file is complete or absent and has a checksum (`SignedFiles`). A step is saved before it is validated, so
     what validations found stands in a file of its own, ``validations.json``: a run that goes on after a step knows all
     values up to it, and `newest_intact` passes over a step whose validation was cut off.
@@ -33,7 +39,8 @@ class RunCheckpoint(Checkpoint):
     Args:
         folder: where the files go.
         every: optimiser steps between checkpoints.
-        keep: number of latest checkpoints to keep.
+        keep: number of latest checkpoints to keep; with a monitor at least two, as a run does not go on from one
+            whose validation was cut off.
         monitor: validation key that selects best.ckpt; None: no best.
         mode: whether larger (max) or smaller (min) is better.
     """
@@ -46,15 +53,18 @@ class RunCheckpoint(Checkpoint):
         monitor: str | None = None,
         mode: Literal["min", "max"] = "max",
     ) -> None:
-        self.folder, self.every, self.keep = folder, every, max(1, keep)
+        self.folder, self.every = folder, every
+        self.keep = max(1 if monitor is None else 2, keep)
         self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
         self.found: dict[int, float] = {}  # step -> monitored value
         self.last_saved = -1
+        self.written = 0.0  # when the last file was complete, by time.perf_counter
 
     @property
     def best(self) -> float | None:
-        """The best value so far."""
-        return self.sign * max(self.sign * v for v in self.found.values()) if self.found else None
+        """The best value so far, nan aside."""
+        known = [self.sign * v for v in self.found.values() if not math.isnan(v)]
+        return self.sign * max(known) if known else None
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         """Do not save the step that was just loaded again; take up what was validated before it."""
@@ -75,9 +85,9 @@ class RunCheckpoint(Checkpoint):
         if value is None:
             known = ", ".join(sorted(trainer.callback_metrics))
             raise UserError(f"monitor '{self.monitor}' was not logged; logged: {known}")
-        before = self.best
-        self.found[trainer.global_step] = float(value)
-        if before is None or self.sign * float(value) > self.sign * before:
+        before, now = self.best, float(value)
+        self.found[trainer.global_step] = now
+        if not math.isnan(now) and (before is None or self.sign * now > self.sign * before):
             self._write(trainer, self.folder / "best.ckpt")
         if trainer.is_global_zero:  # after the weights: a value that is known has its file
             write_json(self.folder / VALIDATIONS, {str(k): v for k, v in self.found.items()})
@@ -86,6 +96,11 @@ class RunCheckpoint(Checkpoint):
         """Save the final state."""
         if trainer.global_step != self.last_saved:
             self.save(trainer, module)
+        if self.found and self.best is None:
+            warnings.warn(
+                f"{self.monitor} was nan whenever it was validated: the last weights are kept",
+                stacklevel=2,
+            )
 
     def save(self, trainer: Trainer, module: Any) -> Path:
         """Save now; all ranks must call it. Returns the file."""
@@ -93,7 +108,9 @@ class RunCheckpoint(Checkpoint):
         self.last_saved = trainer.global_step
         self._write(trainer, path)
         if trainer.is_global_zero:
-            for old in saved_checkpoints(self.folder)[: -self.keep]:
+            # a run that goes on from an earlier step finds later ones, which do not count
+            done = [p for p in saved_checkpoints(self.folder) if step_of(p) <= self.last_saved]
+            for old in done[: -self.keep]:
                 old.unlink(missing_ok=True)
             for rest in self.folder.glob("*.tmp"):  # of a process that was killed while writing
                 rest.unlink(missing_ok=True)
@@ -103,6 +120,7 @@ class RunCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
         trainer.save_checkpoint(path, weights_only=False)
+        self.written = time.perf_counter()
 
 
 class SignedFiles(CheckpointIO):
@@ -128,11 +146,6 @@ class SignedFiles(CheckpointIO):
 def saved_checkpoints(folder: Path) -> list[Path]:
     """Step checkpoints of a folder, oldest first, intact or not."""
     return sorted(p for p in folder.glob("step-*.ckpt") if NAME.fullmatch(p.name))
-
-
-def latest(folder: Path) -> Path | None:
-    """The newest intact step checkpoint, or None."""
-    return newest_intact(folder)[0]
 
 
 def newest_intact(
@@ -167,9 +180,9 @@ def validations(folder: Path) -> dict[int, float]:
     return {int(k): float(v) for k, v in read_json(path).items()} if path.exists() else {}
 
 
-def mark_finished(folder: Path, checkpoint: Path) -> None:
-    """Note that the stage of this folder is finished, and with which weights."""
-    write_json(folder / "finished.json", {"checkpoint": checkpoint.name})
+def mark_finished(folder: Path, checkpoint: Path, index: int = 0) -> None:
+    """Note that the stage of this folder is finished, with which weights, and its place among the stages."""
+    write_json(folder / "finished.json", {"checkpoint": checkpoint.name, "stage": index})
 
 
 def finished(folder: Path) -> Path | None:
@@ -188,7 +201,9 @@ def load(path: Path) -> dict[str, Any]:
     if (reason := signed.damage(path)) is not None:
         raise Damaged(f"{path} cannot be read as a checkpoint: it {reason}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # mapped: of what nobody looks at, such as the optimiser's states, nothing is read
+        mapped = zipfile.is_zipfile(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:  # torch's text advises to load it all the same
         raise UserError(
             f"{path} cannot be read as a checkpoint: it holds more than tensors and plain values, "

@@ -40,7 +40,8 @@ class ContrastiveModule(LightningModule):
         self.warmup_epoch_steps: float = 0.0
         self.global_batch_size = 0  # samples of an optimiser step, set by the engine
         self._pending: dict[str, Tensor] = {}
-        self._pending_ids: Any = None
+        # terms and ids of all micro-batches since the last optimiser step
+        self._unchecked: list[tuple[dict[str, Tensor], Any]] = []
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
         """Scalars of one training batch; must hold "loss"."""
@@ -83,17 +84,17 @@ class ContrastiveModule(LightningModule):
         terms = self.losses(batch)
         if "loss" not in terms:
             raise KeyError(f"{type(self).__name__}.losses must return 'loss', got {sorted(terms)}")
-        self._pending = {name: value.detach() for name, value in terms.items()}
-        self._pending_ids = batch.get("ids") if isinstance(batch, dict) else None
+        self._note(terms, batch)
         return terms["loss"]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Stop before the weights are touched when a term is not finite."""
-        if not self._pending:
+        """Stop before the weights are touched when a term of any micro-batch is not finite."""
+        unchecked, self._unchecked = self._unchecked, []
+        if not unchecked:
             return
-        finite = torch.stack([torch.isfinite(v).all() for v in self._pending.values()])
-        if not bool(finite.all()):
-            self._stop_on_non_finite()
+        found = [torch.isfinite(v).all() for terms, _ in unchecked for v in terms.values()]
+        if not bool(torch.stack(found).all()):
+            self._stop_on_non_finite(unchecked)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The optimiser step, then the module's own hook."""
@@ -138,9 +139,19 @@ class ContrastiveModule(LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def _stop_on_non_finite(self) -> None:
-        bad = [name for name, v in self._pending.items() if not bool(torch.isfinite(v).all())]
-        ids = self._pending_ids
+    def _note(self, terms: Mapping[str, Tensor], batch: Any) -> None:
+        """Keep the terms of a batch, to be checked before the optimiser step and to be logged."""
+        self._pending = {name: value.detach() for name, value in terms.items()}
+        ids = batch.get("ids") if isinstance(batch, dict) else None
+        self._unchecked.append((self._pending, ids))
+
+    def _stop_on_non_finite(self, unchecked: list[tuple[dict[str, Tensor], Any]]) -> None:
+        """Name what is not finite in the first micro-batch that has such a term."""
+        bad: list[str] = []
+        ids: Any = None
+        while not bad:
+            terms, ids = unchecked.pop(0)
+            bad = [name for name, v in terms.items() if not bool(torch.isfinite(v).all())]
         ids = ids.tolist() if isinstance(ids, Tensor) else ids
         where = ""
         for callback in getattr(self.trainer, "callbacks", []):
@@ -159,15 +170,21 @@ class AlternatingModule(ContrastiveModule):
     the terms of its loss; what comes after a ``yield`` sees the weights that the step has changed.
     Every part has an optimiser and a schedule of its own. A step moves its part alone: no other
     gradient is computed. Trainer and checkpoints count a batch as one step however many it has.
+    Gradients are not accumulated over batches.
 
     Args:
         optim: optimiser section of the config, of every part.
         alternating: False: one optimiser and one step, with `losses`, as any other module.
+
+    Attributes:
+        largest_norm: every step's gradient is clipped to this norm, of its part alone; None: not clipped. Set by
+            the engine before the fit.
     """
 
     def __init__(self, optim: OptimConfig, *, alternating: bool = True) -> None:
         super().__init__(optim)
         self.automatic_optimization = not alternating
+        self.largest_norm: float | None = None
 
     def parts(self) -> Mapping[str, nn.Module]:
         """Disjoint parts of the network, by name."""
@@ -203,9 +220,8 @@ class AlternatingModule(ContrastiveModule):
             return super().training_step(batch, batch_idx)
         names = list(self.parts())
         logged: dict[str, Tensor] = {}
-        self._pending_ids = batch.get("ids") if isinstance(batch, dict) else None
         for number, (name, terms) in enumerate(self.updates(batch)):
-            self._pending = {term: value.detach() for term, value in terms.items()}
+            self._note(terms, batch)
             self._step(names.index(name), terms["loss"], counted=number == 0)
             logged = {**self._pending, **logged}  # of a term that comes twice, the first
         self._pending = logged
@@ -214,6 +230,13 @@ class AlternatingModule(ContrastiveModule):
             schedule.step()
         self.after_optimizer_step()
         return None
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """The guard, then what the trainer does only where it makes the steps itself: clip the norm."""
+        super().on_before_optimizer_step(optimizer)
+        if self.largest_norm:
+            owned = [p for group in optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(owned, self.largest_norm)
 
     def _step(self, index: int, loss: Tensor, counted: bool) -> None:
         optimizers: Any = self.optimizers()

@@ -94,12 +94,17 @@ def layer_decay_groups(
 
     Args:
         encoder: a timm model.
-        weight_decay: of all parameters that timm does not exempt.
+        weight_decay: of all parameters that timm does not exempt: vectors, and what the model's
+            ``no_weight_decay`` names.
         layer_decay: factor from one layer to the one below, in (0, 1].
     """
     from timm.optim._param_groups import param_groups_layer_decay
 
-    found = param_groups_layer_decay(encoder, weight_decay=weight_decay, layer_decay=layer_decay)
+    # position embeddings and class tokens of a transformer; a convolutional network names none
+    exempt: Any = getattr(encoder, "no_weight_decay", set)()
+    found = param_groups_layer_decay(
+        encoder, weight_decay=weight_decay, no_weight_decay_list=exempt, layer_decay=layer_decay
+    )
     kept = ("params", "weight_decay", "lr_scale")
     return [{name: group[name] for name in kept} for group in found]
 

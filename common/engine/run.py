@@ -17,10 +17,16 @@ from common.engine.callbacks import seed_all, step_seed
 from common.engine.experiment import Experiment, M, Requirement
 from common.engine.lifecycle import launch
 from common.engine.lifecycle.find import find_finished, find_unfinished
+from common.engine.lifecycle.finished import finished_stages
 from common.engine.lifecycle.fit import fit_stages
 from common.engine.lifecycle.launch import is_main_process
 from common.engine.lifecycle.run import Run
-from common.engine.lifecycle.settings import as_trained, own_overrides, resumed_config
+from common.engine.lifecycle.settings import (
+    as_trained,
+    check_same_processes,
+    own_overrides,
+    resumed_config,
+)
 from common.engine.lifecycle.signals import Signals
 from common.engine.processor import SWITCH, choose_cpu_gemm
 from common.engine.tracking import close_loggers, open_loggers
@@ -86,6 +92,8 @@ def train(project: str, config: str, overrides: Sequence[str] = ()) -> Path:
     stages = experiment.stages()
     first = next(stages)  # builds data and module: what is missing is said before a folder exists
     size = scale(cfg, first)
+    if known is not None:
+        check_same_processes(known.path.name, known.meta, int(size["world_size"]))
     run = known or _new_run(project, config, cfg)
     with Signals() as signals, run:
         if known is None:
@@ -199,11 +207,11 @@ def module_of_run(experiment: Experiment[M], run: Path) -> M:
     Raises:
         UserError: not all of its stages are finished.
     """
-    done = sorted((run / "checkpoints").glob("*/finished.json"), key=lambda p: p.stat().st_mtime)
+    done = finished_stages(run / "checkpoints")
     known = Run(run, "", "").meta
     if not done or not (known.get("fitted") or known.get("finished")):
         raise UserError(f"{run} is not trained to its end; continue it with resume={run.name}")
-    final = ckpt.finished(done[-1].parent)
+    final = ckpt.finished(done[-1])
     assert final is not None
     return load_module(experiment, final)
 

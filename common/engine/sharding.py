@@ -40,17 +40,20 @@ def shard(module: nn.Module, units: set[type[nn.Module]], mesh: DeviceMesh, prec
         units: classes of the blocks whose parameters are gathered one block at a time.
         mesh: one dimension, all processes.
         precision: of the trainer; under ``bf16-mixed`` blocks are gathered in bfloat16. Gradients are summed in
-            float32 in each.
+            float32 in each, also those of ``bf16-true``, which are kept in bfloat16.
     """
     if isinstance(module, FSDPModule):
         return
-    mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    policy = mixed if precision == "bf16-mixed" else MixedPrecisionPolicy()
+    # 64-true stays as it is: None sums in the gradient's own dtype
+    summed = torch.float32 if precision.startswith("bf16") else None
+    outside = MixedPrecisionPolicy(reduce_dtype=summed)
+    mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=summed)
+    policy = mixed if precision == "bf16-mixed" else outside
     scalars = {p for p in module.parameters() if p.ndim == 0}  # logit scales: nothing to share out
     blocks = [part for part in module.modules() if type(part) in units]
     for block in reversed(blocks):  # inner ones first
         fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=scalars)
-    fully_shard(module, mesh=mesh, ignored_params=scalars)
+    fully_shard(module, mesh=mesh, mp_policy=outside, ignored_params=scalars)
     for scalar in scalars:
         if scalar.requires_grad:
             scalar.register_post_accumulate_grad_hook(_average)  # type: ignore[no-untyped-call]
@@ -62,7 +65,8 @@ def shard(module: nn.Module, units: set[type[nn.Module]], mesh: DeviceMesh, prec
 def _average(parameter: nn.Parameter) -> None:
     """Mean of a whole parameter's gradient over ranks, which FSDP leaves alone; harmless when repeated."""
     assert parameter.grad is not None
-    parameter.grad = all_reduce_mean(parameter.grad)
+    wide = torch.promote_types(parameter.grad.dtype, torch.float32)
+    parameter.grad = all_reduce_mean(parameter.grad.to(wide)).to(parameter.grad.dtype)
 
 
 def by_kind(tensors: Iterable[Tensor]) -> list[list[Tensor]]:

@@ -22,7 +22,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from common.config import ExperimentConfig, to_dict
+from common.config import ExperimentConfig, first_line, to_dict
 from common.engine.workspace import Workspace
 
 COLUMNS = ("stage", "step", "name", "value")
@@ -171,7 +171,7 @@ class Tracker(WandbLogger):
             action(*args, **kwargs)
         except Exception as error:  # of many kinds: its service has died, the disk is full
             self.broken = self.lost = True
-            _warn(f"{_reason(error)}; nothing more is sent to it, the run goes on")
+            _warn(f"{first_line(error)}; nothing more is sent to it, the run goes on")
 
 
 def wandb_logger(
@@ -207,7 +207,7 @@ def wandb_logger(
         try:
             logger.experiment  # noqa: B018 - connects now, not at the first step
         except Exception as error:  # of several kinds: no answer, refused, a broken service
-            reason = _reason(error)
+            reason = first_line(error)
             with contextlib.suppress(Exception):
                 wandb.teardown()  # its service would refuse the same id
     if reason is None:
@@ -222,11 +222,6 @@ def wandb_logger(
 def _warn(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):  # a closed stderr
         sys.stderr.write(f"Weights & Biases: {text}\n")
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def server_refusal(address: str, patience: float) -> str | None:

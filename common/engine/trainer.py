@@ -17,6 +17,7 @@ from common.config import ExperimentConfig, TrainerConfig, UserError, check_rang
 from common.engine.callbacks import EMA, LogTerms, SaveBadBatch, StepSeed
 from common.engine.checkpoint import RunCheckpoint, SignedFiles
 from common.engine.experiment import Stage
+from common.engine.module import AlternatingModule
 from common.engine.processor import choose_cpu_gemm
 from common.engine.progress import TrainingProgress
 from common.engine.sharding import Sharded
@@ -105,6 +106,20 @@ def computes_bfloat16() -> bool:
     return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
 
 
+def epoch_steps(cfg: TrainerConfig, batches: int) -> int:
+    """Optimiser steps of ``max_epochs`` passes over the data, at least one.
+
+    Accumulation runs over the ends of epochs: what an epoch leaves over is the beginning of a step.
+
+    Args:
+        cfg: trainer section whose length is in epochs.
+        batches: of one pass, on each device.
+    """
+    assert cfg.max_epochs is not None
+    steps = cfg.max_epochs * batches / cfg.accumulate_grad_batches
+    return max(1, math.floor(steps + 1e-9))  # 0.29 * 100 is 28.999999999999996
+
+
 def total_steps(cfg: TrainerConfig, stage: Stage) -> tuple[int, float]:
     """Optimiser steps of a stage, and optimiser steps per epoch (0 if a stream does not say).
 
@@ -120,8 +135,8 @@ def total_steps(cfg: TrainerConfig, stage: Stage) -> tuple[int, float]:
             f"stage '{stage.name}' streams data of unknown length: set trainer.max_steps, "
             "or the number of samples in the data section"
         )
-    assert cfg.max_epochs is not None
-    return max(1, math.floor(cfg.max_epochs * per_epoch)), per_epoch
+    assert batches is not None
+    return epoch_steps(cfg, batches), per_epoch
 
 
 def global_batch_size(cfg: TrainerConfig, stage: Stage) -> int:
@@ -130,7 +145,17 @@ def global_batch_size(cfg: TrainerConfig, stage: Stage) -> int:
 
 
 def check_accumulation(cfg: TrainerConfig, stage: Stage) -> None:
-    """Refuse gradient accumulation with an in-batch loss unless the config allows it."""
+    """Refuse gradient accumulation over several steps a batch, and with an in-batch loss unless the config allows it.
+
+    Raises:
+        UserError: gradients would not be accumulated as the config asks for.
+    """
+    if cfg.accumulate_grad_batches > 1 and not stage.module.automatic_optimization:
+        raise UserError(
+            f"trainer.accumulate_grad_batches={cfg.accumulate_grad_batches}: stage '{stage.name}' makes several "
+            "optimiser steps on each batch, over which gradients are not accumulated: set "
+            "trainer.accumulate_grad_batches=1, with a larger data.batch_size or more devices"
+        )
     if (
         cfg.accumulate_grad_batches > 1
         and stage.module.in_batch_negatives
@@ -184,6 +209,9 @@ def build_trainer(
     steps, per_epoch = total_steps(trainer_cfg, stage)
     stage.module.warmup_epoch_steps = per_epoch
     stage.module.global_batch_size = global_batch_size(trainer_cfg, stage)
+    clip = trainer_cfg.gradient_clip_val
+    if isinstance(stage.module, AlternatingModule) and not stage.module.automatic_optimization:
+        stage.module.largest_norm, clip = clip, None  # the trainer clips none but its own steps
     if trainer_cfg.num_threads:
         torch.set_num_threads(trainer_cfg.num_threads)
     if trainer_cfg.compile:
@@ -201,7 +229,7 @@ def build_trainer(
         max_steps=steps,
         max_epochs=-1,
         accumulate_grad_batches=trainer_cfg.accumulate_grad_batches,
-        gradient_clip_val=trainer_cfg.gradient_clip_val,
+        gradient_clip_val=clip,
         log_every_n_steps=trainer_cfg.log_every_n_steps,
         val_check_interval=_validation_interval(trainer_cfg) if validates else None,
         check_val_every_n_epoch=None if validates else 1,

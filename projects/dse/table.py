@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any, NamedTuple
 
-from common.engine.lifecycle.index import leaves
+from common.engine.lifecycle.settings import leaves
 from common.evaluation.text.pair_tasks import relative_degradation
 
 TEACHER, STUDENT, PLAIN = "teacher", "DSE", "student, alpha 0"

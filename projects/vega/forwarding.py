@@ -8,7 +8,7 @@ from typing import Any
 
 from common.config import load, to_dict
 from common.data.text.labelled.glue_tasks import GLUE
-from common.engine.lifecycle.index import leaves
+from common.engine.lifecycle.settings import leaves
 from common.engine.workspace import Workspace
 from projects.vega.config import Config
 

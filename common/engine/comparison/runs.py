@@ -18,6 +18,7 @@ from common.config import ROOT, ExperimentConfig, UserError, load, nearest, to_y
 from common.engine import workspace as ws
 from common.engine.comparison.dependencies import code_hash, file_hashes, forget
 from common.engine.comparison.schema import Comparison
+from common.engine.lifecycle.finished import finished_stages
 from common.engine.lifecycle.forks import RUN, ForkedProcess, Forks, Unavailable
 from common.evaluation.resampling import Scores
 from common.registry import config_class
@@ -159,10 +160,8 @@ class PlannedRun:
 
     def stage_steps(self) -> dict[str, int]:
         """Steps of its finished stages, in the order in which they ended; no stage of another run's weights."""
-        ended = sorted(
-            self.path.glob("checkpoints/*/finished.json"), key=lambda p: p.stat().st_mtime_ns
-        )
-        found = {m.parent.name: sorted(m.parent.glob("step-*.ckpt")) for m in ended}
+        ended = finished_stages(self.path / "checkpoints")
+        found = {stage.name: sorted(stage.glob("step-*.ckpt")) for stage in ended}
         return {s: int(p[-1].stem.removeprefix("step-")) for s, p in found.items() if p}
 
     def items(self, metric: str) -> list[Any] | None:

@@ -60,3 +60,14 @@ def run_metrics(run: Path) -> Mapping[str, float]:
     except OSError as error:
         raise UserError(f"{run} is no finished run: {error}") from error
     return found
+
+
+def finished_stages(folder: Path) -> list[Path]:
+    """Folders of a run's finished stages in their order, which a copied run keeps.
+
+    Args:
+        folder: ``checkpoints`` of the run.
+    """
+    marks = folder.glob("*/finished.json")
+    order = sorted((read_json(m).get("stage", 0), m.stat().st_mtime_ns, m.parent) for m in marks)
+    return [stage for _, _, stage in order]

@@ -55,7 +55,7 @@ def fit_stages(
         if stage.name in names:
             raise ValueError(f"two stages are called '{stage.name}'")
         names.add(stage.name)
-        if not _load_finished(stage, run.path / "checkpoints" / stage.name):
+        if not _load_finished(stage, run.path / "checkpoints" / stage.name, index):
             summary = _fit(run, signals, cfg, stage, index, loggers)
         module = stage.module
         index += 1
@@ -65,7 +65,7 @@ def fit_stages(
     return module, summary
 
 
-def _load_finished(stage: Stage, folder: Path) -> bool:
+def _load_finished(stage: Stage, folder: Path, index: int) -> bool:
     """Load the weights of a finished stage; False when it has to be fitted (further)."""
     final = ckpt.finished(folder) or stage.weights
     if final is None:
@@ -73,7 +73,7 @@ def _load_finished(stage: Stage, folder: Path) -> bool:
     try:
         ckpt.load_weights(stage.module, final)
         if final == stage.weights:
-            _take_over(final, folder)
+            _take_over(final, folder, index)
     except ckpt.Damaged as error:
         if ckpt.NAME.fullmatch(final.name) is None:  # the best one: steps do not bring it back
             raise ckpt.Damaged(_anew(error, final)) from error
@@ -81,7 +81,7 @@ def _load_finished(stage: Stage, folder: Path) -> bool:
     return True
 
 
-def _take_over(weights: Path, folder: Path) -> None:
+def _take_over(weights: Path, folder: Path, index: int) -> None:
     """Put another run's weights into this one's folder, so that it can be evaluated and exported."""
     if not is_main_process():
         return
@@ -93,7 +93,7 @@ def _take_over(weights: Path, folder: Path) -> None:
         pass
     except OSError:  # another file system
         shutil.copyfile(weights, own)
-    ckpt.mark_finished(folder, own)
+    ckpt.mark_finished(folder, own, index)
 
 
 def _fit(
@@ -106,7 +106,8 @@ def _fit(
 ) -> dict[str, float]:
     folder = run.path / "checkpoints" / stage.name
     asked = stage_config(cfg.trainer, stage)
-    validated_every = asked.val_every_n_steps if stage.monitor is not None else None
+    selects = stage.monitor is not None and bool(stage.data.val_sets)
+    validated_every = asked.val_every_n_steps if selects else None
     start = _start(stage, folder, run.owner, validated_every)
     further = [Begin(run), StopSignal(signals)]
     trainer = build_trainer(cfg, stage, index, run.workspace(), loggers, further)
@@ -115,6 +116,7 @@ def _fit(
         content = ckpt.load(start)
         ckpt.check_fits(stage.module, content["state_dict"], start)
         step = int(content["global_step"])
+        del content  # the optimiser's states among it: Lightning reads its own
         stage.data.start_at(step * trainer.accumulate_grad_batches)
         if trainer.is_global_zero:
             print(f"{stage.name}: goes on after step {step}")  # noqa: T201
@@ -137,7 +139,7 @@ def _fit(
     if not asked.precision.endswith("-mixed"):
         stage.module.float()  # evaluation and export are in float32 whatever the weights were in
     if trainer.is_global_zero:
-        ckpt.mark_finished(folder, final)
+        ckpt.mark_finished(folder, final, index)
     signals.release()  # the stage is saved: one that came after its last step ends the run here
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     log = next(c for c in callbacks if isinstance(c, LogTerms))

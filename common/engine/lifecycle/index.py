@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +12,7 @@ from common.engine.comparison.spec import read_comparison
 from common.engine.lifecycle.find import OWNED
 from common.engine.lifecycle.lock import held
 from common.engine.lifecycle.run import Run, State
+from common.engine.lifecycle.settings import leaves
 from common.engine.workspace import read_json
 
 SIGNS: dict[str, Callable[[Any, Any], bool]] = {
@@ -222,18 +223,3 @@ def _described(path: Path) -> dict[str, Any]:
     found = {"commit": meta.get("commit"), **leaves(meta.get("resolved") or {})}
     metrics = path / "metrics.json"
     return found | (leaves({"metrics": read_json(metrics)}) if metrics.exists() else {})
-
-
-def leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values of nested settings by their whole keys; an empty mapping is a value.
-
-    >>> leaves({"optim": {"lr": 0.1}, "model": {"config": {}}})
-    {'optim.lr': 0.1, 'model.config': {}}
-    """
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            found |= leaves(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found

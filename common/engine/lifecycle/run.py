@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +22,7 @@ from common.engine.workspace import Workspace, cpu_name, read_json, write_json
 PACKAGES = ("torch", "torchvision", "torchaudio", "triton", "lightning", "transformers",
             "open_clip_torch", "timm", "numpy", "wandb", "omegaconf")  # fmt: skip
 State = Literal["created", "running", "finished", "failed", "stopped"]
+EARLIER_LEGS = "earlier_seconds"  # entry of meta.json: what a run took before it was broken off
 FULL = (errno.ENOSPC, errno.EDQUOT)
 MEMORY = ("OutOfMemoryError", "MemoryError")
 
@@ -41,7 +43,7 @@ class Run:
 
     def __init__(self, path: Path, project: str, config: str, owner: bool = False) -> None:
         self.path, self.project, self.config, self.owner = path, project, config, owner
-        self._is_open = False
+        self._is_open, self._entered = False, time.monotonic()
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -133,6 +135,8 @@ class Run:
         entry = {"time": now(), **code_state(), "changes": dict(changes)}
         known = {k: v for k, v in meta.items() if k not in ("fitted", "finished", "error")}
         known |= {**scale, "resolved": resolved(cfg), "resumed": [*meta.get("resumed", []), entry]}
+        if "wall_seconds" in known:  # a finished run that gets further steps
+            known[EARLIER_LEGS] = known.pop("wall_seconds")
         if changes:
             known["overrides"] = [*own_overrides(meta), *own_overrides({"overrides": overrides})]
             self._write_config(cfg)
@@ -145,9 +149,16 @@ class Run:
         if self.owner and "begun" not in (meta := self.meta):
             write_json(self.path / "meta.json", {**meta, "state": "running", "begun": now()})
 
-    def finish(self, **values: Any) -> None:
-        """Note that all is done."""
-        self.record(**values, state="finished", finished=now())
+    def finish(self, *, wall_seconds: float, **values: Any) -> None:
+        """Note that all is done.
+
+        Args:
+            wall_seconds: of this process. Those of earlier ones are added, but for one that was killed outright.
+            **values: further entries of meta.json.
+        """
+        if self.owner:
+            wall_seconds = round(wall_seconds + (self.meta.get(EARLIER_LEGS) or 0.0), 1)
+        self.record(**values, wall_seconds=wall_seconds, state="finished", finished=now())
 
     def __enter__(self) -> "Run":
         if self.owner:
@@ -178,8 +189,12 @@ class Run:
     def _record_end(self, error: BaseException) -> None:
         stopped = isinstance(error, SystemExit | KeyboardInterrupt)
         said = str(error).strip().splitlines()
-        what = {} if stopped else {"error": said[0] if said else type(error).__name__}
+        what: dict[str, Any] = {}
+        if not stopped:
+            what["error"] = said[0] if said else type(error).__name__
         try:
+            leg = time.monotonic() - self._entered
+            what[EARLIER_LEGS] = round(leg + (self.meta.get(EARLIER_LEGS) or 0.0), 1)
             self.record(state="stopped" if stopped else "failed", **what)
         except OSError as full:  # the reason of the end must not be hidden by a second one
             sys.stderr.write(f"{self.path}: the state could not be written ({full.strerror})\n")

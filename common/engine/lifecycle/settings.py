@@ -1,13 +1,15 @@
 """The settings of a run that goes on: its own, but for a few that may change."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from common.config import ExperimentConfig, UserError, load, to_dict
 
-# what neither the trained weights' meaning nor the comparison with other runs hangs on
+# what neither the trained weights' meaning nor the comparison with other runs hangs on; devices and nodes may be
+# divided otherwise, see `check_same_processes`
 FREE = (
     "trainer.max_steps",
     "trainer.max_epochs",
@@ -50,7 +52,7 @@ def resumed_config(
     words = [*own_overrides(meta), *overrides]
     cfg = load(schema, meta["project"], meta["config"], words)
     given = [word.split("=")[0] for word in overrides]
-    changes = _changes(meta.get("resolved") or {}, resolved(cfg), given)
+    changes = _changes(meta.get("resolved") or {}, cfg, given)
     fixed = {key: pair for key, pair in changes.items() if not _is_free(key)}
     if fixed:
         said = ", ".join(
@@ -85,14 +87,43 @@ def as_trained(
         settings: all values of the run's config.
         meta: the run's meta.json.
         overrides: of the command that looks at it.
+
+    Raises:
+        UserError: the file has got an entry of a mapping since, which no override takes away.
     """
     now = load(schema, meta["project"], meta["config"], [*own_overrides(meta), *overrides])
     given = [word.split("=")[0] for word in overrides]
-    return [
-        f"{key}={json.dumps(old)}"
-        for key, (old, _) in _changes(settings, resolved(now), given).items()
+    undone = {
+        key: old
+        for key, (old, _) in _changes(settings, now, given).items()
         if not (_under(key, given) or _is_free(key) or key.startswith("eval."))
-    ]
+    }
+    if added := sorted(_entries(settings, now)[1].keys() & undone.keys()):
+        raise UserError(
+            f"the config file has got {', '.join(added)} since the run was trained: take it out to look at this run"
+        )
+    return [f"{key}={json.dumps(old)}" for key, old in undone.items()]
+
+
+def check_same_processes(name: str, meta: Mapping[str, Any], processes: int) -> None:
+    """Refuse to go on with a run by more or fewer processes than it began with.
+
+    Its place in the data is counted in batches of all processes, and a loss's negatives come from them.
+
+    Args:
+        name: of the run.
+        meta: its meta.json.
+        processes: devices times nodes of this command.
+
+    Raises:
+        UserError: another number.
+    """
+    began = meta.get("world_size", processes)
+    if began != processes:
+        raise UserError(
+            f"{name} has {began} processes (trainer.devices x trainer.num_nodes) and this command {processes}: a "
+            "batch of all of them, and with it the place in the data, would be another. Take as many"
+        )
 
 
 def resolved(cfg: ExperimentConfig) -> dict[str, Any]:
@@ -102,27 +133,69 @@ def resolved(cfg: ExperimentConfig) -> dict[str, Any]:
 
 
 def _changes(
-    before: Mapping[str, Any], now: Mapping[str, Any], given: Sequence[str]
+    before: Mapping[str, Any], cfg: ExperimentConfig, given: Sequence[str]
 ) -> dict[str, list[Any]]:
-    """Keys whose value differs.
+    """Keys whose value differs, entries of mappings that were added or taken out among them.
 
-    A key that only one side knows is a field that the code gained or lost since, unless the
-    command line names it.
+    A field that only one side knows is one that the code gained or lost since, unless the command
+    line names it.
     """
-    old, new = _leaves(before), _leaves(now)
+    now = resolved(cfg)
+    old, new = leaves(before), leaves(now)
     known = [key for key in new if key in old or _under(key, given)]
+    pairs = {key: [old.get(key), new[key]] for key in known}
+    pairs |= {key: pair for pair_of in _entries(before, cfg) for key, pair in pair_of.items()}
     return {
-        key: [old.get(key), new[key]]
-        for key in known
-        if before and json.dumps(old.get(key)) != json.dumps(new[key]) and key not in IDENTITY
+        key: pair
+        for key, pair in pairs.items()
+        if before and json.dumps(pair[0]) != json.dumps(pair[1]) and key not in IDENTITY
     }
 
 
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _entries(
+    before: Mapping[str, Any], cfg: ExperimentConfig
+) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """Entries of mapping fields that were taken out, and those that were added, as ``{key: [before, now]}``."""
+    now = resolved(cfg)
+    out: dict[str, list[Any]] = {}
+    added: dict[str, list[Any]] = {}
+    for path in _mappings(cfg):
+        old, new = _at(before, path), _at(now, path)
+        if isinstance(old, dict) and isinstance(new, dict):  # else the code gained the field
+            name = ".".join(path)
+            out |= {f"{name}.{entry}": [old[entry], None] for entry in old.keys() - new.keys()}
+            added |= {f"{name}.{entry}": [None, new[entry]] for entry in new.keys() - old.keys()}
+    return out, added
+
+
+def _mappings(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Where a config has mappings, whose entries are settings and no fields of the code."""
+    if isinstance(node, dict):
+        yield path
+        for key, value in node.items():
+            yield from _mappings(value, (*path, str(key)))
+    elif is_dataclass(node):
+        for own in fields(node):
+            yield from _mappings(getattr(node, own.name), (*path, own.name))
+
+
+def _at(node: Any, path: Sequence[str]) -> Any:
+    """What stands there; None if nothing does."""
+    for part in path:
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
+
+
+def leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of nested settings by their whole keys; an empty mapping is a value.
+
+    >>> leaves({"optim": {"lr": 0.1}, "model": {"config": {}}})
+    {'optim.lr': 0.1, 'model.config': {}}
+    """
     found: dict[str, Any] = {}
     for key, value in node.items():
-        if isinstance(value, dict) and value:
-            found |= _leaves(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping) and value:
+            found |= leaves(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value
     return found

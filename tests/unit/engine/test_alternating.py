@@ -4,10 +4,14 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
-from common.config import OptimConfig, UserError
+from common.config import ExperimentConfig, OptimConfig, TrainerConfig, UserError
+from common.data.module import ContrastiveData
+from common.engine.experiment import Stage
 from common.engine.module import AlternatingModule, NonFiniteLossError, own_gradients
+from common.engine.trainer import build_trainer, check_accumulation
+from common.engine.workspace import Workspace
 
 
 class Players(AlternatingModule):
@@ -93,3 +97,34 @@ def test_own_gradients_leave_all_others_alone():
     assert found.tolist() == [3.0]
     assert a.grad is None
     assert b.grad is None
+
+
+def test_every_step_is_clipped_on_its_own():
+    """As the trainer clips where it makes the steps: gradients of norm 3, 2 and so on become 0.1."""
+    module = Players()
+    module.largest_norm = 0.1
+    fit(module, 1)
+    assert module.a.weight.item() == pytest.approx(2.0 - 2 * 0.5 * 0.1)
+    assert module.b.weight.item() == pytest.approx(3.0 - 0.5 * 0.1)
+    free, same = Players(), Players()
+    free.largest_norm, same.largest_norm = 100.0, None
+    fit(free, 2)
+    fit(same, 2)
+    assert torch.equal(free.a.weight, same.a.weight)
+
+
+def test_the_engine_hands_the_largest_norm_to_the_module_and_refuses_accumulation(tmp_path):
+    cfg = ExperimentConfig(trainer=TrainerConfig(max_steps=2, gradient_clip_val=0.1, accelerator="cpu"))  # fmt: skip
+    for alternating in (True, False):
+        module = Players()
+        module.automatic_optimization = not alternating
+        stage = Stage("play", module, ContrastiveData(TensorDataset(torch.zeros(8, 1)), batch_size=1, seed=0))  # fmt: skip
+        trainer = build_trainer(cfg, stage, 0, Workspace(tmp_path), [])
+        assert module.largest_norm == (0.1 if alternating else None)
+        assert trainer.gradient_clip_val == (None if alternating else 0.1)
+        several = TrainerConfig(max_steps=2, accumulate_grad_batches=2, allow_small_negatives=True)
+        if not alternating:
+            check_accumulation(several, stage)
+            continue
+        with pytest.raises(UserError, match="'play' makes several optimiser steps on each batch"):
+            check_accumulation(several, stage)

@@ -16,7 +16,7 @@ from tests.toy.command import Command, use_toy
 
 
 def final_state(run: Path, stage: str = "stage0") -> dict:
-    path = ckpt.latest(run / "checkpoints" / stage)
+    path = ckpt.newest_intact(run / "checkpoints" / stage)[0]
     assert path is not None
     return ckpt.load(path)
 

@@ -1,14 +1,18 @@
 """What the trainer section becomes on this machine."""
 
 import json
+from fractions import Fraction
+from math import floor
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from common.config import TrainerConfig
+from common.config import DataConfig, ExperimentConfig, TrainerConfig
 from common.engine import trainer
+from common.engine.check import count_steps
 from common.engine.run import train
-from common.engine.trainer import computes_bfloat16, run_precision
+from common.engine.trainer import computes_bfloat16, epoch_steps, run_precision, total_steps
 
 
 def test_emulated_bfloat16_runs_in_float32(monkeypatch):
@@ -41,3 +45,25 @@ def test_a_run_says_and_keeps_what_it_computes_in(tmp_path, monkeypatch, capsys,
     meta = json.loads((run / "meta.json").read_text())
     assert meta["precision"] == ("bf16-mixed" if fast else "32-true")
     assert ("only emulates bf16-mixed; runs in 32-true" in capsys.readouterr().out) != fast
+
+
+@pytest.mark.parametrize(
+    ("epochs", "batches", "accumulate", "steps"),
+    [("30", 49, 3, 490), ("0.29", 100, 1, 29), ("1", 7, 2, 3), ("3", 7, 2, 10), ("0.1", 3, 1, 1)],
+)
+def test_steps_of_epochs(epochs, batches, accumulate, steps):
+    """As many as are full; an epoch's rest begins the next step. The check and the run say the same."""
+    section = TrainerConfig(max_epochs=float(epochs), accumulate_grad_batches=accumulate, accelerator="cpu")  # fmt: skip
+    stage = SimpleNamespace(data=SimpleNamespace(batches_per_epoch=lambda world_size: batches))
+    assert total_steps(section, stage) == (steps, batches / accumulate)
+    cfg = ExperimentConfig(data=DataConfig(batch_size=8), trainer=section)
+    assert count_steps(cfg, 8 * batches + 7) == steps
+
+
+def test_steps_of_epochs_are_exact():
+    for accumulate in (1, 3, 7, 49):
+        section = TrainerConfig(max_epochs=30, accumulate_grad_batches=accumulate)
+        for batches in range(1, 500):
+            assert epoch_steps(section, batches) == max(
+                1, floor(Fraction(30 * batches, accumulate))
+            )

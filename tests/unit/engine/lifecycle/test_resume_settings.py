@@ -2,16 +2,19 @@
 
 import json
 import os
+import shutil
+from dataclasses import dataclass, field
 
 import pytest
 
 import tests.toy
-from common.config import UserError, load
+from common.config import ExperimentConfig, UserError, load
 from common.engine import checkpoint as ckpt
 from common.engine import run as verbs
 from common.engine.lifecycle.find import find_finished
+from common.engine.lifecycle.finished import finished_stages
 from common.engine.lifecycle.run import Run
-from common.engine.lifecycle.settings import as_trained
+from common.engine.lifecycle.settings import as_trained, resolved, resumed_config
 from tests.interrupted import final_state, same
 
 OWN = ("model.dropout=0.3", "optim.lr=0.02", "trainer.checkpoint_every_n_steps=2")
@@ -185,3 +188,104 @@ def test_a_run_of_an_older_version_is_known(toy, tmp_path):
         toy("resume=latest", "seed=3")
     assert toy("resume=latest") == folder
     assert ckpt.finished(folder / "checkpoints/stage1") is not None
+
+
+@dataclass
+class Source:
+    weight: float = 1.0
+
+
+@dataclass
+class Mixed(ExperimentConfig):
+    sets: dict[str, Source] = field(default_factory=dict)
+
+
+def mixed(tmp_path, monkeypatch, sets):
+    """A run whose config file had `sets`, as meta.json knows it; `edit(sets)` writes other ones."""
+    folder = tmp_path / "configs/mixed"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr("common.config.CONFIG_DIR", folder.parent)
+
+    def edit(sets):
+        (folder / "own.yaml").write_text(json.dumps({"trainer": {"max_steps": 2}, "sets": sets}))
+
+    edit(sets)
+    settings = resolved(load(Mixed, "mixed", "own"))
+    return {"project": "mixed", "config": "own", "overrides": [], "resolved": settings}, edit
+
+
+NLI, QUORA = {"nli": {"weight": 1.0}}, {"quora": {"weight": 2.0}}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        (NLI, NLI | QUORA, r"sets.quora \(null there, .*2.0.* in the config file now\)"),
+        (NLI | QUORA, NLI, r"sets.quora \(.*2.0.* there, null in the config file now\)"),
+        ({}, NLI, r"sets.nli \(null there"),
+        (NLI, NLI, None),
+    ],
+)
+def test_training_sets_that_an_edited_file_adds_or_takes_out_are_refused(
+    tmp_path, monkeypatch, before, now, said
+):
+    """They would change the data in the middle of a run."""
+    known, edit = mixed(tmp_path, monkeypatch, before)
+    edit(now)
+    if said is None:
+        assert resumed_config(Mixed, tmp_path / "r", known, [])[1] == {}
+        return
+    with pytest.raises(UserError, match=said):
+        resumed_config(Mixed, tmp_path / "r", known, [])
+
+
+def test_a_mapping_that_the_code_has_got_since_is_no_change(tmp_path, monkeypatch):
+    known, _ = mixed(tmp_path, monkeypatch, NLI)
+    del known["resolved"]["sets"]
+    assert resumed_config(Mixed, tmp_path / "r", known, [])[1] == {}
+
+
+def test_a_finished_run_is_looked_at_with_the_training_sets_that_it_had(tmp_path, monkeypatch):
+    known, edit = mixed(tmp_path, monkeypatch, NLI | QUORA)
+    edit(NLI)
+    kept = as_trained(Mixed, known["resolved"], known, [])
+    assert resolved(load(Mixed, "mixed", "own", kept)) == known["resolved"]
+    edit(NLI | QUORA | {"msmarco": {}})
+    with pytest.raises(
+        UserError, match="config file has got sets.msmarco since the run was trained"
+    ):
+        as_trained(Mixed, known["resolved"], known, [])
+
+
+def test_a_run_goes_on_with_as_many_processes_as_it_began_with(toy, broken_at, tmp_path):
+    """The place in the data is counted in batches of all of them."""
+    break_off(toy, broken_at, "run_id=r")
+    file = tmp_path / "runs/toy/smoke/r/meta.json"
+    file.write_text(json.dumps({**meta(file.parent), "world_size": 2}))
+    with pytest.raises(
+        UserError, match=r"r has 2 processes .* and this command 1: .* Take as many"
+    ):
+        toy("resume=r")
+    file.write_text(json.dumps({**meta(file.parent), "world_size": 1}))
+    assert toy("resume=r").name == "r"
+
+
+def test_a_copied_run_keeps_the_order_of_its_stages(toy, tmp_path):
+    """File times say when something was copied."""
+    folder = toy("run_id=r")
+    copied = tmp_path / "runs/toy/smoke/copied"
+    shutil.copytree(folder, copied)
+    for order, stage in enumerate(("stage1", "stage0")):
+        os.utime(copied / f"checkpoints/{stage}/finished.json", (1000 + order, 1000 + order))
+    for run in (folder, copied):
+        assert [s.name for s in finished_stages(run / "checkpoints")] == ["stage0", "stage1"]
+
+
+def test_the_time_of_a_run_is_that_of_all_its_parts(toy, broken_at, tmp_path):
+    break_off(toy, broken_at, "run_id=r")
+    file = tmp_path / "runs/toy/smoke/r/meta.json"
+    first = meta(file.parent)["earlier_seconds"]
+    assert first > 0
+    assert "wall_seconds" not in meta(file.parent)  # it is not finished
+    file.write_text(json.dumps({**meta(file.parent), "earlier_seconds": 1000.0}))
+    assert meta(toy("resume=r"))["wall_seconds"] > 1000.0

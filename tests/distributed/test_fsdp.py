@@ -1,0 +1,61 @@
+"""What `shard` makes of a module, on four gloo processes."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+
+from common.distributed import process
+from common.engine.sharding import shard
+
+# bfloat16 gradients of the ranks; their mean is 45.6..., and 45.5 when every sum is rounded, in whatever order
+GRADIENTS = (166.0, 8.0625, 4.3125, 4.1875)
+
+
+class Part(nn.Module):
+    """Its weight's gradient is the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.weight * x).sum()
+
+
+class Whole(nn.Module):
+    """A block, a weight of the root and a scalar."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.weight = Part(), nn.Parameter(torch.ones(4, 2))
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def training_step(self, x: Tensor, index: int) -> Tensor:
+        return self.block(x) + (self.weight * x).sum() + self.scale * x
+
+
+def gradients_worker(precision: str) -> dict[str, tuple[torch.dtype, list[float]]]:
+    """Dtype and distinct values of every parameter's gradient."""
+    module = Whole().bfloat16() if precision == "bf16-true" else Whole()
+    shard(module, {Part}, init_device_mesh("cpu", (process.world_size(),)), precision)
+    dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
+    module.training_step(torch.tensor(GRADIENTS[process.rank()], dtype=dtype), 0).backward()
+    found = {}
+    for name, parameter in module.named_parameters():
+        grad = parameter.grad
+        assert grad is not None
+        whole = grad.full_tensor() if isinstance(grad, DTensor) else grad
+        found[name] = (whole.dtype, whole.unique().tolist())
+    return found
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_gradients_are_summed_in_float32(pool, precision):
+    """Blocks, what lies outside of them, and scalars; then kept in the dtype of the weights."""
+    dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
+    mean = torch.tensor(GRADIENTS, dtype=torch.float64).mean().to(dtype).item()
+    wanted = (dtype, [mean])
+    for found in pool(4).run(gradients_worker, precision=precision):
+        assert found == {"block.weight": wanted, "weight": wanted, "scale": wanted}

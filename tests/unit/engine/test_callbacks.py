@@ -1,0 +1,124 @@
+"""What callbacks measure and average, and the guard before a step."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from common.config import OptimConfig
+from common.engine.callbacks import EMA, LogTerms, SaveBadBatch, peak_memory_mib
+from common.engine.checkpoint import RunCheckpoint
+from common.engine.module import ContrastiveModule, NonFiniteLossError
+
+QUIET = {
+    "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
+    "num_sanity_val_steps": 0, "max_epochs": -1,
+}  # fmt: skip
+
+
+class Batches(Dataset):
+    """Batches {"ids": (1,)}, one after the other."""
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        return {"ids": torch.tensor([index])}
+
+
+class Sum(ContrastiveModule):
+    """The sum of its weights; not a number for one batch."""
+
+    def __init__(self, bad=-1):
+        super().__init__(OptimConfig(name="sgd", momentum=0.0, lr=0.5, schedule="constant"))
+        self.weight, self.bad, self.seen = nn.Parameter(torch.ones(2)), bad, []
+
+    def losses(self, batch):
+        self.seen.append(int(batch["ids"]))
+        broken = float("nan") if self.seen[-1] == self.bad else 0.0
+        return {"loss": self.weight.sum() + broken, "fine": torch.zeros(())}
+
+    def validation_step(self, batch, index):
+        time.sleep(0.1)
+
+
+def fit(module, tmp_path, *further, steps=4, **options):
+    data = DataLoader(Batches(), batch_size=None)
+    trainer = Trainer(max_steps=steps, default_root_dir=tmp_path, callbacks=list(further), **QUIET, **options)  # fmt: skip
+    trainer.fit(module, data, DataLoader(torch.zeros(1, 1)) if "val_check_interval" in options else None)  # fmt: skip
+    return trainer
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_a_proc_without_the_peak_of_memory_neither_repeats_batches_nor_fails(tmp_path, monkeypatch, no_gpu):  # fmt: skip
+    """gVisor's has no VmHWM line: a StopIteration in a hook would end the epoch."""
+    read = Path.read_text
+
+    def without_peaks(self, *args, **options):
+        text = read(self, *args, **options)
+        lines = [line for line in text.splitlines() if not line.startswith("VmHWM")]
+        return "\n".join(lines) if str(self) == "/proc/self/status" else text
+
+    monkeypatch.setattr(Path, "read_text", without_peaks)
+    module, log = Sum(), LogTerms(2, 1)
+    trainer = fit(module, tmp_path, log, steps=6, enable_checkpointing=False)
+    assert module.seen == [0, 1, 2, 3, 4, 5]
+    assert log.summary(trainer)["peak_memory_mib"] > 1
+    assert peak_memory_mib() > 1
+
+
+@pytest.mark.parametrize("bad", [4, 5])
+def test_the_guard_sees_every_micro_batch_of_a_step(tmp_path, bad):
+    """The third of three steps is the last: nothing after it would tell."""
+    module = Sum(bad)
+    with pytest.raises(NonFiniteLossError, match=r"step 2: loss is not finite"):
+        fit(module, tmp_path, SaveBadBatch(tmp_path), steps=3, accumulate_grad_batches=2, enable_checkpointing=False)  # fmt: skip
+    assert module.weight.tolist() == [0.0, 0.0]  # two steps of 0.5
+    said = json.loads((tmp_path / "bad_batch_rank0.json").read_text())
+    assert said == {"terms": ["loss"], "ids": [bad]}
+
+
+def test_validating_and_saving_is_no_waiting_for_data(tmp_path, monkeypatch):
+    class Slow(RunCheckpoint):
+        def _write(self, trainer, path):
+            time.sleep(0.1)
+            super()._write(trainer, path)
+
+    log = LogTerms(2, 1)
+    slow = Slow(tmp_path, every=1)
+    trainer = fit(Sum(), tmp_path, log, slow, val_check_interval=2, check_val_every_n_epoch=None)
+    summary = log.summary(trainer)
+    seconds = trainer.global_step / summary["samples_per_second"]
+    assert seconds > 0.5
+    assert summary["data_wait_share"] * seconds < 0.2
+
+
+def test_the_logged_rate_is_that_of_the_top_layer():
+    """With layer decay the first group is the lowest layer's."""
+    log, trainer = LogTerms(100, 1), type("T", (), {"global_step": 0})()
+    for scale, rate in ((0.25, 0.125), (1.0, 0.3), (0.0, 0.0)):
+        optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))], "lr": rate, "lr_scale": scale}])  # fmt: skip
+        log.on_before_optimizer_step(trainer, None, optimizer)
+        assert log.lr == {0.25: 0.5, 1.0: 0.3, 0.0: 0.0}[scale]
+
+
+def test_ema_averages_buffers_in_floating_point_and_copies_counters():
+    net = nn.BatchNorm1d(1)
+    net.device = torch.device("cpu")
+    trainer, ema = type("T", (), {"global_step": 0})(), EMA(0.75)
+    ema.on_train_start(trainer, net)
+    trainer.global_step = 1
+    net.running_mean.fill_(4.0)
+    net.num_batches_tracked.fill_(9)
+    ema.on_train_batch_end(trainer, net)
+    assert ema.average["running_mean"].item() == pytest.approx(1.0)
+    assert ema.average["num_batches_tracked"].item() == 9
