@@ -201,6 +201,9 @@ class CACRMomentumLoss(PairLoss):
             mean over all pairs of views: of two, half of MoCo v3's loss.
         gather: see `PairLoss`; so are `normalize`, `backend`, `memory_budget`, `precision`.
 
+    Raises:
+        ValueError: an unknown reduction.
+
     Distributed: gathers negatives (local if `gather=False`).
 
     >>> z = torch.eye(2)  # one query for each key: 2T times InfoNCE
@@ -228,11 +231,13 @@ class CACRMomentumLoss(PairLoss):
             memory_budget=memory_budget,
             precision=precision,
         )
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
         self.temperature, self.cost, self.reduction = temperature, cost, reduction
         self.weighted = weighted
 
     def forward(self, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> LossOutput:
-        """Mean over keys of their loss; hits are those of the last key.
+        """Mean over keys of their loss, of the samples as `reduction` says; hits are those of the last key.
 
         Args:
             queries: predictions of every view, (B, D) raw each.
@@ -251,7 +256,8 @@ class CACRMomentumLoss(PairLoss):
                     **self.kernel,
                 )
             )
-        loss = torch.stack([out.loss for out in outputs]).mean()
-        loss = loss * len(keys[0]) if self.reduction == "sum" else loss
         per_sample = torch.stack([out.per_sample for out in outputs]).mean(0)
+        if self.reduction == "sum":
+            return LossOutput(per_sample.sum(), per_sample, outputs[-1].hits)
+        loss = torch.stack([out.loss for out in outputs]).mean()
         return LossOutput(loss, per_sample, outputs[-1].hits)

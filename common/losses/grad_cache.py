@@ -28,14 +28,14 @@ def cached_encode(encoder: Callable[[Any], Any], batch: Any, chunk_size: int) ->
         encoder: maps a chunk to a tensor with one row per sample, or to a tuple or dict of such
             tensors. It must be a function of the chunk, the parameters and torch's random state.
         batch: a tensor (B, ...), or nested tuples, lists and dicts of them; all with the same B.
-            Leaves that are not tensors are handed to every chunk unchanged.
+            Other leaves, and tensors without dimensions, are handed to every chunk unchanged.
         chunk_size: rows per chunk, >= 1; B need not be a multiple.
 
     Returns:
         What `encoder` returns for the whole batch, rows in their order.
 
     Raises:
-        ValueError: `chunk_size` < 1, no tensor in `batch`, or leaves with different row counts.
+        ValueError: `chunk_size` < 1, no tensor with rows in `batch`, or leaves with different row counts.
 
     Distributed: local. Parameters receive their gradient once per backward, after the last chunk,
         so DDP reduces once and needs no `no_sync`; gathering is the business of the loss. Autocast
@@ -66,14 +66,14 @@ def split_rows(batch: Any, chunk_size: int) -> list[Any]:
         chunk_size: rows per chunk, >= 1.
 
     Returns:
-        Batches of the same structure; the last one may be shorter.
+        Batches of the same structure; the last one may be shorter. No rows make one empty batch.
 
     Raises:
         ValueError: as `cached_encode`.
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be >= 1, got {chunk_size}")
-    num_rows = {leaf.shape[0] for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)}
+    num_rows = {len(leaf) for leaf in tree_leaves(batch) if _has_rows(leaf)}
     if len(num_rows) != 1:
         raise ValueError(
             "a batch to be cached needs tensors with one common number of rows, "
@@ -82,8 +82,11 @@ def split_rows(batch: Any, chunk_size: int) -> list[Any]:
     leaves, structure = tree_flatten(batch)
     return [
         tree_unflatten(
-            [x[start : start + chunk_size] if isinstance(x, Tensor) else x for x in leaves],
-            structure,
+            [x[start : start + chunk_size] if _has_rows(x) else x for x in leaves], structure
         )
-        for start in range(0, num_rows.pop(), chunk_size)
+        for start in range(0, max(1, num_rows.pop()), chunk_size)
     ]
+
+
+def _has_rows(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.ndim > 0

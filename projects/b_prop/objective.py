@@ -2,8 +2,7 @@
 
 from torch import Tensor, nn
 
-from common.distributed.differentiable import rank_mean_of_sums
-from common.losses.auxiliary.tokens import IGNORED, masked_lm_loss
+from common.losses.auxiliary.tokens import masked_lm_rank_mean
 from common.losses.functional.ranking import ranking_loss
 from common.losses.output import LossOutput
 from projects.b_prop.config import MethodConfig
@@ -61,8 +60,6 @@ class Objective(nn.Module):
         assert rop.hits is not None
         terms = {"rop": rop.loss, "pair_accuracy": rop.hits.to(scores.dtype).mean()}
         if head is not None:
-            count = (labels != IGNORED).sum()
-            total = masked_lm_loss(head, states, labels) * count
-            terms["mlm"] = rank_mean_of_sums(total, count)
+            terms["mlm"] = masked_lm_rank_mean(head, states, labels)
             loss = loss + terms["mlm"]  # Eq. sum
         return {"loss": loss, **terms}

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from common.distributed.collectives import all_gather_no_grad
-from common.distributed.differentiable import rank_mean_of_sums
 from common.encoders.shared_bank import SharedBank
 from common.engine.module import ContrastiveModule
-from common.losses.auxiliary.tokens import IGNORED, masked_lm_loss
+from common.losses.auxiliary.tokens import masked_lm_rank_mean
 from projects.ccp.config import Config
 from projects.ccp.head import PairHead
 from projects.ccp.monitors import batch_hits, separation
@@ -106,11 +105,7 @@ class CCP(ContrastiveModule):
 
     def _masked_lm(self, head: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         states = self.encoder.passage.tower.model(**batch["masked"]).last_hidden_state
-        count = (batch["labels"] != IGNORED).sum()
-        mean = masked_lm_loss(head, states, batch["labels"])
-        if not count:  # DDP waits for a gradient of every parameter on every rank
-            mean = mean + 0 * sum(p.sum() for p in head.parameters())
-        return rank_mean_of_sums(mean * count, count.to(mean.dtype))
+        return masked_lm_rank_mean(head, states, batch["labels"])
 
     def after_optimizer_step(self) -> None:
         """Enqueue both sides of this step, of all ranks."""

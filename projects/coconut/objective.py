@@ -26,7 +26,8 @@ def nspt_loss(
               log [exp(h_i h^_p / tau) / D_ip],     P(i) = {p in I_r: y_p = y_i}
 
     h are student, h^ (detached) teacher embeddings. The denominator holds the student embeddings of
-    all other rows, and by default the positive of the numerator; see `method.denominator`.
+    all other rows, and by default the positive of the numerator; see `method.denominator`. That is NSPT;
+    the positives and negatives of `ntpt` and `nsps` are of one encoder, and all positives of the row count.
 
     Source: Cappellazzo et al. 2024, equation 5, arXiv 2310.02699.
 

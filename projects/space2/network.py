@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from common.config import UserError
 from common.data.text.dialogs.encoding import DialogTokenizer
 from common.data.text.dialogs.trees import VIEWS
-from common.distributed.differentiable import rank_mean_of_sums
 from common.encoders.length_groups import in_length_groups
 from common.encoders.modes import evaluated
 from common.encoders.pretrained import stand_in
@@ -21,7 +20,7 @@ from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_tokenizer, load_transformer
 from common.encoders.text.variants.dialog import MAX_TURNS, DialogEncoder, DialogWordHead
 from common.export.dialogs.encoder import SETTINGS, fill, load_dialog_encoder, save_dialog_encoder
-from common.losses.auxiliary.tokens import IGNORED, masked_lm_loss
+from common.losses.auxiliary.tokens import masked_lm_rank_mean
 from projects.space2.config import Config, DialogData, ModelConfig
 
 # what `make check` builds for weights that are not on this machine
@@ -79,8 +78,7 @@ class Space2Network(nn.Module):
     def masked_lm(self, inputs: Mapping[str, Tensor], masked: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of the hidden tokens, over all ranks; no slot in front here."""
         states = self.encoder(**{**inputs, "input_ids": masked}, sentence=False)
-        count = labels.ne(IGNORED).sum().to(states.dtype)
-        return rank_mean_of_sums(masked_lm_loss(self.words, states, labels) * count, count)
+        return masked_lm_rank_mean(self.words, states, labels)
 
     def encode(self, rows: Sequence[Any], batch_size: int = 128, accelerator: str = "cpu") -> Tensor:  # fmt: skip
         """Sentence vectors (N, D) of tokenised dialogues in eval mode, on the CPU."""

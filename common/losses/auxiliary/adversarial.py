@@ -6,7 +6,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.losses.output import full_precision
+from common.losses.output import at_least_float32, full_precision
 
 
 @full_precision
@@ -67,4 +67,4 @@ def teacher_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
 def _log_probabilities(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     if student.ndim != 2 or student.shape != teacher.shape:
         raise ValueError(f"logits {tuple(student.shape)} and {tuple(teacher.shape)} differ")
-    return F.log_softmax(student, 1), F.log_softmax(teacher, 1)
+    return F.log_softmax(at_least_float32(student), 1), F.log_softmax(at_least_float32(teacher), 1)

@@ -14,6 +14,7 @@ from common.distributed.collectives import all_gather_no_grad
 from common.distributed.process import rank, world_size
 
 Moments = Literal["full", "row"]
+ROWS_AT_ONCE = 2**17  # of all ranks, on the device while the whole matrix is put together
 
 
 class ClassMatrix(nn.Module):
@@ -25,7 +26,8 @@ class ClassMatrix(nn.Module):
     clipping know nothing of them, and the state dict holds all that a run goes on from.
 
     Between `shard_` and `whole_` rank r holds the classes c with c % W = r; the state dict is that
-    of the whole matrix all the same, so a checkpoint does not depend on the number of ranks.
+    of the whole matrix all the same, so a checkpoint does not depend on the number of ranks. It is put
+    together in the memory of every process, part by part: no device holds the whole.
 
     Source: Wu et al. 2024, section 3.2 (classifier over sampled entities), arXiv 2306.07952; lazy
     Adam as `torch.optim.SparseAdam`; one second moment a row: Shazeer & Stern 2018, section 3
@@ -162,7 +164,8 @@ class ClassMatrix(nn.Module):
         """Every rank holds all rows again; collective."""
         if self.shards > 1:
             found = {
-                name: self._gathered(getattr(self, name)) for name in ("weight", "first", "second")
+                name: self._gathered(getattr(self, name)).to(self.weight.device)
+                for name in ("weight", "first", "second")
             }
             self.shards, self.place = 1, 0
             for name, value in found.items():
@@ -172,13 +175,16 @@ class ClassMatrix(nn.Module):
         return whole[self.place :: self.shards]
 
     def _gathered(self, part: Tensor) -> Tensor:
-        whole = part.new_empty(self.num_classes, part.shape[1])
-        parts = all_gather_no_grad(part)
-        start = 0
-        for place in range(self.shards):
-            own = whole[place :: self.shards]
-            own.copy_(parts[start : start + len(own)])
-            start += len(own)
+        """The matrix of all ranks (C, ...) on the CPU."""
+        whole = part.new_empty(self.num_classes, part.shape[1], device="cpu")
+        places = [whole[place :: self.shards] for place in range(self.shards)]
+        step = max(1, ROWS_AT_ONCE // self.shards)
+        for start in range(0, len(places[0]), step):  # the first rank holds most
+            targets = [rows[start : start + step] for rows in places]
+            sizes = [len(rows) for rows in targets]
+            found = all_gather_no_grad(part[start : start + step], sizes=sizes).cpu()
+            for rows, values in zip(targets, torch.split(found, sizes), strict=True):
+                rows.copy_(values)
         return whole
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.losses.output import LossOutput, check_pair, full_precision, mean_rows
+from common.losses.output import LossOutput, at_least_float32, check_pair, full_precision, mean_rows
 
 Denominator = Literal["with_positive", "literal", "literal_self"]
 
@@ -34,7 +34,7 @@ def softened_divergence(
             columns, the scale of some continual-learning code.
 
     Raises:
-        ValueError: shapes that do not fit, or a temperature <= 0.
+        ValueError: shapes that do not fit, a temperature <= 0, or an unknown reduction.
 
     >>> import torch
     >>> softened_divergence(torch.zeros(1, 2), torch.tensor([[0.0, 3.0]]).log1p()).round(decimals=4)
@@ -42,6 +42,8 @@ def softened_divergence(
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be > 0, got {temperature}")
+    if reduction not in ("row", "element"):
+        raise ValueError(f"reduction must be 'row' or 'element', got {reduction!r}")
     if student.ndim != 2 or len(student) != len(teacher) or teacher.shape[1] > student.shape[1]:
         raise ValueError(
             "student logits (B, C) and teacher logits (B, C_old <= C), got "
@@ -134,7 +136,8 @@ def teacher_sup_con(
         l_i = -1/|P(i)| * sum_{p in P(i)} log [exp(s_ip) / D_ip]
         literal:        D_ip = sum_{a in A, a != i} exp(s_ia)
         literal_self:   D_ip = sum_{a in A or a = i} exp(s_ia)
-        with_positive:  literal, and the positive of the numerator (each vector counted once)
+        with_positive:  literal, and the positive of the numerator where the banks differ; of one bank
+                        A and P(i) unite: all positives of the row, each vector counted once
 
     Teacher positives with student negatives is NSPT, teacher and teacher is NTPT, student and
     student is SupCon on the rows R.
@@ -168,6 +171,7 @@ def teacher_sup_con(
     tensor(0.3133)
     """
     _check(student, teacher, labels, anchors, positive_bank, negative_bank, denominator)
+    student, teacher = at_least_float32(student), at_least_float32(teacher)
     banks = {"teacher": teacher.detach(), "student": student}
     own = torch.eye(len(student), dtype=torch.bool, device=student.device)
     positive = (labels[:, None] == labels) & anchors[:, None] & anchors[None, :]

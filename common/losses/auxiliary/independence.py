@@ -111,6 +111,7 @@ def gaussian_nll(mean: Tensor, log_variance: Tensor, y: Tensor) -> Tensor:
     >>> round(float(gaussian_nll(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 1))), 4)
     0.9189
     """
+    mean, log_variance, y = (at_least_float32(z) for z in (mean, log_variance, y))
     each = (y - mean).square() * (-log_variance).exp() + log_variance + math.log(2 * math.pi)
     return 0.5 * each.sum(1).mean()
 
@@ -140,12 +141,14 @@ def club_bound(mean: Tensor, log_variance: Tensor, y: Tensor) -> Tensor:
     >>> float(club_bound(y, torch.zeros(2, 1), y))  # (mean of 0 and 4) / 2
     1.0
     """
+    mean, log_variance, y = (at_least_float32(z) for z in (mean, log_variance, y))
     own = (y - mean).square()
     # mean_j (y_j - mu_i)^2 without the matrix of pairs
     others = y.square().mean(0) - 2 * mean * y.mean(0) + mean.square()
     return 0.5 * ((others - own) * (-log_variance).exp()).sum(1).mean()
 
 
+@full_precision
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL divergence of diagonal Gaussians from the standard normal distribution (a VAE's rate).
 
@@ -166,4 +169,5 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
     >>> gaussian_kl(torch.tensor([[0.0], [2.0]]), torch.zeros(2, 1))
     tensor([0., 2.])
     """
+    mean, log_variance = at_least_float32(mean), at_least_float32(log_variance)
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)

@@ -3,7 +3,7 @@
 # B images, K texts each, image-major; M = B * K texts
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +29,13 @@ def choose_positive(scores: Tensor, num_texts: int, choice: PositiveChoice) -> T
     Returns:
         (B,) int64 in [0, K).
 
+    Raises:
+        ValueError: an unknown choice.
+
     Distributed: local.
     """
+    if choice not in get_args(PositiveChoice):
+        raise ValueError(f"choice must be one of {get_args(PositiveChoice)}, got {choice!r}")
     scores = scores.float()  # in half precision 1 + 1e-5 - 1 is 0: no text could be drawn
     weights = scores.softmax(1) if choice == "aligned_least" else scores
     own = weights.view(len(scores), len(scores), num_texts).diagonal().T  # (B, K)

@@ -3,21 +3,23 @@
 # N rows, M rows of all ranks, C classes, S classes of this rank, D dim
 """
 
-from typing import Literal, Unpack
+from typing import Literal, Unpack, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.distributed.collectives import log_sum_exp_over_ranks, row_offset
+from common.distributed.collectives import log_sum_exp_over_ranks
 from common.distributed.differentiable import all_gather_with_grad, all_reduce_sum
 from common.kernels.row_loss import info_nce_rows
 from common.kernels.specs.weights import Bias, Exclude, ExcludePositive, Index, Spec
 from common.losses.functional.kernel import (
     KernelOptions,
+    first_row,
     local,
     mean_loss,
     process_group,
+    row_counts,
     rows_of_all_ranks,
     sweep,
 )
@@ -53,7 +55,7 @@ def prototype_softmax(
     Args:
         query: (N, D), L2-normalised if cosines are meant.
         prototypes: (C, D) class vectors, all or a sample of them; equal on all ranks.
-        labels: (N,) int64, row of `prototypes`.
+        labels: (N,) int64, row of `prototypes`, in [0, C); every row has one.
         scale: > 0, multiplies the similarities.
         margin: >= 0, subtracted from the similarity of the true class.
         mask: classes that count per row (other true labels do not), or a sampling correction.
@@ -63,7 +65,8 @@ def prototype_softmax(
         Mean over rows; hits: the true class is nearest (without the margin).
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, or a label that is no row of `prototypes`; on a GPU, which the
+            host doesn't wait for, that is a failed assertion of the device.
 
     Distributed: local, and exact on several ranks: every rank holds all prototypes.
 
@@ -75,6 +78,7 @@ def prototype_softmax(
     check_pair(query, prototypes, same_rows=False, names="query, prototypes")
     if labels.shape != query.shape[:1]:
         raise ValueError(f"one label per row: {tuple(labels.shape)} for {tuple(query.shape)}")
+    _check_labels(labels, len(prototypes))
     spec = Index(labels) & ExcludePositive()
     if not margin and mask is None and kernel.get("group") is None:
         rows = info_nce_rows(query, prototypes, scale, spec, join=True, top1=True, **kernel)
@@ -85,6 +89,16 @@ def prototype_softmax(
     stats = sweep(query, prototypes, scale, spec, top1=True, **local(kernel))
     per_sample = F.softplus(stats.row_lse - positive)
     return LossOutput(mean_loss(per_sample, kernel), per_sample, stats.top1)
+
+
+def _check_labels(labels: Tensor, num_classes: int) -> None:
+    """Refuse labels outside of [0, C), which the back ends read differently and without a word."""
+    message = f"labels must be rows of the {num_classes} prototypes, from 0"
+    fits = ((labels >= 0) & (labels < num_classes)).all()
+    if labels.is_cuda:
+        torch._assert_async(fits, message)
+    elif not bool(fits):
+        raise ValueError(f"{message}; found {int(labels.min())} to {int(labels.max())}")
 
 
 @full_precision
@@ -128,7 +142,7 @@ def sampled_prototype_softmax(
         Mean over the rows of all ranks, equal on all of them; per row of this rank; no hits.
 
     Raises:
-        ValueError: shapes that do not fit, or a label that no rank has sampled.
+        ValueError: shapes that do not fit, an unknown `margin_on`, or a label that no rank has sampled.
 
     Distributed: global on every rank. The mean over ranks of the gradients of replicated weights is
     exact; gradients of `prototypes`, which nobody averages, are W times theirs.
@@ -138,6 +152,8 @@ def sampled_prototype_softmax(
     >>> out.loss.exp().round()  # two classes of equal similarity
     tensor(2.)
     """
+    if margin_on not in get_args(Margin):
+        raise ValueError(f"margin_on must be one of {get_args(Margin)}, got {margin_on!r}")
     check_pair(query, query if not len(prototypes) else prototypes, same_rows=False)
     if labels.shape != query.shape[:1] or class_ids.shape != prototypes.shape[:1]:
         raise ValueError(
@@ -145,7 +161,7 @@ def sampled_prototype_softmax(
             f"for {tuple(query.shape)}, {tuple(prototypes.shape)}"
         )
     sharded, group = process_group(kernel)
-    q_MD = all_gather_with_grad(query, group) if sharded else query
+    q_MD = all_gather_with_grad(query, group, row_counts(query, kernel)) if sharded else query
     y_M = rows_of_all_ranks(labels, kernel)
     place = torch.searchsorted(class_ids, y_M)
     known = torch.cat([class_ids, class_ids.new_full((1,), -1)])
@@ -180,5 +196,5 @@ def sampled_prototype_softmax(
         shift = torch.where(shift.isneginf(), 0, shift)
         negative = shift + all_reduce_sum((negative - shift).exp(), group).log()
     per_row = F.softplus(negative - positive)
-    start = row_offset(len(query), group) if sharded else 0
+    start = first_row(query, kernel)
     return LossOutput(per_row.mean(), per_row[start : start + len(query)], None)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.losses.output import full_precision
+from common.losses.output import at_least_float32, full_precision
 
 
 @full_precision
@@ -35,7 +35,8 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """
     if logits.ndim != 2 or logits.shape != targets.shape:
         raise ValueError(f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)} differ")
-    return -(targets.detach() * F.log_softmax(logits, 1)).sum(1)
+    targets = at_least_float32(targets.detach())
+    return -(targets * F.log_softmax(at_least_float32(logits), 1)).sum(1)
 
 
 def mixture(count: int, concentration: float, each: bool, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:  # fmt: skip

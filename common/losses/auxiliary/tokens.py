@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.distributed.differentiable import rank_mean_of_sums
-from common.losses.output import full_precision
+from common.losses.output import at_least_float32, full_precision
 
 IGNORED = -100  # label of a position where nothing is predicted, as in transformers
 
@@ -30,7 +30,7 @@ def masked_lm_loss(head: nn.Module, states: Tensor, labels: Tensor) -> Tensor:
     Returns:
         Scalar, in float32 at least; 0 with a zero gradient if nothing is labelled.
 
-    Distributed: local.
+    Distributed: local; `masked_lm_rank_mean` is the mean over the positions of all ranks.
 
     >>> states, labels = torch.zeros(1, 2, 3), torch.tensor([[-100, 1]])
     >>> f"{float(masked_lm_loss(nn.Linear(3, 4, bias=False), states, labels).detach()):.4f}"  # log 4
@@ -40,8 +40,33 @@ def masked_lm_loss(head: nn.Module, states: Tensor, labels: Tensor) -> Tensor:
     logits: Tensor = head(states[chosen])
     if not len(logits):  # the head stays in the graph: every rank has gradients of the same weights
         return (states.sum() + logits.sum()) * 0
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    return F.cross_entropy(logits.to(wide), labels[chosen])
+    return F.cross_entropy(at_least_float32(logits), labels[chosen])
+
+
+def masked_lm_rank_mean(head: nn.Module, states: Tensor, labels: Tensor) -> Tensor:
+    """`masked_lm_loss` over the labelled positions of all ranks, which hold unequal numbers of them.
+
+    A rank's share, as `rank_mean` has it: the mean over ranks is the mean over all labelled positions,
+    where that of local means would give a position of a rank with few of them a larger weight.
+
+    Args:
+        head: see `masked_lm_loss`.
+        states: (N, L, D) of the masked texts of this rank.
+        labels: (N, L) int64, -100 where nothing is predicted.
+
+    Returns:
+        Scalar, in float32 at least; differs between ranks. On one process it is the local mean times
+        and over its count, which may round in the last digit.
+
+    Distributed: reduces statistics (the number of labelled positions).
+
+    >>> states, labels = torch.zeros(1, 2, 3), torch.tensor([[-100, 1]])
+    >>> f"{float(masked_lm_rank_mean(nn.Linear(3, 4, bias=False), states, labels).detach()):.4f}"  # log 4
+    '1.3863'
+    """
+    mean = masked_lm_loss(head, states, labels)
+    count = (labels != IGNORED).sum().to(mean.dtype)
+    return rank_mean_of_sums(mean * count, count)
 
 
 def labelled_token_loss(logits: Tensor, labels: Tensor) -> Tensor:

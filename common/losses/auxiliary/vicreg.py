@@ -6,7 +6,7 @@
 import torch
 from torch import Tensor
 
-from common.losses.output import full_precision
+from common.losses.output import at_least_float32, full_precision
 
 
 @full_precision
@@ -30,6 +30,7 @@ def vicreg_terms(image: Tensor, text: Tensor, num_texts: int = 1) -> dict[str, T
     >>> {k: round(float(v), 4) for k, v in vicreg_terms(x, x).items()}
     {'invariance': 0.0, 'variance': 0.0, 'covariance': 8.0}
     """
+    image, text = at_least_float32(image), at_least_float32(text)
     difference = image.repeat_interleave(num_texts, 0) - text
     sides = (image, text)
     variance = [torch.relu(1 - (x.var(0) + 1e-4).sqrt()).mean() for x in sides]

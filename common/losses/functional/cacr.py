@@ -338,7 +338,8 @@ def cacr_momentum(
         Mean over rows; hits of the first view.
 
     Raises:
-        ValueError: an unknown cost, or shapes that do not fit.
+        ValueError: an unknown cost, shapes that do not fit, or with the Euclidean cost a single sample
+            and no group (no negatives).
 
     Distributed: gathers negatives if a `group` is given, else local.
 
@@ -350,6 +351,8 @@ def cacr_momentum(
     """
     if cost not in ("rbf", "euclidean"):
         raise ValueError(f"cost must be 'rbf' or 'euclidean', got {cost!r}")
+    if cost == "euclidean" and len(key) < 2 and not process_group(kernel)[0]:
+        raise ValueError(f"one sample has no negatives; the keys are {tuple(key.shape)}")
     key = key.detach()
     far = (queries.detach() - key).square().sum(-1) / temperature  # (V, N)
     weight = (far if weighted else torch.zeros_like(far)).softmax(0)

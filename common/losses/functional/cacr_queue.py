@@ -17,7 +17,14 @@ from common.losses.functional.cacr import (
     _uniform_repulsion,
 )
 from common.losses.functional.geometry import gaussian_factors
-from common.losses.functional.kernel import KernelOptions, Stats, count_rows, local, sweep
+from common.losses.functional.kernel import (
+    KernelOptions,
+    Stats,
+    count_rows,
+    local,
+    process_group,
+    sweep,
+)
 from common.losses.output import at_least_float32, full_precision
 
 
@@ -129,7 +136,7 @@ def _uniform(
     rows = torch.tensor(float(len(queue)), device=query.device, dtype=query.dtype)
     mean, squares = queue.to(query.dtype).mean(0), queue.to(query.dtype).square().sum(1).mean()
     cost = seen.square().sum(-1) + squares - 2 * seen @ mean
-    if in_batch:
+    if in_batch and (len(query) > 1 or process_group(kernel)[0]):  # a lone sample has the queue
         others = count_rows(query.shape[0], query, kernel) - 1
         cost = (rows * cost + others * _uniform_repulsion(query, query, kernel).cost) / (
             rows + others

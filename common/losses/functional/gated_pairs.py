@@ -12,8 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.distributed.collectives import all_gather_no_grad, row_offset
 from common.distributed.differentiable import all_gather_with_grad, all_reduce_sum, rank_mean
+from common.distributed.process import default_group
+from common.losses.functional.kernel import (
+    KernelOptions,
+    first_row,
+    row_counts,
+    rows_of_all_ranks,
+)
 
 
 class PairMasks(NamedTuple):
@@ -150,14 +156,17 @@ def dense_pair_loss(
     tensor(1.3333)
     """
     with torch.autocast(query.device.type, enabled=False):
-        keys = all_gather_with_grad(F.normalize(key.float() if key.dtype.itemsize < 4 else key))
+        kernel: KernelOptions = {"group": default_group()}
+        keys = F.normalize(key.float() if key.dtype.itemsize < 4 else key)
+        keys = all_gather_with_grad(keys, sizes=row_counts(keys, kernel))
         queries = F.normalize(query.float() if query.dtype.itemsize < 4 else query)
-        offset = row_offset(len(queries)) if exclude_self else None
-        masks = pair_masks(labels, partner_labels, all_gather_no_grad(labels), offset)
+        offset = first_row(queries, kernel) if exclude_self else None
+        masks = pair_masks(labels, partner_labels, rows_of_all_ranks(labels, kernel), offset)
         gate = gate.to(queries.dtype)
         logits = gated_logits(queries, keys, gate, scale, renormalise=renormalise, alpha=alpha)
         per_row, counts = per_positive_loss(logits, masks)
         if row_mean:
-            return rank_mean(per_row / counts.clamp(min=1))
+            num_rows = sum(row_counts(queries, kernel))
+            return rank_mean(per_row / counts.clamp(min=1), num_rows=num_rows)
         total = all_reduce_sum(counts.sum().to(per_row.dtype)).clamp(min=1)
         return rank_mean(per_row, num_rows=total)

@@ -25,6 +25,7 @@ from common.losses.functional.kernel import (
     process_group,
     sum_over_ranks,
     sweep,
+    whole_loss,
 )
 from common.losses.output import LossOutput, at_least_float32, check_pair, full_precision
 
@@ -149,7 +150,7 @@ def uniformity(x: Tensor, tau: float = 0.5, **kernel: Unpack[KernelOptions]) -> 
         **kernel: see `KernelOptions`.
 
     Returns:
-        Scalar <= 0.
+        Scalar <= 0, equal on all ranks; where `Sharding` says that gradients are summed, one W-th of it.
 
     Raises:
         ValueError: fewer than two rows.
@@ -171,14 +172,14 @@ def _row_potentials(x: Tensor, tau: float, kernel: KernelOptions) -> Tensor:
 
 
 def log_mean_potential(rows: Tensor, x: Tensor, kernel: KernelOptions) -> Tensor:
-    """Log of the mean over all pairs of rows, from the log-sums of the local rows."""
+    """This rank's part of the log of the mean over all pairs of rows, from the log-sums of its own."""
     sharded, group = process_group(kernel)
     total = rows.logsumexp(0)
     if sharded:
         shift = log_sum_exp_over_ranks(total.detach(), group)
         total = shift + sum_over_ranks((total - shift).exp(), kernel).log()
     count = count_rows(x.shape[0], rows, kernel)
-    return total - (count * (count - 1)).log()
+    return whole_loss(total - (count * (count - 1)).log(), kernel)
 
 
 @full_precision

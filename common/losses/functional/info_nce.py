@@ -5,20 +5,27 @@
 All functions take what they compare as it is: normalise first where cosines are meant.
 """
 
-import math
 from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.distributed.collectives import row_offset
 from common.kernels.row_loss import info_nce_rows
 from common.kernels.sharded.specs import map_side, slice_keys
-from common.kernels.specs.weights import Diagonal, ExcludePositive, ExcludeSelf, Index, Spec, Valid
+from common.kernels.specs.weights import (
+    Diagonal,
+    Exclude,
+    ExcludePositive,
+    ExcludeSelf,
+    Index,
+    Spec,
+    Valid,
+)
 from common.losses.functional.kernel import (
     KernelOptions,
     count_rows,
+    first_row,
     joint_log_sum,
     local,
     mean_loss,
@@ -129,7 +136,7 @@ def info_nce(
         hard_logit: added to the logits of a row's own hard negatives (log alpha).
         margin: >= 0, subtracted from the positive similarity (additive margin).
         label_smoothing: in [0, 1), spread evenly over keys, hard negatives and queue.
-        decoupled: leave `exp(p_i)` out of the sum.
+        decoupled: leave `exp(p_i)` out of the sum; a row without any negative then holds 0.
         **kernel: see `KernelOptions`.
 
     Returns:
@@ -155,21 +162,19 @@ def info_nce(
         fused = _fused(query, key, pools, queue, scale, mask, in_batch, kernel)
         if fused is not None:
             return fused
+    if hard is not None and pools and hard_logit:
+        mask = _own_hard(hard, queue, kernel)  # joined exactly below, with their logit
     score = scale * (query * key).sum(-1)
     positive = score - scale * margin
     sums, hits = _sweeps(query, key, pools, queue, scale, mask, in_batch, kernel)
     if hard is not None and (own_hard_only or hard_logit):
         own = scale * (query[:, None] * hard).sum(-1)  # (N, K)
-        if own_hard_only:
-            sums.append((own + hard_logit).logsumexp(-1))
-            hits = hits & (score >= own.amax(-1))
-        else:  # they are in the first sum with weight 1; alpha - 1 is missing
-            share = (own - sums[0][:, None]).exp().sum(-1).clamp(max=1)
-            sums[0] = sums[0] + (math.expm1(hard_logit) * share).log1p()
+        sums.append((own + hard_logit).logsumexp(-1))
+        hits = hits & (score >= own.amax(-1))
     if query_negatives:
         sums.append(sweep(query, query, scale, ExcludeSelf(), **kernel).row_lse)
     gap = joint_log_sum(sums) - positive
-    per_sample = gap if decoupled else F.softplus(gap)
+    per_sample = torch.where(gap.isneginf(), 0, gap) if decoupled else F.softplus(gap)
     if label_smoothing:
         keys = [key, *pools] if in_batch else pools
         uniform = _mean_logit(query, keys, queue, scale, None if in_batch else score, kernel)
@@ -267,11 +272,23 @@ def _without(columns: Tensor, key: Tensor, num_own: int) -> Tensor:
 
 def _positives(num_rows: int, columns: Tensor, kernel: KernelOptions) -> Spec:
     """Column i of the local stack is the positive of row i."""
-    sharded, group = process_group(kernel)
-    if not sharded or len(columns) == num_rows:
+    if len(columns) == num_rows:
         return Diagonal()
-    start = row_offset(len(columns), group)
-    return Index(torch.arange(num_rows, device=columns.device) + start)
+    places = torch.arange(num_rows, device=columns.device)
+    return Index(places + first_row(columns, kernel)) if process_group(kernel)[0] else Diagonal()
+
+
+def _own_hard(hard: Tensor, queue: Tensor | None, kernel: KernelOptions) -> Spec:
+    """Leaves a row's own hard negatives (N, K, D) out of the columns [keys; hard negatives; queue]."""
+    rows = torch.arange(len(hard), device=hard.device) + first_row(hard, kernel)
+    nobody = rows.new_full((1,), -1)
+    queued = 0 if queue is None else len(queue)
+    owners = [
+        nobody.expand(len(hard)),
+        rows.repeat_interleave(hard.shape[1]),
+        nobody.expand(queued),
+    ]
+    return Exclude(rows, torch.cat(owners), keep_positive=False)
 
 
 def _per_row(query: Tensor, hard_negatives: Tensor) -> Tensor:

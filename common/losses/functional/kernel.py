@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.distributed.collectives import all_gather_no_grad
 from common.distributed.differentiable import all_reduce_sum, rank_mean
-from common.distributed.process import gradient_factor
+from common.distributed.process import gradient_factor, rank, world_size
 from common.kernels.pair import pair_stats
 from common.kernels.sharded.plan import Group, as_sharding, shard_rows
 from common.kernels.specs.weights import Spec
@@ -89,6 +89,19 @@ def mean_loss(per_sample: Tensor, kernel: KernelOptions, valid: Tensor | None = 
     return torch.where(valid, per_sample, 0).sum() * (factor / count)
 
 
+def whole_loss(total: Tensor, kernel: KernelOptions) -> Tensor:
+    """This rank's part of a loss that every rank forms whole, with the gradient of all ranks' parts.
+
+    All of it where gradients are averaged over ranks; one W-th where they are summed, as `mean_loss` has
+    it: then the sum over ranks is the loss.
+    """
+    sharding = as_sharding(kernel.get("group"))
+    if sharding is None:
+        return total
+    factor = gradient_factor(sharding.grad_reduction, sharding.group)
+    return total * (factor / world_size(sharding.group))
+
+
 def sum_over_ranks(x: Tensor, kernel: KernelOptions) -> Tensor:
     """Sum of a statistic over the ranks of the batch, with gradient."""
     sharded, group = process_group(kernel)
@@ -96,9 +109,21 @@ def sum_over_ranks(x: Tensor, kernel: KernelOptions) -> Tensor:
 
 
 def rows_of_all_ranks(x: Tensor, kernel: KernelOptions) -> Tensor:
-    """Concatenation over ranks without gradient: labels, ids."""
+    """Concatenation over ranks without gradient: labels, ids; further dimensions are alike on all ranks."""
     sharded, group = process_group(kernel)
-    return all_gather_no_grad(x, group) if sharded else x
+    return all_gather_no_grad(x, group, row_counts(x, kernel)) if sharded else x
+
+
+def row_counts(rows: Tensor, kernel: KernelOptions) -> tuple[int, ...]:
+    """Numbers of rows of all ranks; not asked for where equal ones are promised (see `shard_rows`)."""
+    sharded, group = process_group(kernel)
+    return shard_rows(len(rows), rows.device, group) if sharded else (len(rows),)
+
+
+def first_row(rows: Tensor, kernel: KernelOptions) -> int:
+    """Place of this rank's first row among those of all ranks; 0 without a group."""
+    sharded, group = process_group(kernel)
+    return sum(row_counts(rows, kernel)[: rank(group)]) if sharded else 0
 
 
 def key_options(kernel: KernelOptions) -> KernelOptions:

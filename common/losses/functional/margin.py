@@ -100,6 +100,7 @@ def margin_ranking(positive: Tensor, negative: Tensor, margin: float = 1.0) -> L
             "expected two score vectors of one length, got shapes "
             f"{tuple(positive.shape)} and {tuple(negative.shape)}"
         )
+    positive, negative = at_least_float32(positive), at_least_float32(negative)
     per_sample = (margin - positive + negative).relu()
     return LossOutput(per_sample.mean(), per_sample, (positive > negative).detach())
 
@@ -165,6 +166,7 @@ def candidate_ranking(
         raise ValueError(
             f"expected ranks {tuple(candidates.shape)} like candidates, got {tuple(ranks.shape)}"
         )
+    candidates, target = at_least_float32(candidates), at_least_float32(target)
     above = candidates - target[:, None]
     per_sample = _row_mean(((above if target_on_top else -above) + target_margin).relu(), mask)
     # (B, better, worse)

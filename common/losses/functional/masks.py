@@ -10,6 +10,10 @@ from torch import Tensor
 
 from common.kernels.specs.weights import Bias, Exclude, Threshold
 
+# Candidates are compared in products of matrices, the positive is one product of its own: equal
+# vectors differ by rounding, some 1e-7 of a cosine in float32.
+ROUNDING = 1e-6
+
 
 def id_mask(ids: Tensor, *column_ids: Tensor) -> Exclude:
     """Candidates with the id of the query are no negatives: duplicates, same document, same class.
@@ -61,7 +65,9 @@ def guide_mask(
 ) -> Threshold:
     """Candidates that a guide finds nearer to the query than its positive are no negatives.
 
-        pair (i, j) counts iff <u_i, v_j> <= <u_i, v_i> - margin    (or <= threshold)
+        pair (i, j) counts iff <u_i, v_j> <= <u_i, v_i> - margin + 1e-6    (or <= threshold)
+
+    The allowance is for rounding: without margin, duplicates of the positive count, all of them.
 
     Source: Solatorio 2024, "GISTEmbed", equation 2, arXiv 2402.16829.
 
@@ -88,7 +94,7 @@ def guide_mask(
         raise ValueError("give margin (relative to the positive) or threshold (absolute), not both")
     columns = torch.cat(list(guide_columns))
     if threshold is None:
-        bound = (guide_query * guide_columns[0]).sum(-1) - margin
+        bound = (guide_query * guide_columns[0]).sum(-1) - margin + ROUNDING
     else:
         bound = torch.full_like(guide_query[:, 0], threshold)
     return Threshold(guide_query, columns, bound, bound if both_directions else None)

@@ -17,6 +17,7 @@ from common.losses.functional.kernel import (
     mean_loss,
     process_group,
     sum_over_ranks,
+    whole_loss,
 )
 from common.losses.output import at_least_float32, check_pair, full_precision
 
@@ -74,7 +75,7 @@ def barlow_twins(
         **kernel: only `group` is read.
 
     Returns:
-        Scalar, equal on all ranks.
+        Scalar, equal on all ranks; where `Sharding` says that gradients are summed, one W-th of it.
 
     Raises:
         ValueError: different shapes.
@@ -91,7 +92,8 @@ def barlow_twins(
     correlation = sum_over_ranks(code_1.T @ code_2, kernel) / rows  # Eq. 2
     squared = correlation.square()
     diagonal = (correlation.diagonal() - 1).square().sum()
-    return diagonal + off_diagonal * (squared.sum() - squared.diagonal().sum())  # Eq. 1
+    loss = diagonal + off_diagonal * (squared.sum() - squared.diagonal().sum())  # Eq. 1
+    return whole_loss(loss, kernel)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from common.losses.functional.kernel import (
     count_rows,
     mean_loss,
     process_group,
+    row_counts,
     sweep,
 )
 from common.losses.output import LossOutput, check_pair, full_precision
@@ -167,7 +168,9 @@ def von_mises_fisher_weight(
     tensor([1., 1.])
     """
     sharded, group = process_group(kernel)
-    everyone = all_gather_with_grad(positive, group) if sharded else positive
+    everyone = positive
+    if sharded:
+        everyone = all_gather_with_grad(positive, group, row_counts(positive, kernel))
     log_mean = (everyone / sigma).logsumexp(0) - math.log(everyone.shape[0])
     return 2 - (positive / sigma - log_mean).exp()
 

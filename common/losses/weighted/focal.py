@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.distributed.collectives import gather_sizes
 from common.distributed.differentiable import all_gather_with_grad
-from common.distributed.process import default_group, rank, world_size
+from common.distributed.process import default_group, world_size
+from common.losses.functional.kernel import KernelOptions, first_row, row_counts
 from common.losses.output import full_precision, unit
 
 
@@ -60,10 +60,10 @@ def paired_focal(
     may hold unequal numbers of pairs.
     """
     group = default_group()
-    sizes = gather_sizes(len(image), group, image.device)
-    words = all_gather_with_grad(unit(text), group, sizes)
+    kernel: KernelOptions = {"group": group}
+    words = all_gather_with_grad(unit(text), group, row_counts(image, kernel))
     logits = scale * unit(image) @ words.T
-    first = sum(sizes[: rank(group)])
+    first = first_row(image, kernel)
     own = first + torch.arange(len(image), device=image.device)
     loss = focal_contrastive(logits, alpha, gamma, first) * world_size(group)
     return loss, logits.argmax(1) == own

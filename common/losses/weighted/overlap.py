@@ -15,9 +15,16 @@ from torch.nn import functional as F
 
 from common.distributed.collectives import all_gather_no_grad
 from common.distributed.differentiable import all_gather_with_grad
-from common.distributed.process import rank
 from common.kernels.specs.weights import ExcludeSelf
-from common.losses.functional.kernel import KernelOptions, mean_loss, process_group, sweep
+from common.losses.functional.kernel import (
+    KernelOptions,
+    first_row,
+    mean_loss,
+    process_group,
+    row_counts,
+    rows_of_all_ranks,
+    sweep,
+)
 from common.losses.output import LossOutput, check_pair, full_precision
 
 TILE = 1024  # rows of weights at a time
@@ -190,7 +197,7 @@ def weighted_two_view(
     both = view_1 + view_2
     sharded, group = process_group(kernel)
     if sharded:
-        both = all_gather_with_grad(both, group)
+        both = all_gather_with_grad(both, group, row_counts(both, kernel))
     pulled, total = _WeightedSum.apply(both, weights, len(view_1))  # type: ignore[no-untyped-call]
     positive = (anchors * (pulled.repeat(2, 1) - anchors)).sum(1)  # without the anchor itself
     per_anchor = row_lse - scale * positive / (2 * total - 1).repeat(2)
@@ -203,6 +210,6 @@ def overlap_of_all_ranks(ids: Tensor, counts: Tensor, **kernel: Unpack[KernelOpt
     sharded, group = process_group(kernel)
     if not sharded:
         return SetOverlap(ids, counts)
-    sizes = all_gather_no_grad(counts.new_tensor([len(counts)]), group)
-    first = int(sizes[: rank(group)].sum())
-    return SetOverlap(all_gather_no_grad(ids, group), all_gather_no_grad(counts, group), first)
+    everyone = rows_of_all_ranks(counts, kernel)
+    # elements are not rows: no promise of equal shards says how many a rank has
+    return SetOverlap(all_gather_no_grad(ids, group), everyone, first_row(counts, kernel))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from common.losses.auxiliary.tokens import masked_lm_loss
 from projects.b_prop import objective
 from tests.distributed.wrapped import own_share, sgd_steps
 from tests.projects.b_prop.conftest import batch_of, module_of, share_of
@@ -17,9 +18,9 @@ def two_steps(
 
     With `local_mean` a rank takes the mean over its own masked words.
     """
-    original = objective.rank_mean_of_sums
+    original = objective.masked_lm_rank_mean
     if local_mean:
-        objective.rank_mean_of_sums = lambda total, count: total / count
+        objective.masked_lm_rank_mean = masked_lm_loss
     try:
         module = module_of(*words).double()
         for part in module.modules():
@@ -29,4 +30,4 @@ def two_steps(
         batches = [share_of(batch_of(8, number), own) for number in range(2)]
         return sgd_steps(module, batches, distributed, lr=0.5, momentum=0.0, record=True)
     finally:
-        objective.rank_mean_of_sums = original
+        objective.masked_lm_rank_mean = original

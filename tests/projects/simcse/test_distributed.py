@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.projects.simcse.workers import gradient
+from tests.projects.simcse.workers import gradient, masked_term
 
 
 @pytest.mark.parametrize(("kind", "factor"), [("full", 1.0), ("local", 0.5)])
@@ -17,3 +17,11 @@ def test_two_ranks_see_each_others_negatives(two_ranks, kind, factor):
         torch.testing.assert_close(grad, factor * want, rtol=1e-9, atol=1e-12)
     other = gradient(kind, distributed=False)[1] * (1.5 - factor)
     assert not torch.allclose(found[0][1], other, rtol=1e-3)
+
+
+def test_masked_words_of_two_ranks_form_one_mean(two_ranks):
+    """Ranks hold unequal numbers of masked words: the mean of their means would be another loss."""
+    want_loss, want = masked_term(distributed=False)
+    found = two_ranks.run(masked_term, distributed=True)
+    assert sum(loss for loss, _ in found) / 2 == pytest.approx(want_loss, rel=1e-9)
+    torch.testing.assert_close((found[0][1] + found[1][1]) / 2, want, rtol=1e-9, atol=1e-12)

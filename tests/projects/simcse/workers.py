@@ -9,6 +9,24 @@ from tests.distributed.wrapped import ModuleLoss, share_of
 from tests.projects.simcse.conftest import module
 
 
+def masked_term(distributed: bool) -> tuple[float, Tensor]:
+    """Masked-word loss of eight sentences and its gradient; two ranks hold 3 and 18 masked words."""
+    model = module("method.mlm_weight=1.0", "model.dropout=0.0").double().eval()
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, 100, (16, 7), generator=generator)
+    labels = torch.full_like(ids, -100)
+    labels[0, 1:4] = ids[0, 1:4]
+    labels[4:7, 1:7] = ids[4:7, 1:7]
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "ids": torch.arange(8),
+             "mlm_input_ids": ids, "mlm_labels": labels}  # fmt: skip
+    if distributed:
+        batch = share_of(batch, slice(4 * rank(), 4 * rank() + 4), 2)
+    loss = model.losses(batch)["mlm_loss"]
+    loss.backward()
+    words = model.encoder.tower.model.get_input_embeddings().weight  # the head's output matrix too
+    return float(loss.detach()), words.grad.clone()
+
+
 def gradient(gather_grad: str, distributed: bool) -> tuple[float, Tensor]:
     """Loss and gradient of the word embeddings over eight sentences; each of two ranks has four."""
     model = module(

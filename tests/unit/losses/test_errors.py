@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from common.losses.align_uniform import AlignUniformLoss
-from common.losses.auxiliary.prototypes import prototype_softmax
-from common.losses.cacr import CACRLoss
+from common.losses.auxiliary.distillation import softened_divergence
+from common.losses.auxiliary.matching import choose_positive
+from common.losses.auxiliary.prototypes import prototype_softmax, sampled_prototype_softmax
+from common.losses.cacr import CACRLoss, CACRMomentumLoss
 from common.losses.functional import masks
 from common.losses.functional.cacr import cacr_momentum, repulsion
 from common.losses.functional.geometry import joint_entropy, uniformity
@@ -61,6 +63,7 @@ def test_one_sample_has_no_negatives(loss):
         (OneToKLoss, {"num_texts": 0}, "num_texts must be >= 1, got 0"),
         (CACRLoss, {"weighting": "both"}, "'without_w2', 'none'\\), got 'both'"),
         (CACRLoss, {"tau_negative": 0.0}, "both tau must be > 0"),
+        (CACRMomentumLoss, {"reduction": "Sum"}, "must be 'mean' or 'sum', got 'Sum'"),
         (TripletLoss, {"distance": "l1"}, "'squared', 'cosine'\\), got 'l1'"),
         (TripletLoss, {"margin": -1.0}, "margin must be >= 0"),
     ],
@@ -115,9 +118,32 @@ def test_options_are_checked_when_the_loss_is_made(loss, options, message):
         (lambda: cacr_momentum(X[None], X, 1.0, cost="l2"), "'rbf' or 'euclidean', got 'l2'"),
         (lambda: margin_ranking(X[0], X[:, 0]), r"\(3,\) and \(4,\)"),
         (lambda: candidate_ranking(X, X[0]), r"\(4, 3\) and \(3,\)"),
+        (lambda: cacr_momentum(X[None, :1], X[:1], 1.0, cost="euclidean"), "one sample has no neg"),
         (lambda: prototype_softmax(X, X, LABELS[:2], 5.0), r"\(2,\) for \(4, 3\)"),
+        (
+            lambda: sampled_prototype_softmax(X, X, LABELS, LABELS, 5.0, margin_on="arc"),
+            r"margin_on must be one of \('cosine', 'angle'\), got 'arc'",
+        ),
+        (
+            lambda: choose_positive(torch.zeros(2, 4), 2, "worst"),
+            r"choice must be one of \('aligned_least', .*, got 'worst'",
+        ),
+        (
+            lambda: softened_divergence(X, X, reduction="mean"),
+            "must be 'row' or 'element', got 'mean'",
+        ),
     ],
 )
 def test_wrong_calls_say_what_is_wrong(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("backend", ["dense", "blocked"])
+@pytest.mark.parametrize("label", [4, -1, -100])
+def test_a_label_that_is_no_class_is_refused(label, backend):
+    """The back ends took it as the last class, as none, or stopped in an index."""
+    labels = torch.tensor([0, 1, 2, label])
+    with pytest.raises(ValueError, match=f"rows of the 4 prototypes, from 0; found .*{label}"):
+        prototype_softmax(X, X, labels, 5.0, backend=backend)
+    prototype_softmax(X, X, torch.tensor([0, 1, 2, 3]), 5.0, backend=backend)

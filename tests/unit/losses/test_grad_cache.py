@@ -231,3 +231,16 @@ def test_ddp_reduces_the_cached_gradient_once(two_ranks):
     wanted = gradients(model, loss)
     for found in two_ranks.run(run_ddp, cached=True):
         assert_same(found, wanted)
+
+
+def test_a_tensor_without_dimensions_is_handed_on_and_no_rows_are_one_chunk():
+    layer, x = nn.Linear(6, 4).double(), batch()[0]
+    parts = {"x": x, "scale": torch.tensor(2.0)}
+    found = cached_encode(lambda b: layer(b["x"]) * b["scale"], parts, 3)
+    torch.testing.assert_close(found, 2 * layer(x))
+    empty = cached_encode(layer, x[:0], 3)
+    assert empty.shape == (0, 4)
+    empty.sum().backward()
+    assert not layer.weight.grad.any()
+    with pytest.raises(ValueError, match="found no tensor"):
+        split_rows({"scale": torch.tensor(2.0)}, 3)

@@ -16,8 +16,14 @@ from common.kernels import pair
 from common.kernels.arguments import make_problem
 from common.kernels.specs.weights import Diagonal
 from common.losses.align_uniform import AlignUniformLoss
+from common.losses.auxiliary.adversarial import symmetric_cross_entropy, teacher_cross_entropy
+from common.losses.auxiliary.distillation import teacher_sup_con
+from common.losses.auxiliary.independence import club_bound, gaussian_kl, gaussian_nll
+from common.losses.auxiliary.soft_targets import soft_cross_entropy
+from common.losses.auxiliary.vicreg import vicreg_terms
 from common.losses.base import PairLoss
 from common.losses.cacr import CACRLoss
+from common.losses.functional.margin import candidate_ranking, margin_ranking
 from common.losses.image_text import ClipLoss
 from common.losses.info_nce import InfoNCELoss
 
@@ -99,3 +105,32 @@ def test_squared_distances_are_exact_whatever_is_permitted(loss, monkeypatch):
     lengthened = [precision for width, precision in asked if width == 10]
     assert lengthened
     assert {*lengthened} == {"exact"}
+
+
+LABELS, ANCHORS = torch.arange(6) % 2, torch.arange(6) < 4
+
+HALVES = {
+    "symmetric_cross_entropy": symmetric_cross_entropy,
+    "teacher_cross_entropy": teacher_cross_entropy,
+    "soft_cross_entropy": lambda x, y: soft_cross_entropy(x, y.softmax(1)),
+    "gaussian_nll": lambda x, y: gaussian_nll(x, y, 2 * x),
+    "club_bound": lambda x, y: club_bound(x, y, 2 * x),
+    "gaussian_kl": gaussian_kl,
+    "margin_ranking": lambda x, y: margin_ranking(x[0], y[0]).per_sample,
+    "candidate_ranking": lambda x, y: candidate_ranking(x, y[:, 0]).per_sample,
+    "vicreg": lambda x, y: torch.stack(list(vicreg_terms(x, y).values())),
+    "teacher_sup_con": lambda x, y: teacher_sup_con(x, y, LABELS, ANCHORS, 5.0).per_sample,
+}
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_half_precision_is_widened_before_anything_is_computed(name):
+    torch.manual_seed(0)
+    x, y = (torch.randn(6, 8).bfloat16().float() for _ in range(2))
+    if name == "soft_cross_entropy":  # whose targets would be rounded
+        y = torch.zeros(6, 8)
+    wanted = HALVES[name](x, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = HALVES[name](x.bfloat16(), y.bfloat16())
+    assert found.dtype == torch.float32
+    assert torch.equal(found, wanted)

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.losses.auxiliary.prototypes import prototype_softmax
-from common.losses.cacr import CACRLoss
+from common.losses.cacr import CACRLoss, CACRMomentumLoss, CACRQueueLoss
 from common.losses.functional.cacr import cacr, cacr_momentum
 from common.losses.functional.info_nce import info_nce
 from common.losses.functional.kernel import joint_log_sum
+from common.losses.functional.masks import guide_mask
 from common.losses.functional.soft import cwcl, symmetric_kl
 from common.losses.functional.two_view import von_mises_fisher_weight
 from common.losses.image_text import ClipLoss, SigLipLoss
@@ -313,3 +314,65 @@ def test_joint_log_sum_of_empty_blocks():
     torch.testing.assert_close(a.grad[3], torch.tensor(0.5))
     assert a.grad.isfinite().all()
     assert b.grad[1] == 1
+
+
+@pytest.mark.parametrize("backend", ["dense", "blocked"])
+@pytest.mark.parametrize("logit", [-30.0, -17.0, -5.0, 0.7, 30.0])
+def test_the_logit_of_own_hard_negatives_is_exact_however_near_they_are(logit, backend):
+    """Their weight was corrected by a difference, which cancels where they are most of the sum."""
+    x, y = normal(N, D, seed=1), normal(N, D, seed=2)
+    hard = x[:, None] + 0.1 * normal(N, 2, D, seed=3)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        query = x.to(dtype, copy=True).requires_grad_()
+        loss = InfoNCELoss(hard_logit=logit, backend=backend)
+        out = loss(query, y.to(dtype), 100.0, hard_negatives=hard.to(dtype))
+        out.loss.backward()
+        found.append((out.per_sample.detach().double(), query.grad.double()))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-3, atol=1e-3)
+    q, k, h = (F.normalize(z, dim=-1) for z in (x, y, hard))
+    own = torch.eye(N, dtype=torch.float64).repeat_interleave(2, 1)
+    logits = 100 * torch.cat([q @ k.T, q @ h.flatten(0, 1).T + logit / 100 * own], 1)
+    wanted = F.cross_entropy(logits, torch.arange(N), reduction="none")
+    torch.testing.assert_close(found[1][0], wanted)
+
+
+def test_a_decoupled_row_without_negatives_holds_nothing():
+    """All others share its id: the logarithm of an empty sum made the loss -inf."""
+    x, y = normal(4, D, seed=1).requires_grad_(), normal(4, D, seed=2)
+    loss = InfoNCELoss(decoupled=True)
+    out = loss(x, y, 5.0, ids=torch.tensor([0, 0, 0, 0]))
+    assert out.per_sample.tolist() == [0, 0, 0, 0]
+    out.loss.backward()
+    assert not x.grad.any()
+    assert loss(x, y, 5.0, ids=torch.tensor([0, 0, 1, 2])).per_sample.all()
+
+
+def test_duplicates_of_the_positive_count_under_its_own_similarity():
+    """The bound was one product and the candidates others: rounding kept or masked them by chance."""
+    u = F.normalize(normal(64, 384, seed=1).float(), dim=1).repeat(2, 1)
+    v = F.normalize(u + 0.05 * normal(1, 384, seed=2).float(), dim=1)
+    mask = guide_mask(u, [v])
+    twin = (torch.arange(128) + 64) % 128
+    assert ((u @ v.T)[torch.arange(128), twin] <= mask.thr).all()
+    nearer = F.normalize(u + 0.04 * normal(1, 384, seed=2).float(), dim=1)
+    assert ((u * nearer).sum(1) > mask.thr).all()
+
+
+@pytest.mark.parametrize("weighting", ["full", "without_w1", "without_w2", "none"])
+def test_a_lone_sample_has_the_negatives_of_the_queue(weighting):
+    views = F.normalize(normal(2, 1, D, seed=1), dim=-1)
+    queue = F.normalize(normal(7, D, seed=2), dim=1)
+    alone, batch = (
+        CACRQueueLoss(weighting=weighting, in_batch=own)(views, views, queue).loss
+        for own in (False, True)
+    )
+    torch.testing.assert_close(batch, alone)
+
+
+def test_the_sum_over_samples_is_that_of_the_samples():
+    q, k = (list(normal(2, N, D, seed=s)) for s in (1, 2))
+    mean, total = (CACRMomentumLoss(cost="euclidean", reduction=r)(q, k) for r in ("mean", "sum"))
+    torch.testing.assert_close(total.loss, N * mean.loss)
+    assert torch.equal(total.loss, mean.per_sample.sum())

@@ -8,22 +8,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.distributed import process
+from common.distributed import collectives, process
 from common.distributed.process import default_group, world_size
-from common.kernels.sharded import plan
 from common.kernels.sharded.plan import Sharding
 from common.losses.align_uniform import AlignUniformLoss
-from common.losses.cacr import CACRLoss
+from common.losses.auxiliary import class_matrix
+from common.losses.auxiliary.class_matrix import ClassMatrix
+from common.losses.auxiliary.prototypes import sampled_prototype_softmax
+from common.losses.cacr import CACRLoss, CACRMomentumLoss
 from common.losses.functional.cacr import cacr_momentum
-from common.losses.functional.info_nce import info_nce
+from common.losses.functional.gated_pairs import dense_pair_loss
+from common.losses.functional.geometry import align_uniform, uniformity
+from common.losses.functional.info_nce import clip, info_nce
 from common.losses.functional.masks import guide_mask, id_mask
 from common.losses.functional.multi_positive import disparate, sup_con
+from common.losses.functional.non_contrastive import barlow_twins
 from common.losses.functional.siglip import siglip
 from common.losses.functional.soft import cwcl
 from common.losses.image_text import ClipLoss
 from common.losses.info_nce import InfoNCELoss
 from common.losses.multi_positive import SupConLoss
 from common.losses.soft import DistillationLoss
+from common.losses.two_view import DCLLoss
+from common.losses.weighted.focal import paired_focal
+from common.losses.weighted.overlap import overlap_of_all_ranks, weighted_two_view
 
 SIZES = (5, 3)
 N, K, D, M = sum(SIZES), 2, 4, 3
@@ -73,6 +81,11 @@ CASES: dict[str, Callable[[Batch], Tensor]] = {
     "ring": ring,
     "hard_logit": lambda b: (
         InfoNCELoss(hard_logit=0.7)(b["x"], b["y"], 4.0, hard_negatives=b["hard"]).loss
+    ),
+    "hard_logit_queue": lambda b: (
+        InfoNCELoss(hard_logit=-9.0)(
+            b["x"], b["y"], 4.0, hard_negatives=b["hard"], queue=b["queue"]
+        ).loss
     ),
     "own_hard": lambda b: (
         InfoNCELoss(own_hard_only=True)(b["x"], b["y"], 4.0, hard_negatives=b["hard"]).loss
@@ -184,29 +197,158 @@ def test_keys_that_all_ranks_hold_count_once(two_ranks, case):
     torch.testing.assert_close(0.5 * (first[2] + second[2]), keys, rtol=1e-10, atol=1e-12)
 
 
-def told(promised: bool) -> list[int]:
+SUMMED = {
+    "clip": lambda x, group: clip(x, x.flip(1), 2.0, group=group).loss,
+    "uniformity": lambda x, group: uniformity(x, group=group),
+    "align_uniform": lambda x, group: align_uniform(x, x.flip(1), group=group).loss,
+    "barlow_twins": lambda x, group: barlow_twins(x, x.flip(1), group=group),
+}
+
+
+def gradient_of(case: str, reduction: str) -> tuple[Tensor, Tensor]:
+    x = own_rows(make_batch())["x"].requires_grad_()
+    group = Sharding(grad_reduction=reduction) if world_size() > 1 else None
+    loss = SUMMED[case](x, group)
+    loss.backward()
+    return loss.detach(), x.grad
+
+
+@pytest.mark.parametrize(("reduction", "factor"), [("mean", 0.5), ("sum", 1.0)])
+@pytest.mark.parametrize("case", SUMMED)
+def test_gradients_may_be_summed_over_ranks(two_ranks, case, reduction, factor):
+    """Losses that every rank forms whole took them for averaged ones."""
+    first, second = two_ranks.run(gradient_of, case=case, reduction=reduction)
+    loss, grad = gradient_of(case, reduction)
+    torch.testing.assert_close(factor * (first[0] + second[0]), loss)
+    torch.testing.assert_close(factor * torch.cat([first[1], second[1]]), grad)
+
+
+def momentum_sum() -> Tensor:
+    b = own_rows(make_batch())
+    return CACRMomentumLoss(0.3, reduction="sum")([b["x"], b["y"]], [b["x"], b["y"]]).loss
+
+
+def test_a_sum_over_samples_is_that_of_unequal_ranks(two_ranks):
+    """The share of a mean over all rows was taken times the own rows."""
+    first, second = two_ranks.run(momentum_sum)
+    torch.testing.assert_close(first + second, momentum_sum())
+
+
+def sampled(x: Tensor, y: Tensor) -> Tensor:
+    ids = torch.arange(4)[process.rank() :: 2]
+    others = torch.full((len(x), 1), -1)
+    return sampled_prototype_softmax(
+        x, y[: len(ids)], ids, torch.arange(len(x)), 4.0, others=others, group=default_group()
+    ).loss
+
+
+def alone() -> Tensor:
+    """Without a group every rank is a process of its own."""
+    x, ids = make_batch()["x"], torch.arange(N)
+    return sampled_prototype_softmax(x, x.flip(1), ids, ids, 4.0).per_sample
+
+
+def test_sampled_classes_without_a_group_are_those_of_one_process(two_ranks):
+    assert len(alone()) == N
+    for found in two_ranks.run(alone):
+        torch.testing.assert_close(found, alone())
+
+
+def overlapping(x: Tensor, y: Tensor) -> Tensor:
+    group = default_group()
+    counts = torch.ones(len(x), dtype=torch.long)
+    weights = overlap_of_all_ranks(torch.arange(len(x)), counts, group=group)
+    return weighted_two_view(x, y, 4.0, weights, group=group).loss
+
+
+def paired(x: Tensor, y: Tensor) -> Tensor:
+    kinds, gate = torch.arange(len(x)) % 2, torch.ones_like(x)
+    return dense_pair_loss(x, y, gate, kinds, kinds, 4.0, exclude_self=True, row_mean=True)
+
+
+# by module: the loss, and the exchanges of a step that are not of numbers of rows
+ASKED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
+    "clip": (lambda x, y: ClipLoss()(x, y, 4.0).loss, 0),
+    "hard": (lambda x, y: InfoNCELoss()(x, y, 4.0, hard_negatives=x + y).loss, 0),
+    "hard_logit": (
+        lambda x, y: InfoNCELoss(hard_logit=0.5)(x, y, 4.0, hard_negatives=x + y).loss,
+        0,
+    ),
+    "dclw": (lambda x, y: DCLLoss(weighted=True)(x, y, 4.0).loss, 0),
+    "sup_con": (
+        lambda x, y: (
+            SupConLoss()(
+                x, torch.arange(len(x)) % 2, 4.0, keys=y, key_labels=torch.arange(len(x)) % 2
+            ).loss
+        ),
+        0,
+    ),
+    "sampled": (sampled, 0),
+    "overlap": (overlapping, 1),  # elements of the sets
+    "paired": (paired, 0),
+    "focal": (lambda x, y: paired_focal(x, y, torch.tensor(4.0), 0.5, 1.0)[0], 0),
+}
+
+
+def told(case: str, promised: bool) -> list[int]:
     """How often ranks told their numbers of rows, in each of two steps of a module."""
-    batch, counts, tell = make_batch(), [], plan.all_gather_no_grad
-    rows = slice(process.rank() * 3, process.rank() * 3 + 3)  # a number that no other test promises
+    batch, counts, gather = make_batch(), [], collectives._gather_equal
+    # 3 rows, 6 with hard negatives or two views: numbers that no other test promises, or breaks
+    rows = slice(process.rank() * 3, process.rank() * 3 + 3)
     os.environ["CONTRASTIVE_EQUAL_SHARDS"] = str(int(promised))
 
-    def counted(x: Tensor, *words: object) -> Tensor:
-        counts[-1] += x.shape == (1, 2)
-        return tell(x, *words)
+    def counted(x: Tensor, group: object) -> Tensor:
+        counts[-1] += x.numel() <= 2 and not x.is_floating_point()
+        return gather(x, group)
 
-    plan.all_gather_no_grad = counted
+    collectives._gather_equal = counted
     try:
         for _ in range(2):
             counts.append(0)
-            ClipLoss()(batch["x"][rows], batch["y"][rows], 4.0).loss.item()
+            ASKED[case][0](batch["x"][rows], batch["y"][rows]).item()
     finally:
-        plan.all_gather_no_grad = tell
+        collectives._gather_equal = gather
         del os.environ["CONTRASTIVE_EQUAL_SHARDS"]
     return counts
 
 
-def test_a_promise_of_equal_shards_reaches_the_modules(two_ranks):
-    """The mean over rows asked for their number in every step all the same."""
-    assert two_ranks.run(told, promised=False) == [[2, 2]] * 2
-    for counts in two_ranks.run(told, promised=True):
-        assert counts[1] == 0
+@pytest.mark.parametrize("case", ASKED)
+def test_a_promise_of_equal_shards_reaches_the_modules(two_ranks, case):
+    """The mean over rows, and gathers beside the kernel's, asked for their number all the same."""
+    elsewhere = ASKED[case][1]
+    for counts in two_ranks.run(told, case=case, promised=False):
+        assert counts[1] > elsewhere
+    for counts in two_ranks.run(told, case=case, promised=True):
+        assert counts[1] == elsewhere
+
+
+def whole_state(rows: int) -> dict[str, Tensor]:
+    """State of a matrix whose classes two ranks share out, put together a few rows at a time."""
+    torch.manual_seed(0)
+    matrix, kept = ClassMatrix(7, 3), class_matrix.ROWS_AT_ONCE
+    matrix.second.normal_()
+    matrix.shard_()
+    moved, gather = [], class_matrix.all_gather_no_grad
+
+    def watched(*words: object, **more: object) -> Tensor:
+        moved.append(gather(*words, **more))
+        return moved[-1]
+
+    class_matrix.ROWS_AT_ONCE, class_matrix.all_gather_no_grad = rows, watched
+    try:
+        state = matrix.state_dict()
+        matrix.whole_()
+    finally:
+        class_matrix.ROWS_AT_ONCE, class_matrix.all_gather_no_grad = kept, gather
+    assert all(len(x) <= rows for x in moved)
+    assert all(torch.equal(state[name], x) for name, x in matrix.named_buffers())
+    return {name: x.clone() for name, x in state.items()}
+
+
+@pytest.mark.parametrize("rows", [2, 4, 100])
+def test_a_matrix_of_two_ranks_is_saved_in_parts(two_ranks, rows):
+    """A device would not hold a matrix of millions of classes beside its share, three times over."""
+    wanted = whole_state(rows)
+    for found in two_ranks.run(whole_state, rows=rows):
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[name], x) for name, x in wanted.items())
